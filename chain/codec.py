@@ -1,0 +1,239 @@
+"""Canonical encoding: msgpack arrays with a fixed field order, one byte string per value.
+
+A *record* is a frozen dataclass derived from :class:`Record`; its annotations are the only place that defines its
+fields, and the encoder and decoder are derived from them. The field types are ``int``, ``bytes``, ``str``, ``bool``,
+another record, ``X | None``, ``tuple[X, ...]``, and unions of records that carry a distinct ``TAG`` each; ``Annotated``
+adds a :class:`Bounds` on the value of an int or on the length of bytes, str and tuples.
+
+Decoding is strict: exact types (msgpack would let ``True``, ``1`` and ``1.0`` pass for one another), bounds, no maps,
+floats or extension types, and the value must encode to the very bytes it came from. Every failure is a
+:class:`CodecError`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Self, Union, get_args, get_origin, get_type_hints
+
+import msgpack
+
+from chain.exceptions import CodecError
+
+MAX_INT = 2**63 - 1
+MAX_RECORD = 1 << 20
+"""Largest encoding accepted, in bytes, unless the caller allows more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Inclusive limits: of the value of an int, of the length of bytes, str (in UTF-8 bytes) or a tuple."""
+
+    low: int
+    high: int
+
+    def check(self, size: int, where: str) -> None:
+        if not self.low <= size <= self.high:
+            raise CodecError(f"{where}: {size} is outside {self.low}..{self.high}")
+
+
+Hash = Annotated[bytes, Bounds(32, 32)]
+PublicKey = Annotated[bytes, Bounds(32, 32)]
+Signature = Annotated[bytes, Bounds(64, 64)]
+Amount = Annotated[int, Bounds(0, MAX_INT)]
+"""Micro-credits."""
+Natural = Annotated[int, Bounds(0, MAX_INT)]
+ModelName = Annotated[str, Bounds(1, 128)]
+
+_Encoder = Callable[[Any], Any]
+_Decoder = Callable[[Any, str], Any]
+
+
+class Record:
+    """Base of every encoded dataclass."""
+
+    __slots__ = ()
+    TAG: ClassVar[int | None] = None
+    """Distinguishes the members of a union of records; leads the array when set."""
+
+    def encode(self) -> bytes:
+        """The canonical bytes.
+
+        Raises:
+            CodecError: a field has the wrong type or is out of bounds.
+        """
+        return pack(_record_codec(type(self))[0](self))
+
+    @classmethod
+    def decode(cls, raw: bytes, max_size: int = MAX_RECORD) -> Self:
+        """The record whose canonical bytes are ``raw``.
+
+        Raises:
+            CodecError: ``raw`` is not the canonical encoding of such a record, or is longer than ``max_size``.
+        """
+        record: Self = _record_codec(cls)[1](unpack(raw, max_size), cls.__name__)
+        return record
+
+
+def pack(wire: Any) -> bytes:
+    """Encode nested lists of ints, bytes, str, bool and None."""
+    try:
+        packed = msgpack.packb(wire, use_bin_type=True)
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise CodecError(f"not encodable: {error}") from error
+    assert isinstance(packed, bytes)
+    return packed
+
+
+def unpack(raw: bytes, max_size: int = MAX_RECORD) -> Any:
+    """Decode ``raw`` to nested lists and require that it is the canonical encoding of them.
+
+    Raises:
+        CodecError: malformed, too long, trailing bytes, or not canonical.
+    """
+    if len(raw) > max_size:
+        raise CodecError(f"{len(raw)} bytes, more than {max_size}")
+    try:
+        wire = msgpack.unpackb(raw, raw=False, use_list=True, max_map_len=0, max_ext_len=0, strict_map_key=True)
+    except Exception as error:  # msgpack raises many kinds, all of which mean the same here
+        raise CodecError(f"malformed msgpack: {error or type(error).__name__}") from error
+    if pack(wire) != raw:
+        raise CodecError("not the canonical encoding")
+    return wire
+
+
+_CODECS: dict[Any, tuple[_Encoder, _Decoder]] = {}
+
+
+def _record_codec(cls: Any) -> tuple[_Encoder, _Decoder]:
+    """Encoder and decoder of a record class, derived from its annotations on first use."""
+    if cls not in _CODECS:
+        _CODECS[cls] = _derive_codec(cls)
+    return _CODECS[cls]
+
+
+def _derive_codec(cls: Any) -> tuple[_Encoder, _Decoder]:
+    hints = get_type_hints(cls, include_extras=True)
+    fields = [(field.name, *_codec(hints[field.name])) for field in dataclasses.fields(cls)]
+    tag = cls.TAG
+    count = len(fields) + (tag is not None)
+    skip = count - len(fields)
+
+    def encode(record: Record) -> list[Any]:
+        if type(record) is not cls:
+            raise CodecError(f"expected {cls.__name__}, got {type(record).__name__}")
+        wire: list[Any] = [] if tag is None else [tag]
+        for name, encode_field, _ in fields:
+            try:
+                wire.append(encode_field(getattr(record, name)))
+            except CodecError as error:
+                raise CodecError(f"{cls.__name__}.{name}: {error}") from error
+        return wire
+
+    def decode(wire: Any, where: str) -> Record:
+        if type(wire) is not list or len(wire) != count:
+            raise CodecError(f"{where}: expected an array of {count}")
+        if skip and (type(wire[0]) is not int or wire[0] != tag):
+            raise CodecError(f"{where}: expected tag {tag}")
+        values = [
+            decode_field(item, f"{where}.{name}")
+            for (name, _, decode_field), item in zip(fields, wire[skip:], strict=True)
+        ]
+        record: Record = cls(*values)
+        return record
+
+    return encode, decode
+
+
+def _codec(annotation: Any) -> tuple[_Encoder, _Decoder]:
+    """Encoder and decoder of one field type."""
+    bounds = None
+    if get_origin(annotation) is Annotated:
+        annotation, *extras = get_args(annotation)
+        bounds = next((extra for extra in extras if isinstance(extra, Bounds)), None)
+    origin = get_origin(annotation)
+    if annotation is int:
+        return _plain(int, bounds or Bounds(0, MAX_INT), lambda value: value)
+    if annotation is bool:
+        return _plain(bool, None, lambda value: 0)
+    if annotation is bytes:
+        return _plain(bytes, bounds, len)
+    if annotation is str:
+        return _plain(str, bounds, _utf8_length)
+    if origin is tuple:
+        return _tuple(get_args(annotation), bounds)
+    if origin in (Union, types.UnionType):
+        return _union(get_args(annotation))
+    if isinstance(annotation, type) and issubclass(annotation, Record):
+        return _record_codec(annotation)
+    raise TypeError(f"a record cannot hold {annotation!r}")
+
+
+def _utf8_length(value: str) -> int:
+    try:
+        return len(value.encode())
+    except UnicodeEncodeError as error:
+        raise CodecError("not encodable as UTF-8") from error
+
+
+def _plain(kind: type, bounds: Bounds | None, size: Callable[[Any], int]) -> tuple[_Encoder, _Decoder]:
+    def check(value: Any, where: str) -> Any:
+        if type(value) is not kind:
+            raise CodecError(f"{where}: expected {kind.__name__}, got {type(value).__name__}")
+        if bounds is not None:
+            bounds.check(size(value), where)
+        return value
+
+    return lambda value: check(value, "value"), check
+
+
+def _tuple(arguments: tuple[Any, ...], bounds: Bounds | None) -> tuple[_Encoder, _Decoder]:
+    if len(arguments) != 2 or arguments[1] is not Ellipsis:
+        raise TypeError("a record holds only tuples of the form tuple[X, ...]")
+    encode_item, decode_item = _codec(arguments[0])
+
+    def encode(value: Any) -> list[Any]:
+        if type(value) is not tuple:
+            raise CodecError(f"expected tuple, got {type(value).__name__}")
+        if bounds is not None:
+            bounds.check(len(value), "length")
+        return [encode_item(item) for item in value]
+
+    def decode(wire: Any, where: str) -> tuple[Any, ...]:
+        if type(wire) is not list:
+            raise CodecError(f"{where}: expected an array")
+        if bounds is not None:
+            bounds.check(len(wire), where)
+        return tuple([decode_item(item, f"{where}[{index}]") for index, item in enumerate(wire)])
+
+    return encode, decode
+
+
+def _union(members: tuple[Any, ...]) -> tuple[_Encoder, _Decoder]:
+    optional = types.NoneType in members
+    rest = [member for member in members if member is not types.NoneType]
+    if len(rest) == 1:
+        encode_one, decode_one = _codec(rest[0])
+        return (
+            lambda value: None if value is None else encode_one(value),
+            lambda wire, where: None if wire is None else decode_one(wire, where),
+        )
+    by_class = {member: _record_codec(member)[0] for member in rest}
+    by_tag = {member.TAG: _record_codec(member)[1] for member in rest}
+    if optional or None in by_tag or len(by_tag) != len(rest):
+        raise TypeError("the members of a union need distinct tags")
+
+    def encode(value: Any) -> Any:
+        encoder = by_class.get(type(value))
+        if encoder is None:
+            raise CodecError(f"unexpected {type(value).__name__}")
+        return encoder(value)
+
+    def decode(wire: Any, where: str) -> Any:
+        if type(wire) is not list or not wire or type(wire[0]) is not int or wire[0] not in by_tag:
+            raise CodecError(f"{where}: unknown kind of record")
+        return by_tag[wire[0]](wire, where)
+
+    return encode, decode

@@ -1,0 +1,117 @@
+"""Keys, signatures, hashes and addresses: the only module that calls libsodium.
+
+Ed25519 (RFC 8032) through PyNaCl everywhere, because two verifiers that differ on an edge case fork a chain. A
+signature covers ``domain ‖ chain id ‖ message``; a hash is BLAKE2b-256 personalised by its domain (RFC 7693). An
+account address is the libp2p peer id of its key (``12D3KooW…``), so that an authenticated stream proves the account.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import base58
+from nacl import bindings
+from nacl.exceptions import BadSignatureError
+
+from chain.exceptions import KeyFormatError
+
+NO_CHAIN = bytes(32)
+"""Chain id of what is signed before, or regardless of, any chain."""
+
+_PEER_ID_PREFIX = bytes.fromhex("0024080112" + "20")
+"""Identity multihash (00, length 0x24) of protobuf PublicKey{Type: Ed25519, Data: 32 bytes} (libp2p peer-id spec)."""
+
+
+def hash_bytes(domain: str, *parts: bytes) -> bytes:
+    """BLAKE2b-256 of the concatenated ``parts``, personalised by ``domain`` (at most 16 ASCII characters)."""
+    digest = hashlib.blake2b(digest_size=32, person=domain.encode("ascii"))
+    for part in parts:
+        digest.update(part)
+    return digest.digest()
+
+
+def signed_bytes(domain: str, chain_id: bytes, message: bytes) -> bytes:
+    """What a signature covers: the length-prefixed domain, the chain id, the message."""
+    tag = domain.encode("ascii")
+    return bytes([len(tag)]) + tag + chain_id + message
+
+
+@lru_cache(maxsize=1 << 16)  # the check costs about as much as verifying a signature
+def is_valid_public_key(key: bytes) -> bool:
+    """Whether ``key`` is a point of the prime-order group in canonical form (refuses small-order and mixed points)."""
+    return len(key) == 32 and bool(bindings.crypto_core_ed25519_is_valid_point(key))
+
+
+def verify(public_key: bytes, domain: str, chain_id: bytes, message: bytes, signature: bytes) -> bool:
+    """Whether ``signature`` is the key's over ``message`` in ``domain`` on this chain. Never raises."""
+    if len(signature) != 64 or not is_valid_public_key(public_key):
+        return False
+    try:
+        bindings.crypto_sign_open(signature + signed_bytes(domain, chain_id, message), public_key)
+    except BadSignatureError:
+        return False
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One signature to check; many of them go to a worker thread together (libsodium runs without the GIL)."""
+
+    public_key: bytes
+    domain: str
+    chain_id: bytes
+    message: bytes
+    signature: bytes
+
+
+def verify_all(claims: Iterable[Claim]) -> bool:
+    """Whether every claim holds."""
+    return all(verify(c.public_key, c.domain, c.chain_id, c.message, c.signature) for c in claims)
+
+
+class KeyPair:
+    """An Ed25519 key pair made from a 32-byte seed."""
+
+    __slots__ = ("_secret", "public_key", "seed")
+
+    def __init__(self, seed: bytes) -> None:
+        if len(seed) != 32:
+            raise KeyFormatError(f"a seed has 32 bytes, not {len(seed)}")
+        self.seed = seed
+        self.public_key, self._secret = bindings.crypto_sign_seed_keypair(seed)
+
+    @property
+    def address(self) -> str:
+        """The account address: the libp2p peer id of the key."""
+        return format_address(self.public_key)
+
+    def sign(self, domain: str, chain_id: bytes, message: bytes) -> bytes:
+        """The 64-byte signature over ``message`` in ``domain`` on this chain."""
+        return bindings.crypto_sign(signed_bytes(domain, chain_id, message), self._secret)[:64]
+
+    def __repr__(self) -> str:
+        return f"KeyPair({self.address})"
+
+
+def format_address(public_key: bytes) -> str:
+    """Text form of a public key: its libp2p peer id in base58."""
+    return base58.b58encode(_PEER_ID_PREFIX + public_key).decode("ascii")
+
+
+def parse_address(text: str) -> bytes:
+    """The public key of an address.
+
+    Raises:
+        KeyFormatError: not the peer id of a usable Ed25519 key.
+    """
+    try:
+        raw = base58.b58decode(text.strip())
+    except ValueError as error:
+        raise KeyFormatError(f"{text!r} is not an address (expected 12D3KooW…)") from error
+    key = raw[len(_PEER_ID_PREFIX) :]
+    if not raw.startswith(_PEER_ID_PREFIX) or not is_valid_public_key(key):
+        raise KeyFormatError(f"{text!r} is not the address of a usable Ed25519 key (expected 12D3KooW…)")
+    return key

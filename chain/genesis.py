@@ -1,0 +1,291 @@
+"""Genesis: the parameters, first accounts and first validators of a chain, and the file that holds them.
+
+The chain id is the hash of the canonical genesis, so that no signature or hash of one chain means anything on another.
+``genesis.json`` is its readable form: addresses as text, amounts in micro-credits, times in milliseconds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any
+
+from chain import crypto
+from chain.blocks import NO_REVEAL, VERSION, Body, Header
+from chain.codec import Amount, Bounds, Hash, ModelName, Natural, PublicKey, Record
+from chain.exceptions import CodecError, GenesisError, KeyFormatError
+from chain.lottery import ServingEntry, ServingTable
+from chain.merkle import History
+from chain.operations import MAX_MODELS, Usage
+from chain.state import HISTORY_KEY, TOTALS_KEY, Account, State, Totals, account_key, table_key
+from chain.validators import ValidatorSet
+
+GENESIS_VERSION = 1
+CREDIT = 1_000_000
+"""Micro-credits in a credit."""
+
+Positive = Annotated[int, Bounds(1, 2**53)]
+
+
+@dataclass(frozen=True, slots=True)
+class Price(Record):
+    """What a request costs, in micro-credits."""
+
+    per_request: Amount = 1_000
+    per_prompt_byte: Amount = 3
+    per_completion_token: Amount = 20
+
+    def compute(self, usage: Usage) -> int:
+        """The price of one answer."""
+        return (
+            self.per_request
+            + self.per_prompt_byte * usage.prompt_bytes
+            + self.per_completion_token * usage.completion_tokens
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPrice(Record):
+    """A price of its own for one model."""
+
+    model: ModelName
+    price: Price
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters(Record):
+    """Constants of a chain. Times are in ms of chain time, amounts in micro-credits."""
+
+    epoch_heights: Positive = 128
+    unbonding_epochs: Positive = 600
+    min_service_bond: Amount = 10_000
+    fee_per_byte: Amount = 1
+    max_attempts: Annotated[int, Bounds(1, 8)] = 8
+    max_hold_time: Positive = 3_600_000
+    capture_grace: Positive = 60_000
+    idle_beat: Positive = 10_000
+    timestamp_drift: Positive = 1_000
+    price: Price = Price()
+    model_prices: tuple[ModelPrice, ...] = ()
+
+    def get_price(self, model: str) -> Price:
+        """The price of a model: its own where listed, else the common one."""
+        return next((entry.price for entry in self.model_prices if entry.model == model), self.price)
+
+
+@dataclass(frozen=True, slots=True)
+class GenesisAccount(Record):
+    """Credits of an account at the beginning; a ``validator`` votes with the weight of its bond."""
+
+    public_key: PublicKey
+    available: Amount
+    bonded: Amount
+    models: Annotated[tuple[ModelName, ...], Bounds(0, MAX_MODELS)]
+    validator: bool
+
+
+@dataclass(frozen=True)
+class Genesis(Record):
+    """Everything that defines a chain. ``timestamp`` is ms since the Unix epoch, ``beacon`` 32 random bytes."""
+
+    version: Annotated[int, Bounds(GENESIS_VERSION, GENESIS_VERSION)]
+    name: Annotated[str, Bounds(1, 64)]
+    timestamp: Natural
+    beacon: Hash
+    parameters: Parameters
+    accounts: Annotated[tuple[GenesisAccount, ...], Bounds(1, 4096)]
+
+    def check(self) -> None:
+        """Check what the field types cannot say.
+
+        Raises:
+            GenesisError: an unusable or repeated key, unsorted models, no validator, or too much credit.
+        """
+        keys = [account.public_key for account in self.accounts]
+        if len(set(keys)) != len(keys):
+            raise GenesisError("an account is listed twice")
+        for account in self.accounts:
+            if not crypto.is_valid_public_key(account.public_key):
+                raise GenesisError(f"{account.public_key.hex()} is not a usable public key")
+            if list(account.models) != sorted(set(account.models)):
+                raise GenesisError(f"models of {crypto.format_address(account.public_key)} must be sorted and distinct")
+        if not any(account.validator and account.bonded for account in self.accounts):
+            raise GenesisError("no account is a validator with a bond")
+        if self.supply >= 2**63:
+            raise GenesisError("the supply must stay below 2^63 micro-credits")
+
+    @cached_property
+    def chain_id(self) -> bytes:
+        """Hash of the canonical genesis."""
+        return crypto.hash_bytes("genesis", self.encode())
+
+    @cached_property
+    def supply(self) -> int:
+        return sum(account.available + account.bonded for account in self.accounts)
+
+    @cached_property
+    def validators(self) -> ValidatorSet:
+        """The committee of the first epochs."""
+        return ValidatorSet.of((a.public_key, a.bonded) for a in self.accounts if a.validator and a.bonded)
+
+    @cached_property
+    def state(self) -> State:
+        """The state before the first block."""
+        entries: dict[bytes, Record | None] = {
+            account_key(account.public_key): Account(
+                available=account.available, bonded=account.bonded, models=account.models
+            )
+            for account in self.accounts
+        }
+        table = compute_serving_table(State().update(entries), self.parameters)
+        return State().update(
+            {
+                **entries,
+                TOTALS_KEY: Totals(0, self.supply),
+                HISTORY_KEY: History(0, ()),
+                table_key(0): table,
+                table_key(1): table,
+            }
+        )
+
+    @cached_property
+    def header(self) -> Header:
+        """The header at height 0, the parent of the first block. Nobody signs it: the chain id commits to it."""
+        return Header(
+            version=VERSION,
+            chain_id=self.chain_id,
+            epoch=0,
+            height=0,
+            view=0,
+            parent_id=bytes(32),
+            timestamp=self.timestamp,
+            chain_time=0,
+            proposer=bytes(32),
+            body_root=Body((), None, (), ()).compute_root(),
+            state_root=self.state.root,
+            history_root=History(0, ()).root,
+            validators_hash=self.validators.hash,
+            next_validators_hash=self.validators.hash,
+            beacon_reveal=NO_REVEAL,
+        )
+
+    def to_json(self) -> str:
+        """The content of a genesis file."""
+        return json.dumps(_to_json(self), indent=2) + "\n"
+
+
+def compute_serving_table(state: State, parameters: Parameters) -> ServingTable:
+    """The accounts that serve some model with at least the minimum bond, ordered by key."""
+    entries = [
+        ServingEntry(key, account.bonded, account.models)
+        for key, account in state.accounts()
+        if account.models and account.bonded >= max(1, parameters.min_service_bond)
+    ]
+    return ServingTable(tuple(sorted(entries, key=lambda entry: entry.public_key)))
+
+
+def make_genesis(
+    name: str, timestamp: int, beacon: bytes, accounts: Sequence[GenesisAccount], parameters: Parameters | None = None
+) -> Genesis:
+    """A checked genesis of the current version.
+
+    Raises:
+        GenesisError: it contradicts itself.
+    """
+    genesis = Genesis(GENESIS_VERSION, name, timestamp, beacon, parameters or Parameters(), tuple(accounts))
+    genesis.check()
+    return genesis
+
+
+def load_genesis(path: Path) -> Genesis:
+    """Read a genesis file.
+
+    Raises:
+        GenesisError: missing, unreadable, or not a genesis; the message names the file and the field.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise GenesisError(f"cannot read the genesis file {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise GenesisError(f"{path} is not JSON: {error}") from error
+    try:
+        genesis = _from_json(content)
+        Genesis.decode(genesis.encode())  # applies the types and bounds of every field
+        genesis.check()
+    except (CodecError, KeyFormatError, GenesisError) as error:
+        raise GenesisError(f"{path}: {error}") from error
+    return genesis
+
+
+def _to_json(record: Any) -> dict[str, Any]:
+    content: dict[str, Any] = {}
+    for field in dataclasses.fields(record):
+        value = getattr(record, field.name)
+        if field.name == "public_key":
+            content["address"] = crypto.format_address(value)
+        elif isinstance(value, bytes):
+            content[field.name] = value.hex()
+        elif isinstance(value, Record):
+            content[field.name] = _to_json(value)
+        elif isinstance(value, tuple):
+            content[field.name] = [_to_json(item) if isinstance(item, Record) else item for item in value]
+        else:
+            content[field.name] = value
+    return content
+
+
+def _from_json(content: Any) -> Genesis:
+    fields = _fields(Genesis, content, "genesis")
+    parameters = _fields(Parameters, fields["parameters"], "parameters")
+    parameters["price"] = Price(**_fields(Price, parameters.get("price", {}), "price"))
+    parameters["model_prices"] = tuple(
+        ModelPrice(entry["model"], Price(**_fields(Price, entry["price"], "price")))
+        for entry in (
+            _fields(ModelPrice, item, "model_prices")
+            for item in _list(parameters.get("model_prices", []), "model_prices")
+        )
+    )
+    accounts = []
+    for item in _list(fields["accounts"], "accounts"):
+        if isinstance(item, dict) and isinstance(item.get("address"), str):
+            item = {**item, "public_key": crypto.parse_address(item["address"])}
+            del item["address"]
+        entry = _fields(GenesisAccount, item, "accounts")
+        accounts.append(GenesisAccount(**{**entry, "models": tuple(_list(entry["models"], "models"))}))
+    try:
+        beacon = bytes.fromhex(fields["beacon"])
+    except (TypeError, ValueError) as error:
+        raise GenesisError("beacon: expected 64 hexadecimal digits") from error
+    return Genesis(
+        **{
+            **fields,
+            "beacon": beacon,
+            "parameters": Parameters(**parameters),
+            "accounts": tuple(accounts),
+        }
+    )
+
+
+def _fields(kind: Any, content: Any, where: str) -> dict[str, Any]:
+    """The fields of a JSON object, refusing unknown and missing ones by name."""
+    if not isinstance(content, dict):
+        raise GenesisError(f"{where}: expected an object")
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    for name in content:
+        if name not in fields:
+            raise GenesisError(f"{where}: unknown field {name!r}")
+    for name, field in fields.items():
+        if name not in content and field.default is dataclasses.MISSING:
+            raise GenesisError(f"{where}: missing field {'address' if name == 'public_key' else name!r}")
+    return dict(content)
+
+
+def _list(content: Any, where: str) -> list[Any]:
+    if not isinstance(content, list):
+        raise GenesisError(f"{where}: expected a list")
+    return content

@@ -1,0 +1,311 @@
+"""The rules of the operations: what each one does to the accounts, and when it is refused.
+
+Every ``process_…`` function raises :class:`~chain.exceptions.InvalidOperation` with a reason. For an operation with an
+account nonce that means that it failed: its fee stays paid and its nonce used. One without a nonce is then not
+included at all, or it could be replayed to drain fees.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from chain import crypto
+from chain.epochs import get_beacon
+from chain.exceptions import CannotPay, InvalidNonce, InvalidOperation
+from chain.genesis import Genesis
+from chain.lottery import compute_lottery_seed
+from chain.operations import (
+    MAX_CAPTURE,
+    MAX_OPERATION,
+    Bond,
+    Capture,
+    CaptureItem,
+    Dispute,
+    Hold,
+    NoncedOperation,
+    Operation,
+    Release,
+    Serve,
+    SignedOperation,
+    Transfer,
+    Unbond,
+    Withdraw,
+    compute_hold_id,
+)
+from chain.state import (
+    MAX_UNBONDINGS,
+    TOTALS_KEY,
+    Account,
+    Agenda,
+    Draft,
+    OpenHold,
+    StateReader,
+    Unbonding,
+    agenda_key,
+    hold_key,
+    window_key,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class BlockContext:
+    """What an operation may know of the block that it stands in."""
+
+    genesis: Genesis
+    epoch: int
+    chain_time: int
+
+
+def process_operation(draft: Draft, context: BlockContext, signed: SignedOperation) -> str | None:
+    """Execute one operation whose signature holds. Returns None, or why it failed although its fee was paid.
+
+    Raises:
+        InvalidOperation: it cannot be included here; ``draft`` is then unchanged.
+    """
+    operation, signer = signed.operation, signed.signer
+    check_form(signed)
+    attempt = Draft(draft)
+    fee = compute_fee(context.genesis, signed)
+    if not isinstance(operation, NoncedOperation):
+        if isinstance(operation, Capture):  # its fee comes out of what it captures
+            _process(attempt, context, operation, signer)
+            _charge_fee(attempt, signer, fee)
+        else:
+            _charge_fee(attempt, signer, fee)
+            _process(attempt, context, operation, signer)
+        draft.merge(attempt)
+        return None
+    account = draft.account(signer)
+    if operation.nonce != account.nonce:
+        raise InvalidNonce(f"the nonce is {operation.nonce}, the account's next is {account.nonce}")
+    _charge_fee(attempt, signer, fee)
+    attempt.put_account(signer, replace(attempt.account(signer), nonce=account.nonce + 1))
+    draft.merge(attempt)
+    effect = Draft(draft)
+    try:
+        _process(effect, context, operation, signer)
+    except InvalidOperation as error:
+        return str(error)
+    draft.merge(effect)
+    return None
+
+
+def check_form(signed: SignedOperation) -> None:
+    """Check what needs no state.
+
+    Raises:
+        InvalidOperation: too large, or malformed beyond what its encoding shows.
+    """
+    operation = signed.operation
+    limit = MAX_CAPTURE if isinstance(operation, Capture) else MAX_OPERATION
+    if len(signed.encoded) > limit:
+        raise InvalidOperation(f"the operation has {len(signed.encoded)} bytes, more than {limit}")
+    if isinstance(operation, Transfer) and not crypto.is_valid_public_key(operation.recipient):
+        raise InvalidOperation("the recipient is not a usable key")
+    if isinstance(operation, Serve) and list(operation.models) != sorted(set(operation.models)):
+        raise InvalidOperation("models must be sorted and distinct")
+    if isinstance(operation, Capture):
+        holds = [item.delivery.hold for item in operation.items]
+        if len(set(holds)) != len(holds):
+            raise InvalidOperation("a hold is captured twice")
+
+
+def compute_fee(genesis: Genesis, signed: SignedOperation) -> int:
+    """Fee of an operation in micro-credits: by its bytes. For a hold it grows with the attempt: skipping costs."""
+    fee = genesis.parameters.fee_per_byte * len(signed.encoded)
+    return fee * (1 + signed.operation.attempt) if isinstance(signed.operation, Hold) else fee
+
+
+def settle_due_captures(draft: Draft, previous: int, now: int) -> None:
+    """Pay the pending captures that fall due in chain time (previous, now], in order of their second."""
+    for second in range(previous // 1000 + 1, now // 1000 + 1):
+        agenda = draft.agenda(second)
+        if agenda is None:
+            continue
+        for hold_id in agenda.holds:
+            hold = draft.hold(hold_id)
+            if hold is not None and hold.pending is not None:  # else disputed in the meantime
+                _resolve(draft, hold_id, hold, hold.payee, hold.pending.amount)
+        draft.put(agenda_key(second), None)
+
+
+def _charge_fee(draft: Draft, signer: bytes, fee: int) -> None:
+    account = draft.account(signer)
+    if account.available < fee:
+        raise CannotPay(f"the fee is {fee} micro-credits, {account.available} are available")
+    draft.put_account(signer, replace(account, available=account.available - fee))
+    _fill_treasury(draft, fee)
+
+
+def _fill_treasury(draft: Draft, amount: int) -> None:
+    totals = draft.totals
+    draft.put(TOTALS_KEY, replace(totals, treasury=totals.treasury + amount))
+
+
+def _process(draft: Draft, context: BlockContext, operation: Operation, signer: bytes) -> None:
+    match operation:
+        case Transfer():
+            _process_transfer(draft, operation, signer)
+        case Bond():
+            _process_bond(draft, operation, signer)
+        case Unbond():
+            _process_unbond(draft, context, operation, signer)
+        case Withdraw():
+            _process_withdraw(draft, context, signer)
+        case Serve():
+            draft.put_account(signer, replace(draft.account(signer), models=operation.models))
+        case Hold():
+            _process_hold(draft, context, operation, signer)
+        case Capture():
+            for item in operation.items:
+                _process_capture(draft, context, item, signer)
+        case Release():
+            _process_release(draft, context, operation)
+        case Dispute():
+            _process_dispute(draft, operation, signer)
+
+
+def _spend(account: Account, amount: int) -> Account:
+    if account.available < amount:
+        raise CannotPay(f"{amount} micro-credits asked, {account.available} available")
+    return replace(account, available=account.available - amount)
+
+
+def _process_transfer(draft: Draft, operation: Transfer, signer: bytes) -> None:
+    draft.put_account(signer, _spend(draft.account(signer), operation.amount))
+    recipient = draft.account(operation.recipient)
+    draft.put_account(operation.recipient, replace(recipient, available=recipient.available + operation.amount))
+
+
+def _process_bond(draft: Draft, operation: Bond, signer: bytes) -> None:
+    account = _spend(draft.account(signer), operation.amount)
+    draft.put_account(signer, replace(account, bonded=account.bonded + operation.amount))
+
+
+def _process_unbond(draft: Draft, context: BlockContext, operation: Unbond, signer: bytes) -> None:
+    account = draft.account(signer)
+    if account.bonded < operation.amount:
+        raise CannotPay(f"{operation.amount} micro-credits asked, {account.bonded} bonded")
+    # The tables of this and the next epoch are frozen already: the stake carries weight until the end of the next.
+    release = context.epoch + 1 + context.genesis.parameters.unbonding_epochs
+    parts = {part.release_epoch: part.amount for part in account.unbonding}
+    parts[release] = parts.get(release, 0) + operation.amount
+    if len(parts) > MAX_UNBONDINGS:
+        raise InvalidOperation(f"{MAX_UNBONDINGS} amounts are unbonding already; withdraw what is free first")
+    unbonding = tuple(Unbonding(amount, epoch) for epoch, amount in sorted(parts.items()))
+    draft.put_account(signer, replace(account, bonded=account.bonded - operation.amount, unbonding=unbonding))
+
+
+def _process_withdraw(draft: Draft, context: BlockContext, signer: bytes) -> None:
+    account = draft.account(signer)
+    free = sum(part.amount for part in account.unbonding if part.release_epoch <= context.epoch)
+    if not free:
+        raise InvalidOperation("nothing has finished unbonding")
+    rest = tuple(part for part in account.unbonding if part.release_epoch > context.epoch)
+    draft.put_account(signer, replace(account, available=account.available + free, unbonding=rest))
+
+
+def _process_hold(draft: Draft, context: BlockContext, operation: Hold, signer: bytes) -> None:
+    parameters = context.genesis.parameters
+    if operation.attempt >= parameters.max_attempts:
+        raise InvalidOperation(f"attempt {operation.attempt} is beyond the {parameters.max_attempts} allowed")
+    if not context.chain_time < operation.deadline <= context.chain_time + parameters.max_hold_time:
+        raise InvalidOperation(
+            f"the deadline {operation.deadline} is not within {parameters.max_hold_time} ms from now"
+        )
+    if not context.epoch - 1 <= operation.epoch <= context.epoch:
+        raise InvalidOperation(f"epoch {operation.epoch} is neither this one ({context.epoch}) nor the one before")
+    window = draft.window(signer)
+    if not window.is_usable(operation.seq, operation.attempt):
+        raise InvalidOperation(
+            f"hold {operation.seq}/{operation.attempt} is used or outside the window at {window.top}"
+        )
+    payee = get_executor(
+        draft, context.genesis, operation.epoch, signer, operation.seq, operation.attempt, operation.model
+    )
+    if payee != operation.payee:
+        raise InvalidOperation(f"the payee is not number {operation.attempt} of the lottery")
+    if not draft.account(operation.payee).models:
+        raise InvalidOperation("the payee has left the lottery")
+    account = _spend(draft.account(signer), operation.amount)
+    draft.put_account(signer, replace(account, held=account.held + operation.amount))
+    draft.put(window_key(signer), window.use(operation.seq, operation.attempt))
+    hold = OpenHold(
+        signer, operation.payee, operation.amount, operation.model, operation.request_digest, operation.deadline
+    )
+    draft.put(hold_key(compute_hold_id(signer, operation.seq, operation.attempt)), hold)
+
+
+def get_executor(
+    state: StateReader, genesis: Genesis, epoch: int, payer: bytes, seq: int, attempt: int, model: str
+) -> bytes | None:
+    """The account that request ``seq`` of ``payer`` must be offered to at ``attempt``, or None if there is none."""
+    table = state.serving_table(epoch)
+    if table is None:
+        return None
+    seed = compute_lottery_seed(get_beacon(genesis, epoch), payer, seq)
+    return table.lottery(model).get_executor(seed, payer, attempt)
+
+
+def _process_capture(draft: Draft, context: BlockContext, item: CaptureItem, signer: bytes) -> None:
+    delivery = item.delivery
+    hold = _open_hold(draft, delivery.hold)
+    if hold.payee != signer:
+        raise InvalidOperation("only the payee captures a hold")
+    if hold.pending is not None:
+        raise InvalidOperation("the hold is captured already")
+    price = context.genesis.parameters.get_price(hold.model).compute(delivery.usage)
+    if delivery.amount > min(hold.amount, price):
+        raise InvalidOperation(
+            f"captures {delivery.amount}, more than the hold of {hold.amount} or the price of {price}"
+        )
+    if item.receipt is not None:
+        claim = crypto.Claim(hold.payer, "receipt", context.genesis.chain_id, delivery.encode(), item.receipt)
+        if not crypto.verify_all([claim]):
+            raise InvalidOperation("the receipt is not the payer's")
+    if item.receipt is not None or not delivery.amount:
+        _resolve(draft, delivery.hold, hold, signer, delivery.amount)
+        return
+    pays_at = context.chain_time + context.genesis.parameters.capture_grace
+    second = -(-pays_at // 1000)
+    agenda = draft.agenda(second) or Agenda(())
+    draft.put(agenda_key(second), Agenda((*agenda.holds, delivery.hold)))
+    draft.put(hold_key(delivery.hold), replace(hold, pending=delivery, pays_at=pays_at))
+
+
+def _process_release(draft: Draft, context: BlockContext, operation: Release) -> None:
+    hold = _open_hold(draft, operation.hold)
+    if hold.pending is not None:
+        raise InvalidOperation("the hold is captured already")
+    if context.chain_time <= hold.deadline:
+        raise InvalidOperation(f"the deadline {hold.deadline} has not passed at {context.chain_time}")
+    _resolve(draft, operation.hold, hold, hold.payer, 0)
+
+
+def _process_dispute(draft: Draft, operation: Dispute, signer: bytes) -> None:
+    hold = _open_hold(draft, operation.hold)
+    if hold.payer != signer:
+        raise InvalidOperation("only the payer disputes a capture")
+    if hold.pending is None:
+        raise InvalidOperation("nothing was captured from the hold")
+    _resolve(draft, operation.hold, hold, None, hold.pending.amount)
+
+
+def _open_hold(draft: Draft, hold_id: bytes) -> OpenHold:
+    hold = draft.hold(hold_id)
+    if hold is None:
+        raise InvalidOperation(f"no open hold {hold_id.hex()[:16]}")
+    return hold
+
+
+def _resolve(draft: Draft, hold_id: bytes, hold: OpenHold, receiver: bytes | None, amount: int) -> None:
+    """Pay ``amount`` of a hold to ``receiver`` (None: the treasury), the rest back to its payer, and close it."""
+    payer = draft.account(hold.payer)
+    rest = hold.amount - amount
+    draft.put_account(hold.payer, replace(payer, held=payer.held - hold.amount, available=payer.available + rest))
+    if receiver is None:
+        _fill_treasury(draft, amount)
+    else:
+        account = draft.account(receiver)
+        draft.put_account(receiver, replace(account, available=account.available + amount))
+    draft.put(hold_key(hold_id), None)

@@ -1,0 +1,271 @@
+"""The state of the ledger: accounts, open holds, frozen serving tables, totals, and the history of blocks.
+
+A :class:`State` is an immutable map from keys to records, committed to by its root. A :class:`Draft` collects changes
+on top of one; drafts nest, so that an operation that fails half way leaves no trace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, TypeVar
+
+from chain.codec import Amount, Bounds, Hash, ModelName, Natural, PublicKey, Record
+from chain.exceptions import StoreError
+from chain.lottery import ServingTable
+from chain.merkle import History, Leaf, Tree
+from chain.operations import MAX_MODELS, Delivery
+
+WINDOW = 256
+"""How many recent hold sequence numbers of a payer stay usable."""
+
+MAX_UNBONDINGS = 32
+MAX_TABLE = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Unbonding(Record):
+    """Credit on its way out of a bond, free at the start of ``release_epoch``."""
+
+    amount: Amount
+    release_epoch: Natural
+
+
+@dataclass(frozen=True, slots=True)
+class Account(Record):
+    """One key's credits (micro-credits) and what it serves. An account that never was equals ``Account()``."""
+
+    nonce: Natural = 0
+    available: Amount = 0
+    held: Amount = 0
+    bonded: Amount = 0
+    unbonding: Annotated[tuple[Unbonding, ...], Bounds(0, MAX_UNBONDINGS)] = ()
+    models: Annotated[tuple[ModelName, ...], Bounds(0, MAX_MODELS)] = ()
+
+    @property
+    def total(self) -> int:
+        """All credit of the account, whatever it is bound to."""
+        return self.available + self.held + self.bonded + sum(part.amount for part in self.unbonding)
+
+
+@dataclass(frozen=True, slots=True)
+class HoldWindow(Record):
+    """Hold numbers a payer has used, as in the anti-replay window of IPsec (RFC 4303 §3.4.3).
+
+    ``top`` is one more than the highest sequence number used; byte i of ``used`` belongs to sequence number
+    ``top − 1 − i`` and has bit a set once attempt a was made.
+    """
+
+    top: Natural = 0
+    used: Annotated[bytes, Bounds(0, WINDOW)] = b""
+
+    def is_usable(self, seq: int, attempt: int) -> bool:
+        """Whether (seq, attempt) is neither used nor too far from ``top`` in either direction."""
+        if seq >= self.top:
+            return seq < self.top + WINDOW
+        index = self.top - 1 - seq
+        if index >= WINDOW:
+            return False
+        return index >= len(self.used) or not (self.used[index] >> attempt) & 1
+
+    def use(self, seq: int, attempt: int) -> HoldWindow:
+        """The window after (seq, attempt) is used."""
+        shift = max(0, seq + 1 - self.top)
+        used = bytearray(min(shift, WINDOW)) + self.used if shift else bytearray(self.used)
+        top = self.top + shift
+        index = top - 1 - seq
+        used.extend(bytes(max(0, index + 1 - len(used))))
+        used[index] |= 1 << attempt
+        return HoldWindow(top, bytes(used[:WINDOW]).rstrip(b"\0"))
+
+
+@dataclass(frozen=True, slots=True)
+class OpenHold(Record):
+    """Credit set aside for one request, until it is captured or released.
+
+    ``pending`` is an unreceipted delivery, paid at chain time ``pays_at`` unless the payer disputes it.
+    """
+
+    payer: PublicKey
+    payee: PublicKey
+    amount: Amount
+    model: ModelName
+    request_digest: Hash
+    deadline: Natural
+    pending: Delivery | None = None
+    pays_at: Natural = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Agenda(Record):
+    """Holds whose pending capture falls due within one second of chain time."""
+
+    holds: tuple[Hash, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Totals(Record):
+    """The treasury, and the supply that all credit adds up to."""
+
+    treasury: Amount
+    supply: Amount
+
+
+def account_key(public_key: bytes) -> bytes:
+    return b"a" + public_key
+
+
+def window_key(public_key: bytes) -> bytes:
+    return b"w" + public_key
+
+
+def hold_key(hold_id: bytes) -> bytes:
+    return b"h" + hold_id
+
+
+def agenda_key(second: int) -> bytes:
+    return b"g" + second.to_bytes(8, "big")
+
+
+def table_key(epoch: int) -> bytes:
+    return b"t" + epoch.to_bytes(8, "big")
+
+
+TOTALS_KEY = b"s"
+HISTORY_KEY = b"m"
+
+_KINDS: dict[bytes, type[Record]] = {
+    b"a": Account,
+    b"w": HoldWindow,
+    b"h": OpenHold,
+    b"g": Agenda,
+    b"t": ServingTable,
+    TOTALS_KEY: Totals,
+    HISTORY_KEY: History,
+}
+
+R = TypeVar("R", bound=Record)
+
+
+class StateReader:
+    """Typed access to a map of records; shared by states and drafts."""
+
+    def get(self, key: bytes) -> Record | None:
+        """The record under ``key``, or None."""
+        raise NotImplementedError
+
+    def _get(self, key: bytes, kind: type[R]) -> R | None:
+        record = self.get(key)
+        assert record is None or isinstance(record, kind)
+        return record
+
+    def account(self, public_key: bytes) -> Account:
+        """The account of a key, empty if it never was."""
+        return self._get(account_key(public_key), Account) or Account()
+
+    def window(self, public_key: bytes) -> HoldWindow:
+        """The hold numbers that a payer has used."""
+        return self._get(window_key(public_key), HoldWindow) or HoldWindow()
+
+    def hold(self, hold_id: bytes) -> OpenHold | None:
+        """An open hold; None once it is resolved, or before it is made."""
+        return self._get(hold_key(hold_id), OpenHold)
+
+    def agenda(self, second: int) -> Agenda | None:
+        """Holds that fall due in this second of chain time."""
+        return self._get(agenda_key(second), Agenda)
+
+    def serving_table(self, epoch: int) -> ServingTable | None:
+        """Who serves what with which stake, frozen for ``epoch``; kept for the last, this and the next two epochs."""
+        return self._get(table_key(epoch), ServingTable)
+
+    @property
+    def totals(self) -> Totals:
+        return self._get(TOTALS_KEY, Totals) or Totals(0, 0)
+
+    @property
+    def history(self) -> History:
+        return self._get(HISTORY_KEY, History) or History(0, ())
+
+
+class State(StateReader):
+    """The whole ledger after some block. Immutable."""
+
+    __slots__ = ("_tree",)
+
+    def __init__(self, tree: Tree | None = None) -> None:
+        self._tree = tree or Tree()
+
+    @classmethod
+    def load(cls, entries: Mapping[bytes, bytes]) -> State:
+        """The state of encoded entries, as kept on disk.
+
+        Raises:
+            StoreError: an unknown kind of entry.
+            CodecError: an entry that is not canonical.
+        """
+        changes: dict[bytes, Record | None] = {}
+        for key, raw in entries.items():
+            kind = _KINDS.get(key[:1])
+            if kind is None:
+                raise StoreError(f"unknown state entry {key.hex()}")
+            changes[key] = kind.decode(raw, MAX_TABLE)
+        return cls(Tree().update(changes))
+
+    @property
+    def root(self) -> bytes:
+        """Commitment to everything in the state."""
+        return self._tree.root
+
+    def get(self, key: bytes) -> Record | None:
+        return self._tree.get(key)
+
+    def entries(self) -> Iterator[Leaf]:
+        """Every entry, in the order of the tree."""
+        return iter(self._tree)
+
+    def accounts(self) -> Iterator[tuple[bytes, Account]]:
+        """Every account and its public key."""
+        for leaf in self._tree:
+            if isinstance(leaf.record, Account):
+                yield leaf.key[1:], leaf.record
+
+    def update(self, changes: Mapping[bytes, Record | None]) -> State:
+        """The state with each key set to its record, or removed where that is None."""
+        return State(self._tree.update(changes)) if changes else self
+
+
+class Draft(StateReader):
+    """Changes on top of a state, or of another draft."""
+
+    __slots__ = ("_base", "changes")
+
+    def __init__(self, base: StateReader) -> None:
+        self._base = base
+        self.changes: dict[bytes, Record | None] = {}
+
+    def get(self, key: bytes) -> Record | None:
+        try:
+            return self.changes[key]
+        except KeyError:
+            return self._base.get(key)
+
+    def put(self, key: bytes, record: Record | None) -> None:
+        """Set or (None) remove an entry."""
+        self.changes[key] = record
+
+    def put_account(self, public_key: bytes, account: Account) -> None:
+        """Set an account; an empty one leaves no entry."""
+        self.put(account_key(public_key), None if account == _EMPTY else account)
+
+    def merge(self, other: Draft) -> None:
+        """Take over the changes of a draft made on top of this one."""
+        self.changes.update(other.changes)
+
+
+_EMPTY = Account()
+
+
+def compute_supply(state: State) -> int:
+    """Sum of all credit: every account's, and the treasury. Equals ``totals.supply`` or the ledger is broken."""
+    return sum(account.total for _, account in state.accounts()) + state.totals.treasury

@@ -1,0 +1,104 @@
+"""The seam to the network: gossip, byte streams and connected peers, named by public key.
+
+``p2p.host.Libp2pNetwork`` is the real implementation and ``p2p.memory.MemoryNetwork`` the simulated one. Everything
+above (framing, pooling, credit, discovery, consensus, market) is the same code on both.
+
+A peer is named by its 32-byte Ed25519 public key, which is also its account on the ledger; the connection
+authenticates it (Noise), so ``RawStream.peer`` proves who is at the other end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import trio
+
+
+class NetworkError(Exception):
+    """A peer could not be reached, or a stream to it ended before its time."""
+
+
+@dataclass(frozen=True, slots=True)
+class GossipMessage:
+    """One message of a topic. ``sender`` is the peer that published it (not the one that forwarded it)."""
+
+    topic: str
+    sender: bytes
+    payload: bytes
+
+
+class RawStream(Protocol):
+    """An authenticated, ordered, reliable stream of bytes to one peer. All methods raise :class:`NetworkError`."""
+
+    @property
+    def peer(self) -> bytes:
+        """Public key of the other end."""
+
+    async def send(self, data: bytes) -> None:
+        """Send all of ``data``; waits while the link is full."""
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        """Return 1 to ``max_bytes`` bytes, or ``b""`` once the peer has closed its side."""
+
+    async def close(self) -> None:
+        """Close both directions in order. Never raises, safe to call twice."""
+
+    async def reset(self) -> None:
+        """Abandon the stream at once. Never raises, safe to call twice."""
+
+
+StreamHandler = Callable[[RawStream], Awaitable[None]]
+
+
+class Network(Protocol):
+    """What a node can do on the network."""
+
+    @property
+    def me(self) -> bytes:
+        """This node's public key."""
+
+    @property
+    def listen_addresses(self) -> tuple[str, ...]:
+        """Multiaddresses (without the /p2p part) at which this node can be dialled; empty if it does not listen."""
+
+    def peers(self) -> frozenset[bytes]:
+        """The peers connected at this moment."""
+
+    async def connect(self, peer: bytes, addresses: Sequence[str]) -> None:
+        """Connect to ``peer`` at one of ``addresses`` (multiaddresses); nothing happens if connected already.
+
+        Raises:
+            NetworkError: none of the addresses answered as that peer.
+        """
+
+    async def disconnect(self, peer: bytes) -> None:
+        """Close every connection to ``peer``. Never raises."""
+
+    async def open_stream(self, peer: bytes, protocol: str) -> RawStream:
+        """Open a stream of ``protocol`` (such as ``/wwwserve/sync/1``) to a connected peer.
+
+        Raises:
+            NetworkError: not connected, or the peer does not speak ``protocol``.
+        """
+
+    def handle(self, protocol: str, handler: StreamHandler) -> None:
+        """Call ``handler`` in a task of its own for each inbound stream of ``protocol``.
+
+        An exception that leaves the handler resets the stream and ends nothing else. The stream is closed when the
+        handler returns.
+        """
+
+    async def publish(self, topic: str, payload: bytes) -> None:
+        """Gossip ``payload`` (less than 1 MiB) to the subscribers of ``topic``. A hint: it may be lost.
+
+        Raises:
+            ValueError: the payload is too large for gossip, which would drop it silently.
+        """
+
+    def subscribe(self, topic: str) -> trio.MemoryReceiveChannel[GossipMessage]:
+        """Receive the messages of ``topic``. The channel is bounded and sheds the oldest hint when full."""
+
+    def peer_changes(self) -> trio.MemoryReceiveChannel[tuple[bytes, bool]]:
+        """Receive ``(peer, connected)`` whenever the set :meth:`peers` changes."""

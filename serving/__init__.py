@@ -1,0 +1,1 @@
+"""The market: OpenAI API, request queues, policy, router, offers, executor, payments and backends."""

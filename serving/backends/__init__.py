@@ -1,0 +1,1 @@
+"""Where answers come from: any OpenAI-compatible server, the embedded model, or a modelled GPU."""
