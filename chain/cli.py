@@ -21,13 +21,14 @@ from chain.blocks import Block
 from chain.blockstore import BlockStore, load_stored_genesis
 from chain.crypto import format_address, parse_address
 from chain.exceptions import LedgerError, StoreError, StoreInUse
+from chain.export import ExportSource, export_chain
 from chain.genesis import CREDIT
 from chain.operations import SignedOperation
 from chain.store import LevelStore
-from chain.verify import ExportSource, Report, Source, StoreSource, export_chain, verify_chain
+from chain.verify import Report, Source, StoreSource, verify_chain
 
-OpenRemote = Callable[[str], Source]
-"""Opens the chain of a running node by its multiaddress."""
+OpenRemote = Callable[[str, Path | None], Source]
+"""Opens the chain of a running node by its multiaddress and the trusted genesis file (None: the usual one)."""
 
 CHAIN_DIRECTORY = "chain"
 
@@ -53,11 +54,14 @@ def build_app(open_remote: OpenRemote | None = None) -> typer.Typer:
         target: Annotated[
             str | None, typer.Argument(help="Data directory, export file, or multiaddress of a node (/ip4/…/p2p/…).")
         ] = None,
+        genesis: Annotated[
+            Path | None, typer.Option(help="Genesis file to trust when a running node is audited.")
+        ] = None,
         as_json: AsJson = False,
     ) -> None:
         """Re-check everything from genesis, with no trust in the node."""
         with _errors():
-            source = _open(target, open_remote)
+            source = _open(target, genesis, open_remote)
             report = _with_progress("Verifying", source.height, lambda tick: verify_chain(source, tick), as_json)
         print(json.dumps(_report_json(report)) if as_json else _report_text(report))
         raise typer.Exit(0 if report.ok else 1)
@@ -102,7 +106,7 @@ def build_app(open_remote: OpenRemote | None = None) -> typer.Typer:
     ) -> None:
         """Write the whole chain to one file that anyone can verify."""
         with _errors():
-            source = _open(None if data_dir is None else str(data_dir), None)
+            source = _open(None if data_dir is None else str(data_dir), None, None)
             if file.exists():
                 raise StoreError(f"{file} exists already; choose another name")
             height = _with_progress("Exporting", source.height, lambda tick: export_chain(source, file, tick), False)
@@ -136,11 +140,11 @@ def _find_store(path: Path) -> Path:
     raise StoreError(f"no chain in {path}: expected a data directory of a node, a database or an export file")
 
 
-def _open(target: str | None, open_remote: OpenRemote | None) -> Source:
+def _open(target: str | None, genesis: Path | None, open_remote: OpenRemote | None) -> Source:
     if target is not None and target.startswith(("/ip4/", "/ip6/", "/dns")):
         if open_remote is None:
             raise StoreError("this command cannot reach other nodes; give a data directory or an export file")
-        return open_remote(target)
+        return open_remote(target, genesis)
     path = get_default_data_dir() if target is None else Path(target)
     if path.is_file():
         return ExportSource(path)

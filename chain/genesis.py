@@ -23,6 +23,7 @@ from chain.merkle import History
 from chain.operations import MAX_MODELS, Usage
 from chain.state import HISTORY_KEY, TOTALS_KEY, Account, State, Totals, account_key, table_key
 from chain.validators import ValidatorSet
+from chain.votes import MAX_COMMITTEE
 
 GENESIS_VERSION = 1
 CREDIT = 1_000_000
@@ -67,7 +68,7 @@ class Parameters(Record):
     max_attempts: Annotated[int, Bounds(1, 8)] = 8
     max_hold_time: Positive = 3_600_000
     capture_grace: Positive = 60_000
-    idle_beat: Positive = 10_000
+    idle_beat: Annotated[int, Bounds(1, 3_600_000)] = 10_000
     timestamp_drift: Positive = 1_000
     price: Price = Price()
     model_prices: tuple[ModelPrice, ...] = ()
@@ -103,7 +104,8 @@ class Genesis(Record):
         """Check what the field types cannot say.
 
         Raises:
-            GenesisError: an unusable or repeated key, unsorted models, no validator, or too much credit.
+            GenesisError: an unusable or repeated key, unsorted models, a model priced twice, no validator or too many,
+                or too much credit.
         """
         keys = [account.public_key for account in self.accounts]
         if len(set(keys)) != len(keys):
@@ -113,8 +115,14 @@ class Genesis(Record):
                 raise GenesisError(f"{account.public_key.hex()} is not a usable public key")
             if list(account.models) != sorted(set(account.models)):
                 raise GenesisError(f"models of {crypto.format_address(account.public_key)} must be sorted and distinct")
-        if not any(account.validator and account.bonded for account in self.accounts):
+        priced = [entry.model for entry in self.parameters.model_prices]
+        if len(set(priced)) != len(priced):
+            raise GenesisError("model_prices: a model is listed twice")
+        validators = sum(account.validator and account.bonded > 0 for account in self.accounts)
+        if not validators:
             raise GenesisError("no account is a validator with a bond")
+        if validators > MAX_COMMITTEE:
+            raise GenesisError(f"{validators} validators, more than {MAX_COMMITTEE}")
         if self.supply >= 2**63:
             raise GenesisError("the supply must stay below 2^63 micro-credits")
 
@@ -140,6 +148,7 @@ class Genesis(Record):
                 available=account.available, bonded=account.bonded, models=account.models
             )
             for account in self.accounts
+            if account.available or account.bonded or account.models
         }
         table = compute_serving_table(State().update(entries), self.parameters)
         return State().update(
@@ -211,7 +220,7 @@ def load_genesis(path: Path) -> Genesis:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise GenesisError(f"cannot read the genesis file {path}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise GenesisError(f"{path} is not JSON: {error}") from error
     try:
         genesis = _from_json(content)

@@ -184,6 +184,8 @@ def _process_bond(draft: Draft, operation: Bond, signer: bytes) -> None:
 
 def _process_unbond(draft: Draft, context: BlockContext, operation: Unbond, signer: bytes) -> None:
     account = draft.account(signer)
+    if not operation.amount:  # an entry of nothing could never be withdrawn, and would keep its place for ever
+        raise InvalidOperation("nothing to unbond")
     if account.bonded < operation.amount:
         raise CannotPay(f"{operation.amount} micro-credits asked, {account.bonded} bonded")
     # The tables of this and the next epoch are frozen already: the stake carries weight until the end of the next.

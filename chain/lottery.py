@@ -35,13 +35,16 @@ class ServingTable(Record):
 
     @cached_property
     def _lotteries(self) -> dict[str, Lottery]:
-        return {}
+        # All models in one pass: a refused hold pays no fee, so that asking for an unknown model must cost nothing.
+        servers: dict[str, list[ServingEntry]] = {}
+        for entry in self.entries:
+            for model in entry.models:
+                servers.setdefault(model, []).append(entry)
+        return {model: Lottery(entries) for model, entries in servers.items()}
 
     def lottery(self, model: str) -> Lottery:
         """The draw among those who serve ``model``."""
-        if model not in self._lotteries:
-            self._lotteries[model] = Lottery(entry for entry in self.entries if model in entry.models)
-        return self._lotteries[model]
+        return self._lotteries.get(model, _NOBODY)
 
 
 class Lottery:
@@ -76,6 +79,9 @@ class Lottery:
             if position == attempt:
                 return key
         return None
+
+
+_NOBODY = Lottery(())
 
 
 def compute_lottery_seed(beacon: bytes, payer: bytes, seq: int) -> bytes:

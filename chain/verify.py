@@ -12,12 +12,11 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Protocol
 
 from chain import crypto
 from chain.blocks import MAX_BLOCK, Block, Header
-from chain.blockstore import MAX_GENESIS, BlockStore, load_stored_genesis
+from chain.blockstore import BlockStore, load_stored_genesis
 from chain.epochs import get_validators
 from chain.exceptions import CodecError, InvalidBlock, InvalidCertificate, LedgerError, StoreError
 from chain.genesis import Genesis
@@ -28,7 +27,6 @@ from chain.transition import apply_block, check_header, get_claims
 from chain.validators import compute_smallest_blocking_group
 from chain.votes import Certificate, VoteKind
 
-EXPORT_MAGIC = b"wwwserve chain 1\n"
 LOOKAHEAD = 32
 """Blocks whose signatures may be in the workers' hands at once."""
 
@@ -78,56 +76,6 @@ class StoreSource:
     def check(self, state: State, header: Header) -> None:
         if self._blocks.stored_state() != {leaf.key: leaf.encoded for leaf in state.entries()}:
             raise StoreError(f"the state on disk is not the one after block {header.height}")
-
-
-class ExportSource:
-    """The chain in a file written by :func:`export_chain`.
-
-    Raises:
-        StoreError: not such a file, or cut short.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        with path.open("rb") as file:
-            if file.read(len(EXPORT_MAGIC)) != EXPORT_MAGIC:
-                raise StoreError(f"{path} is not a chain export")
-            self.height = int.from_bytes(file.read(8), "big")
-            self.genesis = Genesis.decode(self._read(file), MAX_GENESIS)
-            self._start = file.tell()
-
-    def _read(self, file: BinaryIO) -> bytes:
-        size = int.from_bytes(file.read(4), "big")
-        if size > MAX_GENESIS:
-            raise StoreError(f"{self._path} is damaged near byte {file.tell()}")
-        raw = file.read(size)
-        if len(raw) != size:
-            raise StoreError(f"{self._path} ends in the middle of a record")
-        return raw
-
-    def entries(self) -> Iterator[tuple[bytes, bytes | None]]:
-        with self._path.open("rb") as file:
-            file.seek(self._start)
-            for _ in range(self.height):
-                yield self._read(file), self._read(file) or None
-            if file.read(1):
-                raise StoreError(f"{self._path} has something after its last block")
-
-    def check(self, state: State, header: Header) -> None:
-        pass  # an export holds no state
-
-
-def export_chain(source: Source, path: Path, on_progress: Callable[[int], None] = lambda height: None) -> int:
-    """Write a chain to one file that can be audited anywhere. Returns the number of blocks."""
-    with path.open("xb") as file:
-        file.write(EXPORT_MAGIC + source.height.to_bytes(8, "big"))
-        for raw in (source.genesis.encode(),):
-            file.write(len(raw).to_bytes(4, "big") + raw)
-        for height, (block, certificate) in enumerate(source.entries(), start=1):
-            for raw in (block, certificate or b""):
-                file.write(len(raw).to_bytes(4, "big") + raw)
-            on_progress(height)
-    return source.height
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import trio
 
@@ -102,3 +102,10 @@ class Network(Protocol):
 
     def peer_changes(self) -> trio.MemoryReceiveChannel[tuple[bytes, bool]]:
         """Receive ``(peer, connected)`` whenever the set :meth:`peers` changes."""
+
+
+class RunnableNetwork(Network, Protocol):
+    """A network that has a life of its own."""
+
+    async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
+        """Be on the network until cancelled; started once it can be used."""

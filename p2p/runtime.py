@@ -7,12 +7,14 @@ service takes one as an argument, and none reads the world in any other way, so 
 
 from __future__ import annotations
 
+import importlib
 import random
 import time
-from collections.abc import Callable
-from typing import Protocol, TypeVar, TypeVarTuple
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol, TypeVar, TypeVarTuple
 
 import trio
+import trio.testing
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -63,3 +65,20 @@ class SimulatedRuntime:
     async def run_sync(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
         await trio.lowlevel.checkpoint()
         return function(*args)
+
+
+def run_simulation(seed: str | int, main: Callable[[], Awaitable[T]]) -> T:
+    """Run ``main`` under a clock that jumps to the next event, with every choice of trio's scheduler fixed by ``seed``.
+
+    trio shuffles runnable tasks on purpose and offers no public switch; this is the one that its plugin for Hypothesis
+    uses, restored afterwards.
+    """
+    scheduler: Any = importlib.import_module("trio._core._run")
+    before = scheduler._ALLOW_DETERMINISTIC_SCHEDULING, scheduler._r.getstate()
+    scheduler._ALLOW_DETERMINISTIC_SCHEDULING = True
+    scheduler._r.seed(f"scheduler:{seed}")
+    try:
+        return trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+    finally:
+        scheduler._ALLOW_DETERMINISTIC_SCHEDULING = before[0]
+        scheduler._r.setstate(before[1])

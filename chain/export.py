@@ -1,0 +1,93 @@
+"""Export files: a whole chain in one file, to be audited anywhere.
+
+After a magic line and the number of blocks (8 bytes) come records, each a length (4 bytes, big-endian) and that many
+bytes: the genesis, then for each height the block and its finality certificate (empty where it has none of its own).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from chain.blocks import Header
+from chain.blockstore import MAX_GENESIS
+from chain.exceptions import CodecError, StoreError
+from chain.genesis import Genesis
+from chain.state import State
+from chain.verify import Source
+
+MAGIC = b"wwwserve chain 1\n"
+
+
+class ExportWriter:
+    """Writes an export of ``height`` blocks; a context manager. The file must not exist."""
+
+    def __init__(self, path: Path, genesis: Genesis, height: int) -> None:
+        self._file = path.open("xb")
+        self._file.write(MAGIC + height.to_bytes(8, "big"))
+        self._write(genesis.encode())
+
+    def add(self, block: bytes, certificate: bytes | None) -> None:
+        """Append the encoded block of the next height."""
+        self._write(block)
+        self._write(certificate or b"")
+
+    def _write(self, raw: bytes) -> None:
+        self._file.write(len(raw).to_bytes(4, "big") + raw)
+
+    def __enter__(self) -> ExportWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+class ExportSource:
+    """The chain in an export file.
+
+    Raises:
+        StoreError: not such a file, or cut short.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with path.open("rb") as file:
+            if file.read(len(MAGIC)) != MAGIC:
+                raise StoreError(f"{path} is not a chain export")
+            self.height = int.from_bytes(file.read(8), "big")
+            try:
+                self.genesis = Genesis.decode(self._read(file), MAX_GENESIS)
+            except CodecError as error:
+                raise StoreError(f"the genesis in {path} is damaged: {error}") from error
+            self._start = file.tell()
+
+    def _read(self, file: BinaryIO) -> bytes:
+        size = int.from_bytes(file.read(4), "big")
+        if size > MAX_GENESIS:
+            raise StoreError(f"{self._path} is damaged near byte {file.tell()}")
+        raw = file.read(size)
+        if len(raw) != size:
+            raise StoreError(f"{self._path} ends in the middle of a record")
+        return raw
+
+    def entries(self) -> Iterator[tuple[bytes, bytes | None]]:
+        """See :class:`chain.verify.Source`."""
+        with self._path.open("rb") as file:
+            file.seek(self._start)
+            for _ in range(self.height):
+                yield self._read(file), self._read(file) or None
+            if file.read(1):
+                raise StoreError(f"{self._path} has something after its last block")
+
+    def check(self, state: State, header: Header) -> None:
+        """An export holds no state to compare with."""
+
+
+def export_chain(source: Source, path: Path, on_progress: Callable[[int], None] = lambda height: None) -> int:
+    """Write the chain of ``source`` to a new file. Returns the number of blocks."""
+    with ExportWriter(path, source.genesis, source.height) as writer:
+        for height, (block, certificate) in enumerate(source.entries(), start=1):
+            writer.add(block, certificate)
+            on_progress(height)
+    return source.height

@@ -1,0 +1,136 @@
+"""Direct links inside the committee, for what must not wait for gossip: proposals, votes, certificates.
+
+Protocol ``/wwwserve/vote/1``: one long-lived exchange to each other member, a message per frame, nothing in return.
+Sending only puts a message into that member's queue, so a slow or dead member holds up nobody. When a queue is full its
+oldest message is dropped. That is safe: agreement never counts on a single delivery, since votes and certificates are
+repeated at every timeout and a block that was missed is fetched from those who voted for it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+import structlog
+import trio
+
+from chain import crypto
+from p2p.network import NetworkError
+from p2p.streams import Exchange, Streams
+
+logger = structlog.get_logger(__name__)
+
+PROTOCOL = "/wwwserve/vote/1"
+MAX_MESSAGES = 256
+MAX_BYTES = 4 << 20
+"""Bounds of a queue."""
+RETRY = 0.25
+MAX_RETRY = 4.0
+"""Seconds before a lost link is opened again, doubling up to the maximum."""
+WRITE_TIMEOUT = 10.0
+"""Seconds that one message may take before the link counts as lost."""
+
+
+class _Link:
+    """The queue to one member."""
+
+    def __init__(self) -> None:
+        self.queue: deque[bytes] = deque()
+        self.size = 0
+        self.filled = trio.Event()
+        self.scope = trio.CancelScope()
+
+    def put(self, payload: bytes) -> int:
+        """Append a message. Returns how many old ones had to go."""
+        self.queue.append(payload)
+        self.size += len(payload)
+        dropped = 0
+        while len(self.queue) > MAX_MESSAGES or self.size > MAX_BYTES:
+            self.size -= len(self.queue.popleft())
+            dropped += 1
+        self.filled.set()
+        return dropped
+
+    async def take(self) -> bytes:
+        while not self.queue:
+            self.filled = trio.Event()
+            await self.filled.wait()
+        payload = self.queue.popleft()
+        self.size -= len(payload)
+        return payload
+
+
+class Links:
+    """The links to the members of the committee, and the way in for theirs.
+
+    ``on_message(peer, payload)`` is awaited for each message of a member: while it waits, that member's link waits, and
+    no other.
+    """
+
+    def __init__(self, streams: Streams, on_message: Callable[[bytes, bytes], Awaitable[None]]) -> None:
+        self._streams = streams
+        self._on_message = on_message
+        self._links: dict[bytes, _Link] = {}
+        self._members: frozenset[bytes] = frozenset()
+        self._nursery: trio.Nursery | None = None
+        self.dropped = 0
+        """Messages lost to full queues so far."""
+
+    async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep the links until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            self._streams.handle(PROTOCOL, self._receive, max_exchanges_per_peer=4)
+            task_status.started()
+            await trio.sleep_forever()
+
+    def set_members(self, senders: Iterable[bytes], receivers: Iterable[bytes]) -> None:
+        """Accept messages of ``senders`` and keep a link to each of ``receivers`` (public keys, without this node's).
+
+        Only while :meth:`run` does.
+        """
+        self._members = frozenset(senders)
+        wanted = dict.fromkeys(receivers)
+        for peer in [peer for peer in self._links if peer not in wanted]:
+            self._links.pop(peer).scope.cancel()
+        for peer in wanted:
+            if peer not in self._links:
+                link = self._links[peer] = _Link()
+                assert self._nursery is not None
+                self._nursery.start_soon(self._write, peer, link)
+
+    def send(self, peer: bytes, payload: bytes) -> None:
+        """Queue a message (at most 1 MiB) for one member; nothing happens for anybody else. Never waits."""
+        link = self._links.get(peer)
+        if link is not None:
+            self.dropped += link.put(payload)
+
+    def broadcast(self, payload: bytes) -> None:
+        """Queue a message for every member."""
+        for peer in self._links:
+            self.send(peer, payload)
+
+    async def _write(self, peer: bytes, link: _Link) -> None:
+        delay = RETRY
+        with link.scope:
+            while True:
+                try:
+                    payload = await link.take()  # before opening: a silent member is left in peace
+                    async with self._streams.open(peer, PROTOCOL) as exchange:
+                        while True:
+                            with trio.fail_after(WRITE_TIMEOUT):
+                                await exchange.send(payload)
+                            delay = RETRY
+                            payload = await link.take()
+                except (NetworkError, trio.TooSlowError) as error:
+                    logger.debug("link lost", peer=crypto.format_address(peer), reason=str(error) or "too slow")
+                await trio.sleep(delay)
+                delay = min(MAX_RETRY, 2 * delay)
+
+    async def _receive(self, exchange: Exchange) -> None:
+        if exchange.peer not in self._members:
+            await exchange.abort("only validators speak this protocol")
+            return
+        while (payload := await exchange.receive()) is not None:
+            await self._on_message(exchange.peer, payload)

@@ -1,0 +1,153 @@
+"""What makes votes, certificates and proposals of one epoch valid, as far as can be told without executing a block.
+
+The rules are those of the docstring of :mod:`consensus.simplex`; they hold no state but a small memory of certificates
+already checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from chain import crypto
+from chain.blocks import Block
+from chain.exceptions import InvalidBlock, InvalidCertificate
+from chain.validators import ValidatorSet
+from chain.votes import NO_BLOCK, Certificate, Vote, VoteKind
+from consensus.messages import Propose, Repropose
+
+MAX_REMEMBERED = 64
+
+
+@dataclass(frozen=True, slots=True)
+class FinalBlock:
+    """The last final block: where an instance starts. ``certificate`` is its finalization, None only for genesis."""
+
+    block_id: bytes
+    height: int
+    certificate: Certificate | None
+
+    def get_view(self, epoch: int) -> int:
+        """The view of ``epoch`` in which the block was agreed on, 0 for the block that the epoch starts from."""
+        return self.certificate.view if self.certificate is not None and self.certificate.epoch == epoch else 0
+
+
+class Rules:
+    """Validity in one epoch.
+
+    Args:
+        beacon: what the leaders of the epoch are drawn from.
+        last_height: height of the epoch's last block.
+        root: the block that the epoch starts from, or any later final one, after which a child of the first is too old.
+        previous_validators: who signed the root's certificate if that is of the epoch before.
+        verify: checks signatures.
+    """
+
+    def __init__(
+        self,
+        *,
+        chain_id: bytes,
+        epoch: int,
+        validators: ValidatorSet,
+        beacon: bytes,
+        last_height: int,
+        root: FinalBlock,
+        previous_validators: ValidatorSet | None,
+        verify: Callable[[Iterable[crypto.Claim]], bool],
+    ) -> None:
+        if root.certificate is not None and root.certificate.epoch != epoch and previous_validators is None:
+            raise ValueError("the parent is of the epoch before, whose validators are missing")
+        self.chain_id, self.epoch, self.validators = chain_id, epoch, validators
+        self.beacon, self.last_height, self.root = beacon, last_height, root
+        self.previous_validators = previous_validators
+        self._verify = verify
+        self._remembered: dict[Certificate, None] = {}
+
+    def check_vote(self, vote: Vote) -> None:
+        """Raise :class:`InvalidBlock` unless the vote is well formed and signed by a validator."""
+        if vote.signer not in self.validators:
+            raise InvalidBlock("vote", "the signer is not a validator")
+        if (vote.kind == VoteKind.NULLIFY) != (vote.block_id == NO_BLOCK):
+            raise InvalidBlock("vote", "only nullify names no block")
+        if not self._verify([vote.claim(self.chain_id)]):
+            raise InvalidBlock("vote", "not signed by its signer")
+
+    def check_certificate(self, certificate: Certificate) -> None:
+        """Raise :class:`InvalidCertificate` unless a quorum of this epoch, or for the root of the last, signed it."""
+        if certificate in self._remembered:
+            return
+        validators = self.validators if certificate.epoch == self.epoch else self.previous_validators
+        if validators is None or certificate.epoch not in (self.epoch, self.epoch - 1):
+            raise InvalidCertificate("of another epoch")
+        if not self._verify(certificate.claims(self.chain_id, validators)):
+            raise InvalidCertificate("a signature does not hold")
+        self.remember(certificate)
+
+    def remember(self, certificate: Certificate) -> None:
+        """Spare a certificate known to hold its next check."""
+        if len(self._remembered) >= MAX_REMEMBERED:
+            del self._remembered[next(iter(self._remembered))]
+        self._remembered[certificate] = None
+
+    def is_authentic(self, block: Block) -> bool:
+        """Whether body and signature are those of the header: whoever passes a block on could change them."""
+        return block.body.compute_root() == block.header.body_root and self._verify([block.claim()])
+
+    def check_proposal(self, message: Propose | Repropose) -> None:
+        """Whether the leader of its view signed it and its place is proven.
+
+        Left to the caller: that the parent's height is one less, or for a ``Repropose`` that the block is the last.
+
+        Raises:
+            InvalidBlock: naming the part at fault.
+        """
+        proposal = message.proposal
+        leader = self.validators.compute_leader(self.beacon, proposal.view)
+        if proposal.epoch != self.epoch or proposal.leader != leader:
+            raise InvalidBlock("leader", "another validator leads this view")
+        if not self._verify([proposal.claim(self.chain_id)]):
+            raise InvalidBlock("signature", "the proposal is not signed by its leader")
+        if isinstance(message, Propose):
+            header = message.block.header
+            named = (header.id, header.chain_id, header.epoch, header.view, header.proposer)
+            if named != (proposal.block_id, self.chain_id, self.epoch, proposal.view, proposal.leader):
+                raise InvalidBlock("header", "not the block that the proposal names, or of another place")
+            if header.height > self.last_height:
+                raise InvalidBlock("height", "beyond the end of the epoch")
+            if not self.is_authentic(message.block):
+                raise InvalidBlock("block", "altered under its header")
+            parent_view = self._check_parent(header.parent_id, message.block.body.parent_certificate)
+            self._check_nullifications(message.block.body.nullifications, parent_view + 1, proposal.view)
+        else:
+            parent_view = self._check_parent(proposal.block_id, message.certificate)
+            if parent_view == 0:
+                raise InvalidCertificate("the block was not notarized in this epoch")
+            self._check_nullifications(message.nullifications, parent_view + 1, proposal.view)
+
+    def _check_parent(self, parent_id: bytes, certificate: Certificate | None) -> int:
+        """The view in which ``certificate`` makes a block a parent; 0 if it is the one the epoch starts from."""
+        if certificate is not None and certificate.block_id != parent_id:
+            raise InvalidCertificate("not of the parent")
+        if certificate is not None and certificate.epoch == self.epoch:
+            if certificate.kind == VoteKind.NULLIFY or certificate.view == 0:
+                raise InvalidCertificate("not the notarization of the parent")
+            self.check_certificate(certificate)
+            return certificate.view
+        if parent_id != self.root.block_id or self.root.get_view(self.epoch):
+            raise InvalidCertificate("the parent is not the block that the epoch starts from")
+        if (certificate is None) != (self.root.certificate is None):
+            raise InvalidCertificate("the finalization of the parent is missing")
+        if certificate is not None:
+            if certificate.kind != VoteKind.FINALIZE:
+                raise InvalidCertificate("not the finalization of the parent")
+            self.check_certificate(certificate)
+        return 0
+
+    def _check_nullifications(self, certificates: tuple[Certificate, ...], start: int, end: int) -> None:
+        """Raise unless there is one nullification for each view from ``start`` to before ``end``, in order."""
+        if len(certificates) != end - start:
+            raise InvalidBlock("nullifications", "not one for each view since the parent's")
+        for view, certificate in enumerate(certificates, start):
+            if (certificate.kind, certificate.epoch, certificate.view) != (VoteKind.NULLIFY, self.epoch, view):
+                raise InvalidBlock("nullifications", f"none of view {view}")
+            self.check_certificate(certificate)

@@ -1,0 +1,101 @@
+"""Announcements: what a node says about itself, signed, so that anyone may pass it on.
+
+Of two announcements of a peer the one with the greater :attr:`Announcement.order` stands: first the *incarnation* (wall
+time of the peer's start), then the goodbye of that incarnation, then the *sequence* (wall time of the announcement,
+strictly growing). Wall times make replays end by themselves: an announcement is refused when it is much older or newer
+than the reader's clock, so whoever remembers a departure for :data:`ACCEPTANCE` cannot be told otherwise by an old one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Annotated
+
+from chain import crypto
+from chain.codec import Bounds, ModelName, Natural, PublicKey, Record, Signature
+from chain.exceptions import CodecError
+
+DOMAIN = "announcement"
+MAX_ANNOUNCEMENT = 8 * 1024
+"""Largest encoding, in bytes."""
+MAX_ADDRESSES = 8
+MAX_RELAYS = 4
+MAX_MODELS = 16
+MAX_LIFETIME = 300_000
+"""Longest time that an announcement may claim to be good for, in ms."""
+MAX_AHEAD = 300_000
+"""How far a peer's clock may be ahead of ours, in ms."""
+MAX_BEHIND = MAX_LIFETIME + MAX_AHEAD
+"""How old an announcement may be by our clock, in ms."""
+ACCEPTANCE = (MAX_AHEAD + MAX_BEHIND) / 1000
+"""Seconds during which one announcement is accepted by someone's clock."""
+
+Address = Annotated[str, Bounds(1, 256)]
+"""A multiaddress."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerLoad(Record):
+    """How busy a node's backend is: requests running and waiting, and use of its capacity in permille."""
+
+    running: Annotated[int, Bounds(0, 1_000_000)] = 0
+    waiting: Annotated[int, Bounds(0, 1_000_000)] = 0
+    utilization: Annotated[int, Bounds(0, 1000)] = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement(Record):
+    """A peer's signed statement about itself. ``incarnation`` and ``sequence`` are wall times in ms.
+
+    ``leaving`` makes it a goodbye. ``addresses`` can be dialled directly; ``relays`` are addresses through another
+    peer. ``expires_after`` is in ms after the moment it was made.
+    """
+
+    peer: PublicKey
+    incarnation: Natural
+    sequence: Natural
+    leaving: bool
+    addresses: Annotated[tuple[Address, ...], Bounds(0, MAX_ADDRESSES)]
+    relays: Annotated[tuple[Address, ...], Bounds(0, MAX_RELAYS)]
+    models: Annotated[tuple[ModelName, ...], Bounds(0, MAX_MODELS)]
+    load: PeerLoad
+    expires_after: Annotated[int, Bounds(1, MAX_LIFETIME)]
+    signature: Signature
+
+    @property
+    def order(self) -> tuple[int, bool, int]:
+        """What makes one announcement of a peer newer than another; a goodbye is the last of its incarnation."""
+        return self.incarnation, self.leaving, self.sequence
+
+    def is_timely(self, now: int) -> bool:
+        """Whether its times make sense at wall time ``now`` (ms)."""
+        return self.incarnation <= self.sequence and now - MAX_BEHIND <= self.sequence <= now + MAX_AHEAD
+
+
+def sign_announcement(key: crypto.KeyPair, chain_id: bytes, announcement: Announcement) -> Announcement:
+    """``announcement`` with its signature, whatever it carried in that place before.
+
+    Raises:
+        CodecError: a field is out of bounds.
+    """
+    return replace(announcement, signature=key.sign(DOMAIN, chain_id, _signed_part(announcement)))
+
+
+@lru_cache(maxsize=4096)  # the same bytes come by gossip and from every peer that a view is reconciled with
+def decode_announcement(raw: bytes, chain_id: bytes) -> Announcement:
+    """The announcement that ``raw`` carries, if its signature holds on this chain.
+
+    Raises:
+        CodecError: malformed, out of bounds or not signed by its peer.
+    """
+    announcement = Announcement.decode(raw, MAX_ANNOUNCEMENT)
+    signed = _signed_part(announcement)
+    if not crypto.verify(announcement.peer, DOMAIN, chain_id, signed, announcement.signature):
+        raise CodecError("the announcement is not signed by its peer")
+    return announcement
+
+
+def _signed_part(announcement: Announcement) -> bytes:
+    """The signature covers the record with an empty one in its place."""
+    return replace(announcement, signature=bytes(64)).encode()

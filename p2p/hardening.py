@@ -1,0 +1,368 @@
+"""Every workaround for libp2p 0.8.1: what is at fault, what is done about it, and when it can go.
+
+Connections and streams are here, gossip is in ``p2p.gossip``. A guard overrides one method of one library class (or is
+one process-wide setting in :func:`install`) and has a test in ``tests/p2p/test_guard_*.py`` that shows the fault with
+the guard off and its absence with the guard on. To try a newer library: delete a guard, run its test, and keep it
+deleted if the test passes.
+
+These two modules and ``p2p.host`` are the only ones that import libp2p.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import struct
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import base58
+import trio
+from libp2p.abc import IMuxedConn, INetConn, INetStream, INetwork, INotifee, ISecureConn
+from libp2p.crypto.ed25519 import create_new_key_pair
+from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
+from libp2p.custom_types import TProtocol
+from libp2p.host.basic_host import BasicHost
+from libp2p.host.exceptions import StreamFailure
+from libp2p.network.auto_connector import AutoConnector
+from libp2p.network.config import ConnectionConfig, RetryConfig
+from libp2p.network.connection import swarm_connection
+from libp2p.network.connection.exceptions import RawConnError
+from libp2p.network.connection.raw_connection import RawConnection
+from libp2p.network.connection.swarm_connection import SwarmConn
+from libp2p.network.exceptions import SwarmException
+from libp2p.network.stream.net_stream import NetStream
+from libp2p.network.swarm import Swarm
+from libp2p.peer.id import ID
+from libp2p.peer.peerstore import PeerStore
+from libp2p.rcmgr import Direction
+from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_PROTOCOL
+from libp2p.security.noise.transport import Transport as NoiseTransport
+from libp2p.stream_muxer.yamux.yamux import FLAG_SYN, TYPE_PING, YAMUX_HEADER_FORMAT, Yamux, YamuxStream
+from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_PROTOCOL
+from libp2p.transport.tcp import tcp
+from libp2p.transport.upgrader import TransportUpgrader
+from multiaddr import Multiaddr
+
+from chain.crypto import KeyPair, format_address, is_valid_public_key
+
+logger = logging.getLogger(__name__)
+
+MAX_CONNECTIONS = 1000
+MAX_STREAMS = 512
+"""Open streams per connection, in both directions together."""
+UPGRADE_TIMEOUT = 5.0
+"""Seconds for the Noise and Yamux handshakes of a connection, and for the protocol negotiation of a stream."""
+WRITE_TIMEOUT = 5.0
+"""Seconds after which one frame that cannot be written ends its connection."""
+KEEPALIVE_INTERVAL = 3.0
+KEEPALIVE_TIMEOUT = 5.0
+"""A peer that leaves a ping unanswered for this long (seconds) is gone."""
+SIMULTANEOUS = 10.0
+"""Two connections made within this many seconds of one another come from mutual dialling."""
+
+_PEER_ID_PREFIX = base58.b58decode(format_address(bytes(32)))[:-32]
+
+
+@cache
+def install() -> None:
+    """Apply the process-wide settings. Once; further calls do nothing."""
+    cheap_window_updates()
+    quiet_logging()
+    exclusive_ports()
+
+
+def cheap_window_updates() -> None:
+    """Yamux answers every read with a window update, a quarter of the CPU of a gossip delivery.
+
+    Delete when window updates are batched by default.
+    """
+    os.environ.setdefault("PY_YAMUX_RELEASE_ON_READ", "0")
+
+
+def quiet_logging() -> None:
+    """The library logs peers' mistakes as warnings and errors, by way of the root logger in one module.
+
+    ``logging.debug`` on the root logger also installs a handler there, and then every program log goes to stderr
+    twice. ``LIBP2P_DEBUG`` (the library's own switch) leaves all of it alone. Delete the second line when
+    ``swarm_connection`` has a logger of its own; the first is our choice.
+    """
+    if "LIBP2P_DEBUG" not in os.environ:
+        library = logging.getLogger("libp2p")
+        library.setLevel(logging.CRITICAL + 1)
+        vars(swarm_connection)["logging"] = logging.getLogger("libp2p.network.connection")
+
+
+def exclusive_ports() -> None:
+    """Listening sockets share their port (SO_REUSEPORT), so that a second node on it starts without an error and the
+    two get connections at random.
+
+    Delete when listening on a port in use fails. Hole punching, which wants shared ports, must then check for itself.
+    """
+
+    def reuse_only_after_close(sock: trio.socket.SocketType) -> None:
+        sock.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_REUSEADDR, 1)
+
+    vars(tcp)["_set_reuse_flags"] = reuse_only_after_close
+
+
+def public_key_of(peer: ID | bytes) -> bytes | None:
+    """The Ed25519 key inside a peer id, or None if it holds none or an unusable one."""
+    raw = peer.to_bytes() if isinstance(peer, ID) else peer
+    key = raw[len(_PEER_ID_PREFIX) :]
+    return key if raw.startswith(_PEER_ID_PREFIX) and is_valid_public_key(key) else None
+
+
+def peer_id_of(public_key: bytes) -> ID:
+    return ID(_PEER_ID_PREFIX + public_key)
+
+
+def shielded(seconds: float) -> trio.CancelScope:
+    """A scope that is not cancelled from outside but ends by itself after ``seconds``."""
+    return trio.CancelScope(deadline=trio.current_time() + seconds, shield=True)
+
+
+class GuardedYamux(Yamux):
+    """The multiplexer of one connection."""
+
+    async def _write_frame(self, data: bytes) -> None:
+        """Cancelling a writer tears the encrypted stream in two and thereby ends the whole connection; and a writer
+        stuck on a stopped peer keeps ``close`` waiting for the lock for ever.
+
+        Frames are written whole, within a deadline. Delete when a cancelled write leaves the connection usable.
+        """
+        async with self._write_lock:
+            with shielded(WRITE_TIMEOUT) as deadline:
+                await self.secured_conn.write(data)
+            if deadline.cancelled_caught:
+                await self.secured_conn.close()
+                raise RawConnError(f"the peer took no data for {WRITE_TIMEOUT:g} s")
+        await trio.lowlevel.checkpoint()
+
+    async def _measure_rtt_loop(self) -> None:
+        """A stopped peer or a dead link is never noticed (item 14).
+
+        The library's own health monitor opens a stream per ping (4 ms of CPU at each end) and pings one peer after the
+        other; the multiplexer's ping costs one frame. Delete when the multiplexer closes on missing pongs.
+        """
+        while not self.event_shutting_down.is_set():
+            await trio.sleep(KEEPALIVE_INTERVAL)
+            self._ping_id += 1
+            self._ping_event = trio.Event()
+            try:
+                await self._write_frame(struct.pack(YAMUX_HEADER_FORMAT, 0, TYPE_PING, FLAG_SYN, 0, self._ping_id))
+            except Exception as error:
+                logger.debug("ping failed: %r", error)
+                return
+            self._ping_sent_time = trio.current_time()
+            with trio.move_on_after(KEEPALIVE_TIMEOUT) as deadline:
+                await self._ping_event.wait()
+            if deadline.cancelled_caught:
+                await self.secured_conn.close()  # the reading task sees this and cleans up
+                return
+
+
+class GuardedUpgrader(TransportUpgrader):
+    """Noise and Yamux, nothing else: the stock host also accepts plaintext."""
+
+    def __init__(self, key_pair: Any) -> None:
+        noise = NoiseTransport(key_pair, noise_privkey=create_noise_key_pair().private_key)
+        super().__init__({NOISE_PROTOCOL: noise}, {TProtocol(YAMUX_PROTOCOL): GuardedYamux}, int(UPGRADE_TIMEOUT))
+
+    async def upgrade_connection(self, conn: ISecureConn, peer_id: ID) -> IMuxedConn:
+        """The library builds its own Yamux whatever class was given. Delete when it uses the given one."""
+        await self.muxer_multistream.select_transport(conn)
+        return GuardedYamux(conn, peer_id, is_initiator=conn.is_initiator)
+
+
+class _NoAutoConnector(AutoConnector):
+    async def maybe_connect(self) -> None:
+        """Dialling known addresses unasked gives away who hides behind a relay; the node has its own keeper."""
+
+
+class GuardedSwarm(Swarm):
+    """The connections of one host. Built without a resource manager: its default refuses by the process's memory."""
+
+    def _init_connection_management(self) -> None:
+        super()._init_connection_management()
+        self.auto_connector = _NoAutoConnector(self)
+
+    async def _do_handle_inbound_connection(self, read_write_closer: Any, maddr: Any, failure_event: Any) -> None:
+        """The slot and the task of an inbound connection live until the swarm stops, so that the 250th connection
+        ever is the last (item 2).
+
+        Here they end with the connection. Delete when ``_inbound_limiter`` is free after a peer has left.
+        Caps per address belong here too (item 3).
+        """
+        raw = RawConnection(read_write_closer, False)
+        try:
+            muxed = await self.upgrade_inbound_raw_conn(raw, maddr)
+            assert isinstance(muxed, Yamux)
+            await muxed.event_closed.wait()
+        except Exception as error:
+            logger.debug("inbound connection: %r", error)
+        finally:
+            with trio.CancelScope(shield=True):
+                await quietly(raw.close)
+
+    async def add_conn(self, muxed_conn: IMuxedConn, direction: str = "unknown") -> SwarmConn:
+        """Peers are Ed25519 accounts: a connection authenticated by any other key, or by our own, is closed."""
+        if public_key_of(muxed_conn.peer_id) is None or muxed_conn.peer_id == self.self_id:
+            await quietly(muxed_conn.close)
+            raise SwarmException("the peer's key is not a usable Ed25519 key of another node")
+        return await super().add_conn(muxed_conn, direction)
+
+    async def new_stream(self, peer_id: ID) -> INetStream:
+        """A cancelled call keeps one of the connection's 256 stream slots, and when none is left it blocks silently
+        (item 13).
+
+        It is therefore not cancelled but has a deadline. Delete when the number of free slots survives cancellation
+        at any checkpoint.
+        """
+        with shielded(UPGRADE_TIMEOUT):
+            return await super().new_stream(peer_id)
+        raise SwarmException("too many streams to this peer are open")
+
+    async def dial(self, peer: ID, address: Multiaddr) -> None:
+        """Dial one address.
+
+        ``dial_peer`` tries one TCP address only, waits 250 ms even after success, and then refuses the peer for 60 s
+        after a failure (item 10); dialling by address does none of that. Delete when ``dial_peer`` no longer does.
+        """
+        await self.dial_addr(address, peer)
+
+
+def surplus_connections(connections: Sequence[INetConn], outbound_wins: bool) -> list[INetConn]:
+    """Which connections to one peer to close so that one is left, the same one at both ends (item 16).
+
+    Two nodes that dial each other at once end with two connections: the one that the smaller key dialled stays
+    (``outbound_wins``: that is us). Otherwise the peer has dialled again, so that the older one is dead: the newest
+    stays. Delete when mutual dialling leaves one.
+    """
+    live = sorted((c for c in connections if not c.is_closed), key=_created)
+    if len(live) < 2:
+        return []
+    preferred = Direction.OUTBOUND if outbound_wins else Direction.INBOUND
+    winners = [c for c in live if getattr(c, "direction", None) == preferred]
+    mutual = winners and len(winners) < len(live) and _created(live[-1]) - _created(live[0]) < SIMULTANEOUS
+    keep = (winners if mutual else live)[-1]
+    return [c for c in live if c is not keep]
+
+
+def _created(connection: INetConn) -> float:
+    return float(getattr(connection, "_created_at", 0.0))
+
+
+class ConnectionEvents(INotifee):
+    """Calls ``connected`` and ``disconnected`` with each connection made and lost; the other events are of no use."""
+
+    def __init__(self, connected: Callable[[INetConn], None], disconnected: Callable[[INetConn], None]) -> None:
+        self._connected = connected
+        self._disconnected = disconnected
+
+    async def connected(self, network: INetwork, conn: INetConn) -> None:
+        self._connected(conn)
+
+    async def disconnected(self, network: INetwork, conn: INetConn) -> None:
+        self._disconnected(conn)
+
+    async def opened_stream(self, network: INetwork, stream: INetStream) -> None:
+        pass
+
+    async def closed_stream(self, network: INetwork, stream: INetStream) -> None:
+        pass
+
+    async def listen(self, network: INetwork, multiaddr: Multiaddr) -> None:
+        pass
+
+    async def listen_close(self, network: INetwork, multiaddr: Multiaddr) -> None:
+        pass
+
+
+class GuardedHost(BasicHost):
+    """Streams and their protocols."""
+
+    async def _swarm_stream_handler(self, net_stream: INetStream) -> None:
+        """An exception that leaves a stream handler or the negotiation ends the process (item 1).
+
+        Delete when it resets the stream instead. The bound on the streams of a peer is ours.
+        """
+        assert isinstance(net_stream, NetStream)
+        connection = net_stream.swarm_conn
+        try:
+            if connection is None or len(connection.streams) > MAX_STREAMS:
+                raise StreamFailure("the peer has too many streams open")
+            await super()._swarm_stream_handler(net_stream)
+        except Exception as error:
+            logger.debug("inbound stream: %r", error)
+            await quietly(net_stream.reset)
+
+    def _schedule_identify(self, peer_id: ID, *, reason: str) -> None:
+        """Identify costs a stream per connection, runs in a task without owner, and tells peers every listen address.
+
+        Nothing here needs it. Delete when it can be switched off.
+        """
+
+    async def _push_identify_to_all_peers(self) -> None:
+        """See :meth:`_schedule_identify`."""
+
+
+async def wait_for_window(stream: NetStream) -> int:
+    """How many bytes the peer will take now; waits while there are none.
+
+    A write that waits more than 5 s for the window resets its stream (item 12): write no more than this at a time.
+    Delete when a write waits for ever.
+    """
+    muxed = stream.muxed_stream
+    assert isinstance(muxed, YamuxStream)
+    while muxed.send_window <= 0 and not muxed.closed and not muxed.conn.event_shutting_down.is_set():
+        await trio.sleep(0.01)
+    return max(1, muxed.send_window)
+
+
+def was_reset(stream: NetStream) -> bool:
+    """Whether the end of ``stream`` is a reset or a lost connection, which the library reports as a regular end.
+
+    Delete when ``NetStream.read`` raises StreamReset after a reset while it was waiting.
+    """
+    muxed = stream.muxed_stream
+    assert isinstance(muxed, YamuxStream)
+    return muxed.reset_received or muxed.conn.event_shutting_down.is_set()
+
+
+def build_host(key: KeyPair) -> GuardedHost:
+    """A host of this key with every guard in place: TCP, Noise, Yamux, no identify, no automatic dialling."""
+    install()
+    key_pair = create_new_key_pair(key.seed)
+    peer_id = ID.from_pubkey(key_pair.public_key)
+    peerstore = PeerStore()
+    peerstore.add_key_pair(peer_id, key_pair)
+    swarm = GuardedSwarm(
+        peer_id,
+        peerstore,
+        GuardedUpgrader(key_pair),
+        [tcp.TCP()],
+        retry_config=RetryConfig(max_retries=0),
+        connection_config=ConnectionConfig(
+            max_connections=MAX_CONNECTIONS,
+            high_watermark=MAX_CONNECTIONS,
+            inbound_upgrade_timeout=UPGRADE_TIMEOUT,
+            outbound_upgrade_timeout=UPGRADE_TIMEOUT,
+            inbound_stream_protocol_negotiation_timeout=UPGRADE_TIMEOUT,
+            outbound_stream_protocol_negotiation_timeout=UPGRADE_TIMEOUT,
+        ),
+    )
+    host = GuardedHost(swarm, disable_identify_address_discovery=True)
+    for protocol in list(host.get_mux().get_protocols()):
+        if protocol is not None and "/id/" in protocol:
+            host.remove_stream_handler(protocol)
+    return host
+
+
+async def quietly(close: Callable[[], Any]) -> None:
+    """Await ``close()`` and swallow its failure: what is being closed is broken already."""
+    try:
+        await close()
+    except Exception as error:
+        logger.debug("close failed: %r", error)

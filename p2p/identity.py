@@ -1,0 +1,162 @@
+"""The node's key file: 32 secret bytes, in a file that only its owner can read, under a passphrase if wanted.
+
+The file is text, one ``name: value`` per line after a title line, binary values in hex::
+
+    wwwserve key 1
+    address: 12D3KooW…
+    seed: <32 bytes>
+
+With a passphrase, three lines replace ``seed``: ``salt`` and ``limits`` (operations and bytes of memory) of Argon2id,
+which turns the passphrase into a key, and ``sealed``, the seed under that key (XSalsa20-Poly1305, libsodium's
+secretbox). The address tells whose key it is without opening it, and is checked against the seed when it is opened.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from pathlib import Path
+
+from nacl.exceptions import CryptoError
+from nacl.pwhash import argon2id
+from nacl.secret import SecretBox
+
+from chain.crypto import KeyPair
+from chain.exceptions import LedgerError
+
+TITLE = "wwwserve key 1"
+MAX_FILE = 4096
+"""Largest key file that is read, in bytes."""
+OPERATIONS, MEMORY = argon2id.OPSLIMIT_MODERATE, argon2id.MEMLIMIT_MODERATE
+"""What opening a file costs (3 passes over 256 MiB, under a second), and whoever guesses the passphrase, per guess."""
+MAX_OPERATIONS, MAX_MEMORY = argon2id.OPSLIMIT_SENSITIVE, argon2id.MEMLIMIT_SENSITIVE
+
+
+class IdentityError(LedgerError):
+    """The key file is missing, damaged, readable by others, there already, or its passphrase is wrong or missing."""
+
+
+def create_identity(path: Path, passphrase: str | None = None, seed: bytes | None = None) -> KeyPair:
+    """Write a new key file (mode 0600) and return its key; a fresh random one unless ``seed`` (32 bytes) is given.
+
+    The file appears complete or not at all, and never replaces one that is there.
+
+    Raises:
+        IdentityError: there is a file at ``path`` already, or it cannot be written.
+        KeyFormatError: ``seed`` does not have 32 bytes.
+    """
+    key = KeyPair(secrets.token_bytes(32) if seed is None else seed)
+    lines = [TITLE, f"address: {key.address}"]
+    if passphrase is None:
+        lines.append(f"seed: {key.seed.hex()}")
+    else:
+        salt = secrets.token_bytes(argon2id.SALTBYTES)
+        box = _box(passphrase, salt, OPERATIONS, MEMORY)
+        sealed = bytes(box.encrypt(key.seed))
+        lines += [f"salt: {salt.hex()}", f"limits: {OPERATIONS} {MEMORY}", f"sealed: {sealed.hex()}"]
+    try:
+        _write_new(path, "\n".join([*lines, ""]).encode())
+    except FileExistsError:
+        raise IdentityError(f"{path} is there already; a key file is never overwritten") from None
+    except OSError as error:
+        raise IdentityError(f"{path} cannot be written: {error.strerror}") from error
+    return key
+
+
+def load_identity(path: Path, passphrase: str | None = None) -> KeyPair:
+    """Read the key file at ``path``. A passphrase given for a file without one is not used.
+
+    Raises:
+        IdentityError: see there; the message says what to do.
+    """
+    fields = _parse(path, _read_private(path))
+    try:
+        if "seed" in fields:
+            seed = bytes.fromhex(fields["seed"])
+        else:
+            if passphrase is None:
+                raise IdentityError(f"{path} is protected: its passphrase is needed")
+            operations, memory = (int(limit) for limit in fields["limits"].split())
+            if operations > MAX_OPERATIONS or memory > MAX_MEMORY or memory % 1024:
+                raise ValueError("the limits are out of bounds")
+            box = _box(passphrase, bytes.fromhex(fields["salt"]), operations, memory)
+            sealed = bytes.fromhex(fields["sealed"])
+            if len(sealed) != SecretBox.NONCE_SIZE + SecretBox.MACBYTES + 32:
+                raise ValueError("the sealed seed has a wrong length")
+            try:
+                seed = box.decrypt(sealed)
+            except CryptoError:
+                raise IdentityError(f"{path} does not open: the passphrase is wrong, or the file is damaged") from None
+        key = KeyPair(seed)
+        if key.address != fields["address"]:
+            raise ValueError("the address is not that of the seed")
+    except IdentityError:
+        raise
+    except (KeyError, ValueError, TypeError, CryptoError, LedgerError) as error:
+        raise IdentityError(f"{path} is damaged ({_reason(error)}); restore it from a copy") from error
+    return key
+
+
+def _box(passphrase: str, salt: bytes, operations: int, memory: int) -> SecretBox:
+    return SecretBox(argon2id.kdf(SecretBox.KEY_SIZE, passphrase.encode(), salt, opslimit=operations, memlimit=memory))
+
+
+def _write_new(path: Path, content: bytes) -> None:
+    """Create ``path`` with ``content``, atomically and durably. FileExistsError if it is there."""
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with open(descriptor, "wb") as file:  # noqa: PTH123  # a descriptor, not a path
+            file.write(content)
+            file.flush()
+            os.fsync(descriptor)
+        os.link(draft, path)  # unlike a rename, fails if there is something
+    finally:
+        draft.unlink()
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _read_private(path: Path) -> bytes:
+    """The content of a regular file that nobody but its owner may read."""
+    try:
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise IdentityError(f"{path} is not a regular file")
+            if status.st_mode & 0o077:
+                raise IdentityError(
+                    f"{path} is a secret, but others may access it (mode {stat.S_IMODE(status.st_mode):04o}): "
+                    f"run chmod 600 {path}"
+                )
+            content = file.read(MAX_FILE + 1)
+    except FileNotFoundError:
+        raise IdentityError(f"there is no key file {path}") from None
+    except OSError as error:
+        raise IdentityError(f"{path} cannot be read: {error.strerror}") from error
+    if len(content) > MAX_FILE:
+        raise IdentityError(f"{path} is too large to be a key file")
+    return content
+
+
+def _parse(path: Path, content: bytes) -> dict[str, str]:
+    title, *lines = content.decode("utf-8", errors="replace").split("\n")
+    if title != TITLE:
+        raise IdentityError(f"{path} is not a key file (its first line is not {TITLE!r})")
+    if not lines or lines.pop():
+        raise IdentityError(f"{path} is damaged (it ends within a line); restore it from a copy")
+    fields = {}
+    for line in lines:
+        name, separator, value = line.partition(": ")
+        if not separator or name in fields:
+            raise IdentityError(f"{path} is damaged (the line {line[:20]!r}…); restore it from a copy")
+        fields[name] = value
+    return fields
+
+
+def _reason(error: Exception) -> str:
+    return f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)

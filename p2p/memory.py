@@ -1,0 +1,517 @@
+"""A network in memory: gossip with delay and loss, streams with latency, partitions and crashes, all from one seed.
+
+:class:`MemoryHub` is the world between the nodes and :class:`MemoryNetwork` is one node's end of it, with the same
+interface as the libp2p host. Whatever takes time is an entry of one queue ordered by (due time, serial number), which
+:meth:`MemoryHub.run` works off; so a run under trio's ``MockClock`` is a function of the seed, and costs one heap entry
+per message or chunk of a stream.
+
+The model, where it differs from real links: a disconnect is seen by both ends at once; gossip reaches each peer of the
+connected component after one link's delay (two if not directly connected), or not at all with probability ``loss``;
+streams lose nothing and have latency and a send window but no bandwidth.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from random import Random
+from typing import Any
+
+import trio
+
+from p2p.broadcast import Broadcast
+from p2p.network import GossipMessage, NetworkError, StreamHandler
+
+logger = logging.getLogger(__name__)
+
+MAX_GOSSIP = 1 << 20
+"""Gossip payloads are smaller than this, in bytes."""
+SEND_WINDOW = 256 * 1024
+"""Bytes of a stream that may be on the way or unread, per direction."""
+TICK = 0.001
+"""Everything arrives on a multiple of this many seconds: one wake-up of the clock then serves many arrivals."""
+QUEUE = 256
+"""Gossip messages or connection changes that a subscriber may fall behind."""
+
+Latency = Callable[[Random, bytes, bytes], float]
+"""One-way delay in seconds of the link between two peers, drawn anew for each use."""
+
+
+def uniform(low: float, high: float) -> Latency:
+    """The same uniform delay (seconds) on every link."""
+    return lambda random, source, target: random.uniform(low, high)
+
+
+class MemoryHub:
+    """The world that connects :class:`MemoryNetwork` objects.
+
+    ``dial_timeout`` is what dialling through a partition costs, in seconds. ``errors`` keeps the last exceptions other
+    than NetworkError that left a stream handler, so that a test can insist on none.
+    """
+
+    def __init__(
+        self, seed: str | int, latency: Latency | None = None, loss: float = 0.0, dial_timeout: float = 3.0
+    ) -> None:
+        self.random = Random(f"hub:{seed}")
+        self.latency = latency or uniform(0.01, 0.05)
+        self.loss = loss
+        self.dial_timeout = dial_timeout
+        self.errors: deque[Exception] = deque(maxlen=100)
+        self._queue: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._serial = 0
+        self._wake = trio.Event()
+        self._nursery: trio.Nursery | None = None
+        self._networks: dict[bytes, MemoryNetwork] = {}
+        self._addresses: dict[bytes, int] = {}
+        self._groups: dict[bytes, int] | None = None
+        self._components: dict[bytes, int] | None = None
+
+    async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
+        """Deliver until cancelled; every stream handler runs inside, and every network is dead afterwards."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            task_status.started()
+            try:
+                while True:
+                    while self._queue and self._queue[0][0] <= trio.current_time():
+                        _, _, action, arguments = heapq.heappop(self._queue)
+                        action(*arguments)
+                    self._wake = trio.Event()
+                    with trio.move_on_at(self._queue[0][0] if self._queue else math.inf):
+                        await self._wake.wait()
+            finally:
+                self._nursery = None
+                for network in list(self._networks.values()):
+                    self.kill(network.me)
+
+    # What a test does to the world
+
+    def connect_all(self) -> None:
+        """Connect every pair of living nodes that no partition separates, at once."""
+        networks = list(self._networks.values())
+        for index, one in enumerate(networks):
+            for other in networks[index + 1 :]:
+                if self._reachable(one.me, other.me):
+                    self._link(one, other)
+
+    def partition(self, groups: Iterable[Iterable[bytes]], notice: float = 0.0) -> None:
+        """Cut every link between different ``groups`` (peers in none form one more) and refuse to make new ones.
+
+        Nothing passes from now on; the two ends learn of it after ``notice`` seconds.
+        """
+        self._groups = {peer: index for index, group in enumerate(groups) for peer in group}
+        self._cut((link for link in self._links() if not self._reachable(link.one.me, link.other.me)), notice)
+
+    def heal(self) -> None:
+        """End the partition. Lost connections stay lost until someone dials."""
+        self._groups = None
+
+    def kill(self, peer: bytes, notice: float = 0.0) -> None:
+        """End ``peer``'s network as a crash does: no goodbye, streams reset, handlers cancelled.
+
+        Its neighbours learn of it after ``notice`` seconds. A new :class:`MemoryNetwork` of the same key is a restart.
+        """
+        network = self._networks.pop(peer, None)
+        if network is not None:
+            links = list(network._links.values())
+            network._die()
+            self._cut(links, notice)
+
+    # What the networks use
+
+    def _register(self, network: MemoryNetwork) -> int:
+        if network.me in self._networks:
+            raise ValueError("a network of this key is alive already")
+        self._networks[network.me] = network
+        return self._addresses.setdefault(network.me, len(self._addresses))
+
+    def _schedule(self, due: float, action: Callable[..., None], *arguments: Any) -> None:
+        self._serial += 1
+        heapq.heappush(self._queue, (math.ceil(due / TICK) * TICK, self._serial, action, arguments))
+        if self._queue[0][1] == self._serial:
+            self._wake.set()
+
+    def _delay(self, source: bytes, target: bytes) -> float:
+        return self.latency(self.random, source, target)
+
+    def _reachable(self, one: bytes, other: bytes) -> bool:
+        return self._groups is None or self._groups.get(one, -1) == self._groups.get(other, -1)
+
+    def _listener(self, address: str, peer: bytes) -> MemoryNetwork | None:
+        """The living network of ``peer`` if it listens at ``address``."""
+        network = self._networks.get(peer)
+        return network if network is not None and address in network.listen_addresses else None
+
+    def _links(self) -> list[_Link]:
+        """Every link once, in the order of the nodes' creation."""
+        return [link for network in self._networks.values() for link in network._links.values() if link.one is network]
+
+    def _link(self, one: MemoryNetwork, other: MemoryNetwork) -> None:
+        old = one._links.get(other.me) or other._links.get(one.me)
+        if old is not None:
+            if not old.severed:
+                return
+            self._drop(old)
+        link = _Link(one, other)
+        self._components = None
+        one._link_up(other.me, link)
+        other._link_up(one.me, link)
+
+    def _cut(self, links: Iterable[_Link], notice: float) -> None:
+        for link in list(links):
+            link.severed = True
+            self._components = None
+            if notice > 0:
+                self._schedule(trio.current_time() + notice, self._drop, link)
+            else:
+                self._drop(link)
+
+    def _drop(self, link: _Link) -> None:
+        """Both ends learn that ``link`` is gone. Harmless if they know."""
+        link.severed = True
+        self._components = None
+        for pair in list(link.streams.values()):
+            for stream in pair:
+                stream._fail("the connection was lost")
+        link.streams.clear()
+        link.one._link_down(link.other.me, link)
+        link.other._link_down(link.one.me, link)
+
+    def _component(self, peer: bytes) -> int:
+        """Number of the part of the gossip graph that ``peer`` is in."""
+        if self._components is None:
+            components: dict[bytes, int] = {}
+            for number, root in enumerate(self._networks):
+                found = [] if root in components else [root]
+                while found:
+                    name = found.pop()
+                    components[name] = number
+                    found += [
+                        neighbour
+                        for neighbour, link in self._networks[name]._links.items()
+                        if not link.severed and neighbour not in components
+                    ]
+            self._components = components
+        return self._components.get(peer, -1)
+
+    def _gossip(self, source: MemoryNetwork, message: GossipMessage) -> None:
+        now, component = trio.current_time(), self._component(source.me)
+        for target in self._networks.values():
+            if target is source or message.topic not in target._topics or self._component(target.me) != component:
+                continue
+            if self.loss and self.random.random() < self.loss:
+                continue
+            delay = self._delay(source.me, target.me)
+            if target.me not in source._links:
+                delay += self._delay(source.me, target.me)
+            self._schedule(now + delay, self._gossip_arrives, target, message)
+
+    def _gossip_arrives(self, target: MemoryNetwork, message: GossipMessage) -> None:
+        if target.alive and self._reachable(message.sender, target.me):
+            target._topics[message.topic].publish(message)
+
+    def _start_handler(self, network: MemoryNetwork, handler: StreamHandler, stream: MemoryStream) -> None:
+        if self._nursery is not None:
+            self._nursery.start_soon(network._run_handler, handler, stream)
+
+
+class _Link:
+    """A connection between two networks."""
+
+    __slots__ = ("one", "other", "severed", "streams")
+
+    def __init__(self, one: MemoryNetwork, other: MemoryNetwork) -> None:
+        self.one = one
+        self.other = other
+        self.severed = False
+        """Nothing passes any more, whether or not the ends know."""
+        self.streams: dict[int, tuple[MemoryStream, MemoryStream]] = {}
+
+
+class MemoryNetwork:
+    """One node's end of a :class:`MemoryHub`; see :class:`p2p.network.Network`.
+
+    Its address is ``/memory/<n>``, the same again after a restart; without ``listen`` it can only dial out.
+    """
+
+    def __init__(self, hub: MemoryHub, public_key: bytes, listen: bool = True) -> None:
+        self.hub = hub
+        self.alive = True
+        self._me = public_key
+        number = hub._register(self)
+        self._listen_addresses = (f"/memory/{number}",) if listen else ()
+        self._links: dict[bytes, _Link] = {}
+        self._peers: frozenset[bytes] = frozenset()
+        self._topics: dict[str, Broadcast[GossipMessage]] = {}
+        self._changes: Broadcast[tuple[bytes, bool]] = Broadcast(QUEUE)
+        self._handlers: dict[str, StreamHandler] = {}
+        self._scopes: dict[int, trio.CancelScope] = {}
+
+    @property
+    def me(self) -> bytes:
+        return self._me
+
+    @property
+    def listen_addresses(self) -> tuple[str, ...]:
+        return self._listen_addresses
+
+    async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
+        """Optional: tie the network's life to a nursery. When cancelled, the node is off the network at once."""
+        task_status.started()
+        try:
+            await trio.sleep_forever()
+        finally:
+            if self.hub._networks.get(self._me) is self:
+                self.hub.kill(self._me)
+
+    def peers(self) -> frozenset[bytes]:
+        return self._peers
+
+    async def connect(self, peer: bytes, addresses: Sequence[str]) -> None:
+        self._check_alive()
+        if peer in self._peers:
+            return
+        if peer == self._me:
+            raise NetworkError("a node does not dial itself")
+        if not self.hub._reachable(self._me, peer):
+            await trio.sleep(self.hub.dial_timeout)
+            raise NetworkError("the dial timed out")
+        await trio.sleep(self.hub._delay(self._me, peer) + self.hub._delay(peer, self._me))
+        for address in addresses:
+            target = self.hub._listener(address, peer)
+            if target is not None and self.hub._reachable(self._me, peer):
+                self._check_alive()
+                self.hub._link(self, target)
+                return
+        raise NetworkError("no address answered as this peer")
+
+    async def disconnect(self, peer: bytes) -> None:
+        await trio.lowlevel.checkpoint()
+        link = self._links.get(peer)
+        if link is not None:
+            self.hub._drop(link)
+
+    async def open_stream(self, peer: bytes, protocol: str) -> MemoryStream:
+        self._check_alive()
+        link = self._links.get(peer)
+        if link is None:
+            raise NetworkError("not connected to this peer")
+        target = link.other if link.one is self else link.one
+        self.hub._serial += 1
+        serial = self.hub._serial
+        here, there = MemoryStream(self.hub, link, serial, target.me), MemoryStream(self.hub, link, serial, self._me)
+        here._other, there._other = there, here
+        link.streams[serial] = (here, there)
+        here._send_event(there._opened, target, protocol)
+        try:
+            await here._wait_open()
+        except trio.Cancelled:
+            await here.reset()
+            raise
+        return here
+
+    def handle(self, protocol: str, handler: StreamHandler) -> None:
+        self._handlers[protocol] = handler
+
+    async def publish(self, topic: str, payload: bytes) -> None:
+        if len(payload) >= MAX_GOSSIP:
+            raise ValueError(f"a gossip payload of {len(payload)} bytes is not below {MAX_GOSSIP}")
+        await trio.lowlevel.checkpoint()
+        if self.alive:
+            self.hub._gossip(self, GossipMessage(topic, self._me, payload))
+
+    def subscribe(self, topic: str) -> trio.MemoryReceiveChannel[GossipMessage]:
+        return self._topics.setdefault(topic, Broadcast(QUEUE)).subscribe()
+
+    def peer_changes(self) -> trio.MemoryReceiveChannel[tuple[bytes, bool]]:
+        return self._changes.subscribe()
+
+    def _check_alive(self) -> None:
+        if not self.alive:
+            raise NetworkError("this node is off the network")
+
+    def _link_up(self, peer: bytes, link: _Link) -> None:
+        self._links[peer] = link
+        self._peers = frozenset(self._links)
+        self._changes.publish((peer, True))
+
+    def _link_down(self, peer: bytes, link: _Link) -> None:
+        if self._links.get(peer) is link:
+            del self._links[peer]
+            self._peers = frozenset(self._links)
+            self._changes.publish((peer, False))
+
+    def _die(self) -> None:
+        self.alive = False
+        for link in self._links.values():
+            for pair in list(link.streams.values()):
+                for stream in pair:
+                    if stream.peer != self._me:
+                        stream._fail("this node is off the network")
+        self._links.clear()
+        self._peers = frozenset()
+        for scope in self._scopes.values():
+            scope.cancel()
+
+    async def _run_handler(self, handler: StreamHandler, stream: MemoryStream) -> None:
+        if not self.alive:
+            return
+        scope = self._scopes[stream._serial] = trio.CancelScope()
+        try:
+            with scope:
+                await handler(stream)
+                await stream.close()
+        except Exception as error:
+            if not isinstance(error, NetworkError):
+                self.hub.errors.append(error)
+                logger.error("a stream handler failed", exc_info=error)
+            await stream.reset()
+        finally:
+            del self._scopes[stream._serial]
+
+
+class MemoryStream:
+    """One end of a stream; see :class:`p2p.network.RawStream`."""
+
+    __slots__ = (
+        "_closed",
+        "_ended",
+        "_failure",
+        "_hub",
+        "_inbox",
+        "_last_due",
+        "_link",
+        "_open",
+        "_other",
+        "_peer",
+        "_readable",
+        "_serial",
+        "_unread",
+        "_writable",
+    )
+    _other: MemoryStream
+
+    def __init__(self, hub: MemoryHub, link: _Link, serial: int, peer: bytes) -> None:
+        self._hub = hub
+        self._link = link
+        self._serial = serial
+        self._peer = peer
+        self._inbox = bytearray()
+        self._unread = 0  # bytes sent from here that the other end has not read
+        self._last_due = 0.0
+        self._open = False
+        self._ended = False  # the other end has closed
+        self._closed = False  # this end has closed
+        self._failure = ""
+        self._readable = trio.lowlevel.ParkingLot()
+        self._writable = trio.lowlevel.ParkingLot()
+
+    @property
+    def peer(self) -> bytes:
+        return self._peer
+
+    async def send(self, data: bytes) -> None:
+        await trio.lowlevel.checkpoint()
+        view = memoryview(data)
+        while True:
+            self._check()
+            if self._ended:
+                raise NetworkError("the peer has closed the stream")
+            room = SEND_WINDOW - self._unread
+            if room > 0 and len(view):
+                chunk, view = bytes(view[:room]), view[room:]
+                self._unread += len(chunk)
+                self._send_event(self._other._arrive, chunk)
+            if not len(view):
+                return
+            await self._writable.park()
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        await trio.lowlevel.checkpoint()
+        while True:
+            self._check()
+            if self._inbox:
+                data = bytes(self._inbox[:max_bytes])
+                del self._inbox[:max_bytes]
+                self._other._unread -= len(data)
+                self._other._writable.unpark_all()
+                return data
+            if self._ended:
+                return b""
+            await self._readable.park()
+
+    async def close(self) -> None:
+        if not self._closed and not self._failure:
+            self._closed = True
+            self._inbox.clear()
+            self._wake()
+            self._send_event(self._other._end)
+
+    async def reset(self) -> None:
+        if not self._failure:
+            self._fail("the stream was reset")
+            self._send_event(self._other._fail, "the peer reset the stream")
+
+    def _check(self) -> None:
+        if self._failure or self._closed:
+            raise NetworkError(self._failure or "the stream is closed")
+
+    async def _wait_open(self) -> None:
+        while not self._open:
+            self._check()
+            await self._readable.park()
+
+    def _send_event(self, action: Callable[..., None], *arguments: Any) -> None:
+        """Let ``action`` happen at the other end, after the link's delay and after everything sent before."""
+        due = trio.current_time() + self._hub._delay(self._other._peer, self._peer)
+        self._last_due = max(self._last_due, due)
+        self._hub._schedule(self._last_due, self._pass, action, arguments)
+
+    def _pass(self, action: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+        if not self._link.severed:
+            action(*arguments)
+
+    def _opened(self, network: MemoryNetwork, protocol: str) -> None:
+        """The other end asks for ``protocol``; ``self`` is the end of ``network``, the one that is asked."""
+        handler = network._handlers.get(protocol)
+        if self._failure:
+            return
+        if handler is None:
+            self._fail("refused")
+            self._send_event(self._other._fail, f"the peer does not speak {protocol}")
+            return
+        self._open = True
+        self._send_event(self._other._accepted)
+        self._hub._start_handler(network, handler, self)
+
+    def _accepted(self) -> None:
+        self._open = True
+        self._wake()
+
+    def _arrive(self, chunk: bytes) -> None:
+        if self._closed or self._failure:
+            self._other._unread -= len(chunk)
+        else:
+            self._inbox += chunk
+            self._readable.unpark_all()
+
+    def _end(self) -> None:
+        self._ended = True
+        self._wake()
+        if self._closed:
+            self._link.streams.pop(self._serial, None)
+
+    def _fail(self, reason: str) -> None:
+        if not self._failure:
+            self._failure = reason
+            self._inbox.clear()
+            self._wake()
+            if self._other._failure:
+                self._link.streams.pop(self._serial, None)
+
+    def _wake(self) -> None:
+        self._readable.unpark_all()
+        self._writable.unpark_all()
