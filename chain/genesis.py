@@ -261,7 +261,11 @@ def _from_json(content: Any) -> Genesis:
     )
     accounts = []
     for item in _list(fields["accounts"], "accounts"):
-        if isinstance(item, dict) and isinstance(item.get("address"), str):
+        if isinstance(item, dict) and "public_key" in item:
+            raise GenesisError("accounts: unknown field 'public_key'")
+        if isinstance(item, dict) and "address" in item:
+            if not isinstance(item["address"], str):
+                raise GenesisError("accounts: address: expected text")
             item = {**item, "public_key": crypto.parse_address(item["address"])}
             del item["address"]
         entry = _fields(GenesisAccount, item, "accounts")

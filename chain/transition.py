@@ -19,6 +19,7 @@ from chain.genesis import Genesis, compute_serving_table
 from chain.ledger import BlockContext, process_operation, settle_due_captures
 from chain.operations import SignedOperation
 from chain.state import HISTORY_KEY, Draft, State, table_key
+from chain.validators import ValidatorSet
 from chain.votes import Certificate, VoteKind
 
 HEADER_ROOM = 4 * 1024
@@ -173,7 +174,7 @@ def get_evidence_claims(genesis: Genesis, parent: Header, block: Block) -> list[
             if last_view != parent.view:
                 raise InvalidBlock("parent_certificate", f"is of view {last_view}, the parent of view {parent.view}")
         voters = get_validators(genesis, parent.epoch)
-        claims += [("parent_certificate", claim) for claim in certificate.claims(genesis.chain_id, voters)]
+        claims += _get_certificate_claims("parent_certificate", genesis, certificate, voters)
     skipped = [(c.kind, c.epoch, c.view) for c in body.nullifications]
     # Counted first: the view is the proposer's claim, and a list of all views below 2^62 would not end.
     if len(skipped) != header.view - last_view - 1 or any(
@@ -181,8 +182,17 @@ def get_evidence_claims(genesis: Genesis, parent: Header, block: Block) -> list[
     ):
         raise InvalidBlock("nullifications", f"do not cover exactly the views {last_view + 1} to {header.view - 1}")
     for nullification in body.nullifications:
-        claims += [("nullifications", claim) for claim in nullification.claims(genesis.chain_id, validators)]
+        claims += _get_certificate_claims("nullifications", genesis, nullification, validators)
     return claims
+
+
+def _get_certificate_claims(
+    field: str, genesis: Genesis, certificate: Certificate, validators: ValidatorSet
+) -> list[tuple[str, crypto.Claim]]:
+    try:
+        return [(field, claim) for claim in certificate.claims(genesis.chain_id, validators)]
+    except InvalidCertificate as error:
+        raise InvalidCertificate(error.reason, field) from error
 
 
 def verify_finality(genesis: Genesis, header: Header, certificate: Certificate) -> None:

@@ -25,6 +25,7 @@ from chain.blockstore import BlockStore
 from chain.epochs import get_beacon, get_epoch, get_last_height, get_validators
 from chain.exceptions import InvalidBlock
 from chain.genesis import Genesis
+from chain.state import State
 from chain.transition import build_block
 from chain.votes import Certificate
 from consensus.claims import KnownClaims, execute_block
@@ -139,9 +140,9 @@ class Agreement:
     # What the engine asks.
 
     @property
-    def header(self) -> Header:
-        """The last final header."""
-        return self._tree.header
+    def final(self) -> tuple[Header, State]:
+        """The last final header, and the state after its block."""
+        return self._tree.header, self._tree.state
 
     @property
     def leader(self) -> bytes:

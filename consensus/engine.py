@@ -117,7 +117,7 @@ class Engine(Outlet):
             self.settings.timeouts, self.settings.block_spacing,
         )  # fmt: skip
         self._sync = SyncClient(
-            genesis, streams, runtime, lambda: (store.header, store.state), self._on_segment,
+            genesis, streams, runtime, lambda: self._agreement.final, self._on_segment,
             genesis.parameters.idle_beat / 1000,
         )  # fmt: skip
         self._server = SyncServer(store, self._agreement.find_block, self._mempool.get)
@@ -141,16 +141,16 @@ class Engine(Outlet):
     @property
     def header(self) -> Header:
         """The last final header."""
-        return self._store.header
+        return self._agreement.final[0]
 
     @property
     def state(self) -> State:
         """The state after the last final block."""
-        return self._store.state
+        return self._agreement.final[1]
 
     def chain_time(self) -> int:
         """Chain time of the last final block in ms. The next block's is later, by at most the idle beat."""
-        return self._store.header.chain_time
+        return self.header.chain_time
 
     async def submit(self, operation: SignedOperation) -> None:
         """Check an operation and send it on its way into a block. Submitting it once more is harmless.
@@ -214,7 +214,7 @@ class Engine(Outlet):
         """Where this node stands."""
         simplex = self._agreement.simplex
         return Status(
-            height=self._store.height,
+            height=self.header.height,
             epoch=simplex.epoch,
             view=simplex.view,
             is_validator=self._me in simplex.validators,

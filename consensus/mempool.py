@@ -14,6 +14,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Container, Iterable
 from dataclasses import dataclass
+from itertools import takewhile
 
 from chain.blocks import Block, Header
 from chain.epochs import get_epoch
@@ -54,21 +55,23 @@ class _Entry:
     fee: int
     ready: bool = False
     reason: str = ""
-    """Why it is not ready."""
+    """Why it is not ready, unless for an earlier nonce."""
 
 
 class _Account:
     """What one account has pending."""
 
-    __slots__ = ("fees", "nonced", "one_time", "size")
+    __slots__ = ("fees", "next_nonce", "nonced", "one_time", "size")
 
-    def __init__(self) -> None:
+    def __init__(self, nonce: int) -> None:
         self.nonced: dict[int, _Entry] = {}
         self.one_time: dict[bytes, _Entry] = {}
         """By id, in order of arrival."""
         self.size = 0
         self.fees = 0
         """Of the operations with a nonce."""
+        self.next_nonce = nonce
+        """The first nonce that is missing: those pending below it follow the account's without a gap."""
 
 
 class Mempool:
@@ -134,7 +137,7 @@ class Mempool:
             raise AlreadyKnown("the operation is final already")
         operation, signer = signed.operation, signed.signer
         account = self._state.account(signer)
-        pending = self._accounts.get(signer) or _Account()
+        pending = self._accounts.get(signer) or _Account(account.nonce)
         fee = compute_fee(self._genesis, signed)
         if isinstance(operation, NoncedOperation):
             if operation.nonce < account.nonce:
@@ -170,7 +173,7 @@ class Mempool:
         entry = _Entry(signed, self._arrivals, size, compute_fee(self._genesis, signed))
         pending = self._accounts.get(signed.signer)
         if pending is None:
-            pending = self._accounts[signed.signer] = _Account()
+            pending = self._accounts[signed.signer] = _Account(self._state.account(signed.signer).nonce)
             self._weights[0][signed.signer] = None
         if isinstance(signed.operation, NoncedOperation):
             pending.nonced[signed.operation.nonce] = entry
@@ -180,7 +183,8 @@ class Mempool:
         self._entries[signed.id] = entry
         self._resize(signed.signer, pending, size)
         if isinstance(signed.operation, NoncedOperation):
-            self._judge_nonced(signed.signer, now)
+            self._set_ready(entry, False, "", now)
+            self._close_gap(pending, now)
         else:
             self._judge_one_time(entry, now)
         while len(self._waiting) > MAX_WAITING:
@@ -189,7 +193,10 @@ class Mempool:
     def get_reason(self, operation_id: bytes) -> str | None:
         """Why a pending operation is not ready, or None if it is ready or not pending."""
         entry = self._entries.get(operation_id)
-        return None if entry is None or entry.ready else entry.reason
+        if entry is None or entry.ready:
+            return None
+        missing = self._accounts[entry.operation.signer].next_nonce
+        return entry.reason or f"the operation with the nonce {missing} is missing"
 
     def has_ready(self, excluded: Container[bytes] = ()) -> bool:
         """Whether there is work for a block, beside the operations ``excluded`` by id (those in blocks not yet final).
@@ -211,8 +218,7 @@ class Mempool:
         """
         lines: list[list[_Entry]] = []
         for pending in self._accounts.values():
-            nonced = [pending.nonced[nonce] for nonce in sorted(pending.nonced)]
-            for entries in (nonced, list(pending.one_time.values())):
+            for entries in (_get_ready_run(pending.nonced), pending.one_time.values()):
                 line = [entry for entry in entries if entry.ready and entry.operation.id not in excluded]
                 if line:
                     lines.append(line)
@@ -274,7 +280,7 @@ class Mempool:
             self.remove(operation_id)
 
     def _judge_nonced(self, signer: bytes, now: float) -> None:
-        """Ready are those that follow the account's nonce without a gap, as far as it can pay their fees."""
+        """Ready are those that follow the account's nonce without a gap; what it cannot pay for is dropped."""
         account, pending = self._state.account(signer), self._accounts[signer]
         expected, fees = account.nonce, 0
         for nonce in sorted(pending.nonced):
@@ -287,7 +293,13 @@ class Mempool:
                 self._set_ready(entry, True, "", now)
                 expected += 1
             else:
-                self._set_ready(entry, False, f"the operation with the nonce {expected} is missing", now)
+                self._set_ready(entry, False, "", now)
+        pending.next_nonce = expected
+
+    def _close_gap(self, pending: _Account, now: float) -> None:
+        while (entry := pending.nonced.get(pending.next_nonce)) is not None:
+            self._set_ready(entry, True, "", now)
+            pending.next_nonce += 1
 
     def _judge_one_time(self, entry: _Entry, now: float) -> None:
         try:
@@ -330,6 +342,7 @@ class Mempool:
         if isinstance(operation, NoncedOperation):
             del pending.nonced[operation.nonce]
             pending.fees -= entry.fee
+            pending.next_nonce = min(pending.next_nonce, operation.nonce)
         else:
             del pending.one_time[operation_id]
         self._resize(signer, pending, -entry.size)
@@ -344,6 +357,11 @@ class Mempool:
         elif after != before:
             del self._weights[before][signer]
             self._weights[after][signer] = None
+
+
+def _get_ready_run(nonced: dict[int, _Entry]) -> list[_Entry]:
+    """The entries in the order of nonces, up to the first that is not ready."""
+    return list(takewhile(lambda entry: entry.ready, (nonced[nonce] for nonce in sorted(nonced))))
 
 
 def _get_context(genesis: Genesis, header: Header) -> BlockContext:

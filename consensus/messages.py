@@ -169,6 +169,4 @@ class Reject:
     reason: str
 
 
-Effect = (
-    PersistVote | Broadcast | Send | SetTimer | StopTimer | Build | Check | Fetch | Commit | Conflict | Reject
-)
+Effect = PersistVote | Broadcast | Send | SetTimer | StopTimer | Build | Check | Fetch | Commit | Conflict | Reject

@@ -294,7 +294,7 @@ class SyncClient:
     async def run(self) -> None:
         """Look around at every hint, at every new peer, and now and then, until cancelled."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._watch_peers)
+            nursery.start_soon(self._watch_peers, self._streams.network.peer_changes())
             while True:
                 if not await self._look_around():
                     self.target = 0
@@ -333,8 +333,8 @@ class SyncClient:
                 await trio.sleep(HINT_DELAY)
                 return
 
-    async def _watch_peers(self) -> None:
-        async for _, is_connected in self._streams.network.peer_changes():
+    async def _watch_peers(self, changes: trio.MemoryReceiveChannel[tuple[bytes, bool]]) -> None:
+        async for _, is_connected in changes:
             if is_connected:
                 self.hint()
 

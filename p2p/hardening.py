@@ -58,7 +58,7 @@ WRITE_TIMEOUT = 5.0
 """Seconds after which one frame that cannot be written ends its connection."""
 KEEPALIVE_INTERVAL = 3.0
 KEEPALIVE_TIMEOUT = 5.0
-"""A peer that leaves a ping unanswered for this long (seconds) is gone."""
+"""A peer that leaves a ping unanswered for this long (seconds), and sends nothing else, is gone."""
 SIMULTANEOUS = 10.0
 """Two connections made within this many seconds of one another come from mutual dialling."""
 
@@ -126,6 +126,18 @@ def shielded(seconds: float) -> trio.CancelScope:
 class GuardedYamux(Yamux):
     """The multiplexer of one connection."""
 
+    def __init__(self, secured_conn: ISecureConn, peer_id: ID, is_initiator: bool) -> None:
+        super().__init__(secured_conn, peer_id, is_initiator)
+        self._heard = 0.0
+        read = secured_conn.read
+
+        async def read_and_note(n: int | None = None) -> bytes:
+            data = await read(n)
+            self._heard = trio.current_time()
+            return data
+
+        vars(secured_conn)["read"] = read_and_note
+
     async def _write_frame(self, data: bytes) -> None:
         """Cancelling a writer tears the encrypted stream in two and thereby ends the whole connection; and a writer
         stuck on a stopped peer keeps ``close`` waiting for the lock for ever.
@@ -144,7 +156,8 @@ class GuardedYamux(Yamux):
         """A stopped peer or a dead link is never noticed (item 14).
 
         The library's own health monitor opens a stream per ping (4 ms of CPU at each end) and pings one peer after the
-        other; the multiplexer's ping costs one frame. Delete when the multiplexer closes on missing pongs.
+        other; the multiplexer's ping costs one frame. Whatever arrives counts as an answer, because a pong may wait
+        behind megabytes on a slow link. Delete when the multiplexer closes on missing pongs.
         """
         while not self.event_shutting_down.is_set():
             await trio.sleep(KEEPALIVE_INTERVAL)
@@ -158,7 +171,7 @@ class GuardedYamux(Yamux):
             self._ping_sent_time = trio.current_time()
             with trio.move_on_after(KEEPALIVE_TIMEOUT) as deadline:
                 await self._ping_event.wait()
-            if deadline.cancelled_caught:
+            if deadline.cancelled_caught and self._heard < self._ping_sent_time:
                 await self.secured_conn.close()  # the reading task sees this and cleans up
                 return
 
@@ -173,7 +186,7 @@ class GuardedUpgrader(TransportUpgrader):
     async def upgrade_connection(self, conn: ISecureConn, peer_id: ID) -> IMuxedConn:
         """The library builds its own Yamux whatever class was given. Delete when it uses the given one."""
         await self.muxer_multistream.select_transport(conn)
-        return GuardedYamux(conn, peer_id, is_initiator=conn.is_initiator)
+        return GuardedYamux(conn, peer_id, conn.is_initiator)
 
 
 class _NoAutoConnector(AutoConnector):
@@ -316,7 +329,7 @@ async def wait_for_window(stream: NetStream) -> int:
     """
     muxed = stream.muxed_stream
     assert isinstance(muxed, YamuxStream)
-    while muxed.send_window <= 0 and not muxed.closed and not muxed.conn.event_shutting_down.is_set():
+    while muxed.send_window <= 0 and not muxed.send_closed and not muxed.closed:
         await trio.sleep(0.01)
     return max(1, muxed.send_window)
 

@@ -67,9 +67,7 @@ class Libp2pNetwork:
     only dials out. ``announce`` replaces what :attr:`listen_addresses` reports, for a node behind a forwarded port.
     """
 
-    def __init__(
-        self, key: KeyPair, listen: Sequence[str], runtime: Runtime, *, announce: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, key: KeyPair, listen: Sequence[str], runtime: Runtime, *, announce: Sequence[str] = ()) -> None:
         self._key = key
         self._listen = [Multiaddr(address) for address in listen]
         self._announce = tuple(announce)
@@ -244,9 +242,7 @@ class Libp2pNetwork:
         except trio.TooSlowError:
             raise NetworkError(f"{format_address(peer)} did not open a stream within {OPEN_TIMEOUT:g} s") from None
         except Exception as error:
-            raise NetworkError(
-                f"{format_address(peer)} opens no stream of {protocol}: {_root_cause(error)}"
-            ) from error
+            raise NetworkError(f"{format_address(peer)} opens no stream of {protocol}: {_root_cause(error)}") from error
         assert isinstance(stream, NetStream)
         return Libp2pStream(stream, peer, self._drain_soon)
 

@@ -1,8 +1,9 @@
 """Time, chance and threads: the one door through which they enter the program.
 
-Monotonic time is trio's own clock (``trio.current_time``, ``trio.sleep``), which a simulation replaces by ``MockClock``.
-What trio does not offer is wall time, randomness and worker threads; a :class:`Runtime` supplies these three. Every
-service takes one as an argument, and none reads the world in any other way, so that a run is a function of its seed.
+Monotonic time is trio's own clock (``trio.current_time``, ``trio.sleep``), which a simulation replaces by a
+``MockClock``. What trio does not offer is wall time, randomness and worker threads; a :class:`Runtime` supplies these
+three. Every service takes one as an argument, and none reads the world in any other way, so that a run is a function
+of its seed.
 """
 
 from __future__ import annotations

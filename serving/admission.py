@@ -1,0 +1,92 @@
+"""Admission: two bounded queues, the owner's users and delegated requests, in front of the backend's slots."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from enum import IntEnum
+
+import trio
+
+
+class Origin(IntEnum):
+    """Whose request it is."""
+
+    OWN = 0
+    DELEGATED = 1
+
+
+class QueueFull(Exception):
+    """The queue for this kind of request is full."""
+
+
+class Admission:
+    """Gives out the ``capacity`` slots of a backend in order of arrival, the owner's queue first if so wished.
+
+    At most ``max_queue`` requests wait in each queue.
+    """
+
+    def __init__(self, capacity: int, max_queue: int, prioritize_own: bool) -> None:
+        self.capacity = capacity
+        self.max_queue = max_queue
+        self.prioritize_own = prioritize_own
+        self.running = 0
+        self._queues: tuple[deque[tuple[int, trio.Event]], ...] = (deque(), deque())
+        self._arrivals = 0
+
+    def waiting(self, origin: Origin) -> int:
+        """Requests in one queue."""
+        return len(self._queues[origin])
+
+    @property
+    def total_waiting(self) -> int:
+        """Requests in both queues."""
+        return sum(len(queue) for queue in self._queues)
+
+    @property
+    def utilization(self) -> float:
+        """Slots taken and requests waiting, over the slots there are."""
+        return (self.running + self.total_waiting) / self.capacity
+
+    @asynccontextmanager
+    async def slot(self, origin: Origin) -> AsyncIterator[None]:
+        """Wait for a slot and hold it.
+
+        Raises:
+            QueueFull: no slot is free and the queue has no room.
+        """
+        await self._acquire(origin)
+        try:
+            yield
+        finally:
+            self._release()
+
+    async def _acquire(self, origin: Origin) -> None:
+        if self.running < self.capacity:
+            self.running += 1
+            return
+        queue = self._queues[origin]
+        if len(queue) >= self.max_queue:
+            raise QueueFull(f"{len(queue)} requests are waiting already")
+        self._arrivals += 1
+        ticket = (self._arrivals, trio.Event())
+        queue.append(ticket)
+        try:
+            await ticket[1].wait()
+        except trio.Cancelled:
+            if ticket[1].is_set():  # the slot was handed over in the moment of cancellation
+                self._release()
+            else:
+                queue.remove(ticket)
+            raise
+
+    def _release(self) -> None:
+        """Hand the slot to whoever is next, or free it."""
+        own, delegated = self._queues
+        if own and (self.prioritize_own or not delegated or own[0][0] < delegated[0][0]):
+            own.popleft()[1].set()
+        elif delegated:
+            delegated.popleft()[1].set()
+        else:
+            self.running -= 1

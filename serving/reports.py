@@ -1,0 +1,153 @@
+"""What a node says about itself to its owner, as plain data: the answers of the admin listener.
+
+Amounts are in micro-credits, public keys are addresses, hashes are hex.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from itertools import islice
+from typing import Any
+
+import trio
+
+from chain.crypto import format_address
+from serving.admission import Origin
+from serving.market import RequestRecord
+from serving.parts import NodeParts
+
+
+def report_health(node: NodeParts) -> dict[str, Any]:
+    """Whether the node runs, and how its ledger stands; seconds are those since a block became final here."""
+    status = node.engine.status()
+    return {
+        "status": "ok",
+        "height": status.height,
+        "final_age_s": round(status.final_age, 1),
+        "is_syncing": status.is_syncing,
+    }
+
+
+async def report_status(node: NodeParts) -> dict[str, Any]:
+    """Where the node stands: ledger, peers, models, requests."""
+    genesis, status = node.engine.genesis, node.engine.status()
+    counters = node.market.counters
+    return {
+        "address": node.key.address,
+        "chain": genesis.name,
+        "chain_id": genesis.chain_id.hex(),
+        "height": status.height,
+        "block": node.engine.header.id.hex(),
+        "final_age_s": round(status.final_age, 1),
+        "is_syncing": status.is_syncing,
+        "epoch": status.epoch,
+        "view": status.view,
+        "is_validator": status.is_validator,
+        "mempool_operations": status.mempool_operations,
+        "connected_peers": status.peers,
+        "known_peers": len(node.discovery.view),
+        "listening": list(node.network.listen_addresses),
+        "models": list(await node.services.get_models()),
+        "requests_local": counters.local,
+        "requests_offloaded": counters.offloaded,
+        "requests_completed": counters.completed,
+        "requests_refused": counters.refused,
+        "requests_failed": counters.failed,
+        "completion_tokens": counters.completion_tokens,
+        "offers_served": node.executor.served,
+        "offers_declined": node.executor.declined,
+    }
+
+
+def report_peers(node: NodeParts) -> dict[str, Any]:
+    """Who is online, and what they say of themselves; ``utilization`` in permille."""
+    connected = node.network.peers()
+    return {
+        "peers": [
+            {
+                "address": format_address(peer.peer),
+                "connected": peer.peer in connected,
+                "addresses": list(peer.addresses),
+                "relays": list(peer.relays),
+                "models": list(peer.models),
+                "running": peer.load.running,
+                "waiting": peer.load.waiting,
+                "utilization": peer.load.utilization,
+                "bonded": node.engine.state.account(peer.peer).bonded,
+            }
+            for peer in node.discovery.view.present()
+        ]
+    }
+
+
+async def report_models(node: NodeParts) -> dict[str, Any]:
+    """Models that can be asked for, with the others who stand behind each and their stake; and the own backends."""
+    local = await node.services.get_models()
+    table = node.engine.state.serving_table(node.engine.header.epoch)
+    entries = [] if table is None else [entry for entry in table.entries if entry.public_key != node.key.public_key]
+    models = []
+    for model in await node.market.get_models():
+        stakes = [entry.stake for entry in entries if model in entry.models]
+        models.append({"id": model, "local": model in local, "executors": len(stakes), "stake": sum(stakes)})
+    backends = [
+        {
+            "capacity": admission.capacity,
+            "running": admission.running,
+            "queued_own": admission.waiting(Origin.OWN),
+            "queued_delegated": admission.waiting(Origin.DELEGATED),
+        }
+        for admission in node.services.admissions
+    ]
+    return {"models": models, "backends": backends}
+
+
+def report_requests(node: NodeParts, limit: int) -> dict[str, Any]:
+    """The last ``limit`` requests of this node's users, newest first."""
+    return {"requests": [_report_request(node, record) for record in islice(reversed(node.market.records), limit)]}
+
+
+def _report_request(node: NodeParts, record: RequestRecord) -> dict[str, Any]:
+    """``amount`` is what was paid, once that is final at ``settled_height``; None for what was served here."""
+    payment = None if record.hold_id is None else node.payments.find(record.hold_id)
+    executor = None if record.outcome == "refused" else "local"
+    return {
+        "id": record.id,
+        "model": record.model,
+        "executor": executor if record.executor is None else format_address(record.executor),
+        "attempt": record.attempt,
+        "age_s": round(trio.current_time() - record.started, 1),
+        "ttft_ms": _to_ms(record.started, record.first_byte),
+        "duration_ms": _to_ms(record.started, record.finished),
+        "completion_tokens": record.completion_tokens,
+        "outcome": record.outcome,
+        "hold": None if record.hold_id is None else record.hold_id.hex(),
+        "held": None if payment is None else payment.amount,
+        "amount": None if payment is None else payment.paid,
+        "hold_height": None if payment is None else payment.hold_height,
+        "settled_height": None if payment is None else payment.settled_height,
+    }
+
+
+def _to_ms(since: float, until: float | None) -> float | None:
+    return None if until is None else round(1000 * (until - since), 1)
+
+
+def report_wallet(node: NodeParts) -> dict[str, Any]:
+    """The account: final balances, what may be promised of them now, and what answering others has earned."""
+    account = node.engine.state.account(node.key.public_key)
+    return {
+        "address": node.key.address,
+        "nonce": account.nonce,
+        "available": account.available,
+        "spendable": node.payments.spendable,
+        "held": account.held,
+        "bonded": account.bonded,
+        "unbonding": sum(part.amount for part in account.unbonding),
+        "earned": node.payments.earned,
+        "models": list(account.models),
+    }
+
+
+def report_policy(node: NodeParts) -> dict[str, Any]:
+    """The numbers of the policy in force."""
+    return asdict(node.policy.parameters)

@@ -1,0 +1,364 @@
+"""The router: finds an executor for a request, and replaces it while the user has seen nothing of it.
+
+Candidates come in the order of the executor lottery; those out of reach are skipped, and of the next two the less
+loaded goes first (power of two choices, Mitzenmacher 2001). Each attempt pays with a hold of its own. Once a byte of a
+stream has gone to the user the executor is not replaced: another one would contradict it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import structlog
+import trio
+from consensus.engine import Engine
+
+from chain.crypto import KeyPair, format_address
+from chain.epochs import get_beacon
+from chain.exceptions import CodecError, InvalidOperation
+from chain.lottery import compute_lottery_seed
+from chain.operations import Hold, compute_digest, compute_hold_id
+from p2p.announcements import Announcement
+from p2p.network import NetworkError
+from p2p.runtime import Runtime
+from p2p.streams import Exchange, Streams
+from serving.backends.backend import BackendError
+from serving.offers import (
+    PART_SIZE,
+    PROTOCOL,
+    Accepted,
+    Declined,
+    Failed,
+    Final,
+    Head,
+    Message,
+    Offer,
+    Part,
+    Payment,
+    Receipt,
+    Working,
+    decode_message,
+    encode_message,
+    is_signed_delivery,
+)
+from serving.payments import Payments
+from serving.requests import Request
+from serving.usage import AnswerTap
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RouterSettings:
+    """Times in seconds; ``hold_time`` is chain time in ms."""
+
+    accept_timeout: float = 5.0
+    first_part: float = 30.0
+    queue_timeout: float = 120.0
+    stall: float = 15.0
+    hold_time: int = 600_000
+
+
+FindPeer = Callable[[bytes], Announcement | None]
+"""Looks up what a peer says of itself; None if it is not present."""
+
+
+FULL = 1000
+"""Utilization, in permille, of a peer that is not present."""
+
+
+class NoExecutor(Exception):
+    """Nobody who was drawn took the request; the message says what each one answered."""
+
+
+class _AttemptFailed(Exception):
+    """One candidate did not deliver."""
+
+
+@dataclass(slots=True)
+class Answer:
+    """An executor's answer. ``body`` may be iterated once and raises BackendError if the executor breaks off."""
+
+    status: int
+    content_type: str
+    body: AsyncIterator[bytes]
+    executor: bytes
+    attempt: int
+    hold_id: bytes
+
+
+class Router:
+    """Offloads requests of this node."""
+
+    def __init__(
+        self,
+        key: KeyPair,
+        engine: Engine,
+        streams: Streams,
+        payments: Payments,
+        find_peer: FindPeer,
+        runtime: Runtime,
+        settings: RouterSettings | None = None,
+    ) -> None:
+        self._key = key
+        self._engine = engine
+        self._streams = streams
+        self._payments = payments
+        self._find_peer = find_peer
+        self._runtime = runtime
+        self._settings = settings or RouterSettings()
+
+    def has_executors(self, model: str) -> bool:
+        """Whether anybody else stands behind ``model`` in this epoch."""
+        table = self._engine.state.serving_table(self._get_epoch())
+        return table is not None and any(
+            model in entry.models and entry.public_key != self._key.public_key for entry in table.entries
+        )
+
+    def get_models(self) -> set[str]:
+        """Every model that somebody stands behind in this epoch."""
+        table = self._engine.state.serving_table(self._get_epoch())
+        return {model for entry in table.entries for model in entry.models} if table is not None else set()
+
+    def _get_epoch(self) -> int:
+        return self._engine.header.epoch
+
+    @asynccontextmanager
+    async def complete(self, request: Request) -> AsyncIterator[Answer]:
+        """Offload a request. Leaving the context early cancels the work of the executor.
+
+        Raises:
+            CannotAfford: this node cannot pay for it.
+            NoExecutor: nobody takes it.
+        """
+        amount = self._payments.compute_price(request.model, len(request.body), request.max_tokens)
+        self._payments.check_affordable(amount)
+        epoch, seq = self._get_epoch(), self._payments.take_seq()
+        answers: list[str] = []
+        async with AsyncExitStack() as stack:
+            for attempt, payee in self._draw(request.model, epoch, seq):
+                terms = _Terms(request, amount, epoch, seq, attempt, payee)
+                try:
+                    answer = await stack.enter_async_context(self._attempt(terms))
+                except _AttemptFailed as error:
+                    log.info("executor did not deliver", executor=format_address(payee), reason=str(error))
+                    answers.append(str(error))
+                    continue
+                yield answer
+                return
+        raise NoExecutor("; ".join(answers) or "no executor is in reach")
+
+    def _draw(self, model: str, epoch: int, seq: int) -> list[tuple[int, bytes]]:
+        """Positions and keys of the candidates in reach, in the order in which to ask them."""
+        table = self._engine.state.serving_table(epoch)
+        if table is None:
+            return []
+        seed = compute_lottery_seed(get_beacon(self._engine.genesis, epoch), self._key.public_key, seq)
+        limit = self._engine.genesis.parameters.max_attempts
+        order = zip(range(limit), table.lottery(model).order(seed, self._key.public_key), strict=False)
+        candidates = [(attempt, payee) for attempt, payee in order if self._find_peer(payee) is not None]
+        if len(candidates) >= 2 and self._load(candidates[1][1]) < self._load(candidates[0][1]):
+            candidates[0], candidates[1] = candidates[1], candidates[0]
+        return candidates
+
+    def _load(self, payee: bytes) -> int:
+        announcement = self._find_peer(payee)
+        return announcement.load.utilization if announcement is not None else FULL
+
+    async def _connect(self, payee: bytes) -> None:
+        announcement = self._find_peer(payee)
+        if announcement is not None:
+            with trio.fail_after(self._settings.accept_timeout):
+                await self._streams.network.connect(payee, announcement.addresses)
+
+    @asynccontextmanager
+    async def _attempt(self, terms: _Terms) -> AsyncIterator[Answer]:
+        """Offer to one candidate and wait until its answer begins (in a stream) or is whole.
+
+        Raises:
+            _AttemptFailed: it declined, failed or fell silent before that.
+        """
+        async with AsyncExitStack() as stack:
+            try:
+                await self._connect(terms.payee)
+                attempt = _Attempt(self, terms)
+                exchange = await stack.enter_async_context(self._streams.open(terms.payee, PROTOCOL))
+                answer = await attempt.begin(exchange)
+            except (NetworkError, CodecError, trio.TooSlowError, BackendError) as error:
+                raise _AttemptFailed(str(error) or "no answer in time") from error
+            yield answer
+
+
+@dataclass(frozen=True, slots=True)
+class _Terms:
+    """One attempt at one request."""
+
+    request: Request
+    amount: int
+    epoch: int
+    seq: int
+    attempt: int
+    payee: bytes
+
+
+class _Attempt:
+    """The originator's side of one exchange."""
+
+    def __init__(self, router: Router, terms: _Terms) -> None:
+        self._router = router
+        self._terms = terms
+        self._settings = router._settings
+        self._payments = router._payments
+        self._hold_id = compute_hold_id(router._key.public_key, terms.seq, terms.attempt)
+        self._tap = AnswerTap(stream=False)
+        self._received = bytearray()
+        self._status = 0
+
+    async def begin(self, exchange: Exchange) -> Answer:
+        """Offer, pay, and wait for the beginning of the answer (all of it, if it is not a stream)."""
+        await self._offer(exchange)
+        await self._pay(exchange)
+        head = await self._wait_for_head(exchange)
+        self._status = head.status
+        self._tap = AnswerTap(stream=head.content_type.startswith("text/event-stream"))
+        parts = self._parts(exchange)
+        if self._terms.request.stream and head.status == 200:
+            body = _prepend(await anext(parts, b""), parts)
+        else:
+            body = _prepend(b"".join([part async for part in parts]), _nothing())
+        terms = self._terms
+        return Answer(head.status, head.content_type, body, terms.payee, terms.attempt, self._hold_id)
+
+    async def _offer(self, exchange: Exchange) -> None:
+        router, terms = self._router, self._terms
+        salt = router._runtime.random.randbytes(16)
+        request = terms.request
+        self._hold = Hold(
+            payee=terms.payee,
+            amount=terms.amount,
+            epoch=terms.epoch,
+            seq=terms.seq,
+            attempt=terms.attempt,
+            model=request.model,
+            request_digest=compute_digest(salt, request.body),
+            deadline=router._engine.chain_time() + self._settings.hold_time,
+        )
+        with trio.fail_after(self._settings.accept_timeout):
+            await exchange.send(encode_message(Offer(request.path, len(request.body), salt, self._hold)))
+            for start in range(0, len(request.body), PART_SIZE):
+                await exchange.send(request.body[start : start + PART_SIZE])
+            reply = await _receive(exchange)
+        if isinstance(reply, Declined):
+            raise NetworkError(f"declined: {reply.reason}")
+        if not isinstance(reply, Accepted):
+            raise NetworkError("expected an answer to the offer")
+
+    async def _pay(self, exchange: Exchange) -> None:
+        signed = self._payments.sign_hold(self._hold)
+        self._payments.set_acceptable(self._hold_id, 0)
+        await exchange.send(encode_message(Payment(signed)))
+        try:
+            await self._router._engine.submit(signed)
+        except InvalidOperation as error:
+            raise BackendError(f"the hold was refused: {error}") from error
+
+    async def _wait_for_head(self, exchange: Exchange) -> Head:
+        settings = self._settings
+        deadline = trio.current_time() + settings.first_part
+        latest = trio.current_time() + settings.queue_timeout
+        while True:
+            with trio.fail_at(min(deadline, latest)), trio.fail_after(settings.stall):
+                message = await _receive(exchange)
+            if isinstance(message, Head):
+                return message
+            if not isinstance(message, Working):
+                raise _unexpected(message)
+            if message.queued or not self._terms.request.stream:
+                deadline = trio.current_time() + settings.first_part
+
+    async def _parts(self, exchange: Exchange) -> AsyncIterator[bytes]:
+        """The body, part by part; ends when the delivery was checked and receipted.
+
+        Raises:
+            BackendError: the executor broke off, fell silent, or claims what it did not deliver.
+        """
+        while True:
+            try:
+                with trio.fail_after(self._settings.stall):
+                    message = await _receive(exchange)
+            except (NetworkError, CodecError) as error:
+                raise BackendError(f"the executor broke off: {error}") from error
+            except trio.TooSlowError:
+                raise BackendError(f"the executor said nothing for {self._settings.stall:g} s") from None
+            if isinstance(message, Part):
+                self._received += message.data
+                self._tap.feed(message.data)
+                self._payments.set_acceptable(self._hold_id, self._compute_owed())
+                yield message.data
+            elif isinstance(message, Final):
+                await self._receipt(exchange, message)
+                return
+            elif not isinstance(message, Working):
+                raise _unexpected(message)
+
+    def _compute_owed(self) -> int:
+        """Price of what has been received so far."""
+        request = self._terms.request
+        price = self._payments.compute_price(request.model, len(request.body), self._tap.completion_tokens)
+        return min(price, self._terms.amount)
+
+    async def _receipt(self, exchange: Exchange, final: Final) -> None:
+        """Check the executor's claim against what arrived, and sign a receipt for it."""
+        self._tap.finish()
+        fault = self._find_fault(final)
+        if fault is not None:
+            raise BackendError(f"the executor's delivery is wrong: {fault}")
+        self._payments.set_acceptable(self._hold_id, final.delivery.amount)
+        if final.delivery.amount:
+            receipt = Receipt(self._payments.sign_receipt(final.delivery))
+            try:
+                await exchange.send(encode_message(receipt), end=True)
+            except NetworkError:
+                log.info("the receipt was not taken", executor=format_address(self._terms.payee))
+
+    def _find_fault(self, final: Final) -> str | None:
+        delivery, terms = final.delivery, self._terms
+        owed = self._compute_owed() if self._status == 200 else 0
+        if not is_signed_delivery(terms.payee, self._router._engine.genesis.chain_id, final):
+            return "not signed by the executor"
+        if delivery.hold != self._hold_id:
+            return "for another hold"
+        if delivery.amount > owed:
+            return f"asks {delivery.amount} micro-credits for what is worth {owed}"
+        if delivery.amount and delivery.response_digest != compute_digest(final.salt, bytes(self._received)):
+            return "the digest is not that of the answer"
+        if self._status == 200 and not self._tap.complete:
+            return "the answer is not complete"
+        return None
+
+
+async def _receive(exchange: Exchange) -> Message:
+    frame = await exchange.receive()
+    if frame is None:
+        raise NetworkError("the executor ended without an answer")
+    return decode_message(frame)
+
+
+def _unexpected(message: Message) -> BackendError:
+    if isinstance(message, Failed):
+        return BackendError(f"the executor failed: {message.reason}")
+    return BackendError(f"unexpected {type(message).__name__.lower()}")
+
+
+async def _prepend(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    if first:
+        yield first
+    async for part in rest:
+        yield part
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    return
+    yield b""
