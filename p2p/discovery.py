@@ -33,7 +33,7 @@ from p2p.announcements import (
 from p2p.broadcast import Broadcast
 from p2p.dialling import PATIENCE, TARGET, DialPlan
 from p2p.network import Network, NetworkError
-from p2p.peers import MAX_PEERS, Change, PeerView, Sighting, Version
+from p2p.peers import MAX_DIGEST, MAX_PEERS, Change, PeerView, Sighting
 from p2p.runtime import Runtime
 from p2p.streams import Exchange, Streams
 
@@ -74,7 +74,7 @@ class Views(Record):
     peers of whom it would hear more (``wanted``), the opener sends those. Without a digest nothing is answered.
     """
 
-    digest: Annotated[tuple[Version, ...], Bounds(0, 2 * MAX_PEERS)] = ()
+    digest: Annotated[bytes, Bounds(0, MAX_DIGEST)] = b""
     known: Annotated[tuple[Sighting, ...], Bounds(0, 2 * MAX_PEERS)] = ()
     wanted: Annotated[tuple[PublicKey, ...], Bounds(0, 2 * MAX_PEERS)] = ()
 
@@ -254,7 +254,8 @@ class Discovery:
 
     def _emit(self, change: Change | None) -> None:
         if change is not None:
-            logger.debug("%s %s", format_address(change.peer), change.kind.value)
+            if logger.isEnabledFor(logging.DEBUG):  # base58 is slow
+                logger.debug("%s %s", format_address(change.peer), change.kind.value)
             self._events.publish(change)
 
     # Reconciling
@@ -278,7 +279,7 @@ class Discovery:
                         wanted = self.view.select(views.wanted, trio.current_time(), MAX_SIGHTINGS)
                         await exchange.send(Views(known=wanted).encode(), end=True)
         except (NetworkError, CodecError, trio.TooSlowError) as error:
-            logger.debug("no reconciliation with %s: %s", format_address(peer), error)
+            logger.debug("no reconciliation with %s: %s", peer.hex(), error)
 
     async def _tell(self, peer: bytes, announcement: Announcement) -> None:
         """Hand ``announcement`` to ``peer`` and wait until it has it."""

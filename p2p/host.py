@@ -39,13 +39,11 @@ from p2p.hardening import (
     wait_for_window,
     was_reset,
 )
-from p2p.network import GossipMessage, NetworkError, StreamHandler
+from p2p.network import MAX_GOSSIP, GossipMessage, NetworkError, StreamHandler, is_network_error
 from p2p.runtime import Runtime
 
 logger = logging.getLogger(__name__)
 
-MAX_GOSSIP = 1 << 20
-"""Gossip payloads are smaller than this, in bytes."""
 QUEUE = 1024
 """Gossip messages or connection changes that a subscriber may fall behind."""
 DIAL_TIMEOUT = 5.0
@@ -273,7 +271,7 @@ class Libp2pNetwork:
                 await ours.close()
                 return
         except Exception as error:
-            if not _is_network_error(error):
+            if not is_network_error(error):
                 logger.error("the handler of %s failed", protocol, exc_info=error)
         finally:
             self._scopes.discard(scope)
@@ -413,12 +411,6 @@ async def _reset(stream: NetStream) -> None:
         except Exception as error:
             logger.debug("resetting a stream: %r", error)
 
-
-def _is_network_error(error: Exception) -> bool:
-    """Whether ``error`` is a NetworkError or a group of nothing else."""
-    return isinstance(error, NetworkError) or (
-        isinstance(error, ExceptionGroup) and error.split(NetworkError)[1] is None
-    )
 
 
 def _root_cause(error: BaseException) -> str:

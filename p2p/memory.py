@@ -23,12 +23,10 @@ from typing import Any
 import trio
 
 from p2p.broadcast import Broadcast
-from p2p.network import GossipMessage, NetworkError, StreamHandler
+from p2p.network import MAX_GOSSIP, GossipMessage, NetworkError, StreamHandler, is_network_error
 
 logger = logging.getLogger(__name__)
 
-MAX_GOSSIP = 1 << 20
-"""Gossip payloads are smaller than this, in bytes."""
 SEND_WINDOW = 256 * 1024
 """Bytes of a stream that may be on the way or unread, per direction."""
 TICK = 0.001
@@ -67,7 +65,7 @@ class MemoryHub:
         self._networks: dict[bytes, MemoryNetwork] = {}
         self._addresses: dict[bytes, int] = {}
         self._groups: dict[bytes, int] | None = None
-        self._components: dict[bytes, int] | None = None
+        self._components: dict[bytes, int] | None = None  # computed when needed
 
     async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         """Deliver until cancelled; every stream handler runs inside, and every network is dead afterwards."""
@@ -116,6 +114,7 @@ class MemoryHub:
         """
         network = self._networks.pop(peer, None)
         if network is not None:
+            self._components = None
             links = list(network._links.values())
             network._die()
             self._cut(links, notice)
@@ -126,6 +125,7 @@ class MemoryHub:
         if network.me in self._networks:
             raise ValueError("a network of this key is alive already")
         self._networks[network.me] = network
+        self._components = None
         return self._addresses.setdefault(network.me, len(self._addresses))
 
     def _schedule(self, due: float, action: Callable[..., None], *arguments: Any) -> None:
@@ -180,8 +180,8 @@ class MemoryHub:
         link.one._link_down(link.other.me, link)
         link.other._link_down(link.one.me, link)
 
-    def _component(self, peer: bytes) -> int:
-        """Number of the part of the gossip graph that ``peer`` is in."""
+    def _gossip_graph(self) -> dict[bytes, int]:
+        """The number of the connected component that each living peer is in."""
         if self._components is None:
             components: dict[bytes, int] = {}
             for number, root in enumerate(self._networks):
@@ -195,12 +195,12 @@ class MemoryHub:
                         if not link.severed and neighbour not in components
                     ]
             self._components = components
-        return self._components.get(peer, -1)
+        return self._components
 
     def _gossip(self, source: MemoryNetwork, message: GossipMessage) -> None:
-        now, component = trio.current_time(), self._component(source.me)
+        now, graph = trio.current_time(), self._gossip_graph()
         for target in self._networks.values():
-            if target is source or message.topic not in target._topics or self._component(target.me) != component:
+            if target is source or message.topic not in target._topics or graph[target.me] != graph[source.me]:
                 continue
             if self.loss and self.random.random() < self.loss:
                 continue
@@ -365,7 +365,7 @@ class MemoryNetwork:
                 await handler(stream)
                 await stream.close()
         except Exception as error:
-            if not isinstance(error, NetworkError):
+            if not is_network_error(error):
                 self.hub.errors.append(error)
                 logger.error("a stream handler failed", exc_info=error)
             await stream.reset()
@@ -376,22 +376,6 @@ class MemoryNetwork:
 class MemoryStream:
     """One end of a stream; see :class:`p2p.network.RawStream`."""
 
-    __slots__ = (
-        "_closed",
-        "_ended",
-        "_failure",
-        "_hub",
-        "_inbox",
-        "_last_due",
-        "_link",
-        "_open",
-        "_other",
-        "_peer",
-        "_readable",
-        "_serial",
-        "_unread",
-        "_writable",
-    )
     _other: MemoryStream
 
     def __init__(self, hub: MemoryHub, link: _Link, serial: int, peer: bytes) -> None:

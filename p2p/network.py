@@ -15,9 +15,19 @@ from typing import Any, Protocol
 
 import trio
 
+MAX_GOSSIP = 1 << 20
+"""Gossip payloads are smaller than this, in bytes; gossipsub drops larger ones silently."""
+
 
 class NetworkError(Exception):
     """A peer could not be reached, or a stream to it ended before its time."""
+
+
+def is_network_error(error: Exception) -> bool:
+    """Whether ``error`` is a NetworkError, or a nursery's group of nothing else."""
+    if isinstance(error, ExceptionGroup):
+        return error.split(NetworkError)[1] is None
+    return isinstance(error, NetworkError)
 
 
 @dataclass(frozen=True, slots=True)

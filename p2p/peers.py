@@ -19,18 +19,24 @@ All times are seconds of one monotonic clock.
 from __future__ import annotations
 
 import heapq
+import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Annotated
 
-from chain.codec import Bounds, Natural, PublicKey, Record
+from chain.codec import Bounds, Record
+from chain.exceptions import CodecError
 from p2p.announcements import ACCEPTANCE, MAX_ANNOUNCEMENT, MAX_LIFETIME, Announcement
 
 MAX_PEERS = 4096
 """Peers in a view, tombstones included."""
+MAX_DIGEST = 49 * 2 * MAX_PEERS
+"""Longest digest accepted, in bytes."""
 TOMBSTONE = ACCEPTANCE
 """Seconds that a departure is remembered."""
+
+_DIGEST = struct.Struct(">32sQ?Q")
 
 
 class PeerState(Enum):
@@ -67,20 +73,6 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
-class Version(Record):
-    """Which announcement of a peer a view holds."""
-
-    peer: PublicKey
-    incarnation: Natural
-    leaving: bool
-    sequence: Natural
-
-    @property
-    def order(self) -> tuple[int, bool, int]:
-        return self.incarnation, self.leaving, self.sequence
-
-
-@dataclass(frozen=True, slots=True)
 class Sighting(Record):
     """An announcement (encoded) that is passed on, and how long ago it was made, in ms."""
 
@@ -100,6 +92,8 @@ class _Entry:
     """When a tombstone was put up."""
     scheduled: float = 0.0
     """The one queue item of this entry that counts."""
+    encoded: bytes = b""
+    """The announcement's bytes, once they were needed."""
 
 
 class PeerView:
@@ -143,7 +137,7 @@ class PeerView:
         if not _supersedes(announcement, entry.announcement):
             return None
         restarted = announcement.incarnation > entry.announcement.incarnation
-        before, entry.announcement, entry.made = entry.state, announcement, made
+        before, entry.announcement, entry.made, entry.encoded = entry.state, announcement, made, b""
         if announcement.leaving:
             self._bury(entry, PeerState.LEFT, now)
             return Change(ChangeKind.LEFT, announcement) if before.is_present else None
@@ -199,30 +193,35 @@ class PeerView:
 
     # Pairwise reconciliation
 
-    def digest(self) -> tuple[Version, ...]:
-        """Which announcements this view holds, tombstones included."""
-        return tuple(
-            [
-                Version(peer, entry.announcement.incarnation, entry.announcement.leaving, entry.announcement.sequence)
-                for peer, entry in self._entries.items()
-            ]
-        )
+    def digest(self) -> bytes:
+        """Which announcements this view holds, tombstones included: 49 bytes for each, the peer and the order."""
+        return b"".join([_DIGEST.pack(peer, *entry.announcement.order) for peer, entry in self._entries.items()])
 
-    def newer_than(self, digest: Iterable[Version], now: float, room: int) -> tuple[Sighting, ...]:
-        """Announcements that the view behind ``digest`` lacks, up to ``room`` bytes."""
-        theirs = {version.peer: version.order for version in digest}
+    def newer_than(self, digest: bytes, now: float, room: int) -> tuple[Sighting, ...]:
+        """Announcements that the view behind ``digest`` lacks, up to ``room`` bytes.
+
+        Raises:
+            CodecError: malformed digest.
+        """
+        theirs = _parse(digest)
         newer = (
-            peer for peer, entry in self._entries.items() if entry.announcement.order > theirs.get(peer, (-1, False, 0))
+            peer
+            for peer, entry in self._entries.items()
+            if peer not in theirs or entry.announcement.order > theirs[peer]
         )
         return self._sightings(newer, now, room)
 
-    def older_than(self, digest: Iterable[Version]) -> tuple[bytes, ...]:
-        """The peers of whom the view behind ``digest`` holds a newer announcement."""
+    def older_than(self, digest: bytes) -> tuple[bytes, ...]:
+        """The peers of whom the view behind ``digest`` holds a newer announcement.
+
+        Raises:
+            CodecError: malformed digest.
+        """
         older = []
-        for version in digest:
-            entry = self._entries.get(version.peer)
-            if entry is None or entry.announcement.order < version.order:
-                older.append(version.peer)
+        for peer, order in _parse(digest).items():
+            entry = self._entries.get(peer)
+            if entry is None or entry.announcement.order < order:
+                older.append(peer)
         return tuple(older)
 
     def select(self, peers: Iterable[bytes], now: float, room: int) -> tuple[Sighting, ...]:
@@ -235,12 +234,12 @@ class PeerView:
         for peer in peers:
             entry = self._entries.get(peer)
             if entry is not None and (entry.state.is_present or entry.state is PeerState.LEFT):
-                encoded = entry.announcement.encode()
-                room -= len(encoded)
+                entry.encoded = entry.encoded or entry.announcement.encode()
+                room -= len(entry.encoded)
                 if room < 0:
                     break
                 age = min(max(round((now - entry.made) * 1000), 0), MAX_LIFETIME)
-                sightings.append(Sighting(encoded, age))
+                sightings.append(Sighting(entry.encoded, age))
         return tuple(sightings)
 
     # Inside
@@ -279,6 +278,14 @@ class PeerView:
         if entry.announcement.peer != self.me and (not entry.scheduled or deadline < entry.scheduled):
             entry.scheduled = deadline
             heapq.heappush(self._queue, (deadline, entry.announcement.peer))
+
+
+def _parse(digest: bytes) -> dict[bytes, tuple[int, bool, int]]:
+    if len(digest) % _DIGEST.size:
+        raise CodecError("malformed digest")
+    return {
+        peer: (incarnation, leaving, sequence) for peer, incarnation, leaving, sequence in _DIGEST.iter_unpack(digest)
+    }
 
 
 def _supersedes(new: Announcement, old: Announcement) -> bool:

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 import trio
 
 from p2p.frames import MAX_FRAME, ExchangeState, Frame, FrameError, FrameReader, Kind
-from p2p.network import Network, NetworkError, RawStream
+from p2p.network import Network, NetworkError, RawStream, is_network_error
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +31,8 @@ IDLE_TIMEOUT = 60.0
 """Seconds after which an unused stream of the pool is closed."""
 LINGER_TIMEOUT = 30.0
 """Seconds that the peer may take to end an exchange that was left without waiting for its end."""
+REAP_INTERVAL = 15.0
+"""Seconds between looks at both."""
 OPEN_TIMEOUT = 10.0
 """Seconds that opening a stream may take (libp2p can block for ever)."""
 ABORT_TIMEOUT = 1.0
@@ -259,12 +261,8 @@ class Exchange:
 class Streams:
     """Exchanges with other nodes, over one :class:`~p2p.network.Network`. Works only while :meth:`run` does."""
 
-    def __init__(
-        self, network: Network, idle_timeout: float = IDLE_TIMEOUT, linger_timeout: float = LINGER_TIMEOUT
-    ) -> None:
+    def __init__(self, network: Network) -> None:
         self.network = network
-        self._idle_timeout = idle_timeout
-        self._linger_timeout = linger_timeout
         self._nursery: trio.Nursery | None = None
         # Streams opened from here: those that are open (a dict for its order), and how many per peer.
         self._channels: dict[_Channel, None] = {}
@@ -281,7 +279,7 @@ class Streams:
             task_status.started()
             try:
                 while True:
-                    await trio.sleep(min(self._idle_timeout, self._linger_timeout) / 2)
+                    await trio.sleep(REAP_INTERVAL)
                     await self._reap()
             finally:
                 self._nursery = None
@@ -420,9 +418,9 @@ class Streams:
         for channel in list(self._channels):
             age = now - channel.since
             if channel.exchange is not None:
-                if channel.exchange._left and age >= self._linger_timeout:
+                if channel.exchange._left and age >= LINGER_TIMEOUT:
                     await channel.give_up("the peer did not end the exchange")
-            elif channel.lost is None and age >= self._idle_timeout:
+            elif channel.lost is None and age >= IDLE_TIMEOUT:
                 self._idle[channel.raw.peer, channel.protocol].remove(channel)
                 await channel.close()
         self._idle = {key: channels for key, channels in self._idle.items() if channels}
@@ -483,7 +481,7 @@ class Streams:
                 if not exchange._state.peer_ended:
                     await exchange.abort("nobody reads any more")
         except Exception as error:
-            if _is_network_error(error):
+            if is_network_error(error):
                 await exchange.abort(str(error))
             else:
                 logger.exception("a handler of %s failed", channel.protocol)
@@ -499,10 +497,3 @@ def _count(counts: dict[Key, int], key: Key, change: int) -> None:
     counts[key] = counts.get(key, 0) + change
     if not counts[key]:
         del counts[key]
-
-
-def _is_network_error(error: Exception) -> bool:
-    """Whether ``error`` is a NetworkError, or a nursery's group of nothing else."""
-    if isinstance(error, ExceptionGroup):
-        return error.split(NetworkError)[1] is None
-    return isinstance(error, NetworkError)

@@ -321,6 +321,7 @@ async def _read_object(request: Request) -> dict[str, Any]:
             raise HTTPException(413, f"the body is larger than {MAX_BODY} bytes")
     try:
         content = json.loads(body or b"{}")
+        json.dumps(content, ensure_ascii=False).encode()  # half a surrogate pair is JSON, but no text
     except (ValueError, RecursionError) as error:
         raise HTTPException(400, f"the body is not JSON: {error}") from None
     if not isinstance(content, dict):

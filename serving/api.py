@@ -96,7 +96,8 @@ class Api:
         except BackendError as error:
             # The stream has begun, so this is the only way left to say it: an event that clients raise as an error.
             log.info("stream broke off", request=reply.record.id, reason=str(error))
-            await respond.send(bad_gateway(f"The answer broke off: {error}.").event())
+            if tap.error is None:  # else the backend has said it already
+                await respond.send(bad_gateway(f"The answer broke off: {error}.").event())
             reply.record.outcome = "failed"
         reply.record.completion_tokens = tap.completion_tokens
         await respond.end()

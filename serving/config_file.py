@@ -171,6 +171,7 @@ _EXPECTED = {
     "float_type": "a number",
     "finite_number": "a finite number",
     "bool_type": "true or false",
+    "list_type": "a list",
     "tuple_type": "a list",
     "model_type": "a section of keys and values",
     "model_attributes_type": "a section of keys and values",

@@ -6,8 +6,8 @@ time. An abort of the originator cancels the handler, and with it the request at
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import structlog
@@ -24,7 +24,9 @@ from p2p.streams import Exchange
 from serving.admission import Origin, QueueFull
 from serving.backends.backend import BackendError
 from serving.offers import (
+    MAX_ANSWER,
     PART_SIZE,
+    RELAYED_STATUSES,
     Accepted,
     Declined,
     Failed,
@@ -36,6 +38,7 @@ from serving.offers import (
     Payment,
     Receipt,
     Working,
+    cut_reason,
     decode_message,
     encode_message,
     is_receipt,
@@ -49,9 +52,6 @@ from serving.usage import AnswerTap
 
 log = structlog.get_logger(__name__)
 
-RELAYED_STATUSES = (400, 413, 415, 422)
-"""Errors of a backend that are the request's own fault, and that any executor would answer."""
-
 FINISH_CANCELLED = "cancelled"
 FINISH_ERROR = "error"
 
@@ -62,7 +62,13 @@ class ExecutorSettings:
 
     hold_grace: float = 8.0
     payment_timeout: float = 10.0
+    """For the body of the request, and for the hold."""
     receipt_timeout: float = 10.0
+    send_timeout: float = 60.0
+    """An originator that reads nothing for so long is taken for gone."""
+    min_hold_time: float = 300.0
+    capture_time: float = 60.0
+    """A hold must be good for ``min_hold_time``, and an answer is stopped ``capture_time`` before the hold's end."""
     coalescing: float = 0.03
     sign_of_life: float = 5.0
     halt_after: float = 10.0
@@ -96,6 +102,8 @@ class Executor:
         self._policy = policy
         self._runtime = runtime
         self._settings = settings or ExecutorSettings()
+        self._active: set[bytes] = set()
+        """Holds that executions under way are for."""
         self._credited: dict[bytes, int] = {}
         """Credit given to each payer, while the chain is halted, by executions under way."""
         self.served = 0
@@ -103,14 +111,32 @@ class Executor:
 
     async def handle(self, exchange: Exchange) -> None:
         """Serve one offer."""
-        offer = await _receive(exchange, self._settings.payment_timeout)
+        try:
+            offer = await _receive(exchange, self._settings.payment_timeout)
+        except (CodecError, trio.TooSlowError) as error:
+            raise NetworkError(f"no offer: {error}") from error
         if not isinstance(offer, Offer):
             raise NetworkError("expected an offer")
-        body = await self._receive_body(exchange, offer)
-        reason = self._find_fault(exchange.peer, offer, body)
-        service = None if reason else await self._services.find(offer.hold.model)
+        hold_id = compute_hold_id(exchange.peer, offer.hold.seq, offer.hold.attempt)
+        reason = self._find_fault(exchange.peer, hold_id, offer)
+        if reason is not None:
+            await self._decline(exchange, reason)
+            return
+        self._active.add(hold_id)
+        try:
+            await self._consider(exchange, offer)
+        finally:
+            self._active.discard(hold_id)
+
+    async def _consider(self, exchange: Exchange, offer: Offer) -> None:
+        """Decide on an offer with acceptable terms, and serve it."""
+        service = await self._services.find(offer.hold.model)
         if service is None:
-            await self._decline(exchange, reason or "the model is not served here at the moment")
+            await self._decline(exchange, "the model is not served here at the moment")
+            return
+        body = await self._receive_body(exchange, offer)
+        if compute_digest(offer.salt, body) != offer.hold.request_digest:
+            await self._decline(exchange, "the request digest is not that of the request")
             return
         situation = await service.get_situation(offer.hold.model)
         decision = self._policy.decide_offer(situation, self._runtime.random)
@@ -126,15 +152,17 @@ class Executor:
 
     async def _receive_body(self, exchange: Exchange, offer: Offer) -> bytes:
         body = bytearray()
-        while len(body) < offer.size:
-            with trio.fail_after(self._settings.payment_timeout):
+        with trio.move_on_after(self._settings.payment_timeout):
+            while len(body) < offer.size:
                 frame = await exchange.receive()
-            if frame is None or len(body) + len(frame) > offer.size:
-                raise NetworkError("the body is not as long as offered")
-            body += frame
-        return bytes(body)
+                if frame is None or len(body) + len(frame) > offer.size:
+                    break
+                body += frame
+            else:
+                return bytes(body)
+        raise NetworkError("the body is not as long as offered, or too slow")
 
-    def _find_fault(self, payer: bytes, offer: Offer, body: bytes) -> str | None:
+    def _find_fault(self, payer: bytes, hold_id: bytes, offer: Offer) -> str | None:
         """Why the terms are unacceptable, or None."""
         hold, engine = offer.hold, self._engine
         parameters, state = engine.genesis.parameters, engine.state
@@ -142,28 +170,26 @@ class Executor:
             return "unknown path"
         if hold.payee != self._key.public_key:
             return "the hold pays somebody else"
-        if compute_digest(offer.salt, body) != hold.request_digest:
-            return "the request digest is not that of the request"
         expected = get_executor(state, engine.genesis, hold.epoch, payer, hold.seq, hold.attempt, hold.model)
         if expected != self._key.public_key or hold.attempt >= parameters.max_attempts:
             return "not drawn for this request"
-        if not state.window(payer).is_usable(hold.seq, hold.attempt):
+        in_use = hold_id in self._active or self._payments.is_collecting(hold_id)
+        if in_use or not state.window(payer).is_usable(hold.seq, hold.attempt):
             return "the hold number is used"
         if not state.account(self._key.public_key).models:
             return "this node is leaving the lottery"
-        if not engine.chain_time() < hold.deadline <= engine.chain_time() + parameters.max_hold_time:
+        rest = hold.deadline - engine.chain_time()
+        if not 1000 * self._settings.min_hold_time <= rest <= parameters.max_hold_time:
             return "the deadline is too near or too far"
-        if hold.amount < parameters.get_price(hold.model).compute(Usage(len(body), 1)):
+        if hold.amount < parameters.get_price(hold.model).compute(Usage(offer.size, 1)):
             return "the hold does not cover the request"
         if state.account(payer).available < hold.amount:
             return "the payer cannot pay"
         return None
 
     def can_extend_credit(self, payer: bytes, amount: int) -> bool:
-        """Whether to serve although the payment is not final: only while the chain is halted, and up to a limit."""
+        """Whether to serve although the chain is halted and no payment becomes final: up to a limit."""
         settings = self._settings
-        if trio.current_time() - self._engine.last_final_at <= settings.halt_after:
-            return False
         balance = self._engine.state.account(payer).available
         unpaid = self._credited.get(payer, 0) + self._payments.get_unpaid(payer)
         return unpaid + amount <= min(settings.halt_credit, balance // settings.halt_share)
@@ -190,41 +216,45 @@ class _Execution:
         self._tap = AnswerTap(stream=False)
         self._answered = bytearray()
         self._sent = trio.Event()
-        """Set once something but signs of life was sent."""
+        """Set once there is something of the answer to send."""
         self._payment_received = trio.Event()
-        """Until then the next frame is the payment, afterwards it is the receipt."""
+        """Until then nothing is sent and the next frame is the payment; afterwards it is the receipt."""
 
     async def run(self) -> None:
-        """Work and secure the payment side by side; settle whatever the end is."""
+        """Work and secure the payment side by side; settle whatever the end is.
+
+        Raises:
+            NetworkError, Cancelled: the originator left. Any other failure it is told of.
+        """
         delivery: Delivery | None = None
         receipt: bytes | None = None
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._secure_payment)
                 nursery.start_soon(self._show_life)
+                nursery.start_soon(self._watch_deadline)
                 final = await self._answer()
-                await self._payment_received.wait()
                 delivery = final.delivery
                 await self._send(final)
                 receipt = await self._receive_receipt(delivery)
                 self._executor.served += 1
                 nursery.cancel_scope.cancel()  # an unfinished payment goes on in the purse
         except BaseException as error:
-            await self._fail(error, delivery)
-            raise
+            reason = _describe(error)
+            if reason is None:  # cancelled: what was delivered is owed
+                if delivery is None and self._tap.completion_tokens:
+                    delivery = self._make_delivery(FINISH_CANCELLED, _make_salt(self._executor._runtime))
+                self._settle(delivery or self._refund(), None)
+                raise
+            self._settle(delivery or self._refund(), None)
+            await self._tell_failure(reason)
+            return
         self._settle(delivery, receipt)
 
-    async def _fail(self, error: BaseException, delivery: Delivery | None) -> None:
-        """Tell the originator, and settle for what it had received when it left."""
-        reason = _describe(error)
-        if reason is None:  # cancelled: what was delivered is owed
-            if delivery is None and self._tap.completion_tokens:
-                delivery = self._make_delivery(FINISH_CANCELLED, _make_salt(self._executor._runtime))
-        else:
-            delivery = None
-            with trio.CancelScope(deadline=trio.current_time() + 1.0, shield=True), suppress(NetworkError):
-                await self._exchange.send(encode_message(Failed(reason[:200])), end=True)
-        self._settle(delivery or self._refund(), None)
+    async def _tell_failure(self, reason: str) -> None:
+        log.info("execution failed", payer=format_address(self._exchange.peer), reason=reason)
+        with trio.move_on_after(1.0), suppress(NetworkError):
+            await self._exchange.send(encode_message(Failed(cut_reason(reason))), end=True)
 
     def _settle(self, delivery: Delivery, receipt: bytes | None) -> None:
         if self._hold is not None:
@@ -247,25 +277,41 @@ class _Execution:
             raise PaymentFailed(f"the payment is refused: {error}") from error
         self._hold = signed
         self._payment_received.set()
-        payer, amount = signed.signer, offer.hold.amount
-        credited = 0
+        await self._wait_final(signed)
+
+    async def _wait_final(self, signed: SignedOperation) -> None:
+        """Wait until the hold is final; while the chain is halted, go on without as long as there is credit."""
+        executor, settings, amount = self._executor, self._settings, self._offer.hold.amount
+        engine, since = executor._engine, trio.current_time()
+        patience, credited = settings.hold_grace, 0
         try:
             while True:
                 try:
-                    _, failure = await executor._engine.wait_final(signed.id, self._settings.hold_grace)
+                    _, failure = await engine.wait_final(signed.id, patience)
                 except trio.TooSlowError:
-                    if not credited and not executor.can_extend_credit(payer, amount):
-                        raise PaymentFailed("the payment is not final in time") from None
-                    if not credited:
+                    silence = trio.current_time() - engine.last_final_at
+                    patience = settings.hold_grace
+                    if silence > settings.halt_after:
+                        if not credited and not executor.can_extend_credit(signed.signer, amount):
+                            raise PaymentFailed("the chain is halted, and so much is not given on credit") from None
+                        executor.count_credit(signed.signer, amount - credited)
                         credited = amount
-                        executor.count_credit(payer, credited)
+                    elif engine.last_final_at < since:  # not one block since: this may be a halt
+                        patience = settings.halt_after - silence + 0.1
+                    else:
+                        raise PaymentFailed("the payment is not final in time") from None
                     continue
                 if failure is not None:
                     raise PaymentFailed(f"the payment failed: {failure}")
                 return
         finally:
-            if credited:
-                executor.count_credit(payer, -credited)
+            executor.count_credit(signed.signer, -credited)
+
+    async def _watch_deadline(self) -> None:
+        """Leave in time to capture what was delivered: after the deadline the payer takes the hold back."""
+        rest = (self._offer.hold.deadline - self._executor._engine.chain_time()) / 1000
+        await trio.sleep(rest - self._settings.capture_time)
+        raise NetworkError("the hold's deadline is near")
 
     async def _receive_receipt(self, delivery: Delivery) -> bytes | None:
         try:
@@ -288,16 +334,14 @@ class _Execution:
                 if response.status != 200 and response.status not in RELAYED_STATUSES:
                     raise BackendError(f"the backend answered {response.status}")
                 self._tap = AnswerTap(stream=response.content_type.startswith("text/event-stream"))
+                await self._payment_received.wait()
                 await self._send(Head(response.status, response.content_type[:128]))
                 async with coalesce(response.body, self._settings.coalescing, PART_SIZE) as parts:
                     async for part in parts:
-                        self._tap.feed(part)
-                        self._answered += part
-                        for start in range(0, len(part), PART_SIZE):
-                            await self._send(Part(part[start : start + PART_SIZE]))
+                        await self._send_part(self._tap.feed(part))
         except QueueFull as error:
             raise BackendError(str(error)) from error
-        self._tap.finish()
+        await self._send_part(self._tap.finish())
         salt = _make_salt(self._executor._runtime)
         if response.status != 200:
             delivery = self._refund(compute_digest(salt, bytes(self._answered)))
@@ -321,9 +365,22 @@ class _Execution:
     def _hold_id(self) -> bytes:
         return compute_hold_id(self._exchange.peer, self._offer.hold.seq, self._offer.hold.attempt)
 
+    async def _send_part(self, part: bytes) -> None:
+        """Pass on whole events of a stream (any bytes, else); an error event is told as a failure instead."""
+        if self._tap.error is not None:
+            raise BackendError(self._tap.error)
+        if len(self._answered) + len(part) > MAX_ANSWER:
+            raise BackendError(f"the answer is longer than {MAX_ANSWER} bytes")
+        self._answered += part
+        for start in range(0, len(part), PART_SIZE):
+            self._sent.set()
+            await self._send(Part(part[start : start + PART_SIZE]))
+
     async def _send(self, message: Message) -> None:
-        self._sent.set()
-        await self._exchange.send(encode_message(message))
+        with trio.move_on_after(self._settings.send_timeout):
+            await self._exchange.send(encode_message(message))
+            return
+        raise NetworkError("the originator reads nothing any more")
 
     async def _show_life(self) -> None:
         while not self._sent.is_set():
@@ -347,7 +404,7 @@ async def coalesce(source: AsyncIterator[bytes], interval: float, size: int) -> 
             async for chunk in source:
                 await send.send(chunk)
 
-    async def join() -> AsyncIterator[bytes]:
+    async def join() -> AsyncGenerator[bytes, None]:
         first = True
         async for chunk in receive:
             joined = bytearray(chunk)
@@ -362,8 +419,8 @@ async def coalesce(source: AsyncIterator[bytes], interval: float, size: int) -> 
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(pump)
-        async with receive:
-            yield join()
+        async with receive, aclosing(join()) as joined:
+            yield joined
         nursery.cancel_scope.cancel()
 
 

@@ -7,8 +7,8 @@ cannot be offloaded is served here if it can be, and refused with a clear error 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 
 import structlog
@@ -25,7 +25,7 @@ from serving.openai_errors import (
     too_many_requests,
     unavailable,
 )
-from serving.payments import CannotAfford
+from serving.payments import CannotAfford, TooManyPayments
 from serving.policy import Decision, Policy
 from serving.requests import Request
 from serving.router import NoExecutor, Router
@@ -97,19 +97,22 @@ class Market:
         Raises:
             ApiError: it cannot be answered.
         """
+        begun = False
         record = RequestRecord(f"req-{self.runtime.random.getrandbits(64):016x}", request.model, trio.current_time())
         self.records.append(record)
         try:
             async with AsyncExitStack() as stack:
                 reply = await self._begin(stack, request, record)
-                reply.body = _timed(reply.body, record)
+                reply.body = await stack.enter_async_context(aclosing(_timed(reply.body, record)))
+                begun = True
                 yield reply
                 if record.outcome == "running":
                     record.outcome = "completed" if reply.status == 200 else "error"
             self._count(record)
         except ApiError:
-            record.outcome = "refused"
-            self.counters.refused += 1
+            record.outcome = "failed" if begun else "refused"
+            self.counters.failed += begun
+            self.counters.refused += not begun
             raise
         except Exception:
             record.outcome = "failed"
@@ -138,6 +141,8 @@ class Market:
                 return await self._offload(stack, request, record)
             except CannotAfford as error:
                 refusal = insufficient_quota(f"This node's account cannot pay: {error}.")
+            except TooManyPayments as error:
+                refusal = unavailable(f"This node cannot offload at the moment: {error}.")
             except NoExecutor as error:
                 refusal = unavailable(f"No executor took the request: {error}.")
         if service is None:
@@ -166,7 +171,7 @@ class Market:
         return Reply(response.status, response.content_type, response.body, record)
 
 
-async def _timed(body: AsyncIterator[bytes], record: RequestRecord) -> AsyncIterator[bytes]:
+async def _timed(body: AsyncIterator[bytes], record: RequestRecord) -> AsyncGenerator[bytes, None]:
     async for chunk in body:
         if record.first_byte is None:
             record.first_byte = trio.current_time()

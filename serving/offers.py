@@ -27,9 +27,15 @@ PART_SIZE = 64 * 1024
 """Most body bytes in one frame."""
 MAX_FRAME = PART_SIZE + 4 * 1024
 MAX_REQUEST = 4 << 20
+MAX_ANSWER = 32 << 20
+"""Most body bytes of a request and of an answer."""
+RELAYED_STATUSES = (400, 413, 415, 422)
+"""Errors of a backend that are the request's own fault, and that any executor would answer. No other is relayed."""
+REASON_SIZE = 256
+"""Most bytes of a reason, in UTF-8."""
 
 Salt = Annotated[bytes, Bounds(16, 16)]
-Reason = Annotated[str, Bounds(0, 256)]
+Reason = Annotated[str, Bounds(0, REASON_SIZE)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +133,11 @@ class Envelope(Record):
     """One frame of the protocol."""
 
     message: Message
+
+
+def cut_reason(text: str) -> str:
+    """As much of ``text`` as fits into a reason."""
+    return text.encode(errors="replace")[:REASON_SIZE].decode(errors="ignore")
 
 
 def encode_message(message: Message) -> bytes:

@@ -42,12 +42,17 @@ RETRY_AFTER = 20.0
 GATHER = 0.25
 """Seconds over which deliveries are gathered into one capture."""
 MAX_RECORDS = 4096
-UNSEEN_LIMIT = 120.0
-"""Seconds after which a hold that never became final no longer counts against the balance."""
+AHEAD = WINDOW // 2
+"""Hold numbers that may be in use beyond the last final one. A start skips as many, for it does not know which of them
+holds from before carry that are still on their way; the ledger takes twice as many."""
 
 
 class CannotAfford(Exception):
     """The account cannot cover another hold."""
+
+
+class TooManyPayments(Exception):
+    """All hold numbers are in use; some will be free soon."""
 
 
 @dataclass(slots=True)
@@ -85,9 +90,14 @@ class Payments:
         self._key = key
         self._engine = engine
         self._chain_id = engine.genesis.chain_id
-        self._next_seq = 0
-        self._unseen: dict[bytes, tuple[int, float]] = {}
-        """Amount with fee of each hold that is signed but not final, and when it was signed."""
+        top = engine.state.window(key.public_key).top
+        self._next_seq, self._limit = top + AHEAD, top + WINDOW
+        self._taken: dict[int, None] = {}
+        """Hold numbers under which no hold was signed yet."""
+        self._unsigned: dict[int, None] = {}
+        """Those of them that were given back."""
+        self._unseen: dict[bytes, tuple[int, Hold]] = {}
+        """Amount with fee of each hold that is signed but not final."""
         self._payments: OrderedDict[bytes, Payment] = OrderedDict()
         self._earnings: dict[bytes, _Earning] = {}
         self._new_earning = trio.Event()
@@ -101,21 +111,45 @@ class Payments:
     @property
     def spendable(self) -> int:
         """Micro-credits available for new holds: the final balance less what is promised but not final."""
-        promised = sum(amount for amount, _ in self._unseen.values())
+        promised = sum(cost for cost, _ in self._unseen.values())
         return self._engine.state.account(self._key.public_key).available - promised
 
-    def take_seq(self) -> int:
-        """A sequence number that no hold of this node has used.
+    @property
+    def next_seq(self) -> int:
+        """The sequence number that :meth:`take_seq` would return.
 
         Raises:
-            CannotAfford: too many holds are on their way already.
+            TooManyPayments: see there.
         """
         top = self._engine.state.window(self._key.public_key).top
-        self._next_seq = max(self._next_seq, top)
-        if self._next_seq >= top + WINDOW:
-            raise CannotAfford(f"{WINDOW} payments are waiting to become final")
-        self._next_seq += 1
-        return self._next_seq - 1
+        fresh = max(self._next_seq, top)
+        if fresh < max(self._limit, top + AHEAD):
+            return fresh
+        reusable = next((seq for seq in self._unsigned if seq >= top - AHEAD), None)
+        if reusable is None:
+            raise TooManyPayments(f"{AHEAD} payments are waiting to become final")
+        return reusable
+
+    def take_seq(self) -> int:
+        """A sequence number that no hold of this node has used. To be given back at the end.
+
+        Raises:
+            TooManyPayments: too many holds are on their way already.
+        """
+        seq = self.next_seq
+        self._unsigned.pop(seq, None)
+        self._next_seq = max(self._next_seq, seq + 1)
+        self._taken[seq] = None
+        return seq
+
+    def give_back(self, seq: int) -> None:
+        """The request of a sequence number is over. Without a hold that carries it, it is for another request."""
+        if seq not in self._taken:
+            return
+        del self._taken[seq]
+        self._unsigned[seq] = None
+        while len(self._unsigned) > WINDOW:
+            del self._unsigned[next(iter(self._unsigned))]
 
     def compute_price(self, model: str, prompt_bytes: int, completion_tokens: int) -> int:
         """Price of an answer in micro-credits."""
@@ -139,8 +173,9 @@ class Payments:
         signed = sign_operation(self._key, self._chain_id, hold)
         cost = hold.amount + compute_fee(self._engine.genesis, signed)
         self.check_affordable(cost)
+        self._taken.pop(hold.seq, None)
         hold_id = compute_hold_id(self._key.public_key, hold.seq, hold.attempt)
-        self._unseen[hold_id] = (cost, trio.current_time())
+        self._unseen[hold_id] = (cost, hold)
         self._remember(hold_id, hold.payee, hold.amount, hold.deadline)
         return signed
 
@@ -160,7 +195,10 @@ class Payments:
     def _remember(self, hold_id: bytes, payee: bytes, amount: int, deadline: int) -> None:
         self._payments[hold_id] = Payment(hold_id, payee, amount, deadline, amount, trio.current_time())
         while len(self._payments) > MAX_RECORDS:
-            self._payments.popitem(last=False)
+            oldest = next((payment.hold_id for payment in self._payments.values() if payment.closed), None)
+            if oldest is None:  # all may still have to be reclaimed
+                return
+            del self._payments[oldest]
 
     # As a payee
 
@@ -170,6 +208,10 @@ class Payments:
         item = CaptureItem(delivery, receipt)
         self._earnings[delivery.hold] = _Earning(hold, item, hold.operation.deadline)
         self._new_earning.set()
+
+    def is_collecting(self, hold_id: bytes) -> bool:
+        """Whether something was delivered against a hold, and is not captured yet."""
+        return hold_id in self._earnings
 
     def get_unpaid(self, payer: bytes) -> int:
         """Micro-credits that ``payer`` owes for deliveries whose hold is not final yet."""
@@ -221,11 +263,16 @@ class Payments:
                 await trio.sleep(GATHER)
             self._new_earning = trio.Event()
             now = trio.current_time()
-            for hold_id, (_, since) in list(self._unseen.items()):
-                if now - since > UNSEEN_LIMIT:
-                    del self._unseen[hold_id]
+            self._forget_unseen()
             await self._capture_due(now)
             await self._reclaim(now)
+
+    def _forget_unseen(self) -> None:
+        """Count no longer what can never become final: its number is used or its deadline over."""
+        window, now = self._engine.state.window(self._key.public_key), self._engine.chain_time()
+        for hold_id, (_, hold) in list(self._unseen.items()):
+            if now >= hold.deadline or not window.is_usable(hold.seq, hold.attempt):
+                del self._unseen[hold_id]
 
     async def _capture_due(self, now: float) -> None:
         """Submit captures for deliveries whose hold is final, and drop those that are resolved."""
@@ -261,7 +308,7 @@ class Payments:
                 continue
             hold = self._engine.state.hold(payment.hold_id)
             if hold is None:
-                payment.closed = payment.hold_height is not None or now - payment.made_at > UNSEEN_LIMIT
+                payment.closed = payment.hold_height is not None or self._engine.chain_time() >= payment.deadline
                 continue
             if hold.pending is not None and hold.pending.amount > payment.acceptable:
                 payment.asked_at = now

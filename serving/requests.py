@@ -54,21 +54,28 @@ def parse_request(path: str, body: bytes, token_cap: int, local_only: bool = Fal
     options = content.get("stream_options")
     if options is not None and not isinstance(options, dict):
         raise bad_request("'stream_options' must be an object.", param="stream_options")
-    limits = [_read_count(content, name) for name in ("max_completion_tokens", "max_tokens")]
-    limit = next((value for value in limits if value is not None), None)
+    limits = {name: _read_count(content, name) for name in ("max_completion_tokens", "max_tokens")}
+    limit = next((value for value in limits.values() if value is not None), None)
     choices = _read_count(content, "n") or 1
     if choices > MAX_CHOICES:
         raise bad_request(f"'n' is at most {MAX_CHOICES}.", param="n")
-    changes: dict[str, Any] = {}
-    if limit is None or limit > token_cap:
-        limit = token_cap
-        changes["max_completion_tokens" if "max_completion_tokens" in content else "max_tokens"] = token_cap
+    changes: dict[str, Any] = {name: token_cap for name, value in limits.items() if value and value > token_cap}
+    if limit is None:
+        changes["max_tokens"] = token_cap
+    limit = min(limit or token_cap, token_cap)
     wants_usage = bool(options and options.get("include_usage"))
     if stream and not wants_usage:
         changes["stream_options"] = {**(options or {}), "include_usage": True}
     if changes:
-        body = json.dumps({**content, **changes}, ensure_ascii=False, separators=(",", ":")).encode()
+        body = _encode({**content, **changes})
     return Request(path, body, model, stream, limit * choices, wants_usage, local_only)
+
+
+def _encode(content: dict[str, Any]) -> bytes:
+    try:
+        return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can say only by an escape
+        return json.dumps(content, separators=(",", ":")).encode()
 
 
 def _read_count(content: dict[str, Any], name: str) -> int | None:

@@ -7,27 +7,29 @@ stream has gone to the user the executor is not replaced: another one would cont
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 
 import structlog
 import trio
-from consensus.engine import Engine
 
 from chain.crypto import KeyPair, format_address
 from chain.epochs import get_beacon
 from chain.exceptions import CodecError, InvalidOperation
 from chain.lottery import compute_lottery_seed
 from chain.operations import Hold, compute_digest, compute_hold_id
+from consensus.engine import Engine
 from p2p.announcements import Announcement
 from p2p.network import NetworkError
 from p2p.runtime import Runtime
 from p2p.streams import Exchange, Streams
 from serving.backends.backend import BackendError
 from serving.offers import (
+    MAX_ANSWER,
     PART_SIZE,
     PROTOCOL,
+    RELAYED_STATUSES,
     Accepted,
     Declined,
     Failed,
@@ -49,10 +51,20 @@ from serving.usage import AnswerTap
 
 log = structlog.get_logger(__name__)
 
+IN_FLIGHT = 64
+"""Completion tokens that may be on their way when a user leaves; a capture of so many more is not disputed."""
+CONTENT_TYPES = ("application/json", "text/event-stream")
+MAX_CONTENT_TYPE = 64
+
 
 @dataclass(frozen=True, slots=True)
 class RouterSettings:
-    """Times in seconds; ``hold_time`` is chain time in ms."""
+    """Times in seconds; ``hold_time`` is chain time in ms.
+
+    ``first_part`` is the patience for the beginning of an answer, ``stall`` for each next message. Signs of life renew
+    the patience while the request waits in a queue, up to ``queue_timeout``, and for an answer that is not streamed, up
+    to ``hold_time``.
+    """
 
     accept_timeout: float = 5.0
     first_part: float = 30.0
@@ -131,6 +143,7 @@ class Router:
 
         Raises:
             CannotAfford: this node cannot pay for it.
+            TooManyPayments: too many of its payments are on their way.
             NoExecutor: nobody takes it.
         """
         amount = self._payments.compute_price(request.model, len(request.body), request.max_tokens)
@@ -138,6 +151,7 @@ class Router:
         epoch, seq = self._get_epoch(), self._payments.take_seq()
         answers: list[str] = []
         async with AsyncExitStack() as stack:
+            stack.callback(self._payments.give_back, seq)
             for attempt, payee in self._draw(request.model, epoch, seq):
                 terms = _Terms(request, amount, epoch, seq, attempt, payee)
                 try:
@@ -158,10 +172,15 @@ class Router:
         seed = compute_lottery_seed(get_beacon(self._engine.genesis, epoch), self._key.public_key, seq)
         limit = self._engine.genesis.parameters.max_attempts
         order = zip(range(limit), table.lottery(model).order(seed, self._key.public_key), strict=False)
-        candidates = [(attempt, payee) for attempt, payee in order if self._find_peer(payee) is not None]
+        candidates = [(attempt, payee) for attempt, payee in order if self._is_present(payee, model)]
         if len(candidates) >= 2 and self._load(candidates[1][1]) < self._load(candidates[0][1]):
             candidates[0], candidates[1] = candidates[1], candidates[0]
         return candidates
+
+    def _is_present(self, payee: bytes, model: str) -> bool:
+        """Whether a peer is in reach and its backend of ``model`` alive, by what it says."""
+        announcement = self._find_peer(payee)
+        return announcement is not None and model in announcement.models
 
     def _load(self, payee: bytes) -> int:
         announcement = self._find_peer(payee)
@@ -180,15 +199,18 @@ class Router:
         Raises:
             _AttemptFailed: it declined, failed or fell silent before that.
         """
+        attempt = _Attempt(self, terms)
         async with AsyncExitStack() as stack:
             try:
                 await self._connect(terms.payee)
-                attempt = _Attempt(self, terms)
                 exchange = await stack.enter_async_context(self._streams.open(terms.payee, PROTOCOL))
-                answer = await attempt.begin(exchange)
+                answer = await attempt.begin(exchange, stack)
             except (NetworkError, CodecError, trio.TooSlowError, BackendError) as error:
+                attempt.reject()
                 raise _AttemptFailed(str(error) or "no answer in time") from error
             yield answer
+            if not attempt.is_over:
+                await exchange.abort("the answer is no longer wanted")
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,20 +237,30 @@ class _Attempt:
         self._tap = AnswerTap(stream=False)
         self._received = bytearray()
         self._status = 0
+        self._deadline = self._latest = 0.0
+        """Until when the answer must begin, and how far signs of life may put that off."""
+        self.is_over = False
+        """Whether the whole answer came, and was found right."""
 
-    async def begin(self, exchange: Exchange) -> Answer:
+    async def begin(self, exchange: Exchange, stack: AsyncExitStack) -> Answer:
         """Offer, pay, and wait for the beginning of the answer (all of it, if it is not a stream)."""
+        settings, terms = self._settings, self._terms
         await self._offer(exchange)
         await self._pay(exchange)
-        head = await self._wait_for_head(exchange)
+        now = trio.current_time()
+        self._deadline = now + settings.first_part
+        self._latest = now + (settings.queue_timeout if terms.request.stream else settings.hold_time / 1000)
+        head = await self._receive_head(exchange)
         self._status = head.status
         self._tap = AnswerTap(stream=head.content_type.startswith("text/event-stream"))
-        parts = self._parts(exchange)
-        if self._terms.request.stream and head.status == 200:
-            body = _prepend(await anext(parts, b""), parts)
+        parts = await stack.enter_async_context(aclosing(self._parts(exchange)))
+        if terms.request.stream and head.status == 200:
+            first = await anext(parts, b"")
+            if self._tap.error is not None:  # nobody has seen it yet: another executor may do better
+                raise BackendError(self._tap.error)
+            body = await stack.enter_async_context(aclosing(_prepend(first, parts)))
         else:
             body = _prepend(b"".join([part async for part in parts]), _nothing())
-        terms = self._terms
         return Answer(head.status, head.content_type, body, terms.payee, terms.attempt, self._hold_id)
 
     async def _offer(self, exchange: Exchange) -> None:
@@ -264,50 +296,72 @@ class _Attempt:
         except InvalidOperation as error:
             raise BackendError(f"the hold was refused: {error}") from error
 
-    async def _wait_for_head(self, exchange: Exchange) -> Head:
-        settings = self._settings
-        deadline = trio.current_time() + settings.first_part
-        latest = trio.current_time() + settings.queue_timeout
-        while True:
-            with trio.fail_at(min(deadline, latest)), trio.fail_after(settings.stall):
-                message = await _receive(exchange)
-            if isinstance(message, Head):
-                return message
-            if not isinstance(message, Working):
-                raise _unexpected(message)
-            if message.queued or not self._terms.request.stream:
-                deadline = trio.current_time() + settings.first_part
+    async def _receive_head(self, exchange: Exchange) -> Head:
+        head = await self._next(exchange)
+        if not isinstance(head, Head):
+            raise _unexpected(head)
+        if head.status != 200 and head.status not in RELAYED_STATUSES:
+            raise BackendError(f"the executor answered {head.status}")
+        kind, size = head.content_type, len(head.content_type)
+        if not kind.startswith(CONTENT_TYPES) or size > MAX_CONTENT_TYPE or not (kind.isascii() and kind.isprintable()):
+            raise BackendError("the executor answered with an unusable content type")
+        return head
 
-    async def _parts(self, exchange: Exchange) -> AsyncIterator[bytes]:
+    async def _next(self, exchange: Exchange) -> Message:
+        """The next message but signs of life.
+
+        Raises:
+            BackendError: the executor broke off or fell silent.
+        """
+        settings = self._settings
+        if self._received:
+            self._deadline = trio.current_time() + settings.stall
+        try:
+            while True:
+                with trio.fail_at(self._deadline), trio.fail_after(settings.stall):
+                    message = await _receive(exchange)
+                if not isinstance(message, Working):
+                    return message
+                if not self._received and (message.queued or not self._terms.request.stream):
+                    self._deadline = min(trio.current_time() + settings.first_part, self._latest)
+        except (NetworkError, CodecError) as error:
+            raise BackendError(f"the executor broke off: {error}") from error
+        except trio.TooSlowError:
+            raise BackendError("the executor sent nothing for too long") from None
+
+    async def _parts(self, exchange: Exchange) -> AsyncGenerator[bytes, None]:
         """The body, part by part; ends when the delivery was checked and receipted.
 
         Raises:
             BackendError: the executor broke off, fell silent, or claims what it did not deliver.
         """
-        while True:
-            try:
-                with trio.fail_after(self._settings.stall):
-                    message = await _receive(exchange)
-            except (NetworkError, CodecError) as error:
-                raise BackendError(f"the executor broke off: {error}") from error
-            except trio.TooSlowError:
-                raise BackendError(f"the executor said nothing for {self._settings.stall:g} s") from None
-            if isinstance(message, Part):
+        try:
+            while True:
+                message = await self._next(exchange)
+                if isinstance(message, Final):
+                    await self._receipt(exchange, message)
+                    return
+                if not isinstance(message, Part):
+                    raise _unexpected(message)
+                if len(self._received) + len(message.data) > MAX_ANSWER:
+                    raise BackendError(f"the answer is longer than {MAX_ANSWER} bytes")
                 self._received += message.data
                 self._tap.feed(message.data)
-                self._payments.set_acceptable(self._hold_id, self._compute_owed())
+                self._payments.set_acceptable(self._hold_id, self._compute_owed(IN_FLIGHT))
                 yield message.data
-            elif isinstance(message, Final):
-                await self._receipt(exchange, message)
-                return
-            elif not isinstance(message, Working):
-                raise _unexpected(message)
+        except BackendError:
+            self.reject()
+            raise
 
-    def _compute_owed(self) -> int:
-        """Price of what has been received so far."""
+    def reject(self) -> None:
+        """The executor is at fault: whatever it captures is disputed."""
+        self._payments.set_acceptable(self._hold_id, 0)
+
+    def _compute_owed(self, in_flight: int = 0) -> int:
+        """Price of what has been received so far, and ``in_flight`` tokens. No token is shorter than a byte."""
         request = self._terms.request
-        price = self._payments.compute_price(request.model, len(request.body), self._tap.completion_tokens)
-        return min(price, self._terms.amount)
+        tokens = min(self._tap.completion_tokens, len(self._received)) + in_flight
+        return min(self._payments.compute_price(request.model, len(request.body), tokens), self._terms.amount)
 
     async def _receipt(self, exchange: Exchange, final: Final) -> None:
         """Check the executor's claim against what arrived, and sign a receipt for it."""
@@ -315,6 +369,7 @@ class _Attempt:
         fault = self._find_fault(final)
         if fault is not None:
             raise BackendError(f"the executor's delivery is wrong: {fault}")
+        self.is_over = True
         self._payments.set_acceptable(self._hold_id, final.delivery.amount)
         if final.delivery.amount:
             receipt = Receipt(self._payments.sign_receipt(final.delivery))
@@ -352,7 +407,7 @@ def _unexpected(message: Message) -> BackendError:
     return BackendError(f"unexpected {type(message).__name__.lower()}")
 
 
-async def _prepend(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _prepend(first: bytes, rest: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
     if first:
         yield first
     async for part in rest:

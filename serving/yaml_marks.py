@@ -66,6 +66,9 @@ def _walk(node: yaml.Node, path: KeyPath, marks: dict[KeyPath, int], above: list
         for index, item in enumerate(node.value):
             marks[(*path, index)] = item.start_mark.line + 1
             _walk(item, (*path, index), marks, [*above, node])
+    elif isinstance(node, yaml.ScalarNode):
+        if not _is_unicode(node.value):
+            raise YamlFault(node.start_mark.line + 1, path, "has half of a surrogate pair, which is not text")
     elif isinstance(node, yaml.MappingNode):
         lines: dict[str, int] = {}
         for key, value in node.value:
@@ -73,11 +76,18 @@ def _walk(node: yaml.Node, path: KeyPath, marks: dict[KeyPath, int], above: list
             if not isinstance(key, yaml.ScalarNode) or key.tag not in KEY_TAGS:
                 shown = repr(key.value) if isinstance(key, yaml.ScalarNode) else "a list or mapping"
                 raise YamlFault(line, path, f"a key must be text, and {shown} is not (quotes make it so)")
+            if not _is_unicode(key.value):
+                raise YamlFault(line, path, "a key has half of a surrogate pair, which is not text")
             if key.value in lines:
                 raise YamlFault(line, (*path, key.value), f"appears twice (first in line {lines[key.value]})")
             lines[key.value] = line
             marks[(*path, key.value)] = line
             _walk(value, (*path, key.value), marks, [*above, node])
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether ``text`` can be encoded: escapes such as ``"\\ud800"`` make text that cannot."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _explain(error: yaml.MarkedYAMLError) -> str:

@@ -1,0 +1,10 @@
+"""Settings of every test: hypothesis draws the same examples in every run, and no example has a time limit."""
+
+from __future__ import annotations
+
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "ci", derandomize=True, deadline=None, database=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("ci")

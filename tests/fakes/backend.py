@@ -1,0 +1,198 @@
+"""A fast OpenAI-compatible server without a model, for tests and benchmarks.
+
+``python -m tests.fakes.backend --port 0`` serves until it is stopped and prints its URL first. Every behaviour a test
+may want (slowness, errors, breaking off in the middle) is a field of :class:`FakeOptions`; what happened is counted in
+:class:`FakeBackend`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import trio
+
+from p2p.runtime import RealRuntime
+from serving.http.server import ClientGone, HttpRequest, HttpServer, Responder
+from serving.openai_errors import bad_request, error_event, internal_error, model_not_found, not_found, unauthorized
+
+MODEL = "fake-model"
+
+
+@dataclass
+class FakeOptions:
+    """How the server behaves. Times in seconds."""
+
+    models: tuple[str, ...] = (MODEL,)
+    tokens: int = 8  # per answer, if the request names no max_tokens
+    first_token_delay: float = 0.0
+    token_delay: float = 0.0
+    metrics: str | None = None  # None: 404
+    api_key: str | None = None
+    status: int = 200  # anything else: every completion is refused with it
+    break_after: int | None = None  # close the connection after so many chunks of a stream
+    error_after: int | None = None  # send an error event after so many chunks of a stream
+    stall_after: int | None = None  # say nothing more after so many chunks of a stream
+    healthy: bool = True  # False: GET requests answer 500
+
+
+class FakeBackend:
+    """The server's handler, and what it has seen."""
+
+    def __init__(self, options: FakeOptions | None = None) -> None:
+        self.options = options or FakeOptions()
+        self.url = ""
+        self.requests = 0
+        self.completed = 0
+        self.cancelled = 0
+        self.bodies: list[bytes] = []
+        self.keep_bodies = True
+
+    async def handle(self, request: HttpRequest, respond: Responder) -> None:
+        """Answer one request."""
+        options = self.options
+        if options.api_key is not None and request.header(b"authorization") != b"Bearer " + options.api_key.encode():
+            raise unauthorized()
+        if request.method == "GET":
+            await self._answer_get(request, respond)
+            return
+        if request.path != "/v1/chat/completions":
+            raise not_found(f"no {request.path} here")
+        self.requests += 1
+        if self.keep_bodies:
+            self.bodies.append(request.body)
+        try:
+            await self._answer_completion(request, respond)
+        except trio.Cancelled:
+            self.cancelled += 1
+            raise
+        self.completed += 1
+
+    async def _answer_get(self, request: HttpRequest, respond: Responder) -> None:
+        options = self.options
+        if not options.healthy:
+            raise internal_error("unhealthy on purpose")
+        if request.path == "/v1/models":
+            models = [
+                {"id": name, "object": "model", "created": 0, "owned_by": "tests"} for name in self.options.models
+            ]
+            await respond.reply(200, json.dumps({"object": "list", "data": models}).encode())
+        elif request.path == "/health":
+            await respond.reply(200, b"{}")
+        elif request.path == "/metrics" and options.metrics is not None:
+            await respond.reply(200, options.metrics.encode(), b"text/plain; version=0.0.4")
+        else:
+            raise not_found(f"no {request.path} here")
+
+    async def _answer_completion(self, request: HttpRequest, respond: Responder) -> None:
+        options = self.options
+        try:
+            call: dict[str, Any] = json.loads(request.body)
+        except ValueError:
+            raise bad_request("the body is not JSON") from None
+        if options.status != 200:
+            error = internal_error("refused on purpose")
+            await respond.reply(options.status, error.body())
+            return
+        if call.get("model") not in options.models:
+            raise model_not_found(str(call.get("model")))
+        tokens = call.get("max_completion_tokens") or call.get("max_tokens") or options.tokens
+        if options.first_token_delay:
+            await trio.sleep(options.first_token_delay)
+        if call.get("stream"):
+            await self._stream(call, tokens, respond)
+            return
+        if options.token_delay:
+            await trio.sleep(options.token_delay * tokens)
+        choice = {
+            "index": 0,
+            "message": {"role": "assistant", "content": "word " * tokens},
+            "finish_reason": "length",
+        }
+        answer = {**_head(call, "chat.completion"), "choices": [choice], "usage": _usage(tokens)}
+        await respond.reply(200, json.dumps(answer).encode())
+
+    async def _stream(self, call: dict[str, Any], tokens: int, respond: Responder) -> None:
+        options = self.options
+        await respond.start(200, [(b"content-type", b"text/event-stream")])
+        frame = _event(_chunk(call, {"content": "word "}))
+        for index in range(tokens):
+            if index == options.break_after:
+                raise ClientGone  # which closes the connection in the middle of the response
+            if index == options.stall_after:
+                await trio.sleep_forever()
+            if index == options.error_after:
+                await respond.send(error_event("failed on purpose", "server_error"))
+                await respond.end()
+                return
+            await respond.send(frame)
+            if options.token_delay:
+                await trio.sleep(options.token_delay)
+        last = _event(_chunk(call, {}, "length"))
+        if (call.get("stream_options") or {}).get("include_usage"):
+            last += _event({**_head(call, "chat.completion.chunk"), "choices": [], "usage": _usage(tokens)})
+        await respond.send(last + b"data: [DONE]\n\n")
+        await respond.end()
+
+
+def _head(call: dict[str, Any], kind: str) -> dict[str, Any]:
+    return {"id": "chatcmpl-fake", "object": kind, "created": 1, "model": call["model"]}
+
+
+def _chunk(call: dict[str, Any], delta: dict[str, str], finish_reason: str | None = None) -> dict[str, Any]:
+    choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
+    return {**_head(call, "chat.completion.chunk"), "choices": [choice]}
+
+
+def _usage(tokens: int) -> dict[str, int]:
+    return {"prompt_tokens": 5, "completion_tokens": tokens, "total_tokens": 5 + tokens}
+
+
+def _event(data: dict[str, Any]) -> bytes:
+    return b"data: " + json.dumps(data, separators=(",", ":")).encode() + b"\n\n"
+
+
+@asynccontextmanager
+async def serving(
+    options: FakeOptions | None = None, host: str = "127.0.0.1", port: int = 0
+) -> AsyncIterator[FakeBackend]:
+    """Run a fake backend on a free port for the length of the context."""
+    backend = FakeBackend(options)
+    server = await HttpServer.open(backend.handle, host, port, RealRuntime())
+    backend.url = f"http://{server.address[0]}:{server.address[1]}"
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.run)
+        yield backend
+        nursery.cancel_scope.cancel()
+
+
+async def main() -> None:
+    """Serve until stopped; the URL is the first line of the output."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--model", action="append", help="repeat for several; default: fake-model")
+    parser.add_argument("--tokens", type=int, default=8)
+    parser.add_argument("--first-token-delay", type=float, default=0.0)
+    parser.add_argument("--token-delay", type=float, default=0.0)
+    parser.add_argument("--api-key")
+    arguments = parser.parse_args()
+    options = FakeOptions(
+        models=tuple(arguments.model or (MODEL,)),
+        tokens=arguments.tokens,
+        first_token_delay=arguments.first_token_delay,
+        token_delay=arguments.token_delay,
+        api_key=arguments.api_key,
+    )
+    async with serving(options, arguments.host, arguments.port) as backend:
+        backend.keep_bodies = False
+        print(backend.url, flush=True)
+        await trio.sleep_forever()
+
+
+if __name__ == "__main__":
+    trio.run(main)

@@ -1,0 +1,138 @@
+"""Real hosts on loopback for the tests of this folder, and what the tests of the guards share."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+from libp2p.stream_muxer.yamux.yamux import Yamux
+
+from chain.crypto import KeyPair
+from p2p.hardening import GuardedSwarm, peer_id_of
+from p2p.host import Libp2pNetwork, _Running
+from p2p.network import GossipMessage, NetworkError, RawStream
+from p2p.runtime import RealRuntime
+
+LOOPBACK = ("/ip4/127.0.0.1/tcp/0",)
+ECHO = "/test/echo/1"
+TOPIC = "test"
+
+
+def key(number: int) -> KeyPair:
+    return KeyPair(bytes([number]) * 32)
+
+
+def network(number: int, listen: Sequence[str] = LOOPBACK) -> Libp2pNetwork:
+    return Libp2pNetwork(key(number), listen, RealRuntime())
+
+
+@asynccontextmanager
+async def running(*networks: Libp2pNetwork) -> AsyncIterator[trio.Nursery]:
+    """The networks are up inside, and closed afterwards."""
+    async with trio.open_nursery() as nursery:
+        for one in networks:
+            await nursery.start(one.run)
+        yield nursery
+        nursery.cancel_scope.cancel()
+
+
+async def eventually(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    with trio.fail_after(seconds):
+        while not condition():
+            await trio.sleep(0.02)
+
+
+async def echo(stream: RawStream) -> None:
+    while data := await stream.receive():
+        await stream.send(data)
+
+
+async def gossip_works(source: Libp2pNetwork, inbox: trio.MemoryReceiveChannel[GossipMessage], topic: str) -> None:
+    """Publish until something arrives: the mesh takes a moment, and gossip is a hint. Then forget what arrived."""
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+
+            async def publish() -> None:
+                while True:
+                    await source.publish(topic, b"are you there?")
+                    await trio.sleep(0.1)
+
+            nursery.start_soon(publish)
+            while (await inbox.receive()).sender != source.me:
+                pass
+            nursery.cancel_scope.cancel()
+
+
+async def drained(inbox: trio.MemoryReceiveChannel[GossipMessage], seconds: float = 0.5) -> list[GossipMessage]:
+    """What arrives until nothing has for ``seconds``."""
+    messages: list[GossipMessage] = []
+    while True:
+        with trio.move_on_after(seconds) as scope:
+            messages.append(await inbox.receive())
+        if scope.cancelled_caught:
+            return messages
+
+
+async def collected(
+    inbox: trio.MemoryReceiveChannel[GossipMessage], count: int, patience: float = 30.0
+) -> list[GossipMessage]:
+    """The next ``count`` messages, or fewer after ``patience`` seconds, and what comes directly behind them."""
+    messages: list[GossipMessage] = []
+    with trio.move_on_after(patience):
+        while len(messages) < count:
+            messages.append(await inbox.receive())
+    return messages + await drained(inbox, 0.3)
+
+
+guard = pytest.mark.parametrize("on", [True, False], ids=["guard_on", "guard_off"])
+
+
+def library(node: Libp2pNetwork) -> _Running:
+    assert node._running is not None
+    return node._running
+
+
+def swarm_of(node: Libp2pNetwork) -> GuardedSwarm:
+    return node._swarm()
+
+
+def muxer(node: Libp2pNetwork, peer: Libp2pNetwork) -> Yamux:
+    connection = swarm_of(node).get_connection(peer_id_of(peer.me))
+    assert connection is not None and isinstance(connection.muxed_conn, Yamux)
+    return connection.muxed_conn
+
+
+async def echoes(node: Libp2pNetwork, peer: Libp2pNetwork) -> bool:
+    """Whether ``peer`` answers on a new stream of the connection there is."""
+    try:
+        with trio.fail_after(10):
+            stream = await node.open_stream(peer.me, ECHO)
+            await stream.send(b"hello")
+            return await stream.receive() == b"hello"
+    except (NetworkError, trio.TooSlowError):
+        return False
+
+
+@asynccontextmanager
+async def pair(*, connected: bool = True) -> AsyncIterator[tuple[Libp2pNetwork, Libp2pNetwork]]:
+    one, other = network(1), network(2)
+    for node in (one, other):
+        node.handle(ECHO, echo)
+    async with running(one, other):
+        if connected:
+            await other.connect(one.me, one.listen_addresses)
+        yield one, other
+
+
+async def survives(attack: Callable[[Libp2pNetwork, Libp2pNetwork], Any]) -> bool:
+    """Whether a node is still there and serves after the other one's ``attack``."""
+    try:
+        async with pair() as (victim, attacker):
+            await attack(victim, attacker)
+            await trio.sleep(0.5)
+            return await echoes(attacker, victim)
+    except BaseExceptionGroup:
+        return False

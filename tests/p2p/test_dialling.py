@@ -1,0 +1,115 @@
+"""Whom to dial: targets, patience, backoff, bootstrap peers, probes of lost peers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+from random import Random
+
+from p2p.announcements import Announcement, PeerLoad
+from p2p.dialling import MAX_BOOTSTRAP_DELAY, PATIENCE, PROBE_INTERVAL, STABLE, DialPlan
+from p2p.peers import PeerView
+
+ME = b"\x80" * 32
+GREATER = [bytes([0x81 + number]) * 32 for number in range(20)]
+LESSER = b"\x01" * 32
+
+
+def announcement(peer: bytes) -> Announcement:
+    return Announcement(peer, 1, 1, False, (f"/memory/{peer[0]}",), (), (), PeerLoad(), 300_000, bytes(64))
+
+
+def view_of(*peers: bytes) -> PeerView:
+    view = PeerView(ME)
+    for peer in peers:
+        view.apply(announcement(peer), 0.0)
+    return view
+
+
+def plan(bootstrap: dict[bytes, tuple[str, ...]] | None = None, target: int = 8) -> DialPlan:
+    return DialPlan(ME, bootstrap or {}, Random(1), target)
+
+
+def chosen(of: DialPlan, view: PeerView, now: float, connected: list[bytes] | None = None) -> list[bytes]:
+    return sorted(peer for peer, _ in of.choose(view, connected or [], (), True, now))
+
+
+def test_all_are_dialled_in_a_small_network_and_no_more_than_needed_in_a_large_one() -> None:
+    assert chosen(plan(), view_of(*GREATER[:3]), 0.0) == GREATER[:3]
+    assert len(chosen(plan(), view_of(*GREATER), 0.0)) == 8
+    assert len(chosen(plan(), view_of(*GREATER), 0.0, GREATER[:6])) == 2
+    assert chosen(plan(), view_of(*GREATER), 0.0, GREATER[:8]) == []
+
+
+def test_dials_under_way_count() -> None:
+    assert plan().choose(view_of(*GREATER[:3]), GREATER[:1], GREATER[1:3], True, 0.0) == []
+
+
+def test_the_lesser_key_is_left_to_dial_first_unless_it_cannot() -> None:
+    waiting, view = plan(), view_of(LESSER)
+    assert chosen(waiting, view, 0.0) == []
+    assert chosen(waiting, view, PATIENCE) == [LESSER]
+    assert [peer for peer, _ in plan().choose(view, (), (), False, 0.0)] == [LESSER]
+
+
+def test_a_failed_dial_waits_longer_and_longer() -> None:
+    of, view, dials, now = plan(), view_of(GREATER[0]), [], 0.0
+    while now < 280.0:
+        if chosen(of, view, now):
+            dials.append(now)
+            of.failed(GREATER[0], now)
+        now += 0.25
+    gaps = [later - earlier for earlier, later in pairwise(dials)]
+    assert gaps[0] <= 1.25
+    assert max(gaps) > 20.0
+    assert 6 <= len(dials) <= 14
+
+
+def test_bootstrap_peers_are_never_given_up() -> None:
+    of = plan({GREATER[0]: ("/memory/1",)})
+    assert of.choose(view_of(), (), (), True, 0.0) == [(GREATER[0], ("/memory/1",))]
+    now, last = 0.0, 0.0
+    while now < 1000.0:
+        if chosen(of, view_of(), now):
+            assert now - last <= MAX_BOOTSTRAP_DELAY + 1.0
+            of.failed(GREATER[0], now)
+            last = now
+        now += 0.5
+    assert now - last < MAX_BOOTSTRAP_DELAY + 1.0
+
+
+def test_one_bootstrap_connection_is_kept_beyond_the_target() -> None:
+    of = plan({GREATER[18]: ("/memory/1",), GREATER[19]: ("/memory/2",)})
+    view = view_of(*GREATER)
+    assert chosen(of, view, 0.0, GREATER[:8]) == GREATER[18:]
+    assert chosen(of, view, 0.0, GREATER[:8] + GREATER[18:19]) == []
+
+
+def test_a_node_is_not_its_own_bootstrap_peer() -> None:
+    assert chosen(plan({ME: ("/memory/1",)}), view_of(), 0.0) == []
+
+
+def test_a_short_connection_counts_as_a_failed_dial_and_a_long_one_does_not() -> None:
+    of, view, peer = plan(), view_of(GREATER[0]), GREATER[0]
+    of.connected(peer, 0.0)
+    of.disconnected(peer, STABLE)
+    assert chosen(of, view, STABLE) == [peer]
+    of.connected(peer, 20.0)
+    of.disconnected(peer, 20.0)
+    assert chosen(of, view, 20.0) == []
+    assert chosen(of, view, 21.0) == [peer]
+
+
+def test_lost_peers_are_probed_now_and_then() -> None:
+    of, view = plan(), view_of(GREATER[0])
+    view.suspect(GREATER[0])
+    view.crash(GREATER[0], 0.0)
+    dials = sum(chosen(of, view, second) == [GREATER[0]] for second in range(300))
+    assert 300 / PROBE_INTERVAL / 2 < dials < 300 / PROBE_INTERVAL * 2
+
+
+def test_unreachable_peers_are_not_dialled() -> None:
+    view = PeerView(ME)
+    view.apply(replace(announcement(GREATER[0]), addresses=()), 0.0)
+    view.apply(replace(announcement(GREATER[1]), addresses=(), relays=("/memory/2",)), 0.0)
+    assert plan().choose(view, (), (), True, 0.0) == [(GREATER[1], ("/memory/2",))]

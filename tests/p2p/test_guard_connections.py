@@ -1,0 +1,506 @@
+"""The guards of ``p2p.hardening`` against their faults: with a guard off its fault shows, with it on it does not.
+
+Most guards override one method of a library class, so that "off" is the class without the override. A test that fails
+for ``guard_off`` means that the library has been mended and the guard can go.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import trio
+from libp2p import new_host
+from libp2p.crypto.secp256k1 import create_new_key_pair as create_secp256k1_key_pair
+from libp2p.network.stream.exceptions import StreamError
+from libp2p.peer.id import ID
+from libp2p.peer.peerinfo import PeerInfo
+from libp2p.security.insecure.transport import PLAINTEXT_PROTOCOL_ID
+from libp2p.stream_muxer.yamux.yamux import TYPE_PING
+from libp2p.transport.tcp import tcp
+from multiaddr import Multiaddr
+
+import p2p.gossip
+import p2p.hardening
+import p2p.host
+from p2p.hardening import (
+    GuardedHost,
+    GuardedSwarm,
+    GuardedUpgrader,
+    GuardedYamux,
+    peer_id_of,
+    public_key_of,
+)
+from p2p.host import Libp2pNetwork
+from p2p.network import NetworkError, RawStream
+from tests.p2p.hosts import (
+    ECHO,
+    TOPIC,
+    echoes,
+    eventually,
+    gossip_works,
+    guard,
+    key,
+    library,
+    muxer,
+    network,
+    pair,
+    running,
+    survives,
+    swarm_of,
+)
+
+STOCK_REUSE_FLAGS = tcp._set_reuse_flags  # before any host is made, which replaces it
+
+
+class Link:
+    """A TCP relay in front of a node that can be frozen: both ends stay open and nothing passes, as on a dead link."""
+
+    def __init__(self, target: str) -> None:
+        self._port = int(target.rsplit("/", 1)[1])
+        self._open = trio.Event()
+        self._open.set()
+        self.address = ""
+
+    def freeze(self) -> None:
+        self._open = trio.Event()
+
+    async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        self.address = f"/ip4/127.0.0.1/tcp/{listeners[0].socket.getsockname()[1]}"
+        await trio.serve_listeners(self._relay, listeners, task_status=task_status)
+
+    async def _relay(self, client: trio.SocketStream) -> None:
+        server = await trio.open_tcp_stream("127.0.0.1", self._port)
+        async with client, server, trio.open_nursery() as nursery:
+            nursery.start_soon(self._pump, client, server)
+            await self._pump(server, client)
+            nursery.cancel_scope.cancel()
+
+    async def _pump(self, source: trio.SocketStream, target: trio.SocketStream) -> None:
+        try:
+            while data := await source.receive_some():
+                await self._open.wait()
+                await target.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass
+
+
+# Items 1, 2 and 10
+
+
+@guard
+@pytest.mark.trio
+async def test_an_exception_in_a_library_handler(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not on:
+        monkeypatch.delattr(GuardedHost, "_swarm_stream_handler")
+
+    async def attack(victim: Libp2pNetwork, attacker: Libp2pNetwork) -> None:
+        async def fail(stream: Any) -> None:
+            raise ValueError("a bug")
+
+        library(victim).host.set_stream_handler(cast(Any, "/test/fail/1"), fail)
+        with pytest.raises(NetworkError):
+            await (await attacker.open_stream(victim.me, "/test/fail/1")).receive()
+
+    assert await survives(attack) is on
+
+
+@guard
+@pytest.mark.trio
+async def test_inbound_slots_are_free_again_when_peers_have_left(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not on:
+        monkeypatch.delattr(GuardedSwarm, "_do_handle_inbound_connection")
+    async with pair(connected=False) as (one, other):
+        swarm_of(one)._inbound_limiter.total_tokens = 2
+        served = 0
+        for _ in range(4):
+            try:
+                await other.connect(one.me, one.listen_addresses)
+            except NetworkError:
+                break
+            served += 1
+            await other.disconnect(one.me)
+            await eventually(lambda: not one.peers())
+            await trio.sleep(0.3)
+        assert served == (4 if on else 2)
+
+
+@pytest.mark.trio
+async def test_a_peer_has_no_more_streams_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(p2p.hardening, "MAX_STREAMS", 4)  # of which gossip takes two
+    async with pair() as (one, other):
+        await eventually(lambda: len(swarm_of(one).get_connections()[0].get_streams()) == 2)
+        streams = [await other.open_stream(one.me, ECHO) for _ in range(2)]
+        with pytest.raises(NetworkError):
+            await other.open_stream(one.me, ECHO)
+        for stream in streams:
+            await stream.close()
+        await eventually(lambda: len(swarm_of(one).get_connections()[0].get_streams()) == 2)
+        assert await echoes(other, one)
+
+
+@guard
+@pytest.mark.trio
+async def test_a_failed_dial_does_not_block_the_next(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not on:
+
+        async def dial(self: GuardedSwarm, peer: ID, address: Multiaddr) -> None:
+            self.peerstore.add_addrs(peer, [address], 60)
+            await self.dial_peer(peer)
+
+        monkeypatch.setattr(GuardedSwarm, "dial", dial)
+    async with pair(connected=False) as (one, other):
+        with pytest.raises(NetworkError):
+            await other.connect(one.me, ["/ip4/127.0.0.1/tcp/1"])
+        try:
+            await other.connect(one.me, one.listen_addresses)
+        except NetworkError:
+            assert not on
+        else:
+            assert on
+
+
+# Items 12 and 13, and other faults of streams
+
+
+@pytest.mark.trio
+async def test_a_writer_outwaits_a_reader_that_pauses() -> None:
+    received = []
+
+    async def pause(stream: RawStream) -> None:
+        await trio.sleep(6)
+        total = 0
+        while data := await stream.receive():
+            total += len(data)
+        received.append(total)
+
+    async with pair() as (one, other):
+        one.handle("/test/pause/1", pause)
+        guarded = await other.open_stream(one.me, "/test/pause/1")
+        stock = await other.open_stream(one.me, "/test/pause/1")
+        await trio.sleep(0.2)  # the windows have been told
+        size = max(stream._stream.muxed_stream.send_window for stream in (guarded, stock)) + 1000
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(guarded.send, bytes(size))
+            with pytest.raises(StreamError):
+                await stock._stream.write(bytes(size))
+        await guarded.close()
+        await eventually(lambda: received == [size])
+
+
+async def cancelled_after(checkpoints: int, function: Callable[[], Any]) -> None:
+    """Start ``function`` and cancel it when it has had about this many chances to go on."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(function)
+        for _ in range(checkpoints):
+            await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+
+
+@guard
+@pytest.mark.trio
+async def test_a_cancelled_open_gives_its_slot_back(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not on:
+        monkeypatch.delattr(GuardedSwarm, "new_stream")
+    async with pair() as (one, other):
+        yamux = muxer(other, one)
+        await eventually(lambda: yamux.stream_backlog_semaphore.value == 255)  # gossip has one
+        for checkpoints in range(20):
+            await cancelled_after(checkpoints, partial(other.open_stream, one.me, ECHO))
+        await trio.sleep(0.2)
+        assert (yamux.stream_backlog_semaphore.value == 255) is on
+
+
+@guard
+@pytest.mark.trio
+async def test_a_cancelled_write_leaves_the_connection_whole(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not on:
+        monkeypatch.delattr(GuardedYamux, "_write_frame")
+    async with pair() as (one, other):
+        whole = True
+        for checkpoints in range(12):
+            if whole:
+                stream = await other.open_stream(one.me, ECHO)
+                await cancelled_after(checkpoints, partial(stream.send, bytes(1000)))
+                whole = await echoes(other, one)
+        assert whole is on
+
+
+@pytest.mark.trio
+async def test_a_connection_whose_peer_takes_nothing_can_be_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(p2p.hardening, "WRITE_TIMEOUT", 0.5)
+    one, other = network(1), network(2)
+
+    async def take(stream: RawStream) -> None:
+        await trio.sleep_forever()
+
+    one.handle("/test/take/1", take)
+    async with running(one, other) as nursery:
+        link = Link(one.listen_addresses[0])
+        await nursery.start(link.run)
+        await other.connect(one.me, [link.address])
+        streams = [await other.open_stream(one.me, "/test/take/1") for _ in range(60)]
+        link.freeze()
+
+        async def send(stream: RawStream) -> None:
+            with pytest.raises(NetworkError):
+                await stream.send(bytes(1 << 20))
+
+        with trio.fail_after(20):
+            async with trio.open_nursery() as writers:
+                for stream in streams:
+                    writers.start_soon(send, stream)
+            await other.disconnect(one.me)
+        assert other.peers() == frozenset()
+
+
+@guard
+@pytest.mark.trio
+async def test_a_reset_is_not_a_regular_end(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not on:
+        monkeypatch.setattr(p2p.host, "was_reset", lambda stream: False)
+    waiting = trio.Event()
+
+    async def reset(stream: RawStream) -> None:
+        await waiting.wait()
+        await stream.reset()
+
+    async with pair() as (one, other):
+        one.handle("/test/reset/1", reset)
+        stream = await other.open_stream(one.me, "/test/reset/1")
+        waiting.set()
+        try:
+            end = await stream.receive()
+        except NetworkError:
+            assert on
+        else:
+            assert end == b"" and not on
+
+
+# Items 14 to 16: connections
+
+
+@guard
+@pytest.mark.trio
+async def test_a_dead_link_is_noticed(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(p2p.hardening, "KEEPALIVE_INTERVAL", 0.2)
+    monkeypatch.setattr(p2p.hardening, "KEEPALIVE_TIMEOUT", 1.0)
+    if not on:
+        monkeypatch.delattr(GuardedYamux, "_measure_rtt_loop")
+    one, other = network(1), network(2)
+    async with running(one, other) as nursery:
+        link = Link(one.listen_addresses[0])
+        await nursery.start(link.run)
+        await other.connect(one.me, [link.address])
+        await trio.sleep(1.0)
+        assert one.peers() and other.peers(), "a link that lives stays"
+        link.freeze()
+        with trio.move_on_after(20 if on else 3):
+            while one.peers() or other.peers():
+                await trio.sleep(0.05)
+        assert (not one.peers() and not other.peers()) is on
+
+
+@pytest.mark.trio
+async def test_traffic_is_a_sign_of_life_when_pongs_are_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(p2p.hardening, "KEEPALIVE_INTERVAL", 0.2)
+    monkeypatch.setattr(p2p.hardening, "KEEPALIVE_TIMEOUT", 1.0)
+    async with pair() as (one, other):
+        yamux = muxer(one, other)
+        write_frame = yamux._write_frame
+
+        async def write_no_ping_or_pong(frame: bytes) -> None:
+            if frame[1] != TYPE_PING:
+                await write_frame(frame)
+
+        vars(yamux)["_write_frame"] = write_no_ping_or_pong
+        stream = await other.open_stream(one.me, ECHO)
+        with trio.move_on_after(2.5):
+            while True:
+                await stream.send(b"x")
+                await stream.receive()
+        assert other.peers() == {one.me}
+        await eventually(lambda: not other.peers())
+
+
+@guard
+@pytest.mark.trio
+async def test_leaving_the_network_leaves_nothing_behind(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def resources() -> list[int]:
+        return [trio.lowlevel.current_statistics().tasks_living, len(list(Path("/proc/self/fd").iterdir()))]
+
+    if not on:
+
+        async def cancelled_instead(host: GuardedHost) -> None:
+            """What an ordinary cancellation does to the library: every await of its cleanup fails at once."""
+
+        monkeypatch.setattr(p2p.host, "_close_host", cancelled_instead)
+        monkeypatch.setattr(p2p.host, "CLOSE_TIMEOUT", 0.0)
+    one = network(1)
+    async with running(one):
+        await trio.sleep(0.1)
+        before = resources()
+        for _ in range(3):
+            other = network(2)
+            async with running(other):
+                await other.connect(one.me, one.listen_addresses)
+        with trio.move_on_after(20 if on else 2):
+            while any(now > then for now, then in zip(resources(), before, strict=True)):
+                await trio.sleep(0.05)
+        assert all(now <= then for now, then in zip(resources(), before, strict=True)) is on
+
+
+@guard
+@pytest.mark.trio
+async def test_mutual_dialling_leaves_one_connection(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not on:
+        monkeypatch.setattr(p2p.host, "surplus_connections", lambda connections, outbound_wins: [])
+    async with pair(connected=False) as (one, other):
+        inboxes = one.subscribe(TOPIC), other.subscribe(TOPIC)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(one.connect, other.me, other.listen_addresses)
+            nursery.start_soon(other.connect, one.me, one.listen_addresses)
+        await eventually(lambda: len(swarm_of(one).get_connections()) == len(swarm_of(other).get_connections()) == 2)
+        with trio.move_on_after(2):
+            while len(swarm_of(one).get_connections()) + len(swarm_of(other).get_connections()) > 2:
+                await trio.sleep(0.05)
+        counts = len(swarm_of(one).get_connections()), len(swarm_of(other).get_connections())
+        assert counts == ((1, 1) if on else (2, 2))
+        assert one.peers() == {other.me} and other.peers() == {one.me}
+        assert await echoes(one, other) and await echoes(other, one)
+        await gossip_works(one, inboxes[1], TOPIC)
+        await gossip_works(other, inboxes[0], TOPIC)
+
+
+# Who may connect, and whom the library would dial
+
+
+@pytest.mark.trio
+async def test_plaintext_is_not_spoken() -> None:
+    one = network(1)
+    async with running(one):
+        client = await trio.open_tcp_stream("127.0.0.1", int(one.listen_addresses[0].rsplit("/", 1)[1]))
+        async with client:
+            for protocol in ("/multistream/1.0.0", PLAINTEXT_PROTOCOL_ID):
+                line = protocol.encode() + b"\n"
+                await client.send_all(bytes([len(line)]) + line)
+            received = b""
+            while not received.endswith(b"\x03na\n"):
+                received += await client.receive_some()
+    assert received == b"\x13/multistream/1.0.0\n\x03na\n"
+
+
+@guard
+@pytest.mark.trio
+async def test_only_ed25519_keys_are_accounts(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not on:
+        monkeypatch.delattr(GuardedSwarm, "add_conn")
+    one = network(1)
+    async with running(one):
+        stranger = new_host(key_pair=create_secp256k1_key_pair())
+        assert public_key_of(stranger.get_id()) is None
+        async with stranger.run([]):
+            try:
+                with trio.move_on_after(3):
+                    await stranger.connect(PeerInfo(peer_id_of(one.me), [Multiaddr(one.listen_addresses[0])]))
+                await trio.sleep(0.5)
+                assert len(swarm_of(one).get_connections()) == (0 if on else 1)
+                assert one.peers() == frozenset()
+            finally:
+                await stranger.close()
+
+
+@guard
+@pytest.mark.trio
+async def test_nobody_is_dialled_unasked(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not on:
+        monkeypatch.delattr(p2p.hardening._NoAutoConnector, "maybe_connect")
+    async with pair(connected=False) as (one, other):
+        swarm = swarm_of(one)
+        swarm.peerstore.add_addrs(peer_id_of(other.me), [Multiaddr(other.listen_addresses[0])], 60)
+        await swarm.auto_connector.maybe_connect()
+        assert (one.peers() == frozenset()) is on
+
+
+@pytest.mark.trio
+async def test_a_node_tells_no_peer_its_listen_addresses() -> None:
+    async with pair() as (one, other):
+        assert set(library(one).host.get_mux().get_protocols()) == {"/ipfs/ping/1.0.0", "/meshsub/1.1.0", ECHO}
+        with pytest.raises(NetworkError):
+            await other.open_stream(one.me, "/ipfs/id/1.0.0")
+
+
+@guard
+@pytest.mark.trio
+async def test_a_port_in_use_is_an_error(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    p2p.hardening.install()
+    if not on:
+        monkeypatch.setattr(tcp, "_set_reuse_flags", STOCK_REUSE_FLAGS)
+    one = network(1)
+    async with running(one):
+        second = network(2, listen=one.listen_addresses)
+        try:
+            with trio.move_on_after(1) as scope:
+                await second.run()
+        except NetworkError as error:
+            assert on and "in use" in str(error)
+        else:
+            assert scope.cancelled_caught and not on
+
+
+# Process-wide settings
+
+
+QUIET = """
+import logging, sys, trio
+from tests.p2p.hosts import network, running
+async def main():
+    one, other = network(1), network(2)
+    async with running(one, other):
+        await other.connect(one.me, one.listen_addresses)
+        client = await trio.open_tcp_stream("127.0.0.1", int(one.listen_addresses[0].rsplit("/", 1)[1]))
+        await client.send_all(b"GET / HTTP/1.0\\r\\n\\r\\n")
+        await client.aclose()
+        await trio.sleep(0.3)
+trio.run(main)
+print(logging.getLogger().handlers)
+"""
+
+
+def test_the_library_is_quiet_and_leaves_the_root_logger_alone() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", QUIET], capture_output=True, text=True, cwd=Path(__file__).parents[2], check=True
+    )
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def test_installing_is_idempotent_and_sets_what_it_says() -> None:
+    p2p.hardening.install()
+    replaced = tcp._set_reuse_flags
+    p2p.hardening.install()
+    assert tcp._set_reuse_flags is replaced
+    assert os.environ["PY_YAMUX_RELEASE_ON_READ"] == "0"
+    assert not logging.getLogger("libp2p.network.swarm").isEnabledFor(logging.CRITICAL)
+
+
+@pytest.mark.trio
+async def test_the_upgrader_builds_the_guarded_multiplexer() -> None:
+    async with pair() as (one, other):
+        assert isinstance(library(one).host.get_network(), GuardedSwarm)
+        assert isinstance(swarm_of(one).upgrader, GuardedUpgrader)
+        assert type(muxer(one, other)) is type(muxer(other, one)) is GuardedYamux
+
+
+def test_keys_and_peer_ids_correspond() -> None:
+    public_key = key(1).public_key
+    assert public_key_of(peer_id_of(public_key)) == public_key
+    assert str(peer_id_of(public_key)) == key(1).address
+    assert public_key_of(b"") is public_key_of(peer_id_of(bytes(32)).to_bytes()) is None

