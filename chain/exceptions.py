@@ -59,5 +59,14 @@ class StoreError(LedgerError):
     """The database is damaged, belongs to another chain, or is in use by another process."""
 
 
+class StoreDamaged(StoreError):
+    """What the database holds is not what was written."""
+
+    def __init__(self, fault: str) -> None:
+        super().__init__(
+            f"{fault}; restore the database from a copy, or move it away: the node then fetches the chain from others"
+        )
+
+
 class StoreInUse(StoreError):
     """Another process holds the database open."""

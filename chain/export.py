@@ -6,11 +6,11 @@ bytes: the genesis, then for each height the block and its finality certificate 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from chain.blocks import Header
+from chain.blocks import Block, Header
 from chain.blockstore import MAX_GENESIS
 from chain.exceptions import CodecError, StoreError
 from chain.genesis import Genesis
@@ -21,9 +21,10 @@ MAGIC = b"wwwserve chain 1\n"
 
 
 class ExportWriter:
-    """Writes an export of ``height`` blocks; a context manager. The file must not exist."""
+    """Writes an export of ``height`` blocks; a context manager. The file must not exist, and is removed on an error."""
 
     def __init__(self, path: Path, genesis: Genesis, height: int) -> None:
+        self._path = path
         self._file = path.open("xb")
         self._file.write(MAGIC + height.to_bytes(8, "big"))
         self._write(genesis.encode())
@@ -39,8 +40,10 @@ class ExportWriter:
     def __enter__(self) -> ExportWriter:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         self._file.close()
+        if kind is not None:
+            self._path.unlink(missing_ok=True)
 
 
 class ExportSource:
@@ -55,7 +58,7 @@ class ExportSource:
         with path.open("rb") as file:
             if file.read(len(MAGIC)) != MAGIC:
                 raise StoreError(f"{path} is not a chain export")
-            self.height = int.from_bytes(file.read(8), "big")
+            self.height = int.from_bytes(self._take(file, 8), "big")
             try:
                 self.genesis = Genesis.decode(self._read(file), MAX_GENESIS)
             except CodecError as error:
@@ -63,12 +66,15 @@ class ExportSource:
             self._start = file.tell()
 
     def _read(self, file: BinaryIO) -> bytes:
-        size = int.from_bytes(file.read(4), "big")
+        size = int.from_bytes(self._take(file, 4), "big")
         if size > MAX_GENESIS:
             raise StoreError(f"{self._path} is damaged near byte {file.tell()}")
+        return self._take(file, size)
+
+    def _take(self, file: BinaryIO, size: int) -> bytes:
         raw = file.read(size)
         if len(raw) != size:
-            raise StoreError(f"{self._path} ends in the middle of a record")
+            raise StoreError(f"{self._path} is cut short: it ends at byte {file.tell()}")
         return raw
 
     def entries(self) -> Iterator[tuple[bytes, bytes | None]]:
@@ -79,6 +85,9 @@ class ExportSource:
                 yield self._read(file), self._read(file) or None
             if file.read(1):
                 raise StoreError(f"{self._path} has something after its last block")
+
+    def check_block(self, block: Block, failures: Sequence[str | None]) -> None:
+        """An export says nothing about a block but what is in it."""
 
     def check(self, state: State, header: Header) -> None:
         """An export holds no state to compare with."""

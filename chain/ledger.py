@@ -19,7 +19,7 @@ from chain.operations import (
     MAX_OPERATION,
     Bond,
     Capture,
-    CaptureItem,
+    Delivery,
     Dispute,
     Hold,
     NoncedOperation,
@@ -157,8 +157,7 @@ def _process(draft: Draft, context: BlockContext, operation: Operation, signer: 
         case Hold():
             _process_hold(draft, context, operation, signer)
         case Capture():
-            for item in operation.items:
-                _process_capture(draft, context, item, signer)
+            _process_capture(draft, context, operation, signer)
         case Release():
             _process_release(draft, context, operation)
         case Dispute():
@@ -249,8 +248,36 @@ def get_executor(
     return table.lottery(model).get_executor(seed, payer, attempt)
 
 
-def _process_capture(draft: Draft, context: BlockContext, item: CaptureItem, signer: bytes) -> None:
-    delivery = item.delivery
+def _process_capture(draft: Draft, context: BlockContext, operation: Capture, signer: bytes) -> None:
+    holds = [_check_delivery(draft, context, item.delivery, signer) for item in operation.items]
+    # Receipts only when all else is well: while a capture waits for a hold it is tried after every block, for free.
+    for item, hold in zip(operation.items, holds, strict=True):
+        if item.receipt is not None:
+            message = item.delivery.encode()
+            claim = crypto.Claim(hold.payer, "receipt", context.genesis.chain_id, message, item.receipt)
+            if not crypto.verify_all([claim]):
+                raise InvalidOperation("the receipt is not the payer's")
+    pays_at = context.chain_time + context.genesis.parameters.capture_grace
+    pending = []
+    for item, hold in zip(operation.items, holds, strict=True):
+        delivery = item.delivery
+        if item.receipt is not None or not delivery.amount:
+            _resolve(draft, delivery.hold, hold, signer, delivery.amount)
+        else:
+            draft.put(hold_key(delivery.hold), replace(hold, pending=delivery, pays_at=pays_at))
+            pending.append(delivery.hold)
+    if pending:  # together: one by one, a second full of captures would cost the square of their number
+        second = -(-pays_at // 1000)
+        agenda = draft.agenda(second) or Agenda(())
+        draft.put(agenda_key(second), Agenda((*agenda.holds, *pending)))
+
+
+def _check_delivery(draft: Draft, context: BlockContext, delivery: Delivery, signer: bytes) -> OpenHold:
+    """The open hold of a delivery that ``signer`` may capture.
+
+    Raises:
+        InvalidOperation: it may not.
+    """
     hold = _open_hold(draft, delivery.hold)
     if hold.payee != signer:
         raise InvalidOperation("only the payee captures a hold")
@@ -261,18 +288,7 @@ def _process_capture(draft: Draft, context: BlockContext, item: CaptureItem, sig
         raise InvalidOperation(
             f"captures {delivery.amount}, more than the hold of {hold.amount} or the price of {price}"
         )
-    if item.receipt is not None:
-        claim = crypto.Claim(hold.payer, "receipt", context.genesis.chain_id, delivery.encode(), item.receipt)
-        if not crypto.verify_all([claim]):
-            raise InvalidOperation("the receipt is not the payer's")
-    if item.receipt is not None or not delivery.amount:
-        _resolve(draft, delivery.hold, hold, signer, delivery.amount)
-        return
-    pays_at = context.chain_time + context.genesis.parameters.capture_grace
-    second = -(-pays_at // 1000)
-    agenda = draft.agenda(second) or Agenda(())
-    draft.put(agenda_key(second), Agenda((*agenda.holds, delivery.hold)))
-    draft.put(hold_key(delivery.hold), replace(hold, pending=delivery, pays_at=pays_at))
+    return hold
 
 
 def _process_release(draft: Draft, context: BlockContext, operation: Release) -> None:

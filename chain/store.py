@@ -12,7 +12,7 @@ from typing import Protocol
 
 import plyvel
 
-from chain.exceptions import StoreError, StoreInUse
+from chain.exceptions import StoreDamaged, StoreError, StoreInUse
 
 Changes = Mapping[bytes, bytes | None]
 """What a batch writes: a value for each key, or None to delete it."""
@@ -25,7 +25,7 @@ class Store(Protocol):
         """The value of ``key``, or None."""
 
     def items(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Every (key, value) whose key starts with ``prefix``, in the order of keys."""
+        """Every (key, value) whose key starts with ``prefix``, in the order of keys, as of the first one asked for."""
 
     def write(self, changes: Changes) -> None:
         """Apply all of ``changes`` or none; they have reached the disk when this returns."""
@@ -44,8 +44,7 @@ class MemoryStore:
         return self._entries.get(key)
 
     def items(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        for key in sorted(key for key in self._entries if key.startswith(prefix)):
-            yield key, self._entries[key]
+        yield from sorted(entry for entry in self._entries.items() if entry[0].startswith(prefix))
 
     def write(self, changes: Changes) -> None:
         for key, value in changes.items():
@@ -61,37 +60,48 @@ class MemoryStore:
 class LevelStore:
     """A LevelDB database in the directory ``path``.
 
-    Checksums are verified on every read. One process may have it open at a time.
+    Checksums are verified on every read. One process may have it open at a time, and only once: LevelDB drops its lock
+    when the process that holds it tries again.
+
+    What damage can do unnoticed: a lost log file or the lost end of a manifest takes the last batches with it, or leaves
+    a hole where they were. A batch is still there as a whole or not at all; that what is found belongs together
+    is for the reader to check, as :class:`chain.blockstore.BlockStore` does for the state and the audit for the rest.
 
     Raises:
         StoreInUse: another process has it open.
-        StoreError: it is missing (with ``create=False``) or damaged.
+        StoreDamaged: its files are not what was written.
+        StoreError: it is missing (with ``create=False``) or cannot be opened.
     """
 
     def __init__(self, path: Path, create: bool = True) -> None:
         self._path = path
-        if not create and not (path / "CURRENT").exists():
-            raise StoreError(f"no database in {path}")
+        if not (path / "CURRENT").exists():
+            if any(path.glob("*.ldb")) or any(path.glob("*.log")):  # LevelDB would begin anew, and delete them
+                raise StoreDamaged(f"{path} is damaged: its file CURRENT is missing")
+            if not create:
+                raise StoreError(f"no database in {path}")
         try:
             path.mkdir(parents=True, exist_ok=True)
             self._db = plyvel.DB(str(path), create_if_missing=create, paranoid_checks=True)
+        except plyvel.CorruptionError as error:
+            raise StoreDamaged(f"{path} is damaged: {_describe(error)}") from error
         except (plyvel.Error, OSError) as error:
-            if "lock" in str(error).lower():
+            if _describe(error).startswith("IO error: lock "):
                 raise StoreInUse(f"{path} is in use by another process") from error
-            raise StoreError(f"cannot open {path}: {error}") from error
+            raise StoreError(f"cannot open {path}: {_describe(error)}") from error
 
     def get(self, key: bytes) -> bytes | None:
         try:
             value: bytes | None = self._db.get(key, verify_checksums=True)
         except plyvel.Error as error:
-            raise StoreError(f"{self._path} is damaged: {error}") from error
+            raise StoreDamaged(f"{self._path} is damaged: {_describe(error)}") from error
         return value
 
     def items(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         try:
             yield from self._db.iterator(prefix=prefix, verify_checksums=True)
         except plyvel.Error as error:
-            raise StoreError(f"{self._path} is damaged: {error}") from error
+            raise StoreDamaged(f"{self._path} is damaged: {_describe(error)}") from error
 
     def write(self, changes: Changes) -> None:
         try:
@@ -102,7 +112,13 @@ class LevelStore:
                     else:
                         batch.put(key, value)
         except plyvel.Error as error:
-            raise StoreError(f"cannot write to {self._path}: {error}") from error
+            raise StoreError(f"cannot write to {self._path}: {_describe(error)}") from error
 
     def close(self) -> None:
         self._db.close()
+
+
+def _describe(error: Exception) -> str:
+    """What LevelDB says, which plyvel passes on as bytes."""
+    reason = error.args[0] if error.args else error
+    return reason.decode(errors="replace") if isinstance(reason, bytes) else str(error)

@@ -2,23 +2,27 @@
 
 Every encoding, hash, signature, certificate, lottery draw and transition is checked again by the code that the nodes
 run, and the conservation of credits after every block. A chain comes from a :class:`Source`: a data directory, an
-export file, or another node. Signatures are verified by worker threads while this one executes the blocks before them.
+export file, or another node. Whatever else a source says (indexes, the state at the end) is compared with the replay.
+Signatures are verified by worker threads while this one executes the blocks before them.
+
+Not checked, because a chain cannot show it: whether its timestamps were true, whether it is the only one that its
+validators signed, and whether there are later blocks.
 """
 
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from chain import crypto
 from chain.blocks import MAX_BLOCK, Block, Header
-from chain.blockstore import BlockStore, load_stored_genesis
-from chain.epochs import get_validators
-from chain.exceptions import CodecError, InvalidBlock, InvalidCertificate, LedgerError, StoreError
+from chain.blockstore import StoredChain
+from chain.epochs import get_last_height, get_validators
+from chain.exceptions import CodecError, GenesisError, InvalidBlock, InvalidCertificate, LedgerError, StoreError
 from chain.genesis import Genesis
 from chain.operations import Hold
 from chain.state import State, compute_supply
@@ -34,6 +38,11 @@ SUPPLY_INTERVAL = 100
 """The sum over all accounts is taken every so many blocks and at the end; it costs a walk over the whole state."""
 
 
+_CHAIN_ENTRIES = frozenset({b"b", b"f", b"n", b"o", b"x"})
+_OTHER_ENTRIES = frozenset({b"s", b"m", b"e"})
+"""Entries that are compared one by one, or are no part of the chain (see :mod:`chain.blockstore`)."""
+
+
 class Source(Protocol):
     """Where a chain to be audited comes from."""
 
@@ -42,7 +51,20 @@ class Source(Protocol):
     """Height of its last block."""
 
     def entries(self) -> Iterator[tuple[bytes, bytes | None]]:
-        """The encoded block and finality certificate (None where there is none) of each height from 1 on."""
+        """The encoded block and finality certificate (None where there is none) of each height from 1 on.
+
+        Raises:
+            StoreError: the next one cannot be read.
+        """
+
+    def check_block(self, block: Block, failures: Sequence[str | None]) -> None:
+        """Compare what the source says about a block with the replay, block after block.
+
+        ``failures`` has, per operation, why it failed or None.
+
+        Raises:
+            StoreError: they differ.
+        """
 
     def check(self, state: State, header: Header) -> None:
         """Compare what the source says about the end of the chain with the replayed state.
@@ -53,29 +75,49 @@ class Source(Protocol):
 
 
 class StoreSource:
-    """The chain in a store."""
+    """The chain in a store, for one audit."""
 
     def __init__(self, store: Store) -> None:
-        self.genesis = load_stored_genesis(store)
-        self._blocks = BlockStore(store, self.genesis)
-        self.height = self._blocks.height
+        self._chain = StoredChain(store)
+        self.genesis = self._chain.genesis
+        self.height = self._chain.height
+        self._expected: Counter[bytes] = Counter()
+        """Entries of each kind that the chain accounts for, all of them found."""
 
     def entries(self) -> Iterator[tuple[bytes, bytes | None]]:
+        self._expected.clear()
         for height in range(1, self.height + 1):
-            raw = self._blocks.raw_block(height)
+            raw, certificate = self._chain.raw_block(height), self._chain.raw_certificate(height)
             if raw is None:
-                raise StoreError(f"block {height} is missing from the database")
-            block = Block.decode(raw)
-            if self._blocks.height_of_block(block.id) != height:
-                raise StoreError(f"the index of block {height} is damaged")
-            for index, operation in enumerate(block.body.operations):
-                if self._blocks.find_operation(operation.id) != (height, index):
-                    raise StoreError(f"the index of operation {index} of block {height} is damaged")
-            yield raw, self._blocks.raw_certificate(height)
+                raise StoreError(f"block {height} is missing")
+            self._expected.update([b"b"] if certificate is None else [b"b", b"f"])
+            yield raw, certificate
+
+    def check_block(self, block: Block, failures: Sequence[str | None]) -> None:
+        if self._chain.height_of_block(block.id) != block.height:
+            raise StoreError("the index of blocks does not lead to this one")
+        for index, operation in enumerate(block.body.operations):
+            if self._chain.find_operation(operation.id) != (block.height, index):
+                raise StoreError(f"the index of operations does not lead to number {index}")
+        # Only which ones failed: another version of this program may put the reasons in other words.
+        stored = [failure is not None for failure in self._chain.failures(block.height)]
+        failed = [failure is not None for failure in failures]
+        if stored != (failed if any(failed) else []):
+            raise StoreError("the operations recorded as failed are not those that failed")
+        self._expected.update({b"n": 1, b"o": len(failures), b"x": int(any(failed))})
 
     def check(self, state: State, header: Header) -> None:
-        if self._blocks.stored_state() != {leaf.key: leaf.encoded for leaf in state.entries()}:
-            raise StoreError(f"the state on disk is not the one after block {header.height}")
+        stored, replayed = self._chain.stored_state(), {leaf.key: leaf.encoded for leaf in state.entries()}
+        for key in sorted({*stored, *replayed}):
+            if stored.get(key) != replayed.get(key):
+                raise StoreError(f"entry {key.hex()} of the state on disk is not what it is after block {header.height}")
+        found = self._chain.count_entries()
+        for kind in sorted({*found, *_CHAIN_ENTRIES} - _OTHER_ENTRIES):
+            if found[kind] != self._expected[kind]:
+                raise StoreError(
+                    f"there are {found[kind]} entries under {kind.decode(errors='replace')!r}, "
+                    f"{self._expected[kind]} of which belong to the chain"
+                )
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,9 +184,15 @@ def verify_chain(
     Faults are reported, not raised: the report names the first. ``threads`` verify signatures (default: one per core).
     """
     genesis = source.genesis
-    report = Report(genesis.name, genesis.chain_id, validators=len(genesis.validators))
-    stakes = [validator.stake for validator in genesis.validators]
-    report.blocking_group = compute_smallest_blocking_group(stakes)
+    report = Report(genesis.name, genesis.chain_id)
+    try:
+        genesis.check()
+    except GenesisError as error:
+        report.fault = Fault(0, "genesis", str(error))
+        return report
+    report.validators, report.supply = len(genesis.validators), genesis.supply
+    report.blocking_group = compute_smallest_blocking_group([validator.stake for validator in genesis.validators])
+    report.block_id, report.state_root = genesis.header.id, genesis.state.root
     with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
         audit = _Audit(source, report, pool, on_progress)
         try:
@@ -178,20 +226,25 @@ class _Audit:
         self.at = 0
 
     def run(self) -> None:
-        self._genesis.check()
         pending: deque[_Pending] = deque()
         fetched = self._genesis.header
-        for raw_block, raw_certificate in self._source.entries():
-            self.at = fetched.height + 1
+        entries = self._source.entries()
+        fault: LedgerError | None = None
+        while fault is None:
             try:
-                pending.append(self._begin(fetched, raw_block, raw_certificate))
-            except LedgerError:
-                self._drain(pending, 0)  # an earlier fault is the first fault
-                self.at = fetched.height + 1
-                raise
-            fetched = pending[-1].block.header
+                entry = next(entries, None)
+                if entry is None:
+                    break
+                pending.append(self._begin(fetched, *entry))
+                fetched = pending[-1].block.header
+            except LedgerError as error:
+                fault = error
+                break
             self._drain(pending, LOOKAHEAD)
-        self._drain(pending, 0)
+        self._drain(pending, 0)  # an earlier fault is the first fault
+        if fault is not None:
+            self.at = fetched.height + 1
+            raise fault
         self.at = self._header.height
         if self._header.height != self._source.height:
             raise StoreError(f"ends at block {self._header.height}, not at {self._source.height}")
@@ -208,15 +261,26 @@ class _Audit:
         claims = get_claims(self._genesis, parent, block)
         certificate = None
         if raw_certificate is not None:
-            certificate = Certificate.decode(raw_certificate)
-            validators = get_validators(self._genesis, block.header.epoch)
-            expected = (VoteKind.FINALIZE, block.header.epoch, block.id)
-            if (certificate.kind, certificate.epoch, certificate.block_id) != expected:
-                raise InvalidCertificate("is not a finality certificate of this block", "finality")
-            claims += [("finality", claim) for claim in certificate.claims(self._genesis.chain_id, validators)]
+            try:
+                certificate = Certificate.decode(raw_certificate)
+                claims += [("finality", claim) for claim in self._get_finality_claims(block.header, certificate)]
+            except CodecError as error:
+                raise InvalidCertificate(f"is malformed: {error}", "finality") from error
+            except InvalidCertificate as error:
+                raise InvalidCertificate(error.reason, "finality") from error
         chunks = [claims[start : start + 64] for start in range(0, len(claims), 64)]
         checks = [(chunk, self._pool.submit(crypto.verify_all, [claim for _, claim in chunk])) for chunk in chunks]
         return _Pending(block, certificate, checks)
+
+    def _get_finality_claims(self, header: Header, certificate: Certificate) -> list[crypto.Claim]:
+        expected = (VoteKind.FINALIZE, header.epoch, header.id)
+        if (certificate.kind, certificate.epoch, certificate.block_id) != expected:
+            raise InvalidCertificate("is not a finality certificate of this block")
+        # Only the last block of an epoch is proposed, and made final, again in later views.
+        is_last = header.height == get_last_height(self._genesis.parameters, header.epoch)
+        if certificate.view < header.view or (certificate.view > header.view and not is_last):
+            raise InvalidCertificate(f"is of view {certificate.view}, the block of view {header.view}")
+        return certificate.claims(self._genesis.chain_id, get_validators(self._genesis, header.epoch))
 
     def _drain(self, pending: deque[_Pending], limit: int) -> None:
         while len(pending) > limit:
@@ -237,6 +301,7 @@ class _Audit:
             raise InvalidBlock("supply", f"is {transition.state.totals.supply}, genesis has {self._genesis.supply}")
         if block.height % SUPPLY_INTERVAL == 0:
             self._check_supply()
+        self._source.check_block(block, transition.failures)
         if entry.certificate is not None:
             self._count_certificate(block, entry.certificate)
         self._count_draws(block)

@@ -23,12 +23,13 @@ from chain import crypto
 from chain.blocks import MAX_BLOCK, Block, Header
 from chain.blockstore import BlockStore
 from chain.epochs import get_beacon, get_epoch, get_last_height, get_validators
-from chain.exceptions import InvalidBlock
+from chain.exceptions import LedgerError
 from chain.genesis import Genesis
 from chain.state import State
 from chain.transition import build_block
 from chain.votes import Certificate
 from consensus.claims import KnownClaims, execute_block
+from consensus.compact import COMPACT, compress
 from consensus.evidence import EvidenceStore
 from consensus.journal import Journal
 from consensus.links import Links
@@ -231,7 +232,10 @@ class Agreement:
         self._effects += [(instance, effect) for effect in effects]
         while self._effects:
             instance, effect = self._effects.popleft()
+            if isinstance(effect, Check | Commit):  # these take their time
+                self._links.flush()
             await self._carry_out(instance, effect)
+        self._links.flush()
 
     def _queue(self, instance: Simplex, effects: Iterable[Effect]) -> None:
         self._effects += [(instance, effect) for effect in effects]
@@ -241,7 +245,8 @@ class Agreement:
             case PersistVote():
                 await self._runtime.run_sync(self._persist, effect)
             case Broadcast():
-                self._links.broadcast(encode_message(effect.message))
+                compact = compress(effect.message) if isinstance(effect.message, Propose) else None
+                self._links.broadcast(encode_message(effect.message) if compact is None else COMPACT + compact.encode())
             case Send():
                 self._links.send(effect.peer, encode_message(effect.message))
             case SetTimer():
@@ -313,7 +318,7 @@ class Agreement:
             transition = await self._runtime.run_sync(
                 execute_block, self._genesis, *parent, block, verified, self._claims.__contains__
             )
-        except InvalidBlock as error:
+        except LedgerError as error:
             logger.warning("a block is invalid", height=block.height, block=block.id.hex(), reason=str(error))
             return None
         self._tree.add(block, transition)

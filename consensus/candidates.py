@@ -98,6 +98,12 @@ class Candidates:
         if candidate is not None and candidate.status is _Status.CHECKING:
             candidate.status = _Status.VALID if is_valid else _Status.INVALID
 
+    def reconsider(self, block_id: bytes) -> None:
+        """Check a block again after all: a quorum found it good, so it may merely have come too early for our clock."""
+        candidate = self._held.get(block_id)
+        if candidate is not None and candidate.status is _Status.INVALID:
+            candidate.status = _Status.HELD
+
     def finalize(self, certificate: Certificate) -> tuple[Block, ...]:
         """Make a held block final; returns it after those ancestors at hand that were not final, oldest first."""
         branch = [self._held[certificate.block_id].block]

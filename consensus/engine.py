@@ -27,10 +27,11 @@ from chain.operations import NoncedOperation, SignedOperation
 from chain.state import State
 from chain.votes import Certificate, VoteKind
 from consensus.agreement import Agreement, Outlet, Voting
+from consensus.compact import COMPACT, CompactPropose, expand
 from consensus.dissemination import Batch, Batcher, Seen, get_topic
 from consensus.links import Links
 from consensus.mempool import AlreadyKnown, Mempool
-from consensus.messages import decode_message
+from consensus.messages import Message, Propose, decode_message
 from consensus.simplex import Timeouts
 from consensus.sync import HINT_DELAY, PROTOCOL, SyncClient, SyncServer
 from consensus.tree import Executed
@@ -48,6 +49,7 @@ SUBSCRIPTION = 256
 FORWARDED = b"\x00"
 """First byte of a message that carries a batch of operations to a leader (others: consensus.messages)."""
 FORWARD_BYTES = 64 * 1024
+TICK, IDLE_TICK = 0.25, 1.0
 REPEAT = 2.0
 """Seconds after which an own operation that is not final yet is gossiped again."""
 MAX_FETCHES = 16
@@ -180,6 +182,7 @@ class Engine(Outlet):
         self._gossip["ops"].put(operation.encoded)
         # Gossip takes a moment; the leader may have it sooner. Does nothing unless this node is a validator.
         self._links.send(self._agreement.leader, FORWARDED + Batch((operation.encoded,)).encode())
+        self._links.flush()
         self._nudge()
 
     async def wait_final(self, operation_id: bytes, timeout: float) -> tuple[int, str | None]:
@@ -269,7 +272,7 @@ class Engine(Outlet):
     async def _tick(self) -> None:
         """Once in a while: what waited too long, own operations that gossip may have lost, a certificate to share."""
         while True:
-            await trio.sleep(0.25)
+            await trio.sleep(TICK if self._own or self._certificate else IDLE_TICK)
             now = trio.current_time()
             self._mempool.expire(now)
             for operation_id, since in list(self._own.items()):
@@ -317,6 +320,7 @@ class Engine(Outlet):
         operations = self._mempool.select(FORWARD_BYTES)
         if operations:
             self._links.send(leader, FORWARDED + Batch(tuple(o.encoded for o in operations)).encode())
+            self._links.flush()
 
     async def _fetch(self, block_id: bytes, peers: tuple[bytes, ...]) -> None:
         try:
@@ -346,11 +350,27 @@ class Engine(Outlet):
             await self._take_operations(peer, payload[1:])
             return
         try:
-            message = decode_message(payload)
+            if payload[:1] == COMPACT:
+                message: Message | None = await self._expand(peer, CompactPropose.decode(payload[1:]))
+            else:
+                message = decode_message(payload)
         except CodecError as error:
             logger.debug("malformed message", peer=crypto.format_address(peer), reason=str(error))
             return
-        await self._post(self._agreement.on_message, message, len(payload))
+        if message is not None:
+            await self._post(self._agreement.on_message, message, len(payload))
+
+    async def _expand(self, leader: bytes, compact: CompactPropose) -> Message | None:
+        """Complete a compact proposal: from the mempool, else from its sender, else as a whole block."""
+        known = {key: operation for key in compact.ids if (operation := self._mempool.get(key)) is not None}
+        missing = [key for key in compact.ids if key not in known]
+        if missing:
+            known.update(await self._sync.fetch_operations(leader, missing))
+        message = expand(compact, known)
+        if message is not None:
+            return message
+        block = await self._sync.fetch_block(compact.proposal.block_id, (leader,))
+        return None if block is None else Propose(compact.proposal, block)
 
     async def _listen(
         self, channel: trio.MemoryReceiveChannel[GossipMessage], take: Callable[[GossipMessage], Awaitable[None]]

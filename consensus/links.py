@@ -1,9 +1,10 @@
 """Direct links inside the committee, for what must not wait for gossip: proposals, votes, certificates.
 
-Protocol ``/wwwserve/vote/1``: one long-lived exchange to each other member, a message per frame, nothing in return.
-Sending only puts a message into that member's queue, so a slow or dead member holds up nobody. When a queue is full its
-oldest message is dropped. That is safe: agreement never counts on a single delivery, since votes and certificates are
-repeated at every timeout and a block that was missed is fetched from those who voted for it.
+Protocol ``/wwwserve/vote/1``: one long-lived exchange to each other member, each frame a :class:`Batch` of messages,
+nothing in return. Sending only puts a message into that member's queue, so a slow or dead member holds up nobody, and
+what gathers there while a frame is written goes into the next one. When a queue is full its oldest message is dropped.
+That is safe: agreement never counts on a single delivery, since votes and certificates are repeated at every timeout
+and a block that was missed is fetched from those who voted for it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import structlog
 import trio
 
 from chain import crypto
+from chain.exceptions import CodecError
+from consensus.dissemination import BATCH, MAX_BATCH, Batch
 from p2p.network import NetworkError
 from p2p.streams import Exchange, Streams
 
@@ -49,16 +52,20 @@ class _Link:
         while len(self.queue) > MAX_MESSAGES or self.size > MAX_BYTES:
             self.size -= len(self.queue.popleft())
             dropped += 1
-        self.filled.set()
         return dropped
 
     async def take(self) -> bytes:
+        """The next frame: all that is queued, as far as it fits."""
         while not self.queue:
             self.filled = trio.Event()
             await self.filled.wait()
-        payload = self.queue.popleft()
-        self.size -= len(payload)
-        return payload
+        items = [self.queue.popleft()]
+        size = len(items[0])
+        while self.queue and size + len(self.queue[0]) <= BATCH:
+            items.append(self.queue.popleft())
+            size += len(items[-1])
+        self.size -= size
+        return Batch(tuple(items)).encode()
 
 
 class Links:
@@ -101,15 +108,25 @@ class Links:
                 self._nursery.start_soon(self._write, peer, link)
 
     def send(self, peer: bytes, payload: bytes) -> None:
-        """Queue a message (at most 1 MiB) for one member; nothing happens for anybody else. Never waits."""
+        """Queue a message (at most 900 KiB) for one member; nothing happens for anybody else. Never waits."""
         link = self._links.get(peer)
-        if link is not None:
-            self.dropped += link.put(payload)
+        if link is None:
+            return
+        if len(payload) > MAX_BATCH:
+            logger.warning("a message is too long to send", bytes=len(payload))
+            return
+        self.dropped += link.put(payload)
 
     def broadcast(self, payload: bytes) -> None:
         """Queue a message for every member."""
         for peer in self._links:
             self.send(peer, payload)
+
+    def flush(self) -> None:
+        """Let what is queued go out. Until then it gathers, so that what belongs together travels together."""
+        for link in self._links.values():
+            if link.queue:
+                link.filled.set()
 
     async def _write(self, peer: bytes, link: _Link) -> None:
         delay = RETRY
@@ -132,5 +149,11 @@ class Links:
         if exchange.peer not in self._members:
             await exchange.abort("only validators speak this protocol")
             return
-        while (payload := await exchange.receive()) is not None:
-            await self._on_message(exchange.peer, payload)
+        while (frame := await exchange.receive()) is not None:
+            try:
+                items = Batch.decode(frame).items
+            except CodecError as error:
+                await exchange.abort(f"malformed frame: {error}")
+                return
+            for payload in items:
+                await self._on_message(exchange.peer, payload)

@@ -135,7 +135,7 @@ class Check:
 class Fetch:
     """Get a block that is certified but not held, from one of ``peers``, and answer with ``on_block``.
 
-    Asked again at every timeout until it is there.
+    Asked again at every timeout until it is there; an observer has none, so that its engine keeps trying by itself.
     """
 
     block_id: bytes

@@ -24,8 +24,10 @@ Specification for view v
        together with the certificates by which it entered v. The timeout doubles with every nullified view, up to a
        cap, and falls back when a block becomes final. The timer runs only while there is something to agree about: work
        that the engine reports, a proposal in this view, or a tip that is not final.
-    6. Who sends nullify for a view that has ended gets the certificates that end it. Certificates are broadcast once,
-       by whoever gathers them from votes.
+       Each time it also repeats its finalize of views that are not final.
+    6. Who sends nullify for a view that has ended, or repeats another vote in it, gets the certificates that end it
+       and the latest finalization; from a validator whose timer rests, in the current view too. Certificates are
+       broadcast once, by whoever gathers them from votes.
 
     Hence whoever is in v holds the notarization of some p < v and the nullifications of all views between, and can
     lead; and whoever verified a proposal for v is in v.
@@ -63,13 +65,13 @@ When ``is_finished`` it only answers; keep it as long as validators may lag in i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from chain import crypto
 from chain.blocks import Block, Proposal, sign_proposal
 from chain.exceptions import InvalidBlock
 from chain.validators import ValidatorSet
-from chain.votes import NO_BLOCK, Certificate, Vote, VoteKind, make_certificate, sign_vote
+from chain.votes import NO_BLOCK, Certificate, Vote, VoteKind, sign_vote
 from consensus.candidates import Candidates
 from consensus.messages import (
     Broadcast,
@@ -87,6 +89,7 @@ from consensus.messages import (
     StopTimer,
 )
 from consensus.proposals import FinalBlock, Rules
+from consensus.views import FINALIZE, NOTARIZE, NULLIFY, View
 
 VIEW_WINDOW = 16
 """How far ahead of the current view votes and nullifications are kept."""
@@ -97,11 +100,6 @@ MAX_ANSWER = 16
 MAX_ANSWERS = 8
 """Answers to one validator between two timeouts or changes of view here."""
 
-NOTARIZE, NULLIFY, FINALIZE = VoteKind.NOTARIZE, VoteKind.NULLIFY, VoteKind.FINALIZE
-
-_FORBIDDING = {NOTARIZE: (NOTARIZE,), NULLIFY: (NULLIFY, FINALIZE), FINALIZE: (FINALIZE, NULLIFY)}
-"""Which votes of ours in a view forbid signing another of each kind in it."""
-
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
@@ -109,16 +107,6 @@ class Timeouts:
 
     first: float = 1.5
     cap: float = 30.0
-
-
-@dataclass(slots=True)
-class _View:
-    """What is known of one view: per kind the first vote of each signer and the certificate, and the first proposal."""
-
-    votes: dict[VoteKind, dict[bytes, Vote]] = field(default_factory=lambda: {kind: {} for kind in VoteKind})
-    certificates: dict[VoteKind, Certificate] = field(default_factory=dict)
-    proposal: Propose | Repropose | None = None
-    conflicted: set[bytes] = field(default_factory=set)
 
 
 class Simplex:
@@ -174,7 +162,7 @@ class Simplex:
         self._finalization = final.certificate if self.final_view else None
         self._tip, self._tip_id, self._tip_view = final.certificate, final.block_id, self.final_view
         self.view = self.final_view + 1
-        self._views: dict[int, _View] = {}
+        self._views: dict[int, View] = {}
         self._is_timing = False
         self._retries = 0  # timeouts in this view
         self._nullified = 0  # views nullified since a block became final
@@ -184,7 +172,7 @@ class Simplex:
         # Own votes are in place before anything can be signed.
         for vote in votes:
             if vote.epoch == epoch and vote.view > self.final_view and vote.signer == self._me:
-                self._get_view(vote.view).votes[VoteKind(vote.kind)][vote.signer] = vote
+                self._get_view(vote.view).add(vote)
         self._evidence = tuple(evidence)
 
     # What the engine may ask.
@@ -206,8 +194,9 @@ class Simplex:
 
     @property
     def is_settled(self) -> bool:
-        """Whether everything notarized is final."""
-        return self._tip_view <= self.final_view
+        """Whether everything notarized is final, and the final block at hand."""
+        pending = self._finalization is not None and self._finalization.block_id != self.final.block_id
+        return self._tip_view <= self.final_view and not pending
 
     def get_block(self, block_id: bytes) -> Block | None:
         """A block that is not final yet, for whoever fetches it."""
@@ -320,7 +309,7 @@ class Simplex:
             nullifications = self._get_nullifications(self._tip_view + 1)
             self._effects.append(Build(self.view, self._tip_id, self._tip, nullifications))
 
-    def _repeat_proposal(self, here: _View) -> None:
+    def _repeat_proposal(self, here: View) -> None:
         """Propose what we voted for before a restart, and nothing else."""
         block_id = here.votes[NOTARIZE][self._me].block_id
         block = self.get_block(block_id)
@@ -342,10 +331,9 @@ class Simplex:
         if message is None or not self._may_sign(NOTARIZE, self.view):
             return
         block_id = message.proposal.block_id
-        again = isinstance(message, Repropose)
-        if self._candidates.is_valid(block_id, message.certificate if isinstance(message, Repropose) else None) and (
-            not again or self._candidates.get_height(block_id) == self.last_height
-        ):
+        if not self._candidates.is_valid(block_id, message.certificate if isinstance(message, Repropose) else None):
+            return
+        if isinstance(message, Propose) or self._candidates.get_height(block_id) == self.last_height:
             self._vote(NOTARIZE, self.view, block_id, self.get_block(block_id), message)
 
     def _run_timer(self) -> None:
@@ -365,8 +353,7 @@ class Simplex:
         """Whether a vote of ours would be of use and none of ours in ``view`` forbids it: see "Slashable"."""
         if self._key is None or view <= self.final_view or self.is_finished:
             return False
-        votes = self._get_view(view).votes
-        return all(self._me not in votes[other] for other in _FORBIDDING[kind])
+        return self._get_view(view).find_rival(kind, self._me) is None
 
     def _vote(
         self,
@@ -382,7 +369,7 @@ class Simplex:
         if proposal is not None and proposal.proposal.leader == self._me:
             self._effects.append(Broadcast(proposal))
         self._effects.append(Broadcast(vote))
-        self._get_view(view).votes[kind][self._me] = vote
+        self._get_view(view).add(vote)
         self._count(vote)
 
     def _sign_proposal(self, block_id: bytes) -> Proposal:
@@ -392,20 +379,18 @@ class Simplex:
     # Votes.
 
     def _on_vote(self, vote: Vote) -> None:
-        if vote.epoch != self.epoch or vote.view > self.view + VIEW_WINDOW:
-            return
         kind = VoteKind(vote.kind)
-        if vote.view <= self.final_view:
-            if kind is NULLIFY:
+        if vote.epoch != self.epoch or (vote.view > self.view + VIEW_WINDOW and not self.is_finished):
+            return
+        if vote.view < self.final_view or self.is_finished:
+            if kind is not NOTARIZE:  # which may merely be late
                 self._answer(vote)
             return
         here = self._get_view(vote.view)
-        held = here.votes[kind].get(vote.signer)
-        if held is not None and held.block_id == vote.block_id:
+        rival = here.find_rival(kind, vote.signer)
+        if rival is not None and (rival.kind, rival.block_id) == (vote.kind, vote.block_id):
             self._answer(vote)  # a repetition: its signer is stuck
             return
-        opposite = {NULLIFY: FINALIZE, FINALIZE: NULLIFY}.get(kind)
-        rival = held or (here.votes[opposite].get(vote.signer) if opposite else None)
         if rival is not None and vote.signer in here.conflicted:
             return
         self._rules.check_vote(vote)
@@ -413,7 +398,7 @@ class Simplex:
             here.conflicted.add(vote.signer)
             self._effects.append(Conflict(rival, vote))
             return
-        here.votes[kind][vote.signer] = vote
+        here.add(vote)
         if kind is NULLIFY:
             self._answer(vote)
         self._count(vote)
@@ -423,9 +408,8 @@ class Simplex:
         kind = VoteKind(vote.kind)
         if vote.view <= self.final_view or kind in self._get_view(vote.view).certificates:
             return
-        same = [v for v in self._get_view(vote.view).votes[kind].values() if v.block_id == vote.block_id]
-        if self.validators.is_quorum(v.signer for v in same):
-            certificate = make_certificate(same, self.validators)
+        certificate = self._get_view(vote.view).gather(vote, self.validators)
+        if certificate is not None:
             self._rules.remember(certificate)
             self._effects.append(Broadcast(certificate))
             self._take_certificate(certificate)
@@ -433,14 +417,15 @@ class Simplex:
     def _answer(self, vote: Vote) -> None:
         """Rule 6, a bounded number of times."""
         given = self._answers.get(vote.signer, 0)
-        if vote.view < self.view and vote.signer != self._me and given < MAX_ANSWERS:
+        knows_more = vote.view < self.view or not self._is_timing
+        if knows_more and vote.signer != self._me and given < MAX_ANSWERS:
             self._rules.check_vote(vote)
             self._answers[vote.signer] = given + 1
             self._effects += [Send(vote.signer, known) for known in self._get_certificates(vote.view)]
 
     def _get_certificates(self, start: int) -> list[Certificate]:
-        """What leads from view ``start`` to the current one, oldest first."""
-        found = [self._finalization] if self._finalization is not None and self.final_view >= start else []
+        """The latest finalization, and what leads from view ``start`` to the current one, oldest first."""
+        found = [] if self._finalization is None else [self._finalization]
         if self._tip is not None and self._tip_view >= start and self._tip_view != self.final_view:
             found.append(self._tip)
         return [*found, *self._get_nullifications(max(start, self._tip_view + 1))][:MAX_ANSWER]
@@ -463,7 +448,7 @@ class Simplex:
 
     def _on_certificate(self, certificate: Certificate) -> None:
         kind, view = VoteKind(certificate.kind), certificate.view
-        if certificate.epoch != self.epoch or view <= self.final_view:
+        if certificate.epoch != self.epoch or view <= self.final_view or self.is_finished:
             return
         if kind is NULLIFY and not self._tip_view < view <= self.view + VIEW_WINDOW:
             return
@@ -479,6 +464,8 @@ class Simplex:
         self._get_view(view).certificates[kind] = certificate
         if kind is not NULLIFY and view > self._tip_view:
             self._tip, self._tip_id, self._tip_view = certificate, certificate.block_id, view
+        if kind is NOTARIZE:
+            self._candidates.reconsider(certificate.block_id)
         if kind is NOTARIZE and self._may_sign(FINALIZE, view):
             self._vote(FINALIZE, view, certificate.block_id, certificate)
         if kind is FINALIZE and view > self.final_view:
@@ -537,8 +524,8 @@ class Simplex:
             else:
                 self._effects.append(Reject("block: altered under its header"))
 
-    def _get_view(self, view: int) -> _View:
+    def _get_view(self, view: int) -> View:
         found = self._views.get(view)
         if found is None:
-            found = self._views[view] = _View()
+            found = self._views[view] = View()
         return found

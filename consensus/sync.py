@@ -36,6 +36,7 @@ from chain.operations import MAX_CAPTURE, SignedOperation
 from chain.state import State
 from chain.transition import check_header, state_transition, verify_finality
 from chain.votes import Certificate
+from consensus.compact import MAX_IDS
 from consensus.tree import Executed
 from p2p.frames import MAX_FRAME
 from p2p.network import NetworkError
@@ -90,7 +91,7 @@ class GetOperations(Record):
     """Pending operations by their ids."""
 
     TAG = 4
-    ids: Annotated[tuple[Hash, ...], Bounds(1, 4096)]
+    ids: Annotated[tuple[Hash, ...], Bounds(1, MAX_IDS)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +242,7 @@ class SyncServer:
 
     def _get_operations(self, ids: Iterable[bytes]) -> FoundOperations:
         found: list[bytes] = []
-        room = MAX_FRAME // 2
+        room = MAX_BLOCK
         for operation_id in ids:
             operation = self._find_operation(operation_id)
             if operation is not None and len(operation.encoded) <= room:
@@ -322,6 +323,18 @@ class SyncClient:
             if block is not None:
                 return block
         return None
+
+    async def fetch_operations(self, peer: bytes, ids: Sequence[bytes]) -> dict[bytes, SignedOperation]:
+        """Pending operations of ``peer`` by id: those of ``ids`` that it has and that are well formed, unverified."""
+        raw = await self._ask(peer, GetOperations(tuple(ids)))
+        if raw is None:
+            return {}
+        try:
+            found = [SignedOperation.decode(item) for item in FoundOperations.decode(raw).operations]
+        except CodecError as error:
+            self._avoid(peer, AVOID_LIAR, str(error))
+            return {}
+        return {operation.id: operation for operation in found}
 
     async def _wait(self) -> None:
         """Until there is a hint, or no final block came for a poll interval."""

@@ -99,7 +99,7 @@ def add_commands(app: typer.Typer) -> None:
         for peer in answer["peers"]:
             load = f"{peer['utilization'] / 10:.0f} %"
             table.add_row(peer["address"], ", ".join(peer["models"]), load, ", ".join(peer["addresses"]) or "-")
-        Console(soft_wrap=True).print(table)
+        Console(width=1000).print(table)  # as wide as it is: an address cut to the terminal is of no use
 
     @app.command()
     def models(data_dir: DataDir = None, as_json: AsJson = False) -> None:

@@ -44,7 +44,7 @@ from serving.offers import (
     is_receipt,
     sign_delivery,
 )
-from serving.payments import Payments
+from serving.payments import Payments, make_refund
 from serving.policy import Decision, Policy
 from serving.requests import PATHS
 from serving.service import Service, Services
@@ -53,7 +53,6 @@ from serving.usage import AnswerTap
 log = structlog.get_logger(__name__)
 
 FINISH_CANCELLED = "cancelled"
-FINISH_ERROR = "error"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +101,6 @@ class Executor:
         self._policy = policy
         self._runtime = runtime
         self._settings = settings or ExecutorSettings()
-        self._active: set[bytes] = set()
-        """Holds that executions under way are for."""
         self._credited: dict[bytes, int] = {}
         """Credit given to each payer, while the chain is halted, by executions under way."""
         self.served = 0
@@ -122,11 +119,11 @@ class Executor:
         if reason is not None:
             await self._decline(exchange, reason)
             return
-        self._active.add(hold_id)
+        self._payments.serving.add(hold_id)
         try:
             await self._consider(exchange, offer)
         finally:
-            self._active.discard(hold_id)
+            self._payments.serving.discard(hold_id)
 
     async def _consider(self, exchange: Exchange, offer: Offer) -> None:
         """Decide on an offer with acceptable terms, and serve it."""
@@ -173,7 +170,7 @@ class Executor:
         expected = get_executor(state, engine.genesis, hold.epoch, payer, hold.seq, hold.attempt, hold.model)
         if expected != self._key.public_key or hold.attempt >= parameters.max_attempts:
             return "not drawn for this request"
-        in_use = hold_id in self._active or self._payments.is_collecting(hold_id)
+        in_use = hold_id in self._payments.serving or self._payments.is_collecting(hold_id)
         if in_use or not state.window(payer).is_usable(hold.seq, hold.attempt):
             return "the hold number is used"
         if not state.account(self._key.public_key).models:
@@ -244,9 +241,9 @@ class _Execution:
             if reason is None:  # cancelled: what was delivered is owed
                 if delivery is None and self._tap.completion_tokens:
                     delivery = self._make_delivery(FINISH_CANCELLED, _make_salt(self._executor._runtime))
-                self._settle(delivery or self._refund(), None)
+                self._settle(delivery or make_refund(self._hold_id), None)
                 raise
-            self._settle(delivery or self._refund(), None)
+            self._settle(delivery or make_refund(self._hold_id), None)
             await self._tell_failure(reason)
             return
         self._settle(delivery, receipt)
@@ -339,12 +336,13 @@ class _Execution:
                 async with coalesce(response.body, self._settings.coalescing, PART_SIZE) as parts:
                     async for part in parts:
                         await self._send_part(self._tap.feed(part))
-        except QueueFull as error:
+        except (QueueFull, BackendError) as error:
+            await self._payment_received.wait()  # to be refunded, it must be known
             raise BackendError(str(error)) from error
         await self._send_part(self._tap.finish())
         salt = _make_salt(self._executor._runtime)
         if response.status != 200:
-            delivery = self._refund(compute_digest(salt, bytes(self._answered)))
+            delivery = make_refund(self._hold_id, compute_digest(salt, bytes(self._answered)))
         elif not self._tap.complete:
             raise BackendError(self._tap.error or "the backend broke off")
         else:
@@ -357,9 +355,6 @@ class _Execution:
         price = self._executor._engine.genesis.parameters.get_price(hold.model).compute(usage)
         digest = compute_digest(salt, bytes(self._answered))
         return Delivery(self._hold_id, min(price, hold.amount), digest, usage, finish_reason)
-
-    def _refund(self, digest: bytes = bytes(32)) -> Delivery:
-        return Delivery(self._hold_id, 0, digest, Usage(0, 0), FINISH_ERROR)
 
     @property
     def _hold_id(self) -> bytes:

@@ -42,6 +42,8 @@ RETRY_AFTER = 20.0
 GATHER = 0.25
 """Seconds over which deliveries are gathered into one capture."""
 MAX_RECORDS = 4096
+REFUND_AFTER = 5.0
+"""Seconds after which a hold for this node that nobody is served for is refunded."""
 AHEAD = WINDOW // 2
 """Hold numbers that may be in use beyond the last final one. A start skips as many, for it does not know which of them
 holds from before carry that are still on their way; the ledger takes twice as many."""
@@ -53,6 +55,11 @@ class CannotAfford(Exception):
 
 class TooManyPayments(Exception):
     """All hold numbers are in use; some will be free soon."""
+
+
+def make_refund(hold_id: bytes, digest: bytes = bytes(32)) -> Delivery:
+    """The delivery that asks for nothing, so that the whole hold returns to its payer."""
+    return Delivery(hold_id, 0, digest, Usage(0, 0), "error")
 
 
 @dataclass(slots=True)
@@ -76,7 +83,8 @@ class Payment:
 class _Earning:
     """A delivery waiting for its capture to be final."""
 
-    hold: SignedOperation
+    hold: SignedOperation | None
+    """None if it is final already."""
     item: CaptureItem
     deadline: int
     seen: bool = False
@@ -99,12 +107,19 @@ class Payments:
         self._unseen: dict[bytes, tuple[int, Hold]] = {}
         """Amount with fee of each hold that is signed but not final."""
         self._payments: OrderedDict[bytes, Payment] = OrderedDict()
+        self.serving: set[bytes] = set()
+        """Holds that executions under way are for; the executor keeps it."""
+        self._received: dict[bytes, float] = {}
+        """Final holds for this node that are not captured, and since when."""
         self._earnings: dict[bytes, _Earning] = {}
         self._new_earning = trio.Event()
         self.earned = 0
-        for leaf in engine.state.entries():  # holds made before a restart: what they deliver is not disputed
+        # Holds from before a restart: what those of this node deliver is not disputed, those for it are refunded.
+        for leaf in engine.state.entries():
             if isinstance(leaf.record, OpenHold) and leaf.record.payer == key.public_key:
                 self._remember(leaf.key[1:], leaf.record.payee, leaf.record.amount, leaf.record.deadline)
+            elif isinstance(leaf.record, OpenHold) and leaf.record.payee == key.public_key:
+                self._received[leaf.key[1:]] = float("-inf")
 
     # As a payer
 
@@ -218,7 +233,7 @@ class Payments:
         return sum(
             earning.item.delivery.amount
             for earning in self._earnings.values()
-            if not earning.seen and earning.hold.signer == payer
+            if earning.hold is not None and not earning.seen and earning.hold.signer == payer
         )
 
     # Both
@@ -239,7 +254,10 @@ class Payments:
         me = self._key.public_key
         for signed in block.body.operations:
             operation = signed.operation
-            if isinstance(operation, Hold) and signed.signer == me:
+            if isinstance(operation, Hold) and operation.payee == me:
+                hold_id = compute_hold_id(signed.signer, operation.seq, operation.attempt)
+                self._received[hold_id] = trio.current_time()
+            elif isinstance(operation, Hold) and signed.signer == me:
                 hold_id = compute_hold_id(me, operation.seq, operation.attempt)
                 self._unseen.pop(hold_id, None)
                 if hold_id in self._payments:
@@ -264,6 +282,7 @@ class Payments:
             self._new_earning = trio.Event()
             now = trio.current_time()
             self._forget_unseen()
+            self._refund_orphans(now)
             await self._capture_due(now)
             await self._reclaim(now)
 
@@ -273,6 +292,17 @@ class Payments:
         for hold_id, (_, hold) in list(self._unseen.items()):
             if now >= hold.deadline or not window.is_usable(hold.seq, hold.attempt):
                 del self._unseen[hold_id]
+
+    def _refund_orphans(self, now: float) -> None:
+        """Refund holds that nobody is served for: its user left early, or this node was restarted."""
+        for hold_id, since in list(self._received.items()):
+            hold = self._engine.state.hold(hold_id)
+            if hold is None or hold.pending is not None:
+                del self._received[hold_id]
+            elif now - since > REFUND_AFTER and hold_id not in self.serving and hold_id not in self._earnings:
+                log.info("refunding a hold without a request", hold=hold_id.hex()[:16])
+                item = CaptureItem(make_refund(hold_id), None)
+                self._earnings[hold_id] = _Earning(None, item, hold.deadline, seen=True)
 
     async def _capture_due(self, now: float) -> None:
         """Submit captures for deliveries whose hold is final, and drop those that are resolved."""
@@ -284,7 +314,7 @@ class Payments:
                     if not earning.seen:
                         log.warning("hold never became final; the answer stays unpaid", hold=hold_id.hex()[:16])
                     del self._earnings[hold_id]
-                elif now - earning.submitted_at > RETRY_AFTER:
+                elif earning.hold is not None and now - earning.submitted_at > RETRY_AFTER:
                     earning.submitted_at = now
                     await self._submit(earning.hold)
                 continue

@@ -289,7 +289,7 @@ class _Attempt:
 
     async def _pay(self, exchange: Exchange) -> None:
         signed = self._payments.sign_hold(self._hold)
-        self._payments.set_acceptable(self._hold_id, 0)
+        self._payments.set_acceptable(self._hold_id, self._compute_owed(IN_FLIGHT))
         await exchange.send(encode_message(Payment(signed)))
         try:
             await self._router._engine.submit(signed)

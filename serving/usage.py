@@ -18,7 +18,7 @@ MAX_ERROR = 500  # characters of an error message
 MAX_FINISH_REASON = 32
 
 _DONE = re.compile(rb"^data:[ \t]*\[DONE\]", re.MULTILINE)
-_ERROR = re.compile(rb'^data:[ \t]*\{\s*"error"\s*:\s*(?!null)', re.MULTILINE)
+_ERROR = re.compile(rb'^data:[ \t]*\{\s*"error"\s*:(?!\s*null)', re.MULTILINE)
 _FINISH = re.compile(rb'"finish_reason"\s*:\s*"([a-z_]{1,32})"')
 _USAGE = re.compile(rb'"usage"\s*:\s*\{')
 _CONTENT = re.compile(rb'"(?:content|text|reasoning|reasoning_content|arguments)"\s*:\s*"[^"]')

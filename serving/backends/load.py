@@ -10,6 +10,7 @@ two resources, places for running requests and memory of the key-value cache, an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -37,7 +38,7 @@ class LoadPage:
 def parse_vllm(page: str) -> LoadPage | None:
     """vLLM; engines of one server (data parallelism) are added up. None if the page is not vLLM's.
 
-    The cache gauge was called ``vllm:gpu_cache_usage_perc`` before version 0.10. Despite the name it is a fraction.
+    Older versions call the cache gauge ``vllm:gpu_cache_usage_perc``. Despite the name it is a fraction.
     """
     return _read(
         page,
@@ -126,10 +127,13 @@ def _samples(page: str, names: Iterable[str]) -> list[Sample]:
 
 
 def _per_engine(samples: list[Sample], name: str) -> list[float]:
-    """Values of the gauge ``name``, one for each engine behind the server."""
+    """Values of the gauge ``name``, one for each engine behind the server.
+
+    With priority scheduling SGLang repeats an engine's requests by priority, beside the total under an empty one.
+    """
     engines: dict[tuple[tuple[str, str], ...], float] = {}
     for sample in samples:
-        if sample.name == name and sample.value == sample.value:  # not NaN
+        if sample.name == name and math.isfinite(sample.value) and not sample.labels.get("priority"):
             engine = tuple(sorted(item for item in sample.labels.items() if item[0] not in RANKS_OF_ONE_ENGINE))
             engines[engine] = max(sample.value, engines.get(engine, 0.0))
     return list(engines.values())

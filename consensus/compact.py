@@ -1,0 +1,51 @@
+"""Proposals of large blocks, with the operations by id: the receivers have most of them from gossip already.
+
+Small blocks travel whole, since a round trip for what is missing would cost more than the bytes. Whatever was put
+together wrongly cannot pass for the block: the header commits to every byte of the body.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated
+
+from chain.blocks import Block, Proposal
+from chain.codec import Bounds, Hash, Record
+from chain.operations import SignedOperation
+from consensus.messages import Propose
+
+COMPACT = b"\x10"
+"""First byte of such a message on a link (others: consensus.messages)."""
+WHOLE = 64 * 1024
+"""Blocks up to this many bytes are sent whole."""
+MAX_IDS = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class CompactPropose(Record):
+    """A :class:`~consensus.messages.Propose` whose block has its operations taken out, and their ids in order."""
+
+    proposal: Proposal
+    shell: Block
+    ids: Annotated[tuple[Hash, ...], Bounds(1, MAX_IDS)]
+
+
+def compress(message: Propose) -> CompactPropose | None:
+    """The compact form of a proposal, or None if it should be sent whole."""
+    block = message.block
+    operations = block.body.operations
+    if len(block.encoded) <= WHOLE or not 0 < len(operations) <= MAX_IDS:
+        return None
+    shell = replace(block, body=replace(block.body, operations=()))
+    return CompactPropose(message.proposal, shell, tuple(operation.id for operation in operations))
+
+
+def expand(message: CompactPropose, operations: Mapping[bytes, SignedOperation]) -> Propose | None:
+    """The proposal with its operations put back; None if one is missing or differs (as in its signature)."""
+    if any(operation_id not in operations for operation_id in message.ids):
+        return None
+    body = replace(message.shell.body, operations=tuple(operations[operation_id] for operation_id in message.ids))
+    if body.compute_root() != message.shell.header.body_root:
+        return None
+    return Propose(message.proposal, replace(message.shell, body=body))

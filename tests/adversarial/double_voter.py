@@ -1,0 +1,39 @@
+"""A validator that backs whatever it sees: every block proposed, every view's end, every certificate, all at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from chain.votes import NO_BLOCK, Certificate, Vote, VoteKind, sign_vote
+from consensus.messages import Broadcast, Effect, Message, Propose, Repropose, Send
+from consensus.simplex import Simplex
+
+
+class DoubleVoter(Simplex):
+    """Never builds or answers; signs every vote that could help somebody, for each view once per block."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._signed: set[tuple[VoteKind, int, bytes]] = set()
+
+    def on_message(self, message: Message) -> list[Effect]:
+        """Follow honestly (to know the view), then say everything there is to say."""
+        effects: list[Effect] = [effect for effect in super().on_message(message) if isinstance(effect, Send)]
+        if isinstance(message, Propose | Repropose):
+            effects += self._back(message.proposal.view, message.proposal.block_id)
+        elif isinstance(message, Vote | Certificate) and message.block_id != NO_BLOCK:
+            effects += self._back(message.view, message.block_id)
+        return effects
+
+    def on_timeout(self, view: int) -> list[Effect]:
+        return []
+
+    def _back(self, view: int, block_id: bytes) -> list[Effect]:
+        assert self._key is not None
+        effects: list[Effect] = []
+        for kind in VoteKind:
+            target = NO_BLOCK if kind is VoteKind.NULLIFY else block_id
+            if (kind, view, target) not in self._signed:
+                self._signed.add((kind, view, target))
+                effects.append(Broadcast(sign_vote(self._key, self.chain_id, kind, self.epoch, view, target)))
+        return effects

@@ -1,0 +1,516 @@
+"""Executors that lie: whatever they claim, the user gets one right answer or an error, and the liar gains nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+
+import pytest
+import trio
+
+from chain.crypto import KeyPair
+from chain.exceptions import InvalidOperation
+from chain.genesis import CREDIT
+from chain.operations import (
+    Capture,
+    CaptureItem,
+    Delivery,
+    Dispute,
+    Hold,
+    Usage,
+    compute_digest,
+    compute_hold_id,
+    sign_operation,
+)
+from p2p.network import NetworkError
+from p2p.streams import Exchange
+from serving.offers import (
+    PROTOCOL,
+    Accepted,
+    Declined,
+    Failed,
+    Final,
+    Head,
+    Message,
+    Offer,
+    Part,
+    Payment,
+    Receipt,
+    Working,
+    encode_message,
+    sign_delivery,
+)
+from serving.router import RouterSettings
+from tests.serving.world import (
+    Member,
+    Options,
+    Script,
+    World,
+    ask,
+    compute_stream,
+    compute_whole,
+    eventually,
+    make_request,
+    make_token,
+    make_usage,
+    receive,
+    simulate,
+)
+
+SALT = bytes(16)
+FAST = {"capture_grace": 5_000}
+
+
+@dataclass
+class Deal:
+    """One exchange, from the liar's side."""
+
+    world: World
+    liar: Member
+    exchange: Exchange
+    offer: Offer
+    body: bytes
+    hold_id: bytes
+
+    @property
+    def answer(self) -> bytes:
+        """What an honest executor would have answered."""
+        if json.loads(self.body).get("stream"):
+            return compute_stream("liar-", Script())
+        return compute_whole("liar-", Script())
+
+    async def send(self, *messages: Message | bytes) -> None:
+        for message in messages:
+            await self.exchange.send(message if isinstance(message, bytes) else encode_message(message))
+
+    async def send_answer(self, answer: bytes | None = None) -> None:
+        kind = "text/event-stream" if json.loads(self.body).get("stream") else "application/json"
+        await self.send(Head(200, kind), Part(self.answer if answer is None else answer))
+
+    def make_delivery(self, answer: bytes | None = None, tokens: int = 6) -> Delivery:
+        usage = Usage(len(self.body), tokens)
+        price = self.world.genesis.parameters.get_price(self.offer.hold.model).compute(usage)
+        digest = compute_digest(SALT, self.answer if answer is None else answer)
+        return Delivery(self.hold_id, min(price, self.offer.hold.amount), digest, usage, "stop")
+
+    def make_final(self, delivery: Delivery, key: KeyPair | None = None) -> Final:
+        return Final(SALT, delivery, sign_delivery(key or self.liar.key, self.world.genesis.chain_id, delivery))
+
+
+Lie = Callable[[Deal], Awaitable[None]]
+
+
+def plant(world: World, liar: Member, lie: Lie) -> list[Deal]:
+    """Replace a member's executor by one that lies; returns the deals that it will have made."""
+    deals: list[Deal] = []
+
+    async def handle(exchange: Exchange) -> None:
+        offer = await receive(exchange)
+        assert isinstance(offer, Offer)
+        body = b""
+        while len(body) < offer.size:
+            body += await exchange.receive() or b""
+        hold_id = compute_hold_id(exchange.peer, offer.hold.seq, offer.hold.attempt)
+        deal = Deal(world, liar, exchange, offer, body, hold_id)
+        await deal.send(Accepted(False))
+        payment = await receive(exchange)
+        assert isinstance(payment, Payment)
+        deals.append(deal)
+        liar.node.payments.serving.add(hold_id)  # else its node would refund, like an honest one
+        await lie(deal)
+
+    liar.node.streams.handle(PROTOCOL, handle, 64)
+    return deals
+
+
+async def capture_all(deal: Deal, amount: int | None = None) -> None:
+    """Capture the whole hold, or ``amount``, as soon as it is final, without a receipt."""
+    engine = deal.liar.node.engine
+    await eventually(lambda: engine.state.hold(deal.hold_id) is not None)
+    tokens = 1_000_000
+    delivery = replace(deal.make_delivery(tokens=tokens), amount=deal.offer.hold.amount if amount is None else amount)
+    capture = Capture((CaptureItem(delivery, None),))
+    await engine.submit(sign_operation(deal.liar.key, deal.world.genesis.chain_id, capture))
+
+
+# What can be found wrong at the end of an answer.
+
+
+async def claims_another_answer(deal: Deal) -> None:
+    await deal.send_answer()
+    await deal.send(deal.make_final(deal.make_delivery(b"another answer")))
+
+
+async def asks_too_much(deal: Deal) -> None:
+    await deal.send_answer()
+    await deal.send(deal.make_final(replace(deal.make_delivery(), amount=deal.offer.hold.amount)))
+
+
+async def asks_for_one_token_more(deal: Deal) -> None:
+    await deal.send_answer()
+    await deal.send(deal.make_final(deal.make_delivery(tokens=7)))
+
+
+async def reports_more_tokens_than_bytes(deal: Deal) -> None:
+    answer = b'{"choices":[],"usage":{"completion_tokens":9000}}'
+    await deal.send_answer(answer)
+    await deal.send(deal.make_final(deal.make_delivery(answer, tokens=9000)))
+
+
+async def names_another_hold(deal: Deal) -> None:
+    await deal.send_answer()
+    await deal.send(deal.make_final(replace(deal.make_delivery(), hold=bytes(32))))
+
+
+async def has_it_signed_by_another(deal: Deal) -> None:
+    await deal.send_answer()
+    await deal.send(deal.make_final(deal.make_delivery(), KeyPair(bytes([99]) * 32)))
+
+
+async def ends_without_a_claim(deal: Deal) -> None:
+    await deal.send_answer()
+    await deal.exchange.end()
+
+
+async def aborts(deal: Deal) -> None:
+    await deal.send_answer()
+    await deal.exchange.abort("no")
+
+
+async def fails_at_the_end(deal: Deal) -> None:
+    await deal.send_answer()
+    await deal.send(Failed("changed my mind"))
+
+
+async def sends_garbage(deal: Deal) -> None:
+    await deal.send_answer()
+    await deal.send(b"\xff\xfe garbage")
+
+
+async def sends_a_huge_frame(deal: Deal) -> None:
+    await deal.send_answer()
+    await deal.send(b"x" * (1 << 20))
+
+
+async def sends_the_head_twice(deal: Deal) -> None:
+    await deal.send_answer()
+    await deal.send_answer()
+
+
+async def sends_half_of_it(deal: Deal) -> None:
+    answer = deal.answer[: len(deal.answer) // 3]
+    await deal.send_answer(answer)
+    await deal.send(deal.make_final(deal.make_delivery(answer, tokens=1)))
+
+
+async def sends_the_claim_of_another_deal(deal: Deal) -> None:
+    await deal.send_answer()
+    other = compute_hold_id(deal.exchange.peer, deal.offer.hold.seq + 1, 0)
+    await deal.send(deal.make_final(replace(deal.make_delivery(), hold=other)))
+
+
+async def stalls(deal: Deal) -> None:
+    await deal.send_answer()
+    await trio.sleep_forever()
+
+
+async def only_shows_life(deal: Deal) -> None:
+    await deal.send_answer()
+    while True:
+        await deal.send(Working(True))
+        await trio.sleep(1)
+
+
+LATE_LIES = [
+    claims_another_answer,
+    asks_too_much,
+    asks_for_one_token_more,
+    names_another_hold,
+    has_it_signed_by_another,
+    ends_without_a_claim,
+    aborts,
+    fails_at_the_end,
+    sends_garbage,
+    sends_a_huge_frame,
+    sends_the_head_twice,
+    sends_half_of_it,
+    sends_the_claim_of_another_deal,
+    stalls,
+    only_shows_life,
+]
+
+
+# What can be found wrong before there is any answer.
+
+
+async def ends_at_once(deal: Deal) -> None:
+    await deal.exchange.end()
+
+
+async def claims_an_empty_answer(deal: Deal) -> None:
+    await deal.send(Head(200, "text/event-stream"), deal.make_final(deal.make_delivery(b"", tokens=0)))
+
+
+async def claims_without_a_head(deal: Deal) -> None:
+    await deal.send(deal.make_final(deal.make_delivery()))
+
+
+async def declines_after_all(deal: Deal) -> None:
+    await deal.send(Declined("too late", 0))
+
+
+async def redirects(deal: Deal) -> None:
+    refund = replace(deal.make_delivery(), amount=0)
+    await deal.send(Head(302, "application/json"), Part(b"{}"), deal.make_final(refund))
+
+
+async def answers_an_error_of_its_own(deal: Deal) -> None:
+    refund = replace(deal.make_delivery(), amount=0)
+    await deal.send(Head(500, "application/json"), Part(b"{}"), deal.make_final(refund))
+
+
+async def injects_a_header(deal: Deal) -> None:
+    await deal.send(Head(200, "text/event-stream\r\nset-cookie: a=b"), Part(deal.answer))
+    await deal.send(deal.make_final(deal.make_delivery()))
+
+
+async def serves_a_page(deal: Deal) -> None:
+    await deal.send(Head(200, "text/html"), Part(deal.answer), deal.make_final(deal.make_delivery()))
+
+
+async def asks_pay_for_an_error(deal: Deal) -> None:
+    await deal.send(Head(400, "application/json"), Part(b"{}"), deal.make_final(deal.make_delivery(b"{}")))
+
+
+async def queues_for_ever(deal: Deal) -> None:
+    while True:
+        await deal.send(Working(True))
+        await trio.sleep(1)
+
+
+async def works_for_ever(deal: Deal) -> None:
+    while True:
+        await deal.send(Working(False))
+        await trio.sleep(1)
+
+
+async def says_nothing(deal: Deal) -> None:
+    await trio.sleep_forever()
+
+
+EARLY_LIES = [
+    ends_at_once,
+    claims_an_empty_answer,
+    claims_without_a_head,
+    declines_after_all,
+    redirects,
+    answers_an_error_of_its_own,
+    injects_a_header,
+    serves_a_page,
+    asks_pay_for_an_error,
+    queues_for_ever,
+    works_for_ever,
+    says_nothing,
+]
+
+SHORT = RouterSettings(hold_time=310_000)
+
+
+def check_gained_nothing(world: World, liar: Member) -> None:
+    assert len(world.operations(Dispute)) == 1
+    assert world.account(liar.number).available <= 1_000 * CREDIT
+    assert world.state_node.engine.state.totals.treasury > 0
+
+
+def run_lie(lie: Lie, stream: bool, is_seen: bool) -> None:
+    """``is_seen``: the user has seen something of the answer when the lie comes out, so that it cannot be replaced."""
+
+    async def play(world: World) -> None:
+        liar, honest = world.drawn()
+        deals = plant(world, liar, lie)
+        result = await ask(world.gateway, make_request(stream=stream))
+        (deal,) = deals
+        assert honest.backend is not None
+        if is_seen:
+            assert result.broken is not None and result.executor == liar.public_key
+            assert world.operations(Capture) == []
+        else:
+            script, name = honest.backend.script, honest.backend.name
+            assert result.body == (compute_stream(name, script) if stream else compute_whole(name, script))
+            assert result.executor == honest.public_key
+        await capture_all(deal)
+        liar.node.payments.serving.clear()
+        await world.settle(60)
+        check_gained_nothing(world, liar)
+
+    simulate(play, Options(parameters=FAST, router=SHORT))
+
+
+@pytest.mark.parametrize("lie", LATE_LIES)
+def test_a_lie_at_the_end_of_a_stream_is_an_error_and_earns_nothing(lie: Lie) -> None:
+    run_lie(lie, stream=True, is_seen=True)
+
+
+@pytest.mark.parametrize("lie", [*LATE_LIES, reports_more_tokens_than_bytes])
+def test_a_lie_at_the_end_of_a_whole_answer_is_never_seen(lie: Lie) -> None:
+    run_lie(lie, stream=False, is_seen=False)
+
+
+@pytest.mark.parametrize("lie", EARLY_LIES)
+def test_a_lie_at_the_beginning_is_never_seen(lie: Lie) -> None:
+    run_lie(lie, stream=True, is_seen=False)
+
+
+# Greed without a lie on the wire.
+
+
+def test_capturing_more_than_was_delivered_to_a_user_who_left_is_disputed() -> None:
+    async def dawdle(deal: Deal) -> None:
+        await deal.send_answer(b"".join(make_token("liar-", number) for number in range(5)))
+        await trio.sleep_forever()
+
+    async def play(world: World) -> None:
+        liar = world.drawn()[0]
+        deals = plant(world, liar, dawdle)
+        with trio.move_on_after(3):
+            await ask(world.gateway)
+        await capture_all(deals[0])
+        liar.node.payments.serving.clear()
+        await world.settle(60)
+        check_gained_nothing(world, liar)
+
+    simulate(play, Options(parameters=FAST))
+
+
+def test_capturing_about_what_was_delivered_to_a_user_who_left_is_not_disputed() -> None:
+    async def dawdle(deal: Deal) -> None:
+        await deal.send_answer(b"".join(make_token("liar-", number) for number in range(5)))
+        await trio.sleep_forever()
+
+    async def play(world: World) -> None:
+        member = world.drawn()[0]
+        deals = plant(world, member, dawdle)
+        with trio.move_on_after(3):
+            await ask(world.gateway)
+        await capture_all(deals[0], deals[0].make_delivery(tokens=8).amount)  # three more were on their way
+        member.node.payments.serving.clear()
+        await world.settle(60)
+        assert world.operations(Dispute) == []
+        assert world.account(member.number).available > 1_000 * CREDIT
+
+    simulate(play, Options(parameters=FAST))
+
+
+def test_a_receipt_is_good_for_its_own_delivery_alone() -> None:
+    receipts: list[bytes] = []
+
+    async def collect_receipt(deal: Deal) -> None:
+        await deal.send_answer()
+        await deal.send(deal.make_final(deal.make_delivery()))
+        receipt = await receive(deal.exchange)
+        assert isinstance(receipt, Receipt)
+        receipts.append(receipt.signature)
+
+    async def play(world: World) -> None:
+        liar = world.drawn()[0]
+        deals = plant(world, liar, collect_receipt)
+        while len(deals) < 2:  # the lottery draws the other one now and then
+            assert (await ask(world.gateway, make_request(stream=False))).status == 200
+        engine, chain_id = liar.node.engine, world.genesis.chain_id
+        await eventually(lambda: all(engine.state.hold(deal.hold_id) for deal in deals))
+        first, second = (deal.make_delivery() for deal in deals)
+        for delivery in (second, replace(first, amount=first.amount - 1), replace(first, finish_reason="length")):
+            stolen = Capture((CaptureItem(delivery, receipts[0]),))
+            with pytest.raises(InvalidOperation):
+                await engine.submit(sign_operation(liar.key, chain_id, stolen))
+        good = sign_operation(liar.key, chain_id, Capture((CaptureItem(first, receipts[0]),)))
+        await engine.submit(good)
+        await engine.wait_final(good.id, 10)
+        again = sign_operation(liar.key, chain_id, Capture((CaptureItem(first, receipts[0]), CaptureItem(second, None))))
+        with pytest.raises(InvalidOperation):
+            await engine.submit(again)
+        liar.node.payments.serving.clear()
+        await world.settle(120)
+        assert world.operations(Dispute) == []
+
+    simulate(play, Options(parameters=FAST))
+
+
+def test_a_capture_of_a_strangers_hold_is_refused() -> None:
+    async def play(world: World) -> None:
+        first, second = world.drawn()
+        assert first.backend is not None
+        first.backend.script.first_delay = 5.0
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, world.gateway)
+            await trio.sleep(2)
+            (hold,) = world.operations(Hold)
+            assert isinstance(hold, Hold)
+            hold_id = compute_hold_id(world.members[0].public_key, hold.seq, hold.attempt)
+            delivery = Delivery(hold_id, 1, bytes(32), Usage(0, 0), "stop")
+            stolen = sign_operation(second.key, world.genesis.chain_id, Capture((CaptureItem(delivery, None),)))
+            with pytest.raises(InvalidOperation):
+                await second.node.engine.submit(stolen)
+        await world.settle()
+
+    simulate(play)
+
+
+def test_an_endless_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.router.MAX_ANSWER", 200_000)
+    sent = 0
+
+    async def never_ends(deal: Deal) -> None:
+        nonlocal sent
+        await deal.send(Head(200, "text/event-stream"))
+        while True:
+            await deal.send(Part(b"data: {}\n\n" * 1000))
+            sent += 10_000
+
+    async def play(world: World) -> None:
+        liar = world.drawn()[0]
+        plant(world, liar, never_ends)
+        result = await ask(world.gateway)
+        assert result.broken is not None and len(result.body) <= 200_000
+        await trio.sleep(5)
+        assert sent < 2_000_000
+        liar.node.payments.serving.clear()
+        await world.settle(60)
+
+    simulate(play)
+
+
+def test_a_usage_event_alone_is_worth_no_more_than_its_bytes() -> None:
+    async def boasts(deal: Deal) -> None:
+        answer = make_usage(5_000) + b"data: [DONE]\n\n"
+        await deal.send_answer(answer)
+        await deal.send(deal.make_final(deal.make_delivery(answer, tokens=5_000)))
+
+    async def play(world: World) -> None:
+        liar = world.drawn()[0]
+        plant(world, liar, boasts)
+        result = await ask(world.gateway, make_request(max_tokens=4096))
+        assert result.broken is not None
+        liar.node.payments.serving.clear()
+        await world.settle(60)
+        assert world.account(liar.number).available <= 1_000 * CREDIT
+
+    simulate(play)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 2.0])
+def test_a_liar_that_hangs_up_in_every_way_leaves_no_handler_behind(seconds: float) -> None:
+    async def hangs_up(deal: Deal) -> None:
+        await trio.sleep(seconds)
+        raise NetworkError("gone")
+
+    async def play(world: World) -> None:
+        liar, honest = world.drawn()
+        plant(world, liar, hangs_up)
+        result = await ask(world.gateway)
+        assert result.executor == honest.public_key
+        liar.node.payments.serving.clear()
+        await world.settle(60)
+
+    simulate(play)

@@ -1,0 +1,432 @@
+"""Payers that cheat: whatever they sign or do not sign, an executor works for nothing no longer than the grace time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import trio
+
+from chain.crypto import KeyPair
+from chain.exceptions import InvalidOperation
+from chain.genesis import CREDIT
+from chain.operations import Capture, Dispute, Hold, SignedOperation, compute_digest, compute_hold_id, sign_operation
+from p2p.network import NetworkError
+from p2p.streams import Exchange
+from serving.executor import ExecutorSettings
+from serving.offers import (
+    PROTOCOL,
+    Accepted,
+    Declined,
+    Failed,
+    Final,
+    Head,
+    Message,
+    Offer,
+    Part,
+    Payment,
+    Receipt,
+    Working,
+    encode_message,
+    is_signed_delivery,
+    sign_receipt,
+)
+from serving.requests import CHAT_COMPLETIONS, parse_request
+from tests.serving.world import (
+    Member,
+    Options,
+    World,
+    compute_stream,
+    eventually,
+    make_body,
+    make_hold,
+    make_request,
+    receive,
+    send_offer,
+    simulate,
+)
+
+SALT = bytes(16)
+BODY = make_request().body
+FAST = {"capture_grace": 5_000}
+
+
+def sign(world: World, hold: Hold, payer: int = 0) -> SignedOperation:
+    return sign_operation(world.members[payer].key, world.genesis.chain_id, hold)
+
+
+async def read_answer(exchange: Exchange) -> tuple[bytes, Message | None]:
+    """Everything up to Final or Failed (None: the executor hung up)."""
+    answer = b""
+    while True:
+        try:
+            message = await receive(exchange)
+        except NetworkError:
+            return answer, None
+        if isinstance(message, Part):
+            answer += message.data
+        elif not isinstance(message, (Head, Working)):
+            return answer, message
+
+
+def get_executor(world: World, hold: Hold) -> Member:
+    return next(member for member in world.members if member.public_key == hold.payee)
+
+
+def check_idle(member: Member) -> None:
+    assert member.backend is not None and member.backend.running == 0
+    assert member.node.services.admissions[0].running == 0
+    assert not member.node.payments.serving
+
+
+def test_by_hand_an_honest_payer_is_served() -> None:
+    async def play(world: World) -> None:
+        hold = make_hold(world, 0, BODY, SALT)
+        member = get_executor(world, hold)
+        async with world.gateway.streams.open(hold.payee, PROTOCOL) as exchange:
+            assert await send_offer(exchange, hold, BODY, SALT) == Accepted(False)
+            await exchange.send(encode_message(Payment(sign(world, hold))))
+            answer, final = await read_answer(exchange)
+            assert member.backend is not None
+            assert answer == compute_stream(member.backend.name, member.backend.script)
+            assert isinstance(final, Final) and is_signed_delivery(hold.payee, world.genesis.chain_id, final)
+            assert final.delivery.response_digest == compute_digest(final.salt, answer)
+            receipt = sign_receipt(world.members[0].key, world.genesis.chain_id, final.delivery)
+            await exchange.send(encode_message(Receipt(receipt)), end=True)
+        await world.settle()
+        assert world.account(member.number).available > 1_000 * CREDIT
+
+    simulate(play)
+
+
+@pytest.mark.parametrize(
+    ("terms", "reason"),
+    [
+        ({"attempt": 1, "payee": "first"}, "not drawn"),
+        ({"epoch": 7}, "not drawn"),
+        ({"payee": "gateway"}, "somebody else"),
+        ({"model": "other"}, "not drawn"),
+        ({"amount": 1_000}, "does not cover"),
+        ({"amount": 2_000 * CREDIT}, "cannot pay"),
+        ({"deadline": 0}, "deadline"),
+        ({"deadline": 200_000}, "deadline"),
+        ({"deadline": 4_000_000}, "deadline"),
+        ({"request_digest": bytes(32)}, "digest"),
+    ],
+    ids=str,
+)
+def test_unacceptable_terms_are_declined_at_once(terms: dict[str, Any], reason: str) -> None:
+    async def play(world: World) -> None:
+        good = make_hold(world, 0, BODY, SALT)
+        keys = {"first": good.payee, "gateway": world.members[0].public_key}
+        changes = {**terms, "payee": keys[terms["payee"]]} if "payee" in terms else terms
+        hold = replace(good, **changes)
+        async with world.gateway.streams.open(good.payee, PROTOCOL) as exchange:
+            answer = await send_offer(exchange, hold, BODY, SALT)
+        assert isinstance(answer, Declined) and reason in answer.reason
+        check_idle(get_executor(world, good))
+
+    simulate(play)
+
+
+def test_a_hold_number_far_ahead_is_declined() -> None:
+    async def play(world: World) -> None:
+        hold = make_hold(world, 0, BODY, SALT, seq=256)
+        async with world.gateway.streams.open(hold.payee, PROTOCOL) as exchange:
+            answer = await send_offer(exchange, hold, BODY, SALT)
+        assert isinstance(answer, Declined) and "number is used" in answer.reason
+
+    simulate(play)
+
+
+def test_an_unknown_path_is_declined() -> None:
+    async def play(world: World) -> None:
+        hold = make_hold(world, 0, BODY, SALT)
+        async with world.gateway.streams.open(hold.payee, PROTOCOL) as exchange:
+            await exchange.send(encode_message(Offer("/v1/files", len(BODY), SALT, hold)))
+            answer = await receive(exchange)
+        assert isinstance(answer, Declined) and "path" in answer.reason
+
+    simulate(play)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_without_a_payment_there_is_no_answer(stream: bool) -> None:
+    async def play(world: World) -> None:
+        body = make_request(stream=stream).body
+        hold = make_hold(world, 0, body, SALT)
+        member = get_executor(world, hold)
+        started = trio.current_time()
+        async with world.gateway.streams.open(hold.payee, PROTOCOL) as exchange:
+            assert isinstance(await send_offer(exchange, hold, body, SALT), Accepted)
+            answer, end = await read_answer(exchange)
+        assert answer == b"" and isinstance(end, Failed)
+        assert trio.current_time() - started < 11
+        check_idle(member)
+        await world.settle()
+        assert world.operations(Hold) == []
+
+    simulate(play, Options(executor=ExecutorSettings(sign_of_life=4.0)))
+
+
+BAD_PAYMENTS = ["another key", "another signer", "another hold", "not a payment", "garbage", "ends", "another chain"]
+
+
+@pytest.mark.parametrize("kind", BAD_PAYMENTS)
+def test_a_wrong_payment_ends_it_without_an_answer(kind: str) -> None:
+    async def play(world: World) -> None:
+        hold = make_hold(world, 0, BODY, SALT)
+        member = get_executor(world, hold)
+        right = sign(world, hold)
+        stranger = KeyPair(bytes([77]) * 32)
+        frames: dict[str, Message | bytes] = {
+            "another key": Payment(replace(right, signature=sign_operation(stranger, bytes(32), hold).signature)),
+            "another signer": Payment(sign_operation(stranger, world.genesis.chain_id, hold)),
+            "another hold": Payment(sign(world, replace(hold, amount=hold.amount - 1))),
+            "not a payment": Working(False),
+            "garbage": b"\x00garbage",
+            "another chain": Payment(sign_operation(world.members[0].key, bytes(32), hold)),
+        }
+        async with world.gateway.streams.open(hold.payee, PROTOCOL) as exchange:
+            assert isinstance(await send_offer(exchange, hold, BODY, SALT), Accepted)
+            if kind == "ends":
+                await exchange.end()
+            else:
+                message = frames[kind]
+                await exchange.send(message if isinstance(message, bytes) else encode_message(message))
+            answer, end = await read_answer(exchange)
+        assert answer == b"" and (isinstance(end, Failed) or kind == "ends")
+        await trio.sleep(1)
+        check_idle(member)
+        await world.settle()
+        assert world.operations(Hold) == [] and world.operations(Capture) == []
+
+    simulate(play)
+
+
+def test_one_hold_pays_for_one_answer() -> None:
+    async def play(world: World) -> None:
+        hold = make_hold(world, 0, BODY, SALT)
+        member = get_executor(world, hold)
+        assert member.backend is not None
+        other = make_request(stream=False).body
+
+        async def try_again(body: bytes) -> None:
+            again = replace(hold, request_digest=compute_digest(SALT, body))
+            async with world.gateway.streams.open(hold.payee, PROTOCOL) as exchange:
+                answer = await send_offer(exchange, again, body, SALT)
+                assert isinstance(answer, Declined) and "used" in answer.reason
+
+        async with world.gateway.streams.open(hold.payee, PROTOCOL) as exchange:
+            assert isinstance(await send_offer(exchange, hold, BODY, SALT), Accepted)
+            await try_again(BODY)
+            await try_again(other)
+            await exchange.send(encode_message(Payment(sign(world, hold))))
+            await try_again(BODY)
+            _, final = await read_answer(exchange)
+            assert isinstance(final, Final)
+            await try_again(other)
+            receipt = sign_receipt(world.members[0].key, world.genesis.chain_id, final.delivery)
+            await exchange.send(encode_message(Receipt(receipt)), end=True)
+        await try_again(BODY)
+        await world.settle()
+        await try_again(BODY)
+        assert member.backend.requests == 1
+
+    simulate(play)
+
+
+@pytest.mark.parametrize("receipt", ["none", "abort", "wrong", "garbage", "late"])
+def test_who_withholds_the_receipt_pays_all_the_same(receipt: str) -> None:
+    async def play(world: World) -> None:
+        hold = make_hold(world, 0, BODY, SALT)
+        member = get_executor(world, hold)
+        async with world.gateway.streams.open(hold.payee, PROTOCOL) as exchange:
+            await send_offer(exchange, hold, BODY, SALT)
+            await exchange.send(encode_message(Payment(sign(world, hold))))
+            _, final = await read_answer(exchange)
+            assert isinstance(final, Final)
+            wrong = replace(final.delivery, amount=0)
+            match receipt:
+                case "abort":
+                    await exchange.abort("thanks")
+                case "wrong":
+                    signature = sign_receipt(world.members[0].key, world.genesis.chain_id, wrong)
+                    await exchange.send(encode_message(Receipt(signature)))
+                case "garbage":
+                    await exchange.send(b"garbage")
+                case "late":
+                    await trio.sleep(12)
+        await world.settle(60)
+        check_idle(member)
+        assert world.account(member.number).available > 1_000 * CREDIT
+        (capture,) = world.operations(Capture)
+        assert isinstance(capture, Capture) and capture.items[0].receipt is None
+
+    simulate(play, Options(parameters=FAST))
+
+
+def test_credits_spent_twice_at_once_buy_one_answer() -> None:
+    amount = 1_000 + 3 * len(BODY) + 20 * 100
+
+    async def play(world: World) -> None:
+        for member in world.members[1:]:
+            assert member.backend is not None
+            member.backend.script.tokens = 600  # for 30 s, far longer than the grace time
+        seqs = range(20)
+        draws = [make_hold(world, 0, BODY, SALT, seq=seq) for seq in seqs]
+        first = draws[0]
+        second = next(hold for hold in draws if hold.payee != first.payee)
+        ends: dict[bytes, tuple[bytes, Message | None, float]] = {}
+
+        async def cheat(hold: Hold) -> None:
+            async with world.gateway.streams.open(hold.payee, PROTOCOL) as exchange:
+                assert isinstance(await send_offer(exchange, hold, BODY, SALT), Accepted)
+                await exchange.send(encode_message(Payment(sign(world, hold))))
+                started = trio.current_time()
+                answer, end = await read_answer(exchange)
+                ends[hold.payee] = (answer, end, trio.current_time() - started)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(cheat, first)
+            nursery.start_soon(cheat, second)
+        assert len(world.operations(Hold)) == 1
+        finals = [payee for payee, (_, end, _) in ends.items() if isinstance(end, Final)]
+        failures = [payee for payee in ends if payee not in finals]
+        assert len(finals) == 1 and len(failures) == 1
+        _, end, taken = ends[failures[0]]
+        assert isinstance(end, Failed) and taken < 9
+        loser = next(member for member in world.members if member.public_key == failures[0])
+        winner = next(member for member in world.members if member.public_key == finals[0])
+        check_idle(loser)
+        await trio.sleep(60)
+        assert world.account(loser.number).available == 1_000 * CREDIT
+        assert world.account(winner.number).available > 1_000 * CREDIT
+
+    simulate(play, Options(available={0: amount + 1_000}, parameters=FAST))
+
+
+def test_a_payer_cannot_take_the_hold_back_while_it_is_served() -> None:
+    # The shortest deadline that is accepted, and an answer that would take longer.
+    settings = ExecutorSettings(min_hold_time=100.0, capture_time=60.0)
+
+    async def play(world: World) -> None:
+        hold = make_hold(world, 0, BODY, SALT, deadline=world.gateway.engine.chain_time() + 110_000)
+        member = get_executor(world, hold)
+        assert member.backend is not None
+        member.backend.script.tokens = 10_000
+        async with world.gateway.streams.open(hold.payee, PROTOCOL) as exchange:
+            assert isinstance(await send_offer(exchange, hold, BODY, SALT), Accepted)
+            await exchange.send(encode_message(Payment(sign(world, hold))))
+            answer, end = await read_answer(exchange)
+        assert answer and end is None
+        await world.settle(60)
+        assert world.account(member.number).available > 1_000 * CREDIT
+
+    simulate(play, Options(executor=settings, parameters=FAST))
+
+
+def test_a_payer_that_does_not_read_blocks_no_slot_for_long() -> None:
+    async def play(world: World) -> None:
+        hold = make_hold(world, 0, BODY, SALT)
+        member = get_executor(world, hold)
+        assert member.backend is not None
+        member.backend.script.tokens, member.backend.script.token_delay = 1_000_000, 0.001
+        async with world.gateway.streams.open(hold.payee, PROTOCOL) as exchange:
+            assert isinstance(await send_offer(exchange, hold, BODY, SALT), Accepted)
+            await exchange.send(encode_message(Payment(sign(world, hold))))
+            await trio.sleep(20)
+            assert member.backend.running == 1
+            await trio.sleep(60)
+            check_idle(member)
+        await world.settle(60)
+        assert world.account(member.number).available > 1_000 * CREDIT
+
+    simulate(play, Options(parameters=FAST))
+
+
+def test_a_body_that_does_not_come_is_waited_for_a_moment_only() -> None:
+    async def play(world: World) -> None:
+        hold = make_hold(world, 0, BODY, SALT, amount=CREDIT)
+        member = get_executor(world, hold)
+        started = trio.current_time()
+        async with world.gateway.streams.open(hold.payee, PROTOCOL) as exchange:
+            await exchange.send(encode_message(Offer(CHAT_COMPLETIONS, 10_000, SALT, hold)))
+            with pytest.raises(NetworkError, match="too slow"):
+                while True:  # a drip of nothing
+                    await exchange.send(b"")
+                    await trio.sleep(0.5)
+        assert 10 <= trio.current_time() - started < 11
+        check_idle(member)
+
+    simulate(play)
+
+
+def test_a_body_longer_than_offered_is_refused() -> None:
+    async def play(world: World) -> None:
+        hold = make_hold(world, 0, BODY, SALT)
+        async with world.gateway.streams.open(hold.payee, PROTOCOL) as exchange:
+            await exchange.send(encode_message(Offer(CHAT_COMPLETIONS, 10, SALT, hold)))
+            await exchange.send(b"x" * 11)
+            with pytest.raises(NetworkError, match="not as long"):
+                await receive(exchange)
+        check_idle(get_executor(world, hold))
+
+    simulate(play)
+
+
+@pytest.mark.parametrize("frame", [b"", b"garbage", b"x" * (1 << 20), encode_message(Working(False))], ids=len)
+def test_garbage_instead_of_an_offer_is_dropped(frame: bytes) -> None:
+    async def play(world: World) -> None:
+        async with world.gateway.streams.open(world.members[1].public_key, PROTOCOL) as exchange:
+            await exchange.send(frame)
+            with pytest.raises(NetworkError):
+                await receive(exchange)
+        async with world.gateway.streams.open(world.members[1].public_key, PROTOCOL) as exchange:
+            await exchange.send(b"")
+            with pytest.raises(NetworkError):
+                await receive(exchange, 20)
+
+    simulate(play)
+
+
+def test_offers_of_thousands_of_tokens_are_stopped_by_what_the_hold_covers() -> None:
+    # The payer holds for one token and asks for a thousand: it gets them, but no executor is forced to take such terms
+    # for less than the price of one token, and the capture is bounded by the hold.
+    body = parse_request(CHAT_COMPLETIONS, make_body(stream=True, max_tokens=1_000), 4096).body
+
+    async def play(world: World) -> None:
+        hold = make_hold(world, 0, body, SALT, amount=1_000 + 3 * len(body) + 20)
+        async with world.gateway.streams.open(hold.payee, PROTOCOL) as exchange:
+            assert isinstance(await send_offer(exchange, hold, body, SALT), Accepted)
+            await exchange.send(encode_message(Payment(sign(world, hold))))
+            _, final = await read_answer(exchange)
+            assert isinstance(final, Final) and final.delivery.amount == hold.amount
+        await world.settle(60)
+
+    simulate(play, Options(parameters=FAST))
+
+
+def test_an_honest_capture_may_be_disputed_but_the_payer_gains_nothing() -> None:
+    async def play(world: World) -> None:
+        hold = make_hold(world, 0, BODY, SALT)
+        async with world.gateway.streams.open(hold.payee, PROTOCOL) as exchange:
+            await send_offer(exchange, hold, BODY, SALT)
+            await exchange.send(encode_message(Payment(sign(world, hold))))
+            _, final = await read_answer(exchange)
+            assert isinstance(final, Final)
+            await exchange.abort("thanks")
+        hold_id = compute_hold_id(world.members[0].public_key, hold.seq, hold.attempt)
+        state = world.gateway.engine
+        await eventually(lambda: (open_hold := state.state.hold(hold_id)) is not None and open_hold.pending is not None)
+        dispute = sign_operation(world.members[0].key, world.genesis.chain_id, Dispute(hold_id))
+        with pytest.raises(InvalidOperation):  # a stranger may not
+            await state.submit(sign_operation(world.members[1].key, world.genesis.chain_id, Dispute(hold_id)))
+        await state.submit(dispute)
+        await world.settle(60)
+        assert world.account(0).available <= 1_000 * CREDIT - final.delivery.amount
+        assert state.state.totals.treasury >= final.delivery.amount
+
+    simulate(play)
+

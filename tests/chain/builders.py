@@ -1,0 +1,287 @@
+"""Builders shared by the tests: keys, a genesis, signed operations, and a chain of valid blocks that grows on demand.
+
+Everything is a function of its arguments: the same calls give the same keys, ids and bytes in every run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from chain import crypto
+from chain.blocks import Block, Header
+from chain.crypto import KeyPair
+from chain.epochs import get_beacon, get_epoch, get_validators
+from chain.genesis import Genesis, GenesisAccount, Parameters, Price, make_genesis
+from chain.ledger import get_executor
+from chain.operations import (
+    Bond,
+    Capture,
+    CaptureItem,
+    Delivery,
+    Hold,
+    Operation,
+    Serve,
+    SignedOperation,
+    Transfer,
+    Unbond,
+    Usage,
+    Withdraw,
+    compute_hold_id,
+    sign_operation,
+)
+from chain.state import Account, State
+from chain.transition import Transition, build_block, state_transition
+from chain.votes import NO_BLOCK, Certificate, VoteKind, make_certificate, sign_vote
+
+START = 1_700_000_000_000
+"""Timestamp of the genesis, ms."""
+
+MODEL = "smol"
+"""The model that validators serve unless told otherwise."""
+
+PARAMETERS = Parameters(
+    epoch_heights=4,
+    unbonding_epochs=2,
+    min_service_bond=1_000,
+    max_attempts=3,
+    max_hold_time=20_000,
+    capture_grace=3_000,
+    price=Price(100, 1, 10),
+)
+"""Short epochs and small numbers, so that tests cross every boundary within a few blocks."""
+
+
+def make_key(name: str) -> KeyPair:
+    """The key pair of a name."""
+    return KeyPair(crypto.hash_bytes("test key", name.encode()))
+
+
+def make_keys(count: int, name: str = "validator") -> list[KeyPair]:
+    """``count`` distinct key pairs."""
+    return [make_key(f"{name} {index}") for index in range(count)]
+
+
+def make_test_genesis(
+    validators: Sequence[KeyPair],
+    *,
+    stakes: Sequence[int] | None = None,
+    available: int = 1_000_000,
+    models: tuple[str, ...] = (MODEL,),
+    others: Iterable[GenesisAccount] = (),
+    parameters: Parameters = PARAMETERS,
+    name: str = "test",
+) -> Genesis:
+    """A genesis in which ``validators`` vote and serve with ``stakes`` (100,000 each by default)."""
+    stakes = stakes if stakes is not None else [100_000] * len(validators)
+    accounts = [
+        GenesisAccount(key.public_key, available, stake, models, True)
+        for key, stake in zip(validators, stakes, strict=True)
+    ]
+    return make_genesis(name, START, crypto.hash_bytes("test beacon"), [*accounts, *others], parameters)
+
+
+class Chain:
+    """A chain of valid blocks, with the keys of everybody on it.
+
+    ``users`` have credit and nothing else; ``validators`` vote, propose and serve ``MODEL``. ``append`` proposes a
+    block as the right leader, checks it as everybody else would, has it certified by all, and moves on.
+
+    Attributes:
+        genesis: of the chain.
+        blocks: the blocks appended so far, height 1 first.
+        states: the state after each height, that of genesis first.
+        failures: why each operation of each appended block failed (None where it did not).
+    """
+
+    def __init__(
+        self,
+        validators: int = 4,
+        users: int = 2,
+        *,
+        stakes: Sequence[int] | None = None,
+        available: int = 1_000_000,
+        models: tuple[str, ...] = (MODEL,),
+        parameters: Parameters = PARAMETERS,
+        name: str = "test",
+    ) -> None:
+        self.validators = make_keys(validators)
+        self.users = make_keys(users, "user")
+        self.keys = {key.public_key: key for key in (*self.validators, *self.users)}
+        self.genesis = make_test_genesis(
+            self.validators,
+            stakes=stakes,
+            available=available,
+            models=models,
+            others=[GenesisAccount(user.public_key, available, 0, (), False) for user in self.users],
+            parameters=parameters,
+            name=name,
+        )
+        self.blocks: list[Block] = []
+        self.states: list[State] = [self.genesis.state]
+        self.failures: list[tuple[str | None, ...]] = []
+
+    @property
+    def head(self) -> Header:
+        """Header of the last block, or of genesis."""
+        return self.blocks[-1].header if self.blocks else self.genesis.header
+
+    @property
+    def state(self) -> State:
+        """State after the last block."""
+        return self.states[-1]
+
+    @property
+    def next_epoch(self) -> int:
+        """Epoch of the block that comes next."""
+        return get_epoch(self.genesis.parameters, self.head.height + 1)
+
+    def account(self, key: KeyPair) -> Account:
+        """The account of a key after the last block."""
+        return self.state.account(key.public_key)
+
+    def leader(self, view: int, epoch: int | None = None) -> KeyPair:
+        """Key of the leader of a view (of the next block's epoch by default)."""
+        epoch = self.next_epoch if epoch is None else epoch
+        validators = get_validators(self.genesis, epoch)
+        return self.keys[validators.compute_leader(get_beacon(self.genesis, epoch), view)]
+
+    def certify(
+        self, header: Header, kind: VoteKind, *, view: int | None = None, signers: Sequence[KeyPair] | None = None
+    ) -> Certificate:
+        """Votes of ``kind`` on a block by ``signers`` (all validators by default), in its own view unless given."""
+        return self.certify_id(kind, header.epoch, header.view if view is None else view, header.id, signers)
+
+    def certify_id(
+        self, kind: VoteKind, epoch: int, view: int, block_id: bytes, signers: Sequence[KeyPair] | None = None
+    ) -> Certificate:
+        """Votes of ``kind`` on whatever stands behind these numbers."""
+        chain_id = self.genesis.chain_id
+        votes = [sign_vote(key, chain_id, kind, epoch, view, block_id) for key in signers or self.validators]
+        return make_certificate(votes, get_validators(self.genesis, epoch))
+
+    def nullify(self, view: int, epoch: int | None = None) -> Certificate:
+        """The nullification of a view (of the next block's epoch by default) by all validators."""
+        return self.certify_id(VoteKind.NULLIFY, self.next_epoch if epoch is None else epoch, view, NO_BLOCK)
+
+    def finality(self, block: Block) -> Certificate:
+        """The finality certificate of a block, by all validators."""
+        return self.certify(block.header, VoteKind.FINALIZE)
+
+    def parent_certificate(self) -> Certificate | None:
+        """What the next block must carry as evidence for its parent."""
+        if not self.blocks:
+            return None
+        return self.certify(self.head, VoteKind.NOTARIZE if self.head.epoch == self.next_epoch else VoteKind.FINALIZE)
+
+    def propose(
+        self, operations: Iterable[SignedOperation] = (), *, elapsed: int = 1_000, skipped: int = 0
+    ) -> tuple[Block, Transition, list[tuple[SignedOperation, str]]]:
+        """A valid block on the head, ``elapsed`` ms after it and ``skipped`` nullified views later; not appended.
+
+        Returns what :func:`chain.transition.build_block` does: the block, its transition, the operations left out.
+        """
+        first = self.head.view + 1 if self.blocks and self.head.epoch == self.next_epoch else 1
+        view = first + skipped
+        return build_block(
+            self.genesis,
+            self.leader(view),
+            self.head,
+            self.state,
+            operations,
+            view=view,
+            timestamp=self.head.timestamp + elapsed,
+            parent_certificate=self.parent_certificate(),
+            nullifications=[self.nullify(skip) for skip in range(first, view)],
+        )
+
+    def append(self, operations: Iterable[SignedOperation] = (), *, elapsed: int = 1_000, skipped: int = 0) -> Block:
+        """Propose, check and append a block; every operation must be includable (it may still fail: ``failures``)."""
+        block, transition, rejected = self.propose(operations, elapsed=elapsed, skipped=skipped)
+        assert not rejected, rejected
+        self.accept(block, transition)
+        return block
+
+    def accept(self, block: Block, transition: Transition) -> None:
+        """Check a proposed block as everybody else would, from its bytes, and append it."""
+        received = Block.decode(block.encoded)
+        checked = state_transition(self.genesis, self.head, self.state, received)
+        assert checked.state.root == transition.state.root == block.header.state_root
+        assert checked.failures == transition.failures
+        self.blocks.append(received)
+        self.states.append(checked.state)
+        self.failures.append(checked.failures)
+
+    def append_epochs(self, count: int, *, elapsed: int = 1_000) -> None:
+        """Append empty blocks until ``count`` more epochs have ended."""
+        for _ in range(count):
+            epoch = self.next_epoch
+            while self.next_epoch == epoch:
+                self.append(elapsed=elapsed)
+
+    def sign(self, key: KeyPair, operation: Operation) -> SignedOperation:
+        """Sign any operation."""
+        return sign_operation(key, self.genesis.chain_id, operation)
+
+    def _nonce(self, key: KeyPair, nonce: int | None) -> int:
+        return self.account(key).nonce if nonce is None else nonce
+
+    def transfer(
+        self, key: KeyPair, recipient: KeyPair | bytes, amount: int, *, nonce: int | None = None
+    ) -> SignedOperation:
+        """A signed transfer; ``nonce`` is the account's next by default, here and below."""
+        to = recipient if isinstance(recipient, bytes) else recipient.public_key
+        return self.sign(key, Transfer(self._nonce(key, nonce), to, amount))
+
+    def bond(self, key: KeyPair, amount: int, *, nonce: int | None = None) -> SignedOperation:
+        return self.sign(key, Bond(self._nonce(key, nonce), amount))
+
+    def unbond(self, key: KeyPair, amount: int, *, nonce: int | None = None) -> SignedOperation:
+        return self.sign(key, Unbond(self._nonce(key, nonce), amount))
+
+    def withdraw(self, key: KeyPair, *, nonce: int | None = None) -> SignedOperation:
+        return self.sign(key, Withdraw(self._nonce(key, nonce)))
+
+    def serve(self, key: KeyPair, *models: str, nonce: int | None = None) -> SignedOperation:
+        return self.sign(key, Serve(self._nonce(key, nonce), models))
+
+    def executor(self, payer: KeyPair, seq: int, attempt: int = 0, *, model: str = MODEL) -> KeyPair:
+        """Key of the account that the lottery of the next block's epoch draws."""
+        drawn = get_executor(self.state, self.genesis, self.next_epoch, payer.public_key, seq, attempt, model)
+        assert drawn is not None
+        return self.keys[drawn]
+
+    def hold(
+        self,
+        payer: KeyPair,
+        seq: int,
+        attempt: int = 0,
+        *,
+        amount: int = 5_000,
+        payee: bytes | None = None,
+        epoch: int | None = None,
+        model: str = MODEL,
+        lifetime: int = 10_000,
+    ) -> SignedOperation:
+        """A signed hold for the drawn executor, expiring ``lifetime`` ms of chain time after the head."""
+        epoch = self.next_epoch if epoch is None else epoch
+        if payee is None:
+            payee = get_executor(self.state, self.genesis, epoch, payer.public_key, seq, attempt, model)
+            assert payee is not None
+        digest = crypto.hash_bytes("test request", attempt.to_bytes(8, "big"), seq.to_bytes(8, "big"))
+        return self.sign(
+            payer, Hold(payee, amount, epoch, seq, attempt, model, digest, self.head.chain_time + lifetime)
+        )
+
+    def delivery(self, payer: KeyPair, seq: int, attempt: int = 0, *, amount: int = 1_000) -> Delivery:
+        """A delivery against a hold, of a usage whose price is at least ``amount``."""
+        hold = compute_hold_id(payer.public_key, seq, attempt)
+        return Delivery(hold, amount, crypto.hash_bytes("test response", hold), Usage(amount, 0), "stop")
+
+    def receipt(self, payer: KeyPair, delivery: Delivery) -> CaptureItem:
+        """The delivery with the receipt of ``payer``."""
+        return CaptureItem(delivery, payer.sign("receipt", self.genesis.chain_id, delivery.encode()))
+
+    def capture(self, payee: KeyPair, *items: CaptureItem | Delivery) -> SignedOperation:
+        """A signed capture; a bare delivery is an item without receipt."""
+        parts = tuple(CaptureItem(item, None) if isinstance(item, Delivery) else item for item in items)
+        return self.sign(payee, Capture(parts))

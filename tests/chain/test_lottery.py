@@ -1,0 +1,146 @@
+"""The executor lottery: one order per request, by stake, without replacement, the same for everybody."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from itertools import permutations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chain.crypto import hash_bytes
+from chain.genesis import compute_serving_table
+from chain.ledger import get_executor
+from chain.lottery import Lottery, ServingEntry, ServingTable, compute_lottery_seed
+from tests.chain.builders import MODEL, PARAMETERS, Chain, make_key
+
+NOBODY = bytes(32)
+
+
+def make_lottery(*stakes: int) -> tuple[list[bytes], Lottery]:
+    keys = [bytes([number]) * 32 for number in range(1, len(stakes) + 1)]
+    return keys, Lottery(ServingEntry(key, stake, (MODEL,)) for key, stake in zip(keys, stakes, strict=True))
+
+
+def seed(number: int) -> bytes:
+    return compute_lottery_seed(hash_bytes("test beacon"), NOBODY, number)
+
+
+@given(stakes=st.lists(st.integers(0, 5), max_size=8), number=st.integers(0, 1000), out=st.integers(0, 8))
+def test_the_order_is_a_permutation_of_those_with_stake_except_the_payer(
+    stakes: list[int], number: int, out: int
+) -> None:
+    keys, lottery = make_lottery(*stakes)
+    payer = bytes([out]) * 32
+    order = list(lottery.order(seed(number), payer))
+    assert sorted(order) == [key for key, stake in zip(keys, stakes, strict=True) if stake and key != payer]
+    assert [lottery.get_executor(seed(number), payer, attempt) for attempt in range(len(order) + 2)] == [
+        *order,
+        None,
+        None,
+    ]
+
+
+def test_permutations_appear_as_often_as_their_stakes_say() -> None:
+    """Chi-square of the whole order over 12,000 draws, 5 degrees of freedom: 25.7 is exceeded once in 10,000 seeds."""
+    stakes = (1, 2, 5)
+    keys, lottery = make_lottery(*stakes)
+    drawn = Counter(tuple(lottery.order(seed(number), NOBODY)) for number in range(12_000))
+    statistic = 0.0
+    for first, second, third in permutations(range(3)):
+        chance = stakes[first] / 8 * stakes[second] / (8 - stakes[first])
+        expected = 12_000 * chance
+        statistic += (drawn[keys[first], keys[second], keys[third]] - expected) ** 2 / expected
+    assert statistic < 25.7
+
+
+def test_the_excluded_payers_tickets_go_to_the_others_in_proportion() -> None:
+    """Chi-square over 9,000 draws, 1 degree of freedom: 15.1 is exceeded once in 10,000 seeds."""
+    keys, lottery = make_lottery(10, 30, 20)
+    drawn = Counter(lottery.get_executor(seed(number), keys[1], 0) for number in range(9_000))
+    assert set(drawn) == {keys[0], keys[2]}
+    assert (drawn[keys[0]] - 3_000) ** 2 / 3_000 + (drawn[keys[2]] - 6_000) ** 2 / 6_000 < 15.1
+
+
+def test_who_has_nearly_everything_is_stepped_over() -> None:
+    keys, lottery = make_lottery(1, 2**62, 1)
+    for number in range(20):
+        order = list(lottery.order(seed(number), NOBODY))
+        assert order[0] == keys[1] and sorted(order) == keys
+
+
+def test_the_seed_depends_on_beacon_payer_and_number() -> None:
+    seeds = {
+        compute_lottery_seed(bytes([b]) * 32, bytes([p]) * 32, s) for b in range(3) for p in range(3) for s in range(3)
+    }
+    assert len(seeds) == 27
+
+
+def test_a_table_draws_among_those_who_serve_the_model() -> None:
+    table = ServingTable((ServingEntry(b"a" * 32, 5, ("x",)), ServingEntry(b"b" * 32, 5, ("x", "y"))))
+    assert sorted(table.lottery("x").order(seed(0), NOBODY)) == [b"a" * 32, b"b" * 32]
+    assert list(table.lottery("y").order(seed(0), NOBODY)) == [b"b" * 32]
+    assert list(table.lottery("z").order(seed(0), NOBODY)) == []
+    assert table.lottery("z").get_executor(seed(0), NOBODY, 0) is None
+
+
+def test_asking_for_unknown_models_leaves_nothing_behind() -> None:
+    table = ServingTable((ServingEntry(b"a" * 32, 5, ("x",)),))
+    assert len({id(table.lottery(f"unknown {number}")) for number in range(100)}) == 1
+
+
+def test_the_table_takes_the_bonds_and_models_of_the_state() -> None:
+    chain = Chain(4, 1, stakes=[5_000, 1_000, 999, 7_000])
+    a, b, _, d = chain.validators
+    chain.append([chain.serve(d), chain.serve(a, "another", MODEL), chain.serve(chain.users[0], MODEL)])
+    table = compute_serving_table(chain.state, PARAMETERS)
+    assert {(e.public_key, e.stake, e.models) for e in table.entries} == {
+        (a.public_key, 5_000, ("another", MODEL)),
+        (b.public_key, 1_000, (MODEL,)),
+    }
+    assert [e.public_key for e in table.entries] == sorted(e.public_key for e in table.entries)
+    free = compute_serving_table(chain.state, replace(PARAMETERS, min_service_bond=0))
+    assert len(free.entries) == 3  # a bond of nothing is never drawn
+
+
+def test_tables_are_frozen_two_epochs_ahead() -> None:
+    chain = Chain(4, 1)
+    newcomer = chain.users[0]
+    chain.append([chain.bond(newcomer, 900_000), chain.serve(newcomer, MODEL, nonce=1)])
+
+    def stakes(epoch: int) -> dict[bytes, int] | None:
+        table = chain.state.serving_table(epoch)
+        return None if table is None else {entry.public_key: entry.stake for entry in table.entries}
+
+    first = {key.public_key: 100_000 for key in chain.validators}
+    assert stakes(0) == stakes(1) == first and stakes(2) is None
+    chain.append_epochs(1)
+    joined = {**first, newcomer.public_key: 900_000}
+    assert chain.next_epoch == 1 and stakes(0) == stakes(1) == first and stakes(2) == joined
+    chain.append([chain.unbond(newcomer, 400_000)])
+    chain.append_epochs(1)
+    assert chain.next_epoch == 2 and stakes(0) is None and stakes(1) == first and stakes(2) == joined
+    assert stakes(3) == {**first, newcomer.public_key: 500_000} and stakes(4) is None
+
+
+def test_everybody_computes_the_same_executor() -> None:
+    chain = Chain(4, 1)
+    chain.append()
+    for attempt in range(4):
+        drawn = {
+            get_executor(state, chain.genesis, 0, chain.users[0].public_key, 7, attempt, MODEL)
+            for state in chain.states
+        }
+        assert len(drawn) == 1 and None not in drawn
+    payer = chain.users[0].public_key
+    assert get_executor(chain.state, chain.genesis, 0, payer, 7, 4, MODEL) is None
+    assert get_executor(chain.state, chain.genesis, 9, payer, 7, 0, MODEL) is None
+    assert get_executor(chain.state, chain.genesis, 0, payer, 7, 0, "unknown") is None
+    validator = chain.validators[0].public_key
+    assert validator not in {
+        get_executor(chain.state, chain.genesis, 0, validator, seq, attempt, MODEL)
+        for seq in range(20)
+        for attempt in range(4)
+    }
+    assert make_key("stranger").public_key not in chain.keys

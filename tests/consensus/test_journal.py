@@ -1,0 +1,169 @@
+"""The vote journal: a cut last record is forgotten, anything else that is not what was written is damage."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chain.crypto import KeyPair, hash_bytes
+from chain.exceptions import StoreError, StoreInUse
+from chain.votes import NO_BLOCK, Vote, VoteKind, sign_vote
+from consensus.journal import RECORD_SIZE, Journal, JournalDamaged
+from tests.simulation.ledger import MemoryFile
+
+KEY = KeyPair(hash_bytes("journal test"))
+CHAIN = hash_bytes("journal chain")
+
+
+def make_vote(view: int, epoch: int = 0, key: KeyPair = KEY) -> Vote:
+    return sign_vote(key, CHAIN, VoteKind.NULLIFY, epoch, view, NO_BLOCK)
+
+
+VOTES = [make_vote(view) for view in range(1, 6)]
+
+
+def fill(file: MemoryFile, votes: list[Vote] = VOTES) -> Journal:
+    journal = Journal(file, CHAIN, KEY.public_key)
+    for vote in votes:
+        journal.append(vote)
+    return journal
+
+
+def reopen(content: bytes | bytearray) -> tuple[Journal, MemoryFile]:
+    file = MemoryFile()
+    file.content = bytearray(content)
+    return Journal(file, CHAIN, KEY.public_key), file
+
+
+def test_what_was_appended_is_there_after_reopening(tmp_path: Path) -> None:
+    path = tmp_path / "votes.journal"
+    journal = Journal.open(path, CHAIN, KEY.public_key)
+    for vote in VOTES[:3]:
+        journal.append(vote)
+    length, head = journal.length, journal.head_hash
+    journal.close()
+
+    journal = Journal.open(path, CHAIN, KEY.public_key)
+    assert (journal.length, journal.head_hash) == (length, head) == (3, head)
+    assert journal.votes(0) == VOTES[:3]
+    journal.append(VOTES[3])
+    journal.close()
+    assert path.stat().st_size == 4 * RECORD_SIZE
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_every_append_is_synced_before_it_returns() -> None:
+    file = MemoryFile()
+    journal = Journal(file, CHAIN, KEY.public_key)
+    for count, vote in enumerate(VOTES, start=1):
+        journal.append(vote)
+        assert file.syncs == count
+        assert file.durable == len(file.content) == count * RECORD_SIZE
+
+
+@pytest.mark.parametrize("cut", range(1, RECORD_SIZE))
+def test_a_cut_last_record_was_never_sent(cut: int) -> None:
+    file = MemoryFile()
+    fill(file)
+    journal, left = reopen(file.content[:-cut])
+    assert journal.length == len(VOTES) - 1
+    assert journal.votes(0) == VOTES[:-1]
+    assert len(left.content) == (len(VOTES) - 1) * RECORD_SIZE
+    journal.append(VOTES[-1])
+    assert left.content == file.content
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(0, len(VOTES) * RECORD_SIZE * 8 - 1))
+def test_a_flipped_bit_is_damage_at_its_record(bit: int) -> None:
+    file = MemoryFile()
+    fill(file)
+    file.content[bit // 8] ^= 1 << (bit % 8)
+    with pytest.raises(JournalDamaged) as caught:
+        reopen(file.content)
+    assert caught.value.offset == bit // 8 // RECORD_SIZE * RECORD_SIZE
+
+
+@pytest.mark.parametrize("alter", [
+    lambda raw: raw[RECORD_SIZE:],
+    lambda raw: raw[:RECORD_SIZE] + raw[2 * RECORD_SIZE :],
+    lambda raw: raw[RECORD_SIZE : 2 * RECORD_SIZE] + raw[:RECORD_SIZE] + raw[2 * RECORD_SIZE :],
+    lambda raw: raw + bytes(RECORD_SIZE),
+    lambda raw: raw + raw[-RECORD_SIZE:],
+    lambda raw: b"\0" + raw,
+])
+def test_missing_swapped_and_foreign_records_are_damage(alter) -> None:  # type: ignore[no-untyped-def]
+    file = MemoryFile()
+    fill(file)
+    with pytest.raises(JournalDamaged):
+        reopen(alter(bytes(file.content)))
+
+
+def test_the_journal_of_another_chain_or_key_is_refused() -> None:
+    file = MemoryFile()
+    fill(file)
+    with pytest.raises(JournalDamaged, match="another chain or key"):
+        Journal(file, hash_bytes("other chain"), KEY.public_key)
+    with pytest.raises(JournalDamaged, match="another chain or key"):
+        Journal(file, CHAIN, KeyPair(hash_bytes("other key")).public_key)
+    with pytest.raises(ValueError, match="one key"):
+        fill(MemoryFile(), [make_vote(1, key=KeyPair(hash_bytes("other key")))])
+
+
+def test_a_journal_cut_at_a_whole_record_does_not_reach_what_the_ledger_noted() -> None:
+    file = MemoryFile()
+    journal = fill(file)
+    for length in range(len(VOTES) + 1):
+        noted = fill(MemoryFile(), VOTES[:length])
+        journal.check_reaches(noted.length, noted.head_hash)
+    shorter, _ = reopen(file.content[:-RECORD_SIZE])
+    with pytest.raises(JournalDamaged, match="4 votes where there were 5"):
+        shorter.check_reaches(journal.length, journal.head_hash)
+    other = fill(MemoryFile(), [make_vote(9), *VOTES[1:]])
+    with pytest.raises(JournalDamaged, match="not the votes"):
+        other.check_reaches(journal.length, journal.head_hash)
+
+
+def test_votes_of_old_epochs_are_read_from_the_file() -> None:
+    file = MemoryFile()
+    votes = [make_vote(view, epoch) for epoch in range(6) for view in (1, 2, 3)]
+    for journal in (fill(file, votes), Journal(file, CHAIN, KEY.public_key)):
+        for epoch in range(8):
+            assert journal.votes(epoch) == [vote for vote in votes if vote.epoch == epoch]
+        assert len(journal._recent) == 6
+
+
+def test_a_second_process_is_told_so(tmp_path: Path) -> None:
+    path = tmp_path / "votes.journal"
+    journal = Journal.open(path, CHAIN, KEY.public_key)
+    journal.append(VOTES[0])
+    code = (
+        "import sys; from pathlib import Path; from consensus.journal import Journal\n"
+        f"Journal.open(Path(sys.argv[1]), {CHAIN!r}, {KEY.public_key!r})"
+    )
+    other = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True)
+    assert other.returncode == 1
+    assert "StoreInUse" in other.stderr
+    with pytest.raises(StoreInUse):  # another open file of this process counts as much
+        Journal.open(path, CHAIN, KEY.public_key)
+    journal.close()
+    Journal.open(path, CHAIN, KEY.public_key).close()
+
+
+class FullDisk(MemoryFile):
+    def sync(self) -> None:
+        raise OSError(28, "No space left on device")
+
+
+def test_after_a_failed_sync_nothing_more_is_taken() -> None:
+    journal = Journal(FullDisk(), CHAIN, KEY.public_key)
+    with pytest.raises(StoreError, match="No space left"):
+        journal.append(VOTES[0])
+    assert journal.length == 0
+    with pytest.raises(StoreError, match="open it again"):
+        journal.append(VOTES[0])

@@ -1,0 +1,178 @@
+"""A small world of engines on a network in memory, under trio's mock clock."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import trio
+import trio.testing
+
+from chain.blockstore import BlockStore
+from chain.crypto import KeyPair
+from chain.genesis import CREDIT, Genesis, GenesisAccount, Parameters, make_genesis
+from chain.operations import SignedOperation, Transfer, sign_operation
+from chain.store import MemoryStore, Store
+from consensus.agreement import Voting
+from consensus.engine import Engine, Settings
+from consensus.evidence import EvidenceStore
+from consensus.journal import Journal
+from p2p.memory import MemoryHub, MemoryNetwork
+from p2p.runtime import SimulatedRuntime
+from p2p.streams import Streams
+from tests.simulation.ledger import MemoryFile
+
+
+def make_key(number: int) -> KeyPair:
+    """Key pair ``number`` of the test world."""
+    return KeyPair(bytes([number]) * 32)
+
+
+def make_test_genesis(validators: int, others: int = 0, epoch_heights: int = 1_000) -> Genesis:
+    """Equal accounts 1 ... of 1000 credits; the first ``validators`` of them vote."""
+    accounts = [
+        GenesisAccount(make_key(number).public_key, 1_000 * CREDIT, 100 * CREDIT, (), number <= validators)
+        for number in range(1, validators + others + 1)
+    ]
+    parameters = Parameters(epoch_heights=epoch_heights)
+    return make_genesis("test", SimulatedRuntime.EPOCH, bytes(32), accounts, parameters)
+
+
+@dataclass
+class Node:
+    """One engine and what it stands on; ``store`` and ``journal_file`` survive a crash."""
+
+    key: KeyPair
+    store: Store = field(default_factory=MemoryStore)
+    journal_file: MemoryFile = field(default_factory=MemoryFile)
+    runtime: SimulatedRuntime | None = None
+    network: MemoryNetwork | None = None
+    scope: trio.CancelScope | None = None
+    stopped: trio.Event | None = None
+    starts: int = 0
+    _engine: Engine | None = None
+
+    @property
+    def engine(self) -> Engine:
+        assert self._engine is not None
+        return self._engine
+
+    @property
+    def is_alive(self) -> bool:
+        return self._engine is not None
+
+
+class World:
+    """Engines that share a genesis, a hub and a nursery."""
+
+    def __init__(self, genesis: Genesis, nursery: trio.Nursery, seed: int = 1, loss: float = 0.0) -> None:
+        self.genesis = genesis
+        self.hub = MemoryHub(seed, loss=loss)
+        self.nursery = nursery
+        self.seed = seed
+        self.nodes: dict[int, Node] = {}
+        self.settings = Settings()
+        self.nonces: dict[int, int] = {}
+        self.skews: dict[int, int] = {}
+        """How far a node's wall clock is ahead, in ms."""
+
+    async def start(self, *numbers: int, stores: Sequence[Store] = ()) -> list[Engine]:
+        """Start (or start again) the nodes of these keys, connected with all that are alive."""
+        for index, number in enumerate(numbers):
+            node = self.nodes.setdefault(number, Node(make_key(number)))
+            if stores:
+                node.store = stores[index]
+            await self.nursery.start(self._run, node, number)
+        self.hub.connect_all()
+        return [self.nodes[number].engine for number in numbers]
+
+    async def _run(self, node: Node, number: int, task_status: Any) -> None:
+        node.starts += 1
+        node.runtime = SimulatedRuntime(f"{self.seed}/{number}/{node.starts}", self.skews.get(number, 0))
+        node.network = MemoryNetwork(self.hub, node.key.public_key)
+        node.stopped = trio.Event()
+        streams = Streams(node.network)
+        blocks = BlockStore(node.store, self.genesis)
+        voting = None
+        if node.key.public_key in self.genesis.validators:
+            journal = Journal(node.journal_file, self.genesis.chain_id, node.key.public_key)
+            voting = Voting(node.key, journal, EvidenceStore(node.store))
+        engine = Engine(self.genesis, voting, node.network, streams, node.runtime, blocks, self.settings)
+        try:
+            async with trio.open_nursery() as nursery:
+                node.scope = nursery.cancel_scope
+                nursery.start_soon(streams.run)
+                await nursery.start(engine.run)
+                node._engine = engine
+                task_status.started()
+        finally:
+            node._engine = None
+            if node.network.alive:
+                self.hub.kill(node.key.public_key)
+            node.stopped.set()
+
+    async def kill(self, number: int) -> None:
+        """Crash a node: it is off the network and its tasks end where they are."""
+        node = self.nodes[number]
+        assert node.scope is not None and node.stopped is not None
+        node.scope.cancel()
+        await node.stopped.wait()
+        node.journal_file.crash()
+
+    def engine(self, number: int) -> Engine:
+        return self.nodes[number].engine
+
+    @property
+    def engines(self) -> list[Engine]:
+        return [node.engine for node in self.nodes.values() if node.is_alive]
+
+    def transfer(self, sender: int, recipient: int, amount: int, memo: bytes = b"") -> SignedOperation:
+        """The sender's next transfer."""
+        nonce = self.nonces.get(sender, 0)
+        self.nonces[sender] = nonce + 1
+        operation = Transfer(nonce, make_key(recipient).public_key, amount, memo)
+        return sign_operation(make_key(sender), self.genesis.chain_id, operation)
+
+    async def wait_height(self, height: int, *numbers: int, timeout: float = 120.0) -> None:
+        """Until these nodes (all that are alive if none is named) have a final block of ``height``."""
+        with trio.fail_after(timeout):
+            while any(
+                node.engine.header.height < height
+                for number, node in self.nodes.items()
+                if node.is_alive and (not numbers or number in numbers)
+            ):
+                await trio.sleep(0.1)
+
+    def check_same_chain(self) -> None:
+        """No two nodes disagree about any block that both have final, and every state is that of its header."""
+        stores = [engine._store for engine in self.engines]
+        for store in stores:
+            assert store.state.root == store.header.state_root
+        for height in range(1, max(store.height for store in stores) + 1):
+            ids = {block.id for store in stores if (block := store.block(height)) is not None}
+            assert len(ids) == 1, f"forked at height {height}"
+
+
+def simulate(
+    genesis: Genesis, play: Callable[[World], Awaitable[None]], seed: int = 1, loss: float = 0.0
+) -> None:
+    """Run ``play`` in a new world; it ends when ``play`` does."""
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            world = World(genesis, nursery, seed, loss)
+            await nursery.start(world.hub.run)
+            await play(world)
+            assert not world.hub.errors, list(world.hub.errors)
+            nursery.cancel_scope.cancel()
+
+    # trio shuffles the tasks that are ready, by a generator of its own; a seed makes the run repeatable.
+    scheduler: Any = sys.modules["trio._core._run"]
+    before, scheduler._ALLOW_DETERMINISTIC_SCHEDULING = scheduler._ALLOW_DETERMINISTIC_SCHEDULING, True
+    scheduler._r.seed(seed)
+    try:
+        trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+    finally:
+        scheduler._ALLOW_DETERMINISTIC_SCHEDULING = before

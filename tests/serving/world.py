@@ -1,0 +1,566 @@
+"""A small market on a network in memory: real Nodes with scripted backends, under trio's mock clock.
+
+Member 0 is the gateway: it votes alone (unless told otherwise), so that blocks cost little, and has no backend unless
+given one. The others are executors, all of equal stake.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import trio
+
+from chain.blockstore import BlockStore
+from chain.crypto import KeyPair
+from chain.genesis import CREDIT, Genesis, GenesisAccount, Parameters, make_genesis
+from chain.operations import Hold, Operation, compute_digest
+from chain.state import Account, OpenHold, compute_supply
+from chain.store import MemoryStore
+from consensus.agreement import Voting
+from consensus.engine import Settings
+from consensus.evidence import EvidenceStore
+from consensus.journal import Journal, MemoryFile
+from node import Node
+from p2p.memory import MemoryHub, MemoryNetwork
+from p2p.network import NetworkError
+from p2p.runtime import SimulatedRuntime, run_simulation
+from p2p.streams import Exchange
+from serving.backends.backend import BackendError, BackendResponse, Load
+from serving.executor import ExecutorSettings
+from serving.market import Reply, RequestRecord
+from serving.offers import PROTOCOL, Message, Offer, decode_message, encode_message
+from serving.openai_errors import ApiError
+from serving.policy import DefaultPolicy, PolicyParameters
+from serving.requests import CHAT_COMPLETIONS, Request, parse_request
+from serving.router import RouterSettings
+
+MODEL = "test-model"
+PROMPT = "x" * 200
+
+
+# The backend.
+
+
+@dataclass
+class Script:
+    """How a backend behaves; may be changed at any time. Times in seconds, ``…_after`` in tokens of a stream."""
+
+    tokens: int = 6
+    first_delay: float = 0.1
+    token_delay: float = 0.05
+    status: int = 200
+    is_alive: bool = True
+    refuses: bool = False
+    """Raises before there is an answer."""
+    head_at_once: bool = False
+    """The head comes before the first delay."""
+    has_usage: bool = True
+    break_after: int | None = None
+    stall_after: int | None = None
+    error_after: int | None = None
+    error: str = "failed on purpose"
+
+
+@dataclass
+class ScriptedBackend:
+    """A backend that does what its script says, and counts."""
+
+    name: str
+    script: Script = field(default_factory=Script)
+    models: tuple[str, ...] = (MODEL,)
+    requests: int = 0
+    running: int = 0
+    most_running: int = 0
+    completed: int = 0
+    cancelled: int = 0
+    bodies: list[bytes] = field(default_factory=list)
+    utilization: float = 0.0
+
+    @asynccontextmanager
+    async def complete(self, path: str, body: bytes) -> AsyncIterator[BackendResponse]:
+        script = self.script
+        self.requests += 1
+        self.running += 1
+        self.most_running = max(self.most_running, self.running)
+        self.bodies.append(body)
+        try:
+            if script.refuses:
+                raise BackendError("refused on purpose")
+            stream = json.loads(body).get("stream") is True
+            if not script.head_at_once:
+                await trio.sleep(script.first_delay)
+            if script.status != 200:
+                yield BackendResponse(script.status, "application/json", _Pieces([ERROR_BODY]))
+            elif stream:
+                yield BackendResponse(200, "text/event-stream", _Events(self.name, script))
+            else:
+                delay = script.first_delay if script.head_at_once else 0.0
+                pieces = _Pieces([compute_whole(self.name, script)], delay + script.token_delay * script.tokens)
+                yield BackendResponse(200, "application/json", pieces)
+            self.completed += 1
+        except BaseException as error:
+            self.cancelled += not _is_failure(error)
+            raise
+        finally:
+            self.running -= 1
+
+    async def load(self) -> Load:
+        return Load(self.running, 0, self.utilization, known=True)
+
+    async def is_alive(self) -> bool:
+        return self.script.is_alive
+
+    async def run(self) -> None:
+        await trio.sleep_forever()
+
+
+def _is_failure(error: BaseException) -> bool:
+    """Whether it is the backend that failed, not its caller that left."""
+    if isinstance(error, BaseExceptionGroup):
+        return any(map(_is_failure, error.exceptions))
+    return isinstance(error, BackendError)
+
+
+ERROR_BODY = b'{"error":{"message":"not like this","type":"invalid_request_error","param":null,"code":null}}'
+
+
+class _Pieces:
+    """A body of given pieces, each after a delay."""
+
+    def __init__(self, pieces: Sequence[bytes], delay: float = 0.0) -> None:
+        self._pieces = list(pieces)
+        self._delay = delay
+
+    def __aiter__(self) -> _Pieces:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self._pieces:
+            raise StopAsyncIteration
+        await trio.sleep(self._delay)
+        return self._pieces.pop(0)
+
+
+class _Events:
+    """The events of a stream, one token each."""
+
+    def __init__(self, name: str, script: Script) -> None:
+        self._name = name
+        self._script = script
+        self._sent = 0
+
+    def __aiter__(self) -> _Events:
+        return self
+
+    async def __anext__(self) -> bytes:
+        script, sent = self._script, self._sent
+        if sent > script.tokens:
+            raise StopAsyncIteration
+        self._sent += 1
+        if sent == 0 and script.head_at_once:
+            await trio.sleep(script.first_delay)
+        elif sent:
+            await trio.sleep(script.token_delay)
+        if sent == script.break_after:
+            raise BackendError("broken on purpose")
+        if sent == script.stall_after:
+            await trio.sleep_forever()
+        if sent == script.error_after:
+            return _event({"error": {"message": script.error, "type": "server_error", "param": None, "code": None}})
+        return make_token(self._name, sent) if sent < script.tokens else make_end(script)
+
+
+def _event(content: dict[str, Any]) -> bytes:
+    return b"data: " + json.dumps(content, separators=(",", ":")).encode() + b"\n\n"
+
+
+def make_token(name: str, number: int) -> bytes:
+    """The event of one token."""
+    choice = {"index": 0, "delta": {"content": f"{name}{number} "}, "finish_reason": None}
+    return _event({"id": "chatcmpl-1", "object": "chat.completion.chunk", "model": MODEL, "choices": [choice]})
+
+
+def make_end(script: Script, with_usage: bool = True) -> bytes:
+    """The events after the last token."""
+    choice = {"index": 0, "delta": {}, "finish_reason": "stop"}
+    end = _event({"id": "chatcmpl-1", "object": "chat.completion.chunk", "model": MODEL, "choices": [choice]})
+    if with_usage and script.has_usage:
+        end += make_usage(script.tokens)
+    return end + b"data: [DONE]\n\n"
+
+
+def make_usage(tokens: int) -> bytes:
+    """The usage event of a stream."""
+    usage = {"prompt_tokens": 5, "completion_tokens": tokens, "total_tokens": 5 + tokens}
+    return _event({"id": "chatcmpl-1", "object": "chat.completion.chunk", "choices": [], "usage": usage})
+
+
+def compute_stream(name: str, script: Script, with_usage: bool = True) -> bytes:
+    """Every byte of a streamed answer; a user who did not ask for usage gets it without."""
+    return b"".join(make_token(name, number) for number in range(script.tokens)) + make_end(script, with_usage)
+
+
+def compute_whole(name: str, script: Script) -> bytes:
+    """An answer that is not streamed."""
+    text = "".join(f"{name}{number} " for number in range(script.tokens))
+    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+    usage = {"prompt_tokens": 5, "completion_tokens": script.tokens, "total_tokens": 5 + script.tokens}
+    return json.dumps({"id": "chatcmpl-1", "object": "chat.completion", "choices": [choice], "usage": usage}).encode()
+
+
+# The members.
+
+
+@dataclass
+class Member:
+    """One node and what it stands on; store and journal survive a restart."""
+
+    number: int
+    key: KeyPair
+    backend: ScriptedBackend | None
+    capacity: int = 4
+    store: MemoryStore = field(default_factory=MemoryStore)
+    journal: MemoryFile = field(default_factory=MemoryFile)
+    starts: int = 0
+    network: MemoryNetwork | None = None
+    scope: trio.CancelScope | None = None
+    stopped: trio.Event = field(default_factory=trio.Event)
+    current: Node | None = None
+
+    @property
+    def node(self) -> Node:
+        assert self.current is not None, f"member {self.number} is not running"
+        return self.current
+
+    @property
+    def public_key(self) -> bytes:
+        return self.key.public_key
+
+
+@dataclass
+class Options:
+    """What a test may choose."""
+
+    executors: int = 2
+    validators: tuple[int, ...] = (0,)
+    gateways: tuple[int, ...] = (0,)
+    """Members without stake in serving (and without backend, unless ``own_backend``)."""
+    own_backend: bool = False
+    available: dict[int, int] = field(default_factory=dict)
+    """Micro-credits of a member, if not 1,000 credits."""
+    policy: PolicyParameters = field(
+        default_factory=lambda: PolicyParameters(offload_frequency=1.0, accept_frequency=1.0, queue_frequency=1.0)
+    )
+    executor: ExecutorSettings = field(default_factory=ExecutorSettings)
+    router: RouterSettings = field(default_factory=RouterSettings)
+    parameters: dict[str, int] = field(default_factory=dict)
+    spacing: float = 0.25
+    seed: int = 1
+    capacity: int = 4
+
+
+class World:
+    """Nodes that share a genesis, a hub and a nursery."""
+
+    def __init__(self, options: Options, nursery: trio.Nursery) -> None:
+        self.options = options
+        self.nursery = nursery
+        self.hub = MemoryHub(options.seed)
+        self.members: list[Member] = []
+        count = max(options.gateways) + 1 + options.executors
+        accounts = []
+        for number in range(count):
+            key = KeyPair(bytes([number + 1]) * 32)
+            serves = number not in options.gateways
+            backend = ScriptedBackend(f"m{number}-") if serves or options.own_backend else None
+            self.members.append(Member(number, key, backend, options.capacity))
+            available = options.available.get(number, 1_000 * CREDIT)
+            models = (MODEL,) if serves else ()
+            votes = number in options.validators
+            accounts.append(GenesisAccount(key.public_key, available, 100 * CREDIT, models, votes))
+        parameters = Parameters(**{"epoch_heights": 10_000, **options.parameters})  # type: ignore[arg-type]
+        self.genesis: Genesis = make_genesis("test", SimulatedRuntime.EPOCH, bytes(32), accounts, parameters)
+
+    # Life and death
+
+    async def start(self, *numbers: int) -> None:
+        """Start members (or start them again), connected with all that are alive."""
+        for number in numbers:
+            await self.nursery.start(self._run, self.members[number])
+        self.hub.connect_all()
+
+    async def _run(self, member: Member, task_status: Any) -> None:
+        member.starts += 1
+        runtime = SimulatedRuntime(f"{self.options.seed}/{member.number}/{member.starts}")
+        network = member.network = MemoryNetwork(self.hub, member.public_key)
+        blocks = BlockStore(member.store, self.genesis)
+        voting = None
+        if member.number in self.options.validators:
+            journal = Journal(member.journal, self.genesis.chain_id, member.public_key)
+            voting = Voting(member.key, journal, EvidenceStore(member.store))
+        first = self.members[0]
+        bootstrap = [(first.public_key, "/memory/0")] if member.number else []
+        node = Node(
+            genesis=self.genesis,
+            key=member.key,
+            network=network,
+            blocks=blocks,
+            runtime=runtime,
+            policy=DefaultPolicy(self.options.policy),
+            backends=[(member.backend, member.capacity)] if member.backend is not None else [],
+            voting=voting,
+            bootstrap=bootstrap,
+            settings=Settings(block_spacing=self.options.spacing),
+            executor_settings=self.options.executor,
+            router_settings=self.options.router,
+        )
+        member.stopped = trio.Event()
+        try:
+            async with trio.open_nursery() as nursery:
+                member.scope = nursery.cancel_scope
+                await nursery.start(node.run)
+                member.current = node
+                task_status.started()
+        finally:
+            member.current = None
+            if network.alive:
+                self.hub.kill(member.public_key)
+            member.stopped.set()
+
+    async def kill(self, number: int) -> None:
+        """Crash a member: it is off the network at once, and its tasks end where they are."""
+        member = self.members[number]
+        assert member.scope is not None
+        self.hub.kill(member.public_key)
+        member.scope.cancel()
+        await member.stopped.wait()
+
+    async def wait_met(self) -> None:
+        """Until every living member knows every other."""
+        alive = [member for member in self.members if member.current is not None]
+
+        def knows(one: Member, two: Member) -> bool:
+            announcement = one.node.discovery.find(two.public_key)
+            models = two.backend.models if two.backend is not None else ()
+            return announcement is not None and announcement.models == models
+
+        await eventually(lambda: all(one is two or knows(one, two) for one in alive for two in alive), 30)
+
+    # The market
+
+    @property
+    def gateway(self) -> Node:
+        return self.members[0].node
+
+    def drawn(self, number: int = 0) -> list[Member]:
+        """The executors in the order in which the next request of a gateway will ask them."""
+        node = self.members[number].node
+        draw = node.router._draw(MODEL, node.engine.header.epoch, node.payments.next_seq)
+        by_key = {member.public_key: member for member in self.members}
+        return [by_key[payee] for _, payee in draw]
+
+    def account(self, number: int) -> Account:
+        """A member's account, as the gateway (or the first that is alive) sees it."""
+        return self.state_node.engine.state.account(self.members[number].public_key)
+
+    @property
+    def state_node(self) -> Node:
+        return next(member.node for member in self.members if member.current is not None)
+
+    def open_holds(self) -> list[OpenHold]:
+        """All holds that are not resolved."""
+        state = self.state_node.engine.state
+        return [leaf.record for leaf in state.entries() if isinstance(leaf.record, OpenHold)]
+
+    def operations(self, kind: type[Operation]) -> list[Operation]:
+        """Every final operation of one kind, in order."""
+        store = self.state_node.engine._store
+        blocks = [store.block(height) for height in range(1, store.height + 1)]
+        found = [o.operation for block in blocks if block is not None for o in block.body.operations]
+        return [operation for operation in found if isinstance(operation, kind)]
+
+    async def settle(self, timeout: float = 120.0) -> None:
+        """Until no hold is open and nobody waits for anything."""
+        await eventually(self.is_idle, timeout)
+
+    def is_idle(self) -> bool:
+        """No work, no slot taken, no hold open, nothing promised and nothing to be collected, anywhere."""
+        return not self.find_busy()
+
+    def find_busy(self) -> list[str]:
+        """What is not idle, in words."""
+        busy = [f"open hold of {hold.amount}" for hold in self.open_holds()]
+        for member in self.members:
+            if member.backend is not None and member.backend.running:
+                busy.append(f"backend {member.number} runs {member.backend.running}")
+            if member.current is None:
+                continue
+            node, name = member.current, f"member {member.number}"
+            for admission in node.services.admissions:
+                if admission.running or admission.total_waiting:
+                    busy.append(f"{name}: {admission.running} running, {admission.total_waiting} waiting")
+            if node.payments._unseen:
+                busy.append(f"{name}: {len(node.payments._unseen)} holds not final")
+            if node.payments._earnings:
+                busy.append(f"{name}: {len(node.payments._earnings)} earnings not collected")
+            if node.executor._credited:
+                busy.append(f"{name}: credit given")
+            if node.payments.serving:
+                busy.append(f"{name}: executions under way")
+            if any(protocol == PROTOCOL for _, protocol in node.streams._served):
+                busy.append(f"{name}: offers being served")
+        return busy
+
+    def check_conserved(self) -> None:
+        """No credit was made or lost."""
+        for member in self.members:
+            if member.current is not None:
+                state = member.current.engine.state
+                assert compute_supply(state) == state.totals.supply == self.genesis.supply
+
+
+async def eventually(condition: Callable[[], Any], timeout: float = 60.0) -> None:
+    """Wait until something holds."""
+    deadline = trio.current_time() + timeout
+    while not condition():
+        if trio.current_time() > deadline:
+            raise AssertionError("what was waited for did not happen")
+        await trio.sleep(0.05)
+
+
+class _Failures(logging.Handler):
+    """Collects tracebacks that a stream handler left behind."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+def simulate(play: Callable[[World], Awaitable[None]], options: Options | None = None) -> World:
+    """Run ``play`` in a new world whose members have met; afterwards credits must add up and nothing have crashed."""
+    worlds: list[World] = []
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            world = World(options or Options(), nursery)
+            worlds.append(world)
+            await nursery.start(world.hub.run)
+            await world.start(*range(len(world.members)))
+            await world.wait_met()
+            await play(world)
+            world.check_conserved()
+            assert not world.hub.errors, list(world.hub.errors)
+            nursery.cancel_scope.cancel()
+
+    failures = _Failures()
+    logger = logging.getLogger("p2p.streams")
+    logger.addHandler(failures)
+    try:
+        run_simulation((options or Options()).seed, main)
+    finally:
+        logger.removeHandler(failures)
+    assert not failures.records, [record.exc_info for record in failures.records]
+    return worlds[0]
+
+
+# Users.
+
+
+def make_body(**fields: Any) -> bytes:
+    """The body of a chat completion."""
+    content = {"model": MODEL, "messages": [{"role": "user", "content": PROMPT}], "max_tokens": 100, **fields}
+    return json.dumps(content).encode()
+
+
+def make_request(stream: bool = True, local_only: bool = False, **fields: Any) -> Request:
+    """A request as the API hands it to the market."""
+    return parse_request(CHAT_COMPLETIONS, make_body(stream=stream, **fields), 4096, local_only)
+
+
+@dataclass
+class Result:
+    """What a user got: ``error`` if it was refused, ``broken`` if the answer broke off."""
+
+    body: bytes = b""
+    status: int = 0
+    record: RequestRecord | None = None
+    error: ApiError | None = None
+    broken: BackendError | None = None
+
+    @property
+    def executor(self) -> bytes | None:
+        assert self.record is not None
+        return self.record.executor
+
+
+async def ask(node: Node, request: Request | None = None, leave_after: int | None = None) -> Result:
+    """Send a request; ``leave_after``: leave once so many bytes have come."""
+    result = Result()
+    try:
+        async with node.market.complete(request or make_request()) as reply:
+            result.status, result.record = reply.status, reply.record
+            await _read(reply, result, leave_after)
+    except ApiError as error:
+        result.error = error
+    return result
+
+
+async def _read(reply: Reply, result: Result, leave_after: int | None) -> None:
+    try:
+        async for chunk in reply.body:
+            result.body += chunk
+            if leave_after is not None and len(result.body) >= leave_after:
+                return
+    except BackendError as error:
+        result.broken = error
+
+
+# Peers without manners.
+
+
+def make_hold(world: World, payer: int, body: bytes, salt: bytes, **changes: Any) -> Hold:
+    """The hold that an honest payer would make for its next request."""
+    node = world.members[payer].node
+    seq = changes.pop("seq", node.payments.next_seq)
+    epoch = node.engine.header.epoch
+    attempt = changes.pop("attempt", 0)
+    draw = node.router._draw(MODEL, epoch, seq)
+    terms: dict[str, Any] = {
+        "payee": draw[attempt][1],
+        "amount": node.payments.compute_price(MODEL, len(body), 100),
+        "epoch": epoch,
+        "seq": seq,
+        "attempt": attempt,
+        "model": MODEL,
+        "request_digest": compute_digest(salt, body),
+        "deadline": node.engine.chain_time() + 600_000,
+    }
+    return Hold(**{**terms, **changes})
+
+
+async def send_offer(exchange: Exchange, hold: Hold, body: bytes, salt: bytes) -> Message:
+    """Offer by hand; returns the answer."""
+    await exchange.send(encode_message(Offer(CHAT_COMPLETIONS, len(body), salt, hold)))
+    await exchange.send(body)
+    return await receive(exchange)
+
+
+async def receive(exchange: Exchange, timeout: float = 60.0) -> Message:
+    """The next message.
+
+    Raises:
+        NetworkError: none comes.
+    """
+    with trio.fail_after(timeout):
+        frame = await exchange.receive()
+    if frame is None:
+        raise NetworkError("ended")
+    return decode_message(frame)

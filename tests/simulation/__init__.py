@@ -1,0 +1,1 @@
+"""Deterministic simulations: one seed, one trace."""

@@ -1,0 +1,134 @@
+"""A stand-in for the ledger, and a durable memory: what the agreement simulation runs its validators on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from chain.blocks import NO_REVEAL, VERSION, Block, Body, Header, sign_block
+from chain.crypto import KeyPair, hash_bytes
+from chain.validators import ValidatorSet
+from chain.votes import Certificate
+from consensus.messages import Build
+from consensus.proposals import FinalBlock
+
+
+@dataclass(frozen=True)
+class FakeLedger:
+    """A chain of empty blocks: epochs of ``epoch_heights``, and whatever committee a test wants for each."""
+
+    seed: int
+    committee: Callable[[int], ValidatorSet]
+    epoch_heights: int
+
+    @property
+    def chain_id(self) -> bytes:
+        return hash_bytes("fake chain", self.seed.to_bytes(8, "big"))
+
+    @property
+    def genesis(self) -> FinalBlock:
+        return FinalBlock(hash_bytes("fake genesis", self.chain_id), 0, None)
+
+    def get_epoch(self, height: int) -> int:
+        """Epoch of the block at ``height`` (from 1)."""
+        return (height - 1) // self.epoch_heights
+
+    def get_last_height(self, epoch: int) -> int:
+        return (epoch + 1) * self.epoch_heights
+
+    def get_beacon(self, epoch: int) -> bytes:
+        return hash_bytes("fake beacon", self.chain_id, epoch.to_bytes(8, "big"))
+
+    def build(self, key: KeyPair, epoch: int, height: int, order: Build, timestamp: int) -> Block:
+        """The block that a leader makes; ``timestamp`` tells rival blocks apart."""
+        body = Body((), order.parent_certificate, order.nullifications, ())
+        header = Header(
+            version=VERSION,
+            chain_id=self.chain_id,
+            epoch=epoch,
+            height=height,
+            view=order.view,
+            parent_id=order.parent_id,
+            timestamp=timestamp,
+            chain_time=0,
+            proposer=key.public_key,
+            body_root=body.compute_root(),
+            state_root=bytes(32),
+            history_root=bytes(32),
+            validators_hash=self.committee(epoch).hash,
+            next_validators_hash=bytes(32),
+            beacon_reveal=NO_REVEAL,
+        )
+        return sign_block(key, header, body)
+
+
+class MemoryFile:
+    """A journal's file in memory; ``crash`` forgets what was not synced, all of it or all but the first bytes."""
+
+    def __init__(self) -> None:
+        self.content = bytearray()
+        self.durable = 0
+        self.syncs = 0
+
+    def get_size(self) -> int:
+        return len(self.content)
+
+    def read(self, offset: int, size: int) -> bytes:
+        return bytes(self.content[offset : offset + size])
+
+    def append(self, data: bytes) -> None:
+        self.content += data
+
+    def truncate(self, size: int) -> None:
+        del self.content[size:]
+        self.durable = min(self.durable, size)
+
+    def sync(self) -> None:
+        self.durable = len(self.content)
+        self.syncs += 1
+
+    def close(self) -> None:
+        pass
+
+    def crash(self, torn: int = 0) -> None:
+        del self.content[self.durable + torn :]
+
+
+class Disk:
+    """What one validator keeps through a crash: its journal, the evidence of its votes, its final chain."""
+
+    def __init__(self, genesis: FinalBlock) -> None:
+        self.journal = MemoryFile()
+        self.evidence: list[tuple[int, Block | Certificate]] = []
+        self.chain: list[Block] = []
+        self.finals: dict[int, Certificate] = {}
+        self.genesis = genesis
+        self._by_id: dict[bytes, Block] = {}
+
+    @property
+    def final(self) -> FinalBlock:
+        """The last block of the chain, which always carries its own certificate."""
+        if not self.chain:
+            return self.genesis
+        return FinalBlock(self.chain[-1].id, self.chain[-1].height, self.finals[self.chain[-1].height])
+
+    def find(self, block_id: bytes) -> Block | None:
+        return self._by_id.get(block_id)
+
+    def extend(self, blocks: list[Block], certificate: Certificate) -> None:
+        """Append a final branch: one atomic batch."""
+        for block in blocks:
+            tip = self.chain[-1] if self.chain else None
+            assert block.header.parent_id == (self.genesis.block_id if tip is None else tip.id)
+            self.chain.append(block)
+            self._by_id[block.id] = block
+        self.finals[blocks[-1].height] = certificate
+        self.evidence = [
+            (epoch, item)
+            for epoch, item in self.evidence
+            if (epoch, _get_view(item)) > (certificate.epoch, certificate.view)
+        ]
+
+
+def _get_view(item: Block | Certificate) -> int:
+    return item.header.view if isinstance(item, Block) else item.view

@@ -1,0 +1,233 @@
+"""Agreement under everything that may happen to messages and machines: safe always, live once it stops."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from chain.crypto import KeyPair, hash_bytes
+from chain.validators import ValidatorSet
+from tests.adversarial.double_voter import DoubleVoter
+from tests.adversarial.flip_flopper import FlipFlopper, Forgetful
+from tests.simulation.agreement import Network, Simulation
+
+HEALED = (0.005, 0.05)
+
+
+def make_keys(count: int) -> list[KeyPair]:
+    return [KeyPair(hash_bytes("agreement", bytes([number]))) for number in range(count)]
+
+
+def make_set(keys: list[KeyPair], stakes: list[int] | None = None) -> ValidatorSet:
+    return ValidatorSet.of(zip((key.public_key for key in keys), stakes or [1000] * len(keys), strict=True))
+
+
+def always(committee: ValidatorSet) -> Callable[[int], ValidatorSet]:
+    return lambda epoch: committee
+
+
+def disturb(simulation: Simulation, crash_rate: float, phases: int = 6) -> None:
+    """Random partitions, crashes one by one, and now and then all at once."""
+    rng, count = simulation.rng, len(simulation.nodes)
+    simulation.crash_rate = crash_rate
+    simulation.start()
+    for _ in range(phases):
+        order = rng.sample(range(count), count)
+        cut = rng.randrange(1, count)
+        simulation.network.groups = (order[:cut], order[cut:]) if rng.random() < 0.6 else ()
+        if crash_rate and rng.random() < 0.3:
+            for node in simulation.nodes:
+                if node.is_up:
+                    node.crash()
+                    node.restart_in(rng.uniform(0.0, 1.0))
+        simulation.run(rng.uniform(1.0, 8.0))
+
+
+def heal(simulation: Simulation) -> None:
+    simulation.network.groups, simulation.network.loss, simulation.network.delay = (), 0.0, HEALED
+    simulation.crash_rate = 0.0
+
+
+def assert_recovers(simulation: Simulation, blocks: int = 4, seconds: float = 200.0) -> None:
+    """Every watched node gets beyond whatever anybody had."""
+    goal = max(simulation.heights) + blocks
+    watched = [node for node in simulation.nodes if node.watched]
+    assert simulation.run(seconds, lambda: min(node.disk.final.height for node in watched) >= goal), simulation.heights
+    assert not simulation.violations
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_loss_partitions_and_crashes(seed: int) -> None:
+    """Unequal stakes, short and long epochs, delays beyond the timeout: one chain, no slashable pair, then progress."""
+    rng = random.Random(seed)
+    keys = make_keys(4 + seed % 4)
+    committee = make_set(keys, [rng.choice((1000, 1000, 1500, 2000)) for _ in keys])
+    network = Network(delay=(0.005, rng.choice((0.05, 0.5, 2.0))), loss=rng.choice((0.0, 0.05, 0.3)), duplication=0.1)
+    heights = (1, 3, 7, 1000)[seed % 4]
+    simulation = Simulation(seed, keys, always(committee), epoch_heights=heights, network=network)
+    disturb(simulation, crash_rate=(0.0, 0.001, 0.01)[seed % 3])
+    heal(simulation)
+    assert_recovers(simulation)
+    assert not simulation.conflicts
+    assert not simulation.rejects
+
+
+def test_a_validator_that_votes_for_everything() -> None:
+    """Less than a third of the stake says all at once: the others agree, and hold the proof of it."""
+    conflicts = []
+    for seed in range(10):
+        keys = make_keys(4 + seed % 4)
+        simulation = Simulation(
+            seed,
+            keys,
+            always(make_set(keys)),
+            epoch_heights=5,
+            honest=range(1, len(keys)),
+            network=Network(delay=(0.005, 0.5), loss=0.1),
+            cores={0: DoubleVoter},
+        )
+        disturb(simulation, crash_rate=0.0, phases=4)
+        heal(simulation)
+        assert_recovers(simulation)
+        conflicts += simulation.conflicts
+    assert len(conflicts) > 50
+    for conflict in conflicts:
+        assert conflict.first.signer == conflict.second.signer == make_keys(1)[0].public_key
+
+
+def test_committees_that_change_every_epoch() -> None:
+    """Members leave and return; the ones outside follow, and vote again in their epoch."""
+    keys = make_keys(6)
+
+    def committee(epoch: int) -> ValidatorSet:
+        return make_set([key for number, key in enumerate(keys) if number not in (epoch % 6, (epoch + 1) % 6)])
+
+    simulation = Simulation(3, keys, committee, epoch_heights=3, network=Network(loss=0.05))
+    simulation.start()
+    assert simulation.run(300, lambda: min(simulation.heights) >= 60)
+    assert not simulation.violations
+    assert not simulation.rejects
+    for node in simulation.nodes:
+        epochs = {epoch for signer, epoch, _ in simulation.votes.votes if signer == node.key.public_key}
+        assert epochs <= {epoch for epoch in range(30) if node.number not in (epoch % 6, (epoch + 1) % 6)}
+        assert len(epochs) > 5
+
+
+def test_everybody_loses_power_at_once_again_and_again() -> None:
+    """Nothing that might be final is lost: what was voted for is on disk."""
+    keys = make_keys(4)
+    committee = make_set(keys)
+    simulation = Simulation(5, keys, always(committee), epoch_heights=4)
+    simulation.start()
+    for _ in range(40):
+        simulation.run(simulation.rng.uniform(0.05, 0.6))
+        for node in simulation.nodes:
+            node.crash()
+        for node in simulation.nodes:
+            node.start()
+    assert_recovers(simulation)
+    assert max(simulation.heights) > 20
+
+
+def test_a_third_of_the_stake_stops_the_chain_and_its_return_continues_it() -> None:
+    keys = make_keys(4)
+    committee = make_set(keys, [1000, 1000, 1000, 1500])
+    simulation = Simulation(2, keys, always(committee))
+    simulation.start()
+    simulation.run(3)
+    heavy = simulation.nodes[3]
+    heavy.crash()
+    simulation.run(1)
+    stopped = max(simulation.heights)
+    simulation.run(60)
+    assert max(simulation.heights) == stopped
+    heavy.start()
+    assert_recovers(simulation)
+
+
+def test_silence_when_nothing_is_left_to_do() -> None:
+    """With the work done no timer runs: the last events are the last deliveries."""
+    keys = make_keys(4)
+    committee = make_set(keys)
+    simulation = Simulation(1, keys, always(committee))
+    simulation.target = 10
+    simulation.start()
+    assert simulation.run(60, lambda: min(simulation.heights) >= 10)
+    simulation.run(100)
+    views = [node.core.view for node in simulation.nodes if node.core is not None]
+    before = len(simulation.votes.durable)
+    simulation.run(1000)
+    assert [node.core.view for node in simulation.nodes if node.core is not None] == views
+    assert len(simulation.votes.durable) == before
+    assert max(simulation.heights) == 10
+
+
+@pytest.mark.parametrize("epoch_heights", [2, 3, 1000])
+def test_who_missed_the_last_finalization_gets_it_although_nobody_else_is_busy(epoch_heights: int) -> None:
+    keys = make_keys(5)
+    committee = make_set(keys)
+    for seed in range(40):
+        network = Network(loss=0.35)
+        simulation = Simulation(seed, keys, always(committee), epoch_heights=epoch_heights, network=network)
+        simulation.target = 4
+        simulation.start()
+        simulation.run(60, simulation.is_done)
+        network.loss = 0.0
+        assert simulation.run(120, simulation.is_done), f"seed {seed}: {simulation.heights}"
+        assert not simulation.violations, f"seed {seed}"
+
+
+def test_an_observer_follows_and_never_signs() -> None:
+    keys = make_keys(5)
+    committee = make_set(keys[:4])
+    simulation = Simulation(4, keys, always(committee), epoch_heights=5, network=Network(loss=0.1))
+    simulation.start()
+    assert simulation.run(200, lambda: min(simulation.heights) >= 40)
+    assert simulation.nodes[4].disk.journal.content == b""
+    assert not simulation.violations
+
+
+@pytest.mark.parametrize("mutant", [FlipFlopper, Forgetful])
+def test_the_vote_checker_catches(mutant: type[FlipFlopper] | type[Forgetful]) -> None:
+    """A core without one rule of signing is caught by its votes, in most runs, even while agreement survives."""
+    caught = 0
+    keys = make_keys(4)
+    committee = make_set(keys)
+    for seed in range(10):
+        network = Network(delay=(0.005, 1.5), loss=0.1)
+        simulation = Simulation(seed, keys, always(committee), network=network, cores={0: mutant})
+        disturb(simulation, crash_rate=0.02)
+        caught += bool(simulation.votes.violations)
+        assert all(keys[0].public_key.hex()[:8] in violation for violation in simulation.votes.violations)
+    assert caught >= 5
+
+
+TRACE = """
+from tests.simulation.test_agreement import *
+keys = make_keys(5)
+committee = make_set(keys, [1000, 1200, 900, 1000, 1100])
+simulation = Simulation(11, keys, always(committee), epoch_heights=4, network=Network(loss=0.1, duplication=0.1))
+disturb(simulation, crash_rate=0.01)
+print(simulation.compute_trace_hash())
+"""
+
+
+def test_one_seed_gives_one_trace() -> None:
+    """In processes that order their hash tables differently."""
+    traces = [
+        subprocess.run(
+            [sys.executable, "-c", TRACE],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    ]
+    assert len(traces[0]) == 65
+    assert traces[0] == traces[1]

@@ -1,0 +1,40 @@
+"""The whole market in simulation: replayable to the last event, and every credit accounted for."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def start(hash_seed: str, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.simulation", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONHASHSEED": hash_seed},
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    output, errors = process.communicate(timeout=170)
+    assert process.returncode == 0, errors
+    found = re.search(r"trace ([0-9a-f]{16})", output)
+    assert found is not None, output
+    return found[1]
+
+
+def test_a_seed_gives_one_trace_whatever_the_hash_seed_of_the_process() -> None:
+    first, second = (start(hash_seed, "--seed", "7", "--minutes", "1") for hash_seed in ("1", "2"))
+    assert finish(first) == finish(second)
+
+
+def test_another_seed_gives_another_trace() -> None:
+    seven, eight = (start("1", "--seed", seed, "--minutes", "0.2", "--nodes", "5") for seed in ("7", "8"))
+    assert finish(seven) != finish(eight)
