@@ -18,11 +18,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from chain.blocks import Block
-from chain.blockstore import BlockStore, load_stored_genesis
+from chain.blockstore import BlockStore, StoredChain, load_stored_genesis
 from chain.crypto import format_address, parse_address
-from chain.exceptions import LedgerError, StoreError, StoreInUse
+from chain.exceptions import GenesisError, LedgerError, StoreDamaged, StoreError, StoreInUse
 from chain.export import ExportSource, export_chain
-from chain.genesis import CREDIT
+from chain.genesis import CREDIT, load_genesis
 from chain.operations import SignedOperation
 from chain.store import LevelStore
 from chain.verify import Report, Source, StoreSource, verify_chain
@@ -55,13 +55,12 @@ def build_app(open_remote: OpenRemote | None = None) -> typer.Typer:
             str | None, typer.Argument(help="Data directory, export file, or multiaddress of a node (/ip4/…/p2p/…).")
         ] = None,
         genesis: Annotated[
-            Path | None, typer.Option(help="Genesis file to trust when a running node is audited.")
+            Path | None, typer.Option(help="Genesis file that the chain must begin with (default: its own).")
         ] = None,
         as_json: AsJson = False,
     ) -> None:
         """Re-check everything from genesis, with no trust in the node."""
-        with _errors():
-            source = _open(target, genesis, open_remote)
+        with _errors(), _open(target, genesis, open_remote) as source:
             report = _with_progress("Verifying", source.height, lambda tick: verify_chain(source, tick), as_json)
         print(json.dumps(_report_json(report)) if as_json else _report_text(report))
         raise typer.Exit(0 if report.ok else 1)
@@ -73,9 +72,8 @@ def build_app(open_remote: OpenRemote | None = None) -> typer.Typer:
         as_json: AsJson = False,
     ) -> None:
         """Show a block or an operation."""
-        with _errors():
-            blocks = _open_blocks(data_dir)
-            content = _find(blocks, what)
+        with _errors(), _open_store(data_dir or get_default_data_dir()) as store:
+            content = _find(StoredChain(store), what)
         print(json.dumps(content, indent=None if as_json else 2, ensure_ascii=False))
 
     @app.command()
@@ -86,12 +84,10 @@ def build_app(open_remote: OpenRemote | None = None) -> typer.Typer:
     ) -> None:
         """Show an account's credits as of the last final block."""
         with _errors():
-            blocks = _open_blocks(data_dir)
-            content = {
-                "address": format_address(parse_address(address)),
-                "height": blocks.height,
-                **_plain(blocks.state.account(parse_address(address))),
-            }
+            key = parse_address(address)
+            with _open_store(data_dir or get_default_data_dir()) as store:
+                blocks = BlockStore(store, load_stored_genesis(store))
+            content = {"address": format_address(key), "height": blocks.height, **_plain(blocks.state.account(key))}
         if as_json:
             print(json.dumps(content))
             return
@@ -105,8 +101,7 @@ def build_app(open_remote: OpenRemote | None = None) -> typer.Typer:
         data_dir: DataDir = None,
     ) -> None:
         """Write the whole chain to one file that anyone can verify."""
-        with _errors():
-            source = _open(None if data_dir is None else str(data_dir), None, None)
+        with _errors(), _open(None if data_dir is None else str(data_dir), None, None) as source:
             if file.exists():
                 raise StoreError(f"{file} exists already; choose another name")
             height = _with_progress("Exporting", source.height, lambda tick: export_chain(source, file, tick), False)
@@ -122,8 +117,8 @@ def _errors() -> Iterator[None]:
         yield
     except StoreInUse as error:
         print(
-            f"error: {error}; stop the node, or ask it: chain verify /ip4/…/tcp/…/p2p/… "
-            "(the address that `wwwserve status` prints)",
+            f"error: {error}; stop the node, or ask it: `wwwserve status`, `wwwserve wallet show`, or "
+            "`chain verify /ip4/…/tcp/…/p2p/…` with the address that `wwwserve status` prints",
             file=sys.stderr,
         )
         raise typer.Exit(1) from error
@@ -140,20 +135,38 @@ def _find_store(path: Path) -> Path:
     raise StoreError(f"no chain in {path}: expected a data directory of a node, a database or an export file")
 
 
-def _open(target: str | None, genesis: Path | None, open_remote: OpenRemote | None) -> Source:
+@contextmanager
+def _open(target: str | None, genesis: Path | None, open_remote: OpenRemote | None) -> Iterator[Source]:
+    """The chain that a target names, which must begin with the ``genesis`` file if one is given."""
     if target is not None and target.startswith(("/ip4/", "/ip6/", "/dns")):
         if open_remote is None:
             raise StoreError("this command cannot reach other nodes; give a data directory or an export file")
-        return open_remote(target, genesis)
+        yield open_remote(target, genesis)
+        return
     path = get_default_data_dir() if target is None else Path(target)
     if path.is_file():
-        return ExportSource(path)
-    return StoreSource(LevelStore(_find_store(path), create=False))
+        yield _require(ExportSource(path), genesis)
+        return
+    with _open_store(path) as store:
+        yield _require(StoreSource(store), genesis)
 
 
-def _open_blocks(data_dir: Path | None) -> BlockStore:
-    store = LevelStore(_find_store(data_dir or get_default_data_dir()), create=False)
-    return BlockStore(store, load_stored_genesis(store))
+@contextmanager
+def _open_store(path: Path) -> Iterator[LevelStore]:
+    store = LevelStore(_find_store(path), create=False)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def _require(source: Source, genesis: Path | None) -> Source:
+    if genesis is not None and (trusted := load_genesis(genesis)) != source.genesis:
+        raise GenesisError(
+            f"the chain is {source.genesis.name!r} ({source.genesis.chain_id.hex()[:8]}), not that of {genesis}: "
+            f"{trusted.name!r} ({trusted.chain_id.hex()[:8]})"
+        )
+    return source
 
 
 def _with_progress(label: str, total: int, work: Callable[[Callable[[int], None]], Any], quiet: bool) -> Any:
@@ -165,8 +178,9 @@ def _with_progress(label: str, total: int, work: Callable[[Callable[[int], None]
 
 
 def format_credits(amount: int) -> str:
-    """An amount of micro-credits for people, in credits."""
-    return f"{amount / CREDIT:,.6f}"
+    """An amount of micro-credits for people, in credits; exact."""
+    whole, rest = divmod(abs(amount), CREDIT)
+    return f"{'-' if amount < 0 else ''}{whole:,}.{rest:06}"
 
 
 def _report_text(report: Report) -> str:
@@ -225,11 +239,11 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f}".removesuffix(".0") + " %"
 
 
-def _find(blocks: BlockStore, what: str) -> dict[str, Any]:
+def _find(blocks: StoredChain, what: str) -> dict[str, Any]:
     if what == "head":
-        what = str(blocks.height)
-    if what.isdigit() and len(what) < 20:
-        height: int | None = int(what)
+        height: int | None = blocks.height
+    elif what.isascii() and what.isdigit() and len(what) < 20:
+        height = int(what)
     else:
         try:
             wanted = bytes.fromhex(what)
@@ -237,13 +251,14 @@ def _find(blocks: BlockStore, what: str) -> dict[str, Any]:
             raise StoreError(f"{what!r} is neither a height nor a block or operation id") from None
         found = blocks.find_operation(wanted)
         if found is not None:
-            block = blocks.block(found[0])
-            assert block is not None
-            return _operation_json(blocks, block, found[1])
+            return _operation_json(blocks, _get_block(blocks, found[0]), found[1])
         height = blocks.height_of_block(wanted)
-    block = None if height is None else blocks.block(height)
-    if block is None:
+    if height is None or height > blocks.height:
         raise StoreError(f"no final block or operation {what} (the last final block is {blocks.height})")
+    if height == 0:
+        header = blocks.genesis.header
+        return {"id": header.id.hex(), "header": _plain(header), "final_by": None, "operations": []}
+    block = _get_block(blocks, height)
     nearest = blocks.nearest_certificate(block.height)
     return {
         "id": block.id.hex(),
@@ -253,16 +268,25 @@ def _find(blocks: BlockStore, what: str) -> dict[str, Any]:
     }
 
 
-def _operation_json(blocks: BlockStore, block: Block, index: int) -> dict[str, Any]:
+def _get_block(blocks: StoredChain, height: int) -> Block:
+    block = blocks.block(height)
+    if block is None:
+        raise StoreDamaged(f"block {height} is missing")
+    return block
+
+
+def _operation_json(blocks: StoredChain, block: Block, index: int) -> dict[str, Any]:
+    failures = blocks.failures(block.height) or [None] * len(block.body.operations)
+    if not index < len(block.body.operations) == len(failures):
+        raise StoreDamaged(f"what is said about the operations of block {block.height} does not fit them")
     signed: SignedOperation = block.body.operations[index]
-    failures = blocks.failures(block.height)
     return {
         "id": signed.id.hex(),
         "height": block.height,
         "index": index,
         "kind": type(signed.operation).__name__.lower(),
         "signer": format_address(signed.signer),
-        "failure": failures[index] if failures else None,
+        "failure": failures[index],
         **_plain(signed.operation),
     }
 

@@ -22,12 +22,14 @@ from chain.lottery import ServingEntry, ServingTable
 from chain.merkle import History
 from chain.operations import MAX_MODELS, Usage
 from chain.state import HISTORY_KEY, TOTALS_KEY, Account, State, Totals, account_key, table_key
-from chain.validators import ValidatorSet
-from chain.votes import MAX_COMMITTEE
+from chain.validators import MAX_COMMITTEE, ValidatorSet
 
 GENESIS_VERSION = 1
 CREDIT = 1_000_000
 """Micro-credits in a credit."""
+
+MAX_SERVERS = 4096
+"""Accounts in the executor lottery of an epoch: the table is one entry of the state, and must stay readable."""
 
 Positive = Annotated[int, Bounds(1, 2**53)]
 
@@ -188,13 +190,14 @@ class Genesis(Record):
 
 
 def compute_serving_table(state: State, parameters: Parameters) -> ServingTable:
-    """The accounts that serve some model with at least the minimum bond, ordered by key."""
+    """The accounts that serve some model with the minimum bond at least, the ``MAX_SERVERS`` largest, by key."""
     entries = [
         ServingEntry(key, account.bonded, account.models)
         for key, account in state.accounts()
         if account.models and account.bonded >= max(1, parameters.min_service_bond)
     ]
-    return ServingTable(tuple(sorted(entries, key=lambda entry: entry.public_key)))
+    largest = sorted(entries, key=lambda entry: (-entry.stake, entry.public_key))[:MAX_SERVERS]
+    return ServingTable(tuple(sorted(largest, key=lambda entry: entry.public_key)))
 
 
 def make_genesis(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from chain import crypto
 from chain.epochs import get_beacon
-from chain.exceptions import CannotPay, InvalidNonce, InvalidOperation
+from chain.exceptions import CannotPay, InvalidNonce, InvalidOperation, InvalidSignature
 from chain.genesis import Genesis
 from chain.lottery import compute_lottery_seed
 from chain.operations import (
@@ -187,8 +187,9 @@ def _process_unbond(draft: Draft, context: BlockContext, operation: Unbond, sign
         raise InvalidOperation("nothing to unbond")
     if account.bonded < operation.amount:
         raise CannotPay(f"{operation.amount} micro-credits asked, {account.bonded} bonded")
-    # The tables of this and the next epoch are frozen already: the stake carries weight until the end of the next.
-    release = context.epoch + 1 + context.genesis.parameters.unbonding_epochs
+    # The tables of this and the next epoch are frozen already: the stake carries weight until the end of the next, and
+    # from then on it takes the unbonding epochs in full.
+    release = context.epoch + 2 + context.genesis.parameters.unbonding_epochs
     parts = {part.release_epoch: part.amount for part in account.unbonding}
     parts[release] = parts.get(release, 0) + operation.amount
     if len(parts) > MAX_UNBONDINGS:
@@ -210,6 +211,9 @@ def _process_hold(draft: Draft, context: BlockContext, operation: Hold, signer: 
     parameters = context.genesis.parameters
     if operation.attempt >= parameters.max_attempts:
         raise InvalidOperation(f"attempt {operation.attempt} is beyond the {parameters.max_attempts} allowed")
+    least = parameters.get_price(operation.model).per_request
+    if operation.amount < least:  # or open holds, which take room in the state, would lock up nothing
+        raise InvalidOperation(f"holds {operation.amount} micro-credits, less than the {least} of any request")
     if not context.chain_time < operation.deadline <= context.chain_time + parameters.max_hold_time:
         raise InvalidOperation(
             f"the deadline {operation.deadline} is not within {parameters.max_hold_time} ms from now"
@@ -256,7 +260,7 @@ def _process_capture(draft: Draft, context: BlockContext, operation: Capture, si
             message = item.delivery.encode()
             claim = crypto.Claim(hold.payer, "receipt", context.genesis.chain_id, message, item.receipt)
             if not crypto.verify_all([claim]):
-                raise InvalidOperation("the receipt is not the payer's")
+                raise InvalidSignature("the receipt is not the payer's")
     pays_at = context.chain_time + context.genesis.parameters.capture_grace
     pending = []
     for item, hold in zip(operation.items, holds, strict=True):

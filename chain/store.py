@@ -63,8 +63,8 @@ class LevelStore:
     Checksums are verified on every read. One process may have it open at a time, and only once: LevelDB drops its lock
     when the process that holds it tries again.
 
-    What damage can do unnoticed: a lost log file or the lost end of a manifest takes the last batches with it, or leaves
-    a hole where they were. A batch is still there as a whole or not at all; that what is found belongs together
+    What damage can do unnoticed: a lost log file or the lost end of a manifest takes the last batches with it, or
+    leaves a hole where they were. A batch is still there as a whole or not at all; that what is found belongs together
     is for the reader to check, as :class:`chain.blockstore.BlockStore` does for the state and the audit for the rest.
 
     Raises:

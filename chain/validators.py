@@ -12,6 +12,9 @@ from typing import Annotated
 from chain import crypto
 from chain.codec import Amount, Bounds, PublicKey, Record
 
+MAX_COMMITTEE = 64
+"""Most voters of an epoch: votes are quadratic, and the nullifications of many views must fit into one block."""
+
 
 @dataclass(frozen=True, slots=True)
 class Validator(Record):
@@ -25,7 +28,7 @@ class Validator(Record):
 class ValidatorSet(Record):
     """The committee of one epoch, largest stake first (ties by key); stakes are frozen for the epoch."""
 
-    validators: Annotated[tuple[Validator, ...], Bounds(1, 1024)]
+    validators: Annotated[tuple[Validator, ...], Bounds(1, MAX_COMMITTEE)]
 
     def __post_init__(self) -> None:
         ranked = sorted(self.validators, key=lambda validator: (-validator.stake, validator.public_key))

@@ -108,9 +108,9 @@ class StoreSource:
 
     def check(self, state: State, header: Header) -> None:
         stored, replayed = self._chain.stored_state(), {leaf.key: leaf.encoded for leaf in state.entries()}
-        for key in sorted({*stored, *replayed}):
-            if stored.get(key) != replayed.get(key):
-                raise StoreError(f"entry {key.hex()} of the state on disk is not what it is after block {header.height}")
+        if stored != replayed:
+            key = min(key for key in {*stored, *replayed} if stored.get(key) != replayed.get(key))
+            raise StoreError(f"the state on disk is not the one after block {header.height}: see entry {key.hex()}")
         found = self._chain.count_entries()
         for kind in sorted({*found, *_CHAIN_ENTRIES} - _OTHER_ENTRIES):
             if found[kind] != self._expected[kind]:
@@ -230,7 +230,7 @@ class _Audit:
         fetched = self._genesis.header
         entries = self._source.entries()
         fault: LedgerError | None = None
-        while fault is None:
+        while True:
             try:
                 entry = next(entries, None)
                 if entry is None:

@@ -14,12 +14,10 @@ from typing import Annotated
 from chain import crypto
 from chain.codec import Bounds, Hash, Natural, PublicKey, Record, Signature, pack
 from chain.exceptions import InvalidCertificate
-from chain.validators import ValidatorSet
+from chain.validators import MAX_COMMITTEE, ValidatorSet
 
 NO_BLOCK = bytes(32)
 """Block id in a vote to nullify."""
-
-MAX_COMMITTEE = 1024
 
 
 class VoteKind(IntEnum):

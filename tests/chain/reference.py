@@ -130,7 +130,7 @@ class Reference:
                 need(operation.amount)
                 self.take(self.bonded, signer, operation.amount)
                 # One epoch more: the table of the next epoch is frozen, so that the stake still carries weight there.
-                self.unbonding[signer][self.epoch + 1 + self.genesis.parameters.unbonding_epochs] += operation.amount
+                self.unbonding[signer][self.epoch + 2 + self.genesis.parameters.unbonding_epochs] += operation.amount
             case Withdraw():
                 free = [epoch for epoch in self.unbonding[signer] if epoch <= self.epoch]
                 need(free)
@@ -181,7 +181,7 @@ class Reference:
     def hold(self, signer: bytes, hold: Hold) -> None:
         rules = self.genesis.parameters
         top = 1 + max((seq for seq, _ in self.used[signer]), default=-1)
-        need(hold.attempt < rules.max_attempts)
+        need(hold.attempt < rules.max_attempts and hold.amount >= rules.get_price(hold.model).per_request)
         need(self.time < hold.deadline <= self.time + rules.max_hold_time)
         need(hold.epoch in (self.epoch, self.epoch - 1))
         need((hold.seq, hold.attempt) not in self.used[signer] and top - 256 <= hold.seq < top + 256)

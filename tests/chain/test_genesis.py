@@ -16,7 +16,7 @@ from chain.exceptions import GenesisError
 from chain.genesis import Genesis, GenesisAccount, ModelPrice, Parameters, Price, load_genesis, make_genesis
 from chain.operations import Usage
 from chain.state import Account, compute_supply
-from chain.votes import MAX_COMMITTEE
+from chain.validators import MAX_COMMITTEE
 from tests.chain.builders import PARAMETERS, START, make_key, make_keys, make_test_genesis
 
 

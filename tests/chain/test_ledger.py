@@ -179,12 +179,12 @@ def test_bond_unbond_withdraw() -> None:
     chain = Chain()  # epochs of 4 heights, 2 epochs of unbonding
     user = chain.users[0]
     do(chain, chain.bond(user, 10_000), chain.unbond(user, 4_000, nonce=1))
-    # Unbonded in epoch 0, the stake still stands in the frozen table of epoch 1: two epochs from there.
-    assert chain.account(user).unbonding == (Unbonding(4_000, 3),) and chain.account(user).bonded == 6_000
-    chain.append_epochs(2)
+    # Unbonded in epoch 0, the stake still stands in the frozen table of epoch 1: epochs 2 and 3 in full from there.
+    assert chain.account(user).unbonding == (Unbonding(4_000, 4),) and chain.account(user).bonded == 6_000
+    chain.append_epochs(3)
     assert "nothing has finished unbonding" in failure(chain, chain.withdraw(user))
     chain.append_epochs(1)
-    assert chain.next_epoch == 3
+    assert chain.next_epoch == 4
     before = chain.account(user).available
     fee = do(chain, chain.withdraw(user))
     assert chain.account(user) == Account(nonce=4, available=before + 4_000 - fee, bonded=6_000)
@@ -195,13 +195,13 @@ def test_unbondings_of_an_epoch_are_one() -> None:
     chain = Chain()
     user = chain.users[0]
     do(chain, chain.bond(user, 10_000), *[chain.unbond(user, 100, nonce=n) for n in range(1, 6)])
-    assert chain.account(user).unbonding == (Unbonding(500, 3),)
+    assert chain.account(user).unbonding == (Unbonding(500, 4),)
     chain.append_epochs(1)
     do(chain, chain.unbond(user, 100))
-    assert chain.account(user).unbonding == (Unbonding(500, 3), Unbonding(100, 4))
-    chain.append_epochs(2)
+    assert chain.account(user).unbonding == (Unbonding(500, 4), Unbonding(100, 5))
+    chain.append_epochs(3)
     do(chain, chain.withdraw(user))
-    assert chain.account(user).unbonding == (Unbonding(100, 4),)
+    assert chain.account(user).unbonding == (Unbonding(100, 5),)
 
 
 def test_bonds_are_limited_to_what_there_is() -> None:
@@ -297,7 +297,7 @@ def test_a_hold_is_made_once() -> None:
     assert "is used" in refusal(chain, hold, hold)
     do(chain, hold)
     assert "is used" in refusal(chain, hold)
-    assert "is used" in refusal(chain, chain.hold(user, 0, amount=1))
+    assert "is used" in refusal(chain, chain.hold(user, 0, amount=101))
     do(chain, chain.capture(chain.executor(user, 0), chain.receipt(user, chain.delivery(user, 0))))
     assert "is used" in refusal(chain, chain.hold(user, 0)), "nor after it was resolved"
     do(chain, chain.hold(user, 0, 1), chain.hold(chain.users[1], 0))
@@ -306,12 +306,20 @@ def test_a_hold_is_made_once() -> None:
 def test_holds_come_in_any_order_within_the_window() -> None:
     chain = Chain(available=10_000_000)
     user = chain.users[0]
-    do(chain, *[chain.hold(user, seq, amount=0) for seq in (5, 3, 255, 0, 4)])
+    do(chain, *[chain.hold(user, seq, amount=100) for seq in (5, 3, 255, 0, 4)])
     assert "window" in refusal(chain, chain.hold(user, 256 + WINDOW))
     do(chain, chain.hold(user, 255 + WINDOW))
     assert "window" in refusal(chain, chain.hold(user, 255)), "used, and about to leave the window"
     assert "window" in refusal(chain, chain.hold(user, 254)), "never used, but too old"
-    do(chain, *[chain.hold(user, seq, amount=0) for seq in (256, 257, 510)])
+    do(chain, *[chain.hold(user, seq, amount=100) for seq in (256, 257, 510)])
+
+
+def test_a_hold_locks_up_the_price_of_a_request_at_least() -> None:
+    """Or open holds, which take room in the state until somebody releases them, would cost nothing but a fee."""
+    chain = Chain()
+    user = chain.users[0]
+    assert "less than the 100 of any request" in refusal(chain, chain.hold(user, 0, amount=99))
+    do(chain, chain.hold(user, 0, amount=100))
 
 
 def test_a_hold_is_paid_from_what_is_available() -> None:

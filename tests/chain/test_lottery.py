@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import replace
 from itertools import permutations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -144,3 +145,12 @@ def test_everybody_computes_the_same_executor() -> None:
         for attempt in range(4)
     }
     assert make_key("stranger").public_key not in chain.keys
+
+
+def test_a_table_keeps_the_largest_bonds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many accounts serve, the table stays an entry of the state that can be read again."""
+    monkeypatch.setattr("chain.genesis.MAX_SERVERS", 2)
+    chain = Chain(4, 0, stakes=(100, 400, 300, 200))
+    table = compute_serving_table(chain.state, replace(PARAMETERS, min_service_bond=0))
+    assert sorted(entry.stake for entry in table.entries) == [300, 400]
+    assert list(table.entries) == sorted(table.entries, key=lambda entry: entry.public_key)
