@@ -23,7 +23,7 @@ from chain.transition import verify_finality
 from chain.votes import NO_BLOCK, VoteKind, sign_vote
 from consensus.compact import COMPACT
 from consensus.dissemination import Batch, get_topic
-from consensus.engine import FORWARDED, Settings
+from consensus.engine import FORWARDED
 from consensus.journal import RECORD_SIZE, Journal, JournalDamaged
 from consensus.messages import encode_message
 from p2p.memory import MemoryNetwork
@@ -44,6 +44,20 @@ async def transfer_and_wait(world: World, sender: int, at: int, amount: int = 1_
 
 def get_available(world: World, at: int, account: int) -> int:
     return world.engine(at).state.account(make_key(account).public_key).available
+
+
+def check_votes(world: World) -> None:
+    """No validator has ever signed two votes that contradict each other."""
+    for number in FOUR:
+        key = make_key(number).public_key
+        journal = Journal(world.nodes[number].journal_file, world.genesis.chain_id, key)
+        said: dict[tuple[int, int, int], bytes] = {}
+        for epoch in range(world.engine(1).status().epoch + 1):
+            for vote in journal.votes(epoch):
+                assert said.setdefault((epoch, vote.view, vote.kind), vote.block_id) == vote.block_id
+                kinds = {kind for kind in VoteKind if (epoch, vote.view, kind) in said}
+                assert not {VoteKind.NULLIFY, VoteKind.FINALIZE} <= kinds
+        assert journal.length > 0
 
 
 def test_four_validators_make_transfers_final() -> None:
@@ -268,16 +282,7 @@ def test_no_validator_contradicts_itself_across_crashes() -> None:
             await trio.sleep(1.0)
             await world.start(victim)
             await world.engine(1).wait_final(operation.id, 60.0)
-        for number in FOUR:
-            key = make_key(number).public_key
-            journal = Journal(world.nodes[number].journal_file, world.genesis.chain_id, key)
-            said: dict[tuple[int, int, int], bytes] = {}
-            for epoch in range(world.engine(1).status().epoch + 1):
-                for vote in journal.votes(epoch):
-                    assert said.setdefault((epoch, vote.view, vote.kind), vote.block_id) == vote.block_id
-                    kinds = {kind for kind in VoteKind if (epoch, vote.view, kind) in said}
-                    assert not {VoteKind.NULLIFY, VoteKind.FINALIZE} <= kinds
-            assert journal.length > 0
+        check_votes(world)
         world.check_same_chain()
 
     simulate(make_test_genesis(4, epoch_heights=4), play)
@@ -415,6 +420,7 @@ def test_everybody_crashes_at_once(delay: float) -> None:
             for height, block_id in finals.items():
                 assert height == 0 or world.engine(1)._store.height_of_block(block_id) == height
         world.check_same_chain()
+        check_votes(world)
 
     simulate(make_test_genesis(4, epoch_heights=3), play)
 
@@ -448,19 +454,6 @@ def test_blocks_from_the_future_get_no_votes() -> None:
         world.check_same_chain()
 
     simulate(make_test_genesis(4), play)
-
-
-def test_the_first_views_of_an_epoch_lose_nothing_to_the_last_to_enter_it() -> None:
-    async def play(world: World) -> None:
-        world.settings = Settings(block_spacing=0.0)  # then a proposal overtakes the finalization it rests on
-        await world.start(*FOUR)
-        for _ in range(12):
-            await transfer_and_wait(world, 1, 1)
-        store = world.engine(1)._store
-        views = [block.header.view for height in range(1, store.height + 1) if (block := store.block(height))]
-        assert views == [index % 3 + 1 for index in range(len(views))]
-
-    simulate(make_test_genesis(4, epoch_heights=3), play)
 
 
 def test_an_altered_block_is_not_kept_in_place_of_the_real_one() -> None:
@@ -621,6 +614,7 @@ def test_whatever_happens_one_chain_grows_and_nothing_is_lost(seed: int) -> None
         await transfer_and_wait(world, 6, 1)
         await trio.sleep(10.0)
         world.check_same_chain()
+        check_votes(world)
         if seed % 2 == 0:
             assert all(world.engine(1)._store.find_operation(operation.id) for operation in sent)
 

@@ -302,6 +302,9 @@ def test_the_heaviest_account_makes_room_in_a_full_pool() -> None:
         pool.add(operation, 0.0)
     assert all(operation.id in pool for operation in [*honest, *flood[:12]])
     assert pool.size == 20 * size and len(pool) == 20
+    pool.remove(honest[0].id)
+    pool.add(flood[12], 0.0)  # dropped before, and the next in line again
+    assert flood[12] in pool.select(10**6)
 
 
 class Flood(RuleBasedStateMachine):
