@@ -14,7 +14,9 @@ import trio
 
 from benchmarks.load import LoadResult, run_load
 from benchmarks.report import Claim, parse_options, report
-from tests.processes.cluster import chat, run_cluster
+from serving.requests import CHAT_COMPLETIONS
+from tests.fakes.backend import MODEL
+from tests.processes.cluster import run_cluster
 
 CONCURRENCY = (1, 16, 64)
 
@@ -22,7 +24,7 @@ CONCURRENCY = (1, 16, 64)
 def measure(options_quick: bool) -> list[Claim]:
     """Run all loads one after the other."""
     seconds = 2.0 if options_quick else 8.0
-    body = chat("x" * 400, stream=False, tokens=64)
+    body = {"model": MODEL, "max_tokens": 64, "messages": [{"role": "user", "content": "x" * 400}]}
     offload = {"policy": {"target_utilization": 0.0, "offload_frequency": 1.0}}
     generous = {"policy": {"accept_frequency": 1.0, "queue_frequency": 1.0, "max_queue": 256}}
     claims: list[Claim] = []
@@ -31,9 +33,9 @@ def measure(options_quick: bool) -> list[Claim]:
         run_cluster(Path(directory), 2, config=lambda number: generous if number else offload) as cluster,
     ):
         places = {
-            "direct": f"{cluster.backend_url}/chat/completions",
-            "local": f"{cluster.nodes[1].api_url}/chat/completions",
-            "offloaded": f"{cluster.nodes[0].api_url}/chat/completions",
+            "direct": f"{cluster.backend_url.removesuffix('/')}{CHAT_COMPLETIONS}",
+            "local": cluster.nodes[1].completions_url,
+            "offloaded": cluster.nodes[0].completions_url,
         }
         for connections in CONCURRENCY:
             results: dict[str, LoadResult] = {}

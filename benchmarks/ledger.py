@@ -17,7 +17,7 @@ import trio
 
 from benchmarks.report import Claim, get_percentile, parse_options, report
 from chain.crypto import KeyPair
-from chain.genesis import Genesis, Parameters
+from chain.genesis import Genesis
 from chain.operations import Transfer, sign_operation
 from consensus.dissemination import Batch, get_topic
 from p2p.host import Libp2pNetwork
@@ -92,9 +92,8 @@ async def _watch_height(cluster: Cluster, seen: dict[int, float]) -> None:
 def measure(count: int, rate: float) -> tuple[float, list[float], int]:
     """Final operations per second, seconds to finality of each, and the number submitted."""
     seen: dict[int, float] = {}
-    parameters = Parameters(epoch_heights=128)
     with tempfile.TemporaryDirectory() as directory:
-        with run_cluster(Path(directory), 4, users=USERS, parameters=parameters) as cluster:
+        with run_cluster(Path(directory), 4, users=USERS) as cluster:
             submitter = Submitter(cluster.genesis, cluster.users)
 
             async def run() -> None:

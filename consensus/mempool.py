@@ -28,8 +28,8 @@ PATIENCE = 30.0
 """Seconds that an operation may wait to become ready."""
 MAX_NONCED = 64
 """Pending operations with a nonce, per account."""
-MAX_ACCOUNT_BYTES = 64 * 1024
-"""Pending bytes, per account."""
+MAX_ACCOUNT_BYTES = 256 * 1024
+"""Pending bytes, per account: room for a whole window of holds, and for captures of as many."""
 MAX_BYTES = 32 << 20
 MAX_OPERATIONS = 100_000
 MAX_WAITING = 2_048

@@ -37,6 +37,10 @@ class IdentityError(LedgerError):
     """The key file is missing, damaged, readable by others, there already, or its passphrase is wrong or missing."""
 
 
+class PassphraseNeeded(IdentityError):
+    """The key file is protected, and no passphrase was given."""
+
+
 def create_identity(path: Path, passphrase: str | None = None, seed: bytes | None = None) -> KeyPair:
     """Write a new key file (mode 0600) and return its key; a fresh random one unless ``seed`` (32 bytes) is given.
 
@@ -76,7 +80,7 @@ def load_identity(path: Path, passphrase: str | None = None) -> KeyPair:
             seed = bytes.fromhex(fields["seed"])
         else:
             if passphrase is None:
-                raise IdentityError(f"{path} is protected: its passphrase is needed")
+                raise PassphraseNeeded(f"{path} is protected: its passphrase is needed")
             operations, memory = (int(limit) for limit in fields["limits"].split())
             if operations > MAX_OPERATIONS or memory > MAX_MEMORY or memory % 1024:
                 raise ValueError("the limits are out of bounds")

@@ -37,7 +37,7 @@ OPEN_TIMEOUT = 10.0
 """Seconds that opening a stream may take (libp2p can block for ever)."""
 ABORT_TIMEOUT = 1.0
 """Seconds that telling the peer of an abort may take; then the stream is reset instead."""
-MAX_IDLE = 8
+MAX_IDLE = 64
 """Unused streams kept per peer and protocol."""
 MAX_STREAMS = 200
 """Streams opened to one peer; libp2p blocks somewhat above."""

@@ -29,16 +29,18 @@ class Committee:
 
     def make_core(self, number: int | None, **changes: Any) -> Simplex:
         """The core of one validator, or of an observer, not started."""
-        return Simplex(**{
-            "chain_id": self.chain_id,
-            "epoch": self.epoch,
-            "validators": self.validators,
-            "beacon": self.beacon,
-            "last_height": self.last_height,
-            "final": self.final,
-            "key": None if number is None else self.keys[number],
-            **changes,
-        })
+        return Simplex(
+            **{
+                "chain_id": self.chain_id,
+                "epoch": self.epoch,
+                "validators": self.validators,
+                "beacon": self.beacon,
+                "last_height": self.last_height,
+                "final": self.final,
+                "key": None if number is None else self.keys[number],
+                **changes,
+            }
+        )
 
     def get_leader(self, view: int) -> KeyPair:
         leader = self.validators.compute_leader(self.beacon, view)

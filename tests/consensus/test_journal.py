@@ -89,14 +89,17 @@ def test_a_flipped_bit_is_damage_at_its_record(bit: int) -> None:
     assert caught.value.offset == bit // 8 // RECORD_SIZE * RECORD_SIZE
 
 
-@pytest.mark.parametrize("alter", [
-    lambda raw: raw[RECORD_SIZE:],
-    lambda raw: raw[:RECORD_SIZE] + raw[2 * RECORD_SIZE :],
-    lambda raw: raw[RECORD_SIZE : 2 * RECORD_SIZE] + raw[:RECORD_SIZE] + raw[2 * RECORD_SIZE :],
-    lambda raw: raw + bytes(RECORD_SIZE),
-    lambda raw: raw + raw[-RECORD_SIZE:],
-    lambda raw: b"\0" + raw,
-])
+@pytest.mark.parametrize(
+    "alter",
+    [
+        lambda raw: raw[RECORD_SIZE:],
+        lambda raw: raw[:RECORD_SIZE] + raw[2 * RECORD_SIZE :],
+        lambda raw: raw[RECORD_SIZE : 2 * RECORD_SIZE] + raw[:RECORD_SIZE] + raw[2 * RECORD_SIZE :],
+        lambda raw: raw + bytes(RECORD_SIZE),
+        lambda raw: raw + raw[-RECORD_SIZE:],
+        lambda raw: b"\0" + raw,
+    ],
+)
 def test_missing_swapped_and_foreign_records_are_damage(alter) -> None:  # type: ignore[no-untyped-def]
     file = MemoryFile()
     fill(file)

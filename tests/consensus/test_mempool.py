@@ -26,6 +26,7 @@ from chain.operations import (
     compute_hold_id,
     sign_operation,
 )
+from chain.state import WINDOW
 from chain.transition import Transition, build_block
 from consensus.mempool import (
     MAX_ACCOUNT_BYTES,
@@ -123,8 +124,8 @@ def test_limits_of_an_account() -> None:
     pool.add(transfer(2, 0), 0.0)
     pool = make_pool()
     with pytest.raises(PoolFull, match=f"more than {MAX_ACCOUNT_BYTES} bytes"):
-        for seq in range(1000):
-            pool.add(make_hold(seq), 0.0)
+        for number in range(2048):
+            pool.add(make_hold(number % WINDOW, attempt=number // WINDOW), 0.0)
     assert MAX_ACCOUNT_BYTES - 500 < pool.size <= MAX_ACCOUNT_BYTES
 
 
@@ -198,10 +199,10 @@ MARKET = make_genesis(
 )
 
 
-def make_hold(seq: int, genesis: Genesis = GENESIS, amount: int = 1_000) -> SignedOperation:
+def make_hold(seq: int, genesis: Genesis = GENESIS, amount: int = 1_000, attempt: int = 0) -> SignedOperation:
     key = make_key(3)
-    payee = get_executor(genesis.state, genesis, 0, key.public_key, seq, 0, "m") or bytes(32)
-    hold = Hold(payee, amount, 0, seq, 0, "m", bytes(32), 600_000)
+    payee = get_executor(genesis.state, genesis, 0, key.public_key, seq, attempt, "m") or bytes(32)
+    hold = Hold(payee, amount, 0, seq, attempt, "m", bytes(32), 600_000)
     return sign_operation(key, genesis.chain_id, hold)
 
 

@@ -155,9 +155,7 @@ class World:
             assert len(ids) == 1, f"forked at height {height}"
 
 
-def simulate(
-    genesis: Genesis, play: Callable[[World], Awaitable[None]], seed: int = 1, loss: float = 0.0
-) -> None:
+def simulate(genesis: Genesis, play: Callable[[World], Awaitable[None]], seed: int = 1, loss: float = 0.0) -> None:
     """Run ``play`` in a new world; it ends when ``play`` does."""
 
     async def main() -> None:
