@@ -27,14 +27,14 @@ from chain.crypto import KeyPair
 from chain.exceptions import LedgerError, StoreError, StoreInUse
 from chain.export import ExportSource
 from chain.genesis import CREDIT, Genesis, GenesisAccount, load_genesis, make_genesis
-from chain.store import LevelStore
+from chain.store import LevelStore, Store
 from chain.verify import Source
 from consensus.agreement import Voting
 from consensus.engine import Engine, Settings
 from consensus.evidence import EvidenceStore
-from consensus.journal import DiskFile, Journal
+from consensus.journal import Journal, JournalDamaged
 from p2p.discovery import Discovery
-from p2p.identity import IdentityError, create_identity, load_identity
+from p2p.identity import PassphraseNeeded, create_identity, load_identity
 from p2p.network import Network, NetworkError, RunnableNetwork
 from p2p.runtime import RealRuntime, Runtime
 from p2p.streams import Streams
@@ -66,7 +66,8 @@ class Node:
     """One node: ledger, overlay and market, wired together.
 
     ``voting`` makes it a validator if genesis does; ``backends`` come with the number of requests each may run at a
-    time; ``bootstrap`` are (public key, multiaddress) pairs; ``stake`` is the bond to keep, in micro-credits.
+    time; ``bootstrap`` are (public key, multiaddress) pairs; ``stake`` is the bond to keep, in micro-credits; ``store``
+    is where the purse keeps what must survive a restart.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Node:
         voting: Voting | None = None,
         bootstrap: Sequence[tuple[bytes, str]] = (),
         stake: int | None = None,
+        store: Store | None = None,
         settings: Settings | None = None,
         executor_settings: ExecutorSettings | None = None,
         router_settings: RouterSettings | None = None,
@@ -94,7 +96,7 @@ class Node:
         self.engine = Engine(genesis, voting, network, self.streams, runtime, blocks, settings)
         self.services = Services(backends, policy)
         self.wallet = Wallet(key, self.engine)
-        self.payments = Payments(key, self.engine)
+        self.payments = Payments(key, self.engine, store)
         self.executor = Executor(key, self.engine, self.services, self.payments, policy, runtime, executor_settings)
         self.router = Router(
             key, self.engine, self.streams, self.payments, self.discovery.find, runtime, router_settings
@@ -121,6 +123,7 @@ class Node:
 CONFIG, KEY, GENESIS = "config.yaml", "key", "genesis.json"
 JOURNAL, LOCK = "votes.journal", "lock"
 PASSPHRASE = "WWWSERVE_PASSPHRASE"
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 EXPECTED = (LedgerError, NetworkError, ListenError, ConfigError, CommandError)
 """Errors that are answered with one line, not a traceback."""
@@ -163,6 +166,27 @@ def build_backend(entry: EmbeddedModel | OpenAIModel, runtime: Runtime) -> Backe
     )
 
 
+def build_policy(config: NodeConfig) -> Policy:
+    """The policy that the configuration names.
+
+    Raises:
+        ConfigError: none of that name is installed.
+    """
+    try:
+        return load_policy(config.policy.name, config.policy.get_parameters())
+    except ValueError as error:
+        raise ConfigError(f"policy.name: {error}") from None
+
+
+@contextmanager
+def naming_key(section: str) -> Iterator[None]:
+    """Say which keys of the configuration to change if an address cannot be listened on."""
+    try:
+        yield
+    except ListenError as error:
+        raise ListenError(f"{error}; choose another with {section}.host and {section}.port in {CONFIG}") from error
+
+
 async def run_node(data_dir: Path, config: NodeConfig, key: KeyPair, genesis: Genesis) -> None:
     """Run a node on real sockets and files until it is told to stop (SIGINT, SIGTERM).
 
@@ -179,7 +203,7 @@ async def run_node(data_dir: Path, config: NodeConfig, key: KeyPair, genesis: Ge
         blocks = BlockStore(store, genesis)
         voting = None
         if config.votes and key.public_key in genesis.validators:
-            journal = Journal(DiskFile(data_dir / JOURNAL), genesis.chain_id, key.public_key)
+            journal = Journal.open(data_dir / JOURNAL, genesis.chain_id, key.public_key)
             voting = Voting(key, journal, EvidenceStore(store))
         node = Node(
             genesis=genesis,
@@ -187,40 +211,59 @@ async def run_node(data_dir: Path, config: NodeConfig, key: KeyPair, genesis: Ge
             network=network,
             blocks=blocks,
             runtime=runtime,
-            policy=load_policy(config.policy.name, config.policy.get_parameters()),
+            policy=build_policy(config),
             backends=[(build_backend(entry, runtime), entry.capacity) for entry in config.models],
             voting=voting,
             bootstrap=config.get_bootstrap(),
             stake=config.policy.stake,
+            store=store,
             settings=Settings(block_spacing=config.block_spacing_ms / 1000),
         )
         # Both listeners are bound before anything else starts, so that a taken port is said at once.
-        front = await HttpServer.open(
-            Api(node.market, config.api.get_keys()).handle, config.api.host, config.api.port, runtime
-        )
-        admin = await Admin.open(node, config.admin.host, config.admin.port, data_dir / ADMIN_TOKEN)
+        handle = Api(node.market, config.api.get_keys()).handle
+        with naming_key("api"):
+            front = await HttpServer.open(handle, config.api.host, config.api.port, runtime)
+        with naming_key("admin"):
+            admin = await Admin.open(node, config.admin.host, config.admin.port, data_dir / ADMIN_TOKEN)
         await _serve(node, network, front, admin, data_dir)
+    except JournalDamaged as error:
+        raise StoreError(
+            f"{data_dir / JOURNAL}: {error}. A validator must not forget its votes: put the right file back, or set "
+            f"'validate: false' in {data_dir / CONFIG} and run without voting"
+        ) from error
     finally:
         store.close()
 
 
 async def _serve(node: Node, network: RunnableNetwork, front: HttpServer, admin: Admin, data_dir: Path) -> None:
-    async with trio.open_nursery() as nursery:
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            await nursery.start(network.run)
-            await nursery.start(node.run)
-            nursery.start_soon(front.run)
-            nursery.start_soon(admin.run)
-            (data_dir / ADMIN_ADDRESS).write_text("{}:{}".format(*admin.address))
-            print(f"api      http://{front.address[0]}:{front.address[1]}/v1")
-            print(f"admin    http://{admin.address[0]}:{admin.address[1]}")
-            for address in node.network.listen_addresses:
-                print(f"peers    {address}/p2p/{node.key.address}")
+    """Run until a signal comes, then end in order.
+
+    Only the first signal counts: an impatient second Ctrl-C must not cut the orderly end short.
+    """
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)  # what holds again when the receiver is closed
+    with trio.open_signal_receiver(*STOP_SIGNALS) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_start, node, network, front, admin, data_dir, nursery)
             async for _ in signals:
                 break
             (data_dir / ADMIN_ADDRESS).unlink(missing_ok=True)
             await node.discovery.leave()
-        nursery.cancel_scope.cancel()
+            nursery.cancel_scope.cancel()
+
+
+async def _start(
+    node: Node, network: RunnableNetwork, front: HttpServer, admin: Admin, data_dir: Path, nursery: trio.Nursery
+) -> None:
+    await nursery.start(network.run)
+    await nursery.start(node.run)
+    nursery.start_soon(front.run)
+    nursery.start_soon(admin.run)
+    (data_dir / ADMIN_ADDRESS).write_text("{}:{}".format(*admin.address))
+    print(f"api      http://{front.address[0]}:{front.address[1]}/v1")
+    print(f"admin    http://{admin.address[0]}:{admin.address[1]}")
+    for address in node.network.listen_addresses:
+        print(f"peers    {address}/p2p/{node.key.address}", flush=True)
 
 
 # The command line.
@@ -277,12 +320,11 @@ def run(data_dir: DataDir = None) -> None:
 
 
 def _load_key(path: Path) -> KeyPair:
-    passphrase = os.environ.get(PASSPHRASE) or None
     try:
-        return load_identity(path, passphrase)
-    except IdentityError:
-        if passphrase is not None or not sys.stdin.isatty():
-            raise
+        return load_identity(path, os.environ.get(PASSPHRASE) or None)
+    except PassphraseNeeded as error:
+        if not sys.stdin.isatty():
+            raise PassphraseNeeded(f"{error}, in the environment variable {PASSPHRASE}") from error
     return load_identity(path, typer.prompt("passphrase", hide_input=True))
 
 

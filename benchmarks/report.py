@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import platform
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -61,7 +62,7 @@ def report(benchmark: str, claims: Sequence[Claim], path: Path | None) -> None:
         reference = "" if claim.reference is None else _format(claim.reference)
         ratio = "" if claim.ratio is None else f"{claim.ratio:.2f}"
         table.add_row(claim.name, _format(claim.value), claim.unit, reference, ratio, claim.against)
-    Console(soft_wrap=True).print(table)
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         content = {"benchmark": benchmark, "machine": _machine(), "claims": [claim.to_json() for claim in claims]}

@@ -11,6 +11,7 @@ Layout of the store (numbers are 8 bytes, big-endian):
 ``s`` state key        state entry after the last block
 ``m`` name             format, genesis, height, journal mark
 ``e`` …                the node's own votes and what they rest on; no part of the chain
+``w`` …                the node's own payments; no part of the chain
 =====================  =====================================================
 
 One batch per finality certificate carries all of it, so that a crash leaves the chain before or after, never between.

@@ -412,7 +412,6 @@ async def _reset(stream: NetStream) -> None:
             logger.debug("resetting a stream: %r", error)
 
 
-
 def _root_cause(error: BaseException) -> str:
     """One line that says what went wrong; the library wraps the reason in up to five exceptions."""
     while error.__cause__ is not None:

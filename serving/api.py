@@ -99,7 +99,10 @@ class Api:
             if tap.error is None:  # else the backend has said it already
                 await respond.send(bad_gateway(f"The answer broke off: {error}.").event())
             reply.record.outcome = "failed"
-        reply.record.completion_tokens = tap.completion_tokens
+        finally:
+            reply.record.completion_tokens = tap.completion_tokens
+            if tap.is_over and reply.record.outcome == "running":  # whoever hangs up now has it all
+                reply.record.outcome = "completed"
         await respond.end()
 
     async def _relay_whole(self, reply: Reply, respond: Responder) -> None:

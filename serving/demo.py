@@ -101,13 +101,14 @@ class DemoNode:
         return response.json()
 
     def is_ready(self) -> bool:
-        """Whether the node answers, sees all the others, and serves its model."""
+        """Whether the node answers, serves its model, and sees that all the others serve theirs."""
         if self.process is not None and self.process.poll() is not None:
             log = (self.directory / "node.log").read_text(errors="replace")[-2000:]
             raise DemoFailed(f"node {self.number} ended with code {self.process.returncode}:\n{log}")
         try:
             status = self.ask_admin("/status")
-            return bool(len(self.ask_admin("/peers")["peers"]) >= NODES - 1 and MODEL in status["models"])
+            serving = [peer for peer in self.ask_admin("/peers")["peers"] if MODEL in peer["models"]]
+            return len(serving) >= NODES - 1 and MODEL in status["models"]
         except (OSError, httpx.HTTPError, KeyError):
             return False
 

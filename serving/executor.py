@@ -44,9 +44,10 @@ from serving.offers import (
     is_receipt,
     sign_delivery,
 )
+from serving.openai_errors import ApiError
 from serving.payments import Payments, make_refund
 from serving.policy import Decision, Policy
-from serving.requests import PATHS
+from serving.requests import MAX_TOKENS, PATHS, parse_request
 from serving.service import Service, Services
 from serving.usage import AnswerTap
 
@@ -132,8 +133,9 @@ class Executor:
             await self._decline(exchange, "the model is not served here at the moment")
             return
         body = await self._receive_body(exchange, offer)
-        if compute_digest(offer.salt, body) != offer.hold.request_digest:
-            await self._decline(exchange, "the request digest is not that of the request")
+        reason = self._find_body_fault(offer, body)
+        if reason is not None:
+            await self._decline(exchange, cut_reason(reason))
             return
         situation = await service.get_situation(offer.hold.model)
         decision = self._policy.decide_offer(situation, self._runtime.random)
@@ -178,10 +180,24 @@ class Executor:
         rest = hold.deadline - engine.chain_time()
         if not 1000 * self._settings.min_hold_time <= rest <= parameters.max_hold_time:
             return "the deadline is too near or too far"
-        if hold.amount < parameters.get_price(hold.model).compute(Usage(offer.size, 1)):
-            return "the hold does not cover the request"
         if state.account(payer).available < hold.amount:
             return "the payer cannot pay"
+        return None
+
+    def _find_body_fault(self, offer: Offer, body: bytes) -> str | None:
+        """Why the terms do not suit the request, or None."""
+        hold = offer.hold
+        if compute_digest(offer.salt, body) != hold.request_digest:
+            return "the request digest is not that of the request"
+        try:
+            request = parse_request(offer.path, body, MAX_TOKENS)
+        except ApiError as error:
+            return f"not a request: {error}"
+        if request.model != hold.model:
+            return "the hold is for another model"
+        usage = Usage(len(body), request.max_tokens)
+        if hold.amount < self._engine.genesis.parameters.get_price(hold.model).compute(usage):
+            return "the hold does not cover the request"
         return None
 
     def can_extend_credit(self, payer: bytes, amount: int) -> bool:

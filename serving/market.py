@@ -71,6 +71,7 @@ class Counters:
     offloaded: int = 0
     refused: int = 0
     failed: int = 0
+    cancelled: int = 0
     completed: int = 0
     completion_tokens: int = 0
 
@@ -108,24 +109,23 @@ class Market:
                 yield reply
                 if record.outcome == "running":
                     record.outcome = "completed" if reply.status == 200 else "error"
-            self._count(record)
         except ApiError:
             record.outcome = "failed" if begun else "refused"
-            self.counters.failed += begun
-            self.counters.refused += not begun
             raise
         except Exception:
             record.outcome = "failed"
-            self.counters.failed += 1
             raise
         finally:
             record.finished = trio.current_time()
             if record.outcome == "running":
                 record.outcome = "cancelled"
+            self._count(record)
 
     def _count(self, record: RequestRecord) -> None:
         self.counters.completed += record.outcome == "completed"
         self.counters.failed += record.outcome == "failed"
+        self.counters.refused += record.outcome == "refused"
+        self.counters.cancelled += record.outcome == "cancelled"
         self.counters.completion_tokens += record.completion_tokens
 
     async def _begin(self, stack: AsyncExitStack, request: Request, record: RequestRecord) -> Reply:

@@ -66,7 +66,7 @@ class _NodeCollector(Collector):
     def _collect_requests(self) -> Iterator[Metric]:
         counters, executor = self._node.market.counters, self._node.executor
         requests = _counter("requests", "Requests of this node's users that ended, by outcome.", "outcome")
-        for outcome in ("completed", "refused", "failed"):
+        for outcome in ("completed", "refused", "failed", "cancelled"):
             requests.add_metric([outcome], getattr(counters, outcome))
         yield requests
         routed = _counter("routed_requests", "Requests of this node's users by where they were served.", "served")

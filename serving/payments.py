@@ -32,6 +32,7 @@ from chain.operations import (
     sign_operation,
 )
 from chain.state import WINDOW, OpenHold
+from chain.store import MemoryStore, Store
 from consensus.engine import Engine
 from serving.offers import sign_receipt
 
@@ -45,8 +46,11 @@ MAX_RECORDS = 4096
 REFUND_AFTER = 5.0
 """Seconds after which a hold for this node that nobody is served for is refunded."""
 AHEAD = WINDOW // 2
-"""Hold numbers that may be in use beyond the last final one. A start skips as many, for it does not know which of them
-holds from before carry that are still on their way; the ledger takes twice as many."""
+"""Hold numbers that may be in use beyond the last final one. The ledger takes twice as many, so that a node that has
+just started can skip those of holds that may still be on their way."""
+RESERVE = 8
+"""Hold numbers that one write to the store reserves."""
+SEQ_KEY = b"wseq"
 
 
 class CannotAfford(Exception):
@@ -94,12 +98,16 @@ class _Earning:
 class Payments:
     """The purse of one node."""
 
-    def __init__(self, key: KeyPair, engine: Engine) -> None:
+    def __init__(self, key: KeyPair, engine: Engine, store: Store | None = None) -> None:
+        """``store`` keeps, across restarts, which hold numbers were used."""
+        self._store = store if store is not None else MemoryStore()
         self._key = key
         self._engine = engine
         self._chain_id = engine.genesis.chain_id
         top = engine.state.window(key.public_key).top
-        self._next_seq, self._limit = top + AHEAD, top + WINDOW
+        self._reserved = max(top, int.from_bytes(self._store.get(SEQ_KEY) or b"", "big"))
+        """No hold was ever signed under this number or a higher one."""
+        self._next_seq, self._limit = self._reserved, min(self._reserved + AHEAD, top + WINDOW)
         self._taken: dict[int, None] = {}
         """Hold numbers under which no hold was signed yet."""
         self._unsigned: dict[int, None] = {}
@@ -114,12 +122,6 @@ class Payments:
         self._earnings: dict[bytes, _Earning] = {}
         self._new_earning = trio.Event()
         self.earned = 0
-        # Holds from before a restart: what those of this node deliver is not disputed, those for it are refunded.
-        for leaf in engine.state.entries():
-            if isinstance(leaf.record, OpenHold) and leaf.record.payer == key.public_key:
-                self._remember(leaf.key[1:], leaf.record.payee, leaf.record.amount, leaf.record.deadline)
-            elif isinstance(leaf.record, OpenHold) and leaf.record.payee == key.public_key:
-                self._received[leaf.key[1:]] = float("-inf")
 
     # As a payer
 
@@ -188,6 +190,9 @@ class Payments:
         signed = sign_operation(self._key, self._chain_id, hold)
         cost = hold.amount + compute_fee(self._engine.genesis, signed)
         self.check_affordable(cost)
+        if hold.seq >= self._reserved:
+            self._reserved = hold.seq + RESERVE
+            self._store.write({SEQ_KEY: self._reserved.to_bytes(8, "big")})
         self._taken.pop(hold.seq, None)
         hold_id = compute_hold_id(self._key.public_key, hold.seq, hold.attempt)
         self._unseen[hold_id] = (cost, hold)
@@ -246,9 +251,21 @@ class Payments:
 
     async def _follow(self) -> None:
         async with self._engine.subscribe_final() as blocks:
+            self._recall()
             async for final in blocks:
                 self._on_final(final.block)
                 self._new_earning.set()
+
+    def _recall(self) -> None:
+        """Take up holds from before a restart: what those of this node deliver is not disputed, those for it are
+        refunded.
+        """
+        for leaf in self._engine.state.entries():
+            hold, hold_id = leaf.record, leaf.key[1:]
+            if isinstance(hold, OpenHold) and hold.payer == self._key.public_key and hold_id not in self._payments:
+                self._remember(hold_id, hold.payee, hold.amount, hold.deadline)
+            elif isinstance(hold, OpenHold) and hold.payee == self._key.public_key:
+                self._received[hold_id] = float("-inf")
 
     def _on_final(self, block: Block) -> None:
         me = self._key.public_key
@@ -260,8 +277,9 @@ class Payments:
             elif isinstance(operation, Hold) and signed.signer == me:
                 hold_id = compute_hold_id(me, operation.seq, operation.attempt)
                 self._unseen.pop(hold_id, None)
-                if hold_id in self._payments:
-                    self._payments[hold_id].hold_height = block.height
+                if hold_id not in self._payments:  # signed before a restart
+                    self._remember(hold_id, operation.payee, operation.amount, operation.deadline)
+                self._payments[hold_id].hold_height = block.height
             elif isinstance(operation, Capture):
                 for item in operation.items:
                     self._on_capture(item, signed.signer, block.height)

@@ -38,10 +38,10 @@ class Gate:
         """
         if not self._keys:
             return
-        presented = (authorization or b"").removeprefix(b"Bearer ").strip()
+        scheme, _, presented = (authorization or b"").partition(b" ")
         # Compare against every key, so that the time taken tells nothing about which one was close.
-        matches = [entry for entry in self._keys if hmac.compare_digest(entry.key.encode(), presented)]
-        if not matches:
+        matches = [entry for entry in self._keys if hmac.compare_digest(entry.key.encode(), presented.strip())]
+        if not matches or scheme.lower() != b"bearer":
             raise unauthorized()
         self._spend(matches[0], now)
 

@@ -53,6 +53,7 @@ async def report_status(node: NodeParts) -> dict[str, Any]:
         "requests_completed": counters.completed,
         "requests_refused": counters.refused,
         "requests_failed": counters.failed,
+        "requests_cancelled": counters.cancelled,
         "completion_tokens": counters.completion_tokens,
         "offers_served": node.executor.served,
         "offers_declined": node.executor.declined,

@@ -13,6 +13,8 @@ PATHS = (CHAT_COMPLETIONS,)
 """Paths that can be served and offloaded."""
 
 MAX_CHOICES = 16
+MAX_TOKENS = 2**31
+"""Most tokens that a request may ask for; the node's own cap is far lower."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,6 @@ def _read_count(content: dict[str, Any], name: str) -> int | None:
     value = content.get(name)
     if value is None:
         return None
-    if type(value) is not int or not 1 <= value <= 2**31:
+    if type(value) is not int or not 1 <= value <= MAX_TOKENS:
         raise bad_request(f"'{name}' must be a positive integer.", param=name)
     return value

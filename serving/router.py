@@ -332,14 +332,19 @@ class _Attempt:
     async def _parts(self, exchange: Exchange) -> AsyncGenerator[bytes, None]:
         """The body, part by part; ends when the delivery was checked and receipted.
 
+        The closing event of a stream is passed on only then: users hang up on it, which would cancel the receipt.
+
         Raises:
             BackendError: the executor broke off, fell silent, or claims what it did not deliver.
         """
+        closing = b""
         try:
             while True:
                 message = await self._next(exchange)
                 if isinstance(message, Final):
                     await self._receipt(exchange, message)
+                    if closing:
+                        yield closing
                     return
                 if not isinstance(message, Part):
                     raise _unexpected(message)
@@ -348,7 +353,10 @@ class _Attempt:
                 self._received += message.data
                 self._tap.feed(message.data)
                 self._payments.set_acceptable(self._hold_id, self._compute_owed(IN_FLIGHT))
-                yield message.data
+                if self._tap.is_over:
+                    closing += message.data
+                else:
+                    yield message.data
         except BackendError:
             self.reject()
             raise

@@ -120,6 +120,11 @@ class AnswerTap:
         return self._events if self._reported is None else self._reported
 
     @property
+    def is_over(self) -> bool:
+        """Whether the closing event of a stream has passed; clients hang up on it."""
+        return self._stream and self._done
+
+    @property
     def estimated(self) -> bool:
         """Whether the backend reported no usage."""
         return self._reported is None

@@ -1,0 +1,127 @@
+"""Double spending over real libp2p: the same credits promised twice, to different nodes at the same moment.
+
+Two hosts that belong to nobody, each connected to one node alone, gossip what contradicts: exactly one of each pair
+becomes final, the same one everywhere, and no credit appears or vanishes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import trio
+
+from chain.crypto import KeyPair
+from chain.epochs import get_beacon
+from chain.genesis import CREDIT
+from chain.ledger import compute_fee
+from chain.lottery import compute_lottery_seed
+from chain.operations import Hold, Operation, SignedOperation, Transfer, compute_hold_id, sign_operation
+from chain.state import compute_supply
+from consensus.dissemination import Batch, get_topic
+from p2p.host import Libp2pNetwork
+from p2p.runtime import RealRuntime
+from tests.fakes.backend import MODEL
+from tests.processes.cluster import PATIENCE, Cluster, wait_until
+from tests.processes.ledgers import Ledger, check_agreement, fetch, fetch_ledger
+
+Pair = tuple[SignedOperation, SignedOperation]
+
+AGAIN = 0.5
+"""Seconds after which both sides gossip their claim again: gossip is a hint, and this is the attack that it may be."""
+
+
+def make_pairs(cluster: Cluster) -> list[Pair]:
+    """Per user: two transfers of one nonce, or two holds of most of the balance under different numbers."""
+    transfers, holds = cluster.users[:4], cluster.users[4:8]
+    payees = cluster.nodes[0].key.public_key, cluster.nodes[1].key.public_key
+    return [
+        *(sign_pair(cluster, user, *(Transfer(0, payee, 700 * CREDIT) for payee in payees)) for user in transfers),
+        *(sign_pair(cluster, user, *(make_hold(cluster, user, seq) for seq in (0, 1))) for user in holds),
+    ]
+
+
+def sign_pair(cluster: Cluster, user: KeyPair, one: Operation, other: Operation) -> Pair:
+    chain_id = cluster.genesis.chain_id
+    return sign_operation(user, chain_id, one), sign_operation(user, chain_id, other)
+
+
+def make_hold(cluster: Cluster, user: KeyPair, seq: int) -> Hold:
+    """A hold of most of a user's balance for the executor that the lottery draws."""
+    epoch = int(cluster.nodes[0].ask("/status")["epoch"])
+    table = cluster.genesis.state.serving_table(0)  # stakes do not change here, so it is that of every epoch
+    assert table is not None
+    seed = compute_lottery_seed(get_beacon(cluster.genesis, epoch), user.public_key, seq)
+    payee = table.lottery(MODEL).get_executor(seed, user.public_key, 0)
+    assert payee is not None
+    return Hold(payee, 700 * CREDIT, epoch, seq, 0, MODEL, bytes(32), 3_000_000)
+
+
+async def spend(cluster: Cluster, pairs: list[Pair], directory: Path) -> None:
+    """Gossip the two sides' claims to one node each, at the same moment, until one of each pair is final elsewhere."""
+    runtime, topic = RealRuntime(), get_topic(cluster.genesis.chain_id, "ops")
+    hosts = [Libp2pNetwork(KeyPair(runtime.random.randbytes(32)), (), runtime) for _ in range(2)]
+    neighbours, witness = cluster.nodes[:2], cluster.nodes[3]
+
+    async def publish(host: Libp2pNetwork, claims: Sequence[SignedOperation]) -> None:
+        while True:
+            await host.publish(topic, Batch(tuple(claim.encoded for claim in claims)).encode())
+            await trio.sleep(AGAIN)
+
+    async def publish_until_final(sides: Mapping[Libp2pNetwork, Sequence[SignedOperation]]) -> None:
+        """Until one claim of each place in the batches is final."""
+        async with trio.open_nursery() as nursery:
+            for host, claims in sides.items():
+                nursery.start_soon(publish, host, claims)
+            with trio.fail_after(PATIENCE):
+                while True:
+                    ledger = await fetch(witness, cluster.genesis, directory)
+                    if all(
+                        any(claim.id in ledger.operations for claim in pair)
+                        for pair in zip(*sides.values(), strict=True)
+                    ):
+                        break
+            nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        for host, node in zip(hosts, neighbours, strict=True):
+            await nursery.start(host.run)
+            await host.connect(node.key.public_key, [node.listen_address])
+        # What nobody contests shows that both sides are heard, so that the contest begins at the same moment.
+        for host, user in zip(hosts, cluster.users[8:], strict=True):
+            claim = sign_operation(user, cluster.genesis.chain_id, Transfer(0, witness.key.public_key, 1))
+            await publish_until_final({host: [claim]})
+        await publish_until_final(dict(zip(hosts, zip(*pairs, strict=True), strict=True)))
+        for host, node in zip(hosts, neighbours, strict=True):
+            assert host.peers() == {node.key.public_key}, "a host was to speak to one node alone"
+        nursery.cancel_scope.cancel()
+
+
+def test_of_two_claims_to_the_same_credits_one_becomes_final(cluster: Cluster, tmp_path: Path) -> None:
+    pairs = make_pairs(cluster)
+    trio.run(spend, cluster, pairs, tmp_path)
+    # Some blocks more by every node, into which those who lost would go if they could.
+    for node, other in zip(cluster.nodes, reversed(cluster.nodes), strict=True):
+        height = node.transfer(other, 1)
+    wait_until(lambda: all(node.height >= height for node in cluster.nodes), "not final everywhere")
+    ledgers = [fetch_ledger(node, cluster.genesis, tmp_path) for node in cluster.nodes]
+    check_agreement(ledgers)
+    winners = [tuple(claim.id for pair in pairs for claim in pair if ledger.happened(claim)) for ledger in ledgers]
+    assert len(set(winners)) == 1
+    for ledger in ledgers:
+        assert compute_supply(ledger.state) == cluster.genesis.supply
+        for pair in pairs:
+            (winner,) = (claim for claim in pair if claim.id in ledger.operations)
+            assert ledger.happened(winner)
+            check_spent_once(cluster, ledger, winner)
+
+
+def check_spent_once(cluster: Cluster, ledger: Ledger, winner: SignedOperation) -> None:
+    """The account has lost what the winner moved, and its fee, and no more."""
+    account = ledger.state.account(winner.signer)
+    fee = compute_fee(cluster.genesis, winner)
+    assert account.available == 300 * CREDIT - fee
+    assert (account.nonce, account.held) in ((1, 0), (0, 700 * CREDIT))
+    if isinstance(winner.operation, Hold):
+        hold = ledger.state.hold(compute_hold_id(winner.signer, winner.operation.seq, 0))
+        assert hold is not None and hold.payee == winner.operation.payee

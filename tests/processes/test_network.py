@@ -1,0 +1,184 @@
+"""Four node processes over real libp2p: they finalize, answer, pay, take in a late one, and can be audited."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from chain.genesis import CREDIT
+from chain.verify import StoreSource
+from tests.fakes.backend import MODEL
+from tests.processes.cluster import (
+    HTTP,
+    Cluster,
+    ProcessNode,
+    chat,
+    read_text,
+    run_command,
+    wait_until,
+)
+from tests.processes.ledgers import check_agreement, check_votes, fetch_ledger, read_ledger, read_votes
+
+
+def request(node: ProcessNode, prompt: str, stream: bool) -> tuple[str, str, str]:
+    """Send a prompt. Returns the request's id, who served it, and the text."""
+    with HTTP.stream("POST", node.completions_url, json=chat(prompt, stream)) as response:
+        assert response.status_code == httpx.codes.OK, response.read()
+        if stream:
+            text = read_text(response.iter_lines())
+        else:
+            text = json.loads(response.read())["choices"][0]["message"]["content"]
+        return response.headers["x-request-id"], response.headers["x-wwwserve-executor"], text
+
+
+def test_requests_through_each_node_are_answered_and_offloaded_ones_paid(cluster: Cluster) -> None:
+    entry, *others = cluster.nodes
+    before = {node.address: node.ask("/wallet")["earned"] for node in others}
+    offloaded = [request(entry, f"offload {number}", stream=number % 2 == 0) for number in range(6)]
+    local = [request(node, "serve", stream) for node in others for stream in (True, False)]
+    assert {text for _, _, text in offloaded + local} == {"word " * 8}
+    assert {executor for _, executor, _ in local} == {"local"}
+    assert {executor for _, executor, _ in offloaded} <= set(before)
+
+    def find_rows() -> list[dict[str, Any]]:
+        rows = {row["id"]: row for row in entry.ask("/requests?limit=1024")["requests"]}
+        return [rows[name] for name, _, _ in offloaded]
+
+    wait_until(lambda: all(row["settled_height"] for row in find_rows()), "payments are not final")
+    rows = find_rows()
+    assert all(row["outcome"] == "completed" and row["completion_tokens"] == 8 for row in rows)
+    price = cluster.genesis.parameters.get_price(MODEL)
+    assert all(price.per_request < row["amount"] <= row["held"] for row in rows)
+    owed = {node.address: sum(row["amount"] for row in rows if row["executor"] == node.address) for node in others}
+    wait_until(
+        lambda: {node.address: node.ask("/wallet")["earned"] - before[node.address] for node in others} == owed,
+        "the executors were not paid what the payer says",
+    )
+    ledger = fetch_ledger(entry, cluster.genesis, cluster.directory)
+    assert all(len(ledger.deliveries[bytes.fromhex(row["hold"])]) == 1 for row in rows)
+
+
+def test_a_frozen_node_catches_up(cluster: Cluster) -> None:
+    frozen, *others = reversed(cluster.nodes)
+    others[0].transfer(others[1], CREDIT)
+    frozen.send(signal.SIGSTOP)
+    try:
+        wait_until(lambda: all(not node.sees([frozen]) for node in others), "the others did not notice")
+        for number in range(5):
+            height = others[0].transfer(others[1], CREDIT + number)
+    finally:
+        frozen.send(signal.SIGCONT)
+    wait_until(lambda: frozen.height >= height, "the node did not catch up")
+    cluster.wait_ready()
+    assert frozen.transfer(others[0], CREDIT) > height
+
+
+def test_a_late_node_without_a_past_catches_up_and_serves(cluster: Cluster, tmp_path: Path) -> None:
+    height = cluster.nodes[1].transfer(cluster.nodes[2], CREDIT)
+    guest = cluster.add_guest("late", {})
+    guest.start()
+    cluster.wait_ready([guest])
+    wait_until(lambda: guest.height >= height, "the late node did not catch up")
+    status = guest.ask("/status")
+    assert (status["is_validator"], status["chain_id"]) == (False, cluster.genesis.chain_id.hex())
+    assert request(guest, "hello", stream=True)[1:] == ("local", "word " * 8)
+    cluster.nodes[1].transfer(guest, 5 * CREDIT)
+    wait_until(lambda: guest.ask("/wallet")["available"] == 5 * CREDIT, "the late node does not follow the chain")
+    assert guest.stop() == 0
+    audit = run_command("verify", guest.directory, "--json", command="chain")
+    assert json.loads(audit.output)["height"] >= height
+    assert "Traceback" not in guest.log
+
+
+def test_a_validator_recovers_from_a_damaged_database(cluster: Cluster, tmp_path: Path) -> None:
+    """It refuses to run, says what to do, and that works: it fetches the chain and still knows what it has voted."""
+    victim, *others = reversed(cluster.nodes)
+    height = others[0].transfer(others[1], CREDIT)
+    wait_until(lambda: victim.height >= height, "not final everywhere")
+    assert victim.stop() == 0
+    votes = len(read_votes(cluster, victim, tmp_path))
+    (victim.directory / "chain" / "CURRENT").unlink()
+    refusal = run_command("run", "-d", victim.directory)
+    assert refusal.code == 1 and "is damaged" in refusal.stderr and "move it away" in refusal.stderr
+    (victim.directory / "chain").rename(tmp_path / "damaged")
+    height = others[0].transfer(others[1], CREDIT)
+    victim.start()
+    cluster.wait_ready()
+    wait_until(lambda: victim.height >= height, "the validator did not fetch the chain")
+    height = victim.transfer(others[0], CREDIT)
+    wait_until(lambda: len(read_votes(cluster, victim, tmp_path)) > votes, "the validator does not vote any more")
+    wait_until(lambda: all(node.height >= height for node in cluster.nodes), "not final everywhere")
+    check_votes(cluster, tmp_path)
+    check_agreement([fetch_ledger(node, cluster.genesis, tmp_path) for node in (victim, others[0])])
+
+
+def test_the_owners_commands(cluster: Cluster) -> None:
+    node, other = cluster.nodes[1], cluster.nodes[2]
+
+    def command(*arguments: object) -> str:
+        return run_command(*arguments, "-d", node.directory).output
+
+    status = json.loads(command("status", "--json"))
+    assert (status["address"], status["chain"]) == (node.address, "test")
+    assert status["is_validator"] and status["connected_peers"] >= 3
+    assert f"/ip4/127.0.0.1/tcp/{node.peer_port}" in command("status")
+    peers = command("peers")
+    assert all(peer.address in peers for peer in cluster.nodes if peer is not node)
+    assert command("models").split() == [MODEL]
+    available = node.ask("/wallet")["available"]
+    assert f"{available / CREDIT:,.6f}" in command("wallet", "show")
+    sent = command("wallet", "transfer", other.address, "2.5")
+    assert sent.startswith("final at height ")
+    fee = available - node.ask("/wallet")["available"] - 2_500_000
+    assert 0 < fee < 1_000
+    changed = command("policy", "set", "accept_frequency=0.5", "prioritize_own=false", "--json")
+    assert json.loads(changed) == json.loads(command("policy", "show", "--json"))
+    policy = node.ask("/policy")
+    assert (policy["accept_frequency"], policy["prioritize_own"]) == (0.5, False)
+    node.ask("/policy", "PUT", {"accept_frequency": 1.0, "prioritize_own": True})
+
+
+def test_a_running_node_is_audited_from_afar(cluster: Cluster) -> None:
+    node = cluster.nodes[3]
+    genesis = cluster.nodes[0].directory / "genesis.json"
+    audit = run_command("verify", node.multiaddress, "--genesis", genesis, command="chain")
+    assert "ok, confirmed by" in audit.output
+    here = run_command("verify", node.directory, command="chain")
+    assert here.code == 1
+    assert "in use" in here.stderr and "chain verify /ip4/" in here.stderr
+
+
+def test_after_stopping_all_ledgers_agree_and_can_be_read(cluster: Cluster, tmp_path: Path) -> None:
+    height = cluster.nodes[1].transfer(cluster.nodes[2], CREDIT)
+    wait_until(lambda: all(node.height >= height for node in cluster.nodes), "not final everywhere")
+    cluster.nodes[1].send(signal.SIGINT)
+    assert cluster.stop() == [0, 0, 0, 0]
+    ledgers = []
+    for node in cluster.nodes:
+        assert "Traceback" not in node.log
+        with node.blocks() as blocks:
+            ledgers.append(read_ledger(StoreSource(blocks._store)))
+    check_agreement(ledgers)
+    heights = [ledger.head.height for ledger in ledgers]
+    assert min(heights) >= height
+    node, ledger = cluster.nodes[0], ledgers[0]
+
+    def command(*arguments: object) -> str:
+        return run_command(*arguments, command="chain").output
+
+    export = tmp_path / "chain.export"
+    command("export", export, "-d", node.directory)
+    report = json.loads(command("verify", export, "--json"))
+    assert report["ok"] and report["block_id"] == ledger.head.id.hex()
+    assert report["supply"] == cluster.genesis.supply
+    assert f"block {ledger.head.id.hex()[:16]}" in command("verify", node.directory)
+    shown = json.loads(command("show", height, "-d", node.directory))
+    assert shown["id"] == ledger.blocks[height].id.hex()
+    assert [operation["kind"] for operation in shown["operations"]] == ["transfer"]
+    assert json.loads(command("show", shown["operations"][0]["id"], "-d", node.directory))["height"] == height
+    account = json.loads(command("account", cluster.nodes[2].address, "-d", node.directory, "--json"))
+    assert account["available"] == ledger.state.account(cluster.nodes[2].key.public_key).available
