@@ -41,7 +41,7 @@ def measure(options_quick: bool) -> list[Claim]:
             results: dict[str, LoadResult] = {}
             for name, url in places.items():
                 trio.run(run_load, url, body, connections, 0.5)  # connections, pools and streams are opened
-                results[name] = trio.run(run_load, url, body, connections, seconds)
+                results[name] = trio.run(run_load, url, body, connections, seconds, name == "offloaded")
             claims += _compare(results, connections)
     return claims
 
@@ -63,8 +63,9 @@ def _compare(results: dict[str, LoadResult], connections: int) -> list[Claim]:
                 )
             )
         claims.append(Claim(f"{name} c={connections} rate", result.rate, "req/s", direct.rate, "direct"))
-        if result.failures:
-            claims.append(Claim(f"{name} c={connections} refused", result.failures, "requests"))
+        for count, what in ((result.failures, "refused"), (result.local, "served locally instead")):
+            if count:
+                claims.append(Claim(f"{name} c={connections} {what}", count, "requests"))
     return claims
 
 

@@ -92,22 +92,23 @@ async def _watch_height(cluster: Cluster, seen: dict[int, float]) -> None:
 def measure(count: int, rate: float) -> tuple[float, list[float], int]:
     """Final operations per second, seconds to finality of each, and the number submitted."""
     seen: dict[int, float] = {}
-    with tempfile.TemporaryDirectory() as directory:
-        with run_cluster(Path(directory), 4, users=USERS) as cluster:
-            submitter = Submitter(cluster.genesis, cluster.users)
+    with tempfile.TemporaryDirectory() as directory, run_cluster(Path(directory), 4, users=USERS) as cluster:
+        submitter = Submitter(cluster.genesis, cluster.users)
 
-            async def run() -> None:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(_watch_height, cluster, seen)
-                    await submitter.run(cluster, count, rate, nursery)
-                    await _wait_quiet(seen)
-                    nursery.cancel_scope.cancel()
+        async def run() -> None:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_watch_height, cluster, seen)
+                await submitter.run(cluster, count, rate, nursery)
+                await _wait_quiet(seen)
+                nursery.cancel_scope.cancel()
 
-            trio.run(run)
-            cluster.stop()
-            with cluster.nodes[0].blocks() as blocks:
-                located = {operation: blocks.find_operation(operation) for operation in submitter.submitted}
-    final = {operation: seen[place[0]] for operation, place in located.items() if place is not None and place[0] in seen}
+        trio.run(run)
+        cluster.stop()
+        with cluster.nodes[0].blocks() as blocks:
+            located = {operation: blocks.find_operation(operation) for operation in submitter.submitted}
+    final = {
+        operation: seen[place[0]] for operation, place in located.items() if place is not None and place[0] in seen
+    }
     latencies = [at - submitter.submitted[operation] for operation, at in final.items()]
     span = max(final.values()) - min(submitter.submitted.values())
     return len(final) / span, latencies, count
