@@ -26,7 +26,7 @@ def measure(options_quick: bool) -> list[Claim]:
     seconds = 2.0 if options_quick else 8.0
     body = {"model": MODEL, "max_tokens": 64, "messages": [{"role": "user", "content": "x" * 400}]}
     offload = {"policy": {"target_utilization": 0.0, "offload_frequency": 1.0}}
-    generous = {"policy": {"accept_frequency": 1.0, "queue_frequency": 1.0, "max_queue": 256}}
+    generous = {"policy": {"accept_frequency": 1.0, "queue_frequency": 1.0, "max_queue": 256, "offload_frequency": 0.0}}
     claims: list[Claim] = []
     with (
         tempfile.TemporaryDirectory() as directory,
