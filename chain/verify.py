@@ -39,7 +39,7 @@ SUPPLY_INTERVAL = 100
 
 
 _CHAIN_ENTRIES = frozenset({b"b", b"f", b"n", b"o", b"x"})
-_OTHER_ENTRIES = frozenset({b"s", b"m", b"e"})
+_OTHER_ENTRIES = frozenset({b"s", b"m", b"e", b"w"})
 """Entries that are compared one by one, or are no part of the chain (see :mod:`chain.blockstore`)."""
 
 

@@ -90,9 +90,11 @@ class Api:
         try:
             async for chunk in reply.body:
                 await respond.send(tap.feed(chunk))
+                if tap.error is not None:  # what may come after an error contradicts it
+                    raise BackendError(tap.error)
             await respond.send(tap.finish())
-            if not tap.complete and tap.error is None:
-                raise BackendError("the answer ended too early")
+            if not tap.complete:
+                raise BackendError(tap.error or "the answer ended too early")
         except BackendError as error:
             # The stream has begun, so this is the only way left to say it: an event that clients raise as an error.
             log.info("stream broke off", request=reply.record.id, reason=str(error))

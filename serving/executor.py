@@ -406,14 +406,19 @@ class _Execution:
 async def coalesce(source: AsyncIterator[bytes], interval: float, size: int) -> AsyncIterator[AsyncIterator[bytes]]:
     """Join what arrives within ``interval`` seconds into pieces of about ``size`` bytes; the first goes at once.
 
-    A message between nodes costs about the same whatever its length, and a token is a few dozen bytes.
+    A message between nodes costs about the same whatever its length, and a token is a few dozen bytes. What came before
+    the source fails is passed on before its BackendError is.
     """
     send, receive = trio.open_memory_channel[bytes](16)
+    failures: list[BackendError] = []
 
     async def pump() -> None:
         async with send:
-            async for chunk in source:
-                await send.send(chunk)
+            try:
+                async for chunk in source:
+                    await send.send(chunk)
+            except BackendError as error:
+                failures.append(error)
 
     async def join() -> AsyncGenerator[bytes, None]:
         first = True
@@ -427,6 +432,8 @@ async def coalesce(source: AsyncIterator[bytes], interval: float, size: int) -> 
                             break
             first = False
             yield bytes(joined)
+        if failures:
+            raise failures[0]
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(pump)

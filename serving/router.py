@@ -77,6 +77,9 @@ FindPeer = Callable[[bytes], Announcement | None]
 """Looks up what a peer says of itself; None if it is not present."""
 
 
+CLOSING = b"data: [DONE]"
+"""How the closing event of a stream begins."""
+
 FULL = 1000
 """Utilization, in permille, of a peer that is not present."""
 
@@ -353,10 +356,12 @@ class _Attempt:
                 self._received += message.data
                 self._tap.feed(message.data)
                 self._payments.set_acceptable(self._hold_id, self._compute_owed(IN_FLIGHT))
+                data = message.data
                 if self._tap.is_over:
-                    closing += message.data
-                else:
-                    yield message.data
+                    start = 0 if closing else max(0, data.rfind(CLOSING))
+                    data, closing = data[:start], closing + data[start:]
+                if data:
+                    yield data
         except BackendError:
             self.reject()
             raise

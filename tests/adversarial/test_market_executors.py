@@ -427,7 +427,8 @@ def test_a_receipt_is_good_for_its_own_delivery_alone() -> None:
         good = sign_operation(liar.key, chain_id, Capture((CaptureItem(first, receipts[0]),)))
         await engine.submit(good)
         await engine.wait_final(good.id, 10)
-        again = sign_operation(liar.key, chain_id, Capture((CaptureItem(first, receipts[0]), CaptureItem(second, None))))
+        both = (CaptureItem(first, receipts[0]), CaptureItem(second, None))
+        again = sign_operation(liar.key, chain_id, Capture(both))
         with pytest.raises(InvalidOperation):
             await engine.submit(again)
         liar.node.payments.serving.clear()
@@ -446,7 +447,6 @@ def test_a_capture_of_a_strangers_hold_is_refused() -> None:
             nursery.start_soon(ask, world.gateway)
             await trio.sleep(2)
             (hold,) = world.operations(Hold)
-            assert isinstance(hold, Hold)
             hold_id = compute_hold_id(world.members[0].public_key, hold.seq, hold.attempt)
             delivery = Delivery(hold_id, 1, bytes(32), Usage(0, 0), "stop")
             stolen = sign_operation(second.key, world.genesis.chain_id, Capture((CaptureItem(delivery, None),)))

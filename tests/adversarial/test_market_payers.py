@@ -32,7 +32,7 @@ from serving.offers import (
     is_signed_delivery,
     sign_receipt,
 )
-from serving.requests import CHAT_COMPLETIONS, parse_request
+from serving.requests import CHAT_COMPLETIONS
 from tests.serving.world import (
     Member,
     Options,
@@ -107,7 +107,7 @@ def test_by_hand_an_honest_payer_is_served() -> None:
         ({"epoch": 7}, "not drawn"),
         ({"payee": "gateway"}, "somebody else"),
         ({"model": "other"}, "not drawn"),
-        ({"amount": 1_000}, "does not cover"),
+        ({"amount": 1_000 + 3 * len(BODY) + 20 * 100 - 1}, "does not cover"),
         ({"amount": 2_000 * CREDIT}, "cannot pay"),
         ({"deadline": 0}, "deadline"),
         ({"deadline": 200_000}, "deadline"),
@@ -261,8 +261,8 @@ def test_who_withholds_the_receipt_pays_all_the_same(receipt: str) -> None:
         await world.settle(60)
         check_idle(member)
         assert world.account(member.number).available > 1_000 * CREDIT
-        (capture,) = world.operations(Capture)
-        assert isinstance(capture, Capture) and capture.items[0].receipt is None
+        (item,) = world.captured
+        assert item.receipt is None
 
     simulate(play, Options(parameters=FAST))
 
@@ -391,21 +391,27 @@ def test_garbage_instead_of_an_offer_is_dropped(frame: bytes) -> None:
     simulate(play)
 
 
-def test_offers_of_thousands_of_tokens_are_stopped_by_what_the_hold_covers() -> None:
-    # The payer holds for one token and asks for a thousand: it gets them, but no executor is forced to take such terms
-    # for less than the price of one token, and the capture is bounded by the hold.
-    body = parse_request(CHAT_COMPLETIONS, make_body(stream=True, max_tokens=1_000), 4096).body
-
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (make_body(max_tokens=101), "does not cover"),
+        (make_body(max_tokens=60, n=2), "does not cover"),
+        (make_body(max_tokens=None), "does not cover"),
+        (make_body(model="a better one"), "another model"),
+        (b"{}", "not a request"),
+        (b"\xff", "not a request"),
+    ],
+    ids=["a token more", "two choices", "no limit", "another model", "no model", "no JSON"],
+)
+def test_a_request_for_more_than_the_hold_covers_is_declined(body: bytes, reason: str) -> None:
     async def play(world: World) -> None:
-        hold = make_hold(world, 0, body, SALT, amount=1_000 + 3 * len(body) + 20)
+        hold = make_hold(world, 0, body, SALT)  # for 100 tokens
         async with world.gateway.streams.open(hold.payee, PROTOCOL) as exchange:
-            assert isinstance(await send_offer(exchange, hold, body, SALT), Accepted)
-            await exchange.send(encode_message(Payment(sign(world, hold))))
-            _, final = await read_answer(exchange)
-            assert isinstance(final, Final) and final.delivery.amount == hold.amount
-        await world.settle(60)
+            answer = await send_offer(exchange, hold, body, SALT)
+        assert isinstance(answer, Declined) and reason in answer.reason
+        check_idle(get_executor(world, hold))
 
-    simulate(play, Options(parameters=FAST))
+    simulate(play)
 
 
 def test_an_honest_capture_may_be_disputed_but_the_payer_gains_nothing() -> None:
@@ -429,4 +435,3 @@ def test_an_honest_capture_may_be_disputed_but_the_payer_gains_nothing() -> None
         assert state.state.totals.treasury >= final.delivery.amount
 
     simulate(play)
-

@@ -8,14 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
-from chain.blocks import NO_REVEAL, Block, Body, Header, sign_block
+from chain.blocks import NO_REVEAL, Block, Header, sign_block
 from chain.blockstore import BlockStore
-from chain.codec import pack
 from chain.crypto import KeyPair, hash_bytes
 from chain.genesis import Genesis
-from chain.operations import Capture, Delivery, Hold, SignedOperation, Transfer, Usage, compute_hold_id, sign_operation
+from chain.operations import (
+    Capture,
+    CaptureItem,
+    Dispute,
+    Hold,
+    Operation,
+    Release,
+    SignedOperation,
+    Transfer,
+    compute_hold_id,
+    sign_operation,
+)
 from chain.state import State
 from chain.store import Store
 from chain.transition import Transition, apply_block, execute
@@ -40,25 +51,27 @@ def make_busy_chain(length: int) -> tuple[Chain, Finals]:
     worker, server = chain.validators[0], chain.validators[1]
     for index in range(length):
         cycle, step = divmod(index, 8)
-        seq, operations, elapsed = 2 * cycle, [], 1_000
+        seq, attempt, elapsed = 2 * cycle, 1 + cycle % 2, 1_000
+        operations: list[SignedOperation] = []
         match step:
             case 0:
-                operations = [chain.hold(first, seq), chain.transfer(first, second, 5), chain.transfer(worker, first, 7)]
+                operations = [chain.hold(first, seq), chain.transfer(first, second, 5)]
+                operations.append(chain.transfer(worker, first, 7))
                 if cycle:  # a hold of the last round that nobody captured
-                    operations.append(chain.sign_release(server, first, seq - 1))
+                    operations.append(chain.sign(server, Release(compute_hold_id(first.public_key, seq - 1, 0))))
             case 1:
                 delivery = chain.delivery(first, seq, amount=0 if cycle % 3 == 2 else 900)
-                operations = [chain.capture(chain.payee(first, seq), chain.receipt(first, delivery))]
+                operations = [chain.capture(get_payee(chain, first, seq), chain.receipt(first, delivery))]
             case 2:
-                operations = [chain.hold(second, seq, 1 + cycle % 2), chain.bond(worker, 500)]
+                operations = [chain.hold(second, seq, attempt), chain.bond(worker, 500)]
             case 3:
-                delivery = chain.delivery(second, seq, 1 + cycle % 2)
-                operations = [chain.capture(chain.payee(second, seq, 1 + cycle % 2), delivery)]
+                delivery = chain.delivery(second, seq, attempt)
+                operations = [chain.capture(get_payee(chain, second, seq, attempt), delivery)]
                 operations.append(chain.transfer(first, second, 10_000_000))  # fails
             case 4:
                 operations = [chain.unbond(worker, 300)]
                 if cycle % 2:
-                    operations.append(chain.sign_dispute(second, seq, 1 + cycle % 2))
+                    operations.append(chain.sign(second, Dispute(compute_hold_id(second.public_key, seq, attempt))))
             case 5:
                 operations = [chain.hold(first, seq + 1, lifetime=2_500), chain.serve(server, MODEL)]
             case 6:
@@ -74,6 +87,13 @@ def make_busy_chain(length: int) -> tuple[Chain, Finals]:
         finals[ends] = chain.finality(chain.blocks[ends - 1])
     finals[length] = chain.finality(chain.blocks[-1])
     return chain, finals
+
+
+def get_payee(chain: Chain, payer: KeyPair, seq: int, attempt: int = 0) -> KeyPair:
+    """Who may capture an open hold."""
+    hold = chain.state.hold(compute_hold_id(payer.public_key, seq, attempt))
+    assert hold is not None
+    return chain.keys[hold.payee]
 
 
 def get_transitions(chain: Chain) -> list[tuple[Block, Transition]]:
@@ -102,11 +122,11 @@ class ListSource:
     def __init__(self, genesis: Genesis, entries: Sequence[tuple[bytes, bytes | None]], height: int) -> None:
         self.genesis = genesis
         self.height = height
-        self._entries = entries
+        self.rows = entries
 
     def entries(self) -> Iterator[tuple[bytes, bytes | None]]:
         """See :class:`chain.verify.Source`."""
-        yield from self._entries
+        yield from self.rows
 
     def check_block(self, block: Block, failures: Sequence[str | None]) -> None:
         """See :class:`chain.verify.Source`."""
@@ -118,8 +138,8 @@ class ListSource:
 class Forger:
     """A chain being forged.
 
-    ``height`` is that of the block that most forgeries strike: one with nullified views before it, several operations,
-    a notarized parent, and a certificate of its own.
+    Most forgeries strike one block, at ``height``: it has nullified views before it, several operations, a notarized
+    parent, and a certificate of its own.
     """
 
     def __init__(self, chain: Chain, finals: Finals) -> None:
@@ -131,14 +151,18 @@ class Forger:
         self.raw_finals: dict[int, bytes] = {}
         self.order = list(self.blocks)
         self.claimed_height = len(self.blocks)
-        self.height = next(
+
+    @cached_property
+    def height(self) -> int:
+        """Where most forgeries strike."""
+        blocks = self.chain.blocks
+        return next(
             height
-            for height in sorted(finals)
-            if height > 8
-            and chain.blocks[height - 1].body.nullifications
-            and len(chain.blocks[height - 1].body.operations) > 1
-            and chain.blocks[height - 2].header.epoch == chain.blocks[height - 1].header.epoch
-            and height < len(chain.blocks)
+            for height in range(9, len(blocks))
+            if height in self.finals
+            and blocks[height - 1].body.nullifications
+            and len(blocks[height - 1].body.operations) > 1
+            and blocks[height - 2].header.epoch == blocks[height - 1].header.epoch
         )
 
     @property
@@ -153,9 +177,7 @@ class Forger:
         for height in self.order:
             final = self.finals.get(height)
             encoded = None if final is None else final.encode()
-            entries.append(
-                (self.raw.get(height, self.blocks[height].encoded), self.raw_finals.get(height, encoded))
-            )
+            entries.append((self.raw.get(height, self.blocks[height].encoded), self.raw_finals.get(height, encoded)))
         return ListSource(self.genesis, entries, self.claimed_height)
 
     def find(self, kind: type, *, after: int = 0) -> tuple[int, int]:
@@ -175,12 +197,12 @@ class Forger:
         if certify and self.finals.get(height) is not None:
             self.finals[height] = self.chain.finality(block)
 
-    def header(self, height: int | None = None, *, certify: bool = True, **fields: Any) -> None:
+    def header(self, at: int | None = None, *, certify: bool = True, **fields: Any) -> None:
         """Change header fields, and sign as the proposer that the header names."""
-        block = self.blocks[self.height if height is None else height]
+        block = self.blocks[self.height if at is None else at]
         header = replace(block.header, **fields)
         key = self.chain.keys.get(header.proposer, make_key("stranger"))
-        self.put(sign_block(key, header, block.body), height, certify=certify)
+        self.put(sign_block(key, header, block.body), at, certify=certify)
 
     def body(self, height: int | None = None, **fields: Any) -> None:
         """Change the body and its root."""
@@ -197,32 +219,27 @@ class Forger:
         change(operations)
         self.body(height, operations=tuple(operations))
 
-    def operation(self, kind: type, signer: KeyPair | None = None, **fields: Any) -> tuple[int, int]:
+    def operation(self, kind: type, signer: KeyPair | None = None, **fields: Any) -> None:
         """Change fields of the first operation of a kind, signed by its signer (or another key, under its name)."""
         height, index = self.find(kind)
         signed = self.blocks[height].body.operations[index]
-        changed = replace(signed.operation, **fields)
         key = signer or self.chain.keys[signed.signer]
-        forged = replace(sign_operation(key, self.genesis.chain_id, changed), signer=signed.signer)
+        forged = self.sign(key, replace(signed.operation, **fields))
+        forged = replace(forged, signer=signed.signer)
         self.operations(lambda operations: operations.__setitem__(index, forged), height)
-        return height, index
 
-    def evidence(self, **fields: Any) -> None:
-        """Change fields of the parent's certificate."""
-        certificate = self.block.body.parent_certificate
-        assert certificate is not None
-        self.body(parent_certificate=replace(certificate, **fields))
+    def sign(self, key: KeyPair, operation: Operation) -> SignedOperation:
+        """Sign any operation."""
+        return sign_operation(key, self.genesis.chain_id, operation)
 
-    def nullification(self, **fields: Any) -> None:
-        """Change fields of the first nullification."""
-        first, *rest = self.block.body.nullifications
-        self.body(nullifications=(replace(first, **fields), *rest))
-
-    def finality(self, **fields: Any) -> None:
-        """Change fields of the finality certificate."""
-        certificate = self.finals[self.height]
-        assert certificate is not None
-        self.finals[self.height] = replace(certificate, **fields)
+    def capture(self, **fields: Any) -> None:
+        """Change fields of the first delivery that is captured with a receipt, which the payer signs again."""
+        height, index = self.find(Capture)
+        operation = self.blocks[height].body.operations[index].operation
+        assert isinstance(operation, Capture)
+        delivery = replace(operation.items[0].delivery, **fields)
+        payer = self.chain.users[0]
+        self.operation(Capture, items=(self.chain.receipt(payer, delivery),))
 
     def steal(self) -> None:
         """A state root with credit out of nothing, and everything else in order."""
@@ -238,17 +255,6 @@ class Forger:
         account = after.account(key)
         rich = after.update({b"a" + key: replace(account, available=account.available + 1)})
         self.header(state_root=rich.root)
-
-    def few(self, certificate: Certificate | None, count: int) -> dict[str, Any]:
-        """The first signers of a certificate only."""
-        assert certificate is not None
-        return {"signers": certificate.signers[:count], "signatures": certificate.signatures[:count]}
-
-    def broken(self, certificate: Certificate | None) -> dict[str, Any]:
-        """The signatures of a certificate with the last one damaged."""
-        assert certificate is not None
-        *rest, last = certificate.signatures
-        return {"signatures": (*rest, flip(last))}
 
 
 def flip(raw: bytes, position: int = 10) -> bytes:
@@ -267,53 +273,21 @@ class Forgery:
     field: str
     offset: int = 0
     kind: type | None = None
-    """The fault is in the block of the first operation of this kind; ``field`` may hold its ``{index}``."""
+    """The fault is in the block of the first operation of this kind instead; ``field`` may name its ``{index}``."""
 
-    def __str__(self) -> str:
-        return self.name
-
-
-def _headers() -> Iterator[Forgery]:
-    """Every field of the header, signed again by the proposer and certified again by all."""
-
-    def changed(field: str, value: Callable[[Forger], Any], caught: str | None = None) -> Forgery:
-        return Forgery(f"header {field}", lambda f: f.header(**{field: value(f)}), caught or field)
-
-    yield changed("version", lambda f: 2)
-    yield changed("chain_id", lambda f: OTHER)
-    yield changed("epoch", lambda f: f.block.header.epoch + 1)
-    yield changed("height", lambda f: f.height + 1)
-    yield changed("view", lambda f: f.blocks[f.height - 1].header.view)
-    yield changed("parent_id", lambda f: OTHER)
-    yield changed("timestamp", lambda f: f.blocks[f.height - 1].header.timestamp)
-    yield changed("chain_time", lambda f: f.block.header.chain_time + 1)
-    yield changed("proposer", lambda f: next(k.public_key for k in f.chain.validators if k is not f.chain.keys[f.block.header.proposer]))
-    yield changed("body_root", lambda f: OTHER)
-    yield changed("state_root", lambda f: OTHER)
-    yield changed("history_root", lambda f: OTHER)
-    yield changed("validators_hash", lambda f: OTHER)
-    yield changed("next_validators_hash", lambda f: OTHER)
-    yield changed("beacon_reveal", lambda f: flip(NO_REVEAL))
-    yield Forgery("header chain_time left behind", lambda f: f.header(timestamp=f.block.header.timestamp + 1), "chain_time")
-    yield Forgery(
-        "header timestamp moved, all keys",
-        lambda f: f.header(timestamp=f.block.header.timestamp + 1, chain_time=f.block.header.chain_time + 1),
-        "parent_id",
-        offset=1,
-    )
-    yield Forgery("header view skipped", lambda f: f.header(view=later_view(f)), "nullifications")
-    yield Forgery("header of a stranger", lambda f: f.header(proposer=make_key("stranger").public_key), "proposer")
-    yield Forgery("header not certified again", lambda f: f.header(state_root=OTHER, certify=False), "finality")
-    yield Forgery("signature", lambda f: f.put(replace(f.block, signature=flip(f.block.signature))), "signature")
-    yield Forgery(
-        "signature of another",
-        lambda f: f.put(sign_block(make_key("stranger"), f.block.header, f.block.body)),
-        "signature",
-    )
-    yield Forgery("credit out of nothing", Forger.steal, "state_root")
+    def get_place(self, forger: Forger) -> tuple[int, str]:
+        """Height and field of the fault on the chain of ``forger``, not yet forged."""
+        if self.kind is None:
+            return forger.height + self.offset, self.field
+        height, index = forger.find(self.kind)
+        return height + self.offset, self.field.format(index=index)
 
 
-def later_view(forger: Forger) -> int:
+def _header(field: str, value: Callable[[Forger], Any]) -> Forgery:
+    return Forgery(f"header: {field}", lambda forger: forger.header(**{field: value(forger)}), field)
+
+
+def _get_later_view(forger: Forger) -> int:
     """A view above the struck block's that the same validator leads."""
     header = forger.block.header
     view = header.view + 1
@@ -322,74 +296,247 @@ def later_view(forger: Forger) -> int:
     return view
 
 
-def _bodies() -> Iterator[Forgery]:
-    """The body, with the root that belongs to it."""
-    yield Forgery(
-        "body against its root",
+def _get_other_validator(forger: Forger) -> bytes:
+    proposer = forger.block.header.proposer
+    return next(key.public_key for key in forger.chain.validators if key.public_key != proposer)
+
+
+HEADERS = [
+    _header("version", lambda f: 2),
+    _header("chain_id", lambda f: OTHER),
+    _header("epoch", lambda f: f.block.header.epoch + 1),
+    _header("height", lambda f: f.height + 1),
+    _header("view", lambda f: f.blocks[f.height - 1].header.view),
+    _header("parent_id", lambda f: OTHER),
+    _header("timestamp", lambda f: f.blocks[f.height - 1].header.timestamp),
+    _header("chain_time", lambda f: f.block.header.chain_time + 1),
+    _header("proposer", _get_other_validator),
+    _header("body_root", lambda f: OTHER),
+    _header("state_root", lambda f: OTHER),
+    _header("history_root", lambda f: OTHER),
+    _header("validators_hash", lambda f: OTHER),
+    _header("next_validators_hash", lambda f: OTHER),
+    _header("beacon_reveal", lambda f: flip(NO_REVEAL)),
+    Forgery("a stranger proposes", lambda f: f.header(proposer=make_key("stranger").public_key), "proposer"),
+    Forgery("a later view", lambda f: f.header(view=_get_later_view(f)), "nullifications"),
+    Forgery("a view without end", lambda f: f.header(view=2**62), "proposer"),
+    Forgery("only the timestamp", lambda f: f.header(timestamp=f.block.header.timestamp + 1), "chain_time"),
+    # Everybody signed this one, so that nothing is wrong with it but that the next block has another parent.
+    Forgery(
+        "history rewritten",
+        lambda f: f.header(timestamp=f.block.header.timestamp + 1, chain_time=f.block.header.chain_time + 1),
+        "parent_id",
+        offset=1,
+    ),
+    Forgery("not certified", lambda f: f.header(state_root=OTHER, certify=False), "finality"),
+    Forgery("signature", lambda f: f.put(replace(f.block, signature=flip(f.block.signature))), "signature"),
+    Forgery(
+        "signed by another",
+        lambda f: f.put(sign_block(make_key("stranger"), f.block.header, f.block.body)),
+        "signature",
+    ),
+    Forgery("credit out of nothing", Forger.steal, "state_root"),
+]
+
+
+def _operation(kind: type, name: str, value: Any, field: str) -> Forgery:
+    what = f"{kind.__name__}: {name} {value.hex()[:8] if isinstance(value, bytes) else value}"
+    return Forgery(what, lambda forger: forger.operation(kind, **{name: value}), field, kind=kind)
+
+
+def _stolen(kind: type, **fields: Any) -> Forgery:
+    what = f"{kind.__name__}: {next(iter(fields))}, signed by another"
+    return Forgery(what, lambda f: f.operation(kind, make_key("stranger"), **fields), "operations[{index}]", kind=kind)
+
+
+def _capture(what: str, field: str, **fields: Any) -> Forgery:
+    return Forgery(f"Capture: {what}", lambda forger: forger.capture(**fields), field, kind=Capture)
+
+
+def _without_receipt(forger: Forger) -> None:
+    height, index = forger.find(Capture)
+    operation = forger.blocks[height].body.operations[index].operation
+    assert isinstance(operation, Capture)
+    forger.operation(Capture, items=(CaptureItem(operation.items[0].delivery, None),))
+
+
+def _with_false_receipt(forger: Forger) -> None:
+    height, index = forger.find(Capture)
+    operation = forger.blocks[height].body.operations[index].operation
+    assert isinstance(operation, Capture)
+    forger.operation(Capture, items=(forger.chain.receipt(make_key("stranger"), operation.items[0].delivery),))
+
+
+def _append(make: Callable[[Forger], SignedOperation]) -> Callable[[Forger], None]:
+    return lambda forger: forger.operations(lambda operations: operations.append(make(forger)))
+
+
+BODIES = [
+    Forgery(
+        "against its root",
         lambda f: f.put(replace(f.block, body=replace(f.block.body, operations=f.block.body.operations[1:]))),
         "body_root",
-    )
-    yield Forgery("operation left out", lambda f: f.operations(lambda o: o.pop()), "state_root")
-    yield Forgery("operation twice", lambda f: f.operations(lambda o: o.append(o[0])), "operations")
-    yield Forgery(
-        "operation of another block",
-        lambda f: f.operations(lambda o: o.append(f.blocks[1].body.operations[1])),
-        "operations",
-    )
-    yield Forgery("nothing happened", lambda f: f.operations(lambda o: o.clear()), "state_root")
-    yield Forgery(
-        "operation without an account",
-        lambda f: f.operations(lambda o: o.append(sign(f, make_key("stranger"), Transfer(0, OTHER_KEY, 0)))),
-        "operations",
-    )
-    yield Forgery(
-        "operation of another chain",
-        lambda f: f.operations(lambda o: o.append(sign_operation(f.chain.users[0], OTHER, Transfer(0, OTHER_KEY, 0)))),
-        "operations[{count}]",
-    )
-    for kind, fields in (
-        (Transfer, {"amount": 6}),
-        (Transfer, {"nonce": 1}),
-        (Transfer, {"recipient": make_key("stranger").public_key}),
-        (Transfer, {"memo": b"x"}),
-        (Hold, {"amount": 1}),
-        (Hold, {"deadline": 1}),
-    ):
-        name = f"{kind.__name__} with another {next(iter(fields))}"
-        yield Forgery(
-            f"{name}, by a stranger",
-            lambda f, kind=kind, fields=fields: f.operation(kind, make_key("stranger"), **fields),
-            "operations[{index}]",
-            kind=kind,
-        )
-    for kind, field, value, caught in (
-        (Transfer, "amount", lambda f: 6, "state_root"),
-        (Transfer, "nonce", lambda f: 1, "operations"),
-        (Transfer, "recipient", lambda f: make_key("stranger").public_key, "state_root"),
-        (Transfer, "recipient", lambda f: bytes(32), "operations"),
-        (Hold, "payee", lambda f: f.chain.users[1].public_key, "operations"),
-        (Hold, "amount", lambda f: 2**62, "operations"),
-        (Hold, "epoch", lambda f: 1, "operations"),
-        (Hold, "seq", lambda f: 256, "operations"),
-        (Hold, "attempt", lambda f: 3, "operations"),
-        (Hold, "model", lambda f: "unknown", "operations"),
-        (Hold, "request_digest", lambda f: OTHER, "state_root"),
-        (Hold, "deadline", lambda f: 0, "operations"),
-        (Capture, "items", lambda f: dearer(f), "operations"),
-        (Capture, "items", lambda f: unreceipted(f), "state_root"),
-        (Capture, "items", lambda f: forged_receipt(f), "operations"),
-    ):
-        yield Forgery(
-            f"{kind.__name__} with {value.__code__.co_consts[-1] if field != 'items' else value.__code__.co_names[-1]!r} as {field}",
-            lambda f, kind=kind, field=field, value=value: f.operation(kind, **{field: value(f)}),
-            caught,
-            kind=kind,
-        )
+    ),
+    Forgery("an operation left out", lambda f: f.operations(lambda operations: operations.pop()), "state_root"),
+    Forgery("no operation", lambda f: f.operations(lambda operations: operations.clear()), "state_root"),
+    Forgery("an operation twice", _append(lambda f: f.block.body.operations[0]), "operations"),
+    Forgery("an old operation again", _append(lambda f: f.blocks[1].body.operations[1]), "operations"),
+    Forgery("a poor account", _append(lambda f: f.sign(make_key("stranger"), Transfer(0, OTHER, 0))), "operations"),
+    Forgery("no such hold", _append(lambda f: f.sign(f.chain.users[0], Release(OTHER))), "operations"),
+    _stolen(Transfer, amount=6),
+    _stolen(Transfer, memo=b"x"),
+    _stolen(Hold, amount=1),
+    _stolen(Release, hold=OTHER),
+    _operation(Transfer, "amount", 6, "state_root"),
+    _operation(Transfer, "amount", 2**62, "state_root"),  # fails, and that is another state
+    _operation(Transfer, "nonce", 1, "operations"),
+    _operation(Transfer, "recipient", make_key("other").public_key, "state_root"),
+    _operation(Transfer, "recipient", bytes(32), "operations"),
+    _operation(Transfer, "memo", b"x", "state_root"),  # by its fee
+    _operation(Hold, "payee", make_key("other").public_key, "operations"),
+    _operation(Hold, "amount", 4_999, "state_root"),
+    _operation(Hold, "amount", 2**62, "operations"),
+    _operation(Hold, "epoch", 1, "operations"),
+    _operation(Hold, "seq", 256, "operations"),
+    _operation(Hold, "attempt", 3, "operations"),
+    _operation(Hold, "model", "unknown", "operations"),
+    _operation(Hold, "request_digest", OTHER, "state_root"),
+    _operation(Hold, "deadline", 0, "operations"),
+    _capture("amount above the hold", "operations", amount=5_001),
+    _capture("amount", "state_root", amount=1),
+    _capture("no such hold", "operations", hold=OTHER),
+    Forgery("Capture: no receipt", _without_receipt, "state_root", kind=Capture),
+    Forgery("Capture: false receipt", _with_false_receipt, "operations", kind=Capture),
+]
 
 
-OTHER_KEY = make_key("other").public_key
+Change = Callable[[Certificate], dict[str, Any]]
 
 
-def sign(forger: Forger, key: KeyPair, operation: Any) -> SignedOperation:
-    """An operation signed on the forger's chain."""
-    return sign_operation(key, forger.genesis.chain_id, operation)
+def _without_quorum(certificate: Certificate) -> dict[str, Any]:
+    return {"signers": certificate.signers[:2], "signatures": certificate.signatures[:2]}
+
+
+def _with_bad_signature(certificate: Certificate) -> dict[str, Any]:
+    *rest, last = certificate.signatures
+    return {"signatures": (*rest, flip(last))}
+
+
+CERTIFICATE_CHANGES: dict[str, Change] = {
+    "epoch": lambda c: {"epoch": c.epoch + 1},
+    "view": lambda c: {"view": c.view + 1},
+    "a signature": _with_bad_signature,
+    "a signature missing": lambda c: {"signatures": c.signatures[1:]},
+    "no quorum": _without_quorum,
+    "nobody": lambda c: {"signers": (), "signatures": ()},
+    "signers in disorder": lambda c: {"signers": (1, 0, 2, 3, 4)},
+    "a signer twice": lambda c: {"signers": (0, 0, 1, 2, 3)},
+    "no such signer": lambda c: {"signers": (0, 1, 2, 3, 5)},
+}
+"""What can be wrong with a certificate of any kind."""
+
+
+def _parent(what: str, change: Change) -> Forgery:
+    def forge(forger: Forger) -> None:
+        certificate = forger.block.body.parent_certificate
+        assert certificate is not None
+        forger.body(parent_certificate=replace(certificate, **change(certificate)))
+
+    return Forgery(f"parent certificate: {what}", forge, "parent_certificate")
+
+
+def _nullification(what: str, change: Change) -> Forgery:
+    def forge(forger: Forger) -> None:
+        first, *rest = forger.block.body.nullifications
+        forger.body(nullifications=(replace(first, **change(first)), *rest))
+
+    return Forgery(f"nullification: {what}", forge, "nullifications")
+
+
+def _nullifications(what: str, change: Callable[[list[Certificate]], list[Certificate]]) -> Forgery:
+    def forge(forger: Forger) -> None:
+        forger.body(nullifications=tuple(change(list(forger.block.body.nullifications))))
+
+    return Forgery(f"nullifications: {what}", forge, "nullifications")
+
+
+def _finality(what: str, change: Change) -> Forgery:
+    def forge(forger: Forger) -> None:
+        certificate = forger.finals[forger.height]
+        assert certificate is not None
+        forger.finals[forger.height] = replace(certificate, **change(certificate))
+
+    return Forgery(f"finality: {what}", forge, "finality")
+
+
+def _finality_votes(what: str, kind: VoteKind, change: Callable[[Header], dict[str, Any]]) -> Forgery:
+    """A certificate that everybody signed, of something else."""
+
+    def forge(forger: Forger) -> None:
+        header = forger.block.header
+        fields = {"epoch": header.epoch, "view": header.view, "block_id": header.id, **change(header)}
+        forger.finals[forger.height] = forger.chain.certify_id(kind, **fields)
+
+    return Forgery(f"finality: {what}", forge, "finality")
+
+
+def _finality_bytes(what: str, change: Callable[[bytes], bytes]) -> Forgery:
+    def forge(forger: Forger) -> None:
+        certificate = forger.finals[forger.height]
+        assert certificate is not None
+        forger.raw_finals[forger.height] = change(certificate.encode())
+
+    return Forgery(f"finality: {what}", forge, "finality")
+
+
+EVIDENCE = [
+    Forgery("no parent certificate", lambda f: f.body(parent_certificate=None), "parent_certificate"),
+    _parent("a finalization", lambda c: {"kind": 3}),
+    _parent("a nullification", lambda c: {"kind": 2, "block_id": NO_BLOCK}),
+    _parent("block", lambda c: {"block_id": OTHER}),
+    _nullification("a notarization", lambda c: {"kind": 1, "block_id": OTHER}),
+    _nullification("block", lambda c: {"block_id": OTHER}),
+    _nullifications("none", lambda all: []),
+    _nullifications("one missing", lambda all: all[1:]),
+    _nullifications("one twice", lambda all: [all[0]] * len(all)),
+    _nullifications("in disorder", lambda all: all[::-1]),
+    _nullifications("one too many", lambda all: [*all, all[-1]]),
+    _finality("kind", lambda c: {"kind": 1}),
+    _finality("block", lambda c: {"block_id": OTHER}),
+    _finality_votes("a notarization", VoteKind.NOTARIZE, lambda header: {}),
+    _finality_votes("of another block", VoteKind.FINALIZE, lambda header: {"block_id": OTHER}),
+    _finality_votes("in a later view", VoteKind.FINALIZE, lambda header: {"view": header.view + 1}),
+    _finality_votes("in an earlier view", VoteKind.FINALIZE, lambda header: {"view": header.view - 1}),
+    _finality_bytes("garbage", lambda raw: b"garbage"),
+    _finality_bytes("a trailing byte", lambda raw: raw + b"\0"),
+    _finality_bytes("cut short", lambda raw: raw[:-1]),
+    *[_parent(what, change) for what, change in CERTIFICATE_CHANGES.items()],
+    *[_nullification(what, change) for what, change in CERTIFICATE_CHANGES.items()],
+    *[_finality(what, change) for what, change in CERTIFICATE_CHANGES.items()],
+]
+
+
+def _swap(forger: Forger) -> None:
+    here = forger.height
+    forger.order[here - 1], forger.order[here] = forger.order[here], forger.order[here - 1]
+
+
+def _write_version_longer(forger: Forger) -> None:
+    """The version as an integer of two bytes: the same value, but not its canonical encoding."""
+    forger.raw[forger.height] = forger.block.encoded.replace(b"\x01", b"\xcc\x01", 1)
+
+
+ENCODINGS = [
+    Forgery("garbage", lambda f: f.raw.update({f.height: b"garbage"}), "encoding"),
+    Forgery("empty", lambda f: f.raw.update({f.height: b""}), "encoding"),
+    Forgery("cut short", lambda f: f.raw.update({f.height: f.block.encoded[:-1]}), "encoding"),
+    Forgery("a trailing byte", lambda f: f.raw.update({f.height: f.block.encoded + b"\0"}), "encoding"),
+    Forgery("not canonical", _write_version_longer, "encoding"),
+    Forgery("another record", lambda f: f.raw.update({f.height: f.block.header.encode()}), "encoding"),
+    Forgery("a block missing", lambda f: f.order.remove(f.height), "height"),
+    Forgery("a block twice", lambda f: f.order.insert(f.height, f.height), "height", offset=1),
+    Forgery("blocks swapped", _swap, "height"),
+    Forgery("a block of another chain", lambda f: f.put(Chain(name="other").append(), f.height), "chain_id"),
+]
+
+FORGERIES = [*HEADERS, *BODIES, *EVIDENCE, *ENCODINGS]

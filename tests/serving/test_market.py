@@ -53,12 +53,11 @@ def test_an_offloaded_answer_is_the_backends_and_is_paid_exactly(stream: bool) -
         assert world.account(0).held == 0
         earned = world.account(first.number).available - before[first.number]
         assert earned == price - total_fees(world, first.number)
-        (hold,), (capture,) = world.operations(Hold), world.operations(Capture)
-        assert isinstance(hold, Hold) and isinstance(capture, Capture)
+        (hold,), (item,) = world.operations(Hold), world.captured
         assert hold.amount == 1_000 + 3 * len(request.body) + 20 * 100  # max_tokens is 100
-        assert capture.items[0].receipt is not None
-        assert capture.items[0].delivery.usage.completion_tokens == script.tokens
-        assert capture.items[0].delivery.finish_reason == "stop"
+        assert item.receipt is not None
+        assert item.delivery.usage.completion_tokens == script.tokens
+        assert item.delivery.finish_reason == "stop"
         assert result.record.hold_id is not None
         payment = world.gateway.payments.find(result.record.hold_id)
         assert payment is not None and payment.paid == price
@@ -83,9 +82,8 @@ def test_many_requests_at_once_are_each_answered_and_paid_once() -> None:
         await world.settle()
         assert all(result is not None and result.status == 200 and result.error is None for result in results)
         holds = world.operations(Hold)
-        assert len({(hold.seq, hold.attempt) for hold in holds if isinstance(hold, Hold)}) == len(holds) == 40
-        items = [item for capture in world.operations(Capture) if isinstance(capture, Capture) for item in capture.items]
-        assert len(items) == 40 and all(item.receipt for item in items)
+        assert len({(hold.seq, hold.attempt) for hold in holds}) == len(holds) == 40
+        assert len(world.captured) == 40 and all(item.receipt for item in world.captured)
         assert len(world.operations(Capture)) < 40  # they are gathered
 
     simulate(play, Options(capacity=50))

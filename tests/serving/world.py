@@ -11,14 +11,14 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import trio
 
 from chain.blockstore import BlockStore
 from chain.crypto import KeyPair
 from chain.genesis import CREDIT, Genesis, GenesisAccount, Parameters, make_genesis
-from chain.operations import Hold, Operation, compute_digest
+from chain.operations import Capture, CaptureItem, Hold, Operation, compute_digest
 from chain.state import Account, OpenHold, compute_supply
 from chain.store import MemoryStore
 from consensus.agreement import Voting
@@ -38,6 +38,8 @@ from serving.openai_errors import ApiError
 from serving.policy import DefaultPolicy, PolicyParameters
 from serving.requests import CHAT_COMPLETIONS, Request, parse_request
 from serving.router import RouterSettings
+
+Op = TypeVar("Op", bound=Operation)
 
 MODEL = "test-model"
 PROMPT = "x" * 200
@@ -315,6 +317,7 @@ class World:
             backends=[(member.backend, member.capacity)] if member.backend is not None else [],
             voting=voting,
             bootstrap=bootstrap,
+            store=member.store,
             settings=Settings(block_spacing=self.options.spacing),
             executor_settings=self.options.executor,
             router_settings=self.options.router,
@@ -377,12 +380,17 @@ class World:
         state = self.state_node.engine.state
         return [leaf.record for leaf in state.entries() if isinstance(leaf.record, OpenHold)]
 
-    def operations(self, kind: type[Operation]) -> list[Operation]:
+    def operations(self, kind: type[Op]) -> list[Op]:
         """Every final operation of one kind, in order."""
         store = self.state_node.engine._store
         blocks = [store.block(height) for height in range(1, store.height + 1)]
         found = [o.operation for block in blocks if block is not None for o in block.body.operations]
         return [operation for operation in found if isinstance(operation, kind)]
+
+    @property
+    def captured(self) -> list[CaptureItem]:
+        """Every item of every final capture, in order."""
+        return [item for capture in self.operations(Capture) for item in capture.items]
 
     async def settle(self, timeout: float = 120.0) -> None:
         """Until no hold is open and nobody waits for anything."""
@@ -444,14 +452,15 @@ class _Failures(logging.Handler):
         self.records.append(record)
 
 
-def simulate(play: Callable[[World], Awaitable[None]], options: Options | None = None) -> World:
-    """Run ``play`` in a new world whose members have met; afterwards credits must add up and nothing have crashed."""
-    worlds: list[World] = []
+def simulate(play: Callable[[World], Awaitable[None]], options: Options | None = None, real_time: bool = False) -> None:
+    """Run ``play`` in a new world whose members have met; afterwards credits must add up and nothing have crashed.
+
+    ``real_time``: under the real clock, for what talks over real sockets.
+    """
 
     async def main() -> None:
         async with trio.open_nursery() as nursery:
             world = World(options or Options(), nursery)
-            worlds.append(world)
             await nursery.start(world.hub.run)
             await world.start(*range(len(world.members)))
             await world.wait_met()
@@ -464,11 +473,13 @@ def simulate(play: Callable[[World], Awaitable[None]], options: Options | None =
     logger = logging.getLogger("p2p.streams")
     logger.addHandler(failures)
     try:
-        run_simulation((options or Options()).seed, main)
+        if real_time:
+            trio.run(main)
+        else:
+            run_simulation((options or Options()).seed, main)
     finally:
         logger.removeHandler(failures)
     assert not failures.records, [record.exc_info for record in failures.records]
-    return worlds[0]
 
 
 # Users.
@@ -529,7 +540,7 @@ async def _read(reply: Reply, result: Result, leave_after: int | None) -> None:
 def make_hold(world: World, payer: int, body: bytes, salt: bytes, **changes: Any) -> Hold:
     """The hold that an honest payer would make for its next request."""
     node = world.members[payer].node
-    seq = changes.pop("seq", node.payments.next_seq)
+    seq = changes.pop("seq") if "seq" in changes else node.payments.next_seq
     epoch = node.engine.header.epoch
     attempt = changes.pop("attempt", 0)
     draw = node.router._draw(MODEL, epoch, seq)

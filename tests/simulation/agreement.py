@@ -125,9 +125,7 @@ class Simulation:
 
     def compute_trace_hash(self) -> str:
         """Commitment to every final block of every node, with the certificates they were committed by."""
-        parts = [
-            node.disk.finals[height].encode() for node in self.nodes for height in sorted(node.disk.finals)
-        ]
+        parts = [node.disk.finals[height].encode() for node in self.nodes for height in sorted(node.disk.finals)]
         return hash_bytes("trace", str(self._count).encode(), *parts).hex()
 
     def verify(self, claims: Iterable[crypto.Claim]) -> bool:

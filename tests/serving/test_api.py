@@ -1,0 +1,310 @@
+"""The OpenAI API: routes, errors and streams, in simulation and with OpenAI's own client over real sockets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import openai
+import pytest
+import trio
+
+from chain.crypto import format_address, parse_address
+from p2p.runtime import RealRuntime
+from serving.api import Api
+from serving.http.server import HttpRequest, HttpServer, Responder
+from serving.openai_errors import ApiError
+from serving.ratelimit import ApiKey
+from tests.serving.world import (
+    MODEL,
+    Options,
+    Script,
+    World,
+    compute_stream,
+    compute_whole,
+    eventually,
+    make_body,
+    make_token,
+    simulate,
+)
+
+CHAT = "/v1/chat/completions"
+
+
+@dataclass
+class FakeResponder:
+    """What a handler answers, without a connection. ``send`` may be told to block."""
+
+    status: int = 0
+    headers: dict[bytes, bytes] = field(default_factory=dict)
+    body: bytes = b""
+    pieces: list[bytes] = field(default_factory=list)
+    ended: bool = False
+
+    async def reply(
+        self, status: int, body: bytes, content_type: bytes = b"application/json", headers: Any = ()
+    ) -> None:
+        self.status, self.body, self.ended = status, body, True
+        self.headers = {b"content-type": content_type, **dict(headers)}
+
+    async def start(self, status: int, headers: Any) -> None:
+        self.status, self.headers = status, dict(headers)
+
+    async def send(self, chunk: bytes) -> None:
+        if chunk:
+            self.pieces.append(chunk)
+            self.body += chunk
+
+    async def end(self) -> None:
+        assert not self.ended
+        self.ended = True
+
+
+async def call(
+    api: Api, path: str = CHAT, body: bytes = b"", method: str = "POST", **headers: bytes
+) -> tuple[FakeResponder, ApiError | None]:
+    pairs = [(name.replace("_", "-").encode(), value) for name, value in headers.items()]
+    request, responder = HttpRequest(method, path, pairs, body, "test"), FakeResponder()
+    try:
+        await api.handle(request, cast(Responder, responder))
+    except ApiError as error:
+        return responder, error
+    return responder, None
+
+
+@pytest.mark.parametrize("wants_usage", [False, True])
+def test_a_stream_is_passed_on_but_for_the_usage_nobody_asked_for(wants_usage: bool) -> None:
+    async def play(world: World) -> None:
+        first = world.drawn()[0]
+        assert first.backend is not None
+        options = {"stream_options": {"include_usage": True}} if wants_usage else {}
+        responder, error = await call(Api(world.gateway.market), body=make_body(stream=True, **options))
+        assert error is None and responder.ended and responder.status == 200
+        assert responder.body == compute_stream(first.backend.name, first.backend.script, wants_usage)
+        assert (b'"usage"' in responder.body) == wants_usage
+        assert responder.headers[b"content-type"] == b"text/event-stream"
+        assert parse_address(responder.headers[b"x-wwwserve-executor"].decode()) == first.public_key
+        (record,) = world.gateway.market.records
+        assert responder.headers[b"x-request-id"] == record.id.encode()
+        assert (record.outcome, record.completion_tokens) == ("completed", first.backend.script.tokens)
+        assert record.first_byte is not None and record.finished is not None
+        assert record.started < record.first_byte < record.finished
+        assert len(responder.pieces) > 2  # as they came, not at the end
+        await world.settle()
+
+    simulate(play)
+
+
+def test_a_whole_answer_is_passed_on() -> None:
+    async def play(world: World) -> None:
+        first = world.drawn()[0]
+        assert first.backend is not None
+        responder, error = await call(Api(world.gateway.market), body=make_body())
+        assert error is None and responder.body == compute_whole(first.backend.name, first.backend.script)
+        (record,) = world.gateway.market.records
+        assert (record.outcome, record.completion_tokens) == ("completed", first.backend.script.tokens)
+        assert world.gateway.market.counters.completion_tokens == first.backend.script.tokens
+        await world.settle()
+
+    simulate(play)
+
+
+@pytest.mark.parametrize("own_backend", [False, True])
+@pytest.mark.parametrize("fault", ["break_after", "error_after"])
+def test_a_stream_that_breaks_off_ends_in_one_error_event(fault: str, own_backend: bool) -> None:
+    async def play(world: World) -> None:
+        member = world.members[0] if own_backend else world.drawn()[0]
+        assert member.backend is not None
+        setattr(member.backend.script, fault, 2)
+        responder, error = await call(Api(world.gateway.market), body=make_body(stream=True))
+        assert error is None and responder.ended
+        name = member.backend.name
+        tokens = make_token(name, 0) + make_token(name, 1)
+        assert responder.body.startswith(tokens)
+        rest = responder.body.removeprefix(tokens)
+        assert rest.startswith(b"data: ") and rest.endswith(b"\n\n") and rest.count(b"data: ") == 1
+        content = json.loads(rest.removeprefix(b"data: "))
+        assert set(content["error"]) == {"message", "type", "param", "code"}
+        (record,) = world.gateway.market.records
+        assert record.outcome == "failed"
+        assert world.gateway.market.counters.failed == 1 and world.gateway.market.counters.completed == 0
+        await world.settle()
+
+    simulate(play, Options(own_backend=own_backend))
+
+
+def test_half_an_event_is_not_passed_on_before_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    torn = b'data: {"id":"torn"'
+
+    async def play(world: World) -> None:
+        first = world.drawn()[0]
+        assert first.backend is not None
+        first.backend.script.break_after = 2
+        responder, _ = await call(Api(world.gateway.market), body=make_body(stream=True))
+        assert torn not in responder.body
+        assert responder.body.count(b"data: ") == 2, "one token and the error"
+        await world.settle()
+
+    monkeypatch.setattr(
+        "tests.serving.world.make_token", lambda name, number: make_token(name, number) if number == 0 else torn
+    )
+    simulate(play)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/", 404, "unknown_url"),
+        ("GET", "/v1", 404, "unknown_url"),
+        ("GET", "/v2/models", 404, "unknown_url"),
+        ("POST", "/v1/embeddings", 404, "unknown_url"),
+        ("GET", "/v1/modelsx", 404, "unknown_url"),
+        ("GET", CHAT, 405, "method_not_allowed"),
+        ("POST", "/v1/models", 405, "method_not_allowed"),
+        ("GET", "/v1/models/other", 404, "model_not_found"),
+        ("POST", CHAT, 400, None),
+    ],
+)
+def test_wrong_requests(method: str, path: str, status: int, code: str | None) -> None:
+    async def play(world: World) -> None:
+        _, error = await call(Api(world.gateway.market), path, b"{", method)
+        assert error is not None and (error.status, error.code) == (status, code)
+
+    simulate(play, Options(executors=1))
+
+
+def test_models() -> None:
+    async def play(world: World) -> None:
+        api = Api(world.gateway.market)
+        for path in ("/v1/models", "/v1/models/"):
+            responder, _ = await call(api, path, method="GET")
+            content = json.loads(responder.body)
+            assert content["object"] == "list" and [entry["id"] for entry in content["data"]] == [MODEL]
+            assert content["data"][0]["object"] == "model"
+        responder, _ = await call(api, f"/v1/models/{MODEL}", method="GET")
+        assert json.loads(responder.body)["id"] == MODEL
+
+    simulate(play, Options(executors=1))
+
+
+def test_keys_and_rates() -> None:
+    async def play(world: World) -> None:
+        api = Api(world.gateway.market, [ApiKey("secret", 2)])
+        body = make_body()
+        for header in ({}, {"authorization": b"Bearer wrong"}):
+            _, error = await call(api, body=body, **header)
+            assert error is not None and (error.status, error.code) == (401, "invalid_api_key")
+        right = {"authorization": b"Bearer secret"}
+        for _ in range(2):
+            responder, error = await call(api, body=body, **right)
+            assert error is None and responder.status == 200
+        _, error = await call(api, body=body, **right)
+        assert error is not None and (error.status, error.code) == (429, "rate_limit_exceeded")
+        await trio.sleep(31)
+        assert (await call(api, "/v1/models", method="GET", **right))[1] is None
+        await world.settle()
+
+    simulate(play)
+
+
+@pytest.mark.parametrize(("value", "leaves"), [(b"1", False), (b"true", False), (b"0", True), (b"False", True)])
+def test_a_request_marked_local_only_stays(value: bytes, leaves: bool) -> None:
+    async def play(world: World) -> None:
+        own = world.members[0].backend
+        assert own is not None
+        own.utilization = 0.9
+        responder, _ = await call(Api(world.gateway.market), body=make_body(), x_wwwserve_local_only=value)
+        assert (responder.headers[b"x-wwwserve-executor"] != b"local") == leaves
+        await world.settle()
+
+    simulate(play, Options(own_backend=True))
+
+
+# Over real sockets, with OpenAI's own client.
+
+
+@asynccontextmanager
+async def serve(world: World, *keys: ApiKey) -> AsyncIterator[openai.AsyncOpenAI]:
+    handle = Api(world.gateway.market, keys).handle
+    server = await HttpServer.open(handle, "127.0.0.1", 0, RealRuntime())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.run)
+        url = "http://{}:{}/v1".format(*server.address)
+        async with openai.AsyncOpenAI(api_key="secret", base_url=url, max_retries=0, timeout=20) as client:
+            yield client
+        nursery.cancel_scope.cancel()
+
+
+MESSAGES: Any = [{"role": "user", "content": "hello"}]
+
+
+def test_openais_client() -> None:
+    async def play(world: World) -> None:
+        async with serve(world, ApiKey("secret")) as client:
+            first = world.drawn()[0]
+            assert first.backend is not None
+            raw = await client.chat.completions.with_raw_response.create(model=MODEL, messages=MESSAGES, max_tokens=50)
+            answer = raw.parse()
+            text = "".join(f"{first.backend.name}{number} " for number in range(6))
+            assert answer.choices[0].message.content == text
+            assert answer.usage is not None and answer.usage.completion_tokens == 6
+            assert raw.headers["x-wwwserve-executor"] == format_address(first.public_key)
+
+            first = world.drawn()[0]
+            assert first.backend is not None
+            stream = await client.chat.completions.create(model=MODEL, messages=MESSAGES, max_tokens=50, stream=True)
+            chunks = [chunk async for chunk in stream]
+            assert all(chunk.usage is None for chunk in chunks)
+            words = [chunk.choices[0].delta.content or "" for chunk in chunks]
+            assert "".join(words) == "".join(f"{first.backend.name}{number} " for number in range(6))
+            assert chunks[-1].choices[0].finish_reason == "stop"
+
+            assert [model.id async for model in client.models.list()] == [MODEL]
+            assert (await client.models.retrieve(MODEL)).id == MODEL
+
+            with pytest.raises(openai.NotFoundError, match="does not exist"):
+                await client.chat.completions.create(model="unknown", messages=MESSAGES)
+            with pytest.raises(openai.BadRequestError, match="max_tokens"):
+                await client.chat.completions.create(model=MODEL, messages=MESSAGES, max_tokens=0)
+            with pytest.raises(openai.AuthenticationError):
+                await client.with_options(api_key="wrong").models.list()
+
+            for member in world.members[1:]:
+                assert member.backend is not None
+                member.backend.script = Script(tokens=20, break_after=3, first_delay=0.01, token_delay=0.01)
+            stream = await client.chat.completions.create(model=MODEL, messages=MESSAGES, max_tokens=50, stream=True)
+            seen = 0
+            with pytest.raises(openai.APIError, match="broke off"):
+                async for _ in stream:
+                    seen += 1
+            assert seen == 3
+            with pytest.raises(openai.NotFoundError):
+                local = {"x-wwwserve-local-only": "1"}
+                await client.chat.completions.create(model=MODEL, messages=MESSAGES, extra_headers=local)
+        await world.settle(30)
+
+    simulate(play, real_time=True)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("own_backend", [True, False])
+def test_a_client_that_disconnects_cancels_the_work_down_to_the_backend(stream: bool, own_backend: bool) -> None:
+    async def play(world: World) -> None:
+        member = world.members[0] if own_backend else world.drawn()[0]
+        backend = member.backend
+        assert backend is not None
+        backend.script = Script(tokens=10_000, first_delay=0.01, token_delay=0.01)
+        async with serve(world) as client:
+            with trio.move_on_after(0.5):
+                create: Any = client.chat.completions.create
+                answer = await create(model=MODEL, messages=MESSAGES, max_tokens=4000, stream=stream)
+                async for _ in answer:
+                    pass
+            await eventually(lambda: backend.cancelled == 1 and backend.running == 0, 5)
+            await eventually(lambda: world.gateway.market.records[0].outcome == "cancelled", 5)
+        await world.settle(30)
+
+    simulate(play, Options(own_backend=own_backend, parameters={"capture_grace": 1}), real_time=True)
