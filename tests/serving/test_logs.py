@@ -23,6 +23,11 @@ def configure(tmp_path: Path) -> Iterator[Configure]:
     """Configures logging into a file, and gives a function that reads it; afterwards all is as before."""
     root, last_resort = logging.getLogger(), logging.lastResort
     level = root.level
+    # Once a host was made in this process the library is silent altogether (p2p.hardening).
+    library = logging.getLogger("libp2p")
+    library_level, library_propagates = library.level, library.propagate
+    library.setLevel(logging.NOTSET)
+    library.propagate = True
 
     def start(level: Any = "info", format: Any = "text") -> Callable[[], str]:
         configure_logs(level, format, tmp_path / "node.log")
@@ -33,6 +38,8 @@ def configure(tmp_path: Path) -> Iterator[Configure]:
         root.removeHandler(handler)
         handler.close()
     root.setLevel(level)
+    library.setLevel(library_level)
+    library.propagate = library_propagates
     logging.lastResort = last_resort
     logging.captureWarnings(False)
     structlog.reset_defaults()
