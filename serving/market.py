@@ -148,6 +148,8 @@ class Market:
         if service is None:
             assert refusal is not None
             raise refusal
+        if refusal is not None:
+            log.info("served here after all", request=record.id, reason=str(refusal))
         return await self._serve(stack, service, request, record)
 
     async def _wants_offload(self, service: Service, request: Request) -> bool:
