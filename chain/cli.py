@@ -192,7 +192,8 @@ def _report_text(report: Report) -> str:
         f"  chain        {report.name} ({report.chain_id.hex()[:8]})",
         f"  height       {report.height}, block {report.block_id.hex()[:16] or '(genesis)'}",
         f"  state root   {report.state_root.hex()[:16]}",
-        f"  checked      {report.operations:,} operations, {report.signatures:,} signatures, {report.epochs} epochs",
+        f"  checked      {_count(report.operations, 'operation')}, {_count(report.signatures, 'signature')}, "
+        f"{_count(report.epochs, 'epoch')}",
         f"  certificates every block final; the smallest by {_percent(report.smallest_certificate)} "
         f"of stake at height {report.smallest_height}",
         f"  validators   {report.validators}; the {report.blocking_group} largest together could halt the chain",
@@ -201,11 +202,13 @@ def _report_text(report: Report) -> str:
     holds = sum(draws.holds for draws in report.payers.values())
     skipped = sum(draws.skipped for draws in report.payers.values())
     if holds:
-        lines.append(f"  lottery      {holds:,} holds, each to its drawn executor; {skipped:,} draws skipped")
+        lines.append(
+            f"  lottery      {_count(holds, 'hold')}, each to its drawn executor; {_count(skipped, 'draw')} skipped"
+        )
         for payer, draws in sorted(report.payers.items(), key=lambda item: (-item[1].holds, item[0]))[:10]:
             expected = draws.holds * skipped / holds
             lines.append(
-                f"    {format_address(payer)}  {draws.holds:,} holds, skipped {draws.skipped:,} "
+                f"    {format_address(payer)}  {_count(draws.holds, 'hold')}, skipped {draws.skipped:,} "
                 f"(at the common rate: {expected:.1f})"
             )
     return "\n".join(lines)
@@ -233,6 +236,10 @@ def _report_json(report: Report) -> dict[str, Any]:
             for payer, draws in sorted(report.payers.items())
         },
     }
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def _percent(share: float) -> str:

@@ -46,7 +46,7 @@ async def report_status(node: NodeParts) -> dict[str, Any]:
         "mempool_operations": status.mempool_operations,
         "connected_peers": status.peers,
         "known_peers": len(node.discovery.view),
-        "listening": list(node.network.listen_addresses),
+        "listening": [f"{place}/p2p/{node.key.address}" for place in node.network.listen_addresses],
         "models": list(await node.services.get_models()),
         "requests_local": counters.local,
         "requests_offloaded": counters.offloaded,
