@@ -34,6 +34,7 @@ from chain.genesis import CREDIT, GenesisAccount, Parameters, make_genesis
 from chain.store import LevelStore
 from chain.verify import StoreSource, verify_chain
 from p2p.identity import create_identity
+from p2p.runtime import RealRuntime
 from serving.backends.embedded import MODEL
 
 NODES = 4
@@ -156,7 +157,7 @@ def make_nodes(directory: Path) -> list[DemoNode]:
         nodes.append(DemoNode(number, home, create_identity(home / "key"), peer_port, api_port, admin_port))
     accounts = [GenesisAccount(node.key.public_key, 10_000 * CREDIT, 1_000 * CREDIT, (MODEL,), True) for node in nodes]
     parameters = Parameters(epoch_heights=20, unbonding_epochs=3)
-    genesis = make_genesis("demo", time.time_ns() // 1_000_000, secrets.token_bytes(32), accounts, parameters)
+    genesis = make_genesis("demo", RealRuntime().now(), secrets.token_bytes(32), accounts, parameters)
     for node in nodes:
         (node.directory / "genesis.json").write_text(genesis.to_json())
         config = {

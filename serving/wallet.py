@@ -9,8 +9,9 @@ import trio
 from chain.crypto import KeyPair
 from chain.operations import NoncedOperation, SignedOperation, sign_operation
 from consensus.engine import Engine
+from consensus.mempool import PATIENCE
 
-FORGET_AFTER = 60.0
+FORGET_AFTER = PATIENCE
 """Seconds after which an operation that is not final no longer reserves its nonce: it has been dropped."""
 
 
