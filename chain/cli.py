@@ -208,7 +208,8 @@ def _report_text(report: Report) -> str:
         for payer, draws in sorted(report.payers.items(), key=lambda item: (-item[1].holds, item[0]))[:10]:
             expected = draws.holds * skipped / holds
             lines.append(
-                f"    {format_address(payer)}  {_count(draws.holds, 'hold')}, skipped {draws.skipped:,} "
+                f"    {format_address(payer)}  {_count(draws.holds, 'hold')}, {draws.unused:,} unused numbers, "
+                f"skipped {_count(draws.skipped, 'draw')} "
                 f"(at the common rate: {expected:.1f})"
             )
     return "\n".join(lines)
@@ -232,7 +233,11 @@ def _report_json(report: Report) -> dict[str, Any]:
         "supply": report.supply,
         "treasury": report.treasury,
         "payers": {
-            format_address(payer): {"holds": draws.holds, "skipped_draws": draws.skipped}
+            format_address(payer): {
+                "holds": draws.holds,
+                "skipped_draws": draws.skipped,
+                "unused_numbers": draws.unused,
+            }
             for payer, draws in sorted(report.payers.items())
         },
     }

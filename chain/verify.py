@@ -131,10 +131,15 @@ class Fault:
 
 @dataclass(slots=True)
 class PayerDraws:
-    """How a payer used the lottery: its holds, and the draws it skipped to make them."""
+    """How a payer used the lottery.
+
+    Its ``holds``, the attempts it ``skipped`` to make them, and the sequence numbers below its highest that it left
+    ``unused``: both are ways around a draw that somebody does not like, and both happen by chance too.
+    """
 
     holds: int = 0
     skipped: int = 0
+    unused: int = 0
 
 
 @dataclass(slots=True)
@@ -223,6 +228,8 @@ class _Audit:
         self._state = source.genesis.state
         self._final = 0
         self._attempts: dict[tuple[bytes, int], int] = {}
+        self._numbers: dict[bytes, tuple[int, int]] = {}
+        """Per payer: how many sequence numbers it used, and one more than the highest."""
         self.at = 0
 
     def run(self) -> None:
@@ -331,6 +338,11 @@ class _Audit:
                 continue
             draws = self._report.payers.setdefault(signed.signer, PayerDraws())
             draws.holds += 1
+            if (signed.signer, operation.seq) not in self._attempts:
+                numbers, top = self._numbers.get(signed.signer, (0, 0))
+                numbers, top = numbers + 1, max(top, operation.seq + 1)
+                self._numbers[signed.signer] = numbers, top
+                draws.unused = top - numbers
             # Attempts below this one that were neither held before nor counted as skipped yet.
             seen = self._attempts.get((signed.signer, operation.seq), 0)
             draws.skipped += max(0, operation.attempt - seen)

@@ -111,15 +111,18 @@ def test_a_long_chain_is_in_order(long: Busy) -> None:
 
 
 def count_draws(chain: Chain) -> dict[bytes, PayerDraws]:
-    """Holds of each payer, and the attempts below that it made no hold for; each hold here is its number's only one."""
+    """Holds, attempts without one and numbers left out, of each payer; here each hold is the only one of its number."""
     draws: dict[bytes, PayerDraws] = {}
+    tops: dict[bytes, int] = {}
     for block in chain.blocks:
         for signed in block.body.operations:
             if isinstance(signed.operation, Hold):
                 entry = draws.setdefault(signed.signer, PayerDraws())
                 entry.holds += 1
                 entry.skipped += signed.operation.attempt
-    assert sorted((entry.holds, entry.skipped) for entry in draws.values()) == [(15, 22), (30, 0)]
+                tops[signed.signer] = max(tops.get(signed.signer, 0), signed.operation.seq + 1)
+                entry.unused = tops[signed.signer] - entry.holds
+    assert sorted((entry.holds, entry.skipped, entry.unused) for entry in draws.values()) == [(15, 22, 14), (30, 0, 0)]
     return draws
 
 
@@ -130,6 +133,16 @@ def test_draws_tried_in_order_are_not_skipped() -> None:
     chain.append([chain.hold(user, 0, 2), chain.hold(user, 2, 1), chain.hold(user, 1, 1)])
     report = verify_chain(make_source((chain, {2: chain.finality(chain.blocks[-1])})))
     assert report.ok and report.payers == {user.public_key: PayerDraws(holds=6, skipped=3)}
+
+
+def test_numbers_left_out_are_counted() -> None:
+    """A payer that wants another draw may pass over a number instead of an attempt."""
+    chain = Chain()
+    user = chain.users[0]
+    chain.append([chain.hold(user, 4), chain.hold(user, 1)])
+    chain.append([chain.hold(user, 9), chain.hold(user, 9, 1), chain.hold(user, 2)])
+    report = verify_chain(make_source((chain, {2: chain.finality(chain.blocks[-1])})))
+    assert report.ok and report.payers[user.public_key].unused == 10 - 4
 
 
 def test_the_smallest_certificate_is_found(short: Busy) -> None:
