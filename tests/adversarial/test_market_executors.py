@@ -362,6 +362,20 @@ def test_a_lie_at_the_beginning_is_never_seen(lie: Lie) -> None:
     run_lie(lie, stream=True, is_seen=False)
 
 
+@pytest.mark.parametrize("lie", [ends_without_a_claim, aborts, stalls, sends_garbage])
+def test_who_breaks_off_is_not_even_paid_for_what_it_delivered(lie: Lie) -> None:
+    async def play(world: World) -> None:
+        liar = world.drawn()[0]
+        deals = plant(world, liar, lie)
+        assert (await ask(world.gateway)).broken is not None
+        await capture_all(deals[0], deals[0].make_delivery().amount)
+        liar.node.payments.serving.clear()
+        await world.settle(60)
+        check_gained_nothing(world, liar)
+
+    simulate(play, Options(parameters=FAST, router=SHORT))
+
+
 # Greed without a lie on the wire.
 
 

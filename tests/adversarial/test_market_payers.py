@@ -11,7 +11,16 @@ import trio
 from chain.crypto import KeyPair
 from chain.exceptions import InvalidOperation
 from chain.genesis import CREDIT
-from chain.operations import Capture, Dispute, Hold, SignedOperation, compute_digest, compute_hold_id, sign_operation
+from chain.operations import (
+    Capture,
+    Dispute,
+    Hold,
+    SignedOperation,
+    Transfer,
+    compute_digest,
+    compute_hold_id,
+    sign_operation,
+)
 from p2p.network import NetworkError
 from p2p.streams import Exchange
 from serving.executor import ExecutorSettings
@@ -205,8 +214,13 @@ def test_a_wrong_payment_ends_it_without_an_answer(kind: str) -> None:
     simulate(play)
 
 
-def test_one_hold_pays_for_one_answer() -> None:
+@pytest.mark.parametrize("spacing", [0.25, 5.0])
+def test_one_hold_pays_for_one_answer(spacing: float) -> None:
+    """However soon it becomes final: with 5 s between blocks that is long after the answer."""
+
     async def play(world: World) -> None:
+        transfer = await world.gateway.wallet.submit(lambda nonce: Transfer(nonce, world.members[1].public_key, 1))
+        await world.gateway.engine.wait_final(transfer.id, 10)
         hold = make_hold(world, 0, BODY, SALT)
         member = get_executor(world, hold)
         assert member.backend is not None
@@ -229,12 +243,14 @@ def test_one_hold_pays_for_one_answer() -> None:
             await try_again(other)
             receipt = sign_receipt(world.members[0].key, world.genesis.chain_id, final.delivery)
             await exchange.send(encode_message(Receipt(receipt)), end=True)
+        await trio.sleep(0.2)
+        assert bool(world.operations(Hold)) == (spacing < 1)
         await try_again(BODY)
         await world.settle()
         await try_again(BODY)
         assert member.backend.requests == 1
 
-    simulate(play)
+    simulate(play, Options(spacing=spacing))
 
 
 @pytest.mark.parametrize("receipt", ["none", "abort", "wrong", "garbage", "late"])

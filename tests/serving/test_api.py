@@ -194,17 +194,16 @@ def test_keys_and_rates() -> None:
     async def play(world: World) -> None:
         api = Api(world.gateway.market, [ApiKey("secret", 2)])
         body = make_body()
-        for header in ({}, {"authorization": b"Bearer wrong"}):
-            _, error = await call(api, body=body, **header)
+        for wrong in (b"", b"Bearer wrong"):
+            _, error = await call(api, body=body, authorization=wrong)
             assert error is not None and (error.status, error.code) == (401, "invalid_api_key")
-        right = {"authorization": b"Bearer secret"}
         for _ in range(2):
-            responder, error = await call(api, body=body, **right)
+            responder, error = await call(api, body=body, authorization=b"Bearer secret")
             assert error is None and responder.status == 200
-        _, error = await call(api, body=body, **right)
+        _, error = await call(api, body=body, authorization=b"Bearer secret")
         assert error is not None and (error.status, error.code) == (429, "rate_limit_exceeded")
         await trio.sleep(31)
-        assert (await call(api, "/v1/models", method="GET", **right))[1] is None
+        assert (await call(api, "/v1/models", method="GET", authorization=b"Bearer secret"))[1] is None
         await world.settle()
 
     simulate(play)
@@ -307,4 +306,5 @@ def test_a_client_that_disconnects_cancels_the_work_down_to_the_backend(stream: 
             await eventually(lambda: world.gateway.market.records[0].outcome == "cancelled", 5)
         await world.settle(30)
 
-    simulate(play, Options(own_backend=own_backend, parameters={"capture_grace": 1}), real_time=True)
+    parameters = {"capture_grace": 1, "idle_beat": 1_000}
+    simulate(play, Options(own_backend=own_backend, parameters=parameters), real_time=True)

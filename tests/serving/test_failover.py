@@ -147,16 +147,16 @@ def test_an_executor_that_stalls_in_mid_stream_is_given_up_and_its_work_cancelle
     simulate(play, Options(parameters=FAST))
 
 
-@pytest.mark.parametrize("stream", [True, False])
+FAULTS: list[dict[str, Any]] = [{"refuses": True}, {"status": 500}, {"status": 401}, {"status": 429}]
+STREAM_FAULTS: list[dict[str, Any]] = [*FAULTS, {"break_after": 0}, {"error_after": 0}]
+
+
 @pytest.mark.parametrize(
-    "fault",
-    [{"refuses": True}, {"status": 500}, {"status": 401}, {"status": 429}, {"break_after": 0}, {"error_after": 0}],
+    ("stream", "fault"),
+    [*((False, fault) for fault in FAULTS), *((True, fault) for fault in STREAM_FAULTS)],
     ids=str,
 )
 def test_a_backend_that_fails_before_the_first_token_is_replaced(stream: bool, fault: dict[str, Any]) -> None:
-    if not stream and ("break_after" in fault or "error_after" in fault):
-        pytest.skip("only streams break")
-
     async def play(world: World) -> None:
         first, second = world.drawn()
         assert first.backend is not None and second.backend is not None

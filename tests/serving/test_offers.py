@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
@@ -132,7 +133,7 @@ def test_signatures_are_good_for_their_purpose_chain_and_content_alone() -> None
 
 
 async def join(pieces: list[tuple[float, bytes]], size: int = 100) -> list[tuple[float, bytes]]:
-    async def source():  # type: ignore[no-untyped-def]
+    async def source() -> AsyncIterator[bytes]:
         for pause, piece in pieces:
             await trio.sleep(pause)
             yield piece
@@ -171,7 +172,7 @@ def test_no_byte_is_lost_or_moved(pieces: list[tuple[float, bytes]]) -> None:
 
 def test_a_failing_source_is_heard_of_after_what_it_gave() -> None:
     async def main() -> None:
-        async def source():  # type: ignore[no-untyped-def]
+        async def source() -> AsyncIterator[bytes]:
             yield b"a"
             yield b"b"
             raise BackendError("broken")

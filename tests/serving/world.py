@@ -422,6 +422,8 @@ class World:
                 busy.append(f"{name}: executions under way")
             if any(protocol == PROTOCOL for _, protocol in node.streams._served):
                 busy.append(f"{name}: offers being served")
+            if any(channel.protocol == PROTOCOL and channel.exchange for channel in node.streams._channels):
+                busy.append(f"{name}: offers being made")
         return busy
 
     def check_conserved(self) -> None:
