@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated
+from typing import Annotated, Self
 
 from chain import crypto
-from chain.codec import Bounds, Hash, Natural, PublicKey, Record, Signature, pack
+from chain.codec import MAX_RECORD, Bounds, Hash, Natural, PublicKey, Record, Signature, pack
 from chain.merkle import compute_merkle_root
 from chain.operations import SignedOperation
 from chain.votes import Certificate, Vote
@@ -89,6 +89,13 @@ class Block(Record):
     header: Header
     signature: Signature
     body: Body
+
+    @classmethod
+    def decode(cls, raw: bytes, max_size: int = MAX_RECORD) -> Self:
+        """See :meth:`chain.codec.Record.decode`."""
+        block = super().decode(raw, max_size)
+        block.__dict__["encoded"] = bytes(raw)  # only the canonical encoding decodes
+        return block
 
     @cached_property
     def encoded(self) -> bytes:

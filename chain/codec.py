@@ -34,9 +34,9 @@ class Bounds:
     low: int
     high: int
 
-    def check(self, size: int, where: str) -> None:
+    def check(self, size: int) -> None:
         if not self.low <= size <= self.high:
-            raise CodecError(f"{where}: {size} is outside {self.low}..{self.high}")
+            raise CodecError(f"{size} is outside {self.low}..{self.high}")
 
 
 Hash = Annotated[bytes, Bounds(32, 32)]
@@ -47,8 +47,8 @@ Amount = Annotated[int, Bounds(0, MAX_INT)]
 Natural = Annotated[int, Bounds(0, MAX_INT)]
 ModelName = Annotated[str, Bounds(1, 128)]
 
-_Encoder = Callable[[Any], Any]
-_Decoder = Callable[[Any, str], Any]
+_Coder = Callable[[Any], Any]
+"""Turns a value into what msgpack packs, or back, and raises CodecError saying where in the value it is wrong."""
 
 
 class Record:
@@ -73,7 +73,7 @@ class Record:
         Raises:
             CodecError: ``raw`` is not the canonical encoding of such a record, or is longer than ``max_size``.
         """
-        record: Self = _record_codec(cls)[1](unpack(raw, max_size), cls.__name__)
+        record: Self = _record_codec(cls)[1](unpack(raw, max_size))
         return record
 
 
@@ -109,17 +109,17 @@ def unpack(raw: bytes, max_size: int = MAX_RECORD) -> Any:
     return wire
 
 
-_CODECS: dict[Any, tuple[_Encoder, _Decoder]] = {}
+_CODECS: dict[Any, tuple[_Coder, _Coder]] = {}
 
 
-def _record_codec(cls: Any) -> tuple[_Encoder, _Decoder]:
+def _record_codec(cls: Any) -> tuple[_Coder, _Coder]:
     """Encoder and decoder of a record class, derived from its annotations on first use."""
     if cls not in _CODECS:
         _CODECS[cls] = _derive_codec(cls)
     return _CODECS[cls]
 
 
-def _derive_codec(cls: Any) -> tuple[_Encoder, _Decoder]:
+def _derive_codec(cls: Any) -> tuple[_Coder, _Coder]:
     hints = get_type_hints(cls, include_extras=True)
     fields = [(field.name, *_codec(hints[field.name])) for field in dataclasses.fields(cls)]
     tag = cls.TAG
@@ -130,32 +130,34 @@ def _derive_codec(cls: Any) -> tuple[_Encoder, _Decoder]:
         if type(record) is not cls:
             raise CodecError(f"expected {cls.__name__}, got {type(record).__name__}")
         wire: list[Any] = [] if tag is None else [tag]
-        for name, encode_field, _ in fields:
-            try:
+        try:
+            for name, encode_field, _ in fields:
                 wire.append(encode_field(getattr(record, name)))
-            except CodecError as error:
-                raise CodecError(f"{cls.__name__}.{name}: {error}") from error
+        except CodecError as error:
+            raise CodecError(f"{cls.__name__}.{fields[len(wire) - skip][0]}: {error}") from error
         return wire
 
-    def decode(wire: Any, where: str) -> Record:
+    def decode(wire: Any) -> Record:
         if type(wire) is not list or len(wire) != count:
-            raise CodecError(f"{where}: expected an array of {count}")
+            raise CodecError(f"{cls.__name__}: expected an array of {count}")
         if skip and (type(wire[0]) is not int or wire[0] != tag):
-            raise CodecError(f"{where}: expected tag {tag}")
-        values = [
-            decode_field(item, f"{where}.{name}")
-            for (name, _, decode_field), item in zip(fields, wire[skip:], strict=True)
-        ]
+            raise CodecError(f"{cls.__name__}: expected tag {tag}")
+        values: list[Any] = []
+        try:
+            for (_, _, decode_field), item in zip(fields, wire[skip:], strict=True):
+                values.append(decode_field(item))
+        except CodecError as error:
+            raise CodecError(f"{cls.__name__}.{fields[len(values)][0]}: {error}") from error
         try:
             record: Record = cls(*values)
         except ValueError as error:  # a record that checks its own consistency
-            raise CodecError(f"{where}: {error}") from error
+            raise CodecError(f"{cls.__name__}: {error}") from error
         return record
 
     return encode, decode
 
 
-def _codec(annotation: Any) -> tuple[_Encoder, _Decoder]:
+def _codec(annotation: Any) -> tuple[_Coder, _Coder]:
     """Encoder and decoder of one field type."""
     bounds = None
     if get_origin(annotation) is Annotated:
@@ -163,9 +165,9 @@ def _codec(annotation: Any) -> tuple[_Encoder, _Decoder]:
         bounds = next((extra for extra in extras if isinstance(extra, Bounds)), None)
     origin = get_origin(annotation)
     if annotation is int:
-        return _plain(int, bounds or Bounds(0, MAX_INT), lambda value: value)
+        return _plain(int, bounds or Bounds(0, MAX_INT), None)
     if annotation is bool:
-        return _plain(bool, None, lambda value: 0)
+        return _plain(bool, None, None)
     if annotation is bytes:
         return _plain(bytes, bounds, len)
     if annotation is str:
@@ -186,18 +188,20 @@ def _utf8_length(value: str) -> int:
         raise CodecError("not encodable as UTF-8") from error
 
 
-def _plain(kind: type, bounds: Bounds | None, size: Callable[[Any], int]) -> tuple[_Encoder, _Decoder]:
-    def check(value: Any, where: str) -> Any:
+def _plain(kind: type[Any], bounds: Bounds | None, measure: Callable[[Any], int] | None) -> tuple[_Coder, _Coder]:
+    """A value that is its own wire form; bounds are on it or on its ``measure``."""
+
+    def check(value: Any) -> Any:
         if type(value) is not kind:
-            raise CodecError(f"{where}: expected {kind.__name__}, got {type(value).__name__}")
+            raise CodecError(f"expected {kind.__name__}, got {type(value).__name__}")
         if bounds is not None:
-            bounds.check(size(value), where)
+            bounds.check(value if measure is None else measure(value))
         return value
 
-    return lambda value: check(value, "value"), check
+    return check, check
 
 
-def _tuple(arguments: tuple[Any, ...], bounds: Bounds | None) -> tuple[_Encoder, _Decoder]:
+def _tuple(arguments: tuple[Any, ...], bounds: Bounds | None) -> tuple[_Coder, _Coder]:
     if len(arguments) != 2 or arguments[1] is not Ellipsis:
         raise TypeError("a record holds only tuples of the form tuple[X, ...]")
     encode_item, decode_item = _codec(arguments[0])
@@ -206,27 +210,33 @@ def _tuple(arguments: tuple[Any, ...], bounds: Bounds | None) -> tuple[_Encoder,
         if type(value) is not tuple:
             raise CodecError(f"expected tuple, got {type(value).__name__}")
         if bounds is not None:
-            bounds.check(len(value), "length")
+            bounds.check(len(value))
         return [encode_item(item) for item in value]
 
-    def decode(wire: Any, where: str) -> tuple[Any, ...]:
+    def decode(wire: Any) -> tuple[Any, ...]:
         if type(wire) is not list:
-            raise CodecError(f"{where}: expected an array")
+            raise CodecError("expected an array")
         if bounds is not None:
-            bounds.check(len(wire), where)
-        return tuple([decode_item(item, f"{where}[{index}]") for index, item in enumerate(wire)])
+            bounds.check(len(wire))
+        items: list[Any] = []
+        try:
+            for item in wire:
+                items.append(decode_item(item))
+        except CodecError as error:
+            raise CodecError(f"[{len(items)}]: {error}") from error
+        return tuple(items)
 
     return encode, decode
 
 
-def _union(members: tuple[Any, ...]) -> tuple[_Encoder, _Decoder]:
+def _union(members: tuple[Any, ...]) -> tuple[_Coder, _Coder]:
     optional = types.NoneType in members
     rest = [member for member in members if member is not types.NoneType]
     if len(rest) == 1:
         encode_one, decode_one = _codec(rest[0])
         return (
             lambda value: None if value is None else encode_one(value),
-            lambda wire, where: None if wire is None else decode_one(wire, where),
+            lambda wire: None if wire is None else decode_one(wire),
         )
     by_class = {member: _record_codec(member)[0] for member in rest}
     by_tag = {member.TAG: _record_codec(member)[1] for member in rest}
@@ -239,9 +249,9 @@ def _union(members: tuple[Any, ...]) -> tuple[_Encoder, _Decoder]:
             raise CodecError(f"unexpected {type(value).__name__}")
         return encoder(value)
 
-    def decode(wire: Any, where: str) -> Any:
+    def decode(wire: Any) -> Any:
         if type(wire) is not list or not wire or type(wire[0]) is not int or wire[0] not in by_tag:
-            raise CodecError(f"{where}: unknown kind of record")
-        return by_tag[wire[0]](wire, where)
+            raise CodecError("unknown kind of record")
+        return by_tag[wire[0]](wire)
 
     return encode, decode

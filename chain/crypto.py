@@ -18,9 +18,6 @@ from nacl.exceptions import BadSignatureError
 
 from chain.exceptions import KeyFormatError
 
-NO_CHAIN = bytes(32)
-"""Chain id of what is signed before, or regardless of, any chain."""
-
 _PEER_ID_PREFIX = bytes.fromhex("0024080112" + "20")
 """Identity multihash (00, length 0x24) of protobuf PublicKey{Type: Ed25519, Data: 32 bytes} (libp2p peer-id spec)."""
 

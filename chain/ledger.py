@@ -40,6 +40,7 @@ from chain.state import (
     Draft,
     OpenHold,
     StateReader,
+    Totals,
     Unbonding,
     agenda_key,
     hold_key,
@@ -64,9 +65,9 @@ def process_operation(draft: Draft, context: BlockContext, signed: SignedOperati
     """
     operation, signer = signed.operation, signed.signer
     check_form(signed)
-    attempt = Draft(draft)
     fee = compute_fee(context.genesis, signed)
     if not isinstance(operation, NoncedOperation):
+        attempt = Draft(draft)
         if isinstance(operation, Capture):  # its fee comes out of what it captures
             _process(attempt, context, operation, signer)
             _charge_fee(attempt, signer, fee)
@@ -78,9 +79,7 @@ def process_operation(draft: Draft, context: BlockContext, signed: SignedOperati
     account = draft.account(signer)
     if operation.nonce != account.nonce:
         raise InvalidNonce(f"the nonce is {operation.nonce}, the account's next is {account.nonce}")
-    _charge_fee(attempt, signer, fee)
-    attempt.put_account(signer, replace(attempt.account(signer), nonce=account.nonce + 1))
-    draft.merge(attempt)
+    _charge_fee(draft, signer, fee, nonces=1)
     effect = Draft(draft)
     try:
         _process(effect, context, operation, signer)
@@ -129,17 +128,18 @@ def settle_due_captures(draft: Draft, previous: int, now: int) -> None:
         draft.put(agenda_key(second), None)
 
 
-def _charge_fee(draft: Draft, signer: bytes, fee: int) -> None:
+def _charge_fee(draft: Draft, signer: bytes, fee: int, nonces: int = 0) -> None:
+    """Take the fee, and use up ``nonces`` of the account's numbers."""
     account = draft.account(signer)
     if account.available < fee:
         raise CannotPay(f"the fee is {fee} micro-credits, {account.available} are available")
-    draft.put_account(signer, replace(account, available=account.available - fee))
+    draft.put_account(signer, replace(account, available=account.available - fee, nonce=account.nonce + nonces))
     _fill_treasury(draft, fee)
 
 
 def _fill_treasury(draft: Draft, amount: int) -> None:
     totals = draft.totals
-    draft.put(TOTALS_KEY, replace(totals, treasury=totals.treasury + amount))
+    draft.put(TOTALS_KEY, Totals(totals.treasury + amount, totals.supply))
 
 
 def _process(draft: Draft, context: BlockContext, operation: Operation, signer: bytes) -> None:
@@ -167,13 +167,13 @@ def _process(draft: Draft, context: BlockContext, operation: Operation, signer: 
 def _spend(account: Account, amount: int) -> Account:
     if account.available < amount:
         raise CannotPay(f"{amount} micro-credits asked, {account.available} available")
-    return replace(account, available=account.available - amount)
+    return account.credit(-amount)
 
 
 def _process_transfer(draft: Draft, operation: Transfer, signer: bytes) -> None:
     draft.put_account(signer, _spend(draft.account(signer), operation.amount))
     recipient = draft.account(operation.recipient)
-    draft.put_account(operation.recipient, replace(recipient, available=recipient.available + operation.amount))
+    draft.put_account(operation.recipient, recipient.credit(operation.amount))
 
 
 def _process_bond(draft: Draft, operation: Bond, signer: bytes) -> None:
@@ -329,5 +329,5 @@ def _resolve(draft: Draft, hold_id: bytes, hold: OpenHold, receiver: bytes | Non
         _fill_treasury(draft, amount)
     else:
         account = draft.account(receiver)
-        draft.put_account(receiver, replace(account, available=account.available + amount))
+        draft.put_account(receiver, account.credit(amount))
     draft.put(hold_key(hold_id), None)

@@ -4,7 +4,7 @@ An operation is a plain record; :class:`SignedOperation` adds the account that a
 ``nonce`` are executed in the order of the account's counter, pay their fee even when they fail, and can never be
 replayed. Those without one (``Hold``, ``Capture``, ``Release``, ``Dispute``) name something that happens at most once,
 so that a busy gateway never waits for its own counter; they are included only if they succeed. The rules themselves are
-in :mod:`chain.transition`.
+in :mod:`chain.ledger`.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ class Dispute(Record):
 
 NoncedOperation = Transfer | Bond | Unbond | Withdraw | Serve
 OneTimeOperation = Hold | Capture | Release | Dispute
-Operation = Transfer | Bond | Unbond | Withdraw | Serve | Hold | Capture | Release | Dispute
+Operation = NoncedOperation | OneTimeOperation
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,11 @@ rule in question can catch it.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from chain.blocks import NO_REVEAL, Block, Header, sign_block
@@ -106,13 +108,11 @@ def get_transitions(chain: Chain) -> list[tuple[Block, Transition]]:
 
 
 def fill_store(store: Store, chain: Chain, finals: Finals) -> BlockStore:
-    """Write a chain to a store, one batch per certificate, as a node would."""
+    """Write a chain to a store, or what it lacks of it, one batch per certificate as a node would."""
     blocks = BlockStore(store, chain.genesis)
     transitions = get_transitions(chain)
-    start = 0
-    for height in sorted(finals):
-        blocks.append(transitions[start:height], finals[height], (height, OTHER))
-        start = height
+    for height in sorted(height for height in finals if height > blocks.height):
+        blocks.append(transitions[blocks.height : height], finals[height], (height, OTHER))
     return blocks
 
 
@@ -262,6 +262,26 @@ def flip(raw: bytes, position: int = 10) -> bytes:
     changed = bytearray(raw)
     changed[position] ^= 1
     return bytes(changed)
+
+
+def damage_file(path: Path, damage: str, rng: random.Random) -> None:
+    """Do one of ``DAMAGES`` to a file."""
+    if damage == "deleted":
+        path.unlink()
+        return
+    raw = bytearray(path.read_bytes())
+    spot = rng.randrange(len(raw) or 1)
+    match damage:
+        case "cut short":
+            del raw[spot:]
+        case "a bit flipped":
+            raw[spot : spot + 1] = (byte ^ 1 << rng.randrange(8) for byte in raw[spot : spot + 1])
+        case "a stretch of zeros":
+            raw[spot : spot + 64] = bytes(len(raw[spot : spot + 64]))
+    path.write_bytes(raw)
+
+
+DAMAGES = ("deleted", "cut short", "a bit flipped", "a stretch of zeros")
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -10,13 +12,14 @@ import pytest
 from typer.testing import CliRunner
 
 from chain.blockstore import BlockStore
-from chain.cli import build_app
+from chain.cli import build_app, format_credits
 from chain.crypto import format_address
 from chain.exceptions import StoreError
 from chain.export import ExportSource, export_chain
-from chain.store import LevelStore
-from chain.verify import StoreSource, verify_chain
+from chain.store import LevelStore, MemoryStore
+from chain.verify import Source, StoreSource, verify_chain
 from tests.chain.builders import Chain
+from tests.chain.forgeries import fill_store, make_busy_chain
 from tests.chain.test_blockstore import append, make_chain
 
 APP = build_app()
@@ -101,7 +104,16 @@ def test_show_and_account(chain: Chain, tmp_path: Path) -> None:
         (("show", "00" * 32, "-d", "{dir}"), "no final block or operation"),
         (("account", "12D3KooW", "-d", "{dir}"), "not the address of a usable Ed25519 key"),
         (("account", "0OIl", "-d", "{dir}"), "is not an address"),
+        (("account", "", "-d", "{dir}"), "is not the address"),
+        (("show", "²", "-d", "{dir}"), "neither a height nor"),
+        (("show", "", "-d", "{dir}"), "no final block or operation"),
+        (("show", "9" * 30, "-d", "{dir}"), "no final block or operation"),
+        (("show", "1", "-d", "{dir}/nothing"), "no chain in"),
+        (("account", "12D3KooW", "-d", "{dir}/nothing"), "not the address"),
         (("export", "{dir}/no/such/place", "-d", "{dir}"), "No such file"),
+        (("export", "{dir}", "-d", "{dir}"), "exists already"),
+        (("export", "{dir}/out", "-d", "{dir}/nothing"), "no chain in"),
+        (("verify", "{dir}", "--genesis", "{dir}/nothing"), "cannot read the genesis file"),
     ],
 )
 def test_wrong_ways_get_one_clear_line(chain: Chain, tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
@@ -114,3 +126,165 @@ def test_a_file_of_another_kind_is_no_export(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("hello")
     code, _, errors = run("verify", tmp_path / "file")
     assert code == 1 and "not a chain export" in errors
+
+
+def test_a_file_that_ends_or_lies_about_its_length(chain: Chain, tmp_path: Path) -> None:
+    run("export", tmp_path / "whole", "-d", tmp_path)
+    raw = (tmp_path / "whole").read_bytes()
+    (tmp_path / "cut").write_bytes(raw[:-1])
+    code, text, errors = run("verify", tmp_path / "cut", "--json")
+    fault = json.loads(text)["fault"]
+    assert (code, errors) == (1, "") and fault["height"] == 4 and "cut short" in fault["reason"]
+    magic = raw.index(b"\n") + 1
+    (tmp_path / "longer").write_bytes(raw[:magic] + b"\xff" * 8 + raw[magic + 8 :])
+    code, text, _ = run("verify", tmp_path / "longer")
+    assert code == 1 and text.startswith("FAULT at height 5, database: ") and "cut short" in text
+    (tmp_path / "shorter").write_bytes(raw[:magic] + (3).to_bytes(8, "big") + raw[magic + 8 :])
+    code, text, _ = run("verify", tmp_path / "shorter")
+    assert code == 1 and "something after its last block" in text
+    (tmp_path / "huge").write_bytes(raw[: magic + 8] + b"\xff" * 4)
+    code, text, errors = run("verify", tmp_path / "huge")
+    assert code == 1 and "is damaged near byte" in errors
+
+
+def test_an_export_that_fails_leaves_no_file(chain: Chain, tmp_path: Path) -> None:
+    store = LevelStore(tmp_path / "chain")
+    store.write({b"b" + (3).to_bytes(8, "big"): None})
+    store.close()
+    code, _, errors = run("export", tmp_path / "out", "-d", tmp_path)
+    assert code == 1 and "block 3 is missing" in errors
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_trusted_genesis_is_compared(chain: Chain, tmp_path: Path) -> None:
+    (tmp_path / "genesis.json").write_text(chain.genesis.to_json())
+    (tmp_path / "other.json").write_text(Chain(name="other").genesis.to_json())
+    run("export", tmp_path / "out", "-d", tmp_path)
+    for target in (tmp_path, tmp_path / "out"):
+        assert run("verify", target, "--genesis", tmp_path / "genesis.json")[0] == 0
+        code, text, errors = run("verify", target, "--genesis", tmp_path / "other.json")
+        assert (code, text) == (1, "") and "the chain is 'test'" in errors and "'other'" in errors
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from chain.store import LevelStore
+store = LevelStore(Path(sys.argv[1]), create=False)
+print("open", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_database_that_a_node_has_open(chain: Chain, tmp_path: Path) -> None:
+    """Every command says so, and what to do instead."""
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path / "chain")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as node:
+        assert node.stdout is not None and node.stdout.readline() == b"open\n"
+        for arguments in (
+            ("verify", tmp_path),
+            ("show", "-d", tmp_path),
+            ("account", format_address(chain.users[0].public_key), "-d", tmp_path),
+            ("export", tmp_path / "out", "-d", tmp_path),
+        ):
+            code, text, errors = run(*arguments)
+            assert (code, text) == (1, "") and errors.count("\n") == 1
+            assert "is in use by another process; stop the node, or ask it: `wwwserve status`" in errors
+            assert "chain verify /ip4/" in errors
+        assert node.stdin is not None
+        node.stdin.close()
+    assert run("verify", tmp_path)[0] == 0
+
+
+def test_a_damaged_database(chain: Chain, tmp_path: Path) -> None:
+    (log,) = (tmp_path / "chain").glob("*.log")
+    raw = bytearray(log.read_bytes())
+    raw[100] ^= 1
+    log.write_bytes(raw)
+    for arguments in (("verify", tmp_path), ("show", "-d", tmp_path)):
+        code, text, errors = run(*arguments)
+        assert (code, text) == (1, "") and errors.startswith("error: ") and "is damaged" in errors
+
+
+def test_wrong_command_lines_exit_with_2(tmp_path: Path) -> None:
+    for arguments in (("verify", "--no-such-option"), ("no-such-command",), ("account",), ("export",)):
+        code, _, errors = run(*arguments)
+        assert code == 2 and "Usage" in errors and "Traceback" not in errors
+    for command in ("verify", "show", "account", "export"):
+        code, text, _ = run(command, "--help")
+        assert code == 0 and "Usage" in text
+
+
+def test_a_new_chain_can_be_shown_and_verified(tmp_path: Path) -> None:
+    chain = Chain()
+    store = LevelStore(tmp_path / "chain")
+    BlockStore(store, chain.genesis)
+    store.close()
+    for arguments in (("show", "-d", tmp_path), ("show", "0", "-d", tmp_path)):
+        block = json.loads(run(*arguments)[1])
+        assert block["id"] == chain.genesis.header.id.hex() and block["operations"] == []
+    code, text, _ = run("verify", tmp_path)
+    assert code == 0 and "height       0" in text
+    assert run("show", "1", "-d", tmp_path)[0] == 1
+
+
+def test_every_kind_of_operation_can_be_shown_and_the_draws_are_reported(tmp_path: Path) -> None:
+    chain, finals = make_busy_chain(24)
+    store = LevelStore(tmp_path / "chain")
+    fill_store(store, chain, finals)
+    store.close()
+    kinds = set()
+    for block in chain.blocks:
+        code, text, _ = run("show", str(block.height), "-d", tmp_path, "--json")
+        shown = json.loads(text)
+        assert code == 0 and shown["header"]["height"] == block.height
+        assert shown["final_by"]["height"] == min(height for height in finals if height >= block.height)
+        kinds |= {operation["kind"] for operation in shown["operations"]}
+        assert [operation["id"] for operation in shown["operations"]] == [o.id.hex() for o in block.body.operations]
+    assert kinds == {"transfer", "bond", "unbond", "withdraw", "serve", "hold", "capture", "release", "dispute"}
+    code, text, _ = run("verify", tmp_path)
+    assert code == 0 and "each to its drawn executor" in text
+    assert format_address(chain.users[1].public_key) in text
+    report = json.loads(run("verify", tmp_path, "--json")[1])
+    assert report["payers"][format_address(chain.users[1].public_key)]["skipped_draws"] == 4
+    code, text, _ = run("account", format_address(chain.users[0].public_key), "-d", tmp_path)
+    assert code == 0 and format_credits(chain.account(chain.users[0]).available) in text
+
+
+def test_credits_are_printed_exactly() -> None:
+    assert format_credits(0) == "0.000000"
+    assert format_credits(2**63 - 1) == "9,223,372,036,854.775807"
+    assert format_credits(-1) == "-0.000001"
+    assert format_credits(1_234_567_890) == "1,234.567890"
+
+
+def test_a_running_node_is_audited_through_the_callable() -> None:
+    chain = make_chain()
+    asked = []
+
+    def open_remote(address: str, genesis: Path | None) -> Source:
+        asked.append((address, genesis))
+        if genesis is None:
+            raise StoreError("no genesis")
+        store = MemoryStore()
+        append(BlockStore(store, chain.genesis), chain, 4)
+        return StoreSource(store)
+
+    address = "/ip4/127.0.0.1/tcp/1/p2p/12D3KooW"
+    result = CliRunner().invoke(build_app(open_remote), ["verify", address, "--genesis", "file"])
+    assert result.exit_code == 0 and asked == [(address, Path("file"))]
+    result = CliRunner().invoke(build_app(open_remote), ["verify", address])
+    assert result.exit_code == 1 and result.stderr == "error: no genesis\n"
+
+
+def test_the_real_command(chain: Chain, tmp_path: Path) -> None:
+    def execute(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", "from chain.cli import main; main()", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    fine = execute("verify", str(tmp_path), "--json")
+    assert fine.returncode == 0 and json.loads(fine.stdout)["ok"] and fine.stderr == ""
+    wrong = execute("verify", str(tmp_path / "nothing"))
+    assert wrong.returncode == 1 and wrong.stdout == ""
+    assert wrong.stderr.startswith("error: no chain in ") and wrong.stderr.count("\n") == 1

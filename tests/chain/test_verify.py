@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from chain import ledger
 from chain.blocks import Block
 from chain.blockstore import BlockStore
 from chain.codec import pack
@@ -198,6 +199,21 @@ def test_a_forgery_is_caught_in_its_place(short: Busy, forgery: Forgery) -> None
     assert (report.fault.height, report.fault.field) == (height, field), report.fault.reason
     assert report.fault.reason
     assert report.height == height - 1  # everything below is sound
+
+
+@pytest.mark.parametrize(("length", "at"), [(12, 12), (105, 100)])
+def test_credit_from_nothing_is_found_though_every_node_agrees_on_it(
+    monkeypatch: pytest.MonkeyPatch, length: int, at: int
+) -> None:
+    """A mistake in the rules that all share: the sum over all accounts does not rest on them."""
+    fill_treasury = ledger._fill_treasury
+    monkeypatch.setattr(ledger, "_fill_treasury", lambda draft, amount: fill_treasury(draft, amount + 1))
+    chain = Chain()
+    for _ in range(length):
+        chain.append([chain.transfer(chain.users[0], chain.users[1], 1)])
+    fault = verify_chain(make_source((chain, {length: chain.finality(chain.blocks[-1])}))).fault
+    supply = chain.genesis.supply
+    assert fault == Fault(at, "supply", f"all credit adds up to {supply + at}, not to {supply}")
 
 
 def test_nothing_is_final_without_a_certificate(short: Busy) -> None:
