@@ -204,8 +204,9 @@ class Agreement:
         if not rest or rest[0].block.header.parent_id != self._tree.header.id:
             return
         await self._finalize(rest, certificate)
-        same_epoch = certificate.epoch == self.simplex.epoch
-        await self._run(self.simplex, self.simplex.on_message(certificate) if same_epoch else [])
+        for instance in (self._previous, self.simplex):  # the former too: once finished it only answers
+            if instance is not None and instance.epoch == certificate.epoch:
+                await self._run(instance, instance.on_message(certificate))
 
     async def on_clock(self) -> None:
         """Do whatever is due: timeouts, the idle beat, a block to build. Also after anything that may be work."""
@@ -256,7 +257,8 @@ class Agreement:
                 if instance is self.simplex:
                     self._timer = None
             case Build():
-                self._build, self._build_since = effect, trio.current_time()
+                if instance is self.simplex:
+                    self._build, self._build_since = effect, trio.current_time()
             case Check():
                 await self._check(instance, effect.block)
             case Fetch():

@@ -21,6 +21,7 @@ from chain.blocks import MAX_BLOCK, Block, Header
 from chain.blockstore import BlockStore
 from chain.codec import MAX_RECORD
 from chain.crypto import verify_all
+from chain.epochs import get_validators
 from chain.exceptions import CodecError, InvalidOperation, InvalidSignature, LedgerError
 from chain.genesis import Genesis
 from chain.operations import NoncedOperation, SignedOperation
@@ -33,7 +34,7 @@ from consensus.links import Links
 from consensus.mempool import AlreadyKnown, Mempool
 from consensus.messages import Message, Propose, decode_message
 from consensus.simplex import Timeouts
-from consensus.sync import HINT_DELAY, PROTOCOL, SyncClient, SyncServer
+from consensus.sync import HINT_DELAY, MAX_EXCHANGES, PROTOCOL, SyncClient, SyncServer
 from consensus.tree import Executed
 from p2p.broadcast import Broadcast
 from p2p.network import GossipMessage, Network
@@ -52,6 +53,8 @@ FORWARD_BYTES = 64 * 1024
 TICK, IDLE_TICK = 0.25, 1.0
 REPEAT = 2.0
 """Seconds after which an own operation that is not final yet is gossiped again."""
+BREATH = 64
+"""Operations of a batch that are looked at before other tasks get a turn."""
 MAX_FETCHES = 16
 MAX_SEEN = 65_536
 DEFAULT_TIMEOUTS = Timeouts()
@@ -238,7 +241,7 @@ class Engine(Outlet):
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             await nursery.start(self._links.run)
-            self._streams.handle(PROTOCOL, self._server.handle, max_exchanges_per_peer=8)
+            self._streams.handle(PROTOCOL, self._server.handle, MAX_EXCHANGES)
             for name, take in (("ops", self._on_ops), ("blocks", self._on_blocks), ("certs", self._on_certs)):
                 channel = self._network.subscribe(get_topic(self.genesis.chain_id, name))
                 nursery.start_soon(self._listen, channel, take)
@@ -390,34 +393,36 @@ class Engine(Outlet):
 
     async def _take_operations(self, peer: bytes, payload: bytes) -> None:
         """Admit the operations of a batch that are new, acceptable and signed."""
-        try:
-            items = Batch.decode(payload).items
-        except CodecError as error:
-            logger.debug("malformed batch", peer=crypto.format_address(peer), reason=str(error))
-            return
+        name = crypto.format_address(peer)
         fresh: list[SignedOperation] = []
-        for raw in items:
-            try:
+        try:
+            for number, raw in enumerate(Batch.decode(payload).items, start=1):
+                if number % BREATH == 0:
+                    await trio.lowlevel.checkpoint()
                 if raw not in self._bad_operations:
                     operation = SignedOperation.decode(raw)
-                    self._mempool.check(operation)
-                    fresh.append(operation)
-            except AlreadyKnown:
-                continue
-            except CodecError as error:
-                logger.debug("malformed operation", peer=crypto.format_address(peer), reason=str(error))
-            except InvalidOperation as error:
-                logger.debug("operation refused", peer=crypto.format_address(peer), reason=str(error))
+                    try:
+                        self._mempool.check(operation)
+                        fresh.append(operation)
+                    except AlreadyKnown:
+                        continue
+                    except InvalidOperation as error:
+                        logger.debug("operation refused", peer=name, reason=str(error))
+        except CodecError as error:  # no honest node passes such on, so the rest is not worth a look
+            logger.debug("malformed batch", peer=name, reason=str(error))
         if not fresh:
             return
-        for operation, is_signed in zip(fresh, await self._runtime.run_sync(self._verify_each, fresh), strict=True):
+        verdicts = await self._runtime.run_sync(self._verify_each, fresh)
+        for number, (operation, is_signed) in enumerate(zip(fresh, verdicts, strict=True), start=1):
+            if number % BREATH == 0:
+                await trio.lowlevel.checkpoint()
             try:
                 if not is_signed:
                     self._bad_operations.add(operation.encoded)
                     raise InvalidSignature("the signature does not hold")
                 self._mempool.add(operation, trio.current_time())
             except InvalidOperation as error:
-                logger.debug("operation refused", peer=crypto.format_address(peer), reason=str(error))
+                logger.debug("operation refused", peer=name, reason=str(error))
         self._nudge()
 
     def _verify_each(self, operations: list[SignedOperation]) -> list[bool]:
@@ -440,7 +445,16 @@ class Engine(Outlet):
             certificate = Certificate.decode(raw)
             if certificate.kind != VoteKind.FINALIZE:
                 continue
-            if self._certificate is not None and certificate.block_id == self._certificate[1].block_id:
+            if self._store.height_of_block(certificate.block_id) is not None and not self._is_to_share(certificate):
+                continue
+            # Anybody may gossip, and what is believed here silences this node or makes it sync.
+            validators = get_validators(self.genesis, certificate.epoch)
+            await self._runtime.run_sync(certificate.verify, self.genesis.chain_id, validators)
+            if self._is_to_share(certificate):
                 self._certificate = None  # somebody was faster
             if self._store.height_of_block(certificate.block_id) is None:
                 await self._post(self._agreement.on_message, certificate, len(raw))
+
+    def _is_to_share(self, certificate: Certificate) -> bool:
+        """Whether this node is about to gossip the finality of the same block."""
+        return self._certificate is not None and certificate.block_id == self._certificate[1].block_id

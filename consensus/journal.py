@@ -3,7 +3,7 @@
 The file is a row of records of ``RECORD_SIZE`` bytes and nothing else:
 
 ====================  ======================================================
-8 bytes, big-endian   the vote's epoch, so that old votes need not be decoded
+8 bytes, big-endian   the vote's epoch, so that a vote need not be decoded to find those of an epoch
 2 bytes, big-endian   length of the vote's encoding
 ``PAYLOAD_SIZE``      the vote's canonical encoding, filled up with zeros
 32 bytes              hash of the record before (or of chain id and key, for the first), and of all bytes above
@@ -31,9 +31,6 @@ from chain.votes import Vote
 RECORD_SIZE = 256
 HASH_SIZE = 32
 PAYLOAD_SIZE = RECORD_SIZE - 10 - HASH_SIZE
-
-REMEMBERED_EPOCHS = 2
-"""How many of the latest epochs are kept in memory."""
 
 _CHUNK = 4096 * RECORD_SIZE
 
@@ -146,8 +143,8 @@ class MemoryFile:
 class Journal:
     """The votes of one key on one chain, in the order they were signed.
 
-    ``append`` blocks for the length of an fsync (some milliseconds). Votes of the latest epochs are kept in memory;
-    older ones are read from the file.
+    ``append`` blocks for the length of an fsync (some milliseconds). In memory is only where each epoch lies in the
+    file: a node that starts from an empty chain passes through all of them again.
 
     Args:
         file: what lies under it.
@@ -161,18 +158,15 @@ class Journal:
         self._file = file
         self._public_key = public_key
         self._root = crypto.hash_bytes("journal", chain_id, public_key)
-        self._recent: list[Vote] = []
-        self._first_recent = 0  # epoch; all votes of this and later ones are in memory
+        self._spans: dict[int, tuple[int, int]] = {}
+        # By epoch the numbers of its first record and of the one after its last; others may lie between.
         self._is_usable = True
         self.length = 0
         """Number of votes."""
         self.head_hash = self._root
         """Hash of the last record, which covers all before it."""
-        self._find_recent()
-        for vote, record_hash in self._scan(self._first_recent):
-            self.length, self.head_hash = self.length + 1, record_hash
-            if vote is not None:
-                self._recent.append(vote)
+        for content, record_hash in self._scan(0, file.get_size() // RECORD_SIZE):
+            self._note(int.from_bytes(content[:8], "big"), record_hash)
         if file.get_size() > self.length * RECORD_SIZE:
             file.truncate(self.length * RECORD_SIZE)
             file.sync()
@@ -212,22 +206,20 @@ class Journal:
         except OSError as error:
             self._is_usable = False  # after a failed fsync the kernel may have dropped the pages
             raise StoreError(f"cannot write the vote journal: {error}") from error
-        self.length, self.head_hash = self.length + 1, record_hash
-        if vote.epoch >= self._first_recent:
-            self._recent.append(vote)
-        if vote.epoch >= self._first_recent + REMEMBERED_EPOCHS:
-            self._first_recent = vote.epoch - REMEMBERED_EPOCHS + 1
-            self._recent = [other for other in self._recent if other.epoch >= self._first_recent]
+        self._note(vote.epoch, record_hash)
 
     def votes(self, epoch: int) -> list[Vote]:
         """All votes of an epoch, in the order they were signed.
 
         Raises:
-            JournalDamaged: an older epoch was asked for and the file changed since it was opened.
+            JournalDamaged: the file changed since it was opened.
         """
-        if epoch >= self._first_recent:
-            return [vote for vote in self._recent if vote.epoch == epoch]
-        return [vote for vote, _ in self._scan(epoch) if vote is not None and vote.epoch == epoch]
+        first, end = self._spans.get(epoch, (0, 0))
+        votes = []
+        for number, (content, _) in enumerate(self._scan(first, end), start=first):
+            if int.from_bytes(content[:8], "big") == epoch:
+                votes.append(self._decode(content, number * RECORD_SIZE))
+        return votes
 
     def check_reaches(self, length: int, head_hash: bytes) -> None:
         """Whether the journal still holds what it held when its length and hash were noted.
@@ -237,8 +229,7 @@ class Journal:
         """
         if length > self.length:
             raise JournalDamaged(self.length * RECORD_SIZE, f"{self.length} votes where there were {length} before")
-        found = self._root if length == 0 else self._file.read(length * RECORD_SIZE - HASH_SIZE, HASH_SIZE)
-        if found != head_hash:
+        if self._get_hash(length) != head_hash:
             raise JournalDamaged(max(0, length - 1) * RECORD_SIZE, "not the votes that were there before")
 
     def close(self) -> None:
@@ -246,31 +237,34 @@ class Journal:
         self._is_usable = False
         self._file.close()
 
-    def _find_recent(self) -> None:
-        """The first epoch worth keeping in memory, by what the last whole record says."""
-        whole = self._file.get_size() // RECORD_SIZE * RECORD_SIZE
-        if whole:
-            newest = int.from_bytes(self._file.read(whole - RECORD_SIZE, 8), "big")
-            self._first_recent = max(0, newest - REMEMBERED_EPOCHS + 1)
+    def _note(self, epoch: int, record_hash: bytes) -> None:
+        """Count one more record at the end."""
+        first, _ = self._spans.get(epoch, (self.length, 0))
+        self.length, self.head_hash = self.length + 1, record_hash
+        self._spans[epoch] = first, self.length
 
-    def _scan(self, first_epoch: int) -> Iterator[tuple[Vote | None, bytes]]:
-        """Every whole record's hash, checked, and its vote if that is of ``first_epoch`` or later.
+    def _get_hash(self, number: int) -> bytes:
+        """The hash before record ``number``: that of the record before it."""
+        return self._file.read(number * RECORD_SIZE - HASH_SIZE, HASH_SIZE) if number else self._root
+
+    def _scan(self, first: int, end: int) -> Iterator[tuple[bytes, bytes]]:
+        """Content and hash, checked, of the records from number ``first`` to before ``end``.
 
         Raises:
             JournalDamaged: at the first that does not fit.
         """
-        offset, previous = 0, self._root
-        while chunk := self._file.read(offset, _CHUNK):
-            for start in range(0, len(chunk) - RECORD_SIZE + 1, RECORD_SIZE):
+        previous = self._get_hash(first)
+        for offset in range(first * RECORD_SIZE, end * RECORD_SIZE, _CHUNK):
+            size = min(_CHUNK, end * RECORD_SIZE - offset)
+            chunk = self._file.read(offset, size)
+            for start in range(0, size, RECORD_SIZE):
                 content = chunk[start : start + RECORD_SIZE - HASH_SIZE]
                 record_hash = chunk[start + RECORD_SIZE - HASH_SIZE : start + RECORD_SIZE]
                 if crypto.hash_bytes("journal", previous, content) != record_hash:
                     where = offset + start
                     raise JournalDamaged(where, "wrong hash" if where else "wrong hash, or of another chain or key")
-                is_recent = int.from_bytes(content[:8], "big") >= first_epoch
-                yield self._decode(content, offset + start) if is_recent else None, record_hash
+                yield content, record_hash
                 previous = record_hash
-            offset += _CHUNK
 
     @staticmethod
     def _decode(content: bytes, offset: int) -> Vote:

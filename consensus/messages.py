@@ -1,8 +1,8 @@
 """What the agreement core says: messages to other validators, and effects for the engine that runs it.
 
 A *message* travels: a proposal, a vote or a certificate, as one byte that names its kind and the record's canonical
-bytes. An *effect* is an order to the engine, which carries out all effects of one call, in their order, before it makes
-the next call; above all, no effect may happen before a :class:`PersistVote` in front of it is durable.
+bytes. An *effect* is an order to the engine, which carries out the effects of all calls one by one, in the order in
+which they were returned; above all, no effect may happen before a :class:`PersistVote` in front of it is durable.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class PersistVote:
 
 @dataclass(frozen=True, slots=True)
 class Broadcast:
-    """Send ``message`` to every other validator of the epoch (certificates also to whoever follows)."""
+    """Send ``message`` to every other validator of the epoch."""
 
     message: Message
 

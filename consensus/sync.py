@@ -52,6 +52,8 @@ MAX_SEGMENT = 64 << 20
 """Bytes of blocks taken on trust of their leaders' signatures alone before a certificate must come."""
 TIMEOUT = 10.0
 """Seconds that a peer may take for its next frame."""
+BATCH_TIMEOUT = 30.0
+"""Seconds that a peer may keep this node waiting in all while it sends a batch, or one peer could hold it for ever."""
 AVOID_SILENT, AVOID_LIAR = 10.0, 300.0
 """Seconds for which a peer is not asked again."""
 MAX_EXCHANGES = 8
@@ -377,12 +379,15 @@ class SyncClient:
         """Take segments from ``peer`` until its answer ends or something is wrong with it."""
         header, state = self._get_final()
         segment = Segment(self._genesis, header)
+        patience = BATCH_TIMEOUT
         try:
             async with self._streams.open(peer, PROTOCOL) as exchange:
                 await exchange.send(Request(GetBlocks(header.height + 1, BATCH)).encode(), end=True)
                 while True:
-                    with trio.fail_after(TIMEOUT):
+                    asked_at = trio.current_time()
+                    with trio.fail_after(min(TIMEOUT, max(0.0, patience))):
                         raw = await exchange.receive()
+                    patience -= trio.current_time() - asked_at
                     if raw is None:
                         break
                     certificate = segment.add(raw)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+import pytest
 import trio
 import trio.testing
 
@@ -11,7 +12,7 @@ from chain.blocks import Block, sign_proposal
 from chain.blockstore import BlockStore
 from chain.store import MemoryStore
 from chain.transition import Transition, build_block, state_transition
-from chain.votes import Certificate, VoteKind
+from chain.votes import NO_BLOCK, Certificate, VoteKind, make_certificate, sign_vote
 from consensus.agreement import Agreement, Outlet, Voting
 from consensus.evidence import EvidenceStore
 from consensus.journal import Journal
@@ -156,6 +157,26 @@ def test_messages_of_the_next_epoch_are_kept_for_it() -> None:
         assert outlet.final == [1, 2, 3, 4, 5, 6]
 
     play(script, is_validator=False)
+
+
+def nullify(epoch: int, view: int) -> Certificate:
+    votes = [sign_vote(make_key(n), GENESIS.chain_id, VoteKind.NULLIFY, epoch, view, NO_BLOCK) for n in (1, 2, 3)]
+    return make_certificate(votes, GENESIS.validators)
+
+
+@pytest.mark.parametrize("last", [5, 6])
+def test_an_epoch_that_sync_has_ended_orders_no_blocks_any_more(last: int) -> None:
+    """With and without the finalization of its last block: what comes late must not displace the present order."""
+
+    async def script(agreement: Agreement, outlet: Recorder, journal: Journal) -> None:
+        await agreement.on_segment(execute(last), certify(GENESIS, get_block(last), VoteKind.FINALIZE))
+        order = agreement._build
+        for view in range(1, 8):  # this validator leads some of the views that follow
+            await agreement.on_message(nullify(0, view), 0)
+        assert agreement._build is order
+        assert agreement._previous is not None and agreement._previous.is_finished == (last == 5)
+
+    play(script, is_validator=True)
 
 
 def make_child(tree: BlockTree, parent_id: bytes, timestamp: int) -> tuple[Block, Transition]:

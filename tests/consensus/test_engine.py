@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import trio
 
 from chain.codec import pack
 from chain.crypto import KeyPair
-from chain.exceptions import CannotPay, InvalidNonce, InvalidOperation, InvalidSignature
+from chain.exceptions import CannotPay, InvalidCertificate, InvalidNonce, InvalidOperation, InvalidSignature
 from chain.operations import Release, SignedOperation, Transfer, sign_operation
 from chain.state import compute_supply
 from chain.store import LevelStore, MemoryStore, Store
@@ -27,7 +28,7 @@ from consensus.engine import FORWARDED
 from consensus.journal import RECORD_SIZE, Journal, JournalDamaged
 from consensus.messages import encode_message
 from p2p.memory import MemoryNetwork
-from p2p.network import NetworkError
+from p2p.network import GossipMessage, NetworkError
 from tests.consensus.world import World, make_key, make_test_genesis, simulate
 
 FOUR = (1, 2, 3, 4)
@@ -429,7 +430,7 @@ def test_a_journal_that_lost_votes_is_noticed() -> None:
     async def play(world: World) -> None:
         await world.start(*FOUR)
         await transfer_and_wait(world, 1, 1)
-        await transfer_and_wait(world, 1, 1)
+        await world.wait_height(await transfer_and_wait(world, 1, 1))  # each block is two votes of node 4
         await world.kill(4)
         journal = world.nodes[4].journal_file
         journal.truncate(2 * RECORD_SIZE)
@@ -538,6 +539,56 @@ def test_garbage_on_every_protocol_and_topic_hurts_nobody(insider: bool) -> None
         world.check_same_chain()
         assert all(engine.status().mempool_operations == 0 for engine in world.engines)
         assert world.engine(1).state.account(attacker.public_key).nonce == 0  # the forged transfer was not taken
+
+    simulate(make_test_genesis(4), play)
+
+
+def test_a_batch_of_worthless_operations_does_not_keep_the_loop_to_itself() -> None:
+    async def play(world: World) -> None:
+        (engine,) = await world.start(1)
+        poor = make_key(77)
+        payload = Batch(
+            tuple(
+                sign_operation(poor, world.genesis.chain_id, Transfer(nonce, make_key(2).public_key, 1)).encoded
+                for nonce in range(1_000)
+            )
+        ).encode()
+        turns = 0
+
+        async def take_turns() -> None:
+            nonlocal turns
+            while True:
+                await trio.lowlevel.checkpoint()
+                turns += 1
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(take_turns)
+            await engine._take_operations(poor.public_key, payload)
+            nursery.cancel_scope.cancel()
+        assert turns >= 10
+        assert engine.status().mempool_operations == 0
+
+    simulate(make_test_genesis(4), play)
+
+
+def test_a_certificate_that_nobody_signed_silences_nobody_and_is_not_kept() -> None:
+    async def play(world: World) -> None:
+        await world.start(*FOUR)
+        height = await transfer_and_wait(world, 1, 1)
+        engine = world.engine(1)
+        final = engine._store.certificate(height)
+        assert final is not None
+        engine._certificate = (math.inf, final)  # what this node shares unless another is faster
+        topic = get_topic(world.genesis.chain_id, "certs")
+        unsigned = replace(final, signatures=(bytes(64),) * len(final.signatures))
+        for forged in (unsigned, replace(unsigned, epoch=1, block_id=bytes([1] * 32))):
+            with pytest.raises(InvalidCertificate):
+                await engine._on_certs(
+                    GossipMessage(topic, make_key(99).public_key, Batch((forged.encode(),)).encode())
+                )
+        assert engine._certificate is not None and not engine._agreement._early
+        await engine._on_certs(GossipMessage(topic, make_key(2).public_key, Batch((final.encode(),)).encode()))
+        assert engine._certificate is None
 
     simulate(make_test_genesis(4), play)
 

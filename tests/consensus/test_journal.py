@@ -132,13 +132,42 @@ def test_a_journal_cut_at_a_whole_record_does_not_reach_what_the_ledger_noted() 
         other.check_reaches(journal.length, journal.head_hash)
 
 
-def test_votes_of_old_epochs_are_read_from_the_file() -> None:
-    file = MemoryFile()
+class MeteredFile(MemoryFile):
+    """Counts the bytes read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes_read = 0
+
+    def read(self, offset: int, size: int) -> bytes:
+        data = super().read(offset, size)
+        self.bytes_read += len(data)
+        return data
+
+
+def test_the_votes_of_an_epoch_cost_no_more_than_themselves() -> None:
+    """A node whose chain was lost passes every epoch again: each must not read the whole journal."""
+    file = MeteredFile()
     votes = [make_vote(view, epoch) for epoch in range(6) for view in (1, 2, 3)]
+    votes.insert(12, make_vote(4, 2))  # one that came late, from the epoch before
     for journal in (fill(file, votes), Journal(file, CHAIN, KEY.public_key)):
         for epoch in range(8):
+            file.bytes_read = 0
             assert journal.votes(epoch) == [vote for vote in votes if vote.epoch == epoch]
-        assert len(journal._recent) == 6
+            assert file.bytes_read <= 8 * RECORD_SIZE
+
+
+def test_a_journal_that_changes_while_it_is_open_is_damaged() -> None:
+    file = MemoryFile()
+    journal = fill(file, [make_vote(view, epoch) for epoch in range(3) for view in (1, 2)])
+    file.content[3 * RECORD_SIZE + 20] ^= 1
+    with pytest.raises(JournalDamaged) as caught:
+        journal.votes(1)
+    assert caught.value.offset == 3 * RECORD_SIZE
+    assert len(journal.votes(0)) == 2
+    del file.content[5 * RECORD_SIZE :]
+    with pytest.raises(JournalDamaged):
+        journal.votes(2)
 
 
 def test_a_second_process_is_told_so(tmp_path: Path) -> None:

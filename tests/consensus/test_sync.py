@@ -296,6 +296,30 @@ def test_liars_cost_time_and_nothing_else(reply: Reply) -> None:
     simulate(GENESIS, play)
 
 
+def test_a_peer_that_sends_one_block_at_a_time_does_not_hold_a_node_up() -> None:
+    """It keeps every deadline of a single frame, and was the only peer when the node joined."""
+
+    async def drip(exchange: Exchange) -> None:
+        raw = await exchange.receive()
+        assert raw is not None
+        if isinstance(Request.decode(raw).question, GetTip):
+            await exchange.send(Tip(10**6, bytes(32)).encode())
+            return
+        for part in read_parts(CHAIN, 1, CHAIN.height):
+            await trio.sleep(9.0)
+            await exchange.send(part)
+
+    async def play(world: World) -> None:
+        await run_server(world, 60, drip)
+        await world.start(5)
+        await trio.sleep(1.0)
+        await run_server(world, 61, make_server(CHAIN).handle)
+        world.hub.connect_all()
+        await world.wait_height(CHAIN.height, 5, timeout=45.0)
+
+    simulate(GENESIS, play)
+
+
 def test_a_follower_without_peers_waits_for_one() -> None:
     async def play(world: World) -> None:
         await world.start(5)

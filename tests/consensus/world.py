@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import trio
-import trio.testing
 
 from chain.blockstore import BlockStore
 from chain.crypto import KeyPair
@@ -20,7 +18,7 @@ from consensus.engine import Engine, Settings
 from consensus.evidence import EvidenceStore
 from consensus.journal import Journal
 from p2p.memory import MemoryHub, MemoryNetwork
-from p2p.runtime import SimulatedRuntime
+from p2p.runtime import SimulatedRuntime, run_simulation
 from p2p.streams import Streams
 from tests.simulation.ledger import MemoryFile
 
@@ -166,11 +164,4 @@ def simulate(genesis: Genesis, play: Callable[[World], Awaitable[None]], seed: i
             assert not world.hub.errors, list(world.hub.errors)
             nursery.cancel_scope.cancel()
 
-    # trio shuffles the tasks that are ready, by a generator of its own; a seed makes the run repeatable.
-    scheduler: Any = sys.modules["trio._core._run"]
-    before, scheduler._ALLOW_DETERMINISTIC_SCHEDULING = scheduler._ALLOW_DETERMINISTIC_SCHEDULING, True
-    scheduler._r.seed(seed)
-    try:
-        trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
-    finally:
-        scheduler._ALLOW_DETERMINISTIC_SCHEDULING = before
+    run_simulation(seed, main)

@@ -19,6 +19,8 @@ import pytest
 import trio
 from libp2p import new_host
 from libp2p.crypto.secp256k1 import create_new_key_pair as create_secp256k1_key_pair
+from libp2p.io.exceptions import IncompleteReadError
+from libp2p.io.utils import read_exactly
 from libp2p.network.stream.exceptions import StreamError
 from libp2p.peer.id import ID
 from libp2p.peer.peerinfo import PeerInfo
@@ -30,6 +32,7 @@ from multiaddr import Multiaddr
 import p2p.gossip
 import p2p.hardening
 import p2p.host
+from p2p.frames import Frame, FrameReader, Kind
 from p2p.hardening import (
     GuardedHost,
     GuardedSwarm,
@@ -168,7 +171,29 @@ async def test_a_failed_dial_does_not_block_the_next(on: bool, monkeypatch: pyte
             assert on
 
 
-# Items 12 and 13, and other faults of streams
+# Items 11 to 13, and other faults of streams
+
+
+@pytest.mark.trio
+async def test_a_frame_may_come_in_any_number_of_pieces() -> None:
+    """The library's reader gives up after a hundred pieces, on a connection that is all right."""
+    frame = Frame(Kind.DATA, 1, bytes(1000))
+    wire = frame.encode()
+
+    class Dribble:
+        def __init__(self) -> None:
+            self.place = 0
+
+        async def read(self, n: int | None = None) -> bytes:
+            self.place += 1
+            return wire[self.place - 1 : self.place]
+
+    with pytest.raises(IncompleteReadError):
+        await read_exactly(Dribble(), len(wire))
+    source, reader, received = Dribble(), FrameReader(), []
+    while data := await source.read():
+        received += reader.feed(data)
+    assert received == [frame]
 
 
 @pytest.mark.trio

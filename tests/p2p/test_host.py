@@ -13,7 +13,7 @@ import trio
 from p2p.host import MAX_GOSSIP, Libp2pNetwork
 from p2p.network import NetworkError, RawStream
 from p2p.runtime import RealRuntime
-from tests.p2p.hosts import LOOPBACK, collected, drained, echo, eventually, gossip_works, key, network, running
+from tests.p2p.hosts import LOOPBACK, collected, drained, echo, eventually, gossip_works, key, library, network, running
 
 ECHO = "/test/echo/1"
 TOPIC = "test"
@@ -115,6 +115,8 @@ async def test_large_gossip_arrives_and_too_large_gossip_is_refused() -> None:
         assert [len(message.payload) for message in await collected(inbox, 1)] == [MAX_GOSSIP - 1]
         with pytest.raises(ValueError, match="not below"):
             await one.publish(TOPIC, bytes(MAX_GOSSIP))
+        await library(one).pubsub.publish(TOPIC, bytes(2 * MAX_GOSSIP))
+        assert await drained(inbox) == []  # the library says nothing and loses it
 
 
 @pytest.mark.trio
