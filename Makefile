@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install test lint format demo sim bench clean
+.PHONY: install test lint format demo sim bench twins mutants clean
 
 install: $(STAMP)
 
@@ -37,6 +37,14 @@ demo: install
 SEED ?= 7
 sim: install
 	$(BIN)/python -m benchmarks.simulation --seed $(SEED) $(ARGS)
+
+# A validator of less than a third that runs twice, over N schedules, or over the one that SEED=... names.
+N ?= 3000
+twins: install
+	$(BIN)/python -m tests.simulation.twins $(if $(filter file,$(origin SEED)),--count $(N),--seed $(SEED)) $(ARGS)
+
+mutants: install
+	$(BIN)/python -m tests.mutants.run $(ARGS)
 
 bench: install
 	for name in ledger verify gateway; do $(BIN)/python -m benchmarks.$$name --json results/$$name.json $(ARGS) || exit 1; done

@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,31 +23,36 @@ import typer
 from rich.console import Console
 
 from chain.blockstore import BlockStore
-from chain.cli import CHAIN_DIRECTORY, DataDir, build_app, get_default_data_dir
+from chain.cli import DataDir, build_app, get_default_data_dir
 from chain.crypto import KeyPair
-from chain.exceptions import LedgerError, StoreError, StoreInUse
+from chain.exceptions import LedgerError, StoreDamaged, StoreError, StoreInUse
 from chain.export import ExportSource
-from chain.genesis import CREDIT, Genesis, GenesisAccount, load_genesis, make_genesis
-from chain.store import LevelStore, Store
+from chain.genesis import CREDIT, Genesis, Parameters, load_genesis, make_genesis, make_validator
+from chain.light import Checkpoint
+from chain.store import Store
 from chain.verify import Source
 from consensus.agreement import Voting
 from consensus.engine import Engine, Settings
-from consensus.evidence import EvidenceStore
-from consensus.journal import Journal, JournalDamaged
+from consensus.journal import Journal
+from consensus.repair import JOURNAL, DataDisk, Opened, open_disk
+from consensus.upkeep import Upkeep
+from p2p.dialling import get_addresses
 from p2p.discovery import Discovery
 from p2p.identity import PassphraseNeeded, create_identity, load_identity
 from p2p.network import Network, NetworkError, RunnableNetwork
+from p2p.peerstore import PeerStore
 from p2p.runtime import RealRuntime, Runtime
 from p2p.streams import Streams
 from serving.api import Api
 from serving.backends.backend import Backend
 from serving.commands import ADMIN_ADDRESS, ADMIN_TOKEN, CommandError, add_commands
-from serving.config import ConfigError, EmbeddedModel, NodeConfig, OpenAIModel, parse_peer_address
+from serving.config import ConfigError, EmbeddedModel, NodeConfig, OpenAIModel, parse_peer_address, parse_proxy
 from serving.config_file import load_config, write_default_config
 from serving.executor import Executor, ExecutorSettings
 from serving.http.server import HttpServer, ListenError
 from serving.market import Market
 from serving.offers import PROTOCOL as OFFERS
+from serving.payments import PREFIX as PAYMENTS
 from serving.payments import Payments
 from serving.policy import Policy, load_policy
 from serving.presence import Presence
@@ -55,9 +61,11 @@ from serving.service import Services
 from serving.wallet import Wallet
 
 if TYPE_CHECKING:
+    from p2p.host import Libp2pNetwork
     from serving.admin import Admin
 
 MAX_OFFERS_PER_PEER = 64
+WATCH_INTERVAL = 1.0
 STARTUP_PATIENCE = 10.0
 """Seconds that a node waits for its backends before it joins without them."""
 
@@ -67,7 +75,7 @@ class Node:
 
     ``voting`` makes it a validator if genesis does; ``backends`` come with the number of requests each may run at a
     time; ``bootstrap`` are (public key, multiaddress) pairs; ``stake`` is the bond to keep, in micro-credits; ``store``
-    is where the purse keeps what must survive a restart.
+    is where the purse keeps what must survive a restart, and ``peers`` remembers where others were.
     """
 
     def __init__(
@@ -87,12 +95,23 @@ class Node:
         settings: Settings | None = None,
         executor_settings: ExecutorSettings | None = None,
         router_settings: RouterSettings | None = None,
+        peers: PeerStore | None = None,
     ) -> None:
         self.key = key
+        self.runtime = runtime
         self.network = network
         self.policy = policy
         self.streams = Streams(network)
-        self.discovery = Discovery(network, self.streams, runtime, key, genesis.chain_id, bootstrap=bootstrap)
+        self.discovery = Discovery(
+            network,
+            self.streams,
+            runtime,
+            key,
+            genesis.chain_id,
+            bootstrap=bootstrap,
+            weight=self._get_bonded,
+            store=peers,
+        )
         self.engine = Engine(genesis, voting, network, self.streams, runtime, blocks, settings)
         self.services = Services(backends, policy)
         self.wallet = Wallet(key, self.engine)
@@ -102,7 +121,12 @@ class Node:
             key, self.engine, self.streams, self.payments, self.discovery.find, runtime, router_settings
         )
         self.market = Market(self.services, policy, self.router, runtime)
+        self.upkeep = Upkeep(key, self.engine, self.wallet.submit, runtime)
         self.presence = Presence(key, self.engine, self.discovery, self.services, self.wallet, stake)
+
+    def _get_bonded(self, peer: bytes) -> float:
+        """What makes a peer worth keeping in view."""
+        return self.engine.state.account(peer).bonded
 
     async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         """Take part until cancelled; the network must be running."""
@@ -115,14 +139,17 @@ class Node:
             nursery.start_soon(self.payments.run)
             await nursery.start(self.discovery.run)
             nursery.start_soon(self.presence.run)
+            nursery.start_soon(self.upkeep.run)
             task_status.started()
 
 
 # The real node.
 
-CONFIG, KEY, GENESIS = "config.yaml", "key", "genesis.json"
-JOURNAL, LOCK = "votes.journal", "lock"
+CONFIG, KEY, GENESIS, PEERS = "config.yaml", "key", "genesis.json", "peers.db"
+LOCK = "lock"
 PASSPHRASE = "WWWSERVE_PASSPHRASE"
+TESTING = "WWWSERVE_TESTING"
+"""Environment variable that, set to anything, lets tests cut the node off from peers through its admin listener."""
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 EXPECTED = (LedgerError, NetworkError, ListenError, ConfigError, CommandError)
@@ -178,6 +205,34 @@ def build_policy(config: NodeConfig) -> Policy:
         raise ConfigError(f"policy.name: {error}") from None
 
 
+def build_network(config: NodeConfig, key: KeyPair, runtime: Runtime) -> Libp2pNetwork:
+    """The network as the configuration describes it: public, behind a NAT, or anonymous."""
+    from p2p.host import Libp2pNetwork
+    from p2p.relay import RelayLimits
+    from p2p.transport import DialRules
+
+    rules = DialRules(proxy=config.get_proxy())
+    if config.anonymous:
+        rules = DialRules.only([place for _, place in config.get_bootstrap()], config.get_proxy())
+    relays = config.relay.serve and config.get_listen() and config.reachability != "private"
+    limits = RelayLimits(config.relay.max_reservations, config.relay.max_circuits) if relays else None
+    return Libp2pNetwork(
+        key,
+        config.get_listen(),
+        runtime,
+        announce=config.announce,
+        rules=rules,
+        relay=limits,
+        public={"public": True, "private": False, "auto": None}[config.reachability],
+        upnp=config.upnp,
+    )
+
+
+def locate(discovery: Discovery, peer: bytes) -> tuple[str, ...]:
+    """Where ``peer`` says it can be dialled, directly and through its relays."""
+    return get_addresses(discovery.find(peer))
+
+
 @contextmanager
 def naming_key(section: str) -> Iterator[None]:
     """Say which keys of the configuration to change if an address cannot be listened on."""
@@ -193,46 +248,71 @@ async def run_node(data_dir: Path, config: NodeConfig, key: KeyPair, genesis: Ge
     Raises:
         StoreError, NetworkError, ListenError, ConfigError: it cannot start, or its disk fails.
     """
-    from p2p.host import Libp2pNetwork
     from serving.admin import Admin
 
     runtime = RealRuntime()
-    network = Libp2pNetwork(key, config.listen, runtime, announce=config.announce)
-    store = LevelStore(data_dir / CHAIN_DIRECTORY)
+    network = build_network(config, key, runtime)
+    disk = DataDisk(data_dir, runtime.now)
+    opened = open_disk(
+        disk, genesis, key, runtime.random, votes=config.votes, kept=(PAYMENTS,), keep_epochs=config.keep_epochs
+    )
     try:
-        blocks = BlockStore(store, genesis)
-        voting = None
-        if config.votes and key.public_key in genesis.validators:
-            journal = Journal.open(data_dir / JOURNAL, genesis.chain_id, key.public_key)
-            voting = Voting(key, journal, EvidenceStore(store))
         node = Node(
             genesis=genesis,
             key=key,
             network=network,
-            blocks=blocks,
+            blocks=opened.blocks,
             runtime=runtime,
             policy=build_policy(config),
             backends=[(build_backend(entry, runtime), entry.capacity) for entry in config.models],
-            voting=voting,
+            voting=opened.voting,
             bootstrap=config.get_bootstrap(),
             stake=config.policy.stake,
-            store=store,
-            settings=Settings(block_spacing=config.block_spacing_ms / 1000),
+            store=opened.store,
+            peers=PeerStore(data_dir / PEERS),
+            settings=Settings(block_spacing=config.block_spacing_ms / 1000, checkpoint=config.get_checkpoint()),
         )
+        network.locate = partial(locate, node.discovery)
         # Both listeners are bound before anything else starts, so that a taken port is said at once.
         handle = Api(node.market, config.api.get_keys()).handle
         with naming_key("api"):
             front = await HttpServer.open(handle, config.api.host, config.api.port, runtime)
         with naming_key("admin"):
-            admin = await Admin.open(node, config.admin.host, config.admin.port, data_dir / ADMIN_TOKEN)
-        await _serve(node, network, front, admin, data_dir)
-    except JournalDamaged as error:
-        raise StoreError(
-            f"{data_dir / JOURNAL}: {error}. A validator must not forget its votes: put the right file back, or set "
-            f"'validate: false' in {data_dir / CONFIG} and run without voting"
-        ) from error
+            partition = network.partition if os.environ.get(TESTING) else None
+            admin = await Admin.open(
+                node, config.admin.host, config.admin.port, data_dir / ADMIN_TOKEN, partition=partition
+            )
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_watch, disk)
+            await _serve(node, network, front, admin, data_dir)
+            nursery.cancel_scope.cancel()
+    except BaseException as error:
+        damage = _find_damage(error)
+        if damage is not None:
+            disk.note_fault(damage)
+        raise
     finally:
-        store.close()
+        if disk.fault is not None:
+            disk.note_fault(disk.fault)
+        opened.close()
+
+
+def _find_damage(error: BaseException) -> StoreDamaged | None:
+    """What ``error`` says about the database, if that is damage."""
+    if isinstance(error, BaseExceptionGroup):
+        return next((found for part in error.exceptions if (found := _find_damage(part)) is not None), None)
+    return error if isinstance(error, StoreDamaged) else None
+
+
+async def _watch(disk: DataDisk) -> None:
+    """End the node once damage was found on disk: whoever found it may have had somebody else to answer.
+
+    Raises:
+        StoreDamaged: it was.
+    """
+    while disk.fault is None:
+        await trio.sleep(WATCH_INTERVAL)
+    raise disk.fault
 
 
 async def _serve(node: Node, network: RunnableNetwork, front: HttpServer, admin: Admin, data_dir: Path) -> None:
@@ -281,11 +361,21 @@ def init(
     new_chain: Annotated[
         str | None, typer.Option(help="Name of a new chain of one's own, with this node as its first validator.")
     ] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="A recent block of that chain that you trust, HEIGHT:BLOCKID: begin from there.")
+    ] = None,
 ) -> None:
-    """Make a data directory: key, configuration, genesis."""
+    """Make a data directory: key, configuration, genesis, and a journal without votes."""
     directory = data_dir or get_default_data_dir()
     if (genesis is None) == (new_chain is None):
         raise CommandError("say which chain: --genesis FILE to join one, or --new-chain NAME to begin one")
+    if checkpoint is not None:
+        if new_chain is not None:
+            raise CommandError("a new chain has no block yet: --checkpoint goes with --genesis")
+        try:
+            Checkpoint.parse(checkpoint)
+        except ValueError as error:
+            raise CommandError(f"--checkpoint: {error}") from None
     for name in (KEY, GENESIS, CONFIG):
         if (directory / name).exists():
             raise CommandError(f"{directory / name} exists already; choose another directory with -d")
@@ -294,17 +384,25 @@ def init(
     key = create_identity(directory / KEY, os.environ.get(PASSPHRASE) or None)
     if joined is None:
         assert new_chain is not None
-        account = GenesisAccount(key.public_key, 10_000 * CREDIT, 1_000 * CREDIT, (), True)
-        joined = make_genesis(new_chain, RealRuntime().now(), secrets.token_bytes(32), [account])
+        beacon = secrets.token_bytes(32)
+        account = make_validator(key, beacon, Parameters(), 10_000 * CREDIT, 1_000 * CREDIT)
+        joined = make_genesis(new_chain, RealRuntime().now(), beacon, [account])
     (directory / GENESIS).write_text(joined.to_json(), encoding="utf-8")
-    write_default_config(directory / CONFIG)
+    write_default_config(directory / CONFIG, NodeConfig(checkpoint=checkpoint))
+    Journal.open(directory / JOURNAL, joined.chain_id, key.public_key).close()
     print(f"address  {key.address}")
     print(f"chain    {joined.name} ({joined.chain_id.hex()[:8]})")
     print(f"edit {directory / CONFIG}, then start the node with: wwwserve run -d {directory}")
 
 
 @app.command()
-def run(data_dir: DataDir = None) -> None:
+def run(
+    data_dir: DataDir = None,
+    anonymous: Annotated[
+        bool, typer.Option("--anonymous", help="Listen nowhere and connect to the bootstrap peers alone.")
+    ] = False,
+    socks5: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Dial every peer through this proxy.")] = None,
+) -> None:
     """Run the node in a data directory until it is stopped."""
     from serving.logs import configure_logs
 
@@ -312,6 +410,14 @@ def run(data_dir: DataDir = None) -> None:
     if not (directory / KEY).exists():
         raise CommandError(f"no node in {directory}; make one with: wwwserve init -d {directory} …")
     config = load_config(directory / CONFIG)
+    if socks5 is not None:
+        try:
+            parse_proxy(socks5)
+        except ValueError as error:
+            raise CommandError(f"--socks5: {error}") from None
+        config = config.model_copy(update={"socks5": socks5})
+    if anonymous or config.anonymous:
+        config = config.as_anonymous()
     configure_logs(config.log.level, config.log.format)
     genesis = load_genesis(directory / GENESIS)
     key = _load_key(directory / KEY)
@@ -357,20 +463,58 @@ def open_remote(multiaddress: str, genesis: Path | None) -> Source:
         raise StoreError(str(error)) from error
     trusted = load_genesis(genesis or get_default_data_dir() / GENESIS)
     runtime = RealRuntime()
-    file = Path(tempfile.mkdtemp(prefix="wwwserve-verify-")) / "chain.export"
     network = Libp2pNetwork(KeyPair(secrets.token_bytes(32)), (), runtime)
-    trio.run(fetch_chain, network, trusted, peer, address, file)
-    return ExportSource(file)
+    with tempfile.TemporaryDirectory(prefix="wwwserve-verify-") as directory:
+        file = Path(directory) / "chain.export"
+        trio.run(fetch_chain, network, trusted, peer, address, file)
+        return ExportSource(file)  # which holds the file open: it needs no name any more
+
+
+@contextmanager
+def open_offline(data_dir: Path | None) -> Iterator[tuple[Opened, KeyPair]]:
+    """The ledger, the votes and the key of a node that is stopped.
+
+    Raises:
+        StoreInUse: it is running.
+    """
+    directory = data_dir or get_default_data_dir()
+    if not (directory / KEY).exists():
+        raise CommandError(f"no node in {directory}; name its data directory with -d")
+    genesis, key, runtime = load_genesis(directory / GENESIS), _load_key(directory / KEY), RealRuntime()
+    with lock_data_dir(directory):
+        disk = DataDisk(directory, runtime.now)
+        opened = open_disk(disk, genesis, key, runtime.random, votes=True, kept=(PAYMENTS,))
+        try:
+            yield opened, key
+        finally:
+            opened.close()
+
+
+def write_genesis(data_dir: Path | None, content: str) -> None:
+    """Put another genesis file in the place of the one in a data directory, in one step."""
+    path = (data_dir or get_default_data_dir()) / GENESIS
+    new = path.with_suffix(".new")
+    new.write_text(content, encoding="utf-8")
+    new.replace(path)
+
+
+def build_chain_app() -> typer.Typer:
+    """The ``chain`` commands."""
+    from serving.restarting import build_restart_app
+
+    chain = build_app(open_remote)
+    chain.add_typer(build_restart_app(open_offline, write_genesis), name="restart")
+    return chain
 
 
 def chain_main() -> None:
     """Entry point of the ``chain`` command."""
-    _run_app(build_app(open_remote))
+    _run_app(build_chain_app())
 
 
 def main() -> None:
     """Entry point of the ``wwwserve`` command."""
-    app.add_typer(build_app(open_remote), name="chain")
+    app.add_typer(build_chain_app(), name="chain")
     _run_app(app)
 
 

@@ -23,7 +23,7 @@ from rich.table import Table
 
 from chain.blockstore import BlockStore
 from chain.crypto import KeyPair, format_address
-from chain.genesis import CREDIT, GenesisAccount, Parameters, make_genesis
+from chain.genesis import CREDIT, Parameters, make_genesis, make_validator
 from chain.state import compute_supply
 from chain.store import MemoryStore
 from consensus.agreement import Voting
@@ -81,8 +81,9 @@ class Simulation:
         self.hub = MemoryHub(seed)
         self.model = QWEN3_8B.model
         keys = [KeyPair(hashlib.sha256(f"{seed}/{number}".encode()).digest()) for number in range(count)]
-        accounts = [GenesisAccount(k.public_key, 10_000 * CREDIT, 1_000 * CREDIT, (self.model,), True) for k in keys]
-        genesis = make_genesis("simulation", SimulatedRuntime.EPOCH, bytes(32), accounts, Parameters(epoch_heights=20))
+        parameters, beacon = Parameters(epoch_heights=20), bytes(32)
+        accounts = [make_validator(k, beacon, parameters, 10_000 * CREDIT, 1_000 * CREDIT, (self.model,)) for k in keys]
+        genesis = make_genesis("simulation", SimulatedRuntime.EPOCH, beacon, accounts, parameters)
         self.networks: list[MemoryNetwork] = []
         self.nodes: list[Node] = []
         for number, key in enumerate(keys):

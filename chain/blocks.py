@@ -15,14 +15,20 @@ from chain import crypto
 from chain.codec import MAX_RECORD, Bounds, Hash, Natural, PublicKey, Record, Signature, pack
 from chain.merkle import compute_merkle_root
 from chain.operations import SignedOperation
+from chain.validators import LATE_BLOCKS, MAX_COMMITTEE
 from chain.votes import Certificate, Vote
 
-VERSION = 1
+VERSION = 2
 MAX_BLOCK = 512 * 1024
 """Largest encoded block in bytes."""
 
 NO_REVEAL = bytes(32)
-"""Beacon reveal of a block on a chain whose beacon is fixed by genesis."""
+"""Beacon reveal of genesis."""
+
+MAX_NULLIFICATIONS = 32
+"""Skipped views that a block proves: those right before its own. Any number would not fit after a long halt."""
+
+MAX_LATE_VOTES = LATE_BLOCKS * MAX_COMMITTEE
 
 
 @dataclass(frozen=True)
@@ -60,26 +66,39 @@ class Body(Record):
     """Operations in order of execution, and the evidence of agreement.
 
     ``parent_certificate`` is the notarization of the parent (its finalization for the first block of an epoch, None on
-    genesis); ``nullifications`` certify each view between the parent's and this block's; ``late_votes`` are notarize
-    votes for recent blocks that came too late for their certificate.
+    genesis); ``nullifications`` certify the last ``MAX_NULLIFICATIONS`` of the views between the parent's and this
+    block's; ``late_votes`` are notarize votes for the ``LATE_BLOCKS`` blocks up to the parent that came too late for
+    their certificates: who took part is counted from these. ``removed`` are the validators that a restart strikes off
+    (:mod:`chain.restart`); every other block has none.
     """
 
     operations: tuple[SignedOperation, ...]
     parent_certificate: Certificate | None
     nullifications: tuple[Certificate, ...]
-    late_votes: Annotated[tuple[Vote, ...], Bounds(0, 0)]
+    late_votes: Annotated[tuple[Vote, ...], Bounds(0, MAX_LATE_VOTES)]
+    removed: Annotated[tuple[PublicKey, ...], Bounds(0, MAX_COMMITTEE)] = ()
 
     def compute_root(self) -> bytes:
         """Commitment to the body: a Merkle root over the operations, beside a hash of the evidence."""
+        operations = compute_merkle_root([operation.encoded for operation in self.operations])
+        return compute_body_root(operations, self.compute_evidence_hash())
+
+    def compute_evidence_hash(self) -> bytes:
+        """Commitment to everything but the operations."""
         evidence = pack(
             [
                 None if self.parent_certificate is None else self.parent_certificate.encode(),
                 [certificate.encode() for certificate in self.nullifications],
                 [vote.encode() for vote in self.late_votes],
+                list(self.removed),
             ]
         )
-        operations = compute_merkle_root([operation.encoded for operation in self.operations])
-        return crypto.hash_bytes("body root", operations, crypto.hash_bytes("evidence", evidence))
+        return crypto.hash_bytes("evidence", evidence)
+
+
+def compute_body_root(operations_root: bytes, evidence_hash: bytes) -> bytes:
+    """Commitment to a body by those to its two parts."""
+    return crypto.hash_bytes("body root", operations_root, evidence_hash)
 
 
 @dataclass(frozen=True)

@@ -1,185 +1,106 @@
-"""The final chain on disk: blocks, certificates, indexes, and the state after the last block.
-
-Layout of the store (numbers are 8 bytes, big-endian):
-
-=====================  =====================================================
-``b`` height           block
-``f`` height           finality certificate of that very block, where one was seen
-``x`` height           reasons of the operations that failed, where any did
-``n`` block id         height
-``o`` operation id     height, index
-``s`` state key        state entry after the last block
-``m`` name             format, genesis, height, journal mark
-``e`` …                the node's own votes and what they rest on; no part of the chain
-``w`` …                the node's own payments; no part of the chain
-=====================  =====================================================
+"""The final chain on disk, to add to: append, prune, go on from a snapshot. What is there is in :mod:`chain.stored`.
 
 One batch per finality certificate carries all of it, so that a crash leaves the chain before or after, never between.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 from chain.blocks import Block, Header
-from chain.codec import pack, unpack
-from chain.exceptions import CodecError, StoreDamaged, StoreError
+from chain.codec import pack
+from chain.epochs import get_epoch, get_last_height
+from chain.exceptions import StoreDamaged, StoreError
 from chain.genesis import Genesis
+from chain.light import MAX_EPOCH_RESTARTS, Checkpoint, EpochEnd
+from chain.restart import is_restart
+from chain.staging import OTHER_BANK, Staging
 from chain.state import State
 from chain.store import Store
+from chain.stored import (
+    BANK_KEY,
+    BASE_KEY,
+    FORMAT,
+    FORMAT_KEY,
+    GENESIS_KEY,
+    HEIGHT_KEY,
+    PRUNE_KEY,
+    UNDO_KEY,
+    FinalHeader,
+    Restarts,
+    StoredChain,
+    encode_mark,
+    encode_number,
+)
 from chain.transition import Transition
-from chain.votes import Certificate
+from chain.votes import Certificate, VoteKind
 
-FORMAT = b"1"
-GENESIS_KEY = b"mgenesis"
-_FORMAT_KEY = b"mformat"
-_HEIGHT_KEY = b"mheight"
-_JOURNAL_KEY = b"mjournal"
-
-MAX_GENESIS = 8 << 20
-
-
-class StoredChain:
-    """What a store holds of a chain, as it stands there: nothing is checked beyond its form.
-
-    ``height`` is that of the last final block, 0 on a new chain.
-
-    Raises:
-        StoreError: there is no chain, or in another format; from every method, when what it reads is damaged.
-    """
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self.genesis = load_stored_genesis(store)
-        self.height = self._read_number(_HEIGHT_KEY)
-
-    @property
-    def journal_mark(self) -> tuple[int, bytes] | None:
-        """Length and head hash of the vote journal at the last final batch, or None before the first."""
-        raw = self._store.get(_JOURNAL_KEY)
-        if raw is None:
-            return None
-        return int.from_bytes(raw[:8], "big"), raw[8:]
-
-    def block(self, height: int) -> Block | None:
-        """The final block at ``height``, or None above the last (and for genesis, which is only a header)."""
-        raw = self.raw_block(height)
-        try:
-            return None if raw is None else Block.decode(raw)
-        except CodecError as error:
-            raise StoreDamaged(f"block {height} is damaged: {error}") from error
-
-    def raw_block(self, height: int) -> bytes | None:
-        """The encoded block at ``height``, unchecked."""
-        return self._store.get(b"b" + _number(height))
-
-    def certificate(self, height: int) -> Certificate | None:
-        """The finality certificate of the very block at ``height``; None where only a descendant's was seen."""
-        raw = self.raw_certificate(height)
-        try:
-            return None if raw is None else Certificate.decode(raw)
-        except CodecError as error:
-            raise StoreDamaged(f"the certificate of block {height} is damaged: {error}") from error
-
-    def raw_certificate(self, height: int) -> bytes | None:
-        """The encoded certificate at ``height``, unchecked."""
-        return self._store.get(b"f" + _number(height))
-
-    def nearest_certificate(self, height: int) -> tuple[int, Certificate] | None:
-        """The certificate that made ``height`` final, and its own height; None above the last final block."""
-        for candidate in range(max(1, height), self.height + 1):
-            certificate = self.certificate(candidate)
-            if certificate is not None:
-                return candidate, certificate
-        return None
-
-    def failures(self, height: int) -> list[str | None]:
-        """Why each operation of the block at ``height`` failed (None where it did not); empty if none did."""
-        raw = self._store.get(b"x" + _number(height))
-        try:
-            failures: object = [] if raw is None else unpack(raw)
-        except CodecError as error:
-            raise StoreDamaged(f"the failures of block {height} are damaged: {error}") from error
-        if not isinstance(failures, list) or not all(failure is None or type(failure) is str for failure in failures):
-            raise StoreDamaged(f"the failures of block {height} are damaged")
-        return failures
-
-    def height_of_block(self, block_id: bytes) -> int | None:
-        """Height of a final block, or None if it is not one."""
-        raw = self._store.get(b"n" + block_id)
-        return None if raw is None else int.from_bytes(raw, "big")
-
-    def find_operation(self, operation_id: bytes) -> tuple[int, int] | None:
-        """Height and index of a final operation, or None."""
-        raw = self._store.get(b"o" + operation_id)
-        return None if raw is None else (int.from_bytes(raw[:8], "big"), int.from_bytes(raw[8:], "big"))
-
-    def stored_state(self) -> dict[bytes, bytes]:
-        """The encoded entries of the state after the last final block."""
-        return {key[1:]: value for key, value in self._store.items(b"s")}
-
-    def count_entries(self) -> Counter[bytes]:
-        """How many entries there are of each kind (first byte of the key)."""
-        return Counter(key[:1] for key, _ in self._store.items(b""))
-
-    def close(self) -> None:
-        """Release the store."""
-        self._store.close()
-
-    def _read_number(self, key: bytes) -> int:
-        raw = self._store.get(key)
-        if raw is None or len(raw) != 8:
-            raise StoreDamaged(f"entry {key.decode()} is missing or damaged")
-        return int.from_bytes(raw, "big")
+PRUNE_ENTRIES = 4_096
+"""Entries deleted at a time: a batch ends with the block that reaches it."""
 
 
 class BlockStore(StoredChain):
     """The final blocks of one chain, to read and to add to.
 
-    ``header`` and ``state`` are those of the last final block (of genesis on a new chain).
+    ``header`` and ``state`` are those of the last final block (of genesis on a new chain). With ``keep_epochs`` blocks
+    are kept for the current epoch and so many before it, else (0) for ever.
 
     Raises:
         StoreError: the store is damaged, or belongs to another chain.
     """
 
-    def __init__(self, store: Store, genesis: Genesis) -> None:
+    def __init__(self, store: Store, genesis: Genesis, keep_epochs: int = 0) -> None:
         if store.get(GENESIS_KEY) is None:
             if next(store.items(b""), None) is not None:
                 raise StoreDamaged("the database holds something, but no genesis: it is damaged or not a chain")
             store.write(
                 {
-                    _FORMAT_KEY: FORMAT,
+                    FORMAT_KEY: FORMAT,
                     GENESIS_KEY: genesis.encode(),
-                    _HEIGHT_KEY: _number(0),
+                    HEIGHT_KEY: encode_number(0),
+                    BANK_KEY: b"s",
+                    UNDO_KEY: encode_number(0),
                     **{b"s" + leaf.key: leaf.encoded for leaf in genesis.state.entries()},
+                    **{leaf.key: leaf.encoded for leaf in genesis.state.entries() if leaf.key[:1] == b"c"},
                 }
             )
         super().__init__(store)
-        if self.genesis != genesis:
+        if self.genesis.chain_id != genesis.chain_id:
             raise StoreError(
                 f"the database belongs to chain {self.genesis.name!r} ({self.genesis.chain_id.hex()[:8]}), "
                 f"not {genesis.name!r} ({genesis.chain_id.hex()[:8]}); "
                 "put back the genesis file of the one, or use another data directory for the other"
             )
-        self.genesis = genesis
+        self._accept(genesis.restarts)
+        self.keep_epochs = keep_epochs
         self.header, self.state = self._load()
+        self.staging = Staging(store, OTHER_BANK[self._bank])
+        self._ends: dict[int, tuple[Header, State]] = {}
+        self._keep_end(self.header, self.state)
 
     def _load(self) -> tuple[Header, State]:
-        if self.height == 0:
-            header = self.genesis.header
-        else:
-            block = self.block(self.height)
-            if block is None:
-                raise StoreDamaged(f"block {self.height} is missing")
-            header = block.header
-        try:
-            state = State.load(self.stored_state())
-        except CodecError as error:
-            raise StoreDamaged(f"a state entry is damaged: {error}") from error
+        header = self.find_header(self.height)
+        if header is None:
+            raise StoreDamaged(f"block {self.height} is missing")
+        state = self.load_state()
         if state.root != header.state_root:
             raise StoreDamaged(f"the state on disk is not the one after block {self.height}")
         return header, state
+
+    def check_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Check that a checkpoint is no other block than the final one here.
+
+        Raises:
+            StoreError: it is: one of the two is not of the true chain.
+        """
+        header = self.find_header(checkpoint.height) if checkpoint.height <= self.height else None
+        if header is not None and checkpoint.is_contradicted_by(header):
+            raise StoreError(
+                f"the checkpoint {checkpoint} contradicts block {header.height} in the database, "
+                f"{header.id.hex()}: either the checkpoint is wrong, or this node followed a false chain and must "
+                "begin again in a new data directory"
+            )
 
     def append(
         self,
@@ -195,46 +116,183 @@ class BlockStore(StoredChain):
             ValueError: they do not follow one another, or the certificate is not of the last.
             StoreError: the store fails; nothing was added.
         """
+        if not blocks or certificate.block_id != blocks[-1][0].id:
+            raise ValueError("the certificate is not of the last block")
         changes: dict[bytes, bytes | None] = {}
-        parent = self.header
-        for block, transition in blocks:
+        parent, state = self.header, self.state
+        ends: list[tuple[Header, State]] = []
+        following = [*(block.body.parent_certificate for block, _ in blocks[1:]), certificate]
+        for (block, transition), above in zip(blocks, following, strict=True):
             if block.header.parent_id != parent.id:
                 raise ValueError(f"block {block.height} does not follow block {parent.height}")
-            parent, number = block.header, _number(block.height)
+            parent, number = block.header, encode_number(block.height)
             changes[b"b" + number] = block.encoded
             changes[b"n" + block.id] = number
             for index, operation in enumerate(block.body.operations):
-                changes[b"o" + operation.id] = number + _number(index)
+                changes[b"o" + operation.id] = number + encode_number(index)
             if any(failure is not None for failure in transition.failures):
                 changes[b"x" + number] = pack(list(transition.failures))
+            undo: list[list[bytes | None]] = []
             for key, record in transition.changes.items():
-                changes[b"s" + key] = None if record is None else record.encode()
-        if not blocks or certificate.block_id != parent.id:
-            raise ValueError("the certificate is not of the last block")
-        changes[b"f" + _number(parent.height)] = certificate.encode()
-        changes[_HEIGHT_KEY] = _number(parent.height)
+                before = state.get(key)
+                undo.append([key, None if before is None else before.encode()])
+                encoded = changes[self._bank + key] = None if record is None else record.encode()
+                if key[:1] == b"c" and encoded is not None:
+                    changes[key] = encoded  # stays when the state forgets it
+            changes[b"u" + number] = pack(undo)
+            state = transition.state
+            if is_restart(parent):
+                restarts = (*self._restarts(parent.epoch), parent)  # a batch has no more than one
+                changes[b"r" + encode_number(parent.epoch)] = Restarts(restarts[-MAX_EPOCH_RESTARTS:]).encode()
+            if block.height == get_last_height(self.genesis.parameters, parent.epoch):
+                ends.append((parent, state))
+                if above is not None and above.kind == VoteKind.FINALIZE:  # nothing else follows the end of an epoch
+                    changes[b"l" + encode_number(parent.epoch)] = FinalHeader(parent, above).encode()
+        changes[b"f" + encode_number(parent.height)] = certificate.encode()
+        changes[HEIGHT_KEY] = encode_number(parent.height)
         if journal_mark is not None:
-            changes[_JOURNAL_KEY] = _number(journal_mark[0]) + journal_mark[1]
+            changes |= encode_mark(journal_mark)
         self._store.write(changes)
-        self.header, self.state, self.height = parent, blocks[-1][1].state, parent.height
+        self.header, self.state, self.height = parent, state, parent.height
+        for header, after in ends:
+            self._keep_end(header, after)
+        self.prune()
 
+    # States at the ends of epochs, for those who start from one.
 
-def load_stored_genesis(store: Store) -> Genesis:
-    """The genesis that a store was made with.
+    def _keep_end(self, header: Header, state: State) -> None:
+        if header.height == get_last_height(self.genesis.parameters, header.epoch):
+            self._ends[header.height] = header, state
+            for height in sorted(self._ends)[:-2]:
+                self._ends.pop(height, None)
 
-    Raises:
-        StoreError: there is none, it is damaged, or the store has another format.
-    """
-    raw = store.get(GENESIS_KEY)
-    if raw is None:
-        raise StoreError("the database holds no chain")
-    if store.get(_FORMAT_KEY) != FORMAT:
-        raise StoreError("the database was written by another version of this program")
-    try:
-        return Genesis.decode(raw, MAX_GENESIS)
-    except CodecError as error:
-        raise StoreDamaged(f"the stored genesis is damaged: {error}") from error
+    def find_end_state(self, height: int) -> State | None:
+        """The state at one of the last two epoch ends, or None. Their states cost only their differences.
 
+        After a restart they come back through the undo entries, once; that takes a moment.
+        """
+        parameters = self.genesis.parameters
+        epoch = get_epoch(parameters, self.height + 1)
+        if height not in (get_last_height(parameters, epoch - 1), get_last_height(parameters, epoch - 2)):
+            return None
+        if height not in self._ends and max(self.undo_floor, 1) <= height:
+            # Blocks may be added meanwhile, by another thread: the state itself knows which one it is of.
+            header, state = self.find_header(height), self.state
+            start = state.history.count
+            if header is None or start < height:
+                return None
+            found = self.rewind(state, start, height)
+            if found.root != header.state_root:
+                raise StoreDamaged(f"the undo entries do not lead back to the state after block {height}")
+            self._ends[height] = header, found
+        end = self._ends.get(height)
+        return None if end is None else end[1]
 
-def _number(value: int) -> bytes:
-    return value.to_bytes(8, "big")
+    # Where the chain begins.
+
+    def adopt_snapshot(
+        self, ends: Sequence[EpochEnd], state: State, journal_mark: tuple[int, bytes] | None = None
+    ) -> None:
+        """Go on from the staged ``state`` at the last of ``ends``, which are verified and lead up to it.
+
+        One batch makes the switch; what was here before is deleted afterwards, bit by bit.
+
+        Raises:
+            ValueError: the state is not the one that is staged for that block, or not above the last block here.
+            StoreError: the store fails; nothing has changed.
+        """
+        header = ends[-1].header
+        if self.staging.header != header or state.root != header.state_root or header.height <= self.height:
+            raise ValueError("not the staged snapshot")
+        while self.prunable or self.staging.rubbish:
+            self.prune()
+        changes: dict[bytes, bytes | None] = {
+            BASE_KEY: header.encode(),
+            HEIGHT_KEY: encode_number(header.height),
+            UNDO_KEY: encode_number(header.height),
+            PRUNE_KEY: encode_number(self.base.height + 1) + encode_number(self.height),
+            BANK_KEY: self.staging.bank,
+            **self.staging.leave(),
+        }
+        first = ends[0].header.epoch
+        if first and self._epoch_end(first - 1) is None:  # no chain of epochs leads from those here to the new ones
+            old = [key for kind in (b"c", b"l", b"r") for key, _ in self._store.items(kind)]
+            changes |= {key: None for key in old if int.from_bytes(key[1:], "big") < first}
+        for leaf in state.entries():
+            if leaf.key[:1] == b"c":
+                changes[leaf.key] = leaf.encoded
+        for end in ends:
+            changes[b"l" + encode_number(end.header.epoch)] = FinalHeader(end.header, end.certificate).encode()
+            changes[b"c" + encode_number(end.header.epoch)] = end.validators.encode()
+            if end.restarts:
+                changes[b"r" + encode_number(end.header.epoch)] = Restarts(end.restarts).encode()
+        if journal_mark is not None:
+            changes |= encode_mark(journal_mark)
+        self._store.write(changes)
+        self._bank = self.staging.bank
+        self.staging = Staging(self._store, OTHER_BANK[self._bank])
+        self.base = self.header = header
+        self.state, self.height = state, header.height
+        self._ends.clear()
+        self._keep_end(header, state)
+
+    def prune(self) -> None:
+        """Delete a bounded part of what is not to be kept. Called after every append; no harm in calling it more."""
+        changes: dict[bytes, bytes | None] = dict(self.staging.collect_rubbish())
+        base, prunable = self._find_base(), self.prunable
+        if base is not None:
+            prunable = range(prunable.start if prunable else self.base.height + 1, base.height + 1)
+            changes |= {BASE_KEY: base.encode(), UNDO_KEY: encode_number(base.height)}
+        elif not self.keep_epochs and not self.base.height:
+            floor, target = self.undo_floor, self.height - 2 * self.genesis.parameters.epoch_heights
+            upto = min(target, floor + PRUNE_ENTRIES)
+            if upto > floor:
+                changes |= {b"u" + encode_number(height): None for height in range(floor + 1, upto + 1)}
+                changes[UNDO_KEY] = encode_number(upto)
+        next_height = prunable.start
+        while next_height < prunable.stop and len(changes) < PRUNE_ENTRIES:
+            changes |= dict.fromkeys(self.find_keys(next_height))
+            next_height += 1
+        if prunable:
+            is_done = next_height >= prunable.stop
+            changes[PRUNE_KEY] = None if is_done else encode_number(next_height) + encode_number(prunable.stop - 1)
+        if changes:
+            self._store.write(changes)
+        if base is not None:
+            self.base = base
+
+    def _find_base(self) -> Header | None:
+        """The later header that the chain could begin after, by the setting; None if there is none yet."""
+        parameters = self.genesis.parameters
+        epoch = get_epoch(parameters, self.height + 1) - self.keep_epochs - 1
+        if not self.keep_epochs or epoch < 0:
+            return None
+        height = get_last_height(parameters, epoch)
+        if height <= self.base.height or height < self.undo_floor:
+            return None
+        end = self._epoch_end(epoch)
+        return None if end is None else end.header
+
+    def accept_restart(self, block_id: bytes) -> Genesis:
+        """Accept a restart block as the next (:mod:`chain.restart`). Returns the genesis that says so."""
+        self._accept((block_id,))
+        return self.genesis
+
+    def _accept(self, restarts: tuple[bytes, ...]) -> None:
+        accepted = tuple(dict.fromkeys((*self.genesis.restarts, *restarts)))
+        if accepted != self.genesis.restarts:
+            self.genesis = replace(self.genesis, restarts=accepted)
+            self._store.write({GENESIS_KEY: self.genesis.encode()})
+
+    def strengthen(self, certificate: Certificate) -> None:
+        """Put a certificate in the place of the one that made the same block final, if it has more signers.
+
+        Raises:
+            StoreError: the store fails.
+        """
+        height = self.height_of_block(certificate.block_id)
+        if height is None or height <= self.base.height:
+            return
+        known = self.certificate(height)
+        if known is not None and set(known.signers) < set(certificate.signers):
+            self._store.write({b"f" + encode_number(height): certificate.encode()})

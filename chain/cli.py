@@ -1,6 +1,6 @@
-"""The ``chain`` command: audit, show and export a ledger without running a node.
+"""The ``chain`` command: audit, show, export and prove a ledger without running a node.
 
-Exit codes: 0 fine, 1 the chain is at fault or cannot be read, 2 the command line is wrong.
+Exit codes: 0 fine, 1 the chain or a proof is at fault or cannot be read, 2 the command line is wrong.
 """
 
 from __future__ import annotations
@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,13 +19,28 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from chain.blocks import Block
-from chain.blockstore import BlockStore, StoredChain, load_stored_genesis
+from chain.blockstore import BlockStore
 from chain.crypto import format_address, parse_address
-from chain.exceptions import GenesisError, LedgerError, StoreDamaged, StoreError, StoreInUse
+from chain.display import (
+    account_to_rows,
+    describe_statement,
+    format_count,
+    format_credits,
+    format_percent,
+    format_rows,
+    header_to_plain,
+    operation_to_plain,
+    statement_to_plain,
+    to_plain,
+)
+from chain.exceptions import GenesisError, LedgerError, ProofError, StoreDamaged, StoreError, StoreInUse
 from chain.export import ExportSource, export_chain
-from chain.genesis import CREDIT, load_genesis
-from chain.operations import SignedOperation
+from chain.genesis import load_genesis
+from chain.light import Checkpoint
+from chain.proofs import MAX_PROOF, Proof, Statement, check_proof, format_proof, parse_proof
+from chain.prover import prove_balance, prove_operation, rebuild_chain
 from chain.store import LevelStore
+from chain.stored import StoredChain, load_stored_genesis
 from chain.verify import Report, Source, StoreSource, verify_chain
 
 OpenRemote = Callable[[str, Path | None], Source]
@@ -42,21 +58,41 @@ DataDir = Annotated[
     Path | None,
     typer.Option("--data-dir", "-d", help="Data directory of a node (default: the platform's usual place)."),
 ]
+Place = Annotated[
+    str | None,
+    typer.Option(
+        "--data-dir",
+        "-d",
+        help="Data directory or multiaddress of a node, or an export file (default: the platform's usual directory).",
+    ),
+]
+Since = Annotated[
+    str | None,
+    typer.Option(
+        "--checkpoint", help="HEIGHT:BLOCK-ID of a block that whoever checks trusts to be final (default: genesis)."
+    ),
+]
+TrustedGenesis = Annotated[
+    Path | None, typer.Option("--genesis", help="Genesis file that the chain must begin with (default: its own).")
+]
+Output = Annotated[
+    Path | None, typer.Option("--output", "-o", help="File to write; must not exist (default: print the proof).")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of text for people.")]
 
 
 def build_app(open_remote: OpenRemote | None = None) -> typer.Typer:
-    """The command line; ``open_remote`` lets ``verify`` audit a running node."""
-    app = typer.Typer(help="Audit, show and export a ledger.", no_args_is_help=True, pretty_exceptions_enable=False)
+    """The command line; ``open_remote`` lets ``verify`` and ``prove`` read the chain of a running node."""
+    app = typer.Typer(
+        help="Audit, show, export and prove a ledger.", no_args_is_help=True, pretty_exceptions_enable=False
+    )
 
     @app.command()
     def verify(
         target: Annotated[
             str | None, typer.Argument(help="Data directory, export file, or multiaddress of a node (/ip4/…/p2p/…).")
         ] = None,
-        genesis: Annotated[
-            Path | None, typer.Option(help="Genesis file that the chain must begin with (default: its own).")
-        ] = None,
+        genesis: TrustedGenesis = None,
         as_json: AsJson = False,
     ) -> None:
         """Re-check everything from genesis, with no trust in the node."""
@@ -87,13 +123,12 @@ def build_app(open_remote: OpenRemote | None = None) -> typer.Typer:
             key = parse_address(address)
             with _open_store(data_dir or get_default_data_dir()) as store:
                 blocks = BlockStore(store, load_stored_genesis(store))
-            content = {"address": format_address(key), "height": blocks.height, **_plain(blocks.state.account(key))}
+            held = blocks.state.account(key)
         if as_json:
-            print(json.dumps(content))
-            return
-        for name, value in content.items():
-            is_amount = name in ("available", "held", "bonded")
-            print(f"{name:>10}  {format_credits(value) if is_amount else value or '-'}")
+            print(json.dumps({"address": format_address(key), "height": blocks.height, **to_plain(held)}))
+        else:
+            rows = {"address": format_address(key), "height": f"{blocks.height:,}", **account_to_rows(held)}
+            print(format_rows(rows))
 
     @app.command()
     def export(
@@ -107,7 +142,107 @@ def build_app(open_remote: OpenRemote | None = None) -> typer.Typer:
             height = _with_progress("Exporting", source.height, lambda tick: export_chain(source, file, tick), False)
         print(f"{height} blocks of chain {source.genesis.name} written to {file}; check it with: chain verify {file}")
 
+    @app.command()
+    def checkpoint(data_dir: DataDir = None, as_json: AsJson = False) -> None:
+        """Print the last final block as a checkpoint, to hand to whoever checks proofs."""
+        with _errors(), _open_store(data_dir or get_default_data_dir()) as store:
+            blocks = StoredChain(store)
+            header = blocks.find_header(blocks.height)
+            if header is None:
+                raise StoreDamaged(f"block {blocks.height} is missing")
+            if not header.height:
+                raise StoreError("no block is final yet, and genesis needs no checkpoint")
+        last = Checkpoint(header.height, header.id)
+        print(json.dumps({"checkpoint": str(last), **header_to_plain(header)}) if as_json else last)
+
+    prove = typer.Typer(
+        help="Write a proof that anyone can check with the genesis file and a checkpoint.", no_args_is_help=True
+    )
+    app.add_typer(prove, name="prove")
+
+    @prove.command()
+    def balance(
+        address: Annotated[str, typer.Argument(help="Address of the account (12D3KooW…).")],
+        data_dir: Place = None,
+        genesis: TrustedGenesis = None,
+        checkpoint: Since = None,
+        output: Output = None,
+    ) -> None:
+        """Prove what an account has after the last final block, or that there is no such account."""
+        with _errors():
+            key, since = parse_address(address), _parse_checkpoint(checkpoint)
+            with _open_chain(data_dir, genesis, open_remote, output) as chain:
+                _hand_out(prove_balance(chain, key, since), since, output)
+
+    @prove.command()
+    def operation(
+        operation_id: Annotated[str, typer.Argument(help="Id of the operation (64 hexadecimal digits).")],
+        data_dir: Place = None,
+        genesis: TrustedGenesis = None,
+        checkpoint: Since = None,
+        output: Output = None,
+    ) -> None:
+        """Prove that a final block has an operation."""
+        with _errors():
+            wanted, since = _parse_operation_id(operation_id), _parse_checkpoint(checkpoint)
+            with _open_chain(data_dir, genesis, open_remote, output) as chain:
+                _hand_out(prove_operation(chain, wanted, since), since, output)
+
+    @app.command("check-proof")
+    def check(
+        file: Annotated[Path, typer.Argument(help="File with the proof ('-': standard input).", allow_dash=True)],
+        genesis: Annotated[Path, typer.Option(help="Genesis file of the chain.")],
+        checkpoint: Since = None,
+        as_json: AsJson = False,
+    ) -> None:
+        """Check a proof, trusting nothing but the genesis file and the checkpoint."""
+        with _errors():
+            trusted, since = load_genesis(genesis), _parse_checkpoint(checkpoint)
+            with nullcontext(sys.stdin.buffer) if str(file) == "-" else file.open("rb") as stream:
+                raw = stream.read(2 * MAX_PROOF + 1)
+        statement: Statement | None = None
+        fault: str | None = None
+        try:
+            statement = check_proof(trusted, since, parse_proof(raw.decode("utf-8", errors="replace")))
+        except ProofError as error:
+            fault = str(error)
+        if as_json:
+            content = {} if statement is None else statement_to_plain(trusted, statement)
+            print(json.dumps({"ok": fault is None, "fault": fault, **content}))
+        else:
+            print(f"REFUSED: {fault}" if statement is None else describe_statement(trusted, statement))
+        raise typer.Exit(0 if fault is None else 1)
+
     return app
+
+
+def _parse_checkpoint(text: str | None) -> Checkpoint | None:
+    try:
+        return None if text is None else Checkpoint.parse(text)
+    except ValueError as error:
+        raise ProofError(f"--checkpoint: {error}") from error
+
+
+def _parse_operation_id(text: str) -> bytes:
+    try:
+        raw = bytes.fromhex(text)
+    except ValueError:
+        raw = b""
+    if len(raw) != 32:
+        raise ProofError(f"{text!r} is not the id of an operation (64 hexadecimal digits)")
+    return raw
+
+
+def _hand_out(proof: Proof, checkpoint: Checkpoint | None, output: Path | None) -> None:
+    """Write a proof to a file, or else print it."""
+    text = format_proof(proof)
+    if output is None:
+        print(text, end="")
+        return
+    with output.open("x", encoding="ascii") as file:
+        file.write(text)
+    since = "" if checkpoint is None else f" --checkpoint {checkpoint}"
+    print(f"proof written to {output}; check it with: chain check-proof {output} --genesis GENESIS-FILE{since}")
 
 
 @contextmanager
@@ -118,7 +253,8 @@ def _errors() -> Iterator[None]:
     except StoreInUse as error:
         print(
             f"error: {error}; stop the node, or ask it: `wwwserve status`, `wwwserve wallet show`, or "
-            "`chain verify /ip4/…/tcp/…/p2p/…` with the address that `wwwserve status` prints",
+            "`chain verify /ip4/…/tcp/…/p2p/…` and `chain prove … -d /ip4/…/tcp/…/p2p/…` with the address that "
+            "`wwwserve status` prints",
             file=sys.stderr,
         )
         raise typer.Exit(1) from error
@@ -145,10 +281,28 @@ def _open(target: str | None, genesis: Path | None, open_remote: OpenRemote | No
         return
     path = get_default_data_dir() if target is None else Path(target)
     if path.is_file():
-        yield _require(ExportSource(path), genesis)
+        source = ExportSource(path)
+        source.genesis = replace(source.genesis, restarts=())  # to accept one is up to the reader, not the writer
+        yield _require(source, genesis)
         return
     with _open_store(path) as store:
         yield _require(StoreSource(store), genesis)
+
+
+@contextmanager
+def _open_chain(
+    target: str | None, genesis: Path | None, open_remote: OpenRemote | None, output: Path | None
+) -> Iterator[BlockStore]:
+    """The chain that a target names, with its state, to make a proof that goes to ``output``."""
+    if output is not None and output.exists():
+        raise StoreError(f"{output} exists already; choose another name")
+    if target is not None and not Path(target).is_dir():
+        with _open(target, genesis, open_remote) as source:
+            yield _with_progress("Replaying", source.height, lambda tick: rebuild_chain(source, tick), False)
+        return
+    with _open_store(get_default_data_dir() if target is None else Path(target)) as store:
+        _require(StoreSource(store), genesis)
+        yield BlockStore(store, load_stored_genesis(store))
 
 
 @contextmanager
@@ -161,11 +315,15 @@ def _open_store(path: Path) -> Iterator[LevelStore]:
 
 
 def _require(source: Source, genesis: Path | None) -> Source:
-    if genesis is not None and (trusted := load_genesis(genesis)) != source.genesis:
+    if genesis is None:
+        return source
+    trusted = load_genesis(genesis)
+    if trusted.chain_id != source.genesis.chain_id:
         raise GenesisError(
             f"the chain is {source.genesis.name!r} ({source.genesis.chain_id.hex()[:8]}), not that of {genesis}: "
             f"{trusted.name!r} ({trusted.chain_id.hex()[:8]})"
         )
+    source.genesis = trusted
     return source
 
 
@@ -177,39 +335,49 @@ def _with_progress(label: str, total: int, work: Callable[[Callable[[int], None]
         return work(lambda height: progress.update(task, completed=height))
 
 
-def format_credits(amount: int) -> str:
-    """An amount of micro-credits for people, in credits; exact."""
-    whole, rest = divmod(abs(amount), CREDIT)
-    return f"{'-' if amount < 0 else ''}{whole:,}.{rest:06}"
-
-
 def _report_text(report: Report) -> str:
     if report.fault is not None:
         fault = report.fault
         return f"FAULT at height {fault.height}, {fault.field}: {fault.reason}\n(chain {report.name}, sound below)"
     lines = [
-        f"ok, confirmed by {_percent(report.smallest_certificate)} of stake",
+        f"ok, confirmed by {format_percent(report.smallest_certificate)} of stake",
         f"  chain        {report.name} ({report.chain_id.hex()[:8]})",
         f"  height       {report.height}, block {report.block_id.hex()[:16] or '(genesis)'}",
         f"  state root   {report.state_root.hex()[:16]}",
-        f"  checked      {_count(report.operations, 'operation')}, {_count(report.signatures, 'signature')}, "
-        f"{_count(report.epochs, 'epoch')}",
-        f"  certificates every block final; the smallest by {_percent(report.smallest_certificate)} "
+        f"  checked      {format_count(report.operations, 'operation')}, "
+        f"{format_count(report.signatures, 'signature')}, {format_count(report.epochs, 'epoch')}",
+        f"  certificates every block final; the smallest by {format_percent(report.smallest_certificate)} "
         f"of stake at height {report.smallest_height}",
         f"  validators   {report.validators}; the {report.blocking_group} largest together could halt the chain",
         f"  supply       {format_credits(report.supply)} credits conserved, treasury {format_credits(report.treasury)}",
+    ]
+    if report.base_height:
+        reason = (
+            "proved final by the validators of every epoch since genesis"
+            if report.is_proven
+            else "trusted as the checkpoint of this node"
+        )
+        lines[1:1] = [
+            f"  FROM BLOCK   {report.base_height} on; the blocks before are not here. The state after that block "
+            f"({report.base_id.hex()[:16]}) is {reason}, and was not computed again"
+        ]
+    lines += [
+        f"  TRUST BREAK  block {restart.height} ({restart.block_id.hex()[:16]}) went on without "
+        f"{format_count(restart.removed, 'validator')}, by decree of those with {restart.share:.1%} of the stake"
+        for restart in report.restarts
     ]
     holds = sum(draws.holds for draws in report.payers.values())
     skipped = sum(draws.skipped for draws in report.payers.values())
     if holds:
         lines.append(
-            f"  lottery      {_count(holds, 'hold')}, each to its drawn executor; {_count(skipped, 'draw')} skipped"
+            f"  lottery      {format_count(holds, 'hold')}, each to its drawn executor; "
+            f"{format_count(skipped, 'draw')} skipped"
         )
         for payer, draws in sorted(report.payers.items(), key=lambda item: (-item[1].holds, item[0]))[:10]:
             expected = draws.holds * skipped / holds
             lines.append(
-                f"    {format_address(payer)}  {_count(draws.holds, 'hold')}, {draws.unused:,} unused numbers, "
-                f"skipped {_count(draws.skipped, 'draw')} "
+                f"    {format_address(payer)}  {format_count(draws.holds, 'hold')}, {draws.unused:,} unused numbers, "
+                f"skipped {format_count(draws.skipped, 'draw')} "
                 f"(at the common rate: {expected:.1f})"
             )
     return "\n".join(lines)
@@ -218,12 +386,13 @@ def _report_text(report: Report) -> str:
 def _report_json(report: Report) -> dict[str, Any]:
     return {
         "ok": report.ok,
-        "fault": None if report.fault is None else _plain(report.fault),
+        "fault": None if report.fault is None else to_plain(report.fault),
         "name": report.name,
         "chain_id": report.chain_id.hex(),
         "height": report.height,
         "block_id": report.block_id.hex(),
         "state_root": report.state_root.hex(),
+        "base": {"height": report.base_height, "block_id": report.base_id.hex(), "is_proven": report.is_proven},
         "operations": report.operations,
         "signatures": report.signatures,
         "epochs": report.epochs,
@@ -232,6 +401,7 @@ def _report_json(report: Report) -> dict[str, Any]:
         "blocking_group": report.blocking_group,
         "supply": report.supply,
         "treasury": report.treasury,
+        "restarts": [to_plain(restart) for restart in report.restarts],
         "payers": {
             format_address(payer): {
                 "holds": draws.holds,
@@ -241,14 +411,6 @@ def _report_json(report: Report) -> dict[str, Any]:
             for payer, draws in sorted(report.payers.items())
         },
     }
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}".removesuffix(".0") + " %"
 
 
 def _find(blocks: StoredChain, what: str) -> dict[str, Any]:
@@ -269,12 +431,12 @@ def _find(blocks: StoredChain, what: str) -> dict[str, Any]:
         raise StoreError(f"no final block or operation {what} (the last final block is {blocks.height})")
     if height == 0:
         header = blocks.genesis.header
-        return {"id": header.id.hex(), "header": _plain(header), "final_by": None, "operations": []}
+        return {"id": header.id.hex(), "header": to_plain(header), "final_by": None, "operations": []}
     block = _get_block(blocks, height)
     nearest = blocks.nearest_certificate(block.height)
     return {
         "id": block.id.hex(),
-        "header": _plain(block.header),
+        "header": to_plain(block.header),
         "final_by": None if nearest is None else {"height": nearest[0], "signers": len(nearest[1].signers)},
         "operations": [_operation_json(blocks, block, index) for index in range(len(block.body.operations))],
     }
@@ -282,6 +444,8 @@ def _find(blocks: StoredChain, what: str) -> dict[str, Any]:
 
 def _get_block(blocks: StoredChain, height: int) -> Block:
     block = blocks.block(height)
+    if block is None and height <= blocks.base.height:
+        raise StoreError(f"block {height} is not here any more: this node keeps those after {blocks.base.height}")
     if block is None:
         raise StoreDamaged(f"block {height} is missing")
     return block
@@ -291,34 +455,12 @@ def _operation_json(blocks: StoredChain, block: Block, index: int) -> dict[str, 
     failures = blocks.failures(block.height) or [None] * len(block.body.operations)
     if not index < len(block.body.operations) == len(failures):
         raise StoreDamaged(f"what is said about the operations of block {block.height} does not fit them")
-    signed: SignedOperation = block.body.operations[index]
     return {
-        "id": signed.id.hex(),
+        **operation_to_plain(block.body.operations[index]),
         "height": block.height,
         "index": index,
-        "kind": type(signed.operation).__name__.lower(),
-        "signer": format_address(signed.signer),
         "failure": failures[index],
-        **_plain(signed.operation),
     }
-
-
-_KEYS = ("recipient", "payee", "payer", "proposer", "public_key", "signer")
-
-
-def _plain(record: Any) -> Any:
-    """A record as JSON: keys as addresses, other bytes as hexadecimal digits."""
-    if isinstance(record, bytes):
-        return record.hex()
-    if isinstance(record, tuple):
-        return [_plain(item) for item in record]
-    if not hasattr(record, "__dataclass_fields__"):
-        return record
-    content = {}
-    for name in record.__dataclass_fields__:
-        value = getattr(record, name)
-        content[name] = format_address(value) if name in _KEYS and any(value) else _plain(value)
-    return content
 
 
 def main() -> None:

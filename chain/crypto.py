@@ -15,6 +15,7 @@ from functools import lru_cache
 import base58
 from nacl import bindings
 from nacl.exceptions import BadSignatureError
+from nacl.pwhash import argon2id
 
 from chain.exceptions import KeyFormatError
 
@@ -28,6 +29,11 @@ def hash_bytes(domain: str, *parts: bytes) -> bytes:
     for part in parts:
         digest.update(part)
     return digest.digest()
+
+
+def hash_slowly(message: bytes, salt: bytes, memory: int, passes: int) -> bytes:
+    """Argon2id (RFC 9106) of ``message``: 32 bytes that cost ``memory`` bytes and so many passes over them."""
+    return argon2id.kdf(32, message, salt, opslimit=passes, memlimit=memory)
 
 
 def signed_bytes(domain: str, chain_id: bytes, message: bytes) -> bytes:

@@ -55,18 +55,35 @@ class InvalidCertificate(InvalidBlock):
         super().__init__(field, reason)
 
 
+class ProofError(LedgerError):
+    """A proof that does not show what it claims, or that cannot be made from what is there."""
+
+
+class InvalidSnapshot(LedgerError):
+    """A part of a state that does not lead to the root it was asked for, or comes in a way that no honest node uses."""
+
+
+class CheckpointError(LedgerError):
+    """The trusted checkpoint cannot be used: too old, or not of this chain."""
+
+
 class StoreError(LedgerError):
     """The database is damaged, belongs to another chain, or is in use by another process."""
 
 
 class StoreDamaged(StoreError):
-    """What the database holds is not what was written."""
+    """What the database holds is not what was written; ``fault`` says what was found."""
 
     def __init__(self, fault: str) -> None:
         super().__init__(
-            f"{fault}; restore the database from a copy, or move it away: the node then fetches the chain from others"
+            f"{fault}; start the node again to repair it: the database is kept aside, and the chain fetched from others"
         )
+        self.fault = fault
 
 
 class StoreInUse(StoreError):
     """Another process holds the database open."""
+
+
+class RestartError(LedgerError):
+    """A restart file is not one, or does not fit the chain here."""

@@ -9,27 +9,50 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
 from chain import crypto
+from chain.beacon import NO_TIP, Beacon, make_onion
 from chain.blocks import NO_REVEAL, VERSION, Body, Header
 from chain.codec import Amount, Bounds, Hash, ModelName, Natural, PublicKey, Record
 from chain.exceptions import CodecError, GenesisError, KeyFormatError
 from chain.lottery import ServingEntry, ServingTable
 from chain.merkle import History
 from chain.operations import MAX_MODELS, Usage
-from chain.state import HISTORY_KEY, TOTALS_KEY, Account, State, Totals, account_key, table_key
+from chain.state import (
+    BEACON_KEY,
+    HISTORY_KEY,
+    TOTALS_KEY,
+    TURNOUT_KEY,
+    Account,
+    Duty,
+    State,
+    Totals,
+    Turnout,
+    account_key,
+    committee_key,
+    duty_key,
+    table_key,
+)
 from chain.validators import MAX_COMMITTEE, ValidatorSet
 
-GENESIS_VERSION = 1
+GENESIS_VERSION = 2
 CREDIT = 1_000_000
 """Micro-credits in a credit."""
 
 MAX_SERVERS = 4096
 """Accounts in the executor lottery of an epoch: the table is one entry of the state, and must stay readable."""
+
+MAX_RESTARTS = 64
+
+MAX_NEWCOMERS = 256
+"""Accounts without stake among them."""
+
+MAX_EPOCH_HEIGHTS = 16_384
+"""A hash onion must last for several epochs (:mod:`chain.beacon`)."""
 
 Positive = Annotated[int, Bounds(1, 2**53)]
 
@@ -61,10 +84,13 @@ class ModelPrice(Record):
 
 @dataclass(frozen=True, slots=True)
 class Parameters(Record):
-    """Constants of a chain. Times are in ms of chain time, amounts in micro-credits."""
+    """Constants of a chain. Times are in ms of chain time, amounts in micro-credits, shares in thousandths."""
 
-    epoch_heights: Positive = 128
+    epoch_heights: Annotated[int, Bounds(1, MAX_EPOCH_HEIGHTS)] = 128
     unbonding_epochs: Positive = 600
+    committee_size: Annotated[int, Bounds(1, MAX_COMMITTEE)] = 32
+    min_validator_bond: Positive = 1_000 * CREDIT
+    missed_lead_fee: Amount = 1_000
     min_service_bond: Amount = 10_000
     fee_per_byte: Amount = 1
     max_attempts: Annotated[int, Bounds(1, 8)] = 8
@@ -72,6 +98,10 @@ class Parameters(Record):
     capture_grace: Positive = 60_000
     idle_beat: Annotated[int, Bounds(1, 3_600_000)] = 10_000
     timestamp_drift: Positive = 1_000
+    register_grant: Amount = 0
+    register_cap: Natural = 16
+    register_difficulty: Annotated[int, Bounds(0, 32)] = 10
+    newcomer_share: Annotated[int, Bounds(0, 1000)] = 50
     price: Price = Price()
     model_prices: tuple[ModelPrice, ...] = ()
 
@@ -82,18 +112,25 @@ class Parameters(Record):
 
 @dataclass(frozen=True, slots=True)
 class GenesisAccount(Record):
-    """Credits of an account at the beginning; a ``validator`` votes with the weight of its bond."""
+    """Credits of an account at the beginning. A validator, which votes with the weight of its bond, has a ``tip``.
+
+    That is the tip of its hash onion number 0 (:func:`make_validator`); it is None for everybody else.
+    """
 
     public_key: PublicKey
     available: Amount
     bonded: Amount
     models: Annotated[tuple[ModelName, ...], Bounds(0, MAX_MODELS)]
-    validator: bool
+    tip: Hash | None
 
 
 @dataclass(frozen=True)
 class Genesis(Record):
-    """Everything that defines a chain. ``timestamp`` is ms since the Unix epoch, ``beacon`` 32 random bytes."""
+    """Everything that defines a chain. ``timestamp`` is ms since the Unix epoch, ``beacon`` 32 random bytes.
+
+    ``restarts`` are ids of restart blocks that its reader accepts (:mod:`chain.restart`); they are no part of the chain
+    id.
+    """
 
     version: Annotated[int, Bounds(GENESIS_VERSION, GENESIS_VERSION)]
     name: Annotated[str, Bounds(1, 64)]
@@ -101,13 +138,14 @@ class Genesis(Record):
     beacon: Hash
     parameters: Parameters
     accounts: Annotated[tuple[GenesisAccount, ...], Bounds(1, 4096)]
+    restarts: Annotated[tuple[Hash, ...], Bounds(0, MAX_RESTARTS)] = ()
 
     def check(self) -> None:
         """Check what the field types cannot say.
 
         Raises:
-            GenesisError: an unusable or repeated key, unsorted models, a model priced twice, no validator or too many,
-                or too much credit.
+            GenesisError: an unusable or repeated key, unsorted models, a model priced twice, no validator, too many, or
+                one with too small a bond, or too much credit.
         """
         keys = [account.public_key for account in self.accounts]
         if len(set(keys)) != len(keys):
@@ -120,18 +158,25 @@ class Genesis(Record):
         priced = [entry.model for entry in self.parameters.model_prices]
         if len(set(priced)) != len(priced):
             raise GenesisError("model_prices: a model is listed twice")
-        validators = sum(account.validator and account.bonded > 0 for account in self.accounts)
+        validators = [account for account in self.accounts if account.tip is not None]
         if not validators:
-            raise GenesisError("no account is a validator with a bond")
-        if validators > MAX_COMMITTEE:
-            raise GenesisError(f"{validators} validators, more than {MAX_COMMITTEE}")
+            raise GenesisError("no account is a validator")
+        least = self.parameters.min_validator_bond
+        for account in validators:
+            name = crypto.format_address(account.public_key)
+            if account.tip == NO_TIP:
+                raise GenesisError(f"the tip of validator {name} is that of no hash onion")
+            if account.bonded < least:
+                raise GenesisError(f"validator {name} bonds {account.bonded}, less than min_validator_bond {least}")
+        if len(validators) > self.parameters.committee_size:
+            raise GenesisError(f"{len(validators)} validators, more than committee_size")
         if self.supply >= 2**63:
             raise GenesisError("the supply must stay below 2^63 micro-credits")
 
     @cached_property
     def chain_id(self) -> bytes:
-        """Hash of the canonical genesis."""
-        return crypto.hash_bytes("genesis", self.encode())
+        """Hash of the canonical genesis, without the restarts that came after it."""
+        return crypto.hash_bytes("genesis", replace(self, restarts=()).encode())
 
     @cached_property
     def supply(self) -> int:
@@ -140,7 +185,7 @@ class Genesis(Record):
     @cached_property
     def validators(self) -> ValidatorSet:
         """The committee of the first epochs."""
-        return ValidatorSet.of((a.public_key, a.bonded) for a in self.accounts if a.validator and a.bonded)
+        return ValidatorSet.of((a.public_key, a.bonded) for a in self.accounts if a.tip is not None)
 
     @cached_property
     def state(self) -> State:
@@ -152,12 +197,21 @@ class Genesis(Record):
             for account in self.accounts
             if account.available or account.bonded or account.models
         }
-        table = compute_serving_table(State().update(entries), self.parameters)
+        entries |= {
+            duty_key(account.public_key): Duty(is_enrolled=True, tip=account.tip)
+            for account in self.accounts
+            if account.tip is not None
+        }
+        table = compute_serving_table(State().update(entries), self.parameters, self.beacon)
         return State().update(
             {
                 **entries,
                 TOTALS_KEY: Totals(0, self.supply),
                 HISTORY_KEY: History(0, ()),
+                BEACON_KEY: Beacon(0, self.beacon, self.beacon, bytes(32)),
+                TURNOUT_KEY: Turnout(0, (), ()),
+                committee_key(0): self.validators,
+                committee_key(1): self.validators,
                 table_key(0): table,
                 table_key(1): table,
             }
@@ -189,15 +243,36 @@ class Genesis(Record):
         return json.dumps(_to_json(self), indent=2) + "\n"
 
 
-def compute_serving_table(state: State, parameters: Parameters) -> ServingTable:
-    """The accounts that serve some model with the minimum bond at least, the ``MAX_SERVERS`` largest, by key."""
-    entries = [
-        ServingEntry(key, account.bonded, account.models)
-        for key, account in state.accounts()
-        if account.models and account.bonded >= max(1, parameters.min_service_bond)
-    ]
-    largest = sorted(entries, key=lambda entry: (-entry.stake, entry.public_key))[:MAX_SERVERS]
-    return ServingTable(tuple(sorted(largest, key=lambda entry: entry.public_key)))
+def compute_serving_table(state: State, parameters: Parameters, beacon: bytes) -> ServingTable:
+    """The accounts that serve some model, by key.
+
+    Those with the minimum bond at least, the ``MAX_SERVERS`` largest; of the newcomers, who have less, as many as there
+    is room for, drawn by ``beacon``.
+    """
+    serving = [ServingEntry(key, account.bonded, account.models) for key, account in state.accounts() if account.models]
+    least = max(1, parameters.min_service_bond)
+    staked = sorted(
+        (entry for entry in serving if entry.stake >= least), key=lambda entry: (-entry.stake, entry.public_key)
+    )
+    newcomers = sorted(
+        (replace(entry, stake=0) for entry in serving if entry.stake < least),
+        key=lambda entry: crypto.hash_bytes("newcomer", beacon, entry.public_key),
+    )
+    entries = staked[:MAX_SERVERS] + newcomers[: MAX_NEWCOMERS if parameters.newcomer_share else 0]
+    return ServingTable(tuple(sorted(entries, key=lambda entry: entry.public_key)), parameters.newcomer_share)
+
+
+def make_validator(
+    key: crypto.KeyPair,
+    beacon: bytes,
+    parameters: Parameters,
+    available: int,
+    bonded: int,
+    models: tuple[str, ...] = (),
+) -> GenesisAccount:
+    """The account of a validator in the genesis with this beacon and these parameters."""
+    tip = make_onion(key, beacon, 0, parameters.epoch_heights).tip
+    return GenesisAccount(key.public_key, available, bonded, models, tip)
 
 
 def make_genesis(
@@ -245,10 +320,16 @@ def _to_json(record: Any) -> dict[str, Any]:
         elif isinstance(value, Record):
             content[field.name] = _to_json(value)
         elif isinstance(value, tuple):
-            content[field.name] = [_to_json(item) if isinstance(item, Record) else item for item in value]
+            content[field.name] = [_item_to_json(item) for item in value]
         else:
             content[field.name] = value
     return content
+
+
+def _item_to_json(item: Any) -> Any:
+    if isinstance(item, Record):
+        return _to_json(item)
+    return item.hex() if isinstance(item, bytes) else item
 
 
 def _from_json(content: Any) -> Genesis:
@@ -272,17 +353,16 @@ def _from_json(content: Any) -> Genesis:
             item = {**item, "public_key": crypto.parse_address(item["address"])}
             del item["address"]
         entry = _fields(GenesisAccount, item, "accounts")
+        if entry["tip"] is not None:
+            entry["tip"] = _parse_hash(entry["tip"], "accounts: tip")
         accounts.append(GenesisAccount(**{**entry, "models": tuple(_list(entry["models"], "models"))}))
-    try:
-        beacon = bytes.fromhex(fields["beacon"])
-    except (TypeError, ValueError) as error:
-        raise GenesisError("beacon: expected 64 hexadecimal digits") from error
     return Genesis(
         **{
             **fields,
-            "beacon": beacon,
+            "beacon": _parse_hash(fields["beacon"], "beacon"),
             "parameters": Parameters(**parameters),
             "accounts": tuple(accounts),
+            "restarts": tuple(_parse_hash(item, "restarts") for item in _list(fields.get("restarts", []), "restarts")),
         }
     )
 
@@ -299,6 +379,13 @@ def _fields(kind: Any, content: Any, where: str) -> dict[str, Any]:
         if name not in content and field.default is dataclasses.MISSING:
             raise GenesisError(f"{where}: missing field {'address' if name == 'public_key' else name!r}")
     return dict(content)
+
+
+def _parse_hash(content: Any, where: str) -> bytes:
+    try:
+        return bytes.fromhex(content)
+    except (TypeError, ValueError) as error:
+        raise GenesisError(f"{where}: expected 64 hexadecimal digits") from error
 
 
 def _list(content: Any, where: str) -> list[Any]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from chain import crypto
-from chain.epochs import get_beacon
+from chain import crypto, duties
+from chain.blocks import Header
+from chain.epochs import get_epoch
 from chain.exceptions import CannotPay, InvalidNonce, InvalidOperation, InvalidSignature
 from chain.genesis import Genesis
 from chain.lottery import compute_lottery_seed
@@ -21,26 +22,31 @@ from chain.operations import (
     Capture,
     Delivery,
     Dispute,
+    Enroll,
+    Evidence,
     Hold,
     NoncedOperation,
     Operation,
+    Recommit,
+    Register,
     Release,
+    Retire,
     Serve,
     SignedOperation,
     Transfer,
     Unbond,
+    Unjail,
     Withdraw,
     compute_hold_id,
 )
+from chain.registration import process_register
 from chain.state import (
     MAX_UNBONDINGS,
-    TOTALS_KEY,
     Account,
     Agenda,
     Draft,
     OpenHold,
     StateReader,
-    Totals,
     Unbonding,
     agenda_key,
     hold_key,
@@ -54,7 +60,14 @@ class BlockContext:
 
     genesis: Genesis
     epoch: int
+    height: int
     chain_time: int
+
+    @classmethod
+    def after(cls, genesis: Genesis, header: Header) -> BlockContext:
+        """That of the block after ``header``, with the earliest chain time that it may have."""
+        height = header.height + 1
+        return cls(genesis, get_epoch(genesis.parameters, height), height, header.chain_time)
 
 
 def process_operation(draft: Draft, context: BlockContext, signed: SignedOperation) -> str | None:
@@ -101,16 +114,20 @@ def check_form(signed: SignedOperation) -> None:
         raise InvalidOperation(f"the operation has {len(signed.encoded)} bytes, more than {limit}")
     if isinstance(operation, Transfer) and not crypto.is_valid_public_key(operation.recipient):
         raise InvalidOperation("the recipient is not a usable key")
-    if isinstance(operation, Serve) and list(operation.models) != sorted(set(operation.models)):
+    if isinstance(operation, Serve | Register) and list(operation.models) != sorted(set(operation.models)):
         raise InvalidOperation("models must be sorted and distinct")
     if isinstance(operation, Capture):
         holds = [item.delivery.hold for item in operation.items]
         if len(set(holds)) != len(holds):
             raise InvalidOperation("a hold is captured twice")
+    if isinstance(operation, Evidence):
+        duties.check_evidence(operation)
 
 
 def compute_fee(genesis: Genesis, signed: SignedOperation) -> int:
     """Fee of an operation in micro-credits: by its bytes. For a hold it grows with the attempt: skipping costs."""
+    if isinstance(signed.operation, Register):
+        return 0
     fee = genesis.parameters.fee_per_byte * len(signed.encoded)
     return fee * (1 + signed.operation.attempt) if isinstance(signed.operation, Hold) else fee
 
@@ -134,12 +151,7 @@ def _charge_fee(draft: Draft, signer: bytes, fee: int, nonces: int = 0) -> None:
     if account.available < fee:
         raise CannotPay(f"the fee is {fee} micro-credits, {account.available} are available")
     draft.put_account(signer, replace(account, available=account.available - fee, nonce=account.nonce + nonces))
-    _fill_treasury(draft, fee)
-
-
-def _fill_treasury(draft: Draft, amount: int) -> None:
-    totals = draft.totals
-    draft.put(TOTALS_KEY, Totals(totals.treasury + amount, totals.supply))
+    draft.fill_treasury(fee)
 
 
 def _process(draft: Draft, context: BlockContext, operation: Operation, signer: bytes) -> None:
@@ -147,13 +159,25 @@ def _process(draft: Draft, context: BlockContext, operation: Operation, signer: 
         case Transfer():
             _process_transfer(draft, operation, signer)
         case Bond():
-            _process_bond(draft, operation, signer)
+            _process_bond(draft, context, operation, signer)
         case Unbond():
             _process_unbond(draft, context, operation, signer)
         case Withdraw():
             _process_withdraw(draft, context, signer)
         case Serve():
             draft.put_account(signer, replace(draft.account(signer), models=operation.models))
+        case Enroll():
+            duties.process_enroll(draft, context.genesis, context.epoch, context.height, operation, signer)
+        case Retire():
+            duties.process_retire(draft, signer)
+        case Unjail():
+            duties.process_unjail(draft, context.epoch, context.height, signer)
+        case Recommit():
+            duties.process_recommit(draft, context.epoch, operation, signer)
+        case Register():
+            process_register(draft, context.genesis, operation, signer)
+        case Evidence():
+            duties.process_evidence(draft, context.genesis, context.epoch, operation, signer)
         case Hold():
             _process_hold(draft, context, operation, signer)
         case Capture():
@@ -176,17 +200,19 @@ def _process_transfer(draft: Draft, operation: Transfer, signer: bytes) -> None:
     draft.put_account(operation.recipient, recipient.credit(operation.amount))
 
 
-def _process_bond(draft: Draft, operation: Bond, signer: bytes) -> None:
+def _process_bond(draft: Draft, context: BlockContext, operation: Bond, signer: bytes) -> None:
     account = _spend(draft.account(signer), operation.amount)
     draft.put_account(signer, replace(account, bonded=account.bonded + operation.amount))
+    duties.note_bond(draft, context.height, signer)
 
 
 def _process_unbond(draft: Draft, context: BlockContext, operation: Unbond, signer: bytes) -> None:
     account = draft.account(signer)
     if not operation.amount:  # an entry of nothing could never be withdrawn, and would keep its place for ever
         raise InvalidOperation("nothing to unbond")
-    if account.bonded < operation.amount:
-        raise CannotPay(f"{operation.amount} micro-credits asked, {account.bonded} bonded")
+    free = max(0, account.bonded - account.grant)
+    if free < operation.amount:
+        raise CannotPay(f"{operation.amount} micro-credits asked, {free} bonded (not counting a newcomer's grant)")
     # The tables of this and the next epoch are frozen already: the stake carries weight until the end of the next, and
     # from then on it takes the unbonding epochs in full.
     release = context.epoch + 2 + context.genesis.parameters.unbonding_epochs
@@ -225,9 +251,7 @@ def _process_hold(draft: Draft, context: BlockContext, operation: Hold, signer: 
         raise InvalidOperation(
             f"hold {operation.seq}/{operation.attempt} is used or outside the window at {window.top}"
         )
-    payee = get_executor(
-        draft, context.genesis, operation.epoch, signer, operation.seq, operation.attempt, operation.model
-    )
+    payee = get_executor(draft, operation.epoch, signer, operation.seq, operation.attempt, operation.model)
     if payee != operation.payee:
         raise InvalidOperation(f"the payee is not number {operation.attempt} of the lottery")
     if not draft.account(operation.payee).models:
@@ -241,14 +265,12 @@ def _process_hold(draft: Draft, context: BlockContext, operation: Hold, signer: 
     draft.put(hold_key(compute_hold_id(signer, operation.seq, operation.attempt)), hold)
 
 
-def get_executor(
-    state: StateReader, genesis: Genesis, epoch: int, payer: bytes, seq: int, attempt: int, model: str
-) -> bytes | None:
+def get_executor(state: StateReader, epoch: int, payer: bytes, seq: int, attempt: int, model: str) -> bytes | None:
     """The account that request ``seq`` of ``payer`` must be offered to at ``attempt``, or None if there is none."""
-    table = state.serving_table(epoch)
-    if table is None:
+    table, source = state.serving_table(epoch), state.beacon.get_source(epoch)
+    if table is None or source is None:
         return None
-    seed = compute_lottery_seed(get_beacon(genesis, epoch), payer, seq)
+    seed = compute_lottery_seed(source, payer, seq)
     return table.lottery(model).get_executor(seed, payer, attempt)
 
 
@@ -326,7 +348,7 @@ def _resolve(draft: Draft, hold_id: bytes, hold: OpenHold, receiver: bytes | Non
     rest = hold.amount - amount
     draft.put_account(hold.payer, replace(payer, held=payer.held - hold.amount, available=payer.available + rest))
     if receiver is None:
-        _fill_treasury(draft, amount)
+        draft.fill_treasury(amount)
     else:
         account = draft.account(receiver)
         draft.put_account(receiver, account.credit(amount))

@@ -7,20 +7,20 @@ is fixed before the request exists, so that every node computes the same order a
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_right, insort
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, count, islice
 
 from chain import crypto
-from chain.codec import Amount, ModelName, PublicKey, Record
+from chain.codec import Amount, ModelName, Natural, PublicKey, Record
 from chain.validators import compute_draw
 
 
 @dataclass(frozen=True, slots=True)
 class ServingEntry(Record):
-    """One account in the draw: its stake and the models that it serves."""
+    """One account in the draw: its stake, 0 for a newcomer, and the models that it serves."""
 
     public_key: PublicKey
     stake: Amount
@@ -29,9 +29,14 @@ class ServingEntry(Record):
 
 @dataclass(frozen=True)
 class ServingTable(Record):
-    """All accounts in the draw of an epoch, ordered by key."""
+    """All accounts in the draw of an epoch, ordered by key.
+
+    ``newcomer_share`` thousandths of the draws go to newcomers, as long as there are any: whoever begins must be able
+    to earn a stake.
+    """
 
     entries: tuple[ServingEntry, ...]
+    newcomer_share: Natural
 
     @cached_property
     def _lotteries(self) -> dict[str, Lottery]:
@@ -40,7 +45,7 @@ class ServingTable(Record):
         for entry in self.entries:
             for model in entry.models:
                 servers.setdefault(model, []).append(entry)
-        return {model: Lottery(entries) for model, entries in servers.items()}
+        return {model: Lottery(entries, self.newcomer_share) for model, entries in servers.items()}
 
     def lottery(self, model: str) -> Lottery:
         """The draw among those who serve ``model``."""
@@ -48,37 +53,67 @@ class ServingTable(Record):
 
 
 class Lottery:
-    """Stake-weighted permutations without replacement of one model's servers."""
+    """Permutations without replacement of one model's servers, drawn by stake but for the newcomers' share."""
 
-    __slots__ = ("_bounds", "_entries", "_positions")
+    __slots__ = ("_newcomers", "_share", "_staked")
 
-    def __init__(self, entries: Iterable[ServingEntry]) -> None:
-        self._entries = [entry for entry in entries if entry.stake > 0]
-        self._bounds = list(accumulate(entry.stake for entry in self._entries))
-        self._positions = {entry.public_key: position for position, entry in enumerate(self._entries)}
+    def __init__(self, entries: Iterable[ServingEntry], newcomer_share: int = 0) -> None:
+        entries = list(entries)
+        self._staked = _Urn([(entry.public_key, entry.stake) for entry in entries if entry.stake])
+        self._newcomers = _Urn([(entry.public_key, 1) for entry in entries if not entry.stake])
+        self._share = newcomer_share
 
     def order(self, seed: bytes, excluded: bytes) -> Iterator[bytes]:
         """The public keys in drawn order, without ``excluded`` (the payer itself). Each costs O(log n + drawn)."""
-        taken = [self._positions[excluded]] if excluded in self._positions else []
-        remaining = (self._bounds[-1] if self._bounds else 0) - sum(self._entries[p].stake for p in taken)
-        draw = 0
-        while remaining > 0:
-            ticket = compute_draw(crypto.hash_bytes("executor", seed, draw.to_bytes(4, "big")), remaining)
-            for position in taken:  # in ascending order: step over the tickets of those already out
-                if ticket >= self._bounds[position] - self._entries[position].stake:
-                    ticket += self._entries[position].stake
-            position = bisect_right(self._bounds, ticket)
-            yield self._entries[position].public_key
-            taken.insert(bisect_right(taken, position), position)
-            remaining -= self._entries[position].stake
-            draw += 1
+        staked, newcomers = _Draw(self._staked, excluded), _Draw(self._newcomers, excluded)
+        for draw in count():
+            number = draw.to_bytes(4, "big")
+            is_newcomer = not staked.remaining or (
+                newcomers.remaining > 0
+                and compute_draw(crypto.hash_bytes("newcomer share", seed, number), 1000) < self._share
+            )
+            urn = newcomers if is_newcomer else staked
+            if not urn.remaining:
+                return
+            yield urn.take(crypto.hash_bytes("executor", seed, number))
 
     def get_executor(self, seed: bytes, excluded: bytes, attempt: int) -> bytes | None:
         """The key at position ``attempt`` of the order, or None if the order is shorter."""
-        for position, key in enumerate(self.order(seed, excluded)):
-            if position == attempt:
-                return key
-        return None
+        return next(islice(self.order(seed, excluded), attempt, None), None)
+
+
+class _Urn:
+    """Keys with their numbers of tickets."""
+
+    __slots__ = ("bounds", "entries", "positions")
+
+    def __init__(self, entries: list[tuple[bytes, int]]) -> None:
+        self.entries = entries
+        self.bounds = list(accumulate(tickets for _, tickets in entries))
+        self.positions = {key: position for position, (key, _) in enumerate(entries)}
+
+
+class _Draw:
+    """Takes keys out of an urn, one by one; ``remaining`` is the number of tickets left."""
+
+    __slots__ = ("_taken", "_urn", "remaining")
+
+    def __init__(self, urn: _Urn, excluded: bytes) -> None:
+        self._urn = urn
+        self._taken = [urn.positions[excluded]] if excluded in urn.positions else []
+        self.remaining = (urn.bounds[-1] if urn.bounds else 0) - sum(urn.entries[p][1] for p in self._taken)
+
+    def take(self, seed: bytes) -> bytes:
+        """The key that ``seed`` draws."""
+        urn, ticket = self._urn, compute_draw(seed, self.remaining)
+        for position in self._taken:  # in ascending order: step over the tickets of those already out
+            if ticket >= urn.bounds[position] - urn.entries[position][1]:
+                ticket += urn.entries[position][1]
+        position = bisect_right(urn.bounds, ticket)
+        key, tickets = urn.entries[position]
+        insort(self._taken, position)
+        self.remaining -= tickets
+        return key
 
 
 _NOBODY = Lottery(())

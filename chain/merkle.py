@@ -1,38 +1,89 @@
-"""Three commitments: a list, a growing history, and a map.
+"""Three commitments, and the proofs of what they commit to: a list, a growing history, and a map.
 
-- :func:`compute_merkle_root`: a binary Merkle tree over a list, in the shape of RFC 6962.
+- :func:`compute_merkle_root`: a binary Merkle tree over a list, in the shape of RFC 6962, and the length of the list.
 - :class:`History`: a Merkle mountain range, the peaks of perfect trees over everything appended so far.
 - :class:`Tree`: a path-compressed sparse Merkle tree over a map from keys to records. Its nodes are never changed, so
   that an update shares all it did not touch with the tree before it, and the states of competing blocks cost only
   their differences.
+
+A proof leads from one entry to the root: :class:`ListProof`, :class:`HistoryProof`, and :class:`TreeProof`, which also
+shows that a key is absent. Its ``compute_root`` is all there is to checking it: the proof holds if that is the root one
+trusts. For one root there is one value at each place, and one proof of it: every part of a proof is hashed or fixed by
+those that are, leaves and forks are hashed in domains of their own, and the roots of list and history cover the count.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
 from chain.codec import Bounds, Hash, Natural, Record
 from chain.crypto import hash_bytes
+from chain.exceptions import ProofError
 
 EMPTY = hash_bytes("empty")
 """Root of nothing."""
 
 
 def compute_merkle_root(leaves: Sequence[bytes]) -> bytes:
-    """Root of the binary tree over ``leaves``; a split leaves the largest power of two on the left (RFC 6962 §2.1)."""
+    """Commitment to ``leaves``: a hash of their number and of the root of the binary tree over them.
+
+    A split leaves the largest power of two on the left (RFC 6962 §2.1).
+    """
     if not leaves:
         return EMPTY
-    return _subtree_root([hash_bytes("list leaf", leaf) for leaf in leaves])
-
-
-def _subtree_root(level: list[bytes]) -> bytes:
-    # Pairing level by level and carrying an odd last node up gives the same tree as the recursive definition.
+    level = [hash_bytes("list leaf", leaf) for leaf in leaves]
     while len(level) > 1:
-        paired = [hash_bytes("list node", level[i], level[i + 1]) for i in range(0, len(level) - 1, 2)]
-        level = paired + level[len(paired) * 2 :]
-    return level[0]
+        level = _pair("list node", level)
+    return hash_bytes("list", len(leaves).to_bytes(8, "big"), level[0])
+
+
+def _pair(domain: str, level: Sequence[bytes]) -> list[bytes]:
+    """The level above. Carrying an odd last node up gives the same tree as the recursive definition."""
+    paired = [hash_bytes(domain, level[i], level[i + 1]) for i in range(0, len(level) - 1, 2)]
+    return [*paired, *level[len(paired) * 2 :]]
+
+
+@dataclass(frozen=True, slots=True)
+class ListProof(Record):
+    """That a leaf is number ``index`` of ``count``: the audit path of RFC 6962 §2.1.1, nearest sibling first."""
+
+    index: Natural
+    count: Natural
+    siblings: Annotated[tuple[Hash, ...], Bounds(0, 63)]
+
+    def compute_root(self, leaf: bytes) -> bytes:
+        """The root of the list in which ``leaf`` stands there.
+
+        Raises:
+            ProofError: there is no such place, or its path has another length.
+        """
+        if self.index >= self.count:
+            raise ProofError(f"number {self.index} of a list of {self.count} does not exist")
+        node, index, last, used = hash_bytes("list leaf", leaf), self.index, self.count - 1, 0
+        while last:  # the width of the level, less one
+            if index & 1 or index < last:  # else the node is the odd last one, carried up
+                if used == len(self.siblings):
+                    raise ProofError("the path through the list is too short")
+                sibling, used = self.siblings[used], used + 1
+                node = hash_bytes("list node", *((sibling, node) if index & 1 else (node, sibling)))
+            index, last = index >> 1, last >> 1
+        if used != len(self.siblings):
+            raise ProofError("the path through the list is too long")
+        return hash_bytes("list", self.count.to_bytes(8, "big"), node)
+
+
+def prove_item(leaves: Sequence[bytes], index: int) -> ListProof:
+    """The proof that ``leaves[index]`` is where it is."""
+    siblings, position = [], range(len(leaves))[index]
+    level = [hash_bytes("list leaf", leaf) for leaf in leaves]
+    while len(level) > 1:
+        if position ^ 1 < len(level):
+            siblings.append(level[position ^ 1])
+        level, position = _pair("list node", level), position >> 1
+    return ListProof(range(len(leaves))[index], len(leaves), tuple(siblings))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +108,66 @@ class History(Record):
         return hash_bytes("history", self.count.to_bytes(8, "big"), *self.peaks)
 
 
+@dataclass(frozen=True, slots=True)
+class HistoryProof(Record):
+    """That a block id is number ``index`` of the ``count`` in a history.
+
+    ``siblings`` lead from it to its peak, nearest first; ``peaks`` are the others, tallest first.
+    """
+
+    index: Natural
+    count: Natural
+    siblings: Annotated[tuple[Hash, ...], Bounds(0, 63)]
+    peaks: Annotated[tuple[Hash, ...], Bounds(0, 63)]
+
+    def compute_root(self, block_id: bytes) -> bytes:
+        """The root of the history in which ``block_id`` has that number.
+
+        Raises:
+            ProofError: there is no such number, or its path or the peaks are of another history.
+        """
+        if self.index >= self.count:
+            raise ProofError(f"number {self.index} of a history of {self.count} does not exist")
+        position, start, height = _find_mountain(self.index, self.count)
+        if len(self.siblings) != height or len(self.peaks) != self.count.bit_count() - 1:
+            raise ProofError(f"the path through the history is not one for number {self.index} of {self.count}")
+        node, offset = hash_bytes("history leaf", block_id), self.index - start
+        for level, sibling in enumerate(self.siblings):
+            node = hash_bytes("history node", *((sibling, node) if (offset >> level) & 1 else (node, sibling)))
+        return History(self.count, (*self.peaks[:position], node, *self.peaks[position:])).root
+
+
+def prove_past(block_ids: Sequence[bytes], index: int) -> HistoryProof:
+    """The proof that ``block_ids[index]`` has that number in the history of all of ``block_ids``."""
+    index = range(len(block_ids))[index]
+    position, _, _ = _find_mountain(index, len(block_ids))
+    peaks: list[bytes] = []
+    siblings: list[bytes] = []
+    for start, height in _get_mountains(len(block_ids)):
+        level = [hash_bytes("history leaf", block_id) for block_id in block_ids[start : start + (1 << height)]]
+        offset = index - start
+        while len(level) > 1:
+            if len(peaks) == position:
+                siblings.append(level[offset ^ 1])
+            level, offset = _pair("history node", level), offset >> 1
+        peaks += level
+    del peaks[position]
+    return HistoryProof(index, len(block_ids), tuple(siblings), tuple(peaks))
+
+
+def _get_mountains(count: int) -> list[tuple[int, int]]:
+    """First leaf and height of each mountain, tallest first: one for each bit of the count."""
+    heights = [height for height in reversed(range(count.bit_length())) if (count >> height) & 1]
+    return [(count >> (height + 1) << (height + 1), height) for height in heights]
+
+
+def _find_mountain(index: int, count: int) -> tuple[int, int, int]:
+    """Position among the peaks, first leaf and height of the mountain over a leaf."""
+    mountains = _get_mountains(count)
+    position = bisect_right(mountains, index, key=lambda mountain: mountain[0]) - 1
+    return (position, *mountains[position])
+
+
 class Leaf:
     """One entry of a tree: a key, its record, and the record's encoding."""
 
@@ -67,7 +178,7 @@ class Leaf:
         self.record = record
         self.encoded = record.encode()
         self.path = compute_path(key)
-        self.hash = hash_bytes("leaf", self.path.to_bytes(32, "big"), hash_bytes("value", self.encoded))
+        self.hash = _hash_leaf(self.path, self.encoded)
 
 
 class _Branch:
@@ -80,7 +191,16 @@ class _Branch:
         self.left = left
         self.right = right
         self.path: int = left.path
-        self.hash: bytes = hash_bytes("branch", depth.to_bytes(1, "big"), left.hash, right.hash)
+        self.hash: bytes = hash_branch(depth, left.hash, right.hash)
+
+
+def _hash_leaf(path: int, encoded: bytes) -> bytes:
+    return hash_bytes("leaf", path.to_bytes(32, "big"), hash_bytes("value", encoded))
+
+
+def hash_branch(depth: int, left: bytes, right: bytes) -> bytes:
+    """Hash of the fork at bit ``depth`` over two subtrees."""
+    return hash_bytes("branch", depth.to_bytes(1, "big"), left, right)
 
 
 _Node = Leaf | _Branch
@@ -90,6 +210,64 @@ _Change = tuple[int, Leaf | None]
 def compute_path(key: bytes) -> int:
     """Position of a key in the tree: 256 bits, most significant first."""
     return int.from_bytes(hash_bytes("path", key), "big")
+
+
+@dataclass(frozen=True, slots=True)
+class Fork(Record):
+    """A fork on the way to a leaf: the bit at which the paths part, and the hash of the side not taken."""
+
+    depth: Annotated[int, Bounds(0, 255)]
+    sibling: Hash
+
+
+@dataclass(frozen=True, slots=True)
+class OtherLeaf(Record):
+    """The leaf that is found instead of an absent key: its path, and the hash of its value."""
+
+    path: Hash
+    value: Hash
+
+
+@dataclass(frozen=True, slots=True)
+class TreeProof(Record):
+    """What the map holds under a key: the forks on its path, lowest first, and what stands at the end of it.
+
+    At the end of the path of an absent key stands the leaf of an ``other`` one, unless the map is empty. The forks do
+    not commit to the bits between them, so that nothing less than that leaf shows the key to be absent.
+    """
+
+    forks: Annotated[tuple[Fork, ...], Bounds(0, 256)]
+    other: OtherLeaf | None
+
+    def compute_root(self, key: bytes, encoded: bytes | None) -> bytes:
+        """The root of the map in which ``key`` has the record of these bytes, or (None) is absent.
+
+        Raises:
+            ProofError: the proof is not of this kind, or cannot come from a tree.
+        """
+        path = compute_path(key)
+        if encoded is not None:
+            if self.other is not None:
+                raise ProofError("the proof shows the key to be absent")
+            node, end = _hash_leaf(path, encoded), path
+        elif self.other is not None:
+            end = int.from_bytes(self.other.path, "big")
+            if end == path:
+                raise ProofError("the proof shows the key to be there")
+            node = hash_bytes("leaf", self.other.path, self.other.value)
+        elif self.forks:
+            raise ProofError("the proof does not show what stands in place of the key")
+        else:
+            return EMPTY
+        above = 256
+        for fork in self.forks:
+            if fork.depth >= above:
+                raise ProofError("the forks of the path are out of order")
+            above, bit = fork.depth, (path >> (255 - fork.depth)) & 1
+            if bit != (end >> (255 - fork.depth)) & 1:
+                raise ProofError("the other leaf does not stand on the path of the key")
+            node = hash_branch(fork.depth, *((fork.sibling, node) if bit else (node, fork.sibling)))
+        return node
 
 
 class Tree:
@@ -116,6 +294,19 @@ class Tree:
             node = node.right if (path >> (255 - node.depth)) & 1 else node.left
         return node.record if node is not None and node.path == path else None
 
+    def prove(self, key: bytes) -> TreeProof:
+        """The proof of the record under ``key``, or of its absence."""
+        forks: list[Fork] = []
+        node, path = self._root, compute_path(key)
+        while isinstance(node, _Branch):
+            taken, other = (node.right, node.left) if (path >> (255 - node.depth)) & 1 else (node.left, node.right)
+            forks.append(Fork(node.depth, other.hash))
+            node = taken
+        found = None
+        if node is not None and node.path != path:
+            found = OtherLeaf(node.path.to_bytes(32, "big"), hash_bytes("value", node.encoded))
+        return TreeProof(tuple(reversed(forks)), found)
+
     def update(self, changes: Mapping[bytes, Record | None]) -> Tree:
         """The tree with each key set to its record, or removed where the record is None."""
         leaves: list[_Change] = [
@@ -134,6 +325,32 @@ class Tree:
                 stack += (node.right, node.left)
             else:
                 yield node
+
+    def iter_after(self, path: int) -> Iterator[Leaf]:
+        """The leaves whose paths are greater than ``path``, in order."""
+        stack = [] if self._root is None else [self._root]
+        while stack:
+            node = stack.pop()
+            if not isinstance(node, _Branch):
+                if node.path > path:
+                    yield node
+                continue
+            stack.append(node.right)
+            # The greatest path on the left: that of ``node`` (which is one of the left) with every later bit set.
+            if (node.path | ((1 << (255 - node.depth)) - 1)) > path:
+                stack.append(node.left)
+
+    def get_right_forks(self, path: int) -> tuple[Fork, ...]:
+        """The forks at which the way to the leaf at ``path`` goes left, lowest first."""
+        forks: list[Fork] = []
+        node = self._root
+        while isinstance(node, _Branch):
+            if (path >> (255 - node.depth)) & 1:
+                node = node.right
+            else:
+                forks.append(Fork(node.depth, node.right.hash))
+                node = node.left
+        return tuple(reversed(forks))
 
 
 def _update(node: _Node | None, changes: list[_Change]) -> _Node | None:

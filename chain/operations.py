@@ -2,7 +2,7 @@
 
 An operation is a plain record; :class:`SignedOperation` adds the account that asks and its signature. Operations with a
 ``nonce`` are executed in the order of the account's counter, pay their fee even when they fail, and can never be
-replayed. Those without one (``Hold``, ``Capture``, ``Release``, ``Dispute``) name something that happens at most once,
+replayed. Those without one (``Hold``, ``Capture``, ``Evidence``, …) name something that happens at most once,
 so that a busy gateway never waits for its own counter; they are included only if they succeed. The rules themselves are
 in :mod:`chain.ledger`.
 """
@@ -15,6 +15,7 @@ from typing import Annotated
 
 from chain import crypto
 from chain.codec import Amount, Bounds, Hash, ModelName, Natural, PublicKey, Record, Signature
+from chain.votes import Vote
 
 MAX_OPERATION = 4 * 1024
 MAX_CAPTURE = 32 * 1024
@@ -22,6 +23,7 @@ MAX_CAPTURE = 32 * 1024
 
 MAX_CAPTURE_ITEMS = 64
 MAX_MODELS = 16
+SALT_SIZE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,45 @@ class Serve(Record):
     TAG = 5
     nonce: Natural
     models: Annotated[tuple[ModelName, ...], Bounds(0, MAX_MODELS)]
+
+
+@dataclass(frozen=True, slots=True)
+class Enroll(Record):
+    """Take up validator duty with the whole bond, from the epoch after next on.
+
+    ``tip`` is that of the signer's hash onion number ``onion``, a number for its own use (:mod:`chain.beacon`).
+    """
+
+    TAG = 6
+    nonce: Natural
+    tip: Hash
+    onion: Natural
+
+
+@dataclass(frozen=True, slots=True)
+class Retire(Record):
+    """Give up validator duty, from the epoch after next on. The bond stays."""
+
+    TAG = 7
+    nonce: Natural
+
+
+@dataclass(frozen=True, slots=True)
+class Unjail(Record):
+    """Return to duty after having been jailed, from the epoch after next on."""
+
+    TAG = 8
+    nonce: Natural
+
+
+@dataclass(frozen=True, slots=True)
+class Recommit(Record):
+    """Go on with another hash onion, from the epoch after next on, before the one in use runs out."""
+
+    TAG = 9
+    nonce: Natural
+    tip: Hash
+    onion: Natural
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +189,30 @@ class Dispute(Record):
     hold: Hash
 
 
-NoncedOperation = Transfer | Bond | Unbond | Withdraw | Serve
-OneTimeOperation = Hold | Capture | Release | Dispute
+@dataclass(frozen=True, slots=True)
+class Evidence(Record):
+    """Two votes that no honest validator signs both; the one with the smaller encoding first. Anyone may show them."""
+
+    TAG = 14
+    first: Vote
+    second: Vote
+
+
+@dataclass(frozen=True, slots=True)
+class Register(Record):
+    """Ask for a newcomer's first bond, to serve ``models`` (sorted); ``salt`` is the proof (:mod:`chain.registration`).
+
+    It costs no fee, since a newcomer has nothing.
+    """
+
+    TAG = 15
+    epoch: Natural
+    salt: Annotated[bytes, Bounds(SALT_SIZE, SALT_SIZE)]
+    models: Annotated[tuple[ModelName, ...], Bounds(0, MAX_MODELS)]
+
+
+NoncedOperation = Transfer | Bond | Unbond | Withdraw | Serve | Enroll | Retire | Unjail | Recommit
+OneTimeOperation = Hold | Capture | Release | Dispute | Evidence | Register
 Operation = NoncedOperation | OneTimeOperation
 
 

@@ -1,4 +1,4 @@
-"""The state of the ledger: accounts, open holds, frozen serving tables, totals, and the history of blocks.
+"""The state of the ledger: accounts, open holds, what is frozen per epoch, totals, and the history of blocks.
 
 A :class:`State` is an immutable map from keys to records, committed to by its root. A :class:`Draft` collects changes
 on top of one; drafts nest, so that an operation that fails half way leaves no trace.
@@ -10,11 +10,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, TypeVar
 
+from chain.beacon import NO_TIP, Beacon
 from chain.codec import Amount, Bounds, Hash, ModelName, Natural, PublicKey, Record
 from chain.exceptions import StoreError
 from chain.lottery import ServingTable
-from chain.merkle import History, Leaf, Tree
+from chain.merkle import History, Leaf, Tree, TreeProof
 from chain.operations import MAX_MODELS, Delivery
+from chain.validators import LATE_BLOCKS, MAX_COMMITTEE, ValidatorSet
 
 WINDOW = 256
 """How many recent hold sequence numbers of a payer stay usable."""
@@ -33,7 +35,10 @@ class Unbonding(Record):
 
 @dataclass(frozen=True, slots=True)
 class Account(Record):
-    """One key's credits (micro-credits) and what it serves. An account that never was equals ``Account()``."""
+    """One key's credits (micro-credits) and what it serves. An account that never was equals ``Account()``.
+
+    ``grant`` is the part of the bond that was given to a newcomer and never leaves it.
+    """
 
     nonce: Natural = 0
     available: Amount = 0
@@ -41,16 +46,23 @@ class Account(Record):
     bonded: Amount = 0
     unbonding: Annotated[tuple[Unbonding, ...], Bounds(0, MAX_UNBONDINGS)] = ()
     models: Annotated[tuple[ModelName, ...], Bounds(0, MAX_MODELS)] = ()
+    grant: Amount = 0
 
     @property
     def total(self) -> int:
         """All credit of the account, whatever it is bound to."""
         return self.available + self.held + self.bonded + sum(part.amount for part in self.unbonding)
 
+    @property
+    def own_bond(self) -> int:
+        """The bond beside the grant: what an account can lose that was its own."""
+        return max(0, self.bonded - self.grant)
+
     def credit(self, amount: int) -> Account:
         """The account with ``amount`` more available (less, if it is negative)."""
         # Written out: every operation comes through here, and dataclasses.replace takes three times as long.
-        return Account(self.nonce, self.available + amount, self.held, self.bonded, self.unbonding, self.models)
+        available = self.available + amount
+        return Account(self.nonce, available, self.held, self.bonded, self.unbonding, self.models, self.grant)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +121,51 @@ class Agenda(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class Duty(Record):
+    """An account's validator duty; its weight is its bond, as long as it is enrolled, not jailed, and has a tip.
+
+    ``waiting_since`` is the height since which it asks for more weight than it has (0 if it does not), ``tip`` what its
+    next reveal must lead to. ``next_tip`` replaces that from ``next_epoch`` on. It is jailed if ``jailed_until`` is not
+    0, and may ask to return from that epoch on. Votes of epochs before ``clean_from`` were punished already.
+    """
+
+    is_enrolled: bool = False
+    waiting_since: Natural = 0
+    tip: Hash = NO_TIP
+    onion: Natural = 0
+    next_tip: Hash = NO_TIP
+    next_onion: Natural = 0
+    next_epoch: Natural = 0
+    jailed_until: Natural = 0
+    clean_from: Natural = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RecentBlock(Record):
+    """A block for which late votes still count: the view it was notarized in, and bit i if position i voted for it."""
+
+    block_id: Hash
+    view: Natural
+    voters: Annotated[bytes, Bounds(MAX_COMMITTEE // 8, MAX_COMMITTEE // 8)]
+
+
+@dataclass(frozen=True, slots=True)
+class Turnout(Record):
+    """Who took part in an epoch, as its block bodies say: for ``blocks`` of its blocks, the votes by position."""
+
+    blocks: Natural
+    votes: Annotated[tuple[Natural, ...], Bounds(0, MAX_COMMITTEE)]
+    recent: Annotated[tuple[RecentBlock, ...], Bounds(0, LATE_BLOCKS)]
+
+
+@dataclass(frozen=True, slots=True)
+class Registrations(Record):
+    """How many newcomers were registered in this epoch."""
+
+    count: Natural
+
+
+@dataclass(frozen=True, slots=True)
 class Totals(Record):
     """The treasury, and the supply that all credit adds up to."""
 
@@ -136,8 +193,19 @@ def table_key(epoch: int) -> bytes:
     return b"t" + epoch.to_bytes(8, "big")
 
 
+def committee_key(epoch: int) -> bytes:
+    return b"c" + epoch.to_bytes(8, "big")
+
+
+def duty_key(public_key: bytes) -> bytes:
+    return b"v" + public_key
+
+
 TOTALS_KEY = b"s"
 HISTORY_KEY = b"m"
+BEACON_KEY = b"b"
+TURNOUT_KEY = b"p"
+REGISTRATIONS_KEY = b"r"
 
 _KINDS: dict[bytes, type[Record]] = {
     b"a": Account,
@@ -145,8 +213,13 @@ _KINDS: dict[bytes, type[Record]] = {
     b"h": OpenHold,
     b"g": Agenda,
     b"t": ServingTable,
+    b"c": ValidatorSet,
+    b"v": Duty,
     TOTALS_KEY: Totals,
     HISTORY_KEY: History,
+    BEACON_KEY: Beacon,
+    TURNOUT_KEY: Turnout,
+    REGISTRATIONS_KEY: Registrations,
 }
 
 R = TypeVar("R", bound=Record)
@@ -183,6 +256,26 @@ class StateReader:
     def serving_table(self, epoch: int) -> ServingTable | None:
         """Who serves what with which stake, frozen for ``epoch``; kept for the last, this and the next two epochs."""
         return self._get(table_key(epoch), ServingTable)
+
+    def committee(self, epoch: int) -> ValidatorSet | None:
+        """Who votes in ``epoch`` with which weight; kept as long as the serving table."""
+        return self._get(committee_key(epoch), ValidatorSet)
+
+    def duty(self, public_key: bytes) -> Duty | None:
+        """The validator duty of an account, None if it never had any."""
+        return self._get(duty_key(public_key), Duty)
+
+    @property
+    def beacon(self) -> Beacon:
+        return self._get(BEACON_KEY, Beacon) or Beacon(0, NO_TIP, NO_TIP, NO_TIP)
+
+    @property
+    def turnout(self) -> Turnout:
+        return self._get(TURNOUT_KEY, Turnout) or Turnout(0, (), ())
+
+    @property
+    def registrations(self) -> Registrations:
+        return self._get(REGISTRATIONS_KEY, Registrations) or Registrations(0)
 
     @property
     def totals(self) -> Totals:
@@ -222,8 +315,17 @@ class State(StateReader):
         """Commitment to everything in the state."""
         return self._tree.root
 
+    @property
+    def tree(self) -> Tree:
+        """The tree that the root commits to."""
+        return self._tree
+
     def get(self, key: bytes) -> Record | None:
         return self._tree.get(key)
+
+    def prove(self, key: bytes) -> TreeProof:
+        """The proof of the entry under ``key``, or of its absence."""
+        return self._tree.prove(key)
 
     def entries(self) -> Iterator[Leaf]:
         """Every entry, in the order of the tree."""
@@ -233,6 +335,12 @@ class State(StateReader):
         """Every account and its public key."""
         for leaf in self._tree:
             if isinstance(leaf.record, Account):
+                yield leaf.key[1:], leaf.record
+
+    def duties(self) -> Iterator[tuple[bytes, Duty]]:
+        """Every validator duty and its public key."""
+        for leaf in self._tree:
+            if isinstance(leaf.record, Duty):
                 yield leaf.key[1:], leaf.record
 
     def update(self, changes: Mapping[bytes, Record | None]) -> State:
@@ -263,6 +371,11 @@ class Draft(StateReader):
         """Set an account; an empty one leaves no entry."""
         # Nearly every account has something available: the whole comparison is seldom needed.
         self.put(account_key(public_key), account if account.available or account != _EMPTY else None)
+
+    def fill_treasury(self, amount: int) -> None:
+        """Put credit that was taken elsewhere into the treasury."""
+        totals = self.totals
+        self.put(TOTALS_KEY, Totals(totals.treasury + amount, totals.supply))
 
     def merge(self, other: Draft) -> None:
         """Take over the changes of a draft made on top of this one."""

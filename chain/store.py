@@ -6,6 +6,8 @@ with the same behaviour.
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
@@ -13,6 +15,15 @@ from typing import Protocol
 import plyvel
 
 from chain.exceptions import StoreDamaged, StoreError, StoreInUse
+
+TROUBLES = tuple(
+    os.strerror(number)
+    for number in (
+        errno.EACCES, errno.EPERM, errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS,
+        errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE,
+    )
+)  # fmt: skip
+"""What the system says when the files may well be sound."""
 
 Changes = Mapping[bytes, bytes | None]
 """What a batch writes: a value for each key, or None to delete it."""
@@ -75,6 +86,8 @@ class LevelStore:
 
     def __init__(self, path: Path, create: bool = True) -> None:
         self._path = path
+        self.fault: StoreDamaged | None = None
+        """Damage that a read came across, whoever asked."""
         if not (path / "CURRENT").exists():
             if any(path.glob("*.ldb")) or any(path.glob("*.log")):  # LevelDB would begin anew, and delete them
                 raise StoreDamaged(f"{path} is damaged: its file CURRENT is missing")
@@ -94,14 +107,14 @@ class LevelStore:
         try:
             value: bytes | None = self._db.get(key, verify_checksums=True)
         except plyvel.Error as error:
-            raise StoreDamaged(f"{self._path} is damaged: {_describe(error)}") from error
+            raise self._judge(error) from error
         return value
 
     def items(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         try:
             yield from self._db.iterator(prefix=prefix, verify_checksums=True)
         except plyvel.Error as error:
-            raise StoreDamaged(f"{self._path} is damaged: {_describe(error)}") from error
+            raise self._judge(error) from error
 
     def write(self, changes: Changes) -> None:
         try:
@@ -111,11 +124,21 @@ class LevelStore:
                         batch.delete(key)
                     else:
                         batch.put(key, value)
+        except plyvel.CorruptionError as error:  # LevelDB noticed it when it merged tables
+            raise self._judge(error) from error
         except plyvel.Error as error:
             raise StoreError(f"cannot write to {self._path}: {_describe(error)}") from error
 
     def close(self) -> None:
         self._db.close()
+
+    def _judge(self, error: plyvel.Error) -> StoreError:
+        """Whether what a read says means damage, or that this machine is in trouble."""
+        reason = _describe(error)
+        if not isinstance(error, plyvel.CorruptionError) and any(trouble in reason for trouble in TROUBLES):
+            return StoreError(f"cannot read {self._path}: {reason}")
+        self.fault = StoreDamaged(f"{self._path} is damaged: {reason}")
+        return self.fault
 
 
 def _describe(error: Exception) -> str:

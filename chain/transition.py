@@ -11,16 +11,19 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from chain import crypto
-from chain.blocks import MAX_BLOCK, NO_REVEAL, VERSION, Block, Body, Header, sign_block
+from chain.beacon import NO_TIP, compute_tip
+from chain.blocks import MAX_BLOCK, MAX_NULLIFICATIONS, VERSION, Block, Body, Header, sign_block
 from chain.codec import Record
-from chain.epochs import get_beacon, get_epoch, get_last_height, get_validators
+from chain.duties import charge_missed_leads, end_epoch, process_votes
+from chain.epochs import Epoch, get_last_height, get_next_epoch
 from chain.exceptions import CodecError, InvalidBlock, InvalidCertificate, InvalidOperation
 from chain.genesis import Genesis, compute_serving_table
 from chain.ledger import BlockContext, process_operation, settle_due_captures
 from chain.operations import SignedOperation
-from chain.state import HISTORY_KEY, Draft, State, table_key
+from chain.restart import check_restart, get_block_epoch, get_restart_view, is_restart, strike_off
+from chain.state import BEACON_KEY, HISTORY_KEY, REGISTRATIONS_KEY, Draft, State, StateReader, duty_key, table_key
 from chain.validators import ValidatorSet
-from chain.votes import Certificate, VoteKind
+from chain.votes import Certificate, Vote, VoteKind
 
 HEADER_ROOM = 4 * 1024
 """Bytes of a block kept for header, signature and framing when operations are chosen."""
@@ -52,8 +55,9 @@ def state_transition(
     Raises:
         InvalidBlock: any rule is broken.
     """
-    check_header(genesis, parent, block.header)
-    check_claims(get_claims(genesis, parent, block, is_verified))
+    epoch = get_block_epoch(genesis, state, block.body)
+    check_header(genesis, epoch, parent, block.header)
+    check_claims(get_claims(genesis, epoch, parent, block, is_verified))
     return apply_block(genesis, parent, state, block)
 
 
@@ -63,12 +67,19 @@ def apply_block(genesis: Genesis, parent: Header, state: State, block: Block) ->
     Raises:
         InvalidBlock: any other rule is broken.
     """
-    check_header(genesis, parent, block.header)
+    epoch = get_block_epoch(genesis, state, block.body)
+    check_header(genesis, epoch, parent, block.header)
     if len(block.encoded) > MAX_BLOCK:
         raise InvalidBlock("body", f"the block has {len(block.encoded)} bytes, more than {MAX_BLOCK}")
     if block.body.compute_root() != block.header.body_root:
         raise InvalidBlock("body_root", "does not commit to the body")
-    result = execute(genesis, parent, state, block.header, block.body.operations)
+    if is_restart(block.header):
+        check_restart(genesis, state, block)
+    elif block.body.removed:
+        raise InvalidBlock("removed", "only a restart strikes validators off")
+    else:
+        check_reveal(state, block.header)
+    result = execute(genesis, epoch, parent, state, block.header, block.body)
     if result.state.history.root != block.header.history_root:
         raise InvalidBlock("history_root", "does not commit to the earlier blocks")
     if result.state.root != block.header.state_root:
@@ -77,7 +88,7 @@ def apply_block(genesis: Genesis, parent: Header, state: State, block: Block) ->
 
 
 def get_claims(
-    genesis: Genesis, parent: Header, block: Block, is_verified: IsVerified | None = None
+    genesis: Genesis, epoch: Epoch, parent: Header, block: Block, is_verified: IsVerified | None = None
 ) -> list[tuple[str, crypto.Claim]]:
     """Every signature that a block stands on, each with the field it belongs to, after the evidence's form was checked.
 
@@ -85,7 +96,7 @@ def get_claims(
         InvalidBlock: the agreement evidence is missing, misplaced, or lacks a quorum.
     """
     claims = [("signature", block.claim())]
-    claims += get_evidence_claims(genesis, parent, block)
+    claims += get_evidence_claims(genesis, epoch, parent, block)
     claims += [
         (f"operations[{index}]", operation.claim(genesis.chain_id))
         for index, operation in enumerate(block.body.operations)
@@ -105,25 +116,21 @@ def check_claims(claims: Iterable[tuple[str, crypto.Claim]]) -> None:
             raise InvalidBlock(field, f"the signature is not that of {crypto.format_address(claim.public_key)}")
 
 
-def check_header(genesis: Genesis, parent: Header, header: Header) -> None:
-    """Check every header field that does not depend on the body or the state.
+def check_header(genesis: Genesis, epoch: Epoch, parent: Header, header: Header) -> None:
+    """Check every header field that depends neither on the body nor on the state, but for what ``epoch`` fixes.
 
     Raises:
         InvalidBlock: a field is wrong.
     """
-    parameters = genesis.parameters
     height = parent.height + 1
-    epoch = get_epoch(parameters, height)
-    validators = get_validators(genesis, epoch)
     expected: list[tuple[str, object]] = [
         ("version", VERSION),
         ("chain_id", genesis.chain_id),
         ("height", height),
-        ("epoch", epoch),
+        ("epoch", epoch.number),
         ("parent_id", parent.id),
-        ("validators_hash", validators.hash),
-        ("next_validators_hash", get_validators(genesis, epoch + 1).hash),
-        ("beacon_reveal", NO_REVEAL),
+        ("validators_hash", epoch.validators.hash),
+        ("next_validators_hash", epoch.next_validators.hash),
     ]
     for field, value in expected:
         if getattr(header, field) != value:
@@ -132,11 +139,29 @@ def check_header(genesis: Genesis, parent: Header, header: Header) -> None:
         raise InvalidBlock("timestamp", f"{header.timestamp} is not after the parent's {parent.timestamp}")
     if header.chain_time != compute_chain_time(genesis, parent, header.timestamp):
         raise InvalidBlock("chain_time", "does not follow from the timestamps")
-    first_view = parent.view + 1 if parent.epoch == epoch and parent.height else 1
+    if height > epoch.last_height:
+        raise InvalidBlock("height", f"{height} is beyond the end of epoch {epoch.number}")
+    first_view = parent.view + 1 if parent.epoch == epoch.number and parent.height else 1
     if header.view < first_view:
         raise InvalidBlock("view", f"{header.view} is before {first_view}")
-    if header.proposer != validators.compute_leader(get_beacon(genesis, epoch), header.view):
-        raise InvalidBlock("proposer", f"does not lead view {header.view} of epoch {epoch}")
+    if is_restart(header):
+        if header.view != get_restart_view(parent, epoch.number):
+            raise InvalidBlock("view", f"is {header.view}, not that of a restart")
+        if header.proposer not in epoch.validators:
+            raise InvalidBlock("proposer", "is no validator that remains")
+    elif header.proposer != epoch.compute_leader(header.view):
+        raise InvalidBlock("proposer", f"does not lead view {header.view} of epoch {epoch.number}")
+
+
+def check_reveal(state: StateReader, header: Header) -> None:
+    """Check that the proposer reveals what its tip in the parent's state commits to.
+
+    Raises:
+        InvalidBlock: something else, or it has no tip.
+    """
+    duty = state.duty(header.proposer)
+    if duty is None or duty.tip == NO_TIP or compute_tip(header.beacon_reveal) != duty.tip:
+        raise InvalidBlock("beacon_reveal", "is not what the proposer's tip commits to")
 
 
 def compute_chain_time(genesis: Genesis, parent: Header, timestamp: int) -> int:
@@ -144,17 +169,19 @@ def compute_chain_time(genesis: Genesis, parent: Header, timestamp: int) -> int:
     return parent.chain_time + min(timestamp - parent.timestamp, genesis.parameters.idle_beat)
 
 
-def get_evidence_claims(genesis: Genesis, parent: Header, block: Block) -> list[tuple[str, crypto.Claim]]:
+def get_evidence_claims(genesis: Genesis, epoch: Epoch, parent: Header, block: Block) -> list[tuple[str, crypto.Claim]]:
     """The signature checks that a block's agreement evidence stands on, after its form was checked.
 
-    The parent must be certified (notarized, or finalized across an epoch boundary), and each view between the parent's
-    and the block's nullified.
+    The parent must be certified (notarized, or finalized across an epoch boundary), and the last views between the
+    parent's and the block's nullified. Of what blocks the late votes are is for the state to say
+    (:func:`chain.duties.process_votes`).
 
     Raises:
         InvalidBlock: evidence is missing, misplaced, or lacks a quorum.
     """
     header, body = block.header, block.body
-    validators = get_validators(genesis, header.epoch)
+    if is_restart(header):
+        return []  # what it stands on is not agreement
     claims: list[tuple[str, crypto.Claim]] = []
     last_view = 0
     certificate = body.parent_certificate
@@ -173,16 +200,17 @@ def get_evidence_claims(genesis: Genesis, parent: Header, block: Block) -> list[
             last_view = certificate.view
             if last_view != parent.view:
                 raise InvalidBlock("parent_certificate", f"is of view {last_view}, the parent of view {parent.view}")
-        voters = get_validators(genesis, parent.epoch)
+        voters = epoch.find_validators(parent.epoch)
+        if voters is None:
+            raise InvalidBlock("parent_certificate", f"is of epoch {parent.epoch}, the block of {epoch.number}")
         claims += _get_certificate_claims("parent_certificate", genesis, certificate, voters)
     skipped = [(c.kind, c.epoch, c.view) for c in body.nullifications]
-    # Counted first: the view is the proposer's claim, and a list of all views below 2^62 would not end.
-    if len(skipped) != header.view - last_view - 1 or any(
-        entry != (VoteKind.NULLIFY, header.epoch, last_view + 1 + index) for index, entry in enumerate(skipped)
-    ):
-        raise InvalidBlock("nullifications", f"do not cover exactly the views {last_view + 1} to {header.view - 1}")
+    first = max(last_view + 1, header.view - MAX_NULLIFICATIONS)
+    if skipped != [(VoteKind.NULLIFY, header.epoch, view) for view in range(first, header.view)]:
+        raise InvalidBlock("nullifications", f"do not cover exactly the views {first} to {header.view - 1}")
     for nullification in body.nullifications:
-        claims += _get_certificate_claims("nullifications", genesis, nullification, validators)
+        claims += _get_certificate_claims("nullifications", genesis, nullification, epoch.validators)
+    claims += [("late_votes", vote.claim(genesis.chain_id)) for vote in body.late_votes]
     return claims
 
 
@@ -195,51 +223,68 @@ def _get_certificate_claims(
         raise InvalidCertificate(error.reason, field) from error
 
 
-def verify_finality(genesis: Genesis, header: Header, certificate: Certificate) -> None:
-    """Check that ``certificate`` makes the block of ``header`` final.
+def verify_finality(genesis: Genesis, validators: ValidatorSet, header: Header, certificate: Certificate) -> None:
+    """Check that ``certificate`` of its epoch's ``validators`` makes the block of ``header`` final.
 
     Raises:
         InvalidCertificate: it does not.
     """
     if certificate.kind != VoteKind.FINALIZE or certificate.block_id != header.id or certificate.epoch != header.epoch:
         raise InvalidCertificate(f"is not a finality certificate of block {header.height}")
-    certificate.verify(genesis.chain_id, get_validators(genesis, header.epoch))
+    # Only the last block of an epoch is proposed, and made final, again in later views.
+    is_last = header.height == get_last_height(genesis.parameters, header.epoch)
+    if certificate.view < header.view or (certificate.view > header.view and not is_last):
+        raise InvalidCertificate(f"is of view {certificate.view}, the block of view {header.view}")
+    certificate.verify(genesis.chain_id, validators)
 
 
-def execute(
-    genesis: Genesis, parent: Header, state: State, header: Header, operations: Iterable[SignedOperation]
-) -> Transition:
-    """The state after ``operations`` in a block of ``header`` (its roots are not read).
+def execute(genesis: Genesis, epoch: Epoch, parent: Header, state: State, header: Header, body: Body) -> Transition:
+    """The state after a block of ``header`` (whose roots are not read) and ``body``.
 
     Raises:
-        InvalidBlock: an operation cannot be included.
+        InvalidBlock: an operation cannot be included, or a late vote does not count.
     """
-    draft, context = _begin(genesis, parent, state, header)
+    draft, context = _begin(genesis, epoch, parent, state, header, body)
     failures = []
-    for index, operation in enumerate(operations):
+    for index, operation in enumerate(body.operations):
         try:
             failures.append(process_operation(draft, context, operation))
         except InvalidOperation as error:
             raise InvalidBlock("operations", f"number {index} cannot be included: {error}") from error
-    return _finish(genesis, state, draft, header, failures)
+    return _finish(genesis, epoch, state, draft, header, failures)
 
 
-def _begin(genesis: Genesis, parent: Header, state: State, header: Header) -> tuple[Draft, BlockContext]:
+def _begin(
+    genesis: Genesis, epoch: Epoch, parent: Header, state: State, header: Header, body: Body
+) -> tuple[Draft, BlockContext]:
+    """Everything that a block does before its operations."""
     draft = Draft(state)
-    context = BlockContext(genesis, header.epoch, header.chain_time)
     draft.put(HISTORY_KEY, state.history.append(parent.id))
+    draft.put(BEACON_KEY, state.beacon.absorb(header.beacon_reveal))
+    if is_restart(header):
+        strike_off(draft, body.removed)
+    else:
+        duty = state.duty(header.proposer)
+        assert duty is not None  # check_reveal
+        draft.put(duty_key(header.proposer), replace(duty, tip=header.beacon_reveal))
+    process_votes(draft, epoch, parent, body)
+    charge_missed_leads(draft, genesis.parameters, epoch, body)
     settle_due_captures(draft, parent.chain_time, header.chain_time)
-    return draft, context
+    return draft, BlockContext(genesis, epoch.number, header.height, header.chain_time)
 
 
-def _finish(genesis: Genesis, state: State, draft: Draft, header: Header, failures: list[str | None]) -> Transition:
-    """Apply the draft and, on the last height of an epoch, freeze the serving table of the epoch after next."""
+def _finish(
+    genesis: Genesis, epoch: Epoch, state: State, draft: Draft, header: Header, failures: list[str | None]
+) -> Transition:
+    """Apply the draft and, after the last block of an epoch, freeze what holds in the epoch after next."""
     after = state.update(draft.changes)
-    epoch = header.epoch
-    if header.height == get_last_height(genesis.parameters, epoch):
-        draft.put(table_key(epoch + 2), compute_serving_table(after, genesis.parameters))
-        if epoch:
-            draft.put(table_key(epoch - 1), None)
+    if header.height == epoch.last_height:
+        end_epoch(draft, after, genesis, epoch)
+        draft.put(table_key(epoch.number + 2), compute_serving_table(after, genesis.parameters, draft.beacon.value))
+        if epoch.number:
+            draft.put(table_key(epoch.number - 1), None)
+        draft.put(BEACON_KEY, draft.beacon.end_epoch())
+        draft.put(REGISTRATIONS_KEY, None)
         after = state.update(draft.changes)
     return Transition(after, draft.changes, tuple(failures))
 
@@ -253,20 +298,26 @@ def build_block(
     *,
     view: int,
     timestamp: int,
+    reveal: bytes,
     parent_certificate: Certificate | None,
     nullifications: Sequence[Certificate],
+    late_votes: Sequence[Vote] = (),
 ) -> tuple[Block, Transition, list[tuple[SignedOperation, str]]]:
     """Build, execute and sign a block on ``parent``.
 
-    Takes ``operations`` (their signatures checked already) in order, as many as fit, and leaves out those that cannot
-    be included. Returns the block, its transition, and the operations left out with the reason.
+    ``reveal`` opens the tip of ``key`` in ``state``; ``late_votes`` count (:func:`chain.duties.process_votes`). Takes
+    ``operations`` (their signatures checked already) in order, as many as fit, and leaves out those that cannot be
+    included. Returns the block, its transition, and the operations left out with the reason.
+
+    Raises:
+        InvalidBlock: the reveal or a late vote is not right.
     """
     timestamp = max(timestamp, parent.timestamp + 1)
-    epoch = get_epoch(genesis.parameters, parent.height + 1)
+    epoch = get_next_epoch(genesis, state)
     header = Header(
         version=VERSION,
         chain_id=genesis.chain_id,
-        epoch=epoch,
+        epoch=epoch.number,
         height=parent.height + 1,
         view=view,
         parent_id=parent.id,
@@ -276,12 +327,14 @@ def build_block(
         body_root=bytes(32),
         state_root=bytes(32),
         history_root=bytes(32),
-        validators_hash=get_validators(genesis, epoch).hash,
-        next_validators_hash=get_validators(genesis, epoch + 1).hash,
-        beacon_reveal=NO_REVEAL,
+        validators_hash=epoch.validators.hash,
+        next_validators_hash=epoch.next_validators.hash,
+        beacon_reveal=reveal,
     )
-    room = MAX_BLOCK - HEADER_ROOM - len(Body((), parent_certificate, tuple(nullifications), ()).encode())
-    draft, context = _begin(genesis, parent, state, header)
+    body = Body((), parent_certificate, tuple(nullifications), tuple(late_votes))
+    room = MAX_BLOCK - HEADER_ROOM - len(body.encode())
+    check_reveal(state, header)
+    draft, context = _begin(genesis, epoch, parent, state, header, body)
     included: list[SignedOperation] = []
     failures: list[str | None] = []
     rejected: list[tuple[SignedOperation, str]] = []
@@ -295,9 +348,9 @@ def build_block(
             continue
         included.append(operation)
         room -= len(operation.encoded)
-    result = _finish(genesis, state, draft, header, failures)
+    result = _finish(genesis, epoch, state, draft, header, failures)
     after = result.state
-    body = Body(tuple(included), parent_certificate, tuple(nullifications), ())
+    body = replace(body, operations=tuple(included))
     header = replace(header, body_root=body.compute_root(), state_root=after.root, history_root=after.history.root)
     return sign_block(key, header, body), result, rejected
 

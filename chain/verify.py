@@ -20,14 +20,16 @@ from typing import Protocol
 
 from chain import crypto
 from chain.blocks import MAX_BLOCK, Block, Header
-from chain.blockstore import StoredChain
-from chain.epochs import get_last_height, get_validators
+from chain.epochs import get_epoch, get_next_epoch
 from chain.exceptions import CodecError, GenesisError, InvalidBlock, InvalidCertificate, LedgerError, StoreError
 from chain.genesis import Genesis
-from chain.operations import Hold
+from chain.light import EpochEnd, LightChain
+from chain.operations import Hold, Register
+from chain.restart import get_block_epoch
 from chain.state import State, compute_supply
 from chain.store import Store
-from chain.transition import apply_block, check_header, get_claims
+from chain.stored import StoredChain
+from chain.transition import Transition, apply_block, check_header, get_claims
 from chain.validators import compute_smallest_blocking_group
 from chain.votes import Certificate, VoteKind
 
@@ -38,8 +40,8 @@ SUPPLY_INTERVAL = 100
 """The sum over all accounts is taken every so many blocks and at the end; it costs a walk over the whole state."""
 
 
-_CHAIN_ENTRIES = frozenset({b"b", b"f", b"n", b"o", b"x"})
-_OTHER_ENTRIES = frozenset({b"s", b"m", b"e", b"w"})
+_CHAIN_ENTRIES = frozenset({b"b", b"f", b"l", b"n", b"o", b"u", b"x"})
+_OTHER_ENTRIES = frozenset({b"c", b"e", b"m", b"r", b"s", b"w", b"z"})
 """Entries that are compared one by one, or are no part of the chain (see :mod:`chain.blockstore`)."""
 
 
@@ -47,11 +49,27 @@ class Source(Protocol):
     """Where a chain to be audited comes from."""
 
     genesis: Genesis
+    base: Header
+    """What its blocks come after: genesis, or a later block if those up to that one are not there."""
     height: int
     """Height of its last block."""
 
+    def read_base(self) -> State:
+        """The state at the base.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+
+    def ends(self) -> Iterator[EpochEnd]:
+        """The ends of epochs up to the last, as far back as the source has them; none if it keeps none.
+
+        Raises:
+            StoreError: one is missing.
+        """
+
     def entries(self) -> Iterator[tuple[bytes, bytes | None]]:
-        """The encoded block and finality certificate (None where there is none) of each height from 1 on.
+        """The encoded block and finality certificate (None where there is none) of each height above the base.
 
         Raises:
             StoreError: the next one cannot be read.
@@ -78,16 +96,30 @@ class StoreSource:
     """The chain in a store, for one audit."""
 
     def __init__(self, store: Store) -> None:
+        self._store = store
         self._chain = StoredChain(store)
         self.genesis = self._chain.genesis
+        self.base = self._chain.base
         self.height = self._chain.height
         self._expected: Counter[bytes] = Counter()
         """Entries of each kind that the chain accounts for, all of them found."""
 
+    def read_base(self) -> State:
+        return self._chain.rewind(self._chain.load_state(), self.height, self.base.height)
+
+    def ends(self) -> Iterator[EpochEnd]:
+        first = self._chain.first_end if self.base.height else 0
+        for epoch in range(first, get_epoch(self.genesis.parameters, self.height + 1)):
+            end = self._chain.epoch_end(epoch)
+            if end is None:
+                raise StoreError(f"the end of epoch {epoch} is missing")
+            yield end
+
     def entries(self) -> Iterator[tuple[bytes, bytes | None]]:
         self._expected.clear()
-        for height in range(1, self.height + 1):
-            raw, certificate = self._chain.raw_block(height), self._chain.raw_certificate(height)
+        for height in range(self.base.height + 1, self.height + 1):
+            # Only what was stored with the block: the certificates of epoch ends are kept a second time.
+            raw, certificate = self._chain.raw_block(height), self._store.get(b"f" + height.to_bytes(8, "big"))
             if raw is None:
                 raise StoreError(f"block {height} is missing")
             self._expected.update([b"b"] if certificate is None else [b"b", b"f"])
@@ -111,6 +143,14 @@ class StoreSource:
         if stored != replayed:
             key = min(key for key in {*stored, *replayed} if stored.get(key) != replayed.get(key))
             raise StoreError(f"the state on disk is not the one after block {header.height}: see entry {key.hex()}")
+        for epoch in range(header.epoch, header.epoch + 3):
+            validators = state.committee(epoch)
+            if validators is not None and self._chain.validators(epoch) != validators:
+                raise StoreError(f"the validators on record for epoch {epoch} are not those of the state")
+        self._expected[b"l"] = sum(1 for _ in self.ends())
+        self._expected[b"u"] = self.height - self._chain.undo_floor
+        for height in self._chain.prunable:
+            self._expected.update(key[:1] for key in self._chain.find_keys(height))
         found = self._chain.count_entries()
         for kind in sorted({*found, *_CHAIN_ENTRIES} - _OTHER_ENTRIES):
             if found[kind] != self._expected[kind]:
@@ -142,12 +182,26 @@ class PayerDraws:
     unused: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Restarted:
+    """A trust break: a block that struck validators off without a quorum, and the share of stake that was left."""
+
+    height: int
+    block_id: bytes
+    removed: int
+    share: float
+
+
 @dataclass(slots=True)
 class Report:
     """What an audit found. ``fault`` is None when everything holds.
 
     ``smallest_certificate`` is the smallest share of stake that made a block final (0 to 1) at ``smallest_height``;
     ``blocking_group`` of ``validators`` together hold a third and could halt the chain.
+
+    The blocks up to the one at ``base_height`` are not there if that is not 0. What they led to is then taken from a
+    state that hashes to the root in that block. It ``is_proven`` final if the validators of every epoch since genesis
+    vouch for those of the next, else trusted as the checkpoint of whoever runs the node.
     """
 
     name: str
@@ -155,6 +209,9 @@ class Report:
     height: int = 0
     block_id: bytes = b""
     state_root: bytes = b""
+    base_height: int = 0
+    base_id: bytes = b""
+    is_proven: bool = True
     operations: int = 0
     signatures: int = 0
     epochs: int = 0
@@ -165,6 +222,7 @@ class Report:
     supply: int = 0
     treasury: int = 0
     payers: dict[bytes, PayerDraws] = field(default_factory=dict)
+    restarts: list[Restarted] = field(default_factory=list)
     fault: Fault | None = None
 
     @property
@@ -184,7 +242,7 @@ class _Pending:
 def verify_chain(
     source: Source, on_progress: Callable[[int], None] = lambda height: None, threads: int | None = None
 ) -> Report:
-    """Audit the chain of ``source`` from genesis to its last block.
+    """Audit the chain of ``source`` from genesis, or from its base, to its last block.
 
     Faults are reported, not raised: the report names the first. ``threads`` verify signatures (default: one per core).
     """
@@ -195,8 +253,7 @@ def verify_chain(
     except GenesisError as error:
         report.fault = Fault(0, "genesis", str(error))
         return report
-    report.validators, report.supply = len(genesis.validators), genesis.supply
-    report.blocking_group = compute_smallest_blocking_group([validator.stake for validator in genesis.validators])
+    report.supply = genesis.supply
     report.block_id, report.state_root = genesis.header.id, genesis.state.root
     with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
         audit = _Audit(source, report, pool, on_progress)
@@ -224,26 +281,44 @@ class _Audit:
         self._report = report
         self._pool = pool
         self._on_progress = on_progress
-        self._header = source.genesis.header
-        self._state = source.genesis.state
-        self._final = 0
+        self._header = source.base
+        self._state = self._base_state = source.genesis.state
+        self._light: LightChain | None = None
+        self._last_headers: dict[int, Header] = {source.base.height: source.base}
+        """The last header of each epoch, by height."""
+        self._epoch = get_next_epoch(self._genesis, self._state)
+        self._final = source.base.height
+        self._supply = source.genesis.supply
         self._attempts: dict[tuple[bytes, int], int] = {}
         self._numbers: dict[bytes, tuple[int, int]] = {}
         """Per payer: how many sequence numbers it used, and one more than the highest."""
         self.at = 0
 
     def run(self) -> None:
+        if self._header.height:
+            self._begin_at_base()
         pending: deque[_Pending] = deque()
-        fetched = self._genesis.header
+        fetched = self._header
         entries = self._source.entries()
         fault: LedgerError | None = None
         while True:
+            if get_epoch(self._genesis.parameters, fetched.height + 1) != self._epoch.number:
+                self._drain(pending, 0)  # who votes in the next epoch is in the state after this one
+                self._epoch = get_next_epoch(self._genesis, self._state)
             try:
                 entry = next(entries, None)
                 if entry is None:
                     break
-                pending.append(self._begin(fetched, *entry))
-                fetched = pending[-1].block.header
+                block = Block.decode(entry[0], MAX_BLOCK)
+            except LedgerError as error:
+                fault = error
+                break
+            if block.body.removed:
+                self._drain(pending, 0)
+                self._note_restart(block)
+            try:
+                pending.append(self._begin(fetched, block, entry[1]))
+                fetched = block.header
             except LedgerError as error:
                 fault = error
                 break
@@ -259,13 +334,56 @@ class _Audit:
             self.at = self._final + 1
             raise InvalidCertificate(f"no finality certificate covers the blocks after {self._final}", "finality")
         self._check_supply()
+        validators = get_next_epoch(self._genesis, self._state).validators
+        self._report.validators = len(validators)
+        self._report.blocking_group = compute_smallest_blocking_group([each.stake for each in validators])
+        self._follow_ends(self._header.height)
+        self.at = self._header.height
         self._source.check(self._state, self._header)
 
-    def _begin(self, parent: Header, raw_block: bytes, raw_certificate: bytes | None) -> _Pending:
-        """Decode a block and hand its signatures to the workers."""
-        block = Block.decode(raw_block, MAX_BLOCK)
-        check_header(self._genesis, parent, block.header)
-        claims = get_claims(self._genesis, parent, block)
+    def _begin_at_base(self) -> None:
+        """Take the state at the base, after what shows that this is a block of the chain."""
+        base, report = self._header, self._report
+        self._follow_ends(base.height)
+        self.at = base.height
+        if self._light is None or self._light.header != base:
+            raise StoreError("the block that the chain begins after is not the end of an epoch")
+        self._state = self._base_state = self._source.read_base()
+        if self._state.root != base.state_root:
+            raise StoreError("the state that the chain begins with is not the one after that block")
+        self._epoch = get_next_epoch(self._genesis, self._state)
+        self._supply = self._state.totals.supply
+        self._check_supply()
+        report.base_height, report.base_id = base.height, base.id
+        report.height, report.block_id, report.state_root = base.height, base.id, base.state_root
+        report.is_proven = not self._light.trusted.height
+
+    def _follow_ends(self, height: int) -> None:
+        """Check the ends of epochs up to a height, each by the validators that the one before names."""
+        for end in self._source.ends():
+            self.at = end.header.height
+            if self.at > height:
+                break
+            if self._light is None:
+                trusted = end.header if end.header.epoch else self._genesis.header
+                self._light = LightChain(self._genesis, trusted, is_audit=True)
+            elif self.at <= self._light.header.height:
+                continue
+            if self._last_headers.get(self.at, end.header) != end.header:
+                raise StoreError(f"the end on record for epoch {end.header.epoch} is another block")
+            self._light.add(end)
+
+    def _note_restart(self, block: Block) -> None:
+        """Go over to the committee that a restart leaves, with which share of the one before."""
+        before = self._epoch.validators
+        self._epoch = get_block_epoch(self._genesis, self._state, block.body)
+        share = self._epoch.validators.total_stake / before.total_stake
+        self._report.restarts.append(Restarted(block.height, block.id, len(block.body.removed), share))
+
+    def _begin(self, parent: Header, block: Block, raw_certificate: bytes | None) -> _Pending:
+        """Hand a block's signatures to the workers."""
+        check_header(self._genesis, self._epoch, parent, block.header)
+        claims = get_claims(self._genesis, self._epoch, parent, block)
         certificate = None
         if raw_certificate is not None:
             try:
@@ -284,10 +402,10 @@ class _Audit:
         if (certificate.kind, certificate.epoch, certificate.block_id) != expected:
             raise InvalidCertificate("is not a finality certificate of this block")
         # Only the last block of an epoch is proposed, and made final, again in later views.
-        is_last = header.height == get_last_height(self._genesis.parameters, header.epoch)
+        is_last = header.height == self._epoch.last_height
         if certificate.view < header.view or (certificate.view > header.view and not is_last):
             raise InvalidCertificate(f"is of view {certificate.view}, the block of view {header.view}")
-        return certificate.claims(self._genesis.chain_id, get_validators(self._genesis, header.epoch))
+        return certificate.claims(self._genesis.chain_id, self._epoch.validators)
 
     def _drain(self, pending: deque[_Pending], limit: int) -> None:
         while len(pending) > limit:
@@ -304,8 +422,11 @@ class _Audit:
             report.signatures += len(chunk)
         transition = apply_block(self._genesis, self._header, self._state, block)
         self._header, self._state = block.header, transition.state
-        if transition.state.totals.supply != self._genesis.supply:
-            raise InvalidBlock("supply", f"is {transition.state.totals.supply}, genesis has {self._genesis.supply}")
+        if block.height == self._epoch.last_height:
+            self._last_headers[block.height] = block.header
+        self._supply += self._count_grants(block, transition)
+        if transition.state.totals.supply != self._supply:
+            raise InvalidBlock("supply", f"is {transition.state.totals.supply}, not {self._supply}")
         if block.height % SUPPLY_INTERVAL == 0:
             self._check_supply()
         self._source.check_block(block, transition.failures)
@@ -318,13 +439,21 @@ class _Audit:
         report.treasury, report.supply = transition.state.totals.treasury, transition.state.totals.supply
         self._on_progress(block.height)
 
+    def _count_grants(self, block: Block, transition: Transition) -> int:
+        """What the block granted to newcomers: the only credit that is not there from genesis on."""
+        granted = sum(
+            isinstance(signed.operation, Register) and failure is None
+            for signed, failure in zip(block.body.operations, transition.failures, strict=True)
+        )
+        return granted * self._genesis.parameters.register_grant
+
     def _check_supply(self) -> None:
         total = compute_supply(self._state)
         if total != self._state.totals.supply:
             raise InvalidBlock("supply", f"all credit adds up to {total}, not to {self._state.totals.supply}")
 
     def _count_certificate(self, block: Block, certificate: Certificate) -> None:
-        validators = get_validators(self._genesis, block.header.epoch)
+        validators = self._epoch.validators
         stake = validators.get_stake(validators[position].public_key for position in certificate.signers)
         share = stake / validators.total_stake
         if share < self._report.smallest_certificate or not self._report.smallest_height:
@@ -339,7 +468,8 @@ class _Audit:
             draws = self._report.payers.setdefault(signed.signer, PayerDraws())
             draws.holds += 1
             if (signed.signer, operation.seq) not in self._attempts:
-                numbers, top = self._numbers.get(signed.signer, (0, 0))
+                used = self._base_state.window(signed.signer).top
+                numbers, top = self._numbers.get(signed.signer, (used, used))
                 numbers, top = numbers + 1, max(top, operation.seq + 1)
                 self._numbers[signed.signer] = numbers, top
                 draws.unused = top - numbers

@@ -63,6 +63,18 @@ class Vote(Record):
         return crypto.verify_all([self.claim(chain_id)])
 
 
+def is_slashable(first: Vote, second: Vote) -> bool:
+    """Whether no honest validator signs both: two notarize, two finalize, or nullify and finalize, in one view.
+
+    The signatures are the caller's to check.
+    """
+    if (first.signer, first.epoch, first.view) != (second.signer, second.epoch, second.view):
+        return False
+    if first.kind == second.kind:
+        return first.block_id != second.block_id
+    return {first.kind, second.kind} == {VoteKind.NULLIFY, VoteKind.FINALIZE}
+
+
 def sign_vote(key: crypto.KeyPair, chain_id: bytes, kind: VoteKind, epoch: int, view: int, block_id: bytes) -> Vote:
     """Sign a vote."""
     signature = key.sign(kind.domain, chain_id, vote_message(epoch, view, block_id))

@@ -12,22 +12,26 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
 import structlog
 import trio
 
 from chain import crypto
+from chain.beacon import make_onion
 from chain.blocks import MAX_BLOCK, Block, Header
 from chain.blockstore import BlockStore
-from chain.epochs import get_beacon, get_epoch, get_last_height, get_validators
+from chain.duties import get_recent_blocks, is_late_vote
+from chain.epochs import Epoch, get_next_epoch
 from chain.exceptions import LedgerError
 from chain.genesis import Genesis
+from chain.light import EpochEnd
+from chain.restart import is_restart
 from chain.state import State
 from chain.transition import build_block
-from chain.votes import Certificate
+from chain.votes import Certificate, Vote
 from consensus.claims import KnownClaims, execute_block
 from consensus.compact import COMPACT, compress
 from consensus.evidence import EvidenceStore
@@ -50,10 +54,12 @@ from consensus.messages import (
     Send,
     SetTimer,
     StopTimer,
+    Strengthen,
     encode_message,
 )
 from consensus.messages import get_epoch as get_message_epoch
 from consensus.proposals import FinalBlock
+from consensus.recovery import Recovery
 from consensus.simplex import Simplex, Timeouts
 from consensus.tree import BlockTree, Executed
 from p2p.runtime import Runtime
@@ -63,6 +69,8 @@ logger = structlog.get_logger(__name__)
 MAX_EARLY = 512
 MAX_EARLY_BYTES = 2 << 20
 """Messages of the next epoch kept until this node is in it, and their bytes."""
+KEPT_EPOCHS = 2
+"""Epochs before that of the last final block whose votes stay in the journal. None is ever signed again."""
 MAX_SPARE = 64
 """Blocks kept that came before anything asked for them."""
 SPARE_HEIGHTS = 256
@@ -76,6 +84,46 @@ class Voting:
     key: crypto.KeyPair
     journal: Journal
     evidence: EvidenceStore
+    recovery: Recovery = field(init=False)
+
+    def __post_init__(self) -> None:
+        start = self.journal.start
+        object.__setattr__(self, "recovery", Recovery(self.key.public_key, start.floor, start.memo))
+
+    @property
+    def mark(self) -> tuple[int, bytes]:
+        """Length and head hash of the journal, by which the chain's database can tell that votes are missing."""
+        return self.journal.length, self.journal.head_hash
+
+    def persist(self, vote: Vote, evidence: Block | Certificate | None) -> None:
+        """Make a vote durable, after what it rests on."""
+        self.evidence.put(vote, evidence, self.journal.compute_mark(vote))
+        self.journal.append(vote)
+
+    def check(self, mark: tuple[int, bytes] | None) -> None:
+        """Complete the journal after a crash within :meth:`persist`, and check that it reaches ``mark``.
+
+        Raises:
+            JournalDamaged: votes are missing from it.
+        """
+        if mark is None:
+            return
+        vote = self.evidence.last_vote
+        if vote is not None and self.journal.compute_mark(vote) == mark:
+            self.journal.append(vote)
+        self.journal.check_reaches(*mark)
+
+    def on_final(self, blocks: Iterable[Block]) -> None:
+        """Take blocks that are about to count as final here."""
+        for block in blocks:
+            if self.recovery.on_final(block):
+                self.journal.resume(self.recovery.floor)
+                logger.warning("this validator votes again", from_epoch=self.recovery.floor, height=block.height)
+
+    def prune(self, certificate: Certificate) -> None:
+        """Forget what nothing can need any more once the block of ``certificate`` is final here."""
+        self.evidence.prune(certificate.epoch, certificate.view)
+        self.journal.prune(certificate.epoch - KEPT_EPOCHS)
 
 
 class Outlet:
@@ -91,6 +139,10 @@ class Outlet:
 
     def hint(self) -> None:
         """This node may be behind: sync."""
+        raise NotImplementedError
+
+    def on_conflict(self, first: Vote, second: Vote) -> None:
+        """A validator signed two votes that exclude each other; their signatures hold."""
         raise NotImplementedError
 
     def forward_work(self, leader: bytes) -> None:
@@ -125,6 +177,7 @@ class Agreement:
         self._me = b"" if voting is None else voting.key.public_key
         self._claims = KnownClaims()
         self._tree = BlockTree(store.header, store.state)
+        self._epoch = get_next_epoch(genesis, store.state)
         self._spare: dict[bytes, Block] = {}
         self._effects: deque[tuple[Simplex, Effect]] = deque()
         self._early: deque[tuple[Message, int]] = deque()
@@ -134,8 +187,8 @@ class Agreement:
         self._build: Build | None = None
         self._build_since = 0.0
         self._postponed: dict[bytes, Block] = {}  # to be checked once their parent is here
-        if voting is not None and (mark := store.journal_mark) is not None:
-            voting.journal.check_reaches(*mark)
+        if voting is not None:
+            voting.check(store.journal_mark)
         self.simplex = self._make_instance()
 
     # What the engine asks.
@@ -144,6 +197,11 @@ class Agreement:
     def final(self) -> tuple[Header, State]:
         """The last final header, and the state after its block."""
         return self._tree.header, self._tree.state
+
+    @property
+    def epoch(self) -> Epoch:
+        """The epoch of the block that comes next."""
+        return self._epoch
 
     @property
     def leader(self) -> bytes:
@@ -208,17 +266,33 @@ class Agreement:
             if instance is not None and instance.epoch == certificate.epoch:
                 await self._run(instance, instance.on_message(certificate))
 
+    async def on_snapshot(self, ends: Sequence[EpochEnd], state: State) -> None:
+        """A verified state far ahead, staged in the store, and the epoch ends that lead to it: go on from there."""
+        header, voting = ends[-1].header, self._voting
+        if header.height <= self._tree.header.height:
+            return
+        mark = None if voting is None else voting.mark
+        await self._runtime.run_sync(self._store.adopt_snapshot, ends, state, mark)
+        self._tree.advance(header, state)
+        self._spare.clear()
+        self._postponed.clear()
+        self._mempool.on_snapshot(header, state, trio.current_time())
+        self._enter_epoch()
+        self._previous = None  # nobody votes in the one before any more
+        await self._run(self.simplex, ())
+
     async def on_clock(self) -> None:
         """Do whatever is due: timeouts, the idle beat, a block to build. Also after anything that may be work."""
         now = trio.current_time()
+        # First: a view in which there is nothing left to agree about must not time out.
+        has_work = self._mempool.has_ready() or self._beat_time(self._tree.header) <= now
+        if has_work != self.simplex.has_work:
+            await self._run(self.simplex, self.simplex.on_work(has_work))
         if self._timer is not None and now >= self._timer[1]:
             view, self._timer = self._timer[0], None
             if self._mempool.has_ready() and self.leader != self._me:
                 self._outlet.forward_work(self.leader)
             await self._run(self.simplex, self.simplex.on_timeout(view))
-        has_work = self._mempool.has_ready() or self._beat_time(self._tree.header) <= now
-        if has_work != self.simplex.has_work:
-            await self._run(self.simplex, self.simplex.on_work(has_work))
         build = self._build
         if build is not None and build.view != self.simplex.view:
             self._build = None
@@ -265,6 +339,8 @@ class Agreement:
                 self._fetch(instance, effect)
             case Commit():
                 await self._commit(effect)
+            case Strengthen():
+                await self._runtime.run_sync(self._store.strengthen, effect.certificate)
             case Conflict():
                 logger.warning(
                     "two votes in conflict",
@@ -274,14 +350,14 @@ class Agreement:
                     first=effect.first.encode().hex(),
                     second=effect.second.encode().hex(),
                 )
+                self._outlet.on_conflict(effect.first, effect.second)
             case Reject():
                 logger.debug("message refused", reason=effect.reason)
 
     def _persist(self, effect: PersistVote) -> None:
         """Blocks for the length of an fsync or two. StoreError ends the node: it must not vote on."""
         assert self._voting is not None
-        self._voting.evidence.put(effect.vote, effect.evidence)
-        self._voting.journal.append(effect.vote)
+        self._voting.persist(effect.vote, effect.evidence)
 
     def _fetch(self, instance: Simplex, effect: Fetch) -> None:
         block = self.find_block(effect.block_id)
@@ -324,6 +400,7 @@ class Agreement:
             logger.warning("a block is invalid", height=block.height, block=block.id.hex(), reason=str(error))
             return None
         self._tree.add(block, transition)
+        self._mempool.note_verified(block.body.operations)
         return self._tree.get(block.id)
 
     # Proposing.
@@ -350,6 +427,13 @@ class Agreement:
     async def _build_block(self, build: Build) -> None:
         parent = self._tree.find_parent(build.parent_id)
         assert parent is not None and self._voting is not None
+        reveal = self._find_reveal(parent[1])
+        if reveal is None:
+            logger.error("this validator cannot lead: its hash onion is used up, or is not that of its key")
+            return
+        recent = get_recent_blocks(parent[1], self._epoch, parent[0], build.parent_certificate)
+        votes = self.simplex.get_notarize_votes((block.view, block.block_id) for block in recent)
+        late = [vote for vote in votes if any(is_late_vote(self._epoch, block, vote) for block in recent)]
         operations = self._mempool.select(MAX_BLOCK, self._tree.get_operations(build.parent_id))
         block, transition, rejected = await self._runtime.run_sync(
             partial(
@@ -360,14 +444,25 @@ class Agreement:
                 operations,
                 view=build.view,
                 timestamp=self._runtime.now(),
+                reveal=reveal,
                 parent_certificate=build.parent_certificate,
                 nullifications=build.nullifications,
+                late_votes=late,
             )
         )
         for operation, reason in rejected:
             self._mempool.reject(operation.id, reason, trio.current_time())
         self._tree.add(block, transition)
         await self._run(self.simplex, self.simplex.on_built(build.view, block))
+
+    def _find_reveal(self, state: State) -> bytes | None:
+        """What this validator reveals in a block on ``state``."""
+        duty = state.duty(self._me)
+        if duty is None or self._voting is None:
+            return None
+        genesis = self._genesis
+        onion = make_onion(self._voting.key, genesis.beacon, duty.onion, genesis.parameters.epoch_heights)
+        return onion.find_reveal(duty.tip)
 
     # Finality.
 
@@ -391,25 +486,28 @@ class Agreement:
     async def _finalize(self, executed: list[Executed], certificate: Certificate) -> None:
         """Write final blocks to disk, move the tree and the mempool on, and enter the next epoch if it is time."""
         voting = self._voting
-        mark = None if voting is None else (voting.journal.length, voting.journal.head_hash)
+        if voting is not None:
+            await self._runtime.run_sync(voting.on_final, [node.block for node in executed])
+        mark = None if voting is None else voting.mark
         pairs = [(node.block, node.transition) for node in executed]
         await self._runtime.run_sync(self._store.append, pairs, certificate, mark)
         header = self._store.header
         self._tree.advance(header, self._store.state)
         if voting is not None:
-            await self._runtime.run_sync(voting.evidence.prune, certificate.epoch, certificate.view)
+            await self._runtime.run_sync(voting.prune, certificate)
         self._spare = {key: block for key, block in self._spare.items() if block.height > header.height}
         for node in executed:
             transition = node.transition
             self._mempool.on_final(node.block, transition.state, transition.changes, trio.current_time())
         self._outlet.on_final(executed, certificate)
         postponed, self._postponed = self._postponed, {}
-        if get_epoch(self._genesis.parameters, header.height + 1) != self.simplex.epoch:
-            self._enter_epoch()
+        if header.height >= self._epoch.last_height or any(is_restart(node.block.header) for node in executed):
+            self._enter_epoch()  # a restart leaves another committee in the middle of an epoch
         else:
             self._queue(self.simplex, [Check(block) for block in postponed.values() if block.height > header.height])
 
     def _enter_epoch(self) -> None:
+        self._epoch = get_next_epoch(self._genesis, self._store.state)
         self._previous, self.simplex = self.simplex, self._make_instance()
         self._timer = self._build = None
         self._set_members()
@@ -423,27 +521,24 @@ class Agreement:
 
     def _make_instance(self) -> Simplex:
         """The instance of the epoch that the next block is in."""
-        header = self._store.header
-        epoch = get_epoch(self._genesis.parameters, header.height + 1)
-        voting = self._voting
+        header, epoch, voting = self._store.header, self._epoch, self._voting
         return Simplex(
             chain_id=self._genesis.chain_id,
-            epoch=epoch,
-            validators=get_validators(self._genesis, epoch),
-            beacon=get_beacon(self._genesis, epoch),
-            last_height=get_last_height(self._genesis.parameters, epoch),
+            epoch=epoch.number,
+            validators=epoch.validators,
+            beacon=epoch.beacon,
+            last_height=epoch.last_height,
             final=FinalBlock(header.id, header.height, self._store.certificate(header.height)),
-            key=None if voting is None else voting.key,
+            key=voting.key if voting is not None and voting.recovery.may_vote(epoch.number) else None,
             timeouts=self._timeouts,
-            previous_validators=get_validators(self._genesis, epoch - 1) if epoch else None,
-            votes=() if voting is None else voting.journal.votes(epoch),
-            evidence=() if voting is None else voting.evidence.load(epoch),
+            previous_validators=epoch.previous_validators,
+            votes=() if voting is None else voting.journal.votes(epoch.number),
+            evidence=() if voting is None else voting.evidence.load(epoch.number),
             verify=self._claims.verify,
         )
 
     def _set_members(self) -> None:
-        epoch = self.simplex.epoch
-        near = [get_validators(self._genesis, other) for other in (max(0, epoch - 1), epoch, epoch + 1)]
+        near = (self._epoch.previous_validators or (), self._epoch.validators, self._epoch.next_validators)
         senders = dict.fromkeys(validator.public_key for validators in near for validator in validators)
         receivers = [v.public_key for v in self.simplex.validators if v.public_key != self._me]
         self._links.set_members(senders, receivers if self._me in self.simplex.validators else [])
@@ -458,10 +553,9 @@ class Agreement:
 
     def _is_by_leader(self, block: Block) -> bool:
         """Whether a block is whole and the leader of its view made it: only such are worth keeping unasked."""
-        header, parameters = block.header, self._genesis.parameters
-        if header.chain_id != self._genesis.chain_id or header.epoch != get_epoch(parameters, header.height):
-            return False
-        validators = get_validators(self._genesis, header.epoch)
-        if header.proposer != validators.compute_leader(get_beacon(self._genesis, header.epoch), header.view):
+        header, epoch = block.header, self._epoch
+        if (header.chain_id, header.epoch) != (self._genesis.chain_id, epoch.number):
+            return False  # who leads in a later epoch is not known yet
+        if header.height > epoch.last_height or header.proposer != epoch.compute_leader(header.view):
             return False
         return block.body.compute_root() == header.body_root and self._claims.verify([block.claim()])

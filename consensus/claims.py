@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from chain import crypto
 from chain.blocks import Block, Header
 from chain.genesis import Genesis
+from chain.restart import get_block_epoch
 from chain.state import State
 from chain.transition import Transition, apply_block, check_claims, check_header, get_claims
 
@@ -55,7 +56,8 @@ def execute_block(
     Raises:
         InvalidBlock: any rule is broken.
     """
-    check_header(genesis, parent, block.header)
-    claims = get_claims(genesis, parent, block, lambda operation: operation.id in verified)
+    epoch = get_block_epoch(genesis, state, block.body)
+    check_header(genesis, epoch, parent, block.header)
+    claims = get_claims(genesis, epoch, parent, block, lambda operation: operation.id in verified)
     check_claims((field, claim) for field, claim in claims if not is_known(claim))
     return apply_block(genesis, parent, state, block)

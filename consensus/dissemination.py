@@ -4,11 +4,18 @@ Topics ``/wwwserve/<first 8 hex digits of the chain id>/{ops,blocks,certs}`` car
 operations, blocks (each behind its id) and finality certificates. A delivery costs milliseconds whatever its size, so
 items are gathered for :data:`DELAY` seconds or until :data:`BATCH` bytes are there. Whatever arrives is untrusted and
 may come twice or never: it is bounded, content-addressed, and pulled by :mod:`consensus.sync` when missed.
+
+How much of it is looked at is bounded too, by a :class:`Gate` for each topic. Members of the committee have rates of
+their own, which no stranger can use up. Among strangers a name costs nothing, so that their rate is divided among the
+neighbours that bring their batches. A batch beyond the rates is a hint less; a certificate of a member is never
+refused, unless that member has sent what no honest node would.
 """
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -17,6 +24,7 @@ import trio
 
 from chain import crypto
 from chain.codec import Bounds, Record
+from p2p.limits import Limiter, Rate
 from p2p.network import Network, NetworkError
 
 logger = structlog.get_logger(__name__)
@@ -37,6 +45,28 @@ class Batch(Record):
     """Encoded items of one topic."""
 
     items: Annotated[tuple[bytes, ...], Bounds(1, MAX_ITEMS)]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Batches and bytes a second of one topic: from each member, from all of them, from each stranger, from all."""
+
+    member: Rate
+    members: Rate | None
+    stranger: Rate
+    strangers: Rate
+
+
+FREE = Rate(math.inf, math.inf, 1.0)
+LIMITS = {
+    # An operation is some 200 bytes and costs some 0.2 ms to take in, so 1 MiB of them is a second of one core.
+    "ops": Limits(
+        Rate(50, 512 << 10, 4.0), Rate(500, 1 << 20, 4.0), Rate(20, 128 << 10, 4.0), Rate(100, 256 << 10, 4.0)
+    ),
+    # Whoever made a block publishes it, and only members make any.
+    "blocks": Limits(Rate(16, 4 << 20, 4.0), Rate(64, 8 << 20, 4.0), Rate(4, 1 << 20, 4.0), Rate(8, 2 << 20, 4.0)),
+    "certs": Limits(FREE, None, Rate(8, 64 << 10, 4.0), Rate(16, 128 << 10, 4.0)),
+}
 
 
 def get_topic(chain_id: bytes, name: str) -> str:
@@ -94,6 +124,34 @@ class Batcher:
             items.append(self._queue.popleft())
         self._size -= size - FRAMING
         return Batch(tuple(items)).encode()
+
+
+class Gate:
+    """Which batches of one topic are looked at; ``is_member`` says who is in the committee."""
+
+    def __init__(self, limits: Limits, is_member: Callable[[bytes], bool]) -> None:
+        self._is_member = is_member
+        self._members = Limiter(limits.member, limits.members)
+        self._strangers = Limiter(limits.stranger)
+        self._neighbours = Limiter(limits.strangers, limits.strangers)
+
+    @property
+    def dropped(self) -> int:
+        """Batches refused so far."""
+        return self._members.dropped + self._strangers.dropped + self._neighbours.dropped
+
+    def admit(self, sender: bytes, neighbour: bytes, size: int, now: float) -> bool:
+        """Whether to look at a batch of ``size`` bytes that ``sender`` made and ``neighbour`` brought."""
+        if self._is_member(sender):
+            return self._members.admit(sender, size, now)
+        return self._strangers.admit(sender, size, now) and self._neighbours.admit(neighbour, size, now)
+
+    def punish(self, sender: bytes, now: float) -> None:
+        """``sender`` made a batch that no honest node makes: what it sends is not looked at for a while.
+
+        Only ``sender``: neighbours pass on what they have not looked at.
+        """
+        (self._members if self._is_member(sender) else self._strangers).punish(sender, now)
 
 
 class Seen:

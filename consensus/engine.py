@@ -21,20 +21,24 @@ from chain.blocks import MAX_BLOCK, Block, Header
 from chain.blockstore import BlockStore
 from chain.codec import MAX_RECORD
 from chain.crypto import verify_all
-from chain.epochs import get_validators
 from chain.exceptions import CodecError, InvalidOperation, InvalidSignature, LedgerError
 from chain.genesis import Genesis
-from chain.operations import NoncedOperation, SignedOperation
+from chain.light import Checkpoint, EpochEnd
+from chain.operations import MAX_CAPTURE, NoncedOperation, Register, SignedOperation, sign_operation
+from chain.registration import is_worked_for
 from chain.state import State
-from chain.votes import Certificate, VoteKind
+from chain.votes import Certificate, Vote, VoteKind
 from consensus.agreement import Agreement, Outlet, Voting
 from consensus.compact import COMPACT, CompactPropose, expand
-from consensus.dissemination import Batch, Batcher, Seen, get_topic
+from consensus.dissemination import LIMITS, Batch, Batcher, Gate, Seen, get_topic
+from consensus.inbox import Inbox
 from consensus.links import Links
 from consensus.mempool import AlreadyKnown, Mempool
 from consensus.messages import Message, Propose, decode_message
 from consensus.simplex import Timeouts
-from consensus.sync import HINT_DELAY, MAX_EXCHANGES, PROTOCOL, SyncClient, SyncServer
+from consensus.sync import HINT_DELAY, SyncClient
+from consensus.sync_records import PROTOCOL
+from consensus.sync_server import MAX_EXCHANGES, SyncServer
 from consensus.tree import Executed
 from p2p.broadcast import Broadcast
 from p2p.network import GossipMessage, Network
@@ -43,18 +47,21 @@ from p2p.streams import Streams
 
 logger = structlog.get_logger(__name__)
 
-INBOX = 256
-"""Events that may wait for the loop; whoever brings more waits too."""
+INBOX = 64
+INBOX_BYTES = 1 << 20
+"""Events of one source that may wait for the loop, and their bytes; whoever brings more waits too."""
 SUBSCRIPTION = 256
 """Final blocks that a subscriber may fall behind before it loses the oldest."""
 FORWARDED = b"\x00"
 """First byte of a message that carries a batch of operations to a leader (others: consensus.messages)."""
 FORWARD_BYTES = 64 * 1024
+MAX_FORWARDED = 64
+"""Batches that members forwarded which may wait to be looked at; beyond, they are dropped: gossip brings them too."""
 TICK, IDLE_TICK = 0.25, 1.0
 REPEAT = 2.0
 """Seconds after which an own operation that is not final yet is gossiped again."""
 BREATH = 64
-"""Operations of a batch that are looked at before other tasks get a turn."""
+"""Operations of a batch that are looked at together, before other tasks get a turn."""
 MAX_FETCHES = 16
 MAX_SEEN = 65_536
 DEFAULT_TIMEOUTS = Timeouts()
@@ -64,11 +71,12 @@ Event = tuple[Callable[..., Awaitable[None]], Sequence[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a node chooses for itself. Seconds."""
+    """What a node chooses for itself. Seconds; ``checkpoint`` is a block that its owner trusts."""
 
     block_spacing: float = 0.25
     timeouts: Timeouts = DEFAULT_TIMEOUTS
     gossip_delay: float = 0.1
+    checkpoint: Checkpoint | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +122,7 @@ class Engine(Outlet):
         self._network = network
         self._runtime = runtime
         self._store = store
+        self._voting = voting
         self._me = voting.key.public_key if voting is not None else b""
         self._mempool = Mempool(genesis, store.header, store.state)
         self._links = Links(streams, self._on_link)
@@ -122,21 +131,25 @@ class Engine(Outlet):
             self.settings.timeouts, self.settings.block_spacing,
         )  # fmt: skip
         self._sync = SyncClient(
-            genesis, streams, runtime, lambda: self._agreement.final, self._on_segment,
-            genesis.parameters.idle_beat / 1000,
+            genesis, streams, runtime, store, lambda: self._agreement.final, self._on_segment, self._on_snapshot,
+            genesis.parameters.idle_beat / 1000, self.settings.checkpoint,
         )  # fmt: skip
-        self._server = SyncServer(store, self._agreement.find_block, self._mempool.get)
+        self._server = SyncServer(store, self._agreement.find_block, self._mempool.get, runtime)
         self._streams = streams
         self._gossip = {
             name: Batcher(network, get_topic(genesis.chain_id, name), self.settings.gossip_delay)
             for name in ("ops", "blocks", "certs")
         }
-        self._send, self._receive = trio.open_memory_channel[Event](INBOX)
+        self._gates = {name: Gate(limits, self._links.is_member) for name, limits in LIMITS.items()}
+        self._inbox: Inbox[Event] = Inbox(INBOX, INBOX_BYTES)
+        self._forwarded, self._forwards = trio.open_memory_channel[GossipMessage](MAX_FORWARDED)
         self._nursery: trio.Nursery | None = None
         self._final: Broadcast[Final] = Broadcast(SUBSCRIPTION)
+        self._conflicts: Broadcast[tuple[Vote, Vote]] = Broadcast(SUBSCRIPTION)
         self._waiting: dict[bytes, list[trio.Event]] = {}
         self._own: dict[bytes, float] = {}  # own operations that are not final, and when they were last gossiped
         self._bad_operations = Seen(MAX_SEEN)
+        self._verifying: set[bytes] = set()  # encoded operations whose signatures are being checked
         self._certificates = Seen(MAX_SEEN)
         self._fetching: set[bytes] = set()
         self._certificate: tuple[float, Certificate] | None = None  # to be gossiped then, unless another does
@@ -166,8 +179,10 @@ class Engine(Outlet):
         """
         try:
             self._mempool.check(operation)
-            if not await self._runtime.run_sync(verify_all, [operation.claim(self.genesis.chain_id)]):
-                raise InvalidSignature(f"not signed by {crypto.format_address(operation.signer)}")
+            if not self._mempool.is_verified(operation):
+                if not await self._runtime.run_sync(verify_all, [operation.claim(self.genesis.chain_id)]):
+                    raise InvalidSignature(f"not signed by {crypto.format_address(operation.signer)}")
+                await self._runtime.run_sync(is_worked_for, self.genesis, self.state, operation)  # slow the first time
             self._mempool.add(operation, trio.current_time())
         except AlreadyKnown:
             return
@@ -184,7 +199,7 @@ class Engine(Outlet):
         self._own[operation.id] = trio.current_time()
         self._gossip["ops"].put(operation.encoded)
         # Gossip takes a moment; the leader may have it sooner. Does nothing unless this node is a validator.
-        self._links.send(self._agreement.leader, FORWARDED + Batch((operation.encoded,)).encode())
+        self._links.send(self._agreement.leader, FORWARDED + Batch((operation.encoded,)).encode(), is_hint=True)
         self._links.flush()
         self._nudge()
 
@@ -216,6 +231,22 @@ class Engine(Outlet):
         """Every block that becomes final from now on. A reader that falls far behind loses the oldest."""
         return self._final.subscribe()
 
+    def subscribe_conflicts(self) -> trio.MemoryReceiveChannel[tuple[Vote, Vote]]:
+        """Every pair of votes that no honest validator signs both, as they are found."""
+        return self._conflicts.subscribe()
+
+    @property
+    def checkpoint(self) -> Checkpoint | None:
+        """The end of the last epoch: what somebody who trusts this node may give a new one; None in the first epoch."""
+        height = self.header.height - self.header.height % self.genesis.parameters.epoch_heights
+        header = self._store.find_header(height) if height else None
+        return None if header is None else Checkpoint(height, header.id)
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether a peer claims a later final block than this node's."""
+        return self._sync.is_behind
+
     def status(self) -> Status:
         """Where this node stands."""
         simplex = self._agreement.simplex
@@ -227,7 +258,7 @@ class Engine(Outlet):
             mempool_operations=len(self._mempool),
             mempool_bytes=self._mempool.size,
             peers=len(self._network.peers()),
-            is_syncing=self._sync.is_behind,
+            is_syncing=self.is_behind,
             final_age=trio.current_time() - self.last_final_at,
         )
 
@@ -244,12 +275,15 @@ class Engine(Outlet):
             self._streams.handle(PROTOCOL, self._server.handle, MAX_EXCHANGES)
             for name, take in (("ops", self._on_ops), ("blocks", self._on_blocks), ("certs", self._on_certs)):
                 channel = self._network.subscribe(get_topic(self.genesis.chain_id, name))
-                nursery.start_soon(self._listen, channel, take)
+                nursery.start_soon(self._listen, channel, take, self._gates[name])
                 nursery.start_soon(self._gossip[name].run)
+            nursery.start_soon(self._listen, self._forwards, self._on_ops, None)
             nursery.start_soon(self._tick)
             await self._agreement.start()
             nursery.start_soon(self._loop)
             nursery.start_soon(self._sync.run)
+            if self._voting is not None:
+                nursery.start_soon(self._recover, self._voting)
             task_status.started()
 
     # The loop.
@@ -258,19 +292,21 @@ class Engine(Outlet):
         while True:
             event = None
             with trio.move_on_at(self._agreement.get_wakeup()):
-                event = await self._receive.receive()
+                event = await self._inbox.get()
             if event is not None:
                 method, arguments = event
                 await method(*arguments)
             await self._agreement.on_clock()
 
-    async def _post(self, method: Callable[..., Awaitable[None]], *arguments: Any) -> None:
-        await self._send.send((method, arguments))
+    async def _post(
+        self, source: bytes, method: Callable[..., Awaitable[None]], *arguments: Any, size: int = 0
+    ) -> None:
+        """Let the loop call ``method``. Sources take turns; only this one waits if it has brought too much."""
+        await self._inbox.put(source, (method, arguments), size)
 
     def _nudge(self) -> None:
         """Let the loop look at the mempool. If its inbox is full it is about to look anyway."""
-        with suppress(trio.WouldBlock):
-            self._send.send_nowait((trio.lowlevel.checkpoint, ()))
+        self._inbox.put_nowait(b"nudge", (trio.lowlevel.checkpoint, ()))
 
     async def _tick(self) -> None:
         """Once in a while: what waited too long, own operations that gossip may have lost, a certificate to share."""
@@ -288,6 +324,22 @@ class Engine(Outlet):
             if self._certificate is not None and now >= self._certificate[0]:
                 self._gossip["certs"].put(self._certificate[1].encode())
                 self._certificate = None
+
+    async def _recover(self, voting: Voting) -> None:
+        """Have an operation become final without which this validator may not vote: see :mod:`consensus.recovery`."""
+        pending, complaint = b"", ""
+        while voting.recovery.is_waiting:
+            if self.state.duty(self._me) is not None and pending not in self._mempool:
+                operation = voting.recovery.make_operation(self.state.account(self._me).nonce)
+                signed = sign_operation(voting.key, self.genesis.chain_id, operation)
+                try:
+                    await self.submit(signed)
+                    pending = signed.id
+                except InvalidOperation as error:  # most likely the nonce: this node may be behind, or be paying
+                    if str(error) != complaint:
+                        complaint = str(error)
+                        logger.warning("cannot yet ask for the operation that ends the wait", reason=complaint)
+            await trio.sleep(REPEAT)
 
     # What agreement asks (see Outlet).
 
@@ -319,10 +371,13 @@ class Engine(Outlet):
     def hint(self) -> None:
         self._sync.hint()
 
+    def on_conflict(self, first: Vote, second: Vote) -> None:
+        self._conflicts.publish((first, second))
+
     def forward_work(self, leader: bytes) -> None:
         operations = self._mempool.select(FORWARD_BYTES)
         if operations:
-            self._links.send(leader, FORWARDED + Batch(tuple(o.encoded for o in operations)).encode())
+            self._links.send(leader, FORWARDED + Batch(tuple(o.encoded for o in operations)).encode(), is_hint=True)
             self._links.flush()
 
     async def _fetch(self, block_id: bytes, peers: tuple[bytes, ...]) -> None:
@@ -334,23 +389,32 @@ class Engine(Outlet):
         if block is None:
             self._sync.hint()
         else:
-            await self._post(self._agreement.on_block, block)
+            await self._post(b"fetch", self._agreement.on_block, block, size=len(block.encoded))
 
     # What others send.
 
     async def _on_segment(self, executed: list[Executed], certificate: Certificate) -> None:
+        await self._post_and_wait(self._agreement.on_segment, executed, certificate)
+
+    async def _on_snapshot(self, ends: Sequence[EpochEnd], state: State) -> None:
+        await self._post_and_wait(self._agreement.on_snapshot, ends, state)
+        self.last_final_at = trio.current_time()
+
+    async def _post_and_wait(self, method: Callable[..., Awaitable[None]], *arguments: Any) -> None:
         done = trio.Event()
 
         async def take() -> None:
-            await self._agreement.on_segment(executed, certificate)
+            await method(*arguments)
             done.set()
 
-        await self._post(take)
+        await self._post(b"sync", take)
         await done.wait()
 
     async def _on_link(self, peer: bytes, payload: bytes) -> None:
-        if payload[:1] == FORWARDED:
-            await self._take_operations(peer, payload[1:])
+        if payload[:1] == FORWARDED:  # looked at elsewhere: votes do not wait for it
+            if self._gates["ops"].admit(peer, peer, len(payload), trio.current_time()):
+                with suppress(trio.WouldBlock):
+                    self._forwarded.send_nowait(GossipMessage("forwarded", peer, payload[1:]))
             return
         try:
             if payload[:1] == COMPACT:
@@ -361,7 +425,7 @@ class Engine(Outlet):
             logger.debug("malformed message", peer=crypto.format_address(peer), reason=str(error))
             return
         if message is not None:
-            await self._post(self._agreement.on_message, message, len(payload))
+            await self._post(peer, self._agreement.on_message, message, len(payload), size=len(payload))
 
     async def _expand(self, leader: bytes, compact: CompactPropose) -> Message | None:
         """Complete a compact proposal: from the mempool, else from its sender, else as a whole block."""
@@ -376,14 +440,19 @@ class Engine(Outlet):
         return None if block is None else Propose(compact.proposal, block)
 
     async def _listen(
-        self, channel: trio.MemoryReceiveChannel[GossipMessage], take: Callable[[GossipMessage], Awaitable[None]]
+        self,
+        channel: trio.MemoryReceiveChannel[GossipMessage],
+        take: Callable[[GossipMessage], Awaitable[None]],
+        gate: Gate | None,
     ) -> None:
         async for message in channel:
-            if message.sender == self._me:
+            sender, now = message.sender, trio.current_time()
+            if sender == self._me or (gate and not gate.admit(sender, message.neighbour, len(message.payload), now)):
                 continue
             try:
                 await take(message)
-            except LedgerError as error:
+            except LedgerError as error:  # no honest node sends such
+                (gate or self._gates["ops"]).punish(sender, trio.current_time())
                 logger.debug(
                     "gossip dropped", topic=message.topic, peer=crypto.format_address(message.sender), reason=str(error)
                 )
@@ -392,41 +461,88 @@ class Engine(Outlet):
         await self._take_operations(message.sender, message.payload)
 
     async def _take_operations(self, peer: bytes, payload: bytes) -> None:
-        """Admit the operations of a batch that are new, acceptable and signed."""
-        name = crypto.format_address(peer)
-        fresh: list[SignedOperation] = []
+        """Admit the operations of a batch that are new, acceptable and signed.
+
+        Raises:
+            LedgerError: one is malformed or forged; the rest of the batch was not looked at.
+        """
+        items = Batch.decode(payload).items
+        refused: list[InvalidOperation] = []
         try:
-            for number, raw in enumerate(Batch.decode(payload).items, start=1):
-                if number % BREATH == 0:
-                    await trio.lowlevel.checkpoint()
-                if raw not in self._bad_operations:
-                    operation = SignedOperation.decode(raw)
-                    try:
-                        self._mempool.check(operation)
-                        fresh.append(operation)
-                    except AlreadyKnown:
-                        continue
-                    except InvalidOperation as error:
-                        logger.debug("operation refused", peer=name, reason=str(error))
-        except CodecError as error:  # no honest node passes such on, so the rest is not worth a look
-            logger.debug("malformed batch", peer=name, reason=str(error))
-        if not fresh:
-            return
-        verdicts = await self._runtime.run_sync(self._verify_each, fresh)
-        for number, (operation, is_signed) in enumerate(zip(fresh, verdicts, strict=True), start=1):
-            if number % BREATH == 0:
+            for start in range(0, len(items), BREATH):
                 await trio.lowlevel.checkpoint()
+                fresh: list[SignedOperation] = []
+                try:
+                    for raw in items[start : start + BREATH]:
+                        self._take_operation(raw, fresh, refused)
+                finally:
+                    await self._admit(fresh, refused)
+        finally:
+            if refused:  # one line for all: a flood must not drown the log
+                name, reason = crypto.format_address(peer), str(refused[-1])
+                logger.debug("operations refused", peer=name, count=len(refused), last=reason)
+            self._nudge()
+
+    def _take_operation(self, raw: bytes, fresh: list[SignedOperation], refused: list[InvalidOperation]) -> None:
+        """Append an operation to ``fresh`` if it is new and acceptable."""
+        if len(raw) > MAX_CAPTURE:
+            raise CodecError(f"an operation of {len(raw)} bytes")
+        if raw in self._bad_operations:
+            raise InvalidSignature("the signature does not hold")
+        operation = SignedOperation.decode(raw)
+        try:
+            self._mempool.check(operation)
+            fresh.append(operation)
+        except AlreadyKnown:
+            return
+        except InvalidOperation as error:
+            refused.append(error)
+
+    async def _admit(self, operations: Sequence[SignedOperation], refused: list[InvalidOperation]) -> None:
+        """Add operations to the mempool, after their signatures were checked: once, whichever way they come."""
+        fresh = list({o.encoded: o for o in operations if o.encoded not in self._verifying}.values())
+        unknown = [operation for operation in fresh if not self._mempool.is_verified(operation)]
+        names = [operation.encoded for operation in unknown]
+        self._verifying.update(names)
+        try:
+            verdicts = await self._runtime.run_sync(self._verify_each, unknown) if unknown else []
+        finally:
+            self._verifying.difference_update(names)
+        forged = {name for name, verdict in zip(names, verdicts, strict=True) if verdict is False}
+        skipped = {name for name, verdict in zip(names, verdicts, strict=True) if verdict is None}
+        fault: InvalidSignature | None = None
+        for operation in fresh:
+            if operation.encoded in skipped:
+                continue
             try:
-                if not is_signed:
-                    self._bad_operations.add(operation.encoded)
+                if operation.encoded in forged:
                     raise InvalidSignature("the signature does not hold")
                 self._mempool.add(operation, trio.current_time())
+            except InvalidSignature as error:
+                self._bad_operations.add(operation.encoded)
+                fault = error
             except InvalidOperation as error:
-                logger.debug("operation refused", peer=name, reason=str(error))
-        self._nudge()
+                refused.append(error)
+        if fault is not None:
+            raise fault
 
-    def _verify_each(self, operations: list[SignedOperation]) -> list[bool]:
-        return [verify_all([operation.claim(self.genesis.chain_id)]) for operation in operations]
+    def _verify_each(self, operations: list[SignedOperation]) -> list[bool | None]:
+        """Whether each is signed, and worked for where it must be (blocks for as long as that takes).
+
+        A proof of work is slow to check, so that after the first bad one no others are looked at: None.
+        """
+        state, chain_id = self.state, self.genesis.chain_id
+        verdicts: list[bool | None] = []
+        is_worth_it = True
+        for operation in operations:
+            if not is_worth_it and isinstance(operation.operation, Register):
+                verdicts.append(None)
+                continue
+            is_signed = verify_all([operation.claim(chain_id)])
+            is_worked = is_signed and is_worked_for(self.genesis, state, operation)
+            is_worth_it = is_worth_it and is_worked
+            verdicts.append(is_worked)
+        return verdicts
 
     async def _on_blocks(self, message: GossipMessage) -> None:
         for item in Batch.decode(message.payload, MAX_RECORD).items:
@@ -436,7 +552,7 @@ class Engine(Outlet):
             if self._store.height_of_block(block_id) is None:
                 block = Block.decode(raw)
                 if block.id == block_id:
-                    await self._post(self._agreement.on_block, block)
+                    await self._post(b"blocks", self._agreement.on_block, block, size=len(raw))
 
     async def _on_certs(self, message: GossipMessage) -> None:
         for raw in Batch.decode(message.payload).items:
@@ -448,12 +564,15 @@ class Engine(Outlet):
             if self._store.height_of_block(certificate.block_id) is not None and not self._is_to_share(certificate):
                 continue
             # Anybody may gossip, and what is believed here silences this node or makes it sync.
-            validators = get_validators(self.genesis, certificate.epoch)
+            validators = self._agreement.epoch.find_validators(certificate.epoch)
+            if validators is None:  # of an epoch far ahead, if of any: sync will tell
+                self._sync.hint()
+                continue
             await self._runtime.run_sync(certificate.verify, self.genesis.chain_id, validators)
             if self._is_to_share(certificate):
                 self._certificate = None  # somebody was faster
             if self._store.height_of_block(certificate.block_id) is None:
-                await self._post(self._agreement.on_message, certificate, len(raw))
+                await self._post(b"certs", self._agreement.on_message, certificate, len(raw), size=len(raw))
 
     def _is_to_share(self, certificate: Certificate) -> bool:
         """Whether this node is about to gossip the finality of the same block."""

@@ -2,18 +2,22 @@
 
 A notarize is worth nothing without its block, nor a finalize without its notarization: if every validator crashed at
 once and lost them, a block that may be final would be gone. Entries live in the node's database under ``e`` ‖ epoch ‖
-view ‖ kind (8, 8 and 1 bytes).
+view ‖ kind (8, 8 and 1 bytes). They are written before the vote is added to the journal, together with the vote itself
+and the mark that the journal must then reach: so a vote can be missing from the journal after a crash, but never be
+sent and leave no trace outside of it.
 """
 
 from __future__ import annotations
 
 from chain.blocks import Block
-from chain.exceptions import CodecError, StoreError
+from chain.exceptions import CodecError, StoreDamaged
 from chain.store import Store
+from chain.stored import encode_mark
 from chain.votes import Certificate, Vote
 
 PREFIX = b"e"
 _BLOCK, _CERTIFICATE = b"b", b"c"
+_LAST_VOTE = b"mvote"
 PRUNE_AT = 16
 """Entries worth a write to be forgotten."""
 
@@ -29,14 +33,23 @@ class EvidenceStore:
         self._store = store
         self._keys = [key for key, _ in store.items(PREFIX)]
 
-    def put(self, vote: Vote, evidence: Block | Certificate | None) -> None:
-        """Keep what ``vote`` rests on. It is on disk when this returns."""
-        if evidence is None:
-            return
-        kind = _BLOCK if isinstance(evidence, Block) else _CERTIFICATE
-        key = _get_key(vote.epoch, vote.view) + bytes([vote.kind])
-        self._store.write({key: kind + evidence.encode()})
-        self._keys.append(key)
+    def put(self, vote: Vote, evidence: Block | Certificate | None, mark: tuple[int, bytes]) -> None:
+        """Keep a vote, what it rests on, and how far the journal reaches with it. On disk when this returns."""
+        entries = encode_mark(mark) | {_LAST_VOTE: vote.encode()}
+        if evidence is not None:
+            key = _get_key(vote.epoch, vote.view) + bytes([vote.kind])
+            entries[key] = (_BLOCK if isinstance(evidence, Block) else _CERTIFICATE) + evidence.encode()
+            self._keys.append(key)
+        self._store.write(entries)
+
+    @property
+    def last_vote(self) -> Vote | None:
+        """The vote that was put last; it may not have come into the journal."""
+        raw = self._store.get(_LAST_VOTE)
+        try:
+            return None if raw is None else Vote.decode(raw)
+        except CodecError as error:
+            raise StoreDamaged(f"the last vote is damaged: {error}") from error
 
     def load(self, epoch: int) -> list[Block | Certificate]:
         """The evidence of an epoch, in the order of views."""
@@ -45,7 +58,7 @@ class EvidenceStore:
             try:
                 found.append(Block.decode(raw[1:]) if raw[:1] == _BLOCK else Certificate.decode(raw[1:]))
             except CodecError as error:
-                raise StoreError(f"evidence {key.hex()} is damaged: {error}") from error
+                raise StoreDamaged(f"evidence {key.hex()} is damaged: {error}") from error
         return found
 
     def prune(self, epoch: int, view: int) -> None:

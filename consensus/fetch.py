@@ -1,4 +1,9 @@
-"""Fetching a whole chain from a running node, for an audit elsewhere. Nothing that comes is believed."""
+"""Fetching a whole chain from a running node, for an audit elsewhere. Nothing that comes is believed.
+
+Not even its length: the ends of epochs come first, each proved final by the validators that the one before names, and
+then the blocks in between, which must lead from one to the next. Beyond the last of them there is at most one epoch
+more. So a node can make nobody store more than the certified chain and one epoch.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +11,26 @@ from pathlib import Path
 
 import trio
 
-from chain.codec import Record
-from chain.exceptions import CodecError, StoreError
+from chain.blocks import Block
+from chain.exceptions import CodecError, InvalidBlock, StoreError
 from chain.export import ExportWriter
 from chain.genesis import Genesis
-from consensus.sync import PROTOCOL, GetBlocks, GetTip, Part, Request, Tip
+from chain.light import LightChain
+from consensus.sync_records import (
+    BATCH,
+    PROTOCOL,
+    Answer,
+    EndAnswer,
+    GetBlocks,
+    GetEnds,
+    Pruned,
+    Request,
+)
 from p2p.network import NetworkError, RunnableNetwork
 from p2p.streams import Streams
 
 TIMEOUT = 20.0
-BATCH = 1 << 20
+"""Seconds that the node may take for its next frame."""
 
 
 async def fetch_chain(network: RunnableNetwork, genesis: Genesis, peer: bytes, address: str, path: Path) -> None:
@@ -23,7 +38,7 @@ async def fetch_chain(network: RunnableNetwork, genesis: Genesis, peer: bytes, a
 
     Raises:
         NetworkError: it cannot be reached or stops answering.
-        StoreError: it answers nonsense.
+        StoreError: it answers nonsense, or does not keep all blocks.
     """
     streams = Streams(network)
     async with trio.open_nursery() as nursery:
@@ -32,39 +47,87 @@ async def fetch_chain(network: RunnableNetwork, genesis: Genesis, peer: bytes, a
         try:
             with trio.fail_after(TIMEOUT):
                 await network.connect(peer, [address])
-            tip = Tip.decode(await streams.request(peer, PROTOCOL, _question(GetTip()), TIMEOUT))
-            with ExportWriter(path, genesis, tip.height) as writer:
-                height = 0
-                while height < tip.height:
-                    height = await _fetch_batch(streams, peer, writer, height, tip.height)
+            fetch = _Fetch(streams, genesis, peer)
+            await fetch.fetch_ends()
+            with ExportWriter(path, genesis) as writer:
+                await fetch.fetch_blocks(writer)
         except CodecError as error:
             raise StoreError(f"the node sent something malformed: {error}") from error
+        except InvalidBlock as error:
+            raise StoreError(f"the node sent something that proves nothing: {error}") from error
         except trio.TooSlowError:
             raise NetworkError("the node does not answer in time") from None
         finally:
             nursery.cancel_scope.cancel()
 
 
-async def _fetch_batch(streams: Streams, peer: bytes, writer: ExportWriter, height: int, last: int) -> int:
-    """Fetch some blocks after ``height``; returns the height reached."""
-    start = height
-    async with streams.open(peer, PROTOCOL) as exchange:
-        await exchange.send(_question(GetBlocks(height + 1, BATCH)), end=True)
-        while height < last:
-            with trio.fail_after(TIMEOUT):
-                raw = await exchange.receive()
-            if raw is None:
+class _Fetch:
+    """One chain on its way here: the ids of the last blocks of its epochs, and how far its blocks came."""
+
+    def __init__(self, streams: Streams, genesis: Genesis, peer: bytes) -> None:
+        self._streams = streams
+        self._genesis = genesis
+        self._peer = peer
+        self._ends: list[bytes] = []
+        self._height = 0
+        self._block_id = genesis.header.id
+
+    async def fetch_ends(self) -> None:
+        """Fetch and check the end of every epoch."""
+        light = LightChain(self._genesis, self._genesis.header, is_audit=True)
+        while True:
+            async with self._streams.open(self._peer, PROTOCOL) as exchange:
+                await exchange.send(Request(GetEnds(light.next_epoch)).encode(), end=True)
+                while True:
+                    with trio.fail_after(TIMEOUT):
+                        raw = await exchange.receive()
+                    if raw is None:
+                        break
+                    content = EndAnswer.decode(raw).content
+                    if isinstance(content, Pruned):
+                        raise _describe_pruned(content.first * self._genesis.parameters.epoch_heights + 1)
+                    light.add(content.end)
+            if not light.ends:
+                return
+            self._ends += [end.header.id for end in light.ends]
+            light.ends.clear()
+
+    async def fetch_blocks(self, writer: ExportWriter) -> None:
+        """Fetch the blocks up to the last of those ends, and what there is of the next epoch."""
+        epoch_heights = self._genesis.parameters.epoch_heights
+        last = (len(self._ends) + 1) * epoch_heights
+        while self._height < last:
+            before = self._height
+            async with self._streams.open(self._peer, PROTOCOL) as exchange:
+                await exchange.send(Request(GetBlocks(before + 1, BATCH)).encode(), end=True)
+                while self._height < last:
+                    with trio.fail_after(TIMEOUT):
+                        raw = await exchange.receive()
+                    if raw is None:
+                        break
+                    part = Answer.decode(raw).content
+                    if isinstance(part, Pruned):
+                        raise _describe_pruned(part.first)
+                    self._check(Block.decode(part.block))
+                    writer.add(part.block, part.certificate)
+                else:
+                    await exchange.abort("enough")
+            if self._height == before:
                 break
-            part = Part.decode(raw)
-            writer.add(part.block, part.certificate)
-            height += 1
-        else:
-            await exchange.abort("enough")
-    if height == start:
-        raise StoreError(f"the node says that its chain has {last} blocks, but sent none after {height}")
-    return height
+        if self._height < len(self._ends) * epoch_heights:
+            raise StoreError(f"the node proves {len(self._ends)} epochs, but sent no block after {self._height}")
+
+    def _check(self, block: Block) -> None:
+        """That a block is the next one, and where an epoch ends the one that was proved final."""
+        if block.height != self._height + 1 or block.header.parent_id != self._block_id:
+            raise InvalidBlock("parent_id", f"what comes after block {self._height} does not follow it")
+        self._height, self._block_id = block.height, block.id
+        epoch, rest = divmod(block.height, self._genesis.parameters.epoch_heights)
+        if not rest and epoch <= len(self._ends) and self._ends[epoch - 1] != block.id:
+            raise InvalidBlock("id", f"block {block.height} is not the one that was proved final")
 
 
-def _question(question: GetTip | GetBlocks) -> bytes:
-    record: Record = Request(question)
-    return record.encode()
+def _describe_pruned(first: int) -> StoreError:
+    return StoreError(
+        f"the node keeps blocks only from {first} on: ask one that keeps them all, or verify this one's data directory"
+    )

@@ -2,9 +2,10 @@
 
 Protocol ``/wwwserve/vote/1``: one long-lived exchange to each other member, each frame a :class:`Batch` of messages,
 nothing in return. Sending only puts a message into that member's queue, so a slow or dead member holds up nobody, and
-what gathers there while a frame is written goes into the next one. When a queue is full its oldest message is dropped.
-That is safe: agreement never counts on a single delivery, since votes and certificates are repeated at every timeout
-and a block that was missed is fetched from those who voted for it.
+what gathers there while a frame is written goes into the next one. When a queue is full it loses the oldest of what
+can best be missed: hints first (operations, which gossip brings too), then what is bulky (blocks, which are fetched
+from those who voted for them), then the rest. That is safe: agreement never counts on a single delivery, since votes
+and certificates are repeated at every timeout.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ PROTOCOL = "/wwwserve/vote/1"
 MAX_MESSAGES = 256
 MAX_BYTES = 4 << 20
 """Bounds of a queue."""
+BULKY = 32 * 1024
+"""Bytes above which a message is a block: no vote and no certificate is as long."""
 RETRY = 0.25
 MAX_RETRY = 4.0
 """Seconds before a lost link is opened again, doubling up to the maximum."""
@@ -39,18 +42,21 @@ class _Link:
     """The queue to one member."""
 
     def __init__(self) -> None:
-        self.queue: deque[bytes] = deque()
+        self.queue: deque[tuple[bytes, int]] = deque()
+        """Messages, each with its rank: the lowest goes first."""
         self.size = 0
         self.filled = trio.Event()
         self.scope = trio.CancelScope()
 
-    def put(self, payload: bytes) -> int:
-        """Append a message. Returns how many old ones had to go."""
-        self.queue.append(payload)
+    def put(self, payload: bytes, is_hint: bool) -> int:
+        """Append a message. Returns how many had to go."""
+        self.queue.append((payload, 0 if is_hint else 1 if len(payload) > BULKY else 2))
         self.size += len(payload)
         dropped = 0
         while len(self.queue) > MAX_MESSAGES or self.size > MAX_BYTES:
-            self.size -= len(self.queue.popleft())
+            position = min(range(len(self.queue)), key=lambda index: self.queue[index][1])
+            self.size -= len(self.queue[position][0])
+            del self.queue[position]
             dropped += 1
         return dropped
 
@@ -59,10 +65,10 @@ class _Link:
         while not self.queue:
             self.filled = trio.Event()
             await self.filled.wait()
-        items = [self.queue.popleft()]
+        items = [self.queue.popleft()[0]]
         size = len(items[0])
-        while self.queue and size + len(self.queue[0]) <= BATCH:
-            items.append(self.queue.popleft())
+        while self.queue and size + len(self.queue[0][0]) <= BATCH:
+            items.append(self.queue.popleft()[0])
             size += len(items[-1])
         self.size -= size
         return Batch(tuple(items)).encode()
@@ -107,7 +113,11 @@ class Links:
                 assert self._nursery is not None
                 self._nursery.start_soon(self._write, peer, link)
 
-    def send(self, peer: bytes, payload: bytes) -> None:
+    def is_member(self, peer: bytes) -> bool:
+        """Whether ``peer`` is heard here: it is in the committee of this epoch or of one beside it."""
+        return peer in self._members
+
+    def send(self, peer: bytes, payload: bytes, is_hint: bool = False) -> None:
         """Queue a message (at most 900 KiB) for one member; nothing happens for anybody else. Never waits."""
         link = self._links.get(peer)
         if link is None:
@@ -115,7 +125,7 @@ class Links:
         if len(payload) > MAX_BATCH:
             logger.warning("a message is too long to send", bytes=len(payload))
             return
-        self.dropped += link.put(payload)
+        self.dropped += link.put(payload, is_hint)
 
     def broadcast(self, payload: bytes) -> None:
         """Queue a message for every member."""

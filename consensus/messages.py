@@ -27,7 +27,8 @@ class Propose(Record):
 class Repropose(Record):
     """A leader's proposal of the epoch's last block once more, until it is final.
 
-    ``certificate`` is the latest notarization of that block, ``nullifications`` end each view since then.
+    ``certificate`` is the latest notarization of that block, ``nullifications`` end the views since then, or the last
+    ``MAX_NULLIFICATIONS`` of them.
     """
 
     proposal: Proposal
@@ -155,6 +156,16 @@ class Commit:
 
 
 @dataclass(frozen=True, slots=True)
+class Strengthen:
+    """More stake has signed the finalization of a block that was committed: ``certificate`` may replace the one known.
+
+    At most twice for a view: once all have signed it, or with what is known when a later block becomes final.
+    """
+
+    certificate: Certificate
+
+
+@dataclass(frozen=True, slots=True)
 class Conflict:
     """Two votes of one validator that no honest one signs together: evidence for slashing."""
 
@@ -169,4 +180,17 @@ class Reject:
     reason: str
 
 
-Effect = PersistVote | Broadcast | Send | SetTimer | StopTimer | Build | Check | Fetch | Commit | Conflict | Reject
+Effect = (
+    PersistVote
+    | Broadcast
+    | Send
+    | SetTimer
+    | StopTimer
+    | Build
+    | Check
+    | Fetch
+    | Commit
+    | Strengthen
+    | Conflict
+    | Reject
+)

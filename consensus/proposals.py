@@ -10,13 +10,28 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from chain import crypto
-from chain.blocks import Block
+from chain.blocks import MAX_NULLIFICATIONS, Block
 from chain.exceptions import InvalidBlock, InvalidCertificate
 from chain.validators import ValidatorSet
 from chain.votes import NO_BLOCK, Certificate, Vote, VoteKind
 from consensus.messages import Propose, Repropose
 
 MAX_REMEMBERED = 64
+
+
+def get_parent_certificate(message: Propose | Repropose) -> Certificate | None:
+    """What a proposal rests on; None for the first block after genesis."""
+    return message.block.body.parent_certificate if isinstance(message, Propose) else message.certificate
+
+
+def get_nullifications(message: Propose | Repropose) -> tuple[Certificate, ...]:
+    """The nullifications that a proposal carries."""
+    return message.block.body.nullifications if isinstance(message, Propose) else message.nullifications
+
+
+def get_proven_views(parent_view: int, view: int) -> range:
+    """The views whose nullifications a proposal of ``view`` on a parent of ``parent_view`` carries."""
+    return range(max(parent_view + 1, view - MAX_NULLIFICATIONS), view)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +109,10 @@ class Rules:
         return block.body.compute_root() == block.header.body_root and self._verify([block.claim()])
 
     def check_proposal(self, message: Propose | Repropose) -> None:
-        """Whether the leader of its view signed it and its place is proven.
+        """Whether the leader of its view signed it and it carries the evidence of its place that it must.
 
-        Left to the caller: that the parent's height is one less, or for a ``Repropose`` that the block is the last.
+        Left to the caller: that the views since the parent's were nullified as far as that evidence does not reach, and
+        that the parent's height is one less, or for a ``Repropose`` that the block is the last.
 
         Raises:
             InvalidBlock: naming the part at fault.
@@ -116,13 +132,13 @@ class Rules:
                 raise InvalidBlock("height", "beyond the end of the epoch")
             if not self.is_authentic(message.block):
                 raise InvalidBlock("block", "altered under its header")
-            parent_view = self._check_parent(header.parent_id, message.block.body.parent_certificate)
-            self._check_nullifications(message.block.body.nullifications, parent_view + 1, proposal.view)
+            parent_id = header.parent_id
         else:
-            parent_view = self._check_parent(proposal.block_id, message.certificate)
-            if parent_view == 0:
-                raise InvalidCertificate("the block was not notarized in this epoch")
-            self._check_nullifications(message.nullifications, parent_view + 1, proposal.view)
+            parent_id = proposal.block_id
+        parent_view = self._check_parent(parent_id, get_parent_certificate(message))
+        if isinstance(message, Repropose) and parent_view == 0:
+            raise InvalidCertificate("the block was not notarized in this epoch")
+        self._check_nullifications(get_nullifications(message), parent_view, proposal.view)
 
     def _check_parent(self, parent_id: bytes, certificate: Certificate | None) -> int:
         """The view in which ``certificate`` makes a block a parent; 0 if it is the one the epoch starts from."""
@@ -143,11 +159,14 @@ class Rules:
             self.check_certificate(certificate)
         return 0
 
-    def _check_nullifications(self, certificates: tuple[Certificate, ...], start: int, end: int) -> None:
-        """Raise unless there is one nullification for each view from ``start`` to before ``end``, in order."""
-        if len(certificates) != end - start:
-            raise InvalidBlock("nullifications", "not one for each view since the parent's")
-        for view, certificate in enumerate(certificates, start):
-            if (certificate.kind, certificate.epoch, certificate.view) != (VoteKind.NULLIFY, self.epoch, view):
-                raise InvalidBlock("nullifications", f"none of view {view}")
+    def _check_nullifications(self, certificates: tuple[Certificate, ...], parent_view: int, view: int) -> None:
+        """Raise unless there is, in order, one nullification for each view that must be proven."""
+        if parent_view >= view:
+            raise InvalidBlock("view", "not after the parent's")
+        views = get_proven_views(parent_view, view)
+        if len(certificates) != len(views):
+            raise InvalidBlock("nullifications", "not one for each view since the parent's, or for the last of them")
+        for skipped, certificate in zip(views, certificates, strict=True):
+            if (certificate.kind, certificate.epoch, certificate.view) != (VoteKind.NULLIFY, self.epoch, skipped):
+                raise InvalidBlock("nullifications", f"none of view {skipped}")
             self.check_certificate(certificate)

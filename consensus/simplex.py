@@ -11,33 +11,38 @@ block of the latest view; view 0 stands for the final block that the epoch start
 what a quorum notarized, a finalization counts wherever a notarization does.
 
 Specification for view v
-    1. The leader proposes a block of view v on its tip, of view p. The body proves the place: the notarization of the
-       parent in p (for the epoch's first block, the finalization of the parent; none on genesis), and the
-       nullifications of p+1 ... v-1. A proposal is valid if the leader of v signed it, that proof is complete, and the
-       header agrees with it in epoch, view, height, parent and proposer.
-    2. On the first valid proposal a validator has the block executed and, if it is good, sends notarize for it: once
-       per view.
+    1. The leader proposes a block of view v on its tip, of view p. The body gives evidence of the place: the
+       notarization of the parent in p (for the epoch's first block, the finalization of the parent; none on genesis),
+       and the nullifications of p+1 ... v-1, or of the last ``MAX_NULLIFICATIONS`` of these views, so that a long halt
+       makes no block too large. A proposal is well formed if p < v, the leader of v signed it, that evidence is
+       complete, and the header agrees with it in epoch, view, height, parent and proposer.
+    2. A validator in v takes the first well-formed proposal of v, even one that came a little before its time. Once it
+       holds the nullifications of all of p+1 ... v-1 itself, from the body or not, it has the block executed and, if it
+       is good, sends notarize for it: once per view.
     3. A notarization of v, or of any later view, or a nullification of v enters the view after it. On a notarization
        a validator also sends finalize for it, unless it sent nullify in that view.
     4. A finalization makes its block and all its ancestors final.
     5. On timeout a validator sends nullify for v, unless it sent finalize in v, and repeats it at growing intervals
-       together with the certificates by which it entered v. The timeout doubles with every nullified view, up to a
-       cap, and falls back when a block becomes final. The timer runs only while there is something to agree about: work
-       that the engine reports, a proposal in this view, or a tip that is not final.
-       Each time it also repeats its finalize of views that are not final.
-    6. Who sends nullify for a view that has ended, or repeats another vote in it, gets the certificates that end it
-       and the latest finalization; from a validator whose timer rests, in the current view too. Certificates are
-       broadcast once, by whoever gathers them from votes.
+       together with its tip and the last certificates by which it entered v. It does not wait for its own timeout once
+       a third of the stake has sent nullify, and so an honest validator did. The timeout doubles with every nullified
+       view, up to a cap, and falls back when a block becomes final; who knows a certificate of a later view is behind
+       and waits the shortest time. The timer runs only while there is something to agree about: work that the engine
+       reports, a proposal in this view, a tip that is not final, or being behind.
+       Each time it also repeats its last finalize of views that are not final, and the votes of views to come that it
+       signed before a restart; it sends some of these on entering a view too.
+    6. Who sends nullify for a view that has ended, or repeats another vote in it, gets the latest finalization, the
+       tip, and nullifications from that view on; from a validator whose timer rests, in the current view too.
+       Certificates are broadcast once, by whoever gathers them from votes.
 
-    Hence whoever is in v holds the notarization of some p < v and the nullifications of all views between, and can
-    lead; and whoever verified a proposal for v is in v.
+    Hence whoever is in v holds the notarization of some p < v, its tip, and the nullifications of all views between,
+    and can lead. Once the latest tip has reached everybody, all who are in v can vote for a proposal on it.
 
 Epoch hand-over
     On a tip of the epoch's last height the only valid proposal is that very block, again and again in later views,
     with the same proof of its place, until it is final: its certificates may then carry a later view than its header.
-    Nothing of the next epoch is signed before: its instance is made from the finalization of that block. Otherwise one
-    faulty member of each committee could have two last blocks finalized by two next committees, with no two votes
-    of anyone in conflict.
+    Nothing of the next epoch is signed before: its instance is made from the finalization of that block. Otherwise a
+    faulty member could keep a notarized last block from its committee, which gives the view up and finalizes another
+    one, and show it to the next committee, which finalizes what stands on it: with no two votes of anyone in conflict.
 
 Slashable
     By one key in one view of one epoch: notarize for two blocks, finalize for two blocks, nullify and finalize.
@@ -48,14 +53,16 @@ Slashable
 
 Safety (less than a third of the stake is faulty)
     Any two quorums share an honest validator. So one view has one notarized block; and a view with a finalization
-    has no nullification. Let b be final in view v, and c notarized in a later view on a parent of view p. If p < v, c's
-    proof would contain a nullification of v; so p = v and the parent is b, or p > v and the argument repeats with
-    the parent. All that is notarized later descends from b, or is b again. No timing is assumed.
+    has no nullification. Let b be final in view v, and c notarized in a later view on a parent of view p. If p < v, an
+    honest validator that notarized c would hold a nullification of v; so p = v and the parent is b, or p > v and the
+    argument repeats with the parent. All that is notarized later descends from b, or is b again. No timing is assumed.
+    (That a block is notarized on its parent is told by its certificate; its body shows only the last of the
+    nullifications, as much as is of use to who is a little behind.)
 
 Liveness (messages arrive within a bound that some timeout exceeds)
-    Votes of honest validators are a quorum. Who is behind is answered until it has caught up; a view with a silent
-    leader is nullified by all; a view whose leader is honest and whose timeout is long enough is notarized by all
-    before any of them nullifies, and so finalized.
+    Votes of honest validators are a quorum. Who is behind is answered until it has caught up; with every timeout the
+    latest tip spreads; a view with a silent leader is nullified by all; a view whose leader is honest and whose timeout
+    is long enough is notarized by all before any of them nullifies, and so finalized.
 
 The instance does no I/O and reads no clock: each input returns the effects that the engine must carry out in order
 (:mod:`consensus.messages`). Without a key of the set it is an observer, which follows and answers but never votes.
@@ -87,18 +94,16 @@ from consensus.messages import (
     Send,
     SetTimer,
     StopTimer,
+    Strengthen,
 )
-from consensus.proposals import FinalBlock, Rules
-from consensus.views import FINALIZE, NOTARIZE, NULLIFY, View
-
-VIEW_WINDOW = 16
-"""How far ahead of the current view votes and nullifications are kept."""
+from consensus.proposals import FinalBlock, Rules, get_nullifications, get_parent_certificate
+from consensus.views import FINALIZE, NOTARIZE, NULLIFY, VIEW_WINDOW, View, Views, says_same
 
 MAX_ANSWER = 16
 """Certificates in one answer to a validator that is behind."""
 
-MAX_ANSWERS = 8
-"""Answers to one validator between two timeouts or changes of view here."""
+MAX_ANSWERS = 4
+"""Answers to one validator between two timeouts or changes of view here, about each ``MAX_ANSWER`` views."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,22 +162,20 @@ class Simplex:
             verify=verify,
         )
 
-        self.final_view = final.get_view(epoch)
-        """The latest view with a finalization; its block becomes ``final`` as soon as it is held."""
-        self._finalization = final.certificate if self.final_view else None
-        self._tip, self._tip_id, self._tip_view = final.certificate, final.block_id, self.final_view
-        self.view = self.final_view + 1
-        self._views: dict[int, View] = {}
+        self._views = Views(final, epoch, validators)
+        self.view = self._views.final_view + 1
+        self._latest = 0  # view of the latest certificate
         self._is_timing = False
         self._retries = 0  # timeouts in this view
         self._nullified = 0  # views nullified since a block became final
         self._asked: tuple[int, bytes] | None = None  # view and parent of the last Build
-        self._answers: dict[bytes, int] = {}
+        self._answers: dict[tuple[bytes, int], int] = {}
 
         # Own votes are in place before anything can be signed.
-        for vote in votes:
-            if vote.epoch == epoch and vote.view > self.final_view and vote.signer == self._me:
-                self._get_view(vote.view).add(vote)
+        own = (vote for vote in votes if vote.epoch == epoch and vote.signer == self._me)
+        self._restored = tuple(vote for vote in own if vote.view > self._views.final_view)
+        for vote in self._restored:
+            self._views[vote.view].add(vote)
         self._evidence = tuple(evidence)
 
     # What the engine may ask.
@@ -195,12 +198,22 @@ class Simplex:
     @property
     def is_settled(self) -> bool:
         """Whether everything notarized is final, and the final block at hand."""
-        pending = self._finalization is not None and self._finalization.block_id != self.final.block_id
-        return self._tip_view <= self.final_view and not pending
+        return self._views.tip_id == self.final.block_id and self._views.tip_view == self._views.final_view
 
     def get_block(self, block_id: bytes) -> Block | None:
         """A block that is not final yet, for whoever fetches it."""
         return self._candidates.get(block_id)
+
+    def get_notarize_votes(self, blocks: Iterable[tuple[int, bytes]]) -> tuple[Vote, ...]:
+        """The notarize votes known for recent blocks of this epoch: who took part.
+
+        Args:
+            blocks: view in the header, and block id. Blocks of views long before the last final one have no votes left.
+
+        Returns:
+            For each block in turn one vote of each signer, of a later view if the block was proposed again.
+        """
+        return tuple(vote for view, block_id in blocks for vote in self._views.get_notarize_votes(block_id, view))
 
     # Inputs. Each returns the effects to carry out, in their order.
 
@@ -213,14 +226,13 @@ class Simplex:
         for evidence in self._evidence:
             if isinstance(evidence, Block):
                 self._candidates.hold(evidence)
-        own = self._get_open_votes()
-        self._effects += [Broadcast(vote) for vote in own]
         for evidence in self._evidence:
             if isinstance(evidence, Certificate):
                 self._on_certificate(evidence)
-        for vote in own:
+        for vote in self._restored:
             self._count(vote)
-        self._evidence = ()
+        self._effects += [Broadcast(vote) for vote in self._views.get_open_votes(self._me, self.view)]
+        self._evidence = self._restored = ()
         return self._act()
 
     def on_message(self, message: Message) -> list[Effect]:
@@ -241,9 +253,9 @@ class Simplex:
         """The timer of ``view`` rang: rule 5."""
         if view == self.view and self._is_timing:
             self._answers.clear()
-            start = max(self._tip_view, view - MAX_ANSWER)
-            self._effects += [Broadcast(certificate) for certificate in self._get_certificates(start)]
-            self._effects += [Broadcast(vote) for vote in self._get_open_votes()]
+            last = self._views.get_certificates(view - MAX_ANSWER + 2, view, MAX_ANSWER)  # two may be older
+            self._effects += [Broadcast(certificate) for certificate in last]
+            self._effects += [Broadcast(vote) for vote in self._views.get_open_votes(self._me, self.view)]
             self._candidates.fetch_again()
             self._retries += 1
             self._is_timing = False
@@ -262,7 +274,7 @@ class Simplex:
         Raises:
             InvalidBlock: it is not what was asked for.
         """
-        here = self._get_view(self.view)
+        here = self._views[self.view]
         if self._asked == (self.view, block.header.parent_id) and view == self.view and here.proposal is None:
             message = Propose(self._sign_proposal(block.id), block)
             self._rules.check_proposal(message)
@@ -288,6 +300,7 @@ class Simplex:
             acted = self.view  # voting may complete a certificate, which enters the next view
             self._lead()
             self._notarize()
+            self._join()
         self._run_timer()
         effects = list(self._effects)
         self._effects.clear()
@@ -295,19 +308,20 @@ class Simplex:
 
     def _lead(self) -> None:
         """Rule 1: propose on the tip; on a tip of the last height, propose it again."""
-        here = self._get_view(self.view)
+        here = self._views[self.view]
         if self.leader != self._me or here.proposal is not None:
             return
-        if not self._candidates.is_valid(self._tip_id, self._tip):
+        if not self._candidates.is_valid(self._views.tip_id, self._views.tip):
             return
         if self._me in here.votes[NOTARIZE]:
             self._repeat_proposal(here)
-        elif self._candidates.get_height(self._tip_id) == self.last_height:
+        elif self._candidates.get_height(self._views.tip_id) == self.last_height:
             here.proposal = self._make_reproposal()
-        elif self._asked != (self.view, self._tip_id):
-            self._asked = (self.view, self._tip_id)
-            nullifications = self._get_nullifications(self._tip_view + 1)
-            self._effects.append(Build(self.view, self._tip_id, self._tip, nullifications))
+        elif self._asked != (self.view, self._views.tip_id):
+            self._asked = (self.view, self._views.tip_id)
+            self._effects.append(
+                Build(self.view, self._views.tip_id, self._views.tip, self._views.get_proof(self.view))
+            )
 
     def _repeat_proposal(self, here: View) -> None:
         """Propose what we voted for before a restart, and nothing else."""
@@ -315,35 +329,50 @@ class Simplex:
         block = self.get_block(block_id)
         if block is not None and block.header.view == self.view:
             here.proposal = Propose(self._sign_proposal(block_id), block)
-        elif block_id == self._tip_id:
+        elif block_id == self._views.tip_id:
             here.proposal = self._make_reproposal()
         if here.proposal is not None:
             self._effects.append(Broadcast(here.proposal))
 
     def _make_reproposal(self) -> Repropose:
-        assert self._tip is not None
-        nullifications = self._get_nullifications(self._tip_view + 1)
-        return Repropose(self._sign_proposal(self._tip_id), self._tip, nullifications)
+        assert self._views.tip is not None
+        return Repropose(self._sign_proposal(self._views.tip_id), self._views.tip, self._views.get_proof(self.view))
 
     def _notarize(self) -> None:
-        """Rule 2: vote for the proposal once it and all before it were checked."""
-        message = self._get_view(self.view).proposal
+        """Rule 2: vote for the proposal once its place is free and it and all before it were checked."""
+        message = self._views[self.view].proposal
         if message is None or not self._may_sign(NOTARIZE, self.view):
             return
+        if not self._is_place_free(get_parent_certificate(message)):
+            return
+        if isinstance(message, Propose) and message.block.height <= self.final.height:
+            return  # it will never be held: to fetch it would not help
         block_id = message.proposal.block_id
         if not self._candidates.is_valid(block_id, message.certificate if isinstance(message, Repropose) else None):
             return
         if isinstance(message, Propose) or self._candidates.get_height(block_id) == self.last_height:
             self._vote(NOTARIZE, self.view, block_id, self.get_block(block_id), message)
 
+    def _is_place_free(self, parent: Certificate | None) -> bool:
+        """Whether we hold the nullifications of all views between the parent's and this one."""
+        parent_view = parent.view if parent is not None and parent.epoch == self.epoch else 0
+        return all(self._views.is_nullified(view) for view in range(parent_view + 1, self.view))
+
+    def _join(self) -> None:
+        """Rule 5: who is honest and waited has found nothing here."""
+        stake = self.validators.get_stake(self._views[self.view].votes[NULLIFY])
+        if 3 * stake >= self.validators.total_stake and self._may_sign(NULLIFY, self.view):
+            self._vote(NULLIFY, self.view, NO_BLOCK)
+
     def _run_timer(self) -> None:
         """Rule 5: time runs while there is something to agree about."""
-        has_proposal = self.view in self._views and self._views[self.view].proposal is not None
+        here, is_behind = self._views.find(self.view), self._latest > self.view
+        has_proposal = here is not None and here.proposal is not None
         is_busy = self._key is not None and not self.is_finished
-        is_busy = is_busy and (self.has_work or has_proposal or not self.is_settled)
+        is_busy = is_busy and (self.has_work or has_proposal or is_behind or not self.is_settled)
         if is_busy != self._is_timing:
             self._is_timing = is_busy
-            doublings = min(self._nullified + self._retries, 64)
+            doublings = min((0 if is_behind else self._nullified) + self._retries, 64)
             seconds = min(self.timeouts.cap, self.timeouts.first * 2.0**doublings)
             self._effects.append(SetTimer(self.view, seconds) if is_busy else StopTimer())
 
@@ -351,9 +380,9 @@ class Simplex:
 
     def _may_sign(self, kind: VoteKind, view: int) -> bool:
         """Whether a vote of ours would be of use and none of ours in ``view`` forbids it: see "Slashable"."""
-        if self._key is None or view <= self.final_view or self.is_finished:
+        if self._key is None or view <= self._views.final_view or self.is_finished:
             return False
-        return self._get_view(view).find_rival(kind, self._me) is None
+        return self._views[view].find_rival(kind, self._me) is None
 
     def _vote(
         self,
@@ -369,7 +398,7 @@ class Simplex:
         if proposal is not None and proposal.proposal.leader == self._me:
             self._effects.append(Broadcast(proposal))
         self._effects.append(Broadcast(vote))
-        self._get_view(view).add(vote)
+        self._views[view].add(vote)
         self._count(vote)
 
     def _sign_proposal(self, block_id: bytes) -> Proposal:
@@ -382,33 +411,41 @@ class Simplex:
         kind = VoteKind(vote.kind)
         if vote.epoch != self.epoch or (vote.view > self.view + VIEW_WINDOW and not self.is_finished):
             return
-        if vote.view < self.final_view or self.is_finished:
+        has_ended = vote.view < self._views.final_view or self.is_finished
+        here = self._views.find(vote.view) if has_ended else self._views[vote.view]
+        if here is None:
             if kind is not NOTARIZE:  # which may merely be late
                 self._answer(vote)
             return
-        here = self._get_view(vote.view)
         rival = here.find_rival(kind, vote.signer)
-        if rival is not None and (rival.kind, rival.block_id) == (vote.kind, vote.block_id):
-            self._answer(vote)  # a repetition: its signer is stuck
-            return
-        if rival is not None and vote.signer in here.conflicted:
-            return
-        self._rules.check_vote(vote)
-        if rival is not None:
-            here.conflicted.add(vote.signer)
-            self._effects.append(Conflict(rival, vote))
-            return
-        here.add(vote)
-        if kind is NULLIFY:
-            self._answer(vote)
-        self._count(vote)
+        if rival is not None and says_same(rival, vote):
+            is_late = rival in here.second_hand or (has_ended and kind is NOTARIZE)
+            here.second_hand.discard(rival)
+            if kind is NULLIFY or not is_late:
+                self._answer(vote)  # a repetition: its signer is stuck
+        elif vote.signer not in here.conflicted:
+            self._rules.check_vote(vote)
+            if rival is not None:
+                self._report(here, rival, vote)
+                return
+            here.add(vote)
+            if kind is NULLIFY or (has_ended and kind is FINALIZE):
+                self._answer(vote)
+            self._count(vote)
+
+    def _report(self, here: View, first: Vote, second: Vote) -> None:
+        if first.signer not in here.conflicted:
+            here.conflicted.add(first.signer)
+            self._effects.append(Conflict(first, second))
 
     def _count(self, vote: Vote) -> None:
         """Gather the votes that say the same as ``vote`` into a certificate, if they are a quorum."""
         kind = VoteKind(vote.kind)
-        if vote.view <= self.final_view or kind in self._get_view(vote.view).certificates:
+        if kind is FINALIZE and vote.view == self._views.final_view:
+            self._strengthen(only_if_all=True)
+        if vote.view <= self._views.final_view or kind in self._views[vote.view].certificates:
             return
-        certificate = self._get_view(vote.view).gather(vote, self.validators)
+        certificate = self._views[vote.view].gather(vote, self.validators)
         if certificate is not None:
             self._rules.remember(certificate)
             self._effects.append(Broadcast(certificate))
@@ -416,76 +453,66 @@ class Simplex:
 
     def _answer(self, vote: Vote) -> None:
         """Rule 6, a bounded number of times."""
-        given = self._answers.get(vote.signer, 0)
+        about = vote.signer, min(vote.view, self.view) // MAX_ANSWER
+        given = self._answers.get(about, 0)
         knows_more = vote.view < self.view or not self._is_timing
         if knows_more and vote.signer != self._me and given < MAX_ANSWERS:
             self._rules.check_vote(vote)
-            self._answers[vote.signer] = given + 1
-            self._effects += [Send(vote.signer, known) for known in self._get_certificates(vote.view)]
-
-    def _get_certificates(self, start: int) -> list[Certificate]:
-        """The latest finalization, and what leads from view ``start`` to the current one, oldest first."""
-        found = [] if self._finalization is None else [self._finalization]
-        if self._tip is not None and self._tip_view >= start and self._tip_view != self.final_view:
-            found.append(self._tip)
-        return [*found, *self._get_nullifications(max(start, self._tip_view + 1))][:MAX_ANSWER]
-
-    def _get_nullifications(self, start: int) -> tuple[Certificate, ...]:
-        """Those of the views from ``start``, which is later than the tip's, to before the current one."""
-        return tuple(self._views[view].certificates[NULLIFY] for view in range(start, self.view))
-
-    def _get_open_votes(self) -> list[Vote]:
-        """Own votes that others may still need: those of this and later views, and finalize of earlier ones."""
-        return [
-            self._views[view].votes[kind][self._me]
-            for view in sorted(self._views)[-2 * VIEW_WINDOW :]
-            for kind in VoteKind
-            if view > self.final_view and self._me in self._views[view].votes[kind]
-            if view >= self.view or kind is FINALIZE
-        ]
+            self._answers[about] = given + 1
+            known = self._views.get_certificates(vote.view, self.view, MAX_ANSWER)
+            self._effects += [Send(vote.signer, certificate) for certificate in known]
 
     # Certificates: rules 3 and 4.
 
     def _on_certificate(self, certificate: Certificate) -> None:
         kind, view = VoteKind(certificate.kind), certificate.view
-        if certificate.epoch != self.epoch or view <= self.final_view or self.is_finished:
+        if certificate.epoch != self.epoch or view <= self._views.final_view or self.is_finished:
             return
-        if kind is NULLIFY and not self._tip_view < view <= self.view + VIEW_WINDOW:
+        if kind is NULLIFY and view <= self._views.tip_view:
             return
-        if view not in self._views or kind not in self._views[view].certificates:
+        here = self._views.find(view)
+        if here is None or kind not in here.certificates:
             self._rules.check_certificate(certificate)
             self._take_certificate(certificate)
 
     def _take_certificate(self, certificate: Certificate) -> None:
         """What a certificate that holds means."""
         kind, view = VoteKind(certificate.kind), certificate.view
-        if view <= self.final_view or kind in self._get_view(view).certificates:
+        if view <= self._views.final_view or kind in self._views[view].certificates:
             return
-        self._get_view(view).certificates[kind] = certificate
-        if kind is not NULLIFY and view > self._tip_view:
-            self._tip, self._tip_id, self._tip_view = certificate, certificate.block_id, view
+        for first, second in self._views.take(certificate, self._me):
+            self._report(self._views[view], first, second)
+        self._latest = max(self._latest, view)
         if kind is NOTARIZE:
             self._candidates.reconsider(certificate.block_id)
         if kind is NOTARIZE and self._may_sign(FINALIZE, view):
             self._vote(FINALIZE, view, certificate.block_id, certificate)
-        if kind is FINALIZE and view > self.final_view:
-            self.final_view, self._finalization, self._nullified = view, certificate, 0
-            self._views = {known: self._views[known] for known in self._views if known >= view}
+        if kind is FINALIZE:
+            self._strengthen(only_if_all=False)  # the last chance
+            self._views.close(certificate)
+            self._nullified = 0
             self._commit()
         if kind is not NULLIFY and view >= self.view:
             self._enter(view + 1)
-        while self.view in self._views and NULLIFY in self._views[self.view].certificates:
+        while self._views.is_nullified(self.view):
             self._nullified += 1
             self._enter(self.view + 1)
 
     def _enter(self, view: int) -> None:
+        near = range(max(view, self.view + VIEW_WINDOW // 2), view + VIEW_WINDOW // 2)
+        self._effects += [Broadcast(vote) for vote in self._views.get_votes(self._me, near)]  # from before a restart
         self.view = view
         self._is_timing, self._retries = False, 0
         self._answers.clear()
 
+    def _strengthen(self, *, only_if_all: bool) -> None:
+        stronger = self._views.strengthen(self.final.block_id, only_if_all=only_if_all)
+        if stronger is not None:
+            self._effects.append(Strengthen(stronger))
+
     def _commit(self) -> None:
         """Rule 4, once the block is held."""
-        certificate = self._finalization
+        certificate = self._views.finalization
         if certificate is None or certificate.block_id == self.final.block_id:
             return
         if self._candidates.get(certificate.block_id) is None:
@@ -501,20 +528,17 @@ class Simplex:
             return
         if isinstance(message, Propose):
             self._take_wanted(message.block)
-        if proposal.view < self.view or (proposal.view in self._views and self._views[proposal.view].proposal):
+        here = self._views.find(proposal.view)
+        if proposal.view < self.view or (here is not None and here.proposal is not None):
             return
         self._rules.check_proposal(message)
-        if isinstance(message, Propose):
-            self._candidates.hold(message.block)
-            parent, between = message.block.body.parent_certificate, message.block.body.nullifications
-        else:
-            parent, between = message.certificate, message.nullifications
-        # Its proof leads to its view.
-        for certificate in between if parent is None else (parent, *between):
-            if certificate.epoch == self.epoch:
-                self._take_certificate(certificate)
-        if proposal.view == self.view:
-            self._get_view(self.view).proposal = message
+        for certificate in (get_parent_certificate(message), *get_nullifications(message)):
+            if certificate is not None and certificate.epoch == self.epoch:
+                self._take_certificate(certificate)  # which may lead to its view
+        if self.view <= proposal.view <= self.view + VIEW_WINDOW:
+            self._views[proposal.view].proposal = message
+            if isinstance(message, Propose):
+                self._candidates.hold(message.block)
 
     def _take_wanted(self, block: Block) -> None:
         if self._candidates.is_wanted(block.id):
@@ -523,9 +547,3 @@ class Simplex:
                 self._commit()
             else:
                 self._effects.append(Reject("block: altered under its header"))
-
-    def _get_view(self, view: int) -> View:
-        found = self._views.get(view)
-        if found is None:
-            found = self._views[view] = View()
-        return found

@@ -1,155 +1,103 @@
-"""Block sync: how a node that joined late or was away gets what gossip did not bring it, and serves others.
+"""Block sync: how a node that joined late or was away gets what gossip did not bring it.
 
-Protocol ``/wwwserve/sync/1``, one exchange per request:
+The messages are in :mod:`consensus.sync_records`, the side that answers in :mod:`consensus.sync_server`. Gossip is a
+hint, sync is the truth. Nothing is believed: a run of blocks up to a certificate (a *segment*) is taken as a whole
+after every block was executed and every signature checked, or not at all. A peer that lies costs the time of one
+segment and is left alone for a while.
 
-=================  ====================================================================================================
-request            answer
-=================  ====================================================================================================
-``GetTip``         one ``Tip``
-``GetBlocks``      final blocks in order of height, one ``Part`` each; ends after ``max_bytes`` at a block that carries
-                   its own finality certificate
-``GetBlock``       one ``Found`` with the block, or with None: final or not yet
-``GetOperations``  one ``FoundOperations`` with those pending here
-=================  ====================================================================================================
+A node takes every block from where it is, but a snapshot (:mod:`consensus.snapshot_sync`) in their place
 
-Gossip is a hint, sync is the truth. Nothing is believed: a run of blocks up to a certificate (a *segment*) is taken as
-a whole after every block was executed and every signature checked, or not at all. A peer that lies costs the time of
-one segment and is left alone for a while.
+- if its owner gave it a checkpoint in a later epoch, or
+- if it keeps only the blocks of a few epochs, and those are all ahead.
+
+No chain is followed that contradicts the checkpoint, and none from a checkpoint that is older than the unbonding time.
+Without a checkpoint there is no such bound: see :mod:`chain.light` for what that risks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Annotated
 
 import structlog
 import trio
 
 from chain import crypto
-from chain.blocks import MAX_BLOCK, Block, Header
+from chain.blocks import Block, Header
 from chain.blockstore import BlockStore
-from chain.codec import Bounds, Hash, Natural, Record
-from chain.exceptions import CodecError, InvalidBlock, LedgerError
+from chain.epochs import get_epoch, get_next_epoch
+from chain.exceptions import CodecError, InvalidBlock, LedgerError, StoreError
 from chain.genesis import Genesis
-from chain.operations import MAX_CAPTURE, SignedOperation
-from chain.state import State
+from chain.light import Checkpoint, describe_old_checkpoint
+from chain.operations import SignedOperation
+from chain.restart import strike_off
+from chain.state import Draft, State
 from chain.transition import check_header, state_transition, verify_finality
 from chain.votes import Certificate
-from consensus.compact import MAX_IDS
+from consensus.snapshot_sync import Adopt, SnapshotSync
+from consensus.sync_peers import AVOID_LIAR, AVOID_SILENT, SyncPeers
+from consensus.sync_records import (
+    BATCH,
+    PROTOCOL,
+    TIMEOUT,
+    Answer,
+    Found,
+    FoundOperations,
+    GetBlock,
+    GetBlocks,
+    GetOperations,
+    GetTip,
+    Part,
+    Pruned,
+    Request,
+    Tip,
+)
 from consensus.tree import Executed
-from p2p.frames import MAX_FRAME
 from p2p.network import NetworkError
 from p2p.runtime import Runtime
-from p2p.streams import Exchange, Streams
+from p2p.streams import Streams
 
 logger = structlog.get_logger(__name__)
 
-PROTOCOL = "/wwwserve/sync/1"
-BATCH = 4 << 20
-"""Bytes of blocks asked for at a time."""
 MAX_SEGMENT = 64 << 20
 """Bytes of blocks taken on trust of their leaders' signatures alone before a certificate must come."""
-TIMEOUT = 10.0
-"""Seconds that a peer may take for its next frame."""
 BATCH_TIMEOUT = 30.0
 """Seconds that a peer may keep this node waiting in all while it sends a batch, or one peer could hold it for ever."""
-AVOID_SILENT, AVOID_LIAR = 10.0, 300.0
-"""Seconds for which a peer is not asked again."""
-MAX_EXCHANGES = 8
-"""Requests of one peer served at the same time."""
 ASKED_PEERS = 3
 """Peers whose tip is looked at before this node believes that it is up to date."""
 HINT_DELAY = 0.3
 """Seconds that gossip gets to bring what a hint speaks of before it is pulled."""
 
 
-@dataclass(frozen=True, slots=True)
-class GetTip(Record):
-    """Where are you?"""
-
-    TAG = 1
-
-
-@dataclass(frozen=True, slots=True)
-class GetBlocks(Record):
-    """Final blocks from a height on."""
-
-    TAG = 2
-    from_height: Natural
-    max_bytes: Natural
-
-
-@dataclass(frozen=True, slots=True)
-class GetBlock(Record):
-    """One block by its id."""
-
-    TAG = 3
-    block_id: Hash
-
-
-@dataclass(frozen=True, slots=True)
-class GetOperations(Record):
-    """Pending operations by their ids."""
-
-    TAG = 4
-    ids: Annotated[tuple[Hash, ...], Bounds(1, MAX_IDS)]
-
-
-@dataclass(frozen=True, slots=True)
-class Request(Record):
-    """Any of the four."""
-
-    question: GetTip | GetBlocks | GetBlock | GetOperations
-
-
-@dataclass(frozen=True, slots=True)
-class Tip(Record):
-    """The last final block."""
-
-    height: Natural
-    block_id: Hash
-
-
-RawBlock = Annotated[bytes, Bounds(1, MAX_BLOCK)]
-
-
-@dataclass(frozen=True, slots=True)
-class Part(Record):
-    """One encoded block, with its own finality certificate where the sender has one."""
-
-    block: RawBlock
-    certificate: Annotated[bytes, Bounds(1, MAX_FRAME - MAX_BLOCK - 64)] | None
-
-
-@dataclass(frozen=True, slots=True)
-class Found(Record):
-    """An encoded block, or None."""
-
-    block: RawBlock | None
-
-
-@dataclass(frozen=True, slots=True)
-class FoundOperations(Record):
-    """Encoded operations, in the order asked for; those unknown, or beyond the size of a frame, are left out."""
-
-    operations: tuple[Annotated[bytes, Bounds(1, MAX_CAPTURE)], ...]
-
-
 # Checking what a peer sends: pure.
 
 
 class Segment:
-    """Collects blocks on top of ``parent`` until a certificate makes the last of them final."""
+    """Collects blocks of one epoch on top of ``parent`` until a certificate makes the last of them final.
 
-    def __init__(self, genesis: Genesis, parent: Header) -> None:
+    A ``checkpoint`` ahead must be among them before any counts.
+    """
+
+    def __init__(self, genesis: Genesis, parent: Header, state: State, checkpoint: Checkpoint | None = None) -> None:
         self._genesis = genesis
+        self._draft = Draft(state)
+        self._epoch = get_next_epoch(genesis, state)
+        self._checkpoint = checkpoint
         self._size = 0
         self.parent = parent
         self.blocks: list[Block] = []
 
-    def add(self, raw: bytes) -> Certificate | None:
-        """Take a ``Part``. Returns the certificate once there is one; then :func:`verify_segment` has the word.
+    @property
+    def head(self) -> Header:
+        """The last header so far."""
+        return self.blocks[-1].header if self.blocks else self.parent
+
+    @property
+    def is_before_checkpoint(self) -> bool:
+        """Whether the checkpoint is still to come."""
+        return self._checkpoint is not None and self.head.height < self._checkpoint.height
+
+    def add(self, part: Part) -> Certificate | None:
+        """Take the next block. Returns the certificate once there is one; then :func:`verify_segment` has the word.
 
         Each block must follow the one before and carry its leader's signature, which bounds what a liar can make this
         node keep.
@@ -157,17 +105,21 @@ class Segment:
         Raises:
             LedgerError: not a part that can come next.
         """
-        part = Part.decode(raw)
         block = Block.decode(part.block)
-        head = self.blocks[-1].header if self.blocks else self.parent
-        check_header(self._genesis, head, block.header)
+        if block.body.removed:  # the rest of the epoch has the committee that is left
+            strike_off(self._draft, block.body.removed)
+            self._epoch = get_next_epoch(self._genesis, self._draft)
+        check_header(self._genesis, self._epoch, self.head, block.header)
+        if self._checkpoint is not None and self._checkpoint.is_contradicted_by(block.header):
+            raise InvalidBlock("id", f"contradicts the checkpoint {self._checkpoint}")
         if not crypto.verify_all([block.claim()]):
             raise InvalidBlock("signature", "is not the proposer's")
-        self._size += len(raw)
+        self._size += len(part.block) + len(part.certificate or b"")
         if self._size > MAX_SEGMENT:
             raise InvalidBlock("certificate", f"none within {MAX_SEGMENT} bytes")
         self.blocks.append(block)
-        return None if part.certificate is None else Certificate.decode(part.certificate)
+        certificate = None if part.certificate is None else Certificate.decode(part.certificate)
+        return None if self.is_before_checkpoint else certificate
 
 
 def verify_segment(
@@ -178,79 +130,17 @@ def verify_segment(
     Raises:
         InvalidBlock: any rule is broken; then nothing of the segment counts.
     """
-    verify_finality(genesis, blocks[-1].header, certificate)  # first: cheap, and worthless blocks rarely have one
+    draft = Draft(state)
+    for block in blocks:
+        strike_off(draft, block.body.removed)
+    # First: it is cheap, and worthless blocks rarely have one.
+    verify_finality(genesis, get_next_epoch(genesis, draft).validators, blocks[-1].header, certificate)
     executed: list[Executed] = []
     for block in blocks:
         transition = state_transition(genesis, parent, state, block)
         executed.append(Executed(block, transition))
         parent, state = block.header, transition.state
     return executed
-
-
-# Serving others.
-
-
-class SyncServer:
-    """Answers requests from the final chain and from what the finders know beside it."""
-
-    def __init__(
-        self,
-        store: BlockStore,
-        find_block: Callable[[bytes], Block | None],
-        find_operation: Callable[[bytes], SignedOperation | None],
-    ) -> None:
-        self._store = store
-        self._find_block = find_block
-        self._find_operation = find_operation
-
-    async def handle(self, exchange: Exchange) -> None:
-        """Serve one exchange of the protocol. Malformed requests are refused by aborting it."""
-        raw = await exchange.receive()
-        if raw is None:
-            return
-        try:
-            question = Request.decode(raw).question
-        except CodecError as error:
-            await exchange.abort(f"malformed request: {error}")
-            return
-        match question:
-            case GetTip():
-                await exchange.send(Tip(self._store.height, self._store.header.id).encode())
-            case GetBlocks():
-                await self._send_blocks(exchange, question)
-            case GetBlock():
-                await exchange.send(Found(self._get_block(question.block_id)).encode())
-            case GetOperations():
-                await exchange.send(self._get_operations(question.ids).encode())
-
-    async def _send_blocks(self, exchange: Exchange, question: GetBlocks) -> None:
-        height, sent, is_certified = max(1, question.from_height), 0, True
-        while sent < min(question.max_bytes, BATCH) or not is_certified:
-            block, certificate = self._store.raw_block(height), self._store.raw_certificate(height)
-            if block is None:
-                return  # the last final block has a certificate, so the answer ended with one
-            with trio.move_on_after(TIMEOUT) as scope:  # a reader that stalls holds no server
-                await exchange.send(Part(block, certificate).encode())
-            if scope.cancelled_caught:
-                raise NetworkError("the reader stalls")
-            height, sent, is_certified = height + 1, sent + len(block), certificate is not None
-
-    def _get_block(self, block_id: bytes) -> bytes | None:
-        block = self._find_block(block_id)
-        if block is not None:
-            return block.encoded
-        height = self._store.height_of_block(block_id)
-        return None if height is None else self._store.raw_block(height)
-
-    def _get_operations(self, ids: Iterable[bytes]) -> FoundOperations:
-        found: list[bytes] = []
-        room = MAX_BLOCK
-        for operation_id in ids:
-            operation = self._find_operation(operation_id)
-            if operation is not None and len(operation.encoded) <= room:
-                found.append(operation.encoded)
-                room -= len(operation.encoded)
-        return FoundOperations(tuple(found))
 
 
 # Asking others.
@@ -262,7 +152,11 @@ Deliver = Callable[[list[Executed], Certificate], Awaitable[None]]
 class SyncClient:
     """Keeps this node up to date: pulls final blocks from random peers whenever one may be ahead.
 
-    ``get_final`` returns the last final header and state, ``deliver`` takes verified segments on top of it.
+    ``get_final`` returns the last final header and state, ``deliver`` takes verified segments on top of it, ``adopt``
+    a verified snapshot in place of all of it.
+
+    Raises:
+        StoreError: the chain in ``store`` contradicts the checkpoint.
     """
 
     def __init__(
@@ -270,32 +164,46 @@ class SyncClient:
         genesis: Genesis,
         streams: Streams,
         runtime: Runtime,
+        store: BlockStore,
         get_final: Callable[[], tuple[Header, State]],
         deliver: Deliver,
+        adopt: Adopt,
         poll_interval: float,
+        checkpoint: Checkpoint | None = None,
     ) -> None:
+        if checkpoint is not None:
+            store.check_checkpoint(checkpoint)
         self._genesis = genesis
         self._streams = streams
         self._runtime = runtime
+        self._store = store
         self._get_final = get_final
         self._deliver = deliver
         self._poll_interval = poll_interval
-        self._avoided: dict[bytes, float] = {}
+        self._checkpoint = checkpoint
+        self._peers = SyncPeers(streams, runtime)
+        self._snapshots = SnapshotSync(genesis, self._peers, runtime, store, checkpoint, adopt)
         self._hinted = trio.Event()
+        self._complaints: set[str] = set()
         self.target = 0
-        """Highest final height that a peer has claimed."""
+        """Height claimed by the peer that blocks are coming from; what it sent so far is true."""
 
     @property
     def is_behind(self) -> bool:
-        """Whether a peer claimed a higher final block than this node's, and did not yet prove to lie."""
-        return self.target > self._get_final()[0].height
+        """Whether this node is catching up with a peer that has proved to be ahead."""
+        return self._snapshots.is_fetching or self.target > self._get_final()[0].height
 
     def hint(self) -> None:
         """Something suggests that this node is behind. Cheap, may be called at any rate."""
         self._hinted.set()
 
     async def run(self) -> None:
-        """Look around at every hint, at every new peer, and now and then, until cancelled."""
+        """Look around at every hint, at every new peer, and now and then, until cancelled.
+
+        Raises:
+            CheckpointError: the chain goes on so far beyond the checkpoint that it cannot be told from a forgery.
+            StoreError: the disk failed.
+        """
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch_peers, self._streams.network.peer_changes())
             while True:
@@ -308,8 +216,8 @@ class SyncClient:
         """The block of that id from one of ``peers``, or of any others; None if nobody has it."""
         connected = self._streams.network.peers()
         named = [peer for peer in peers if peer in connected]
-        for peer in [*named, *self._shuffle(connected.difference(named))][:ASKED_PEERS]:
-            raw = await self._ask(peer, GetBlock(block_id))
+        for peer in [*named, *self._peers.shuffle(connected.difference(named))][:ASKED_PEERS]:
+            raw = await self._peers.ask(peer, GetBlock(block_id))
             if raw is None:
                 continue
             try:
@@ -320,7 +228,7 @@ class SyncClient:
                 if block is not None and block.body.compute_root() != block.header.body_root:
                     raise InvalidBlock("body_root", "does not commit to the body")
             except LedgerError as error:
-                self._avoid(peer, AVOID_LIAR, str(error))
+                self._peers.avoid(peer, AVOID_LIAR, str(error))
                 continue
             if block is not None:
                 return block
@@ -328,13 +236,13 @@ class SyncClient:
 
     async def fetch_operations(self, peer: bytes, ids: Sequence[bytes]) -> dict[bytes, SignedOperation]:
         """Pending operations of ``peer`` by id: those of ``ids`` that it has and that are well formed, unverified."""
-        raw = await self._ask(peer, GetOperations(tuple(ids)))
+        raw = await self._peers.ask(peer, GetOperations(tuple(ids)))
         if raw is None:
             return {}
         try:
             found = [SignedOperation.decode(item) for item in FoundOperations.decode(raw).operations]
         except CodecError as error:
-            self._avoid(peer, AVOID_LIAR, str(error))
+            self._peers.avoid(peer, AVOID_LIAR, str(error))
             return {}
         return {operation.id: operation for operation in found}
 
@@ -354,71 +262,103 @@ class SyncClient:
                 self.hint()
 
     async def _look_around(self) -> bool:
-        """Ask a few random peers for their tips and pull from the first that is ahead. Returns whether that helped."""
-        connected = self._streams.network.peers()
-        now = trio.current_time()
-        self._avoided = {peer: until for peer, until in self._avoided.items() if until > now}
-        for peer in self._shuffle(connected.difference(self._avoided))[:ASKED_PEERS]:
-            raw = await self._ask(peer, GetTip())
+        """Ask a few random peers for their tips and catch up with the first that is ahead. Returns whether one was."""
+        for peer in self._peers.get_candidates()[:ASKED_PEERS]:
+            raw = await self._peers.ask(peer, GetTip())
             if raw is None:
                 continue
             try:
                 tip = Tip.decode(raw)
             except CodecError as error:
-                self._avoid(peer, AVOID_LIAR, str(error))
+                self._peers.avoid(peer, AVOID_LIAR, str(error))
                 continue
             height = self._get_final()[0].height
             if tip.height > height:
-                self.target = tip.height
-                await self._pull(peer)
+                await self._catch_up(peer, tip)
                 if self._get_final()[0].height > height:
                     return True
         return False
 
-    async def _pull(self, peer: bytes) -> None:
+    async def _catch_up(self, peer: bytes, tip: Tip) -> None:
+        """Follow a peer that says that it is ahead, in the way that suits what this node has and wants."""
+        header, checkpoint, parameters = self._get_final()[0], self._checkpoint, self._genesis.parameters
+        epoch, ahead = get_epoch(parameters, header.height + 1), get_epoch(parameters, tip.height)
+        if checkpoint is not None and checkpoint.height > header.height:
+            if tip.height < checkpoint.height:  # nothing of what it has can be trusted yet
+                self._complain("behind", f"waiting for a peer that is beyond the checkpoint {checkpoint}")
+                return
+            if get_epoch(parameters, checkpoint.height) > epoch:
+                await self._take_snapshot(peer, tip)
+                return
+        if self._store.keep_epochs and ahead - epoch > self._store.keep_epochs:
+            await self._take_snapshot(peer, tip)
+        elif tip.base > header.height:
+            self._complain(
+                "pruned",
+                f"peers do not keep the blocks after {header.height} any more: connect to one that keeps them all, or "
+                "let this node begin with a state (set 'checkpoint' or 'keep_epochs' in config.yaml)",
+            )
+            self._peers.avoid(peer, AVOID_SILENT, "the blocks needed are pruned")
+        else:
+            if ahead - header.epoch > parameters.unbonding_epochs:
+                if checkpoint is not None and await self._snapshots.follow(peer, tip) is None:
+                    return  # a liar; if it is not, that has raised CheckpointError
+                self._complain("old", describe_old_checkpoint(self._genesis, header, ahead - header.epoch))
+            await self._pull(peer, tip)
+
+    async def _take_snapshot(self, peer: bytes, tip: Tip) -> None:
+        if not await self._snapshots.run(peer, tip):
+            self._complain("wait", "waiting for a peer that can give the state at the end of a recent epoch")
+
+    async def _pull(self, peer: bytes, tip: Tip) -> None:
         """Take segments from ``peer`` until its answer ends or something is wrong with it."""
         header, state = self._get_final()
-        segment = Segment(self._genesis, header)
-        patience = BATCH_TIMEOUT
+        segment = Segment(self._genesis, header, state, self._checkpoint)
         try:
-            async with self._streams.open(peer, PROTOCOL) as exchange:
-                await exchange.send(Request(GetBlocks(header.height + 1, BATCH)).encode(), end=True)
-                while True:
-                    asked_at = trio.current_time()
-                    with trio.fail_after(min(TIMEOUT, max(0.0, patience))):
-                        raw = await exchange.receive()
-                    patience -= trio.current_time() - asked_at
-                    if raw is None:
-                        break
-                    certificate = segment.add(raw)
-                    if certificate is None:
-                        continue
-                    executed = await self._runtime.run_sync(
-                        verify_segment, self._genesis, header, state, segment.blocks, certificate
+            while True:
+                size, is_full = 0, False
+                patience = BATCH_TIMEOUT
+                async with self._streams.open(peer, PROTOCOL) as exchange:
+                    await exchange.send(Request(GetBlocks(segment.head.height + 1, BATCH)).encode(), end=True)
+                    while True:
+                        asked_at = trio.current_time()
+                        with trio.fail_after(min(TIMEOUT, max(0.0, patience))):
+                            raw = await exchange.receive()
+                        patience -= trio.current_time() - asked_at
+                        if raw is None:
+                            break
+                        part = Answer.decode(raw).content
+                        if isinstance(part, Pruned):
+                            raise NetworkError(f"the peer has blocks only from {part.first} on")
+                        size += len(part.block)
+                        is_full = size >= BATCH
+                        certificate = segment.add(part)
+                        if certificate is None:
+                            continue
+                        executed = await self._runtime.run_sync(
+                            verify_segment, self._genesis, header, state, segment.blocks, certificate
+                        )
+                        await self._deliver(executed, certificate)
+                        header, state = executed[-1].block.header, executed[-1].transition.state
+                        segment = Segment(self._genesis, header, state, self._checkpoint)
+                        self.target = tip.height
+                if not is_full and segment.head.height < tip.height:
+                    raise InvalidBlock(
+                        "height", f"{tip.height} is claimed, but nothing after {segment.head.height} sent"
                     )
-                    await self._deliver(executed, certificate)
-                    header, state = executed[-1].block.header, executed[-1].transition.state
-                    segment = Segment(self._genesis, header)
-                if segment.blocks:
+                if not segment.blocks:
+                    return
+                if not segment.is_before_checkpoint:
                     raise InvalidBlock("certificate", "the answer ended without one")
+        except StoreError:
+            raise
         except LedgerError as error:
-            self._avoid(peer, AVOID_LIAR, str(error))
+            self._peers.avoid(peer, AVOID_LIAR, str(error))
         except (NetworkError, trio.TooSlowError) as error:
-            self._avoid(peer, AVOID_SILENT, str(error) or "too slow")
+            self._peers.avoid(peer, AVOID_SILENT, str(error) or "too slow")
 
-    async def _ask(self, peer: bytes, question: GetTip | GetBlock | GetOperations) -> bytes | None:
-        try:
-            return await self._streams.request(peer, PROTOCOL, Request(question).encode(), TIMEOUT)
-        except NetworkError as error:
-            self._avoid(peer, AVOID_SILENT, str(error))
-            return None
-
-    def _avoid(self, peer: bytes, seconds: float, reason: str) -> None:
-        self._avoided[peer] = trio.current_time() + seconds
-        logger.debug("sync: peer avoided", peer=crypto.format_address(peer), seconds=seconds, reason=reason)
-
-    def _shuffle(self, peers: Iterable[bytes]) -> list[bytes]:
-        """``peers`` in random order, the same for the same seed."""
-        ordered = sorted(peers)
-        self._runtime.random.shuffle(ordered)
-        return ordered
+    def _complain(self, kind: str, text: str) -> None:
+        """Tell the owner, once of each kind."""
+        if kind not in self._complaints:
+            self._complaints.add(kind)
+            logger.warning(text)

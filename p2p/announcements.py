@@ -8,6 +8,7 @@ than the reader's clock, so whoever remembers a departure for :data:`ACCEPTANCE`
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Annotated
@@ -22,7 +23,7 @@ MAX_ANNOUNCEMENT = 8 * 1024
 MAX_ADDRESSES = 8
 MAX_RELAYS = 4
 MAX_MODELS = 16
-MAX_LIFETIME = 300_000
+MAX_LIFETIME = 7_200_000
 """Longest time that an announcement may claim to be good for, in ms."""
 MAX_AHEAD = 300_000
 """How far a peer's clock may be ahead of ours, in ms."""
@@ -30,6 +31,9 @@ MAX_BEHIND = MAX_LIFETIME + MAX_AHEAD
 """How old an announcement may be by our clock, in ms."""
 ACCEPTANCE = (MAX_AHEAD + MAX_BEHIND) / 1000
 """Seconds during which one announcement is accepted by someone's clock."""
+
+ITEM_ID = 8
+"""Bytes of the short name of something that spreads: an announcement or an accusation."""
 
 Address = Annotated[str, Bounds(1, 256)]
 """A multiaddress."""
@@ -71,6 +75,11 @@ class Announcement(Record):
     def is_timely(self, now: int) -> bool:
         """Whether its times make sense at wall time ``now`` (ms)."""
         return self.incarnation <= self.sequence and now - MAX_BEHIND <= self.sequence <= now + MAX_AHEAD
+
+
+def get_item_id(encoded: bytes) -> bytes:
+    """The 8 bytes by which nodes tell one another what they hold. No proof of anything: what is fetched is signed."""
+    return hashlib.blake2b(encoded, digest_size=ITEM_ID).digest()
 
 
 def sign_announcement(key: crypto.KeyPair, chain_id: bytes, announcement: Announcement) -> Announcement:

@@ -1,16 +1,23 @@
 """Whom to dial next: enough connections, no stampede, nobody given up for good. No I/O, no clock.
 
-A node keeps ``target`` connections, or all in a small network, and one to a bootstrap peer whatever else it has, so
-that no part of the network can drift away for good. Of two peers the one with the lesser key dials at once and the
-other waits a moment, which avoids double connections. A failed dial is repeated after a delay that doubles, with
-jitter. Now and then a peer that was lost is tried again: after a partition somebody has to begin.
+A node keeps ``target`` connections, or all in a small network. It also keeps one to a bootstrap peer in a small
+network and goes back to one now and then in a large one, so that no part of the network can drift away, or be led away,
+for good; a bootstrap peer would not stand the connections of all. Of two peers the one with the lesser key dials at
+once and the other waits a moment, which avoids double connections. A failed dial is repeated after a delay that
+doubles, with jitter. As long as too few are known, those remembered from an earlier run are dialled as well. Half of
+those it dials, where there are as many, are *proven*: made-up identities cannot crowd them out.
+
+Now and then it probes: a peer that was lost, since after a partition somebody has to begin, or one that it has no
+connection to, since a peer whose neighbours all died with it is watched by nobody else.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from itertools import islice, zip_longest
 from random import Random
+from typing import Protocol
 
 from p2p.announcements import Announcement
 from p2p.peers import PeerView
@@ -27,7 +34,13 @@ MAX_BOOTSTRAP_DELAY = 15.0
 STABLE = 10.0
 """Seconds that a connection has to last for its loss not to count as a failed dial."""
 PROBE_INTERVAL = 15.0
-"""Mean seconds between dials of lost peers."""
+"""Mean seconds between probes; every other one is of a lost peer, if there are any."""
+SMALL = 64
+"""Peers up to which a connection to a bootstrap peer is kept whatever else there is."""
+BOOTSTRAP_INTERVAL = 180.0
+"""Mean seconds between visits to a bootstrap peer in a larger network."""
+CIRCUIT = "/p2p-circuit"
+"""What turns a relay's address into that of a peer behind it."""
 
 
 @dataclass(slots=True)
@@ -38,6 +51,16 @@ class _Record:
     failures: int = 0
     not_before: float = 0.0
     connected_at: float | None = None
+
+
+class _Reachable(Protocol):
+    """What says where a peer is: an announcement, or a line of the store."""
+
+    @property
+    def addresses(self) -> tuple[str, ...]: ...
+
+    @property
+    def relays(self) -> tuple[str, ...]: ...
 
 
 class DialPlan:
@@ -52,6 +75,13 @@ class DialPlan:
         self._target = target
         self._records: dict[bytes, _Record] = {}
         self._next_probe: float | None = None
+        self._probes = 0
+        self._remembered: dict[bytes, tuple[str, ...]] = {}
+        self._next_visit = 0.0
+
+    def remember(self, peers: Mapping[bytes, tuple[str, ...]]) -> None:
+        """Give addresses of an earlier run, the best first."""
+        self._remembered = {peer: addresses for peer, addresses in peers.items() if peer != self._me}
 
     def connected(self, peer: bytes, now: float) -> None:
         """Note a new connection."""
@@ -82,43 +112,67 @@ class DialPlan:
         taken = {*connected, *dialling}
         chosen: dict[bytes, tuple[str, ...]] = {}
         missing = self._target - len(taken)
-        if missing > 0 or not any(peer in taken for peer in self._bootstrap):
+        if missing > 0 or self._misses_bootstrap(len(view), taken, now):
             for peer, addresses in self._bootstrap.items():
-                if peer not in taken and self._is_due(peer, now):
-                    chosen[peer] = _addresses(view.find(peer), addresses)
+                if peer not in taken and self.is_due(peer, now):
+                    chosen[peer] = get_addresses(view.find(peer), addresses)
         if missing > len(chosen):
             wanted = [known for known in view.present() if known.peer not in taken and known.peer not in chosen]
             self._random.shuffle(wanted)
-            for known in wanted:
+            for known in self._alternate(view, wanted):
                 patience = PATIENCE if reachable and known.peer < self._me else 0.0
-                if len(chosen) < missing and _addresses(known) and self._is_due(known.peer, now, patience):
-                    chosen[known.peer] = _addresses(known)
+                if len(chosen) < missing and get_addresses(known) and self.is_due(known.peer, now, patience):
+                    chosen[known.peer] = get_addresses(known)
+            old = (peer for peer in self._remembered if peer not in taken and peer not in chosen)
+            for peer in islice((peer for peer in old if self.is_due(peer, now)), max(0, missing - len(chosen))):
+                if view.state(peer) is None:
+                    chosen[peer] = self._remembered[peer]
             self._forget(taken, wanted)
-        chosen |= self._probe(view, taken, now)
+        chosen |= self._probe(view, {*taken, *chosen}, now)
         return list(chosen.items())
+
+    def _misses_bootstrap(self, peers: int, taken: Collection[bytes], now: float) -> bool:
+        if any(peer in taken for peer in self._bootstrap):
+            self._next_visit = now + BOOTSTRAP_INTERVAL * self._random.uniform(0.5, 1.5)
+            return False
+        return peers <= SMALL or now >= self._next_visit
+
+    def _alternate(self, view: PeerView, wanted: list[Announcement]) -> list[Announcement]:
+        """In turns one that is proven and one that is not."""
+        proven = [known for known in wanted if view.is_proven(known.peer)]
+        hearsay = [known for known in wanted if not view.is_proven(known.peer)]
+        pairs = (pair for pair in zip_longest(proven, hearsay))
+        return [known for pair in pairs for known in pair if known is not None]
 
     def _probe(self, view: PeerView, taken: Collection[bytes], now: float) -> dict[bytes, tuple[str, ...]]:
         if self._next_probe is not None and now < self._next_probe:
             return {}
         first, self._next_probe = self._next_probe is None, now + PROBE_INTERVAL * self._random.uniform(0.5, 1.5)
-        lost = [known for known in view.lost() if known.peer not in taken and _addresses(known)]
-        if first or not lost:
+        if first:
+            return {}
+        self._probes += 1
+        lost = [known for known in view.lost() if known.peer not in taken and get_addresses(known)]
+        if not lost or self._probes % 2:
+            unwatched = [known for known in view.present() if known.peer not in taken and get_addresses(known)]
+            lost = [known for known in unwatched if self.is_due(known.peer, now, PATIENCE)] or lost
+        if not lost:
             return {}
         known = self._random.choice(lost)
-        return {known.peer: _addresses(known)}
+        return {known.peer: get_addresses(known)}
 
-    def _is_due(self, peer: bytes, now: float, patience: float = 0.0) -> bool:
+    def is_due(self, peer: bytes, now: float, patience: float = 0.0) -> bool:
+        """Whether ``peer`` may be dialled: its back-off is over, and it had ``patience`` seconds to dial itself."""
         record = self._records.setdefault(peer, _Record(now))
         return now >= record.not_before and now >= record.first_wanted + patience
 
     def _forget(self, taken: Collection[bytes], wanted: Collection[Announcement]) -> None:
         """Drop what is remembered about peers that are gone."""
-        if len(self._records) > 2 * (len(taken) + len(wanted) + len(self._bootstrap)) + 16:
-            keep = {*taken, *self._bootstrap, *(known.peer for known in wanted)}
+        if len(self._records) > 2 * (len(taken) + len(wanted) + len(self._bootstrap) + len(self._remembered)) + 16:
+            keep = {*taken, *self._bootstrap, *self._remembered, *(known.peer for known in wanted)}
             self._records = {peer: record for peer, record in self._records.items() if peer in keep}
 
 
-def _addresses(known: Announcement | None, more: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """Where a peer can be dialled, direct addresses first, each once."""
-    announced = () if known is None else known.addresses + known.relays
+def get_addresses(known: _Reachable | None, more: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Where a peer can be dialled, each address once: ``more``, direct ones, and through the relays that it names."""
+    announced = () if known is None else known.addresses + tuple(relay + CIRCUIT for relay in known.relays)
     return tuple(dict.fromkeys(more + announced))

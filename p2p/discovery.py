@@ -1,89 +1,102 @@
-"""Discovery: finding the others, being found, and noticing who is gone.
+"""Discovery: finding the others, being found, and noticing who is gone, at a price that does not grow with the network.
 
-Each node gossips a signed announcement of itself on change and every few seconds, and reconciles its view with a random
-connected peer every few seconds more, so that joins, departures and changes spread even where gossip fails. It keeps
-enough connections (:mod:`p2p.dialling`), and pings a peer whose connection was lost by dialling it once more: if that
-fails, the peer has crashed. What the view makes of all this is in :mod:`p2p.peers`.
+A node makes a signed announcement of itself when something changes, and this spreads at once from neighbour to
+neighbour (:mod:`p2p.neighbours`). Nothing else does: announcements are renewed the more seldom the more peers there
+are, load is told to neighbours alone, and who is alive is watched by those connected to it. A peer whose connection was
+lost is dialled once more, and if that fails accused (:mod:`p2p.suspicion`). Views are reconciled with a random
+neighbour every few seconds (:mod:`p2p.reconciliation`), so that joins, departures and changes arrive even where the
+first word got lost, and now and then a random peer is dialled, so that nobody dies unwatched.
 
-The intervals grow with the network, from :data:`LARGE` peers on, so that the traffic of one node does not.
+Gossip of the network is not used: it would cost each node several copies of every announcement, checked or not, where a
+neighbour that is offered a name fetches what it lacks once, and passes on only what it has verified.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Annotated, Any
+from dataclasses import replace
+from typing import Any
 
 import trio
 
-from chain.codec import Bounds, PublicKey, Record
 from chain.crypto import KeyPair, format_address
-from chain.exceptions import CodecError
+from p2p.accusations import Accusation, decode_accusation, sign_accusation
 from p2p.announcements import (
     MAX_ADDRESSES,
-    MAX_ANNOUNCEMENT,
     MAX_LIFETIME,
+    MAX_RELAYS,
     Announcement,
     PeerLoad,
     decode_announcement,
+    get_item_id,
     sign_announcement,
 )
 from p2p.broadcast import Broadcast
-from p2p.dialling import PATIENCE, TARGET, DialPlan
+from p2p.dialling import TARGET, get_addresses
+from p2p.keeper import Dial, Keeper
+from p2p.neighbours import PROTOCOL, Neighbours
 from p2p.network import Network, NetworkError
-from p2p.peers import MAX_DIGEST, MAX_PEERS, Change, PeerView, Sighting
+from p2p.peers import Change, PeerState, PeerView
+from p2p.peerstore import PeerStore, StoredPeer
+from p2p.reconciliation import Reconciliation, Sighting, Views
 from p2p.runtime import Runtime
-from p2p.streams import Exchange, Streams
+from p2p.streams import Streams
+from p2p.suspicion import PROBE_DELAY, PROBERS, SETTLED, Suspicion
 
 logger = logging.getLogger(__name__)
 
-PROTOCOL = "/wwwserve/views/1"
 ANNOUNCE_INTERVAL = 10.0
-"""Seconds between announcements when nothing changes."""
-ANNOUNCE_SPACING = 1.0
-"""Least seconds between announcements when something does."""
+"""Seconds between announcements when nothing changes, in a network of a few nodes."""
+INTERVAL_PER_PEER = 5.0
+"""Seconds per peer between announcements in a larger one: whatever its size, one peer in 5 s renews its word."""
 MISSES = 3.5
 """Announcements that may go missing before a peer expires."""
+MAX_INTERVAL = MAX_LIFETIME / 1000 / MISSES
+ANNOUNCE_SPACING = 1.0
+"""Least seconds between announcements when something changes."""
+RENEW_SPACING = 5.0
+"""Least age in seconds of an announcement that is made anew because a peer asks for it."""
 RECONCILE_INTERVAL = 4.0
-"""Seconds between reconciliations with a random peer."""
-RECONCILE_TIMEOUT = 10.0
+"""Mean seconds between reconciliations with a random neighbour."""
 DIAL_TIMEOUT = 10.0
+CHECK_TIMEOUT = 4.0
+"""Seconds for the dial that decides whether a peer which was lost is accused. Too short for a slow link is no harm: the
+accused refutes it."""
 KEEP_INTERVAL = 1.0
-"""Seconds between looks at connections and expiries."""
+"""Seconds between looks at connections, suspects and expiries."""
+CHECK_PATIENCE = 0.5
+"""Seconds that the peer with the greater key leaves to the other, when their connection was lost."""
+RETURN_PATIENCE = 8.0
+"""Seconds that a peer which cannot be dialled has to come back by itself."""
+ACCUSE_DELAY = 0.5
+"""Most seconds for which a failed probe is kept to oneself, since a few words are enough."""
+MAX_CHECKS = 16
+"""Peers that are dialled at the same time to see whether they live."""
 LEAVE_TIMEOUT = 2.0
 """Seconds that saying goodbye may take."""
-LARGE = 100
-"""Peers up to which the intervals are as above."""
-MAX_PACE = MAX_LIFETIME / 1000 / (MISSES * ANNOUNCE_INTERVAL)
-"""How much the intervals grow at most: no announcement may be good for longer than MAX_LIFETIME."""
-MAX_SIGHTINGS = 512 * 1024
-"""Bytes of announcements in one frame."""
+MAX_TOLD = 16
+"""Neighbours that are told of a goodbye directly."""
+PROBE_HOLD = 5.0
+"""Seconds that a connection made as a probe is held when it is not needed."""
+SAVE_INTERVAL = 60.0
+"""Seconds between writes of the peers to disk."""
 LOAD_STEP = 100
-"""Change of utilization, in permille, that is worth an announcement of its own."""
+"""Change of utilization, in permille, that neighbours are told at once."""
+LOAD_INTERVAL = 5.0
+"""Seconds after which they are told of any change."""
 EVENTS = 1024
 """Changes that a subscriber may fall behind."""
-
-
-@dataclass(frozen=True, slots=True)
-class Views(Record):
-    """One frame of a reconciliation.
-
-    The opener sends its ``digest``, the other answers with the announcements that the opener lacks (``known``) and the
-    peers of whom it would hear more (``wanted``), the opener sends those. Without a digest nothing is answered.
-    """
-
-    digest: Annotated[bytes, Bounds(0, MAX_DIGEST)] = b""
-    known: Annotated[tuple[Sighting, ...], Bounds(0, 2 * MAX_PEERS)] = ()
-    wanted: Annotated[tuple[PublicKey, ...], Bounds(0, 2 * MAX_PEERS)] = ()
 
 
 class Discovery:
     """The discovery service of one node.
 
     ``bootstrap`` are (public key, multiaddress) pairs for the first contact. ``addresses`` replaces the network's own
-    listen addresses in announcements (empty: this node cannot be dialled).
+    listen addresses in announcements (empty: this node cannot be dialled). ``weight(peer)`` says what a peer is worth
+    (its stake): those above 0 are never pushed out of the view. ``store`` remembers the peers of one run for the next.
     """
 
     def __init__(
@@ -98,32 +111,45 @@ class Discovery:
         models: Sequence[str] = (),
         addresses: Sequence[str] | None = None,
         target: int = TARGET,
+        weight: Callable[[bytes], float] | None = None,
+        store: PeerStore | None = None,
     ) -> None:
-        self.view = PeerView(network.me)
-        self.topic = f"/wwwserve/{chain_id[:4].hex()}/peers"
+        salt = runtime.random.randbytes(16)
+        self.view = PeerView(network.me, weight=weight, salt=salt)
+        self.suspicion = Suspicion(self.view)
+        self._reconciliation = Reconciliation(self.view, self.suspicion)
         self._network = network
         self._streams = streams
         self._runtime = runtime
         self._key = key
         self._chain_id = chain_id
+        self._neighbours = Neighbours(network, streams, runtime.random, self._take, self._greet)
         known: dict[bytes, tuple[str, ...]] = {}
         for peer, address in bootstrap:
             known[peer] = (*known.get(peer, ()), address)
-        self._plan = DialPlan(network.me, known, runtime.random, target)
+        self._bootstrap = known
+        self._keeper = Keeper(network.me, known, runtime.random, target)
+        self._target = target
+        self._store = store
         self._dialling: dict[bytes, None] = {}
+        self._checking: dict[bytes, None] = {}
+        self._parting: dict[bytes, None] = {}
         self._events: Broadcast[Change] = Broadcast(EVENTS)
         self._nursery: trio.Nursery | None = None
         # What the node says about itself, and what it last said.
         self._models = tuple(models)
         self._load = PeerLoad()
-        self._relays: tuple[str, ...] = ()
+        self._told_load = (PeerLoad(), 0.0)
+        self._relays: tuple[str, ...] | None = None
         self._addresses = None if addresses is None else tuple(addresses)
         self._incarnation = 0
+        self._started_at = 0.0
         self._announced: Announcement | None = None
+        self._announced_at = 0.0
         self._changed = trio.Event()
 
     def find(self, peer: bytes) -> Announcement | None:
-        """The last announcement of ``peer``, if it is present."""
+        """The last announcement of ``peer``, if it is present, with the latest load that it told this node."""
         return self.view.find(peer)
 
     def events(self) -> trio.MemoryReceiveChannel[Change]:
@@ -133,58 +159,59 @@ class Discovery:
     def update(
         self, *, models: Sequence[str] | None = None, load: PeerLoad | None = None, relays: Sequence[str] | None = None
     ) -> None:
-        """Change what this node announces; it is published soon if it matters, else with the next announcement."""
+        """Change what this node says of itself: models and relays to everybody, load to its neighbours, both soon."""
         if models is not None:
             self._models = tuple(models)
+        if relays is not None:
+            self._relays = tuple(relays[:MAX_RELAYS])
         if load is not None:
             self._load = load
-        if relays is not None:
-            self._relays = tuple(relays)
-        said = self._announced
-        if said is not None and (
-            (self._models, self._relays) != (said.models, said.relays)
-            or abs(self._load.utilization - said.load.utilization) >= LOAD_STEP
-            or (self._load.waiting > 0) != (said.load.waiting > 0)
-        ):
-            self._changed.set()
+        self._note_changes()
 
     async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         """Take part until :meth:`leave` is called, or until cancelled, which looks like a crash to the others."""
         self._incarnation = self._runtime.now()
-        messages, changes = self._network.subscribe(self.topic), self._network.peer_changes()
-        self._streams.handle(PROTOCOL, self._answer, max_exchanges_per_peer=4)
-        with messages, changes:
+        self._started_at = trio.current_time()
+        if self._store is not None:
+            stored = await self._runtime.run_sync(self._store.load)
+            self._keeper.remember({one.peer: get_addresses(one) for one in stored})
+        with self._network.peer_changes() as changes:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 self._announce()
                 for peer in sorted(self._network.peers()):
-                    self._plan.connected(peer, trio.current_time())
+                    self._keeper.connected(peer, trio.current_time())
+                nursery.start_soon(self._neighbours.run)
                 nursery.start_soon(self._keep_announcing)
                 nursery.start_soon(self._keep_reconciling)
                 nursery.start_soon(self._keep_connected)
-                nursery.start_soon(self._watch_gossip, messages)
                 nursery.start_soon(self._watch_connections, changes)
+                nursery.start_soon(self._keep_stored)
                 task_status.started()
         self._nursery = None
 
     async def leave(self) -> None:
-        """Say goodbye to everyone and end :meth:`run`. Takes at most LEAVE_TIMEOUT seconds."""
+        """Say goodbye and end :meth:`run`. Takes at most LEAVE_TIMEOUT seconds."""
         goodbye = self._announce(leaving=True)
         if self._nursery is not None:
             self._nursery.cancel_scope.cancel()
+        told = sorted(self._network.peers())
+        if len(told) > MAX_TOLD:
+            told = self._runtime.random.sample(told, MAX_TOLD)
+        frame = Views(known=(Sighting(goodbye.encode(), 0),))
         with trio.move_on_after(LEAVE_TIMEOUT):
             async with trio.open_nursery() as nursery:
-                # Gossip needs time that a leaving node may not have, so the neighbours are told directly as well.
-                for peer in sorted(self._network.peers()):
-                    nursery.start_soon(self._tell, peer, goodbye)
-                await self._publish(goodbye)
+                nursery.start_soon(self._save)
+                for peer in told:
+                    nursery.start_soon(self._neighbours.tell, peer, frame)
 
     # Announcing
 
     def _announce(self, leaving: bool = False) -> Announcement:
-        """Make an announcement and enter it in our own view, from which it is reconciled."""
-        addresses = self._network.listen_addresses if self._addresses is None else self._addresses
-        last = self._announced.sequence if self._announced is not None else 0
+        """Make an announcement, enter it in our own view and let it spread."""
+        first, last = self._announced is None, self._announced.sequence if self._announced is not None else 0
+        # A newcomer does not know yet how large the network is, so its first word has to be good for long.
+        lifetime = MAX_LIFETIME if first else round(MISSES * self._interval() * 1000)
         self._announced = sign_announcement(
             self._key,
             self._chain_id,
@@ -193,32 +220,65 @@ class Discovery:
                 incarnation=self._incarnation,
                 sequence=max(self._runtime.now(), last + 1, self._incarnation),
                 leaving=leaving,
-                addresses=tuple(addresses[:MAX_ADDRESSES]),
-                relays=self._relays,
+                addresses=self._get_addresses(),
+                relays=self._get_relays(),
                 models=self._models,
                 load=self._load,
-                expires_after=round(MISSES * ANNOUNCE_INTERVAL * self._pace() * 1000),
+                expires_after=lifetime,
                 signature=bytes(64),
             ),
         )
-        self.view.apply(self._announced, trio.current_time())
+        self._announced_at = trio.current_time()
+        self._told_load = (self._load, self._announced_at)
+        self.view.apply(self._announced, self._announced_at)
+        self._neighbours.spread(self.view.entries[self._network.me].id)
         return self._announced
 
-    async def _publish(self, announcement: Announcement) -> None:
-        with suppress(NetworkError):  # gossip is a hint; reconciliation carries it too
-            await self._network.publish(self.topic, announcement.encode())
+    def _get_addresses(self) -> tuple[str, ...]:
+        if self._addresses is not None:
+            return self._addresses[:MAX_ADDRESSES]
+        return () if self._network.can_be_dialled() is False else self._network.listen_addresses[:MAX_ADDRESSES]
+
+    def _interval(self) -> float:
+        """Seconds after which an announcement is made anew."""
+        return min(max(ANNOUNCE_INTERVAL, INTERVAL_PER_PEER * len(self.view)), MAX_INTERVAL)
 
     async def _keep_announcing(self) -> None:
-        assert self._announced is not None
-        announcement = self._announced
+        jitter = self._runtime.random.uniform(0.1, 1.0)  # nodes that started together drift apart
         while True:
-            await self._publish(announcement)
-            published = trio.current_time()
-            with trio.move_on_after(ANNOUNCE_INTERVAL * self._pace() * self._runtime.random.uniform(0.9, 1.1)):
+            assert self._announced is not None
+            due = self._announced_at + min(self._interval(), self._announced.expires_after / 1000 / MISSES) * jitter
+            # The interval changes as the network does, so it is looked at again before it is over.
+            with trio.move_on_at(min(due, trio.current_time() + ANNOUNCE_INTERVAL)):
                 await self._changed.wait()
-                await trio.sleep_until(published + ANNOUNCE_SPACING * self._pace())
-            self._changed = trio.Event()
-            announcement = self._announce()
+                await trio.sleep_until(self._announced_at + ANNOUNCE_SPACING)
+                due = -math.inf
+            if trio.current_time() >= due:
+                jitter = self._runtime.random.uniform(0.8, 1.0)
+                self._changed = trio.Event()
+                self._announce()
+
+    def _note_changes(self) -> None:
+        """See what of this node's own state others have to hear of."""
+        said = self._announced
+        if said is None or self._nursery is None:
+            return
+        if (self._models, self._get_relays(), self._get_addresses()) != (said.models, said.relays, said.addresses):
+            self._changed.set()
+        told, told_at = self._told_load
+        now = trio.current_time()
+        step = abs(self._load.utilization - told.utilization) >= LOAD_STEP or (self._load.waiting > 0) != (
+            told.waiting > 0
+        )
+        if self._load != told and now - told_at >= (ANNOUNCE_SPACING if step else LOAD_INTERVAL):
+            self._told_load = (self._load, now)
+            for peer in self._neighbours.peers():
+                self._neighbours.say(peer, Views(load=self._load))
+
+    def _renew(self, least_age: float) -> None:
+        """Make a new announcement, if the last is not too young."""
+        if trio.current_time() - self._announced_at >= least_age:
+            self._changed.set()
 
     def _defend(self, theirs: Announcement) -> None:
         """Outdo an announcement in our name that is not our latest: an earlier life's, when our clock went back."""
@@ -228,137 +288,250 @@ class Discovery:
             self._incarnation = theirs.incarnation + 1
             self._changed.set()
 
-    def _pace(self) -> float:
-        """What all intervals are multiplied by."""
-        return min(max(1.0, len(self.view) / LARGE), MAX_PACE)
-
     # Learning
 
-    async def _watch_gossip(self, messages: trio.MemoryReceiveChannel[Any]) -> None:
-        async for message in messages:
-            try:
-                if len(message.payload) <= MAX_ANNOUNCEMENT:
-                    self._learn(decode_announcement(message.payload, self._chain_id), 0.0)
-            except CodecError as error:
-                logger.info("bad announcement gossiped by %s: %s", format_address(message.sender), error)
+    def _greet(self, peer: bytes) -> Views:
+        """The first frame to a neighbour."""
+        return Views(root=self._reconciliation.root, load=self._load, lasting=True, renew=self._is_lost(peer))
 
-    def _learn(self, announcement: Announcement, age: float) -> None:
-        if announcement.peer == self._network.me:
+    def _is_lost(self, peer: bytes) -> bool:
+        return self.view.state(peer) in (PeerState.CRASHED, PeerState.EXPIRED)
+
+    def _take(self, peer: bytes, frame: Views) -> Views | None:
+        """Take in a neighbour's frame and return what to answer.
+
+        Raises:
+            CodecError: something in it is not what its author signed, so whoever passed it on is at fault.
+        """
+        now = trio.current_time()
+        corrections = [
+            self._learn(decode_announcement(one.announcement, self._chain_id), one.age / 1000, peer)
+            for one in frame.known
+        ]
+        for raw in frame.accused:
+            self._hear(decode_accusation(raw, self._chain_id), peer)
+        if frame.load is not None:
+            self.view.set_load(peer, frame.load)
+        if frame.parting:
+            self._parting[peer] = None
+        if frame.renew:
+            self._renew(RENEW_SPACING)
+        answer = self._reconciliation.answer(peer, frame, now)
+        if any(corrections) or frame.lasting:
+            base = answer or Views()
+            have = b"".join((base.have, *corrections))
+            greeting = self._greet(peer) if frame.lasting else Views()
+            answer = replace(base, have=have, load=greeting.load, renew=greeting.renew)
+        return answer
+
+    def _learn(self, announcement: Announcement, age: float, source: bytes) -> bytes:
+        """Take in an announcement. Returns the short name of a newer one, where its sender is behind."""
+        subject = announcement.peer
+        if subject == self._network.me:
             self._defend(announcement)
-        elif announcement.is_timely(self._runtime.now()):
-            self._emit(self.view.apply(announcement, trio.current_time(), age))
-        else:
+            return b""
+        if not announcement.is_timely(self._runtime.now()):
             behind = (self._runtime.now() - announcement.sequence) / 1000
-            name = format_address(announcement.peer)
+            name = format_address(subject)
             logger.info("announcement of %s refused: it is %.0f s behind this node's clock", name, behind)
-
-    def _emit(self, change: Change | None) -> None:
+            return b""
+        now = trio.current_time()
+        before = self.view.entries.get(subject)
+        held, life = (None, 0) if before is None else (before.id, before.announcement.incarnation)
+        was_dead = before is not None and before.state is PeerState.CRASHED
+        change = self.view.apply(announcement, now, age)
+        entry = self.view.entries.get(subject)
+        if entry is None:
+            return b""
+        if entry.id == held:
+            return self._reconciliation.correct(announcement)
+        if subject in self._network.peers():
+            self.view.confirm(subject)
+        if entry.state is not PeerState.CRASHED:
+            self.suspicion.clear(subject, now, refuted=announcement.incarnation == life and not announcement.leaving)
+            self._neighbours.spread(entry.id, source)
         if change is not None:
-            if logger.isEnabledFor(logging.DEBUG):  # base58 is slow
-                logger.debug("%s %s", format_address(change.peer), change.kind.value)
-            self._events.publish(change)
+            self._emit(change)
+            if was_dead and self._is_drawn():
+                self._start_check(subject, PROBE_DELAY)  # its last word may have been on the way when it died
+        return b""
 
-    # Reconciling
+    def _hear(self, accusation: Accusation, source: bytes) -> None:
+        """Take in an accusation, pass it on, and find out for oneself if it falls to this node."""
+        suspect, now = accusation.suspect, trio.current_time()
+        if suspect == self._network.me:
+            if self._announced is not None and accusation.is_about(self._announced):
+                self._renew(ANNOUNCE_SPACING)
+        elif self.suspicion.accuse(accusation, now):
+            self._neighbours.spread(get_item_id(accusation.encode()), source, always=(suspect,))
+
+    def _is_drawn(self) -> bool:
+        """Whether this node is among the few that find out what all want to know."""
+        return self._runtime.random.random() * len(self.view) < PROBERS
+
+    def _emit(self, change: Change) -> None:
+        if logger.isEnabledFor(logging.DEBUG):  # base58 is slow
+            logger.debug("%s %s", format_address(change.peer), change.kind.value)
+        self._events.publish(change)
 
     async def _keep_reconciling(self) -> None:
         while True:
-            await trio.sleep(RECONCILE_INTERVAL * self._pace() * self._runtime.random.uniform(0.5, 1.5))
-            peers = sorted(self._network.peers())
+            await trio.sleep(RECONCILE_INTERVAL * self._runtime.random.uniform(0.5, 1.5))
+            peers = self._neighbours.peers()
             if peers:
-                await self._reconcile(self._runtime.random.choice(peers))
-
-    async def _reconcile(self, peer: bytes) -> None:
-        try:
-            with trio.fail_after(RECONCILE_TIMEOUT):
-                async with self._streams.open(peer, PROTOCOL) as exchange:
-                    await exchange.send(Views(digest=self.view.digest()).encode())
-                    answer = await exchange.receive()
-                    if answer is not None:
-                        views = Views.decode(answer)
-                        self._learn_all(views.known)
-                        wanted = self.view.select(views.wanted, trio.current_time(), MAX_SIGHTINGS)
-                        await exchange.send(Views(known=wanted).encode(), end=True)
-        except (NetworkError, CodecError, trio.TooSlowError) as error:
-            logger.debug("no reconciliation with %s: %s", peer.hex(), error)
-
-    async def _tell(self, peer: bytes, announcement: Announcement) -> None:
-        """Hand ``announcement`` to ``peer`` and wait until it has it."""
-        with suppress(NetworkError):
-            async with self._streams.open(peer, PROTOCOL) as exchange:
-                await exchange.send(Views(known=(Sighting(announcement.encode(), 0),)).encode(), end=True)
-                await exchange.receive()
-
-    async def _answer(self, exchange: Exchange) -> None:
-        try:
-            with trio.move_on_after(RECONCILE_TIMEOUT):
-                while (frame := await exchange.receive()) is not None:
-                    views = Views.decode(frame)
-                    self._learn_all(views.known)
-                    if views.digest:
-                        known = self.view.newer_than(views.digest, trio.current_time(), MAX_SIGHTINGS)
-                        wanted = self.view.older_than(views.digest)
-                        await exchange.send(Views(known=known, wanted=wanted).encode())
-        except CodecError as error:
-            await exchange.abort(str(error))
-
-    def _learn_all(self, sightings: Iterable[Sighting]) -> None:
-        """
-        Raises:
-            CodecError: one of them is not what its peer signed, so whoever passed it on is at fault.
-        """
-        for sighting in sightings:
-            self._learn(decode_announcement(sighting.announcement, self._chain_id), sighting.age / 1000)
+                frame = Views(root=self._reconciliation.root)
+                self._neighbours.say(self._runtime.random.choice(peers), frame)
 
     # Connections
 
     async def _keep_connected(self) -> None:
         assert self._nursery is not None
         while True:
-            now = trio.current_time()
-            for change in self.view.expire(now):
+            now, connected = trio.current_time(), self._network.peers()
+            for change in (*self.suspicion.judge(now, connected), *self.view.expire(now)):
                 self._emit(change)
+            self._note_changes()
+            for peer in self.view.suspects():
+                if peer in connected:
+                    self.view.confirm(peer)
+                elif not self.suspicion.is_believed(peer) and not self._is_isolated():
+                    self._start_check(peer)
+            for peer, chance in self.suspicion.unresolved(now):
+                if peer not in connected and self._runtime.random.random() < chance:
+                    self._start_check(peer)
             reachable = self._announced is not None and bool(self._announced.addresses)
-            for peer, addresses in self._plan.choose(self.view, self._network.peers(), self._dialling, reachable, now):
-                self._dialling[peer] = None
-                self._nursery.start_soon(self._dial, peer, addresses)
+            actions = self._keeper.choose(
+                self.view, connected, self._dialling, self._network.is_relayed, reachable, now
+            )
+            for action in actions:
+                if isinstance(action, Dial):
+                    self._dialling[action.peer] = None
+                    self._nursery.start_soon(self._dial, action.peer, action.addresses, action.is_probe)
+                else:
+                    self._nursery.start_soon(self._reserve, action.peer)
             await trio.sleep(KEEP_INTERVAL * self._runtime.random.uniform(0.8, 1.2))
 
-    async def _dial(self, peer: bytes, addresses: tuple[str, ...]) -> None:
+    async def _dial(self, peer: bytes, addresses: tuple[str, ...], is_probe: bool) -> None:
         try:
-            if await self._connect(peer, addresses):
-                await self._reconcile(peer)
-            else:
-                self._plan.failed(peer, trio.current_time())
+            connected = await self._connect(peer, addresses)
+            if not connected:
+                self._keeper.failed(peer, trio.current_time())
+                if self.view.suspect(peer):
+                    self._start_check(peer)  # what failed once is tried once more before it is held against anyone
         finally:
             del self._dialling[peer]
+        if connected and is_probe:
+            await trio.sleep(PROBE_HOLD)
+            await self._part(peer)
 
-    async def _connect(self, peer: bytes, addresses: Sequence[str]) -> bool:
-        with suppress(NetworkError), trio.move_on_after(DIAL_TIMEOUT):
+    async def _reserve(self, relay: bytes) -> None:
+        """Ask for a relay slot, or renew it; others learn of it with the next look at what has changed."""
+        try:
+            with trio.fail_after(DIAL_TIMEOUT):
+                seconds = await self._network.reserve(relay)
+            self._keeper.reserved(relay, seconds, trio.current_time())
+        except (NetworkError, trio.TooSlowError) as error:
+            logger.debug("no relay slot at %s: %s", format_address(relay), error)
+            if relay in self._network.peers():  # else it is asked again when it is back
+                self._keeper.refused(relay, trio.current_time())
+
+    def _get_relays(self) -> tuple[str, ...]:
+        """Where this node can be reached through others: as :meth:`update` was told, or where it has a slot."""
+        if self._relays is not None:
+            return self._relays
+        relays = []
+        for peer in self._keeper.slots(trio.current_time()):
+            known = self.view.find(peer)
+            addresses = known.addresses if known is not None else self._bootstrap.get(peer, ())
+            relays += [f"{address}/p2p/{format_address(peer)}" for address in addresses[:1]]
+        return tuple(relays[:MAX_RELAYS])
+
+    async def _part(self, peer: bytes) -> None:
+        """Close a connection that was only made to see whether the peer lives, unless somebody uses it."""
+        connected = self._network.peers()
+        if peer in connected and len(connected) > self._target and not self._streams.is_used(peer, besides=PROTOCOL):
+            self._parting[peer] = None
+            with trio.move_on_after(LEAVE_TIMEOUT):
+                await self._neighbours.tell(peer, Views(parting=True))
+            await self._network.disconnect(peer)
+
+    async def _connect(self, peer: bytes, addresses: Sequence[str], timeout: float = DIAL_TIMEOUT) -> bool:
+        with suppress(NetworkError), trio.move_on_after(timeout):
             await self._network.connect(peer, addresses)
         return peer in self._network.peers()
 
     async def _watch_connections(self, changes: trio.MemoryReceiveChannel[tuple[bytes, bool]]) -> None:
-        assert self._nursery is not None
         async for peer, connected in changes:
             if connected:
-                self._plan.connected(peer, trio.current_time())
+                self._keeper.connected(peer, trio.current_time())
+                self._parting.pop(peer, None)
                 self.view.confirm(peer)
+                self._neighbours.connected(peer)
                 if len(self._network.peers()) == 1:
-                    self._changed.set()  # what was gossiped before went nowhere
+                    self._renew(RENEW_SPACING)  # the others may have given this node up
             else:
-                self._plan.disconnected(peer, trio.current_time())
-                if self.view.suspect(peer):
-                    self._nursery.start_soon(self._check, peer)
+                self._keeper.disconnected(peer, trio.current_time())
+                if peer in self._parting:
+                    del self._parting[peer]
+                elif self.view.suspect(peer):
+                    self._start_check(peer)
 
-    async def _check(self, peer: bytes) -> None:
-        """Find out whether a peer whose connection was lost is still there."""
-        if peer < self._network.me:
-            await trio.sleep(PATIENCE / 2)
-        known = self.view.find(peer)
-        if known is None or not known.addresses + known.relays:
-            return  # whoever cannot be dialled has to come back by itself, or expires
-        if await self._connect(peer, known.addresses + known.relays):
-            self.view.confirm(peer)
-            await self._reconcile(peer)
-        else:
-            self._emit(self.view.crash(peer, trio.current_time()))
+    async def _keep_stored(self) -> None:
+        while self._store is not None:
+            await trio.sleep(SAVE_INTERVAL)
+            await self._save()
+
+    async def _save(self) -> None:
+        """Write down who is there and can be found again."""
+        if self._store is not None:
+            now = self._runtime.now()
+            seen = [
+                StoredPeer(known.peer, known.addresses, known.relays, now, int(self.view.was_contacted(known.peer)))
+                for known in self.view.present()
+                if known.addresses or known.relays
+            ]
+            await self._runtime.run_sync(self._store.save, seen, now)
+
+    # Who is alive
+
+    def _is_isolated(self) -> bool:
+        """Whether it is more likely this node that is cut off than all the others."""
+        return not self._network.peers() and len(self.view) > 1
+
+    def _start_check(self, peer: bytes, delay: float = 0.0) -> None:
+        if self._nursery is not None and peer not in self._checking and len(self._checking) < MAX_CHECKS:
+            self._checking[peer] = None
+            self._nursery.start_soon(self._check, peer, delay)
+
+    async def _check(self, peer: bytes, delay: float) -> None:
+        """Find out whether a peer is still there, and say so if it is not."""
+        try:
+            await trio.sleep(delay or (CHECK_PATIENCE if peer < self._network.me else 0.0))
+            known = self.view.find(peer)
+            if known is None or self.suspicion.is_believed(peer):
+                return
+            addresses = get_addresses(known)
+            if peer not in self._network.peers() and not addresses:
+                await trio.sleep(RETURN_PATIENCE)
+            if peer in self._network.peers() or await self._connect(peer, addresses, CHECK_TIMEOUT):
+                self.view.confirm(peer)
+            elif not self._is_isolated():
+                # The word of a newcomer does not count with everybody, so it lets others speak first.
+                is_new = trio.current_time() - self._started_at < SETTLED
+                await trio.sleep(ACCUSE_DELAY * (self._runtime.random.random() + is_new))
+                self._accuse(peer, known)
+        finally:
+            del self._checking[peer]
+
+    def _accuse(self, peer: bytes, known: Announcement) -> None:
+        """Hold a failed probe against ``peer``, unless it has been heard of since."""
+        entry, now = self.view.entries.get(peer), trio.current_time()
+        if entry is None or not entry.state.is_present or entry.announcement.order != known.order:
+            return
+        can_be_probed = bool(get_addresses(known))
+        if self.suspicion.wants_accusers(peer):
+            accusation = sign_accusation(self._key, self._chain_id, entry.announcement)
+            if self.suspicion.accuse(accusation, now):
+                self._neighbours.spread(get_item_id(accusation.encode()))
+        if can_be_probed:
+            self.suspicion.condemn(peer, now)

@@ -21,6 +21,7 @@ from libp2p.pubsub.pubsub import Pubsub
 from libp2p.pubsub.rpc_queue import RpcQueue
 
 from p2p.hardening import public_key_of, quietly
+from p2p.limits import Limiter, Rate
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +31,9 @@ LAZY_DEGREE = 6
 """Peers outside the mesh that are told each second what there is to fetch (at least; a quarter if that is more)."""
 MAX_RPC = (1 << 20) + (64 << 10)
 """Largest gossip RPC in bytes: a payload just under 1 MiB with its envelope."""
+NEIGHBOUR_RATE = Rate(items=200, size=4 << 20, burst=5.0)
+GOSSIP_RATE = Rate(items=400, size=8 << 20, burst=5.0)
+"""New messages a second that one neighbour may bring, and all of them: a message costs 4 ms to take in and pass on."""
 
 
 def long_gossip_queues() -> None:
@@ -43,13 +47,16 @@ def long_gossip_queues() -> None:
 class GuardedPubsub(Pubsub):
     """Signing, checking and local delivery of gossip.
 
-    ``deliver(topic, sender, payload)`` gets every message of a subscribed topic that another peer published.
+    ``deliver(topic, sender, payload, neighbour)`` gets every message of a subscribed topic that another peer published,
+    and the neighbour that brought it.
     """
 
     def __init__(self, host: BasicHost, router: GossipSub, first_sequence: int, deliver: Callable[..., None]) -> None:
         long_gossip_queues()
         super().__init__(host, router, strict_signing=True, max_inbound_rpc_size=MAX_RPC)
         self._deliver = deliver
+        self._limiter = Limiter(NEIGHBOUR_RATE, GOSSIP_RATE)
+        self._neighbours: dict[int, bytes] = {}  # of the messages being handled, by id()
         # Sequence numbers start at the clock's seconds, so that a restarted node's first messages pass for old ones
         # and are dropped (item 7). Delete when they cannot repeat after a restart within a second.
         self.counter = first_sequence
@@ -66,13 +73,25 @@ class GuardedPubsub(Pubsub):
         """A message whose key does not decode, or that fails a validator, ends the process (item 1).
 
         The sender's key is the one inside its peer id and no other. Delete when bad messages are only dropped.
+
+        A neighbour's rate is our own rule. What exceeds it is not even verified, let alone passed on; it can still come
+        from another neighbour.
         """
         if public_key_of(msg.from_id) is None:
             return
+        if msg_forwarder != self.my_id:
+            if self._is_msg_seen(msg):
+                return
+            neighbour = public_key_of(msg_forwarder) or b""
+            if not self._limiter.admit(neighbour, len(msg.data), trio.current_time()):
+                return
+            self._neighbours[id(msg)] = neighbour
         try:
             await super().push_msg(msg_forwarder, msg)
         except Exception as error:
             logger.debug("gossip message: %r", error)
+        finally:
+            self._neighbours.pop(id(msg), None)
 
     def notify_subscriptions(self, publish_message: rpc_pb2.Message) -> None:
         """A slow subscriber loses the newest messages beyond 32 (item 6); ours lose the oldest beyond a longer queue.
@@ -83,7 +102,7 @@ class GuardedPubsub(Pubsub):
         if publish_message.from_id != self.my_id.to_bytes():
             for topic in publish_message.topicIDs:
                 if topic in self.topic_ids:
-                    self._deliver(topic, sender, publish_message.data)
+                    self._deliver(topic, sender, publish_message.data, self._neighbours.get(id(publish_message), b""))
 
     async def stream_handler(self, stream: INetStream) -> None:
         """A peer that lost our connection forgets our subscriptions, and nothing tells it again if we did not lose its.

@@ -5,7 +5,8 @@ one process-wide setting in :func:`install`) and has a test in ``tests/p2p/test_
 the guard off and its absence with the guard on. To try a newer library: delete a guard, run its test, and keep it
 deleted if the test passes.
 
-These two modules and ``p2p.host`` are the only ones that import libp2p.
+These two, ``p2p.host`` and what it dials with (``transport``, ``circuits``, ``relay``) are the only ones that import
+libp2p.
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ from typing import Any
 import base58
 import trio
 from libp2p.abc import IMuxedConn, INetConn, INetStream, INetwork, INotifee, ISecureConn
+from libp2p.connection_types import ConnectionType
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
 from libp2p.custom_types import TProtocol
 from libp2p.host.basic_host import BasicHost
 from libp2p.host.exceptions import StreamFailure
+from libp2p.io.trio import TrioTCPStream
 from libp2p.network.auto_connector import AutoConnector
 from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.network.connection import swarm_connection
@@ -36,9 +39,11 @@ from libp2p.network.stream.net_stream import NetStream
 from libp2p.network.swarm import Swarm
 from libp2p.peer.id import ID
 from libp2p.peer.peerstore import PeerStore
+from libp2p.pubsub.gossipsub import PROTOCOL_ID_V11
 from libp2p.rcmgr import Direction
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_PROTOCOL
 from libp2p.security.noise.transport import Transport as NoiseTransport
+from libp2p.stream_muxer.yamux import yamux
 from libp2p.stream_muxer.yamux.yamux import FLAG_SYN, TYPE_PING, YAMUX_HEADER_FORMAT, Yamux, YamuxStream
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_PROTOCOL
 from libp2p.transport.tcp import tcp
@@ -46,6 +51,7 @@ from libp2p.transport.upgrader import TransportUpgrader
 from multiaddr import Multiaddr
 
 from chain.crypto import KeyPair, format_address, is_valid_public_key
+from p2p.transport import PROXY_TIMEOUT, DialRules, GuardedTCP
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +65,12 @@ WRITE_TIMEOUT = 5.0
 KEEPALIVE_INTERVAL = 3.0
 KEEPALIVE_TIMEOUT = 5.0
 """A peer that leaves a ping unanswered for this long (seconds), and sends nothing else, is gone."""
+CIRCUIT_WRITE_TIMEOUT = 30.0
+CIRCUIT_KEEPALIVE_INTERVAL = 20.0
+CIRCUIT_KEEPALIVE_TIMEOUT = 15.0
+"""The same three on a circuit, which its relay may slow down, and whose end the relay notices first."""
+MAX_WINDOW = 1 << 20
+"""Bytes that a stream may have on the way to a reader that does not read."""
 SIMULTANEOUS = 10.0
 """Two connections made within this many seconds of one another come from mutual dialling."""
 
@@ -71,6 +83,8 @@ def install() -> None:
     cheap_window_updates()
     quiet_logging()
     exclusive_ports()
+    bounded_windows()
+    ipv6_remote_addresses()
 
 
 def cheap_window_updates() -> None:
@@ -107,6 +121,31 @@ def exclusive_ports() -> None:
     vars(tcp)["_set_reuse_flags"] = reuse_only_after_close
 
 
+def bounded_windows() -> None:
+    """The receive window of a stream grows to 16 MiB, of each of hundreds of streams: a relay between a fast and a slow
+    peer would hold gigabytes.
+
+    Delete when the limit is an argument.
+    """
+    vars(yamux)["MAX_WINDOW_SIZE"] = MAX_WINDOW
+
+
+def ipv6_remote_addresses() -> None:
+    """The other end of an IPv6 connection has no address: the four parts of a socket's name are taken for an error.
+
+    Delete when ``get_remote_address`` answers for IPv6.
+    """
+
+    def get_remote_address(stream: TrioTCPStream) -> tuple[str, int] | None:
+        try:
+            host, port = stream.stream.socket.getpeername()[:2]
+        except OSError:  # closed
+            return None
+        return str(host), int(port)
+
+    setattr(TrioTCPStream, get_remote_address.__name__, get_remote_address)
+
+
 def public_key_of(peer: ID | bytes) -> bytes | None:
     """The Ed25519 key inside a peer id, or None if it holds none or an unusable one."""
     raw = peer.to_bytes() if isinstance(peer, ID) else peer
@@ -129,6 +168,10 @@ class GuardedYamux(Yamux):
     def __init__(self, secured_conn: ISecureConn, peer_id: ID, is_initiator: bool) -> None:
         super().__init__(secured_conn, peer_id, is_initiator)
         self._heard = 0.0
+        circuit = secured_conn.get_connection_type() == ConnectionType.RELAYED
+        self._write_timeout = CIRCUIT_WRITE_TIMEOUT if circuit else WRITE_TIMEOUT
+        self._keepalive_interval = CIRCUIT_KEEPALIVE_INTERVAL if circuit else KEEPALIVE_INTERVAL
+        self._keepalive_timeout = CIRCUIT_KEEPALIVE_TIMEOUT if circuit else KEEPALIVE_TIMEOUT
         read = secured_conn.read
 
         async def read_and_note(n: int | None = None) -> bytes:
@@ -145,11 +188,11 @@ class GuardedYamux(Yamux):
         Frames are written whole, within a deadline. Delete when a cancelled write leaves the connection usable.
         """
         async with self._write_lock:
-            with shielded(WRITE_TIMEOUT) as deadline:
+            with shielded(self._write_timeout) as deadline:
                 await self.secured_conn.write(data)
             if deadline.cancelled_caught:
                 await self.secured_conn.close()
-                raise RawConnError(f"the peer took no data for {WRITE_TIMEOUT:g} s")
+                raise RawConnError(f"the peer took no data for {self._write_timeout:g} s")
         await trio.lowlevel.checkpoint()
 
     async def _measure_rtt_loop(self) -> None:
@@ -160,7 +203,7 @@ class GuardedYamux(Yamux):
         behind megabytes on a slow link. Delete when the multiplexer closes on missing pongs.
         """
         while not self.event_shutting_down.is_set():
-            await trio.sleep(KEEPALIVE_INTERVAL)
+            await trio.sleep(self._keepalive_interval)
             self._ping_id += 1
             self._ping_event = trio.Event()
             try:
@@ -169,7 +212,7 @@ class GuardedYamux(Yamux):
                 logger.debug("ping failed: %r", error)
                 return
             self._ping_sent_time = trio.current_time()
-            with trio.move_on_after(KEEPALIVE_TIMEOUT) as deadline:
+            with trio.move_on_after(self._keepalive_timeout) as deadline:
                 await self._ping_event.wait()
             if deadline.cancelled_caught and self._heard < self._ping_sent_time:
                 await self.secured_conn.close()  # the reading task sees this and cleans up
@@ -179,9 +222,9 @@ class GuardedYamux(Yamux):
 class GuardedUpgrader(TransportUpgrader):
     """Noise and Yamux, nothing else: the stock host also accepts plaintext."""
 
-    def __init__(self, key_pair: Any) -> None:
+    def __init__(self, key_pair: Any, patience: float = UPGRADE_TIMEOUT) -> None:
         noise = NoiseTransport(key_pair, noise_privkey=create_noise_key_pair().private_key)
-        super().__init__({NOISE_PROTOCOL: noise}, {TProtocol(YAMUX_PROTOCOL): GuardedYamux}, int(UPGRADE_TIMEOUT))
+        super().__init__({NOISE_PROTOCOL: noise}, {TProtocol(YAMUX_PROTOCOL): GuardedYamux}, int(patience))
 
     async def upgrade_connection(self, conn: ISecureConn, peer_id: ID) -> IMuxedConn:
         """The library builds its own Yamux whatever class was given. Delete when it uses the given one."""
@@ -197,6 +240,9 @@ class _NoAutoConnector(AutoConnector):
 class GuardedSwarm(Swarm):
     """The connections of one host. Built without a resource manager: its default refuses by the process's memory."""
 
+    refused: frozenset[bytes] = frozenset()
+    """Peers that no connection is made with, whoever begins."""
+
     def _init_connection_management(self) -> None:
         super()._init_connection_management()
         self.auto_connector = _NoAutoConnector(self)
@@ -208,7 +254,10 @@ class GuardedSwarm(Swarm):
         Here they end with the connection. Delete when ``_inbound_limiter`` is free after a peer has left.
         Caps per address belong here too (item 3).
         """
-        raw = RawConnection(read_write_closer, False)
+        await self.serve(RawConnection(read_write_closer, False), maddr)
+
+    async def serve(self, raw: RawConnection, maddr: Any) -> None:
+        """Take in a connection that a peer has begun, and stay until it ends. Never raises."""
         try:
             muxed = await self.upgrade_inbound_raw_conn(raw, maddr)
             assert isinstance(muxed, Yamux)
@@ -221,9 +270,10 @@ class GuardedSwarm(Swarm):
 
     async def add_conn(self, muxed_conn: IMuxedConn, direction: str = "unknown") -> SwarmConn:
         """Peers are Ed25519 accounts: a connection authenticated by any other key, or by our own, is closed."""
-        if public_key_of(muxed_conn.peer_id) is None or muxed_conn.peer_id == self.self_id:
+        peer = public_key_of(muxed_conn.peer_id)
+        if peer is None or muxed_conn.peer_id == self.self_id or peer in self.refused:
             await quietly(muxed_conn.close)
-            raise SwarmException("the peer's key is not a usable Ed25519 key of another node")
+            raise SwarmException("the peer's key is refused, or not a usable Ed25519 key of another node")
         return await super().add_conn(muxed_conn, direction)
 
     async def new_stream(self, peer_id: ID) -> INetStream:
@@ -236,6 +286,14 @@ class GuardedSwarm(Swarm):
         with shielded(UPGRADE_TIMEOUT):
             return await super().new_stream(peer_id)
         raise SwarmException("too many streams to this peer are open")
+
+    async def dial_peer(self, peer_id: ID) -> list[INetConn]:
+        """Opening a stream to a peer that has just gone dials it at whatever address was ever heard of it, and opens
+        the stream there.
+
+        We dial on purpose only. Delete when ``new_stream`` does not dial.
+        """
+        raise SwarmException("the peer is not connected")
 
     async def dial(self, peer: ID, address: Multiaddr) -> None:
         """Dial one address.
@@ -251,9 +309,12 @@ def surplus_connections(connections: Sequence[INetConn], outbound_wins: bool) ->
 
     Two nodes that dial each other at once end with two connections: the one that the smaller key dialled stays
     (``outbound_wins``: that is us). Otherwise the peer has dialled again, so that the older one is dead: the newest
-    stays. Delete when mutual dialling leaves one.
+    stays. Delete when mutual dialling leaves one. And a direct connection is better than a circuit.
     """
     live = sorted((c for c in connections if not c.is_closed), key=_created)
+    direct = [c for c in live if not is_circuit(c)]
+    if direct and len(direct) < len(live):
+        return [c for c in live if is_circuit(c)] + surplus_connections(direct, outbound_wins)
     if len(live) < 2:
         return []
     preferred = Direction.OUTBOUND if outbound_wins else Direction.INBOUND
@@ -261,6 +322,19 @@ def surplus_connections(connections: Sequence[INetConn], outbound_wins: bool) ->
     mutual = winners and len(winners) < len(live) and _created(live[-1]) - _created(live[0]) < SIMULTANEOUS
     keep = (winners if mutual else live)[-1]
     return [c for c in live if c is not keep]
+
+
+def is_circuit(connection: INetConn) -> bool:
+    """Whether ``connection`` runs through a relay."""
+    return bool(connection.get_connection_type() == ConnectionType.RELAYED)
+
+
+def is_busy(connection: INetConn) -> bool:
+    """Whether ``connection`` carries streams other than gossip's, which moves by itself."""
+    return any(
+        isinstance(stream, NetStream) and stream.get_protocol() not in (None, PROTOCOL_ID_V11)
+        for stream in connection.get_streams()
+    )
 
 
 def _created(connection: INetConn) -> float:
@@ -320,6 +394,13 @@ class GuardedHost(BasicHost):
     async def _push_identify_to_all_peers(self) -> None:
         """See :meth:`_schedule_identify`."""
 
+    def get_addrs(self) -> list[Multiaddr]:
+        """Gossip sends these along, signed, with every message or so, and dials what others send.
+
+        A node's addresses are in its announcements and nowhere else. Delete when gossip can be told to.
+        """
+        return []
+
 
 async def wait_for_window(stream: NetStream) -> int:
     """How many bytes the peer will take now; waits while there are none.
@@ -344,9 +425,10 @@ def was_reset(stream: NetStream) -> bool:
     return muxed.reset_received or muxed.conn.event_shutting_down.is_set()
 
 
-def build_host(key: KeyPair) -> GuardedHost:
+def build_host(key: KeyPair, rules: DialRules) -> GuardedHost:
     """A host of this key with every guard in place: TCP, Noise, Yamux, no identify, no automatic dialling."""
     install()
+    patience = UPGRADE_TIMEOUT if rules.proxy is None else PROXY_TIMEOUT
     key_pair = create_new_key_pair(key.seed)
     peer_id = ID.from_pubkey(key_pair.public_key)
     peerstore = PeerStore()
@@ -354,16 +436,16 @@ def build_host(key: KeyPair) -> GuardedHost:
     swarm = GuardedSwarm(
         peer_id,
         peerstore,
-        GuardedUpgrader(key_pair),
-        [tcp.TCP()],
+        GuardedUpgrader(key_pair, patience),
+        [GuardedTCP(rules)],
         retry_config=RetryConfig(max_retries=0),
         connection_config=ConnectionConfig(
             max_connections=MAX_CONNECTIONS,
             high_watermark=MAX_CONNECTIONS,
-            inbound_upgrade_timeout=UPGRADE_TIMEOUT,
-            outbound_upgrade_timeout=UPGRADE_TIMEOUT,
-            inbound_stream_protocol_negotiation_timeout=UPGRADE_TIMEOUT,
-            outbound_stream_protocol_negotiation_timeout=UPGRADE_TIMEOUT,
+            inbound_upgrade_timeout=patience,
+            outbound_upgrade_timeout=patience,
+            inbound_stream_protocol_negotiation_timeout=patience,
+            outbound_stream_protocol_negotiation_timeout=patience,
         ),
     )
     host = GuardedHost(swarm, disable_identify_address_discovery=True)

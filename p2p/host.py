@@ -11,36 +11,54 @@ inside :meth:`Libp2pNetwork.run`, which closes the host itself, within a deadlin
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from functools import partial
+from ipaddress import ip_address
 from typing import Any
 from weakref import WeakValueDictionary
 
 import trio
 from libp2p.abc import INetConn, INetStream
 from libp2p.custom_types import TProtocol
-from libp2p.network.stream.exceptions import StreamEOF
 from libp2p.network.stream.net_stream import NetStream
+from libp2p.stream_muxer.yamux.yamux import Yamux
 from libp2p.tools.anyio_service import background_trio_service
 from libp2p.utils.address_validation import expand_wildcard_address
 from multiaddr import Multiaddr
 
 from chain.crypto import KeyPair, format_address
 from p2p.broadcast import Broadcast
+from p2p.circuits import CIRCUIT_TIMEOUT, HOP, STOP, accept_circuit, open_circuit, parse_circuit_address, reserve
 from p2p.gossip import GuardedGossipSub, GuardedPubsub
 from p2p.hardening import (
     ConnectionEvents,
     GuardedHost,
     GuardedSwarm,
     build_host,
+    is_busy,
+    is_circuit,
     peer_id_of,
     public_key_of,
     shielded,
     surplus_connections,
-    wait_for_window,
-    was_reset,
 )
-from p2p.network import MAX_GOSSIP, GossipMessage, NetworkError, StreamHandler, is_network_error
+from p2p.host_streams import CLOSE_TIMEOUT, Libp2pStream, drain, root_cause
+from p2p.network import (
+    MAX_GOSSIP,
+    MAX_UNREAD,
+    GossipMessage,
+    NetworkError,
+    RawStream,
+    StreamHandler,
+    is_network_error,
+)
+from p2p.reachability import PROTOCOL as REACHABILITY
+from p2p.reachability import Reachability
+from p2p.relay import Relay, RelayLimits
 from p2p.runtime import Runtime
+from p2p.transport import PROXY_TIMEOUT, DialRules, get_endpoint
+from p2p.upnp import PortForwarding
 
 logger = logging.getLogger(__name__)
 
@@ -50,12 +68,12 @@ DIAL_TIMEOUT = 5.0
 """Seconds for one address: TCP, Noise and Yamux."""
 OPEN_TIMEOUT = 10.0
 """Seconds to open a stream and agree on its protocol."""
-CLOSE_TIMEOUT = 5.0
-"""Seconds that an orderly end may take before it is cut short."""
-LINGER = 10.0
-"""Seconds that a peer has to close its side of a stream that we have closed; then the stream is reset."""
 DUPLICATE_GRACE = 0.5
 """Seconds to wait before closing a surplus connection, so that the other end knows the one that stays."""
+MAX_OFFERED_CIRCUITS = 64
+"""Circuits taken in from one relay at a time: they cost it one connection, and this node one each."""
+RETIREMENT = 600.0
+"""Seconds that a circuit may go on with what it carries after a direct connection has taken its place."""
 
 
 class Libp2pNetwork:
@@ -63,9 +81,29 @@ class Libp2pNetwork:
 
     ``listen`` are multiaddresses such as ``/ip4/0.0.0.0/tcp/4001`` (port 0 picks a free one); without any, the node
     only dials out. ``announce`` replaces what :attr:`listen_addresses` reports, for a node behind a forwarded port.
+    ``rules`` say what may be dialled. With ``relay`` it relays for others, within these limits. ``public`` says whether
+    others can dial it; None finds out (``p2p.reachability``), but who announces an address is taken to know it. With
+    ``upnp`` it asks the router to forward its ports.
+
+    Where the rules allow only some addresses, the node is *anonymous*: it does not listen, nothing it sends names an
+    address, and it reaches the rest of the network by circuits through the relays at which it has a reservation.
     """
 
-    def __init__(self, key: KeyPair, listen: Sequence[str], runtime: Runtime, *, announce: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        key: KeyPair,
+        listen: Sequence[str],
+        runtime: Runtime,
+        *,
+        announce: Sequence[str] = (),
+        rules: DialRules | None = None,
+        relay: RelayLimits | None = None,
+        public: bool | None = None,
+        upnp: bool = False,
+    ) -> None:
+        self._rules = rules or DialRules()
+        if self.is_anonymous and (listen or announce or upnp or relay is not None):
+            raise ValueError("an anonymous node neither listens nor announces an address nor relays")
         self._key = key
         self._listen = [Multiaddr(address) for address in listen]
         self._announce = tuple(announce)
@@ -78,6 +116,24 @@ class Libp2pNetwork:
         self._dials: WeakValueDictionary[bytes, trio.Lock] = WeakValueDictionary()
         self._scopes: set[trio.CancelScope] = set()
         self._running: _Running | None = None
+        self._reserved: dict[bytes, float] = {}  # relays, and until when (trio time)
+        self._offered: Counter[bytes] = Counter()  # circuits taken in, by relay
+        self._handlers[STOP] = self._accept_circuit
+        self._upnp = upnp
+        self._public = (True if announce else public) if listen else False
+        self.reachability = Reachability(self, runtime)
+        if self._rules == DialRules():  # a witness must dial from where it is
+            self._handlers[REACHABILITY] = self.reachability.serve
+        self.locate: Callable[[bytes], Sequence[str]] = lambda peer: ()
+        """Where a peer might be dialled, for those who ask this relay to reach it."""
+        self.relay = None if relay is None else Relay(self, runtime, relay, self.is_relayed, self._locate)
+        if self.relay is not None:
+            self._handlers[HOP] = self.relay.serve
+
+    @property
+    def is_anonymous(self) -> bool:
+        """Whether the node may dial certain addresses only."""
+        return self._rules.allowed is not None
 
     @property
     def me(self) -> bytes:
@@ -85,7 +141,9 @@ class Libp2pNetwork:
 
     @property
     def listen_addresses(self) -> tuple[str, ...]:
-        return self._announce or self._listen_addresses
+        if self.can_be_dialled() is False:
+            return ()
+        return self._announce or self.reachability.verdict.addresses or self._listen_addresses
 
     async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         """Be on the network until cancelled; started once the node listens.
@@ -112,7 +170,7 @@ class Libp2pNetwork:
         """Run host and gossip out of reach of cancellation until ``ended``, then close them in order."""
         failure = None
         with trio.CancelScope(shield=True) as everything:
-            host = build_host(self._key)
+            host = build_host(self._key, self._rules)
             router = GuardedGossipSub()
             pubsub = GuardedPubsub(host, router, self._runtime.now() * 1_000_000, self._deliver)
             host.get_network().register_notifee(ConnectionEvents(self._connected, self._disconnected))
@@ -130,6 +188,7 @@ class Libp2pNetwork:
                         else:
                             for topic in list(self._topics):
                                 await pubsub.subscribe(topic)
+                            nursery.start_soon(self._become_reachable, self._get_ports(host))
                             task_status.started()
                             await ended.wait()
                         nursery.cancel_scope.cancel()
@@ -161,6 +220,17 @@ class Libp2pNetwork:
             for address in expand_wildcard_address(bound)
         )
 
+    async def _become_reachable(self, ports: Sequence[int]) -> None:
+        """Have ports forwarded, where that is allowed, and find out whether others get through."""
+        async with trio.open_nursery() as nursery:
+            if self._upnp and ports:
+                await nursery.start(PortForwarding(self._runtime).run, ports)
+            if self._public is None:
+                nursery.start_soon(self.reachability.run, ports)
+
+    def _get_ports(self, host: GuardedHost) -> list[int]:
+        return [get_endpoint(address)[1] for address in host.get_transport_addrs()]
+
     # Peers
 
     def peers(self) -> frozenset[bytes]:
@@ -173,25 +243,137 @@ class Libp2pNetwork:
         if peer == self.me:
             raise NetworkError("a node does not dial itself")
         swarm = self._swarm()
-        failures = []
+        if peer in swarm.refused:
+            raise NetworkError(f"{format_address(peer)} is on the other side of a partition")
+        failures: list[str] = []
         async with self._dials.setdefault(peer, trio.Lock()):
-            for address in addresses:
+            for attempt, place, seconds in self._paths(peer, addresses):
                 if peer in self._peers:
                     break
                 try:
-                    with trio.fail_after(DIAL_TIMEOUT):
-                        await swarm.dial(peer_id_of(peer), Multiaddr(address))
+                    with trio.fail_after(seconds):
+                        await attempt()
                 except trio.TooSlowError:
-                    failures.append(f"{address}: no answer within {DIAL_TIMEOUT:g} s")
+                    failures.append(f"{place}: no answer within {seconds:g} s")
                 except Exception as error:
-                    failures.append(f"{address}: {_root_cause(error)}")
+                    failures.append(f"{place}: {root_cause(error)}")
         if peer not in self._peers:
             raise NetworkError(f"cannot reach {format_address(peer)}: {'; '.join(failures) or 'no address is known'}")
+
+    def _paths(
+        self, peer: bytes, addresses: Sequence[str]
+    ) -> Iterator[tuple[Callable[[], Awaitable[None]], str, float]]:
+        """The ways to ``peer``, direct ones first: how to try each, what to call it, and the seconds it may take."""
+        direct_timeout = DIAL_TIMEOUT if self._rules.proxy is None else PROXY_TIMEOUT
+        relays: dict[bytes, list[str]] = {}
+        for address in addresses:
+            try:
+                circuit = parse_circuit_address(address)
+                target = Multiaddr(address if circuit is None else circuit[1])
+            except (NetworkError, ValueError) as error:  # strangers announce what they like
+                logger.debug("address of %s: %s", format_address(peer), error)
+                continue
+            if not self._rules.allows(target):
+                continue
+            if circuit is None:
+                yield partial(self._swarm().dial, peer_id_of(peer), target), address, direct_timeout
+            elif circuit[0] not in (peer, self.me):
+                relays.setdefault(circuit[0], []).append(circuit[1])
+        if self.is_anonymous:  # its relays reach for it what it may not dial
+            relays |= {relay: relays.get(relay, []) for relay in sorted(self._reserved) if relay != peer}
+        # Those that are connected first; not always the same one, which may be the one that hangs.
+        for relay in sorted(relays, key=lambda relay: (relay not in self._peers, self._runtime.random.random())):
+            place = f"through the relay {format_address(relay)}"
+            yield partial(self._dial_circuit, relay, relays[relay], peer), place, direct_timeout + CIRCUIT_TIMEOUT
+
+    async def _dial_circuit(self, relay: bytes, addresses: Sequence[str], peer: bytes) -> None:
+        if relay not in self._peers:
+            await self.connect(relay, addresses)
+        end = await open_circuit(self, relay, peer)
+        await self._swarm().upgrade_outbound_raw_conn(end.as_connection(True, relay), peer_id_of(peer))
+
+    async def _accept_circuit(self, stream: RawStream) -> None:
+        """Take in the connection that comes through a relay, and hold its stream as long as it lasts."""
+        if self._offered[stream.peer] >= MAX_OFFERED_CIRCUITS:
+            raise NetworkError("the relay offers too many circuits")
+        self._offered[stream.peer] += 1
+        try:
+            end = await accept_circuit(stream)
+            try:
+                await self._swarm().serve(end.as_connection(False, stream.peer), None)
+            finally:
+                await end.close()
+        finally:
+            self._offered[stream.peer] -= 1
+            if not self._offered[stream.peer]:
+                del self._offered[stream.peer]
+
+    async def reserve(self, relay: bytes) -> float:
+        if self.is_relayed(relay):
+            raise NetworkError(f"{format_address(relay)} is connected through a relay and cannot be one")
+        self._reserved.pop(relay, None)
+        seconds = await reserve(self, relay, self._runtime.now())
+        if relay in self._peers:
+            self._reserved[relay] = trio.current_time() + seconds
+        return seconds
+
+    def is_relayed(self, peer: bytes) -> bool:
+        return peer in self._peers and all(
+            is_circuit(connection)
+            for connection in self._swarm().get_connections(peer_id_of(peer))
+            if not connection.is_closed
+        )
+
+    def can_be_dialled(self) -> bool | None:
+        return self.reachability.verdict.value if self._public is None else self._public
+
+    def get_remote_host(self, peer: bytes) -> str | None:
+        """The IP address of a directly connected peer; None if it is not known."""
+        for connection in self._swarm().get_connections(peer_id_of(peer)):
+            muxed = connection.muxed_conn
+            assert isinstance(muxed, Yamux)
+            remote = None if is_circuit(connection) or connection.is_closed else muxed.get_remote_address()
+            if remote is not None:
+                address = ip_address(remote[0])
+                return str(getattr(address, "ipv4_mapped", None) or address)
+        return None
+
+    async def answers(self, peer: bytes, host: str, port: int) -> bool:
+        """Whether ``peer`` answers at this address on a fresh connection, which is closed again."""
+        swarm = self._swarm()
+        address = Multiaddr(f"/ip{ip_address(host).version}/{host}/tcp/{port}")
+        transport = swarm.transport_manager.transport_for_dialing(address)
+        with trio.move_on_after(DIAL_TIMEOUT):
+            try:
+                assert transport is not None
+                raw = await transport.dial(address)
+                try:
+                    await swarm.upgrader.upgrade_security(raw, True, peer_id_of(peer))
+                    return True
+                finally:
+                    with shielded(CLOSE_TIMEOUT):
+                        await raw.close()
+            except Exception as error:
+                logger.debug("%s does not answer at %s: %r", format_address(peer), address, error)
+        return False
+
+    def _locate(self, peer: bytes) -> Sequence[str]:
+        return self.locate(peer)
 
     async def disconnect(self, peer: bytes) -> None:
         if self._running is not None:
             await _close_all(self._running.host.get_network().get_connections(peer_id_of(peer)))
             self._update_peers()
+
+    async def partition(self, peers: Iterable[bytes]) -> None:
+        """Have nothing to do with ``peers`` from now on: their connections are cut and no new ones made.
+
+        An empty set ends it. For tests, which cannot unplug a cable on loopback.
+        """
+        swarm = self._swarm()
+        swarm.refused = frozenset(peers)
+        for peer in sorted(swarm.refused):
+            await self.disconnect(peer)
 
     def _swarm(self) -> GuardedSwarm:
         if self._running is None:
@@ -210,6 +392,10 @@ class Libp2pNetwork:
                     connected.add(peer)
         self._peers = frozenset(connected)
         for peer in sorted(before ^ self._peers):
+            if peer not in self._peers:
+                self._reserved.pop(peer, None)
+                if self.relay is not None:
+                    self.relay.table.release(peer)
             self._changes.publish((peer, peer in self._peers))
 
     def _connected(self, connection: INetConn) -> None:
@@ -227,7 +413,12 @@ class Libp2pNetwork:
         if len(self._swarm().get_connections(peer_id)) > 1:
             await trio.sleep(DUPLICATE_GRACE)
             outbound_wins = self.me < (public_key_of(peer_id) or b"")
-            await _close_all(surplus_connections(self._swarm().get_connections(peer_id), outbound_wins))
+            surplus = surplus_connections(self._swarm().get_connections(peer_id), outbound_wins)
+            await _close_all([connection for connection in surplus if not is_circuit(connection)])
+            with trio.move_on_after(RETIREMENT):
+                while any(is_busy(connection) for connection in surplus if not connection.is_closed):
+                    await trio.sleep(1)
+            await _close_all(surplus)
 
     # Streams
 
@@ -240,7 +431,7 @@ class Libp2pNetwork:
         except trio.TooSlowError:
             raise NetworkError(f"{format_address(peer)} did not open a stream within {OPEN_TIMEOUT:g} s") from None
         except Exception as error:
-            raise NetworkError(f"{format_address(peer)} opens no stream of {protocol}: {_root_cause(error)}") from error
+            raise NetworkError(f"{format_address(peer)} opens no stream of {protocol}: {root_cause(error)}") from error
         assert isinstance(stream, NetStream)
         return Libp2pStream(stream, peer, self._drain_soon)
 
@@ -279,7 +470,7 @@ class Libp2pNetwork:
 
     def _drain_soon(self, stream: NetStream) -> None:
         if self._running is not None:
-            self._running.nursery.start_soon(_drain, stream)
+            self._running.nursery.start_soon(drain, stream)
 
     # Gossip
 
@@ -291,71 +482,13 @@ class Libp2pNetwork:
 
     def subscribe(self, topic: str) -> trio.MemoryReceiveChannel[GossipMessage]:
         if topic not in self._topics:
-            self._topics[topic] = Broadcast(QUEUE)
+            self._topics[topic] = Broadcast(QUEUE, MAX_UNREAD, lambda message: len(message.payload))
             if self._running is not None:
                 self._running.nursery.start_soon(self._running.pubsub.subscribe, topic)
         return self._topics[topic].subscribe()
 
-    def _deliver(self, topic: str, sender: bytes, payload: bytes) -> None:
-        self._topics[topic].publish(GossipMessage(topic, sender, payload))
-
-
-class Libp2pStream:
-    """See :class:`p2p.network.RawStream`."""
-
-    __slots__ = ("_closed", "_drain_soon", "_peer", "_stream")
-
-    def __init__(self, stream: NetStream, peer: bytes, drain_soon: Callable[[NetStream], None]) -> None:
-        self._stream = stream
-        self._peer = peer
-        self._drain_soon = drain_soon
-        self._closed = False
-
-    @property
-    def peer(self) -> bytes:
-        return self._peer
-
-    async def send(self, data: bytes) -> None:
-        self._check_open()
-        sent = 0
-        try:
-            while sent < len(data):
-                window = await wait_for_window(self._stream)
-                await self._stream.write(data[sent : sent + window])
-                sent += window
-        except Exception as error:
-            raise NetworkError(f"the stream to {format_address(self._peer)} broke: {_root_cause(error)}") from error
-
-    async def receive(self, max_bytes: int = 65536) -> bytes:
-        self._check_open()
-        try:
-            return await self._stream.read(max_bytes)
-        except StreamEOF:
-            if was_reset(self._stream):
-                raise NetworkError(f"{format_address(self._peer)} reset the stream, or is gone") from None
-            return b""
-        except Exception as error:
-            raise NetworkError(f"the stream to {format_address(self._peer)} broke: {_root_cause(error)}") from error
-
-    async def close(self) -> None:
-        if self._closed:
-            return
-        self._closed = True
-        with shielded(CLOSE_TIMEOUT):
-            try:
-                await self._stream.close()
-            except Exception as error:
-                logger.debug("closing a stream: %r", error)
-                return
-        self._drain_soon(self._stream)
-
-    async def reset(self) -> None:
-        self._closed = True
-        await _reset(self._stream)
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise NetworkError("the stream is closed")
+    def _deliver(self, topic: str, sender: bytes, payload: bytes, neighbour: bytes) -> None:
+        self._topics[topic].publish(GossipMessage(topic, sender, payload, neighbour))
 
 
 class _Running:
@@ -391,29 +524,3 @@ async def _close_connection(connection: INetConn) -> None:
             await connection.close()
         except Exception as error:
             logger.debug("closing a connection: %r", error)
-
-
-async def _drain(stream: NetStream) -> None:
-    """Take what the peer still sends until it closes too; a half-closed stream would stay for ever."""
-    with trio.move_on_after(LINGER):
-        try:
-            while await stream.read(65536):
-                pass
-        except Exception:
-            return
-    await _reset(stream)
-
-
-async def _reset(stream: NetStream) -> None:
-    with shielded(CLOSE_TIMEOUT):
-        try:
-            await stream.reset()
-        except Exception as error:
-            logger.debug("resetting a stream: %r", error)
-
-
-def _root_cause(error: BaseException) -> str:
-    """One line that says what went wrong; the library wraps the reason in up to five exceptions."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

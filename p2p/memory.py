@@ -8,6 +8,9 @@ per message or chunk of a stream.
 The model, where it differs from real links: a disconnect is seen by both ends at once; gossip reaches each peer of the
 connected component after one link's delay (two if not directly connected), or not at all with probability ``loss``;
 streams lose nothing and have latency and a send window but no bandwidth.
+
+What real links would carry is counted in :class:`Traffic`: the bytes of streams with their framing, connections at a
+flat price, and gossip as a mesh of :data:`MESH_DEGREE` forwards it, which is to every mesh neighbour but one.
 """
 
 from __future__ import annotations
@@ -17,13 +20,15 @@ import logging
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
 import trio
 
+from chain.crypto import format_address
 from p2p.broadcast import Broadcast
-from p2p.network import MAX_GOSSIP, GossipMessage, NetworkError, StreamHandler, is_network_error
+from p2p.network import MAX_GOSSIP, MAX_UNREAD, GossipMessage, NetworkError, StreamHandler, is_network_error
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +39,23 @@ TICK = 0.001
 QUEUE = 256
 """Gossip messages or connection changes that a subscriber may fall behind."""
 
+CHUNK_OVERHEAD = 30
+"""What each chunk of a stream carries beside its bytes: 12 of Yamux, 18 of Noise."""
+OPEN_COST = 60
+"""Bytes that each end of a new stream sends to agree on the protocol, beside its name."""
+CONNECT_COST = 1200
+"""Bytes that each end of a new connection sends, about: TCP, Noise, multistream, identify, gossip's greeting."""
+GOSSIP_OVERHEAD = 190
+"""What a gossip message carries beside its payload: sender, sequence number, topic, key, signature."""
+MESH_DEGREE = 6
+"""Neighbours that a node forwards gossip to; the others are told of it."""
+NOTICES, NOTICE_COST = 5, 50
+"""How often each of the others is told of a message (its window, in heartbeats), and the bytes of that."""
+CIRCUIT = "/p2p-circuit"
+"""What the address of a peer behind a relay ends with."""
+RESERVATION = 1800.0
+"""Seconds that a relay slot is held for."""
+
 Latency = Callable[[Random, bytes, bytes], float]
 """One-way delay in seconds of the link between two peers, drawn anew for each use."""
 
@@ -43,11 +65,27 @@ def uniform(low: float, high: float) -> Latency:
     return lambda random, source, target: random.uniform(low, high)
 
 
+@dataclass(slots=True)
+class Traffic:
+    """What one node has sent so far: bytes, and messages (chunks of streams, gossip forwarded)."""
+
+    messages: int = 0
+    stream_bytes: int = 0
+    connect_bytes: int = 0
+    gossip_bytes: int = 0
+
+    @property
+    def bytes(self) -> int:
+        """All bytes together."""
+        return self.stream_bytes + self.connect_bytes + self.gossip_bytes
+
+
 class MemoryHub:
     """The world that connects :class:`MemoryNetwork` objects.
 
-    ``dial_timeout`` is what dialling through a partition costs, in seconds. ``errors`` keeps the last exceptions other
-    than NetworkError that left a stream handler, so that a test can insist on none.
+    ``dial_timeout`` is what dialling through a partition, or a host that is off, costs in seconds.
+    ``errors`` keeps the last exceptions other than NetworkError that left a stream handler, so that a test can insist
+    on none.
     """
 
     def __init__(
@@ -66,6 +104,7 @@ class MemoryHub:
         self._addresses: dict[bytes, int] = {}
         self._groups: dict[bytes, int] | None = None
         self._components: dict[bytes, int] | None = None  # computed when needed
+        self._silent: dict[bytes, None] = {}
 
     async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         """Deliver until cancelled; every stream handler runs inside, and every network is dead afterwards."""
@@ -107,17 +146,26 @@ class MemoryHub:
         """End the partition. Lost connections stay lost until someone dials."""
         self._groups = None
 
-    def kill(self, peer: bytes, notice: float = 0.0) -> None:
+    def kill(self, peer: bytes, notice: float = 0.0, silent: bool = False) -> None:
         """End ``peer``'s network as a crash does: no goodbye, streams reset, handlers cancelled.
 
-        Its neighbours learn of it after ``notice`` seconds. A new :class:`MemoryNetwork` of the same key is a restart.
+        Its neighbours learn of it after ``notice`` seconds. ``silent`` is a host that is off, or behind a broken link:
+        dials to it are not refused but time out. A new :class:`MemoryNetwork` of the same key is a restart.
         """
         network = self._networks.pop(peer, None)
         if network is not None:
             self._components = None
+            if silent:
+                self._silent[peer] = None
             links = list(network._links.values())
             network._die()
             self._cut(links, notice)
+
+    def move(self, peer: bytes, address: str) -> None:
+        """Give ``peer`` another address, as a provider does at night. Its connections are lost, at once."""
+        network = self._networks[peer]
+        network._listen_addresses = (address,)
+        self._cut(list(network._links.values()), 0.0)
 
     # What the networks use
 
@@ -125,6 +173,7 @@ class MemoryHub:
         if network.me in self._networks:
             raise ValueError("a network of this key is alive already")
         self._networks[network.me] = network
+        self._silent.pop(network.me, None)
         self._components = None
         return self._addresses.setdefault(network.me, len(self._addresses))
 
@@ -149,14 +198,18 @@ class MemoryHub:
         """Every link once, in the order of the nodes' creation."""
         return [link for network in self._networks.values() for link in network._links.values() if link.one is network]
 
-    def _link(self, one: MemoryNetwork, other: MemoryNetwork) -> None:
+    def _link(self, one: MemoryNetwork, other: MemoryNetwork, relay: MemoryNetwork | None = None) -> None:
         old = one._links.get(other.me) or other._links.get(one.me)
         if old is not None:
             if not old.severed:
                 return
             self._drop(old)
-        link = _Link(one, other)
+        link = _Link(one, other, relay)
         self._components = None
+        for network in (one, other) if relay is None else (one, other, relay):
+            network.traffic.connect_bytes += CONNECT_COST
+        if relay is not None:
+            relay._circuits[link] = None
         one._link_up(other.me, link)
         other._link_up(one.me, link)
 
@@ -177,6 +230,8 @@ class MemoryHub:
             for stream in pair:
                 stream._fail("the connection was lost")
         link.streams.clear()
+        if link.relay is not None:
+            link.relay._circuits.pop(link, None)
         link.one._link_down(link.other.me, link)
         link.other._link_down(link.one.me, link)
 
@@ -199,11 +254,14 @@ class MemoryHub:
 
     def _gossip(self, source: MemoryNetwork, message: GossipMessage) -> None:
         now, graph = trio.current_time(), self._gossip_graph()
+        size = len(message.payload) + GOSSIP_OVERHEAD
+        source._count_gossip(size, 0)
         for target in self._networks.values():
             if target is source or message.topic not in target._topics or graph[target.me] != graph[source.me]:
                 continue
             if self.loss and self.random.random() < self.loss:
                 continue
+            target._count_gossip(size, 1)
             delay = self._delay(source.me, target.me)
             if target.me not in source._links:
                 delay += self._delay(source.me, target.me)
@@ -211,6 +269,8 @@ class MemoryHub:
 
     def _gossip_arrives(self, target: MemoryNetwork, message: GossipMessage) -> None:
         if target.alive and self._reachable(message.sender, target.me):
+            if message.sender not in target._links:
+                message = replace(message, forwarder=next(iter(target._links), b""))
             target._topics[message.topic].publish(message)
 
     def _start_handler(self, network: MemoryNetwork, handler: StreamHandler, stream: MemoryStream) -> None:
@@ -221,11 +281,13 @@ class MemoryHub:
 class _Link:
     """A connection between two networks."""
 
-    __slots__ = ("one", "other", "severed", "streams")
+    __slots__ = ("one", "other", "relay", "severed", "streams")
 
-    def __init__(self, one: MemoryNetwork, other: MemoryNetwork) -> None:
+    def __init__(self, one: MemoryNetwork, other: MemoryNetwork, relay: MemoryNetwork | None = None) -> None:
         self.one = one
         self.other = other
+        self.relay = relay
+        """The node that the connection runs through, if it is a circuit."""
         self.severed = False
         """Nothing passes any more, whether or not the ends know."""
         self.streams: dict[int, tuple[MemoryStream, MemoryStream]] = {}
@@ -234,15 +296,22 @@ class _Link:
 class MemoryNetwork:
     """One node's end of a :class:`MemoryHub`; see :class:`p2p.network.Network`.
 
-    Its address is ``/memory/<n>``, the same again after a restart; without ``listen`` it can only dial out.
+    Its address is ``/memory/<n>``, the same again after a restart, or the given one; without ``listen`` it is as if
+    behind a NAT: it can only dial out, or be dialled through a relay. ``relay_slots`` is how many others it relays for.
     """
 
-    def __init__(self, hub: MemoryHub, public_key: bytes, listen: bool = True) -> None:
+    def __init__(
+        self, hub: MemoryHub, public_key: bytes, listen: bool = True, *, address: str = "", relay_slots: int = 0
+    ) -> None:
         self.hub = hub
         self.alive = True
+        self.traffic = Traffic()
+        self.relay_slots = relay_slots
         self._me = public_key
         number = hub._register(self)
-        self._listen_addresses = (f"/memory/{number}",) if listen else ()
+        self._listen_addresses = (address or f"/memory/{number}",) if listen else ()
+        self._reservations: dict[bytes, float] = {}  # of the others with this node, and when they end
+        self._circuits: dict[_Link, None] = {}  # through this node
         self._links: dict[bytes, _Link] = {}
         self._peers: frozenset[bytes] = frozenset()
         self._topics: dict[str, Broadcast[GossipMessage]] = {}
@@ -281,12 +350,65 @@ class MemoryNetwork:
             raise NetworkError("the dial timed out")
         await trio.sleep(self.hub._delay(self._me, peer) + self.hub._delay(peer, self._me))
         for address in addresses:
+            if address.endswith(CIRCUIT):
+                if await self._connect_through(address.removesuffix(CIRCUIT), peer):
+                    return
+                continue
+            if peer in self.hub._silent:
+                await trio.sleep(self.hub.dial_timeout)
             target = self.hub._listener(address, peer)
             if target is not None and self.hub._reachable(self._me, peer):
                 self._check_alive()
                 self.hub._link(self, target)
                 return
         raise NetworkError("no address answered as this peer")
+
+    async def _connect_through(self, address: str, peer: bytes) -> bool:
+        """Dial ``peer`` through the relay at ``address`` (with /p2p/<id>), connecting to the relay first."""
+        relay = next((found for found in self.hub._networks.values() if address in found.relay_addresses), None)
+        if relay is None or relay is self or relay.me == peer:
+            return False
+        try:
+            await self.connect(relay.me, relay.listen_addresses)
+        except NetworkError:
+            return False
+        await trio.sleep(2 * self.hub._delay(relay.me, peer))
+        link = relay._links.get(peer)
+        if link is None or link.severed or relay._reservations.get(peer, 0.0) < trio.current_time():
+            return False
+        self._check_alive()
+        self.hub._link(self, link.other if link.one is relay else link.one, relay)
+        return True
+
+    @property
+    def relay_addresses(self) -> tuple[str, ...]:
+        """What those that this node relays for announce."""
+        return tuple(f"{address}/p2p/{format_address(self._me)}" for address in self._listen_addresses)
+
+    async def reserve(self, relay: bytes) -> float:
+        self._check_alive()
+        link = self._links.get(relay)
+        if link is None:
+            raise NetworkError("not connected to this relay")
+        await trio.sleep(self.hub._delay(self._me, relay) + self.hub._delay(relay, self._me))
+        host = link.other if link.one is self else link.one
+        if link.severed or self._links.get(relay) is not link:
+            raise NetworkError("the relay did not answer")
+        now = trio.current_time()
+        held = host._reservations
+        for peer in [peer for peer, end in held.items() if end < now or peer not in host._links]:
+            del held[peer]
+        if self._me not in held and len(held) >= host.relay_slots:
+            raise NetworkError("the relay has no slot free")
+        held[self._me] = now + RESERVATION
+        return RESERVATION
+
+    def is_relayed(self, peer: bytes) -> bool:
+        link = self._links.get(peer)
+        return link is not None and link.relay is not None
+
+    def can_be_dialled(self) -> bool | None:
+        return bool(self._listen_addresses)
 
     async def disconnect(self, peer: bytes) -> None:
         await trio.lowlevel.checkpoint()
@@ -305,6 +427,9 @@ class MemoryNetwork:
         here, there = MemoryStream(self.hub, link, serial, target.me), MemoryStream(self.hub, link, serial, self._me)
         here._other, there._other = there, here
         link.streams[serial] = (here, there)
+        for network in (self, target):
+            network.traffic.messages += 1
+            network.traffic.stream_bytes += OPEN_COST + len(protocol)
         here._send_event(there._opened, target, protocol)
         try:
             await here._wait_open()
@@ -324,10 +449,20 @@ class MemoryNetwork:
             self.hub._gossip(self, GossipMessage(topic, self._me, payload))
 
     def subscribe(self, topic: str) -> trio.MemoryReceiveChannel[GossipMessage]:
-        return self._topics.setdefault(topic, Broadcast(QUEUE)).subscribe()
+        broadcast = self._topics.get(topic)
+        if broadcast is None:
+            broadcast = self._topics[topic] = Broadcast(QUEUE, MAX_UNREAD, lambda message: len(message.payload))
+        return broadcast.subscribe()
 
     def peer_changes(self) -> trio.MemoryReceiveChannel[tuple[bytes, bool]]:
         return self._changes.subscribe()
+
+    def _count_gossip(self, size: int, received: int) -> None:
+        """A message of ``size`` bytes goes to the mesh, but not back to where it came from; others are told of it."""
+        mesh = min(len(self._links), MESH_DEGREE)
+        told = min(len(self._links) - mesh, MESH_DEGREE)
+        self.traffic.messages += max(mesh - received, 0)
+        self.traffic.gossip_bytes += max(mesh - received, 0) * size + told * NOTICES * NOTICE_COST
 
     def _check_alive(self) -> None:
         if not self.alive:
@@ -353,6 +488,7 @@ class MemoryNetwork:
                         stream._fail("this node is off the network")
         self._links.clear()
         self._peers = frozenset()
+        self.hub._cut(list(self._circuits), 0.0)
         for scope in self._scopes.values():
             scope.cancel()
 
@@ -408,6 +544,7 @@ class MemoryStream:
             if room > 0 and len(view):
                 chunk, view = bytes(view[:room]), view[room:]
                 self._unread += len(chunk)
+                self._count(len(chunk))
                 self._send_event(self._other._arrive, chunk)
             if not len(view):
                 return
@@ -432,12 +569,21 @@ class MemoryStream:
             self._closed = True
             self._inbox.clear()
             self._wake()
+            self._count(0)
             self._send_event(self._other._end)
 
     async def reset(self) -> None:
         if not self._failure:
             self._fail("the stream was reset")
+            self._count(0)
             self._send_event(self._other._fail, "the peer reset the stream")
+
+    def _count(self, size: int) -> None:
+        one, other, relay = self._link.one, self._link.other, self._link.relay
+        sender = other if one.me == self._peer else one
+        for network in (sender,) if relay is None else (sender, relay):
+            network.traffic.messages += 1
+            network.traffic.stream_bytes += size + CHUNK_OVERHEAD
 
     def _check(self) -> None:
         if self._failure or self._closed:

@@ -17,6 +17,8 @@ import trio
 
 MAX_GOSSIP = 1 << 20
 """Gossip payloads are smaller than this, in bytes; gossipsub drops larger ones silently."""
+MAX_UNREAD = 16 << 20
+"""Bytes of gossip on a topic that a subscriber may fall behind; beyond, it loses the oldest messages."""
 
 
 class NetworkError(Exception):
@@ -32,11 +34,20 @@ def is_network_error(error: Exception) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class GossipMessage:
-    """One message of a topic. ``sender`` is the peer that published it (not the one that forwarded it)."""
+    """One message of a topic: ``sender`` is the peer that published it, ``neighbour`` the one that it came from.
+
+    A sender's name costs nothing to make up, a neighbour's a connection.
+    """
 
     topic: str
     sender: bytes
     payload: bytes
+    forwarder: bytes = b""
+
+    @property
+    def neighbour(self) -> bytes:
+        """The connected peer that brought the message: whoever forwarded it, or the sender itself."""
+        return self.forwarder or self.sender
 
 
 class RawStream(Protocol):
@@ -85,6 +96,22 @@ class Network(Protocol):
 
     async def disconnect(self, peer: bytes) -> None:
         """Close every connection to ``peer``. Never raises."""
+
+    async def reserve(self, relay: bytes) -> float:
+        """Ask a connected peer for a relay slot, so that others can dial this node through it.
+
+        Returns:
+            Seconds that the slot is held for; it ends earlier with the connection.
+
+        Raises:
+            NetworkError: not connected, or the peer does not relay, has no slot free or did not answer.
+        """
+
+    def is_relayed(self, peer: bytes) -> bool:
+        """Whether the connection to ``peer``, if there is one, runs through a relay."""
+
+    def can_be_dialled(self) -> bool | None:
+        """Whether others can dial this node at its listen addresses; None as long as that is not known."""
 
     async def open_stream(self, peer: bytes, protocol: str) -> RawStream:
         """Open a stream of ``protocol`` (such as ``/wwwserve/sync/1``) to a connected peer.

@@ -1,17 +1,24 @@
 """The view that a node has of all others: who is there, who left, who must not come back. No I/O, no clock.
 
-The view is fed with announcements (whose signatures the caller has checked) and with what happens to connections, and
-answers with :class:`Change` records. Of two announcements of a peer the greater ``order`` stands, so views that have
-seen the same announcements agree, in whatever order and however often they saw them.
+The view is fed with announcements (whose signatures the caller has checked), with what happens to connections, and with
+verdicts of :mod:`p2p.suspicion`; it answers with :class:`Change` records. Of two announcements of a peer the greater
+``order`` stands, so views that have seen the same announcements agree, in whatever order and however often they did.
 
 A departed peer leaves a *tombstone*, which remembers its last announcement:
 
     left       it said goodbye: only a later incarnation brings it back
-    crashed    it was found dead: only an announcement made since then brings it back
+    crashed    it was found dead: only an announcement made since then, or from another address, brings it back
     expired    nothing was heard for the lifetime of its announcement: any later announcement brings it back
 
 Tombstones outlast every announcement that could still be accepted, so a dead peer does not return as a ghost. An
 announcement that is passed on carries its *age*, so that it does not grow young on the way.
+
+Identities are free, so a full table makes room by worth: tombstones go first, then peers that are mere hearsay, drawn
+by a salted hash that nobody outside can aim at; those that this node has been connected to, or that have *weight*
+(stake, as the caller says), stay.
+
+Load changes every second and is not worth telling everybody: what a neighbour says of its load directly
+(:meth:`PeerView.set_load`) stands in for what it announced.
 
 All times are seconds of one monotonic clock.
 """
@@ -19,30 +26,23 @@ All times are seconds of one monotonic clock.
 from __future__ import annotations
 
 import heapq
-import struct
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Annotated
 
-from chain.codec import Bounds, Record
-from chain.exceptions import CodecError
-from p2p.announcements import ACCEPTANCE, MAX_ANNOUNCEMENT, MAX_LIFETIME, Announcement
+from chain.crypto import hash_bytes
+from p2p.announcements import ACCEPTANCE, Announcement, PeerLoad, get_item_id
 
 MAX_PEERS = 4096
 """Peers in a view, tombstones included."""
-MAX_DIGEST = 49 * 2 * MAX_PEERS
-"""Longest digest accepted, in bytes."""
 TOMBSTONE = ACCEPTANCE
 """Seconds that a departure is remembered."""
-
-_DIGEST = struct.Struct(">32sQ?Q")
 
 
 class PeerState(Enum):
     ONLINE = "online"
     SUSPECT = "suspect"
-    """The connection to it was lost; it counts as present until it is found dead."""
+    """The connection to it was lost, or others accuse it; it counts as present until it is found dead."""
     LEFT = "left"
     CRASHED = "crashed"
     EXPIRED = "expired"
@@ -72,105 +72,149 @@ class Change:
         return self.announcement.peer
 
 
-@dataclass(frozen=True, slots=True)
-class Sighting(Record):
-    """An announcement (encoded) that is passed on, and how long ago it was made, in ms."""
-
-    announcement: Annotated[bytes, Bounds(1, MAX_ANNOUNCEMENT)]
-    age: Annotated[int, Bounds(0, MAX_LIFETIME)]
-
-
 @dataclass(slots=True)
-class _Entry:
+class Entry:
+    """What the view holds about one peer."""
+
     announcement: Announcement
+    encoded: bytes
+    id: bytes
     state: PeerState
     made: float
     """When the announcement was made, as far as is known."""
+    since: float
+    """When the peer was first heard of."""
     deadline: float
     """When a present peer expires or a tombstone is forgotten."""
     verdict: float = 0.0
     """When a tombstone was put up."""
     scheduled: float = 0.0
     """The one queue item of this entry that counts."""
-    encoded: bytes = b""
-    """The announcement's bytes, once they were needed."""
+    was_contacted: bool = False
+    """This node has been connected to it."""
+    load: PeerLoad | None = None
+    """What it said of its load since it made the announcement."""
+
+    @property
+    def current(self) -> Announcement:
+        """The announcement, with the latest load that is known."""
+        return self.announcement if self.load is None else replace(self.announcement, load=self.load)
 
 
 class PeerView:
-    """What one node knows about the others (and holds about itself, under :attr:`me`, to pass on)."""
+    """What one node knows about the others (and holds about itself, under :attr:`me`, to pass on).
 
-    def __init__(self, me: bytes, max_peers: int = MAX_PEERS) -> None:
+    ``weight(peer)`` is above 0 for peers that are worth keeping whatever happens, such as those with stake; ``salt``
+    is a secret of this node.
+    """
+
+    def __init__(
+        self,
+        me: bytes,
+        max_peers: int = MAX_PEERS,
+        weight: Callable[[bytes], float] | None = None,
+        salt: bytes = b"",
+    ) -> None:
         self.me = me
+        self.weight = weight or (lambda peer: 0.0)
+        self.entries: dict[bytes, Entry] = {}
+        self.by_id: dict[bytes, Entry] = {}
+        self.root = 0
+        """Fingerprint of the present peers and their announcements; equal for views that agree."""
         self._max_peers = max_peers
-        self._entries: dict[bytes, _Entry] = {}
+        self._salt = salt
+        self._present = 0
+        self._suspected: dict[bytes, None] = {}
         self._queue: list[tuple[float, bytes]] = []
 
     def __len__(self) -> int:
         """Number of other peers that are present."""
-        return sum(entry.state.is_present for peer, entry in self._entries.items() if peer != self.me)
+        return self._present - (self.me in self.entries)
 
     def find(self, peer: bytes) -> Announcement | None:
         """The announcement of a peer that is present."""
-        entry = self._entries.get(peer)
-        return entry.announcement if entry is not None and entry.state.is_present else None
+        entry = self.entries.get(peer)
+        return entry.current if entry is not None and entry.state.is_present else None
 
     def state(self, peer: bytes) -> PeerState | None:
         """What is known about a peer, if anything."""
-        entry = self._entries.get(peer)
+        entry = self.entries.get(peer)
         return None if entry is None else entry.state
 
     def present(self) -> list[Announcement]:
         """The announcements of all other peers that are present, by key."""
-        return [self._entries[peer].announcement for peer in sorted(self._entries) if self._is_present_other(peer)]
+        return [entry.current for entry in self._sorted(PeerState.ONLINE, PeerState.SUSPECT)]
 
     def lost(self) -> list[Announcement]:
         """The last announcements of peers that went without a goodbye, by key: worth a dial now and then."""
-        states = (PeerState.CRASHED, PeerState.EXPIRED)
-        return [entry.announcement for _, entry in sorted(self._entries.items()) if entry.state in states]
+        return [entry.announcement for entry in self._sorted(PeerState.CRASHED, PeerState.EXPIRED)]
+
+    def suspects(self) -> list[bytes]:
+        """The peers that may be gone, by key."""
+        return sorted(self._suspected)
+
+    def is_proven(self, peer: bytes) -> bool:
+        """Whether there is more to this peer than hearsay: a connection once, or weight."""
+        entry = self.entries.get(peer)
+        return entry is not None and self._is_worth_keeping(entry)
+
+    def was_contacted(self, peer: bytes) -> bool:
+        """Whether this node has been connected to ``peer``."""
+        entry = self.entries.get(peer)
+        return entry is not None and entry.was_contacted
 
     def apply(self, announcement: Announcement, now: float, age: float = 0.0) -> Change | None:
         """Take in an announcement of valid signature that was made ``age`` seconds ago."""
-        entry = self._entries.get(announcement.peer)
+        entry = self.entries.get(announcement.peer)
         made = now - age
         if entry is None:
             return self._enter(announcement, now, made)
         if not _supersedes(announcement, entry.announcement):
             return None
-        restarted = announcement.incarnation > entry.announcement.incarnation
-        before, entry.announcement, entry.made, entry.encoded = entry.state, announcement, made, b""
+        before, old = entry.state, entry.announcement
+        self._replace(entry, announcement, made)
         if announcement.leaving:
             self._bury(entry, PeerState.LEFT, now)
             return Change(ChangeKind.LEFT, announcement) if before.is_present else None
         if _expiry(announcement, made) <= now:  # newer than ours, but stale all the same
             if before is PeerState.LEFT:
-                entry.state = PeerState.EXPIRED
+                self._set_state(entry, PeerState.EXPIRED)
             return None
-        if before is PeerState.CRASHED and not restarted and made <= entry.verdict:
-            return None  # it was made before the peer was found dead
-        entry.state = PeerState.ONLINE
+        if before is PeerState.CRASHED and made <= entry.verdict and not _is_elsewhere(announcement, old):
+            return None  # it was made before the peer was found dead, where it still says to be
+        self._set_state(entry, PeerState.ONLINE)
         self._schedule(entry, _expiry(announcement, made))
         return Change(ChangeKind.UPDATED if before.is_present else ChangeKind.JOINED, announcement)
 
+    def set_load(self, peer: bytes, load: PeerLoad) -> None:
+        """Note what a peer itself says of its load."""
+        entry = self.entries.get(peer)
+        if entry is not None:
+            entry.load = load
+
     def suspect(self, peer: bytes) -> bool:
-        """Note that the connection to ``peer`` was lost; whether that is news about a peer that is present."""
-        entry = self._entries.get(peer)
+        """Note that ``peer`` may be gone; whether that is news about a peer that is present."""
+        entry = self.entries.get(peer)
         if entry is None or peer == self.me or entry.state is not PeerState.ONLINE:
             return False
-        entry.state = PeerState.SUSPECT
+        self._set_state(entry, PeerState.SUSPECT)
         return True
 
     def confirm(self, peer: bytes) -> None:
-        """Note that a suspect was reached after all."""
-        entry = self._entries.get(peer)
-        if entry is not None and entry.state is PeerState.SUSPECT:
-            entry.state = PeerState.ONLINE
+        """Note that ``peer`` is connected, so that it is there."""
+        entry = self.entries.get(peer)
+        if entry is not None:
+            entry.was_contacted = True
+            if entry.state is PeerState.SUSPECT:
+                self._set_state(entry, PeerState.ONLINE)
 
-    def crash(self, peer: bytes, now: float) -> Change | None:
-        """Note that ``peer`` did not answer."""
-        entry = self._entries.get(peer)
+    def crash(self, peer: bytes, now: float, found: float | None = None) -> Change | None:
+        """Note that ``peer`` is dead, as was ``found`` at that time (default: now)."""
+        entry = self.entries.get(peer)
         if entry is None or peer == self.me or not entry.state.is_present:
             return None
         self._bury(entry, PeerState.CRASHED, now)
+        entry.verdict = now if found is None else found
         return Change(ChangeKind.CRASHED, entry.announcement)
 
     def expire(self, now: float) -> list[Change]:
@@ -178,101 +222,97 @@ class PeerView:
         changes = []
         while self._queue and self._queue[0][0] <= now:
             due, peer = heapq.heappop(self._queue)
-            entry = self._entries.get(peer)
+            entry = self.entries.get(peer)
             if entry is None or entry.scheduled != due:
                 continue
+            entry.scheduled = 0.0
             if entry.deadline > now:
-                entry.scheduled = 0.0
                 self._schedule(entry, entry.deadline)
             elif not entry.state.is_present:
-                del self._entries[peer]
+                self._remove(entry)
             else:
                 self._bury(entry, PeerState.EXPIRED, now)
                 changes.append(Change(ChangeKind.EXPIRED, entry.announcement))
         return changes
 
-    # Pairwise reconciliation
-
-    def digest(self) -> bytes:
-        """Which announcements this view holds, tombstones included: 49 bytes for each, the peer and the order."""
-        return b"".join([_DIGEST.pack(peer, *entry.announcement.order) for peer, entry in self._entries.items()])
-
-    def newer_than(self, digest: bytes, now: float, room: int) -> tuple[Sighting, ...]:
-        """Announcements that the view behind ``digest`` lacks, up to ``room`` bytes.
-
-        Raises:
-            CodecError: malformed digest.
-        """
-        theirs = _parse(digest)
-        newer = (
-            peer
-            for peer, entry in self._entries.items()
-            if peer not in theirs or entry.announcement.order > theirs[peer]
-        )
-        return self._sightings(newer, now, room)
-
-    def older_than(self, digest: bytes) -> tuple[bytes, ...]:
-        """The peers of whom the view behind ``digest`` holds a newer announcement.
-
-        Raises:
-            CodecError: malformed digest.
-        """
-        older = []
-        for peer, order in _parse(digest).items():
-            entry = self._entries.get(peer)
-            if entry is None or entry.announcement.order < order:
-                older.append(peer)
-        return tuple(older)
-
-    def select(self, peers: Iterable[bytes], now: float, room: int) -> tuple[Sighting, ...]:
-        """The announcements of ``peers``, as far as this view vouches for them, up to ``room`` bytes."""
-        return self._sightings(peers, now, room)
-
-    def _sightings(self, peers: Iterable[bytes], now: float, room: int) -> tuple[Sighting, ...]:
-        # Peers found dead are not passed on: their last announcement would make them look alive.
-        sightings: list[Sighting] = []
-        for peer in peers:
-            entry = self._entries.get(peer)
-            if entry is not None and (entry.state.is_present or entry.state is PeerState.LEFT):
-                entry.encoded = entry.encoded or entry.announcement.encode()
-                room -= len(entry.encoded)
-                if room < 0:
-                    break
-                age = min(max(round((now - entry.made) * 1000), 0), MAX_LIFETIME)
-                sightings.append(Sighting(entry.encoded, age))
-        return tuple(sightings)
-
     # Inside
 
-    def _is_present_other(self, peer: bytes) -> bool:
-        return peer != self.me and self._entries[peer].state.is_present
+    def _sorted(self, *states: PeerState) -> list[Entry]:
+        return [entry for peer, entry in sorted(self.entries.items()) if entry.state in states and peer != self.me]
 
     def _enter(self, announcement: Announcement, now: float, made: float) -> Change | None:
         expiry = _expiry(announcement, made)
-        if (expiry <= now and not announcement.leaving) or not self._make_room():
+        peer = announcement.peer
+        if (expiry <= now and not announcement.leaving) or not self._make_room(peer):
             return None
-        entry = self._entries[announcement.peer] = _Entry(announcement, PeerState.ONLINE, made, expiry)
+        encoded = announcement.encode()
+        entry = Entry(announcement, encoded, get_item_id(encoded), PeerState.EXPIRED, made, now, expiry)
+        self.entries[peer] = self.by_id[entry.id] = entry
         if announcement.leaving:
             self._bury(entry, PeerState.LEFT, now)
             return None
+        self._set_state(entry, PeerState.ONLINE)
         self._schedule(entry, expiry)
         return Change(ChangeKind.JOINED, announcement)
 
-    def _make_room(self) -> bool:
-        """Whether another peer fits, for which the oldest tombstone may have to go."""
-        if len(self._entries) < self._max_peers:
+    def _make_room(self, newcomer: bytes) -> bool:
+        """Whether another peer fits, for which another may have to go."""
+        if len(self.entries) < self._max_peers or newcomer == self.me:
             return True
-        buried = [(entry.verdict, peer) for peer, entry in self._entries.items() if not entry.state.is_present]
+        others = [entry for peer, entry in self.entries.items() if peer != self.me]
+        buried = [entry for entry in others if not entry.state.is_present]
         if buried:
-            del self._entries[min(buried)[1]]
-        return bool(buried)
+            self._remove(min(buried, key=lambda entry: (entry.verdict, entry.announcement.peer)))
+            return True
+        hearsay = [entry.announcement.peer for entry in others if not self._is_worth_keeping(entry)]
+        if not hearsay:
+            return False
+        worst = max(hearsay, key=self._lot)
+        if self.weight(newcomer) <= 0 and self._lot(newcomer) > self._lot(worst):
+            return False
+        self._remove(self.entries[worst])
+        return True
 
-    def _bury(self, entry: _Entry, state: PeerState, now: float) -> None:
+    def _lot(self, peer: bytes) -> bytes:
+        return hash_bytes("view lot", self._salt, peer)
+
+    def _is_worth_keeping(self, entry: Entry) -> bool:
+        return entry.was_contacted or self.weight(entry.announcement.peer) > 0
+
+    def _set_state(self, entry: Entry, state: PeerState) -> None:
+        self._count(entry, -1)
         entry.state = state
+        self._count(entry, 1)
+
+    def _replace(self, entry: Entry, announcement: Announcement, made: float) -> None:
+        self._count(entry, -1)
+        self.by_id.pop(entry.id, None)
+        entry.announcement, entry.made, entry.load = announcement, made, None
+        entry.encoded = announcement.encode()
+        entry.id = get_item_id(entry.encoded)
+        self.by_id[entry.id] = entry
+        self._count(entry, 1)
+
+    def _remove(self, entry: Entry) -> None:
+        self._count(entry, -1)
+        self.by_id.pop(entry.id, None)
+        del self.entries[entry.announcement.peer]
+
+    def _count(self, entry: Entry, sign: int) -> None:
+        if entry.state.is_present:
+            self._present += sign
+            self.root ^= int.from_bytes(entry.id)
+        if entry.state is PeerState.SUSPECT and sign > 0:
+            self._suspected[entry.announcement.peer] = None
+        elif sign < 0:
+            self._suspected.pop(entry.announcement.peer, None)
+
+    def _bury(self, entry: Entry, state: PeerState, now: float) -> None:
+        self._set_state(entry, state)
         entry.verdict = now
         self._schedule(entry, now + TOMBSTONE)
 
-    def _schedule(self, entry: _Entry, deadline: float) -> None:
+    def _schedule(self, entry: Entry, deadline: float) -> None:
         """Set the deadline. A queue item that comes too early is put back when it is due; one too late is replaced."""
         entry.deadline = deadline
         if entry.announcement.peer != self.me and (not entry.scheduled or deadline < entry.scheduled):
@@ -280,17 +320,14 @@ class PeerView:
             heapq.heappush(self._queue, (deadline, entry.announcement.peer))
 
 
-def _parse(digest: bytes) -> dict[bytes, tuple[int, bool, int]]:
-    if len(digest) % _DIGEST.size:
-        raise CodecError("malformed digest")
-    return {
-        peer: (incarnation, leaving, sequence) for peer, incarnation, leaving, sequence in _DIGEST.iter_unpack(digest)
-    }
-
-
 def _supersedes(new: Announcement, old: Announcement) -> bool:
     # A peer that signs two announcements of one order must not split the views: the greater signature stands.
     return (new.order, new.signature) > (old.order, old.signature)
+
+
+def _is_elsewhere(new: Announcement, old: Announcement) -> bool:
+    """Whether a peer that did not answer at the old place may well do so at the new one, or is a new process."""
+    return (new.incarnation, new.addresses, new.relays) != (old.incarnation, old.addresses, old.relays)
 
 
 def _expiry(announcement: Announcement, made: float) -> float:

@@ -311,6 +311,13 @@ class Streams:
         finally:
             self._leave(exchange)
 
+    def is_used(self, peer: bytes, besides: str) -> bool:
+        """Whether an exchange with ``peer`` is under way, in either direction, of another protocol than ``besides``."""
+        opened = (channel for channel in self._channels if channel.raw.peer == peer and channel.exchange is not None)
+        return any(channel.protocol != besides for channel in opened) or any(
+            served == peer and protocol != besides for served, protocol in self._served
+        )
+
     async def request(self, peer: bytes, protocol: str, payload: bytes, timeout: float) -> bytes:
         """Send one frame and return the one that answers it; ``timeout`` in seconds.
 

@@ -29,18 +29,21 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from chain.beacon import make_onion
 from chain.crypto import parse_address
-from chain.epochs import get_epoch
 from chain.exceptions import InvalidOperation, KeyFormatError
 from chain.ledger import BlockContext, compute_fee, process_operation
 from chain.operations import (
     MAX_MODELS,
     Bond,
+    Enroll,
     NoncedOperation,
+    Retire,
     Serve,
     SignedOperation,
     Transfer,
     Unbond,
+    Unjail,
     Withdraw,
 )
 from chain.state import Draft
@@ -49,6 +52,7 @@ from serving.config_file import describe_errors, format_path
 from serving.http.server import ListenError
 from serving.market import MAX_RECORDS
 from serving.metrics import CONTENT_TYPE, Metrics
+from serving.newcomer import register
 from serving.parts import NodeParts
 from serving.reports import (
     report_health,
@@ -57,6 +61,7 @@ from serving.reports import (
     report_policy,
     report_requests,
     report_status,
+    report_total,
     report_wallet,
 )
 
@@ -73,6 +78,8 @@ GRACE = 1.0
 """Seconds that requests under way have when the listener is stopped."""
 
 Endpoint = Callable[[Request], Awaitable[Response]]
+Partition = Callable[[Sequence[bytes]], Awaitable[None]]
+"""Has nothing to do with these peers from now on; see ``p2p.host.Libp2pNetwork.partition``."""
 S = TypeVar("S", bound=Section)
 
 
@@ -91,17 +98,30 @@ class _TransferOrder(_AmountOrder):
     memo: str = ""
 
 
+class _PartitionOrder(Section):
+    peers: list[str]
+
+
 class _ServeOrder(_Order):
     models: list[ModelName] = Field(max_length=MAX_MODELS)
 
 
 class Admin:
-    """The listener of one node. ``extra`` routes are added as they are, without the token's protection."""
+    """The listener of one node. ``extra`` routes are added as they are, without the token's protection.
+
+    ``partition`` is a testing aid: it opens ``PUT /testing/partition``, which cuts the node off from named peers.
+    """
 
     def __init__(
-        self, node: NodeParts, token: str, listener: trio.SocketListener, extra: Sequence[BaseRoute] = ()
+        self,
+        node: NodeParts,
+        token: str,
+        listener: trio.SocketListener,
+        extra: Sequence[BaseRoute] = (),
+        partition: Partition | None = None,
     ) -> None:
         self._node = node
+        self._partition = partition
         self._token = token.encode()
         self._listener = listener
         host, port, *_ = listener.socket.getsockname()
@@ -130,7 +150,13 @@ class Admin:
 
     @classmethod
     async def open(
-        cls, node: NodeParts, host: str, port: int, token_path: Path, extra: Sequence[BaseRoute] = ()
+        cls,
+        node: NodeParts,
+        host: str,
+        port: int,
+        token_path: Path,
+        extra: Sequence[BaseRoute] = (),
+        partition: Partition | None = None,
     ) -> Admin:
         """Bind ``host`` and ``port`` (0: any free one) and read the token, or make it; :meth:`run` then serves.
 
@@ -145,7 +171,7 @@ class Admin:
             raise ListenError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
         for listener in others:  # a name with several addresses; one will do
             await listener.aclose()
-        return cls(node, token, first, extra)
+        return cls(node, token, first, extra, partition)
 
     async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled."""
@@ -164,6 +190,9 @@ class Admin:
         async def get_status(request: Request) -> Response:
             return _answer(await report_status(node))
 
+        async def get_total(request: Request) -> Response:
+            return _answer(await report_total(node))
+
         async def get_peers(request: Request) -> Response:
             return _answer(report_peers(node))
 
@@ -181,6 +210,7 @@ class Admin:
 
         return [
             ("/status", "GET", get_status),
+            ("/ledger/total", "GET", get_total),
             ("/peers", "GET", get_peers),
             ("/models", "GET", get_models),
             ("/requests", "GET", get_requests),
@@ -190,8 +220,13 @@ class Admin:
             ("/wallet/unbond", "POST", self._unbond),
             ("/wallet/withdraw", "POST", self._withdraw),
             ("/wallet/serve", "POST", self._serve_models),
+            ("/wallet/enroll", "POST", self._enroll),
+            ("/wallet/retire", "POST", self._retire),
+            ("/wallet/unjail", "POST", self._unjail),
+            ("/wallet/register", "POST", self._register),
             ("/policy", "GET", get_policy),
             ("/policy", "PUT", self._change_policy),
+            *([("/testing/partition", "PUT", self._set_partition)] if self._partition is not None else []),
         ]
 
     def _guard(self, endpoint: Endpoint) -> Endpoint:
@@ -242,9 +277,35 @@ class Admin:
         models = tuple(sorted(set(order.models)))
         return await self._submit(lambda nonce: Serve(nonce, models), order.wait)
 
+    async def _enroll(self, request: Request) -> Response:
+        order = await _read(request, _Order)
+        genesis, key = self._node.engine.genesis, self._node.key
+
+        def make(nonce: int) -> Enroll:
+            number = nonce + 1  # 0 is that of genesis
+            return Enroll(nonce, make_onion(key, genesis.beacon, number, genesis.parameters.epoch_heights).tip, number)
+
+        return await self._submit(make, order.wait)
+
+    async def _retire(self, request: Request) -> Response:
+        order = await _read(request, _Order)
+        return await self._submit(Retire, order.wait)
+
+    async def _unjail(self, request: Request) -> Response:
+        order = await _read(request, _Order)
+        return await self._submit(Unjail, order.wait)
+
+    async def _register(self, request: Request) -> Response:
+        order = await _read(request, _Order)
+        models = (await self._node.services.get_models())[:MAX_MODELS]
+        try:
+            signed = await register(self._node.engine, self._node.key, tuple(models), self._node.runtime)
+        except InvalidOperation as error:
+            raise HTTPException(409, str(error)) from None
+        return await self._report(signed, order.wait)
+
     async def _submit(self, make: Callable[[int], NoncedOperation], wait: float) -> Response:
         """Sign and submit an operation, unless it would fail; wait for it to be final for ``wait`` seconds."""
-        engine = self._node.engine
         obstacle = self._find_obstacle(make)
         if obstacle is not None:
             raise HTTPException(409, obstacle)
@@ -252,6 +313,11 @@ class Admin:
             signed = await self._node.wallet.submit(make)
         except InvalidOperation as error:
             raise HTTPException(409, str(error)) from None
+        return await self._report(signed, wait)
+
+    async def _report(self, signed: SignedOperation, wait: float) -> Response:
+        """What became of an operation after ``wait`` seconds at most."""
+        engine = self._node.engine
         height, failure = None, None
         if wait:
             with suppress(trio.TooSlowError):
@@ -263,15 +329,24 @@ class Admin:
     def _find_obstacle(self, make: Callable[[int], NoncedOperation]) -> str | None:
         """Why the operation would fail if it came next; on the ledger it would still cost its fee."""
         engine, signer = self._node.engine, self._node.key.public_key
-        header, state = engine.header, engine.state
-        context = BlockContext(
-            engine.genesis, get_epoch(engine.genesis.parameters, header.height + 1), header.chain_time
-        )
+        state, context = engine.state, BlockContext.after(engine.genesis, engine.header)
         unsigned = SignedOperation(make(state.account(signer).nonce), signer, bytes(64))
         try:
             return process_operation(Draft(state), context, unsigned)
         except InvalidOperation as error:
             return str(error)
+
+    # Testing
+
+    async def _set_partition(self, request: Request) -> Response:
+        """Cut the node off from the peers named; from none ends it."""
+        order = await _read(request, _PartitionOrder)
+        assert self._partition is not None
+        try:
+            await self._partition([parse_address(address) for address in order.peers])
+        except KeyFormatError as error:
+            raise HTTPException(400, f"peers: {error}") from None
+        return _answer({"peers": order.peers})
 
     # Policy
 

@@ -14,8 +14,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from chain.cli import AsJson, DataDir, format_credits, get_default_data_dir
+from chain.cli import AsJson, DataDir, get_default_data_dir
 from chain.crypto import parse_address
+from chain.display import format_credits
 from chain.exceptions import KeyFormatError
 from chain.genesis import CREDIT
 
@@ -27,7 +28,7 @@ class CommandError(Exception):
     """Something the user can put right; the message says how."""
 
 
-def ask(data_dir: Path | None, method: str, path: str, content: Any = None) -> Any:
+def ask(data_dir: Path | None, method: str, path: str, content: Any = None, timeout: float = TIMEOUT) -> Any:
     """Send a request to the node's admin listener and return its JSON answer.
 
     Raises:
@@ -44,7 +45,7 @@ def ask(data_dir: Path | None, method: str, path: str, content: Any = None) -> A
     headers = {"Authorization": f"Bearer {token}"}
     try:
         response = httpx.request(
-            method, f"http://{address}{path}", json=content, headers=headers, timeout=TIMEOUT, trust_env=False
+            method, f"http://{address}{path}", json=content, headers=headers, timeout=timeout, trust_env=False
         )
     except httpx.HTTPError as error:
         raise CommandError(
@@ -114,9 +115,11 @@ def add_commands(app: typer.Typer) -> None:
 def _build_wallet() -> typer.Typer:
     app = typer.Typer(help="The node's account.", no_args_is_help=True)
 
-    def submit(data_dir: Path | None, kind: str, content: dict[str, Any], no_wait: bool) -> None:
+    def submit(
+        data_dir: Path | None, kind: str, content: dict[str, Any], no_wait: bool, timeout: float = TIMEOUT
+    ) -> None:
         wait = 0 if no_wait else 60
-        answer = ask(data_dir, "POST", f"/wallet/{kind}", {**content, "wait": wait})
+        answer = ask(data_dir, "POST", f"/wallet/{kind}", {**content, "wait": wait}, timeout)
         if answer.get("height") is None:
             print(f"sent, not final yet: {answer['operation']}")
         elif answer.get("failure"):
@@ -172,6 +175,27 @@ def _build_wallet() -> typer.Typer:
     ) -> None:
         """Declare the models that the bond stands behind."""
         submit(data_dir, "serve", {"models": sorted(set(models or []))}, no_wait)
+
+    @app.command()
+    def enroll(data_dir: DataDir = None, no_wait: NoWait = False) -> None:
+        """Become a validator with the whole bond, from the epoch after next on."""
+        submit(data_dir, "enroll", {}, no_wait)
+
+    @app.command()
+    def retire(data_dir: DataDir = None, no_wait: NoWait = False) -> None:
+        """Stop being a validator, from the epoch after next on; until then the node must keep running."""
+        submit(data_dir, "retire", {}, no_wait)
+
+    @app.command()
+    def unjail(data_dir: DataDir = None, no_wait: NoWait = False) -> None:
+        """Return to duty after having been jailed (a running node asks for it by itself)."""
+        submit(data_dir, "unjail", {}, no_wait)
+
+    @app.command()
+    def register(data_dir: DataDir = None, no_wait: NoWait = False) -> None:
+        """Get a newcomer's first bond, where the chain grants one, for some minutes of computing."""
+        print("searching for a proof of work; this may take some minutes")
+        submit(data_dir, "register", {}, no_wait, timeout=3600.0)
 
     return app
 

@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, model
 
 from chain.crypto import parse_address
 from chain.exceptions import KeyFormatError
+from chain.light import Checkpoint
 from chain.operations import MAX_MODELS
 from serving.backends.load import LoadReader
 from serving.http.client import BaseUrl
@@ -97,9 +98,46 @@ def parse_peer_address(address: str) -> tuple[bytes, str]:
         raise ValueError(str(error)) from None
 
 
+def parse_proxy(text: str) -> tuple[str, int]:
+    """Host and port of ``HOST:PORT`` (``[ADDRESS]:PORT`` for IPv6).
+
+    Raises:
+        ValueError: it is something else.
+    """
+    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9.-]{1,253})):([0-9]{1,5})", text)
+    if match is None or not 0 < int(match[3]) <= 65535:
+        raise ValueError(f"expected HOST:PORT, such as 127.0.0.1:9050, got {text!r}")
+    host = match[1] or match[2]
+    if match[1]:
+        try:
+            ipaddress.IPv6Address(host)
+        except ValueError:
+            raise ValueError(f"{host!r} is not an IPv6 address") from None
+    return ("127.0.0.1" if host == "localhost" else host), int(match[3])
+
+
+def _check_proxy(text: str) -> str:
+    parse_proxy(text)
+    return text
+
+
+def is_ip_address(host: str) -> bool:
+    """Whether ``host`` is an IP address and not a name."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 def _check_peer_address(address: str) -> str:
     parse_peer_address(address)
     return address
+
+
+def _check_checkpoint(checkpoint: str) -> str:
+    Checkpoint.parse(checkpoint)
+    return checkpoint
 
 
 def _check_url(url: str) -> str:
@@ -142,6 +180,7 @@ ListenAddress = Annotated[str, AfterValidator(check_listen_address)]
 DialableAddress = Annotated[str, AfterValidator(check_dialable_address)]
 PeerAddress = Annotated[str, AfterValidator(_check_peer_address)]
 Url = Annotated[str, AfterValidator(_check_url)]
+Proxy = Annotated[str, AfterValidator(_check_proxy)]
 
 # Sections
 
@@ -302,6 +341,16 @@ class LogConfig(Section):
     format: Literal["text", "json"] = Field(default="text", description="text for people, json for machines.")
 
 
+class RelayConfig(Section):
+    """Lending this node's address to those that cannot be dialled; see docs/operating.md for what a relay can know."""
+
+    serve: bool = Field(default=True, description="Whether to relay, if others can dial this node.")
+    max_reservations: int = Field(default=256, ge=1, le=100_000, description="Nodes that may be reached through it.")
+    max_circuits: int = Field(
+        default=64, ge=1, le=10_000, description="Connections through it at a time; no node gets more than a quarter."
+    )
+
+
 class NodeConfig(Section):
     """Everything that a node's owner decides."""
 
@@ -314,6 +363,23 @@ class NodeConfig(Section):
     )
     bootstrap: Annotated[tuple[PeerAddress, ...], Strict(False)] = Field(
         default=(), description="Nodes for the first contact: /ip4/<address>/tcp/<port>/p2p/12D3KooW…"
+    )
+    reachability: Literal["auto", "public", "private"] = Field(
+        default="auto",
+        description="Whether others can dial this node: public, private, or auto, which asks others to try.",
+    )
+    upnp: bool = Field(default=False, description="Whether to ask the home router to forward the port (UPnP).")
+    relay: RelayConfig = Field(
+        default=RelayConfig(), description="Lending this node's address to those that cannot be dialled."
+    )
+    anonymous: bool = Field(
+        default=False,
+        description="Listen nowhere, tell nobody an address, and connect to the bootstrap peers alone, which relay the "
+        "rest. Needs 'listen: []'.",
+    )
+    socks5: Proxy | None = Field(
+        default=None,
+        description="HOST:PORT of a SOCKS5 proxy, such as Tor's 127.0.0.1:9050, through which every peer is dialled.",
     )
     api: ApiConfig = Field(default=ApiConfig(), description="The OpenAI API, for users.")
     admin: AdminConfig = Field(default=AdminConfig(), description="For the owner: status, wallet, policy, metrics.")
@@ -334,14 +400,71 @@ class NodeConfig(Section):
         le=60_000,
         description="Least time between two blocks that this node proposes, in milliseconds.",
     )
+    checkpoint: Annotated[str, AfterValidator(_check_checkpoint)] | None = Field(
+        default=None,
+        description="A recent block that you trust, HEIGHT:BLOCKID ('wwwserve status' of another node prints one). A "
+        "new node begins near it, and takes no chain without it for the true one. Replace it after long absence.",
+    )
+    keep_epochs: int = Field(
+        default=0,
+        ge=0,
+        le=10**9,
+        description="Past epochs whose blocks to keep; 0 keeps everything, for others to audit and catch up from.",
+    )
     log: LogConfig = Field(default=LogConfig(), description="What the node writes about itself.")
+
+    def get_checkpoint(self) -> Checkpoint | None:
+        """The trusted block, if there is one."""
+        return None if self.checkpoint is None else Checkpoint.parse(self.checkpoint)
 
     def get_bootstrap(self) -> list[tuple[bytes, str]]:
         """Public key and multiaddress of every bootstrap peer."""
         return [parse_peer_address(address) for address in self.bootstrap]
 
+    def get_listen(self) -> tuple[str, ...]:
+        """The addresses to listen on."""
+        return () if self.anonymous else self.listen
+
+    def get_proxy(self) -> tuple[str, int] | None:
+        """Host and port of the SOCKS5 proxy, if there is one."""
+        return None if self.socks5 is None else parse_proxy(self.socks5)
+
+    def as_anonymous(self) -> NodeConfig:
+        """This configuration with the mode switched on and what it excludes left out.
+
+        Raises:
+            ConfigError: it does not go together with the rest.
+        """
+        chosen = self.model_copy(update={"anonymous": True, "listen": (), "announce": (), "upnp": False})
+        for path, reason in chosen._find_anonymity_conflicts():
+            raise ConfigError(f"{path[0]}: {reason}")
+        return chosen
+
+    def _find_anonymity_conflicts(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        if not self.anonymous:
+            return
+        if self.listen and "listen" in self.model_fields_set:
+            yield ("listen",), "an anonymous node does not listen: set it to []"
+        if self.announce:
+            yield ("announce",), "an anonymous node announces no address: set it to []"
+        if self.upnp:
+            yield ("upnp",), "an anonymous node has no port to forward: set it to false"
+        if not self.bootstrap:
+            yield (
+                ("bootstrap",),
+                "an anonymous node connects to its bootstrap peers alone: name one at least, better three",
+            )
+        for index, (_, place) in enumerate(self.get_bootstrap()):
+            if self.socks5 is None and place.startswith("/dns"):
+                reason = "looking up a name tells others about this node: give the IP address, or use a proxy (socks5)"
+                yield ("bootstrap", index), reason
+        proxy = self.get_proxy()
+        if proxy is not None and not is_ip_address(proxy[0]):
+            yield ("socks5",), "looking up a name tells others about this node: give the proxy's IP address"
+
     def find_conflicts(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         """What is wrong between sections: path of the key and reason."""
+        yield from self._find_anonymity_conflicts()
         keys = [entry.key for entry in self.api.keys]
         for index, key in enumerate(keys):
             if key in keys[:index]:

@@ -28,11 +28,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from chain.blockstore import BlockStore, load_stored_genesis
+from chain.blockstore import BlockStore
 from chain.crypto import KeyPair
-from chain.genesis import CREDIT, GenesisAccount, Parameters, make_genesis
+from chain.genesis import CREDIT, Parameters, make_genesis, make_validator
 from chain.store import LevelStore
+from chain.stored import load_stored_genesis
 from chain.verify import StoreSource, verify_chain
+from consensus.journal import Journal
+from consensus.repair import JOURNAL
 from p2p.identity import create_identity
 from p2p.runtime import RealRuntime
 from serving.backends.embedded import MODEL
@@ -155,11 +158,14 @@ def make_nodes(directory: Path) -> list[DemoNode]:
         home.mkdir()
         peer_port, api_port, admin_port = ports[3 * number : 3 * number + 3]
         nodes.append(DemoNode(number, home, create_identity(home / "key"), peer_port, api_port, admin_port))
-    accounts = [GenesisAccount(node.key.public_key, 10_000 * CREDIT, 1_000 * CREDIT, (MODEL,), True) for node in nodes]
-    parameters = Parameters(epoch_heights=20, unbonding_epochs=3)
-    genesis = make_genesis("demo", RealRuntime().now(), secrets.token_bytes(32), accounts, parameters)
+    parameters, beacon = Parameters(epoch_heights=20, unbonding_epochs=3), secrets.token_bytes(32)
+    accounts = [
+        make_validator(node.key, beacon, parameters, 10_000 * CREDIT, 1_000 * CREDIT, (MODEL,)) for node in nodes
+    ]
+    genesis = make_genesis("demo", RealRuntime().now(), beacon, accounts, parameters)
     for node in nodes:
         (node.directory / "genesis.json").write_text(genesis.to_json())
+        Journal.open(node.directory / JOURNAL, genesis.chain_id, node.key.public_key).close()
         config = {
             "listen": [f"/ip4/127.0.0.1/tcp/{node.peer_port}"],
             "bootstrap": [other.multiaddress for other in nodes if other is not node],

@@ -169,8 +169,9 @@ class Executor:
             return "unknown path"
         if hold.payee != self._key.public_key:
             return "the hold pays somebody else"
-        expected = get_executor(state, engine.genesis, hold.epoch, payer, hold.seq, hold.attempt, hold.model)
-        if expected != self._key.public_key or hold.attempt >= parameters.max_attempts:
+        if hold.attempt >= parameters.max_attempts:  # before the draw, whose cost grows with it
+            return "not drawn for this request"
+        if get_executor(state, hold.epoch, payer, hold.seq, hold.attempt, hold.model) != self._key.public_key:
             return "not drawn for this request"
         in_use = hold_id in self._payments.serving or self._payments.is_collecting(hold_id)
         if in_use or not state.window(payer).is_usable(hold.seq, hold.attempt):

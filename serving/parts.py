@@ -8,6 +8,7 @@ from chain.crypto import KeyPair
 from consensus.engine import Engine
 from p2p.discovery import Discovery
 from p2p.network import Network
+from p2p.runtime import Runtime
 from serving.executor import Executor
 from serving.market import Market
 from serving.payments import Payments
@@ -23,6 +24,8 @@ class NodeParts(Protocol):
     def key(self) -> KeyPair: ...
     @property
     def engine(self) -> Engine: ...
+    @property
+    def runtime(self) -> Runtime: ...
     @property
     def discovery(self) -> Discovery: ...
     @property

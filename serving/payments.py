@@ -50,7 +50,9 @@ AHEAD = WINDOW // 2
 just started can skip those of holds that may still be on their way."""
 RESERVE = 8
 """Hold numbers that one write to the store reserves."""
-SEQ_KEY = b"wseq"
+PREFIX = b"w"
+"""Of what a node keeps of its own payments, in the database of its chain."""
+SEQ_KEY = PREFIX + b"seq"
 
 
 class CannotAfford(Exception):

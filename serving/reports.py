@@ -12,9 +12,13 @@ from typing import Any
 import trio
 
 from chain.crypto import format_address
+from chain.state import Duty
 from serving.admission import Origin
 from serving.market import RequestRecord
 from serving.parts import NodeParts
+
+BREATH = 1_000
+"""Accounts that are added up before other tasks get a turn."""
 
 
 def report_health(node: NodeParts) -> dict[str, Any]:
@@ -42,6 +46,8 @@ async def report_status(node: NodeParts) -> dict[str, Any]:
         "is_syncing": status.is_syncing,
         "epoch": status.epoch,
         "view": status.view,
+        "beacon": node.engine.state.beacon.previous.hex(),
+        "checkpoint": str(node.engine.checkpoint or ""),
         "is_validator": status.is_validator,
         "mempool_operations": status.mempool_operations,
         "connected_peers": status.peers,
@@ -57,6 +63,32 @@ async def report_status(node: NodeParts) -> dict[str, Any]:
         "completion_tokens": counters.completion_tokens,
         "offers_served": node.executor.served,
         "offers_declined": node.executor.declined,
+    }
+
+
+async def report_total(node: NodeParts) -> dict[str, Any]:
+    """All credit there is at one height, added up account by account: ``total`` equals ``supply``, or it is broken."""
+    header, state = node.engine.header, node.engine.state
+    accounts = available = held = bonded = unbonding = 0
+    for _, account in state.accounts():
+        accounts += 1
+        available += account.available
+        held += account.held
+        bonded += account.bonded
+        unbonding += sum(part.amount for part in account.unbonding)
+        if accounts % BREATH == 0:
+            await trio.lowlevel.checkpoint()
+    return {
+        "height": header.height,
+        "block": header.id.hex(),
+        "accounts": accounts,
+        "available": available,
+        "held": held,
+        "bonded": bonded,
+        "unbonding": unbonding,
+        "treasury": state.totals.treasury,
+        "total": available + held + bonded + unbonding + state.totals.treasury,
+        "supply": state.totals.supply,
     }
 
 
@@ -146,7 +178,14 @@ def report_wallet(node: NodeParts) -> dict[str, Any]:
         "unbonding": sum(part.amount for part in account.unbonding),
         "earned": node.payments.earned,
         "models": list(account.models),
+        "validator": _describe_duty(node.engine.state.duty(node.key.public_key)),
     }
+
+
+def _describe_duty(duty: Duty | None) -> str:
+    if duty is None or not duty.is_enrolled:
+        return "no"
+    return f"jailed until epoch {duty.jailed_until}" if duty.jailed_until else "enrolled"
 
 
 def report_policy(node: NodeParts) -> dict[str, Any]:

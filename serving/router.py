@@ -15,12 +15,12 @@ import structlog
 import trio
 
 from chain.crypto import KeyPair, format_address
-from chain.epochs import get_beacon
 from chain.exceptions import CodecError, InvalidOperation
 from chain.lottery import compute_lottery_seed
 from chain.operations import Hold, compute_digest, compute_hold_id
 from consensus.engine import Engine
 from p2p.announcements import Announcement
+from p2p.dialling import get_addresses
 from p2p.network import NetworkError
 from p2p.runtime import Runtime
 from p2p.streams import Exchange, Streams
@@ -169,10 +169,11 @@ class Router:
 
     def _draw(self, model: str, epoch: int, seq: int) -> list[tuple[int, bytes]]:
         """Positions and keys of the candidates in reach, in the order in which to ask them."""
-        table = self._engine.state.serving_table(epoch)
-        if table is None:
+        state = self._engine.state
+        table, source = state.serving_table(epoch), state.beacon.get_source(epoch)
+        if table is None or source is None:
             return []
-        seed = compute_lottery_seed(get_beacon(self._engine.genesis, epoch), self._key.public_key, seq)
+        seed = compute_lottery_seed(source, self._key.public_key, seq)
         limit = self._engine.genesis.parameters.max_attempts
         order = zip(range(limit), table.lottery(model).order(seed, self._key.public_key), strict=False)
         candidates = [(attempt, payee) for attempt, payee in order if self._is_present(payee, model)]
@@ -193,7 +194,7 @@ class Router:
         announcement = self._find_peer(payee)
         if announcement is not None:
             with trio.fail_after(self._settings.accept_timeout):
-                await self._streams.network.connect(payee, announcement.addresses)
+                await self._streams.network.connect(payee, get_addresses(announcement))
 
     @asynccontextmanager
     async def _attempt(self, terms: _Terms) -> AsyncIterator[Answer]:

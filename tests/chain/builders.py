@@ -8,30 +8,36 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from chain import crypto
-from chain.blocks import Block, Header
+from chain.beacon import make_onion
+from chain.blocks import MAX_NULLIFICATIONS, Block, Header
 from chain.crypto import KeyPair
-from chain.epochs import get_beacon, get_epoch, get_validators
-from chain.genesis import Genesis, GenesisAccount, Parameters, Price, make_genesis
+from chain.epochs import Epoch, get_next_epoch
+from chain.genesis import Genesis, GenesisAccount, Parameters, Price, make_genesis, make_validator
 from chain.ledger import get_executor
 from chain.operations import (
     Bond,
     Capture,
     CaptureItem,
     Delivery,
+    Enroll,
+    Evidence,
     Hold,
     Operation,
+    Recommit,
+    Retire,
     Serve,
     SignedOperation,
     Transfer,
     Unbond,
+    Unjail,
     Usage,
     Withdraw,
     compute_hold_id,
     sign_operation,
 )
-from chain.state import Account, State
+from chain.state import Account, Duty, State
 from chain.transition import Transition, build_block, state_transition
-from chain.votes import NO_BLOCK, Certificate, VoteKind, make_certificate, sign_vote
+from chain.votes import NO_BLOCK, Certificate, Vote, VoteKind, make_certificate, sign_vote
 
 START = 1_700_000_000_000
 """Timestamp of the genesis, ms."""
@@ -42,6 +48,8 @@ MODEL = "smol"
 PARAMETERS = Parameters(
     epoch_heights=4,
     unbonding_epochs=2,
+    min_validator_bond=1_000,
+    missed_lead_fee=500,
     min_service_bond=1_000,
     max_attempts=3,
     max_hold_time=20_000,
@@ -73,11 +81,22 @@ def make_test_genesis(
 ) -> Genesis:
     """A genesis in which ``validators`` vote and serve with ``stakes`` (100,000 each by default)."""
     stakes = stakes if stakes is not None else [100_000] * len(validators)
+    beacon = crypto.hash_bytes("test beacon")
     accounts = [
-        GenesisAccount(key.public_key, available, stake, models, True)
+        make_validator(key, beacon, parameters, available, stake, models)
         for key, stake in zip(validators, stakes, strict=True)
     ]
-    return make_genesis(name, START, crypto.hash_bytes("test beacon"), [*accounts, *others], parameters)
+    return make_genesis(name, START, beacon, [*accounts, *others], parameters)
+
+
+def find_reveal(key: KeyPair, genesis: Genesis, state: State) -> bytes:
+    """What ``key`` reveals in the block that follows ``state``; its onions are numbered 0, 1, …"""
+    duty = state.duty(key.public_key)
+    assert duty is not None
+    onion = make_onion(key, genesis.beacon, duty.onion, genesis.parameters.epoch_heights)
+    reveal = onion.find_reveal(duty.tip)
+    assert reveal is not None
+    return reveal
 
 
 class Chain:
@@ -112,7 +131,7 @@ class Chain:
             stakes=stakes,
             available=available,
             models=models,
-            others=[GenesisAccount(user.public_key, available, 0, (), False) for user in self.users],
+            others=[GenesisAccount(user.public_key, available, 0, (), None) for user in self.users],
             parameters=parameters,
             name=name,
         )
@@ -133,17 +152,27 @@ class Chain:
     @property
     def next_epoch(self) -> int:
         """Epoch of the block that comes next."""
-        return get_epoch(self.genesis.parameters, self.head.height + 1)
+        return self.epoch.number
+
+    @property
+    def epoch(self) -> Epoch:
+        """What is fixed for the epoch of the block that comes next."""
+        return get_next_epoch(self.genesis, self.state)
 
     def account(self, key: KeyPair) -> Account:
         """The account of a key after the last block."""
         return self.state.account(key.public_key)
 
+    def get_epoch(self, number: int) -> Epoch:
+        """What is fixed for an epoch up to that of the next block."""
+        height = min(number * self.genesis.parameters.epoch_heights, self.head.height)
+        epoch = get_next_epoch(self.genesis, self.states[height])
+        assert epoch.number == number
+        return epoch
+
     def leader(self, view: int, epoch: int | None = None) -> KeyPair:
         """Key of the leader of a view (of the next block's epoch by default)."""
-        epoch = self.next_epoch if epoch is None else epoch
-        validators = get_validators(self.genesis, epoch)
-        return self.keys[validators.compute_leader(get_beacon(self.genesis, epoch), view)]
+        return self.keys[(self.epoch if epoch is None else self.get_epoch(epoch)).compute_leader(view)]
 
     def certify(
         self, header: Header, kind: VoteKind, *, view: int | None = None, signers: Sequence[KeyPair] | None = None
@@ -156,8 +185,10 @@ class Chain:
     ) -> Certificate:
         """Votes of ``kind`` on whatever stands behind these numbers."""
         chain_id = self.genesis.chain_id
-        votes = [sign_vote(key, chain_id, kind, epoch, view, block_id) for key in signers or self.validators]
-        return make_certificate(votes, get_validators(self.genesis, epoch))
+        validators = self.epoch.find_validators(epoch) or self.get_epoch(epoch).validators
+        members = [key for key in signers or self.keys.values() if key.public_key in validators]
+        votes = [sign_vote(key, chain_id, kind, epoch, view, block_id) for key in members]
+        return make_certificate(votes, validators)
 
     def nullify(self, view: int, epoch: int | None = None) -> Certificate:
         """The nullification of a view (of the next block's epoch by default) by all validators."""
@@ -167,36 +198,67 @@ class Chain:
         """The finality certificate of a block, by all validators."""
         return self.certify(block.header, VoteKind.FINALIZE)
 
-    def parent_certificate(self) -> Certificate | None:
-        """What the next block must carry as evidence for its parent."""
+    def parent_certificate(self, signers: Sequence[KeyPair] | None = None) -> Certificate | None:
+        """What the next block must carry as evidence for its parent, by ``signers`` (all validators by default)."""
         if not self.blocks:
             return None
-        return self.certify(self.head, VoteKind.NOTARIZE if self.head.epoch == self.next_epoch else VoteKind.FINALIZE)
+        kind = VoteKind.NOTARIZE if self.head.epoch == self.next_epoch else VoteKind.FINALIZE
+        return self.certify(self.head, kind, signers=signers)
 
     def propose(
-        self, operations: Iterable[SignedOperation] = (), *, elapsed: int = 1_000, skipped: int = 0
+        self,
+        operations: Iterable[SignedOperation] = (),
+        *,
+        elapsed: int = 1_000,
+        skipped: int = 0,
+        late_votes: Sequence[Vote] = (),
+        parent_certificate: Certificate | None = None,
+        reveal: bytes | None = None,
     ) -> tuple[Block, Transition, list[tuple[SignedOperation, str]]]:
         """A valid block on the head, ``elapsed`` ms after it and ``skipped`` nullified views later; not appended.
+
+        ``parent_certificate`` is that of all validators unless given; whoever is not in it was absent. ``reveal`` is
+        what opens the tip of the leader unless given.
 
         Returns what :func:`chain.transition.build_block` does: the block, its transition, the operations left out.
         """
         first = self.head.view + 1 if self.blocks and self.head.epoch == self.next_epoch else 1
         view = first + skipped
+        leader = self.leader(view)
         return build_block(
             self.genesis,
-            self.leader(view),
+            leader,
             self.head,
             self.state,
             operations,
             view=view,
             timestamp=self.head.timestamp + elapsed,
-            parent_certificate=self.parent_certificate(),
-            nullifications=[self.nullify(skip) for skip in range(first, view)],
+            reveal=find_reveal(leader, self.genesis, self.state) if reveal is None else reveal,
+            parent_certificate=parent_certificate or self.parent_certificate(),
+            nullifications=[self.nullify(skip) for skip in range(max(first, view - MAX_NULLIFICATIONS), view)],
+            late_votes=late_votes,
         )
 
-    def append(self, operations: Iterable[SignedOperation] = (), *, elapsed: int = 1_000, skipped: int = 0) -> Block:
-        """Propose, check and append a block; every operation must be includable (it may still fail: ``failures``)."""
-        block, transition, rejected = self.propose(operations, elapsed=elapsed, skipped=skipped)
+    def append(
+        self,
+        operations: Iterable[SignedOperation] = (),
+        *,
+        elapsed: int = 1_000,
+        skipped: int = 0,
+        late_votes: Sequence[Vote] = (),
+        voters: Sequence[KeyPair] | None = None,
+    ) -> Block:
+        """Propose, check and append a block; every operation must be includable (it may still fail: ``failures``).
+
+        ``voters`` are those whose votes for the parent are in its certificate (all by default).
+        """
+        block, transition, rejected = self.propose(
+            operations,
+            elapsed=elapsed,
+            skipped=skipped,
+            late_votes=late_votes,
+            parent_certificate=self.parent_certificate(voters),
+        )
         assert not rejected, rejected
         self.accept(block, transition)
         return block
@@ -211,12 +273,60 @@ class Chain:
         self.states.append(checked.state)
         self.failures.append(checked.failures)
 
-    def append_epochs(self, count: int, *, elapsed: int = 1_000) -> None:
-        """Append empty blocks until ``count`` more epochs have ended."""
+    def append_epochs(self, count: int, *, elapsed: int = 1_000, voters: Sequence[KeyPair] | None = None) -> None:
+        """Append empty blocks until ``count`` more epochs have ended; across their borders everybody votes."""
         for _ in range(count):
             epoch = self.next_epoch
             while self.next_epoch == epoch:
-                self.append(elapsed=elapsed)
+                self.append(elapsed=elapsed, voters=voters if self.head.epoch == epoch else None)
+
+    def vote(self, key: KeyPair, block: Block, kind: VoteKind = VoteKind.NOTARIZE) -> Vote:
+        """The vote of ``key`` on a block, in the block's own view."""
+        return sign_vote(key, self.genesis.chain_id, kind, block.header.epoch, block.header.view, block.id)
+
+    def evidence(
+        self,
+        finder: KeyPair,
+        key: KeyPair,
+        *,
+        epoch: int | None = None,
+        view: int = 1,
+        kinds: tuple[VoteKind, VoteKind] = (VoteKind.NOTARIZE, VoteKind.NOTARIZE),
+    ) -> SignedOperation:
+        """Two votes of ``key`` that contradict each other (of the next block's epoch if None), shown by ``finder``."""
+        epoch = self.next_epoch if epoch is None else epoch
+        votes = [
+            sign_vote(
+                key, self.genesis.chain_id, kind, epoch, view,
+                NO_BLOCK if kind == VoteKind.NULLIFY else crypto.hash_bytes("test block", bytes([number])),
+            )
+            for number, kind in enumerate(kinds)
+        ]  # fmt: skip
+        return self.sign(finder, Evidence(*sorted(votes, key=Vote.encode)))
+
+    def enroll(self, key: KeyPair, *, onion: int = 0, nonce: int | None = None) -> SignedOperation:
+        tip = make_onion(key, self.genesis.beacon, onion, self.genesis.parameters.epoch_heights).tip
+        return self.sign(key, Enroll(self._nonce(key, nonce), tip, onion))
+
+    def recommit(self, key: KeyPair, onion: int, *, nonce: int | None = None) -> SignedOperation:
+        tip = make_onion(key, self.genesis.beacon, onion, self.genesis.parameters.epoch_heights).tip
+        return self.sign(key, Recommit(self._nonce(key, nonce), tip, onion))
+
+    def retire(self, key: KeyPair, *, nonce: int | None = None) -> SignedOperation:
+        return self.sign(key, Retire(self._nonce(key, nonce)))
+
+    def unjail(self, key: KeyPair, *, nonce: int | None = None) -> SignedOperation:
+        return self.sign(key, Unjail(self._nonce(key, nonce)))
+
+    def duty(self, key: KeyPair) -> Duty:
+        """The validator duty of a key after the last block."""
+        return self.state.duty(key.public_key) or Duty()
+
+    def weight(self, key: KeyPair, epoch: int) -> int:
+        """With what weight a key votes in an epoch that the state knows."""
+        committee = self.state.committee(epoch)
+        assert committee is not None
+        return committee.get_stake([key.public_key])
 
     def sign(self, key: KeyPair, operation: Operation) -> SignedOperation:
         """Sign any operation."""
@@ -246,7 +356,7 @@ class Chain:
 
     def executor(self, payer: KeyPair, seq: int, attempt: int = 0, *, model: str = MODEL) -> KeyPair:
         """Key of the account that the lottery of the next block's epoch draws."""
-        drawn = get_executor(self.state, self.genesis, self.next_epoch, payer.public_key, seq, attempt, model)
+        drawn = get_executor(self.state, self.next_epoch, payer.public_key, seq, attempt, model)
         assert drawn is not None
         return self.keys[drawn]
 
@@ -265,7 +375,7 @@ class Chain:
         """A signed hold for the drawn executor, expiring ``lifetime`` ms of chain time after the head."""
         epoch = self.next_epoch if epoch is None else epoch
         if payee is None:
-            payee = get_executor(self.state, self.genesis, epoch, payer.public_key, seq, attempt, model)
+            payee = get_executor(self.state, epoch, payer.public_key, seq, attempt, model)
             assert payee is not None
         digest = crypto.hash_bytes("test request", attempt.to_bytes(8, "big"), seq.to_bytes(8, "big"))
         return self.sign(

@@ -13,27 +13,35 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from chain.beacon import NO_TIP
 from chain.blocks import NO_REVEAL, Block, Header, sign_block
 from chain.blockstore import BlockStore
 from chain.crypto import KeyPair, hash_bytes
+from chain.epochs import get_next_epoch
 from chain.genesis import Genesis
+from chain.light import EpochEnd
 from chain.operations import (
     Capture,
     CaptureItem,
     Dispute,
+    Enroll,
+    Evidence,
     Hold,
     Operation,
+    Recommit,
     Release,
+    Retire,
     SignedOperation,
     Transfer,
+    Unjail,
     compute_hold_id,
     sign_operation,
 )
 from chain.state import State
 from chain.store import Store
 from chain.transition import Transition, apply_block, execute
-from chain.votes import NO_BLOCK, Certificate, VoteKind
-from tests.chain.builders import MODEL, Chain, make_key
+from chain.votes import NO_BLOCK, Certificate, Vote, VoteKind, make_certificate, sign_vote
+from tests.chain.builders import MODEL, Chain, find_reveal, make_key
 
 STAKES = (30_000, 25_000, 20_000, 15_000, 10_000)
 OTHER = hash_bytes("test other")
@@ -46,41 +54,55 @@ def make_busy_chain(length: int) -> tuple[Chain, Finals]:
     """A chain on which everything happens again and again, with the certificates that made it final.
 
     All kinds of operations, some of them failing; holds that are captured with and without receipt, refunded, disputed
-    and released; nullified views; one, three and two blocks under one certificate, in turn.
+    and released; nullified views; one, three and two blocks under one certificate, in turn. The committee changes all
+    the time: people enroll and retire, one is absent and jailed, another lies and is slashed, and both return.
     """
     chain = Chain(len(STAKES), stakes=STAKES)
     first, second = chain.users
-    worker, server = chain.validators[0], chain.validators[1]
+    worker, server, _, absent, _ = chain.validators
     for index in range(length):
         cycle, step = divmod(index, 8)
         seq, attempt, elapsed = 2 * cycle, 1 + cycle % 2, 1_000
-        operations: list[SignedOperation] = []
+        operations: list[SignedOperation] = change_committee(chain)
         match step:
             case 0:
-                operations = [chain.hold(first, seq), chain.transfer(first, second, 5)]
+                operations += [chain.hold(first, seq), chain.transfer(first, second, 5)]
                 operations.append(chain.transfer(worker, first, 7))
                 if cycle:  # a hold of the last round that nobody captured
                     operations.append(chain.sign(server, Release(compute_hold_id(first.public_key, seq - 1, 0))))
             case 1:
                 delivery = chain.delivery(first, seq, amount=0 if cycle % 3 == 2 else 900)
-                operations = [chain.capture(get_payee(chain, first, seq), chain.receipt(first, delivery))]
+                operations += [chain.capture(get_payee(chain, first, seq), chain.receipt(first, delivery))]
             case 2:
-                operations = [chain.hold(second, seq, attempt), chain.bond(worker, 500)]
+                operations += [chain.hold(second, seq, attempt), chain.bond(worker, 500)]
             case 3:
                 delivery = chain.delivery(second, seq, attempt)
-                operations = [chain.capture(get_payee(chain, second, seq, attempt), delivery)]
+                operations += [chain.capture(get_payee(chain, second, seq, attempt), delivery)]
                 operations.append(chain.transfer(first, second, 10_000_000))  # fails
             case 4:
-                operations = [chain.unbond(worker, 300)]
+                operations += [chain.unbond(worker, 300)]
                 if cycle % 2:
                     operations.append(chain.sign(second, Dispute(compute_hold_id(second.public_key, seq, attempt))))
             case 5:
-                operations = [chain.hold(first, seq + 1, lifetime=2_500), chain.serve(server, MODEL)]
+                operations += [chain.hold(first, seq + 1, lifetime=2_500), chain.serve(server, MODEL)]
             case 6:
-                operations = [chain.withdraw(worker)]  # fails while nothing has finished unbonding
+                operations += [chain.withdraw(worker)]  # fails while nothing has finished unbonding
             case 7:
                 elapsed = 3_000
-        chain.append(operations, elapsed=elapsed, skipped=2 if index % 5 == 3 else 0)
+        # One misses a whole epoch now and then; else its votes for the first block of each come late.
+        epoch, place = divmod(index, chain.genesis.parameters.epoch_heights)
+        is_member = absent.public_key in chain.epoch.validators
+        voters = [key for key in chain.keys.values() if key is not absent]
+        is_away, late_votes = epoch % YEAR == 1, []
+        if place == 2 and is_member and not is_away:
+            late_votes = [chain.vote(absent, chain.blocks[-2])]
+        chain.append(
+            operations,
+            elapsed=elapsed,
+            skipped=2 if index % 5 == 3 else 0,
+            voters=voters if place and (is_away or place == 1) else None,
+            late_votes=late_votes,
+        )
     finals, ends = {}, 0
     for number in range(length):
         ends += (1, 3, 2)[number % 3]
@@ -89,6 +111,36 @@ def make_busy_chain(length: int) -> tuple[Chain, Finals]:
         finals[ends] = chain.finality(chain.blocks[ends - 1])
     finals[length] = chain.finality(chain.blocks[-1])
     return chain, finals
+
+
+YEAR = 12
+"""Epochs after which the committee goes through the same again."""
+
+
+def change_committee(chain: Chain) -> list[SignedOperation]:
+    """What those do in the next block who come, go, lie or return: at the second height of an epoch, if at all."""
+    first, second = chain.users
+    _, _, careful, absent, liar = chain.validators
+    epoch, place = divmod(chain.head.height, chain.genesis.parameters.epoch_heights)
+    if place != 1:
+        return []
+    match epoch % YEAR:
+        case 0 if epoch == 0:
+            return [
+                chain.bond(first, 12_000),
+                chain.enroll(first, nonce=chain.account(first).nonce + 1),
+                chain.bond(second, 5_000),
+                chain.enroll(second, nonce=1),
+            ]
+        case 2:
+            return [chain.unjail(absent), chain.evidence(second, liar)]
+        case 3:
+            return [chain.recommit(careful, 1 + epoch // YEAR), chain.retire(second)]
+        case 4:
+            return [chain.bond(liar, 10_000), chain.unjail(liar, nonce=chain.account(liar).nonce + 1)]
+        case 6:
+            return [chain.enroll(second, onion=1 + epoch // YEAR)]
+    return []
 
 
 def get_payee(chain: Chain, payer: KeyPair, seq: int, attempt: int = 0) -> KeyPair:
@@ -124,6 +176,19 @@ class ListSource:
         self.height = height
         self.rows = entries
 
+    @property
+    def base(self) -> Header:
+        """See :class:`chain.verify.Source`."""
+        return self.genesis.header
+
+    def read_base(self) -> State:
+        """See :class:`chain.verify.Source`."""
+        return self.genesis.state
+
+    def ends(self) -> Iterator[EpochEnd]:
+        """See :class:`chain.verify.Source`."""
+        return iter(())
+
     def entries(self) -> Iterator[tuple[bytes, bytes | None]]:
         """See :class:`chain.verify.Source`."""
         yield from self.rows
@@ -138,12 +203,14 @@ class ListSource:
 class Forger:
     """A chain being forged.
 
-    Most forgeries strike one block, at ``height``: it has nullified views before it, several operations, a notarized
-    parent, and a certificate of its own.
+    Most forgeries strike one block, at ``height``: it has nullified views before it, several operations, a late vote,
+    a notarized parent, and a certificate of its own; the committee is another in the epoch after it. It is the first
+    such block from height ``above`` on.
     """
 
-    def __init__(self, chain: Chain, finals: Finals) -> None:
+    def __init__(self, chain: Chain, finals: Finals, above: int = 9) -> None:
         self.chain = chain
+        self.above = above
         self.genesis = chain.genesis
         self.blocks = dict(enumerate(chain.blocks, start=1))
         self.finals: dict[int, Certificate | None] = dict(finals)
@@ -158,9 +225,11 @@ class Forger:
         blocks = self.chain.blocks
         return next(
             height
-            for height in range(9, len(blocks))
+            for height in range(self.above, len(blocks))
             if height in self.finals
             and blocks[height - 1].body.nullifications
+            and blocks[height - 1].body.late_votes
+            and blocks[height - 1].header.validators_hash != blocks[height - 1].header.next_validators_hash
             and len(blocks[height - 1].body.operations) > 1
             and blocks[height - 2].header.epoch == blocks[height - 1].header.epoch
         )
@@ -245,12 +314,9 @@ class Forger:
         """A state root with credit out of nothing, and everything else in order."""
         block = self.block
         key = self.chain.users[0].public_key
+        parent, state = self.blocks[self.height - 1].header, self.chain.states[self.height - 1]
         after = execute(
-            self.genesis,
-            self.blocks[self.height - 1].header,
-            self.chain.states[self.height - 1],
-            block.header,
-            block.body.operations,
+            self.genesis, get_next_epoch(self.genesis, state), parent, state, block.header, block.body
         ).state
         account = after.account(key)
         rich = after.update({b"a" + key: replace(account, available=account.available + 1)})
@@ -321,8 +387,20 @@ def _get_other_validator(forger: Forger) -> bytes:
     return next(key.public_key for key in forger.chain.validators if key.public_key != proposer)
 
 
+def _get_tip(forger: Forger) -> bytes:
+    duty = forger.chain.states[forger.height - 1].duty(forger.block.header.proposer)
+    assert duty is not None
+    return duty.tip
+
+
+def _get_deeper(forger: Forger) -> bytes:
+    """What lies under the right reveal."""
+    key, state = forger.chain.keys[forger.block.header.proposer], forger.chain.states[forger.height]
+    return find_reveal(key, forger.genesis, state)
+
+
 HEADERS = [
-    _header("version", lambda f: 2),
+    _header("version", lambda f: f.block.header.version + 1),
     _header("chain_id", lambda f: OTHER),
     _header("epoch", lambda f: f.block.header.epoch + 1),
     _header("height", lambda f: f.height + 1),
@@ -336,7 +414,30 @@ HEADERS = [
     _header("history_root", lambda f: OTHER),
     _header("validators_hash", lambda f: OTHER),
     _header("next_validators_hash", lambda f: OTHER),
-    _header("beacon_reveal", lambda f: flip(NO_REVEAL)),
+    _header("beacon_reveal", lambda f: flip(f.block.header.beacon_reveal)),
+    Forgery(
+        "the next committee in place of this",
+        lambda f: f.header(validators_hash=f.block.header.next_validators_hash),
+        "validators_hash",
+    ),
+    Forgery(
+        "this committee in place of the next",
+        lambda f: f.header(next_validators_hash=f.block.header.validators_hash),
+        "next_validators_hash",
+    ),
+    Forgery(
+        "the committee of the epoch before",
+        lambda f: f.header(validators_hash=f.blocks[f.height - 4].header.validators_hash),
+        "validators_hash",
+    ),
+    Forgery("a reveal of nothing", lambda f: f.header(beacon_reveal=NO_REVEAL), "view"),
+    Forgery("the tip as its own reveal", lambda f: f.header(beacon_reveal=_get_tip(f)), "beacon_reveal"),
+    Forgery("a layer too deep", lambda f: f.header(beacon_reveal=_get_deeper(f)), "beacon_reveal"),
+    Forgery(
+        "the reveal of the block before",
+        lambda f: f.header(beacon_reveal=f.blocks[f.height - 1].header.beacon_reveal),
+        "beacon_reveal",
+    ),
     Forgery("a stranger proposes", lambda f: f.header(proposer=make_key("stranger").public_key), "proposer"),
     Forgery("a later view", lambda f: f.header(view=_get_later_view(f)), "nullifications"),
     Forgery("a view without end", lambda f: f.header(view=2**62), "proposer"),
@@ -387,6 +488,15 @@ def _with_false_receipt(forger: Forger) -> None:
     forger.operation(Capture, items=(forger.chain.receipt(make_key("stranger"), operation.items[0].delivery),))
 
 
+def _show(forger: Forger, change: Callable[[Vote, Vote], Any]) -> None:
+    """Change the votes of the first evidence."""
+    height, index = forger.find(Evidence)
+    operation = forger.blocks[height].body.operations[index].operation
+    assert isinstance(operation, Evidence)
+    first, second = change(operation.first, operation.second)
+    forger.operation(Evidence, first=first, second=second)
+
+
 def _append(make: Callable[[Forger], SignedOperation]) -> Callable[[Forger], None]:
     return lambda forger: forger.operations(lambda operations: operations.append(make(forger)))
 
@@ -425,6 +535,41 @@ BODIES = [
     _capture("amount above the hold", "operations", amount=5_001),
     _capture("amount", "state_root", amount=1),
     _capture("no such hold", "operations", hold=OTHER),
+    _operation(Enroll, "tip", OTHER, "state_root"),
+    _operation(Enroll, "onion", 99, "state_root"),
+    _operation(Enroll, "nonce", 99, "operations"),
+    _operation(Retire, "nonce", 99, "operations"),
+    _operation(Unjail, "nonce", 99, "operations"),
+    _operation(Recommit, "tip", OTHER, "state_root"),
+    _operation(Recommit, "tip", NO_TIP, "state_root"),  # fails, and that is another state
+    _stolen(Recommit, tip=OTHER),
+    _stolen(Retire, nonce=99),
+    Forgery("Evidence: in disorder", lambda f: _show(f, lambda a, b: (b, a)), "operations", kind=Evidence),
+    Forgery("Evidence: one vote twice", lambda f: _show(f, lambda a, b: (a, a)), "operations", kind=Evidence),
+    Forgery(
+        "Evidence: a vote forged",
+        lambda f: _show(f, lambda a, b: (a, replace(b, signature=flip(b.signature)))),
+        "operations",
+        kind=Evidence,
+    ),
+    Forgery(
+        "Evidence: against another",
+        lambda f: _show(f, lambda a, b: tuple(replace(vote, signer=_get_present(f)) for vote in (a, b))),
+        "operations",
+        kind=Evidence,
+    ),
+    Forgery(
+        "Evidence: of another epoch",
+        lambda f: _show(f, lambda a, b: tuple(replace(vote, epoch=vote.epoch + 1) for vote in (a, b))),
+        "operations",
+        kind=Evidence,
+    ),
+    Forgery(
+        "Evidence: shown by another",
+        lambda f: f.operation(Evidence, make_key("stranger")),
+        "operations[{index}]",
+        kind=Evidence,
+    ),
     Forgery("Capture: no receipt", _without_receipt, "state_root", kind=Capture),
     Forgery("Capture: false receipt", _with_false_receipt, "operations", kind=Capture),
 ]
@@ -500,6 +645,20 @@ def _finality_votes(what: str, kind: VoteKind, change: Callable[[Header], dict[s
     return Forgery(f"finality: {what}", forge, "finality")
 
 
+def _finalize_by_next(forger: Forger) -> None:
+    """A certificate that all of the next epoch's committee signed, in its own positions."""
+    header = forger.block.header
+    following = forger.chain.get_epoch(header.epoch).next_validators
+    votes = [
+        sign_vote(
+            forger.chain.keys[each.public_key], forger.genesis.chain_id, VoteKind.FINALIZE,
+            header.epoch, header.view, header.id,
+        )
+        for each in following
+    ]  # fmt: skip
+    forger.finals[forger.height] = make_certificate(votes, following)
+
+
 def _finality_bytes(what: str, change: Callable[[bytes], bytes]) -> Forgery:
     def forge(forger: Forger) -> None:
         certificate = forger.finals[forger.height]
@@ -507,6 +666,55 @@ def _finality_bytes(what: str, change: Callable[[bytes], bytes]) -> Forgery:
         forger.raw_finals[forger.height] = change(certificate.encode())
 
     return Forgery(f"finality: {what}", forge, "finality")
+
+
+def _late(what: str, change: Callable[[Forger, Vote], Sequence[Vote]], field: str = "late_votes") -> Forgery:
+    """Change the late votes of the struck block, which has one."""
+
+    def forge(forger: Forger) -> None:
+        (vote,) = forger.block.body.late_votes
+        forger.body(late_votes=tuple(change(forger, vote)))
+
+    return Forgery(f"late votes: {what}", forge, field)
+
+
+def _vote_again(forger: Forger, vote: Vote, kind: VoteKind = VoteKind.NOTARIZE, **fields: Any) -> Vote:
+    """The late vote with other content, signed by whoever it names."""
+    changed = replace(vote, **fields)
+    key = forger.chain.keys.get(changed.signer, make_key("stranger"))
+    return sign_vote(key, forger.genesis.chain_id, kind, changed.epoch, changed.view, changed.block_id)
+
+
+def _get_present(forger: Forger) -> bytes:
+    """A member whose vote is in the certificates."""
+    return next(
+        each.public_key
+        for each in forger.chain.get_epoch(forger.block.header.epoch).validators
+        if each.public_key != forger.chain.validators[3].public_key
+    )
+
+
+LATE_VOTES = [
+    _late("left out", lambda f, vote: [], "state_root"),
+    _late("twice", lambda f, vote: [vote, vote]),
+    _late("signature", lambda f, vote: [replace(vote, signature=flip(vote.signature))]),
+    _late("signer", lambda f, vote: [replace(vote, signer=_get_present(f))]),
+    _late("of one counted already", lambda f, vote: [vote, _vote_again(f, vote, signer=_get_present(f))]),
+    _late("of a stranger", lambda f, vote: [_vote_again(f, vote, signer=make_key("stranger").public_key)]),
+    _late("to finalize", lambda f, vote: [_vote_again(f, vote, VoteKind.FINALIZE)]),
+    _late("to nullify", lambda f, vote: [_vote_again(f, vote, VoteKind.NULLIFY, block_id=NO_BLOCK)]),
+    _late("claiming another kind", lambda f, vote: [replace(vote, kind=int(VoteKind.FINALIZE))]),
+    _late("view", lambda f, vote: [_vote_again(f, vote, view=vote.view + 1)]),
+    _late("epoch", lambda f, vote: [_vote_again(f, vote, epoch=vote.epoch - 1)]),
+    _late("block", lambda f, vote: [_vote_again(f, vote, block_id=OTHER)]),
+    _late(
+        "for the last block of the epoch before",
+        lambda f, vote: [
+            vote,
+            f.chain.vote(f.chain.validators[3], f.blocks[4 * f.block.header.epoch]),
+        ],
+    ),
+]
 
 
 EVIDENCE = [
@@ -527,6 +735,7 @@ EVIDENCE = [
     _finality_votes("of another block", VoteKind.FINALIZE, lambda header: {"block_id": OTHER}),
     _finality_votes("in a later view", VoteKind.FINALIZE, lambda header: {"view": header.view + 1}),
     _finality_votes("in an earlier view", VoteKind.FINALIZE, lambda header: {"view": header.view - 1}),
+    Forgery("finality: of another committee", lambda f: _finalize_by_next(f), "finality"),
     _finality_bytes("garbage", lambda raw: b"garbage"),
     _finality_bytes("a trailing byte", lambda raw: raw + b"\0"),
     _finality_bytes("cut short", lambda raw: raw[:-1]),
@@ -559,4 +768,4 @@ ENCODINGS = [
     Forgery("a block of another chain", lambda f: f.put(Chain(name="other").append(), f.height), "chain_id"),
 ]
 
-FORGERIES = [*HEADERS, *BODIES, *EVIDENCE, *ENCODINGS]
+FORGERIES = [*HEADERS, *BODIES, *EVIDENCE, *LATE_VOTES, *ENCODINGS]

@@ -1,20 +1,43 @@
 """A second opinion on the ledger: its rules once more, in plain dicts and ints.
 
-Written from the description of the operations, not from ``chain.ledger``, and kept naive on purpose: sets instead of
-windows, a list walked from its start instead of a prefix sum, a copy of everything instead of drafts. Only the names of
-things (hold ids, the hash that a draw starts from) are taken from the ledger. Signatures are the caller's business.
+Written from the description of the operations, not from ``chain.ledger`` or ``chain.duties``, and kept naive on
+purpose: sets instead of windows and bit masks, a list walked from its start instead of a prefix sum, a copy of
+everything instead of drafts. Only the names of things (hold ids, the hashes that draws start from) are taken from the
+ledger. Signatures are the caller's business.
 """
 
 from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from chain.crypto import hash_bytes
 from chain.genesis import Genesis
-from chain.operations import Capture, Dispute, Hold, Operation, Release, Serve, Transfer, Unbond, Withdraw
+from chain.operations import (
+    Bond,
+    Capture,
+    Delivery,
+    Dispute,
+    Enroll,
+    Evidence,
+    Hold,
+    Operation,
+    Recommit,
+    Register,
+    Release,
+    Retire,
+    Serve,
+    Transfer,
+    Unbond,
+    Unjail,
+    Withdraw,
+)
+from chain.votes import Vote
+
+NOTARIZE, NULLIFY, FINALIZE = 1, 2, 3
 
 
 class Refused(Exception):
@@ -26,14 +49,48 @@ def need(condition: object) -> None:
         raise Refused
 
 
-@dataclass
+@dataclass(frozen=True)
 class Entry:
     payer: bytes
     payee: bytes
     amount: int
+    model: str
+    digest: bytes
     deadline: int
-    pending: int | None = None
+    pending: Delivery | None = None
     due: int = 0
+
+
+@dataclass(frozen=True)
+class Service:
+    """A validator's duty. ``coming`` is the next tip, its onion, and the epoch from which it counts."""
+
+    enrolled: bool = False
+    since: int = 0
+    tip: bytes = bytes(32)
+    onion: int = 0
+    coming: tuple[bytes, int, int] = (bytes(32), 0, 0)
+    jailed: int = 0
+    clean: int = 0
+
+
+def copy_book(book: Any) -> Any:
+    """A copy that what happens to the original does not change; entries are replaced, never changed."""
+    copied = copy.copy(book)
+    if isinstance(book, dict):
+        for key, value in book.items():
+            if isinstance(value, dict | set | list):
+                copied[key] = copy.copy(value)
+    return copied
+
+
+@dataclass
+class Recent:
+    """A block for which votes still count, and who has voted."""
+
+    block: bytes
+    view: int
+    voters: set[bytes]
 
 
 @dataclass
@@ -44,54 +101,186 @@ class Reference:
     time: int = 0
     epoch: int = 0
     height: int = 0
+    view: int = 0
     treasury: int = 0
+    supply: int = 0
+    registered: int = 0
+    beacon: bytes = b""
     nonce: dict[bytes, int] = field(default_factory=lambda: defaultdict(int))
     available: dict[bytes, int] = field(default_factory=lambda: defaultdict(int))
     held: dict[bytes, int] = field(default_factory=lambda: defaultdict(int))
     bonded: dict[bytes, int] = field(default_factory=lambda: defaultdict(int))
     unbonding: dict[bytes, dict[int, int]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(int)))
     models: dict[bytes, tuple[str, ...]] = field(default_factory=lambda: defaultdict(tuple))
+    grant: dict[bytes, int] = field(default_factory=lambda: defaultdict(int))
     used: dict[bytes, set[tuple[int, int]]] = field(default_factory=lambda: defaultdict(set))
     holds: dict[bytes, Entry] = field(default_factory=dict)
+    agenda: dict[int, list[bytes]] = field(default_factory=lambda: defaultdict(list))
+    duties: dict[bytes, Service] = field(default_factory=dict)
     tables: dict[int, dict[bytes, tuple[int, tuple[str, ...]]]] = field(default_factory=dict)
+    committees: dict[int, dict[bytes, int]] = field(default_factory=dict)
+    sources: dict[int, bytes] = field(default_factory=dict)
+    recent: list[Recent] = field(default_factory=list)
+    counted: dict[bytes, int] = field(default_factory=dict)
+    blocks: int = 0
 
     def __post_init__(self) -> None:
         for account in self.genesis.accounts:
             self.available[account.public_key] = account.available
             self.bonded[account.public_key] = account.bonded
             self.models[account.public_key] = account.models
+            if account.tip is not None:
+                self.duties[account.public_key] = Service(enrolled=True, tip=account.tip)
+        self.supply = self.total()
         self.tables = {0: self.freeze(), 1: self.freeze()}
+        self.committees = {epoch: {key: self.bonded[key] for key in self.duties} for epoch in (0, 1)}
+        self.beacon = self.genesis.beacon
+        self.sources = {-1: bytes(32), 0: self.beacon}
 
     def freeze(self) -> dict[bytes, tuple[int, tuple[str, ...]]]:
-        least = max(1, self.genesis.parameters.min_service_bond)
-        return {
-            key: (bond, self.models[key]) for key, bond in self.bonded.items() if bond >= least and self.models[key]
-        }
+        """Who serves with which stake: 0 for a newcomer, who has less than the minimum."""
+        rules = self.genesis.parameters
+        rows = {key: (self.bonded[key], models) for key, models in self.models.items() if models}
+        rows = {key: (bond if bond >= rules.min_service_bond else 0, models) for key, (bond, models) in rows.items()}
+        return {key: row for key, row in rows.items() if row[0] or rules.newcomer_share}
 
     def total(self) -> int:
         unbonding = sum(sum(parts.values()) for parts in self.unbonding.values())
         return self.treasury + unbonding + sum(sum(x.values()) for x in (self.available, self.held, self.bonded))
 
-    def begin_block(self, elapsed: int) -> None:
+    # Blocks.
+
+    def leader(self, view: int) -> bytes:
+        """Who leads a view of this epoch: tickets by stake, the largest first."""
+        seats = sorted(self.committees[self.epoch].items(), key=lambda seat: (-seat[1], seat[0]))
+        ticket = int.from_bytes(hash_bytes("leader", self.sources[self.epoch], view.to_bytes(8, "big")), "big")
+        ticket %= sum(stake for _, stake in seats)
+        while ticket >= seats[0][1]:
+            ticket -= seats.pop(0)[1]
+        return seats[0][0]
+
+    def open_blocks(self, parent: bytes, signers: Collection[bytes]) -> list[Recent]:
+        """The blocks of this epoch for which a child of ``parent``, the last block, may bring late votes."""
+        if self.height % self.genesis.parameters.epoch_heights == 0:
+            return []
+        return [*copy.deepcopy(self.recent), Recent(parent, self.view, set(signers))][-8:]
+
+    def count(self, parent: bytes, signers: Collection[bytes], late: Sequence[Vote]) -> bool:
+        """Whether every late vote counts; if so they are counted, and those of the parent's certificate."""
+        open_blocks, found = self.open_blocks(parent, signers), []
+        for vote in late:
+            for block in open_blocks:
+                if (
+                    (vote.kind, vote.epoch, vote.view, vote.block_id) == (NOTARIZE, self.epoch, block.view, block.block)
+                    and vote.signer in self.committees[self.epoch]
+                    and vote.signer not in block.voters
+                ):
+                    block.voters.add(vote.signer)
+                    found.append(vote.signer)
+        if len(found) != len(late):
+            return False
+        if not open_blocks:
+            self.counted, self.blocks = dict.fromkeys(self.committees[self.epoch], 0), 0
+        else:
+            self.blocks += 1
+            found += signers
+        for key in found:
+            self.counted[key] += 1
+        self.recent = open_blocks
+        return True
+
+    def begin_block(self, elapsed: int, view: int, proposer: bytes, reveal: bytes) -> None:
+        """Everything before the operations of a block, its votes counted already (:meth:`count`)."""
+        assert self.leader(view) == proposer and hash_bytes("onion", reveal) == self.duties[proposer].tip
+        self.duties[proposer] = replace(self.duties[proposer], tip=reveal)
+        self.beacon = hash_bytes("beacon", self.beacon, reveal)
+        begun = self.height % self.genesis.parameters.epoch_heights != 0
+        for missed in range(max(self.view + 1 if begun else 1, view - 32), view):
+            self.fine(self.leader(missed))
+        self.view = view
         self.time += min(elapsed, self.genesis.parameters.idle_beat)
-        for key, entry in list(self.holds.items()):
-            if entry.pending is not None and self.time // 1000 * 1000 >= entry.due:  # settled at whole seconds
-                self.resolve(key, entry.payee, entry.pending)
+        for second in sorted(self.agenda):
+            if second * 1000 <= self.time:
+                for name in self.agenda.pop(second):
+                    entry = self.holds.get(name)
+                    if entry is not None and entry.pending is not None:
+                        self.resolve(name, entry.payee, entry.pending.amount)
+
+    def fine(self, key: bytes) -> None:
+        owed = self.genesis.parameters.missed_lead_fee
+        for purse in (self.available, self.bonded):
+            paid = min(owed, purse[key])
+            purse[key] -= paid
+            self.treasury += paid
+            owed -= paid
+
+    def own(self, key: bytes) -> int:
+        """The bond that was not given to a newcomer."""
+        return max(0, self.bonded[key] - self.grant[key])
 
     def end_block(self) -> None:
         self.height += 1
         if self.height % self.genesis.parameters.epoch_heights == 0:
-            self.tables[self.epoch + 2] = self.freeze()
-            self.tables.pop(self.epoch - 1, None)
-            self.epoch += 1
+            self.end_epoch()
 
-    def apply(self, signer: bytes, operation: Operation, size: int, receipts: tuple[bool | None, ...] = ()) -> str:
+    def end_epoch(self) -> None:
+        for key, votes in self.counted.items():
+            if self.blocks > 2 and 2 * votes < self.blocks and not self.duties[key].jailed:
+                self.duties[key] = replace(self.duties[key], jailed=self.epoch + 1)
+        for key, duty in self.duties.items():
+            tip, onion, begins = duty.coming
+            if begins == self.epoch + 1:
+                self.duties[key] = replace(duty, tip=tip, onion=onion, coming=Service.coming)
+        asking = [
+            (duty.since or 10**18, key)
+            for key, duty in self.duties.items()
+            if duty.enrolled
+            and not duty.jailed
+            and {duty.tip, duty.coming[0]} != {bytes(32)}
+            and self.own(key) >= self.genesis.parameters.min_validator_bond
+        ]
+        seats = self.elect(self.committees[self.epoch + 1], [key for _, key in sorted(asking)])
+        for since, key in asking:
+            served = seats.get(key, 0) >= self.own(key)
+            since = 0 if served else self.height if since == 10**18 else since
+            self.duties[key] = replace(self.duties[key], since=since)
+        self.committees[self.epoch + 2] = seats
+        self.tables[self.epoch + 2] = self.freeze()
+        self.committees.pop(self.epoch - 1, None)
+        self.tables.pop(self.epoch - 1, None)
+        self.epoch += 1
+        self.registered = 0
+        self.sources[self.epoch] = self.beacon
+        self.sources.pop(self.epoch - 2, None)
+
+    def elect(self, before: dict[bytes, int], queue: list[bytes]) -> dict[bytes, int]:
+        """Seats for those in the queue: what they had and still bond, then a tenth of the whole, first come first."""
+        room = sum(before.values()) // 10
+        seats = {key: min(before[key], self.own(key)) for key in queue if key in before}
+        for key in queue:
+            more = min(room, self.own(key) - seats.get(key, 0))
+            if more and key not in seats and len(seats) == self.genesis.parameters.committee_size:
+                weight, last = min((weight, key) for key, weight in seats.items())
+                if more <= weight:
+                    continue
+                del seats[last]
+            if more:
+                seats[key] = seats.get(key, 0) + more
+                room -= more
+        return seats or before
+
+    # Operations.
+
+    def apply(self, signer: bytes, operation: Operation, size: int, good: tuple[bool | None, ...] = ()) -> str:
         """Execute: "done", "failed" (the fee is paid, nothing else happened) or "refused" (nothing happened at all).
 
-        ``size`` is the operation's length in bytes; ``receipts`` says for each item of a capture whether its receipt
-        is good, bad (False) or not there (None).
+        ``size`` is the operation's length in bytes; ``good`` says for each item of a capture whether its receipt is
+        good, bad (False) or not there (None), for evidence whether its votes are signed, for a newcomer whether its
+        proof of work holds.
         """
         fee = self.genesis.parameters.fee_per_byte * size * (1 + getattr(operation, "attempt", 0))
+        if isinstance(operation, Register):
+            fee = 0
 
         def pay() -> None:
             need(self.available[signer] >= fee)
@@ -99,7 +288,7 @@ class Reference:
             self.treasury += fee
 
         def effect() -> None:
-            self.execute(signer, operation, receipts)
+            self.execute(signer, operation, good)
 
         if not hasattr(operation, "nonce"):
             steps = (effect, pay) if isinstance(operation, Capture) else (pay, effect)
@@ -110,7 +299,7 @@ class Reference:
         return "done" if self.attempt(effect) else "failed"
 
     def attempt(self, *steps: Callable[[], None]) -> bool:
-        before = copy.deepcopy({name: value for name, value in vars(self).items() if name not in ("genesis", "tables")})
+        before = {name: copy_book(book) for name, book in vars(self).items() if name not in FIXED}
         try:
             for step in steps:
                 step()
@@ -119,28 +308,44 @@ class Reference:
             return False
         return True
 
-    def execute(self, signer: bytes, operation: Operation, receipts: tuple[bool | None, ...]) -> None:
+    def execute(self, signer: bytes, operation: Operation, good: tuple[bool | None, ...]) -> None:
         match operation:
+            case Enroll():
+                duty = self.duties.get(signer, Service())
+                need(not duty.enrolled and self.own(signer) >= self.genesis.parameters.min_validator_bond)
+                self.announce(signer, replace(duty, enrolled=True, since=self.height + 1), operation)
+            case Recommit():
+                self.announce(signer, self.serving(signer), operation)
+            case Retire():
+                self.duties[signer] = replace(self.serving(signer), enrolled=False)
+            case Unjail():
+                duty = self.serving(signer)
+                need(0 < duty.jailed <= self.epoch)
+                self.duties[signer] = replace(duty, jailed=0, since=self.height + 1)
+            case Evidence():
+                need(good == (True,))
+                self.punish(operation.first, operation.second, signer)
             case Transfer():
                 self.take(self.available, signer, operation.amount)
                 self.available[operation.recipient] += operation.amount
             case Serve():
                 self.models[signer] = operation.models
             case Unbond():
-                need(operation.amount)
-                self.take(self.bonded, signer, operation.amount)
+                need(0 < operation.amount <= self.bonded[signer] - self.grant[signer])
+                self.bonded[signer] -= operation.amount
                 # One epoch more: the table of the next epoch is frozen, so that the stake still carries weight there.
                 self.unbonding[signer][self.epoch + 2 + self.genesis.parameters.unbonding_epochs] += operation.amount
             case Withdraw():
                 free = [epoch for epoch in self.unbonding[signer] if epoch <= self.epoch]
                 need(free)
                 self.available[signer] += sum(self.unbonding[signer].pop(epoch) for epoch in free)
+            case Register():
+                self.register(signer, operation, good == (True,))
             case Hold():
                 self.hold(signer, operation)
             case Capture():
-                for item, good in zip(operation.items, receipts, strict=True):
-                    self.capture(signer, item.delivery.hold, item.delivery.amount, item.delivery.usage.prompt_bytes,
-                                 item.delivery.usage.completion_tokens, good)  # fmt: skip
+                for item, receipt in zip(operation.items, good, strict=True):
+                    self.capture(signer, item.delivery, receipt)
             case Release():
                 need(operation.hold in self.holds)
                 entry = self.holds[operation.hold]
@@ -150,10 +355,50 @@ class Reference:
                 need(operation.hold in self.holds)
                 entry = self.holds[operation.hold]
                 need(entry.payer == signer and entry.pending is not None)
-                self.resolve(operation.hold, None, entry.pending or 0)
-            case _:  # Bond
+                assert entry.pending is not None
+                self.resolve(operation.hold, None, entry.pending.amount)
+            case Bond():
                 self.take(self.available, signer, operation.amount)
                 self.bonded[signer] += operation.amount
+                duty = self.duties.get(signer, Service())
+                if duty.enrolled:
+                    self.duties[signer] = replace(duty, since=self.height + 1)
+
+    def register(self, key: bytes, operation: Register, good: bool) -> None:
+        rules = self.genesis.parameters
+        need(rules.register_grant and self.registered < rules.register_cap and good and operation.epoch in self.sources)
+        books = (self.nonce, self.available, self.held, self.bonded, self.models, self.unbonding)
+        need(not any(book[key] for book in books))
+        self.bonded[key] = self.grant[key] = rules.register_grant
+        self.models[key] = operation.models
+        self.registered += 1
+        self.supply += rules.register_grant
+
+    def serving(self, key: bytes) -> Service:
+        need(key in self.duties and self.duties[key].enrolled)
+        return self.duties[key]
+
+    def announce(self, key: bytes, duty: Service, operation: Enroll | Recommit) -> None:
+        need(operation.tip != bytes(32) and duty.coming == Service.coming)
+        self.duties[key] = replace(duty, coming=(operation.tip, operation.onion, self.epoch + 2))
+
+    def punish(self, one: Vote, other: Vote, finder: bytes) -> None:
+        """Two votes of one signer about one view, that no rule allows both."""
+        need((one.signer, one.epoch, one.view) == (other.signer, other.epoch, other.view))
+        twice = one.kind == other.kind and one.block_id != other.block_id
+        need(twice or (one.kind, other.kind) in ((NULLIFY, FINALIZE), (FINALIZE, NULLIFY)))
+        need(one.encode() < other.encode())
+        key, years = one.signer, self.genesis.parameters.unbonding_epochs
+        need(key in self.duties)
+        need(max(self.duties[key].clean, self.epoch - years) <= one.epoch <= self.epoch)
+        stake = self.bonded[key] + sum(self.unbonding[key].values())
+        need(stake)
+        reward = (self.own(key) + sum(self.unbonding[key].values())) // 10
+        self.bonded[key] = self.grant[key] = 0
+        self.unbonding[key].clear()
+        self.available[finder] += reward
+        self.treasury += stake - reward
+        self.duties[key] = replace(self.duties[key], jailed=self.epoch + years, clean=self.epoch + 2)
 
     def take(self, source: dict[bytes, int], key: bytes, amount: int) -> None:
         need(source[key] >= amount)
@@ -161,12 +406,16 @@ class Reference:
 
     def draw(self, epoch: int, payer: bytes, seq: int, attempt: int, model: str) -> bytes | None:
         """Number ``attempt`` of the lottery: tickets in order of keys; who is drawn leaves with all its tickets."""
-        beacon = hash_bytes("beacon", self.genesis.beacon, epoch.to_bytes(8, "big"))
-        seed = hash_bytes("lottery", beacon, payer, seq.to_bytes(8, "big"))
+        if epoch not in self.sources:
+            return None
+        seed = hash_bytes("lottery", self.sources[epoch], payer, seq.to_bytes(8, "big"))
         rows = sorted(self.tables.get(epoch, {}).items())
-        left = [(key, stake) for key, (stake, models) in rows if model in models and key != payer]
+        serving = [(key, stake) for key, (stake, models) in rows if model in models and key != payer]
+        staked, newcomers = [row for row in serving if row[1]], [(key, 1) for key, stake in serving if not stake]
         drawn = None
         for number in range(attempt + 1):
+            lot = int.from_bytes(hash_bytes("newcomer share", seed, number.to_bytes(4, "big")), "big") % 1000
+            left = newcomers if newcomers and (not staked or lot < self.genesis.parameters.newcomer_share) else staked
             if not left:
                 return None
             ticket = int.from_bytes(hash_bytes("executor", seed, number.to_bytes(4, "big")), "big")
@@ -192,20 +441,22 @@ class Reference:
         self.used[signer].add((hold.seq, hold.attempt))
         name = hash_bytes("hold", signer, hold.seq.to_bytes(8, "big"), hold.attempt.to_bytes(8, "big"))
         need(name not in self.holds)
-        self.holds[name] = Entry(signer, hold.payee, hold.amount, hold.deadline)
+        self.holds[name] = Entry(signer, hold.payee, hold.amount, hold.model, hold.request_digest, hold.deadline)
 
-    def capture(self, signer: bytes, name: bytes, amount: int, prompt: int, completion: int, good: bool | None) -> None:
-        price = self.genesis.parameters.price
-        cost = price.per_request + price.per_prompt_byte * prompt + price.per_completion_token * completion
-        need(name in self.holds)
-        entry = self.holds[name]
+    def capture(self, signer: bytes, delivery: Delivery, receipt: bool | None) -> None:
+        price, usage = self.genesis.parameters.price, delivery.usage
+        cost = price.per_request + price.per_prompt_byte * usage.prompt_bytes
+        cost += price.per_completion_token * usage.completion_tokens
+        need(delivery.hold in self.holds)
+        entry = self.holds[delivery.hold]
         need(entry.payee == signer and entry.pending is None)
-        need(amount <= entry.amount and amount <= cost and good is not False)
-        if good or not amount:
-            self.resolve(name, signer, amount)
+        need(delivery.amount <= entry.amount and delivery.amount <= cost and receipt is not False)
+        if receipt or not delivery.amount:
+            self.resolve(delivery.hold, signer, delivery.amount)
         else:
-            entry.pending = amount
-            entry.due = self.time + self.genesis.parameters.capture_grace
+            due = self.time + self.genesis.parameters.capture_grace
+            self.holds[delivery.hold] = replace(entry, pending=delivery, due=due)
+            self.agenda[-(-due // 1000)].append(delivery.hold)
 
     def resolve(self, name: bytes, receiver: bytes | None, amount: int) -> None:
         entry = self.holds.pop(name)
@@ -215,3 +466,7 @@ class Reference:
             self.treasury += amount
         else:
             self.available[receiver] += amount
+
+
+FIXED = ("genesis", "tables", "committees", "sources", "recent", "counted")
+"""What no operation changes."""

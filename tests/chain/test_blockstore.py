@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from chain.blockstore import BlockStore, StoredChain, load_stored_genesis
+from chain.blockstore import BlockStore
 from chain.exceptions import StoreError
 from chain.state import account_key
 from chain.store import LevelStore, MemoryStore
+from chain.stored import StoredChain, load_stored_genesis
 from chain.transition import apply_block
 from chain.verify import StoreSource, verify_chain
 from chain.votes import Certificate
@@ -248,9 +249,9 @@ def test_damage_is_never_silent(busy: tuple[Chain, Finals], directory: Path, tmp
 def test_a_hole_that_the_state_does_not_show_is_found_by_the_audit(tmp_path: Path) -> None:
     """The end of a manifest is lost, and with it a table: its blocks are gone, later ones are there.
 
-    All blocks are empty, so that each overwrites what the one before changed in the state.
+    All blocks are empty and by one validator, so that each overwrites what the one before changed in the state.
     """
-    chain = Chain(parameters=replace(PARAMETERS, epoch_heights=100))
+    chain = Chain(1, parameters=replace(PARAMETERS, epoch_heights=100))
     for _ in range(30):
         chain.append()
     path = tmp_path / "db"

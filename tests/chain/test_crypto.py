@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import base58
@@ -14,8 +16,14 @@ from nacl import bindings
 
 import chain
 from chain import crypto
+from chain.blocks import Proposal
 from chain.crypto import KeyPair, format_address, hash_bytes, is_valid_public_key, parse_address, verify
-from chain.exceptions import KeyFormatError
+from chain.exceptions import CodecError, InvalidCertificate, KeyFormatError
+from chain.operations import Delivery, SignedOperation, Usage, Withdraw
+from chain.validators import ValidatorSet
+from chain.votes import Certificate, Vote, VoteKind
+from p2p.announcements import Announcement, PeerLoad, decode_announcement
+from serving.offers import is_receipt
 from tests.chain.builders import make_key
 
 VECTORS = json.loads((Path(__file__).parent / "vectors" / "ed25519_speccheck.json").read_text())["vectors"]
@@ -52,6 +60,94 @@ def test_verify_refuses_the_keys_of_the_speccheck_vectors_or_their_signatures(
     monkeypatch.setattr(crypto, "signed_bytes", lambda domain, chain_id, message: message)
     key, message, signature = (bytes.fromhex(VECTORS[number][field]) for field in ("pub_key", "message", "signature"))
     assert verify(key, "operation", CHAIN_ID, message, signature) is False
+
+
+def door_announcement(key: bytes, signature: bytes) -> bool:
+    announcement = Announcement(key, 1, 1, False, (), (), (), PeerLoad(), 1_000, signature)
+    try:
+        decode_announcement(announcement.encode(), CHAIN_ID)
+    except CodecError as error:
+        assert "not signed" in str(error)
+        return False
+    return True
+
+
+def door_certificate(key: bytes, signature: bytes) -> bool:
+    certificate = Certificate(int(VoteKind.FINALIZE), 0, 1, bytes([1]) * 32, (0,), (signature,))
+    try:
+        certificate.verify(CHAIN_ID, ValidatorSet.of([(key, 1)]))
+    except InvalidCertificate:
+        return False
+    return True
+
+
+DELIVERY = Delivery(bytes(32), 1, bytes(32), Usage(0, 0), "stop")
+DOORS: dict[str, Callable[[bytes, bytes], bool]] = {
+    "verify": lambda key, signature: verify(key, "operation", CHAIN_ID, b"", signature),
+    "operation": lambda key, signature: crypto.verify_all(
+        [SignedOperation(Withdraw(0), key, signature).claim(CHAIN_ID)]
+    ),
+    "vote": lambda key, signature: Vote(1, 0, 1, bytes([1]) * 32, key, signature).is_valid(CHAIN_ID),
+    "certificate": door_certificate,
+    "proposal": lambda key, signature: crypto.verify_all([Proposal(0, 1, bytes(32), key, signature).claim(CHAIN_ID)]),
+    "receipt": lambda key, signature: is_receipt(key, CHAIN_ID, DELIVERY, signature),
+    "announcement": door_announcement,
+}
+"""Everything signed, as whoever receives it checks it."""
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_every_door_gives_the_same_answer_to_the_speccheck_vectors(door: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is signed: the framing is taken away, and each of the twelve is refused, but an honest one passes."""
+    for case in VECTORS:
+        key, message, signature = (bytes.fromhex(case[field]) for field in ("pub_key", "message", "signature"))
+        monkeypatch.setattr(crypto, "signed_bytes", lambda domain, chain_id, signed, message=message: message)
+        decode_announcement.cache_clear()
+        assert DOORS[door](key, signature) is False
+        good = make_key("a")
+        assert DOORS[door](good.public_key, good.sign("any", CHAIN_ID, b"")) is True
+    decode_announcement.cache_clear()
+
+
+LIBRARIES = ("nacl", "cryptography", "OpenSSL", "Crypto", "ecdsa", "fastecdsa", "libp2p.crypto")
+
+
+def test_no_module_but_one_verifies_signatures() -> None:
+    """Two verifiers that differ on an edge case fork a chain. What else uses such libraries is listed here."""
+    root = Path(chain.__file__).parent.parent
+    folders = [root / name for name in ("chain", "consensus", "p2p", "serving")]
+    imported: dict[str, set[str]] = {}
+    for path in [root / "node.py", *(path for folder in folders for path in sorted(folder.rglob("*.py")))]:
+        tree, name = ast.parse(path.read_text()), path.relative_to(root).as_posix()
+        names = {f"{module}.{item}" if item else module: item for module, item in find_imports(tree)}
+        found = {full for full in names if full.startswith(tuple(f"{library}." for library in LIBRARIES))}
+        if found := {full for full in found if not full.endswith(".create_new_key_pair")}:
+            imported[name] = found
+        if name == "chain/crypto.py":
+            continue
+        for call in (node.func for node in ast.walk(tree) if isinstance(node, ast.Call)):
+            called = call.attr if isinstance(call, ast.Attribute) else call.id if isinstance(call, ast.Name) else ""
+            assert not re.search("sign_open|sign_verify", called), name
+            if called in ("verify", "verify_all"):  # of chain.crypto, or of what leads there
+                owner = ast.unparse(call.value) if isinstance(call, ast.Attribute) else None
+                known = f"chain.crypto.{called}" in names
+                assert known if owner is None else owner in ("crypto", "certificate", "self._claims"), name
+    assert "nacl.bindings" in imported.pop("chain/crypto.py")
+    assert imported == {
+        # The key file of an owner who gave a passphrase.
+        "p2p/identity.py": {"nacl.exceptions.CryptoError", "nacl.pwhash.argon2id", "nacl.secret.SecretBox"},
+    }
+
+
+def find_imports(tree: ast.Module) -> list[tuple[str, str]]:
+    """Module and name of everything that is imported; the name is empty for a whole module."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [(alias.name, "") for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found += [(node.module, alias.name) for alias in node.names]
+    return found
 
 
 def test_small_order_and_malformed_keys_are_refused() -> None:

@@ -13,7 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chain.exceptions import GenesisError
-from chain.genesis import Genesis, GenesisAccount, ModelPrice, Parameters, Price, load_genesis, make_genesis
+from chain.genesis import (
+    GENESIS_VERSION,
+    Genesis,
+    GenesisAccount,
+    ModelPrice,
+    Parameters,
+    Price,
+    load_genesis,
+    make_genesis,
+)
 from chain.operations import Usage
 from chain.state import Account, compute_supply
 from chain.validators import MAX_COMMITTEE
@@ -22,11 +31,14 @@ from tests.chain.builders import PARAMETERS, START, make_key, make_keys, make_te
 
 def make_rich() -> Genesis:
     """A genesis with something in every field."""
-    user = GenesisAccount(make_key("user").public_key, 5, 0, ("a", "b"), False)
-    empty = GenesisAccount(make_key("empty").public_key, 0, 0, (), False)
+    user = GenesisAccount(make_key("user").public_key, 5, 0, ("a", "b"), None)
+    empty = GenesisAccount(make_key("empty").public_key, 0, 0, (), None)
     prices = (ModelPrice("large", Price(1, 2, 3)), ModelPrice("größer", Price(0, 0, 2**40)))
     return make_test_genesis(
-        make_keys(3), stakes=[3, 2, 1], others=[user, empty], parameters=replace(PARAMETERS, model_prices=prices)
+        make_keys(3),
+        stakes=[3_000, 2_000, 1_000],
+        others=[user, empty],
+        parameters=replace(PARAMETERS, min_service_bond=2_000, newcomer_share=0, model_prices=prices),
     )
 
 
@@ -52,9 +64,11 @@ def test_round_trip(tmp_path: Path) -> None:
 
 
 def test_parameters_have_defaults(tmp_path: Path) -> None:
-    content = {**RICH, "parameters": {}}
+    rich = [{**account, "bonded": Parameters().min_validator_bond} for account in RICH["accounts"][:3]]
+    content = {**RICH, "accounts": rich, "parameters": {}}
     assert load(tmp_path, content).parameters == Parameters()
-    assert load(tmp_path, {**RICH, "parameters": {"price": {"per_request": 7}}}).parameters.price == Price(7)
+    content["parameters"] = {"price": {"per_request": 7}}
+    assert load(tmp_path, content).parameters.price == Price(7)
 
 
 def test_everything_is_part_of_the_chain_id() -> None:
@@ -66,22 +80,26 @@ def test_everything_is_part_of_the_chain_id() -> None:
         replace(genesis, beacon=bytes(32)),
         replace(genesis, parameters=replace(genesis.parameters, fee_per_byte=2)),
         replace(genesis, accounts=(*rest, first)),
-        replace(genesis, accounts=(replace(first, bonded=4), *rest)),
-        replace(genesis, accounts=(replace(first, validator=False), *rest)),
+        replace(genesis, accounts=(replace(first, bonded=3_001), *rest)),
+        replace(genesis, accounts=(replace(first, tip=None), *rest)),
+        replace(genesis, accounts=(replace(first, tip=bytes([1]) * 32), *rest)),
     ]
-    assert len({genesis.chain_id, *(other.chain_id for other in others)}) == 8
+    assert len({genesis.chain_id, *(other.chain_id for other in others)}) == 9
 
 
 def test_state_and_header() -> None:
     genesis = make_rich()
-    assert compute_supply(genesis.state) == genesis.state.totals.supply == genesis.supply == 3_000_000 + 6 + 5
+    assert compute_supply(genesis.state) == genesis.state.totals.supply == genesis.supply == 3_000_000 + 6_000 + 5
     assert genesis.header.state_root == genesis.state.root
     assert genesis.header.height == genesis.header.epoch == genesis.header.view == genesis.header.chain_time == 0
-    assert [v.stake for v in genesis.validators] == [3, 2, 1]
-    # Nobody has the minimum bond of 1,000 that the draw asks for, and an account with nothing leaves no entry.
+    assert [v.stake for v in genesis.validators] == [3_000, 2_000, 1_000]
+    # Two have the minimum bond of 2,000 that the draw asks for, and an account with nothing leaves no entry.
     table = genesis.state.serving_table(0)
-    assert table is not None and table.entries == () and table == genesis.state.serving_table(1)
-    assert genesis.state.serving_table(2) is None
+    assert table is not None and sorted(entry.stake for entry in table.entries) == [2_000, 3_000]
+    assert table == genesis.state.serving_table(1)
+    assert genesis.state.serving_table(2) is genesis.state.committee(2) is None
+    assert genesis.state.committee(0) == genesis.state.committee(1) == genesis.validators
+    assert {key for key, _ in genesis.state.duties()} == {a.public_key for a in genesis.accounts if a.tip}
     assert {key for key, _ in genesis.state.accounts()} == {a.public_key for a in genesis.accounts if a.available}
     assert genesis.state.account(make_key("empty").public_key) == Account()
 
@@ -121,7 +139,8 @@ def put(*path: str | int, to: Any) -> Any:
         (put("version", to=...), "missing field 'version'"),
         (put("accounts", to=...), "missing field 'accounts'"),
         (put("beacon", to=...), "missing field 'beacon'"),
-        (put("version", to=2), "version"),
+        (put("version", to=GENESIS_VERSION - 1), "version"),
+        (put("version", to=GENESIS_VERSION + 1), "version"),
         (put("version", to=True), "version"),
         (put("version", to=1.0), "version"),
         (put("name", to=""), "name"),
@@ -173,8 +192,17 @@ def put(*path: str | int, to: Any) -> Any:
         (put("accounts", 0, "available", to=[5]), "available"),
         (put("accounts", 0, "bonded", to=None), "bonded"),
         (put("accounts", 0, "bonded", to=...), "missing field 'bonded'"),
-        (put("accounts", 0, "validator", to=1), "validator"),
-        (put("accounts", 0, "validator", to="yes"), "validator"),
+        (put("accounts", 0, "tip", to=...), "missing field 'tip'"),
+        (put("accounts", 0, "tip", to=1), "accounts: tip"),
+        (put("accounts", 0, "tip", to="yes"), "accounts: tip"),
+        (put("accounts", 0, "tip", to="00"), "tip"),
+        (put("accounts", 0, "tip", to="00" * 32), "that of no hash onion"),
+        (put("accounts", 0, "bonded", to=999), "less than min_validator_bond 1000"),
+        (put("accounts", 0, "validator", to=True), "unknown field 'validator'"),
+        (put("parameters", "min_validator_bond", to=0), "min_validator_bond"),
+        (put("parameters", "missed_lead_fee", to=-1), "missed_lead_fee"),
+        (put("parameters", "epoch_heights", to=2**20), "epoch_heights"),
+        (put("parameters", "committee_size", to=2), "more than committee_size"),
         (put("accounts", 0, "models", to="smol"), "models"),
         (put("accounts", 0, "models", to={"smol": 1}), "models"),
         (put("accounts", 0, "models", to=[1]), "models"),
@@ -208,10 +236,11 @@ def test_too_many_validators_are_refused() -> None:
 
 
 def test_unusable_keys_are_refused() -> None:
-    validator = GenesisAccount(make_key("a").public_key, 0, 5, (), True)
+    least = Parameters().min_validator_bond
+    validator = GenesisAccount(make_key("a").public_key, 0, least, (), bytes([1]) * 32)
     for key in (bytes(32), b"\x01" + bytes(31)):
         with pytest.raises(GenesisError, match="usable"):
-            make_genesis("test", START, bytes(32), [validator, GenesisAccount(key, 0, 0, (), False)])
+            make_genesis("test", START, bytes(32), [validator, GenesisAccount(key, 0, 0, (), None)])
 
 
 def paths(node: Any, prefix: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:

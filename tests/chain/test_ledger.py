@@ -380,7 +380,8 @@ def test_an_empty_list_of_models_leaves_the_draw_at_once() -> None:
 
 
 def test_who_bonds_too_little_is_not_drawn() -> None:
-    chain = Chain(3, 1, stakes=[100_000, 999, 100_000])
+    dear = replace(PARAMETERS, min_service_bond=2_000, newcomer_share=0)
+    chain = Chain(3, 1, stakes=[100_000, 1_999, 100_000], parameters=dear)
     small = chain.validators[1].public_key
     for seq in range(10):
         assert small not in {chain.executor(chain.users[0], seq, attempt).public_key for attempt in range(2)}

@@ -17,11 +17,13 @@ from chain.lottery import Lottery, ServingEntry, ServingTable, compute_lottery_s
 from tests.chain.builders import MODEL, PARAMETERS, Chain, make_key
 
 NOBODY = bytes(32)
+SALT = hash_bytes("test salt")
 
 
-def make_lottery(*stakes: int) -> tuple[list[bytes], Lottery]:
+def make_lottery(*stakes: int, newcomer_share: int = 0) -> tuple[list[bytes], Lottery]:
     keys = [bytes([number]) * 32 for number in range(1, len(stakes) + 1)]
-    return keys, Lottery(ServingEntry(key, stake, (MODEL,)) for key, stake in zip(keys, stakes, strict=True))
+    entries = [ServingEntry(key, stake, (MODEL,)) for key, stake in zip(keys, stakes, strict=True)]
+    return keys, Lottery(entries, newcomer_share)
 
 
 def seed(number: int) -> bytes:
@@ -29,13 +31,14 @@ def seed(number: int) -> bytes:
 
 
 @given(stakes=st.lists(st.integers(0, 5), max_size=8), number=st.integers(0, 1000), out=st.integers(0, 8))
-def test_the_order_is_a_permutation_of_those_with_stake_except_the_payer(
-    stakes: list[int], number: int, out: int
-) -> None:
+def test_the_order_is_a_permutation_of_all_except_the_payer(stakes: list[int], number: int, out: int) -> None:
+    """Newcomers, who have no stake, come last when no share of the draws is theirs."""
     keys, lottery = make_lottery(*stakes)
     payer = bytes([out]) * 32
     order = list(lottery.order(seed(number), payer))
-    assert sorted(order) == [key for key, stake in zip(keys, stakes, strict=True) if stake and key != payer]
+    staked = [key for key, stake in zip(keys, stakes, strict=True) if stake and key != payer]
+    assert sorted(order) == [key for key in keys if key != payer]
+    assert sorted(order[: len(staked)]) == staked
     assert [lottery.get_executor(seed(number), payer, attempt) for attempt in range(len(order) + 2)] == [
         *order,
         None,
@@ -64,6 +67,25 @@ def test_the_excluded_payers_tickets_go_to_the_others_in_proportion() -> None:
     assert (drawn[keys[0]] - 3_000) ** 2 / 3_000 + (drawn[keys[2]] - 6_000) ** 2 / 6_000 < 15.1
 
 
+def test_newcomers_have_their_share_of_the_draws() -> None:
+    """Chi-square over 10,000 draws, 2 degrees of freedom: 18.5 is exceeded once in 10,000 seeds."""
+    keys, lottery = make_lottery(10, 0, 30, 0, newcomer_share=50)
+    drawn = Counter(lottery.get_executor(seed(number), NOBODY, 0) for number in range(10_000))
+    newcomers = drawn[keys[1]] + drawn[keys[3]]
+    expected = {keys[0]: 9_500 / 4, keys[2]: 9_500 * 3 / 4}
+    statistic = (newcomers - 500) ** 2 / 500 + sum((drawn[key] - mean) ** 2 / mean for key, mean in expected.items())
+    assert statistic < 18.5
+    assert abs(drawn[keys[1]] - drawn[keys[3]]) < 100, "and share it evenly"
+
+
+@pytest.mark.parametrize("newcomer_share", [0, 50, 1000])
+def test_where_only_one_kind_is_left_it_has_all_draws(newcomer_share: int) -> None:
+    for stakes in ((0, 0, 0), (5, 6, 7)):
+        keys, lottery = make_lottery(*stakes, newcomer_share=newcomer_share)
+        for number in range(20):
+            assert sorted(lottery.order(seed(number), NOBODY)) == keys
+
+
 def test_who_has_nearly_everything_is_stepped_over() -> None:
     keys, lottery = make_lottery(1, 2**62, 1)
     for number in range(20):
@@ -79,7 +101,7 @@ def test_the_seed_depends_on_beacon_payer_and_number() -> None:
 
 
 def test_a_table_draws_among_those_who_serve_the_model() -> None:
-    table = ServingTable((ServingEntry(b"a" * 32, 5, ("x",)), ServingEntry(b"b" * 32, 5, ("x", "y"))))
+    table = ServingTable((ServingEntry(b"a" * 32, 5, ("x",)), ServingEntry(b"b" * 32, 5, ("x", "y"))), 0)
     assert sorted(table.lottery("x").order(seed(0), NOBODY)) == [b"a" * 32, b"b" * 32]
     assert list(table.lottery("y").order(seed(0), NOBODY)) == [b"b" * 32]
     assert list(table.lottery("z").order(seed(0), NOBODY)) == []
@@ -87,22 +109,26 @@ def test_a_table_draws_among_those_who_serve_the_model() -> None:
 
 
 def test_asking_for_unknown_models_leaves_nothing_behind() -> None:
-    table = ServingTable((ServingEntry(b"a" * 32, 5, ("x",)),))
+    table = ServingTable((ServingEntry(b"a" * 32, 5, ("x",)),), 0)
     assert len({id(table.lottery(f"unknown {number}")) for number in range(100)}) == 1
 
 
 def test_the_table_takes_the_bonds_and_models_of_the_state() -> None:
-    chain = Chain(4, 1, stakes=[5_000, 1_000, 999, 7_000])
-    a, b, _, d = chain.validators
+    chain = Chain(4, 1, stakes=[5_000, 2_000, 1_999, 7_000])
+    a, b, c, d = chain.validators
     chain.append([chain.serve(d), chain.serve(a, "another", MODEL), chain.serve(chain.users[0], MODEL)])
-    table = compute_serving_table(chain.state, PARAMETERS)
+    dear = replace(PARAMETERS, min_service_bond=2_000)
+    table = compute_serving_table(chain.state, replace(dear, newcomer_share=0), SALT)
     assert {(e.public_key, e.stake, e.models) for e in table.entries} == {
         (a.public_key, 5_000, ("another", MODEL)),
-        (b.public_key, 1_000, (MODEL,)),
+        (b.public_key, 2_000, (MODEL,)),
     }
     assert [e.public_key for e in table.entries] == sorted(e.public_key for e in table.entries)
-    free = compute_serving_table(chain.state, replace(PARAMETERS, min_service_bond=0))
-    assert len(free.entries) == 3  # a bond of nothing is never drawn
+    both = compute_serving_table(chain.state, dear, SALT)
+    newcomers = {entry.public_key for entry in both.entries if not entry.stake}
+    assert newcomers == {c.public_key, chain.users[0].public_key} and len(both.entries) == 4
+    free = compute_serving_table(chain.state, replace(PARAMETERS, min_service_bond=0, newcomer_share=0), SALT)
+    assert len(free.entries) == 3  # a bond of nothing is never drawn by its stake
 
 
 def test_tables_are_frozen_two_epochs_ahead() -> None:
@@ -129,20 +155,15 @@ def test_everybody_computes_the_same_executor() -> None:
     chain = Chain(4, 1)
     chain.append()
     for attempt in range(4):
-        drawn = {
-            get_executor(state, chain.genesis, 0, chain.users[0].public_key, 7, attempt, MODEL)
-            for state in chain.states
-        }
+        drawn = {get_executor(state, 0, chain.users[0].public_key, 7, attempt, MODEL) for state in chain.states}
         assert len(drawn) == 1 and None not in drawn
     payer = chain.users[0].public_key
-    assert get_executor(chain.state, chain.genesis, 0, payer, 7, 4, MODEL) is None
-    assert get_executor(chain.state, chain.genesis, 9, payer, 7, 0, MODEL) is None
-    assert get_executor(chain.state, chain.genesis, 0, payer, 7, 0, "unknown") is None
+    assert get_executor(chain.state, 0, payer, 7, 4, MODEL) is None
+    assert get_executor(chain.state, 9, payer, 7, 0, MODEL) is None
+    assert get_executor(chain.state, 0, payer, 7, 0, "unknown") is None
     validator = chain.validators[0].public_key
     assert validator not in {
-        get_executor(chain.state, chain.genesis, 0, validator, seq, attempt, MODEL)
-        for seq in range(20)
-        for attempt in range(4)
+        get_executor(chain.state, 0, validator, seq, attempt, MODEL) for seq in range(20) for attempt in range(4)
     }
     assert make_key("stranger").public_key not in chain.keys
 
@@ -150,7 +171,7 @@ def test_everybody_computes_the_same_executor() -> None:
 def test_a_table_keeps_the_largest_bonds(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many accounts serve, the table stays an entry of the state that can be read again."""
     monkeypatch.setattr("chain.genesis.MAX_SERVERS", 2)
-    chain = Chain(4, 0, stakes=(100, 400, 300, 200))
-    table = compute_serving_table(chain.state, replace(PARAMETERS, min_service_bond=0))
-    assert sorted(entry.stake for entry in table.entries) == [300, 400]
+    chain = Chain(4, 0, stakes=(1_000, 4_000, 3_000, 2_000))
+    table = compute_serving_table(chain.state, replace(PARAMETERS, min_service_bond=0), SALT)
+    assert sorted(entry.stake for entry in table.entries) == [3_000, 4_000]
     assert list(table.entries) == sorted(table.entries, key=lambda entry: entry.public_key)

@@ -123,7 +123,7 @@ def test_fees_are_by_the_byte_and_grow_with_the_attempt(per_byte: int) -> None:
 
 def test_a_hold_and_its_capture_are_small() -> None:
     """The design counts on about 0.6 KB for the two."""
-    chain = Chain(parameters=Parameters())
+    chain = Chain(parameters=replace(Parameters(), min_validator_bond=1_000))
     hold = chain.hold(USER, 300, amount=2_000_000)
     operation = hold.operation
     assert isinstance(operation, Hold) and operation.model == MODEL

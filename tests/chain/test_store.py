@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 import shutil
 import signal
@@ -12,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import mkdtemp
 
+import plyvel
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -231,3 +234,36 @@ def test_a_lost_pointer_is_not_a_new_database(history: tuple[Path, object], tmp_
     with pytest.raises(StoreDamaged, match="CURRENT is missing"):
         LevelStore(copy)
     assert list(copy.glob("*.ldb"))
+
+
+def test_damage_that_a_read_comes_across_is_remembered(
+    history: tuple[Path, list[dict[bytes, bytes]]], tmp_path: Path
+) -> None:
+    """For whoever must end the node, though somebody else had to answer for the read."""
+    copy = tmp_path / "db"
+    shutil.copytree(history[0], copy)
+    table = min(copy.glob("*.ldb"))
+    content = bytearray(table.read_bytes())
+    content[100] ^= 1
+    table.write_bytes(content)
+    store = LevelStore(copy, create=False)
+    assert store.fault is None
+    with pytest.raises(StoreDamaged) as caught:
+        list(store.items(b""))
+    assert store.fault is caught.value and "checksum" in caught.value.fault
+    store.close()
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ENOSPC, errno.EMFILE])
+def test_a_system_in_trouble_is_no_damage(tmp_path: Path, number: int) -> None:
+    class Broken:
+        def get(self, *arguments: object, **options: object) -> None:
+            raise plyvel.IOError(f"IO error: db/000005.ldb: {os.strerror(number)}".encode())
+
+    store = LevelStore(tmp_path / "db")
+    real, store._db = store._db, Broken()
+    with pytest.raises(StoreError, match=os.strerror(number)) as caught:
+        store.get(b"a")
+    assert not isinstance(caught.value, StoreDamaged) and store.fault is None
+    store._db = real
+    store.close()

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from chain.blocks import MAX_BLOCK, NO_REVEAL, Block, Body, Header, sign_block, sign_proposal
+from chain.blocks import MAX_BLOCK, MAX_NULLIFICATIONS, NO_REVEAL, Block, Body, Header, sign_block, sign_proposal
 from chain.crypto import hash_bytes
 from chain.epochs import get_epoch, get_last_height
 from chain.exceptions import InvalidBlock, InvalidCertificate
@@ -260,11 +260,11 @@ def test_the_parent_must_be_certified(name: str) -> None:
 
 def test_three_of_four_certify_and_finality_stands_for_notarization() -> None:
     chain = make_chain()
-    block, _, _ = chain.propose()
     for kind in (VoteKind.NOTARIZE, VoteKind.FINALIZE):
         certificate = chain.certify(chain.head, kind, signers=chain.validators[1:])
-        body = replace(block.body, parent_certificate=certificate)
-        state_transition(chain.genesis, chain.head, chain.state, resign(chain, block, body=body))
+        block, _, _ = chain.propose(parent_certificate=certificate)
+        assert block.body.parent_certificate == certificate
+        state_transition(chain.genesis, chain.head, chain.state, block)
 
 
 def test_the_first_block_has_no_certificate() -> None:
@@ -398,7 +398,7 @@ def test_known_signatures_are_not_checked_again_but_the_rest_is() -> None:
     with pytest.raises(InvalidBlock, match=r"operations\[1\]"):
         state_transition(chain.genesis, chain.head, chain.state, block, is_verified)
     assert asked == [known, forged]
-    fields = [field for field, _ in get_claims(chain.genesis, chain.head, block)]
+    fields = [field for field, _ in get_claims(chain.genesis, chain.epoch, chain.head, block)]
     assert fields[0] == "signature" and fields[-2:] == ["operations[0]", "operations[1]"]
     assert fields.count("parent_certificate") == 4
 
@@ -448,13 +448,14 @@ def test_state_and_header_of_the_wrong_height_do_not_mix() -> None:
     block, _, _ = chain.propose([chain.transfer(chain.users[0], chain.users[1], 5)])
     with pytest.raises(InvalidBlock) as caught:
         state_transition(chain.genesis, chain.head, chain.states[-2], block)
-    assert caught.value.field in ("operations", "history_root", "state_root")
+    assert caught.value.field in ("beacon_reveal", "operations", "history_root", "state_root")
 
 
 def test_finality_certificates() -> None:
     chain = make_chain()
     block = chain.blocks[-1]
-    verify_finality(chain.genesis, block.header, chain.finality(block))
+    validators = chain.epoch.validators
+    verify_finality(chain.genesis, validators, block.header, chain.finality(block))
     bad = [
         chain.certify(block.header, VoteKind.NOTARIZE),
         chain.nullify(block.header.view),
@@ -465,7 +466,7 @@ def test_finality_certificates() -> None:
     ]
     for certificate in bad:
         with pytest.raises(InvalidCertificate):
-            verify_finality(chain.genesis, block.header, certificate)
+            verify_finality(chain.genesis, validators, block.header, certificate)
 
 
 def test_epochs_of_heights() -> None:
@@ -485,18 +486,25 @@ def test_epochs_of_one_height() -> None:
 
 def test_build_block_on_a_full_room_of_evidence_still_makes_a_valid_block() -> None:
     chain = make_chain()
-    block, transition, _ = chain.propose([chain.transfer(chain.users[0], chain.users[1], 1)], skipped=60)
-    assert len(block.body.nullifications) == 60 and len(block.body.operations) == 1
-    chain.accept(block, transition)
+    for skipped, proven in ((30, 30), (MAX_NULLIFICATIONS, 32), (60, 32)):
+        block, transition, _ = chain.propose([chain.transfer(chain.users[0], chain.users[1], 1)], skipped=skipped)
+        assert len(block.body.nullifications) == proven and len(block.body.operations) == 1
+        assert block.body.nullifications[-1].view == block.header.view - 1
+        chain.accept(block, transition)
+        one_more = replace(block.body, nullifications=block.body.nullifications[1:])
+        chain.blocks.pop(), chain.states.pop(), chain.failures.pop()
+        assert refuse(chain, resign(chain, block, body=one_more)).field == "nullifications"
+        chain.accept(block, transition)
 
 
 def test_blocks_built_twice_are_the_same() -> None:
     one, two = make_chain(), make_chain()
     assert one.head.id == two.head.id and one.blocks[-1].encoded == two.blocks[-1].encoded
-    assert one.head.beacon_reveal == NO_REVEAL
+    assert one.head.beacon_reveal != NO_REVEAL
+    first, second = one.blocks
     rebuilt, _, _ = build_block(
-        one.genesis, one.leader(4), one.blocks[0].header, one.states[1], one.blocks[1].body.operations, view=4,
-        timestamp=one.head.timestamp, parent_certificate=one.blocks[1].body.parent_certificate,
-        nullifications=one.blocks[1].body.nullifications,
+        one.genesis, one.leader(4), first.header, one.states[1], second.body.operations, view=4,
+        timestamp=one.head.timestamp, reveal=one.head.beacon_reveal,
+        parent_certificate=second.body.parent_certificate, nullifications=second.body.nullifications,
     )  # fmt: skip
     assert rebuilt.encoded == one.blocks[1].encoded

@@ -7,14 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from chain import ledger
 from chain.blocks import Block
 from chain.blockstore import BlockStore
 from chain.codec import pack
 from chain.exceptions import StoreError
 from chain.genesis import Genesis
 from chain.operations import Hold
-from chain.state import account_key
+from chain.state import Draft, account_key
 from chain.store import MemoryStore, Store
 from chain.verify import LOOKAHEAD, Fault, PayerDraws, Report, StoreSource, verify_chain
 from chain.votes import VoteKind
@@ -22,7 +21,6 @@ from tests.chain.builders import Chain
 from tests.chain.forgeries import (
     FORGERIES,
     OTHER,
-    STAKES,
     Finals,
     Forger,
     Forgery,
@@ -39,6 +37,12 @@ Busy = tuple[Chain, Finals]
 def short() -> Busy:
     """A few epochs, to be forged."""
     return make_busy_chain(24)
+
+
+@pytest.fixture(scope="module")
+def year() -> Busy:
+    """Ten rounds of changing committees, to be forged as well; no forgery makes the audit longer than it must be."""
+    return make_busy_chain(500)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +75,18 @@ def number(value: int) -> bytes:
 def test_a_long_chain_is_in_order(long: Busy) -> None:
     chain, finals = long
     kinds = {type(signed.operation).__name__ for block in chain.blocks for signed in block.body.operations}
-    assert kinds == {"Transfer", "Bond", "Unbond", "Withdraw", "Serve", "Hold", "Capture", "Release", "Dispute"}
+    duties = {"Enroll", "Retire", "Unjail", "Recommit", "Evidence"}
+    assert kinds == duties | {
+        "Transfer", "Bond", "Unbond", "Withdraw", "Serve", "Hold", "Capture", "Release", "Dispute",
+    }  # fmt: skip
+    assert not any(
+        failure
+        for block, failures in zip(chain.blocks, chain.failures, strict=True)
+        for signed, failure in zip(block.body.operations, failures, strict=True)
+        if type(signed.operation).__name__ in duties
+    )
+    committees = [block.header.validators_hash for block in chain.blocks]
+    assert len(set(committees)) > 10 and any(block.body.late_votes for block in chain.blocks)
     assert chain.head.epoch == 29 and any(block.body.nullifications for block in chain.blocks)
     assert any(failure is not None for failures in chain.failures for failure in failures)
     assert len(chain.blocks) > len(finals) > len(chain.blocks) / 3  # several blocks under some certificates
@@ -90,6 +105,8 @@ def test_a_long_chain_is_in_order(long: Busy) -> None:
         *(nullification for body in bodies for nullification in body.nullifications),
     ]
     operations = sum(len(body.operations) for body in bodies)
+    committee = chain.epoch.validators
+    assert [validator.stake for validator in committee] == [33_280, 25_000, 20_000, 15_000, 12_000, 10_000]
     assert report == Report(
         name="test",
         chain_id=chain.genesis.chain_id,
@@ -97,12 +114,15 @@ def test_a_long_chain_is_in_order(long: Busy) -> None:
         block_id=chain.head.id,
         state_root=chain.state.root,
         operations=operations,
-        signatures=120 + operations + sum(len(certificate.signatures) for certificate in certificates),
+        signatures=120
+        + operations
+        + sum(len(certificate.signatures) for certificate in certificates)
+        + sum(len(body.late_votes) for body in bodies),
         epochs=30,
         smallest_certificate=1.0,
         smallest_height=min(finals),
-        validators=len(STAKES),
-        blocking_group=2,  # 30 and 25 of 100
+        validators=len(committee),
+        blocking_group=2,  # 33 and 25 of 115
         supply=chain.genesis.supply,
         treasury=chain.state.totals.treasury,
         payers=count_draws(chain),
@@ -190,8 +210,8 @@ def test_forgeries_are_many_and_distinct() -> None:
 
 
 @pytest.mark.parametrize("forgery", FORGERIES, ids=lambda forgery: forgery.name)
-def test_a_forgery_is_caught_in_its_place(short: Busy, forgery: Forgery) -> None:
-    forger = Forger(*short)
+def test_a_forgery_is_caught_in_its_place(year: Busy, forgery: Forgery) -> None:
+    forger = Forger(*year)
     height, field = forgery.get_place(forger)
     forgery.forge(forger)
     report = verify_chain(forger.source, threads=2)
@@ -201,13 +221,26 @@ def test_a_forgery_is_caught_in_its_place(short: Busy, forgery: Forgery) -> None
     assert report.height == height - 1  # everything below is sound
 
 
+@pytest.mark.parametrize(
+    "name", ["header: next_validators_hash", "header: beacon_reveal", "late votes: twice", "finality: a signature"]
+)
+def test_a_forgery_deep_in_the_chain_is_caught_in_its_place(year: Busy, name: str) -> None:
+    forgery = next(forgery for forgery in FORGERIES if forgery.name == name)
+    forger = Forger(*year, above=240)
+    height, field = forgery.get_place(forger)
+    assert height > 240
+    forgery.forge(forger)
+    fault = verify_chain(forger.source, threads=2).fault
+    assert fault is not None and (fault.height, fault.field) == (height, field)
+
+
 @pytest.mark.parametrize(("length", "at"), [(12, 12), (105, 100)])
 def test_credit_from_nothing_is_found_though_every_node_agrees_on_it(
     monkeypatch: pytest.MonkeyPatch, length: int, at: int
 ) -> None:
     """A mistake in the rules that all share: the sum over all accounts does not rest on them."""
-    fill_treasury = ledger._fill_treasury
-    monkeypatch.setattr(ledger, "_fill_treasury", lambda draft, amount: fill_treasury(draft, amount + 1))
+    fill_treasury = Draft.fill_treasury
+    monkeypatch.setattr(Draft, "fill_treasury", lambda draft, amount: fill_treasury(draft, amount + 1))
     chain = Chain()
     for _ in range(length):
         chain.append([chain.transfer(chain.users[0], chain.users[1], 1)])

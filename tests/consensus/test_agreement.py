@@ -24,6 +24,7 @@ from consensus.tree import BlockTree, Executed
 from p2p.memory import MemoryHub, MemoryNetwork
 from p2p.runtime import SimulatedRuntime
 from p2p.streams import Streams
+from tests.chain.builders import find_reveal
 from tests.consensus.test_sync import CHAIN, GENESIS, certify
 from tests.consensus.world import make_key
 from tests.simulation.ledger import MemoryFile
@@ -185,7 +186,8 @@ def make_child(tree: BlockTree, parent_id: bytes, timestamp: int) -> tuple[Block
     header, state = parent
     block, transition, _ = build_block(
         GENESIS, make_key(1), header, state, [],
-        view=header.view + 1, timestamp=timestamp, parent_certificate=None, nullifications=(),
+        view=header.view + 1, timestamp=timestamp, reveal=find_reveal(make_key(1), GENESIS, state),
+        parent_certificate=None, nullifications=(),
     )  # fmt: skip
     tree.add(block, transition)
     return block, transition

@@ -11,6 +11,7 @@ from chain.operations import SignedOperation, Transfer, sign_operation
 from chain.transition import build_block
 from consensus.compact import CompactPropose, compress, expand
 from consensus.messages import Propose
+from tests.chain.builders import find_reveal
 from tests.consensus.world import World, make_key, make_test_genesis, simulate
 
 GENESIS = make_test_genesis(1, others=5)
@@ -25,7 +26,8 @@ def make_proposal(count: int) -> Propose:
     ]
     block, _, rejected = build_block(
         GENESIS, make_key(1), GENESIS.header, GENESIS.state, operations,
-        view=1, timestamp=GENESIS.timestamp + 1, parent_certificate=None, nullifications=(),
+        view=1, timestamp=GENESIS.timestamp + 1, reveal=find_reveal(make_key(1), GENESIS, GENESIS.state),
+        parent_certificate=None, nullifications=(),
     )  # fmt: skip
     assert not rejected
     return Propose(sign_proposal(make_key(1), GENESIS.chain_id, 0, 1, block.id), block)

@@ -93,7 +93,7 @@ def test_every_final_block_is_proven_by_its_store() -> None:
             assert found is not None
             block = store.block(found[0])
             assert block is not None
-            verify_finality(world.genesis, block.header, found[1])
+            verify_finality(world.genesis, world.genesis.validators, block.header, found[1])
 
     simulate(make_test_genesis(4), play)
 
@@ -106,6 +106,18 @@ def test_an_idle_network_makes_one_block_per_beat() -> None:
         assert 95_000 <= world.engine(1).chain_time() <= 105_000
 
     simulate(make_test_genesis(4), play)
+
+
+@pytest.mark.parametrize("validators", [1, 4])
+def test_an_idle_network_gives_up_no_view(validators: int) -> None:
+    async def play(world: World) -> None:
+        await world.start(*range(1, validators + 1))
+        await trio.sleep(105.0)
+        for height in range(1, world.engine(1).header.height + 1):
+            block = world.engine(1)._store.block(height)
+            assert block is not None and not block.body.nullifications
+
+    simulate(make_test_genesis(validators), play)
 
 
 def test_blocks_keep_their_distance_when_busy() -> None:

@@ -8,7 +8,7 @@ import trio
 import trio.testing
 
 from consensus.dissemination import Batch
-from consensus.links import MAX_BYTES, MAX_MESSAGES, PROTOCOL, Links
+from consensus.links import BULKY, MAX_BYTES, MAX_MESSAGES, PROTOCOL, Links
 from p2p.memory import MemoryHub, MemoryNetwork
 from p2p.network import NetworkError
 from p2p.streams import Exchange, Streams
@@ -166,5 +166,31 @@ def test_what_gathers_before_a_flush_travels_in_one_frame() -> None:
         one.links.flush()
         await trio.sleep(1.0)
         assert [Batch.decode(frame).items for frame in frames] == [tuple(bytes([number]) for number in range(5))]
+
+    play(script)
+
+
+def test_hints_go_before_blocks_and_blocks_before_votes() -> None:
+    async def script(hub: MemoryHub, nursery: trio.Nursery) -> None:
+        one, two = await make_ends(hub, nursery, ONE, TWO)
+        two.gate = trio.Event()
+        hub.partition([[ONE], [TWO]])
+        await trio.sleep(1.0)
+        votes = [b"vote" + number.to_bytes(4, "big") for number in range(MAX_MESSAGES // 2)]
+        for number, vote in enumerate(votes):
+            one.links.send(TWO, vote)
+            one.links.send(TWO, b"block" + bytes(BULKY))
+            for _ in range(3):
+                one.links.send(TWO, b"hint" + number.to_bytes(4, "big"), is_hint=True)
+        for _ in range(10):
+            one.links.send(TWO, b"hint" + bytes(900_000), is_hint=True)
+        assert one.links.dropped >= 3 * len(votes)
+        hub.heal()
+        hub.connect_all()
+        two.gate.set()
+        one.links.flush()
+        await trio.sleep(30.0)
+        assert [payload for payload in two.received if payload.startswith(b"vote")] == votes
+        assert not [payload for payload in two.received if payload.startswith(b"hint")]
 
     play(script)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -10,10 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from chain.blocks import Block
-from chain.epochs import get_beacon, get_validators
-from chain.exceptions import CannotPay, InvalidNonce, InvalidOperation
-from chain.genesis import CREDIT, Genesis, GenesisAccount, Parameters, make_genesis
-from chain.ledger import get_executor
+from chain.epochs import get_next_epoch
+from chain.exceptions import CannotPay, InvalidNonce, InvalidOperation, InvalidSignature
+from chain.genesis import CREDIT, Genesis, GenesisAccount, Parameters, make_genesis, make_validator
+from chain.ledger import get_executor, process_operation
 from chain.operations import (
     Capture,
     CaptureItem,
@@ -29,14 +30,18 @@ from chain.operations import (
 from chain.state import WINDOW
 from chain.transition import Transition, build_block
 from consensus.mempool import (
+    LIFETIME,
     MAX_ACCOUNT_BYTES,
     MAX_NONCED,
+    MAX_REJECTIONS,
     MAX_WAITING,
     PATIENCE,
+    REVIEW,
     AlreadyKnown,
     Mempool,
     PoolFull,
 )
+from tests.chain.builders import find_reveal
 from tests.consensus.world import make_key, make_test_genesis
 
 GENESIS = make_test_genesis(1, others=9)
@@ -60,13 +65,12 @@ class Chain:
         self.header, self.state = genesis.header, genesis.state
 
     def extend(self, operations: Iterable[SignedOperation], seconds: int = 1) -> tuple[Block, Transition]:
-        validators, beacon = get_validators(self.genesis, 0), get_beacon(self.genesis, 0)
         key = make_key(1)
-        assert validators.compute_leader(beacon, self.header.view + 1) == key.public_key
+        assert get_next_epoch(self.genesis, self.state).compute_leader(self.header.view + 1) == key.public_key
         block, transition, _ = build_block(
             self.genesis, key, self.header, self.state, operations,
             view=self.header.view + 1, timestamp=self.header.timestamp + seconds * 1000,
-            parent_certificate=None, nullifications=(),
+            reveal=find_reveal(key, self.genesis, self.state), parent_certificate=None, nullifications=(),
         )  # fmt: skip
         self.header, self.state = block.header, transition.state
         return block, transition
@@ -132,8 +136,8 @@ def test_limits_of_an_account() -> None:
 def test_the_fees_of_all_that_is_pending_must_be_payable() -> None:
     size = len(transfer(1, 0).encoded)
     accounts = [
-        GenesisAccount(make_key(1).public_key, CREDIT, CREDIT, (), True),
-        GenesisAccount(make_key(3).public_key, 2 * size + 1, 0, (), False),
+        make_validator(make_key(1), bytes(32), Parameters(), CREDIT, 1_000 * CREDIT),
+        GenesisAccount(make_key(3).public_key, 2 * size + 1, 0, (), None),
     ]
     genesis = make_genesis("poor", 0, bytes(32), accounts)
     pool = make_pool(genesis)
@@ -190,18 +194,22 @@ def test_rejected_operations_wait_until_the_state_moves() -> None:
 
 # Holds and captures: operations without a nonce.
 
+PARAMETERS = Parameters(epoch_heights=1_000, min_validator_bond=100 * CREDIT)
 MARKET = make_genesis(
     "market",
     0,
     bytes(32),
-    [GenesisAccount(make_key(n).public_key, 100 * CREDIT, 100 * CREDIT, ("m",), n == 1) for n in (1, 2, 3)],
-    Parameters(epoch_heights=1_000),
+    [
+        make_validator(make_key(1), bytes(32), PARAMETERS, 100 * CREDIT, 100 * CREDIT, ("m",)),
+        *(GenesisAccount(make_key(n).public_key, 100 * CREDIT, 100 * CREDIT, ("m",), None) for n in (2, 3)),
+    ],
+    PARAMETERS,
 )
 
 
 def make_hold(seq: int, genesis: Genesis = GENESIS, amount: int = 1_000, attempt: int = 0) -> SignedOperation:
     key = make_key(3)
-    payee = get_executor(genesis.state, genesis, 0, key.public_key, seq, attempt, "m") or bytes(32)
+    payee = get_executor(genesis.state, 0, key.public_key, seq, attempt, "m") or bytes(32)
     hold = Hold(payee, amount, 0, seq, attempt, "m", bytes(32), 600_000)
     return sign_operation(key, genesis.chain_id, hold)
 
@@ -233,12 +241,12 @@ def test_a_used_hold_number_is_refused_and_a_rival_for_the_same_credit_waits() -
     first, second = (make_hold(seq, genesis=MARKET, amount=60 * CREDIT) for seq in (0, 1))
     pool.add(first, 0.0)
     pool.add(second, 0.0)
-    assert pool.select(10**6) == [first, second]
+    assert pool.select(10**6) == [first] and "beside what is promised" in (pool.get_reason(second.id) or "")
     chain.make_final(pool, [first], 1.0)
     assert not pool.has_ready() and "available" in (pool.get_reason(second.id) or "")
     with pytest.raises(InvalidOperation, match="hold 0/0 is used or too old"):
         pool.add(make_hold(0, genesis=MARKET, amount=1), 2.0)
-    pool.expire(1.0 + PATIENCE)
+    pool.expire(PATIENCE)
     assert len(pool) == 0
 
 
@@ -260,6 +268,110 @@ def test_waiting_operations_are_bounded() -> None:
             pool.add(transfer(sender, nonce, genesis=genesis), 0.0)
             count += 1
     assert count > MAX_WAITING and len(pool) == MAX_WAITING
+
+
+def test_the_first_hold_of_a_number_wins_and_one_that_lost_is_dropped() -> None:
+    pool, chain = make_pool(MARKET), Chain(MARKET)
+    first, rival = (make_hold(0, genesis=MARKET, amount=amount) for amount in (2_000, 3_000))
+    pool.add(first, 0.0)
+    with pytest.raises(InvalidOperation, match="asks for the same"):
+        pool.add(rival, 0.0)
+    chain.make_final(pool, [rival], 1.0)
+    assert len(pool) == 0 and pool.size == 0
+
+
+def test_a_hold_is_captured_by_one_pending_operation_unless_that_waits() -> None:
+    pool, chain = make_pool(MARKET), Chain(MARKET)
+    hold = make_hold(0, genesis=MARKET)
+    pool.add(make_capture(hold, 100), 0.0)  # waits for its hold
+    pool.add(make_capture(hold, 200), 0.0)
+    assert len(pool) == 1
+    chain.make_final(pool, [hold], 1.0)
+    assert [signed.operation for signed in pool.select(10**6)] == [make_capture(hold, 200).operation]
+    with pytest.raises(InvalidOperation, match="asks for the same"):
+        pool.add(make_capture(hold, 300), 1.0)
+
+
+def test_a_capture_with_a_forged_receipt_is_refused_at_once_or_as_soon_as_it_shows() -> None:
+    pool, chain = make_pool(MARKET), Chain(MARKET)
+    hold = make_hold(0, genesis=MARKET)
+    capture = make_capture(hold, 100)
+    assert isinstance(capture.operation, Capture)
+    items = (CaptureItem(capture.operation.items[0].delivery, bytes(64)),)
+    key = next(make_key(n) for n in (1, 2, 3) if make_key(n).public_key == capture.signer)
+    forged = sign_operation(key, MARKET.chain_id, Capture(items))
+    pool.add(forged, 0.0)  # whose receipt it would be is not known yet
+    chain.make_final(pool, [hold], 1.0)
+    assert len(pool) == 0
+    with pytest.raises(InvalidSignature):
+        pool.add(forged, 1.0)
+    assert len(pool) == 0 and pool.size == 0
+
+
+def test_who_owns_nothing_captures_only_what_is_there() -> None:
+    pool = make_pool(MARKET)
+    item = CaptureItem(Delivery(bytes(32), 1, bytes(32), Usage(1, 1), "stop"), None)
+    with pytest.raises(CannotPay, match="the account owns 0"):
+        pool.add(sign_operation(make_key(77), MARKET.chain_id, Capture((item,))), 0.0)
+    pool.add(sign_operation(make_key(2), MARKET.chain_id, Capture((item,))), 0.0)
+
+
+def test_the_work_after_a_block_does_not_grow_with_what_is_pending(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block that touches an account with hundreds of holds, and captures that wait, judges only a few of them."""
+    pool, chain = make_pool(MARKET), Chain(MARKET)
+    for seq in range(WINDOW):
+        for attempt in range(2):
+            pool.add(make_hold(seq, genesis=MARKET, attempt=attempt), 0.0)
+    for number in range(500):
+        item = CaptureItem(Delivery(number.to_bytes(32, "big"), 1, bytes(32), Usage(1, 1), "stop"), None)
+        pool.add(sign_operation(make_key(2), MARKET.chain_id, Capture((item,))), 0.0)
+    judged: list[SignedOperation] = []
+
+    def judge(*arguments: Any) -> None:
+        judged.append(arguments[2])
+        process_operation(*arguments)
+
+    monkeypatch.setattr("consensus.mempool.process_operation", judge)
+    chain.make_final(pool, [transfer(3, 0, genesis=MARKET), transfer(2, 0, genesis=MARKET)], 1.0)
+    assert len(judged) <= REVIEW + REVIEW // 16
+    for now in range(2, 8):
+        pool.expire(float(now))  # the rest, bit by bit
+    assert {signed.id for signed in judged if isinstance(signed.operation, Capture)} >= set(pool._waiting)
+
+
+def test_a_hold_that_cannot_be_paid_any_more_is_not_ready() -> None:
+    pool, chain = make_pool(MARKET), Chain(MARKET)
+    holds = [make_hold(seq, genesis=MARKET, amount=30 * CREDIT) for seq in range(3)]
+    for hold in holds:
+        pool.add(hold, 0.0)
+    assert pool.select(10**6) == holds
+    chain.make_final(pool, [transfer(3, 0, amount=50 * CREDIT, genesis=MARKET)], 1.0)
+    assert pool.select(10**6) == holds[:1]
+    chain.make_final(pool, [transfer(2, 0, genesis=MARKET)], 2.0)
+    assert pool.select(10**6) == holds[:1] and len(pool) == 3
+
+
+def test_what_proposers_reject_again_and_again_is_dropped() -> None:
+    pool, chain = make_pool(), Chain()
+    pool.add(transfer(1, 0), 0.0)
+    pool.add(transfer(1, 1), 0.0)
+    for number in range(MAX_REJECTIONS):
+        assert len(pool) == 2 and pool.has_ready()
+        pool.reject(transfer(1, 0).id, "no", 1.0)
+        assert not pool.has_ready()  # nor what comes after it
+        chain.make_final(pool, [transfer(3, number)], 1.0)
+    assert transfer(1, 0).id not in pool and not pool.has_ready()
+
+
+def test_what_nobody_includes_is_dropped_after_many_blocks_but_not_in_a_halt() -> None:
+    pool, chain = make_pool(), Chain()
+    pool.add(transfer(1, 0), 0.0)
+    pool.expire(10_000.0)
+    for _ in range(LIFETIME):
+        chain.make_final(pool, [], 10_000.0)
+        assert len(pool) == 1
+    chain.make_final(pool, [], 10_000.0)
+    assert len(pool) == 0
 
 
 # Fairness.

@@ -10,15 +10,17 @@ import trio
 
 from chain.blocks import Block
 from chain.blockstore import BlockStore
-from chain.epochs import get_beacon, get_epoch, get_validators
+from chain.epochs import get_next_epoch
 from chain.exceptions import CodecError, InvalidBlock, InvalidCertificate, LedgerError
 from chain.genesis import Genesis
 from chain.operations import Transfer, sign_operation
 from chain.store import MemoryStore
 from chain.transition import build_block, state_transition
 from chain.votes import Certificate, VoteKind, make_certificate, sign_vote
-from consensus.sync import (
+from consensus.sync import Segment, verify_segment
+from consensus.sync_records import (
     PROTOCOL,
+    Answer,
     Found,
     GetBlock,
     GetBlocks,
@@ -26,13 +28,13 @@ from consensus.sync import (
     GetTip,
     Part,
     Request,
-    Segment,
-    SyncServer,
     Tip,
-    verify_segment,
 )
+from consensus.sync_server import SyncServer
 from p2p.memory import MemoryNetwork
+from p2p.runtime import SimulatedRuntime
 from p2p.streams import Exchange, Streams
+from tests.chain.builders import find_reveal
 from tests.consensus.world import World, make_key, make_test_genesis, simulate
 
 GENESIS = make_test_genesis(4, others=1, epoch_heights=5)
@@ -44,18 +46,18 @@ def make_chain(genesis: Genesis, length: int, certified: Callable[[int], bool] =
     header, state, notarization = genesis.header, genesis.state, None
     pending = []
     for height in range(1, length + 1):
-        epoch = get_epoch(genesis.parameters, height)
-        validators = get_validators(genesis, epoch)
-        view = header.view + 1 if header.epoch == epoch and height > 1 else 1
-        leader = validators.compute_leader(get_beacon(genesis, epoch), view)
+        epoch = get_next_epoch(genesis, state)
+        view = header.view + 1 if header.epoch == epoch.number and height > 1 else 1
+        leader = epoch.compute_leader(view)
         key = next(make_key(n) for n in range(1, 5) if make_key(n).public_key == leader)
         transfer = Transfer(height - 1, make_key(2).public_key, 1)
         block, transition, rejected = build_block(
             genesis, key, header, state, [sign_operation(make_key(1), genesis.chain_id, transfer)],
-            view=view, timestamp=header.timestamp + 1000, parent_certificate=notarization, nullifications=(),
+            view=view, timestamp=header.timestamp + 1000, reveal=find_reveal(key, genesis, state),
+            parent_certificate=notarization, nullifications=(),
         )  # fmt: skip
         assert not rejected
-        is_last = get_epoch(genesis.parameters, height + 1) != epoch
+        is_last = height == epoch.last_height
         finalization = certify(genesis, block, VoteKind.FINALIZE)
         notarization = finalization if is_last else certify(genesis, block, VoteKind.NOTARIZE)
         header, state = block.header, transition.state
@@ -66,10 +68,10 @@ def make_chain(genesis: Genesis, length: int, certified: Callable[[int], bool] =
     return store
 
 
-def certify(genesis: Genesis, block: Block, kind: VoteKind, signers: tuple[int, ...] = (1, 2, 3)) -> Certificate:
+def certify(genesis: Genesis, block: Block, kind: VoteKind, signers: tuple[int, ...] = (1, 2, 3, 4)) -> Certificate:
     header = block.header
     votes = [sign_vote(make_key(n), genesis.chain_id, kind, header.epoch, header.view, block.id) for n in signers]
-    return make_certificate(votes, get_validators(genesis, header.epoch))
+    return make_certificate(votes, genesis.validators)
 
 
 def read_parts(store: BlockStore, first: int, last: int) -> list[bytes]:
@@ -77,7 +79,7 @@ def read_parts(store: BlockStore, first: int, last: int) -> list[bytes]:
     for height in range(first, last + 1):
         block = store.raw_block(height)
         assert block is not None
-        parts.append(Part(block, store.raw_certificate(height)).encode())
+        parts.append(Answer(Part(block, store.raw_certificate(height))).encode())
     return parts
 
 
@@ -85,10 +87,12 @@ CHAIN = make_chain(GENESIS, 12, certified=lambda height: height % 3 == 0)
 
 
 def take(parts: list[bytes]) -> tuple[Segment, Certificate | None]:
-    segment = Segment(GENESIS, GENESIS.header)
+    segment = Segment(GENESIS, GENESIS.header, GENESIS.state)
     certificate = None
     for part in parts:
-        certificate = segment.add(part)
+        content = Answer.decode(part).content
+        assert isinstance(content, Part)
+        certificate = segment.add(content)
     return segment, certificate
 
 
@@ -125,7 +129,7 @@ def test_a_spoilt_header_is_refused_at_once(spoil: Callable[[Block], Block], err
     block = CHAIN.block(1)
     assert block is not None
     with pytest.raises(error):
-        take([Part(spoil(block).encode(), None).encode()])
+        take([Answer(Part(spoil(block).encode(), None)).encode()])
 
 
 def test_blocks_that_do_not_follow_are_refused_at_once() -> None:
@@ -133,7 +137,8 @@ def test_blocks_that_do_not_follow_are_refused_at_once() -> None:
         take(read_parts(CHAIN, 2, 2))
     with pytest.raises(InvalidBlock):
         take([*read_parts(CHAIN, 1, 1), *read_parts(CHAIN, 1, 1)])
-    for raw in (b"", b"\xc1", Part(b"x", None).encode(), Part(CHAIN.raw_block(1) or b"", b"x").encode()):
+    malformed = [Part(b"x", None), Part(CHAIN.raw_block(1) or b"", b"x")]
+    for raw in (b"", b"\xc1", *(Answer(part).encode() for part in malformed)):
         with pytest.raises(CodecError):
             take([raw])
 
@@ -174,7 +179,7 @@ async def run_server(world: World, key: int, handler: Callable[[Exchange], Await
 
 
 def make_server(store: BlockStore) -> SyncServer:
-    return SyncServer(store, lambda _: None, lambda _: None)
+    return SyncServer(store, lambda _: None, lambda _: None, SimulatedRuntime(0))
 
 
 async def read_all(streams: Streams, peer: int, request: Request) -> list[bytes]:
@@ -195,7 +200,7 @@ def test_the_server_answers_every_question() -> None:
         async def ask(question: GetTip | GetBlocks | GetBlock | GetOperations) -> list[bytes]:
             return await read_all(asking, 50, Request(question))
 
-        assert Tip.decode((await ask(GetTip()))[0]) == Tip(12, CHAIN.header.id)
+        assert Tip.decode((await ask(GetTip()))[0]) == Tip(12, CHAIN.header.id, 0)
         assert await ask(GetBlocks(1, 1)) == read_parts(CHAIN, 1, 3)  # up to a certificate, however few bytes
         assert await ask(GetBlocks(2, 10**9)) == read_parts(CHAIN, 2, 12)
         assert await ask(GetBlocks(13, 10**6)) == []
@@ -230,7 +235,7 @@ async def end_at_once(exchange: Exchange, raw: bytes) -> None:
 
 async def send_tip_or(exchange: Exchange, raw: bytes, parts: list[bytes]) -> None:
     if isinstance(Request.decode(raw).question, GetTip):
-        await exchange.send(Tip(10**6, bytes(32)).encode())
+        await exchange.send(Tip(10**6, bytes(32), 0).encode())
     else:
         await send_parts(exchange, parts)
 
@@ -246,7 +251,7 @@ async def send_without_certificate(exchange: Exchange, raw: bytes) -> None:
 async def send_altered(exchange: Exchange, raw: bytes) -> None:
     block = CHAIN.block(1)
     assert block is not None
-    parts = [Part(alter(block).encode(), None).encode(), *read_parts(CHAIN, 2, 3)]
+    parts = [Answer(Part(alter(block).encode(), None)).encode(), *read_parts(CHAIN, 2, 3)]
     await send_tip_or(exchange, raw, parts)
 
 
@@ -254,7 +259,7 @@ async def send_with_false_certificate(exchange: Exchange, raw: bytes) -> None:
     block = CHAIN.block(1)
     assert block is not None
     false = certify(GENESIS, block, VoteKind.NOTARIZE)
-    await send_tip_or(exchange, raw, [Part(block.encoded, replace(false, kind=3).encode()).encode()])
+    await send_tip_or(exchange, raw, [Answer(Part(block.encoded, replace(false, kind=3).encode())).encode()])
 
 
 async def send_good_then_bad(exchange: Exchange, raw: bytes) -> None:
@@ -303,7 +308,7 @@ def test_a_peer_that_sends_one_block_at_a_time_does_not_hold_a_node_up() -> None
         raw = await exchange.receive()
         assert raw is not None
         if isinstance(Request.decode(raw).question, GetTip):
-            await exchange.send(Tip(10**6, bytes(32)).encode())
+            await exchange.send(Tip(10**6, bytes(32), 0).encode())
             return
         for part in read_parts(CHAIN, 1, CHAIN.height):
             await trio.sleep(9.0)
@@ -333,6 +338,7 @@ def test_a_follower_without_peers_waits_for_one() -> None:
 
 def test_a_long_chain_comes_in_several_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("consensus.sync.BATCH", 2_000)
+    monkeypatch.setattr("consensus.sync_server.BATCH", 2_000)
 
     async def play(world: World) -> None:
         await run_server(world, 63, make_server(CHAIN).handle)

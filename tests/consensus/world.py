@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import trio
 
 from chain.blockstore import BlockStore
 from chain.crypto import KeyPair
-from chain.genesis import CREDIT, Genesis, GenesisAccount, Parameters, make_genesis
-from chain.operations import SignedOperation, Transfer, sign_operation
+from chain.genesis import CREDIT, Genesis, GenesisAccount, Parameters, make_genesis, make_validator
+from chain.operations import NoncedOperation, SignedOperation, Transfer, sign_operation
 from chain.store import MemoryStore, Store
 from consensus.agreement import Voting
 from consensus.engine import Engine, Settings
 from consensus.evidence import EvidenceStore
 from consensus.journal import Journal
+from consensus.upkeep import Upkeep
 from p2p.memory import MemoryHub, MemoryNetwork
 from p2p.runtime import SimulatedRuntime, run_simulation
 from p2p.streams import Streams
@@ -30,11 +32,15 @@ def make_key(number: int) -> KeyPair:
 
 def make_test_genesis(validators: int, others: int = 0, epoch_heights: int = 1_000) -> Genesis:
     """Equal accounts 1 ... of 1000 credits; the first ``validators`` of them vote."""
+    parameters = Parameters(epoch_heights=epoch_heights, min_validator_bond=100 * CREDIT)
     accounts = [
-        GenesisAccount(make_key(number).public_key, 1_000 * CREDIT, 100 * CREDIT, (), number <= validators)
-        for number in range(1, validators + others + 1)
+        make_validator(make_key(number), bytes(32), parameters, 1_000 * CREDIT, 100 * CREDIT)
+        for number in range(1, validators + 1)
     ]
-    parameters = Parameters(epoch_heights=epoch_heights)
+    accounts += [
+        GenesisAccount(make_key(number).public_key, 1_000 * CREDIT, 100 * CREDIT, (), None)
+        for number in range(validators + 1, validators + others + 1)
+    ]
     return make_genesis("test", SimulatedRuntime.EPOCH, bytes(32), accounts, parameters)
 
 
@@ -86,24 +92,31 @@ class World:
         self.hub.connect_all()
         return [self.nodes[number].engine for number in numbers]
 
+    def _open(self, node: Node, number: int) -> tuple[BlockStore, Voting]:
+        """What a node finds on its disk; for a subclass to replace."""
+        blocks = BlockStore(node.store, self.genesis)
+        journal = Journal(node.journal_file, self.genesis.chain_id, node.key.public_key)
+        return blocks, Voting(node.key, journal, EvidenceStore(node.store))
+
+    def _watch(self, engine: Engine, number: int) -> None:
+        """Look at an engine before it runs; for a subclass to replace."""
+
     async def _run(self, node: Node, number: int, task_status: Any) -> None:
         node.starts += 1
         node.runtime = SimulatedRuntime(f"{self.seed}/{number}/{node.starts}", self.skews.get(number, 0))
         node.network = MemoryNetwork(self.hub, node.key.public_key)
         node.stopped = trio.Event()
         streams = Streams(node.network)
-        blocks = BlockStore(node.store, self.genesis)
-        voting = None
-        if node.key.public_key in self.genesis.validators:
-            journal = Journal(node.journal_file, self.genesis.chain_id, node.key.public_key)
-            voting = Voting(node.key, journal, EvidenceStore(node.store))
+        blocks, voting = self._open(node, number)
         engine = Engine(self.genesis, voting, node.network, streams, node.runtime, blocks, self.settings)
+        self._watch(engine, number)
         try:
             async with trio.open_nursery() as nursery:
                 node.scope = nursery.cancel_scope
                 nursery.start_soon(streams.run)
                 await nursery.start(engine.run)
                 node._engine = engine
+                nursery.start_soon(Upkeep(node.key, engine, partial(self.submit, number), node.runtime).run)
                 task_status.started()
         finally:
             node._engine = None
@@ -132,6 +145,15 @@ class World:
         self.nonces[sender] = nonce + 1
         operation = Transfer(nonce, make_key(recipient).public_key, amount, memo)
         return sign_operation(make_key(sender), self.genesis.chain_id, operation)
+
+    async def submit(self, number: int, make: Callable[[int], NoncedOperation]) -> SignedOperation:
+        """Sign the operation made with the account's next nonce, and submit it through the account's own node."""
+        engine = self.engine(number)
+        nonce = max(self.nonces.get(number, 0), engine.state.account(make_key(number).public_key).nonce)
+        self.nonces[number] = nonce + 1
+        operation = sign_operation(make_key(number), self.genesis.chain_id, make(nonce))
+        await engine.submit(operation)
+        return operation
 
     async def wait_height(self, height: int, *numbers: int, timeout: float = 120.0) -> None:
         """Until these nodes (all that are alive if none is named) have a final block of ``height``."""

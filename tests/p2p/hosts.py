@@ -136,3 +136,36 @@ async def survives(attack: Callable[[Libp2pNetwork, Libp2pNetwork], Any]) -> boo
             return await echoes(attacker, victim)
     except BaseExceptionGroup:
         return False
+
+
+class Link:
+    """A TCP relay in front of a node that can be frozen: both ends stay open and nothing passes, as on a dead link."""
+
+    def __init__(self, target: str) -> None:
+        self._port = int(target.rsplit("/", 1)[1])
+        self._open = trio.Event()
+        self._open.set()
+        self.address = ""
+
+    def freeze(self) -> None:
+        self._open = trio.Event()
+
+    async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        self.address = f"/ip4/127.0.0.1/tcp/{listeners[0].socket.getsockname()[1]}"
+        await trio.serve_listeners(self._relay, listeners, task_status=task_status)
+
+    async def _relay(self, client: trio.SocketStream) -> None:
+        server = await trio.open_tcp_stream("127.0.0.1", self._port)
+        async with client, server, trio.open_nursery() as nursery:
+            nursery.start_soon(self._pump, client, server)
+            await self._pump(server, client)
+            nursery.cancel_scope.cancel()
+
+    async def _pump(self, source: trio.SocketStream, target: trio.SocketStream) -> None:
+        try:
+            while data := await source.receive_some():
+                await self._open.wait()
+                await target.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass

@@ -14,6 +14,7 @@ from p2p.announcements import (
     MAX_AHEAD,
     MAX_ANNOUNCEMENT,
     MAX_BEHIND,
+    MAX_LIFETIME,
     Announcement,
     PeerLoad,
     decode_announcement,
@@ -84,7 +85,7 @@ def test_an_announcement_belongs_to_one_chain() -> None:
         {"load": PeerLoad(running=-1)},
         {"leaving": 1},
         {"expires_after": 0},
-        {"expires_after": 300_001},
+        {"expires_after": MAX_LIFETIME + 1},
     ],
 )
 def test_bounds(change: dict[str, object]) -> None:

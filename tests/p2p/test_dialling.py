@@ -7,7 +7,16 @@ from itertools import pairwise
 from random import Random
 
 from p2p.announcements import Announcement, PeerLoad
-from p2p.dialling import MAX_BOOTSTRAP_DELAY, PATIENCE, PROBE_INTERVAL, STABLE, DialPlan
+from p2p.dialling import (
+    BOOTSTRAP_INTERVAL,
+    CIRCUIT,
+    MAX_BOOTSTRAP_DELAY,
+    PATIENCE,
+    PROBE_INTERVAL,
+    SMALL,
+    STABLE,
+    DialPlan,
+)
 from p2p.peers import PeerView
 
 ME = b"\x80" * 32
@@ -78,11 +87,30 @@ def test_bootstrap_peers_are_never_given_up() -> None:
     assert now - last < MAX_BOOTSTRAP_DELAY + 1.0
 
 
-def test_one_bootstrap_connection_is_kept_beyond_the_target() -> None:
+def test_one_bootstrap_connection_is_kept_beyond_the_target_of_a_small_network() -> None:
     of = plan({GREATER[18]: ("/memory/1",), GREATER[19]: ("/memory/2",)})
     view = view_of(*GREATER)
     assert chosen(of, view, 0.0, GREATER[:8]) == GREATER[18:]
     assert chosen(of, view, 0.0, GREATER[:8] + GREATER[18:19]) == []
+
+
+def test_a_bootstrap_peer_is_visited_now_and_then_in_a_large_network() -> None:
+    bootstrap = b"\xff" * 32
+    of = plan({bootstrap: ("/memory/1",)})
+    view = view_of(*(number.to_bytes(2, "big") * 16 for number in range(300, 300 + 2 * SMALL)))
+    connected = [known.peer for known in view.present()[:8]]
+    assert bootstrap in chosen(of, view, 0.0, connected)
+    of.choose(view, [*connected, bootstrap], (), True, 1.0)
+    visits = sum(bootstrap in chosen(of, view, float(second), connected) for second in range(2, 60))
+    assert visits == 0
+    assert bootstrap in chosen(of, view, 1.0 + 1.5 * BOOTSTRAP_INTERVAL, connected)
+
+
+def test_half_of_those_dialled_are_proven() -> None:
+    view = view_of(*GREATER)
+    for peer in GREATER[:4]:
+        view.confirm(peer)
+    assert {*GREATER[:4]} <= {*chosen(plan(), view, 0.0)}
 
 
 def test_a_node_is_not_its_own_bootstrap_peer() -> None:
@@ -108,8 +136,15 @@ def test_lost_peers_are_probed_now_and_then() -> None:
     assert 300 / PROBE_INTERVAL / 2 < dials < 300 / PROBE_INTERVAL * 2
 
 
+def test_peers_without_a_connection_are_probed_too() -> None:
+    of, view = plan(), view_of(*GREATER)
+    dials = [peer for second in range(600) for peer in chosen(of, view, float(second), GREATER[:8])]
+    assert 600 / PROBE_INTERVAL / 2 < len(dials) < 600 / PROBE_INTERVAL * 2
+    assert len({*dials}) > 6 and not {*dials} & {*GREATER[:8]}
+
+
 def test_unreachable_peers_are_not_dialled() -> None:
     view = PeerView(ME)
     view.apply(replace(announcement(GREATER[0]), addresses=()), 0.0)
     view.apply(replace(announcement(GREATER[1]), addresses=(), relays=("/memory/2",)), 0.0)
-    assert plan().choose(view, (), (), True, 0.0) == [(GREATER[1], ("/memory/2",))]
+    assert plan().choose(view, (), (), True, 0.0) == [(GREATER[1], ("/memory/2" + CIRCUIT,))]

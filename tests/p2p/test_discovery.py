@@ -15,13 +15,15 @@ import trio
 from trio.testing import MockClock
 
 from chain.crypto import KeyPair
-from p2p.announcements import Announcement, PeerLoad, sign_announcement
-from p2p.discovery import ANNOUNCE_INTERVAL, LOAD_STEP, MISSES, Discovery, Views
+from p2p.announcements import ACCEPTANCE, Announcement, PeerLoad, sign_announcement
+from p2p.discovery import ANNOUNCE_INTERVAL, LOAD_STEP, MISSES, RETURN_PATIENCE, Discovery
 from p2p.memory import MemoryHub, MemoryNetwork
 from p2p.network import NetworkError
-from p2p.peers import ChangeKind, PeerState, Sighting
+from p2p.peers import ChangeKind, PeerState
+from p2p.reconciliation import Sighting, Views
 from p2p.runtime import SimulatedRuntime
 from p2p.streams import Streams
+from p2p.suspicion import GRACE
 
 CHAIN = b"c" * 32
 EXPIRY = MISSES * ANNOUNCE_INTERVAL
@@ -31,7 +33,13 @@ pytestmark = pytest.mark.trio
 class Node:
     def __init__(self, world: World, number: int, **options: object) -> None:
         self.key = world.key(number)
-        self.network = MemoryNetwork(world.hub, self.key.public_key, listen=bool(options.pop("listen", True)))
+        self.network = MemoryNetwork(
+            world.hub,
+            self.key.public_key,
+            listen=bool(options.pop("listen", True)),
+            address=str(options.pop("address", "")),
+            relay_slots=int(str(options.pop("relay_slots", 0))),
+        )
         self.streams = Streams(self.network)
         runtime = SimulatedRuntime(f"{number}:{trio.current_time()}", skew=int(str(options.pop("skew", 0))))
         self.discovery = Discovery(
@@ -40,8 +48,7 @@ class Node:
             runtime,
             self.key,
             CHAIN,
-            bootstrap=world.bootstrap,
-            **options,  # type: ignore[arg-type]
+            **{"bootstrap": world.bootstrap, **options},  # type: ignore[arg-type]
         )
         self.events = self.discovery.events()
         self.scope = trio.CancelScope()
@@ -180,18 +187,21 @@ async def test_a_lost_connection_alone_is_no_crash(autojump_clock: MockClock) ->
         assert all(kind is not ChangeKind.CRASHED for node in w.nodes for kind, _ in node.seen())
 
 
-async def test_a_node_that_cannot_be_dialled_takes_part_and_expires(autojump_clock: MockClock) -> None:
+async def test_a_node_that_cannot_be_dialled_takes_part_and_is_missed(
+    autojump_clock: MockClock,
+) -> None:
     async with world(3) as w:
         hidden = w.start(3, listen=False)
         await w.until_agreed(15)
         announcement = w.nodes[0].discovery.find(hidden.me)
         assert announcement is not None
         assert announcement.addresses == ()
+        await trio.sleep(5)
         w.crash(hidden)
         await trio.sleep(5)
         assert w.nodes[0].discovery.view.state(hidden.me) is PeerState.SUSPECT
-        await w.until_agreed(EXPIRY)
-        assert w.nodes[0].seen()[-1] == (ChangeKind.EXPIRED, hidden.me)
+        await w.until_agreed(RETURN_PATIENCE + GRACE + 5)
+        assert w.nodes[0].seen()[-1] == (ChangeKind.CRASHED, hidden.me)
 
 
 @pytest.mark.parametrize("away", [0.1, 20.0, 100.0])
@@ -202,7 +212,7 @@ async def test_a_restart_with_the_same_key_is_back_within_seconds(autojump_clock
         w.crash(w.nodes[3])
         await trio.sleep(away)
         again = w.start(3)
-        await trio.sleep(0.5)
+        await trio.sleep(3)
         await w.until_agreed(5)
         new = w.nodes[0].discovery.find(again.me)
         assert old is not None
@@ -238,21 +248,20 @@ async def test_replayed_announcements_do_not_resurrect(autojump_clock: MockClock
         await w.until_agreed(10)
         for node in w.nodes:
             node.seen()
-        for _ in range(200):
-            await trio.sleep(10)
+        for _ in range(100):
+            await trio.sleep(ACCEPTANCE / 80)
             for announcement in captured:
                 assert announcement is not None
                 raw = announcement.encode()
-                await attacker.publish(w.nodes[0].discovery.topic, raw)
                 for node in w.nodes:
                     async with streams.open(node.me, "/wwwserve/views/1") as exchange:
                         await exchange.send(Views(known=(Sighting(raw, 0),)).encode(), end=True)
-                        assert await exchange.receive() is None
+                        await exchange.receive()  # it is told of the goodbye, if anything
             assert w.agreed()
         assert all(kind is ChangeKind.UPDATED for node in w.nodes for kind, _ in node.seen())
 
 
-@pytest.mark.parametrize("skew", [-3_600_000, 3_600_000])
+@pytest.mark.parametrize("skew", [-10_800_000, 10_800_000])
 async def test_a_node_whose_clock_is_far_off_is_not_listed(autojump_clock: MockClock, skew: int) -> None:
     async with world(3) as w:
         await w.until_agreed(10)
@@ -280,7 +289,6 @@ async def test_forged_announcements_are_refused(autojump_clock: MockClock) -> No
             b"garbage",
         ]
         for raw in forged:
-            await attacker.publish(target.discovery.topic, raw)
             with pytest.raises(NetworkError):
                 async with streams.open(target.me, "/wwwserve/views/1") as exchange:
                     await exchange.send(Views(known=(Sighting(raw, 0),)).encode(), end=True)

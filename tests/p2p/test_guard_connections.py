@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -19,12 +20,19 @@ import pytest
 import trio
 from libp2p import new_host
 from libp2p.crypto.secp256k1 import create_new_key_pair as create_secp256k1_key_pair
+from libp2p.custom_types import TProtocol
+from libp2p.host.exceptions import StreamFailure
 from libp2p.io.exceptions import IncompleteReadError
+from libp2p.io.trio import TrioTCPStream
 from libp2p.io.utils import read_exactly
+from libp2p.network.exceptions import SwarmException
 from libp2p.network.stream.exceptions import StreamError
+from libp2p.peer.envelope import consume_envelope
 from libp2p.peer.id import ID
 from libp2p.peer.peerinfo import PeerInfo
+from libp2p.pubsub.pb import rpc_pb2
 from libp2p.security.insecure.transport import PLAINTEXT_PROTOCOL_ID
+from libp2p.stream_muxer.yamux import yamux
 from libp2p.stream_muxer.yamux.yamux import TYPE_PING
 from libp2p.transport.tcp import tcp
 from multiaddr import Multiaddr
@@ -32,6 +40,8 @@ from multiaddr import Multiaddr
 import p2p.gossip
 import p2p.hardening
 import p2p.host
+import p2p.host_streams
+from p2p.circuits import STOP
 from p2p.frames import Frame, FrameReader, Kind
 from p2p.hardening import (
     GuardedHost,
@@ -43,9 +53,11 @@ from p2p.hardening import (
 )
 from p2p.host import Libp2pNetwork
 from p2p.network import NetworkError, RawStream
+from p2p.reachability import PROTOCOL as REACHABILITY
 from tests.p2p.hosts import (
     ECHO,
     TOPIC,
+    Link,
     echoes,
     eventually,
     gossip_works,
@@ -60,40 +72,8 @@ from tests.p2p.hosts import (
     swarm_of,
 )
 
+STOCK_REMOTE_ADDRESS = TrioTCPStream.get_remote_address
 STOCK_REUSE_FLAGS = tcp._set_reuse_flags  # before any host is made, which replaces it
-
-
-class Link:
-    """A TCP relay in front of a node that can be frozen: both ends stay open and nothing passes, as on a dead link."""
-
-    def __init__(self, target: str) -> None:
-        self._port = int(target.rsplit("/", 1)[1])
-        self._open = trio.Event()
-        self._open.set()
-        self.address = ""
-
-    def freeze(self) -> None:
-        self._open = trio.Event()
-
-    async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
-        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        self.address = f"/ip4/127.0.0.1/tcp/{listeners[0].socket.getsockname()[1]}"
-        await trio.serve_listeners(self._relay, listeners, task_status=task_status)
-
-    async def _relay(self, client: trio.SocketStream) -> None:
-        server = await trio.open_tcp_stream("127.0.0.1", self._port)
-        async with client, server, trio.open_nursery() as nursery:
-            nursery.start_soon(self._pump, client, server)
-            await self._pump(server, client)
-            nursery.cancel_scope.cancel()
-
-    async def _pump(self, source: trio.SocketStream, target: trio.SocketStream) -> None:
-        try:
-            while data := await source.receive_some():
-                await self._open.wait()
-                await target.send_all(data)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            pass
 
 
 # Items 1, 2 and 10
@@ -291,7 +271,7 @@ async def test_a_connection_whose_peer_takes_nothing_can_be_closed(monkeypatch: 
 @pytest.mark.trio
 async def test_a_reset_is_not_a_regular_end(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not on:
-        monkeypatch.setattr(p2p.host, "was_reset", lambda stream: False)
+        monkeypatch.setattr(p2p.host_streams, "was_reset", lambda stream: False)
     waiting = trio.Event()
 
     async def reset(stream: RawStream) -> None:
@@ -448,6 +428,7 @@ async def test_only_ed25519_keys_are_accounts(on: bool, monkeypatch: pytest.Monk
 async def test_nobody_is_dialled_unasked(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not on:
         monkeypatch.delattr(p2p.hardening._NoAutoConnector, "maybe_connect")
+        monkeypatch.delattr(GuardedSwarm, "dial_peer")
     async with pair(connected=False) as (one, other):
         swarm = swarm_of(one)
         swarm.peerstore.add_addrs(peer_id_of(other.me), [Multiaddr(other.listen_addresses[0])], 60)
@@ -455,12 +436,85 @@ async def test_nobody_is_dialled_unasked(on: bool, monkeypatch: pytest.MonkeyPat
         assert (one.peers() == frozenset()) is on
 
 
+@guard
+@pytest.mark.trio
+async def test_opening_a_stream_dials_nobody(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not on:
+        monkeypatch.delattr(GuardedSwarm, "dial_peer")
+    async with pair(connected=False) as (one, other):
+        host = library(one).host
+        host.get_peerstore().add_addrs(peer_id_of(other.me), [Multiaddr(other.listen_addresses[0])], 60)
+        with suppress(StreamFailure, SwarmException):
+            await host.new_stream(peer_id_of(other.me), [TProtocol(ECHO)])
+        assert (one.peers() == frozenset()) is on
+
+
+@guard
+@pytest.mark.trio
+async def test_gossip_carries_no_addresses(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not on:
+        monkeypatch.delattr(p2p.hardening.GuardedHost, "get_addrs")
+    async with pair() as (one, other):
+        inbox = other.subscribe(TOPIC)
+        one.subscribe(TOPIC)
+        await gossip_works(one, inbox, TOPIC)
+        envelope = rpc_pb2.RPC.FromString(library(one).pubsub.get_hello_packet().SerializeToString()).senderRecord
+        _, record = consume_envelope(envelope, "libp2p-peer-record")
+        assert (record.addrs == []) is on
+
+
+@guard
+@pytest.mark.trio
+async def test_a_reader_that_does_not_read_holds_up_little(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    p2p.hardening.install()
+    if not on:
+        monkeypatch.setattr(yamux, "MAX_WINDOW_SIZE", 16 << 20)
+    monkeypatch.setattr(yamux.YamuxStream, "_effective_rtt", lambda stream: 1.0)  # the window grows on slow links only
+    unread, limit = 0, 2 << 20
+    wake = trio.Event()
+
+    async def read_eagerly_then_stop(stream: RawStream) -> None:
+        read = 0
+        while read < 8 << 20:  # the window grows with what is read
+            read += len(await stream.receive())
+        await wake.wait()
+
+    async with pair() as (one, other):
+        one.handle("/test/slow/1", read_eagerly_then_stop)
+        stream = await other.open_stream(one.me, "/test/slow/1")
+        await stream.send(bytes(8 << 20))
+        with trio.move_on_after(1.0):
+            while unread <= limit:
+                await stream.send(bytes(64 << 10))
+                unread += 64 << 10
+        wake.set()
+    assert (unread <= limit) is on
+
+
 @pytest.mark.trio
 async def test_a_node_tells_no_peer_its_listen_addresses() -> None:
     async with pair() as (one, other):
-        assert set(library(one).host.get_mux().get_protocols()) == {"/ipfs/ping/1.0.0", "/meshsub/1.1.0", ECHO}
+        assert set(library(one).host.get_mux().get_protocols()) == {
+            "/ipfs/ping/1.0.0",
+            "/meshsub/1.1.0",
+            STOP,
+            REACHABILITY,
+            ECHO,
+        }
         with pytest.raises(NetworkError):
             await other.open_stream(one.me, "/ipfs/id/1.0.0")
+
+
+@guard
+@pytest.mark.trio
+async def test_the_other_end_of_an_ipv6_connection_has_an_address(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    p2p.hardening.install()
+    if not on:
+        monkeypatch.setattr(TrioTCPStream, "get_remote_address", STOCK_REMOTE_ADDRESS)
+    one, other = network(1, listen=["/ip6/::1/tcp/0"]), network(2, listen=())
+    async with running(one, other):
+        await other.connect(one.me, one.listen_addresses)
+        assert (muxer(other, one).get_remote_address() is not None) is on
 
 
 @guard

@@ -303,6 +303,7 @@ async def test_a_peer_that_forgot_our_topics_learns_them_again(on: bool, monkeyp
 async def test_nobody_is_dialled_on_a_peer_s_word(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not on:
         monkeypatch.delattr(GuardedGossipSub, "_do_px")
+        monkeypatch.delattr(p2p.hardening.GuardedSwarm, "dial_peer")
     async with pair(connected=False) as (one, other):
         router = library(one).pubsub.router
         assert isinstance(router, GuardedGossipSub)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chain.exceptions import CodecError
 from p2p.announcements import ACCEPTANCE, Announcement, PeerLoad
-from p2p.peers import TOMBSTONE, Change, ChangeKind, PeerState, PeerView, Sighting
+from p2p.peers import TOMBSTONE, Change, ChangeKind, PeerState, PeerView
 
 ME = b"\0" * 32
 LIFETIME = 35.0
-ROOM = 1 << 20
 
 
 def key(number: int) -> bytes:
@@ -51,8 +49,7 @@ def snapshot(view: PeerView) -> object:
 
 
 def versions(view: PeerView) -> list[bytes]:
-    digest = view.digest()
-    return sorted(digest[start : start + 49] for start in range(0, len(digest), 49))
+    return sorted(entry.id for entry in view.entries.values())
 
 
 @given(st.lists(announcements, max_size=12), st.randoms(use_true_random=False), st.data())
@@ -69,27 +66,9 @@ def test_merging_is_commutative_and_idempotent(heard: list[Announcement], random
     assert snapshot(one) == snapshot(other)
 
 
-@given(st.lists(announcements, max_size=12), st.lists(announcements, max_size=12))
-def test_two_views_agree_after_one_reconciliation(mine: list[Announcement], theirs: list[Announcement]) -> None:
-    one, other = PeerView(ME), PeerView(key(9))
-    feed(one, mine)
-    feed(other, theirs)
-    digest = one.digest()
-    answer, wanted = other.newer_than(digest, 1.0, ROOM), other.older_than(digest)
-    feed(one, received(answer), 1.0)
-    feed(other, received(one.select(wanted, 1.0, ROOM)), 1.0)
-    assert versions(one) == versions(other)
-    assert one.newer_than(other.digest(), 1.0, ROOM) == ()
-    assert one.older_than(other.digest()) == ()
-
-
 def feed(view: PeerView, heard: Iterable[Announcement], now: float = 0.0) -> None:
     for announcement in heard:
         view.apply(announcement, now)
-
-
-def received(sightings: Iterable[Sighting]) -> list[Announcement]:
-    return [Announcement.decode(sighting.announcement) for sighting in sightings]
 
 
 @given(
@@ -134,13 +113,10 @@ def test_silence_expires_after_the_announced_lifetime() -> None:
     assert kind(view.apply(make(1, sequence=3), 60.0)) is ChangeKind.JOINED
 
 
-def test_what_is_passed_on_does_not_grow_young() -> None:
-    first, second = PeerView(ME), PeerView(key(8))
-    first.apply(make(1), 0.0)
-    (sighting,) = first.newer_than(b"", 30.0, ROOM)
-    assert sighting.age == 30_000
-    second.apply(make(1), 30.0, sighting.age / 1000)
-    assert [change.peer for change in second.expire(LIFETIME)] == [key(1)]
+def test_what_comes_late_expires_no_later() -> None:
+    view = PeerView(ME)
+    view.apply(make(1), 30.0, age=30.0)
+    assert [change.peer for change in view.expire(LIFETIME)] == [key(1)]
     assert kind(PeerView(ME).apply(make(1), 50.0, age=LIFETIME)) is None
 
 
@@ -155,8 +131,17 @@ def test_a_crash_outlives_announcements_made_before_it() -> None:
     assert kind(view.apply(make(1, sequence=1), 11.0)) is None
     assert kind(view.apply(make(1, sequence=2), 12.0, age=3.0)) is None
     assert view.find(key(1)) is None
-    assert view.newer_than(b"", 12.0, ROOM) == ()
     assert kind(view.apply(make(1, sequence=3), 13.0, age=1.0)) is ChangeKind.JOINED
+
+
+def test_a_peer_found_dead_where_it_was_is_alive_where_it_says_to_be_now() -> None:
+    view = PeerView(ME)
+    view.apply(make(1, sequence=1), 0.0)
+    view.crash(key(1), 14.0, found=10.0)
+    moved = replace(make(1, sequence=2), addresses=("/memory/elsewhere",))
+    assert kind(view.apply(moved, 15.0, age=6.0)) is ChangeKind.JOINED
+    view.crash(key(1), 24.0, found=20.0)
+    assert kind(view.apply(replace(moved, sequence=3), 25.0, age=4.5)) is ChangeKind.JOINED
 
 
 def test_a_restart_after_a_crash_is_alive_again() -> None:
@@ -189,7 +174,7 @@ def test_tombstones_outlast_every_acceptable_announcement_and_then_go() -> None:
     assert view.state(key(1)) is PeerState.LEFT
     assert view.expire(5.0 + TOMBSTONE) == []
     assert view.state(key(1)) is None
-    assert view.digest() == b""
+    assert versions(view) == []
 
 
 def test_a_revived_tombstone_expires_on_time() -> None:
@@ -209,31 +194,71 @@ def test_the_table_is_bounded_and_tombstones_yield_first() -> None:
     assert kind(view.apply(make(4), 3.0)) is ChangeKind.JOINED
     assert view.state(key(1)) is None
     assert kind(view.apply(make(5), 4.0)) is ChangeKind.JOINED
-    assert kind(view.apply(make(6), 5.0)) is None
+    assert view.state(key(2)) is None
     assert [known.peer for known in view.present()] == [key(3), key(4), key(5)]
 
 
-def test_my_own_entry_is_passed_on_but_is_no_peer() -> None:
+def test_made_up_peers_push_out_neither_those_with_stake_nor_those_once_connected() -> None:
+    staked = {key(1), key(2)}
+    view = PeerView(ME, max_peers=10, weight=lambda peer: float(peer in staked), salt=b"salt")
+    feed(view, [make(number) for number in range(1, 7)])
+    view.confirm(key(3))
+    for number in range(10_000, 11_000):
+        fake = replace(make(1), peer=number.to_bytes(32, "big"))
+        view.apply(fake, 1.0)
+    assert all(view.find(key(number)) is not None for number in range(1, 4))
+    assert len(view) == 10
+    staked.add(key(77))
+    assert kind(view.apply(make(77), 2.0)) is ChangeKind.JOINED
+    assert view.find(key(77)) is not None
+
+
+def test_a_table_of_nothing_but_proven_peers_takes_no_more() -> None:
+    view = PeerView(ME, max_peers=2)
+    feed(view, [make(1), make(2)])
+    view.confirm(key(1))
+    view.confirm(key(2))
+    assert view.apply(make(3), 0.0) is None
+    assert [known.peer for known in view.present()] == [key(1), key(2)]
+
+
+def test_which_hearsay_stays_depends_on_the_secret_alone_and_not_on_the_order() -> None:
+    def survivors(salt: bytes, order: range) -> list[bytes]:
+        view = PeerView(ME, max_peers=5, salt=salt)
+        feed(view, [make(number) for number in order])
+        return [known.peer for known in view.present()]
+
+    assert survivors(b"a", range(1, 200)) == survivors(b"a", range(199, 0, -1)) != survivors(b"b", range(1, 200))
+
+
+def test_my_own_entry_is_part_of_the_view_but_no_peer() -> None:
     view = PeerView(key(1))
     view.apply(make(1), 0.0)
     assert (len(view), view.present()) == (0, [])
-    assert received(view.newer_than(b"", 1.0, ROOM)) == [make(1)]
-    assert view.expire(1000.0) == []
+    assert view.root != 0
+    assert view.expire(10.0 * LIFETIME) == []
     assert not view.suspect(key(1))
     assert view.crash(key(1), 0.0) is None
 
 
-def test_a_malformed_digest_is_refused() -> None:
+def test_what_a_peer_says_of_its_load_stands_until_its_next_announcement() -> None:
     view = PeerView(ME)
-    with pytest.raises(CodecError):
-        view.newer_than(bytes(48), 0.0, ROOM)
-    with pytest.raises(CodecError):
-        view.older_than(bytes(50))
+    view.apply(make(1), 0.0)
+    view.set_load(key(1), PeerLoad(3, 1, 900))
+    view.set_load(key(2), PeerLoad(3, 1, 900))
+    found = view.find(key(1))
+    assert found is not None
+    assert found.load == PeerLoad(3, 1, 900)
+    assert view.present() == [found]
+    view.apply(make(1, sequence=2), 1.0)
+    assert view.find(key(1)) == make(1, sequence=2)
 
 
-@pytest.mark.parametrize("count", [0, 1, 2])
-def test_a_reply_keeps_to_its_room(count: int) -> None:
-    view = PeerView(ME)
-    feed(view, [make(1), make(2), make(3)])
-    size = len(make(1).encode())
-    assert len(view.newer_than(b"", 0.0, count * size + size - 1)) == count
+@given(st.lists(announcements, max_size=12), st.permutations(list(range(12))))
+def test_the_fingerprint_of_views_that_agree_is_equal(heard: list[Announcement], order: list[int]) -> None:
+    one, other = PeerView(ME), PeerView(ME)
+    feed(one, heard)
+    feed(other, [heard[index] for index in order if index < len(heard)])
+    assert one.root == other.root
+    present = [entry.id for entry in one.entries.values() if entry.state.is_present]
+    assert (one.root == 0) == (not present)

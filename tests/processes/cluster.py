@@ -24,10 +24,13 @@ from typing import Any
 import httpx
 import yaml
 
-from chain.blockstore import BlockStore, load_stored_genesis
+from chain.blockstore import BlockStore
 from chain.crypto import KeyPair, parse_address
-from chain.genesis import CREDIT, Genesis, GenesisAccount, Parameters, make_genesis
+from chain.genesis import CREDIT, Genesis, GenesisAccount, Parameters, make_genesis, make_validator
 from chain.store import LevelStore
+from chain.stored import load_stored_genesis
+from consensus.journal import Journal
+from consensus.repair import JOURNAL
 from node import chain_main, main
 from p2p.identity import create_identity
 from p2p.runtime import RealRuntime
@@ -47,6 +50,7 @@ no connection, since the other end may be killed at any moment."""
 
 # Without compiled modules each process would compile libp2p and all that it imports anew: four seconds of work.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+ENVIRONMENT["WWWSERVE_TESTING"] = "1"
 
 FORKSERVER = multiprocessing.get_context("forkserver")
 FORKSERVER.set_forkserver_preload(["node", "p2p.host", "serving.admin", "serving.backends.openai_compatible"])
@@ -148,6 +152,10 @@ class ProcessNode:
         answer = self.ask("/wallet/transfer", "POST", order)
         assert answer["height"] is not None and answer["failure"] is None, answer
         return int(answer["height"])
+
+    def cut_off(self, peers: Iterable[ProcessNode]) -> None:
+        """Have nothing to do with ``peers`` from now on; with none, partitions are over."""
+        self.ask("/testing/partition", "PUT", {"peers": [peer.address for peer in peers]})
 
     def is_healthy(self) -> bool:
         """Whether ``/healthz`` answers."""
@@ -281,14 +289,16 @@ def run_cluster(
             peer_port, api_port, admin_port = ports[3 * number : 3 * number + 3]
             nodes.append(ProcessNode(home, create_identity(home / "key"), peer_port, api_port, admin_port))
         user_keys = [KeyPair(bytes([number + 1]) * 32) for number in range(users)]
+        parameters, beacon = Parameters(epoch_heights=20), os.urandom(32)
         accounts = [
-            *(GenesisAccount(n.key.public_key, 10_000 * CREDIT, 1_000 * CREDIT, (MODEL,), True) for n in nodes),
-            *(GenesisAccount(key.public_key, 1_000 * CREDIT, 0, (), False) for key in user_keys),
+            *(make_validator(n.key, beacon, parameters, 10_000 * CREDIT, 1_000 * CREDIT, (MODEL,)) for n in nodes),
+            *(GenesisAccount(key.public_key, 1_000 * CREDIT, 0, (), None) for key in user_keys),
         ]
-        genesis = make_genesis("test", RealRuntime().now(), os.urandom(32), accounts, Parameters(epoch_heights=20))
+        genesis = make_genesis("test", RealRuntime().now(), beacon, accounts, parameters)
         cluster = Cluster(directory, genesis, nodes, user_keys, fake.stdout.readline().decode().strip())
         for number, node in enumerate(nodes):
             (node.directory / "genesis.json").write_text(genesis.to_json())
+            Journal.open(node.directory / JOURNAL, genesis.chain_id, node.key.public_key).close()
             others = [other.multiaddress for other in nodes if other is not node]
             node.write_config({"bootstrap": others, "models": [cluster.model_config], **config(number)})
         for node in nodes:

@@ -26,7 +26,6 @@ from chain.crypto import KeyPair
 from chain.genesis import CREDIT, GenesisAccount, make_genesis
 from chain.store import LevelStore
 from chain.verify import StoreSource
-from consensus.journal import RECORD_SIZE
 from p2p.identity import create_identity
 from tests.fakes.backend import MODEL
 from tests.processes.cluster import (
@@ -114,34 +113,6 @@ def take_port(section: str) -> Callable[[Path, Place], object]:
     return take
 
 
-def flip(path: Path, step: int) -> None:
-    """Flip a bit of every ``step``-th byte."""
-    content = bytearray(path.read_bytes())
-    assert len(content) > step // 2
-    for index in range(step // 2, len(content), step):
-        content[index] ^= 1
-    path.write_bytes(content)
-
-
-def flip_log(home: Path, place: Place) -> None:
-    flip(next((home / "chain").glob("*.log")), 2000)
-
-
-def flip_table(home: Path, place: Place) -> None:
-    LevelStore(home / "chain").close()  # which moves what is in the log to a table
-    flip(next((home / "chain").glob("*.ldb")), 1000)
-
-
-def remove_table(home: Path, place: Place) -> None:
-    LevelStore(home / "chain").close()
-    next((home / "chain").glob("*.ldb")).unlink()
-
-
-def cut_manifest(home: Path, place: Place) -> None:
-    manifest = next((home / "chain").glob("MANIFEST-*"))
-    manifest.write_bytes(manifest.read_bytes()[:-5])
-
-
 def remove(name: str) -> Callable[[Path, Place], object]:
     return lambda home, place: (home / name).unlink()
 
@@ -159,19 +130,9 @@ def replace_key(home: Path, place: Place) -> None:
 
 def replace_genesis(home: Path, place: Place) -> None:
     key = place.node.key.public_key
-    other = make_genesis("other", 0, bytes(32), [GenesisAccount(key, CREDIT, CREDIT, (), True)])
+    other = make_genesis("other", 0, bytes(32), [GenesisAccount(key, CREDIT, 1_000 * CREDIT, (), b"t" * 32)])
     (home / "genesis.json").write_text(other.to_json())
 
-
-def swap_journal(home: Path, place: Place) -> None:
-    flip(home / "votes.journal", RECORD_SIZE)
-
-
-def cut_journal(home: Path, place: Place) -> None:
-    os.truncate(home / "votes.journal", RECORD_SIZE)
-
-
-DAMAGED = "is damaged.*restore the database from a copy, or move it away"
 
 BROKEN_DIRECTORIES: list[tuple[str, Callable[[Path, Place], object], str]] = [
     ("unknown YAML key", configure(polcy={}), r"config\.yaml:\d+: polcy: .*policy"),
@@ -198,14 +159,6 @@ BROKEN_DIRECTORIES: list[tuple[str, Callable[[Path, Place], object], str]] = [
     ("garbage for a genesis", rewrite("genesis.json", lambda text: "garbage"), r"genesis\.json is not JSON"),
     ("altered genesis", rewrite("genesis.json", lambda text: text.replace('"name"', '"nam"')), "unknown field 'nam'"),
     ("genesis of another chain", replace_genesis, "belongs to chain 'test' .*not 'other' .*put back the genesis file"),
-    ("flipped bits in the log", flip_log, DAMAGED),
-    ("flipped bits in a table", flip_table, DAMAGED),
-    ("missing table", remove_table, DAMAGED),
-    ("missing CURRENT", lambda home, place: (home / "chain" / "CURRENT").unlink(), DAMAGED),
-    ("truncated MANIFEST", cut_manifest, DAMAGED),
-    ("no vote journal", remove("votes.journal"), "0 votes where there were .*put the right file back"),
-    ("truncated vote journal", cut_journal, "1 votes where there were .*put the right file back"),
-    ("flipped bits in the vote journal", swap_journal, "wrong hash.*put the right file back"),
 ]
 
 
@@ -458,7 +411,9 @@ def words(running: Place, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     (tmp / "bent").write_bytes(bent)
     (stale / "admin.address").write_text(f"127.0.0.1:{free_ports(1)[0]}")
     (stale / "admin.token").write_text("token")
-    other = make_genesis("other", 0, bytes(32), [GenesisAccount(running.node.key.public_key, 1, 1, (), True)])
+    other = make_genesis(
+        "other", 0, bytes(32), [GenesisAccount(running.node.key.public_key, 1, 1_000 * CREDIT, (), b"t" * 32)]
+    )
     (tmp / "other").write_text(other.to_json())
     return {
         "tmp": tmp,

@@ -12,7 +12,6 @@ from pathlib import Path
 import trio
 
 from chain.crypto import KeyPair
-from chain.epochs import get_beacon
 from chain.genesis import CREDIT
 from chain.ledger import compute_fee
 from chain.lottery import compute_lottery_seed
@@ -48,10 +47,11 @@ def sign_pair(cluster: Cluster, user: KeyPair, one: Operation, other: Operation)
 
 def make_hold(cluster: Cluster, user: KeyPair, seq: int) -> Hold:
     """A hold of most of a user's balance for the executor that the lottery draws."""
-    epoch = int(cluster.nodes[0].ask("/status")["epoch"])
+    status = cluster.nodes[0].ask("/status")
+    epoch, beacon = int(status["epoch"]), bytes.fromhex(status["beacon"])
     table = cluster.genesis.state.serving_table(0)  # stakes do not change here, so it is that of every epoch
     assert table is not None
-    seed = compute_lottery_seed(get_beacon(cluster.genesis, epoch), user.public_key, seq)
+    seed = compute_lottery_seed(beacon, user.public_key, seq)
     payee = table.lottery(MODEL).get_executor(seed, user.public_key, 0)
     assert payee is not None
     return Hold(payee, 700 * CREDIT, epoch, seq, 0, MODEL, bytes(32), 3_000_000)

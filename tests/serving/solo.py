@@ -9,7 +9,7 @@ import trio
 
 from chain.blockstore import BlockStore
 from chain.crypto import KeyPair
-from chain.genesis import CREDIT, GenesisAccount, Parameters, make_genesis
+from chain.genesis import CREDIT, GenesisAccount, Parameters, make_genesis, make_validator
 from chain.store import MemoryStore
 from consensus.agreement import Voting
 from consensus.engine import Settings
@@ -50,10 +50,12 @@ class Parrot:
 
 def make_node() -> tuple[Node, MemoryHub]:
     """A node that can be looked at without running it, and the hub of its network."""
+    parameters = Parameters(epoch_heights=1_000, min_validator_bond=100 * CREDIT)
     accounts = [
-        GenesisAccount(key.public_key, 1_000 * CREDIT, 100 * CREDIT, (), validator=key is KEY) for key in (KEY, OTHER)
+        make_validator(KEY, bytes(32), parameters, 1_000 * CREDIT, 100 * CREDIT),
+        GenesisAccount(OTHER.public_key, 1_000 * CREDIT, 100 * CREDIT, (), None),
     ]
-    genesis = make_genesis("test", RealRuntime().now() - 1, bytes(32), accounts, Parameters(epoch_heights=1_000))
+    genesis = make_genesis("test", RealRuntime().now() - 1, bytes(32), accounts, parameters)
     hub = MemoryHub(1)
     store = MemoryStore()
     node = Node(

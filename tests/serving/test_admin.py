@@ -37,6 +37,10 @@ GUARDED = [
     ("POST", "/wallet/unbond"),
     ("POST", "/wallet/withdraw"),
     ("POST", "/wallet/serve"),
+    ("POST", "/wallet/enroll"),
+    ("POST", "/wallet/retire"),
+    ("POST", "/wallet/unjail"),
+    ("POST", "/wallet/register"),
     ("GET", "/policy"),
     ("PUT", "/policy"),
 ]
@@ -230,6 +234,7 @@ async def test_wallet(node: Node, client: httpx.AsyncClient) -> None:
         "unbonding": 0,
         "earned": 77,
         "models": [],
+        "validator": "enrolled",
     }
 
 
@@ -273,6 +278,15 @@ async def test_bond_unbond_and_serve(node: Node, client: httpx.AsyncClient) -> N
 
 
 @with_admin
+async def test_validator_duty(node: Node, client: httpx.AsyncClient) -> None:
+    await expect(client, "POST", "/wallet/retire", 200, {"wait": WAIT})
+    assert (await expect(client, "GET", "/wallet"))["validator"] == "no"
+    assert "not enrolled" in (await expect(client, "POST", "/wallet/retire", 409, {"wait": WAIT}))["error"]
+    await expect(client, "POST", "/wallet/enroll", 200, {"wait": WAIT})
+    assert (await expect(client, "GET", "/wallet"))["validator"] == "enrolled"
+
+
+@with_admin
 async def test_without_waiting_the_answer_comes_at_once(node: Node, client: httpx.AsyncClient) -> None:
     answer = await expect(client, "POST", "/wallet/bond", 202, {"amount": 1})
     assert (answer["height"], answer["failure"]) == (None, None)
@@ -288,6 +302,9 @@ async def test_what_would_fail_is_refused_before_it_costs_a_fee(node: Node, clie
         ("bond", {"amount": too_much}),
         ("unbond", {"amount": too_much}),
         ("withdraw", {}),
+        ("enroll", {}),
+        ("unjail", {}),
+        ("register", {}),
     ]
     for kind, order in orders:
         answer = await expect(client, "POST", f"/wallet/{kind}", 409, {**order, "wait": WAIT})

@@ -91,6 +91,20 @@ def test_reads_every_section() -> None:
     )
 
 
+def test_an_anonymous_node_listens_nowhere_whatever_the_default() -> None:
+    config = parse_config(f"anonymous: true\nsocks5: '[::1]:9050'\nbootstrap: [{PEER_ADDRESS}]")
+    assert config.get_listen() == () and config.get_proxy() == ("::1", 9050)
+    assert parse_config("socks5: localhost:9050").get_proxy() == ("127.0.0.1", 9050)
+    assert parse_config("").get_proxy() is None and parse_config("").get_listen() == NodeConfig().listen
+
+
+def test_the_mode_can_be_switched_on_for_a_node_that_listens() -> None:
+    config = parse_config(FULL).as_anonymous()
+    assert config.anonymous and config.get_listen() == () and config.announce == ()
+    with pytest.raises(ConfigError, match="bootstrap: an anonymous node"):
+        NodeConfig().as_anonymous()
+
+
 def test_converts_to_what_the_node_takes() -> None:
     config = parse_config(FULL)
     assert config.get_bootstrap() == [(PEER.public_key, "/ip4/192.0.2.7/tcp/4001")]
@@ -128,6 +142,9 @@ BAD = [
     ("models: embedded", 1, "models", "must be a list, got 'embedded'"),
     ("api: 8000", 1, "api", "must be a section of keys and values, got 8000"),
     ("api:\n  port: 65536", 2, "api.port", "must be at most 65535, got 65536"),
+    ("checkpoint: 12", 1, "checkpoint", "must be text"),
+    ("checkpoint: '12:ab'", 1, "checkpoint", "expected HEIGHT:BLOCKID with a block id of 64 hexadecimal digits"),
+    ("keep_epochs: -1", 1, "keep_epochs", "must be at least 0"),
     ("api:\n  port: -1", 2, "api.port", "must be at least 0"),
     ("api:\n  port: '8000'", 2, "api.port", "must be a whole number, got '8000'"),
     ("api:\n  port: 8000.0", 2, "api.port", "must be a whole number"),
@@ -150,6 +167,32 @@ BAD = [
     ("listen:\n  - /ip4/::/tcp/1", 2, "listen[0]", "'::' is not an IPv4 address"),
     ("listen:\n  - /ip9/1/tcp/1", 2, "listen[0]", "/ip9 is not supported"),
     ("listen:\n  - /dns4/a.example/tcp/1", 2, "listen[0]", "names a host"),
+    ("anonymous: true\nlisten: []", 1, "bootstrap", "name one at least"),
+    (
+        f"anonymous: true\nlisten:\n  - /ip4/0.0.0.0/tcp/4001\nbootstrap: [{PEER_ADDRESS}]",
+        2,
+        "listen",
+        "does not listen",
+    ),
+    (
+        f"anonymous: true\nannounce: [/ip4/192.0.2.1/tcp/1]\nbootstrap: [{PEER_ADDRESS}]",
+        2,
+        "announce",
+        "announces no address",
+    ),
+    (
+        f"anonymous: true\nbootstrap: [/dns4/a.example/tcp/1/p2p/{PEER.address}]",
+        2,
+        "bootstrap[0]",
+        "give the IP address",
+    ),
+    (f"anonymous: true\nsocks5: tor:9050\nbootstrap: [{PEER_ADDRESS}]", 2, "socks5", "the proxy's IP address"),
+    (f"anonymous: true\nupnp: true\nbootstrap: [{PEER_ADDRESS}]", 2, "upnp", "no port to forward"),
+    ("socks5: 127.0.0.1", 1, "socks5", "expected HOST:PORT"),
+    ("socks5: 127.0.0.1:0", 1, "socks5", "expected HOST:PORT"),
+    ("socks5: '[::1:9050'", 1, "socks5", "expected HOST:PORT"),
+    ("relay:\n  max_circuits: 0", 2, "relay.max_circuits", "must be at least 1"),
+    ("reachability: maybe", 1, "reachability", "must be"),
     ("announce:\n  - /ip4/0.0.0.0/tcp/1", 2, "announce[0]", "nobody can dial"),
     ("announce:\n  - /ip4/192.0.2.1/tcp/0", 2, "announce[0]", "nobody can dial"),
     ("announce:\n  - /dns4/a_b/tcp/1", 2, "announce[0]", "is not a host name"),

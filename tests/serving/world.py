@@ -10,14 +10,14 @@ import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import trio
 
 from chain.blockstore import BlockStore
 from chain.crypto import KeyPair
-from chain.genesis import CREDIT, Genesis, GenesisAccount, Parameters, make_genesis
+from chain.genesis import CREDIT, Genesis, Parameters, make_genesis, make_validator
 from chain.operations import Capture, CaptureItem, Hold, Operation, compute_digest
 from chain.state import Account, OpenHold, compute_supply
 from chain.store import MemoryStore
@@ -275,6 +275,8 @@ class World:
         self.hub = MemoryHub(options.seed)
         self.members: list[Member] = []
         count = max(options.gateways) + 1 + options.executors
+        defaults = {"epoch_heights": 1_000, "min_validator_bond": 100 * CREDIT}
+        parameters = Parameters(**{**defaults, **options.parameters})  # type: ignore[arg-type]
         accounts = []
         for number in range(count):
             key = KeyPair(bytes([number + 1]) * 32)
@@ -283,9 +285,8 @@ class World:
             self.members.append(Member(number, key, backend, options.capacity))
             available = options.available.get(number, 1_000 * CREDIT)
             models = (MODEL,) if serves else ()
-            votes = number in options.validators
-            accounts.append(GenesisAccount(key.public_key, available, 100 * CREDIT, models, votes))
-        parameters = Parameters(**{"epoch_heights": 10_000, **options.parameters})  # type: ignore[arg-type]
+            account = make_validator(key, bytes(32), parameters, available, 100 * CREDIT, models)
+            accounts.append(account if number in options.validators else replace(account, tip=None))
         self.genesis: Genesis = make_genesis("test", SimulatedRuntime.EPOCH, bytes(32), accounts, parameters)
 
     # Life and death

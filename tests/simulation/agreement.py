@@ -32,6 +32,7 @@ from consensus.messages import (
     Send,
     SetTimer,
     StopTimer,
+    Strengthen,
     get_epoch,
 )
 from consensus.proposals import FinalBlock
@@ -58,6 +59,8 @@ class Network:
     duplication: float = 0.0
     groups: Sequence[Iterable[int]] = ()
     """Who can talk to whom while there are groups; a node may be in several or in none."""
+    passes: Callable[[int, int, Message], bool] = lambda sender, receiver, message: True
+    """Whether a message of agreement may pass; the engine's own (blocks fetched, sync) always may."""
 
     def route(self, rng: random.Random, sender: int, receiver: int) -> list[float]:
         """Delays of the copies that arrive."""
@@ -98,6 +101,7 @@ class Simulation:
         self.now = 0.0
         self.target = 1 << 60
         self.crash_rate = 0.0
+        self.judge: Callable[[Block], bool] = lambda block: True
         self.agreement, self.votes = AgreementChecker(), VoteChecker()
         self.conflicts: list[Conflict] = []
         self.rejects: list[str] = []
@@ -271,12 +275,15 @@ class Node:
                 self._building = effect
                 self._later(SPACING, self._build)
             case Check(block):
-                verdict = partial(self._run_core, block.header.epoch, lambda core: core.on_checked(block.id, True))
+                is_valid = simulation.judge(block)
+                verdict = partial(self._run_core, block.header.epoch, lambda core: core.on_checked(block.id, is_valid))
                 self._later(simulation.rng.uniform(0.0, 0.01), verdict)
             case Fetch(block_id, peers):
                 self._fetch(block_id, peers)
             case Commit(certificate, blocks):
                 self._commit(certificate, list(blocks))
+            case Strengthen(certificate):
+                self.disk.strengthen(certificate)
             case Conflict():
                 simulation.conflicts.append(effect)
             case Reject(reason):
@@ -345,6 +352,8 @@ class Node:
 
     def _deliver(self, peer: int, message: Message) -> None:
         node = self.simulation.nodes[peer]
+        if not self.simulation.network.passes(self.number, peer, message):
+            return
         self._send(peer, lambda: node.receive(self.number, message))
 
     def _build(self) -> None:
@@ -352,20 +361,25 @@ class Node:
         if order is None or (not core.has_work and core.is_settled):
             return
         self._building = None
-        parent = self.find_block(order.parent_id)
+        parent = core.get_block(order.parent_id) or self.disk.find(order.parent_id)
         height = (core.final.height if order.parent_id == core.final.block_id else parent.height if parent else 0) + 1
         timestamp = int(self.simulation.now * 1000) * 100 + self.number
         block = self.simulation.ledger.build(self.key, core.epoch, height, order, timestamp)
         self.run(core.on_built(order.view, block))
 
     def find_block(self, block_id: bytes) -> Block | None:
-        """A block that this node can pass on."""
+        """A block that this node can pass on, if its core (an adversary's) lets it."""
+        if not getattr(self.core, "is_helpful", True):
+            return None
         held = self.core.get_block(block_id) if self.core is not None else None
         return held or self.disk.find(block_id)
 
     def _fetch(self, block_id: bytes, peers: Iterable[bytes]) -> None:
-        """Ask those who should have it and whoever else there is; each answers if it can."""
-        epoch = self._get_core().epoch
+        """Ask those who should have it; each answers if it can. An observer's core leaves asking again to us."""
+        core = self._get_core()
+        epoch = core.epoch
+        if self.key.public_key not in core.validators:
+            self._later(1.0, lambda: self._fetch_again(core, block_id, peers))
 
         def answer(peer: Node) -> None:
             block = peer.find_block(block_id)
@@ -376,6 +390,10 @@ class Node:
         for node in self.simulation.nodes:
             if node is not self and (not peers or node.key.public_key in peers):
                 self._send(node.number, partial(answer, node))
+
+    def _fetch_again(self, core: Simplex, block_id: bytes, peers: Iterable[bytes]) -> None:
+        if core is self.core and core._candidates.is_wanted(block_id):
+            self._fetch(block_id, peers)
 
     def _commit(self, certificate: Certificate, blocks: list[Block]) -> None:
         self._pending.append(_Pending(certificate, blocks[::-1]))

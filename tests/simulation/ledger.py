@@ -83,6 +83,10 @@ class MemoryFile:
         del self.content[size:]
         self.durable = min(self.durable, size)
 
+    def replace(self, content: bytes) -> None:
+        self.content = bytearray(content)
+        self.durable = len(content)
+
     def sync(self) -> None:
         self.durable = len(self.content)
         self.syncs += 1
@@ -102,27 +106,31 @@ class Disk:
         self.evidence: list[tuple[int, Block | Certificate]] = []
         self.chain: list[Block] = []
         self.finals: dict[int, Certificate] = {}
-        self.genesis = genesis
-        self._by_id: dict[bytes, Block] = {}
-
-    @property
-    def final(self) -> FinalBlock:
+        self.final = genesis
         """The last block of the chain, which always carries its own certificate."""
-        if not self.chain:
-            return self.genesis
-        return FinalBlock(self.chain[-1].id, self.chain[-1].height, self.finals[self.chain[-1].height])
+        self._by_id: dict[bytes, Block] = {}
 
     def find(self, block_id: bytes) -> Block | None:
         return self._by_id.get(block_id)
 
+    def strengthen(self, certificate: Certificate) -> None:
+        """Replace the certificate of a final block by one of more signers; what is not on disk yet stays as it is."""
+        block = self._by_id.get(certificate.block_id)
+        known = None if block is None else self.finals.get(block.height)
+        if block is not None and known is not None and known.view == certificate.view:
+            assert set(known.signers) < set(certificate.signers)
+            self.finals[block.height] = certificate
+            if block.id == self.final.block_id:
+                self.final = FinalBlock(block.id, block.height, certificate)
+
     def extend(self, blocks: list[Block], certificate: Certificate) -> None:
         """Append a final branch: one atomic batch."""
         for block in blocks:
-            tip = self.chain[-1] if self.chain else None
-            assert block.header.parent_id == (self.genesis.block_id if tip is None else tip.id)
+            assert block.header.parent_id == (self.chain[-1].id if self.chain else self.final.block_id)
             self.chain.append(block)
             self._by_id[block.id] = block
         self.finals[blocks[-1].height] = certificate
+        self.final = FinalBlock(blocks[-1].id, blocks[-1].height, certificate)
         self.evidence = [
             (epoch, item)
             for epoch, item in self.evidence

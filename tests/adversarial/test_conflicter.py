@@ -1,4 +1,4 @@
-"""A validator that backs whatever it sees: every block proposed, every view's end, every certificate, all at once."""
+"""A validator that votes twice: for whatever it sees, for every view's end, for every certificate, all at once."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Any
 from chain.votes import NO_BLOCK, Certificate, Vote, VoteKind, sign_vote
 from consensus.messages import Broadcast, Effect, Message, Propose, Repropose, Send
 from consensus.simplex import Simplex
+from tests.simulation.scenarios import fight
 
 
-class DoubleVoter(Simplex):
+class Conflicter(Simplex):
     """Never builds or answers; signs every vote that could help somebody, for each view once per block."""
 
     def __init__(self, **arguments: Any) -> None:
@@ -37,3 +38,8 @@ class DoubleVoter(Simplex):
                 self._signed.add((kind, view, target))
                 effects.append(Broadcast(sign_vote(self._key, self.chain_id, kind, self.epoch, view, target)))
         return effects
+
+
+def test_the_others_agree_and_hold_the_proof() -> None:
+    conflicts = [c for seed in range(8) for c in fight(seed, Conflicter, count=4 + seed % 4, epoch_heights=5).conflicts]
+    assert len(conflicts) > 50

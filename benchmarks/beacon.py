@@ -1,0 +1,244 @@
+"""What an adversary with just under a third of the stake gains by withholding blocks from the beacon, and what it pays.
+
+Whoever leads the last views of an epoch knows the beacon that its own block would end with, and may leave the view to
+the next leader instead: it then pays the missed-lead fee. Here it plays that as well as it can. It knows all leaders of
+the epoch. Whenever it leads, it looks at every way to fill the remaining heights in the views that it leads in a row,
+each with the beacon that would come out, and at leaving the end to others, which is worth what it may expect from
+there; it takes the best, fees counted. Earlier it may leave out views for no other reason than that the last height
+then falls to it.
+
+What it plays for are draws of the next epoch: a number of requests that are worth one fee each (by default the fee is
+the price of a request), or one draw that is worth a hundred. The reference is what its stake alone would bring. The
+income is what the draws bring less the fees, in fees.
+
+Epochs are simulated with the beacon, the hash onions and the leader draw of the chain, everything derived from the
+number of the epoch: the same figures in every run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
+from math import prod
+from statistics import NormalDist
+
+from benchmarks.report import Claim, parse_options, report
+from chain.beacon import Beacon, Onion
+from chain.crypto import hash_bytes
+from chain.genesis import Parameters
+from chain.validators import ValidatorSet
+
+COMMITTEE, STAKE = 30, 10_000
+"""Validators, and the stake of each but for one of the adversary's, which has one less: a third is not in reach."""
+
+HEIGHTS = 24
+"""Last heights of an epoch that are played. More bring little: to move the end from so far costs too much."""
+
+MAX_RUN = 12
+GRID = 60
+
+
+@dataclass(frozen=True)
+class Game:
+    """One kind of adversary: how many keys its stake is split into, and how many draws it cares about.
+
+    Its keys lead in turn, which opens more ways to the end: the reveals of one key always come in the same order.
+    ``worth`` is that of all draws together, in fees.
+    """
+
+    keys: int
+    draws: int
+    worth: float
+
+    @cached_property
+    def committee(self) -> ValidatorSet:
+        third = STAKE * COMMITTEE // 3 - 1
+        parts = [third // self.keys + (number < third % self.keys) for number in range(self.keys)]
+        mine = [(_name(b"adversary", number), part) for number, part in enumerate(parts)]
+        return ValidatorSet.of(mine + [(_name(b"honest", number), STAKE) for number in range(COMMITTEE * 2 // 3)])
+
+    @cached_property
+    def onions(self) -> dict[bytes, list[bytes]]:
+        """The reveals of each key of the adversary, in order."""
+        onions = {}
+        for number in range(self.keys):
+            key = _name(b"adversary", number)
+            onion = Onion(hash_bytes("onion secret", key), HEIGHTS)
+            reveals, tip = [], onion.tip
+            while (reveal := onion.find_reveal(tip)) is not None:
+                reveals.append(reveal)
+                tip = reveal
+            onions[key] = reveals
+        return onions
+
+    @cached_property
+    def share(self) -> float:
+        """Of the stake."""
+        return self.committee.get_stake(self.onions) / self.committee.total_stake
+
+    def measure(self, beacon: Beacon) -> float:
+        """The adversary's share of the draws that start from this end of the epoch."""
+        source = beacon.end_epoch().previous
+        drawn = (self.committee.compute_leader(source, view) for view in range(1, self.draws + 1))
+        return sum(key in self.onions for key in drawn) / self.draws
+
+    def value(self, outcome: Outcome) -> float:
+        """A share, less what the views left out cost."""
+        return outcome.share - outcome.missed / self.worth
+
+    def expect_best(self, left_out: list[int], otherwise: float) -> float:
+        """The better of ``otherwise`` and the best of some ends, each unknown and with so many views left out."""
+        tolls = sorted(count / self.worth for count in left_out)
+        if self.draws == 1:
+            value, none = 0.0, 1.0
+            for toll in tolls:
+                value += none * self.share * max(otherwise, 1 - toll)
+                none *= 1 - self.share
+            return value + none * otherwise
+        shares = NormalDist(self.share, (self.share * (1 - self.share) / self.draws) ** 0.5)
+        high = max(otherwise, self.share + 5 * shares.stdev)
+        step = (high - otherwise) / GRID
+        value = otherwise
+        for point in range(GRID if tolls else 0):
+            level = otherwise + (point + 0.5) * step
+            value += step * (1 - prod(shares.cdf(level + toll) for toll in tolls))
+        return value
+
+
+@dataclass
+class Outcome:
+    """How one epoch went: the share of the next epoch's draws, and the views that were left out."""
+
+    share: float
+    missed: int
+
+
+class Epoch:
+    """The end of one epoch: who leads its last views, and the beacon before them."""
+
+    def __init__(self, game: Game, number: int) -> None:
+        self._game = game
+        source = hash_bytes("source", number.to_bytes(8, "big"))
+        self._leaders = [game.committee.compute_leader(source, view) for view in range(HEIGHTS + 4 * MAX_RUN)]
+        self._beacon = Beacon(1, hash_bytes("value", source), source, bytes(32))
+        self._expected: dict[tuple[int, int], float] = {}
+
+    def _count_run(self, at: int) -> int:
+        """How many views the adversary leads in a row."""
+        run = 0
+        while run < MAX_RUN and self._leaders[at + run] in self._game.onions:
+            run += 1
+        return run
+
+    def _get_ways(self, at: int, run: int, heights: int) -> dict[tuple[bytes, ...], int]:
+        """The orders of keys in which the adversary can fill all heights itself, each with the views it leaves out."""
+        ways: dict[tuple[bytes, ...], int] = {}
+        for places in combinations(range(run), heights):
+            order = tuple(self._leaders[at + place] for place in places)
+            ways.setdefault(order, places[-1] + 1 - heights)  # the first is the one that ends earliest
+        return ways
+
+    def expect(self, at: int, heights: int) -> float:
+        """What the adversary may expect from here on before it knows the beacon here."""
+        if not heights or at > HEIGHTS + 2 * MAX_RUN:
+            return self._game.share
+        if (at, heights) not in self._expected:
+            run = self._count_run(at)
+            if not run:
+                value = self.expect(at + 1, heights - 1)
+            else:
+                ways = list(self._get_ways(at, run, heights).values())
+                value = self._game.expect_best(ways, self._hand_over(at, run, heights)[0])
+            self._expected[at, heights] = value
+        return self._expected[at, heights]
+
+    def _hand_over(self, at: int, run: int, heights: int) -> tuple[float, int]:
+        """What to expect when others go on after this run, and the number of own blocks in it that is best for that."""
+        return max(
+            (self.expect(at + run, heights - own) - (run - own) / self._game.worth, own)
+            for own in range(min(run, heights - 1) + 1)
+        )
+
+    def play(self, is_honest: bool = False) -> Outcome:
+        """Go through the last heights; an honest adversary never withholds."""
+        beacon, at, heights, missed = self._beacon, 0, HEIGHTS, 0
+        used = dict.fromkeys(self._game.onions, 0)
+        while heights:
+            run = 0 if is_honest else self._count_run(at)
+            leader = self._leaders[at]
+            if not run:
+                if leader in used:
+                    reveal = self._game.onions[leader][used[leader]]
+                    used[leader] += 1
+                else:
+                    reveal = hash_bytes("reveal", beacon.previous, at.to_bytes(8, "big"))
+                beacon, at, heights = beacon.absorb(reveal), at + 1, heights - 1
+                continue
+            others, own = self._hand_over(at, run, heights)
+            best = Outcome(-1.0, 0)
+            for order, left_out in self._get_ways(at, run, heights).items():
+                end = Outcome(self._game.measure(self._absorb(beacon, order, used)), left_out)
+                best = max(best, end, key=self._game.value)
+            if self._game.value(best) >= others:
+                return Outcome(best.share, missed + best.missed)
+            order = tuple(self._leaders[at : at + own])
+            beacon = self._absorb(beacon, order, used)
+            for key in order:
+                used[key] += 1
+            at, heights, missed = at + run, heights - own, missed + run - own
+        return Outcome(self._game.measure(beacon), missed)
+
+    def _absorb(self, beacon: Beacon, order: tuple[bytes, ...], used: dict[bytes, int]) -> Beacon:
+        """The beacon after blocks of these keys of the adversary."""
+        now = dict(used)
+        for key in order:
+            beacon = beacon.absorb(self._game.onions[key][now[key]])
+            now[key] += 1
+        return beacon
+
+
+@dataclass(frozen=True)
+class Bias:
+    """What playing brought over many epochs: a share, and views left out per epoch."""
+
+    share: float
+    missed: float
+
+
+def measure_bias(game: Game, epochs: int, is_honest: bool = False) -> Bias:
+    """Play ``epochs`` epochs."""
+    played = [Epoch(game, number).play(is_honest) for number in range(epochs)]
+    return Bias(sum(each.share for each in played) / epochs, sum(each.missed for each in played) / epochs)
+
+
+def _name(kind: bytes, number: int) -> bytes:
+    return hash_bytes("benchmark", kind, bytes([number]))
+
+
+def main() -> None:
+    """Command line."""
+    options = parse_options(__doc__)
+    epochs = 60 if options.quick else 1_000
+    fee = Parameters().missed_lead_fee
+    claims = []
+    for what, draws, worth in (
+        ("one draw", 1, 100.0),
+        ("100 requests", 100, 100.0),
+        ("1,000 requests", 1_000, 1_000.0),
+    ):
+        for keys in (1, COMMITTEE // 3):
+            game = Game(keys, draws, worth)
+            bias = measure_bias(game, {1: 4 * epochs, 1_000: epochs // 3}.get(draws, epochs))
+            name = f"{what}, {keys} {'key' if keys == 1 else 'keys'}"
+            income = bias.share * worth - bias.missed
+            claims += [
+                Claim(f"{name}: share", bias.share, "", game.share, "share of the stake"),
+                Claim(f"{name}: income", income, "fees", game.share * worth, "without withholding"),
+                Claim(f"{name}: fees", bias.missed * fee, "µcr/epoch"),
+            ]
+    report("beacon", claims, options.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""The beacon: a random value that grows with every block and that nobody chooses.
+
+Each validator commits to a *hash onion*: ``tip = H(H(… H(secret)))``. Whoever proposes a block reveals the value under
+its tip, which becomes its next tip; the beacon absorbs it: ``beacon_h = H(beacon_{h−1} ‖ reveal)``. A reveal has only
+one valid value, fixed when the tip was, so that a proposer cannot try several. What it can do is not to propose, which
+leaves the beacon to the next leader: one bit of choice for each view that it gives up, at the price of the missed-lead
+fee. (Ed25519 signatures would not do, since a signer can make many for one message, nor block hashes, which a proposer
+changes at will.)
+
+The draws of an epoch, leaders and executors alike, come from the beacon at the end of the epoch before; who takes part
+in them was frozen an epoch earlier still.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from chain.codec import Hash, Natural, Record
+from chain.crypto import KeyPair, hash_bytes
+
+NO_TIP = bytes(32)
+"""Tip of an account that cannot reveal anything."""
+
+LAYERS_PER_HEIGHT = 4
+MIN_LAYERS = 4096
+"""An onion has so many layers at least, and enough for several epochs of a validator that leads every view."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beacon(Record):
+    """The running value, and those at the end of the last two epochs.
+
+    ``epoch`` is that of the next block; its draws come from ``previous``, those of the epoch before from ``earlier``.
+    """
+
+    epoch: Natural
+    value: Hash
+    previous: Hash
+    earlier: Hash
+
+    def absorb(self, reveal: bytes) -> Beacon:
+        """The beacon after a block that reveals ``reveal``."""
+        return Beacon(self.epoch, hash_bytes("beacon", self.value, reveal), self.previous, self.earlier)
+
+    def end_epoch(self) -> Beacon:
+        """The beacon after the last block of an epoch was absorbed."""
+        return Beacon(self.epoch + 1, self.value, self.value, self.previous)
+
+    def get_source(self, epoch: int) -> bytes | None:
+        """What the leaders and executors of ``epoch`` are drawn from; None unless it is this one or the one before."""
+        return {self.epoch: self.previous, self.epoch - 1: self.earlier}.get(epoch)
+
+
+def compute_tip(reveal: bytes) -> bytes:
+    """The tip that ``reveal`` opens."""
+    return hash_bytes("onion", reveal)
+
+
+class Onion:
+    """All layers of one hash onion, outermost first."""
+
+    __slots__ = ("_layers",)
+
+    def __init__(self, secret: bytes, length: int) -> None:
+        layers = [secret]
+        for _ in range(length):
+            layers.append(compute_tip(layers[-1]))
+        self._layers = b"".join(reversed(layers))
+
+    @property
+    def tip(self) -> bytes:
+        """The outermost layer, to be announced first."""
+        return self._layers[:32]
+
+    def find_reveal(self, tip: bytes) -> bytes | None:
+        """What opens ``tip``, or None if it is not a layer of this onion, or the innermost."""
+        start = self._layers.find(tip)
+        reveal = self._layers[start + 32 : start + 64] if start >= 0 and start % 32 == 0 else b""
+        return reveal or None
+
+    def count_reveals(self, tip: bytes) -> int:
+        """How many reveals are left from ``tip`` on."""
+        start = self._layers.find(tip)
+        return (len(self._layers) - start) // 32 - 1 if start >= 0 and start % 32 == 0 else 0
+
+
+def make_onion(key: KeyPair, salt: bytes, number: int, epoch_heights: int) -> Onion:
+    """Onion ``number`` of a key on the chain whose genesis beacon is ``salt``: derived, so that none is ever lost."""
+    secret = hash_bytes("onion secret", key.seed, salt, number.to_bytes(8, "big"))
+    return _peel(secret, max(MIN_LAYERS, LAYERS_PER_HEIGHT * epoch_heights))
+
+
+@lru_cache(maxsize=64)
+def _peel(secret: bytes, length: int) -> Onion:
+    return Onion(secret, length)

@@ -1,0 +1,91 @@
+"""What a validator does of its own accord, so that its owner need not watch it.
+
+It goes on with another hash onion before the one in use runs out, asks to return once it was jailed for being away,
+and shows evidence against whoever contradicts itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import structlog
+import trio
+
+from chain import crypto
+from chain.beacon import make_onion
+from chain.exceptions import InvalidOperation
+from chain.genesis import Genesis
+from chain.operations import Evidence, NoncedOperation, Recommit, SignedOperation, Unjail, sign_operation
+from chain.state import StateReader
+from chain.votes import Vote
+from consensus.engine import Engine
+from p2p.runtime import Runtime
+
+logger = structlog.get_logger(__name__)
+
+RESERVE_EPOCHS = 3
+"""An onion is renewed while it lasts for so many epochs at the worst: another one takes two to come into force."""
+MAX_REPORT_DELAY = 2.0
+"""Seconds within which a node shows evidence at random, so that not all of them do it for one reward."""
+
+Submit = Callable[[Callable[[int], NoncedOperation]], Awaitable[SignedOperation]]
+"""Signs and submits the operation made with the account's next nonce."""
+
+
+def find_due(genesis: Genesis, state: StateReader, key: crypto.KeyPair) -> Callable[[int], NoncedOperation] | None:
+    """What the validator ``key`` should do next, given its nonce; None if all is well."""
+    duty = state.duty(key.public_key)
+    if duty is None or not duty.is_enrolled:
+        return None
+    if duty.jailed_until:
+        is_free = state.beacon.epoch >= duty.jailed_until
+        has_bond = state.account(key.public_key).bonded >= genesis.parameters.min_validator_bond
+        return Unjail if is_free and has_bond else None
+    heights, number = genesis.parameters.epoch_heights, duty.onion + 1
+    left = make_onion(key, genesis.beacon, duty.onion, heights).count_reveals(duty.tip)
+    if duty.next_epoch or left >= RESERVE_EPOCHS * heights:
+        return None
+    tip = make_onion(key, genesis.beacon, number, heights).tip
+    return lambda nonce: Recommit(nonce, tip, number)
+
+
+class Upkeep:
+    """Runs beside the engine of a node that votes."""
+
+    def __init__(self, key: crypto.KeyPair, engine: Engine, submit: Submit, runtime: Runtime) -> None:
+        self._key = key
+        self._engine = engine
+        self._submit = submit
+        self._runtime = runtime
+
+    async def run(self) -> None:
+        """Look after every final block, and after every conflict, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch_conflicts)
+            done_at = 0
+            async for final in self._engine.subscribe_final():
+                header = final.block.header
+                due = None if self._engine.is_behind else find_due(self._engine.genesis, self._engine.state, self._key)
+                if due is None or header.height < done_at:
+                    continue
+                done_at = header.height + self._engine.genesis.parameters.epoch_heights  # enough for one attempt
+                try:
+                    operation = await self._submit(due)
+                    logger.info("validator duty", operation=type(operation.operation).__name__.lower())
+                except InvalidOperation as error:
+                    logger.warning("validator duty: refused", reason=str(error))
+
+    async def _watch_conflicts(self) -> None:
+        async for first, second in self._engine.subscribe_conflicts():
+            await trio.sleep(MAX_REPORT_DELAY * self._runtime.random.random())
+            duty = self._engine.state.duty(first.signer)
+            if duty is not None and first.epoch >= duty.clean_from:
+                await self._report(first, second)
+
+    async def _report(self, first: Vote, second: Vote) -> None:
+        earlier, later = sorted((first, second), key=Vote.encode)
+        operation = sign_operation(self._key, self._engine.genesis.chain_id, Evidence(earlier, later))
+        try:
+            await self._engine.submit(operation)
+        except InvalidOperation as error:  # somebody was faster
+            logger.debug("evidence refused", signer=crypto.format_address(first.signer), reason=str(error))

@@ -1,0 +1,193 @@
+"""What a node does about its connections: whom to dial next, and where to keep a relay slot. No I/O, no clock.
+
+Every node keeps the connections of :mod:`p2p.dialling`. A node that nobody can dial also keeps
+
+    links       at least PUBLIC_LINKS direct connections to nodes that can be dialled, in different networks (/16) where
+                there are as many: it is served over these, and by these it is watched
+    slots       RELAYS relay slots at nodes among those, again in different networks, renewed well before they end
+
+A slot ends with its connection. After a reconnect it is asked for anew, first at the relays that had one before, whose
+addresses others still know; a relay that refused is left alone for a while. That a link is dead is noticed by the
+keepalive of the connection itself; dials that fail are repeated as :mod:`p2p.dialling` says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from random import Random
+
+from p2p.dialling import TARGET, DialPlan, get_addresses
+from p2p.peers import PeerView
+
+PUBLIC_LINKS = 3
+"""Direct connections to dialable nodes that a private node keeps."""
+RELAYS = 2
+"""Relay slots that it keeps."""
+RENEW_SHARE = 0.25
+"""Share of a slot's time that is left when it is renewed."""
+REFUSED = 30.0
+"""Mean seconds for which a relay that refused a slot is not asked again; doubled each time, up to MAX_REFUSED."""
+MAX_REFUSED = 1800.0
+
+
+@dataclass(frozen=True, slots=True)
+class Dial:
+    """Connect to ``peer``; a probe is only to see whether it lives."""
+
+    peer: bytes
+    addresses: tuple[str, ...]
+    is_probe: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Reserve:
+    """Ask ``peer``, which is connected, for a relay slot."""
+
+    peer: bytes
+
+
+@dataclass(slots=True)
+class _Relay:
+    """What is remembered of a relay."""
+
+    renew_at: float = 0.0
+    ends_at: float = 0.0
+    """When the slot at it ends; 0: there is none."""
+    not_before: float = 0.0
+    refusals: int = 0
+
+
+class Keeper:
+    """Decides for one node. All times are seconds of one monotonic clock."""
+
+    def __init__(
+        self, me: bytes, bootstrap: Mapping[bytes, tuple[str, ...]], random: Random, target: int = TARGET
+    ) -> None:
+        self._plan = DialPlan(me, bootstrap, random, target)
+        self._bootstrap = bootstrap
+        self._random = random
+        self._target = target
+        self._relays: dict[bytes, _Relay] = {}
+
+    def remember(self, peers: Mapping[bytes, tuple[str, ...]]) -> None:
+        """Give addresses of an earlier run, to be dialled as long as too few others are known."""
+        self._plan.remember(peers)
+
+    # What happened
+
+    def connected(self, peer: bytes, now: float) -> None:
+        """Note a new connection."""
+        self._plan.connected(peer, now)
+
+    def disconnected(self, peer: bytes, now: float) -> None:
+        """Note the end of a connection, and with it of the slot at that relay."""
+        self._plan.disconnected(peer, now)
+        if peer in self._relays:
+            self._relays[peer] = _Relay()  # asked again as soon as it is back
+
+    def failed(self, peer: bytes, now: float) -> None:
+        """Note that ``peer`` could not be dialled."""
+        self._plan.failed(peer, now)
+
+    def reserved(self, relay: bytes, seconds: float, now: float) -> None:
+        """Note that ``relay`` holds a slot for so long."""
+        self._relays[relay] = _Relay(now + (1 - RENEW_SHARE) * seconds, now + seconds)
+
+    def refused(self, relay: bytes, now: float) -> None:
+        """Note that ``relay`` gave no slot; one that it still holds stands until it ends."""
+        record = self._relays.setdefault(relay, _Relay())
+        delay = min(REFUSED * 2.0**record.refusals, MAX_REFUSED)
+        record.refusals = min(record.refusals + 1, 16)
+        record.not_before = now + delay * self._random.uniform(0.75, 1.25)
+
+    def slots(self, now: float) -> list[bytes]:
+        """The relays that hold a slot for this node, by key."""
+        return sorted(peer for peer, relay in self._relays.items() if relay.ends_at > now)
+
+    # What to do
+
+    def choose(
+        self,
+        view: PeerView,
+        connected: Collection[bytes],
+        dialling: Collection[bytes],
+        is_relayed: Callable[[bytes], bool],
+        reachable: bool,
+        now: float,
+    ) -> list[Dial | Reserve]:
+        """What to begin now; ``reachable`` says whether others can dial this node."""
+        is_probe = len(connected) >= self._target
+        planned = self._plan.choose(view, connected, dialling, reachable, now)
+        dials = {peer: (addresses, is_probe) for peer, addresses in planned}
+        if reachable:
+            return [Dial(peer, *how) for peer, how in dials.items()]
+        links = {peer: _group(self._addresses(view, peer)) for peer in sorted(connected) if not is_relayed(peer)}
+        links = {peer: group for peer, group in links.items() if group}
+        if len(links) < PUBLIC_LINKS:
+            begun = {peer: _group(self._addresses(view, peer)) for peer in (*dialling, *dials)}
+            wanted = PUBLIC_LINKS - len(links) - sum(bool(group) for group in begun.values())
+            taken = {*connected, *dialling, *dials}
+            near = {*links.values(), *begun.values()}
+            for peer, addresses in self._candidates(view, taken, near, now)[: max(0, wanted)]:
+                dials[peer] = (addresses, False)
+        return [*(Dial(peer, *how) for peer, how in dials.items()), *self._reserve(links, now)]
+
+    def _candidates(
+        self, view: PeerView, taken: Collection[bytes], near: set[str], now: float
+    ) -> list[tuple[bytes, tuple[str, ...]]]:
+        """Dialable peers, those in networks that are not yet linked first, one of each network before the next."""
+        free = [known for known in view.present() if known.addresses and known.peer not in taken]
+        due = [known for known in free if self._plan.is_due(known.peer, now)]
+        self._random.shuffle(due)
+        seen = set(near)
+        first: list[tuple[bytes, tuple[str, ...]]] = []
+        rest: list[tuple[bytes, tuple[str, ...]]] = []
+        for known in due:
+            group = _group(known.addresses)
+            (rest if group in seen else first).append((known.peer, get_addresses(known)))
+            seen.add(group)
+        return first + rest
+
+    def _reserve(self, links: Mapping[bytes, str], now: float) -> list[Dial | Reserve]:
+        """Renew the slots that end soon, and ask for those that are missing."""
+        held = self.slots(now)
+        open_to = [peer for peer in links if peer not in self._relays or now >= self._relays[peer].not_before]
+        actions = [peer for peer in held if peer in open_to and now >= self._relays[peer].renew_at]
+        missing = RELAYS - len(held)
+        if missing > 0:
+            near = {links[peer] for peer in held if peer in links}
+            free = [peer for peer in open_to if peer not in held]
+            self._random.shuffle(free)
+            # Relays that had a slot before come first, then networks that have none.
+            free.sort(key=lambda peer: (peer not in self._relays, links[peer] in near))
+            chosen: list[bytes] = []
+            for others_too in (False, True):
+                for peer in free:
+                    if len(chosen) < missing and peer not in chosen and (others_too or links[peer] not in near):
+                        chosen.append(peer)
+                        near.add(links[peer])
+            actions += chosen
+        for peer in actions:  # asked; until the answer is in it is not asked again
+            self._relays.setdefault(peer, _Relay()).not_before = now + REFUSED
+        gone = [peer for peer in self._relays if peer not in links and len(self._relays) > 64]
+        for peer in gone:
+            del self._relays[peer]
+        return [Reserve(peer) for peer in actions]
+
+    def _addresses(self, view: PeerView, peer: bytes) -> tuple[str, ...]:
+        """Where ``peer`` can be dialled directly, as it says itself or the configuration does."""
+        known = view.find(peer)
+        return known.addresses if known is not None and known.addresses else self._bootstrap.get(peer, ())
+
+
+def _group(addresses: Collection[str]) -> str:
+    """The network of the first address: its /16 (/32 for IPv6), or its name; empty without an address."""
+    for address in addresses:
+        parts = address.split("/")
+        if len(parts) > 2 and parts[1] == "ip4":
+            return ".".join(parts[2].split(".")[:2])
+        if len(parts) > 2 and parts[1] == "ip6":
+            return ":".join(parts[2].split(":")[:2])
+        return address
+    return ""

@@ -1,0 +1,121 @@
+"""Rates: how much of what others send is looked at. Pure: time is passed in (seconds of one monotonic clock).
+
+A *token bucket* saves up seconds: it gains one a second, up to its burst, and what is taken out costs the seconds that
+it would last at the rate, by count or by bytes, whichever is longer. It opens while anything is in it, so one large
+item is never refused for its size alone, and what it took too much has to be gained back first.
+
+A :class:`Limiter` has a bucket for each peer, and one for all of them together. When the latter is empty a peer still
+has its *share*: the total rate once more, divided by the number of peers, which nobody else can use up. A newcomer has
+saved up no share, so a flood under ever new names spends only what is common.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+MAX_PEERS = 4096
+"""Peers that a limiter remembers; beyond, the one that was silent longest is forgotten."""
+IDLE = 60.0
+"""Seconds of silence after which a peer is forgotten."""
+PENALTY = 20.0
+"""Seconds for which nothing more is taken from a peer that sent what no honest one would."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """``items`` and ``size`` (bytes) a second, of which ``burst`` seconds' worth may be saved up."""
+
+    items: float
+    size: float
+    burst: float
+
+    def get_cost(self, size: int) -> float:
+        """Seconds that one item of ``size`` bytes lasts at this rate."""
+        return max(1 / self.items, size / self.size)
+
+
+class Bucket:
+    """A token bucket, in seconds."""
+
+    __slots__ = ("_burst", "_filled_at", "level")
+
+    def __init__(self, burst: float, now: float, level: float) -> None:
+        self._burst = burst
+        self._filled_at = now
+        self.level = level
+
+    def fill(self, now: float, share: float = 1.0) -> float:
+        """Add what was gained since the last time, ``share`` seconds a second. Returns the level."""
+        self.level = min(self._burst, self.level + (now - self._filled_at) * share)
+        self._filled_at = now
+        return self.level
+
+
+@dataclass(slots=True)
+class _Peer:
+    own: Bucket
+    share: Bucket
+    seen_at: float
+
+
+class Limiter:
+    """Says which items of which peers to take: ``rate`` for each of them, ``total`` for all together."""
+
+    def __init__(self, rate: Rate, total: Rate | None = None, max_peers: int = MAX_PEERS) -> None:
+        self._rate = rate
+        self._total = total
+        self._max_peers = max_peers
+        self._peers: OrderedDict[bytes, _Peer] = OrderedDict()
+        self._common: Bucket | None = None
+        self.dropped = 0
+        """Items refused so far."""
+
+    def __len__(self) -> int:
+        """Peers that are remembered."""
+        return len(self._peers)
+
+    def admit(self, peer: bytes, size: int, now: float) -> bool:
+        """Whether to take an item of ``size`` bytes from ``peer``."""
+        known = self._get(peer, now)
+        if known.own.fill(now) <= 0 or not self._spend_total(known, size, now):
+            self.dropped += 1
+            return False
+        known.own.level -= self._rate.get_cost(size)
+        return True
+
+    def punish(self, peer: bytes, now: float, seconds: float = PENALTY) -> None:
+        """Take nothing more from ``peer`` for ``seconds``."""
+        own = self._get(peer, now).own
+        own.fill(now)
+        own.level = min(own.level, -seconds)
+
+    def _get(self, peer: bytes, now: float) -> _Peer:
+        while self._peers and now - next(iter(self._peers.values())).seen_at > IDLE:
+            self._peers.popitem(last=False)
+        known = self._peers.get(peer)
+        if known is None:
+            burst = self._rate.burst
+            shared = 0.0 if self._total is None else self._total.burst
+            known = _Peer(Bucket(burst, now, burst), Bucket(shared, now, 0.0), now)
+            self._peers[peer] = known
+            if len(self._peers) > self._max_peers:
+                self._peers.popitem(last=False)
+        known.seen_at = now
+        self._peers.move_to_end(peer)
+        return known
+
+    def _spend_total(self, known: _Peer, size: int, now: float) -> bool:
+        if self._total is None:
+            return True
+        if self._common is None:
+            self._common = Bucket(self._total.burst, now, self._total.burst)
+        cost = self._total.get_cost(size)
+        share = known.share.fill(now, 1 / len(self._peers))
+        if self._common.fill(now) > 0:
+            self._common.level -= cost
+        elif share >= min(cost, self._total.burst):  # without debts, or each new name would have one item for nothing
+            known.share.level -= cost
+        else:
+            return False
+        return True

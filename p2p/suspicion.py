@@ -1,0 +1,172 @@
+"""Whom to believe dead: accusations, refutations, and what a liar can do. No I/O, no clock.
+
+A peer that does not answer is accused by those that watch it (:mod:`p2p.accusations`). A node believes that it is dead
+when its own probe failed, or when :data:`ACCUSERS` others say so (fewer in a network so small that there are not as
+many), and then still waits :data:`GRACE` seconds for a newer announcement, which refutes all. Fewer accusers only make
+a few nodes probe for themselves. Whoever is connected to the accused believes nothing.
+
+Identities are free, so not every accuser counts: it must be present in the view and *proven* (connected once, or with
+weight), or have been there for :data:`SETTLED` seconds. Whoever accused a peer that refuted it is not heard about that
+peer for :data:`PENALTY` seconds. So a liar without two accomplices kills nobody, and accomplices one peer once, for as
+long as its refutation takes to spread.
+
+All times are seconds of one monotonic clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from dataclasses import dataclass, field
+
+from p2p.accusations import Accusation
+from p2p.announcements import get_item_id
+from p2p.peers import Change, PeerView
+
+ACCUSERS = 3
+"""Observers that are believed."""
+GRACE = 3.0
+"""Seconds that a peer has to refute what is believed of it."""
+SETTLED = 60.0
+"""Seconds after which a peer that was only heard of counts as an observer."""
+PENALTY = 300.0
+"""Seconds for which a refuted accuser is not heard about the same peer."""
+PROBE_DELAY = 1.5
+"""Seconds before others probe an accused peer: its accusers may be enough, or it may refute them."""
+PROBERS = 5
+"""Nodes that probe for themselves at first, on average, when there are accusers but too few."""
+MAX_REFUTED = 1024
+"""Refuted accusers that are remembered."""
+
+
+@dataclass(slots=True)
+class _Case:
+    """What is held against one peer."""
+
+    opened: float
+    """When the first accuser was heard."""
+    accusations: dict[bytes, Accusation] = field(default_factory=dict)
+    found: float = 0.0
+    """When there was enough to believe it."""
+    due: float | None = None
+    """When it counts as dead."""
+
+
+class Suspicion:
+    """The accusations against the peers of one view."""
+
+    def __init__(self, view: PeerView) -> None:
+        self._view = view
+        self._cases: dict[bytes, _Case] = {}
+        self._by_id: dict[bytes, Accusation] = {}
+        self._refuted: dict[tuple[bytes, bytes], float] = {}
+
+    @property
+    def needed(self) -> int:
+        """How many accusers are believed."""
+        return min(ACCUSERS, max(1, len(self._view)))
+
+    def accuse(self, accusation: Accusation, now: float) -> bool:
+        """Take in an accusation of valid signature; whether it is worth passing on."""
+        entry = self._view.entries.get(accusation.suspect)
+        if entry is None or not accusation.is_about(entry.announcement) or accusation.suspect == self._view.me:
+            return False
+        case = self._cases.get(accusation.suspect) or _Case(now)
+        if accusation.observer in case.accusations or not self._is_heard(accusation, now):
+            return False
+        if len(case.accusations) >= ACCUSERS:
+            return False
+        self._cases[accusation.suspect] = case
+        case.accusations[accusation.observer] = accusation
+        self._by_id[get_item_id(accusation.encode())] = accusation
+        if len(case.accusations) >= self.needed:
+            self._believe(accusation.suspect, case, now)
+        return True
+
+    def condemn(self, peer: bytes, now: float) -> None:
+        """Note that this node's own probe of ``peer`` failed."""
+        if peer in self._view.entries:
+            self._believe(peer, self._cases.setdefault(peer, _Case(now)), now)
+
+    def is_believed(self, peer: bytes) -> bool:
+        """Whether ``peer`` counts as dead unless it refutes that soon."""
+        case = self._cases.get(peer)
+        return case is not None and case.due is not None
+
+    def unresolved(self, now: float) -> list[tuple[bytes, float]]:
+        """The peers that are accused by too few to be believed, and the chance that this node should now probe each.
+
+        Looked at about once a second, the chances add up to :data:`PROBERS` nodes in the first seconds after
+        :data:`PROBE_DELAY`, and to more and more of them as long as the peer neither answers nor refutes.
+        """
+        chances = []
+        for peer, case in self._cases.items():
+            entry = self._view.entries.get(peer)
+            waited = now - case.opened - PROBE_DELAY
+            if case.due is None and waited >= 0 and entry is not None and entry.state.is_present:
+                share = PROBERS / max(1, len(self._view))
+                chances.append((peer, share / 2 * 2.0 ** min(waited / 2, 30.0)))
+        return chances
+
+    def wants_accusers(self, peer: bytes) -> bool:
+        """Whether another word against ``peer`` would make a difference to others."""
+        case = self._cases.get(peer)
+        return case is None or len(case.accusations) < ACCUSERS
+
+    def clear(self, peer: bytes, now: float, refuted: bool) -> None:
+        """Drop the case against ``peer``; ``refuted``: because of its newer announcement, in the same life."""
+        case = self._cases.pop(peer, None)
+        if case is None:
+            return
+        for observer, accusation in case.accusations.items():
+            self._by_id.pop(get_item_id(accusation.encode()), None)
+            if refuted and observer != self._view.me:
+                self._refuted.pop((observer, peer), None)
+                self._refuted[observer, peer] = now
+                if len(self._refuted) > MAX_REFUTED:
+                    del self._refuted[next(iter(self._refuted))]
+
+    def judge(self, now: float, connected: Container[bytes]) -> list[Change]:
+        """The peers that are dead as of now."""
+        changes = []
+        for peer, case in list(self._cases.items()):
+            if peer not in self._view.entries:
+                self.clear(peer, now, refuted=False)
+            elif case.due is not None and case.due <= now and peer not in connected:
+                case.due = None
+                change = self._view.crash(peer, now, case.found)
+                if change is not None:
+                    changes.append(change)
+        return changes
+
+    # What others ask for
+
+    def ids_against(self, peer: bytes) -> list[bytes]:
+        """The short names of the accusations against ``peer``."""
+        case = self._cases.get(peer)
+        return [] if case is None else [get_item_id(one.encode()) for one in case.accusations.values()]
+
+    def knows(self, item: bytes) -> bool:
+        """Whether the accusation of this short name is held."""
+        return item in self._by_id
+
+    def find(self, item: bytes) -> Accusation | None:
+        """The accusation of a short name."""
+        return self._by_id.get(item)
+
+    def _is_heard(self, accusation: Accusation, now: float) -> bool:
+        observer = accusation.observer
+        if observer == self._view.me:
+            return True
+        entry = self._view.entries.get(observer)
+        if entry is None or not entry.state.is_present:
+            return False
+        refuted = self._refuted.get((observer, accusation.suspect))
+        if refuted is not None and now - refuted < PENALTY:
+            return False
+        return self._view.is_proven(observer) or now - entry.since >= SETTLED
+
+    def _believe(self, peer: bytes, case: _Case, now: float) -> None:
+        if case.due is None:
+            self._view.suspect(peer)
+            if self._view.entries[peer].state.is_present:
+                case.found, case.due = now, now + GRACE

@@ -1,0 +1,189 @@
+"""The one door through which this node dials: TCP, directly or through a SOCKS5 proxy, to permitted addresses only.
+
+Every outbound connection of the host is made by :class:`GuardedTCP`, whoever asked for it: a keeper, a relay client or
+the library. An anonymous node's :class:`DialRules` name the few addresses that may be dialled, and the check stands
+directly before the socket, so that no path leads around it. With a proxy nothing is resolved or dialled here.
+
+Source of the proxy protocol: RFC 1928.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import trio
+from libp2p.abc import IRawConnection
+from libp2p.io.trio import TrioTCPStream
+from libp2p.network.connection.raw_connection import RawConnection
+from libp2p.transport.exceptions import OpenConnectionError
+from libp2p.transport.tcp import tcp
+from multiaddr import Multiaddr
+
+PROXY_TIMEOUT = 30.0
+"""Seconds that a proxy may take to connect; onion routes are slow."""
+NAMES = ("dns", "dns4", "dns6")
+
+_VERSION = 5
+_NO_AUTHENTICATION = 0
+_CONNECT = 1
+_IPV4, _NAME, _IPV6 = 1, 3, 4
+_REPLIES = {
+    1: "it failed",
+    2: "its rules forbid the connection",
+    3: "the network cannot be reached",
+    4: "the host cannot be reached",
+    5: "the connection was refused",
+    6: "the connection timed out",
+    7: "it does not connect to others",
+    8: "it does not know this kind of address",
+}
+
+Endpoint = tuple[str, int]
+"""Host (an IP address or a name) and TCP port."""
+
+
+class ProxyError(Exception):
+    """The proxy cannot be used, or could not make the connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class DialRules:
+    """What may be dialled, and how.
+
+    ``allowed`` are the only endpoints that may be dialled; None allows all. ``proxy`` is the SOCKS5 server through
+    which every connection is made; None dials directly.
+    """
+
+    allowed: frozenset[Endpoint] | None = None
+    proxy: Endpoint | None = None
+
+    @classmethod
+    def only(cls, addresses: Iterable[str], proxy: Endpoint | None = None) -> DialRules:
+        """Rules that allow the multiaddresses in ``addresses`` and nothing else.
+
+        Raises:
+            ValueError: one of them is not the address of a TCP port.
+        """
+        return cls(frozenset(get_endpoint(Multiaddr(address)) for address in addresses), proxy)
+
+    def allows(self, address: Multiaddr) -> bool:
+        """Whether ``address`` may be dialled."""
+        if self.allowed is None:
+            return True
+        try:
+            return get_endpoint(address) in self.allowed
+        except ValueError:
+            return False
+
+
+def get_endpoint(address: Multiaddr) -> Endpoint:
+    """Host and port of ``/ip4/…/tcp/…``, whatever follows; the host may be a name (``dns``, ``dns4``, ``dns6``).
+
+    Raises:
+        ValueError: there is no host or no TCP port in front, or the address leads on through a relay.
+    """
+    parts = str(address).split("/")
+    if "p2p-circuit" in parts or len(parts) < 5 or parts[3] != "tcp" or not parts[4].isdigit():
+        raise ValueError(f"{address} is not the address of a TCP port")
+    _, kind, host, _, port = parts[:5]
+    if kind in ("ip4", "ip6"):
+        return str(ipaddress.ip_address(host)), int(port)
+    if kind not in NAMES:
+        raise ValueError(f"{address} is not the address of a TCP port")
+    return host.lower().rstrip("."), int(port)
+
+
+class GuardedTCP(tcp.TCP):
+    """TCP by the rules. A host that may dial only some addresses does not listen either."""
+
+    def __init__(self, rules: DialRules) -> None:
+        super().__init__()
+        self._rules = rules
+
+    async def dial(self, maddr: Multiaddr) -> IRawConnection:
+        """
+        Raises:
+            OpenConnectionError: the rules forbid it, or it failed.
+        """
+        if not self._rules.allows(maddr):
+            raise OpenConnectionError(
+                f"this node does not dial {maddr}: it is neither a relay nor a bootstrap peer of it"
+            )
+        if self._rules.proxy is None:
+            return await super().dial(maddr)
+        try:
+            stream = await dial_through(self._rules.proxy, get_endpoint(maddr))
+        except (ProxyError, ValueError) as error:
+            raise OpenConnectionError(str(error)) from None
+        return RawConnection(TrioTCPStream(stream), True)
+
+    async def dial_with_source(self, maddr: Multiaddr, source: tuple[str, int]) -> IRawConnection:
+        """Hole punching dials from a chosen port; it would go around a proxy, and tell who is behind it."""
+        raise OpenConnectionError(f"no dialling from the chosen source {source}")
+
+    def can_listen(self, maddr: Multiaddr) -> bool:
+        return self._rules.allowed is None and super().can_listen(maddr)
+
+
+async def dial_through(proxy: Endpoint, target: Endpoint) -> trio.SocketStream:
+    """A TCP connection to ``target`` made by the SOCKS5 server at ``proxy``, which also resolves the name if it is one.
+
+    Raises:
+        ProxyError: the proxy does not answer, refuses, or cannot reach the target.
+    """
+    place = f"{target[0]}:{target[1]} through the proxy {proxy[0]}:{proxy[1]}"
+    try:
+        with trio.fail_after(PROXY_TIMEOUT):
+            stream = await trio.open_tcp_stream(*proxy)
+            try:
+                await _negotiate(stream, target)
+            except BaseException:
+                await trio.aclose_forcefully(stream)
+                raise
+            return stream
+    except trio.TooSlowError:
+        raise ProxyError(f"cannot reach {place}: no answer within {PROXY_TIMEOUT:g} s") from None
+    except (OSError, trio.BrokenResourceError) as error:
+        raise ProxyError(f"cannot reach {place}: {error or 'the proxy hung up'}") from None
+    except ProxyError as error:
+        raise ProxyError(f"cannot reach {place}: {error}") from None
+
+
+async def _negotiate(stream: trio.SocketStream, target: Endpoint) -> None:
+    await stream.send_all(bytes([_VERSION, 1, _NO_AUTHENTICATION]))
+    if await _receive(stream, 2) != bytes([_VERSION, _NO_AUTHENTICATION]):
+        raise ProxyError("it is no SOCKS5 proxy, or wants a password")
+    await stream.send_all(bytes([_VERSION, _CONNECT, 0]) + _encode(target))
+    version, reply, _, kind = await _receive(stream, 4)
+    if version != _VERSION or reply:
+        raise ProxyError(f"the proxy says: {_REPLIES.get(reply, f'error {reply}')}")
+    # The address that the proxy dialled from follows; it has to be read, and is of no use.
+    length = (await _receive(stream, 1))[0] if kind == _NAME else {_IPV4: 4, _IPV6: 16}.get(kind)
+    if length is None:
+        raise ProxyError("it does not keep to the SOCKS5 protocol")
+    await _receive(stream, length + 2)
+
+
+def _encode(target: Endpoint) -> bytes:
+    host, port = target
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        name = host.encode("ascii", "strict")
+        if not 0 < len(name) < 256:
+            raise ProxyError(f"{host!r} is not a host name") from None
+        return bytes([_NAME, len(name)]) + name + struct.pack(">H", port)
+    return bytes([_IPV4 if address.version == 4 else _IPV6]) + address.packed + struct.pack(">H", port)
+
+
+async def _receive(stream: trio.SocketStream, size: int) -> bytes:
+    data = b""
+    while len(data) < size:  # no buffer: what follows belongs to the connection
+        chunk = await stream.receive_some(size - len(data))
+        if not chunk:
+            raise ProxyError("the proxy hung up")
+        data += chunk
+    return data

@@ -1,0 +1,356 @@
+"""Kills validators at a chosen durable write, in a world of engines, and watches what they ever said.
+
+Every durable write of a node passes one counter (:class:`Reaper`): journal append, fsync, truncation and rewriting,
+each batch of the database, each rename. Where the count comes to, the node dies before the write or right after it:
+nothing that it had in memory is used again, nothing that it tries to write afterwards is written, and of what was not
+synced any part may be gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import trio
+
+from chain.blocks import Block, Header
+from chain.blockstore import BlockStore
+from chain.exceptions import CodecError, InvalidOperation
+from chain.genesis import Genesis
+from chain.store import Changes, MemoryStore, Store
+from chain.votes import Certificate, Vote, VoteKind
+from consensus.agreement import Voting
+from consensus.compact import COMPACT
+from consensus.engine import Engine
+from consensus.journal import RECORD_SIZE, Journal, JournalFile
+from consensus.messages import decode_message
+from consensus.repair import Disk, Opened, open_disk
+from p2p.runtime import SimulatedRuntime
+from tests.consensus.world import Node, World, make_key, make_test_genesis
+from tests.simulation.checkers import AgreementChecker, VoteChecker
+from tests.simulation.ledger import MemoryFile
+
+T = TypeVar("T")
+
+ALL = (1, 2, 3, 4)
+VICTIM = 4
+PAYER = 5
+GENESIS = make_test_genesis(4, others=1, epoch_heights=3)
+"""The victim is not needed for a quorum, and every few blocks there is a new committee."""
+
+
+class Killed(BaseException):
+    """The process is dead."""
+
+
+@dataclass
+class Reaper:
+    """Counts durable writes, and kills at one of them: number ``at`` (from 1), before it or ``after`` it."""
+
+    at: int = 0
+    after: bool = False
+    on_kill: Callable[[], None] = lambda: None
+    writes: list[str] = field(default_factory=list)
+    """What was written, in order."""
+    life: int = 0
+    """Number of kills so far: what belongs to an earlier life writes nothing more."""
+
+    def perform(self, life: int, what: str, write: Callable[[], T]) -> T:
+        if life != self.life:
+            raise Killed
+        self.writes.append(what)
+        is_last = len(self.writes) == self.at
+        if is_last and not self.after:
+            self.kill()
+        result = write()
+        if is_last:
+            self.kill()
+        return result
+
+    def kill(self) -> None:
+        self.life += 1
+        self.on_kill()
+        raise Killed
+
+    @property
+    def has_killed(self) -> bool:
+        return self.life > 0
+
+
+class CrashStore:
+    """A store whose writes are counted."""
+
+    def __init__(self, store: Store, reaper: Reaper) -> None:
+        self._store = store
+        self._reaper = reaper
+        self._life = reaper.life
+
+    def get(self, key: bytes) -> bytes | None:
+        return self._store.get(key)
+
+    def items(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        return self._store.items(prefix)
+
+    def write(self, changes: Changes) -> None:
+        kinds = "".join(sorted({key[:1].decode() for key in changes}))
+        self._reaper.perform(self._life, f"batch {kinds}", lambda: self._store.write(changes))
+
+    def close(self) -> None:
+        self._store.close()
+
+
+class CrashFile:
+    """A journal's file whose writes are counted."""
+
+    def __init__(self, file: JournalFile, reaper: Reaper) -> None:
+        self.file = file
+        self._reaper = reaper
+        self._life = reaper.life
+
+    def get_size(self) -> int:
+        return self.file.get_size()
+
+    def read(self, offset: int, size: int) -> bytes:
+        return self.file.read(offset, size)
+
+    def append(self, data: bytes) -> None:
+        self._perform("append", lambda: self.file.append(data))
+
+    def truncate(self, size: int) -> None:
+        self._perform("truncate", lambda: self.file.truncate(size))
+
+    def replace(self, content: bytes) -> None:
+        self._perform("rewrite", lambda: self.file.replace(content))
+
+    def sync(self) -> None:
+        self._perform("fsync", self.file.sync)
+
+    def close(self) -> None:
+        self.file.close()
+
+    def _perform(self, what: str, write: Callable[[], None]) -> None:
+        self._reaper.perform(self._life, what, write)
+
+
+class MemoryDisk:
+    """A disk in memory, which outlives its node."""
+
+    def __init__(self) -> None:
+        self.store = MemoryStore()
+        self.file = MemoryFile()
+        self.fault: str | None = None
+        self.aside: list[str] = []
+
+    def open_store(self) -> Store:
+        return self.store
+
+    def get_fault(self) -> str | None:
+        return self.fault
+
+    def set_store_aside(self) -> str:
+        self.store, self.fault = MemoryStore(), None
+        self.aside.append("chain")
+        return "chain.damaged"
+
+    def open_journal(self) -> JournalFile:
+        return self.file
+
+    def set_journal_aside(self) -> str:
+        self.file = MemoryFile()
+        self.aside.append("votes.journal")
+        return "votes.journal.damaged"
+
+
+class CrashDisk:
+    """A disk whose writes are counted, renames included."""
+
+    def __init__(self, disk: Disk, reaper: Reaper) -> None:
+        self._disk = disk
+        self._reaper = reaper
+        self._life = reaper.life
+
+    def open_store(self) -> Store:
+        return CrashStore(self._disk.open_store(), self._reaper)
+
+    def get_fault(self) -> str | None:
+        return self._disk.get_fault()
+
+    def set_store_aside(self) -> str:
+        return self._reaper.perform(self._life, "rename chain", self._disk.set_store_aside)
+
+    def open_journal(self) -> JournalFile:
+        return CrashFile(self._disk.open_journal(), self._reaper)
+
+    def set_journal_aside(self) -> str:
+        return self._reaper.perform(self._life, "rename journal", self._disk.set_journal_aside)
+
+
+class CrashWorld(World):
+    """Engines on disks that can die at any write.
+
+    ``reapers`` are those of the nodes that may die; a node dies alone unless ``is_outage``, when all of them do. Every
+    vote that any node sends and every block that it calls final is checked.
+    """
+
+    def __init__(self, genesis: Genesis, nursery: trio.Nursery, seed: int = 1, *, is_outage: bool = False) -> None:
+        super().__init__(genesis, nursery, seed)
+        self.disks: dict[int, Disk] = {}
+        self.reapers: dict[int, Reaper] = {}
+        self.votes, self.chain = VoteChecker(), AgreementChecker()
+        self.finals: dict[int, Header] = {}
+        """The last block that each node called final."""
+        self._is_outage = is_outage
+        self._opened: dict[int, Opened] = {}
+
+    def add_disk(self, number: int, disk: Disk, reaper: Reaper | None = None) -> None:
+        """Give a node a disk with a journal, one that never held a vote if there is none, as ``init`` makes it."""
+        Journal(disk.open_journal(), self.genesis.chain_id, make_key(number).public_key).close()
+        self.disks[number] = disk
+        if reaper is not None:
+            self.set_reaper(number, reaper)
+
+    def set_reaper(self, number: int, reaper: Reaper) -> None:
+        """Let a node die by ``reaper`` from its next start on."""
+        self.reapers[number] = reaper
+        reaper.on_kill = lambda: self._die(*(self.nodes if self._is_outage else (number,)))
+
+    @property
+    def violations(self) -> list[str]:
+        return self.votes.violations + self.chain.violations
+
+    async def keep_up(self, *numbers: int) -> None:
+        """Start whoever of ``numbers`` is not alive, until all of them are."""
+        nodes = {number: self.nodes.setdefault(number, Node(make_key(number))) for number in numbers}
+        while dead := [number for number in numbers if not nodes[number].is_alive]:
+            await self.nursery.start(self._run, nodes[dead[0]], dead[0])  # which may kill others
+        self.hub.connect_all()
+
+    def _die(self, *numbers: int) -> None:
+        """At once, in the middle of whatever calls this."""
+        for number in numbers:
+            node = self.nodes[number]
+            if node.is_alive and node.network is not None and node.network.alive:
+                self.hub.kill(node.key.public_key)
+            if node.scope is not None:
+                node.scope.cancel()
+            disk = self.disks.get(number)
+            if isinstance(disk, MemoryDisk):
+                disk.file.crash(torn=self.seed * 37 % (RECORD_SIZE + 1))
+
+    async def _run(self, node: Node, number: int, task_status: Any) -> None:
+        status = _Status(task_status)
+        try:
+            await super()._run(node, number, status)
+        except* Killed:
+            if node.network is not None and node.network.alive:
+                self.hub.kill(node.key.public_key)
+        finally:
+            opened = self._opened.pop(number, None)
+            if opened is not None:
+                opened.close()
+            status.started()
+
+    def _open(self, node: Node, number: int) -> tuple[BlockStore, Voting]:
+        if number not in self.disks:
+            return super()._open(node, number)
+        disk, reaper = self.disks[number], self.reapers.get(number)
+        assert isinstance(node.runtime, SimulatedRuntime)
+        opened = open_disk(
+            disk if reaper is None else CrashDisk(disk, reaper),
+            self.genesis, node.key, node.runtime.random, votes=True,
+        )  # fmt: skip
+        assert opened.voting is not None
+        node.store = opened.store
+        self._opened[number] = opened
+        final = self.finals.get(number)
+        if final is not None and opened.blocks.height:
+            assert opened.blocks.height_of_block(final.id) == final.height, "a final block is lost"
+            _check_evidence(opened)
+        return opened.blocks, opened.voting
+
+    def _watch(self, engine: Engine, number: int) -> None:
+        voting, links, on_final = engine._voting, engine._links, engine.on_final
+        send, broadcast = links.send, links.broadcast
+        assert voting is not None
+
+        def look(payload: bytes) -> None:
+            if payload[:1] == COMPACT:
+                return
+            with suppress(CodecError):
+                message = decode_message(payload)
+                if isinstance(message, Vote) and message.signer == voting.key.public_key:
+                    if _is_durable(voting.journal, message):
+                        self.votes.on_durable(message)
+                    self.votes.on_sent(message)
+
+        def see_all(payload: bytes, **options: Any) -> None:
+            look(payload)
+            broadcast(payload, **options)
+
+        def see_one(peer: bytes, payload: bytes, **options: Any) -> None:
+            look(payload)
+            send(peer, payload, **options)
+
+        def note(executed: Any, certificate: Any) -> None:
+            on_final(executed, certificate)
+            for done in executed:
+                self.chain.on_final(f"node {number}", done.block)
+                self.finals[number] = done.block.header
+
+        links.send, links.broadcast, engine.on_final = see_one, see_all, note  # type: ignore
+
+
+async def pay(world: CrashWorld, count: int) -> None:
+    """Make ``count`` operations final one after the other, whoever dies meanwhile."""
+    for _ in range(count):
+        operation = world.transfer(PAYER, 2, 5)
+        height = None
+        while height is None:
+            await world.keep_up(*ALL)
+            with suppress(trio.TooSlowError, InvalidOperation):  # node 1 died meanwhile, or has not caught up
+                await world.engine(1).submit(operation)
+                height, _ = await world.engine(1).wait_final(operation.id, 2.0)
+
+
+class _Status:
+    """``task_status`` that takes a second word."""
+
+    def __init__(self, status: Any) -> None:
+        self._status = status
+        self._is_started = False
+
+    def started(self) -> None:
+        if not self._is_started:
+            self._is_started = True
+            self._status.started()
+
+
+def _check_evidence(opened: Opened) -> None:
+    """Every vote that may still count lies on disk with what it rests on."""
+    blocks, voting = opened.blocks, opened.voting
+    assert voting is not None
+    certificate = blocks.certificate(blocks.height)
+    assert certificate is not None
+    epoch = certificate.epoch
+    kept = {(type(item), _get_block_id(item)) for each in (epoch, epoch + 1) for item in voting.evidence.load(each)}
+    for vote in (*voting.journal.votes(epoch), *voting.journal.votes(epoch + 1)):
+        is_open = (vote.epoch, vote.view) > (epoch, certificate.view) and voting.recovery.may_vote(vote.epoch)
+        if is_open and vote.kind != VoteKind.NULLIFY:
+            kind = Block if vote.kind == VoteKind.NOTARIZE else Certificate
+            is_kept = (kind, vote.block_id) in kept or blocks.height_of_block(vote.block_id) is not None
+            assert is_kept, f"a vote is there without what it rests on: {vote}"
+
+
+def _get_block_id(item: Block | Certificate) -> bytes:
+    return item.id if isinstance(item, Block) else item.block_id
+
+
+def _is_durable(journal: Journal, vote: Vote) -> bool:
+    """Whether a vote would survive the power failing now."""
+    file: Any = journal._file
+    if isinstance(file, CrashFile):
+        file = file.file
+    content = bytes(file.content[: file.durable]) if isinstance(file, MemoryFile) else file.read(0, file.get_size())
+    return vote.encode() in content

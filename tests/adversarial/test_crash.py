@@ -1,0 +1,214 @@
+"""A validator dies at every durable write in turn: it never contradicts itself, and no final block is ever lost."""
+
+from __future__ import annotations
+
+import copy
+import signal
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+
+from chain.blockstore import BlockStore
+from consensus import journal
+from consensus.journal import Journal
+from consensus.repair import DataDisk
+from p2p.runtime import SimulatedRuntime, run_simulation
+from tests.adversarial.crash import ALL, GENESIS, PAYER, VICTIM, CrashWorld, MemoryDisk, Reaper, pay
+from tests.consensus.world import make_key
+
+Script = Callable[[CrashWorld], Awaitable[None]]
+
+
+def play(seed: int, script: Script, *, is_outage: bool = False) -> None:
+    """Run a script in a world in which nobody runs yet; check what must hold whatever it does."""
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            world = CrashWorld(GENESIS, nursery, seed, is_outage=is_outage)
+            await nursery.start(world.hub.run)
+            await script(world)
+            await trio.sleep(2)  # the write that kills may be one of the last
+            await world.keep_up(*ALL)
+            await world.wait_height(max(header.height for header in world.finals.values()))
+            world.check_same_chain()
+            assert world.violations == []
+            nursery.cancel_scope.cancel()
+
+    run_simulation(seed, main)
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_one_dies_at_every_write(after: bool) -> None:
+    number, has_killed = 0, True
+    while has_killed:
+        number += 1
+        reaper = Reaper(number, after)
+
+        async def script(world: CrashWorld, reaper: Reaper = reaper) -> None:
+            for each in ALL:
+                world.add_disk(each, MemoryDisk(), reaper if each == VICTIM else None)
+            await pay(world, 4)
+
+        play(number, script)
+        has_killed = reaper.has_killed
+    assert number > 30
+    assert {"batch em", "append", "fsync", "batch bfmnosu"} <= set(reaper.writes)
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_one_dies_at_every_write_of_its_repair(after: bool) -> None:
+    """From a damaged database and a damaged journal to the first votes of the epoch in which it may vote again."""
+    number, has_killed = 0, True
+    while has_killed:
+        number += 1
+        reaper = Reaper(number, after)
+
+        async def script(world: CrashWorld, reaper: Reaper = reaper) -> None:
+            disk, me = MemoryDisk(), make_key(VICTIM).public_key
+            for each in ALL:
+                world.add_disk(each, disk if each == VICTIM else MemoryDisk())
+            await pay(world, 2)
+            await world.kill(VICTIM)
+            disk.file.content[-1] ^= 1
+            disk.fault = "found damaged"
+            forgotten = {epoch for signer, epoch, _ in world.votes.votes if signer == me}
+            world.set_reaper(VICTIM, reaper)
+            await world.keep_up(VICTIM)
+            count, known = 0, set(world.votes.votes)
+            while not (fresh := [key for key in sorted(world.votes.votes) if key not in known and key[0] == me]):
+                await pay(world, 1)
+                count += 1
+                assert count < 15, "it does not vote any more"
+            assert fresh[0][1] > max(forgotten)
+            assert disk.aside == ["chain", "votes.journal"], "each is set aside once"
+
+        play(number, script)
+        has_killed = reaper.has_killed
+    assert number > 10
+    assert reaper.writes[:5] == ["rename chain", "batch cms", "batch e", "rename journal", "rewrite"]
+    assert reaper.writes.count("rewrite") == 2, "once to wait, once to go on"
+
+
+@pytest.fixture(scope="module")
+def old_disks() -> dict[int, MemoryDisk]:
+    """What is on the disks of all after some epochs; the victim's chain is lost."""
+    disks = {each: MemoryDisk() for each in ALL}
+
+    async def script(world: CrashWorld) -> None:
+        for each in ALL:
+            world.add_disk(each, disks[each])
+        await pay(world, 8)
+
+    play(1, script)
+    disks[VICTIM].set_store_aside()
+    return disks
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_one_dies_at_every_write_of_a_snapshot(old_disks: dict[int, MemoryDisk], after: bool) -> None:
+    """A validator that lost its chain begins again from a state of others, and must wait before it votes."""
+    number, has_killed = 0, True
+    while has_killed:
+        number += 1
+        reaper = Reaper(number, after)
+        disks = copy.deepcopy(old_disks)
+
+        async def script(world: CrashWorld, reaper: Reaper = reaper, disks: dict[int, MemoryDisk] = disks) -> None:
+            world.skews = dict.fromkeys(ALL, 60_000)
+            world.nonces[PAYER] = 8
+            for each in ALL:
+                world.add_disk(each, disks[each])
+            await world.keep_up(1, 2, 3)
+            world.settings = replace(world.settings, checkpoint=world.engine(1).checkpoint)
+            world.set_reaper(VICTIM, reaper)
+            for _ in range(2):  # it may die in between
+                await world.keep_up(VICTIM)
+                await trio.sleep(1)
+            await pay(world, 1)
+            assert BlockStore(disks[VICTIM].store, GENESIS).base.height == 6
+            assert disks[VICTIM].aside == ["chain"], "once, by the fixture"
+
+        play(number, script)
+        has_killed = reaper.has_killed
+    assert any("z" in what for what in reaper.writes), "a part of the state"
+    assert number > 8
+
+
+def test_one_dies_while_it_drops_old_votes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "PRUNE_AT", 4)
+
+    def run(reaper: Reaper) -> MemoryDisk:
+        disk = MemoryDisk()
+
+        async def script(world: CrashWorld) -> None:
+            for each in ALL:
+                world.add_disk(each, disk if each == VICTIM else MemoryDisk(), reaper if each == VICTIM else None)
+            await pay(world, 15)
+
+        play(1, script)
+        return disk
+
+    whole = Reaper()
+    run(whole)
+    places = [number for number, what in enumerate(whole.writes, start=1) if what == "rewrite"]
+    assert len(places) >= 2
+    for number in places:
+        for after in (False, True):
+            reaper = Reaper(number, after)
+            disk = run(reaper)
+            assert reaper.has_killed and reaper.writes[number - 1] == "rewrite"
+            kept = Journal(disk.file, GENESIS.chain_id, make_key(VICTIM).public_key)
+            assert kept.start.first > 0 and kept.start.floor > 0 and not kept.start.memo
+
+
+STRIDE = 7
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_all_die_at_the_same_moment(after: bool) -> None:
+    """Nothing that anybody called final is lost, and what is left of the four is enough to go on."""
+    number, has_killed = 1 + after * STRIDE // 2, True
+    while has_killed:
+        reaper = Reaper(number, after)
+
+        async def script(world: CrashWorld, reaper: Reaper = reaper) -> None:
+            for each in ALL:
+                world.add_disk(each, MemoryDisk(), reaper)
+            await pay(world, 3)
+
+        play(number, script, is_outage=True)
+        has_killed = reaper.has_killed
+        number += STRIDE
+    assert number > 100
+
+
+@pytest.mark.parametrize("number", range(3, 36, 5))
+def test_one_dies_on_real_files(tmp_path: Path, number: int) -> None:
+    reaper = Reaper(number, after=number % 4 == 1)
+
+    async def script(world: CrashWorld) -> None:
+        for each in ALL:
+            disk = DataDisk(tmp_path, lambda: SimulatedRuntime.EPOCH) if each == VICTIM else MemoryDisk()
+            world.add_disk(each, disk, reaper if each == VICTIM else None)
+        await pay(world, 4)
+
+    play(number, script)
+    assert reaper.has_killed
+    assert {path.name for path in tmp_path.iterdir()} == {"chain", "votes.journal"}
+
+
+@pytest.mark.parametrize("number", [17, 38, 63])
+def test_a_process_kills_itself(tmp_path: Path, number: int) -> None:
+    """All four validators in one process, on real files: SIGKILL at a write, then they go on."""
+    said = tmp_path / "said"
+    for at in (number, 0):
+        arguments = [sys.executable, "-m", "tests.adversarial.crash_process", str(tmp_path), str(at), str(number % 2)]
+        process = subprocess.run(arguments, capture_output=True, text=True, timeout=120)
+        assert process.returncode == (-signal.SIGKILL if at else 0), process.stderr
+    kinds = [line.split()[0] for line in said.read_text().splitlines()]
+    assert kinds.count("vote") > 20 and kinds.count("final") > 8

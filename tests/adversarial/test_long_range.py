@@ -1,0 +1,223 @@
+"""A long-range fork against a new node: validators whose stake is unbonded sign another history from genesis on.
+
+It costs them nothing, and every signature in it is good. A node with a checkpoint follows the true chain, whoever it
+meets first; a node without one takes whichever chain it meets, which is why the configuration asks for one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import trio
+
+from chain.blockstore import BlockStore
+from chain.exceptions import CheckpointError, StoreError
+from chain.light import Checkpoint
+from chain.store import MemoryStore
+from chain.votes import VoteKind
+from consensus.sync_records import GetEnds, GetHeader, GetTip, Question, Tip
+from p2p.runtime import run_simulation
+from tests.adversarial.test_sync_liars import simulate
+from tests.chain.builders import PARAMETERS, Chain
+from tests.consensus.sync_worlds import Answers, SyncWorld, fill_store, get_checkpoint
+
+LONG = replace(PARAMETERS, unbonding_epochs=2)
+
+
+def make_true_chain() -> Chain:
+    """Three of four validators retire and take their stake out; the fourth carries on."""
+    chain = Chain(parameters=LONG)
+    leavers = chain.validators[:3]
+    chain.append([chain.retire(key) for key in leavers])
+    chain.append([chain.unbond(key, 100_000) for key in leavers])
+    chain.append_epochs(6)
+    chain.append([chain.withdraw(key) for key in leavers])
+    chain.append_epochs(1)
+    chain.append()
+    assert all(chain.account(key).bonded == 0 and not chain.account(key).unbonding for key in leavers)
+    assert [validator.public_key for validator in chain.epoch.validators] == [chain.validators[3].public_key]
+    return chain
+
+
+def make_forged_chain(length: int) -> Chain:
+    """What the three make up afterwards, in which they never left. It is longer than the true chain."""
+    chain = Chain(parameters=LONG)
+    thieves = chain.validators[:3]
+    for _ in range(length):
+        victim, receiver = chain.users[0], chain.users[1]
+        chain.append([chain.transfer(victim, receiver, 5_000)])
+    for block in chain.blocks:  # three of four are a quorum: the fourth is not needed for any of it
+        assert chain.certify(block.header, VoteKind.FINALIZE, signers=thieves)
+    return chain
+
+
+TRUE = make_true_chain()
+FORGED = make_forged_chain(45)
+
+
+def test_both_chains_are_sound_by_themselves() -> None:
+    assert TRUE.genesis == FORGED.genesis and TRUE.blocks[0].id != FORGED.blocks[0].id
+    assert FORGED.head.height > TRUE.head.height
+
+
+@pytest.mark.parametrize("height", [24, 26, 28], ids=["the end of an epoch", "within an epoch", "the last end"])
+def test_a_new_node_with_a_checkpoint_follows_the_true_chain(height: int) -> None:
+    async def play(world: SyncWorld) -> None:
+        for number in (60, 61, 62):
+            await world.serve(number, fill_store(FORGED))
+        world.trust(get_checkpoint(TRUE, height))
+        await world.start(5)
+        await trio.sleep(30.0)
+        assert world.engine(5).header.height == 0, "nothing of the forgery counts"
+        await world.serve(63, fill_store(TRUE))
+        await world.wait_height(TRUE.head.height, 5, timeout=60.0)
+        assert world.engine(5).header == TRUE.head and world.engine(5).state.root == TRUE.state.root
+        await trio.sleep(60.0)
+        assert world.engine(5).header == TRUE.head
+
+    simulate(play, TRUE)
+
+
+@pytest.mark.parametrize("length", [3, 10, 45])
+def test_a_checkpoint_in_the_epoch_at_hand_holds_for_blocks_too(length: int) -> None:
+    """No state is fetched then: the blocks up to the checkpoint count together or not at all."""
+
+    async def play(world: SyncWorld) -> None:
+        for number in (60, 61, 62):
+            await world.serve(number, fill_store(FORGED, length))
+        world.trust(get_checkpoint(TRUE, 3))
+        await world.start(5)
+        await trio.sleep(30.0)
+        assert world.engine(5).header.height == 0
+        await world.serve(63, fill_store(TRUE, 9))
+        await world.wait_height(9, 5, timeout=60.0)
+        store = world.engine(5)._store
+        assert store.header == TRUE.blocks[8].header and store.base.height == 0
+
+    simulate(play, TRUE)
+
+
+def test_a_new_node_without_a_checkpoint_is_open_to_it() -> None:
+    """This is what the checkpoint is for: who only knows genesis cannot tell which chain is the true one."""
+
+    async def play(world: SyncWorld) -> None:
+        await world.serve(60, fill_store(FORGED))
+        await world.start(5)
+        await world.wait_height(FORGED.head.height, 5, timeout=60.0)
+        await world.serve(63, fill_store(TRUE))
+        await trio.sleep(60.0)
+        assert world.engine(5).header == FORGED.head
+        # With a checkpoint it is told so when it starts again, and does not go on.
+        await world.kill(5)
+        with pytest.raises(StoreError, match="contradicts block 24"):
+            BlockStore(world.nodes[5].store, world.genesis).check_checkpoint(get_checkpoint(TRUE, 24))
+
+    simulate(play, TRUE)
+
+
+def run_until_error(chain: Chain, checkpoint: Checkpoint | None, store: MemoryStore | None = None) -> str:
+    """Why a node with a checkpoint gives up before an honest peer with the whole chain."""
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            world = SyncWorld(chain.genesis, nursery)
+            await nursery.start(world.hub.run)
+            await world.serve(60, fill_store(chain))
+            world.trust(checkpoint)
+            await world.start(5, stores=[store or MemoryStore()])
+            await trio.sleep(60.0)
+            nursery.cancel_scope.cancel()
+
+    with pytest.raises(ExceptionGroup) as caught:
+        run_simulation(1, main)
+    error: BaseException = caught.value
+    while isinstance(error, ExceptionGroup):
+        (error,) = error.exceptions
+    assert isinstance(error, CheckpointError)
+    return str(error)
+
+
+def test_a_checkpoint_older_than_the_unbonding_time_is_refused() -> None:
+    reason = run_until_error(TRUE, get_checkpoint(TRUE, 14))
+    assert "past block 14" in reason and "Get a newer checkpoint" in reason
+
+
+def test_a_checkpoint_as_old_as_the_unbonding_time_is_taken() -> None:
+    async def play(world: SyncWorld) -> None:
+        await world.serve(63, fill_store(TRUE))
+        world.trust(get_checkpoint(TRUE, 20))
+        await world.start(5)
+        await world.wait_height(TRUE.head.height, 5, timeout=10.0)
+
+    assert LONG.unbonding_epochs == 28 // 4 - 20 // 4
+    simulate(play, TRUE)
+
+
+def test_who_was_away_for_too_long_needs_a_newer_checkpoint() -> None:
+    """Its last final block was young enough when it left. Told a newer one, it goes on; its old blocks go."""
+    store = MemoryStore()
+    fill_store(TRUE, 14, store=store)
+    old = get_checkpoint(TRUE, 8)
+    assert "past block 14" in run_until_error(TRUE, old, store)
+
+    async def play(world: SyncWorld) -> None:
+        await world.serve(60, fill_store(TRUE))
+        world.trust(get_checkpoint(TRUE, 26))
+        await world.start(5, stores=[store])
+        await world.wait_height(TRUE.head.height, 5, timeout=10.0)
+        blocks = world.engine(5)._store
+        assert blocks.base.height == 28 and blocks.state.root == TRUE.state.root
+        assert all(blocks.raw_block(height) is None for height in range(1, 15))
+
+    simulate(play, TRUE)
+
+
+def test_a_node_that_keeps_few_epochs_takes_the_state_when_it_was_away() -> None:
+    """It would drop the blocks in between anyway. Its own last final block is the checkpoint."""
+    store = MemoryStore()
+    fill_store(TRUE, 22, store=store, keep_epochs=1)
+
+    async def play(world: SyncWorld) -> None:
+        world.keep_epochs = 1
+        await world.serve(60, fill_store(TRUE))
+        await world.start(5, stores=[store])
+        await world.wait_height(TRUE.head.height, 5, timeout=10.0)
+        assert world.engine(5)._store.base.height == 28
+
+    simulate(play, TRUE)
+
+
+def test_a_wrong_checkpoint_lets_nothing_in() -> None:
+    """The owner gave the right block with the wrong height."""
+    wrong = Checkpoint(25, TRUE.blocks[23].id)
+
+    async def play(world: SyncWorld) -> None:
+        await world.serve(60, fill_store(TRUE))
+        world.trust(wrong)
+        await world.start(5)
+        await trio.sleep(30.0)
+        assert world.engine(5).header.height == 0
+
+    simulate(play, TRUE)
+
+
+def test_a_liar_cannot_make_a_node_believe_that_it_was_away() -> None:
+    """A claim of many epochs is followed to their ends, which a liar does not have."""
+
+    async def play(world: SyncWorld) -> None:
+        def lie(question: Question) -> Answers:
+            tip = Tip(10**6, bytes(32), 0).encode()
+            return [tip] if isinstance(question, GetTip) else [] if isinstance(question, GetEnds | GetHeader) else None
+
+        await world.serve(63, fill_store(TRUE, 26))
+        world.trust(get_checkpoint(TRUE, 24))
+        await world.start(5)
+        await world.wait_height(26, 5, timeout=10.0)
+        for number in (60, 61, 62):
+            await world.serve(number, fill_store(TRUE, 20), lie)
+        await trio.sleep(120.0)
+        await world.serve(64, fill_store(TRUE))
+        await world.wait_height(TRUE.head.height, 5, timeout=60.0)
+
+    simulate(play, TRUE)

@@ -1,0 +1,69 @@
+"""Validators that keep to themselves what others wait for: blocks, votes, certificates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from chain.votes import Certificate, Vote
+from consensus.messages import Broadcast, Effect, Propose, Send
+from tests.adversarial.conspirator import Conspirator, get_said
+from tests.simulation.scenarios import fight
+
+
+class BlockWithholder(Conspirator):
+    """Shows its blocks to as few as make a quorum with it, and none to anybody who asks."""
+
+    is_helpful = False
+
+    def corrupt(self, effect: Effect) -> Iterator[Effect]:
+        if isinstance(effect, Broadcast) and isinstance(effect.message, Propose):
+            shown: list[bytes] = []
+            while not self.validators.is_quorum([self._me, *shown]):
+                shown.append(self.others[(effect.message.proposal.view + len(shown)) % len(self.others)])
+            yield from (Send(peer, effect.message) for peer in shown)
+        else:
+            yield effect
+
+
+class VoteWithholder(Conspirator):
+    """Lets itself be counted on for nothing: no vote leaves it."""
+
+    def corrupt(self, effect: Effect) -> Iterator[Effect]:
+        if not isinstance(get_said(effect), Vote):
+            yield effect
+
+
+class CertificateWithholder(Conspirator):
+    """Gathers certificates, which it may be the only one to know, and passes on none."""
+
+    def corrupt(self, effect: Effect) -> Iterator[Effect]:
+        if not isinstance(get_said(effect), Certificate):
+            yield effect
+
+
+class Whisperer(Conspirator):
+    """Says everything to one other validator alone, in each view to the next."""
+
+    def corrupt(self, effect: Effect) -> Iterator[Effect]:
+        message = get_said(effect)
+        if message is None:
+            yield effect
+        else:
+            yield Send(self.others[self.view % len(self.others)], message)
+
+
+class Mute(Conspirator):
+    """Listens."""
+
+    def corrupt(self, effect: Effect) -> Iterator[Effect]:
+        if get_said(effect) is None:
+            yield effect
+
+
+@pytest.mark.parametrize("adversary", [BlockWithholder, VoteWithholder, CertificateWithholder, Whisperer, Mute])
+def test_what_is_withheld_is_not_needed(adversary: type[Conspirator]) -> None:
+    for seed in range(6):
+        simulation = fight(seed, adversary, count=4 + seed % 4, epoch_heights=(5, 1000)[seed % 2], calm=seed % 3 == 0)
+        assert not simulation.conflicts, "keeping silent contradicts nothing"

@@ -1,0 +1,508 @@
+"""The test vectors are what the code makes, and what docs/protocol.md says (:mod:`tests.vectors.independent`)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pytest
+from nacl.bindings import crypto_core_ed25519_is_valid_point
+from nacl.pwhash import argon2id
+from nacl.signing import SigningKey
+
+from chain.blocks import MAX_BLOCK, MAX_NULLIFICATIONS, VERSION
+from chain.codec import MAX_RECORD
+from chain.duties import GROWTH_LIMIT, MIN_TURNOUT
+from chain.genesis import GENESIS_VERSION, MAX_NEWCOMERS, MAX_SERVERS
+from chain.operations import MAX_CAPTURE, MAX_OPERATION
+from chain.proofs import MAX_PROOF
+from chain.registration import MEMORY, PASSES
+from chain.restart import VIEW_JUMP
+from chain.snapshot import CHUNK, ENTRY_COST, LARGE, MAX_KEY, MAX_VALUE
+from chain.state import MAX_UNBONDINGS, WINDOW
+from chain.validators import LATE_BLOCKS
+from consensus import links, messages, sync_records
+from consensus.compact import COMPACT, WHOLE
+from consensus.dissemination import MAX_BATCH
+from consensus.engine import FORWARDED
+from consensus.simplex import Timeouts
+from p2p import announcements, neighbours, reachability
+from p2p.frames import MAX_FRAME, OVERHEAD, Kind
+from p2p.frames import WINDOW as WINDOW_BYTES
+from serving import offers
+from tests.vectors import independent
+from tests.vectors.encodings import describe_record, list_public_records, name_record
+from tests.vectors.generate import DIRECTORY, FILES, find_differences
+from tests.vectors.independent import (
+    DOCUMENT,
+    Refused,
+    blank,
+    check_epoch_end,
+    check_supply,
+    climb,
+    compute_committee,
+    count_turnout,
+    decode,
+    encode,
+    executors,
+    follow,
+    get_body_root,
+    get_chain_id,
+    h,
+    history_root,
+    holds,
+    is_certificate,
+    leader,
+    list_root,
+    number,
+    parse,
+    read_tables,
+    show,
+    state_root,
+    strip,
+    u64,
+    walk,
+)
+
+
+def test_the_files_are_what_the_code_makes() -> None:
+    assert find_differences() == [], "run: python -m tests.vectors.generate"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_file_says_what_it_is(name: str) -> None:
+    content = load(name)
+    headings = set(re.findall(r"^#{2,3} (\d+(?:\.\d+)?)", DOCUMENT.read_text(encoding="utf-8"), re.MULTILINE))
+    assert content["description"]
+    assert set(re.findall(r"\d+(?:\.\d+)?", content["section"])) <= headings
+
+
+def test_the_tables_of_the_document_are_the_records_of_the_code() -> None:
+    assert {name_record(cls): describe_record(cls) for cls in list_public_records()} == {
+        name: (tag, {field: re.sub(r"\bkey\b", "hash", kind) for field, kind in fields.items()})
+        for name, (tag, fields) in read_tables().items()
+    }
+
+
+def test_the_numbers_of_the_document_are_those_of_the_code() -> None:
+    text = " ".join(DOCUMENT.read_text(encoding="utf-8").split())
+    for part in (
+        f"An encoded block has at most {MAX_BLOCK:,} bytes",
+        f"block version {VERSION}, genesis version {GENESIS_VERSION}",
+        f"more than 1 MiB (2^{MAX_RECORD.bit_length() - 1} bytes)",
+        f"max(p+1, v−{MAX_NULLIFICATIONS}) … v−1, in that order",
+        f"of which the last {LATE_BLOCKS} are kept",
+        f"an encoded signed operation has at most {MAX_OPERATION:,} bytes, a capture {MAX_CAPTURE:,}.",
+        f"there would be more than {MAX_UNBONDINGS} entries",
+        f"cut `used` to {WINDOW} bytes",
+        f"The {MAX_SERVERS:,} with the largest bonds",
+        f"the {MAX_NEWCOMERS} with the smallest `H(newcomer; beacon, key)`",
+        f"m = {MEMORY // 1024} KiB), {PASSES} pass,",
+        f"Its view is 2^{VIEW_JUMP.bit_length() - 1} +",
+        f"Let *room* be W / {GROWTH_LIMIT} of",
+        f"each member i of committee e with {MIN_TURNOUT} · votes[i] < blocks",
+        f"begins with {WINDOW_BYTES:,} bytes of credit. DATA costs its payload + {OVERHEAD} and",
+        f"0 to {MAX_FRAME:,} bytes",
+        f"Blocks of up to {WHOLE:,} bytes go whole",
+        f"An item has at most {MAX_BATCH // 1024} KiB",
+        f"those beyond {MAX_BLOCK:,} bytes in all",
+        f"and {ENTRY_COST} more; a chunk has at most {CHUNK:,}, and one that is not the last has more than "
+        f"{CHUNK - LARGE - MAX_KEY - ENTRY_COST:,},",
+        f"A value of more than {LARGE:,} bytes is a `LargeEntry` and fetched apart; at most {MAX_VALUE >> 20} MiB",
+        f"at most {MAX_PROOF >> 20} MiB",
+        f"more than {announcements.MAX_BEHIND:,} ms before or {announcements.MAX_AHEAD:,} ms after the reader's clock",
+        f"Departures are remembered for {announcements.ACCEPTANCE:,.0f} s",
+        f"It is at most {announcements.MAX_ANNOUNCEMENT:,} bytes long",
+        f"An envelope has at most {offers.MAX_FRAME:,} bytes",
+        f"at most {offers.MAX_ANSWER >> 20} MiB in all; the response digest",
+        f"1.5 s, {Timeouts().cap:.0f} s",
+    ):
+        assert part in text, part
+    assert Timeouts().first == 1.5
+    for module in (links, sync_records, neighbours, reachability, offers):
+        assert f"`{module.PROTOCOL}`" in text
+    byte = {number: f"| `{number:02x}` | {name}" for number, name in LINK_KINDS.items()}
+    assert all(row in text for row in byte.values())
+    assert {FORWARDED[0], COMPACT[0], *messages._KINDS} == byte.keys()
+    assert {kind.value: kind.name for kind in Kind} == dict(enumerate(("DATA", "END", "CREDIT", "RESET")))
+
+
+LINK_KINDS = {0: "Batch", 1: "Propose", 2: "Repropose", 3: "Vote", 4: "Certificate", 16: "CompactPropose"}
+
+
+"""What an item on a link of the committee is, by its first byte."""
+
+
+def test_the_other_implementation_uses_nothing_of_the_packages() -> None:
+    imported = re.findall(
+        r"^\s*(?:from|import) (\w+)", Path(independent.__file__).read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert not {"chain", "consensus", "p2p", "serving", "tests"} & set(imported)
+
+
+def load(name: str) -> Any:
+    return json.loads((DIRECTORY / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def test_keys_and_addresses() -> None:
+    alphabet = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+    for case in load("identity")["keys"]:
+        key = bytes(SigningKey(bytes.fromhex(case["seed"])).verify_key)
+        assert key.hex() == case["public_key"]
+        rest, text = number(bytes.fromhex("002408011220") + key), ""
+        while rest:
+            rest, digit = divmod(rest, 58)
+            text = alphabet[digit] + text
+        assert "1" + text == case["address"]  # for the zero byte in front
+    for case in load("identity")["points"]:
+        key = bytes.fromhex(case["public_key"])
+        assert (len(key) == 32 and bool(crypto_core_ed25519_is_valid_point(key))) == case["usable"], case["what"]
+
+
+def test_hashes_and_signatures() -> None:
+    for case in load("hashes")["hashes"]:
+        assert h(case["domain"], *map(bytes.fromhex, case["parts"])).hex() == case["hash"]
+    for case in load("hashes")["hold_ids"]:
+        assert h("hold", bytes.fromhex(case["payer"]), u64(case["seq"]), u64(case["attempt"])).hex() == case["id"]
+    for case in load("hashes")["operation_ids"]:
+        assert h("operation", bytes.fromhex(case["signer"]), bytes.fromhex(case["operation"])).hex() == case["id"]
+    for case in load("hashes")["digests"]:
+        assert h("body", bytes.fromhex(case["salt"]), bytes.fromhex(case["body"])).hex() == case["digest"]
+    content = load("signatures")
+    key, chain_id = bytes.fromhex(content["public_key"]), bytes.fromhex(content["chain_id"])
+    for case in content["cases"]:
+        assert holds(key, case["domain"], chain_id, *(bytes.fromhex(case[name]) for name in ("message", "signature")))
+    for case in content["edge_cases"]:
+        public_key, message, signature = (bytes.fromhex(case[name]) for name in ("public_key", "message", "signature"))
+        assert holds(public_key, case["domain"], chain_id, message, signature) == case["holds"], case["what"]
+    assert len(content["speccheck"]["cases"]) == 12
+    assert not any(case["holds"] for case in content["speccheck"]["cases"])
+
+
+def test_the_tables_decode_every_record_and_refuse_what_they_should() -> None:
+    for case in load("encodings")["cases"]:
+        assert show(decode(case["record"], bytes.fromhex(case["encoded"]))) == strip(case["value"]), case["record"]
+    for case in load("refused")["cases"]:
+        with pytest.raises(Refused):
+            decode(case["record"], bytes.fromhex(case["encoded"]), case.get("max_size", 1 << 20))
+            pytest.fail(case["why"])
+
+
+def test_lists_histories_and_trees() -> None:
+    content = load("merkle")
+    for case in content["lists"]:
+        items = [bytes.fromhex(item) for item in case["items"]]
+        assert list_root(items).hex() == case["root"]
+        for proof in case["proofs"]:
+            assert follow(items[proof["index"]], parse(proof)).hex() == case["root"]
+    for case in content["histories"]:
+        ids = [bytes.fromhex(item) for item in case["block_ids"]]
+        assert history_root(ids).hex() == case["root"]
+        for proof in map(parse, case["proofs"]):
+            assert walk(ids[proof["index"]], proof).hex() == case["root"]
+    for case in content["trees"]:
+        entries = {bytes.fromhex(key): bytes.fromhex(value) for key, value in case["entries"].items()}
+        assert state_root(entries).hex() == case["root"]
+        for proof in map(parse, case["proofs"]):
+            assert climb(proof["key"], proof["value"], proof["proof"]).hex() == case["root"]
+
+
+def test_genesis() -> None:
+    for case in load("genesis")["cases"]:
+        raw = bytes.fromhex(case["encoded"])
+        genesis = decode("Genesis", raw)
+        assert get_chain_id(raw).hex() == case["chain_id"]
+        if "header" not in case:
+            continue
+        entries = {bytes.fromhex(key): bytes.fromhex(value) for key, value in case["state"].items()}
+        stakes = sorted(
+            (-each["bonded"], each["public_key"]) for each in genesis["accounts"] if each["tip"] is not None
+        )
+        committee = encode([[[key, -stake] for stake, key in stakes]])
+        beacon = genesis["beacon"]
+        expected = {
+            b"s": [0, sum(each["available"] + each["bonded"] for each in genesis["accounts"])],
+            b"m": [0, []],
+            b"b": [0, beacon, beacon, bytes(32)],
+            b"p": [0, [], []],
+        }
+        assert {key: entries[key] for key in expected} == {key: encode(value) for key, value in expected.items()}
+        assert entries[b"c" + u64(0)] == entries[b"c" + u64(1)] == committee
+        root = h("body root", list_root([]), h("evidence", encode([None, [], [], []])))
+        header = [
+            2,
+            get_chain_id(raw),
+            0,
+            0,
+            0,
+            bytes(32),
+            genesis["timestamp"],
+            0,
+            bytes(32),
+            root,
+            state_root(entries),
+        ]
+        header += [history_root([]), h("validators", committee), h("validators", committee), bytes(32)]
+        assert h("header", encode(header)).hex() == case["block_id"]
+
+
+def test_the_chain() -> None:
+    content = load("chain")
+    raw = bytes.fromhex(content["genesis"])
+    genesis, chain_id = decode("Genesis", raw), get_chain_id(raw)
+    parameters = genesis["parameters"]
+    entries = {bytes.fromhex(key): bytes.fromhex(value) for key, value in content["genesis_state"].items()}
+    ids = [bytes.fromhex(load("genesis")["cases"][1]["block_id"])]
+    time, chain_time, view, drawn = genesis["timestamp"], 0, 0, 0
+    for height, case in enumerate(content["blocks"], start=1):
+        block = decode("Block", bytes.fromhex(case["encoded"]))
+        header, body = block["header"], block["body"]
+        encoded = encode(msgpack.unpackb(bytes.fromhex(case["encoded"]))[0])
+        epoch = (height - 1) // parameters["epoch_heights"]
+        beacon = decode("Beacon", entries[b"b"])
+        committee = decode("ValidatorSet", entries[b"c" + u64(epoch)])["validators"]
+        assert (header["height"], header["epoch"], beacon["epoch"]) == (height, epoch, epoch)
+        assert (header["chain_id"], header["parent_id"]) == (chain_id, ids[-1])
+        assert header["proposer"] == leader(committee, beacon["previous"], header["view"])
+        assert holds(header["proposer"], "header", chain_id, encoded, block["signature"])
+        hashes = [h("validators", entries[b"c" + u64(number)]) for number in (epoch, epoch + 1)]
+        assert [header["validators_hash"], header["next_validators_hash"]] == hashes
+        chain_time += min(header["timestamp"] - time, parameters["idle_beat"])
+        assert header["chain_time"] == chain_time
+        assert header["history_root"] == history_root(ids)
+        assert h("onion", header["beacon_reveal"]) == decode("Duty", entries[b"v" + header["proposer"]])["tip"]
+        assert header["body_root"] == get_body_root(bytes.fromhex(case["encoded"]))
+        for signed, wire in zip(body["operations"], msgpack.unpackb(bytes.fromhex(case["encoded"]))[2][0], strict=True):
+            assert holds(signed["signer"], "operation", chain_id, encode(wire[0]), signed["signature"])
+        first = view if height % parameters["epoch_heights"] != 1 else 0
+        skipped = [each["view"] for each in body["nullifications"]]
+        assert skipped == list(range(max(first + 1, header["view"] - 32), header["view"]))
+        assert all(is_certificate(chain_id, committee, each) for each in body["nullifications"])
+        for hold in (each for each in body["operations"] if "request_digest" in each["operation"]):
+            terms, source = hold["operation"], beacon["previous"]
+            if terms["epoch"] == epoch - 1:
+                source = beacon["earlier"]
+            table = decode("ServingTable", entries[b"t" + u64(terms["epoch"])])
+            order = list(executors(table, terms["model"], source, hold["signer"], terms["seq"]))
+            assert order[terms["attempt"]] == terms["payee"]
+            drawn += 1
+        before = dict(entries)
+        for key, value in case["changes"].items():
+            entries.pop(bytes.fromhex(key), None)
+            if value is not None:
+                entries[bytes.fromhex(key)] = bytes.fromhex(value)
+        assert header["state_root"] == state_root(entries)
+        assert entries[b"p"] == encode(count_turnout(before, committee, header, body))
+        if height % parameters["epoch_heights"] == 0:
+            check_epoch_end(before, entries, parameters, header)
+        after = decode("Beacon", entries[b"b"])
+        assert after["value"] == h("beacon", beacon["value"], header["beacon_reveal"])
+        ids.append(h("header", encoded))
+        assert ids[-1].hex() == case["block_id"]
+        finality = decode("Certificate", bytes.fromhex(case["finality"]))
+        assert (finality["kind"], finality["block_id"]) == (3, ids[-1])
+        assert is_certificate(chain_id, committee, finality)
+        time, view = header["timestamp"], header["view"]
+        check_supply(entries)
+    assert drawn == 5
+
+
+def test_a_restart() -> None:
+    content = load("restart")
+    raw = bytes.fromhex(content["genesis"])
+    block_id = bytes.fromhex(content["block"]["block_id"])
+    assert decode("Genesis", raw)["restarts"] == [block_id]
+    entries = {bytes.fromhex(key): bytes.fromhex(value) for key, value in content["state_before"].items()}
+    before = decode("ValidatorSet", entries[b"c" + u64(0)])["validators"]
+    block, parent = (
+        decode("Block", bytes.fromhex(content["block"]["encoded"])),
+        decode("Header", bytes.fromhex(content["parent_header"])),
+    )
+    remaining = [each for each in before if each["public_key"] not in block["body"]["removed"]]
+    assert block["header"]["view"] == parent["view"] + 2**32
+    assert block["header"]["beacon_reveal"] == bytes(32)
+    committee = encode([[[each["public_key"], each["stake"]] for each in remaining]])
+    assert block["header"]["validators_hash"] == h("validators", committee)
+    assert block["header"]["body_root"] == get_body_root(bytes.fromhex(content["block"]["encoded"]))
+    finality = decode("Certificate", bytes.fromhex(content["block"]["finality"]))
+    assert finality["block_id"] == block_id
+    assert is_certificate(get_chain_id(raw), remaining, finality)
+    for key, value in content["block"]["changes"].items():
+        entries.pop(bytes.fromhex(key), None)
+        if value is not None:
+            entries[bytes.fromhex(key)] = bytes.fromhex(value)
+    assert block["header"]["state_root"] == state_root(entries)
+
+
+def test_draws() -> None:
+    content = load("leaders")
+    for case in content["cases"]:
+        members = [
+            {**each, "public_key": bytes.fromhex(each["public_key"])} for each in case["validators"]["validators"]
+        ]
+        keys = [each["public_key"] for each in members]
+        assert (
+            h("validators", encode([[[each["public_key"], each["stake"]] for each in members]])).hex() == case["hash"]
+        )
+        for view, position in case["leaders"].items():
+            assert keys.index(leader(members, bytes.fromhex(content["source"]), int(view))) == position
+    content = load("lottery")
+    for case in content["cases"]:
+        table = decode("ServingTable", bytes.fromhex(case["encoded_table"]))
+        keys = [each["public_key"] for each in table["entries"]]
+        for order in case["orders"]:
+            drawn = executors(table, "m", bytes.fromhex(content["source"]), bytes.fromhex(order["payer"]), order["seq"])
+            assert [keys.index(key) for key in drawn] == order["order"], case["what"]
+
+
+def test_committees() -> None:
+    for case in load("committees")["cases"]:
+        seats = compute_committee(dict(case["before"]), case["candidates"], case["committee_size"])
+        assert seats == case["committee"], case["what"]
+
+
+def test_certificates_and_slashable_votes() -> None:
+    content = load("certificates")
+    chain_id = bytes.fromhex(content["chain_id"])
+    members = decode("ValidatorSet", bytes.fromhex(content["validators"]))["validators"]
+    for case in content["cases"]:
+        assert (
+            is_certificate(chain_id, members, decode("Certificate", bytes.fromhex(case["encoded"]))) == case["valid"]
+        ), case["what"]
+    for case in content["exactly_two_thirds"]:
+        stakes = case["stakes"]
+        assert (3 * sum(stakes[: case["first_signers"]]) > 2 * sum(stakes)) == case["quorum"]
+    for case in content["pairs"]:
+        first, second = (decode("Vote", bytes.fromhex(case[name])) for name in ("first", "second"))
+        same = all(first[name] == second[name] for name in ("signer", "epoch", "view"))
+        kinds = {first["kind"], second["kind"]}
+        clash = kinds == {2, 3} or (len(kinds) == 1 and first["block_id"] != second["block_id"])
+        assert (same and clash) == case["slashable"]
+
+
+def test_beacon_registration_and_hold_windows() -> None:
+    content = load("beacon")
+    for reveal, case in zip(reversed(content["layers"][:-1]), content["blocks"], strict=True):
+        assert (case["reveal"], case["tip_before"]) == (reveal, h("onion", bytes.fromhex(reveal)).hex())
+    content = load("registration")
+    parts = (bytes.fromhex(content[name]) for name in ("chain_id", "source", "public_key"))
+    challenge = h("register", *parts)
+    assert challenge.hex() == content["challenge"]
+    for case in content["tries"]:
+        digest = argon2id.kdf(32, challenge, bytes.fromhex(case["salt"]), opslimit=1, memlimit=32768 * 1024)
+        assert digest.hex() == case["argon2id"]
+        assert (number(digest) < 1 << (256 - content["difficulty"])) == case["holds"]
+    top, used = 0, b""
+    for case in load("hold_windows")["steps"]:
+        seq, attempt = case["seq"], case["attempt"]
+        place = top - 1 - seq
+        byte = used[place] if 0 <= place < len(used) else 0
+        usable = top <= seq < top + 256 or (top - 256 <= seq < top and not byte >> attempt & 1)
+        assert usable == case["usable"]
+        if usable:
+            if seq >= top:
+                used, top = bytes(seq + 1 - top) + used, seq + 1
+            row = bytearray(used.ljust(max(256, top - seq), b"\0"))
+            row[top - 1 - seq] |= 1 << attempt
+            used = bytes(row[:256]).rstrip(b"\0")
+        assert {"top": top, "used": used.hex()} == strip(case["window"])
+
+
+def test_proofs() -> None:
+    raw = bytes.fromhex(load("chain")["genesis"])
+    heights, chain_id = decode("Genesis", raw)["parameters"]["epoch_heights"], get_chain_id(raw)
+    genesis = load("genesis")["cases"][1]
+    genesis_committee = decode("ValidatorSet", bytes.fromhex(genesis["state"][(b"c" + u64(0)).hex()]))
+    for case in load("proofs")["cases"]:
+        _, start, steps, claim_wire = msgpack.unpackb(bytes.fromhex(case["proof"]), raw=False)
+        proof = decode("Proof", bytes.fromhex(case["proof"]), 8 << 20)
+        anchor, members = proof["checkpoint"], genesis_committee
+        trusted = case["checkpoint"] or f"0:{genesis['block_id']}"
+        assert f"{anchor['height']}:{h('header', encode(start)).hex()}" == trusted
+        for step, wire in zip(proof["steps"], steps, strict=True):
+            header, certificate, members = step["header"], step["certificate"], step["validators"] or members
+            ahead = header["epoch"] - anchor["epoch"]
+            assert ahead in (0, 1)
+            assert header["height"] > anchor["height"]
+            rows = [[each["public_key"], each["stake"]] for each in members["validators"]]
+            assert h("validators", encode([rows])) == header["validators_hash"]
+            assert header["validators_hash"] == anchor["next_validators_hash" if ahead else "validators_hash"]
+            said = [certificate["kind"], certificate["epoch"], certificate["block_id"]]
+            assert said == [3, header["epoch"], h("header", encode(wire[0]))]
+            assert certificate["view"] == header["view"] or not header["height"] % heights
+            assert is_certificate(chain_id, members["validators"], certificate)
+            anchor = header
+        claim, header = proof["claim"], anchor
+        if "public_key" in claim:
+            value = None if claim["account"] is None else encode(claim_wire[2])
+            assert climb(b"a" + claim["public_key"], value, claim["path"]) == anchor["state_root"]
+            continue
+        if claim["past"] is not None:
+            header, path = claim["past"]["header"], claim["past"]["path"]
+            assert (path["index"], path["count"]) == (header["height"], anchor["height"])
+            assert walk(h("header", encode(claim_wire[4][0])), path) == anchor["history_root"]
+        root = follow(encode(claim_wire[1]), claim["path"])
+        assert h("body root", root, claim["evidence_hash"]) == header["body_root"]
+
+
+def test_frames_and_links() -> None:
+    content = load("wire")
+    for case in content["frames"]:
+        payload, kind = bytes.fromhex(case["payload"]), ("DATA", "END", "CREDIT", "RESET").index(case["kind"])
+        frame = len(payload).to_bytes(4, "big") + bytes([kind]) + case["exchange"].to_bytes(4, "big") + payload
+        assert frame.hex() == case["bytes"]
+    items = {case["what"]: bytes.fromhex(case["item"]) for case in content["links"] if "item" in case}
+    records = {what: decode(LINK_KINDS[item[0]], item[1:]) for what, item in items.items()}
+    whole, compact = records["a proposal"], records["the proposal with its operations by id"]
+    operations = msgpack.unpackb(items["a proposal"][1:], raw=False)[1][2][0]
+    assert compact["ids"] == [h("operation", each[1], encode(each[0])) for each in operations]
+    assert compact["shell"]["header"] == whole["block"]["header"]
+    assert compact["shell"]["body"] == {**whole["block"]["body"], "operations": []}
+    proposal, chain_id = whole["proposal"], whole["block"]["header"]["chain_id"]
+    message = encode([proposal["epoch"], proposal["view"], proposal["block_id"]])
+    assert holds(proposal["leader"], "proposal", chain_id, message, proposal["signature"])
+
+
+def test_who_is_there() -> None:
+    content = load("wire")
+    chain_id, conversation = bytes.fromhex(content["announcements"]["chain_id"]), content["conversation"]
+    for text in (
+        *(case["encoded"] for case in content["announcements"]["good"]),
+        content["announcements"]["not_signed"],
+    ):
+        said, signed = decode("Announcement", bytes.fromhex(text), 8_192), blank(bytes.fromhex(text))
+        is_good = text != content["announcements"]["not_signed"]
+        assert holds(said["peer"], "announcement", chain_id, signed, said["signature"]) == is_good
+    raw = bytes.fromhex(conversation["accusation"]["encoded"])
+    accusation = decode("Accusation", raw, 256)
+    assert holds(accusation["observer"], "accusation", chain_id, blank(raw), accusation["signature"])
+    for text, name in conversation["item_ids"].items():
+        assert hashlib.blake2b(bytes.fromhex(text), digest_size=8).hexdigest() == name
+    frames = [decode("Views", bytes.fromhex(frame["encoded"])) for frame in conversation["frames"]]
+    assert [show(frame) for frame in frames] == [strip(frame["value"]) for frame in conversation["frames"]]
+    sums = [0] * (len(frames[1]["buckets"]) // 8)
+    for sighting in frames[-1]["known"]:
+        said = decode("Announcement", sighting["announcement"], 8_192)
+        if not said["leaving"]:
+            name = hashlib.blake2b(sighting["announcement"], digest_size=8).digest()
+            sums[number(said["peer"][:2]) % len(sums)] ^= number(name)
+    assert frames[1]["buckets"] == b"".join(map(u64, sums))
+
+
+def test_an_offer() -> None:
+    opening, *frames = load("wire")["offers"]
+    messages = [decode("Envelope", bytes.fromhex(case["frame"]), 69_632)["message"] for case in frames]
+    assert [show(message) for message in messages] == [strip(case["value"]) for case in frames]
+    offer, payment, part, final, receipt = (messages[index] for index in (0, 3, 6, 7, 9))
+    assert offer["hold"]["request_digest"] == h("body", offer["salt"], bytes.fromhex(opening["body"]))
+    assert payment["hold"]["operation"] == offer["hold"]
+    assert final["delivery"]["response_digest"] == h("body", final["salt"], part["data"])
+    delivery = encode(msgpack.unpackb(bytes.fromhex(frames[7]["frame"]), raw=False)[0][2])
+    chain_id, payer = bytes.fromhex(opening["chain_id"]), payment["hold"]["signer"]
+    assert final["delivery"]["hold"] == h("hold", payer, u64(offer["hold"]["seq"]), u64(offer["hold"]["attempt"]))
+    assert holds(offer["hold"]["payee"], "delivery", chain_id, delivery, final["signature"])
+    assert holds(payer, "receipt", chain_id, delivery, receipt["signature"])

@@ -1,0 +1,180 @@
+"""Committees that change on a running network: newcomers, who leaves, who is away, who cheats."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import trio
+
+from chain.beacon import make_onion
+from chain.genesis import CREDIT, Genesis
+from chain.operations import Enroll, Evidence, Recommit, Retire, SignedOperation
+from chain.state import Duty, State, compute_supply, duty_key
+from chain.validators import ValidatorSet
+from chain.verify import StoreSource, verify_chain
+from chain.votes import Vote, VoteKind, sign_vote
+from consensus.messages import encode_message
+from consensus.upkeep import find_due
+from tests.consensus.world import World, make_key, make_test_genesis, simulate
+
+EPOCH = 4
+GENESIS = make_test_genesis(4, others=1, epoch_heights=EPOCH)
+FIVE = (1, 2, 3, 4, 5)
+
+
+def enroll(genesis: Genesis, number: int, nonce: int) -> Enroll:
+    return Enroll(nonce, make_onion(make_key(number), genesis.beacon, 1, EPOCH).tip, 1)
+
+
+async def wait_final(world: World, operation: SignedOperation, at: int) -> int:
+    height, failure = await world.engine(at).wait_final(operation.id, 60.0)
+    assert failure is None
+    return height
+
+
+async def wait_epoch(world: World, epoch: int, *numbers: int) -> None:
+    await world.wait_height(epoch * EPOCH, *numbers, timeout=2000.0)
+
+
+def get_stakes(validators: ValidatorSet | None) -> dict[bytes, int]:
+    assert validators is not None
+    return {validator.public_key: validator.stake for validator in validators}
+
+
+def check(world: World) -> None:
+    """One chain, no credit made or lost, and the audit agrees with all of it."""
+    world.check_same_chain()
+    for number, node in world.nodes.items():
+        if node.is_alive:
+            assert compute_supply(node.engine.state) == world.genesis.supply
+            report = verify_chain(StoreSource(node.store), threads=1)
+            assert report.ok, (number, report.fault)
+
+
+def test_a_newcomer_votes_and_leads_and_leaves() -> None:
+    async def play(world: World) -> None:
+        await world.start(*FIVE)
+        engine, newcomer = world.engine(5), make_key(5).public_key
+        height = await wait_final(world, await world.submit(5, lambda nonce: enroll(GENESIS, 5, nonce)), 5)
+        joins = (height - 1) // EPOCH + 2
+        assert newcomer not in get_stakes(engine.state.committee(joins - 1))
+        await wait_epoch(world, joins - 1)
+        # A tenth of the whole is added in an epoch; the newcomer has it in three steps.
+        assert get_stakes(engine.state.committee(joins))[newcomer] == 40 * CREDIT
+        await wait_epoch(world, joins + 2)
+        assert get_stakes(engine.state.committee(joins + 2))[newcomer] == 100 * CREDIT
+        assert engine.status().is_validator
+        await world.kill(1)  # five equals go on without one of them
+        before = engine.header.height
+        await world.wait_height(before + 3 * EPOCH, 2, 3, 4, 5, timeout=2000.0)
+        proposers = {engine._store.block(h).header.proposer for h in range(before, engine.header.height)}  # type: ignore[union-attr]
+        assert newcomer in proposers
+        await world.start(1)
+        height = await wait_final(world, await world.submit(5, Retire), 5)
+        await wait_epoch(world, (height - 1) // EPOCH + 2)
+        await trio.sleep(30.0)
+        assert newcomer not in get_stakes(engine.state.committee((height - 1) // EPOCH + 2))
+        check(world)
+
+    simulate(GENESIS, play)
+
+
+def test_who_is_away_is_jailed_and_asks_to_return() -> None:
+    async def play(world: World) -> None:
+        await world.start(*FIVE)
+        await world.wait_height(EPOCH + 1)
+        await world.kill(4)
+        absent = make_key(4).public_key
+        with trio.fail_after(2000.0):
+            while absent in get_stakes(world.engine(1).state.committee(world.engine(1).status().epoch)):
+                await trio.sleep(1.0)
+        duty = world.engine(1).state.duty(absent)
+        assert duty is not None and duty.jailed_until and duty.is_enrolled
+        assert world.engine(1).state.account(absent).bonded == 100 * CREDIT
+        await world.start(4)
+        with trio.fail_after(2000.0):
+            while get_stakes(world.engine(4).state.committee(world.engine(4).status().epoch)).get(absent, 0) < CREDIT:
+                await trio.sleep(1.0)
+        assert world.engine(4).status().is_validator
+        await world.wait_height(world.engine(1).header.height + EPOCH, timeout=200.0)
+        check(world)
+
+    simulate(GENESIS, play)
+
+
+@pytest.mark.parametrize(
+    "kinds", [(VoteKind.NOTARIZE,) * 2, (VoteKind.FINALIZE,) * 2, (VoteKind.NULLIFY, VoteKind.FINALIZE)]
+)
+def test_two_votes_that_contradict_each_other_cost_everything(kinds: tuple[VoteKind, VoteKind]) -> None:
+    def make_vote(kind: VoteKind, view: int, content: bytes) -> Vote:
+        block_id = bytes(32) if kind is VoteKind.NULLIFY else content * 32
+        return sign_vote(make_key(4), GENESIS.chain_id, kind, 0, view, block_id)
+
+    async def play(world: World) -> None:
+        engines = await world.start(*FIVE)
+        await world.wait_height(1)
+        view = engines[0].status().view + 1
+        for content, kind in zip((b"a", b"b"), kinds, strict=True):
+            world.engine(4)._agreement._links.broadcast(encode_message(make_vote(kind, view, content)))
+        world.engine(4)._agreement._links.flush()
+        cheat = make_key(4).public_key
+        with trio.fail_after(60.0):
+            while world.engine(1).state.account(cheat).bonded:
+                await trio.sleep(0.1)
+        duty = world.engine(1).state.duty(cheat)
+        assert duty is not None and duty.jailed_until >= GENESIS.parameters.unbonding_epochs
+        found = [
+            operation
+            for height in range(1, world.engine(1).header.height + 1)
+            for operation in world.engine(1)._store.block(height).body.operations  # type: ignore[union-attr]
+            if isinstance(operation.operation, Evidence)
+        ]
+        assert len(found) == 1 and found[0].signer != cheat
+        finder = world.engine(1).state.account(found[0].signer)
+        assert finder.available > 1_000 * CREDIT + 9 * CREDIT  # a tenth of 100 credits, less the fee
+        await wait_epoch(world, 3)
+        assert cheat not in get_stakes(world.engine(1).state.committee(2))
+        check(world)
+
+    simulate(GENESIS, play)
+
+
+def test_upkeep_renews_an_onion_in_time_and_only_once() -> None:
+    key = make_key(1)
+    onion = make_onion(key, GENESIS.beacon, 0, EPOCH)
+    tips = [onion.tip]
+    while (reveal := onion.find_reveal(tips[-1])) is not None:
+        tips.append(reveal)
+
+    def with_tip(left: int, **changes: int) -> State:
+        duty = replace(Duty(is_enrolled=True, tip=tips[-1 - left]), **changes)  # type: ignore[arg-type]
+        return GENESIS.state.update({duty_key(key.public_key): duty})
+
+    assert find_due(GENESIS, with_tip(3 * EPOCH), key) is None
+    make = find_due(GENESIS, with_tip(3 * EPOCH - 1), key)
+    assert make is not None
+    assert make(7) == Recommit(7, make_onion(key, GENESIS.beacon, 1, EPOCH).tip, 1)
+    assert find_due(GENESIS, with_tip(1, next_epoch=2), key) is None
+    assert find_due(GENESIS, GENESIS.state, make_key(5)) is None
+
+
+def test_an_onion_that_runs_low_is_replaced_on_a_running_network() -> None:
+    onion = make_onion(make_key(1), GENESIS.beacon, 0, EPOCH)
+    tips = [onion.tip]
+    while (reveal := onion.find_reveal(tips[-1])) is not None:
+        tips.append(reveal)
+    low = tuple(
+        replace(account, tip=tips[-3 * EPOCH]) if account.public_key == make_key(1).public_key else account
+        for account in GENESIS.accounts
+    )
+    genesis = replace(GENESIS, accounts=low)
+
+    async def play(world: World) -> None:
+        await world.start(*FIVE)
+        await wait_epoch(world, 12)
+        duty = world.engine(2).state.duty(make_key(1).public_key)
+        assert duty is not None and duty.onion == 1
+        check(world)
+
+    simulate(genesis, play)

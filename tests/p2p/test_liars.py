@@ -1,0 +1,94 @@
+"""What liars can do to membership: accusations by one, by two, by three, by strangers; and requests to renew."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from p2p.accusations import sign_accusation
+from p2p.announcements import Announcement
+from p2p.discovery import RENEW_SPACING
+from p2p.neighbours import PROTOCOL
+from p2p.peers import ChangeKind
+from p2p.reconciliation import Views
+from p2p.suspicion import ACCUSERS, GRACE
+from tests.p2p.test_discovery import CHAIN, Node, World, world
+
+pytestmark = pytest.mark.trio
+COUNT = 30
+
+
+def find(w: World, peer: bytes) -> Announcement:
+    found = next(node for node in w.nodes if node.me != peer).discovery.find(peer)
+    assert found is not None
+    return found
+
+
+async def accuse(w: World, liars: list[Node], victim: Node) -> None:
+    """Each liar accuses the victim to all of its neighbours at once."""
+    for liar in liars:
+        accusation = sign_accusation(liar.key, CHAIN, find(w, victim.me)).encode()
+        for peer in sorted(liar.network.peers()):
+            if peer != victim.me:
+                await liar.discovery._neighbours.tell(peer, Views(accused=(accusation,)))
+
+
+def deaths(w: World, victim: Node) -> int:
+    return sum((ChangeKind.CRASHED, victim.me) in node.seen() for node in w.nodes)
+
+
+@pytest.mark.parametrize("count", [1, ACCUSERS - 1])
+async def test_too_few_liars_kill_nobody_for_nobody(autojump_clock: MockClock, count: int) -> None:
+    async with world(COUNT) as w:
+        await w.until_agreed(30)
+        await trio.sleep(90)
+        await accuse(w, w.nodes[20 : 20 + count], w.nodes[5])
+        await trio.sleep(30)
+        assert deaths(w, w.nodes[5]) == 0
+        assert w.agreed()
+
+
+async def test_enough_liars_are_refuted_and_not_heard_again(autojump_clock: MockClock) -> None:
+    async with world(COUNT) as w:
+        await w.until_agreed(30)
+        await trio.sleep(90)
+        victim, before = w.nodes[5], find(w, w.nodes[5].me)
+        await accuse(w, w.nodes[20 : 20 + ACCUSERS], victim)
+        await trio.sleep(3 * GRACE)
+        assert find(w, victim.me).sequence > before.sequence
+        assert w.agreed()
+        refuted = find(w, victim.me)
+        await accuse(w, w.nodes[20 : 20 + ACCUSERS], victim)
+        await trio.sleep(3 * GRACE)
+        assert find(w, victim.me) == refuted
+        assert w.agreed()
+
+
+async def test_strangers_are_not_heard_at_all(autojump_clock: MockClock) -> None:
+    async with world(COUNT) as w:
+        await w.until_agreed(30)
+        await trio.sleep(90)
+        victim, before = w.nodes[5], find(w, w.nodes[5].me)
+        accused = tuple(sign_accusation(w.key(500 + number), CHAIN, before).encode() for number in range(20))
+        for peer in sorted(w.nodes[20].network.peers()):
+            await w.nodes[20].discovery._neighbours.tell(peer, Views(accused=accused))
+        await trio.sleep(30)
+        assert all(node.discovery.suspicion.ids_against(victim.me) == [] for node in w.nodes)
+        assert w.agreed()
+
+
+async def test_requests_to_renew_are_answered_seldom(autojump_clock: MockClock) -> None:
+    async with world(3) as w:
+        await w.until_agreed(10)
+        victim, liar = w.nodes[1:]
+        await trio.sleep(5)
+        first, started = find(w, victim.me).sequence, trio.current_time()
+        sequences = set()
+        for _ in range(200):
+            async with liar.streams.open(victim.me, PROTOCOL) as exchange:
+                await exchange.send(Views(renew=True).encode(), end=True)
+                await exchange.receive()
+            await trio.sleep(0.1)
+            sequences.add(find(w, victim.me).sequence)
+        assert len(sequences - {first}) <= (trio.current_time() - started) / RENEW_SPACING + 1

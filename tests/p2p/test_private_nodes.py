@@ -1,0 +1,126 @@
+"""Nodes that nobody can dial: their links, their relay slots, what others can do with them; and a restart from disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from p2p.dialling import get_addresses
+from p2p.keeper import PUBLIC_LINKS, RELAYS
+from p2p.peerstore import PeerStore
+from tests.p2p.test_discovery import Node, World, world
+
+pytestmark = pytest.mark.trio
+
+
+def start_public(w: World, count: int) -> list[Node]:
+    """Public nodes, each in a network of its own; the first is everybody's bootstrap peer."""
+    w.bootstrap = [(w.key(0).public_key, "/ip4/10.0.0.1/tcp/1")]
+    return [w.start(number, address=f"/ip4/10.{number}.0.1/tcp/1", relay_slots=4) for number in range(count)]
+
+
+def public_links(node: Node, public: list[Node]) -> int:
+    links = {peer for peer in node.network.peers() if not node.network.is_relayed(peer)}
+    return len(links & {other.me for other in public})
+
+
+def relays_of(reader: Node, node: Node) -> tuple[str, ...]:
+    announcement = reader.discovery.find(node.me)
+    return () if announcement is None else announcement.relays
+
+
+async def test_a_private_node_is_reached_through_its_relays(autojump_clock: MockClock) -> None:
+    async with world(0) as w:
+        public = start_public(w, 6)
+        one, two = (w.start(10 + number, listen=False, target=PUBLIC_LINKS) for number in range(2))
+        await w.until_agreed(15)
+        await trio.sleep(10)
+        for node in (one, two):
+            assert public_links(node, public) >= PUBLIC_LINKS
+            assert len(relays_of(public[0], node)) == RELAYS
+        await one.network.disconnect(two.me)
+        known = one.discovery.find(two.me)
+        assert known is not None and known.addresses == ()
+        await one.network.connect(two.me, get_addresses(known))
+        assert one.network.is_relayed(two.me) and two.network.is_relayed(one.me)
+
+
+async def test_a_relay_that_dies_is_replaced_and_one_that_restarts_is_used_again(autojump_clock: MockClock) -> None:
+    async with world(0) as w:
+        public = start_public(w, 3)
+        private = w.start(10, listen=False)
+        await w.until_agreed(15)
+        await trio.sleep(10)
+        held = private.discovery._keeper.slots(trio.current_time())
+        victim = next(node for node in public if node.me in held)
+        number = public.index(victim)
+        w.crash(victim)
+        await trio.sleep(40)
+        reader = next(node for node in public if node is not victim)
+        assert len(relays_of(reader, private)) == RELAYS
+        assert all(str(victim.network.relay_addresses[0]) != relay for relay in relays_of(reader, private))
+        public[number] = w.start(number, address=f"/ip4/10.{number}.0.1/tcp/1", relay_slots=4)
+        await w.until_agreed(20)
+        await trio.sleep(10)
+        assert public_links(private, public) == 3
+
+
+async def test_slots_are_renewed_for_hours(autojump_clock: MockClock) -> None:
+    async with world(0) as w:
+        start_public(w, 3)
+        private = w.start(10, listen=False)
+        await w.until_agreed(15)
+        await trio.sleep(10)
+        for _ in range(12):
+            await trio.sleep(600)
+            assert len(private.discovery._keeper.slots(trio.current_time())) == RELAYS
+
+
+async def test_a_new_address_of_the_whole_site_is_survived(autojump_clock: MockClock) -> None:
+    """All connections of a private node are cut at once: it is back, with slots, within a minute."""
+    async with world(0) as w:
+        public = start_public(w, 5)
+        private = w.start(10, listen=False)
+        await w.until_agreed(15)
+        await trio.sleep(10)
+        w.hub.partition([[private.me]])
+        await trio.sleep(20)
+        w.hub.heal()
+        await trio.sleep(40)
+        assert w.agreed()
+        assert public_links(private, public) >= PUBLIC_LINKS
+        assert len(relays_of(public[0], private)) == RELAYS
+
+
+async def test_a_public_node_that_moves_is_found_at_its_new_address(autojump_clock: MockClock) -> None:
+    async with world(6) as w:
+        await w.until_agreed(15)
+        await trio.sleep(10)
+        mover = w.nodes[3]
+        w.hub.move(mover.me, "/memory/elsewhere")
+        await trio.sleep(15)
+        assert w.agreed()
+        for node in w.nodes:
+            found = node.discovery.find(mover.me)
+            assert node is mover or (found is not None and found.addresses == ("/memory/elsewhere",))
+
+
+async def test_a_restart_needs_no_bootstrap_node(autojump_clock: MockClock, tmp_path: Path) -> None:
+    async with world(4) as w:
+        node = w.start(9, store=PeerStore(tmp_path / "peers.db"))
+        await w.until_agreed(15)
+        await trio.sleep(5)
+        await node.discovery.leave()
+        w.crash(node)
+        w.crash(w.nodes[0])  # the bootstrap node
+        await w.until_agreed(20)
+        again = w.start(9, store=PeerStore(tmp_path / "peers.db"), bootstrap=[])
+        await w.until_agreed(10)
+        assert again.present() == {other.me for other in w.nodes[:3]}
+        lost = w.start(77, bootstrap=[])  # nobody knows it, and it remembers nobody
+        w.nodes.remove(lost)
+        await trio.sleep(10)
+        assert lost.present() == set()

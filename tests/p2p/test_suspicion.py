@@ -1,0 +1,157 @@
+"""Whom to believe dead: enough observers, one's own probe, refutations, liars."""
+
+from __future__ import annotations
+
+import pytest
+
+from chain.crypto import KeyPair
+from chain.exceptions import CodecError
+from p2p.accusations import Accusation, decode_accusation, sign_accusation
+from p2p.announcements import Announcement, PeerLoad
+from p2p.peers import ChangeKind, PeerState, PeerView
+from p2p.suspicion import ACCUSERS, GRACE, PENALTY, PROBE_DELAY, PROBERS, SETTLED, Suspicion
+
+CHAIN = b"c" * 32
+ME = b"\0" * 32
+SUSPECT = 1
+
+
+def key(number: int) -> bytes:
+    return bytes([number]) * 32
+
+
+def make(number: int, sequence: int = 1, incarnation: int = 1) -> Announcement:
+    return Announcement(key(number), incarnation, sequence, False, (), (), (), PeerLoad(), 300_000, bytes(64))
+
+
+def accuse(observer: int, sequence: int = 1, incarnation: int = 1) -> Accusation:
+    return Accusation(key(SUSPECT), incarnation, sequence, key(observer), bytes(64))
+
+
+def world(count: int = 10) -> tuple[PeerView, Suspicion]:
+    """A view in which everybody has been for long enough."""
+    view = PeerView(ME)
+    for number in range(SUSPECT, SUSPECT + count):
+        view.apply(make(number), -SETTLED)
+    return view, Suspicion(view)
+
+
+def refute(view: PeerView, suspicion: Suspicion, sequence: int, now: float) -> None:
+    assert view.apply(make(SUSPECT, sequence), now) is not None
+    suspicion.clear(key(SUSPECT), now, refuted=True)
+
+
+def test_it_takes_enough_observers_and_no_refutation_in_time() -> None:
+    view, suspicion = world()
+    for observer in range(2, 2 + ACCUSERS - 1):
+        assert suspicion.accuse(accuse(observer), 0.0)
+    assert suspicion.judge(1000.0, ()) == []
+    assert view.state(key(SUSPECT)) is PeerState.ONLINE
+    assert suspicion.accuse(accuse(9), 0.0)
+    assert view.state(key(SUSPECT)) is PeerState.SUSPECT
+    assert suspicion.judge(GRACE - 0.1, ()) == []
+    assert [change.kind for change in suspicion.judge(GRACE, ())] == [ChangeKind.CRASHED]
+    assert suspicion.judge(2 * GRACE, ()) == []
+
+
+def test_one_observer_counts_once_and_words_about_other_announcements_not_at_all() -> None:
+    _, suspicion = world()
+    assert suspicion.accuse(accuse(2), 0.0)
+    for again in (accuse(2), accuse(3, sequence=2), accuse(3, sequence=0), accuse(3, incarnation=2)):
+        assert not suspicion.accuse(again, 0.0)
+    assert not suspicion.accuse(Accusation(key(99), 1, 1, key(2), bytes(64)), 0.0)
+    assert not suspicion.accuse(Accusation(ME, 1, 1, key(2), bytes(64)), 0.0)
+
+
+def test_a_failed_probe_of_ones_own_is_enough() -> None:
+    view, suspicion = world()
+    suspicion.condemn(key(SUSPECT), 0.0)
+    assert [change.peer for change in suspicion.judge(GRACE, ())] == [key(SUSPECT)]
+    assert view.find(key(SUSPECT)) is None
+
+
+def test_whoever_is_connected_believes_nothing() -> None:
+    view, suspicion = world()
+    for observer in range(2, 2 + ACCUSERS):
+        suspicion.accuse(accuse(observer), 0.0)
+    assert suspicion.judge(GRACE, {key(SUSPECT)}) == []
+    assert view.find(key(SUSPECT)) is not None
+
+
+def test_a_refutation_ends_the_case_and_its_accusers_are_not_heard_again_for_a_while() -> None:
+    view, suspicion = world()
+    for observer in range(2, 2 + ACCUSERS):
+        suspicion.accuse(accuse(observer), 0.0)
+    refute(view, suspicion, 2, 1.0)
+    assert view.state(key(SUSPECT)) is PeerState.ONLINE
+    assert suspicion.judge(GRACE, ()) == []
+    for observer in range(2, 2 + ACCUSERS):
+        assert not suspicion.accuse(accuse(observer, sequence=2), PENALTY)
+    assert suspicion.accuse(accuse(8, sequence=2), 2.0)
+    assert suspicion.accuse(accuse(2, sequence=2), 1.0 + PENALTY)
+
+
+def test_made_up_observers_are_not_heard() -> None:
+    view, suspicion = world()
+    for observer in range(100, 110):
+        view.apply(make(observer), 0.0)
+        assert not suspicion.accuse(accuse(observer), 1.0)  # new, and never seen
+        assert not suspicion.accuse(accuse(observer + 50), 1.0)  # not even announced
+    view.confirm(key(100))
+    assert suspicion.accuse(accuse(100), 1.0)
+    assert suspicion.accuse(accuse(101), SETTLED)
+
+
+def test_a_dead_observer_is_not_heard() -> None:
+    view, suspicion = world()
+    view.crash(key(2), 0.0)
+    assert not suspicion.accuse(accuse(2), 0.0)
+
+
+@pytest.mark.parametrize(("count", "needed"), [(1, 1), (2, 2), (3, 3), (50, ACCUSERS)])
+def test_a_small_network_has_fewer_observers(count: int, needed: int) -> None:
+    assert world(count)[1].needed == needed
+
+
+def test_no_more_words_travel_than_are_needed() -> None:
+    _, suspicion = world()
+    assert suspicion.wants_accusers(key(SUSPECT))
+    assert sum(suspicion.accuse(accuse(observer), 0.0) for observer in range(2, 10)) == ACCUSERS
+    assert not suspicion.wants_accusers(key(SUSPECT))
+    assert len(suspicion.ids_against(key(SUSPECT))) == ACCUSERS
+    assert all(suspicion.find(item) is not None for item in suspicion.ids_against(key(SUSPECT)))
+
+
+def test_too_few_words_make_ever_more_nodes_look_for_themselves() -> None:
+    view, suspicion = world(100)
+    suspicion.accuse(accuse(2), 0.0)
+    assert suspicion.unresolved(PROBE_DELAY - 0.1) == []
+    ((peer, chance),) = suspicion.unresolved(PROBE_DELAY)
+    assert peer == key(SUSPECT)
+    assert chance * len(view) == pytest.approx(PROBERS / 2)
+    assert suspicion.unresolved(PROBE_DELAY + 20.0)[0][1] > 1.0
+    for observer in (3, 4):
+        suspicion.accuse(accuse(observer), 0.0)
+    assert suspicion.unresolved(PROBE_DELAY) == []
+
+
+def test_a_case_against_one_that_is_forgotten_is_dropped() -> None:
+    view, suspicion = world()
+    suspicion.accuse(accuse(2), 0.0)
+    for change in view.expire(1e6):
+        assert change.kind is ChangeKind.EXPIRED
+    view.expire(1e9)
+    suspicion.judge(1e9, ())
+    assert suspicion.ids_against(key(SUSPECT)) == []
+
+
+def test_an_accusation_is_signed_by_its_observer() -> None:
+    observer = KeyPair(b"k" * 32)
+    signed = sign_accusation(observer, CHAIN, make(SUSPECT))
+    assert decode_accusation(signed.encode(), CHAIN) == signed
+    assert signed.is_about(make(SUSPECT))
+    forged = Accusation(signed.suspect, signed.incarnation, signed.sequence + 1, signed.observer, signed.signature)
+    other = Accusation(signed.suspect, signed.incarnation, signed.sequence, key(3), signed.signature)
+    for raw, chain in ((forged.encode(), CHAIN), (other.encode(), CHAIN), (signed.encode(), b"d" * 32), (b"x", CHAIN)):
+        with pytest.raises(CodecError):
+            decode_accusation(raw, chain)

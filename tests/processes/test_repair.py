@@ -1,0 +1,70 @@
+"""A validator whose disk was damaged: it sets aside what is broken, fetches the chain, waits, and votes again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from random import Random
+
+from chain.genesis import load_genesis
+from consensus.journal import RECORD_SIZE, Journal
+from consensus.repair import DataDisk, open_disk
+from p2p.identity import load_identity
+from tests.processes.cluster import PATIENCE, Cluster, ProcessNode, run_command, wait_until
+from tests.processes.ledgers import check_agreement, check_votes, fetch_ledger, read_votes
+
+
+def flip(path: Path, place: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+def read_start(cluster: Cluster, node: ProcessNode, directory: Path) -> bytes:
+    """The memo that a validator waits for, from a copy of its journal."""
+    copy = directory / "journal"
+    copy.write_bytes((node.directory / "votes.journal").read_bytes())
+    journal = Journal.open(copy, cluster.genesis.chain_id, node.key.public_key)
+    journal.close()
+    return journal.start.memo
+
+
+def test_a_damaged_disk_repairs_itself(cluster: Cluster, tmp_path: Path) -> None:
+    victim, *others = reversed(cluster.nodes)
+    others[0].transfer(others[1], 1)
+    wait_until(lambda: len(read_votes(cluster, victim, tmp_path)) > 2, "the victim does not vote")
+    victim.kill()
+    flip(victim.directory / "votes.journal", RECORD_SIZE + 7)
+    (victim.directory / "chain" / "CURRENT").unlink()
+    victim.start()
+    cluster.wait_ready()
+    kept = {path.name.split(".damaged-")[0] for path in victim.directory.glob("*.damaged-*")}
+    assert kept == {"chain", "votes.journal"}
+    assert "the chain database is damaged" in victim.log and "the vote journal is damaged" in victim.log
+
+    epoch, spent = 0, 0
+    while not (votes := read_votes(cluster, victim, tmp_path)):
+        waits = read_start(cluster, victim, tmp_path) != b""
+        if waits:
+            epoch = max(epoch, int(others[0].ask("/status")["epoch"]))
+        others[0].transfer(others[1], 1)
+        spent += 1
+        assert spent < 3 * cluster.genesis.parameters.epoch_heights, "it does not vote any more"
+    assert min(vote.epoch for vote in votes) > epoch or epoch == 0
+    height = victim.transfer(others[0], 1)
+    wait_until(lambda: all(node.height >= height for node in cluster.nodes), "not final everywhere", PATIENCE)
+    check_agreement([fetch_ledger(node, cluster.genesis, tmp_path) for node in cluster.nodes])
+    check_votes(cluster, tmp_path)
+
+
+def test_a_new_validator_votes_at_once(tmp_path: Path) -> None:
+    """``init`` begins the journal that a key must come with."""
+    home = tmp_path / "node"
+    run_command("init", "-d", home, "--new-chain", "mine")
+    genesis, key = load_genesis(home / "genesis.json"), load_identity(home / "key", None)
+    opened = open_disk(DataDisk(home, lambda: 0), genesis, key, Random(1), votes=True)
+    assert opened.voting is not None and opened.voting.recovery.may_vote(0)
+    opened.close()
+    (home / "votes.journal").unlink()
+    opened = open_disk(DataDisk(home, lambda: 0), genesis, key, Random(1), votes=True)
+    assert opened.voting is not None and opened.voting.recovery.is_waiting
+    opened.close()

@@ -1,0 +1,1 @@
+"""Test vectors of docs/protocol.md: the JSON files here, and the program that makes them from the code."""

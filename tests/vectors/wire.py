@@ -1,0 +1,197 @@
+"""Vectors of the wire: frames, batches, messages of the committee, announcements, digests, offers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from chain.blocks import sign_proposal
+from chain.exceptions import CodecError
+from chain.operations import Delivery, Hold, Usage, compute_digest, compute_hold_id, sign_operation
+from chain.votes import VoteKind
+from consensus.compact import COMPACT, CompactPropose, expand
+from consensus.dissemination import Batch, get_topic
+from consensus.engine import FORWARDED
+from consensus.messages import Propose, decode_message, encode_message
+from consensus.sync_records import GetBlocks, GetTip, Request
+from p2p.accusations import sign_accusation
+from p2p.announcements import Announcement, PeerLoad, decode_announcement, get_item_id, sign_announcement
+from p2p.frames import Frame, FrameError, FrameReader, Kind
+from p2p.reconciliation import Sighting, Views
+from serving import offers
+from tests.chain.builders import START, Chain, make_key
+from tests.vectors.basics import CHAIN_ID
+from tests.vectors.plain import Json, to_plain
+
+
+def make_wire() -> Json:
+    """All of it."""
+    return {
+        "description": "What goes over streams and gossip. Everything is as it is sent, without the transport.",
+        "section": "14 to 19",
+        "topics": [get_topic(CHAIN_ID, name) for name in ("ops", "blocks", "certs")],
+        "frames": _list_frames(),
+        "bad_frames": [{"why": why, "bytes": raw.hex()} for why, raw in _list_bad_frames()],
+        "links": _list_link_items(),
+        "requests": [{"value": to_plain(request), "encoded": request.encode().hex()} for request in _list_requests()],
+        "announcements": _list_announcements(),
+        "conversation": _make_conversation(),
+        "offers": _list_offers(),
+    }
+
+
+def _list_frames() -> list[Json]:
+    frames = [
+        Frame(Kind.DATA, 1, b"abc"),
+        Frame(Kind.DATA, 2**32 - 1, b""),
+        Frame(Kind.END, 1),
+        Frame(Kind.CREDIT, 1, (131_072).to_bytes(4, "big")),
+        Frame(Kind.RESET, 7, b"busy"),
+    ]
+    return [
+        {
+            "kind": frame.kind.name,
+            "exchange": frame.exchange,
+            "payload": frame.payload.hex(),
+            "bytes": frame.encode().hex(),
+        }
+        for frame in frames
+    ]
+
+
+def _list_bad_frames() -> Iterable[tuple[str, bytes]]:
+    cases = [
+        ("DATA of 2^20 + 1 bytes, its header", bytes.fromhex("001000010000000001")),
+        ("RESET of 257 bytes, its header", bytes.fromhex("000001010300000001")),
+        ("kind 4", bytes.fromhex("000000000400000001")),
+    ]
+    for why, raw in cases:
+        try:
+            FrameReader().feed(raw)
+        except FrameError:
+            yield why, raw
+        else:
+            raise AssertionError(why)
+
+
+def _list_link_items() -> list[Json]:
+    chain = Chain(4, 1, name="wire")
+    payer = chain.users[0]
+    block = chain.append([chain.transfer(payer, payer, 1), chain.transfer(payer, payer, 2, nonce=1)])
+    header = block.header
+    proposal = sign_proposal(chain.keys[header.proposer], chain.genesis.chain_id, header.epoch, header.view, block.id)
+    whole = Propose(proposal, block)
+    shell = replace(block, body=replace(block.body, operations=()))
+    compact = CompactPropose(proposal, shell, tuple(operation.id for operation in block.body.operations))
+    assert expand(compact, {operation.id: operation for operation in block.body.operations}) == whole
+    vote, certificate = chain.vote(chain.validators[0], block), chain.certify(header, VoteKind.NOTARIZE)
+    items = [
+        ("operations for a leader", FORWARDED + Batch(tuple(each.encoded for each in block.body.operations)).encode()),
+        ("a proposal", encode_message(whole)),
+        ("a vote", encode_message(vote)),
+        ("a certificate", encode_message(certificate)),
+        ("the proposal with its operations by id", COMPACT + compact.encode()),
+    ]
+    for item in (items[1][1], items[2][1], items[3][1]):
+        decode_message(item)
+    return [
+        {"what": "the genesis of all of these", "genesis": chain.genesis.encode().hex()},
+        *({"what": what, "item": item.hex()} for what, item in items),
+        {"what": "a frame of the vote and the certificate", "batch": Batch((items[2][1], items[3][1])).encode().hex()},
+        {"what": "a gossip payload on 'blocks'", "batch": Batch((block.id + block.encoded,)).encode().hex()},
+    ]
+
+
+def _list_requests() -> list[Request]:
+    return [Request(GetTip()), Request(GetBlocks(1, 4 << 20))]
+
+
+def _make_announcement(name: str, **changes: object) -> Announcement:
+    key = make_key(name)
+    said = Announcement(
+        peer=key.public_key,
+        incarnation=START,
+        sequence=START + 5,
+        leaving=False,
+        addresses=("/ip4/192.0.2.1/tcp/4001",),
+        relays=(),
+        models=("smol",),
+        load=PeerLoad(1, 2, 500),
+        expires_after=35_000,
+        signature=bytes(64),
+    )
+    return sign_announcement(key, CHAIN_ID, replace(said, **changes))  # type: ignore[arg-type]
+
+
+def _list_announcements() -> Json:
+    good = [_make_announcement("peer 0"), _make_announcement("peer 0", leaving=True, sequence=START + 6, addresses=())]
+    forged = replace(good[0], load=PeerLoad(0, 0, 0)).encode()
+    try:
+        decode_announcement(forged, CHAIN_ID)
+    except CodecError:
+        pass
+    else:
+        raise AssertionError("the signature holds")
+    return {
+        "chain_id": CHAIN_ID.hex(),
+        "good": [{"value": to_plain(each), "encoded": each.encode().hex()} for each in good],
+        "not_signed": forged.hex(),
+    }
+
+
+def _make_conversation() -> Json:
+    """How a node that knows nobody finds out whom another knows."""
+    present, left = (
+        (_make_announcement("peer 0"), _make_announcement("peer 2")),
+        _make_announcement("peer 1", leaving=True),
+    )
+    accusation = sign_accusation(make_key("peer 2"), CHAIN_ID, present[0])
+    buckets, count = [0] * 4, 4
+    for each in present:
+        buckets[int.from_bytes(each.peer[:2], "big") % count] ^= int.from_bytes(get_item_id(each.encode()), "big")
+    parts = bytes(number for number, value in enumerate(buckets) if value)
+    said = [
+        ("asks", Views(root=bytes(8))),
+        ("asked", Views(buckets=b"".join(value.to_bytes(8, "big") for value in buckets))),
+        ("asks", Views(parts=parts, count=count)),
+        (
+            "asked",
+            Views(
+                known=tuple(Sighting(each.encode(), 1_500) for each in (*present, left)),
+                accused=(accusation.encode(),),
+            ),
+        ),
+    ]
+    return {
+        "what": "A view of nobody asks one of two peers, one that left, and an accusation.",
+        "item_ids": {each.encode().hex(): get_item_id(each.encode()).hex() for each in (*present, left, accusation)},
+        "accusation": {"value": to_plain(accusation), "encoded": accusation.encode().hex()},
+        "frames": [{"from": name, "value": to_plain(frame), "encoded": frame.encode().hex()} for name, frame in said],
+    }
+
+
+def _list_offers() -> list[Json]:
+    payer, executor = make_key("user 0"), make_key("validator 0")
+    chain = Chain(1, 1, name="wire")
+    salt, body = bytes(range(16)), b'{"model":"smol","messages":[],"max_tokens":8}'
+    hold = Hold(executor.public_key, 2_000, 0, 0, 0, "smol", compute_digest(salt, body), 600_000)
+    delivery = Delivery(
+        compute_hold_id(payer.public_key, 0, 0), 300, compute_digest(salt, b"answer"), Usage(len(body), 8), "stop"
+    )
+    chain_id = chain.genesis.chain_id
+    messages: list[offers.Message] = [
+        offers.Offer("/v1/chat/completions", len(body), salt, hold),
+        offers.Accepted(False),
+        offers.Declined("busy", 1_000),
+        offers.Payment(sign_operation(payer, chain_id, hold)),
+        offers.Working(True),
+        offers.Head(200, "application/json"),
+        offers.Part(b"answer"),
+        offers.Final(salt, delivery, offers.sign_delivery(executor, chain_id, delivery)),
+        offers.Failed("the backend broke off"),
+        offers.Receipt(offers.sign_receipt(payer, chain_id, delivery)),
+    ]
+    return [
+        {"what": "the chain id and the body of the request", "chain_id": chain_id.hex(), "body": body.hex()},
+        *({"value": to_plain(message), "frame": offers.encode_message(message).hex()} for message in messages),
+    ]
