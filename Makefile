@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install test lint format demo sim bench twins mutants clean
+.PHONY: install test test-nat test-nat-long lint format demo sim bench overlay twins mutants clean
 
 install: $(STAMP)
 
@@ -18,8 +18,17 @@ $(STAMP): pyproject.toml
 	VIRTUAL_ENV=$(VENV) .tools/bin/uv pip install --quiet --compile-bytecode --editable . --group dev
 	@touch $@
 
+# One worker a core; the tests of a file stay together, for what they share.
 test: install
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+# Private nodes behind NATs, in network namespaces. Takes root; without, one line says so.
+test-nat: install
+	$(BIN)/python -m pytest tests/nat $(ARGS)
+
+# With every combination of NATs, and ten minutes of churn.
+test-nat-long: install
+	$(BIN)/python -m pytest tests/nat --long $(ARGS)
 
 lint: install
 	$(BIN)/ruff check .
@@ -48,6 +57,10 @@ mutants: install
 
 bench: install
 	for name in ledger verify gateway; do $(BIN)/python -m benchmarks.$$name --json results/$$name.json $(ARGS) || exit 1; done
+
+# Five networks of each size take an hour on one core; ARGS="--seeds 1" is enough for a look.
+overlay: install
+	$(BIN)/python -m benchmarks.overlay --seeds 5 --json results/overlay.json $(ARGS)
 
 clean:
 	rm -rf .venv .tools .mypy_cache .ruff_cache .hypothesis build *.egg-info results

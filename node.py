@@ -101,6 +101,7 @@ class Node:
         self.runtime = runtime
         self.network = network
         self.policy = policy
+        self._bootstrap = frozenset(peer for peer, _ in bootstrap)
         self.streams = Streams(network)
         self.discovery = Discovery(
             network,
@@ -127,6 +128,10 @@ class Node:
     def _get_bonded(self, peer: bytes) -> float:
         """What makes a peer worth keeping in view."""
         return self.engine.state.account(peer).bonded
+
+    def is_kept(self, peer: bytes) -> bool:
+        """Whether ``peer`` keeps its connection when there are too many: it has a stake, or is a bootstrap peer."""
+        return peer in self._bootstrap or self._get_bonded(peer) > 0
 
     async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         """Take part until cancelled; the network must be running."""
@@ -207,6 +212,7 @@ def build_policy(config: NodeConfig) -> Policy:
 
 def build_network(config: NodeConfig, key: KeyPair, runtime: Runtime) -> Libp2pNetwork:
     """The network as the configuration describes it: public, behind a NAT, or anonymous."""
+    from p2p.door import DoorLimits
     from p2p.host import Libp2pNetwork
     from p2p.relay import RelayLimits
     from p2p.transport import DialRules
@@ -225,6 +231,11 @@ def build_network(config: NodeConfig, key: KeyPair, runtime: Runtime) -> Libp2pN
         relay=limits,
         public={"public": True, "private": False, "auto": None}[config.reachability],
         upnp=config.upnp,
+        limits=DoorLimits(
+            max_connections=config.limits.max_connections,
+            max_per_address=config.limits.max_per_address,
+            exempt_loopback=config.limits.exempt_loopback,
+        ),
     )
 
 
@@ -273,6 +284,7 @@ async def run_node(data_dir: Path, config: NodeConfig, key: KeyPair, genesis: Ge
             settings=Settings(block_spacing=config.block_spacing_ms / 1000, checkpoint=config.get_checkpoint()),
         )
         network.locate = partial(locate, node.discovery)
+        network.is_kept = node.is_kept
         # Both listeners are bound before anything else starts, so that a taken port is said at once.
         handle = Api(node.market, config.api.get_keys()).handle
         with naming_key("api"):

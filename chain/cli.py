@@ -352,8 +352,10 @@ def _report_text(report: Report) -> str:
         f"  supply       {format_credits(report.supply)} credits conserved, treasury {format_credits(report.treasury)}",
     ]
     if report.base_height:
+        is_restarted = any(restart.height <= report.base_height for restart in report.restarts)
+        exception = ", but for the restarts named below" if is_restarted else ""
         reason = (
-            "proved final by the validators of every epoch since genesis"
+            f"proved final by the validators of every epoch since genesis{exception}"
             if report.is_proven
             else "trusted as the checkpoint of this node"
         )
@@ -361,11 +363,14 @@ def _report_text(report: Report) -> str:
             f"  FROM BLOCK   {report.base_height} on; the blocks before are not here. The state after that block "
             f"({report.base_id.hex()[:16]}) is {reason}, and was not computed again"
         ]
-    lines += [
-        f"  TRUST BREAK  block {restart.height} ({restart.block_id.hex()[:16]}) went on without "
-        f"{format_count(restart.removed, 'validator')}, by decree of those with {restart.share:.1%} of the stake"
-        for restart in report.restarts
-    ]
+    for restart in report.restarts:
+        line = f"  TRUST BREAK  block {restart.height} ({restart.block_id.hex()[:16]}) went on without "
+        if restart.removed is None or restart.share is None:
+            line += "a quorum of the validators"
+        else:
+            removed = format_count(restart.removed, "validator")
+            line += f"{removed}, by decree of those with {restart.share:.1%} of the stake"
+        lines.append(line)
     holds = sum(draws.holds for draws in report.payers.values())
     skipped = sum(draws.skipped for draws in report.payers.values())
     if holds:

@@ -24,10 +24,11 @@ from chain.proofs import (
     check_age,
     check_proof,
 )
+from chain.restart import get_block_epoch
 from chain.state import account_key
 from chain.store import MemoryStore
 from chain.stored import StoredChain
-from chain.transition import Transition, apply_block
+from chain.transition import Transition, apply_block, get_claims
 from chain.verify import Source
 from chain.votes import Certificate
 
@@ -162,6 +163,7 @@ def rebuild_chain(source: Source, on_progress: Callable[[int], None] = lambda he
     pending: list[tuple[Block, Transition]] = []
     for raw, certificate in source.entries():
         block = Block.decode(raw, MAX_BLOCK)
+        get_claims(genesis, get_block_epoch(genesis, state, block.body), header, block)  # the form of its certificates
         pending.append((block, apply_block(genesis, header, state, block)))
         header, state = block.header, pending[-1][1].state
         if certificate is not None:

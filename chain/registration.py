@@ -23,6 +23,17 @@ MEMORY, PASSES = 32 << 20, 1
 """Bytes and passes of one try: some 20 ms of one core."""
 
 
+NO_NEWCOMER = "only an account that has done nothing yet is granted anything"
+
+
+def is_newcomer(account: Account) -> bool:
+    """Whether an account may still be granted its first bond: it has done nothing, but may have been sent credit.
+
+    If it had to be empty, anybody could keep a newcomer out with a transfer of next to nothing.
+    """
+    return replace(account, available=0) == Account()
+
+
 def process_register(draft: Draft, genesis: Genesis, operation: Register, signer: bytes) -> None:
     """Grant a newcomer its bond.
 
@@ -32,8 +43,9 @@ def process_register(draft: Draft, genesis: Genesis, operation: Register, signer
     parameters = genesis.parameters
     if not parameters.register_grant:
         raise InvalidOperation("this chain grants nothing to newcomers")
-    if draft.account(signer) != Account():
-        raise InvalidOperation("only an account that has nothing yet is granted anything")
+    before = draft.account(signer)
+    if not is_newcomer(before):
+        raise InvalidOperation(NO_NEWCOMER)
     count = draft.registrations.count
     if count >= parameters.register_cap:
         raise InvalidOperation(f"{count} newcomers were registered in this epoch, which is the limit")
@@ -45,23 +57,24 @@ def process_register(draft: Draft, genesis: Genesis, operation: Register, signer
     totals = draft.totals
     if totals.supply + parameters.register_grant > MAX_INT:
         raise InvalidOperation("there is all the credit already that there can be")
-    account = Account(bonded=parameters.register_grant, models=operation.models, grant=parameters.register_grant)
-    draft.put_account(signer, account)
+    grant = parameters.register_grant
+    draft.put_account(signer, replace(before, bonded=grant, models=operation.models, grant=grant))
     draft.put(REGISTRATIONS_KEY, Registrations(count + 1))
     draft.put(TOTALS_KEY, replace(totals, supply=totals.supply + parameters.register_grant))
 
 
-def is_worked_for(genesis: Genesis, state: StateReader, signed: SignedOperation) -> bool:
-    """Whether a newcomer's proof holds, if :func:`process_register` would get so far as to look at it, else True.
+def is_worked_for(genesis: Genesis, state: StateReader, signed: SignedOperation) -> bool | None:
+    """Whether a newcomer's proof holds, None if :func:`process_register` would not get so far as to look at it.
 
-    The proof is remembered: only the first time is slow.
+    True for any other operation. The proof is remembered: only the first time is slow. Whoever waits with one that
+    was never looked at would have to look at it later, when that may be in the way of something else.
     """
     operation = signed.operation
-    if not isinstance(operation, Register) or not count_left(state, genesis):
+    if not isinstance(operation, Register):
         return True
     source = state.beacon.get_source(operation.epoch)
-    if source is None or state.account(signed.signer) != Account():
-        return True
+    if source is None or not count_left(state, genesis) or not is_newcomer(state.account(signed.signer)):
+        return None
     challenge = compute_challenge(genesis, source, signed.signer)
     return is_proof(challenge, operation.salt, genesis.parameters.register_difficulty)
 

@@ -18,7 +18,7 @@ from chain.exceptions import CodecError, InvalidBlock, RestartError
 from chain.genesis import Genesis
 from chain.restart import check_restart, get_block_epoch, get_restart_view, is_restart
 from chain.state import State
-from chain.transition import compute_chain_time, execute
+from chain.transition import compute_chain_time, execute, state_transition
 from chain.validators import MAX_COMMITTEE
 from chain.votes import Certificate, Vote, VoteKind, make_certificate, sign_vote
 
@@ -71,6 +71,8 @@ class RestartFile(Record):
         epoch = get_block_epoch(genesis, state, self.block.body)
         try:
             check_restart(accepted, state, self.block)
+            # All of it: a file may come from anybody, and to sign a block of another view, say, may contradict a vote.
+            state_transition(accepted, parent, state, self.block)
         except InvalidBlock as error:
             raise RestartError(str(error)) from error
         said = (VoteKind.FINALIZE, header.epoch, header.view, header.id)

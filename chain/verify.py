@@ -184,12 +184,15 @@ class PayerDraws:
 
 @dataclass(frozen=True, slots=True)
 class Restarted:
-    """A trust break: a block that struck validators off without a quorum, and the share of stake that was left."""
+    """A trust break: a block that struck validators off without a quorum, and the share of stake that was left.
+
+    How many and which share is None for a block that is not there any more, but in the headers of its epoch.
+    """
 
     height: int
     block_id: bytes
-    removed: int
-    share: float
+    removed: int | None
+    share: float | None
 
 
 @dataclass(slots=True)
@@ -372,6 +375,11 @@ class _Audit:
             if self._last_headers.get(self.at, end.header) != end.header:
                 raise StoreError(f"the end on record for epoch {end.header.epoch} is another block")
             self._light.add(end)
+            self._report.restarts += [
+                Restarted(restart.height, restart.id, None, None)
+                for restart in end.restarts
+                if restart.height <= self._source.base.height
+            ]
 
     def _note_restart(self, block: Block) -> None:
         """Go over to the committee that a restart leaves, with which share of the one before."""

@@ -529,7 +529,8 @@ class Engine(Outlet):
     def _verify_each(self, operations: list[SignedOperation]) -> list[bool | None]:
         """Whether each is signed, and worked for where it must be (blocks for as long as that takes).
 
-        A proof of work is slow to check, so that after the first bad one no others are looked at: None.
+        A proof of work is slow to check, so that after the first bad one no others are looked at: None. None, too, if
+        it would be looked at only in another state: kept until then, a flood of them would come to cost much at once.
         """
         state, chain_id = self.state, self.genesis.chain_id
         verdicts: list[bool | None] = []
@@ -539,9 +540,9 @@ class Engine(Outlet):
                 verdicts.append(None)
                 continue
             is_signed = verify_all([operation.claim(chain_id)])
-            is_worked = is_signed and is_worked_for(self.genesis, state, operation)
-            is_worth_it = is_worth_it and is_worked
-            verdicts.append(is_worked)
+            verdict = is_worked_for(self.genesis, state, operation) if is_signed else False
+            is_worth_it = is_worth_it and verdict is not False
+            verdicts.append(verdict)
         return verdicts
 
     async def _on_blocks(self, message: GossipMessage) -> None:

@@ -68,13 +68,14 @@ class _Fetch:
         self._streams = streams
         self._genesis = genesis
         self._peer = peer
+        self._light = LightChain(genesis, genesis.header, is_audit=True)
         self._ends: list[bytes] = []
         self._height = 0
         self._block_id = genesis.header.id
 
     async def fetch_ends(self) -> None:
-        """Fetch and check the end of every epoch."""
-        light = LightChain(self._genesis, self._genesis.header, is_audit=True)
+        """Fetch and check the end of every epoch that is over and not here yet."""
+        light = self._light
         while True:
             async with self._streams.open(self._peer, PROTOCOL) as exchange:
                 await exchange.send(Request(GetEnds(light.next_epoch)).encode(), end=True)
@@ -114,11 +115,17 @@ class _Fetch:
                     await exchange.abort("enough")
             if self._height == before:
                 break
+            if self._height == last:  # the chain went on meanwhile: another epoch may be over
+                await self.fetch_ends()
+                last = (len(self._ends) + 1) * epoch_heights
         if self._height < len(self._ends) * epoch_heights:
             raise StoreError(f"the node proves {len(self._ends)} epochs, but sent no block after {self._height}")
 
     def _check(self, block: Block) -> None:
         """That a block is the next one, and where an epoch ends the one that was proved final."""
+        if block.header.chain_id != self._genesis.chain_id:
+            theirs, ours = block.header.chain_id.hex()[:8], self._genesis.chain_id.hex()[:8]
+            raise StoreError(f"the node keeps another chain ({theirs}) than that of the genesis file ({ours})")
         if block.height != self._height + 1 or block.header.parent_id != self._block_id:
             raise InvalidBlock("parent_id", f"what comes after block {self._height} does not follow it")
         self._height, self._block_id = block.height, block.id

@@ -466,14 +466,26 @@ class Simplex:
 
     def _on_certificate(self, certificate: Certificate) -> None:
         kind, view = VoteKind(certificate.kind), certificate.view
-        if certificate.epoch != self.epoch or view <= self._views.final_view or self.is_finished:
-            return
-        if kind is NULLIFY and view <= self._views.tip_view:
-            return
         here = self._views.find(view)
+        if certificate.epoch != self.epoch:
+            return
+        if view <= self._views.final_view or self.is_finished or (kind is NULLIFY and view <= self._views.tip_view):
+            self._compare(here, certificate)
+            return
         if here is None or kind not in here.certificates:
             self._rules.check_certificate(certificate)
             self._take_certificate(certificate)
+
+    def _compare(self, here: View | None, certificate: Certificate) -> None:
+        """A certificate that changes nothing any more may still show who contradicted itself."""
+        if here is None:
+            return
+        certificate.claims(self.chain_id, self.validators)  # its form; the signatures only if they are of use
+        conflicts = here.find_conflicts(certificate.votes(self.validators))
+        if any(first.signer not in here.conflicted for first, _ in conflicts):
+            self._rules.check_certificate(certificate)
+            for first, second in conflicts:
+                self._report(here, first, second)
 
     def _take_certificate(self, certificate: Certificate) -> None:
         """What a certificate that holds means."""

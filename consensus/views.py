@@ -51,6 +51,11 @@ class View:
         """The vote of ``signer`` that excludes one of ``kind``, unless it says the same."""
         return next((self.votes[other][signer] for other in EXCLUSIVE[kind] if signer in self.votes[other]), None)
 
+    def find_conflicts(self, votes: Iterable[Vote]) -> list[tuple[Vote, Vote]]:
+        """Those of ``votes`` that contradict known ones of their signers, after these."""
+        rivals = [(self.find_rival(VoteKind(vote.kind), vote.signer), vote) for vote in votes]
+        return [(rival, vote) for rival, vote in rivals if rival is not None and not says_same(rival, vote)]
+
     def gather(self, vote: Vote, validators: ValidatorSet) -> Certificate | None:
         """The certificate of all votes that say the same as ``vote``, if they are a quorum."""
         same = [other for other in self.votes[VoteKind(vote.kind)].values() if other.block_id == vote.block_id]

@@ -105,6 +105,12 @@ class DialPlan:
         record.failures += 1
         record.not_before = now + delay * self._random.uniform(0.5, 1.0)
 
+    def forgive(self, peer: bytes) -> None:
+        """Forget the failed dials of a peer that is back, in a new life or elsewhere."""
+        record = self._records.get(peer)
+        if record is not None:
+            record.failures, record.not_before = 0, 0.0
+
     def choose(
         self, view: PeerView, connected: Collection[bytes], dialling: Collection[bytes], reachable: bool, now: float
     ) -> list[tuple[bytes, tuple[str, ...]]]:

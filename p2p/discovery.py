@@ -231,7 +231,7 @@ class Discovery:
         self._announced_at = trio.current_time()
         self._told_load = (self._load, self._announced_at)
         self.view.apply(self._announced, self._announced_at)
-        self._neighbours.spread(self.view.entries[self._network.me].id)
+        self._neighbours.spread([self.view.entries[self._network.me].id])
         return self._announced
 
     def _get_addresses(self) -> tuple[str, ...]:
@@ -349,9 +349,11 @@ class Discovery:
             self.view.confirm(subject)
         if entry.state is not PeerState.CRASHED:
             self.suspicion.clear(subject, now, refuted=announcement.incarnation == life and not announcement.leaving)
-            self._neighbours.spread(entry.id, source)
+            self._neighbours.spread([entry.id], source)
         if change is not None:
             self._emit(change)
+            if was_dead or announcement.incarnation > life:
+                self._keeper.forgive(subject)
             if was_dead and self._is_drawn():
                 self._start_check(subject, PROBE_DELAY)  # its last word may have been on the way when it died
         return b""
@@ -363,7 +365,12 @@ class Discovery:
             if self._announced is not None and accusation.is_about(self._announced):
                 self._renew(ANNOUNCE_SPACING)
         elif self.suspicion.accuse(accusation, now):
-            self._neighbours.spread(get_item_id(accusation.encode()), source, always=(suspect,))
+            # Once there are enough of them they go together and to all, so that nobody is left with too few.
+            if self.suspicion.is_believed(suspect):
+                items, always = self.suspicion.ids_against(suspect), self._neighbours.peers()
+            else:
+                items, always = [get_item_id(accusation.encode())], [suspect]
+            self._neighbours.spread(items, source, always)
 
     def _is_drawn(self) -> bool:
         """Whether this node is among the few that find out what all want to know."""
@@ -413,10 +420,11 @@ class Discovery:
 
     async def _dial(self, peer: bytes, addresses: tuple[str, ...], is_probe: bool) -> None:
         try:
+            was_relayed = self._network.is_relayed(peer)
             connected = await self._connect(peer, addresses)
-            if not connected:
+            if not connected or (was_relayed and self._network.is_relayed(peer)):
                 self._keeper.failed(peer, trio.current_time())
-                if self.view.suspect(peer):
+                if not connected and self.view.suspect(peer):
                     self._start_check(peer)  # what failed once is tried once more before it is held against anyone
         finally:
             del self._dialling[peer]
@@ -532,6 +540,6 @@ class Discovery:
         if self.suspicion.wants_accusers(peer):
             accusation = sign_accusation(self._key, self._chain_id, entry.announcement)
             if self.suspicion.accuse(accusation, now):
-                self._neighbours.spread(get_item_id(accusation.encode()))
+                self._neighbours.spread([get_item_id(accusation.encode())])
         if can_be_probed:
             self.suspicion.condemn(peer, now)

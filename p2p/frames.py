@@ -76,6 +76,11 @@ class FrameReader:
     def __init__(self) -> None:
         self._buffer = bytearray()
 
+    @property
+    def unfinished(self) -> int:
+        """Bytes of a frame whose end has not come yet."""
+        return len(self._buffer)
+
     def feed(self, data: bytes) -> list[Frame]:
         """The frames completed by ``data``.
 

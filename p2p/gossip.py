@@ -20,6 +20,7 @@ from libp2p.pubsub.pb import rpc_pb2
 from libp2p.pubsub.pubsub import Pubsub
 from libp2p.pubsub.rpc_queue import RpcQueue
 
+from p2p.bans import Fault
 from p2p.hardening import public_key_of, quietly
 from p2p.limits import Limiter, Rate
 
@@ -31,6 +32,12 @@ LAZY_DEGREE = 6
 """Peers outside the mesh that are told each second what there is to fetch (at least; a quarter if that is more)."""
 MAX_RPC = (1 << 20) + (64 << 10)
 """Largest gossip RPC in bytes: a payload just under 1 MiB with its envelope."""
+MAX_TOPICS = 64
+"""Topics that a peer may subscribe to."""
+MAX_CONTROL = 32
+"""Entries of one kind (IHAVE, GRAFT, …) of one RPC that are looked at: one for each topic of ours, and some."""
+CONTROL_RATE = Rate(items=50, size=1 << 20, burst=5.0)
+"""RPCs with such entries a second that one neighbour may send; it needs one or two."""
 NEIGHBOUR_RATE = Rate(items=200, size=4 << 20, burst=5.0)
 GOSSIP_RATE = Rate(items=400, size=8 << 20, burst=5.0)
 """New messages a second that one neighbour may bring, and all of them: a message costs 4 ms to take in and pass on."""
@@ -51,9 +58,19 @@ class GuardedPubsub(Pubsub):
     and the neighbour that brought it.
     """
 
-    def __init__(self, host: BasicHost, router: GossipSub, first_sequence: int, deliver: Callable[..., None]) -> None:
+    def __init__(
+        self,
+        host: BasicHost,
+        router: GossipSub,
+        first_sequence: int,
+        deliver: Callable[..., None],
+        blame: Callable[[bytes, Fault], None],
+    ) -> None:
         long_gossip_queues()
-        super().__init__(host, router, strict_signing=True, max_inbound_rpc_size=MAX_RPC)
+        super().__init__(
+            host, router, strict_signing=True, max_inbound_rpc_size=MAX_RPC, max_subscriptions_per_peer=MAX_TOPICS
+        )
+        self._blame = blame
         self._deliver = deliver
         self._limiter = Limiter(NEIGHBOUR_RATE, GOSSIP_RATE)
         self._neighbours: dict[int, bytes] = {}  # of the messages being handled, by id()
@@ -67,6 +84,7 @@ class GuardedPubsub(Pubsub):
             await super().continuously_read_stream(stream)
         except Exception as error:
             logger.debug("gossip RPC: %r", error)
+            self._blame(public_key_of(stream.muxed_conn.peer_id) or b"", Fault.GARBAGE)
             await quietly(stream.reset)
 
     async def push_msg(self, msg_forwarder: ID, msg: rpc_pb2.Message) -> None:
@@ -130,7 +148,11 @@ class GuardedGossipSub(GossipSub):
     per topic and forwarder (item 6). The heartbeat default is 120 s (item 5).
     """
 
-    def __init__(self, heartbeat: float = 1.0, degree: int = 6) -> None:
+    def __init__(
+        self, heartbeat: float = 1.0, degree: int = 6, blame: Callable[[bytes, Fault], None] = lambda peer, fault: None
+    ) -> None:
+        self._blame = blame
+        self._limiter = Limiter(CONTROL_RATE)
         super().__init__(
             protocols=[PROTOCOL_ID_V11],
             degree=degree,
@@ -145,6 +167,25 @@ class GuardedGossipSub(GossipSub):
             spam_protection_enabled=False,
             eclipse_protection_enabled=False,
         )
+
+    async def handle_rpc(self, rpc: rpc_pb2.RPC, sender_peer_id: ID) -> None:
+        """The times of what was pruned and offered are noted for every topic that a peer makes up, and never forgotten.
+
+        Only entries of topics of ours are looked at, and not too many. Delete when strange topics leave no trace.
+        """
+        peer = public_key_of(sender_peer_id) or b""
+        if not self._limiter.admit(peer, rpc.control.ByteSize(), trio.current_time()):
+            self._blame(peer, Fault.RATE)
+            return
+        assert self.pubsub is not None
+        ours, control = self.pubsub.topic_ids, rpc.control
+        lists: tuple[Any, ...] = (control.ihave, control.graft, control.prune)
+        for entries in lists:
+            kept = [entry for entry in entries if entry.topicID in ours][:MAX_CONTROL]
+            del entries[:]
+            entries.extend(kept)
+        del control.iwant[MAX_CONTROL:]
+        await super().handle_rpc(rpc, sender_peer_id)
 
     async def heartbeat(self) -> None:
         """An exception in one heartbeat ends the process. Delete when the library catches it."""

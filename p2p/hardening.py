@@ -12,6 +12,7 @@ libp2p.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import struct
 from collections.abc import Callable, Sequence
@@ -51,15 +52,21 @@ from libp2p.transport.upgrader import TransportUpgrader
 from multiaddr import Multiaddr
 
 from chain.crypto import KeyPair, format_address, is_valid_public_key
+from p2p.bans import Fault
+from p2p.door import PATIENT_UPGRADE_TIMEOUT, UPGRADE_TIMEOUT, Door, DoorLimits
+from p2p.limits import Limiter, Rate
 from p2p.transport import PROXY_TIMEOUT, DialRules, GuardedTCP
 
 logger = logging.getLogger(__name__)
 
-MAX_CONNECTIONS = 1000
 MAX_STREAMS = 512
 """Open streams per connection, in both directions together."""
-UPGRADE_TIMEOUT = 5.0
-"""Seconds for the Noise and Yamux handshakes of a connection, and for the protocol negotiation of a stream."""
+STREAM_RATE = Rate(items=100, size=math.inf, burst=5.0)
+"""Streams a second that a peer may open; one costs 4 ms."""
+MAX_OUTBOUND = 256
+"""Outbound connections for which there is always room, however many others come in."""
+MAX_BUFFERED = 64 << 20
+"""Bytes of one connection, in all its streams together, that wait for a reader."""
 WRITE_TIMEOUT = 5.0
 """Seconds after which one frame that cannot be written ends its connection."""
 KEEPALIVE_INTERVAL = 3.0
@@ -168,6 +175,8 @@ class GuardedYamux(Yamux):
     def __init__(self, secured_conn: ISecureConn, peer_id: ID, is_initiator: bool) -> None:
         super().__init__(secured_conn, peer_id, is_initiator)
         self._heard = 0.0
+        self.overran = False
+        """Whether the peer sent more than it may."""
         circuit = secured_conn.get_connection_type() == ConnectionType.RELAYED
         self._write_timeout = CIRCUIT_WRITE_TIMEOUT if circuit else WRITE_TIMEOUT
         self._keepalive_interval = CIRCUIT_KEEPALIVE_INTERVAL if circuit else KEEPALIVE_INTERVAL
@@ -180,6 +189,19 @@ class GuardedYamux(Yamux):
             return data
 
         vars(secured_conn)["read"] = read_and_note
+
+    async def _read_data_body(self, length: int) -> bytes:
+        """Whoever ignores the window of a stream fills this node's memory: what exceeds it is logged and kept.
+
+        Here it ends the connection, well above the window, since the library's own count of it is not exact. Delete
+        when exceeding a window does.
+        """
+        buffered = [len(buffer) for buffer in self.stream_buffers.values()]
+        if buffered and (max(buffered) > 4 * MAX_WINDOW or sum(buffered) > MAX_BUFFERED):
+            self.overran = True
+            await self.secured_conn.close()
+            raise RawConnError("the peer sent more than its window")
+        return await super()._read_data_body(length)
 
     async def _write_frame(self, data: bytes) -> None:
         """Cancelling a writer tears the encrypted stream in two and thereby ends the whole connection; and a writer
@@ -232,6 +254,10 @@ class GuardedUpgrader(TransportUpgrader):
         return GuardedYamux(conn, peer_id, conn.is_initiator)
 
 
+class PeerRefused(SwarmException):
+    """A connection that is not wanted because of who made it."""
+
+
 class _NoAutoConnector(AutoConnector):
     async def maybe_connect(self) -> None:
         """Dialling known addresses unasked gives away who hides behind a relay; the node has its own keeper."""
@@ -243,6 +269,9 @@ class GuardedSwarm(Swarm):
     refused: frozenset[bytes] = frozenset()
     """Peers that no connection is made with, whoever begins."""
 
+    door: Door = Door(DoorLimits())
+    """Which inbound connections are taken in; :func:`build_host` gives each host its own."""
+
     def _init_connection_management(self) -> None:
         super()._init_connection_management()
         self.auto_connector = _NoAutoConnector(self)
@@ -252,29 +281,52 @@ class GuardedSwarm(Swarm):
         ever is the last (item 2).
 
         Here they end with the connection. Delete when ``_inbound_limiter`` is free after a peer has left.
-        Caps per address belong here too (item 3).
         """
         await self.serve(RawConnection(read_write_closer, False), maddr)
 
     async def serve(self, raw: RawConnection, maddr: Any) -> None:
-        """Take in a connection that a peer has begun, and stay until it ends. Never raises."""
+        """Take in a connection that a peer has begun, if the door lets it in, and stay until it ends. Never raises.
+
+        Half-open connections would otherwise hold up everybody (item 3).
+        """
+        remote = raw.get_remote_address()
+        address = None if remote is None else remote[0]
+        visit = self.door.knock(address, trio.current_time())
+        failed = False
         try:
-            muxed = await self.upgrade_inbound_raw_conn(raw, maddr)
-            assert isinstance(muxed, Yamux)
-            await muxed.event_closed.wait()
+            if visit is not None:
+                with visit.scope:
+                    failed = True
+                    visit.scope.deadline = visit.deadline
+                    muxed = await self.upgrade_inbound_raw_conn(raw, maddr)
+                    failed = False
+                    visit.scope.deadline = math.inf
+                    assert isinstance(muxed, GuardedYamux)
+                    peer = public_key_of(muxed.peer_id) or b""
+                    self.door.enter(visit, peer)
+                    await muxed.event_closed.wait()
+                    if muxed.overran:
+                        self.door.blame(peer, address, Fault.OVERSIZE, trio.current_time())
+        except PeerRefused:
+            failed = False
         except Exception as error:
             logger.debug("inbound connection: %r", error)
         finally:
+            if visit is not None:
+                self.door.leave(visit, trio.current_time(), failed)
             with trio.CancelScope(shield=True):
                 await quietly(raw.close)
 
     async def add_conn(self, muxed_conn: IMuxedConn, direction: str = "unknown") -> SwarmConn:
         """Peers are Ed25519 accounts: a connection authenticated by any other key, or by our own, is closed."""
         peer = public_key_of(muxed_conn.peer_id)
-        if peer is None or muxed_conn.peer_id == self.self_id or peer in self.refused:
+        if peer is None or muxed_conn.peer_id == self.self_id or self._is_refused(peer):
             await quietly(muxed_conn.close)
-            raise SwarmException("the peer's key is refused, or not a usable Ed25519 key of another node")
+            raise PeerRefused("the peer's key is refused, or not a usable Ed25519 key of another node")
         return await super().add_conn(muxed_conn, direction)
+
+    def _is_refused(self, peer: bytes) -> bool:
+        return peer in self.refused or self.door.peers.is_banned(peer, trio.current_time())
 
     async def new_stream(self, peer_id: ID) -> INetStream:
         """A cancelled call keeps one of the connection's 256 stream slots, and when none is left it blocks silently
@@ -368,16 +420,25 @@ class ConnectionEvents(INotifee):
 
 
 class GuardedHost(BasicHost):
-    """Streams and their protocols."""
+    """Streams and their protocols. ``blame(peer, fault)`` is told of those who open too many."""
+
+    def __init__(self, swarm: GuardedSwarm, blame: Callable[[bytes, Fault], None]) -> None:
+        super().__init__(swarm, disable_identify_address_discovery=True)
+        self._limiter = Limiter(STREAM_RATE)
+        self._blame = blame
 
     async def _swarm_stream_handler(self, net_stream: INetStream) -> None:
         """An exception that leaves a stream handler or the negotiation ends the process (item 1).
 
-        Delete when it resets the stream instead. The bound on the streams of a peer is ours.
+        Delete when it resets the stream instead. The bounds on the streams of a peer are ours.
         """
         assert isinstance(net_stream, NetStream)
         connection = net_stream.swarm_conn
         try:
+            peer = public_key_of(net_stream.muxed_conn.peer_id) or b""
+            if not self._limiter.admit(peer, 0, trio.current_time()):
+                self._blame(peer, Fault.RATE)
+                raise StreamFailure("the peer opens too many streams")
             if connection is None or len(connection.streams) > MAX_STREAMS:
                 raise StreamFailure("the peer has too many streams open")
             await super()._swarm_stream_handler(net_stream)
@@ -425,7 +486,7 @@ def was_reset(stream: NetStream) -> bool:
     return muxed.reset_received or muxed.conn.event_shutting_down.is_set()
 
 
-def build_host(key: KeyPair, rules: DialRules) -> GuardedHost:
+def build_host(key: KeyPair, rules: DialRules, door: Door, blame: Callable[[bytes, Fault], None]) -> GuardedHost:
     """A host of this key with every guard in place: TCP, Noise, Yamux, no identify, no automatic dialling."""
     install()
     patience = UPGRADE_TIMEOUT if rules.proxy is None else PROXY_TIMEOUT
@@ -433,22 +494,25 @@ def build_host(key: KeyPair, rules: DialRules) -> GuardedHost:
     peer_id = ID.from_pubkey(key_pair.public_key)
     peerstore = PeerStore()
     peerstore.add_key_pair(peer_id, key_pair)
+    room = door.limits.max_connections + door.limits.max_half_open + MAX_OUTBOUND
     swarm = GuardedSwarm(
         peer_id,
         peerstore,
-        GuardedUpgrader(key_pair, patience),
+        GuardedUpgrader(key_pair, max(patience, PATIENT_UPGRADE_TIMEOUT)),
         [GuardedTCP(rules)],
         retry_config=RetryConfig(max_retries=0),
         connection_config=ConnectionConfig(
-            max_connections=MAX_CONNECTIONS,
-            high_watermark=MAX_CONNECTIONS,
-            inbound_upgrade_timeout=patience,
+            max_connections=room,
+            min_connections=0,
+            high_watermark=room,
+            inbound_upgrade_timeout=PATIENT_UPGRADE_TIMEOUT,
             outbound_upgrade_timeout=patience,
             inbound_stream_protocol_negotiation_timeout=patience,
             outbound_stream_protocol_negotiation_timeout=patience,
         ),
     )
-    host = GuardedHost(swarm, disable_identify_address_discovery=True)
+    swarm.door = door
+    host = GuardedHost(swarm, blame)
     for protocol in list(host.get_mux().get_protocols()):
         if protocol is not None and "/id/" in protocol:
             host.remove_stream_handler(protocol)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from ipaddress import ip_address
 from typing import Any
@@ -28,8 +28,10 @@ from libp2p.utils.address_validation import expand_wildcard_address
 from multiaddr import Multiaddr
 
 from chain.crypto import KeyPair, format_address
+from p2p.bans import Fault
 from p2p.broadcast import Broadcast
 from p2p.circuits import CIRCUIT_TIMEOUT, HOP, STOP, accept_circuit, open_circuit, parse_circuit_address, reserve
+from p2p.door import Door, DoorLimits
 from p2p.gossip import GuardedGossipSub, GuardedPubsub
 from p2p.hardening import (
     ConnectionEvents,
@@ -66,6 +68,8 @@ QUEUE = 1024
 """Gossip messages or connection changes that a subscriber may fall behind."""
 DIAL_TIMEOUT = 5.0
 """Seconds for one address: TCP, Noise and Yamux."""
+HEAD_START = 4.0
+"""Seconds for all direct addresses together, if there are circuits to try after them."""
 OPEN_TIMEOUT = 10.0
 """Seconds to open a stream and agree on its protocol."""
 DUPLICATE_GRACE = 0.5
@@ -83,7 +87,7 @@ class Libp2pNetwork:
     only dials out. ``announce`` replaces what :attr:`listen_addresses` reports, for a node behind a forwarded port.
     ``rules`` say what may be dialled. With ``relay`` it relays for others, within these limits. ``public`` says whether
     others can dial it; None finds out (``p2p.reachability``), but who announces an address is taken to know it. With
-    ``upnp`` it asks the router to forward its ports.
+    ``upnp`` it asks the router to forward its ports. ``limits`` say how many connections it takes in.
 
     Where the rules allow only some addresses, the node is *anonymous*: it does not listen, nothing it sends names an
     address, and it reaches the rest of the network by circuits through the relays at which it has a reservation.
@@ -100,6 +104,7 @@ class Libp2pNetwork:
         relay: RelayLimits | None = None,
         public: bool | None = None,
         upnp: bool = False,
+        limits: DoorLimits | None = None,
     ) -> None:
         self._rules = rules or DialRules()
         if self.is_anonymous and (listen or announce or upnp or relay is not None):
@@ -126,6 +131,9 @@ class Libp2pNetwork:
             self._handlers[REACHABILITY] = self.reachability.serve
         self.locate: Callable[[bytes], Sequence[str]] = lambda peer: ()
         """Where a peer might be dialled, for those who ask this relay to reach it."""
+        self.is_kept: Callable[[bytes], bool] = lambda peer: False
+        """Which peers keep their connection when there are too many, and are not banned; relays in use are, anyway."""
+        self.door = Door(limits or DoorLimits(), self._is_kept)
         self.relay = None if relay is None else Relay(self, runtime, relay, self.is_relayed, self._locate)
         if self.relay is not None:
             self._handlers[HOP] = self.relay.serve
@@ -170,9 +178,9 @@ class Libp2pNetwork:
         """Run host and gossip out of reach of cancellation until ``ended``, then close them in order."""
         failure = None
         with trio.CancelScope(shield=True) as everything:
-            host = build_host(self._key, self._rules)
-            router = GuardedGossipSub()
-            pubsub = GuardedPubsub(host, router, self._runtime.now() * 1_000_000, self._deliver)
+            host = build_host(self._key, self._rules, self.door, self.blame)
+            router = GuardedGossipSub(blame=self.blame)
+            pubsub = GuardedPubsub(host, router, self._runtime.now() * 1_000_000, self._deliver, self.blame)
             host.get_network().register_notifee(ConnectionEvents(self._connected, self._disconnected))
             for protocol in self._handlers:
                 self._attach(host, protocol)
@@ -243,12 +251,14 @@ class Libp2pNetwork:
         if peer == self.me:
             raise NetworkError("a node does not dial itself")
         swarm = self._swarm()
+        if self.door.peers.is_banned(peer, trio.current_time()):
+            raise NetworkError(f"{format_address(peer)} broke the rules and is banned for a while")
         if peer in swarm.refused:
             raise NetworkError(f"{format_address(peer)} is on the other side of a partition")
         failures: list[str] = []
         async with self._dials.setdefault(peer, trio.Lock()):
-            for attempt, place, seconds in self._paths(peer, addresses):
-                if peer in self._peers:
+            for attempt, place, seconds, is_direct in self._paths(peer, addresses):
+                if peer in self._peers and not (is_direct and self.is_relayed(peer)):
                     break
                 try:
                     with trio.fail_after(seconds):
@@ -262,9 +272,12 @@ class Libp2pNetwork:
 
     def _paths(
         self, peer: bytes, addresses: Sequence[str]
-    ) -> Iterator[tuple[Callable[[], Awaitable[None]], str, float]]:
-        """The ways to ``peer``, direct ones first: how to try each, what to call it, and the seconds it may take."""
-        direct_timeout = DIAL_TIMEOUT if self._rules.proxy is None else PROXY_TIMEOUT
+    ) -> Iterator[tuple[Callable[[], Awaitable[None]], str, float, bool]]:
+        """The ways to ``peer``, direct ones first.
+
+        How to try each, what to call it, the seconds it may take, and whether it is direct.
+        """
+        direct: list[Multiaddr] = []
         relays: dict[bytes, list[str]] = {}
         for address in addresses:
             try:
@@ -276,15 +289,26 @@ class Libp2pNetwork:
             if not self._rules.allows(target):
                 continue
             if circuit is None:
-                yield partial(self._swarm().dial, peer_id_of(peer), target), address, direct_timeout
+                direct.append(target)
             elif circuit[0] not in (peer, self.me):
                 relays.setdefault(circuit[0], []).append(circuit[1])
         if self.is_anonymous:  # its relays reach for it what it may not dial
-            relays |= {relay: relays.get(relay, []) for relay in sorted(self._reserved) if relay != peer}
+            now = trio.current_time()
+            held = sorted(relay for relay, expiry in self._reserved.items() if expiry > now and relay != peer)
+            relays |= {relay: relays.get(relay, []) for relay in held}
+        patience = DIAL_TIMEOUT if self._rules.proxy is None else PROXY_TIMEOUT
+        # Behind a NAT direct addresses lead nowhere and answer nothing: where there is another way they get less time.
+        for target in direct:
+            yield (
+                partial(self._swarm().dial, peer_id_of(peer), target),
+                str(target),
+                min(patience, HEAD_START / len(direct)) if relays and self._rules.proxy is None else patience,
+                True,
+            )
         # Those that are connected first; not always the same one, which may be the one that hangs.
         for relay in sorted(relays, key=lambda relay: (relay not in self._peers, self._runtime.random.random())):
             place = f"through the relay {format_address(relay)}"
-            yield partial(self._dial_circuit, relay, relays[relay], peer), place, direct_timeout + CIRCUIT_TIMEOUT
+            yield partial(self._dial_circuit, relay, relays[relay], peer), place, patience + CIRCUIT_TIMEOUT, False
 
     async def _dial_circuit(self, relay: bytes, addresses: Sequence[str], peer: bytes) -> None:
         if relay not in self._peers:
@@ -311,8 +335,11 @@ class Libp2pNetwork:
     async def reserve(self, relay: bytes) -> float:
         if self.is_relayed(relay):
             raise NetworkError(f"{format_address(relay)} is connected through a relay and cannot be one")
-        self._reserved.pop(relay, None)
-        seconds = await reserve(self, relay, self._runtime.now())
+        try:
+            seconds = await reserve(self, relay, self._runtime.now())
+        except NetworkError:
+            self._reserved.pop(relay, None)
+            raise
         if relay in self._peers:
             self._reserved[relay] = trio.current_time() + seconds
         return seconds
@@ -364,6 +391,21 @@ class Libp2pNetwork:
         if self._running is not None:
             await _close_all(self._running.host.get_network().get_connections(peer_id_of(peer)))
             self._update_peers()
+
+    def blame(self, peer: bytes, fault: Fault) -> None:
+        if self._running is None or peer not in self._peers:
+            return
+        if self.door.blame(peer, self.get_remote_host(peer), fault, trio.current_time()):
+            logger.info("%s broke the rules too often and is banned for a while", format_address(peer))
+            self._running.nursery.start_soon(self.disconnect, peer)
+
+    def refusals(self) -> Mapping[str, int]:
+        return self.door.refusals
+
+    def _is_kept(self, peer: bytes) -> bool:
+        if peer in self._reserved or self.is_kept(peer):
+            return True
+        return self.relay is not None and self.relay.table.has_reservation(peer, trio.current_time())
 
     async def partition(self, peers: Iterable[bytes]) -> None:
         """Have nothing to do with ``peers`` from now on: their connections are cut and no new ones made.

@@ -90,6 +90,10 @@ class Keeper:
         """Note that ``peer`` could not be dialled."""
         self._plan.failed(peer, now)
 
+    def forgive(self, peer: bytes) -> None:
+        """Forget the failed dials of a peer that is back, in a new life or elsewhere."""
+        self._plan.forgive(peer)
+
     def reserved(self, relay: bytes, seconds: float, now: float) -> None:
         """Note that ``relay`` holds a slot for so long."""
         self._relays[relay] = _Relay(now + (1 - RENEW_SHARE) * seconds, now + seconds)
@@ -127,7 +131,8 @@ class Keeper:
         if len(links) < PUBLIC_LINKS:
             begun = {peer: _group(self._addresses(view, peer)) for peer in (*dialling, *dials)}
             wanted = PUBLIC_LINKS - len(links) - sum(bool(group) for group in begun.values())
-            taken = {*connected, *dialling, *dials}
+            # A dialable peer that is connected through a relay is worth a direct link.
+            taken = {*(peer for peer in connected if not is_relayed(peer)), *dialling, *dials}
             near = {*links.values(), *begun.values()}
             for peer, addresses in self._candidates(view, taken, near, now)[: max(0, wanted)]:
                 dials[peer] = (addresses, False)

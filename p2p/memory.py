@@ -19,7 +19,7 @@ import heapq
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
@@ -27,6 +27,7 @@ from typing import Any
 import trio
 
 from chain.crypto import format_address
+from p2p.bans import Fault
 from p2p.broadcast import Broadcast
 from p2p.network import MAX_GOSSIP, MAX_UNREAD, GossipMessage, NetworkError, StreamHandler, is_network_error
 
@@ -409,6 +410,12 @@ class MemoryNetwork:
 
     def can_be_dialled(self) -> bool | None:
         return bool(self._listen_addresses)
+
+    def blame(self, peer: bytes, fault: Fault) -> None:
+        """Nobody is banned here: what a fault leads to is tested by itself, and on real hosts."""
+
+    def refusals(self) -> Mapping[str, int]:
+        return {}
 
     async def disconnect(self, peer: bytes) -> None:
         await trio.lowlevel.checkpoint()

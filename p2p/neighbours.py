@@ -16,6 +16,7 @@ import trio
 
 from chain.crypto import format_address
 from chain.exceptions import CodecError
+from p2p.bans import Fault
 from p2p.limits import Limiter, Rate
 from p2p.network import Network, NetworkError
 from p2p.reconciliation import Views
@@ -28,7 +29,7 @@ FANOUT = 6
 """Neighbours that are told of something new (at least; a half if that is more)."""
 DELAY = 0.2
 """Mean seconds for which something new waits for more."""
-SPACING = 0.5
+SPACING = 1.0
 """Least seconds between two offers to the same neighbour."""
 SAY_TIMEOUT = 10.0
 """Seconds that one frame may take; then the neighbour is too slow and the exchange is aborted."""
@@ -105,7 +106,7 @@ class Neighbours:
             self._opening[peer] = None
             self._nursery.start_soon(self._converse, peer)
 
-    def spread(self, item: bytes, source: bytes = b"", always: Iterable[bytes] = ()) -> None:
+    def spread(self, items: Iterable[bytes], source: bytes = b"", always: Iterable[bytes] = ()) -> None:
         """Offer something new, but not to its ``source``; to ``always`` in any case."""
         others = [peer for peer in self._talks if peer != source]
         fanout = max(FANOUT, len(others) // 2)
@@ -113,7 +114,7 @@ class Neighbours:
         for peer in dict.fromkeys([*chosen, *always]):
             talk = self._talks.get(peer)
             if talk is not None and len(talk.offers) < MAX_OFFERED:
-                talk.offers[item] = None
+                talk.offers.update(dict.fromkeys(items))
         self._wake.set()
 
     def say(self, peer: bytes, frame: Views) -> None:
@@ -192,6 +193,7 @@ class Neighbours:
                     await exchange.send(reply.encode())
         except CodecError as error:
             logger.info("bad frame from %s: %s", format_address(peer), error)
+            self._network.blame(peer, Fault.FORGERY)
             await exchange.abort(str(error))
         finally:
             if self._talks.get(peer) is talk:

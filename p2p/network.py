@@ -9,11 +9,13 @@ authenticates it (Noise), so ``RawStream.peer`` proves who is at the other end.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import trio
+
+from p2p.bans import Fault
 
 MAX_GOSSIP = 1 << 20
 """Gossip payloads are smaller than this, in bytes; gossipsub drops larger ones silently."""
@@ -90,12 +92,20 @@ class Network(Protocol):
     async def connect(self, peer: bytes, addresses: Sequence[str]) -> None:
         """Connect to ``peer`` at one of ``addresses`` (multiaddresses); nothing happens if connected already.
 
+        A connection through a relay is replaced by a direct one, if one of the direct addresses answers.
+
         Raises:
             NetworkError: none of the addresses answered as that peer.
         """
 
     async def disconnect(self, peer: bytes) -> None:
         """Close every connection to ``peer``. Never raises."""
+
+    def blame(self, peer: bytes, fault: Fault) -> None:
+        """Hold ``fault`` against a connected peer; who does too much of it is disconnected and banned for a while."""
+
+    def refusals(self) -> Mapping[str, int]:
+        """Connections that were not taken in so far, by reason; empty where all are."""
 
     async def reserve(self, relay: bytes) -> float:
         """Ask a connected peer for a relay slot, so that others can dial this node through it.

@@ -36,6 +36,8 @@ MAX_ROOM = 128 * 1024
 """Bytes of items in one frame; what has no room is found next time."""
 ASK_AGAIN = 1.0
 """Seconds after which an item that was asked for, and did not come, is asked for again."""
+PULL_TIME = 2.0
+"""Seconds in which nobody else is asked for what differs when most does: a newcomer fetches the view from one peer."""
 MAX_ASKED = 4 * MAX_PEERS
 RECENT = 300.0
 """Seconds for which a goodbye is listed; later all have it."""
@@ -82,6 +84,7 @@ class Reconciliation:
         self._view = view
         self._suspicion = suspicion
         self._asked: dict[bytes, float] = {}
+        self._pulling_until = 0.0
 
     @property
     def root(self) -> bytes:
@@ -102,12 +105,14 @@ class Reconciliation:
             _check_parts(frame.parts, frame.count)
             held = {*listed}
             asked = [*asked, *(item for item in self._list(frame.parts, frame.count, now) if item not in held)]
-        if frame.buckets:
+        if frame.buckets and now >= self._pulling_until:
             theirs = _split(frame.buckets)
             mine = self._fingerprints(len(theirs))
             parts = bytes(number for number, value in enumerate(theirs) if value != mine[number])
             count = len(theirs)
             have = b"".join(self._list(parts, count, now))
+            if 2 * len(parts) > count:
+                self._pulling_until = now + PULL_TIME
         buckets = b""
         if frame.root and frame.root != self.root:
             buckets = b"".join(self._fingerprints(self._bucket_count()))

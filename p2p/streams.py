@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 import trio
 
+from p2p.bans import Fault
 from p2p.frames import MAX_FRAME, ExchangeState, Frame, FrameError, FrameReader, Kind
 from p2p.network import Network, NetworkError, RawStream, is_network_error
 
@@ -42,6 +43,10 @@ MAX_IDLE = 64
 MAX_STREAMS = 200
 """Streams opened to one peer; libp2p blocks somewhat above."""
 
+MAX_UNFINISHED = 16 << 20
+"""Bytes of unfinished frames of one peer, in all its streams together; frames are sent whole, so honest ones are few.
+"""
+
 Key = TypeVar("Key")
 ExchangeHandler = Callable[["Exchange"], Awaitable[None]]
 
@@ -49,9 +54,10 @@ ExchangeHandler = Callable[["Exchange"], Awaitable[None]]
 class _Channel:
     """One raw stream, at either end: whole frames out, and the exchange that it carries now."""
 
-    def __init__(self, raw: RawStream, protocol: str) -> None:
+    def __init__(self, streams: Streams, raw: RawStream, protocol: str) -> None:
         self.raw = raw
         self.protocol = protocol
+        self._streams = streams
         self.number = 0
         """Number of the latest exchange."""
         self.exchange: Exchange | None = None
@@ -75,19 +81,23 @@ class _Channel:
 
     async def read(self, on_frame: Callable[[Frame], None]) -> None:
         """Pass on frames until the stream is lost."""
-        reader = FrameReader()
+        reader, held = FrameReader(), 0
         reason = "this node has stopped"
         try:
             with self.scope:
                 while data := await self.raw.receive():
                     for frame in reader.feed(data):
                         on_frame(frame)
+                    self._streams._hold(self.raw.peer, reader.unfinished - held)
+                    held = reader.unfinished
                 reason = "the peer closed the stream"
         except NetworkError as error:
             reason = str(error)
         except FrameError as error:
             reason = f"the peer broke the framing rules: {error}"
+            self._streams.network.blame(self.raw.peer, Fault.GARBAGE)
         finally:
+            _count(self._streams._unfinished, self.raw.peer, -held)
             await self.give_up(reason)
 
     async def give_up(self, reason: str) -> None:
@@ -271,6 +281,7 @@ class Streams:
         # Streams and exchanges that peers opened, per peer and protocol.
         self._accepted: dict[tuple[bytes, str], int] = {}
         self._served: dict[tuple[bytes, str], int] = {}
+        self._unfinished: dict[bytes, int] = {}  # bytes, per peer
 
     async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         """Serve and reap until cancelled; then every stream is reset and every handler cancelled."""
@@ -367,7 +378,7 @@ class Streams:
         _count(self._opened, peer, 1)
         try:
             with trio.fail_after(OPEN_TIMEOUT):
-                channel = _Channel(await self.network.open_stream(peer, protocol), protocol)
+                channel = _Channel(self, await self.network.open_stream(peer, protocol), protocol)
             if self._nursery is None:
                 await channel.give_up("this node has stopped")
                 raise NetworkError("this node's streams are not running")
@@ -420,6 +431,17 @@ class Streams:
         if len(idle) > MAX_IDLE and self._nursery is not None:
             self._nursery.start_soon(idle.pop(0).close)
 
+    def _hold(self, peer: bytes, change: int) -> None:
+        """Account for bytes of a frame that has no end yet.
+
+        Raises:
+            NetworkError: they are too many.
+        """
+        if self._unfinished.get(peer, 0) + change > MAX_UNFINISHED:
+            self.network.blame(peer, Fault.OVERSIZE)
+            raise NetworkError("far too many frames without an end")
+        _count(self._unfinished, peer, change)
+
     async def _reap(self) -> None:
         now = trio.current_time()
         for channel in list(self._channels):
@@ -436,7 +458,7 @@ class Streams:
 
     async def _accept(self, raw: RawStream, protocol: str, handler: ExchangeHandler, limit: int) -> None:
         """Runs in a task of the network; the work is done in one of ours, so that it ends with us."""
-        channel = _Channel(raw, protocol)
+        channel = _Channel(self, raw, protocol)
         key = (raw.peer, protocol)
         if self._nursery is None or self._accepted.get(key, 0) >= 2 * limit + MAX_IDLE:
             await channel.give_up("busy")
@@ -458,7 +480,7 @@ class Streams:
                 if channel.exchange is not None:
                     channel.exchange._lose("the peer has begun another exchange")
                 if self._served.get(key, 0) >= 2 * limit:
-                    raise FrameError("far too many exchanges")
+                    raise NetworkError("far too many exchanges")  # an honest peer may have that many users
                 channel.number = frame.exchange
                 channel.exchange = exchange = Exchange(channel, channel.number)
                 exchange._scope = trio.CancelScope()

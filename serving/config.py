@@ -351,6 +351,21 @@ class RelayConfig(Section):
     )
 
 
+class LimitsConfig(Section):
+    """What others may use up before this node knows who they are."""
+
+    max_connections: int = Field(
+        default=1000, ge=1, le=100_000, description="Connections that others may make to this node."
+    )
+    max_per_address: int = Field(
+        default=64, ge=1, le=100_000, description="The same from one IPv4 address, or from one IPv6 network (/64)."
+    )
+    exempt_loopback: bool = Field(
+        default=False,
+        description="Lift what counts by address from this machine's own addresses, for tests with many nodes on it.",
+    )
+
+
 class NodeConfig(Section):
     """Everything that a node's owner decides."""
 
@@ -371,6 +386,9 @@ class NodeConfig(Section):
     upnp: bool = Field(default=False, description="Whether to ask the home router to forward the port (UPnP).")
     relay: RelayConfig = Field(
         default=RelayConfig(), description="Lending this node's address to those that cannot be dialled."
+    )
+    limits: LimitsConfig = Field(
+        default=LimitsConfig(), description="What others may use up before this node knows who they are."
     )
     anonymous: bool = Field(
         default=False,

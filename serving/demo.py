@@ -171,6 +171,7 @@ def make_nodes(directory: Path) -> list[DemoNode]:
             "bootstrap": [other.multiaddress for other in nodes if other is not node],
             "api": {"host": "127.0.0.1", "port": node.api_port},
             "admin": {"host": "127.0.0.1", "port": node.admin_port},
+            "limits": {"exempt_loopback": True},
             # Above a target of 0 even an idle node offers its requests to the others.
             "policy": {"target_utilization": 0.0, "offload_frequency": 0.9} if node.number == 0 else {},
             "models": [{"kind": "embedded"}],

@@ -118,6 +118,10 @@ class _NodeCollector(Collector):
         yield _gauge("mempool_operations", "Operations that wait for a block.", status.mempool_operations)
         yield _gauge("mempool_bytes", "Size of the operations that wait for a block.", status.mempool_bytes)
         yield _gauge("connected_peers", "Peers connected to this node.", status.peers)
+        refused = _counter("refused_connections", "Connections of other nodes that were not taken in.", "reason")
+        for reason, count in self._node.network.refusals().items():
+            refused.add_metric([reason], count)
+        yield refused
         yield _gauge("known_peers", "Peers that are online as far as this node knows.", len(self._node.discovery.view))
 
     def _collect_account(self) -> Iterator[Metric]:

@@ -9,8 +9,7 @@ import structlog
 from chain.crypto import KeyPair
 from chain.exceptions import InvalidOperation
 from chain.operations import Register, SignedOperation, sign_operation
-from chain.registration import compute_challenge, count_left, search
-from chain.state import Account
+from chain.registration import NO_NEWCOMER, compute_challenge, count_left, is_newcomer, search
 from consensus.engine import Engine
 from p2p.runtime import Runtime
 
@@ -32,8 +31,8 @@ async def register(engine: Engine, key: KeyPair, models: tuple[str, ...], runtim
         state = engine.state
         if not genesis.parameters.register_grant:
             raise InvalidOperation("this chain grants nothing to newcomers")
-        if state.account(key.public_key) != Account():
-            raise InvalidOperation("only an account that has nothing yet is granted anything")
+        if not is_newcomer(state.account(key.public_key)):
+            raise InvalidOperation(NO_NEWCOMER)
         if not count_left(state, genesis):
             raise InvalidOperation("the newcomers of this epoch are all registered; try again in the next")
         beacon = state.beacon

@@ -18,6 +18,7 @@ from chain.epochs import Epoch, get_next_epoch
 from chain.exceptions import KeyFormatError, RestartError
 from chain.restart_file import RestartFile, build_restart
 from chain.transition import state_transition
+from chain.votes import is_slashable
 from consensus.agreement import Voting
 from consensus.repair import Opened
 from p2p.runtime import RealRuntime
@@ -55,8 +56,7 @@ def build_restart_app(open_offline: Offline, write_genesis: WriteGenesis) -> typ
             blocks, voting = opened.blocks, _get_voting(opened)
             now = RealRuntime().now()
             proposal = build_restart(blocks.genesis, key, blocks.header, blocks.state, removed, now)
-            signed = _sign(proposal, key, voting)
-            file.write_bytes(signed.encode())
+            signed = _sign(file, proposal, key, voting)
             _describe(signed, opened)
         print(f"hand {file} to the others: wwwserve chain restart sign {file}")
 
@@ -66,10 +66,13 @@ def build_restart_app(open_offline: Offline, write_genesis: WriteGenesis) -> typ
         content = _read(file)
         with open_offline(data_dir) as (opened, key):
             epoch = content.check(opened.blocks.genesis, opened.blocks.header, opened.blocks.state)
+            # All later blocks would have to be later still.
+            ahead = content.block.header.timestamp - RealRuntime().now()
+            if ahead > opened.blocks.genesis.parameters.timestamp_drift:
+                raise RestartError(f"it is dated {ahead / 1000:,.0f} s ahead of the clock here")
             if key.public_key not in epoch.validators:
                 raise RestartError("the key here is none of the validators that remain")
-            signed = _sign(content, key, _get_voting(opened))
-            file.write_bytes(signed.encode())
+            signed = _sign(file, content, key, _get_voting(opened))
             _describe(signed, opened)
 
     @app.command()
@@ -117,21 +120,31 @@ def _read(file: Path) -> RestartFile:
         raise CommandError(f"cannot read {file}: {error.strerror}") from error
 
 
+def _write(file: Path, content: RestartFile) -> None:
+    try:
+        file.write_bytes(content.encode())
+    except OSError as error:
+        raise CommandError(f"cannot write {file}: {error.strerror}") from error
+
+
 def _get_voting(opened: Opened) -> Voting:
     if opened.voting is None or not opened.voting.recovery.may_vote(opened.blocks.state.beacon.epoch):
         raise CommandError("this node does not vote (votes: false, or its journal was lost), so it cannot sign")
     return opened.voting
 
 
-def _sign(file: RestartFile, key: KeyPair, voting: Voting) -> RestartFile:
-    """Vote for a restart: durably in the journal first, so that a second restart is refused."""
-    vote = file.make_vote(key)
-    said = [other for other in voting.journal.votes(vote.epoch) if (other.kind, other.view) == (vote.kind, vote.view)]
-    if any(other.block_id != vote.block_id for other in said):
+def _sign(file: Path, content: RestartFile, key: KeyPair, voting: Voting) -> RestartFile:
+    """Vote for a restart: durably in the journal before in the file, so that a second restart is refused."""
+    vote = content.make_vote(key)
+    said = voting.journal.votes(vote.epoch)
+    if any(is_slashable(other, vote) for other in said):
         raise RestartError("this validator signed another restart of the same block; signing two can be punished")
-    if not said:
+    _write(file, content)  # or who cannot write there has voted for what nobody can read, and can sign nothing else
+    if vote not in said:
         voting.persist(vote, None)
-    return file.add(vote)
+    signed = content.add(vote)
+    _write(file, signed)
+    return signed
 
 
 def _describe(file: RestartFile, opened: Opened) -> None:

@@ -191,10 +191,10 @@ class Router:
         return announcement.load.utilization if announcement is not None else FULL
 
     async def _connect(self, payee: bytes) -> None:
-        announcement = self._find_peer(payee)
-        if announcement is not None:
+        announcement, network = self._find_peer(payee), self._streams.network
+        if announcement is not None and payee not in network.peers():
             with trio.fail_after(self._settings.accept_timeout):
-                await self._streams.network.connect(payee, get_addresses(announcement))
+                await network.connect(payee, get_addresses(announcement))
 
     @asynccontextmanager
     async def _attempt(self, terms: _Terms) -> AsyncIterator[Answer]:

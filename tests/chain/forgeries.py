@@ -159,9 +159,9 @@ def get_transitions(chain: Chain) -> list[tuple[Block, Transition]]:
     ]
 
 
-def fill_store(store: Store, chain: Chain, finals: Finals) -> BlockStore:
+def fill_store(store: Store, chain: Chain, finals: Finals, keep_epochs: int = 0) -> BlockStore:
     """Write a chain to a store, or what it lacks of it, one batch per certificate as a node would."""
-    blocks = BlockStore(store, chain.genesis)
+    blocks = BlockStore(store, chain.genesis, keep_epochs)
     transitions = get_transitions(chain)
     for height in sorted(height for height in finals if height > blocks.height):
         blocks.append(transitions[blocks.height : height], finals[height], (height, OTHER))

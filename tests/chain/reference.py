@@ -367,7 +367,7 @@ class Reference:
     def register(self, key: bytes, operation: Register, good: bool) -> None:
         rules = self.genesis.parameters
         need(rules.register_grant and self.registered < rules.register_cap and good and operation.epoch in self.sources)
-        books = (self.nonce, self.available, self.held, self.bonded, self.models, self.unbonding)
+        books = (self.nonce, self.held, self.bonded, self.grant, self.models, self.unbonding)
         need(not any(book[key] for book in books))
         self.bonded[key] = self.grant[key] = rules.register_grant
         self.models[key] = operation.models

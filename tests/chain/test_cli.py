@@ -6,17 +6,19 @@ import json
 import subprocess
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from chain.blocks import sign_block
 from chain.blockstore import BlockStore
 from chain.cli import build_app
 from chain.crypto import format_address
 from chain.display import format_credits, format_duration, format_time
 from chain.exceptions import StoreError
-from chain.export import ExportSource, export_chain
+from chain.export import ExportSource, ExportWriter, export_chain
 from chain.store import LevelStore, MemoryStore
 from chain.verify import Source, StoreSource, verify_chain
 from tests.chain.builders import START, Chain, make_key
@@ -365,6 +367,22 @@ def test_a_proof_from_an_export_or_a_node_is_that_of_the_directory(chain: Chain,
             assert (code, text) == (1, "") and errors.startswith("error: the ") and "'other'" in errors
         result = CliRunner().invoke(remote, ["prove", *what, "-d", "/ip4/127.0.0.1/tcp/1/p2p/12D3KooW"])
         assert (result.exit_code, result.stdout) == (0, proof)
+
+
+@pytest.mark.parametrize("signer", [63, 1 << 40])
+def test_a_proof_from_an_export_that_lies_about_its_signers(chain: Chain, tmp_path: Path, signer: int) -> None:
+    first, second = chain.blocks[:2]
+    certificate = second.body.parent_certificate
+    assert certificate is not None
+    forged = replace(certificate, signers=(*certificate.signers[:-1], signer))
+    body = replace(second.body, parent_certificate=forged)
+    block = sign_block(chain.leader(2), replace(second.header, body_root=body.compute_root()), body)
+    with ExportWriter(tmp_path / "out", chain.genesis) as writer:
+        writer.add(first.encoded, chain.finality(first).encode())
+        writer.add(block.encoded, chain.finality(block).encode())
+    for command in (("verify", tmp_path / "out"), ("prove", "balance", NOBODY, "-d", tmp_path / "out")):
+        code, text, errors = run(*command)
+        assert code == 1 and f"signer {signer} is outside" in text + errors
 
 
 def test_a_refused_proof(chain: Chain, tmp_path: Path) -> None:

@@ -69,11 +69,23 @@ def test_a_grant_cannot_leave_the_bond() -> None:
     assert chain.failures[-1] == (None,) and chain.account(newcomer).bonded == GRANT
 
 
-def test_who_has_anything_is_no_newcomer() -> None:
+def test_who_has_done_anything_is_no_newcomer() -> None:
     chain, newcomer = make_chain(), make_key("newcomer")
-    assert "has nothing yet" in refuse(chain, register(chain, chain.users[0]))
+    assert "done nothing yet" in refuse(chain, register(chain, chain.validators[0]))
     chain.append([register(chain, newcomer)])
-    assert "has nothing yet" in refuse(chain, register(chain, newcomer))
+    assert "done nothing yet" in refuse(chain, register(chain, newcomer))
+    payer = chain.users[0]
+    chain.append([chain.transfer(payer, newcomer, 1)])
+    assert "done nothing yet" in refuse(chain, register(chain, payer))
+
+
+def test_nobody_keeps_a_newcomer_out_by_sending_it_credit() -> None:
+    chain, newcomer = make_chain(), make_key("newcomer")
+    before = chain.genesis.supply
+    chain.append([chain.transfer(chain.users[0], newcomer, 1), register(chain, newcomer)])
+    account = chain.account(newcomer)
+    assert (account.available, account.bonded, account.grant) == (1, GRANT, GRANT)
+    assert chain.state.totals.supply == before + GRANT == compute_supply(chain.state)
 
 
 def test_the_cap_holds_for_an_epoch() -> None:
@@ -199,8 +211,9 @@ def test_a_proof_is_looked_at_only_where_it_may_count(monkeypatch: pytest.Monkey
     monkeypatch.setattr("chain.registration.is_proof", lambda *_: pytest.fail("computed a proof"))
     bad = Register(0, bytes(16), ())
     plain, granting, newcomer = Chain(), make_chain(), make_key("newcomer")
-    assert is_worked_for(plain.genesis, plain.state, plain.sign(newcomer, bad))
-    assert is_worked_for(granting.genesis, granting.state, granting.sign(granting.users[0], bad))
-    assert is_worked_for(granting.genesis, granting.state, granting.sign(newcomer, replace(bad, epoch=7)))
+    assert is_worked_for(plain.genesis, plain.state, plain.sign(newcomer, bad)) is None
+    assert is_worked_for(granting.genesis, granting.state, granting.sign(granting.validators[0], bad)) is None
+    assert is_worked_for(granting.genesis, granting.state, granting.sign(newcomer, replace(bad, epoch=7))) is None
+    assert is_worked_for(plain.genesis, plain.state, plain.transfer(plain.users[0], newcomer, 1)) is True
     monkeypatch.setattr("chain.registration.is_proof", lambda *_: False)
-    assert not is_worked_for(granting.genesis, granting.state, granting.sign(newcomer, bad))
+    assert is_worked_for(granting.genesis, granting.state, granting.sign(newcomer, bad)) is False

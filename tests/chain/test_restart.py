@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from chain.blocks import NO_REVEAL, Block, Body, sign_block
+from chain.cli import _report_text
 from chain.exceptions import InvalidBlock, RestartError
 from chain.genesis import Genesis
 from chain.restart import VIEW_JUMP, is_restart
@@ -115,6 +116,25 @@ def test_the_audit_says_where_trust_was_broken_and_refuses_what_its_reader_does_
     assert chain.blocks[6].id.hex() in fault.reason
 
 
+def test_the_audit_of_a_pruned_chain_names_a_restart_that_is_not_there_any_more() -> None:
+    chain = make_halted()
+    finals = {height: chain.finality(chain.blocks[height - 1]) for height in (4, 6)}
+    finals[7] = go_on(chain, propose(chain))
+    finals[8] = chain.finality(append_after(chain, finals[7]))
+    for height in range(9, 23):
+        chain.append()
+        finals[height] = chain.finality(chain.blocks[-1])
+    store = MemoryStore()
+    pruned = fill_store(store, chain, finals, keep_epochs=1)
+    assert pruned.base.height > 7
+    report = verify_chain(StoreSource(store), threads=1)
+    assert report.ok and report.is_proven, report.fault
+    (restart,) = report.restarts
+    assert (restart.height, restart.block_id) == (7, chain.blocks[6].id)
+    text = _report_text(report)
+    assert "TRUST BREAK  block 7" in text and "but for the restarts named below" in text
+
+
 def test_the_chain_id_is_that_of_before() -> None:
     chain = make_halted()
     assert accept(chain.genesis, bytes(32)).chain_id == chain.genesis.chain_id
@@ -152,6 +172,32 @@ def test_a_vote_that_does_not_count_is_named(make: Callable[[Chain, RestartFile]
     chain = make_halted()
     with pytest.raises(RestartError, match=message):
         make(chain, propose(chain)).check(chain.genesis, chain.head, chain.state)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("chain_id", bytes(32)),
+        ("epoch", 0),
+        ("view", 6),
+        ("height", 9),
+        ("chain_time", 10**9),
+        ("state_root", bytes(32)),
+        ("history_root", bytes(32)),
+        ("next_validators_hash", bytes(32)),
+    ],
+)
+def test_a_restart_that_would_not_be_a_block_is_refused_before_anybody_signs_it(field: str, value: object) -> None:
+    """Its view and epoch above all: the vote for it could contradict one of before, and its signer be slashed."""
+    chain = make_halted()
+    file = propose(chain)
+    header = replace(file.block.header, **{field: value})
+    forged = RestartFile(sign_block(chain.validators[0], header, file.block.body), ())
+    with pytest.raises(RestartError, match=field):
+        forged.check(chain.genesis, chain.head, chain.state)
+    unsigned = RestartFile(replace(file.block, signature=bytes(64)), ())
+    with pytest.raises(RestartError, match="signature"):
+        unsigned.check(chain.genesis, chain.head, chain.state)
 
 
 def test_a_restart_is_of_the_last_final_block_only() -> None:

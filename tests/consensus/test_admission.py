@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import trio
 
 from chain import crypto
 from chain.exceptions import InvalidSignature
-from chain.operations import SignedOperation, Transfer, sign_operation
+from chain.operations import Register, SignedOperation, Transfer, sign_operation
 from chain.votes import NO_BLOCK, VoteKind, sign_vote
 from consensus.dissemination import LIMITS, MAX_BATCH, Batch, Gate, get_topic
 from consensus.engine import FORWARDED, INBOX
@@ -123,6 +124,23 @@ def test_what_was_found_forged_is_not_checked_again(monkeypatch: pytest.MonkeyPa
         assert verifications.count[bytes(64)] == 1 and engine.status().mempool_operations <= 1
 
     simulate(make_test_genesis(1, others=len(USERS)), play)
+
+
+def test_proofs_of_work_that_cannot_be_looked_at_yet_do_not_wait_for_the_moment_when_they_can() -> None:
+    """They cost nothing to make up, and all of them would be computed by the loop that has to vote, in a new epoch."""
+
+    async def play(world: World) -> None:
+        (engine,) = await world.start(1)
+        for epoch in (1, 9):
+            batch = [
+                sign_operation(make_key(number), world.genesis.chain_id, Register(epoch, bytes(16), ()))
+                for number in range(100, 140)
+            ]
+            await engine._take_operations(STRANGER, Batch(tuple(o.encoded for o in batch)).encode())
+        assert engine.status().mempool_operations == 0
+
+    genesis = make_test_genesis(1, others=len(USERS))
+    simulate(replace(genesis, parameters=replace(genesis.parameters, register_grant=1000)), play)
 
 
 def test_operations_longer_than_any_are_not_even_decoded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import pytest
 from chain.blocks import Block, Body, sign_block, sign_proposal
 from chain.crypto import KeyPair, hash_bytes
 from chain.exceptions import InvalidBlock
-from chain.votes import NO_BLOCK, Certificate, VoteKind, make_certificate
+from chain.votes import NO_BLOCK, Certificate, VoteKind, is_slashable, make_certificate
 from consensus.messages import (
     Broadcast,
     Build,
@@ -404,6 +404,25 @@ def test_a_conflicting_vote_is_evidence_and_does_not_count(committee: Committee)
     nullify, finalize = committee.vote(others[1], NULLIFY, 1), committee.vote(others[1], FINALIZE, 1, b"x" * 32)
     core.on_message(finalize)
     assert core.on_message(nullify) == [Conflict(finalize, nullify)]
+
+
+def test_a_certificate_that_comes_too_late_still_shows_who_contradicted_itself(committee: Committee) -> None:
+    """Two finals in one view: a third of the stake or more signed both, and each side must be able to punish it."""
+    core = follow(committee, 1, 2)
+    block = committee.build(committee.get_leader(1), 1)
+    core.on_message(committee.propose(block))
+    core.on_message(committee.certify(FINALIZE, 1, block.id))
+    assert core.view == 2
+    votes = [committee.vote(number, FINALIZE, 1, b"y" * 32) for number in (1, 2, 3)]
+    other = make_certificate(votes, committee.validators)
+    forged = dataclasses.replace(other, signatures=tuple(bytes(64) for _ in votes))
+    assert [type(effect) for effect in core.on_message(forged)] == [Reject]
+    conflicts = [effect for effect in core.on_message(other) if isinstance(effect, Conflict)]
+    assert [conflict.second for conflict in conflicts] == votes[:2]
+    assert all(is_slashable(conflict.first, conflict.second) for conflict in conflicts)
+    assert core.on_message(other) == [], "once is enough"
+    nowhere = dataclasses.replace(other, signers=(0, 1, 63))
+    assert [type(effect) for effect in core.on_message(nowhere)] == [Reject]
 
 
 def test_what_is_far_ahead_foreign_or_forged_is_not_kept(committee: Committee) -> None:

@@ -27,7 +27,7 @@ from p2p.runtime import RealRuntime
 from tests.fakes.backend import MODEL
 from tests.nat.box import NatType
 from tests.nat.lab import Home, Host, Lab
-from tests.processes.cluster import ENVIRONMENT, HTTP, ROOT, ProcessNode, chat, wait_until
+from tests.processes.cluster import COMMANDS, ENVIRONMENT, HTTP, ROOT, ProcessNode, chat, wait_until
 
 PEER_PORT, API_PORT, ADMIN_PORT, BACKEND_PORT = 4001, 8000, 8001, 9000
 """The same for all: each has a network stack of its own."""
@@ -44,7 +44,9 @@ class PlacedNode(ProcessNode):
 
     host: Host = field(kw_only=True)
     command: Sequence[str] = field(default=(), kw_only=True)
-    """What starts it; default: ``wwwserve run``."""
+    """What starts it; default: ``wwwserve``."""
+    options: Sequence[str] = field(default=(), kw_only=True)
+    """More arguments of ``run``."""
 
     @property
     def listen_address(self) -> str:
@@ -59,12 +61,12 @@ class PlacedNode(ProcessNode):
 
     def start(self) -> None:
         with self.host.namespace:
-            if not self.command:
+            if not self.command and not self.options:
                 super().start()
                 return
             with (self.directory / "node.log").open("ab") as log:
                 self.process = subprocess.Popen(
-                    [*self.command, "run", "--data-dir", str(self.directory)],
+                    [*(self.command or [str(COMMANDS / "wwwserve")]), "run", "-d", str(self.directory), *self.options],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
@@ -84,16 +86,21 @@ class PlacedNode(ProcessNode):
             return False
         return connected >= {peer.address for peer in peers}
 
-    def request(self, prompt: str, tokens: int = 8, watch: Callable[[str], None] = lambda text: None) -> Answer:
-        """Ask it as a user would, and read the stream to its end; ``watch`` is called with the text so far."""
+    def request(self, prompt: str, tokens: int = 8) -> Answer:
+        """Ask it as a user would, and read the stream to its end."""
         answer = Answer()
+        self.fill(answer, prompt, tokens)
+        return answer
+
+    def fill(self, answer: Answer, prompt: str, tokens: int) -> None:
+        """As :meth:`request`, for those who want to watch."""
         with ExitStack() as closing:
             with self.host.namespace:  # the socket stays in there
                 body = chat(prompt, True, tokens)
                 response = closing.enter_context(HTTP.stream("POST", self.completions_url, json=body))
             if response.status_code != httpx.codes.OK:
                 answer.error = response.read().decode()
-                return answer
+                return
             answer.id = response.headers["x-request-id"]
             answer.executor = response.headers["x-wwwserve-executor"]
             for line in response.iter_lines():
@@ -104,13 +111,11 @@ class PlacedNode(ProcessNode):
                     answer.error = str(event["error"]) if "error" in event else answer.error
                     for choice in event.get("choices", ()):
                         answer.text += choice["delta"].get("content") or ""
-                    watch(answer.text)
-        return answer
 
 
 @dataclass
 class Answer:
-    """What a user saw."""
+    """What a user sees, as it comes."""
 
     id: str = ""
     executor: str = ""
@@ -178,27 +183,35 @@ class Network:
 
 @dataclass
 class Load:
-    """Requests that run beside a test; ``with Load() as load``, which waits for them."""
+    """Requests that run beside a test."""
 
     answers: list[Answer] = field(default_factory=list)
     _threads: list[threading.Thread] = field(default_factory=list)
 
-    def start(self, user: PlacedNode, tokens: int) -> None:
-        """Begin a request, and return once the first words have come."""
-        begun = threading.Event()
+    def start(self, user: PlacedNode, tokens: int) -> Answer:
+        """Begin a request, and return its answer once the first words have come."""
+        answer = Answer()
 
         def run() -> None:
             try:
-                answer = user.request("a long one", tokens, lambda text: begun.set() if text else None)
+                user.fill(answer, "a long one", tokens)
             except httpx.HTTPError as error:
-                answer = Answer(error=f"lost: {error!r}")
-            self.answers.append(answer)
-            begun.set()
+                answer.error = f"lost: {error!r}"
 
         thread = threading.Thread(target=run)
         self._threads.append(thread)
+        self.answers.append(answer)
         thread.start()
-        assert begun.wait(60), "a request did not begin"
+        wait_until(lambda: bool(answer.text or answer.error), "a request did not begin")
+        assert not answer.error, answer
+        return answer
+
+    def start_until_served_by(self, user: PlacedNode, executor: PlacedNode, tokens: int, tries: int = 40) -> None:
+        """Begin requests until one is being answered by ``executor``."""
+        for _ in range(tries):
+            if self.start(user, tokens).executor == executor.address:
+                return
+        raise AssertionError(f"{executor.address} took none of {tries} requests")
 
     def wait(self) -> list[Answer]:
         """Wait until all are over."""
@@ -214,7 +227,6 @@ def run_network(
     directory: Path,
     nat_types: Sequence[NatType],
     configure: Callable[[Network, PlacedNode], Settings] = lambda network, node: {},
-    command: Callable[[Path], Sequence[str]] | None = None,
 ) -> Iterator[Network]:
     """A network with one private node behind each type of NAT, all connected. ``configure`` adds to their settings.
 
@@ -226,9 +238,6 @@ def run_network(
             name = f"private{number}"
             places[name] = lab.add_home(name, nat_type)
         nodes = [_make_node(directory / name, host) for name, host in places.items()]
-        if command is not None:
-            for node in nodes[2:]:
-                node.command = command(node.directory)
         network = Network(_make_genesis(nodes), nodes[0], nodes[1], nodes[2:])
         for node in nodes:
             (node.directory / "genesis.json").write_text(network.genesis.to_json())
@@ -259,8 +268,8 @@ def _make_genesis(nodes: Sequence[PlacedNode]) -> Genesis:
 
 
 def _settings(network: Network, node: PlacedNode) -> Settings:
-    """What their owners write into their files."""
-    listen = {"listen": ["/ip4/0.0.0.0/tcp/4001"]}
+    """What their owners write into their files; fewer blocks leave the processor to what these tests are about."""
+    listen = {"listen": ["/ip4/0.0.0.0/tcp/4001"], "block_spacing_ms": 600}
     bootstrap = {"bootstrap": [other.multiaddress for other in (network.relay, network.entry) if other is not node]}
     if node is network.relay:
         return {**listen, **bootstrap, "announce": [node.listen_address], "models": []}

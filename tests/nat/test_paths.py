@@ -9,23 +9,36 @@ from contextlib import contextmanager
 import pytest
 
 from chain.verify import StoreSource
-from tests.nat.box import NatType
+from tests.nat.box import TCP, NatType
 from tests.nat.lab import open_lab
-from tests.nat.nodes import Load, Network, PlacedNode, run_network
+from tests.nat.nodes import Load, Network, run_network
 from tests.processes.cluster import wait_until
 from tests.processes.ledgers import check_agreement, read_ledger
 
 RECOVERY = 60.0
 """Seconds within which service is back."""
+NOTICED = 40.0
+"""Seconds within which a dead link is noticed."""
 TOKENS = 40
 """Of a long answer, ten a second."""
 
-MIXED = (NatType.PORT_RESTRICTED, NatType.CONE, NatType.SYMMETRIC)
+R, C, S = NatType.PORT_RESTRICTED, NatType.CONE, NatType.SYMMETRIC
+MIXED = (R, C, S)
+SAME = ((R, R), (C, C), (S, S))
+
+pytestmark = pytest.mark.timeout(600)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """All types in one network; in the long run also two of the same type."""
+    if "network" in metafunc.fixturenames:
+        combinations = [MIXED, *(SAME if metafunc.config.getoption("--long") else ())]
+        metafunc.parametrize("network", combinations, indirect=True, scope="module", ids=" ".join)
 
 
 @pytest.fixture(scope="module")
-def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
-    with open_lab() as lab, run_network(lab, tmp_path_factory.mktemp("network"), MIXED) as network:
+def network(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Network]:
+    with open_lab() as lab, run_network(lab, tmp_path_factory.mktemp("network"), request.param) as network:
         yield network
 
 
@@ -62,48 +75,74 @@ def test_private_nodes_find_out_that_they_are(network: Network) -> None:
         assert public.ask("/status")["listening"] == [public.multiaddress]
 
 
-@pytest.mark.parametrize("number", range(len(MIXED)), ids=MIXED)
-def test_the_address_of_a_home_changes(network: Network, number: int) -> None:
-    """In the middle of answers: streams to others go on, those to this node end in an answer or an error."""
-    node = network.private[number]
-    load = Load()
-    for _ in range(4):
-        load.start(network.entry, TOKENS)
-    node.home.box.change_address()
-    with in_time(f"the address of a home behind a {node.home.box.nat_type} NAT changed"):
+def test_private_nodes_have_no_other_path_to_each_other_than_the_relay(network: Network) -> None:
+    public = {network.relay.host.address, network.entry.host.address}
+    for node in network.private:
+        heard = {flow.source[0] for flow in node.home.box.flows if flow.protocol == TCP and not flow.outbound}
+        assert network.relay.host.address in heard <= public
+
+
+def test_the_address_of_a_home_changes(network: Network) -> None:
+    """In the middle of answers: those by others go on, those by this node end in an answer or a clear error."""
+    for number, node in enumerate(network.private):
+        other = network.private[number - 1]
+        load = Load()
+        load.start_until_served_by(network.entry, node, TOKENS)
+        load.start_until_served_by(network.entry, other, TOKENS)
+        node.home.box.change_address()
+        with in_time(f"the address of a home behind a {node.home.box.nat_type} NAT changed"):
+            ids = network.ask_until_each_answered(network.entry, [node], tries=200)
+            own = network.ask_until_each_answered(node, [other], tries=200)
+            network.ask_until_each_answered(other, [node], tries=200)
+        network.check_paid(network.entry, ids)
+        network.check_paid(node, own)
+        for answer in load.wait():
+            if answer.executor == node.address and answer.error:
+                assert "broke off" in answer.error, answer
+            else:
+                answer.check(TOKENS)
+
+
+def test_a_home_is_cut_off_and_comes_back(network: Network) -> None:
+    """Both sides notice, though no packet tells them."""
+    node, *others = network.private
+    node.home.box.block()
+    wait_until(
+        lambda: (
+            not any(public.has_peers([node]) for public in (network.relay, network.entry))
+            and not any(peer["connected"] for peer in node.ask("/peers")["peers"])
+        ),
+        "a dead link was not noticed",
+        NOTICED,
+    )
+    node.home.box.block(False)
+    with in_time("a home was cut off"):
         ids = network.ask_until_each_answered(network.entry, [node], tries=200)
-        network.wait_connected(timeout=RECOVERY)
-    check_load(load, may_break=node)
+        own = network.ask_until_each_answered(node, others[:1], tries=200)
     network.check_paid(network.entry, ids)
+    network.check_paid(node, own)
 
 
 def test_the_relay_dies_in_the_middle_of_answers_and_comes_back(network: Network) -> None:
-    """Requests of the public node's users do not even notice; nobody waits for ever."""
-    public, private = Load(), Load()
-    for _ in range(3):
-        public.start(network.entry, TOKENS)
+    """Those who are not served through it do not even notice; the others have an answer, or a clear error, in time."""
+    public, relayed = Load(), Load()
     for node in network.private:
-        private.start(node, TOKENS)
+        public.start_until_served_by(network.entry, node, TOKENS)
+        relayed.start(node, TOKENS)
     network.relay.kill()
     for answer in public.wait():
         answer.check(TOKENS)
-    for answer in private.wait():
-        assert answer.is_whole != bool(answer.error), answer
-    network.relay.start()
-    with in_time("the relay was restarted"):
-        network.wait_connected(timeout=RECOVERY)
-        for node in network.private:
-            others = [other for other in network.private if other is not node]
-            network.check_paid(node, network.ask_until_each_answered(node, others[:1], tries=200))
-
-
-def check_load(load: Load, may_break: PlacedNode) -> None:
-    """Everybody has a whole answer, or a clear error in the middle of one by ``may_break``."""
-    for answer in load.wait():
+    for answer in relayed.wait():
         if answer.error:
-            assert answer.executor == may_break.address and "broke off" in answer.error, answer
+            assert "broke off" in answer.error and not answer.is_whole, answer
         else:
             answer.check(TOKENS)
+    network.relay.start()
+    with in_time("the relay was restarted"):
+        for node in network.private:
+            others = [other for other in network.private if other is not node]
+            ids = network.ask_until_each_answered(node, others, tries=200)
+    network.check_paid(node, ids)
 
 
 def test_all_ledgers_agree_in_the_end(network: Network) -> None:

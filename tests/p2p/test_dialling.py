@@ -148,3 +148,12 @@ def test_unreachable_peers_are_not_dialled() -> None:
     view.apply(replace(announcement(GREATER[0]), addresses=()), 0.0)
     view.apply(replace(announcement(GREATER[1]), addresses=(), relays=("/memory/2",)), 0.0)
     assert plan().choose(view, (), (), True, 0.0) == [(GREATER[1], ("/memory/2" + CIRCUIT,))]
+
+
+def test_the_failures_of_a_peer_that_is_back_are_forgotten() -> None:
+    of, view, peer = plan(), view_of(GREATER[0]), GREATER[0]
+    for _ in range(8):
+        of.failed(peer, 0.0)
+    assert chosen(of, view, 10.0) == []
+    of.forgive(peer)
+    assert chosen(of, view, 10.0) == [peer]

@@ -72,10 +72,19 @@ def test_a_node_that_can_be_dialled_needs_neither_links_nor_slots() -> None:
 
 
 def test_a_relayed_connection_is_no_link() -> None:
-    view = view_of({10: ip(1, 1), 11: ip(2, 1), 12: ip(3, 1), 13: ip(4, 1)})
+    view = view_of({10: ip(1, 1), 11: ip(2, 1), 12: None, 13: ip(4, 1)})
     dials, slots = act(make(), view, [10, 11, 12], relayed=[12])
     assert dials == [13]
     assert slots == [10, 11]
+
+
+def test_a_relayed_connection_to_a_dialable_peer_gets_a_direct_one_beside_it() -> None:
+    view, keeper = view_of({10: ip(1, 1), 11: ip(2, 1), 12: ip(3, 1)}), make()
+    assert act(keeper, view, [10, 11, 12], relayed=[12])[0] == [12]
+    keeper.failed(key(12), 0.0)
+    assert act(keeper, view, [10, 11, 12], relayed=[12], now=0.1)[0] == []
+    assert act(keeper, view, [10, 11, 12], relayed=[12], now=5.0)[0] == [12]
+    assert act(keeper, view, [10, 11, 12], now=10.0)[0] == []
 
 
 def test_links_lie_in_different_networks_where_there_are_as_many() -> None:

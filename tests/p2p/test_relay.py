@@ -10,7 +10,6 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 from libp2p.relay.circuit_v2.pb import circuit_pb2 as pb
-from multiaddr import Multiaddr
 
 import p2p.hardening
 import p2p.host
@@ -391,6 +390,23 @@ async def test_a_relay_cannot_fill_a_node_with_circuits(monkeypatch: pytest.Monk
 
 
 @pytest.mark.trio
+async def test_direct_addresses_that_lead_nowhere_leave_time_for_the_relay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(p2p.host, "HEAD_START", 0.5)
+    silent = trio.socket.socket()
+    with silent:
+        await silent.bind(("127.0.0.1", 0))
+        silent.listen(1)  # nobody accepts: the handshake gets no answer
+        nowhere = f"/ip4/127.0.0.1/tcp/{silent.getsockname()[1]}"
+        relay, one, other = relaying(1), network(2, listen=()), network(3, listen=())
+        async with running(relay, one, other):
+            await one.connect(relay.me, relay.listen_addresses)
+            await one.reserve(relay.me)
+            with trio.fail_after(4):
+                await other.connect(one.me, ["nonsense", *through(relay), nowhere, nowhere])
+            assert other.is_relayed(one.me)
+
+
+@pytest.mark.trio
 async def test_a_node_that_does_not_relay_says_so() -> None:
     plain, one = network(1), network(2, listen=())
     async with running(plain, one):
@@ -470,7 +486,9 @@ async def test_a_direct_connection_takes_over_from_a_circuit_when_that_has_done_
         await one.reserve(relay.me)
         await other.connect(one.me, through(relay))
         stream = await other.open_stream(one.me, ECHO)
-        await swarm_of(other).dial(peer_id_of(one.me), Multiaddr(one.listen_addresses[0]))
+        await other.connect(one.me, ["/ip4/127.0.0.1/tcp/1"])  # where nobody answers
+        assert other.is_relayed(one.me)
+        await other.connect(one.me, one.listen_addresses)
         await eventually(lambda: not other.is_relayed(one.me) and not one.is_relayed(other.me))
         await trio.sleep(1)
         await stream.send(b"the request that was running")

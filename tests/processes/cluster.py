@@ -179,6 +179,7 @@ class ProcessNode:
             "listen": [self.listen_address],
             "api": {"port": self.api_port},
             "admin": {"port": self.admin_port},
+            "limits": {"exempt_loopback": True},
             **content,
         }
         (self.directory / "config.yaml").write_text(yaml.safe_dump(config))

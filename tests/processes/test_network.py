@@ -21,7 +21,7 @@ from tests.processes.cluster import (
     run_command,
     wait_until,
 )
-from tests.processes.ledgers import check_agreement, check_votes, fetch_ledger, read_ledger, read_votes
+from tests.processes.ledgers import check_agreement, fetch_ledger, read_ledger
 
 
 def request(node: ProcessNode, prompt: str, stream: bool) -> tuple[str, str, str]:
@@ -92,28 +92,6 @@ def test_a_late_node_without_a_past_catches_up_and_serves(cluster: Cluster, tmp_
     audit = run_command("verify", guest.directory, "--json", command="chain")
     assert json.loads(audit.output)["height"] >= height
     assert "Traceback" not in guest.log
-
-
-def test_a_validator_recovers_from_a_damaged_database(cluster: Cluster, tmp_path: Path) -> None:
-    """It refuses to run, says what to do, and that works: it fetches the chain and still knows what it has voted."""
-    victim, *others = reversed(cluster.nodes)
-    height = others[0].transfer(others[1], CREDIT)
-    wait_until(lambda: victim.height >= height, "not final everywhere")
-    assert victim.stop() == 0
-    votes = len(read_votes(cluster, victim, tmp_path))
-    (victim.directory / "chain" / "CURRENT").unlink()
-    refusal = run_command("run", "-d", victim.directory)
-    assert refusal.code == 1 and "is damaged" in refusal.stderr and "move it away" in refusal.stderr
-    (victim.directory / "chain").rename(tmp_path / "damaged")
-    height = others[0].transfer(others[1], CREDIT)
-    victim.start()
-    cluster.wait_ready()
-    wait_until(lambda: victim.height >= height, "the validator did not fetch the chain")
-    height = victim.transfer(others[0], CREDIT)
-    wait_until(lambda: len(read_votes(cluster, victim, tmp_path)) > votes, "the validator does not vote any more")
-    wait_until(lambda: all(node.height >= height for node in cluster.nodes), "not final everywhere")
-    check_votes(cluster, tmp_path)
-    check_agreement([fetch_ledger(node, cluster.genesis, tmp_path) for node in (victim, others[0])])
 
 
 def test_the_owners_commands(cluster: Cluster) -> None:

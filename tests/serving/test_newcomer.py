@@ -37,7 +37,7 @@ def test_a_stranger_gets_its_bond_and_a_second_one_waits_for_the_next_epoch() ->
             assert (await node.engine.wait_final(operation.id, 60.0))[1] is None
             account = node.engine.state.account(node.key.public_key)
             assert (account.bonded, account.grant, account.models) == (CREDIT, CREDIT, ("m",))
-        with pytest.raises(InvalidOperation, match="has nothing yet"):
+        with pytest.raises(InvalidOperation, match="done nothing yet"):
             await register(world.engine(6), make_key(6), ("m",), world.nodes[6].runtime)  # type: ignore[arg-type]
         state = world.engine(6).state
         assert compute_supply(state) == state.totals.supply == GENESIS.supply + 2 * CREDIT

@@ -1,4 +1,4 @@
-"""Membership under churn in simulation: forty nodes, a quarter of them private, come and go for three minutes.
+"""Membership under churn in simulation: forty nodes, a quarter of them private, come and go for two minutes.
 
 Nothing is timed here (``benchmarks/overlay.py`` does): afterwards every view holds exactly the living, at their latest
 addresses, and whoever was held dead without being so has refuted it everywhere.
@@ -21,9 +21,9 @@ from tests.p2p.test_discovery import Node, World, world
 COUNT = 40
 PUBLIC = 4
 """Every one but each fourth node can be dialled."""
-CHURN = 180.0
-MEAN_INTERVAL = 4.0
-"""Seconds between changes: as many as 30 % of a network in a minute and a half."""
+CHURN = 120.0
+MEAN_INTERVAL = 3.0
+"""Seconds between changes: as many as 30 % of a network in a minute."""
 QUIET = 60.0
 
 
@@ -119,6 +119,6 @@ async def churn(seed: int) -> str:
         return trace
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1])
 def test_every_view_holds_exactly_the_living_afterwards(seed: int) -> None:
     run_simulation(seed, lambda: churn(seed))

@@ -27,7 +27,7 @@ MODULES = (
 """Whoever imports these has every record of the protocol."""
 
 PRIVATE = {"chain.snapshot.Frontier"}
-PRIVATE_MODULES = {"chain.staging", "chain.stored", "consensus.journal"}
+PRIVATE_MODULES = {"chain.staging", "chain.stored", "consensus.journal", "p2p.peerstore"}
 """Records that never leave the node that made them."""
 
 

@@ -1,0 +1,186 @@
+"""What the tests of abuse are made of: connections from chosen loopback addresses, and an honest peer that watches."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from contextvars import ContextVar
+from typing import Any
+
+import pytest
+import trio
+from libp2p.io.trio import TrioTCPStream
+from libp2p.network.connection.raw_connection import RawConnection
+from multiaddr import Multiaddr
+
+from chain.crypto import KeyPair
+from p2p.hardening import peer_id_of
+from p2p.host import Libp2pNetwork
+from p2p.network import NetworkError
+from p2p.runtime import RealRuntime
+from p2p.streams import Streams
+from p2p.transport import GuardedTCP, get_endpoint
+from tests.adversarial.victim import ASK, KEY, Victim
+
+HONEST = "127.0.0.2"
+MIB = 1 << 20
+MAX_GROWTH = 100 * MIB
+SLACK = 10
+"""Descriptors and tasks that may be more than before."""
+SETTLE = 60.0
+"""Seconds in which they must be back."""
+ASK_TIMEOUT = 10.0
+
+_source: ContextVar[str | None] = ContextVar("source", default=None)
+
+
+def choose_sources(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have :func:`connect` say where connections come from."""
+
+    async def dial(transport: GuardedTCP, address: Multiaddr) -> Any:
+        host, port = get_endpoint(address)
+        return RawConnection(TrioTCPStream(await trio.open_tcp_stream(host, port, local_address=_source.get())), True)
+
+    monkeypatch.setattr(GuardedTCP, "dial", dial)
+
+
+async def connect(node: Libp2pNetwork, victim: Victim, source: str) -> None:
+    """Connect to the victim from the loopback address ``source``."""
+    _source.set(source)
+    await node.connect(KEY.public_key, [victim.address])
+
+
+class Peer:
+    """A host with streams."""
+
+    def __init__(self, seed: int) -> None:
+        self.key = KeyPair(seed.to_bytes(32, "big"))
+        self.network = Libp2pNetwork(self.key, (), RealRuntime(), public=False)
+        self.streams = Streams(self.network)
+
+    async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.network.run)
+            await nursery.start(self.streams.run)
+            task_status.started()
+
+    async def ask(self) -> None:
+        """Ask the victim something.
+
+        Raises:
+            NetworkError: it does not answer, or wrongly.
+        """
+        if await self.streams.request(KEY.public_key, ASK, b"are you there?", ASK_TIMEOUT) != b"are you there?":
+            raise NetworkError("a wrong answer")
+
+    @property
+    def connected(self) -> bool:
+        return KEY.public_key in self.network.peers()
+
+
+class Watch:
+    """Honest peers that ask all the time: one on a connection that stays, one on a new connection each time."""
+
+    def __init__(self, victim: Victim) -> None:
+        self._victim = victim
+        self.answered = 0
+        self.reconnected = 0
+        self.failures: list[str] = []
+        self.peak = 0
+
+    async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
+        stays, comes = Peer(1), Peer(2)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(stays.run)
+            await nursery.start(comes.run)
+            await connect(stays.network, self._victim, HONEST)
+            await stays.ask()
+            nursery.start_soon(self._come_and_go, comes)
+            while not self.reconnected:
+                await trio.sleep(0.05)
+            task_status.started()
+            while True:
+                try:
+                    await stays.ask()
+                    self.answered += 1
+                except NetworkError as error:
+                    self.failures.append(f"on the connection: {error}")
+                self.peak = max(self.peak, self._victim.read()["rss"])
+                await trio.sleep(0.1)
+
+    async def _come_and_go(self, peer: Peer) -> None:
+        while True:
+            try:
+                await connect(peer.network, self._victim, HONEST)
+                await peer.ask()
+                self.reconnected += 1
+            except NetworkError as error:
+                self.failures.append(f"on a new connection: {error}")
+            await peer.network.disconnect(KEY.public_key)
+            await trio.sleep(0.4)
+
+
+async def until(condition: Callable[[], bool], seconds: float = 30.0, what: str = "") -> None:
+    """Wait for a condition."""
+    with trio.move_on_after(seconds):
+        while not condition():
+            await trio.sleep(0.05)
+        return
+    raise AssertionError(f"not within {seconds:g} s: {what}")
+
+
+@asynccontextmanager
+async def attack(victim: Victim) -> AsyncIterator[Watch]:
+    """Attack inside. Honest peers are answered throughout, memory stays, descriptors and tasks come back."""
+    watch = Watch(victim)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(watch.run)
+        await trio.sleep(0.5)
+        before = victim.read()
+        asked = watch.answered, watch.reconnected
+        yield watch
+        # They ask on after the attack too, so that a short one is followed by a question as well.
+        await until(lambda: watch.answered >= asked[0] + 3 and watch.reconnected >= asked[1] + 2, what="answers")
+
+        def is_back() -> bool:
+            now = victim.read()
+            return all(now[name] <= before[name] + SLACK for name in ("fds", "tasks"))
+
+        await until(is_back, SETTLE, f"{before} {victim.read()}")
+        nursery.cancel_scope.cancel()
+    assert watch.failures == []
+    growth = watch.peak - before["rss"]
+    print(
+        f"answered {watch.answered - asked[0]} and {watch.reconnected - asked[1]} on new connections, "
+        f"memory {before['rss'] / MIB:.0f} + {growth / MIB:.1f} MiB, refusals {victim.read()['refusals']}"
+    )
+    assert growth <= MAX_GROWTH
+    assert victim.process.is_alive()
+
+
+@asynccontextmanager
+async def attacking(seed: int, victim: Victim, source: str) -> AsyncIterator[Peer]:
+    """A peer of this key that is connected to the victim."""
+    peer = Peer(seed)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(peer.run)
+        await connect(peer.network, victim, source)
+        yield peer
+        nursery.cancel_scope.cancel()
+
+
+def get_muxer(peer: Peer) -> Any:
+    """The library's end of the peer's connection to the victim."""
+    return peer.network._swarm().get_connections(peer_id_of(KEY.public_key))[0].muxed_conn
+
+
+async def open_socket(victim: Victim, source: str) -> trio.SocketStream:
+    """A bare connection."""
+    return await trio.open_tcp_stream("127.0.0.1", victim.port, local_address=source)
+
+
+async def hung_up(stream: trio.SocketStream) -> None:
+    """Read until the victim hangs up."""
+    with suppress(trio.BrokenResourceError):
+        while await stream.receive_some():
+            pass

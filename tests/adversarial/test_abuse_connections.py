@@ -1,0 +1,156 @@
+"""Floods of connections and broken handshakes: the node answers honest peers all along, and nothing of it stays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+
+import pytest
+import trio
+
+from p2p.network import NetworkError
+from tests.adversarial.attackers import (
+    Peer,
+    attack,
+    attacking,
+    choose_sources,
+    connect,
+    get_muxer,
+    hung_up,
+    open_socket,
+    until,
+)
+from tests.adversarial.victim import Victim, running_victim
+
+pytestmark = pytest.mark.trio
+
+
+@pytest.fixture(scope="module")
+def victim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Victim]:
+    with running_victim(tmp_path_factory.mktemp("victim"), [], {}) as one:
+        yield one
+
+
+@pytest.fixture(autouse=True)
+def sources(monkeypatch: pytest.MonkeyPatch) -> None:
+    choose_sources(monkeypatch)
+
+
+async def test_two_thousand_connections_one_after_the_other(victim: Victim) -> None:
+    async with attack(victim):
+        for _ in range(2000):
+            stream = await open_socket(victim, "127.0.1.1")
+            await stream.aclose()
+        await until(lambda: sum(victim.read()["refusals"].values()) >= 2000, what="all were looked at")
+    refusals = victim.read()["refusals"]
+    assert refusals["rate"] + refusals["banned"] > 1500
+
+
+async def test_five_hundred_at_the_same_time(victim: Victim) -> None:
+    before = victim.read()["refusals"]
+    async with attack(victim), trio.open_nursery() as nursery:
+
+        async def come_and_stay() -> None:
+            # Those for which the kernel has no room are never told so, and would read for ever.
+            with suppress(OSError), trio.move_on_after(6):
+                async with await open_socket(victim, "127.0.1.2") as stream:
+                    await hung_up(stream)
+
+        for _ in range(500):
+            nursery.start_soon(come_and_stay)
+    after = victim.read()["refusals"]
+    assert sum(after.values()) - sum(before.values()) >= 128
+
+
+async def test_half_open_connections_from_many_addresses(victim: Victim) -> None:
+    """Far more than there is room for, each address below its own limits."""
+    async with attack(victim) as watch, trio.open_nursery() as nursery:
+
+        async def come_and_stay(source: str) -> None:
+            with suppress(OSError), trio.move_on_after(8):
+                async with await open_socket(victim, source) as stream:
+                    await hung_up(stream)
+
+        for turn in range(10):
+            for number in range(40):
+                nursery.start_soon(come_and_stay, f"127.0.2.{number + 1}")
+            seen = watch.reconnected
+            await until(lambda seen=seen: watch.reconnected > seen)  # type: ignore[misc]
+            assert victim.read()["half_open"] <= 128, turn
+    assert victim.read()["refusals"]["half_open"] > 0
+
+
+async def test_a_byte_a_second_in_the_handshake(victim: Victim) -> None:
+    hung_up = 0
+    async with attack(victim), trio.open_nursery() as nursery:
+
+        async def dribble(source: str) -> None:
+            nonlocal hung_up
+            stream = await open_socket(victim, source)
+            async with stream:
+                with suppress(trio.BrokenResourceError), trio.fail_after(20):
+                    for byte in b"\x13/multistream/1.0.0\n" * 2:
+                        await stream.send_all(bytes([byte]))
+                        await trio.sleep(1)
+                hung_up += 1
+
+        for number in range(30):
+            nursery.start_soon(dribble, f"127.0.3.{number // 5 + 1}")
+    assert hung_up == 30
+
+
+async def test_garbage_in_place_of_handshakes(victim: Victim) -> None:
+    before = victim.read()["refusals"]["failed"]
+    payloads = (b"GET / HTTP/1.1\r\n\r\n", b"\xff" * 4096, b"\x13/multistream/1.0.0\n" + b"\xff" * 64)
+    async with attack(victim), trio.open_nursery() as nursery:
+
+        async def send(payload: bytes, source: str) -> None:
+            with trio.fail_after(20):
+                async with await open_socket(victim, source) as stream:
+                    with suppress(trio.BrokenResourceError):
+                        await stream.send_all(payload)
+                    await hung_up(stream)
+
+        for number in range(40):
+            nursery.start_soon(send, payloads[number % 3], f"127.0.4.{number // 10 + 1}")
+    assert victim.read()["refusals"]["failed"] >= before + 40
+
+
+async def test_garbage_after_the_handshakes(victim: Victim) -> None:
+    async with attack(victim), trio.open_nursery() as nursery:
+
+        async def send(number: int) -> None:
+            async with attacking(1000 + number, victim, f"127.0.5.{number // 5 + 1}") as peer:
+                with suppress(Exception):  # whatever the library raises when it is cut off
+                    await get_muxer(peer).secured_conn.write(b"\xff" * 5000)
+                await until(lambda: not peer.connected, what="it was not cut off")
+
+        for number in range(15):
+            nursery.start_soon(send, number)
+
+
+async def test_an_address_that_only_fails_is_banned_and_comes_back(victim: Victim) -> None:
+    source, before = "127.0.6.1", victim.read()["banned_addresses"]
+    async with attack(victim):
+        while victim.read()["banned_addresses"] == before:
+            async with await open_socket(victim, source) as stream:
+                with suppress(trio.BrokenResourceError):
+                    await stream.send_all(b"\xff" * 64)
+                with trio.fail_after(20):
+                    await hung_up(stream)
+        peer = Peer(1100)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(peer.run)
+            with pytest.raises(NetworkError):
+                await connect(peer.network, victim, source)
+
+            async def comes_in() -> bool:
+                with suppress(NetworkError):
+                    await connect(peer.network, victim, source)
+                return peer.connected
+
+            with trio.fail_after(30):
+                while not await comes_in():
+                    await trio.sleep(0.5)
+            await peer.ask()
+            nursery.cancel_scope.cancel()

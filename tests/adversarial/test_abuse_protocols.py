@@ -1,0 +1,318 @@
+"""Abuse by peers that have made a proper connection: frames, streams, gossip and announcements, and thirty Sybils."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from libp2p.pubsub.gossipsub import PROTOCOL_ID_V11
+from libp2p.pubsub.pb import rpc_pb2
+from libp2p.stream_muxer.yamux.yamux import FLAG_RST, FLAG_SYN, TYPE_DATA, TYPE_WINDOW_UPDATE, YAMUX_HEADER_FORMAT
+from libp2p.utils.varint import encode_varint_prefixed
+
+from chain.crypto import KeyPair
+from p2p.announcements import Announcement, PeerLoad, sign_announcement
+from p2p.discovery import Discovery
+from p2p.frames import MAX_FRAME, Frame, Kind
+from p2p.host import Libp2pNetwork
+from p2p.host_streams import Libp2pStream
+from p2p.neighbours import PROTOCOL as VIEWS
+from p2p.network import NetworkError, RawStream
+from p2p.reconciliation import Sighting, Views
+from p2p.runtime import RealRuntime
+from tests.adversarial.attackers import (
+    HONEST,
+    SETTLE,
+    Peer,
+    attack,
+    attacking,
+    choose_sources,
+    connect,
+    get_muxer,
+    until,
+)
+from tests.adversarial.victim import ASK, CHAIN, KEY, UNREAD, Victim, running_victim
+
+pytestmark = pytest.mark.trio
+ME = KEY.public_key
+YEAR = 365 * 24 * 3600 * 1000
+
+
+@pytest.fixture(scope="module")
+def victim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Victim]:
+    with running_victim(tmp_path_factory.mktemp("victim"), [], {}) as one:
+        yield one
+
+
+@pytest.fixture(autouse=True)
+def sources(monkeypatch: pytest.MonkeyPatch) -> None:
+    choose_sources(monkeypatch)
+
+
+async def banned(peer: Peer, victim: Victim, source: str) -> bool:
+    """Whether the peer was cut off and does not come in again. Its end may hear of the refusal a moment later."""
+    await until(lambda: not peer.connected, what="it was not cut off")
+    with suppress(NetworkError):
+        await connect(peer.network, victim, source)
+    with trio.move_on_after(2):
+        while peer.connected:
+            await trio.sleep(0.05)
+    return not peer.connected and peer.key.public_key.hex() not in victim.read()["peers"]
+
+
+async def send_until_cut_off(peer: Peer, protocol: str, data: bytes, streams: int) -> None:
+    for _ in range(streams):
+        with suppress(NetworkError):
+            stream = await peer.network.open_stream(ME, protocol)
+            await stream.send(data)
+            with trio.move_on_after(10):
+                await stream.receive()
+
+
+# Frames and streams
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"\xff" * 64, struct.pack(">IBI", 2 * MAX_FRAME, Kind.DATA, 1), Frame(Kind.CREDIT, 1, b"\xff" * 4).encode()],
+    ids=["garbage", "oversize", "credit"],
+)
+async def test_broken_frames_lead_to_a_ban(victim: Victim, data: bytes) -> None:
+    number = 10 + data[0] % 7 + len(data)
+    source = f"127.1.1.{number}"
+    begin = Frame(Kind.DATA, 1, b"x").encode()
+    async with attack(victim), attacking(2000 + number, victim, source) as peer:
+        await send_until_cut_off(peer, ASK, begin + data if data[0] == 0 and data[4] == Kind.CREDIT else data, 4)
+        assert await banned(peer, victim, source)
+
+
+async def test_frames_without_an_end_do_not_fill_the_memory(victim: Victim) -> None:
+    """A byte less than a whole frame on every stream that there may be."""
+    source = "127.1.2.1"
+    part = Frame(Kind.DATA, 1, bytes(MAX_FRAME)).encode()[:-1]
+    async with attack(victim), attacking(2100, victim, source) as peer, trio.open_nursery() as nursery:
+
+        async def begin() -> None:
+            with suppress(NetworkError), trio.move_on_after(10):
+                stream = await peer.network.open_stream(ME, ASK)
+                await stream.send(part)
+                await stream.receive()
+
+        for _ in range(100):
+            nursery.start_soon(begin)
+
+
+async def test_a_byte_a_second_in_frames(victim: Victim) -> None:
+    async with attack(victim), attacking(2200, victim, "127.1.3.1") as peer, trio.open_nursery() as nursery:
+
+        async def dribble() -> None:
+            with suppress(NetworkError):
+                stream = await peer.network.open_stream(ME, ASK)
+                for byte in Frame(Kind.DATA, 1, b"slow").encode()[:6]:
+                    await stream.send(bytes([byte]))
+                    await trio.sleep(1)
+
+        for _ in range(100):
+            nursery.start_soon(dribble)
+
+
+async def test_who_ignores_the_window_is_cut_off(victim: Victim) -> None:
+    async with attack(victim), attacking(2300, victim, "127.1.4.1") as peer:
+        stream = await peer.network.open_stream(ME, UNREAD)
+        assert isinstance(stream, Libp2pStream)
+        muxed: Any = stream._stream.muxed_stream
+        block = 1 << 15
+        frame = struct.pack(YAMUX_HEADER_FORMAT, 0, TYPE_DATA, 0, muxed.stream_id, block) + bytes(block)
+        with suppress(Exception):  # whatever the library raises when it is cut off
+            for _ in range(100 * (1 << 20) // block):
+                await muxed.conn.secured_conn.write(frame)
+        await until(lambda: not peer.connected, what="it was not cut off")
+
+
+@pytest.mark.parametrize("reset", [True, False])
+async def test_a_flood_of_streams(victim: Victim, reset: bool) -> None:
+    """Frames that open a stream, and those that end it at once or never, as fast as they go."""
+    source = f"127.1.5.{1 + reset}"
+    async with attack(victim), attacking(2400 + reset, victim, source) as peer:
+        secured: Any = get_muxer(peer).secured_conn
+        with suppress(Exception), trio.move_on_after(20):  # whatever the library raises when it is cut off
+            for stream_id in range(10_001, 50_001, 2):
+                frame = struct.pack(YAMUX_HEADER_FORMAT, 0, TYPE_WINDOW_UPDATE, FLAG_SYN, stream_id, 0)
+                if reset:
+                    frame += struct.pack(YAMUX_HEADER_FORMAT, 0, TYPE_WINDOW_UPDATE, FLAG_RST, stream_id, 0)
+                await secured.write(frame)
+        await until(lambda: not peer.connected, what="it was not cut off")
+        assert await banned(peer, victim, source)
+
+
+# Gossip
+
+
+async def send_rpcs(peer: Peer, rpcs: list[rpc_pb2.RPC]) -> None:
+    stream: RawStream = await peer.network.open_stream(ME, str(PROTOCOL_ID_V11))
+    for rpc in rpcs:
+        await stream.send(encode_varint_prefixed(rpc.SerializeToString()))
+
+
+async def test_a_flood_of_subscriptions_leaves_few_topics(victim: Victim) -> None:
+    rpcs = []
+    for turn in range(200):
+        rpc = rpc_pb2.RPC()
+        for number in range(50):
+            rpc.subscriptions.add(subscribe=True, topicid=f"{turn}/{number}/" + "x" * 200)
+        rpcs.append(rpc)
+    async with attack(victim):
+        async with attacking(2500, victim, "127.1.6.1") as peer:
+            with suppress(NetworkError):
+                await send_rpcs(peer, rpcs)
+            await trio.sleep(1)
+            assert victim.read()["topics"] <= 100
+        await until(lambda: victim.read()["topics"] <= 5, what="the topics of who has left")
+
+
+async def test_a_flood_of_prunes_of_topics_that_nobody_has(victim: Victim) -> None:
+    source, rpcs = "127.1.7.1", []
+    for turn in range(2000):
+        rpc = rpc_pb2.RPC()
+        for number in range(100):
+            rpc.control.prune.add(topicID=f"{turn}/{number}/" + "x" * 200)
+        rpcs.append(rpc)
+    async with attack(victim), attacking(2600, victim, source) as peer:
+        with suppress(NetworkError):
+            await send_rpcs(peer, rpcs)
+        assert await banned(peer, victim, source)
+
+
+async def test_gossip_that_does_not_parse(victim: Victim) -> None:
+    source = "127.1.8.1"
+    async with attack(victim), attacking(2700, victim, source) as peer:
+        for _ in range(4):
+            with suppress(NetworkError):
+                stream = await peer.network.open_stream(ME, str(PROTOCOL_ID_V11))
+                await stream.send(encode_varint_prefixed(b"\xff" * 50))
+                with trio.move_on_after(5):
+                    await stream.receive()
+        assert await banned(peer, victim, source)
+
+
+# Announcements
+
+
+def announce(key: KeyPair, now: int, **changes: Any) -> Announcement:
+    said = Announcement(
+        peer=key.public_key,
+        incarnation=now,
+        sequence=now,
+        leaving=False,
+        addresses=(),
+        relays=(),
+        models=(),
+        load=PeerLoad(),
+        expires_after=600_000,
+        signature=bytes(64),
+    )
+    return sign_announcement(key, CHAIN, replace(said, **changes))
+
+
+async def tell(peer: Peer, *announcements: Announcement) -> None:
+    frame = Views(known=tuple(Sighting(one.encode(), 0) for one in announcements))
+    with suppress(NetworkError):
+        await peer.streams.request(ME, VIEWS, frame.encode(), 5)
+
+
+async def test_forged_announcements_lead_to_a_ban_and_change_nothing(victim: Victim) -> None:
+    source, honest, now = "127.1.9.1", KeyPair(b"h" * 32), RealRuntime().now()
+    true = announce(honest, now)
+    async with attack(victim), attacking(2800, victim, source) as peer:
+        await tell(peer, true)
+        await until(lambda: victim.read()["view"].get(honest.public_key.hex()) == now)
+        for number in range(3):
+            await tell(peer, replace(true, sequence=now + 1 + number, leaving=True))
+        assert await banned(peer, victim, source)
+        assert victim.read()["view"][honest.public_key.hex()] == now
+
+
+async def test_replays_and_sequence_numbers_of_the_future_change_nothing(victim: Victim) -> None:
+    honest, now = KeyPair(b"r" * 32), RealRuntime().now()
+    first, latest = (
+        announce(honest, now),
+        announce(honest, now, sequence=now + 1000, addresses=("/ip4/192.0.2.1/tcp/1",)),
+    )
+    async with attack(victim), attacking(2900, victim, "127.1.10.1") as peer:
+        await tell(peer, first)
+        await tell(peer, latest)
+        await until(lambda: victim.read()["view"].get(honest.public_key.hex()) == now + 1000)
+        for _ in range(50):
+            await tell(peer, first)
+        await tell(peer, announce(honest, now + YEAR), announce(honest, now, sequence=now + YEAR))
+        await tell(peer, announce(KeyPair(b"f" * 32), now + YEAR))
+        view = victim.read()["view"]
+        assert view[honest.public_key.hex()] == now + 1000
+        assert KeyPair(b"f" * 32).public_key.hex() not in view
+
+
+# Sybils
+
+
+async def test_thirty_sybils_push_out_neither_the_honest_peer_nor_its_word(tmp_path: Path) -> None:
+    """The victim takes in 20 connections; its one bootstrap peer is there first and stays, and so does what it says."""
+    honest = Peer(1)
+    runtime = RealRuntime()
+    honest.network = Libp2pNetwork(honest.key, ["/ip4/127.0.0.1/tcp/0"], runtime, public=True)
+    honest.streams.network = honest.network
+    discovery = Discovery(honest.network, honest.streams, runtime, honest.key, CHAIN)
+    lost = 0
+
+    async def watch_honest() -> None:
+        nonlocal lost
+        with honest.network.peer_changes() as changes:
+            async for peer, connected in changes:
+                lost += peer == ME and not connected
+
+    async def be_sybil(number: int, victim: Victim, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
+        """Stay connected as far as possible, and speak of thirty peers that do not exist."""
+        invented = [KeyPair(struct.pack(">II24x", number, one)) for one in range(30)]
+        async with AsyncExitStack() as stack:
+            peer = Peer(5000 + number)
+            nursery = await stack.enter_async_context(trio.open_nursery())
+            await nursery.start(peer.run)
+            task_status.started()
+            while True:
+                with suppress(NetworkError):
+                    await connect(peer.network, victim, f"127.2.0.{number % 10 + 1}")
+                    now = runtime.now()
+                    await tell(peer, *(announce(key, now) for key in invented))
+                    await tell(peer, announce(honest.key, 1000, leaving=True))
+                await trio.sleep(2)
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(honest.run)
+        await nursery.start(discovery.run)
+        bootstrap = [(honest.key.public_key, honest.network.listen_addresses[0])]
+        with running_victim(tmp_path, bootstrap, {"max_connections": 20}) as victim:
+            await until(lambda: honest.connected and honest.key.public_key.hex() in victim.read()["view"])
+            nursery.start_soon(watch_honest)
+            async with trio.open_nursery() as sybils:
+                for number in range(30):
+                    await sybils.start(be_sybil, number, victim)
+                await until(lambda: victim.read()["refusals"]["evicted"] >= 10, SETTLE, "the room is used up")
+                await until(lambda: len(victim.read()["view"]) > 300, SETTLE, "inventions are believed")
+                discovery.update(models=["news"])
+                told = discovery.view.entries[honest.key.public_key].announcement.sequence
+                await until(lambda: victim.read()["view"].get(honest.key.public_key.hex(), 0) > told, what="its word")
+                for _ in range(5):
+                    await honest.ask()
+                newcomer = Peer(3)
+                await sybils.start(newcomer.run)
+                await connect(newcomer.network, victim, HONEST)
+                await newcomer.ask()
+                assert len(victim.read()["peers"]) <= 22
+                sybils.cancel_scope.cancel()
+            assert lost == 0 and honest.key.public_key.hex() in victim.read()["peers"]
+        nursery.cancel_scope.cancel()
