@@ -56,7 +56,7 @@ mutants: install
 	$(BIN)/python -m tests.mutants.run $(ARGS)
 
 bench: install
-	for name in ledger verify gateway; do $(BIN)/python -m benchmarks.$$name --json results/$$name.json $(ARGS) || exit 1; done
+	for name in ledger verify gateway beacon; do $(BIN)/python -m benchmarks.$$name --json results/$$name.json $(ARGS) || exit 1; done
 
 # Five networks of each size take an hour on one core; ARGS="--seeds 1" is enough for a look.
 overlay: install

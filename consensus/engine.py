@@ -243,6 +243,11 @@ class Engine(Outlet):
         return None if header is None else Checkpoint(height, header.id)
 
     @property
+    def epoch(self) -> int:
+        """The epoch of the block that comes next."""
+        return self._agreement.epoch.number
+
+    @property
     def is_behind(self) -> bool:
         """Whether a peer claims a later final block than this node's."""
         return self._sync.is_behind

@@ -25,6 +25,10 @@ logger = structlog.get_logger(__name__)
 
 RESERVE_EPOCHS = 3
 """An onion is renewed while it lasts for so many epochs at the worst: another one takes two to come into force."""
+MAX_ACCUSED = 64
+"""Whom this node shows evidence against at the same time."""
+REPEAT_REPORT = 60.0
+"""Seconds after which evidence is shown again that did not get into a block: this node may be behind, or penniless."""
 MAX_REPORT_DELAY = 2.0
 """Seconds within which a node shows evidence at random, so that not all of them do it for one reward."""
 
@@ -39,7 +43,7 @@ def find_due(genesis: Genesis, state: StateReader, key: crypto.KeyPair) -> Calla
         return None
     if duty.jailed_until:
         is_free = state.beacon.epoch >= duty.jailed_until
-        has_bond = state.account(key.public_key).bonded >= genesis.parameters.min_validator_bond
+        has_bond = state.account(key.public_key).own_bond >= genesis.parameters.min_validator_bond
         return Unjail if is_free and has_bond else None
     heights, number = genesis.parameters.epoch_heights, duty.onion + 1
     left = make_onion(key, genesis.beacon, duty.onion, heights).count_reveals(duty.tip)
@@ -57,6 +61,7 @@ class Upkeep:
         self._engine = engine
         self._submit = submit
         self._runtime = runtime
+        self._accused: set[bytes] = set()
 
     async def run(self) -> None:
         """Look after every final block, and after every conflict, until cancelled."""
@@ -76,11 +81,24 @@ class Upkeep:
                     logger.warning("validator duty: refused", reason=str(error))
 
     async def _watch_conflicts(self) -> None:
-        async for first, second in self._engine.subscribe_conflicts():
-            await trio.sleep(MAX_REPORT_DELAY * self._runtime.random.random())
-            duty = self._engine.state.duty(first.signer)
-            if duty is not None and first.epoch >= duty.clean_from:
-                await self._report(first, second)
+        async with trio.open_nursery() as nursery:
+            async for first, second in self._engine.subscribe_conflicts():
+                if first.signer not in self._accused and len(self._accused) < MAX_ACCUSED:
+                    self._accused.add(first.signer)
+                    nursery.start_soon(self._accuse, first, second)
+
+    async def _accuse(self, first: Vote, second: Vote) -> None:
+        """Show evidence until its signer is punished, by whoever's, or cannot be any more."""
+        engine, delay = self._engine, MAX_REPORT_DELAY * self._runtime.random.random()
+        while True:
+            await trio.sleep(delay)
+            delay = REPEAT_REPORT
+            duty, account, epoch = engine.state.duty(first.signer), engine.state.account(first.signer), engine.epoch
+            is_old = epoch > first.epoch + engine.genesis.parameters.unbonding_epochs
+            if duty is None or is_old or first.epoch < duty.clean_from or not account.bonded + len(account.unbonding):
+                break
+            await self._report(first, second)
+        self._accused.discard(first.signer)
 
     async def _report(self, first: Vote, second: Vote) -> None:
         earlier, later = sorted((first, second), key=Vote.encode)

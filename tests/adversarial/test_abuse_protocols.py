@@ -60,10 +60,11 @@ async def banned(peer: Peer, victim: Victim, source: str) -> bool:
     await until(lambda: not peer.connected, what="it was not cut off")
     with suppress(NetworkError):
         await connect(peer.network, victim, source)
-    with trio.move_on_after(2):
-        while peer.connected:
+    with trio.move_on_after(3):
+        while peer.connected or peer.key.public_key.hex() in victim.read()["peers"]:
             await trio.sleep(0.05)
-    return not peer.connected and peer.key.public_key.hex() not in victim.read()["peers"]
+        return True
+    return False
 
 
 async def send_until_cut_off(peer: Peer, protocol: str, data: bytes, streams: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +15,7 @@ from p2p.limits import Rate
 EASY = Rate(items=1e6, size=math.inf, burst=1e6)
 
 
-def door(kept: bytes = b"", **limits: int) -> Door:
+def door(kept: bytes = b"", **limits: Any) -> Door:
     return Door(DoorLimits(arrivals=EASY, **limits), lambda peer: bool(kept) and peer.startswith(kept))
 
 
