@@ -194,7 +194,7 @@ class GuardedYamux(Yamux):
         """Whoever ignores the window of a stream fills this node's memory: what exceeds it is logged and kept.
 
         Here it ends the connection, well above the window, since the library's own count of it is not exact. Delete
-        when exceeding a window does.
+        when exceeding a window does. Its test is in ``tests/adversarial/test_abuse_protocols.py``.
         """
         buffered = [len(buffer) for buffer in self.stream_buffers.values()]
         if buffered and (max(buffered) > 4 * MAX_WINDOW or sum(buffered) > MAX_BUFFERED):

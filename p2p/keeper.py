@@ -26,6 +26,8 @@ RELAYS = 2
 """Relay slots that it keeps."""
 RENEW_SHARE = 0.25
 """Share of a slot's time that is left when it is renewed."""
+RENEW_INTERVAL = 30.0
+"""Seconds after which it is renewed in any case: a relay may have forgotten it without a word."""
 REFUSED = 30.0
 """Mean seconds for which a relay that refused a slot is not asked again; doubled each time, up to MAX_REFUSED."""
 MAX_REFUSED = 1800.0
@@ -96,7 +98,8 @@ class Keeper:
 
     def reserved(self, relay: bytes, seconds: float, now: float) -> None:
         """Note that ``relay`` holds a slot for so long."""
-        self._relays[relay] = _Relay(now + (1 - RENEW_SHARE) * seconds, now + seconds)
+        renew_after = min((1 - RENEW_SHARE) * seconds, RENEW_INTERVAL)
+        self._relays[relay] = _Relay(now + renew_after, now + seconds)
 
     def refused(self, relay: bytes, now: float) -> None:
         """Note that ``relay`` gave no slot; one that it still holds stands until it ends."""

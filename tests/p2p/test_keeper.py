@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from random import Random
 
+import pytest
+
 from p2p.announcements import Announcement, PeerLoad
-from p2p.keeper import PUBLIC_LINKS, REFUSED, RELAYS, RENEW_SHARE, Dial, Keeper, Reserve
+from p2p.keeper import PUBLIC_LINKS, REFUSED, RELAYS, RENEW_INTERVAL, RENEW_SHARE, Dial, Keeper, Reserve
 from p2p.peers import PeerView
 
 ME = b"\x80" * 32
@@ -107,16 +109,19 @@ def test_slots_lie_in_different_networks_and_are_not_asked_for_twice() -> None:
     assert act(keeper, view, [10, 11, 12, 13], 1.0)[1] != slots
 
 
-def test_slots_are_renewed_before_they_end() -> None:
+@pytest.mark.parametrize(
+    "lasts,renewed", [(RENEW_INTERVAL, (1 - RENEW_SHARE) * RENEW_INTERVAL), (SLOT, RENEW_INTERVAL)]
+)
+def test_slots_are_renewed_before_they_end(lasts: float, renewed: float) -> None:
     view = view_of({10: ip(1, 1), 11: ip(2, 1), 12: ip(3, 1)})
     keeper = make()
     _, slots = act(keeper, view, [10, 11, 12])
     for number in slots:
-        keeper.reserved(key(number), SLOT, 0.0)
+        keeper.reserved(key(number), lasts, 0.0)
     assert keeper.slots(0.0) == [key(number) for number in slots]
-    assert act(keeper, view, [10, 11, 12], SLOT * (1 - RENEW_SHARE) - 1) == ([], [])
-    assert act(keeper, view, [10, 11, 12], SLOT * (1 - RENEW_SHARE)) == ([], slots)
-    assert keeper.slots(SLOT) == []
+    assert act(keeper, view, [10, 11, 12], renewed - 1) == ([], [])
+    assert act(keeper, view, [10, 11, 12], renewed) == ([], slots)
+    assert keeper.slots(lasts) == []
 
 
 def test_a_slot_ends_with_the_connection_and_is_asked_for_again_at_once() -> None:
