@@ -12,7 +12,7 @@ from chain.blocks import Block, sign_proposal
 from chain.blockstore import BlockStore
 from chain.store import MemoryStore
 from chain.transition import Transition, build_block, state_transition
-from chain.votes import NO_BLOCK, Certificate, VoteKind, make_certificate, sign_vote
+from chain.votes import NO_BLOCK, Certificate, Vote, VoteKind, make_certificate, sign_vote
 from consensus.agreement import Agreement, Outlet, Voting
 from consensus.evidence import EvidenceStore
 from consensus.journal import Journal
@@ -46,6 +46,9 @@ class Recorder(Outlet):
 
     def hint(self) -> None:
         self.hints += 1
+
+    def on_conflict(self, first: Vote, second: Vote) -> None:
+        pass
 
     def forward_work(self, leader: bytes) -> None:
         pass

@@ -22,7 +22,7 @@ def _configure(number: int) -> dict[str, Any]:
 @pytest.fixture(scope="package")
 def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     directory = tmp_path_factory.mktemp("cluster")
-    with run_cluster(directory, users=10, backend=("--token-delay", "0.1"), config=_configure) as cluster:
+    with run_cluster(directory, users=14, backend=("--token-delay", "0.1"), config=_configure) as cluster:
         yield cluster
 
 

@@ -55,7 +55,7 @@ class Bank:
     async def transfer(self, node: ProcessNode) -> None:
         """Send from the account of ``node`` to the other nodes and to the users, one after the other, without end."""
         others = [other.address for other in self.cluster.nodes if other is not node]
-        recipients = [*others, *(format_address(user.public_key) for user in self.cluster.users)]
+        recipients = [*others, *(format_address(user.public_key) for user in self.cluster.users[10:])]
         for number in count():
             order = {"recipient": recipients[number % len(recipients)], "amount": 1_000 + number}
             answer = await self.ask(node, "/wallet/transfer", order)
@@ -146,7 +146,7 @@ def test_the_total_is_constant_whatever_happens_to_the_nodes(cluster: Cluster, t
     ledger = fetch_ledger(cluster.nodes[0], cluster.genesis, tmp_path)
     safe = {bytes.fromhex(name) for name, address in bank.sent.items() if address != cluster.nodes[1].address}
     assert safe <= ledger.operations.keys()
-    for user in cluster.users:
+    for user in cluster.users[10:]:  # the others are for other tests, which count every credit
         received = sum(
             signed.operation.amount
             for signed, failure in ledger.operations.values()

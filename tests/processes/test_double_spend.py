@@ -88,7 +88,7 @@ async def spend(cluster: Cluster, pairs: list[Pair], directory: Path) -> None:
             await nursery.start(host.run)
             await host.connect(node.key.public_key, [node.listen_address])
         # What nobody contests shows that both sides are heard, so that the contest begins at the same moment.
-        for host, user in zip(hosts, cluster.users[8:], strict=True):
+        for host, user in zip(hosts, cluster.users[8:10], strict=True):
             claim = sign_operation(user, cluster.genesis.chain_id, Transfer(0, witness.key.public_key, 1))
             await publish_until_final({host: [claim]})
         await publish_until_final(dict(zip(hosts, zip(*pairs, strict=True), strict=True)))
