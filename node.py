@@ -48,7 +48,8 @@ from serving.backends.backend import Backend
 from serving.commands import ADMIN_ADDRESS, ADMIN_TOKEN, CommandError, add_commands
 from serving.config import ConfigError, EmbeddedModel, NodeConfig, OpenAIModel, parse_peer_address, parse_proxy
 from serving.config_file import load_config, write_default_config
-from serving.executor import Executor, ExecutorSettings
+from serving.execution import ExecutorSettings
+from serving.executor import Executor
 from serving.http.server import HttpServer, ListenError
 from serving.market import Market
 from serving.offers import PROTOCOL as OFFERS
@@ -118,8 +119,9 @@ class Node:
         self.wallet = Wallet(key, self.engine)
         self.payments = Payments(key, self.engine, store)
         self.executor = Executor(key, self.engine, self.services, self.payments, policy, runtime, executor_settings)
+        discovery = self.discovery
         self.router = Router(
-            key, self.engine, self.streams, self.payments, self.discovery.find, runtime, router_settings
+            key, self.engine, self.streams, self.payments, discovery.find, discovery.has_left, runtime, router_settings
         )
         self.market = Market(self.services, policy, self.router, runtime)
         self.upkeep = Upkeep(key, self.engine, self.wallet.submit, runtime)
@@ -140,6 +142,7 @@ class Node:
             await self.services.wait_alive(STARTUP_PATIENCE)
             await nursery.start(self.streams.run)
             await nursery.start(self.engine.run)
+            await nursery.start(self.executor.run)
             self.streams.handle(OFFERS, self.executor.handle, MAX_OFFERS_PER_PEER)
             nursery.start_soon(self.payments.run)
             await nursery.start(self.discovery.run)

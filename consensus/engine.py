@@ -203,6 +203,10 @@ class Engine(Outlet):
         self._links.flush()
         self._nudge()
 
+    def is_overdue(self, operation_id: bytes, patience: float) -> bool:
+        """Whether an operation could go into a block, but none has become final here for ``patience`` seconds."""
+        return trio.current_time() - self.last_final_at > patience and self._mempool.is_ready(operation_id)
+
     async def wait_final(self, operation_id: bytes, timeout: float) -> tuple[int, str | None]:
         """Wait until an operation is final. Returns its height, and why it failed (its fee is paid) or None.
 

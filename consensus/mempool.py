@@ -285,6 +285,11 @@ class Mempool:
 
     # Choosing for a block.
 
+    def is_ready(self, operation_id: bytes) -> bool:
+        """Whether an operation is pending and would go into a block now."""
+        entry = self._entries.get(operation_id)
+        return entry is not None and entry.ready
+
     def has_ready(self, excluded: Container[bytes] = ()) -> bool:
         """Whether there is work for a block, beside the operations ``excluded`` by id (those in blocks not yet final).
 

@@ -152,6 +152,10 @@ class Discovery:
         """The last announcement of ``peer``, if it is present, with the latest load that it told this node."""
         return self.view.find(peer)
 
+    def has_left(self, peer: bytes) -> bool:
+        """Whether ``peer`` has said goodbye, and not come back since."""
+        return self.view.state(peer) is PeerState.LEFT
+
     def events(self) -> trio.MemoryReceiveChannel[Change]:
         """Receive every change of the view from now on; a slow reader loses the oldest and reads :attr:`view`."""
         return self._events.subscribe()

@@ -133,6 +133,11 @@ class ExchangeState:
         self._granted = WINDOW
         self._consumed = 0
 
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more comes or goes: both sides have ended, or it was aborted or lost."""
+        return self.failure is not None or (self.ended and self.peer_ended)
+
     def data(self, payload: bytes) -> Frame:
         """The DATA frame of ``payload``, paid from the credit (which the caller has waited for)."""
         frame = Frame(Kind.DATA, self.number, payload)

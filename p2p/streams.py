@@ -106,6 +106,7 @@ class _Channel:
             self.lost = reason
             self.scope.cancel()
             if self.exchange is not None:
+                self.exchange.is_lost = not self.exchange._state.is_over
                 self.exchange._lose(reason)
             with trio.CancelScope(shield=True):
                 await self.raw.reset()
@@ -127,6 +128,8 @@ class Exchange:
         self._state = ExchangeState(number)
         self._changed = trio.lowlevel.ParkingLot()
         self._scope: trio.CancelScope | None = None
+        self.is_lost = False
+        """Whether the stream broke under it, rather than that either side ended or aborted it."""
         self._begun = False
         self._left = False
         self._retrying = trio.Lock()
@@ -204,7 +207,7 @@ class Exchange:
         """Tell the peer at once that this exchange is over. Never raises, not even when cancelled."""
         state = self._state
         self._replay = None
-        over = state.failure is not None or (state.ended and state.peer_ended)
+        over = state.is_over
         frame = state.reset(reason)
         self._changed.unpark_all()
         if over or not self._begun:
@@ -243,7 +246,7 @@ class Exchange:
             data = b"".join(fresh.data(payload).encode() for payload in replay)
             if state.ended:
                 data += fresh.end().encode()
-            channel.exchange, self._channel, self._state = self, channel, fresh
+            channel.exchange, self._channel, self._state, self.is_lost = self, channel, fresh, False
             self._changed.unpark_all()
             with suppress(NetworkError):  # a second loss shows in the state
                 if data:

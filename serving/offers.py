@@ -9,6 +9,9 @@
                                    ◀──        Working…, Head, Part…, Final  |  Failed, end
     Receipt, end                   ──▶
 
+An originator that loses the connection in the middle of an answer begins another exchange, with ``Resume`` in place of
+all that comes before the first missing byte; the executor sends Part…, Final as above, or Declined.
+
 The offer carries the request and the terms of the hold, unsigned, so that a candidate answers in one round trip and
 works while the payment becomes final.
 """
@@ -18,7 +21,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from chain.codec import Bounds, Natural, Record, Signature
+from chain.codec import Bounds, Hash, Natural, Record, Signature
 from chain.crypto import KeyPair, verify
 from chain.operations import Delivery, Hold, SignedOperation
 
@@ -125,7 +128,16 @@ class Receipt(Record):
     signature: Signature
 
 
-Message = Offer | Accepted | Declined | Payment | Working | Head | Part | Final | Failed | Receipt
+@dataclass(frozen=True, slots=True)
+class Resume(Record):
+    """The originator of ``hold`` is back: it has ``received`` bytes of the answer's body and wants the rest."""
+
+    TAG = 11
+    hold: Hash
+    received: Annotated[int, Bounds(1, MAX_ANSWER)]
+
+
+Message = Offer | Accepted | Declined | Payment | Working | Head | Part | Final | Failed | Receipt | Resume
 
 
 @dataclass(frozen=True, slots=True)

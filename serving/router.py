@@ -2,7 +2,8 @@
 
 Candidates come in the order of the executor lottery; those out of reach are skipped, and of the next two the less
 loaded goes first (power of two choices, Mitzenmacher 2001). Each attempt pays with a hold of its own. Once a byte of a
-stream has gone to the user the executor is not replaced: another one would contradict it.
+stream has gone to the user the executor is not replaced: another one would contradict it. If it is lost then, because a
+relay died or an address changed, it is sought again by every path there is, and the answer goes on where it was.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from serving.offers import (
     Part,
     Payment,
     Receipt,
+    Resume,
     Working,
     decode_message,
     encode_message,
@@ -63,13 +65,14 @@ class RouterSettings:
 
     ``first_part`` is the patience for the beginning of an answer, ``stall`` for each next message. Signs of life renew
     the patience while the request waits in a queue, up to ``queue_timeout``, and for an answer that is not streamed, up
-    to ``hold_time``.
+    to ``hold_time``. An executor that is lost in the middle of a stream is sought for ``resume``.
     """
 
     accept_timeout: float = 5.0
     first_part: float = 30.0
     queue_timeout: float = 120.0
     stall: float = 15.0
+    resume: float = 45.0
     hold_time: int = 600_000
 
 
@@ -79,6 +82,11 @@ FindPeer = Callable[[bytes], Announcement | None]
 
 CLOSING = b"data: [DONE]"
 """How the closing event of a stream begins."""
+
+RESUME_INTERVAL = 0.5
+"""Seconds between two tries to find a lost executor again."""
+MAX_RESUMPTIONS = 8
+"""Times that one answer is resumed."""
 
 FULL = 1000
 """Utilization, in permille, of a peer that is not present."""
@@ -114,6 +122,7 @@ class Router:
         streams: Streams,
         payments: Payments,
         find_peer: FindPeer,
+        has_left: Callable[[bytes], bool],
         runtime: Runtime,
         settings: RouterSettings | None = None,
     ) -> None:
@@ -122,6 +131,7 @@ class Router:
         self._streams = streams
         self._payments = payments
         self._find_peer = find_peer
+        self._has_left = has_left
         self._runtime = runtime
         self._settings = settings or RouterSettings()
 
@@ -203,18 +213,17 @@ class Router:
         Raises:
             _AttemptFailed: it declined, failed or fell silent before that.
         """
-        attempt = _Attempt(self, terms)
         async with AsyncExitStack() as stack:
+            attempt = _Attempt(self, terms, stack)
             try:
                 await self._connect(terms.payee)
-                exchange = await stack.enter_async_context(self._streams.open(terms.payee, PROTOCOL))
-                answer = await attempt.begin(exchange, stack)
+                answer = await attempt.begin()
             except (NetworkError, CodecError, trio.TooSlowError, BackendError) as error:
                 attempt.reject()
                 raise _AttemptFailed(str(error) or "no answer in time") from error
             yield answer
             if not attempt.is_over:
-                await exchange.abort("the answer is no longer wanted")
+                await attempt.exchange.abort("the answer is no longer wanted")
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,11 +239,16 @@ class _Terms:
 
 
 class _Attempt:
-    """The originator's side of one exchange."""
+    """The originator's side of one execution. Its exchanges end with ``stack``."""
 
-    def __init__(self, router: Router, terms: _Terms) -> None:
+    exchange: Exchange
+    """The one that carries it at present."""
+
+    def __init__(self, router: Router, terms: _Terms, stack: AsyncExitStack) -> None:
         self._router = router
         self._terms = terms
+        self._stack = stack
+        self._resumptions = 0
         self._settings = router._settings
         self._payments = router._payments
         self._hold_id = compute_hold_id(router._key.public_key, terms.seq, terms.attempt)
@@ -246,28 +260,32 @@ class _Attempt:
         self.is_over = False
         """Whether the whole answer came, and was found right."""
 
-    async def begin(self, exchange: Exchange, stack: AsyncExitStack) -> Answer:
+    async def begin(self) -> Answer:
         """Offer, pay, and wait for the beginning of the answer (all of it, if it is not a stream)."""
         settings, terms = self._settings, self._terms
-        await self._offer(exchange)
-        await self._pay(exchange)
+        self.exchange = await self._open()
+        await self._offer()
+        await self._pay()
         now = trio.current_time()
         self._deadline = now + settings.first_part
         self._latest = now + (settings.queue_timeout if terms.request.stream else settings.hold_time / 1000)
-        head = await self._receive_head(exchange)
+        head = await self._receive_head()
         self._status = head.status
         self._tap = AnswerTap(stream=head.content_type.startswith("text/event-stream"))
-        parts = await stack.enter_async_context(aclosing(self._parts(exchange)))
+        parts = await self._stack.enter_async_context(aclosing(self._parts()))
         if terms.request.stream and head.status == 200:
             first = await anext(parts, b"")
             if self._tap.error is not None:  # nobody has seen it yet: another executor may do better
                 raise BackendError(self._tap.error)
-            body = await stack.enter_async_context(aclosing(_prepend(first, parts)))
+            body = await self._stack.enter_async_context(aclosing(_prepend(first, parts)))
         else:
             body = _prepend(b"".join([part async for part in parts]), _nothing())
         return Answer(head.status, head.content_type, body, terms.payee, terms.attempt, self._hold_id)
 
-    async def _offer(self, exchange: Exchange) -> None:
+    async def _open(self) -> Exchange:
+        return await self._stack.enter_async_context(self._router._streams.open(self._terms.payee, PROTOCOL))
+
+    async def _offer(self) -> None:
         router, terms = self._router, self._terms
         salt = router._runtime.random.randbytes(16)
         request = terms.request
@@ -282,26 +300,26 @@ class _Attempt:
             deadline=router._engine.chain_time() + self._settings.hold_time,
         )
         with trio.fail_after(self._settings.accept_timeout):
-            await exchange.send(encode_message(Offer(request.path, len(request.body), salt, self._hold)))
+            await self.exchange.send(encode_message(Offer(request.path, len(request.body), salt, self._hold)))
             for start in range(0, len(request.body), PART_SIZE):
-                await exchange.send(request.body[start : start + PART_SIZE])
-            reply = await _receive(exchange)
+                await self.exchange.send(request.body[start : start + PART_SIZE])
+            reply = await _receive(self.exchange)
         if isinstance(reply, Declined):
             raise NetworkError(f"declined: {reply.reason}")
         if not isinstance(reply, Accepted):
             raise NetworkError("expected an answer to the offer")
 
-    async def _pay(self, exchange: Exchange) -> None:
+    async def _pay(self) -> None:
         signed = self._payments.sign_hold(self._hold)
         self._payments.set_acceptable(self._hold_id, self._compute_owed(IN_FLIGHT))
-        await exchange.send(encode_message(Payment(signed)))
+        await self.exchange.send(encode_message(Payment(signed)))
         try:
             await self._router._engine.submit(signed)
         except InvalidOperation as error:
             raise BackendError(f"the hold was refused: {error}") from error
 
-    async def _receive_head(self, exchange: Exchange) -> Head:
-        head = await self._next(exchange)
+    async def _receive_head(self) -> Head:
+        head = await self._next()
         if not isinstance(head, Head):
             raise _unexpected(head)
         if head.status != 200 and head.status not in RELAYED_STATUSES:
@@ -311,19 +329,26 @@ class _Attempt:
             raise BackendError("the executor answered with an unusable content type")
         return head
 
-    async def _next(self, exchange: Exchange) -> Message:
+    async def _next(self) -> Message:
         """The next message but signs of life.
 
         Raises:
-            BackendError: the executor broke off or fell silent.
+            BackendError: the executor broke off, fell silent, or was lost for good.
         """
         settings = self._settings
         if self._received:
             self._deadline = trio.current_time() + settings.stall
         try:
             while True:
-                with trio.fail_at(self._deadline), trio.fail_after(settings.stall):
-                    message = await _receive(exchange)
+                try:
+                    with trio.fail_at(self._deadline), trio.fail_after(settings.stall):
+                        message = await _receive(self.exchange)
+                except NetworkError:
+                    if not (self._received and self._terms.request.stream and self.exchange.is_lost):
+                        raise
+                    await self._resume()
+                    self._deadline = trio.current_time() + settings.stall
+                    continue
                 if not isinstance(message, Working):
                     return message
                 if not self._received and (message.queued or not self._terms.request.stream):
@@ -333,7 +358,31 @@ class _Attempt:
         except trio.TooSlowError:
             raise BackendError("the executor sent nothing for too long") from None
 
-    async def _parts(self, exchange: Exchange) -> AsyncGenerator[bytes, None]:
+    async def _resume(self) -> None:
+        """Find a lost executor again, and ask it for the rest.
+
+        Raises:
+            NetworkError: it cannot be found.
+        """
+        payee, failure = self._terms.payee, NetworkError("it was lost too often")
+        self._resumptions += 1
+        with trio.move_on_after(self._settings.resume if self._resumptions <= MAX_RESUMPTIONS else 0):
+            while True:
+                try:
+                    await self._router._connect(payee)
+                    exchange = await self._open()
+                    await exchange.send(encode_message(Resume(self._hold_id, len(self._received))))
+                    self.exchange = exchange
+                    log.info("resumed an answer", executor=format_address(payee), received=len(self._received))
+                    return
+                except (NetworkError, trio.TooSlowError) as error:
+                    failure = NetworkError(str(error) or "no answer in time")
+                if self._router._has_left(payee):
+                    raise failure
+                await trio.sleep(RESUME_INTERVAL)
+        raise failure
+
+    async def _parts(self) -> AsyncGenerator[bytes, None]:
         """The body, part by part; ends when the delivery was checked and receipted.
 
         The closing event of a stream is passed on only then: users hang up on it, which would cancel the receipt.
@@ -344,9 +393,9 @@ class _Attempt:
         closing = b""
         try:
             while True:
-                message = await self._next(exchange)
+                message = await self._next()
                 if isinstance(message, Final):
-                    await self._receipt(exchange, message)
+                    await self._receipt(message)
                     if closing:
                         yield closing
                     return
@@ -377,7 +426,7 @@ class _Attempt:
         tokens = min(self._tap.completion_tokens, len(self._received)) + in_flight
         return min(self._payments.compute_price(request.model, len(request.body), tokens), self._terms.amount)
 
-    async def _receipt(self, exchange: Exchange, final: Final) -> None:
+    async def _receipt(self, final: Final) -> None:
         """Check the executor's claim against what arrived, and sign a receipt for it."""
         self._tap.finish()
         fault = self._find_fault(final)
@@ -388,7 +437,7 @@ class _Attempt:
         if final.delivery.amount:
             receipt = Receipt(self._payments.sign_receipt(final.delivery))
             try:
-                await exchange.send(encode_message(receipt), end=True)
+                await self.exchange.send(encode_message(receipt), end=True)
             except NetworkError:
                 log.info("the receipt was not taken", executor=format_address(self._terms.payee))
 

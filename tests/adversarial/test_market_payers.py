@@ -23,7 +23,7 @@ from chain.operations import (
 )
 from p2p.network import NetworkError
 from p2p.streams import Exchange
-from serving.executor import ExecutorSettings
+from serving.execution import ExecutorSettings
 from serving.offers import (
     PROTOCOL,
     Accepted,

@@ -16,7 +16,7 @@ from chain.exceptions import CodecError
 from chain.operations import Delivery, Hold, Usage, sign_operation
 from p2p.runtime import run_simulation
 from serving.backends.backend import BackendError
-from serving.executor import coalesce
+from serving.execution import coalesce
 from serving.offers import (
     MAX_FRAME,
     PART_SIZE,

@@ -31,7 +31,7 @@ from p2p.network import NetworkError
 from p2p.runtime import SimulatedRuntime, run_simulation
 from p2p.streams import Exchange
 from serving.backends.backend import BackendError, BackendResponse, Load
-from serving.executor import ExecutorSettings
+from serving.execution import ExecutorSettings
 from serving.market import Reply, RequestRecord
 from serving.offers import PROTOCOL, Message, Offer, decode_message, encode_message
 from serving.openai_errors import ApiError

@@ -134,7 +134,19 @@ OPERATIONS = [
 
 
 OFFERS = [
-    *("Offer", "Accepted", "Declined", "Payment", "Working", "Head", "offers.Part", "Final", "Failed", "Receipt"),
+    *(
+        "Offer",
+        "Accepted",
+        "Declined",
+        "Payment",
+        "Working",
+        "Head",
+        "offers.Part",
+        "Final",
+        "Failed",
+        "Receipt",
+        "Resume",
+    ),
 ]
 
 

@@ -190,6 +190,7 @@ def _list_offers() -> list[Json]:
         offers.Final(salt, delivery, offers.sign_delivery(executor, chain_id, delivery)),
         offers.Failed("the backend broke off"),
         offers.Receipt(offers.sign_receipt(payer, chain_id, delivery)),
+        offers.Resume(delivery.hold, 6),
     ]
     return [
         {"what": "the chain id and the body of the request", "chain_id": chain_id.hex(), "body": body.hex()},
