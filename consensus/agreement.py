@@ -58,7 +58,7 @@ from consensus.messages import (
     encode_message,
 )
 from consensus.messages import get_epoch as get_message_epoch
-from consensus.proposals import FinalBlock
+from consensus.proposals import FinalBlock, is_authentic
 from consensus.recovery import Recovery
 from consensus.simplex import Simplex, Timeouts
 from consensus.tree import BlockTree, Executed
@@ -134,7 +134,7 @@ class Outlet:
         raise NotImplementedError
 
     def fetch(self, block_id: bytes, peers: tuple[bytes, ...]) -> None:
-        """Get a block, preferably from ``peers``, and pass it to :meth:`Agreement.on_block`."""
+        """Get a block, preferably from ``peers``, and pass it to :meth:`Agreement.on_fetched`."""
         raise NotImplementedError
 
     def hint(self) -> None:
@@ -243,8 +243,12 @@ class Agreement:
                 self._keep_early(message, size)
             self._outlet.hint()
 
+    async def on_fetched(self, block: Block) -> None:
+        """A block that was asked for. That it is authentic was found out where it is known who sent it."""
+        await self._run(self.simplex, self.simplex.on_block(block))
+
     async def on_block(self, block: Block) -> None:
-        """A block that was fetched or gossiped."""
+        """A block that was gossiped."""
         if block.height <= self._tree.header.height or self.find_block(block.id) is not None:
             await self._run(self.simplex, self.simplex.on_block(block))  # it may be what final certificates wait for
             return
@@ -558,4 +562,4 @@ class Agreement:
             return False  # who leads in a later epoch is not known yet
         if header.height > epoch.last_height or header.proposer != epoch.compute_leader(header.view):
             return False
-        return block.body.compute_root() == header.body_root and self._claims.verify([block.claim()])
+        return is_authentic(block, self._claims.verify)

@@ -398,7 +398,7 @@ class Engine(Outlet):
         if block is None:
             self._sync.hint()
         else:
-            await self._post(b"fetch", self._agreement.on_block, block, size=len(block.encoded))
+            await self._post(b"fetch", self._agreement.on_fetched, block, size=len(block.encoded))
 
     # What others send.
 

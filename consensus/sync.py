@@ -16,7 +16,7 @@ Without a checkpoint there is no such bound: see :mod:`chain.light` for what tha
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 
 import structlog
 import trio
@@ -33,6 +33,7 @@ from chain.restart import strike_off
 from chain.state import Draft, State
 from chain.transition import check_header, state_transition, verify_finality
 from chain.votes import Certificate
+from consensus.proposals import is_authentic
 from consensus.snapshot_sync import Adopt, SnapshotSync
 from consensus.sync_peers import AVOID_LIAR, AVOID_SILENT, SyncPeers
 from consensus.sync_records import (
@@ -63,7 +64,7 @@ MAX_SEGMENT = 64 << 20
 BATCH_TIMEOUT = 30.0
 """Seconds that a peer may keep this node waiting in all while it sends a batch, or one peer could hold it for ever."""
 ASKED_PEERS = 3
-"""Peers whose tip is looked at before this node believes that it is up to date."""
+"""Peers whose tip is looked at before this node believes that it is up to date, or that are asked for one block."""
 HINT_DELAY = 0.3
 """Seconds that gossip gets to bring what a hint speaks of before it is pulled."""
 
@@ -212,11 +213,13 @@ class SyncClient:
                     await self._wait()
                 self._hinted = trio.Event()
 
-    async def fetch_block(self, block_id: bytes, peers: Iterable[bytes]) -> Block | None:
-        """The block of that id from one of ``peers``, or of any others; None if nobody has it."""
-        connected = self._streams.network.peers()
-        named = [peer for peer in peers if peer in connected]
-        for peer in [*named, *self._peers.shuffle(connected.difference(named))][:ASKED_PEERS]:
+    async def fetch_block(self, block_id: bytes, peers: Collection[bytes]) -> Block | None:
+        """The authentic block of that id, from a few of ``peers`` or else of any others; None if these do not have it.
+
+        Whom it asks is drawn anew each time, so that whoever asks again and again comes across an honest one. What
+        agreement would drop is refused here, where it is known who sent it.
+        """
+        for peer in self._peers.get_candidates(first=peers)[:ASKED_PEERS]:
             raw = await self._peers.ask(peer, GetBlock(block_id))
             if raw is None:
                 continue
@@ -225,8 +228,8 @@ class SyncClient:
                 block = None if found is None else Block.decode(found)
                 if block is not None and block.id != block_id:
                     raise InvalidBlock("id", "another block was asked for")
-                if block is not None and block.body.compute_root() != block.header.body_root:
-                    raise InvalidBlock("body_root", "does not commit to the body")
+                if block is not None and not await self._runtime.run_sync(is_authentic, block):
+                    raise InvalidBlock("block", "altered under its header")
             except LedgerError as error:
                 self._peers.avoid(peer, AVOID_LIAR, str(error))
                 continue

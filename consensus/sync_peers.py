@@ -40,12 +40,13 @@ class SyncPeers:
         self._random.shuffle(ordered)
         return ordered
 
-    def get_candidates(self, without: Container[bytes] = ()) -> list[bytes]:
-        """The connected peers that may be asked, in random order."""
+    def get_candidates(self, without: Container[bytes] = (), first: Container[bytes] = ()) -> list[bytes]:
+        """The connected peers that may be asked, in random order; those of ``first`` before the others."""
         now = trio.current_time()
         self._avoided = {peer: until for peer, until in self._avoided.items() if until > now}
         connected = self.streams.network.peers().difference(self._avoided)
-        return [peer for peer in self.shuffle(connected) if peer not in without]
+        candidates = [peer for peer in self.shuffle(connected) if peer not in without]
+        return sorted(candidates, key=lambda peer: peer not in first)
 
     def pick(self, without: Container[bytes] = ()) -> bytes | None:
         """One of them: the faster of two, so that a slow peer gets few of many questions. None if there is nobody."""

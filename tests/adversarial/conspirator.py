@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from chain.blocks import Block
 from consensus.messages import Broadcast, Effect, Message, Send
 from consensus.simplex import Simplex
 
 
 class Conspirator(Simplex):
     """Follows the protocol, except that what leaves it is what :meth:`corrupt` makes of it."""
-
-    is_helpful = True
-    """Whether its node gives blocks to who asks for them."""
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
@@ -22,6 +20,10 @@ class Conspirator(Simplex):
     def on_message(self, message: Message) -> list[Effect]:
         self.heard = [*self.heard[-200:], message]
         return super().on_message(message)
+
+    def hand_out(self, block: Block) -> Block | None:
+        """What its node gives to who asks for ``block``."""
+        return block
 
     def corrupt(self, effect: Effect) -> Iterator[Effect]:
         """What to do instead of ``effect``."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from chain.blocks import Block
 from chain.votes import Certificate, Vote
 from consensus.messages import Broadcast, Effect, Propose, Send
 from tests.adversarial.conspirator import Conspirator, get_said
@@ -15,7 +16,8 @@ from tests.simulation.scenarios import fight
 class BlockWithholder(Conspirator):
     """Shows its blocks to as few as make a quorum with it, and none to anybody who asks."""
 
-    is_helpful = False
+    def hand_out(self, block: Block) -> Block | None:
+        return None
 
     def corrupt(self, effect: Effect) -> Iterator[Effect]:
         if isinstance(effect, Broadcast) and isinstance(effect.message, Propose):

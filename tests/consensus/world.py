@@ -30,18 +30,20 @@ def make_key(number: int) -> KeyPair:
     return KeyPair(bytes([number]) * 32)
 
 
-def make_test_genesis(validators: int, others: int = 0, epoch_heights: int = 1_000) -> Genesis:
+def make_test_genesis(
+    validators: int, others: int = 0, epoch_heights: int = 1_000, beacon: bytes = bytes(32)
+) -> Genesis:
     """Equal accounts 1 ... of 1000 credits; the first ``validators`` of them vote."""
     parameters = Parameters(epoch_heights=epoch_heights, min_validator_bond=100 * CREDIT)
     accounts = [
-        make_validator(make_key(number), bytes(32), parameters, 1_000 * CREDIT, 100 * CREDIT)
+        make_validator(make_key(number), beacon, parameters, 1_000 * CREDIT, 100 * CREDIT)
         for number in range(1, validators + 1)
     ]
     accounts += [
         GenesisAccount(make_key(number).public_key, 1_000 * CREDIT, 100 * CREDIT, (), None)
         for number in range(validators + 1, validators + others + 1)
     ]
-    return make_genesis("test", SimulatedRuntime.EPOCH, bytes(32), accounts, parameters)
+    return make_genesis("test", SimulatedRuntime.EPOCH, beacon, accounts, parameters)
 
 
 @dataclass

@@ -35,8 +35,11 @@ from consensus.messages import (
     Strengthen,
     get_epoch,
 )
-from consensus.proposals import FinalBlock
+from consensus.proposals import FinalBlock, is_authentic
 from consensus.simplex import Simplex, Timeouts
+from consensus.sync import ASKED_PEERS
+from consensus.sync_peers import AVOID_LIAR, AVOID_SILENT
+from consensus.sync_records import TIMEOUT
 from tests.simulation.checkers import AgreementChecker, VoteChecker
 from tests.simulation.ledger import Disk, FakeLedger
 
@@ -105,6 +108,8 @@ class Simulation:
         self.agreement, self.votes = AgreementChecker(), VoteChecker()
         self.conflicts: list[Conflict] = []
         self.rejects: list[str] = []
+        self.lies = 0
+        """Fetched blocks that were not what was asked for."""
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._count = 0
         self._verified: dict[crypto.Claim, bool] = {}
@@ -196,6 +201,8 @@ class Node:
         self._held: list[tuple[int, Message]] = []
         self._asked_at = -1.0
         self._finished: dict[int, Simplex] = {}
+        self._fetching: set[bytes] = set()
+        self._avoided = [0.0] * len(self.simulation.nodes)  # until when, by node
         self._journal = Journal(self.disk.journal, self.simulation.ledger.chain_id, self.key.public_key)
         self._begin()
 
@@ -368,28 +375,58 @@ class Node:
         self.run(core.on_built(order.view, block))
 
     def find_block(self, block_id: bytes) -> Block | None:
-        """A block that this node can pass on, if its core (an adversary's) lets it."""
-        if not getattr(self.core, "is_helpful", True):
-            return None
+        """A block that this node can pass on, as its core (an adversary's may lie) hands it out."""
         held = self.core.get_block(block_id) if self.core is not None else None
-        return held or self.disk.find(block_id)
+        block = held or self.disk.find(block_id)
+        hand_out: Callable[[Block], Block | None] | None = getattr(self.core, "hand_out", None)
+        return block if block is None or hand_out is None else hand_out(block)
 
     def _fetch(self, block_id: bytes, peers: Iterable[bytes]) -> None:
-        """Ask those who should have it; each answers if it can. An observer's core leaves asking again to us."""
-        core = self._get_core()
-        epoch = core.epoch
-        if self.key.public_key not in core.validators:
-            self._later(1.0, lambda: self._fetch_again(core, block_id, peers))
+        """Ask a few as the engine does: one after the other, those who should have it first, no known liars.
 
-        def answer(peer: Node) -> None:
-            block = peer.find_block(block_id)
-            if block is not None:
+        An observer's core leaves asking again to us.
+        """
+        core, now = self._get_core(), self.simulation.now
+        if block_id in self._fetching:
+            return
+        self._fetching.add(block_id)
+        nodes = [node for node in self.simulation.nodes if node is not self and self._avoided[node.number] <= now]
+        self.simulation.rng.shuffle(nodes)
+        nodes.sort(key=lambda node: node.key.public_key not in peers)
+        self._ask(core, block_id, nodes[:ASKED_PEERS], peers)
+
+    def _ask(self, core: Simplex, block_id: bytes, nodes: list[Node], peers: Iterable[bytes]) -> None:
+        if core is not self.core or not core._candidates.is_wanted(block_id) or not nodes:
+            self._fetching.discard(block_id)
+            if self.key.public_key not in core.validators:
+                self._later(1.0, lambda: self._fetch_again(core, block_id, peers))
+            return
+        peer, *others = nodes
+        is_over = False
+
+        def conclude(block: Block | None, avoided_for: float) -> None:
+            nonlocal is_over
+            if is_over:
+                return
+            is_over = True
+            if block is not None and not (block.id == block_id and is_authentic(block, self.simulation.verify)):
+                block, avoided_for = None, AVOID_LIAR
+                self.simulation.lies += 1
+            self._avoided[peer.number] = self.simulation.now + avoided_for
+            if block is None:
+                self._ask(core, block_id, others, peers)
+            else:
                 found = block
-                peer._send(self.number, lambda: self._run_core(epoch, lambda core: core.on_block(found)))
+                self._fetching.discard(block_id)
+                self._run_core(core.epoch, lambda core: core.on_block(found))
 
-        for node in self.simulation.nodes:
-            if node is not self and (not peers or node.key.public_key in peers):
-                self._send(node.number, partial(answer, node))
+        def answer() -> None:
+            if peer.is_up:
+                block, life = peer.find_block(block_id), self._life
+                peer._send(self.number, lambda: conclude(block, 0.0) if self._life == life else None)
+
+        self._send(peer.number, answer)
+        self._later(TIMEOUT, lambda: conclude(None, AVOID_SILENT))
 
     def _fetch_again(self, core: Simplex, block_id: bytes, peers: Iterable[bytes]) -> None:
         if core is self.core and core._candidates.is_wanted(block_id):
@@ -453,7 +490,8 @@ class Node:
         branch = self._pending[0].branch
         before = len(branch)
         for block in blocks:
-            if branch[-1].header.parent_id == block.id and branch[-1].header.parent_id != self.disk.final.block_id:
+            is_next = branch[-1].header.parent_id == block.id != self.disk.final.block_id
+            if is_next and is_authentic(block, self.simulation.verify):
                 branch.append(block)
         if len(branch) > before:
             self.run_action(self._sync)

@@ -14,10 +14,10 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from chain import crypto
-from chain.blocks import MAX_NULLIFICATIONS
+from chain.blocks import MAX_NULLIFICATIONS, Block
 from chain.crypto import KeyPair, hash_bytes
 from chain.validators import ValidatorSet
 from chain.votes import Vote, VoteKind
@@ -65,6 +65,23 @@ class TwinsSimulation(Simulation):
         return True
 
 
+class Stingy(Simplex):
+    """Gives its blocks to nobody who asks."""
+
+    def hand_out(self, block: Block) -> Block | None:
+        return None
+
+
+class Falsifier(Simplex):
+    """Gives something else under the header that was asked for."""
+
+    def hand_out(self, block: Block) -> Block | None:
+        return replace(block, body=replace(block.body, removed=(self._me,)))
+
+
+HANDS: dict[str, tuple[type[Simplex], ...]] = {"blocks": (), "nothing": (Stingy,), "altered blocks": (Falsifier,)}
+
+
 @dataclass(frozen=True)
 class Schedule:
     """What happens. Nodes are numbered: first one for each key, then the second halves of ``twins``."""
@@ -91,13 +108,15 @@ class Schedule:
     """Nullifications that a body carries at most: fewer than in earnest, so that a few views are a long halt."""
     are_rewinders: bool
     """Whether twins that lead ignore what was notarized since the last final block, where a body does not show it."""
+    hands_out: str = "blocks"
+    """What twins give to who fetches a block from them: see ``HANDS``."""
 
     def describe(self) -> str:
         return "\n".join(
             [
                 f"seed {self.seed}: stakes {self.stakes}, twins {self.twins}, epochs of {self.epoch_heights}",
                 f"  committees {self.committees}, leaders {self.leaders}, proven {self.proven}",
-                f"  strangers {self.are_strangers}, rewinders {self.are_rewinders}",
+                f"  strangers {self.are_strangers}, rewinders {self.are_rewinders}, hand out {self.hands_out}",
                 f"  phases {[(seconds, [sorted(group) for group in groups]) for seconds, groups in self.phases]}",
                 f"  crash {self.crash}",
                 *(f"  {place}: {[sorted(group) for group in groups]}" for place, groups in sorted(self.cuts.items())),
@@ -148,6 +167,7 @@ def make_schedule(seed: int, sizes: Sequence[int] = (4, 4, 4, 5, 5, 7), *, third
         rng.random() < 0.7,
         rng.choice((0, 1, MAX_NULLIFICATIONS)),
         rng.random() < 0.4,
+        rng.choice(("blocks", "blocks", "nothing", "altered blocks")),
     )
 
 
@@ -200,6 +220,8 @@ def make_simulation(
         committee.__dict__["script"] = {view: KEYS[leader].public_key for view, leader in enumerate(leaders, 1)}
         committees.append(committee)
     honest = [number for number in range(count) if number not in schedule.twins]
+    bases = (*HANDS[schedule.hands_out], Rewinder if schedule.are_rewinders else Simplex)
+    faulty = type("Twin", bases, {})
     return TwinsSimulation(
         schedule.seed,
         [*KEYS[:count], *(KEYS[twin] for twin in schedule.twins)],
@@ -207,8 +229,7 @@ def make_simulation(
         epoch_heights=schedule.epoch_heights,
         honest=honest,
         network=Network(),
-        cores=dict.fromkeys(range(count + len(schedule.twins)), Rewinder if schedule.are_rewinders else Simplex)
-        | dict.fromkeys(honest, core),
+        cores=dict.fromkeys(range(count + len(schedule.twins)), faulty) | dict.fromkeys(honest, core),
     )
 
 
