@@ -25,7 +25,7 @@ from chain.blocks import MAX_BLOCK, Block, Header
 from chain.blockstore import BlockStore
 from chain.duties import get_recent_blocks, is_late_vote
 from chain.epochs import Epoch, get_next_epoch
-from chain.exceptions import LedgerError
+from chain.exceptions import InvalidBlock, LedgerError
 from chain.genesis import Genesis
 from chain.light import EpochEnd
 from chain.restart import is_restart
@@ -33,7 +33,7 @@ from chain.state import State
 from chain.transition import build_block
 from chain.votes import Certificate, Vote
 from consensus.claims import KnownClaims, execute_block
-from consensus.compact import COMPACT, compress
+from consensus.compact import COMPACT, CompactPropose, compress
 from consensus.evidence import EvidenceStore
 from consensus.journal import Journal
 from consensus.links import Links
@@ -137,6 +137,10 @@ class Outlet:
         """Get a block, preferably from ``peers``, and pass it to :meth:`Agreement.on_fetched`."""
         raise NotImplementedError
 
+    def complete(self, message: CompactPropose) -> None:
+        """Put a proposal together, which is worth it, and pass it to :meth:`Agreement.on_message`."""
+        raise NotImplementedError
+
     def hint(self) -> None:
         """This node may be behind: sync."""
         raise NotImplementedError
@@ -180,7 +184,7 @@ class Agreement:
         self._epoch = get_next_epoch(genesis, store.state)
         self._spare: dict[bytes, Block] = {}
         self._effects: deque[tuple[Simplex, Effect]] = deque()
-        self._early: deque[tuple[Message, int]] = deque()
+        self._early: deque[tuple[Message | CompactPropose, int]] = deque()
         self._early_bytes = 0
         self._previous: Simplex | None = None
         self._timer: tuple[int, float] | None = None  # view and trio time
@@ -231,17 +235,19 @@ class Agreement:
         self._set_members()
         await self._run(self.simplex, self.simplex.start())
 
-    async def on_message(self, message: Message, size: int) -> None:
-        """A message of a validator, of ``size`` bytes."""
-        epoch = get_message_epoch(message)
-        if epoch == self.simplex.epoch:
-            await self._run(self.simplex, self.simplex.on_message(message))
-        elif self._previous is not None and epoch == self._previous.epoch:
-            await self._run(self._previous, self._previous.on_message(message))
-        elif epoch > self.simplex.epoch:
+    async def on_message(self, message: Message | CompactPropose, size: int) -> None:
+        """A message of a validator, of ``size`` bytes; a compact proposal comes from its leader."""
+        epoch = _get_epoch(message)
+        if epoch > self.simplex.epoch:
             if epoch == self.simplex.epoch + 1:
                 self._keep_early(message, size)
             self._outlet.hint()
+        elif isinstance(message, CompactPropose):
+            self._take_compact(message)
+        elif epoch == self.simplex.epoch:
+            await self._run(self.simplex, self.simplex.on_message(message))
+        elif self._previous is not None and epoch == self._previous.epoch:
+            await self._run(self._previous, self._previous.on_message(message))
 
     async def on_fetched(self, block: Block) -> None:
         """A block that was asked for. That it is authentic was found out where it is known who sent it."""
@@ -518,10 +524,12 @@ class Agreement:
         self._queue(self.simplex, self.simplex.start())
         early, self._early, self._early_bytes = self._early, deque(), 0
         for message, size in early:
-            if get_message_epoch(message) == self.simplex.epoch:
-                self._queue(self.simplex, self.simplex.on_message(message))
-            elif get_message_epoch(message) == self.simplex.epoch + 1:
+            if _get_epoch(message) == self.simplex.epoch + 1:
                 self._keep_early(message, size)
+            elif isinstance(message, CompactPropose):
+                self._take_compact(message)
+            elif _get_epoch(message) == self.simplex.epoch:
+                self._queue(self.simplex, self.simplex.on_message(message))
 
     def _make_instance(self) -> Simplex:
         """The instance of the epoch that the next block is in."""
@@ -547,8 +555,15 @@ class Agreement:
         receivers = [v.public_key for v in self.simplex.validators if v.public_key != self._me]
         self._links.set_members(senders, receivers if self._me in self.simplex.validators else [])
 
-    def _keep_early(self, message: Message, size: int) -> None:
-        if isinstance(message, Propose | Repropose) and size > MAX_EARLY_BYTES // 2:
+    def _take_compact(self, message: CompactPropose) -> None:
+        try:
+            if self.simplex.is_awaited(message.proposal, message.shell.header):
+                self._outlet.complete(message)
+        except InvalidBlock as error:
+            logger.debug("message refused", reason=str(error))
+
+    def _keep_early(self, message: Message | CompactPropose, size: int) -> None:
+        if isinstance(message, Propose | Repropose | CompactPropose) and size > MAX_EARLY_BYTES // 2:
             return
         self._early.append((message, size))
         self._early_bytes += size
@@ -563,3 +578,7 @@ class Agreement:
         if header.height > epoch.last_height or header.proposer != epoch.compute_leader(header.view):
             return False
         return is_authentic(block, self._claims.verify)
+
+
+def _get_epoch(message: Message | CompactPropose) -> int:
+    return message.epoch if isinstance(message, CompactPropose) else get_message_epoch(message)

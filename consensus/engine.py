@@ -21,7 +21,7 @@ from chain.blocks import MAX_BLOCK, Block, Header
 from chain.blockstore import BlockStore
 from chain.codec import MAX_RECORD
 from chain.crypto import verify_all
-from chain.exceptions import CodecError, InvalidOperation, InvalidSignature, LedgerError
+from chain.exceptions import CodecError, InvalidBlock, InvalidOperation, InvalidSignature, LedgerError
 from chain.genesis import Genesis
 from chain.light import Checkpoint, EpochEnd
 from chain.operations import MAX_CAPTURE, NoncedOperation, Register, SignedOperation, sign_operation
@@ -34,7 +34,7 @@ from consensus.dissemination import LIMITS, Batch, Batcher, Gate, Seen, get_topi
 from consensus.inbox import Inbox
 from consensus.links import Links
 from consensus.mempool import AlreadyKnown, Mempool
-from consensus.messages import Message, Propose, decode_message
+from consensus.messages import Propose, decode_message
 from consensus.simplex import Timeouts
 from consensus.sync import HINT_DELAY, SyncClient
 from consensus.sync_records import PROTOCOL
@@ -152,6 +152,7 @@ class Engine(Outlet):
         self._verifying: set[bytes] = set()  # encoded operations whose signatures are being checked
         self._certificates = Seen(MAX_SEEN)
         self._fetching: set[bytes] = set()
+        self._completing: set[tuple[int, int]] = set()  # epoch and view of compact proposals, one at a time of each
         self._certificate: tuple[float, Certificate] | None = None  # to be gossiped then, unless another does
 
     # What the rest of the node asks.
@@ -377,6 +378,12 @@ class Engine(Outlet):
             self._fetching.add(block_id)
             self._nursery.start_soon(self._fetch, block_id, peers)
 
+    def complete(self, message: CompactPropose) -> None:
+        place = message.epoch, message.proposal.view
+        if self._nursery is not None and place not in self._completing:
+            self._completing.add(place)
+            self._nursery.start_soon(self._complete, message)
+
     def hint(self) -> None:
         self._sync.hint()
 
@@ -426,27 +433,35 @@ class Engine(Outlet):
                     self._forwarded.send_nowait(GossipMessage("forwarded", peer, payload[1:]))
             return
         try:
-            if payload[:1] == COMPACT:
-                message: Message | None = await self._expand(peer, CompactPropose.decode(payload[1:]))
-            else:
-                message = decode_message(payload)
+            is_compact = payload[:1] == COMPACT
+            message = CompactPropose.decode(payload[1:]) if is_compact else decode_message(payload)
         except CodecError as error:
             logger.debug("malformed message", peer=crypto.format_address(peer), reason=str(error))
             return
-        if message is not None:
-            await self._post(peer, self._agreement.on_message, message, len(payload), size=len(payload))
+        if isinstance(message, CompactPropose) and message.proposal.leader != peer:
+            return  # the ids are not signed, so that only the leader itself may say them
+        await self._post(peer, self._agreement.on_message, message, len(payload), size=len(payload))
 
-    async def _expand(self, leader: bytes, compact: CompactPropose) -> Message | None:
-        """Complete a compact proposal: from the mempool, else from its sender, else as a whole block."""
-        known = {key: operation for key in compact.ids if (operation := self._mempool.get(key)) is not None}
-        missing = [key for key in compact.ids if key not in known]
-        if missing:
-            known.update(await self._sync.fetch_operations(leader, missing))
-        message = expand(compact, known)
+    async def _complete(self, compact: CompactPropose) -> None:
+        """Complete a compact proposal: from the mempool, else from its leader, else as a whole block."""
+        leader, place = compact.proposal.leader, (compact.epoch, compact.proposal.view)
+        try:
+            known = {key: operation for key in compact.ids if (operation := self._mempool.get(key)) is not None}
+            missing = [key for key in compact.ids if key not in known]
+            if missing:
+                known.update(await self._sync.fetch_operations(leader, missing))
+            message = expand(compact, known)
+            if message is None:
+                block = await self._sync.fetch_block(compact.proposal.block_id, (leader,))
+                message = None if block is None else Propose(compact.proposal, block)
+        except InvalidBlock as error:
+            logger.debug("message refused", peer=crypto.format_address(leader), reason=str(error))
+            return
+        finally:
+            self._completing.discard(place)
         if message is not None:
-            return message
-        block = await self._sync.fetch_block(compact.proposal.block_id, (leader,))
-        return None if block is None else Propose(compact.proposal, block)
+            size = len(message.block.encoded)
+            await self._post(leader, self._agreement.on_message, message, size, size=size)
 
     async def _listen(
         self,

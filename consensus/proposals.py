@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from chain import crypto
-from chain.blocks import MAX_NULLIFICATIONS, Block
+from chain.blocks import MAX_BLOCK, MAX_NULLIFICATIONS, Block, Header, Proposal
 from chain.exceptions import InvalidBlock, InvalidCertificate
 from chain.validators import ValidatorSet
 from chain.votes import NO_BLOCK, Certificate, Vote, VoteKind
@@ -113,6 +113,28 @@ class Rules:
         """:func:`is_authentic`, without checking a signature twice."""
         return is_authentic(block, self._verify)
 
+    def _check_leader(self, proposal: Proposal) -> None:
+        leader = self.validators.compute_leader(self.beacon, proposal.view)
+        if proposal.epoch != self.epoch or proposal.leader != leader:
+            raise InvalidBlock("leader", "another validator leads this view")
+        if not self._verify([proposal.claim(self.chain_id)]):
+            raise InvalidBlock("signature", "the proposal is not signed by its leader")
+
+    def check_place(self, proposal: Proposal, header: Header) -> None:
+        """Whether the leader of its view signed a proposal, and ``header`` is the one that it names.
+
+        This is cheap, and says whether the block is worth more.
+
+        Raises:
+            InvalidBlock: naming the part at fault.
+        """
+        self._check_leader(proposal)
+        named = (header.id, header.chain_id, header.epoch, header.view, header.proposer)
+        if named != (proposal.block_id, self.chain_id, self.epoch, proposal.view, proposal.leader):
+            raise InvalidBlock("header", "not the block that the proposal names, or of another place")
+        if header.height > self.last_height:
+            raise InvalidBlock("height", "beyond the end of the epoch")
+
     def check_proposal(self, message: Propose | Repropose) -> None:
         """Whether the leader of its view signed it and it carries the evidence of its place that it must.
 
@@ -123,22 +145,15 @@ class Rules:
             InvalidBlock: naming the part at fault.
         """
         proposal = message.proposal
-        leader = self.validators.compute_leader(self.beacon, proposal.view)
-        if proposal.epoch != self.epoch or proposal.leader != leader:
-            raise InvalidBlock("leader", "another validator leads this view")
-        if not self._verify([proposal.claim(self.chain_id)]):
-            raise InvalidBlock("signature", "the proposal is not signed by its leader")
         if isinstance(message, Propose):
-            header = message.block.header
-            named = (header.id, header.chain_id, header.epoch, header.view, header.proposer)
-            if named != (proposal.block_id, self.chain_id, self.epoch, proposal.view, proposal.leader):
-                raise InvalidBlock("header", "not the block that the proposal names, or of another place")
-            if header.height > self.last_height:
-                raise InvalidBlock("height", "beyond the end of the epoch")
+            self.check_place(proposal, message.block.header)
+            if len(message.block.encoded) > MAX_BLOCK:
+                raise InvalidBlock("body", f"{len(message.block.encoded)} bytes, more than {MAX_BLOCK}")
             if not self.is_authentic(message.block):
                 raise InvalidBlock("block", "altered under its header")
-            parent_id = header.parent_id
+            parent_id = message.block.header.parent_id
         else:
+            self._check_leader(proposal)
             parent_id = proposal.block_id
         parent_view = self._check_parent(parent_id, get_parent_certificate(message))
         if isinstance(message, Repropose) and parent_view == 0:

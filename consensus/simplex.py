@@ -75,7 +75,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from chain import crypto
-from chain.blocks import Block, Proposal, sign_proposal
+from chain.blocks import Block, Header, Proposal, sign_proposal
 from chain.exceptions import InvalidBlock
 from chain.validators import ValidatorSet
 from chain.votes import NO_BLOCK, Certificate, Vote, VoteKind, sign_vote
@@ -203,6 +203,20 @@ class Simplex:
     def get_block(self, block_id: bytes) -> Block | None:
         """A block that is not final yet, for whoever fetches it."""
         return self._candidates.get(block_id)
+
+    def is_awaited(self, proposal: Proposal, header: Header) -> bool:
+        """Whether the block of a proposal, of which only the header is here, is worth being put together.
+
+        Raises:
+            InvalidBlock: the leader of its view did not propose it.
+        """
+        here = self._views.find(proposal.view)
+        if self.is_finished or proposal.epoch != self.epoch or (here is not None and here.proposal is not None):
+            return False
+        if not self.view <= proposal.view <= self.view + VIEW_WINDOW:
+            return False
+        self._rules.check_place(proposal, header)
+        return True
 
     def get_notarize_votes(self, blocks: Iterable[tuple[int, bytes]]) -> tuple[Vote, ...]:
         """The notarize votes known for recent blocks of this epoch: who took part.
