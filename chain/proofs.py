@@ -26,7 +26,7 @@ from typing import Annotated
 from chain import crypto
 from chain.blocks import VERSION, Header, compute_body_root
 from chain.codec import Bounds, Hash, PublicKey, Record
-from chain.epochs import get_epoch, get_last_height
+from chain.epochs import get_epoch
 from chain.exceptions import CodecError, InvalidCertificate, ProofError
 from chain.genesis import Genesis
 from chain.light import Checkpoint
@@ -203,10 +203,6 @@ def _check_step(genesis: Genesis, before: Header, validators: ValidatorSet, step
         raise ProofError(f"the validators of block {header.height} are not those that block {before.height} announces")
     if header.validators_hash != validators.hash:
         raise ProofError(f"the validators given for epoch {header.epoch} are not those of block {header.height}")
-    # Only the last block of an epoch is proposed, and made final, again in later views.
-    is_last = header.height == get_last_height(genesis.parameters, header.epoch)
-    if certificate.view < header.view or (certificate.view > header.view and not is_last):
-        raise ProofError(f"the certificate of block {header.height} is of another view")
     try:
         verify_finality(genesis, validators, header, certificate)
     except InvalidCertificate as error:

@@ -229,13 +229,22 @@ def verify_finality(genesis: Genesis, validators: ValidatorSet, header: Header, 
     Raises:
         InvalidCertificate: it does not.
     """
+    check_finality(genesis, header, certificate)
+    certificate.verify(genesis.chain_id, validators)
+
+
+def check_finality(genesis: Genesis, header: Header, certificate: Certificate) -> None:
+    """Check that ``certificate`` says that the block of ``header`` is final; whether its signers did is not checked.
+
+    Raises:
+        InvalidCertificate: it says something else.
+    """
     if certificate.kind != VoteKind.FINALIZE or certificate.block_id != header.id or certificate.epoch != header.epoch:
         raise InvalidCertificate(f"is not a finality certificate of block {header.height}")
     # Only the last block of an epoch is proposed, and made final, again in later views.
     is_last = header.height == get_last_height(genesis.parameters, header.epoch)
     if certificate.view < header.view or (certificate.view > header.view and not is_last):
         raise InvalidCertificate(f"is of view {certificate.view}, the block of view {header.view}")
-    certificate.verify(genesis.chain_id, validators)
 
 
 def execute(genesis: Genesis, epoch: Epoch, parent: Header, state: State, header: Header, body: Body) -> Transition:

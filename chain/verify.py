@@ -29,9 +29,9 @@ from chain.restart import get_block_epoch
 from chain.state import State, compute_supply
 from chain.store import Store
 from chain.stored import StoredChain
-from chain.transition import Transition, apply_block, check_header, get_claims
+from chain.transition import Transition, apply_block, check_finality, check_header, get_claims
 from chain.validators import compute_smallest_blocking_group
-from chain.votes import Certificate, VoteKind
+from chain.votes import Certificate
 
 LOOKAHEAD = 32
 """Blocks whose signatures may be in the workers' hands at once."""
@@ -396,7 +396,9 @@ class _Audit:
         if raw_certificate is not None:
             try:
                 certificate = Certificate.decode(raw_certificate)
-                claims += [("finality", claim) for claim in self._get_finality_claims(block.header, certificate)]
+                check_finality(self._genesis, block.header, certificate)
+                signed = certificate.claims(self._genesis.chain_id, self._epoch.validators)
+                claims += [("finality", claim) for claim in signed]
             except CodecError as error:
                 raise InvalidCertificate(f"is malformed: {error}", "finality") from error
             except InvalidCertificate as error:
@@ -404,16 +406,6 @@ class _Audit:
         chunks = [claims[start : start + 64] for start in range(0, len(claims), 64)]
         checks = [(chunk, self._pool.submit(crypto.verify_all, [claim for _, claim in chunk])) for chunk in chunks]
         return _Pending(block, certificate, checks)
-
-    def _get_finality_claims(self, header: Header, certificate: Certificate) -> list[crypto.Claim]:
-        expected = (VoteKind.FINALIZE, header.epoch, header.id)
-        if (certificate.kind, certificate.epoch, certificate.block_id) != expected:
-            raise InvalidCertificate("is not a finality certificate of this block")
-        # Only the last block of an epoch is proposed, and made final, again in later views.
-        is_last = header.height == self._epoch.last_height
-        if certificate.view < header.view or (certificate.view > header.view and not is_last):
-            raise InvalidCertificate(f"is of view {certificate.view}, the block of view {header.view}")
-        return certificate.claims(self._genesis.chain_id, self._epoch.validators)
 
     def _drain(self, pending: deque[_Pending], limit: int) -> None:
         while len(pending) > limit:
