@@ -485,6 +485,12 @@ def open_remote(multiaddress: str, genesis: Path | None) -> Source:
         return ExportSource(file)  # which holds the file open: it needs no name any more
 
 
+def find_checkpoint(data_dir: Path) -> Checkpoint | None:
+    """The checkpoint in the configuration of a data directory, if there is any."""
+    path = data_dir / CONFIG
+    return load_config(path).get_checkpoint() if path.exists() else None
+
+
 @contextmanager
 def open_offline(data_dir: Path | None) -> Iterator[tuple[Opened, KeyPair]]:
     """The ledger, the votes and the key of a node that is stopped.
@@ -517,7 +523,7 @@ def build_chain_app() -> typer.Typer:
     """The ``chain`` commands."""
     from serving.restarting import build_restart_app
 
-    chain = build_app(open_remote)
+    chain = build_app(open_remote, find_checkpoint)
     chain.add_typer(build_restart_app(open_offline, write_genesis), name="restart")
     return chain
 

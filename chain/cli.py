@@ -1,6 +1,7 @@
 """The ``chain`` command: audit, show, export and prove a ledger without running a node.
 
-Exit codes: 0 fine, 1 the chain or a proof is at fault or cannot be read, 2 the command line is wrong.
+Exit codes: 0 fine, 1 the chain or a proof is at fault, shows less than was asked, or cannot be read, 2 the command line
+is wrong.
 """
 
 from __future__ import annotations
@@ -46,6 +47,9 @@ from chain.verify import Report, Source, StoreSource, verify_chain
 OpenRemote = Callable[[str, Path | None], Source]
 """Opens the chain of a running node by its multiaddress and the trusted genesis file (None: the usual one)."""
 
+FindCheckpoint = Callable[[Path], Checkpoint | None]
+"""The checkpoint that the owner of a data directory set there, if any."""
+
 CHAIN_DIRECTORY = "chain"
 
 
@@ -72,6 +76,14 @@ Since = Annotated[
         "--checkpoint", help="HEIGHT:BLOCK-ID of a block that whoever checks trusts to be final (default: genesis)."
     ),
 ]
+Trusted = Annotated[
+    str | None,
+    typer.Option(
+        "--checkpoint",
+        help="HEIGHT:BLOCK-ID of a block that you trust, which the chain must have (default: none; for a data "
+        "directory that has not all blocks, without --genesis, the one in its config.yaml).",
+    ),
+]
 TrustedGenesis = Annotated[
     Path | None, typer.Option("--genesis", help="Genesis file that the chain must begin with (default: its own).")
 ]
@@ -81,7 +93,7 @@ Output = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of text for people.")]
 
 
-def build_app(open_remote: OpenRemote | None = None) -> typer.Typer:
+def build_app(open_remote: OpenRemote | None = None, find_checkpoint: FindCheckpoint | None = None) -> typer.Typer:
     """The command line; ``open_remote`` lets ``verify`` and ``prove`` read the chain of a running node."""
     app = typer.Typer(
         help="Audit, show, export and prove a ledger.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -93,11 +105,19 @@ def build_app(open_remote: OpenRemote | None = None) -> typer.Typer:
             str | None, typer.Argument(help="Data directory, export file, or multiaddress of a node (/ip4/…/p2p/…).")
         ] = None,
         genesis: TrustedGenesis = None,
+        checkpoint: Trusted = None,
         as_json: AsJson = False,
     ) -> None:
-        """Re-check everything from genesis, with no trust in the node."""
-        with _errors(), _open(target, genesis, open_remote) as source:
-            report = _with_progress("Verifying", source.height, lambda tick: verify_chain(source, tick), as_json)
+        """Re-check everything from genesis, or from a state that a checkpoint proves, with no trust in the node."""
+        with _errors():
+            trusted = _parse_checkpoint(checkpoint)
+            with _open(target, genesis, open_remote) as source:
+                # Whoever names the genesis file does not take the directory's word for what to trust.
+                if trusted is None and genesis is None and source.base.height and find_checkpoint is not None:
+                    trusted = find_checkpoint(get_default_data_dir() if target is None else Path(target))
+                report = _with_progress(
+                    "Verifying", source.height, lambda tick: verify_chain(source, tick, checkpoint=trusted), as_json
+                )
         print(json.dumps(_report_json(report)) if as_json else _report_text(report))
         raise typer.Exit(0 if report.ok else 1)
 
@@ -338,15 +358,24 @@ def _with_progress(label: str, total: int, work: Callable[[Callable[[int], None]
 def _report_text(report: Report) -> str:
     if report.fault is not None:
         fault = report.fault
-        return f"FAULT at height {fault.height}, {fault.field}: {fault.reason}\n(chain {report.name}, sound below)"
+        below = "sound below" if report.is_proven else "in itself consistent below"
+        return f"FAULT at height {fault.height}, {fault.field}: {fault.reason}\n(chain {report.name}, {below})"
+    if report.doubt is not None:
+        verdict = f"NOT PROVEN: {report.doubt}\n(nothing contradicts itself; if it is the true chain:)"
+    elif report.smallest_certificate is None:
+        verdict = "ok, but there is no block to confirm"
+    else:
+        verdict = f"ok, confirmed by {format_percent(report.smallest_certificate)} of stake"
     lines = [
-        f"ok, confirmed by {format_percent(report.smallest_certificate)} of stake",
+        verdict,
         f"  chain        {report.name} ({report.chain_id.hex()[:8]})",
         f"  height       {report.height}, block {report.block_id.hex()[:16] or '(genesis)'}",
         f"  state root   {report.state_root.hex()[:16]}",
         f"  checked      {format_count(report.operations, 'operation')}, "
         f"{format_count(report.signatures, 'signature')}, {format_count(report.epochs, 'epoch')}",
-        f"  certificates every block final; the smallest by {format_percent(report.smallest_certificate)} "
+        "  certificates none, since there is no block"
+        if report.smallest_certificate is None
+        else f"  certificates every block final; the smallest by {format_percent(report.smallest_certificate)} "
         f"of stake at height {report.smallest_height}",
         f"  validators   {report.validators}; the {report.blocking_group} largest together could halt the chain",
         f"  supply       {format_credits(report.supply)} credits conserved, treasury {format_credits(report.treasury)}",
@@ -354,11 +383,12 @@ def _report_text(report: Report) -> str:
     if report.base_height:
         is_restarted = any(restart.height <= report.base_height for restart in report.restarts)
         exception = ", but for the restarts named below" if is_restarted else ""
-        reason = (
-            f"proved final by the validators of every epoch since genesis{exception}"
-            if report.is_proven
-            else "trusted as the checkpoint of this node"
-        )
+        if report.is_proven:
+            reason = f"proved final by the validators of every epoch since genesis{exception}"
+        elif report.doubt is None:
+            reason = f"trusted because of the checkpoint {report.checkpoint}"
+        else:
+            reason = "proved by nothing"
         lines[1:1] = [
             f"  FROM BLOCK   {report.base_height} on; the blocks before are not here. The state after that block "
             f"({report.base_id.hex()[:16]}) is {reason}, and was not computed again"
@@ -392,12 +422,14 @@ def _report_json(report: Report) -> dict[str, Any]:
     return {
         "ok": report.ok,
         "fault": None if report.fault is None else to_plain(report.fault),
+        "doubt": report.doubt,
         "name": report.name,
         "chain_id": report.chain_id.hex(),
         "height": report.height,
         "block_id": report.block_id.hex(),
         "state_root": report.state_root.hex(),
         "base": {"height": report.base_height, "block_id": report.base_id.hex(), "is_proven": report.is_proven},
+        "checkpoint": None if report.checkpoint is None else str(report.checkpoint),
         "operations": report.operations,
         "signatures": report.signatures,
         "epochs": report.epochs,

@@ -1,9 +1,14 @@
-"""The audit: re-check a whole chain from genesis, trusting nothing but the genesis itself.
+"""The audit: re-check a whole chain from genesis, trusting nothing but the genesis itself and perhaps a checkpoint.
 
 Every encoding, hash, signature, certificate, lottery draw and transition is checked again by the code that the nodes
 run, and the conservation of credits after every block. A chain comes from a :class:`Source`: a data directory, an
 export file, or another node. Whatever else a source says (indexes, the state at the end) is compared with the replay.
 Signatures are verified by worker threads while this one executes the blocks before them.
+
+A chain whose first blocks are not there begins with a state that somebody else computed. The validators of every epoch
+since genesis vouch for it, if all of these epochs' ends are there; or a checkpoint does, a block that whoever asks for
+the audit trusts, if it is among the blocks or epoch ends that are there. With neither, anybody can have made up all of
+it, and the audit says so (:attr:`Report.doubt`): that nothing contradicts itself is then worth nothing.
 
 Not checked, because a chain cannot show it: whether its timestamps were true, whether it is the only one that its
 validators signed, and whether there are later blocks.
@@ -23,7 +28,7 @@ from chain.blocks import MAX_BLOCK, Block, Header
 from chain.epochs import get_epoch, get_next_epoch
 from chain.exceptions import CodecError, GenesisError, InvalidBlock, InvalidCertificate, LedgerError, StoreError
 from chain.genesis import Genesis
-from chain.light import EpochEnd, LightChain
+from chain.light import Checkpoint, EpochEnd, LightChain
 from chain.operations import Hold, Register
 from chain.restart import get_block_epoch
 from chain.state import State, compute_supply
@@ -199,12 +204,13 @@ class Restarted:
 class Report:
     """What an audit found. ``fault`` is None when everything holds.
 
-    ``smallest_certificate`` is the smallest share of stake that made a block final (0 to 1) at ``smallest_height``;
-    ``blocking_group`` of ``validators`` together hold a third and could halt the chain.
+    ``smallest_certificate`` is the smallest share of stake that made a block final (0 to 1) at ``smallest_height``,
+    None if there is no block; ``blocking_group`` of ``validators`` together hold a third and could halt the chain.
 
     The blocks up to the one at ``base_height`` are not there if that is not 0. What they led to is then taken from a
     state that hashes to the root in that block. It ``is_proven`` final if the validators of every epoch since genesis
-    vouch for those of the next, else trusted as the checkpoint of whoever runs the node.
+    vouch for those of the next. ``checkpoint`` is the trusted block, if one was named and is part of this chain.
+    ``doubt`` says why the chain need not be the true one though nothing in it is wrong.
     """
 
     name: str
@@ -215,10 +221,11 @@ class Report:
     base_height: int = 0
     base_id: bytes = b""
     is_proven: bool = True
+    checkpoint: Checkpoint | None = None
     operations: int = 0
     signatures: int = 0
     epochs: int = 0
-    smallest_certificate: float = 1.0
+    smallest_certificate: float | None = None
     smallest_height: int = 0
     validators: int = 0
     blocking_group: int = 0
@@ -227,10 +234,11 @@ class Report:
     payers: dict[bytes, PayerDraws] = field(default_factory=dict)
     restarts: list[Restarted] = field(default_factory=list)
     fault: Fault | None = None
+    doubt: str | None = None
 
     @property
     def ok(self) -> bool:
-        return self.fault is None
+        return self.fault is None and self.doubt is None
 
 
 @dataclass(slots=True)
@@ -243,11 +251,15 @@ class _Pending:
 
 
 def verify_chain(
-    source: Source, on_progress: Callable[[int], None] = lambda height: None, threads: int | None = None
+    source: Source,
+    on_progress: Callable[[int], None] = lambda height: None,
+    threads: int | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Report:
     """Audit the chain of ``source`` from genesis, or from its base, to its last block.
 
     Faults are reported, not raised: the report names the first. ``threads`` verify signatures (default: one per core).
+    ``checkpoint`` is a block that the caller trusts: another one in its place is a fault, none a reason for doubt.
     """
     genesis = source.genesis
     report = Report(genesis.name, genesis.chain_id)
@@ -259,7 +271,7 @@ def verify_chain(
     report.supply = genesis.supply
     report.block_id, report.state_root = genesis.header.id, genesis.state.root
     with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
-        audit = _Audit(source, report, pool, on_progress)
+        audit = _Audit(source, report, pool, on_progress, checkpoint)
         try:
             audit.run()
         except InvalidBlock as error:
@@ -277,13 +289,21 @@ class _Audit:
     """One pass over a chain; ``at`` is the height being looked at when something raises."""
 
     def __init__(
-        self, source: Source, report: Report, pool: ThreadPoolExecutor, on_progress: Callable[[int], None]
+        self,
+        source: Source,
+        report: Report,
+        pool: ThreadPoolExecutor,
+        on_progress: Callable[[int], None],
+        checkpoint: Checkpoint | None,
     ) -> None:
         self._source = source
         self._genesis = source.genesis
         self._report = report
         self._pool = pool
         self._on_progress = on_progress
+        self._checkpoint = checkpoint
+        self._trusted: Header | None = None
+        """That of the checkpoint, once it was met."""
         self._header = source.base
         self._state = self._base_state = source.genesis.state
         self._light: LightChain | None = None
@@ -343,6 +363,7 @@ class _Audit:
         self._follow_ends(self._header.height)
         self.at = self._header.height
         self._source.check(self._state, self._header)
+        self._report.doubt = self._find_doubt()
 
     def _begin_at_base(self) -> None:
         """Take the state at the base, after what shows that this is a block of the chain."""
@@ -356,10 +377,57 @@ class _Audit:
             raise StoreError("the state that the chain begins with is not the one after that block")
         self._epoch = get_next_epoch(self._genesis, self._state)
         self._supply = self._state.totals.supply
+        self._check_grants(base.epoch + 1)
         self._check_supply()
         report.base_height, report.base_id = base.height, base.id
         report.height, report.block_id, report.state_root = base.height, base.id, base.state_root
-        report.is_proven = not self._light.trusted.height
+        report.treasury, report.supply = self._state.totals.treasury, self._supply
+
+    def _check_grants(self, epochs: int) -> None:
+        """Check that no more credit was added since genesis than newcomers can have been granted in so many epochs."""
+        parameters, added = self._genesis.parameters, self._supply - self._genesis.supply
+        grant = parameters.register_grant
+        if not 0 <= added <= grant * parameters.register_cap * epochs or (grant and added % grant):
+            raise InvalidBlock("supply", f"is {self._supply}, which no grants in {epochs} epochs can have made it")
+
+    def _meet(self, header: Header) -> None:
+        """Note the checkpoint when it comes.
+
+        Raises:
+            InvalidBlock: another block stands in its place.
+        """
+        if self._checkpoint is None or header.height != self._checkpoint.height:
+            return
+        if self._checkpoint.is_contradicted_by(header):
+            raise InvalidBlock("checkpoint", f"this is block {header.id.hex()}, not the checkpoint {self._checkpoint}")
+        self._trusted, self._report.checkpoint = header, self._checkpoint
+
+    def _find_doubt(self) -> str | None:
+        """Why all this need not be the true chain though nothing in it is wrong; None if there is no reason."""
+        base, checkpoint = self._source.base, self._checkpoint
+        if checkpoint is not None and self._trusted is None:
+            if checkpoint.height > self._header.height:
+                return f"the chain ends at block {self._header.height}, before the checkpoint {checkpoint}"
+            return (
+                f"the checkpoint {checkpoint} is not among the blocks and epoch ends that are here; name one from "
+                f"block {base.height} on"
+            )
+        if self._report.is_proven:
+            return None
+        if self._trusted is None:
+            return (
+                f"anybody can have made up block {base.height}, with which this chain begins: its blocks and the ends "
+                "of the first epochs are not here. Name a block that somebody you trust names (`wwwserve status` and "
+                "`chain checkpoint` print one): --checkpoint HEIGHT:BLOCKID; or audit the chain of an archive, which "
+                "has all blocks"
+            )
+        age, limit = base.epoch - self._trusted.epoch, self._genesis.parameters.unbonding_epochs
+        if age > limit:
+            return (
+                f"the checkpoint {checkpoint} is too old, {age} epochs before block {base.height}, with which this "
+                f"chain begins: after {limit} its validators may have left with their stake; name a later one"
+            )
+        return None
 
     def _follow_ends(self, height: int) -> None:
         """Check the ends of epochs up to a height, each by the validators that the one before names."""
@@ -370,11 +438,13 @@ class _Audit:
             if self._light is None:
                 trusted = end.header if end.header.epoch else self._genesis.header
                 self._light = LightChain(self._genesis, trusted, is_audit=True)
+                self._report.is_proven = not trusted.height
             elif self.at <= self._light.header.height:
                 continue
             if self._last_headers.get(self.at, end.header) != end.header:
                 raise StoreError(f"the end on record for epoch {end.header.epoch} is another block")
             self._light.add(end)
+            self._meet(end.header)
             self._report.restarts += [
                 Restarted(restart.height, restart.id, None, None)
                 for restart in end.restarts
@@ -391,6 +461,7 @@ class _Audit:
     def _begin(self, parent: Header, block: Block, raw_certificate: bytes | None) -> _Pending:
         """Hand a block's signatures to the workers."""
         check_header(self._genesis, self._epoch, parent, block.header)
+        self._meet(block.header)
         claims = get_claims(self._genesis, self._epoch, parent, block)
         certificate = None
         if raw_certificate is not None:
@@ -456,7 +527,8 @@ class _Audit:
         validators = self._epoch.validators
         stake = validators.get_stake(validators[position].public_key for position in certificate.signers)
         share = stake / validators.total_stake
-        if share < self._report.smallest_certificate or not self._report.smallest_height:
+        smallest = self._report.smallest_certificate
+        if smallest is None or share < smallest:
             self._report.smallest_certificate, self._report.smallest_height = share, block.height
         self._final = block.height
 

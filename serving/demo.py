@@ -334,7 +334,7 @@ def _audit(nodes: Sequence[DemoNode], console: Console) -> None:
         heights.append(report.height)
         console.print(
             f"chain verify node{node.number}: ok, {report.height} blocks, {report.operations} operations, "
-            f"every block confirmed by at least {100 * report.smallest_certificate:.0f} % of stake",
+            f"every block confirmed by at least {100 * (report.smallest_certificate or 0):.0f} % of stake",
             highlight=False,
             soft_wrap=True,
         )

@@ -2,24 +2,52 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from chain.beacon import Beacon
 from chain.blockstore import BlockStore
 from chain.cli import _report_text, build_app
 from chain.epochs import get_last_height
 from chain.exceptions import StoreError
 from chain.export import export_chain
-from chain.light import EpochEnd
+from chain.genesis import compute_serving_table
+from chain.light import Checkpoint, EpochEnd
+from chain.merkle import History
 from chain.snapshot import Entry, LargeEntry, add_chunk, make_chunk
-from chain.state import State, account_key
+from chain.state import (
+    BEACON_KEY,
+    HISTORY_KEY,
+    TOTALS_KEY,
+    Account,
+    State,
+    Totals,
+    account_key,
+    committee_key,
+    table_key,
+)
 from chain.store import LevelStore, MemoryStore, Store
-from chain.stored import StoredChain
+from chain.stored import (
+    BANK_KEY,
+    BASE_KEY,
+    FORMAT,
+    FORMAT_KEY,
+    GENESIS_KEY,
+    HEIGHT_KEY,
+    UNDO_KEY,
+    FinalHeader,
+    StoredChain,
+    encode_number,
+)
+from chain.validators import ValidatorSet
 from chain.verify import Report, StoreSource, verify_chain
-from tests.chain.builders import PARAMETERS, Chain
+from chain.votes import VoteKind, make_certificate, sign_vote
+from tests.chain.builders import PARAMETERS, Chain, make_key
 
 E = PARAMETERS.epoch_heights
 LENGTH = 30
@@ -218,11 +246,163 @@ def test_a_chain_goes_on_from_a_snapshot(before: int, small_chunks: None) -> Non
     report = audit(store)
     assert (report.base_height, report.height) == (20, LENGTH)
     assert report.is_proven == (before == 12), "the ends go back to genesis, or only to the checkpoint"
-    text = _report_text(report)
-    assert ("trusted as the checkpoint of this node" in text) != report.is_proven
+    assert report.ok == report.is_proven, "nothing vouches for what it begins with"
+    assert ("NOT PROVEN" in _report_text(report)) != report.is_proven
     # And another one on top, with the places of the states exchanged once more.
     chain = StoredChain(store)
     assert chain.stored_state() == {leaf.key: leaf.encoded for leaf in CHAIN.state.entries()}
+
+
+@pytest.fixture
+def begun(small_chunks: None) -> MemoryStore:
+    """A chain that begins with the state after block 20, and knows the ends of the epochs from block 12 on."""
+    store = MemoryStore()
+    blocks = BlockStore(store, CHAIN.genesis)
+    blocks.adopt_snapshot(ENDS[2:5], stage(blocks, 20))
+    append(blocks)
+    return store
+
+
+@pytest.mark.parametrize(
+    ("height", "doubt"),
+    [
+        (None, "anybody can have made up block 20"),
+        (10, "not among the blocks and epoch ends that are here"),
+        (12, None),
+        (16, None),
+        (18, "not among"),
+        (20, None),
+        (23, None),
+        (LENGTH, None),
+        (LENGTH + 1, f"ends at block {LENGTH}, before the checkpoint"),
+    ],
+)
+def test_a_chain_that_begins_with_a_state_is_in_doubt_until_a_checkpoint_is_met(
+    begun: MemoryStore, height: int | None, doubt: str | None
+) -> None:
+    """As the end of an epoch before the base, as the base, or as a block above it, which has the base for ancestor."""
+    checkpoint = None
+    if height is not None:
+        checkpoint = Checkpoint(height, CHAIN.blocks[height - 1].id if height <= LENGTH else bytes(32))
+    report = verify_chain(StoreSource(begun), threads=1, checkpoint=checkpoint)
+    assert report.fault is None and not report.is_proven
+    assert report.ok == (doubt is None) and (doubt or "") in (report.doubt or "")
+    assert report.checkpoint == (checkpoint if doubt is None else None)
+    assert (report.supply, report.treasury) == (CHAIN.genesis.supply, CHAIN.state.totals.treasury)
+
+
+@pytest.mark.parametrize("height", [12, 16, 20, 21, 24, LENGTH])
+def test_a_checkpoint_that_is_another_block_is_a_fault(begun: MemoryStore, height: int) -> None:
+    whole = MemoryStore()
+    append(BlockStore(whole, CHAIN.genesis))
+    for store in (begun, whole):
+        report = verify_chain(StoreSource(store), threads=1, checkpoint=Checkpoint(height, bytes(32)))
+        assert report.fault is not None and report.fault.height == height
+        assert "checkpoint" in f"{report.fault.field} {report.fault.reason}" and report.checkpoint is None
+
+
+def test_a_checkpoint_older_than_the_unbonding_time_vouches_for_nothing(small_chunks: None) -> None:
+    store = MemoryStore()
+    blocks = BlockStore(store, CHAIN.genesis)
+    blocks.adopt_snapshot(ENDS[2:6], stage(blocks, 24))
+    for height, is_young in ((12, False), (16, True)):
+        checkpoint = Checkpoint(height, CHAIN.blocks[height - 1].id)
+        report = verify_chain(StoreSource(store), threads=1, checkpoint=checkpoint)
+        assert report.ok == is_young and ("too old" in (report.doubt or "")) != is_young
+
+
+def test_a_whole_chain_needs_no_checkpoint_but_has_the_one_that_is_named() -> None:
+    store = MemoryStore()
+    append(BlockStore(store, CHAIN.genesis))
+    assert audit(store).checkpoint is None
+    checkpoint = Checkpoint(7, CHAIN.blocks[6].id)
+    report = verify_chain(StoreSource(store), threads=1, checkpoint=checkpoint)
+    assert report.ok and report.checkpoint == checkpoint
+    assert not verify_chain(StoreSource(store), threads=1, checkpoint=Checkpoint(31, bytes(32))).ok
+
+
+def make_up(credit: int) -> dict[bytes, bytes | None]:
+    """A database of the same genesis, whose only validator and only account is somebody that nobody knows."""
+    genesis, thief, epoch = CHAIN.genesis, make_key("thief"), 5
+    committee = ValidatorSet.of([(thief.public_key, 1)])
+    accounts = {account_key(thief.public_key): Account(available=credit)}
+    table = compute_serving_table(State().update(accounts), genesis.parameters, bytes(32))
+    state = State().update(
+        {
+            **accounts,
+            TOTALS_KEY: Totals(0, credit),
+            HISTORY_KEY: History(0, ()),
+            BEACON_KEY: Beacon(epoch + 1, bytes(32), bytes(32), bytes(32)),
+            **{committee_key(number): committee for number in range(epoch, epoch + 3)},
+            **{table_key(number): table for number in range(epoch, epoch + 3)},
+        }
+    )
+    header = replace(
+        CHAIN.blocks[23].header,
+        proposer=thief.public_key,
+        state_root=state.root,
+        validators_hash=committee.hash,
+        next_validators_hash=committee.hash,
+    )
+    vote = sign_vote(thief, genesis.chain_id, VoteKind.FINALIZE, epoch, header.view, header.id)
+    return {
+        FORMAT_KEY: FORMAT,
+        GENESIS_KEY: genesis.encode(),
+        HEIGHT_KEY: encode_number(header.height),
+        BANK_KEY: b"s",
+        UNDO_KEY: encode_number(header.height),
+        BASE_KEY: header.encode(),
+        b"l" + encode_number(epoch): FinalHeader(header, make_certificate([vote], committee)).encode(),
+        **{b"c" + encode_number(number): committee.encode() for number in range(epoch, epoch + 3)},
+        **{b"s" + leaf.key: leaf.encoded for leaf in state.entries()},
+    }
+
+
+def test_a_chain_that_somebody_made_up_is_not_in_order(tmp_path: Path) -> None:
+    """The end of an epoch that no genesis leads to must not be what everything after it is trusted by."""
+    store = LevelStore(tmp_path / "chain")
+    store.write(make_up(CHAIN.genesis.supply))
+    store.close()
+    genesis, config = tmp_path / "genesis.json", []
+    genesis.write_text(CHAIN.genesis.to_json())
+    app = build_app(find_checkpoint=lambda path: config.append(path))
+    result = CliRunner().invoke(app, ["verify", str(tmp_path), "--genesis", str(genesis)])
+    assert result.exit_code == 1 and result.stdout.startswith("NOT PROVEN: anybody can have made up block 24")
+    assert "ok" not in result.stdout.split() and "--checkpoint HEIGHT:BLOCKID" in result.stdout
+    assert "proved by nothing" in result.stdout and not config, "whoever names a genesis trusts no other file"
+    result = CliRunner().invoke(app, ["verify", str(tmp_path), "--json"])
+    report = json.loads(result.stdout)
+    assert result.exit_code == 1 and not report["ok"] and report["fault"] is None and report["checkpoint"] is None
+    assert "anybody can have made up" in report["doubt"] and not report["base"]["is_proven"]
+    assert config == [tmp_path]
+    true = f"24:{CHAIN.blocks[23].id.hex()}"
+    result = CliRunner().invoke(app, ["verify", str(tmp_path), "--checkpoint", true])
+    assert result.exit_code == 1 and result.stdout.startswith("FAULT at height 24, ")
+    assert "consistent" in result.stdout and "sound" not in result.stdout
+
+
+def test_a_state_with_more_credit_than_there_can_be_is_a_fault() -> None:
+    for credit in (CHAIN.genesis.supply + 1, CHAIN.genesis.supply - 1):
+        store = MemoryStore()
+        store.write(make_up(credit))
+        fault = verify_chain(StoreSource(store), threads=1).fault
+        assert fault is not None and (fault.height, fault.field) == (24, "supply")
+
+
+def test_the_checkpoint_that_a_node_was_given_serves_for_its_own_directory(begun: MemoryStore, tmp_path: Path) -> None:
+    store = LevelStore(tmp_path / "chain")
+    store.write(dict(begun.items(b"")))
+    store.close()
+    checkpoint = Checkpoint(20, CHAIN.blocks[19].id)
+    app = build_app(find_checkpoint=lambda path: checkpoint if path == tmp_path else None)
+    result = CliRunner().invoke(app, ["verify", str(tmp_path)])
+    assert result.exit_code == 0 and f"trusted because of the checkpoint {checkpoint}" in " ".join(
+        result.stdout.split()
+    )
+    assert CliRunner().invoke(build_app(), ["verify", str(tmp_path)]).exit_code == 1
+    words = ["verify", str(tmp_path), "--checkpoint"]
+    assert CliRunner().invoke(build_app(), [*words, str(checkpoint)]).exit_code == 0
+    assert CliRunner().invoke(build_app(), [*words, "20"]).exit_code == 1
 
 
 def test_only_the_staged_state_is_adopted(small_chunks: None) -> None:
