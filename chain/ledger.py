@@ -82,8 +82,8 @@ def process_operation(draft: Draft, context: BlockContext, signed: SignedOperati
     if not isinstance(operation, NoncedOperation):
         attempt = Draft(draft)
         if isinstance(operation, Capture):  # its fee comes out of what it captures
-            _process(attempt, context, operation, signer)
-            _charge_fee(attempt, signer, fee)
+            holds = _process_capture(attempt, context, operation, signer)
+            _charge_capture(attempt, operation, holds, signer, fee)
         else:
             _charge_fee(attempt, signer, fee)
             _process(attempt, context, operation, signer)
@@ -180,8 +180,6 @@ def _process(draft: Draft, context: BlockContext, operation: Operation, signer: 
             duties.process_evidence(draft, context.genesis, context.epoch, operation, signer)
         case Hold():
             _process_hold(draft, context, operation, signer)
-        case Capture():
-            _process_capture(draft, context, operation, signer)
         case Release():
             _process_release(draft, context, operation)
         case Dispute():
@@ -274,7 +272,8 @@ def get_executor(state: StateReader, epoch: int, payer: bytes, seq: int, attempt
     return table.lottery(model).get_executor(seed, payer, attempt)
 
 
-def _process_capture(draft: Draft, context: BlockContext, operation: Capture, signer: bytes) -> None:
+def _process_capture(draft: Draft, context: BlockContext, operation: Capture, signer: bytes) -> list[OpenHold]:
+    """Execute a capture, but for its fee. Returns the holds of its items as they were."""
     holds = [_check_delivery(draft, context, item.delivery, signer) for item in operation.items]
     # Receipts only when all else is well: while a capture waits for a hold it is tried after every block, for free.
     for item, hold in zip(operation.items, holds, strict=True):
@@ -296,6 +295,43 @@ def _process_capture(draft: Draft, context: BlockContext, operation: Capture, si
         second = -(-pays_at // 1000)
         agenda = draft.agenda(second) or Agenda(())
         draft.put(agenda_key(second), Agenda((*agenda.holds, *pending)))
+    return holds
+
+
+def _charge_capture(draft: Draft, operation: Capture, holds: list[OpenHold], signer: bytes, fee: int) -> None:
+    """Take the fee of a capture that was executed.
+
+    The payee pays from what it has available by now. One that has too little, a newcomer say, must be able to capture
+    all the same, or it works for nothing and its payers wait for the deadline: so the rest comes out of the amounts
+    that wait for their grace time, and then out of the holds that were given back whole.
+    """
+    available = draft.account(signer).available
+    if fee > available:
+        _charge_holds(draft, operation, holds, fee - available)
+    _charge_fee(draft, signer, min(fee, available))
+
+
+def _charge_holds(draft: Draft, operation: Capture, holds: list[OpenHold], owed: int) -> None:
+    """Take what the payee of an executed capture cannot pay of its fee out of the ``holds`` that it names."""
+    draft.fill_treasury(owed)
+    items = list(zip(operation.items, holds, strict=True))
+    for item, _ in items:
+        hold = draft.hold(item.delivery.hold)
+        if hold is None or hold.pending is None:
+            continue
+        part = min(owed, hold.pending.amount)
+        pending = replace(hold.pending, amount=hold.pending.amount - part)
+        draft.put(hold_key(item.delivery.hold), replace(hold, amount=hold.amount - part, pending=pending))
+        payer = draft.account(hold.payer)
+        draft.put_account(hold.payer, replace(payer, held=payer.held - part))
+        owed -= part
+    for item, hold in items:
+        if not item.delivery.amount:
+            part = min(owed, hold.amount)
+            draft.put_account(hold.payer, draft.account(hold.payer).credit(-part))
+            owed -= part
+    if owed:
+        raise CannotPay(f"the fee is {owed} micro-credits more than is available and captured")
 
 
 def _check_delivery(draft: Draft, context: BlockContext, delivery: Delivery, signer: bytes) -> OpenHold:

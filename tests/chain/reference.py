@@ -291,8 +291,10 @@ class Reference:
             self.execute(signer, operation, good)
 
         if not hasattr(operation, "nonce"):
-            steps = (effect, pay) if isinstance(operation, Capture) else (pay, effect)
-            return "done" if self.attempt(*steps) else "refused"
+            if isinstance(operation, Capture):
+                before = [(item.delivery, self.holds.get(item.delivery.hold)) for item in operation.items]
+                return "done" if self.attempt(effect, lambda: self.pay_capture(signer, before, fee)) else "refused"
+            return "done" if self.attempt(pay, effect) else "refused"
         if operation.nonce != self.nonce[signer] or not self.attempt(pay):
             return "refused"
         self.nonce[signer] += 1
@@ -457,6 +459,29 @@ class Reference:
             due = self.time + self.genesis.parameters.capture_grace
             self.holds[delivery.hold] = replace(entry, pending=delivery, due=due)
             self.agenda[-(-due // 1000)].append(delivery.hold)
+
+    def pay_capture(self, signer: bytes, before: list[tuple[Delivery, Entry | None]], fee: int) -> None:
+        """The fee of a capture: the payee's, then out of what it is to be paid, then out of what was given back."""
+
+        def pay(purse: dict[bytes, int], key: bytes, most: int) -> int:
+            nonlocal fee
+            part = min(fee, most)
+            purse[key] -= part
+            self.treasury += part
+            fee -= part
+            return part
+
+        pay(self.available, signer, self.available[signer])
+        for delivery, _ in before:
+            entry = self.holds.get(delivery.hold)
+            if entry is not None and entry.pending is not None:
+                part = pay(self.held, entry.payer, entry.pending.amount)
+                less = replace(delivery, amount=delivery.amount - part)
+                self.holds[delivery.hold] = replace(entry, amount=entry.amount - part, pending=less)
+        for delivery, entry in before:
+            if entry is not None and not delivery.amount:
+                pay(self.available, entry.payer, entry.amount)
+        need(not fee)
 
     def resolve(self, name: bytes, receiver: bytes | None, amount: int) -> None:
         entry = self.holds.pop(name)

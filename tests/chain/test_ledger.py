@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -577,11 +578,75 @@ def test_the_fee_of_a_capture_comes_out_of_what_it_captures() -> None:
     do(chain, chain.hold(user, 0, amount=1_000), exact_transfer(chain, payee))
     assert chain.account(payee).available == 0
     item = chain.receipt(user, chain.delivery(user, 0, amount=1_000))
-    assert "the fee is" in refusal(chain, chain.capture(payee, chain.delivery(user, 0, amount=1_000)))
+    assert "the fee is" in refusal(chain, chain.capture(payee, chain.delivery(user, 0, amount=10)))
     assert "the fee is" in refusal(chain, chain.capture(payee, chain.receipt(user, chain.delivery(user, 0, amount=10))))
     fee = do(chain, chain.capture(payee, item))
     assert chain.account(payee).available == 1_000 - fee > 0
     assert other.public_key in chain.keys
+
+
+def poor_payee(amounts: Sequence[int], *, left: int = 0) -> tuple[Chain, KeyPair, KeyPair, list[int]]:
+    """User 0, a payee that has ``left`` available, and the numbers of the holds of ``amounts`` for it."""
+    chain = Chain(validators=2)
+    user, payee = chain.users[0], chain.validators[1]
+    seqs = [seq for seq in range(99) if chain.executor(user, seq) is payee][: len(amounts)]
+    assert len(seqs) == len(amounts)
+    do(chain, *[chain.hold(user, seq, amount=amount) for seq, amount in zip(seqs, amounts, strict=True)])
+    do(chain, exact_transfer(chain, payee, left))
+    return chain, user, payee, seqs
+
+
+def test_a_payee_that_has_nothing_captures_without_a_receipt() -> None:
+    """The payer may be gone: what a newcomer is owed pays for asking for it."""
+    chain, user, payee, (seq,) = poor_payee([5_000], left=100)
+    before, treasury, bonded = chain.account(user), chain.state.totals.treasury, chain.account(payee).bonded
+    fee = do(chain, chain.capture(payee, chain.delivery(user, seq, amount=3_000)))
+    owed = fee - 100
+    hold = chain.state.hold(hold_of(user, seq))
+    assert hold is not None and hold.pending is not None and owed > 0
+    assert (hold.amount, hold.pending.amount) == (5_000 - owed, 3_000 - owed)
+    assert chain.account(user) == replace(before, held=before.held - owed)
+    assert chain.account(payee).available == 0 and chain.state.totals.treasury == treasury + fee
+    chain.append(elapsed=10_000)
+    assert chain.account(payee) == replace(chain.account(payee), available=3_000 - owed, bonded=bonded)
+    assert chain.account(user) == replace(before, held=0, available=before.available + 2_000)
+    assert compute_supply(chain.state) == chain.genesis.supply
+
+
+def test_a_dispute_of_such_a_capture_takes_what_is_left_of_it() -> None:
+    chain, user, payee, (seq,) = poor_payee([5_000])
+    before, treasury = chain.account(user), chain.state.totals.treasury
+    fees = do(chain, chain.capture(payee, chain.delivery(user, seq, amount=3_000)))
+    fees_of_user = do(chain, chain.sign(user, Dispute(hold_of(user, seq))))
+    assert chain.account(user) == replace(before, held=0, available=before.available + 2_000 - fees_of_user)
+    assert chain.state.totals.treasury == treasury + 3_000 + fees_of_user and fees < 3_000
+
+
+def test_a_payee_that_has_nothing_gives_a_hold_back() -> None:
+    """Or its payer would wait for the deadline, and pay for a release."""
+    chain, user, payee, (seq,) = poor_payee([5_000])
+    before, treasury = chain.account(user), chain.state.totals.treasury
+    fee = do(chain, chain.capture(payee, chain.delivery(user, seq, amount=0)))
+    assert chain.account(user) == replace(before, held=0, available=before.available + 5_000 - fee)
+    assert chain.account(payee).available == 0 and chain.state.totals.treasury == treasury + fee
+    assert chain.state.hold(hold_of(user, seq)) is None
+
+
+def test_the_fee_of_a_capture_comes_out_of_the_payees_share_first() -> None:
+    """Of several items: what waits, in order, then what was given back; and of nobody's more than there is."""
+    chain, user, payee, (gone, small, large) = poor_payee([1_000, 1_000, 1_000])
+    before = chain.account(user)
+    items = [chain.delivery(user, seq, amount=amount) for seq, amount in ((gone, 0), (small, 100), (large, 120))]
+    assert "more than is available" in refusal(chain, chain.capture(payee, *items[1:]))
+    fee = do(chain, chain.capture(payee, *items))
+    holds = [chain.state.hold(hold_of(user, seq)) for seq in (gone, small, large)]
+    assert holds[0] is None and fee > 220
+    assert [hold and hold.pending and (hold.amount, hold.pending.amount) for hold in holds[1:]] == [(900, 0), (880, 0)]
+    assert chain.account(user) == replace(
+        before, held=before.held - 1_220, available=before.available + 1_000 - (fee - 220)
+    )
+    chain.append(elapsed=10_000)
+    assert chain.account(user).held == 0 and compute_supply(chain.state) == chain.genesis.supply
 
 
 # Disputes and releases

@@ -318,6 +318,35 @@ class LedgerMachine(RuleBasedStateMachine):
         return fitting[-1 - index % len(fitting)] if fitting else None
 
     @rule(
+        index=indices,
+        to=people,
+        left=st.sampled_from([0, 0, 150]),
+        amounts=st.lists(st.sampled_from([0, 30, 150, 700, 2_500]), min_size=1, max_size=3),
+    )
+    def capture_with_nothing(self, index: int, to: int, left: int, amounts: list[int]) -> None:
+        """Whoever has been promised something spends the rest: the fee must come out of what it captures."""
+        for seq in range(2):
+            self.hold(who=(index + seq) % PEOPLE, amount=2_500, attempt=0, lifetime=20_000, fault="")
+        self.make_block(1)  # what is queued is paid from the same purse
+        if not (picked := self.pick(index, False)):
+            return
+        payee, reference = picked[1].payee, self.reference
+        key, whole = next(key for key in self.people if key.public_key == payee), reference.available[payee]
+        amount = whole
+        for _ in range(3):  # the fee is by the bytes of the operation that pays it
+            transfer = Transfer(self.next_nonce(key), self.people[to].public_key, amount)
+            signed = sign_operation(key, self.chain.genesis.chain_id, transfer)
+            amount = max(0, whole - left - len(signed.encoded) * RULES.fee_per_byte)
+        self.ask(key, replace(transfer, amount=amount))
+        found = [name for name, entry in reference.holds.items() if entry.payee == payee and entry.pending is None]
+        items = [
+            CaptureItem(Delivery(name, amount, hash_bytes("answer"), Usage(amount, 0), "stop"), None)
+            for name, amount in zip(found, amounts, strict=False)
+        ]
+        if items:
+            self.ask(key, Capture(tuple(items)), (None,) * len(items))
+
+    @rule(
         picks=st.lists(indices, min_size=1, max_size=3),
         amount=st.sampled_from(["all", "half", "all", "half", "nothing"]),
         receipt=st.sampled_from([True, None, None]),
