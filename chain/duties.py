@@ -175,15 +175,33 @@ def is_late_vote(epoch: Epoch, block: RecentBlock, vote: Vote) -> bool:
 
 
 def charge_missed_leads(draft: Draft, parameters: Parameters, epoch: Epoch, body: Body) -> None:
-    """The leaders of the views that were given up pay for them: what they have available, the rest out of the bond."""
+    """The leaders of the views that were given up pay for them.
+
+    Out of what they have available, the rest out of the bond, then out of what is leaving it: a leader that unbonds
+    keeps its frozen weight for up to two epochs, and must not lead them for nothing.
+    """
     for certificate in body.nullifications:
         leader = epoch.compute_leader(certificate.view)
         account = draft.account(leader)
         available = min(parameters.missed_lead_fee, account.available)
         bonded = min(parameters.missed_lead_fee - available, account.bonded)
-        account = replace(account, available=account.available - available, bonded=account.bonded - bonded)
-        draft.put_account(leader, account)
-        draft.fill_treasury(available + bonded)
+        owed = parameters.missed_lead_fee - available - bonded
+        parts = []
+        for part in account.unbonding:  # what leaves first pays first
+            taken = min(owed, part.amount)
+            owed -= taken
+            if part.amount > taken:  # an entry of nothing could never be withdrawn
+                parts.append(replace(part, amount=part.amount - taken))
+        draft.put_account(
+            leader,
+            replace(
+                account,
+                available=account.available - available,
+                bonded=account.bonded - bonded,
+                unbonding=tuple(parts),
+            ),
+        )
+        draft.fill_treasury(parameters.missed_lead_fee - owed)
 
 
 def end_epoch(draft: Draft, state: State, genesis: Genesis, epoch: Epoch) -> None:

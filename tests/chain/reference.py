@@ -213,6 +213,14 @@ class Reference:
             purse[key] -= paid
             self.treasury += paid
             owed -= paid
+        leaving = self.unbonding[key]
+        for release in sorted(leaving):
+            paid = min(owed, leaving[release])
+            leaving[release] -= paid
+            self.treasury += paid
+            owed -= paid
+            if not leaving[release]:
+                del leaving[release]
 
     def own(self, key: bytes) -> int:
         """The bond that was not given to a newcomer."""

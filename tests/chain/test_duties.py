@@ -667,6 +667,36 @@ def test_a_missed_lead_is_paid_of_what_is_there(available: int, bonded: int, lef
     assert compute_supply(transition.state) == transition.state.totals.supply
 
 
+@pytest.mark.parametrize(
+    ("available", "bonded", "unbonding", "left"),
+    [
+        (FEE, 0, (70, 80), (70, 80)),
+        (100, 100, (70, 2 * FEE), (2 * FEE - FEE + 270,)),
+        (0, FEE - 30, (70, 80), (40, 80)),
+        (0, FEE - 70, (70, 80), (80,)),
+        (0, 0, (70, 80), ()),
+        (0, 0, (70, 80, FEE), (150,)),
+    ],
+)
+def test_a_missed_lead_is_paid_of_what_is_unbonding_too(
+    available: int, bonded: int, unbonding: tuple[int, ...], left: tuple[int, ...]
+) -> None:
+    """The weight of who has unbonded is frozen for up to two epochs, in which it leads as before."""
+    chain = Chain()
+    leader = chain.leader(1)
+    parts = tuple(Unbonding(amount, 5 + number) for number, amount in enumerate(unbonding))
+    poor = replace(chain.account(leader), available=available, bonded=bonded, unbonding=parts)
+    totals = chain.state.totals
+    supply = totals.supply - chain.account(leader).total + poor.total
+    chain.states[-1] = chain.state.update({b"a" + leader.public_key: poor, b"s": replace(totals, supply=supply)})
+    _, transition, _ = chain.propose(skipped=1)
+    after = transition.state.account(leader.public_key)
+    assert tuple(part.amount for part in after.unbonding) == left
+    assert [part.release_epoch for part in after.unbonding] == [part.release_epoch for part in parts][-len(left) or 9 :]
+    assert transition.state.totals.treasury == min(FEE, poor.total)
+    assert compute_supply(transition.state) == supply
+
+
 def test_a_leader_that_misses_all_its_views_ends_with_nothing_and_never_below() -> None:
     chain = Chain(4, available=0, stakes=[1_200, 100_000, 100_000, 100_000])
     poor = chain.validators[0]
