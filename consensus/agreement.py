@@ -178,6 +178,7 @@ class Agreement:
         self._outlet = outlet
         self._timeouts = timeouts
         self._block_spacing = block_spacing
+        self._drift = genesis.parameters.timestamp_drift
         self._me = b"" if voting is None else voting.key.public_key
         self._claims = KnownClaims()
         self._tree = BlockTree(store.header, store.state)
@@ -191,6 +192,7 @@ class Agreement:
         self._build: Build | None = None
         self._build_since = 0.0
         self._postponed: dict[bytes, Block] = {}  # to be checked once their parent is here
+        self._ahead: dict[bytes, Block] = {}  # to be checked once this clock has come so far
         if voting is not None:
             voting.check(store.journal_mark)
         self.simplex = self._make_instance()
@@ -226,6 +228,7 @@ class Agreement:
             times.append(self._timer[1])
         if self._build is not None:
             times.append(self._get_build_time(self._build))
+        times += [self._get_time(block.header.timestamp - self._drift) for block in self._ahead.values()]
         return min(times)
 
     # Inputs.
@@ -303,6 +306,10 @@ class Agreement:
             if self._mempool.has_ready() and self.leader != self._me:
                 self._outlet.forward_work(self.leader)
             await self._run(self.simplex, self.simplex.on_timeout(view))
+        latest = self._runtime.now() + self._drift
+        for block in [block for block in self._ahead.values() if block.header.timestamp <= latest]:
+            del self._ahead[block.id]
+            await self._run(self.simplex, [Check(block)])
         build = self._build
         if build is not None and build.view != self.simplex.view:
             self._build = None
@@ -385,11 +392,12 @@ class Agreement:
             self._postponed[block.id] = block
             return
         ahead = block.header.timestamp - self._runtime.now()
-        if ahead > self._genesis.parameters.timestamp_drift:
+        if ahead > self._drift:
+            # It is no worse for that, and may be an ancestor of all that follows: other clocks are not this one.
             logger.warning("a block is ahead of this clock", height=block.height, ms=ahead)
-            is_valid = False
-        else:
-            is_valid = await self._execute(block) is not None
+            self._ahead[block.id] = block
+            return
+        is_valid = await self._execute(block) is not None
         self._queue(instance, instance.on_checked(block.id, is_valid))
 
     async def _execute(self, block: Block) -> Executed | None:
@@ -417,8 +425,11 @@ class Agreement:
 
     def _beat_time(self, header: Header) -> float:
         """Trio time at which the idle beat after ``header`` is due."""
-        due = header.timestamp + self._genesis.parameters.idle_beat
-        return trio.current_time() + (due - self._runtime.now()) / 1000
+        return self._get_time(header.timestamp + self._genesis.parameters.idle_beat)
+
+    def _get_time(self, timestamp: int) -> float:
+        """Trio time at which this node's clock shows ``timestamp``."""
+        return trio.current_time() + (timestamp - self._runtime.now()) / 1000
 
     def _get_build_time(self, build: Build) -> float:
         """Trio time from which there is reason enough for a block on the parent of ``build``."""
@@ -430,8 +441,7 @@ class Agreement:
         if not self.simplex.is_settled:  # usually it is about to be, so wait before a block is spent on it
             reasons.append(self._build_since + self._timeouts.first / 2)
         if self._mempool.has_ready(self._tree.get_operations(build.parent_id)):
-            parent_time = trio.current_time() + (header.timestamp - self._runtime.now()) / 1000
-            reasons.append(min(parent_time, self._build_since) + self._block_spacing)
+            reasons.append(min(self._get_time(header.timestamp), self._build_since) + self._block_spacing)
         return min(reasons)
 
     async def _build_block(self, build: Build) -> None:
@@ -510,6 +520,7 @@ class Agreement:
             transition = node.transition
             self._mempool.on_final(node.block, transition.state, transition.changes, trio.current_time())
         self._outlet.on_final(executed, certificate)
+        self._ahead = {key: block for key, block in self._ahead.items() if block.height > header.height}
         postponed, self._postponed = self._postponed, {}
         if header.height >= self._epoch.last_height or any(is_restart(node.block.header) for node in executed):
             self._enter_epoch()  # a restart leaves another committee in the middle of an epoch
@@ -520,6 +531,7 @@ class Agreement:
         self._epoch = get_next_epoch(self._genesis, self._store.state)
         self._previous, self.simplex = self.simplex, self._make_instance()
         self._timer = self._build = None
+        self._ahead.clear()
         self._set_members()
         self._queue(self.simplex, self.simplex.start())
         early, self._early, self._early_bytes = self._early, deque(), 0

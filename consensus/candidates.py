@@ -99,7 +99,7 @@ class Candidates:
             candidate.status = _Status.VALID if is_valid else _Status.INVALID
 
     def reconsider(self, block_id: bytes) -> None:
-        """Check a block again after all: a quorum found it good, so it may merely have come too early for our clock."""
+        """Check a block again after all: a quorum found it good."""
         candidate = self._held.get(block_id)
         if candidate is not None and candidate.status is _Status.INVALID:
             candidate.status = _Status.HELD

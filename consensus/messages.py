@@ -127,7 +127,10 @@ class Build:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """Execute ``block`` on its parent, which was checked or is final, and answer with ``on_checked``."""
+    """Execute ``block`` on its parent, which was checked or is final, and answer with ``on_checked``.
+
+    The answer may take its time: while the parent is still to come, or the block is ahead of the engine's clock.
+    """
 
     block: Block
 
