@@ -191,6 +191,7 @@ class Agreement:
         self._timer: tuple[int, float] | None = None  # view and trio time
         self._build: Build | None = None
         self._build_since = 0.0
+        self._build_after = 0.0  # not before that: what seemed to be work was none
         self._postponed: dict[bytes, Block] = {}  # to be checked once their parent is here
         self._ahead: dict[bytes, Block] = {}  # to be checked once this clock has come so far
         if voting is not None:
@@ -349,7 +350,7 @@ class Agreement:
                     self._timer = None
             case Build():
                 if instance is self.simplex:
-                    self._build, self._build_since = effect, trio.current_time()
+                    self._build, self._build_since, self._build_after = effect, trio.current_time(), 0.0
             case Check():
                 await self._check(instance, effect.block)
             case Fetch():
@@ -437,12 +438,16 @@ class Agreement:
         if parent is None:
             return math.inf  # sync is about to bring it
         header = parent[0]
-        reasons = [self._beat_time(header)]
-        if not self.simplex.is_settled:  # usually it is about to be, so wait before a block is spent on it
-            reasons.append(self._build_since + self._timeouts.first / 2)
+        due = self._get_empty_time(header)
         if self._mempool.has_ready(self._tree.get_operations(build.parent_id)):
-            reasons.append(min(self._get_time(header.timestamp), self._build_since) + self._block_spacing)
-        return min(reasons)
+            due = min(due, min(self._get_time(header.timestamp), self._build_since) + self._block_spacing)
+        return max(due, self._build_after)
+
+    def _get_empty_time(self, header: Header) -> float:
+        """Trio time from which there is reason enough for a block on ``header`` with nothing in it."""
+        beat = self._beat_time(header)
+        # A tip that is not final usually is about to be, so wait before a block is spent on it.
+        return beat if self.simplex.is_settled else min(beat, self._build_since + self._timeouts.first / 2)
 
     async def _build_block(self, build: Build) -> None:
         parent = self._tree.find_parent(build.parent_id)
@@ -472,6 +477,11 @@ class Agreement:
         )
         for operation, reason in rejected:
             self._mempool.reject(operation.id, reason, trio.current_time())
+        now = trio.current_time()
+        if not block.body.operations and self._get_empty_time(parent[0]) > now:
+            if build.view == self.simplex.view and self._build is None:  # it only seemed as if there were work
+                self._build, self._build_after = build, now + self._block_spacing
+            return
         self._tree.add(block, transition)
         await self._run(self.simplex, self.simplex.on_built(build.view, block))
 

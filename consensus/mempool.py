@@ -21,6 +21,7 @@ ready which no longer is; whoever proposes it finds out and calls :meth:`Mempool
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -48,6 +49,8 @@ MAX_REMEMBERED = 65_536
 """Final operations remembered by id, so that a late copy of one is not taken for a new one."""
 MAX_VERIFIED = 32_768
 """Operations remembered whose signature holds, beside those pending."""
+MARGIN = 5_000
+"""Chain time in ms that must be left until the deadline of a hold: it is ready while the next blocks could take it."""
 MAX_REJECTIONS = 3
 """How often a proposer may find that a ready operation cannot be included before it is dropped."""
 REVIEW = 256
@@ -142,6 +145,8 @@ class Mempool:
         """Signatures that hold, by the id of the operation."""
         self._arrivals = 0
         self._now = 0.0
+        self._final_at = -math.inf
+        """When the last final block came."""
         self.size = 0
         """Pending bytes."""
 
@@ -360,7 +365,7 @@ class Mempool:
 
         ``changed`` are the keys of the state that it changed.
         """
-        self._now = now
+        self._now = self._final_at = now
         self._state = state
         self._context = BlockContext.after(self._genesis, block.header)
         for signed in block.body.operations:
@@ -388,7 +393,7 @@ class Mempool:
         """Go on from a state far ahead. What was pending for the old one is dropped; whoever cares sends it again."""
         for operation_id in list(self._entries):
             self.remove(operation_id)
-        self._now, self._state = now, state
+        self._now, self._final_at, self._state = now, -math.inf, state
         self._context = BlockContext.after(self._genesis, header)
 
     def expire(self, now: float) -> None:
@@ -474,6 +479,10 @@ class Mempool:
             if entry.cost and promised + entry.cost > pending.available:
                 raise CannotPay(_cannot_promise(entry, pending.available))
             process_operation(Draft(self._state), self._context, signed)
+            if isinstance(operation, Hold) and operation.deadline <= self._get_latest_time() + MARGIN:
+                raise InvalidOperation(
+                    f"the deadline {operation.deadline} is too close to be sure of a block before it"
+                )
         except InvalidSignature as error:  # of a receipt: it will not get better
             self.remove(signed.id)
             entry.reason = str(error)
@@ -485,6 +494,11 @@ class Mempool:
         return 1 + sum(item.receipt is not None for item in receipts)
 
     # Bookkeeping.
+
+    def _get_latest_time(self) -> int:
+        """The chain time that the next block has if it is made now, rounded up."""
+        elapsed = min(1000 * (self._now - self._final_at), self._genesis.parameters.idle_beat)
+        return self._context.chain_time + math.ceil(elapsed)
 
     def _make_account(self, signer: bytes) -> _Account:
         account = self._state.account(signer)
