@@ -311,12 +311,14 @@ def build_block(
     parent_certificate: Certificate | None,
     nullifications: Sequence[Certificate],
     late_votes: Sequence[Vote] = (),
+    on_rejected: Callable[[SignedOperation], None] = lambda _: None,
 ) -> tuple[Block, Transition, list[tuple[SignedOperation, str]]]:
     """Build, execute and sign a block on ``parent``.
 
     ``reveal`` opens the tip of ``key`` in ``state``; ``late_votes`` count (:func:`chain.duties.process_votes`). Takes
     ``operations`` (their signatures checked already) in order, as many as fit, and leaves out those that cannot be
-    included. Returns the block, its transition, and the operations left out with the reason.
+    included, of which it tells ``on_rejected`` before it takes the next. Returns the block, its transition, and the
+    operations left out with the reason.
 
     Raises:
         InvalidBlock: the reveal or a late vote is not right.
@@ -354,6 +356,7 @@ def build_block(
             failures.append(process_operation(draft, context, operation))
         except (InvalidOperation, CodecError) as error:
             rejected.append((operation, str(error)))
+            on_rejected(operation)
             continue
         included.append(operation)
         room -= len(operation.encoded)

@@ -459,7 +459,7 @@ class Agreement:
         recent = get_recent_blocks(parent[1], self._epoch, parent[0], build.parent_certificate)
         votes = self.simplex.get_notarize_votes((block.view, block.block_id) for block in recent)
         late = [vote for vote in votes if any(is_late_vote(self._epoch, block, vote) for block in recent)]
-        operations = self._mempool.select(MAX_BLOCK, self._tree.get_operations(build.parent_id))
+        operations = self._mempool.draw(MAX_BLOCK, self._tree.get_operations(build.parent_id))
         block, transition, rejected = await self._runtime.run_sync(
             partial(
                 build_block,
@@ -473,6 +473,7 @@ class Agreement:
                 parent_certificate=build.parent_certificate,
                 nullifications=build.nullifications,
                 late_votes=late,
+                on_rejected=operations.reject,
             )
         )
         for operation, reason in rejected:

@@ -20,9 +20,8 @@ ready which no longer is; whoever proposes it finds out and calls :meth:`Mempool
 
 from __future__ import annotations
 
-import heapq
 import math
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 
 from chain.blocks import Block, Header
@@ -32,6 +31,7 @@ from chain.ledger import BlockContext, check_form, compute_fee, process_operatio
 from chain.operations import Capture, Dispute, Hold, NoncedOperation, Operation, Release, SignedOperation
 from chain.state import Account, Draft, State, hold_key
 from consensus.ranking import Ranking
+from consensus.selection import Selection
 
 PATIENCE = 30.0
 """Seconds that an operation may wait to become ready."""
@@ -305,42 +305,22 @@ class Mempool:
             return ready > 0
         return any(entry.ready and key not in excluded for key, entry in self._entries.items())
 
-    def select(self, max_bytes: int, excluded: Container[bytes] = ()) -> list[SignedOperation]:
-        """Ready operations for a block of at most ``max_bytes`` of them, in a deterministic order.
+    def draw(self, max_bytes: int, excluded: Container[bytes] = ()) -> Selection:
+        """Ready operations for a block of at most ``max_bytes`` of them, in a deterministic order, one after the other.
 
         Each account has two lines: its operations with a nonce in the order of nonces, and the others in the order of
-        arrival, so that a gateway's holds never queue behind its transfers. Lines are served in turns of equal bytes
-        (an operation's rank is the bytes before it in its line), ties by arrival: a flood fills only its own line, and
-        nobody gains by cutting an operation in two. Captures need no precedence: they compete in their payee's line.
+        arrival, so that a gateway's holds never queue behind its transfers. Captures need no precedence: they compete
+        in their payee's line.
         """
-        heads: list[tuple[int, int, int]] = []  # rank, arrival and number of the line; arrivals are distinct
-        lines: list[Iterator[_Entry]] = []
-        entries: list[_Entry] = []
+        lines: list[list[_Entry]] = []
         for pending in self._accounts.values():
-            for line in (_iterate_nonced(pending), iter(pending.one_time.values())):
-                chosen = (entry for entry in line if entry.ready and entry.operation.id not in excluded)
-                head = next(chosen, None)
-                if head is not None:
-                    heads.append((0, head.arrival, len(lines)))
-                    lines.append(chosen)
-                    entries.append(head)
-        heapq.heapify(heads)
-        selected: list[SignedOperation] = []
-        while heads and max_bytes > 0:
-            rank, _, number = heads[0]
-            entry = entries[number]
-            if entry.size > max_bytes:
-                heapq.heappop(heads)  # and nothing after it in its line: nonces keep their order
-                continue
-            max_bytes -= entry.size
-            selected.append(entry.operation)
-            following = next(lines[number], None)
-            if following is None:
-                heapq.heappop(heads)
-            else:
-                entries[number] = following
-                heapq.heapreplace(heads, (rank + entry.size, following.arrival, number))
-        return selected
+            lines.append([pending.nonced[nonce] for nonce in range(pending.nonce, pending.next_nonce)])
+            lines.append(list(pending.one_time.values()))
+        return Selection(lines, max_bytes, excluded)
+
+    def select(self, max_bytes: int, excluded: Container[bytes] = ()) -> list[SignedOperation]:
+        """All that :meth:`draw` brings, if none is turned down."""
+        return list(self.draw(max_bytes, excluded))
 
     def reject(self, operation_id: bytes, reason: str, now: float) -> None:
         """Let a selected operation wait, because it cannot be included on the state of a block under way."""
@@ -579,11 +559,6 @@ class Mempool:
 
 def _fill_in(pending: _Account, account: Account) -> None:
     pending.nonce, pending.available, pending.owned = account.nonce, account.available, account.total
-
-
-def _iterate_nonced(pending: _Account) -> Iterator[_Entry]:
-    """The entries in the order of nonces, up to the first that is not ready."""
-    return (pending.nonced[nonce] for nonce in range(pending.nonce, pending.next_nonce))
 
 
 def _get_cost(operation: Operation, fee: int) -> int:

@@ -1,0 +1,75 @@
+"""Accounts that fill the pool with what they cannot pay for any more once their first operation is included."""
+
+from __future__ import annotations
+
+import pytest
+
+from chain.blocks import MAX_BLOCK
+from chain.crypto import KeyPair, hash_bytes
+from chain.genesis import CREDIT, Genesis, GenesisAccount, Parameters, make_genesis, make_validator
+from chain.operations import Serve, SignedOperation, Transfer, sign_operation
+from chain.transition import build_block
+from consensus import selection
+from consensus.mempool import Mempool
+from p2p.runtime import SimulatedRuntime
+from tests.chain.builders import find_reveal
+from tests.consensus.world import make_key
+
+VALIDATOR = make_key(1)
+FILLERS = [KeyPair(hash_bytes("filler", bytes([number]))) for number in range(100)]
+PAYERS = [KeyPair(hash_bytes("payer", bytes([number]))) for number in range(10)]
+MODELS = tuple(chr(97 + number) * 128 for number in range(16))
+
+
+def make_world() -> Genesis:
+    parameters = Parameters(epoch_heights=1_000, min_validator_bond=100 * CREDIT)
+    accounts = [make_validator(VALIDATOR, bytes(32), parameters, 1_000 * CREDIT, 100 * CREDIT)]
+    accounts += [GenesisAccount(key.public_key, CREDIT, 0, (), None) for key in FILLERS + PAYERS]
+    return make_genesis("test", SimulatedRuntime.EPOCH, bytes(32), accounts, parameters)
+
+
+GENESIS = make_world()
+
+
+def fill_pool() -> tuple[Mempool, set[bytes]]:
+    """A pool of ten honest accounts with 64 payments each and a hundred fillers; the ids of the honest operations."""
+    pool = Mempool(GENESIS, GENESIS.header, GENESIS.state)
+    honest: set[bytes] = set()
+
+    def add(key: KeyPair, operation: Transfer | Serve) -> SignedOperation:
+        signed = sign_operation(key, GENESIS.chain_id, operation)
+        pool.add(signed, 0.0)
+        return signed
+
+    for key in PAYERS:
+        honest.update(add(key, Transfer(nonce, VALIDATOR.public_key, 1, bytes(32))).id for nonce in range(64))
+    for key in FILLERS:
+        add(key, Transfer(0, VALIDATOR.public_key, CREDIT - 300))
+        for nonce in range(1, 60):
+            add(key, Serve(nonce, MODELS))
+    return pool, honest
+
+
+def build(pool: Mempool) -> tuple[set[bytes], int]:
+    """The ids of the operations in the next block, and how many were turned down."""
+    operations = pool.draw(MAX_BLOCK)
+    block, _, rejected = build_block(
+        GENESIS, VALIDATOR, GENESIS.header, GENESIS.state, operations,
+        view=1, timestamp=GENESIS.timestamp + 1, reveal=find_reveal(VALIDATOR, GENESIS, GENESIS.state),
+        parent_certificate=None, nullifications=(), on_rejected=operations.reject,
+    )  # fmt: skip
+    return {operation.id for operation in block.body.operations}, len(rejected)
+
+
+def test_what_cannot_be_included_takes_no_room_from_what_can() -> None:
+    pool, honest = fill_pool()
+    assert len(pool.select(MAX_BLOCK)) < len(honest)  # more is pending than fits
+    included, rejected = build(pool)
+    assert honest <= included
+    assert rejected == len(FILLERS)  # one of each: what comes after it in its line is not even looked at
+
+
+@pytest.mark.parametrize("most", [10, 50])
+def test_how_much_is_tried_in_vain_is_bounded(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selection, "MAX_REJECTED", most)
+    assert build(fill_pool()[0])[1] == most
