@@ -24,10 +24,11 @@ from chain.crypto import verify_all
 from chain.exceptions import CodecError, InvalidBlock, InvalidOperation, InvalidSignature, LedgerError
 from chain.genesis import Genesis
 from chain.light import Checkpoint, EpochEnd
-from chain.operations import MAX_CAPTURE, NoncedOperation, Register, SignedOperation, sign_operation
+from chain.operations import NoncedOperation, SignedOperation, sign_operation
 from chain.registration import is_worked_for
 from chain.state import State
 from chain.votes import Certificate, Vote, VoteKind
+from consensus.admission import Admission
 from consensus.agreement import Agreement, Outlet, Voting
 from consensus.compact import COMPACT, CompactPropose, expand
 from consensus.dissemination import LIMITS, Batch, Batcher, Gate, Seen, get_topic
@@ -60,8 +61,6 @@ MAX_FORWARDED = 64
 TICK, IDLE_TICK = 0.25, 1.0
 REPEAT = 2.0
 """Seconds after which an own operation that is not final yet is gossiped again."""
-BREATH = 64
-"""Operations of a batch that are looked at together, before other tasks get a turn."""
 MAX_FETCHES = 16
 MAX_SEEN = 65_536
 DEFAULT_TIMEOUTS = Timeouts()
@@ -126,6 +125,10 @@ class Engine(Outlet):
         self._me = voting.key.public_key if voting is not None else b""
         self._mempool = Mempool(genesis, store.header, store.state)
         self._links = Links(streams, self._on_link)
+        self._admission = Admission(
+            genesis, self._mempool, runtime, lambda: self.state, self._nudge,
+            lambda sender: self._gates["ops"].punish(sender, trio.current_time()),
+        )  # fmt: skip
         self._agreement = Agreement(
             genesis, voting, store, self._mempool, self._links, runtime, self,
             self.settings.timeouts, self.settings.block_spacing,
@@ -148,8 +151,6 @@ class Engine(Outlet):
         self._conflicts: Broadcast[tuple[Vote, Vote]] = Broadcast(SUBSCRIPTION)
         self._waiting: dict[bytes, list[trio.Event]] = {}
         self._own: dict[bytes, float] = {}  # own operations that are not final, and when they were last gossiped
-        self._bad_operations = Seen(MAX_SEEN)
-        self._verifying: set[bytes] = set()  # encoded operations whose signatures are being checked
         self._certificates = Seen(MAX_SEEN)
         self._fetching: set[bytes] = set()
         self._completing: set[tuple[int, int]] = set()  # epoch and view of compact proposals, one at a time of each
@@ -288,6 +289,7 @@ class Engine(Outlet):
                 nursery.start_soon(self._listen, channel, take, self._gates[name])
                 nursery.start_soon(self._gossip[name].run)
             nursery.start_soon(self._listen, self._forwards, self._on_ops, None)
+            nursery.start_soon(self._admission.run)
             nursery.start_soon(self._tick)
             await self._agreement.start()
             nursery.start_soon(self._loop)
@@ -482,92 +484,7 @@ class Engine(Outlet):
                 )
 
     async def _on_ops(self, message: GossipMessage) -> None:
-        await self._take_operations(message.sender, message.payload)
-
-    async def _take_operations(self, peer: bytes, payload: bytes) -> None:
-        """Admit the operations of a batch that are new, acceptable and signed.
-
-        Raises:
-            LedgerError: one is malformed or forged; the rest of the batch was not looked at.
-        """
-        items = Batch.decode(payload).items
-        refused: list[InvalidOperation] = []
-        try:
-            for start in range(0, len(items), BREATH):
-                await trio.lowlevel.checkpoint()
-                fresh: list[SignedOperation] = []
-                try:
-                    for raw in items[start : start + BREATH]:
-                        self._take_operation(raw, fresh, refused)
-                finally:
-                    await self._admit(fresh, refused)
-        finally:
-            if refused:  # one line for all: a flood must not drown the log
-                name, reason = crypto.format_address(peer), str(refused[-1])
-                logger.debug("operations refused", peer=name, count=len(refused), last=reason)
-            self._nudge()
-
-    def _take_operation(self, raw: bytes, fresh: list[SignedOperation], refused: list[InvalidOperation]) -> None:
-        """Append an operation to ``fresh`` if it is new and acceptable."""
-        if len(raw) > MAX_CAPTURE:
-            raise CodecError(f"an operation of {len(raw)} bytes")
-        if raw in self._bad_operations:
-            raise InvalidSignature("the signature does not hold")
-        operation = SignedOperation.decode(raw)
-        try:
-            self._mempool.check(operation)
-            fresh.append(operation)
-        except AlreadyKnown:
-            return
-        except InvalidOperation as error:
-            refused.append(error)
-
-    async def _admit(self, operations: Sequence[SignedOperation], refused: list[InvalidOperation]) -> None:
-        """Add operations to the mempool, after their signatures were checked: once, whichever way they come."""
-        fresh = list({o.encoded: o for o in operations if o.encoded not in self._verifying}.values())
-        unknown = [operation for operation in fresh if not self._mempool.is_verified(operation)]
-        names = [operation.encoded for operation in unknown]
-        self._verifying.update(names)
-        try:
-            verdicts = await self._runtime.run_sync(self._verify_each, unknown) if unknown else []
-        finally:
-            self._verifying.difference_update(names)
-        forged = {name for name, verdict in zip(names, verdicts, strict=True) if verdict is False}
-        skipped = {name for name, verdict in zip(names, verdicts, strict=True) if verdict is None}
-        fault: InvalidSignature | None = None
-        for operation in fresh:
-            if operation.encoded in skipped:
-                continue
-            try:
-                if operation.encoded in forged:
-                    raise InvalidSignature("the signature does not hold")
-                self._mempool.add(operation, trio.current_time())
-            except InvalidSignature as error:
-                self._bad_operations.add(operation.encoded)
-                fault = error
-            except InvalidOperation as error:
-                refused.append(error)
-        if fault is not None:
-            raise fault
-
-    def _verify_each(self, operations: list[SignedOperation]) -> list[bool | None]:
-        """Whether each is signed, and worked for where it must be (blocks for as long as that takes).
-
-        A proof of work is slow to check, so that after the first bad one no others are looked at: None. None, too, if
-        it would be looked at only in another state: kept until then, a flood of them would come to cost much at once.
-        """
-        state, chain_id = self.state, self.genesis.chain_id
-        verdicts: list[bool | None] = []
-        is_worth_it = True
-        for operation in operations:
-            if not is_worth_it and isinstance(operation.operation, Register):
-                verdicts.append(None)
-                continue
-            is_signed = verify_all([operation.claim(chain_id)])
-            verdict = is_worked_for(self.genesis, state, operation) if is_signed else False
-            is_worth_it = is_worth_it and verdict is not False
-            verdicts.append(verdict)
-        return verdicts
+        await self._admission.take(message.sender, message.neighbour, message.payload)
 
     async def _on_blocks(self, message: GossipMessage) -> None:
         for item in Batch.decode(message.payload, MAX_RECORD).items:

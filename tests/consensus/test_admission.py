@@ -60,7 +60,7 @@ def test_a_node_checks_a_signature_once_however_the_operation_comes(
             for operation in operations:
                 await world.engine(number).wait_final(operation.id, 60.0)
         for engine in world.engines:
-            await engine._take_operations(STRANGER, Batch(tuple(o.encoded for o in operations)).encode())
+            await engine._admission.take(STRANGER, NEIGHBOUR, Batch(tuple(o.encoded for o in operations)).encode())
         nodes = len(world.engines)
         checks = [verifications.count[operation.signature] for operation in operations]
         assert max(checks) <= nodes and min(checks) >= 1
@@ -77,7 +77,7 @@ def test_a_signature_is_checked_once_if_copies_come_at_the_same_time(monkeypatch
         payload = Batch((operation.encoded, operation.encoded)).encode()
         async with trio.open_nursery() as nursery:
             for _ in range(4):
-                nursery.start_soon(engine._take_operations, STRANGER, payload)
+                nursery.start_soon(engine._admission.take, STRANGER, NEIGHBOUR, payload)
         assert verifications.count[operation.signature] == 1
         await engine.wait_final(operation.id, 10.0)
 
@@ -120,7 +120,7 @@ def test_what_was_found_forged_is_not_checked_again(monkeypatch: pytest.MonkeyPa
         forged = SignedOperation(real.operation, real.signer, bytes(64))
         for _ in range(5):
             with pytest.raises(InvalidSignature):
-                await engine._take_operations(STRANGER, Batch((forged.encoded, real.encoded)).encode())
+                await engine._admission.take(STRANGER, NEIGHBOUR, Batch((forged.encoded, real.encoded)).encode())
         assert verifications.count[bytes(64)] == 1 and engine.status().mempool_operations <= 1
 
     simulate(make_test_genesis(1, others=len(USERS)), play)
@@ -136,7 +136,8 @@ def test_proofs_of_work_that_cannot_be_looked_at_yet_do_not_wait_for_the_moment_
                 sign_operation(make_key(number), world.genesis.chain_id, Register(epoch, bytes(16), ()))
                 for number in range(100, 140)
             ]
-            await engine._take_operations(STRANGER, Batch(tuple(o.encoded for o in batch)).encode())
+            await engine._admission.take(STRANGER, NEIGHBOUR, Batch(tuple(o.encoded for o in batch)).encode())
+            await trio.sleep(5.0)
         assert engine.status().mempool_operations == 0
 
     genesis = make_test_genesis(1, others=len(USERS))

@@ -575,7 +575,7 @@ def test_a_batch_of_worthless_operations_does_not_keep_the_loop_to_itself() -> N
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(take_turns)
-            await engine._take_operations(poor.public_key, payload)
+            await engine._admission.take(poor.public_key, poor.public_key, payload)
             nursery.cancel_scope.cancel()
         assert turns >= 10
         assert engine.status().mempool_operations == 0
