@@ -39,7 +39,7 @@ from chain.state import (
 )
 from chain.validators import MAX_COMMITTEE, ValidatorSet
 
-GENESIS_VERSION = 2
+GENESIS_VERSION = 3
 CREDIT = 1_000_000
 """Micro-credits in a credit."""
 
@@ -84,7 +84,11 @@ class ModelPrice(Record):
 
 @dataclass(frozen=True, slots=True)
 class Parameters(Record):
-    """Constants of a chain. Times are in ms of chain time, amounts in micro-credits, shares in thousandths."""
+    """Constants of a chain. Times are in ms of chain time, amounts in micro-credits, shares in thousandths.
+
+    ``entry_fee`` is the price of an entry of the state that nobody removes again (:mod:`chain.ledger`): some 700 bytes
+    in the memory of every node for ever, where an operation is carried out once and then on disk.
+    """
 
     epoch_heights: Annotated[int, Bounds(1, MAX_EPOCH_HEIGHTS)] = 128
     unbonding_epochs: Positive = 600
@@ -93,6 +97,7 @@ class Parameters(Record):
     missed_lead_fee: Amount = 1_000
     min_service_bond: Amount = 10_000
     fee_per_byte: Amount = 1
+    entry_fee: Amount = 10_000
     max_attempts: Annotated[int, Bounds(1, 8)] = 8
     max_hold_time: Positive = 3_600_000
     capture_grace: Positive = 60_000
@@ -249,7 +254,7 @@ def compute_serving_table(state: State, parameters: Parameters, beacon: bytes) -
     Those with the minimum bond at least, the ``MAX_SERVERS`` largest; of the newcomers, who have less, as many as there
     is room for, drawn by ``beacon``.
     """
-    serving = [ServingEntry(key, account.bonded, account.models) for key, account in state.accounts() if account.models]
+    serving = [ServingEntry(key, account.bonded, account.models) for key, account in state.servers()]
     least = max(1, parameters.min_service_bond)
     staked = sorted(
         (entry for entry in serving if entry.stake >= least), key=lambda entry: (-entry.stake, entry.public_key)

@@ -3,6 +3,10 @@
 Every ``process_…`` function raises :class:`~chain.exceptions.InvalidOperation` with a reason. For an operation with an
 account nonce that means that it failed: its fee stays paid and its nonce used. One without a nonce is then not
 included at all, or it could be replayed to drain fees.
+
+Beside the fee for its bytes, which pass, an operation pays for each entry that stays in the state for good: the account
+that a transfer makes, the window of a payer's first hold, the duty of who enrolls for the first time. Or anybody could
+fill every node's memory for the price of some bytes. What others leave is resolved, or limited (registrations).
 """
 
 from __future__ import annotations
@@ -48,6 +52,7 @@ from chain.state import (
     OpenHold,
     StateReader,
     Unbonding,
+    account_key,
     agenda_key,
     hold_key,
     window_key,
@@ -157,7 +162,7 @@ def _charge_fee(draft: Draft, signer: bytes, fee: int, nonces: int = 0) -> None:
 def _process(draft: Draft, context: BlockContext, operation: Operation, signer: bytes) -> None:
     match operation:
         case Transfer():
-            _process_transfer(draft, operation, signer)
+            _process_transfer(draft, context, operation, signer)
         case Bond():
             _process_bond(draft, context, operation, signer)
         case Unbond():
@@ -167,6 +172,8 @@ def _process(draft: Draft, context: BlockContext, operation: Operation, signer: 
         case Serve():
             draft.put_account(signer, replace(draft.account(signer), models=operation.models))
         case Enroll():
+            if draft.duty(signer) is None:
+                _charge_entry(draft, context, signer)
             duties.process_enroll(draft, context.genesis, context.epoch, context.height, operation, signer)
         case Retire():
             duties.process_retire(draft, signer)
@@ -192,8 +199,20 @@ def _spend(account: Account, amount: int) -> Account:
     return account.credit(-amount)
 
 
-def _process_transfer(draft: Draft, operation: Transfer, signer: bytes) -> None:
+def _charge_entry(draft: Draft, context: BlockContext, signer: bytes) -> None:
+    """Take the price of an entry that stays in the state for good."""
+    price = context.genesis.parameters.entry_fee
+    account = draft.account(signer)
+    if account.available < price:
+        raise CannotPay(f"a new entry in the ledger costs {price} micro-credits, {account.available} are available")
+    draft.put_account(signer, account.credit(-price))
+    draft.fill_treasury(price)
+
+
+def _process_transfer(draft: Draft, context: BlockContext, operation: Transfer, signer: bytes) -> None:
     draft.put_account(signer, _spend(draft.account(signer), operation.amount))
+    if operation.amount and draft.get(account_key(operation.recipient)) is None:
+        _charge_entry(draft, context, signer)
     recipient = draft.account(operation.recipient)
     draft.put_account(operation.recipient, recipient.credit(operation.amount))
 
@@ -256,6 +275,8 @@ def _process_hold(draft: Draft, context: BlockContext, operation: Hold, signer: 
         raise InvalidOperation("the payee has left the lottery")
     account = _spend(draft.account(signer), operation.amount)
     draft.put_account(signer, replace(account, held=account.held + operation.amount))
+    if not window.top:
+        _charge_entry(draft, context, signer)
     draft.put(window_key(signer), window.use(operation.seq, operation.attempt))
     hold = OpenHold(
         signer, operation.payee, operation.amount, operation.model, operation.request_digest, operation.deadline

@@ -254,7 +254,7 @@ class StateReader:
         return self._get(agenda_key(second), Agenda)
 
     def serving_table(self, epoch: int) -> ServingTable | None:
-        """Who serves what with which stake, frozen for ``epoch``; kept for the last, this and the next two epochs."""
+        """Who serves what with which stake, frozen for ``epoch``; kept for the last, this and the next epoch."""
         return self._get(table_key(epoch), ServingTable)
 
     def committee(self, epoch: int) -> ValidatorSet | None:
@@ -286,13 +286,48 @@ class StateReader:
         return self._get(HISTORY_KEY, History) or History(0, ())
 
 
+class _Keys:
+    """An immutable set of public keys, in shards, so that a changed one copies little and shares the rest."""
+
+    __slots__ = ("_shards",)
+
+    def __init__(self, shards: tuple[frozenset[bytes], ...] = (frozenset(),) * 256) -> None:
+        self._shards = shards
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._shards[key[0]]
+
+    def __iter__(self) -> Iterator[bytes]:
+        """In order."""
+        for shard in self._shards:
+            yield from sorted(shard)
+
+    def update(self, added: Mapping[bytes, bool]) -> _Keys:
+        """The set with each key in it, or not."""
+        changes: dict[int, dict[bytes, bool]] = {}
+        for key, is_in in added.items():
+            if is_in != (key in self):
+                changes.setdefault(key[0], {})[key] = is_in
+        if not changes:
+            return self
+        shards = list(self._shards)
+        for number, moved in changes.items():
+            shards[number] = frozenset({*(shards[number] - moved.keys()), *(key for key in moved if moved[key])})
+        return _Keys(tuple(shards))
+
+
 class State(StateReader):
-    """The whole ledger after some block. Immutable."""
+    """The whole ledger after some block. Immutable.
 
-    __slots__ = ("_tree",)
+    It knows who serves and who has a duty: the end of an epoch asks for them, and there may be a million accounts that
+    do neither.
+    """
 
-    def __init__(self, tree: Tree | None = None) -> None:
-        self._tree = tree or Tree()
+    __slots__ = ("_on_duty", "_serving", "_tree")
+
+    def __init__(self) -> None:
+        self._tree = Tree()
+        self._serving = self._on_duty = _Keys()
 
     @classmethod
     def load(cls, entries: Mapping[bytes, bytes]) -> State:
@@ -305,10 +340,10 @@ class State(StateReader):
         changes: dict[bytes, Record | None] = {}
         for key, raw in entries.items():
             kind = _KINDS.get(key[:1])
-            if kind is None:
+            if kind is None or (kind in (Account, Duty) and len(key) != 33):
                 raise StoreError(f"unknown state entry {key.hex()}")
             changes[key] = kind.decode(raw, MAX_TABLE)
-        return cls(Tree().update(changes))
+        return cls().update(changes)
 
     @property
     def root(self) -> bytes:
@@ -332,20 +367,40 @@ class State(StateReader):
         return iter(self._tree)
 
     def accounts(self) -> Iterator[tuple[bytes, Account]]:
-        """Every account and its public key."""
+        """Every account and its public key: a walk over all of the state."""
         for leaf in self._tree:
             if isinstance(leaf.record, Account):
                 yield leaf.key[1:], leaf.record
 
+    def servers(self) -> Iterator[tuple[bytes, Account]]:
+        """Every account that serves some model and its public key, by key."""
+        for key in self._serving:
+            yield key, self.account(key)
+
     def duties(self) -> Iterator[tuple[bytes, Duty]]:
-        """Every validator duty and its public key."""
-        for leaf in self._tree:
-            if isinstance(leaf.record, Duty):
-                yield leaf.key[1:], leaf.record
+        """Every validator duty and its public key, by key."""
+        for key in self._on_duty:
+            duty = self.duty(key)
+            assert duty is not None
+            yield key, duty
 
     def update(self, changes: Mapping[bytes, Record | None]) -> State:
         """The state with each key set to its record, or removed where that is None."""
-        return State(self._tree.update(changes)) if changes else self
+        if not changes:
+            return self
+        after = State()
+        after._tree = self._tree.update(changes)
+        after._serving = self._serving.update(
+            {
+                key[1:]: isinstance(record, Account) and bool(record.models)
+                for key, record in changes.items()
+                if key[:1] == b"a"
+            }
+        )
+        after._on_duty = self._on_duty.update(
+            {key[1:]: record is not None for key, record in changes.items() if key[:1] == b"v"}
+        )
+        return after
 
 
 class Draft(StateReader):
@@ -369,7 +424,7 @@ class Draft(StateReader):
 
     def put_account(self, public_key: bytes, account: Account) -> None:
         """Set an account; an empty one leaves no entry."""
-        # Nearly every account has something available: the whole comparison is seldom needed.
+        # Nearly every account has something available: so the comparison of all its fields is seldom needed.
         self.put(account_key(public_key), account if account.available or account != _EMPTY else None)
 
     def fill_treasury(self, amount: int) -> None:

@@ -45,7 +45,7 @@ from chain.store import Store
 from chain.validators import ValidatorSet
 from chain.votes import Certificate
 
-FORMAT = b"2"
+FORMAT = b"3"
 GENESIS_KEY = b"mgenesis"
 FORMAT_KEY = b"mformat"
 HEIGHT_KEY = b"mheight"

@@ -191,6 +191,8 @@ class Payments:
         """
         signed = sign_operation(self._key, self._chain_id, hold)
         cost = hold.amount + compute_fee(self._engine.genesis, signed)
+        if not self._unseen and not self._engine.state.window(self._key.public_key).top:
+            cost += self._engine.genesis.parameters.entry_fee  # the first hold makes the window of all
         self.check_affordable(cost)
         if hold.seq >= self._reserved:
             self._reserved = hold.seq + RESERVE

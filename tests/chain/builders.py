@@ -51,12 +51,13 @@ PARAMETERS = Parameters(
     min_validator_bond=1_000,
     missed_lead_fee=500,
     min_service_bond=1_000,
+    entry_fee=0,
     max_attempts=3,
     max_hold_time=20_000,
     capture_grace=3_000,
     price=Price(100, 1, 10),
 )
-"""Short epochs and small numbers, so that tests cross every boundary within a few blocks."""
+"""Short epochs and small numbers, so that tests cross every boundary within a few blocks. New entries are free."""
 
 
 def make_key(name: str) -> KeyPair:

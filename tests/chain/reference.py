@@ -321,6 +321,7 @@ class Reference:
     def execute(self, signer: bytes, operation: Operation, good: tuple[bool | None, ...]) -> None:
         match operation:
             case Enroll():
+                self.grow(signer, signer not in self.duties)
                 duty = self.duties.get(signer, Service())
                 need(not duty.enrolled and self.own(signer) >= self.genesis.parameters.min_validator_bond)
                 self.announce(signer, replace(duty, enrolled=True, since=self.height + 1), operation)
@@ -337,6 +338,9 @@ class Reference:
                 self.punish(operation.first, operation.second, signer)
             case Transfer():
                 self.take(self.available, signer, operation.amount)
+                books = (self.nonce, self.available, self.held, self.bonded, self.models, self.unbonding)
+                is_known = operation.recipient == signer or any(book[operation.recipient] for book in books)
+                self.grow(signer, bool(operation.amount) and not is_known)
                 self.available[operation.recipient] += operation.amount
             case Serve():
                 self.models[signer] = operation.models
@@ -410,6 +414,12 @@ class Reference:
         self.treasury += stake - reward
         self.duties[key] = replace(self.duties[key], jailed=self.epoch + years, clean=self.epoch + 2)
 
+    def grow(self, key: bytes, is_new: bool) -> None:
+        """Pay for an entry that stays for good, if there will be one."""
+        if is_new:
+            self.take(self.available, key, self.genesis.parameters.entry_fee)
+            self.treasury += self.genesis.parameters.entry_fee
+
     def take(self, source: dict[bytes, int], key: bytes, amount: int) -> None:
         need(source[key] >= amount)
         source[key] -= amount
@@ -448,6 +458,7 @@ class Reference:
         need(self.models[hold.payee])
         self.take(self.available, signer, hold.amount)
         self.held[signer] += hold.amount
+        self.grow(signer, not self.used[signer])
         self.used[signer].add((hold.seq, hold.attempt))
         name = hash_bytes("hold", signer, hold.seq.to_bytes(8, "big"), hold.attempt.to_bytes(8, "big"))
         need(name not in self.holds)

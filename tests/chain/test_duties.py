@@ -550,6 +550,27 @@ def test_no_vote_counts_across_the_border_of_an_epoch() -> None:
     assert all(entry.view == chain.blocks[4].header.view for entry in chain.state.turnout.recent)
 
 
+def test_who_enrolls_for_the_first_time_pays_for_the_entry() -> None:
+    chain = Chain(parameters=replace(PARAMETERS, entry_fee=5_000), available=20_000)
+    user = chain.users[0]
+    chain.append([chain.bond(user, 10_000)])
+    before = chain.account(user).available
+    enroll = chain.enroll(user)
+    chain.append([enroll])
+    assert chain.failures[-1] == (None,)
+    assert chain.account(user).available == before - 5_000 - compute_fee(chain.genesis, enroll)
+    chain.append([chain.retire(user)])
+    chain.append_epochs(2)
+    before, enroll = chain.account(user).available, chain.enroll(user, onion=1)
+    chain.append([enroll])
+    assert chain.failures[-1] == (None,) and compute_supply(chain.state) == chain.genesis.supply
+    assert chain.account(user).available == before - compute_fee(chain.genesis, enroll), "it has a duty already"
+    other = chain.users[1]
+    chain.append([chain.bond(other, 15_500)])
+    chain.append([chain.enroll(other)])
+    assert "a new entry" in (chain.failures[-1][0] or "") and chain.state.duty(other.public_key) is None
+
+
 def attend(heights: int, missed: int, *, late: int = 0) -> Chain:
     """A chain after its first epoch, in which one of four missed the votes for ``missed`` blocks but sent ``late``."""
     chain = Chain(parameters=replace(PARAMETERS, epoch_heights=heights))

@@ -85,6 +85,62 @@ def test_transfer_of_nothing_makes_no_account() -> None:
     assert STRANGER.public_key not in {key for key, _ in chain.state.accounts()}
 
 
+GROWING = replace(PARAMETERS, entry_fee=5_000)
+"""A chain on which the state has its price."""
+
+
+def test_a_transfer_pays_for_the_account_that_it_makes() -> None:
+    """Nobody removes it again: or a flood of them would fill every node's memory for the price of their bytes."""
+    chain = Chain(parameters=GROWING)
+    user, other = chain.users
+    fee = do(chain, chain.transfer(user, STRANGER, 1))
+    assert chain.account(user) == Account(nonce=1, available=1_000_000 - 1 - 5_000 - fee)
+    assert chain.account(STRANGER) == Account(available=1)
+    assert chain.state.totals.treasury == fee + 5_000
+    fee += do(chain, chain.transfer(user, STRANGER, 1), chain.transfer(other, user, 9))
+    assert chain.state.totals.treasury == fee + 5_000, "once"
+
+
+def test_a_transfer_that_cannot_pay_for_the_account_fails() -> None:
+    chain = Chain(parameters=GROWING, available=20_000)
+    user, other = chain.users
+    transfer = chain.transfer(user, STRANGER, 20_000 - 5_000)
+    assert "a new entry in the ledger costs 5000" in failure(chain, transfer)
+    assert STRANGER.public_key not in {key for key, _ in chain.state.accounts()}
+    fee = compute_fee(chain.genesis, chain.transfer(other, STRANGER, 15_000))
+    do(chain, chain.transfer(other, STRANGER, 15_000 - fee))
+    assert chain.account(other) == Account(nonce=1)
+
+
+def test_a_transfer_of_nothing_makes_no_account_and_pays_for_none() -> None:
+    chain = Chain(parameters=GROWING)
+    fee = do(chain, chain.transfer(chain.users[0], STRANGER, 0))
+    assert chain.account(chain.users[0]) == Account(nonce=1, available=1_000_000 - fee)
+
+
+def test_an_account_that_has_nothing_left_is_not_paid_for_again() -> None:
+    """Its entry stays, for its nonce."""
+    chain = Chain(parameters=GROWING)
+    user = chain.users[0]
+    do(chain, chain.transfer(user, STRANGER, 300))
+    assert "a new entry" not in failure(chain, chain.transfer(STRANGER, user, 10**6))
+    before, treasury = chain.account(user), chain.state.totals.treasury
+    fee = do(chain, chain.transfer(user, STRANGER, 300))
+    assert chain.account(user).available == before.available - 300 - fee
+    assert chain.state.totals.treasury == treasury + fee
+
+
+def test_the_first_hold_pays_for_the_window_of_its_numbers() -> None:
+    chain = Chain(parameters=GROWING, available=12_000)
+    user, other = chain.users
+    fee = do(chain, chain.hold(user, 3, amount=1_000))
+    assert chain.account(user) == Account(available=12_000 - 1_000 - 5_000 - fee, held=1_000)
+    again = do(chain, chain.hold(user, 4, amount=1_000), chain.hold(user, 0, 1, amount=1_000))
+    assert chain.account(user) == Account(available=12_000 - 3_000 - 5_000 - fee - again, held=3_000)
+    assert "a new entry in the ledger costs 5000" in refusal(chain, chain.hold(other, 0, amount=7_000))
+    assert chain.account(other) == Account(available=12_000)
+
+
 def exact_transfer(chain: Chain, key: KeyPair, left: int = 0) -> SignedOperation:
     """A transfer that leaves exactly ``left`` of what the account has, its fee counted."""
     recipient = make_key("recipient").public_key

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chain.exceptions import CodecError, StoreError
+from chain.merkle import Leaf, Tree
 from chain.state import (
     TOTALS_KEY,
     WINDOW,
     Account,
     Draft,
+    Duty,
     HoldWindow,
     State,
     Totals,
     account_key,
     compute_supply,
+    duty_key,
     hold_key,
 )
 from tests.chain.builders import Chain, make_key
@@ -68,7 +73,10 @@ def test_a_window_stays_small() -> None:
 
 
 amounts = st.integers(0, 5)
-accounts = st.one_of(st.none(), st.builds(Account, nonce=amounts, available=amounts))
+accounts = st.one_of(
+    st.none(),
+    st.builds(Account, nonce=amounts, available=amounts, models=st.sampled_from([(), (), ("a",), ("b", "c")])),
+)
 PEOPLE = [make_key(f"person {number}").public_key for number in range(6)]
 
 
@@ -91,7 +99,37 @@ def test_drafts_nest_and_states_do_not_change(batches: list[dict[bytes, Account 
         state = state.update(draft.changes)
         assert before.root == root
         assert dict(state.accounts()) == {key: account for key, account in model.items() if account != Account()}
-        assert State.load({leaf.key: leaf.encoded for leaf in state.entries()}).root == state.root
+        loaded = State.load({leaf.key: leaf.encoded for leaf in state.entries()})
+        assert loaded.root == state.root
+        for known in (state, loaded):
+            assert list(known.servers()) == sorted((key, account) for key, account in model.items() if account.models)
+
+
+@given(batches=st.lists(st.dictionaries(st.sampled_from(PEOPLE), st.one_of(st.none(), st.builds(Duty)), max_size=4)))
+def test_a_state_knows_who_has_a_duty(batches: list[dict[bytes, Duty | None]]) -> None:
+    states, model = [State()], dict[bytes, Duty]()
+    copies = []
+    for changes in batches:
+        states.append(states[-1].update({duty_key(key): duty for key, duty in changes.items()}))
+        model = {key: duty for key, duty in {**model, **changes}.items() if duty is not None}
+        copies.append(dict(model))
+    assert [dict(state.duties()) for state in states[1:]] == copies
+    assert [list(state.duties()) for state in states[1:]] == [sorted(copy.items()) for copy in copies]
+
+
+def test_the_end_of_an_epoch_does_not_look_at_every_account(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There may be a million that serve nothing and vote on nothing."""
+    chain = Chain()
+
+    def walk(tree: Tree) -> Iterator[Leaf]:
+        raise AssertionError("a walk over the whole state")
+
+    monkeypatch.setattr(Tree, "__iter__", walk)
+    chain.append_epochs(1)
+    table = chain.state.serving_table(2)
+    assert table is not None and {entry.public_key for entry in table.entries} == {
+        key.public_key for key in chain.validators
+    }
 
 
 def test_an_emptied_account_leaves_no_entry() -> None:
@@ -107,7 +145,7 @@ def test_an_emptied_account_leaves_no_entry() -> None:
 def test_loading_refuses_what_is_no_state() -> None:
     good = {leaf.key: leaf.encoded for leaf in Chain().state.entries()}
     assert State.load(good).root == Chain().state.root
-    for key in (b"", b"x", b"A" + bytes(32)):
+    for key in (b"", b"x", b"A" + bytes(32), b"a", b"v", b"a" + bytes(31), b"v" + bytes(33)):
         with pytest.raises(StoreError):
             State.load({**good, key: b"\x90"})
     for key in (TOTALS_KEY, account_key(PEOPLE[0]), hold_key(bytes(32))):

@@ -84,6 +84,7 @@ RULES = replace(
     epoch_heights=5,  # four blocks whose votes count: exactly one half is possible
     unbonding_epochs=1,
     committee_size=5,
+    entry_fee=900,
     register_grant=1_200,
     register_cap=1,
     register_difficulty=1,

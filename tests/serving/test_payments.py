@@ -59,6 +59,17 @@ def test_an_account_that_can_pay_all_but_the_fee_gets_402() -> None:
     simulate(play, Options(available={0: PRICE + 1}))
 
 
+@pytest.mark.parametrize(("more", "status"), [(5_000 - 100, 402), (5_000 + FEE, None)])
+def test_the_first_payment_of_an_account_costs_the_entry_of_its_numbers(more: int, status: int | None) -> None:
+    async def play(world: World) -> None:
+        result = await ask(world.gateway)
+        assert (None if result.error is None else result.error.status) == status
+        await world.settle()
+        assert len(world.operations(Hold)) == (status is None)
+
+    simulate(play, Options(available={0: PRICE + more}, parameters={"entry_fee": 5_000}))
+
+
 def test_a_node_that_cannot_pay_serves_itself_if_it_has_the_model() -> None:
     async def play(world: World) -> None:
         own = world.members[0].backend

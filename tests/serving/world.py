@@ -275,7 +275,7 @@ class World:
         self.hub = MemoryHub(options.seed)
         self.members: list[Member] = []
         count = max(options.gateways) + 1 + options.executors
-        defaults = {"epoch_heights": 1_000, "min_validator_bond": 100 * CREDIT}
+        defaults = {"epoch_heights": 1_000, "min_validator_bond": 100 * CREDIT, "entry_fee": 0}
         parameters = Parameters(**{**defaults, **options.parameters})  # type: ignore[arg-type]
         accounts = []
         for number in range(count):

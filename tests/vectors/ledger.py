@@ -26,7 +26,13 @@ from tests.vectors.plain import Json
 
 STAKES = (100_000, 120_000, 90_000, 110_000)
 LEDGER_PARAMETERS = replace(
-    PARAMETERS, register_grant=500, register_cap=2, register_difficulty=2, newcomer_share=300, missed_lead_fee=700
+    PARAMETERS,
+    entry_fee=900,
+    register_grant=500,
+    register_cap=2,
+    register_difficulty=2,
+    newcomer_share=300,
+    missed_lead_fee=700,
 )
 
 
@@ -79,7 +85,10 @@ def make_ledger_chain() -> Chain:
     chain.append([chain.unjail(validators[2])], skipped=40)  # more views than a body shows
     chain.append()
     # Epoch 3: another committee.
-    chain.append([chain.transfer(payer, other, 1)])
+    stranger = make_key("stranger")
+    chain.append(
+        [chain.transfer(payer, other, 1), chain.transfer(payer, stranger, 5, nonce=chain.account(payer).nonce + 1)]
+    )
     return chain
 
 
