@@ -512,11 +512,19 @@ def open_offline(data_dir: Path | None) -> Iterator[tuple[Opened, KeyPair]]:
 
 
 def write_genesis(data_dir: Path | None, content: str) -> None:
-    """Put another genesis file in the place of the one in a data directory, in one step."""
+    """Put another genesis file in the place of the one in a data directory, in one step that is on disk at the end."""
     path = (data_dir or get_default_data_dir()) / GENESIS
     new = path.with_suffix(".new")
-    new.write_text(content, encoding="utf-8")
+    with new.open("w", encoding="utf-8") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
     new.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
 
 
 def build_chain_app() -> typer.Typer:

@@ -14,7 +14,7 @@ from chain import crypto
 from chain.blocks import NO_REVEAL, VERSION, Block, Body, Header, sign_block
 from chain.codec import Bounds, Record
 from chain.epochs import Epoch
-from chain.exceptions import CodecError, InvalidBlock, RestartError
+from chain.exceptions import CodecError, InvalidBlock, InvalidCertificate, RestartError
 from chain.genesis import Genesis
 from chain.restart import check_restart, get_block_epoch, get_restart_view, is_restart
 from chain.state import State
@@ -81,13 +81,24 @@ class RestartFile(Record):
                 raise RestartError(f"the vote of {crypto.format_address(vote.signer)} is not for this restart")
             if vote.signer not in epoch.validators:
                 raise RestartError(f"{crypto.format_address(vote.signer)} is none of the validators that remain")
+        if len({vote.signer for vote in self.votes}) != len(self.votes):  # no certificate may name one twice
+            raise RestartError("it has two votes of one validator")
         return epoch
 
     def find_certificate(self, epoch: Epoch) -> Certificate | None:
-        """The finality of the block, once more than 2/3 of the stake that remains has signed."""
+        """The finality of the block, once more than 2/3 of the stake that remains has signed; else None.
+
+        Raises:
+            RestartError: the votes in it, which :meth:`check` was to check, make none that anybody would believe.
+        """
         if not epoch.validators.is_quorum(vote.signer for vote in self.votes):
             return None
-        return make_certificate(self.votes, epoch.validators)
+        certificate = make_certificate(self.votes, epoch.validators)
+        try:
+            certificate.verify(self.block.header.chain_id, epoch.validators)
+        except InvalidCertificate as error:
+            raise RestartError(str(error)) from error
+        return certificate
 
 
 def accept(genesis: Genesis, block_id: bytes) -> Genesis:

@@ -16,8 +16,8 @@ from chain.cli import DataDir
 from chain.crypto import KeyPair, format_address, parse_address
 from chain.epochs import Epoch, get_next_epoch
 from chain.exceptions import KeyFormatError, RestartError
-from chain.restart_file import RestartFile, build_restart
-from chain.transition import state_transition
+from chain.restart_file import RestartFile, accept, build_restart
+from chain.transition import state_transition, verify_finality
 from chain.votes import is_slashable
 from consensus.agreement import Voting
 from consensus.repair import Opened
@@ -102,9 +102,13 @@ def build_restart_app(open_offline: Offline, write_genesis: WriteGenesis) -> typ
                 raise RestartError("not signed by more than 2/3 of the stake that remains; have the others sign it too")
             if not yes:
                 typer.confirm("Trust those who signed, and go on from here?", abort=True)
+            # All that may be wrong with it before anything is written: a node with half of a restart is a brick.
+            transition = state_transition(
+                accept(blocks.genesis, content.block.id), blocks.header, blocks.state, content.block
+            )
+            verify_finality(blocks.genesis, epoch.validators, content.block.header, certificate)
             genesis = blocks.accept_restart(content.block.id)
             write_genesis(data_dir, genesis.to_json())
-            transition = state_transition(genesis, blocks.header, blocks.state, content.block)
             journal = None if opened.voting is None else opened.voting.journal
             mark = None if journal is None else (journal.length, journal.head_hash)
             blocks.append([(content.block, transition)], certificate, mark)

@@ -174,6 +174,24 @@ def test_a_vote_that_does_not_count_is_named(make: Callable[[Chain, RestartFile]
         make(chain, propose(chain)).check(chain.genesis, chain.head, chain.state)
 
 
+def test_a_file_with_two_votes_of_one_validator_is_refused() -> None:
+    """The certificate made of them would name it twice: no node that had written it could go on, nor start."""
+    chain = make_halted()
+    file = propose(chain)
+    for key in chain.validators[:2]:
+        file = file.add(file.make_vote(key))
+    for twice in file.votes:
+        bad = RestartFile.read(replace(file, votes=(*file.votes, twice)).encode())
+        with pytest.raises(RestartError, match="two votes of one validator"):
+            bad.check(chain.genesis, chain.head, chain.state)
+        epoch = file.check(chain.genesis, chain.head, chain.state)
+        with pytest.raises(RestartError, match="strictly increasing"):
+            bad.find_certificate(epoch)
+    unsigned = replace(file, votes=(file.votes[0], replace(file.votes[1], signature=bytes(64))))
+    with pytest.raises(RestartError, match="bad signature"):
+        unsigned.find_certificate(file.check(chain.genesis, chain.head, chain.state))
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [

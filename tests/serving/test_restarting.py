@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -88,3 +89,16 @@ def test_a_proposal_that_cannot_be_written_binds_nobody(
     assert command("propose", tmp_path / "file", *removed) is None
     file = RestartFile.read((tmp_path / "file").read_bytes())
     assert [vote.signer for vote in file.votes] == [chain.validators[1].public_key]
+
+
+def test_a_file_with_a_vote_twice_is_not_applied(chain_and_command: tuple[Chain, Command], tmp_path: Path) -> None:
+    """It would leave a block whose certificate nobody believes, this node included: nothing may be written."""
+    chain, command = chain_and_command
+    file = propose(chain)
+    for key in chain.validators[:2]:
+        file = file.add(file.make_vote(key))
+    (tmp_path / "file").write_bytes(replace(file, votes=(*file.votes, file.votes[1])).encode())
+    error = command("apply", tmp_path / "file", "--yes")
+    assert isinstance(error, RestartError) and "two votes of one validator" in str(error)
+    (tmp_path / "file").write_bytes(file.encode())
+    assert command("show", tmp_path / "file") is None, "the chain is where it was"
