@@ -28,6 +28,7 @@ from chain.stored import (
     PRUNE_KEY,
     UNDO_KEY,
     FinalHeader,
+    FinalRestart,
     Restarts,
     StoredChain,
     encode_mark,
@@ -121,6 +122,7 @@ class BlockStore(StoredChain):
         changes: dict[bytes, bytes | None] = {}
         parent, state = self.header, self.state
         ends: list[tuple[Header, State]] = []
+        restarts: dict[int, tuple[FinalRestart, ...]] = {}
         following = [*(block.body.parent_certificate for block, _ in blocks[1:]), certificate]
         for (block, transition), above in zip(blocks, following, strict=True):
             if block.header.parent_id != parent.id:
@@ -142,8 +144,11 @@ class BlockStore(StoredChain):
             changes[b"u" + number] = pack(undo)
             state = transition.state
             if is_restart(parent):
-                restarts = (*self._restarts(parent.epoch), parent)  # a batch has no more than one
-                changes[b"r" + encode_number(parent.epoch)] = Restarts(restarts[-MAX_EPOCH_RESTARTS:]).encode()
+                final = above if above is not None and above.kind == VoteKind.FINALIZE else None
+                restart = FinalRestart(parent, final, state.committee(parent.epoch))
+                known = restarts.get(parent.epoch) or self.restarts(parent.epoch)
+                restarts[parent.epoch] = (*known, restart)[-MAX_EPOCH_RESTARTS:]
+                changes[b"r" + encode_number(parent.epoch)] = Restarts(restarts[parent.epoch]).encode()
             if block.height == get_last_height(self.genesis.parameters, parent.epoch):
                 ends.append((parent, state))
                 if above is not None and above.kind == VoteKind.FINALIZE:  # nothing else follows the end of an epoch
@@ -225,7 +230,8 @@ class BlockStore(StoredChain):
             changes[b"l" + encode_number(end.header.epoch)] = FinalHeader(end.header, end.certificate).encode()
             changes[b"c" + encode_number(end.header.epoch)] = end.validators.encode()
             if end.restarts:
-                changes[b"r" + encode_number(end.header.epoch)] = Restarts(end.restarts).encode()
+                restarts = tuple(FinalRestart(header) for header in end.restarts)
+                changes[b"r" + encode_number(end.header.epoch)] = Restarts(restarts).encode()
         if journal_mark is not None:
             changes |= encode_mark(journal_mark)
         self._store.write(changes)

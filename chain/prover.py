@@ -101,11 +101,13 @@ def _make_steps(chain: StoredChain, start: Header, anchor: int) -> tuple[Step, .
     parameters = chain.genesis.parameters
     last = get_epoch(parameters, anchor)
     check_age(chain.genesis, start, last)
-    restarts = (chain.height_of_block(block_id) or 0 for block_id in chain.genesis.restarts)
+    accepted = chain.genesis.restarts
+    found = (restart for epoch in range(start.epoch, last + 1) for restart in chain.restarts(epoch))
+    restarts = {each.header.height: each for each in found if each.header.id in accepted}
     heights = sorted(
         {
             *(get_last_height(parameters, epoch) for epoch in range(start.epoch + 1, last)),
-            *(height for height in restarts if start.height < height < anchor),
+            *(height for height in restarts if start.height < height <= anchor),
             anchor,
         }
     )
@@ -114,9 +116,11 @@ def _make_steps(chain: StoredChain, start: Header, anchor: int) -> tuple[Step, .
     steps, known = [], chain.genesis.validators
     for height in heights:
         header = _get_header(chain, height)
-        validators, certificate = chain.validators(header.epoch), chain.certificate(height)
+        # Those of an epoch stand at its end; a restart block before others leaves others.
+        validators = restarts[height].validators if height in restarts else chain.validators(header.epoch)
+        certificate = chain.certificate(height)
         if validators is None or certificate is None:
-            raise ProofError(f"the validators of epoch {header.epoch} or their certificate of its end are not here")
+            raise ProofError(f"the validators of block {height} or their certificate are not here")
         steps.append(Step(header, None if validators == known else validators, certificate))
         known = validators
     return tuple(steps)

@@ -11,7 +11,7 @@ Layout of the store (numbers are 8 bytes, big-endian):
 ``o`` operation id     height, index
 ``l`` epoch            last header of the epoch and its finality certificate
 ``c`` epoch            validators of the epoch, those at its end if it was restarted
-``r`` epoch            headers of the restart blocks in the epoch, where there are any
+``r`` epoch            headers of the restart blocks in the epoch, where there are any, with finality and validators
 ``s`` or ``z``, key    state entry after the last block (``mstate`` says which of the two)
 ``m`` name             format, genesis, height, base, journal mark, …
 ``e`` …                the node's own votes and what they rest on; no part of the chain
@@ -68,8 +68,17 @@ class FinalHeader(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class FinalRestart(Record):
+    """A restart block's header, its own finality, and the validators that it leaves, where this store was there."""
+
+    header: Header
+    certificate: Certificate | None = None
+    validators: ValidatorSet | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Restarts(Record):
-    headers: Annotated[tuple[Header, ...], Bounds(0, MAX_EPOCH_RESTARTS)]
+    blocks: Annotated[tuple[FinalRestart, ...], Bounds(0, MAX_EPOCH_RESTARTS)]
 
 
 class StoredChain:
@@ -124,14 +133,17 @@ class StoredChain:
         return self._store.get(b"b" + encode_number(height))
 
     def find_header(self, height: int) -> Header | None:
-        """The header of the final block at ``height``, where it is still known: above the base, or an epoch's last."""
+        """The header of the final block at ``height``, where known: above the base, an epoch's last, a restart."""
         if height == self.base.height:
             return self.base
         if height > self.base.height:
             block = self.block(height)
             return None if block is None else block.header
         end = self._epoch_end(get_epoch(self.genesis.parameters, height))
-        return end.header if end is not None and end.header.height == height else None
+        if end is not None and end.header.height == height:
+            return end.header
+        restart = self.find_restart(height)
+        return None if restart is None else restart.header
 
     def certificate(self, height: int) -> Certificate | None:
         """The finality certificate of the very block at ``height``; None where only a descendant's was seen."""
@@ -147,6 +159,9 @@ class StoredChain:
         if raw is None and height and height % self.genesis.parameters.epoch_heights == 0:
             end = self._epoch_end(get_epoch(self.genesis.parameters, height))
             return None if end is None else end.certificate.encode()
+        if raw is None and height <= self.base.height:
+            restart = self.find_restart(height)
+            return None if restart is None or restart.certificate is None else restart.certificate.encode()
         return raw
 
     def nearest_certificate(self, height: int) -> tuple[int, Certificate] | None:
@@ -189,7 +204,7 @@ class StoredChain:
         return None if raw is None else (int.from_bytes(raw[:8], "big"), int.from_bytes(raw[8:], "big"))
 
     def validators(self, epoch: int) -> ValidatorSet | None:
-        """Who votes in an epoch, where this store was there when it was decided."""
+        """Who votes at the end of an epoch, where this store was there when it was decided."""
         raw = self._store.get(b"c" + encode_number(epoch))
         try:
             return None if raw is None else ValidatorSet.decode(raw)
@@ -203,15 +218,21 @@ class StoredChain:
             return None
         if validators is None:
             raise StoreDamaged(f"the validators of epoch {epoch} are missing")
-        return EpochEnd(end.header, end.certificate, validators, self._restarts(epoch))
+        restarts = tuple(restart.header for restart in self.restarts(epoch))
+        return EpochEnd(end.header, end.certificate, validators, restarts)
 
-    def _restarts(self, epoch: int) -> tuple[Header, ...]:
-        """The headers of the restart blocks in an epoch."""
+    def restarts(self, epoch: int) -> tuple[FinalRestart, ...]:
+        """The restart blocks in an epoch, which stay known when the blocks are gone."""
         raw = self._store.get(b"r" + encode_number(epoch))
         try:
-            return () if raw is None else Restarts.decode(raw).headers
+            return () if raw is None else Restarts.decode(raw).blocks
         except CodecError as error:
             raise StoreDamaged(f"the restarts of epoch {epoch} are damaged: {error}") from error
+
+    def find_restart(self, height: int) -> FinalRestart | None:
+        """The restart block at ``height``, if it is one."""
+        found = self.restarts(get_epoch(self.genesis.parameters, height))
+        return next((restart for restart in found if restart.header.height == height), None)
 
     def _epoch_end(self, epoch: int) -> FinalHeader | None:
         raw = self._store.get(b"l" + encode_number(epoch))

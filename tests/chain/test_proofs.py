@@ -356,8 +356,8 @@ def test_a_store_that_lacks_what_it_takes() -> None:
         prove_operation(ledger.store, operation.id, ledger.checkpoint(9))
     for key, message in (
         (number_key(b"b", 12), "block 12 is not here"),
-        (number_key(b"c", 2), "the validators of epoch 2 or their certificate"),
-        (number_key(b"l", 2), "the validators of epoch 2 or their certificate"),
+        (number_key(b"c", 2), "the validators of block 12 or their certificate"),
+        (number_key(b"l", 2), "the validators of block 12 or their certificate"),
     ):
         ledger.disk.write({number_key(b"f", 12): None, key: None})
         with pytest.raises(ProofError, match=message):

@@ -9,9 +9,13 @@ from typing import Any
 import pytest
 
 from chain.blocks import NO_REVEAL, Block, Body, sign_block
+from chain.blockstore import BlockStore
 from chain.cli import _report_text
 from chain.exceptions import InvalidBlock, RestartError
 from chain.genesis import Genesis
+from chain.light import Checkpoint
+from chain.proofs import check_proof
+from chain.prover import prove_balance
 from chain.restart import VIEW_JUMP, is_restart
 from chain.restart_file import RestartFile, accept, build_restart
 from chain.state import compute_supply
@@ -19,7 +23,7 @@ from chain.store import MemoryStore
 from chain.transition import build_block, state_transition
 from chain.verify import StoreSource, verify_chain
 from chain.votes import Certificate, VoteKind, make_certificate, sign_vote
-from tests.chain.builders import Chain, find_reveal
+from tests.chain.builders import PARAMETERS, Chain, find_reveal
 from tests.chain.forgeries import fill_store
 
 
@@ -133,6 +137,51 @@ def test_the_audit_of_a_pruned_chain_names_a_restart_that_is_not_there_any_more(
     assert (restart.height, restart.block_id) == (7, chain.blocks[6].id)
     text = _report_text(report)
     assert "TRUST BREAK  block 7" in text and "but for the restarts named below" in text
+
+
+def restart_again(chain: Chain, finals: dict[int, Certificate], remain: int) -> None:
+    """All but the first ``remain`` validators are struck off; one more block follows."""
+    file = propose(chain, removed=[each.public_key for each in chain.epoch.validators][remain:])
+    for key in chain.validators:
+        if key.public_key not in file.block.body.removed and key.public_key in chain.epoch.validators:
+            file = file.add(file.make_vote(key))
+    certificate = file.find_certificate(file.check(chain.genesis, chain.head, chain.state))
+    assert certificate is not None
+    chain.genesis = accept(chain.genesis, file.block.id)
+    chain.accept(file.block, state_transition(chain.genesis, chain.head, chain.state, file.block))
+    finals[chain.head.height] = certificate
+    finals[chain.head.height + 1] = chain.finality(append_after(chain, certificate))
+
+
+@pytest.mark.parametrize("keep", [0, 1])
+def test_balances_are_proven_across_restarts(keep: int) -> None:
+    """Two in one epoch, each with the validators that it left, and where the blocks are gone too."""
+    chain = Chain(validators=7, parameters=replace(PARAMETERS, epoch_heights=6, unbonding_epochs=9))
+    ranked = [each.public_key for each in chain.genesis.validators]
+    chain.validators.sort(key=lambda key: ranked.index(key.public_key))
+    finals: dict[int, Certificate] = {}
+
+    def go(length: int) -> None:
+        for _ in range(length):
+            chain.append()
+            finals[chain.head.height] = chain.finality(chain.blocks[-1])
+
+    go(1)
+    restart_again(chain, finals, 5)
+    restart_again(chain, finals, 2)
+    assert chain.head.height == 5 and chain.next_epoch == 0
+    go(19)
+    store = MemoryStore()
+    blocks = fill_store(store, chain, finals, keep_epochs=keep)
+    assert (blocks.base.height > 5) == bool(keep)
+    assert len(verify_chain(StoreSource(store), threads=1).restarts) == 2
+    reopened = BlockStore(store, chain.genesis, keep)
+    for height in (0, 2, 4, 6, 12, 24) if not keep else (0, 2, 4, 6, 24):
+        checkpoint = Checkpoint(height, chain.blocks[height - 1].id) if height else None
+        statement = check_proof(
+            chain.genesis, checkpoint, prove_balance(reopened, chain.users[0].public_key, checkpoint)
+        )
+        assert [header.height for header in statement.restarts] == [each for each in (2, 4) if each > height]
 
 
 def test_the_chain_id_is_that_of_before() -> None:
