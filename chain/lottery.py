@@ -39,17 +39,27 @@ class ServingTable(Record):
     newcomer_share: Natural
 
     @cached_property
-    def _lotteries(self) -> dict[str, Lottery]:
+    def _servers(self) -> dict[str, list[ServingEntry]]:
         # All models in one pass: a refused hold pays no fee, so that asking for an unknown model must cost nothing.
         servers: dict[str, list[ServingEntry]] = {}
         for entry in self.entries:
             for model in entry.models:
                 servers.setdefault(model, []).append(entry)
-        return {model: Lottery(entries, self.newcomer_share) for model, entries in servers.items()}
+        return servers
+
+    @cached_property
+    def _lotteries(self) -> dict[str, Lottery]:
+        return {}
 
     def lottery(self, model: str) -> Lottery:
-        """The draw among those who serve ``model``."""
-        return self._lotteries.get(model, _NOBODY)
+        """The draw among those who serve ``model``; made once, when somebody asks for that model."""
+        made = self._lotteries.get(model)
+        if made is None:
+            servers = self._servers.get(model)
+            if servers is None:
+                return _NOBODY
+            made = self._lotteries[model] = Lottery(servers, self.newcomer_share)
+        return made
 
 
 class Lottery:

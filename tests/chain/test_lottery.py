@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 from itertools import permutations
 
@@ -175,3 +176,22 @@ def test_a_table_keeps_the_largest_bonds(monkeypatch: pytest.MonkeyPatch) -> Non
     table = compute_serving_table(chain.state, replace(PARAMETERS, min_service_bond=0), SALT)
     assert sorted(entry.stake for entry in table.entries) == [3_000, 4_000]
     assert list(table.entries) == sorted(table.entries, key=lambda entry: entry.public_key)
+
+
+def test_a_draw_is_made_once_and_only_for_a_model_that_somebody_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table may name sixty thousand models: to make all their draws would hold up a node at every epoch."""
+    made: list[int] = []
+    make = Lottery.__init__
+
+    def count(lottery: Lottery, entries: Iterable[ServingEntry], newcomer_share: int = 0) -> None:
+        made.append(len(list(entries)))
+        make(lottery, entries, newcomer_share)
+
+    monkeypatch.setattr(Lottery, "__init__", count)
+    keys = [make_key(f"server {number}").public_key for number in range(9)]
+    entries = [ServingEntry(key, 5, tuple(sorted({"common", f"own {key.hex()}"}))) for key in sorted(keys)]
+    table = ServingTable(tuple(entries), 0)
+    assert table.lottery("common") is table.lottery("common") and made == [9]
+    table.lottery("nobody's")
+    table.lottery(f"own {keys[0].hex()}")
+    assert made == [9, 1]
