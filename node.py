@@ -234,6 +234,7 @@ def build_network(config: NodeConfig, key: KeyPair, runtime: Runtime) -> Libp2pN
         relay=limits,
         public={"public": True, "private": False, "auto": None}[config.reachability],
         upnp=config.upnp,
+        hole_punching=config.hole_punching and not config.anonymous,
         limits=DoorLimits(
             max_connections=config.limits.max_connections,
             max_per_address=config.limits.max_per_address,

@@ -119,7 +119,8 @@ def exclusive_ports() -> None:
     """Listening sockets share their port (SO_REUSEPORT), so that a second node on it starts without an error and the
     two get connections at random.
 
-    Delete when listening on a port in use fails. Hole punching, which wants shared ports, must then check for itself.
+    Delete when listening on a port in use fails. Hole punching shares the port of a connection, where nobody listens,
+    and sets its own options (``p2p.transport``).
     """
 
     def reuse_only_after_close(sock: trio.socket.SocketType) -> None:
@@ -162,6 +163,28 @@ def public_key_of(peer: ID | bytes) -> bytes | None:
 
 def peer_id_of(public_key: bytes) -> ID:
     return ID(_PEER_ID_PREFIX + public_key)
+
+
+def share_port(connection: INetConn) -> tuple[str, int] | None:
+    """Let other sockets use the local port of a TCP connection that this node dialled. Returns its local address.
+
+    A connection does not tell, so this reaches through to the socket. Delete when it does.
+    """
+    if getattr(connection, "direction", None) != Direction.OUTBOUND or connection.is_closed or is_circuit(connection):
+        return None
+    muxed = connection.muxed_conn
+    assert isinstance(muxed, Yamux)
+    layer: Any = muxed.secured_conn
+    for inner in ("conn", "read_writer", "read_write_closer", "stream", "stream", "socket"):
+        layer = getattr(layer, inner, None)
+    if layer is None:
+        return None
+    try:
+        layer.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_REUSEADDR, 1)
+        host, port = layer.getsockname()[:2]
+    except OSError:  # closed
+        return None
+    return str(host), int(port)
 
 
 def shielded(seconds: float) -> trio.CancelScope:
@@ -461,6 +484,15 @@ class GuardedHost(BasicHost):
         A node's addresses are in its announcements and nowhere else. Delete when gossip can be told to.
         """
         return []
+
+
+def is_outdated(stream: NetStream) -> bool:
+    """Whether ``stream`` runs through a relay although there is a direct connection to the peer by now."""
+    muxed, connection = stream.muxed_conn, stream.swarm_conn
+    if connection is None or muxed.get_connection_type() != ConnectionType.RELAYED:
+        return False
+    others = connection.swarm.get_connections(muxed.peer_id)
+    return any(not is_circuit(other) and not other.is_closed for other in others)
 
 
 async def wait_for_window(stream: NetStream) -> int:

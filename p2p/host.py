@@ -42,6 +42,7 @@ from p2p.hardening import (
     is_circuit,
     peer_id_of,
     public_key_of,
+    share_port,
     shielded,
     surplus_connections,
 )
@@ -55,11 +56,13 @@ from p2p.network import (
     StreamHandler,
     is_network_error,
 )
+from p2p.punching import PROTOCOL as PUNCH
+from p2p.punching import Punching
 from p2p.reachability import PROTOCOL as REACHABILITY
-from p2p.reachability import Reachability
+from p2p.reachability import Endpoint, Reachability
 from p2p.relay import Relay, RelayLimits
 from p2p.runtime import Runtime
-from p2p.transport import PROXY_TIMEOUT, DialRules, get_endpoint
+from p2p.transport import PROXY_TIMEOUT, DialRules, GuardedTCP, get_endpoint
 from p2p.upnp import PortForwarding
 
 logger = logging.getLogger(__name__)
@@ -87,7 +90,9 @@ class Libp2pNetwork:
     only dials out. ``announce`` replaces what :attr:`listen_addresses` reports, for a node behind a forwarded port.
     ``rules`` say what may be dialled. With ``relay`` it relays for others, within these limits. ``public`` says whether
     others can dial it; None finds out (``p2p.reachability``), but who announces an address is taken to know it. With
-    ``upnp`` it asks the router to forward its ports. ``limits`` say how many connections it takes in.
+    ``upnp`` it asks the router to forward its ports. With ``hole_punching`` it replaces circuits by direct connections
+    where NATs allow (``p2p.punching``), if it listens and dials without a proxy. ``limits`` say how many connections it
+    takes in.
 
     Where the rules allow only some addresses, the node is *anonymous*: it does not listen, nothing it sends names an
     address, and it reaches the rest of the network by circuits through the relays at which it has a reservation.
@@ -104,11 +109,12 @@ class Libp2pNetwork:
         relay: RelayLimits | None = None,
         public: bool | None = None,
         upnp: bool = False,
+        hole_punching: bool = False,
         limits: DoorLimits | None = None,
     ) -> None:
         self._rules = rules or DialRules()
-        if self.is_anonymous and (listen or announce or upnp or relay is not None):
-            raise ValueError("an anonymous node neither listens nor announces an address nor relays")
+        if self.is_anonymous and (listen or announce or upnp or hole_punching or relay is not None):
+            raise ValueError("an anonymous node neither listens nor tells anybody an address nor relays")
         self._key = key
         self._listen = [Multiaddr(address) for address in listen]
         self._announce = tuple(announce)
@@ -129,6 +135,10 @@ class Libp2pNetwork:
         self.reachability = Reachability(self, runtime)
         if self._rules == DialRules():  # a witness must dial from where it is
             self._handlers[REACHABILITY] = self.reachability.serve
+        self.punching: Punching | None = None
+        if hole_punching and listen and self._rules == DialRules():
+            self.punching = Punching(self, self.reachability, runtime)
+            self._handlers[PUNCH] = self.punching.serve
         self.locate: Callable[[bytes], Sequence[str]] = lambda peer: ()
         """Where a peer might be dialled, for those who ask this relay to reach it."""
         self.is_kept: Callable[[bytes], bool] = lambda peer: False
@@ -315,6 +325,8 @@ class Libp2pNetwork:
             await self.connect(relay, addresses)
         end = await open_circuit(self, relay, peer)
         await self._swarm().upgrade_outbound_raw_conn(end.as_connection(True, relay), peer_id_of(peer))
+        if self.punching is not None and self._running is not None:
+            self._running.nursery.start_soon(self.punching.run, peer)
 
     async def _accept_circuit(self, stream: RawStream) -> None:
         """Take in the connection that comes through a relay, and hold its stream as long as it lasts."""
@@ -354,16 +366,44 @@ class Libp2pNetwork:
     def can_be_dialled(self) -> bool | None:
         return self.reachability.verdict.value if self._public is None else self._public
 
-    def get_remote_host(self, peer: bytes) -> str | None:
-        """The IP address of a directly connected peer; None if it is not known."""
+    def get_remote_endpoint(self, peer: bytes) -> Endpoint | None:
+        """The IP address and port of a directly connected peer; None if they are not known."""
         for connection in self._swarm().get_connections(peer_id_of(peer)):
             muxed = connection.muxed_conn
             assert isinstance(muxed, Yamux)
             remote = None if is_circuit(connection) or connection.is_closed else muxed.get_remote_address()
             if remote is not None:
                 address = ip_address(remote[0])
-                return str(getattr(address, "ipv4_mapped", None) or address)
+                return str(getattr(address, "ipv4_mapped", None) or address), remote[1]
         return None
+
+    def share_port(self, peer: bytes) -> Endpoint | None:
+        """See :class:`p2p.punching.Puncher`."""
+        shared = (share_port(connection) for connection in self._swarm().get_connections(peer_id_of(peer)))
+        return next((endpoint for endpoint in shared if endpoint is not None), None)
+
+    async def open_simultaneously(self, peer: bytes, local: Endpoint, remote: Endpoint, initiator: bool) -> bool:
+        """See :class:`p2p.punching.Puncher`. The responder takes the connection in by the door, like any other."""
+        if self._running is None:
+            return False
+        swarm = self._swarm()
+        transport = next(one for one in swarm.transport_manager.get_transports() if isinstance(one, GuardedTCP))
+        try:
+            raw = await transport.open_simultaneously(local, remote, initiator)
+            if not initiator:
+                self._running.nursery.start_soon(swarm.serve, raw, None)
+                return True
+            try:
+                with trio.fail_after(DIAL_TIMEOUT):
+                    await swarm.upgrade_outbound_raw_conn(raw, peer_id_of(peer))
+                    return True
+            except BaseException:
+                with shielded(CLOSE_TIMEOUT):
+                    await raw.close()
+                raise
+        except Exception as error:
+            logger.debug("no hole to %s: %r", format_address(peer), error)
+        return False
 
     async def answers(self, peer: bytes, host: str, port: int) -> bool:
         """Whether ``peer`` answers at this address on a fresh connection, which is closed again."""
@@ -395,7 +435,8 @@ class Libp2pNetwork:
     def blame(self, peer: bytes, fault: Fault) -> None:
         if self._running is None or peer not in self._peers:
             return
-        if self.door.blame(peer, self.get_remote_host(peer), fault, trio.current_time()):
+        remote = self.get_remote_endpoint(peer)
+        if self.door.blame(peer, None if remote is None else remote[0], fault, trio.current_time()):
             logger.info("%s broke the rules too often and is banned for a while", format_address(peer))
             self._running.nursery.start_soon(self.disconnect, peer)
 

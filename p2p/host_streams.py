@@ -11,7 +11,7 @@ from libp2p.network.stream.exceptions import StreamEOF
 from libp2p.network.stream.net_stream import NetStream
 
 from chain.crypto import format_address
-from p2p.hardening import shielded, wait_for_window, was_reset
+from p2p.hardening import is_outdated, shielded, wait_for_window, was_reset
 from p2p.network import NetworkError
 
 logger = logging.getLogger(__name__)
@@ -41,6 +41,10 @@ class Libp2pStream:
     @property
     def peer(self) -> bytes:
         return self._peer
+
+    @property
+    def is_outdated(self) -> bool:
+        return is_outdated(self._stream)
 
     async def send(self, data: bytes) -> None:
         self._check_open()

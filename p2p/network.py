@@ -59,6 +59,10 @@ class RawStream(Protocol):
     def peer(self) -> bytes:
         """Public key of the other end."""
 
+    @property
+    def is_outdated(self) -> bool:
+        """Whether a new stream to the peer would take a better way than this one, which is not to be used again."""
+
     async def send(self, data: bytes) -> None:
         """Send all of ``data``; waits while the link is full."""
 

@@ -3,7 +3,7 @@
 A node asks a few connected peers, its *witnesses*, to dial it back. A witness makes a fresh TCP connection to the
 address that the request came from, at a port that the request names, and checks by the Noise handshake that the same
 key answers there; the connection that there is already proves nothing. A request can name ports only, so that nobody
-can make a witness dial anybody else.
+can make a witness dial anybody else. One that names none only asks at what address and port the witness sees it.
 
 A witness in the same local network sees a node from the inside of its NAT. It counts only as long as there is none
 outside.
@@ -41,7 +41,7 @@ MAX_PORTS = 4
 ANSWER_TIMEOUT = 30.0
 """Seconds that a witness may take: it tries the ports one after the other."""
 REQUEST_TIMEOUT = 5.0
-PEER_RATE = Rate(items=0.1, size=1 << 20, burst=40.0)
+PEER_RATE = Rate(items=0.1, size=1 << 20, burst=60.0)
 TOTAL_RATE = Rate(items=2, size=1 << 20, burst=10.0)
 """Requests a second that a witness serves: of one peer, and of all."""
 MAX_DIALS = 4
@@ -49,30 +49,34 @@ MAX_DIALS = 4
 
 _MAX_MESSAGE = 512
 
+Endpoint = tuple[str, int]
+"""IP address and TCP port."""
+
 
 @dataclass(frozen=True, slots=True)
 class DialBack(Record):
-    """The request: which TCP ports to try."""
+    """The request: which TCP ports to try, if any."""
 
-    ports: Annotated[tuple[Annotated[int, Bounds(1, 65535)], ...], Bounds(1, MAX_PORTS)]
+    ports: Annotated[tuple[Annotated[int, Bounds(1, 65535)], ...], Bounds(0, MAX_PORTS)]
 
 
 @dataclass(frozen=True, slots=True)
 class DialBackReport(Record):
-    """The answer: the IP address that the request came from, and at which of the ports its sender answered there.
+    """The answer: the IP address and port that the request came from, and at which of the ports its sender answered.
 
     No address: the witness cannot tell.
     """
 
     host: Annotated[str, Bounds(0, 45)]
+    port: Annotated[int, Bounds(0, 65535)]
     ports: Annotated[tuple[Annotated[int, Bounds(1, 65535)], ...], Bounds(0, MAX_PORTS)]
 
 
 class Dialler(Network, Protocol):
     """What a witness needs besides the network."""
 
-    def get_remote_host(self, peer: bytes) -> str | None:
-        """The IP address that a directly connected peer has; None if it is not known."""
+    def get_remote_endpoint(self, peer: bytes) -> Endpoint | None:
+        """The IP address and port that a directly connected peer has; None if they are not known."""
 
     async def answers(self, peer: bytes, host: str, port: int) -> bool:
         """Whether ``peer`` answers at this address on a fresh connection, which is closed again."""
@@ -146,43 +150,53 @@ class Reachability:
     async def run(self, ports: Sequence[int]) -> None:
         """Keep the verdict up to date until cancelled."""
         while True:
-            witnesses = self._choose_witnesses()
+            witnesses = self.choose_witnesses()
             if not witnesses:
                 await trio.sleep(ALONE_INTERVAL)
                 continue
             reports: list[DialBackReport] = []
             async with trio.open_nursery() as nursery:
                 for witness in witnesses:
-                    nursery.start_soon(self._ask, witness, tuple(ports[:MAX_PORTS]), reports)
+                    nursery.start_soon(self._collect, witness, tuple(ports[:MAX_PORTS]), reports)
             if self.verdict.note(reports):
                 known = {True: "can", False: "cannot", None: "may or may not"}[self.verdict.value]
                 logger.info("others %s dial this node %s", known, " ".join(self.verdict.addresses))
             interval = INTERVAL if self.verdict.is_settled else UNSETTLED_INTERVAL
             await trio.sleep(interval * self._runtime.random.uniform(0.8, 1.2))
 
-    def _choose_witnesses(self) -> list[bytes]:
+    def choose_witnesses(self) -> list[bytes]:
         """Some directly connected peers, from outside of the local network if there are any."""
-        hosts = {peer: self._network.get_remote_host(peer) for peer in sorted(self._network.peers())}
-        direct = [peer for peer, host in hosts.items() if host is not None]
-        outside = [peer for peer in direct if not is_local(hosts[peer] or "")]
+        direct: list[bytes] = []
+        outside: list[bytes] = []
+        for peer in sorted(self._network.peers()):
+            endpoint = self._network.get_remote_endpoint(peer)
+            if endpoint is not None:
+                (direct if is_local(endpoint[0]) else outside).append(peer)
         candidates = outside or direct
         return self._runtime.random.sample(candidates, min(WITNESSES, len(candidates)))
 
-    async def _ask(self, witness: bytes, ports: tuple[int, ...], reports: list[DialBackReport]) -> None:
+    async def _collect(self, witness: bytes, ports: tuple[int, ...], reports: list[DialBackReport]) -> None:
+        report = await self.ask(witness, ports)
+        if report is not None:
+            reports.append(report)
+
+    async def ask(self, witness: bytes, ports: tuple[int, ...] = ()) -> DialBackReport | None:
+        """What a directly connected peer reports; None if it does not, or nothing of use."""
         try:
             with trio.fail_after(ANSWER_TIMEOUT):
                 stream = await self._network.open_stream(witness, PROTOCOL)
                 try:
-                    await _send(stream, DialBack(ports))
-                    report = DialBackReport.decode(await _receive(stream))
+                    await send_record(stream, DialBack(ports))
+                    report = DialBackReport.decode(await receive_record(stream))
                 finally:
                     with trio.CancelScope(shield=True):
                         await stream.close()
             if report.host and set(report.ports) <= set(ports):
                 ipaddress.ip_address(report.host)
-                reports.append(report)
+                return report
         except (NetworkError, CodecError, ValueError, trio.TooSlowError) as error:
             logger.debug("%s is no witness: %s", format_address(witness), error)
+        return None
 
     async def serve(self, stream: RawStream) -> None:
         """Be a witness for whoever opened ``stream``.
@@ -192,31 +206,38 @@ class Reachability:
         """
         try:
             with trio.fail_after(REQUEST_TIMEOUT):
-                request = DialBack.decode(await _receive(stream))
+                request = DialBack.decode(await receive_record(stream))
         except (CodecError, trio.TooSlowError) as error:
             raise NetworkError(f"no request to be dialled: {error}") from None
-        host = self._network.get_remote_host(stream.peer)
-        if host is None or not self._limiter.admit(stream.peer, 0, trio.current_time()):
-            await _send(stream, DialBackReport("", ()))
+        endpoint = self._network.get_remote_endpoint(stream.peer)
+        if endpoint is None or not self._limiter.admit(stream.peer, 0, trio.current_time()):
+            await send_record(stream, DialBackReport("", 0, ()))
             return
         reached: list[int] = []
-        async with self._dials:
-            for port in dict.fromkeys(request.ports):
-                if await self._network.answers(stream.peer, host, port):
-                    reached.append(port)
-        await _send(stream, DialBackReport(host, tuple(reached)))
+        if request.ports:
+            async with self._dials:
+                for port in dict.fromkeys(request.ports):
+                    if await self._network.answers(stream.peer, endpoint[0], port):
+                        reached.append(port)
+        await send_record(stream, DialBackReport(*endpoint, tuple(reached)))
 
 
 def _multiaddress(host: str, port: int) -> str:
     return f"/ip{ipaddress.ip_address(host).version}/{host}/tcp/{port}"
 
 
-async def _send(stream: RawStream, record: Record) -> None:
+async def send_record(stream: RawStream, record: Record) -> None:
+    """Send one message: its length and the record."""
     data = record.encode()
     await stream.send(len(data).to_bytes(2, "big") + data)
 
 
-async def _receive(stream: RawStream) -> bytes:
+async def receive_record(stream: RawStream) -> bytes:
+    """The encoded record of one message, behind which nothing may come before it is answered.
+
+    Raises:
+        NetworkError: the stream ended, or the message is too long.
+    """
     data = b""
     while len(data) < 2 or len(data) < 2 + int.from_bytes(data[:2], "big"):
         chunk = await stream.receive(_MAX_MESSAGE)

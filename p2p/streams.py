@@ -365,8 +365,10 @@ class Streams:
 
     async def _begin(self, peer: bytes, protocol: str) -> Exchange:
         idle = self._idle.get((peer, protocol), [])
-        while idle and idle[-1].lost is not None:
-            idle.pop()
+        while idle and (idle[-1].lost is not None or idle[-1].raw.is_outdated):
+            channel = idle.pop()
+            if self._nursery is not None:
+                self._nursery.start_soon(channel.close)
         if idle:
             channel, reopen = idle.pop(), partial(self._open_channel, peer, protocol)
         else:
@@ -453,7 +455,9 @@ class Streams:
                 if channel.exchange._left and age >= LINGER_TIMEOUT:
                     await channel.give_up("the peer did not end the exchange")
             elif channel.lost is None and age >= IDLE_TIMEOUT:
-                self._idle[channel.raw.peer, channel.protocol].remove(channel)
+                idle = self._idle.get((channel.raw.peer, channel.protocol), [])
+                if channel in idle:  # not if it has just been taken out to be closed
+                    idle.remove(channel)
                 await channel.close()
         self._idle = {key: channels for key, channels in self._idle.items() if channels}
 

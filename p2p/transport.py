@@ -1,8 +1,9 @@
 """The one door through which this node dials: TCP, directly or through a SOCKS5 proxy, to permitted addresses only.
 
-Every outbound connection of the host is made by :class:`GuardedTCP`, whoever asked for it: a keeper, a relay client or
-the library. An anonymous node's :class:`DialRules` name the few addresses that may be dialled, and the check stands
-directly before the socket, so that no path leads around it. With a proxy nothing is resolved or dialled here.
+Every outbound connection of the host is made by :class:`GuardedTCP`, whoever asked for it: a keeper, a relay client,
+hole punching or the library. An anonymous node's :class:`DialRules` name the few addresses that may be dialled, and the
+check stands directly before the socket, so that no path leads around it. With a proxy nothing is resolved or dialled
+here.
 
 Source of the proxy protocol: RFC 1928.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import ipaddress
 import struct
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import trio
@@ -24,6 +26,11 @@ from multiaddr import Multiaddr
 
 PROXY_TIMEOUT = 30.0
 """Seconds that a proxy may take to connect; onion routes are slow."""
+PUNCH_TIMEOUT = 6.0
+"""Seconds that both ends have for a hole: TCP repeats what got lost after one second, and after three."""
+PUNCH_INTERVAL = 0.4
+MAX_PUNCHES = 10
+"""Dials that are made into a hole, and the seconds after one that is refused."""
 NAMES = ("dns", "dns4", "dns6")
 
 _VERSION = 5
@@ -121,8 +128,25 @@ class GuardedTCP(tcp.TCP):
         return RawConnection(TrioTCPStream(stream), True)
 
     async def dial_with_source(self, maddr: Multiaddr, source: tuple[str, int]) -> IRawConnection:
-        """Hole punching dials from a chosen port; it would go around a proxy, and tell who is behind it."""
+        """The library's hole punching dials from any other port where it cannot have the chosen one. Ours is below."""
         raise OpenConnectionError(f"no dialling from the chosen source {source}")
+
+    async def open_simultaneously(self, local: Endpoint, remote: Endpoint, initiator: bool) -> IRawConnection:
+        """A connection from ``local`` to ``remote``, whose NAT lets it in as soon as the node there dials ``local``.
+
+        ``initiator`` says which of the two begins the handshake; TCP has no say in that.
+
+        Raises:
+            OpenConnectionError: the rules forbid it, since it would go around a proxy and tell who is behind it; or the
+                local address cannot be used; or nobody was there.
+        """
+        if self._rules != DialRules():
+            raise OpenConnectionError("this node punches no holes")
+        try:
+            stream = await open_simultaneously(local, remote)
+        except OSError as error:
+            raise OpenConnectionError(f"no hole from {local} to {remote}: {error}") from None
+        return RawConnection(TrioTCPStream(stream), initiator)
 
     def can_listen(self, maddr: Multiaddr) -> bool:
         return self._rules.allowed is None and super().can_listen(maddr)
@@ -150,6 +174,74 @@ async def dial_through(proxy: Endpoint, target: Endpoint) -> trio.SocketStream:
         raise ProxyError(f"cannot reach {place}: {error or 'the proxy hung up'}") from None
     except ProxyError as error:
         raise ProxyError(f"cannot reach {place}: {error}") from None
+
+
+async def open_simultaneously(local: Endpoint, remote: Endpoint) -> trio.SocketStream:
+    """A TCP connection between two addresses, dialled from here, from there, or both (RFC 9293, section 3.5).
+
+    From ``remote`` a NAT may have made another port of the same host.
+
+    Raises:
+        OSError: the local address cannot be used, or nobody was there.
+    """
+    made: list[trio.socket.SocketType] = []
+
+    async def accept(listener: trio.socket.SocketType, done: trio.CancelScope) -> None:
+        while True:
+            end, address = await listener.accept()
+            if made or address[0] != remote[0]:
+                end.close()
+            else:
+                made.append(end)
+                done.cancel()
+                return
+
+    async def dial(done: trio.CancelScope) -> None:
+        for _ in range(MAX_PUNCHES):
+            with suppress(OSError):  # refused by a NAT, or by a host that is not there yet
+                end = await _bind(local)
+                try:
+                    await end.connect(remote)
+                except BaseException:
+                    end.close()
+                    raise
+                if made:
+                    end.close()
+                else:
+                    made.append(end)
+                    done.cancel()
+                return
+            await trio.sleep(PUNCH_INTERVAL)
+
+    try:
+        with await _bind(local) as listener:
+            listener.listen(4)
+            with trio.move_on_after(PUNCH_TIMEOUT):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(accept, listener, nursery.cancel_scope)
+                    nursery.start_soon(dial, nursery.cancel_scope)
+    except BaseException:
+        for end in made:
+            end.close()
+        raise
+    if not made:
+        raise OSError(f"nobody came from {remote[0]}:{remote[1]}")
+    return trio.SocketStream(made[0])
+
+
+async def _bind(local: Endpoint) -> trio.socket.SocketType:
+    """A socket at a port that other connections use, too."""
+    family = trio.socket.AF_INET6 if ":" in local[0] else trio.socket.AF_INET
+    made = trio.socket.socket(family, trio.socket.SOCK_STREAM)
+    try:
+        made.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_REUSEADDR, 1)
+        if hasattr(trio.socket, "SO_REUSEPORT"):  # for a port at which another one listens
+            made.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_REUSEPORT, 1)
+        await made.bind(local)
+    except BaseException:
+        made.close()
+        raise
+    return made
 
 
 async def _negotiate(stream: trio.SocketStream, target: Endpoint) -> None:

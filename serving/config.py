@@ -384,6 +384,11 @@ class NodeConfig(Section):
         description="Whether others can dial this node: public, private, or auto, which asks others to try.",
     )
     upnp: bool = Field(default=False, description="Whether to ask the home router to forward the port (UPnP).")
+    hole_punching: bool = Field(
+        default=True,
+        description="Whether to replace connections through relays by direct ones where the routers allow. It tells "
+        "the peer at the other end this node's address, and takes a node that listens and dials without a proxy.",
+    )
     relay: RelayConfig = Field(
         default=RelayConfig(), description="Lending this node's address to those that cannot be dialled."
     )
@@ -453,7 +458,9 @@ class NodeConfig(Section):
         Raises:
             ConfigError: it does not go together with the rest.
         """
-        chosen = self.model_copy(update={"anonymous": True, "listen": (), "announce": (), "upnp": False})
+        chosen = self.model_copy(
+            update={"anonymous": True, "listen": (), "announce": (), "upnp": False, "hole_punching": False}
+        )
         for path, reason in chosen._find_anonymity_conflicts():
             raise ConfigError(f"{path[0]}: {reason}")
         return chosen
@@ -467,6 +474,8 @@ class NodeConfig(Section):
             yield ("announce",), "an anonymous node announces no address: set it to []"
         if self.upnp:
             yield ("upnp",), "an anonymous node has no port to forward: set it to false"
+        if self.hole_punching and "hole_punching" in self.model_fields_set:
+            yield ("hole_punching",), "an anonymous node tells nobody its address: set it to false"
         if not self.bootstrap:
             yield (
                 ("bootstrap",),

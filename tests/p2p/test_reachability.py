@@ -14,7 +14,7 @@ from chain.exceptions import CodecError
 from p2p.circuits import format_circuit_address
 from p2p.host import Libp2pNetwork
 from p2p.network import NetworkError
-from p2p.reachability import PROTOCOL, DialBack, DialBackReport, Verdict, _receive, _send, is_local
+from p2p.reachability import PROTOCOL, DialBack, DialBackReport, Verdict, is_local, receive_record, send_record
 from p2p.relay import RelayLimits
 from p2p.runtime import RealRuntime
 from tests.p2p.hosts import ECHO, LOOPBACK, echo, echoes, eventually, key, network, running, swarm_of
@@ -23,11 +23,11 @@ OUTSIDE, INSIDE = "45.67.89.1", "192.168.1.2"
 
 
 def yes(host: str = OUTSIDE, port: int = 4001) -> DialBackReport:
-    return DialBackReport(host, (port,))
+    return DialBackReport(host, 40000, (port,))
 
 
 def no(host: str = OUTSIDE) -> DialBackReport:
-    return DialBackReport(host, ())
+    return DialBackReport(host, 40000, ())
 
 
 # Verdicts
@@ -101,7 +101,7 @@ def test_local_addresses(host: str, local: bool) -> None:
 @given(st.binary(max_size=100))
 def test_junk_is_no_request(raw: bytes) -> None:
     with suppress(CodecError):
-        assert 1 <= len(DialBack.decode(raw).ports) <= 4
+        assert len(DialBack.decode(raw).ports) <= 4
 
 
 # Between hosts
@@ -152,8 +152,8 @@ async def test_somebody_else_at_the_address_is_not_the_node() -> None:
         await node.connect(witness.me, witness.listen_addresses)
         stream = await node.open_stream(witness.me, PROTOCOL)
         port = int(other.listen_addresses[0].rsplit("/", 1)[1])
-        await _send(stream, DialBack((port, 1)))
-        assert DialBackReport.decode(await _receive(stream)) == DialBackReport("127.0.0.1", ())
+        await send_record(stream, DialBack((port, 1)))
+        assert DialBackReport.decode(await receive_record(stream)) == DialBackReport("127.0.0.1", ())
         assert other.peers() == frozenset()
 
 
@@ -167,8 +167,8 @@ async def test_a_witness_serves_only_so_many_requests_and_none_through_a_relay(m
 
         async def ask(witness: Libp2pNetwork) -> str:
             stream = await node.open_stream(witness.me, PROTOCOL)
-            await _send(stream, DialBack((1,)))
-            return DialBackReport.decode(await _receive(stream)).host
+            await send_record(stream, DialBack((1,)))
+            return DialBackReport.decode(await receive_record(stream)).host
 
         await node.connect(relay.me, relay.listen_addresses)
         assert [await ask(relay) for _ in range(5)] == ["127.0.0.1"] * 3 + [""] * 2
