@@ -54,7 +54,7 @@ MAX_AT_ONCE = 8
 """Punches under way, on either side of them."""
 PEER_RATE = Rate(items=1 / 30, size=math.inf, burst=60.0)
 TOTAL_RATE = Rate(items=0.1, size=math.inf, burst=80.0)
-"""Punches a second that this node responds to: of one peer, and of all (:mod:`p2p.limits` may double the latter)."""
+"""Punches a second that this node takes part in: with one peer, and with all (:mod:`p2p.limits` may double this)."""
 MIN_PORT = 1024
 MAX_REMEMBERED = 1024
 """Peers of which failures are remembered."""
@@ -149,8 +149,7 @@ class Punching:
         self._runtime = runtime
         self._limiter = Limiter(PEER_RATE, TOTAL_RATE)
         self._upgrading: set[bytes] = set()
-        self._initiated: set[bytes] = set()
-        self._answered: set[bytes] = set()
+        self._under_way: dict[tuple[bytes, bool], Endpoint | None] = {}  # with whom, who began (me: True), local port
 
     async def run(self, peer: bytes) -> None:
         """Try until there is a better connection to ``peer`` than through a relay, or none at all. Never raises."""
@@ -173,11 +172,11 @@ class Punching:
 
     async def _initiate(self, peer: bytes) -> bool | None:
         """One punch. Returns whether it worked; None if it came to no dial."""
-        if self._is_full():
+        if not self._admits(peer):
             return None
-        self._initiated.add(peer)
+        self._under_way[peer, True] = None
         try:
-            found = await self._find_place(peer)
+            found = await self._find_place(peer, True)
             if found is None:
                 return None
             local, mine = found
@@ -198,7 +197,7 @@ class Punching:
             logger.debug("no punch with %s: %s", format_address(peer), error)
             return None
         finally:
-            self._initiated.discard(peer)
+            del self._under_way[peer, True]
 
     async def serve(self, stream: RawStream) -> None:
         """Respond to whoever opened ``stream``.
@@ -210,9 +209,9 @@ class Punching:
         if not self._wants(peer):
             await send_record(stream, Place())
             return
-        self._answered.add(peer)
+        self._under_way[peer, False] = None
         try:
-            found = await self._find_place(peer)
+            found = await self._find_place(peer, False)
             if found is None:
                 await send_record(stream, Place())
                 return
@@ -231,23 +230,29 @@ class Punching:
         except (CodecError, trio.TooSlowError) as error:
             raise NetworkError(f"no punch: {error}") from None
         finally:
-            self._answered.discard(peer)
+            del self._under_way[peer, False]
 
     def _wants(self, peer: bytes) -> bool:
         """Whether to respond. Of two nodes that begin at once the one with the smaller key goes on."""
-        is_mine = peer in self._initiated and self._network.me < peer
-        if is_mine or peer in self._answered or self._is_full() or not self._network.is_relayed(peer):
+        is_mine = (peer, True) in self._under_way and self._network.me < peer
+        if is_mine or (peer, False) in self._under_way or not self._network.is_relayed(peer):
             return False
-        return self._limiter.admit(peer, 0, trio.current_time())
+        return self._admits(peer)
 
-    def _is_full(self) -> bool:
-        return len(self._initiated) + len(self._answered) >= MAX_AT_ONCE
+    def _admits(self, peer: bytes) -> bool:
+        return len(self._under_way) < MAX_AT_ONCE and self._limiter.admit(peer, 0, trio.current_time())
 
-    async def _find_place(self, peer: bytes) -> tuple[Endpoint, Place] | None:
-        """A local address, and where a witness sees what comes from it; None if there is no witness outside."""
+    async def _find_place(self, peer: bytes, is_mine: bool) -> tuple[Endpoint, Place] | None:
+        """A local address, and where a witness sees what comes from it; None if there is no witness outside.
+
+        No two punches at a time use one port: who comes to it would be taken for the wrong peer.
+        """
         for witness in self._reachability.choose_witnesses():
             local = None if witness == peer else self._network.share_port(witness)
-            report = None if local is None else await self._reachability.ask(witness)
-            if local is not None and report is not None and report.port >= MIN_PORT and not is_local(report.host):
+            if local is None or local in self._under_way.values():
+                continue
+            self._under_way[peer, is_mine] = local
+            report = await self._reachability.ask(witness)
+            if report is not None and report.port >= MIN_PORT and not is_local(report.host):
                 return local, Place(report.host, report.port)
         return None

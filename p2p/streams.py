@@ -366,9 +366,7 @@ class Streams:
     async def _begin(self, peer: bytes, protocol: str) -> Exchange:
         idle = self._idle.get((peer, protocol), [])
         while idle and (idle[-1].lost is not None or idle[-1].raw.is_outdated):
-            channel = idle.pop()
-            if self._nursery is not None:
-                self._nursery.start_soon(channel.close)
+            self._close_soon(idle.pop())
         if idle:
             channel, reopen = idle.pop(), partial(self._open_channel, peer, protocol)
         else:
@@ -431,10 +429,17 @@ class Streams:
     def _put_back(self, channel: _Channel) -> None:
         channel.exchange = None
         channel.since = trio.current_time()
+        if channel.raw.is_outdated:
+            self._close_soon(channel)
+            return
         idle = self._idle.setdefault((channel.raw.peer, channel.protocol), [])
         idle.append(channel)
-        if len(idle) > MAX_IDLE and self._nursery is not None:
-            self._nursery.start_soon(idle.pop(0).close)
+        if len(idle) > MAX_IDLE:
+            self._close_soon(idle.pop(0))
+
+    def _close_soon(self, channel: _Channel) -> None:
+        if self._nursery is not None:
+            self._nursery.start_soon(channel.close)
 
     def _hold(self, peer: bytes, change: int) -> None:
         """Account for bytes of a frame that has no end yet.

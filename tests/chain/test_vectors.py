@@ -30,7 +30,7 @@ from consensus.compact import COMPACT, WHOLE
 from consensus.dissemination import MAX_BATCH
 from consensus.engine import FORWARDED
 from consensus.simplex import Timeouts
-from p2p import announcements, neighbours, reachability
+from p2p import announcements, neighbours, punching, reachability
 from p2p.frames import MAX_FRAME, OVERHEAD, Kind
 from p2p.frames import WINDOW as WINDOW_BYTES
 from serving import offers
@@ -123,7 +123,7 @@ def test_the_numbers_of_the_document_are_those_of_the_code() -> None:
     ):
         assert part in text, part
     assert Timeouts().first == 1.5
-    for module in (links, sync_records, neighbours, reachability, offers):
+    for module in (links, sync_records, neighbours, reachability, punching, offers):
         assert f"`{module.PROTOCOL}`" in text
     byte = {number: f"| `{number:02x}` | {name}" for number, name in LINK_KINDS.items()}
     assert all(row in text for row in byte.values())

@@ -213,6 +213,12 @@ class Load:
                 return
         raise AssertionError(f"{executor.address} took none of {tries} requests")
 
+    def wait_last(self) -> Answer:
+        """Wait until the one begun last is over."""
+        self._threads[-1].join(120)
+        assert not self._threads[-1].is_alive(), "a request hangs"
+        return self.answers[-1]
+
     def wait(self) -> list[Answer]:
         """Wait until all are over."""
         for thread in self._threads:

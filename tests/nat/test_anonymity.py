@@ -45,7 +45,7 @@ NATS = NatType.PORT_RESTRICTED, NatType.SYMMETRIC, NatType.CONE
 PROXY_PORT = 1080
 REVEALING = (
     *("/ipfs/id/1.0.0", "/ipfs/id/push/1.0.0", "/ipfs/kad/1.0.0", "/libp2p/dcutr", "/libp2p/autonat/1.0.0"),
-    *("/libp2p/circuit/relay/0.2.0/hop", "/wwwserve/reachability/1"),
+    *("/libp2p/circuit/relay/0.2.0/hop", "/wwwserve/reachability/1", "/wwwserve/punch/1"),
 )
 """Protocols that tell where a node is, or have it dial."""
 PROBE_PATIENCE = 2.0

@@ -5,13 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import combinations, permutations
 
 import pytest
 
 from chain.verify import StoreSource
+from p2p.hardening import KEEPALIVE_INTERVAL
+from p2p.transport import PUNCH_TIMEOUT
 from tests.nat.box import TCP, NatType
 from tests.nat.lab import open_lab
-from tests.nat.nodes import Load, Network, run_network
+from tests.nat.nodes import Load, Network, PlacedNode, run_network
 from tests.processes.cluster import wait_until
 from tests.processes.ledgers import check_agreement, read_ledger
 
@@ -40,6 +43,24 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def network(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Network]:
     with open_lab() as lab, run_network(lab, tmp_path_factory.mktemp("network"), request.param) as network:
         yield network
+
+
+def is_passable(one: PlacedNode, other: PlacedNode) -> bool:
+    """Whether two homes can meet: a symmetric NAT calls from a port that nobody knows, which only a cone lets in."""
+    types = {one.home.box.nat_type, other.home.box.nat_type}
+    return S not in types or types == {S, C}
+
+
+def is_talking(one: PlacedNode, other: PlacedNode) -> bool:
+    """Whether there is a connection between two homes: both send on it, if only to see whether it lives."""
+
+    def count(source: PlacedNode, target: PlacedNode) -> int:
+        flows = source.home.box.flows.items()
+        return sum(packets for flow, packets in flows if flow.outbound and flow.target[0] in target.home.box.addresses)
+
+    before = count(one, other), count(other, one)
+    time.sleep(2 * KEEPALIVE_INTERVAL)
+    return count(one, other) > before[0] and count(other, one) > before[1]
 
 
 @contextmanager
@@ -75,11 +96,18 @@ def test_private_nodes_find_out_that_they_are(network: Network) -> None:
         assert public.ask("/status")["listening"] == [public.multiaddress]
 
 
-def test_private_nodes_have_no_other_path_to_each_other_than_the_relay(network: Network) -> None:
+def test_private_nodes_meet_directly_where_their_nats_allow(network: Network) -> None:
+    for one, other in combinations(network.private, 2):
+        if is_passable(one, other):
+            wait_until(lambda one=one, other=other: is_talking(one, other), "no hole was punched", 60)
+    time.sleep(PUNCH_TIMEOUT)
+    for one, other in combinations(network.private, 2):
+        assert is_talking(one, other) == is_passable(one, other)
     public = {network.relay.host.address, network.entry.host.address}
+    homes = {address for node in network.private for address in node.home.box.addresses}
     for node in network.private:
         heard = {flow.source[0] for flow in node.home.box.flows if flow.protocol == TCP and not flow.outbound}
-        assert network.relay.host.address in heard <= public
+        assert network.relay.host.address in heard <= public | homes
 
 
 def test_the_address_of_a_home_changes(network: Network) -> None:
@@ -123,15 +151,24 @@ def test_a_home_is_cut_off_and_comes_back(network: Network) -> None:
 def test_the_relay_dies_in_the_middle_of_answers_and_comes_back(network: Network) -> None:
     """Those who are not served through it do not even notice; the others' answers go on when it is back."""
     public, relayed = Load(), Load()
+    pairs = [pair for pair in permutations(network.private, 2) if is_passable(*pair)]
+    for one, other in pairs:
+        wait_until(lambda one=one, other=other: is_talking(one, other), "no hole was punched again", 60)
     for node in network.private:
         public.start_until_served_by(network.entry, node, TOKENS)
         relayed.start(node, TOKENS)
+    direct = [Load() for _ in pairs]
+    for (one, other), load in zip(pairs, direct, strict=True):
+        load.start_until_served_by(one, other, TOKENS)
     network.relay.kill()
     for answer in public.wait():
         answer.check(TOKENS)
+    for load in direct:
+        load.wait_last().check(TOKENS)
     network.relay.start()
-    for answer in relayed.wait():
-        answer.check(TOKENS)
+    for load in (relayed, *direct):
+        for answer in load.wait():
+            answer.check(TOKENS)
     with in_time("the relay was restarted"):
         for node in network.private:
             others = [other for other in network.private if other is not node]

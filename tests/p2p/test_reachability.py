@@ -153,8 +153,19 @@ async def test_somebody_else_at_the_address_is_not_the_node() -> None:
         stream = await node.open_stream(witness.me, PROTOCOL)
         port = int(other.listen_addresses[0].rsplit("/", 1)[1])
         await send_record(stream, DialBack((port, 1)))
-        assert DialBackReport.decode(await receive_record(stream)) == DialBackReport("127.0.0.1", ())
+        report = DialBackReport.decode(await receive_record(stream))
+        assert report.host == "127.0.0.1" and report.ports == ()
         assert other.peers() == frozenset()
+
+
+@pytest.mark.trio
+async def test_a_witness_says_where_a_node_calls_from_and_dials_nobody_unless_asked() -> None:
+    witness, node = network(1), network(2)
+    async with running(witness, node):
+        await node.connect(witness.me, witness.listen_addresses)
+        report = await node.reachability.ask(witness.me)
+        assert report is not None and (report.host, report.port) == node.share_port(witness.me)
+        assert report.ports == () and len(swarm_of(witness).get_connections()) == 1
 
 
 @pytest.mark.trio

@@ -100,7 +100,7 @@ def test_an_anonymous_node_listens_nowhere_whatever_the_default() -> None:
 
 def test_the_mode_can_be_switched_on_for_a_node_that_listens() -> None:
     config = parse_config(FULL).as_anonymous()
-    assert config.anonymous and config.get_listen() == () and config.announce == ()
+    assert config.anonymous and config.get_listen() == () and config.announce == () and not config.hole_punching
     with pytest.raises(ConfigError, match="bootstrap: an anonymous node"):
         NodeConfig().as_anonymous()
 
@@ -188,6 +188,7 @@ BAD = [
     ),
     (f"anonymous: true\nsocks5: tor:9050\nbootstrap: [{PEER_ADDRESS}]", 2, "socks5", "the proxy's IP address"),
     (f"anonymous: true\nupnp: true\nbootstrap: [{PEER_ADDRESS}]", 2, "upnp", "no port to forward"),
+    (f"anonymous: true\nhole_punching: true\nbootstrap: [{PEER_ADDRESS}]", 2, "hole_punching", "tells nobody"),
     ("socks5: 127.0.0.1", 1, "socks5", "expected HOST:PORT"),
     ("socks5: 127.0.0.1:0", 1, "socks5", "expected HOST:PORT"),
     ("socks5: '[::1:9050'", 1, "socks5", "expected HOST:PORT"),

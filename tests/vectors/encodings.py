@@ -16,13 +16,13 @@ from chain.state import Account
 from chain.validators import ValidatorSet
 from chain.votes import Certificate
 from consensus import compact, dissemination, messages, sync_records
-from p2p import accusations, announcements, reachability, reconciliation
+from p2p import accusations, announcements, punching, reachability, reconciliation
 from serving import offers
 from tests.vectors.plain import Json, Sampler, list_records, to_plain
 
 MODULES = (
     genesis, light, proofs, restart_file, snapshot, compact, dissemination, messages, sync_records, announcements,
-    accusations, reachability, reconciliation, offers,
+    accusations, reachability, punching, reconciliation, offers,
 )  # fmt: skip
 """Whoever imports these has every record of the protocol."""
 
