@@ -13,10 +13,9 @@ library's own implementation loses circuits, believes forged requests and never 
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any
 
 import trio
-from google.protobuf.message import DecodeError
 from libp2p.connection_types import ConnectionType
 from libp2p.io.abc import ReadWriteCloser
 from libp2p.io.exceptions import ConnectionClosedError
@@ -28,6 +27,7 @@ from chain.crypto import format_address, parse_address
 from chain.exceptions import KeyFormatError
 from p2p.hardening import peer_id_of, public_key_of
 from p2p.network import Network, NetworkError, RawStream
+from p2p.protobuf import MessageStream
 
 HOP = "/libp2p/circuit/relay/0.2.0/hop"
 STOP = "/libp2p/circuit/relay/0.2.0/stop"
@@ -36,14 +36,10 @@ REQUEST_TIMEOUT = 10.0
 """Seconds for one request and its answer at a relay that answers from what it knows."""
 CIRCUIT_TIMEOUT = 25.0
 """Seconds for a circuit to stand: the relay may have to dial, and the peer has to agree."""
-MAX_MESSAGE = 4096
-"""Largest request or answer accepted, in bytes."""
 MIN_TTL, MAX_TTL = 60.0, 3600.0
 """Bounds for what a relay says that a reservation holds, in seconds: its clock may be wrong."""
 
 _SUFFIX = "/p2p-circuit"
-
-Message = TypeVar("Message", pb.HopMessage, pb.StopMessage)
 
 
 def parse_circuit_address(address: str) -> tuple[bytes, str] | None:
@@ -69,67 +65,6 @@ def parse_circuit_address(address: str) -> tuple[bytes, str] | None:
 def format_circuit_address(relay: bytes, address: str) -> str:
     """The address of circuits through ``relay``, which is dialled at ``address``."""
     return f"{address}/p2p/{format_address(relay)}{_SUFFIX}"
-
-
-class MessageStream:
-    """Reads length-prefixed messages off a stream, and gives what comes after them as bytes."""
-
-    def __init__(self, stream: RawStream) -> None:
-        self.stream = stream
-        self._buffer = b""
-
-    @property
-    def peer(self) -> bytes:
-        return self.stream.peer
-
-    async def receive_message(self, kind: type[Message]) -> Message:
-        """
-        Raises:
-            NetworkError: the stream ended, or what came is no such message.
-        """
-        size = shift = 0
-        while True:
-            (byte,) = await self._take(1)
-            size |= (byte & 127) << shift
-            shift += 7
-            if not byte & 128:
-                break
-            if shift > 14:
-                raise NetworkError("a message is longer than allowed")
-        if size > MAX_MESSAGE:
-            raise NetworkError(f"a message of {size} bytes is longer than allowed")
-        try:
-            return kind.FromString(await self._take(size))
-        except DecodeError:
-            raise NetworkError("a message cannot be decoded") from None
-
-    async def send_message(self, message: pb.HopMessage | pb.StopMessage) -> None:
-        """
-        Raises:
-            NetworkError: the stream broke.
-        """
-        data = message.SerializeToString()
-        prefix, size = bytearray(), len(data)
-        while size > 127:
-            prefix.append(size & 127 | 128)
-            size >>= 7
-        await self.stream.send(bytes([*prefix, size]) + data)
-
-    async def receive(self, max_bytes: int = 65536) -> bytes:
-        """As :meth:`p2p.network.RawStream.receive`, behind the messages."""
-        if not self._buffer:
-            return await self.stream.receive(max_bytes)
-        data, self._buffer = self._buffer[:max_bytes], self._buffer[max_bytes:]
-        return data
-
-    async def _take(self, size: int) -> bytes:
-        while len(self._buffer) < size:
-            data = await self.stream.receive(MAX_MESSAGE)
-            if not data:
-                raise NetworkError("the stream ended within a message")
-            self._buffer += data
-        data, self._buffer = self._buffer[:size], self._buffer[size:]
-        return data
 
 
 class CircuitEnd(ReadWriteCloser):

@@ -23,10 +23,11 @@ import trio
 from libp2p.relay.circuit_v2.pb import circuit_pb2 as pb
 
 from chain.crypto import format_address
-from p2p.circuits import CIRCUIT_TIMEOUT, REQUEST_TIMEOUT, STOP, MessageStream, describe, get_target
+from p2p.circuits import CIRCUIT_TIMEOUT, REQUEST_TIMEOUT, STOP, describe, get_target
 from p2p.hardening import peer_id_of
 from p2p.limits import Limiter, Rate
 from p2p.network import Network, NetworkError, RawStream
+from p2p.protobuf import MessageStream
 from p2p.runtime import Runtime
 
 logger = logging.getLogger(__name__)

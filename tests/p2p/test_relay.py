@@ -14,10 +14,11 @@ from libp2p.relay.circuit_v2.pb import circuit_pb2 as pb
 import p2p.hardening
 import p2p.host
 import p2p.relay
-from p2p.circuits import HOP, STOP, MessageStream, format_circuit_address, open_circuit, parse_circuit_address
+from p2p.circuits import HOP, STOP, format_circuit_address, open_circuit, parse_circuit_address
 from p2p.hardening import peer_id_of
 from p2p.host import Libp2pNetwork
 from p2p.network import NetworkError, RawStream
+from p2p.protobuf import MessageStream
 from p2p.relay import RESERVATION_TTL, RelayLimits, RelayTable
 from p2p.runtime import RealRuntime
 from p2p.transport import DialRules
