@@ -19,7 +19,7 @@ from nacl.pwhash import argon2id
 
 from chain.exceptions import KeyFormatError
 
-_PEER_ID_PREFIX = bytes.fromhex("0024080112" + "20")
+PEER_ID_PREFIX = bytes.fromhex("0024080112" + "20")
 """Identity multihash (00, length 0x24) of protobuf PublicKey{Type: Ed25519, Data: 32 bytes} (libp2p peer-id spec)."""
 
 
@@ -101,7 +101,7 @@ class KeyPair:
 
 def format_address(public_key: bytes) -> str:
     """Text form of a public key: its libp2p peer id in base58."""
-    return base58.b58encode(_PEER_ID_PREFIX + public_key).decode("ascii")
+    return base58.b58encode(PEER_ID_PREFIX + public_key).decode("ascii")
 
 
 def parse_address(text: str) -> bytes:
@@ -114,7 +114,7 @@ def parse_address(text: str) -> bytes:
         raw = base58.b58decode(text.strip())
     except ValueError as error:
         raise KeyFormatError(f"{text!r} is not an address (expected 12D3KooW…)") from error
-    key = raw[len(_PEER_ID_PREFIX) :]
-    if not raw.startswith(_PEER_ID_PREFIX) or not is_valid_public_key(key):
+    key = raw[len(PEER_ID_PREFIX) :]
+    if not raw.startswith(PEER_ID_PREFIX) or not is_valid_public_key(key):
         raise KeyFormatError(f"{text!r} is not the address of a usable Ed25519 key (expected 12D3KooW…)")
     return key

@@ -5,8 +5,8 @@ one process-wide setting in :func:`install`) and has a test in ``tests/p2p/test_
 the guard off and its absence with the guard on. To try a newer library: delete a guard, run its test, and keep it
 deleted if the test passes.
 
-These two, ``p2p.host`` and what it dials with (``transport``, ``circuits``, ``relay``) are the only ones that import
-libp2p.
+These two, ``p2p.host`` and what it dials with (``transport``, ``circuits``, ``relay``, ``visits``), and
+``p2p.kademlia_messages`` are the only ones that import libp2p.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
-import base58
 import trio
 from libp2p.abc import IMuxedConn, INetConn, INetStream, INetwork, INotifee, ISecureConn
 from libp2p.connection_types import ConnectionType
@@ -51,7 +50,7 @@ from libp2p.transport.tcp import tcp
 from libp2p.transport.upgrader import TransportUpgrader
 from multiaddr import Multiaddr
 
-from chain.crypto import KeyPair, format_address, is_valid_public_key
+from chain.crypto import PEER_ID_PREFIX, KeyPair, is_valid_public_key
 from p2p.bans import Fault
 from p2p.door import PATIENT_UPGRADE_TIMEOUT, UPGRADE_TIMEOUT, Door, DoorLimits
 from p2p.limits import Limiter, Rate
@@ -80,8 +79,6 @@ MAX_WINDOW = 1 << 20
 """Bytes that a stream may have on the way to a reader that does not read."""
 SIMULTANEOUS = 10.0
 """Two connections made within this many seconds of one another come from mutual dialling."""
-
-_PEER_ID_PREFIX = base58.b58decode(format_address(bytes(32)))[:-32]
 
 
 @cache
@@ -157,12 +154,12 @@ def ipv6_remote_addresses() -> None:
 def public_key_of(peer: ID | bytes) -> bytes | None:
     """The Ed25519 key inside a peer id, or None if it holds none or an unusable one."""
     raw = peer.to_bytes() if isinstance(peer, ID) else peer
-    key = raw[len(_PEER_ID_PREFIX) :]
-    return key if raw.startswith(_PEER_ID_PREFIX) and is_valid_public_key(key) else None
+    key = raw[len(PEER_ID_PREFIX) :]
+    return key if raw.startswith(PEER_ID_PREFIX) and is_valid_public_key(key) else None
 
 
 def peer_id_of(public_key: bytes) -> ID:
-    return ID(_PEER_ID_PREFIX + public_key)
+    return ID(PEER_ID_PREFIX + public_key)
 
 
 def share_port(connection: INetConn) -> tuple[str, int] | None:

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from ipaddress import ip_address
 from typing import Any
@@ -64,6 +65,7 @@ from p2p.relay import Relay, RelayLimits
 from p2p.runtime import Runtime
 from p2p.transport import PROXY_TIMEOUT, DialRules, GuardedTCP, get_endpoint
 from p2p.upnp import PortForwarding
+from p2p.visits import Visits
 
 logger = logging.getLogger(__name__)
 
@@ -190,6 +192,7 @@ class Libp2pNetwork:
         with trio.CancelScope(shield=True) as everything:
             host = build_host(self._key, self._rules, self.door, self.blame)
             router = GuardedGossipSub(blame=self.blame)
+            visits = Visits(host, self._runtime.random.randbytes(32))
             pubsub = GuardedPubsub(host, router, self._runtime.now() * 1_000_000, self._deliver, self.blame)
             host.get_network().register_notifee(ConnectionEvents(self._connected, self._disconnected))
             for protocol in self._handlers:
@@ -198,7 +201,7 @@ class Libp2pNetwork:
                 await pubsub.wait_until_ready()
                 try:
                     async with trio.open_nursery() as nursery:
-                        self._running = _Running(host, pubsub, nursery)
+                        self._running = _Running(host, pubsub, visits, nursery)
                         try:
                             await self._start_listening(host)
                         except NetworkError as error:
@@ -518,6 +521,26 @@ class Libp2pNetwork:
         assert isinstance(stream, NetStream)
         return Libp2pStream(stream, peer, self._drain_soon)
 
+    @asynccontextmanager
+    async def visit(
+        self, peer: bytes, addresses: Sequence[str], protocol: str, *, named: bool = False
+    ) -> AsyncIterator[RawStream]:
+        if self._rules != DialRules():
+            raise NetworkError("a node that hides, or is behind a proxy, visits no strangers")
+        if peer in self._peers:
+            stream = await self.open_stream(peer, protocol)
+            try:
+                yield stream
+            finally:
+                await stream.close()
+            return
+        swarm = self._swarm()
+        assert self._running is not None
+        if peer == self.me or peer in swarm.refused or self.door.peers.is_banned(peer, trio.current_time()):
+            raise NetworkError(f"{format_address(peer)} is not visited: itself, banned or cut off")
+        async with self._running.visits.open(self._running.nursery, peer, addresses, protocol, named) as visitor:
+            yield visitor
+
     def handle(self, protocol: str, handler: StreamHandler) -> None:
         self._handlers[protocol] = handler
         if self._running is not None:
@@ -577,11 +600,12 @@ class Libp2pNetwork:
 class _Running:
     """What exists only while the node is on the network. ``nursery`` ends with it."""
 
-    __slots__ = ("host", "nursery", "pubsub")
+    __slots__ = ("host", "nursery", "pubsub", "visits")
 
-    def __init__(self, host: GuardedHost, pubsub: GuardedPubsub, nursery: trio.Nursery) -> None:
+    def __init__(self, host: GuardedHost, pubsub: GuardedPubsub, visits: Visits, nursery: trio.Nursery) -> None:
         self.host = host
         self.pubsub = pubsub
+        self.visits = visits
         self.nursery = nursery
 
 

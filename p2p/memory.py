@@ -7,7 +7,8 @@ per message or chunk of a stream.
 
 The model, where it differs from real links: a disconnect is seen by both ends at once; gossip reaches each peer of the
 connected component after one link's delay (two if not directly connected), or not at all with probability ``loss``;
-streams lose nothing and have latency and a send window but no bandwidth.
+streams lose nothing and have latency and a send window but no bandwidth; whoever is visited does not count the visitor
+among its peers, and learns its name.
 
 What real links would carry is counted in :class:`Traffic`: the bytes of streams with their framing, connections at a
 flat price, and gossip as a mesh of :data:`MESH_DEGREE` forwards it, which is to every mesh neighbour but one.
@@ -19,7 +20,8 @@ import heapq
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
@@ -197,7 +199,8 @@ class MemoryHub:
 
     def _links(self) -> list[_Link]:
         """Every link once, in the order of the nodes' creation."""
-        return [link for network in self._networks.values() for link in network._links.values() if link.one is network]
+        networks = self._networks.values()
+        return [link for each in networks for link in (*each._links.values(), *each._visits) if link.one is each]
 
     def _link(self, one: MemoryNetwork, other: MemoryNetwork, relay: MemoryNetwork | None = None) -> None:
         old = one._links.get(other.me) or other._links.get(one.me)
@@ -233,6 +236,8 @@ class MemoryHub:
         link.streams.clear()
         if link.relay is not None:
             link.relay._circuits.pop(link, None)
+        for network in (link.one, link.other):
+            network._visits.pop(link, None)
         link.one._link_down(link.other.me, link)
         link.other._link_down(link.one.me, link)
 
@@ -313,6 +318,7 @@ class MemoryNetwork:
         self._listen_addresses = (address or f"/memory/{number}",) if listen else ()
         self._reservations: dict[bytes, float] = {}  # of the others with this node, and when they end
         self._circuits: dict[_Link, None] = {}  # through this node
+        self._visits: dict[_Link, None] = {}  # of this node, and at it
         self._links: dict[bytes, _Link] = {}
         self._peers: frozenset[bytes] = frozenset()
         self._topics: dict[str, Broadcast[GossipMessage]] = {}
@@ -428,6 +434,42 @@ class MemoryNetwork:
         link = self._links.get(peer)
         if link is None:
             raise NetworkError("not connected to this peer")
+        return await self._open(link, protocol)
+
+    @asynccontextmanager
+    async def visit(
+        self, peer: bytes, addresses: Sequence[str], protocol: str, *, named: bool = False
+    ) -> AsyncIterator[MemoryStream]:
+        self._check_alive()
+        link = self._links.get(peer)
+        if link is None:
+            link = await self._dial_visit(peer, addresses)
+        try:
+            stream = await self._open(link, protocol)
+            try:
+                yield stream
+            finally:
+                await stream.close()
+        finally:
+            if link in self._visits:
+                self.hub._drop(link)
+
+    async def _dial_visit(self, peer: bytes, addresses: Sequence[str]) -> _Link:
+        """A link outside of :meth:`peers`."""
+        target = next(filter(None, (self.hub._listener(address, peer) for address in addresses)), None)
+        if not self.hub._reachable(self._me, peer) or peer in self.hub._silent:
+            await trio.sleep(self.hub.dial_timeout)
+        await trio.sleep(self.hub._delay(self._me, peer) + self.hub._delay(peer, self._me))
+        if target is None or not target.alive or not self.hub._reachable(self._me, peer):
+            raise NetworkError("no address answered as this peer")
+        self._check_alive()
+        link = _Link(self, target)
+        for network in (self, target):
+            network._visits[link] = None
+            network.traffic.connect_bytes += CONNECT_COST
+        return link
+
+    async def _open(self, link: _Link, protocol: str) -> MemoryStream:
         target = link.other if link.one is self else link.one
         self.hub._serial += 1
         serial = self.hub._serial
@@ -495,7 +537,7 @@ class MemoryNetwork:
                         stream._fail("this node is off the network")
         self._links.clear()
         self._peers = frozenset()
-        self.hub._cut(list(self._circuits), 0.0)
+        self.hub._cut([*self._circuits, *self._visits], 0.0)
         for scope in self._scopes.values():
             scope.cancel()
 

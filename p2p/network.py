@@ -10,6 +10,7 @@ authenticates it (Noise), so ``RawStream.peer`` proves who is at the other end.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -132,6 +133,18 @@ class Network(Protocol):
 
         Raises:
             NetworkError: not connected, or the peer does not speak ``protocol``.
+        """
+
+    def visit(
+        self, peer: bytes, addresses: Sequence[str], protocol: str, *, named: bool = False
+    ) -> AbstractAsyncContextManager[RawStream]:
+        """A stream to ``peer``, which need not be of this network: for a question to a stranger.
+
+        If it is not connected it is dialled at its direct addresses, on a connection that ends with the stream, serves
+        nothing and is not among :meth:`peers`; under a throwaway key, unless ``named``. Not for nodes that hide.
+
+        Raises:
+            NetworkError: the peer was not reached, does not speak ``protocol``, or this node may not visit.
         """
 
     def handle(self, protocol: str, handler: StreamHandler) -> None:
