@@ -63,6 +63,7 @@ from serving.wallet import Wallet
 
 if TYPE_CHECKING:
     from p2p.host import Libp2pNetwork
+    from p2p.rendezvous import Rendezvous
     from serving.admin import Admin
 
 MAX_OFFERS_PER_PEER = 64
@@ -76,7 +77,8 @@ class Node:
 
     ``voting`` makes it a validator if genesis does; ``backends`` come with the number of requests each may run at a
     time; ``bootstrap`` are (public key, multiaddress) pairs; ``stake`` is the bond to keep, in micro-credits; ``store``
-    is where the purse keeps what must survive a restart, and ``peers`` remembers where others were.
+    is where the purse keeps what must survive a restart, and ``peers`` remembers where others were. ``rendezvous`` are
+    servers of a hash table to begin with; with None the node takes no part in one.
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class Node:
         executor_settings: ExecutorSettings | None = None,
         router_settings: RouterSettings | None = None,
         peers: PeerStore | None = None,
+        rendezvous: Sequence[tuple[bytes, str]] | None = None,
     ) -> None:
         self.key = key
         self.runtime = runtime
@@ -114,6 +117,11 @@ class Node:
             weight=self._get_bonded,
             store=peers,
         )
+        self.rendezvous: Rendezvous | None = None
+        if rendezvous is not None:
+            from p2p.rendezvous import Rendezvous
+
+            self.rendezvous = Rendezvous(network, self.discovery, runtime, genesis.chain_id, rendezvous)
         self.engine = Engine(genesis, voting, network, self.streams, runtime, blocks, settings)
         self.services = Services(backends, policy)
         self.wallet = Wallet(key, self.engine)
@@ -146,6 +154,8 @@ class Node:
             self.streams.handle(OFFERS, self.executor.handle, MAX_OFFERS_PER_PEER)
             nursery.start_soon(self.payments.run)
             await nursery.start(self.discovery.run)
+            if self.rendezvous is not None:
+                await nursery.start(self.rendezvous.run)
             nursery.start_soon(self.presence.run)
             nursery.start_soon(self.upkeep.run)
             task_status.started()
@@ -285,6 +295,7 @@ async def run_node(data_dir: Path, config: NodeConfig, key: KeyPair, genesis: Ge
             stake=config.policy.stake,
             store=opened.store,
             peers=PeerStore(data_dir / PEERS),
+            rendezvous=config.get_rendezvous(),
             settings=Settings(block_spacing=config.block_spacing_ms / 1000, checkpoint=config.get_checkpoint()),
         )
         network.locate = partial(locate, node.discovery)

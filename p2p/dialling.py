@@ -4,8 +4,9 @@ A node keeps ``target`` connections, or all in a small network. It also keeps on
 network and goes back to one now and then in a large one, so that no part of the network can drift away, or be led away,
 for good; a bootstrap peer would not stand the connections of all. Of two peers the one with the lesser key dials at
 once and the other waits a moment, which avoids double connections. A failed dial is repeated after a delay that
-doubles, with jitter. As long as too few are known, those remembered from an earlier run are dialled as well. Half of
-those it dials, where there are as many, are *proven*: made-up identities cannot crowd them out.
+doubles, with jitter. As long as too few are known, those remembered from an earlier run are dialled as well, and those
+that strangers suggested. Half of those it dials, where there are as many, are *proven*: made-up identities cannot crowd
+them out.
 
 Now and then it probes: a peer that was lost, since after a partition somebody has to begin, or one that it has no
 connection to, since a peer whose neighbours all died with it is watched by nobody else.
@@ -35,6 +36,8 @@ STABLE = 10.0
 """Seconds that a connection has to last for its loss not to count as a failed dial."""
 PROBE_INTERVAL = 15.0
 """Mean seconds between probes; every other one is of a lost peer, if there are any."""
+MAX_FAILURES = 3
+"""Failed dials after which what strangers suggested is forgotten."""
 SMALL = 64
 """Peers up to which a connection to a bootstrap peer is kept whatever else there is."""
 BOOTSTRAP_INTERVAL = 180.0
@@ -77,11 +80,16 @@ class DialPlan:
         self._next_probe: float | None = None
         self._probes = 0
         self._remembered: dict[bytes, tuple[str, ...]] = {}
+        self._suggested: dict[bytes, tuple[str, ...]] = {}
         self._next_visit = 0.0
 
     def remember(self, peers: Mapping[bytes, tuple[str, ...]]) -> None:
         """Give addresses of an earlier run, the best first."""
         self._remembered = {peer: addresses for peer, addresses in peers.items() if peer != self._me}
+
+    def suggest(self, peers: Mapping[bytes, tuple[str, ...]]) -> None:
+        """Give addresses that strangers named, in place of those given before."""
+        self._suggested = {peer: addresses for peer, addresses in peers.items() if peer != self._me}
 
     def connected(self, peer: bytes, now: float) -> None:
         """Note a new connection."""
@@ -103,6 +111,8 @@ class DialPlan:
         longest = MAX_BOOTSTRAP_DELAY if peer in self._bootstrap else MAX_DELAY
         delay = min(FIRST_DELAY * 2.0 ** min(record.failures, 16), longest)
         record.failures += 1
+        if record.failures >= MAX_FAILURES:
+            self._suggested.pop(peer, None)
         record.not_before = now + delay * self._random.uniform(0.5, 1.0)
 
     def forgive(self, peer: bytes) -> None:
@@ -112,12 +122,21 @@ class DialPlan:
             record.failures, record.not_before = 0, 0.0
 
     def choose(
-        self, view: PeerView, connected: Collection[bytes], dialling: Collection[bytes], reachable: bool, now: float
+        self,
+        view: PeerView,
+        connected: Collection[bytes],
+        dialling: Collection[bytes],
+        reachable: bool,
+        now: float,
+        outsiders: int = 0,
     ) -> list[tuple[bytes, tuple[str, ...]]]:
-        """The peers to dial now, with their addresses; ``reachable`` says whether others can dial this node."""
+        """The peers to dial now, with their addresses; ``reachable`` says whether others can dial this node.
+
+        Of those ``connected`` so many are ``outsiders``, which do not count.
+        """
         taken = {*connected, *dialling}
         chosen: dict[bytes, tuple[str, ...]] = {}
-        missing = self._target - len(taken)
+        missing = self._target + outsiders - len(taken)
         if missing > 0 or self._misses_bootstrap(len(view), taken, now):
             for peer, addresses in self._bootstrap.items():
                 if peer not in taken and self.is_due(peer, now):
@@ -129,10 +148,12 @@ class DialPlan:
                 patience = PATIENCE if reachable and known.peer < self._me else 0.0
                 if len(chosen) < missing and get_addresses(known) and self.is_due(known.peer, now, patience):
                     chosen[known.peer] = get_addresses(known)
-            old = (peer for peer in self._remembered if peer not in taken and peer not in chosen)
+            told = self._remembered | self._suggested
+            old = (peer for peer in told if peer not in taken and peer not in chosen)
             for peer in islice((peer for peer in old if self.is_due(peer, now)), max(0, missing - len(chosen))):
                 if view.state(peer) is None:
-                    chosen[peer] = self._remembered[peer]
+                    places = self._remembered.get(peer, ()) + self._suggested.get(peer, ())
+                    chosen[peer] = tuple(dict.fromkeys(places))
             self._forget(taken, wanted)
         chosen |= self._probe(view, {*taken, *chosen}, now)
         return list(chosen.items())
@@ -173,8 +194,9 @@ class DialPlan:
 
     def _forget(self, taken: Collection[bytes], wanted: Collection[Announcement]) -> None:
         """Drop what is remembered about peers that are gone."""
-        if len(self._records) > 2 * (len(taken) + len(wanted) + len(self._bootstrap) + len(self._remembered)) + 16:
-            keep = {*taken, *self._bootstrap, *self._remembered, *(known.peer for known in wanted)}
+        told = self._remembered | self._suggested
+        if len(self._records) > 2 * (len(taken) + len(wanted) + len(self._bootstrap) + len(told)) + 16:
+            keep = {*taken, *self._bootstrap, *told, *(known.peer for known in wanted)}
             self._records = {peer: record for peer, record in self._records.items() if peer in keep}
 
 

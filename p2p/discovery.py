@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -115,6 +115,8 @@ class Discovery:
         store: PeerStore | None = None,
     ) -> None:
         salt = runtime.random.randbytes(16)
+        self.is_outsider: Callable[[bytes], bool] = lambda peer: False
+        """Which connected peers do not count, as long as they announce nothing."""
         self.view = PeerView(network.me, weight=weight, salt=salt)
         self.suspicion = Suspicion(self.view)
         self._reconciliation = Reconciliation(self.view, self.suspicion)
@@ -155,6 +157,14 @@ class Discovery:
     def has_left(self, peer: bytes) -> bool:
         """Whether ``peer`` has said goodbye, and not come back since."""
         return self.view.state(peer) is PeerState.LEFT
+
+    def suggest(self, peers: Mapping[bytes, tuple[str, ...]]) -> None:
+        """Name peers that might be of this network, to be dialled as long as too few others are known."""
+        self._keeper.suggest(peers)
+
+    def members(self) -> list[bytes]:
+        """The connected peers that have announced themselves, by key."""
+        return [peer for peer in sorted(self._network.peers()) if self.view.find(peer) is not None]
 
     def events(self) -> trio.MemoryReceiveChannel[Change]:
         """Receive every change of the view from now on; a slow reader loses the oldest and reads :attr:`view`."""
@@ -411,8 +421,9 @@ class Discovery:
                 if peer not in connected and self._runtime.random.random() < chance:
                     self._start_check(peer)
             reachable = self._announced is not None and bool(self._announced.addresses)
+            outsiders = sum(self.is_outsider(peer) and self.view.find(peer) is None for peer in connected)
             actions = self._keeper.choose(
-                self.view, connected, self._dialling, self._network.is_relayed, reachable, now
+                self.view, connected, self._dialling, self._network.is_relayed, reachable, now, outsiders
             )
             for action in actions:
                 if isinstance(action, Dial):

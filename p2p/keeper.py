@@ -76,6 +76,10 @@ class Keeper:
         """Give addresses of an earlier run, to be dialled as long as too few others are known."""
         self._plan.remember(peers)
 
+    def suggest(self, peers: Mapping[bytes, tuple[str, ...]]) -> None:
+        """Give addresses that strangers named, to be dialled likewise, in place of those given before."""
+        self._plan.suggest(peers)
+
     # What happened
 
     def connected(self, peer: bytes, now: float) -> None:
@@ -122,17 +126,21 @@ class Keeper:
         is_relayed: Callable[[bytes], bool],
         reachable: bool,
         now: float,
+        outsiders: int = 0,
     ) -> list[Dial | Reserve]:
-        """What to begin now; ``reachable`` says whether others can dial this node."""
-        is_probe = len(connected) >= self._target
-        planned = self._plan.choose(view, connected, dialling, reachable, now)
+        """What to begin now; ``reachable`` says whether others can dial this node.
+
+        Of those ``connected`` so many are ``outsiders``, which do not count.
+        """
+        is_probe = len(connected) - outsiders >= self._target
+        planned = self._plan.choose(view, connected, dialling, reachable, now, outsiders)
         dials = {peer: (addresses, is_probe) for peer, addresses in planned}
         if reachable:
             return [Dial(peer, *how) for peer, how in dials.items()]
-        links = {peer: _group(self._addresses(view, peer)) for peer in sorted(connected) if not is_relayed(peer)}
+        links = {peer: get_group(self._addresses(view, peer)) for peer in sorted(connected) if not is_relayed(peer)}
         links = {peer: group for peer, group in links.items() if group}
         if len(links) < PUBLIC_LINKS:
-            begun = {peer: _group(self._addresses(view, peer)) for peer in (*dialling, *dials)}
+            begun = {peer: get_group(self._addresses(view, peer)) for peer in (*dialling, *dials)}
             wanted = PUBLIC_LINKS - len(links) - sum(bool(group) for group in begun.values())
             # A dialable peer that is connected through a relay is worth a direct link.
             taken = {*(peer for peer in connected if not is_relayed(peer)), *dialling, *dials}
@@ -152,7 +160,7 @@ class Keeper:
         first: list[tuple[bytes, tuple[str, ...]]] = []
         rest: list[tuple[bytes, tuple[str, ...]]] = []
         for known in due:
-            group = _group(known.addresses)
+            group = get_group(known.addresses)
             (rest if group in seen else first).append((known.peer, get_addresses(known)))
             seen.add(group)
         return first + rest
@@ -189,7 +197,7 @@ class Keeper:
         return known.addresses if known is not None and known.addresses else self._bootstrap.get(peer, ())
 
 
-def _group(addresses: Collection[str]) -> str:
+def get_group(addresses: Collection[str]) -> str:
     """The network of the first address: its /16 (/32 for IPv6), or its name; empty without an address."""
     for address in addresses:
         parts = address.split("/")

@@ -351,6 +351,20 @@ class RelayConfig(Section):
     )
 
 
+class DhtConfig(Section):
+    """Finding the first peers through a distributed hash table (libp2p's), that of this network or any other."""
+
+    enabled: bool = Field(
+        default=True,
+        description="Whether to look peers up when there are too few, and to be found. Anonymous nodes and those with "
+        "a proxy take no part.",
+    )
+    bootstrap: Annotated[tuple[PeerAddress, ...], Strict(False)] = Field(
+        default=(),
+        description="Servers of the table to begin with, beside the bootstrap peers: any that speak /ipfs/kad/1.0.0.",
+    )
+
+
 class LimitsConfig(Section):
     """What others may use up before this node knows who they are."""
 
@@ -378,6 +392,9 @@ class NodeConfig(Section):
     )
     bootstrap: Annotated[tuple[PeerAddress, ...], Strict(False)] = Field(
         default=(), description="Nodes for the first contact: /ip4/<address>/tcp/<port>/p2p/12D3KooW…"
+    )
+    dht: DhtConfig = Field(
+        default=DhtConfig(), description="Finding the first peers without a bootstrap peer, through a hash table."
     )
     reachability: Literal["auto", "public", "private"] = Field(
         default="auto",
@@ -444,6 +461,12 @@ class NodeConfig(Section):
         """Public key and multiaddress of every bootstrap peer."""
         return [parse_peer_address(address) for address in self.bootstrap]
 
+    def get_rendezvous(self) -> list[tuple[bytes, str]] | None:
+        """Public key and multiaddress of servers of the hash table; None if this node takes no part in it."""
+        if not self.dht.enabled or self.anonymous or self.socks5 is not None:
+            return None
+        return [parse_peer_address(address) for address in (*self.dht.bootstrap, *self.bootstrap)]
+
     def get_listen(self) -> tuple[str, ...]:
         """The addresses to listen on."""
         return () if self.anonymous else self.listen
@@ -459,7 +482,10 @@ class NodeConfig(Section):
             ConfigError: it does not go together with the rest.
         """
         chosen = self.model_copy(
-            update={"anonymous": True, "listen": (), "announce": (), "upnp": False, "hole_punching": False}
+            update={
+                **{"anonymous": True, "listen": (), "announce": (), "upnp": False, "hole_punching": False},
+                "dht": DhtConfig(enabled=False),
+            }
         )
         for path, reason in chosen._find_anonymity_conflicts():
             raise ConfigError(f"{path[0]}: {reason}")
@@ -472,6 +498,8 @@ class NodeConfig(Section):
             yield ("listen",), "an anonymous node does not listen: set it to []"
         if self.announce:
             yield ("announce",), "an anonymous node announces no address: set it to []"
+        if self.dht.bootstrap:
+            yield ("dht", "bootstrap"), "an anonymous node asks no strangers: set it to []"
         if self.upnp:
             yield ("upnp",), "an anonymous node has no port to forward: set it to false"
         if self.hole_punching and "hole_punching" in self.model_fields_set:
