@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import json
 import re
 from pathlib import Path
@@ -491,6 +492,28 @@ def test_who_is_there() -> None:
             name = hashlib.blake2b(sighting["announcement"], digest_size=8).digest()
             sums[number(said["peer"][:2]) % len(sums)] ^= number(name)
     assert frames[1]["buckets"] == b"".join(map(u64, sums))
+
+
+def test_the_rendezvous() -> None:
+    content = load("wire")["rendezvous"]
+    key = bytes.fromhex("1220") + hashlib.sha256(b"wwwserve rendezvous 1" + bytes.fromhex(content["chain_id"])).digest()
+    assert content["key"] == key.hex() and content["position"] == hashlib.sha256(key).hexdigest()
+
+    def field(number: int, value: bytes) -> bytes:
+        return bytes([number << 3 | 2, len(value)]) + value
+
+    peer = field(1, bytes.fromhex("002408011220" + content["provider"]))
+    for address in content["addresses"]:
+        _, kind, host, _, port = address.split("/")
+        code = {"ip4": b"\x04", "ip6": b"\x29"}[kind]
+        peer += field(2, code + ipaddress.ip_address(host).packed + b"\x06" + int(port).to_bytes(2, "big"))
+    peer += b"\x18\x02"  # connection: CAN_CONNECT
+    kinds = {"ADD_PROVIDER": 2, "GET_PROVIDERS": 3, "FIND_NODE": 4}
+    for case in content["messages"]:
+        message = bytes([8, kinds[case["kind"]]]) + field(2, key)
+        message += field(8, peer) if case["is_answer"] else b""
+        message += field(9, peer) if case["is_answer"] or case["kind"] == "ADD_PROVIDER" else b""
+        assert case["bytes"] == message.hex()
 
 
 def test_an_offer() -> None:

@@ -15,6 +15,7 @@ from serving.config import (
     ApiConfig,
     ApiKeyConfig,
     ConfigError,
+    DhtConfig,
     EmbeddedModel,
     LogConfig,
     NodeConfig,
@@ -29,6 +30,7 @@ from serving.yaml_marks import parse_yaml
 
 PEER = KeyPair(bytes(range(32)))
 PEER_ADDRESS = f"/ip4/192.0.2.7/tcp/4001/p2p/{PEER.address}"
+OTHER_ADDRESS = f"/dns4/table.example.org/tcp/1/p2p/{KeyPair(bytes(32)).address}"
 
 FULL = f"""
 listen: [/ip4/0.0.0.0/tcp/4001, /ip6/::/tcp/0]
@@ -36,6 +38,8 @@ announce:
   - /dns4/node.example.org/tcp/4001
 bootstrap:
   - {PEER_ADDRESS}
+dht:
+  bootstrap: [{OTHER_ADDRESS}]
 api:
   host: 0.0.0.0
   port: 8080
@@ -67,6 +71,7 @@ def test_reads_every_section() -> None:
         listen=("/ip4/0.0.0.0/tcp/4001", "/ip6/::/tcp/0"),
         announce=("/dns4/node.example.org/tcp/4001",),
         bootstrap=(PEER_ADDRESS,),
+        dht=DhtConfig(bootstrap=(OTHER_ADDRESS,)),
         api=ApiConfig(
             host="0.0.0.0",
             port=8080,
@@ -89,6 +94,16 @@ def test_reads_every_section() -> None:
         block_spacing_ms=0,
         log=LogConfig(level="debug", format="json"),
     )
+
+
+def test_a_node_takes_part_in_a_hash_table_unless_it_hides() -> None:
+    bootstrap, other = (PEER.public_key, PEER_ADDRESS.rpartition("/p2p/")[0]), KeyPair(bytes(32)).public_key
+    assert NodeConfig().get_rendezvous() == []
+    assert parse_config(FULL).get_rendezvous() == [(other, "/dns4/table.example.org/tcp/1"), bootstrap]
+    proxied = parse_config("socks5: 127.0.0.1:9050\n" + FULL)
+    hidden = (parse_config(f"anonymous: true\nbootstrap: [{PEER_ADDRESS}]"), parse_config(FULL).as_anonymous(), proxied)
+    for config in (*hidden, parse_config("dht: {enabled: false}")):
+        assert config.get_rendezvous() is None
 
 
 def test_an_anonymous_node_listens_nowhere_whatever_the_default() -> None:
@@ -189,6 +204,13 @@ BAD = [
     (f"anonymous: true\nsocks5: tor:9050\nbootstrap: [{PEER_ADDRESS}]", 2, "socks5", "the proxy's IP address"),
     (f"anonymous: true\nupnp: true\nbootstrap: [{PEER_ADDRESS}]", 2, "upnp", "no port to forward"),
     (f"anonymous: true\nhole_punching: true\nbootstrap: [{PEER_ADDRESS}]", 2, "hole_punching", "tells nobody"),
+    (
+        f"anonymous: true\nbootstrap: [{PEER_ADDRESS}]\ndht:\n  bootstrap: [{OTHER_ADDRESS}]",
+        4,
+        "dht.bootstrap",
+        "asks no strangers",
+    ),
+    ("dht: {bootstrap: [/ip4/192.0.2.7/tcp/4001]}", 1, "dht.bootstrap[0]", "must end with /p2p/"),
     ("socks5: 127.0.0.1", 1, "socks5", "expected HOST:PORT"),
     ("socks5: 127.0.0.1:0", 1, "socks5", "expected HOST:PORT"),
     ("socks5: '[::1:9050'", 1, "socks5", "expected HOST:PORT"),
@@ -310,7 +332,7 @@ def test_default_file_parses_back_to_the_defaults(tmp_path: Path) -> None:
 
 def test_default_file_names_every_key_with_a_comment() -> None:
     text = format_config(NodeConfig())
-    for section in (NodeConfig, ApiConfig, AdminConfig, PolicyConfig, OpenAIModel, LogConfig):
+    for section in (NodeConfig, DhtConfig, ApiConfig, AdminConfig, PolicyConfig, OpenAIModel, LogConfig):
         for name, info in section.model_fields.items():
             assert f"{info.alias or name}:" in text
             assert info.description

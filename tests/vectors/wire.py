@@ -17,6 +17,9 @@ from consensus.sync_records import GetBlocks, GetTip, Request
 from p2p.accusations import sign_accusation
 from p2p.announcements import Announcement, PeerLoad, decode_announcement, get_item_id, sign_announcement
 from p2p.frames import Frame, FrameError, FrameReader, Kind
+from p2p.kademlia import Contact, Message, get_position, get_rendezvous_key
+from p2p.kademlia import Kind as Question
+from p2p.kademlia_messages import encode as encode_question
 from p2p.reconciliation import Sighting, Views
 from serving import offers
 from tests.chain.builders import START, Chain, make_key
@@ -36,6 +39,7 @@ def make_wire() -> Json:
         "requests": [{"value": to_plain(request), "encoded": request.encode().hex()} for request in _list_requests()],
         "announcements": _list_announcements(),
         "conversation": _make_conversation(),
+        "rendezvous": _make_rendezvous(),
         "offers": _list_offers(),
     }
 
@@ -196,3 +200,29 @@ def _list_offers() -> list[Json]:
         {"what": "the chain id and the body of the request", "chain_id": chain_id.hex(), "body": body.hex()},
         *({"value": to_plain(message), "frame": offers.encode_message(message).hex()} for message in messages),
     ]
+
+
+def _make_rendezvous() -> Json:
+    key, peer = get_rendezvous_key(CHAIN_ID), make_key("provider").public_key
+    provider = Contact(peer, ("/ip4/192.0.2.1/tcp/4001", "/ip6/2001:db8::1/tcp/4001"))
+    messages = [
+        Message(Question.FIND_NODE, key),
+        Message(Question.ADD_PROVIDER, key, providers=(provider,)),
+        Message(Question.GET_PROVIDERS, key),
+        Message(Question.GET_PROVIDERS, key, closer=(provider,), providers=(provider,)),
+    ]
+    return {
+        "chain_id": CHAIN_ID.hex(),
+        "key": key.hex(),
+        "position": f"{get_position(key):064x}",
+        "provider": peer.hex(),
+        "addresses": list(provider.addresses),
+        "messages": [
+            {
+                "kind": message.kind.name,
+                "is_answer": bool(message.closer),
+                "bytes": encode_question(message).SerializeToString(deterministic=True).hex(),
+            }
+            for message in messages
+        ],
+    }
