@@ -329,7 +329,7 @@ class Rendezvous:
         while True:
             await trio.sleep(STRANGER_PATIENCE / 2)
             connected, now = self._network.peers(), trio.current_time()
-            for peer in self._suggested.keys() & connected:
+            for peer in sorted(self._suggested.keys() & connected):
                 self._strangers.setdefault(peer, now)
             for peer, heard in list(self._strangers.items()):
                 if now - heard < STRANGER_PATIENCE:

@@ -11,6 +11,8 @@ from p2p.dialling import (
     BOOTSTRAP_INTERVAL,
     CIRCUIT,
     MAX_BOOTSTRAP_DELAY,
+    MAX_DELAY,
+    MAX_FAILURES,
     PATIENCE,
     PROBE_INTERVAL,
     SMALL,
@@ -157,3 +159,35 @@ def test_the_failures_of_a_peer_that_is_back_are_forgotten() -> None:
     assert chosen(of, view, 10.0) == []
     of.forgive(peer)
     assert chosen(of, view, 10.0) == [peer]
+
+
+def test_suggested_peers_are_dialled_like_remembered_ones_while_too_few_are_known() -> None:
+    suggested = dict.fromkeys(GREATER[:12], ("/ip4/192.0.2.1/tcp/1",))
+    few = plan()
+    few.suggest({**suggested, ME: ("/ip4/192.0.2.1/tcp/1",)})
+    assert len(chosen(few, view_of(), 0.0)) == 8
+    assert chosen(few, view_of(*GREATER[12:20]), 0.0) == GREATER[12:20], "known ones go first"
+    assert chosen(few, view_of(), 0.0, GREATER[12:20]) == []
+    few.suggest({})
+    assert chosen(few, view_of(), 0.0) == []
+    few.suggest({GREATER[0]: ("/suggested", "/both")})
+    few.remember({GREATER[0]: ("/both", "/remembered")})
+    assert few.choose(view_of(), (), (), True, 0.0) == [(GREATER[0], ("/both", "/remembered", "/suggested"))]
+
+
+def test_what_strangers_suggested_is_forgotten_when_it_fails() -> None:
+    believing = plan()
+    believing.suggest({GREATER[0]: ("/nowhere",)})
+    now = 0.0
+    for _ in range(MAX_FAILURES):
+        assert chosen(believing, view_of(), now) == [GREATER[0]]
+        believing.failed(GREATER[0], now)
+        now += MAX_DELAY
+    assert chosen(believing, view_of(), now) == []
+
+
+def test_outsiders_among_the_connections_do_not_count() -> None:
+    outsiders, view = GREATER[:8], view_of(*GREATER[8:12])
+    assert chosen(plan(), view, 0.0, outsiders) == []
+    choice = plan().choose(view, outsiders, (), True, 0.0, len(outsiders))
+    assert sorted(peer for peer, _ in choice) == GREATER[8:12]
