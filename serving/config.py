@@ -483,7 +483,11 @@ class NodeConfig(Section):
         """
         chosen = self.model_copy(
             update={
-                **{"anonymous": True, "listen": (), "announce": (), "upnp": False, "hole_punching": False},
+                "anonymous": True,
+                "listen": (),
+                "announce": (),
+                "upnp": False,
+                "hole_punching": False,
                 "dht": DhtConfig(enabled=False),
             }
         )
