@@ -313,3 +313,39 @@ def test_the_trace_depends_on_the_seed_alone() -> None:
 def test_uniform_latency_stays_in_its_range() -> None:
     hub = MemoryHub(1, latency=uniform(0.2, 0.3))
     assert all(0.2 <= hub.latency(hub.random, b"a", b"b") <= 0.3 for _ in range(100))
+
+
+@pytest.mark.trio
+async def test_a_visit_makes_nobody_a_peer_and_ends_with_either_node(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    hub = MemoryHub(1)
+    await nursery.start(hub.run)
+    a, b, c = (MemoryNetwork(hub, key(number)) for number in (1, 2, 3))
+    for one in (b, c):
+        one.handle(PROTOCOL, echo)
+        one.handle("/hold", hold)
+    async with a.visit(b.me, ("/memory/99", *b.listen_addresses), PROTOCOL) as stream:
+        await stream.send(b"hello")
+        assert await stream.receive() == b"hello"
+        assert a.peers() == b.peers() == frozenset()
+    assert not a._visits and not b._visits
+    with pytest.raises(NetworkError):
+        async with a.visit(b.me, c.listen_addresses, PROTOCOL):
+            pass
+    async with a.visit(b.me, b.listen_addresses, "/hold") as stream:
+        hub.partition([[a.me], [b.me]])
+        with pytest.raises(NetworkError):
+            await stream.receive()
+        with pytest.raises(NetworkError):
+            async with a.visit(b.me, b.listen_addresses, PROTOCOL):
+                pass
+    hub.heal()
+    async with a.visit(c.me, c.listen_addresses, "/hold") as stream:
+        hub.kill(c.me)
+        with pytest.raises(NetworkError):
+            await stream.receive()
+    with pytest.raises(NetworkError):
+        async with a.visit(c.me, ("/memory/2",), PROTOCOL):
+            pass
+    assert not a._visits and not hub.errors
