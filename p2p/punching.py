@@ -172,7 +172,7 @@ class Punching:
 
     async def _initiate(self, peer: bytes) -> bool | None:
         """One punch. Returns whether it worked; None if it came to no dial."""
-        if not self._admits(peer):
+        if (peer, False) in self._under_way or not self._admits(peer):
             return None
         self._under_way[peer, True] = None
         try:
@@ -249,7 +249,7 @@ class Punching:
         """
         for witness in self._reachability.choose_witnesses():
             local = None if witness == peer else self._network.share_port(witness)
-            if local is None or local in self._under_way.values():
+            if local is None or local in [used for (other, _), used in self._under_way.items() if other != peer]:
                 continue
             self._under_way[peer, is_mine] = local
             report = await self._reachability.ask(witness)

@@ -296,7 +296,7 @@ async def test_two_that_begin_at_once_make_one_connection(on_loopback: None) -> 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(second.run, one.me)
             nursery.start_soon(first.run, other.me)
-            await eventually(lambda: not one.is_relayed(other.me) and not other.is_relayed(one.me))
+            await eventually(lambda: not one.is_relayed(other.me) and not other.is_relayed(one.me), POSTPONED / 2)
             await trio.sleep(1)
             nursery.cancel_scope.cancel()
         assert len(swarm_of(one).get_connections()) == 2 and await echoes(other, one)
