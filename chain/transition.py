@@ -260,7 +260,7 @@ def execute(genesis: Genesis, epoch: Epoch, parent: Header, state: State, header
             failures.append(process_operation(draft, context, operation))
         except InvalidOperation as error:
             raise InvalidBlock("operations", f"number {index} cannot be included: {error}") from error
-    return _finish(genesis, epoch, state, draft, header, failures)
+    return _finish(genesis, epoch, parent, state, draft, header, failures)
 
 
 def _begin(
@@ -278,14 +278,21 @@ def _begin(
         draft.put(duty_key(header.proposer), replace(duty, tip=header.beacon_reveal))
     process_votes(draft, epoch, parent, body)
     charge_missed_leads(draft, genesis.parameters, epoch, body)
-    settle_due_captures(draft, parent.chain_time, header.chain_time)
     return draft, BlockContext(genesis, epoch.number, header.height, header.chain_time)
 
 
 def _finish(
-    genesis: Genesis, epoch: Epoch, state: State, draft: Draft, header: Header, failures: list[str | None]
+    genesis: Genesis,
+    epoch: Epoch,
+    parent: Header,
+    state: State,
+    draft: Draft,
+    header: Header,
+    failures: list[str | None],
 ) -> Transition:
-    """Apply the draft and, after the last block of an epoch, freeze what holds in the epoch after next."""
+    """What a block does after its operations, and after the last of an epoch to freeze what holds in two epochs."""
+    # After the operations: however far chain time has come, a dispute in the block after the capture is in time.
+    settle_due_captures(draft, parent.chain_time, header.chain_time)
     after = state.update(draft.changes)
     if header.height == epoch.last_height:
         end_epoch(draft, after, genesis, epoch)
@@ -360,7 +367,7 @@ def build_block(
             continue
         included.append(operation)
         room -= len(operation.encoded)
-    result = _finish(genesis, epoch, state, draft, header, failures)
+    result = _finish(genesis, epoch, parent, state, draft, header, failures)
     after = result.state
     body = replace(body, operations=tuple(included))
     header = replace(header, body_root=body.compute_root(), state_root=after.root, history_root=after.history.root)

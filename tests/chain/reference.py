@@ -199,12 +199,6 @@ class Reference:
             self.fine(self.leader(missed))
         self.view = view
         self.time += min(elapsed, self.genesis.parameters.idle_beat)
-        for second in sorted(self.agenda):
-            if second * 1000 <= self.time:
-                for name in self.agenda.pop(second):
-                    entry = self.holds.get(name)
-                    if entry is not None and entry.pending is not None:
-                        self.resolve(name, entry.payee, entry.pending.amount)
 
     def fine(self, key: bytes) -> None:
         owed = self.genesis.parameters.missed_lead_fee
@@ -227,6 +221,12 @@ class Reference:
         return max(0, self.bonded[key] - self.grant[key])
 
     def end_block(self) -> None:
+        for second in sorted(self.agenda):
+            if second * 1000 <= self.time:
+                for name in self.agenda.pop(second):
+                    entry = self.holds.get(name)
+                    if entry is not None and entry.pending is not None:
+                        self.resolve(name, entry.payee, entry.pending.amount)
         self.height += 1
         if self.height % self.genesis.parameters.epoch_heights == 0:
             self.end_epoch()

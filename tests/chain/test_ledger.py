@@ -729,9 +729,26 @@ def test_disputes_are_the_payers_and_against_a_pending_capture() -> None:
     for key in (payee, chain.users[1]):
         assert "only the payer" in refusal(chain, chain.sign(key, Dispute(hold_of(user, 0))))
     assert "no open hold" in refusal(chain, chain.sign(user, Dispute(hold_of(user, 1))))
-    # Settling comes before the operations of a block: at the end of the grace time it is too late.
-    assert "no open hold" in refusal(chain, dispute, elapsed=3_000)
     do(chain, dispute, elapsed=2_999)
+
+
+@pytest.mark.parametrize("grace", [1, 3_000, 10_000])
+def test_a_dispute_is_in_time_in_the_next_block_whatever_its_time(grace: int) -> None:
+    """Chain time may grow by more than the grace time in one block; what falls due is paid after the operations."""
+    chain = Chain(parameters=replace(PARAMETERS, capture_grace=grace))
+    user, payee = chain.users[0], chain.executor(chain.users[0], 0)
+    do(chain, chain.hold(user, 0))
+    earner = chain.account(payee)
+    fee = do(chain, chain.capture(payee, chain.delivery(user, 0)))
+    do(chain, chain.sign(user, Dispute(hold_of(user, 0))), elapsed=60_000)
+    assert chain.account(payee) == replace(earner, available=earner.available - fee)
+
+
+def test_after_the_grace_time_it_is_too_late_for_a_dispute() -> None:
+    chain, user, payee = held()
+    do(chain, chain.capture(payee, chain.delivery(user, 0, amount=3_000)))
+    chain.append(elapsed=3_000)
+    assert "no open hold" in refusal(chain, chain.sign(user, Dispute(hold_of(user, 0))), elapsed=1)
 
 
 def test_release_returns_a_hold_after_its_deadline() -> None:
