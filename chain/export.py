@@ -11,10 +11,9 @@ from pathlib import Path
 
 from chain.blocks import Block, Header
 from chain.exceptions import CodecError, StoreError
-from chain.genesis import Genesis
+from chain.genesis import MAX_GENESIS, Genesis
 from chain.light import EpochEnd
 from chain.state import State
-from chain.stored import MAX_GENESIS
 from chain.verify import Source
 
 MAGIC = b"wwwserve chain 1\n"

@@ -46,6 +46,9 @@ CREDIT = 1_000_000
 MAX_SERVERS = 4096
 """Accounts in the executor lottery of an epoch: the table is one entry of the state, and must stay readable."""
 
+MAX_GENESIS = 8 << 20
+"""Bytes of an encoded genesis: thousands of accounts with models, and no more than what loads in a moment."""
+
 MAX_RESTARTS = 64
 
 MAX_NEWCOMERS = 256
@@ -149,9 +152,12 @@ class Genesis(Record):
         """Check what the field types cannot say.
 
         Raises:
-            GenesisError: an unusable or repeated key, unsorted models, a model priced twice, no validator, too many, or
-                one with too small a bond, or too much credit.
+            GenesisError: too large, an unusable or repeated key, unsorted models, a model priced twice, no validator,
+                too many, one with too small a bond, a committee that nobody can join, or too much credit.
         """
+        size = len(self.encode())
+        if size > MAX_GENESIS:
+            raise GenesisError(f"the genesis has {size} bytes, more than {MAX_GENESIS}")
         keys = [account.public_key for account in self.accounts]
         if len(set(keys)) != len(keys):
             raise GenesisError("an account is listed twice")
@@ -175,6 +181,13 @@ class Genesis(Record):
                 raise GenesisError(f"validator {name} bonds {account.bonded}, less than min_validator_bond {least}")
         if len(validators) > self.parameters.committee_size:
             raise GenesisError(f"{len(validators)} validators, more than committee_size")
+        smallest = min(account.bonded for account in validators)
+        # Whoever joins gets a tenth of the weight at first, and takes a seat only from somebody who has less.
+        if len(validators) == self.parameters.committee_size and self.validators.total_stake // 10 <= smallest:
+            raise GenesisError(
+                f"nobody could ever join the committee: its {len(validators)} seats are taken, and the smallest, "
+                f"{smallest}, is not less than a tenth of all; set committee_size to 11 or more"
+            )
         if self.supply >= 2**63:
             raise GenesisError("the supply must stay below 2^63 micro-credits")
 
@@ -307,7 +320,7 @@ def load_genesis(path: Path) -> Genesis:
         raise GenesisError(f"{path} is not JSON: {error}") from error
     try:
         genesis = _from_json(content)
-        Genesis.decode(genesis.encode())  # applies the types and bounds of every field
+        Genesis.decode(genesis.encode(), MAX_GENESIS)  # applies the types and bounds of every field
         genesis.check()
     except (CodecError, KeyFormatError, GenesisError) as error:
         raise GenesisError(f"{path}: {error}") from error

@@ -37,7 +37,7 @@ from chain.blocks import Block, Header
 from chain.codec import Bounds, Record, unpack
 from chain.epochs import get_epoch
 from chain.exceptions import CodecError, StoreDamaged, StoreError
-from chain.genesis import Genesis
+from chain.genesis import MAX_GENESIS, Genesis
 from chain.light import MAX_EPOCH_RESTARTS, EpochEnd
 from chain.staging import OTHER_BANK
 from chain.state import State
@@ -57,7 +57,6 @@ PRUNE_KEY = b"mprune"
 UNDO_KEY = b"mundo"
 """Height from whose state on there are undo entries."""
 
-MAX_GENESIS = 8 << 20
 MAX_UNDO = 256 << 20
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chain.blockstore import BlockStore
+from chain.crypto import hash_bytes, is_valid_public_key
+from chain.duties import Candidate, compute_committee
 from chain.exceptions import GenesisError
 from chain.genesis import (
     GENESIS_VERSION,
@@ -25,7 +29,9 @@ from chain.genesis import (
 )
 from chain.operations import Usage
 from chain.state import Account, compute_supply
-from chain.validators import MAX_COMMITTEE
+from chain.store import MemoryStore
+from chain.stored import StoredChain
+from chain.validators import MAX_COMMITTEE, ValidatorSet
 from tests.chain.builders import PARAMETERS, START, make_key, make_keys, make_test_genesis
 
 
@@ -227,6 +233,52 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     for path in (tmp_path / "missing.json", tmp_path):
         with pytest.raises(GenesisError, match=path.name):
             load_genesis(path)
+
+
+@pytest.mark.parametrize(
+    ("size", "stakes", "is_open"),
+    [
+        (4, [1_000] * 4, False),
+        (5, [1_000] * 4, True),
+        (10, [1_000] * 10, False),
+        (11, [1_000] * 11, True),
+        (4, [20_000, 5_000, 5_000, 3_000], True),
+        (4, [20_000, 5_000, 5_000, 3_333], False),
+        (1, [1_000], False),
+    ],
+)
+def test_a_full_committee_that_nobody_could_join_is_refused(size: int, stakes: list[int], is_open: bool) -> None:
+    """Whoever joins gets a tenth of the weight at first, and takes a seat only from somebody who has less."""
+    parameters, keys = replace(PARAMETERS, committee_size=size), make_keys(len(stakes))
+    before = ValidatorSet.of((key.public_key, stake) for key, stake in zip(keys, stakes, strict=True))
+    seats = [Candidate(key.public_key, stake, 0) for key, stake in zip(keys, stakes, strict=True)]
+    rich = Candidate(make_key("rich").public_key, 10**9, 1)
+    assert (rich.public_key in compute_committee(before, [*seats, rich], size)) == is_open
+    if is_open:
+        make_test_genesis(keys, stakes=stakes, parameters=parameters)
+    else:
+        with pytest.raises(GenesisError, match="nobody could ever join"):
+            make_test_genesis(keys, stakes=stakes, parameters=parameters)
+
+
+def test_a_genesis_file_may_be_as_large_as_the_stored_genesis(tmp_path: Path) -> None:
+    """One limit for both: a file that loads can be kept, and what fits can be loaded."""
+    models = tuple(sorted(f"{number:02}".ljust(128, "x") for number in range(16)))
+
+    def make(count: int) -> Genesis:
+        keys = (hash_bytes("test key", bytes(4), number.to_bytes(4, "big")) for number in range(10**6))
+        usable = (key for key in keys if is_valid_public_key(key))
+        others = [GenesisAccount(key, 1, 0, models, None) for key in islice(usable, count)]
+        return make_test_genesis(make_keys(4), others=others)
+
+    large = make(1_000)
+    assert len(large.encode()) > 2 << 20
+    assert load(tmp_path, large.to_json()) == large
+    store = MemoryStore()
+    BlockStore(store, large)
+    assert StoredChain(store).genesis == large
+    with pytest.raises(GenesisError, match="more than 8388608"):
+        make(4_000)
 
 
 def test_too_many_validators_are_refused() -> None:
