@@ -8,7 +8,7 @@ segment and is left alone for a while.
 A node takes every block from where it is, but a snapshot (:mod:`consensus.snapshot_sync`) in their place
 
 - if its owner gave it a checkpoint in a later epoch, or
-- if it keeps only the blocks of a few epochs, and those are all ahead.
+- if it keeps only the blocks of a few epochs, and those are all ahead, or its peers do not keep the next ones any more.
 
 No chain is followed that contradicts the checkpoint, and none from a checkpoint that is older than the unbonding time.
 Without a checkpoint there is no such bound: see :mod:`chain.light` for what that risks.
@@ -16,7 +16,9 @@ Without a checkpoint there is no such bound: see :mod:`chain.light` for what tha
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import MappingProxyType
 
 import structlog
 import trio
@@ -69,58 +71,67 @@ HINT_DELAY = 0.3
 """Seconds that gossip gets to bring what a hint speaks of before it is pulled."""
 
 
+EMPTY: Mapping[int, bytes] = MappingProxyType({})
+
+
 # Checking what a peer sends: pure.
 
 
-class Segment:
-    """Collects blocks of one epoch on top of ``parent`` until a certificate makes the last of them final.
+class Trail:
+    """Follows blocks of one epoch from ``parent`` on, none of which counts yet.
 
-    A ``checkpoint`` ahead must be among them before any counts.
+    Each must come after the one before and carry its leader's signature, so that only validators can make any.
     """
 
-    def __init__(self, genesis: Genesis, parent: Header, state: State, checkpoint: Checkpoint | None = None) -> None:
+    def __init__(self, genesis: Genesis, parent: Header, state: State) -> None:
         self._genesis = genesis
         self._draft = Draft(state)
         self._epoch = get_next_epoch(genesis, state)
-        self._checkpoint = checkpoint
-        self._size = 0
-        self.parent = parent
-        self.blocks: list[Block] = []
-
-    @property
-    def head(self) -> Header:
+        self.head = parent
         """The last header so far."""
-        return self.blocks[-1].header if self.blocks else self.parent
 
-    @property
-    def is_before_checkpoint(self) -> bool:
-        """Whether the checkpoint is still to come."""
-        return self._checkpoint is not None and self.head.height < self._checkpoint.height
+    def follow(self, block: Block) -> None:
+        """Take the next block.
+
+        Raises:
+            InvalidBlock: not one that can come next.
+        """
+        if block.body.removed:  # the rest of the epoch has the committee that is left
+            strike_off(self._draft, block.body.removed)
+            self._epoch = get_next_epoch(self._genesis, self._draft)
+        check_header(self._genesis, self._epoch, self.head, block.header)
+        if not crypto.verify_all([block.claim()]):
+            raise InvalidBlock("signature", "is not the proposer's")
+        self.head = block.header
+
+
+class Segment(Trail):
+    """Collects blocks until a certificate makes the last of them final.
+
+    ``known`` has the ids that blocks must have at some heights: those that lead to a checkpoint.
+    """
+
+    def __init__(self, genesis: Genesis, parent: Header, state: State, known: Mapping[int, bytes] = EMPTY) -> None:
+        super().__init__(genesis, parent, state)
+        self._known = known
+        self._size = 0
+        self.blocks: list[Block] = []
 
     def add(self, part: Part) -> Certificate | None:
         """Take the next block. Returns the certificate once there is one; then :func:`verify_segment` has the word.
-
-        Each block must follow the one before and carry its leader's signature, which bounds what a liar can make this
-        node keep.
 
         Raises:
             LedgerError: not a part that can come next.
         """
         block = Block.decode(part.block)
-        if block.body.removed:  # the rest of the epoch has the committee that is left
-            strike_off(self._draft, block.body.removed)
-            self._epoch = get_next_epoch(self._genesis, self._draft)
-        check_header(self._genesis, self._epoch, self.head, block.header)
-        if self._checkpoint is not None and self._checkpoint.is_contradicted_by(block.header):
-            raise InvalidBlock("id", f"contradicts the checkpoint {self._checkpoint}")
-        if not crypto.verify_all([block.claim()]):
-            raise InvalidBlock("signature", "is not the proposer's")
+        self.follow(block)
+        if self._known.get(block.height, block.id) != block.id:
+            raise InvalidBlock("id", "contradicts what leads to the checkpoint")
         self._size += len(part.block) + len(part.certificate or b"")
         if self._size > MAX_SEGMENT:
             raise InvalidBlock("certificate", f"none within {MAX_SEGMENT} bytes")
         self.blocks.append(block)
-        certificate = None if part.certificate is None else Certificate.decode(part.certificate)
-        return None if self.is_before_checkpoint else certificate
+        return None if part.certificate is None else Certificate.decode(part.certificate)
 
 
 def verify_segment(
@@ -184,6 +195,8 @@ class SyncClient:
         self._checkpoint = checkpoint
         self._peers = SyncPeers(streams, runtime)
         self._snapshots = SnapshotSync(genesis, self._peers, runtime, store, checkpoint, adopt)
+        self._known: dict[int, bytes] = {}
+        """Ids of the blocks that lead to a checkpoint within the epoch, by height."""
         self._hinted = trio.Event()
         self._complaints: set[str] = set()
         self.target = 0
@@ -266,6 +279,7 @@ class SyncClient:
 
     async def _look_around(self) -> bool:
         """Ask a few random peers for their tips and catch up with the first that is ahead. Returns whether one was."""
+        pruned: list[tuple[bytes, Tip]] = []
         for peer in self._peers.get_candidates()[:ASKED_PEERS]:
             raw = await self._peers.ask(peer, GetTip())
             if raw is None:
@@ -277,82 +291,145 @@ class SyncClient:
                 continue
             height = self._get_final()[0].height
             if tip.height > height:
-                await self._catch_up(peer, tip)
+                if not await self._catch_up(peer, tip):
+                    pruned.append((peer, tip))
                 if self._get_final()[0].height > height:
                     return True
-        return False
+        return await self._do_without_blocks(pruned)
 
-    async def _catch_up(self, peer: bytes, tip: Tip) -> None:
-        """Follow a peer that says that it is ahead, in the way that suits what this node has and wants."""
+    async def _catch_up(self, peer: bytes, tip: Tip) -> bool:
+        """Follow a peer that says that it is ahead, in the way that suits what this node has and wants.
+
+        Returns whether it could help: False if it does not keep the blocks that come next any more.
+        """
         header, checkpoint, parameters = self._get_final()[0], self._checkpoint, self._genesis.parameters
         epoch, ahead = get_epoch(parameters, header.height + 1), get_epoch(parameters, tip.height)
-        if checkpoint is not None and checkpoint.height > header.height:
+        is_ahead = checkpoint is not None and checkpoint.height > header.height
+        if checkpoint is not None and is_ahead:
             if tip.height < checkpoint.height:  # nothing of what it has can be trusted yet
                 self._complain("behind", f"waiting for a peer that is beyond the checkpoint {checkpoint}")
-                return
+                return True
             if get_epoch(parameters, checkpoint.height) > epoch:
                 await self._take_snapshot(peer, tip)
-                return
+                return True
         if self._store.keep_epochs and ahead - epoch > self._store.keep_epochs:
             await self._take_snapshot(peer, tip)
-        elif tip.base > header.height:
-            self._complain(
-                "pruned",
-                f"peers do not keep the blocks after {header.height} any more: connect to one that keeps them all, or "
-                "let this node begin with a state (set 'checkpoint' or 'keep_epochs' in config.yaml)",
-            )
-            self._peers.avoid(peer, AVOID_SILENT, "the blocks needed are pruned")
-        else:
-            if ahead - header.epoch > parameters.unbonding_epochs:
-                if checkpoint is not None and await self._snapshots.follow(peer, tip) is None:
-                    return  # a liar; if it is not, that has raised CheckpointError
-                self._complain("old", describe_old_checkpoint(self._genesis, header, ahead - header.epoch))
+            return True
+        if tip.base > header.height:
+            return False
+        if ahead - header.epoch > parameters.unbonding_epochs:
+            if checkpoint is not None and await self._snapshots.follow(peer, tip) is None:
+                return True  # a liar; if it is not, that has raised CheckpointError
+            self._complain("old", describe_old_checkpoint(self._genesis, header, ahead - header.epoch))
+        if checkpoint is None or not is_ahead or await self._survey(peer, checkpoint):
             await self._pull(peer, tip)
+        return True
+
+    async def _do_without_blocks(self, pruned: Sequence[tuple[bytes, Tip]]) -> bool:
+        """What is left when all that were asked and are ahead have pruned what comes next. Returns whether it helped.
+
+        A node that would prune those blocks itself in the end goes on from a state; an archive waits.
+        """
+        height = self._get_final()[0].height
+        if not pruned:
+            return False
+        if self._store.keep_epochs:
+            await self._take_snapshot(*pruned[0])
+            return self._get_final()[0].height > height
+        self._complain(
+            "pruned",
+            f"peers do not keep the blocks after {height} any more: connect to one that keeps them all, or let this "
+            "node begin with a state (set 'checkpoint' or 'keep_epochs' in config.yaml)",
+        )
+        for peer, _ in pruned:
+            self._peers.avoid(peer, AVOID_SILENT, "the blocks needed are pruned")
+        return False
 
     async def _take_snapshot(self, peer: bytes, tip: Tip) -> None:
         if not await self._snapshots.run(peer, tip):
             self._complain("wait", "waiting for a peer that can give the state at the end of a recent epoch")
 
+    async def _survey(self, peer: bytes, checkpoint: Checkpoint) -> bool:
+        """Learn from ``peer`` the ids of the blocks up to a checkpoint in this epoch; False if it does not prove them.
+
+        Nothing on the way counts before it is known to lead there, and that may be more than fits into memory. So the
+        blocks are looked at twice: now for their ids, which the checkpoint vouches for, and then to be executed.
+        """
+        header, state = self._get_final()
+        if header.height + 1 in self._known:
+            return True
+        trail, ids = Trail(self._genesis, header, state), {}
+
+        async def take(part: Part) -> bool:
+            block = Block.decode(part.block)
+            trail.follow(block)
+            if checkpoint.is_contradicted_by(block.header):
+                raise InvalidBlock("id", f"contradicts the checkpoint {checkpoint}")
+            ids[block.height] = block.id
+            return block.height < checkpoint.height
+
+        with self._judging(peer):
+            while trail.head.height < checkpoint.height:
+                if not await self._read_blocks(peer, trail.head.height + 1, take) and checkpoint.height not in ids:
+                    raise InvalidBlock("height", f"nothing after {trail.head.height} sent, before the checkpoint")
+            self._known = ids
+            return True
+        return False
+
     async def _pull(self, peer: bytes, tip: Tip) -> None:
         """Take segments from ``peer`` until its answer ends or something is wrong with it."""
         header, state = self._get_final()
-        segment = Segment(self._genesis, header, state, self._checkpoint)
-        try:
+        segment = Segment(self._genesis, header, state, self._known)
+
+        async def take(part: Part) -> bool:
+            nonlocal segment, header, state
+            certificate = segment.add(part)
+            if certificate is not None:
+                executed = await self._runtime.run_sync(
+                    verify_segment, self._genesis, header, state, segment.blocks, certificate
+                )
+                await self._deliver(executed, certificate)
+                header, state = executed[-1].block.header, executed[-1].transition.state
+                segment = Segment(self._genesis, header, state, self._known)
+                self.target = tip.height
+            return True
+
+        with self._judging(peer):
+            is_full = await self._read_blocks(peer, header.height + 1, take)
+            if not is_full and segment.head.height < tip.height:
+                raise InvalidBlock("height", f"{tip.height} is claimed, but nothing after {segment.head.height} sent")
+            if segment.blocks:
+                raise InvalidBlock("certificate", "the answer ended without one")
+
+    async def _read_blocks(self, peer: bytes, height: int, take: Callable[[Part], Awaitable[bool]]) -> bool:
+        """Ask for a batch of blocks from ``height`` on, until ``take`` returns False. Returns whether it was full."""
+        size = 0
+        patience = BATCH_TIMEOUT
+        async with self._streams.open(peer, PROTOCOL) as exchange:
+            await exchange.send(Request(GetBlocks(height, BATCH)).encode(), end=True)
             while True:
-                size, is_full = 0, False
-                patience = BATCH_TIMEOUT
-                async with self._streams.open(peer, PROTOCOL) as exchange:
-                    await exchange.send(Request(GetBlocks(segment.head.height + 1, BATCH)).encode(), end=True)
-                    while True:
-                        asked_at = trio.current_time()
-                        with trio.fail_after(min(TIMEOUT, max(0.0, patience))):
-                            raw = await exchange.receive()
-                        patience -= trio.current_time() - asked_at
-                        if raw is None:
-                            break
-                        part = Answer.decode(raw).content
-                        if isinstance(part, Pruned):
-                            raise NetworkError(f"the peer has blocks only from {part.first} on")
-                        size += len(part.block)
-                        is_full = size >= BATCH
-                        certificate = segment.add(part)
-                        if certificate is None:
-                            continue
-                        executed = await self._runtime.run_sync(
-                            verify_segment, self._genesis, header, state, segment.blocks, certificate
-                        )
-                        await self._deliver(executed, certificate)
-                        header, state = executed[-1].block.header, executed[-1].transition.state
-                        segment = Segment(self._genesis, header, state, self._checkpoint)
-                        self.target = tip.height
-                if not is_full and segment.head.height < tip.height:
-                    raise InvalidBlock(
-                        "height", f"{tip.height} is claimed, but nothing after {segment.head.height} sent"
-                    )
-                if not segment.blocks:
-                    return
-                if not segment.is_before_checkpoint:
-                    raise InvalidBlock("certificate", "the answer ended without one")
+                asked_at = trio.current_time()
+                with trio.fail_after(min(TIMEOUT, max(0.0, patience))):
+                    raw = await exchange.receive()
+                patience -= trio.current_time() - asked_at
+                if raw is None:
+                    return size >= BATCH
+                part = Answer.decode(raw).content
+                if isinstance(part, Pruned):
+                    raise NetworkError(f"the peer has blocks only from {part.first} on")
+                size += len(part.block)
+                if not await take(part):
+                    return size >= BATCH
+
+    @contextmanager
+    def _judging(self, peer: bytes) -> Iterator[None]:
+        """Leave ``peer`` alone for a while if what happens inside shows that it lies, or is of no use.
+
+        Raises:
+            StoreError: the disk failed.
+        """
+        try:
+            yield
         except StoreError:
             raise
         except LedgerError as error:

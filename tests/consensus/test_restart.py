@@ -7,11 +7,10 @@ import trio
 
 from chain.blockstore import BlockStore
 from chain.genesis import Genesis
-from chain.light import Checkpoint
 from chain.restart_file import RestartFile, accept, build_restart
 from chain.transition import state_transition
 from chain.verify import StoreSource, verify_chain
-from consensus.sync import Segment, verify_segment
+from consensus.sync import Segment, Trail, verify_segment
 from consensus.sync_records import Part
 from tests.chain.test_restart import append_after, go_on, make_halted, propose
 from tests.consensus.world import World, make_key, make_test_genesis, simulate
@@ -90,8 +89,12 @@ def test_a_checkpoint_may_lie_behind_a_restart_in_the_same_epoch() -> None:
     append_after(chain, certificate)
     restart_block, last = chain.blocks[6:]
     assert restart_block.header.epoch == last.header.epoch
-    segment = Segment(chain.genesis, parent, state, Checkpoint(last.height, last.id))
-    assert segment.add(Part(restart_block.encoded, certificate.encode())) is None
+    trail = Trail(chain.genesis, parent, state)
+    for block in (restart_block, last):
+        trail.follow(block)
+    known = {block.height: block.id for block in (restart_block, last)}
+    segment = Segment(chain.genesis, parent, state, known)
+    assert segment.add(Part(restart_block.encoded, certificate.encode())) == certificate
     finality = segment.add(Part(last.encoded, chain.finality(last).encode()))
     assert finality is not None
     executed = verify_segment(chain.genesis, parent, state, segment.blocks, finality)

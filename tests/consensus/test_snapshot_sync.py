@@ -110,6 +110,70 @@ CHAIN = Chain(parameters=replace(PARAMETERS, unbonding_epochs=9))
 CHAIN.append_epochs(5)
 
 
+def test_a_node_that_prunes_goes_on_from_a_state_if_its_peers_prune_more() -> None:
+    """It is less far behind than it would keep blocks itself."""
+
+    async def play(world: SyncWorld) -> None:
+        for number in (60, 61, 62):
+            await world.serve(number, fill_store(CHAIN, keep_epochs=1))
+        world.keep_epochs = 5
+        store = MemoryStore()
+        height = CHAIN.genesis.parameters.epoch_heights
+        fill_store(CHAIN, height, store=store)
+        await world.start(5, stores=[store])
+        await world.wait_height(len(CHAIN.blocks), 5, timeout=60.0)
+        assert world.engine(5)._store.base.height > height
+
+    play_sync(CHAIN.genesis, play)
+
+
+def test_a_node_that_prunes_takes_the_blocks_if_one_of_its_peers_has_them() -> None:
+    async def play(world: SyncWorld) -> None:
+        for number, keep_epochs in ((60, 1), (61, 1), (62, 0)):
+            await world.serve(number, fill_store(CHAIN, keep_epochs=keep_epochs))
+        world.keep_epochs = 5
+        store = MemoryStore()
+        fill_store(CHAIN, CHAIN.genesis.parameters.epoch_heights, store=store)
+        await world.start(5, stores=[store])
+        await world.wait_height(len(CHAIN.blocks), 5, timeout=60.0)
+        assert world.engine(5)._store.base.height == 0
+
+    play_sync(CHAIN.genesis, play)
+
+
+LONG = Chain(parameters=replace(PARAMETERS, epoch_heights=40, unbonding_epochs=9))
+for _ in range(30):
+    LONG.append()
+
+
+def test_a_checkpoint_far_ahead_in_the_epoch_needs_no_more_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that lies before it is more than is taken on trust at once; and liars do not matter."""
+    monkeypatch.setattr("consensus.sync.MAX_SEGMENT", sum(len(block.encoded) for block in LONG.blocks[:10]))
+    monkeypatch.setattr("consensus.sync.BATCH", 4_000)
+    monkeypatch.setattr("consensus.sync_server.BATCH", 4_000)
+    part = fill_store(LONG, 20)
+    lies: list[int] = []
+
+    def stop_short(question: Question) -> Answers:
+        if not isinstance(question, GetBlocks):
+            return None
+        lies.append(question.from_height)
+        raw = [(part.raw_block(height), part.raw_certificate(height)) for height in range(question.from_height, 21)]
+        return encode_all(Answer(Part(block, certificate)) for block, certificate in raw if block is not None)
+
+    async def play(world: SyncWorld) -> None:
+        await world.serve(60, fill_store(LONG), stop_short)
+        await world.serve(61, fill_store(LONG))
+        world.trust(get_checkpoint(LONG, 25))
+        await world.start(5)
+        await world.wait_height(len(LONG.blocks), 5, timeout=60.0)
+        assert world.engine(5)._store.base.height == 0
+
+    for seed in (1, 2, 3):
+        play_sync(LONG.genesis, play, seed)
+    assert lies
+
+
 def test_an_archive_waits_for_a_peer_that_has_all_blocks() -> None:
     """A pruned peer is no liar, but no help either; and nothing makes an archive give up its past."""
 
