@@ -191,7 +191,8 @@ class CrashWorld(World):
     """Engines on disks that can die at any write.
 
     ``reapers`` are those of the nodes that may die; a node dies alone unless ``is_outage``, when all of them do. Every
-    vote that any node sends and every block that it calls final is checked.
+    vote that any node sends and every block that it calls final is checked, and so is at every start that the node
+    still has what it called final, unless the scenario says that it took that away (:meth:`declare_loss`).
     """
 
     def __init__(self, genesis: Genesis, nursery: trio.Nursery, seed: int = 1, *, is_outage: bool = False) -> None:
@@ -200,7 +201,9 @@ class CrashWorld(World):
         self.reapers: dict[int, Reaper] = {}
         self.votes, self.chain = VoteChecker(), AgreementChecker()
         self.finals: dict[int, Header] = {}
-        """The last block that each node called final."""
+        """The last block that each node called final, and must not lose."""
+        self.lost: dict[int, tuple[str, ...]] = {}
+        """What each node has to set aside. Nothing, unless it is declared."""
         self._is_outage = is_outage
         self._opened: dict[int, Opened] = {}
 
@@ -216,9 +219,21 @@ class CrashWorld(World):
         self.reapers[number] = reaper
         reaper.on_kill = lambda: self._die(*(self.nodes if self._is_outage else (number,)))
 
+    def declare_loss(self, number: int, *parts: str) -> None:
+        """Say what the scenario damaged of a node, which has to set it aside: ``chain``, ``votes.journal``."""
+        if "chain" in parts:
+            self.finals.pop(number, None)
+        self.lost[number] = parts
+
     @property
     def violations(self) -> list[str]:
-        return self.votes.violations + self.chain.violations
+        """What was broken until now: by votes, by final blocks, by setting aside what is whole."""
+        aside = [
+            f"node {number} set {disk.aside} aside instead of {self.lost.get(number, ())}"
+            for number, disk in self.disks.items()
+            if isinstance(disk, MemoryDisk) and tuple(disk.aside) != self.lost.get(number, ())
+        ]
+        return self.votes.violations + self.chain.violations + aside
 
     async def keep_up(self, *numbers: int) -> None:
         """Start whoever of ``numbers`` is not alive, until all of them are."""
@@ -265,8 +280,9 @@ class CrashWorld(World):
         node.store = opened.store
         self._opened[number] = opened
         final = self.finals.get(number)
-        if final is not None and opened.blocks.height:
-            assert opened.blocks.height_of_block(final.id) == final.height, "a final block is lost"
+        if final is not None:
+            assert opened.blocks.height >= final.height, "a final block is lost"
+            assert opened.blocks.height_of_block(final.id) == final.height, "a final block is another now"
             _check_evidence(opened)
         return opened.blocks, opened.voting
 

@@ -16,7 +16,7 @@ import trio
 
 from chain.blocks import Block, Header
 from chain.votes import Vote
-from consensus.repair import DataDisk
+from consensus.repair import CHAIN, JOURNAL, DataDisk
 from p2p.runtime import SimulatedRuntime, run_simulation
 from tests.adversarial.crash import ALL, GENESIS, PAYER, CrashWorld, Reaper, pay
 from tests.consensus.world import make_key
@@ -69,6 +69,8 @@ def main(directory: Path, number: int, after: bool) -> None:
             world.nonces[PAYER] = max(get_nonce(world, each) for each in ALL)
             await pay(world, 3)
             assert world.violations == []
+            for each in ALL:
+                assert {path.name for path in (directory / f"node{each}").iterdir()} == {CHAIN, JOURNAL}
             world.check_same_chain()
             nursery.cancel_scope.cancel()
 

@@ -401,9 +401,17 @@ def damage_memory(disk: MemoryDisk, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["journal flipped", "journal cut", "journal gone", "chain damaged", "chain gone", "both gone"]
+    ("name", "aside"),
+    [
+        ("journal flipped", "votes.journal"),
+        ("journal cut", "votes.journal"),
+        ("journal gone", ""),
+        ("chain damaged", "chain"),
+        ("chain gone", "chain"),
+        ("both gone", "chain"),
+    ],
 )
-def test_a_validator_comes_back_from_a_loss(name: str) -> None:
+def test_a_validator_comes_back_from_a_loss(name: str, aside: str) -> None:
     """It catches up, has its operation made final, waits for the next epoch, and votes."""
     seen: list[int] = []
 
@@ -420,6 +428,7 @@ def test_a_validator_comes_back_from_a_loss(name: str) -> None:
             forgotten = {(epoch, view) for signer, epoch, view in world.votes.votes if signer == me}
             assert forgotten
             damage_memory(disk, name)
+            world.declare_loss(VICTIM, *filter(None, [aside]))
             await pay(world, 1)  # others go on
             await world.start(VICTIM)
             voting = world.engine(VICTIM)._voting
