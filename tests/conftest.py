@@ -13,4 +13,6 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
     phases=[Phase.explicit, Phase.generate, Phase.target, Phase.shrink],  # explaining traces every line: far too slow
 )
+# For mutants: whether there is a failing example, not which is the smallest.
+settings.register_profile("find", settings.get_profile("ci"), phases=[Phase.explicit, Phase.generate])
 settings.load_profile("ci")

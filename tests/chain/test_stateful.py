@@ -9,13 +9,15 @@ operation the same, and the sum of all credit what it was at genesis.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import ClassVar, get_args
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from chain import registration
 from chain.beacon import Beacon, make_onion
@@ -104,6 +106,8 @@ def quick_work() -> Iterator[None]:
 
 
 PEOPLE = 8
+ENOUGH = 10
+"""How often each kind of operation has to be done, and how often turned down, for its rules to be tested."""
 people = st.integers(0, PEOPLE - 1)
 indices = st.integers(0, 1000)
 
@@ -121,6 +125,9 @@ def resolve(amount: int | str, whole: int) -> int:
 
 
 class LedgerMachine(RuleBasedStateMachine):
+    outcomes: ClassVar[Counter[tuple[str, str]]] = Counter()
+    """How often each kind of operation was done, failed or was refused, in all histories."""
+
     def __init__(self) -> None:
         super().__init__()
         self.chain = Chain(4, 2, stakes=[2_000, 8_000, 4_000, 1_500], available=60_000, parameters=RULES)
@@ -157,10 +164,10 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(
         who=people,
         to=people,
-        kind=st.sampled_from([Transfer, Transfer, Bond, Bond, Unbond, Unbond, Withdraw, Withdraw, Serve]),
+        kind=st.sampled_from([Transfer, Transfer, Bond, Bond, Unbond, Unbond, Withdraw, Serve, Serve]),
         amount=amounts,
         models=st.sampled_from([(MODEL,), (), ("large", MODEL), ("large",)]),
-        fault=sometimes("used nonce", "later nonce"),
+        fault=sometimes("used nonce", "later nonce", one_in=6),
     )
     def change_account(
         self, who: int, to: int, kind: type[NoncedOperation], amount: int | str, models: tuple[str, ...], fault: str
@@ -193,9 +200,9 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(
         who=people,
-        kind=st.sampled_from([Enroll, Enroll, Enroll, Retire, Unjail, Unjail, Recommit]),
+        kind=st.sampled_from([Enroll, Enroll, Retire, Retire, Unjail, Unjail, Recommit]),
         onion=st.integers(1, 3),
-        fault=sometimes("no tip", "foreign tip", "somebody", one_in=3),
+        fault=sometimes("no tip", "foreign tip", "somebody", "twice", one_in=3),
     )
     def change_duty(self, who: int, kind: type[NoncedOperation], onion: int, fault: str) -> None:
         key, duties = self.people[who], self.reference.duties
@@ -213,20 +220,25 @@ class LedgerMachine(RuleBasedStateMachine):
                     if k.public_key in duties and 0 < duties[k.public_key].jailed <= self.reference.epoch
                 ],
             }.get(kind, [k for k in self.people if k.public_key in duties])
+            if not fitting and kind is Unjail and who % 2:
+                kind, fitting = Recommit, [k for k in self.people if k.public_key in duties]
             key = fitting[who % len(fitting)] if fitting else key
         nonce = self.next_nonce(key)
         if kind is Enroll and not fault and self.reference.bonded[key.public_key] < RULES.min_validator_bond:
             self.ask(key, Bond(nonce, 2_000))
             nonce = self.next_nonce(key)
+        times = 2 if fault == "twice" else 1
         if kind in (Retire, Unjail):
-            self.ask(key, Retire(nonce) if kind is Retire else Unjail(nonce))
+            for number in range(nonce, nonce + times):
+                self.ask(key, Retire(number) if kind is Retire else Unjail(number))
             return
         tip = self.peel(key, onion)
         if fault == "no tip":
             tip = bytes(32)
         elif fault == "foreign tip" and key not in self.chain.validators:  # which it can never open
             tip = hash_bytes("foreign", key.public_key)
-        self.ask(key, Enroll(nonce, tip, onion) if kind is Enroll else Recommit(nonce, tip, onion))
+        for number in range(nonce, nonce + times):
+            self.ask(key, Enroll(number, tip, onion) if kind is Enroll else Recommit(number, tip, onion))
 
     @rule(
         who=people,
@@ -396,6 +408,106 @@ class LedgerMachine(RuleBasedStateMachine):
             else:
                 self.ask(self.people[who], Release(picked[2]))
 
+    @rule(
+        who=people,
+        by=people,
+        end=st.sampled_from(
+            [
+                *("dispute", "dispute", "dispute by another", "dispute of nothing", "late dispute"),
+                *("release", "release", "release", "release at the deadline", "early release", "release of a capture"),
+            ]
+        ),
+        pause=st.sampled_from([400, 400, 0]),
+        amount=st.sampled_from([700, 1_500]),
+    )
+    def see_a_hold_through(self, who: int, by: int, end: str, pause: int, amount: int) -> None:
+        """A sound hold, mostly an unreceipted capture of it, and what somebody asks for then, in time or not."""
+        asked = self.ask_for_hold(who, amount)
+        if asked is None:
+            return
+        payer, hold, name = asked
+        self.wait(pause)
+        if end in ("dispute", "dispute by another", "late dispute", "release of a capture"):
+            payee = next(key for key in self.people if key.public_key == hold.payee)
+            delivery = Delivery(name, amount, hash_bytes("answer"), Usage(amount // 2, amount // 20 + 1), "stop")
+            self.ask(payee, Capture((CaptureItem(delivery, None),)), (None,))
+            self.wait(3_001 if end == "late dispute" else pause)
+        if "dispute" in end:
+            self.ask(self.people[by] if end == "dispute by another" else payer, Dispute(name))
+            self.wait(400)
+        else:
+            self.wait(pause)
+            self.ask(self.people[by], Release(name))
+            left = hold.deadline - self.reference.time  # to the very millisecond
+            self.wait({"release at the deadline": left, "early release": left - 1}.get(end, left + 1))
+
+    def wait(self, elapsed: int) -> None:
+        """For a block, unless no time is to pass."""
+        if elapsed > 0:
+            self.make_block(elapsed)
+
+    def ask_for_hold(self, who: int, amount: int) -> tuple[KeyPair, Hold, bytes] | None:
+        """A hold that nothing is wrong with, of ``who`` or, who cannot pay, of the richest."""
+        reference = self.reference
+        if reference.available[self.people[who].public_key] < amount + 5_000:
+            who = max(range(PEOPLE), key=lambda number: reference.available[self.people[number].public_key])
+        key, seq, epoch = self.people[who], self.tops[who], reference.epoch
+        payee = reference.draw(epoch, key.public_key, seq, 0, MODEL)
+        if payee is None or not reference.models[payee]:
+            return None
+        deadline = reference.time + 9_000
+        operation = Hold(payee, amount, epoch, seq, 0, MODEL, hash_bytes("request"), deadline)
+        self.holds.append((key, operation, compute_hold_id(key.public_key, seq, 0)))
+        self.tops[who] += 1
+        self.ask(key, operation)
+        return self.holds[-1]
+
+    @rule(who=people, early=st.sampled_from([0, 0, 1, 1, 2]), seldom=st.sampled_from(["", "no"]))
+    def see_stake_leave(self, who: int, early: int, seldom: str) -> None:
+        """Somebody unbonds, and withdraws in the first epoch that allows it, or in one of the last that do not."""
+        if seldom != "":
+            return
+        reference = self.reference
+        leaving = [key for key in self.people if any(e - early > reference.epoch for e in self.get_parts(key))]
+        key = leaving[who % len(leaving)] if leaving else self.people[who]
+        if not leaving:
+            bonded = [key for key in self.people if reference.own(key.public_key) > 1]
+            if not bonded:
+                return
+            key = bonded[who % len(bonded)]
+            self.ask(key, Unbond(self.next_nonce(key), reference.own(key.public_key) // 2))
+            self.make_block(1_000)
+        ripe = [epoch - early for epoch in self.get_parts(key) if epoch - early > reference.epoch]
+        self.wait_for_epoch(min(ripe, default=0))
+        self.ask(key, Withdraw(self.next_nonce(key)))
+        self.make_block(400)
+
+    @rule(who=people, finder=people, early=st.sampled_from([0, 0, 1]))
+    def see_a_jail_term_through(self, who: int, finder: int, early: int) -> None:
+        """Somebody in jail asks to come out in the first epoch that allows it, or in the last that does not."""
+        if not self.find_jailed():
+            self.lie(who, finder, (1, 1), 0, 1, "", "")
+            self.make_block(400)
+        if jailed := self.find_jailed():
+            key = jailed[who % len(jailed)]
+            self.wait_for_epoch(self.reference.duties[key.public_key].jailed - early)
+            self.ask(key, Unjail(self.next_nonce(key)))
+            self.make_block(400)
+
+    def find_jailed(self) -> list[KeyPair]:
+        duties = self.reference.duties
+        jailed = [key for key in self.people if key.public_key in duties and duties[key.public_key].jailed]
+        return [key for key in jailed if duties[key.public_key].enrolled]
+
+    def wait_for_epoch(self, epoch: int) -> None:
+        for _ in range(4 * RULES.epoch_heights):
+            if self.reference.epoch < epoch:
+                self.make_block(1_000)
+
+    def get_parts(self, key: KeyPair) -> dict[int, int]:
+        """What of somebody's stake is unbonding, by the epoch in which it comes free."""
+        return self.reference.unbonding[key.public_key]
+
     @rule(index=indices)
     def replay(self, index: int) -> None:
         if self.signed:
@@ -480,6 +592,7 @@ class LedgerMachine(RuleBasedStateMachine):
         failures, refusals = iter(transition.failures), iter(rejected)
         for signed, good in self.queue:
             outcome = reference.apply(signed.signer, signed.operation, len(signed.encoded), good)
+            self.outcomes[type(signed.operation).__name__, outcome] += 1
             if outcome == "refused":
                 refused = next(refusals, None)
                 assert refused is not None and refused[0] is signed, signed.operation
@@ -578,5 +691,12 @@ def write_turnout(reference: Reference) -> Turnout:
     return Turnout(reference.blocks, tuple(reference.counted[key] for key in ranked), tuple(recent))
 
 
-TestLedger = LedgerMachine.TestCase
-TestLedger.settings = settings(max_examples=100, stateful_step_count=50)
+@pytest.mark.timeout(900)  # a failure takes minutes to shrink, and only then is worth reading
+def test_both_keep_the_same_books() -> None:
+    """And every kind of operation was executed often, and often turned down."""
+    outcomes = LedgerMachine.outcomes
+    outcomes.clear()
+    run_state_machine_as_test(LedgerMachine, settings=settings(max_examples=120, stateful_step_count=50))
+    for kind in get_args(Operation):
+        done, *refusals = (outcomes[kind.__name__, outcome] for outcome in ("done", "failed", "refused"))
+        assert min(done, sum(refusals)) >= ENOUGH, f"{kind.__name__}: {done} done, {sum(refusals)} turned down"
