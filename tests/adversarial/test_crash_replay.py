@@ -7,6 +7,7 @@ wants it punished replays to it whatever finality it has forgotten, and proposes
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 
 import pytest
 import trio
@@ -37,6 +38,8 @@ from tests.simulation.checkers import VoteChecker
 KEY = make_key(4)
 LAST = 4
 """The blocks up to here are proposed, those before it are final. All are of the first epoch."""
+VOTES = 2 * LAST - 1
+"""In the first life: it notarizes all of them, and finalizes all but the last."""
 
 
 class Quiet(Recorder):
@@ -106,64 +109,71 @@ REAL = [get_block(height) for height in range(1, LAST + 1)]
 RIVALS = [make_rival(height) for height in range(1, LAST + 1)]
 
 
-def live_once() -> tuple[MemoryDisk, list[Vote], list[MemoryStore]]:
-    """A first life. Returns also copies of the database as it was after each block."""
+@dataclass(frozen=True)
+class FirstLife:
+    """What it left: its disk, its votes in their order, and the database as it was after each block."""
+
+    disk: MemoryDisk
+    votes: list[Vote]
+    copies: list[MemoryStore]
+
+    def attack(self, disk: MemoryDisk) -> list[str]:
+        """Replay finality up to every height, then propose rivals of what follows. What it signed in conflict."""
+        checker = VoteChecker()
+        for vote in self.votes:
+            checker.on_durable(vote)
+            checker.on_sent(vote)
+        for replayed in range(LAST):
+            life = Life(copy.deepcopy(disk), 100 + replayed)
+            blocks = [*REAL[:replayed], *RIVALS[replayed:]]
+            for vote in life.run(blocks, replayed):
+                checker.on_durable(vote)
+                checker.on_sent(vote)
+        return checker.violations
+
+    def lose(self, store: str, records: int) -> MemoryDisk:
+        """The disk with a cut journal, and a database that is whole, lost or an older one."""
+        disk = copy.deepcopy(self.disk)
+        disk.file.truncate(records * RECORD_SIZE)
+        if store == "lost":
+            disk.set_store_aside()
+        elif store != "whole":
+            disk.store = copy.deepcopy(self.copies[int(store)])
+        return disk
+
+
+@pytest.fixture(scope="module")
+def first_life() -> FirstLife:
     disk, copies = MemoryDisk(), []
     Journal(disk.file, GENESIS.chain_id, KEY.public_key)
     for count in range(1, LAST + 1):
         votes = Life(disk, count).run(REAL[:count])
         copies.append(copy.deepcopy(disk.store))
-    assert [vote.kind for vote in votes].count(VoteKind.NOTARIZE) == LAST
-    return disk, votes, copies
+    assert [vote.kind for vote in votes] == [*(VoteKind.NOTARIZE, VoteKind.FINALIZE) * (LAST - 1), VoteKind.NOTARIZE]
+    assert len(votes) == VOTES
+    return FirstLife(disk, votes, copies)
 
 
-DISK, VOTES, COPIES = live_once()
-
-
-def attack(disk: MemoryDisk) -> list[str]:
-    """Replay finality up to every height, then propose rivals of what follows. Returns what it signed in conflict."""
-    checker = VoteChecker()
-    for vote in VOTES:
-        checker.on_durable(vote)
-        checker.on_sent(vote)
-    for replayed in range(LAST):
-        life = Life(copy.deepcopy(disk), 100 + replayed)
-        blocks = [*REAL[:replayed], *RIVALS[replayed:]]
-        for vote in life.run(blocks, replayed):
-            checker.on_durable(vote)
-            checker.on_sent(vote)
-    return checker.violations
-
-
-def lose(store: str, records: int) -> MemoryDisk:
-    """The disk of the first life with a cut journal, and a database that is whole, lost or an older one."""
-    disk = copy.deepcopy(DISK)
-    disk.file.truncate(records * RECORD_SIZE)
-    if store == "lost":
-        disk.set_store_aside()
-    elif store != "whole":
-        disk.store = copy.deepcopy(COPIES[int(store)])
-    return disk
-
-
-CUTS = [(store, records) for store in ("whole", "lost") for records in range(len(VOTES) + 2)]
+CUTS = [(store, records) for store in ("whole", "lost") for records in range(VOTES + 2)]
 BLANK = ("lost", 1)
 """Exactly what ``init`` makes."""
 
 
 @pytest.mark.parametrize(("store", "records"), [cut for cut in CUTS if cut != BLANK])
-def test_a_journal_cut_anywhere_does_not_make_it_contradict_itself(store: str, records: int) -> None:
-    assert attack(lose(store, records)) == []
+def test_a_journal_cut_anywhere_does_not_make_it_contradict_itself(
+    first_life: FirstLife, store: str, records: int
+) -> None:
+    assert first_life.attack(first_life.lose(store, records)) == []
 
 
 @pytest.mark.parametrize("store", ["0", "1", "2"])
-def test_an_older_database_does_not_make_it_contradict_itself(store: str) -> None:
-    assert attack(lose(store, 1 + len(VOTES))) == []
+def test_an_older_database_does_not_make_it_contradict_itself(first_life: FirstLife, store: str) -> None:
+    assert first_life.attack(first_life.lose(store, 1 + VOTES)) == []
 
 
 @pytest.mark.parametrize(("store", "records"), [("0", 2), ("1", 4), BLANK])
-def test_an_older_copy_of_both_does(store: str, records: int) -> None:
+def test_an_older_copy_of_both_does(first_life: FirstLife, store: str, records: int) -> None:
     """No file can tell that it is old if all agree: never restore a copy of a data directory. (And this test can see
     what the others must not find.)
     """
-    assert any("contradicts" in violation for violation in attack(lose(store, records)))
+    assert any("contradicts" in violation for violation in first_life.attack(first_life.lose(store, records)))

@@ -78,8 +78,12 @@ def test_who_was_voted_out_counts_no_more() -> None:
 
 def test_a_certificate_is_weighed_with_its_own_epochs_stake() -> None:
     """Two of three with a new weight are a quorum today; yesterday, when the block was made final, they were not."""
-    keys = make_keys(4)
+    keys = sorted(make_keys(4), key=lambda key: key.public_key)
     before, now = make_set(keys, [1000, 1000, 1000, 1000]), make_set(keys, [5000, 5000, 1, 1])
+    order = [key.public_key for key in keys]
+    assert [each.public_key for each in before] == [each.public_key for each in now] == order, (
+        "the weight alone differs"
+    )
     chain_id, last = b"c" * 32, b"x" * 32
 
     def finalize(*signers: int) -> Certificate:

@@ -904,8 +904,6 @@ def test_a_lie_is_punished_once_and_what_was_said_before_the_punishment_with_it(
     chain.append_epochs(1)
     first, more = chain.evidence(finder, liar), [chain.evidence(finder, liar, epoch=e, view=9) for e in (0, 1)]
     do(chain, first)
-    for again in (first, *more):
-        assert "punished for that epoch already" in refusal(chain, again)
     do(chain, chain.bond(liar, 50_000))
     for again in (first, *more):
         assert "punished for that epoch already" in refusal(chain, again), "not even with new stake"
@@ -915,6 +913,15 @@ def test_a_lie_is_punished_once_and_what_was_said_before_the_punishment_with_it(
     assert chain.next_epoch == 3
     do(chain, chain.evidence(finder, liar, epoch=3))
     assert chain.account(liar).bonded == 0 and chain.duty(liar).clean_from == 5
+
+
+def test_a_second_punishment_is_refused_for_the_first_before_for_the_lack_of_stake() -> None:
+    chain = Chain()
+    liar, finder = chain.validators[0], chain.users[0]
+    chain.append_epochs(1)
+    do(chain, chain.evidence(finder, liar))
+    for again in (chain.evidence(finder, liar, epoch=epoch, view=view) for epoch in (0, 1) for view in (1, 9)):
+        assert "punished for that epoch already" in refusal(chain, again)
 
 
 def test_there_is_no_evidence_against_who_has_nothing() -> None:
