@@ -7,6 +7,8 @@ item is never refused for its size alone, and what it took too much has to be ga
 A :class:`Limiter` has a bucket for each peer, and one for all of them together. When the latter is empty a peer still
 has its *share*: the total rate once more, divided by the number of peers, which nobody else can use up. A newcomer has
 saved up no share, so a flood under ever new names spends only what is common.
+
+A :class:`Budget` bounds what is kept at a time, as a limiter bounds what comes in a second.
 """
 
 from __future__ import annotations
@@ -30,9 +32,9 @@ class Rate:
     size: float
     burst: float
 
-    def get_cost(self, size: int) -> float:
-        """Seconds that one item of ``size`` bytes lasts at this rate."""
-        return max(1 / self.items, size / self.size)
+    def get_cost(self, size: int, items: int = 1) -> float:
+        """Seconds that ``items`` of ``size`` bytes together last at this rate."""
+        return max(items / self.items, size / self.size)
 
 
 class Bucket:
@@ -75,13 +77,13 @@ class Limiter:
         """Peers that are remembered."""
         return len(self._peers)
 
-    def admit(self, peer: bytes, size: int, now: float) -> bool:
-        """Whether to take an item of ``size`` bytes from ``peer``."""
+    def admit(self, peer: bytes, size: int, now: float, items: int = 1) -> bool:
+        """Whether to take an item from ``peer``, or several at once, of ``size`` bytes."""
         known = self._get(peer, now)
-        if known.own.fill(now) <= 0 or not self._spend_total(known, size, now):
+        if known.own.fill(now) <= 0 or not self._spend_total(known, size, items, now):
             self.dropped += 1
             return False
-        known.own.level -= self._rate.get_cost(size)
+        known.own.level -= self._rate.get_cost(size, items)
         return True
 
     def punish(self, peer: bytes, now: float, seconds: float = PENALTY) -> None:
@@ -105,12 +107,12 @@ class Limiter:
         self._peers.move_to_end(peer)
         return known
 
-    def _spend_total(self, known: _Peer, size: int, now: float) -> bool:
+    def _spend_total(self, known: _Peer, size: int, items: int, now: float) -> bool:
         if self._total is None:
             return True
         if self._common is None:
             self._common = Bucket(self._total.burst, now, self._total.burst)
-        cost = self._total.get_cost(size)
+        cost = self._total.get_cost(size, items)
         share = known.share.fill(now, 1 / len(self._peers))
         if self._common.fill(now) > 0:
             self._common.level -= cost
@@ -119,3 +121,35 @@ class Limiter:
         else:
             return False
         return True
+
+
+class Budget:
+    """Bytes kept for others: ``each`` for one of them, and ``total`` for all together."""
+
+    def __init__(self, each: int, total: int) -> None:
+        self._each = each
+        self._total = total
+        self._held: dict[bytes, int] = {}
+        self.size = 0
+        """Bytes kept now."""
+
+    def __len__(self) -> int:
+        """Names for which anything is kept."""
+        return len(self._held)
+
+    def hold(self, name: bytes, change: int) -> bytes | None:
+        """Account for ``change`` bytes more for ``name``, or fewer.
+
+        Returns:
+            Whose have to go, if these are too many: those of ``name`` if they exceed its own bound, otherwise those of
+            whoever has most. They are accounted for until they are given back.
+        """
+        held = self._held.pop(name, 0) + change
+        self.size += change
+        if held:
+            self._held[name] = held
+        if change <= 0:
+            return None
+        if held > self._each:
+            return name
+        return max(self._held, key=lambda one: self._held[one]) if self.size > self._total else None

@@ -11,12 +11,13 @@ import pytest
 import trio
 from libp2p.io.trio import TrioTCPStream
 from libp2p.network.connection.raw_connection import RawConnection
+from libp2p.pubsub.gossipsub import PROTOCOL_ID_V11
 from multiaddr import Multiaddr
 
 from chain.crypto import KeyPair
 from p2p.hardening import peer_id_of
 from p2p.host import Libp2pNetwork
-from p2p.network import NetworkError
+from p2p.network import NetworkError, RawStream
 from p2p.runtime import RealRuntime
 from p2p.streams import Streams
 from p2p.transport import GuardedTCP, get_endpoint
@@ -172,6 +173,14 @@ async def attacking(seed: int, victim: Victim, source: str) -> AsyncIterator[Pee
 def get_muxer(peer: Peer) -> Any:
     """The library's end of the peer's connection to the victim."""
     return peer.network._swarm().get_connections(peer_id_of(KEY.public_key))[0].muxed_conn
+
+
+async def open_gossip(peer: Peer) -> RawStream:
+    """A gossip stream to the victim, in place of the library's own."""
+    running = peer.network._running
+    assert running is not None
+    await running.pubsub.wait_for_peer(peer_id_of(KEY.public_key))
+    return await peer.network.open_stream(KEY.public_key, str(PROTOCOL_ID_V11))
 
 
 async def open_socket(victim: Victim, source: str) -> trio.SocketStream:

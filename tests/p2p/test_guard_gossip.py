@@ -7,11 +7,13 @@ for ``guard_off`` means that the library has been mended and the guard can go.
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import pytest
 import trio
+from libp2p.abc import INetStream
 from libp2p.network.stream.exceptions import StreamError
 from libp2p.pubsub.gossipsub import PROTOCOL_ID_V11
 from libp2p.pubsub.pb import rpc_pb2
@@ -20,9 +22,11 @@ from libp2p.utils import encode_varint_prefixed
 from multiaddr import Multiaddr
 
 import p2p.gossip
+import p2p.gossip_rpc
 import p2p.hardening
 import p2p.host
 from p2p.gossip import GuardedGossipSub, GuardedPubsub
+from p2p.gossip_rpc import BoundedQueue
 from p2p.hardening import (
     GuardedHost,
     peer_id_of,
@@ -37,6 +41,7 @@ from tests.p2p.hosts import (
     guard,
     key,
     library,
+    muxer,
     network,
     pair,
     running,
@@ -44,14 +49,16 @@ from tests.p2p.hosts import (
     swarm_of,
 )
 
-STOCK_QUEUES = RpcQueue.__init__.__defaults__  # before any host is made, which replaces it
-
-
 # Item 1: what one peer sends must not end the process
 
 
+async def open_gossip(attacker: Libp2pNetwork, victim: Libp2pNetwork) -> INetStream:
+    await library(attacker).pubsub.wait_for_peer(peer_id_of(victim.me))  # its own stream would replace this one
+    return await library(attacker).host.new_stream(peer_id_of(victim.me), [PROTOCOL_ID_V11])
+
+
 async def send_gossip(attacker: Libp2pNetwork, victim: Libp2pNetwork, *frames: bytes) -> None:
-    stream = await library(attacker).host.new_stream(peer_id_of(victim.me), [PROTOCOL_ID_V11])
+    stream = await open_gossip(attacker, victim)
     for frame in frames:
         await stream.write(encode_varint_prefixed(frame))
 
@@ -79,6 +86,7 @@ def message(**fields: Any) -> bytes:
 async def test_gossip_with_an_undecodable_key(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not on:
         monkeypatch.delattr(GuardedPubsub, "push_msg")
+        monkeypatch.delattr(GuardedPubsub, "continuously_read_stream")  # the second line of defence
 
     async def attack(victim: Libp2pNetwork, attacker: Libp2pNetwork) -> None:
         victim.subscribe(TOPIC)
@@ -93,6 +101,7 @@ async def test_gossip_with_an_undecodable_key(on: bool, monkeypatch: pytest.Monk
 async def test_a_validator_that_raises(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not on:
         monkeypatch.delattr(GuardedPubsub, "push_msg")
+        monkeypatch.delattr(GuardedPubsub, "continuously_read_stream")  # the second line of defence
 
     def fail(forwarder: Any, msg: Any) -> bool:
         raise KeyError("a bug")
@@ -140,6 +149,139 @@ async def test_odd_control_messages_and_senders_are_ignored() -> None:
             await send_gossip(attacker, victim, b"\0" * (p2p.gossip.MAX_RPC + 1))
 
     assert await survives(attack)
+
+
+# What one RPC may cost
+
+
+@guard
+@pytest.mark.trio
+async def test_an_rpc_starts_no_task(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not on:
+        monkeypatch.delattr(GuardedPubsub, "continuously_read_stream")
+    async with pair() as (victim, attacker):
+        victim.subscribe(TOPIC)
+        await eventually(lambda: TOPIC in library(victim).pubsub.topic_ids)
+        manager = library(victim).pubsub.manager
+        started, stock = 0, manager.run_task
+
+        def run_task(*args: Any, **options: Any) -> None:
+            nonlocal started
+            started += 1
+            stock(*args, **options)
+
+        rpc = rpc_pb2.RPC(publish=[rpc_pb2.Message(topicIDs=[TOPIC])] * 60)
+        for number in range(20):
+            rpc.subscriptions.add(subscribe=True, topicid=f"topic {number}")
+        monkeypatch.setattr(manager, "run_task", run_task)
+        await send_gossip(attacker, victim, rpc.SerializeToString())
+        topics = library(victim).pubsub.peer_topics
+        await eventually(lambda: "topic 19" in topics)
+        assert (started < 5) is on
+        assert on or started >= 120
+
+
+@guard
+@pytest.mark.trio
+async def test_a_peer_has_one_gossip_stream(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not on:
+        monkeypatch.delattr(GuardedPubsub, "continuously_read_stream")
+    async with pair() as (victim, attacker):
+        for _ in range(20):
+            stream = await open_gossip(attacker, victim)
+            with suppress(StreamError):  # when the library opens its own anew
+                await stream.write(encode_varint_prefixed(bytes(1 << 17))[:-1])
+
+        def count() -> int:
+            return len([one for one in muxer(victim, attacker).streams.values() if not one.is_initiator])
+
+        await eventually(lambda: count() <= 2 if on else count() >= 20)
+        if on:
+            assert library(victim).pubsub._unfinished.size <= 1 << 18
+
+
+@guard
+@pytest.mark.trio
+async def test_an_rpc_without_an_end(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(p2p.gossip_rpc, "RPC_TIMEOUT", 0.3)
+    if not on:
+        monkeypatch.delattr(GuardedPubsub, "continuously_read_stream")
+    async with pair() as (victim, attacker):
+        stream = await open_gossip(attacker, victim)
+        await stream.write(encode_varint_prefixed(bytes(1000))[:-1])
+        with trio.move_on_after(2) as patience, suppress(StreamError):
+            await stream.read(1)
+        assert patience.cancelled_caught is not on
+        assert bool(len(victim.door.peers)) is on
+
+
+@pytest.mark.trio
+async def test_unfinished_rpcs_of_all_peers_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(p2p.gossip, "MAX_UNFINISHED", 1 << 20)
+    victim, *attackers = (network(number) for number in range(1, 7))
+    async with running(victim, *attackers):
+        for number, attacker in enumerate(attackers):
+            await attacker.connect(victim.me, victim.listen_addresses)
+            stream = await open_gossip(attacker, victim)
+            with suppress(StreamError):
+                for _ in range(4 + number):
+                    await stream.write(encode_varint_prefixed(bytes(1 << 20))[: 60 << 10])
+        unfinished = library(victim).pubsub._unfinished
+        await eventually(lambda: 0 < unfinished.size <= 1 << 20)
+
+
+@guard
+@pytest.mark.trio
+async def test_a_message_wanted_many_times_is_sent_once(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not on:
+        monkeypatch.delattr(GuardedGossipSub, "handle_iwant")
+    async with pair() as (victim, attacker):
+        inbox = attacker.subscribe(TOPIC)
+        victim.subscribe(TOPIC)
+        await gossip_works(victim, inbox, TOPIC)
+        router = library(victim).pubsub.router
+        assert isinstance(router, GuardedGossipSub)
+        (name, *_) = router.mcache.msgs
+        sent = 0
+
+        def send(queue: RpcQueue, rpc: rpc_pb2.RPC, priority: bool = False) -> bool:
+            nonlocal sent
+            sent += len(rpc.publish)
+            return True
+
+        monkeypatch.setattr(BoundedQueue, "push", send)
+        await router.handle_iwant(rpc_pb2.ControlIWant(messageIDs=[name] * 500), peer_id_of(attacker.me))
+        assert sent == (1 if on else 500)
+
+
+@pytest.mark.trio
+async def test_who_subscribes_again_and_again_is_sent_what_is_recent_once() -> None:
+    async with pair() as (victim, attacker):
+        inbox = attacker.subscribe(TOPIC)
+        victim.subscribe(TOPIC)
+        await gossip_works(victim, inbox, TOPIC)
+        pubsub, router = library(victim).pubsub, library(victim).pubsub.router
+        assert isinstance(router, GuardedGossipSub)
+        for number in range(20):
+            await victim.publish(TOPIC, b"%d" % number)
+        await drained(inbox)
+        queued = 0
+        send_rpc = router.send_rpc
+
+        def count(peer: Any, rpc: rpc_pb2.RPC, priority: bool = False) -> None:
+            nonlocal queued
+            queued += len(rpc.publish)
+            send_rpc(peer, rpc, priority)
+
+        vars(router)["send_rpc"] = count
+        rpc = rpc_pb2.RPC()
+        for number in range(20):
+            rpc.subscriptions.add(subscribe=number % 2 == 1, topicid=TOPIC)
+        rpc.subscriptions.add(subscribe=True, topicid="last")
+        await send_gossip(attacker, victim, rpc.SerializeToString())
+        await eventually(lambda: "last" in pubsub.peer_topics)
+        assert peer_id_of(attacker.me) in pubsub.peer_topics[TOPIC]
+        assert queued <= len(router.mcache.window(TOPIC))
 
 
 # Items 4 to 9: gossip
@@ -216,8 +358,8 @@ async def test_many_messages_at_once_are_not_taken_for_spam(on: bool) -> None:
 @pytest.mark.trio
 async def test_a_burst_fits_into_the_queues(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not on:
-        monkeypatch.setattr(p2p.gossip, "long_gossip_queues", lambda: None)
-        monkeypatch.setattr(RpcQueue.__init__, "__defaults__", STOCK_QUEUES)
+        monkeypatch.setattr(p2p.gossip, "bounded_gossip_queues", lambda: None)
+        monkeypatch.setattr("libp2p.pubsub.pubsub.RpcQueue", RpcQueue)
     async with pair() as (one, other):
         inbox = one.subscribe(TOPIC)
         await gossip_works(other, inbox, TOPIC)

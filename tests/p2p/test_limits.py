@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2p.limits import IDLE, Limiter, Rate
+from p2p.limits import IDLE, Budget, Limiter, Rate
 
 ONE, TWO = b"1" * 32, b"2" * 32
 RATE = Rate(items=10, size=1_000, burst=2.0)
@@ -81,3 +81,19 @@ def test_nobody_exceeds_the_rate_and_all_together_twice_the_total(events: list[t
             largest = max(largest, RATE.get_cost(size))
     assert all(seconds <= RATE.burst + now + largest + 1e-6 for seconds in spent.values())
     assert common <= 2 * now + 8 * max(total.burst, largest) + 1e-6
+
+
+def test_several_items_cost_as_many_as_one_after_the_other() -> None:
+    limiter = Limiter(Rate(items=10, size=1000, burst=1.0))
+    assert limiter.admit(ONE, 0, 0.0, items=30)
+    assert not limiter.admit(ONE, 0, 1.9) and limiter.admit(ONE, 0, 2.1)
+
+
+def test_a_budget_names_who_is_over_his_own_or_has_most() -> None:
+    budget = Budget(each=100, total=150)
+    assert budget.hold(b"a", 100) is None
+    assert budget.hold(b"b", 50) is None
+    assert budget.hold(b"b", 10) == b"a"  # together they have too much, and a has most
+    assert budget.hold(b"a", -100) is None and len(budget) == 1 and budget.size == 60
+    assert budget.hold(b"b", 50) == b"b"  # over its own
+    assert budget.hold(b"b", -110) is None and len(budget) == budget.size == 0
