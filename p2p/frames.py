@@ -115,7 +115,18 @@ def cost(payload: bytes) -> int:
 class ExchangeState:
     """One side of one exchange: what may be sent, what has arrived, and how it ended."""
 
-    __slots__ = ("_consumed", "_granted", "_inbox", "credit", "ended", "failure", "number", "peer_ended", "stopped")
+    __slots__ = (
+        "_consumed",
+        "_granted",
+        "_inbox",
+        "credit",
+        "ended",
+        "failure",
+        "number",
+        "peer_ended",
+        "stopped",
+        "unread",
+    )
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -129,6 +140,8 @@ class ExchangeState:
         """Why nothing more will arrive although the peer has not ended, if so."""
         self.stopped: str | None = None
         """Why the peer reads no more, if so. What it sent before it ended is valid all the same."""
+        self.unread = 0
+        """Bytes that have arrived and were not taken."""
         self._inbox: deque[bytes] = deque()
         self._granted = WINDOW
         self._consumed = 0
@@ -173,6 +186,7 @@ class ExchangeState:
                     raise FrameError("data after the end" if self.peer_ended else "more data than credit")
                 self._granted -= cost(frame.payload)
                 self._inbox.append(frame.payload)
+                self.unread += cost(frame.payload)
             case Kind.END:
                 self.peer_ended = True
             case Kind.CREDIT:
@@ -190,6 +204,7 @@ class ExchangeState:
         if not self._inbox:
             return None
         payload = self._inbox.popleft()
+        self.unread -= cost(payload)
         self._consumed += cost(payload)
         return payload
 

@@ -137,6 +137,10 @@ class Budget:
         """Names for which anything is kept."""
         return len(self._held)
 
+    def get(self, name: bytes) -> int:
+        """Bytes kept for ``name``."""
+        return self._held.get(name, 0)
+
     def hold(self, name: bytes, change: int) -> bytes | None:
         """Account for ``change`` bytes more for ``name``, or fewer.
 

@@ -15,6 +15,7 @@ never writes, so it always drains the link, and credit bounds what it may have t
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
@@ -24,6 +25,7 @@ import trio
 
 from p2p.bans import Fault
 from p2p.frames import MAX_FRAME, ExchangeState, Frame, FrameError, FrameReader, Kind
+from p2p.limits import Budget
 from p2p.network import Network, NetworkError, RawStream, is_network_error
 
 logger = logging.getLogger(__name__)
@@ -43,9 +45,13 @@ MAX_IDLE = 64
 MAX_STREAMS = 200
 """Streams opened to one peer; libp2p blocks somewhat above."""
 
-MAX_UNFINISHED = 16 << 20
-"""Bytes of unfinished frames of one peer, in all its streams together; frames are sent whole, so honest ones are few.
-"""
+FRAME_TIMEOUT = 30.0
+"""Seconds from the first byte of a frame to its last; frames are sent whole."""
+MAX_UNREAD = 16 << 20
+"""Bytes of one peer, in all its streams together, that wait here: frames without an end, and what its exchanges have
+sent and no handler has taken."""
+MAX_UNREAD_TOTAL = 48 << 20
+"""The same of all peers together; beyond, whoever has most loses the streams they are in."""
 
 Key = TypeVar("Key")
 ExchangeHandler = Callable[["Exchange"], Awaitable[None]]
@@ -58,6 +64,13 @@ class _Channel:
         self.raw = raw
         self.protocol = protocol
         self._streams = streams
+        self._reader = FrameReader()
+        self.unread = 0
+        """Bytes accounted for."""
+        self.is_accepted = False
+        """Whether the peer opened it."""
+        self.reason = "this node has stopped"
+        """Why the task that reads is cancelled, if it is."""
         self.number = 0
         """Number of the latest exchange."""
         self.exchange: Exchange | None = None
@@ -81,29 +94,61 @@ class _Channel:
 
     async def read(self, on_frame: Callable[[Frame], None]) -> None:
         """Pass on frames until the stream is lost."""
-        reader, held = FrameReader(), 0
-        reason = "this node has stopped"
+        due = math.inf  # when the frame that has begun must be complete
+        self._streams._reading.setdefault(self.raw.peer, {})[self] = None
         try:
             with self.scope:
-                while data := await self.raw.receive():
-                    for frame in reader.feed(data):
+                while True:
+                    with trio.CancelScope(deadline=due) as waiting:
+                        data = await self.raw.receive()
+                    if waiting.cancelled_caught:
+                        self._streams.network.blame(self.raw.peer, Fault.RATE)
+                        raise NetworkError(f"a frame did not come to its end within {FRAME_TIMEOUT:g} s")
+                    if not data:
+                        self.reason = "the peer closed the stream"
+                        break
+                    had_begun = self._reader.unfinished > 0
+                    frames = self._reader.feed(data)
+                    for frame in frames:
                         on_frame(frame)
-                    self._streams._hold(self.raw.peer, reader.unfinished - held)
-                    held = reader.unfinished
-                reason = "the peer closed the stream"
+                    if not self._reader.unfinished:
+                        due = math.inf
+                    elif frames or not had_begun:
+                        due = trio.current_time() + FRAME_TIMEOUT
+                    self.account()
         except NetworkError as error:
-            reason = str(error)
+            self.reason = str(error)
         except FrameError as error:
-            reason = f"the peer broke the framing rules: {error}"
+            self.reason = f"the peer broke the framing rules: {error}"
             self._streams.network.blame(self.raw.peer, Fault.GARBAGE)
         finally:
-            _count(self._streams._unfinished, self.raw.peer, -held)
-            await self.give_up(reason)
+            reading = self._streams._reading[self.raw.peer]
+            del reading[self]
+            if not reading:
+                del self._streams._reading[self.raw.peer]
+            await self.give_up(self.reason)
+            self.account()
+
+    def account(self) -> None:
+        """Account for the bytes that wait in this stream now.
+
+        Raises:
+            NetworkError: the peer has too many.
+        """
+        unread = 0
+        if self.lost is None:
+            unread = self._reader.unfinished
+            if self.is_accepted and self.exchange is not None:
+                unread += self.exchange._state.unread
+        change, self.unread = unread - self.unread, unread
+        if change:
+            self._streams._hold(self, change)
 
     async def give_up(self, reason: str) -> None:
         """Reset the stream, and fail what it carries."""
         if self.lost is None:
             self.lost = reason
+            self.account()
             self.scope.cancel()
             if self.exchange is not None:
                 self.exchange.is_lost = not self.exchange._state.is_over
@@ -185,6 +230,7 @@ class Exchange:
             state = self._state
             payload = state.take()
             if payload is not None:
+                self._channel.account()
                 return payload
             if state.failure is not None:
                 if not await self._retry(state):
@@ -284,7 +330,8 @@ class Streams:
         # Streams and exchanges that peers opened, per peer and protocol.
         self._accepted: dict[tuple[bytes, str], int] = {}
         self._served: dict[tuple[bytes, str], int] = {}
-        self._unfinished: dict[bytes, int] = {}  # bytes, per peer
+        self._reading: dict[bytes, dict[_Channel, None]] = {}
+        self._unread = Budget(MAX_UNREAD, MAX_UNREAD_TOTAL)
 
     async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         """Serve and reap until cancelled; then every stream is reset and every handler cancelled."""
@@ -441,16 +488,25 @@ class Streams:
         if self._nursery is not None:
             self._nursery.start_soon(channel.close)
 
-    def _hold(self, peer: bytes, change: int) -> None:
-        """Account for bytes of a frame that has no end yet.
+    def _hold(self, channel: _Channel, change: int) -> None:
+        """Account for bytes that wait. Where they are too many, streams of whoever has most are given up.
 
         Raises:
-            NetworkError: they are too many.
+            NetworkError: it is this one.
         """
-        if self._unfinished.get(peer, 0) + change > MAX_UNFINISHED:
+        peer = channel.raw.peer
+        largest = self._unread.hold(peer, change)
+        if largest is None:
+            return
+        if self._unread.get(peer) > MAX_UNREAD:
             self.network.blame(peer, Fault.OVERSIZE)
-            raise NetworkError("far too many frames without an end")
-        _count(self._unfinished, peer, change)
+            raise NetworkError("far too much that nobody has read")
+        for other in self._reading.get(largest, ()):
+            if other.unread and other is not channel:
+                other.reason = "too much that nobody has read"
+                other.scope.cancel()
+        if largest == peer:
+            raise NetworkError("too much that nobody has read")
 
     async def _reap(self) -> None:
         now = trio.current_time()
@@ -471,6 +527,7 @@ class Streams:
     async def _accept(self, raw: RawStream, protocol: str, handler: ExchangeHandler, limit: int) -> None:
         """Runs in a task of the network; the work is done in one of ours, so that it ends with us."""
         channel = _Channel(self, raw, protocol)
+        channel.is_accepted = True
         key = (raw.peer, protocol)
         if self._nursery is None or self._accepted.get(key, 0) >= 2 * limit + MAX_IDLE:
             await channel.give_up("busy")
@@ -530,6 +587,7 @@ class Streams:
         finally:
             if channel.exchange is exchange:
                 channel.exchange = None
+                channel.account()
             _count(self._served, key, -1)
 
 

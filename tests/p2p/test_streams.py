@@ -9,10 +9,20 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from p2p.bans import Fault
 from p2p.frames import MAX_FRAME, WINDOW, Frame, Kind
 from p2p.memory import MemoryHub, MemoryNetwork
 from p2p.network import NetworkError, RawStream
-from p2p.streams import IDLE_TIMEOUT, LINGER_TIMEOUT, MAX_STREAMS, Exchange, Streams
+from p2p.streams import (
+    FRAME_TIMEOUT,
+    IDLE_TIMEOUT,
+    LINGER_TIMEOUT,
+    MAX_STREAMS,
+    MAX_UNREAD,
+    MAX_UNREAD_TOTAL,
+    Exchange,
+    Streams,
+)
 
 PROTOCOL = "/test/1"
 pytestmark = pytest.mark.trio
@@ -516,3 +526,115 @@ async def test_nothing_works_or_remains_after_run(autojump_clock: MockClock) -> 
         with pytest.raises(NetworkError):
             await pair.request(b"x")
         nursery.cancel_scope.cancel()
+
+
+# What waits
+
+
+async def begin_frame(network: MemoryNetwork, peer: bytes, size: int) -> RawStream:
+    """A stream with a frame on it that lacks its last byte."""
+    stream = await network.open_stream(peer, PROTOCOL)
+    await stream.send(Frame(Kind.DATA, 1, bytes(size)).encode()[:-1])
+    return stream
+
+
+async def ended(stream: RawStream) -> bool:
+    try:
+        return await stream.receive() == b""
+    except NetworkError:
+        return True
+
+
+async def test_a_frame_has_to_come_to_its_end(pair: Pair, autojump_clock: MockClock) -> None:
+    blamed: list[tuple[bytes, Fault]] = []
+    pair.b.blame = lambda *fault: blamed.append(fault)  # type: ignore[method-assign]
+    pair.answerer.handle(PROTOCOL, echo)
+    stream = await pair.a.open_stream(pair.b.me, PROTOCOL)
+    whole = Frame(Kind.DATA, 1, b"whole").encode()
+    for _ in range(3):
+        await trio.sleep(2 * FRAME_TIMEOUT)  # between frames there is time
+        await stream.send(whole)
+    began = trio.current_time()
+    for byte in whole[:-1]:
+        await stream.send(bytes([byte]))
+        await trio.sleep(1)
+    while not await ended(stream):
+        pass
+    assert trio.current_time() - began == pytest.approx(FRAME_TIMEOUT, abs=1)
+    assert blamed == [(pair.a.me, Fault.RATE)] and pair.answerer._unread.size == 0
+
+
+async def test_a_slow_frame_may_follow_another_without_a_pause(pair: Pair, autojump_clock: MockClock) -> None:
+    pair.answerer.handle(PROTOCOL, echo)
+    stream = await pair.a.open_stream(pair.b.me, PROTOCOL)
+    raw = Frame(Kind.DATA, 1, bytes(87)).encode() * 6
+    step = len(raw) // 12 + 1  # from the middle of a frame to the middle of the next, and so on
+    for start in range(0, len(raw), step):
+        await stream.send(raw[start : start + step])
+        await trio.sleep(FRAME_TIMEOUT / 3)
+    assert pair.answerer._served
+
+
+async def test_unfinished_frames_of_all_peers_have_a_bound(autojump_clock: MockClock) -> None:
+    """Whoever has most goes, not whoever comes last."""
+    hub = MemoryHub(1)
+    networks = [MemoryNetwork(hub, bytes([number]) * 32) for number in range(1, 9)]
+    answerer = Streams(networks[0])
+    async with trio.open_nursery() as nursery:
+        await nursery.start(hub.run)
+        await nursery.start(answerer.run)
+        hub.connect_all()
+        answerer.handle(PROTOCOL, echo)
+        me = networks[0].me
+        honest = await begin_frame(networks[1], me, 1 << 20)
+        for network in networks[2:]:
+            for _ in range(14):
+                await begin_frame(network, me, 1 << 20)
+        await trio.sleep(10)
+        assert 0 < answerer._unread.size <= MAX_UNREAD_TOTAL
+        assert answerer._unread.get(networks[1].me) >= 1 << 20
+        await honest.send(b"\0")
+        assert (await honest.receive()) != b""
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_no_handler_takes_counts_too(pair: Pair, autojump_clock: MockClock) -> None:
+    """Each exchange may have a quarter of a megabyte on the way, and a frame of one more."""
+    blamed: list[Fault] = []
+    pair.b.blame = lambda peer, fault: blamed.append(fault)  # type: ignore[method-assign]
+    goal = trio.Event()
+
+    async def wait_and_echo(exchange: Exchange) -> None:
+        await goal.wait()
+        await echo(exchange)
+
+    pair.answerer.handle(PROTOCOL, wait_and_echo)
+    failures = 0
+
+    async def fill() -> None:
+        nonlocal failures
+        try:
+            async with pair.opener.open(pair.b.me, PROTOCOL) as exchange:
+                await exchange.send(bytes(WINDOW - 1000))
+                await exchange.send(bytes(MAX_FRAME), end=True)
+                for size in (WINDOW - 1000, MAX_FRAME):
+                    assert await exchange.receive() == bytes(size)
+        except NetworkError:
+            failures += 1
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(fill)
+        await trio.sleep(5)
+        assert pair.answerer._unread.size > 5 * MAX_FRAME
+        goal.set()
+    await trio.sleep(1)
+    assert failures == 0 and pair.answerer._unread.size == 0 and not blamed
+    goal = trio.Event()
+    async with trio.open_nursery() as nursery:
+        for _ in range(30):
+            nursery.start_soon(fill)
+        await trio.sleep(20)
+        assert pair.answerer._unread.size <= MAX_UNREAD
+        goal.set()
+    assert failures > 0 and Fault.OVERSIZE in blamed and pair.answerer._unread.size == 0
