@@ -47,9 +47,9 @@ class FinalBlock:
         return self.certificate.view if self.certificate is not None and self.certificate.epoch == epoch else 0
 
 
-def is_authentic(block: Block, verify: Callable[[Iterable[crypto.Claim]], bool] = crypto.verify_all) -> bool:
+def is_authentic(block: Block, are_signed: Callable[[Iterable[crypto.Claim]], bool] = crypto.verify_all) -> bool:
     """Whether body and signature are those of the header: whoever passes a block on could change them."""
-    return block.body.compute_root() == block.header.body_root and verify([block.claim()])
+    return block.body.compute_root() == block.header.body_root and are_signed([block.claim()])
 
 
 class Rules:
