@@ -133,9 +133,14 @@ def process_votes(draft: Draft, epoch: Epoch, parent: Header, body: Body) -> Non
     The certificates are those of the right blocks (:func:`chain.transition.get_evidence_claims`).
 
     Raises:
-        InvalidBlock: a late vote is of no recent block, or was counted before.
+        InvalidBlock: the parent's certificate names nobody, a late vote is of no recent block, or was counted before.
     """
     turnout, certificate = draft.turnout, body.parent_certificate
+    if certificate is not None and certificate.epoch == epoch.number:
+        # Checked with the signatures, but that may come later, or never where blocks are only executed again.
+        is_first = not parent.height or parent.epoch != epoch.number
+        if is_first or any(position >= len(epoch.validators) for position in certificate.signers):
+            raise InvalidBlock("parent_certificate", "is not of the parent, or of others than this epoch's validators")
     recent = get_recent_blocks(draft, epoch, parent, certificate)
     counts, blocks = [0] * len(epoch.validators), 0
     if certificate is not None and recent:

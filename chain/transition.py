@@ -62,10 +62,12 @@ def state_transition(
 
 
 def apply_block(genesis: Genesis, parent: Header, state: State, block: Block) -> Transition:
-    """:func:`state_transition` without the signatures of :func:`get_claims`, for callers that check them elsewhere.
+    """:func:`state_transition` without what :func:`get_claims` finds, for callers that check it elsewhere.
+
+    What it returns is meaningless for a block that :func:`get_claims` refuses, or whose claims do not hold.
 
     Raises:
-        InvalidBlock: any other rule is broken.
+        InvalidBlock: any other rule is broken. Nothing else is raised, whatever the block holds.
     """
     epoch = get_block_epoch(genesis, state, block.body)
     check_header(genesis, epoch, parent, block.header)

@@ -443,6 +443,22 @@ def test_apply_block_checks_all_but_signatures() -> None:
         assert caught.value.field == field
 
 
+@pytest.mark.parametrize("length", [0, 3, 4, 6])
+@pytest.mark.parametrize("signers", [(4,), (0, 2**40), (2**63 - 1,)])
+def test_apply_block_refuses_certificates_that_name_nobody(length: int, signers: tuple[int, ...]) -> None:
+    """Before anybody looks at signatures: at the beginning, within an epoch, and across a border."""
+    chain = Chain()
+    for _ in range(length):
+        chain.append()
+    block, _, _ = chain.propose()
+    certificate = Certificate(1, chain.next_epoch, chain.head.view, chain.head.id, signers, ())
+    body = replace(block.body, parent_certificate=certificate)
+    header = replace(block.header, body_root=body.compute_root())
+    forged = sign_block(chain.keys[header.proposer], header, body)
+    with pytest.raises(InvalidBlock):
+        apply_block(chain.genesis, chain.head, chain.state, forged)
+
+
 def test_state_and_header_of_the_wrong_height_do_not_mix() -> None:
     chain = make_chain()
     block, _, _ = chain.propose([chain.transfer(chain.users[0], chain.users[1], 5)])
