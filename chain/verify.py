@@ -1,9 +1,10 @@
 """The audit: re-check a whole chain from genesis, trusting nothing but the genesis itself and perhaps a checkpoint.
 
 Every encoding, hash, signature, certificate, lottery draw and transition is checked again by the code that the nodes
-run, and the conservation of credits after every block. A chain comes from a :class:`Source`: a data directory, an
-export file, or another node. Whatever else a source says (indexes, the state at the end) is compared with the replay.
-Signatures are verified by worker threads while this one executes the blocks before them.
+run. That no credit is made or lost is checked beside it: in every block over what it changes, at both ends over all
+accounts. A chain comes from a :class:`Source`: a data directory, an export file, or another node. Whatever else a
+source says (indexes, the state at the end) is compared with the replay. Signatures are verified by worker threads while
+this one executes the blocks before them.
 
 A chain whose first blocks are not there begins with a state that somebody else computed. The validators of every epoch
 since genesis vouch for it, if all of these epochs' ends are there; or a checkpoint does, a block that whoever asks for
@@ -31,7 +32,7 @@ from chain.genesis import Genesis
 from chain.light import Checkpoint, EpochEnd, LightChain
 from chain.operations import Hold, Register
 from chain.restart import get_block_epoch
-from chain.state import State, compute_supply
+from chain.state import WINDOW, State, compute_supply
 from chain.store import Store
 from chain.stored import StoredChain
 from chain.transition import Transition, apply_block, check_finality, check_header, get_claims
@@ -40,9 +41,6 @@ from chain.votes import Certificate
 
 LOOKAHEAD = 32
 """Blocks whose signatures may be in the workers' hands at once."""
-
-SUPPLY_INTERVAL = 100
-"""The sum over all accounts is taken every so many blocks and at the end; it costs a walk over the whole state."""
 
 
 _CHAIN_ENTRIES = frozenset({b"b", b"f", b"l", b"n", b"o", b"u", b"x"})
@@ -312,7 +310,8 @@ class _Audit:
         self._epoch = get_next_epoch(self._genesis, self._state)
         self._final = source.base.height
         self._supply = source.genesis.supply
-        self._attempts: dict[tuple[bytes, int], int] = {}
+        self._attempts: dict[bytes, dict[int, int]] = {}
+        """Per payer and recent sequence number: one more than its highest attempt."""
         self._numbers: dict[bytes, tuple[int, int]] = {}
         """Per payer: how many sequence numbers it used, and one more than the highest."""
         self.at = 0
@@ -492,14 +491,16 @@ class _Audit:
                 raise InvalidBlock(bad, "the signature does not hold")
             report.signatures += len(chunk)
         transition = apply_block(self._genesis, self._header, self._state, block)
+        moved = _sum_changes(self._state, transition)
         self._header, self._state = block.header, transition.state
         if block.height == self._epoch.last_height:
             self._last_headers[block.height] = block.header
-        self._supply += self._count_grants(block, transition)
+        granted = self._count_grants(block, transition)
+        self._supply += granted
         if transition.state.totals.supply != self._supply:
             raise InvalidBlock("supply", f"is {transition.state.totals.supply}, not {self._supply}")
-        if block.height % SUPPLY_INTERVAL == 0:
-            self._check_supply()
+        if moved != granted:
+            raise InvalidBlock("supply", f"all credit grows by {moved}, of which {granted} was granted")
         self._source.check_block(block, transition.failures)
         if entry.certificate is not None:
             self._count_certificate(block, entry.certificate)
@@ -539,13 +540,27 @@ class _Audit:
                 continue
             draws = self._report.payers.setdefault(signed.signer, PayerDraws())
             draws.holds += 1
-            if (signed.signer, operation.seq) not in self._attempts:
+            attempts = self._attempts.setdefault(signed.signer, {})
+            if operation.seq not in attempts:
                 used = self._base_state.window(signed.signer).top
                 numbers, top = self._numbers.get(signed.signer, (used, used))
                 numbers, top = numbers + 1, max(top, operation.seq + 1)
                 self._numbers[signed.signer] = numbers, top
                 draws.unused = top - numbers
             # Attempts below this one that were neither held before nor counted as skipped yet.
-            seen = self._attempts.get((signed.signer, operation.seq), 0)
+            seen = attempts.get(operation.seq, 0)
             draws.skipped += max(0, operation.attempt - seen)
-            self._attempts[signed.signer, operation.seq] = max(seen, operation.attempt + 1)
+            attempts[operation.seq] = max(seen, operation.attempt + 1)
+            if len(attempts) > 2 * WINDOW:  # numbers further back cannot be used any more
+                top = self._numbers[signed.signer][1]
+                self._attempts[signed.signer] = {seq: made for seq, made in attempts.items() if seq >= top - WINDOW}
+
+
+def _sum_changes(before: State, transition: Transition) -> int:
+    """By how much the credit of all accounts and the treasury grew, as the changed entries say."""
+    after = transition.state
+    grown = after.totals.treasury - before.totals.treasury
+    for key in transition.changes:
+        if key[:1] == b"a":
+            grown += after.account(key[1:]).total - before.account(key[1:]).total
+    return grown
