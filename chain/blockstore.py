@@ -89,11 +89,14 @@ class BlockStore(StoredChain):
             raise StoreDamaged(f"the state on disk is not the one after block {self.height}")
         return header, state
 
-    def check_checkpoint(self, checkpoint: Checkpoint) -> None:
+    def check_checkpoint(self, checkpoint: Checkpoint) -> bool:
         """Check that a checkpoint is no other block than the final one here.
 
+        Returns whether that can be told: not of one below the base that was not the last of its epoch. (One that is
+        still ahead is for those to check who add blocks.)
+
         Raises:
-            StoreError: it is: one of the two is not of the true chain.
+            StoreError: it is another: one of the two is not of the true chain.
         """
         header = self.find_header(checkpoint.height) if checkpoint.height <= self.height else None
         if header is not None and checkpoint.is_contradicted_by(header):
@@ -102,6 +105,7 @@ class BlockStore(StoredChain):
                 f"{header.id.hex()}: either the checkpoint is wrong, or this node followed a false chain and must "
                 "begin again in a new data directory"
             )
+        return header is not None or checkpoint.height > self.height
 
     def append(
         self,

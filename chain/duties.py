@@ -217,7 +217,7 @@ def end_epoch(draft: Draft, state: State, genesis: Genesis, epoch: Epoch) -> Non
     turnout, following = draft.turnout, epoch.number + 1
     absent = {
         validator.public_key
-        for validator, votes in zip(epoch.validators, turnout.votes, strict=False)
+        for validator, votes in zip(epoch.validators, turnout.votes, strict=True)
         if votes * MIN_TURNOUT < turnout.blocks >= MIN_BLOCKS
     }
     duties: dict[bytes, Duty] = {}

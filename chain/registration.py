@@ -2,8 +2,9 @@
 
 The proof is a salt with which Argon2id (RFC 9106), over the account and the beacon, comes out below a target:
 memory-hard, so that no special hardware makes it cheap, and soon worth nothing, so that nobody keeps a stock of them.
-What is granted is born bonded and stays bonded: it pays for duels that are lost, not for anything else. How much, how
-hard, and how many per epoch is up to the genesis; a grant of 0 turns it off, which is the default.
+What is granted is born bonded and stays bonded: it gives a newcomer a stake to serve with, which can be lost, but
+neither spent nor voted with. How much, how hard, and how many per epoch is up to the genesis; a grant of 0 turns it
+off, which is the default.
 """
 
 from __future__ import annotations

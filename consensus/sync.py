@@ -183,8 +183,7 @@ class SyncClient:
         poll_interval: float,
         checkpoint: Checkpoint | None = None,
     ) -> None:
-        if checkpoint is not None:
-            store.check_checkpoint(checkpoint)
+        is_met = checkpoint is None or store.check_checkpoint(checkpoint)
         self._genesis = genesis
         self._streams = streams
         self._runtime = runtime
@@ -201,6 +200,12 @@ class SyncClient:
         self._complaints: set[str] = set()
         self.target = 0
         """Height claimed by the peer that blocks are coming from; what it sent so far is true."""
+        if not is_met:
+            self._complain(
+                "unmet",
+                f"the checkpoint {checkpoint} is not among the blocks that are kept here, so nothing tells whether "
+                "this chain has it: set 'checkpoint' in config.yaml to a later one, or to the last block of an epoch",
+            )
 
     @property
     def is_behind(self) -> bool:

@@ -405,6 +405,21 @@ def test_the_checkpoint_that_a_node_was_given_serves_for_its_own_directory(begun
     assert CliRunner().invoke(build_app(), [*words, "20"]).exit_code == 1
 
 
+@pytest.mark.parametrize(
+    ("height", "is_known"), [(3, False), (8, False), (12, True), (18, False), (20, True), (25, True), (31, True)]
+)
+def test_a_store_says_whether_it_can_tell_a_checkpoint(begun: MemoryStore, height: int, is_known: bool) -> None:
+    """One within an epoch below the base is not here any more: that no other stands in its place says nothing."""
+    blocks = BlockStore(begun, CHAIN.genesis)
+    block_id = CHAIN.blocks[height - 1].id if height <= LENGTH else bytes(32)
+    assert blocks.check_checkpoint(Checkpoint(height, block_id)) == is_known
+    if is_known and height <= LENGTH:
+        with pytest.raises(StoreError, match="contradicts block"):
+            blocks.check_checkpoint(Checkpoint(height, bytes(32)))
+    elif not is_known:
+        assert not blocks.check_checkpoint(Checkpoint(height, bytes(32)))
+
+
 def test_only_the_staged_state_is_adopted(small_chunks: None) -> None:
     blocks = BlockStore(MemoryStore(), CHAIN.genesis)
     state = stage(blocks, 20)
