@@ -409,12 +409,12 @@ def _report_text(report: Report) -> str:
             f"{format_count(skipped, 'draw')} skipped"
         )
         for payer, draws in sorted(report.payers.items(), key=lambda item: (-item[1].holds, item[0]))[:10]:
-            expected = draws.holds * skipped / holds
+            chance = "no other payer to compare with" if draws.expected is None else f"{draws.expected:.1f} by chance"
             lines.append(
                 f"    {format_address(payer)}  {format_count(draws.holds, 'hold')}, {draws.unused:,} unused numbers, "
-                f"skipped {format_count(draws.skipped, 'draw')} "
-                f"(at the common rate: {expected:.1f})"
+                f"skipped {format_count(draws.skipped, 'draw')} ({chance})"
             )
+        lines.append("    (by chance: had each executor failed this payer as often as it failed all others)")
     return "\n".join(lines)
 
 
@@ -443,6 +443,7 @@ def _report_json(report: Report) -> dict[str, Any]:
             format_address(payer): {
                 "holds": draws.holds,
                 "skipped_draws": draws.skipped,
+                "skipped_by_chance": draws.expected,
                 "unused_numbers": draws.unused,
             }
             for payer, draws in sorted(report.payers.items())

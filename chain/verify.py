@@ -29,6 +29,7 @@ from chain.blocks import MAX_BLOCK, Block, Header
 from chain.epochs import get_epoch, get_next_epoch
 from chain.exceptions import CodecError, GenesisError, InvalidBlock, InvalidCertificate, LedgerError, StoreError
 from chain.genesis import Genesis
+from chain.ledger import get_executor
 from chain.light import Checkpoint, EpochEnd, LightChain
 from chain.operations import Hold, Register
 from chain.restart import get_block_epoch
@@ -177,12 +178,49 @@ class PayerDraws:
     """How a payer used the lottery.
 
     Its ``holds``, the attempts it ``skipped`` to make them, and the sequence numbers below its highest that it left
-    ``unused``: both are ways around a draw that somebody does not like, and both happen by chance too.
+    ``unused``: both are ways around a draw that somebody does not like, and both happen by chance too. ``expected`` is
+    how many it would have skipped by chance: had each executor that it drew failed it as often as it failed all other
+    payers. It is None if there is no other payer.
     """
 
     holds: int = 0
     skipped: int = 0
     unused: int = 0
+    expected: float | None = None
+
+
+class _Skips:
+    """How often executors were drawn and passed over, of all payers and of each."""
+
+    def __init__(self) -> None:
+        self._counts: dict[tuple[bytes | None, bytes | None], list[int]] = {}
+        """Draws and skips, by payer and executor; None for all."""
+
+    def add(self, payer: bytes, executor: bytes, is_skipped: bool) -> None:
+        """Note one draw."""
+        for key in ((payer, executor), (payer, None), (None, executor), (None, None)):
+            counts = self._counts.setdefault(key, [0, 0])
+            counts[0] += 1
+            counts[1] += is_skipped
+
+    def compute_expected(self) -> dict[bytes, float | None]:
+        """How many draws each payer would have skipped by chance (:class:`PayerDraws`)."""
+        expected: dict[bytes, float | None] = {}
+        for (payer, executor), (draws, _) in self._counts.items():
+            if payer is None or executor is None:
+                continue
+            # Whom nobody else drew is taken to fail as often as all others.
+            rate = self._get_rate(payer, executor)
+            rate = self._get_rate(payer, None) if rate is None else rate
+            before = expected.setdefault(payer, None if rate is None else 0.0)
+            expected[payer] = None if rate is None or before is None else before + draws * rate
+        return expected
+
+    def _get_rate(self, payer: bytes, executor: bytes | None) -> float | None:
+        """Which share of its draws other payers skipped; None if they had none."""
+        all_draws, all_skips = self._counts[None, executor]
+        draws, skips = self._counts[payer, executor]
+        return (all_skips - skips) / (all_draws - draws) if all_draws > draws else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,6 +348,7 @@ class _Audit:
         self._epoch = get_next_epoch(self._genesis, self._state)
         self._final = source.base.height
         self._supply = source.genesis.supply
+        self._skips = _Skips()
         self._attempts: dict[bytes, dict[int, int]] = {}
         """Per payer and recent sequence number: one more than its highest attempt."""
         self._numbers: dict[bytes, tuple[int, int]] = {}
@@ -363,6 +402,8 @@ class _Audit:
         self.at = self._header.height
         self._source.check(self._state, self._header)
         self._report.doubt = self._find_doubt()
+        for payer, expected in self._skips.compute_expected().items():
+            self._report.payers[payer].expected = expected
 
     def _begin_at_base(self) -> None:
         """Take the state at the base, after what shows that this is a block of the chain."""
@@ -492,6 +533,7 @@ class _Audit:
             report.signatures += len(chunk)
         transition = apply_block(self._genesis, self._header, self._state, block)
         moved = _sum_changes(self._state, transition)
+        self._count_draws(block)
         self._header, self._state = block.header, transition.state
         if block.height == self._epoch.last_height:
             self._last_headers[block.height] = block.header
@@ -504,7 +546,6 @@ class _Audit:
         self._source.check_block(block, transition.failures)
         if entry.certificate is not None:
             self._count_certificate(block, entry.certificate)
-        self._count_draws(block)
         report.height, report.block_id, report.state_root = block.height, block.id, block.header.state_root
         report.operations += len(block.body.operations)
         report.epochs = block.header.epoch + 1
@@ -534,6 +575,7 @@ class _Audit:
         self._final = block.height
 
     def _count_draws(self, block: Block) -> None:
+        """Count how payers use the lottery; the state is still the one before the block."""
         for signed in block.body.operations:
             operation = signed.operation
             if not isinstance(operation, Hold):
@@ -549,6 +591,13 @@ class _Audit:
                 draws.unused = top - numbers
             # Attempts below this one that were neither held before nor counted as skipped yet.
             seen = attempts.get(operation.seq, 0)
+            for attempt in range(seen, operation.attempt):
+                drawn = get_executor(
+                    self._state, operation.epoch, signed.signer, operation.seq, attempt, operation.model
+                )
+                assert drawn is not None  # there is one at a later attempt
+                self._skips.add(signed.signer, drawn, is_skipped=True)
+            self._skips.add(signed.signer, operation.payee, is_skipped=False)
             draws.skipped += max(0, operation.attempt - seen)
             attempts[operation.seq] = max(seen, operation.attempt + 1)
             if len(attempts) > 2 * WINDOW:  # numbers further back cannot be used any more

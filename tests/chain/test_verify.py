@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from statistics import mean
 
 import pytest
 
@@ -13,12 +14,13 @@ from chain.cli import _report_text
 from chain.codec import pack
 from chain.exceptions import StoreError
 from chain.genesis import Genesis
+from chain.ledger import get_executor
 from chain.operations import Hold
 from chain.state import Draft, account_key
 from chain.store import MemoryStore, Store
 from chain.verify import LOOKAHEAD, Fault, PayerDraws, Report, StoreSource, _Audit, verify_chain
 from chain.votes import VoteKind
-from tests.chain.builders import Chain
+from tests.chain.builders import PARAMETERS, Chain
 from tests.chain.forgeries import (
     FORGERIES,
     OTHER,
@@ -136,16 +138,53 @@ def count_draws(chain: Chain) -> dict[bytes, PayerDraws]:
     """Holds, attempts without one and numbers left out, of each payer; here each hold is the only one of its number."""
     draws: dict[bytes, PayerDraws] = {}
     tops: dict[bytes, int] = {}
+    met: list[tuple[bytes, bytes, bool]] = []
     for block in chain.blocks:
         for signed in block.body.operations:
             if isinstance(signed.operation, Hold):
                 entry = draws.setdefault(signed.signer, PayerDraws())
                 entry.holds += 1
                 entry.skipped += signed.operation.attempt
+                for attempt in range(signed.operation.attempt + 1):
+                    hold, state = signed.operation, chain.states[block.height - 1]
+                    drawn = get_executor(state, hold.epoch, signed.signer, hold.seq, attempt, hold.model)
+                    assert drawn is not None
+                    met.append((signed.signer, drawn, attempt < hold.attempt))
                 tops[signed.signer] = max(tops.get(signed.signer, 0), signed.operation.seq + 1)
                 entry.unused = tops[signed.signer] - entry.holds
     assert sorted((entry.holds, entry.skipped, entry.unused) for entry in draws.values()) == [(15, 22, 14), (30, 0, 0)]
+    for payer, entry in draws.items():
+        others = [(drawn, skipped) for other, drawn, skipped in met if other != payer]
+        entry.expected = pytest.approx(
+            sum(
+                mean([skipped for other, skipped in others if other == drawn] or [skipped for _, skipped in others])
+                for other, drawn, _ in met
+                if other == payer
+            )
+        )
     return draws
+
+
+def test_skipped_draws_are_compared_with_how_often_the_same_executors_failed_others() -> None:
+    """Whoever passes over those that serve all others stands out; whoever meets the one that is down does not."""
+    chain = Chain(users=3, parameters=replace(PARAMETERS, epoch_heights=100, max_attempts=8))
+    down, *up = chain.validators
+    honest, unlucky, choosy = chain.users
+    for seq in range(40):
+        operations = []
+        for payer in (honest, unlucky):
+            drawn = chain.executor(payer, seq)
+            operations.append(chain.hold(payer, seq, 1 if drawn is down else 0, amount=100))
+        favourite = next(attempt for attempt in range(4) if chain.executor(choosy, seq, attempt) is up[0])
+        operations.append(chain.hold(choosy, seq, favourite, amount=100))
+        chain.append(operations)
+    report = verify_chain(make_source((chain, {40: chain.finality(chain.blocks[-1])})))
+    assert report.ok
+    draws = [report.payers[key.public_key] for key in (honest, unlucky, choosy)]
+    for entry in draws[:2]:
+        assert entry.expected is not None and entry.skipped < 2 * entry.expected + 3
+    assert draws[2].expected is not None and draws[2].skipped > 2 * draws[2].expected
+    assert f"({draws[2].expected:.1f} by chance)" in _report_text(report)
 
 
 def test_draws_tried_in_order_are_not_skipped() -> None:
