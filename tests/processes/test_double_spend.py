@@ -122,6 +122,8 @@ def check_spent_once(cluster: Cluster, ledger: Ledger, pair: Pair) -> None:
     (winner,) = (claim for claim in pair if ledger.happened(claim))
     account = ledger.state.account(winner.signer)
     fees = sum(compute_fee(cluster.genesis, claim) for claim in pair if claim.id in ledger.operations)
+    if isinstance(winner.operation, Hold):  # the first of the account
+        fees += cluster.genesis.parameters.entry_fee
     assert account.available == 300 * CREDIT - fees
     assert (account.nonce, account.held) in ((1, 0), (0, 700 * CREDIT))
     if isinstance(winner.operation, Hold):
