@@ -31,6 +31,7 @@ from chain.light import EpochEnd
 from chain.restart import is_restart
 from chain.state import State
 from chain.transition import build_block
+from chain.validators import ValidatorSet
 from chain.votes import Certificate, Vote
 from consensus.claims import KnownClaims, execute_block
 from consensus.compact import COMPACT, CompactPropose, compress
@@ -62,6 +63,7 @@ from consensus.proposals import FinalBlock, is_authentic
 from consensus.recovery import Recovery
 from consensus.simplex import Simplex, Timeouts
 from consensus.tree import BlockTree, Executed
+from consensus.watch import Pair, VoteWatch
 from p2p.runtime import Runtime
 
 logger = structlog.get_logger(__name__)
@@ -181,6 +183,7 @@ class Agreement:
         self._drift = genesis.parameters.timestamp_drift
         self._me = b"" if voting is None else voting.key.public_key
         self._claims = KnownClaims()
+        self._watch = VoteWatch(genesis.chain_id)
         self._tree = BlockTree(store.header, store.state)
         self._epoch = get_next_epoch(genesis, store.state)
         self._spare: dict[bytes, Block] = {}
@@ -221,6 +224,15 @@ class Agreement:
         if node is not None:
             return node.block
         return self.simplex.get_block(block_id) or self._spare.get(block_id)
+
+    def has_news(self, certificate: Certificate, validators: ValidatorSet) -> bool:
+        """Whether there are votes in a certificate that this node does not know yet.
+
+        Raises:
+            InvalidCertificate: it is malformed, or not of a quorum.
+        """
+        certificate.claims(self._genesis.chain_id, validators)
+        return any(map(self._watch.is_news, certificate.votes(validators)))
 
     def get_wakeup(self) -> float:
         """Trio time at which :meth:`on_clock` has something to do."""
@@ -360,17 +372,21 @@ class Agreement:
             case Strengthen():
                 await self._runtime.run_sync(self._store.strengthen, effect.certificate)
             case Conflict():
-                logger.warning(
-                    "two votes in conflict",
-                    signer=crypto.format_address(effect.first.signer),
-                    epoch=effect.first.epoch,
-                    view=effect.first.view,
-                    first=effect.first.encode().hex(),
-                    second=effect.second.encode().hex(),
-                )
-                self._outlet.on_conflict(effect.first, effect.second)
+                self._report([(effect.first, effect.second)])
             case Reject():
                 logger.debug("message refused", reason=effect.reason)
+
+    def _report(self, pairs: Iterable[Pair]) -> None:
+        for first, second in pairs:
+            logger.warning(
+                "two votes in conflict",
+                signer=crypto.format_address(first.signer),
+                epoch=first.epoch,
+                view=first.view,
+                first=first.encode().hex(),
+                second=second.encode().hex(),
+            )
+            self._outlet.on_conflict(first, second)
 
     def _persist(self, effect: PersistVote) -> None:
         """Blocks for the length of an fsync or two. StoreError ends the node: it must not vote on."""
@@ -420,6 +436,7 @@ class Agreement:
             return None
         self._tree.add(block, transition)
         self._mempool.note_verified(block.body.operations)
+        self._report(self._watch.see_block(block, self._epoch.find_validators))
         return self._tree.get(block.id)
 
     # Proposing.
@@ -520,8 +537,11 @@ class Agreement:
         if voting is not None:
             await self._runtime.run_sync(voting.on_final, [node.block for node in executed])
         mark = None if voting is None else voting.mark
-        pairs = [(node.block, node.transition) for node in executed]
-        await self._runtime.run_sync(self._store.append, pairs, certificate, mark)
+        final = [(node.block, node.transition) for node in executed]
+        await self._runtime.run_sync(self._store.append, final, certificate, mark)
+        for node in executed:  # those that sync brought were executed elsewhere
+            self._report(self._watch.see_block(node.block, self._epoch.find_validators))
+        self._report(self._watch.see_certificate(certificate, self._epoch.find_validators(certificate.epoch)))
         header = self._store.header
         self._tree.advance(header, self._store.state)
         if voting is not None:
@@ -570,6 +590,7 @@ class Agreement:
             votes=() if voting is None else voting.journal.votes(epoch.number),
             evidence=() if voting is None else voting.evidence.load(epoch.number),
             verify=self._claims.verify,
+            watch=self._watch,
         )
 
     def _set_members(self) -> None:

@@ -503,17 +503,21 @@ class Engine(Outlet):
             certificate = Certificate.decode(raw)
             if certificate.kind != VoteKind.FINALIZE:
                 continue
-            if self._store.height_of_block(certificate.block_id) is not None and not self._is_to_share(certificate):
-                continue
+            is_known = self._store.height_of_block(certificate.block_id) is not None
             # Anybody may gossip, and what is believed here silences this node or makes it sync.
             validators = self._agreement.epoch.find_validators(certificate.epoch)
             if validators is None:  # of an epoch far ahead, if of any: sync will tell
-                self._sync.hint()
+                if not is_known:
+                    self._sync.hint()
+                continue
+            # Of a block that is final already it may still show who contradicted itself.
+            is_of_use = not is_known or self._agreement.has_news(certificate, validators)
+            if not is_of_use and not self._is_to_share(certificate):
                 continue
             await self._runtime.run_sync(certificate.verify, self.genesis.chain_id, validators)
             if self._is_to_share(certificate):
                 self._certificate = None  # somebody was faster
-            if self._store.height_of_block(certificate.block_id) is None:
+            if is_of_use:
                 await self._post(b"certs", self._agreement.on_message, certificate, len(raw), size=len(raw))
 
     def _is_to_share(self, certificate: Certificate) -> bool:

@@ -32,7 +32,8 @@ Specification for view v
        signed before a restart; it sends some of these on entering a view too.
     6. Who sends nullify for a view that has ended, or repeats another vote in it, gets the latest finalization, the
        tip, and nullifications from that view on; from a validator whose timer rests, in the current view too.
-       Certificates are broadcast once, by whoever gathers them from votes.
+       Certificates are broadcast once, by whoever gathers them from votes. Notarize votes that came to nothing are
+       shown to a few others once a later block is final: a validator may have told those another story.
 
     Hence whoever is in v holds the notarization of some p < v, its tip, and the nullifications of all views between,
     and can lead. Once the latest tip has reached everybody, all who are in v can vote for a proposal on it.
@@ -97,10 +98,14 @@ from consensus.messages import (
     Strengthen,
 )
 from consensus.proposals import FinalBlock, Rules, get_nullifications, get_parent_certificate
-from consensus.views import FINALIZE, NOTARIZE, NULLIFY, VIEW_WINDOW, View, Views, says_same
+from consensus.views import FINALIZE, NOTARIZE, NULLIFY, VIEW_WINDOW, View, Views
+from consensus.watch import VoteWatch, says_same
 
 MAX_ANSWER = 16
 """Certificates in one answer to a validator that is behind."""
+
+PASSED_ON_TO = 3
+"""Validators that a vote which came to nothing is shown to."""
 
 MAX_ANSWERS = 4
 """Answers to one validator between two timeouts or changes of view here, about each ``MAX_ANSWER`` views."""
@@ -125,6 +130,7 @@ class Simplex:
         previous_validators: who signed ``final.certificate`` if that is of the epoch before.
         votes, evidence: of this epoch, from the journal and from whatever ``PersistVote`` made durable.
         verify: checks signatures; replaceable so that one signature need not be checked twice.
+        watch: finds out who contradicts itself; passed on from one instance to the next.
     """
 
     def __init__(
@@ -142,6 +148,7 @@ class Simplex:
         votes: Iterable[Vote] = (),
         evidence: Iterable[Block | Certificate] = (),
         verify: Callable[[Iterable[crypto.Claim]], bool] = crypto.verify_all,
+        watch: VoteWatch | None = None,
     ) -> None:
         self.chain_id, self.epoch, self.validators = chain_id, epoch, validators
         self.beacon, self.last_height = beacon, last_height
@@ -150,6 +157,7 @@ class Simplex:
         self._key = key if key is not None and key.public_key in validators else None
         self._me = b"" if self._key is None else self._key.public_key
         self._effects: list[Effect] = []
+        self._watch = VoteWatch(chain_id) if watch is None else watch
         self._candidates = Candidates(final, epoch, validators, self._effects)
         self._rules = Rules(
             chain_id=chain_id,
@@ -176,6 +184,7 @@ class Simplex:
         self._restored = tuple(vote for vote in own if vote.view > self._views.final_view)
         for vote in self._restored:
             self._views[vote.view].add(vote)
+        self._watch.see(self._restored)
         self._evidence = tuple(evidence)
 
     # What the engine may ask.
@@ -241,8 +250,8 @@ class Simplex:
             if isinstance(evidence, Block):
                 self._candidates.hold(evidence)
         for evidence in self._evidence:
-            if isinstance(evidence, Certificate):
-                self._on_certificate(evidence)
+            if isinstance(evidence, Certificate) and evidence.view > self._views.final_view:
+                self._on_certificate(evidence)  # one from before a restart in the epoch was of another committee
         for vote in self._restored:
             self._count(vote)
         self._effects += [Broadcast(vote) for vote in self._views.get_open_votes(self._me, self.view)]
@@ -413,6 +422,7 @@ class Simplex:
             self._effects.append(Broadcast(proposal))
         self._effects.append(Broadcast(vote))
         self._views[view].add(vote)
+        self._see([vote])
         self._count(vote)
 
     def _sign_proposal(self, block_id: bytes) -> Proposal:
@@ -430,6 +440,9 @@ class Simplex:
         if here is None:
             if kind is not NOTARIZE:  # which may merely be late
                 self._answer(vote)
+            if vote.view <= self.view and self._watch.is_news(vote):
+                self._rules.check_vote(vote)
+                self._see([vote])
             return
         rival = here.find_rival(kind, vote.signer)
         if rival is not None and says_same(rival, vote):
@@ -437,20 +450,19 @@ class Simplex:
             here.second_hand.discard(rival)
             if kind is NULLIFY or not is_late:
                 self._answer(vote)  # a repetition: its signer is stuck
-        elif vote.signer not in here.conflicted:
+        elif not self._watch.is_guilty(vote):
             self._rules.check_vote(vote)
+            self._see([vote])
             if rival is not None:
-                self._report(here, rival, vote)
                 return
             here.add(vote)
             if kind is NULLIFY or (has_ended and kind is FINALIZE):
                 self._answer(vote)
             self._count(vote)
 
-    def _report(self, here: View, first: Vote, second: Vote) -> None:
-        if first.signer not in here.conflicted:
-            here.conflicted.add(first.signer)
-            self._effects.append(Conflict(first, second))
+    def _see(self, votes: Iterable[Vote]) -> None:
+        """Compare votes whose signatures hold with whatever else their signers said."""
+        self._effects += [Conflict(first, second) for first, second in self._watch.see(votes)]
 
     def _count(self, vote: Vote) -> None:
         """Gather the votes that say the same as ``vote`` into a certificate, if they are a quorum."""
@@ -483,31 +495,38 @@ class Simplex:
         here = self._views.find(view)
         if certificate.epoch != self.epoch:
             return
-        if view <= self._views.final_view or self.is_finished or (kind is NULLIFY and view <= self._views.tip_view):
-            self._compare(here, certificate)
-            return
-        if here is None or kind not in here.certificates:
+        is_over = view <= self._views.final_view or self.is_finished
+        if is_over or (kind is NULLIFY and view <= self._views.tip_view) or (here and kind in here.certificates):
+            self._compare(certificate)
+        else:
             self._rules.check_certificate(certificate)
             self._take_certificate(certificate)
 
-    def _compare(self, here: View | None, certificate: Certificate) -> None:
+    def _compare(self, certificate: Certificate) -> None:
         """A certificate that changes nothing any more may still show who contradicted itself."""
-        if here is None:
-            return
         certificate.claims(self.chain_id, self.validators)  # its form; the signatures only if they are of use
-        conflicts = here.find_conflicts(certificate.votes(self.validators))
-        if any(first.signer not in here.conflicted for first, _ in conflicts):
+        if certificate.view <= self.view + VIEW_WINDOW and any(map(self._watch.is_news, self._list_votes(certificate))):
             self._rules.check_certificate(certificate)
-            for first, second in conflicts:
-                self._report(here, first, second)
+            self._see(self._list_votes(certificate))
+
+    def _pass_on(self, votes: Iterable[Vote]) -> None:
+        """Rule 6: show votes that came to nothing to a few, who may have been told something else."""
+        if self._key is not None:
+            others = [validator.public_key for validator in self.validators if validator.public_key != self._me]
+            turn = self._views.final_view % max(1, len(others))
+            peers = (others[turn:] + others[:turn])[:PASSED_ON_TO]
+            self._effects += [Send(peer, vote) for vote in votes for peer in peers if peer != vote.signer]
+
+    def _list_votes(self, certificate: Certificate) -> list[Vote]:
+        return list(certificate.votes(self.validators))
 
     def _take_certificate(self, certificate: Certificate) -> None:
         """What a certificate that holds means."""
         kind, view = VoteKind(certificate.kind), certificate.view
+        self._see(certificate.votes(self.validators))
         if view <= self._views.final_view or kind in self._views[view].certificates:
             return
-        for first, second in self._views.take(certificate, self._me):
-            self._report(self._views[view], first, second)
+        self._views.take(certificate, self._me)
         self._latest = max(self._latest, view)
         if kind is NOTARIZE:
             self._candidates.reconsider(certificate.block_id)
@@ -515,7 +534,7 @@ class Simplex:
             self._vote(FINALIZE, view, certificate.block_id, certificate)
         if kind is FINALIZE:
             self._strengthen(only_if_all=False)  # the last chance
-            self._views.close(certificate)
+            self._pass_on(self._views.close(certificate))
             self._nullified = 0
             self._commit()
         if kind is not NULLIFY and view >= self.view:

@@ -1,7 +1,7 @@
-"""What a validator does of its own accord, so that its owner need not watch it.
+"""What a node does of its own accord, so that its owner need not watch it.
 
-It goes on with another hash onion before the one in use runs out, asks to return once it was jailed for being away,
-and shows evidence against whoever contradicts itself.
+A validator goes on with another hash onion before the one in use runs out, and asks to return once it was jailed for
+being away. Any node shows evidence against whoever contradicts itself.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def find_due(genesis: Genesis, state: StateReader, key: crypto.KeyPair) -> Calla
 
 
 class Upkeep:
-    """Runs beside the engine of a node that votes."""
+    """Runs beside the engine of a node, validator or not: whoever has an account can show evidence."""
 
     def __init__(self, key: crypto.KeyPair, engine: Engine, submit: Submit, runtime: Runtime) -> None:
         self._key = key

@@ -1,8 +1,7 @@
 """What a validator knows of an epoch's views: who voted for what, what was certified, what was proposed.
 
 Some of it serves more than agreement. Votes that come after their view ended count as taking part, and finalize votes
-make the last finalization stronger. Votes inside certificates are compared with those that came directly, so that
-whoever tells two stories to two sides is found out by both.
+make the last finalization stronger. (Who contradicts itself is for :mod:`consensus.watch` to find out.)
 """
 
 from __future__ import annotations
@@ -27,19 +26,13 @@ MAX_PAST = 16
 """Notarized views before the last final one whose votes are kept: more than blocks whose late votes count."""
 
 
-def says_same(first: Vote, second: Vote) -> bool:
-    """Whether two votes of one signer in one view say the same."""
-    return (first.kind, first.block_id) == (second.kind, second.block_id)
-
-
 @dataclass(slots=True)
 class View:
-    """Per kind the first vote of each signer and the certificate; the first valid proposal; who contradicted itself."""
+    """Per kind the first vote of each signer and the certificate; the first valid proposal."""
 
     votes: dict[VoteKind, dict[bytes, Vote]] = field(default_factory=lambda: {kind: {} for kind in VoteKind})
     certificates: dict[VoteKind, Certificate] = field(default_factory=dict)
     proposal: Propose | Repropose | None = None
-    conflicted: set[bytes] = field(default_factory=set)
     second_hand: set[Vote] = field(default_factory=set)
     """Votes known only from a certificate, so that the first time their signer sends them is no repetition."""
 
@@ -50,11 +43,6 @@ class View:
     def find_rival(self, kind: VoteKind, signer: bytes) -> Vote | None:
         """The vote of ``signer`` that excludes one of ``kind``, unless it says the same."""
         return next((self.votes[other][signer] for other in EXCLUSIVE[kind] if signer in self.votes[other]), None)
-
-    def find_conflicts(self, votes: Iterable[Vote]) -> list[tuple[Vote, Vote]]:
-        """Those of ``votes`` that contradict known ones of their signers, after these."""
-        rivals = [(self.find_rival(VoteKind(vote.kind), vote.signer), vote) for vote in votes]
-        return [(rival, vote) for rival, vote in rivals if rival is not None and not says_same(rival, vote)]
 
     def gather(self, vote: Vote, validators: ValidatorSet) -> Certificate | None:
         """The certificate of all votes that say the same as ``vote``, if they are a quorum."""
@@ -92,34 +80,36 @@ class Views:
         """What is known of a view, or None."""
         return self._open.get(view) or self._past.get(view)
 
-    def take(self, certificate: Certificate, me: bytes) -> list[tuple[Vote, Vote]]:
-        """Keep a certificate and the votes inside it; returns these with what their signers told us instead.
-
-        Own votes (those of ``me``) are never learned from others.
-        """
+    def take(self, certificate: Certificate, me: bytes) -> None:
+        """Keep a certificate and the votes inside it; own votes (those of ``me``) are never learned from others."""
         here = self[certificate.view]
         here.certificates[VoteKind(certificate.kind)] = certificate
         if certificate.kind != NULLIFY and certificate.view > self.tip_view:
             self.tip, self.tip_id, self.tip_view = certificate, certificate.block_id, certificate.view
-        conflicts = []
         for vote in certificate.votes(self._validators):
-            rival = here.find_rival(VoteKind(vote.kind), vote.signer)
-            if rival is None and vote.signer != me:
+            if here.find_rival(VoteKind(vote.kind), vote.signer) is None and vote.signer != me:
                 here.add(vote)
                 here.second_hand.add(vote)
-            elif rival is not None and not says_same(rival, vote):
-                conflicts.append((rival, vote))
-        return conflicts
 
-    def close(self, finalization: Certificate) -> None:
-        """Forget what lies before the view of a finalization, but for the votes in the last views notarized."""
-        self.final_view, self.finalization = finalization.view, finalization
-        for view in [view for view in self._open if view < self.final_view]:
-            ended = self._open.pop(view)
-            if NOTARIZE in ended.certificates or FINALIZE in ended.certificates:
-                ended.proposal = None  # a block may be large
-                self._past[view] = ended
+    def close(self, finalization: Certificate) -> list[Vote]:
+        """Forget what lies before the view of a finalization, but for the votes in the last views notarized.
+
+        Returns notarize votes in the last of the views since the finalization before for blocks that came to nothing.
+        """
+        before, self.final_view, self.finalization = self.final_view, finalization.view, finalization
+        vain: list[Vote] = []
+        for view in sorted(view for view in self._open if view <= self.final_view):
+            ended = self._open[view]
+            certified = {ended.certificates[kind].block_id for kind in ended.certificates if kind != NULLIFY}
+            if view > max(before, self.final_view - MAX_PAST):
+                vain += [vote for vote in ended.votes[NOTARIZE].values() if vote.block_id not in certified]
+            if view < self.final_view:
+                del self._open[view]
+                if certified:
+                    ended.proposal = None  # a block may be large
+                    self._past[view] = ended
         self._past = {view: self._past[view] for view in sorted(self._past)[-MAX_PAST:]}
+        return vain
 
     def strengthen(self, block_id: bytes, *, only_if_all: bool) -> Certificate | None:
         """The last finalization, if it is of this block, by more stake than before (or by all), if votes have come."""

@@ -37,6 +37,7 @@ class Recorder(Outlet):
         self.final: list[int] = []
         self.fetched: list[bytes] = []
         self.hints = 0
+        self.conflicts: list[tuple[Vote, Vote]] = []
 
     def on_final(self, executed: list[Executed], certificate: Certificate) -> None:
         self.final += [node.block.height for node in executed]
@@ -48,7 +49,7 @@ class Recorder(Outlet):
         self.hints += 1
 
     def on_conflict(self, first: Vote, second: Vote) -> None:
-        pass
+        self.conflicts.append((first, second))
 
     def forward_work(self, leader: bytes) -> None:
         pass
@@ -161,6 +162,25 @@ def test_messages_of_the_next_epoch_are_kept_for_it() -> None:
         assert outlet.final == [1, 2, 3, 4, 5, 6]
 
     play(script, is_validator=False)
+
+
+@pytest.mark.parametrize("is_validator", [False, True])
+def test_who_contradicts_what_stands_in_a_synced_block_is_found_out(is_validator: bool) -> None:
+    """A node that follows from outside the committee is as good a witness."""
+
+    async def script(agreement: Agreement, outlet: Recorder, journal: Journal) -> None:
+        second, third = get_block(2), get_block(3)
+        certificate = third.body.parent_certificate
+        assert certificate is not None and certificate.block_id == second.id
+        true = next(iter(certificate.votes(GENESIS.validators)))
+        liar = next(make_key(n) for n in range(1, 5) if make_key(n).public_key == true.signer)
+        false = sign_vote(liar, GENESIS.chain_id, VoteKind.NOTARIZE, 0, true.view, b"y" * 32)
+        await agreement.on_message(false, 0)
+        assert outlet.conflicts == []
+        await agreement.on_segment(execute(3), certify(GENESIS, third, VoteKind.FINALIZE))
+        assert outlet.conflicts == [(false, true)]
+
+    play(script, is_validator=is_validator)
 
 
 def nullify(epoch: int, view: int) -> Certificate:

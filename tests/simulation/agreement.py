@@ -40,6 +40,7 @@ from consensus.simplex import Simplex, Timeouts
 from consensus.sync import ASKED_PEERS
 from consensus.sync_peers import AVOID_LIAR, AVOID_SILENT
 from consensus.sync_records import TIMEOUT
+from consensus.watch import VoteWatch
 from tests.simulation.checkers import AgreementChecker, VoteChecker
 from tests.simulation.ledger import Disk, FakeLedger
 
@@ -201,6 +202,7 @@ class Node:
         self._held: list[tuple[int, Message]] = []
         self._asked_at = -1.0
         self._finished: dict[int, Simplex] = {}
+        self._watch = VoteWatch(self.simulation.ledger.chain_id)
         self._fetching: set[bytes] = set()
         self._avoided = [0.0] * len(self.simulation.nodes)  # until when, by node
         self._journal = Journal(self.disk.journal, self.simulation.ledger.chain_id, self.key.public_key)
@@ -283,6 +285,8 @@ class Node:
                 self._later(SPACING, self._build)
             case Check(block):
                 is_valid = simulation.judge(block)
+                if is_valid:
+                    self._see_block(block)
                 verdict = partial(self._run_core, block.header.epoch, lambda core: core.on_checked(block.id, is_valid))
                 self._later(simulation.rng.uniform(0.0, 0.01), verdict)
             case Fetch(block_id, peers):
@@ -292,9 +296,16 @@ class Node:
             case Strengthen(certificate):
                 self.disk.strengthen(certificate)
             case Conflict():
-                simulation.conflicts.append(effect)
+                self._report([effect])
             case Reject(reason):
                 simulation.rejects.append(f"{self.name}: {reason}")
+
+    def _see_block(self, block: Block) -> None:
+        self._report(Conflict(*pair) for pair in self._watch.see_block(block, self.simulation.ledger.committee))
+
+    def _report(self, conflicts: Iterable[Conflict]) -> None:
+        if self.watched:  # what liars say of others is worth nothing
+            self.simulation.conflicts += conflicts
 
     def _maybe_crash(self) -> None:
         if self.simulation.crash_rate and self.simulation.rng.random() < self.simulation.crash_rate:
@@ -324,6 +335,7 @@ class Node:
             votes=self._journal.votes(epoch),
             evidence=[item for of, item in disk.evidence if of == epoch],
             verify=self.simulation.verify,
+            watch=self._watch,
         )
 
     def _begin(self) -> None:
@@ -452,8 +464,9 @@ class Node:
                 self._later(1.0, partial(self._retry_sync, pending, lowest))
                 return
             del self._pending[0]  # on our chain now, or a final branch beside it, which the checker tells apart
-            if self.watched:
-                for block in pending.branch:
+            for block in pending.branch:
+                self._see_block(block)
+                if self.watched:
                     self.simulation.agreement.on_final(self.name, block)
         # One call at a time: what follows waits until the effects of this one are done.
         if self._get_core().is_finished:
