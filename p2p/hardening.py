@@ -5,8 +5,8 @@ one process-wide setting in :func:`install`) and has a test in ``tests/p2p/test_
 the guard off and its absence with the guard on. To try a newer library: delete a guard, run its test, and keep it
 deleted if the test passes.
 
-These two, ``p2p.host`` and what it dials with (``transport``, ``circuits``, ``relay``, ``visits``), and
-``p2p.kademlia_messages`` are the only ones that import libp2p.
+These two with what they count by (``muxing``, ``gossip_rpc``), ``p2p.host`` and what it dials with (``transport``,
+``circuits``, ``relay``, ``visits``), and ``p2p.kademlia_messages`` are the only ones that import libp2p.
 """
 
 from __future__ import annotations
@@ -44,7 +44,14 @@ from libp2p.rcmgr import Direction
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_PROTOCOL
 from libp2p.security.noise.transport import Transport as NoiseTransport
 from libp2p.stream_muxer.yamux import yamux
-from libp2p.stream_muxer.yamux.yamux import FLAG_SYN, TYPE_PING, YAMUX_HEADER_FORMAT, Yamux, YamuxStream
+from libp2p.stream_muxer.yamux.yamux import (
+    FLAG_SYN,
+    HEADER_SIZE,
+    TYPE_PING,
+    YAMUX_HEADER_FORMAT,
+    Yamux,
+    YamuxStream,
+)
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_PROTOCOL
 from libp2p.transport.tcp import tcp
 from libp2p.transport.upgrader import TransportUpgrader
@@ -54,6 +61,7 @@ from chain.crypto import PEER_ID_PREFIX, KeyPair, is_valid_public_key
 from p2p.bans import Fault
 from p2p.door import PATIENT_UPGRADE_TIMEOUT, UPGRADE_TIMEOUT, Door, DoorLimits
 from p2p.limits import Limiter, Rate
+from p2p.muxing import FRAME_RATE, TOTAL_FRAME_RATE, Backlog, judge
 from p2p.transport import PROXY_TIMEOUT, DialRules, GuardedTCP
 
 logger = logging.getLogger(__name__)
@@ -64,8 +72,15 @@ STREAM_RATE = Rate(items=100, size=math.inf, burst=5.0)
 """Streams a second that a peer may open; one costs 4 ms."""
 MAX_OUTBOUND = 256
 """Outbound connections for which there is always room, however many others come in."""
-MAX_BUFFERED = 64 << 20
-"""Bytes of one connection, in all its streams together, that wait for a reader."""
+MAX_BUFFERED = 16 << 20
+MAX_BACKLOG = 32 << 20
+"""Bytes that wait for a reader in all streams of one connection, and of all connections."""
+BODY_TIMEOUT = 30.0
+"""Seconds that the bytes of one frame may take to come."""
+PACE = 0.02
+"""Seconds between looks at whether another frame may be read."""
+TURN = 16
+"""Frames of one connection after which the others have their turn."""
 WRITE_TIMEOUT = 5.0
 """Seconds after which one frame that cannot be written ends its connection."""
 KEEPALIVE_INTERVAL = 3.0
@@ -190,13 +205,22 @@ def shielded(seconds: float) -> trio.CancelScope:
 
 
 class GuardedYamux(Yamux):
-    """The multiplexer of one connection."""
+    """The multiplexer of one connection. ``frames`` and ``backlog`` are those of the whole node."""
 
-    def __init__(self, secured_conn: ISecureConn, peer_id: ID, is_initiator: bool) -> None:
+    def __init__(
+        self, secured_conn: ISecureConn, peer_id: ID, is_initiator: bool, frames: Limiter, backlog: Backlog
+    ) -> None:
         super().__init__(secured_conn, peer_id, is_initiator)
         self._heard = 0.0
-        self.overran = False
-        """Whether the peer sent more than it may."""
+        self.fault: Fault | None = None
+        """What the peer did that ended the connection, if it did something."""
+        self._peer = public_key_of(peer_id) or b""
+        self._frames = frames
+        self._backlog = backlog
+        self._in_body = False
+        self._seen = 0
+        remote = secured_conn.get_remote_address()
+        self.place = None if remote is None else remote[0]
         circuit = secured_conn.get_connection_type() == ConnectionType.RELAYED
         self._write_timeout = CIRCUIT_WRITE_TIMEOUT if circuit else WRITE_TIMEOUT
         self._keepalive_interval = CIRCUIT_KEEPALIVE_INTERVAL if circuit else KEEPALIVE_INTERVAL
@@ -206,22 +230,59 @@ class GuardedYamux(Yamux):
         async def read_and_note(n: int | None = None) -> bytes:
             data = await read(n)
             self._heard = trio.current_time()
+            if not self._in_body and len(data) == HEADER_SIZE:
+                await self._admit(data)
             return data
 
         vars(secured_conn)["read"] = read_and_note
 
+    async def _admit(self, header: bytes) -> None:
+        """Frames of no known kind are skipped, and any number of any kind is read without a pause for others.
+
+        Here the former end the connection, and the latter are read no faster than an honest peer sends; what comes
+        faster waits at its sender. Delete when both are so.
+        """
+        fault, cost = judge(header, self.is_initiator)
+        if fault is not None:
+            self.fault = fault
+            await self.secured_conn.close()
+            raise RawConnError("the peer broke the rules of the multiplexer")
+        while not self._frames.admit(self._peer, 0, trio.current_time(), cost):
+            await trio.sleep(PACE)
+        self._seen += 1
+        if self._seen % TURN == 0:
+            await trio.lowlevel.checkpoint()
+
+    def measure(self) -> int:
+        """Bytes that wait for a reader."""
+        return sum(len(buffer) for buffer in self.stream_buffers.values())
+
     async def _read_data_body(self, length: int) -> bytes:
         """Whoever ignores the window of a stream fills this node's memory: what exceeds it is logged and kept.
 
-        Here it ends the connection, well above the window, since the library's own count of it is not exact. Delete
-        when exceeding a window does. Its test is in ``tests/adversarial/test_abuse_protocols.py``.
+        Here it ends the connection, well above the window, since the library's own count of it is not exact. So does
+        what is too much for all streams of a connection; and where all connections have too much, one of those that
+        have most goes. Delete when there are bounds on all three. Its tests are in
+        ``tests/adversarial/test_abuse_protocols.py`` and ``test_guard_connections.py``.
         """
-        buffered = [len(buffer) for buffer in self.stream_buffers.values()]
-        if buffered and (max(buffered) > 4 * MAX_WINDOW or sum(buffered) > MAX_BUFFERED):
-            self.overran = True
+        largest = max((len(buffer) for buffer in self.stream_buffers.values()), default=0)
+        kept = self.measure() + length
+        if largest > 4 * MAX_WINDOW or kept > MAX_BUFFERED:
+            self.fault = Fault.OVERSIZE
             await self.secured_conn.close()
             raise RawConnError("the peer sent more than its window")
-        return await super()._read_data_body(length)
+        surplus = self._backlog.note(self, kept)
+        if surplus is self:
+            await self.secured_conn.close()
+            raise RawConnError("too much waits for a reader")
+        if isinstance(surplus, GuardedYamux) and self._nursery is not None:
+            self._nursery.start_soon(quietly, surplus.secured_conn.close)
+        self._in_body = True
+        try:
+            with trio.fail_after(BODY_TIMEOUT):
+                return await super()._read_data_body(length)
+        finally:
+            self._in_body = False
 
     async def _write_frame(self, data: bytes) -> None:
         """Cancelling a writer tears the encrypted stream in two and thereby ends the whole connection; and a writer
@@ -267,11 +328,13 @@ class GuardedUpgrader(TransportUpgrader):
     def __init__(self, key_pair: Any, patience: float = UPGRADE_TIMEOUT) -> None:
         noise = NoiseTransport(key_pair, noise_privkey=create_noise_key_pair().private_key)
         super().__init__({NOISE_PROTOCOL: noise}, {TProtocol(YAMUX_PROTOCOL): GuardedYamux}, int(patience))
+        self.frames = Limiter(FRAME_RATE, TOTAL_FRAME_RATE)
+        self.backlog = Backlog(MAX_BACKLOG)
 
     async def upgrade_connection(self, conn: ISecureConn, peer_id: ID) -> IMuxedConn:
         """The library builds its own Yamux whatever class was given. Delete when it uses the given one."""
         await self.muxer_multistream.select_transport(conn)
-        return GuardedYamux(conn, peer_id, conn.is_initiator)
+        return GuardedYamux(conn, peer_id, conn.is_initiator, self.frames, self.backlog)
 
 
 class PeerRefused(SwarmException):
@@ -325,8 +388,8 @@ class GuardedSwarm(Swarm):
                     peer = public_key_of(muxed.peer_id) or b""
                     self.door.enter(visit, peer)
                     await muxed.event_closed.wait()
-                    if muxed.overran:
-                        self.door.blame(peer, address, Fault.OVERSIZE, trio.current_time())
+                    if muxed.fault is not None:
+                        self.door.blame(peer, address, muxed.fault, trio.current_time())
         except PeerRefused:
             failed = False
         except Exception as error:

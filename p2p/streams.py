@@ -50,7 +50,7 @@ FRAME_TIMEOUT = 30.0
 MAX_UNREAD = 16 << 20
 """Bytes of one peer, in all its streams together, that wait here: frames without an end, and what its exchanges have
 sent and no handler has taken."""
-MAX_UNREAD_TOTAL = 48 << 20
+MAX_UNREAD_TOTAL = 32 << 20
 """The same of all peers together; beyond, whoever has most loses the streams they are in."""
 
 Key = TypeVar("Key")

@@ -7,7 +7,9 @@ for ``guard_off`` means that the library has been mended and the guard can go.
 from __future__ import annotations
 
 import logging
+import math
 import os
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -25,6 +27,7 @@ from libp2p.host.exceptions import StreamFailure
 from libp2p.io.exceptions import IncompleteReadError
 from libp2p.io.trio import TrioTCPStream
 from libp2p.io.utils import read_exactly
+from libp2p.network.connection.exceptions import RawConnError
 from libp2p.network.exceptions import SwarmException
 from libp2p.network.stream.exceptions import StreamError
 from libp2p.peer.envelope import consume_envelope
@@ -33,7 +36,7 @@ from libp2p.peer.peerinfo import PeerInfo
 from libp2p.pubsub.pb import rpc_pb2
 from libp2p.security.insecure.transport import PLAINTEXT_PROTOCOL_ID
 from libp2p.stream_muxer.yamux import yamux
-from libp2p.stream_muxer.yamux.yamux import TYPE_PING
+from libp2p.stream_muxer.yamux.yamux import FLAG_SYN, TYPE_PING, YAMUX_HEADER_FORMAT, Yamux
 from libp2p.transport.tcp import tcp
 from multiaddr import Multiaddr
 
@@ -52,12 +55,15 @@ from p2p.hardening import (
     public_key_of,
 )
 from p2p.host import Libp2pNetwork
+from p2p.limits import Rate
+from p2p.muxing import Backlog
 from p2p.network import NetworkError, RawStream
 from p2p.reachability import PROTOCOL as REACHABILITY
 from tests.p2p.hosts import (
     ECHO,
     TOPIC,
     Link,
+    echo,
     echoes,
     eventually,
     gossip_works,
@@ -288,6 +294,87 @@ async def test_a_reset_is_not_a_regular_end(on: bool, monkeypatch: pytest.Monkey
             assert on
         else:
             assert end == b"" and not on
+
+
+# What a connection may carry
+
+
+async def admit_all(muxed: GuardedYamux, header: bytes) -> None:
+    """The library looks at nothing."""
+
+
+@guard
+@pytest.mark.trio
+async def test_frames_of_no_known_kind_end_the_connection(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not on:
+        monkeypatch.setattr(GuardedYamux, "_admit", admit_all)
+    async with pair() as (victim, attacker):
+        await attacker.open_stream(victim.me, ECHO)
+        secured = muxer(attacker, victim).secured_conn
+        with suppress(RawConnError):
+            await secured.write(struct.pack(YAMUX_HEADER_FORMAT, 0, 9, 0, 0, 0) * 1000)
+        with trio.move_on_after(20 if on else 1):
+            while victim.peers():
+                await trio.sleep(0.05)
+        assert (not victim.peers()) is on
+        assert bool(len(victim.door.peers)) is on
+
+
+@guard
+@pytest.mark.trio
+async def test_pings_are_answered_no_faster_than_the_rate(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(p2p.hardening, "FRAME_RATE", Rate(items=200, size=math.inf, burst=1.0))
+    if not on:
+        monkeypatch.setattr(GuardedYamux, "_admit", admit_all)
+    async with pair() as (victim, attacker):
+        await eventually(lambda: bool(victim.peers()))
+        yamux, pongs = muxer(victim, attacker), 0
+        write_frame = yamux._write_frame
+
+        async def count(frame: bytes) -> None:
+            nonlocal pongs
+            pongs += frame[1] == TYPE_PING
+            await write_frame(frame)
+
+        vars(yamux)["_write_frame"] = count
+        await muxer(attacker, victim).secured_conn.write(
+            struct.pack(YAMUX_HEADER_FORMAT, 0, TYPE_PING, FLAG_SYN, 0, 0) * 1000
+        )
+        await trio.sleep(1)
+        assert (pongs < 50) is on
+        assert victim.peers(), "whoever sends too fast is only read more slowly"
+
+
+@guard
+@pytest.mark.trio
+async def test_what_nobody_reads_of_all_connections_has_a_bound(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(p2p.hardening, "MAX_BACKLOG", 1 << 20)
+    if not on:
+        monkeypatch.setattr(Backlog, "note", lambda backlog, holder, size: None)
+    victim, *others = (network(number) for number in range(1, 9))
+
+    async def read_nothing(stream: RawStream) -> None:
+        await trio.sleep_forever()
+
+    victim.handle("/test/nothing/1", read_nothing)
+    victim.handle(ECHO, echo)
+    async with running(victim, *others):
+        for other in others:
+            await other.connect(victim.me, victim.listen_addresses)
+        sent = await others[0].open_stream(victim.me, "/test/nothing/1")
+        await sent.send(bytes(1 << 17))
+        for other in others[1:]:
+            with suppress(NetworkError):
+                stream = await other.open_stream(victim.me, "/test/nothing/1")
+                await stream.send(bytes(250_000))
+        await trio.sleep(1)
+        kept = sum(
+            len(buffer)
+            for connection in swarm_of(victim).get_connections()
+            for buffer in cast(Yamux, connection.muxed_conn).stream_buffers.values()
+        )
+        assert (kept <= 1 << 20) is on
+        assert await echoes(others[0], victim), "who keeps little stays"
 
 
 # Items 14 to 16: connections
