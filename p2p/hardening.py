@@ -92,6 +92,10 @@ CIRCUIT_KEEPALIVE_TIMEOUT = 15.0
 """The same three on a circuit, which its relay may slow down, and whose end the relay notices first."""
 MAX_WINDOW = 1 << 20
 """Bytes that a stream may have on the way to a reader that does not read."""
+WINDOW_TIMEOUT = 60.0
+"""Seconds for which a peer may take nothing of a stream that is written to."""
+MAX_WINDOW_PAUSE = 0.25
+"""Seconds between looks at whether it does, at most."""
 SIMULTANEOUS = 10.0
 """Two connections made within this many seconds of one another come from mutual dialling."""
 
@@ -367,14 +371,14 @@ class GuardedSwarm(Swarm):
         """
         await self.serve(RawConnection(read_write_closer, False), maddr)
 
-    async def serve(self, raw: RawConnection, maddr: Any) -> None:
+    async def serve(self, raw: RawConnection, maddr: Any, origin: bytes = b"") -> None:
         """Take in a connection that a peer has begun, if the door lets it in, and stay until it ends. Never raises.
 
-        Half-open connections would otherwise hold up everybody (item 3).
+        ``origin`` is what a circuit is counted under. Half-open connections would otherwise hold up everybody (item 3).
         """
         remote = raw.get_remote_address()
         address = None if remote is None else remote[0]
-        visit = self.door.knock(address, trio.current_time())
+        visit = self.door.knock(address, trio.current_time(), origin)
         failed = False
         try:
             if visit is not None:
@@ -559,12 +563,19 @@ async def wait_for_window(stream: NetStream) -> int:
     """How many bytes the peer will take now; waits while there are none.
 
     A write that waits more than 5 s for the window resets its stream (item 12): write no more than this at a time.
-    Delete when a write waits for ever.
+    Looks are ever rarer, since a peer may have us wait in hundreds of streams. Delete when a write waits for ever.
+
+    Raises:
+        StreamFailure: the peer has taken nothing for :data:`WINDOW_TIMEOUT`.
     """
     muxed = stream.muxed_stream
     assert isinstance(muxed, YamuxStream)
+    since, pause = trio.current_time(), 0.01
     while muxed.send_window <= 0 and not muxed.send_closed and not muxed.closed:
-        await trio.sleep(0.01)
+        if trio.current_time() - since > WINDOW_TIMEOUT:
+            raise StreamFailure(f"the peer took nothing for {WINDOW_TIMEOUT:g} s")
+        await trio.sleep(pause)
+        pause = min(pause * 1.2, MAX_WINDOW_PAUSE)
     return max(1, muxed.send_window)
 
 

@@ -63,7 +63,7 @@ from p2p.reachability import PROTOCOL as REACHABILITY
 from p2p.reachability import Endpoint, Reachability
 from p2p.relay import Relay, RelayLimits
 from p2p.runtime import Runtime
-from p2p.transport import PROXY_TIMEOUT, DialRules, GuardedTCP, get_endpoint
+from p2p.transport import PROXY_TIMEOUT, DialRules, GuardedTCP, Reach, get_endpoint, get_reach
 from p2p.upnp import PortForwarding
 from p2p.visits import Visits
 
@@ -130,6 +130,7 @@ class Libp2pNetwork:
         self._scopes: set[trio.CancelScope] = set()
         self._running: _Running | None = None
         self._reserved: dict[bytes, float] = {}  # relays, and until when (trio time)
+        self._asking: Counter[bytes] = Counter()  # relays that are being asked for a reservation
         self._offered: Counter[bytes] = Counter()  # circuits taken in, by relay
         self._handlers[STOP] = self._accept_circuit
         self._upnp = upnp
@@ -144,9 +145,9 @@ class Libp2pNetwork:
         self.locate: Callable[[bytes], Sequence[str]] = lambda peer: ()
         """Where a peer might be dialled, for those who ask this relay to reach it."""
         self.is_kept: Callable[[bytes], bool] = lambda peer: False
-        """Which peers keep their connection when there are too many, and are not banned; relays in use are, anyway."""
+        """Which peers keep their connection when there are too many; relays in use and clients do, anyway."""
         self.door = Door(limits or DoorLimits(), self._is_kept)
-        self.relay = None if relay is None else Relay(self, runtime, relay, self.is_relayed, self._locate)
+        self.relay = None if relay is None else Relay(self, runtime, relay, self.is_relayed, self._locate, self._place)
         if self.relay is not None:
             self._handlers[HOP] = self.relay.serve
 
@@ -332,14 +333,21 @@ class Libp2pNetwork:
             self._running.nursery.start_soon(self.punching.run, peer)
 
     async def _accept_circuit(self, stream: RawStream) -> None:
-        """Take in the connection that comes through a relay, and hold its stream as long as it lasts."""
+        """Take in the connection that comes through a relay, and hold its stream as long as it lasts.
+
+        Nodes that dial nobody but their relays come through relays that this node has asked for nothing. These have no
+        more room than if the circuits were their own connections.
+        """
         if self._offered[stream.peer] >= MAX_OFFERED_CIRCUITS:
             raise NetworkError("the relay offers too many circuits")
+        remote = self.get_remote_endpoint(stream.peer)
+        is_asked = stream.peer in self._asking or stream.peer in self._reserved
+        origin = self.door.get_origin(stream.peer, None if remote is None else remote[0], is_asked)
         self._offered[stream.peer] += 1
         try:
             end = await accept_circuit(stream)
             try:
-                await self._swarm().serve(end.as_connection(False, stream.peer), None)
+                await self._swarm().serve(end.as_connection(False, stream.peer), None, origin)
             finally:
                 await end.close()
         finally:
@@ -350,11 +358,16 @@ class Libp2pNetwork:
     async def reserve(self, relay: bytes) -> float:
         if self.is_relayed(relay):
             raise NetworkError(f"{format_address(relay)} is connected through a relay and cannot be one")
+        self._asking[relay] += 1  # circuits may come before its answer does
         try:
             seconds = await reserve(self, relay, self._runtime.now())
         except NetworkError:
             self._reserved.pop(relay, None)
             raise
+        finally:
+            self._asking[relay] -= 1
+            if not self._asking[relay]:
+                del self._asking[relay]
         if relay in self._peers:
             self._reserved[relay] = trio.current_time() + seconds
         return seconds
@@ -428,7 +441,17 @@ class Libp2pNetwork:
         return False
 
     def _locate(self, peer: bytes) -> Sequence[str]:
-        return self.locate(peer)
+        """Where to dial ``peer`` for somebody else: at no place that is nearer than where this node can be dialled.
+
+        Anybody announces anything, and what may be dialled from here is not for strangers to use.
+        """
+        reach = max(map(get_reach, self.listen_addresses), default=Reach.ANYWHERE)
+        return [address for address in self.locate(peer) if get_reach(address) >= reach]
+
+    def _place(self, peer: bytes) -> bytes:
+        """What a peer is counted under among others of the same address; empty if that is not known or exempt."""
+        remote = self.get_remote_endpoint(peer)
+        return b"" if remote is None else self.door.get_name(remote[0])
 
     async def disconnect(self, peer: bytes) -> None:
         if self._running is not None:
@@ -441,12 +464,16 @@ class Libp2pNetwork:
         remote = self.get_remote_endpoint(peer)
         if self.door.blame(peer, None if remote is None else remote[0], fault, trio.current_time()):
             logger.info("%s broke the rules too often and is banned for a while", format_address(peer))
+            self._reserved.pop(peer, None)
+            if self.relay is not None:
+                self.relay.table.release(peer)
             self._running.nursery.start_soon(self.disconnect, peer)
 
     def refusals(self) -> Mapping[str, int]:
         return self.door.refusals
 
     def _is_kept(self, peer: bytes) -> bool:
+        """Whether a peer keeps its connection when there are too many. It is blamed and banned like anybody else."""
         if peer in self._reserved or self.is_kept(peer):
             return True
         return self.relay is not None and self.relay.table.has_reservation(peer, trio.current_time())

@@ -8,8 +8,9 @@ Whoever holds a reservation can be reached by anybody through the relay, and can
 that hold none: the relay connects to those as it would for itself, at addresses that it knows and the asker cannot
 choose. That is how a node that dials nobody but its relays takes part.
 
-No peer may use up what is there for all: reservations, circuits and bytes are bounded for each, and a circuit that
-carries much is slowed down, not cut. Circuits end with either stream, when silent, and at :data:`MAX_DURATION`.
+No peer may use up what is there for all, nor many peers of one address: reservations, circuits and bytes are bounded
+for each, and a circuit that carries much is slowed down, not cut. Circuits end with either stream, when silent, and at
+:data:`MAX_DURATION`; and when there is no room for another, the one that carries least of whoever has most makes room.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ BYTE_RATE = 16 << 20
 """Bytes a second that all circuits together may carry."""
 MAX_PEERS = 500
 """Connected peers from which on a relay reaches out to nobody else for others."""
+SETTLING = 60.0
+"""Seconds for which a new circuit makes no room for others."""
 REQUEST_RATE = Rate(items=2, size=1 << 20, burst=15.0)
 """Requests a second of one peer."""
 
@@ -59,6 +62,11 @@ class RelayLimits:
         """Circuits that one peer may be an end of."""
         return max(2, self.max_circuits // 4)
 
+    @property
+    def max_reservations_per_place(self) -> int:
+        """Reservations that peers of one address may hold together."""
+        return max(4, self.max_reservations // 16)
+
 
 @dataclass(slots=True, eq=False)
 class Circuit:
@@ -68,7 +76,21 @@ class Circuit:
     target: bytes
     heard: float
     """When bytes last arrived."""
+    place: bytes = b""
+    """The address of whoever dialled; empty if it is not known."""
+    since: float = 0.0
+    carried: int = 0
+    """Bytes so far."""
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+
+    @property
+    def owner(self) -> bytes:
+        """Who has it, among others."""
+        return self.place or self.source
+
+    def get_use(self, now: float) -> float:
+        """Bytes a second that it has carried, in all the time that it has had."""
+        return self.carried / max(now - self.since, 1.0)
 
 
 class RelayTable:
@@ -76,7 +98,7 @@ class RelayTable:
 
     def __init__(self, limits: RelayLimits) -> None:
         self.limits = limits
-        self._reservations: dict[bytes, float] = {}
+        self._reservations: dict[bytes, tuple[float, bytes]] = {}  # until when, and the address of whoever holds it
         self._circuits: dict[tuple[bytes, bytes], Circuit] = {}
         self._per_peer: Counter[bytes] = Counter()
         self._busy_until: dict[bytes, float] = {}
@@ -86,38 +108,67 @@ class RelayTable:
         """The circuits at present."""
         return list(self._circuits.values())
 
-    def reserve(self, peer: bytes, now: float) -> bool:
-        """Give ``peer`` a reservation, or renew its; whether there was room."""
-        for held, expiry in list(self._reservations.items()):
+    def reserve(self, peer: bytes, now: float, place: bytes = b"") -> bool:
+        """Give ``peer``, of this address, a reservation, or renew its; whether there was room."""
+        for held, (expiry, _) in list(self._reservations.items()):
             if expiry <= now:
                 del self._reservations[held]
-        if peer not in self._reservations and len(self._reservations) >= self.limits.max_reservations:
-            return False
-        self._reservations[peer] = now + RESERVATION_TTL
+        if peer not in self._reservations:
+            here = sum(other == place for _, other in self._reservations.values()) if place else 0
+            if (
+                here >= self.limits.max_reservations_per_place
+                or len(self._reservations) >= self.limits.max_reservations
+            ):
+                return False
+        self._reservations[peer] = now + RESERVATION_TTL, place
         return True
 
     def has_reservation(self, peer: bytes, now: float) -> bool:
-        return self._reservations.get(peer, now) > now
+        return self._reservations.get(peer, (now, b""))[0] > now
 
     def release(self, peer: bytes) -> None:
         """Note that ``peer`` is not connected any more, which ends its reservation."""
         self._reservations.pop(peer, None)
 
-    def open(self, source: bytes, target: bytes, now: float) -> Circuit | None:
-        """Enter a circuit, if there is room for it.
+    def open(self, source: bytes, target: bytes, now: float, place: bytes = b"") -> Circuit | None:
+        """Enter a circuit that ``source``, of this address, asks for; if there is room for it, or can be made.
 
         A second one between the same peers in the same direction replaces the first: who dials again has lost it.
         """
         former = self._circuits.get((source, target))
         if former is not None:
-            former.scope.cancel()
-            self.close(former)
+            self._cut(former)
         share = self.limits.max_circuits_per_peer
-        if len(self._circuits) >= self.limits.max_circuits or max(self._per_peer[p] for p in (source, target)) >= share:
+        if self._per_peer[source] >= share:
             return None
-        circuit = self._circuits[source, target] = Circuit(source, target, now)
+        circuit = Circuit(source, target, now, place, now)
+        if self._per_peer[target] >= share:
+            there = [other for other in self._circuits.values() if target in (other.source, other.target)]
+            if not self._make_room(there, circuit, now):
+                return None
+        if len(self._circuits) >= self.limits.max_circuits and not self._make_room(self.circuits, circuit, now):
+            return None
+        self._circuits[source, target] = circuit
         self._per_peer.update((source, target))
         return circuit
+
+    def _make_room(self, circuits: Sequence[Circuit], newcomer: Circuit, now: float) -> bool:
+        """Cut one of ``circuits``: of whoever has most, the one that carries least; whether there was one to cut.
+
+        Who would have most with another one gives up one of its own.
+        """
+        crowd = Counter(circuit.owner for circuit in circuits)
+        most = max(crowd.values())
+        owners = {newcomer.owner} if crowd[newcomer.owner] >= most else {one for one in crowd if crowd[one] == most}
+        settled = [one for one in circuits if one.owner in owners and now - one.since >= SETTLING]
+        if not settled:
+            return False
+        self._cut(min(settled, key=lambda circuit: circuit.get_use(now)))
+        return True
+
+    def _cut(self, circuit: Circuit) -> None:
+        circuit.scope.cancel()
+        self.close(circuit)
 
     def close(self, circuit: Circuit) -> None:
         """Strike out a circuit that has ended; nothing happens if it was replaced or struck out before."""
@@ -145,7 +196,7 @@ class Relay:
     """Serves the requests of :data:`p2p.circuits.HOP`.
 
     ``is_relayed(peer)`` says whether a peer is itself connected through a relay only; ``locate(peer)`` gives the
-    addresses at which a peer might be reached.
+    addresses at which a peer might be reached, and ``get_place(peer)`` names the address that it comes from.
     """
 
     def __init__(
@@ -155,12 +206,14 @@ class Relay:
         limits: RelayLimits,
         is_relayed: Callable[[bytes], bool],
         locate: Callable[[bytes], Sequence[str]],
+        get_place: Callable[[bytes], bytes],
     ) -> None:
         self.table = RelayTable(limits)
         self._network = network
         self._runtime = runtime
         self._is_relayed = is_relayed
         self._locate = locate
+        self._get_place = get_place
         self._limiter = Limiter(REQUEST_RATE)
 
     async def serve(self, raw: RawStream) -> None:
@@ -191,7 +244,7 @@ class Relay:
         if self._network.can_be_dialled() is False:  # nobody could use it
             await _answer(stream, pb.PERMISSION_DENIED)
             return
-        if not self.table.reserve(stream.peer, trio.current_time()):
+        if not self.table.reserve(stream.peer, trio.current_time(), self._get_place(stream.peer)):
             await _answer(stream, pb.RESERVATION_REFUSED)
             return
         expiry = pb.Reservation(expire=round(self._runtime.now() / 1000 + RESERVATION_TTL))
@@ -206,7 +259,7 @@ class Relay:
         if not await self._is_served(stream.peer, target):
             await _answer(stream, pb.NO_RESERVATION)
             return
-        circuit = self.table.open(stream.peer, target, trio.current_time())
+        circuit = self.table.open(stream.peer, target, trio.current_time(), self._get_place(stream.peer))
         if circuit is None:
             await _answer(stream, pb.RESOURCE_LIMIT_EXCEEDED)
             return
@@ -292,6 +345,7 @@ class Relay:
     async def _pass_on(self, circuit: Circuit, source: MessageStream, target: MessageStream) -> None:
         while data := await source.receive():
             circuit.heard = trio.current_time()
+            circuit.carried += len(data)
             await trio.sleep(self.table.spend(circuit.source, len(data), trio.current_time()))
             await target.stream.send(data)
 

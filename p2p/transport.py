@@ -15,6 +15,7 @@ import struct
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from enum import IntEnum
 
 import trio
 from libp2p.abc import IRawConnection
@@ -101,6 +102,27 @@ def get_endpoint(address: Multiaddr) -> Endpoint:
     if kind not in NAMES:
         raise ValueError(f"{address} is not the address of a TCP port")
     return host.lower().rstrip("."), int(port)
+
+
+class Reach(IntEnum):
+    """From where an address can be dialled."""
+
+    MACHINE = 0
+    NEIGHBOURHOOD = 1
+    ANYWHERE = 2
+
+
+def get_reach(address: str) -> Reach:
+    """From where a multiaddress can be dialled; a name may stand for any place, so nobody can rely on more than one."""
+    parts = address.split("/")
+    try:
+        host = ipaddress.ip_address(parts[2])
+    except (IndexError, ValueError):
+        return Reach.MACHINE
+    host = getattr(host, "ipv4_mapped", None) or host
+    if host.is_global and not host.is_multicast:
+        return Reach.ANYWHERE
+    return Reach.MACHINE if host.is_loopback or host.is_unspecified else Reach.NEIGHBOURHOOD
 
 
 class GuardedTCP(tcp.TCP):

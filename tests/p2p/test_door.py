@@ -113,16 +113,74 @@ def test_addresses_that_only_fail_are_banned_for_a_while() -> None:
     come(at, "192.0.2.1", BAN)
 
 
-def test_peers_are_banned_with_their_address_last_and_those_kept_never() -> None:
+def test_peers_are_banned_with_their_address_last_and_those_kept_like_all_others() -> None:
     at = door(kept=b"\x01")
-    assert not any(at.blame(name(1), "192.0.2.1", Fault.FORGERY, 0.0) for _ in range(100))
-    assert [at.blame(name(2), "192.0.2.1", Fault.FORGERY, 0.0) for _ in range(2)] == [False, True]
-    assert at.peers.is_banned(name(2), 0.0)
+    for number in (1, 2):
+        assert [at.blame(name(number), "192.0.2.1", Fault.FORGERY, 0.0) for _ in range(2)] == [False, True]
+        assert at.peers.is_banned(name(number), 0.0)
     come(at, "192.0.2.1")  # the address is that of others, too
     for number in range(3, 6):
         for _ in range(2):
             at.blame(name(number), "192.0.2.1", Fault.FORGERY, 0.0)
     assert at.knock("192.0.2.1", 0.0) is None
+
+
+def test_who_is_pushed_out_for_others_is_not_blamed_for_it() -> None:
+    at = door(max_half_open=4, max_half_open_per_address=2)
+    honest = come(at, "192.0.2.9")
+    flood = [come(at, f"192.0.2.{number}") for number in (1, 1, 2)]
+    flood.append(come(at, "192.0.2.3"))
+    assert flood[0].dismissed and not honest.dismissed  # of the address that has most
+    for number in range(4, 7):
+        flood.append(come(at, f"192.0.2.{number}"))
+    assert honest.dismissed
+    at.leave(honest, 1.0, failed=True)
+    assert len(at.addresses) == 0 and at.refusals["failed"] == 0
+    # Whoever exceeds his own limit has himself to blame.
+    greedy = [come(at, "192.0.2.1") for _ in range(3)]
+    at.leave(greedy[0], 1.0, failed=True)
+    assert greedy[0].dismissed and len(at.addresses) == 1
+
+
+def come_through(at: Door, origin: bytes) -> Visit | None:
+    visit = at.knock(None, 0.0, origin)
+    if visit is not None:
+        at.enter(visit, name(99))
+    return visit
+
+
+def test_a_relay_that_was_not_asked_has_no_more_room_than_its_address() -> None:
+    at = door(max_per_address=8)
+    host, relay = "192.0.2.1", name(1)
+    at.enter(come(at, host), relay)
+    origin = at.get_origin(relay, host, is_asked=False)
+    assert sum(come_through(at, origin) is not None for _ in range(20)) == 4
+    assert sum(at.knock(host, 0.0) is not None for _ in range(20)) == 3  # and half of it for itself
+    assert at.refusals["address"] == 16 + 17
+    # A relay that this node has asked for circuits has room of its own, and so has one behind another address.
+    asked = at.get_origin(relay, host, is_asked=True)
+    assert sum(come_through(at, asked) is not None for _ in range(20)) == 8
+    assert come_through(at, at.get_origin(name(2), "192.0.2.2", is_asked=False)) is not None
+
+
+def test_a_relay_that_came_through_a_relay_takes_from_its_room() -> None:
+    at = door(max_per_address=4)
+    first = at.get_origin(name(1), "192.0.2.1", is_asked=False)
+    visit = at.knock(None, 0.0, first)
+    assert visit is not None
+    at.enter(visit, name(2))
+    assert at.get_origin(name(2), None, is_asked=False) == first
+    assert at.get_origin(name(3), None, is_asked=False) not in (first, b"")  # one that this node has dialled
+
+
+def test_what_fails_in_a_circuit_is_not_held_against_the_relay() -> None:
+    at = door(max_per_address=8)
+    origin = at.get_origin(name(1), "192.0.2.1", is_asked=False)
+    for _ in range(200):
+        visit = at.knock(None, 0.0, origin)
+        assert visit is not None
+        at.leave(visit, 0.0, failed=True)
+    assert come(at, "192.0.2.1") and at.refusals["failed"] == 200
 
 
 @given(

@@ -207,6 +207,20 @@ async def test_a_writer_outwaits_a_reader_that_pauses() -> None:
         await eventually(lambda: received == [size])
 
 
+@pytest.mark.trio
+async def test_a_window_that_never_opens_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(p2p.hardening, "WINDOW_TIMEOUT", 0.5)
+
+    async def read_nothing(stream: RawStream) -> None:
+        await trio.sleep_forever()
+
+    async with pair() as (one, other):
+        one.handle("/test/nothing/1", read_nothing)
+        stream = await other.open_stream(one.me, "/test/nothing/1")
+        with trio.fail_after(20), pytest.raises(NetworkError, match="took nothing"):
+            await stream.send(bytes(1 << 21))
+
+
 async def cancelled_after(checkpoints: int, function: Callable[[], Any]) -> None:
     """Start ``function`` and cancel it when it has had about this many chances to go on."""
     async with trio.open_nursery() as nursery:

@@ -14,12 +14,14 @@ from libp2p.relay.circuit_v2.pb import circuit_pb2 as pb
 import p2p.hardening
 import p2p.host
 import p2p.relay
-from p2p.circuits import HOP, STOP, format_circuit_address, open_circuit, parse_circuit_address
+from p2p.bans import Fault
+from p2p.circuits import HOP, STOP, CircuitEnd, format_circuit_address, open_circuit, parse_circuit_address
+from p2p.door import DoorLimits
 from p2p.hardening import peer_id_of
 from p2p.host import Libp2pNetwork
 from p2p.network import NetworkError, RawStream
 from p2p.protobuf import MessageStream
-from p2p.relay import RESERVATION_TTL, RelayLimits, RelayTable
+from p2p.relay import RESERVATION_TTL, SETTLING, Circuit, RelayLimits, RelayTable
 from p2p.runtime import RealRuntime
 from p2p.transport import DialRules
 from tests.p2p.hosts import (
@@ -75,6 +77,46 @@ def test_all_circuits_together_are_bounded() -> None:
     relay = table(circuits=3)
     assert relay.open(PEERS[0], PEERS[1], 0.0) and relay.open(PEERS[2], PEERS[3], 0.0) and relay.open(*PEERS[4:6], 0.0)
     assert relay.open(*PEERS[6:8], 0.0) is None
+
+
+def test_peers_of_one_address_get_no_more_than_its_share_of_reservations() -> None:
+    relay = table(reservations=64)
+    keys = [bytes([number]) * 32 for number in range(64)]
+    assert sum(relay.reserve(peer, 0.0, b"flood") for peer in keys[:20]) == 4
+    assert relay.reserve(keys[0], 1.0, b"flood")  # a renewal
+    assert relay.reserve(keys[30], 1.0, b"other") and relay.reserve(keys[31], 1.0) and relay.reserve(keys[32], 1.0)
+    relay.release(keys[0])
+    assert relay.reserve(keys[5], 1.0, b"flood")
+
+
+def carry(circuit: Circuit | None, size: int) -> Circuit:
+    assert circuit is not None
+    circuit.carried += size
+    return circuit
+
+
+@pytest.mark.trio
+async def test_the_least_used_circuit_of_whoever_has_most_makes_room() -> None:
+    relay = table(circuits=4)
+    honest = carry(relay.open(*PEERS[:2], 0.0, b"honest"), 5)
+    flood = [carry(relay.open(PEERS[2], PEERS[3], 0.0, b"flood"), 1000)]
+    flood.append(carry(relay.open(PEERS[4], PEERS[5], 0.0, b"flood"), 10))
+    flood.append(carry(relay.open(PEERS[6], PEERS[7], 0.0, b"flood"), 1000))
+    assert relay.open(PEERS[4], PEERS[7], SETTLING - 1, b"new") is None  # none has had its time
+    assert relay.open(PEERS[1], PEERS[0], SETTLING, b"new") is not None
+    assert [circuit.scope.cancel_called for circuit in [honest, *flood]] == [False, False, True, False]
+    # Those who have most push out themselves.
+    assert relay.open(PEERS[4], PEERS[5], SETTLING, b"flood") is not None
+    assert not honest.scope.cancel_called and len(relay.circuits) == 4
+
+
+@pytest.mark.trio
+async def test_circuits_to_one_peer_cannot_be_held_by_a_few_places() -> None:
+    relay = table(circuits=8)
+    held = [carry(relay.open(PEERS[number], PEERS[0], 0.0, b"flood"), 1) for number in (1, 2)]
+    assert relay.open(PEERS[3], PEERS[0], 1.0, b"honest") is None
+    assert relay.open(PEERS[3], PEERS[0], SETTLING, b"honest") is not None
+    assert sum(circuit.scope.cancel_called for circuit in held) == 1 and len(relay.circuits) == 2
 
 
 @pytest.mark.trio
@@ -388,6 +430,64 @@ async def test_a_relay_cannot_fill_a_node_with_circuits(monkeypatch: pytest.Monk
         await others[0].disconnect(target.me)
         await eventually(lambda: len(target.peers()) == 2)
         await others[2].connect(target.me, through(relay))
+
+
+async def offer_circuit(relay: Libp2pNetwork, victim: Libp2pNetwork, sybil: Libp2pNetwork) -> None:
+    """Have ``sybil`` connect to the victim through ``relay``, which asks nobody whether it may."""
+    stream = MessageStream(await relay.open_stream(victim.me, STOP))
+    peer = pb.PeerId(id=peer_id_of(sybil.me).to_bytes())
+    await stream.send_message(pb.StopMessage(type=pb.StopMessage.CONNECT, peer=peer))
+    await stream.receive_message(pb.StopMessage)
+    with trio.fail_after(10):
+        raw = CircuitEnd(stream).as_connection(True, relay.me)
+        await swarm_of(sybil).upgrade_outbound_raw_conn(raw, peer_id_of(victim.me))
+
+
+@pytest.mark.trio
+async def test_circuits_do_not_get_around_the_limits_of_an_address() -> None:
+    limits = DoorLimits(max_per_address=6)
+    victim = Libp2pNetwork(key(1), LOOPBACK, RealRuntime(), public=True, limits=limits)
+    attacker, *sybils = (network(number, listen=()) for number in range(2, 12))
+    async with running(victim, attacker, *sybils):
+        await attacker.connect(victim.me, victim.listen_addresses)
+        for sybil in sybils:
+            with suppress(Exception):  # whatever the library raises when it is cut off
+                await offer_circuit(attacker, victim, sybil)
+        await trio.sleep(0.2)
+        assert len(victim.peers()) == 1 + 3 and victim.refusals()["address"] == 6
+
+
+@pytest.mark.trio
+async def test_who_is_banned_has_no_reservation_any_more() -> None:
+    async with behind_a_relay() as (relay, one, other):
+        assert relay.relay is not None and relay.relay.table.has_reservation(one.me, trio.current_time())
+        assert relay._is_kept(one.me)
+        for _ in range(3):
+            relay.blame(one.me, Fault.FORGERY)
+        assert not relay.relay.table.has_reservation(one.me, trio.current_time())
+        await eventually(lambda: one.me not in relay.peers() and other.me not in one.peers())
+        with suppress(NetworkError):  # it hears of the refusal a moment later
+            await one.connect(relay.me, relay.listen_addresses)
+        await eventually(lambda: relay.me not in one.peers())
+
+
+@pytest.mark.trio
+async def test_a_relay_that_breaks_the_rules_is_banned_by_its_clients() -> None:
+    async with behind_a_relay() as (relay, one, _):
+        for _ in range(3):
+            one.blame(relay.me, Fault.FORGERY)
+        await eventually(lambda: relay.me not in one.peers())
+        assert relay.me not in one._reserved
+
+
+@pytest.mark.trio
+async def test_a_relay_dials_for_others_no_nearer_than_it_can_be_dialled() -> None:
+    near, lan, far = "/ip4/127.0.0.1/tcp/1", "/ip4/192.168.1.1/tcp/1", "/ip4/8.8.8.8/tcp/1"
+    everywhere = [near, lan, far, "/dns4/localhost/tcp/1", format_circuit_address(key(9).public_key, lan)]
+    for announce, expected in ((near, everywhere), (lan, [lan, far, everywhere[-1]]), (far, [far])):
+        relay = Libp2pNetwork(key(1), LOOPBACK, RealRuntime(), announce=[announce], relay=RelayLimits())
+        relay.locate = lambda peer: everywhere
+        assert relay._locate(key(2).public_key) == expected
 
 
 @pytest.mark.trio

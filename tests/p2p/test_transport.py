@@ -17,7 +17,7 @@ from p2p.host import Libp2pNetwork
 from p2p.network import NetworkError
 from p2p.relay import RelayLimits
 from p2p.runtime import RealRuntime
-from p2p.transport import DialRules, GuardedTCP, ProxyError, dial_through, get_endpoint
+from p2p.transport import DialRules, GuardedTCP, ProxyError, Reach, dial_through, get_endpoint, get_reach
 from tests.p2p.hosts import ECHO, echo, echoes, key, library, network, running, swarm_of
 from tests.p2p.proxy import proxy
 
@@ -163,3 +163,23 @@ async def test_a_proxy_that_does_not_answer_is_given_up(monkeypatch: pytest.Monk
         with pytest.raises(ProxyError, match="no answer within"), trio.fail_after(5):
             await dial_through(("127.0.0.1", listener.socket.getsockname()[1]), ("192.0.2.1", 1))
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    ("address", "reach"),
+    [
+        ("/ip4/8.8.8.8/tcp/1", Reach.ANYWHERE),
+        ("/ip6/2600::1/tcp/1", Reach.ANYWHERE),
+        ("/ip4/10.0.0.1/tcp/1/p2p/x/p2p-circuit", Reach.NEIGHBOURHOOD),
+        ("/ip4/169.254.169.254/tcp/80", Reach.NEIGHBOURHOOD),
+        ("/ip4/224.0.0.1/tcp/1", Reach.NEIGHBOURHOOD),
+        ("/ip6/fe80::1/tcp/1", Reach.NEIGHBOURHOOD),
+        ("/ip6/::ffff:127.0.0.1/tcp/1", Reach.MACHINE),
+        ("/ip4/127.9.9.9/tcp/1", Reach.MACHINE),
+        ("/ip4/0.0.0.0/tcp/1", Reach.MACHINE),
+        ("/dns4/example.org/tcp/1", Reach.MACHINE),
+        ("", Reach.MACHINE),
+    ],
+)
+def test_from_where_an_address_can_be_dialled(address: str, reach: Reach) -> None:
+    assert get_reach(address) is reach
