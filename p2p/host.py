@@ -32,9 +32,11 @@ from chain.crypto import KeyPair, format_address
 from p2p.bans import Fault
 from p2p.broadcast import Broadcast
 from p2p.circuits import CIRCUIT_TIMEOUT, HOP, STOP, accept_circuit, open_circuit, parse_circuit_address, reserve
+from p2p.descriptors import fit_to_descriptors
 from p2p.door import Door, DoorLimits
 from p2p.gossip import GuardedGossipSub, GuardedPubsub
 from p2p.hardening import (
+    MAX_OUTBOUND,
     ConnectionEvents,
     GuardedHost,
     GuardedSwarm,
@@ -146,7 +148,7 @@ class Libp2pNetwork:
         """Where a peer might be dialled, for those who ask this relay to reach it."""
         self.is_kept: Callable[[bytes], bool] = lambda peer: False
         """Which peers keep their connection when there are too many; relays in use and clients do, anyway."""
-        self.door = Door(limits or DoorLimits(), self._is_kept)
+        self.door = Door(fit_to_descriptors(limits or DoorLimits(), MAX_OUTBOUND), self._is_kept)
         self.relay = None if relay is None else Relay(self, runtime, relay, self.is_relayed, self._locate, self._place)
         if self.relay is not None:
             self._handlers[HOP] = self.relay.serve
