@@ -35,7 +35,11 @@ ACCEPTANCE = (MAX_AHEAD + MAX_BEHIND) / 1000
 ITEM_ID = 8
 """Bytes of the short name of something that spreads: an announcement or an accusation."""
 
-Address = Annotated[str, Bounds(1, 256)]
+MAX_ADDRESS = 256
+MAX_MODEL_NAME = 128
+"""Longest address and name of a model, in bytes."""
+
+Address = Annotated[str, Bounds(1, MAX_ADDRESS)]
 """A multiaddress."""
 
 
@@ -75,6 +79,16 @@ class Announcement(Record):
     def is_timely(self, now: int) -> bool:
         """Whether its times make sense at wall time ``now`` (ms)."""
         return self.incarnation <= self.sequence and now - MAX_BEHIND <= self.sequence <= now + MAX_AHEAD
+
+
+def is_address(text: str) -> bool:
+    """Whether ``text`` may stand for an address in an announcement: what others say may be anything."""
+    return text.isascii() and text.isprintable() and " " not in text and text[:1] == "/" and len(text) <= MAX_ADDRESS
+
+
+def is_model_name(text: str) -> bool:
+    """Whether ``text`` may stand for a model in an announcement."""
+    return 0 < len(text.encode(errors="replace")) <= MAX_MODEL_NAME
 
 
 def get_item_id(encoded: bytes) -> bytes:

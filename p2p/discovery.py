@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVarTuple
 
 import trio
 
@@ -27,20 +27,24 @@ from p2p.accusations import Accusation, decode_accusation, sign_accusation
 from p2p.announcements import (
     MAX_ADDRESSES,
     MAX_LIFETIME,
+    MAX_MODELS,
     MAX_RELAYS,
     Announcement,
     PeerLoad,
     decode_announcement,
     get_item_id,
+    is_address,
+    is_model_name,
     sign_announcement,
 )
 from p2p.broadcast import Broadcast
 from p2p.dialling import TARGET, get_addresses
 from p2p.keeper import Dial, Keeper
-from p2p.neighbours import PROTOCOL, Neighbours
+from p2p.neighbours import PROTOCOL, Neighbours, contained
 from p2p.network import Network, NetworkError
 from p2p.peers import Change, PeerState, PeerView
 from p2p.peerstore import PeerStore, StoredPeer
+from p2p.reachability import is_local
 from p2p.reconciliation import Reconciliation, Sighting, Views
 from p2p.runtime import Runtime
 from p2p.streams import Streams
@@ -89,6 +93,7 @@ LOAD_INTERVAL = 5.0
 """Seconds after which they are told of any change."""
 EVENTS = 1024
 """Changes that a subscriber may fall behind."""
+Ts = TypeVarTuple("Ts")
 
 
 class Discovery:
@@ -217,12 +222,12 @@ class Discovery:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._save)
                 for peer in told:
-                    nursery.start_soon(self._neighbours.tell, peer, frame)
+                    nursery.start_soon(contained, self._network, peer, self._neighbours.tell, peer, frame)
 
     # Announcing
 
     def _announce(self, leaving: bool = False) -> Announcement:
-        """Make an announcement, enter it in our own view and let it spread."""
+        """Make an announcement, enter it in our own view and let it spread. What would not fit into it is left out."""
         first, last = self._announced is None, self._announced.sequence if self._announced is not None else 0
         # A newcomer does not know yet how large the network is, so its first word has to be good for long.
         lifetime = MAX_LIFETIME if first else round(MISSES * self._interval() * 1000)
@@ -236,7 +241,7 @@ class Discovery:
                 leaving=leaving,
                 addresses=self._get_addresses(),
                 relays=self._get_relays(),
-                models=self._models,
+                models=self._get_models(),
                 load=self._load,
                 expires_after=lifetime,
                 signature=bytes(64),
@@ -248,10 +253,14 @@ class Discovery:
         self._neighbours.spread([self.view.entries[self._network.me].id])
         return self._announced
 
+    def _get_models(self) -> tuple[str, ...]:
+        return tuple(filter(is_model_name, self._models))[:MAX_MODELS]
+
     def _get_addresses(self) -> tuple[str, ...]:
-        if self._addresses is not None:
-            return self._addresses[:MAX_ADDRESSES]
-        return () if self._network.can_be_dialled() is False else self._network.listen_addresses[:MAX_ADDRESSES]
+        addresses = self._addresses
+        if addresses is None:
+            addresses = () if self._network.can_be_dialled() is False else self._network.listen_addresses
+        return tuple(filter(is_address, addresses))[:MAX_ADDRESSES]
 
     def _interval(self) -> float:
         """Seconds after which an announcement is made anew."""
@@ -277,7 +286,11 @@ class Discovery:
         said = self._announced
         if said is None or self._nursery is None:
             return
-        if (self._models, self._get_relays(), self._get_addresses()) != (said.models, said.relays, said.addresses):
+        if (self._get_models(), self._get_relays(), self._get_addresses()) != (
+            said.models,
+            said.relays,
+            said.addresses,
+        ):
             self._changed.set()
         told, told_at = self._told_load
         now = trio.current_time()
@@ -428,10 +441,15 @@ class Discovery:
             for action in actions:
                 if isinstance(action, Dial):
                     self._dialling[action.peer] = None
-                    self._nursery.start_soon(self._dial, action.peer, action.addresses, action.is_probe)
+                    self._begin(action.peer, self._dial, action.peer, action.addresses, action.is_probe)
                 else:
-                    self._nursery.start_soon(self._reserve, action.peer)
+                    self._begin(action.peer, self._reserve, action.peer)
             await trio.sleep(KEEP_INTERVAL * self._runtime.random.uniform(0.8, 1.2))
+
+    def _begin(self, peer: bytes, task: Callable[[*Ts], Awaitable[object]], *arguments: *Ts) -> None:
+        """Start a task about one peer, which cannot end this node whatever that peer sends."""
+        assert self._nursery is not None
+        self._nursery.start_soon(contained, self._network, peer, task, *arguments)
 
     async def _dial(self, peer: bytes, addresses: tuple[str, ...], is_probe: bool) -> None:
         try:
@@ -449,6 +467,9 @@ class Discovery:
 
     async def _reserve(self, relay: bytes) -> None:
         """Ask for a relay slot, or renew it; others learn of it with the next look at what has changed."""
+        if self._relays is None and self._find_relay_address(relay) is None:  # nobody could be told of the slot
+            self._keeper.refused(relay, trio.current_time())
+            return
         try:
             with trio.fail_after(DIAL_TIMEOUT):
                 seconds = await self._network.reserve(relay)
@@ -461,13 +482,20 @@ class Discovery:
     def _get_relays(self) -> tuple[str, ...]:
         """Where this node can be reached through others: as :meth:`update` was told, or where it has a slot."""
         if self._relays is not None:
-            return self._relays
-        relays = []
-        for peer in self._keeper.slots(trio.current_time()):
-            known = self.view.find(peer)
-            addresses = known.addresses if known is not None else self._bootstrap.get(peer, ())
-            relays += [f"{address}/p2p/{format_address(peer)}" for address in addresses[:1]]
-        return tuple(relays[:MAX_RELAYS])
+            return tuple(filter(is_address, self._relays))[:MAX_RELAYS]
+        found = (self._find_relay_address(peer) for peer in self._keeper.slots(trio.current_time()))
+        return tuple(address for address in found if address is not None)[:MAX_RELAYS]
+
+    def _find_relay_address(self, relay: bytes) -> str | None:
+        """Where others can dial ``relay``: where this node has, or if that means something here only, as it says."""
+        known = self.view.find(relay)
+        addresses = known.addresses if known is not None else self._bootstrap.get(relay, ())
+        dialled = self._network.get_dialled_address(relay)
+        if dialled is not None:
+            addresses = (dialled, *addresses)
+        usable = [address for address in addresses if is_address(f"{address}/p2p/{format_address(relay)}")]
+        usable.sort(key=_is_local_address)
+        return f"{usable[0]}/p2p/{format_address(relay)}" if usable else None
 
     async def _part(self, peer: bytes) -> None:
         """Close a connection that was only made to see whether the peer lives, unless somebody uses it."""
@@ -524,7 +552,7 @@ class Discovery:
     def _start_check(self, peer: bytes, delay: float = 0.0) -> None:
         if self._nursery is not None and peer not in self._checking and len(self._checking) < MAX_CHECKS:
             self._checking[peer] = None
-            self._nursery.start_soon(self._check, peer, delay)
+            self._begin(peer, self._check, peer, delay)
 
     async def _check(self, peer: bytes, delay: float) -> None:
         """Find out whether a peer is still there, and say so if it is not."""
@@ -558,3 +586,12 @@ class Discovery:
                 self._neighbours.spread([get_item_id(accusation.encode())])
         if can_be_probed:
             self.suspicion.condemn(peer, now)
+
+
+def _is_local_address(address: str) -> bool:
+    """Whether a multiaddress begins with an IP address that means something in its own network only."""
+    parts = address.split("/")
+    try:
+        return len(parts) > 2 and parts[1] in ("ip4", "ip6") and is_local(parts[2])
+    except ValueError:
+        return True

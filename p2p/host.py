@@ -23,6 +23,7 @@ import trio
 from libp2p.abc import INetConn, INetStream
 from libp2p.custom_types import TProtocol
 from libp2p.network.stream.net_stream import NetStream
+from libp2p.rcmgr import Direction
 from libp2p.stream_muxer.yamux.yamux import Yamux
 from libp2p.tools.anyio_service import background_trio_service
 from libp2p.utils.address_validation import expand_wildcard_address
@@ -134,6 +135,7 @@ class Libp2pNetwork:
         self._reserved: dict[bytes, float] = {}  # relays, and until when (trio time)
         self._asking: Counter[bytes] = Counter()  # relays that are being asked for a reservation
         self._offered: Counter[bytes] = Counter()  # circuits taken in, by relay
+        self._dialled: dict[bytes, str] = {}  # where connected peers were dialled directly
         self._handlers[STOP] = self._accept_circuit
         self._upnp = upnp
         self._public = (True if announce else public) if listen else False
@@ -279,6 +281,8 @@ class Libp2pNetwork:
                 try:
                     with trio.fail_after(seconds):
                         await attempt()
+                    if is_direct and peer in self._peers:
+                        self._dialled[peer] = place
                 except trio.TooSlowError:
                     failures.append(f"{place}: no answer within {seconds:g} s")
                 except Exception as error:
@@ -381,8 +385,25 @@ class Libp2pNetwork:
             if not connection.is_closed
         )
 
+    def is_outbound(self, peer: bytes) -> bool:
+        if self._running is None:
+            return False
+        return peer in self._peers and any(
+            getattr(connection, "direction", None) == Direction.OUTBOUND
+            for connection in self._swarm().get_connections(peer_id_of(peer))
+            if not connection.is_closed
+        )
+
+    def get_dialled_address(self, peer: bytes) -> str | None:
+        return self._dialled.get(peer) if self.is_outbound(peer) and not self.is_relayed(peer) else None
+
     def can_be_dialled(self) -> bool | None:
         return self.reachability.verdict.value if self._public is None else self._public
+
+    def get_remote_host(self, peer: bytes) -> str | None:
+        remote = None if self._running is None else self.get_remote_endpoint(peer)
+        # Through a proxy, it is that which all connections lead to.
+        return None if remote is None or self._rules.proxy is not None else remote[0]
 
     def get_remote_endpoint(self, peer: bytes) -> Endpoint | None:
         """The IP address and port of a directly connected peer; None if they are not known."""
@@ -509,6 +530,7 @@ class Libp2pNetwork:
         for peer in sorted(before ^ self._peers):
             if peer not in self._peers:
                 self._reserved.pop(peer, None)
+                self._dialled.pop(peer, None)
                 if self.relay is not None:
                     self.relay.table.release(peer)
             self._changes.publish((peer, peer in self._peers))

@@ -202,13 +202,15 @@ class MemoryHub:
         networks = self._networks.values()
         return [link for each in networks for link in (*each._links.values(), *each._visits) if link.one is each]
 
-    def _link(self, one: MemoryNetwork, other: MemoryNetwork, relay: MemoryNetwork | None = None) -> None:
+    def _link(
+        self, one: MemoryNetwork, other: MemoryNetwork, relay: MemoryNetwork | None = None, address: str = ""
+    ) -> None:
         old = one._links.get(other.me) or other._links.get(one.me)
         if old is not None:
             if not old.severed:
                 return
             self._drop(old)
-        link = _Link(one, other, relay)
+        link = _Link(one, other, relay, address)
         self._components = None
         for network in (one, other) if relay is None else (one, other, relay):
             network.traffic.connect_bytes += CONNECT_COST
@@ -287,13 +289,16 @@ class MemoryHub:
 class _Link:
     """A connection between two networks."""
 
-    __slots__ = ("one", "other", "relay", "severed", "streams")
+    __slots__ = ("address", "one", "other", "relay", "severed", "streams")
 
-    def __init__(self, one: MemoryNetwork, other: MemoryNetwork, relay: MemoryNetwork | None = None) -> None:
+    def __init__(self, one: MemoryNetwork, other: MemoryNetwork, relay: MemoryNetwork | None, address: str) -> None:
         self.one = one
+        """The network that has dialled."""
         self.other = other
         self.relay = relay
         """The node that the connection runs through, if it is a circuit."""
+        self.address = address
+        """Where the other was dialled, if that was directly."""
         self.severed = False
         """Nothing passes any more, whether or not the ends know."""
         self.streams: dict[int, tuple[MemoryStream, MemoryStream]] = {}
@@ -366,7 +371,7 @@ class MemoryNetwork:
             target = self.hub._listener(address, peer)
             if target is not None and self.hub._reachable(self._me, peer):
                 self._check_alive()
-                self.hub._link(self, target)
+                self.hub._link(self, target, address=address)
                 return
         raise NetworkError("no address answered as this peer")
 
@@ -413,6 +418,22 @@ class MemoryNetwork:
     def is_relayed(self, peer: bytes) -> bool:
         link = self._links.get(peer)
         return link is not None and link.relay is not None
+
+    def is_outbound(self, peer: bytes) -> bool:
+        link = self._links.get(peer)
+        return link is not None and link.one is self
+
+    def get_dialled_address(self, peer: bytes) -> str | None:
+        link = self._links.get(peer)
+        return None if link is None or link.one is not self else link.address or None
+
+    def get_remote_host(self, peer: bytes) -> str | None:
+        link = self._links.get(peer)
+        if link is None or link.relay is not None:
+            return None
+        others = (link.address,) if link.one is self else link.one.listen_addresses
+        parts = others[0].split("/") if others else []
+        return parts[2] if len(parts) > 2 and parts[1] in ("ip4", "ip6") else None
 
     def can_be_dialled(self) -> bool | None:
         return bool(self._listen_addresses)

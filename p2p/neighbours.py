@@ -8,9 +8,10 @@ so that the price of a name falls as more of them travel together. What gets los
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from random import Random
+from typing import TypeVarTuple
 
 import trio
 
@@ -18,7 +19,7 @@ from chain.crypto import format_address
 from chain.exceptions import CodecError
 from p2p.bans import Fault
 from p2p.limits import Limiter, Rate
-from p2p.network import Network, NetworkError
+from p2p.network import Network, NetworkError, is_network_error
 from p2p.reconciliation import Views
 from p2p.streams import Exchange, Streams
 
@@ -47,6 +48,19 @@ MAX_EXCHANGES = 4
 
 Take = Callable[[bytes, Views], Views | None]
 """Takes in what a peer sent and returns what to answer. Raises CodecError."""
+Ts = TypeVarTuple("Ts")
+
+
+async def contained(network: Network, peer: bytes, task: Callable[[*Ts], Awaitable[object]], *arguments: *Ts) -> None:
+    """Run a task about one peer. Whatever it fails of ends nothing else: it is logged, and held against the peer."""
+    try:
+        await task(*arguments)
+    except Exception as error:
+        if is_network_error(error):
+            logger.debug("%s: %s", format_address(peer), error)
+        else:
+            logger.error("a task about %s failed", format_address(peer), exc_info=error)
+            network.blame(peer, Fault.GARBAGE)
 
 
 class _Talk:
@@ -104,7 +118,7 @@ class Neighbours:
         """Begin a conversation with a new neighbour, if that is this side's part."""
         if self._nursery is not None and self._network.me < peer and peer not in self._opening:
             self._opening[peer] = None
-            self._nursery.start_soon(self._converse, peer)
+            self._nursery.start_soon(self._stay_in_conversation, peer)
 
     def spread(self, items: Iterable[bytes], source: bytes = b"", always: Iterable[bytes] = ()) -> None:
         """Offer something new, but not to its ``source``; to ``always`` in any case."""
@@ -121,8 +135,10 @@ class Neighbours:
         """Send a frame to a neighbour soon, unless too many are on the way to it already."""
         talk = self._talks.get(peer)
         if talk is not None and self._nursery is not None and talk.saying < MAX_SAYING:
-            talk.saying += 1
-            self._nursery.start_soon(self._say, talk, frame)
+            raw = _encode(frame)
+            if raw is not None:
+                talk.saying += 1
+                self._nursery.start_soon(contained, self._network, peer, self._say, talk, raw)
 
     async def tell(self, peer: bytes, frame: Views) -> None:
         """Hand one frame to a connected peer and wait until it has taken it in. Never raises NetworkError."""
@@ -138,27 +154,27 @@ class Neighbours:
                 names, talk.offers = b"".join(talk.offers), {}
                 self.say(peer, Views(have=names))
 
-    async def _say(self, talk: _Talk, frame: Views) -> None:
+    async def _say(self, talk: _Talk, raw: bytes) -> None:
         try:
             with trio.move_on_after(SAY_TIMEOUT) as scope, suppress(NetworkError, RuntimeError):
-                await talk.exchange.send(frame.encode())
+                await talk.exchange.send(raw)
             if scope.cancelled_caught:
                 await talk.exchange.abort("too slow")
         finally:
             talk.saying -= 1
 
-    async def _converse(self, peer: bytes) -> None:
+    async def _stay_in_conversation(self, peer: bytes) -> None:
         try:
             while peer in self._network.peers():
-                try:
-                    async with self._streams.open(peer, PROTOCOL) as exchange:
-                        await exchange.send(self._greeting(peer).encode())
-                        await self._listen(exchange, lasting=True)
-                except NetworkError as error:
-                    logger.debug("conversation with %s: %s", peer.hex(), error)
+                await contained(self._network, peer, self._converse, peer)
                 await trio.sleep(REOPEN * self._random.uniform(0.5, 1.5))
         finally:
             del self._opening[peer]
+
+    async def _converse(self, peer: bytes) -> None:
+        async with self._streams.open(peer, PROTOCOL) as exchange:
+            await exchange.send(self._greeting(peer).encode())
+            await self._listen(exchange, lasting=True)
 
     async def _answer(self, exchange: Exchange) -> None:
         await self._listen(exchange, lasting=False)
@@ -189,8 +205,8 @@ class Neighbours:
                 reply = self._take(peer, frame)
                 if lasting and reply is not None and self._talks.get(peer) is talk:
                     self.say(peer, reply)
-                elif reply is not None:
-                    await exchange.send(reply.encode())
+                elif reply is not None and (answer := _encode(reply)) is not None:
+                    await exchange.send(answer)
         except CodecError as error:
             logger.info("bad frame from %s: %s", format_address(peer), error)
             self._network.blame(peer, Fault.FORGERY)
@@ -198,6 +214,15 @@ class Neighbours:
         finally:
             if self._talks.get(peer) is talk:
                 del self._talks[peer]
+
+
+def _encode(frame: Views) -> bytes | None:
+    """The bytes of a frame; None if it is out of bounds, which is this node's own mistake."""
+    try:
+        return frame.encode()
+    except CodecError as error:
+        logger.error("a frame that cannot be sent: %s", error)
+        return None
 
 
 def _names(have: bytes) -> list[bytes]:

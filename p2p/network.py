@@ -125,6 +125,17 @@ class Network(Protocol):
     def is_relayed(self, peer: bytes) -> bool:
         """Whether the connection to ``peer``, if there is one, runs through a relay."""
 
+    def is_outbound(self, peer: bytes) -> bool:
+        """Whether this node has made the connection to ``peer`` that there is: others choose who dials it, not whom it
+        dials."""
+
+    def get_dialled_address(self, peer: bytes) -> str | None:
+        """The multiaddress (without the /p2p part) at which this node has dialled ``peer`` for the connection that
+        there is; None if the peer has dialled, or it runs through a relay."""
+
+    def get_remote_host(self, peer: bytes) -> str | None:
+        """The IP address that the direct connection to ``peer`` leads to; None if there is none or it is not known."""
+
     def can_be_dialled(self) -> bool | None:
         """Whether others can dial this node at its listen addresses; None as long as that is not known."""
 

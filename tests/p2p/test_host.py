@@ -31,6 +31,10 @@ async def test_streams_carry_bytes_both_ways_whoever_dialled() -> None:
         await other.connect(one.me, one.listen_addresses)
         await eventually(lambda: one.peers() == {other.me} and other.peers() == {one.me})
         await other.connect(one.me, ())  # connected already: nothing to do
+        assert other.is_outbound(one.me) and not one.is_outbound(other.me)
+        assert other.get_dialled_address(one.me) == one.listen_addresses[0]
+        assert one.get_dialled_address(other.me) is None
+        assert one.get_remote_host(other.me) == other.get_remote_host(one.me) == "127.0.0.1"
         payload = bytes(range(256)) * 4096  # 1 MiB, four times the window
         for source, target in ((one, other), (other, one)):
             stream = await source.open_stream(target.me, ECHO)

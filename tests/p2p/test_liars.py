@@ -8,6 +8,7 @@ from trio.testing import MockClock
 
 from p2p.accusations import sign_accusation
 from p2p.announcements import Announcement
+from p2p.bans import Fault
 from p2p.discovery import RENEW_SPACING
 from p2p.neighbours import PROTOCOL
 from p2p.peers import ChangeKind
@@ -95,3 +96,32 @@ async def test_requests_to_renew_are_answered_seldom(autojump_clock: MockClock) 
             await trio.sleep(0.1)
             sequences.add(find(w, victim.me).sequence)
         assert len(sequences - {first}) <= (trio.current_time() - started) / RENEW_SPACING + 1
+
+
+@pytest.mark.parametrize("victim", [0, 15])
+async def test_whatever_fails_over_what_a_peer_sent_ends_nothing(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, victim: int
+) -> None:
+    """The victim is the one that opened the conversations (least key), or the one that answers in them."""
+    async with world(COUNT) as w:
+        await w.until_agreed(30)
+        node, blamed = w.nodes[victim], []
+        monkeypatch.setattr(node.network, "blame", lambda peer, fault: blamed.append((peer, fault)))
+
+        def fail(*arguments: object) -> None:
+            raise RuntimeError("a mistake of this node")
+
+        for broken in (node.discovery._reconciliation, node.discovery._keeper, node.network):
+            for name in ("answer", "failed", "reserve", "connect"):
+                if hasattr(broken, name):
+                    monkeypatch.setattr(broken, name, fail)
+        for peer in sorted(node.network.peers())[:4]:
+            await node.network.disconnect(peer)
+        await trio.sleep(30)
+        assert not node.left.is_set() and node.discovery._nursery is not None
+        assert blamed and {fault for _, fault in blamed} == {Fault.GARBAGE}
+        monkeypatch.undo()
+        await trio.sleep(60)
+        assert w.agreed()
+        w.hub.errors.clear()
+        caplog.clear()

@@ -50,7 +50,10 @@ async def test_connect_and_disconnect_are_seen_by_both(nursery: trio.Nursery, au
     assert a.peers() == {b.me}
     assert b.peers() == {a.me}
     assert await changes.receive() == (a.me, True)
+    assert a.is_outbound(b.me) and not b.is_outbound(a.me)
+    assert a.get_dialled_address(b.me) == b.listen_addresses[0] and b.get_dialled_address(a.me) is None
     await b.disconnect(a.me)
+    assert not a.is_outbound(b.me) and a.get_dialled_address(b.me) is None
     assert await changes.receive() == (a.me, False)
     assert a.peers() == b.peers() == frozenset()
     with pytest.raises(trio.WouldBlock):

@@ -10,6 +10,7 @@ from trio.testing import MockClock
 
 from p2p.dialling import get_addresses
 from p2p.keeper import PUBLIC_LINKS, RELAYS
+from p2p.peers import ChangeKind
 from p2p.peerstore import PeerStore
 from tests.p2p.test_discovery import Node, World, world
 
@@ -124,3 +125,50 @@ async def test_a_restart_needs_no_bootstrap_node(autojump_clock: MockClock, tmp_
         w.nodes.remove(lost)
         await trio.sleep(10)
         assert lost.present() == set()
+
+
+LONG = "/dns4/" + ".".join("a" * 63 for _ in range(3)) + ".example/tcp/4001"
+"""An address that may be announced, but not as that of a relay: with a key behind it is too long."""
+
+
+async def test_a_relay_is_announced_where_it_was_dialled_whatever_it_says_of_itself(autojump_clock: MockClock) -> None:
+    async with world(0) as w:
+        w.bootstrap = [(w.key(0).public_key, "/ip4/10.0.0.1/tcp/1")]
+        for number in range(3):
+            real = f"/ip4/10.{number}.0.1/tcp/1"
+            w.start(number, address=real, addresses=(LONG, "/ip4/10.99.0.1/tcp/1", real), relay_slots=4)
+        private = w.start(10, listen=False)
+        await w.until_agreed(20)
+        await trio.sleep(10)
+        relays = relays_of(w.nodes[0], private)
+        assert len(relays) == RELAYS
+        assert {*relays} <= {node.network.relay_addresses[0] for node in w.nodes[:3]}
+
+
+async def test_a_relay_that_nobody_could_be_told_of_is_not_asked(autojump_clock: MockClock) -> None:
+    async with world(0) as w:
+        w.bootstrap = [(w.key(0).public_key, "/ip4/10.0.0.1/tcp/1")]
+        w.start(0, address="/ip4/10.0.0.1/tcp/1", relay_slots=4)
+        for number in range(1, 4):
+            w.start(number, address=LONG.replace("4001", str(number)), relay_slots=4)
+        private = w.start(10, listen=False)
+        await w.until_agreed(20)
+        await trio.sleep(60)
+        assert private.discovery._keeper.slots(trio.current_time()) == [w.nodes[0].me]
+        assert relays_of(w.nodes[1], private) == w.nodes[0].network.relay_addresses
+
+
+async def test_what_does_not_fit_into_an_announcement_is_left_out(autojump_clock: MockClock) -> None:
+    async with world(2) as w:
+        odd = ("", "/a b", "/x\n", "no multiaddress", "/dns4/\u00e9/tcp/1", "/" + 256 * "x", "/memory/1")
+        writer = w.start(5, addresses=odd, models=["", "m" * 129, "model", *(str(number) for number in range(20))])
+        await w.until_agreed(10)
+        writer.discovery.update(relays=[LONG + "/p2p/" + 60 * "x", "/memory/2/p2p/x"])
+        await trio.sleep(3)
+        known = w.nodes[0].discovery.find(writer.me)
+        assert known is not None
+        assert (known.addresses, known.relays) == (("/memory/1",), ("/memory/2/p2p/x",))
+        assert known.models == ("model", *(str(number) for number in range(15)))
+        w.nodes[0].seen()
+        await trio.sleep(30)  # what was left out does not count as a change
+        assert w.nodes[0].seen().count((ChangeKind.UPDATED, writer.me)) <= 5
