@@ -45,7 +45,7 @@ from p2p.network import Network, NetworkError
 from p2p.peers import Change, PeerState, PeerView
 from p2p.peerstore import PeerStore, StoredPeer
 from p2p.reachability import is_local
-from p2p.reconciliation import Reconciliation, Sighting, Views
+from p2p.reconciliation import MAX_IDS, Reconciliation, Sighting, Views
 from p2p.runtime import Runtime
 from p2p.streams import Streams
 from p2p.suspicion import PROBE_DELAY, PROBERS, SETTLED, Suspicion
@@ -346,7 +346,7 @@ class Discovery:
         answer = self._reconciliation.answer(peer, frame, now)
         if any(corrections) or frame.lasting:
             base = answer or Views()
-            have = b"".join((base.have, *corrections))
+            have = b"".join((base.have, *corrections))[:MAX_IDS]
             greeting = self._greet(peer) if frame.lasting else Views()
             answer = replace(base, have=have, load=greeting.load, renew=greeting.renew)
         return answer

@@ -108,10 +108,10 @@ class Reconciliation:
         if frame.buckets and now >= self._pulling_until:
             theirs = _split(frame.buckets)
             mine = self._fingerprints(len(theirs))
-            parts = bytes(number for number, value in enumerate(theirs) if value != mine[number])
+            differing = bytes(number for number, value in enumerate(theirs) if value != mine[number])
             count = len(theirs)
-            have = b"".join(self._list(parts, count, now))
-            if 2 * len(parts) > count:
+            parts, have = self._list_whole(differing, count, now)
+            if 2 * len(differing) > count:
                 self._pulling_until = now + PULL_TIME
         buckets = b""
         if frame.root and frame.root != self.root:
@@ -158,14 +158,30 @@ class Reconciliation:
                 sums[_bucket(peer, count)] ^= int.from_bytes(entry.id)
         return [value.to_bytes(HASH) for value in sums]
 
+    def _list_whole(self, parts: bytes, count: int, now: float) -> tuple[bytes, bytes]:
+        """As many of the buckets as have room in one frame, and the short names of all in them."""
+        names: list[list[bytes]] = [[] for _ in range(count)]
+        for peer, items in self._list_each(parts, count, now):
+            names[_bucket(peer, count)] += items
+        listed, have = bytearray(), bytearray()
+        for number in parts:
+            if len(have) + ITEM_ID * len(names[number]) <= MAX_IDS:
+                listed.append(number)
+                have += b"".join(names[number])
+        return bytes(listed), bytes(have)
+
     def _list(self, parts: bytes, count: int, now: float) -> Iterator[bytes]:
         """The short names of all that others should have, in some buckets."""
+        for _, items in self._list_each(parts, count, now):
+            yield from items
+
+    def _list_each(self, parts: bytes, count: int, now: float) -> Iterator[tuple[bytes, list[bytes]]]:
+        """The same, peer by peer."""
         wanted = {*parts}
         for peer, entry in self._view.entries.items():
             if _bucket(peer, count) in wanted:
-                if entry.state.is_present or (entry.state is PeerState.LEFT and now - entry.verdict < RECENT):
-                    yield entry.id
-                yield from self._suspicion.ids_against(peer)
+                is_listed = entry.state.is_present or (entry.state is PeerState.LEFT and now - entry.verdict < RECENT)
+                yield peer, [*([entry.id] if is_listed else []), *self._suspicion.ids_against(peer)]
 
     def _collect(
         self, items: Iterable[bytes], reader: bytes, now: float

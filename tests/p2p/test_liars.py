@@ -7,12 +7,12 @@ import trio
 from trio.testing import MockClock
 
 from p2p.accusations import sign_accusation
-from p2p.announcements import Announcement
+from p2p.announcements import ITEM_ID, Announcement
 from p2p.bans import Fault
 from p2p.discovery import RENEW_SPACING
 from p2p.neighbours import PROTOCOL
 from p2p.peers import ChangeKind
-from p2p.reconciliation import Views
+from p2p.reconciliation import MAX_IDS, Sighting, Views
 from p2p.suspicion import ACCUSERS, GRACE
 from tests.p2p.test_discovery import CHAIN, Node, World, world
 
@@ -124,4 +124,34 @@ async def test_whatever_fails_over_what_a_peer_sent_ends_nothing(
         await trio.sleep(60)
         assert w.agreed()
         w.hub.errors.clear()
+        caplog.clear()
+
+
+async def test_a_reply_over_its_own_bound_is_cut_or_dropped(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One more name than a frame may hold, whether the list is full of corrections or made too long by a mistake."""
+    async with world(4) as w:
+        await w.until_agreed(10)
+        await trio.sleep(5)
+        node, peer = w.nodes[:2]
+        outdated = find(w, peer.me)
+        peer.discovery.update(models=["new"])
+        await trio.sleep(5)
+        full = Views(have=bytes(MAX_IDS))
+        monkeypatch.setattr(node.discovery._reconciliation, "answer", lambda *arguments: full)
+        reply = node.discovery._take(peer.me, Views(known=(Sighting(outdated.encode(), 0),)))
+        assert reply is not None and len(Views.decode(reply.encode()).have) == MAX_IDS
+        full = Views(have=bytes(MAX_IDS + ITEM_ID))
+        monkeypatch.setattr(node.discovery, "_take", lambda *arguments: full)
+        monkeypatch.setattr(node.discovery._neighbours, "_take", lambda *arguments: full)
+        for _ in range(10):
+            peer.discovery._neighbours.say(node.me, Views(root=b"?" * 8))
+            node.discovery._neighbours.say(peer.me, full)
+            await trio.sleep(1)
+        assert not node.left.is_set() and peer.me in node.discovery._neighbours.peers()
+        assert "cannot be sent" in caplog.text
+        monkeypatch.undo()
+        await trio.sleep(10)
+        assert w.agreed()
         caplog.clear()

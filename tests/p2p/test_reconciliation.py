@@ -10,7 +10,7 @@ from chain.exceptions import CodecError
 from p2p.accusations import Accusation
 from p2p.announcements import ITEM_ID, Announcement, PeerLoad, get_item_id
 from p2p.peers import PeerView
-from p2p.reconciliation import BUCKET, MAX_ROOM, RECENT, Reconciliation, Views
+from p2p.reconciliation import BUCKET, HASH, MAX_ROOM, RECENT, Reconciliation, Views
 from p2p.suspicion import Suspicion
 
 
@@ -166,6 +166,19 @@ def test_a_frame_keeps_to_its_room() -> None:
     assert answer is not None
     size = len(answer.known[0].announcement)
     assert MAX_ROOM < sum(len(sighting.announcement) for sighting in answer.known) <= MAX_ROOM + size
+
+
+@pytest.mark.parametrize("room", [0, 100, 700, 1600])
+def test_a_list_longer_than_a_frame_is_cut_to_whole_buckets(monkeypatch: pytest.MonkeyPatch, room: int) -> None:
+    monkeypatch.setattr("p2p.reconciliation.MAX_IDS", room)
+    one, other, buckets = Side(1000), Side(1001), 16
+    for number in range(200):
+        one.view.apply(make(number), 0.0)
+    answer = one.take(other, Views(buckets=bytes(HASH * buckets)), 1.0) or Views()
+    assert len(answer.have) <= room
+    assert (len(answer.parts) == buckets) is (room == 200 * ITEM_ID)
+    listed = {answer.have[start : start + ITEM_ID] for start in range(0, len(answer.have), ITEM_ID)}
+    assert listed == {*one.reconciliation._list(answer.parts, buckets, 1.0)}
 
 
 @pytest.mark.parametrize(
