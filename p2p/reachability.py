@@ -1,12 +1,16 @@
 """Reachability: finding out whether others can dial this node, by having them try.
 
-A node asks a few connected peers, its *witnesses*, to dial it back. A witness makes a fresh TCP connection to the
+A node asks a few peers, its *witnesses*, to dial it back. A witness makes a fresh TCP connection to the
 address that the request came from, at a port that the request names, and checks by the Noise handshake that the same
 key answers there; the connection that there is already proves nothing. A request can name ports only, so that nobody
 can make a witness dial anybody else. One that names none only asks at what address and port the witness sees it.
 
 A witness in the same local network sees a node from the inside of its NAT. It counts only as long as there is none
 outside.
+
+Identities are free, and whoever wants to can connect, so only peers that this node has dialled itself are witnesses, no
+two of one network (/16) where there are several. A node that has dialled nobody has no verdict, and stands by what it
+listens on.
 """
 
 from __future__ import annotations
@@ -101,7 +105,7 @@ class Verdict:
     """What the reports of the witnesses amount to. Pure.
 
     A first verdict takes a round in which two or more witnesses agree, or two rounds of one; every other change takes
-    two rounds in a row that say the same.
+    two rounds in a row that say the same. A witness that saw the node at another address than most did does not count.
     """
 
     def __init__(self) -> None:
@@ -119,7 +123,7 @@ class Verdict:
     def note(self, reports: Sequence[DialBackReport]) -> bool:
         """Take in the reports of one round. Returns whether the verdict or the addresses changed."""
         outside = [report for report in reports if not is_local(report.host)]
-        counted = outside or list(reports)
+        counted = _at_usual_host(outside or list(reports))
         reached = sum(bool(report.ports) for report in counted)
         if not counted or 2 * reached == len(counted):
             return False
@@ -130,7 +134,8 @@ class Verdict:
             self.value = outcome
         self._last = outcome
         if self.value and outcome:
-            places = Counter(_multiaddress(report.host, port) for report in outside for port in report.ports)
+            seen = counted if outside else []
+            places = Counter(_multiaddress(report.host, port) for report in seen for port in report.ports)
             self.addresses = tuple(sorted(places, key=lambda place: (-places[place], place)))[:MAX_PORTS]
         elif not self.value:
             self.addresses = ()
@@ -165,15 +170,18 @@ class Reachability:
             await trio.sleep(interval * self._runtime.random.uniform(0.8, 1.2))
 
     def choose_witnesses(self) -> list[bytes]:
-        """Some directly connected peers, from outside of the local network if there are any."""
-        direct: list[bytes] = []
-        outside: list[bytes] = []
-        for peer in sorted(self._network.peers()):
-            endpoint = self._network.get_remote_endpoint(peer)
-            if endpoint is not None:
-                (direct if is_local(endpoint[0]) else outside).append(peer)
-        candidates = outside or direct
-        return self._runtime.random.sample(candidates, min(WITNESSES, len(candidates)))
+        """Some peers that this node dialled directly, from outside of the local network if there are any.
+
+        One of each network; more of one only if there is no other.
+        """
+        dialled = [peer for peer in sorted(self._network.peers()) if self._network.is_outbound(peer)]
+        hosts = {peer: host for peer in dialled if (host := self._network.get_remote_host(peer)) is not None}
+        outside = {peer: host for peer, host in hosts.items() if not is_local(host)}
+        candidates = list((outside or hosts).items())
+        self._runtime.random.shuffle(candidates)
+        apart = {get_network(host): peer for peer, host in candidates}
+        witnesses = list(apart.values()) if len(apart) > 1 else [peer for peer, _ in candidates]
+        return witnesses[:WITNESSES]
 
     async def _collect(self, witness: bytes, ports: tuple[int, ...], reports: list[DialBackReport]) -> None:
         report = await self.ask(witness, ports)
@@ -220,6 +228,25 @@ class Reachability:
                     if await self._network.answers(stream.peer, endpoint[0], port):
                         reached.append(port)
         await send_record(stream, DialBackReport(*endpoint, tuple(reached)))
+
+
+def get_network(host: str) -> str:
+    """The network that an IP address is in: its /16, or its /32 for IPv6. Addresses of one are likely in one hand."""
+    address = ipaddress.ip_address(host)
+    return str(ipaddress.ip_network((address, 16 if address.version == 4 else 32), strict=False))
+
+
+def _at_usual_host(reports: Sequence[DialBackReport]) -> list[DialBackReport]:
+    """The reports that name the host named most often, among those of its version."""
+    named = Counter(report.host for report in reports)
+    most = {
+        version: max(named[host] for host in named if _version(host) == version) for version in map(_version, named)
+    }
+    return [report for report in reports if named[report.host] == most[_version(report.host)]]
+
+
+def _version(host: str) -> int:
+    return ipaddress.ip_address(host).version
 
 
 def _multiaddress(host: str, port: int) -> str:

@@ -13,10 +13,20 @@ import p2p.reachability
 from chain.exceptions import CodecError
 from p2p.circuits import format_circuit_address
 from p2p.host import Libp2pNetwork
-from p2p.network import NetworkError
-from p2p.reachability import PROTOCOL, DialBack, DialBackReport, Verdict, is_local, receive_record, send_record
+from p2p.network import NetworkError, RawStream
+from p2p.reachability import (
+    PROTOCOL,
+    DialBack,
+    DialBackReport,
+    Reachability,
+    Verdict,
+    get_network,
+    is_local,
+    receive_record,
+    send_record,
+)
 from p2p.relay import RelayLimits
-from p2p.runtime import RealRuntime
+from p2p.runtime import RealRuntime, SimulatedRuntime
 from tests.p2p.hosts import ECHO, LOOPBACK, echo, echoes, eventually, key, network, running, swarm_of
 
 OUTSIDE, INSIDE = "45.67.89.1", "192.168.1.2"
@@ -69,6 +79,59 @@ def test_witnesses_outside_overrule_those_inside_whose_address_is_not_announced(
     assert verdict.value is False
 
 
+def test_a_witness_that_names_another_host_than_most_does_not_count() -> None:
+    verdict = Verdict()
+    verdict.note([yes(), yes(), yes("45.67.89.2")])
+    assert verdict.addresses == ("/ip4/45.67.89.1/tcp/4001",)
+    for _ in range(3):
+        verdict.note([yes(), yes(), no("8.8.8.8"), yes("2a00::1")])
+        verdict.note([yes(), no(), no("8.8.8.8")])
+    assert verdict.value is True and verdict.addresses == ("/ip4/45.67.89.1/tcp/4001", "/ip6/2a00::1/tcp/4001")
+    verdict = Verdict()
+    verdict.note([no("45.67.89.1"), no("45.67.89.2"), no("45.67.89.3")])  # as a NAT with several addresses shows it
+    assert verdict.value is False
+
+
+class Peers:
+    """A network of which only the peers exist: where each is, and who dialled."""
+
+    def __init__(self, hosts: dict[bytes, tuple[str | None, bool]]) -> None:
+        self.hosts = hosts
+
+    def peers(self) -> frozenset[bytes]:
+        return frozenset(self.hosts)
+
+    def get_remote_host(self, peer: bytes) -> str | None:
+        return self.hosts[peer][0]
+
+    def is_outbound(self, peer: bytes) -> bool:
+        return self.hosts[peer][1]
+
+
+def witnesses(*hosts: tuple[str | None, bool]) -> list[set[int]]:
+    """Who may be chosen among peers 0, 1, ... of these hosts, by several seeds."""
+    peers = {bytes([number]): host for number, host in enumerate(hosts)}
+    chosen = []
+    for seed in range(20):
+        reachability = Reachability(Peers(peers), SimulatedRuntime(seed))  # type: ignore[arg-type]
+        chosen.append({peer[0] for peer in reachability.choose_witnesses()})
+    return chosen
+
+
+def test_only_peers_that_this_node_dialled_are_witnesses() -> None:
+    liars = [(f"{number}.8.8.8", False) for number in range(20, 60)]
+    assert all(chosen == {0, 1} for chosen in witnesses(("45.67.1.1", True), ("46.67.1.1", True), *liars))
+    assert all(chosen == set() for chosen in witnesses(*liars, (None, True)))
+
+
+def test_witnesses_are_of_different_networks_where_there_are_several() -> None:
+    liars = [(f"66.6.{number}.1", True) for number in range(30)]
+    for chosen in witnesses(("45.67.1.1", True), ("46.67.1.1", True), ("10.0.0.1", True), *liars):
+        assert {0, 1} < chosen and len(chosen) == 3 and 2 not in chosen
+    assert all(len(chosen) == 3 for chosen in witnesses(*liars))
+    assert [get_network(host) for host in ("45.67.89.1", "2a00:1:2::1")] == ["45.67.0.0/16", "2a00:1::/32"]
+
+
 def test_a_new_address_replaces_the_old_one() -> None:
     verdict = Verdict()
     verdict.note([yes(), yes()])
@@ -116,11 +179,11 @@ def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.trio
 async def test_a_node_that_can_be_dialled_finds_out_and_the_dials_back_leave_nothing() -> None:
-    node, witnesses = network(1), [network(number, listen=()) for number in (2, 3)]
+    node, witnesses = network(1), [network(number) for number in (2, 3)]
     async with running(node, *witnesses):
-        assert node.can_be_dialled() is None and witnesses[0].can_be_dialled() is False
+        assert node.can_be_dialled() is None and network(4, listen=()).can_be_dialled() is False
         for witness in witnesses:
-            await witness.connect(node.me, node.listen_addresses)
+            await node.connect(witness.me, witness.listen_addresses)
         await eventually(lambda: node.can_be_dialled() is True)
         await trio.sleep(0.5)
         assert node.listen_addresses  # all witnesses are inside: what it listens on stands
@@ -134,15 +197,37 @@ async def test_a_node_that_cannot_be_dialled_finds_out_and_announces_and_lends_n
 ) -> None:
     node = Libp2pNetwork(key(1), LOOPBACK, RealRuntime(), relay=RelayLimits())
     monkeypatch.setattr(node, "_get_ports", lambda host: [1])  # a port at which nobody answers, as behind a NAT
-    witnesses = [network(number, listen=()) for number in (2, 3)]
+    witnesses = [network(number) for number in (2, 3)]
     async with running(node, *witnesses):
-        addresses = node.listen_addresses
         for witness in witnesses:
-            await witness.connect(node.me, addresses)
+            await node.connect(witness.me, witness.listen_addresses)
         await eventually(lambda: node.can_be_dialled() is False)
         assert node.listen_addresses == ()
         with pytest.raises(NetworkError, match="permission denied"):
             await witnesses[0].reserve(node.me)
+
+
+@pytest.mark.trio
+async def test_whoever_connects_cannot_talk_a_node_out_of_being_reachable() -> None:
+    """Six Sybils that lie as witnesses, in a node that has dialled one honest one."""
+    asked: list[bytes] = []
+
+    async def lie(stream: RawStream) -> None:
+        asked.append(stream.peer)
+        await receive_record(stream)
+        await send_record(stream, DialBackReport("8.8.8.8", 1, ()))
+
+    node, honest, liars = network(1), network(2), [network(number, listen=()) for number in range(3, 9)]
+    async with running(node, honest, *liars):
+        for liar in liars:
+            liar.handle(PROTOCOL, lie)
+            await liar.connect(node.me, node._listen_addresses)
+        await trio.sleep(1.0)
+        assert node.can_be_dialled() is None and node.listen_addresses and not asked
+        await node.connect(honest.me, honest.listen_addresses)
+        await eventually(lambda: node.can_be_dialled() is True)
+        await trio.sleep(1.0)
+        assert node.can_be_dialled() is True and not asked
 
 
 @pytest.mark.trio
