@@ -40,6 +40,7 @@ from p2p.announcements import (
 from p2p.broadcast import Broadcast
 from p2p.dialling import TARGET, get_addresses
 from p2p.keeper import Dial, Keeper
+from p2p.limits import Bucket
 from p2p.neighbours import PROTOCOL, Neighbours, contained
 from p2p.network import Network, NetworkError
 from p2p.peers import Change, PeerState, PeerView
@@ -63,6 +64,9 @@ ANNOUNCE_SPACING = 1.0
 """Least seconds between announcements when something changes."""
 RENEW_SPACING = 5.0
 """Least age in seconds of an announcement that is made anew because a peer asks for it."""
+RENEW_INTERVAL = ANNOUNCE_INTERVAL
+RENEW_BURST = 5
+"""Seconds between announcements that are made anew because others ask, or accuse; and how many of them at once."""
 RECONCILE_INTERVAL = 4.0
 """Mean seconds between reconciliations with a random neighbour."""
 DIAL_TIMEOUT = 10.0
@@ -153,6 +157,9 @@ class Discovery:
         self._started_at = 0.0
         self._announced: Announcement | None = None
         self._announced_at = 0.0
+        self._is_doubted = False
+        """Whether others have a reason to take this node for dead, which a new announcement ends."""
+        self._renewals = Bucket(RENEW_BURST * RENEW_INTERVAL, 0.0, RENEW_BURST * RENEW_INTERVAL)
         self._changed = trio.Event()
 
     def find(self, peer: bytes) -> Announcement | None:
@@ -248,6 +255,7 @@ class Discovery:
             ),
         )
         self._announced_at = trio.current_time()
+        self._is_doubted = False
         self._told_load = (self._load, self._announced_at)
         self.view.apply(self._announced, self._announced_at)
         self._neighbours.spread([self.view.entries[self._network.me].id])
@@ -292,6 +300,7 @@ class Discovery:
             said.addresses,
         ):
             self._changed.set()
+        self._dispel_doubts()
         told, told_at = self._told_load
         now = trio.current_time()
         step = abs(self._load.utilization - told.utilization) >= LOAD_STEP or (self._load.waiting > 0) != (
@@ -303,8 +312,18 @@ class Discovery:
                 self._neighbours.say(peer, Views(load=self._load))
 
     def _renew(self, least_age: float) -> None:
-        """Make a new announcement, if the last is not too young."""
+        """Make a new announcement soon, if the last is not too young."""
         if trio.current_time() - self._announced_at >= least_age:
+            self._is_doubted = True
+            self._dispel_doubts()
+
+    def _dispel_doubts(self) -> None:
+        """Make a new announcement if that is called for, but not more often than others could make us wish."""
+        now = trio.current_time()
+        is_due = self._is_doubted and now - self._announced_at >= ANNOUNCE_SPACING
+        if is_due and self._renewals.fill(now) >= RENEW_INTERVAL:
+            self._renewals.level -= RENEW_INTERVAL
+            self._is_doubted = False
             self._changed.set()
 
     def _defend(self, theirs: Announcement) -> None:
@@ -389,8 +408,9 @@ class Discovery:
         """Take in an accusation, pass it on, and find out for oneself if it falls to this node."""
         suspect, now = accusation.suspect, trio.current_time()
         if suspect == self._network.me:
-            if self._announced is not None and accusation.is_about(self._announced):
-                self._renew(ANNOUNCE_SPACING)
+            if self.suspicion.is_heard(accusation, now):  # or else others do not hear it either
+                self.suspicion.note_refuted(accusation.observer, suspect, now)
+                self._renew(0.0)
         elif self.suspicion.accuse(accusation, now):
             # Once there are enough of them they go together and to all, so that nobody is left with too few.
             if self.suspicion.is_believed(suspect):
@@ -566,6 +586,7 @@ class Discovery:
                 await trio.sleep(RETURN_PATIENCE)
             if peer in self._network.peers() or await self._connect(peer, addresses, CHECK_TIMEOUT):
                 self.view.confirm(peer)
+                self.suspicion.absolve(peer, trio.current_time())
             elif not self._is_isolated():
                 # The word of a newcomer does not count with everybody, so it lets others speak first.
                 is_new = trio.current_time() - self._started_at < SETTLED

@@ -5,16 +5,18 @@ when its own probe failed, or when :data:`ACCUSERS` others say so (fewer in a ne
 many), and then still waits :data:`GRACE` seconds for a newer announcement, which refutes all. Fewer accusers only make
 a few nodes probe for themselves. Whoever is connected to the accused believes nothing.
 
-Identities are free, so not every accuser counts: it must be present in the view and *proven* (connected once, or with
+Identities are free, so not every accuser counts: it must be present in the view and *proven* (dialled once, or with
 weight), or have been there for :data:`SETTLED` seconds. Whoever accused a peer that refuted it is not heard about that
-peer for :data:`PENALTY` seconds. So a liar without two accomplices kills nobody, and accomplices one peer once, for as
-long as its refutation takes to spread.
+peer for :data:`PENALTY` seconds; and about nobody, if :data:`TOLERATED` peers refuted it within that time and at once
+(:data:`PROMPT`), as the living do. So a liar without two accomplices kills nobody, and accomplices few peers once, for
+as long as a refutation takes to spread.
 
 All times are seconds of one monotonic clock.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict, deque
 from collections.abc import Container
 from dataclasses import dataclass, field
 
@@ -34,8 +36,13 @@ PROBE_DELAY = 1.5
 """Seconds before others probe an accused peer: its accusers may be enough, or it may refute them."""
 PROBERS = 5
 """Nodes that probe for themselves at first, on average, when there are accusers but too few."""
+TOLERATED = 3
+"""Refuted accusations of one observer that are put down to bad luck."""
+PROMPT = 30.0
+"""Seconds within which a refutation shows that the accused was there all the time, and not cut off for a while."""
 MAX_REFUTED = 1024
-"""Refuted accusers that are remembered."""
+"""Refuted accusers that are remembered, and the peers that refuted each."""
+MAX_REFUTED_BY = 32
 
 
 @dataclass(slots=True)
@@ -51,6 +58,16 @@ class _Case:
     """When it counts as dead."""
 
 
+@dataclass(slots=True)
+class _Accuser:
+    """What is held against one accuser."""
+
+    refuted_by: OrderedDict[bytes, float] = field(default_factory=OrderedDict)
+    """Whom it is not heard about, and since when."""
+    mistakes: deque[float] = field(default_factory=lambda: deque(maxlen=TOLERATED))
+    """When it was last refuted at once."""
+
+
 class Suspicion:
     """The accusations against the peers of one view."""
 
@@ -58,7 +75,7 @@ class Suspicion:
         self._view = view
         self._cases: dict[bytes, _Case] = {}
         self._by_id: dict[bytes, Accusation] = {}
-        self._refuted: dict[tuple[bytes, bytes], float] = {}
+        self._refuted: OrderedDict[bytes, _Accuser] = OrderedDict()
 
     @property
     def needed(self) -> int:
@@ -67,25 +84,38 @@ class Suspicion:
 
     def accuse(self, accusation: Accusation, now: float) -> bool:
         """Take in an accusation of valid signature; whether it is worth passing on."""
-        entry = self._view.entries.get(accusation.suspect)
-        if entry is None or not accusation.is_about(entry.announcement) or accusation.suspect == self._view.me:
+        if accusation.suspect == self._view.me or not self.is_heard(accusation, now):
             return False
-        case = self._cases.get(accusation.suspect) or _Case(now)
-        if accusation.observer in case.accusations or not self._is_heard(accusation, now):
-            return False
-        if len(case.accusations) >= ACCUSERS:
-            return False
-        self._cases[accusation.suspect] = case
+        case = self._cases.setdefault(accusation.suspect, _Case(now))
         case.accusations[accusation.observer] = accusation
         self._by_id[get_item_id(accusation.encode())] = accusation
         if len(case.accusations) >= self.needed:
             self._believe(accusation.suspect, case, now)
         return True
 
+    def is_heard(self, accusation: Accusation, now: float) -> bool:
+        """Whether an accusation would count, if it were signed: of this node itself too, which then has to refute it.
+
+        It is about the announcement that stands, and its observer counts and has not been heard.
+        """
+        entry = self._view.entries.get(accusation.suspect)
+        if entry is None or not accusation.is_about(entry.announcement):
+            return False
+        case = self._cases.get(accusation.suspect)
+        if case is not None and (accusation.observer in case.accusations or len(case.accusations) >= ACCUSERS):
+            return False
+        return self._counts(accusation.observer, accusation.suspect, now)
+
     def condemn(self, peer: bytes, now: float) -> None:
         """Note that this node's own probe of ``peer`` failed."""
         if peer in self._view.entries:
             self._believe(peer, self._cases.setdefault(peer, _Case(now)), now)
+
+    def absolve(self, peer: bytes, now: float) -> None:
+        """Note that this node's own probe of ``peer`` succeeded, so that it need not look again soon."""
+        case = self._cases.get(peer)
+        if case is not None and case.due is None:
+            case.opened = now
 
     def is_believed(self, peer: bytes) -> bool:
         """Whether ``peer`` counts as dead unless it refutes that soon."""
@@ -119,11 +149,23 @@ class Suspicion:
             return
         for observer, accusation in case.accusations.items():
             self._by_id.pop(get_item_id(accusation.encode()), None)
-            if refuted and observer != self._view.me:
-                self._refuted.pop((observer, peer), None)
-                self._refuted[observer, peer] = now
-                if len(self._refuted) > MAX_REFUTED:
-                    del self._refuted[next(iter(self._refuted))]
+            if refuted:
+                self.note_refuted(observer, peer, now, prompt=now - case.opened <= PROMPT)
+
+    def note_refuted(self, observer: bytes, suspect: bytes, now: float, prompt: bool = True) -> None:
+        """Hold it against ``observer`` that it accused ``suspect``, which lives."""
+        if observer == self._view.me:
+            return
+        accuser = self._refuted.setdefault(observer, _Accuser())
+        self._refuted.move_to_end(observer)
+        accuser.refuted_by[suspect] = now
+        accuser.refuted_by.move_to_end(suspect)
+        if prompt:
+            accuser.mistakes.append(now)
+        if len(accuser.refuted_by) > MAX_REFUTED_BY:
+            accuser.refuted_by.popitem(last=False)
+        if len(self._refuted) > MAX_REFUTED:
+            self._refuted.popitem(last=False)
 
     def judge(self, now: float, connected: Container[bytes]) -> list[Change]:
         """The peers that are dead as of now."""
@@ -153,16 +195,20 @@ class Suspicion:
         """The accusation of a short name."""
         return self._by_id.get(item)
 
-    def _is_heard(self, accusation: Accusation, now: float) -> bool:
-        observer = accusation.observer
+    def _counts(self, observer: bytes, suspect: bytes, now: float) -> bool:
+        """Whether ``observer`` is heard about ``suspect``."""
         if observer == self._view.me:
             return True
         entry = self._view.entries.get(observer)
         if entry is None or not entry.state.is_present:
             return False
-        refuted = self._refuted.get((observer, accusation.suspect))
-        if refuted is not None and now - refuted < PENALTY:
-            return False
+        accuser = self._refuted.get(observer)
+        if accuser is not None:
+            mistakes = accuser.mistakes
+            if now - accuser.refuted_by.get(suspect, -PENALTY) < PENALTY:
+                return False
+            if len(mistakes) == TOLERATED and now - mistakes[0] < PENALTY:
+                return False
         return self._view.is_proven(observer) or now - entry.since >= SETTLED
 
     def _believe(self, peer: bytes, case: _Case, now: float) -> None:

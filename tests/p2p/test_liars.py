@@ -7,13 +7,16 @@ import trio
 from trio.testing import MockClock
 
 from p2p.accusations import sign_accusation
-from p2p.announcements import ITEM_ID, Announcement
+from p2p.announcements import ITEM_ID, Announcement, PeerLoad, sign_announcement
 from p2p.bans import Fault
-from p2p.discovery import RENEW_SPACING
+from p2p.discovery import RENEW_BURST, RENEW_INTERVAL, RENEW_SPACING
+from p2p.memory import MemoryNetwork
 from p2p.neighbours import PROTOCOL
 from p2p.peers import ChangeKind
 from p2p.reconciliation import MAX_IDS, Sighting, Views
-from p2p.suspicion import ACCUSERS, GRACE
+from p2p.runtime import SimulatedRuntime
+from p2p.streams import Streams
+from p2p.suspicion import ACCUSERS, GRACE, SETTLED
 from tests.p2p.test_discovery import CHAIN, Node, World, world
 
 pytestmark = pytest.mark.trio
@@ -60,7 +63,7 @@ async def test_enough_liars_are_refuted_and_not_heard_again(autojump_clock: Mock
         assert find(w, victim.me).sequence > before.sequence
         assert w.agreed()
         liars = {node.me for node in w.nodes[10 : 10 + ACCUSERS]}
-        refused = [{observer for observer, _ in node.discovery.suspicion._refuted} for node in w.nodes]
+        refused = [{*node.discovery.suspicion._refuted} for node in w.nodes]
         assert sum(liars <= observers for observers in refused) > COUNT // 2
         deaths(w, victim)
         await accuse(w, w.nodes[10 : 10 + ACCUSERS], victim)
@@ -155,3 +158,77 @@ async def test_a_reply_over_its_own_bound_is_cut_or_dropped(
         await trio.sleep(10)
         assert w.agreed()
         caplog.clear()
+
+
+class Stranger:
+    """Somebody who is connected, speaks the protocol and says what it likes."""
+
+    def __init__(self, w: World, number: int) -> None:
+        self.key = w.key(number)
+        self.network = MemoryNetwork(w.hub, self.key.public_key)
+        self.streams = Streams(self.network)
+        w.nursery.start_soon(self.streams.run)
+
+    @property
+    def me(self) -> bytes:
+        return self.key.public_key
+
+    async def connect(self, node: Node) -> None:
+        await trio.sleep(0)  # until its streams run
+        await self.network.connect(node.me, node.network.listen_addresses)
+
+    async def say(self, node: Node, frame: Views) -> None:
+        async with self.streams.open(node.me, PROTOCOL) as exchange:
+            await exchange.send(frame.encode(), end=True)
+            await exchange.receive()
+
+    def announce(self) -> Announcement:
+        now = SimulatedRuntime.EPOCH + round(trio.current_time() * 1000)
+        unsigned = Announcement(self.me, now, now, False, (), (), (), PeerLoad(), 7_200_000, bytes(64))
+        return sign_announcement(self.key, CHAIN, unsigned)
+
+
+async def test_accusations_by_nobody_make_nobody_renew(autojump_clock: MockClock) -> None:
+    async with world(8) as w:
+        await w.until_agreed(20)
+        await trio.sleep(70)
+        victim, liar = w.nodes[3], Stranger(w, 500)
+        await liar.connect(victim)
+        first = find(w, victim.me).sequence
+        sequences = {first}
+        for number in range(60):
+            nobody = w.key(1000 + number)
+            accusation = sign_accusation(nobody, CHAIN, victim.discovery._announced or find(w, victim.me))
+            await liar.say(victim, Views(accused=(accusation.encode(),)))
+            await trio.sleep(1)
+            sequences.add(find(w, victim.me).sequence)
+        assert len(sequences - {first}) <= 60 / (5 * len(w.nodes) * 0.8) + 1  # as it does anyway
+
+
+async def test_accusations_by_many_who_count_are_all_refuted_but_not_one_by_one(autojump_clock: MockClock) -> None:
+    """Forty Sybils that have been in the view for a while accuse a node, one a second."""
+    async with world(8) as w:
+        await w.until_agreed(20)
+        sybils = [Stranger(w, 500 + number) for number in range(40)]
+        await sybils[0].connect(w.nodes[3])
+        known = tuple(Sighting(sybil.announce().encode(), 0) for sybil in sybils)
+        await sybils[0].say(w.nodes[3], Views(known=known))
+        await trio.sleep(SETTLED + 10)
+        victim, reader, started = w.nodes[3], w.nodes[5], trio.current_time()
+        sequences, first = set(), find(w, victim.me).sequence
+        for sybil in sybils:
+            said = victim.discovery._announced
+            assert said is not None
+            accusation = sign_accusation(sybil.key, CHAIN, said)
+            await sybils[0].say(victim, Views(accused=(accusation.encode(),)))
+            await sybils[0].say(victim, Views(renew=True))
+            await trio.sleep(1)
+            sequences.add(find(w, victim.me).sequence)
+        took = trio.current_time() - started
+        assert RENEW_BURST <= len(sequences - {first}) <= RENEW_BURST + took / RENEW_INTERVAL + 2
+        last = victim.discovery._announced
+        await trio.sleep(2 * RENEW_INTERVAL)
+        assert last is not None and find(w, victim.me).sequence > last.sequence  # the last one too, in the end
+        again = sign_accusation(sybils[0].key, CHAIN, find(w, victim.me))
+        assert not victim.discovery.suspicion.is_heard(again, trio.current_time())
+        assert reader.discovery.view.find(victim.me) is not None

@@ -9,7 +9,19 @@ from chain.exceptions import CodecError
 from p2p.accusations import Accusation, decode_accusation, sign_accusation
 from p2p.announcements import Announcement, PeerLoad
 from p2p.peers import ChangeKind, PeerState, PeerView
-from p2p.suspicion import ACCUSERS, GRACE, PENALTY, PROBE_DELAY, PROBERS, SETTLED, Suspicion
+from p2p.suspicion import (
+    ACCUSERS,
+    GRACE,
+    MAX_REFUTED,
+    MAX_REFUTED_BY,
+    PENALTY,
+    PROBE_DELAY,
+    PROBERS,
+    PROMPT,
+    SETTLED,
+    TOLERATED,
+    Suspicion,
+)
 
 CHAIN = b"c" * 32
 ME = b"\0" * 32
@@ -89,6 +101,58 @@ def test_a_refutation_ends_the_case_and_its_accusers_are_not_heard_again_for_a_w
         assert not suspicion.accuse(accuse(observer, sequence=2), PENALTY)
     assert suspicion.accuse(accuse(8, sequence=2), 2.0)
     assert suspicion.accuse(accuse(2, sequence=2), 1.0 + PENALTY)
+
+
+def refute_by(view: PeerView, suspicion: Suspicion, suspect: int, observers: range, now: float, later: float) -> int:
+    """Have ``suspect`` accused at ``now`` by each of ``observers`` and refute it ``later``. Returns who was heard."""
+    entry = view.entries[key(suspect)]
+    said = entry.announcement
+    heard = 0
+    for observer in observers:
+        heard += suspicion.accuse(Accusation(key(suspect), 1, said.sequence, key(observer), bytes(64)), now)
+    view.apply(make(suspect, said.sequence + 1), now + later)
+    suspicion.clear(key(suspect), now + later, refuted=True)
+    return heard
+
+
+def test_whoever_is_refuted_by_several_is_heard_about_nobody_for_a_while() -> None:
+    view, suspicion = world(200)
+    liars = range(190, 190 + ACCUSERS)
+    heard = [refute_by(view, suspicion, suspect, liars, float(suspect) / 10, 1.0) for suspect in range(1, 150)]
+    assert heard == [ACCUSERS] * TOLERATED + [0] * (149 - TOLERATED)
+    assert refute_by(view, suspicion, 150, range(170, 171), 20.0, 1.0) == 1  # others are
+    assert refute_by(view, suspicion, 160, liars, 0.1 + 1.0 + PENALTY, 1.0) == ACCUSERS
+    assert refute_by(view, suspicion, 161, liars, 0.2 + 1.0 + PENALTY, 1.0) == ACCUSERS
+
+
+def test_who_refutes_after_a_partition_shows_nothing_about_its_accusers_beyond_itself() -> None:
+    view, suspicion = world(100)
+    observers = range(90, 93)
+    for suspect in range(1, 2 * TOLERATED):
+        assert refute_by(view, suspicion, suspect, observers, 0.0, PROMPT + 1.0) == 3
+    assert refute_by(view, suspicion, 50, observers, 40.0, 1.0) == 3
+    assert refute_by(view, suspicion, 1, observers, 41.0, 1.0) == 0
+
+
+def test_what_is_remembered_of_accusers_is_bounded_and_who_floods_it_flushes_nobody_else() -> None:
+    _, suspicion = world(10)
+    suspicion.note_refuted(key(2), key(SUSPECT), 0.0)
+    for number in range(5000):
+        suspicion.note_refuted(key(3), number.to_bytes(32, "big"), 1.0)
+    assert len(suspicion._refuted) == 2 and len(suspicion._refuted[key(3)].refuted_by) == MAX_REFUTED_BY
+    assert not suspicion.accuse(accuse(2), 2.0)
+    for number in range(5000):
+        suspicion.note_refuted(number.to_bytes(32, "big"), key(SUSPECT), 1.0)
+    assert len(suspicion._refuted) == MAX_REFUTED
+
+
+def test_a_peer_that_answered_is_not_looked_for_again_at_once() -> None:
+    view, suspicion = world(100)
+    suspicion.accuse(accuse(2), 0.0)
+    before = suspicion.unresolved(30.0)
+    suspicion.absolve(key(SUSPECT), 30.0)
+    assert before and suspicion.unresolved(30.0) == []
+    assert suspicion.unresolved(30.0 + PROBE_DELAY)[0][1] == pytest.approx(PROBERS / 2 / len(view))
 
 
 def test_made_up_observers_are_not_heard() -> None:
