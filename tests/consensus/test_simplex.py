@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from chain.blocks import Block, Body, sign_block, sign_proposal
+from chain.blocks import Block, sign_block, sign_proposal
 from chain.crypto import KeyPair, hash_bytes
 from chain.exceptions import InvalidBlock
 from chain.votes import NO_BLOCK, Certificate, VoteKind, is_slashable, make_certificate
@@ -111,9 +111,25 @@ def alter_header(message: Propose, key: KeyPair, **changes: Any) -> Propose:
     return Propose(proposal, block)
 
 
+def alter_body(message: Propose, **changes: Any) -> Propose:
+    """Another body under the same header."""
+    body = dataclasses.replace(message.block.body, **changes)
+    return Propose(message.proposal, dataclasses.replace(message.block, body=body))
+
+
+def propose_of(committee: Committee, key: KeyPair, message: Propose) -> Propose:
+    """The same in every respect, but that somebody else made it."""
+    block = sign_block(key, dataclasses.replace(message.block.header, proposer=key.public_key), message.block.body)
+    return committee.propose(block, key=key)
+
+
 Alteration = Callable[[Committee, KeyPair, Propose], Propose]
 ALTERATIONS: dict[str, tuple[str, Alteration]] = {
-    "leader": ("leader", lambda c, key, m: c.propose(m.block, key=next(k for k in c.keys if k is not key))),
+    "leader": ("leader", lambda c, key, m: propose_of(c, next(k for k in c.keys if k is not key), m)),
+    "leader of the proposal": (
+        "leader",
+        lambda c, key, m: c.propose(m.block, key=next(k for k in c.keys if k is not key)),
+    ),
     "epoch": ("header", lambda c, key, m: alter_header(m, key, epoch=1)),
     "view": ("header", lambda c, key, m: alter_header(m, key, view=2)),
     "chain": ("signature", lambda c, key, m: alter_header(m, key, chain_id=bytes(32))),
@@ -121,7 +137,8 @@ ALTERATIONS: dict[str, tuple[str, Alteration]] = {
     "height": ("height", lambda c, key, m: alter_header(m, key, height=1001)),
     "parent": ("certificate", lambda c, key, m: alter_header(m, key, parent_id=bytes(32))),
     "header": ("header", lambda c, key, m: Propose(m.proposal, c.build(key, 3, timestamp=9))),
-    "body": ("block", lambda c, key, m: Propose(m.proposal, dataclasses.replace(m.block, body=Body((), None, (), ())))),
+    "body": ("block", lambda c, key, m: alter_body(m, late_votes=(c.vote(0, NOTARIZE, 1, bytes(32)),))),
+    "empty body": ("block", lambda c, key, m: alter_body(m, parent_certificate=None, nullifications=())),
     "signature": ("block", lambda c, key, m: Propose(m.proposal, dataclasses.replace(m.block, signature=bytes(64)))),
     "proposal": (
         "signature",
