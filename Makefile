@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install test test-nat test-nat-long lint format demo sim bench overlay twins mutants clean
+.PHONY: install test test-nat test-nat-long lint format demo sim bench overlay twins crash mutants clean
 
 install: $(STAMP)
 
@@ -51,6 +51,10 @@ sim: install
 N ?= 3000
 twins: install
 	$(BIN)/python -m tests.simulation.twins $(if $(filter file,$(origin SEED)),--count $(N),--seed $(SEED)) $(ARGS)
+
+# Real processes that die at every durable write in turn; ARGS="--scenario repair --at 3 --after" is one of them.
+crash: install
+	$(BIN)/python -m tests.adversarial.crash_everywhere $(ARGS)
 
 mutants: install
 	$(BIN)/python -m tests.mutants.run $(ARGS)

@@ -47,10 +47,14 @@ class Killed(BaseException):
 
 @dataclass
 class Reaper:
-    """Counts durable writes, and kills at one of them: number ``at`` (from 1), before it or ``after`` it."""
+    """Counts durable writes, and kills at one of them: number ``at`` (from 1), before it or ``after`` it.
+
+    Only those count whose name begins with ``kind``.
+    """
 
     at: int = 0
     after: bool = False
+    kind: str = ""
     on_kill: Callable[[], None] = lambda: None
     writes: list[str] = field(default_factory=list)
     """What was written, in order."""
@@ -61,7 +65,7 @@ class Reaper:
         if life != self.life:
             raise Killed
         self.writes.append(what)
-        is_last = len(self.writes) == self.at
+        is_last = what.startswith(self.kind) and sum(known.startswith(self.kind) for known in self.writes) == self.at
         if is_last and not self.after:
             self.kill()
         result = write()

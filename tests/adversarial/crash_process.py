@@ -1,42 +1,204 @@
-"""Four validators on real files in one process, which may kill itself: ``python -m … DIRECTORY NUMBER AFTER``.
+"""Four validators on real files in one process, which kills itself by SIGKILL at a durable write that is chosen.
 
-It dies by SIGKILL at durable write ``NUMBER`` of the four together (0: never), before it or (``AFTER`` = 1) right after
-it. What was sent and what was called final goes to the file ``said``, which the next run reads first and must not
-contradict.
+A directory holds what they keep on disk and the file ``said``: every vote that was sent and every block that was called
+final, in all lives of the process. The next life reads it first, and must not contradict it.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import shutil
 import signal
-import sys
+import traceback
+from collections.abc import Awaitable, Callable
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import trio
 
 from chain.blocks import Block, Header
 from chain.votes import Vote
-from consensus.repair import CHAIN, JOURNAL, DataDisk
+from consensus import journal
+from consensus.repair import CHAIN, FAULT, JOURNAL, DataDisk
 from p2p.runtime import SimulatedRuntime, run_simulation
-from tests.adversarial.crash import ALL, GENESIS, PAYER, CrashWorld, Reaper, pay
+from tests.adversarial.crash import ALL, GENESIS, PAYER, VICTIM, CrashWorld, Reaper, pay
 from tests.consensus.world import make_key
 from tests.simulation.checkers import AgreementChecker, VoteChecker
 
+ME = make_key(VICTIM).public_key
+LIFE = 60_000
+"""How much later each life begins, in ms of the wall clock."""
 
-def main(directory: Path, number: int, after: bool) -> None:
-    """Run until the write, or until a few operations are final."""
+FORKSERVER = multiprocessing.get_context("forkserver")
+FORKSERVER.set_forkserver_preload([__name__])
+
+
+@dataclass(frozen=True)
+class Death:
+    """The write at which the process dies: number ``at`` of those whose name begins with ``kind``."""
+
+    kind: str = ""
+    at: int = 1
+    after: bool = False
+
+
+class Said:
+    """The file ``said``: what earlier lives told the world, and what this one does."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / "said"
+        self.lines = self._path.read_text().splitlines() if self._path.exists() else []
+        self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+    def say(self, line: str) -> None:
+        os.write(self._file, f"{line}\n".encode())
+
+    @property
+    def lives(self) -> int:
+        return self.lines.count("life")
+
+    def get_votes(self) -> list[Vote]:
+        """All votes that were sent, in order."""
+        return _decode_votes(self.lines)
+
+    def get_finals(self) -> dict[int, Header]:
+        """The last block that each node called final."""
+        told = [line.split() for line in self.lines if line.startswith("final ")]
+        return {int(node): Header.decode(bytes.fromhex(header)) for _, node, header in told}
+
+    def split_votes(self) -> tuple[list[Vote], list[Vote]]:
+        """The victim's votes before it was damaged, and those after that until this moment."""
+        lines = self._path.read_text().splitlines()
+        damage = lines.index("damage")
+        mine = [
+            [vote for vote in _decode_votes(part) if vote.signer == ME] for part in (lines[:damage], lines[damage:])
+        ]
+        return mine[0], mine[1]
+
+
+def _decode_votes(lines: list[str]) -> list[Vote]:
+    return [Vote.decode(bytes.fromhex(line[5:])) for line in lines if line.startswith("vote ")]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What happens in each life, to validators on disks that something was done to before the first."""
+
+    play: Callable[[CrashWorld, Said], Awaitable[None]]
+    damage: Callable[[Path], None] | None = None
+    """What was done to the victim's directory after a life in which all was well."""
+    mortal: tuple[int, ...] = ALL
+    """Whose writes count."""
+    aside: tuple[str, ...] = ()
+    """What the victim has to set aside, once in all lives."""
+    has_checkpoint: bool = False
+    """Whether the victim is given a block to begin from."""
+
+
+async def _pay(world: CrashWorld, said: Said) -> None:
+    await pay(world, 3)
+
+
+async def _grow_old(world: CrashWorld, said: Said) -> None:
+    await pay(world, 8)
+
+
+async def _drop_votes(world: CrashWorld, said: Said) -> None:
+    """So many that each validator drops old ones."""
+    journal.PRUNE_AT = 4  # in this process alone
+    await pay(world, 12)
+
+
+async def _repair(world: CrashWorld, said: Said) -> None:
+    """Until the victim votes again; never where it may have voted before."""
+    forgotten, fresh = said.split_votes()
+    for _ in range(20):
+        if fresh:
+            break
+        await pay(world, 1)
+        _, fresh = said.split_votes()
+    assert fresh, "it does not vote any more"
+    assert min(vote.epoch for vote in fresh) > max(vote.epoch for vote in forgotten)
+
+
+async def _pay_once(world: CrashWorld, said: Said) -> None:
+    await pay(world, 1)
+
+
+def _damage_both(home: Path) -> None:
+    file = home / JOURNAL
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    (home / CHAIN / FAULT).write_text("found damaged")
+
+
+def _lose_chain(home: Path) -> None:
+    shutil.rmtree(home / CHAIN)
+
+
+OLD = Scenario(_grow_old)
+SCENARIOS = {
+    "plain": Scenario(_pay),
+    "votes": Scenario(_drop_votes),
+    "repair": Scenario(_repair, _damage_both, (VICTIM,), (CHAIN, JOURNAL)),
+    "snapshot": Scenario(_pay_once, _lose_chain, (VICTIM,), has_checkpoint=True),
+}
+
+
+def prepare(directory: Path, scenario: str, old: Path) -> None:
+    """Make the directory in which a scenario begins. ``old`` is one in which :data:`OLD` was lived once."""
+    damage = SCENARIOS[scenario].damage
+    if damage is None:
+        directory.mkdir(exist_ok=True)
+        return
+    shutil.copytree(old, directory, dirs_exist_ok=True)
+    damage(directory / f"node{VICTIM}")
     said = directory / "said"
-    lines = said.read_text().splitlines() if said.exists() else []
-    log = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    lines = [line for line in said.read_text().splitlines() if not line.startswith(f"final {VICTIM} ")]
+    said.write_text("\n".join([*lines, "damage", ""]))
 
+
+def live(directory: Path, scenario: Scenario, death: Death | None = None) -> int:
+    """One life, in a process of its own; returns how that ended: 0, or what killed it, negative.
+
+    Raises:
+        AssertionError: it contradicted itself, lost something, or failed in another way.
+    """
+    process = FORKSERVER.Process(target=_live, args=(directory, scenario, death))
+    process.start()
+    process.join(120)
+    if process.exitcode is None:
+        process.kill()
+        process.join()
+        raise AssertionError("it hangs")
+    assert process.exitcode in (0, -signal.SIGKILL), (directory / "fault").read_text()
+    return process.exitcode
+
+
+def _live(directory: Path, scenario: Scenario, death: Death | None) -> None:
+    with (directory / "log").open("w") as log, redirect_stdout(log), redirect_stderr(log):
+        try:
+            said = Said(directory)
+            said.say("life")
+            run_simulation(len(said.lines), lambda: _play(directory, said, scenario, death))
+        except BaseException:
+            (directory / "fault").write_text(traceback.format_exc())
+            os._exit(1)
+    os._exit(0)
+
+
+async def _play(directory: Path, said: Said, scenario: Scenario, death: Death | None) -> None:
     class Votes(VoteChecker):
         def on_sent(self, vote: Vote) -> None:
-            os.write(log, f"vote {vote.encode().hex()}\n".encode())
+            said.say(f"vote {vote.encode().hex()}")
             super().on_sent(vote)
 
     class Finals(dict[int, Header]):
         def __setitem__(self, node: int, header: Header) -> None:
-            os.write(log, f"final {node} {header.encode().hex()}\n".encode())
+            said.say(f"final {node} {header.encode().hex()}")
             super().__setitem__(node, header)
 
     class Chain(AgreementChecker):
@@ -44,43 +206,45 @@ def main(directory: Path, number: int, after: bool) -> None:
             super().on_final(name, block)
             assert not self.violations, self.violations
 
-    async def play() -> None:
-        async with trio.open_nursery() as nursery:
-            world = CrashWorld(GENESIS, nursery, seed=len(lines), is_outage=True)
-            before = VoteChecker()
-            for line in lines:
-                kind, *rest = line.split()
-                if kind == "vote":
-                    vote = Vote.decode(bytes.fromhex(rest[0]))
-                    before.on_durable(vote)
-                    before.on_sent(vote)
-                else:
-                    world.finals[int(rest[0])] = Header.decode(bytes.fromhex(rest[1]))
-            world.votes, world.chain = Votes(before.votes, before.violations, before.durable), Chain()
-            world.finals = Finals(world.finals)
-            await nursery.start(world.hub.run)
-            reaper = Reaper(number, after)
-            for each in ALL:
-                home = directory / f"node{each}"
-                home.mkdir(exist_ok=True)
-                world.add_disk(each, DataDisk(home, lambda: SimulatedRuntime.EPOCH), reaper)
-            reaper.on_kill = lambda: os.kill(os.getpid(), signal.SIGKILL)
-            await world.keep_up(*ALL)
-            world.nonces[PAYER] = max(get_nonce(world, each) for each in ALL)
-            await pay(world, 3)
-            assert world.violations == []
-            for each in ALL:
-                assert {path.name for path in (directory / f"node{each}").iterdir()} == {CHAIN, JOURNAL}
-            world.check_same_chain()
-            nursery.cancel_scope.cancel()
-
-    run_simulation(len(lines), play)
+    async with trio.open_nursery() as nursery:
+        world = CrashWorld(GENESIS, nursery, seed=len(said.lines), is_outage=True)
+        world.skews = dict.fromkeys(ALL, said.lives * LIFE)
+        before = VoteChecker()
+        for vote in said.get_votes():
+            before.on_durable(vote)
+            before.on_sent(vote)
+        world.votes, world.chain = Votes(before.votes, before.violations, before.durable), Chain()
+        world.finals = Finals(said.get_finals())
+        await nursery.start(world.hub.run)
+        reaper = Reaper() if death is None else Reaper(death.at, death.after, death.kind)
+        for each in ALL:
+            home = directory / f"node{each}"
+            disk = DataDisk(home, lambda: SimulatedRuntime.EPOCH)
+            if home.exists():
+                world.disks[each] = disk
+            else:
+                home.mkdir()
+                world.add_disk(each, disk)
+            if each in scenario.mortal:
+                world.set_reaper(each, reaper)
+        reaper.on_kill = lambda: os.kill(os.getpid(), signal.SIGKILL)
+        whole = [each for each in ALL if scenario.damage is None or each != VICTIM]
+        await world.keep_up(*whole)
+        if scenario.has_checkpoint:
+            world.settings = replace(world.settings, checkpoint=world.engine(1).checkpoint)
+        await world.keep_up(*ALL)
+        world.nonces[PAYER] = max(get_nonce(world, each) for each in whole)
+        await scenario.play(world, said)
+        await world.wait_height(max(header.height for header in world.finals.values()))
+        assert world.violations == []
+        world.check_same_chain()
+        for each in ALL:
+            names = sorted(path.name.partition("-")[0] for path in (directory / f"node{each}").iterdir())
+            aside = [f"{part}.damaged" for part in scenario.aside if each == VICTIM]
+            assert names == sorted([CHAIN, JOURNAL, *aside]), "each is set aside once"
+        nursery.cancel_scope.cancel()
 
 
 def get_nonce(world: CrashWorld, node: int) -> int:
     """The payer's next, as far as a node knows."""
     return world.engine(node).state.account(make_key(PAYER).public_key).nonce
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "1")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import signal
-import subprocess
-import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +16,7 @@ from consensus import journal
 from consensus.journal import Journal
 from consensus.repair import DataDisk
 from p2p.runtime import SimulatedRuntime, run_simulation
+from tests.adversarial import crash_process
 from tests.adversarial.crash import ALL, GENESIS, PAYER, VICTIM, CrashWorld, MemoryDisk, Reaper, pay
 from tests.consensus.world import make_key
 
@@ -202,13 +201,36 @@ def test_one_dies_on_real_files(tmp_path: Path, number: int) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"chain", "votes.journal"}
 
 
-@pytest.mark.parametrize("number", [17, 38, 63])
-def test_a_process_kills_itself(tmp_path: Path, number: int) -> None:
-    """All four validators in one process, on real files: SIGKILL at a write, then they go on."""
-    said = tmp_path / "said"
-    for at in (number, 0):
-        arguments = [sys.executable, "-m", "tests.adversarial.crash_process", str(tmp_path), str(at), str(number % 2)]
-        process = subprocess.run(arguments, capture_output=True, text=True, timeout=120)
-        assert process.returncode == (-signal.SIGKILL if at else 0), process.stderr
-    kinds = [line.split()[0] for line in said.read_text().splitlines()]
-    assert kinds.count("vote") > 20 and kinds.count("final") > 8
+@pytest.fixture(scope="module")
+def old_homes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same on real files, of a process that lived for some epochs."""
+    directory = tmp_path_factory.mktemp("old")
+    assert crash_process.live(directory, crash_process.OLD) == 0
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("scenario", "kinds"),
+    [
+        ("plain", ["batch em", "append", "fsync", "batch bfmnosu"]),
+        ("votes", ["rewrite"]),
+        ("repair", ["rename chain", "batch cms", "rename journal", "rewrite", "batch bfmnosu", "append"]),
+        ("repair", ["batch e"]),
+        ("snapshot", ["batch mz", "batch clm", "batch s"]),
+    ],
+)
+def test_a_process_kills_itself(tmp_path: Path, old_homes: Path, scenario: str, kinds: list[str]) -> None:
+    """SIGKILL at a write of each kind, before it and after it, in one life after the other; the last goes on.
+
+    ``make crash`` does so at every write.
+    """
+    directory, chosen = tmp_path / "nodes", crash_process.SCENARIOS[scenario]
+    crash_process.prepare(directory, scenario, old_homes)
+    for kind in kinds:
+        for after in (False, True):
+            death = crash_process.Death(kind, 1, after)
+            assert crash_process.live(directory, chosen, death) == -signal.SIGKILL, f"no {kind}"
+    assert crash_process.live(directory, chosen) == 0
+    said = crash_process.Said(directory)
+    assert said.lives == 2 * len(kinds) + 1 + ("damage" in said.lines)
+    assert len(said.get_votes()) > 20 and len(said.get_finals()) == 4
