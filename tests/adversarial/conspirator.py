@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 from chain.blocks import Block
 from consensus.messages import Broadcast, Effect, Message, Send
@@ -12,6 +13,9 @@ from consensus.simplex import Simplex
 
 class Conspirator(Simplex):
     """Follows the protocol, except that what leaves it is what :meth:`corrupt` makes of it."""
+
+    deeds: ClassVar[Counter[str]] = Counter()
+    """How often it really did what it is there for, by the kind of message; :func:`watch` begins to count."""
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
@@ -30,7 +34,17 @@ class Conspirator(Simplex):
         yield effect
 
     def _act(self) -> list[Effect]:
-        return [other for effect in super()._act() for other in self.corrupt(effect)]
+        effects = []
+        for effect in super()._act():
+            others = list(self.corrupt(effect))
+            if others != [effect]:
+                self.note(get_said(effect))
+            effects += others
+        return effects
+
+    def note(self, message: Message | None, count: int = 1) -> None:
+        """Count a deed."""
+        self.deeds[type(message).__name__] += count
 
     @property
     def others(self) -> list[bytes]:
@@ -40,6 +54,14 @@ class Conspirator(Simplex):
     def tell(self, half: int, message: Message) -> list[Effect]:
         """Orders to send ``message`` to one of two halves of the others."""
         return [Send(peer, message) for peer in self.others[half::2]]
+
+
+Adversary = TypeVar("Adversary", bound=Conspirator)
+
+
+def watch(adversary: type[Adversary]) -> type[Adversary]:
+    """The same adversary with a count of its own, over all its lives: one that does nothing proves nothing."""
+    return type(adversary.__name__, (adversary,), {"deeds": Counter()})
 
 
 def get_said(effect: Effect) -> Message | None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from chain.votes import NO_BLOCK, Certificate, Vote, VoteKind, sign_vote
-from consensus.messages import Broadcast, Effect, Message, Propose, Repropose, Send
-from consensus.simplex import Simplex
+from consensus.messages import Broadcast, Build, Effect, Message, PersistVote, Propose, Repropose, SetTimer
+from tests.adversarial.conspirator import Conspirator
 from tests.simulation.scenarios import fight
 
 
-class Conflicter(Simplex):
+class Conflicter(Conspirator):
     """Never builds or answers; signs every vote that could help somebody, for each view once per block."""
 
     def __init__(self, **arguments: Any) -> None:
@@ -18,16 +18,18 @@ class Conflicter(Simplex):
         self._signed: set[tuple[VoteKind, int, bytes]] = set()
 
     def on_message(self, message: Message) -> list[Effect]:
-        """Follow honestly (to know the view), then say everything there is to say."""
-        effects: list[Effect] = [effect for effect in super().on_message(message) if isinstance(effect, Send)]
+        """Follow honestly (to know the view and the epoch), then say everything there is to say."""
+        effects = super().on_message(message)
         if isinstance(message, Propose | Repropose):
             effects += self._back(message.proposal.view, message.proposal.block_id)
         elif isinstance(message, Vote | Certificate) and message.block_id != NO_BLOCK:
             effects += self._back(message.view, message.block_id)
         return effects
 
-    def on_timeout(self, view: int) -> list[Effect]:
-        return []
+    def _act(self) -> list[Effect]:
+        return [
+            effect for effect in super()._act() if not isinstance(effect, Broadcast | PersistVote | Build | SetTimer)
+        ]
 
     def _back(self, view: int, block_id: bytes) -> list[Effect]:
         assert self._key is not None
@@ -36,7 +38,9 @@ class Conflicter(Simplex):
             target = NO_BLOCK if kind is VoteKind.NULLIFY else block_id
             if (kind, view, target) not in self._signed:
                 self._signed.add((kind, view, target))
-                effects.append(Broadcast(sign_vote(self._key, self.chain_id, kind, self.epoch, view, target)))
+                vote = sign_vote(self._key, self.chain_id, kind, self.epoch, view, target)
+                effects.append(Broadcast(vote))
+                self.note(vote)
         return effects
 
 

@@ -12,7 +12,7 @@ from chain.exceptions import InvalidCertificate
 from chain.votes import Certificate, Vote, VoteKind, make_certificate, sign_vote
 from consensus.messages import Broadcast, Effect, Propose, Repropose
 from consensus.proposals import FinalBlock, Rules
-from tests.adversarial.conspirator import Conspirator
+from tests.adversarial.conspirator import Conspirator, watch
 from tests.simulation.agreement import Network, Simulation
 from tests.simulation.scenarios import fight, make_keys, make_set
 
@@ -42,6 +42,7 @@ class Expelled(Conspirator):
             for kind in (VoteKind.NOTARIZE, VoteKind.FINALIZE):
                 vote = sign_vote(key, self.chain_id, kind, self.epoch, proposal.view, proposal.block_id)
                 effects.append(Broadcast(vote))
+                self.note(vote)
         return effects
 
 
@@ -54,6 +55,7 @@ def test_who_was_voted_out_counts_no_more() -> None:
     """The committees of odd epochs do not contain it; without its vote two of three are no quorum there."""
     keys = make_keys(5)
     whole, rest = make_set(keys[:4]), make_set(keys[1:])
+    expelled = watch(Expelled)
     simulation = Simulation(
         1,
         keys,
@@ -61,13 +63,14 @@ def test_who_was_voted_out_counts_no_more() -> None:
         epoch_heights=2,
         honest=range(1, 5),
         network=Network(loss=0.05),
-        cores={0: Expelled},
+        cores={0: expelled},
     )
     simulation.start()
     assert simulation.run(200, lambda: min(simulation.heights[1:]) >= 20)
     assert not simulation.violations
     assert not simulation.conflicts
-    assert any("the signer is not a validator" in reject for reject in simulation.rejects)
+    refused = sum("the signer is not a validator" in reject for reject in simulation.rejects)
+    assert refused >= expelled.deeds["Vote"] >= 20
     outsider = keys[0].public_key
     for node in simulation.nodes[1:]:
         for certificate in node.disk.finals.values():

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from chain.crypto import KeyPair, hash_bytes
 from chain.validators import ValidatorSet
 from chain.votes import is_slashable
-from consensus.simplex import Simplex
+from tests.adversarial.conspirator import Conspirator, watch
 from tests.simulation.agreement import Network, Simulation
 
 HEALED = (0.005, 0.05)
@@ -56,13 +56,21 @@ def assert_recovers(simulation: Simulation, blocks: int = 4, seconds: float = 20
 
 
 def fight(
-    seed: int, adversary: type[Simplex], *, count: int = 4, epoch_heights: int = 1000, calm: bool = False
+    seed: int,
+    adversary: type[Conspirator],
+    *,
+    count: int = 4,
+    epoch_heights: int = 1000,
+    calm: bool = False,
+    least: int = 10,
 ) -> Simulation:
     """One of ``count`` validators, with less than a third of the stake, against the others.
 
     First on a network that loses and delays (unless ``calm``), then on a good one, on which the chain must go on. There
-    is one chain, no honest validator signed a slashable pair, and whoever was accused is the adversary, rightly.
+    is one chain, no honest validator signed a slashable pair, and whoever was accused is the adversary, rightly. It
+    goes on until it did ``least`` of its deeds.
     """
+    watched = watch(adversary)
     keys = make_keys(count)
     simulation = Simulation(
         seed,
@@ -71,7 +79,7 @@ def fight(
         epoch_heights=epoch_heights,
         honest=range(1, count),
         network=Network() if calm else Network(delay=(0.005, 0.5), loss=0.1),
-        cores={0: adversary},
+        cores={0: watched},
     )
     if calm:
         simulation.start()
@@ -79,7 +87,9 @@ def fight(
     else:
         disturb(simulation, crash_rate=0.0, phases=4)
     heal(simulation)
+    simulation.run(200.0, lambda: watched.deeds.total() >= least)
     assert_recovers(simulation)
+    assert watched.deeds.total() >= least, f"{adversary.__name__} with seed {seed} did no more than {watched.deeds}"
     for conflict in simulation.conflicts:
         assert conflict.first.signer == conflict.second.signer == keys[0].public_key
         assert is_slashable(conflict.first, conflict.second)
