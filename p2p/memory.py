@@ -484,7 +484,7 @@ class MemoryNetwork:
         if target is None or not target.alive or not self.hub._reachable(self._me, peer):
             raise NetworkError("no address answered as this peer")
         self._check_alive()
-        link = _Link(self, target)
+        link = _Link(self, target, None, "")
         for network in (self, target):
             network._visits[link] = None
             network.traffic.connect_bytes += CONNECT_COST
