@@ -399,7 +399,7 @@ async def test_a_message_is_delivered_once_because_no_validator_waits(on: bool) 
     inboxes = [node.subscribe(TOPIC) for node in nodes]
 
     async def slow(forwarder: Any, msg: Any) -> bool:
-        await trio.sleep(1)  # both copies come meanwhile, on a busy machine too
+        await trio.sleep(0.5)  # both copies come meanwhile, on a busy machine too
         return True
 
     async with running(*nodes):
