@@ -31,11 +31,11 @@ from chain.genesis import CREDIT, Genesis, Parameters, load_genesis, make_genesi
 from chain.light import Checkpoint
 from chain.store import Store
 from chain.verify import Source
-from consensus.agreement import Voting
 from consensus.engine import Engine, Settings
 from consensus.journal import Journal
 from consensus.repair import JOURNAL, DataDisk, Opened, open_disk
 from consensus.upkeep import Upkeep
+from consensus.voting import Voting
 from p2p.dialling import get_addresses
 from p2p.discovery import Discovery
 from p2p.identity import PassphraseNeeded, create_identity, load_identity

@@ -26,10 +26,10 @@ from chain.crypto import KeyPair, format_address
 from chain.genesis import CREDIT, Parameters, make_genesis, make_validator
 from chain.state import compute_supply
 from chain.store import MemoryStore
-from consensus.agreement import Voting
 from consensus.engine import Settings
 from consensus.evidence import EvidenceStore
 from consensus.journal import Journal, MemoryFile
+from consensus.voting import Voting
 from node import Node
 from p2p.memory import MemoryHub, MemoryNetwork
 from p2p.runtime import SimulatedRuntime, run_simulation

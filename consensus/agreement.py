@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 
 import structlog
@@ -35,8 +34,6 @@ from chain.validators import ValidatorSet
 from chain.votes import Certificate, Vote
 from consensus.claims import KnownClaims, execute_block
 from consensus.compact import COMPACT, CompactPropose, compress
-from consensus.evidence import EvidenceStore
-from consensus.journal import Journal
 from consensus.links import Links
 from consensus.mempool import Mempool
 from consensus.messages import (
@@ -59,10 +56,10 @@ from consensus.messages import (
     encode_message,
 )
 from consensus.messages import get_epoch as get_message_epoch
-from consensus.proposals import FinalBlock, is_authentic
-from consensus.recovery import Recovery
+from consensus.proposals import FinalBlock, Forged, is_authentic
 from consensus.simplex import Simplex, Timeouts
 from consensus.tree import BlockTree, Executed
+from consensus.voting import Voting
 from consensus.watch import Pair, VoteWatch
 from p2p.runtime import Runtime
 
@@ -71,61 +68,10 @@ logger = structlog.get_logger(__name__)
 MAX_EARLY = 512
 MAX_EARLY_BYTES = 2 << 20
 """Messages of the next epoch kept until this node is in it, and their bytes."""
-KEPT_EPOCHS = 2
-"""Epochs before that of the last final block whose votes stay in the journal. None is ever signed again."""
 MAX_SPARE = 64
 """Blocks kept that came before anything asked for them."""
 SPARE_HEIGHTS = 256
 """How far above the last final block they may be."""
-
-
-@dataclass(frozen=True, slots=True)
-class Voting:
-    """What a validator needs to vote: its key, and where votes are made durable."""
-
-    key: crypto.KeyPair
-    journal: Journal
-    evidence: EvidenceStore
-    recovery: Recovery = field(init=False)
-
-    def __post_init__(self) -> None:
-        start = self.journal.start
-        object.__setattr__(self, "recovery", Recovery(self.key.public_key, start.floor, start.memo))
-
-    @property
-    def mark(self) -> tuple[int, bytes]:
-        """Length and head hash of the journal, by which the chain's database can tell that votes are missing."""
-        return self.journal.length, self.journal.head_hash
-
-    def persist(self, vote: Vote, evidence: Block | Certificate | None) -> None:
-        """Make a vote durable, after what it rests on."""
-        self.evidence.put(vote, evidence, self.journal.compute_mark(vote))
-        self.journal.append(vote)
-
-    def check(self, mark: tuple[int, bytes] | None) -> None:
-        """Complete the journal after a crash within :meth:`persist`, and check that it reaches ``mark``.
-
-        Raises:
-            JournalDamaged: votes are missing from it.
-        """
-        if mark is None:
-            return
-        vote = self.evidence.last_vote
-        if vote is not None and self.journal.compute_mark(vote) == mark:
-            self.journal.append(vote)
-        self.journal.check_reaches(*mark)
-
-    def on_final(self, blocks: Iterable[Block]) -> None:
-        """Take blocks that are about to count as final here."""
-        for block in blocks:
-            if self.recovery.on_final(block):
-                self.journal.resume(self.recovery.floor)
-                logger.warning("this validator votes again", from_epoch=self.recovery.floor, height=block.height)
-
-    def prune(self, certificate: Certificate) -> None:
-        """Forget what nothing can need any more once the block of ``certificate`` is final here."""
-        self.evidence.prune(certificate.epoch, certificate.view)
-        self.journal.prune(certificate.epoch - KEPT_EPOCHS)
 
 
 class Outlet:
@@ -251,19 +197,25 @@ class Agreement:
         self._set_members()
         await self._run(self.simplex, self.simplex.start())
 
-    async def on_message(self, message: Message | CompactPropose, size: int) -> None:
-        """A message of a validator, of ``size`` bytes; a compact proposal comes from its leader."""
+    async def on_message(self, message: Message | CompactPropose, size: int) -> Reject | None:
+        """A message of a validator, of ``size`` bytes; a compact proposal comes from its leader.
+
+        Returns why it was refused at once, if it was.
+        """
         epoch = _get_epoch(message)
         if epoch > self.simplex.epoch:
             if epoch == self.simplex.epoch + 1:
                 self._keep_early(message, size)
             self._outlet.hint()
-        elif isinstance(message, CompactPropose):
-            self._take_compact(message)
-        elif epoch == self.simplex.epoch:
-            await self._run(self.simplex, self.simplex.on_message(message))
-        elif self._previous is not None and epoch == self._previous.epoch:
-            await self._run(self._previous, self._previous.on_message(message))
+            return None
+        if isinstance(message, CompactPropose):
+            return self._take_compact(message)
+        instance = self.simplex if epoch == self.simplex.epoch else self._previous
+        if instance is None or instance.epoch != epoch:
+            return None
+        effects = instance.on_message(message)
+        await self._run(instance, effects)
+        return next((effect for effect in effects if isinstance(effect, Reject)), None)
 
     async def on_fetched(self, block: Block) -> None:
         """A block that was asked for. That it is authentic was found out where it is known who sent it."""
@@ -277,9 +229,7 @@ class Agreement:
         if block.height > self._tree.header.height + SPARE_HEIGHTS or not self._is_by_leader(block):
             logger.debug("block dropped", height=block.height, block=block.id.hex())
             return
-        self._spare[block.id] = block
-        if len(self._spare) > MAX_SPARE:
-            del self._spare[next(iter(self._spare))]
+        self._keep_spare(block)
         await self._run(self.simplex, self.simplex.on_block(block))
 
     async def on_segment(self, executed: list[Executed], certificate: Certificate) -> None:
@@ -519,7 +469,8 @@ class Agreement:
         branch = self._tree.get_branch(commit.blocks, self._spare.get)
         if isinstance(branch, bytes):
             logger.debug("final blocks were missed", height=commit.blocks[-1].height)
-            self._spare.update((block.id, block) for block in commit.blocks)
+            for block in commit.blocks[-MAX_SPARE:]:
+                self._keep_spare(block)
             self._outlet.hint()
             return
         nodes: list[Executed] = []
@@ -550,6 +501,8 @@ class Agreement:
         for node in executed:
             transition = node.transition
             self._mempool.on_final(node.block, transition.state, transition.changes, trio.current_time())
+        if self._previous is not None:  # without a timer of its own
+            self._previous.renew_answers()
         self._outlet.on_final(executed, certificate)
         self._ahead = {key: block for key, block in self._ahead.items() if block.height > header.height}
         postponed, self._postponed = self._postponed, {}
@@ -560,7 +513,9 @@ class Agreement:
 
     def _enter_epoch(self) -> None:
         self._epoch = get_next_epoch(self._genesis, self._store.state)
-        self._previous, self.simplex = self.simplex, self._make_instance()
+        before, self.simplex = self.simplex, self._make_instance()
+        if before.epoch != self._epoch.number:  # after a restart in its epoch it must not go on beside its successor
+            self._previous = before
         self._timer = self._build = None
         self._ahead.clear()
         self._set_members()
@@ -599,12 +554,18 @@ class Agreement:
         receivers = [v.public_key for v in self.simplex.validators if v.public_key != self._me]
         self._links.set_members(senders, receivers if self._me in self.simplex.validators else [])
 
-    def _take_compact(self, message: CompactPropose) -> None:
+    def _take_compact(self, message: CompactPropose) -> Reject | None:
         try:
             if self.simplex.is_awaited(message.proposal, message.shell.header):
                 self._outlet.complete(message)
         except InvalidBlock as error:
-            logger.debug("message refused", reason=str(error))
+            return Reject(str(error), isinstance(error, Forged))
+        return None
+
+    def _keep_spare(self, block: Block) -> None:
+        self._spare[block.id] = block
+        if len(self._spare) > MAX_SPARE:
+            del self._spare[next(iter(self._spare))]
 
     def _keep_early(self, message: Message | CompactPropose, size: int) -> None:
         if isinstance(message, Propose | Repropose | CompactPropose) and size > MAX_EARLY_BYTES // 2:

@@ -21,27 +21,31 @@ from chain.blocks import MAX_BLOCK, Block, Header
 from chain.blockstore import BlockStore
 from chain.codec import MAX_RECORD
 from chain.crypto import verify_all
-from chain.exceptions import CodecError, InvalidBlock, InvalidOperation, InvalidSignature, LedgerError
+from chain.exceptions import CannotPay, CodecError, InvalidBlock, InvalidOperation, InvalidSignature, LedgerError
 from chain.genesis import Genesis
+from chain.ledger import compute_fee
 from chain.light import Checkpoint, EpochEnd
 from chain.operations import NoncedOperation, SignedOperation, sign_operation
 from chain.registration import is_worked_for
 from chain.state import State
 from chain.votes import Certificate, Vote, VoteKind
 from consensus.admission import Admission
-from consensus.agreement import Agreement, Outlet, Voting
+from consensus.agreement import Agreement, Outlet
 from consensus.compact import COMPACT, CompactPropose, expand
 from consensus.dissemination import LIMITS, Batch, Batcher, Gate, Seen, get_topic
 from consensus.inbox import Inbox
 from consensus.links import Links
 from consensus.mempool import AlreadyKnown, Mempool
-from consensus.messages import Propose, decode_message
+from consensus.messages import Message, Propose, decode_message
 from consensus.simplex import Timeouts
 from consensus.sync import HINT_DELAY, SyncClient
 from consensus.sync_records import PROTOCOL
 from consensus.sync_server import MAX_EXCHANGES, SyncServer
 from consensus.tree import Executed
+from consensus.voting import Voting
+from p2p.bans import Fault
 from p2p.broadcast import Broadcast
+from p2p.limits import Limiter, Rate
 from p2p.network import GossipMessage, Network
 from p2p.runtime import Runtime
 from p2p.streams import Streams
@@ -56,6 +60,9 @@ SUBSCRIPTION = 256
 FORWARDED = b"\x00"
 """First byte of a message that carries a batch of operations to a leader (others: consensus.messages)."""
 FORWARD_BYTES = 64 * 1024
+LINK = Rate(500, 4 << 20, 4.0)
+"""Messages and bytes a second that are taken from one member's links; what is beyond waits there. Many times what an
+honest one sends."""
 MAX_FORWARDED = 64
 """Batches that members forwarded which may wait to be looked at; beyond, they are dropped: gossip brings them too."""
 TICK, IDLE_TICK = 0.25, 1.0
@@ -65,7 +72,7 @@ MAX_FETCHES = 16
 MAX_SEEN = 65_536
 DEFAULT_TIMEOUTS = Timeouts()
 
-Event = tuple[Callable[..., Awaitable[None]], Sequence[Any]]
+Event = tuple[Callable[..., Awaitable[Any]], Sequence[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +150,7 @@ class Engine(Outlet):
             name: Batcher(network, get_topic(genesis.chain_id, name), self.settings.gossip_delay)
             for name in ("ops", "blocks", "certs")
         }
+        self._link_rates = Limiter(LINK)
         self._gates = {name: Gate(limits, self._links.is_member) for name, limits in LIMITS.items()}
         self._inbox: Inbox[Event] = Inbox(INBOX, INBOX_BYTES)
         self._forwarded, self._forwards = trio.open_memory_channel[GossipMessage](MAX_FORWARDED)
@@ -233,6 +241,14 @@ class Engine(Outlet):
         failures = self._store.failures(height)
         return height, failures[index] if failures else None
 
+    def is_pending(self, operation_id: bytes) -> bool:
+        """Whether an operation waits here for a block."""
+        return operation_id in self._mempool
+
+    def is_final(self, operation_id: bytes) -> bool:
+        """Whether an operation is in a final block here."""
+        return self._store.find_operation(operation_id) is not None
+
     def subscribe_final(self) -> trio.MemoryReceiveChannel[Final]:
         """Every block that becomes final from now on. A reader that falls far behind loses the oldest."""
         return self._final.subscribe()
@@ -310,9 +326,7 @@ class Engine(Outlet):
                 await method(*arguments)
             await self._agreement.on_clock()
 
-    async def _post(
-        self, source: bytes, method: Callable[..., Awaitable[None]], *arguments: Any, size: int = 0
-    ) -> None:
+    async def _post(self, source: bytes, method: Callable[..., Awaitable[Any]], *arguments: Any, size: int = 0) -> None:
         """Let the loop call ``method``. Sources take turns; only this one waits if it has brought too much."""
         await self._inbox.put(source, (method, arguments), size)
 
@@ -350,7 +364,15 @@ class Engine(Outlet):
                 except InvalidOperation as error:  # most likely the nonce: this node may be behind, or be paying
                     if str(error) != complaint:
                         complaint = str(error)
-                        logger.warning("cannot yet ask for the operation that ends the wait", reason=complaint)
+                        if isinstance(error, CannotPay):  # whoever bonded everything waits for ever
+                            advice = "send this account enough to pay the fee, or it never votes again"
+                        else:
+                            advice = "nothing: it asks again"
+                        logger.warning(
+                            "cannot yet ask for the operation that ends the wait",
+                            reason=complaint, account=crypto.format_address(self._me), to_do=advice,
+                            fee=compute_fee(self.genesis, signed),
+                        )  # fmt: skip
             await trio.sleep(REPEAT)
 
     # What agreement asks (see Outlet).
@@ -434,15 +456,25 @@ class Engine(Outlet):
                 with suppress(trio.WouldBlock):
                     self._forwarded.send_nowait(GossipMessage("forwarded", peer, payload[1:]))
             return
+        while not self._link_rates.admit(peer, len(payload), trio.current_time()):
+            await trio.sleep(TICK)
         try:
             is_compact = payload[:1] == COMPACT
             message = CompactPropose.decode(payload[1:]) if is_compact else decode_message(payload)
         except CodecError as error:
             logger.debug("malformed message", peer=crypto.format_address(peer), reason=str(error))
+            self._network.blame(peer, Fault.GARBAGE)
             return
         if isinstance(message, CompactPropose) and message.proposal.leader != peer:
             return  # the ids are not signed, so that only the leader itself may say them
-        await self._post(peer, self._agreement.on_message, message, len(payload), size=len(payload))
+        await self._post(peer, self._take_message, peer, message, len(payload), size=len(payload))
+
+    async def _take_message(self, peer: bytes, message: Message | CompactPropose, size: int) -> None:
+        refused = await self._agreement.on_message(message, size)
+        if refused is not None:
+            logger.debug("message refused", peer=crypto.format_address(peer), reason=refused.reason)
+            if refused.is_forged:
+                self._network.blame(peer, Fault.FORGERY)
 
     async def _complete(self, compact: CompactPropose) -> None:
         """Complete a compact proposal: from the mempool, else from its leader, else as a whole block."""

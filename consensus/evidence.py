@@ -18,7 +18,7 @@ from chain.votes import Certificate, Vote
 PREFIX = b"e"
 _BLOCK, _CERTIFICATE = b"b", b"c"
 _LAST_VOTE = b"mvote"
-PRUNE_AT = 16
+FORGET_AT = 16
 """Entries worth a write to be forgotten."""
 
 
@@ -65,7 +65,7 @@ class EvidenceStore:
         """Forget what lies before a view in which a block became final, now or later."""
         limit = _get_key(epoch, view)
         old = [key for key in self._keys if key < limit]
-        if len(old) >= PRUNE_AT:
+        if len(old) >= FORGET_AT:
             self._store.write(dict.fromkeys(old))
             self._keys = [key for key in self._keys if key >= limit]
 

@@ -29,7 +29,7 @@ from consensus.sync_records import (
 from p2p.network import NetworkError, RunnableNetwork
 from p2p.streams import Streams
 
-TIMEOUT = 20.0
+PATIENCE = 20.0
 """Seconds that the node may take for its next frame."""
 
 
@@ -45,7 +45,7 @@ async def fetch_chain(network: RunnableNetwork, genesis: Genesis, peer: bytes, a
         await nursery.start(network.run)
         await nursery.start(streams.run)
         try:
-            with trio.fail_after(TIMEOUT):
+            with trio.fail_after(PATIENCE):
                 await network.connect(peer, [address])
             fetch = _Fetch(streams, genesis, peer)
             await fetch.fetch_ends()
@@ -80,7 +80,7 @@ class _Fetch:
             async with self._streams.open(self._peer, PROTOCOL) as exchange:
                 await exchange.send(Request(GetEnds(light.next_epoch)).encode(), end=True)
                 while True:
-                    with trio.fail_after(TIMEOUT):
+                    with trio.fail_after(PATIENCE):
                         raw = await exchange.receive()
                     if raw is None:
                         break
@@ -102,7 +102,7 @@ class _Fetch:
             async with self._streams.open(self._peer, PROTOCOL) as exchange:
                 await exchange.send(Request(GetBlocks(before + 1, BATCH)).encode(), end=True)
                 while self._height < last:
-                    with trio.fail_after(TIMEOUT):
+                    with trio.fail_after(PATIENCE):
                         raw = await exchange.receive()
                     if raw is None:
                         break

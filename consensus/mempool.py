@@ -45,7 +45,7 @@ MAX_BYTES = 32 << 20
 MAX_OPERATIONS = 100_000
 MAX_WAITING = 2_048
 """Waiting operations in all."""
-MAX_REMEMBERED = 65_536
+MAX_FINAL = 65_536
 """Final operations remembered by id, so that a late copy of one is not taken for a new one."""
 MAX_VERIFIED = 32_768
 """Operations remembered whose signature holds, beside those pending."""
@@ -355,7 +355,7 @@ class Mempool:
             if rivals is not None and not isinstance(signed.operation, NoncedOperation):
                 for claim in _get_claims(signed.operation):
                     self.remove(rivals.claims.get(claim, b""))
-        while len(self._final) > MAX_REMEMBERED:
+        while len(self._final) > MAX_FINAL:
             del self._final[next(iter(self._final))]
         rejected, self._rejected = self._rejected, {}
         for operation_id in rejected:

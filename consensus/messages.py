@@ -178,9 +178,10 @@ class Conflict:
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """A message or block was refused: whoever handed it over is faulty, or behind on validators."""
+    """A message or block was refused: whoever handed it over is faulty (surely if it ``is_forged``), or behind."""
 
     reason: str
+    is_forged: bool = False
 
 
 Effect = (

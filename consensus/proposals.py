@@ -16,7 +16,12 @@ from chain.validators import ValidatorSet
 from chain.votes import NO_BLOCK, Certificate, Vote, VoteKind
 from consensus.messages import Propose, Repropose
 
-MAX_REMEMBERED = 64
+MAX_CHECKED = 64
+"""Certificates remembered to hold."""
+
+
+class Forged(InvalidBlock):
+    """Not signed by whom it names: no honest peer passes it on, whatever it knows of validators."""
 
 
 def get_parent_certificate(message: Propose | Repropose) -> Certificate | None:
@@ -90,7 +95,7 @@ class Rules:
         if (vote.kind == VoteKind.NULLIFY) != (vote.block_id == NO_BLOCK):
             raise InvalidBlock("vote", "only nullify names no block")
         if not self._verify([vote.claim(self.chain_id)]):
-            raise InvalidBlock("vote", "not signed by its signer")
+            raise Forged("vote", "not signed by its signer")
 
     def check_certificate(self, certificate: Certificate) -> None:
         """Raise :class:`InvalidCertificate` unless a quorum of this epoch, or for the root of the last, signed it."""
@@ -105,7 +110,7 @@ class Rules:
 
     def remember(self, certificate: Certificate) -> None:
         """Spare a certificate known to hold its next check."""
-        if len(self._remembered) >= MAX_REMEMBERED:
+        if len(self._remembered) >= MAX_CHECKED:
             del self._remembered[next(iter(self._remembered))]
         self._remembered[certificate] = None
 
@@ -118,7 +123,7 @@ class Rules:
         if proposal.epoch != self.epoch or proposal.leader != leader:
             raise InvalidBlock("leader", "another validator leads this view")
         if not self._verify([proposal.claim(self.chain_id)]):
-            raise InvalidBlock("signature", "the proposal is not signed by its leader")
+            raise Forged("signature", "the proposal is not signed by its leader")
 
     def check_place(self, proposal: Proposal, header: Header) -> None:
         """Whether the leader of its view signed a proposal, and ``header`` is the one that it names.

@@ -26,10 +26,10 @@ from chain.exceptions import StoreDamaged, StoreError
 from chain.genesis import Genesis
 from chain.store import LevelStore, Store
 from chain.stored import encode_mark
-from consensus.agreement import Voting
 from consensus.evidence import PREFIX as EVIDENCE
 from consensus.evidence import EvidenceStore
 from consensus.journal import MEMO_SIZE, DiskFile, Journal, JournalDamaged, JournalFile, make_start, sync_directory
+from consensus.voting import Voting
 
 logger = structlog.get_logger(__name__)
 

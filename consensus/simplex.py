@@ -67,7 +67,7 @@ Liveness (messages arrive within a bound that some timeout exceeds)
 
 The instance does no I/O and reads no clock: each input returns the effects that the engine must carry out in order
 (:mod:`consensus.messages`). Without a key of the set it is an observer, which follows and answers but never votes.
-When ``is_finished`` it only answers; keep it as long as validators may lag in its epoch.
+When ``is_finished`` it only answers; keep it as long as validators may lag in its epoch, and renew its answers.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ from consensus.messages import (
     StopTimer,
     Strengthen,
 )
-from consensus.proposals import FinalBlock, Rules, get_nullifications, get_parent_certificate
+from consensus.proposals import FinalBlock, Forged, Rules, get_nullifications, get_parent_certificate
 from consensus.views import FINALIZE, NOTARIZE, NULLIFY, VIEW_WINDOW, View, Views
 from consensus.watch import VoteWatch, says_same
 
@@ -269,7 +269,7 @@ class Simplex:
                 case _:
                     self._on_proposal(message)
         except InvalidBlock as error:
-            self._effects.append(Reject(str(error)))
+            self._effects.append(Reject(str(error), isinstance(error, Forged)))
         return self._act()
 
     def on_timeout(self, view: int) -> list[Effect]:
@@ -314,6 +314,10 @@ class Simplex:
         """A block that a ``Fetch`` asked for; any other is ignored."""
         self._take_wanted(block)
         return self._act()
+
+    def renew_answers(self) -> None:
+        """Answer as many times as at first again: for the engine to call now and then when no timer runs any more."""
+        self._answers.clear()
 
     # Acting: all that the current view allows.
 

@@ -28,6 +28,7 @@ class BlockTree:
         self.header = header
         self.state = state
         self._nodes: dict[bytes, Executed] = {}
+        self._operations: tuple[bytes, frozenset[bytes]] | None = None  # what was asked for last, and its answer
 
     def __len__(self) -> int:
         return len(self._nodes)
@@ -51,11 +52,16 @@ class BlockTree:
 
     def get_operations(self, block_id: bytes) -> frozenset[bytes]:
         """Ids of the operations in the blocks that are not final yet, from ``block_id`` down."""
-        found: set[bytes] = set()
-        while (node := self._nodes.get(block_id)) is not None:
-            found.update(operation.id for operation in node.block.body.operations)
-            block_id = node.block.header.parent_id
-        return frozenset(found)
+        if block_id not in self._nodes:
+            return frozenset()
+        if self._operations is None or self._operations[0] != block_id:
+            found: set[bytes] = set()
+            place = block_id
+            while (node := self._nodes.get(place)) is not None:
+                found.update(operation.id for operation in node.block.body.operations)
+                place = node.block.header.parent_id
+            self._operations = block_id, frozenset(found)
+        return self._operations[1]
 
     def get_branch(self, blocks: Sequence[Block], find: Callable[[bytes], Block | None]) -> list[Block] | bytes:
         """The blocks that lead from the last final one to ``blocks[-1]``, oldest first.
@@ -86,3 +92,4 @@ class BlockTree:
             if node.block.height > header.height and (parent_id == header.id or parent_id in kept):
                 kept[block_id] = node
         self._nodes = kept
+        self._operations = None

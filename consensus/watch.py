@@ -75,7 +75,7 @@ class VoteWatch:
 
     def see_certificate(self, certificate: Certificate, validators: ValidatorSet | None) -> list[Pair]:
         """Remember the votes in a certificate that holds; None if its committee is not known."""
-        return [] if validators is None else self.see(certificate.votes(validators))
+        return self.see(_list_votes(certificate, validators))
 
     def see_block(self, block: Block, find_validators: Callable[[int], ValidatorSet | None]) -> list[Pair]:
         """Remember the votes in the body of a block that was executed; ``find_validators`` tells them by epoch."""
@@ -90,7 +90,12 @@ def _get_votes(block: Block, find_validators: Callable[[int], ValidatorSet | Non
     body = block.body
     parent = () if body.parent_certificate is None else (body.parent_certificate,)
     for certificate in (*parent, *body.nullifications):
-        validators = find_validators(certificate.epoch)
-        if validators is not None:
-            yield from certificate.votes(validators)
+        yield from _list_votes(certificate, find_validators(certificate.epoch))
     yield from body.late_votes
+
+
+def _list_votes(certificate: Certificate, validators: ValidatorSet | None) -> list[Vote]:
+    """The votes inside; none if the committee is surely not its own, as after a restart within the epoch."""
+    if validators is None or any(position >= len(validators) for position in certificate.signers):
+        return []
+    return list(certificate.votes(validators))

@@ -19,8 +19,8 @@ from chain.exceptions import KeyFormatError, RestartError
 from chain.restart_file import RestartFile, accept, build_restart
 from chain.transition import state_transition, verify_finality
 from chain.votes import is_slashable
-from consensus.agreement import Voting
 from consensus.repair import Opened
+from consensus.voting import Voting
 from p2p.runtime import RealRuntime
 from serving.commands import CommandError
 

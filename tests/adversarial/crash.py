@@ -21,12 +21,12 @@ from chain.exceptions import CodecError, InvalidOperation
 from chain.genesis import Genesis
 from chain.store import Changes, MemoryStore, Store
 from chain.votes import Certificate, Vote, VoteKind
-from consensus.agreement import Voting
 from consensus.compact import COMPACT
 from consensus.engine import Engine
 from consensus.journal import RECORD_SIZE, Journal, JournalFile
 from consensus.messages import decode_message
 from consensus.repair import Disk, Opened, open_disk
+from consensus.voting import Voting
 from p2p.runtime import SimulatedRuntime
 from tests.consensus.world import Node, World, make_key, make_test_genesis
 from tests.simulation.checkers import AgreementChecker, VoteChecker

@@ -13,9 +13,9 @@ from chain.light import Checkpoint
 from chain.state import State
 from chain.store import MemoryStore, Store
 from chain.transition import apply_block
-from consensus.agreement import Voting
 from consensus.sync_records import PROTOCOL, Question, Request
 from consensus.sync_server import SyncServer
+from consensus.voting import Voting
 from p2p.memory import MemoryNetwork
 from p2p.runtime import SimulatedRuntime, run_simulation
 from p2p.streams import Exchange, Streams

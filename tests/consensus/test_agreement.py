@@ -13,7 +13,7 @@ from chain.blockstore import BlockStore
 from chain.store import MemoryStore
 from chain.transition import Transition, build_block, state_transition
 from chain.votes import NO_BLOCK, Certificate, Vote, VoteKind, make_certificate, sign_vote
-from consensus.agreement import Agreement, Outlet, Voting
+from consensus.agreement import Agreement, Outlet
 from consensus.evidence import EvidenceStore
 from consensus.journal import Journal
 from consensus.links import Links
@@ -21,6 +21,7 @@ from consensus.mempool import Mempool
 from consensus.messages import Propose
 from consensus.simplex import Timeouts
 from consensus.tree import BlockTree, Executed
+from consensus.voting import Voting
 from p2p.memory import MemoryHub, MemoryNetwork
 from p2p.runtime import SimulatedRuntime
 from p2p.streams import Streams

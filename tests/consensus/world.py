@@ -14,11 +14,11 @@ from chain.crypto import KeyPair
 from chain.genesis import CREDIT, Genesis, GenesisAccount, Parameters, make_genesis, make_validator
 from chain.operations import NoncedOperation, SignedOperation, Transfer, sign_operation
 from chain.store import MemoryStore, Store
-from consensus.agreement import Voting
 from consensus.engine import Engine, Settings
 from consensus.evidence import EvidenceStore
 from consensus.journal import Journal
 from consensus.upkeep import Upkeep
+from consensus.voting import Voting
 from p2p.memory import MemoryHub, MemoryNetwork
 from p2p.runtime import SimulatedRuntime, run_simulation
 from p2p.streams import Streams

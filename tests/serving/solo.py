@@ -11,10 +11,10 @@ from chain.blockstore import BlockStore
 from chain.crypto import KeyPair
 from chain.genesis import CREDIT, GenesisAccount, Parameters, make_genesis, make_validator
 from chain.store import MemoryStore
-from consensus.agreement import Voting
 from consensus.engine import Settings
 from consensus.evidence import EvidenceStore
 from consensus.journal import Journal
+from consensus.voting import Voting
 from node import Node
 from p2p.memory import MemoryHub, MemoryNetwork
 from p2p.runtime import RealRuntime

@@ -15,10 +15,10 @@ from chain.crypto import KeyPair
 from chain.exceptions import RestartError
 from chain.restart_file import RestartFile
 from chain.store import MemoryStore
-from consensus.agreement import Voting
 from consensus.evidence import EvidenceStore
 from consensus.journal import Journal, MemoryFile
 from consensus.repair import Opened
+from consensus.voting import Voting
 from p2p.runtime import RealRuntime
 from serving.commands import CommandError
 from serving.restarting import build_restart_app

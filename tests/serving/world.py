@@ -21,10 +21,10 @@ from chain.genesis import CREDIT, Genesis, Parameters, make_genesis, make_valida
 from chain.operations import Capture, CaptureItem, Hold, Operation, compute_digest
 from chain.state import Account, OpenHold, compute_supply
 from chain.store import MemoryStore
-from consensus.agreement import Voting
 from consensus.engine import Settings
 from consensus.evidence import EvidenceStore
 from consensus.journal import Journal, MemoryFile
+from consensus.voting import Voting
 from node import Node
 from p2p.memory import MemoryHub, MemoryNetwork
 from p2p.network import NetworkError
