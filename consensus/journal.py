@@ -12,9 +12,10 @@ The file is a row of records of ``RECORD_SIZE`` bytes and nothing else. The firs
 ====================  ======================================================
 
 Records of one size leave no doubt about where the last one begins, and never straddle a disk sector. A shorter rest at
-the end is a record whose write was cut off: its vote was never sent, and it is cut away. Anything else that does not
-fit is damage. A file that ends early at a whole record looks right by itself; ``check_reaches`` compares it with the
-length and hash that the ledger's database holds (the *mark*), which is never behind what was sent.
+the end is a record whose write was cut off: its vote was never sent, and it is cut away. So is a last record of nothing
+but zeros, as some file systems leave it when power fails between a write and its sync. Anything else that does not fit
+is damage. A file that ends early at a whole record, or after the cut, looks right by itself; ``check_reaches`` compares
+it with the length and hash that the ledger's database holds (the *mark*), which is never behind what was sent.
 
 A vote is counted and hashed as if none had ever been dropped: dropping old ones changes neither ``length`` nor
 ``head_hash``, and what the ledger noted stays comparable.
@@ -240,6 +241,9 @@ class Journal:
         self.head_hash = self.start.previous
         """Hash of the last vote, which covers all before it."""
         count, rest = divmod(file.get_size() - RECORD_SIZE, RECORD_SIZE)
+        self._is_cut = bool(count) and not rest and not any(file.read(count * RECORD_SIZE, RECORD_SIZE))
+        if self._is_cut:
+            count, rest = count - 1, RECORD_SIZE
         for content, record_hash in self._scan(self.length, self.length + count):
             self._note(int.from_bytes(content[:8], "big"), record_hash)
         if rest:
@@ -264,7 +268,7 @@ class Journal:
     @property
     def is_blank(self) -> bool:
         """Whether it is as it was begun, with no vote and no word of any."""
-        return self.length == 0 and self.start.floor == 0 and not self.start.memo
+        return self.length == 0 and self.start.floor == 0 and not self.start.memo and not self._is_cut
 
     def append(self, vote: Vote) -> None:
         """Add a vote; it is durable when this returns.

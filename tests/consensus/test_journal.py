@@ -12,9 +12,12 @@ from hypothesis import strategies as st
 
 from chain.crypto import KeyPair, hash_bytes
 from chain.exceptions import StoreError, StoreInUse
+from chain.store import MemoryStore
 from chain.votes import NO_BLOCK, Vote, VoteKind, sign_vote
 from consensus import journal as journal_module
+from consensus.evidence import EvidenceStore
 from consensus.journal import RECORD_SIZE, DiskFile, Journal, JournalDamaged, make_start
+from consensus.voting import Voting
 from tests.simulation.ledger import MemoryFile
 
 KEY = KeyPair(hash_bytes("journal test"))
@@ -100,7 +103,8 @@ def test_a_flipped_bit_is_damage_at_its_record(bit: int) -> None:
         lambda raw: bytes(len(raw)),
         lambda raw: raw[: 2 * RECORD_SIZE] + raw[3 * RECORD_SIZE :],
         lambda raw: raw[RECORD_SIZE : 2 * RECORD_SIZE] + raw[:RECORD_SIZE] + raw[2 * RECORD_SIZE :],
-        lambda raw: raw + bytes(RECORD_SIZE),
+        lambda raw: raw + bytes(2 * RECORD_SIZE),
+        lambda raw: raw + bytes(RECORD_SIZE) + b"\0",
         lambda raw: raw + raw[-RECORD_SIZE:],
         lambda raw: b"\0" + raw,
     ],
@@ -110,6 +114,39 @@ def test_missing_swapped_and_foreign_records_are_damage(alter) -> None:  # type:
     fill(file)
     with pytest.raises(JournalDamaged):
         reopen(alter(bytes(file.content)))
+
+
+def test_a_last_record_of_zeros_was_never_synced_and_is_cut() -> None:
+    file = MemoryFile()
+    whole = fill(file)
+    journal, after = reopen(file.content + bytes(RECORD_SIZE))
+    assert (journal.length, journal.head_hash) == (whole.length, whole.head_hash)
+    assert after.content == file.content and after.durable == len(file.content)
+    journal.append(make_vote(99))
+    empty, _ = reopen(file.content[:RECORD_SIZE] + bytes(RECORD_SIZE))
+    assert empty.length == 0 and not empty.is_blank  # it might have held the only vote, if the database is lost too
+
+
+@pytest.mark.parametrize("is_remembered", [True, False])
+def test_a_vote_that_was_zeroed_after_it_was_sent_is_not_forgotten(is_remembered: bool) -> None:
+    """The database knows of it: it is put back, or missed."""
+    file, store = MemoryFile(), MemoryStore()
+    voting = Voting(KEY, Journal(file, CHAIN, KEY.public_key), EvidenceStore(store))
+    for vote in VOTES:
+        voting.persist(vote, None)
+    mark = voting.mark
+    if not is_remembered:
+        store.write({b"mvote": VOTES[0].encode()})
+    content = file.content[:-RECORD_SIZE] + bytes(RECORD_SIZE)
+    journal, _ = reopen(content)
+    assert journal.length == len(VOTES) - 1
+    again = Voting(KEY, journal, EvidenceStore(store))
+    if is_remembered:
+        again.check(mark)
+        assert again.mark == mark and journal.votes(VOTES[-1].epoch)[-1] == VOTES[-1]
+    else:
+        with pytest.raises(JournalDamaged):
+            again.check(mark)
 
 
 def test_the_journal_of_another_chain_or_key_is_refused() -> None:
