@@ -25,6 +25,8 @@ logger = structlog.get_logger(__name__)
 
 RESERVE_EPOCHS = 3
 """An onion is renewed while it lasts for so many epochs at the worst: another one takes two to come into force."""
+RETRY_HEIGHTS = 16
+"""Final blocks after which a duty that got lost on the way is asked for again."""
 MAX_ACCUSED = 64
 """Whom this node shows evidence against at the same time."""
 REPEAT_REPORT = 60.0
@@ -67,18 +69,25 @@ class Upkeep:
         """Look after every final block, and after every conflict, until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch_conflicts)
-            done_at = 0
-            async for final in self._engine.subscribe_final():
-                header = final.block.header
-                due = None if self._engine.is_behind else find_due(self._engine.genesis, self._engine.state, self._key)
-                if due is None or header.height < done_at:
-                    continue
-                done_at = header.height + self._engine.genesis.parameters.epoch_heights  # enough for one attempt
-                try:
-                    operation = await self._submit(due)
-                    logger.info("validator duty", operation=type(operation.operation).__name__.lower())
-                except InvalidOperation as error:
-                    logger.warning("validator duty: refused", reason=str(error))
+            await self._look_after()
+
+    async def _look_after(self) -> None:
+        engine, next_at, asked = self._engine, 0, b""
+        async for final in engine.subscribe_final():
+            height = final.block.header.height
+            due = None if engine.is_behind else find_due(engine.genesis, engine.state, self._key)
+            if due is None or height < next_at or engine.is_pending(asked):
+                continue
+            next_at = height + RETRY_HEIGHTS
+            if asked and engine.is_final(asked):  # it failed; what is paid for once in an epoch is paid for enough
+                next_at, asked = height + engine.genesis.parameters.epoch_heights, b""
+                continue
+            try:
+                operation = await self._submit(due)
+                asked = operation.id
+                logger.info("validator duty", operation=type(operation.operation).__name__.lower())
+            except InvalidOperation as error:
+                logger.warning("validator duty: refused", reason=str(error))
 
     async def _watch_conflicts(self) -> None:
         async with trio.open_nursery() as nursery:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import trio
+import trio.testing
 
 from chain.beacon import make_onion
+from chain.blocks import Block, Body
 from chain.genesis import CREDIT, Genesis
-from chain.operations import Enroll, Evidence, Recommit, Retire, SignedOperation
+from chain.operations import Enroll, Evidence, NoncedOperation, Recommit, Retire, SignedOperation, sign_operation
 from chain.state import Duty, State, compute_supply, duty_key
 from chain.validators import ValidatorSet
 from chain.verify import StoreSource, verify_chain
 from chain.votes import Vote, VoteKind, sign_vote
+from consensus.engine import Final
 from consensus.messages import encode_message
-from consensus.upkeep import find_due
+from consensus.upkeep import RETRY_HEIGHTS, Upkeep, find_due
+from p2p.runtime import SimulatedRuntime
 from tests.consensus.world import World, make_key, make_test_genesis, simulate
 
 EPOCH = 4
@@ -157,6 +162,67 @@ def test_upkeep_renews_an_onion_in_time_and_only_once() -> None:
     assert make(7) == Recommit(7, make_onion(key, GENESIS.beacon, 1, EPOCH).tip, 1)
     assert find_due(GENESIS, with_tip(1, next_epoch=2), key) is None
     assert find_due(GENESIS, GENESIS.state, make_key(5)) is None
+
+
+class Following:
+    """As much of an engine as :class:`Upkeep` looks at; ``pending`` and ``final`` are ids of operations."""
+
+    def __init__(self, state: State) -> None:
+        self.genesis, self.state, self.is_behind = GENESIS, state, False
+        self.pending: set[bytes] = set()
+        self.final: set[bytes] = set()
+        self._blocks, self._reader = trio.open_memory_channel[Final](100)
+
+    def subscribe_final(self) -> trio.MemoryReceiveChannel[Final]:
+        return self._reader
+
+    def subscribe_conflicts(self) -> trio.MemoryReceiveChannel[object]:
+        return trio.open_memory_channel[object](0)[1]
+
+    def is_pending(self, operation_id: bytes) -> bool:
+        return operation_id in self.pending
+
+    def is_final(self, operation_id: bytes) -> bool:
+        return operation_id in self.final
+
+    async def grow(self, first: int, last: int) -> None:
+        for height in range(first, last + 1):
+            header = replace(GENESIS.header, height=height)
+            await self._blocks.send(Final(Block(header, bytes(64), Body((), None, (), ())), ()))
+        await trio.testing.wait_all_tasks_blocked()
+
+
+def test_a_duty_that_got_lost_on_the_way_is_asked_for_again() -> None:
+    key = make_key(1)
+    onion = make_onion(key, GENESIS.beacon, 0, EPOCH)
+    duty = Duty(is_enrolled=True, tip=onion.tip)
+    while (reveal := onion.find_reveal(duty.tip)) is not None and onion.count_reveals(duty.tip) > 2:
+        duty = replace(duty, tip=reveal)
+
+    async def main() -> None:
+        engine = Following(GENESIS.state.update({duty_key(key.public_key): duty}))
+        asked: list[SignedOperation] = []
+
+        async def submit(make: Callable[[int], NoncedOperation]) -> SignedOperation:
+            asked.append(sign_operation(key, GENESIS.chain_id, make(len(asked))))
+            engine.pending.add(asked[-1].id)
+            return asked[-1]
+
+        upkeep = Upkeep(key, engine, submit, SimulatedRuntime(1))  # type: ignore[arg-type]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(upkeep.run)
+            await engine.grow(1, 40)
+            assert len(asked) == 1  # it waits for a block
+            engine.pending.clear()
+            await engine.grow(41, 41 + RETRY_HEIGHTS)
+            assert len(asked) == 2
+            engine.pending.clear()
+            engine.final.add(asked[-1].id)  # and failed, since it is still due: that is not paid for at every block
+            await engine.grow(100, 99 + EPOCH)
+            assert len(asked) == 2
+            nursery.cancel_scope.cancel()
+
+    trio.run(main)
 
 
 def test_an_onion_that_runs_low_is_replaced_on_a_running_network() -> None:
