@@ -4,18 +4,19 @@ An operation is *ready* when the ledger would take it on the last final state, e
 for credit, or because this node is a block behind whoever made it (a capture may overtake its hold). What has waited
 for :data:`PATIENCE` is dropped. Only ready operations count as work and are selected.
 
-Nobody can fill the pool at another's cost.
+What somebody takes up of the pool is bounded by the credit that it owns, though it costs nothing until it is included.
 
 - One account holds at most :data:`MAX_NONCED` operations with a nonce and :data:`MAX_ACCOUNT_BYTES` in all. It can pay
-  the fees of all of them, and all its ready holds at once. What excludes each other (one nonce, one hold number, one
-  hold captured twice) is taken once.
+  the fees of all of them, and all its ready holds at once, from what it has in the last final state. What excludes
+  each other (one nonce, one hold number, one hold captured twice) is taken once.
 - Room is shared in proportion to credit. When the pool is full, or too much waits, the account with the most bytes *per
   credit that it owns* makes room: split among however many accounts, the same credit gets the same room.
-- A block is filled in turns of equal bytes, so that a flood fills only the lines of its own accounts.
+- A block is filled in turns of equal bytes, so that an account's flood fills only its own lines. Whoever has many
+  accounts has many lines, but pays for the room in the block that it takes.
 
-A final block is taken in at a cost that does not depend on how much is pending: what depends on an entry of the state
-that changed is judged again, a bounded number of operations at a time, and the rest later. That may leave an operation
-ready which no longer is; whoever proposes it finds out and calls :meth:`Mempool.reject`.
+What depends on an entry of the state that a final block changed is noted, and judged again a bounded number of
+operations at a time, the rest later. That may leave an operation ready which no longer is; whoever proposes it finds
+out and calls :meth:`Mempool.reject`.
 """
 
 from __future__ import annotations

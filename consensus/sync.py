@@ -2,16 +2,17 @@
 
 The messages are in :mod:`consensus.sync_records`, the side that answers in :mod:`consensus.sync_server`. Gossip is a
 hint, sync is the truth. Nothing is believed: a run of blocks up to a certificate (a *segment*) is taken as a whole
-after every block was executed and every signature checked, or not at all. A peer that lies costs the time of one
-segment and is left alone for a while.
+after every block was executed and every signature checked, or not at all. A peer that lies costs the time and the
+memory of one segment at most, and is left alone for a while; under another name it may come again.
 
 A node takes every block from where it is, but a snapshot (:mod:`consensus.snapshot_sync`) in their place
 
 - if its owner gave it a checkpoint in a later epoch, or
 - if it keeps only the blocks of a few epochs, and those are all ahead, or its peers do not keep the next ones any more.
 
-No chain is followed that contradicts the checkpoint, and none from a checkpoint that is older than the unbonding time.
-Without a checkpoint there is no such bound: see :mod:`chain.light` for what that risks.
+Nothing is taken here that contradicts the checkpoint, or that begins at one older than the unbonding time. (What the
+committees that this node knows already make final in front of it is not compared with the checkpoint.) Without one
+there is no such bound: see :mod:`chain.light` for what that risks.
 """
 
 from __future__ import annotations
