@@ -93,7 +93,8 @@ def test_no_node_takes_a_hold_for_another_than_the_drawn() -> None:
         await trio.sleep(60)  # they may have waited for a while, in case the node was behind
         check(world, cheats)
         payer = world.engine(1).state.account(make_key(PAYER).public_key)
-        assert payer.held == 10_000 and payer.available == 1_000 * CREDIT - 10_000 - len(honest.encoded)
+        paid = 10_000 + len(honest.encoded) + get_genesis().parameters.entry_fee  # its first hold
+        assert payer.held == 10_000 and payer.available == 1_000 * CREDIT - paid
 
     simulate(get_genesis(), play)
 
