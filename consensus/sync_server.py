@@ -52,6 +52,8 @@ LEASE = 60.0
 MAX_LEASES = 3
 MAX_CHUNKS = 16
 """Chunks kept ready, those asked for last."""
+MAX_MAKING = 256
+"""Peers for which a chunk is being made, one for each; the others are told that it is not at hand."""
 
 
 class SyncServer:
@@ -71,6 +73,7 @@ class SyncServer:
         self._leases: dict[int, tuple[State, float]] = {}
         self._rewinding = trio.Lock()
         self._making = trio.Lock()
+        self._asking: set[bytes] = set()
         self._chunks: dict[GetChunk, bytes] = {}
 
     async def handle(self, exchange: Exchange) -> None:
@@ -99,7 +102,7 @@ class SyncServer:
             case GetEnds():
                 await self._send_ends(exchange, question.from_epoch)
             case GetChunk():
-                await exchange.send(await self._make_chunk(question))
+                await exchange.send(await self._find_chunk(exchange.peer, question))
             case GetValue():
                 await self._send_value(exchange, question)
 
@@ -134,6 +137,16 @@ class SyncServer:
                 return
             sent += await self._send(exchange, EndAnswer(End(end)))
             epoch += 1
+
+    async def _find_chunk(self, peer: bytes, question: GetChunk) -> bytes:
+        """The answer to a peer, which may take one turn at a time: a node asks for one chunk after the other."""
+        if question not in self._chunks and (peer in self._asking or len(self._asking) >= MAX_MAKING):
+            return FoundChunk(None).encode()
+        self._asking.add(peer)
+        try:
+            return await self._make_chunk(question)
+        finally:
+            self._asking.discard(peer)
 
     async def _make_chunk(self, question: GetChunk) -> bytes:
         """The answer; made one at a time and kept for a while, so that many who ask cost little more than one."""

@@ -93,7 +93,7 @@ class _Read:
 
     def __init__(self, exchange: Exchange, raw: bytes) -> None:
         self._raw = raw
-        self.send, self.abort, self.end = exchange.send, exchange.abort, exchange.end
+        self.peer, self.send, self.abort, self.end = exchange.peer, exchange.send, exchange.abort, exchange.end
 
     async def receive(self) -> bytes:
         await trio.lowlevel.checkpoint()

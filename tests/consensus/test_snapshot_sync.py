@@ -20,6 +20,7 @@ from consensus.sync_records import (
     Answer,
     End,
     EndAnswer,
+    FoundChunk,
     GetBlocks,
     GetChunk,
     GetEnds,
@@ -30,7 +31,16 @@ from consensus.sync_records import (
 from p2p.memory import MemoryNetwork
 from p2p.network import NetworkError
 from tests.chain.builders import PARAMETERS, Chain
-from tests.consensus.sync_worlds import Answers, Lie, SyncWorld, encode_all, fill_store, get_checkpoint, play_sync
+from tests.consensus.sync_worlds import (
+    Answers,
+    Lie,
+    SyncWorld,
+    encode_all,
+    fill_store,
+    get_checkpoint,
+    make_server,
+    play_sync,
+)
 from tests.consensus.world import make_key, make_test_genesis
 
 FOUR = (1, 2, 3, 4)
@@ -102,6 +112,28 @@ def test_a_validator_that_was_away_comes_back_by_the_state_and_votes() -> None:
         assert report.ok, report.fault
 
     play_sync(GENESIS, play)
+
+
+def test_who_asks_for_many_chunks_at_once_takes_one_turn() -> None:
+    """However many questions a peer has open, the next one who asks waits for one of them."""
+    order: list[int] = []
+
+    async def play(world: SyncWorld) -> None:
+        server = make_server(fill_store(CHAIN))
+        async with trio.open_nursery() as nursery:
+
+            async def ask(peer: int, number: int) -> None:
+                question = GetChunk(CHAIN.genesis.parameters.epoch_heights * 5, number.to_bytes(32, "big"))
+                if FoundChunk.decode(await server._find_chunk(bytes([peer]), question)).chunk is not None:
+                    order.append(peer)
+
+            for number in range(8):
+                nursery.start_soon(ask, 1, number)
+            nursery.start_soon(ask, 2, 100)
+        await ask(1, 50)
+
+    play_sync(CHAIN.genesis, play)
+    assert sorted(order[:2]) == [1, 2] and order[2:] == [1]
 
 
 # Pruned peers.
