@@ -222,6 +222,7 @@ class GuardedYamux(Yamux):
         self._frames = frames
         self._backlog = backlog
         self._in_body = False
+        self._broken = False
         self._seen = 0
         remote = secured_conn.get_remote_address()
         self.place = None if remote is None else remote[0]
@@ -249,13 +250,19 @@ class GuardedYamux(Yamux):
         fault, cost = judge(header, self.is_initiator)
         if fault is not None:
             self.fault = fault
-            await self.secured_conn.close()
-            raise RawConnError("the peer broke the rules of the multiplexer")
-        while not self._frames.admit(self._peer, 0, trio.current_time(), cost):
+            await self.drop()
+        while not self._broken and not self._frames.admit(self._peer, 0, trio.current_time(), cost):
             await trio.sleep(PACE)
+        if self._broken:  # thousands of frames may have been decrypted already
+            raise RawConnError("the connection is broken, or the peer broke the rules of the multiplexer")
         self._seen += 1
         if self._seen % TURN == 0:
             await trio.lowlevel.checkpoint()
+
+    async def drop(self) -> None:
+        """End the connection at once; the task that reads sees it and cleans up."""
+        self._broken = True
+        await quietly(self.secured_conn.close)
 
     def measure(self) -> int:
         """Bytes that wait for a reader."""
@@ -273,14 +280,14 @@ class GuardedYamux(Yamux):
         kept = self.measure() + length
         if largest > 4 * MAX_WINDOW or kept > MAX_BUFFERED:
             self.fault = Fault.OVERSIZE
-            await self.secured_conn.close()
+            await self.drop()
             raise RawConnError("the peer sent more than its window")
         surplus = self._backlog.note(self, kept)
         if surplus is self:
-            await self.secured_conn.close()
+            await self.drop()
             raise RawConnError("too much waits for a reader")
         if isinstance(surplus, GuardedYamux) and self._nursery is not None:
-            self._nursery.start_soon(quietly, surplus.secured_conn.close)
+            self._nursery.start_soon(surplus.drop)
         self._in_body = True
         try:
             with trio.fail_after(BODY_TIMEOUT):
@@ -292,13 +299,19 @@ class GuardedYamux(Yamux):
         """Cancelling a writer tears the encrypted stream in two and thereby ends the whole connection; and a writer
         stuck on a stopped peer keeps ``close`` waiting for the lock for ever.
 
-        Frames are written whole, within a deadline. Delete when a cancelled write leaves the connection usable.
+        Frames are written whole, within a deadline. And a write that fails ends the connection: the library would go on
+        to read what a peer has left behind, megabytes of it. Delete when a cancelled write leaves the connection
+        usable, and a failed one ends it.
         """
         async with self._write_lock:
             with shielded(self._write_timeout) as deadline:
-                await self.secured_conn.write(data)
+                try:
+                    await self.secured_conn.write(data)
+                except Exception as error:
+                    await self.drop()
+                    raise RawConnError(f"the connection is broken: {error!r}") from error
             if deadline.cancelled_caught:
-                await self.secured_conn.close()
+                await self.drop()
                 raise RawConnError(f"the peer took no data for {self._write_timeout:g} s")
         await trio.lowlevel.checkpoint()
 
@@ -322,7 +335,7 @@ class GuardedYamux(Yamux):
             with trio.move_on_after(self._keepalive_timeout) as deadline:
                 await self._ping_event.wait()
             if deadline.cancelled_caught and self._heard < self._ping_sent_time:
-                await self.secured_conn.close()  # the reading task sees this and cleans up
+                await self.drop()
                 return
 
 

@@ -24,7 +24,7 @@ from libp2p import new_host
 from libp2p.crypto.secp256k1 import create_new_key_pair as create_secp256k1_key_pair
 from libp2p.custom_types import TProtocol
 from libp2p.host.exceptions import StreamFailure
-from libp2p.io.exceptions import IncompleteReadError
+from libp2p.io.exceptions import ConnectionClosedError, IncompleteReadError
 from libp2p.io.trio import TrioTCPStream
 from libp2p.io.utils import read_exactly
 from libp2p.network.connection.exceptions import RawConnError
@@ -257,6 +257,24 @@ async def test_a_cancelled_write_leaves_the_connection_whole(on: bool, monkeypat
                 await cancelled_after(checkpoints, partial(stream.send, bytes(1000)))
                 whole = await echoes(other, one)
         assert whole is on
+
+
+@guard
+@pytest.mark.trio
+async def test_a_failed_write_ends_the_connection(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not on:
+        monkeypatch.delattr(GuardedYamux, "_write_frame")
+    async with pair() as (one, other):
+        await eventually(lambda: bool(one.peers()))
+        yamux = muxer(one, other)
+
+        async def fail(data: bytes) -> None:
+            raise ConnectionClosedError("the peer has closed the connection")
+
+        vars(yamux.secured_conn)["write"] = fail
+        await muxer(other, one).secured_conn.write(struct.pack(YAMUX_HEADER_FORMAT, 0, TYPE_PING, FLAG_SYN, 0, 0))
+        await trio.sleep(0.5)
+        assert (not one.peers()) is on
 
 
 @pytest.mark.trio
