@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install test test-nat test-nat-long lint format demo sim bench overlay twins crash mutants clean
+.PHONY: install test test-abuse-long test-nat test-nat-long lint format demo sim bench overlay twins crash mutants clean
 
 install: $(STAMP)
 
@@ -21,6 +21,11 @@ $(STAMP): pyproject.toml
 # One worker a core; the tests of a file stay together, for what they share.
 test: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+# Floods and broken peers against a node as it is shipped, with thousands of handshakes. Takes ten minutes and more.
+test-abuse-long: install
+	$(BIN)/python -m pytest tests/adversarial/test_abuse_connections.py tests/adversarial/test_abuse_protocols.py \
+		--long --timeout 900 $(ARGS)
 
 # Private nodes behind NATs, in network namespaces. Takes root; without, one line says so.
 test-nat: install

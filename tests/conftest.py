@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 
 settings.register_profile(
@@ -16,3 +17,11 @@ settings.register_profile(
 # For mutants: whether there is a failing example, not which is the smallest.
 settings.register_profile("find", settings.get_profile("ci"), phases=[Phase.explicit, Phase.generate])
 settings.load_profile("ci")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--long",
+        action="store_true",
+        help="NATs: every combination, and ten minutes of churn; abuse: a node as shipped, and thousands of peers",
+    )

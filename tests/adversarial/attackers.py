@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 import trio
+from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.io.trio import TrioTCPStream
 from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.pubsub.gossipsub import PROTOCOL_ID_V11
 from multiaddr import Multiaddr
 
 from chain.crypto import KeyPair
-from p2p.hardening import peer_id_of
+from p2p.hardening import GuardedUpgrader, peer_id_of
 from p2p.host import Libp2pNetwork
 from p2p.network import NetworkError, RawStream
 from p2p.runtime import RealRuntime
@@ -87,7 +88,6 @@ class Watch:
         self.answered = 0
         self.reconnected = 0
         self.failures: list[str] = []
-        self.peak = 0
 
     async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         stays, comes = Peer(1), Peer(2)
@@ -106,7 +106,6 @@ class Watch:
                     self.answered += 1
                 except NetworkError as error:
                     self.failures.append(f"on the connection: {error}")
-                self.peak = max(self.peak, self._victim.read()["rss"])
                 await trio.sleep(0.1)
 
     async def _come_and_go(self, peer: Peer) -> None:
@@ -118,7 +117,7 @@ class Watch:
             except NetworkError as error:
                 self.failures.append(f"on a new connection: {error}")
             await peer.network.disconnect(KEY.public_key)
-            await trio.sleep(0.4)
+            await trio.sleep(0.2)
 
 
 async def until(condition: Callable[[], bool], seconds: float = 30.0, what: str = "") -> None:
@@ -132,16 +131,18 @@ async def until(condition: Callable[[], bool], seconds: float = 30.0, what: str 
 
 @asynccontextmanager
 async def attack(victim: Victim) -> AsyncIterator[Watch]:
-    """Attack inside. Honest peers are answered throughout, memory stays, descriptors and tasks come back."""
+    """Attack inside. Everybody is answered throughout, memory stays, descriptors and tasks come back."""
     watch = Watch(victim)
     async with trio.open_nursery() as nursery:
         await nursery.start(watch.run)
-        await trio.sleep(0.5)
-        before = victim.read()
+        await victim.get_report()
+        await trio.sleep(0.3)
+        before, quiet = victim.read(), await victim.get_report()
         asked = watch.answered, watch.reconnected
         yield watch
         # They ask on after the attack too, so that a short one is followed by a question as well.
         await until(lambda: watch.answered >= asked[0] + 3 and watch.reconnected >= asked[1] + 2, what="answers")
+        report = await victim.get_report()
 
         def is_back() -> bool:
             now = victim.read()
@@ -149,12 +150,14 @@ async def attack(victim: Victim) -> AsyncIterator[Watch]:
 
         await until(is_back, SETTLE, f"{before} {victim.read()}")
         nursery.cancel_scope.cancel()
-    assert watch.failures == []
-    growth = watch.peak - before["rss"]
+    growth = report.peak - quiet.peak
     print(
-        f"answered {watch.answered - asked[0]} and {watch.reconnected - asked[1]} on new connections, "
-        f"memory {before['rss'] / MIB:.0f} + {growth / MIB:.1f} MiB, refusals {victim.read()['refusals']}"
+        f"peers answered {watch.answered - asked[0]} and {watch.reconnected - asked[1]} on new connections, "
+        f"users {report.answered}, slowest {report.slowest * 1000:.0f} ms ({quiet.slowest * 1000:.0f} before), "
+        f"memory {quiet.peak / MIB:.0f} + {growth / MIB:.1f} MiB, refusals {victim.read()['refusals']}"
     )
+    assert (watch.failures, report.failures) == ([], [])
+    assert report.answered > 0
     assert growth <= MAX_GROWTH
     assert victim.process.is_alive()
 
@@ -173,6 +176,24 @@ async def attacking(seed: int, victim: Victim, source: str) -> AsyncIterator[Pee
 def get_muxer(peer: Peer) -> Any:
     """The library's end of the peer's connection to the victim."""
     return peer.network._swarm().get_connections(peer_id_of(KEY.public_key))[0].muxed_conn
+
+
+async def shake_hands(seed: int, victim: Victim, source: str) -> trio.SocketStream:
+    """A connection on which Noise and Yamux are agreed, and nobody answers any more: the least that a full one costs.
+
+    Raises:
+        Exception: whatever the library raises when the victim hangs up.
+    """
+    stream = await open_socket(victim, source)
+    try:
+        upgrader = GuardedUpgrader(create_new_key_pair(seed.to_bytes(32, "big")))
+        peer = peer_id_of(KEY.public_key)
+        secured = await upgrader.upgrade_security(RawConnection(TrioTCPStream(stream), True), True, peer)
+        await upgrader.upgrade_connection(secured, peer)
+    except BaseException:
+        await trio.aclose_forcefully(stream)
+        raise
+    return stream
 
 
 async def open_gossip(peer: Peer) -> RawStream:

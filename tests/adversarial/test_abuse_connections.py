@@ -18,6 +18,7 @@ from tests.adversarial.attackers import (
     get_muxer,
     hung_up,
     open_socket,
+    shake_hands,
     until,
 )
 from tests.adversarial.victim import Victim, running_victim
@@ -26,8 +27,14 @@ pytestmark = pytest.mark.trio
 
 
 @pytest.fixture(scope="module")
-def victim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Victim]:
-    with running_victim(tmp_path_factory.mktemp("victim"), [], {}) as one:
+def is_long(request: pytest.FixtureRequest) -> bool:
+    """Whether the victim is as it is shipped, and the floods are in full."""
+    return bool(request.config.getoption("--long"))
+
+
+@pytest.fixture(scope="module")
+def victim(tmp_path_factory: pytest.TempPathFactory, is_long: bool) -> Iterator[Victim]:
+    with running_victim(tmp_path_factory.mktemp("victim"), [], {}, shipped=is_long) as one:
         yield one
 
 
@@ -46,23 +53,50 @@ async def test_two_thousand_connections_one_after_the_other(victim: Victim) -> N
     assert refusals["rate"] + refusals["banned"] > 1500
 
 
-async def test_five_hundred_at_the_same_time(victim: Victim) -> None:
-    before = victim.read()["refusals"]
+async def test_handshakes_one_after_the_other(victim: Victim, is_long: bool) -> None:
+    """Each under a new key, and each gone again at once; in turn from more addresses than their rate would stop."""
+    done = 0
+    async with attack(victim):
+        for number in range(2000 if is_long else 120):
+            with suppress(Exception):  # whatever the library raises when the victim hangs up
+                stream = await shake_hands(10_000 + number, victim, f"127.0.7.{number % 40 + 1}")
+                await stream.aclose()
+                done += 1
+    assert done > (1000 if is_long else 90)
+
+
+async def test_five_hundred_at_the_same_time(victim: Victim, is_long: bool) -> None:
+    """Sockets on which nothing comes, and every third (in the long form, every one) a peer that shakes hands."""
+    before, inside = victim.read()["refusals"], 0
+    at_a_time = trio.CapacityLimiter(32)  # more handshakes than that keep the attackers' own process busy
     async with attack(victim), trio.open_nursery() as nursery:
 
-        async def come_and_stay() -> None:
+        async def come_and_stay(source: str) -> None:
             # Those for which the kernel has no room are never told so, and would read for ever.
-            with suppress(OSError), trio.move_on_after(6):
-                async with await open_socket(victim, "127.0.1.2") as stream:
+            with suppress(OSError), trio.move_on_after(5):
+                async with await open_socket(victim, source) as stream:
                     await hung_up(stream)
 
-        for _ in range(500):
-            nursery.start_soon(come_and_stay)
+        async def shake_hands_and_stay(number: int) -> None:
+            nonlocal inside
+            with suppress(Exception), trio.move_on_after(8):  # whatever the library raises when the victim hangs up
+                async with at_a_time:
+                    stream = await shake_hands(20_000 + number, victim, f"127.0.8.{number % 20 + 1}")
+                async with stream:
+                    inside += 1
+                    await hung_up(stream)
+
+        for number in range(500):
+            if is_long or number % 3 == 0:
+                nursery.start_soon(shake_hands_and_stay, number)
+            else:
+                nursery.start_soon(come_and_stay, "127.0.1.2")
     after = victim.read()["refusals"]
+    assert inside > (100 if is_long else 50)
     assert sum(after.values()) - sum(before.values()) >= 128
 
 
-async def test_half_open_connections_from_many_addresses(victim: Victim) -> None:
+async def test_half_open_connections_from_many_addresses(victim: Victim, is_long: bool) -> None:
     """Far more than there is room for, each address below its own limits."""
     async with attack(victim) as watch, trio.open_nursery() as nursery:
 
@@ -71,7 +105,7 @@ async def test_half_open_connections_from_many_addresses(victim: Victim) -> None
                 async with await open_socket(victim, source) as stream:
                     await hung_up(stream)
 
-        for turn in range(10):
+        for turn in range(10 if is_long else 6):
             for number in range(40):
                 nursery.start_soon(come_and_stay, f"127.0.2.{number + 1}")
             seen = watch.reconnected
@@ -149,7 +183,7 @@ async def test_an_address_that_only_fails_is_banned_and_comes_back(victim: Victi
                     await connect(peer.network, victim, source)
                 return peer.connected
 
-            with trio.fail_after(30):
+            with trio.fail_after(victim.ban + 30):
                 while not await comes_in():
                     await trio.sleep(0.5)
             await peer.ask()

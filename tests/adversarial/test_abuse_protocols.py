@@ -6,19 +6,29 @@ import struct
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 from libp2p.pubsub.pb import rpc_pb2
-from libp2p.stream_muxer.yamux.yamux import FLAG_RST, FLAG_SYN, TYPE_DATA, TYPE_WINDOW_UPDATE, YAMUX_HEADER_FORMAT
+from libp2p.stream_muxer.yamux.yamux import (
+    FLAG_RST,
+    FLAG_SYN,
+    TYPE_DATA,
+    TYPE_PING,
+    TYPE_WINDOW_UPDATE,
+    YAMUX_HEADER_FORMAT,
+)
 from libp2p.utils.varint import encode_varint_prefixed
+from nacl.signing import SigningKey
 
 from chain.crypto import KeyPair
 from p2p.announcements import Announcement, PeerLoad, sign_announcement
 from p2p.discovery import Discovery
 from p2p.frames import MAX_FRAME, Frame, Kind
+from p2p.hardening import peer_id_of
 from p2p.host import Libp2pNetwork
 from p2p.host_streams import Libp2pStream
 from p2p.neighbours import PROTOCOL as VIEWS
@@ -37,7 +47,7 @@ from tests.adversarial.attackers import (
     open_gossip,
     until,
 )
-from tests.adversarial.victim import ASK, CHAIN, KEY, UNREAD, Victim, running_victim
+from tests.adversarial.victim import ASK, CHAIN, KEY, TOPIC, UNREAD, Victim, running_victim
 
 pytestmark = pytest.mark.trio
 ME = KEY.public_key
@@ -45,8 +55,14 @@ YEAR = 365 * 24 * 3600 * 1000
 
 
 @pytest.fixture(scope="module")
-def victim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Victim]:
-    with running_victim(tmp_path_factory.mktemp("victim"), [], {}) as one:
+def is_long(request: pytest.FixtureRequest) -> bool:
+    """Whether the victim is as it is shipped, and the floods are longer."""
+    return bool(request.config.getoption("--long"))
+
+
+@pytest.fixture(scope="module")
+def victim(tmp_path_factory: pytest.TempPathFactory, is_long: bool) -> Iterator[Victim]:
+    with running_victim(tmp_path_factory.mktemp("victim"), [], {}, shipped=is_long) as one:
         yield one
 
 
@@ -109,13 +125,49 @@ async def test_frames_without_an_end_do_not_fill_the_memory(victim: Victim) -> N
             nursery.start_soon(begin)
 
 
-async def test_a_byte_a_second_in_frames(victim: Victim) -> None:
+@pytest.mark.parametrize("kind", ["frames", "streams", "gossip"])
+async def test_several_peers_of_one_address_do_not_fill_the_memory(victim: Victim, kind: str) -> None:
+    """Each keeps to what one peer may have waiting: frames and RPCs without an end, and streams that nobody reads."""
+    peers, streams = {"frames": (10, 15), "streams": (10, 60), "gossip": (4, 40)}[kind]
+    source = f"127.1.11.{peers + len(kind)}"
+
+    async def fill(peer: Peer) -> None:
+        with suppress(NetworkError):
+            if kind == "frames":
+                stream = await peer.network.open_stream(ME, ASK)
+                await stream.send(Frame(Kind.DATA, 1, bytes(MAX_FRAME)).encode()[:-1])
+            elif kind == "streams":
+                stream = await peer.network.open_stream(ME, UNREAD)
+                await stream.send(bytes(1 << 18))
+            else:
+                stream = await open_gossip(peer)
+                await stream.send(encode_varint_prefixed(bytes(MAX_FRAME))[:-1])
+            await stream.receive()
+
+    async def be_greedy(number: int) -> None:
+        with suppress(NetworkError):
+            async with (
+                attacking(3000 + 100 * len(kind) + number, victim, source) as peer,
+                trio.open_nursery() as nursery,
+            ):
+                for _ in range(streams):
+                    nursery.start_soon(fill, peer)
+
+    async with attack(victim):
+        with trio.move_on_after(5):
+            async with trio.open_nursery() as nursery:
+                for number in range(peers):
+                    nursery.start_soon(be_greedy, number)
+                    await trio.sleep(0.2)  # their address arrives no faster
+
+
+async def test_a_byte_a_second_in_frames(victim: Victim, is_long: bool) -> None:
     async with attack(victim), attacking(2200, victim, "127.1.3.1") as peer, trio.open_nursery() as nursery:
 
         async def dribble() -> None:
             with suppress(NetworkError):
                 stream = await peer.network.open_stream(ME, ASK)
-                for byte in Frame(Kind.DATA, 1, b"slow").encode()[:6]:
+                for byte in Frame(Kind.DATA, 1, b"slow").encode()[: 6 if is_long else 4]:
                     await stream.send(bytes([byte]))
                     await trio.sleep(1)
 
@@ -152,6 +204,37 @@ async def test_a_flood_of_streams(victim: Victim, reset: bool) -> None:
         assert await banned(peer, victim, source)
 
 
+# Frames of the multiplexer
+
+
+@pytest.mark.parametrize("kind", ["unknown", "ping", "window"])
+async def test_a_flood_of_small_frames(victim: Victim, is_long: bool, kind: str) -> None:
+    """As many as fit into the link, from eight peers."""
+    frame = {
+        "unknown": struct.pack(YAMUX_HEADER_FORMAT, 0, 9, 0, 0, 0),
+        "ping": struct.pack(YAMUX_HEADER_FORMAT, 0, TYPE_PING, FLAG_SYN, 0, 1),
+        "window": struct.pack(YAMUX_HEADER_FORMAT, 0, TYPE_WINDOW_UPDATE, 0, 99_999, 1),
+    }[kind]
+    cut_off = 0
+
+    async def flood(number: int) -> None:
+        nonlocal cut_off
+        async with attacking(4000 + 10 * len(kind) + number, victim, f"127.1.12.{10 * len(kind) + number}") as peer:
+            secured = get_muxer(peer).secured_conn
+            with suppress(Exception), trio.move_on_after(30 if is_long else 3):  # as above
+                while True:
+                    await secured.write(frame * 5000)
+            with trio.move_on_after(3):
+                while peer.connected and kind == "unknown":
+                    await trio.sleep(0.05)
+            cut_off += not peer.connected
+
+    async with attack(victim), trio.open_nursery() as nursery:
+        for number in range(8):
+            nursery.start_soon(flood, number)
+    assert cut_off == 8 or kind != "unknown"
+
+
 # Gossip
 
 
@@ -159,6 +242,66 @@ async def send_rpcs(peer: Peer, rpcs: list[rpc_pb2.RPC]) -> None:
     stream = await open_gossip(peer)
     for rpc in rpcs:
         await stream.send(encode_varint_prefixed(rpc.SerializeToString()))
+
+
+def make_crowded_rpc(kind: str) -> bytes:
+    """Tens of kilobytes, or one megabyte, of as many items as fit."""
+    if kind == "empty":
+        return b"\x12\x00" * (1 << 19)
+    rpc = rpc_pb2.RPC()
+    for number in range(8000):
+        match kind:
+            case "messages":
+                rpc.publish.add(topicIDs=[TOPIC])
+            case "subscriptions":
+                rpc.subscriptions.add(subscribe=number % 2 == 0, topicid=TOPIC)
+            case "control":
+                rpc.control.prune.add(topicID=f"{number:050}")
+    return rpc.SerializeToString()
+
+
+@pytest.mark.parametrize("kind", ["messages", "subscriptions", "control", "empty"])
+async def test_an_rpc_with_far_too_much_in_it(victim: Victim, kind: str) -> None:
+    """One of these stopped the victim for a minute: here they cost whoever sends them the connection."""
+    source = f"127.1.13.{len(kind)}"
+    async with attack(victim), attacking(4200 + len(kind), victim, source) as peer:
+        for _ in range(4):
+            with suppress(NetworkError, trio.TooSlowError):
+                stream = await open_gossip(peer)
+                await stream.send(encode_varint_prefixed(make_crowded_rpc(kind)))
+                with trio.move_on_after(5):
+                    await stream.receive()
+        assert await banned(peer, victim, source)
+
+
+@pytest.mark.parametrize("kind", ["valid", "unsigned", "toggling"])
+async def test_a_flood_of_gossip(victim: Victim, is_long: bool, kind: str) -> None:
+    """RPCs as full as they may be, as fast as they go, from three peers: signed, not signed, and (un)subscribing."""
+
+    def make_rpc(peer: Peer, turn: int) -> rpc_pb2.RPC:
+        rpc = rpc_pb2.RPC()
+        for number in range(64):
+            if kind == "toggling":
+                rpc.subscriptions.add(subscribe=number % 2 == 0, topicid=TOPIC)
+            else:
+                sequence = struct.pack(">Q", turn * 64 + number)
+                sender = peer_id_of(peer.key.public_key).to_bytes()
+                message = rpc.publish.add(topicIDs=[TOPIC], from_id=sender, seqno=sequence, data=bytes(100))
+                signed = b"libp2p-pubsub:" + message.SerializeToString()
+                message.signature = SigningKey(peer.key.seed).sign(signed).signature if kind == "valid" else bytes(64)
+        return rpc
+
+    async def flood(number: int) -> None:
+        async with attacking(4300 + 10 * len(kind) + number, victim, f"127.1.14.{10 * len(kind) + number}") as peer:
+            rpcs = [encode_varint_prefixed(make_rpc(peer, turn).SerializeToString()) for turn in range(100)]
+            with suppress(NetworkError), trio.move_on_after(30 if is_long else 3):
+                stream = await open_gossip(peer)
+                for rpc in cycle(rpcs):
+                    await stream.send(rpc)
+
+    async with attack(victim), trio.open_nursery() as nursery:
+        for number in range(3):
+            nursery.start_soon(flood, number)
 
 
 async def test_a_flood_of_subscriptions_leaves_few_topics(victim: Victim) -> None:

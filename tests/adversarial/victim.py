@@ -1,35 +1,42 @@
-"""The node that the tests of abuse attack: a process of its own, so that its memory, descriptors and tasks are its own.
+"""The node that the tests of abuse attack: a whole one, in a process of its own, as its owner would run it.
 
-It has what anybody on the network can reach of a node below the ledger: host, streams and discovery. Its state is in a
-file, written several times a second. What a node lets expire after seconds or minutes expires sooner here.
+It relays, serves the OpenAI API and its owner's listener, and keeps a chain. What it says of itself (tasks, refusals,
+bans) is in a file, written several times a second; what it costs is looked at from outside, by another process. What a
+node lets expire after seconds or minutes expires sooner here, unless it is asked to be as it is shipped.
 """
 
 from __future__ import annotations
 
+import http.client
 import json
 import multiprocessing
-import signal
+import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import trio
 
+import node as program
 import p2p.bans
 import p2p.door
 import p2p.streams
-from chain.crypto import KeyPair
+from chain.crypto import KeyPair, format_address
+from chain.genesis import CREDIT, Genesis, Parameters, make_genesis, make_validator
+from consensus.journal import Journal
+from consensus.repair import JOURNAL
 from p2p.discovery import Discovery
-from p2p.door import DoorLimits
 from p2p.host import Libp2pNetwork
 from p2p.network import NetworkError, RawStream
-from p2p.runtime import RealRuntime
-from p2p.streams import Exchange, Streams
+from p2p.streams import Exchange
+from serving.config import AdminConfig, ApiConfig, LimitsConfig, NodeConfig
+from serving.logs import configure_logs
 
-CHAIN = b"abuse".ljust(32, b".")
 ASK = "/test/ask/1"
 """Answers each exchange with its first frame."""
 UNREAD = "/test/unread/1"
@@ -38,8 +45,41 @@ TOPIC = "abuse"
 KEY = KeyPair(bytes([200]) * 32)
 WRITE_INTERVAL = 0.1
 PATIENCE = 30.0
+CONTROL_TIMEOUT = 10.0
+"""Seconds in which a request of a user or of the owner must be answered."""
+CONTROL_INTERVAL = 0.1
+
+SHORTENED = {
+    p2p.door: {"UPGRADE_TIMEOUT": 2.0, "PATIENT_UPGRADE_TIMEOUT": 4.0},
+    p2p.bans: {"BAN": 5.0},
+    p2p.streams: {"IDLE_TIMEOUT": 5.0, "LINGER_TIMEOUT": 3.0, "REAP_INTERVAL": 1.0},
+}
 
 FORKSERVER = multiprocessing.get_context("forkserver")
+FORKSERVER.set_forkserver_preload(["node", "p2p.host", "serving.admin"])
+
+
+def make_chain() -> Genesis:
+    """A chain whose only validator is the victim."""
+    account = make_validator(KEY, bytes(32), Parameters(), 10_000 * CREDIT, 1_000 * CREDIT)
+    return make_genesis("abuse", 1_700_000_000_000, bytes(32), [account])
+
+
+CHAIN = make_chain().chain_id
+
+
+@dataclass
+class Report:
+    """What the witness has seen since it was asked the last time."""
+
+    answered: int = 0
+    slowest: float = 0.0
+    """Seconds for the slowest answer."""
+    failures: list[str] = field(default_factory=list)
+    peak: int = 0
+    """Most resident memory, in bytes."""
+    descriptors: int = 0
+    """Open ones, at the end."""
 
 
 @dataclass
@@ -48,11 +88,22 @@ class Victim:
 
     state_file: Path
     process: BaseProcess
+    shipped: bool
+    _witness: Connection
 
     def read(self) -> dict[str, Any]:
         """Its state: address, rss and fds and tasks, peers and view (hex), refusals and bans."""
         state: dict[str, Any] = json.loads(self.state_file.read_text())
         return state
+
+    async def get_report(self) -> Report:
+        """What its users have met since the last time: they ask all the time, from a process of their own."""
+
+        def ask() -> Report:
+            self._witness.send(None)
+            return Report(**self._witness.recv())
+
+        return await trio.to_thread.run_sync(ask)
 
     @property
     def address(self) -> str:
@@ -62,52 +113,71 @@ class Victim:
     def port(self) -> int:
         return int(self.address.rsplit("/", 1)[1])
 
+    @property
+    def ban(self) -> float:
+        """Seconds of the first ban."""
+        return p2p.bans.BAN if self.shipped else float(SHORTENED[p2p.bans]["BAN"])
+
 
 @contextmanager
-def running_victim(directory: Path, bootstrap: list[tuple[bytes, str]], limits: dict[str, Any]) -> Iterator[Victim]:
+def running_victim(
+    directory: Path, bootstrap: list[tuple[bytes, str]], limits: dict[str, Any], shipped: bool = False
+) -> Iterator[Victim]:
     """A victim that runs inside, whatever happens to it."""
     state_file = directory / "state.json"
-    process = FORKSERVER.Process(target=_run_victim, args=(bootstrap, limits, str(state_file)), daemon=True)
+    process = FORKSERVER.Process(target=_run_victim, args=(bootstrap, limits, str(directory), shipped), daemon=True)
     process.start()
+    ours, theirs = FORKSERVER.Pipe()
+    witness = FORKSERVER.Process(target=_watch, args=(str(state_file), theirs), daemon=True)
     try:
         for _ in range(600):
             process.join(0.05)
             if state_file.exists():
                 break
         assert state_file.exists(), "the victim does not start"
-        yield Victim(state_file, process)
+        witness.start()
+        yield Victim(state_file, process, shipped, ours)
     finally:
-        process.terminate()
-        process.join(PATIENCE)
-        if process.is_alive():
-            process.kill()
+        for one in (witness, process):
+            if one.pid is not None:
+                one.terminate()
+                one.join(PATIENCE)
+                if one.is_alive():
+                    one.kill()
 
 
-def _run_victim(bootstrap: list[tuple[bytes, str]], limits: dict[str, Any], state_file: str) -> None:
-    vars(p2p.door).update(UPGRADE_TIMEOUT=2.0, PATIENT_UPGRADE_TIMEOUT=4.0)
-    vars(p2p.bans).update(BAN=5.0)
-    vars(p2p.streams).update(IDLE_TIMEOUT=5.0, LINGER_TIMEOUT=3.0, REAP_INTERVAL=1.0)
-    trio.run(_main, bootstrap, DoorLimits(**limits), Path(state_file))
+# In the victim's process
 
 
-async def _main(bootstrap: list[tuple[bytes, str]], limits: DoorLimits, state_file: Path) -> None:
-    runtime = RealRuntime()
-    network = Libp2pNetwork(KEY, ["/ip4/127.0.0.1/tcp/0"], runtime, public=True, limits=limits)
-    network.is_kept = lambda peer: peer in [key for key, _ in bootstrap]
-    streams = Streams(network)
-    discovery = Discovery(network, streams, runtime, KEY, CHAIN, bootstrap=bootstrap)
-    streams.handle(ASK, _answer)
-    network.handle(UNREAD, _sleep)
-    network.subscribe(TOPIC)
-    with trio.open_signal_receiver(signal.SIGTERM) as signals:
-        async with trio.open_nursery() as nursery:
-            await nursery.start(network.run)
-            await nursery.start(streams.run)
-            await nursery.start(discovery.run)
-            nursery.start_soon(_write_state, network, discovery, state_file)
-            async for _ in signals:
-                break
-            nursery.cancel_scope.cancel()
+def _run_victim(bootstrap: list[tuple[bytes, str]], limits: dict[str, Any], directory: str, shipped: bool) -> None:
+    if not shipped:
+        for module, values in SHORTENED.items():
+            vars(module).update(values)
+    configure_logs("warning", "text")
+    genesis = make_chain()
+    Journal.open(Path(directory) / JOURNAL, genesis.chain_id, KEY.public_key).close()
+    config = NodeConfig(
+        listen=("/ip4/127.0.0.1/tcp/0",),
+        reachability="public",
+        bootstrap=tuple(f"{address}/p2p/{format_address(peer)}" for peer, address in bootstrap),
+        api=ApiConfig(port=0),
+        admin=AdminConfig(port=0),
+        limits=LimitsConfig(**limits),
+        models=(),
+    )
+    start = program._start
+
+    async def start_and_tell(
+        node: program.Node, network: Any, front: Any, admin: Any, data_dir: Path, nursery: trio.Nursery
+    ) -> None:
+        await start(node, network, front, admin, data_dir, nursery)
+        node.streams.handle(ASK, _answer)
+        network.handle(UNREAD, _sleep)
+        network.subscribe(TOPIC)
+        nursery.start_soon(_write_state, network, node.discovery, data_dir / "state.json", front.address, admin.address)
+
+    vars(program)["_start"] = start_and_tell
+    trio.run(program.run_node, Path(directory), config, KEY, genesis)
 
 
 async def _answer(exchange: Exchange) -> None:
@@ -118,16 +188,21 @@ async def _answer(exchange: Exchange) -> None:
 
 
 async def _sleep(stream: RawStream) -> None:
-    await trio.sleep(10)
+    await trio.sleep(5)
 
 
-async def _write_state(network: Libp2pNetwork, discovery: Discovery, state_file: Path) -> None:
+async def _write_state(
+    network: Libp2pNetwork, discovery: Discovery, state_file: Path, api: tuple[str, int], admin: tuple[str, int]
+) -> None:
     temporary = state_file.with_suffix(".new")
     pages = 4096
     while True:
         view = {known.peer.hex(): known.sequence for known in discovery.view.present()}
         state = {
             "address": network.listen_addresses[0],
+            "pid": os.getpid(),
+            "api": api,
+            "admin": admin,
             "rss": int(Path("/proc/self/statm").read_text().split()[1]) * pages,
             "fds": sum(1 for _ in Path("/proc/self/fd").iterdir()),
             "tasks": trio.lowlevel.current_statistics().tasks_living,
@@ -142,3 +217,42 @@ async def _write_state(network: Libp2pNetwork, discovery: Discovery, state_file:
         temporary.write_text(json.dumps(state))
         temporary.replace(state_file)
         await trio.sleep(WRITE_INTERVAL)
+
+
+# In the process of those that watch
+
+
+def _watch(state_file: str, tests: Connection) -> None:
+    """Ask the victim as its users and its owner do, look at what it costs, and report when asked to."""
+    state = json.loads(Path(state_file).read_text())
+    token = (Path(state_file).parent / "admin.token").read_text().strip()
+    pid = state["pid"]
+    questions = [
+        (state["api"], "/v1/models", {}),
+        (state["admin"], "/status", {"Authorization": f"Bearer {token}"}),
+    ]
+    report, turn = Report(), 0
+    while True:
+        (host, port), path, headers = questions[turn % 2]
+        turn += 1
+        began = time.monotonic()
+        try:
+            connection = http.client.HTTPConnection(host, port, timeout=CONTROL_TIMEOUT)
+            connection.request("GET", path, headers=headers)
+            response = connection.getresponse()
+            response.read()
+            connection.close()
+            if response.status != 200:
+                report.failures.append(f"{path}: status {response.status}")
+            report.answered += 1
+        except (OSError, http.client.HTTPException) as error:
+            report.failures.append(f"{path}: {error!r}")
+        report.slowest = max(report.slowest, time.monotonic() - began)
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                report.peak = max(report.peak, int(line.split()[1]) << 10)
+        if tests.poll(CONTROL_INTERVAL):
+            tests.recv()
+            report.descriptors = sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
+            tests.send(asdict(report))
+            report = Report()

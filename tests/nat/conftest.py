@@ -7,10 +7,6 @@ import pytest
 from tests.nat.namespaces import find_obstacle
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--long", action="store_true", help="every combination of NATs, and ten minutes of churn")
-
-
 def pytest_sessionstart(session: pytest.Session) -> None:
     obstacle = find_obstacle()
     if obstacle is not None:
