@@ -1,12 +1,16 @@
 """Whom to dial next: enough connections, no stampede, nobody given up for good. No I/O, no clock.
 
-A node keeps ``target`` connections, or all in a small network. It also keeps one to a bootstrap peer in a small
-network and goes back to one now and then in a large one, so that no part of the network can drift away, or be led away,
-for good; a bootstrap peer would not stand the connections of all. Of two peers the one with the lesser key dials at
-once and the other waits a moment, which avoids double connections. A failed dial is repeated after a delay that
-doubles, with jitter. As long as too few are known, those remembered from an earlier run are dialled as well, and those
-that strangers suggested. Half of those it dials, where there are as many, are *proven*: made-up identities cannot crowd
-them out.
+A node keeps ``target`` connections that it has made itself, or all in a small network: whoever wants to can connect,
+but not choose whom it dials. Those that it dials are drawn network by network (/16), so that many identities in few
+places are worth no more than few; and half of them, where there are as many, are *proven*: made-up identities cannot
+crowd them out. It also keeps a connection to a bootstrap peer in a small network and goes back to one now and then in a
+large one, so that no part of the network can drift away, or be led away, for good; a bootstrap peer would not stand the
+connections of all.
+
+A failed dial is repeated after a delay that doubles, with jitter. As long as too few are known, those remembered from
+an earlier run are dialled as well, and those that strangers suggested. Where all are dialled, the one of two peers with
+the lesser key does so at once and the other waits a moment, which avoids double connections; where there is a choice,
+keys have no say in it.
 
 Now and then it probes: a peer that was lost, since after a partition somebody has to begin, or one that it has no
 connection to, since a peer whose neighbours all died with it is watched by nobody else.
@@ -14,8 +18,11 @@ connection to, since a peer whose neighbours all died with it is watched by nobo
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import ipaddress
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice, zip_longest
 from random import Random
 from typing import Protocol
@@ -24,7 +31,7 @@ from p2p.announcements import Announcement
 from p2p.peers import PeerView
 
 TARGET = 8
-"""Connections to keep."""
+"""Connections of its own that a node keeps."""
 PATIENCE = 2.0
 """Seconds that the peer with the greater key leaves to the other."""
 FIRST_DELAY = 1.0
@@ -42,6 +49,8 @@ SMALL = 64
 """Peers up to which a connection to a bootstrap peer is kept whatever else there is."""
 BOOTSTRAP_INTERVAL = 180.0
 """Mean seconds between visits to a bootstrap peer in a larger network."""
+NAMES = ("dns", "dns4", "dns6", "dnsaddr")
+"""What an address begins with that is not one yet."""
 CIRCUIT = "/p2p-circuit"
 """What turns a relay's address into that of a peer behind it."""
 
@@ -128,35 +137,71 @@ class DialPlan:
         dialling: Collection[bytes],
         reachable: bool,
         now: float,
-        outsiders: int = 0,
+        own: Collection[bytes] | None = None,
+        near: Collection[str] = (),
     ) -> list[tuple[bytes, tuple[str, ...]]]:
         """The peers to dial now, with their addresses; ``reachable`` says whether others can dial this node.
 
-        Of those ``connected`` so many are ``outsiders``, which do not count.
+        Of those ``connected`` only its ``own`` count (default: all), and ``near`` are the networks that they are in.
         """
         taken = {*connected, *dialling}
         chosen: dict[bytes, tuple[str, ...]] = {}
-        missing = self._target + outsiders - len(taken)
+        missing = self._target - len({*(connected if own is None else own), *dialling})
         if missing > 0 or self._misses_bootstrap(len(view), taken, now):
             for peer, addresses in self._bootstrap.items():
                 if peer not in taken and self.is_due(peer, now):
                     chosen[peer] = get_addresses(view.find(peer), addresses)
+        told = {peer: places for peer, places in self._told().items() if view.state(peer) is None and peer not in taken}
         if missing > len(chosen):
             wanted = [known for known in view.present() if known.peer not in taken and known.peer not in chosen]
-            self._random.shuffle(wanted)
-            for known in self._alternate(view, wanted):
-                patience = PATIENCE if reachable and known.peer < self._me else 0.0
-                if len(chosen) < missing and get_addresses(known) and self.is_due(known.peer, now, patience):
-                    chosen[known.peer] = get_addresses(known)
-            told = self._remembered | self._suggested
-            old = (peer for peer in told if peer not in taken and peer not in chosen)
-            for peer in islice((peer for peer in old if self.is_due(peer, now)), max(0, missing - len(chosen))):
-                if view.state(peer) is None:
-                    places = self._remembered.get(peer, ()) + self._suggested.get(peer, ())
-                    chosen[peer] = tuple(dict.fromkeys(places))
+            patience = PATIENCE if reachable and len(view) <= self._target else 0.0
+            due = [
+                known
+                for known in wanted
+                if get_addresses(known) and self.is_due(known.peer, now, patience if known.peer < self._me else 0.0)
+            ]
+            self._draw(self._alternate(view, self.spread(due)), {*near}, missing, chosen)
+            few = max(0, missing - len(chosen)) if len(view) < self._target else 0
+            chosen |= islice(((peer, told[peer]) for peer in told if self.is_due(peer, now)), few)
             self._forget(taken, wanted)
-        chosen |= self._probe(view, {*taken, *chosen}, now)
+        chosen |= self._probe(view, {*taken, *chosen}, told, now)
         return list(chosen.items())
+
+    def spread(self, peers: Iterable[Announcement]) -> list[Announcement]:
+        """``peers`` in random order, but one of each network, in a random order of these, before the next of any."""
+        shuffled = list(peers)
+        self._random.shuffle(shuffled)
+        ranks: dict[frozenset[str], float] = {}
+        seen: Counter[frozenset[str]] = Counter()
+        placed: list[tuple[int, float, Announcement]] = []
+        for known in shuffled:
+            networks = get_networks(get_addresses(known))
+            placed.append((seen[networks], ranks.setdefault(networks, self._random.random()), known))
+            seen[networks] += 1
+        placed.sort(key=lambda place: place[:2])
+        return [known for _, _, known in placed]
+
+    def _draw(
+        self, candidates: list[Announcement], near: set[str], missing: int, chosen: dict[bytes, tuple[str, ...]]
+    ) -> None:
+        """Add to those ``chosen`` until none is ``missing``: of all networks but those ``near``, as long as there are.
+
+        An address costs nothing to claim, so a peer is in the networks of all that it has.
+        """
+        for others_too in (False, True):
+            for known in candidates:
+                addresses = get_addresses(known)
+                networks = get_networks(addresses)
+                if len(chosen) < missing and known.peer not in chosen and (others_too or near.isdisjoint(networks)):
+                    chosen[known.peer] = addresses
+                    near |= networks
+
+    def _told(self) -> dict[bytes, tuple[str, ...]]:
+        """Where those of an earlier run are, and those that strangers suggested."""
+        told = dict(self._remembered)
+        for peer, places in self._suggested.items():
+            told[peer] = tuple(dict.fromkeys((*told.get(peer, ()), *places)))
+        return told
 
     def _misses_bootstrap(self, peers: int, taken: Collection[bytes], now: float) -> bool:
         if any(peer in taken for peer in self._bootstrap):
@@ -171,7 +216,9 @@ class DialPlan:
         pairs = (pair for pair in zip_longest(proven, hearsay))
         return [known for pair in pairs for known in pair if known is not None]
 
-    def _probe(self, view: PeerView, taken: Collection[bytes], now: float) -> dict[bytes, tuple[str, ...]]:
+    def _probe(
+        self, view: PeerView, taken: Collection[bytes], told: dict[bytes, tuple[str, ...]], now: float
+    ) -> dict[bytes, tuple[str, ...]]:
         if self._next_probe is not None and now < self._next_probe:
             return {}
         first, self._next_probe = self._next_probe is None, now + PROBE_INTERVAL * self._random.uniform(0.5, 1.5)
@@ -181,7 +228,11 @@ class DialPlan:
         lost = [known for known in view.lost() if known.peer not in taken and get_addresses(known)]
         if not lost or self._probes % 2:
             unwatched = [known for known in view.present() if known.peer not in taken and get_addresses(known)]
-            lost = [known for known in unwatched if self.is_due(known.peer, now, PATIENCE)] or lost
+            others = {known.peer: get_addresses(known) for known in unwatched} | told
+            due = [peer for peer in others if peer not in taken and self.is_due(peer, now, PATIENCE)]
+            if due:
+                peer = self._random.choice(due)
+                return {peer: others[peer]}
         if not lost:
             return {}
         known = self._random.choice(lost)
@@ -194,7 +245,7 @@ class DialPlan:
 
     def _forget(self, taken: Collection[bytes], wanted: Collection[Announcement]) -> None:
         """Drop what is remembered about peers that are gone."""
-        told = self._remembered | self._suggested
+        told = {*self._remembered, *self._suggested}
         if len(self._records) > 2 * (len(taken) + len(wanted) + len(self._bootstrap) + len(told)) + 16:
             keep = {*taken, *self._bootstrap, *told, *(known.peer for known in wanted)}
             self._records = {peer: record for peer, record in self._records.items() if peer in keep}
@@ -204,3 +255,30 @@ def get_addresses(known: _Reachable | None, more: tuple[str, ...] = ()) -> tuple
     """Where a peer can be dialled, each address once: ``more``, direct ones, and through the relays that it names."""
     announced = () if known is None else known.addresses + tuple(relay + CIRCUIT for relay in known.relays)
     return tuple(dict.fromkeys(more + announced))
+
+
+def get_network(host: str) -> str:
+    """The network that an IP address is in: its /16, or its /32 for IPv6. Addresses of one are likely in one hand."""
+    address = ipaddress.ip_address(host)
+    return str(ipaddress.ip_network((address, 16 if address.version == 4 else 32), strict=False))
+
+
+def get_networks(addresses: Collection[str]) -> frozenset[str]:
+    """The networks of all these multiaddresses; names are in one together, since they cost nothing."""
+    return frozenset(map(_get_network_of, addresses))
+
+
+def get_group(addresses: Collection[str]) -> str:
+    """The network of the first address; empty without one."""
+    return next(map(_get_network_of, addresses), "")
+
+
+@lru_cache(maxsize=16384)
+def _get_network_of(address: str) -> str:
+    parts = address.split("/")
+    if len(parts) > 2 and parts[1] in ("ip4", "ip6"):
+        try:
+            return get_network(parts[2])
+        except ValueError:
+            return address
+    return "names" if len(parts) > 2 and parts[1] in NAMES else address

@@ -454,9 +454,16 @@ class Discovery:
                 if peer not in connected and self._runtime.random.random() < chance:
                     self._start_check(peer)
             reachable = self._announced is not None and bool(self._announced.addresses)
-            outsiders = sum(self.is_outsider(peer) and self.view.find(peer) is None for peer in connected)
+            network = self._network
             actions = self._keeper.choose(
-                self.view, connected, self._dialling, self._network.is_relayed, reachable, now, outsiders
+                self.view,
+                connected,
+                self._dialling,
+                network.is_relayed,
+                reachable,
+                now,
+                self._get_own(),
+                network.get_remote_host,
             )
             for action in actions:
                 if isinstance(action, Dial):
@@ -465,6 +472,14 @@ class Discovery:
                 else:
                     self._begin(action.peer, self._reserve, action.peer)
             await trio.sleep(KEEP_INTERVAL * self._runtime.random.uniform(0.8, 1.2))
+
+    def _get_own(self) -> list[bytes]:
+        """The peers of the network to which this node has made the connection, by key."""
+        return [
+            peer
+            for peer in sorted(self._network.peers())
+            if self._network.is_outbound(peer) and not (self.is_outsider(peer) and self.view.find(peer) is None)
+        ]
 
     def _begin(self, peer: bytes, task: Callable[[*Ts], Awaitable[object]], *arguments: *Ts) -> None:
         """Start a task about one peer, which cannot end this node whatever that peer sends."""
@@ -519,8 +534,8 @@ class Discovery:
 
     async def _part(self, peer: bytes) -> None:
         """Close a connection that was only made to see whether the peer lives, unless somebody uses it."""
-        connected = self._network.peers()
-        if peer in connected and len(connected) > self._target and not self._streams.is_used(peer, besides=PROTOCOL):
+        own = self._get_own()
+        if peer in own and len(own) > self._target and not self._streams.is_used(peer, besides=PROTOCOL):
             self._parting[peer] = None
             with trio.move_on_after(LEAVE_TIMEOUT):
                 await self._neighbours.tell(peer, Views(parting=True))

@@ -30,7 +30,7 @@ from functools import lru_cache
 from itertools import zip_longest
 
 from chain.crypto import PEER_ID_PREFIX
-from p2p.keeper import get_group
+from p2p.dialling import get_group
 from p2p.reachability import is_local
 
 DOMAIN = b"wwwserve rendezvous 1"

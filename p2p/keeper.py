@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from random import Random
 
-from p2p.dialling import TARGET, DialPlan, get_addresses
+from p2p.dialling import TARGET, DialPlan, get_addresses, get_group, get_network, get_networks
 from p2p.peers import PeerView
 
 PUBLIC_LINKS = 3
@@ -126,25 +126,34 @@ class Keeper:
         is_relayed: Callable[[bytes], bool],
         reachable: bool,
         now: float,
-        outsiders: int = 0,
+        own: Collection[bytes] | None = None,
+        get_host: Callable[[bytes], str | None] = lambda peer: None,
     ) -> list[Dial | Reserve]:
         """What to begin now; ``reachable`` says whether others can dial this node.
 
-        Of those ``connected`` so many are ``outsiders``, which do not count.
+        Of those ``connected`` only its ``own`` count towards the target (default: all). ``get_host`` says where a
+        direct connection leads to, which tells more of its network than what the peer announces.
         """
-        is_probe = len(connected) - outsiders >= self._target
-        planned = self._plan.choose(view, connected, dialling, reachable, now, outsiders)
+        own = connected if own is None else own
+
+        def group(peer: bytes) -> str:
+            host = get_host(peer)
+            return get_group(self._addresses(view, peer)) if host is None else get_network(host)
+
+        is_probe = len(own) >= self._target
+        near = {group(peer) for peer in own if not is_relayed(peer)}
+        planned = self._plan.choose(view, connected, dialling, reachable, now, own, near)
         dials = {peer: (addresses, is_probe) for peer, addresses in planned}
         if reachable:
             return [Dial(peer, *how) for peer, how in dials.items()]
-        links = {peer: get_group(self._addresses(view, peer)) for peer in sorted(connected) if not is_relayed(peer)}
-        links = {peer: group for peer, group in links.items() if group}
+        dialable = [peer for peer in sorted(connected) if not is_relayed(peer) and self._addresses(view, peer)]
+        links = {peer: group(peer) for peer in dialable}
         if len(links) < PUBLIC_LINKS:
-            begun = {peer: get_group(self._addresses(view, peer)) for peer in (*dialling, *dials)}
-            wanted = PUBLIC_LINKS - len(links) - sum(bool(group) for group in begun.values())
+            begun = [addresses for peer in (*dialling, *dials) if (addresses := self._addresses(view, peer))]
+            wanted = PUBLIC_LINKS - len(links) - len(begun)
             # A dialable peer that is connected through a relay is worth a direct link.
             taken = {*(peer for peer in connected if not is_relayed(peer)), *dialling, *dials}
-            near = {*links.values(), *begun.values()}
+            near = {*links.values(), *(network for addresses in begun for network in get_networks(addresses))}
             for peer, addresses in self._candidates(view, taken, near, now)[: max(0, wanted)]:
                 dials[peer] = (addresses, False)
         return [*(Dial(peer, *how) for peer, how in dials.items()), *self._reserve(links, now)]
@@ -155,14 +164,12 @@ class Keeper:
         """Dialable peers, those in networks that are not yet linked first, one of each network before the next."""
         free = [known for known in view.present() if known.addresses and known.peer not in taken]
         due = [known for known in free if self._plan.is_due(known.peer, now)]
-        self._random.shuffle(due)
-        seen = set(near)
         first: list[tuple[bytes, tuple[str, ...]]] = []
         rest: list[tuple[bytes, tuple[str, ...]]] = []
-        for known in due:
-            group = get_group(known.addresses)
-            (rest if group in seen else first).append((known.peer, get_addresses(known)))
-            seen.add(group)
+        for known in self._plan.spread(due):
+            networks = get_networks(known.addresses)
+            (first if near.isdisjoint(networks) else rest).append((known.peer, get_addresses(known)))
+            near |= networks
         return first + rest
 
     def _reserve(self, links: Mapping[bytes, str], now: float) -> list[Dial | Reserve]:
@@ -195,15 +202,3 @@ class Keeper:
         """Where ``peer`` can be dialled directly, as it says itself or the configuration does."""
         known = view.find(peer)
         return known.addresses if known is not None and known.addresses else self._bootstrap.get(peer, ())
-
-
-def get_group(addresses: Collection[str]) -> str:
-    """The network of the first address: its /16 (/32 for IPv6), or its name; empty without an address."""
-    for address in addresses:
-        parts = address.split("/")
-        if len(parts) > 2 and parts[1] == "ip4":
-            return ".".join(parts[2].split(".")[:2])
-        if len(parts) > 2 and parts[1] == "ip6":
-            return ":".join(parts[2].split(":")[:2])
-        return address
-    return ""

@@ -291,7 +291,9 @@ class _Link:
 
     __slots__ = ("address", "one", "other", "relay", "severed", "streams")
 
-    def __init__(self, one: MemoryNetwork, other: MemoryNetwork, relay: MemoryNetwork | None, address: str) -> None:
+    def __init__(
+        self, one: MemoryNetwork, other: MemoryNetwork, relay: MemoryNetwork | None = None, address: str = ""
+    ) -> None:
         self.one = one
         """The network that has dialled."""
         self.other = other

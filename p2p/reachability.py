@@ -27,6 +27,7 @@ import trio
 from chain.codec import Bounds, Record
 from chain.crypto import format_address
 from chain.exceptions import CodecError
+from p2p.dialling import get_network
 from p2p.limits import Limiter, Rate
 from p2p.network import Network, NetworkError, RawStream
 from p2p.runtime import Runtime
@@ -228,12 +229,6 @@ class Reachability:
                     if await self._network.answers(stream.peer, endpoint[0], port):
                         reached.append(port)
         await send_record(stream, DialBackReport(*endpoint, tuple(reached)))
-
-
-def get_network(host: str) -> str:
-    """The network that an IP address is in: its /16, or its /32 for IPv6. Addresses of one are likely in one hand."""
-    address = ipaddress.ip_address(host)
-    return str(ipaddress.ip_network((address, 16 if address.version == 4 else 32), strict=False))
 
 
 def _at_usual_host(reports: Sequence[DialBackReport]) -> list[DialBackReport]:

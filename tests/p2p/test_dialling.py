@@ -18,6 +18,7 @@ from p2p.dialling import (
     SMALL,
     STABLE,
     DialPlan,
+    get_network,
 )
 from p2p.peers import PeerView
 
@@ -189,5 +190,72 @@ def test_what_strangers_suggested_is_forgotten_when_it_fails() -> None:
 def test_outsiders_among_the_connections_do_not_count() -> None:
     outsiders, view = GREATER[:8], view_of(*GREATER[8:12])
     assert chosen(plan(), view, 0.0, outsiders) == []
-    choice = plan().choose(view, outsiders, (), True, 0.0, len(outsiders))
+    choice = plan().choose(view, outsiders, (), True, 0.0, own=())
     assert sorted(peer for peer, _ in choice) == GREATER[8:12]
+
+
+def test_only_connections_of_its_own_count_towards_the_target() -> None:
+    view = view_of(*GREATER)
+    inbound = GREATER[:12]
+    dialled = [peer for peer, _ in plan().choose(view, inbound, (), True, 0.0, own=())]
+    assert sorted(dialled) == GREATER[12:]
+    assert len(plan().choose(view, GREATER[:6], (), True, 0.0, own=GREATER[:2])) == 6
+    assert plan().choose(view, inbound, (), True, 0.0, own=GREATER[:8]) == []
+
+
+def place(number: int, *addresses: str) -> Announcement:
+    return replace(announcement(GREATER[0]), peer=number.to_bytes(2, "big") * 16, addresses=addresses)
+
+
+def draw(view: PeerView, seed: int, near: tuple[str, ...] = ()) -> list[bytes]:
+    return [peer for peer, _ in DialPlan(ME, {}, Random(seed)).choose(view, (), (), True, 0.0, own=(), near=near)]
+
+
+def test_many_identities_in_few_networks_are_chosen_no_more_often_than_few() -> None:
+    view = PeerView(ME)
+    honest = [place(number, f"/ip4/45.{number}.0.1/tcp/1") for number in range(1, 13)]
+    sybils = [place(1000 + number, f"/ip4/66.{number % 4}.0.{number // 4}/tcp/1") for number in range(400)]
+    for known in (*honest, *sybils):
+        view.apply(known, 0.0)
+    for seed in range(20):
+        dialled = draw(view, seed)
+        assert len(dialled) == 8 and len({*dialled} & {known.peer for known in honest}) >= 4
+        dialled = draw(view, seed, near=tuple(get_network(f"66.{number}.0.1") for number in range(4)))
+        assert {*dialled} <= {known.peer for known in honest}
+    first = [draw(view, seed)[0] in {known.peer for known in honest} for seed in range(100)]
+    assert 60 <= sum(first) <= 90  # 12 of 16 networks
+
+
+def test_a_false_address_in_front_hides_no_network_and_a_name_is_none() -> None:
+    view = PeerView(ME)
+    honest = [place(number, f"/ip4/45.{number}.0.1/tcp/1") for number in range(1, 10)]
+    for number in range(200):
+        view.apply(place(1000 + number, f"/ip4/20.{number}.0.1/tcp/1", f"/ip4/66.6.6.6/tcp/{number + 1}"), 0.0)
+        view.apply(place(2000 + number, f"/dns4/host{number}.example/tcp/1"), 0.0)
+    for known in honest:
+        view.apply(known, 0.0)
+    for seed in range(20):
+        dialled = {*draw(view, seed)}
+        assert len(dialled & {known.peer for known in honest}) >= 6
+
+
+def test_keys_have_no_say_in_a_choice() -> None:
+    lesser = [number.to_bytes(2, "big") * 16 for number in range(1, 11)]
+    view = view_of(*GREATER[:10])
+    for number in range(1, 11):
+        view.apply(place(number, f"/ip4/45.{number}.0.1/tcp/1"), 0.0)
+    dialled = [peer for seed in range(50) for peer in draw(view, seed)]
+    assert 150 < sum(peer in lesser for peer in dialled) < 250
+
+
+def test_those_of_an_earlier_run_are_dialled_at_once_by_who_knows_nobody_and_probed_by_others() -> None:
+    old = {number.to_bytes(2, "big") * 16: (f"/memory/{number}",) for number in range(900, 960)}
+    of = plan()
+    of.remember(old)
+    assert len(of.choose(PeerView(ME), (), (), True, 0.0)) == 8
+    of, view = plan(), view_of(*GREATER)
+    of.remember(old)
+    dials = [
+        peer for second in range(600) for peer, _ in of.choose(view, GREATER, (), True, float(second), own=GREATER[:4])
+    ]
+    assert 600 / PROBE_INTERVAL / 2 < len(dials) < 600 / PROBE_INTERVAL * 2 and {*dials} <= {*old}

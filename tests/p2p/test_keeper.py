@@ -165,3 +165,21 @@ def test_a_link_that_cannot_be_dialled_is_tried_again_and_others_meanwhile() -> 
     (other,) = {10, 11, 12, 13} - {*first}
     assert act(keeper, view, [], 0.1)[0] == [other]
     assert len(act(keeper, view, [other], 2.0)[0]) == PUBLIC_LINKS - 1
+
+
+def test_networks_are_those_that_connections_lead_to_and_not_those_that_are_announced() -> None:
+    """Five peers of one host, each of which announces an address elsewhere in front."""
+    view = view_of({number: ip(number, 1) for number in range(10, 15)} | {20: ip(20, 1)})
+    for seed in range(10):
+        keeper = Keeper(ME, {}, Random(seed), 0)
+        connected = {key(number): "66.6.6.6" for number in range(10, 15)} | {key(20): "10.20.1.1"}
+        actions = keeper.choose(view, connected, (), lambda peer: False, False, 0.0, (), connected.get)
+        assert key(20) in {action.peer for action in actions if isinstance(action, Reserve)}
+
+
+def test_connections_that_others_made_do_not_count() -> None:
+    keeper, view = Keeper(ME, {}, Random(1), 4), view_of({number: ip(number, 1) for number in range(10, 30)})
+    inbound = [key(number) for number in range(10, 20)]
+    actions = keeper.choose(view, inbound, (), lambda peer: False, True, 0.0, ())
+    assert len(actions) == 4 and all(isinstance(action, Dial) and not action.is_probe for action in actions)
+    assert keeper.choose(view, inbound, (), lambda peer: False, True, 0.0, inbound[:4]) == []

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import p2p.reachability
 from chain.exceptions import CodecError
 from p2p.circuits import format_circuit_address
+from p2p.dialling import get_network
 from p2p.host import Libp2pNetwork
 from p2p.network import NetworkError, RawStream
 from p2p.reachability import (
@@ -20,7 +21,6 @@ from p2p.reachability import (
     DialBackReport,
     Reachability,
     Verdict,
-    get_network,
     is_local,
     receive_record,
     send_record,
