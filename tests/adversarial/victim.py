@@ -188,7 +188,7 @@ async def _answer(exchange: Exchange) -> None:
 
 
 async def _sleep(stream: RawStream) -> None:
-    await trio.sleep(5)
+    await trio.sleep(10)
 
 
 async def _write_state(
@@ -231,22 +231,26 @@ def _watch(state_file: str, tests: Connection) -> None:
         (state["api"], "/v1/models", {}),
         (state["admin"], "/status", {"Authorization": f"Bearer {token}"}),
     ]
+    # The owner's listener keeps what belongs to a connection for seconds after its end: it is asked on one that stays.
+    owner = http.client.HTTPConnection(*state["admin"], timeout=CONTROL_TIMEOUT)
     report, turn = Report(), 0
     while True:
         (host, port), path, headers = questions[turn % 2]
         turn += 1
         began = time.monotonic()
         try:
-            connection = http.client.HTTPConnection(host, port, timeout=CONTROL_TIMEOUT)
+            user = http.client.HTTPConnection(host, port, timeout=CONTROL_TIMEOUT)
+            connection = owner if path == "/status" else user
             connection.request("GET", path, headers=headers)
             response = connection.getresponse()
             response.read()
-            connection.close()
+            user.close()
             if response.status != 200:
                 report.failures.append(f"{path}: status {response.status}")
             report.answered += 1
         except (OSError, http.client.HTTPException) as error:
             report.failures.append(f"{path}: {error!r}")
+            owner.close()
         report.slowest = max(report.slowest, time.monotonic() - began)
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith("VmRSS:"):
