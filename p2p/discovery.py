@@ -392,7 +392,7 @@ class Discovery:
         if entry.id == held:
             return self._reconciliation.correct(announcement)
         if subject in self._network.peers():
-            self.view.confirm(subject)
+            self._confirm(subject)
         if entry.state is not PeerState.CRASHED:
             self.suspicion.clear(subject, now, refuted=announcement.incarnation == life and not announcement.leaving)
             self._neighbours.spread([entry.id], source)
@@ -447,7 +447,7 @@ class Discovery:
             self._note_changes()
             for peer in self.view.suspects():
                 if peer in connected:
-                    self.view.confirm(peer)
+                    self._confirm(peer)
                 elif not self.suspicion.is_believed(peer) and not self._is_isolated():
                     self._start_check(peer)
             for peer, chance in self.suspicion.unresolved(now):
@@ -551,7 +551,7 @@ class Discovery:
             if connected:
                 self._keeper.connected(peer, trio.current_time())
                 self._parting.pop(peer, None)
-                self.view.confirm(peer)
+                self._confirm(peer)
                 self._neighbours.connected(peer)
                 if len(self._network.peers()) == 1:
                     self._renew(RENEW_SPACING)  # the others may have given this node up
@@ -580,6 +580,10 @@ class Discovery:
 
     # Who is alive
 
+    def _confirm(self, peer: bytes) -> None:
+        """Note that a peer is connected; it is proven only if that was this node's doing."""
+        self.view.confirm(peer, self._network.is_outbound(peer))
+
     def _is_isolated(self) -> bool:
         """Whether it is more likely this node that is cut off than all the others."""
         return not self._network.peers() and len(self.view) > 1
@@ -600,7 +604,7 @@ class Discovery:
             if peer not in self._network.peers() and not addresses:
                 await trio.sleep(RETURN_PATIENCE)
             if peer in self._network.peers() or await self._connect(peer, addresses, CHECK_TIMEOUT):
-                self.view.confirm(peer)
+                self._confirm(peer)
                 self.suspicion.absolve(peer, trio.current_time())
             elif not self._is_isolated():
                 # The word of a newcomer does not count with everybody, so it lets others speak first.

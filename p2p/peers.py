@@ -13,9 +13,11 @@ A departed peer leaves a *tombstone*, which remembers its last announcement:
 Tombstones outlast every announcement that could still be accepted, so a dead peer does not return as a ghost. An
 announcement that is passed on carries its *age*, so that it does not grow young on the way.
 
-Identities are free, so a full table makes room by worth: tombstones go first, then peers that are mere hearsay, drawn
-by a salted hash that nobody outside can aim at; those that this node has been connected to, or that have *weight*
-(stake, as the caller says), stay.
+Identities are free, so a full table makes room by worth. Peers that are mere hearsay go first, drawn by a salted hash
+that nobody outside can aim at; then those that this node has dialled, of which it remembers the latest
+:data:`MAX_CONTACTED` only; those that have *weight* (stake, as the caller says) stay. That a peer has connected by
+itself makes it worth no more. Tombstones have a room of their own, so that no crowd of newcomers makes this node forget
+a goodbye, and the same rules; first those go that were never seen present.
 
 Load changes every second and is not worth telling everybody: what a neighbour says of its load directly
 (:meth:`PeerView.set_load`) stands in for what it announced.
@@ -26,6 +28,7 @@ All times are seconds of one monotonic clock.
 from __future__ import annotations
 
 import heapq
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -34,7 +37,9 @@ from chain.crypto import hash_bytes
 from p2p.announcements import ACCEPTANCE, Announcement, PeerLoad, get_item_id
 
 MAX_PEERS = 4096
-"""Peers in a view, tombstones included."""
+"""Peers that are present in a view, and tombstones beside them."""
+MAX_CONTACTED = MAX_PEERS // 4
+"""Peers that are remembered to have been dialled."""
 TOMBSTONE = ACCEPTANCE
 """Seconds that a departure is remembered."""
 
@@ -86,12 +91,14 @@ class Entry:
     """When the peer was first heard of."""
     deadline: float
     """When a present peer expires or a tombstone is forgotten."""
+    lot: int
+    """A secret number that decides between peers of the same worth: the greater one goes."""
     verdict: float = 0.0
     """When a tombstone was put up."""
     scheduled: float = 0.0
     """The one queue item of this entry that counts."""
     was_contacted: bool = False
-    """This node has been connected to it."""
+    """This node has dialled it."""
     load: PeerLoad | None = None
     """What it said of its load since it made the announcement."""
 
@@ -99,6 +106,36 @@ class Entry:
     def current(self) -> Announcement:
         """The announcement, with the latest load that is known."""
         return self.announcement if self.load is None else replace(self.announcement, load=self.load)
+
+
+class _Room:
+    """The entries of one kind, of those present or of those buried, and who of them goes when there are too many."""
+
+    def __init__(self, size: int, worth: Callable[[Entry], int]) -> None:
+        self.size = size
+        self.worth = worth
+        self._order: list[tuple[int, int, bytes]] = []  # worth when it came in, lot, peer: the worst first
+
+    def put(self, entry: Entry, entries: dict[bytes, Entry]) -> None:
+        """Note that ``entry`` is here now. Whoever has left is passed over later."""
+        heapq.heappush(self._order, (self.worth(entry), -entry.lot, entry.announcement.peer))
+        if len(self._order) > 4 * self.size + 64:
+            here = {peer: entries[peer] for _, _, peer in self._order if peer in entries}
+            self._order = [(self.worth(one), -one.lot, peer) for peer, one in here.items()]
+            heapq.heapify(self._order)
+
+    def find_worst(self, entries: dict[bytes, Entry], is_present: bool) -> Entry | None:
+        """Whoever goes first, as of now."""
+        while self._order:
+            before, _, peer = self._order[0]
+            entry = entries.get(peer)
+            if entry is None or entry.state.is_present is not is_present:
+                heapq.heappop(self._order)
+            elif (worth := self.worth(entry)) > before:
+                heapq.heapreplace(self._order, (worth, -entry.lot, peer))
+            else:
+                return entry
+        return None
 
 
 class PeerView:
@@ -121,8 +158,10 @@ class PeerView:
         self.by_id: dict[bytes, Entry] = {}
         self.root = 0
         """Fingerprint of the present peers and their announcements; equal for views that agree."""
-        self._max_peers = max_peers
         self._salt = salt
+        self._here = _Room(max_peers, self._get_worth)
+        self._buried = _Room(max_peers, lambda entry: 2 * self._get_worth(entry) + (entry.verdict > entry.since))
+        self._contacted: OrderedDict[bytes, None] = OrderedDict()
         self._present = 0
         self._suspected: dict[bytes, None] = {}
         self._queue: list[tuple[float, bytes]] = []
@@ -154,12 +193,12 @@ class PeerView:
         return sorted(self._suspected)
 
     def is_proven(self, peer: bytes) -> bool:
-        """Whether there is more to this peer than hearsay: a connection once, or weight."""
+        """Whether there is more to this peer than hearsay: this node has dialled it, or it has weight."""
         entry = self.entries.get(peer)
-        return entry is not None and self._is_worth_keeping(entry)
+        return entry is not None and self._get_worth(entry) > 0
 
     def was_contacted(self, peer: bytes) -> bool:
-        """Whether this node has been connected to ``peer``."""
+        """Whether this node has dialled ``peer``."""
         entry = self.entries.get(peer)
         return entry is not None and entry.was_contacted
 
@@ -182,6 +221,9 @@ class PeerView:
             return None
         if before is PeerState.CRASHED and made <= entry.verdict and not _is_elsewhere(announcement, old):
             return None  # it was made before the peer was found dead, where it still says to be
+        if not before.is_present and not self._make_room(entry):
+            self._set_state(entry, PeerState.EXPIRED)
+            return None
         self._set_state(entry, PeerState.ONLINE)
         self._schedule(entry, _expiry(announcement, made))
         return Change(ChangeKind.UPDATED if before.is_present else ChangeKind.JOINED, announcement)
@@ -200,11 +242,12 @@ class PeerView:
         self._set_state(entry, PeerState.SUSPECT)
         return True
 
-    def confirm(self, peer: bytes) -> None:
-        """Note that ``peer`` is connected, so that it is there."""
+    def confirm(self, peer: bytes, dialled: bool = False) -> None:
+        """Note that ``peer`` is connected, so that it is there; and whether it was this node that has ``dialled``."""
         entry = self.entries.get(peer)
         if entry is not None:
-            entry.was_contacted = True
+            if dialled:
+                self._note_contact(entry)
             if entry.state is PeerState.SUSPECT:
                 self._set_state(entry, PeerState.ONLINE)
 
@@ -243,10 +286,12 @@ class PeerView:
     def _enter(self, announcement: Announcement, now: float, made: float) -> Change | None:
         expiry = _expiry(announcement, made)
         peer = announcement.peer
-        if (expiry <= now and not announcement.leaving) or not self._make_room(peer):
+        if expiry <= now and not announcement.leaving:
             return None
-        encoded = announcement.encode()
-        entry = Entry(announcement, encoded, get_item_id(encoded), PeerState.EXPIRED, made, now, expiry)
+        encoded, lot = announcement.encode(), int.from_bytes(hash_bytes("view lot", self._salt, peer))
+        entry = Entry(announcement, encoded, get_item_id(encoded), PeerState.EXPIRED, made, now, expiry, lot)
+        if not announcement.leaving and not self._make_room(entry):
+            return None
         self.entries[peer] = self.by_id[entry.id] = entry
         if announcement.leaving:
             self._bury(entry, PeerState.LEFT, now)
@@ -255,34 +300,43 @@ class PeerView:
         self._schedule(entry, expiry)
         return Change(ChangeKind.JOINED, announcement)
 
-    def _make_room(self, newcomer: bytes) -> bool:
-        """Whether another peer fits, for which another may have to go."""
-        if len(self.entries) < self._max_peers or newcomer == self.me:
+    def _make_room(self, newcomer: Entry) -> bool:
+        """Whether there is room for one more that is present; another may have to go."""
+        if self._present < self._here.size or newcomer.announcement.peer == self.me:
             return True
-        others = [entry for peer, entry in self.entries.items() if peer != self.me]
-        buried = [entry for entry in others if not entry.state.is_present]
-        if buried:
-            self._remove(min(buried, key=lambda entry: (entry.verdict, entry.announcement.peer)))
-            return True
-        hearsay = [entry.announcement.peer for entry in others if not self._is_worth_keeping(entry)]
-        if not hearsay:
+        worst = self._here.find_worst(self.entries, True)
+        if worst is None:
             return False
-        worst = max(hearsay, key=self._lot)
-        if self.weight(newcomer) <= 0 and self._lot(newcomer) > self._lot(worst):
+        worth, least = self._get_worth(newcomer), self._get_worth(worst)
+        if worth < least or (worth == least and (worth > 0 or newcomer.lot > worst.lot)):
             return False
-        self._remove(self.entries[worst])
+        self._remove(worst)
         return True
 
-    def _lot(self, peer: bytes) -> bytes:
-        return hash_bytes("view lot", self._salt, peer)
+    def _get_worth(self, entry: Entry) -> int:
+        """Weight is more than to have been dialled, which is more than hearsay."""
+        return 2 if self.weight(entry.announcement.peer) > 0 else int(entry.was_contacted)
 
-    def _is_worth_keeping(self, entry: Entry) -> bool:
-        return entry.was_contacted or self.weight(entry.announcement.peer) > 0
+    def _note_contact(self, entry: Entry) -> None:
+        entry.was_contacted = True
+        self._contacted[entry.announcement.peer] = None
+        self._contacted.move_to_end(entry.announcement.peer)
+        if len(self._contacted) > MAX_CONTACTED:
+            oldest = self.entries[self._contacted.popitem(last=False)[0]]
+            oldest.was_contacted = False
+            self._put_in_room(oldest)
+
+    def _put_in_room(self, entry: Entry) -> None:
+        if entry.announcement.peer != self.me:
+            (self._here if entry.state.is_present else self._buried).put(entry, self.entries)
 
     def _set_state(self, entry: Entry, state: PeerState) -> None:
+        was_present = entry.state.is_present
         self._count(entry, -1)
         entry.state = state
         self._count(entry, 1)
+        if state.is_present and not was_present:
+            self._put_in_room(entry)
 
     def _replace(self, entry: Entry, announcement: Announcement, made: float) -> None:
         self._count(entry, -1)
@@ -296,6 +350,7 @@ class PeerView:
     def _remove(self, entry: Entry) -> None:
         self._count(entry, -1)
         self.by_id.pop(entry.id, None)
+        self._contacted.pop(entry.announcement.peer, None)
         del self.entries[entry.announcement.peer]
 
     def _count(self, entry: Entry, sign: int) -> None:
@@ -311,6 +366,11 @@ class PeerView:
         self._set_state(entry, state)
         entry.verdict = now
         self._schedule(entry, now + TOMBSTONE)
+        self._put_in_room(entry)
+        if len(self.entries) - self._present > self._buried.size:
+            worst = self._buried.find_worst(self.entries, False)
+            if worst is not None:
+                self._remove(worst)
 
     def _schedule(self, entry: Entry, deadline: float) -> None:
         """Set the deadline. A queue item that comes too early is put back when it is due; one too late is replaced."""

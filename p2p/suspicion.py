@@ -6,10 +6,10 @@ many), and then still waits :data:`GRACE` seconds for a newer announcement, whic
 a few nodes probe for themselves. Whoever is connected to the accused believes nothing.
 
 Identities are free, so not every accuser counts: it must be present in the view and *proven* (dialled once, or with
-weight), or have been there for :data:`SETTLED` seconds. Whoever accused a peer that refuted it is not heard about that
-peer for :data:`PENALTY` seconds; and about nobody, if :data:`TOLERATED` peers refuted it within that time and at once
-(:data:`PROMPT`), as the living do. So a liar without two accomplices kills nobody, and accomplices few peers once, for
-as long as a refutation takes to spread.
+weight), or have been there for :data:`SETTLED` seconds, or since this node came. Whoever accused a peer that refuted it
+is not heard about that peer for :data:`PENALTY` seconds; and about nobody, if :data:`TOLERATED` peers refuted it within
+that time and at once (:data:`PROMPT`), as the living do. So a liar without two accomplices kills nobody, and
+accomplices few peers once, for as long as a refutation takes to spread.
 
 All times are seconds of one monotonic clock.
 """
@@ -30,6 +30,8 @@ GRACE = 3.0
 """Seconds that a peer has to refute what is believed of it."""
 SETTLED = 60.0
 """Seconds after which a peer that was only heard of counts as an observer."""
+ARRIVAL = 20.0
+"""Seconds after its own arrival in which a node takes whoever it hears of for settled: it cannot know better."""
 PENALTY = 300.0
 """Seconds for which a refuted accuser is not heard about the same peer."""
 PROBE_DELAY = 1.5
@@ -209,7 +211,9 @@ class Suspicion:
                 return False
             if len(mistakes) == TOLERATED and now - mistakes[0] < PENALTY:
                 return False
-        return self._view.is_proven(observer) or now - entry.since >= SETTLED
+        mine = self._view.entries.get(self._view.me)
+        was_before = mine is not None and entry.since - mine.since <= ARRIVAL
+        return self._view.is_proven(observer) or was_before or now - entry.since >= SETTLED
 
     def _believe(self, peer: bytes, case: _Case, now: float) -> None:
         if case.due is None:

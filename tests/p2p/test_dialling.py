@@ -112,7 +112,7 @@ def test_a_bootstrap_peer_is_visited_now_and_then_in_a_large_network() -> None:
 def test_half_of_those_dialled_are_proven() -> None:
     view = view_of(*GREATER)
     for peer in GREATER[:4]:
-        view.confirm(peer)
+        view.confirm(peer, dialled=True)
     assert {*GREATER[:4]} <= {*chosen(plan(), view, 0.0)}
 
 

@@ -232,3 +232,17 @@ async def test_accusations_by_many_who_count_are_all_refuted_but_not_one_by_one(
         again = sign_accusation(sybils[0].key, CHAIN, find(w, victim.me))
         assert not victim.discovery.suspicion.is_heard(again, trio.current_time())
         assert reader.discovery.view.find(victim.me) is not None
+
+
+async def test_a_connection_proves_a_peer_to_who_has_dialled_it(autojump_clock: MockClock) -> None:
+    async with world(12) as w:
+        await w.until_agreed(20)
+        node, stranger = w.nodes[5], Stranger(w, 500)
+        await stranger.connect(node)
+        await stranger.say(node, Views(known=(Sighting(stranger.announce().encode(), 0),)))
+        await trio.sleep(10)
+        assert stranger.me in node.network.peers() and stranger.me in node.present()
+        assert not node.discovery.view.is_proven(stranger.me)
+        for one in w.nodes:
+            own = [other.me for other in w.nodes if one.network.is_outbound(other.me)]
+            assert all(one.discovery.view.is_proven(peer) for peer in own)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -158,7 +160,7 @@ def test_a_suspect_is_cleared_by_a_connection_or_a_newer_announcement() -> None:
     view = PeerView(ME)
     view.apply(make(1), 0.0)
     view.suspect(key(1))
-    view.confirm(key(1))
+    view.confirm(key(1), dialled=True)
     assert view.state(key(1)) is PeerState.ONLINE
     view.suspect(key(1))
     view.apply(make(1, sequence=2), 1.0)
@@ -186,23 +188,92 @@ def test_a_revived_tombstone_expires_on_time() -> None:
     assert view.expire(100.0 + LIFETIME) == []
 
 
-def test_the_table_is_bounded_and_tombstones_yield_first() -> None:
+def test_the_table_is_bounded_and_so_are_the_tombstones_beside_it() -> None:
     view = PeerView(ME, max_peers=3)
-    view.apply(make(1, leaving=True), 0.0)
-    view.apply(make(2, leaving=True), 1.0)
-    view.apply(make(3), 2.0)
-    assert kind(view.apply(make(4), 3.0)) is ChangeKind.JOINED
-    assert view.state(key(1)) is None
-    assert kind(view.apply(make(5), 4.0)) is ChangeKind.JOINED
-    assert view.state(key(2)) is None
-    assert [known.peer for known in view.present()] == [key(3), key(4), key(5)]
+    for number in range(1, 10):
+        view.apply(make(number, leaving=True), 0.0)
+    assert len(view.entries) == 3
+    for number in range(11, 20):
+        view.apply(make(number), 1.0)
+    assert (len(view), len(view.entries)) == (3, 6)
+    for number in range(11, 20):
+        view.apply(make(number, sequence=2, leaving=True), 2.0)
+    assert (len(view), len(view.entries)) == (0, 3)
+    for number in range(11, 20):  # those remembered as gone and those forgotten alike
+        view.apply(make(number, incarnation=2), 3.0)
+    assert len(view) == 3 and len(view.entries) <= 6
+
+
+def crowd(view: PeerView, count: int, now: float, first: int = 10_000, **what: Any) -> None:
+    """Invented peers announce themselves."""
+    for number in range(first, first + count):
+        view.apply(replace(make(1, **what), peer=number.to_bytes(32, "big")), now)
+
+
+def test_a_goodbye_is_not_pushed_out_by_newcomers_nor_by_goodbyes_of_strangers() -> None:
+    view = PeerView(ME, max_peers=20, salt=b"salt")
+    view.apply(make(1), 0.0)
+    view.apply(make(1, sequence=5, leaving=True), 1.0)
+    crowd(view, 500, 2.0)
+    crowd(view, 500, 3.0, first=20_000, leaving=True)
+    crowd(view, 500, 4.0, incarnation=10)
+    assert view.state(key(1)) is PeerState.LEFT
+    assert view.apply(make(1, sequence=4), 5.0) is None and view.find(key(1)) is None
+    assert len(view.entries) <= 40
+
+
+def test_the_tombstones_of_proven_peers_stay_longest() -> None:
+    view = PeerView(ME, max_peers=8, weight=lambda peer: float(peer == key(1)))
+    feed(view, [make(1), make(2)])
+    view.confirm(key(2), dialled=True)
+    for number in (1, 2):
+        view.crash(key(number), 1.0)
+    for number in range(10_000, 10_200):
+        fake = replace(make(1), peer=number.to_bytes(32, "big"))
+        view.apply(fake, 2.0)
+        view.apply(replace(fake, leaving=True), 3.0)
+    assert view.state(key(1)) is view.state(key(2)) is PeerState.CRASHED and len(view.entries) == 8
+
+
+def test_stake_outranks_a_connection_and_a_connection_hearsay() -> None:
+    view = PeerView(ME, max_peers=6, weight=lambda peer: float(peer[0] >= 200))
+    feed(view, [make(number) for number in range(1, 7)])
+    for number in range(1, 7):
+        view.confirm(key(number), dialled=number <= 5)
+    assert kind(view.apply(make(200), 1.0)) is ChangeKind.JOINED
+    assert view.find(key(6)) is None  # it had connected by itself: hearsay
+    assert view.apply(make(7), 1.0) is None
+    for number in range(201, 206):
+        assert kind(view.apply(make(number), 1.0)) is ChangeKind.JOINED
+    assert [known.peer for known in view.present()] == [key(number) for number in range(200, 206)]
+    assert view.apply(make(206), 1.0) is None and view.apply(make(8), 1.0) is None
+
+
+def test_only_the_latest_contacts_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("p2p.peers.MAX_CONTACTED", 3)
+    view = PeerView(ME, max_peers=6)
+    feed(view, [make(number) for number in range(1, 7)])
+    for number in (1, 2, 3, 1, 4, 5, 6):
+        view.confirm(key(number), dialled=True)
+    assert [number for number in range(1, 7) if view.was_contacted(key(number))] == [4, 5, 6]
+    crowd(view, 200, 1.0)
+    assert {key(4), key(5), key(6)} <= {known.peer for known in view.present()}
+
+
+def test_whoever_connects_by_itself_is_proven_by_nothing() -> None:
+    view = PeerView(ME)
+    view.apply(make(1), 0.0)
+    view.confirm(key(1))
+    assert not view.is_proven(key(1)) and not view.was_contacted(key(1))
+    view.confirm(key(1), dialled=True)
+    assert view.is_proven(key(1)) and view.was_contacted(key(1))
 
 
 def test_made_up_peers_push_out_neither_those_with_stake_nor_those_once_connected() -> None:
     staked = {key(1), key(2)}
     view = PeerView(ME, max_peers=10, weight=lambda peer: float(peer in staked), salt=b"salt")
     feed(view, [make(number) for number in range(1, 7)])
-    view.confirm(key(3))
+    view.confirm(key(3), dialled=True)
     for number in range(10_000, 11_000):
         fake = replace(make(1), peer=number.to_bytes(32, "big"))
         view.apply(fake, 1.0)
@@ -216,8 +287,8 @@ def test_made_up_peers_push_out_neither_those_with_stake_nor_those_once_connecte
 def test_a_table_of_nothing_but_proven_peers_takes_no_more() -> None:
     view = PeerView(ME, max_peers=2)
     feed(view, [make(1), make(2)])
-    view.confirm(key(1))
-    view.confirm(key(2))
+    view.confirm(key(1), dialled=True)
+    view.confirm(key(2), dialled=True)
     assert view.apply(make(3), 0.0) is None
     assert [known.peer for known in view.present()] == [key(1), key(2)]
 

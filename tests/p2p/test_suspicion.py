@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from chain.crypto import KeyPair
@@ -11,6 +13,7 @@ from p2p.announcements import Announcement, PeerLoad
 from p2p.peers import ChangeKind, PeerState, PeerView
 from p2p.suspicion import (
     ACCUSERS,
+    ARRIVAL,
     GRACE,
     MAX_REFUTED,
     MAX_REFUTED_BY,
@@ -161,9 +164,19 @@ def test_made_up_observers_are_not_heard() -> None:
         view.apply(make(observer), 0.0)
         assert not suspicion.accuse(accuse(observer), 1.0)  # new, and never seen
         assert not suspicion.accuse(accuse(observer + 50), 1.0)  # not even announced
-    view.confirm(key(100))
+    view.confirm(key(100), dialled=True)
     assert suspicion.accuse(accuse(100), 1.0)
     assert suspicion.accuse(accuse(101), SETTLED)
+
+
+def test_whoever_was_there_when_a_node_came_counts_at_once() -> None:
+    view = PeerView(ME)
+    suspicion = Suspicion(view)
+    view.apply(replace(make(1), peer=ME), 100.0)
+    for number, heard_of in ((SUSPECT, 101.0), (2, 101.0), (3, 100.0 + ARRIVAL), (4, 101.0 + ARRIVAL)):
+        view.apply(make(number), heard_of)
+    now = 102.0 + ARRIVAL
+    assert [suspicion.accuse(accuse(number), now) for number in (2, 3, 4)] == [True, True, False]
 
 
 def test_a_dead_observer_is_not_heard() -> None:
