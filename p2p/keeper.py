@@ -7,8 +7,9 @@ Every node keeps the connections of :mod:`p2p.dialling`. A node that nobody can 
     slots       RELAYS relay slots at nodes among those, again in different networks, renewed well before they end
 
 A slot ends with its connection. After a reconnect it is asked for anew, first at the relays that had one before, whose
-addresses others still know; a relay that refused is left alone for a while. That a link is dead is noticed by the
-keepalive of the connection itself; dials that fail are repeated as :mod:`p2p.dialling` says.
+addresses others still know; a relay that refused, or did not renew a slot, is left alone for a while, and another
+takes its place. That a link is dead is noticed by the keepalive of the connection itself; dials that fail are repeated
+as :mod:`p2p.dialling` says.
 """
 
 from __future__ import annotations
@@ -106,8 +107,9 @@ class Keeper:
         self._relays[relay] = _Relay(now + renew_after, now + seconds)
 
     def refused(self, relay: bytes, now: float) -> None:
-        """Note that ``relay`` gave no slot; one that it still holds stands until it ends."""
+        """Note that ``relay`` gave no slot, nor renewed the one there was: nobody should be sent there any more."""
         record = self._relays.setdefault(relay, _Relay())
+        record.ends_at = 0.0
         delay = min(REFUSED * 2.0**record.refusals, MAX_REFUSED)
         record.refusals = min(record.refusals + 1, 16)
         record.not_before = now + delay * self._random.uniform(0.75, 1.25)

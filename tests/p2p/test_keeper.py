@@ -144,6 +144,18 @@ def test_another_relay_takes_the_place_of_one_that_is_gone() -> None:
     assert act(keeper, view, [11, 12], 5.0)[1] == [12]
 
 
+def test_another_relay_takes_the_place_of_one_that_does_not_renew() -> None:
+    view = view_of({10: ip(1, 1), 11: ip(2, 1), 12: ip(3, 1)})
+    keeper = make()
+    for number in (10, 11):
+        keeper.reserved(key(number), SLOT, 0.0)
+    assert act(keeper, view, [10, 11, 12], RENEW_INTERVAL)[1] == [10, 11]
+    keeper.refused(key(10), RENEW_INTERVAL)
+    keeper.reserved(key(11), SLOT, RENEW_INTERVAL)
+    assert keeper.slots(RENEW_INTERVAL) == [key(11)]
+    assert act(keeper, view, [10, 11, 12], RENEW_INTERVAL)[1] == [12]
+
+
 def test_a_relay_that_refuses_is_left_alone_longer_and_longer() -> None:
     view, keeper = view_of({10: ip(1, 1)}), make()
     asked, now = [], 0.0
