@@ -49,6 +49,16 @@ def sign_accusation(key: crypto.KeyPair, chain_id: bytes, announcement: Announce
     return replace(unsigned, signature=key.sign(DOMAIN, chain_id, unsigned.encode()))
 
 
+@lru_cache(maxsize=1024)
+def parse_accusation(raw: bytes) -> Accusation:
+    """The accusation that ``raw`` carries, whoever signed it.
+
+    Raises:
+        CodecError: malformed.
+    """
+    return Accusation.decode(raw, MAX_ACCUSATION)
+
+
 @lru_cache(maxsize=1024)  # the same bytes come from several neighbours
 def decode_accusation(raw: bytes, chain_id: bytes) -> Accusation:
     """The accusation that ``raw`` carries, if its signature holds on this chain.
@@ -56,7 +66,7 @@ def decode_accusation(raw: bytes, chain_id: bytes) -> Accusation:
     Raises:
         CodecError: malformed or not signed by its observer.
     """
-    accusation = Accusation.decode(raw, MAX_ACCUSATION)
+    accusation = parse_accusation(raw)
     signed = replace(accusation, signature=bytes(64)).encode()
     if not crypto.verify(accusation.observer, DOMAIN, chain_id, signed, accusation.signature):
         raise CodecError("the accusation is not signed by its observer")

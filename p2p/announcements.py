@@ -76,6 +76,10 @@ class Announcement(Record):
         """What makes one announcement of a peer newer than another; a goodbye is the last of its incarnation."""
         return self.incarnation, self.leaving, self.sequence
 
+    def get_least_age(self, now: int) -> float:
+        """Seconds ago, at wall time ``now`` (ms), that it was made at least, however far its peer's clock is ahead."""
+        return max(0, now - self.sequence - MAX_AHEAD) / 1000
+
     def is_timely(self, now: int) -> bool:
         """Whether its times make sense at wall time ``now`` (ms)."""
         return self.incarnation <= self.sequence and now - MAX_BEHIND <= self.sequence <= now + MAX_AHEAD
@@ -105,14 +109,24 @@ def sign_announcement(key: crypto.KeyPair, chain_id: bytes, announcement: Announ
     return replace(announcement, signature=key.sign(DOMAIN, chain_id, _signed_part(announcement)))
 
 
-@lru_cache(maxsize=4096)  # the same bytes come by gossip and from every peer that a view is reconciled with
+@lru_cache(maxsize=4096)
+def parse_announcement(raw: bytes) -> Announcement:
+    """The announcement that ``raw`` carries, whoever signed it.
+
+    Raises:
+        CodecError: malformed or out of bounds.
+    """
+    return Announcement.decode(raw, MAX_ANNOUNCEMENT)
+
+
+@lru_cache(maxsize=4096)  # the same bytes come from every peer that a view is reconciled with
 def decode_announcement(raw: bytes, chain_id: bytes) -> Announcement:
     """The announcement that ``raw`` carries, if its signature holds on this chain.
 
     Raises:
         CodecError: malformed, out of bounds or not signed by its peer.
     """
-    announcement = Announcement.decode(raw, MAX_ANNOUNCEMENT)
+    announcement = parse_announcement(raw)
     signed = _signed_part(announcement)
     if not crypto.verify(announcement.peer, DOMAIN, chain_id, signed, announcement.signature):
         raise CodecError("the announcement is not signed by its peer")

@@ -15,15 +15,16 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVarTuple
 
 import trio
 
 from chain.crypto import KeyPair, format_address
-from p2p.accusations import Accusation, decode_accusation, sign_accusation
+from p2p.accusations import Accusation, decode_accusation, parse_accusation, sign_accusation
 from p2p.announcements import (
     MAX_ADDRESSES,
     MAX_LIFETIME,
@@ -35,12 +36,13 @@ from p2p.announcements import (
     get_item_id,
     is_address,
     is_model_name,
+    parse_announcement,
     sign_announcement,
 )
 from p2p.broadcast import Broadcast
 from p2p.dialling import TARGET, get_addresses
 from p2p.keeper import Dial, Keeper
-from p2p.limits import Bucket
+from p2p.limits import Bucket, Limiter, Rate
 from p2p.neighbours import PROTOCOL, Neighbours, contained
 from p2p.network import Network, NetworkError
 from p2p.peers import Change, PeerState, PeerView
@@ -83,6 +85,15 @@ ACCUSE_DELAY = 0.5
 """Most seconds for which a failed probe is kept to oneself, since a few words are enough."""
 MAX_CHECKS = 16
 """Peers that are dialled at the same time to see whether they live."""
+ITEM_RATE = Rate(items=200, size=math.inf, burst=10.0)
+TOTAL_ITEM_RATE = Rate(items=400, size=math.inf, burst=10.0)
+"""Announcements and accusations a second that are looked at, of each neighbour and of all."""
+LIST_RATE = Rate(items=2, size=math.inf, burst=10.0)
+TOTAL_LIST_RATE = Rate(items=20, size=math.inf, burst=10.0)
+"""Frames a second that are answered with a walk through the view."""
+BATCH = 64
+FEW = 4
+"""Signatures that are checked in one go, in a thread; and how many are not worth one."""
 LEAVE_TIMEOUT = 2.0
 """Seconds that saying goodbye may take."""
 MAX_TOLD = 16
@@ -134,6 +145,8 @@ class Discovery:
         self._runtime = runtime
         self._key = key
         self._chain_id = chain_id
+        self._items = Limiter(ITEM_RATE, TOTAL_ITEM_RATE)
+        self._lists = Limiter(LIST_RATE, TOTAL_LIST_RATE)
         self._neighbours = Neighbours(network, streams, runtime.random, self._take, self._greet)
         known: dict[bytes, tuple[str, ...]] = {}
         for peer, address in bootstrap:
@@ -329,7 +342,7 @@ class Discovery:
     def _defend(self, theirs: Announcement) -> None:
         """Outdo an announcement in our name that is not our latest: an earlier life's, when our clock went back."""
         assert self._announced is not None
-        if theirs.order > self._announced.order and theirs.is_timely(self._runtime.now()):
+        if theirs.order > self._announced.order:
             logger.warning("an announcement in this node's name is newer than its own: is its key in use elsewhere?")
             self._incarnation = theirs.incarnation + 1
             self._changed.set()
@@ -343,25 +356,38 @@ class Discovery:
     def _is_lost(self, peer: bytes) -> bool:
         return self.view.state(peer) in (PeerState.CRASHED, PeerState.EXPIRED)
 
-    def _take(self, peer: bytes, frame: Views) -> Views | None:
+    async def _take(self, peer: bytes, frame: Views) -> Views | None:
         """Take in a neighbour's frame and return what to answer.
 
         Raises:
             CodecError: something in it is not what its author signed, so whoever passed it on is at fault.
         """
+        corrections: list[bytes] = []
+        known, accused = self._sift(peer, frame, corrections)
+        checks: list[Callable[[], object]] = []
+        checks += [partial(decode_announcement, one.announcement, self._chain_id) for one in known]
+        checks += [partial(decode_accusation, raw, self._chain_id) for raw in accused]
+        for start in range(0, len(checks), BATCH):
+            batch = checks[start : start + BATCH]
+            if len(checks) <= FEW:
+                _call_all(batch)
+            else:
+                await self._runtime.run_sync(_call_all, batch)
         now = trio.current_time()
-        corrections = [
-            self._learn(decode_announcement(one.announcement, self._chain_id), one.age / 1000, peer)
-            for one in frame.known
-        ]
-        for raw in frame.accused:
-            self._hear(decode_accusation(raw, self._chain_id), peer)
+        for one in known:
+            announcement = parse_announcement(one.announcement)
+            least = announcement.get_least_age(self._runtime.now())  # whoever passes it on says what it likes
+            corrections.append(self._learn(announcement, max(one.age / 1000, least), peer))
+        for raw in accused:
+            self._hear(parse_accusation(raw), peer)
         if frame.load is not None:
             self.view.set_load(peer, frame.load)
         if frame.parting:
             self._parting[peer] = None
         if frame.renew:
             self._renew(RENEW_SPACING)
+        if self._reconciliation.is_costly(frame) and not self._lists.admit(peer, 0, now):
+            frame = replace(frame, root=b"", buckets=b"", parts=b"", count=0)
         answer = self._reconciliation.answer(peer, frame, now)
         if any(corrections) or frame.lasting:
             base = answer or Views()
@@ -370,16 +396,37 @@ class Discovery:
             answer = replace(base, have=have, load=greeting.load, renew=greeting.renew)
         return answer
 
+    def _sift(self, peer: bytes, frame: Views, corrections: list[bytes]) -> tuple[list[Sighting], list[bytes]]:
+        """What of ``frame`` is worth checking its signature: within the rate, new, and what would make a difference.
+
+        Where the sender is behind, what stands here is added to ``corrections``.
+
+        Raises:
+            CodecError: malformed.
+        """
+        known = [one for one in frame.known if get_item_id(one.announcement) not in self.view.by_id]
+        accused = [raw for raw in frame.accused if not self.suspicion.knows(get_item_id(raw))]
+        count, now = len(known) + len(accused), trio.current_time()
+        if not count or not self._items.admit(peer, 0, now, count):
+            return [], []
+        news = []
+        for one in known:
+            announcement = parse_announcement(one.announcement)
+            if not announcement.is_timely(self._runtime.now()):
+                behind = (self._runtime.now() - announcement.sequence) / 1000
+                name = format_address(announcement.peer)
+                logger.info("announcement of %s refused: it is %.0f s behind this node's clock", name, behind)
+            elif self.view.is_news(announcement):
+                news.append(one)
+            elif announcement.peer != self._network.me:
+                corrections.append(self._reconciliation.correct(announcement))
+        return news, [raw for raw in accused if self.suspicion.is_heard(parse_accusation(raw), now)]
+
     def _learn(self, announcement: Announcement, age: float, source: bytes) -> bytes:
         """Take in an announcement. Returns the short name of a newer one, where its sender is behind."""
         subject = announcement.peer
         if subject == self._network.me:
             self._defend(announcement)
-            return b""
-        if not announcement.is_timely(self._runtime.now()):
-            behind = (self._runtime.now() - announcement.sequence) / 1000
-            name = format_address(subject)
-            logger.info("announcement of %s refused: it is %.0f s behind this node's clock", name, behind)
             return b""
         now = trio.current_time()
         before = self.view.entries.get(subject)
@@ -635,3 +682,8 @@ def _is_local_address(address: str) -> bool:
         return len(parts) > 2 and parts[1] in ("ip4", "ip6") and is_local(parts[2])
     except ValueError:
         return True
+
+
+def _call_all(checks: Iterable[Callable[[], object]]) -> None:
+    for check in checks:
+        check()

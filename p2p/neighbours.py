@@ -43,10 +43,11 @@ MAX_SAYING = 8
 MAX_OFFERED = 4096
 """Names that wait to be offered to one neighbour."""
 RATE = Rate(items=100, size=1 << 20, burst=10.0)
-"""Frames and bytes a second that are looked at, per neighbour."""
+TOTAL_RATE = Rate(items=500, size=4 << 20, burst=10.0)
+"""Frames and bytes a second that are looked at, of each neighbour and of all."""
 MAX_EXCHANGES = 4
 
-Take = Callable[[bytes, Views], Views | None]
+Take = Callable[[bytes, Views], Awaitable[Views | None]]
 """Takes in what a peer sent and returns what to answer. Raises CodecError."""
 Ts = TypeVarTuple("Ts")
 
@@ -88,7 +89,7 @@ class Neighbours:
         self._greeting = greeting
         self._talks: dict[bytes, _Talk] = {}
         self._opening: dict[bytes, None] = {}
-        self._limiter = Limiter(RATE)
+        self._limiter = Limiter(RATE, TOTAL_RATE)
         self._nursery: trio.Nursery | None = None
         self._wake = trio.Event()
 
@@ -202,7 +203,7 @@ class Neighbours:
                     lasting, self._talks[peer] = True, talk
                 for name in _names(frame.have) if talk.offers else ():
                     talk.offers.pop(name, None)
-                reply = self._take(peer, frame)
+                reply = await self._take(peer, frame)
                 if lasting and reply is not None and self._talks.get(peer) is talk:
                     self.say(peer, reply)
                 elif reply is not None and (answer := _encode(reply)) is not None:

@@ -158,6 +158,8 @@ class PeerView:
         self.by_id: dict[bytes, Entry] = {}
         self.root = 0
         """Fingerprint of the present peers and their announcements; equal for views that agree."""
+        self.version = 0
+        """Grows with every change of who is present, or of an announcement."""
         self._salt = salt
         self._here = _Room(max_peers, self._get_worth)
         self._buried = _Room(max_peers, lambda entry: 2 * self._get_worth(entry) + (entry.verdict > entry.since))
@@ -233,6 +235,11 @@ class PeerView:
         entry = self.entries.get(peer)
         if entry is not None:
             entry.load = load
+
+    def is_news(self, announcement: Announcement) -> bool:
+        """Whether an announcement would stand, if it were signed."""
+        entry = self.entries.get(announcement.peer)
+        return entry is None or _supersedes(announcement, entry.announcement)
 
     def suspect(self, peer: bytes) -> bool:
         """Note that ``peer`` may be gone; whether that is news about a peer that is present."""
@@ -354,6 +361,7 @@ class PeerView:
         del self.entries[entry.announcement.peer]
 
     def _count(self, entry: Entry, sign: int) -> None:
+        self.version += 1
         if entry.state.is_present:
             self._present += sign
             self.root ^= int.from_bytes(entry.id)

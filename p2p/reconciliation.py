@@ -33,7 +33,8 @@ BUCKET = 16
 """Peers in a bucket, about."""
 MAX_BUCKETS = 256
 MAX_ROOM = 128 * 1024
-"""Bytes of items in one frame; what has no room is found next time."""
+MAX_ITEMS = 1024
+"""Bytes of items in one frame, and their number; what has no room is found next time."""
 ASK_AGAIN = 1.0
 """Seconds after which an item that was asked for, and did not come, is asked for again."""
 PULL_TIME = 2.0
@@ -62,8 +63,8 @@ class Views(Record):
 
     have: Annotated[bytes, Bounds(0, MAX_IDS)] = b""
     want: Annotated[bytes, Bounds(0, MAX_IDS)] = b""
-    known: Annotated[tuple[Sighting, ...], Bounds(0, 2 * MAX_PEERS)] = ()
-    accused: Annotated[tuple[EncodedAccusation, ...], Bounds(0, 2 * MAX_PEERS)] = ()
+    known: Annotated[tuple[Sighting, ...], Bounds(0, MAX_ITEMS)] = ()
+    accused: Annotated[tuple[EncodedAccusation, ...], Bounds(0, MAX_ITEMS)] = ()
     root: Annotated[bytes, Bounds(0, HASH)] = b""
     buckets: Annotated[bytes, Bounds(0, HASH * MAX_BUCKETS)] = b""
     parts: Annotated[bytes, Bounds(0, MAX_BUCKETS)] = b""
@@ -85,6 +86,7 @@ class Reconciliation:
         self._suspicion = suspicion
         self._asked: dict[bytes, float] = {}
         self._pulling_until = 0.0
+        self._computed: tuple[int, int, list[bytes]] = (-1, 0, [])
 
     @property
     def root(self) -> bytes:
@@ -128,6 +130,10 @@ class Reconciliation:
         )
         return None if reply == EMPTY else reply
 
+    def is_costly(self, frame: Views) -> bool:
+        """Whether an answer to ``frame`` takes a walk through the whole view."""
+        return bool(frame.buckets or frame.parts or (frame.root and frame.root != self.root))
+
     def correct(self, announcement: Announcement) -> bytes:
         """The short name of what this view holds in place of ``announcement``, if it holds something newer."""
         entry = self._view.entries.get(announcement.peer)
@@ -152,11 +158,16 @@ class Reconciliation:
         return min(MAX_BUCKETS, 4 << max(0, (len(self._view) // (4 * BUCKET)).bit_length()))
 
     def _fingerprints(self, count: int) -> list[bytes]:
+        """Of all buckets; those computed last are good as long as nothing changes."""
+        version, buckets, computed = self._computed
+        if (version, buckets) == (self._view.version, count):
+            return computed
         sums = [0] * count
         for peer, entry in self._view.entries.items():
             if entry.state.is_present:
                 sums[_bucket(peer, count)] ^= int.from_bytes(entry.id)
-        return [value.to_bytes(HASH) for value in sums]
+        self._computed = self._view.version, count, [value.to_bytes(HASH) for value in sums]
+        return self._computed[2]
 
     def _list_whole(self, parts: bytes, count: int, now: float) -> tuple[bytes, bytes]:
         """As many of the buckets as have room in one frame, and the short names of all in them."""
@@ -203,7 +214,7 @@ class Reconciliation:
             elif (accusation := self._suspicion.find(item)) is not None:
                 accused.append(accusation.encode())
                 room -= len(accused[-1])
-            if room < 0:
+            if room < 0 or len(known) + len(accused) == MAX_ITEMS:
                 break
         return tuple(known), tuple(accused)
 

@@ -143,11 +143,14 @@ async def test_a_reply_over_its_own_bound_is_cut_or_dropped(
         await trio.sleep(5)
         full = Views(have=bytes(MAX_IDS))
         monkeypatch.setattr(node.discovery._reconciliation, "answer", lambda *arguments: full)
-        reply = node.discovery._take(peer.me, Views(known=(Sighting(outdated.encode(), 0),)))
+        reply = await node.discovery._take(peer.me, Views(known=(Sighting(outdated.encode(), 0),)))
         assert reply is not None and len(Views.decode(reply.encode()).have) == MAX_IDS
         full = Views(have=bytes(MAX_IDS + ITEM_ID))
-        monkeypatch.setattr(node.discovery, "_take", lambda *arguments: full)
-        monkeypatch.setattr(node.discovery._neighbours, "_take", lambda *arguments: full)
+
+        async def take(*arguments: object) -> Views:
+            return full
+
+        monkeypatch.setattr(node.discovery._neighbours, "_take", take)
         for _ in range(10):
             peer.discovery._neighbours.say(node.me, Views(root=b"?" * 8))
             node.discovery._neighbours.say(peer.me, full)
