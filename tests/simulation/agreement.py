@@ -78,6 +78,10 @@ class Crash(Exception):
     """The node died in the middle of what it was doing."""
 
 
+class Runaway(AssertionError):
+    """There is no end to what happens."""
+
+
 class Simulation:
     """Nodes, time and the network between them.
 
@@ -87,6 +91,9 @@ class Simulation:
         honest: positions of the nodes that the checkers watch; all by default.
         make: makes a node's core, so that a test can put another in its place.
     """
+
+    max_events = 300_000
+    """What happens in one simulation at most; one that needs more goes round in circles."""
 
     def __init__(
         self,
@@ -99,7 +106,7 @@ class Simulation:
         network: Network | None = None,
         cores: dict[int, type[Simplex]] | None = None,
     ) -> None:
-        self.rng = random.Random(seed)
+        self.seed, self.rng = seed, random.Random(seed)
         self.ledger = FakeLedger(seed, committee, epoch_heights)
         self.network = network or Network()
         self.now = 0.0
@@ -113,6 +120,7 @@ class Simulation:
         """Fetched blocks that were not what was asked for."""
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._count = 0
+        self._done = 0
         self._verified: dict[crypto.Claim, bool] = {}
         watched = set(range(len(keys)) if honest is None else honest)
         self.nodes = [
@@ -160,9 +168,16 @@ class Simulation:
             node.start()
 
     def run(self, seconds: float, until: Callable[[], bool] = lambda: False) -> bool:
-        """Run for simulated ``seconds`` or until a condition holds; returns whether it does."""
+        """Run for simulated ``seconds`` or until a condition holds; returns whether it does.
+
+        Raises:
+            Runaway: after more than ``max_events``.
+        """
         end = self.now + seconds
         while self._events and self._events[0][0] <= end and not until():
+            self._done += 1
+            if self._done > self.max_events:
+                raise Runaway(f"seed {self.seed}: {self._done} events in {self.now:.1f} s, heights {self.heights}")
             self.now, _, action = heapq.heappop(self._events)
             action()
         if not until():

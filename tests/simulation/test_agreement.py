@@ -11,7 +11,7 @@ import pytest
 
 from chain.validators import ValidatorSet
 from tests.adversarial.flip_flopper import FlipFlopper, Forgetful
-from tests.simulation.agreement import Network, Simulation
+from tests.simulation.agreement import Network, Runaway, Simulation
 from tests.simulation.scenarios import always, assert_recovers, disturb, heal, make_keys, make_set
 
 
@@ -136,6 +136,19 @@ def test_the_vote_checker_catches(mutant: type[FlipFlopper] | type[Forgetful]) -
         caught += bool(simulation.votes.violations)
         assert all(keys[0].public_key.hex()[:8] in violation for violation in simulation.votes.violations)
     assert caught >= 5
+
+
+def test_what_goes_round_in_circles_ends_with_its_seed() -> None:
+    keys = make_keys(4)
+    simulation = Simulation(17, keys, always(make_set(keys)))
+    simulation.max_events = 1_000
+
+    def again() -> None:
+        simulation.at(0.0, again)
+
+    again()
+    with pytest.raises(Runaway, match="seed 17: 1001 events"):
+        simulation.run(1.0)
 
 
 TRACE = """
