@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from chain.blocks import Block
 from chain.votes import Certificate, VoteKind
-from consensus.messages import Build
-from consensus.proposals import get_proven_views
+from consensus.messages import Build, Commit, Effect
+from consensus.proposals import Rules, get_proven_views
 from consensus.simplex import Simplex
 
 
@@ -46,3 +47,38 @@ class Rewinder(Gullible):
             self._asked = (self.view, self.final.block_id)
             proof = self._views.get_nullifications(views.start, views.stop)
             self._effects.append(Build(self.view, self.final.block_id, self.final.certificate, proof))
+
+
+class Gateless(Simplex):
+    """Lets the next committee begin on a last block that is merely notarized, and accepts it as their first parent."""
+
+    def __init__(self, **arguments: object) -> None:
+        super().__init__(**arguments)  # type: ignore[arg-type]
+        self._rules.__class__ = _GatelessRules
+
+    def _take_certificate(self, certificate: Certificate) -> None:
+        super()._take_certificate(certificate)
+        self._hand_over(certificate)
+
+    def on_block(self, block: Block) -> list[Effect]:
+        effects = super().on_block(block)
+        here = self._views.find(block.header.view)
+        if here is not None and VoteKind.NOTARIZE in here.certificates:
+            self._hand_over(here.certificates[VoteKind.NOTARIZE])
+        return effects + self._act()
+
+    def _hand_over(self, certificate: Certificate) -> None:
+        block = self.get_block(certificate.block_id)
+        if certificate.kind == VoteKind.NOTARIZE and not self.is_finished:
+            if block is None:
+                self._candidates.fetch(certificate.block_id, certificate)
+            elif block.height == self.last_height:
+                self._effects.append(Commit(certificate, self._candidates.finalize(certificate)))
+
+
+class _GatelessRules(Rules):
+    def _check_parent(self, parent_id: bytes, certificate: Certificate | None) -> int:
+        if certificate is not None and certificate.epoch != self.epoch and certificate.kind == VoteKind.NOTARIZE:
+            self.check_certificate(certificate)
+            return 0
+        return super()._check_parent(parent_id, certificate)

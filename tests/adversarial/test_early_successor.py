@@ -13,13 +13,13 @@ import itertools
 
 import pytest
 
-from chain.blocks import Block
 from chain.crypto import KeyPair, hash_bytes
 from chain.exceptions import InvalidCertificate
 from chain.votes import Certificate, Vote, VoteKind, is_slashable
-from consensus.messages import Build, Check, Commit, Effect, Message, Reject
-from consensus.proposals import FinalBlock, Rules
+from consensus.messages import Build, Check, Commit, Message, Reject
+from consensus.proposals import FinalBlock
 from consensus.simplex import Simplex
+from tests.adversarial.flip_flopper import Gateless
 from tests.consensus.committee import Committee
 from tests.simulation.agreement import Simulation
 from tests.simulation.scenarios import make_set
@@ -28,41 +28,6 @@ from tests.simulation.twins import ScriptedSet, get_place
 KEYS = [KeyPair(hash_bytes("successor", bytes([number]))) for number in range(8)]
 FIRST, NEXT = range(4), range(4, 8)
 D = 3
-
-
-class Gateless(Simplex):
-    """Lets the next committee begin on a last block that is merely notarized, and accepts it as their first parent."""
-
-    def __init__(self, **arguments: object) -> None:
-        super().__init__(**arguments)  # type: ignore[arg-type]
-        self._rules.__class__ = _GatelessRules
-
-    def _take_certificate(self, certificate: Certificate) -> None:
-        super()._take_certificate(certificate)
-        self._hand_over(certificate)
-
-    def on_block(self, block: Block) -> list[Effect]:
-        effects = super().on_block(block)
-        here = self._views.find(block.header.view)
-        if here is not None and VoteKind.NOTARIZE in here.certificates:
-            self._hand_over(here.certificates[VoteKind.NOTARIZE])
-        return effects + self._act()
-
-    def _hand_over(self, certificate: Certificate) -> None:
-        block = self.get_block(certificate.block_id)
-        if certificate.kind == VoteKind.NOTARIZE and not self.is_finished:
-            if block is None:
-                self._candidates.fetch(certificate.block_id, certificate)
-            elif block.height == self.last_height:
-                self._effects.append(Commit(certificate, self._candidates.finalize(certificate)))
-
-
-class _GatelessRules(Rules):
-    def _check_parent(self, parent_id: bytes, certificate: Certificate | None) -> int:
-        if certificate is not None and certificate.epoch != self.epoch and certificate.kind == VoteKind.NOTARIZE:
-            self.check_certificate(certificate)
-            return 0
-        return super()._check_parent(parent_id, certificate)
 
 
 def attack(core: type[Simplex]) -> tuple[Simulation, set[Vote]]:
@@ -118,6 +83,7 @@ def test_without_the_gate_two_chains_are_final_and_nobody_can_be_blamed() -> Non
 
 def test_with_the_gate_the_next_committee_waits_and_then_follows() -> None:
     simulation, _ = attack(Simplex)
+    assert not simulation.violations
     assert [len(simulation.nodes[number].disk.chain) for number in (0, *NEXT)] == [1, 0, 0, 0, 0]
     assert {node.core.epoch for node in simulation.nodes[4:] if node.core is not None} == {0}
     simulation.network.passes = lambda sender, receiver, message: True

@@ -9,23 +9,26 @@ One number gives one schedule: ``make twins N=100000`` runs that many, ``make tw
 from __future__ import annotations
 
 import argparse
+import itertools
 import random
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from chain import crypto
 from chain.blocks import MAX_NULLIFICATIONS, Block
 from chain.crypto import KeyPair, hash_bytes
 from chain.validators import ValidatorSet
-from chain.votes import Vote, VoteKind
+from chain.votes import Certificate, Vote, VoteKind, is_slashable
 from consensus import proposals
 from consensus.messages import Message, Propose, Repropose
+from consensus.proposals import get_parent_certificate
 from consensus.simplex import Simplex
 from tests.adversarial.flip_flopper import Rewinder
-from tests.simulation.agreement import Network, Simulation
+from tests.simulation.agreement import Network, Node, Runaway, Simulation
 
 KEYS = [KeyPair(hash_bytes("twins", bytes([number]))) for number in range(9)]
 
@@ -39,6 +42,7 @@ Groups = tuple[frozenset[int], ...]
 Cuts = dict[tuple[int, int, str], Groups]
 """By epoch, view and kind of message, which nodes hear one another."""
 
+SIZES = (4, 4, 4, 5, 5, 7)
 KINDS = ("proposal", "notarize", "nullify", "finalize", "certificate")
 
 
@@ -60,6 +64,15 @@ class ScriptedMajority(ScriptedSet):
 
 class TwinsSimulation(Simulation):
     """Without checks of signatures: everybody runs code that signs honestly, so they would cost time alone."""
+
+    max_events = 60_000
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.said: set[Vote] = set()
+        """The votes that twins sent while the script ran."""
+        self.seen: Counter[str] = Counter()
+        """What happened, by name, 1 each."""
 
     def verify(self, claims: Iterable[crypto.Claim]) -> bool:
         return True
@@ -110,26 +123,100 @@ class Schedule:
     """Whether twins that lead ignore what was notarized since the last final block, where a body does not show it."""
     hands_out: str = "blocks"
     """What twins give to who fetches a block from them: see ``HANDS``."""
+    twist: str = ""
+    """What is hard about it on purpose: see :func:`harden`."""
+    dies: tuple[int, int, int] | None = None
+    """An honest node that loses power once it sent finalize in an epoch and view."""
 
     def describe(self) -> str:
         return "\n".join(
             [
-                f"seed {self.seed}: stakes {self.stakes}, twins {self.twins}, epochs of {self.epoch_heights}",
+                f"seed {self.seed}: {self.twist or 'as drawn'}",
+                f"  stakes {self.stakes}, twins {self.twins}, epochs of {self.epoch_heights}",
                 f"  committees {self.committees}, leaders {self.leaders}, proven {self.proven}",
                 f"  strangers {self.are_strangers}, rewinders {self.are_rewinders}, hand out {self.hands_out}",
                 f"  phases {[(seconds, [sorted(group) for group in groups]) for seconds, groups in self.phases]}",
-                f"  crash {self.crash}",
+                f"  crash {self.crash}, dies {self.dies}",
                 *(f"  {place}: {[sorted(group) for group in groups]}" for place, groups in sorted(self.cuts.items())),
             ]
         )
 
 
-def make_schedule(seed: int, sizes: Sequence[int] = (4, 4, 4, 5, 5, 7), *, third: bool = False) -> Schedule:
+def make_schedule(seed: int, sizes: Sequence[int] = SIZES, *, third: bool = False) -> Schedule:
     """The schedule of ``seed``, with a number of validators from ``sizes``.
 
     Args:
         third: the twins hold exactly a third of the stake instead of less.
     """
+    schedule, rng = draw_schedule(seed, sizes, third=third), random.Random(f"twist {seed}")
+    return schedule if third or rng.random() < 0.7 else harden(schedule, rng)
+
+
+def harden(schedule: Schedule, rng: random.Random) -> Schedule:
+    """Have happen what chance hardly ever brings about.
+
+    * ``finalization`` or ``notarization known to one``: of a block of an honest leader; a twin leads next, and builds
+      as if it were nothing. Sometimes a node dies after its finalize.
+    * ``last block withheld``: the only block of an epoch is notarized, but a twin alone knows, and shows it to the next
+      committee, in which it sits too, while the epoch's own goes on and makes another one final.
+    """
+    if len(schedule.committees[0]) == 4 and rng.random() < 0.3:
+        return _withhold_last(schedule, rng)
+    return _hide(schedule, rng, rng.choice(("finalize", "finalize", "notarize")))
+
+
+def _hide(schedule: Schedule, rng: random.Random, kind: str) -> Schedule:
+    members, nodes = schedule.committees[0], range(len(schedule.stakes) + len(schedule.twins))
+    honest = [member for member in members if member not in schedule.twins]
+    faulty = [member for member in members if member in schedule.twins]
+    keeper, view = rng.choice(honest), rng.randint(1, schedule.views - 1)
+    cuts = {place: groups for place, groups in schedule.cuts.items() if place[0] or place[1] not in (view, view + 1)}
+    cuts[0, view, kind] = tuple(frozenset({node, keeper}) for node in nodes if node != keeper)
+    cuts[0, view, "certificate"] = (frozenset(),)
+    if faulty and rng.random() < 0.7:  # from one half of the pair alone
+        cuts[0, view + 1, "proposal"] = (frozenset(range(len(schedule.stakes))),)
+    leaders = list(schedule.leaders[0])
+    leaders[view - 1 : view + 1] = [rng.choice(honest), rng.choice(faulty or honest)]
+    return replace(
+        schedule,
+        leaders=(tuple(leaders), *schedule.leaders[1:]),
+        cuts=cuts,
+        phases=(),
+        proven=rng.choice((0, 0, 1)),
+        are_rewinders=True,
+        twist=f"{'finalization' if kind == 'finalize' else 'notarization'} known to one",
+        dies=(rng.choice(honest), 0, view) if rng.random() < 0.5 else None,
+    )
+
+
+def _withhold_last(schedule: Schedule, rng: random.Random) -> Schedule:
+    one, two, three, twin, *outside = rng.sample(range(6), 6)
+    half, other = rng.sample((twin, 6), 2)  # which of the pair does it
+    ours, theirs = frozenset((one, two, three, other)), frozenset((*outside, half))
+    cuts = {
+        (epoch, view, kind): (group,) for epoch, group in ((0, ours), (1, theirs)) for view in (1, 2) for kind in KINDS
+    }
+    cuts[0, 1, "proposal"] = (frozenset((one, two, half)),)
+    cuts[0, 1, "notarize"] = (frozenset((one, half)), frozenset((two, half)))
+    cuts[0, 1, "certificate"] = (theirs,)
+    committees = ((one, two, three, twin), (*outside, twin, rng.choice((one, two, three))))
+    return replace(
+        schedule,
+        stakes=(1000,) * 6,
+        twins=(twin,),
+        views=2,
+        epoch_heights=1,
+        committees=tuple(tuple(sorted(members)) for members in committees),
+        leaders=((one, two), tuple(outside)),
+        cuts=cuts,
+        phases=(),
+        crash=(three, rng.uniform(0.0, 6.0)) if rng.random() < 0.3 else None,
+        twist="last block withheld",
+    )
+
+
+def draw_schedule(seed: int, sizes: Sequence[int] = SIZES, *, third: bool = False) -> Schedule:
+    """The schedule of ``seed`` without a twist."""
     rng = random.Random(seed)
     size = rng.choice(sizes)
     has_epochs = not third and rng.random() < 0.25
@@ -211,7 +298,7 @@ def _draw_groups(rng: random.Random, nodes: int, stakes: tuple[int, ...], twins:
 
 def make_simulation(
     schedule: Schedule, kind: type[ScriptedSet] = ScriptedSet, core: type[Simplex] = Simplex
-) -> Simulation:
+) -> TwinsSimulation:
     """The nodes of a schedule; all honest ones run ``core``."""
     count = len(schedule.stakes)
     committees = []
@@ -241,9 +328,45 @@ def get_place(message: Message) -> tuple[int, int, str]:
     return message.epoch, message.view, kind
 
 
-def play(schedule: Schedule, simulation: Simulation) -> None:
+def _note_attack(simulation: TwinsSimulation, sender: Node, receiver: Node, message: Message) -> None:
+    """What a twin is about to tell somebody honest."""
+    cores = [node.core for node in simulation.nodes if node.watched and node.core is not None]
+    if isinstance(message, Propose) and message.proposal.epoch == message.block.header.epoch:
+        parent = get_parent_certificate(message)
+        view = 0 if parent is None or parent.epoch != message.proposal.epoch else parent.view
+        tips = [core._views.tip_view for core in cores if core.epoch == message.proposal.epoch]
+        above = sum(tip > view for tip in tips)
+        if above:
+            simulation.seen["a twin proposed below a tip"] = 1
+        if above == 1:
+            simulation.seen["a twin proposed below a tip that one node alone knew"] = 1
+    elif isinstance(message, Certificate) and message.kind == VoteKind.NOTARIZE and receiver.core is not None:
+        block = None if sender.core is None else sender.core.get_block(message.block_id)
+        is_last = block is not None and block.height == simulation.ledger.get_last_height(message.epoch)
+        is_stranger = receiver.key.public_key not in simulation.ledger.committee(message.epoch)
+        if is_last and is_stranger and receiver.core.epoch == message.epoch:
+            simulation.seen["a last block that was not final was shown to the next committee"] = 1
+
+
+def _look_back(simulation: TwinsSimulation) -> None:
+    """What votes there were."""
+    places: dict[tuple[bytes, int, int], list[Vote]] = {}
+    for vote in simulation.said:
+        places.setdefault((vote.signer, vote.epoch, vote.view), []).append(vote)
+    if any(is_slashable(*pair) for votes in places.values() for pair in itertools.combinations(votes, 2)):
+        simulation.seen["a twin signed a slashable pair"] = 1
+    backed: dict[tuple[int, int], set[bytes]] = {}
+    for (_, epoch, view), votes in simulation.votes.votes.items():
+        if VoteKind.NOTARIZE in votes:
+            backed.setdefault((epoch, view), set()).add(votes[VoteKind.NOTARIZE])
+    if any(len(blocks) > 1 for blocks in backed.values()):
+        simulation.seen["honest nodes backed two blocks in one view"] = 1
+
+
+def play(schedule: Schedule, simulation: TwinsSimulation) -> None:
     """The scripted part."""
     network, nodes = simulation.network, simulation.nodes
+    pending = {schedule.dies} - {None}
 
     def are_twins(sender: int, receiver: int) -> bool:
         return schedule.are_strangers and nodes[sender].key is nodes[receiver].key
@@ -251,7 +374,19 @@ def play(schedule: Schedule, simulation: Simulation) -> None:
     def passes(sender: int, receiver: int, message: Message) -> bool:
         groups = schedule.cuts.get(get_place(message))
         together = groups is None or any(sender in group and receiver in group for group in groups)
-        return together and not are_twins(sender, receiver)
+        passes = together and not are_twins(sender, receiver)
+        if not nodes[sender].watched:
+            if isinstance(message, Vote):
+                simulation.said.add(message)
+            elif passes and nodes[receiver].watched:
+                _note_attack(simulation, nodes[sender], nodes[receiver], message)
+        elif isinstance(message, Vote) and message.kind == VoteKind.FINALIZE:
+            place = (sender, message.epoch, message.view)
+            if place in pending:
+                pending.remove(place)
+                simulation.seen["a node died after it sent finalize"] = 1
+                simulation.at(0.0, lambda: lose_power(simulation, sender))
+        return passes
 
     def is_over() -> bool:
         """Whether most nodes are past what is scripted (some may be cut off for good), or it did its worst."""
@@ -270,6 +405,7 @@ def play(schedule: Schedule, simulation: Simulation) -> None:
         simulation.run(seconds, is_over)
     network.groups = ()
     simulation.run(SCRIPTED, is_over)
+    _look_back(simulation)
     network.passes = lambda sender, receiver, message: not are_twins(sender, receiver)
 
 
@@ -281,22 +417,32 @@ def lose_power(simulation: Simulation, number: int) -> None:
 
 
 def check(
-    schedule: Schedule, kind: type[ScriptedSet] = ScriptedSet, core: type[Simplex] = Simplex, *, live: bool = True
+    schedule: Schedule,
+    kind: type[ScriptedSet] = ScriptedSet,
+    core: type[Simplex] = Simplex,
+    *,
+    live: bool = True,
+    seen: Counter[str] | None = None,
 ) -> list[str]:
     """Run a schedule; what it broke.
 
     Args:
         live: whether the chain has to go on afterwards.
+        seen: takes what happened of all that should happen in many schedules.
     """
     proposals.MAX_NULLIFICATIONS = schedule.proven
+    simulation = make_simulation(schedule, kind, core)
     try:
-        return _check(schedule, kind, core, live)
+        return _check(schedule, simulation, live)
+    except Runaway as error:
+        return [*simulation.violations, f"no end: {error}"]
     finally:
         proposals.MAX_NULLIFICATIONS = MAX_NULLIFICATIONS
+        if seen is not None:
+            seen.update(simulation.seen)
 
 
-def _check(schedule: Schedule, kind: type[ScriptedSet], core: type[Simplex], live: bool) -> list[str]:
-    simulation = make_simulation(schedule, kind, core)
+def _check(schedule: Schedule, simulation: TwinsSimulation, live: bool) -> list[str]:
     play(schedule, simulation)
     honest = [node for node in simulation.nodes if node.watched]
     goal = max(simulation.heights) + 1
@@ -333,12 +479,13 @@ def main() -> None:
         faults = check(schedule, live=not options.third)
         print("\n".join(faults) or "nothing broke")
         sys.exit(bool(faults))
-    start, broken, sizes = time.monotonic(), 0, Counter[str]()
+    start, broken, sizes, seen = time.monotonic(), 0, Counter[str](), Counter[str]()
     for done, seed in enumerate(range(options.first, options.first + options.count), 1):
         schedule = make_schedule(seed, third=options.third)
         shape = "with committees that change" if len(schedule.committees) > 1 else "in one epoch"
         sizes[f"{len(schedule.committees[0])} validators {shape}"] += 1
-        faults = check(schedule, live=not options.third)
+        faults = check(schedule, live=not options.third, seen=seen)
+        sizes[f"of which {schedule.twist or 'as drawn'}"] += 1
         broken += bool(faults)
         for fault in faults:
             print(f"\nmake twins SEED={seed}: {fault}")
@@ -346,7 +493,7 @@ def main() -> None:
             speed = done / (time.monotonic() - start)
             print(f"\r{done} of {options.count} schedules, {broken} broken, {speed:.0f} a second", end="", flush=True)
     print()
-    for name, count in sorted(sizes.items()):
+    for name, count in [*sorted(sizes.items()), *sorted(seen.items())]:
         print(f"  {count:7} {name}")
     sys.exit(bool(broken))
 
