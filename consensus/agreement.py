@@ -361,7 +361,12 @@ class Agreement:
         ahead = block.header.timestamp - self._runtime.now()
         if ahead > self._drift:
             # It is no worse for that, and may be an ancestor of all that follows: other clocks are not this one.
-            logger.warning("a block is ahead of this clock", height=block.height, ms=ahead)
+            logger.warning(
+                "a block is ahead of this clock and gets no vote yet; if many are, this clock is slow: set it",
+                height=block.height,
+                ms=ahead,
+                allowed_ms=self._drift,
+            )
             self._ahead[block.id] = block
             return
         is_valid = await self._execute(block) is not None

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+import trio
 
+from chain.blocks import Header
+from chain.state import State, compute_supply
+from chain.votes import VoteKind
 from consensus.messages import Effect, Message
 from consensus.simplex import Simplex, Timeouts
+from p2p.runtime import SimulatedRuntime
+from tests.consensus.world import World, make_key, make_test_genesis, simulate
 from tests.simulation.agreement import Network, Simulation
 from tests.simulation.scenarios import always, assert_recovers, disturb, heal, make_keys, make_set
 
@@ -70,3 +78,135 @@ def test_clocks_of_all_kinds_together_are_safe() -> None:
         simulation.run(10)
         assert not simulation.violations
         assert not simulation.conflicts
+
+
+# Wall clocks, in real engines on a real ledger. (Above it was how fast time passes.)
+
+VALIDATORS = (1, 2, 3, 4)
+PAYER = 5
+GENESIS = make_test_genesis(4, others=1, epoch_heights=10)
+
+
+@dataclass
+class Course:
+    """What became of a chain whose validators had wrong clocks."""
+
+    elapsed: int
+    """ms of real time."""
+    head: Header
+    proposed: Counter[int] = field(default_factory=Counter)
+    """Final blocks by proposer."""
+    backed: dict[int, Counter[int]] = field(default_factory=dict)
+    """Final blocks that each signed notarize for, by proposer."""
+    missed: dict[int, int] = field(default_factory=dict)
+    """Fees for missed leads, for those who paid any."""
+    jailed: set[int] = field(default_factory=set)
+    """Whoever was at any time."""
+
+
+def run_engines(skews: dict[int, int], height: int = 30) -> Course:
+    """Pay until the chain has a height. Everybody has the same, and no credit was made or lost."""
+    courses: list[Course] = []
+    jailed: set[int] = set()
+
+    def look(state: State) -> None:
+        duties = {number: state.duty(make_key(number).public_key) for number in VALIDATORS}
+        jailed.update(number for number, duty in duties.items() if duty is not None and duty.jailed_until)
+
+    async def play(world: World) -> None:
+        world.skews = skews
+        await world.start(*VALIDATORS)
+        engine, began = world.engine(1), trio.current_time()
+        with trio.fail_after(3_600):
+            while engine.header.height < height:
+                operation = world.transfer(PAYER, 2, 5)
+                await engine.submit(operation)
+                await engine.wait_final(operation.id, 900.0)
+                look(engine.state)
+        course = Course(round((trio.current_time() - began) * 1000), engine.header, jailed=jailed)
+        await world.wait_height(engine.header.height)
+        world.check_same_chain()
+        note_course(course, world)
+        courses.append(course)
+
+    simulate(GENESIS, play)
+    return courses[0]
+
+
+def note_course(course: Course, world: World) -> None:
+    engine, fee = world.engine(1), GENESIS.parameters.missed_lead_fee
+    assert compute_supply(engine.state) == GENESIS.supply
+    blocks = [engine._store.block(height) for height in range(1, course.head.height + 1)]
+    numbers = {make_key(number).public_key: number for number in VALIDATORS}
+    proposers = {block.id: numbers[block.header.proposer] for block in blocks if block is not None}
+    course.proposed.update(proposers.values())
+    for number in VALIDATORS:
+        voting, key = world.engine(number)._voting, make_key(number).public_key
+        assert voting is not None
+        votes = [vote for epoch in range(course.head.epoch + 1) for vote in voting.journal.votes(epoch)]
+        backed = {vote.block_id for vote in votes if vote.kind == VoteKind.NOTARIZE}
+        course.backed[number] = Counter(proposers[block_id] for block_id in backed & proposers.keys())
+        lost = GENESIS.state.account(key).available - engine.state.account(key).available
+        if number != 2 and lost >= fee:  # number 2 is paid all the time; a return from jail costs less than a fee
+            course.missed[number] = lost // fee
+
+
+@pytest.mark.parametrize("skews", [{}, {4: 900}, {4: -900}, {3: 450, 4: -450}], ids=str)
+def test_clocks_within_a_second_of_one_another_are_right(skews: dict[int, int]) -> None:
+    """Every validator leads, votes for all, pays nothing and stays."""
+    course = run_engines(skews)
+    assert set(course.proposed) == set(VALIDATORS)
+    assert all(backed.total() > 20 and set(backed) == set(VALIDATORS) for backed in course.backed.values())
+    assert course.missed == {} and course.jailed == set()
+    assert abs(course.head.chain_time - course.elapsed) < 1_500
+
+
+def test_a_clock_that_is_as_fast_as_allowed_makes_one_wrong_that_is_as_slow() -> None:
+    """Timestamps never go back: after a block that is 0.9 s ahead those of all leaders are, for as long. Whoever is
+    slow by 0.9 s votes for none of them, although it would for those of anybody but the fast one without it.
+    """
+    course = run_engines({3: 900, 4: -900})
+    assert set(course.proposed) == set(VALIDATORS), "a quorum has no quarrel with any of them"
+    assert 3 not in course.backed[4]
+    assert all(course.backed[number].total() > 20 for number in (1, 2, 3))
+    assert course.missed == {} and course.jailed == {4}
+
+
+def test_who_is_a_minute_behind_votes_for_nothing_and_goes_to_jail() -> None:
+    """For its clock every block but its own is of the future. Whoever has the right time is not held up by it."""
+    course = run_engines({4: -60_000})
+    assert set(course.backed[4]) <= {4}
+    assert course.jailed == {4}
+    assert course.missed == {}
+    assert all(course.backed[number].total() > 20 for number in (1, 2, 3))
+    assert abs(course.head.chain_time - course.elapsed) < 1_500
+
+
+@pytest.mark.parametrize("skew", [5_000, 60_000])
+def test_who_is_ahead_votes_but_leads_in_vain_and_pays_for_it(skew: int) -> None:
+    """When the time of its blocks has come for the others, they have given its view up."""
+    course = run_engines({4: skew})
+    assert set(course.proposed) == {1, 2, 3}
+    assert course.backed[4].total() > 20
+    assert course.jailed == set()
+    assert list(course.missed) == [4] and course.missed[4] >= 3
+    assert course.head.chain_time <= course.elapsed, "and time does not run ahead with it"
+
+
+def test_two_wrong_clocks_of_four() -> None:
+    """One ahead and one behind: both get what each gets alone, and the two others with the one ahead are a quorum."""
+    course = run_engines({3: -60_000, 4: 5_000})
+    assert 4 not in course.proposed and set(course.backed[3]) <= {3}
+    assert course.jailed == {3} and list(course.missed) == [4]
+    assert course.head.chain_time <= course.elapsed
+
+
+def test_more_than_a_third_behind_set_the_pace() -> None:
+    """Without them there is no quorum, and they vote for blocks of their own time alone: the chain goes on, slowly, and
+    those whose clocks are right pay for views in which they led in vain. No clock makes two chains.
+    """
+    course = run_engines({3: -60_000, 4: -60_000}, height=12)
+    assert set(course.proposed) == {3, 4}
+    assert 1 in course.missed
+    assert course.head.chain_time < course.elapsed / 2
+    assert course.head.timestamp < SimulatedRuntime.EPOCH + course.elapsed - 59_000
