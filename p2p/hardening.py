@@ -73,7 +73,7 @@ STREAM_RATE = Rate(items=100, size=math.inf, burst=5.0)
 MAX_OUTBOUND = 256
 """Outbound connections for which there is always room, however many others come in."""
 MAX_BUFFERED = 16 << 20
-MAX_BACKLOG = 32 << 20
+MAX_BACKLOG = 48 << 20
 """Bytes that wait for a reader in all streams of one connection, and of all connections."""
 BODY_TIMEOUT = 30.0
 """Seconds that the bytes of one frame may take to come."""
@@ -98,6 +98,8 @@ MAX_WINDOW_PAUSE = 0.25
 """Seconds between looks at whether it does, at most."""
 SIMULTANEOUS = 10.0
 """Two connections made within this many seconds of one another come from mutual dialling."""
+
+STOCK_AUTOTUNE = YamuxStream._apply_autotune_epoch
 
 
 @cache
@@ -147,11 +149,19 @@ def exclusive_ports() -> None:
 
 def bounded_windows() -> None:
     """The receive window of a stream grows to 16 MiB, of each of hundreds of streams: a relay between a fast and a slow
-    peer would hold gigabytes.
+    peer would hold gigabytes. And it doubles with every few bytes that are read, so that it has grown before the
+    protocol of the stream is agreed on.
 
-    Delete when the limit is an argument.
+    Here it grows when half of it has been read. Delete when the limit is an argument and windows grow with use.
     """
     vars(yamux)["MAX_WINDOW_SIZE"] = MAX_WINDOW
+
+    def grow(stream: YamuxStream, buffered: int) -> int:
+        if stream._window_update_full_grow + stream._window_update_pending_flush == 0:
+            return 0
+        return int(STOCK_AUTOTUNE(stream, buffered))
+
+    setattr(YamuxStream, STOCK_AUTOTUNE.__name__, grow)
 
 
 def ipv6_remote_addresses() -> None:
@@ -590,6 +600,15 @@ async def wait_for_window(stream: NetStream) -> int:
         await trio.sleep(pause)
         pause = min(pause * 1.2, MAX_WINDOW_PAUSE)
     return max(1, muxed.send_window)
+
+
+def keep_window(stream: NetStream) -> None:
+    """Whatever a stream has been granted may wait here, if what is behind it is slow. So a relay's streams keep the
+    window that they begin with, instead of one that grows with the speed at which the peer sends.
+
+    Delete when the limit of a stream is an argument.
+    """
+    vars(stream.muxed_stream)["_apply_autotune_epoch"] = lambda buffered: 0
 
 
 def was_reset(stream: NetStream) -> bool:

@@ -44,6 +44,7 @@ from p2p.hardening import (
     build_host,
     is_busy,
     is_circuit,
+    keep_window,
     peer_id_of,
     public_key_of,
     share_port,
@@ -570,6 +571,8 @@ class Libp2pNetwork:
         except Exception as error:
             raise NetworkError(f"{format_address(peer)} opens no stream of {protocol}: {root_cause(error)}") from error
         assert isinstance(stream, NetStream)
+        if protocol == STOP:
+            keep_window(stream)
         return Libp2pStream(stream, peer, self._drain_soon)
 
     @asynccontextmanager
@@ -610,6 +613,8 @@ class Libp2pNetwork:
         if peer is None or self._running is None:
             await stream.reset()
             return
+        if protocol == HOP:
+            keep_window(stream)
         ours = Libp2pStream(stream, peer, self._drain_soon)
         scope = trio.CancelScope()
         self._scopes.add(scope)

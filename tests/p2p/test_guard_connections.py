@@ -610,6 +610,21 @@ async def test_a_reader_that_does_not_read_holds_up_little(on: bool, monkeypatch
     assert (unread <= limit) is on
 
 
+@guard
+@pytest.mark.trio
+async def test_windows_grow_with_what_is_read(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    p2p.hardening.install()
+    if not on:
+        monkeypatch.setattr(yamux.YamuxStream, "_apply_autotune_epoch", p2p.hardening.STOCK_AUTOTUNE)
+    async with pair() as (one, other):
+        stream = await other.open_stream(one.me, ECHO)
+        for _ in range(5):
+            await stream.send(b"hello")
+            await stream.receive()
+        largest = max(stream.target_recv_window for stream in muxer(one, other).streams.values())
+        assert (largest == yamux.DEFAULT_WINDOW_SIZE) is on
+
+
 @pytest.mark.trio
 async def test_a_node_tells_no_peer_its_listen_addresses() -> None:
     async with pair() as (one, other):

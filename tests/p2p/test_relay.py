@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from typing import cast
 
 import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
 from libp2p.relay.circuit_v2.pb import circuit_pb2 as pb
+from libp2p.stream_muxer.yamux.yamux import DEFAULT_WINDOW_SIZE, Yamux
 
 import p2p.hardening
 import p2p.host
@@ -261,6 +263,23 @@ async def test_megabytes_cross_a_circuit_unharmed_both_ways() -> None:
                 while len(received) < len(payload):
                     received += await stream.receive()
             assert received == payload
+
+
+@pytest.mark.trio
+async def test_a_relay_keeps_little_of_a_circuit_however_fast_it_is_filled() -> None:
+    async with behind_a_relay() as (relay, one, other):
+        stream = await other.open_stream(one.me, ECHO)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stream.send, bytes(4 << 20))
+            received = 0
+            while received < 4 << 20:
+                received += len(await stream.receive())
+        windows = [
+            stream.target_recv_window
+            for connection in swarm_of(relay).get_connections()
+            for stream in cast(Yamux, connection.muxed_conn).streams.values()
+        ]
+        assert len(windows) >= 2 and max(windows) <= DEFAULT_WINDOW_SIZE
 
 
 @pytest.mark.trio
