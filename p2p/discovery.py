@@ -40,7 +40,7 @@ from p2p.announcements import (
     sign_announcement,
 )
 from p2p.broadcast import Broadcast
-from p2p.dialling import TARGET, get_addresses
+from p2p.dialling import SMALL, TARGET, get_addresses
 from p2p.keeper import Dial, Keeper
 from p2p.limits import Bucket, Limiter, Rate
 from p2p.neighbours import PROTOCOL, Neighbours, contained
@@ -94,6 +94,9 @@ TOTAL_LIST_RATE = Rate(items=20, size=math.inf, burst=10.0)
 BATCH = 64
 FEW = 4
 """Signatures that are checked in one go, in a thread; and how many are not worth one."""
+ANSWERS = 16
+"""Peers dialled for the first time that say how many of those heard of there are."""
+ESTIMATE_INTERVAL = 5.0
 LEAVE_TIMEOUT = 2.0
 """Seconds that saying goodbye may take."""
 MAX_TOLD = 16
@@ -156,6 +159,8 @@ class Discovery:
         self._target = target
         self._store = store
         self._dialling: dict[bytes, None] = {}
+        self._answering = 1.0  # share of the peers dialled for the first time lately
+        self._estimated = (0.0, -math.inf)  # peers, and until when that holds
         self._checking: dict[bytes, None] = {}
         self._parting: dict[bytes, None] = {}
         self._events: Broadcast[Change] = Broadcast(EVENTS)
@@ -285,7 +290,17 @@ class Discovery:
 
     def _interval(self) -> float:
         """Seconds after which an announcement is made anew."""
-        return min(max(ANNOUNCE_INTERVAL, INTERVAL_PER_PEER * len(self.view)), MAX_INTERVAL)
+        return min(max(ANNOUNCE_INTERVAL, INTERVAL_PER_PEER * self._estimate_size()), MAX_INTERVAL)
+
+    def _estimate_size(self) -> float:
+        """How many others there are: those that this node has dialled and, of the rest, as many as seem to answer."""
+        now = trio.current_time()
+        if now >= self._estimated[1] or len(self.view) <= SMALL:
+            heard_of = [known for known in self.view.present() if not self.view.is_proven(known.peer)]
+            proven = len(self.view) - len(heard_of)
+            dialable = sum(bool(get_addresses(known)) for known in heard_of)
+            self._estimated = (proven + self._answering * dialable, now + ESTIMATE_INTERVAL)
+        return self._estimated[0]
 
     async def _keep_announcing(self) -> None:
         jitter = self._runtime.random.uniform(0.1, 1.0)  # nodes that started together drift apart
@@ -468,7 +483,7 @@ class Discovery:
 
     def _is_drawn(self) -> bool:
         """Whether this node is among the few that find out what all want to know."""
-        return self._runtime.random.random() * len(self.view) < PROBERS
+        return self._runtime.random.random() * self._estimate_size() < PROBERS
 
     def _emit(self, change: Change) -> None:
         if logger.isEnabledFor(logging.DEBUG):  # base58 is slow
@@ -492,14 +507,19 @@ class Discovery:
             for change in (*self.suspicion.judge(now, connected), *self.view.expire(now)):
                 self._emit(change)
             self._note_changes()
+            to_check = []
             for peer in self.view.suspects():
                 if peer in connected:
                     self._confirm(peer)
                 elif not self.suspicion.is_believed(peer) and not self._is_isolated():
-                    self._start_check(peer)
-            for peer, chance in self.suspicion.unresolved(now):
+                    to_check.append(peer)
+            for peer, chance in self.suspicion.unresolved(now, self._estimate_size()):
                 if peer not in connected and self._runtime.random.random() < chance:
-                    self._start_check(peer)
+                    to_check.append(peer)
+            # There may be more than there is time for, most of them invented.
+            self._runtime.random.shuffle(to_check)
+            for peer in sorted(to_check, key=lambda peer: not self.view.is_proven(peer)):
+                self._start_check(peer)
             reachable = self._announced is not None and bool(self._announced.addresses)
             network = self._network
             actions = self._keeper.choose(
@@ -535,8 +555,10 @@ class Discovery:
 
     async def _dial(self, peer: bytes, addresses: tuple[str, ...], is_probe: bool) -> None:
         try:
-            was_relayed = self._network.is_relayed(peer)
+            was_relayed, is_hearsay = self._network.is_relayed(peer), not self.view.is_proven(peer)
             connected = await self._connect(peer, addresses)
+            if is_hearsay:
+                self._answering += (connected - self._answering) / ANSWERS
             if not connected or (was_relayed and self._network.is_relayed(peer)):
                 self._keeper.failed(peer, trio.current_time())
                 if not connected and self.view.suspect(peer):

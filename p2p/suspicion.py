@@ -124,8 +124,10 @@ class Suspicion:
         case = self._cases.get(peer)
         return case is not None and case.due is not None
 
-    def unresolved(self, now: float) -> list[tuple[bytes, float]]:
+    def unresolved(self, now: float, size: float) -> list[tuple[bytes, float]]:
         """The peers that are accused by too few to be believed, and the chance that this node should now probe each.
+
+        There are about ``size`` nodes to do that.
 
         Looked at about once a second, the chances add up to :data:`PROBERS` nodes in the first seconds after
         :data:`PROBE_DELAY`, and to more and more of them as long as the peer neither answers nor refutes.
@@ -135,7 +137,7 @@ class Suspicion:
             entry = self._view.entries.get(peer)
             waited = now - case.opened - PROBE_DELAY
             if case.due is None and waited >= 0 and entry is not None and entry.state.is_present:
-                share = PROBERS / max(1, len(self._view))
+                share = PROBERS / max(1.0, size)
                 chances.append((peer, share / 2 * 2.0 ** min(waited / 2, 30.0)))
         return chances
 

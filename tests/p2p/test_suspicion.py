@@ -150,12 +150,12 @@ def test_what_is_remembered_of_accusers_is_bounded_and_who_floods_it_flushes_nob
 
 
 def test_a_peer_that_answered_is_not_looked_for_again_at_once() -> None:
-    view, suspicion = world(100)
+    _, suspicion = world(100)
     suspicion.accuse(accuse(2), 0.0)
-    before = suspicion.unresolved(30.0)
+    before = suspicion.unresolved(30.0, 100)
     suspicion.absolve(key(SUSPECT), 30.0)
-    assert before and suspicion.unresolved(30.0) == []
-    assert suspicion.unresolved(30.0 + PROBE_DELAY)[0][1] == pytest.approx(PROBERS / 2 / len(view))
+    assert before and suspicion.unresolved(30.0, 100) == []
+    assert suspicion.unresolved(30.0 + PROBE_DELAY, 100)[0][1] == pytest.approx(PROBERS / 2 / 100)
 
 
 def test_made_up_observers_are_not_heard() -> None:
@@ -202,14 +202,14 @@ def test_no_more_words_travel_than_are_needed() -> None:
 def test_too_few_words_make_ever_more_nodes_look_for_themselves() -> None:
     view, suspicion = world(100)
     suspicion.accuse(accuse(2), 0.0)
-    assert suspicion.unresolved(PROBE_DELAY - 0.1) == []
-    ((peer, chance),) = suspicion.unresolved(PROBE_DELAY)
+    assert suspicion.unresolved(PROBE_DELAY - 0.1, 100) == []
+    ((peer, chance),) = suspicion.unresolved(PROBE_DELAY, 100)
     assert peer == key(SUSPECT)
     assert chance * len(view) == pytest.approx(PROBERS / 2)
-    assert suspicion.unresolved(PROBE_DELAY + 20.0)[0][1] > 1.0
+    assert suspicion.unresolved(PROBE_DELAY + 20.0, 100)[0][1] > 1.0
     for observer in (3, 4):
         suspicion.accuse(accuse(observer), 0.0)
-    assert suspicion.unresolved(PROBE_DELAY) == []
+    assert suspicion.unresolved(PROBE_DELAY, 100) == []
 
 
 def test_a_case_against_one_that_is_forgotten_is_dropped() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -224,3 +225,49 @@ async def test_an_old_announcement_does_not_grow_young_on_the_way(autojump_clock
         assert len(victim.present()) == 11
         await trio.sleep((7_200_000 - age + MAX_AHEAD) / 1000 + 5)
         assert len(victim.present()) == 1
+
+
+def place(w: World, announcements: list[Announcement]) -> list[Announcement]:
+    """The same with addresses at which nobody answers."""
+    return [
+        sign_announcement(
+            w.key(1_000_000 + number), CHAIN, replace(one, addresses=(f"/ip4/20.{number % 250}.0.1/tcp/1",))
+        )
+        for number, one in enumerate(announcements)
+    ]
+
+
+async def test_those_that_count_are_checked_before_a_crowd_of_invented_suspects(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world(6) as w:
+        await w.until_agreed(20)
+        await trio.sleep(5)
+        node = w.nodes[1]
+        dialled = [peer for peer in sorted(node.network.peers()) if node.network.is_outbound(peer)]
+        victim = next(other for other in w.nodes if other.me in dialled)
+        invented = sorted(place(w, invent(w, 0, 300)), key=lambda one: one.peer)
+        for one in invented:
+            node.discovery.view.apply(one, trio.current_time())
+            node.discovery.view.suspect(one.peer)
+        checked: list[bytes] = []
+        monkeypatch.setattr(node.discovery, "_start_check", lambda peer, delay=0.0: checked.append(peer))
+        w.crash(victim, notice=0.0)
+        await trio.sleep(0.1)
+        checked.clear()
+        await trio.sleep(1.2)
+        assert checked[0] == victim.me  # proven
+        others = checked[1:]
+        assert len(others) >= 300 and others[:300] != sorted(others[:300])  # and nobody else by a key of its choice
+
+
+async def test_invented_peers_that_do_not_answer_do_not_count_as_a_large_network(autojump_clock: MockClock) -> None:
+    async with world(12) as w:
+        await w.until_agreed(20)
+        node = w.nodes[5]
+        honest = node.discovery._interval()
+        for one in (*place(w, invent(w, 0, 250)), *invent(w, 5000, 100)):
+            node.discovery.view.apply(one, trio.current_time())
+        await trio.sleep(40)
+        assert len(node.discovery.view) > 100
+        assert node.discovery._interval() < 2 * honest
