@@ -48,6 +48,8 @@ OPEN_COST = 60
 """Bytes that each end of a new stream sends to agree on the protocol, beside its name."""
 CONNECT_COST = 1200
 """Bytes that each end of a new connection sends, about: TCP, Noise, multistream, identify, gossip's greeting."""
+RESERVE_COST = 300
+"""Bytes that each end sends for a relay slot, about, beside opening a stream."""
 GOSSIP_OVERHEAD = 190
 """What a gossip message carries beside its payload: sender, sequence number, topic, key, signature."""
 MESH_DEGREE = 6
@@ -406,6 +408,9 @@ class MemoryNetwork:
             raise NetworkError("not connected to this relay")
         await trio.sleep(self.hub._delay(self._me, relay) + self.hub._delay(relay, self._me))
         host = link.other if link.one is self else link.one
+        for network in (self, host):
+            network.traffic.messages += 2
+            network.traffic.stream_bytes += OPEN_COST + RESERVE_COST
         if link.severed or self._links.get(relay) is not link:
             raise NetworkError("the relay did not answer")
         now = trio.current_time()
