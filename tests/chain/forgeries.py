@@ -205,12 +205,12 @@ class Forger:
 
     Most forgeries strike one block, at ``height``: it has nullified views before it, several operations, a late vote,
     a notarized parent, and a certificate of its own; the committee is another in the epoch after it. It is the first
-    such block from height ``above`` on.
+    such block from height ``above`` on. Some strike the first operation of a kind instead, above height ``after``.
     """
 
-    def __init__(self, chain: Chain, finals: Finals, above: int = 9) -> None:
+    def __init__(self, chain: Chain, finals: Finals, above: int = 9, after: int = 0) -> None:
         self.chain = chain
-        self.above = above
+        self.above, self.after = above, after
         self.genesis = chain.genesis
         self.blocks = dict(enumerate(chain.blocks, start=1))
         self.finals: dict[int, Certificate | None] = dict(finals)
@@ -249,12 +249,12 @@ class Forger:
             entries.append((self.raw.get(height, self.blocks[height].encoded), self.raw_finals.get(height, encoded)))
         return ListSource(self.genesis, entries, self.claimed_height)
 
-    def find(self, kind: type, *, after: int = 0) -> tuple[int, int]:
-        """Height and index of the first operation of a kind above a height."""
+    def find(self, kind: type) -> tuple[int, int]:
+        """Height and index of the first operation of a kind above the height ``after``."""
         return next(
             (height, index)
             for height, block in self.blocks.items()
-            if height > after
+            if height > self.after
             for index, signed in enumerate(block.body.operations)
             if isinstance(signed.operation, kind)
         )
