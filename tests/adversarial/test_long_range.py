@@ -12,15 +12,12 @@ import pytest
 import trio
 
 from chain.blockstore import BlockStore
-from chain.exceptions import CheckpointError, StoreError
+from chain.exceptions import StoreError
 from chain.light import Checkpoint
-from chain.store import MemoryStore
 from chain.votes import VoteKind
-from consensus.sync_records import GetEnds, GetHeader, GetTip, Question, Tip
-from p2p.runtime import run_simulation
 from tests.adversarial.test_sync_liars import simulate
 from tests.chain.builders import PARAMETERS, Chain
-from tests.consensus.sync_worlds import Answers, SyncWorld, fill_store, get_checkpoint
+from tests.consensus.sync_worlds import SyncWorld, fill_store, get_checkpoint
 
 LONG = replace(PARAMETERS, unbonding_epochs=2)
 
@@ -116,78 +113,6 @@ def test_a_new_node_without_a_checkpoint_is_open_to_it() -> None:
     simulate(play, TRUE)
 
 
-def run_until_error(chain: Chain, checkpoint: Checkpoint | None, store: MemoryStore | None = None) -> str:
-    """Why a node with a checkpoint gives up before an honest peer with the whole chain."""
-
-    async def main() -> None:
-        async with trio.open_nursery() as nursery:
-            world = SyncWorld(chain.genesis, nursery)
-            await nursery.start(world.hub.run)
-            await world.serve(60, fill_store(chain))
-            world.trust(checkpoint)
-            await world.start(5, stores=[store or MemoryStore()])
-            await trio.sleep(60.0)
-            nursery.cancel_scope.cancel()
-
-    with pytest.raises(ExceptionGroup) as caught:
-        run_simulation(1, main)
-    error: BaseException = caught.value
-    while isinstance(error, ExceptionGroup):
-        (error,) = error.exceptions
-    assert isinstance(error, CheckpointError)
-    return str(error)
-
-
-def test_a_checkpoint_older_than_the_unbonding_time_is_refused() -> None:
-    reason = run_until_error(TRUE, get_checkpoint(TRUE, 14))
-    assert "past block 14" in reason and "Get a newer checkpoint" in reason
-
-
-def test_a_checkpoint_as_old_as_the_unbonding_time_is_taken() -> None:
-    async def play(world: SyncWorld) -> None:
-        await world.serve(63, fill_store(TRUE))
-        world.trust(get_checkpoint(TRUE, 20))
-        await world.start(5)
-        await world.wait_height(TRUE.head.height, 5, timeout=10.0)
-
-    assert LONG.unbonding_epochs == 28 // 4 - 20 // 4
-    simulate(play, TRUE)
-
-
-def test_who_was_away_for_too_long_needs_a_newer_checkpoint() -> None:
-    """Its last final block was young enough when it left. Told a newer one, it goes on; its old blocks go."""
-    store = MemoryStore()
-    fill_store(TRUE, 14, store=store)
-    old = get_checkpoint(TRUE, 8)
-    assert "past block 14" in run_until_error(TRUE, old, store)
-
-    async def play(world: SyncWorld) -> None:
-        await world.serve(60, fill_store(TRUE))
-        world.trust(get_checkpoint(TRUE, 26))
-        await world.start(5, stores=[store])
-        await world.wait_height(TRUE.head.height, 5, timeout=10.0)
-        blocks = world.engine(5)._store
-        assert blocks.base.height == 28 and blocks.state.root == TRUE.state.root
-        assert all(blocks.raw_block(height) is None for height in range(1, 15))
-
-    simulate(play, TRUE)
-
-
-def test_a_node_that_keeps_few_epochs_takes_the_state_when_it_was_away() -> None:
-    """It would drop the blocks in between anyway. Its own last final block is the checkpoint."""
-    store = MemoryStore()
-    fill_store(TRUE, 22, store=store, keep_epochs=1)
-
-    async def play(world: SyncWorld) -> None:
-        world.keep_epochs = 1
-        await world.serve(60, fill_store(TRUE))
-        await world.start(5, stores=[store])
-        await world.wait_height(TRUE.head.height, 5, timeout=10.0)
-        assert world.engine(5)._store.base.height == 28
-
-    simulate(play, TRUE)
-
-
 def test_a_wrong_checkpoint_lets_nothing_in() -> None:
     """The owner gave the right block with the wrong height."""
     wrong = Checkpoint(25, TRUE.blocks[23].id)
@@ -198,26 +123,5 @@ def test_a_wrong_checkpoint_lets_nothing_in() -> None:
         await world.start(5)
         await trio.sleep(30.0)
         assert world.engine(5).header.height == 0
-
-    simulate(play, TRUE)
-
-
-def test_a_liar_cannot_make_a_node_believe_that_it_was_away() -> None:
-    """A claim of many epochs is followed to their ends, which a liar does not have."""
-
-    async def play(world: SyncWorld) -> None:
-        def lie(question: Question) -> Answers:
-            tip = Tip(10**6, bytes(32), 0).encode()
-            return [tip] if isinstance(question, GetTip) else [] if isinstance(question, GetEnds | GetHeader) else None
-
-        await world.serve(63, fill_store(TRUE, 26))
-        world.trust(get_checkpoint(TRUE, 24))
-        await world.start(5)
-        await world.wait_height(26, 5, timeout=10.0)
-        for number in (60, 61, 62):
-            await world.serve(number, fill_store(TRUE, 20), lie)
-        await trio.sleep(120.0)
-        await world.serve(64, fill_store(TRUE))
-        await world.wait_height(TRUE.head.height, 5, timeout=60.0)
 
     simulate(play, TRUE)
