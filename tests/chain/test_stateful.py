@@ -120,6 +120,9 @@ def sometimes(*faults: str, one_in: int = 8) -> st.SearchStrategy[str]:
     return st.sampled_from([""] * ((one_in - 1) * len(faults)) + list(faults))
 
 
+DUTY_FAULTS = sometimes("no tip", "foreign tip", "somebody", "twice", one_in=3)
+
+
 def resolve(amount: int | str, whole: int) -> int:
     return amount if isinstance(amount, int) else {"all": whole, "all + 1": whole + 1, "half": whole // 2}[amount]
 
@@ -164,14 +167,11 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(
         who=people,
         to=people,
-        kind=st.sampled_from([Transfer, Transfer, Bond, Bond, Unbond, Unbond, Withdraw, Serve, Serve]),
+        kind=st.sampled_from([Transfer, Transfer, Bond, Bond, Unbond, Unbond, Withdraw]),
         amount=amounts,
-        models=st.sampled_from([(MODEL,), (), ("large", MODEL), ("large",)]),
         fault=sometimes("used nonce", "later nonce", one_in=6),
     )
-    def change_account(
-        self, who: int, to: int, kind: type[NoncedOperation], amount: int | str, models: tuple[str, ...], fault: str
-    ) -> None:
+    def change_account(self, who: int, to: int, kind: type[NoncedOperation], amount: int | str, fault: str) -> None:
         key = self.people[who]
         if kind is Withdraw and not fault:  # rather somebody who has something to withdraw
             ripe = [
@@ -180,30 +180,39 @@ class LedgerMachine(RuleBasedStateMachine):
                 if min(self.reference.unbonding[k.public_key], default=1e9) <= self.reference.epoch
             ]
             key = ripe[who % len(ripe)] if ripe else key
-        nonce = self.next_nonce(key)
-        nonce = {"": nonce, "used nonce": max(0, nonce - 1), "later nonce": nonce + 1}[fault]
+        nonce = self.next_nonce(key, fault)
         whole = (self.reference.bonded if kind is Unbond else self.reference.available)[key.public_key]
         if kind is Transfer:
             self.ask(key, Transfer(nonce, self.people[to].public_key, resolve(amount, whole)))
         elif kind is Withdraw:
             self.ask(key, Withdraw(nonce))
-        elif kind is Serve:
-            self.ask(key, Serve(nonce, models))
         elif kind is Unbond:
             self.ask(key, Unbond(nonce, resolve(amount, whole)))
         else:
             self.ask(key, Bond(nonce, resolve(amount, whole)))
 
-    def next_nonce(self, key: KeyPair) -> int:
-        queued = sum(hasattr(o.operation, "nonce") and o.signer == key.public_key for o, _ in self.queue)
-        return self.reference.nonce[key.public_key] + queued
-
     @rule(
         who=people,
-        kind=st.sampled_from([Enroll, Enroll, Retire, Retire, Unjail, Unjail, Recommit]),
-        onion=st.integers(1, 3),
-        fault=sometimes("no tip", "foreign tip", "somebody", "twice", one_in=3),
+        models=st.sampled_from([(MODEL,), (MODEL,), (), ("large", MODEL), ("large",)]),
+        fault=sometimes("used nonce", "later nonce", one_in=2),
     )
+    def serve(self, who: int, models: tuple[str, ...], fault: str) -> None:
+        key = self.people[who]
+        self.ask(key, Serve(self.next_nonce(key, fault), models))
+
+    def next_nonce(self, key: KeyPair, fault: str = "") -> int:
+        queued = sum(hasattr(o.operation, "nonce") and o.signer == key.public_key for o, _ in self.queue)
+        nonce = self.reference.nonce[key.public_key] + queued
+        return {"used nonce": max(0, nonce - 1), "later nonce": nonce + 1}.get(fault, nonce)
+
+    @rule(who=people, kind=st.sampled_from([Enroll, Retire]), onion=st.integers(1, 3), fault=DUTY_FAULTS)
+    def come_or_go(self, who: int, kind: type[NoncedOperation], onion: int, fault: str) -> None:
+        self.change_duty(who, kind, onion, fault)
+
+    @rule(who=people, kind=st.sampled_from([Unjail, Recommit]), onion=st.integers(1, 3), fault=DUTY_FAULTS)
+    def go_on(self, who: int, kind: type[NoncedOperation], onion: int, fault: str) -> None:
+        self.change_duty(who, kind, onion, fault)
+
     def change_duty(self, who: int, kind: type[NoncedOperation], onion: int, fault: str) -> None:
         key, duties = self.people[who], self.reference.duties
         if fault != "somebody":  # rather somebody who may
