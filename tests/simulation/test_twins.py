@@ -8,7 +8,7 @@ import pytest
 
 from consensus.simplex import Simplex
 from tests.adversarial.flip_flopper import FlipFlopper, Gateless, Gullible
-from tests.simulation.twins import Schedule, ScriptedMajority, check, draw_schedule, make_schedule, run_all
+from tests.simulation.twins import Schedule, ScriptedMajority, check, make_schedule, run_all
 
 PARTS = 10
 SCHEDULES = 3000
@@ -74,21 +74,15 @@ def test_a_bare_majority_is_broken() -> None:
     [
         (FlipFlopper, None, "nullify and finalize"),
         (Gullible, "finalization known to one", "others"),
+        (Gullible, "finalization known to one later", "others"),
         (Gateless, "last block withheld", "others"),
     ],
 )
 def test_a_core_without_a_rule_is_caught(core: type[Simplex], twist: str | None, fault: str) -> None:
     """By what is among the first schedules."""
-    chosen = [seed for seed in range(200) if twist in (None, make_schedule(seed).twist)][:100]
-    broken = run_all(chosen, lambda seed: check(make_schedule(seed), core=core, live=False))
+    chosen = [seed for seed in range(SCHEDULES) if twist in (None, make_schedule(seed).twist)]
+    broken = run_all(chosen[:60], lambda seed: check(make_schedule(seed), core=core, live=False))
     assert len([what for what in broken if fault in what]) >= 5, broken
-
-
-def test_a_schedule_that_a_gullible_core_forks_in() -> None:
-    """One of 200,000 that nobody thought of: a twin of four leads right after a block that one alone knows is final."""
-    schedule = draw_schedule(201_993)
-    assert [fault for fault in check(schedule, core=Gullible) if "others" in fault]
-    assert not check(schedule)
 
 
 def test_a_core_that_believes_the_body_alone_is_caught() -> None:

@@ -155,8 +155,8 @@ def make_schedule(seed: int, sizes: Sequence[int] = SIZES, *, third: bool = Fals
 def harden(schedule: Schedule, rng: random.Random) -> Schedule:
     """Have happen what chance hardly ever brings about.
 
-    * ``finalization`` or ``notarization known to one``: of a block of an honest leader; a twin leads next, and builds
-      as if it were nothing. Sometimes a node dies after its finalize.
+    * ``finalization`` or ``notarization known to one`` (``later``: in another epoch than the first): of a block of an
+      honest leader; a twin leads next, and builds as if it were nothing. Sometimes a node dies after its finalize.
     * ``last block withheld``: the only block of an epoch is notarized, but a twin alone knows, and shows it to the next
       committee, in which it sits too, while the epoch's own goes on and makes another one final.
     """
@@ -166,26 +166,29 @@ def harden(schedule: Schedule, rng: random.Random) -> Schedule:
 
 
 def _hide(schedule: Schedule, rng: random.Random, kind: str) -> Schedule:
-    members, nodes = schedule.committees[0], range(len(schedule.stakes) + len(schedule.twins))
+    epoch = rng.randrange(len(schedule.committees))
+    members, nodes = schedule.committees[epoch], range(len(schedule.stakes) + len(schedule.twins))
     honest = [member for member in members if member not in schedule.twins]
     faulty = [member for member in members if member in schedule.twins]
     keeper, view = rng.choice(honest), rng.randint(1, schedule.views - 1)
-    cuts = {place: groups for place, groups in schedule.cuts.items() if place[0] or place[1] not in (view, view + 1)}
-    cuts[0, view, kind] = tuple(frozenset({node, keeper}) for node in nodes if node != keeper)
-    cuts[0, view, "certificate"] = (frozenset(),)
+    cuts = {place: groups for place, groups in schedule.cuts.items() if place[0] >= epoch}
+    cuts = {place: groups for place, groups in cuts.items() if place[0] > epoch or place[1] not in (view, view + 1)}
+    cuts[epoch, view, kind] = tuple(frozenset({node, keeper}) for node in nodes if node != keeper)
+    cuts[epoch, view, "certificate"] = (frozenset(),)
     if faulty and rng.random() < 0.7:  # from one half of the pair alone
-        cuts[0, view + 1, "proposal"] = (frozenset(range(len(schedule.stakes))),)
-    leaders = list(schedule.leaders[0])
-    leaders[view - 1 : view + 1] = [rng.choice(honest), rng.choice(faulty or honest)]
+        cuts[epoch, view + 1, "proposal"] = (frozenset(range(len(schedule.stakes))),)
+    leaders = [list(each) for each in schedule.leaders]
+    leaders[epoch][view - 1 : view + 1] = [rng.choice(honest), rng.choice(faulty or honest)]
+    what = "finalization" if kind == "finalize" else "notarization"
     return replace(
         schedule,
-        leaders=(tuple(leaders), *schedule.leaders[1:]),
+        leaders=tuple(map(tuple, leaders)),
         cuts=cuts,
         phases=(),
         proven=rng.choice((0, 0, 1)),
         are_rewinders=True,
-        twist=f"{'finalization' if kind == 'finalize' else 'notarization'} known to one",
-        dies=(rng.choice(honest), 0, view) if rng.random() < 0.5 else None,
+        twist=f"{what} known to one{' later' if epoch else ''}",
+        dies=(rng.choice(honest), epoch, view) if rng.random() < 0.5 else None,
     )
 
 
