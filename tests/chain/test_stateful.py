@@ -120,6 +120,8 @@ def sometimes(*faults: str, one_in: int = 8) -> st.SearchStrategy[str]:
     return st.sampled_from([""] * ((one_in - 1) * len(faults)) + list(faults))
 
 
+pauses = st.sampled_from([400, 400, 0])
+NONCE_FAULTS = sometimes("used nonce", "later nonce", one_in=3)
 DUTY_FAULTS = sometimes("no tip", "foreign tip", "somebody", "twice", one_in=3)
 
 
@@ -164,37 +166,35 @@ class LedgerMachine(RuleBasedStateMachine):
         if len(self.queue) >= 5:
             self.make_block(1_000)
 
-    @rule(
-        who=people,
-        to=people,
-        kind=st.sampled_from([Transfer, Transfer, Bond, Bond, Unbond, Unbond, Withdraw]),
-        amount=amounts,
-        fault=sometimes("used nonce", "later nonce", one_in=6),
-    )
-    def change_account(self, who: int, to: int, kind: type[NoncedOperation], amount: int | str, fault: str) -> None:
+    @rule(who=people, to=people, amount=amounts, fault=NONCE_FAULTS)
+    def send(self, who: int, to: int, amount: int | str, fault: str) -> None:
         key = self.people[who]
-        if kind is Withdraw and not fault:  # rather somebody who has something to withdraw
-            ripe = [
-                k
-                for k in self.people
-                if min(self.reference.unbonding[k.public_key], default=1e9) <= self.reference.epoch
-            ]
-            key = ripe[who % len(ripe)] if ripe else key
-        nonce = self.next_nonce(key, fault)
-        whole = (self.reference.bonded if kind is Unbond else self.reference.available)[key.public_key]
-        if kind is Transfer:
-            self.ask(key, Transfer(nonce, self.people[to].public_key, resolve(amount, whole)))
-        elif kind is Withdraw:
-            self.ask(key, Withdraw(nonce))
-        elif kind is Unbond:
-            self.ask(key, Unbond(nonce, resolve(amount, whole)))
-        else:
-            self.ask(key, Bond(nonce, resolve(amount, whole)))
+        whole = self.reference.available[key.public_key]
+        self.ask(key, Transfer(self.next_nonce(key, fault), self.people[to].public_key, resolve(amount, whole)))
+
+    @rule(who=people, amount=amounts, fault=NONCE_FAULTS)
+    def bond(self, who: int, amount: int | str, fault: str) -> None:
+        key = self.people[who]
+        whole = self.reference.available[key.public_key]
+        self.ask(key, Bond(self.next_nonce(key, fault), resolve(amount, whole)))
+
+    @rule(who=people, amount=amounts, fault=NONCE_FAULTS)
+    def unbond(self, who: int, amount: int | str, fault: str) -> None:
+        key = self.people[who]
+        whole = self.reference.bonded[key.public_key]
+        self.ask(key, Unbond(self.next_nonce(key, fault), resolve(amount, whole)))
+
+    @rule(who=people, fault=NONCE_FAULTS)
+    def withdraw(self, who: int, fault: str) -> None:
+        """Rather somebody who has something to withdraw."""
+        ripe = [key for key in self.people if min(self.get_parts(key), default=1e9) <= self.reference.epoch]
+        key = ripe[who % len(ripe)] if ripe and not fault else self.people[who]
+        self.ask(key, Withdraw(self.next_nonce(key, fault)))
 
     @rule(
         who=people,
         models=st.sampled_from([(MODEL,), (MODEL,), (), ("large", MODEL), ("large",)]),
-        fault=sometimes("used nonce", "later nonce", one_in=2),
+        fault=NONCE_FAULTS,
     )
     def serve(self, who: int, models: tuple[str, ...], fault: str) -> None:
         key = self.people[who]
@@ -421,14 +421,26 @@ class LedgerMachine(RuleBasedStateMachine):
         who=people,
         by=people,
         end=st.sampled_from(
-            [
-                *("dispute", "dispute", "dispute by another", "dispute of nothing", "late dispute"),
-                *("release", "release", "release", "release at the deadline", "early release", "release of a capture"),
-            ]
+            ["dispute", "dispute", "dispute", "dispute by another", "dispute of nothing", "late dispute"]
         ),
-        pause=st.sampled_from([400, 400, 0]),
+        pause=pauses,
         amount=st.sampled_from([700, 1_500]),
     )
+    def see_a_dispute_through(self, who: int, by: int, end: str, pause: int, amount: int) -> None:
+        self.see_a_hold_through(who, by, end, pause, amount)
+
+    @rule(
+        who=people,
+        by=people,
+        end=st.sampled_from(
+            ["release", "release", "release", "release at the deadline", "early release", "release of a capture"]
+        ),
+        pause=pauses,
+        amount=st.sampled_from([700, 1_500]),
+    )
+    def see_a_release_through(self, who: int, by: int, end: str, pause: int, amount: int) -> None:
+        self.see_a_hold_through(who, by, end, pause, amount)
+
     def see_a_hold_through(self, who: int, by: int, end: str, pause: int, amount: int) -> None:
         """A sound hold, mostly an unreceipted capture of it, and what somebody asks for then, in time or not."""
         asked = self.ask_for_hold(who, amount)
@@ -705,7 +717,7 @@ def test_both_keep_the_same_books() -> None:
     """And every kind of operation was executed often, and often turned down."""
     outcomes = LedgerMachine.outcomes
     outcomes.clear()
-    run_state_machine_as_test(LedgerMachine, settings=settings(max_examples=120, stateful_step_count=50))
+    run_state_machine_as_test(LedgerMachine, settings=settings(max_examples=200, stateful_step_count=40))
     for kind in get_args(Operation):
         done, *refusals = (outcomes[kind.__name__, outcome] for outcome in ("done", "failed", "refused"))
         assert min(done, sum(refusals)) >= ENOUGH, f"{kind.__name__}: {done} done, {sum(refusals)} turned down"
