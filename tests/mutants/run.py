@@ -88,7 +88,8 @@ def restore(mutant: Mutant, tree: Path) -> None:
 
 def run_tests(tests: tuple[str, ...], tree: Path) -> tuple[int, str]:
     """The verdict of pytest in a tree, and what it printed last."""
-    environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    environment = {**ours, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
     options = ["-x", "--no-header", "--tb=line", "--durations=0", f"--timeout={TIMEOUT}", "--hypothesis-profile=find"]
     result = subprocess.run(
         [sys.executable, "-m", "pytest", *options, *tests],
