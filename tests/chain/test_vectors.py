@@ -6,6 +6,7 @@ import hashlib
 import ipaddress
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,18 +36,19 @@ from p2p import announcements, neighbours, punching, reachability
 from p2p.frames import MAX_FRAME, OVERHEAD, Kind
 from p2p.frames import WINDOW as WINDOW_BYTES
 from serving import offers
-from tests.vectors import independent
+from tests.vectors import effects, independent
+from tests.vectors.effects import Invalid, Tip, check_block
 from tests.vectors.encodings import describe_record, list_public_records, name_record
 from tests.vectors.generate import DIRECTORY, FILES, find_differences
 from tests.vectors.independent import (
     DOCUMENT,
+    OPERATIONS,
     Refused,
     blank,
-    check_epoch_end,
     check_supply,
     climb,
     compute_committee,
-    count_turnout,
+    compute_serving_table,
     decode,
     encode,
     executors,
@@ -139,10 +141,11 @@ LINK_KINDS = {0: "Batch", 1: "Propose", 2: "Repropose", 3: "Vote", 4: "Certifica
 
 
 def test_the_other_implementation_uses_nothing_of_the_packages() -> None:
-    imported = re.findall(
-        r"^\s*(?:from|import) (\w+)", Path(independent.__file__).read_text(encoding="utf-8"), re.MULTILINE
-    )
-    assert not {"chain", "consensus", "p2p", "serving", "tests"} & set(imported)
+    for module, allowed in ((independent, set()), (effects, {"tests.vectors.independent"})):
+        text = Path(module.__file__).read_text(encoding="utf-8")
+        imported = re.findall(r"^\s*(?:from|import) ([\w.]+)", text, re.MULTILINE)
+        ours = {name for name in imported if name.split(".")[0] in {"chain", "consensus", "p2p", "serving", "tests"}}
+        assert ours == allowed
 
 
 def load(name: str) -> Any:
@@ -251,65 +254,65 @@ def test_genesis() -> None:
         assert h("header", encode(header)).hex() == case["block_id"]
 
 
-def test_the_chain() -> None:
-    content = load("chain")
-    raw = bytes.fromhex(content["genesis"])
-    genesis, chain_id = decode("Genesis", raw), get_chain_id(raw)
-    parameters = genesis["parameters"]
+def walk_chain() -> Iterator[tuple[Tip, dict[str, Any], dict[bytes, bytes]]]:
+    """For each block of the chain what is before it, its case, and the state that it is said to leave."""
+    content, genesis = load("chain"), load("genesis")["cases"][1]
     entries = {bytes.fromhex(key): bytes.fromhex(value) for key, value in content["genesis_state"].items()}
-    ids = [bytes.fromhex(load("genesis")["cases"][1]["block_id"])]
-    time, chain_time, view, drawn = genesis["timestamp"], 0, 0, 0
-    for height, case in enumerate(content["blocks"], start=1):
-        block = decode("Block", bytes.fromhex(case["encoded"]))
-        header, body = block["header"], block["body"]
-        encoded = encode(msgpack.unpackb(bytes.fromhex(case["encoded"]))[0])
-        epoch = (height - 1) // parameters["epoch_heights"]
-        beacon = decode("Beacon", entries[b"b"])
-        committee = decode("ValidatorSet", entries[b"c" + u64(epoch)])["validators"]
-        assert (header["height"], header["epoch"], beacon["epoch"]) == (height, epoch, epoch)
-        assert (header["chain_id"], header["parent_id"]) == (chain_id, ids[-1])
-        assert header["proposer"] == leader(committee, beacon["previous"], header["view"])
-        assert holds(header["proposer"], "header", chain_id, encoded, block["signature"])
-        hashes = [h("validators", entries[b"c" + u64(number)]) for number in (epoch, epoch + 1)]
-        assert [header["validators_hash"], header["next_validators_hash"]] == hashes
-        chain_time += min(header["timestamp"] - time, parameters["idle_beat"])
-        assert header["chain_time"] == chain_time
-        assert header["history_root"] == history_root(ids)
-        assert h("onion", header["beacon_reveal"]) == decode("Duty", entries[b"v" + header["proposer"]])["tip"]
-        assert header["body_root"] == get_body_root(bytes.fromhex(case["encoded"]))
-        for signed, wire in zip(body["operations"], msgpack.unpackb(bytes.fromhex(case["encoded"]))[2][0], strict=True):
-            assert holds(signed["signer"], "operation", chain_id, encode(wire[0]), signed["signature"])
-        first = view if height % parameters["epoch_heights"] != 1 else 0
-        skipped = [each["view"] for each in body["nullifications"]]
-        assert skipped == list(range(max(first + 1, header["view"] - 32), header["view"]))
-        assert all(is_certificate(chain_id, committee, each) for each in body["nullifications"])
-        for hold in (each for each in body["operations"] if "request_digest" in each["operation"]):
-            terms, source = hold["operation"], beacon["previous"]
-            if terms["epoch"] == epoch - 1:
-                source = beacon["earlier"]
-            table = decode("ServingTable", entries[b"t" + u64(terms["epoch"])])
-            order = list(executors(table, terms["model"], source, hold["signer"], terms["seq"]))
-            assert order[terms["attempt"]] == terms["payee"]
-            drawn += 1
-        before = dict(entries)
+    start = decode("Genesis", bytes.fromhex(content["genesis"]))
+    header: dict[str, Any] = {"timestamp": start["timestamp"], "chain_time": 0, "view": 0, "epoch": 0}
+    ids = [bytes.fromhex(genesis["block_id"])]
+    for case in content["blocks"]:
+        after = dict(entries)
         for key, value in case["changes"].items():
-            entries.pop(bytes.fromhex(key), None)
+            after.pop(bytes.fromhex(key), None)
             if value is not None:
-                entries[bytes.fromhex(key)] = bytes.fromhex(value)
-        assert header["state_root"] == state_root(entries)
-        assert entries[b"p"] == encode(count_turnout(before, committee, header, body))
-        if height % parameters["epoch_heights"] == 0:
-            check_epoch_end(before, entries, parameters, header)
-        after = decode("Beacon", entries[b"b"])
-        assert after["value"] == h("beacon", beacon["value"], header["beacon_reveal"])
-        ids.append(h("header", encoded))
+                after[bytes.fromhex(key)] = bytes.fromhex(value)
+        yield Tip(entries, ids, header), case, after
+        raw = bytes.fromhex(case["encoded"])
+        entries, header = after, decode("Block", raw)["header"]
+        ids = [*ids, h("header", encode(msgpack.unpackb(raw)[0]))]
         assert ids[-1].hex() == case["block_id"]
+
+
+def test_the_chain() -> None:
+    """Every entry of every state follows from the genesis and the blocks, by the rules of the document alone."""
+    raw = bytes.fromhex(load("chain")["genesis"])
+    genesis, chain_id = decode("Genesis", raw), get_chain_id(raw)
+    kinds: set[str] = set()
+    for tip, case, after in walk_chain():
+        assert check_block(tip, bytes.fromhex(case["encoded"]), genesis, chain_id, after) == case["failed"]
+        committee = decode("ValidatorSet", tip.entries[b"c" + u64(case["epoch"])])["validators"]
         finality = decode("Certificate", bytes.fromhex(case["finality"]))
-        assert (finality["kind"], finality["block_id"]) == (3, ids[-1])
+        assert (finality["kind"], finality["block_id"].hex()) == (3, case["block_id"])
         assert is_certificate(chain_id, committee, finality)
-        time, view = header["timestamp"], header["view"]
-        check_supply(entries)
-    assert drawn == 5
+        check_supply(after)
+        kinds |= set(case["operations"])
+    assert kinds == set(OPERATIONS)
+
+
+def test_forgeries() -> None:
+    raw = bytes.fromhex(load("chain")["genesis"])
+    genesis, chain_id = decode("Genesis", raw), get_chain_id(raw)
+    tip, real, after = next(each for each in walk_chain() if each[1]["height"] == 4)
+    cases = load("forgeries")["cases"]
+    assert len({case["encoded"] for case in cases} - {real["encoded"]}) == len(cases) > 20
+    for case in cases:
+        with pytest.raises(Invalid) as caught:
+            check_block(tip, bytes.fromhex(case["encoded"]), genesis, chain_id, after)
+            pytest.fail(case["what"])
+        assert str(caught.value) == {"validators removed": "removed"}.get(case["what"], case["field"]), case["what"]
+
+
+def test_serving_tables() -> None:
+    content = load("serving_tables")
+    beacon = bytes.fromhex(content["beacon"])
+    accounts = {bytes.fromhex(key): strip(account) for key, account in content["accounts"].items()}
+    order = sorted(accounts, key=lambda key: h("newcomer", beacon, key))
+    assert [key.hex() for key in order] == content["newcomer_order"]
+    for case in content["cases"]:
+        table = compute_serving_table(accounts, beacon, case["min_service_bond"], case["newcomer_share"])
+        rows = [list(each.values()) for each in strip(case["table"])["entries"]]
+        assert show(table) == [rows, case["newcomer_share"]]
 
 
 def test_a_restart() -> None:

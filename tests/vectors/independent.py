@@ -214,7 +214,12 @@ def list_root(items: list[bytes]) -> bytes:
 
 
 def history_root(block_ids: list[bytes]) -> bytes:
-    peaks, start = [], 0
+    return h("history", u64(len(block_ids)), *history_peaks(block_ids))
+
+
+def history_peaks(block_ids: list[bytes]) -> list[bytes]:
+    peaks: list[bytes] = []
+    start = 0
     for height in reversed(range(len(block_ids).bit_length())):
         if len(block_ids) >> height & 1:
             level = [h("history leaf", block_id) for block_id in block_ids[start : start + (1 << height)]]
@@ -222,7 +227,7 @@ def history_root(block_ids: list[bytes]) -> bytes:
             while len(level) > 1:
                 level = [h("history node", level[index], level[index + 1]) for index in range(0, len(level), 2)]
             peaks += level
-    return h("history", u64(len(block_ids)), *peaks)
+    return peaks
 
 
 def state_root(entries: dict[bytes, bytes]) -> bytes:
@@ -406,15 +411,23 @@ def check_epoch_end(
         duty["waiting_since"] = 0 if is_served else duty["waiting_since"] or header["height"]
     for key, duty in duties.items():
         assert after[b"v" + key] == encode(list(duty.values()))
-    beacon, share = decode("Beacon", after[b"b"])["previous"], parameters["newcomer_share"]
-    serving = [(key, each["bonded"], each["models"]) for key, each in accounts.items() if each["models"]]
-    staked = [each for each in serving if each[1] >= max(1, parameters["min_service_bond"])]
-    newcomers = [(key, 0, models) for key, stake, models in serving if stake < max(1, parameters["min_service_bond"])]
-    newcomers.sort(key=lambda each: h("newcomer", beacon, each[0]))
-    rows = sorted([*staked, *newcomers[: 256 if share else 0]])
-    assert after[b"t" + u64(epoch + 2)] == encode([[list(row) for row in rows], share])
+    beacon = decode("Beacon", after[b"b"])["previous"]
+    table = compute_serving_table(accounts, beacon, parameters["min_service_bond"], parameters["newcomer_share"])
+    assert after[b"t" + u64(epoch + 2)] == encode(table)
     assert b"c" + u64(epoch + 3) not in after
     assert epoch == 0 or not {b"c" + u64(epoch - 1), b"t" + u64(epoch - 1)} & after.keys()
+
+
+def compute_serving_table(
+    accounts: dict[bytes, dict[str, Any]], beacon: bytes, min_service_bond: int, share: int
+) -> list[Any]:
+    """Who serves what, with which stake. (Who drops out of a table that is full is left out here.)"""
+    least = max(1, min_service_bond)
+    serving = [(key, each["bonded"], each["models"]) for key, each in accounts.items() if each["models"]]
+    staked = [each for each in serving if each[1] >= least]
+    newcomers = [(key, 0, models) for key, stake, models in serving if stake < least]
+    newcomers.sort(key=lambda each: h("newcomer", beacon, each[0]))
+    return [[list(row) for row in sorted([*staked, *newcomers[: 256 if share else 0]])], share]
 
 
 def check_supply(entries: dict[bytes, bytes]) -> None:
