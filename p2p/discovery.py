@@ -81,8 +81,9 @@ CHECK_PATIENCE = 0.5
 """Seconds that the peer with the greater key leaves to the other, when their connection was lost."""
 RETURN_PATIENCE = 8.0
 """Seconds that a peer which cannot be dialled has to come back by itself."""
-ACCUSE_DELAY = 0.5
-"""Most seconds for which a failed probe is kept to oneself, since a few words are enough."""
+ACCUSE_DELAY = 0.25
+"""Most seconds for each neighbour for which a failed probe is kept to oneself: about as many watch the same peer, and a
+few words are enough."""
 MAX_CHECKS = 16
 """Peers that are dialled at the same time to see whether they live."""
 ITEM_RATE = Rate(items=200, size=math.inf, burst=10.0)
@@ -306,16 +307,19 @@ class Discovery:
         jitter = self._runtime.random.uniform(0.1, 1.0)  # nodes that started together drift apart
         while True:
             assert self._announced is not None
-            due = self._announced_at + min(self._interval(), self._announced.expires_after / 1000 / MISSES) * jitter
-            # The interval changes as the network does, so it is looked at again before it is over.
-            with trio.move_on_at(min(due, trio.current_time() + ANNOUNCE_INTERVAL)):
+            # The interval changes as the network does, so it is looked at again before it is over, and when it is.
+            with trio.move_on_at(min(self._get_due(jitter), trio.current_time() + ANNOUNCE_INTERVAL)):
                 await self._changed.wait()
                 await trio.sleep_until(self._announced_at + ANNOUNCE_SPACING)
-                due = -math.inf
-            if trio.current_time() >= due:
+            if self._changed.is_set() or trio.current_time() >= self._get_due(jitter):
                 jitter = self._runtime.random.uniform(0.8, 1.0)
                 self._changed = trio.Event()
                 self._announce()
+
+    def _get_due(self, jitter: float) -> float:
+        """When the last announcement is made anew if nothing changes."""
+        assert self._announced is not None
+        return self._announced_at + min(self._interval(), self._announced.expires_after / 1000 / MISSES) * jitter
 
     def _note_changes(self) -> None:
         """See what of this node's own state others have to hear of."""
@@ -457,7 +461,7 @@ class Discovery:
             self._confirm(subject)
         if entry.state is not PeerState.CRASHED:
             self.suspicion.clear(subject, now, refuted=announcement.incarnation == life and not announcement.leaving)
-            self._neighbours.spread([entry.id], source)
+            self._neighbours.spread([entry.id], source, urgent=announcement.leaving)
         if change is not None:
             self._emit(change)
             if was_dead or announcement.incarnation > life:
@@ -474,12 +478,10 @@ class Discovery:
                 self.suspicion.note_refuted(accusation.observer, suspect, now)
                 self._renew(0.0)
         elif self.suspicion.accuse(accusation, now):
-            # Once there are enough of them they go together and to all, so that nobody is left with too few.
-            if self.suspicion.is_believed(suspect):
-                items, always = self.suspicion.ids_against(suspect), self._neighbours.peers()
-            else:
-                items, always = [get_item_id(accusation.encode())], [suspect]
-            self._neighbours.spread(items, source, always)
+            # Once there are enough of them they go together, so that nobody is left with too few.
+            is_believed = self.suspicion.is_believed(suspect)
+            items = self.suspicion.ids_against(suspect) if is_believed else [get_item_id(accusation.encode())]
+            self._neighbours.spread(items, source, [suspect])
 
     def _is_drawn(self) -> bool:
         """Whether this node is among the few that find out what all want to know."""
@@ -678,7 +680,7 @@ class Discovery:
             elif not self._is_isolated():
                 # The word of a newcomer does not count with everybody, so it lets others speak first.
                 is_new = trio.current_time() - self._started_at < SETTLED
-                await trio.sleep(ACCUSE_DELAY * (self._runtime.random.random() + is_new))
+                await trio.sleep(ACCUSE_DELAY * len(self._network.peers()) * (self._runtime.random.random() + is_new))
                 self._accuse(peer, known)
         finally:
             del self._checking[peer]

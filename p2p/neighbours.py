@@ -1,8 +1,9 @@
 """Conversations with neighbours: one lasting exchange per connection, in which what is new is told at once.
 
 Of two connected peers the one with the lesser key opens the exchange and opens it again when it breaks. What spreads is
-offered by short name to :data:`FANOUT` neighbours drawn at random, and to each at most once in :data:`SPACING` seconds,
-so that the price of a name falls as more of them travel together. What gets lost on the way is found by reconciliation.
+offered by short name to :data:`FANOUT` neighbours, and to each at most once in :data:`SPACING` seconds; they are drawn
+anew only every few seconds, so that the price of a name falls as more of them travel together. What gets lost on the
+way is found by reconciliation.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ logger = logging.getLogger(__name__)
 
 PROTOCOL = "/wwwserve/views/1"
 FANOUT = 6
-"""Neighbours that are told of something new (at least; a half if that is more)."""
+"""Neighbours that are told of something new."""
+DRAW_INTERVAL = 4.0
+"""Seconds for which these are the same."""
 DELAY = 0.2
 """Mean seconds for which something new waits for more."""
 SPACING = 1.0
@@ -89,6 +92,8 @@ class Neighbours:
         self._greeting = greeting
         self._talks: dict[bytes, _Talk] = {}
         self._opening: dict[bytes, None] = {}
+        self._drawn: list[bytes] = []
+        self._drawn_until = 0.0
         self._limiter = Limiter(RATE, TOTAL_RATE)
         self._nursery: trio.Nursery | None = None
         self._wake = trio.Event()
@@ -121,15 +126,18 @@ class Neighbours:
             self._opening[peer] = None
             self._nursery.start_soon(self._stay_in_conversation, peer)
 
-    def spread(self, items: Iterable[bytes], source: bytes = b"", always: Iterable[bytes] = ()) -> None:
-        """Offer something new, but not to its ``source``; to ``always`` in any case."""
-        others = [peer for peer in self._talks if peer != source]
-        fanout = max(FANOUT, len(others) // 2)
-        chosen = others if len(others) <= fanout else self._random.sample(others, fanout)
-        for peer in dict.fromkeys([*chosen, *always]):
+    def spread(
+        self, items: Iterable[bytes], source: bytes = b"", always: Iterable[bytes] = (), urgent: bool = False
+    ) -> None:
+        """Offer something new, but not to its ``source``; to ``always`` in any case. What is ``urgent`` waits for no
+        more."""
+        others = [peer for peer in self._draw() if peer != source]
+        for peer in dict.fromkeys([*others[:FANOUT], *always]):
             talk = self._talks.get(peer)
             if talk is not None and len(talk.offers) < MAX_OFFERED:
                 talk.offers.update(dict.fromkeys(items))
+                if urgent:
+                    talk.due = 0.0
         self._wake.set()
 
     def say(self, peer: bytes, frame: Views) -> None:
@@ -147,6 +155,15 @@ class Neighbours:
             async with self._streams.open(peer, PROTOCOL) as exchange:
                 await exchange.send(frame.encode(), end=True)
                 await exchange.receive()
+
+    def _draw(self) -> list[bytes]:
+        """Those who are told of something new at this time, and one more in case that it came from one of them."""
+        now = trio.current_time()
+        here = [peer for peer in self._drawn if peer in self._talks]
+        if now >= self._drawn_until or len(here) < min(FANOUT + 1, len(self._talks)):
+            here = self._random.sample(list(self._talks), min(FANOUT + 1, len(self._talks)))
+            self._drawn, self._drawn_until = here, now + DRAW_INTERVAL
+        return here
 
     def _offer_due(self, now: float) -> None:
         for peer, talk in list(self._talks.items()):
