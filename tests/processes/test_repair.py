@@ -46,14 +46,13 @@ def test_a_damaged_disk_repairs_itself(cluster: Cluster, tmp_path: Path) -> None
     assert kept == {"chain", "votes.journal"}
     assert "the chain database is damaged" in victim.log and "the vote journal is damaged" in victim.log
 
-    waited, spent = 0, 0
+    waited, spent = 0, 0  # it may have seen its operation become final before anybody looks
     while not (votes := read_votes(cluster, victim, tmp_path)):
         if read_start(cluster, victim, tmp_path):
             waited = max(waited, int(others[0].ask("/status")["epoch"]))
         others[0].transfer(others[1], 1)
         spent += 1
         assert spent < 3 * length, "it does not vote any more"
-    assert waited > 0, "it never waited"
     assert min(vote.epoch for vote in votes) > max(waited, *(vote.epoch for vote in forgotten))
     height = victim.transfer(others[0], 1)
     wait_until(lambda: all(node.height >= height for node in cluster.nodes), "not final everywhere", PATIENCE)
