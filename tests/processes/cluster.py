@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import count as count_from
 from pathlib import Path
 from typing import Any
 
@@ -369,13 +370,23 @@ def wait_until(condition: Callable[[], bool], message: str, timeout: float = PAT
         time.sleep(0.1)
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports that are free at this moment."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(listener.getsockname()[1]) for listener in sockets]
-    for listener in sockets:
-        listener.close()
-    return ports
+WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 2
+PORTS = range(12_000 + 10_000 * WORKER, 22_000 + 10_000 * WORKER)
+"""Below those that the system gives to whoever asks for any: it may give the same one again at once."""
+_ports = (PORTS[place % len(PORTS)] for place in count_from(os.getpid()))
+
+
+def free_ports(number: int) -> list[int]:
+    """Ports that are free at this moment, and given to nobody else by these tests."""
+    found: list[int] = []
+    while len(found) < number:
+        port = next(_ports)
+        try:
+            socket.create_server(("127.0.0.1", port)).close()
+        except OSError:
+            continue
+        found.append(port)
+    return found
 
 
 def chat(prompt: str, stream: bool = True, tokens: int = 8) -> dict[str, Any]:
