@@ -32,6 +32,9 @@ PASSED, FAILED = 0, 1
 
 TIMEOUT = 300
 
+PRINTED = 2000
+"""Characters of what pytest printed that are shown where there is no verdict."""
+
 
 @dataclass(frozen=True)
 class Mutant:
@@ -87,7 +90,7 @@ def restore(mutant: Mutant, tree: Path) -> None:
 
 
 def run_tests(tests: tuple[str, ...], tree: Path) -> tuple[int, str]:
-    """The verdict of pytest in a tree, and what it printed last."""
+    """The verdict of pytest in a tree, and what it printed."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     environment = {**ours, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
     options = ["-x", "--no-header", "--tb=line", "--durations=0", f"--timeout={TIMEOUT}", "--hypothesis-profile=find"]
@@ -99,7 +102,7 @@ def run_tests(tests: tuple[str, ...], tree: Path) -> tuple[int, str]:
         text=True,
         check=False,
     )
-    return result.returncode, (result.stdout + result.stderr).strip()[-2000:]
+    return result.returncode, (result.stdout + result.stderr).strip()
 
 
 def judge(mutant: Mutant, tree: Path) -> str:
@@ -113,8 +116,8 @@ def judge(mutant: Mutant, tree: Path) -> str:
         restore(mutant, tree)
     if status == FAILED:
         failed = re.search(r"^FAILED (\S+)", output, re.MULTILINE)
-        return failed[1] if failed is not None else f"no test failed by name:\n{output}"
-    return "SURVIVED" if status == PASSED else f"no verdict from pytest ({status}):\n{output}"
+        return failed[1] if failed is not None else f"no test failed by name:\n{output[-PRINTED:]}"
+    return "SURVIVED" if status == PASSED else f"no verdict from pytest ({status}):\n{output[-PRINTED:]}"
 
 
 def main() -> None:
@@ -131,7 +134,7 @@ def main() -> None:
         task = progress.add_task("unchanged", total=len(mutants) + 1)
         status, output = run_tests(tuple(dict.fromkeys(test for mutant in mutants for test in mutant.tests)), tree)
         if status != PASSED:
-            console.print(f"The tests do not pass on the unchanged tree:\n{output}", markup=False)
+            console.print(f"The tests do not pass on the unchanged tree:\n{output[-PRINTED:]}", markup=False)
             sys.exit(1)
         for mutant in mutants:
             progress.update(task, advance=1, description=mutant.name)
