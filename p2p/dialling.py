@@ -2,10 +2,10 @@
 
 A node keeps ``target`` connections that it has made itself, or all in a small network: whoever wants to can connect,
 but not choose whom it dials. Those that it dials are drawn network by network (/16), so that many identities in few
-places are worth no more than few; and half of them, where there are as many, are *proven*: made-up identities cannot
-crowd them out. It also keeps a connection to a bootstrap peer in a small network and goes back to one now and then in a
-large one, so that no part of the network can drift away, or be led away, for good; a bootstrap peer would not stand the
-connections of all.
+places are worth no more than few; those that can be dialled directly come first, and half of them, where there are as
+many, are *proven*: made-up identities cannot crowd them out. It also keeps a connection to a bootstrap peer in a small
+network and goes back to one now and then in a large one, so that no part of the network can drift away, or be led away,
+for good; a bootstrap peer would not stand the connections of all.
 
 A failed dial is repeated after a delay that doubles, with jitter. As long as too few are known, those remembered from
 an earlier run are dialled as well, and those that strangers suggested. Where all are dialled, the one of two peers with
@@ -21,12 +21,15 @@ from __future__ import annotations
 import ipaddress
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice, zip_longest
 from random import Random
 from typing import Protocol
 
+from chain.crypto import parse_address
+from chain.exceptions import KeyFormatError
 from p2p.announcements import Announcement
 from p2p.peers import PeerView
 
@@ -147,7 +150,8 @@ class DialPlan:
         taken = {*connected, *dialling}
         chosen: dict[bytes, tuple[str, ...]] = {}
         missing = self._target - len({*(connected if own is None else own), *dialling})
-        if missing > 0 or self._misses_bootstrap(len(view), taken, now):
+        is_lost = missing > 0 and (missing >= self._target or len(view) < self._target)
+        if self._misses_bootstrap(len(view), taken, now) or is_lost:
             for peer, addresses in self._bootstrap.items():
                 if peer not in taken and self.is_due(peer, now):
                     chosen[peer] = get_addresses(view.find(peer), addresses)
@@ -160,7 +164,11 @@ class DialPlan:
                 for known in wanted
                 if get_addresses(known) and self.is_due(known.peer, now, patience if known.peer < self._me else 0.0)
             ]
-            self._draw(self._alternate(view, self.spread(due)), {*near}, missing, chosen)
+            candidates: list[Announcement] = []
+            for direct in (True, False):  # a circuit costs its relay, and a connection to that
+                some = [known for known in due if bool(known.addresses) is direct]
+                candidates += self._alternate(view, self.spread(some))
+            self._draw(candidates, {*near}, missing, chosen)
             few = max(0, missing - len(chosen)) if len(view) < self._target else 0
             chosen |= islice(((peer, told[peer]) for peer in told if self.is_due(peer, now)), few)
             self._forget(taken, wanted)
@@ -255,6 +263,16 @@ def get_addresses(known: _Reachable | None, more: tuple[str, ...] = ()) -> tuple
     """Where a peer can be dialled, each address once: ``more``, direct ones, and through the relays that it names."""
     announced = () if known is None else known.addresses + tuple(relay + CIRCUIT for relay in known.relays)
     return tuple(dict.fromkeys(more + announced))
+
+
+def get_relays(addresses: Iterable[str]) -> frozenset[bytes]:
+    """The relays that circuits to these addresses run through."""
+    relays = set()
+    for address in addresses:
+        with suppress(KeyFormatError):
+            if address.endswith(CIRCUIT):
+                relays.add(parse_address(address.removesuffix(CIRCUIT).rpartition("/p2p/")[2]))
+    return frozenset(relays)
 
 
 def get_network(host: str) -> str:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -40,7 +40,7 @@ from p2p.announcements import (
     sign_announcement,
 )
 from p2p.broadcast import Broadcast
-from p2p.dialling import SMALL, TARGET, get_addresses
+from p2p.dialling import SMALL, TARGET, get_addresses, get_relays
 from p2p.keeper import Dial, Keeper
 from p2p.limits import Bucket, Limiter, Rate
 from p2p.neighbours import PROTOCOL, Neighbours, contained
@@ -558,6 +558,7 @@ class Discovery:
     async def _dial(self, peer: bytes, addresses: tuple[str, ...], is_probe: bool) -> None:
         try:
             was_relayed, is_hearsay = self._network.is_relayed(peer), not self.view.is_proven(peer)
+            before = self._network.peers()
             connected = await self._connect(peer, addresses)
             if is_hearsay:
                 self._answering += (connected - self._answering) / ANSWERS
@@ -568,8 +569,17 @@ class Discovery:
         finally:
             del self._dialling[peer]
         if connected and is_probe:
-            await trio.sleep(PROBE_HOLD)
-            await self._part(peer)
+            await self._let_go(peer, addresses, before)
+
+    async def _let_go(self, peer: bytes, addresses: Sequence[str], before: Collection[bytes]) -> None:
+        """After a while, close a connection that was made to see whether a peer lives, and those to relays for it.
+
+        ``before`` are the peers that were connected anyway.
+        """
+        await trio.sleep(PROBE_HOLD)
+        await self._part(peer)
+        for relay in sorted(get_relays(addresses).difference(before)):
+            await self._part(relay)
 
     async def _reserve(self, relay: bytes) -> None:
         """Ask for a relay slot, or renew it; others learn of it with the next look at what has changed."""
@@ -604,13 +614,20 @@ class Discovery:
         return f"{usable[0]}/p2p/{format_address(relay)}" if usable else None
 
     async def _part(self, peer: bytes) -> None:
-        """Close a connection that was only made to see whether the peer lives, unless somebody uses it."""
+        """Close a connection that was only made to see whether a peer lives, unless it is of use."""
         own = self._get_own()
-        if peer in own and len(own) > self._target and not self._streams.is_used(peer, besides=PROTOCOL):
+        is_needed = peer in self._keeper.slots(trio.current_time()) or self._carries_circuits(peer)
+        is_needed = is_needed or self._streams.is_used(peer, besides=PROTOCOL)
+        if peer in own and len(own) > self._target and not is_needed:
             self._parting[peer] = None
             with trio.move_on_after(LEAVE_TIMEOUT):
                 await self._neighbours.tell(peer, Views(parting=True))
             await self._network.disconnect(peer)
+
+    def _carries_circuits(self, relay: bytes) -> bool:
+        """Whether a connection to another peer may run through ``relay``."""
+        behind = [peer for peer in self._network.peers() if self._network.is_relayed(peer)]
+        return any(relay in get_relays(get_addresses(self.view.find(peer))) for peer in behind)
 
     async def _connect(self, peer: bytes, addresses: Sequence[str], timeout: float = DIAL_TIMEOUT) -> bool:
         with suppress(NetworkError), trio.move_on_after(timeout):
@@ -674,8 +691,11 @@ class Discovery:
             addresses = get_addresses(known)
             if peer not in self._network.peers() and not addresses:
                 await trio.sleep(RETURN_PATIENCE)
-            if peer in self._network.peers() or await self._connect(peer, addresses, CHECK_TIMEOUT):
+            before = self._network.peers()
+            if peer in before or await self._connect(peer, addresses, CHECK_TIMEOUT):
                 self._confirm(peer)
+                if peer not in before:
+                    self._begin(peer, self._let_go, peer, addresses, before)
                 self.suspicion.absolve(peer, trio.current_time())
             elif not self._is_isolated():
                 # The word of a newcomer does not count with everybody, so it lets others speak first.

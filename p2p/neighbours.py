@@ -33,7 +33,7 @@ DRAW_INTERVAL = 4.0
 """Seconds for which these are the same."""
 DELAY = 0.2
 """Mean seconds for which something new waits for more."""
-SPACING = 1.0
+SPACING = 2.0
 """Least seconds between two offers to the same neighbour."""
 SAY_TIMEOUT = 10.0
 """Seconds that one frame may take; then the neighbour is too slow and the exchange is aborted."""

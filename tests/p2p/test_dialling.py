@@ -259,3 +259,26 @@ def test_those_of_an_earlier_run_are_dialled_at_once_by_who_knows_nobody_and_pro
         peer for second in range(600) for peer, _ in of.choose(view, GREATER, (), True, float(second), own=GREATER[:4])
     ]
     assert 600 / PROBE_INTERVAL / 2 < len(dials) < 600 / PROBE_INTERVAL * 2 and {*dials} <= {*old}
+
+
+def test_those_behind_relays_come_last_within_networks_that_are_new() -> None:
+    view = PeerView(ME)
+    for number in range(1, 6):
+        view.apply(place(number, f"/ip4/45.{number}.0.1/tcp/1"), 0.0)
+    for number in range(100, 130):
+        view.apply(replace(place(number), relays=(f"/ip4/50.{number}.0.1/tcp/1/p2p/x",)), 0.0)
+        view.apply(place(1000 + number, f"/ip4/66.6.0.{number}/tcp/1"), 0.0)
+    for seed in range(20):
+        dialled = [int.from_bytes(peer[:2]) for peer in draw(view, seed)]
+        assert {*range(1, 6)} < {*dialled[:6]} and dialled[6] < 1000 and sum(number >= 1000 for number in dialled) == 1
+
+
+def test_bootstrap_peers_are_not_all_dialled_for_each_connection_that_is_lost() -> None:
+    bootstrap = {bytes([number]) * 32: (f"/memory/{number}",) for number in (0xF0, 0xF1, 0xF2)}
+    many = [number.to_bytes(2, "big") * 16 for number in range(300, 300 + 2 * SMALL)]
+    of, view = plan(bootstrap), view_of(*many)
+    kept = [*many[:6], min(bootstrap)]
+    dialled = chosen(of, view, 0.0, kept)
+    assert len(dialled) == 1 and not {*dialled} & {*bootstrap}
+    assert {*bootstrap} <= {*chosen(of, view, 1.0)}  # but when all are
+    assert {*chosen(plan(bootstrap), view_of(*many[:2]), 0.0, many[:1])} == {*bootstrap}  # or when few are known

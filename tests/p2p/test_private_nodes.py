@@ -69,6 +69,18 @@ async def test_a_relay_that_dies_is_replaced_and_one_that_restarts_is_used_again
         assert public[number].me in private.network.peers()  # directly, or dialled through the other relay
 
 
+async def test_probes_of_private_nodes_leave_no_connections_behind(autojump_clock: MockClock) -> None:
+    async with world(0) as w:
+        w.bootstrap = [(w.key(0).public_key, "/ip4/10.0.0.1/tcp/1")]
+        public = [w.start(n, address=f"/ip4/10.{n}.0.1/tcp/1", relay_slots=8, target=3) for n in range(16)]
+        for number in range(20, 36):
+            w.start(number, listen=False, target=3)
+        await w.until_agreed(40)
+        await trio.sleep(300)
+        own = [sum(node.network.is_outbound(peer) for peer in node.network.peers()) for node in public]
+        assert max(own) <= 3 + 3 and sum(own) <= 4.5 * len(own)  # the bootstrap peer, and a probe under way
+
+
 async def test_slots_are_renewed_for_hours(autojump_clock: MockClock) -> None:
     async with world(0) as w:
         start_public(w, 3)
