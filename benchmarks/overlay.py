@@ -134,9 +134,15 @@ class Event:
     """Something that the others have to learn."""
 
     kind: str
+    subject: Member
     started: float
     is_known_to: Callable[[Member], bool]
     witnesses: list[Member]
+
+    @property
+    def is_over(self) -> bool:
+        """Nobody can learn any more that it came, or where it is: it has gone meanwhile."""
+        return self.kind in ("join", "address") and not self.subject.alive
 
 
 @dataclass
@@ -234,13 +240,13 @@ class World:
         return member
 
     def join(self, nursery: trio.Nursery) -> None:
-        me = self.start(nursery).me
-        self._expect("join", me, lambda one: one.discovery.find(me) is not None)
+        member = self.start(nursery)
+        self._expect("join", member, lambda one: one.discovery.find(member.me) is not None)
 
     def leave(self, nursery: trio.Nursery) -> None:
         leaver = self._draw()
         nursery.start_soon(self._leave, leaver)
-        self._expect("leave", leaver.me, lambda one: one.discovery.find(leaver.me) is None)
+        self._expect("leave", leaver, lambda one: one.discovery.find(leaver.me) is None)
 
     async def _leave(self, leaver: Member) -> None:
         await leaver.leave()
@@ -250,7 +256,7 @@ class World:
         victim = self._draw()
         victim.crash(silently=self.random.random() < 0.5)
         self._bury(victim)
-        self._expect("crash", victim.me, lambda one: one.discovery.find(victim.me) is None)
+        self._expect("crash", victim, lambda one: one.discovery.find(victim.me) is None)
 
     def move(self) -> None:
         mover, address = self._draw(public=True), self.new_address()
@@ -260,7 +266,7 @@ class World:
             announcement = one.discovery.find(mover.me)
             return announcement is not None and announcement.addresses == (address,)
 
-        self._expect("address", mover.me, is_known)
+        self._expect("address", mover, is_known)
 
     def _draw(self, public: bool = False) -> Member:
         """Somebody who has been there for a while, so that joining and leaving stand apart."""
@@ -274,11 +280,11 @@ class World:
             self._gone[index] += value
         del self.members[member.me]
 
-    def _expect(self, kind: str, subject: bytes, is_known_to: Callable[[Member], bool]) -> None:
+    def _expect(self, kind: str, subject: Member, is_known_to: Callable[[Member], bool]) -> None:
         # Whoever has just come is still fetching the rest of the view: it is a witness of later changes.
         now = trio.current_time()
-        witnesses = [one for one in self.living() if one.me != subject and now - one.born > 10.0]
-        self._open.append(Event(kind, now, is_known_to, witnesses))
+        witnesses = [one for one in self.living() if one is not subject and now - one.born > 10.0]
+        self._open.append(Event(kind, subject, now, is_known_to, witnesses))
 
     async def _repeat(self, rate: float, action: Callable[[], None]) -> None:
         while True:
@@ -289,7 +295,7 @@ class World:
         while True:
             now = trio.current_time()
             still = []
-            for event in self._open:
+            for event in [event for event in self._open if not event.is_over]:
                 event.witnesses = [one for one in event.witnesses if one.alive]
                 # Nobody forgets what it knows within the minute, so whoever knows need not be asked again.
                 unaware = [one for one in event.witnesses if not event.is_known_to(one)]
@@ -301,7 +307,7 @@ class World:
             await trio.sleep(POLL)
 
     def _close_events(self) -> None:
-        for event in self._open:
+        for event in [event for event in self._open if not event.is_over]:
             self.outcome.times[event.kind].append(GIVE_UP)
 
     async def _sample(self, sums: _Sums) -> None:

@@ -64,6 +64,8 @@ MISSES = 3.5
 MAX_INTERVAL = MAX_LIFETIME / 1000 / MISSES
 ANNOUNCE_SPACING = 1.0
 """Least seconds between announcements when something changes."""
+RELAY_PATIENCE = 5.0
+"""Seconds for which the loss of a relay slot is kept to oneself, where there is another: a new one may replace it."""
 RENEW_SPACING = 5.0
 """Least age in seconds of an announcement that is made anew because a peer asks for it."""
 RENEW_INTERVAL = ANNOUNCE_INTERVAL
@@ -151,7 +153,7 @@ class Discovery:
         self._chain_id = chain_id
         self._items = Limiter(ITEM_RATE, TOTAL_ITEM_RATE)
         self._lists = Limiter(LIST_RATE, TOTAL_LIST_RATE)
-        self._neighbours = Neighbours(network, streams, runtime.random, self._take, self._greet)
+        self._neighbours = Neighbours(network, streams, runtime.random, self._reconciliation, self._take, self._greet)
         known: dict[bytes, tuple[str, ...]] = {}
         for peer, address in bootstrap:
             known[peer] = (*known.get(peer, ()), address)
@@ -176,6 +178,8 @@ class Discovery:
         self._started_at = 0.0
         self._announced: Announcement | None = None
         self._announced_at = 0.0
+        self._had_relays_at = 0.0
+        """When there last were all the relay slots that were announced."""
         self._is_doubted = False
         """Whether others have a reason to take this node for dead, which a new announcement ends."""
         self._renewals = Bucket(RENEW_BURST * RENEW_INTERVAL, 0.0, RENEW_BURST * RENEW_INTERVAL)
@@ -326,7 +330,11 @@ class Discovery:
         said = self._announced
         if said is None or self._nursery is None:
             return
-        if (self._get_models(), self._get_relays(), self._get_addresses()) != (
+        now, relays = trio.current_time(), self._get_relays()
+        if not (relays and {*relays} < {*said.relays}):
+            self._had_relays_at = now
+        is_waiting = 0 < now - self._had_relays_at < RELAY_PATIENCE
+        if (self._get_models(), said.relays if is_waiting else relays, self._get_addresses()) != (
             said.models,
             said.relays,
             said.addresses,
@@ -334,7 +342,6 @@ class Discovery:
             self._changed.set()
         self._dispel_doubts()
         told, told_at = self._told_load
-        now = trio.current_time()
         step = abs(self._load.utilization - told.utilization) >= LOAD_STEP or (self._load.waiting > 0) != (
             told.waiting > 0
         )
@@ -439,7 +446,13 @@ class Discovery:
                 news.append(one)
             elif announcement.peer != self._network.me:
                 corrections.append(self._reconciliation.correct(announcement))
-        return news, [raw for raw in accused if self.suspicion.is_heard(parse_accusation(raw), now)]
+        heard = []
+        for raw in accused:
+            if self.suspicion.is_heard(parse_accusation(raw), now):
+                heard.append(raw)
+            else:
+                self.suspicion.pass_over(parse_accusation(raw))
+        return news, heard
 
     def _learn(self, announcement: Announcement, age: float, source: bytes) -> bytes:
         """Take in an announcement. Returns the short name of a newer one, where its sender is behind."""
@@ -461,7 +474,7 @@ class Discovery:
             self._confirm(subject)
         if entry.state is not PeerState.CRASHED:
             self.suspicion.clear(subject, now, refuted=announcement.incarnation == life and not announcement.leaving)
-            self._neighbours.spread([entry.id], source, urgent=announcement.leaving)
+            self._neighbours.spread([entry.id], source)
         if change is not None:
             self._emit(change)
             if was_dead or announcement.incarnation > life:
@@ -568,18 +581,19 @@ class Discovery:
                     self._start_check(peer)  # what failed once is tried once more before it is held against anyone
         finally:
             del self._dialling[peer]
-        if connected and is_probe:
+        if is_probe:
             await self._let_go(peer, addresses, before)
 
     async def _let_go(self, peer: bytes, addresses: Sequence[str], before: Collection[bytes]) -> None:
-        """After a while, close a connection that was made to see whether a peer lives, and those to relays for it.
+        """After a while, close the connections that were made to see whether a peer lives: to it, or to its relays.
 
         ``before`` are the peers that were connected anyway.
         """
-        await trio.sleep(PROBE_HOLD)
-        await self._part(peer)
-        for relay in sorted(get_relays(addresses).difference(before)):
-            await self._part(relay)
+        made = [one for one in (peer, *sorted(get_relays(addresses))) if one not in before]
+        if not self._network.peers().isdisjoint(made):
+            await trio.sleep(PROBE_HOLD)
+            for one in made:
+                await self._part(one)
 
     async def _reserve(self, relay: bytes) -> None:
         """Ask for a relay slot, or renew it; others learn of it with the next look at what has changed."""
@@ -692,10 +706,10 @@ class Discovery:
             if peer not in self._network.peers() and not addresses:
                 await trio.sleep(RETURN_PATIENCE)
             before = self._network.peers()
-            if peer in before or await self._connect(peer, addresses, CHECK_TIMEOUT):
+            answers = peer in before or await self._connect(peer, addresses, CHECK_TIMEOUT)
+            self._begin(peer, self._let_go, peer, addresses, before)
+            if answers:
                 self._confirm(peer)
-                if peer not in before:
-                    self._begin(peer, self._let_go, peer, addresses, before)
                 self.suspicion.absolve(peer, trio.current_time())
             elif not self._is_isolated():
                 # The word of a newcomer does not count with everybody, so it lets others speak first.

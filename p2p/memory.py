@@ -209,17 +209,30 @@ class MemoryHub:
     ) -> None:
         old = one._links.get(other.me) or other._links.get(one.me)
         if old is not None:
-            if not old.severed:
+            if not old.severed and (old.relay is None or relay is not None):
                 return
-            self._drop(old)
+            if old.severed:
+                self._drop(old)
         link = _Link(one, other, relay, address)
         self._components = None
         for network in (one, other) if relay is None else (one, other, relay):
             network.traffic.connect_bytes += CONNECT_COST
         if relay is not None:
             relay._circuits[link] = None
+        if old is not None and not old.severed:
+            self._replace(old, link)
+            return
         one._link_up(other.me, link)
         other._link_up(one.me, link)
+
+    def _replace(self, circuit: _Link, link: _Link) -> None:
+        """A direct link takes over from a circuit, and neither end has been without the other."""
+        link.streams = circuit.streams
+        for stream in (stream for pair in link.streams.values() for stream in pair):
+            stream._link = link
+        if circuit.relay is not None:
+            circuit.relay._circuits.pop(circuit, None)
+        link.one._links[link.other.me] = link.other._links[link.one.me] = link
 
     def _cut(self, links: Iterable[_Link], notice: float) -> None:
         for link in list(links):
@@ -357,7 +370,7 @@ class MemoryNetwork:
 
     async def connect(self, peer: bytes, addresses: Sequence[str]) -> None:
         self._check_alive()
-        if peer in self._peers:
+        if peer in self._peers and not self.is_relayed(peer):
             return
         if peer == self._me:
             raise NetworkError("a node does not dial itself")
@@ -366,6 +379,8 @@ class MemoryNetwork:
             raise NetworkError("the dial timed out")
         await trio.sleep(self.hub._delay(self._me, peer) + self.hub._delay(peer, self._me))
         for address in addresses:
+            if address.endswith(CIRCUIT) and peer in self._peers:
+                continue
             if address.endswith(CIRCUIT):
                 if await self._connect_through(address.removesuffix(CIRCUIT), peer):
                     return
@@ -377,7 +392,8 @@ class MemoryNetwork:
                 self._check_alive()
                 self.hub._link(self, target, address=address)
                 return
-        raise NetworkError("no address answered as this peer")
+        if peer not in self._peers:
+            raise NetworkError("no address answered as this peer")
 
     async def _connect_through(self, address: str, peer: bytes) -> bool:
         """Dial ``peer`` through the relay at ``address`` (with /p2p/<id>), connecting to the relay first."""

@@ -1,16 +1,23 @@
 """Conversations with neighbours: one lasting exchange per connection, in which what is new is told at once.
 
 Of two connected peers the one with the lesser key opens the exchange and opens it again when it breaks. What spreads is
-offered by short name to :data:`FANOUT` neighbours, and to each at most once in :data:`SPACING` seconds; they are drawn
-anew only every few seconds, so that the price of a name falls as more of them travel together. What gets lost on the
-way is found by reconciliation.
+*pushed* whole along a tree and *offered* by short name beside it (Leitão, Pereira and Rodrigues, "Epidemic Broadcast
+Trees", 2007), so that it comes soon, and hardly ever twice. A link is in the tree from the time that one of its sides
+wants what the other offers (``graft``) until something comes over it that is here already (``prune``); when one is
+lost, another takes its place at once. An offer waits until the tree should have been there, and goes to :data:`FANOUT`
+neighbours that are the same for some time, so that many names travel together.
+
+Whoever prunes, grafts and keeps to itself what it likes only delays: the tree has at most :data:`MAX_EAGER` links here,
+whom names are offered to is drawn at random, and what got lost on both ways is found by reconciliation.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
+from dataclasses import replace
 from random import Random
 from typing import TypeVarTuple
 
@@ -18,23 +25,30 @@ import trio
 
 from chain.crypto import format_address
 from chain.exceptions import CodecError
+from p2p.announcements import ITEM_ID, get_item_id
 from p2p.bans import Fault
 from p2p.limits import Limiter, Rate
 from p2p.network import Network, NetworkError, is_network_error
-from p2p.reconciliation import Views
+from p2p.reconciliation import Reconciliation, Views
 from p2p.streams import Exchange, Streams
 
 logger = logging.getLogger(__name__)
 
 PROTOCOL = "/wwwserve/views/1"
-FANOUT = 6
-"""Neighbours that are told of something new."""
+FANOUT = 4
+"""Neighbours that are offered something new, besides those to which it is pushed."""
 DRAW_INTERVAL = 4.0
 """Seconds for which these are the same."""
-DELAY = 0.2
+MAX_EAGER = 16
+"""Links of a node that are in the tree; who asks for more is offered names like the others."""
+PRUNE = 0.5
+"""Share of repetitions that prune. Where two items at a time go round in one circle, each would open it in a place of
+its own, and the tree would fall apart."""
+DELAY = 0.05
 """Mean seconds for which something new waits for more."""
-SPACING = 2.0
-"""Least seconds between two offers to the same neighbour."""
+OFFER_DELAY = (1.0, 5.0)
+"""Seconds for which names wait until they are offered, drawn anew each time: what comes by the tree is there before,
+and where that is broken, one graft mends it before others would."""
 SAY_TIMEOUT = 10.0
 """Seconds that one frame may take; then the neighbour is too slow and the exchange is aborted."""
 ANSWER_TIMEOUT = 10.0
@@ -43,8 +57,8 @@ REOPEN = 2.0
 """Mean seconds before an exchange that broke is opened again."""
 MAX_SAYING = 8
 """Frames on the way to one neighbour; beyond, answers are dropped."""
-MAX_OFFERED = 4096
-"""Names that wait to be offered to one neighbour."""
+MAX_TOLD = 4096
+"""Names that wait to be pushed to one neighbour, or offered."""
 RATE = Rate(items=100, size=1 << 20, burst=10.0)
 TOTAL_RATE = Rate(items=500, size=4 << 20, burst=10.0)
 """Frames and bytes a second that are looked at, of each neighbour and of all."""
@@ -70,28 +84,60 @@ async def contained(network: Network, peer: bytes, task: Callable[[*Ts], Awaitab
 class _Talk:
     """The lasting exchange with one neighbour."""
 
-    __slots__ = ("due", "exchange", "offers", "saying")
+    __slots__ = ("due", "exchange", "is_eager", "offers", "pushes", "saying")
 
     def __init__(self, exchange: Exchange) -> None:
         self.exchange = exchange
+        self.is_eager = False
+        """The link is in the tree, as this side sees it."""
+        self.pushes: dict[bytes, None] = {}
         self.offers: dict[bytes, None] = {}
         self.due = 0.0
+        """When the next offer may be made."""
         self.saying = 0
+
+    def push(self, names: dict[bytes, None]) -> None:
+        if len(self.pushes) < MAX_TOLD:
+            self.pushes |= names
+
+    def offer(self, names: dict[bytes, None], due: float) -> None:
+        if not self.offers:
+            self.due = due
+        if len(self.offers) < MAX_TOLD:
+            self.offers |= names
+
+    def forget(self, items: Iterable[bytes]) -> None:
+        """Tell nothing of what the neighbour has told."""
+        if self.pushes or self.offers:
+            for item in items:
+                self.pushes.pop(item, None)
+                self.offers.pop(item, None)
 
 
 class Neighbours:
-    """The conversations of one node. ``take`` is called with every frame, ``greeting`` makes the first one."""
+    """The conversations of one node. ``take`` is called with every frame, ``greeting`` makes the first one.
+
+    What goes by the names that spread is looked up in ``items``.
+    """
 
     def __init__(
-        self, network: Network, streams: Streams, random: Random, take: Take, greeting: Callable[[bytes], Views]
+        self,
+        network: Network,
+        streams: Streams,
+        random: Random,
+        items: Reconciliation,
+        take: Take,
+        greeting: Callable[[bytes], Views],
     ) -> None:
         self._network = network
         self._streams = streams
         self._random = random
+        self._items = items
         self._take = take
         self._greeting = greeting
         self._talks: dict[bytes, _Talk] = {}
         self._opening: dict[bytes, None] = {}
+        self._waiting: dict[bytes, None] = {}
         self._drawn: list[bytes] = []
         self._drawn_until = 0.0
         self._limiter = Limiter(RATE, TOTAL_RATE)
@@ -107,12 +153,13 @@ class Neighbours:
                 self.connected(peer)
             try:
                 while True:
-                    await self._wake.wait()
+                    with trio.move_on_at(
+                        min((talk.due for talk in self._talks.values() if talk.offers), default=math.inf)
+                    ):
+                        await self._wake.wait()
                     self._wake = trio.Event()
-                    # Offers go on until all are made; then the next one starts the clock again.
-                    while any(talk.offers for talk in self._talks.values()):
-                        await trio.sleep(DELAY * self._random.uniform(0.5, 1.5))
-                        self._offer_due(trio.current_time())
+                    await trio.sleep(DELAY * self._random.uniform(0.5, 1.5))
+                    self._tell_due(trio.current_time())
             finally:
                 self._nursery = None
 
@@ -126,18 +173,21 @@ class Neighbours:
             self._opening[peer] = None
             self._nursery.start_soon(self._stay_in_conversation, peer)
 
-    def spread(
-        self, items: Iterable[bytes], source: bytes = b"", always: Iterable[bytes] = (), urgent: bool = False
-    ) -> None:
-        """Offer something new, but not to its ``source``; to ``always`` in any case. What is ``urgent`` waits for no
-        more."""
-        others = [peer for peer in self._draw() if peer != source]
-        for peer in dict.fromkeys([*others[:FANOUT], *always]):
-            talk = self._talks.get(peer)
-            if talk is not None and len(talk.offers) < MAX_OFFERED:
-                talk.offers.update(dict.fromkeys(items))
-                if urgent:
-                    talk.due = 0.0
+    def spread(self, items: Iterable[bytes], source: bytes = b"", always: Iterable[bytes] = ()) -> None:
+        """Let the items of these names spread, but not back to their ``source``; push them to ``always`` in any case.
+
+        Without any neighbour they wait for the first.
+        """
+        names, now = dict.fromkeys(items), trio.current_time()
+        if not self._talks:
+            self._waiting |= names
+        eager = [peer for peer, talk in self._talks.items() if talk.is_eager and peer != source]
+        pushed = dict.fromkeys((*eager, *(peer for peer in always if peer in self._talks)))
+        for peer in pushed:
+            self._talks[peer].push(names)
+        for peer in [peer for peer in self._draw() if peer != source][:FANOUT]:
+            if peer not in pushed:
+                self._talks[peer].offer(names, now + self._random.uniform(*OFFER_DELAY))
         self._wake.set()
 
     def say(self, peer: bytes, frame: Views) -> None:
@@ -157,7 +207,7 @@ class Neighbours:
                 await exchange.receive()
 
     def _draw(self) -> list[bytes]:
-        """Those who are told of something new at this time, and one more in case that it came from one of them."""
+        """Those who are offered something new at this time, and one more in case that it came from one of them."""
         now = trio.current_time()
         here = [peer for peer in self._drawn if peer in self._talks]
         if now >= self._drawn_until or len(here) < min(FANOUT + 1, len(self._talks)):
@@ -165,12 +215,60 @@ class Neighbours:
             self._drawn, self._drawn_until = here, now + DRAW_INTERVAL
         return here
 
-    def _offer_due(self, now: float) -> None:
+    def _tell_due(self, now: float) -> None:
         for peer, talk in list(self._talks.items()):
+            if talk.saying >= MAX_SAYING:
+                continue
+            frame = Views()
+            if talk.pushes:
+                frame, talk.pushes = self._items.collect(talk.pushes, peer, now), {}
             if talk.offers and now >= talk.due:
-                talk.due = now + SPACING
-                names, talk.offers = b"".join(talk.offers), {}
-                self.say(peer, Views(have=names))
+                names, talk.offers = [name for name in talk.offers if self._items.holds(name)], {}
+                frame = replace(frame, have=b"".join(names))
+            if frame != Views():
+                self.say(peer, frame)
+
+    def _begin_talk(self, talk: _Talk) -> None:
+        """From now on what is new is told to this neighbour; the first one is this node's place in the tree."""
+        peer = talk.exchange.peer
+        self._talks[peer] = talk
+        talk.push(self._waiting)
+        self._waiting = {}
+        self._wake.set()
+        if not any(other.is_eager for other in self._talks.values()):
+            self._graft(peer)
+
+    def _end_talk(self, talk: _Talk) -> None:
+        """If the link was in the tree, another takes its place before anything is missed."""
+        del self._talks[talk.exchange.peer]
+        if talk.is_eager:
+            self._mend()
+
+    def _mend(self) -> None:
+        """Put one more link into the tree."""
+        others = [peer for peer, talk in self._talks.items() if not talk.is_eager]
+        if others:
+            self._graft(self._random.choice(others))
+
+    def _graft(self, peer: bytes) -> None:
+        self._talks[peer].is_eager = True
+        self.say(peer, Views(graft=True))
+
+    def _change_tree(self, talk: _Talk, frame: Views, was_here: bool, reply: Views | None) -> Views | None:
+        """Do what ``frame`` asks and shows about the tree; returns ``reply`` with what the neighbour should do."""
+        if frame.prune and talk.is_eager:
+            talk.is_eager = False
+            if not any(other.is_eager for other in self._talks.values()):
+                self._mend()
+        if frame.graft:
+            talk.is_eager = sum(other.is_eager for other in self._talks.values()) < MAX_EAGER
+        if frame.have and not frame.parts and reply is not None and reply.want:
+            talk.is_eager = True
+            return replace(reply, graft=True)
+        if was_here and self._random.random() < PRUNE:
+            talk.is_eager = False
+            return replace(reply or Views(), prune=True)
+        return reply
 
     async def _say(self, talk: _Talk, raw: bytes) -> None:
         try:
@@ -203,7 +301,7 @@ class Neighbours:
         peer = exchange.peer
         try:
             if lasting:
-                self._talks[peer] = talk
+                self._begin_talk(talk)
             while True:
                 if lasting:
                     raw = await exchange.receive()
@@ -217,10 +315,14 @@ class Neighbours:
                     continue
                 frame = Views.decode(raw)
                 if frame.lasting and not lasting:
-                    lasting, self._talks[peer] = True, talk
-                for name in _names(frame.have) if talk.offers else ():
-                    talk.offers.pop(name, None)
+                    lasting = True
+                    self._begin_talk(talk)
+                told = [get_item_id(raw) for raw in (*(one.announcement for one in frame.known), *frame.accused)]
+                was_here = bool(told) and all(map(self._items.knows, told))
+                talk.forget((*told, *_names(frame.have)))
                 reply = await self._take(peer, frame)
+                if lasting:
+                    reply = self._change_tree(talk, frame, was_here, reply)
                 if lasting and reply is not None and self._talks.get(peer) is talk:
                     self.say(peer, reply)
                 elif reply is not None and (answer := _encode(reply)) is not None:
@@ -231,7 +333,7 @@ class Neighbours:
             await exchange.abort(str(error))
         finally:
             if self._talks.get(peer) is talk:
-                del self._talks[peer]
+                self._end_talk(talk)
 
 
 def _encode(frame: Views) -> bytes | None:
@@ -244,4 +346,4 @@ def _encode(frame: Views) -> bytes | None:
 
 
 def _names(have: bytes) -> list[bytes]:
-    return [have[start : start + 8] for start in range(0, len(have), 8)]
+    return [have[start : start + ITEM_ID] for start in range(0, len(have), ITEM_ID)]

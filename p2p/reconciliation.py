@@ -58,7 +58,8 @@ class Views(Record):
 
     ``parts`` are the numbers of buckets, one byte each, of ``count``. ``load`` is the sender's own. ``lasting`` opens
     the conversation in which neighbours tell each other what is new, ``renew`` asks the other for a new announcement
-    (its last one counts for nothing here), and ``parting`` says that the connection will be closed on purpose.
+    (its last one counts for nothing here), and ``parting`` says that the connection will be closed on purpose. With
+    ``graft`` what is new is pushed over this link from now on, with ``prune`` no longer (:mod:`p2p.neighbours`).
     """
 
     have: Annotated[bytes, Bounds(0, MAX_IDS)] = b""
@@ -73,6 +74,8 @@ class Views(Record):
     lasting: bool = False
     renew: bool = False
     parting: bool = False
+    graft: bool = False
+    prune: bool = False
 
 
 EMPTY = Views()
@@ -141,12 +144,22 @@ class Reconciliation:
             return b""
         return entry.id
 
-    def _knows(self, item: bytes) -> bool:
+    def knows(self, item: bytes) -> bool:
+        """Whether the item of this short name is here."""
         return item in self._view.by_id or self._suspicion.knows(item)
+
+    def holds(self, item: bytes) -> bool:
+        """Whether there is something to send by this short name."""
+        return item in self._view.by_id or self._suspicion.find(item) is not None
+
+    def collect(self, items: Iterable[bytes], reader: bytes, now: float) -> Views:
+        """A frame for ``reader`` with what goes by these names, as far as it is here and there is room."""
+        known, accused = self._collect(items, reader, now)
+        return Views(known=known, accused=accused)
 
     def _ask_for(self, item: bytes, now: float) -> bool:
         """Whether to ask for an item: it is not here, and nobody was asked for it a moment ago."""
-        if self._knows(item) or now - self._asked.get(item, -ASK_AGAIN) < ASK_AGAIN:
+        if self.knows(item) or now - self._asked.get(item, -ASK_AGAIN) < ASK_AGAIN:
             return False
         self._asked.pop(item, None)
         self._asked[item] = now

@@ -42,6 +42,8 @@ TOLERATED = 3
 """Refuted accusations of one observer that are put down to bad luck."""
 PROMPT = 30.0
 """Seconds within which a refutation shows that the accused was there all the time, and not cut off for a while."""
+MAX_PASSED = 4096
+"""Accusations that are remembered although they count for nothing, so that they are not asked for again."""
 MAX_REFUTED = 1024
 """Refuted accusers that are remembered, and the peers that refuted each."""
 MAX_REFUTED_BY = 32
@@ -77,6 +79,7 @@ class Suspicion:
         self._view = view
         self._cases: dict[bytes, _Case] = {}
         self._by_id: dict[bytes, Accusation] = {}
+        self._passed: OrderedDict[bytes, None] = OrderedDict()
         self._refuted: OrderedDict[bytes, _Accuser] = OrderedDict()
 
     @property
@@ -107,6 +110,16 @@ class Suspicion:
         if case is not None and (accusation.observer in case.accusations or len(case.accusations) >= ACCUSERS):
             return False
         return self._counts(accusation.observer, accusation.suspect, now)
+
+    def pass_over(self, accusation: Accusation) -> None:
+        """Note an accusation that is not heard, if it never will be: it is about the past, or there are enough."""
+        entry, case = self._view.entries.get(accusation.suspect), self._cases.get(accusation.suspect)
+        if entry is not None and (
+            (accusation.incarnation, False, accusation.sequence) < entry.announcement.order
+            or not entry.state.is_present
+            or (case is not None and len(case.accusations) >= ACCUSERS)
+        ):
+            self._pass(get_item_id(accusation.encode()))
 
     def condemn(self, peer: bytes, now: float) -> None:
         """Note that this node's own probe of ``peer`` failed."""
@@ -152,7 +165,9 @@ class Suspicion:
         if case is None:
             return
         for observer, accusation in case.accusations.items():
-            self._by_id.pop(get_item_id(accusation.encode()), None)
+            item = get_item_id(accusation.encode())
+            self._by_id.pop(item, None)
+            self._pass(item)
             if refuted:
                 self.note_refuted(observer, peer, now, prompt=now - case.opened <= PROMPT)
 
@@ -192,12 +207,17 @@ class Suspicion:
         return [] if case is None else [get_item_id(one.encode()) for one in case.accusations.values()]
 
     def knows(self, item: bytes) -> bool:
-        """Whether the accusation of this short name is held."""
-        return item in self._by_id
+        """Whether the accusation of this short name is held, or has been looked at and passed over."""
+        return item in self._by_id or item in self._passed
 
     def find(self, item: bytes) -> Accusation | None:
         """The accusation of a short name."""
         return self._by_id.get(item)
+
+    def _pass(self, item: bytes) -> None:
+        self._passed[item] = None
+        if len(self._passed) > MAX_PASSED:
+            self._passed.popitem(last=False)
 
     def _counts(self, observer: bytes, suspect: bytes, now: float) -> bool:
         """Whether ``observer`` is heard about ``suspect``."""
