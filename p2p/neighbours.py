@@ -7,8 +7,8 @@ wants what the other offers (``graft``) until something comes over it that is he
 lost, another takes its place at once. An offer waits until the tree should have been there, and goes to :data:`FANOUT`
 neighbours that are the same for some time, so that many names travel together.
 
-Whoever prunes, grafts and keeps to itself what it likes only delays: the tree has at most :data:`MAX_EAGER` links here,
-whom names are offered to is drawn at random, and what got lost on both ways is found by reconciliation.
+Whoever prunes, grafts and keeps to itself what it likes only delays: of the links that others have made only some are
+in the tree, whom names are offered to is drawn at random, and what got lost on both ways is found by reconciliation.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ FANOUT = 4
 """Neighbours that are offered something new, besides those to which it is pushed."""
 DRAW_INTERVAL = 4.0
 """Seconds for which these are the same."""
-MAX_EAGER = 16
-"""Links of a node that are in the tree; who asks for more is offered names like the others."""
+MAX_EAGER = 8
+"""Links in the tree of those that others have made; whoever asks for more is offered names like the rest."""
 PRUNE = 0.5
 """Share of repetitions that prune. Where two items at a time go round in one circle, each would open it in a place of
 its own, and the tree would fall apart."""
@@ -137,7 +137,6 @@ class Neighbours:
         self._greeting = greeting
         self._talks: dict[bytes, _Talk] = {}
         self._opening: dict[bytes, None] = {}
-        self._waiting: dict[bytes, None] = {}
         self._drawn: list[bytes] = []
         self._drawn_until = 0.0
         self._limiter = Limiter(RATE, TOTAL_RATE)
@@ -153,9 +152,7 @@ class Neighbours:
                 self.connected(peer)
             try:
                 while True:
-                    with trio.move_on_at(
-                        min((talk.due for talk in self._talks.values() if talk.offers), default=math.inf)
-                    ):
+                    with trio.move_on_at(self._get_due()):
                         await self._wake.wait()
                     self._wake = trio.Event()
                     await trio.sleep(DELAY * self._random.uniform(0.5, 1.5))
@@ -174,13 +171,8 @@ class Neighbours:
             self._nursery.start_soon(self._stay_in_conversation, peer)
 
     def spread(self, items: Iterable[bytes], source: bytes = b"", always: Iterable[bytes] = ()) -> None:
-        """Let the items of these names spread, but not back to their ``source``; push them to ``always`` in any case.
-
-        Without any neighbour they wait for the first.
-        """
+        """Let the items of these names spread, but not back to their ``source``; ``always`` are told in any case."""
         names, now = dict.fromkeys(items), trio.current_time()
-        if not self._talks:
-            self._waiting |= names
         eager = [peer for peer, talk in self._talks.items() if talk.is_eager and peer != source]
         pushed = dict.fromkeys((*eager, *(peer for peer in always if peer in self._talks)))
         for peer in pushed:
@@ -215,6 +207,11 @@ class Neighbours:
             self._drawn, self._drawn_until = here, now + DRAW_INTERVAL
         return here
 
+    def _get_due(self) -> float:
+        """When there is something to tell; the past, if it has waited for a slow neighbour."""
+        talks = [talk for talk in self._talks.values() if talk.pushes or talk.offers]
+        return min((-math.inf if talk.pushes else talk.due for talk in talks), default=math.inf)
+
     def _tell_due(self, now: float) -> None:
         for peer, talk in list(self._talks.items()):
             if talk.saying >= MAX_SAYING:
@@ -232,9 +229,6 @@ class Neighbours:
         """From now on what is new is told to this neighbour; the first one is this node's place in the tree."""
         peer = talk.exchange.peer
         self._talks[peer] = talk
-        talk.push(self._waiting)
-        self._waiting = {}
-        self._wake.set()
         if not any(other.is_eager for other in self._talks.values()):
             self._graft(peer)
 
@@ -260,15 +254,22 @@ class Neighbours:
             talk.is_eager = False
             if not any(other.is_eager for other in self._talks.values()):
                 self._mend()
-        if frame.graft:
-            talk.is_eager = sum(other.is_eager for other in self._talks.values()) < MAX_EAGER
-        if frame.have and not frame.parts and reply is not None and reply.want:
-            talk.is_eager = True
+        wants = bool(frame.have and not frame.parts and reply is not None and reply.want)
+        if frame.graft or wants:
+            talk.is_eager = talk.is_eager or self._has_room(talk.exchange.peer)
+        if reply is not None and wants and talk.is_eager:
             return replace(reply, graft=True)
         if was_here and self._random.random() < PRUNE:
             talk.is_eager = False
             return replace(reply or Views(), prune=True)
         return reply
+
+    def _has_room(self, peer: bytes) -> bool:
+        """Whether the link to ``peer`` may be in the tree."""
+        others = [
+            other for other, talk in self._talks.items() if talk.is_eager and not self._network.is_outbound(other)
+        ]
+        return self._network.is_outbound(peer) or len(others) < MAX_EAGER
 
     async def _say(self, talk: _Talk, raw: bytes) -> None:
         try:
