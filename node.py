@@ -479,18 +479,23 @@ def demo(
         raise CommandError(f"{error} (kept for a look: {place})") from error
 
 
-def open_remote(multiaddress: str, genesis: Path | None) -> Source:
+def open_remote(multiaddress: str, genesis: Path | None, socks5: str | None) -> Source:
     """Fetch the whole chain of a running node into a temporary file, for the audit; nothing in it is believed."""
     from consensus.fetch import fetch_chain
     from p2p.host import Libp2pNetwork
+    from p2p.transport import DialRules
 
     try:
         peer, address = parse_peer_address(multiaddress)
     except ValueError as error:
         raise StoreError(str(error)) from error
+    try:
+        rules = DialRules(proxy=None if socks5 is None else parse_proxy(socks5))
+    except ValueError as error:
+        raise StoreError(f"--socks5: {error}") from error
     trusted = load_genesis(genesis or get_default_data_dir() / GENESIS)
     runtime = RealRuntime()
-    network = Libp2pNetwork(KeyPair(secrets.token_bytes(32)), (), runtime)
+    network = Libp2pNetwork(KeyPair(secrets.token_bytes(32)), (), runtime, rules=rules)
     with tempfile.TemporaryDirectory(prefix="wwwserve-verify-") as directory:
         file = Path(directory) / "chain.export"
         trio.run(fetch_chain, network, trusted, peer, address, file)

@@ -44,8 +44,9 @@ from chain.store import LevelStore
 from chain.stored import StoredChain, load_stored_genesis
 from chain.verify import Report, Source, StoreSource, verify_chain
 
-OpenRemote = Callable[[str, Path | None], Source]
-"""Opens the chain of a running node by its multiaddress and the trusted genesis file (None: the usual one)."""
+OpenRemote = Callable[[str, Path | None, str | None], Source]
+"""Opens the chain of a running node by its multiaddress, the trusted genesis file (None: the usual one) and the SOCKS5
+proxy to dial through (None: directly)."""
 
 FindCheckpoint = Callable[[Path], Checkpoint | None]
 """The checkpoint that the owner of a data directory set there, if any."""
@@ -90,6 +91,10 @@ TrustedGenesis = Annotated[
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", help="File to write; must not exist (default: print the proof).")
 ]
+Proxy = Annotated[
+    str | None,
+    typer.Option("--socks5", metavar="HOST:PORT", help="Reach a node at a multiaddress through this proxy alone."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of text for people.")]
 
 
@@ -106,12 +111,13 @@ def build_app(open_remote: OpenRemote | None = None, find_checkpoint: FindCheckp
         ] = None,
         genesis: TrustedGenesis = None,
         checkpoint: Trusted = None,
+        socks5: Proxy = None,
         as_json: AsJson = False,
     ) -> None:
         """Re-check everything from genesis, or from a state that a checkpoint proves, with no trust in the node."""
         with _errors():
             trusted = _parse_checkpoint(checkpoint)
-            with _open(target, genesis, open_remote) as source:
+            with _open(target, genesis, open_remote, socks5) as source:
                 # Whoever names the genesis file does not take the directory's word for what to trust.
                 if trusted is None and genesis is None and source.base.height and find_checkpoint is not None:
                     trusted = find_checkpoint(get_default_data_dir() if target is None else Path(target))
@@ -186,12 +192,13 @@ def build_app(open_remote: OpenRemote | None = None, find_checkpoint: FindCheckp
         data_dir: Place = None,
         genesis: TrustedGenesis = None,
         checkpoint: Since = None,
+        socks5: Proxy = None,
         output: Output = None,
     ) -> None:
         """Prove what an account has after the last final block, or that there is no such account."""
         with _errors():
             key, since = parse_address(address), _parse_checkpoint(checkpoint)
-            with _open_chain(data_dir, genesis, open_remote, output) as chain:
+            with _open_chain(data_dir, genesis, open_remote, socks5, output) as chain:
                 _hand_out(prove_balance(chain, key, since), since, output)
 
     @prove.command()
@@ -200,12 +207,13 @@ def build_app(open_remote: OpenRemote | None = None, find_checkpoint: FindCheckp
         data_dir: Place = None,
         genesis: TrustedGenesis = None,
         checkpoint: Since = None,
+        socks5: Proxy = None,
         output: Output = None,
     ) -> None:
         """Prove that a final block has an operation."""
         with _errors():
             wanted, since = _parse_operation_id(operation_id), _parse_checkpoint(checkpoint)
-            with _open_chain(data_dir, genesis, open_remote, output) as chain:
+            with _open_chain(data_dir, genesis, open_remote, socks5, output) as chain:
                 _hand_out(prove_operation(chain, wanted, since), since, output)
 
     @app.command("check-proof")
@@ -292,13 +300,17 @@ def _find_store(path: Path) -> Path:
 
 
 @contextmanager
-def _open(target: str | None, genesis: Path | None, open_remote: OpenRemote | None) -> Iterator[Source]:
+def _open(
+    target: str | None, genesis: Path | None, open_remote: OpenRemote | None, proxy: str | None = None
+) -> Iterator[Source]:
     """The chain that a target names, which must begin with the ``genesis`` file if one is given."""
     if target is not None and target.startswith(("/ip4/", "/ip6/", "/dns")):
         if open_remote is None:
             raise StoreError("this command cannot reach other nodes; give a data directory or an export file")
-        yield open_remote(target, genesis)
+        yield open_remote(target, genesis, proxy)
         return
+    if proxy is not None:
+        raise StoreError("--socks5 is for a node at a multiaddress (/ip4/…/p2p/…); what is on this machine needs none")
     path = get_default_data_dir() if target is None else Path(target)
     if path.is_file():
         source = ExportSource(path)
@@ -311,15 +323,21 @@ def _open(target: str | None, genesis: Path | None, open_remote: OpenRemote | No
 
 @contextmanager
 def _open_chain(
-    target: str | None, genesis: Path | None, open_remote: OpenRemote | None, output: Path | None
+    target: str | None,
+    genesis: Path | None,
+    open_remote: OpenRemote | None,
+    proxy: str | None,
+    output: Path | None,
 ) -> Iterator[BlockStore]:
     """The chain that a target names, with its state, to make a proof that goes to ``output``."""
     if output is not None and output.exists():
         raise StoreError(f"{output} exists already; choose another name")
     if target is not None and not Path(target).is_dir():
-        with _open(target, genesis, open_remote) as source:
+        with _open(target, genesis, open_remote, proxy) as source:
             yield _with_progress("Replaying", source.height, lambda tick: rebuild_chain(source, tick), False)
         return
+    if proxy is not None:
+        raise StoreError("--socks5 is for a node at a multiaddress (/ip4/…/p2p/…); what is on this machine needs none")
     with _open_store(get_default_data_dir() if target is None else Path(target)) as store:
         _require(StoreSource(store), genesis)
         yield BlockStore(store, load_stored_genesis(store))

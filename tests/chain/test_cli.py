@@ -354,7 +354,7 @@ def test_a_proof_from_an_export_or_a_node_is_that_of_the_directory(chain: Chain,
     run("export", tmp_path / "out", "-d", tmp_path)
     operation = chain.blocks[0].body.operations[0].id.hex()
 
-    def open_remote(address: str, genesis: Path | None) -> Source:
+    def open_remote(address: str, genesis: Path | None, proxy: str | None) -> Source:
         return ExportSource(tmp_path / "out")
 
     remote = build_app(open_remote)
@@ -434,8 +434,8 @@ def test_a_running_node_is_audited_through_the_callable() -> None:
     chain = make_chain()
     asked = []
 
-    def open_remote(address: str, genesis: Path | None) -> Source:
-        asked.append((address, genesis))
+    def open_remote(address: str, genesis: Path | None, proxy: str | None) -> Source:
+        asked.append((address, genesis, proxy))
         if genesis is None:
             raise StoreError("no genesis")
         store = MemoryStore()
@@ -444,7 +444,9 @@ def test_a_running_node_is_audited_through_the_callable() -> None:
 
     address = "/ip4/127.0.0.1/tcp/1/p2p/12D3KooW"
     result = CliRunner().invoke(build_app(open_remote), ["verify", address, "--genesis", "file"])
-    assert result.exit_code == 0 and asked == [(address, Path("file"))]
+    assert result.exit_code == 0 and asked == [(address, Path("file"), None)]
+    CliRunner().invoke(build_app(open_remote), ["verify", address, "--socks5", "127.0.0.1:9050", "--genesis", "file"])
+    assert asked[1:] == [(address, Path("file"), "127.0.0.1:9050")]
     result = CliRunner().invoke(build_app(open_remote), ["verify", address])
     assert result.exit_code == 1 and result.stderr == "error: no genesis\n"
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from tests.processes.cluster import (
     Cluster,
     ProcessNode,
     chat,
+    free_ports,
     read_text,
     run_command,
     wait_until,
@@ -128,6 +131,23 @@ def test_a_running_node_is_audited_from_afar(cluster: Cluster) -> None:
     here = run_command("verify", node.directory, command="chain")
     assert here.code == 1
     assert "in use" in here.stderr and "chain verify /ip4/" in here.stderr
+
+
+def test_a_running_node_is_audited_through_a_proxy_alone(cluster: Cluster, tmp_path: Path) -> None:
+    node, log, (port,) = cluster.nodes[3], tmp_path / "proxy.log", free_ports(1)
+    what = ("verify", node.multiaddress, "--genesis", cluster.nodes[0].directory / "genesis.json")
+    through = ("--socks5", f"127.0.0.1:{port}")
+    with log.open("wb") as output:
+        proxy = subprocess.Popen([sys.executable, "-m", "tests.nat.proxy", "127.0.0.1", str(port)], stdout=output)
+    try:
+        wait_until(lambda: log.read_text().startswith("listening"), "the proxy does not start")
+        assert "ok, confirmed by" in run_command(*what, *through, command="chain").output
+        wait_until(lambda: f"[('127.0.0.1', {node.peer_port})]" in log.read_text(), "the proxy was not used")
+    finally:
+        proxy.kill()
+        proxy.wait()
+    without = run_command(*what, *through, command="chain")
+    assert without.code == 1 and without.stderr.startswith("error: ") and without.stderr.count("\n") == 1
 
 
 def test_after_stopping_all_ledgers_agree_and_can_be_read(cluster: Cluster, tmp_path: Path) -> None:
