@@ -1,0 +1,33 @@
+"""A process that comes back where nobody expects it, without bootstrap peers: it remembers whom it knew."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from node import PEERS
+from tests.processes.cluster import Cluster, ProcessNode, free_ports, run_cluster, wait_until
+
+
+def move(cluster: Cluster, node: ProcessNode) -> None:
+    """Start a stopped node at another port, so that nobody can find it, and with nobody to ask."""
+    (node.peer_port,) = free_ports(1)
+    node.write_config({"bootstrap": [], "models": [cluster.model_config]})
+    node.start()
+    wait_until(node.is_healthy, "it does not start")
+
+
+def test_a_restart_needs_no_bootstrap_peer(tmp_path: Path) -> None:
+    with run_cluster(tmp_path) as cluster:
+        *others, node = cluster.nodes
+        assert node.stop() == 0
+        move(cluster, node)
+        wait_until(lambda: node.sees(others), "it does not find those that it knew")
+        height = others[0].transfer(node, 1_000_000)
+        wait_until(lambda: node.height >= height, "it does not follow")
+
+        assert node.stop() == 0  # the control: what it knew is all that it has
+        (node.directory / PEERS).unlink()
+        move(cluster, node)
+        time.sleep(5)
+        assert node.ask("/peers")["peers"] == []
