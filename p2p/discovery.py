@@ -7,8 +7,8 @@ lost is dialled once more, and if that fails accused (:mod:`p2p.suspicion`). Vie
 neighbour every few seconds (:mod:`p2p.reconciliation`), so that joins, departures and changes arrive even where the
 first word got lost, and now and then a random peer is dialled, so that nobody dies unwatched.
 
-Gossip of the network is not used: it would cost each node several copies of every announcement, checked or not, where a
-neighbour that is offered a name fetches what it lacks once, and passes on only what it has verified.
+Gossip of the network is not used: it would cost each node several copies of every announcement, checked or not, where
+neighbours push it along a tree, about once to each, and pass on only what they have verified.
 """
 
 from __future__ import annotations

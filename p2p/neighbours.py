@@ -57,7 +57,7 @@ REOPEN = 2.0
 """Mean seconds before an exchange that broke is opened again."""
 MAX_SAYING = 8
 """Frames on the way to one neighbour; beyond, answers are dropped."""
-MAX_TOLD = 4096
+MAX_PENDING = 4096
 """Names that wait to be pushed to one neighbour, or offered."""
 RATE = Rate(items=100, size=1 << 20, burst=10.0)
 TOTAL_RATE = Rate(items=500, size=4 << 20, burst=10.0)
@@ -97,13 +97,13 @@ class _Talk:
         self.saying = 0
 
     def push(self, names: dict[bytes, None]) -> None:
-        if len(self.pushes) < MAX_TOLD:
+        if len(self.pushes) < MAX_PENDING:
             self.pushes |= names
 
     def offer(self, names: dict[bytes, None], due: float) -> None:
         if not self.offers:
             self.due = due
-        if len(self.offers) < MAX_TOLD:
+        if len(self.offers) < MAX_PENDING:
             self.offers |= names
 
     def forget(self, items: Iterable[bytes]) -> None:

@@ -1,4 +1,5 @@
-"""How two views become one: what is new is offered by short name, what differs is found by hashes. No I/O, no clock.
+"""How two views become one: what is new is told or offered by short name, what differs is found by hashes. No I/O, no
+clock.
 
 Everything that spreads is an *item* with a short name (:func:`p2p.announcements.get_item_id`): an announcement, or an
 accusation. Neighbours speak in frames of :class:`Views`, each of which is answered, if at all, from the view alone:

@@ -9,6 +9,7 @@ import trio
 from trio.testing import MockClock
 
 from p2p.dialling import get_addresses
+from p2p.discovery import RELAY_PATIENCE
 from p2p.keeper import PUBLIC_LINKS, RELAYS
 from p2p.peers import ChangeKind
 from p2p.peerstore import PeerStore
@@ -69,6 +70,33 @@ async def test_a_relay_that_dies_is_replaced_and_one_that_restarts_is_used_again
         assert public[number].me in private.network.peers()  # directly, or dialled through the other relay
 
 
+async def test_a_relay_that_is_replaced_at_once_is_announced_once(autojump_clock: MockClock) -> None:
+    async with world(0) as w:
+        public = start_public(w, 5)
+        private = w.start(10, listen=False)
+        await w.until_agreed(15)
+        await trio.sleep(10)
+        held = private.discovery._keeper.slots(trio.current_time())
+        victim, reader = (
+            next(node for node in public[1:] if (node.me in held) is is_held) for is_held in (True, False)
+        )
+        before, said = relays_of(reader, private), set()
+        w.crash(victim, notice=0.1)
+        for _ in range(150):
+            await trio.sleep(0.1)
+            said.add(relays_of(reader, private))
+        assert len(said) == 2 and before in said and all(len(relays) == RELAYS for relays in said)
+        last = private.discovery._keeper.slots(trio.current_time())
+        for node in w.nodes:
+            if node.me not in last:
+                node.network.relay_slots = 0  # nobody has one to give: then the loss is said, after a while
+        w.crash(next(node for node in w.nodes if node.me in last and node is not reader), notice=0.1)
+        await trio.sleep(RELAY_PATIENCE / 2)
+        assert len(relays_of(reader, private)) == RELAYS
+        await trio.sleep(2 * RELAY_PATIENCE)
+        assert len(relays_of(reader, private)) == RELAYS - 1
+
+
 async def test_probes_of_private_nodes_leave_no_connections_behind(autojump_clock: MockClock) -> None:
     async with world(0) as w:
         w.bootstrap = [(w.key(0).public_key, "/ip4/10.0.0.1/tcp/1")]
@@ -76,9 +104,12 @@ async def test_probes_of_private_nodes_leave_no_connections_behind(autojump_cloc
         for number in range(20, 36):
             w.start(number, listen=False, target=3)
         await w.until_agreed(40)
-        await trio.sleep(300)
-        own = [sum(node.network.is_outbound(peer) for peer in node.network.peers()) for node in public]
-        assert max(own) <= 3 + 3 and sum(own) <= 4.5 * len(own)  # the bootstrap peer, and a probe under way
+        for _ in range(2):
+            await trio.sleep(150)
+            own = [sum(node.network.is_outbound(peer) for peer in node.network.peers()) for node in public]
+            assert max(own) <= 3 + 3 and sum(own) <= 4.5 * len(own)  # the bootstrap peer, and a probe under way
+            for node in w.nodes[len(public) : len(public) + 8]:  # the dead are looked for now and then, at their relays
+                w.crash(node)
 
 
 async def test_slots_are_renewed_for_hours(autojump_clock: MockClock) -> None:

@@ -9,12 +9,13 @@ import pytest
 from chain.crypto import KeyPair
 from chain.exceptions import CodecError
 from p2p.accusations import Accusation, decode_accusation, sign_accusation
-from p2p.announcements import Announcement, PeerLoad
+from p2p.announcements import Announcement, PeerLoad, get_item_id
 from p2p.peers import ChangeKind, PeerState, PeerView
 from p2p.suspicion import (
     ACCUSERS,
     ARRIVAL,
     GRACE,
+    MAX_PASSED,
     MAX_REFUTED,
     MAX_REFUTED_BY,
     PENALTY,
@@ -197,6 +198,30 @@ def test_no_more_words_travel_than_are_needed() -> None:
     assert not suspicion.wants_accusers(key(SUSPECT))
     assert len(suspicion.ids_against(key(SUSPECT))) == ACCUSERS
     assert all(suspicion.find(item) is not None for item in suspicion.ids_against(key(SUSPECT)))
+
+
+def test_what_counts_for_nothing_is_known_and_not_asked_for_again() -> None:
+    view, suspicion = world()
+
+    def is_known_after(accusation: Accusation) -> bool:
+        suspicion.pass_over(accusation)
+        return suspicion.knows(get_item_id(accusation.encode()))
+
+    refute(view, suspicion, 2, 0.0)
+    assert is_known_after(accuse(2, sequence=1))  # of the past
+    assert not is_known_after(accuse(2, sequence=3))  # of an announcement that may still come
+    assert not is_known_after(accuse(2, sequence=2))  # its observer may count one day
+    assert not is_known_after(replace(accuse(2), suspect=key(99)))  # of a peer that may be heard of
+    for observer in range(2, 2 + ACCUSERS):
+        assert suspicion.accuse(accuse(observer, sequence=2), 0.0)
+    assert is_known_after(accuse(9, sequence=2))  # there are enough
+    held = suspicion.ids_against(key(SUSPECT))
+    refute(view, suspicion, 3, 1.0)
+    assert all(suspicion.knows(item) and suspicion.find(item) is None for item in held)  # refuted
+    for number in range(MAX_PASSED):
+        suspicion.pass_over(accuse(2 + number % 8, sequence=1, incarnation=0))
+        suspicion.pass_over(replace(accuse(2, incarnation=0), sequence=number))
+    assert len(suspicion._passed) == MAX_PASSED and not any(map(suspicion.knows, held))
 
 
 def test_too_few_words_make_ever_more_nodes_look_for_themselves() -> None:
