@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeGuard
 
 import platformdirs
 import typer
@@ -299,18 +299,26 @@ def _find_store(path: Path) -> Path:
     raise StoreError(f"no chain in {path}: expected a data directory of a node, a database or an export file")
 
 
+def _is_remote(target: str | None) -> TypeGuard[str]:
+    return target is not None and target.startswith(("/ip4/", "/ip6/", "/dns"))
+
+
+def _check_proxy(target: str | None, proxy: str | None) -> None:
+    if proxy is not None and not _is_remote(target):
+        raise StoreError("--socks5 is for a node at a multiaddress (/ip4/…/p2p/…); what is on this machine needs none")
+
+
 @contextmanager
 def _open(
     target: str | None, genesis: Path | None, open_remote: OpenRemote | None, proxy: str | None = None
 ) -> Iterator[Source]:
     """The chain that a target names, which must begin with the ``genesis`` file if one is given."""
-    if target is not None and target.startswith(("/ip4/", "/ip6/", "/dns")):
+    _check_proxy(target, proxy)
+    if _is_remote(target):
         if open_remote is None:
             raise StoreError("this command cannot reach other nodes; give a data directory or an export file")
         yield open_remote(target, genesis, proxy)
         return
-    if proxy is not None:
-        raise StoreError("--socks5 is for a node at a multiaddress (/ip4/…/p2p/…); what is on this machine needs none")
     path = get_default_data_dir() if target is None else Path(target)
     if path.is_file():
         source = ExportSource(path)
@@ -330,14 +338,13 @@ def _open_chain(
     output: Path | None,
 ) -> Iterator[BlockStore]:
     """The chain that a target names, with its state, to make a proof that goes to ``output``."""
+    _check_proxy(target, proxy)
     if output is not None and output.exists():
         raise StoreError(f"{output} exists already; choose another name")
     if target is not None and not Path(target).is_dir():
         with _open(target, genesis, open_remote, proxy) as source:
             yield _with_progress("Replaying", source.height, lambda tick: rebuild_chain(source, tick), False)
         return
-    if proxy is not None:
-        raise StoreError("--socks5 is for a node at a multiaddress (/ip4/…/p2p/…); what is on this machine needs none")
     with _open_store(get_default_data_dir() if target is None else Path(target)) as store:
         _require(StoreSource(store), genesis)
         yield BlockStore(store, load_stored_genesis(store))
