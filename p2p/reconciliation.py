@@ -30,6 +30,7 @@ MAX_IDS = 4 * MAX_PEERS * ITEM_ID
 """Longest list of short names, in bytes."""
 HASH = ITEM_ID
 """Bytes of a fingerprint."""
+EMPTY_BUCKET = bytes(HASH)
 BUCKET = 16
 """Peers in a bucket, about."""
 MAX_BUCKETS = 256
@@ -117,8 +118,8 @@ class Reconciliation:
             differing = bytes(number for number, value in enumerate(theirs) if value != mine[number])
             count = len(theirs)
             parts, have = self._list_whole(differing, count, now)
-            if 2 * len(differing) > count:
-                self._pulling_until = now + PULL_TIME
+            if 2 * sum(theirs[number] != EMPTY_BUCKET for number in differing) > count:
+                self._pulling_until = now + PULL_TIME  # but who serves a newcomer has nothing to fetch from it
         buckets = b""
         if frame.root and frame.root != self.root:
             buckets = b"".join(self._fingerprints(self._bucket_count()))

@@ -10,7 +10,7 @@ from chain.exceptions import CodecError
 from p2p.accusations import Accusation
 from p2p.announcements import ITEM_ID, Announcement, PeerLoad, get_item_id
 from p2p.peers import PeerView
-from p2p.reconciliation import BUCKET, HASH, MAX_ROOM, RECENT, Reconciliation, Views
+from p2p.reconciliation import BUCKET, HASH, MAX_ROOM, PULL_TIME, RECENT, Reconciliation, Views
 from p2p.suspicion import Suspicion
 
 
@@ -76,6 +76,29 @@ def test_a_newcomer_learns_all_and_is_learnt() -> None:
     reconcile(new, old)
     assert len(new.view) == 400
     assert old.view.find(key(999)) == make(999)
+
+
+def test_newcomers_that_come_at_once_are_all_served() -> None:
+    """Whoever begins: who has much and hears of somebody with nothing is not itself the one that fetches."""
+    old, newcomers = Side(0), [Side(900 + number) for number in range(4)]
+    for number in range(400):
+        old.view.apply(make(number), 0.0)
+    for number, new in enumerate(newcomers):
+        new.view.apply(make(900 + number), 0.0)
+        reconcile(*((old, new) if number % 2 else (new, old)))
+        assert len(new.view) >= 400 and old.view.find(new.me) == make(900 + number)
+
+
+def test_a_newcomer_fetches_the_view_from_one_peer_at_a_time() -> None:
+    peers, new = [Side(0), Side(1)], Side(999)
+    for peer in peers:
+        for number in range(400):
+            peer.view.apply(make(number), 0.0)
+    new.view.apply(make(999), 0.0)
+    fingerprints = [peer.take(new, Views(root=new.reconciliation.root), 1.0) for peer in peers]
+    answers = [new.take(peer, frame, 1.0) for peer, frame in zip(peers, fingerprints, strict=True) if frame is not None]
+    assert answers[0] is not None and answers[0].parts and answers[1] is None
+    assert new.take(peers[1], fingerprints[1] or Views(), 1.0 + PULL_TIME) is not None
 
 
 def test_the_price_of_one_difference_does_not_grow_with_the_view() -> None:
