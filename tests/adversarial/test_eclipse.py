@@ -147,6 +147,10 @@ async def attack(number: int, networks: int, forward: int, sybils_first: bool) -
             await trio.sleep(LOOK)
             living = {node.me for node in w.nodes}
             links.append(sum(victim.network.is_outbound(peer) for peer in victim.network.peers() & living))
+        for _ in range(LOOKS):  # each accuser is believed once, and some are only now old enough to be
+            if victim.present() >= {node.me for node in w.nodes}:
+                break
+            await trio.sleep(LOOK)
         assert victim.present() >= {node.me for node in w.nodes}
         assert len({sybil.me for sybil in sybils.sybils} & victim.network.peers()) >= forward - 2
     return links
