@@ -308,7 +308,7 @@ class World:
             await trio.sleep(POLL)
 
     def _close_events(self) -> None:
-        for event in [event for event in self._open if not event.is_over]:
+        for event in self._open:
             self.outcome.times[event.kind].append(GIVE_UP)
 
     async def _sample(self, sums: _Sums) -> None:

@@ -630,13 +630,14 @@ class Discovery:
     async def _part(self, peer: bytes) -> None:
         """Close a connection that was only made to see whether a peer lives, unless it is of use."""
         own = self._get_own()
-        is_needed = peer in self._keeper.slots(trio.current_time()) or self._carries_circuits(peer)
-        is_needed = is_needed or self._streams.is_used(peer, besides=PROTOCOL)
-        if peer in own and len(own) > self._target and not is_needed:
-            self._parting[peer] = None
-            with trio.move_on_after(LEAVE_TIMEOUT):
-                await self._neighbours.tell(peer, Views(parting=True))
-            await self._network.disconnect(peer)
+        if peer not in own or len(own) <= self._target or self._streams.is_used(peer, besides=PROTOCOL):
+            return
+        if peer in self._keeper.slots(trio.current_time()) or self._carries_circuits(peer):
+            return
+        self._parting[peer] = None
+        with trio.move_on_after(LEAVE_TIMEOUT):
+            await self._neighbours.tell(peer, Views(parting=True))
+        await self._network.disconnect(peer)
 
     def _carries_circuits(self, relay: bytes) -> bool:
         """Whether a connection to another peer may run through ``relay``."""

@@ -208,18 +208,18 @@ class MemoryHub:
         self, one: MemoryNetwork, other: MemoryNetwork, relay: MemoryNetwork | None = None, address: str = ""
     ) -> None:
         old = one._links.get(other.me) or other._links.get(one.me)
-        if old is not None:
-            if not old.severed and (old.relay is None or relay is not None):
-                return
-            if old.severed:
-                self._drop(old)
+        if old is not None and old.severed:
+            self._drop(old)
+            old = None
+        if old is not None and (old.relay is None or relay is not None):
+            return
         link = _Link(one, other, relay, address)
         self._components = None
         for network in (one, other) if relay is None else (one, other, relay):
             network.traffic.connect_bytes += CONNECT_COST
         if relay is not None:
             relay._circuits[link] = None
-        if old is not None and not old.severed:
+        if old is not None:
             self._replace(old, link)
             return
         one._link_up(other.me, link)
@@ -379,10 +379,9 @@ class MemoryNetwork:
             raise NetworkError("the dial timed out")
         await trio.sleep(self.hub._delay(self._me, peer) + self.hub._delay(peer, self._me))
         for address in addresses:
-            if address.endswith(CIRCUIT) and peer in self._peers:
-                continue
             if address.endswith(CIRCUIT):
-                if await self._connect_through(address.removesuffix(CIRCUIT), peer):
+                is_there = peer in self._peers
+                if not is_there and await self._connect_through(address.removesuffix(CIRCUIT), peer):
                     return
                 continue
             if peer in self.hub._silent:

@@ -29,7 +29,7 @@ from p2p.announcements import ITEM_ID, get_item_id
 from p2p.bans import Fault
 from p2p.limits import Limiter, Rate
 from p2p.network import Network, NetworkError, is_network_error
-from p2p.reconciliation import Reconciliation, Views
+from p2p.reconciliation import EMPTY, Reconciliation, Views
 from p2p.streams import Exchange, Streams
 
 logger = logging.getLogger(__name__)
@@ -216,20 +216,20 @@ class Neighbours:
         for peer, talk in list(self._talks.items()):
             if talk.saying >= MAX_SAYING:
                 continue
-            frame = Views()
+            frame = EMPTY
             if talk.pushes:
                 frame, talk.pushes = self._items.collect(talk.pushes, peer, now), {}
             if talk.offers and now >= talk.due:
                 names, talk.offers = [name for name in talk.offers if self._items.holds(name)], {}
                 frame = replace(frame, have=b"".join(names))
-            if frame != Views():
+            if frame != EMPTY:
                 self.say(peer, frame)
 
     def _begin_talk(self, talk: _Talk) -> None:
         """From now on what is new is told to this neighbour; the first one is this node's place in the tree."""
         peer = talk.exchange.peer
         self._talks[peer] = talk
-        if not any(other.is_eager for other in self._talks.values()):
+        if not self._is_in_tree():
             self._graft(peer)
 
     def _end_talk(self, talk: _Talk) -> None:
@@ -237,6 +237,9 @@ class Neighbours:
         del self._talks[talk.exchange.peer]
         if talk.is_eager:
             self._mend()
+
+    def _is_in_tree(self) -> bool:
+        return any(talk.is_eager for talk in self._talks.values())
 
     def _mend(self) -> None:
         """Put one more link into the tree."""
@@ -252,7 +255,7 @@ class Neighbours:
         """Do what ``frame`` asks and shows about the tree; returns ``reply`` with what the neighbour should do."""
         if frame.prune and talk.is_eager:
             talk.is_eager = False
-            if not any(other.is_eager for other in self._talks.values()):
+            if not self._is_in_tree():
                 self._mend()
         wants = bool(frame.have and not frame.parts and reply is not None and reply.want)
         if frame.graft or wants:
@@ -261,7 +264,7 @@ class Neighbours:
             return replace(reply, graft=True)
         if was_here and self._random.random() < PRUNE:
             talk.is_eager = False
-            return replace(reply or Views(), prune=True)
+            return replace(reply or EMPTY, prune=True)
         return reply
 
     def _has_room(self, peer: bytes) -> bool:

@@ -16,7 +16,7 @@ So two views that agree cost a frame of a few bytes, and two that differ in a fe
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from chain.codec import Bounds, Record
@@ -123,12 +123,10 @@ class Reconciliation:
         buckets = b""
         if frame.root and frame.root != self.root:
             buckets = b"".join(self._fingerprints(self._bucket_count()))
-        known, accused = self._collect(asked, peer, now)
-        reply = Views(
+        reply = replace(
+            self.collect(asked, peer, now),
             have=have,
             want=b"".join(missing),
-            known=known,
-            accused=accused,
             buckets=buckets,
             parts=parts,
             count=count if parts else 0,
@@ -153,11 +151,6 @@ class Reconciliation:
     def holds(self, item: bytes) -> bool:
         """Whether there is something to send by this short name."""
         return item in self._view.by_id or self._suspicion.find(item) is not None
-
-    def collect(self, items: Iterable[bytes], reader: bytes, now: float) -> Views:
-        """A frame for ``reader`` with what goes by these names, as far as it is here and there is room."""
-        known, accused = self._collect(items, reader, now)
-        return Views(known=known, accused=accused)
 
     def _ask_for(self, item: bytes, now: float) -> bool:
         """Whether to ask for an item: it is not here, and nobody was asked for it a moment ago."""
@@ -209,10 +202,8 @@ class Reconciliation:
                 is_listed = entry.state.is_present or (entry.state is PeerState.LEFT and now - entry.verdict < RECENT)
                 yield peer, [*([entry.id] if is_listed else []), *self._suspicion.ids_against(peer)]
 
-    def _collect(
-        self, items: Iterable[bytes], reader: bytes, now: float
-    ) -> tuple[tuple[Sighting, ...], tuple[bytes, ...]]:
-        """What goes by these short names, as far as this node vouches for it and there is room."""
+    def collect(self, items: Iterable[bytes], reader: bytes, now: float) -> Views:
+        """What goes by these names, for ``reader``, as far as this node vouches for it and there is room."""
         known: list[Sighting] = []
         accused: list[bytes] = []
         room = MAX_ROOM
@@ -231,7 +222,7 @@ class Reconciliation:
                 room -= len(accused[-1])
             if room < 0 or len(known) + len(accused) == MAX_ITEMS:
                 break
-        return tuple(known), tuple(accused)
+        return Views(known=tuple(known), accused=tuple(accused))
 
 
 def _bucket(peer: bytes, count: int) -> int:

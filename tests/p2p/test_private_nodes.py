@@ -24,6 +24,14 @@ def start_public(w: World, count: int) -> list[Node]:
     return [w.start(number, address=f"/ip4/10.{number}.0.1/tcp/1", relay_slots=4) for number in range(count)]
 
 
+async def start_with_private(w: World, count: int) -> tuple[list[Node], Node]:
+    """Public nodes, and one that is not and has its slots."""
+    public, private = start_public(w, count), w.start(10, listen=False)
+    await w.until_agreed(15)
+    await trio.sleep(10)
+    return public, private
+
+
 def public_links(node: Node, public: list[Node]) -> int:
     links = {peer for peer in node.network.peers() if not node.network.is_relayed(peer)}
     return len(links & {other.me for other in public})
@@ -52,10 +60,7 @@ async def test_a_private_node_is_reached_through_its_relays(autojump_clock: Mock
 
 async def test_a_relay_that_dies_is_replaced_and_one_that_restarts_is_used_again(autojump_clock: MockClock) -> None:
     async with world(0) as w:
-        public = start_public(w, 3)
-        private = w.start(10, listen=False)
-        await w.until_agreed(15)
-        await trio.sleep(10)
+        public, private = await start_with_private(w, 3)
         held = private.discovery._keeper.slots(trio.current_time())
         victim = next(node for node in public if node.me in held)
         number = public.index(victim)
@@ -72,10 +77,7 @@ async def test_a_relay_that_dies_is_replaced_and_one_that_restarts_is_used_again
 
 async def test_a_relay_that_is_replaced_at_once_is_announced_once(autojump_clock: MockClock) -> None:
     async with world(0) as w:
-        public = start_public(w, 5)
-        private = w.start(10, listen=False)
-        await w.until_agreed(15)
-        await trio.sleep(10)
+        public, private = await start_with_private(w, 5)
         held = private.discovery._keeper.slots(trio.current_time())
         victim, reader = (
             next(node for node in public[1:] if (node.me in held) is is_held) for is_held in (True, False)
@@ -126,10 +128,7 @@ async def test_slots_are_renewed_for_hours(autojump_clock: MockClock) -> None:
 async def test_a_new_address_of_the_whole_site_is_survived(autojump_clock: MockClock) -> None:
     """All connections of a private node are cut at once: it is back, with slots, within a minute."""
     async with world(0) as w:
-        public = start_public(w, 5)
-        private = w.start(10, listen=False)
-        await w.until_agreed(15)
-        await trio.sleep(10)
+        public, private = await start_with_private(w, 5)
         w.hub.partition([[private.me]])
         await trio.sleep(20)
         w.hub.heal()
