@@ -22,49 +22,49 @@ import trio
 import typer
 from rich.console import Console
 
-from chain.blockstore import BlockStore
-from chain.cli import DataDir, build_app, get_default_data_dir
+from chain.audit.audit import Source
+from chain.audit.export import ExportSource
+from chain.cli.app import DataDir, build_app, get_default_data_dir
 from chain.crypto import KeyPair
 from chain.exceptions import LedgerError, StoreDamaged, StoreError, StoreInUse
-from chain.export import ExportSource
 from chain.genesis import CREDIT, Genesis, Parameters, load_genesis, make_genesis, make_validator
-from chain.light import Checkpoint
-from chain.store import Store
-from chain.verify import Source
+from chain.keyfile import PassphraseNeeded, create_identity, load_identity
+from chain.light.client import Checkpoint
+from chain.store.kv import Store
+from chain.store.writer import BlockStore
 from consensus.engine import Engine, Settings
-from consensus.journal import Journal
-from consensus.repair import JOURNAL, DataDisk, Opened, open_disk
-from consensus.upkeep import Upkeep
-from consensus.voting import Voting
-from p2p.dialling import get_addresses
-from p2p.discovery import Discovery
-from p2p.identity import PassphraseNeeded, create_identity, load_identity
+from consensus.housekeeping import Upkeep
+from consensus.voting.disk import JOURNAL, DataDisk, Opened, open_disk
+from consensus.voting.journal import Journal
+from consensus.voting.vote_store import Voting
+from p2p.discovery.dial_scheduler import get_addresses
+from p2p.discovery.peer_store import PeerStore
+from p2p.discovery.service import Discovery
 from p2p.network import Network, NetworkError, RunnableNetwork
-from p2p.peerstore import PeerStore
 from p2p.runtime import RealRuntime, Runtime
-from p2p.streams import Streams
+from p2p.streams.exchanges import Streams
+from serving.accounting.payments import PREFIX as PAYMENTS
+from serving.accounting.payments import Payments
+from serving.accounting.wallet import Wallet
+from serving.advertiser import Presence
 from serving.api import Api
 from serving.backends.backend import Backend
-from serving.commands import ADMIN_ADDRESS, ADMIN_TOKEN, CommandError, add_commands
-from serving.config import ConfigError, EmbeddedModel, NodeConfig, OpenAIModel, parse_peer_address, parse_proxy
-from serving.config_file import load_config, write_default_config
-from serving.execution import ExecutorSettings
-from serving.executor import Executor
+from serving.cli.owner import ADMIN_ADDRESS, ADMIN_TOKEN, CommandError, add_commands
+from serving.config.file import load_config, write_default_config
+from serving.config.schema import ConfigError, EmbeddedModel, NodeConfig, OpenAIModel, parse_peer_address, parse_proxy
+from serving.dispatcher import Market
 from serving.http.server import HttpServer, ListenError
-from serving.market import Market
-from serving.offers import PROTOCOL as OFFERS
-from serving.payments import PREFIX as PAYMENTS
-from serving.payments import Payments
-from serving.policy import Policy, load_policy
-from serving.presence import Presence
-from serving.router import Router, RouterSettings
-from serving.service import Services
-from serving.wallet import Wallet
+from serving.offload.executor import Executor
+from serving.offload.originator import Router, RouterSettings
+from serving.offload.protocol import PROTOCOL as OFFERS
+from serving.offload.session import ExecutorSettings
+from serving.scheduling.backend_pool import Services
+from serving.scheduling.policy import Policy, load_policy
 
 if TYPE_CHECKING:
-    from p2p.host import Libp2pNetwork
-    from p2p.rendezvous import Rendezvous
-    from serving.admin import Admin
+    from p2p.dht.service import Rendezvous
+    from p2p.host.network import Libp2pNetwork
+    from serving.admin.server import Admin
 
 MAX_OFFERS_PER_PEER = 64
 WATCH_INTERVAL = 1.0
@@ -119,7 +119,7 @@ class Node:
         )
         self.rendezvous: Rendezvous | None = None
         if rendezvous is not None:
-            from p2p.rendezvous import Rendezvous
+            from p2p.dht.service import Rendezvous
 
             self.rendezvous = Rendezvous(network, self.discovery, runtime, genesis.chain_id, rendezvous)
         self.engine = Engine(genesis, voting, network, self.streams, runtime, blocks, settings)
@@ -225,10 +225,10 @@ def build_policy(config: NodeConfig) -> Policy:
 
 def build_network(config: NodeConfig, key: KeyPair, runtime: Runtime) -> Libp2pNetwork:
     """The network as the configuration describes it: public, behind a NAT, or anonymous."""
-    from p2p.door import DoorLimits
-    from p2p.host import Libp2pNetwork
-    from p2p.relay import RelayLimits
-    from p2p.transport import DialRules
+    from p2p.host.connection_gater import DoorLimits
+    from p2p.host.network import Libp2pNetwork
+    from p2p.host.transport import DialRules
+    from p2p.nat.relay_server import RelayLimits
 
     rules = DialRules(proxy=config.get_proxy())
     if config.anonymous:
@@ -273,7 +273,7 @@ async def run_node(data_dir: Path, config: NodeConfig, key: KeyPair, genesis: Ge
     Raises:
         StoreError, NetworkError, ListenError, ConfigError: it cannot start, or its disk fails.
     """
-    from serving.admin import Admin
+    from serving.admin.server import Admin
 
     runtime = RealRuntime()
     network = build_network(config, key, runtime)
@@ -431,7 +431,7 @@ def run(
     socks5: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Dial every peer through this proxy.")] = None,
 ) -> None:
     """Run the node in a data directory until it is stopped."""
-    from serving.logs import configure_logs
+    from serving.cli.logs import configure_logs
 
     directory = data_dir or get_default_data_dir()
     if not (directory / KEY).exists():
@@ -469,7 +469,7 @@ def demo(
     ] = None,
 ) -> None:
     """Run a network of four nodes with real models on this machine."""
-    from serving.demo import DemoFailed, run_demo
+    from serving.cli.demo import DemoFailed, run_demo
 
     console = Console()
     place = directory or Path(tempfile.mkdtemp(prefix="wwwserve-demo-"))
@@ -481,9 +481,9 @@ def demo(
 
 def open_remote(multiaddress: str, genesis: Path | None, socks5: str | None) -> Source:
     """Fetch the whole chain of a running node into a temporary file, for the audit; nothing in it is believed."""
-    from consensus.fetch import fetch_chain
-    from p2p.host import Libp2pNetwork
-    from p2p.transport import DialRules
+    from consensus.sync.download import fetch_chain
+    from p2p.host.network import Libp2pNetwork
+    from p2p.host.transport import DialRules
 
     try:
         peer, address = parse_peer_address(multiaddress)
@@ -546,7 +546,7 @@ def write_genesis(data_dir: Path | None, content: str) -> None:
 
 def build_chain_app() -> typer.Typer:
     """The ``chain`` commands."""
-    from serving.restarting import build_restart_app
+    from serving.cli.restart import build_restart_app
 
     chain = build_app(open_remote, find_checkpoint)
     chain.add_typer(build_restart_app(open_offline, write_genesis), name="restart")

@@ -24,10 +24,10 @@ from math import prod
 from statistics import NormalDist
 
 from benchmarks.report import Claim, parse_options, report
-from chain.beacon import Beacon, Onion
 from chain.crypto import hash_bytes
 from chain.genesis import Parameters
-from chain.validators import ValidatorSet
+from chain.state.beacon import Beacon, Onion
+from chain.types.validators import ValidatorSet
 
 COMMITTEE, STAKE = 30, 10_000
 """Validators, and the stake of each but for one of the adversary's, which has one less: a third is not in reach."""

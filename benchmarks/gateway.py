@@ -14,7 +14,7 @@ import trio
 
 from benchmarks.load import LoadResult, run_load
 from benchmarks.report import Claim, parse_options, report
-from serving.requests import CHAT_COMPLETIONS
+from serving.openai.requests import CHAT_COMPLETIONS
 from tests.fakes.backend import MODEL
 from tests.processes.cluster import run_cluster
 

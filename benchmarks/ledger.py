@@ -18,9 +18,9 @@ import trio
 from benchmarks.report import Claim, get_percentile, parse_options, report
 from chain.crypto import KeyPair
 from chain.genesis import Genesis
-from chain.operations import Transfer, sign_operation
-from consensus.dissemination import Batch, get_topic
-from p2p.host import Libp2pNetwork
+from chain.types.operations import Transfer, sign_operation
+from consensus.network.gossip import Batch, get_topic
+from p2p.host.network import Libp2pNetwork
 from p2p.runtime import RealRuntime
 from tests.processes.cluster import Cluster, run_cluster
 

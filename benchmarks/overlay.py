@@ -5,9 +5,10 @@ jumps, for ten minutes in which 30 % of the nodes leave, half of them without go
 a host that lost power: dials to it time out and its connections die by keepalive), 30 % join and 10 % change their
 address. Every fourth node is private: it cannot be dialled, and holds slots at relays. A change counts as known when
 99 % of the nodes that live through it have it in their view. Bytes are all that a node sends, counted as
-:mod:`p2p.memory` says: also the keepalives of its connections, which are the failure detector, and by which crashes are
-noticed. The rows without them show what the rest costs. That cannot stay flat for good, since every node has to hear of
-every change, and there are more of these in a larger network: in eight times the nodes about four times as much news.
+:mod:`p2p.simulation.network` says: also the keepalives of its connections, which are the failure detector, and by which
+crashes are noticed. The rows without them show what the rest costs. That cannot stay flat for good, since every node
+has to hear of every change, and there are more of these in a larger network: in eight times the nodes about four times
+as much news.
 
 It exits with 1 if a target is missed: of the times at the 99th percentile, of the growth of the bytes, or if a view is
 wrong at the end.
@@ -33,11 +34,11 @@ from rich.table import Table
 
 from benchmarks.report import Claim, get_percentile, report
 from chain.crypto import KeyPair
-from p2p.discovery import Discovery
-from p2p.memory import MemoryHub, MemoryNetwork
-from p2p.peers import ChangeKind
+from p2p.discovery.service import Discovery
+from p2p.peers.table import ChangeKind
 from p2p.runtime import SimulatedRuntime, run_simulation
-from p2p.streams import Streams
+from p2p.simulation.network import MemoryHub, MemoryNetwork
+from p2p.streams.exchanges import Streams
 
 SIZES = (50, 100, 200, 400)
 CHAIN = hashlib.sha256(b"overlay").digest()

@@ -21,23 +21,23 @@ import trio
 from rich.console import Console
 from rich.table import Table
 
-from chain.blockstore import BlockStore
 from chain.crypto import KeyPair, format_address
 from chain.genesis import CREDIT, Parameters, make_genesis, make_validator
-from chain.state import compute_supply
-from chain.store import MemoryStore
+from chain.state.state import compute_supply
+from chain.store.kv import MemoryStore
+from chain.store.writer import BlockStore
 from consensus.engine import Settings
-from consensus.evidence import EvidenceStore
-from consensus.journal import Journal, MemoryFile
-from consensus.voting import Voting
+from consensus.voting.journal import Journal, MemoryFile
+from consensus.voting.vote_store import Voting
+from consensus.voting.vote_support import EvidenceStore
 from node import Node
-from p2p.memory import MemoryHub, MemoryNetwork
 from p2p.runtime import SimulatedRuntime, run_simulation
-from serving.backends.gpu_curves import QWEN3_8B
-from serving.backends.modelled import ModelledBackend
-from serving.openai_errors import ApiError
-from serving.policy import DefaultPolicy, PolicyParameters
-from serving.requests import CHAT_COMPLETIONS, parse_request
+from p2p.simulation.network import MemoryHub, MemoryNetwork
+from serving.openai.errors import ApiError
+from serving.openai.requests import CHAT_COMPLETIONS, parse_request
+from serving.scheduling.policy import DefaultPolicy, PolicyParameters
+from serving.simulation.gpu_curves import QWEN3_8B
+from serving.simulation.modelled_backend import ModelledBackend
 
 WARM_UP = 15.0
 """Simulated seconds before the first request, in which the nodes meet."""

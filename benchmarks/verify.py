@@ -15,17 +15,17 @@ from pathlib import Path
 
 from benchmarks.report import Claim, parse_options, report
 from chain import crypto
-from chain.beacon import make_onion
-from chain.blocks import Header
+from chain.audit.audit import verify_chain
+from chain.audit.export import ExportSource, export_chain
 from chain.crypto import KeyPair
-from chain.epochs import Epoch, get_next_epoch
-from chain.export import ExportSource, export_chain
 from chain.genesis import CREDIT, Genesis, GenesisAccount, Parameters, make_genesis, make_validator
-from chain.operations import SignedOperation, Transfer, sign_operation
-from chain.state import State
-from chain.transition import build_block
-from chain.verify import verify_chain
-from chain.votes import Certificate, VoteKind, make_certificate, sign_vote
+from chain.state.beacon import make_onion
+from chain.state.state import State
+from chain.transition.block import build_block
+from chain.transition.epochs import Epoch, get_next_epoch
+from chain.types.blocks import Header
+from chain.types.operations import SignedOperation, Transfer, sign_operation
+from chain.types.votes import Certificate, VoteKind, make_certificate, sign_vote
 
 ACCOUNTS = 256
 OPERATIONS_PER_BLOCK = 500
@@ -45,7 +45,7 @@ class MadeChain:
         self._nonces = [0] * ACCOUNTS
 
     def entries(self) -> Iterator[tuple[bytes, bytes | None]]:
-        """See :class:`chain.verify.Source`."""
+        """See :class:`chain.audit.audit.Source`."""
         genesis = self.genesis
         by_key = {key.public_key: key for key in self._keys}
         header, state, certificate = genesis.header, genesis.state, None
@@ -90,7 +90,7 @@ class MadeChain:
         return make_certificate(votes, epoch.validators)
 
     def check(self, state: State, header: Header) -> None:
-        """See :class:`chain.verify.Source`."""
+        """See :class:`chain.audit.audit.Source`."""
 
 
 def measure_signatures(count: int, threads: int) -> float:

@@ -15,14 +15,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from chain import crypto
-from chain.beacon import NO_TIP, Beacon, make_onion
-from chain.blocks import NO_REVEAL, VERSION, Body, Header
 from chain.codec import Amount, Bounds, Hash, ModelName, Natural, PublicKey, Record
 from chain.exceptions import CodecError, GenesisError, KeyFormatError
-from chain.lottery import ServingEntry, ServingTable
-from chain.merkle import History
-from chain.operations import MAX_MODELS, Usage
-from chain.state import (
+from chain.merkle.tree import History
+from chain.state.beacon import NO_TIP, Beacon, make_onion
+from chain.state.lottery import ServingEntry, ServingTable
+from chain.state.state import (
     BEACON_KEY,
     HISTORY_KEY,
     TOTALS_KEY,
@@ -37,7 +35,9 @@ from chain.state import (
     duty_key,
     table_key,
 )
-from chain.validators import MAX_COMMITTEE, ValidatorSet
+from chain.types.blocks import NO_REVEAL, VERSION, Body, Header
+from chain.types.operations import MAX_MODELS, Usage
+from chain.types.validators import MAX_COMMITTEE, ValidatorSet
 
 GENESIS_VERSION = 3
 CREDIT = 1_000_000
@@ -55,7 +55,7 @@ MAX_NEWCOMERS = 256
 """Accounts without stake among them."""
 
 MAX_EPOCH_HEIGHTS = 16_384
-"""A hash onion must last for several epochs (:mod:`chain.beacon`)."""
+"""A hash onion must last for several epochs (:mod:`chain.state.beacon`)."""
 
 Positive = Annotated[int, Bounds(1, 2**53)]
 
@@ -89,8 +89,8 @@ class ModelPrice(Record):
 class Parameters(Record):
     """Constants of a chain. Times are in ms of chain time, amounts in micro-credits, shares in thousandths.
 
-    ``entry_fee`` is the price of an entry of the state that nobody removes again (:mod:`chain.ledger`): some 700 bytes
-    in the memory of every node for ever, where an operation is carried out once and then on disk.
+    ``entry_fee`` is the price of an entry of the state that nobody removes again (:mod:`chain.transition.operations`):
+    some 700 bytes in the memory of every node for ever, where an operation is carried out once and then on disk.
     """
 
     epoch_heights: Annotated[int, Bounds(1, MAX_EPOCH_HEIGHTS)] = 128
@@ -136,8 +136,8 @@ class GenesisAccount(Record):
 class Genesis(Record):
     """Everything that defines a chain. ``timestamp`` is ms since the Unix epoch, ``beacon`` 32 random bytes.
 
-    ``restarts`` are ids of restart blocks that its reader accepts (:mod:`chain.restart`); they are no part of the chain
-    id.
+    ``restarts`` are ids of restart blocks that its reader accepts (:mod:`chain.transition.restart`); they are no part
+    of the chain id.
     """
 
     version: Annotated[int, Bounds(GENESIS_VERSION, GENESIS_VERSION)]

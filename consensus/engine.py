@@ -1,9 +1,9 @@
 """The trio side of agreement: one node's ledger, kept up to date and open to its own program.
 
-Three sources feed one loop, which owns all state of agreement (:mod:`consensus.agreement`): direct messages of the
-committee (:mod:`consensus.links`), gossip (:mod:`consensus.dissemination`) and block sync (:mod:`consensus.sync`).
-What they bring is untrusted: decoding is bounded and strict, and whatever is wrong is dropped with a debug line. Only
-a failing disk, or proof that agreement itself is broken, ends the engine.
+Three sources feed one loop, which owns all state of agreement (:mod:`consensus.driver`): direct messages of the
+committee (:mod:`consensus.network.committee_streams`), gossip (:mod:`consensus.network.gossip`) and block sync
+(:mod:`consensus.sync.client`). What they bring is untrusted: decoding is bounded and strict, and whatever is wrong is
+dropped with a debug line. Only a failing disk, or proof that agreement itself is broken, ends the engine.
 """
 
 from __future__ import annotations
@@ -17,38 +17,38 @@ import structlog
 import trio
 
 from chain import crypto
-from chain.blocks import MAX_BLOCK, Block, Header
-from chain.blockstore import BlockStore
 from chain.codec import MAX_RECORD
 from chain.crypto import verify_all
 from chain.exceptions import CannotPay, CodecError, InvalidBlock, InvalidOperation, InvalidSignature, LedgerError
 from chain.genesis import Genesis
-from chain.ledger import compute_fee
-from chain.light import Checkpoint, EpochEnd
-from chain.operations import NoncedOperation, SignedOperation, sign_operation
-from chain.registration import is_worked_for
-from chain.state import State
-from chain.votes import Certificate, Vote, VoteKind
-from consensus.admission import Admission
-from consensus.agreement import Agreement, Outlet
-from consensus.compact import COMPACT, CompactPropose, expand
-from consensus.dissemination import LIMITS, Batch, Batcher, Gate, Seen, get_topic
-from consensus.inbox import Inbox
-from consensus.links import Links
-from consensus.mempool import AlreadyKnown, Mempool
-from consensus.messages import Message, Propose, decode_message
-from consensus.simplex import Timeouts
-from consensus.sync import HINT_DELAY, SyncClient
-from consensus.sync_records import PROTOCOL
-from consensus.sync_server import MAX_EXCHANGES, SyncServer
-from consensus.tree import Executed
-from consensus.voting import Voting
-from p2p.bans import Fault
-from p2p.broadcast import Broadcast
-from p2p.limits import Limiter, Rate
+from chain.light.client import Checkpoint, EpochEnd
+from chain.state.state import State
+from chain.store.writer import BlockStore
+from chain.transition.operations import compute_fee
+from chain.transition.registration import is_worked_for
+from chain.types.blocks import MAX_BLOCK, Block, Header
+from chain.types.operations import NoncedOperation, SignedOperation, sign_operation
+from chain.types.votes import Certificate, Vote, VoteKind
+from consensus.block_tree import Executed
+from consensus.driver import Agreement, Outlet
+from consensus.mempool.pool import AlreadyKnown, Mempool
+from consensus.network.committee_streams import Links
+from consensus.network.compact_blocks import COMPACT, CompactPropose, expand
+from consensus.network.fair_queue import Inbox
+from consensus.network.gossip import LIMITS, Batch, Batcher, Gate, Seen, get_topic
+from consensus.network.ingress import Admission
+from consensus.simplex.core import Timeouts
+from consensus.simplex.messages import Message, Propose, decode_message
+from consensus.sync.client import HINT_DELAY, SyncClient
+from consensus.sync.messages import PROTOCOL
+from consensus.sync.server import MAX_EXCHANGES, SyncServer
+from consensus.voting.vote_store import Voting
+from p2p.fanout import Broadcast
 from p2p.network import GossipMessage, Network
+from p2p.peer_score import Fault
+from p2p.rate_limit import Limiter, Rate
 from p2p.runtime import Runtime
-from p2p.streams import Streams
+from p2p.streams.exchanges import Streams
 
 logger = structlog.get_logger(__name__)
 
@@ -58,7 +58,7 @@ INBOX_BYTES = 1 << 20
 SUBSCRIPTION = 256
 """Final blocks that a subscriber may fall behind before it loses the oldest."""
 FORWARDED = b"\x00"
-"""First byte of a message that carries a batch of operations to a leader (others: consensus.messages)."""
+"""First byte of a message that carries a batch of operations to a leader (others: consensus.simplex.messages)."""
 FORWARD_BYTES = 64 * 1024
 LINK = Rate(500, 4 << 20, 4.0)
 """Messages and bytes a second that are taken from one member's links; what is beyond waits there. Many times what an
@@ -352,7 +352,8 @@ class Engine(Outlet):
                 self._certificate = None
 
     async def _recover(self, voting: Voting) -> None:
-        """Have an operation become final without which this validator may not vote: see :mod:`consensus.recovery`."""
+        """Have an operation become final without which this validator may not vote: see
+        :mod:`consensus.voting.recovery`."""
         pending, complaint = b"", ""
         while voting.recovery.is_waiting:
             if self.state.duty(self._me) is not None and pending not in self._mempool:

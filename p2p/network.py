@@ -1,7 +1,7 @@
 """The seam to the network: gossip, byte streams and connected peers, named by public key.
 
-``p2p.host.Libp2pNetwork`` is the real implementation and ``p2p.memory.MemoryNetwork`` the simulated one. Everything
-above (framing, pooling, credit, discovery, consensus, market) is the same code on both.
+``p2p.host.network.Libp2pNetwork`` is the real implementation and ``p2p.simulation.network.MemoryNetwork`` the simulated
+one. Everything above (framing, pooling, credit, discovery, consensus, market) is the same code on both.
 
 A peer is named by its 32-byte Ed25519 public key, which is also its account on the ledger; the connection
 authenticates it (Noise), so ``RawStream.peer`` proves who is at the other end.
@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import trio
 
-from p2p.bans import Fault
+from p2p.peer_score import Fault
 
 MAX_GOSSIP = 1 << 20
 """Gossip payloads are smaller than this, in bytes; gossipsub drops larger ones silently."""

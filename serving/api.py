@@ -14,12 +14,12 @@ import trio
 
 from chain.crypto import format_address
 from serving.backends.backend import BackendError
+from serving.dispatcher import Market, Reply
 from serving.http.server import HttpRequest, Responder
-from serving.market import Market, Reply
-from serving.openai_errors import bad_gateway, method_not_allowed, model_not_found, not_found
-from serving.ratelimit import ApiKey, Gate
-from serving.requests import PATHS, Request, parse_request
-from serving.usage import MAX_BODY, AnswerTap
+from serving.openai.answers import MAX_BODY, AnswerTap
+from serving.openai.errors import bad_gateway, method_not_allowed, model_not_found, not_found
+from serving.openai.keys import ApiKey, Gate
+from serving.openai.requests import PATHS, Request, parse_request
 
 log = structlog.get_logger(__name__)
 

@@ -20,7 +20,7 @@ import trio
 
 from p2p.runtime import Runtime
 from serving.backends.backend import BackendError, BackendResponse, Load
-from serving.backends.load import compute_full_load
+from serving.backends.load_metrics import compute_full_load
 from serving.backends.openai_compatible import BackendTimeouts, OpenAICompatibleBackend
 
 MODEL: Final = "smollm2-135m"

@@ -16,7 +16,7 @@ import structlog
 import trio
 
 from serving.backends.backend import BackendError, BackendResponse, Load
-from serving.backends.load import PARSERS, LoadPage, LoadReader, compute_full_load, compute_load, detect_reader
+from serving.backends.load_metrics import PARSERS, LoadPage, LoadReader, compute_full_load, compute_load, detect_reader
 from serving.http.client import HttpClientError, HttpPool, HttpResponse, HttpTimeouts
 
 log = structlog.get_logger(__name__)

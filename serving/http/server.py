@@ -22,7 +22,7 @@ import structlog
 import trio
 
 from p2p.runtime import Runtime
-from serving.openai_errors import (
+from serving.openai.errors import (
     INVALID_REQUEST,
     ApiError,
     headers_too_large,
@@ -90,7 +90,7 @@ class HttpServer:
     """Listens on one address and calls ``handler`` for each request.
 
     The handler answers through its :class:`Responder` and is cancelled when the client disconnects. An
-    :class:`~serving.openai_errors.ApiError` that leaves it before the response has started becomes the response, any
+    :class:`~serving.openai.errors.ApiError` that leaves it before the response has started becomes the response, any
     other exception a 500; once the response has started the connection is closed in the middle of it instead, so that
     no client takes a part for the whole.
     """

@@ -16,12 +16,12 @@ from libp2p.pubsub.gossipsub import PROTOCOL_ID_V11
 from multiaddr import Multiaddr
 
 from chain.crypto import KeyPair
-from p2p.hardening import GuardedUpgrader, peer_id_of
-from p2p.host import Libp2pNetwork
+from p2p.host.network import Libp2pNetwork
+from p2p.host.transport import GuardedTCP, get_endpoint
+from p2p.host.workarounds import GuardedUpgrader, peer_id_of
 from p2p.network import NetworkError, RawStream
 from p2p.runtime import RealRuntime
-from p2p.streams import Streams
-from p2p.transport import GuardedTCP, get_endpoint
+from p2p.streams.exchanges import Streams
 from tests.adversarial.victim import ASK, KEY, Victim
 
 HONEST = "127.0.0.2"

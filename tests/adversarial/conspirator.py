@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, ClassVar, TypeVar
 
-from chain.blocks import Block
-from consensus.messages import Broadcast, Effect, Message, Send
-from consensus.simplex import Simplex
+from chain.types.blocks import Block
+from consensus.simplex.core import Simplex
+from consensus.simplex.messages import Broadcast, Effect, Message, Send
 
 
 class Conspirator(Simplex):

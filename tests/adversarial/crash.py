@@ -15,18 +15,18 @@ from typing import Any, TypeVar
 
 import trio
 
-from chain.blocks import Block, Header
-from chain.blockstore import BlockStore
 from chain.exceptions import CodecError, InvalidOperation
 from chain.genesis import Genesis
-from chain.store import Changes, MemoryStore, Store
-from chain.votes import Certificate, Vote, VoteKind
-from consensus.compact import COMPACT
+from chain.store.kv import Changes, MemoryStore, Store
+from chain.store.writer import BlockStore
+from chain.types.blocks import Block, Header
+from chain.types.votes import Certificate, Vote, VoteKind
 from consensus.engine import Engine
-from consensus.journal import RECORD_SIZE, Journal, JournalFile
-from consensus.messages import decode_message
-from consensus.repair import Disk, Opened, open_disk
-from consensus.voting import Voting
+from consensus.network.compact_blocks import COMPACT
+from consensus.simplex.messages import decode_message
+from consensus.voting.disk import Disk, Opened, open_disk
+from consensus.voting.journal import RECORD_SIZE, Journal, JournalFile
+from consensus.voting.vote_store import Voting
 from p2p.runtime import SimulatedRuntime
 from tests.consensus.world import Node, World, make_key, make_test_genesis
 from tests.simulation.checkers import AgreementChecker, VoteChecker

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import trio
 
-from chain.blocks import Block, Header
-from chain.votes import Vote
-from consensus import journal
-from consensus.repair import CHAIN, FAULT, JOURNAL, DataDisk
+from chain.types.blocks import Block, Header
+from chain.types.votes import Vote
+from consensus.voting import journal
+from consensus.voting.disk import CHAIN, FAULT, JOURNAL, DataDisk
 from p2p.runtime import SimulatedRuntime, run_simulation
 from tests.adversarial.crash import ALL, GENESIS, PAYER, VICTIM, CrashWorld, Reaper, pay
 from tests.consensus.world import make_key

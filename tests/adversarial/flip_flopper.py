@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from chain.blocks import Block
-from chain.votes import Certificate, VoteKind
-from consensus.messages import Build, Commit, Effect
-from consensus.proposals import Rules, get_proven_views
-from consensus.simplex import Simplex
+from chain.types.blocks import Block
+from chain.types.votes import Certificate, VoteKind
+from consensus.simplex.core import Simplex
+from consensus.simplex.messages import Build, Commit, Effect
+from consensus.simplex.validation import Rules, get_proven_views
 
 
 class FlipFlopper(Simplex):

@@ -25,16 +25,16 @@ from libp2p.utils.varint import encode_varint_prefixed
 from nacl.signing import SigningKey
 
 from chain.crypto import KeyPair
-from p2p.announcements import Announcement, PeerLoad, sign_announcement
-from p2p.discovery import Discovery
-from p2p.frames import MAX_FRAME, Frame, Kind
-from p2p.hardening import peer_id_of
-from p2p.host import Libp2pNetwork
-from p2p.host_streams import Libp2pStream
-from p2p.neighbours import PROTOCOL as VIEWS
+from p2p.discovery.plumtree import PROTOCOL as VIEWS
+from p2p.discovery.service import Discovery
+from p2p.host.network import Libp2pNetwork
+from p2p.host.stream import Libp2pStream
+from p2p.host.workarounds import peer_id_of
 from p2p.network import NetworkError, RawStream
-from p2p.reconciliation import Sighting, Views
+from p2p.peers.announcement import Announcement, PeerLoad, sign_announcement
+from p2p.peers.anti_entropy import Sighting, Views
 from p2p.runtime import RealRuntime
+from p2p.streams.frames import MAX_FRAME, Frame, Kind
 from tests.adversarial.attackers import (
     HONEST,
     SETTLE,

@@ -8,20 +8,20 @@ from itertools import count
 import pytest
 import trio
 
-from chain.blocks import Block, sign_proposal
 from chain.crypto import KeyPair
 from chain.genesis import Genesis
-from chain.operations import Transfer, sign_operation
-from chain.transition import build_block
-from chain.votes import VoteKind, sign_vote
-from consensus.dissemination import Batch
+from chain.transition.block import build_block
+from chain.types.blocks import Block, sign_proposal
+from chain.types.operations import Transfer, sign_operation
+from chain.types.votes import VoteKind, sign_vote
 from consensus.engine import FORWARDED
-from consensus.links import PROTOCOL as VOTE
-from consensus.messages import Message, Propose, encode_message
-from consensus.sync_records import PROTOCOL as SYNC
-from consensus.sync_records import Found, FoundOperations, GetBlock, GetTip, Request, Tip
-from p2p.memory import MemoryNetwork
-from p2p.streams import Exchange, Streams
+from consensus.network.committee_streams import PROTOCOL as VOTE
+from consensus.network.gossip import Batch
+from consensus.simplex.messages import Message, Propose, encode_message
+from consensus.sync.messages import PROTOCOL as SYNC
+from consensus.sync.messages import Found, FoundOperations, GetBlock, GetTip, Request, Tip
+from p2p.simulation.network import MemoryNetwork
+from p2p.streams.exchanges import Exchange, Streams
 from tests.adversarial.test_withholder import BlockWithholder
 from tests.chain.builders import find_reveal
 from tests.consensus.world import World, make_key, make_test_genesis, simulate

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from chain.blocks import MAX_BLOCK
 from chain.crypto import KeyPair, hash_bytes
 from chain.genesis import CREDIT, Genesis, GenesisAccount, Parameters, make_genesis, make_validator
-from chain.operations import Serve, SignedOperation, Transfer, sign_operation
-from chain.transition import build_block
-from consensus import selection
-from consensus.mempool import Mempool
+from chain.transition.block import build_block
+from chain.types.blocks import MAX_BLOCK
+from chain.types.operations import Serve, SignedOperation, Transfer, sign_operation
+from consensus.mempool import packing as selection
+from consensus.mempool.pool import Mempool
 from p2p.runtime import SimulatedRuntime
 from tests.chain.builders import find_reveal
 from tests.consensus.world import make_key

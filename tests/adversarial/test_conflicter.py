@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from chain.votes import NO_BLOCK, Certificate, Vote, VoteKind, sign_vote
-from consensus.messages import Broadcast, Build, Effect, Message, PersistVote, Propose, Repropose, SetTimer
+from chain.types.votes import NO_BLOCK, Certificate, Vote, VoteKind, sign_vote
+from consensus.simplex.messages import Broadcast, Build, Effect, Message, PersistVote, Propose, Repropose, SetTimer
 from tests.adversarial.conspirator import Conspirator
 from tests.simulation.scenarios import fight
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import trio
 
-from chain.blockstore import BlockStore
-from consensus import journal
-from consensus.journal import Journal
-from consensus.repair import DataDisk
+from chain.store.writer import BlockStore
+from consensus.voting import journal
+from consensus.voting.disk import DataDisk
+from consensus.voting.journal import Journal
 from p2p.runtime import SimulatedRuntime, run_simulation
 from tests.adversarial import crash_process
 from tests.adversarial.crash import ALL, GENESIS, PAYER, VICTIM, CrashWorld, MemoryDisk, Reaper, pay

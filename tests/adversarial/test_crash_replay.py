@@ -13,25 +13,25 @@ import pytest
 import trio
 import trio.testing
 
-from chain.blocks import Block, sign_proposal
-from chain.store import MemoryStore
-from chain.transition import build_block
-from chain.votes import Vote, VoteKind
-from consensus.agreement import Agreement
-from consensus.journal import RECORD_SIZE, Journal
-from consensus.links import Links
-from consensus.mempool import Mempool
-from consensus.messages import Propose
-from consensus.recovery import Recovery
-from consensus.repair import open_disk
-from consensus.simplex import Timeouts
-from p2p.memory import MemoryHub, MemoryNetwork
+from chain.store.kv import MemoryStore
+from chain.transition.block import build_block
+from chain.types.blocks import Block, sign_proposal
+from chain.types.votes import Vote, VoteKind
+from consensus.driver import Agreement
+from consensus.mempool.pool import Mempool
+from consensus.network.committee_streams import Links
+from consensus.simplex.core import Timeouts
+from consensus.simplex.messages import Propose
+from consensus.voting.disk import open_disk
+from consensus.voting.journal import RECORD_SIZE, Journal
+from consensus.voting.recovery import Recovery
 from p2p.runtime import SimulatedRuntime
-from p2p.streams import Streams
+from p2p.simulation.network import MemoryHub, MemoryNetwork
+from p2p.streams.exchanges import Streams
 from tests.adversarial.crash import MemoryDisk
 from tests.chain.builders import find_reveal
-from tests.consensus.test_agreement import Recorder, execute, get_block
-from tests.consensus.test_sync import GENESIS, certify
+from tests.consensus.sync.test_client import GENESIS, certify
+from tests.consensus.test_driver import Recorder, execute, get_block
 from tests.consensus.world import make_key
 from tests.simulation.checkers import VoteChecker
 

@@ -16,13 +16,13 @@ from pathlib import Path
 
 import pytest
 
-from chain.blocks import Block
 from chain.exceptions import StoreDamaged
-from chain.store import LevelStore
-from chain.transition import Transition
-from chain.votes import NO_BLOCK, Vote, VoteKind, sign_vote
-from consensus.journal import Journal
-from consensus.repair import CHAIN, JOURNAL, DataDisk, Opened, open_disk
+from chain.store.kv import LevelStore
+from chain.transition.block import Transition
+from chain.types.blocks import Block
+from chain.types.votes import NO_BLOCK, Vote, VoteKind, sign_vote
+from consensus.voting.disk import CHAIN, JOURNAL, DataDisk, Opened, open_disk
+from consensus.voting.journal import Journal
 from tests.chain.builders import Chain
 from tests.chain.forgeries import Finals, get_transitions, make_busy_chain
 

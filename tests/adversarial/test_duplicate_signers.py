@@ -9,8 +9,8 @@ from itertools import product
 import pytest
 
 from chain.exceptions import InvalidCertificate
-from chain.votes import Certificate, Vote, VoteKind
-from consensus.messages import Broadcast, Effect, Reject
+from chain.types.votes import Certificate, Vote, VoteKind
+from consensus.simplex.messages import Broadcast, Effect, Reject
 from tests.adversarial.conspirator import Conspirator
 from tests.consensus.committee import Committee
 from tests.simulation.scenarios import fight

@@ -15,10 +15,10 @@ import pytest
 
 from chain.crypto import KeyPair, hash_bytes
 from chain.exceptions import InvalidCertificate
-from chain.votes import Certificate, Vote, VoteKind, is_slashable
-from consensus.messages import Build, Check, Commit, Message, Reject
-from consensus.proposals import FinalBlock
-from consensus.simplex import Simplex
+from chain.types.votes import Certificate, Vote, VoteKind, is_slashable
+from consensus.simplex.core import Simplex
+from consensus.simplex.messages import Build, Check, Commit, Message, Reject
+from consensus.simplex.validation import FinalBlock
 from tests.adversarial.flip_flopper import Gateless
 from tests.consensus.committee import Committee
 from tests.simulation.agreement import Simulation

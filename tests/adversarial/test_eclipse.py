@@ -13,16 +13,16 @@ from contextlib import suppress
 import pytest
 import trio
 
-from p2p.accusations import sign_accusation
-from p2p.announcements import Announcement, PeerLoad, sign_announcement
-from p2p.dialling import TARGET
-from p2p.memory import MemoryNetwork
-from p2p.neighbours import PROTOCOL
+from p2p.discovery.dial_scheduler import TARGET
+from p2p.discovery.plumtree import PROTOCOL
 from p2p.network import NetworkError
-from p2p.reconciliation import Sighting, Views
+from p2p.peers.announcement import Announcement, PeerLoad, sign_announcement
+from p2p.peers.anti_entropy import Sighting, Views
+from p2p.peers.suspect_message import sign_accusation
 from p2p.runtime import SimulatedRuntime, run_simulation
-from p2p.streams import Exchange, Streams
-from tests.p2p.test_discovery import CHAIN, Node, World, world
+from p2p.simulation.network import MemoryNetwork
+from p2p.streams.exchanges import Exchange, Streams
+from tests.p2p.discovery.test_service import CHAIN, Node, World, world
 
 SYBILS = 30
 HONEST = 12

@@ -11,11 +11,11 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from chain.blocks import Block, sign_block, sign_proposal
 from chain.crypto import KeyPair, hash_bytes
-from chain.validators import ValidatorSet
-from chain.votes import Vote, VoteKind, sign_vote
-from consensus.messages import Broadcast, Effect, Propose
+from chain.types.blocks import Block, sign_block, sign_proposal
+from chain.types.validators import ValidatorSet
+from chain.types.votes import Vote, VoteKind, sign_vote
+from consensus.simplex.messages import Broadcast, Effect, Propose
 from tests.adversarial.conspirator import Conspirator
 from tests.simulation.agreement import Network, Simulation
 from tests.simulation.ledger import FakeLedger

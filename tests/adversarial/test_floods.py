@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from chain.crypto import KeyPair
 from chain.exceptions import InvalidOperation
 from chain.genesis import CREDIT, Genesis, GenesisAccount, Parameters, make_genesis, make_validator
-from chain.operations import (
+from chain.state.state import compute_supply
+from chain.types.operations import (
     Capture,
     CaptureItem,
     Delivery,
@@ -31,16 +32,15 @@ from chain.operations import (
     Usage,
     sign_operation,
 )
-from chain.state import compute_supply
-from consensus.dissemination import MAX_BATCH, Batch, get_topic
 from consensus.engine import FORWARDED
-from consensus.links import PROTOCOL
-from consensus.mempool import MAX_ACCOUNT_BYTES, MAX_NONCED, MAX_WAITING, PATIENCE, Mempool
-from p2p.memory import MemoryNetwork
+from consensus.mempool.pool import MAX_ACCOUNT_BYTES, MAX_NONCED, MAX_WAITING, PATIENCE, Mempool
+from consensus.network.committee_streams import PROTOCOL
+from consensus.network.gossip import MAX_BATCH, Batch, get_topic
 from p2p.network import NetworkError
 from p2p.runtime import SimulatedRuntime
-from p2p.streams import Streams
-from tests.consensus.test_mempool import Chain
+from p2p.simulation.network import MemoryNetwork
+from p2p.streams.exchanges import Streams
+from tests.consensus.mempool.test_pool import Chain
 from tests.consensus.world import World, make_key, simulate
 
 VALIDATORS = (1, 2, 3, 4)

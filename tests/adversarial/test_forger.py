@@ -7,19 +7,19 @@ from dataclasses import replace
 import pytest
 import trio
 
-from chain.blocks import sign_proposal
 from chain.crypto import KeyPair
-from chain.operations import Transfer, sign_operation
-from chain.votes import NO_BLOCK, Vote, VoteKind, sign_vote
+from chain.types.blocks import sign_proposal
+from chain.types.operations import Transfer, sign_operation
+from chain.types.votes import NO_BLOCK, Vote, VoteKind, sign_vote
 from consensus import engine as engine_module
-from consensus.dissemination import Batch
 from consensus.engine import FORWARDED
-from consensus.links import PROTOCOL
-from consensus.messages import Propose, encode_message
-from p2p.bans import Fault
-from p2p.limits import Rate
-from p2p.memory import MemoryNetwork
-from p2p.streams import Exchange, Streams
+from consensus.network.committee_streams import PROTOCOL
+from consensus.network.gossip import Batch
+from consensus.simplex.messages import Propose, encode_message
+from p2p.peer_score import Fault
+from p2p.rate_limit import Rate
+from p2p.simulation.network import MemoryNetwork
+from p2p.streams.exchanges import Exchange, Streams
 from tests.consensus.committee import Committee
 from tests.consensus.world import World, make_key, make_test_genesis, simulate
 

@@ -7,7 +7,7 @@ import trio
 
 from chain.exceptions import InvalidOperation
 from chain.genesis import CREDIT, Genesis, GenesisAccount, Parameters, make_genesis, make_validator
-from chain.operations import Hold, sign_operation
+from chain.types.operations import Hold, sign_operation
 from consensus.engine import Engine
 from p2p.runtime import SimulatedRuntime
 from tests.consensus.world import World, make_key, simulate
@@ -36,7 +36,7 @@ def test_no_block_is_made_for_a_hold_that_is_too_late_for_it(is_watched: bool, m
     """The idle chain keeps its beat; whether the pool foresees it, or the leader finds out when it builds."""
     genesis = make_market()
     if not is_watched:
-        monkeypatch.setattr("consensus.mempool.MARGIN", -(10**9))
+        monkeypatch.setattr("consensus.mempool.pool.MARGIN", -(10**9))
 
     async def play(world: World) -> None:
         engine, *_ = await world.start(*VALIDATORS)

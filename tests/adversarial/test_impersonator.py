@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
-from chain.blocks import sign_block, sign_proposal
 from chain.crypto import KeyPair, hash_bytes
-from chain.votes import Certificate, Vote
-from consensus.messages import Broadcast, Effect, Propose
+from chain.types.blocks import sign_block, sign_proposal
+from chain.types.votes import Certificate, Vote
+from consensus.simplex.messages import Broadcast, Effect, Propose
 from tests.adversarial.conspirator import Conspirator
 from tests.simulation.scenarios import fight
 

@@ -8,18 +8,18 @@ from typing import Any
 import pytest
 import trio
 
-from chain.blocks import MAX_BLOCK, Block, Body, sign_block, sign_proposal
 from chain.crypto import KeyPair
 from chain.exceptions import CodecError, InvalidBlock
-from chain.operations import Capture, CaptureItem, Delivery, SignedOperation, Transfer, Usage, sign_operation
-from consensus.compact import COMPACT, CompactPropose, expand
-from consensus.dissemination import Batch
-from consensus.links import PROTOCOL as VOTE
-from consensus.messages import Propose, Reject
-from consensus.sync_records import PROTOCOL as SYNC
-from consensus.sync_records import FoundOperations, GetOperations, Request, Tip
-from p2p.memory import MemoryNetwork
-from p2p.streams import Exchange, Streams
+from chain.types.blocks import MAX_BLOCK, Block, Body, sign_block, sign_proposal
+from chain.types.operations import Capture, CaptureItem, Delivery, SignedOperation, Transfer, Usage, sign_operation
+from consensus.network.committee_streams import PROTOCOL as VOTE
+from consensus.network.compact_blocks import COMPACT, CompactPropose, expand
+from consensus.network.gossip import Batch
+from consensus.simplex.messages import Propose, Reject
+from consensus.sync.messages import PROTOCOL as SYNC
+from consensus.sync.messages import FoundOperations, GetOperations, Request, Tip
+from p2p.simulation.network import MemoryNetwork
+from p2p.streams.exchanges import Exchange, Streams
 from tests.consensus.committee import Committee
 from tests.consensus.world import World, make_key, make_test_genesis, simulate
 

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 import trio
 
-from chain.blocks import Block, Body, Header, sign_block
-from chain.epochs import get_next_epoch
-from chain.operations import Transfer, sign_operation
-from chain.state import compute_supply
-from chain.transition import Transition, apply_block, build_block
+from chain.state.state import compute_supply
+from chain.transition.block import Transition, apply_block, build_block
+from chain.transition.epochs import get_next_epoch
+from chain.types.blocks import Block, Body, Header, sign_block
+from chain.types.operations import Transfer, sign_operation
 from tests.consensus.world import World, make_key, make_test_genesis, simulate
 
 HONEST, LIAR = (1, 2, 3), 4
@@ -67,7 +67,7 @@ def test_a_block_that_does_not_execute_gets_no_votes(lie: str, monkeypatch: pyte
                 lies.append(block.id)
         return block, transition, rejected
 
-    monkeypatch.setattr("consensus.agreement.build_block", build)
+    monkeypatch.setattr("consensus.driver.build_block", build)
 
     async def play(world: World) -> None:
         await world.start(*HONEST, LIAR)

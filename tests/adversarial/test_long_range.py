@@ -11,13 +11,13 @@ from dataclasses import replace
 import pytest
 import trio
 
-from chain.blockstore import BlockStore
 from chain.exceptions import StoreError
-from chain.light import Checkpoint
-from chain.votes import VoteKind
+from chain.light.client import Checkpoint
+from chain.store.writer import BlockStore
+from chain.types.votes import VoteKind
 from tests.adversarial.test_sync_liars import simulate
 from tests.chain.builders import PARAMETERS, Chain
-from tests.consensus.sync_worlds import SyncWorld, fill_store, get_checkpoint
+from tests.consensus.sync.worlds import SyncWorld, fill_store, get_checkpoint
 
 LONG = replace(PARAMETERS, unbonding_epochs=2)
 

@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 import trio
 
-from chain.blocks import Block, sign_block
 from chain.exceptions import InvalidOperation
 from chain.genesis import CREDIT, Genesis, GenesisAccount, Parameters, make_genesis, make_validator
-from chain.ledger import get_executor
-from chain.operations import Hold, SignedOperation, sign_operation
-from chain.state import compute_supply
-from chain.transition import Transition, build_block
-from consensus.dissemination import Batch, get_topic
+from chain.state.state import compute_supply
+from chain.transition.block import Transition, build_block
+from chain.transition.operations import get_executor
+from chain.types.blocks import Block, sign_block
+from chain.types.operations import Hold, SignedOperation, sign_operation
+from consensus.network.gossip import Batch, get_topic
 from p2p.runtime import SimulatedRuntime
 from tests.consensus.world import World, make_key, simulate
 
@@ -111,7 +111,7 @@ def test_a_leader_that_includes_one_proposes_in_vain(monkeypatch: pytest.MonkeyP
             refused.append(block.id)
         return block, transition, rejected
 
-    monkeypatch.setattr("consensus.agreement.build_block", build)
+    monkeypatch.setattr("consensus.driver.build_block", build)
 
     async def play(world: World) -> None:
         await world.start(*VALIDATORS)

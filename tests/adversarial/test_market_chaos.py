@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import trio
 
-from chain.operations import Dispute, Hold
-from serving.router import RouterSettings
+from chain.types.operations import Dispute, Hold
+from serving.offload.originator import RouterSettings
 from tests.serving.world import (
     Member,
     Options,

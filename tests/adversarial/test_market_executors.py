@@ -12,7 +12,7 @@ import trio
 from chain.crypto import KeyPair
 from chain.exceptions import InvalidOperation
 from chain.genesis import CREDIT
-from chain.operations import (
+from chain.types.operations import (
     Capture,
     CaptureItem,
     Delivery,
@@ -24,8 +24,9 @@ from chain.operations import (
     sign_operation,
 )
 from p2p.network import NetworkError
-from p2p.streams import Exchange
-from serving.offers import (
+from p2p.streams.exchanges import Exchange
+from serving.offload.originator import RouterSettings
+from serving.offload.protocol import (
     PROTOCOL,
     Accepted,
     Declined,
@@ -41,7 +42,6 @@ from serving.offers import (
     encode_message,
     sign_delivery,
 )
-from serving.router import RouterSettings
 from tests.serving.world import (
     Member,
     Options,
@@ -472,7 +472,7 @@ def test_a_capture_of_a_strangers_hold_is_refused() -> None:
 
 
 def test_an_endless_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.router.MAX_ANSWER", 200_000)
+    monkeypatch.setattr("serving.offload.originator.MAX_ANSWER", 200_000)
     sent = 0
 
     async def never_ends(deal: Deal) -> None:

@@ -11,7 +11,7 @@ import trio
 from chain.crypto import KeyPair
 from chain.exceptions import InvalidOperation
 from chain.genesis import CREDIT
-from chain.operations import (
+from chain.types.operations import (
     Capture,
     Dispute,
     Hold,
@@ -22,9 +22,8 @@ from chain.operations import (
     sign_operation,
 )
 from p2p.network import NetworkError
-from p2p.streams import Exchange
-from serving.execution import ExecutorSettings
-from serving.offers import (
+from p2p.streams.exchanges import Exchange
+from serving.offload.protocol import (
     PROTOCOL,
     Accepted,
     Declined,
@@ -41,7 +40,8 @@ from serving.offers import (
     is_signed_delivery,
     sign_receipt,
 )
-from serving.requests import CHAT_COMPLETIONS
+from serving.offload.session import ExecutorSettings
+from serving.openai.requests import CHAT_COMPLETIONS
 from tests.serving.world import (
     Member,
     Options,

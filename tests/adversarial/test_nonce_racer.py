@@ -13,12 +13,12 @@ import trio
 
 from chain.exceptions import InvalidOperation
 from chain.genesis import CREDIT, Genesis, GenesisAccount, Parameters, make_genesis, make_validator
-from chain.ledger import get_executor
-from chain.operations import Hold, Operation, SignedOperation, Transfer, sign_operation
-from chain.state import compute_supply
-from consensus.dissemination import Batch, get_topic
-from p2p.memory import MemoryNetwork
+from chain.state.state import compute_supply
+from chain.transition.operations import get_executor
+from chain.types.operations import Hold, Operation, SignedOperation, Transfer, sign_operation
+from consensus.network.gossip import Batch, get_topic
 from p2p.runtime import SimulatedRuntime
+from p2p.simulation.network import MemoryNetwork
 from tests.consensus.world import World, make_key, simulate
 
 VALIDATORS = (1, 2, 3, 4)

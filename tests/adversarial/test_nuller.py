@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from chain.votes import NO_BLOCK, Vote, VoteKind, sign_vote
-from consensus.messages import Broadcast, Effect
+from chain.types.votes import NO_BLOCK, Vote, VoteKind, sign_vote
+from consensus.simplex.messages import Broadcast, Effect
 from tests.adversarial.conspirator import Conspirator
 from tests.simulation.scenarios import fight
 

@@ -9,9 +9,9 @@ import trio
 
 from chain.crypto import KeyPair, hash_bytes
 from chain.genesis import CREDIT, Genesis
-from chain.operations import Register, SignedOperation, sign_operation
-from consensus import admission
-from consensus.dissemination import Batch
+from chain.types.operations import Register, SignedOperation, sign_operation
+from consensus.network import ingress as admission
+from consensus.network.gossip import Batch
 from p2p.network import GossipMessage
 from tests.consensus.world import World, make_key, make_test_genesis, simulate
 
@@ -30,7 +30,7 @@ class Proofs:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.checked: list[float] = []
         monkeypatch.setattr(admission, "is_worked_for", self._check)
-        monkeypatch.setattr("chain.registration.is_proof", lambda challenge, salt, difficulty: salt == GOOD)
+        monkeypatch.setattr("chain.transition.registration.is_proof", lambda challenge, salt, difficulty: salt == GOOD)
 
     def _check(self, genesis: Genesis, state: object, signed: SignedOperation) -> bool:
         assert isinstance(signed.operation, Register)

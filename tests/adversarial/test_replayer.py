@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
-from chain.votes import Certificate, Vote, VoteKind
-from consensus.messages import Broadcast, Effect, Message, PersistVote, Propose, Reject, Repropose
+from chain.types.votes import Certificate, Vote, VoteKind
+from consensus.simplex.messages import Broadcast, Effect, Message, PersistVote, Propose, Reject, Repropose
 from tests.adversarial.conspirator import Conspirator
 from tests.consensus.committee import Committee
 from tests.simulation.agreement import Simulation

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import pytest
 
-from chain.blocks import MAX_NULLIFICATIONS, Block
-from chain.votes import VoteKind
-from consensus.messages import Check, PersistVote
-from consensus.simplex import Simplex
+from chain.types.blocks import MAX_NULLIFICATIONS, Block
+from chain.types.votes import VoteKind
+from consensus.simplex.core import Simplex
+from consensus.simplex.messages import Check, PersistVote
 from tests.adversarial.flip_flopper import Gullible
 from tests.consensus.committee import Committee
 

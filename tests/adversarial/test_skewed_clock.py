@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import trio
 
-from chain.blocks import Header
-from chain.state import State, compute_supply
-from chain.votes import VoteKind
-from consensus.messages import Effect, Message
-from consensus.simplex import Simplex, Timeouts
+from chain.state.state import State, compute_supply
+from chain.types.blocks import Header
+from chain.types.votes import VoteKind
+from consensus.simplex.core import Simplex, Timeouts
+from consensus.simplex.messages import Effect, Message
 from p2p.runtime import SimulatedRuntime
 from tests.consensus.world import World, make_key, make_test_genesis, simulate
 from tests.simulation.agreement import Network, Simulation

@@ -9,9 +9,9 @@ import pytest
 
 from chain import crypto
 from chain.exceptions import InvalidCertificate
-from chain.votes import Certificate, Vote, VoteKind, make_certificate, sign_vote
-from consensus.messages import Broadcast, Effect, Propose, Repropose
-from consensus.proposals import FinalBlock, Rules
+from chain.types.votes import Certificate, Vote, VoteKind, make_certificate, sign_vote
+from consensus.simplex.messages import Broadcast, Effect, Propose, Repropose
+from consensus.simplex.validation import FinalBlock, Rules
 from tests.adversarial.conspirator import Conspirator, watch
 from tests.simulation.agreement import Network, Simulation
 from tests.simulation.scenarios import fight, make_keys, make_set

@@ -12,13 +12,13 @@ from dataclasses import replace
 import pytest
 import trio
 
-from chain.blockstore import BlockStore
-from chain.light import EpochEnd
-from chain.merkle import compute_path
-from chain.snapshot import Chunk, LargeEntry, make_chunk
-from chain.validators import ValidatorSet
-from chain.votes import Certificate, VoteKind, make_certificate, sign_vote
-from consensus.sync_records import (
+from chain.light.client import EpochEnd
+from chain.merkle.snapshot import Chunk, LargeEntry, make_chunk
+from chain.merkle.tree import compute_path
+from chain.store.writer import BlockStore
+from chain.types.validators import ValidatorSet
+from chain.types.votes import Certificate, VoteKind, make_certificate, sign_vote
+from consensus.sync.messages import (
     PROTOCOL,
     Answer,
     End,
@@ -38,9 +38,9 @@ from consensus.sync_records import (
     Request,
     Tip,
 )
-from p2p.streams import Exchange
+from p2p.streams.exchanges import Exchange
 from tests.chain.builders import PARAMETERS, Chain
-from tests.consensus.sync_worlds import (
+from tests.consensus.sync.worlds import (
     Answers,
     Lie,
     SyncWorld,
@@ -74,9 +74,9 @@ OTHER = make_chain(name="other")
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that the small state of a test takes several chunks, and has large values."""
-    monkeypatch.setattr("chain.snapshot.LARGE", LARGE)
-    monkeypatch.setattr("chain.snapshot.CHUNK", CHUNK)
-    monkeypatch.setattr("consensus.snapshot_sync.MAX_VALUE", 4 << 20)
+    monkeypatch.setattr("chain.merkle.snapshot.LARGE", LARGE)
+    monkeypatch.setattr("chain.merkle.snapshot.CHUNK", CHUNK)
+    monkeypatch.setattr("consensus.sync.snapshot.MAX_VALUE", 4 << 20)
 
 
 def simulate(play: Callable[[SyncWorld], Awaitable[None]], chain: Chain = CHAIN) -> None:

@@ -10,14 +10,14 @@ import pytest
 import trio
 
 from chain.exceptions import CheckpointError
-from chain.light import Checkpoint
-from chain.store import MemoryStore
-from consensus.sync_records import GetEnds, GetHeader, GetTip, Question, Tip
+from chain.light.client import Checkpoint
+from chain.store.kv import MemoryStore
+from consensus.sync.messages import GetEnds, GetHeader, GetTip, Question, Tip
 from p2p.runtime import run_simulation
 from tests.adversarial.test_long_range import LONG, TRUE
 from tests.adversarial.test_sync_liars import simulate
 from tests.chain.builders import Chain
-from tests.consensus.sync_worlds import Answers, SyncWorld, fill_store, get_checkpoint
+from tests.consensus.sync.worlds import Answers, SyncWorld, fill_store, get_checkpoint
 
 
 def run_until_error(chain: Chain, checkpoint: Checkpoint | None, store: MemoryStore | None = None) -> str:

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chain.exceptions import InvalidOperation
-from chain.operations import Evidence, Retire, Transfer, Unbond, Withdraw, sign_operation
-from chain.state import compute_supply
-from chain.votes import Vote, VoteKind, sign_vote
+from chain.state.state import compute_supply
+from chain.types.operations import Evidence, Retire, Transfer, Unbond, Withdraw, sign_operation
+from chain.types.votes import Vote, VoteKind, sign_vote
 from tests.chain.builders import PARAMETERS, Chain
 from tests.consensus.world import World, make_key, make_test_genesis, simulate
 

@@ -12,13 +12,13 @@ import pytest
 import trio
 
 from benchmarks.beacon import Epoch, Game, measure_bias
-from chain.beacon import make_onion
 from chain.crypto import KeyPair
-from chain.epochs import get_next_epoch
-from chain.operations import Transfer
-from chain.state import State, compute_supply
-from chain.transition import build_block
-from consensus.agreement import Agreement
+from chain.state.beacon import make_onion
+from chain.state.state import State, compute_supply
+from chain.transition.block import build_block
+from chain.transition.epochs import get_next_epoch
+from chain.types.operations import Transfer
+from consensus.driver import Agreement
 from tests.chain.builders import PARAMETERS, Chain, find_reveal
 from tests.consensus.world import World, make_key, make_test_genesis, simulate
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from chain.blocks import Block
-from chain.votes import Certificate, Vote
-from consensus.messages import Broadcast, Effect, Propose, Send
+from chain.types.blocks import Block
+from chain.types.votes import Certificate, Vote
+from consensus.simplex.messages import Broadcast, Effect, Propose, Send
 from tests.adversarial.conspirator import Conspirator, get_said
 from tests.simulation.scenarios import fight
 

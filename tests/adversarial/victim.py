@@ -23,19 +23,19 @@ from typing import Any
 import trio
 
 import node as program
-import p2p.bans
-import p2p.door
-import p2p.streams
+import p2p.host.connection_gater
+import p2p.peer_score
+import p2p.streams.exchanges
 from chain.crypto import KeyPair, format_address
 from chain.genesis import CREDIT, Genesis, Parameters, make_genesis, make_validator
-from consensus.journal import Journal
-from consensus.repair import JOURNAL
-from p2p.discovery import Discovery
-from p2p.host import Libp2pNetwork
+from consensus.voting.disk import JOURNAL
+from consensus.voting.journal import Journal
+from p2p.discovery.service import Discovery
+from p2p.host.network import Libp2pNetwork
 from p2p.network import NetworkError, RawStream
-from p2p.streams import Exchange
-from serving.config import AdminConfig, ApiConfig, LimitsConfig, NodeConfig
-from serving.logs import configure_logs
+from p2p.streams.exchanges import Exchange
+from serving.cli.logs import configure_logs
+from serving.config.schema import AdminConfig, ApiConfig, LimitsConfig, NodeConfig
 
 ASK = "/test/ask/1"
 """Answers each exchange with its first frame."""
@@ -50,13 +50,13 @@ CONTROL_TIMEOUT = 10.0
 CONTROL_INTERVAL = 0.1
 
 SHORTENED = {
-    p2p.door: {"UPGRADE_TIMEOUT": 2.0, "PATIENT_UPGRADE_TIMEOUT": 4.0},
-    p2p.bans: {"BAN": 5.0},
-    p2p.streams: {"IDLE_TIMEOUT": 5.0, "LINGER_TIMEOUT": 3.0, "REAP_INTERVAL": 1.0},
+    p2p.host.connection_gater: {"UPGRADE_TIMEOUT": 2.0, "PATIENT_UPGRADE_TIMEOUT": 4.0},
+    p2p.peer_score: {"BAN": 5.0},
+    p2p.streams.exchanges: {"IDLE_TIMEOUT": 5.0, "LINGER_TIMEOUT": 3.0, "REAP_INTERVAL": 1.0},
 }
 
 FORKSERVER = multiprocessing.get_context("forkserver")
-FORKSERVER.set_forkserver_preload(["node", "p2p.host", "serving.admin"])
+FORKSERVER.set_forkserver_preload(["node", "p2p.host.network", "serving.admin.server"])
 
 
 def make_chain() -> Genesis:
@@ -116,7 +116,7 @@ class Victim:
     @property
     def ban(self) -> float:
         """Seconds of the first ban."""
-        return p2p.bans.BAN if self.shipped else float(SHORTENED[p2p.bans]["BAN"])
+        return p2p.peer_score.BAN if self.shipped else float(SHORTENED[p2p.peer_score]["BAN"])
 
 
 @contextmanager

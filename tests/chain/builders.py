@@ -8,13 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from chain import crypto
-from chain.beacon import make_onion
-from chain.blocks import MAX_NULLIFICATIONS, Block, Header
 from chain.crypto import KeyPair
-from chain.epochs import Epoch, get_next_epoch
 from chain.genesis import Genesis, GenesisAccount, Parameters, Price, make_genesis, make_validator
-from chain.ledger import get_executor
-from chain.operations import (
+from chain.state.beacon import make_onion
+from chain.state.state import Account, Duty, State
+from chain.transition.block import Transition, build_block, state_transition
+from chain.transition.epochs import Epoch, get_next_epoch
+from chain.transition.operations import get_executor
+from chain.types.blocks import MAX_NULLIFICATIONS, Block, Header
+from chain.types.operations import (
     Bond,
     Capture,
     CaptureItem,
@@ -35,9 +37,7 @@ from chain.operations import (
     compute_hold_id,
     sign_operation,
 )
-from chain.state import Account, Duty, State
-from chain.transition import Transition, build_block, state_transition
-from chain.votes import NO_BLOCK, Certificate, Vote, VoteKind, make_certificate, sign_vote
+from chain.types.votes import NO_BLOCK, Certificate, Vote, VoteKind, make_certificate, sign_vote
 
 START = 1_700_000_000_000
 """Timestamp of the genesis, ms."""
@@ -221,7 +221,8 @@ class Chain:
         ``parent_certificate`` is that of all validators unless given; whoever is not in it was absent. ``reveal`` is
         what opens the tip of the leader unless given.
 
-        Returns what :func:`chain.transition.build_block` does: the block, its transition, the operations left out.
+        Returns what :func:`chain.transition.block.build_block` does: the block, its transition, the operations left
+        out.
         """
         first = self.head.view + 1 if self.blocks and self.head.epoch == self.next_epoch else 1
         view = first + skipped

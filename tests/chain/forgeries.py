@@ -13,14 +13,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from chain.beacon import NO_TIP
-from chain.blocks import NO_REVEAL, Block, Header, sign_block
-from chain.blockstore import BlockStore
 from chain.crypto import KeyPair, hash_bytes
-from chain.epochs import get_next_epoch
 from chain.genesis import Genesis
-from chain.light import EpochEnd
-from chain.operations import (
+from chain.light.client import EpochEnd
+from chain.state.beacon import NO_TIP
+from chain.state.state import State
+from chain.store.kv import Store
+from chain.store.writer import BlockStore
+from chain.transition.block import Transition, apply_block, execute
+from chain.transition.epochs import get_next_epoch
+from chain.types.blocks import NO_REVEAL, Block, Header, sign_block
+from chain.types.operations import (
     Capture,
     CaptureItem,
     Dispute,
@@ -37,10 +40,7 @@ from chain.operations import (
     compute_hold_id,
     sign_operation,
 )
-from chain.state import State
-from chain.store import Store
-from chain.transition import Transition, apply_block, execute
-from chain.votes import NO_BLOCK, Certificate, Vote, VoteKind, make_certificate, sign_vote
+from chain.types.votes import NO_BLOCK, Certificate, Vote, VoteKind, make_certificate, sign_vote
 from tests.chain.builders import MODEL, Chain, find_reveal, make_key
 
 STAKES = (30_000, 25_000, 20_000, 15_000, 10_000)
@@ -178,26 +178,26 @@ class ListSource:
 
     @property
     def base(self) -> Header:
-        """See :class:`chain.verify.Source`."""
+        """See :class:`chain.audit.audit.Source`."""
         return self.genesis.header
 
     def read_base(self) -> State:
-        """See :class:`chain.verify.Source`."""
+        """See :class:`chain.audit.audit.Source`."""
         return self.genesis.state
 
     def ends(self) -> Iterator[EpochEnd]:
-        """See :class:`chain.verify.Source`."""
+        """See :class:`chain.audit.audit.Source`."""
         return iter(())
 
     def entries(self) -> Iterator[tuple[bytes, bytes | None]]:
-        """See :class:`chain.verify.Source`."""
+        """See :class:`chain.audit.audit.Source`."""
         yield from self.rows
 
     def check_block(self, block: Block, failures: Sequence[str | None]) -> None:
-        """See :class:`chain.verify.Source`."""
+        """See :class:`chain.audit.audit.Source`."""
 
     def check(self, state: State, header: Header) -> None:
-        """See :class:`chain.verify.Source`."""
+        """See :class:`chain.audit.audit.Source`."""
 
 
 class Forger:

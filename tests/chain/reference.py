@@ -1,9 +1,9 @@
 """A second opinion on the ledger: its rules once more, in plain dicts and ints.
 
-Written from the description of the operations, not from ``chain.ledger`` or ``chain.duties``, and kept naive on
-purpose: sets instead of windows and bit masks, a list walked from its start instead of a prefix sum, a copy of
-everything instead of drafts. Only the names of things (hold ids, the hashes that draws start from) are taken from the
-ledger. Signatures are the caller's business.
+Written from the description of the operations, not from ``chain.transition.operations`` or
+``chain.transition.validators``, and kept naive on purpose: sets instead of windows and bit masks, a list walked from
+its start instead of a prefix sum, a copy of everything instead of drafts. Only the names of things (hold ids, the
+hashes that draws start from) are taken from the ledger. Signatures are the caller's business.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 from chain.crypto import hash_bytes
 from chain.genesis import Genesis
-from chain.operations import (
+from chain.types.operations import (
     Bond,
     Capture,
     Delivery,
@@ -35,7 +35,7 @@ from chain.operations import (
     Unjail,
     Withdraw,
 )
-from chain.votes import Vote
+from chain.types.votes import Vote
 
 NOTARIZE, NULLIFY, FINALIZE = 1, 2, 3
 

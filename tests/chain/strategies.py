@@ -9,8 +9,8 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from hypothesis import strategies as st
 
-from chain import validators
 from chain.codec import MAX_INT, Bounds, Record
+from chain.types import validators
 
 
 def records(kind: Any) -> st.SearchStrategy[Any]:

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chain.blocks import Block
 from chain.codec import MAX_INT, MAX_RECORD, Bounds, Record, pack, unpack
 from chain.exceptions import CodecError
-from chain.operations import SignedOperation, Transfer, Usage
-from chain.validators import Validator, ValidatorSet
+from chain.types.blocks import Block
+from chain.types.operations import SignedOperation, Transfer, Usage
+from chain.types.validators import Validator, ValidatorSet
 from tests.chain.builders import Chain
 
 

@@ -16,14 +16,14 @@ from nacl import bindings
 
 import chain
 from chain import crypto
-from chain.blocks import Proposal
 from chain.crypto import KeyPair, format_address, hash_bytes, is_valid_public_key, parse_address, verify
 from chain.exceptions import CodecError, InvalidCertificate, KeyFormatError
-from chain.operations import Delivery, SignedOperation, Usage, Withdraw
-from chain.validators import ValidatorSet
-from chain.votes import Certificate, Vote, VoteKind
-from p2p.announcements import Announcement, PeerLoad, decode_announcement
-from serving.offers import is_receipt
+from chain.types.blocks import Proposal
+from chain.types.operations import Delivery, SignedOperation, Usage, Withdraw
+from chain.types.validators import ValidatorSet
+from chain.types.votes import Certificate, Vote, VoteKind
+from p2p.peers.announcement import Announcement, PeerLoad, decode_announcement
+from serving.offload.protocol import is_receipt
 from tests.chain.builders import make_key
 
 VECTORS = json.loads((Path(__file__).parent / "vectors" / "ed25519_speccheck.json").read_text())["vectors"]
@@ -135,7 +135,7 @@ def test_no_module_but_one_verifies_signatures() -> None:
     assert "nacl.bindings" in imported.pop("chain/crypto.py")
     assert imported == {
         # The key file of an owner who gave a passphrase.
-        "p2p/identity.py": {"nacl.exceptions.CryptoError", "nacl.pwhash.argon2id", "nacl.secret.SecretBox"},
+        "chain/keyfile.py": {"nacl.exceptions.CryptoError", "nacl.pwhash.argon2id", "nacl.secret.SecretBox"},
     }
 
 
@@ -200,7 +200,7 @@ def domains_in_use() -> dict[str, list[str]]:
     """Every literal domain in the package, by the function that it is given to."""
     position = {"hash_bytes": 0, "sign": 0, "Claim": 1}
     found: dict[str, list[str]] = {name: [] for name in position}
-    for path in sorted(Path(chain.__file__).parent.glob("*.py")):
+    for path in sorted(Path(chain.__file__).parent.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call):
                 name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
@@ -212,7 +212,7 @@ def domains_in_use() -> dict[str, list[str]]:
 
 
 def test_domains_are_distinct_and_fit() -> None:
-    from chain.votes import VoteKind
+    from chain.types.votes import VoteKind
 
     found = domains_in_use()
     signed = {*found["sign"], *found["Claim"]}

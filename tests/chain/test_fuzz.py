@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from chain.codec import MAX_INT, Record, unpack
 from chain.exceptions import CodecError
-from consensus.messages import decode_message
+from consensus.simplex.messages import decode_message
 from tests.chain.strategies import records
 
 PACKAGES = ("chain", "consensus", "p2p", "serving")

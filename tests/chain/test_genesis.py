@@ -13,9 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chain.blockstore import BlockStore
 from chain.crypto import hash_bytes, is_valid_public_key
-from chain.duties import Candidate, compute_committee
 from chain.exceptions import GenesisError
 from chain.genesis import (
     GENESIS_VERSION,
@@ -27,11 +25,13 @@ from chain.genesis import (
     load_genesis,
     make_genesis,
 )
-from chain.operations import Usage
-from chain.state import Account, compute_supply
-from chain.store import MemoryStore
-from chain.stored import StoredChain
-from chain.validators import MAX_COMMITTEE, ValidatorSet
+from chain.state.state import Account, compute_supply
+from chain.store.kv import MemoryStore
+from chain.store.reader import StoredChain
+from chain.store.writer import BlockStore
+from chain.transition.validators import Candidate, compute_committee
+from chain.types.operations import Usage
+from chain.types.validators import MAX_COMMITTEE, ValidatorSet
 from tests.chain.builders import PARAMETERS, START, make_key, make_keys, make_test_genesis
 
 

@@ -16,26 +16,31 @@ from nacl.bindings import crypto_core_ed25519_is_valid_point
 from nacl.pwhash import argon2id
 from nacl.signing import SigningKey
 
-from chain.blocks import MAX_BLOCK, MAX_NULLIFICATIONS, VERSION
 from chain.codec import MAX_RECORD
-from chain.duties import GROWTH_LIMIT, MIN_TURNOUT
 from chain.genesis import GENESIS_VERSION, MAX_NEWCOMERS, MAX_SERVERS
-from chain.operations import MAX_CAPTURE, MAX_OPERATION
-from chain.proofs import MAX_PROOF
-from chain.registration import MEMORY, PASSES
-from chain.restart import VIEW_JUMP
-from chain.snapshot import CHUNK, ENTRY_COST, LARGE, MAX_KEY, MAX_VALUE
-from chain.state import MAX_UNBONDINGS, WINDOW
-from chain.validators import LATE_BLOCKS
-from consensus import links, messages, sync_records
-from consensus.compact import COMPACT, WHOLE
-from consensus.dissemination import MAX_BATCH
+from chain.light.proofs import MAX_PROOF
+from chain.merkle.snapshot import CHUNK, ENTRY_COST, LARGE, MAX_KEY, MAX_VALUE
+from chain.state.state import MAX_UNBONDINGS, WINDOW
+from chain.transition.registration import MEMORY, PASSES
+from chain.transition.restart import VIEW_JUMP
+from chain.transition.validators import GROWTH_LIMIT, MIN_TURNOUT
+from chain.types.blocks import MAX_BLOCK, MAX_NULLIFICATIONS, VERSION
+from chain.types.operations import MAX_CAPTURE, MAX_OPERATION
+from chain.types.validators import LATE_BLOCKS
 from consensus.engine import FORWARDED
-from consensus.simplex import Timeouts
-from p2p import announcements, neighbours, punching, reachability
-from p2p.frames import MAX_FRAME, OVERHEAD, Kind
-from p2p.frames import WINDOW as WINDOW_BYTES
-from serving import offers
+from consensus.network import committee_streams as links
+from consensus.network.compact_blocks import COMPACT, WHOLE
+from consensus.network.gossip import MAX_BATCH
+from consensus.simplex import messages
+from consensus.simplex.core import Timeouts
+from consensus.sync import messages as sync_records
+from p2p.discovery import plumtree as neighbours
+from p2p.nat import dial_back as reachability
+from p2p.nat import hole_punching as punching
+from p2p.peers import announcement as announcements
+from p2p.streams.frames import MAX_FRAME, OVERHEAD, Kind
+from p2p.streams.frames import WINDOW as WINDOW_BYTES
+from serving.offload import protocol as offers
 from tests.vectors import effects, independent
 from tests.vectors.effects import Invalid, Tip, check_block
 from tests.vectors.encodings import describe_record, list_public_records, name_record

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from chain.blocks import Block, sign_proposal
 from chain.crypto import KeyPair, hash_bytes
-from chain.validators import ValidatorSet
-from chain.votes import NO_BLOCK, Certificate, Vote, VoteKind, make_certificate, sign_vote
-from consensus.messages import Broadcast, Build, Effect, PersistVote, Propose
-from consensus.proposals import FinalBlock
-from consensus.simplex import Simplex
+from chain.types.blocks import Block, sign_proposal
+from chain.types.validators import ValidatorSet
+from chain.types.votes import NO_BLOCK, Certificate, Vote, VoteKind, make_certificate, sign_vote
+from consensus.simplex.core import Simplex
+from consensus.simplex.messages import Broadcast, Build, Effect, PersistVote, Propose
+from consensus.simplex.validation import FinalBlock
 from tests.simulation.ledger import FakeLedger
 
 

@@ -9,17 +9,17 @@ import pytest
 import trio
 import trio.testing
 
-from chain.beacon import make_onion
-from chain.blocks import Block, Body
+from chain.audit.audit import StoreSource, verify_chain
 from chain.genesis import CREDIT, Genesis
-from chain.operations import Enroll, Evidence, NoncedOperation, Recommit, Retire, SignedOperation, sign_operation
-from chain.state import Duty, State, compute_supply, duty_key
-from chain.validators import ValidatorSet
-from chain.verify import StoreSource, verify_chain
-from chain.votes import Vote, VoteKind, sign_vote
+from chain.state.beacon import make_onion
+from chain.state.state import Duty, State, compute_supply, duty_key
+from chain.types.blocks import Block, Body
+from chain.types.operations import Enroll, Evidence, NoncedOperation, Recommit, Retire, SignedOperation, sign_operation
+from chain.types.validators import ValidatorSet
+from chain.types.votes import Vote, VoteKind, sign_vote
 from consensus.engine import Final
-from consensus.messages import encode_message
-from consensus.upkeep import RETRY_HEIGHTS, Upkeep, find_due
+from consensus.housekeeping import RETRY_HEIGHTS, Upkeep, find_due
+from consensus.simplex.messages import encode_message
 from p2p.runtime import SimulatedRuntime
 from tests.consensus.world import World, make_key, make_test_genesis, simulate
 

@@ -17,18 +17,18 @@ import trio
 from chain.codec import pack
 from chain.crypto import KeyPair
 from chain.exceptions import CannotPay, InvalidCertificate, InvalidNonce, InvalidOperation, InvalidSignature
-from chain.operations import Release, SignedOperation, Transfer, sign_operation
-from chain.state import compute_supply
-from chain.store import LevelStore, MemoryStore, Store
-from chain.transition import verify_finality
-from chain.votes import NO_BLOCK, VoteKind, sign_vote
-from consensus.compact import COMPACT
-from consensus.dissemination import Batch, get_topic
+from chain.state.state import compute_supply
+from chain.store.kv import LevelStore, MemoryStore, Store
+from chain.transition.block import verify_finality
+from chain.types.operations import Release, SignedOperation, Transfer, sign_operation
+from chain.types.votes import NO_BLOCK, VoteKind, sign_vote
 from consensus.engine import FORWARDED
-from consensus.journal import RECORD_SIZE, Journal, JournalDamaged
-from consensus.messages import encode_message
-from p2p.memory import MemoryNetwork
+from consensus.network.compact_blocks import COMPACT
+from consensus.network.gossip import Batch, get_topic
+from consensus.simplex.messages import encode_message
+from consensus.voting.journal import RECORD_SIZE, Journal, JournalDamaged
 from p2p.network import GossipMessage, NetworkError
+from p2p.simulation.network import MemoryNetwork
 from tests.consensus.world import World, make_key, make_test_genesis, simulate
 
 FOUR = (1, 2, 3, 4)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import trio
 
-from chain.blockstore import BlockStore
+from chain.audit.audit import StoreSource, verify_chain
 from chain.genesis import Genesis
-from chain.restart_file import RestartFile, accept, build_restart
-from chain.transition import state_transition
-from chain.verify import StoreSource, verify_chain
-from consensus.sync import Segment, Trail, verify_segment
-from consensus.sync_records import Part
-from tests.chain.test_restart import append_after, go_on, make_halted, propose
+from chain.store.writer import BlockStore
+from chain.transition.block import state_transition
+from chain.transition.restart_file import RestartFile, accept, build_restart
+from consensus.sync.client import Segment, Trail, verify_segment
+from consensus.sync.messages import Part
+from tests.chain.transition.test_restart import append_after, go_on, make_halted, propose
 from tests.consensus.world import World, make_key, make_test_genesis, simulate
 
 GENESIS = make_test_genesis(4, others=2, epoch_heights=4)

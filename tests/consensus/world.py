@@ -9,19 +9,19 @@ from typing import Any
 
 import trio
 
-from chain.blockstore import BlockStore
 from chain.crypto import KeyPair
 from chain.genesis import CREDIT, Genesis, GenesisAccount, Parameters, make_genesis, make_validator
-from chain.operations import NoncedOperation, SignedOperation, Transfer, sign_operation
-from chain.store import MemoryStore, Store
+from chain.store.kv import MemoryStore, Store
+from chain.store.writer import BlockStore
+from chain.types.operations import NoncedOperation, SignedOperation, Transfer, sign_operation
 from consensus.engine import Engine, Settings
-from consensus.evidence import EvidenceStore
-from consensus.journal import Journal
-from consensus.upkeep import Upkeep
-from consensus.voting import Voting
-from p2p.memory import MemoryHub, MemoryNetwork
+from consensus.housekeeping import Upkeep
+from consensus.voting.journal import Journal
+from consensus.voting.vote_store import Voting
+from consensus.voting.vote_support import EvidenceStore
 from p2p.runtime import SimulatedRuntime, run_simulation
-from p2p.streams import Streams
+from p2p.simulation.network import MemoryHub, MemoryNetwork
+from p2p.streams.exchanges import Streams
 from tests.simulation.ledger import MemoryFile
 
 

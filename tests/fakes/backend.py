@@ -18,7 +18,7 @@ import trio
 
 from p2p.runtime import RealRuntime
 from serving.http.server import ClientGone, HttpRequest, HttpServer, Responder
-from serving.openai_errors import bad_request, error_event, internal_error, model_not_found, not_found, unauthorized
+from serving.openai.errors import bad_request, error_event, internal_error, model_not_found, not_found, unauthorized
 
 MODEL = "fake-model"
 

@@ -57,10 +57,10 @@ def test_it_is_killed(name: str, tree: Path) -> None:
 
 def test_a_mutant_that_breaks_nothing_survives(tree: Path, tmp_path: Path) -> None:
     patch = tmp_path / "harmless.patch"
-    test = "tests/consensus/test_simplex.py::test_no_finalize_after_nullify"
-    first, second, *_ = (ROOT / "consensus/simplex.py").read_text().splitlines()
+    test = "tests/consensus/simplex/test_core.py::test_no_finalize_after_nullify"
+    first, second, *_ = (ROOT / "consensus/simplex/core.py").read_text().splitlines()
     patch.write_text(
-        f"Rule: none.\nTest: {test}\n--- a/consensus/simplex.py\n+++ b/consensus/simplex.py\n"
+        f"Rule: none.\nTest: {test}\n--- a/consensus/simplex/core.py\n+++ b/consensus/simplex/core.py\n"
         f"@@ -1,2 +1,3 @@\n+# nothing\n {first}\n {second}\n"
     )
     assert judge(Mutant("harmless", patch, "none", (test,)), tree) == "SURVIVED"

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import trio
 
-from p2p.host import Libp2pNetwork
+from p2p.host.network import Libp2pNetwork
 from tests.nat.lab import Host
 
 T = TypeVar("T")

@@ -20,9 +20,9 @@ from typing import Any
 import httpx
 
 from chain.genesis import CREDIT, Genesis, Parameters, make_genesis, make_validator
-from consensus.journal import Journal
-from consensus.repair import JOURNAL
-from p2p.identity import create_identity
+from chain.keyfile import create_identity
+from consensus.voting.disk import JOURNAL
+from consensus.voting.journal import Journal
 from p2p.runtime import RealRuntime
 from tests.fakes.backend import MODEL
 from tests.nat.box import NatType

@@ -23,13 +23,13 @@ from typing import Any
 import pytest
 import trio
 
+from chain.audit.audit import StoreSource
 from chain.crypto import KeyPair
-from chain.verify import StoreSource
-from consensus.journal import Journal
-from consensus.repair import JOURNAL
-from p2p.circuits import format_circuit_address
-from p2p.host import Libp2pNetwork
-from p2p.neighbours import PROTOCOL as VIEWS
+from consensus.voting.disk import JOURNAL
+from consensus.voting.journal import Journal
+from p2p.discovery.plumtree import PROTOCOL as VIEWS
+from p2p.host.network import Libp2pNetwork
+from p2p.nat.relay_client import format_circuit_address
 from p2p.network import NetworkError
 from p2p.runtime import RealRuntime
 from tests.nat.box import TCP, UDP, Endpoint, Flow, NatType

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from chain.verify import StoreSource
-from p2p.hardening import KEEPALIVE_INTERVAL
-from p2p.transport import PUNCH_TIMEOUT
+from chain.audit.audit import StoreSource
+from p2p.host.transport import PUNCH_TIMEOUT
+from p2p.host.workarounds import KEEPALIVE_INTERVAL
 from tests.nat.box import TCP, NatType
 from tests.nat.lab import open_lab
 from tests.nat.nodes import Load, Network, PlacedNode, run_network

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from p2p.circuits import format_circuit_address
-from p2p.host import Libp2pNetwork
-from p2p.relay import RelayLimits
+from p2p.host.network import Libp2pNetwork
+from p2p.nat.relay_client import format_circuit_address
+from p2p.nat.relay_server import RelayLimits
 from p2p.runtime import RealRuntime
 from tests.nat.box import TCP, NatType
 from tests.nat.hosts import PlacedNetwork, placed

@@ -11,8 +11,8 @@ import trio
 from libp2p.stream_muxer.yamux.yamux import Yamux
 
 from chain.crypto import KeyPair
-from p2p.hardening import GuardedSwarm, peer_id_of
-from p2p.host import Libp2pNetwork, _Running
+from p2p.host.network import Libp2pNetwork, _Running
+from p2p.host.workarounds import GuardedSwarm, peer_id_of
 from p2p.network import GossipMessage, NetworkError, RawStream
 from p2p.runtime import RealRuntime
 

@@ -13,14 +13,14 @@ import pytest
 import trio
 from libp2p.stream_muxer.yamux.yamux import Yamux
 
-from p2p.circuits import format_circuit_address
-from p2p.discovery import Discovery
-from p2p.hardening import GuardedYamux
-from p2p.host import Libp2pNetwork
-from p2p.relay import RelayLimits
+from p2p.discovery.service import Discovery
+from p2p.host.network import Libp2pNetwork
+from p2p.host.transport import DialRules
+from p2p.host.workarounds import GuardedYamux
+from p2p.nat.relay_client import format_circuit_address
+from p2p.nat.relay_server import RelayLimits
 from p2p.runtime import RealRuntime
-from p2p.streams import Streams
-from p2p.transport import DialRules
+from p2p.streams.exchanges import Streams
 from tests.p2p.hosts import ECHO, TOPIC, echo, echoes, eventually, gossip_works, key, network, running, swarm_of
 from tests.p2p.proxy import proxy
 

@@ -25,15 +25,15 @@ from typing import Any
 import httpx
 import yaml
 
-from chain.blockstore import BlockStore
 from chain.crypto import KeyPair, parse_address
 from chain.genesis import CREDIT, Genesis, GenesisAccount, Parameters, make_genesis, make_validator
-from chain.store import LevelStore
-from chain.stored import load_stored_genesis
-from consensus.journal import Journal
-from consensus.repair import JOURNAL
+from chain.keyfile import create_identity
+from chain.store.kv import LevelStore
+from chain.store.reader import load_stored_genesis
+from chain.store.writer import BlockStore
+from consensus.voting.disk import JOURNAL
+from consensus.voting.journal import Journal
 from node import chain_main, main
-from p2p.identity import create_identity
 from p2p.runtime import RealRuntime
 from tests.fakes.backend import MODEL
 
@@ -54,7 +54,9 @@ ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYT
 ENVIRONMENT["WWWSERVE_TESTING"] = "1"
 
 FORKSERVER = multiprocessing.get_context("forkserver")
-FORKSERVER.set_forkserver_preload(["node", "p2p.host", "serving.admin", "serving.backends.openai_compatible"])
+FORKSERVER.set_forkserver_preload(
+    ["node", "p2p.host.network", "serving.admin.server", "serving.backends.openai_compatible"]
+)
 
 
 @dataclass

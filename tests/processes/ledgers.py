@@ -8,18 +8,18 @@ from pathlib import Path
 
 import trio
 
-from chain.blocks import Block, Header
+from chain.audit.audit import Source, verify_chain
+from chain.audit.export import ExportSource
 from chain.crypto import KeyPair
-from chain.export import ExportSource
 from chain.genesis import Genesis
-from chain.operations import Capture, Delivery, SignedOperation
-from chain.state import State
-from chain.transition import apply_block
-from chain.verify import Source, verify_chain
-from chain.votes import Vote
-from consensus.fetch import fetch_chain
-from consensus.journal import Journal
-from p2p.host import Libp2pNetwork
+from chain.state.state import State
+from chain.transition.block import apply_block
+from chain.types.blocks import Block, Header
+from chain.types.operations import Capture, Delivery, SignedOperation
+from chain.types.votes import Vote
+from consensus.sync.download import fetch_chain
+from consensus.voting.journal import Journal
+from p2p.host.network import Libp2pNetwork
 from p2p.runtime import RealRuntime
 from tests.processes.cluster import Cluster, ProcessNode
 from tests.simulation.checkers import VoteChecker

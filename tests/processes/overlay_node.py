@@ -12,11 +12,11 @@ from pathlib import Path
 import trio
 
 from chain.crypto import KeyPair
-from p2p.discovery import Discovery
-from p2p.door import DoorLimits
-from p2p.host import Libp2pNetwork
+from p2p.discovery.service import Discovery
+from p2p.host.connection_gater import DoorLimits
+from p2p.host.network import Libp2pNetwork
 from p2p.runtime import RealRuntime
-from p2p.streams import Streams
+from p2p.streams.exchanges import Streams
 
 CHAIN = b"overlay-processes-of-a-test".ljust(32, b".")
 WRITE_INTERVAL = 0.2

@@ -22,11 +22,11 @@ from typing import Any
 import pytest
 import yaml
 
+from chain.audit.audit import StoreSource
 from chain.crypto import KeyPair
 from chain.genesis import CREDIT, GenesisAccount, make_genesis
-from chain.store import LevelStore
-from chain.verify import StoreSource
-from p2p.identity import create_identity
+from chain.keyfile import create_identity
+from chain.store.kv import LevelStore
 from tests.fakes.backend import MODEL
 from tests.processes.cluster import (
     HTTP,

@@ -18,7 +18,7 @@ import trio
 
 from chain.crypto import format_address
 from chain.genesis import CREDIT
-from chain.operations import Transfer
+from chain.types.operations import Transfer
 from tests.processes.cluster import PATIENCE, Cluster, ProcessNode, wait_until
 from tests.processes.ledgers import check_votes, fetch_ledger
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from chain.genesis import load_genesis
-from serving.config_file import load_config
+from serving.config.file import load_config
 from tests.processes.cluster import PATIENCE, run_cluster, run_command, wait_until
 
 

@@ -13,12 +13,12 @@ import trio
 
 from chain.crypto import KeyPair
 from chain.genesis import CREDIT
-from chain.ledger import compute_fee
-from chain.lottery import compute_lottery_seed
-from chain.operations import Hold, Operation, SignedOperation, Transfer, compute_hold_id, sign_operation
-from chain.state import compute_supply
-from consensus.dissemination import Batch, get_topic
-from p2p.host import Libp2pNetwork
+from chain.state.lottery import compute_lottery_seed
+from chain.state.state import compute_supply
+from chain.transition.operations import compute_fee
+from chain.types.operations import Hold, Operation, SignedOperation, Transfer, compute_hold_id, sign_operation
+from consensus.network.gossip import Batch, get_topic
+from p2p.host.network import Libp2pNetwork
 from p2p.runtime import RealRuntime
 from tests.fakes.backend import MODEL
 from tests.processes.cluster import PATIENCE, Cluster, wait_until

@@ -12,7 +12,7 @@ import httpx
 import trio
 
 from chain.genesis import CREDIT
-from chain.operations import Hold, compute_hold_id
+from chain.types.operations import Hold, compute_hold_id
 from tests.processes.cluster import PATIENCE, Cluster, ProcessNode, chat, wait_until
 from tests.processes.conftest import ENTRY
 from tests.processes.ledgers import check_agreement, check_votes, fetch_ledger, read_votes

@@ -11,8 +11,8 @@ from typing import Any
 
 import httpx
 
+from chain.audit.audit import StoreSource
 from chain.genesis import CREDIT
-from chain.verify import StoreSource
 from tests.fakes.backend import MODEL
 from tests.processes.cluster import (
     HTTP,

@@ -6,9 +6,9 @@ from pathlib import Path
 from random import Random
 
 from chain.genesis import load_genesis
-from consensus.journal import RECORD_SIZE, Journal
-from consensus.repair import DataDisk, open_disk
-from p2p.identity import load_identity
+from chain.keyfile import load_identity
+from consensus.voting.disk import DataDisk, open_disk
+from consensus.voting.journal import RECORD_SIZE, Journal
 from tests.processes.cluster import PATIENCE, Cluster, ProcessNode, run_command, wait_until
 from tests.processes.ledgers import check_agreement, check_votes, fetch_ledger, read_votes
 

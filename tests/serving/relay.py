@@ -6,7 +6,7 @@ import json
 
 from serving.backends.backend import Backend, BackendError
 from serving.http.server import Handler, HttpRequest, Responder
-from serving.openai_errors import bad_gateway
+from serving.openai.errors import bad_gateway
 
 
 def relay_to(backend: Backend) -> Handler:

@@ -7,19 +7,19 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from chain.blockstore import BlockStore
 from chain.crypto import KeyPair
 from chain.genesis import CREDIT, GenesisAccount, Parameters, make_genesis, make_validator
-from chain.store import MemoryStore
+from chain.store.kv import MemoryStore
+from chain.store.writer import BlockStore
 from consensus.engine import Settings
-from consensus.evidence import EvidenceStore
-from consensus.journal import Journal
-from consensus.voting import Voting
+from consensus.voting.journal import Journal
+from consensus.voting.vote_store import Voting
+from consensus.voting.vote_support import EvidenceStore
 from node import Node
-from p2p.memory import MemoryHub, MemoryNetwork
 from p2p.runtime import RealRuntime
+from p2p.simulation.network import MemoryHub, MemoryNetwork
 from serving.backends.backend import BackendError, BackendResponse, Load
-from serving.policy import DefaultPolicy, PolicyParameters
+from serving.scheduling.policy import DefaultPolicy, PolicyParameters
 from tests.simulation.ledger import MemoryFile
 
 MODEL = "parrot"

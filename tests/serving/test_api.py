@@ -16,8 +16,8 @@ from chain.crypto import format_address, parse_address
 from p2p.runtime import RealRuntime
 from serving.api import Api
 from serving.http.server import HttpRequest, HttpServer, Responder
-from serving.openai_errors import ApiError
-from serving.ratelimit import ApiKey
+from serving.openai.errors import ApiError
+from serving.openai.keys import ApiKey
 from tests.serving.world import (
     MODEL,
     Options,

@@ -15,29 +15,29 @@ from typing import Any, TypeVar
 
 import trio
 
-from chain.blockstore import BlockStore
 from chain.crypto import KeyPair
 from chain.genesis import CREDIT, Genesis, Parameters, make_genesis, make_validator
-from chain.operations import Capture, CaptureItem, Hold, Operation, compute_digest
-from chain.state import Account, OpenHold, compute_supply
-from chain.store import MemoryStore
+from chain.state.state import Account, OpenHold, compute_supply
+from chain.store.kv import MemoryStore
+from chain.store.writer import BlockStore
+from chain.types.operations import Capture, CaptureItem, Hold, Operation, compute_digest
 from consensus.engine import Settings
-from consensus.evidence import EvidenceStore
-from consensus.journal import Journal, MemoryFile
-from consensus.voting import Voting
+from consensus.voting.journal import Journal, MemoryFile
+from consensus.voting.vote_store import Voting
+from consensus.voting.vote_support import EvidenceStore
 from node import Node
-from p2p.memory import MemoryHub, MemoryNetwork
 from p2p.network import NetworkError
 from p2p.runtime import SimulatedRuntime, run_simulation
-from p2p.streams import Exchange
+from p2p.simulation.network import MemoryHub, MemoryNetwork
+from p2p.streams.exchanges import Exchange
 from serving.backends.backend import BackendError, BackendResponse, Load
-from serving.execution import ExecutorSettings
-from serving.market import Reply, RequestRecord
-from serving.offers import PROTOCOL, Message, Offer, decode_message, encode_message
-from serving.openai_errors import ApiError
-from serving.policy import DefaultPolicy, PolicyParameters
-from serving.requests import CHAT_COMPLETIONS, Request, parse_request
-from serving.router import RouterSettings
+from serving.dispatcher import Reply, RequestRecord
+from serving.offload.originator import RouterSettings
+from serving.offload.protocol import PROTOCOL, Message, Offer, decode_message, encode_message
+from serving.offload.session import ExecutorSettings
+from serving.openai.errors import ApiError
+from serving.openai.requests import CHAT_COMPLETIONS, Request, parse_request
+from serving.scheduling.policy import DefaultPolicy, PolicyParameters
 
 Op = TypeVar("Op", bound=Operation)
 
@@ -473,7 +473,7 @@ def simulate(play: Callable[[World], Awaitable[None]], options: Options | None =
             nursery.cancel_scope.cancel()
 
     failures = _Failures()
-    logger = logging.getLogger("p2p.streams")
+    logger = logging.getLogger("p2p.streams.exchanges")
     logger.addHandler(failures)
     try:
         if real_time:

@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from chain import crypto
-from chain.blocks import Block
 from chain.crypto import KeyPair, hash_bytes
-from chain.validators import ValidatorSet
-from chain.votes import Certificate, Vote
-from consensus.journal import Journal
-from consensus.messages import (
+from chain.types.blocks import Block
+from chain.types.validators import ValidatorSet
+from chain.types.votes import Certificate, Vote
+from consensus.simplex.core import Simplex, Timeouts
+from consensus.simplex.equivocation import VoteWatch
+from consensus.simplex.messages import (
     Broadcast,
     Build,
     Check,
@@ -35,12 +36,11 @@ from consensus.messages import (
     Strengthen,
     get_epoch,
 )
-from consensus.proposals import FinalBlock, is_authentic
-from consensus.simplex import Simplex, Timeouts
-from consensus.sync import ASKED_PEERS
-from consensus.sync_peers import AVOID_LIAR, AVOID_SILENT
-from consensus.sync_records import TIMEOUT
-from consensus.watch import VoteWatch
+from consensus.simplex.validation import FinalBlock, is_authentic
+from consensus.sync.client import ASKED_PEERS
+from consensus.sync.messages import TIMEOUT
+from consensus.sync.peers import AVOID_LIAR, AVOID_SILENT
+from consensus.voting.journal import Journal
 from tests.simulation.checkers import AgreementChecker, VoteChecker
 from tests.simulation.ledger import Disk, FakeLedger
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from chain.blocks import Block
-from chain.votes import Vote, VoteKind
+from chain.types.blocks import Block
+from chain.types.votes import Vote, VoteKind
 
 
 @dataclass

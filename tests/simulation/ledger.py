@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from chain.blocks import NO_REVEAL, VERSION, Block, Body, Header, sign_block
 from chain.crypto import KeyPair, hash_bytes
-from chain.validators import ValidatorSet
-from chain.votes import Certificate
-from consensus.messages import Build
-from consensus.proposals import FinalBlock
+from chain.types.blocks import NO_REVEAL, VERSION, Block, Body, Header, sign_block
+from chain.types.validators import ValidatorSet
+from chain.types.votes import Certificate
+from consensus.simplex.messages import Build
+from consensus.simplex.validation import FinalBlock
 
 
 @dataclass(frozen=True)

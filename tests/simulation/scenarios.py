@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from chain.crypto import KeyPair, hash_bytes
-from chain.validators import ValidatorSet
-from chain.votes import is_slashable
+from chain.types.validators import ValidatorSet
+from chain.types.votes import is_slashable
 from tests.adversarial.conspirator import Conspirator, watch
 from tests.simulation.agreement import Network, Simulation
 

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from chain.validators import ValidatorSet
+from chain.types.validators import ValidatorSet
 from tests.adversarial.flip_flopper import FlipFlopper, Forgetful
 from tests.simulation.agreement import Network, Runaway, Simulation
 from tests.simulation.scenarios import always, assert_recovers, disturb, heal, make_keys, make_set

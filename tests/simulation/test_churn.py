@@ -13,10 +13,10 @@ from random import Random
 import pytest
 import trio
 
-from p2p.keeper import PUBLIC_LINKS
-from p2p.peers import ChangeKind
+from p2p.discovery.connection_manager import PUBLIC_LINKS
+from p2p.peers.table import ChangeKind
 from p2p.runtime import run_simulation
-from tests.p2p.test_discovery import Node, World, world
+from tests.p2p.discovery.test_service import Node, World, world
 
 COUNT = 40
 PUBLIC = 4

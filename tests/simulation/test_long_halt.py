@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import pytest
 
-from chain.blocks import MAX_NULLIFICATIONS
 from chain.crypto import KeyPair, hash_bytes
-from chain.validators import ValidatorSet
-from chain.votes import Certificate, Vote, VoteKind
-from consensus.messages import Message, Propose, Repropose
+from chain.types.blocks import MAX_NULLIFICATIONS
+from chain.types.validators import ValidatorSet
+from chain.types.votes import Certificate, Vote, VoteKind
+from consensus.simplex.messages import Message, Propose, Repropose
 from tests.simulation.agreement import Node, Simulation
 
 KEYS = [KeyPair(hash_bytes("long halt", bytes([number]))) for number in range(4)]

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from consensus.simplex import Simplex
+from consensus.simplex.core import Simplex
 from tests.adversarial.flip_flopper import FlipFlopper, Gateless, Gullible
 from tests.simulation.twins import Schedule, ScriptedMajority, check, make_schedule, run_all
 

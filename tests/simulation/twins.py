@@ -19,14 +19,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from chain import crypto
-from chain.blocks import MAX_NULLIFICATIONS, Block
 from chain.crypto import KeyPair, hash_bytes
-from chain.validators import ValidatorSet
-from chain.votes import Certificate, Vote, VoteKind, is_slashable
-from consensus import proposals
-from consensus.messages import Message, Propose, Repropose
-from consensus.proposals import get_parent_certificate
-from consensus.simplex import Simplex
+from chain.types.blocks import MAX_NULLIFICATIONS, Block
+from chain.types.validators import ValidatorSet
+from chain.types.votes import Certificate, Vote, VoteKind, is_slashable
+from consensus.simplex import validation as proposals
+from consensus.simplex.core import Simplex
+from consensus.simplex.messages import Message, Propose, Repropose
+from consensus.simplex.validation import get_parent_certificate
 from tests.adversarial.flip_flopper import Rewinder
 from tests.simulation.agreement import Network, Node, Runaway, Simulation
 

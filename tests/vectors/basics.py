@@ -11,12 +11,16 @@ import base58
 from nacl import bindings
 from nacl.exceptions import BadSignatureError
 
-from chain import beacon, blocks, crypto, merkle, operations, registration
+from chain import crypto
 from chain.crypto import KeyPair
 from chain.exceptions import KeyFormatError
 from chain.genesis import Genesis, GenesisAccount, make_genesis
-from chain.snapshot import Frontier, add_chunk, make_chunk
-from chain.state import Account, State, Totals, account_key
+from chain.merkle import tree as merkle
+from chain.merkle.snapshot import Frontier, add_chunk, make_chunk
+from chain.state import beacon
+from chain.state.state import Account, State, Totals, account_key
+from chain.transition import registration
+from chain.types import blocks, operations
 from tests.chain.builders import make_key, make_test_genesis
 from tests.vectors.plain import Json, to_plain
 

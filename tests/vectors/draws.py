@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from chain import crypto
-from chain.duties import Candidate, compute_committee
 from chain.genesis import compute_serving_table
-from chain.lottery import ServingEntry, ServingTable, compute_lottery_seed
-from chain.state import Account, HoldWindow, State, account_key
-from chain.validators import ValidatorSet
+from chain.state.lottery import ServingEntry, ServingTable, compute_lottery_seed
+from chain.state.state import Account, HoldWindow, State, account_key
+from chain.transition.validators import Candidate, compute_committee
+from chain.types.validators import ValidatorSet
 from tests.chain.builders import PARAMETERS, make_key
 from tests.vectors.plain import Json, to_plain
 

@@ -8,16 +8,27 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import msgpack
 
-from chain import genesis, light, proofs, restart_file, snapshot
+from chain import genesis
 from chain.codec import MAX_INT, Bounds, Record
 from chain.exceptions import CodecError
-from chain.operations import Bond, CaptureItem, Operation, SignedOperation, Transfer
-from chain.state import Account
-from chain.validators import ValidatorSet
-from chain.votes import Certificate
-from consensus import compact, dissemination, messages, sync_records
-from p2p import accusations, announcements, punching, reachability, reconciliation
-from serving import offers
+from chain.light import client as light
+from chain.light import proofs
+from chain.merkle import snapshot
+from chain.state.state import Account
+from chain.transition import restart_file
+from chain.types.operations import Bond, CaptureItem, Operation, SignedOperation, Transfer
+from chain.types.validators import ValidatorSet
+from chain.types.votes import Certificate
+from consensus.network import compact_blocks as compact
+from consensus.network import gossip as dissemination
+from consensus.simplex import messages
+from consensus.sync import messages as sync_records
+from p2p.nat import dial_back as reachability
+from p2p.nat import hole_punching as punching
+from p2p.peers import announcement as announcements
+from p2p.peers import anti_entropy as reconciliation
+from p2p.peers import suspect_message as accusations
+from serving.offload import protocol as offers
 from tests.vectors.plain import Json, Sampler, list_records, to_plain
 
 MODULES = (
@@ -26,8 +37,13 @@ MODULES = (
 )  # fmt: skip
 """Whoever imports these has every record of the protocol."""
 
-PRIVATE = {"chain.snapshot.Frontier"}
-PRIVATE_MODULES = {"chain.staging", "chain.stored", "consensus.journal", "p2p.peerstore"}
+PRIVATE = {"chain.merkle.snapshot.Frontier"}
+PRIVATE_MODULES = {
+    "chain.store.snapshot_import",
+    "chain.store.reader",
+    "consensus.voting.journal",
+    "p2p.discovery.peer_store",
+}
 """Records that never leave the node that made them."""
 
 

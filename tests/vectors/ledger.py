@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from chain.blocks import Block, Header, sign_block
-from chain.blockstore import BlockStore
+from chain.audit.proof_builder import prove_balance, prove_operation
 from chain.crypto import KeyPair
 from chain.exceptions import InvalidBlock, InvalidCertificate
 from chain.genesis import Genesis
-from chain.light import Checkpoint
-from chain.operations import Dispute, Hold, Register, Release, SignedOperation, compute_hold_id
-from chain.prover import prove_balance, prove_operation
-from chain.registration import compute_challenge, search
-from chain.restart_file import accept, build_restart
-from chain.state import State
-from chain.store import MemoryStore
-from chain.transition import apply_block, state_transition
-from chain.validators import ValidatorSet
-from chain.votes import Certificate, Vote, VoteKind, is_slashable, sign_vote
+from chain.light.client import Checkpoint
+from chain.state.state import State
+from chain.store.kv import MemoryStore
+from chain.store.writer import BlockStore
+from chain.transition.block import apply_block, state_transition
+from chain.transition.registration import compute_challenge, search
+from chain.transition.restart_file import accept, build_restart
+from chain.types.blocks import Block, Header, sign_block
+from chain.types.operations import Dispute, Hold, Register, Release, SignedOperation, compute_hold_id
+from chain.types.validators import ValidatorSet
+from chain.types.votes import Certificate, Vote, VoteKind, is_slashable, sign_vote
 from tests.chain.builders import PARAMETERS, Chain, make_key
 from tests.vectors.basics import describe_genesis, make_minimal_genesis
 from tests.vectors.plain import Json

@@ -9,7 +9,7 @@ from itertools import count
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from chain.codec import MAX_INT, Bounds, Record
-from chain.validators import ValidatorSet
+from chain.types.validators import ValidatorSet
 
 Json = dict[str, Any]
 

@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from chain.blocks import sign_proposal
 from chain.exceptions import CodecError
-from chain.operations import Delivery, Hold, Usage, compute_digest, compute_hold_id, sign_operation
-from chain.votes import VoteKind
-from consensus.compact import COMPACT, CompactPropose, expand
-from consensus.dissemination import Batch, get_topic
+from chain.types.blocks import sign_proposal
+from chain.types.operations import Delivery, Hold, Usage, compute_digest, compute_hold_id, sign_operation
+from chain.types.votes import VoteKind
 from consensus.engine import FORWARDED
-from consensus.messages import Propose, decode_message, encode_message
-from consensus.sync_records import GetBlocks, GetTip, Request
-from p2p.accusations import sign_accusation
-from p2p.announcements import Announcement, PeerLoad, decode_announcement, get_item_id, sign_announcement
-from p2p.frames import Frame, FrameError, FrameReader, Kind
-from p2p.kademlia import Contact, Message, get_position, get_rendezvous_key
-from p2p.kademlia import Kind as Question
-from p2p.kademlia_messages import encode as encode_question
-from p2p.reconciliation import Sighting, Views
-from serving import offers
+from consensus.network.compact_blocks import COMPACT, CompactPropose, expand
+from consensus.network.gossip import Batch, get_topic
+from consensus.simplex.messages import Propose, decode_message, encode_message
+from consensus.sync.messages import GetBlocks, GetTip, Request
+from p2p.dht.kademlia import Contact, Message, get_position, get_rendezvous_key
+from p2p.dht.kademlia import Kind as Question
+from p2p.dht.messages import encode as encode_question
+from p2p.peers.announcement import Announcement, PeerLoad, decode_announcement, get_item_id, sign_announcement
+from p2p.peers.anti_entropy import Sighting, Views
+from p2p.peers.suspect_message import sign_accusation
+from p2p.streams.frames import Frame, FrameError, FrameReader, Kind
+from serving.offload import protocol as offers
 from tests.chain.builders import START, Chain, make_key
 from tests.vectors.basics import CHAIN_ID
 from tests.vectors.plain import Json, to_plain

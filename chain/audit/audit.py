@@ -1,0 +1,615 @@
+"""The audit: re-check a whole chain from genesis, trusting nothing but the genesis itself and perhaps a checkpoint.
+
+Every encoding, hash, signature, certificate, lottery draw and transition is checked again by the code that the nodes
+run. That no credit is made or lost is checked beside it: in every block over what it changes, at both ends over all
+accounts. A chain comes from a :class:`Source`: a data directory, an export file, or another node. Whatever else a
+source says (indexes, the state at the end) is compared with the replay. Signatures are verified by worker threads while
+this one executes the blocks before them.
+
+A chain whose first blocks are not there begins with a state that somebody else computed. The validators of every epoch
+since genesis vouch for it, if all of these epochs' ends are there; or a checkpoint does, a block that whoever asks for
+the audit trusts, if it is among the blocks or epoch ends that are there. With neither, anybody can have made up all of
+it, and the audit says so (:attr:`Report.doubt`): that nothing contradicts itself is then worth nothing.
+
+Not checked, because a chain cannot show it: whether its timestamps were true, whether it is the only one that its
+validators signed, and whether there are later blocks.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from chain import crypto
+from chain.exceptions import CodecError, GenesisError, InvalidBlock, InvalidCertificate, LedgerError, StoreError
+from chain.genesis import Genesis
+from chain.light.client import Checkpoint, EpochEnd, LightChain
+from chain.state.state import WINDOW, State, compute_supply
+from chain.store.kv import Store
+from chain.store.reader import StoredChain
+from chain.transition.block import Transition, apply_block, check_finality, check_header, get_claims
+from chain.transition.epochs import get_epoch, get_next_epoch
+from chain.transition.operations import get_executor
+from chain.transition.restart import get_block_epoch
+from chain.types.blocks import MAX_BLOCK, Block, Header
+from chain.types.operations import Hold, Register
+from chain.types.validators import compute_smallest_blocking_group
+from chain.types.votes import Certificate
+
+LOOKAHEAD = 32
+"""Blocks whose signatures may be in the workers' hands at once."""
+
+
+_CHAIN_ENTRIES = frozenset({b"b", b"f", b"l", b"n", b"o", b"u", b"x"})
+_OTHER_ENTRIES = frozenset({b"c", b"e", b"m", b"r", b"s", b"w", b"z"})
+"""Entries that are compared one by one, or are no part of the chain (see :mod:`chain.store.writer`)."""
+
+
+class Source(Protocol):
+    """Where a chain to be audited comes from."""
+
+    genesis: Genesis
+    base: Header
+    """What its blocks come after: genesis, or a later block if those up to that one are not there."""
+    height: int
+    """Height of its last block."""
+
+    def read_base(self) -> State:
+        """The state at the base.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+
+    def ends(self) -> Iterator[EpochEnd]:
+        """The ends of epochs up to the last, as far back as the source has them; none if it keeps none.
+
+        Raises:
+            StoreError: one is missing.
+        """
+
+    def entries(self) -> Iterator[tuple[bytes, bytes | None]]:
+        """The encoded block and finality certificate (None where there is none) of each height above the base.
+
+        Raises:
+            StoreError: the next one cannot be read.
+        """
+
+    def check_block(self, block: Block, failures: Sequence[str | None]) -> None:
+        """Compare what the source says about a block with the replay, block after block.
+
+        ``failures`` has, per operation, why it failed or None.
+
+        Raises:
+            StoreError: they differ.
+        """
+
+    def check(self, state: State, header: Header) -> None:
+        """Compare what the source says about the end of the chain with the replayed state.
+
+        Raises:
+            StoreError: they differ.
+        """
+
+
+class StoreSource:
+    """The chain in a store, for one audit."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._chain = StoredChain(store)
+        self.genesis = self._chain.genesis
+        self.base = self._chain.base
+        self.height = self._chain.height
+        self._expected: Counter[bytes] = Counter()
+        """Entries of each kind that the chain accounts for, all of them found."""
+
+    def read_base(self) -> State:
+        return self._chain.rewind(self._chain.load_state(), self.height, self.base.height)
+
+    def ends(self) -> Iterator[EpochEnd]:
+        first = self._chain.first_end if self.base.height else 0
+        for epoch in range(first, get_epoch(self.genesis.parameters, self.height + 1)):
+            end = self._chain.epoch_end(epoch)
+            if end is None:
+                raise StoreError(f"the end of epoch {epoch} is missing")
+            yield end
+
+    def entries(self) -> Iterator[tuple[bytes, bytes | None]]:
+        self._expected.clear()
+        for height in range(self.base.height + 1, self.height + 1):
+            # Only what was stored with the block: the certificates of epoch ends are kept a second time.
+            raw, certificate = self._chain.raw_block(height), self._store.get(b"f" + height.to_bytes(8, "big"))
+            if raw is None:
+                raise StoreError(f"block {height} is missing")
+            self._expected.update([b"b"] if certificate is None else [b"b", b"f"])
+            yield raw, certificate
+
+    def check_block(self, block: Block, failures: Sequence[str | None]) -> None:
+        if self._chain.height_of_block(block.id) != block.height:
+            raise StoreError("the index of blocks does not lead to this one")
+        for index, operation in enumerate(block.body.operations):
+            if self._chain.find_operation(operation.id) != (block.height, index):
+                raise StoreError(f"the index of operations does not lead to number {index}")
+        # Only which ones failed: another version of this program may put the reasons in other words.
+        stored = [failure is not None for failure in self._chain.failures(block.height)]
+        failed = [failure is not None for failure in failures]
+        if stored != (failed if any(failed) else []):
+            raise StoreError("the operations recorded as failed are not those that failed")
+        self._expected.update({b"n": 1, b"o": len(failures), b"x": int(any(failed))})
+
+    def check(self, state: State, header: Header) -> None:
+        stored, replayed = self._chain.stored_state(), {leaf.key: leaf.encoded for leaf in state.entries()}
+        if stored != replayed:
+            key = min(key for key in {*stored, *replayed} if stored.get(key) != replayed.get(key))
+            raise StoreError(f"the state on disk is not the one after block {header.height}: see entry {key.hex()}")
+        for epoch in range(header.epoch, header.epoch + 3):
+            validators = state.committee(epoch)
+            if validators is not None and self._chain.validators(epoch) != validators:
+                raise StoreError(f"the validators on record for epoch {epoch} are not those of the state")
+        self._expected[b"l"] = sum(1 for _ in self.ends())
+        self._expected[b"u"] = self.height - self._chain.undo_floor
+        for height in self._chain.prunable:
+            self._expected.update(key[:1] for key in self._chain.find_keys(height))
+        found = self._chain.count_entries()
+        for kind in sorted({*found, *_CHAIN_ENTRIES} - _OTHER_ENTRIES):
+            if found[kind] != self._expected[kind]:
+                raise StoreError(
+                    f"there are {found[kind]} entries under {kind.decode(errors='replace')!r}, "
+                    f"{self._expected[kind]} of which belong to the chain"
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """The first thing wrong with a chain: where, in which field, and why."""
+
+    height: int
+    field: str
+    reason: str
+
+
+@dataclass(slots=True)
+class PayerDraws:
+    """How a payer used the lottery.
+
+    Its ``holds``, the attempts it ``skipped`` to make them, and the sequence numbers below its highest that it left
+    ``unused``: both are ways around a draw that somebody does not like, and both happen by chance too. ``expected`` is
+    how many it would have skipped by chance: had each executor that it drew failed it as often as it failed all other
+    payers. It is None if there is no other payer.
+    """
+
+    holds: int = 0
+    skipped: int = 0
+    unused: int = 0
+    expected: float | None = None
+
+
+class _Skips:
+    """How often executors were drawn and passed over, of all payers and of each."""
+
+    def __init__(self) -> None:
+        self._counts: dict[tuple[bytes | None, bytes | None], list[int]] = {}
+        """Draws and skips, by payer and executor; None for all."""
+
+    def add(self, payer: bytes, executor: bytes, is_skipped: bool) -> None:
+        """Note one draw."""
+        for key in ((payer, executor), (payer, None), (None, executor), (None, None)):
+            counts = self._counts.setdefault(key, [0, 0])
+            counts[0] += 1
+            counts[1] += is_skipped
+
+    def compute_expected(self) -> dict[bytes, float | None]:
+        """How many draws each payer would have skipped by chance (:class:`PayerDraws`)."""
+        expected: dict[bytes, float | None] = {}
+        for (payer, executor), (draws, _) in self._counts.items():
+            if payer is None or executor is None:
+                continue
+            # Whom nobody else drew is taken to fail as often as all others.
+            rate = self._get_rate(payer, executor)
+            rate = self._get_rate(payer, None) if rate is None else rate
+            before = expected.setdefault(payer, None if rate is None else 0.0)
+            expected[payer] = None if rate is None or before is None else before + draws * rate
+        return expected
+
+    def _get_rate(self, payer: bytes, executor: bytes | None) -> float | None:
+        """Which share of its draws other payers skipped; None if they had none."""
+        all_draws, all_skips = self._counts[None, executor]
+        draws, skips = self._counts[payer, executor]
+        return (all_skips - skips) / (all_draws - draws) if all_draws > draws else None
+
+
+@dataclass(frozen=True, slots=True)
+class Restarted:
+    """A trust break: a block that struck validators off without a quorum, and the share of stake that was left.
+
+    How many and which share is None for a block that is not there any more, but in the headers of its epoch.
+    """
+
+    height: int
+    block_id: bytes
+    removed: int | None
+    share: float | None
+
+
+@dataclass(slots=True)
+class Report:
+    """What an audit found. ``fault`` is None when everything holds.
+
+    ``smallest_certificate`` is the smallest share of stake that made a block final (0 to 1) at ``smallest_height``,
+    None if there is no block; ``blocking_group`` of ``validators`` together hold a third and could halt the chain.
+
+    The blocks up to the one at ``base_height`` are not there if that is not 0. What they led to is then taken from a
+    state that hashes to the root in that block. It ``is_proven`` final if the validators of every epoch since genesis
+    vouch for those of the next. ``checkpoint`` is the trusted block, if one was named and is part of this chain.
+    ``doubt`` says why the chain need not be the true one though nothing in it is wrong.
+    """
+
+    name: str
+    chain_id: bytes
+    height: int = 0
+    block_id: bytes = b""
+    state_root: bytes = b""
+    base_height: int = 0
+    base_id: bytes = b""
+    is_proven: bool = True
+    checkpoint: Checkpoint | None = None
+    operations: int = 0
+    signatures: int = 0
+    epochs: int = 0
+    smallest_certificate: float | None = None
+    smallest_height: int = 0
+    validators: int = 0
+    blocking_group: int = 0
+    supply: int = 0
+    treasury: int = 0
+    payers: dict[bytes, PayerDraws] = field(default_factory=dict)
+    restarts: list[Restarted] = field(default_factory=list)
+    fault: Fault | None = None
+    doubt: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        return self.fault is None and self.doubt is None
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A decoded block whose signatures are being checked."""
+
+    block: Block
+    certificate: Certificate | None
+    checks: list[tuple[list[tuple[str, crypto.Claim]], Future[bool]]]
+
+
+def verify_chain(
+    source: Source,
+    on_progress: Callable[[int], None] = lambda height: None,
+    threads: int | None = None,
+    checkpoint: Checkpoint | None = None,
+) -> Report:
+    """Audit the chain of ``source`` from genesis, or from its base, to its last block.
+
+    Faults are reported, not raised: the report names the first. ``threads`` verify signatures (default: one per core).
+    ``checkpoint`` is a block that the caller trusts: another one in its place is a fault, none a reason for doubt.
+    """
+    genesis = source.genesis
+    report = Report(genesis.name, genesis.chain_id)
+    try:
+        genesis.check()
+    except GenesisError as error:
+        report.fault = Fault(0, "genesis", str(error))
+        return report
+    report.supply = genesis.supply
+    report.block_id, report.state_root = genesis.header.id, genesis.state.root
+    with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
+        audit = _Audit(source, report, pool, on_progress, checkpoint)
+        try:
+            audit.run()
+        except InvalidBlock as error:
+            report.fault = Fault(audit.at, error.field, error.reason)
+        except CodecError as error:
+            report.fault = Fault(audit.at, "encoding", str(error))
+        except LedgerError as error:
+            report.fault = Fault(audit.at, "database", str(error))
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return report
+
+
+class _Audit:
+    """One pass over a chain; ``at`` is the height being looked at when something raises."""
+
+    def __init__(
+        self,
+        source: Source,
+        report: Report,
+        pool: ThreadPoolExecutor,
+        on_progress: Callable[[int], None],
+        checkpoint: Checkpoint | None,
+    ) -> None:
+        self._source = source
+        self._genesis = source.genesis
+        self._report = report
+        self._pool = pool
+        self._on_progress = on_progress
+        self._checkpoint = checkpoint
+        self._trusted: Header | None = None
+        """That of the checkpoint, once it was met."""
+        self._header = source.base
+        self._state = self._base_state = source.genesis.state
+        self._light: LightChain | None = None
+        self._last_headers: dict[int, Header] = {source.base.height: source.base}
+        """The last header of each epoch, by height."""
+        self._epoch = get_next_epoch(self._genesis, self._state)
+        self._final = source.base.height
+        self._supply = source.genesis.supply
+        self._skips = _Skips()
+        self._attempts: dict[bytes, dict[int, int]] = {}
+        """Per payer and recent sequence number: one more than its highest attempt."""
+        self._numbers: dict[bytes, tuple[int, int]] = {}
+        """Per payer: how many sequence numbers it used, and one more than the highest."""
+        self.at = 0
+
+    def run(self) -> None:
+        if self._header.height:
+            self._begin_at_base()
+        pending: deque[_Pending] = deque()
+        fetched = self._header
+        entries = self._source.entries()
+        fault: LedgerError | None = None
+        while True:
+            if get_epoch(self._genesis.parameters, fetched.height + 1) != self._epoch.number:
+                self._drain(pending, 0)  # who votes in the next epoch is in the state after this one
+                self._epoch = get_next_epoch(self._genesis, self._state)
+            try:
+                entry = next(entries, None)
+                if entry is None:
+                    break
+                block = Block.decode(entry[0], MAX_BLOCK)
+            except LedgerError as error:
+                fault = error
+                break
+            if block.body.removed:
+                self._drain(pending, 0)
+                self._note_restart(block)
+            try:
+                pending.append(self._begin(fetched, block, entry[1]))
+                fetched = block.header
+            except LedgerError as error:
+                fault = error
+                break
+            self._drain(pending, LOOKAHEAD)
+        self._drain(pending, 0)  # an earlier fault is the first fault
+        if fault is not None:
+            self.at = fetched.height + 1
+            raise fault
+        self.at = self._header.height
+        if self._header.height != self._source.height:
+            raise StoreError(f"ends at block {self._header.height}, not at {self._source.height}")
+        if self._final != self._header.height:
+            self.at = self._final + 1
+            raise InvalidCertificate(f"no finality certificate covers the blocks after {self._final}", "finality")
+        self._check_supply()
+        validators = get_next_epoch(self._genesis, self._state).validators
+        self._report.validators = len(validators)
+        self._report.blocking_group = compute_smallest_blocking_group([each.stake for each in validators])
+        self._follow_ends(self._header.height)
+        self.at = self._header.height
+        self._source.check(self._state, self._header)
+        self._report.doubt = self._find_doubt()
+        for payer, expected in self._skips.compute_expected().items():
+            self._report.payers[payer].expected = expected
+
+    def _begin_at_base(self) -> None:
+        """Take the state at the base, after what shows that this is a block of the chain."""
+        base, report = self._header, self._report
+        self._follow_ends(base.height)
+        self.at = base.height
+        if self._light is None or self._light.header != base:
+            raise StoreError("the block that the chain begins after is not the end of an epoch")
+        self._state = self._base_state = self._source.read_base()
+        if self._state.root != base.state_root:
+            raise StoreError("the state that the chain begins with is not the one after that block")
+        self._epoch = get_next_epoch(self._genesis, self._state)
+        self._supply = self._state.totals.supply
+        self._check_grants(base.epoch + 1)
+        self._check_supply()
+        report.base_height, report.base_id = base.height, base.id
+        report.height, report.block_id, report.state_root = base.height, base.id, base.state_root
+        report.treasury, report.supply = self._state.totals.treasury, self._supply
+
+    def _check_grants(self, epochs: int) -> None:
+        """Check that no more credit was added since genesis than newcomers can have been granted in so many epochs."""
+        parameters, added = self._genesis.parameters, self._supply - self._genesis.supply
+        grant = parameters.register_grant
+        if not 0 <= added <= grant * parameters.register_cap * epochs or (grant and added % grant):
+            raise InvalidBlock("supply", f"is {self._supply}, which no grants in {epochs} epochs can have made it")
+
+    def _meet(self, header: Header) -> None:
+        """Note the checkpoint when it comes.
+
+        Raises:
+            InvalidBlock: another block stands in its place.
+        """
+        if self._checkpoint is None or header.height != self._checkpoint.height:
+            return
+        if self._checkpoint.is_contradicted_by(header):
+            raise InvalidBlock("checkpoint", f"this is block {header.id.hex()}, not the checkpoint {self._checkpoint}")
+        self._trusted, self._report.checkpoint = header, self._checkpoint
+
+    def _find_doubt(self) -> str | None:
+        """Why all this need not be the true chain though nothing in it is wrong; None if there is no reason."""
+        base, checkpoint = self._source.base, self._checkpoint
+        if checkpoint is not None and self._trusted is None:
+            if checkpoint.height > self._header.height:
+                return f"the chain ends at block {self._header.height}, before the checkpoint {checkpoint}"
+            return (
+                f"the checkpoint {checkpoint} is not among the blocks and epoch ends that are here; name one from "
+                f"block {base.height} on"
+            )
+        if self._report.is_proven:
+            return None
+        if self._trusted is None:
+            return (
+                f"anybody can have made up block {base.height}, with which this chain begins: its blocks and the ends "
+                "of the first epochs are not here. Name a block that somebody you trust names (`wwwserve status` and "
+                "`chain checkpoint` print one): --checkpoint HEIGHT:BLOCKID; or audit the chain of an archive, which "
+                "has all blocks"
+            )
+        age, limit = base.epoch - self._trusted.epoch, self._genesis.parameters.unbonding_epochs
+        if age > limit:
+            return (
+                f"the checkpoint {checkpoint} is too old, {age} epochs before block {base.height}, with which this "
+                f"chain begins: after {limit} its validators may have left with their stake; name a later one"
+            )
+        return None
+
+    def _follow_ends(self, height: int) -> None:
+        """Check the ends of epochs up to a height, each by the validators that the one before names."""
+        for end in self._source.ends():
+            self.at = end.header.height
+            if self.at > height:
+                break
+            if self._light is None:
+                trusted = end.header if end.header.epoch else self._genesis.header
+                self._light = LightChain(self._genesis, trusted, is_audit=True)
+                self._report.is_proven = not trusted.height
+            elif self.at <= self._light.header.height:
+                continue
+            if self._last_headers.get(self.at, end.header) != end.header:
+                raise StoreError(f"the end on record for epoch {end.header.epoch} is another block")
+            self._light.add(end)
+            self._meet(end.header)
+            self._report.restarts += [
+                Restarted(restart.height, restart.id, None, None)
+                for restart in end.restarts
+                if restart.height <= self._source.base.height
+            ]
+
+    def _note_restart(self, block: Block) -> None:
+        """Go over to the committee that a restart leaves, with which share of the one before."""
+        before = self._epoch.validators
+        self._epoch = get_block_epoch(self._genesis, self._state, block.body)
+        share = self._epoch.validators.total_stake / before.total_stake
+        self._report.restarts.append(Restarted(block.height, block.id, len(block.body.removed), share))
+
+    def _begin(self, parent: Header, block: Block, raw_certificate: bytes | None) -> _Pending:
+        """Hand a block's signatures to the workers."""
+        check_header(self._genesis, self._epoch, parent, block.header)
+        self._meet(block.header)
+        claims = get_claims(self._genesis, self._epoch, parent, block)
+        certificate = None
+        if raw_certificate is not None:
+            try:
+                certificate = Certificate.decode(raw_certificate)
+                check_finality(self._genesis, block.header, certificate)
+                signed = certificate.claims(self._genesis.chain_id, self._epoch.validators)
+                claims += [("finality", claim) for claim in signed]
+            except CodecError as error:
+                raise InvalidCertificate(f"is malformed: {error}", "finality") from error
+            except InvalidCertificate as error:
+                raise InvalidCertificate(error.reason, "finality") from error
+        chunks = [claims[start : start + 64] for start in range(0, len(claims), 64)]
+        checks = [(chunk, self._pool.submit(crypto.verify_all, [claim for _, claim in chunk])) for chunk in chunks]
+        return _Pending(block, certificate, checks)
+
+    def _drain(self, pending: deque[_Pending], limit: int) -> None:
+        while len(pending) > limit:
+            self._finish(pending.popleft())
+
+    def _finish(self, entry: _Pending) -> None:
+        """Wait for a block's signatures and execute it."""
+        block, report = entry.block, self._report
+        self.at = block.height
+        for chunk, check in entry.checks:
+            if not check.result():
+                bad = next(name for name, claim in chunk if not crypto.verify_all([claim]))
+                raise InvalidBlock(bad, "the signature does not hold")
+            report.signatures += len(chunk)
+        transition = apply_block(self._genesis, self._header, self._state, block)
+        moved = _sum_changes(self._state, transition)
+        self._count_draws(block)
+        self._header, self._state = block.header, transition.state
+        if block.height == self._epoch.last_height:
+            self._last_headers[block.height] = block.header
+        granted = self._count_grants(block, transition)
+        self._supply += granted
+        if transition.state.totals.supply != self._supply:
+            raise InvalidBlock("supply", f"is {transition.state.totals.supply}, not {self._supply}")
+        if moved != granted:
+            raise InvalidBlock("supply", f"all credit grows by {moved}, of which {granted} was granted")
+        self._source.check_block(block, transition.failures)
+        if entry.certificate is not None:
+            self._count_certificate(block, entry.certificate)
+        report.height, report.block_id, report.state_root = block.height, block.id, block.header.state_root
+        report.operations += len(block.body.operations)
+        report.epochs = block.header.epoch + 1
+        report.treasury, report.supply = transition.state.totals.treasury, transition.state.totals.supply
+        self._on_progress(block.height)
+
+    def _count_grants(self, block: Block, transition: Transition) -> int:
+        """What the block granted to newcomers: the only credit that is not there from genesis on."""
+        granted = sum(
+            isinstance(signed.operation, Register) and failure is None
+            for signed, failure in zip(block.body.operations, transition.failures, strict=True)
+        )
+        return granted * self._genesis.parameters.register_grant
+
+    def _check_supply(self) -> None:
+        total = compute_supply(self._state)
+        if total != self._state.totals.supply:
+            raise InvalidBlock("supply", f"all credit adds up to {total}, not to {self._state.totals.supply}")
+
+    def _count_certificate(self, block: Block, certificate: Certificate) -> None:
+        validators = self._epoch.validators
+        stake = validators.get_stake(validators[position].public_key for position in certificate.signers)
+        share = stake / validators.total_stake
+        smallest = self._report.smallest_certificate
+        if smallest is None or share < smallest:
+            self._report.smallest_certificate, self._report.smallest_height = share, block.height
+        self._final = block.height
+
+    def _count_draws(self, block: Block) -> None:
+        """Count how payers use the lottery; the state is still the one before the block."""
+        for signed in block.body.operations:
+            operation = signed.operation
+            if not isinstance(operation, Hold):
+                continue
+            draws = self._report.payers.setdefault(signed.signer, PayerDraws())
+            draws.holds += 1
+            attempts = self._attempts.setdefault(signed.signer, {})
+            if operation.seq not in attempts:
+                used = self._base_state.window(signed.signer).top
+                numbers, top = self._numbers.get(signed.signer, (used, used))
+                numbers, top = numbers + 1, max(top, operation.seq + 1)
+                self._numbers[signed.signer] = numbers, top
+                draws.unused = top - numbers
+            # Attempts below this one that were neither held before nor counted as skipped yet.
+            seen = attempts.get(operation.seq, 0)
+            for attempt in range(seen, operation.attempt):
+                drawn = get_executor(
+                    self._state, operation.epoch, signed.signer, operation.seq, attempt, operation.model
+                )
+                assert drawn is not None  # there is one at a later attempt
+                self._skips.add(signed.signer, drawn, is_skipped=True)
+            self._skips.add(signed.signer, operation.payee, is_skipped=False)
+            draws.skipped += max(0, operation.attempt - seen)
+            attempts[operation.seq] = max(seen, operation.attempt + 1)
+            if len(attempts) > 2 * WINDOW:  # numbers further back cannot be used any more
+                top = self._numbers[signed.signer][1]
+                self._attempts[signed.signer] = {seq: made for seq, made in attempts.items() if seq >= top - WINDOW}
+
+
+def _sum_changes(before: State, transition: Transition) -> int:
+    """By how much the credit of all accounts and the treasury grew, as the changed entries say."""
+    after = transition.state
+    grown = after.totals.treasury - before.totals.treasury
+    for key in transition.changes:
+        if key[:1] == b"a":
+            grown += after.account(key[1:]).total - before.account(key[1:]).total
+    return grown

@@ -1,0 +1,531 @@
+"""The ``chain`` command: audit, show, export and prove a ledger without running a node.
+
+Exit codes: 0 fine, 1 the chain or a proof is at fault, shows less than was asked, or cannot be read, 2 the command line
+is wrong.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, TypeGuard
+
+import platformdirs
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from chain.audit.audit import Report, Source, StoreSource, verify_chain
+from chain.audit.export import ExportSource, export_chain
+from chain.audit.proof_builder import prove_balance, prove_operation, rebuild_chain
+from chain.cli.format import (
+    account_to_rows,
+    describe_statement,
+    format_count,
+    format_credits,
+    format_percent,
+    format_rows,
+    header_to_plain,
+    operation_to_plain,
+    statement_to_plain,
+    to_plain,
+)
+from chain.crypto import format_address, parse_address
+from chain.exceptions import GenesisError, LedgerError, ProofError, StoreDamaged, StoreError, StoreInUse
+from chain.genesis import load_genesis
+from chain.light.client import Checkpoint
+from chain.light.proofs import MAX_PROOF, Proof, Statement, check_proof, format_proof, parse_proof
+from chain.store.kv import LevelStore
+from chain.store.reader import StoredChain, load_stored_genesis
+from chain.store.writer import BlockStore
+from chain.types.blocks import Block
+
+OpenRemote = Callable[[str, Path | None, str | None], Source]
+"""Opens the chain of a running node by its multiaddress, the trusted genesis file (None: the usual one) and the SOCKS5
+proxy to dial through (None: directly)."""
+
+FindCheckpoint = Callable[[Path], Checkpoint | None]
+"""The checkpoint that the owner of a data directory set there, if any."""
+
+CHAIN_DIRECTORY = "chain"
+
+
+def get_default_data_dir() -> Path:
+    """Where a node keeps its data unless told otherwise: the platform's usual place."""
+    return Path(platformdirs.user_data_dir("wwwserve", appauthor=False))
+
+
+DataDir = Annotated[
+    Path | None,
+    typer.Option("--data-dir", "-d", help="Data directory of a node (default: the platform's usual place)."),
+]
+Place = Annotated[
+    str | None,
+    typer.Option(
+        "--data-dir",
+        "-d",
+        help="Data directory or multiaddress of a node, or an export file (default: the platform's usual directory).",
+    ),
+]
+Since = Annotated[
+    str | None,
+    typer.Option(
+        "--checkpoint", help="HEIGHT:BLOCK-ID of a block that whoever checks trusts to be final (default: genesis)."
+    ),
+]
+Trusted = Annotated[
+    str | None,
+    typer.Option(
+        "--checkpoint",
+        help="HEIGHT:BLOCK-ID of a block that you trust, which the chain must have (default: none; for a data "
+        "directory that has not all blocks, without --genesis, the one in its config.yaml).",
+    ),
+]
+TrustedGenesis = Annotated[
+    Path | None, typer.Option("--genesis", help="Genesis file that the chain must begin with (default: its own).")
+]
+Output = Annotated[
+    Path | None, typer.Option("--output", "-o", help="File to write; must not exist (default: print the proof).")
+]
+Proxy = Annotated[
+    str | None,
+    typer.Option("--socks5", metavar="HOST:PORT", help="Reach a node at a multiaddress through this proxy alone."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of text for people.")]
+
+
+def build_app(open_remote: OpenRemote | None = None, find_checkpoint: FindCheckpoint | None = None) -> typer.Typer:
+    """The command line; ``open_remote`` lets ``verify`` and ``prove`` read the chain of a running node."""
+    app = typer.Typer(
+        help="Audit, show, export and prove a ledger.", no_args_is_help=True, pretty_exceptions_enable=False
+    )
+
+    @app.command()
+    def verify(
+        target: Annotated[
+            str | None, typer.Argument(help="Data directory, export file, or multiaddress of a node (/ip4/…/p2p/…).")
+        ] = None,
+        genesis: TrustedGenesis = None,
+        checkpoint: Trusted = None,
+        socks5: Proxy = None,
+        as_json: AsJson = False,
+    ) -> None:
+        """Re-check everything from genesis, or from a state that a checkpoint proves, with no trust in the node."""
+        with _errors():
+            trusted = _parse_checkpoint(checkpoint)
+            with _open(target, genesis, open_remote, socks5) as source:
+                # Whoever names the genesis file does not take the directory's word for what to trust.
+                if trusted is None and genesis is None and source.base.height and find_checkpoint is not None:
+                    trusted = find_checkpoint(get_default_data_dir() if target is None else Path(target))
+                report = _with_progress(
+                    "Verifying", source.height, lambda tick: verify_chain(source, tick, checkpoint=trusted), as_json
+                )
+        print(json.dumps(_report_json(report)) if as_json else _report_text(report))
+        raise typer.Exit(0 if report.ok else 1)
+
+    @app.command()
+    def show(
+        what: Annotated[str, typer.Argument(help="Height, block id, operation id, or 'head'.")] = "head",
+        data_dir: DataDir = None,
+        as_json: AsJson = False,
+    ) -> None:
+        """Show a block or an operation."""
+        with _errors(), _open_store(data_dir or get_default_data_dir()) as store:
+            content = _find(StoredChain(store), what)
+        print(json.dumps(content, indent=None if as_json else 2, ensure_ascii=False))
+
+    @app.command()
+    def account(
+        address: Annotated[str, typer.Argument(help="Address of the account (12D3KooW…).")],
+        data_dir: DataDir = None,
+        as_json: AsJson = False,
+    ) -> None:
+        """Show an account's credits as of the last final block."""
+        with _errors():
+            key = parse_address(address)
+            with _open_store(data_dir or get_default_data_dir()) as store:
+                blocks = BlockStore(store, load_stored_genesis(store))
+            held = blocks.state.account(key)
+        if as_json:
+            print(json.dumps({"address": format_address(key), "height": blocks.height, **to_plain(held)}))
+        else:
+            rows = {"address": format_address(key), "height": f"{blocks.height:,}", **account_to_rows(held)}
+            print(format_rows(rows))
+
+    @app.command()
+    def export(
+        file: Annotated[Path, typer.Argument(help="File to write; must not exist.")],
+        data_dir: DataDir = None,
+    ) -> None:
+        """Write the whole chain to one file that anyone can verify."""
+        with _errors(), _open(None if data_dir is None else str(data_dir), None, None) as source:
+            if file.exists():
+                raise StoreError(f"{file} exists already; choose another name")
+            height = _with_progress("Exporting", source.height, lambda tick: export_chain(source, file, tick), False)
+        print(f"{height} blocks of chain {source.genesis.name} written to {file}; check it with: chain verify {file}")
+
+    @app.command()
+    def checkpoint(data_dir: DataDir = None, as_json: AsJson = False) -> None:
+        """Print the last final block as a checkpoint, to hand to whoever checks proofs."""
+        with _errors(), _open_store(data_dir or get_default_data_dir()) as store:
+            blocks = StoredChain(store)
+            header = blocks.find_header(blocks.height)
+            if header is None:
+                raise StoreDamaged(f"block {blocks.height} is missing")
+            if not header.height:
+                raise StoreError("no block is final yet, and genesis needs no checkpoint")
+        last = Checkpoint(header.height, header.id)
+        print(json.dumps({"checkpoint": str(last), **header_to_plain(header)}) if as_json else last)
+
+    prove = typer.Typer(
+        help="Write a proof that anyone can check with the genesis file and a checkpoint.", no_args_is_help=True
+    )
+    app.add_typer(prove, name="prove")
+
+    @prove.command()
+    def balance(
+        address: Annotated[str, typer.Argument(help="Address of the account (12D3KooW…).")],
+        data_dir: Place = None,
+        genesis: TrustedGenesis = None,
+        checkpoint: Since = None,
+        socks5: Proxy = None,
+        output: Output = None,
+    ) -> None:
+        """Prove what an account has after the last final block, or that there is no such account."""
+        with _errors():
+            key, since = parse_address(address), _parse_checkpoint(checkpoint)
+            with _open_chain(data_dir, genesis, open_remote, socks5, output) as chain:
+                _hand_out(prove_balance(chain, key, since), since, output)
+
+    @prove.command()
+    def operation(
+        operation_id: Annotated[str, typer.Argument(help="Id of the operation (64 hexadecimal digits).")],
+        data_dir: Place = None,
+        genesis: TrustedGenesis = None,
+        checkpoint: Since = None,
+        socks5: Proxy = None,
+        output: Output = None,
+    ) -> None:
+        """Prove that a final block has an operation."""
+        with _errors():
+            wanted, since = _parse_operation_id(operation_id), _parse_checkpoint(checkpoint)
+            with _open_chain(data_dir, genesis, open_remote, socks5, output) as chain:
+                _hand_out(prove_operation(chain, wanted, since), since, output)
+
+    @app.command("check-proof")
+    def check(
+        file: Annotated[Path, typer.Argument(help="File with the proof ('-': standard input).", allow_dash=True)],
+        genesis: Annotated[Path, typer.Option(help="Genesis file of the chain.")],
+        checkpoint: Since = None,
+        as_json: AsJson = False,
+    ) -> None:
+        """Check a proof, trusting nothing but the genesis file and the checkpoint."""
+        with _errors():
+            trusted, since = load_genesis(genesis), _parse_checkpoint(checkpoint)
+            with nullcontext(sys.stdin.buffer) if str(file) == "-" else file.open("rb") as stream:
+                raw = stream.read(2 * MAX_PROOF + 1)
+        statement: Statement | None = None
+        fault: str | None = None
+        try:
+            statement = check_proof(trusted, since, parse_proof(raw.decode("utf-8", errors="replace")))
+        except ProofError as error:
+            fault = str(error)
+        if as_json:
+            content = {} if statement is None else statement_to_plain(trusted, statement)
+            print(json.dumps({"ok": fault is None, "fault": fault, **content}))
+        else:
+            print(f"REFUSED: {fault}" if statement is None else describe_statement(trusted, statement))
+        raise typer.Exit(0 if fault is None else 1)
+
+    return app
+
+
+def _parse_checkpoint(text: str | None) -> Checkpoint | None:
+    try:
+        return None if text is None else Checkpoint.parse(text)
+    except ValueError as error:
+        raise ProofError(f"--checkpoint: {error}") from error
+
+
+def _parse_operation_id(text: str) -> bytes:
+    try:
+        raw = bytes.fromhex(text)
+    except ValueError:
+        raw = b""
+    if len(raw) != 32:
+        raise ProofError(f"{text!r} is not the id of an operation (64 hexadecimal digits)")
+    return raw
+
+
+def _hand_out(proof: Proof, checkpoint: Checkpoint | None, output: Path | None) -> None:
+    """Write a proof to a file, or else print it."""
+    text = format_proof(proof)
+    if output is None:
+        print(text, end="")
+        return
+    with output.open("x", encoding="ascii") as file:
+        file.write(text)
+    since = "" if checkpoint is None else f" --checkpoint {checkpoint}"
+    print(f"proof written to {output}; check it with: chain check-proof {output} --genesis GENESIS-FILE{since}")
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """One clear line on stderr and exit code 1 for whatever the ledger refuses."""
+    try:
+        yield
+    except StoreInUse as error:
+        print(
+            f"error: {error}; stop the node, or ask it: `wwwserve status`, `wwwserve wallet show`, or "
+            "`chain verify /ip4/…/tcp/…/p2p/…` and `chain prove … -d /ip4/…/tcp/…/p2p/…` with the address that "
+            "`wwwserve status` prints",
+            file=sys.stderr,
+        )
+        raise typer.Exit(1) from error
+    except (LedgerError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(1) from error
+
+
+def _find_store(path: Path) -> Path:
+    """The database in a data directory, or the database itself."""
+    for candidate in (path / CHAIN_DIRECTORY, path):
+        if (candidate / "CURRENT").exists():
+            return candidate
+    raise StoreError(f"no chain in {path}: expected a data directory of a node, a database or an export file")
+
+
+def _is_remote(target: str | None) -> TypeGuard[str]:
+    return target is not None and target.startswith(("/ip4/", "/ip6/", "/dns"))
+
+
+def _check_proxy(target: str | None, proxy: str | None) -> None:
+    if proxy is not None and not _is_remote(target):
+        raise StoreError("--socks5 is for a node at a multiaddress (/ip4/…/p2p/…); what is on this machine needs none")
+
+
+@contextmanager
+def _open(
+    target: str | None, genesis: Path | None, open_remote: OpenRemote | None, proxy: str | None = None
+) -> Iterator[Source]:
+    """The chain that a target names, which must begin with the ``genesis`` file if one is given."""
+    _check_proxy(target, proxy)
+    if _is_remote(target):
+        if open_remote is None:
+            raise StoreError("this command cannot reach other nodes; give a data directory or an export file")
+        yield open_remote(target, genesis, proxy)
+        return
+    path = get_default_data_dir() if target is None else Path(target)
+    if path.is_file():
+        source = ExportSource(path)
+        source.genesis = replace(source.genesis, restarts=())  # to accept one is up to the reader, not the writer
+        yield _require(source, genesis)
+        return
+    with _open_store(path) as store:
+        yield _require(StoreSource(store), genesis)
+
+
+@contextmanager
+def _open_chain(
+    target: str | None,
+    genesis: Path | None,
+    open_remote: OpenRemote | None,
+    proxy: str | None,
+    output: Path | None,
+) -> Iterator[BlockStore]:
+    """The chain that a target names, with its state, to make a proof that goes to ``output``."""
+    _check_proxy(target, proxy)
+    if output is not None and output.exists():
+        raise StoreError(f"{output} exists already; choose another name")
+    if target is not None and not Path(target).is_dir():
+        with _open(target, genesis, open_remote, proxy) as source:
+            yield _with_progress("Replaying", source.height, lambda tick: rebuild_chain(source, tick), False)
+        return
+    with _open_store(get_default_data_dir() if target is None else Path(target)) as store:
+        _require(StoreSource(store), genesis)
+        yield BlockStore(store, load_stored_genesis(store))
+
+
+@contextmanager
+def _open_store(path: Path) -> Iterator[LevelStore]:
+    store = LevelStore(_find_store(path), create=False)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def _require(source: Source, genesis: Path | None) -> Source:
+    if genesis is None:
+        return source
+    trusted = load_genesis(genesis)
+    if trusted.chain_id != source.genesis.chain_id:
+        raise GenesisError(
+            f"the chain is {source.genesis.name!r} ({source.genesis.chain_id.hex()[:8]}), not that of {genesis}: "
+            f"{trusted.name!r} ({trusted.chain_id.hex()[:8]})"
+        )
+    source.genesis = trusted
+    return source
+
+
+def _with_progress(label: str, total: int, work: Callable[[Callable[[int], None]], Any], quiet: bool) -> Any:
+    console = Console(stderr=True)
+    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as progress:
+        task = progress.add_task(label, total=total)
+        return work(lambda height: progress.update(task, completed=height))
+
+
+def _report_text(report: Report) -> str:
+    if report.fault is not None:
+        fault = report.fault
+        below = "sound below" if report.is_proven else "in itself consistent below"
+        return f"FAULT at height {fault.height}, {fault.field}: {fault.reason}\n(chain {report.name}, {below})"
+    if report.doubt is not None:
+        verdict = f"NOT PROVEN: {report.doubt}\n(nothing contradicts itself; if it is the true chain:)"
+    elif report.smallest_certificate is None:
+        verdict = "ok, but there is no block to confirm"
+    else:
+        verdict = f"ok, confirmed by {format_percent(report.smallest_certificate)} of stake"
+    lines = [
+        verdict,
+        f"  chain        {report.name} ({report.chain_id.hex()[:8]})",
+        f"  height       {report.height}, block {report.block_id.hex()[:16] or '(genesis)'}",
+        f"  state root   {report.state_root.hex()[:16]}",
+        f"  checked      {format_count(report.operations, 'operation')}, "
+        f"{format_count(report.signatures, 'signature')}, {format_count(report.epochs, 'epoch')}",
+        "  certificates none, since there is no block"
+        if report.smallest_certificate is None
+        else f"  certificates every block final; the smallest by {format_percent(report.smallest_certificate)} "
+        f"of stake at height {report.smallest_height}",
+        f"  validators   {report.validators}; the {report.blocking_group} largest together could halt the chain",
+        f"  supply       {format_credits(report.supply)} credits conserved, treasury {format_credits(report.treasury)}",
+    ]
+    if report.base_height:
+        is_restarted = any(restart.height <= report.base_height for restart in report.restarts)
+        exception = ", but for the restarts named below" if is_restarted else ""
+        if report.is_proven:
+            reason = f"proved final by the validators of every epoch since genesis{exception}"
+        elif report.doubt is None:
+            reason = f"trusted because of the checkpoint {report.checkpoint}"
+        else:
+            reason = "proved by nothing"
+        lines[1:1] = [
+            f"  FROM BLOCK   {report.base_height} on; the blocks before are not here. The state after that block "
+            f"({report.base_id.hex()[:16]}) is {reason}, and was not computed again"
+        ]
+    for restart in report.restarts:
+        line = f"  TRUST BREAK  block {restart.height} ({restart.block_id.hex()[:16]}) went on without "
+        if restart.removed is None or restart.share is None:
+            line += "a quorum of the validators"
+        else:
+            removed = format_count(restart.removed, "validator")
+            line += f"{removed}, by decree of those with {restart.share:.1%} of the stake"
+        lines.append(line)
+    holds = sum(draws.holds for draws in report.payers.values())
+    skipped = sum(draws.skipped for draws in report.payers.values())
+    if holds:
+        lines.append(
+            f"  lottery      {format_count(holds, 'hold')}, each to its drawn executor; "
+            f"{format_count(skipped, 'draw')} skipped"
+        )
+        for payer, draws in sorted(report.payers.items(), key=lambda item: (-item[1].holds, item[0]))[:10]:
+            chance = "no other payer to compare with" if draws.expected is None else f"{draws.expected:.1f} by chance"
+            lines.append(
+                f"    {format_address(payer)}  {format_count(draws.holds, 'hold')}, {draws.unused:,} unused numbers, "
+                f"skipped {format_count(draws.skipped, 'draw')} ({chance})"
+            )
+        lines.append("    (by chance: had each executor failed this payer as often as it failed all others)")
+    return "\n".join(lines)
+
+
+def _report_json(report: Report) -> dict[str, Any]:
+    return {
+        "ok": report.ok,
+        "fault": None if report.fault is None else to_plain(report.fault),
+        "doubt": report.doubt,
+        "name": report.name,
+        "chain_id": report.chain_id.hex(),
+        "height": report.height,
+        "block_id": report.block_id.hex(),
+        "state_root": report.state_root.hex(),
+        "base": {"height": report.base_height, "block_id": report.base_id.hex(), "is_proven": report.is_proven},
+        "checkpoint": None if report.checkpoint is None else str(report.checkpoint),
+        "operations": report.operations,
+        "signatures": report.signatures,
+        "epochs": report.epochs,
+        "smallest_certificate": {"share": report.smallest_certificate, "height": report.smallest_height},
+        "validators": report.validators,
+        "blocking_group": report.blocking_group,
+        "supply": report.supply,
+        "treasury": report.treasury,
+        "restarts": [to_plain(restart) for restart in report.restarts],
+        "payers": {
+            format_address(payer): {
+                "holds": draws.holds,
+                "skipped_draws": draws.skipped,
+                "skipped_by_chance": draws.expected,
+                "unused_numbers": draws.unused,
+            }
+            for payer, draws in sorted(report.payers.items())
+        },
+    }
+
+
+def _find(blocks: StoredChain, what: str) -> dict[str, Any]:
+    if what == "head":
+        height: int | None = blocks.height
+    elif what.isascii() and what.isdigit() and len(what) < 20:
+        height = int(what)
+    else:
+        try:
+            wanted = bytes.fromhex(what)
+        except ValueError:
+            raise StoreError(f"{what!r} is neither a height nor a block or operation id") from None
+        found = blocks.find_operation(wanted)
+        if found is not None:
+            return _operation_json(blocks, _get_block(blocks, found[0]), found[1])
+        height = blocks.height_of_block(wanted)
+    if height is None or height > blocks.height:
+        raise StoreError(f"no final block or operation {what} (the last final block is {blocks.height})")
+    if height == 0:
+        header = blocks.genesis.header
+        return {"id": header.id.hex(), "header": to_plain(header), "final_by": None, "operations": []}
+    block = _get_block(blocks, height)
+    nearest = blocks.nearest_certificate(block.height)
+    return {
+        "id": block.id.hex(),
+        "header": to_plain(block.header),
+        "final_by": None if nearest is None else {"height": nearest[0], "signers": len(nearest[1].signers)},
+        "operations": [_operation_json(blocks, block, index) for index in range(len(block.body.operations))],
+    }
+
+
+def _get_block(blocks: StoredChain, height: int) -> Block:
+    block = blocks.block(height)
+    if block is None and height <= blocks.base.height:
+        raise StoreError(f"block {height} is not here any more: this node keeps those after {blocks.base.height}")
+    if block is None:
+        raise StoreDamaged(f"block {height} is missing")
+    return block
+
+
+def _operation_json(blocks: StoredChain, block: Block, index: int) -> dict[str, Any]:
+    failures = blocks.failures(block.height) or [None] * len(block.body.operations)
+    if not index < len(block.body.operations) == len(failures):
+        raise StoreDamaged(f"what is said about the operations of block {block.height} does not fit them")
+    return {
+        **operation_to_plain(block.body.operations[index]),
+        "height": block.height,
+        "index": index,
+        "failure": failures[index],
+    }
+
+
+def main() -> None:
+    """Entry point without access to other nodes."""
+    build_app()()

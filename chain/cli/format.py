@@ -1,0 +1,175 @@
+"""How the ledger looks to people and, as JSON, to other programs."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+from chain.crypto import format_address
+from chain.genesis import CREDIT, Genesis
+from chain.light.proofs import ProvenAccount, Statement
+from chain.state.state import Account
+from chain.types.blocks import Header
+from chain.types.operations import SignedOperation
+
+_KEYS = ("recipient", "payee", "payer", "proposer", "public_key", "signer")
+
+
+def format_credits(amount: int) -> str:
+    """An amount of micro-credits for people, in credits; exact."""
+    whole, rest = divmod(abs(amount), CREDIT)
+    return f"{'-' if amount < 0 else ''}{whole:,}.{rest:06}"
+
+
+def format_count(number: int, noun: str) -> str:
+    """A number of things: ``1 block``, ``2,000 blocks``."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def format_percent(share: float) -> str:
+    """A share from 0 to 1, rounded to a tenth of a percent."""
+    return f"{100 * share:.1f}".removesuffix(".0") + " %"
+
+
+def format_time(timestamp: int) -> str:
+    """A time in ms since the Unix epoch."""
+    try:
+        return datetime.fromtimestamp(timestamp // 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    except (ValueError, OverflowError, OSError):  # beyond the year 9999
+        return f"{timestamp} ms"
+
+
+def format_duration(ms: int) -> str:
+    """A length of time by its two largest units."""
+    seconds = ms // 1000
+    parts = [(seconds // 86_400, "d"), (seconds // 3600 % 24, "h"), (seconds // 60 % 60, "min"), (seconds % 60, "s")]
+    first = next((index for index, (number, _) in enumerate(parts) if number), len(parts) - 1)
+    return " ".join(f"{number:,} {unit}" for number, unit in parts[first : first + 2] if number or unit == "s")
+
+
+def to_plain(record: Any) -> Any:
+    """A record as JSON: keys as addresses, other bytes as hexadecimal digits."""
+    if isinstance(record, bytes):
+        return record.hex()
+    if isinstance(record, tuple):
+        return [to_plain(item) for item in record]
+    if not hasattr(record, "__dataclass_fields__"):
+        return record
+    content = {}
+    for name in record.__dataclass_fields__:
+        value = getattr(record, name)
+        content[name] = format_address(value) if name in _KEYS and any(value) else to_plain(value)
+    return content
+
+
+def operation_to_plain(signed: SignedOperation) -> dict[str, Any]:
+    """A signed operation as JSON."""
+    return {
+        "id": signed.id.hex(),
+        "kind": type(signed.operation).__name__.lower(),
+        "signer": format_address(signed.signer),
+        **to_plain(signed.operation),
+    }
+
+
+def header_to_plain(header: Header) -> dict[str, Any]:
+    """Which block a header is of, as JSON."""
+    return {
+        "height": header.height,
+        "block_id": header.id.hex(),
+        "epoch": header.epoch,
+        "timestamp": header.timestamp,
+    }
+
+
+def account_to_rows(account: Account) -> dict[str, str]:
+    """The fields of an account as text."""
+    unbonding = [f"{format_credits(part.amount)} from epoch {part.release_epoch:,} on" for part in account.unbonding]
+    return {
+        "nonce": str(account.nonce),
+        "available": format_credits(account.available),
+        "held": format_credits(account.held),
+        "bonded": format_credits(account.bonded),
+        "unbonding": ", ".join(unbonding) or "-",
+        "models": ", ".join(account.models) or "-",
+    }
+
+
+def format_rows(rows: dict[str, str]) -> str:
+    """Names and values, one pair a line."""
+    width = max(map(len, rows))
+    return "\n".join(f"  {name:<{width}}  {value}" for name, value in rows.items())
+
+
+def statement_to_plain(genesis: Genesis, statement: Statement) -> dict[str, Any]:
+    """What a proof shows, as JSON."""
+    claim, anchor, checkpoint = statement.claim, statement.anchor, statement.checkpoint
+    content: dict[str, Any] = {"name": genesis.name, "chain_id": genesis.chain_id.hex()}
+    if isinstance(claim, ProvenAccount):
+        content["account"] = {
+            "address": format_address(claim.public_key),
+            "exists": claim.account is not None,
+            **to_plain(claim.account or Account()),
+        }
+    else:
+        content["operation"] = operation_to_plain(claim.operation)
+        content["index"] = claim.path.index
+        content["shows_effect"] = claim.shows_effect
+    return {
+        **content,
+        **header_to_plain(statement.header),
+        "final_by": header_to_plain(anchor),
+        "share": statement.share,
+        "smallest_share": statement.smallest_share,
+        "restarts": [header_to_plain(restart) for restart in statement.restarts],
+        "checkpoint": {
+            **header_to_plain(checkpoint),
+            "epochs_before": anchor.epoch - checkpoint.epoch,
+            "ms_before": anchor.timestamp - checkpoint.timestamp,
+        },
+    }
+
+
+def describe_statement(genesis: Genesis, statement: Statement) -> str:
+    """What a proof shows, for people."""
+    claim, header, anchor, checkpoint = statement.claim, statement.header, statement.anchor, statement.checkpoint
+    place = f"block {header.height:,} ({format_time(header.timestamp)})"
+    rows: dict[str, str] = {}
+    if isinstance(claim, ProvenAccount):
+        name = format_address(claim.public_key)
+        if claim.account is None:
+            title = f"{name} has no account and no credits after {place}"
+        else:
+            title = f"{name} has {format_credits(claim.account.total)} credits after {place}"
+            rows |= account_to_rows(claim.account)
+    else:
+        plain = operation_to_plain(claim.operation)
+        title = f"{plain.pop('kind')} {plain.pop('id')} is in {place}"
+        rows |= {
+            name: format_credits(value) if name == "amount" else value if type(value) is str else json.dumps(value)
+            for name, value in plain.items()
+        }
+        rows["effect"] = (
+            "it succeeded: a block cannot have such an operation otherwise"
+            if claim.shows_effect
+            else "not shown: such an operation pays its fee and may fail, and headers do not say which did"
+        )
+    rows["chain"] = f"{genesis.name} ({genesis.chain_id.hex()[:8]}), block {header.id.hex()}"
+    if statement.share is None or statement.smallest_share is None:
+        rows["final by"] = "the checkpoint"
+    else:
+        rows["final by"] = (
+            f"{format_percent(statement.share)} of the stake of epoch {anchor.epoch:,} at height {anchor.height:,}; "
+            f"no epoch since the checkpoint by less than {format_percent(statement.smallest_share)}"
+        )
+    rows["checkpoint"] = f"height {checkpoint.height:,} ({format_time(checkpoint.timestamp)})"
+    if anchor != checkpoint:
+        rows["checkpoint"] += (
+            f", older than that by {format_count(anchor.epoch - checkpoint.epoch, 'epoch')} or "
+            f"{format_duration(anchor.timestamp - checkpoint.timestamp)}"
+        )
+    if statement.restarts:
+        heights = ", ".join(f"{restart.height:,}" for restart in statement.restarts)
+        rows["TRUST BREAK"] = f"restarted without a quorum at height {heights}; the genesis file accepts that"
+    return f"ok: {title}\n{format_rows(rows)}"

@@ -1,0 +1,134 @@
+"""The executor lottery: who is drawn to serve a request.
+
+For each request of a payer the accounts that serve the model stand in one random order, drawn by stake without
+replacement; ``attempt`` is a position in it. Everything the order depends on (stakes, beacon, payer, sequence number)
+is fixed before the request exists, so that every node computes the same order and the ledger refuses any other payee.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right, insort
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate, count, islice
+
+from chain import crypto
+from chain.codec import Amount, ModelName, Natural, PublicKey, Record
+from chain.types.validators import compute_draw
+
+
+@dataclass(frozen=True, slots=True)
+class ServingEntry(Record):
+    """One account in the draw: its stake, 0 for a newcomer, and the models that it serves."""
+
+    public_key: PublicKey
+    stake: Amount
+    models: tuple[ModelName, ...]
+
+
+@dataclass(frozen=True)
+class ServingTable(Record):
+    """All accounts in the draw of an epoch, ordered by key.
+
+    ``newcomer_share`` thousandths of the draws go to newcomers, as long as there are any: whoever begins must be able
+    to earn a stake.
+    """
+
+    entries: tuple[ServingEntry, ...]
+    newcomer_share: Natural
+
+    @cached_property
+    def _servers(self) -> dict[str, list[ServingEntry]]:
+        # All models in one pass: a refused hold pays no fee, so that asking for an unknown model must cost nothing.
+        servers: dict[str, list[ServingEntry]] = {}
+        for entry in self.entries:
+            for model in entry.models:
+                servers.setdefault(model, []).append(entry)
+        return servers
+
+    @cached_property
+    def _lotteries(self) -> dict[str, Lottery]:
+        return {}
+
+    def lottery(self, model: str) -> Lottery:
+        """The draw among those who serve ``model``; made once, when somebody asks for that model."""
+        made = self._lotteries.get(model)
+        if made is None:
+            servers = self._servers.get(model)
+            if servers is None:
+                return _NOBODY
+            made = self._lotteries[model] = Lottery(servers, self.newcomer_share)
+        return made
+
+
+class Lottery:
+    """Permutations without replacement of one model's servers, drawn by stake but for the newcomers' share."""
+
+    __slots__ = ("_newcomers", "_share", "_staked")
+
+    def __init__(self, entries: Iterable[ServingEntry], newcomer_share: int = 0) -> None:
+        entries = list(entries)
+        self._staked = _Urn([(entry.public_key, entry.stake) for entry in entries if entry.stake])
+        self._newcomers = _Urn([(entry.public_key, 1) for entry in entries if not entry.stake])
+        self._share = newcomer_share
+
+    def order(self, seed: bytes, excluded: bytes) -> Iterator[bytes]:
+        """The public keys in drawn order, without ``excluded`` (the payer itself). Each costs O(log n + drawn)."""
+        staked, newcomers = _Draw(self._staked, excluded), _Draw(self._newcomers, excluded)
+        for draw in count():
+            number = draw.to_bytes(4, "big")
+            is_newcomer = not staked.remaining or (
+                newcomers.remaining > 0
+                and compute_draw(crypto.hash_bytes("newcomer share", seed, number), 1000) < self._share
+            )
+            urn = newcomers if is_newcomer else staked
+            if not urn.remaining:
+                return
+            yield urn.take(crypto.hash_bytes("executor", seed, number))
+
+    def get_executor(self, seed: bytes, excluded: bytes, attempt: int) -> bytes | None:
+        """The key at position ``attempt`` of the order, or None if the order is shorter."""
+        return next(islice(self.order(seed, excluded), attempt, None), None)
+
+
+class _Urn:
+    """Keys with their numbers of tickets."""
+
+    __slots__ = ("bounds", "entries", "positions")
+
+    def __init__(self, entries: list[tuple[bytes, int]]) -> None:
+        self.entries = entries
+        self.bounds = list(accumulate(tickets for _, tickets in entries))
+        self.positions = {key: position for position, (key, _) in enumerate(entries)}
+
+
+class _Draw:
+    """Takes keys out of an urn, one by one; ``remaining`` is the number of tickets left."""
+
+    __slots__ = ("_taken", "_urn", "remaining")
+
+    def __init__(self, urn: _Urn, excluded: bytes) -> None:
+        self._urn = urn
+        self._taken = [urn.positions[excluded]] if excluded in urn.positions else []
+        self.remaining = (urn.bounds[-1] if urn.bounds else 0) - sum(urn.entries[p][1] for p in self._taken)
+
+    def take(self, seed: bytes) -> bytes:
+        """The key that ``seed`` draws."""
+        urn, ticket = self._urn, compute_draw(seed, self.remaining)
+        for position in self._taken:  # in ascending order: step over the tickets of those already out
+            if ticket >= urn.bounds[position] - urn.entries[position][1]:
+                ticket += urn.entries[position][1]
+        position = bisect_right(urn.bounds, ticket)
+        key, tickets = urn.entries[position]
+        insort(self._taken, position)
+        self.remaining -= tickets
+        return key
+
+
+_NOBODY = Lottery(())
+
+
+def compute_lottery_seed(beacon: bytes, payer: bytes, seq: int) -> bytes:
+    """Seed of the order for request ``seq`` of ``payer`` in the epoch that draws from ``beacon``."""
+    return crypto.hash_bytes("lottery", beacon, payer, seq.to_bytes(8, "big"))

@@ -1,0 +1,147 @@
+"""The seam to the disk: an ordered map of bytes with atomic, durable batches.
+
+``LevelStore`` is LevelDB (through plyvel), opened so that damage is noticed when it is read; ``MemoryStore`` is a dict
+with the same behaviour.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Protocol
+
+import plyvel
+
+from chain.exceptions import StoreDamaged, StoreError, StoreInUse
+
+TROUBLES = tuple(
+    os.strerror(number)
+    for number in (
+        errno.EACCES, errno.EPERM, errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS,
+        errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE,
+    )
+)  # fmt: skip
+"""What the system says when the files may well be sound."""
+
+Changes = Mapping[bytes, bytes | None]
+"""What a batch writes: a value for each key, or None to delete it."""
+
+
+class Store(Protocol):
+    """An ordered map from bytes to bytes. Every method may raise :class:`StoreError` on damage."""
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value of ``key``, or None."""
+
+    def items(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Every (key, value) whose key starts with ``prefix``, in the order of keys, as of the first one asked for."""
+
+    def write(self, changes: Changes) -> None:
+        """Apply all of ``changes`` or none; they have reached the disk when this returns."""
+
+    def close(self) -> None:
+        """Release the files. Safe to call twice."""
+
+
+class MemoryStore:
+    """A store that lives as long as the process, for simulations."""
+
+    def __init__(self) -> None:
+        self._entries: dict[bytes, bytes] = {}
+
+    def get(self, key: bytes) -> bytes | None:
+        return self._entries.get(key)
+
+    def items(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        yield from sorted(entry for entry in self._entries.items() if entry[0].startswith(prefix))
+
+    def write(self, changes: Changes) -> None:
+        for key, value in changes.items():
+            if value is None:
+                self._entries.pop(key, None)
+            else:
+                self._entries[key] = value
+
+    def close(self) -> None:
+        pass
+
+
+class LevelStore:
+    """A LevelDB database in the directory ``path``.
+
+    Checksums are verified on every read. One process may have it open at a time, and only once: LevelDB drops its lock
+    when the process that holds it tries again.
+
+    What damage can do unnoticed: a lost log file or the lost end of a manifest takes the last batches with it, or
+    leaves a hole where they were. A batch is still there as a whole or not at all; that what is found belongs together
+    is for the reader to check, as :class:`chain.store.writer.BlockStore` does for the state and the audit for the rest.
+
+    Raises:
+        StoreInUse: another process has it open.
+        StoreDamaged: its files are not what was written.
+        StoreError: it is missing (with ``create=False``) or cannot be opened.
+    """
+
+    def __init__(self, path: Path, create: bool = True) -> None:
+        self._path = path
+        self.fault: StoreDamaged | None = None
+        """Damage that a read came across, whoever asked."""
+        if not (path / "CURRENT").exists():
+            if any(path.glob("*.ldb")) or any(path.glob("*.log")):  # LevelDB would begin anew, and delete them
+                raise StoreDamaged(f"{path} is damaged: its file CURRENT is missing")
+            if not create:
+                raise StoreError(f"no database in {path}")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._db = plyvel.DB(str(path), create_if_missing=create, paranoid_checks=True)
+        except plyvel.CorruptionError as error:
+            raise StoreDamaged(f"{path} is damaged: {_describe(error)}") from error
+        except (plyvel.Error, OSError) as error:
+            if _describe(error).startswith("IO error: lock "):
+                raise StoreInUse(f"{path} is in use by another process") from error
+            raise StoreError(f"cannot open {path}: {_describe(error)}") from error
+
+    def get(self, key: bytes) -> bytes | None:
+        try:
+            value: bytes | None = self._db.get(key, verify_checksums=True)
+        except plyvel.Error as error:
+            raise self._judge(error) from error
+        return value
+
+    def items(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        try:
+            yield from self._db.iterator(prefix=prefix, verify_checksums=True)
+        except plyvel.Error as error:
+            raise self._judge(error) from error
+
+    def write(self, changes: Changes) -> None:
+        try:
+            with self._db.write_batch(transaction=True, sync=True) as batch:
+                for key, value in changes.items():
+                    if value is None:
+                        batch.delete(key)
+                    else:
+                        batch.put(key, value)
+        except plyvel.CorruptionError as error:  # LevelDB noticed it when it merged tables
+            raise self._judge(error) from error
+        except plyvel.Error as error:
+            raise StoreError(f"cannot write to {self._path}: {_describe(error)}") from error
+
+    def close(self) -> None:
+        self._db.close()
+
+    def _judge(self, error: plyvel.Error) -> StoreError:
+        """Whether what a read says means damage, or that this machine is in trouble."""
+        reason = _describe(error)
+        if not isinstance(error, plyvel.CorruptionError) and any(trouble in reason for trouble in TROUBLES):
+            return StoreError(f"cannot read {self._path}: {reason}")
+        self.fault = StoreDamaged(f"{self._path} is damaged: {reason}")
+        return self.fault
+
+
+def _describe(error: Exception) -> str:
+    """What LevelDB says, which plyvel passes on as bytes."""
+    reason = error.args[0] if error.args else error
+    return reason.decode(errors="replace") if isinstance(reason, bytes) else str(error)

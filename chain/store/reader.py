@@ -1,0 +1,343 @@
+"""The final chain on disk, to read: blocks, certificates, indexes, and the state after the last block.
+
+Layout of the store (numbers are 8 bytes, big-endian):
+
+=====================  =====================================================
+``b`` height           block
+``f`` height           finality certificate of that very block, where one was seen
+``x`` height           reasons of the operations that failed, where any did
+``u`` height           undo: the state entries that the block changed, as they were before
+``n`` block id         height
+``o`` operation id     height, index
+``l`` epoch            last header of the epoch and its finality certificate
+``c`` epoch            validators of the epoch, those at its end if it was restarted
+``r`` epoch            headers of the restart blocks in the epoch, where there are any, with finality and validators
+``s`` or ``z``, key    state entry after the last block (``mstate`` says which of the two)
+``m`` name             format, genesis, height, base, journal mark, …
+``e`` …                the node's own votes and what they rest on; no part of the chain
+``w`` …                the node's own payments; no part of the chain
+=====================  =====================================================
+
+One batch per finality certificate carries all of it, so that a crash leaves the chain before or after, never between.
+
+The *base* is the block that the store begins after: genesis in an archive, else the last block of an epoch. A store
+that was pruned, or began from a snapshot, has no blocks up to its base; what an auditor or a light client needs of
+them stays: the base's header, the end of every epoch that it ever had, and, through the undo entries, the state at the
+base. An archive keeps undo entries of two epochs, enough to serve the state at the last epoch end to others.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated
+
+from chain.codec import Bounds, Record, unpack
+from chain.exceptions import CodecError, StoreDamaged, StoreError
+from chain.genesis import MAX_GENESIS, Genesis
+from chain.light.client import MAX_EPOCH_RESTARTS, EpochEnd
+from chain.state.state import State
+from chain.store.kv import Store
+from chain.store.snapshot_import import OTHER_BANK
+from chain.transition.epochs import get_epoch
+from chain.types.blocks import Block, Header
+from chain.types.validators import ValidatorSet
+from chain.types.votes import Certificate
+
+FORMAT = b"3"
+GENESIS_KEY = b"mgenesis"
+FORMAT_KEY = b"mformat"
+HEIGHT_KEY = b"mheight"
+JOURNAL_KEY = b"mjournal"
+BANK_KEY = b"mstate"
+BASE_KEY = b"mbase"
+PRUNE_KEY = b"mprune"
+"""First and last height of the blocks below the base that are still to be deleted."""
+UNDO_KEY = b"mundo"
+"""Height from whose state on there are undo entries."""
+
+MAX_UNDO = 256 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class FinalHeader(Record):
+    header: Header
+    certificate: Certificate
+
+
+@dataclass(frozen=True, slots=True)
+class FinalRestart(Record):
+    """A restart block's header, its own finality, and the validators that it leaves, where this store was there."""
+
+    header: Header
+    certificate: Certificate | None = None
+    validators: ValidatorSet | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Restarts(Record):
+    blocks: Annotated[tuple[FinalRestart, ...], Bounds(0, MAX_EPOCH_RESTARTS)]
+
+
+class StoredChain:
+    """What a store holds of a chain, as it stands there: nothing is checked beyond its form.
+
+    ``height`` is that of the last final block, 0 on a new chain; ``base`` the header that the blocks begin after.
+
+    Raises:
+        StoreError: there is no chain, or in another format; from every method, when what it reads is damaged.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.genesis = load_stored_genesis(store)
+        self.height = self._read_number(HEIGHT_KEY)
+        self.base = self._read_base()
+        self._bank = store.get(BANK_KEY) or b""
+        if self._bank not in OTHER_BANK:
+            raise StoreDamaged("entry mstate is missing or damaged")
+
+    @property
+    def journal_mark(self) -> tuple[int, bytes] | None:
+        """Length and head hash of the vote journal at the last final batch, or None before the first."""
+        raw = self._store.get(JOURNAL_KEY)
+        if raw is None:
+            return None
+        return int.from_bytes(raw[:8], "big"), raw[8:]
+
+    @property
+    def undo_floor(self) -> int:
+        """The lowest height whose state :meth:`rewind` can restore."""
+        return self._read_number(UNDO_KEY)
+
+    @property
+    def prunable(self) -> range:
+        """Heights of the blocks below the base that are still here; some of them may never have been."""
+        raw = self._store.get(PRUNE_KEY) or b""
+        if len(raw) not in (0, 16):
+            raise StoreDamaged("entry mprune is damaged")
+        return range(int.from_bytes(raw[:8], "big"), int.from_bytes(raw[8:], "big") + 1) if raw else range(0)
+
+    def block(self, height: int) -> Block | None:
+        """The final block at ``height``; None above the last, up to the base, and for genesis (only a header)."""
+        raw = self.raw_block(height)
+        try:
+            return None if raw is None else Block.decode(raw)
+        except CodecError as error:
+            raise StoreDamaged(f"block {height} is damaged: {error}") from error
+
+    def raw_block(self, height: int) -> bytes | None:
+        """The encoded block at ``height``, unchecked."""
+        return self._store.get(b"b" + encode_number(height))
+
+    def find_header(self, height: int) -> Header | None:
+        """The header of the final block at ``height``, where known: above the base, an epoch's last, a restart."""
+        if height == self.base.height:
+            return self.base
+        if height > self.base.height:
+            block = self.block(height)
+            return None if block is None else block.header
+        end = self._epoch_end(get_epoch(self.genesis.parameters, height))
+        if end is not None and end.header.height == height:
+            return end.header
+        restart = self.find_restart(height)
+        return None if restart is None else restart.header
+
+    def certificate(self, height: int) -> Certificate | None:
+        """The finality certificate of the very block at ``height``; None where only a descendant's was seen."""
+        raw = self.raw_certificate(height)
+        try:
+            return None if raw is None else Certificate.decode(raw)
+        except CodecError as error:
+            raise StoreDamaged(f"the certificate of block {height} is damaged: {error}") from error
+
+    def raw_certificate(self, height: int) -> bytes | None:
+        """The encoded certificate at ``height``, unchecked."""
+        raw = self._store.get(b"f" + encode_number(height))
+        if raw is None and height and height % self.genesis.parameters.epoch_heights == 0:
+            end = self._epoch_end(get_epoch(self.genesis.parameters, height))
+            return None if end is None else end.certificate.encode()
+        if raw is None and height <= self.base.height:
+            restart = self.find_restart(height)
+            return None if restart is None or restart.certificate is None else restart.certificate.encode()
+        return raw
+
+    def nearest_certificate(self, height: int) -> tuple[int, Certificate] | None:
+        """The certificate that made ``height`` final, and its own height; None above the last final block."""
+        for candidate in range(max(1, height), self.height + 1):
+            certificate = self.certificate(candidate)
+            if certificate is not None:
+                return candidate, certificate
+        return None
+
+    def failures(self, height: int) -> list[str | None]:
+        """Why each operation of the block at ``height`` failed (None where it did not); empty if none did."""
+        raw = self._store.get(b"x" + encode_number(height))
+        try:
+            failures: object = [] if raw is None else unpack(raw)
+        except CodecError as error:
+            raise StoreDamaged(f"the failures of block {height} are damaged: {error}") from error
+        if not isinstance(failures, list) or not all(failure is None or type(failure) is str for failure in failures):
+            raise StoreDamaged(f"the failures of block {height} are damaged")
+        return failures
+
+    def height_of_block(self, block_id: bytes) -> int | None:
+        """Height of a final block, or None if it is not one (or is below the base)."""
+        if block_id == self.base.id and self.base.height:
+            return self.base.height
+        raw = self._store.get(b"n" + block_id)
+        return None if raw is None else int.from_bytes(raw, "big")
+
+    def block_ids(self) -> list[bytes]:
+        """Ids of the blocks by height, genesis first, up to the first that is not here."""
+        ids = {int.from_bytes(raw, "big"): key[1:] for key, raw in self._store.items(b"n")}
+        found = [self.genesis.header.id]
+        while len(found) in ids:
+            found.append(ids[len(found)])
+        return found
+
+    def find_operation(self, operation_id: bytes) -> tuple[int, int] | None:
+        """Height and index of a final operation, or None."""
+        raw = self._store.get(b"o" + operation_id)
+        return None if raw is None else (int.from_bytes(raw[:8], "big"), int.from_bytes(raw[8:], "big"))
+
+    def validators(self, epoch: int) -> ValidatorSet | None:
+        """Who votes at the end of an epoch, where this store was there when it was decided."""
+        raw = self._store.get(b"c" + encode_number(epoch))
+        try:
+            return None if raw is None else ValidatorSet.decode(raw)
+        except CodecError as error:
+            raise StoreDamaged(f"the validators of epoch {epoch} are damaged: {error}") from error
+
+    def epoch_end(self, epoch: int) -> EpochEnd | None:
+        """The end of an epoch; None if it is not over, or was over before a snapshot that this store began from."""
+        end, validators = self._epoch_end(epoch), self.validators(epoch)
+        if end is None:
+            return None
+        if validators is None:
+            raise StoreDamaged(f"the validators of epoch {epoch} are missing")
+        restarts = tuple(restart.header for restart in self.restarts(epoch))
+        return EpochEnd(end.header, end.certificate, validators, restarts)
+
+    def restarts(self, epoch: int) -> tuple[FinalRestart, ...]:
+        """The restart blocks in an epoch, which stay known when the blocks are gone."""
+        raw = self._store.get(b"r" + encode_number(epoch))
+        try:
+            return () if raw is None else Restarts.decode(raw).blocks
+        except CodecError as error:
+            raise StoreDamaged(f"the restarts of epoch {epoch} are damaged: {error}") from error
+
+    def find_restart(self, height: int) -> FinalRestart | None:
+        """The restart block at ``height``, if it is one."""
+        found = self.restarts(get_epoch(self.genesis.parameters, height))
+        return next((restart for restart in found if restart.header.height == height), None)
+
+    def _epoch_end(self, epoch: int) -> FinalHeader | None:
+        raw = self._store.get(b"l" + encode_number(epoch))
+        try:
+            return None if raw is None else FinalHeader.decode(raw)
+        except CodecError as error:
+            raise StoreDamaged(f"the end of epoch {epoch} is damaged: {error}") from error
+
+    def stored_state(self) -> dict[bytes, bytes]:
+        """The encoded entries of the state after the last final block."""
+        return {key[1:]: value for key, value in self._store.items(self._bank)}
+
+    def load_state(self) -> State:
+        """The state after the last final block; its root is for the caller to check."""
+        try:
+            return State.load(self.stored_state())
+        except CodecError as error:
+            raise StoreDamaged(f"a state entry is damaged: {error}") from error
+
+    def rewind(self, state: State, start: int, height: int) -> State:
+        """The state after block ``height``, given that after a later block ``start``. It shares what did not change.
+
+        The root is for the caller to check.
+
+        Raises:
+            StoreError: undo entries are damaged, or do not reach so far back.
+        """
+        before: dict[bytes, bytes | None] = {}
+        for number in range(start, height, -1):
+            before.update(self._undo(number))
+        try:
+            entries = State.load({key: value for key, value in before.items() if value is not None})
+        except CodecError as error:
+            raise StoreDamaged(f"an undo entry is damaged: {error}") from error
+        return state.update({key: entries.get(key) for key in before})
+
+    def _undo(self, height: int) -> Iterator[tuple[bytes, bytes | None]]:
+        raw = self._store.get(b"u" + encode_number(height))
+        if raw is None:
+            raise StoreDamaged(f"the undo entry of block {height} is missing")
+        try:
+            for key, value in unpack(raw, MAX_UNDO):
+                if type(key) is not bytes or not (value is None or type(value) is bytes):
+                    raise ValueError("of the wrong type")
+                yield key, value
+        except (CodecError, TypeError, ValueError) as error:
+            raise StoreDamaged(f"the undo entry of block {height} is damaged: {error}") from error
+
+    def find_keys(self, height: int) -> list[bytes]:
+        """The keys of everything that the block at ``height`` left, but for the end of its epoch."""
+        number = encode_number(height)
+        keys = [kind + number for kind in (b"b", b"f", b"x", b"u")]
+        block = self.block(height)
+        if block is not None:
+            keys += [b"n" + block.id, *(b"o" + operation.id for operation in block.body.operations)]
+        return [key for key in keys if self._store.get(key) is not None]
+
+    @property
+    def first_end(self) -> int:
+        """The first epoch whose end is on record; 0 if none is."""
+        key = next((key for key, _ in self._store.items(b"l")), b"")
+        return int.from_bytes(key[1:], "big")
+
+    def count_entries(self) -> Counter[bytes]:
+        """How many entries there are of each kind (first byte of the key)."""
+        return Counter(key[:1] for key, _ in self._store.items(b""))
+
+    def close(self) -> None:
+        """Release the store."""
+        self._store.close()
+
+    def _read_number(self, key: bytes) -> int:
+        raw = self._store.get(key)
+        if raw is None or len(raw) != 8:
+            raise StoreDamaged(f"entry {key.decode()} is missing or damaged")
+        return int.from_bytes(raw, "big")
+
+    def _read_base(self) -> Header:
+        raw = self._store.get(BASE_KEY)
+        try:
+            return self.genesis.header if raw is None else Header.decode(raw)
+        except CodecError as error:
+            raise StoreDamaged(f"the header of the base is damaged: {error}") from error
+
+
+def load_stored_genesis(store: Store) -> Genesis:
+    """The genesis that a store was made with.
+
+    Raises:
+        StoreError: there is none, it is damaged, or the store has another format.
+    """
+    raw = store.get(GENESIS_KEY)
+    if raw is None:
+        raise StoreError("the database holds no chain")
+    if store.get(FORMAT_KEY) != FORMAT:
+        raise StoreError("the database was written by another version of this program")
+    try:
+        return Genesis.decode(raw, MAX_GENESIS)
+    except CodecError as error:
+        raise StoreDamaged(f"the stored genesis is damaged: {error}") from error
+
+
+def encode_mark(mark: tuple[int, bytes]) -> dict[bytes, bytes]:
+    """The entry that says how far the vote journal reaches: its length and head hash."""
+    return {JOURNAL_KEY: encode_number(mark[0]) + mark[1]}
+
+
+def encode_number(value: int) -> bytes:
+    return value.to_bytes(8, "big")

@@ -1,0 +1,309 @@
+"""The final chain on disk, to add to: append, prune, go on from a snapshot. What is there is in
+:mod:`chain.store.reader`.
+
+One batch per finality certificate carries all of it, so that a crash leaves the chain before or after, never between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from chain.codec import pack
+from chain.exceptions import StoreDamaged, StoreError
+from chain.genesis import Genesis
+from chain.light.client import MAX_EPOCH_RESTARTS, Checkpoint, EpochEnd
+from chain.state.state import State
+from chain.store.kv import Store
+from chain.store.reader import (
+    BANK_KEY,
+    BASE_KEY,
+    FORMAT,
+    FORMAT_KEY,
+    GENESIS_KEY,
+    HEIGHT_KEY,
+    PRUNE_KEY,
+    UNDO_KEY,
+    FinalHeader,
+    FinalRestart,
+    Restarts,
+    StoredChain,
+    encode_mark,
+    encode_number,
+)
+from chain.store.snapshot_import import OTHER_BANK, Staging
+from chain.transition.block import Transition
+from chain.transition.epochs import get_epoch, get_last_height
+from chain.transition.restart import is_restart
+from chain.types.blocks import Block, Header
+from chain.types.votes import Certificate, VoteKind
+
+PRUNE_ENTRIES = 4_096
+"""Entries deleted at a time: a batch ends with the block that reaches it."""
+
+
+class BlockStore(StoredChain):
+    """The final blocks of one chain, to read and to add to.
+
+    ``header`` and ``state`` are those of the last final block (of genesis on a new chain). With ``keep_epochs`` blocks
+    are kept for the current epoch and so many before it, else (0) for ever.
+
+    Raises:
+        StoreError: the store is damaged, or belongs to another chain.
+    """
+
+    def __init__(self, store: Store, genesis: Genesis, keep_epochs: int = 0) -> None:
+        if store.get(GENESIS_KEY) is None:
+            if next(store.items(b""), None) is not None:
+                raise StoreDamaged("the database holds something, but no genesis: it is damaged or not a chain")
+            store.write(
+                {
+                    FORMAT_KEY: FORMAT,
+                    GENESIS_KEY: genesis.encode(),
+                    HEIGHT_KEY: encode_number(0),
+                    BANK_KEY: b"s",
+                    UNDO_KEY: encode_number(0),
+                    **{b"s" + leaf.key: leaf.encoded for leaf in genesis.state.entries()},
+                    **{leaf.key: leaf.encoded for leaf in genesis.state.entries() if leaf.key[:1] == b"c"},
+                }
+            )
+        super().__init__(store)
+        if self.genesis.chain_id != genesis.chain_id:
+            raise StoreError(
+                f"the database belongs to chain {self.genesis.name!r} ({self.genesis.chain_id.hex()[:8]}), "
+                f"not {genesis.name!r} ({genesis.chain_id.hex()[:8]}); "
+                "put back the genesis file of the one, or use another data directory for the other"
+            )
+        self._accept(genesis.restarts)
+        self.keep_epochs = keep_epochs
+        self.header, self.state = self._load()
+        self.staging = Staging(store, OTHER_BANK[self._bank])
+        self._ends: dict[int, tuple[Header, State]] = {}
+        self._keep_end(self.header, self.state)
+
+    def _load(self) -> tuple[Header, State]:
+        header = self.find_header(self.height)
+        if header is None:
+            raise StoreDamaged(f"block {self.height} is missing")
+        state = self.load_state()
+        if state.root != header.state_root:
+            raise StoreDamaged(f"the state on disk is not the one after block {self.height}")
+        return header, state
+
+    def check_checkpoint(self, checkpoint: Checkpoint) -> bool:
+        """Check that a checkpoint is no other block than the final one here.
+
+        Returns whether that can be told: not of one below the base that was not the last of its epoch. (One that is
+        still ahead is for those to check who add blocks.)
+
+        Raises:
+            StoreError: it is another: one of the two is not of the true chain.
+        """
+        header = self.find_header(checkpoint.height) if checkpoint.height <= self.height else None
+        if header is not None and checkpoint.is_contradicted_by(header):
+            raise StoreError(
+                f"the checkpoint {checkpoint} contradicts block {header.height} in the database, "
+                f"{header.id.hex()}: either the checkpoint is wrong, or this node followed a false chain and must "
+                "begin again in a new data directory"
+            )
+        return header is not None or checkpoint.height > self.height
+
+    def append(
+        self,
+        blocks: Sequence[tuple[Block, Transition]],
+        certificate: Certificate,
+        journal_mark: tuple[int, bytes] | None = None,
+    ) -> None:
+        """Add ``blocks``, a chain from the last final block on, made final by ``certificate`` of the last of them.
+
+        The caller has checked them. Everything is on disk when this returns.
+
+        Raises:
+            ValueError: they do not follow one another, or the certificate is not of the last.
+            StoreError: the store fails; nothing was added.
+        """
+        if not blocks or certificate.block_id != blocks[-1][0].id:
+            raise ValueError("the certificate is not of the last block")
+        changes: dict[bytes, bytes | None] = {}
+        parent, state = self.header, self.state
+        ends: list[tuple[Header, State]] = []
+        restarts: dict[int, tuple[FinalRestart, ...]] = {}
+        following = [*(block.body.parent_certificate for block, _ in blocks[1:]), certificate]
+        for (block, transition), above in zip(blocks, following, strict=True):
+            if block.header.parent_id != parent.id:
+                raise ValueError(f"block {block.height} does not follow block {parent.height}")
+            parent, number = block.header, encode_number(block.height)
+            changes[b"b" + number] = block.encoded
+            changes[b"n" + block.id] = number
+            for index, operation in enumerate(block.body.operations):
+                changes[b"o" + operation.id] = number + encode_number(index)
+            if any(failure is not None for failure in transition.failures):
+                changes[b"x" + number] = pack(list(transition.failures))
+            undo: list[list[bytes | None]] = []
+            for key, record in transition.changes.items():
+                before = state.get(key)
+                undo.append([key, None if before is None else before.encode()])
+                encoded = changes[self._bank + key] = None if record is None else record.encode()
+                if key[:1] == b"c" and encoded is not None:
+                    changes[key] = encoded  # stays when the state forgets it
+            changes[b"u" + number] = pack(undo)
+            state = transition.state
+            if is_restart(parent):
+                final = above if above is not None and above.kind == VoteKind.FINALIZE else None
+                restart = FinalRestart(parent, final, state.committee(parent.epoch))
+                known = restarts.get(parent.epoch) or self.restarts(parent.epoch)
+                restarts[parent.epoch] = (*known, restart)[-MAX_EPOCH_RESTARTS:]
+                changes[b"r" + encode_number(parent.epoch)] = Restarts(restarts[parent.epoch]).encode()
+            if block.height == get_last_height(self.genesis.parameters, parent.epoch):
+                ends.append((parent, state))
+                if above is not None and above.kind == VoteKind.FINALIZE:  # nothing else follows the end of an epoch
+                    changes[b"l" + encode_number(parent.epoch)] = FinalHeader(parent, above).encode()
+        changes[b"f" + encode_number(parent.height)] = certificate.encode()
+        changes[HEIGHT_KEY] = encode_number(parent.height)
+        if journal_mark is not None:
+            changes |= encode_mark(journal_mark)
+        self._store.write(changes)
+        self.header, self.state, self.height = parent, state, parent.height
+        for header, after in ends:
+            self._keep_end(header, after)
+        self.prune()
+
+    # States at the ends of epochs, for those who start from one.
+
+    def _keep_end(self, header: Header, state: State) -> None:
+        if header.height == get_last_height(self.genesis.parameters, header.epoch):
+            self._ends[header.height] = header, state
+            for height in sorted(self._ends)[:-2]:
+                self._ends.pop(height, None)
+
+    def find_end_state(self, height: int) -> State | None:
+        """The state at one of the last two epoch ends, or None. Their states cost only their differences.
+
+        After a restart they come back through the undo entries, once; that takes a moment.
+        """
+        parameters = self.genesis.parameters
+        epoch = get_epoch(parameters, self.height + 1)
+        if height not in (get_last_height(parameters, epoch - 1), get_last_height(parameters, epoch - 2)):
+            return None
+        if height not in self._ends and max(self.undo_floor, 1) <= height:
+            # Blocks may be added meanwhile, by another thread: the state itself knows which one it is of.
+            header, state = self.find_header(height), self.state
+            start = state.history.count
+            if header is None or start < height:
+                return None
+            found = self.rewind(state, start, height)
+            if found.root != header.state_root:
+                raise StoreDamaged(f"the undo entries do not lead back to the state after block {height}")
+            self._ends[height] = header, found
+        end = self._ends.get(height)
+        return None if end is None else end[1]
+
+    # Where the chain begins.
+
+    def adopt_snapshot(
+        self, ends: Sequence[EpochEnd], state: State, journal_mark: tuple[int, bytes] | None = None
+    ) -> None:
+        """Go on from the staged ``state`` at the last of ``ends``, which are verified and lead up to it.
+
+        One batch makes the switch; what was here before is deleted afterwards, bit by bit.
+
+        Raises:
+            ValueError: the state is not the one that is staged for that block, or not above the last block here.
+            StoreError: the store fails; nothing has changed.
+        """
+        header = ends[-1].header
+        if self.staging.header != header or state.root != header.state_root or header.height <= self.height:
+            raise ValueError("not the staged snapshot")
+        while self.prunable or self.staging.rubbish:
+            self.prune()
+        changes: dict[bytes, bytes | None] = {
+            BASE_KEY: header.encode(),
+            HEIGHT_KEY: encode_number(header.height),
+            UNDO_KEY: encode_number(header.height),
+            PRUNE_KEY: encode_number(self.base.height + 1) + encode_number(self.height),
+            BANK_KEY: self.staging.bank,
+            **self.staging.leave(),
+        }
+        first = ends[0].header.epoch
+        if first and self._epoch_end(first - 1) is None:  # no chain of epochs leads from those here to the new ones
+            old = [key for kind in (b"c", b"l", b"r") for key, _ in self._store.items(kind)]
+            changes |= {key: None for key in old if int.from_bytes(key[1:], "big") < first}
+        for leaf in state.entries():
+            if leaf.key[:1] == b"c":
+                changes[leaf.key] = leaf.encoded
+        for end in ends:
+            changes[b"l" + encode_number(end.header.epoch)] = FinalHeader(end.header, end.certificate).encode()
+            changes[b"c" + encode_number(end.header.epoch)] = end.validators.encode()
+            if end.restarts:
+                restarts = tuple(FinalRestart(header) for header in end.restarts)
+                changes[b"r" + encode_number(end.header.epoch)] = Restarts(restarts).encode()
+        if journal_mark is not None:
+            changes |= encode_mark(journal_mark)
+        self._store.write(changes)
+        self._bank = self.staging.bank
+        self.staging = Staging(self._store, OTHER_BANK[self._bank])
+        self.base = self.header = header
+        self.state, self.height = state, header.height
+        self._ends.clear()
+        self._keep_end(header, state)
+
+    def prune(self) -> None:
+        """Delete a bounded part of what is not to be kept. Called after every append; no harm in calling it more."""
+        changes: dict[bytes, bytes | None] = dict(self.staging.collect_rubbish())
+        base, prunable = self._find_base(), self.prunable
+        if base is not None:
+            prunable = range(prunable.start if prunable else self.base.height + 1, base.height + 1)
+            changes |= {BASE_KEY: base.encode(), UNDO_KEY: encode_number(base.height)}
+        elif not self.keep_epochs and not self.base.height:
+            floor, target = self.undo_floor, self.height - 2 * self.genesis.parameters.epoch_heights
+            upto = min(target, floor + PRUNE_ENTRIES)
+            if upto > floor:
+                changes |= {b"u" + encode_number(height): None for height in range(floor + 1, upto + 1)}
+                changes[UNDO_KEY] = encode_number(upto)
+        next_height = prunable.start
+        while next_height < prunable.stop and len(changes) < PRUNE_ENTRIES:
+            changes |= dict.fromkeys(self.find_keys(next_height))
+            next_height += 1
+        if prunable:
+            is_done = next_height >= prunable.stop
+            changes[PRUNE_KEY] = None if is_done else encode_number(next_height) + encode_number(prunable.stop - 1)
+        if changes:
+            self._store.write(changes)
+        if base is not None:
+            self.base = base
+
+    def _find_base(self) -> Header | None:
+        """The later header that the chain could begin after, by the setting; None if there is none yet."""
+        parameters = self.genesis.parameters
+        epoch = get_epoch(parameters, self.height + 1) - self.keep_epochs - 1
+        if not self.keep_epochs or epoch < 0:
+            return None
+        height = get_last_height(parameters, epoch)
+        if height <= self.base.height or height < self.undo_floor:
+            return None
+        end = self._epoch_end(epoch)
+        return None if end is None else end.header
+
+    def accept_restart(self, block_id: bytes) -> Genesis:
+        """Accept a restart block as the next (:mod:`chain.transition.restart`). Returns the genesis that says so."""
+        self._accept((block_id,))
+        return self.genesis
+
+    def _accept(self, restarts: tuple[bytes, ...]) -> None:
+        accepted = tuple(dict.fromkeys((*self.genesis.restarts, *restarts)))
+        if accepted != self.genesis.restarts:
+            self.genesis = replace(self.genesis, restarts=accepted)
+            self._store.write({GENESIS_KEY: self.genesis.encode()})
+
+    def strengthen(self, certificate: Certificate) -> None:
+        """Put a certificate in the place of the one that made the same block final, if it has more signers.
+
+        Raises:
+            StoreError: the store fails.
+        """
+        height = self.height_of_block(certificate.block_id)
+        if height is None or height <= self.base.height:
+            return
+        known = self.certificate(height)
+        if known is not None and set(known.signers) < set(certificate.signers):
+            self._store.write({b"f" + encode_number(height): certificate.encode()})

@@ -1,0 +1,381 @@
+"""What a block does to the state, and everything that must hold for it.
+
+:func:`state_transition` is pure: it checks a block against its parent and returns the state after it, or raises
+:class:`~chain.exceptions.InvalidBlock` naming the field at fault. :func:`build_block` is its mirror image for a
+proposer: the same code executes the operations, so that a proposer cannot disagree with a checker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from chain import crypto
+from chain.codec import Record
+from chain.exceptions import CodecError, InvalidBlock, InvalidCertificate, InvalidOperation
+from chain.genesis import Genesis, compute_serving_table
+from chain.state.beacon import NO_TIP, compute_tip
+from chain.state.state import BEACON_KEY, HISTORY_KEY, REGISTRATIONS_KEY, Draft, State, StateReader, duty_key, table_key
+from chain.transition.epochs import Epoch, get_last_height, get_next_epoch
+from chain.transition.operations import BlockContext, process_operation, settle_due_captures
+from chain.transition.restart import check_restart, get_block_epoch, get_restart_view, is_restart, strike_off
+from chain.transition.validators import charge_missed_leads, end_epoch, process_votes
+from chain.types.blocks import MAX_BLOCK, MAX_NULLIFICATIONS, VERSION, Block, Body, Header, sign_block
+from chain.types.operations import SignedOperation
+from chain.types.validators import ValidatorSet
+from chain.types.votes import Certificate, Vote, VoteKind
+
+HEADER_ROOM = 4 * 1024
+"""Bytes of a block kept for header, signature and framing when operations are chosen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """What a block leads to.
+
+    ``state`` is the state after it and ``changes`` the entries in which it differs from the one before; ``failures``
+    has, per operation, why it failed (its fee is paid) or None.
+    """
+
+    state: State
+    changes: Mapping[bytes, Record | None]
+    failures: tuple[str | None, ...]
+
+
+IsVerified = Callable[[SignedOperation], bool]
+
+
+def state_transition(
+    genesis: Genesis, parent: Header, state: State, block: Block, is_verified: IsVerified | None = None
+) -> Transition:
+    """Check ``block`` on ``parent`` and the state after it, and return what follows.
+
+    ``is_verified`` says which operations had their signature checked before, so that it is not checked again.
+
+    Raises:
+        InvalidBlock: any rule is broken.
+    """
+    epoch = get_block_epoch(genesis, state, block.body)
+    check_header(genesis, epoch, parent, block.header)
+    check_claims(get_claims(genesis, epoch, parent, block, is_verified))
+    return apply_block(genesis, parent, state, block)
+
+
+def apply_block(genesis: Genesis, parent: Header, state: State, block: Block) -> Transition:
+    """:func:`state_transition` without what :func:`get_claims` finds, for callers that check it elsewhere.
+
+    What it returns is meaningless for a block that :func:`get_claims` refuses, or whose claims do not hold.
+
+    Raises:
+        InvalidBlock: any other rule is broken. Nothing else is raised, whatever the block holds.
+    """
+    epoch = get_block_epoch(genesis, state, block.body)
+    check_header(genesis, epoch, parent, block.header)
+    if len(block.encoded) > MAX_BLOCK:
+        raise InvalidBlock("body", f"the block has {len(block.encoded)} bytes, more than {MAX_BLOCK}")
+    if block.body.compute_root() != block.header.body_root:
+        raise InvalidBlock("body_root", "does not commit to the body")
+    if is_restart(block.header):
+        check_restart(genesis, state, block)
+    elif block.body.removed:
+        raise InvalidBlock("removed", "only a restart strikes validators off")
+    else:
+        check_reveal(state, block.header)
+    result = execute(genesis, epoch, parent, state, block.header, block.body)
+    if result.state.history.root != block.header.history_root:
+        raise InvalidBlock("history_root", "does not commit to the earlier blocks")
+    if result.state.root != block.header.state_root:
+        raise InvalidBlock("state_root", "is not the root of the state after the block")
+    return result
+
+
+def get_claims(
+    genesis: Genesis, epoch: Epoch, parent: Header, block: Block, is_verified: IsVerified | None = None
+) -> list[tuple[str, crypto.Claim]]:
+    """Every signature that a block stands on, each with the field it belongs to, after the evidence's form was checked.
+
+    Raises:
+        InvalidBlock: the agreement evidence is missing, misplaced, or lacks a quorum.
+    """
+    claims = [("signature", block.claim())]
+    claims += get_evidence_claims(genesis, epoch, parent, block)
+    claims += [
+        (f"operations[{index}]", operation.claim(genesis.chain_id))
+        for index, operation in enumerate(block.body.operations)
+        if is_verified is None or not is_verified(operation)
+    ]
+    return claims
+
+
+def check_claims(claims: Iterable[tuple[str, crypto.Claim]]) -> None:
+    """Verify signatures.
+
+    Raises:
+        InvalidBlock: one does not hold; it names the field.
+    """
+    for field, claim in claims:
+        if not crypto.verify_all([claim]):
+            raise InvalidBlock(field, f"the signature is not that of {crypto.format_address(claim.public_key)}")
+
+
+def check_header(genesis: Genesis, epoch: Epoch, parent: Header, header: Header) -> None:
+    """Check every header field that depends neither on the body nor on the state, but for what ``epoch`` fixes.
+
+    Raises:
+        InvalidBlock: a field is wrong.
+    """
+    height = parent.height + 1
+    expected: list[tuple[str, object]] = [
+        ("version", VERSION),
+        ("chain_id", genesis.chain_id),
+        ("height", height),
+        ("epoch", epoch.number),
+        ("parent_id", parent.id),
+        ("validators_hash", epoch.validators.hash),
+        ("next_validators_hash", epoch.next_validators.hash),
+    ]
+    for field, value in expected:
+        if getattr(header, field) != value:
+            raise InvalidBlock(field, f"is {_show(getattr(header, field))}, expected {_show(value)}")
+    if header.timestamp <= parent.timestamp:
+        raise InvalidBlock("timestamp", f"{header.timestamp} is not after the parent's {parent.timestamp}")
+    if header.chain_time != compute_chain_time(genesis, parent, header.timestamp):
+        raise InvalidBlock("chain_time", "does not follow from the timestamps")
+    if height > epoch.last_height:
+        raise InvalidBlock("height", f"{height} is beyond the end of epoch {epoch.number}")
+    first_view = parent.view + 1 if parent.epoch == epoch.number and parent.height else 1
+    if header.view < first_view:
+        raise InvalidBlock("view", f"{header.view} is before {first_view}")
+    if is_restart(header):
+        if header.view != get_restart_view(parent, epoch.number):
+            raise InvalidBlock("view", f"is {header.view}, not that of a restart")
+        if header.proposer not in epoch.validators:
+            raise InvalidBlock("proposer", "is no validator that remains")
+    elif header.proposer != epoch.compute_leader(header.view):
+        raise InvalidBlock("proposer", f"does not lead view {header.view} of epoch {epoch.number}")
+
+
+def check_reveal(state: StateReader, header: Header) -> None:
+    """Check that the proposer reveals what its tip in the parent's state commits to.
+
+    Raises:
+        InvalidBlock: something else, or it has no tip.
+    """
+    duty = state.duty(header.proposer)
+    if duty is None or duty.tip == NO_TIP or compute_tip(header.beacon_reveal) != duty.tip:
+        raise InvalidBlock("beacon_reveal", "is not what the proposer's tip commits to")
+
+
+def compute_chain_time(genesis: Genesis, parent: Header, timestamp: int) -> int:
+    """Chain time of a child: it grows with the timestamps, by at most the idle beat per block."""
+    return parent.chain_time + min(timestamp - parent.timestamp, genesis.parameters.idle_beat)
+
+
+def get_evidence_claims(genesis: Genesis, epoch: Epoch, parent: Header, block: Block) -> list[tuple[str, crypto.Claim]]:
+    """The signature checks that a block's agreement evidence stands on, after its form was checked.
+
+    The parent must be certified (notarized, or finalized across an epoch boundary), and the last views between the
+    parent's and the block's nullified. Of what blocks the late votes are is for the state to say
+    (:func:`chain.transition.validators.process_votes`).
+
+    Raises:
+        InvalidBlock: evidence is missing, misplaced, or lacks a quorum.
+    """
+    header, body = block.header, block.body
+    if is_restart(header):
+        return []  # what it stands on is not agreement
+    claims: list[tuple[str, crypto.Claim]] = []
+    last_view = 0
+    certificate = body.parent_certificate
+    if parent.height == 0:
+        if certificate is not None:
+            raise InvalidBlock("parent_certificate", "genesis has none")
+    else:
+        same_epoch = parent.epoch == header.epoch
+        # A finality certificate stands for the notarization it implies; across an epoch boundary only finality will do.
+        kinds = (VoteKind.NOTARIZE, VoteKind.FINALIZE) if same_epoch else (VoteKind.FINALIZE,)
+        if certificate is None or certificate.kind not in kinds:
+            raise InvalidBlock("parent_certificate", f"is not a {kinds[0].domain} certificate")
+        if (certificate.epoch, certificate.block_id) != (parent.epoch, parent.id):
+            raise InvalidBlock("parent_certificate", "is not of the parent")
+        if same_epoch:
+            last_view = certificate.view
+            if last_view != parent.view:
+                raise InvalidBlock("parent_certificate", f"is of view {last_view}, the parent of view {parent.view}")
+        voters = epoch.find_validators(parent.epoch)
+        if voters is None:
+            raise InvalidBlock("parent_certificate", f"is of epoch {parent.epoch}, the block of {epoch.number}")
+        claims += _get_certificate_claims("parent_certificate", genesis, certificate, voters)
+    skipped = [(c.kind, c.epoch, c.view) for c in body.nullifications]
+    first = max(last_view + 1, header.view - MAX_NULLIFICATIONS)
+    if skipped != [(VoteKind.NULLIFY, header.epoch, view) for view in range(first, header.view)]:
+        raise InvalidBlock("nullifications", f"do not cover exactly the views {first} to {header.view - 1}")
+    for nullification in body.nullifications:
+        claims += _get_certificate_claims("nullifications", genesis, nullification, epoch.validators)
+    claims += [("late_votes", vote.claim(genesis.chain_id)) for vote in body.late_votes]
+    return claims
+
+
+def _get_certificate_claims(
+    field: str, genesis: Genesis, certificate: Certificate, validators: ValidatorSet
+) -> list[tuple[str, crypto.Claim]]:
+    try:
+        return [(field, claim) for claim in certificate.claims(genesis.chain_id, validators)]
+    except InvalidCertificate as error:
+        raise InvalidCertificate(error.reason, field) from error
+
+
+def verify_finality(genesis: Genesis, validators: ValidatorSet, header: Header, certificate: Certificate) -> None:
+    """Check that ``certificate`` of its epoch's ``validators`` makes the block of ``header`` final.
+
+    Raises:
+        InvalidCertificate: it does not.
+    """
+    check_finality(genesis, header, certificate)
+    certificate.verify(genesis.chain_id, validators)
+
+
+def check_finality(genesis: Genesis, header: Header, certificate: Certificate) -> None:
+    """Check that ``certificate`` says that the block of ``header`` is final; whether its signers did is not checked.
+
+    Raises:
+        InvalidCertificate: it says something else.
+    """
+    if certificate.kind != VoteKind.FINALIZE or certificate.block_id != header.id or certificate.epoch != header.epoch:
+        raise InvalidCertificate(f"is not a finality certificate of block {header.height}")
+    # Only the last block of an epoch is proposed, and made final, again in later views.
+    is_last = header.height == get_last_height(genesis.parameters, header.epoch)
+    if certificate.view < header.view or (certificate.view > header.view and not is_last):
+        raise InvalidCertificate(f"is of view {certificate.view}, the block of view {header.view}")
+
+
+def execute(genesis: Genesis, epoch: Epoch, parent: Header, state: State, header: Header, body: Body) -> Transition:
+    """The state after a block of ``header`` (whose roots are not read) and ``body``.
+
+    Raises:
+        InvalidBlock: an operation cannot be included, or a late vote does not count.
+    """
+    draft, context = _begin(genesis, epoch, parent, state, header, body)
+    failures = []
+    for index, operation in enumerate(body.operations):
+        try:
+            failures.append(process_operation(draft, context, operation))
+        except InvalidOperation as error:
+            raise InvalidBlock("operations", f"number {index} cannot be included: {error}") from error
+    return _finish(genesis, epoch, parent, state, draft, header, failures)
+
+
+def _begin(
+    genesis: Genesis, epoch: Epoch, parent: Header, state: State, header: Header, body: Body
+) -> tuple[Draft, BlockContext]:
+    """Everything that a block does before its operations."""
+    draft = Draft(state)
+    draft.put(HISTORY_KEY, state.history.append(parent.id))
+    draft.put(BEACON_KEY, state.beacon.absorb(header.beacon_reveal))
+    if is_restart(header):
+        strike_off(draft, body.removed)
+    else:
+        duty = state.duty(header.proposer)
+        assert duty is not None  # check_reveal
+        draft.put(duty_key(header.proposer), replace(duty, tip=header.beacon_reveal))
+    process_votes(draft, epoch, parent, body)
+    charge_missed_leads(draft, genesis.parameters, epoch, body)
+    return draft, BlockContext(genesis, epoch.number, header.height, header.chain_time)
+
+
+def _finish(
+    genesis: Genesis,
+    epoch: Epoch,
+    parent: Header,
+    state: State,
+    draft: Draft,
+    header: Header,
+    failures: list[str | None],
+) -> Transition:
+    """What a block does after its operations, and after the last of an epoch to freeze what holds in two epochs."""
+    # After the operations: however far chain time has come, a dispute in the block after the capture is in time.
+    settle_due_captures(draft, parent.chain_time, header.chain_time)
+    after = state.update(draft.changes)
+    if header.height == epoch.last_height:
+        end_epoch(draft, after, genesis, epoch)
+        draft.put(table_key(epoch.number + 2), compute_serving_table(after, genesis.parameters, draft.beacon.value))
+        if epoch.number:
+            draft.put(table_key(epoch.number - 1), None)
+        draft.put(BEACON_KEY, draft.beacon.end_epoch())
+        draft.put(REGISTRATIONS_KEY, None)
+        after = state.update(draft.changes)
+    return Transition(after, draft.changes, tuple(failures))
+
+
+def build_block(
+    genesis: Genesis,
+    key: crypto.KeyPair,
+    parent: Header,
+    state: State,
+    operations: Iterable[SignedOperation],
+    *,
+    view: int,
+    timestamp: int,
+    reveal: bytes,
+    parent_certificate: Certificate | None,
+    nullifications: Sequence[Certificate],
+    late_votes: Sequence[Vote] = (),
+    on_rejected: Callable[[SignedOperation], None] = lambda _: None,
+) -> tuple[Block, Transition, list[tuple[SignedOperation, str]]]:
+    """Build, execute and sign a block on ``parent``.
+
+    ``reveal`` opens the tip of ``key`` in ``state``; ``late_votes`` count
+    (:func:`chain.transition.validators.process_votes`). Takes
+    ``operations`` (their signatures checked already) in order, as many as fit, and leaves out those that cannot be
+    included, of which it tells ``on_rejected`` before it takes the next. Returns the block, its transition, and the
+    operations left out with the reason.
+
+    Raises:
+        InvalidBlock: the reveal or a late vote is not right.
+    """
+    timestamp = max(timestamp, parent.timestamp + 1)
+    epoch = get_next_epoch(genesis, state)
+    header = Header(
+        version=VERSION,
+        chain_id=genesis.chain_id,
+        epoch=epoch.number,
+        height=parent.height + 1,
+        view=view,
+        parent_id=parent.id,
+        timestamp=timestamp,
+        chain_time=compute_chain_time(genesis, parent, timestamp),
+        proposer=key.public_key,
+        body_root=bytes(32),
+        state_root=bytes(32),
+        history_root=bytes(32),
+        validators_hash=epoch.validators.hash,
+        next_validators_hash=epoch.next_validators.hash,
+        beacon_reveal=reveal,
+    )
+    body = Body((), parent_certificate, tuple(nullifications), tuple(late_votes))
+    room = MAX_BLOCK - HEADER_ROOM - len(body.encode())
+    check_reveal(state, header)
+    draft, context = _begin(genesis, epoch, parent, state, header, body)
+    included: list[SignedOperation] = []
+    failures: list[str | None] = []
+    rejected: list[tuple[SignedOperation, str]] = []
+    for operation in operations:
+        if len(operation.encoded) > room:
+            break
+        try:
+            failures.append(process_operation(draft, context, operation))
+        except (InvalidOperation, CodecError) as error:
+            rejected.append((operation, str(error)))
+            on_rejected(operation)
+            continue
+        included.append(operation)
+        room -= len(operation.encoded)
+    result = _finish(genesis, epoch, parent, state, draft, header, failures)
+    after = result.state
+    body = replace(body, operations=tuple(included))
+    header = replace(header, body_root=body.compute_root(), state_root=after.root, history_root=after.history.root)
+    return sign_block(key, header, body), result, rejected
+
+
+def _show(value: object) -> str:
+    return value.hex() if isinstance(value, bytes) else str(value)

@@ -1,0 +1,108 @@
+"""First credits: how an account that has nothing gets a small bond, for work that cannot be done in advance.
+
+The proof is a salt with which Argon2id (RFC 9106), over the account and the beacon, comes out below a target:
+memory-hard, so that no special hardware makes it cheap, and soon worth nothing, so that nobody keeps a stock of them.
+What is granted is born bonded and stays bonded: it gives a newcomer a stake to serve with, which can be lost, but
+neither spent nor voted with. How much, how hard, and how many per epoch is up to the genesis; a grant of 0 turns it
+off, which is the default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import lru_cache
+
+from chain.codec import MAX_INT
+from chain.crypto import hash_bytes, hash_slowly
+from chain.exceptions import InvalidOperation
+from chain.genesis import Genesis
+from chain.state.state import REGISTRATIONS_KEY, TOTALS_KEY, Account, Draft, Registrations, StateReader
+from chain.types.operations import SALT_SIZE, Register, SignedOperation
+
+MEMORY, PASSES = 32 << 20, 1
+"""Bytes and passes of one try: some 20 ms of one core."""
+
+
+NO_NEWCOMER = "only an account that has done nothing yet is granted anything"
+
+
+def is_newcomer(account: Account) -> bool:
+    """Whether an account may still be granted its first bond: it has done nothing, but may have been sent credit.
+
+    If it had to be empty, anybody could keep a newcomer out with a transfer of next to nothing.
+    """
+    return replace(account, available=0) == Account()
+
+
+def process_register(draft: Draft, genesis: Genesis, operation: Register, signer: bytes) -> None:
+    """Grant a newcomer its bond.
+
+    Raises:
+        InvalidOperation: nothing is granted, or not to this account, or not any more in this epoch, or not for this.
+    """
+    parameters = genesis.parameters
+    if not parameters.register_grant:
+        raise InvalidOperation("this chain grants nothing to newcomers")
+    before = draft.account(signer)
+    if not is_newcomer(before):
+        raise InvalidOperation(NO_NEWCOMER)
+    count = draft.registrations.count
+    if count >= parameters.register_cap:
+        raise InvalidOperation(f"{count} newcomers were registered in this epoch, which is the limit")
+    source = draft.beacon.get_source(operation.epoch)
+    if source is None:
+        raise InvalidOperation(f"epoch {operation.epoch} is neither this one nor the one before")
+    if not is_proof(compute_challenge(genesis, source, signer), operation.salt, parameters.register_difficulty):
+        raise InvalidOperation("the proof of work does not hold")
+    totals = draft.totals
+    if totals.supply + parameters.register_grant > MAX_INT:
+        raise InvalidOperation("there is all the credit already that there can be")
+    grant = parameters.register_grant
+    draft.put_account(signer, replace(before, bonded=grant, models=operation.models, grant=grant))
+    draft.put(REGISTRATIONS_KEY, Registrations(count + 1))
+    draft.put(TOTALS_KEY, replace(totals, supply=totals.supply + parameters.register_grant))
+
+
+def is_worked_for(genesis: Genesis, state: StateReader, signed: SignedOperation) -> bool | None:
+    """Whether a newcomer's proof holds, None if :func:`process_register` would not get so far as to look at it.
+
+    True for any other operation. The proof is remembered: only the first time is slow. Whoever waits with one that
+    was never looked at would have to look at it later, when that may be in the way of something else.
+    """
+    operation = signed.operation
+    if not isinstance(operation, Register):
+        return True
+    source = state.beacon.get_source(operation.epoch)
+    if source is None or not count_left(state, genesis) or not is_newcomer(state.account(signed.signer)):
+        return None
+    challenge = compute_challenge(genesis, source, signed.signer)
+    return is_proof(challenge, operation.salt, genesis.parameters.register_difficulty)
+
+
+def compute_challenge(genesis: Genesis, source: bytes, public_key: bytes) -> bytes:
+    """What the proof of an account is over, in the epoch whose draws come from ``source``."""
+    return hash_bytes("register", genesis.chain_id, source, public_key)
+
+
+@lru_cache(maxsize=1024)
+def is_proof(challenge: bytes, salt: bytes, difficulty: int) -> bool:
+    """Whether ``salt`` is worth a grant. Takes as long as a try, once."""
+    return int.from_bytes(hash_slowly(challenge, salt, MEMORY, PASSES), "big") >> (256 - difficulty) == 0
+
+
+def search(challenge: bytes, difficulty: int, start: int = 0) -> Iterator[bytes | None]:
+    """Try one salt after the other: None for each that is worth nothing, at last one that is."""
+    while True:
+        salt = start.to_bytes(SALT_SIZE, "big")
+        if is_proof(challenge, salt, difficulty):
+            yield salt
+            return
+        yield None
+        start += 1
+
+
+def count_left(state: StateReader, genesis: Genesis) -> int:
+    """How many newcomers may still be registered in this epoch."""
+    parameters = genesis.parameters
+    return max(0, parameters.register_cap - state.registrations.count) if parameters.register_grant else 0

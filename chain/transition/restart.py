@@ -1,0 +1,86 @@
+"""Restart by decree: how a chain goes on after more than a third of its stake is gone for good.
+
+Without a quorum nothing becomes final any more, and no rule of agreement can tell a network that was cut in two from
+one whose other half was lost. So this is a decision of people. They agree on a *restart block*: a block on the last
+final one that names the validators to be struck off, and is final by more than 2/3 of the stake of those who remain. It
+follows all rules but that one; its id stands in the genesis file (``restarts``) of everybody who accepts it, and nobody
+else's program follows it. The audit shows it as what it is: a place where trust takes over from proof.
+
+Its view is far above any that was voted in, so that the votes for it and after it contradict none from before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from chain.exceptions import InvalidBlock
+from chain.genesis import Genesis
+from chain.state.state import Draft, StateReader, committee_key, duty_key
+from chain.transition.epochs import Epoch, get_next_epoch
+from chain.types.blocks import NO_REVEAL, Block, Body, Header
+from chain.types.validators import ValidatorSet
+
+VIEW_JUMP = 1 << 32
+"""Views between a restart block and its parent. One a second for a century would not reach so far."""
+
+
+def is_restart(header: Header) -> bool:
+    """Whether a header is that of a restart block: the only one besides genesis that reveals nothing."""
+    return header.height > 0 and header.beacon_reveal == NO_REVEAL
+
+
+def get_restart_view(parent: Header, epoch: int) -> int:
+    """The view of a restart block on ``parent``."""
+    return (parent.view if parent.epoch == epoch else 0) + VIEW_JUMP
+
+
+def get_block_epoch(genesis: Genesis, state: StateReader, body: Body) -> Epoch:
+    """What is fixed for a block of ``body`` on ``state``: a restart block stands under the committee that it leaves."""
+    if not body.removed:
+        return get_next_epoch(genesis, state)
+    draft = Draft(state)
+    strike_off(draft, body.removed)
+    return get_next_epoch(genesis, draft)
+
+
+def strike_off(draft: Draft, removed: Sequence[bytes]) -> None:
+    """Take these, if any, off every committee that is frozen, and jail them until the next epoch."""
+    if not removed:
+        return
+    number = draft.beacon.epoch
+    remaining = draft.committee(number)
+    for epoch in (number, number + 1):
+        committee = draft.committee(epoch)
+        assert committee is not None
+        rest = [(each.public_key, each.stake) for each in committee if each.public_key not in removed]
+        if rest:
+            remaining = ValidatorSet.of(rest)
+        draft.put(committee_key(epoch), remaining)  # if nobody is left of the next one, those of today go on
+    for key in removed:
+        duty = draft.duty(key)
+        if duty is not None:
+            draft.put(duty_key(key), replace(duty, jailed_until=max(duty.jailed_until, number + 1)))
+
+
+def check_restart(genesis: Genesis, state: StateReader, block: Block) -> None:
+    """Check what sets a restart block apart, but for its header and the finality that it needs.
+
+    Raises:
+        InvalidBlock: the genesis file does not accept it, or it is not well formed.
+    """
+    body, committee = block.body, state.committee(block.header.epoch)
+    if block.id not in genesis.restarts:
+        raise InvalidBlock(
+            "restart",
+            "the chain was restarted here without a quorum; whoever trusts those who did it adds the block id "
+            f"{block.id.hex()} to 'restarts' in the genesis file",
+        )
+    if body.operations or body.nullifications or body.late_votes or body.parent_certificate is not None:
+        raise InvalidBlock("body", "a restart block carries nothing but whom it strikes off")
+    if not body.removed or list(body.removed) != sorted(set(body.removed)):
+        raise InvalidBlock("removed", "is empty, unsorted or names a key twice")
+    if committee is None or any(key not in committee for key in body.removed):
+        raise InvalidBlock("removed", "names a key that is no validator")
+    if len(body.removed) == len(committee):
+        raise InvalidBlock("removed", "no validator would remain")

@@ -1,0 +1,260 @@
+"""Operations: everything that an account can ask of the ledger.
+
+An operation is a plain record; :class:`SignedOperation` adds the account that asks and its signature. Operations with a
+``nonce`` are executed in the order of the account's counter, pay their fee even when they fail, and can never be
+replayed. Those without one (``Hold``, ``Capture``, ``Evidence``, …) name something that happens at most once,
+so that a busy gateway never waits for its own counter; they are included only if they succeed. The rules themselves are
+in :mod:`chain.transition.operations`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated
+
+from chain import crypto
+from chain.codec import Amount, Bounds, Hash, ModelName, Natural, PublicKey, Record, Signature
+from chain.types.votes import Vote
+
+MAX_OPERATION = 4 * 1024
+MAX_CAPTURE = 32 * 1024
+"""Largest encodings of a signed operation, in bytes; a capture of many holds may be longer."""
+
+MAX_CAPTURE_ITEMS = 64
+MAX_MODELS = 16
+SALT_SIZE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer(Record):
+    """Move ``amount`` from the signer's available credit to the recipient's."""
+
+    TAG = 1
+    nonce: Natural
+    recipient: PublicKey
+    amount: Amount
+    memo: Annotated[bytes, Bounds(0, 64)] = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Bond(Record):
+    """Move available credit to the bond that stands behind the signer's service."""
+
+    TAG = 2
+    nonce: Natural
+    amount: Amount
+
+
+@dataclass(frozen=True, slots=True)
+class Unbond(Record):
+    """Take credit out of the bond; it stays slashable until its release epoch."""
+
+    TAG = 3
+    nonce: Natural
+    amount: Amount
+
+
+@dataclass(frozen=True, slots=True)
+class Withdraw(Record):
+    """Make available whatever has finished unbonding."""
+
+    TAG = 4
+    nonce: Natural
+
+
+@dataclass(frozen=True, slots=True)
+class Serve(Record):
+    """Declare the models that the signer's bond stands behind, sorted; none leaves the executor lottery at once."""
+
+    TAG = 5
+    nonce: Natural
+    models: Annotated[tuple[ModelName, ...], Bounds(0, MAX_MODELS)]
+
+
+@dataclass(frozen=True, slots=True)
+class Enroll(Record):
+    """Take up validator duty with the whole bond, from the epoch after next on.
+
+    ``tip`` is that of the signer's hash onion number ``onion``, a number for its own use (:mod:`chain.state.beacon`).
+    """
+
+    TAG = 6
+    nonce: Natural
+    tip: Hash
+    onion: Natural
+
+
+@dataclass(frozen=True, slots=True)
+class Retire(Record):
+    """Give up validator duty, from the epoch after next on. The bond stays."""
+
+    TAG = 7
+    nonce: Natural
+
+
+@dataclass(frozen=True, slots=True)
+class Unjail(Record):
+    """Return to duty after having been jailed, from the epoch after next on."""
+
+    TAG = 8
+    nonce: Natural
+
+
+@dataclass(frozen=True, slots=True)
+class Recommit(Record):
+    """Go on with another hash onion, from the epoch after next on, before the one in use runs out."""
+
+    TAG = 9
+    nonce: Natural
+    tip: Hash
+    onion: Natural
+
+
+@dataclass(frozen=True, slots=True)
+class Hold(Record):
+    """Set ``amount`` aside for one request to one executor.
+
+    Valid only if ``payee`` is number ``attempt`` of the executor lottery of ``epoch`` for (signer, ``seq``); unique by
+    (signer, ``seq``, ``attempt``). ``request_digest`` is salted; ``deadline`` is chain time in ms, after which anyone
+    may release the hold.
+    """
+
+    TAG = 10
+    payee: PublicKey
+    amount: Amount
+    epoch: Natural
+    seq: Natural
+    attempt: Natural
+    model: ModelName
+    request_digest: Hash
+    deadline: Natural
+
+
+@dataclass(frozen=True, slots=True)
+class Usage(Record):
+    """What an answer is billed by."""
+
+    prompt_bytes: Natural
+    completion_tokens: Natural
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery(Record):
+    """What an executor says it delivered against a hold, and what it asks for it.
+
+    The executor signs it (domain ``delivery``) at the end of its answer; the payer's signature over the same bytes
+    (domain ``receipt``) accepts it.
+    """
+
+    hold: Hash
+    amount: Amount
+    response_digest: Hash
+    usage: Usage
+    finish_reason: Annotated[str, Bounds(1, 32)]
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureItem(Record):
+    """One delivery to be paid, with the payer's receipt where there is one."""
+
+    delivery: Delivery
+    receipt: Signature | None
+
+
+@dataclass(frozen=True, slots=True)
+class Capture(Record):
+    """Collect what deliveries earned, by their payee.
+
+    With a receipt a capture pays at once, without one after a grace time; an amount of 0 is a refund.
+    """
+
+    TAG = 11
+    items: Annotated[tuple[CaptureItem, ...], Bounds(1, MAX_CAPTURE_ITEMS)]
+
+
+@dataclass(frozen=True, slots=True)
+class Release(Record):
+    """Return an uncaptured hold to its payer; anyone may ask once its deadline has passed."""
+
+    TAG = 12
+    hold: Hash
+
+
+@dataclass(frozen=True, slots=True)
+class Dispute(Record):
+    """Send an unreceipted capture to the treasury, by the payer: neither side gains by lying."""
+
+    TAG = 13
+    hold: Hash
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence(Record):
+    """Two votes that no honest validator signs both; the one with the smaller encoding first. Anyone may show them."""
+
+    TAG = 14
+    first: Vote
+    second: Vote
+
+
+@dataclass(frozen=True, slots=True)
+class Register(Record):
+    """Ask for a newcomer's first bond, to serve ``models`` (sorted); ``salt`` is the proof
+    (:mod:`chain.transition.registration`).
+
+    It costs no fee, since a newcomer has nothing.
+    """
+
+    TAG = 15
+    epoch: Natural
+    salt: Annotated[bytes, Bounds(SALT_SIZE, SALT_SIZE)]
+    models: Annotated[tuple[ModelName, ...], Bounds(0, MAX_MODELS)]
+
+
+NoncedOperation = Transfer | Bond | Unbond | Withdraw | Serve | Enroll | Retire | Unjail | Recommit
+OneTimeOperation = Hold | Capture | Release | Dispute | Evidence | Register
+Operation = NoncedOperation | OneTimeOperation
+
+
+@dataclass(frozen=True)
+class SignedOperation(Record):
+    """An operation, the account that asks for it, and that account's signature."""
+
+    operation: Operation
+    signer: PublicKey
+    signature: Signature
+
+    @cached_property
+    def encoded(self) -> bytes:
+        """Canonical bytes, computed once; fees are by their length."""
+        return self.encode()
+
+    @cached_property
+    def id(self) -> bytes:
+        """Hash of everything but the signature."""
+        return compute_operation_id(self.operation, self.signer)
+
+    def claim(self, chain_id: bytes) -> crypto.Claim:
+        """The signature check this operation stands on."""
+        return crypto.Claim(self.signer, "operation", chain_id, self.operation.encode(), self.signature)
+
+
+def sign_operation(key: crypto.KeyPair, chain_id: bytes, operation: Operation) -> SignedOperation:
+    """Sign ``operation`` on the given chain."""
+    return SignedOperation(operation, key.public_key, key.sign("operation", chain_id, operation.encode()))
+
+
+def compute_operation_id(operation: Operation, signer: bytes) -> bytes:
+    """Identifier of an operation of an account."""
+    return crypto.hash_bytes("operation", signer, operation.encode())
+
+
+def compute_hold_id(payer: bytes, seq: int, attempt: int) -> bytes:
+    """Identifier of a hold: its payer's sequence number and attempt."""
+    return crypto.hash_bytes("hold", payer, seq.to_bytes(8, "big"), attempt.to_bytes(8, "big"))
+
+
+def compute_digest(salt: bytes, body: bytes) -> bytes:
+    """Salted digest of a request or response body; the random 16-byte salt keeps a guessable text from lookup."""
+    return crypto.hash_bytes("body", salt, body)

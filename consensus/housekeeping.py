@@ -1,0 +1,118 @@
+"""What a node does of its own accord, so that its owner need not watch it.
+
+A validator goes on with another hash onion before the one in use runs out, and asks to return once it was jailed for
+being away. Any node shows evidence against whoever contradicts itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import structlog
+import trio
+
+from chain import crypto
+from chain.exceptions import InvalidOperation
+from chain.genesis import Genesis
+from chain.state.beacon import make_onion
+from chain.state.state import StateReader
+from chain.types.operations import Evidence, NoncedOperation, Recommit, SignedOperation, Unjail, sign_operation
+from chain.types.votes import Vote
+from consensus.engine import Engine
+from p2p.runtime import Runtime
+
+logger = structlog.get_logger(__name__)
+
+RESERVE_EPOCHS = 3
+"""An onion is renewed while it lasts for so many epochs at the worst: another one takes two to come into force."""
+RETRY_HEIGHTS = 16
+"""Final blocks after which a duty that got lost on the way is asked for again."""
+MAX_ACCUSED = 64
+"""Whom this node shows evidence against at the same time."""
+REPEAT_REPORT = 60.0
+"""Seconds after which evidence is shown again that did not get into a block: this node may be behind, or penniless."""
+MAX_REPORT_DELAY = 2.0
+"""Seconds within which a node shows evidence at random, so that not all of them do it for one reward."""
+
+Submit = Callable[[Callable[[int], NoncedOperation]], Awaitable[SignedOperation]]
+"""Signs and submits the operation made with the account's next nonce."""
+
+
+def find_due(genesis: Genesis, state: StateReader, key: crypto.KeyPair) -> Callable[[int], NoncedOperation] | None:
+    """What the validator ``key`` should do next, given its nonce; None if all is well."""
+    duty = state.duty(key.public_key)
+    if duty is None or not duty.is_enrolled:
+        return None
+    if duty.jailed_until:
+        is_free = state.beacon.epoch >= duty.jailed_until
+        has_bond = state.account(key.public_key).own_bond >= genesis.parameters.min_validator_bond
+        return Unjail if is_free and has_bond else None
+    heights, number = genesis.parameters.epoch_heights, duty.onion + 1
+    left = make_onion(key, genesis.beacon, duty.onion, heights).count_reveals(duty.tip)
+    if duty.next_epoch or left >= RESERVE_EPOCHS * heights:
+        return None
+    tip = make_onion(key, genesis.beacon, number, heights).tip
+    return lambda nonce: Recommit(nonce, tip, number)
+
+
+class Upkeep:
+    """Runs beside the engine of a node, validator or not: whoever has an account can show evidence."""
+
+    def __init__(self, key: crypto.KeyPair, engine: Engine, submit: Submit, runtime: Runtime) -> None:
+        self._key = key
+        self._engine = engine
+        self._submit = submit
+        self._runtime = runtime
+        self._accused: set[bytes] = set()
+
+    async def run(self) -> None:
+        """Look after every final block, and after every conflict, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch_conflicts)
+            await self._look_after()
+
+    async def _look_after(self) -> None:
+        engine, next_at, asked = self._engine, 0, b""
+        async for final in engine.subscribe_final():
+            height = final.block.header.height
+            due = None if engine.is_behind else find_due(engine.genesis, engine.state, self._key)
+            if due is None or height < next_at or engine.is_pending(asked):
+                continue
+            next_at = height + RETRY_HEIGHTS
+            if asked and engine.is_final(asked):  # it failed; what is paid for once in an epoch is paid for enough
+                next_at, asked = height + engine.genesis.parameters.epoch_heights, b""
+                continue
+            try:
+                operation = await self._submit(due)
+                asked = operation.id
+                logger.info("validator duty", operation=type(operation.operation).__name__.lower())
+            except InvalidOperation as error:
+                logger.warning("validator duty: refused", reason=str(error))
+
+    async def _watch_conflicts(self) -> None:
+        async with trio.open_nursery() as nursery:
+            async for first, second in self._engine.subscribe_conflicts():
+                if first.signer not in self._accused and len(self._accused) < MAX_ACCUSED:
+                    self._accused.add(first.signer)
+                    nursery.start_soon(self._accuse, first, second)
+
+    async def _accuse(self, first: Vote, second: Vote) -> None:
+        """Show evidence until its signer is punished, by whoever's, or cannot be any more."""
+        engine, delay = self._engine, MAX_REPORT_DELAY * self._runtime.random.random()
+        while True:
+            await trio.sleep(delay)
+            delay = REPEAT_REPORT
+            duty, account, epoch = engine.state.duty(first.signer), engine.state.account(first.signer), engine.epoch
+            is_old = epoch > first.epoch + engine.genesis.parameters.unbonding_epochs
+            if duty is None or is_old or first.epoch < duty.clean_from or not account.bonded + len(account.unbonding):
+                break
+            await self._report(first, second)
+        self._accused.discard(first.signer)
+
+    async def _report(self, first: Vote, second: Vote) -> None:
+        earlier, later = sorted((first, second), key=Vote.encode)
+        operation = sign_operation(self._key, self._engine.genesis.chain_id, Evidence(earlier, later))
+        try:
+            await self._engine.submit(operation)
+        except InvalidOperation as error:  # somebody was faster
+            logger.debug("evidence refused", signer=crypto.format_address(first.signer), reason=str(error))

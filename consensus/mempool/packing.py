@@ -1,0 +1,77 @@
+"""Choosing operations for a block, one after the other, as long as there is room: what is turned down gives room back.
+
+Pending operations stand in *lines*, in each of which the order matters. Lines are served in turns of equal bytes (an
+operation's rank is the bytes before it in its line), ties by arrival: a flood fills only its own line, and nobody gains
+by cutting an operation in two.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Container, Iterable, Iterator
+from typing import Protocol
+
+from chain.types.operations import NoncedOperation, SignedOperation
+
+MAX_REJECTED = 4_096
+"""Operations that may turn out not to be includable before a block is left as full as it is: each takes time."""
+
+
+class Pending(Protocol):
+    """An operation that waits for a block; ``arrival`` numbers are distinct."""
+
+    operation: SignedOperation
+    arrival: int
+    size: int
+    ready: bool
+
+
+class Selection(Iterator[SignedOperation]):
+    """Draws ready operations for a block of at most ``max_bytes`` of them, without those ``excluded`` by id.
+
+    Of each line it keeps what is given to it, and so it may be drawn from in another thread.
+    """
+
+    def __init__(self, lines: Iterable[Iterable[Pending]], max_bytes: int, excluded: Container[bytes] = ()) -> None:
+        self._room = max_bytes
+        self._rejected = 0
+        self._heads: list[tuple[int, int, int]] = []  # rank, arrival and number of the line
+        self._lines: list[Iterator[Pending]] = []
+        self._first: list[Pending] = []  # of each line
+        self._last: tuple[int, Pending] | None = None
+        self._closed: set[int] = set()
+        for line in lines:
+            chosen = (entry for entry in line if entry.ready and entry.operation.id not in excluded)
+            head = next(chosen, None)
+            if head is not None:
+                self._heads.append((0, head.arrival, len(self._lines)))
+                self._lines.append(chosen)
+                self._first.append(head)
+        heapq.heapify(self._heads)
+
+    def __next__(self) -> SignedOperation:
+        while self._heads and self._room > 0 and self._rejected < MAX_REJECTED:
+            rank, _, number = self._heads[0]
+            entry = self._first[number]
+            if number in self._closed or entry.size > self._room:
+                heapq.heappop(self._heads)  # and nothing after it in its line: nonces keep their order
+                continue
+            self._room -= entry.size
+            self._last = number, entry
+            following = next(self._lines[number], None)
+            if following is None:
+                heapq.heappop(self._heads)
+            else:
+                self._first[number] = following
+                heapq.heapreplace(self._heads, (rank + entry.size, following.arrival, number))
+            return entry.operation
+        raise StopIteration
+
+    def reject(self, operation: SignedOperation) -> None:
+        """The operation drawn last cannot be included after all; if it has a nonce, none after it in its line can."""
+        assert self._last is not None and self._last[1].operation is operation
+        number, entry = self._last
+        self._room += entry.size
+        self._rejected += 1
+        if isinstance(operation.operation, NoncedOperation):
+            self._closed.add(number)

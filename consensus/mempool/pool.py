@@ -1,0 +1,589 @@
+"""Operations that wait for a block. Pure: it reads no clock and no network; time is passed in (seconds).
+
+An operation is *ready* when the ledger would take it on the last final state, else it *waits*: for an earlier nonce,
+for credit, or because this node is a block behind whoever made it (a capture may overtake its hold). What has waited
+for :data:`PATIENCE` is dropped. Only ready operations count as work and are selected.
+
+What somebody takes up of the pool is bounded by the credit that it owns, though it costs nothing until it is included.
+
+- One account holds at most :data:`MAX_NONCED` operations with a nonce and :data:`MAX_ACCOUNT_BYTES` in all. It can pay
+  the fees of all of them, and all its ready holds at once, from what it has in the last final state. What excludes
+  each other (one nonce, one hold number, one hold captured twice) is taken once.
+- Room is shared in proportion to credit. When the pool is full, or too much waits, the account with the most bytes *per
+  credit that it owns* makes room: split among however many accounts, the same credit gets the same room.
+- A block is filled in turns of equal bytes, so that an account's flood fills only its own lines. Whoever has many
+  accounts has many lines, but pays for the room in the block that it takes.
+
+What depends on an entry of the state that a final block changed is noted, and judged again a bounded number of
+operations at a time, the rest later. That may leave an operation ready which no longer is; whoever proposes it finds
+out and calls :meth:`Mempool.reject`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Container, Iterable
+from dataclasses import dataclass, field
+
+from chain.exceptions import CannotPay, InvalidNonce, InvalidOperation, InvalidSignature
+from chain.genesis import Genesis
+from chain.state.state import Account, Draft, State, hold_key
+from chain.transition.operations import BlockContext, check_form, compute_fee, process_operation
+from chain.types.blocks import Block, Header
+from chain.types.operations import Capture, Dispute, Hold, NoncedOperation, Operation, Release, SignedOperation
+from consensus.mempool.eviction import Ranking
+from consensus.mempool.packing import Selection
+
+PATIENCE = 30.0
+"""Seconds that an operation may wait to become ready."""
+LIFETIME = 256
+"""Final blocks for which a ready operation is kept: whoever makes them does not have it, or does not want it."""
+MAX_NONCED = 64
+"""Pending operations with a nonce, per account."""
+MAX_ACCOUNT_BYTES = 256 * 1024
+"""Pending bytes, per account: room for a whole window of holds, and for captures of as many."""
+MAX_BYTES = 32 << 20
+MAX_OPERATIONS = 100_000
+MAX_WAITING = 2_048
+"""Waiting operations in all."""
+MAX_FINAL = 65_536
+"""Final operations remembered by id, so that a late copy of one is not taken for a new one."""
+MAX_VERIFIED = 32_768
+"""Operations remembered whose signature holds, beside those pending."""
+MARGIN = 5_000
+"""Chain time in ms that must be left until the deadline of a hold: it is ready while the next blocks could take it."""
+MAX_REJECTIONS = 3
+"""How often a proposer may find that a ready operation cannot be included before it is dropped."""
+REVIEW = 256
+"""Work spent on judging again after a block, and at each :meth:`Mempool.expire`: operations, and receipts in them."""
+
+Claim = tuple[object, ...]
+
+
+class AlreadyKnown(InvalidOperation):
+    """The operation is pending or final already."""
+
+
+class PoolFull(InvalidOperation):
+    """A limit of the mempool is reached; later the operation may be taken."""
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    operation: SignedOperation
+    arrival: int
+    """Serial number of its admission."""
+    height: int
+    """Of the block that was to come next then."""
+    size: int
+    fee: int
+    cost: int
+    """What it takes out of the available credit as soon as it is included, if that is known before."""
+    ready: bool = False
+    reason: str = ""
+    """Why it is not ready, unless for an earlier nonce."""
+    rejections: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class _Account:
+    """What one account has pending. ``owned`` is all its credit, ``nonce`` and ``available`` are those of the state."""
+
+    nonce: int
+    available: int
+    owned: int
+    next_nonce: int
+    """The first nonce that is missing or cannot be included: those pending below it follow the account's."""
+    nonced: dict[int, _Entry] = field(default_factory=dict)
+    one_time: dict[bytes, _Entry] = field(default_factory=dict)
+    """By id, in order of arrival."""
+    claims: dict[Claim, bytes] = field(default_factory=dict)
+    """What the one-time operations claim for themselves alone, and their ids."""
+    waiting: dict[bytes, int] = field(default_factory=dict)
+    """The sizes of those that are not ready, by id."""
+    size: int = 0
+    waiting_size: int = 0
+    fees: int = 0
+    """Of the operations with a nonce."""
+    promised: int = 0
+    """Cost of the one-time operations that are ready."""
+
+
+class Mempool:
+    """Pending operations on top of a final state.
+
+    Callers check signatures between :meth:`check` and :meth:`add`, many at a time and elsewhere, unless
+    :meth:`is_verified` says that it was done.
+    """
+
+    def __init__(
+        self,
+        genesis: Genesis,
+        header: Header,
+        state: State,
+        max_bytes: int = MAX_BYTES,
+        max_operations: int = MAX_OPERATIONS,
+    ) -> None:
+        self._genesis = genesis
+        self._state = state
+        self._context = BlockContext.after(genesis, header)
+        self._max_bytes = max_bytes
+        self._max_operations = max_operations
+        self._entries: dict[bytes, _Entry] = {}
+        self._accounts: dict[bytes, _Account] = {}
+        self._pending_rank, self._waiting_rank = Ranking(), Ranking()
+        self._waiting: dict[bytes, float] = {}
+        """When each waiting operation began to wait, in that order."""
+        self._dependents: dict[bytes, dict[bytes, None]] = {}
+        """Ids of one-time operations by the entry of the state that they need."""
+        self._stale: dict[bytes, dict[bytes, None]] = {}
+        """Ids of one-time operations to be judged again, by account: accounts take turns."""
+        self._round: dict[bytes, None] = {}
+        """Ids of all one-time operations, the one judged longest ago first."""
+        self._rejected: dict[bytes, None] = {}
+        self._final: dict[bytes, None] = {}
+        self._verified: dict[bytes, bytes] = {}
+        """Signatures that hold, by the id of the operation."""
+        self._arrivals = 0
+        self._now = 0.0
+        self._final_at = -math.inf
+        """When the last final block came."""
+        self.size = 0
+        """Pending bytes."""
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, operation_id: object) -> bool:
+        return operation_id in self._entries
+
+    def get(self, operation_id: bytes) -> SignedOperation | None:
+        """The pending operation of that id, or None."""
+        entry = self._entries.get(operation_id)
+        return None if entry is None else entry.operation
+
+    def is_verified(self, signed: SignedOperation) -> bool:
+        """Whether the signature of this very operation was found to hold before, here or in a block."""
+        entry = self._entries.get(signed.id)
+        if entry is not None and entry.operation.signature == signed.signature:
+            return True
+        return self._verified.get(signed.id) == signed.signature
+
+    def note_verified(self, operations: Iterable[SignedOperation]) -> None:
+        """Remember that the signatures of ``operations`` hold, so that none is checked again."""
+        for signed in operations:
+            self._verified.pop(signed.id, None)
+            self._verified[signed.id] = signed.signature
+        while len(self._verified) > MAX_VERIFIED:
+            del self._verified[next(iter(self._verified))]
+
+    # Admission.
+
+    def check(self, signed: SignedOperation) -> None:
+        """Whether :meth:`add` would take an operation, as far as that can be told cheaply.
+
+        Raises:
+            AlreadyKnown: it is pending or final.
+            InvalidNonce: its nonce is used, or another operation with it is pending (the first one wins).
+            CannotPay: its account cannot pay the fee on top of what it has pending.
+            PoolFull: its account, or the pool, has no room.
+            InvalidOperation: it is malformed, or asks for what has happened, or another pending one asks for, already.
+        """
+        check_form(signed)
+        if signed.id in self._entries:
+            raise AlreadyKnown("the operation is pending already")
+        if signed.id in self._final:
+            raise AlreadyKnown("the operation is final already")
+        operation, signer = signed.operation, signed.signer
+        pending = self._accounts.get(signer) or self._make_account(signer)
+        fee = compute_fee(self._genesis, signed)
+        if isinstance(operation, NoncedOperation):
+            if operation.nonce < pending.nonce:
+                raise InvalidNonce(f"the nonce {operation.nonce} is used, the account's next is {pending.nonce}")
+            if operation.nonce in pending.nonced:
+                raise InvalidNonce(f"another operation with the nonce {operation.nonce} is pending")
+            if len(pending.nonced) >= MAX_NONCED:
+                raise PoolFull(f"the account has {MAX_NONCED} operations pending, which is the limit")
+            fee += pending.fees
+        else:
+            self._check_one_time(signed, pending)
+        # The fee of a capture comes out of what it captures. Its account may have nothing available, but whoever owns
+        # nothing at all captures only what is there to be captured.
+        if isinstance(operation, Capture):
+            if pending.owned < fee and not self._is_payee(operation, signer):
+                raise CannotPay(f"the fee is {fee} micro-credits, the account owns {pending.owned}")
+        elif pending.available < fee:
+            raise CannotPay(f"the fees pending are {fee} micro-credits, {pending.available} are available")
+        size = pending.size + len(signed.encoded)
+        if size > MAX_ACCOUNT_BYTES:
+            raise PoolFull(f"the account would have more than {MAX_ACCOUNT_BYTES} bytes pending")
+        place = self._pending_rank.classify(size, pending.owned)
+        if self._is_full(len(signed.encoded)) and not self._pending_rank.has_above(place):
+            raise PoolFull("the pool is full")
+
+    def _check_one_time(self, signed: SignedOperation, pending: _Account) -> None:
+        operation = signed.operation
+        if isinstance(operation, Hold):
+            window = self._state.window(signed.signer)
+            if operation.seq < window.top and not window.is_usable(operation.seq, operation.attempt):
+                raise InvalidOperation(f"hold {operation.seq}/{operation.attempt} is used or too old")
+        for claim in _get_claims(operation):
+            rival = pending.claims.get(claim)
+            if rival is not None and self._entries[rival].ready:
+                raise InvalidOperation("another pending operation of the account asks for the same")
+
+    def _is_payee(self, operation: Capture, signer: bytes) -> bool:
+        holds = [self._state.hold(item.delivery.hold) for item in operation.items]
+        return all(hold is not None and hold.payee == signer for hold in holds)
+
+    def add(self, signed: SignedOperation, now: float) -> None:
+        """Take an operation whose signature holds.
+
+        Raises:
+            InvalidSignature: a signature inside it does not hold.
+            InvalidOperation: as :meth:`check`.
+        """
+        self._now = now
+        self.note_verified([signed])
+        self.check(signed)
+        size = len(signed.encoded)
+        while self._is_full(size):
+            self._make_room(self._pending_rank)
+        self._arrivals += 1
+        operation, fee = signed.operation, compute_fee(self._genesis, signed)
+        entry = _Entry(signed, self._arrivals, self._context.height, size, fee, _get_cost(operation, fee))
+        pending = self._accounts.get(signed.signer)
+        if pending is None:
+            pending = self._accounts[signed.signer] = self._make_account(signed.signer)
+        if isinstance(operation, NoncedOperation):
+            pending.nonced[operation.nonce] = entry
+            pending.fees += entry.fee
+        else:
+            for claim in _get_claims(operation):
+                rival = pending.claims.get(claim)
+                if rival is not None:  # it waits, and this one may do better
+                    self.remove(rival)
+                    pending = self._accounts.setdefault(signed.signer, pending)
+                pending.claims[claim] = signed.id
+            pending.one_time[signed.id] = entry
+            self._round[signed.id] = None
+            for key in _get_dependencies(operation):
+                self._dependents.setdefault(key, {})[signed.id] = None
+        self._entries[signed.id] = entry
+        self._resize(signed.signer, pending, size)
+        self._set_ready(entry, False, "")
+        if isinstance(operation, NoncedOperation):
+            self._close_gap(pending)
+        else:
+            self._judge(entry)
+            if signed.id not in self._entries:
+                raise InvalidSignature(entry.reason)
+        while len(self._waiting) > MAX_WAITING:
+            self._make_room(self._waiting_rank)
+
+    def get_reason(self, operation_id: bytes) -> str | None:
+        """Why a pending operation is not ready, or None if it is ready or not pending."""
+        entry = self._entries.get(operation_id)
+        if entry is None or entry.ready:
+            return None
+        missing = self._accounts[entry.operation.signer].next_nonce
+        return entry.reason or f"the operation with the nonce {missing} is missing"
+
+    # Choosing for a block.
+
+    def is_ready(self, operation_id: bytes) -> bool:
+        """Whether an operation is pending and would go into a block now."""
+        entry = self._entries.get(operation_id)
+        return entry is not None and entry.ready
+
+    def has_ready(self, excluded: Container[bytes] = ()) -> bool:
+        """Whether there is work for a block, beside the operations ``excluded`` by id (those in blocks not yet final).
+
+        Constant time but for the excluded ones.
+        """
+        ready = len(self._entries) - len(self._waiting)
+        if not ready or not excluded:
+            return ready > 0
+        return any(entry.ready and key not in excluded for key, entry in self._entries.items())
+
+    def draw(self, max_bytes: int, excluded: Container[bytes] = ()) -> Selection:
+        """Ready operations for a block of at most ``max_bytes`` of them, in a deterministic order, one after the other.
+
+        Each account has two lines: its operations with a nonce in the order of nonces, and the others in the order of
+        arrival, so that a gateway's holds never queue behind its transfers. Captures need no precedence: they compete
+        in their payee's line.
+        """
+        lines: list[list[_Entry]] = []
+        for pending in self._accounts.values():
+            lines.append([pending.nonced[nonce] for nonce in range(pending.nonce, pending.next_nonce)])
+            lines.append(list(pending.one_time.values()))
+        return Selection(lines, max_bytes, excluded)
+
+    def select(self, max_bytes: int, excluded: Container[bytes] = ()) -> list[SignedOperation]:
+        """All that :meth:`draw` brings, if none is turned down."""
+        return list(self.draw(max_bytes, excluded))
+
+    def reject(self, operation_id: bytes, reason: str, now: float) -> None:
+        """Let a selected operation wait, because it cannot be included on the state of a block under way."""
+        self._now = now
+        entry = self._entries.get(operation_id)
+        if entry is None:
+            return
+        entry.rejections += 1
+        if entry.rejections >= MAX_REJECTIONS:
+            self.remove(operation_id)
+            return
+        self._rejected[operation_id] = None
+        self._set_ready(entry, False, reason)
+        if isinstance(entry.operation.operation, NoncedOperation):
+            pending, nonce = self._accounts[entry.operation.signer], entry.operation.operation.nonce
+            self._open_gap(pending, nonce)
+
+    # What a final block changes.
+
+    def on_final(self, block: Block, state: State, changed: Iterable[bytes], now: float) -> None:
+        """Go on to a newly final block: drop what it included or made impossible, and judge again what it touched.
+
+        ``changed`` are the keys of the state that it changed.
+        """
+        self._now = self._final_at = now
+        self._state = state
+        self._context = BlockContext.after(self._genesis, block.header)
+        for signed in block.body.operations:
+            self._remove(signed.id, opens_gap=False)
+            self._final[signed.id] = None
+            rivals = self._accounts.get(signed.signer)
+            if rivals is not None and not isinstance(signed.operation, NoncedOperation):
+                for claim in _get_claims(signed.operation):
+                    self.remove(rivals.claims.get(claim, b""))
+        while len(self._final) > MAX_FINAL:
+            del self._final[next(iter(self._final))]
+        rejected, self._rejected = self._rejected, {}
+        for operation_id in rejected:
+            self._reconsider(operation_id)
+        for key in changed:
+            if key[:1] == b"a" and key[1:] in self._accounts:
+                self._update_account(key[1:])
+            for operation_id in self._dependents.get(key, ()):
+                self._note_stale(operation_id)
+        while (oldest := next(iter(self._entries.values()), None)) and oldest.height + LIFETIME < self._context.height:
+            self.remove(oldest.operation.id)
+        self.expire(now)
+
+    def on_snapshot(self, header: Header, state: State, now: float) -> None:
+        """Go on from a state far ahead. What was pending for the old one is dropped; whoever cares sends it again."""
+        for operation_id in list(self._entries):
+            self.remove(operation_id)
+        self._now, self._final_at, self._state = now, -math.inf, state
+        self._context = BlockContext.after(self._genesis, header)
+
+    def expire(self, now: float) -> None:
+        """Drop what has waited too long, and judge again some of what may have become ready or impossible."""
+        self._now = now
+        while self._waiting:
+            operation_id, since = next(iter(self._waiting.items()))
+            if now - since < PATIENCE:
+                break
+            self.remove(operation_id)
+        work = REVIEW
+        while work > 0 and self._stale:
+            signer, ids = next(iter(self._stale.items()))
+            work -= self._judge(self._entries[next(iter(ids))])  # which takes it out of ``_stale``
+            if ids and signer in self._stale:
+                self._stale[signer] = self._stale.pop(signer)
+        # And in turns everything else: deadlines pass, epochs end, and what was noted as stale may have been forgotten.
+        work = min(REVIEW // 16, len(self._round))
+        while work > 0 and self._round:
+            work -= self._judge(self._entries[next(iter(self._round))])
+
+    def _update_account(self, signer: bytes) -> None:
+        pending, account = self._accounts[signer], self._state.account(signer)
+        spent = range(pending.nonce, account.nonce)
+        for nonce in spent if len(spent) < len(pending.nonced) else sorted(pending.nonced):
+            if nonce < account.nonce and nonce in pending.nonced:
+                self._remove(pending.nonced[nonce].operation.id, opens_gap=False)
+        _fill_in(pending, account)
+        while pending.fees > account.available:  # none of them is included for less than its fee
+            self.remove(pending.nonced[max(pending.nonced)].operation.id)
+        if signer not in self._accounts:
+            return
+        self._pending_rank.put(signer, pending.size, pending.owned)
+        self._waiting_rank.put(signer, pending.waiting_size, pending.owned)
+        pending.next_nonce = max(pending.next_nonce, account.nonce)
+        self._close_gap(pending)
+        if pending.promised + pending.fees > account.available:
+            for entry in reversed(list(pending.one_time.values())):
+                if entry.ready and entry.cost and pending.promised + pending.fees > account.available:
+                    self._set_ready(entry, False, _cannot_promise(entry, account.available))
+        for operation_id in pending.waiting:
+            self._note_stale(operation_id)
+
+    def _reconsider(self, operation_id: bytes) -> None:
+        """Look again at an operation that a proposer rejected."""
+        entry = self._entries.get(operation_id)
+        if entry is None:
+            return
+        if isinstance(entry.operation.operation, NoncedOperation):
+            entry.reason = ""
+            self._close_gap(self._accounts[entry.operation.signer])
+        else:
+            self._note_stale(operation_id)
+
+    def _note_stale(self, operation_id: bytes) -> None:
+        entry = self._entries[operation_id]
+        if not isinstance(entry.operation.operation, NoncedOperation):
+            self._stale.setdefault(entry.operation.signer, {})[operation_id] = None
+
+    def _open_gap(self, pending: _Account, nonce: int) -> None:
+        """What follows a nonce that cannot be included cannot be either."""
+        for later in range(nonce, pending.next_nonce):
+            entry = pending.nonced.get(later)
+            if entry is not None:
+                self._set_ready(entry, False, entry.reason)
+        pending.next_nonce = min(pending.next_nonce, nonce)
+
+    def _close_gap(self, pending: _Account) -> None:
+        while (entry := pending.nonced.get(pending.next_nonce)) is not None and not entry.reason:
+            self._set_ready(entry, True, "")
+            pending.next_nonce += 1
+
+    def _judge(self, entry: _Entry) -> int:
+        """Find out whether a one-time operation is ready; one that never will be is dropped. Returns the work done."""
+        signed = entry.operation
+        operation, signer = signed.operation, signed.signer
+        self._forget_stale(signer, signed.id)
+        self._round.pop(signed.id, None)
+        self._round[signed.id] = None
+        pending = self._accounts[signer]
+        promised = pending.promised + pending.fees - (entry.cost if entry.ready else 0)
+        try:
+            if entry.cost and promised + entry.cost > pending.available:
+                raise CannotPay(_cannot_promise(entry, pending.available))
+            process_operation(Draft(self._state), self._context, signed)
+            if isinstance(operation, Hold) and operation.deadline <= self._get_latest_time() + MARGIN:
+                raise InvalidOperation(
+                    f"the deadline {operation.deadline} is too close to be sure of a block before it"
+                )
+        except InvalidSignature as error:  # of a receipt: it will not get better
+            self.remove(signed.id)
+            entry.reason = str(error)
+        except InvalidOperation as error:
+            self._set_ready(entry, False, str(error))
+        else:
+            self._set_ready(entry, True, "")
+        receipts = operation.items if isinstance(operation, Capture) else ()
+        return 1 + sum(item.receipt is not None for item in receipts)
+
+    # Bookkeeping.
+
+    def _get_latest_time(self) -> int:
+        """The chain time that the next block has if it is made now, rounded up."""
+        elapsed = min(1000 * (self._now - self._final_at), self._genesis.parameters.idle_beat)
+        return self._context.chain_time + math.ceil(elapsed)
+
+    def _make_account(self, signer: bytes) -> _Account:
+        account = self._state.account(signer)
+        return _Account(account.nonce, account.available, account.total, account.nonce)
+
+    def _set_ready(self, entry: _Entry, ready: bool, reason: str) -> None:
+        signed = entry.operation
+        pending = self._accounts[signed.signer]
+        pending.promised += entry.cost * (ready - entry.ready)
+        entry.ready, entry.reason = ready, reason
+        if ready == (signed.id not in self._waiting):
+            return
+        if ready:
+            del self._waiting[signed.id]
+            pending.waiting_size -= pending.waiting.pop(signed.id)
+        else:
+            self._waiting[signed.id] = self._now
+            pending.waiting[signed.id] = entry.size
+            pending.waiting_size += entry.size
+        self._waiting_rank.put(signed.signer, pending.waiting_size, pending.owned)
+
+    def _is_full(self, size: int) -> bool:
+        return self.size + size > self._max_bytes or len(self._entries) >= self._max_operations
+
+    def _make_room(self, ranking: Ranking) -> None:
+        """Drop the last operation (that waits, if it is about those) of an account with the most bytes per credit."""
+        pending = self._accounts[ranking.first()]
+        if ranking is self._waiting_rank:
+            self.remove(next(reversed(pending.waiting)))
+            return
+        last = [pending.nonced[max(pending.nonced)]] if pending.nonced else []
+        last += [pending.one_time[next(reversed(pending.one_time))]] if pending.one_time else []
+        self.remove(max(last, key=lambda entry: entry.arrival).operation.id)
+
+    def remove(self, operation_id: bytes) -> None:
+        """Forget a pending operation, if there is one of that id."""
+        self._remove(operation_id, opens_gap=True)
+
+    def _remove(self, operation_id: bytes, opens_gap: bool) -> None:
+        entry = self._entries.get(operation_id)
+        if entry is None:
+            return
+        signer, operation = entry.operation.signer, entry.operation.operation
+        pending = self._accounts[signer]
+        self._set_ready(entry, True, "")  # it waits for nothing any more
+        pending.promised -= entry.cost
+        del self._entries[operation_id]
+        if isinstance(operation, NoncedOperation):
+            del pending.nonced[operation.nonce]
+            pending.fees -= entry.fee
+            if opens_gap:
+                self._open_gap(pending, operation.nonce)
+        else:
+            del pending.one_time[operation_id], self._round[operation_id]
+            self._forget_stale(signer, operation_id)
+            for claim in _get_claims(operation):
+                del pending.claims[claim]
+            for key in _get_dependencies(operation):
+                self._dependents[key].pop(operation_id)
+                if not self._dependents[key]:
+                    del self._dependents[key]
+        self._resize(signer, pending, -entry.size)
+
+    def _forget_stale(self, signer: bytes, operation_id: bytes) -> None:
+        ids = self._stale.get(signer)
+        if ids is not None:
+            ids.pop(operation_id, None)
+            if not ids:
+                del self._stale[signer]
+
+    def _resize(self, signer: bytes, pending: _Account, difference: int) -> None:
+        pending.size += difference
+        self.size += difference
+        self._pending_rank.put(signer, pending.size, pending.owned)
+        if not pending.size:
+            del self._accounts[signer]
+
+
+def _fill_in(pending: _Account, account: Account) -> None:
+    pending.nonce, pending.available, pending.owned = account.nonce, account.available, account.total
+
+
+def _get_cost(operation: Operation, fee: int) -> int:
+    """What a one-time operation takes out of the available credit."""
+    if isinstance(operation, NoncedOperation | Capture):
+        return 0
+    return fee + operation.amount if isinstance(operation, Hold) else fee
+
+
+def _get_claims(operation: Operation) -> list[Claim]:
+    """What of an account's one-time operations only one can have."""
+    if isinstance(operation, Hold):
+        return [("hold", operation.seq, operation.attempt)]
+    if isinstance(operation, Capture):
+        return [("capture", item.delivery.hold) for item in operation.items]
+    return []
+
+
+def _get_dependencies(operation: Operation) -> list[bytes]:
+    """The entries of the state, beside the accounts, without which an operation cannot be included."""
+    if isinstance(operation, Capture):
+        return [hold_key(item.delivery.hold) for item in operation.items]
+    return [hold_key(operation.hold)] if isinstance(operation, Release | Dispute) else []
+
+
+def _cannot_promise(entry: _Entry, available: int) -> str:
+    return f"{entry.cost} micro-credits asked beside what is promised, {available} available"

@@ -1,0 +1,169 @@
+"""Direct links inside the committee, for what must not wait for gossip: proposals, votes, certificates.
+
+Protocol ``/wwwserve/vote/1``: one long-lived exchange to each other member, each frame a :class:`Batch` of messages,
+nothing in return. Sending only puts a message into that member's queue, so a slow or dead member holds up nobody, and
+what gathers there while a frame is written goes into the next one. When a queue is full it loses the oldest of what
+can best be missed: hints first (operations, which gossip brings too), then what is bulky (blocks, which are fetched
+from those who voted for them), then the rest. That is safe: agreement never counts on a single delivery, since votes
+and certificates are repeated at every timeout.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+import structlog
+import trio
+
+from chain import crypto
+from chain.exceptions import CodecError
+from consensus.network.gossip import BATCH, MAX_BATCH, Batch
+from p2p.network import NetworkError
+from p2p.streams.exchanges import Exchange, Streams
+
+logger = structlog.get_logger(__name__)
+
+PROTOCOL = "/wwwserve/vote/1"
+MAX_MESSAGES = 256
+MAX_BYTES = 4 << 20
+"""Bounds of a queue."""
+BULKY = 32 * 1024
+"""Bytes above which a message is a block: no vote and no certificate is as long."""
+RETRY = 0.25
+MAX_RETRY = 4.0
+"""Seconds before a lost link is opened again, doubling up to the maximum."""
+WRITE_TIMEOUT = 10.0
+"""Seconds that one message may take before the link counts as lost."""
+
+
+class _Link:
+    """The queue to one member."""
+
+    def __init__(self) -> None:
+        self.queue: deque[tuple[bytes, int]] = deque()
+        """Messages, each with its rank: the lowest goes first."""
+        self.size = 0
+        self.filled = trio.Event()
+        self.scope = trio.CancelScope()
+
+    def put(self, payload: bytes, is_hint: bool) -> int:
+        """Append a message. Returns how many had to go."""
+        self.queue.append((payload, 0 if is_hint else 1 if len(payload) > BULKY else 2))
+        self.size += len(payload)
+        dropped = 0
+        while len(self.queue) > MAX_MESSAGES or self.size > MAX_BYTES:
+            position = min(range(len(self.queue)), key=lambda index: self.queue[index][1])
+            self.size -= len(self.queue[position][0])
+            del self.queue[position]
+            dropped += 1
+        return dropped
+
+    async def take(self) -> bytes:
+        """The next frame: all that is queued, as far as it fits."""
+        while not self.queue:
+            self.filled = trio.Event()
+            await self.filled.wait()
+        items = [self.queue.popleft()[0]]
+        size = len(items[0])
+        while self.queue and size + len(self.queue[0][0]) <= BATCH:
+            items.append(self.queue.popleft()[0])
+            size += len(items[-1])
+        self.size -= size
+        return Batch(tuple(items)).encode()
+
+
+class Links:
+    """The links to the members of the committee, and the way in for theirs.
+
+    ``on_message(peer, payload)`` is awaited for each message of a member: while it waits, that member's link waits, and
+    no other.
+    """
+
+    def __init__(self, streams: Streams, on_message: Callable[[bytes, bytes], Awaitable[None]]) -> None:
+        self._streams = streams
+        self._on_message = on_message
+        self._links: dict[bytes, _Link] = {}
+        self._members: frozenset[bytes] = frozenset()
+        self._nursery: trio.Nursery | None = None
+        self.dropped = 0
+        """Messages lost to full queues so far."""
+
+    async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep the links until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            self._streams.handle(PROTOCOL, self._receive, max_exchanges_per_peer=4)
+            task_status.started()
+            await trio.sleep_forever()
+
+    def set_members(self, senders: Iterable[bytes], receivers: Iterable[bytes]) -> None:
+        """Accept messages of ``senders`` and keep a link to each of ``receivers`` (public keys, without this node's).
+
+        Only while :meth:`run` does.
+        """
+        self._members = frozenset(senders)
+        wanted = dict.fromkeys(receivers)
+        for peer in [peer for peer in self._links if peer not in wanted]:
+            self._links.pop(peer).scope.cancel()
+        for peer in wanted:
+            if peer not in self._links:
+                link = self._links[peer] = _Link()
+                assert self._nursery is not None
+                self._nursery.start_soon(self._write, peer, link)
+
+    def is_member(self, peer: bytes) -> bool:
+        """Whether ``peer`` is heard here: it is in the committee of this epoch or of one beside it."""
+        return peer in self._members
+
+    def send(self, peer: bytes, payload: bytes, is_hint: bool = False) -> None:
+        """Queue a message (at most 900 KiB) for one member; nothing happens for anybody else. Never waits."""
+        link = self._links.get(peer)
+        if link is None:
+            return
+        if len(payload) > MAX_BATCH:
+            logger.warning("a message is too long to send", bytes=len(payload))
+            return
+        self.dropped += link.put(payload, is_hint)
+
+    def broadcast(self, payload: bytes) -> None:
+        """Queue a message for every member."""
+        for peer in self._links:
+            self.send(peer, payload)
+
+    def flush(self) -> None:
+        """Let what is queued go out. Until then it gathers, so that what belongs together travels together."""
+        for link in self._links.values():
+            if link.queue:
+                link.filled.set()
+
+    async def _write(self, peer: bytes, link: _Link) -> None:
+        delay = RETRY
+        with link.scope:
+            while True:
+                try:
+                    payload = await link.take()  # before opening: a silent member is left in peace
+                    async with self._streams.open(peer, PROTOCOL) as exchange:
+                        while True:
+                            with trio.fail_after(WRITE_TIMEOUT):
+                                await exchange.send(payload)
+                            delay = RETRY
+                            payload = await link.take()
+                except (NetworkError, trio.TooSlowError) as error:
+                    logger.debug("link lost", peer=crypto.format_address(peer), reason=str(error) or "too slow")
+                await trio.sleep(delay)
+                delay = min(MAX_RETRY, 2 * delay)
+
+    async def _receive(self, exchange: Exchange) -> None:
+        if exchange.peer not in self._members:
+            await exchange.abort("only validators speak this protocol")
+            return
+        while (frame := await exchange.receive()) is not None:
+            try:
+                items = Batch.decode(frame).items
+            except CodecError as error:
+                await exchange.abort(f"malformed frame: {error}")
+                return
+            for payload in items:
+                await self._on_message(exchange.peer, payload)

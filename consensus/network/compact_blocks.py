@@ -1,0 +1,71 @@
+"""Proposals of large blocks, with the operations by id: the receivers have most of them from gossip already.
+
+Small blocks travel whole, since a round trip for what is missing would cost more than the bytes. Whatever was put
+together wrongly cannot pass for the block: the header commits to every byte of the body. A few bytes stand for a large
+block here, so it is put together only for the leader of a view that waits for a proposal, and never beyond the size
+that a block may have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated
+
+from chain.codec import Bounds, Hash, Record
+from chain.exceptions import InvalidBlock
+from chain.types.blocks import MAX_BLOCK, Block, Proposal
+from chain.types.operations import SignedOperation
+from consensus.simplex.messages import Propose
+
+COMPACT = b"\x10"
+"""First byte of such a message on a link (others: consensus.simplex.messages)."""
+WHOLE = 64 * 1024
+"""Blocks up to this many bytes are sent whole."""
+MAX_IDS = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class CompactPropose(Record):
+    """A :class:`~consensus.simplex.messages.Propose` whose block has its operations taken out, and their ids in
+    order."""
+
+    proposal: Proposal
+    shell: Block
+    ids: Annotated[tuple[Hash, ...], Bounds(1, MAX_IDS)]
+
+    def __post_init__(self) -> None:
+        if len(set(self.ids)) != len(self.ids):
+            raise ValueError("no operation is twice in a block")
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that it is for."""
+        return self.proposal.epoch
+
+
+def compress(message: Propose) -> CompactPropose | None:
+    """The compact form of a proposal, or None if it should be sent whole."""
+    block = message.block
+    operations = block.body.operations
+    if len(block.encoded) <= WHOLE or not 0 < len(operations) <= MAX_IDS:
+        return None
+    shell = replace(block, body=replace(block.body, operations=()))
+    return CompactPropose(message.proposal, shell, tuple(operation.id for operation in operations))
+
+
+def expand(message: CompactPropose, operations: Mapping[bytes, SignedOperation]) -> Propose | None:
+    """The proposal with its operations put back; None if one is missing or differs (as in its signature).
+
+    Raises:
+        InvalidBlock: it would be too large.
+    """
+    if any(operation_id not in operations for operation_id in message.ids):
+        return None
+    size = len(message.shell.encoded) + sum(len(operations[operation_id].encoded) for operation_id in message.ids)
+    if size > MAX_BLOCK:
+        raise InvalidBlock("body", f"{size} bytes, more than {MAX_BLOCK}")
+    body = replace(message.shell.body, operations=tuple(operations[operation_id] for operation_id in message.ids))
+    if body.compute_root() != message.shell.header.body_root:
+        return None
+    return Propose(message.proposal, replace(message.shell, body=body))

@@ -1,0 +1,175 @@
+"""Gossip in batches: what many nodes want to know, a few times a second, instead of one message each.
+
+Topics ``/wwwserve/<first 8 hex digits of the chain id>/{ops,blocks,certs}`` carry a :class:`Batch` of encoded
+operations, blocks (each behind its id) and finality certificates. A delivery costs milliseconds whatever its size, so
+items are gathered for :data:`DELAY` seconds or until :data:`BATCH` bytes are there. Whatever arrives is untrusted and
+may come twice or never: it is bounded, content-addressed, and pulled by :mod:`consensus.sync.client` when missed.
+
+How much of it is looked at is bounded too, by a :class:`Gate` for each topic. Members of the committee have rates of
+their own, which no stranger can use up. Among strangers a name costs nothing, so that their rate is divided among the
+neighbours that bring their batches. A batch beyond the rates is a hint less; a certificate of a member is never
+refused, unless that member has sent what no honest node would.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated
+
+import structlog
+import trio
+
+from chain import crypto
+from chain.codec import Bounds, Record
+from p2p.network import Network, NetworkError
+from p2p.rate_limit import Limiter, Rate
+
+logger = structlog.get_logger(__name__)
+
+BATCH = 32 * 1024
+DELAY = 0.1
+MAX_BATCH = 900 * 1024
+"""Largest payload published, in bytes; gossip carries less than 1 MiB."""
+MAX_QUEUE = 8 << 20
+"""Bytes that may wait to be published on a topic; beyond, the oldest are shed."""
+MAX_ITEMS = 16_384
+FRAMING = 8
+"""Upper bound of what encoding adds to an item, and once to the batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch(Record):
+    """Encoded items of one topic."""
+
+    items: Annotated[tuple[bytes, ...], Bounds(1, MAX_ITEMS)]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Batches and bytes a second of one topic: from each member, from all of them, from each stranger, from all."""
+
+    member: Rate
+    members: Rate | None
+    stranger: Rate
+    strangers: Rate
+
+
+FREE = Rate(math.inf, math.inf, 1.0)
+LIMITS = {
+    # An operation is some 200 bytes and costs some 0.2 ms to take in, so 1 MiB of them is a second of one core.
+    "ops": Limits(
+        Rate(50, 512 << 10, 4.0), Rate(500, 1 << 20, 4.0), Rate(20, 128 << 10, 4.0), Rate(100, 256 << 10, 4.0)
+    ),
+    # Whoever made a block publishes it, and only members make any.
+    "blocks": Limits(Rate(16, 4 << 20, 4.0), Rate(64, 8 << 20, 4.0), Rate(4, 1 << 20, 4.0), Rate(8, 2 << 20, 4.0)),
+    "certs": Limits(FREE, None, Rate(8, 64 << 10, 4.0), Rate(16, 128 << 10, 4.0)),
+}
+
+
+def get_topic(chain_id: bytes, name: str) -> str:
+    """The topic of a chain for ``ops``, ``blocks`` or ``certs``."""
+    return f"/wwwserve/{chain_id.hex()[:8]}/{name}"
+
+
+class Batcher:
+    """Gathers the items of one topic and publishes them."""
+
+    def __init__(self, network: Network, topic: str, delay: float = DELAY) -> None:
+        self._network = network
+        self._topic = topic
+        self._delay = delay
+        self._queue: deque[bytes] = deque()
+        self._size = 0
+        self._filled = trio.Event()
+        self._full = trio.Event()
+
+    def put(self, item: bytes) -> None:
+        """Publish ``item`` (at most 900 KiB) soon. Never waits; sheds the oldest hint when too much is waiting."""
+        self._queue.append(item)
+        self._size += len(item) + FRAMING
+        while self._size > MAX_QUEUE:
+            self._size -= len(self._queue.popleft()) + FRAMING
+        self._filled.set()
+        if self._size >= BATCH:
+            self._full.set()
+
+    async def run(self) -> None:
+        """Publish until cancelled."""
+        while True:
+            await self._filled.wait()
+            with trio.move_on_after(self._delay):
+                await self._full.wait()
+            payload = self._take()
+            if not self._queue:
+                self._filled = trio.Event()
+            if self._size < BATCH:
+                self._full = trio.Event()
+            try:
+                await self._network.publish(self._topic, payload)
+            except (NetworkError, ValueError) as error:
+                logger.debug("gossip was not published", topic=self._topic, reason=str(error))
+
+    def _take(self) -> bytes:
+        """The encoded batch of the items that have waited longest: :data:`BATCH` bytes, or one larger item."""
+        items: list[bytes] = []
+        size = FRAMING
+        while self._queue and len(items) < MAX_ITEMS:
+            cost = len(self._queue[0]) + FRAMING
+            if items and size + cost > BATCH:
+                break
+            size += cost
+            items.append(self._queue.popleft())
+        self._size -= size - FRAMING
+        return Batch(tuple(items)).encode()
+
+
+class Gate:
+    """Which batches of one topic are looked at; ``is_member`` says who is in the committee."""
+
+    def __init__(self, limits: Limits, is_member: Callable[[bytes], bool]) -> None:
+        self._is_member = is_member
+        self._members = Limiter(limits.member, limits.members)
+        self._strangers = Limiter(limits.stranger)
+        self._neighbours = Limiter(limits.strangers, limits.strangers)
+
+    @property
+    def dropped(self) -> int:
+        """Batches refused so far."""
+        return self._members.dropped + self._strangers.dropped + self._neighbours.dropped
+
+    def admit(self, sender: bytes, neighbour: bytes, size: int, now: float) -> bool:
+        """Whether to look at a batch of ``size`` bytes that ``sender`` made and ``neighbour`` brought."""
+        if self._is_member(sender):
+            return self._members.admit(sender, size, now)
+        return self._strangers.admit(sender, size, now) and self._neighbours.admit(neighbour, size, now)
+
+    def punish(self, sender: bytes, now: float) -> None:
+        """``sender`` made a batch that no honest node makes: what it sends is not looked at for a while.
+
+        Only ``sender``: neighbours pass on what they have not looked at.
+        """
+        (self._members if self._is_member(sender) else self._strangers).punish(sender, now)
+
+
+class Seen:
+    """Remembers the hashes of the last ``capacity`` items, so that a copy costs no more than a hash."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._hashes: OrderedDict[bytes, None] = OrderedDict()
+
+    def __contains__(self, item: bytes) -> bool:
+        return crypto.hash_bytes("seen", item) in self._hashes
+
+    def add(self, item: bytes) -> bool:
+        """Remember ``item``. Returns whether it is new."""
+        digest = crypto.hash_bytes("seen", item)
+        if digest in self._hashes:
+            return False
+        self._hashes[digest] = None
+        if len(self._hashes) > self._capacity:
+            self._hashes.popitem(last=False)
+        return True

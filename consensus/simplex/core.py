@@ -1,0 +1,598 @@
+"""Simplex agreement, weighted by stake: the state machine of one validator in one epoch.
+
+The protocol is that of Chan and Pass (Simplex, 2023). This text is the whole of it; the code below follows it from top
+to bottom.
+
+Words. An epoch is a run of heights with one frozen set of validators; its *views* are numbered from 1 and each has one
+leader, drawn by stake. A *vote* is signed over (epoch, view, block id) and says notarize, nullify (which names no
+block) or finalize. A *quorum* is more than 2/3 of the epoch's stake by distinct signers, in integers. Votes of a quorum
+that say the same make a *certificate*: a notarization, a nullification, a finalization. The *tip* is the notarized
+block of the latest view; view 0 stands for the final block that the epoch starts from. Since a quorum finalizes only
+what a quorum notarized, a finalization counts wherever a notarization does.
+
+Specification for view v
+    1. The leader proposes a block of view v on its tip, of view p. The body gives evidence of the place: the
+       notarization of the parent in p (for the epoch's first block, the finalization of the parent; none on genesis),
+       and the nullifications of p+1 ... v-1, or of the last ``MAX_NULLIFICATIONS`` of these views, so that a long halt
+       makes no block too large. A proposal is well formed if p < v, the leader of v signed it, that evidence is
+       complete, and the header agrees with it in epoch, view, height, parent and proposer.
+    2. A validator in v takes the first well-formed proposal of v, even one that came a little before its time. Once it
+       holds the nullifications of all of p+1 ... v-1 itself, from the body or not, it has the block executed and, if it
+       is good, sends notarize for it: once per view.
+    3. A notarization of v, or of any later view, or a nullification of v enters the view after it. On a notarization
+       a validator also sends finalize for it, unless it sent nullify in that view.
+    4. A finalization makes its block and all its ancestors final.
+    5. On timeout a validator sends nullify for v, unless it sent finalize in v, and repeats it at growing intervals
+       together with its tip and the last certificates by which it entered v. It does not wait for its own timeout once
+       a third of the stake has sent nullify, and so an honest validator did. The timeout doubles with every nullified
+       view, up to a cap, and falls back when a block becomes final; who knows a certificate of a later view is behind
+       and waits the shortest time. The timer runs only while there is something to agree about: work that the engine
+       reports, a proposal in this view, a tip that is not final, or being behind.
+       Each time it also repeats its last finalize of views that are not final, and the votes of views to come that it
+       signed before a restart; it sends some of these on entering a view too.
+    6. Who sends nullify for a view that has ended, or repeats another vote in it, gets the latest finalization, the
+       tip, and nullifications from that view on; from a validator whose timer rests, in the current view too.
+       Certificates are broadcast once, by whoever gathers them from votes. Notarize votes that came to nothing are
+       shown to a few others once a later block is final: a validator may have told those another story.
+
+    Hence whoever is in v holds the notarization of some p < v, its tip, and the nullifications of all views between,
+    and can lead. Once the latest tip has reached everybody, all who are in v can vote for a proposal on it.
+
+Epoch hand-over
+    On a tip of the epoch's last height the only valid proposal is that very block, again and again in later views,
+    with the same proof of its place, until it is final: its certificates may then carry a later view than its header.
+    Nothing of the next epoch is signed before: its instance is made from the finalization of that block. Otherwise a
+    faulty member could keep a notarized last block from its committee, which gives the view up and finalizes another
+    one, and show it to the next committee, which finalizes what stands on it: with no two votes of anyone in conflict.
+
+Slashable
+    By one key in one view of one epoch: notarize for two blocks, finalize for two blocks, nullify and finalize.
+    Nullify and notarize is honest. No honest validator ever signs such a pair, across crashes too: every vote is
+    durable before it is sent, and an instance starts from the votes of its journal. Durable with a notarize is its
+    block, and with a finalize the notarization it rests on, so that a crash of all at once loses nothing that might
+    be final. A leader makes its own notarize durable before its proposal leaves, so it never proposes two blocks.
+
+Safety (less than a third of the stake is faulty)
+    Any two quorums share an honest validator. So one view has one notarized block; and a view with a finalization
+    has no nullification. Let b be final in view v, and c notarized in a later view on a parent of view p. If p < v, an
+    honest validator that notarized c would hold a nullification of v; so p = v and the parent is b, or p > v and the
+    argument repeats with the parent. All that is notarized later descends from b, or is b again. No timing is assumed.
+    (That a block is notarized on its parent is told by its certificate; its body shows only the last of the
+    nullifications, as much as is of use to who is a little behind.)
+
+Liveness (messages arrive within a bound that some timeout exceeds)
+    Votes of honest validators are a quorum. Who is behind is answered until it has caught up; with every timeout the
+    latest tip spreads; a view with a silent leader is nullified by all; a view whose leader is honest and whose timeout
+    is long enough is notarized by all before any of them nullifies, and so finalized.
+
+The instance does no I/O and reads no clock: each input returns the effects that the engine must carry out in order
+(:mod:`consensus.simplex.messages`). Without a key of the set it is an observer, which follows and answers but never
+votes. When ``is_finished`` it only answers; keep it as long as validators may lag in its epoch, and renew its answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from chain import crypto
+from chain.exceptions import InvalidBlock
+from chain.types.blocks import Block, Header, Proposal, sign_proposal
+from chain.types.validators import ValidatorSet
+from chain.types.votes import NO_BLOCK, Certificate, Vote, VoteKind, sign_vote
+from consensus.simplex.equivocation import VoteWatch, says_same
+from consensus.simplex.messages import (
+    Broadcast,
+    Build,
+    Commit,
+    Conflict,
+    Effect,
+    Message,
+    PersistVote,
+    Propose,
+    Reject,
+    Repropose,
+    Send,
+    SetTimer,
+    StopTimer,
+    Strengthen,
+)
+from consensus.simplex.pending_blocks import Candidates
+from consensus.simplex.validation import FinalBlock, Forged, Rules, get_nullifications, get_parent_certificate
+from consensus.simplex.views import FINALIZE, NOTARIZE, NULLIFY, VIEW_WINDOW, View, Views
+
+MAX_ANSWER = 16
+"""Certificates in one answer to a validator that is behind."""
+
+PASSED_ON_TO = 3
+"""Validators that a vote which came to nothing is shown to."""
+
+MAX_ANSWERS = 4
+"""Answers to one validator between two timeouts or changes of view here, about each ``MAX_ANSWER`` views."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds a view may take at first, and at most after doubling."""
+
+    first: float = 1.5
+    cap: float = 30.0
+
+
+class Simplex:
+    """One validator (or observer) in one epoch.
+
+    Args:
+        beacon: what the leaders of this epoch are drawn from.
+        last_height: height of the epoch's last block.
+        final: the last final block, of this epoch or the one the epoch starts from.
+        key: signs votes if it is a member's; None or a stranger's makes an observer.
+        previous_validators: who signed ``final.certificate`` if that is of the epoch before.
+        votes, evidence: of this epoch, from the journal and from whatever ``PersistVote`` made durable.
+        verify: checks signatures; replaceable so that one signature need not be checked twice.
+        watch: finds out who contradicts itself; passed on from one instance to the next.
+    """
+
+    def __init__(
+        self,
+        *,
+        chain_id: bytes,
+        epoch: int,
+        validators: ValidatorSet,
+        beacon: bytes,
+        last_height: int,
+        final: FinalBlock,
+        key: crypto.KeyPair | None,
+        timeouts: Timeouts | None = None,
+        previous_validators: ValidatorSet | None = None,
+        votes: Iterable[Vote] = (),
+        evidence: Iterable[Block | Certificate] = (),
+        verify: Callable[[Iterable[crypto.Claim]], bool] = crypto.verify_all,
+        watch: VoteWatch | None = None,
+    ) -> None:
+        self.chain_id, self.epoch, self.validators = chain_id, epoch, validators
+        self.beacon, self.last_height = beacon, last_height
+        self.timeouts = timeouts or Timeouts()
+        self.has_work = False
+        self._key = key if key is not None and key.public_key in validators else None
+        self._me = b"" if self._key is None else self._key.public_key
+        self._effects: list[Effect] = []
+        self._watch = VoteWatch(chain_id) if watch is None else watch
+        self._candidates = Candidates(final, epoch, validators, self._effects)
+        self._rules = Rules(
+            chain_id=chain_id,
+            epoch=epoch,
+            validators=validators,
+            beacon=beacon,
+            last_height=last_height,
+            root=final,
+            previous_validators=previous_validators,
+            verify=verify,
+        )
+
+        self._views = Views(final, epoch, validators)
+        self.view = self._views.final_view + 1
+        self._latest = 0  # view of the latest certificate
+        self._is_timing = False
+        self._retries = 0  # timeouts in this view
+        self._nullified = 0  # views nullified since a block became final
+        self._asked: tuple[int, bytes] | None = None  # view and parent of the last Build
+        self._answers: dict[tuple[bytes, int], int] = {}
+
+        # Own votes are in place before anything can be signed.
+        own = (vote for vote in votes if vote.epoch == epoch and vote.signer == self._me)
+        self._restored = tuple(vote for vote in own if vote.view > self._views.final_view)
+        for vote in self._restored:
+            self._views[vote.view].add(vote)
+        self._watch.see(self._restored)
+        self._evidence = tuple(evidence)
+
+    # What the engine may ask.
+
+    @property
+    def final(self) -> FinalBlock:
+        """The last final block that is held."""
+        return self._candidates.final
+
+    @property
+    def leader(self) -> bytes:
+        """Public key of the leader of the current view."""
+        return self.validators.compute_leader(self.beacon, self.view)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the epoch's last block is final."""
+        return self.final.height >= self.last_height
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether everything notarized is final, and the final block at hand."""
+        return self._views.tip_id == self.final.block_id and self._views.tip_view == self._views.final_view
+
+    def get_block(self, block_id: bytes) -> Block | None:
+        """A block that is not final yet, for whoever fetches it."""
+        return self._candidates.get(block_id)
+
+    def is_awaited(self, proposal: Proposal, header: Header) -> bool:
+        """Whether the block of a proposal, of which only the header is here, is worth being put together.
+
+        Raises:
+            InvalidBlock: the leader of its view did not propose it.
+        """
+        here = self._views.find(proposal.view)
+        if self.is_finished or proposal.epoch != self.epoch or (here is not None and here.proposal is not None):
+            return False
+        if not self.view <= proposal.view <= self.view + VIEW_WINDOW:
+            return False
+        self._rules.check_place(proposal, header)
+        return True
+
+    def get_notarize_votes(self, blocks: Iterable[tuple[int, bytes]]) -> tuple[Vote, ...]:
+        """The notarize votes known for recent blocks of this epoch: who took part.
+
+        Args:
+            blocks: view in the header, and block id. Blocks of views long before the last final one have no votes left.
+
+        Returns:
+            For each block in turn one vote of each signer, of a later view if the block was proposed again.
+        """
+        return tuple(vote for view, block_id in blocks for vote in self._views.get_notarize_votes(block_id, view))
+
+    # Inputs. Each returns the effects to carry out, in their order.
+
+    def start(self) -> list[Effect]:
+        """Take back what was durable, repeat the votes that may still count, and begin.
+
+        Raises:
+            InvalidBlock: the evidence is not what was made durable.
+        """
+        for evidence in self._evidence:
+            if isinstance(evidence, Block):
+                self._candidates.hold(evidence)
+        for evidence in self._evidence:
+            if isinstance(evidence, Certificate) and evidence.view > self._views.final_view:
+                self._on_certificate(evidence)  # one from before a restart in the epoch was of another committee
+        for vote in self._restored:
+            self._count(vote)
+        self._effects += [Broadcast(vote) for vote in self._views.get_open_votes(self._me, self.view)]
+        self._evidence = self._restored = ()
+        return self._act()
+
+    def on_message(self, message: Message) -> list[Effect]:
+        """Take a message from anyone. What is of another epoch, stale or known has no effect."""
+        try:
+            match message:
+                case Vote():
+                    self._on_vote(message)
+                case Certificate():
+                    self._on_certificate(message)
+                case _:
+                    self._on_proposal(message)
+        except InvalidBlock as error:
+            self._effects.append(Reject(str(error), isinstance(error, Forged)))
+        return self._act()
+
+    def on_timeout(self, view: int) -> list[Effect]:
+        """The timer of ``view`` rang: rule 5."""
+        if view == self.view and self._is_timing:
+            self._answers.clear()
+            last = self._views.get_certificates(view - MAX_ANSWER + 2, view, MAX_ANSWER)  # two may be older
+            self._effects += [Broadcast(certificate) for certificate in last]
+            self._effects += [Broadcast(vote) for vote in self._views.get_open_votes(self._me, self.view)]
+            self._candidates.fetch_again()
+            self._retries += 1
+            self._is_timing = False
+            if self._may_sign(NULLIFY, view):
+                self._vote(NULLIFY, view, NO_BLOCK)
+        return self._act()
+
+    def on_work(self, has_work: bool = True) -> list[Effect]:
+        """The engine has (or no longer has) something to agree about: an includable operation, or a due idle beat."""
+        self.has_work = has_work
+        return self._act()
+
+    def on_built(self, view: int, block: Block) -> list[Effect]:
+        """The block that a ``Build`` asked for. Ignored if its view or parent is no longer the one to build on.
+
+        Raises:
+            InvalidBlock: it is not what was asked for.
+        """
+        here = self._views[self.view]
+        if self._asked == (self.view, block.header.parent_id) and view == self.view and here.proposal is None:
+            message = Propose(self._sign_proposal(block.id), block)
+            self._rules.check_proposal(message)
+            self._candidates.hold(block, is_valid=True)
+            here.proposal = message
+        return self._act()
+
+    def on_checked(self, block_id: bytes, is_valid: bool) -> list[Effect]:
+        """The verdict that a ``Check`` asked for."""
+        self._candidates.settle(block_id, is_valid)
+        return self._act()
+
+    def on_block(self, block: Block) -> list[Effect]:
+        """A block that a ``Fetch`` asked for; any other is ignored."""
+        self._take_wanted(block)
+        return self._act()
+
+    def renew_answers(self) -> None:
+        """Answer as many times as at first again: for the engine to call now and then when no timer runs any more."""
+        self._answers.clear()
+
+    # Acting: all that the current view allows.
+
+    def _act(self) -> list[Effect]:
+        acted = 0
+        while self._key is not None and not self.is_finished and acted != self.view:
+            acted = self.view  # voting may complete a certificate, which enters the next view
+            self._lead()
+            self._notarize()
+            self._join()
+        self._run_timer()
+        effects = list(self._effects)
+        self._effects.clear()
+        return effects
+
+    def _lead(self) -> None:
+        """Rule 1: propose on the tip; on a tip of the last height, propose it again."""
+        here = self._views[self.view]
+        if self.leader != self._me or here.proposal is not None:
+            return
+        if not self._candidates.is_valid(self._views.tip_id, self._views.tip):
+            return
+        if self._me in here.votes[NOTARIZE]:
+            self._repeat_proposal(here)
+        elif self._candidates.get_height(self._views.tip_id) == self.last_height:
+            here.proposal = self._make_reproposal()
+        elif self._asked != (self.view, self._views.tip_id):
+            self._asked = (self.view, self._views.tip_id)
+            self._effects.append(
+                Build(self.view, self._views.tip_id, self._views.tip, self._views.get_proof(self.view))
+            )
+
+    def _repeat_proposal(self, here: View) -> None:
+        """Propose what we voted for before a restart, and nothing else."""
+        block_id = here.votes[NOTARIZE][self._me].block_id
+        block = self.get_block(block_id)
+        if block is not None and block.header.view == self.view:
+            here.proposal = Propose(self._sign_proposal(block_id), block)
+        elif block_id == self._views.tip_id:
+            here.proposal = self._make_reproposal()
+        if here.proposal is not None:
+            self._effects.append(Broadcast(here.proposal))
+
+    def _make_reproposal(self) -> Repropose:
+        assert self._views.tip is not None
+        return Repropose(self._sign_proposal(self._views.tip_id), self._views.tip, self._views.get_proof(self.view))
+
+    def _notarize(self) -> None:
+        """Rule 2: vote for the proposal once its place is free and it and all before it were checked."""
+        message = self._views[self.view].proposal
+        if message is None or not self._may_sign(NOTARIZE, self.view):
+            return
+        if not self._is_place_free(get_parent_certificate(message)):
+            return
+        if isinstance(message, Propose) and message.block.height <= self.final.height:
+            return  # it will never be held: to fetch it would not help
+        block_id = message.proposal.block_id
+        if not self._candidates.is_valid(block_id, message.certificate if isinstance(message, Repropose) else None):
+            return
+        if isinstance(message, Propose) or self._candidates.get_height(block_id) == self.last_height:
+            self._vote(NOTARIZE, self.view, block_id, self.get_block(block_id), message)
+
+    def _is_place_free(self, parent: Certificate | None) -> bool:
+        """Whether we hold the nullifications of all views between the parent's and this one."""
+        parent_view = parent.view if parent is not None and parent.epoch == self.epoch else 0
+        return all(self._views.is_nullified(view) for view in range(parent_view + 1, self.view))
+
+    def _join(self) -> None:
+        """Rule 5: who is honest and waited has found nothing here."""
+        stake = self.validators.get_stake(self._views[self.view].votes[NULLIFY])
+        if 3 * stake >= self.validators.total_stake and self._may_sign(NULLIFY, self.view):
+            self._vote(NULLIFY, self.view, NO_BLOCK)
+
+    def _run_timer(self) -> None:
+        """Rule 5: time runs while there is something to agree about."""
+        here, is_behind = self._views.find(self.view), self._latest > self.view
+        has_proposal = here is not None and here.proposal is not None
+        is_busy = self._key is not None and not self.is_finished
+        is_busy = is_busy and (self.has_work or has_proposal or is_behind or not self.is_settled)
+        if is_busy != self._is_timing:
+            self._is_timing = is_busy
+            doublings = min((0 if is_behind else self._nullified) + self._retries, 64)
+            seconds = min(self.timeouts.cap, self.timeouts.first * 2.0**doublings)
+            self._effects.append(SetTimer(self.view, seconds) if is_busy else StopTimer())
+
+    # Signing.
+
+    def _may_sign(self, kind: VoteKind, view: int) -> bool:
+        """Whether a vote of ours would be of use and none of ours in ``view`` forbids it: see "Slashable"."""
+        if self._key is None or view <= self._views.final_view or self.is_finished:
+            return False
+        return self._views[view].find_rival(kind, self._me) is None
+
+    def _vote(
+        self,
+        kind: VoteKind,
+        view: int,
+        block_id: bytes,
+        evidence: Block | Certificate | None = None,
+        proposal: Propose | Repropose | None = None,
+    ) -> None:
+        assert self._key is not None and self._may_sign(kind, view)
+        vote = sign_vote(self._key, self.chain_id, kind, self.epoch, view, block_id)
+        self._effects.append(PersistVote(vote, evidence))
+        if proposal is not None and proposal.proposal.leader == self._me:
+            self._effects.append(Broadcast(proposal))
+        self._effects.append(Broadcast(vote))
+        self._views[view].add(vote)
+        self._see([vote])
+        self._count(vote)
+
+    def _sign_proposal(self, block_id: bytes) -> Proposal:
+        assert self._key is not None
+        return sign_proposal(self._key, self.chain_id, self.epoch, self.view, block_id)
+
+    # Votes.
+
+    def _on_vote(self, vote: Vote) -> None:
+        kind = VoteKind(vote.kind)
+        if vote.epoch != self.epoch or (vote.view > self.view + VIEW_WINDOW and not self.is_finished):
+            return
+        has_ended = vote.view < self._views.final_view or self.is_finished
+        here = self._views.find(vote.view) if has_ended else self._views[vote.view]
+        if here is None:
+            if kind is not NOTARIZE:  # which may merely be late
+                self._answer(vote)
+            if vote.view <= self.view and self._watch.is_news(vote):
+                self._rules.check_vote(vote)
+                self._see([vote])
+            return
+        rival = here.find_rival(kind, vote.signer)
+        if rival is not None and says_same(rival, vote):
+            is_late = rival in here.second_hand or (has_ended and kind is NOTARIZE)
+            here.second_hand.discard(rival)
+            if kind is NULLIFY or not is_late:
+                self._answer(vote)  # a repetition: its signer is stuck
+        elif not self._watch.is_guilty(vote):
+            self._rules.check_vote(vote)
+            self._see([vote])
+            if rival is not None:
+                return
+            here.add(vote)
+            if kind is NULLIFY or (has_ended and kind is FINALIZE):
+                self._answer(vote)
+            self._count(vote)
+
+    def _see(self, votes: Iterable[Vote]) -> None:
+        """Compare votes whose signatures hold with whatever else their signers said."""
+        self._effects += [Conflict(first, second) for first, second in self._watch.see(votes)]
+
+    def _count(self, vote: Vote) -> None:
+        """Gather the votes that say the same as ``vote`` into a certificate, if they are a quorum."""
+        kind = VoteKind(vote.kind)
+        if kind is FINALIZE and vote.view == self._views.final_view:
+            self._strengthen(only_if_all=True)
+        if vote.view <= self._views.final_view or kind in self._views[vote.view].certificates:
+            return
+        certificate = self._views[vote.view].gather(vote, self.validators)
+        if certificate is not None:
+            self._rules.remember(certificate)
+            self._effects.append(Broadcast(certificate))
+            self._take_certificate(certificate)
+
+    def _answer(self, vote: Vote) -> None:
+        """Rule 6, a bounded number of times."""
+        about = vote.signer, min(vote.view, self.view) // MAX_ANSWER
+        given = self._answers.get(about, 0)
+        knows_more = vote.view < self.view or not self._is_timing
+        if knows_more and vote.signer != self._me and given < MAX_ANSWERS:
+            self._rules.check_vote(vote)
+            self._answers[about] = given + 1
+            known = self._views.get_certificates(vote.view, self.view, MAX_ANSWER)
+            self._effects += [Send(vote.signer, certificate) for certificate in known]
+
+    # Certificates: rules 3 and 4.
+
+    def _on_certificate(self, certificate: Certificate) -> None:
+        kind, view = VoteKind(certificate.kind), certificate.view
+        here = self._views.find(view)
+        if certificate.epoch != self.epoch:
+            return
+        is_over = view <= self._views.final_view or self.is_finished
+        if is_over or (kind is NULLIFY and view <= self._views.tip_view) or (here and kind in here.certificates):
+            self._compare(certificate)
+        else:
+            self._rules.check_certificate(certificate)
+            self._take_certificate(certificate)
+
+    def _compare(self, certificate: Certificate) -> None:
+        """A certificate that changes nothing any more may still show who contradicted itself."""
+        certificate.claims(self.chain_id, self.validators)  # its form; the signatures only if they are of use
+        if certificate.view <= self.view + VIEW_WINDOW and any(map(self._watch.is_news, self._list_votes(certificate))):
+            self._rules.check_certificate(certificate)
+            self._see(self._list_votes(certificate))
+
+    def _pass_on(self, votes: Iterable[Vote]) -> None:
+        """Rule 6: show votes that came to nothing to a few, who may have been told something else."""
+        if self._key is not None:
+            others = [validator.public_key for validator in self.validators if validator.public_key != self._me]
+            turn = self._views.final_view % max(1, len(others))
+            peers = (others[turn:] + others[:turn])[:PASSED_ON_TO]
+            self._effects += [Send(peer, vote) for vote in votes for peer in peers if peer != vote.signer]
+
+    def _list_votes(self, certificate: Certificate) -> list[Vote]:
+        return list(certificate.votes(self.validators))
+
+    def _take_certificate(self, certificate: Certificate) -> None:
+        """What a certificate that holds means."""
+        kind, view = VoteKind(certificate.kind), certificate.view
+        self._see(certificate.votes(self.validators))
+        if view <= self._views.final_view or kind in self._views[view].certificates:
+            return
+        self._views.take(certificate, self._me)
+        self._latest = max(self._latest, view)
+        if kind is NOTARIZE:
+            self._candidates.reconsider(certificate.block_id)
+        if kind is NOTARIZE and self._may_sign(FINALIZE, view):
+            self._vote(FINALIZE, view, certificate.block_id, certificate)
+        if kind is FINALIZE:
+            self._strengthen(only_if_all=False)  # the last chance
+            self._pass_on(self._views.close(certificate))
+            self._nullified = 0
+            self._commit()
+        if kind is not NULLIFY and view >= self.view:
+            self._enter(view + 1)
+        while self._views.is_nullified(self.view):
+            self._nullified += 1
+            self._enter(self.view + 1)
+
+    def _enter(self, view: int) -> None:
+        near = range(max(view, self.view + VIEW_WINDOW // 2), view + VIEW_WINDOW // 2)
+        self._effects += [Broadcast(vote) for vote in self._views.get_votes(self._me, near)]  # from before a restart
+        self.view = view
+        self._is_timing, self._retries = False, 0
+        self._answers.clear()
+
+    def _strengthen(self, *, only_if_all: bool) -> None:
+        stronger = self._views.strengthen(self.final.block_id, only_if_all=only_if_all)
+        if stronger is not None:
+            self._effects.append(Strengthen(stronger))
+
+    def _commit(self) -> None:
+        """Rule 4, once the block is held."""
+        certificate = self._views.finalization
+        if certificate is None or certificate.block_id == self.final.block_id:
+            return
+        if self._candidates.get(certificate.block_id) is None:
+            self._candidates.fetch(certificate.block_id, certificate)
+        else:
+            self._effects.append(Commit(certificate, self._candidates.finalize(certificate)))
+
+    # Proposals: rules 1 and 2.
+
+    def _on_proposal(self, message: Propose | Repropose) -> None:
+        proposal = message.proposal
+        if proposal.epoch != self.epoch or self.is_finished:
+            return
+        if isinstance(message, Propose):
+            self._take_wanted(message.block)
+        here = self._views.find(proposal.view)
+        if proposal.view < self.view or (here is not None and here.proposal is not None):
+            return
+        self._rules.check_proposal(message)
+        for certificate in (get_parent_certificate(message), *get_nullifications(message)):
+            if certificate is not None and certificate.epoch == self.epoch:
+                self._take_certificate(certificate)  # which may lead to its view
+        if self.view <= proposal.view <= self.view + VIEW_WINDOW:
+            self._views[proposal.view].proposal = message
+            if isinstance(message, Propose):
+                self._candidates.hold(message.block)
+
+    def _take_wanted(self, block: Block) -> None:
+        if self._candidates.is_wanted(block.id):
+            if self._rules.is_authentic(block):
+                self._candidates.hold(block)
+                self._commit()
+            else:
+                self._effects.append(Reject("block: altered under its header"))

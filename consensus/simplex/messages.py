@@ -1,0 +1,200 @@
+"""What the agreement core says: messages to other validators, and effects for the engine that runs it.
+
+A *message* travels: a proposal, a vote or a certificate, as one byte that names its kind and the record's canonical
+bytes. An *effect* is an order to the engine, which carries out the effects of all calls one by one, in the order in
+which they were returned; above all, no effect may happen before a :class:`PersistVote` in front of it is durable.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from chain.codec import Record
+from chain.exceptions import CodecError
+from chain.types.blocks import Block, Proposal
+from chain.types.votes import Certificate, Vote
+
+
+@dataclass(frozen=True, slots=True)
+class Propose(Record):
+    """A leader's proposal of a new block; the block's body proves that its place is free."""
+
+    proposal: Proposal
+    block: Block
+
+
+@dataclass(frozen=True, slots=True)
+class Repropose(Record):
+    """A leader's proposal of the epoch's last block once more, until it is final.
+
+    ``certificate`` is the latest notarization of that block, ``nullifications`` end the views since then, or the last
+    ``MAX_NULLIFICATIONS`` of them.
+    """
+
+    proposal: Proposal
+    certificate: Certificate
+    nullifications: tuple[Certificate, ...]
+
+
+Message = Propose | Repropose | Vote | Certificate
+
+_KINDS: dict[int, type[Propose] | type[Repropose] | type[Vote] | type[Certificate]] = {
+    1: Propose,
+    2: Repropose,
+    3: Vote,
+    4: Certificate,
+}
+_NUMBERS = {kind: number for number, kind in _KINDS.items()}
+
+
+def encode_message(message: Message) -> bytes:
+    """The bytes of a message on the wire."""
+    return bytes([_NUMBERS[type(message)]]) + message.encode()
+
+
+def decode_message(raw: bytes) -> Message:
+    """The message that ``raw`` carries.
+
+    Raises:
+        CodecError: an unknown kind, or not the canonical bytes of that kind.
+    """
+    kind = _KINDS.get(raw[0]) if raw else None
+    if kind is None:
+        raise CodecError("unknown kind of message")
+    return kind.decode(raw[1:])
+
+
+def get_epoch(message: Message) -> int:
+    """The epoch that a message speaks of, which says what instance it is for."""
+    return message.proposal.epoch if isinstance(message, Propose | Repropose) else message.epoch
+
+
+@dataclass(frozen=True, slots=True)
+class PersistVote:
+    """Make ``evidence`` and then ``vote`` durable before anything that follows.
+
+    The evidence is what the vote would be worthless without after a crash of everybody: the block that a notarize
+    names, the notarization that a finalize rests on, nothing for a nullify. It is needed until a block of its view or
+    a later one is final, and is given back to the next instance at its construction.
+    """
+
+    vote: Vote
+    evidence: Block | Certificate | None
+
+
+@dataclass(frozen=True, slots=True)
+class Broadcast:
+    """Send ``message`` to every other validator of the epoch."""
+
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send ``message`` to one validator, named by its public key."""
+
+    peer: bytes
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class SetTimer:
+    """Call ``on_timeout(view)`` in ``seconds``. There is one timer: setting it replaces it."""
+
+    view: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class StopTimer:
+    """Nothing is worth waiting for: do not call ``on_timeout``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """This validator leads ``view``: build a block with exactly this parent and this evidence in its body.
+
+    The engine waits until there is something to put into a block (or the idle beat is due, or ``is_settled`` is false:
+    only a further block may make the last one final) and answers with ``on_built(view, block)``. A later Build replaces
+    it, and it lapses with its view.
+    """
+
+    view: int
+    parent_id: bytes
+    parent_certificate: Certificate | None
+    nullifications: tuple[Certificate, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """Execute ``block`` on its parent, which was checked or is final, and answer with ``on_checked``.
+
+    The answer may take its time: while the parent is still to come, or the block is ahead of the engine's clock.
+    """
+
+    block: Block
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """Get a block that is certified but not held, from one of ``peers``, and answer with ``on_block``.
+
+    Asked again at every timeout until it is there; an observer has none, so that its engine keeps trying by itself.
+    """
+
+    block_id: bytes
+    peers: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """The block named by ``certificate``, a finalization, and all its ancestors are final.
+
+    ``blocks`` are those of its branch at hand, oldest first, the final block last. If the first is not a child of the
+    block that was final before, those in between were missed and the engine syncs them.
+    """
+
+    certificate: Certificate
+    blocks: tuple[Block, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Strengthen:
+    """More stake has signed the finalization of a block that was committed: ``certificate`` may replace the one known.
+
+    At most twice for a view: once all have signed it, or with what is known when a later block becomes final.
+    """
+
+    certificate: Certificate
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """Two votes of one validator that no honest one signs together: evidence for slashing."""
+
+    first: Vote
+    second: Vote
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A message or block was refused: whoever handed it over is faulty (surely if it ``is_forged``), or behind."""
+
+    reason: str
+    is_forged: bool = False
+
+
+Effect = (
+    PersistVote
+    | Broadcast
+    | Send
+    | SetTimer
+    | StopTimer
+    | Build
+    | Check
+    | Fetch
+    | Commit
+    | Strengthen
+    | Conflict
+    | Reject
+)

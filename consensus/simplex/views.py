@@ -1,0 +1,171 @@
+"""What a validator knows of an epoch's views: who voted for what, what was certified, what was proposed.
+
+Some of it serves more than agreement. Votes that come after their view ended count as taking part, and finalize votes
+make the last finalization stronger. (Who contradicts itself is for :mod:`consensus.simplex.equivocation` to find out.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from chain.types.validators import ValidatorSet
+from chain.types.votes import Certificate, Vote, VoteKind, make_certificate
+from consensus.simplex.messages import Propose, Repropose
+from consensus.simplex.validation import FinalBlock, get_proven_views
+
+NOTARIZE, NULLIFY, FINALIZE = VoteKind.NOTARIZE, VoteKind.NULLIFY, VoteKind.FINALIZE
+
+EXCLUSIVE = {NOTARIZE: (NOTARIZE,), NULLIFY: (NULLIFY, FINALIZE), FINALIZE: (FINALIZE, NULLIFY)}
+"""For each kind of vote, the kinds of which an honest validator signs only one in a view."""
+
+VIEW_WINDOW = 16
+"""How far ahead of the current view votes and proposals are kept."""
+
+MAX_PAST = 16
+"""Notarized views before the last final one whose votes are kept: more than blocks whose late votes count."""
+
+
+@dataclass(slots=True)
+class View:
+    """Per kind the first vote of each signer and the certificate; the first valid proposal."""
+
+    votes: dict[VoteKind, dict[bytes, Vote]] = field(default_factory=lambda: {kind: {} for kind in VoteKind})
+    certificates: dict[VoteKind, Certificate] = field(default_factory=dict)
+    proposal: Propose | Repropose | None = None
+    second_hand: set[Vote] = field(default_factory=set)
+    """Votes known only from a certificate, so that the first time their signer sends them is no repetition."""
+
+    def add(self, vote: Vote) -> None:
+        """Keep a vote that has no rival."""
+        self.votes[VoteKind(vote.kind)][vote.signer] = vote
+
+    def find_rival(self, kind: VoteKind, signer: bytes) -> Vote | None:
+        """The vote of ``signer`` that excludes one of ``kind``, unless it says the same."""
+        return next((self.votes[other][signer] for other in EXCLUSIVE[kind] if signer in self.votes[other]), None)
+
+    def gather(self, vote: Vote, validators: ValidatorSet) -> Certificate | None:
+        """The certificate of all votes that say the same as ``vote``, if they are a quorum."""
+        same = [other for other in self.votes[VoteKind(vote.kind)].values() if other.block_id == vote.block_id]
+        return make_certificate(same, validators) if validators.is_quorum(other.signer for other in same) else None
+
+    def extend(self, certificate: Certificate, validators: ValidatorSet) -> Certificate:
+        """``certificate`` with all other known votes that say the same."""
+        votes = {vote.signer: vote for vote in certificate.votes(validators)}
+        for vote in self.votes[VoteKind(certificate.kind)].values():
+            if vote.block_id == certificate.block_id:
+                votes.setdefault(vote.signer, vote)
+        return make_certificate(votes.values(), validators)
+
+
+class Views:
+    """The views since the last finalization, made when first asked for, and some notarized ones before it."""
+
+    def __init__(self, final: FinalBlock, epoch: int, validators: ValidatorSet) -> None:
+        self._validators = validators
+        self._open: dict[int, View] = {}
+        self._past: dict[int, View] = {}
+        self.final_view = final.get_view(epoch)
+        """The latest view with a finalization."""
+        self.finalization = final.certificate if self.final_view else None
+        self.tip, self.tip_id, self.tip_view = final.certificate, final.block_id, self.final_view
+        """The notarization or finalization that the latest block notarized stands on, its id, and its view."""
+
+    def __getitem__(self, view: int) -> View:
+        if view not in self._open:
+            self._open[view] = View()
+        return self._open[view]
+
+    def find(self, view: int) -> View | None:
+        """What is known of a view, or None."""
+        return self._open.get(view) or self._past.get(view)
+
+    def take(self, certificate: Certificate, me: bytes) -> None:
+        """Keep a certificate and the votes inside it; own votes (those of ``me``) are never learned from others."""
+        here = self[certificate.view]
+        here.certificates[VoteKind(certificate.kind)] = certificate
+        if certificate.kind != NULLIFY and certificate.view > self.tip_view:
+            self.tip, self.tip_id, self.tip_view = certificate, certificate.block_id, certificate.view
+        for vote in certificate.votes(self._validators):
+            if here.find_rival(VoteKind(vote.kind), vote.signer) is None and vote.signer != me:
+                here.add(vote)
+                here.second_hand.add(vote)
+
+    def close(self, finalization: Certificate) -> list[Vote]:
+        """Forget what lies before the view of a finalization, but for the votes in the last views notarized.
+
+        Returns notarize votes in the last of the views since the finalization before for blocks that came to nothing.
+        """
+        before, self.final_view, self.finalization = self.final_view, finalization.view, finalization
+        vain: list[Vote] = []
+        for view in sorted(view for view in self._open if view <= self.final_view):
+            ended = self._open[view]
+            certified = {ended.certificates[kind].block_id for kind in ended.certificates if kind != NULLIFY}
+            if view > max(before, self.final_view - MAX_PAST):
+                vain += [vote for vote in ended.votes[NOTARIZE].values() if vote.block_id not in certified]
+            if view < self.final_view:
+                del self._open[view]
+                if certified:
+                    ended.proposal = None  # a block may be large
+                    self._past[view] = ended
+        self._past = {view: self._past[view] for view in sorted(self._past)[-MAX_PAST:]}
+        return vain
+
+    def strengthen(self, block_id: bytes, *, only_if_all: bool) -> Certificate | None:
+        """The last finalization, if it is of this block, by more stake than before (or by all), if votes have come."""
+        if self.finalization is None or self.finalization.block_id != block_id:
+            return None
+        stronger = self[self.final_view].extend(self.finalization, self._validators)
+        gained = len(stronger.signers) - len(self.finalization.signers)
+        if gained == 0 or (only_if_all and len(stronger.signers) < len(self._validators)):
+            return None
+        self.finalization = stronger
+        return stronger
+
+    def get_certificates(self, start: int, end: int, count: int) -> list[Certificate]:
+        """The latest finalization, the tip, and nullifications after it from view ``start`` to before ``end``.
+
+        At most ``count``, the nullifications of the earliest views.
+        """
+        found = [] if self.finalization is None else [self.finalization]
+        if self.tip is not None and self.tip_view > self.final_view:
+            found.append(self.tip)
+        start = max(start, self.tip_view + 1)
+        return [*found, *self.get_nullifications(start, min(end, start + count - len(found)))]
+
+    def is_nullified(self, view: int) -> bool:
+        """Whether the nullification of a view since the last finalization is held."""
+        return view in self._open and NULLIFY in self._open[view].certificates
+
+    def get_nullifications(self, start: int, end: int) -> tuple[Certificate, ...]:
+        """Those of the views from ``start`` to before ``end``, all of which are held."""
+        return tuple(self._open[view].certificates[NULLIFY] for view in range(start, end))
+
+    def get_proof(self, view: int) -> tuple[Certificate, ...]:
+        """The nullifications that a proposal of ``view`` on the tip carries."""
+        views = get_proven_views(self.tip_view, view)
+        return self.get_nullifications(views.start, views.stop)
+
+    def get_open_votes(self, signer: bytes, view: int) -> list[Vote]:
+        """Votes that may still count when ``signer`` is in ``view``: its last finalize, all of this and coming views.
+
+        What it signed in coming views it signed before a restart.
+        """
+        last = range(max(self.final_view + 1, self.tip_view - VIEW_WINDOW), view)
+        return self.get_votes(signer, last, [FINALIZE]) + self.get_votes(signer, range(view, view + VIEW_WINDOW))
+
+    def get_votes(self, signer: bytes, views: range, kinds: Iterable[VoteKind] = VoteKind) -> list[Vote]:
+        """The votes of ``signer`` in those of ``views`` that are not before the last finalization."""
+        wanted = tuple(kinds)
+        found = [self._open[view].votes for view in views if view in self._open]
+        return [votes[kind][signer] for votes in found for kind in wanted if signer in votes[kind]]
+
+    def get_notarize_votes(self, block_id: bytes, view: int) -> list[Vote]:
+        """One notarize for a block by each signer known to have sent it, in ``view`` or a later one, by signer."""
+        found: dict[bytes, Vote] = {}
+        known = self._past | self._open
+        for number in sorted(number for number in known if number >= view):
+            for vote in known[number].votes[NOTARIZE].values():
+                if vote.block_id == block_id:
+                    found.setdefault(vote.signer, vote)
+        return [found[signer] for signer in sorted(found)]

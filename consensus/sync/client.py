@@ -1,0 +1,450 @@
+"""Block sync: how a node that joined late or was away gets what gossip did not bring it.
+
+The messages are in :mod:`consensus.sync.messages`, the side that answers in :mod:`consensus.sync.server`. Gossip is a
+hint, sync is the truth. Nothing is believed: a run of blocks up to a certificate (a *segment*) is taken as a whole
+after every block was executed and every signature checked, or not at all. A peer that lies costs the time and the
+memory of one segment at most, and is left alone for a while; under another name it may come again.
+
+A node takes every block from where it is, but a snapshot (:mod:`consensus.sync.snapshot`) in their place
+
+- if its owner gave it a checkpoint in a later epoch, or
+- if it keeps only the blocks of a few epochs, and those are all ahead, or its peers do not keep the next ones any more.
+
+Nothing is taken here that contradicts the checkpoint, or that begins at one older than the unbonding time. (What the
+committees that this node knows already make final in front of it is not compared with the checkpoint.) Without one
+there is no such bound: see :mod:`chain.light.client` for what that risks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import MappingProxyType
+
+import structlog
+import trio
+
+from chain import crypto
+from chain.exceptions import CodecError, InvalidBlock, LedgerError, StoreError
+from chain.genesis import Genesis
+from chain.light.client import Checkpoint, describe_old_checkpoint
+from chain.state.state import Draft, State
+from chain.store.writer import BlockStore
+from chain.transition.block import check_header, state_transition, verify_finality
+from chain.transition.epochs import get_epoch, get_next_epoch
+from chain.transition.restart import strike_off
+from chain.types.blocks import Block, Header
+from chain.types.operations import SignedOperation
+from chain.types.votes import Certificate
+from consensus.block_tree import Executed
+from consensus.simplex.validation import is_authentic
+from consensus.sync.messages import (
+    BATCH,
+    PROTOCOL,
+    TIMEOUT,
+    Answer,
+    Found,
+    FoundOperations,
+    GetBlock,
+    GetBlocks,
+    GetOperations,
+    GetTip,
+    Part,
+    Pruned,
+    Request,
+    Tip,
+)
+from consensus.sync.peers import AVOID_LIAR, AVOID_SILENT, SyncPeers
+from consensus.sync.snapshot import Adopt, SnapshotSync
+from p2p.network import NetworkError
+from p2p.runtime import Runtime
+from p2p.streams.exchanges import Streams
+
+logger = structlog.get_logger(__name__)
+
+MAX_SEGMENT = 64 << 20
+"""Bytes of blocks taken on trust of their leaders' signatures alone before a certificate must come."""
+BATCH_TIMEOUT = 30.0
+"""Seconds that a peer may keep this node waiting in all while it sends a batch, or one peer could hold it for ever."""
+ASKED_PEERS = 3
+"""Peers whose tip is looked at before this node believes that it is up to date, or that are asked for one block."""
+HINT_DELAY = 0.3
+"""Seconds that gossip gets to bring what a hint speaks of before it is pulled."""
+
+
+EMPTY: Mapping[int, bytes] = MappingProxyType({})
+
+
+# Checking what a peer sends: pure.
+
+
+class Trail:
+    """Follows blocks of one epoch from ``parent`` on, none of which counts yet.
+
+    Each must come after the one before and carry its leader's signature, so that only validators can make any.
+    """
+
+    def __init__(self, genesis: Genesis, parent: Header, state: State) -> None:
+        self._genesis = genesis
+        self._draft = Draft(state)
+        self._epoch = get_next_epoch(genesis, state)
+        self.head = parent
+        """The last header so far."""
+
+    def follow(self, block: Block) -> None:
+        """Take the next block.
+
+        Raises:
+            InvalidBlock: not one that can come next.
+        """
+        if block.body.removed:  # the rest of the epoch has the committee that is left
+            strike_off(self._draft, block.body.removed)
+            self._epoch = get_next_epoch(self._genesis, self._draft)
+        check_header(self._genesis, self._epoch, self.head, block.header)
+        if not crypto.verify_all([block.claim()]):
+            raise InvalidBlock("signature", "is not the proposer's")
+        self.head = block.header
+
+
+class Segment(Trail):
+    """Collects blocks until a certificate makes the last of them final.
+
+    ``known`` has the ids that blocks must have at some heights: those that lead to a checkpoint.
+    """
+
+    def __init__(self, genesis: Genesis, parent: Header, state: State, known: Mapping[int, bytes] = EMPTY) -> None:
+        super().__init__(genesis, parent, state)
+        self._known = known
+        self._size = 0
+        self.blocks: list[Block] = []
+
+    def add(self, part: Part) -> Certificate | None:
+        """Take the next block. Returns the certificate once there is one; then :func:`verify_segment` has the word.
+
+        Raises:
+            LedgerError: not a part that can come next.
+        """
+        block = Block.decode(part.block)
+        self.follow(block)
+        if self._known.get(block.height, block.id) != block.id:
+            raise InvalidBlock("id", "contradicts what leads to the checkpoint")
+        self._size += len(part.block) + len(part.certificate or b"")
+        if self._size > MAX_SEGMENT:
+            raise InvalidBlock("certificate", f"none within {MAX_SEGMENT} bytes")
+        self.blocks.append(block)
+        return None if part.certificate is None else Certificate.decode(part.certificate)
+
+
+def verify_segment(
+    genesis: Genesis, parent: Header, state: State, blocks: Sequence[Block], certificate: Certificate
+) -> list[Executed]:
+    """Execute ``blocks`` on ``parent`` and check that ``certificate`` makes the last of them final.
+
+    Raises:
+        InvalidBlock: any rule is broken; then nothing of the segment counts.
+    """
+    draft = Draft(state)
+    for block in blocks:
+        strike_off(draft, block.body.removed)
+    # First: it is cheap, and worthless blocks rarely have one.
+    verify_finality(genesis, get_next_epoch(genesis, draft).validators, blocks[-1].header, certificate)
+    executed: list[Executed] = []
+    for block in blocks:
+        transition = state_transition(genesis, parent, state, block)
+        executed.append(Executed(block, transition))
+        parent, state = block.header, transition.state
+    return executed
+
+
+# Asking others.
+
+Deliver = Callable[[list[Executed], Certificate], Awaitable[None]]
+"""Takes a verified segment; returns when it is part of the final chain."""
+
+
+class SyncClient:
+    """Keeps this node up to date: pulls final blocks from random peers whenever one may be ahead.
+
+    ``get_final`` returns the last final header and state, ``deliver`` takes verified segments on top of it, ``adopt``
+    a verified snapshot in place of all of it.
+
+    Raises:
+        StoreError: the chain in ``store`` contradicts the checkpoint.
+    """
+
+    def __init__(
+        self,
+        genesis: Genesis,
+        streams: Streams,
+        runtime: Runtime,
+        store: BlockStore,
+        get_final: Callable[[], tuple[Header, State]],
+        deliver: Deliver,
+        adopt: Adopt,
+        poll_interval: float,
+        checkpoint: Checkpoint | None = None,
+    ) -> None:
+        is_met = checkpoint is None or store.check_checkpoint(checkpoint)
+        self._genesis = genesis
+        self._streams = streams
+        self._runtime = runtime
+        self._store = store
+        self._get_final = get_final
+        self._deliver = deliver
+        self._poll_interval = poll_interval
+        self._checkpoint = checkpoint
+        self._peers = SyncPeers(streams, runtime)
+        self._snapshots = SnapshotSync(genesis, self._peers, runtime, store, checkpoint, adopt)
+        self._known: dict[int, bytes] = {}
+        """Ids of the blocks that lead to a checkpoint within the epoch, by height."""
+        self._hinted = trio.Event()
+        self._complaints: set[str] = set()
+        self.target = 0
+        """Height claimed by the peer that blocks are coming from; what it sent so far is true."""
+        if not is_met:
+            self._complain(
+                "unmet",
+                f"the checkpoint {checkpoint} is not among the blocks that are kept here, so nothing tells whether "
+                "this chain has it: set 'checkpoint' in config.yaml to a later one, or to the last block of an epoch",
+            )
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether this node is catching up with a peer that has proved to be ahead."""
+        return self._snapshots.is_fetching or self.target > self._get_final()[0].height
+
+    def hint(self) -> None:
+        """Something suggests that this node is behind. Cheap, may be called at any rate."""
+        self._hinted.set()
+
+    async def run(self) -> None:
+        """Look around at every hint, at every new peer, and now and then, until cancelled.
+
+        Raises:
+            CheckpointError: the chain goes on so far beyond the checkpoint that it cannot be told from a forgery.
+            StoreError: the disk failed.
+        """
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch_peers, self._streams.network.peer_changes())
+            while True:
+                if not await self._look_around():
+                    self.target = 0
+                    await self._wait()
+                self._hinted = trio.Event()
+
+    async def fetch_block(self, block_id: bytes, peers: Collection[bytes]) -> Block | None:
+        """The authentic block of that id, from a few of ``peers`` or else of any others; None if these do not have it.
+
+        Whom it asks is drawn anew each time, so that whoever asks again and again comes across an honest one. What
+        agreement would drop is refused here, where it is known who sent it.
+        """
+        for peer in self._peers.get_candidates(first=peers)[:ASKED_PEERS]:
+            raw = await self._peers.ask(peer, GetBlock(block_id))
+            if raw is None:
+                continue
+            try:
+                found = Found.decode(raw).block
+                block = None if found is None else Block.decode(found)
+                if block is not None and block.id != block_id:
+                    raise InvalidBlock("id", "another block was asked for")
+                if block is not None and not await self._runtime.run_sync(is_authentic, block):
+                    raise InvalidBlock("block", "altered under its header")
+            except LedgerError as error:
+                self._peers.avoid(peer, AVOID_LIAR, str(error))
+                continue
+            if block is not None:
+                return block
+        return None
+
+    async def fetch_operations(self, peer: bytes, ids: Sequence[bytes]) -> dict[bytes, SignedOperation]:
+        """Pending operations of ``peer`` by id: those of ``ids`` that it has and that are well formed, unverified."""
+        raw = await self._peers.ask(peer, GetOperations(tuple(ids)))
+        if raw is None:
+            return {}
+        try:
+            found = [SignedOperation.decode(item) for item in FoundOperations.decode(raw).operations]
+        except CodecError as error:
+            self._peers.avoid(peer, AVOID_LIAR, str(error))
+            return {}
+        return {operation.id: operation for operation in found}
+
+    async def _wait(self) -> None:
+        """Until there is a hint, or no final block came for a poll interval."""
+        height = -1
+        while height != self._get_final()[0].height:
+            height = self._get_final()[0].height
+            with trio.move_on_after(self._poll_interval):
+                await self._hinted.wait()
+                await trio.sleep(HINT_DELAY)
+                return
+
+    async def _watch_peers(self, changes: trio.MemoryReceiveChannel[tuple[bytes, bool]]) -> None:
+        async for _, is_connected in changes:
+            if is_connected:
+                self.hint()
+
+    async def _look_around(self) -> bool:
+        """Ask a few random peers for their tips and catch up with the first that is ahead. Returns whether one was."""
+        pruned: list[tuple[bytes, Tip]] = []
+        for peer in self._peers.get_candidates()[:ASKED_PEERS]:
+            raw = await self._peers.ask(peer, GetTip())
+            if raw is None:
+                continue
+            try:
+                tip = Tip.decode(raw)
+            except CodecError as error:
+                self._peers.avoid(peer, AVOID_LIAR, str(error))
+                continue
+            height = self._get_final()[0].height
+            if tip.height > height:
+                if not await self._catch_up(peer, tip):
+                    pruned.append((peer, tip))
+                if self._get_final()[0].height > height:
+                    return True
+        return await self._do_without_blocks(pruned)
+
+    async def _catch_up(self, peer: bytes, tip: Tip) -> bool:
+        """Follow a peer that says that it is ahead, in the way that suits what this node has and wants.
+
+        Returns whether it could help: False if it does not keep the blocks that come next any more.
+        """
+        header, checkpoint, parameters = self._get_final()[0], self._checkpoint, self._genesis.parameters
+        epoch, ahead = get_epoch(parameters, header.height + 1), get_epoch(parameters, tip.height)
+        is_ahead = checkpoint is not None and checkpoint.height > header.height
+        if checkpoint is not None and is_ahead:
+            if tip.height < checkpoint.height:  # nothing of what it has can be trusted yet
+                self._complain("behind", f"waiting for a peer that is beyond the checkpoint {checkpoint}")
+                return True
+            if get_epoch(parameters, checkpoint.height) > epoch:
+                await self._take_snapshot(peer, tip)
+                return True
+        if self._store.keep_epochs and ahead - epoch > self._store.keep_epochs:
+            await self._take_snapshot(peer, tip)
+            return True
+        if tip.base > header.height:
+            return False
+        if ahead - header.epoch > parameters.unbonding_epochs:
+            if checkpoint is not None and await self._snapshots.follow(peer, tip) is None:
+                return True  # a liar; if it is not, that has raised CheckpointError
+            self._complain("old", describe_old_checkpoint(self._genesis, header, ahead - header.epoch))
+        if checkpoint is None or not is_ahead or await self._survey(peer, checkpoint):
+            await self._pull(peer, tip)
+        return True
+
+    async def _do_without_blocks(self, pruned: Sequence[tuple[bytes, Tip]]) -> bool:
+        """What is left when all that were asked and are ahead have pruned what comes next. Returns whether it helped.
+
+        A node that would prune those blocks itself in the end goes on from a state; an archive waits.
+        """
+        height = self._get_final()[0].height
+        if not pruned:
+            return False
+        if self._store.keep_epochs:
+            await self._take_snapshot(*pruned[0])
+            return self._get_final()[0].height > height
+        self._complain(
+            "pruned",
+            f"peers do not keep the blocks after {height} any more: connect to one that keeps them all, or let this "
+            "node begin with a state (set 'checkpoint' or 'keep_epochs' in config.yaml)",
+        )
+        for peer, _ in pruned:
+            self._peers.avoid(peer, AVOID_SILENT, "the blocks needed are pruned")
+        return False
+
+    async def _take_snapshot(self, peer: bytes, tip: Tip) -> None:
+        if not await self._snapshots.run(peer, tip):
+            self._complain("wait", "waiting for a peer that can give the state at the end of a recent epoch")
+
+    async def _survey(self, peer: bytes, checkpoint: Checkpoint) -> bool:
+        """Learn from ``peer`` the ids of the blocks up to a checkpoint in this epoch; False if it does not prove them.
+
+        Nothing on the way counts before it is known to lead there, and that may be more than fits into memory. So the
+        blocks are looked at twice: now for their ids, which the checkpoint vouches for, and then to be executed.
+        """
+        header, state = self._get_final()
+        if header.height + 1 in self._known:
+            return True
+        trail, ids = Trail(self._genesis, header, state), {}
+
+        async def take(part: Part) -> bool:
+            block = Block.decode(part.block)
+            trail.follow(block)
+            if checkpoint.is_contradicted_by(block.header):
+                raise InvalidBlock("id", f"contradicts the checkpoint {checkpoint}")
+            ids[block.height] = block.id
+            return block.height < checkpoint.height
+
+        with self._judging(peer):
+            while trail.head.height < checkpoint.height:
+                if not await self._read_blocks(peer, trail.head.height + 1, take) and checkpoint.height not in ids:
+                    raise InvalidBlock("height", f"nothing after {trail.head.height} sent, before the checkpoint")
+            self._known = ids
+            return True
+        return False
+
+    async def _pull(self, peer: bytes, tip: Tip) -> None:
+        """Take segments from ``peer`` until its answer ends or something is wrong with it."""
+        header, state = self._get_final()
+        segment = Segment(self._genesis, header, state, self._known)
+
+        async def take(part: Part) -> bool:
+            nonlocal segment, header, state
+            certificate = segment.add(part)
+            if certificate is not None:
+                executed = await self._runtime.run_sync(
+                    verify_segment, self._genesis, header, state, segment.blocks, certificate
+                )
+                await self._deliver(executed, certificate)
+                header, state = executed[-1].block.header, executed[-1].transition.state
+                segment = Segment(self._genesis, header, state, self._known)
+                self.target = tip.height
+            return True
+
+        with self._judging(peer):
+            is_full = await self._read_blocks(peer, header.height + 1, take)
+            if not is_full and segment.head.height < tip.height:
+                raise InvalidBlock("height", f"{tip.height} is claimed, but nothing after {segment.head.height} sent")
+            if segment.blocks:
+                raise InvalidBlock("certificate", "the answer ended without one")
+
+    async def _read_blocks(self, peer: bytes, height: int, take: Callable[[Part], Awaitable[bool]]) -> bool:
+        """Ask for a batch of blocks from ``height`` on, until ``take`` returns False. Returns whether it was full."""
+        size = 0
+        patience = BATCH_TIMEOUT
+        async with self._streams.open(peer, PROTOCOL) as exchange:
+            await exchange.send(Request(GetBlocks(height, BATCH)).encode(), end=True)
+            while True:
+                asked_at = trio.current_time()
+                with trio.fail_after(min(TIMEOUT, max(0.0, patience))):
+                    raw = await exchange.receive()
+                patience -= trio.current_time() - asked_at
+                if raw is None:
+                    return size >= BATCH
+                part = Answer.decode(raw).content
+                if isinstance(part, Pruned):
+                    raise NetworkError(f"the peer has blocks only from {part.first} on")
+                size += len(part.block)
+                if not await take(part):
+                    return size >= BATCH
+
+    @contextmanager
+    def _judging(self, peer: bytes) -> Iterator[None]:
+        """Leave ``peer`` alone for a while if what happens inside shows that it lies, or is of no use.
+
+        Raises:
+            StoreError: the disk failed.
+        """
+        try:
+            yield
+        except StoreError:
+            raise
+        except LedgerError as error:
+            self._peers.avoid(peer, AVOID_LIAR, str(error))
+        except (NetworkError, trio.TooSlowError) as error:
+            self._peers.avoid(peer, AVOID_SILENT, str(error) or "too slow")
+
+    def _complain(self, kind: str, text: str) -> None:
+        """Tell the owner, once of each kind."""
+        if kind not in self._complaints:
+            self._complaints.add(kind)
+            logger.warning(text)

@@ -1,0 +1,203 @@
+"""The side of sync that answers: final blocks, ends of epochs, and states at the last of them.
+
+Nothing is prepared for it. A state at the end of an epoch shares its tree with those after it, so keeping one costs
+only what changed since; one that somebody is fetching is kept a little longer, so that he can finish.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import trio
+
+from chain.codec import Record
+from chain.exceptions import CodecError
+from chain.merkle.snapshot import PIECE, make_chunk
+from chain.state.state import State
+from chain.store.writer import BlockStore
+from chain.types.blocks import MAX_BLOCK, Block
+from chain.types.operations import SignedOperation
+from consensus.sync.messages import (
+    BATCH,
+    TIMEOUT,
+    Answer,
+    End,
+    EndAnswer,
+    Found,
+    FoundChunk,
+    FoundHeader,
+    FoundOperations,
+    GetBlock,
+    GetBlocks,
+    GetChunk,
+    GetEnds,
+    GetHeader,
+    GetOperations,
+    GetTip,
+    GetValue,
+    Part,
+    Piece,
+    Pruned,
+    Request,
+    Tip,
+)
+from p2p.network import NetworkError
+from p2p.runtime import Runtime
+from p2p.streams.exchanges import Exchange
+
+MAX_EXCHANGES = 8
+"""Requests of one peer served at the same time."""
+LEASE = 60.0
+"""Seconds for which a state that was asked for stays at hand, however many epochs end meanwhile."""
+MAX_LEASES = 3
+MAX_CHUNKS = 16
+"""Chunks kept ready, those asked for last."""
+MAX_MAKING = 256
+"""Peers for which a chunk is being made, one for each; the others are told that it is not at hand."""
+
+
+class SyncServer:
+    """Answers requests from the final chain and from what the finders know beside it."""
+
+    def __init__(
+        self,
+        store: BlockStore,
+        find_block: Callable[[bytes], Block | None],
+        find_operation: Callable[[bytes], SignedOperation | None],
+        runtime: Runtime,
+    ) -> None:
+        self._store = store
+        self._find_block = find_block
+        self._find_operation = find_operation
+        self._runtime = runtime
+        self._leases: dict[int, tuple[State, float]] = {}
+        self._rewinding = trio.Lock()
+        self._making = trio.Lock()
+        self._asking: set[bytes] = set()
+        self._chunks: dict[GetChunk, bytes] = {}
+
+    async def handle(self, exchange: Exchange) -> None:
+        """Serve one exchange of the protocol. Malformed requests are refused by aborting it."""
+        raw = await exchange.receive()
+        if raw is None:
+            return
+        try:
+            question = Request.decode(raw).question
+        except CodecError as error:
+            await exchange.abort(f"malformed request: {error}")
+            return
+        match question:
+            case GetTip():
+                store = self._store
+                await exchange.send(Tip(store.height, store.header.id, store.base.height).encode())
+            case GetBlocks():
+                await self._send_blocks(exchange, question)
+            case GetBlock():
+                await exchange.send(Found(self._get_block(question.block_id)).encode())
+            case GetOperations():
+                await exchange.send(self._get_operations(question.ids).encode())
+            case GetHeader():
+                header = self._store.find_header(question.height) if question.height else None
+                await exchange.send(FoundHeader(header).encode())
+            case GetEnds():
+                await self._send_ends(exchange, question.from_epoch)
+            case GetChunk():
+                await exchange.send(await self._find_chunk(exchange.peer, question))
+            case GetValue():
+                await self._send_value(exchange, question)
+
+    async def _send(self, exchange: Exchange, record: Record) -> int:
+        """Send one frame of a longer answer; a reader that stalls holds no server."""
+        raw = record.encode()
+        with trio.move_on_after(TIMEOUT) as scope:
+            await exchange.send(raw)
+        if scope.cancelled_caught:
+            raise NetworkError("the reader stalls")
+        return len(raw)
+
+    async def _send_blocks(self, exchange: Exchange, question: GetBlocks) -> None:
+        height, sent, is_certified = max(1, question.from_height), 0, True
+        while sent < min(question.max_bytes, BATCH) or not is_certified:
+            if height <= self._store.base.height:
+                await self._send(exchange, Answer(Pruned(self._store.base.height + 1)))
+                return
+            block, certificate = self._store.raw_block(height), self._store.raw_certificate(height)
+            if block is None:
+                return  # the last final block has a certificate, so the answer ended with one
+            await self._send(exchange, Answer(Part(block, certificate)))
+            height, sent, is_certified = height + 1, sent + len(block), certificate is not None
+
+    async def _send_ends(self, exchange: Exchange, epoch: int) -> None:
+        sent = 0
+        while sent < BATCH:
+            end = self._store.epoch_end(epoch)
+            if end is None:
+                if not sent and epoch < self._store.header.epoch:
+                    await self._send(exchange, EndAnswer(Pruned(self._store.base.epoch)))
+                return
+            sent += await self._send(exchange, EndAnswer(End(end)))
+            epoch += 1
+
+    async def _find_chunk(self, peer: bytes, question: GetChunk) -> bytes:
+        """The answer to a peer, which may take one turn at a time: a node asks for one chunk after the other."""
+        if question not in self._chunks and (peer in self._asking or len(self._asking) >= MAX_MAKING):
+            return FoundChunk(None).encode()
+        self._asking.add(peer)
+        try:
+            return await self._make_chunk(question)
+        finally:
+            self._asking.discard(peer)
+
+    async def _make_chunk(self, question: GetChunk) -> bytes:
+        """The answer; made one at a time and kept for a while, so that many who ask cost little more than one."""
+        async with self._making:
+            raw = self._chunks.pop(question, None)
+            if raw is None:
+                state = await self._find_state(question.height)
+                if state is None:
+                    return FoundChunk(None).encode()
+                chunk = await self._runtime.run_sync(make_chunk, state.tree, question.after)
+                raw = FoundChunk(chunk).encode()
+            self._chunks[question] = raw
+            if len(self._chunks) > MAX_CHUNKS:
+                del self._chunks[next(iter(self._chunks))]
+            return raw
+
+    async def _send_value(self, exchange: Exchange, question: GetValue) -> None:
+        state = await self._find_state(question.height)
+        record = None if state is None else state.get(question.key)
+        value = b"" if record is None else record.encode()
+        for start in range(0, len(value), PIECE):
+            await self._send(exchange, Piece(value[start : start + PIECE]))
+
+    async def _find_state(self, height: int) -> State | None:
+        now = trio.current_time()
+        oldest = self._store.height - 8 * self._store.genesis.parameters.epoch_heights
+        self._leases = {key: lease for key, lease in self._leases.items() if lease[1] > now and key >= oldest}
+        if height in self._leases:
+            state: State | None = self._leases.pop(height)[0]
+        else:
+            async with self._rewinding:  # one at a time: after a restart the first takes a moment
+                state = await self._runtime.run_sync(self._store.find_end_state, height)
+        if state is not None:
+            self._leases[height] = state, now + LEASE
+            while len(self._leases) > MAX_LEASES:
+                del self._leases[next(iter(self._leases))]
+        return state
+
+    def _get_block(self, block_id: bytes) -> bytes | None:
+        block = self._find_block(block_id)
+        if block is not None:
+            return block.encoded
+        height = self._store.height_of_block(block_id)
+        return None if height is None else self._store.raw_block(height)
+
+    def _get_operations(self, ids: Iterable[bytes]) -> FoundOperations:
+        found: list[bytes] = []
+        room = MAX_BLOCK
+        for operation_id in ids:
+            operation = self._find_operation(operation_id)
+            if operation is not None and len(operation.encoded) <= room:
+                found.append(operation.encoded)
+                room -= len(operation.encoded)
+        return FoundOperations(tuple(found))

@@ -1,0 +1,229 @@
+"""How a node that is far behind gets the state itself, in place of the blocks that led to it.
+
+From a header that it trusts, the node checks the ends of epochs up to a recent one (:mod:`chain.light.client`); then it
+fetches the state after that block chunk by chunk (:mod:`chain.merkle.snapshot`), from any peers that have it, in turn.
+Every chunk is checked when it comes and is durable then. So a lying peer costs one chunk, and a restart costs nothing.
+When all is there the chain on disk goes on from it in one step, and the blocks after it come by ordinary sync.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+
+import structlog
+import trio
+
+from chain.exceptions import CheckpointError, InvalidBlock, InvalidSnapshot, LedgerError, StoreError
+from chain.genesis import Genesis
+from chain.light.client import Checkpoint, EpochEnd, LightChain
+from chain.merkle.snapshot import MAX_VALUE, Entry, LargeEntry, add_chunk, check_value
+from chain.state.state import State
+from chain.store.writer import BlockStore
+from chain.transition.epochs import get_epoch
+from chain.types.blocks import Header
+from consensus.sync.messages import (
+    BATCH,
+    PROTOCOL,
+    TIMEOUT,
+    EndAnswer,
+    FoundChunk,
+    FoundHeader,
+    GetChunk,
+    GetEnds,
+    GetHeader,
+    GetValue,
+    Piece,
+    Pruned,
+    Request,
+    Tip,
+)
+from consensus.sync.peers import AVOID_LIAR, AVOID_SILENT, SyncPeers
+from p2p.network import NetworkError
+from p2p.runtime import Runtime
+
+logger = structlog.get_logger(__name__)
+
+PATIENCE = 30.0
+"""Seconds that a peer may take in all for a batch of epoch ends."""
+SLOWEST = 100_000
+"""Bytes per second at which a large value must come, after ``PATIENCE``."""
+
+Adopt = Callable[[Sequence[EpochEnd], State], Awaitable[None]]
+"""Takes a verified state, staged in the store, and the epoch ends that lead to it; returns when the node goes on."""
+
+
+class _Unavailable(Exception):
+    """The peer does not have it. That is no lie."""
+
+
+class SnapshotSync:
+    """Brings the store of a node to the state at the end of a recent epoch."""
+
+    def __init__(
+        self,
+        genesis: Genesis,
+        peers: SyncPeers,
+        runtime: Runtime,
+        store: BlockStore,
+        checkpoint: Checkpoint | None,
+        adopt: Adopt,
+    ) -> None:
+        self._genesis = genesis
+        self._peers = peers
+        self._runtime = runtime
+        self._store = store
+        self._checkpoint = checkpoint
+        self._adopt = adopt
+        self.is_fetching = False
+        """Whether a state is on its way here, which the validators of its chain vouch for."""
+
+    async def run(self, peer: bytes, tip: Tip) -> bool:
+        """Follow the epoch ends of ``peer``, which says that it is at ``tip``, and adopt the state at the last.
+
+        Returns whether that succeeded. What was fetched is kept for the next time.
+
+        Raises:
+            CheckpointError: the last block that this node trusts is too old.
+            StoreError: the disk failed.
+        """
+        light = await self.follow(peer, tip)
+        ends = [] if light is None else light.ends
+        if not ends or ends[-1].header.height <= self._store.height:
+            return False
+        staged = self._store.staging.header
+        # One that was begun goes first, as long as somebody still has it.
+        lengths = {len(ends)} | {n for n, end in enumerate(ends, start=1) if end.header == staged}
+        for length in sorted(lengths):
+            header = ends[length - 1].header
+            if header.height <= self._store.height:
+                continue
+            self.is_fetching = True
+            try:
+                is_complete = await self._fetch_state(header)
+            finally:
+                self.is_fetching = False
+            if is_complete:
+                state = await self._runtime.run_sync(self._store.staging.load)
+                await self._adopt(ends[:length], state)
+                logger.info("sync: state adopted", height=header.height, block=header.id.hex())
+                return True
+        return False
+
+    async def follow(self, peer: bytes, tip: Tip) -> LightChain | None:
+        """The epoch ends of ``peer`` from what this node trusts on, verified; None if it lies or does not have them.
+
+        Raises:
+            CheckpointError: the last block that this node trusts is too old.
+        """
+        try:
+            trusted = await self._find_trusted(peer)
+            light = LightChain(self._store.genesis, trusted, self._checkpoint)  # with the restarts accepted so far
+            while await self._fetch_ends(peer, light):
+                pass
+            promised = get_epoch(self._genesis.parameters, tip.height)
+            if light.next_epoch < promised:
+                raise InvalidBlock("height", f"{tip.height} is claimed, but not the end of epoch {light.next_epoch}")
+        except CheckpointError:
+            raise
+        except LedgerError as error:
+            self._peers.avoid(peer, AVOID_LIAR, str(error))
+        except (NetworkError, trio.TooSlowError, _Unavailable) as error:
+            self._peers.avoid(peer, AVOID_SILENT, str(error) or "too slow")
+        else:
+            return light
+        return None
+
+    async def _find_trusted(self, peer: bytes) -> Header:
+        """The header of the checkpoint, if it is above the own chain, else the own last final one."""
+        checkpoint = self._checkpoint
+        if checkpoint is None or checkpoint.height <= self._store.height:
+            return self._store.header
+        raw = await self._peers.streams.request(peer, PROTOCOL, Request(GetHeader(checkpoint.height)).encode(), TIMEOUT)
+        header = FoundHeader.decode(raw).header
+        if header is None:
+            raise _Unavailable(f"the peer has no header of the checkpoint {checkpoint}")
+        if header.id != checkpoint.block_id:
+            raise InvalidBlock("id", f"contradicts the checkpoint {checkpoint}")
+        if header.height != checkpoint.height or header.chain_id != self._genesis.chain_id:
+            raise CheckpointError(
+                f"the checkpoint {checkpoint} is not a block of that height on chain {self._genesis.name!r} "
+                f"({self._genesis.chain_id.hex()[:8]}): correct 'checkpoint' in config.yaml"
+            )
+        return header
+
+    async def _fetch_ends(self, peer: bytes, light: LightChain) -> bool:
+        """Take a batch of epoch ends. Returns whether there may be more."""
+        size, first = 0, light.next_epoch if light.ends else light.trusted.epoch
+        with trio.fail_after(PATIENCE):
+            async with self._peers.streams.open(peer, PROTOCOL) as exchange:
+                await exchange.send(Request(GetEnds(first)).encode(), end=True)
+                while size < BATCH:
+                    with trio.fail_after(TIMEOUT):
+                        raw = await exchange.receive()
+                    if raw is None:
+                        return False
+                    content = EndAnswer.decode(raw).content
+                    if isinstance(content, Pruned):
+                        raise _Unavailable(f"the peer knows the chain only from epoch {content.first} on")
+                    await self._runtime.run_sync(light.add, content.end)
+                    size += len(raw)
+        return True
+
+    async def _fetch_state(self, header: Header) -> bool:
+        """Fetch what is missing of the state after ``header``; False if nobody has the rest at this moment."""
+        staging = self._store.staging
+        if staging.header != header:
+            await self._runtime.run_sync(staging.begin, header)
+        without: set[bytes] = set()
+        while not staging.is_complete:
+            peer = self._peers.pick(without)
+            if peer is None:
+                logger.info("sync: nobody has the rest of a snapshot", height=header.height)
+                return False
+            try:
+                await self._fetch_chunk(peer, header)
+            except StoreError:
+                raise
+            except LedgerError as error:
+                self._peers.avoid(peer, AVOID_LIAR, str(error))
+            except _Unavailable:
+                without.add(peer)
+            except (NetworkError, trio.TooSlowError) as error:
+                self._peers.avoid(peer, AVOID_SILENT, str(error) or "too slow")
+        return True
+
+    async def _fetch_chunk(self, peer: bytes, header: Header) -> None:
+        staging = self._store.staging
+        frontier = staging.frontier
+        raw = await self._peers.ask(peer, GetChunk(header.height, None if frontier is None else frontier.path))
+        if raw is None:
+            return  # and the peer is avoided
+        chunk = FoundChunk.decode(raw).chunk
+        if chunk is None:
+            raise _Unavailable
+        advanced = await self._runtime.run_sync(add_chunk, frontier, chunk, header.state_root)
+        for entry in chunk.entries:
+            if isinstance(entry, LargeEntry):  # one at a time, so that only one is in memory
+                value = await self._fetch_value(peer, header, entry)
+                await self._runtime.run_sync(staging.put, {entry.key: value})
+        entries = {entry.key: entry.value for entry in chunk.entries if isinstance(entry, Entry)}
+        await self._runtime.run_sync(staging.add, entries, advanced, chunk.is_last)
+
+    async def _fetch_value(self, peer: bytes, header: Header, entry: LargeEntry) -> bytes:
+        value = bytearray()
+        started = trio.current_time()
+        async with self._peers.streams.open(peer, PROTOCOL) as exchange:
+            await exchange.send(Request(GetValue(header.height, entry.key)).encode(), end=True)
+            while True:
+                left = started + PATIENCE + len(value) / SLOWEST - trio.current_time()
+                with trio.fail_after(min(TIMEOUT, max(0.0, left))):
+                    raw = await exchange.receive()
+                if raw is None:
+                    break
+                value += Piece.decode(raw).data
+                if len(value) > MAX_VALUE:
+                    raise InvalidSnapshot(f"a value of more than {MAX_VALUE} bytes")
+        if not value:
+            raise _Unavailable
+        check_value(entry, bytes(value))
+        return bytes(value)

@@ -1,0 +1,268 @@
+"""Opening what a node keeps on disk: what is damaged is set aside, and the node goes on without it.
+
+The chain comes back from other nodes. Votes do not, so whoever may have lost some waits with voting
+(:mod:`consensus.voting.recovery`). Nothing is ever deleted, and nothing is lost without a line in the log.
+
+Set aside is only what is proven not to be what was written. A database that is in use, a full disk or missing
+permissions are errors, as is the chain of another genesis.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+
+from chain.crypto import KeyPair
+from chain.exceptions import StoreDamaged, StoreError
+from chain.genesis import Genesis
+from chain.store.kv import LevelStore, Store
+from chain.store.reader import encode_mark
+from chain.store.writer import BlockStore
+from consensus.voting.journal import (
+    MEMO_SIZE,
+    DiskFile,
+    Journal,
+    JournalDamaged,
+    JournalFile,
+    make_start,
+    sync_directory,
+)
+from consensus.voting.vote_store import Voting
+from consensus.voting.vote_support import PREFIX as EVIDENCE
+from consensus.voting.vote_support import EvidenceStore
+
+logger = structlog.get_logger(__name__)
+
+CHAIN, JOURNAL = "chain", "votes.journal"
+FAULT = "DAMAGED"
+"""File in a database's directory that says what was found wrong with it while the node ran."""
+
+
+class Disk(Protocol):
+    """Where a node keeps its chain and its votes. Every method raises ``StoreError`` or ``OSError`` if it cannot."""
+
+    def open_store(self) -> Store:
+        """The chain's database, begun if there is none.
+
+        Raises:
+            StoreDamaged: its files are not what was written.
+        """
+
+    def get_fault(self) -> str | None:
+        """Damage to the database that was found while the node ran."""
+
+    def set_store_aside(self) -> str:
+        """Rename the chain's database, which is closed, durably. Returns what to."""
+
+    def open_journal(self) -> JournalFile:
+        """The file of the vote journal; an empty one if there is none."""
+
+    def set_journal_aside(self) -> str:
+        """Rename the vote journal, which is closed, durably. Returns what to."""
+
+
+class DataDisk:
+    """A :class:`Disk` that is a node's data directory. ``now`` tells the wall-clock time in ms."""
+
+    def __init__(self, directory: Path, now: Callable[[], int]) -> None:
+        self._directory = directory
+        self._now = now
+        self._store: LevelStore | None = None
+
+    @property
+    def fault(self) -> StoreDamaged | None:
+        """Damage that somebody came across since the database was opened."""
+        return None if self._store is None else self._store.fault
+
+    def note_fault(self, error: StoreDamaged) -> None:
+        """Have the next start repair the database: by itself it might not come across the damage."""
+        with suppress(OSError):  # then it is found again where it was found now
+            (self._directory / CHAIN / FAULT).write_text(error.fault, encoding="utf-8")
+
+    def open_store(self) -> Store:
+        self._store = LevelStore(self._directory / CHAIN)
+        return self._store
+
+    def get_fault(self) -> str | None:
+        try:
+            return (self._directory / CHAIN / FAULT).read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            return None
+
+    def set_store_aside(self) -> str:
+        return self._set_aside(CHAIN)
+
+    def open_journal(self) -> JournalFile:
+        return DiskFile(self._directory / JOURNAL)
+
+    def set_journal_aside(self) -> str:
+        return self._set_aside(JOURNAL)
+
+    def _set_aside(self, name: str) -> str:
+        stamp = datetime.fromtimestamp(self._now() / 1000, UTC).strftime("%Y%m%dT%H%M%SZ")
+        place = self._directory / f"{name}.damaged-{stamp}"
+        while place.exists():  # within one second: a rename must not put one thing in place of another
+            place = place.with_name(place.name + "x")
+        (self._directory / name).rename(place)
+        sync_directory(self._directory)
+        return place.name
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What a node runs on; ``voting`` is None for one that only follows."""
+
+    store: Store
+    blocks: BlockStore
+    voting: Voting | None
+
+    def close(self) -> None:
+        """Let go of all of it."""
+        if self.voting is not None:
+            self.voting.journal.close()
+        self.store.close()
+
+
+def open_disk(
+    disk: Disk,
+    genesis: Genesis,
+    key: KeyPair,
+    random: random.Random,
+    *,
+    votes: bool,
+    kept: tuple[bytes, ...] = (),
+    keep_epochs: int = 0,
+) -> Opened:
+    """Open the chain, and with ``votes`` the vote journal; set aside and begin anew what is damaged.
+
+    ``kept`` are key prefixes of the database, beside those of agreement, that no other node can bring back: they are
+    carried over as far as they can be read. ``random`` makes memos; it must not repeat itself. ``keep_epochs`` is the
+    setting of the chain (:class:`chain.store.writer.BlockStore`).
+
+    Raises:
+        StoreError: it cannot be opened, for another reason than damage.
+    """
+    try:
+        store, blocks = _open_chain(disk, genesis, (EVIDENCE, *kept), keep_epochs)
+        try:
+            return Opened(store, blocks, _open_voting(disk, genesis, key, store, blocks, random) if votes else None)
+        except BaseException:
+            store.close()
+            raise
+    except OSError as error:
+        raise StoreError(f"cannot open what the node keeps on disk: {error}") from error
+
+
+def _open_chain(disk: Disk, genesis: Genesis, kept: tuple[bytes, ...], keep_epochs: int) -> tuple[Store, BlockStore]:
+    rescued: dict[bytes, bytes] = {}
+    lost = [*kept]
+    store: Store | None = None
+    try:
+        store = disk.open_store()
+        if (fault := disk.get_fault()) is not None:
+            raise StoreDamaged(fault)
+        blocks = BlockStore(store, genesis, keep_epochs)
+        _check_complete(store, blocks)
+        for prefix in (b"m", *kept):  # what is read at the start, so that no damage shows halfway
+            deque(store.items(prefix), maxlen=0)
+        return store, blocks
+    except StoreDamaged as error:
+        fault = error.fault
+        if store is not None:
+            for prefix in kept:
+                with suppress(StoreError):
+                    rescued.update(list(store.items(prefix)))  # all of a prefix or nothing
+                    lost.remove(prefix)
+            store.close()
+    except BaseException:
+        if store is not None:
+            store.close()
+        raise
+    logger.error(
+        "the chain database is damaged: it is kept aside, and the chain is fetched from other nodes",
+        fault=fault,
+        kept_as=disk.set_store_aside(),
+        entries_carried_over=len(rescued),
+        lost_unless_put_back=[_NAMES.get(prefix, prefix.decode()) for prefix in lost],
+    )
+    store = disk.open_store()
+    try:
+        blocks = BlockStore(store, genesis, keep_epochs)
+        if rescued:
+            store.write(rescued)
+    except BaseException:
+        store.close()
+        raise
+    return store, blocks
+
+
+def _check_complete(store: Store, blocks: BlockStore) -> None:
+    """Check that no batch is missing between others: LevelDB notices neither that, nor does the state always show it.
+
+    Raises:
+        StoreDamaged: there is a hole.
+    """
+    first = blocks.base.height
+    heights = (int.from_bytes(raw, "big") for _, raw in store.items(b"n"))
+    count = sum(height > first for height in heights)
+    if count != blocks.height - first:
+        raise StoreDamaged(f"there are {count} blocks from {first + 1} to {blocks.height}")
+
+
+_NAMES = {EVIDENCE: "blocks that own votes rest on", b"w": "numbers of own holds that were not final"}
+
+
+def _open_voting(
+    disk: Disk, genesis: Genesis, key: KeyPair, store: Store, blocks: BlockStore, random: random.Random
+) -> Voting:
+    """The journal, proven to hold every vote it ever held, or one that makes the validator wait."""
+    mark, evidence = blocks.journal_mark, EvidenceStore(store)
+    journal: Journal | None = None
+    loss = "there is none"
+    file = disk.open_journal()
+    try:
+        if file.get_size():
+            try:
+                journal = Journal(file, genesis.chain_id, key.public_key)
+                Voting(key, journal, evidence).check(mark)
+            except JournalDamaged as error:
+                journal, loss = None, error.reason
+                file.close()
+                logger.error(
+                    "the vote journal is damaged: it is kept aside",
+                    at_byte=error.offset, reason=error.reason, kept_as=disk.set_journal_aside(),
+                )  # fmt: skip
+                file = disk.open_journal()
+        memo = random.randbytes(MEMO_SIZE)
+        if journal is None:
+            start = make_start(genesis.chain_id, key.public_key, memo)
+            if mark is not None:  # which the journal must reach from now on
+                start = replace(start, first=mark[0], previous=mark[1])
+            journal = Journal(file, genesis.chain_id, key.public_key, start)
+        elif mark is None and not journal.is_blank:
+            loss = "the database that knew its length is lost"
+            if not journal.start.memo:  # no vote was signed since that one was made
+                journal.wait(memo)
+        elif journal.start.memo:
+            loss = "lost before an earlier start"
+        if journal.start.memo:
+            logger.error(
+                "this validator may have forgotten votes: it votes again in the epoch after the one in which an "
+                "operation that it now makes is final",
+                journal=loss,
+                memo=journal.start.memo.hex(),
+            )
+        if mark is None:
+            store.write(encode_mark((journal.length, journal.head_hash)))
+    except BaseException:
+        file.close()
+        raise
+    return Voting(key, journal, evidence)

@@ -1,0 +1,67 @@
+"""When a validator may vote that may have forgotten votes of its own. Pure: no I/O, no clock.
+
+A validator that forgot a vote may sign the opposite of it. It may have forgotten some if its journal was lost or
+damaged, if the ledger was lost that knew how long the journal must be, or if its key came from elsewhere. Its own copy
+of the chain is no help against that: it may be old, and so may be whatever others send it, finality certificates
+included.
+
+So it asks for proof that the chain it sees is not older than its loss. It has the network make an operation final that
+could not exist before: a transfer of nothing to itself with 32 fresh random bytes for a memo. Say that a block of
+epoch f with that operation is final.
+
+    It voted in an epoch e only while it held the finality of the last block of e-1. If e were after f, that block would
+    be final and not below the one with the memo, so that the memo would have been on the chain before it existed.
+    Hence whatever it forgot is of epochs up to f, and from f+1 on it votes as ever.
+
+The memo and later f+1 stand at the start of the journal (:class:`consensus.voting.journal.Start`), so that neither a
+crash nor another loss of the chain makes the validator forget that it must wait. What is durable first: the memo before
+the operation leaves; f+1 before the block counts as final here, which a crash in between leaves true all the same.
+
+If more than a third of the stake has to wait at once, no block becomes final any more, and none of them is ever done: a
+chain with a single validator is lost with its journal.
+"""
+
+from __future__ import annotations
+
+from chain.types.blocks import Block
+from chain.types.operations import Transfer
+
+
+class Recovery:
+    """Whether one validator may vote, and what it must do before.
+
+    Args:
+        public_key: the validator.
+        floor: the first epoch in which it may vote.
+        memo: what must become final first; empty if nothing must.
+    """
+
+    def __init__(self, public_key: bytes, floor: int, memo: bytes) -> None:
+        self.public_key = public_key
+        self.floor = floor
+        self.memo = memo
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether an operation with the memo must become final before there is any voting."""
+        return self.memo != b""
+
+    def may_vote(self, epoch: int) -> bool:
+        """Whether any vote may be signed in an epoch."""
+        return not self.is_waiting and epoch >= self.floor
+
+    def make_operation(self, nonce: int) -> Transfer:
+        """What must become final while this :attr:`is_waiting`."""
+        return Transfer(nonce, self.public_key, 0, self.memo)
+
+    def on_final(self, block: Block) -> bool:
+        """Take a final block. Returns whether it ends the waiting: then :attr:`floor` is to be made durable."""
+        if not self.is_waiting or not any(
+            signed.signer == self.public_key
+            and isinstance(signed.operation, Transfer)
+            and signed.operation.memo == self.memo
+            for signed in block.body.operations
+        ):
+            return False
+        self.floor, self.memo = max(self.floor, block.header.epoch + 1), b""
+        return True

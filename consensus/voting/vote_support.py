@@ -1,0 +1,74 @@
+"""What own votes rest on, kept on disk beside them until the chain is past it.
+
+A notarize is worth nothing without its block, nor a finalize without its notarization: if every validator crashed at
+once and lost them, a block that may be final would be gone. Entries live in the node's database under ``e`` ‖ epoch ‖
+view ‖ kind (8, 8 and 1 bytes). They are written before the vote is added to the journal, together with the vote itself
+and the mark that the journal must then reach: so a vote can be missing from the journal after a crash, but never be
+sent and leave no trace outside of it.
+"""
+
+from __future__ import annotations
+
+from chain.exceptions import CodecError, StoreDamaged
+from chain.store.kv import Store
+from chain.store.reader import encode_mark
+from chain.types.blocks import Block
+from chain.types.votes import Certificate, Vote
+
+PREFIX = b"e"
+_BLOCK, _CERTIFICATE = b"b", b"c"
+_LAST_VOTE = b"mvote"
+FORGET_AT = 16
+"""Entries worth a write to be forgotten."""
+
+
+class EvidenceStore:
+    """The evidence of own votes, on any :class:`chain.store.kv.Store` (usually that of the chain).
+
+    Raises:
+        StoreError: from every method, when the store fails.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._keys = [key for key, _ in store.items(PREFIX)]
+
+    def put(self, vote: Vote, evidence: Block | Certificate | None, mark: tuple[int, bytes]) -> None:
+        """Keep a vote, what it rests on, and how far the journal reaches with it. On disk when this returns."""
+        entries = encode_mark(mark) | {_LAST_VOTE: vote.encode()}
+        if evidence is not None:
+            key = _get_key(vote.epoch, vote.view) + bytes([vote.kind])
+            entries[key] = (_BLOCK if isinstance(evidence, Block) else _CERTIFICATE) + evidence.encode()
+            self._keys.append(key)
+        self._store.write(entries)
+
+    @property
+    def last_vote(self) -> Vote | None:
+        """The vote that was put last; it may not have come into the journal."""
+        raw = self._store.get(_LAST_VOTE)
+        try:
+            return None if raw is None else Vote.decode(raw)
+        except CodecError as error:
+            raise StoreDamaged(f"the last vote is damaged: {error}") from error
+
+    def load(self, epoch: int) -> list[Block | Certificate]:
+        """The evidence of an epoch, in the order of views."""
+        found: list[Block | Certificate] = []
+        for key, raw in self._store.items(PREFIX + epoch.to_bytes(8, "big")):
+            try:
+                found.append(Block.decode(raw[1:]) if raw[:1] == _BLOCK else Certificate.decode(raw[1:]))
+            except CodecError as error:
+                raise StoreDamaged(f"evidence {key.hex()} is damaged: {error}") from error
+        return found
+
+    def prune(self, epoch: int, view: int) -> None:
+        """Forget what lies before a view in which a block became final, now or later."""
+        limit = _get_key(epoch, view)
+        old = [key for key in self._keys if key < limit]
+        if len(old) >= FORGET_AT:
+            self._store.write(dict.fromkeys(old))
+            self._keys = [key for key in self._keys if key >= limit]
+
+
+def _get_key(epoch: int, view: int) -> bytes:
+    return PREFIX + epoch.to_bytes(8, "big") + view.to_bytes(8, "big")

@@ -1,0 +1,123 @@
+"""The messages of ``/ipfs/kad/1.0.0`` as protobuf, and what is taken from those of strangers.
+
+Whatever else a message holds is left out: values, signed peer records, peers whose key is no Ed25519 account, and all
+addresses but those of TCP ports by number, directly or through one relay. Names of hosts are not looked up for
+strangers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+from ipaddress import ip_address
+
+from libp2p.kad_dht.pb import kademlia_pb2 as pb
+from multiaddr import Multiaddr
+
+from chain.crypto import format_address
+from p2p.dht.kademlia import MAX_ADDRESSES, MAX_FOUND, Contact, K, Kind, Message
+from p2p.host.transport import get_endpoint
+from p2p.host.workarounds import peer_id_of, public_key_of
+from p2p.length_prefixed import MalformedMessage
+from p2p.nat.relay_client import format_circuit_address, parse_circuit_address
+from p2p.network import NetworkError
+
+PROTOCOL = "/ipfs/kad/1.0.0"
+WireMessage = pb.Message
+MAX_MESSAGE = 1 << 16
+"""Largest message that is taken, in bytes."""
+MAX_PARSED = 8
+"""Addresses of a peer that are looked at to find usable ones."""
+MAX_ADDRESS = 256
+"""Bytes of an address."""
+REMEMBERED = 4096
+"""Addresses whose other form is remembered: the same come again and again, and the library takes 0.1 ms for one."""
+
+
+def encode(message: Message) -> pb.Message:
+    """The message as the library sends it."""
+    return pb.Message(
+        type=message.kind.name,
+        key=message.key,
+        closerPeers=[_encode_contact(contact) for contact in message.closer],
+        providerPeers=[_encode_contact(contact) for contact in message.providers],
+    )
+
+
+def decode_question(message: pb.Message, asker: bytes) -> Message:
+    """What is usable of a question: of the providers in it, the asker alone.
+
+    Raises:
+        MalformedMessage: it is of no known kind.
+    """
+    name = peer_id_of(asker).to_bytes()
+    own = next((one for one in message.providerPeers if one.id == name), None)
+    return Message(_get_kind(message), message.key, providers=() if own is None else _decode_contacts([own]))
+
+
+def decode_answer(message: pb.Message) -> Message:
+    """What is usable of an answer.
+
+    Raises:
+        MalformedMessage: it is of no known kind.
+    """
+    closer, providers = message.closerPeers[:K], message.providerPeers[:MAX_FOUND]
+    return Message(_get_kind(message), message.key, _decode_contacts(closer), _decode_contacts(providers))
+
+
+def _get_kind(message: pb.Message) -> Kind:
+    try:
+        return Kind(message.type)
+    except ValueError:
+        raise MalformedMessage(f"a message of the unknown kind {message.type}") from None
+
+
+def clean_address(address: str, peer: bytes) -> str | None:
+    """A multiaddress of ``peer``, without its name at the end; None if it is of no use."""
+    try:
+        place = address.removesuffix(f"/p2p/{format_address(peer)}")
+        circuit = parse_circuit_address(place)
+        direct = place if circuit is None else circuit[1]
+        host, port = get_endpoint(Multiaddr(direct))
+        version = ip_address(host).version
+    except (NetworkError, ValueError):
+        return None
+    usable = f"/ip{version}/{host}/tcp/{port}"
+    if usable != direct or not port or ip_address(host).is_unspecified or ip_address(host).is_multicast:
+        return None
+    return usable if circuit is None else format_circuit_address(circuit[0], usable)
+
+
+def _encode_contact(contact: Contact) -> pb.Message.Peer:
+    """Of the addresses, those that :func:`clean_address` would take."""
+    usable = (_encode_address(address, contact.peer) for address in contact.addresses)
+    return pb.Message.Peer(
+        id=peer_id_of(contact.peer).to_bytes(),
+        addrs=[address for address in usable if address is not None][:MAX_ADDRESSES],
+        connection=pb.Message.CAN_CONNECT,
+    )
+
+
+def _decode_contacts(peers: Iterable[pb.Message.Peer]) -> tuple[Contact, ...]:
+    contacts: dict[bytes, Contact] = {}
+    for one in peers:
+        peer = public_key_of(one.id)
+        if peer is not None and peer not in contacts:
+            usable = (_decode_address(raw, peer) for raw in one.addrs[:MAX_PARSED] if len(raw) <= MAX_ADDRESS)
+            places = dict.fromkeys(address for address in usable if address is not None)
+            contacts[peer] = Contact(peer, tuple(places)[:MAX_ADDRESSES])
+    return tuple(contacts.values())
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _encode_address(address: str, peer: bytes) -> bytes | None:
+    usable = clean_address(address, peer)
+    return None if usable is None else Multiaddr(usable).to_bytes()
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _decode_address(raw: bytes, peer: bytes) -> str | None:
+    try:
+        return clean_address(str(Multiaddr(raw)), peer)
+    except Exception:  # the library raises whatever its parsers do, and these bytes are a stranger's
+        return None

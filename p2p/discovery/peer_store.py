@@ -1,0 +1,99 @@
+"""The peers of earlier runs, on disk: a node that restarts needs no bootstrap peer to find the others again.
+
+One small file, written whole and put in place at once. It holds nothing that must not get lost: a damaged file is left
+out with a warning and written anew.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+from chain.codec import Bounds, Natural, PublicKey, Record
+from chain.crypto import hash_bytes
+from chain.exceptions import CodecError
+from p2p.peers.announcement import MAX_ADDRESSES, MAX_RELAYS, Address
+
+logger = logging.getLogger(__name__)
+
+MAX_STORED = 500
+"""Peers in the file: those that this node was connected to most often, then those it saw last."""
+MAX_AGE = 30 * 24 * 3600 * 1000
+"""Milliseconds after which a peer that was not seen is forgotten."""
+MAX_FILE = 8 << 20
+DOMAIN = "peers"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPeer(Record):
+    """One peer: where it was, when it was last seen (wall time, ms), and how often a run was connected to it."""
+
+    peer: PublicKey
+    addresses: Annotated[tuple[Address, ...], Bounds(0, MAX_ADDRESSES)]
+    relays: Annotated[tuple[Address, ...], Bounds(0, MAX_RELAYS)]
+    last_seen: Natural
+    connections: Natural
+
+
+@dataclass(frozen=True, slots=True)
+class _File(Record):
+    """What is on disk, behind a hash of it."""
+
+    peers: Annotated[tuple[StoredPeer, ...], Bounds(0, MAX_STORED)]
+
+
+class PeerStore:
+    """The file at ``path``. Blocking: call :meth:`load` before anything runs and :meth:`save` in a thread."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._known: dict[bytes, StoredPeer] = {}
+        self._counted: set[bytes] = set()  # only ever asked for membership
+
+    def load(self) -> list[StoredPeer]:
+        """The stored peers, the best first. A file that is missing or damaged counts as empty."""
+        try:
+            raw = self.path.read_bytes()
+            if len(raw) > MAX_FILE or raw[:32] != hash_bytes(DOMAIN, raw[32:]):
+                raise CodecError("it is not what was written")
+            stored = _File.decode(raw[32:]).peers
+        except FileNotFoundError:
+            stored = ()
+        except (OSError, CodecError) as error:
+            logger.warning("%s cannot be used and is begun anew: %s", self.path, error)
+            stored = ()
+        self._known = {one.peer: one for one in stored}
+        return list(stored)
+
+    def save(self, seen: Iterable[StoredPeer], now: int) -> None:
+        """Write what was stored and what is ``seen`` now (wall time ``now``, ms). Never raises.
+
+        ``connections`` of those seen says whether this run was connected to them (1) or not (0).
+        """
+        for one in seen:
+            before = self._known.get(one.peer)
+            count = 0 if before is None else before.connections
+            if one.connections and one.peer not in self._counted:
+                self._counted.add(one.peer)
+                count += 1
+            self._known[one.peer] = replace(one, connections=count)
+        fresh = [one for one in self._known.values() if now - one.last_seen <= MAX_AGE]
+        fresh.sort(key=lambda one: (-one.connections, -one.last_seen, one.peer))
+        self._known = {one.peer: one for one in fresh[:MAX_STORED]}
+        content = _File(tuple(self._known.values())).encode()
+        temporary = self.path.with_name(self.path.name + ".new")
+        try:
+            with temporary.open("wb") as file:
+                file.write(hash_bytes(DOMAIN, content) + content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self.path)
+        except OSError as error:
+            logger.warning("%s cannot be written: %s", self.path, error)
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)

@@ -1,0 +1,421 @@
+"""Gossip over libp2p, with the workarounds that it needs; ``p2p.host.workarounds`` says how guards and their tests
+work.
+
+gossipsub ``/meshsub/1.1.0`` with signed messages. A sender is the Ed25519 key in the peer id of whoever published the
+message, and the signature is checked against that key alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import trio
+from libp2p.abc import INetConn, INetStream
+from libp2p.host.basic_host import BasicHost
+from libp2p.network.stream.net_stream import NetStream
+from libp2p.peer.id import ID
+from libp2p.pubsub import pubsub
+from libp2p.pubsub.gossipsub import PROTOCOL_ID_V11, GossipSub
+from libp2p.pubsub.pb import rpc_pb2
+from libp2p.pubsub.pubsub import Pubsub
+from libp2p.pubsub.utils import safe_bytes_from_hex
+from libp2p.stream_muxer.yamux.yamux import YamuxStream
+
+from p2p.host.gossip_rpc import (
+    CHUNK,
+    MAX_ITEMS,
+    MAX_RPC,
+    MAX_TOPIC,
+    BoundedCache,
+    BoundedQueue,
+    RpcReader,
+    count_items,
+    is_sound,
+)
+from p2p.host.workarounds import peer_id_of, public_key_of, quietly
+from p2p.peer_score import Fault
+from p2p.rate_limit import Budget, Limiter, Rate
+
+logger = logging.getLogger(__name__)
+
+GOSSIP_WINDOW, GOSSIP_HISTORY = 5, 10
+"""Heartbeats for which a message is offered, and for which it is kept."""
+LAZY_DEGREE = 6
+"""Peers outside the mesh that are told each second what there is to fetch (at least; a quarter if that is more)."""
+MAX_TOPICS = 64
+"""Topics that a peer may subscribe to."""
+MAX_CONTROL = 32
+"""Entries of one kind (IHAVE, GRAFT, …) of one RPC that are looked at: one for each topic of ours, and some."""
+MAX_NAMES = 512
+"""Messages that are offered to us, or wanted of us, in one RPC and looked at."""
+MAX_UNFINISHED = 16 << 20
+"""Bytes of RPCs, of all neighbours together, of which the rest has not come."""
+MAX_BACKLOG = 32 << 20
+FREE_BACKLOG = 256 << 10
+"""Bytes that wait for all neighbours together; a neighbour that takes no more than it gets always has so many."""
+REOPEN_DELAY = 0.5
+"""Seconds after which a stream that a neighbour has reset is opened anew."""
+CONTROL_RATE = Rate(items=10, size=512 << 10, burst=5.0)
+"""RPCs with control entries a second that one neighbour may send; it needs one or two."""
+NEIGHBOUR_RATE = Rate(items=200, size=4 << 20, burst=5.0)
+GOSSIP_RATE = Rate(items=400, size=8 << 20, burst=5.0)
+"""New messages a second that one neighbour may bring, and all of them: a message costs 4 ms to take in and pass on."""
+READ_RATE = Rate(items=1000, size=8 << 20, burst=5.0)
+TOTAL_READ_RATE = Rate(items=4000, size=32 << 20, burst=5.0)
+"""Messages a second, new or not, and subscriptions that are read from one neighbour, and from all of them."""
+SUBSCRIPTION_RATE = Rate(items=16, size=math.inf, burst=16.0)
+"""Subscriptions and their ends a second that are read from one neighbour."""
+PACE = 0.05
+"""Seconds between looks at whether more may be read."""
+
+
+def bounded_gossip_queues() -> None:
+    """The queue to a peer holds 32 RPCs and drops what exceeds it, and RPCs above 1 MiB are dropped (items 6 and 8).
+
+    Ours holds more, and no more than so many bytes. Delete when Pubsub takes both bounds as arguments.
+    """
+    vars(pubsub)["RpcQueue"] = BoundedQueue
+
+
+class GuardedPubsub(Pubsub):
+    """Signing, checking and local delivery of gossip.
+
+    ``deliver(topic, sender, payload, neighbour)`` gets every message of a subscribed topic that another peer published,
+    and the neighbour that brought it.
+    """
+
+    def __init__(
+        self,
+        host: BasicHost,
+        router: GossipSub,
+        first_sequence: int,
+        deliver: Callable[..., None],
+        blame: Callable[[bytes, Fault], None],
+    ) -> None:
+        bounded_gossip_queues()
+        super().__init__(
+            host, router, strict_signing=True, max_inbound_rpc_size=MAX_RPC, max_subscriptions_per_peer=MAX_TOPICS
+        )
+        self._blame = blame
+        self._deliver = deliver
+        self._limiter = Limiter(NEIGHBOUR_RATE, GOSSIP_RATE)
+        self._reads = Limiter(READ_RATE, TOTAL_READ_RATE)
+        self._subscribes = Limiter(SUBSCRIPTION_RATE)
+        # The stream that each peer sends on, and what reads it: resetting a stream does not wake its reader.
+        self._inbound: dict[ID, tuple[INetStream, trio.CancelScope]] = {}
+        self._unfinished = Budget(2 * (MAX_RPC + CHUNK), MAX_UNFINISHED)
+        self._neighbours: dict[int, bytes] = {}  # of the messages being handled, by id()
+        # Sequence numbers start at the clock's seconds, so that a restarted node's first messages pass for old ones
+        # and are dropped (item 7). Delete when they cannot repeat after a restart within a second.
+        self.counter = first_sequence
+
+    async def continuously_read_stream(self, stream: INetStream) -> None:
+        """Reads RPCs until the stream ends. Several faults of the library's own loop, of which one RPC is enough:
+
+        - One that does not parse, or whose handling fails, ends the process (item 1).
+        - A task is started for each message and three for each subscription, for each of which the library then looks
+          at all its tasks: 20 KiB stop the loop for seconds, 70 KiB for a minute.
+        - Streams are read without a deadline, and a peer may have any number of them, with a megabyte in each.
+        - A record of the sender's addresses is verified and kept each time, which nothing here needs.
+
+        Here a peer has one stream, an RPC few items and a deadline, and each item is handled before the next is looked
+        at. Whoever sends faster than that is read more slowly, so that nothing is lost. Delete when all four are gone.
+        """
+        peer_id = stream.muxed_conn.peer_id
+        peer = public_key_of(peer_id) or b""
+        former = self._inbound.get(peer_id)
+        if former is not None and _is_older(stream, former[0]):  # they are agreed on side by side
+            await quietly(stream.reset)
+            return
+        scope = trio.CancelScope()
+        self._inbound[peer_id] = stream, scope
+        if former is not None:
+            former[1].cancel()
+        reader = RpcReader(partial(_read, stream), partial(self._hold, peer))
+        try:
+            with scope:
+                while self.manager.is_running and (raw := await reader.receive()) is not None:
+                    await self._take_in(peer_id, peer, raw)
+        except Exception as error:
+            logger.debug("gossip RPC: %r", error)
+            self._blame(peer, Fault.GARBAGE)
+        finally:
+            reader.close()
+            if self._inbound.get(peer_id) == (stream, scope):
+                del self._inbound[peer_id]
+            with trio.CancelScope(shield=True):
+                await quietly(stream.reset)
+
+    def _hold(self, peer: bytes, change: int) -> None:
+        """Account for bytes of an RPC of which the rest has not come; whoever has most of them loses its stream."""
+        largest = self._unfinished.hold(peer, change)
+        if largest is not None and peer_id_of(largest) in self._inbound:
+            self._inbound[peer_id_of(largest)][1].cancel()
+
+    async def _take_in(self, peer_id: ID, peer: bytes, raw: bytes) -> None:
+        messages, subscriptions = count_items(raw)
+        await self._wait(self._reads, peer, 1 + messages, len(raw))
+        if subscriptions and await self._wait(self._subscribes, peer, subscriptions, 0):
+            self._blame(peer, Fault.RATE)
+        rpc = rpc_pb2.RPC.FromString(raw)
+        for message in rpc.publish:
+            if self._is_subscribed_to_msg(message):
+                alone = rpc_pb2.Message()  # a part of an RPC keeps the memory of the whole
+                alone.CopyFrom(message)
+                await self.push_msg(peer_id, alone)
+                await trio.lowlevel.checkpoint()
+        for subscription in rpc.subscriptions:
+            await self._note_subscription(peer_id, subscription)
+            await trio.lowlevel.checkpoint()
+        if rpc.HasField("control"):
+            await self.router.handle_rpc(rpc_pb2.RPC(control=rpc.control), peer_id)
+            await trio.lowlevel.checkpoint()
+
+    async def _wait(self, limiter: Limiter, peer: bytes, items: int, size: int) -> bool:
+        """Wait until the limiter admits these. Returns whether it was necessary."""
+        waited = False
+        while not limiter.admit(peer, size, trio.current_time(), items):
+            waited = True
+            await trio.sleep(PACE)
+        return waited
+
+    async def _note_subscription(self, peer_id: ID, change: rpc_pb2.RPC.SubOpts) -> None:
+        """What the library's ``handle_subscription`` does, without its three tasks.
+
+        And whoever unsubscribes and subscribes again does not get all recent messages again.
+        """
+        topic = change.topicid
+        present = peer_id in self.peer_topics.get(topic, ())
+        if not change.subscribe:
+            if present:
+                replayed = self._replayed_recent_topics.get(peer_id)
+                kept = set() if replayed is None else set(replayed)
+                self._forget_subscription(peer_id, topic)
+                if kept:
+                    self._replayed_recent_topics[peer_id] = kept
+            return
+        count = self._peer_subscription_count.get(peer_id, 0)
+        if present or count >= self.max_subscriptions_per_peer or len(topic) > MAX_TOPIC:
+            return
+        self.peer_topics.setdefault(topic, set()).add(peer_id)
+        self._peer_subscription_count[peer_id] = count + 1
+        waiting = self._subscription_events.pop((peer_id, topic), None)
+        if waiting is not None:
+            waiting.set()
+        await self._replay_recent_messages(peer_id, topic)
+        await self.router.on_peer_subscribed(peer_id, topic)
+
+    async def _peer_stream_retry_task(self, peer_id: ID) -> None:
+        """A peer that resets each stream to it has the next opened at once, for ever, at 4 ms each.
+
+        Delete when there is a pause between.
+        """
+        await trio.sleep(REOPEN_DELAY)
+        await super()._peer_stream_retry_task(peer_id)
+
+    async def push_msg(self, msg_forwarder: ID, msg: rpc_pb2.Message) -> None:
+        """A message whose key does not decode, or that fails a validator, ends the process (item 1).
+
+        The sender's key is the one inside its peer id and no other. Delete when bad messages are only dropped.
+
+        A neighbour's rate is our own rule. What exceeds it is not even verified, let alone passed on; it can still come
+        from another neighbour.
+        """
+        if public_key_of(msg.from_id) is None or not is_sound(msg):
+            return
+        if msg_forwarder != self.my_id:
+            if self._is_msg_seen(msg):
+                return
+            neighbour = public_key_of(msg_forwarder) or b""
+            if not self._limiter.admit(neighbour, msg.ByteSize(), trio.current_time()):
+                return
+            self._neighbours[id(msg)] = neighbour
+        try:
+            await super().push_msg(msg_forwarder, msg)
+        except Exception as error:
+            logger.debug("gossip message: %r", error)
+        finally:
+            self._neighbours.pop(id(msg), None)
+
+    def notify_subscriptions(self, publish_message: rpc_pb2.Message) -> None:
+        """A slow subscriber loses the newest messages beyond 32 (item 6); ours lose the oldest beyond a longer queue.
+
+        Delete when the library's subscription takes a size and sheds the oldest.
+        """
+        sender = public_key_of(publish_message.from_id)
+        if publish_message.from_id != self.my_id.to_bytes():
+            for topic in publish_message.topicIDs:
+                if topic in self.topic_ids:
+                    self._deliver(topic, sender, publish_message.data, self._neighbours.get(id(publish_message), b""))
+
+    async def stream_handler(self, stream: INetStream) -> None:
+        """A peer that lost our connection forgets our subscriptions, and nothing tells it again if we did not lose its.
+
+        A new gossip stream from a peer therefore gets our subscriptions anew. Delete when closing one of two
+        connections to a peer leaves gossip working in both directions.
+        """
+        queue = self.peer_queues.get(stream.muxed_conn.peer_id)
+        if queue is not None:
+            queue.push(self.get_hello_packet(), priority=True)
+        await super().stream_handler(stream)
+
+    def connection_lost(self, connection: INetConn) -> None:
+        """A gossip stream that ran over ``connection`` is noticed to be dead only when it is next written to."""
+        peer = connection.muxed_conn.peer_id
+        stream = self.peers.get(peer)
+        if stream is not None and stream.muxed_conn is connection.muxed_conn:
+            self._handle_dead_peer(peer)
+
+
+class GuardedGossipSub(GossipSub):
+    """The gossip mesh: /meshsub/1.1.0 only, without the library's adaptive, spam and eclipse modes.
+
+    Adaptive mode raises the heartbeat to a minute or more (item 5), the spam mode silently drops above 10 messages/s
+    per topic and forwarder (item 6). The heartbeat default is 120 s (item 5).
+    """
+
+    def __init__(
+        self, heartbeat: float = 1.0, degree: int = 6, blame: Callable[[bytes, Fault], None] = lambda peer, fault: None
+    ) -> None:
+        self._blame = blame
+        self._limiter = Limiter(CONTROL_RATE)
+        super().__init__(
+            protocols=[PROTOCOL_ID_V11],
+            degree=degree,
+            degree_low=max(1, degree - 2),
+            degree_high=2 * degree,
+            heartbeat_interval=heartbeat,  # type: ignore[arg-type]  # annotated int, only ever slept
+            gossip_window=GOSSIP_WINDOW,
+            gossip_history=GOSSIP_HISTORY,
+            prune_back_off=10,
+            unsubscribe_back_off=2,
+            adaptive_gossip_enabled=False,
+            spam_protection_enabled=False,
+            eclipse_protection_enabled=False,
+        )
+        # Kept in number only, whatever their size. Delete when the cache is bounded by bytes.
+        self.mcache = BoundedCache(GOSSIP_WINDOW, GOSSIP_HISTORY)
+
+    async def handle_rpc(self, rpc: rpc_pb2.RPC, sender_peer_id: ID) -> None:
+        """The times of what was pruned and offered are noted for every topic that a peer makes up, and never forgotten.
+
+        Only entries of topics of ours are looked at, one for each, and of the messages that they name not too many.
+        Delete when strange topics leave no trace, and no RPC makes more work than it did to its sender.
+        """
+        peer = public_key_of(sender_peer_id) or b""
+        if not self._limiter.admit(peer, rpc.control.ByteSize(), trio.current_time()):
+            self._blame(peer, Fault.RATE)
+            return
+        assert self.pubsub is not None
+        ours, control = self.pubsub.topic_ids, rpc.control
+        lists: tuple[Any, ...] = (control.ihave, control.graft, control.prune)
+        for entries in lists:
+            kept = list({entry.topicID: entry for entry in entries if entry.topicID in ours}.values())
+            del entries[:]
+            entries.extend(kept[:MAX_CONTROL])
+        del control.idontwant[:]  # of later versions
+        for offer in control.ihave:
+            del offer.messageIDs[MAX_NAMES // len(control.ihave) :]
+        wanted = [name for request in control.iwant for name in request.messageIDs][:MAX_NAMES]
+        del control.iwant[:]
+        if wanted:
+            control.iwant.add(messageIDs=wanted)
+        await super().handle_rpc(rpc, sender_peer_id)
+
+    async def handle_iwant(self, iwant_msg: rpc_pb2.ControlIWant, sender_peer_id: ID) -> None:
+        """A message that is asked for a thousand times in one RPC is sent a thousand times, in one RPC.
+
+        Here it is sent once, and no more in one RPC than a neighbour takes. Delete when that is so.
+        """
+        if not self._check_iwant_rate_limit(sender_peer_id):
+            return
+        names = dict.fromkeys(safe_bytes_from_hex(name) for name in iwant_msg.messageIDs)
+        self._send_messages(sender_peer_id, [name for name in names if name is not None])
+
+    async def send_recent_messages(self, peer_id: ID, topic: str) -> None:
+        """What a new neighbour has missed is written past its queue, in between two halves of what the queue writes.
+
+        Delete when it goes through the queue.
+        """
+        self._send_messages(peer_id, self.mcache.window(topic)[:MAX_ITEMS])
+
+    def _send_messages(self, peer_id: ID, names: Sequence[bytes]) -> None:
+        found = [message for name in names if (message := self.mcache.get(name)) is not None]
+        for start in range(0, len(found), MAX_ITEMS):
+            self.send_rpc(peer_id, rpc_pb2.RPC(publish=found[start : start + MAX_ITEMS]))
+
+    def send_rpc(self, peer_id: ID, rpc: rpc_pb2.RPC, priority: bool = False) -> None:
+        """The queues of a thousand slow peers are a thousand times as long as one.
+
+        Here those that take least lose messages first. Delete when there is a bound on all queues.
+        """
+        assert self.pubsub is not None
+        queues = self.pubsub.peer_queues
+        queue = queues.get(peer_id)
+        if isinstance(queue, BoundedQueue) and queue.size > FREE_BACKLOG and not priority:
+            backlog = sum(other.size for other in queues.values() if isinstance(other, BoundedQueue))
+            if backlog > MAX_BACKLOG:
+                return
+        super().send_rpc(peer_id, rpc, priority)
+
+    def _prune_pending_messages(self, peer_id: ID) -> None:
+        """A hundred messages are kept for each peer that has not subscribed to their topic, in case that it will.
+
+        Whoever subscribes is sent the recent ones anyway. Delete when only those that are new here get them.
+        """
+        self._pending_messages.pop(peer_id, None)
+
+    async def heartbeat(self) -> None:
+        """An exception in one heartbeat ends the process. Delete when the library catches it."""
+        while True:
+            try:
+                await super().heartbeat()
+            except Exception as error:
+                logger.warning("gossip heartbeat failed: %r", error)
+                await trio.sleep(self.heartbeat_interval)
+
+    def gossip_heartbeat(self) -> defaultdict[ID, dict[str, list[bytes]]]:
+        """IHAVE skips peers in prune back-off, so that the leaves of a star never learn of what they miss (item 4).
+
+        Delete when hub and leaves all get every message. The list emptied here only ever grows when the adaptive mode
+        is off.
+        """
+        self.recent_message_deliveries.clear()
+        lazy: defaultdict[ID, dict[str, list[bytes]]] = defaultdict(dict)
+        assert self.pubsub is not None
+        for topic in {**self.mesh, **self.fanout}:
+            message_ids = list(self.mcache.window(topic))
+            if not message_ids:
+                continue
+            eager = self.mesh.get(topic) or self.fanout.get(topic) or set()
+            in_topic = self.pubsub.peer_topics.get(topic, set())
+            others = [peer for peer in in_topic if peer not in eager and peer in self.peer_protocol]
+            for peer in self.select_from_minus(max(LAZY_DEGREE, len(others) // 4), others, ()):
+                lazy[peer][topic] = message_ids
+        return lazy
+
+    async def _do_px(self, px_peers: list[Any]) -> None:
+        """Peers offered in a PRUNE are dialled unchecked: anyone makes us dial anyone. Delete when off by default."""
+
+
+async def _read(stream: INetStream, max_bytes: int) -> bytes:
+    """Some bytes of a stream, none if it has ended, however."""
+    try:
+        return await stream.read(max_bytes)
+    except Exception as error:
+        logger.debug("gossip stream: %r", error)
+        return b""
+
+
+def _is_older(stream: INetStream, other: INetStream) -> bool:
+    """Whether ``stream`` was opened before ``other``, as far as that can be told."""
+    assert isinstance(stream, NetStream) and isinstance(other, NetStream)
+    one, two = stream.muxed_stream, other.muxed_stream
+    if not isinstance(one, YamuxStream) or not isinstance(two, YamuxStream) or one.conn is not two.conn:
+        return False
+    return one.stream_id < two.stream_id

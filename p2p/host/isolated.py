@@ -1,0 +1,135 @@
+"""Visits: a question to a stranger, on a connection that has nothing to do with the others.
+
+Servers of the hash table are strangers: they speak neither gossip nor anything else of this network, and some belong to
+the network of another chain. As connections of the swarm they would be taken for neighbours, counted, gossiped to,
+asked for blocks, and blamed for announcements that are signed for another chain. So a visit has a connection of its
+own, dialled by the rules like any other, on which nothing is served. It goes under a key made for this run of the
+node, unless its purpose is to be known: then nobody learns which account looks for whom, and no peer that this node is
+not connected to takes the end of a visit for its death.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import trio
+from libp2p.abc import IRawConnection
+from libp2p.crypto.ed25519 import create_new_key_pair
+from libp2p.custom_types import TProtocol
+from libp2p.network.stream.net_stream import NetStream
+from libp2p.protocol_muxer.multiselect_client import MultiselectClient
+from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
+from libp2p.transport.upgrader import TransportUpgrader
+from multiaddr import Multiaddr
+
+from chain.crypto import format_address
+from p2p.host.connection_gater import UPGRADE_TIMEOUT
+from p2p.host.stream import CLOSE_TIMEOUT, Libp2pStream, root_cause
+from p2p.host.transport import get_endpoint
+from p2p.host.workarounds import GuardedHost, GuardedSwarm, GuardedUpgrader, GuardedYamux, peer_id_of, quietly, shielded
+from p2p.network import NetworkError
+
+logger = logging.getLogger(__name__)
+
+DIAL_TIMEOUT = 5.0
+"""Seconds for one address: TCP, Noise, Yamux and the agreement on the protocol."""
+MAX_DIALLED = 2
+"""Addresses of a stranger that are tried."""
+
+
+class Visits:
+    """What the visits of one run have in common. ``seed`` makes the throwaway key."""
+
+    def __init__(self, host: GuardedHost, seed: bytes) -> None:
+        swarm = host.get_network()
+        assert isinstance(swarm, GuardedSwarm)
+        self._swarm = swarm
+        self._nameless = GuardedUpgrader(create_new_key_pair(seed))
+
+    @asynccontextmanager
+    async def open(
+        self, nursery: trio.Nursery, peer: bytes, addresses: Sequence[str], protocol: str, named: bool
+    ) -> AsyncIterator[Libp2pStream]:
+        """A stream of ``protocol`` to ``peer``; its connection runs in ``nursery`` and ends with it.
+
+        Raises:
+            NetworkError: none of the addresses answered as that peer, or it does not speak the protocol.
+        """
+        failures: list[str] = []
+        for address in [place for place in addresses if is_direct(place)][:MAX_DIALLED]:
+            connection = _Connection(peer)
+            try:
+                try:
+                    upgrader = self._swarm.upgrader if named else self._nameless
+                    with trio.fail_after(DIAL_TIMEOUT):
+                        stream = await connection.open(self._swarm, upgrader, Multiaddr(address), protocol, nursery)
+                except trio.TooSlowError:
+                    failures.append(f"{address}: no answer within {DIAL_TIMEOUT:g} s")
+                    continue
+                except Exception as error:
+                    failures.append(f"{address}: {root_cause(error)}")
+                    continue
+                yield stream
+                return
+            finally:
+                await connection.close()
+        raise NetworkError(f"cannot visit {format_address(peer)}: {'; '.join(failures) or 'no address is known'}")
+
+
+class _Connection:
+    """The connection of one visit, however far it got."""
+
+    def __init__(self, peer: bytes) -> None:
+        self._peer = peer
+        self._muxer: GuardedYamux | None = None
+        self._raw: IRawConnection | None = None
+
+    async def open(
+        self, swarm: GuardedSwarm, upgrader: TransportUpgrader, address: Multiaddr, protocol: str, nursery: trio.Nursery
+    ) -> Libp2pStream:
+        """Raises whatever the library does."""
+        transport = swarm.transport_manager.transport_for_dialing(address)
+        if transport is None:
+            raise NetworkError("not the address of a TCP port")
+        peer_id = peer_id_of(self._peer)
+        self._raw = raw = await transport.dial(address)
+        muxer = await upgrader.upgrade_connection(await upgrader.upgrade_security(raw, True, peer_id), peer_id)
+        assert isinstance(muxer, GuardedYamux)
+        self._muxer = muxer
+        nursery.start_soon(_run, muxer)
+        await muxer.event_started.wait()
+        stream = NetStream(await muxer.open_stream(), None, None)
+        negotiation = MultiselectCommunicator(stream)
+        await MultiselectClient().select_one_of([TProtocol(protocol)], negotiation, int(UPGRADE_TIMEOUT))
+        stream.set_protocol(TProtocol(protocol))
+        return Libp2pStream(stream, self._peer, lambda stream: None)
+
+    async def close(self) -> None:
+        with shielded(CLOSE_TIMEOUT):
+            if self._muxer is not None:
+                await quietly(self._muxer.close)
+            if self._raw is not None:
+                await quietly(self._raw.close)
+
+
+async def _run(muxer: GuardedYamux) -> None:
+    """Let the connection live until it is closed; whatever the other end begins on it is refused."""
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(muxer.start)
+            while True:
+                stream = await muxer.accept_stream()
+                await quietly(stream.reset)
+    except Exception as error:
+        logger.debug("visit: %r", error)
+
+
+def is_direct(address: str) -> bool:
+    """Whether an address is that of a TCP port, and not of a circuit."""
+    try:
+        get_endpoint(Multiaddr(address))
+    except ValueError:
+        return False
+    return True

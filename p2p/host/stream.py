@@ -1,0 +1,115 @@
+"""One stream of libp2p as :class:`p2p.network.RawStream`: see ``p2p.host.workarounds`` for what is put right."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import trio
+from libp2p.connection_types import ConnectionType
+from libp2p.network.stream.exceptions import StreamEOF
+from libp2p.network.stream.net_stream import NetStream
+
+from chain.crypto import format_address
+from p2p.host.workarounds import is_outdated, shielded, wait_for_window, was_reset
+from p2p.network import NetworkError
+
+logger = logging.getLogger(__name__)
+
+CLOSE_TIMEOUT = 5.0
+"""Seconds that an orderly end may take before it is cut short."""
+LINGER = 10.0
+"""Seconds that a peer has to close its side of a stream that we have closed; then the stream is reset."""
+MAX_WRITE = 63 << 10
+MAX_CIRCUIT_WRITE = 60 << 10
+"""Bytes per frame: with its header a frame fits in one Noise message, and a circuit's inside a frame of the circuit."""
+
+
+class Libp2pStream:
+    """See :class:`p2p.network.RawStream`."""
+
+    __slots__ = ("_closed", "_drain_soon", "_max_write", "_peer", "_stream")
+
+    def __init__(self, stream: NetStream, peer: bytes, drain_soon: Callable[[NetStream], None]) -> None:
+        self._stream = stream
+        self._peer = peer
+        self._drain_soon = drain_soon
+        circuit = stream.muxed_conn.get_connection_type() == ConnectionType.RELAYED
+        self._max_write = MAX_CIRCUIT_WRITE if circuit else MAX_WRITE
+        self._closed = False
+
+    @property
+    def peer(self) -> bytes:
+        return self._peer
+
+    @property
+    def is_outdated(self) -> bool:
+        return is_outdated(self._stream)
+
+    async def send(self, data: bytes) -> None:
+        self._check_open()
+        sent = 0
+        try:
+            while sent < len(data):
+                window = min(await wait_for_window(self._stream), self._max_write)
+                await self._stream.write(data[sent : sent + window])
+                sent += window
+        except Exception as error:
+            raise NetworkError(f"the stream to {format_address(self._peer)} broke: {root_cause(error)}") from error
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        self._check_open()
+        try:
+            return await self._stream.read(max_bytes)
+        except StreamEOF:
+            if was_reset(self._stream):
+                raise NetworkError(f"{format_address(self._peer)} reset the stream, or is gone") from None
+            return b""
+        except Exception as error:
+            raise NetworkError(f"the stream to {format_address(self._peer)} broke: {root_cause(error)}") from error
+
+    async def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        with shielded(CLOSE_TIMEOUT):
+            try:
+                await self._stream.close()
+            except Exception as error:
+                logger.debug("closing a stream: %r", error)
+                return
+        self._drain_soon(self._stream)
+
+    async def reset(self) -> None:
+        self._closed = True
+        await reset(self._stream)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise NetworkError("the stream is closed")
+
+
+async def drain(stream: NetStream) -> None:
+    """Take what the peer still sends until it closes too; a half-closed stream would stay for ever."""
+    with trio.move_on_after(LINGER):
+        try:
+            while await stream.read(65536):
+                pass
+        except Exception:
+            return
+    await reset(stream)
+
+
+async def reset(stream: NetStream) -> None:
+    with shielded(CLOSE_TIMEOUT):
+        try:
+            await stream.reset()
+        except Exception as error:
+            logger.debug("resetting a stream: %r", error)
+
+
+def root_cause(error: BaseException) -> str:
+    """One line that says what went wrong; the library wraps the reason in up to five exceptions."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,0 +1,101 @@
+"""UPnP: asking the home router to forward this node's ports.
+
+Only when the owner allows it: the question goes to the whole local network, and the router notes the answer. Whether
+the forwarding works is for others to say (``p2p.nat.dial_back``). ``miniupnpc``, the reference client, does the
+talking; its calls block for seconds and run in a thread.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import trio
+
+from p2p.runtime import Runtime
+
+logger = logging.getLogger(__name__)
+
+LEASE = 3600
+"""Seconds for which the router forwards a port unless asked again; it forgets a node that was killed."""
+RENEWAL = 1200.0
+"""Seconds between requests. A router that was restarted has forgotten everything."""
+DISCOVERY_TIME = 2000
+"""Milliseconds in which routers may answer."""
+PURPOSE = "wwwserve"
+
+
+class Router(Protocol):
+    """What is used of ``miniupnpc.UPnP``. Every method blocks, and raises Exception when it fails."""
+
+    lanaddr: str
+
+    def discover(self) -> int: ...
+
+    def selectigd(self) -> str: ...
+
+    def addportmapping(
+        self, outside: int, protocol: str, host: str, inside: int, purpose: str, remote: str, lease: int, /
+    ) -> bool: ...
+
+    def deleteportmapping(self, outside: int, protocol: str, remote: str, /) -> bool: ...
+
+
+def find_router() -> Router:
+    """The client of the reference library."""
+    client = importlib.import_module("miniupnpc").UPnP()
+    client.discoverdelay = DISCOVERY_TIME
+    router: Router = client
+    return router
+
+
+class PortForwarding:
+    """Keeps TCP ports forwarded to the same ports of this machine, as long as it runs."""
+
+    def __init__(self, runtime: Runtime, find: Callable[[], Router] = find_router) -> None:
+        self._runtime = runtime
+        self._find = find
+        self.forwarded: tuple[int, ...] = ()
+        """The ports that the router has agreed to."""
+
+    async def run(self, ports: Sequence[int], *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
+        """Run until cancelled; started when the router has answered for the first time, or there is none."""
+        started = False
+        try:
+            while True:
+                self.forwarded = await self._runtime.run_sync(self._forward, tuple(ports))
+                if not started:
+                    task_status.started()
+                    started = True
+                await trio.sleep(RENEWAL)
+        finally:
+            with trio.CancelScope(shield=True):
+                if self.forwarded:
+                    await self._runtime.run_sync(self._withdraw, self.forwarded)
+                self.forwarded = ()
+
+    def _forward(self, ports: tuple[int, ...]) -> tuple[int, ...]:
+        """Blocks. Returns the ports that the router forwards now."""
+        forwarded = []
+        try:
+            router = self._find()
+            router.discover()
+            router.selectigd()
+            for port in ports:
+                if router.addportmapping(port, "TCP", router.lanaddr, port, PURPOSE, "", LEASE):
+                    forwarded.append(port)
+        except Exception as error:  # the library has no exception of its own
+            logger.info("the router forwards no port: %s", error)
+        return tuple(forwarded)
+
+    def _withdraw(self, ports: tuple[int, ...]) -> None:
+        try:
+            router = self._find()
+            router.discover()
+            router.selectigd()
+            for port in ports:
+                router.deleteportmapping(port, "TCP", "")
+        except Exception as error:
+            logger.info("the router was not told to stop forwarding: %s", error)

@@ -1,0 +1,190 @@
+"""Circuits: connections to a peer through a relay that both can reach (circuit relay v2, the ends of it).
+
+A *relay* joins two streams, one from the node that dials and one to the node that is dialled, and passes on bytes. Over
+these bytes the two ends run the same Noise handshake as over TCP, so a relay can cut a circuit but neither read it nor
+pretend to be somebody. What comes out is an ordinary connection of the swarm.
+
+A *reservation* makes a relay accept circuits for a node, as long as that node stays connected to it; and a relay goes
+out of its way to reach others only for those who have one. :mod:`p2p.nat.relay_server` is the other side.
+
+Source: the libp2p specification "Circuit Relay v2". Reservation vouchers are not used: nobody here asks for them. The
+library's own implementation loses circuits, believes forged requests and never cuts idle circuits.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import trio
+from libp2p.connection_types import ConnectionType
+from libp2p.io.abc import ReadWriteCloser
+from libp2p.io.exceptions import ConnectionClosedError
+from libp2p.network.connection.raw_connection import RawConnection
+from libp2p.relay.circuit_v2.pb import circuit_pb2 as pb
+from multiaddr import Multiaddr
+
+from chain.crypto import format_address, parse_address
+from chain.exceptions import KeyFormatError
+from p2p.host.workarounds import peer_id_of, public_key_of
+from p2p.length_prefixed import MessageStream
+from p2p.network import Network, NetworkError, RawStream
+
+HOP = "/libp2p/circuit/relay/0.2.0/hop"
+STOP = "/libp2p/circuit/relay/0.2.0/stop"
+
+REQUEST_TIMEOUT = 10.0
+"""Seconds for one request and its answer at a relay that answers from what it knows."""
+CIRCUIT_TIMEOUT = 25.0
+"""Seconds for a circuit to stand: the relay may have to dial, and the peer has to agree."""
+MIN_TTL, MAX_TTL = 60.0, 3600.0
+"""Bounds for what a relay says that a reservation holds, in seconds: its clock may be wrong."""
+
+_SUFFIX = "/p2p-circuit"
+
+
+def parse_circuit_address(address: str) -> tuple[bytes, str] | None:
+    """Relay and direct address of the relay, from ``<address>/p2p/<relay>/p2p-circuit``; None if it is not a circuit's.
+
+    What may follow (``/p2p/<peer>``) is left out.
+
+    Raises:
+        NetworkError: a circuit's address, but malformed, or through more than one relay.
+    """
+    place, separator, rest = address.partition(_SUFFIX)
+    if not separator:
+        return None
+    direct, _, relay = place.rpartition("/p2p/")
+    try:
+        if not direct or "/p2p/" in direct or _SUFFIX in rest:
+            raise ValueError
+        return parse_address(relay), direct
+    except (ValueError, KeyFormatError):
+        raise NetworkError(f"{address} is not the address of a circuit through one relay") from None
+
+
+def format_circuit_address(relay: bytes, address: str) -> str:
+    """The address of circuits through ``relay``, which is dialled at ``address``."""
+    return f"{address}/p2p/{format_address(relay)}{_SUFFIX}"
+
+
+class CircuitEnd(ReadWriteCloser):
+    """One end of a circuit, as the library takes it in place of a TCP connection."""
+
+    def __init__(self, stream: MessageStream) -> None:
+        self._stream = stream
+        self._reading = trio.CancelScope()
+        self._buffer = b""
+        self._closed = False
+
+    async def read(self, n: int | None = None) -> bytes:
+        """Some bytes, at most ``n``; none once the circuit has ended."""
+        if not self._buffer and not self._closed:
+            try:
+                self._reading = trio.CancelScope()  # closing this end must wake whoever reads
+                with self._reading:
+                    self._buffer = await self._stream.receive()
+            except NetworkError as error:
+                raise ConnectionClosedError(str(error)) from error
+        data, self._buffer = self._buffer[:n], b"" if n is None else self._buffer[n:]
+        return data
+
+    async def write(self, data: bytes) -> None:
+        try:
+            await self._stream.stream.send(data)
+        except NetworkError as error:
+            raise ConnectionClosedError(str(error)) from error
+
+    async def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._reading.cancel()
+            await self._stream.stream.close()
+
+    def get_remote_address(self) -> None:
+        """Nobody knows where the peer is: that is what the relay is for."""
+
+    def as_connection(self, initiator: bool, relay: bytes) -> RawConnection:
+        """What the library upgrades with Noise and Yamux."""
+        address = Multiaddr(f"/p2p/{format_address(relay)}{_SUFFIX}")
+        return RawConnection(self, initiator, ConnectionType.RELAYED, [address])
+
+
+async def reserve(network: Network, relay: bytes, now: int) -> float:
+    """Ask ``relay``, which is connected, for a reservation. Returns how many seconds it holds.
+
+    ``now`` is wall time in ms, to which the relay's answer refers.
+
+    Raises:
+        NetworkError: it does not answer, or refuses.
+    """
+    stream = MessageStream(await network.open_stream(relay, HOP))
+    try:
+        answer = await _ask(stream, pb.HopMessage(type=pb.HopMessage.RESERVE), REQUEST_TIMEOUT)
+        await stream.stream.close()
+    except BaseException:
+        await _abandon(stream)
+        raise
+    return min(max(answer.reservation.expire - now / 1000, MIN_TTL), MAX_TTL)
+
+
+async def open_circuit(network: Network, relay: bytes, peer: bytes) -> CircuitEnd:
+    """Have ``relay``, which is connected, join us with ``peer``.
+
+    Raises:
+        NetworkError: it does not answer, refuses, or cannot reach the peer.
+    """
+    stream = MessageStream(await network.open_stream(relay, HOP))
+    try:
+        request = pb.HopMessage(type=pb.HopMessage.CONNECT, peer=pb.PeerId(id=peer_id_of(peer).to_bytes()))
+        await _ask(stream, request, CIRCUIT_TIMEOUT)
+    except BaseException:
+        await _abandon(stream)
+        raise
+    return CircuitEnd(stream)
+
+
+async def accept_circuit(raw: RawStream) -> CircuitEnd:
+    """Agree to a circuit that a relay offers on a stream of :data:`STOP`.
+
+    Who the relay says is at the other end does not matter: the handshake will prove it.
+
+    Raises:
+        NetworkError: the stream broke, or no circuit was offered.
+    """
+    stream = MessageStream(raw)
+    with trio.move_on_after(REQUEST_TIMEOUT):
+        request = await stream.receive_message(pb.StopMessage)
+        if request.type != pb.StopMessage.CONNECT:
+            await stream.send_message(pb.StopMessage(type=pb.StopMessage.STATUS, status=pb.UNEXPECTED_MESSAGE))
+            raise NetworkError("a relay sent something else than an offer")
+        await stream.send_message(pb.StopMessage(type=pb.StopMessage.STATUS, status=pb.OK))
+        return CircuitEnd(stream)
+    raise NetworkError("a relay offered nothing")
+
+
+def get_target(request: pb.HopMessage) -> bytes | None:
+    """The peer that a CONNECT asks for."""
+    return public_key_of(request.peer.id)
+
+
+async def _ask(stream: MessageStream, request: pb.HopMessage, seconds: float) -> pb.HopMessage:
+    with trio.move_on_after(seconds):
+        await stream.send_message(request)
+        answer = await stream.receive_message(pb.HopMessage)
+        if answer.type != pb.HopMessage.STATUS or answer.status != pb.OK:
+            raise NetworkError(f"the relay {format_address(stream.peer)} refuses: {describe(answer.status)}")
+        return answer
+    raise NetworkError(f"the relay {format_address(stream.peer)} did not answer within {seconds:g} s")
+
+
+def describe(status: Any) -> str:
+    """A status as the specification names it."""
+    try:
+        return str(pb.Status.Name(status)).lower().replace("_", " ")
+    except ValueError:
+        return f"status {status}"
+
+
+async def _abandon(stream: MessageStream) -> None:
+    with trio.CancelScope(shield=True):
+        await stream.stream.reset()

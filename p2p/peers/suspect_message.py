@@ -1,0 +1,73 @@
+"""Accusations: an observer's signed word that a peer does not answer.
+
+Whoever loses a peer and cannot reach it says so, and the word spreads. It names the announcement that the observer
+holds, so the accused refutes it by any newer one: it hears of the accusation as everybody does. Nobody believes a
+single observer; how many it takes is in :mod:`p2p.peers.failure_detector`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Annotated
+
+from chain import crypto
+from chain.codec import Bounds, Natural, PublicKey, Record, Signature
+from chain.exceptions import CodecError
+from p2p.peers.announcement import Announcement
+
+DOMAIN = "accusation"
+MAX_ACCUSATION = 256
+"""Largest encoding, in bytes."""
+
+EncodedAccusation = Annotated[bytes, Bounds(1, MAX_ACCUSATION)]
+
+
+@dataclass(frozen=True, slots=True)
+class Accusation(Record):
+    """``observer`` cannot reach ``suspect``, whose announcement it holds is of ``incarnation`` and ``sequence``."""
+
+    suspect: PublicKey
+    incarnation: Natural
+    sequence: Natural
+    observer: PublicKey
+    signature: Signature
+
+    def is_about(self, announcement: Announcement) -> bool:
+        """Whether this is what it speaks of, and not an older or newer word of the suspect."""
+        return (self.suspect, self.incarnation, self.sequence, False) == (
+            announcement.peer,
+            announcement.incarnation,
+            announcement.sequence,
+            announcement.leaving,
+        )
+
+
+def sign_accusation(key: crypto.KeyPair, chain_id: bytes, announcement: Announcement) -> Accusation:
+    """The word of ``key``'s owner that the peer of ``announcement`` does not answer."""
+    unsigned = Accusation(announcement.peer, announcement.incarnation, announcement.sequence, key.public_key, bytes(64))
+    return replace(unsigned, signature=key.sign(DOMAIN, chain_id, unsigned.encode()))
+
+
+@lru_cache(maxsize=1024)
+def parse_accusation(raw: bytes) -> Accusation:
+    """The accusation that ``raw`` carries, whoever signed it.
+
+    Raises:
+        CodecError: malformed.
+    """
+    return Accusation.decode(raw, MAX_ACCUSATION)
+
+
+@lru_cache(maxsize=1024)  # the same bytes come from several neighbours
+def decode_accusation(raw: bytes, chain_id: bytes) -> Accusation:
+    """The accusation that ``raw`` carries, if its signature holds on this chain.
+
+    Raises:
+        CodecError: malformed or not signed by its observer.
+    """
+    accusation = parse_accusation(raw)
+    signed = replace(accusation, signature=bytes(64)).encode()
+    if not crypto.verify(accusation.observer, DOMAIN, chain_id, signed, accusation.signature):
+        raise CodecError("the accusation is not signed by its observer")
+    return accusation

@@ -1,0 +1,403 @@
+"""The view that a node has of all others: who is there, who left, who must not come back. No I/O, no clock.
+
+The view is fed with announcements (whose signatures the caller has checked), with what happens to connections, and with
+verdicts of :mod:`p2p.peers.failure_detector`; it answers with :class:`Change` records. Of two announcements of a peer
+the greater
+``order`` stands, so views that have seen the same announcements agree, in whatever order and however often they did.
+
+A departed peer leaves a *tombstone*, which remembers its last announcement:
+
+    left       it said goodbye: only a later incarnation brings it back
+    crashed    it was found dead: only an announcement made since then, or from another address, brings it back
+    expired    nothing was heard for the lifetime of its announcement: any later announcement brings it back
+
+Tombstones outlast every announcement that could still be accepted, so a dead peer does not return as a ghost. An
+announcement that is passed on carries its *age*, so that it does not grow young on the way.
+
+Identities are free, so a full table makes room by worth. Peers that are mere hearsay go first, drawn by a salted hash
+that nobody outside can aim at; then those that this node has dialled, of which it remembers the latest
+:data:`MAX_CONTACTED` only; those that have *weight* (stake, as the caller says) stay. That a peer has connected by
+itself makes it worth no more. Tombstones have a room of their own, so that no crowd of newcomers makes this node forget
+a goodbye, and the same rules; first those go that were never seen present.
+
+Load changes every second and is not worth telling everybody: what a neighbour says of its load directly
+(:meth:`PeerView.set_load`) stands in for what it announced.
+
+All times are seconds of one monotonic clock.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from chain.crypto import hash_bytes
+from p2p.peers.announcement import ACCEPTANCE, Announcement, PeerLoad, get_item_id
+
+MAX_PEERS = 4096
+"""Peers that are present in a view, and tombstones beside them."""
+MAX_CONTACTED = MAX_PEERS // 4
+"""Peers that are remembered to have been dialled."""
+TOMBSTONE = ACCEPTANCE
+"""Seconds that a departure is remembered."""
+
+
+class PeerState(Enum):
+    ONLINE = "online"
+    SUSPECT = "suspect"
+    """The connection to it was lost, or others accuse it; it counts as present until it is found dead."""
+    LEFT = "left"
+    CRASHED = "crashed"
+    EXPIRED = "expired"
+
+    @property
+    def is_present(self) -> bool:
+        return self in (PeerState.ONLINE, PeerState.SUSPECT)
+
+
+class ChangeKind(Enum):
+    JOINED = "joined"
+    UPDATED = "updated"
+    LEFT = "left"
+    CRASHED = "crashed"
+    EXPIRED = "expired"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Something that happened to a peer; ``announcement`` is the last that is known of it."""
+
+    kind: ChangeKind
+    announcement: Announcement
+
+    @property
+    def peer(self) -> bytes:
+        return self.announcement.peer
+
+
+@dataclass(slots=True)
+class Entry:
+    """What the view holds about one peer."""
+
+    announcement: Announcement
+    encoded: bytes
+    id: bytes
+    state: PeerState
+    made: float
+    """When the announcement was made, as far as is known."""
+    since: float
+    """When the peer was first heard of."""
+    deadline: float
+    """When a present peer expires or a tombstone is forgotten."""
+    lot: int
+    """A secret number that decides between peers of the same worth: the greater one goes."""
+    verdict: float = 0.0
+    """When a tombstone was put up."""
+    scheduled: float = 0.0
+    """The one queue item of this entry that counts."""
+    was_contacted: bool = False
+    """This node has dialled it."""
+    load: PeerLoad | None = None
+    """What it said of its load since it made the announcement."""
+
+    @property
+    def current(self) -> Announcement:
+        """The announcement, with the latest load that is known."""
+        return self.announcement if self.load is None else replace(self.announcement, load=self.load)
+
+
+class _Room:
+    """The entries of one kind, of those present or of those buried, and who of them goes when there are too many."""
+
+    def __init__(self, size: int, worth: Callable[[Entry], int]) -> None:
+        self.size = size
+        self.worth = worth
+        self._order: list[tuple[int, int, bytes]] = []  # worth when it came in, lot, peer: the worst first
+
+    def put(self, entry: Entry, entries: dict[bytes, Entry]) -> None:
+        """Note that ``entry`` is here now. Whoever has left is passed over later."""
+        heapq.heappush(self._order, (self.worth(entry), -entry.lot, entry.announcement.peer))
+        if len(self._order) > 4 * self.size + 64:
+            here = {peer: entries[peer] for _, _, peer in self._order if peer in entries}
+            self._order = [(self.worth(one), -one.lot, peer) for peer, one in here.items()]
+            heapq.heapify(self._order)
+
+    def find_worst(self, entries: dict[bytes, Entry], is_present: bool) -> Entry | None:
+        """Whoever goes first, as of now."""
+        while self._order:
+            before, _, peer = self._order[0]
+            entry = entries.get(peer)
+            if entry is None or entry.state.is_present is not is_present:
+                heapq.heappop(self._order)
+            elif (worth := self.worth(entry)) > before:
+                heapq.heapreplace(self._order, (worth, -entry.lot, peer))
+            else:
+                return entry
+        return None
+
+
+class PeerView:
+    """What one node knows about the others (and holds about itself, under :attr:`me`, to pass on).
+
+    ``weight(peer)`` is above 0 for peers that are worth keeping whatever happens, such as those with stake; ``salt``
+    is a secret of this node.
+    """
+
+    def __init__(
+        self,
+        me: bytes,
+        max_peers: int = MAX_PEERS,
+        weight: Callable[[bytes], float] | None = None,
+        salt: bytes = b"",
+    ) -> None:
+        self.me = me
+        self.weight = weight or (lambda peer: 0.0)
+        self.entries: dict[bytes, Entry] = {}
+        self.by_id: dict[bytes, Entry] = {}
+        self.root = 0
+        """Fingerprint of the present peers and their announcements; equal for views that agree."""
+        self.version = 0
+        """Grows with every change of who is present, or of an announcement."""
+        self._salt = salt
+        self._here = _Room(max_peers, self._get_worth)
+        self._buried = _Room(max_peers, lambda entry: 2 * self._get_worth(entry) + (entry.verdict > entry.since))
+        self._contacted: OrderedDict[bytes, None] = OrderedDict()
+        self._present = 0
+        self._suspected: dict[bytes, None] = {}
+        self._queue: list[tuple[float, bytes]] = []
+
+    def __len__(self) -> int:
+        """Number of other peers that are present."""
+        return self._present - (self.me in self.entries)
+
+    def find(self, peer: bytes) -> Announcement | None:
+        """The announcement of a peer that is present."""
+        entry = self.entries.get(peer)
+        return entry.current if entry is not None and entry.state.is_present else None
+
+    def state(self, peer: bytes) -> PeerState | None:
+        """What is known about a peer, if anything."""
+        entry = self.entries.get(peer)
+        return None if entry is None else entry.state
+
+    def present(self) -> list[Announcement]:
+        """The announcements of all other peers that are present, by key."""
+        return [entry.current for entry in self._sorted(PeerState.ONLINE, PeerState.SUSPECT)]
+
+    def lost(self) -> list[Announcement]:
+        """The last announcements of peers that went without a goodbye, by key: worth a dial now and then."""
+        return [entry.announcement for entry in self._sorted(PeerState.CRASHED, PeerState.EXPIRED)]
+
+    def suspects(self) -> list[bytes]:
+        """The peers that may be gone, by key."""
+        return sorted(self._suspected)
+
+    def is_proven(self, peer: bytes) -> bool:
+        """Whether there is more to this peer than hearsay: this node has dialled it, or it has weight."""
+        entry = self.entries.get(peer)
+        return entry is not None and self._get_worth(entry) > 0
+
+    def was_contacted(self, peer: bytes) -> bool:
+        """Whether this node has dialled ``peer``."""
+        entry = self.entries.get(peer)
+        return entry is not None and entry.was_contacted
+
+    def apply(self, announcement: Announcement, now: float, age: float = 0.0) -> Change | None:
+        """Take in an announcement of valid signature that was made ``age`` seconds ago."""
+        entry = self.entries.get(announcement.peer)
+        made = now - age
+        if entry is None:
+            return self._enter(announcement, now, made)
+        if not _supersedes(announcement, entry.announcement):
+            return None
+        before, old = entry.state, entry.announcement
+        self._replace(entry, announcement, made)
+        if announcement.leaving:
+            self._bury(entry, PeerState.LEFT, now)
+            return Change(ChangeKind.LEFT, announcement) if before.is_present else None
+        if _expiry(announcement, made) <= now:  # newer than ours, but stale all the same
+            if before is PeerState.LEFT:
+                self._set_state(entry, PeerState.EXPIRED)
+            return None
+        if before is PeerState.CRASHED and made <= entry.verdict and not _is_elsewhere(announcement, old):
+            return None  # it was made before the peer was found dead, where it still says to be
+        if not before.is_present and not self._make_room(entry):
+            self._set_state(entry, PeerState.EXPIRED)
+            return None
+        self._set_state(entry, PeerState.ONLINE)
+        self._schedule(entry, _expiry(announcement, made))
+        return Change(ChangeKind.UPDATED if before.is_present else ChangeKind.JOINED, announcement)
+
+    def set_load(self, peer: bytes, load: PeerLoad) -> None:
+        """Note what a peer itself says of its load."""
+        entry = self.entries.get(peer)
+        if entry is not None:
+            entry.load = load
+
+    def is_news(self, announcement: Announcement) -> bool:
+        """Whether an announcement would stand, if it were signed."""
+        entry = self.entries.get(announcement.peer)
+        return entry is None or _supersedes(announcement, entry.announcement)
+
+    def suspect(self, peer: bytes) -> bool:
+        """Note that ``peer`` may be gone; whether that is news about a peer that is present."""
+        entry = self.entries.get(peer)
+        if entry is None or peer == self.me or entry.state is not PeerState.ONLINE:
+            return False
+        self._set_state(entry, PeerState.SUSPECT)
+        return True
+
+    def confirm(self, peer: bytes, dialled: bool = False) -> None:
+        """Note that ``peer`` is connected, so that it is there; and whether it was this node that has ``dialled``."""
+        entry = self.entries.get(peer)
+        if entry is not None:
+            if dialled:
+                self._note_contact(entry)
+            if entry.state is PeerState.SUSPECT:
+                self._set_state(entry, PeerState.ONLINE)
+
+    def crash(self, peer: bytes, now: float, found: float | None = None) -> Change | None:
+        """Note that ``peer`` is dead, as was ``found`` at that time (default: now)."""
+        entry = self.entries.get(peer)
+        if entry is None or peer == self.me or not entry.state.is_present:
+            return None
+        self._bury(entry, PeerState.CRASHED, now)
+        entry.verdict = now if found is None else found
+        return Change(ChangeKind.CRASHED, entry.announcement)
+
+    def expire(self, now: float) -> list[Change]:
+        """Bury the peers that fell silent and forget the tombstones that have served."""
+        changes = []
+        while self._queue and self._queue[0][0] <= now:
+            due, peer = heapq.heappop(self._queue)
+            entry = self.entries.get(peer)
+            if entry is None or entry.scheduled != due:
+                continue
+            entry.scheduled = 0.0
+            if entry.deadline > now:
+                self._schedule(entry, entry.deadline)
+            elif not entry.state.is_present:
+                self._remove(entry)
+            else:
+                self._bury(entry, PeerState.EXPIRED, now)
+                changes.append(Change(ChangeKind.EXPIRED, entry.announcement))
+        return changes
+
+    # Inside
+
+    def _sorted(self, *states: PeerState) -> list[Entry]:
+        return [entry for peer, entry in sorted(self.entries.items()) if entry.state in states and peer != self.me]
+
+    def _enter(self, announcement: Announcement, now: float, made: float) -> Change | None:
+        expiry = _expiry(announcement, made)
+        peer = announcement.peer
+        if expiry <= now and not announcement.leaving:
+            return None
+        encoded, lot = announcement.encode(), int.from_bytes(hash_bytes("view lot", self._salt, peer))
+        entry = Entry(announcement, encoded, get_item_id(encoded), PeerState.EXPIRED, made, now, expiry, lot)
+        if not announcement.leaving and not self._make_room(entry):
+            return None
+        self.entries[peer] = self.by_id[entry.id] = entry
+        if announcement.leaving:
+            self._bury(entry, PeerState.LEFT, now)
+            return None
+        self._set_state(entry, PeerState.ONLINE)
+        self._schedule(entry, expiry)
+        return Change(ChangeKind.JOINED, announcement)
+
+    def _make_room(self, newcomer: Entry) -> bool:
+        """Whether there is room for one more that is present; another may have to go."""
+        if self._present < self._here.size or newcomer.announcement.peer == self.me:
+            return True
+        worst = self._here.find_worst(self.entries, True)
+        if worst is None:
+            return False
+        worth, least = self._get_worth(newcomer), self._get_worth(worst)
+        if worth < least or (worth == least and (worth > 0 or newcomer.lot > worst.lot)):
+            return False
+        self._remove(worst)
+        return True
+
+    def _get_worth(self, entry: Entry) -> int:
+        """Weight is more than to have been dialled, which is more than hearsay."""
+        return 2 if self.weight(entry.announcement.peer) > 0 else int(entry.was_contacted)
+
+    def _note_contact(self, entry: Entry) -> None:
+        entry.was_contacted = True
+        self._contacted[entry.announcement.peer] = None
+        self._contacted.move_to_end(entry.announcement.peer)
+        if len(self._contacted) > MAX_CONTACTED:
+            oldest = self.entries[self._contacted.popitem(last=False)[0]]
+            oldest.was_contacted = False
+            self._put_in_room(oldest)
+
+    def _put_in_room(self, entry: Entry) -> None:
+        if entry.announcement.peer != self.me:
+            (self._here if entry.state.is_present else self._buried).put(entry, self.entries)
+
+    def _set_state(self, entry: Entry, state: PeerState) -> None:
+        was_present = entry.state.is_present
+        self._count(entry, -1)
+        entry.state = state
+        self._count(entry, 1)
+        if state.is_present and not was_present:
+            self._put_in_room(entry)
+
+    def _replace(self, entry: Entry, announcement: Announcement, made: float) -> None:
+        self._count(entry, -1)
+        self.by_id.pop(entry.id, None)
+        entry.announcement, entry.made, entry.load = announcement, made, None
+        entry.encoded = announcement.encode()
+        entry.id = get_item_id(entry.encoded)
+        self.by_id[entry.id] = entry
+        self._count(entry, 1)
+
+    def _remove(self, entry: Entry) -> None:
+        self._count(entry, -1)
+        self.by_id.pop(entry.id, None)
+        self._contacted.pop(entry.announcement.peer, None)
+        del self.entries[entry.announcement.peer]
+
+    def _count(self, entry: Entry, sign: int) -> None:
+        self.version += 1
+        if entry.state.is_present:
+            self._present += sign
+            self.root ^= int.from_bytes(entry.id)
+        if entry.state is PeerState.SUSPECT and sign > 0:
+            self._suspected[entry.announcement.peer] = None
+        elif sign < 0:
+            self._suspected.pop(entry.announcement.peer, None)
+
+    def _bury(self, entry: Entry, state: PeerState, now: float) -> None:
+        self._set_state(entry, state)
+        entry.verdict = now
+        self._schedule(entry, now + TOMBSTONE)
+        self._put_in_room(entry)
+        if len(self.entries) - self._present > self._buried.size:
+            worst = self._buried.find_worst(self.entries, False)
+            if worst is not None:
+                self._remove(worst)
+
+    def _schedule(self, entry: Entry, deadline: float) -> None:
+        """Set the deadline. A queue item that comes too early is put back when it is due; one too late is replaced."""
+        entry.deadline = deadline
+        if entry.announcement.peer != self.me and (not entry.scheduled or deadline < entry.scheduled):
+            entry.scheduled = deadline
+            heapq.heappush(self._queue, (deadline, entry.announcement.peer))
+
+
+def _supersedes(new: Announcement, old: Announcement) -> bool:
+    # A peer that signs two announcements of one order must not split the views: the greater signature stands.
+    return (new.order, new.signature) > (old.order, old.signature)
+
+
+def _is_elsewhere(new: Announcement, old: Announcement) -> bool:
+    """Whether a peer that did not answer at the old place may well do so at the new one, or is a new process."""
+    return (new.incarnation, new.addresses, new.relays) != (old.incarnation, old.addresses, old.relays)
+
+
+def _expiry(announcement: Announcement, made: float) -> float:
+    return made + announcement.expires_after / 1000

@@ -1,0 +1,598 @@
+"""Framed exchanges over pooled streams: what every protocol between two nodes is spoken in.
+
+An *exchange* is one use of a stream: a request and any number of frames both ways, with credit, ends and aborts as
+:mod:`p2p.streams.frames` defines them. Opening a stream is dear (milliseconds of CPU), so it returns to its opener's
+pool when both sides have ended.
+
+On the side that answers, a handler runs for each exchange. It is cancelled when the peer aborts or is lost: this is how
+the cancellation of a user travels from node to node. On the side that opens, leaving ``open`` normally ends the
+exchange, and leaving it by an exception or a cancellation aborts it.
+
+Who writes and who reads: any task of the exchange writes, one whole frame at a time. One task per stream reads and
+never writes, so it always drains the link, and credit bounds what it may have to keep.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from functools import partial
+from typing import Any, TypeVar
+
+import trio
+
+from p2p.network import Network, NetworkError, RawStream, is_network_error
+from p2p.peer_score import Fault
+from p2p.rate_limit import Budget
+from p2p.streams.frames import MAX_FRAME, ExchangeState, Frame, FrameError, FrameReader, Kind
+
+logger = logging.getLogger(__name__)
+
+IDLE_TIMEOUT = 60.0
+"""Seconds after which an unused stream of the pool is closed."""
+LINGER_TIMEOUT = 30.0
+"""Seconds that the peer may take to end an exchange that was left without waiting for its end."""
+REAP_INTERVAL = 15.0
+"""Seconds between looks at both."""
+OPEN_TIMEOUT = 10.0
+"""Seconds that opening a stream may take (libp2p can block for ever)."""
+ABORT_TIMEOUT = 1.0
+"""Seconds that telling the peer of an abort may take; then the stream is reset instead."""
+MAX_IDLE = 64
+"""Unused streams kept per peer and protocol."""
+MAX_STREAMS = 200
+"""Streams opened to one peer; libp2p blocks somewhat above."""
+
+FRAME_TIMEOUT = 30.0
+"""Seconds from the first byte of a frame to its last; frames are sent whole."""
+MAX_UNREAD = 16 << 20
+"""Bytes of one peer, in all its streams together, that wait here: frames without an end, and what its exchanges have
+sent and no handler has taken."""
+MAX_UNREAD_TOTAL = 32 << 20
+"""The same of all peers together; beyond, whoever has most loses the streams they are in."""
+
+Key = TypeVar("Key")
+ExchangeHandler = Callable[["Exchange"], Awaitable[None]]
+
+
+class _Channel:
+    """One raw stream, at either end: whole frames out, and the exchange that it carries now."""
+
+    def __init__(self, streams: Streams, raw: RawStream, protocol: str) -> None:
+        self.raw = raw
+        self.protocol = protocol
+        self._streams = streams
+        self._reader = FrameReader()
+        self.unread = 0
+        """Bytes accounted for."""
+        self.is_accepted = False
+        """Whether the peer opened it."""
+        self.reason = "this node has stopped"
+        """Why the task that reads is cancelled, if it is."""
+        self.number = 0
+        """Number of the latest exchange."""
+        self.exchange: Exchange | None = None
+        self.lost: str | None = None
+        self.since = 0.0
+        """When the stream became unused or its exchange was left (trio time)."""
+        self.scope = trio.CancelScope()
+        """Of the task that reads."""
+        self._lock = trio.Lock()
+
+    async def write(self, data: bytes) -> None:
+        """Send whole frames. If that is cut short the peer has half a frame, so the stream is given up."""
+        async with self._lock:
+            if self.lost is not None:
+                raise NetworkError(self.lost)
+            try:
+                await self.raw.send(data)
+            except BaseException as error:
+                await self.give_up(str(error) if isinstance(error, NetworkError) else "writing was cut short")
+                raise
+
+    async def read(self, on_frame: Callable[[Frame], None]) -> None:
+        """Pass on frames until the stream is lost."""
+        due = math.inf  # when the frame that has begun must be complete
+        self._streams._reading.setdefault(self.raw.peer, {})[self] = None
+        try:
+            with self.scope:
+                while True:
+                    with trio.CancelScope(deadline=due) as waiting:
+                        data = await self.raw.receive()
+                    if waiting.cancelled_caught:
+                        self._streams.network.blame(self.raw.peer, Fault.RATE)
+                        raise NetworkError(f"a frame did not come to its end within {FRAME_TIMEOUT:g} s")
+                    if not data:
+                        self.reason = "the peer closed the stream"
+                        break
+                    had_begun = self._reader.unfinished > 0
+                    frames = self._reader.feed(data)
+                    for frame in frames:
+                        on_frame(frame)
+                    if not self._reader.unfinished:
+                        due = math.inf
+                    elif frames or not had_begun:
+                        due = trio.current_time() + FRAME_TIMEOUT
+                    self.account()
+        except NetworkError as error:
+            self.reason = str(error)
+        except FrameError as error:
+            self.reason = f"the peer broke the framing rules: {error}"
+            self._streams.network.blame(self.raw.peer, Fault.GARBAGE)
+        finally:
+            reading = self._streams._reading[self.raw.peer]
+            del reading[self]
+            if not reading:
+                del self._streams._reading[self.raw.peer]
+            await self.give_up(self.reason)
+            self.account()
+
+    def account(self) -> None:
+        """Account for the bytes that wait in this stream now.
+
+        Raises:
+            NetworkError: the peer has too many.
+        """
+        unread = 0
+        if self.lost is None:
+            unread = self._reader.unfinished
+            if self.is_accepted and self.exchange is not None:
+                unread += self.exchange._state.unread
+        change, self.unread = unread - self.unread, unread
+        if change:
+            self._streams._hold(self, change)
+
+    async def give_up(self, reason: str) -> None:
+        """Reset the stream, and fail what it carries."""
+        if self.lost is None:
+            self.lost = reason
+            self.account()
+            self.scope.cancel()
+            if self.exchange is not None:
+                self.exchange.is_lost = not self.exchange._state.is_over
+                self.exchange._lose(reason)
+            with trio.CancelScope(shield=True):
+                await self.raw.reset()
+
+    async def close(self) -> None:
+        """Close an unused stream in order."""
+        if self.lost is None:
+            self.lost = "closed"
+            with trio.move_on_after(ABORT_TIMEOUT):
+                await self.raw.close()
+            self.scope.cancel()
+
+
+class Exchange:
+    """One side of one exchange."""
+
+    def __init__(self, channel: _Channel, number: int, reopen: Callable[[], Awaitable[_Channel]] | None = None) -> None:
+        self._channel = channel
+        self._state = ExchangeState(number)
+        self._changed = trio.lowlevel.ParkingLot()
+        self._scope: trio.CancelScope | None = None
+        self.is_lost = False
+        """Whether the stream broke under it, rather than that either side ended or aborted it."""
+        self._begun = False
+        self._left = False
+        self._retrying = trio.Lock()
+        # Everything sent so far, as long as the exchange can still move to a fresh stream.
+        self._reopen = reopen
+        self._replay: list[bytes] | None = None if reopen is None else []
+
+    @property
+    def peer(self) -> bytes:
+        """Public key of the other end."""
+        return self._channel.raw.peer
+
+    async def send(self, payload: bytes, end: bool = False) -> None:
+        """Send one frame of at most 1 MiB; waits for credit. ``end`` also ends this side, in the same write.
+
+        Raises:
+            NetworkError: the peer has aborted, reads no more, or is lost.
+            ValueError: the payload is too long.
+        """
+        if len(payload) > MAX_FRAME:
+            raise ValueError(f"a frame of {len(payload)} bytes is longer than {MAX_FRAME}")
+        while True:
+            state = self._state
+            if state.ended and state.failure is None:
+                raise RuntimeError("this side of the exchange has ended")
+            if state.stopped is not None or state.failure is not None:
+                if not await self._retry(state):
+                    raise NetworkError(state.failure or state.stopped)
+            elif state.credit > 0:
+                break
+            else:
+                await self._changed.park()
+        data = state.data(payload).encode()
+        if end:
+            data += state.end().encode()
+        if self._replay is not None:
+            self._replay.append(payload)
+        await self._write(state, data)
+
+    async def receive(self) -> bytes | None:
+        """The peer's next frame, or None once it has ended.
+
+        Raises:
+            NetworkError: the peer has aborted or is lost. The frames that came before are delivered first.
+        """
+        await trio.lowlevel.checkpoint()
+        # Before taking the next frame, so that a cancellation here loses none.
+        credit = self._state.refund()
+        if credit is not None:
+            with suppress(NetworkError):  # a loss shows when the frames that did arrive are used up
+                await self._channel.write(credit.encode())
+        while True:
+            state = self._state
+            payload = state.take()
+            if payload is not None:
+                self._channel.account()
+                return payload
+            if state.failure is not None:
+                if not await self._retry(state):
+                    raise NetworkError(state.failure)
+            elif state.peer_ended:
+                return None
+            else:
+                await self._changed.park()
+
+    async def end(self) -> None:
+        """No more frames from this side. Harmless when called twice.
+
+        Raises:
+            NetworkError: the peer has aborted or is lost.
+        """
+        if not self._state.ended:
+            await self._write(self._state, self._state.end().encode())
+
+    async def abort(self, reason: str = "") -> None:
+        """Tell the peer at once that this exchange is over. Never raises, not even when cancelled."""
+        state = self._state
+        self._replay = None
+        over = state.is_over
+        frame = state.reset(reason)
+        self._changed.unpark_all()
+        if over or not self._begun:
+            return
+        deadline = trio.current_time() + ABORT_TIMEOUT
+        with trio.CancelScope(deadline=deadline, shield=True) as scope, suppress(NetworkError):
+            await self._channel.write(frame.encode())
+        if scope.cancelled_caught:
+            await self._channel.give_up("the link was full")
+
+    async def _write(self, state: ExchangeState, data: bytes) -> None:
+        self._begun = True
+        try:
+            await self._channel.write(data)
+        except NetworkError:
+            if not await self._retry(state):
+                raise
+
+    async def _retry(self, state: ExchangeState) -> bool:
+        """Move to a fresh stream and send everything again, if a pooled stream was dead before anything came back.
+
+        ``state`` is the one that failed: when two tasks notice, the second finds it replaced already.
+        """
+        async with self._retrying:
+            if self._state is not state:
+                return True
+            replay, self._replay = self._replay, None
+            if replay is None or self._reopen is None or self._channel.lost is None:
+                return False
+            try:
+                channel = await self._reopen()
+            except NetworkError:
+                return False
+            channel.number += 1
+            fresh = ExchangeState(channel.number)
+            data = b"".join(fresh.data(payload).encode() for payload in replay)
+            if state.ended:
+                data += fresh.end().encode()
+            channel.exchange, self._channel, self._state, self.is_lost = self, channel, fresh, False
+            self._changed.unpark_all()
+            with suppress(NetworkError):  # a second loss shows in the state
+                if data:
+                    await channel.write(data)
+            return True
+
+    def _deliver(self, frame: Frame) -> None:
+        self._replay = None
+        self._state.accept(frame)
+        if frame.kind is Kind.RESET:
+            self._cancel_handler()
+        self._changed.unpark_all()
+
+    def _lose(self, reason: str) -> None:
+        self._state.lose(reason)
+        self._cancel_handler()
+        self._changed.unpark_all()
+
+    def _cancel_handler(self) -> None:
+        # A handler may go on after both sides have ended: nothing that it could be told about is left.
+        if self._scope is not None and not (self._state.ended and self._state.peer_ended):
+            self._scope.cancel()
+
+
+class Streams:
+    """Exchanges with other nodes, over one :class:`~p2p.network.Network`. Works only while :meth:`run` does."""
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self._nursery: trio.Nursery | None = None
+        # Streams opened from here: those that are open (a dict for its order), and how many per peer.
+        self._channels: dict[_Channel, None] = {}
+        self._opened: dict[bytes, int] = {}
+        self._idle: dict[tuple[bytes, str], list[_Channel]] = {}
+        # Streams and exchanges that peers opened, per peer and protocol.
+        self._accepted: dict[tuple[bytes, str], int] = {}
+        self._served: dict[tuple[bytes, str], int] = {}
+        self._reading: dict[bytes, dict[_Channel, None]] = {}
+        self._unread = Budget(MAX_UNREAD, MAX_UNREAD_TOTAL)
+
+    async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve and reap until cancelled; then every stream is reset and every handler cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            task_status.started()
+            try:
+                while True:
+                    await trio.sleep(REAP_INTERVAL)
+                    await self._reap()
+            finally:
+                self._nursery = None
+                self._idle.clear()
+
+    def open(self, peer: bytes, protocol: str) -> AbstractAsyncContextManager[Exchange]:
+        """An exchange with a connected peer. Leaving normally ends it, leaving by an exception aborts it.
+
+        Leaving does not wait for the peer's end, so whether it got the frames is known only by an answer. If a pooled
+        stream proves dead before anything came back, everything is sent once more on a fresh one: the peer may in a
+        rare case see an exchange begin twice (and the first one aborted).
+
+        Raises:
+            NetworkError: not connected, the peer does not speak ``protocol``, or too many streams to it are open.
+        """
+        return self._open(peer, protocol)
+
+    @asynccontextmanager
+    async def _open(self, peer: bytes, protocol: str) -> AsyncGenerator[Exchange, None]:
+        exchange = await self._begin(peer, protocol)
+        try:
+            yield exchange
+            if exchange._begun:
+                with suppress(NetworkError):  # whoever wanted an answer has it
+                    await exchange.end()
+        except BaseException as error:
+            await exchange.abort("cancelled" if isinstance(error, trio.Cancelled) else "the other side gave up")
+            raise
+        finally:
+            self._leave(exchange)
+
+    def is_used(self, peer: bytes, besides: str) -> bool:
+        """Whether an exchange with ``peer`` is under way, in either direction, of another protocol than ``besides``."""
+        opened = (channel for channel in self._channels if channel.raw.peer == peer and channel.exchange is not None)
+        return any(channel.protocol != besides for channel in opened) or any(
+            served == peer and protocol != besides for served, protocol in self._served
+        )
+
+    async def request(self, peer: bytes, protocol: str, payload: bytes, timeout: float) -> bytes:
+        """Send one frame and return the one that answers it; ``timeout`` in seconds.
+
+        Raises:
+            NetworkError: no answer, for whatever reason.
+        """
+        try:
+            with trio.fail_after(timeout):
+                async with self.open(peer, protocol) as exchange:
+                    await exchange.send(payload, end=True)
+                    answer = await exchange.receive()
+                    if answer is None:
+                        raise NetworkError("the peer ended without an answer")
+                    return answer
+        except trio.TooSlowError:
+            raise NetworkError(f"no answer within {timeout:g} s") from None
+
+    def handle(self, protocol: str, handler: ExchangeHandler, max_exchanges_per_peer: int = 64) -> None:
+        """Call ``handler`` for each exchange that a peer begins; beyond the limit they are reset as "busy".
+
+        The handler is cancelled when the peer aborts or is lost. When it returns, this side ends, and a peer that is
+        still sending is told that nobody reads. When it raises, the exchange is aborted and nothing else.
+        """
+
+        async def accept(raw: RawStream) -> None:
+            await self._accept(raw, protocol, handler, max_exchanges_per_peer)
+
+        self.network.handle(protocol, accept)
+
+    # The side that opens
+
+    async def _begin(self, peer: bytes, protocol: str) -> Exchange:
+        idle = self._idle.get((peer, protocol), [])
+        while idle and (idle[-1].lost is not None or idle[-1].raw.is_outdated):
+            self._close_soon(idle.pop())
+        if idle:
+            channel, reopen = idle.pop(), partial(self._open_channel, peer, protocol)
+        else:
+            channel, reopen = await self._open_channel(peer, protocol), None
+        channel.number += 1
+        channel.exchange = Exchange(channel, channel.number, reopen)
+        return channel.exchange
+
+    async def _open_channel(self, peer: bytes, protocol: str) -> _Channel:
+        if self._opened.get(peer, 0) >= MAX_STREAMS:
+            raise NetworkError("too many streams to this peer are open")
+        _count(self._opened, peer, 1)
+        try:
+            with trio.fail_after(OPEN_TIMEOUT):
+                channel = _Channel(self, await self.network.open_stream(peer, protocol), protocol)
+            if self._nursery is None:
+                await channel.give_up("this node has stopped")
+                raise NetworkError("this node's streams are not running")
+        except BaseException as error:
+            _count(self._opened, peer, -1)
+            if isinstance(error, trio.TooSlowError):
+                raise NetworkError(f"no stream within {OPEN_TIMEOUT:g} s") from None
+            raise
+        self._channels[channel] = None
+        self._nursery.start_soon(self._read_opened, channel)
+        return channel
+
+    async def _read_opened(self, channel: _Channel) -> None:
+        def on_frame(frame: Frame) -> None:
+            if frame.exchange > channel.number:
+                raise FrameError("an exchange that was never begun")
+            exchange = channel.exchange
+            if exchange is None or frame.exchange < channel.number:
+                return  # late, of an exchange that is over
+            exchange._deliver(frame)
+            if exchange._left and exchange._state.peer_ended:
+                self._put_back(channel)
+
+        peer = channel.raw.peer
+        try:
+            await channel.read(on_frame)
+        finally:
+            _count(self._opened, peer, -1)
+            del self._channels[channel]
+            idle = self._idle.get((peer, channel.protocol), [])
+            if channel in idle:
+                idle.remove(channel)
+
+    def _leave(self, exchange: Exchange) -> None:
+        exchange._left = True
+        exchange._replay = None
+        channel, state = exchange._channel, exchange._state
+        if channel.lost is not None:
+            return
+        if state.failure is not None or state.peer_ended or not exchange._begun:
+            self._put_back(channel)
+        else:
+            channel.since = trio.current_time()
+
+    def _put_back(self, channel: _Channel) -> None:
+        channel.exchange = None
+        channel.since = trio.current_time()
+        if channel.raw.is_outdated:
+            self._close_soon(channel)
+            return
+        idle = self._idle.setdefault((channel.raw.peer, channel.protocol), [])
+        idle.append(channel)
+        if len(idle) > MAX_IDLE:
+            self._close_soon(idle.pop(0))
+
+    def _close_soon(self, channel: _Channel) -> None:
+        if self._nursery is not None:
+            self._nursery.start_soon(channel.close)
+
+    def _hold(self, channel: _Channel, change: int) -> None:
+        """Account for bytes that wait. Where they are too many, streams of whoever has most are given up.
+
+        Raises:
+            NetworkError: it is this one.
+        """
+        peer = channel.raw.peer
+        largest = self._unread.hold(peer, change)
+        if largest is None:
+            return
+        if self._unread.get(peer) > MAX_UNREAD:
+            self.network.blame(peer, Fault.OVERSIZE)
+            raise NetworkError("far too much that nobody has read")
+        for other in self._reading.get(largest, ()):
+            if other.unread and other is not channel:
+                other.reason = "too much that nobody has read"
+                other.scope.cancel()
+        if largest == peer:
+            raise NetworkError("too much that nobody has read")
+
+    async def _reap(self) -> None:
+        now = trio.current_time()
+        for channel in list(self._channels):
+            age = now - channel.since
+            if channel.exchange is not None:
+                if channel.exchange._left and age >= LINGER_TIMEOUT:
+                    await channel.give_up("the peer did not end the exchange")
+            elif channel.lost is None and age >= IDLE_TIMEOUT:
+                idle = self._idle.get((channel.raw.peer, channel.protocol), [])
+                if channel in idle:  # not if it has just been taken out to be closed
+                    idle.remove(channel)
+                await channel.close()
+        self._idle = {key: channels for key, channels in self._idle.items() if channels}
+
+    # The side that answers
+
+    async def _accept(self, raw: RawStream, protocol: str, handler: ExchangeHandler, limit: int) -> None:
+        """Runs in a task of the network; the work is done in one of ours, so that it ends with us."""
+        channel = _Channel(self, raw, protocol)
+        channel.is_accepted = True
+        key = (raw.peer, protocol)
+        if self._nursery is None or self._accepted.get(key, 0) >= 2 * limit + MAX_IDLE:
+            await channel.give_up("busy")
+            return
+        done = trio.Event()
+        _count(self._accepted, key, 1)
+        self._nursery.start_soon(self._serve_channel, channel, handler, limit, done)
+        try:
+            await done.wait()
+        finally:
+            channel.scope.cancel()
+            _count(self._accepted, key, -1)
+
+    async def _serve_channel(self, channel: _Channel, handler: ExchangeHandler, limit: int, done: trio.Event) -> None:
+        key = (channel.raw.peer, channel.protocol)
+
+        def on_frame(frame: Frame) -> None:
+            if frame.exchange > channel.number and frame.kind in (Kind.DATA, Kind.END):
+                if channel.exchange is not None:
+                    channel.exchange._lose("the peer has begun another exchange")
+                if self._served.get(key, 0) >= 2 * limit:
+                    raise NetworkError("far too many exchanges")  # an honest peer may have that many users
+                channel.number = frame.exchange
+                channel.exchange = exchange = Exchange(channel, channel.number)
+                exchange._scope = trio.CancelScope()
+                _count(self._served, key, 1)
+                nursery.start_soon(self._serve, exchange, handler, limit)
+            if channel.exchange is not None and frame.exchange == channel.number:
+                channel.exchange._deliver(frame)
+
+        try:
+            async with trio.open_nursery() as nursery:
+                await channel.read(on_frame)
+        finally:
+            done.set()
+
+    async def _serve(self, exchange: Exchange, handler: ExchangeHandler, limit: int) -> None:
+        channel = exchange._channel
+        key = (channel.raw.peer, channel.protocol)
+        exchange._begun = True
+        assert exchange._scope is not None
+        try:
+            if self._served[key] > limit:
+                await exchange.abort("busy")
+                return
+            with exchange._scope:
+                await handler(exchange)
+                await exchange.end()
+                if not exchange._state.peer_ended:
+                    await exchange.abort("nobody reads any more")
+        except Exception as error:
+            if is_network_error(error):
+                await exchange.abort(str(error))
+            else:
+                logger.exception("a handler of %s failed", channel.protocol)
+                await exchange.abort("the handler failed")
+        finally:
+            if channel.exchange is exchange:
+                channel.exchange = None
+                channel.account()
+            _count(self._served, key, -1)
+
+
+def _count(counts: dict[Key, int], key: Key, change: int) -> None:
+    """Add to ``counts[key]``, which is absent at 0."""
+    counts[key] = counts.get(key, 0) + change
+    if not counts[key]:
+        del counts[key]

@@ -1,0 +1,165 @@
+"""Metrics for Prometheus, read from the node's live parts when they are asked for.
+
+Nothing here is counted twice: the parts keep their own counts, and a scrape reads them. Amounts are in micro-credits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Histogram,
+    Metric,
+    ProcessCollector,
+    generate_latest,
+)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from serving.admin.node_view import NodeParts
+from serving.scheduling.admission import Admission, Origin
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+BUCKETS = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1, 1.5, 2.5, 5, 10, 20, 40, 80)
+"""Upper bounds of the histogram of times to the first byte, in seconds."""
+
+
+class Metrics:
+    """The page of one node."""
+
+    def __init__(self, node: NodeParts) -> None:
+        self._registry = CollectorRegistry()
+        self._registry.register(_NodeCollector(node))
+        ProcessCollector(registry=self._registry)
+
+    def render(self) -> bytes:
+        """The page in Prometheus' text format (``CONTENT_TYPE``)."""
+        return generate_latest(self._registry)
+
+
+class _NodeCollector(Collector):
+    def __init__(self, node: NodeParts) -> None:
+        self._node = node
+        self._first_byte = Histogram(
+            "wwwserve_time_to_first_byte_seconds",
+            "Time from a user's request to the first byte of the answer, by where it was served.",
+            ["served"],
+            registry=None,
+            buckets=BUCKETS,
+        )
+        self._observed: dict[str, None] = {}
+        """Requests of the market's records whose first byte is in the histogram."""
+
+    def describe(self) -> list[Metric]:
+        return []  # asked for when the collector is registered, at which time the node may not run yet
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._collect_requests()
+        yield from self._collect_admission()
+        yield from self._collect_ledger()
+        yield from self._collect_account()
+        self._observe()
+        yield from self._first_byte.collect()
+
+    def _collect_requests(self) -> Iterator[Metric]:
+        counters, executor = self._node.market.counters, self._node.executor
+        requests = _counter("requests", "Requests of this node's users that ended, by outcome.", "outcome")
+        for outcome in ("completed", "refused", "failed", "cancelled"):
+            requests.add_metric([outcome], getattr(counters, outcome))
+        yield requests
+        routed = _counter("routed_requests", "Requests of this node's users by where they were served.", "served")
+        routed.add_metric(["local"], counters.local)
+        routed.add_metric(["offloaded"], counters.offloaded)
+        yield routed
+        running = sum(record.finished is None for record in self._node.market.records)
+        yield _gauge("requests_in_flight", "Requests of this node's users under way.", running)
+        tokens = _counter("completion_tokens", "Completion tokens of the answers to this node's users.")
+        tokens.add_metric([], counters.completion_tokens)
+        yield tokens
+        offers = _counter("offers", "Offers of other nodes, by what became of them.", "outcome")
+        offers.add_metric(["served"], executor.served)
+        offers.add_metric(["declined"], executor.declined)
+        yield offers
+
+    def _collect_admission(self) -> Iterator[Metric]:
+        """One series per backend, numbered as in the configuration."""
+        admissions = self._node.services.admissions
+        running = GaugeMetricFamily("wwwserve_backend_running", "Requests that a backend works on.", labels=["backend"])
+        capacity = GaugeMetricFamily(
+            "wwwserve_backend_capacity", "Requests that a backend may work on at a time.", labels=["backend"]
+        )
+        utilization = GaugeMetricFamily(
+            "wwwserve_backend_utilization_ratio",
+            "Requests running and waiting over capacity; above 1 when they wait.",
+            labels=["backend"],
+        )
+        queued = GaugeMetricFamily(
+            "wwwserve_backend_queued",
+            "Requests that wait for a backend, by whose they are.",
+            labels=["backend", "origin"],
+        )
+        for number, admission in enumerate(admissions):
+            running.add_metric([str(number)], admission.running)
+            capacity.add_metric([str(number)], admission.capacity)
+            utilization.add_metric([str(number)], admission.utilization)
+            _add_queues(queued, str(number), admission)
+        yield from (running, capacity, utilization, queued)
+
+    def _collect_ledger(self) -> Iterator[Metric]:
+        status = self._node.engine.status()
+        yield _gauge("final_height", "Height of the last final block.", status.height)
+        yield _gauge("final_block_age_seconds", "Time since a block became final here.", status.final_age)
+        yield _gauge("epoch", "Epoch that agreement is in.", status.epoch)
+        yield _gauge("view", "View that agreement is in.", status.view)
+        yield _gauge("validator", "Whether this node votes in this epoch.", status.is_validator)
+        yield _gauge("syncing", "Whether this node knows that it lacks final blocks.", status.is_syncing)
+        yield _gauge("mempool_operations", "Operations that wait for a block.", status.mempool_operations)
+        yield _gauge("mempool_bytes", "Size of the operations that wait for a block.", status.mempool_bytes)
+        yield _gauge("connected_peers", "Peers connected to this node.", status.peers)
+        refused = _counter("refused_connections", "Connections of other nodes that were not taken in.", "reason")
+        for reason, count in self._node.network.refusals().items():
+            refused.add_metric([reason], count)
+        yield refused
+        yield _gauge("known_peers", "Peers that are online as far as this node knows.", len(self._node.discovery.view))
+
+    def _collect_account(self) -> Iterator[Metric]:
+        account = self._node.engine.state.account(self._node.key.public_key)
+        balance = GaugeMetricFamily(
+            "wwwserve_balance_microcredits", "Final balance of this node's account, by kind.", labels=["kind"]
+        )
+        balance.add_metric(["available"], account.available)
+        balance.add_metric(["held"], account.held)
+        balance.add_metric(["bonded"], account.bonded)
+        balance.add_metric(["unbonding"], sum(part.amount for part in account.unbonding))
+        yield balance
+        spendable = self._node.payments.spendable
+        yield _gauge("spendable_microcredits", "Available balance less the holds that are not final yet.", spendable)
+        earned = _counter("earned_microcredits", "Captured for answers to other nodes since this node started.")
+        earned.add_metric([], self._node.payments.earned)
+        yield earned
+
+    def _observe(self) -> None:
+        """Enter the first bytes since the last scrape; requests that the market has forgotten by then are missed."""
+        known, self._observed = self._observed, {}
+        for record in self._node.market.records:
+            if record.first_byte is None:
+                continue
+            if record.id not in known:
+                served = "local" if record.executor is None else "offloaded"
+                self._first_byte.labels(served).observe(record.first_byte - record.started)
+            self._observed[record.id] = None
+
+
+def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"wwwserve_{name}", text, value=value)
+
+
+def _counter(name: str, text: str, *labels: str) -> CounterMetricFamily:
+    return CounterMetricFamily(f"wwwserve_{name}", text, labels=labels)
+
+
+def _add_queues(family: GaugeMetricFamily, backend: str, admission: Admission) -> None:
+    family.add_metric([backend, "own"], admission.waiting(Origin.OWN))
+    family.add_metric([backend, "delegated"], admission.waiting(Origin.DELEGATED))

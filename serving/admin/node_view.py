@@ -1,0 +1,44 @@
+"""What the owner's listener sees of a node: the parts it reports on and acts through."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from chain.crypto import KeyPair
+from consensus.engine import Engine
+from p2p.discovery.service import Discovery
+from p2p.network import Network
+from p2p.runtime import Runtime
+from serving.accounting.payments import Payments
+from serving.accounting.wallet import Wallet
+from serving.dispatcher import Market
+from serving.offload.executor import Executor
+from serving.scheduling.backend_pool import Services
+from serving.scheduling.policy import Policy
+
+
+class NodeParts(Protocol):
+    """The parts of one node, as ``node.Node`` has them."""
+
+    @property
+    def key(self) -> KeyPair: ...
+    @property
+    def engine(self) -> Engine: ...
+    @property
+    def runtime(self) -> Runtime: ...
+    @property
+    def discovery(self) -> Discovery: ...
+    @property
+    def network(self) -> Network: ...
+    @property
+    def policy(self) -> Policy: ...
+    @property
+    def services(self) -> Services: ...
+    @property
+    def wallet(self) -> Wallet: ...
+    @property
+    def payments(self) -> Payments: ...
+    @property
+    def executor(self) -> Executor: ...
+    @property
+    def market(self) -> Market: ...

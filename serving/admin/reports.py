@@ -1,0 +1,193 @@
+"""What a node says about itself to its owner, as plain data: the answers of the admin listener.
+
+Amounts are in micro-credits, public keys are addresses, hashes are hex.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from itertools import islice
+from typing import Any
+
+import trio
+
+from chain.crypto import format_address
+from chain.state.state import Duty
+from serving.admin.node_view import NodeParts
+from serving.dispatcher import RequestRecord
+from serving.scheduling.admission import Origin
+
+BREATH = 1_000
+"""Accounts that are added up before other tasks get a turn."""
+
+
+def report_health(node: NodeParts) -> dict[str, Any]:
+    """Whether the node runs, and how its ledger stands; seconds are those since a block became final here."""
+    status = node.engine.status()
+    return {
+        "status": "ok",
+        "height": status.height,
+        "final_age_s": round(status.final_age, 1),
+        "is_syncing": status.is_syncing,
+    }
+
+
+async def report_status(node: NodeParts) -> dict[str, Any]:
+    """Where the node stands: ledger, peers, models, requests."""
+    genesis, status = node.engine.genesis, node.engine.status()
+    counters = node.market.counters
+    return {
+        "address": node.key.address,
+        "chain": genesis.name,
+        "chain_id": genesis.chain_id.hex(),
+        "height": status.height,
+        "block": node.engine.header.id.hex(),
+        "final_age_s": round(status.final_age, 1),
+        "is_syncing": status.is_syncing,
+        "epoch": status.epoch,
+        "view": status.view,
+        "beacon": node.engine.state.beacon.previous.hex(),
+        "checkpoint": str(node.engine.checkpoint or ""),
+        "is_validator": status.is_validator,
+        "mempool_operations": status.mempool_operations,
+        "connected_peers": status.peers,
+        "known_peers": len(node.discovery.view),
+        "listening": [f"{place}/p2p/{node.key.address}" for place in node.network.listen_addresses],
+        "models": list(await node.services.get_models()),
+        "requests_local": counters.local,
+        "requests_offloaded": counters.offloaded,
+        "requests_completed": counters.completed,
+        "requests_refused": counters.refused,
+        "requests_failed": counters.failed,
+        "requests_cancelled": counters.cancelled,
+        "completion_tokens": counters.completion_tokens,
+        "offers_served": node.executor.served,
+        "offers_declined": node.executor.declined,
+    }
+
+
+async def report_total(node: NodeParts) -> dict[str, Any]:
+    """All credit there is at one height, added up account by account: ``total`` equals ``supply``, or it is broken."""
+    header, state = node.engine.header, node.engine.state
+    accounts = available = held = bonded = unbonding = 0
+    for _, account in state.accounts():
+        accounts += 1
+        available += account.available
+        held += account.held
+        bonded += account.bonded
+        unbonding += sum(part.amount for part in account.unbonding)
+        if accounts % BREATH == 0:
+            await trio.lowlevel.checkpoint()
+    return {
+        "height": header.height,
+        "block": header.id.hex(),
+        "accounts": accounts,
+        "available": available,
+        "held": held,
+        "bonded": bonded,
+        "unbonding": unbonding,
+        "treasury": state.totals.treasury,
+        "total": available + held + bonded + unbonding + state.totals.treasury,
+        "supply": state.totals.supply,
+    }
+
+
+def report_peers(node: NodeParts) -> dict[str, Any]:
+    """Who is online, and what they say of themselves; ``utilization`` in permille."""
+    connected = node.network.peers()
+    return {
+        "peers": [
+            {
+                "address": format_address(peer.peer),
+                "connected": peer.peer in connected,
+                "addresses": list(peer.addresses),
+                "relays": list(peer.relays),
+                "models": list(peer.models),
+                "running": peer.load.running,
+                "waiting": peer.load.waiting,
+                "utilization": peer.load.utilization,
+                "bonded": node.engine.state.account(peer.peer).bonded,
+            }
+            for peer in node.discovery.view.present()
+        ]
+    }
+
+
+async def report_models(node: NodeParts) -> dict[str, Any]:
+    """Models that can be asked for, with the others who stand behind each and their stake; and the own backends."""
+    local = await node.services.get_models()
+    table = node.engine.state.serving_table(node.engine.header.epoch)
+    entries = [] if table is None else [entry for entry in table.entries if entry.public_key != node.key.public_key]
+    models = []
+    for model in await node.market.get_models():
+        stakes = [entry.stake for entry in entries if model in entry.models]
+        models.append({"id": model, "local": model in local, "executors": len(stakes), "stake": sum(stakes)})
+    backends = [
+        {
+            "capacity": admission.capacity,
+            "running": admission.running,
+            "queued_own": admission.waiting(Origin.OWN),
+            "queued_delegated": admission.waiting(Origin.DELEGATED),
+        }
+        for admission in node.services.admissions
+    ]
+    return {"models": models, "backends": backends}
+
+
+def report_requests(node: NodeParts, limit: int) -> dict[str, Any]:
+    """The last ``limit`` requests of this node's users, newest first."""
+    return {"requests": [_report_request(node, record) for record in islice(reversed(node.market.records), limit)]}
+
+
+def _report_request(node: NodeParts, record: RequestRecord) -> dict[str, Any]:
+    """``amount`` is what was paid, once that is final at ``settled_height``; None for what was served here."""
+    payment = None if record.hold_id is None else node.payments.find(record.hold_id)
+    executor = None if record.outcome == "refused" else "local"
+    return {
+        "id": record.id,
+        "model": record.model,
+        "executor": executor if record.executor is None else format_address(record.executor),
+        "attempt": record.attempt,
+        "age_s": round(trio.current_time() - record.started, 1),
+        "ttft_ms": _to_ms(record.started, record.first_byte),
+        "duration_ms": _to_ms(record.started, record.finished),
+        "completion_tokens": record.completion_tokens,
+        "outcome": record.outcome,
+        "hold": None if record.hold_id is None else record.hold_id.hex(),
+        "held": None if payment is None else payment.amount,
+        "amount": None if payment is None else payment.paid,
+        "hold_height": None if payment is None else payment.hold_height,
+        "settled_height": None if payment is None else payment.settled_height,
+    }
+
+
+def _to_ms(since: float, until: float | None) -> float | None:
+    return None if until is None else round(1000 * (until - since), 1)
+
+
+def report_wallet(node: NodeParts) -> dict[str, Any]:
+    """The account: final balances, what may be promised of them now, and what answering others has earned."""
+    account = node.engine.state.account(node.key.public_key)
+    return {
+        "address": node.key.address,
+        "nonce": account.nonce,
+        "available": account.available,
+        "spendable": node.payments.spendable,
+        "held": account.held,
+        "bonded": account.bonded,
+        "unbonding": sum(part.amount for part in account.unbonding),
+        "earned": node.payments.earned,
+        "models": list(account.models),
+        "validator": _describe_duty(node.engine.state.duty(node.key.public_key)),
+    }
+
+
+def _describe_duty(duty: Duty | None) -> str:
+    if duty is None or not duty.is_enrolled:
+        return "no"
+    return f"jailed until epoch {duty.jailed_until}" if duty.jailed_until else "enrolled"
+
+
+def report_policy(node: NodeParts) -> dict[str, Any]:
+    """The numbers of the policy in force."""
+    return asdict(node.policy.parameters)

@@ -1,0 +1,371 @@
+"""The demonstration: a network of four node processes on this machine, each with a real small model.
+
+``run_demo`` starts them and stays up. With ``once`` it sends twenty prompts through one node that offloads most of
+them, waits until every payment is final, stops the nodes, audits all four ledgers and compares them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import trio
+import yaml
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from chain.audit.audit import StoreSource, verify_chain
+from chain.crypto import KeyPair
+from chain.genesis import CREDIT, Parameters, make_genesis, make_validator
+from chain.keyfile import create_identity
+from chain.store.kv import LevelStore
+from chain.store.reader import load_stored_genesis
+from chain.store.writer import BlockStore
+from consensus.voting.disk import JOURNAL
+from consensus.voting.journal import Journal
+from p2p.runtime import RealRuntime
+from serving.backends.embedded import MODEL
+
+NODES = 4
+START_TIMEOUT = 120.0
+SETTLE_TIMEOUT = 60.0
+STOP_TIMEOUT = 20.0
+CONCURRENCY = 4
+MAX_TOKENS = 48
+MAX_HEIGHT_DIFFERENCE = 2
+
+PROMPTS = (
+    "Name three primary colours.",
+    "What is the capital of France?",
+    "Write one sentence about the sea.",
+    "What do bees make?",
+    "Give me a synonym for happy.",
+    "How many days are in a week?",
+    "What is water made of?",
+    "Finish the sentence: Once upon a time",
+    "Name a planet with rings.",
+    "Why is the sky blue?",
+    "What does a baker do?",
+    "Say hello in Spanish.",
+    "What is two plus three?",
+    "Describe a cat in five words.",
+    "What is the opposite of cold?",
+    "Name a musical instrument.",
+    "Who wrote Romeo and Juliet?",
+    "What do plants need to grow?",
+    "Give one tip for sleeping well.",
+    "What is a blockchain?",
+)
+
+
+class DemoFailed(Exception):
+    """The demonstration did not show what it promises; the message says what."""
+
+
+@dataclass(slots=True)
+class DemoNode:
+    """One node process."""
+
+    number: int
+    directory: Path
+    key: KeyPair
+    peer_port: int
+    api_port: int
+    admin_port: int
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def api_url(self) -> str:
+        return f"http://127.0.0.1:{self.api_port}/v1"
+
+    @property
+    def multiaddress(self) -> str:
+        return f"/ip4/127.0.0.1/tcp/{self.peer_port}/p2p/{self.key.address}"
+
+    def ask_admin(self, path: str) -> Any:
+        """GET from the admin listener."""
+        token = (self.directory / "admin.token").read_text().strip()
+        headers = {"Authorization": f"Bearer {token}"}
+        response = httpx.get(f"http://127.0.0.1:{self.admin_port}{path}", headers=headers, timeout=5)
+        response.raise_for_status()
+        return response.json()
+
+    def is_ready(self) -> bool:
+        """Whether the node answers, serves its model, and sees that all the others serve theirs."""
+        if self.process is not None and self.process.poll() is not None:
+            log = (self.directory / "node.log").read_text(errors="replace")[-2000:]
+            raise DemoFailed(f"node {self.number} ended with code {self.process.returncode}:\n{log}")
+        try:
+            status = self.ask_admin("/status")
+            serving = [peer for peer in self.ask_admin("/peers")["peers"] if MODEL in peer["models"]]
+            return len(serving) >= NODES - 1 and MODEL in status["models"]
+        except (OSError, httpx.HTTPError, KeyError):
+            return False
+
+
+def run_demo(directory: Path, once: bool, console: Console) -> None:
+    """Make a network in ``directory`` (which must be empty), run it, and stop it at the end.
+
+    Raises:
+        DemoFailed: something that should have been shown was not.
+    """
+    nodes = make_nodes(directory)
+    try:
+        for node in nodes:
+            start_node(node)
+        wait_until_ready(nodes, console)
+        _announce(nodes, console)
+        if not once:
+            console.print("\nRunning until Ctrl-C.")
+            while True:
+                time.sleep(1)
+                for node in nodes:
+                    node.is_ready()
+        results = trio.run(_send_prompts, nodes[0])
+        rows = _wait_settled(nodes[0], results)
+        _print_results(nodes, results, rows, console)
+    except KeyboardInterrupt:
+        console.print("stopping")
+    finally:
+        stop_nodes(nodes)
+    if once:
+        _audit(nodes, console)
+
+
+def make_nodes(directory: Path) -> list[DemoNode]:
+    """Keys, genesis and configuration of a network of equals; the first node offloads most requests."""
+    directory.mkdir(parents=True, exist_ok=True)
+    if any(directory.iterdir()):
+        raise DemoFailed(f"{directory} is not empty; remove it or name another directory")
+    ports = _free_ports(3 * NODES)
+    nodes = []
+    for number in range(NODES):
+        home = directory / f"node{number}"
+        home.mkdir()
+        peer_port, api_port, admin_port = ports[3 * number : 3 * number + 3]
+        nodes.append(DemoNode(number, home, create_identity(home / "key"), peer_port, api_port, admin_port))
+    parameters, beacon = Parameters(epoch_heights=20, unbonding_epochs=3), secrets.token_bytes(32)
+    accounts = [
+        make_validator(node.key, beacon, parameters, 10_000 * CREDIT, 1_000 * CREDIT, (MODEL,)) for node in nodes
+    ]
+    genesis = make_genesis("demo", RealRuntime().now(), beacon, accounts, parameters)
+    for node in nodes:
+        (node.directory / "genesis.json").write_text(genesis.to_json())
+        Journal.open(node.directory / JOURNAL, genesis.chain_id, node.key.public_key).close()
+        config = {
+            "listen": [f"/ip4/127.0.0.1/tcp/{node.peer_port}"],
+            "bootstrap": [other.multiaddress for other in nodes if other is not node],
+            "api": {"host": "127.0.0.1", "port": node.api_port},
+            "admin": {"host": "127.0.0.1", "port": node.admin_port},
+            "limits": {"exempt_loopback": True},
+            # Above a target of 0 even an idle node offers its requests to the others.
+            "policy": {"target_utilization": 0.0, "offload_frequency": 0.9} if node.number == 0 else {},
+            "models": [{"kind": "embedded"}],
+        }
+        (node.directory / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    return nodes
+
+
+def start_node(node: DemoNode) -> None:
+    """Start the node's process; its output goes to ``node.log`` in its directory."""
+    with (node.directory / "node.log").open("ab") as log:
+        node.process = subprocess.Popen(
+            [sys.executable, "-m", "node", "run", "--data-dir", str(node.directory)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd=Path(__file__).resolve().parents[2],
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+
+
+def stop_nodes(nodes: Sequence[DemoNode]) -> None:
+    """Ask every process to end, all at the same moment, and wait."""
+    running = [node.process for node in nodes if node.process is not None and node.process.poll() is None]
+    for process in running:
+        process.send_signal(signal.SIGTERM)
+    deadline = time.monotonic() + STOP_TIMEOUT
+    for process in running:
+        try:
+            process.wait(max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def wait_until_ready(nodes: Sequence[DemoNode], console: Console) -> None:
+    """Wait until every node sees every other."""
+    deadline = time.monotonic() + START_TIMEOUT
+    with console.status("starting four nodes, each with its own model") if console.is_terminal else nullcontext():
+        while not all(node.is_ready() for node in nodes):
+            if time.monotonic() > deadline:
+                raise DemoFailed(f"the nodes were not ready after {START_TIMEOUT:.0f} s; see the logs in the directory")
+            time.sleep(0.3)
+
+
+def _announce(nodes: Sequence[DemoNode], console: Console) -> None:
+    console.print("Four nodes are up, each with its own key, ledger and model:\n", highlight=False)
+    for node in nodes:
+        console.print(f"  node {node.number}  {node.api_url}  {node.key.address}", highlight=False, soft_wrap=True)
+    body = json.dumps({"model": MODEL, "stream": True, "messages": [{"role": "user", "content": "Hello!"}]})
+    console.print("\nTalk to any of them as to OpenAI:\n", highlight=False)
+    command = f"  curl -N {nodes[0].api_url}/chat/completions -H 'Content-Type: application/json' -d '{body}'\n"
+    console.print(command, highlight=False, soft_wrap=True, markup=False)
+
+
+@dataclass(slots=True)
+class _Result:
+    """One answered prompt, as the user saw it. Time in seconds."""
+
+    request_id: str
+    executor: str
+    first_token: float
+    text: str
+
+
+async def _send_prompts(node: DemoNode) -> list[_Result]:
+    client = openai.AsyncOpenAI(base_url=node.api_url, api_key="none", max_retries=0, timeout=120)
+    results: list[_Result] = []
+    limit = trio.CapacityLimiter(CONCURRENCY)
+
+    async def send(prompt: str) -> None:
+        async with limit:
+            started = trio.current_time()
+            first, text = 0.0, ""
+            async with client.chat.completions.with_streaming_response.create(
+                model=MODEL,
+                messages=[{"role": "user", "content": prompt}],
+                max_tokens=MAX_TOKENS,
+                stream=True,
+            ) as response:
+                request_id = response.headers["x-request-id"]
+                executor = response.headers["x-wwwserve-executor"]
+                async for chunk in await response.parse():
+                    for choice in chunk.choices:
+                        if choice.delta.content:
+                            first = first or trio.current_time() - started
+                            text += choice.delta.content
+            results.append(_Result(request_id, executor, first, text))
+
+    async with client, trio.open_nursery() as nursery:
+        for prompt in PROMPTS:
+            nursery.start_soon(send, prompt)
+    return results
+
+
+def _wait_settled(node: DemoNode, results: Sequence[_Result]) -> dict[str, Any]:
+    """The node's own record of each request, once every payment is final."""
+    deadline = time.monotonic() + SETTLE_TIMEOUT
+    while True:
+        rows = {row["id"]: row for row in node.ask_admin("/requests?limit=100")["requests"]}
+        open_rows = [
+            result
+            for result in results
+            if result.executor != "local" and rows[result.request_id]["settled_height"] is None
+        ]
+        if not open_rows:
+            return rows
+        if time.monotonic() > deadline:
+            raise DemoFailed(f"{len(open_rows)} payments were not final after {SETTLE_TIMEOUT:.0f} s")
+        time.sleep(0.3)
+
+
+def _print_results(
+    nodes: Sequence[DemoNode], results: Sequence[_Result], rows: dict[str, Any], console: Console
+) -> None:
+    names = {node.key.address: f"node {node.number}" for node in nodes}
+    table = Table(title=f"{len(results)} prompts through node 0", box=None, title_justify="left", expand=True)
+    for heading in ("#", "served by", "first token", "tokens", "credits", "held at", "paid at"):
+        width = max(len(heading), 9 if heading == "credits" else 0)
+        table.add_column(heading, no_wrap=True, min_width=width, justify="left" if heading == "served by" else "right")
+    table.add_column("answer", no_wrap=True, overflow="ellipsis", ratio=1)
+    for number, result in enumerate(results, start=1):
+        row = rows[result.request_id]
+        paid = "" if row["amount"] is None else f"{row['amount'] / CREDIT:.6f}"
+        heights = ["" if row[name] is None else str(row[name]) for name in ("hold_height", "settled_height")]
+        table.add_row(
+            str(number),
+            names.get(result.executor, result.executor),
+            f"{1000 * result.first_token:.0f} ms",
+            str(row["completion_tokens"]),
+            paid,
+            *heights,
+            Text(" ".join(result.text.split())),
+        )
+    console.print(table)
+    offloaded = sum(result.executor != "local" for result in results)
+    moved = sum(row["amount"] or 0 for row in rows.values())
+    console.print(
+        f"\n{offloaded} of {len(results)} offloaded; {moved / CREDIT:.6f} credits moved; "
+        "the last two numbers of a row are the heights at which its hold and its payment became final\n",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if not all(result.text for result in results) or len(results) != len(PROMPTS):
+        raise DemoFailed("not every prompt was answered")
+    if offloaded <= len(results) // 2:
+        raise DemoFailed(f"only {offloaded} of {len(results)} requests were offloaded")
+
+
+def _audit(nodes: Sequence[DemoNode], console: Console) -> None:
+    """``chain verify`` on all four data directories, and the comparison of their blocks."""
+    heights, common = [], []
+    for node in nodes:
+        store = LevelStore(node.directory / "chain", create=False)
+        report = verify_chain(StoreSource(store))
+        store.close()
+        if report.fault is not None:
+            fault = report.fault
+            raise DemoFailed(f"node {node.number}: height {fault.height}, {fault.field}: {fault.reason}")
+        heights.append(report.height)
+        console.print(
+            f"chain verify node{node.number}: ok, {report.height} blocks, {report.operations} operations, "
+            f"every block confirmed by at least {100 * (report.smallest_certificate or 0):.0f} % of stake",
+            highlight=False,
+            soft_wrap=True,
+        )
+    for node in nodes:
+        common.append(_read_block(node.directory / "chain", min(heights)))
+    if len(set(common)) != 1:
+        raise DemoFailed(f"the ledgers differ at height {min(heights)}")
+    if max(heights) - min(heights) > MAX_HEIGHT_DIFFERENCE:
+        raise DemoFailed(f"the heights are too far apart: {heights}")
+    block_id, state_root = common[0]
+    console.print(
+        f"all four agree at height {min(heights)}: block {block_id.hex()[:16]}, state root {state_root.hex()[:16]}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _read_block(path: Path, height: int) -> tuple[bytes, bytes]:
+    store = LevelStore(path, create=False)
+    try:
+        block = BlockStore(store, load_stored_genesis(store)).block(height)
+        assert block is not None
+        return block.id, block.header.state_root
+    finally:
+        store.close()
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports that are free at this moment."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [int(listener.getsockname()[1]) for listener in sockets]
+    for listener in sockets:
+        listener.close()
+    return ports

@@ -1,0 +1,167 @@
+"""The commands by which validators restart a chain that has lost its quorum: propose, sign, show, apply.
+
+They work on the data directory of a node that is stopped. See :mod:`chain.transition.restart` for what a restart is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from chain.cli.app import DataDir
+from chain.crypto import KeyPair, format_address, parse_address
+from chain.exceptions import KeyFormatError, RestartError
+from chain.transition.block import state_transition, verify_finality
+from chain.transition.epochs import Epoch, get_next_epoch
+from chain.transition.restart_file import RestartFile, accept, build_restart
+from chain.types.votes import is_slashable
+from consensus.voting.disk import Opened
+from consensus.voting.vote_store import Voting
+from p2p.runtime import RealRuntime
+from serving.cli.owner import CommandError
+
+Offline = Callable[[Path | None], AbstractContextManager[tuple[Opened, KeyPair]]]
+"""Opens the data directory of a stopped node."""
+WriteGenesis = Callable[[Path | None, str], None]
+"""Puts another genesis file into a data directory."""
+
+File = Annotated[Path, typer.Argument(help="The restart file.")]
+
+
+def build_restart_app(open_offline: Offline, write_genesis: WriteGenesis) -> typer.Typer:
+    """The commands; the node supplies how a data directory is opened and written."""
+    app = typer.Typer(
+        help="Go on without validators that are gone for good, if they held too much stake for a quorum.",
+        no_args_is_help=True,
+    )
+
+    @app.command()
+    def propose(
+        file: File,
+        remove: Annotated[list[str], typer.Option(help="Address of a validator to strike off; once for each.")],
+        data_dir: DataDir = None,
+    ) -> None:
+        """Write a restart file, signed by this node's key. Do it where the chain is longest."""
+        if file.exists():
+            raise CommandError(f"{file} exists already; name another file")
+        try:
+            removed = [parse_address(address) for address in remove]
+        except KeyFormatError as error:
+            raise CommandError(f"--remove: {error}") from error
+        with open_offline(data_dir) as (opened, key):
+            blocks, voting = opened.blocks, _get_voting(opened)
+            now = RealRuntime().now()
+            proposal = build_restart(blocks.genesis, key, blocks.header, blocks.state, removed, now)
+            signed = _sign(file, proposal, key, voting)
+            _describe(signed, opened)
+        print(f"hand {file} to the others: wwwserve chain restart sign {file}")
+
+    @app.command()
+    def sign(file: File, data_dir: DataDir = None) -> None:
+        """Add this validator's vote to a restart file. Whoever signs two different restarts can be slashed."""
+        content = _read(file)
+        with open_offline(data_dir) as (opened, key):
+            epoch = content.check(opened.blocks.genesis, opened.blocks.header, opened.blocks.state)
+            # All later blocks would have to be later still.
+            ahead = content.block.header.timestamp - RealRuntime().now()
+            if ahead > opened.blocks.genesis.parameters.timestamp_drift:
+                raise RestartError(f"it is dated {ahead / 1000:,.0f} s ahead of the clock here")
+            if key.public_key not in epoch.validators:
+                raise RestartError("the key here is none of the validators that remain")
+            signed = _sign(file, content, key, _get_voting(opened))
+            _describe(signed, opened)
+
+    @app.command()
+    def show(file: File, data_dir: DataDir = None) -> None:
+        """Say what a restart file would do to the chain in a data directory, and who has signed it."""
+        content = _read(file)
+        with open_offline(data_dir) as (opened, _):
+            content.check(opened.blocks.genesis, opened.blocks.header, opened.blocks.state)
+            _describe(content, opened)
+
+    @app.command()
+    def apply(
+        file: File,
+        data_dir: DataDir = None,
+        yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    ) -> None:
+        """Go on from a restart file that enough validators have signed. Every node of the chain must apply the same."""
+        content = _read(file)
+        with open_offline(data_dir) as (opened, _):
+            blocks = opened.blocks
+            if blocks.height_of_block(content.block.id) is not None:
+                raise CommandError("this restart was applied already; start the node")
+            epoch = content.check(blocks.genesis, blocks.header, blocks.state)
+            _describe(content, opened)
+            certificate = content.find_certificate(epoch)
+            if certificate is None:
+                raise RestartError("not signed by more than 2/3 of the stake that remains; have the others sign it too")
+            if not yes:
+                typer.confirm("Trust those who signed, and go on from here?", abort=True)
+            # All that may be wrong with it before anything is written: a node with half of a restart is a brick.
+            transition = state_transition(
+                accept(blocks.genesis, content.block.id), blocks.header, blocks.state, content.block
+            )
+            verify_finality(blocks.genesis, epoch.validators, content.block.header, certificate)
+            genesis = blocks.accept_restart(content.block.id)
+            write_genesis(data_dir, genesis.to_json())
+            journal = None if opened.voting is None else opened.voting.journal
+            mark = None if journal is None else (journal.length, journal.head_hash)
+            blocks.append([(content.block, transition)], certificate, mark)
+        print("restarted; the genesis file names it, and is what newcomers need. Start the node with: wwwserve run")
+
+    return app
+
+
+def _read(file: Path) -> RestartFile:
+    try:
+        return RestartFile.read(file.read_bytes())
+    except OSError as error:
+        raise CommandError(f"cannot read {file}: {error.strerror}") from error
+
+
+def _write(file: Path, content: RestartFile) -> None:
+    try:
+        file.write_bytes(content.encode())
+    except OSError as error:
+        raise CommandError(f"cannot write {file}: {error.strerror}") from error
+
+
+def _get_voting(opened: Opened) -> Voting:
+    if opened.voting is None or not opened.voting.recovery.may_vote(opened.blocks.state.beacon.epoch):
+        raise CommandError("this node does not vote (votes: false, or its journal was lost), so it cannot sign")
+    return opened.voting
+
+
+def _sign(file: Path, content: RestartFile, key: KeyPair, voting: Voting) -> RestartFile:
+    """Vote for a restart: durably in the journal before in the file, so that a second restart is refused."""
+    vote = content.make_vote(key)
+    said = voting.journal.votes(vote.epoch)
+    if any(is_slashable(other, vote) for other in said):
+        raise RestartError("this validator signed another restart of the same block; signing two can be punished")
+    _write(file, content)  # or who cannot write there has voted for what nobody can read, and can sign nothing else
+    if vote not in said:
+        voting.persist(vote, None)
+    signed = content.add(vote)
+    _write(file, signed)
+    return signed
+
+
+def _describe(file: RestartFile, opened: Opened) -> None:
+    before: Epoch = get_next_epoch(opened.blocks.genesis, opened.blocks.state)
+    after = file.check(opened.blocks.genesis, opened.blocks.header, opened.blocks.state).validators
+    signed = after.get_stake(vote.signer for vote in file.votes)
+    print(f"restart    block {file.block.height} ({file.block.id.hex()})")
+    print(f"on         block {file.block.height - 1} ({file.block.header.parent_id.hex()})")
+    for key in file.block.body.removed:
+        print(f"without    {format_address(key)}")
+    print(
+        f"remain     {len(after)} validators with {after.total_stake / before.validators.total_stake:.1%} of the stake"
+    )
+    for vote in file.votes:
+        print(f"signed by  {format_address(vote.signer)}")
+    print(f"signed     {signed / after.total_stake:.1%} of the stake that remains (more than 66.7% are needed)")

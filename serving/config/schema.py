@@ -1,0 +1,539 @@
+"""The keys of a node's configuration file: their types, bounds, defaults and meaning.
+
+The classes below are the only definition of the file: their fields are its keys, and their descriptions become the
+comments of the file that :mod:`serving.config.file` writes.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, model_validator
+
+from chain.crypto import parse_address
+from chain.exceptions import KeyFormatError
+from chain.light.client import Checkpoint
+from chain.types.operations import MAX_MODELS
+from serving.backends.load_metrics import LoadReader
+from serving.http.client import BaseUrl
+from serving.openai.keys import ApiKey
+from serving.scheduling.policy import PolicyParameters
+
+MAX_CREDITS = 2**63 - 1
+"""Largest amount on the ledger, in micro-credits."""
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used. The message has a line per fault: file, line, key, and what is wrong."""
+
+
+# Values
+
+
+def check_address(address: str) -> str:
+    """Check the multiaddress of a TCP port: ``/ip4/…/tcp/…``, or with ``ip6``, ``dns``, ``dns4`` or ``dns6``.
+
+    Raises:
+        ValueError: it is not one; the message says why.
+    """
+    parts = address.split("/")
+    if len(parts) != 5 or parts[0] or parts[3] != "tcp":
+        raise ValueError(f"expected an address like /ip4/0.0.0.0/tcp/4001, got {address!r}")
+    _, kind, host, _, port = parts
+    if kind in ("ip4", "ip6"):
+        try:
+            (ipaddress.IPv4Address if kind == "ip4" else ipaddress.IPv6Address)(host)
+        except ValueError:
+            raise ValueError(f"{host!r} is not an IPv{kind[2]} address") from None
+    elif kind not in ("dns", "dns4", "dns6"):
+        raise ValueError(f"/{kind} is not supported, only ip4, ip6, dns, dns4 and dns6 are")
+    elif not re.fullmatch(r"[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})*", host):
+        raise ValueError(f"{host!r} is not a host name")
+    if not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
+        raise ValueError(f"the port must be a number from 0 to 65535, got {port!r}")
+    return address
+
+
+def check_listen_address(address: str) -> str:
+    """As :func:`check_address`; a node listens on addresses, not on names.
+
+    Raises:
+        ValueError: it is not one.
+    """
+    if check_address(address).startswith("/dns"):
+        raise ValueError(f"{address!r} names a host; listening takes an ip4 or ip6 address (0.0.0.0 for all)")
+    return address
+
+
+def check_dialable_address(address: str) -> str:
+    """As :func:`check_address`, and others can dial it.
+
+    Raises:
+        ValueError: it is not one, or nobody can.
+    """
+    host, port = check_address(address).split("/")[2:5:2]
+    if not int(port) or host in ("0.0.0.0", "::"):
+        raise ValueError(f"nobody can dial {address}")
+    return address
+
+
+def parse_peer_address(address: str) -> tuple[bytes, str]:
+    """Split ``/ip4/…/tcp/…/p2p/12D3KooW…`` into the peer's public key and the multiaddress without it.
+
+    Raises:
+        ValueError: it is not such an address.
+    """
+    place, separator, peer = address.rpartition("/p2p/")
+    if not separator:
+        raise ValueError(f"the address must end with /p2p/12D3KooW…, the key of the peer; got {address!r}")
+    check_dialable_address(place)
+    try:
+        return parse_address(peer), place
+    except KeyFormatError as error:
+        raise ValueError(str(error)) from None
+
+
+def parse_proxy(text: str) -> tuple[str, int]:
+    """Host and port of ``HOST:PORT`` (``[ADDRESS]:PORT`` for IPv6).
+
+    Raises:
+        ValueError: it is something else.
+    """
+    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9.-]{1,253})):([0-9]{1,5})", text)
+    if match is None or not 0 < int(match[3]) <= 65535:
+        raise ValueError(f"expected HOST:PORT, such as 127.0.0.1:9050, got {text!r}")
+    host = match[1] or match[2]
+    if match[1]:
+        try:
+            ipaddress.IPv6Address(host)
+        except ValueError:
+            raise ValueError(f"{host!r} is not an IPv6 address") from None
+    return ("127.0.0.1" if host == "localhost" else host), int(match[3])
+
+
+def _check_proxy(text: str) -> str:
+    parse_proxy(text)
+    return text
+
+
+def is_ip_address(host: str) -> bool:
+    """Whether ``host`` is an IP address and not a name."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _check_peer_address(address: str) -> str:
+    parse_peer_address(address)
+    return address
+
+
+def _check_checkpoint(checkpoint: str) -> str:
+    Checkpoint.parse(checkpoint)
+    return checkpoint
+
+
+def _check_url(url: str) -> str:
+    BaseUrl.parse(url)
+    return url
+
+
+def _check_secret(secret: str) -> str:
+    if not re.fullmatch(r"[!-~]+", secret):
+        raise ValueError("must consist of visible ASCII characters, at least one")
+    return secret
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address means this machine and nothing else."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _check_loopback(host: str) -> str:
+    if not is_loopback(host):
+        raise ValueError(
+            f"must be a loopback address such as 127.0.0.1, got {host!r}: whoever reaches this listener and has its "
+            "token can spend the node's credits (use a tunnel to reach it from elsewhere)"
+        )
+    return host
+
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Seconds = Annotated[float, Field(gt=0, le=3600)]
+Capacity = Annotated[int, Field(ge=1, le=100_000)]
+Text = Annotated[str, Field(min_length=1)]
+ModelName = Annotated[str, Field(min_length=1, max_length=128)]
+Secret = Annotated[str, AfterValidator(_check_secret)]
+LoopbackHost = Annotated[str, AfterValidator(_check_loopback)]
+ListenAddress = Annotated[str, AfterValidator(check_listen_address)]
+DialableAddress = Annotated[str, AfterValidator(check_dialable_address)]
+PeerAddress = Annotated[str, AfterValidator(_check_peer_address)]
+Url = Annotated[str, AfterValidator(_check_url)]
+Proxy = Annotated[str, AfterValidator(_check_proxy)]
+
+# Sections
+
+
+class Section(BaseModel):
+    """Base of every section. A key without a value (``null``) stands for its default."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_nulls(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        known = {info.alias or name for name, info in cls.model_fields.items()}
+        return {key: value for key, value in data.items() if value is not None or key not in known}
+
+
+class ApiKeyConfig(Section):
+    """A key of the OpenAI API."""
+
+    key: Secret = Field(repr=False, description="What users send as 'Authorization: Bearer …'.")
+    requests_per_minute: int = Field(default=0, ge=0, le=10**9, description="0: no limit.")
+
+
+class ApiConfig(Section):
+    """The OpenAI API, for users."""
+
+    host: Text = Field(default="127.0.0.1", description="0.0.0.0 lets other machines in; then set keys.")
+    port: Port = Field(default=8000, description="0: any free port. (vLLM, too, takes 8000 unless told otherwise.)")
+    keys: Annotated[tuple[ApiKeyConfig, ...], Strict(False)] = Field(
+        default=(), description="Without any, everyone who reaches the API may use it."
+    )
+
+    def get_keys(self) -> tuple[ApiKey, ...]:
+        """The keys, as the API takes them."""
+        return tuple(ApiKey(entry.key, entry.requests_per_minute) for entry in self.keys)
+
+
+class AdminConfig(Section):
+    """The admin listener, for the owner: status, wallet, policy, metrics."""
+
+    host: LoopbackHost = Field(default="127.0.0.1", description="An address of this machine only.")
+    port: Port = Field(default=8001, description="0: any free port.")
+
+
+_POLICY = PolicyParameters()
+
+
+class PolicyBounds(Section):
+    """What of the policy may change while the node runs."""
+
+    offload_frequency: Probability = Field(
+        default=_POLICY.offload_frequency, description="Probability of offloading a request of your users when busy."
+    )
+    accept_frequency: Probability = Field(
+        default=_POLICY.accept_frequency, description="Probability of accepting another node's request when not busy."
+    )
+    queue_frequency: Probability = Field(
+        default=_POLICY.queue_frequency,
+        description="Probability of queueing another node's request, not declining, when busy.",
+    )
+    target_utilization: Probability = Field(
+        default=_POLICY.target_utilization,
+        description="From this fraction of its capacity on a backend counts as busy.",
+    )
+    max_queue: int = Field(
+        default=_POLICY.max_queue,
+        ge=0,
+        le=100_000,
+        description="Requests that may wait, for your users and for others each.",
+    )
+    prioritize_own: bool = Field(default=_POLICY.prioritize_own, description="Whether your users' queue goes first.")
+    max_tokens: int = Field(
+        default=_POLICY.max_tokens,
+        ge=1,
+        le=10**7,
+        description="Most completion tokens of an answer; what is held for it.",
+    )
+
+    def get_parameters(self) -> PolicyParameters:
+        """The numbers, as a policy takes them."""
+        return PolicyParameters(**{field.name: getattr(self, field.name) for field in fields(PolicyParameters)})
+
+
+class PolicyConfig(PolicyBounds):
+    """Which requests this node serves, offloads, accepts, queues or declines."""
+
+    name: Text = Field(default="default", description="'default', or a policy that is installed as an entry point.")
+    stake: int | None = Field(
+        default=None,
+        ge=0,
+        le=MAX_CREDITS,
+        description="Micro-credits to keep bonded behind the models; null: as it is.",
+    )
+
+
+_FIRST_TOKEN = "Seconds that an answer may take to begin."
+_STALL = "Seconds that it may pause."
+
+
+class EmbeddedModel(Section):
+    """The small model that comes with the node, on this machine's processor."""
+
+    kind: Literal["embedded"] = Field(default="embedded", description="The small model that comes with the node.")
+    capacity: Capacity = Field(default=4, description="Requests that run at a time; further ones wait.")
+    first_token_timeout_s: Seconds = Field(default=30.0, description=_FIRST_TOKEN)
+    stall_timeout_s: Seconds = Field(default=15.0, description=_STALL)
+
+
+class OpenAIModel(Section):
+    """Any server that speaks OpenAI's API."""
+
+    kind: Literal["openai"] = Field(description="Any server that speaks OpenAI's API: vLLM, SGLang, llama.cpp, …")
+    base_url: Url = Field(description="Where it is, with or without /v1.")
+    api_key: Secret | None = Field(default=None, repr=False, description="Its key, if it wants one.")
+    api_key_env: Text | None = Field(default=None, description="Or the environment variable that holds the key.")
+    names: Annotated[tuple[ModelName, ...], Strict(False)] = Field(
+        default=(), max_length=MAX_MODELS, description="Models to serve; none: those that it lists."
+    )
+    capacity: Capacity = Field(default=32, description="Requests that run at a time; further ones wait.")
+    load: LoadReader = Field(
+        default="auto", description="Whose load page it has: auto, vllm, sglang, llamacpp or none."
+    )
+    first_token_timeout_s: Seconds = Field(default=30.0, description=_FIRST_TOKEN)
+    stall_timeout_s: Seconds = Field(default=15.0, description=_STALL)
+
+    @model_validator(mode="after")
+    def _check_key(self) -> OpenAIModel:
+        if self.api_key is not None and self.api_key_env is not None:
+            raise ValueError("has both api_key and api_key_env, and takes one")
+        return self
+
+    def get_api_key(self, environment: Mapping[str, str] = os.environ) -> str | None:
+        """The key of the server, from the file or the environment.
+
+        Raises:
+            ConfigError: the variable is not set, or holds no key.
+        """
+        if self.api_key_env is None:
+            return self.api_key
+        try:
+            return _check_secret(environment.get(self.api_key_env, ""))
+        except ValueError as error:
+            reason = str(error) if environment.get(self.api_key_env) else "is not set"
+            raise ConfigError(f"api_key_env of {self.base_url}: {self.api_key_env} {reason}") from None
+
+
+Model = Annotated[EmbeddedModel | OpenAIModel, Field(discriminator="kind")]
+
+
+class LogConfig(Section):
+    """What the node writes about itself."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="debug, info, warning or error."
+    )
+    format: Literal["text", "json"] = Field(default="text", description="text for people, json for machines.")
+
+
+class RelayConfig(Section):
+    """Lending this node's address to those that cannot be dialled; see docs/operating.md for what a relay can know."""
+
+    serve: bool = Field(default=True, description="Whether to relay, if others can dial this node.")
+    max_reservations: int = Field(default=256, ge=1, le=100_000, description="Nodes that may be reached through it.")
+    max_circuits: int = Field(
+        default=64, ge=1, le=10_000, description="Connections through it at a time; no node gets more than a quarter."
+    )
+
+
+class DhtConfig(Section):
+    """Finding the first peers through a distributed hash table (libp2p's), that of this network or any other."""
+
+    enabled: bool = Field(
+        default=True,
+        description="Whether to look peers up when there are too few, and to be found. Anonymous nodes and those with "
+        "a proxy take no part.",
+    )
+    bootstrap: Annotated[tuple[PeerAddress, ...], Strict(False)] = Field(
+        default=(),
+        description="Servers of the table to begin with, beside the bootstrap peers: any that speak /ipfs/kad/1.0.0.",
+    )
+
+
+class LimitsConfig(Section):
+    """What others may use up before this node knows who they are."""
+
+    max_connections: int = Field(
+        default=1000, ge=1, le=100_000, description="Connections that others may make to this node."
+    )
+    max_per_address: int = Field(
+        default=64, ge=1, le=100_000, description="The same from one IPv4 address, or from one IPv6 network (/64)."
+    )
+    exempt_loopback: bool = Field(
+        default=False,
+        description="Lift what counts by address from this machine's own addresses, for tests with many nodes on it.",
+    )
+
+
+class NodeConfig(Section):
+    """Everything that a node's owner decides."""
+
+    listen: Annotated[tuple[ListenAddress, ...], Strict(False)] = Field(
+        default=("/ip4/0.0.0.0/tcp/4001",), description="Where other nodes reach this one; [] only dials out."
+    )
+    announce: Annotated[tuple[DialableAddress, ...], Strict(False)] = Field(
+        default=(),
+        description="What to tell others instead, such as /ip4/<public address>/tcp/4001 behind a forwarded port.",
+    )
+    bootstrap: Annotated[tuple[PeerAddress, ...], Strict(False)] = Field(
+        default=(), description="Nodes for the first contact: /ip4/<address>/tcp/<port>/p2p/12D3KooW…"
+    )
+    dht: DhtConfig = Field(
+        default=DhtConfig(), description="Finding the first peers without a bootstrap peer, through a hash table."
+    )
+    reachability: Literal["auto", "public", "private"] = Field(
+        default="auto",
+        description="Whether others can dial this node: public, private, or auto, which asks others to try.",
+    )
+    upnp: bool = Field(default=False, description="Whether to ask the home router to forward the port (UPnP).")
+    hole_punching: bool = Field(
+        default=True,
+        description="Whether to replace connections through relays by direct ones where the routers allow. It tells "
+        "the peer at the other end this node's address, and takes a node that listens and dials without a proxy.",
+    )
+    relay: RelayConfig = Field(
+        default=RelayConfig(), description="Lending this node's address to those that cannot be dialled."
+    )
+    limits: LimitsConfig = Field(
+        default=LimitsConfig(), description="What others may use up before this node knows who they are."
+    )
+    anonymous: bool = Field(
+        default=False,
+        description="Listen nowhere, tell nobody an address, and connect to the bootstrap peers alone, which relay the "
+        "rest. Needs 'listen: []'.",
+    )
+    socks5: Proxy | None = Field(
+        default=None,
+        description="HOST:PORT of a SOCKS5 proxy, such as Tor's 127.0.0.1:9050, through which every peer is dialled.",
+    )
+    api: ApiConfig = Field(default=ApiConfig(), description="The OpenAI API, for users.")
+    admin: AdminConfig = Field(default=AdminConfig(), description="For the owner: status, wallet, policy, metrics.")
+    policy: PolicyConfig = Field(
+        default=PolicyConfig(), description="Which requests this node serves, offloads, accepts, queues or declines."
+    )
+    models: Annotated[tuple[Model, ...], Strict(False)] = Field(
+        default=(EmbeddedModel(),), description="What answers; [] makes a gateway, which offloads every request."
+    )
+    votes: bool = Field(
+        default=True,
+        alias="validate",
+        description="Whether to vote on blocks, if the genesis makes this key a validator.",
+    )
+    block_spacing_ms: int = Field(
+        default=250,
+        ge=0,
+        le=60_000,
+        description="Least time between two blocks that this node proposes, in milliseconds.",
+    )
+    checkpoint: Annotated[str, AfterValidator(_check_checkpoint)] | None = Field(
+        default=None,
+        description="A recent block that you trust, HEIGHT:BLOCKID ('wwwserve status' of another node prints one). A "
+        "new node begins near it, and takes no chain without it for the true one. Replace it after long absence.",
+    )
+    keep_epochs: int = Field(
+        default=0,
+        ge=0,
+        le=10**9,
+        description="Past epochs whose blocks to keep; 0 keeps everything, for others to audit and catch up from.",
+    )
+    log: LogConfig = Field(default=LogConfig(), description="What the node writes about itself.")
+
+    def get_checkpoint(self) -> Checkpoint | None:
+        """The trusted block, if there is one."""
+        return None if self.checkpoint is None else Checkpoint.parse(self.checkpoint)
+
+    def get_bootstrap(self) -> list[tuple[bytes, str]]:
+        """Public key and multiaddress of every bootstrap peer."""
+        return [parse_peer_address(address) for address in self.bootstrap]
+
+    def get_rendezvous(self) -> list[tuple[bytes, str]] | None:
+        """Public key and multiaddress of servers of the hash table; None if this node takes no part in it."""
+        if not self.dht.enabled or self.anonymous or self.socks5 is not None:
+            return None
+        return [parse_peer_address(address) for address in (*self.dht.bootstrap, *self.bootstrap)]
+
+    def get_listen(self) -> tuple[str, ...]:
+        """The addresses to listen on."""
+        return () if self.anonymous else self.listen
+
+    def get_proxy(self) -> tuple[str, int] | None:
+        """Host and port of the SOCKS5 proxy, if there is one."""
+        return None if self.socks5 is None else parse_proxy(self.socks5)
+
+    def as_anonymous(self) -> NodeConfig:
+        """This configuration with the mode switched on and what it excludes left out.
+
+        Raises:
+            ConfigError: it does not go together with the rest.
+        """
+        chosen = self.model_copy(
+            update={
+                "anonymous": True,
+                "listen": (),
+                "announce": (),
+                "upnp": False,
+                "hole_punching": False,
+                "dht": DhtConfig(enabled=False),
+            }
+        )
+        for path, reason in chosen._find_anonymity_conflicts():
+            raise ConfigError(f"{path[0]}: {reason}")
+        return chosen
+
+    def _find_anonymity_conflicts(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        if not self.anonymous:
+            return
+        if self.listen and "listen" in self.model_fields_set:
+            yield ("listen",), "an anonymous node does not listen: set it to []"
+        if self.announce:
+            yield ("announce",), "an anonymous node announces no address: set it to []"
+        if self.dht.bootstrap:
+            yield ("dht", "bootstrap"), "an anonymous node asks no strangers: set it to []"
+        if self.upnp:
+            yield ("upnp",), "an anonymous node has no port to forward: set it to false"
+        if self.hole_punching and "hole_punching" in self.model_fields_set:
+            yield ("hole_punching",), "an anonymous node tells nobody its address: set it to false"
+        if not self.bootstrap:
+            yield (
+                ("bootstrap",),
+                "an anonymous node connects to its bootstrap peers alone: name one at least, better three",
+            )
+        for index, (_, place) in enumerate(self.get_bootstrap()):
+            if self.socks5 is None and place.startswith("/dns"):
+                reason = "looking up a name tells others about this node: give the IP address, or use a proxy (socks5)"
+                yield ("bootstrap", index), reason
+        proxy = self.get_proxy()
+        if proxy is not None and not is_ip_address(proxy[0]):
+            yield ("socks5",), "looking up a name tells others about this node: give the proxy's IP address"
+
+    def find_conflicts(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """What is wrong between sections: path of the key and reason."""
+        yield from self._find_anonymity_conflicts()
+        keys = [entry.key for entry in self.api.keys]
+        for index, key in enumerate(keys):
+            if key in keys[:index]:
+                yield ("api", "keys", index, "key"), "appears twice"
+        listeners = {("api", self.api.port): self.api.host, ("admin", self.admin.port): self.admin.host}
+        for index, model in enumerate(self.models):
+            if isinstance(model, OpenAIModel):
+                url = BaseUrl.parse(model.base_url)
+                for (section, port), host in listeners.items():
+                    if url.port == port and (is_loopback(url.host) or url.host == host):
+                        yield ("models", index, "base_url"), f"is this node itself (see {section}.port)"
+        if self.api.port and self.api.port == self.admin.port:
+            yield ("admin", "port"), "is the port of the API"

@@ -1,0 +1,89 @@
+"""What the node reads of a user's request: model, streaming, token limits. Everything else passes through untouched."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from serving.openai.errors import bad_request
+
+CHAT_COMPLETIONS = "/v1/chat/completions"
+PATHS = (CHAT_COMPLETIONS,)
+"""Paths that can be served and offloaded."""
+
+MAX_CHOICES = 16
+MAX_TOKENS = 2**31
+"""Most tokens that a request may ask for; the node's own cap is far lower."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One parsed request.
+
+    ``body`` is what goes to the backend: the user's own bytes, or the same JSON with the two fields that billing needs
+    (``stream_options.include_usage`` and a token limit) filled in. ``max_tokens`` is the most completion tokens that
+    the answer can have, over all choices; ``wants_usage``: the user asked for the usage event of a stream.
+    """
+
+    path: str
+    body: bytes
+    model: str
+    stream: bool
+    max_tokens: int
+    wants_usage: bool
+    local_only: bool = False
+
+
+def parse_request(path: str, body: bytes, token_cap: int, local_only: bool = False) -> Request:
+    """Read a request.
+
+    Raises:
+        ApiError: 400, naming the field at fault.
+    """
+    try:
+        content = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise bad_request(f"The body is not valid JSON: {error}.") from None
+    if not isinstance(content, dict):
+        raise bad_request("The body must be a JSON object.")
+    model = content.get("model")
+    if not isinstance(model, str) or not model:
+        raise bad_request("Name a model in the field 'model'.", param="model")
+    stream = content.get("stream") or False
+    if not isinstance(stream, bool):
+        raise bad_request("'stream' must be true or false.", param="stream")
+    options = content.get("stream_options")
+    if options is not None and not isinstance(options, dict):
+        raise bad_request("'stream_options' must be an object.", param="stream_options")
+    limits = {name: _read_count(content, name) for name in ("max_completion_tokens", "max_tokens")}
+    limit = next((value for value in limits.values() if value is not None), None)
+    choices = _read_count(content, "n") or 1
+    if choices > MAX_CHOICES:
+        raise bad_request(f"'n' is at most {MAX_CHOICES}.", param="n")
+    changes: dict[str, Any] = {name: token_cap for name, value in limits.items() if value and value > token_cap}
+    if limit is None:
+        changes["max_tokens"] = token_cap
+    limit = min(limit or token_cap, token_cap)
+    wants_usage = bool(options and options.get("include_usage"))
+    if stream and not wants_usage:
+        changes["stream_options"] = {**(options or {}), "include_usage": True}
+    if changes:
+        body = _encode({**content, **changes})
+    return Request(path, body, model, stream, limit * choices, wants_usage, local_only)
+
+
+def _encode(content: dict[str, Any]) -> bytes:
+    try:
+        return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can say only by an escape
+        return json.dumps(content, separators=(",", ":")).encode()
+
+
+def _read_count(content: dict[str, Any], name: str) -> int | None:
+    value = content.get(name)
+    if value is None:
+        return None
+    if type(value) is not int or not 1 <= value <= MAX_TOKENS:
+        raise bad_request(f"'{name}' must be a positive integer.", param=name)
+    return value

@@ -1,0 +1,90 @@
+"""What this node serves itself: for each model a backend, and the slots and queues in front of it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import trio
+
+from serving.backends.backend import Backend, BackendResponse
+from serving.scheduling.admission import Admission, Origin
+from serving.scheduling.policy import Policy, Situation
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One backend with its admission."""
+
+    backend: Backend
+    admission: Admission
+
+    async def get_situation(self, model: str) -> Situation:
+        """What the policy decides by. The backend's own page and the node's slots: whichever is busier counts."""
+        load = await self.backend.load()
+        admission = self.admission
+        return Situation(
+            model=model,
+            utilization=max(load.utilization, admission.utilization),
+            own_queue=admission.waiting(Origin.OWN),
+            delegated_queue=admission.waiting(Origin.DELEGATED),
+        )
+
+    @asynccontextmanager
+    async def complete(self, path: str, body: bytes, origin: Origin) -> AsyncIterator[BackendResponse]:
+        """Wait for a slot, then ask the backend.
+
+        Raises:
+            QueueFull: the queue has no room.
+            BackendError: the backend does not answer.
+        """
+        async with self.admission.slot(origin), self.backend.complete(path, body) as response:
+            yield response
+
+
+class Services:
+    """The services of a node, by model."""
+
+    def __init__(self, backends: Sequence[tuple[Backend, int]], policy: Policy) -> None:
+        """``backends``: each with the number of requests that it may run at a time."""
+        parameters = policy.parameters
+        self._services = [
+            Service(backend, Admission(capacity, parameters.max_queue, parameters.prioritize_own))
+            for backend, capacity in backends
+        ]
+
+    async def run(self) -> None:
+        """Run what the backends need beside requests."""
+        async with trio.open_nursery() as nursery:
+            for service in self._services:
+                nursery.start_soon(service.backend.run)
+
+    async def wait_alive(self, patience: float) -> None:
+        """Wait until every backend is alive, at most ``patience`` seconds."""
+        with trio.move_on_after(patience):
+            while not all([await service.backend.is_alive() for service in self._services]):
+                await trio.sleep(0.05)
+
+    async def get_models(self) -> tuple[str, ...]:
+        """Models of the backends that are alive, sorted."""
+        alive = [service for service in self._services if await service.backend.is_alive()]
+        return tuple(sorted({model for service in alive for model in service.backend.models}))
+
+    def names(self, model: str) -> bool:
+        """Whether some backend serves ``model``, alive or not."""
+        return any(model in service.backend.models for service in self._services)
+
+    async def find(self, model: str) -> Service | None:
+        """A living service of ``model``, the least busy where several are."""
+        found = [
+            service
+            for service in self._services
+            if model in service.backend.models and await service.backend.is_alive()
+        ]
+        return min(found, key=lambda service: service.admission.utilization) if found else None
+
+    @property
+    def admissions(self) -> list[Admission]:
+        """All admissions, for reports."""
+        return [service.admission for service in self._services]

@@ -1,0 +1,261 @@
+"""A backend without a GPU: the modelled engine of ``continuous_batch`` behind the same seam, for simulations.
+
+It answers valid OpenAI chat completions, streamed or not, whose length is what the request allows and whose text says
+nothing. Time is trio's clock, so that under ``MockClock`` hundreds of nodes serve for hours in seconds. Tokens of a
+stream arrive in bursts (the first alone, then one burst per report of the engine), with the text of each token intact.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import trio
+
+from p2p.runtime import Runtime
+from serving.backends.backend import BackendError, BackendResponse, Load
+from serving.backends.load_metrics import compute_full_load, compute_utilization
+from serving.openai.errors import ApiError, bad_request, model_not_found
+from serving.simulation.continuous_batch import ContinuousBatch
+from serving.simulation.gpu_curves import GpuCurve
+
+CHAT_PATH = "/v1/chat/completions"
+BYTES_PER_TOKEN = 4  # of prompt text: the usual rule of thumb for English
+TOKEN = "token "
+ROUNDING = 1e-9  # seconds; a clock that wakes a task at a deadline may read a hair less than it
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """What the model needs to know of a request."""
+
+    model: str
+    prompt: int
+    output: int
+    stream: bool
+    include_usage: bool
+
+
+@dataclass(slots=True)
+class _Answer:
+    """Progress of one request: the engine writes, the reader of the body waits."""
+
+    id: int
+    created: int
+    call: _Call
+    tokens: int = 0
+    finished: bool = False
+    broken: bool = False
+    changed: trio.Event = field(default_factory=trio.Event)
+
+    def update(self, tokens: int, finished: bool, broken: bool = False) -> None:
+        self.tokens, self.finished, self.broken = tokens, finished, broken
+        self.changed.set()
+
+    async def progress(self, seen: int) -> None:
+        """Wait for more than ``seen`` tokens.
+
+        Raises:
+            BackendError: the backend has stopped.
+        """
+        while self.tokens == seen and not self.broken:
+            self.changed = trio.Event()
+            await self.changed.wait()
+        if self.broken:
+            raise BackendError("the modelled backend stopped")
+
+
+class ModelledBackend:
+    """One modelled GPU. :meth:`stop` and :meth:`start` let a simulation take it down and bring it back."""
+
+    def __init__(
+        self,
+        curve: GpuCurve,
+        runtime: Runtime,
+        *,
+        models: tuple[str, ...] = (),
+        capacity: int | None = None,
+        default_tokens: int = 256,
+        report_interval: float = 2.0,
+    ) -> None:
+        """``models``: names it answers to (default: the curve's). ``capacity``: running requests that count as full."""
+        self._batch = ContinuousBatch(curve, report_interval)
+        self._curve = curve
+        self._runtime = runtime
+        self._models = models or (curve.model,)
+        self._capacity = capacity or curve.max_running
+        self._default_tokens = default_tokens
+        self._report_interval = report_interval
+        self._answers: dict[int, _Answer] = {}
+        self._count = 0
+        self._stopped = False
+        self._wake = trio.Event()
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The names it answers to."""
+        return self._models
+
+    async def load(self) -> Load:
+        """See :meth:`serving.backends.backend.Backend.load`."""
+        if self._stopped:
+            return compute_full_load(len(self._answers), self._capacity)
+        running, waiting = self._batch.running, self._batch.waiting
+        utilization = compute_utilization(running, waiting, self._batch.cache_usage, self._capacity)
+        return Load(running, waiting, utilization, known=True)
+
+    async def is_alive(self) -> bool:
+        """Whether it has not been stopped."""
+        return not self._stopped
+
+    def stop(self) -> None:
+        """Die: every answer under way breaks off, and further requests fail."""
+        self._stopped = True
+        for answer in self._answers.values():
+            answer.update(answer.tokens, finished=False, broken=True)
+        self._batch = ContinuousBatch(self._curve, self._report_interval)
+
+    def start(self) -> None:
+        """Come back, empty."""
+        self._stopped = False
+
+    async def run(self) -> None:
+        """Drive the engine until cancelled."""
+        while True:
+            self._advance()
+            self._wake = trio.Event()
+            event = self._batch.next_event()
+            with trio.CancelScope(deadline=float("inf") if event is None else event):
+                await self._wake.wait()
+
+    def _advance(self) -> None:
+        for report in self._batch.advance(trio.current_time() + ROUNDING):
+            if (answer := self._answers.get(report.id)) is not None:
+                answer.update(report.tokens, report.finished)
+
+    @asynccontextmanager
+    async def complete(self, path: str, body: bytes) -> AsyncIterator[BackendResponse]:
+        """See :meth:`serving.backends.backend.Backend.complete`. A request it refuses is answered with the error."""
+        if self._stopped:
+            raise BackendError("the modelled backend is stopped")
+        try:
+            call = self._parse(path, body)
+        except ApiError as error:
+            yield BackendResponse(error.status, "application/json", _Whole(error.body()))
+            return
+        answer = _Answer(self._count, self._runtime.now() // 1000, call)
+        self._count += 1
+        self._advance()
+        self._batch.submit(trio.current_time(), answer.id, call.prompt, call.output)
+        self._answers[answer.id] = answer
+        self._wake.set()
+        try:
+            if call.stream:
+                yield BackendResponse(200, "text/event-stream", _Events(answer))
+            else:
+                while not answer.finished:
+                    await answer.progress(answer.tokens)
+                yield BackendResponse(200, "application/json", _Whole(_completion(answer)))
+        finally:
+            del self._answers[answer.id]
+            if not answer.finished and not answer.broken:
+                self._advance()
+                self._batch.cancel(trio.current_time(), answer.id)
+                self._wake.set()
+
+    def _parse(self, path: str, body: bytes) -> _Call:
+        """Read a request.
+
+        Raises:
+            ApiError: it is not a chat completion of one of the models that fits.
+        """
+        if path != CHAT_PATH:
+            raise ApiError(404, f"The modelled backend only serves {CHAT_PATH}.", "invalid_request_error")
+        try:
+            call: dict[str, Any] = json.loads(body)
+            model = call["model"]
+            prompt = sum(len(str(message.get("content") or "").encode()) for message in call["messages"])
+            output = call.get("max_completion_tokens") or call.get("max_tokens") or self._default_tokens
+            include_usage = (call.get("stream_options") or {}).get("include_usage") is True
+        except (ValueError, TypeError, KeyError, AttributeError):
+            raise bad_request("The body is not a chat completion request.") from None
+        if model not in self._models:
+            raise model_not_found(str(model))
+        prompt = max(1, -(-prompt // BYTES_PER_TOKEN))
+        if type(output) is not int or output < 1:
+            raise bad_request("max_tokens is not a positive integer.", param="max_tokens")
+        if prompt + output > self._curve.kv_capacity:
+            raise bad_request("The request is longer than the context.", code="context_length_exceeded")
+        return _Call(model, prompt, output, call.get("stream") is True, include_usage)
+
+
+def _head(answer: _Answer, kind: str) -> dict[str, Any]:
+    return {"id": f"chatcmpl-{answer.id}", "object": kind, "created": answer.created, "model": answer.call.model}
+
+
+def _usage(answer: _Answer) -> dict[str, int]:
+    prompt, completion = answer.call.prompt, answer.tokens
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+
+
+def _completion(answer: _Answer) -> bytes:
+    message = {"role": "assistant", "content": TOKEN * answer.tokens}
+    choice = {"index": 0, "message": message, "finish_reason": "length"}
+    return json.dumps({**_head(answer, "chat.completion"), "choices": [choice], "usage": _usage(answer)}).encode()
+
+
+def _chunk(answer: _Answer, delta: dict[str, str], finish_reason: str | None = None) -> bytes:
+    choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
+    return _event({**_head(answer, "chat.completion.chunk"), "choices": [choice]})
+
+
+def _event(data: dict[str, Any]) -> bytes:
+    return b"data: " + json.dumps(data, separators=(",", ":")).encode() + b"\n\n"
+
+
+class _Whole:
+    """A body of one piece."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    def __aiter__(self) -> _Whole:
+        return self
+
+    async def __anext__(self) -> bytes:
+        body, self._body = self._body, b""
+        if not body:
+            raise StopAsyncIteration
+        return body
+
+
+class _Events:
+    """The events of a streamed answer, one piece for each burst of tokens.
+
+    A class, not a generator: one left unfinished would be closed by the garbage collector, at a time of its choosing.
+    """
+
+    def __init__(self, answer: _Answer) -> None:
+        self._answer = answer
+        self._sent = 0
+
+    def __aiter__(self) -> _Events:
+        return self
+
+    async def __anext__(self) -> bytes:
+        answer, sent = self._answer, self._sent
+        if answer.finished and sent == answer.tokens:
+            raise StopAsyncIteration
+        await answer.progress(sent)
+        self._sent = answer.tokens
+        role = {"role": "assistant"} if sent == 0 else {}
+        events = _chunk(answer, {**role, "content": TOKEN * (answer.tokens - sent)})
+        if not answer.finished:
+            return events
+        events += _chunk(answer, {}, "length")
+        if answer.call.include_usage:
+            events += _event({**_head(answer, "chat.completion.chunk"), "choices": [], "usage": _usage(answer)})
+        return events + b"data: [DONE]\n\n"

@@ -1,0 +1,315 @@
+"""The final chain on disk: what was appended is there after reopening, and nothing else passes for it."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from chain.audit.audit import StoreSource, verify_chain
+from chain.exceptions import StoreError
+from chain.state.state import account_key
+from chain.store.kv import LevelStore, MemoryStore
+from chain.store.reader import StoredChain, load_stored_genesis
+from chain.store.writer import BlockStore
+from chain.transition.block import apply_block
+from chain.types.votes import Certificate
+from tests.chain.builders import PARAMETERS, Chain
+from tests.chain.forgeries import DAMAGES, Finals, damage_file, fill_store, flip, make_busy_chain
+
+
+def append(blocks: BlockStore, chain: Chain, upto: int, mark: tuple[int, bytes] | None = None) -> None:
+    """Append the blocks of ``chain`` after the last one up to a height, under one certificate."""
+    parent, state, pairs = blocks.header, blocks.state, []
+    for block in chain.blocks[blocks.height : upto]:
+        transition = apply_block(chain.genesis, parent, state, block)
+        pairs.append((block, transition))
+        parent, state = block.header, transition.state
+    blocks.append(pairs, chain.finality(chain.blocks[upto - 1]), mark)
+
+
+def make_chain() -> Chain:
+    chain = Chain()
+    one, other = chain.users
+    chain.append([chain.transfer(one, other, 1_000)])
+    chain.append([chain.transfer(one, other, 10**12), chain.bond(other, 5_000)])  # the first fails, and pays its fee
+    chain.append([chain.hold(one, 0)])
+    chain.append()
+    return chain
+
+
+def test_what_was_appended_is_there_after_reopening(tmp_path: Path) -> None:
+    chain = make_chain()
+    blocks = BlockStore(LevelStore(tmp_path / "db"), chain.genesis)
+    assert (blocks.height, blocks.header, blocks.journal_mark) == (0, chain.genesis.header, None)
+    append(blocks, chain, 1)
+    append(blocks, chain, 3, (7, b"\x07" * 32))
+    append(blocks, chain, 4)
+    blocks.close()
+    store = LevelStore(tmp_path / "db", create=False)
+    assert load_stored_genesis(store) == chain.genesis
+    blocks = BlockStore(store, chain.genesis)
+    assert blocks.header == chain.head and blocks.state.root == chain.state.root
+    assert [blocks.block(height) for height in range(1, 5)] == chain.blocks
+    assert blocks.block(0) is None and blocks.block(5) is None
+    assert [blocks.certificate(height) is not None for height in range(1, 5)] == [True, False, True, True]
+    nearest = blocks.nearest_certificate(2)
+    assert nearest is not None and nearest[0] == 3 and nearest[1] == chain.finality(chain.blocks[2])
+    assert blocks.nearest_certificate(5) is None
+    assert blocks.journal_mark == (7, b"\x07" * 32), "a batch without a mark keeps the one before"
+    for block in chain.blocks:
+        assert blocks.height_of_block(block.id) == block.height
+        for index, operation in enumerate(block.body.operations):
+            assert blocks.find_operation(operation.id) == (block.height, index)
+    assert blocks.height_of_block(bytes(32)) is None and blocks.find_operation(bytes(32)) is None
+    failures = blocks.failures(2)
+    assert failures[0] is not None and "available" in failures[0] and failures[1] is None
+    assert blocks.failures(1) == []
+    store.close()
+
+
+def test_blocks_must_follow_one_another() -> None:
+    chain = make_chain()
+    blocks = BlockStore(MemoryStore(), chain.genesis)
+    transition = apply_block(chain.genesis, chain.genesis.header, chain.genesis.state, chain.blocks[0])
+    with pytest.raises(ValueError, match="does not follow"):
+        blocks.append([(chain.blocks[1], transition)], chain.finality(chain.blocks[1]))
+    assert blocks.height == 0
+
+
+def test_another_chain_is_refused() -> None:
+    store = MemoryStore()
+    BlockStore(store, make_chain().genesis)
+    with pytest.raises(StoreError, match="belongs to chain"):
+        BlockStore(store, Chain(name="another").genesis)
+
+
+def test_a_database_of_something_else_is_refused() -> None:
+    store = MemoryStore()
+    store.write({b"x": b"y"})
+    with pytest.raises(StoreError, match="no genesis"):
+        BlockStore(store, make_chain().genesis)
+
+
+def test_state_and_last_block_belong_together() -> None:
+    """Whatever damage leaves behind, a node never goes on from a state that is not its last block's."""
+    chain = make_chain()
+    entry = b"s" + account_key(chain.users[0].public_key)
+    for damage in ({entry: None}, {b"mheight": (3).to_bytes(8, "big")}, {b"b" + (4).to_bytes(8, "big"): None}):
+        store = MemoryStore()
+        append(BlockStore(store, chain.genesis), chain, 4)
+        store.write(damage)
+        with pytest.raises(StoreError):
+            BlockStore(store, chain.genesis)
+
+
+def test_an_append_that_fails_changes_nothing() -> None:
+    class FullDisk(MemoryStore):
+        full = False
+
+        def write(self, changes):  # type: ignore[no-untyped-def]
+            if self.full:
+                raise StoreError("the disk is full")
+            super().write(changes)
+
+    chain, store = make_chain(), FullDisk()
+    blocks = BlockStore(store, chain.genesis)
+    append(blocks, chain, 1)
+    before = (blocks.header, blocks.state.root, blocks.height, dict(store.items(b"")))
+    store.full = True
+    with pytest.raises(StoreError, match="full"):
+        append(blocks, chain, 3)
+    assert (blocks.header, blocks.state.root, blocks.height, dict(store.items(b""))) == before
+    store.full = False
+    append(blocks, chain, 4)
+    assert BlockStore(store, chain.genesis).height == 4
+
+
+def test_the_certificate_must_be_of_the_last_block() -> None:
+    chain, store = make_chain(), MemoryStore()
+    blocks = BlockStore(store, chain.genesis)
+    transition = apply_block(chain.genesis, chain.genesis.header, chain.genesis.state, chain.blocks[0])
+    before = dict(store.items(b""))
+    with pytest.raises(ValueError, match="not of the last block"):
+        blocks.append([(chain.blocks[0], transition)], chain.finality(chain.blocks[1]))
+    with pytest.raises(ValueError, match="not of the last block"):
+        blocks.append([], chain.finality(chain.blocks[0]))
+    assert blocks.height == 0 and dict(store.items(b"")) == before
+
+
+@pytest.mark.parametrize("key", [b"mheight", b"mformat", b"mgenesis"])
+@pytest.mark.parametrize("value", [None, b"", b"garbage"])
+def test_the_beginning_of_a_store_is_damaged(key: bytes, value: bytes | None) -> None:
+    chain, store = make_chain(), MemoryStore()
+    append(BlockStore(store, chain.genesis), chain, 4)
+    store.write({key: value})
+    with pytest.raises(StoreError):
+        BlockStore(store, chain.genesis)
+    with pytest.raises(StoreError):
+        StoredChain(store)
+
+
+def test_damaged_entries_are_named_when_they_are_read() -> None:
+    chain, store = make_chain(), MemoryStore()
+    blocks = BlockStore(store, chain.genesis)
+    append(blocks, chain, 4)
+    two = (2).to_bytes(8, "big")
+    store.write({b"b" + two: b"garbage", b"f" + two: b"garbage", b"x" + two: b"garbage"})
+    for read in (blocks.block, blocks.certificate, blocks.nearest_certificate, blocks.failures):
+        with pytest.raises(StoreError, match="block 2"):
+            read(2)
+    assert blocks.raw_block(2) == blocks.raw_certificate(2) == b"garbage"
+
+
+def test_a_state_entry_that_was_changed_is_refused() -> None:
+    chain, store = make_chain(), MemoryStore()
+    append(BlockStore(store, chain.genesis), chain, 4)
+    for key, value in list(store.items(b"s")):
+        for changed in (None, flip(value, len(value) // 2), b""):
+            store.write({key: changed})
+            with pytest.raises(StoreError):
+                BlockStore(store, chain.genesis)
+        store.write({key: value})
+    for key in (b"s", b"s?", b"s" + account_key(bytes(32))):
+        store.write({key: replace(chain.account(chain.users[0]), nonce=9).encode()})
+        with pytest.raises(StoreError):
+            BlockStore(store, chain.genesis)
+        store.write({key: None})
+    assert BlockStore(store, chain.genesis).height == 4
+
+
+LENGTH = 40
+
+
+@pytest.fixture(scope="module")
+def busy() -> tuple[Chain, Finals]:
+    return make_busy_chain(LENGTH)
+
+
+@pytest.fixture(scope="module")
+def directory(busy: tuple[Chain, Finals], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database of a busy chain, in several tables and a log."""
+    chain, finals = busy
+    path = tmp_path_factory.mktemp("chain") / "db"
+    for last in (10, 25, LENGTH):
+        store = LevelStore(path)
+        fill_store(store, chain, {height: final for height, final in finals.items() if height <= last})
+        store.close()
+    return path
+
+
+def check_whatever_is_left(path: Path, chain: Chain, finals: dict[int, Certificate]) -> str:
+    """Either it is refused, or the audit finds fault, or it is the chain as it was after some batch."""
+    try:
+        store = LevelStore(path, create=False)
+    except StoreError:
+        return "refused"
+    try:
+        report = verify_chain(StoreSource(store), threads=1)
+        if not report.ok:
+            return "at fault"
+        blocks = BlockStore(store, chain.genesis)
+        height = blocks.height
+        assert height == 0 or height in finals, "a batch is whole"
+        assert [blocks.block(number) for number in range(1, height + 1)] == chain.blocks[:height]
+        assert blocks.state.root == report.state_root == chain.states[height].root
+        mark = blocks.journal_mark
+        assert mark == ((height, mark[1]) if mark else None)
+        return "whole" if height == LENGTH else "shorter"
+    except StoreError:
+        return "refused"
+    finally:
+        store.close()
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_is_never_silent(busy: tuple[Chain, Finals], directory: Path, tmp_path: Path, damage: str) -> None:
+    chain, finals = busy
+    names = [file.name for file in sorted(directory.iterdir())]
+    assert sum(name.endswith(".ldb") for name in names) >= 2
+    outcomes = []
+    for name in names:
+        rng = random.Random(f"{damage} {name}")
+        for _ in range(1 if damage == "deleted" else 4):
+            copy = tmp_path / "copy"
+            shutil.copytree(directory, copy)
+            damage_file(copy / name, damage, rng)
+            outcomes.append(check_whatever_is_left(copy, chain, finals))
+            shutil.rmtree(copy)
+    assert "refused" in outcomes and "whole" in outcomes  # LevelDB's log for people holds nothing
+
+
+def test_a_hole_that_the_state_does_not_show_is_found_by_the_audit(tmp_path: Path) -> None:
+    """The end of a manifest is lost, and with it a table: its blocks are gone, later ones are there.
+
+    All blocks are empty and by one validator, so that each overwrites what the one before changed in the state.
+    """
+    chain = Chain(1, parameters=replace(PARAMETERS, epoch_heights=100))
+    for _ in range(30):
+        chain.append()
+    path = tmp_path / "db"
+    store = LevelStore(path)
+    append(BlockStore(store, chain.genesis), chain, 10)
+    store.close()
+    store = LevelStore(path)
+    (manifest,) = path.glob("MANIFEST-*")
+    size = manifest.stat().st_size
+    append(BlockStore(store, chain.genesis), chain, 20)
+    store._db.compact_range()  # the log of this session becomes a table, of which only the manifest knows
+    append(BlockStore(store, chain.genesis), chain, 30)
+    store.close()
+    manifest.write_bytes(manifest.read_bytes()[:size])
+    store = LevelStore(path, create=False)
+    blocks = BlockStore(store, chain.genesis)
+    assert blocks.height == 30 and blocks.block(30) == chain.blocks[-1]
+    assert blocks.block(15) is None
+    fault = verify_chain(StoreSource(store)).fault
+    assert fault is not None and (fault.height, fault.reason) == (11, "block 11 is missing")
+    store.close()
+
+
+APPENDER = """
+import sys
+from pathlib import Path
+from chain.store.writer import BlockStore
+from chain.store.kv import LevelStore
+from tests.chain.forgeries import get_transitions, make_busy_chain
+chain, finals = make_busy_chain(40)
+blocks = BlockStore(LevelStore(Path(sys.argv[1])), chain.genesis)
+transitions = get_transitions(chain)
+for height in sorted(finals):
+    if height > blocks.height:
+        blocks.append(transitions[blocks.height : height], finals[height], (height, bytes(32)))
+        print(height, flush=True)
+        sys.stdin.readline()
+"""
+
+
+def test_a_chain_is_whole_after_kill_9(busy: tuple[Chain, Finals], tmp_path: Path) -> None:
+    """The process is killed right after it was told to go on, at some point of its next batch."""
+    chain, finals = busy
+    path, said = tmp_path / "db", 0
+    for delay in (0.0, 0.0005, 0.002):
+        process = subprocess.Popen(
+            [sys.executable, "-c", APPENDER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdin is not None and process.stdout is not None
+        for _ in range(3):
+            said = int(process.stdout.readline())
+            process.stdin.write("\n")
+            process.stdin.flush()
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        store = LevelStore(path, create=False)
+        report = verify_chain(StoreSource(store))
+        assert report.ok and report.height >= said and report.height in finals, report.fault
+        assert BlockStore(store, chain.genesis).journal_mark == (report.height, bytes(32))
+        store.close()

@@ -1,0 +1,723 @@
+"""The ledger against a second implementation: random histories must leave both with the same books.
+
+Operations of every kind, sound and unsound, replayed and forged, go through ``build_block`` and ``state_transition`` in
+blocks at random times; ``tests.chain.reference`` executes the same ones. The validators among the people vote on every
+block, some of them late or not at all, leave out views when it is their turn, lie and are found out; people join them
+and leave. After every block the whole state must be what the reference says, entry by entry, the outcome of each
+operation the same, and the sum of all credit what it was at genesis.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import ClassVar, get_args
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+
+from chain.codec import Record
+from chain.crypto import KeyPair, hash_bytes
+from chain.exceptions import InvalidBlock
+from chain.state.beacon import Beacon, make_onion
+from chain.state.lottery import ServingEntry, ServingTable
+from chain.state.state import (
+    BEACON_KEY,
+    HISTORY_KEY,
+    REGISTRATIONS_KEY,
+    TOTALS_KEY,
+    TURNOUT_KEY,
+    Account,
+    Agenda,
+    Duty,
+    HoldWindow,
+    OpenHold,
+    RecentBlock,
+    Registrations,
+    Totals,
+    Turnout,
+    Unbonding,
+    account_key,
+    agenda_key,
+    committee_key,
+    compute_supply,
+    duty_key,
+    hold_key,
+    table_key,
+    window_key,
+)
+from chain.transition import registration
+from chain.types.operations import (
+    SALT_SIZE,
+    Bond,
+    Capture,
+    CaptureItem,
+    Delivery,
+    Dispute,
+    Enroll,
+    Evidence,
+    Hold,
+    NoncedOperation,
+    Operation,
+    Recommit,
+    Register,
+    Release,
+    Retire,
+    Serve,
+    SignedOperation,
+    Transfer,
+    Unbond,
+    Unjail,
+    Usage,
+    Withdraw,
+    compute_hold_id,
+    sign_operation,
+)
+from chain.types.validators import ValidatorSet
+from chain.types.votes import NO_BLOCK, Certificate, Vote, VoteKind, sign_vote
+from tests.chain.builders import MODEL, PARAMETERS, Chain, make_key
+from tests.chain.reference import Reference
+
+RULES = replace(
+    PARAMETERS,
+    epoch_heights=5,  # four blocks whose votes count: exactly one half is possible
+    unbonding_epochs=1,
+    committee_size=5,
+    entry_fee=900,
+    register_grant=1_200,
+    register_cap=1,
+    register_difficulty=1,
+    newcomer_share=200,
+)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_work() -> Iterator[None]:
+    """Proofs of work cost next to nothing here; what they are worth is tested elsewhere."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(registration, "hash_slowly", lambda challenge, salt, *cost: hash_bytes("quick", challenge, salt))
+    registration.is_proof.cache_clear()
+    yield
+    patch.undo()
+    registration.is_proof.cache_clear()
+
+
+PEOPLE = 8
+ENOUGH = 10
+"""How often each kind of operation has to be done, and how often turned down, for its rules to be tested."""
+people = st.integers(0, PEOPLE - 1)
+indices = st.integers(0, 1000)
+
+amounts = st.sampled_from([0, 1, 700, 1_000, 1_000, 1_500, 2_500, 2_500, 4_000, "half", "all", "all + 1"])
+"""An amount, or one relative to what there is to spend."""
+
+
+def sometimes(*faults: str, one_in: int = 8) -> st.SearchStrategy[str]:
+    """One of the faults now and then, "" mostly: of several faults only the first rule would be tested."""
+    return st.sampled_from([""] * ((one_in - 1) * len(faults)) + list(faults))
+
+
+pauses = st.sampled_from([400, 400, 0])
+NONCE_FAULTS = sometimes("used nonce", "later nonce", one_in=3)
+DUTY_FAULTS = sometimes("no tip", "foreign tip", "somebody", "twice", one_in=3)
+
+
+def resolve(amount: int | str, whole: int) -> int:
+    return amount if isinstance(amount, int) else {"all": whole, "all + 1": whole + 1, "half": whole // 2}[amount]
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    outcomes: ClassVar[Counter[tuple[str, str]]] = Counter()
+    """How often each kind of operation was done, failed or was refused, in all histories."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.chain = Chain(4, 2, stakes=[2_000, 8_000, 4_000, 1_500], available=60_000, parameters=RULES)
+        self.reference = Reference(self.chain.genesis)
+        self.people = [*self.chain.validators, *self.chain.users, *(make_key(f"stranger {n}") for n in range(2))]
+        self.chain.keys = {key.public_key: key for key in self.people}
+        self.queue: list[tuple[SignedOperation, tuple[bool | None, ...]]] = []
+        self.signed: list[tuple[SignedOperation, tuple[bool | None, ...]]] = []
+        self.holds: list[tuple[KeyPair, Hold, bytes]] = []
+        self.tops = [0] * PEOPLE
+        self.absent: set[int] = set()
+        self.late: list[Vote] = []
+        self.reveals: dict[bytes, bytes] = {}
+        """By tip, of all onions in use."""
+        for key in self.chain.validators:
+            self.peel(key, 0)
+
+    def peel(self, key: KeyPair, number: int) -> bytes:
+        """The tip of an onion, whose layers the validators know from now on."""
+        onion = make_onion(key, self.chain.genesis.beacon, number, RULES.epoch_heights)
+        tip: bytes | None = onion.tip
+        for _ in range(120):
+            if tip is not None and (reveal := onion.find_reveal(tip)) is not None:
+                self.reveals[tip], tip = reveal, reveal
+        return onion.tip
+
+    def ask(self, key: KeyPair, operation: Operation, receipts: tuple[bool | None, ...] = ()) -> None:
+        entry = (sign_operation(key, self.chain.genesis.chain_id, operation), receipts)
+        self.queue.append(entry)
+        self.signed.append(entry)
+        if len(self.queue) >= 5:
+            self.make_block(1_000)
+
+    @rule(who=people, to=people, amount=amounts, fault=NONCE_FAULTS)
+    def send(self, who: int, to: int, amount: int | str, fault: str) -> None:
+        key = self.people[who]
+        whole = self.reference.available[key.public_key]
+        self.ask(key, Transfer(self.next_nonce(key, fault), self.people[to].public_key, resolve(amount, whole)))
+
+    @rule(who=people, amount=amounts, fault=NONCE_FAULTS)
+    def bond(self, who: int, amount: int | str, fault: str) -> None:
+        key = self.people[who]
+        whole = self.reference.available[key.public_key]
+        self.ask(key, Bond(self.next_nonce(key, fault), resolve(amount, whole)))
+
+    @rule(who=people, amount=amounts, fault=NONCE_FAULTS)
+    def unbond(self, who: int, amount: int | str, fault: str) -> None:
+        key = self.people[who]
+        whole = self.reference.bonded[key.public_key]
+        self.ask(key, Unbond(self.next_nonce(key, fault), resolve(amount, whole)))
+
+    @rule(who=people, fault=NONCE_FAULTS)
+    def withdraw(self, who: int, fault: str) -> None:
+        """Rather somebody who has something to withdraw."""
+        ripe = [key for key in self.people if min(self.get_parts(key), default=1e9) <= self.reference.epoch]
+        key = ripe[who % len(ripe)] if ripe and not fault else self.people[who]
+        self.ask(key, Withdraw(self.next_nonce(key, fault)))
+
+    @rule(
+        who=people,
+        models=st.sampled_from([(MODEL,), (MODEL,), (), ("large", MODEL), ("large",)]),
+        fault=NONCE_FAULTS,
+    )
+    def serve(self, who: int, models: tuple[str, ...], fault: str) -> None:
+        key = self.people[who]
+        self.ask(key, Serve(self.next_nonce(key, fault), models))
+
+    def next_nonce(self, key: KeyPair, fault: str = "") -> int:
+        queued = sum(hasattr(o.operation, "nonce") and o.signer == key.public_key for o, _ in self.queue)
+        nonce = self.reference.nonce[key.public_key] + queued
+        return {"used nonce": max(0, nonce - 1), "later nonce": nonce + 1}.get(fault, nonce)
+
+    @rule(who=people, kind=st.sampled_from([Enroll, Retire]), onion=st.integers(1, 3), fault=DUTY_FAULTS)
+    def come_or_go(self, who: int, kind: type[NoncedOperation], onion: int, fault: str) -> None:
+        self.change_duty(who, kind, onion, fault)
+
+    @rule(who=people, kind=st.sampled_from([Unjail, Recommit]), onion=st.integers(1, 3), fault=DUTY_FAULTS)
+    def go_on(self, who: int, kind: type[NoncedOperation], onion: int, fault: str) -> None:
+        self.change_duty(who, kind, onion, fault)
+
+    def change_duty(self, who: int, kind: type[NoncedOperation], onion: int, fault: str) -> None:
+        key, duties = self.people[who], self.reference.duties
+        if fault != "somebody":  # rather somebody who may
+            fitting = {
+                Enroll: [
+                    k
+                    for k in self.people
+                    if (k.public_key not in duties or not duties[k.public_key].enrolled)
+                    and self.reference.available[k.public_key] > 5_000
+                ],
+                Unjail: [
+                    k
+                    for k in self.people
+                    if k.public_key in duties and 0 < duties[k.public_key].jailed <= self.reference.epoch
+                ],
+            }.get(kind, [k for k in self.people if k.public_key in duties])
+            if not fitting and kind is Unjail and who % 2:
+                kind, fitting = Recommit, [k for k in self.people if k.public_key in duties]
+            key = fitting[who % len(fitting)] if fitting else key
+        nonce = self.next_nonce(key)
+        if kind is Enroll and not fault and self.reference.bonded[key.public_key] < RULES.min_validator_bond:
+            self.ask(key, Bond(nonce, 2_000))
+            nonce = self.next_nonce(key)
+        times = 2 if fault == "twice" else 1
+        if kind in (Retire, Unjail):
+            for number in range(nonce, nonce + times):
+                self.ask(key, Retire(number) if kind is Retire else Unjail(number))
+            return
+        tip = self.peel(key, onion)
+        if fault == "no tip":
+            tip = bytes(32)
+        elif fault == "foreign tip" and key not in self.chain.validators:  # which it can never open
+            tip = hash_bytes("foreign", key.public_key)
+        for number in range(nonce, nonce + times):
+            self.ask(key, Enroll(number, tip, onion) if kind is Enroll else Recommit(number, tip, onion))
+
+    @rule(
+        who=people,
+        finder=people,
+        kinds=st.sampled_from([(1, 1), (3, 3), (2, 3), (3, 2)]),
+        ago=st.sampled_from([0, 0, 0, 1, 1, 2, -1]),
+        view=st.integers(1, 2),
+        fault=sometimes("honest", "order", "forged", "two views", "two signers", "anybody", one_in=2),
+        seldom=st.sampled_from(["", "no", "no"]),
+    )
+    def lie(self, who: int, finder: int, kinds: tuple[int, int], ago: int, view: int, fault: str, seldom: str) -> None:
+        if seldom != "":
+            return
+        punished = {key for key, duty in self.reference.duties.items() if duty.clean > self.reference.epoch}
+        liars = [key for key in self.people if key.public_key in self.reference.duties.keys() - punished]
+        liar, epoch = self.people[who], max(0, self.reference.epoch - ago)
+        if fault != "anybody" and liars:
+            liar = liars[who % len(liars)]
+        if fault == "honest":
+            kinds = (1, 2) if view == 1 else (1, 3)
+        votes = [
+            sign_vote(
+                self.people[(who + number) % PEOPLE] if fault == "two signers" else liar,
+                self.chain.genesis.chain_id,
+                VoteKind(kind),
+                epoch,
+                view + (number if fault == "two views" else 0),
+                NO_BLOCK if kind == 2 else hash_bytes("lie", bytes([number])),
+            )
+            for number, kind in enumerate(kinds)
+        ]
+        if fault == "forged":
+            votes[1] = replace(votes[1], signature=votes[0].signature)
+        first, second = sorted(votes, key=Vote.encode, reverse=fault == "order")
+        self.ask(self.people[finder], Evidence(first, second), (fault != "forged",))
+
+    @rule(who=st.sampled_from([PEOPLE - 1, PEOPLE - 2, PEOPLE - 2, 5]), ago=st.sampled_from([0, 0, 0, 1, 2]))
+    def register(self, who: int, ago: int) -> None:
+        key, epoch = self.people[who], max(0, self.reference.epoch - ago)
+        if ago == 0 and self.reference.bonded[key.public_key]:  # seldom what must be refused
+            return
+        source = self.reference.sources.get(epoch, bytes(32))
+        challenge = registration.compute_challenge(self.chain.genesis, source, key.public_key)
+        salt = bytes(SALT_SIZE - 1) + bytes([ago])
+        good = hash_bytes("quick", challenge, salt)[0] < 128  # one bit
+        self.ask(key, Register(epoch, salt, (MODEL,)), (good,))
+
+    @rule(absent=st.sets(st.integers(0, PEOPLE - 1), max_size=3))
+    def leave_the_room(self, absent: set[int]) -> None:
+        self.absent = absent
+
+    @rule(
+        who=people,
+        amount=amounts,
+        attempt=st.sampled_from([0, 0, 0, 1, 2]),
+        lifetime=st.sampled_from([1_500, 5_000, 10_001, 12_000, 19_999, 20_000]),
+        fault=sometimes(
+            "used seq", "last seq", "too far", "attempt", "old epoch", "older epoch", "next epoch", "payee", "model",
+            "deadline", one_in=3,
+        ),
+    )  # fmt: skip
+    def hold(self, who: int, amount: int | str, attempt: int, lifetime: int, fault: str) -> None:
+        key, reference = self.people[who], self.reference
+        top = self.tops[who]
+        seq = {"used seq": max(0, top - 1), "last seq": top + 255, "too far": top + 256}.get(fault, top)
+        attempt = 3 if fault == "attempt" else attempt
+        epoch = reference.epoch + {"old epoch": -1, "older epoch": -2, "next epoch": 1}.get(fault, 0)
+        epoch = max(0, epoch)
+        model = "unknown" if fault == "model" else MODEL
+        payee = reference.draw(epoch, key.public_key, seq, attempt, model)
+        if payee is None or fault == "payee":
+            payee = self.people[(who + 1) % PEOPLE].public_key
+        deadline = reference.time + (30_000 if fault == "deadline" else lifetime)
+        digest = hash_bytes("request", bytes([attempt]))
+        amount = resolve(amount, reference.available[key.public_key])
+        operation = Hold(payee, amount, epoch, seq, attempt, model, digest, deadline)
+        self.holds.append((key, operation, compute_hold_id(key.public_key, seq, attempt)))
+        self.tops[who] = max(top, seq + 1) if fault != "too far" else top
+        self.ask(key, operation)
+
+    def pick(self, index: int, pending: bool | None, payee: bytes | None = None) -> tuple[KeyPair, Hold, bytes] | None:
+        """A hold that is open and (not) captured, if there is one; any that ever was asked for when that is None."""
+        entries = self.reference.holds
+        fitting = [
+            asked
+            for asked in self.holds
+            if payee in (None, asked[1].payee)
+            and (pending is None or (asked[2] in entries and (entries[asked[2]].pending is not None) is pending))
+        ]
+        return fitting[-1 - index % len(fitting)] if fitting else None
+
+    @rule(
+        index=indices,
+        to=people,
+        left=st.sampled_from([0, 0, 150]),
+        amounts=st.lists(st.sampled_from([0, 30, 150, 700, 2_500]), min_size=1, max_size=3),
+    )
+    def capture_with_nothing(self, index: int, to: int, left: int, amounts: list[int]) -> None:
+        """Whoever has been promised something spends the rest: the fee must come out of what it captures."""
+        for seq in range(2):
+            self.hold(who=(index + seq) % PEOPLE, amount=2_500, attempt=0, lifetime=20_000, fault="")
+        self.make_block(1)  # what is queued is paid from the same purse
+        if not (picked := self.pick(index, False)):
+            return
+        payee, reference = picked[1].payee, self.reference
+        key, whole = next(key for key in self.people if key.public_key == payee), reference.available[payee]
+        amount = whole
+        for _ in range(3):  # the fee is by the bytes of the operation that pays it
+            transfer = Transfer(self.next_nonce(key), self.people[to].public_key, amount)
+            signed = sign_operation(key, self.chain.genesis.chain_id, transfer)
+            amount = max(0, whole - left - len(signed.encoded) * RULES.fee_per_byte)
+        self.ask(key, replace(transfer, amount=amount))
+        found = [name for name, entry in reference.holds.items() if entry.payee == payee and entry.pending is None]
+        items = [
+            CaptureItem(Delivery(name, amount, hash_bytes("answer"), Usage(amount, 0), "stop"), None)
+            for name, amount in zip(found, amounts, strict=False)
+        ]
+        if items:
+            self.ask(key, Capture(tuple(items)), (None,) * len(items))
+
+    @rule(
+        picks=st.lists(indices, min_size=1, max_size=3),
+        amount=st.sampled_from(["all", "half", "all", "half", "nothing"]),
+        receipt=st.sampled_from([True, None, None]),
+        fault=sometimes("amount", "price", "forged", "other hold", "thief", "twice", one_in=3),
+    )
+    def capture(self, picks: list[int], amount: str, receipt: bool | None, fault: str) -> None:
+        chosen: dict[bytes, tuple[CaptureItem, bool | None]] = {}
+        payee: bytes | None = None
+        for index in picks:
+            picked = self.pick(index, None if fault == "twice" else False, payee)
+            if picked is None:
+                return
+            payer, hold, name = picked
+            payee = hold.payee
+            asked = hold.amount + 1 if fault == "amount" else 0 if amount == "nothing" else resolve(amount, hold.amount)
+            usage = Usage(0, 0) if fault == "price" else Usage(asked // 2, asked // 20 + 1)
+            delivery = Delivery(name, asked, hash_bytes("answer"), usage, "stop")
+            chosen[name] = self.accept(payer, delivery, receipt, fault)
+        key = next(key for key in self.people if (key.public_key == payee) is not (fault == "thief"))
+        self.ask(key, Capture(tuple(item for item, _ in chosen.values())), tuple(good for _, good in chosen.values()))
+
+    def accept(
+        self, payer: KeyPair, delivery: Delivery, receipt: bool | None, fault: str
+    ) -> tuple[CaptureItem, bool | None]:
+        """The delivery with its receipt, and whether that is good (None: there is none)."""
+        chain_id = self.chain.genesis.chain_id
+        if fault == "forged":
+            payer = next(key for key in self.people if key is not payer)
+        signed = replace(delivery, hold=bytes(32)) if fault == "other hold" else delivery
+        if fault in ("forged", "other hold"):
+            return CaptureItem(delivery, payer.sign("receipt", chain_id, signed.encode())), False
+        if receipt is None:
+            return CaptureItem(delivery, None), None
+        return CaptureItem(delivery, payer.sign("receipt", chain_id, delivery.encode())), True
+
+    @rule(
+        who=people,
+        index=indices,
+        dispute=st.sampled_from([True, True, False]),
+        fault=sometimes("any", "thief", one_in=4),
+    )
+    def release_or_dispute(self, who: int, index: int, dispute: bool, fault: str) -> None:
+        if picked := self.pick(index, None if fault == "any" else dispute):
+            if dispute:
+                self.ask(self.people[who] if fault == "thief" else picked[0], Dispute(picked[2]))
+            else:
+                self.ask(self.people[who], Release(picked[2]))
+
+    @rule(
+        who=people,
+        by=people,
+        end=st.sampled_from(
+            ["dispute", "dispute", "dispute", "dispute by another", "dispute of nothing", "late dispute"]
+        ),
+        pause=pauses,
+        amount=st.sampled_from([700, 1_500]),
+    )
+    def see_a_dispute_through(self, who: int, by: int, end: str, pause: int, amount: int) -> None:
+        self.see_a_hold_through(who, by, end, pause, amount)
+
+    @rule(
+        who=people,
+        by=people,
+        end=st.sampled_from(
+            ["release", "release", "release", "release at the deadline", "early release", "release of a capture"]
+        ),
+        pause=pauses,
+        amount=st.sampled_from([700, 1_500]),
+    )
+    def see_a_release_through(self, who: int, by: int, end: str, pause: int, amount: int) -> None:
+        self.see_a_hold_through(who, by, end, pause, amount)
+
+    def see_a_hold_through(self, who: int, by: int, end: str, pause: int, amount: int) -> None:
+        """A sound hold, mostly an unreceipted capture of it, and what somebody asks for then, in time or not."""
+        asked = self.ask_for_hold(who, amount)
+        if asked is None:
+            return
+        payer, hold, name = asked
+        self.wait(pause)
+        if end in ("dispute", "dispute by another", "late dispute", "release of a capture"):
+            payee = next(key for key in self.people if key.public_key == hold.payee)
+            delivery = Delivery(name, amount, hash_bytes("answer"), Usage(amount // 2, amount // 20 + 1), "stop")
+            self.ask(payee, Capture((CaptureItem(delivery, None),)), (None,))
+            self.wait(3_001 if end == "late dispute" else pause)
+        if "dispute" in end:
+            self.ask(self.people[by] if end == "dispute by another" else payer, Dispute(name))
+            self.wait(400)
+        else:
+            self.wait(pause)
+            self.ask(self.people[by], Release(name))
+            left = hold.deadline - self.reference.time  # to the very millisecond
+            self.wait({"release at the deadline": left, "early release": left - 1}.get(end, left + 1))
+
+    def wait(self, elapsed: int) -> None:
+        """For a block, unless no time is to pass."""
+        if elapsed > 0:
+            self.make_block(elapsed)
+
+    def ask_for_hold(self, who: int, amount: int) -> tuple[KeyPair, Hold, bytes] | None:
+        """A hold that nothing is wrong with, of ``who`` or, who cannot pay, of the richest."""
+        reference = self.reference
+        if reference.available[self.people[who].public_key] < amount + 5_000:
+            who = max(range(PEOPLE), key=lambda number: reference.available[self.people[number].public_key])
+        key, seq, epoch = self.people[who], self.tops[who], reference.epoch
+        payee = reference.draw(epoch, key.public_key, seq, 0, MODEL)
+        if payee is None or not reference.models[payee]:
+            return None
+        deadline = reference.time + 9_000
+        operation = Hold(payee, amount, epoch, seq, 0, MODEL, hash_bytes("request"), deadline)
+        self.holds.append((key, operation, compute_hold_id(key.public_key, seq, 0)))
+        self.tops[who] += 1
+        self.ask(key, operation)
+        return self.holds[-1]
+
+    @rule(who=people, early=st.sampled_from([0, 0, 1, 1, 2]), seldom=st.sampled_from(["", "no"]))
+    def see_stake_leave(self, who: int, early: int, seldom: str) -> None:
+        """Somebody unbonds, and withdraws in the first epoch that allows it, or in one of the last that do not."""
+        if seldom != "":
+            return
+        reference = self.reference
+        leaving = [key for key in self.people if any(e - early > reference.epoch for e in self.get_parts(key))]
+        key = leaving[who % len(leaving)] if leaving else self.people[who]
+        if not leaving:
+            bonded = [key for key in self.people if reference.own(key.public_key) > 1]
+            if not bonded:
+                return
+            key = bonded[who % len(bonded)]
+            self.ask(key, Unbond(self.next_nonce(key), reference.own(key.public_key) // 2))
+            self.make_block(1_000)
+        ripe = [epoch - early for epoch in self.get_parts(key) if epoch - early > reference.epoch]
+        self.wait_for_epoch(min(ripe, default=0))
+        self.ask(key, Withdraw(self.next_nonce(key)))
+        self.make_block(400)
+
+    @rule(who=people, finder=people, early=st.sampled_from([0, 0, 1]))
+    def see_a_jail_term_through(self, who: int, finder: int, early: int) -> None:
+        """Somebody in jail asks to come out in the first epoch that allows it, or in the last that does not."""
+        if not self.find_jailed():
+            self.lie(who, finder, (1, 1), 0, 1, "", "")
+            self.make_block(400)
+        if jailed := self.find_jailed():
+            key = jailed[who % len(jailed)]
+            self.wait_for_epoch(self.reference.duties[key.public_key].jailed - early)
+            self.ask(key, Unjail(self.next_nonce(key)))
+            self.make_block(400)
+
+    def find_jailed(self) -> list[KeyPair]:
+        duties = self.reference.duties
+        jailed = [key for key in self.people if key.public_key in duties and duties[key.public_key].jailed]
+        return [key for key in jailed if duties[key.public_key].enrolled]
+
+    def wait_for_epoch(self, epoch: int) -> None:
+        for _ in range(4 * RULES.epoch_heights):
+            if self.reference.epoch < epoch:
+                self.make_block(1_000)
+
+    def get_parts(self, key: KeyPair) -> dict[int, int]:
+        """What of somebody's stake is unbonding, by the epoch in which it comes free."""
+        return self.reference.unbonding[key.public_key]
+
+    @rule(index=indices)
+    def replay(self, index: int) -> None:
+        if self.signed:
+            self.queue.append(self.signed[index % len(self.signed)])
+
+    @rule(
+        elapsed=st.sampled_from([1, 400, 999, 1_000, 2_600, 5_000, 10_000, 10_001, 60_000]),
+        blocks=st.sampled_from([1, 2, 3, 4, 8]),
+        skipped=st.sampled_from([0] * 12 + [1, 1, 2, 2, 40]),
+        late=st.sampled_from(["all"] * 5 + ["none", "none", "old", "twice", "finalize", "view", "stranger"]),
+    )
+    def blocks(self, elapsed: int, blocks: int, skipped: int, late: str) -> None:
+        for _ in range(blocks):
+            self.make_block(elapsed, skipped, late)
+            skipped, late = 0, "all" if late != "none" else late
+
+    @rule(epochs=st.sampled_from([1, 1, 2, 3]), late=st.sampled_from(["all", "all", "none"]))
+    def let_time_pass(self, epochs: int, late: str) -> None:
+        for _ in range(epochs * RULES.epoch_heights):
+            self.make_block(1_000, 0, late)
+
+    def vote_on_parent(self) -> tuple[Certificate | None, list[KeyPair]]:
+        """What those who are not absent say about the last block; the votes of the others come late."""
+        if not self.chain.blocks:
+            return None, []
+        head, members = self.chain.head, self.reference.committees[self.chain.head.epoch]
+        voters = [key for key in self.people if key.public_key in members]
+        total = sum(members.values())
+        for number in sorted(self.absent):
+            rest = [key for key in voters if key is not self.people[number]]
+            if 3 * sum(members[key.public_key] for key in rest) > 2 * total:
+                voters = rest
+        chain_id, epoch, view = self.chain.genesis.chain_id, head.epoch, head.view
+        self.late += [
+            sign_vote(key, chain_id, VoteKind.NOTARIZE, epoch, view, head.id)
+            for key in self.people
+            if key.public_key in members and key not in voters
+        ]
+        return self.chain.parent_certificate(voters), voters
+
+    def choose_late(self, how: str) -> list[Vote]:
+        """Votes that a block carries besides: all that came since, or some that it must not carry."""
+        chain_id, epoch = self.chain.genesis.chain_id, self.reference.epoch
+        if how == "none":
+            return []
+        late = [vote for vote in self.late if vote.epoch == epoch][-6:]
+        if how == "old" or not late:
+            return self.late[-30:]
+        last, key = late[-1], self.chain.keys[late[-1].signer]
+        odd = {
+            "twice": last,
+            "finalize": sign_vote(key, chain_id, VoteKind.FINALIZE, epoch, last.view, last.block_id),
+            "view": sign_vote(key, chain_id, VoteKind.NOTARIZE, epoch, last.view + 1, last.block_id),
+            "stranger": sign_vote(make_key("x"), chain_id, VoteKind.NOTARIZE, epoch, last.view, last.block_id),
+        }
+        return [*late, odd[how]] if how in odd else late
+
+    def make_block(self, elapsed: int, skipped: int = 0, late: str = "all") -> None:
+        chain, reference = self.chain, self.reference
+        begun = bool(reference.height % RULES.epoch_heights)
+        first = reference.view + 1 if begun else 1
+        while True:  # who cannot open its tip cannot lead
+            leader = reference.leader(first + skipped)
+            assert chain.leader(first + skipped).public_key == leader
+            if (reveal := self.reveals.get(reference.duties[leader].tip)) is not None:
+                break
+            skipped += 1
+            if skipped > 60:
+                return
+        certificate, voters = self.vote_on_parent()
+        votes, signers = self.choose_late(late), {key.public_key for key in voters}
+        operations = [operation for operation, _ in self.queue]
+        arguments = {"elapsed": elapsed, "skipped": skipped, "parent_certificate": certificate, "reveal": reveal}
+        if not reference.count(chain.head.id, signers, votes):
+            with pytest.raises(InvalidBlock, match="late_votes"):
+                chain.propose(operations, late_votes=votes, **arguments)
+            votes = []
+            assert reference.count(chain.head.id, signers, votes)
+        self.late = [vote for vote in self.late if vote not in votes][-30:]
+        block, transition, rejected = chain.propose(operations, late_votes=votes, **arguments)
+        reference.begin_block(elapsed, first + skipped, leader, reveal)
+        failures, refusals = iter(transition.failures), iter(rejected)
+        for signed, good in self.queue:
+            outcome = reference.apply(signed.signer, signed.operation, len(signed.encoded), good)
+            self.outcomes[type(signed.operation).__name__, outcome] += 1
+            if outcome == "refused":
+                refused = next(refusals, None)
+                assert refused is not None and refused[0] is signed, signed.operation
+            else:
+                failure = next(failures)
+                assert (failure is None) is (outcome == "done"), (signed.operation, failure)
+        assert not [*failures, *refusals]
+        reference.end_block()
+        chain.accept(block, transition)
+        self.queue.clear()
+        self.compare()
+
+    def compare(self) -> None:
+        """The whole state, entry by entry."""
+        found = {leaf.key: leaf.record for leaf in self.chain.state.entries()}
+        expected = write_down(self.reference)
+        history = found.pop(HISTORY_KEY)
+        assert history == self.chain.state.history and self.chain.state.history.count == self.reference.height
+        assert {key: record for key, record in found.items() if expected.get(key) != record} == {}
+        assert found.keys() == expected.keys()
+
+    @invariant()
+    def nothing_is_made_or_lost(self) -> None:
+        supply = self.chain.state.totals.supply
+        assert compute_supply(self.chain.state) == supply == self.reference.supply == self.reference.total()
+        for _, account in self.chain.state.accounts():
+            parts = (account.available, account.held, account.bonded, *(part.amount for part in account.unbonding))
+            assert all(0 <= part <= supply for part in parts)
+
+
+def write_down(reference: Reference) -> dict[bytes, Record]:
+    """Every entry that the state must have, but for the history of blocks."""
+    entries: dict[bytes, Record] = {
+        TOTALS_KEY: Totals(reference.treasury, reference.supply),
+        BEACON_KEY: Beacon(
+            reference.epoch,
+            reference.beacon,
+            reference.sources[reference.epoch],
+            reference.sources[reference.epoch - 1],
+        ),
+    }
+    books = (reference.nonce, reference.available, reference.held, reference.bonded, reference.models)
+    for who in {key for book in books for key in book}:
+        parts = sorted(reference.unbonding[who].items())
+        account = Account(
+            reference.nonce[who],
+            reference.available[who],
+            reference.held[who],
+            reference.bonded[who],
+            tuple(Unbonding(amount, release) for release, amount in parts),
+            reference.models[who],
+            reference.grant[who],
+        )
+        if account != Account():
+            entries[account_key(who)] = account
+    for who, used in reference.used.items():
+        if used:
+            top = 1 + max(seq for seq, _ in used)
+            masks = bytearray(256)
+            for seq, attempt in used:
+                if seq >= top - 256:
+                    masks[top - 1 - seq] |= 1 << attempt
+            entries[window_key(who)] = HoldWindow(top, bytes(masks).rstrip(b"\0"))
+    for name, entry in reference.holds.items():
+        entries[hold_key(name)] = OpenHold(
+            entry.payer, entry.payee, entry.amount, entry.model, entry.digest, entry.deadline, entry.pending, entry.due
+        )
+    for second, names in reference.agenda.items():
+        if names:
+            entries[agenda_key(second)] = Agenda(tuple(names))
+    for who, duty in reference.duties.items():
+        entries[duty_key(who)] = Duty(
+            duty.enrolled, duty.since, duty.tip, duty.onion, *duty.coming, duty.jailed, duty.clean
+        )
+    for epoch, rows in reference.tables.items():
+        serving = tuple(ServingEntry(key, *row) for key, row in sorted(rows.items()))
+        entries[table_key(epoch)] = ServingTable(serving, RULES.newcomer_share)
+    for epoch, seats in reference.committees.items():
+        entries[committee_key(epoch)] = ValidatorSet.of(seats.items())
+    entries[TURNOUT_KEY] = write_turnout(reference)
+    if reference.registered:
+        entries[REGISTRATIONS_KEY] = Registrations(reference.registered)
+    return entries
+
+
+def write_turnout(reference: Reference) -> Turnout:
+    """Who took part in the epoch of the last block, by position in its committee."""
+    if not reference.height:
+        return Turnout(0, (), ())
+    last = (reference.height - 1) // RULES.epoch_heights
+    ranked = [each.public_key for each in ValidatorSet.of(reference.committees[last].items())]
+    recent = []
+    for block in reference.recent:
+        mask = sum(1 << position for position, key in enumerate(ranked) if key in block.voters)
+        recent.append(RecentBlock(block.block, block.view, mask.to_bytes(8, "big")))
+    return Turnout(reference.blocks, tuple(reference.counted[key] for key in ranked), tuple(recent))
+
+
+@pytest.mark.timeout(900)  # a failure takes minutes to shrink, and only then is worth reading
+def test_both_keep_the_same_books() -> None:
+    """And every kind of operation was executed often, and often turned down."""
+    outcomes = LedgerMachine.outcomes
+    outcomes.clear()
+    run_state_machine_as_test(LedgerMachine, settings=settings(max_examples=200, stateful_step_count=40))
+    for kind in get_args(Operation):
+        done, *refusals = (outcomes[kind.__name__, outcome] for outcome in ("done", "failed", "refused"))
+        assert min(done, sum(refusals)) >= ENOUGH, f"{kind.__name__}: {done} done, {sum(refusals)} turned down"

@@ -1,0 +1,595 @@
+"""The rendezvous: first contact through servers of a hash table, in memory, on loopback, and with the library's own."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import pytest
+import trio
+from libp2p import new_host
+from libp2p.abc import IHost
+from libp2p.crypto.ed25519 import create_new_key_pair
+from libp2p.kad_dht.kad_dht import DHTMode, KadDHT
+from libp2p.kad_dht.pb import kademlia_pb2 as pb
+from libp2p.peer.peerinfo import PeerInfo
+from libp2p.tools.anyio_service import background_trio_service
+from multiaddr import Multiaddr
+from trio.testing import MockClock
+
+import p2p.dht.service
+from chain.crypto import KeyPair
+from p2p.dht.kademlia import LIFETIME, MAX_KEY, Contact, get_rendezvous_key
+from p2p.dht.messages import MAX_MESSAGE, PROTOCOL
+from p2p.dht.service import (
+    CHECK_INTERVAL,
+    MAX_STREAMS_PER_PEER,
+    PEER_RATE,
+    PROVIDE_INTERVAL,
+    READ_TIMEOUT,
+    STRANGER_PATIENCE,
+    Rendezvous,
+)
+from p2p.discovery.service import Discovery
+from p2p.host.network import Libp2pNetwork
+from p2p.host.transport import DialRules
+from p2p.host.workarounds import ConnectionEvents, peer_id_of, public_key_of
+from p2p.length_prefixed import MessageStream
+from p2p.network import NetworkError, RawStream
+from p2p.runtime import RealRuntime, SimulatedRuntime
+from p2p.simulation.network import MemoryHub, MemoryNetwork
+from p2p.streams.exchanges import Streams
+from tests.p2p.hosts import LOOPBACK, eventually, key, network, running
+from tests.p2p.proxy import proxy
+
+CHAIN, OTHER_CHAIN = b"c" * 32, b"d" * 32
+pytestmark = pytest.mark.trio
+
+
+async def test_the_key_is_a_multihash_of_domain_and_chain_id() -> None:
+    digest = hashlib.sha256(b"wwwserve rendezvous 1" + CHAIN).digest()
+    assert get_rendezvous_key(CHAIN) == bytes([0x12, 0x20]) + digest != get_rendezvous_key(OTHER_CHAIN)
+
+
+# In memory
+
+
+class Company:
+    """In place of discovery, where days have to pass: so many members, and nothing is dialled."""
+
+    def __init__(self) -> None:
+        self.view = self
+        self.suggested: Mapping[bytes, tuple[str, ...]] = {}
+
+    def members(self) -> list[bytes]:
+        return []
+
+    def find(self, peer: bytes) -> None:
+        return None
+
+    def suggest(self, peers: Mapping[bytes, tuple[str, ...]]) -> None:
+        self.suggested = peers
+
+    async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
+        task_status.started()
+
+
+class Node:
+    """A node with discovery (unless ``alone``) and a rendezvous; ``servers`` are what it begins with."""
+
+    def __init__(
+        self,
+        hub: MemoryHub,
+        number: int,
+        servers: Sequence[Node] = (),
+        *,
+        chain: bytes = CHAIN,
+        listen: bool = True,
+        alone: bool = False,
+    ) -> None:
+        self.key = key(number)
+        address = f"/ip4/{10 + number}.0.0.1/tcp/4001"
+        self.network = MemoryNetwork(hub, self.key.public_key, listen, address=address)
+        self.streams = Streams(self.network)
+        runtime = SimulatedRuntime(number)
+        self.discovery: Any = Company() if alone else Discovery(self.network, self.streams, runtime, self.key, chain)
+        known = [(node.me, node.address) for node in servers]
+        self.rendezvous = Rendezvous(self.network, self.discovery, runtime, chain, known)
+        self.scope = trio.CancelScope()
+
+    @property
+    def me(self) -> bytes:
+        return self.key.public_key
+
+    @property
+    def address(self) -> str:
+        return self.network.listen_addresses[0]
+
+    async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
+        with self.scope:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(self.network.run)
+                await nursery.start(self.streams.run)
+                await nursery.start(self.discovery.run)
+                await nursery.start(self.rendezvous.run)
+                task_status.started()
+
+    def knows(self, *others: Node) -> bool:
+        return all(self.discovery.find(other.me) is not None for other in others)
+
+
+@asynccontextmanager
+async def world() -> AsyncIterator[tuple[MemoryHub, trio.Nursery]]:
+    hub = MemoryHub("rendezvous")
+    async with trio.open_nursery() as nursery:
+        await nursery.start(hub.run)
+        yield hub, nursery
+        nursery.cancel_scope.cancel()
+    assert not hub.errors
+
+
+async def test_nodes_find_each_other_through_the_server_of_another_chain(autojump_clock: MockClock) -> None:
+    async with world() as (hub, nursery):
+        server = Node(hub, 1, chain=OTHER_CHAIN)
+        nodes = [Node(hub, number, [server]) for number in range(2, 6)]
+        hidden = Node(hub, 6, [server], listen=False)
+        for node in (server, *nodes, hidden):
+            await nursery.start(node.run)
+        await eventually(lambda: all(node.knows(*nodes) for node in (*nodes, hidden)), 120)
+        assert not server.discovery.members() and not server.network.peers(), "visitors are no neighbours"
+        assert all(server.me not in node.network.peers() for node in (*nodes, hidden))
+        await trio.sleep(60)
+        told = server.rendezvous.records.find(nodes[0].rendezvous.key, trio.current_time())
+        assert set(told) == {Contact(node.me, (node.address,)) for node in nodes}, "who cannot be dialled is not named"
+        assert len(hidden.rendezvous.table) and not len(hidden.rendezvous.records)
+
+
+async def test_who_cannot_be_dialled_does_not_serve(autojump_clock: MockClock) -> None:
+    async with world() as (hub, nursery):
+        node, client = Node(hub, 1, listen=False), MemoryNetwork(hub, key(9).public_key)
+        await nursery.start(node.run)
+        await node.network.connect(client.me, client.listen_addresses)
+        with pytest.raises(NetworkError):
+            await ask(client, node.me, pb.Message(type="PING"))
+
+
+async def test_a_bootstrap_node_alone_is_enough(autojump_clock: MockClock) -> None:
+    """It is on the chain and a server, so whoever asks it finds at least itself."""
+    async with world() as (hub, nursery):
+        first = Node(hub, 1)
+        second = Node(hub, 2, [first])
+        for node in (first, second):
+            await nursery.start(node.run)
+        await eventually(lambda: first.knows(second) and second.knows(first), 60)
+        assert second.network.peers() == {first.me}
+
+
+async def test_it_is_quiet_when_nothing_is_needed(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(p2p.dht.service, "PROVIDE_INTERVAL", 900.0)
+    async with world() as (hub, nursery):
+        nodes = [Node(hub, 1, alone=True)]
+        for number in range(2, 8):
+            nodes.append(Node(hub, number, [nodes[0]], alone=True))
+        for node in nodes:
+            await nursery.start(node.run)
+        await trio.sleep(600)
+        for node in nodes:
+            node.discovery.members = lambda: [other.me for other in nodes[:3]]
+        await trio.sleep(2 * 900)
+        before = [node.rendezvous.questions for node in nodes]
+        await trio.sleep(4 * 900)
+        asked = [node.rendezvous.questions - old for node, old in zip(nodes, before, strict=True)]
+        # A renewal asks each of the six others once, and leaves a record with each: three messages.
+        assert all(2 * 18 <= count <= 6 * 18 for count in asked), asked
+        held = nodes[0].rendezvous.records.find(nodes[0].rendezvous.key, trio.current_time())
+        assert {one.peer for one in held} == {node.me for node in nodes[1:]}, "renewed before they expire"
+        assert LIFETIME > 2 * PROVIDE_INTERVAL
+
+
+async def test_lookups_that_find_nobody_become_rare(autojump_clock: MockClock) -> None:
+    async with world() as (hub, nursery):
+        server = Node(hub, 1, chain=OTHER_CHAIN, alone=True)
+        lonely = Node(hub, 2, [server], listen=False, alone=True)
+        for node in (server, lonely):
+            await nursery.start(node.run)
+        await trio.sleep(60)
+        assert 2 <= lonely.rendezvous.questions <= 6
+        await trio.sleep(12 * 3600)
+        assert 15 <= lonely.rendezvous.questions <= 30
+
+
+async def test_an_address_that_changes_is_announced_at_once(autojump_clock: MockClock) -> None:
+    async with world() as (hub, nursery):
+        server = Node(hub, 1, chain=OTHER_CHAIN)
+        node = Node(hub, 2, [server])
+        for one in (server, node):
+            await nursery.start(one.run)
+
+        def told() -> list[Contact]:
+            return server.rendezvous.records.find(node.rendezvous.key, trio.current_time())
+
+        await eventually(lambda: bool(told()), 30)
+        await trio.sleep(PROVIDE_INTERVAL / 3)
+        hub.move(node.me, "/ip4/99.0.0.1/tcp/4001")
+        await trio.sleep(3 * CHECK_INTERVAL)
+        assert told() == [Contact(node.me, ("/ip4/99.0.0.1/tcp/4001",))]
+
+
+async def test_servers_of_many_chains_are_one_table(autojump_clock: MockClock) -> None:
+    """Thirty nodes of three chains begin with one server; their records reach those nearest, not only that one."""
+    async with world() as (hub, nursery):
+        first = Node(hub, 1, chain=OTHER_CHAIN, alone=True)
+        chains = [bytes([number]) * 32 for number in range(3)]
+        nodes = [Node(hub, number, [first], chain=chains[number % 3], alone=True) for number in range(2, 32)]
+        for node in (first, *nodes):
+            await nursery.start(node.run)
+        await trio.sleep(120)
+        first.scope.cancel()
+        late = Node(hub, 70, [nodes[0]], chain=chains[0], alone=True)
+        await nursery.start(late.run)
+        same = {node.me: (node.address,) for node in nodes if node.rendezvous.key == late.rendezvous.key}
+        assert nodes[0].me not in same and len(same) == 10
+        assert await late.rendezvous.find() == same
+        assert late.rendezvous.questions <= 60
+
+
+async def test_a_server_that_is_gone_or_lies_costs_time_only(autojump_clock: MockClock) -> None:
+    async with world() as (hub, nursery):
+        target = Node(hub, 1)
+        gone = Node(hub, 2, chain=OTHER_CHAIN)
+        silent = MemoryNetwork(hub, key(3).public_key, address="/ip4/60.0.0.1/tcp/1")
+        liar = MemoryNetwork(hub, key(4).public_key, address="/ip4/61.0.0.1/tcp/1")
+        garbage = MemoryNetwork(hub, key(5).public_key, address="/ip4/62.0.0.1/tcp/1")
+
+        async def stay_silent(stream: RawStream) -> None:
+            await trio.sleep_forever()
+
+        async def send_garbage(stream: RawStream) -> None:
+            await stream.receive()
+            await stream.send(b"\xff" * 100)
+
+        async def lie(stream: RawStream) -> None:
+            """Names Sybils without end, at addresses where nobody is, or somebody else."""
+            await MessageStream(stream, MAX_MESSAGE).receive_message(pb.Message)
+            made_up = [
+                pb.Message.Peer(
+                    id=peer_id_of(KeyPair(hub.random.randbytes(32)).public_key).to_bytes(),
+                    addrs=[Multiaddr(f"/ip4/60.0.0.1/tcp/{port}").to_bytes() for port in (1, 2, 3)],
+                )
+                for _ in range(100)
+            ]
+            answer = pb.Message(type="GET_PROVIDERS", closerPeers=made_up[:20], providerPeers=made_up[20:])
+            await MessageStream(stream).send_message(answer)
+
+        silent.handle(PROTOCOL, stay_silent)
+        liar.handle(PROTOCOL, lie)
+        garbage.handle(PROTOCOL, send_garbage)
+        address = gone.address
+        hub.kill(gone.me, silent=True)
+        node = Node(hub, 6, listen=False)
+        node.rendezvous._servers = [
+            Contact(gone.me, (address,)),
+            *(Contact(one.me, one.listen_addresses) for one in (silent, liar, garbage)),
+            Contact(target.me, (target.address,)),
+        ]
+        for one in (target, node):
+            await nursery.start(one.run)
+        await eventually(lambda: node.knows(target), 120)
+        assert node.network.peers() == {target.me}
+
+
+async def test_neighbours_of_no_network_do_not_count_and_are_cut_off(autojump_clock: MockClock) -> None:
+    """Eight clients of the table stay connected; the node still connects to its own network."""
+    async with world() as (hub, nursery):
+        node = Node(hub, 1)
+        other = Node(hub, 2)
+        await nursery.start(node.run)
+        clients = [MemoryNetwork(hub, key(number).public_key, listen=False) for number in range(10, 18)]
+        for client in clients:
+            await client.connect(node.me, [node.address])
+            await ask(client, node.me, pb.Message(type="FIND_NODE", key=b"anything"))
+        await nursery.start(other.run)
+        node.discovery.suggest({other.me: (other.address,), clients[0].me: ()})
+        await eventually(lambda: other.me in node.network.peers(), 20)
+        assert node.network.peers() >= {client.me for client in clients}
+        await trio.sleep(2 * STRANGER_PATIENCE)
+        assert node.network.peers() == {other.me}
+
+
+async def ask(client: Any, server: bytes, *messages: pb.Message) -> pb.Message:
+    """The answer to the last of some messages, on a stream of the connection there is."""
+    raw = await client.open_stream(server, PROTOCOL)
+    try:
+        stream = MessageStream(raw, MAX_MESSAGE)
+        for message in messages:
+            await stream.send_message(message)
+        return await stream.receive_message(pb.Message)
+    finally:
+        await raw.close()
+
+
+@asynccontextmanager
+async def served() -> AsyncIterator[tuple[Node, MemoryNetwork]]:
+    """A server and a client that is connected to it."""
+    async with world() as (hub, nursery):
+        node, client = Node(hub, 1), MemoryNetwork(hub, key(9).public_key)
+        await nursery.start(node.run)
+        await client.connect(node.me, [node.address])
+        yield node, client
+
+
+def provider(peer: bytes, *addresses: str) -> pb.Message.Peer:
+    return pb.Message.Peer(id=peer_id_of(peer).to_bytes(), addrs=[Multiaddr(each).to_bytes() for each in addresses])
+
+
+async def test_only_the_sender_is_recorded_with_usable_addresses(autojump_clock: MockClock) -> None:
+    async with served() as (node, client):
+        good, name = "/ip4/192.0.2.1/tcp/1", b"some name"
+        message = pb.Message(
+            type="ADD_PROVIDER",
+            key=name,
+            providerPeers=[provider(key(8).public_key, good), provider(client.me, "/dns4/a.example/tcp/1", good)],
+        )
+        answer = await ask(client, node.me, message, pb.Message(type="GET_PROVIDERS", key=name))
+        assert answer.type == pb.Message.GET_PROVIDERS and answer.key == name
+        assert list(answer.providerPeers) == [
+            pb.Message.Peer(**{**_fields(provider(client.me, good)), "connection": pb.Message.CAN_CONNECT})
+        ]
+        without = pb.Message(type="ADD_PROVIDER", key=b"other", providerPeers=[provider(client.me)])
+        answer = await ask(client, node.me, without, pb.Message(type="GET_PROVIDERS", key=b"other"))
+        assert not answer.providerPeers
+        assert (await ask(client, node.me, pb.Message(type="PING"))).type == pb.Message.PING
+        value = await ask(client, node.me, pb.Message(type="GET_VALUE", key=name))
+        assert value.type == pb.Message.GET_VALUE and not value.HasField("record")
+
+
+def _fields(peer: pb.Message.Peer) -> dict[str, Any]:
+    return {"id": peer.id, "addrs": list(peer.addrs)}
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"\xff\xff\xff\x7f",  # a length of 256 MiB
+        b"\x81\x80\x04",  # 65,537
+        b"\x05\xff\xff\xff\xff\xff",
+        b"\x02\x08\x63",  # of kind 99
+        b"\x02\x08\x00",  # PUT_VALUE
+        b"\x02\x08\x04",  # FIND_NODE without a key
+        b"\x55\x08\x02\x12\x51" + bytes(MAX_KEY + 1),  # ADD_PROVIDER with a key of 81 bytes
+    ],
+    ids=lambda raw: raw[:4].hex(),
+)
+async def test_what_is_no_question_ends_the_stream_and_nothing_else(raw: bytes, autojump_clock: MockClock) -> None:
+    async with served() as (node, client):
+        stream = await client.open_stream(node.me, PROTOCOL)
+        await stream.send(raw)
+        with pytest.raises(NetworkError):
+            while await stream.receive():
+                pass
+        assert (await ask(client, node.me, pb.Message(type="PING"))).type == pb.Message.PING
+        await trio.sleep(1)
+        assert not node.rendezvous._streams and not len(node.rendezvous.records)
+
+
+async def test_streams_questions_and_patience_are_bounded(autojump_clock: MockClock) -> None:
+    async with served() as (node, client):
+        idle = [await client.open_stream(node.me, PROTOCOL) for _ in range(MAX_STREAMS_PER_PEER)]
+        with pytest.raises(NetworkError):
+            await ask(client, node.me, pb.Message(type="PING"))
+        await trio.sleep(READ_TIMEOUT + 1)
+        assert not node.rendezvous._streams
+        for stream in idle:
+            with pytest.raises(NetworkError):
+                await stream.receive()
+        answered = 0
+        with suppress(NetworkError):
+            stream = MessageStream(await client.open_stream(node.me, PROTOCOL))
+            for _ in range(1000):
+                await stream.send_message(pb.Message(type="FIND_NODE", key=b"key"))
+                await stream.receive_message(pb.Message)
+                answered += 1
+        assert answered < PEER_RATE.items * (PEER_RATE.burst + 60)
+
+
+# On libp2p
+
+
+@asynccontextmanager
+async def stock(number: int) -> AsyncIterator[tuple[IHost, KadDHT, tuple[bytes, str]]]:
+    """A host of the library with its hash table, as anybody would run it, and where it is."""
+    host = new_host(key_pair=create_new_key_pair(key(number).seed))
+    async with host.run([Multiaddr(LOOPBACK[0])]):
+        table = KadDHT(host, DHTMode.SERVER)
+        async with background_trio_service(table):
+            yield host, table, (key(number).public_key, str(host.get_transport_addrs()[0]).split("/p2p/")[0])
+        await host.close()
+
+
+class RealNode:
+    """A node of ours over a real host."""
+
+    def __init__(self, number: int, *servers: tuple[bytes, str], chain: bytes = CHAIN, **options: Any) -> None:
+        self.network = (
+            network(number) if not options else Libp2pNetwork(key(number), LOOPBACK, RealRuntime(), **options)
+        )
+        self.streams = Streams(self.network)
+        self.discovery = Discovery(self.network, self.streams, RealRuntime(), key(number), chain)
+        self.rendezvous = Rendezvous(self.network, self.discovery, RealRuntime(), chain, servers)
+
+    @property
+    def place(self) -> tuple[bytes, str]:
+        return self.network.me, self.network.listen_addresses[0]
+
+
+@asynccontextmanager
+async def up(*nodes: RealNode) -> AsyncIterator[None]:
+    async with running(*(node.network for node in nodes)), trio.open_nursery() as nursery:
+        for node in nodes:
+            await nursery.start(node.streams.run)
+            await nursery.start(node.discovery.run)
+            await nursery.start(node.rendezvous.run)
+        yield
+        nursery.cancel_scope.cancel()
+
+
+@pytest.fixture
+def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(p2p.dht.service, "CHECK_INTERVAL", 0.2)
+    monkeypatch.setattr(p2p.dht.service, "RETRY", 1.0)
+
+
+async def test_nodes_meet_at_a_server_of_the_library(brisk: None) -> None:
+    async with stock(1) as (host, table, server):
+        seen: set[Any] = set()
+        host.get_network().register_notifee(
+            ConnectionEvents(lambda new: seen.add(new.muxed_conn.peer_id), lambda _: None)
+        )
+        one, other = RealNode(2, server, public=True), RealNode(3, server, public=False)
+        async with up(one, other):
+            await eventually(lambda: bool(one.discovery.members() and other.discovery.members()))
+            ((name, records),) = table.provider_store.providers.items()
+            assert name == get_rendezvous_key(CHAIN)
+            (record,) = records.values()
+            assert public_key_of(record.peer_id) == one.network.me
+            assert [str(each) for each in record.addresses] == list(one.network.listen_addresses)
+            assert one.network.peers() == {other.network.me}, "the server is no neighbour"
+            # Only who announces itself is ever seen there by its name.
+            await eventually(lambda: not host.get_connected_peers())
+            assert peer_id_of(one.network.me) in seen and peer_id_of(other.network.me) not in seen and len(seen) == 3
+
+
+async def test_a_client_of_the_library_finds_our_providers_at_our_server(brisk: None) -> None:
+    async with stock(1) as (host, table, _):
+        server = RealNode(2, chain=OTHER_CHAIN, public=True)
+        async with up(server):
+            node = RealNode(3, server.place, public=True)
+            async with up(node):
+                key_of_chain = node.rendezvous.key
+                await eventually(lambda: len(server.rendezvous.records) > 0)
+                await host.connect(PeerInfo(peer_id_of(server.network.me), [Multiaddr(server.place[1])]))
+                found = await table.find_providers(key_of_chain.hex())
+                assert (peer_id_of(node.network.me), [Multiaddr(node.place[1])]) in [
+                    (each.peer_id, each.addrs) for each in found
+                ]
+                # And it can be a provider itself, which we find.
+                await table.provide(b"another key".hex())
+                (record,) = server.rendezvous.records.find(b"another key", trio.current_time())
+                assert record.peer == key(1).public_key and len(record.addresses) == 1
+
+
+async def test_a_provider_of_the_library_is_found_by_ours(brisk: None) -> None:
+    async with stock(1) as (_, _, place), stock(2) as (host, table, _):
+        await host.connect(PeerInfo(peer_id_of(place[0]), [Multiaddr(place[1])]))
+        assert await table.provide(get_rendezvous_key(CHAIN).hex())
+        node = RealNode(3, place, public=False)
+        async with up(node):
+            found = await node.rendezvous.find()
+            assert list(found) == [key(2).public_key] and found[key(2).public_key]
+
+
+async def test_nodes_of_two_chains_use_each_other_without_blame(brisk: None) -> None:
+    first = RealNode(1, chain=OTHER_CHAIN, public=True)
+    async with up(first):
+        nodes = [RealNode(number, first.place, public=True) for number in (2, 3)]
+        async with up(*nodes):
+            await eventually(lambda: all(node.discovery.members() for node in nodes))
+            await trio.sleep(2)
+            for node in (first, *nodes):
+                assert len(node.network.door.peers) == 0, "nobody has done anything wrong"
+            await eventually(lambda: not first.network.peers())
+            assert not first.discovery.members()
+
+
+async def test_a_visit_leaves_nothing_behind_whatever_happens() -> None:
+    server, client = network(1), network(2)
+
+    async def answer(stream: RawStream) -> None:
+        await stream.send(await stream.receive())
+
+    async def hang(stream: RawStream) -> None:
+        await trio.sleep_forever()
+
+    server.handle("/answer", answer)
+    server.handle("/hang", hang)
+    async with running(server, client):
+        visitors: list[bytes] = []
+        with server.peer_changes() as changes:
+            for named in (True, False, False):
+                async with client.visit(server.me, server.listen_addresses, "/answer", named=named) as stream:
+                    await stream.send(b"hello")
+                    assert await stream.receive() == b"hello" and stream.peer == server.me
+                    assert client.peers() == frozenset()
+                visitors.append((await changes.receive())[0])
+                assert (await changes.receive())[1] is False
+        assert visitors[0] == client.me and visitors[1] == visitors[2] != client.me
+        with pytest.raises(NetworkError):
+            async with client.visit(server.me, server.listen_addresses, "/unknown"):
+                pass
+        with pytest.raises(NetworkError, match="cannot visit"):
+            async with client.visit(key(3).public_key, server.listen_addresses, "/answer"):
+                pass
+        with trio.move_on_after(0.5):
+            async with client.visit(server.me, server.listen_addresses, "/hang") as stream:
+                await stream.receive()
+        with pytest.raises(ZeroDivisionError):
+            async with client.visit(server.me, server.listen_addresses, "/hang") as stream:
+                raise ZeroDivisionError
+        await eventually(lambda: server.door.inside == 0 and not server.peers())
+        # An end that is pulled out is noticed, and one that is banned not visited.
+        async with client.visit(server.me, server.listen_addresses, "/hang") as stream:
+            for peer in server.peers():
+                await server.disconnect(peer)
+            with pytest.raises(NetworkError):
+                assert not await stream.receive()
+                raise NetworkError("closed in order")
+        await client.connect(server.me, server.listen_addresses)
+        async with client.visit(server.me, (), "/answer") as stream:  # over the connection that there is
+            await stream.send(b"again")
+            assert await stream.receive() == b"again"
+        assert client.peers() == {server.me}
+
+
+async def test_the_other_end_of_a_visit_cannot_begin_anything() -> None:
+    server, client, refused = network(1), network(2), trio.Event()
+    client.handle("/backwards", lambda stream: trio.sleep_forever())
+
+    async def turn(stream: RawStream) -> None:
+        await stream.receive()
+        try:
+            await server.open_stream(stream.peer, "/backwards")
+        except NetworkError:
+            refused.set()
+
+    server.handle("/turn", turn)
+    async with running(server, client), client.visit(server.me, server.listen_addresses, "/turn") as stream:
+        await stream.send(b"go")
+        with trio.fail_after(10):
+            await refused.wait()
+
+
+async def test_who_hides_takes_no_part(brisk: None) -> None:
+    """Even if the service were run by mistake: nothing is asked, nothing is told, nothing is answered."""
+    server = RealNode(1, public=True)
+    async with up(server), proxy() as relay:
+        place = server.place[1]
+        for rules in (
+            DialRules.only([place]),
+            DialRules(proxy=relay.endpoint),
+            DialRules.only([place], relay.endpoint),
+        ):
+            node = RealNode(2, server.place)
+            node.network = Libp2pNetwork(key(2), (), RealRuntime(), rules=rules)
+            node.streams = Streams(node.network)
+            node.discovery = Discovery(node.network, node.streams, RealRuntime(), key(2), CHAIN)
+            node.rendezvous = Rendezvous(node.network, node.discovery, RealRuntime(), CHAIN, [server.place])
+            async with up(node):
+                assert await node.rendezvous.find() == {} and await node.rendezvous.provide() == 0
+                assert server.network.door.inside == 0 and relay.requests == []
+                await node.network.connect(*server.place[:1], [place])
+                with pytest.raises(NetworkError):
+                    await ask(server.network, node.network.me, pb.Message(type="PING"))
+                relay.requests.clear()
+            assert not len(server.rendezvous.records) and not len(server.rendezvous.table)

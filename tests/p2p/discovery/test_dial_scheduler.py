@@ -1,0 +1,284 @@
+"""Whom to dial: targets, patience, backoff, bootstrap peers, probes of lost peers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+from random import Random
+
+from p2p.discovery.dial_scheduler import (
+    BOOTSTRAP_INTERVAL,
+    CIRCUIT,
+    MAX_BOOTSTRAP_DELAY,
+    MAX_DELAY,
+    MAX_FAILURES,
+    PATIENCE,
+    PROBE_INTERVAL,
+    SMALL,
+    STABLE,
+    DialPlan,
+    get_network,
+)
+from p2p.peers.announcement import Announcement, PeerLoad
+from p2p.peers.table import PeerView
+
+ME = b"\x80" * 32
+GREATER = [bytes([0x81 + number]) * 32 for number in range(20)]
+LESSER = b"\x01" * 32
+
+
+def announcement(peer: bytes) -> Announcement:
+    return Announcement(peer, 1, 1, False, (f"/memory/{peer[0]}",), (), (), PeerLoad(), 300_000, bytes(64))
+
+
+def view_of(*peers: bytes) -> PeerView:
+    view = PeerView(ME)
+    for peer in peers:
+        view.apply(announcement(peer), 0.0)
+    return view
+
+
+def plan(bootstrap: dict[bytes, tuple[str, ...]] | None = None, target: int = 8) -> DialPlan:
+    return DialPlan(ME, bootstrap or {}, Random(1), target)
+
+
+def chosen(of: DialPlan, view: PeerView, now: float, connected: list[bytes] | None = None) -> list[bytes]:
+    return sorted(peer for peer, _ in of.choose(view, connected or [], (), True, now))
+
+
+def test_all_are_dialled_in_a_small_network_and_no_more_than_needed_in_a_large_one() -> None:
+    assert chosen(plan(), view_of(*GREATER[:3]), 0.0) == GREATER[:3]
+    assert len(chosen(plan(), view_of(*GREATER), 0.0)) == 8
+    assert len(chosen(plan(), view_of(*GREATER), 0.0, GREATER[:6])) == 2
+    assert chosen(plan(), view_of(*GREATER), 0.0, GREATER[:8]) == []
+
+
+def test_dials_under_way_count() -> None:
+    assert plan().choose(view_of(*GREATER[:3]), GREATER[:1], GREATER[1:3], True, 0.0) == []
+
+
+def test_the_lesser_key_is_left_to_dial_first_unless_it_cannot() -> None:
+    waiting, view = plan(), view_of(LESSER)
+    assert chosen(waiting, view, 0.0) == []
+    assert chosen(waiting, view, PATIENCE) == [LESSER]
+    assert [peer for peer, _ in plan().choose(view, (), (), False, 0.0)] == [LESSER]
+
+
+def test_a_failed_dial_waits_longer_and_longer() -> None:
+    of, view, dials, now = plan(), view_of(GREATER[0]), [], 0.0
+    while now < 280.0:
+        if chosen(of, view, now):
+            dials.append(now)
+            of.failed(GREATER[0], now)
+        now += 0.25
+    gaps = [later - earlier for earlier, later in pairwise(dials)]
+    assert gaps[0] <= 1.25
+    assert max(gaps) > 20.0
+    assert 6 <= len(dials) <= 14
+
+
+def test_bootstrap_peers_are_never_given_up() -> None:
+    of = plan({GREATER[0]: ("/memory/1",)})
+    assert of.choose(view_of(), (), (), True, 0.0) == [(GREATER[0], ("/memory/1",))]
+    now, last = 0.0, 0.0
+    while now < 1000.0:
+        if chosen(of, view_of(), now):
+            assert now - last <= MAX_BOOTSTRAP_DELAY + 1.0
+            of.failed(GREATER[0], now)
+            last = now
+        now += 0.5
+    assert now - last < MAX_BOOTSTRAP_DELAY + 1.0
+
+
+def test_one_bootstrap_connection_is_kept_beyond_the_target_of_a_small_network() -> None:
+    of = plan({GREATER[18]: ("/memory/1",), GREATER[19]: ("/memory/2",)})
+    view = view_of(*GREATER)
+    assert chosen(of, view, 0.0, GREATER[:8]) == GREATER[18:]
+    assert chosen(of, view, 0.0, GREATER[:8] + GREATER[18:19]) == []
+
+
+def test_a_bootstrap_peer_is_visited_now_and_then_in_a_large_network() -> None:
+    bootstrap = b"\xff" * 32
+    of = plan({bootstrap: ("/memory/1",)})
+    view = view_of(*(number.to_bytes(2, "big") * 16 for number in range(300, 300 + 2 * SMALL)))
+    connected = [known.peer for known in view.present()[:8]]
+    assert bootstrap in chosen(of, view, 0.0, connected)
+    of.choose(view, [*connected, bootstrap], (), True, 1.0)
+    visits = sum(bootstrap in chosen(of, view, float(second), connected) for second in range(2, 60))
+    assert visits == 0
+    assert bootstrap in chosen(of, view, 1.0 + 1.5 * BOOTSTRAP_INTERVAL, connected)
+
+
+def test_half_of_those_dialled_are_proven() -> None:
+    view = view_of(*GREATER)
+    for peer in GREATER[:4]:
+        view.confirm(peer, dialled=True)
+    assert {*GREATER[:4]} <= {*chosen(plan(), view, 0.0)}
+
+
+def test_a_node_is_not_its_own_bootstrap_peer() -> None:
+    assert chosen(plan({ME: ("/memory/1",)}), view_of(), 0.0) == []
+
+
+def test_a_short_connection_counts_as_a_failed_dial_and_a_long_one_does_not() -> None:
+    of, view, peer = plan(), view_of(GREATER[0]), GREATER[0]
+    of.connected(peer, 0.0)
+    of.disconnected(peer, STABLE)
+    assert chosen(of, view, STABLE) == [peer]
+    of.connected(peer, 20.0)
+    of.disconnected(peer, 20.0)
+    assert chosen(of, view, 20.0) == []
+    assert chosen(of, view, 21.0) == [peer]
+
+
+def test_lost_peers_are_probed_now_and_then() -> None:
+    of, view = plan(), view_of(GREATER[0])
+    view.suspect(GREATER[0])
+    view.crash(GREATER[0], 0.0)
+    dials = sum(chosen(of, view, second) == [GREATER[0]] for second in range(300))
+    assert 300 / PROBE_INTERVAL / 2 < dials < 300 / PROBE_INTERVAL * 2
+
+
+def test_peers_without_a_connection_are_probed_too() -> None:
+    of, view = plan(), view_of(*GREATER)
+    dials = [peer for second in range(600) for peer in chosen(of, view, float(second), GREATER[:8])]
+    assert 600 / PROBE_INTERVAL / 2 < len(dials) < 600 / PROBE_INTERVAL * 2
+    assert len({*dials}) > 6 and not {*dials} & {*GREATER[:8]}
+
+
+def test_unreachable_peers_are_not_dialled() -> None:
+    view = PeerView(ME)
+    view.apply(replace(announcement(GREATER[0]), addresses=()), 0.0)
+    view.apply(replace(announcement(GREATER[1]), addresses=(), relays=("/memory/2",)), 0.0)
+    assert plan().choose(view, (), (), True, 0.0) == [(GREATER[1], ("/memory/2" + CIRCUIT,))]
+
+
+def test_the_failures_of_a_peer_that_is_back_are_forgotten() -> None:
+    of, view, peer = plan(), view_of(GREATER[0]), GREATER[0]
+    for _ in range(8):
+        of.failed(peer, 0.0)
+    assert chosen(of, view, 10.0) == []
+    of.forgive(peer)
+    assert chosen(of, view, 10.0) == [peer]
+
+
+def test_suggested_peers_are_dialled_like_remembered_ones_while_too_few_are_known() -> None:
+    suggested = dict.fromkeys(GREATER[:12], ("/ip4/192.0.2.1/tcp/1",))
+    few = plan()
+    few.suggest({**suggested, ME: ("/ip4/192.0.2.1/tcp/1",)})
+    assert len(chosen(few, view_of(), 0.0)) == 8
+    assert chosen(few, view_of(*GREATER[12:20]), 0.0) == GREATER[12:20], "known ones go first"
+    assert chosen(few, view_of(), 0.0, GREATER[12:20]) == []
+    few.suggest({})
+    assert chosen(few, view_of(), 0.0) == []
+    few.suggest({GREATER[0]: ("/suggested", "/both")})
+    few.remember({GREATER[0]: ("/both", "/remembered")})
+    assert few.choose(view_of(), (), (), True, 0.0) == [(GREATER[0], ("/both", "/remembered", "/suggested"))]
+
+
+def test_what_strangers_suggested_is_forgotten_when_it_fails() -> None:
+    believing = plan()
+    believing.suggest({GREATER[0]: ("/nowhere",)})
+    now = 0.0
+    for _ in range(MAX_FAILURES):
+        assert chosen(believing, view_of(), now) == [GREATER[0]]
+        believing.failed(GREATER[0], now)
+        now += MAX_DELAY
+    assert chosen(believing, view_of(), now) == []
+
+
+def test_outsiders_among_the_connections_do_not_count() -> None:
+    outsiders, view = GREATER[:8], view_of(*GREATER[8:12])
+    assert chosen(plan(), view, 0.0, outsiders) == []
+    choice = plan().choose(view, outsiders, (), True, 0.0, own=())
+    assert sorted(peer for peer, _ in choice) == GREATER[8:12]
+
+
+def test_only_connections_of_its_own_count_towards_the_target() -> None:
+    view = view_of(*GREATER)
+    inbound = GREATER[:12]
+    dialled = [peer for peer, _ in plan().choose(view, inbound, (), True, 0.0, own=())]
+    assert sorted(dialled) == GREATER[12:]
+    assert len(plan().choose(view, GREATER[:6], (), True, 0.0, own=GREATER[:2])) == 6
+    assert plan().choose(view, inbound, (), True, 0.0, own=GREATER[:8]) == []
+
+
+def place(number: int, *addresses: str) -> Announcement:
+    return replace(announcement(GREATER[0]), peer=number.to_bytes(2, "big") * 16, addresses=addresses)
+
+
+def draw(view: PeerView, seed: int, near: tuple[str, ...] = ()) -> list[bytes]:
+    return [peer for peer, _ in DialPlan(ME, {}, Random(seed)).choose(view, (), (), True, 0.0, own=(), near=near)]
+
+
+def test_many_identities_in_few_networks_are_chosen_no_more_often_than_few() -> None:
+    view = PeerView(ME)
+    honest = [place(number, f"/ip4/45.{number}.0.1/tcp/1") for number in range(1, 13)]
+    sybils = [place(1000 + number, f"/ip4/66.{number % 4}.0.{number // 4}/tcp/1") for number in range(400)]
+    for known in (*honest, *sybils):
+        view.apply(known, 0.0)
+    for seed in range(20):
+        dialled = draw(view, seed)
+        assert len(dialled) == 8 and len({*dialled} & {known.peer for known in honest}) >= 4
+        dialled = draw(view, seed, near=tuple(get_network(f"66.{number}.0.1") for number in range(4)))
+        assert {*dialled} <= {known.peer for known in honest}
+    first = [draw(view, seed)[0] in {known.peer for known in honest} for seed in range(100)]
+    assert 60 <= sum(first) <= 90  # 12 of 16 networks
+
+
+def test_a_false_address_in_front_hides_no_network_and_a_name_is_none() -> None:
+    view = PeerView(ME)
+    honest = [place(number, f"/ip4/45.{number}.0.1/tcp/1") for number in range(1, 10)]
+    for number in range(200):
+        view.apply(place(1000 + number, f"/ip4/20.{number}.0.1/tcp/1", f"/ip4/66.6.6.6/tcp/{number + 1}"), 0.0)
+        view.apply(place(2000 + number, f"/dns4/host{number}.example/tcp/1"), 0.0)
+    for known in honest:
+        view.apply(known, 0.0)
+    for seed in range(20):
+        dialled = {*draw(view, seed)}
+        assert len(dialled & {known.peer for known in honest}) >= 6
+
+
+def test_keys_have_no_say_in_a_choice() -> None:
+    lesser = [number.to_bytes(2, "big") * 16 for number in range(1, 11)]
+    view = view_of(*GREATER[:10])
+    for number in range(1, 11):
+        view.apply(place(number, f"/ip4/45.{number}.0.1/tcp/1"), 0.0)
+    dialled = [peer for seed in range(50) for peer in draw(view, seed)]
+    assert 150 < sum(peer in lesser for peer in dialled) < 250
+
+
+def test_those_of_an_earlier_run_are_dialled_at_once_by_who_knows_nobody_and_probed_by_others() -> None:
+    old = {number.to_bytes(2, "big") * 16: (f"/memory/{number}",) for number in range(900, 960)}
+    of = plan()
+    of.remember(old)
+    assert len(of.choose(PeerView(ME), (), (), True, 0.0)) == 8
+    of, view = plan(), view_of(*GREATER)
+    of.remember(old)
+    dials = [
+        peer for second in range(600) for peer, _ in of.choose(view, GREATER, (), True, float(second), own=GREATER[:4])
+    ]
+    assert 600 / PROBE_INTERVAL / 2 < len(dials) < 600 / PROBE_INTERVAL * 2 and {*dials} <= {*old}
+
+
+def test_those_behind_relays_come_last_within_networks_that_are_new() -> None:
+    view = PeerView(ME)
+    for number in range(1, 6):
+        view.apply(place(number, f"/ip4/45.{number}.0.1/tcp/1"), 0.0)
+    for number in range(100, 130):
+        view.apply(replace(place(number), relays=(f"/ip4/50.{number}.0.1/tcp/1/p2p/x",)), 0.0)
+        view.apply(place(1000 + number, f"/ip4/66.6.0.{number}/tcp/1"), 0.0)
+    for seed in range(20):
+        dialled = [int.from_bytes(peer[:2]) for peer in draw(view, seed)]
+        assert {*range(1, 6)} < {*dialled[:6]} and dialled[6] < 1000 and sum(number >= 1000 for number in dialled) == 1
+
+
+def test_bootstrap_peers_are_not_all_dialled_for_each_connection_that_is_lost() -> None:
+    bootstrap = {bytes([number]) * 32: (f"/memory/{number}",) for number in (0xF0, 0xF1, 0xF2)}
+    many = [number.to_bytes(2, "big") * 16 for number in range(300, 300 + 2 * SMALL)]
+    of, view = plan(bootstrap), view_of(*many)
+    kept = [*many[:6], min(bootstrap)]
+    dialled = chosen(of, view, 0.0, kept)
+    assert len(dialled) == 1 and not {*dialled} & {*bootstrap}
+    assert {*bootstrap} <= {*chosen(of, view, 1.0)}  # but when all are
+    assert {*chosen(plan(bootstrap), view_of(*many[:2]), 0.0, many[:1])} == {*bootstrap}  # or when few are known

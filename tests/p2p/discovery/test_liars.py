@@ -1,0 +1,252 @@
+"""What liars can do to membership: accusations by one, by two, by three, by strangers; and requests to renew."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from p2p.discovery.plumtree import PROTOCOL
+from p2p.discovery.service import RENEW_BURST, RENEW_INTERVAL, RENEW_SPACING
+from p2p.peer_score import Fault
+from p2p.peers.announcement import ITEM_ID, Announcement, PeerLoad, sign_announcement
+from p2p.peers.anti_entropy import MAX_IDS, Sighting, Views
+from p2p.peers.failure_detector import ACCUSERS, GRACE, SETTLED
+from p2p.peers.suspect_message import sign_accusation
+from p2p.peers.table import ChangeKind
+from p2p.runtime import SimulatedRuntime
+from p2p.simulation.network import MemoryNetwork
+from p2p.streams.exchanges import Streams
+from tests.p2p.discovery.test_service import CHAIN, Node, World, world
+
+pytestmark = pytest.mark.trio
+COUNT = 16
+
+
+def find(w: World, peer: bytes) -> Announcement:
+    found = next(node for node in w.nodes if node.me != peer).discovery.find(peer)
+    assert found is not None
+    return found
+
+
+async def accuse(w: World, liars: list[Node], victim: Node) -> None:
+    """Each liar accuses the victim to all of its neighbours at once."""
+    for liar in liars:
+        accusation = sign_accusation(liar.key, CHAIN, find(w, victim.me)).encode()
+        for peer in sorted(liar.network.peers()):
+            if peer != victim.me:
+                await liar.discovery._neighbours.tell(peer, Views(accused=(accusation,)))
+
+
+def deaths(w: World, victim: Node) -> int:
+    return sum((ChangeKind.CRASHED, victim.me) in node.seen() for node in w.nodes)
+
+
+@pytest.mark.parametrize("count", [1, ACCUSERS - 1])
+async def test_too_few_liars_kill_nobody_for_nobody(autojump_clock: MockClock, count: int) -> None:
+    async with world(COUNT) as w:
+        await w.until_agreed(30)
+        await trio.sleep(65)
+        await accuse(w, w.nodes[10 : 10 + count], w.nodes[5])
+        await trio.sleep(30)
+        assert deaths(w, w.nodes[5]) == 0
+        assert w.agreed()
+
+
+async def test_enough_liars_are_refuted_and_not_heard_again(autojump_clock: MockClock) -> None:
+    async with world(COUNT) as w:
+        await w.until_agreed(30)
+        await trio.sleep(65)
+        victim, before = w.nodes[5], find(w, w.nodes[5].me)
+        await accuse(w, w.nodes[10 : 10 + ACCUSERS], victim)
+        await trio.sleep(3 * GRACE)
+        assert find(w, victim.me).sequence > before.sequence
+        assert w.agreed()
+        liars = {node.me for node in w.nodes[10 : 10 + ACCUSERS]}
+        refused = [{*node.discovery.suspicion._refuted} for node in w.nodes]
+        # It takes all of them, so whoever does not hear one is fooled no more; some were told the truth before the lie.
+        assert sum(bool(liars & observers) for observers in refused) > COUNT // 2
+        deaths(w, victim)
+        await accuse(w, w.nodes[10 : 10 + ACCUSERS], victim)
+        await trio.sleep(3 * GRACE)
+        assert deaths(w, victim) <= COUNT // 2
+        assert w.agreed()
+
+
+async def test_strangers_are_not_heard_at_all(autojump_clock: MockClock) -> None:
+    async with world(COUNT) as w:
+        await w.until_agreed(30)
+        await trio.sleep(65)
+        victim, before = w.nodes[5], find(w, w.nodes[5].me)
+        accused = tuple(sign_accusation(w.key(500 + number), CHAIN, before).encode() for number in range(20))
+        for peer in sorted(w.nodes[10].network.peers()):
+            await w.nodes[10].discovery._neighbours.tell(peer, Views(accused=accused))
+        await trio.sleep(30)
+        assert all(node.discovery.suspicion.ids_against(victim.me) == [] for node in w.nodes)
+        assert w.agreed()
+
+
+async def test_requests_to_renew_are_answered_seldom(autojump_clock: MockClock) -> None:
+    async with world(3) as w:
+        await w.until_agreed(10)
+        victim, liar = w.nodes[1:]
+        await trio.sleep(5)
+        first, started = find(w, victim.me).sequence, trio.current_time()
+        sequences = set()
+        for _ in range(200):
+            async with liar.streams.open(victim.me, PROTOCOL) as exchange:
+                await exchange.send(Views(renew=True).encode(), end=True)
+                await exchange.receive()
+            await trio.sleep(0.1)
+            sequences.add(find(w, victim.me).sequence)
+        assert len(sequences - {first}) <= (trio.current_time() - started) / RENEW_SPACING + 1
+
+
+@pytest.mark.parametrize("victim", [0, 15])
+async def test_whatever_fails_over_what_a_peer_sent_ends_nothing(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, victim: int
+) -> None:
+    """The victim is the one that opened the conversations (least key), or the one that answers in them."""
+    async with world(COUNT) as w:
+        await w.until_agreed(30)
+        node, blamed = w.nodes[victim], []
+        monkeypatch.setattr(node.network, "blame", lambda peer, fault: blamed.append((peer, fault)))
+
+        def fail(*arguments: object) -> None:
+            raise RuntimeError("a mistake of this node")
+
+        for broken in (node.discovery._reconciliation, node.discovery._keeper, node.network):
+            for name in ("answer", "failed", "reserve", "connect"):
+                if hasattr(broken, name):
+                    monkeypatch.setattr(broken, name, fail)
+        for peer in sorted(node.network.peers())[:4]:
+            await node.network.disconnect(peer)
+        await trio.sleep(30)
+        assert not node.left.is_set() and node.discovery._nursery is not None
+        assert blamed and {fault for _, fault in blamed} == {Fault.GARBAGE}
+        monkeypatch.undo()
+        await trio.sleep(60)
+        assert w.agreed()
+        w.hub.errors.clear()
+        caplog.clear()
+
+
+async def test_a_reply_over_its_own_bound_is_cut_or_dropped(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One more name than a frame may hold, whether the list is full of corrections or made too long by a mistake."""
+    async with world(4) as w:
+        await w.until_agreed(10)
+        await trio.sleep(5)
+        node, peer = w.nodes[:2]
+        outdated = find(w, peer.me)
+        peer.discovery.update(models=["new"])
+        await trio.sleep(5)
+        full = Views(have=bytes(MAX_IDS))
+        monkeypatch.setattr(node.discovery._reconciliation, "answer", lambda *arguments: full)
+        reply = await node.discovery._take(peer.me, Views(known=(Sighting(outdated.encode(), 0),)))
+        assert reply is not None and len(Views.decode(reply.encode()).have) == MAX_IDS
+        full = Views(have=bytes(MAX_IDS + ITEM_ID))
+
+        async def take(*arguments: object) -> Views:
+            return full
+
+        monkeypatch.setattr(node.discovery._neighbours, "_take", take)
+        for _ in range(10):
+            peer.discovery._neighbours.say(node.me, Views(root=b"?" * 8))
+            node.discovery._neighbours.say(peer.me, full)
+            await trio.sleep(1)
+        assert not node.left.is_set() and peer.me in node.discovery._neighbours.peers()
+        assert "cannot be sent" in caplog.text
+        monkeypatch.undo()
+        await trio.sleep(10)
+        assert w.agreed()
+        caplog.clear()
+
+
+class Stranger:
+    """Somebody who is connected, speaks the protocol and says what it likes."""
+
+    def __init__(self, w: World, number: int) -> None:
+        self.key = w.key(number)
+        self.network = MemoryNetwork(w.hub, self.key.public_key)
+        self.streams = Streams(self.network)
+        w.nursery.start_soon(self.streams.run)
+
+    @property
+    def me(self) -> bytes:
+        return self.key.public_key
+
+    async def connect(self, node: Node) -> None:
+        await trio.sleep(0)  # until its streams run
+        await self.network.connect(node.me, node.network.listen_addresses)
+
+    async def say(self, node: Node, frame: Views) -> None:
+        async with self.streams.open(node.me, PROTOCOL) as exchange:
+            await exchange.send(frame.encode(), end=True)
+            await exchange.receive()
+
+    def announce(self) -> Announcement:
+        now = SimulatedRuntime.EPOCH + round(trio.current_time() * 1000)
+        unsigned = Announcement(self.me, now, now, False, (), (), (), PeerLoad(), 7_200_000, bytes(64))
+        return sign_announcement(self.key, CHAIN, unsigned)
+
+
+async def test_accusations_by_nobody_make_nobody_renew(autojump_clock: MockClock) -> None:
+    async with world(8) as w:
+        await w.until_agreed(20)
+        await trio.sleep(70)
+        victim, liar = w.nodes[3], Stranger(w, 500)
+        await liar.connect(victim)
+        first = find(w, victim.me).sequence
+        sequences = {first}
+        for number in range(60):
+            nobody = w.key(1000 + number)
+            accusation = sign_accusation(nobody, CHAIN, victim.discovery._announced or find(w, victim.me))
+            await liar.say(victim, Views(accused=(accusation.encode(),)))
+            await trio.sleep(1)
+            sequences.add(find(w, victim.me).sequence)
+        assert len(sequences - {first}) <= 60 / (5 * len(w.nodes) * 0.8) + 1  # as it does anyway
+
+
+async def test_accusations_by_many_who_count_are_all_refuted_but_not_one_by_one(autojump_clock: MockClock) -> None:
+    """Forty Sybils that have been in the view for a while accuse a node, one a second."""
+    async with world(8) as w:
+        await w.until_agreed(20)
+        sybils = [Stranger(w, 500 + number) for number in range(40)]
+        await sybils[0].connect(w.nodes[3])
+        known = tuple(Sighting(sybil.announce().encode(), 0) for sybil in sybils)
+        await sybils[0].say(w.nodes[3], Views(known=known))
+        await trio.sleep(SETTLED + 10)
+        victim, reader, started = w.nodes[3], w.nodes[5], trio.current_time()
+        sequences, first = set(), find(w, victim.me).sequence
+        for sybil in sybils:
+            said = victim.discovery._announced
+            assert said is not None
+            accusation = sign_accusation(sybil.key, CHAIN, said)
+            await sybils[0].say(victim, Views(accused=(accusation.encode(),)))
+            await sybils[0].say(victim, Views(renew=True))
+            await trio.sleep(1)
+            sequences.add(find(w, victim.me).sequence)
+        took = trio.current_time() - started
+        assert RENEW_BURST <= len(sequences - {first}) <= RENEW_BURST + took / RENEW_INTERVAL + 2
+        last = victim.discovery._announced
+        await trio.sleep(2 * RENEW_INTERVAL)
+        assert last is not None and find(w, victim.me).sequence > last.sequence  # the last one too, in the end
+        again = sign_accusation(sybils[0].key, CHAIN, find(w, victim.me))
+        assert not victim.discovery.suspicion.is_heard(again, trio.current_time())
+        assert reader.discovery.view.find(victim.me) is not None
+
+
+async def test_a_connection_proves_a_peer_to_who_has_dialled_it(autojump_clock: MockClock) -> None:
+    async with world(12) as w:
+        await w.until_agreed(20)
+        node, stranger = w.nodes[5], Stranger(w, 500)
+        await stranger.connect(node)
+        await stranger.say(node, Views(known=(Sighting(stranger.announce().encode(), 0),)))
+        await trio.sleep(10)
+        assert stranger.me in node.network.peers() and stranger.me in node.present()
+        assert not node.discovery.view.is_proven(stranger.me)
+        for one in w.nodes:
+            own = [other.me for other in w.nodes if one.network.is_outbound(other.me)]
+            assert all(one.discovery.view.is_proven(peer) for peer in own)

@@ -1,0 +1,165 @@
+"""The tree along which news spreads: how often it comes and how soon, and what those can do who do not play along."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from functools import partial, wraps
+from typing import Any
+
+import pytest
+import trio
+
+from p2p.discovery.plumtree import MAX_EAGER, Neighbours
+from p2p.peers.announcement import get_item_id
+from p2p.peers.anti_entropy import Views
+from p2p.runtime import run_simulation
+from tests.p2p.discovery.test_service import Node, World, world
+
+COUNT = 32
+
+
+def simulated(body: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """A test that goes the same way each time."""
+
+    @wraps(body)
+    def test(**fixtures: Any) -> None:
+        run_simulation(1, partial(body, **fixtures))
+
+    return test
+
+
+@pytest.fixture
+def received(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[bytes, bytes]]:
+    """How often each node was sent each item, by key and short name."""
+    counts: Counter[tuple[bytes, bytes]] = Counter()
+    change = Neighbours._change_tree
+
+    def count(self: Neighbours, talk: object, frame: Views, *more: object) -> Views | None:
+        for one in frame.known:
+            counts[self._network.me, get_item_id(one.announcement)] += 1
+        return change(self, talk, frame, *more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Neighbours, "_change_tree", count)
+    return counts
+
+
+def say_something(node: Node, step: int) -> bytes:
+    """Have ``node`` announce something new, by its short name."""
+    node.discovery._models = (f"model-{step}",)
+    node.discovery._announce()
+    return node.discovery.view.entries[node.me].id
+
+
+def knowing(w: World, item: bytes) -> int:
+    return sum(item in node.discovery.view.by_id for node in w.nodes)
+
+
+def eager(node: Node) -> set[bytes]:
+    return {peer for peer, talk in node.discovery._neighbours._talks.items() if talk.is_eager}
+
+
+@simulated
+async def test_news_comes_soon_and_hardly_ever_twice(received: Counter[tuple[bytes, bytes]]) -> None:
+    async with world(COUNT) as w:
+        await w.until_agreed(30)
+        late, copies = 0, []
+        for step in range(60):
+            item = say_something(w.nodes[step % COUNT], step)
+            await trio.sleep(1.5)
+            late += knowing(w, item) < COUNT
+            await trio.sleep(1.5)
+            copies.append(sum(received[node.me, item] for node in w.nodes) / (COUNT - 1))
+        assert late <= 6
+        assert sum(copies[20:]) / len(copies[20:]) < 1.35
+
+
+@simulated
+async def test_news_of_many_at_once_reaches_all() -> None:
+    """Where circles are opened by several items at a time the tree may fall apart: what was offered mends it."""
+    async with world(COUNT) as w:
+        await w.until_agreed(30)
+        for step in range(10):
+            items = [say_something(node, step) for node in w.nodes]
+            await trio.sleep(8)
+            assert [knowing(w, item) for item in items] == [COUNT] * COUNT
+
+
+@simulated
+async def test_a_link_of_the_tree_that_is_lost_is_replaced_at_once() -> None:
+    async with world(COUNT) as w:
+        await w.until_agreed(30)
+        await trio.sleep(20)
+        for step in range(8):
+            victim = max(w.nodes[1:], key=lambda node: len(eager(node)))
+            orphans = [node for node in w.nodes if victim.me in eager(node)]
+            w.crash(victim, notice=0.1)
+            await trio.sleep(0.5)
+            assert orphans and all(eager(node) for node in orphans)
+            item = say_something(w.nodes[step], 100 + step)
+            await trio.sleep(1)
+            assert knowing(w, item) >= 0.8 * len(w.nodes)
+            await trio.sleep(7)
+            assert knowing(w, item) == len(w.nodes)
+
+
+@simulated
+async def test_who_takes_a_place_in_the_tree_and_passes_nothing_on_only_delays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A third of the nodes push nothing, offer nothing, and graft every link that they have, all the time."""
+    async with world(COUNT) as w:
+        await w.until_agreed(30)
+        liars, honest = w.nodes[1::3], [node for node in w.nodes if node not in w.nodes[1::3]]
+
+        async def graft(liar: Node) -> None:
+            while True:
+                for peer in liar.discovery._neighbours.peers():
+                    liar.discovery._neighbours.say(peer, Views(graft=True))
+                await trio.sleep(3)
+
+        for liar in liars:
+            monkeypatch.setattr(liar.discovery._neighbours, "spread", lambda *arguments, **options: None)
+            w.nursery.start_soon(graft, liar)
+        await trio.sleep(5)
+        soon = 0
+        for step in range(12):
+            item = say_something(honest[step % len(honest)], step)
+            await trio.sleep(6)
+            soon += sum(item in node.discovery.view.by_id for node in honest)
+            await trio.sleep(14)
+            assert all(item in node.discovery.view.by_id for node in honest)
+        assert soon >= 0.97 * 12 * len(honest)
+
+
+@simulated
+async def test_of_the_links_that_others_have_made_few_are_in_the_tree() -> None:
+    async with world(COUNT) as w:
+        await w.until_agreed(30)
+        hub = w.nodes[0]
+        for node in w.nodes[1:]:
+            await node.network.connect(hub.me, hub.network.listen_addresses)
+        await trio.sleep(5)
+        made = {peer for peer in hub.network.peers() if hub.network.is_outbound(peer)}
+        assert len(hub.discovery._neighbours.peers()) == COUNT - 1 and len(made) < COUNT - MAX_EAGER
+        for _ in range(2):
+            for node in w.nodes[1:]:
+                node.discovery._neighbours.say(hub.me, Views(graft=True))
+            await trio.sleep(0.2)
+            assert len(eager(hub) - made) == MAX_EAGER and made <= eager(hub)
+
+
+@simulated
+async def test_without_a_link_in_the_tree_a_node_asks_for_one() -> None:
+    """A neighbour that prunes them all does not silence a node."""
+    async with world(COUNT) as w:
+        await w.until_agreed(30)
+        await trio.sleep(10)
+        node = w.nodes[5]
+        for peer in eager(node):
+            other = next(one for one in w.nodes if one.me == peer)
+            other.discovery._neighbours._talks[node.me].is_eager = False
+            other.discovery._neighbours.say(node.me, Views(prune=True))
+        await trio.sleep(0.2)
+        assert eager(node)
+        item = say_something(node, 1)
+        await trio.sleep(2)
+        assert knowing(w, item) >= 0.75 * COUNT

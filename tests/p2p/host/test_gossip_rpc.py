@@ -1,0 +1,206 @@
+"""The bounds on what gossip reads and keeps: an RPC, the bytes of unfinished ones, queues and recent messages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+from google.protobuf.message import DecodeError
+from hypothesis import given
+from hypothesis import strategies as st
+from libp2p.pubsub.pb import rpc_pb2
+from libp2p.utils.varint import encode_uvarint, encode_varint_prefixed
+
+from p2p.host import gossip_rpc
+from p2p.host.gossip_rpc import (
+    MAX_CACHED,
+    MAX_CONTROL_SIZE,
+    MAX_ITEMS,
+    MAX_QUEUED,
+    MAX_RPC,
+    RPC_TIMEOUT,
+    BoundedCache,
+    BoundedQueue,
+    RpcError,
+    RpcReader,
+    count_items,
+    is_sound,
+)
+
+SOUND: dict[str, Any] = {
+    "from_id": b"f" * 38,
+    "data": b"x",
+    "seqno": bytes(8),
+    "topicIDs": ["topic"],
+    "signature": bytes(64),
+    "key": bytes(36),
+}
+
+
+def make_rpc(messages: int = 0, subscriptions: int = 0, prunes: int = 0) -> bytes:
+    rpc = rpc_pb2.RPC()
+    for _ in range(messages):
+        rpc.publish.add(**SOUND)
+    for number in range(subscriptions):
+        rpc.subscriptions.add(subscribe=True, topicid=str(number))
+    for number in range(prunes):
+        rpc.control.prune.add(topicID=str(number))
+    return rpc.SerializeToString()
+
+
+def message(size: int, number: int = 0) -> rpc_pb2.Message:
+    return rpc_pb2.Message(**SOUND | {"data": bytes(size), "seqno": number.to_bytes(8, "big")})
+
+
+# Items
+
+
+def test_what_an_rpc_has_is_counted_before_it_is_decoded() -> None:
+    assert count_items(make_rpc(3, 2, 1)) == (3, 2)
+    assert count_items(b"") == (0, 0)
+    assert count_items(make_rpc(MAX_ITEMS, MAX_ITEMS)) == (MAX_ITEMS, MAX_ITEMS)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        make_rpc(messages=MAX_ITEMS + 1),
+        make_rpc(subscriptions=MAX_ITEMS + 1),
+        make_rpc(prunes=MAX_CONTROL_SIZE // 4),
+        b"\x12\x00" * (MAX_RPC // 2),
+        b"".join(encode_uvarint(field << 3 | 2) + b"\x00" for field in range(4, 500)),
+        b"\x12\x05abc",
+        b"\x10\x05",
+        b"\xff" * 64,
+    ],
+    ids=["messages", "subscriptions", "control", "empty", "unknown", "short", "number", "garbage"],
+)
+def test_what_no_honest_peer_sends_is_not_decoded(raw: bytes) -> None:
+    with pytest.raises(RpcError):
+        count_items(raw)
+
+
+@given(st.binary(max_size=200) | st.builds(make_rpc, st.integers(0, 70), st.integers(0, 70), st.integers(0, 5)))
+def test_counts_are_those_of_the_decoded_rpc(raw: bytes) -> None:
+    try:
+        counts = count_items(raw)
+    except RpcError:
+        return
+    try:
+        rpc = rpc_pb2.RPC.FromString(raw)
+    except DecodeError:
+        return
+    assert counts == (len(rpc.publish), len(rpc.subscriptions))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"topicIDs": []},
+        {"topicIDs": ["topic", "made up"]},
+        {"topicIDs": ["x" * 1000]},
+        {"seqno": bytes(1 << 16)},
+        {"key": bytes(1 << 16)},
+        {"signature": bytes(1 << 16)},
+    ],
+    ids=["no topic", "two topics", "topic", "seqno", "key", "signature"],
+)
+def test_only_the_payload_of_a_message_may_be_long(changes: dict[str, Any]) -> None:
+    assert is_sound(rpc_pb2.Message(**SOUND))
+    assert not is_sound(rpc_pb2.Message(**SOUND | changes))
+
+
+# Reading
+
+
+class Source:
+    """Gives what it is fed."""
+
+    def __init__(self, *chunks: bytes) -> None:
+        self.chunks = list(chunks)
+        self.held = 0
+
+    async def read(self, max_bytes: int) -> bytes:
+        if not self.chunks:
+            await trio.sleep_forever()
+        return self.chunks.pop(0)
+
+    def hold(self, change: int) -> None:
+        self.held += change
+
+
+@given(st.lists(st.binary(max_size=300), max_size=8), st.integers(1, 50))
+def test_rpcs_come_out_as_they_went_in_however_they_are_cut(rpcs: list[bytes], size: int) -> None:
+    raw = b"".join(encode_varint_prefixed(rpc) for rpc in rpcs)
+    source = Source(*(raw[start : start + size] for start in range(0, len(raw), size)), b"")
+    reader = RpcReader(source.read, source.hold)
+
+    async def main() -> list[bytes]:
+        out = []
+        while (rpc := await reader.receive()) is not None:
+            out.append(rpc)
+        return out
+
+    assert trio.run(main) == rpcs
+    assert source.held == 0
+
+
+@pytest.mark.trio
+async def test_an_rpc_that_is_too_long_is_not_waited_for() -> None:
+    reader = RpcReader(Source(encode_uvarint(MAX_RPC + 1)).read, lambda change: None)
+    with pytest.raises(RpcError):
+        await reader.receive()
+
+
+@pytest.mark.trio
+async def test_an_rpc_has_to_come_to_its_end(autojump_clock: trio.testing.MockClock) -> None:
+    source = Source(encode_varint_prefixed(b"whole") + encode_uvarint(1000) + b"a part")
+    reader = RpcReader(source.read, source.hold)
+    assert await reader.receive() == b"whole"
+    assert source.held == 2 + len(b"a part")
+    began = trio.current_time()
+    with pytest.raises(RpcError):
+        await reader.receive()
+    assert trio.current_time() - began == pytest.approx(RPC_TIMEOUT)
+    reader.close()
+    assert source.held == 0
+
+
+@pytest.mark.trio
+async def test_silence_between_rpcs_may_last(autojump_clock: trio.testing.MockClock) -> None:
+    reader = RpcReader(Source(encode_varint_prefixed(b"whole")).read, lambda change: None)
+    assert await reader.receive() == b"whole"
+    with trio.move_on_after(10 * RPC_TIMEOUT) as patience:
+        await reader.receive()
+    assert patience.cancelled_caught
+
+
+# Queues and the cache
+
+
+@pytest.mark.trio
+async def test_a_queue_is_bounded_by_bytes() -> None:
+    queue = BoundedQueue()
+    rpc = rpc_pb2.RPC(publish=[message(1 << 20)])
+    assert sum(queue.push(rpc) for _ in range(10)) == MAX_QUEUED // rpc.ByteSize()
+    assert queue.size <= MAX_QUEUED
+    while len(queue):
+        await queue.pop()
+    assert queue.size == 0 and queue.push(rpc)
+
+
+def test_the_oldest_messages_are_forgotten_when_they_are_too_many_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gossip_rpc, "MAX_CACHED", 10_000)
+    cache = BoundedCache(2, 3)
+    for number in range(30):
+        cache.put(message(1000, number))
+    cache.put(message(1000, 29))
+    assert len(cache.msgs) == len(cache.window("topic")) == 8 and cache.size <= 10_000 < MAX_CACHED
+    assert all(cache.get(name) is not None for name in cache.window("topic"))
+    cache.put(message(20_000, 99))  # larger than everything
+    assert len(cache.msgs) == 1
+    for _ in range(3):
+        cache.shift()
+    assert cache.size == 0 and not cache.msgs

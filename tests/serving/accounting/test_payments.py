@@ -1,0 +1,286 @@
+"""The purse: never more promised than there is, no number used twice, nothing left open."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+
+from chain.genesis import CREDIT
+from chain.types.operations import Delivery, Dispute, Hold, Release, Usage, compute_hold_id, sign_operation
+from serving.accounting.payments import AHEAD, CannotAfford, TooManyPayments
+from tests.serving.world import (
+    Options,
+    Result,
+    Script,
+    World,
+    ask,
+    eventually,
+    make_hold,
+    make_request,
+    simulate,
+)
+
+PRICE = 1_000 + 3 * len(make_request().body) + 20 * 100
+"""What a hold for one request of the tests amounts to."""
+FEE = 400
+"""More than the fee of a hold."""
+
+
+async def ask_many(world: World, count: int) -> list[Result]:
+    results: list[Result] = []
+
+    async def send() -> None:
+        results.append(await ask(world.gateway))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(count):
+            nursery.start_soon(send)
+    return results
+
+
+def test_an_account_that_cannot_pay_gets_402() -> None:
+    async def play(world: World) -> None:
+        result = await ask(world.gateway)
+        assert result.error is not None and result.error.status == 402
+        assert result.error.code == "insufficient_quota" and "available" in result.error.message
+        assert world.operations(Hold) == []
+        await world.settle()
+
+    simulate(play, Options(available={0: PRICE - 1}))
+
+
+def test_an_account_that_can_pay_all_but_the_fee_gets_402() -> None:
+    async def play(world: World) -> None:
+        result = await ask(world.gateway)
+        assert result.error is not None and result.error.status == 402
+        await world.settle()
+        assert all(member.backend is None or not member.backend.running for member in world.members)
+
+    simulate(play, Options(available={0: PRICE + 1}))
+
+
+@pytest.mark.parametrize(("more", "status"), [(5_000 - 100, 402), (5_000 + FEE, None)])
+def test_the_first_payment_of_an_account_costs_the_entry_of_its_numbers(more: int, status: int | None) -> None:
+    async def play(world: World) -> None:
+        result = await ask(world.gateway)
+        assert (None if result.error is None else result.error.status) == status
+        await world.settle()
+        assert len(world.operations(Hold)) == (status is None)
+
+    simulate(play, Options(available={0: PRICE + more}, parameters={"entry_fee": 5_000}))
+
+
+def test_a_node_that_cannot_pay_serves_itself_if_it_has_the_model() -> None:
+    async def play(world: World) -> None:
+        own = world.members[0].backend
+        assert own is not None
+        own.utilization = 0.9
+        assert (await ask(world.gateway)).executor is None
+        assert own.completed == 1
+
+    simulate(play, Options(own_backend=True, available={0: 10}))
+
+
+def test_requests_at_once_never_promise_more_than_there_is() -> None:
+    async def play(world: World) -> None:
+        for member in world.members[1:]:
+            assert member.backend is not None
+            member.backend.script = Script(first_delay=3.0)
+        results = await ask_many(world, 12)
+        refused = [result.error.status for result in results if result.error is not None]
+        served = [result for result in results if result.error is None]
+        assert len(served) == 5 and refused == [402] * 7
+        assert all(result.status == 200 and result.broken is None for result in served)
+        await world.settle()
+        assert len(world.operations(Hold)) == 5
+
+    simulate(play, Options(available={0: 5 * (PRICE + FEE) + 100}, capacity=20))
+
+
+def test_what_is_promised_is_not_spendable_until_it_is_captured_for_less() -> None:
+    async def play(world: World) -> None:
+        first = world.drawn()[0]
+        assert first.backend is not None
+        first.backend.script.first_delay = 3.0
+        payments = world.gateway.payments
+        before = payments.spendable
+        assert before == 1_000 * CREDIT
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, world.gateway)
+            for _ in range(20):  # promised first, then held by the ledger
+                await trio.sleep(0.1)
+                if payments._unseen or world.open_holds():
+                    assert before - PRICE - FEE <= payments.spendable < before - PRICE
+        await world.settle()
+        assert payments.spendable == world.account(0).available > before - PRICE
+
+    simulate(play)
+
+
+def test_many_more_requests_at_once_than_hold_numbers_are_refused_cleanly() -> None:
+    async def play(world: World) -> None:
+        for member in world.members[1:]:
+            assert member.backend is not None
+            member.backend.script = Script(first_delay=5.0)
+        results = await ask_many(world, 300)
+        statuses = sorted(result.error.status if result.error is not None else result.status for result in results)
+        assert statuses == [200] * AHEAD + [503] * (300 - AHEAD)
+        busy = [result.error.message for result in results if result.error is not None]
+        assert all("waiting to become final" in message for message in busy)
+        await world.settle()
+        seqs = [(hold.seq, hold.attempt) for hold in world.operations(Hold)]
+        assert len(seqs) == len(set(seqs)) == AHEAD
+        # And it goes on from there.
+        assert (await ask(world.gateway)).status == 200
+        await world.settle()
+
+    # Nothing becomes final while the requests begin.
+    simulate(play, Options(capacity=400, executors=4, spacing=3.0))
+
+
+def test_hold_numbers_are_not_used_again_after_a_restart() -> None:
+    async def play(world: World) -> None:
+        seen: set[int] = set()
+        for round_ in range(3):
+            # The voter is away: nothing becomes final, so the ledger does not know of these holds.
+            await world.kill(0)
+            member = world.members[1]
+            payments = member.node.payments
+            seqs = [payments.take_seq() for _ in range(10)]
+            assert not seen & set(seqs)
+            seen |= set(seqs)
+            signed = [payments.sign_hold(make_hold(world, 1, b"x", bytes(16), seq=seq)) for seq in seqs]
+            await world.kill(1)
+            await world.start(1)
+            assert member.node.payments.next_seq > max(seen)
+            await world.start(0)
+            # One of them was on its way, and becomes final only now.
+            late = signed[round_]
+            await world.gateway.engine.submit(late)
+            await world.gateway.engine.wait_final(late.id, 30)
+            await world.wait_met()
+
+    simulate(play, Options(gateways=(0, 1)))
+
+
+def test_hold_numbers() -> None:
+    async def play(world: World) -> None:
+        payments = world.gateway.payments
+        first = payments.next_seq
+        taken = [payments.take_seq() for _ in range(AHEAD)]
+        assert taken == list(range(first, first + AHEAD))
+        with pytest.raises(TooManyPayments):
+            payments.take_seq()
+        for seq in taken[3:5]:
+            payments.give_back(seq)
+            payments.give_back(seq)
+        assert [payments.take_seq(), payments.take_seq()] == taken[3:5]
+        with pytest.raises(TooManyPayments):
+            payments.take_seq()
+        # A number under which a hold was signed is gone for good.
+        hold = make_hold(world, 0, b"x", bytes(16), seq=taken[7])
+        payments.sign_hold(hold)
+        payments.give_back(taken[7])
+        with pytest.raises(TooManyPayments):
+            payments.take_seq()
+
+    simulate(play)
+
+
+def test_a_hold_that_never_comes_counts_until_its_deadline() -> None:
+    async def play(world: World) -> None:
+        payments = world.gateway.payments
+        hold = make_hold(world, 0, b"x", bytes(16), amount=600 * CREDIT)
+        payments.sign_hold(hold)
+        with pytest.raises(CannotAfford):
+            payments.sign_hold(make_hold(world, 0, b"x", bytes(16), amount=600 * CREDIT, seq=hold.seq + 1))
+        await trio.sleep(500)
+        assert payments.spendable < 400 * CREDIT
+        await trio.sleep(150)
+        assert payments.spendable == 1_000 * CREDIT
+
+    simulate(play)
+
+
+def test_a_hold_whose_request_never_came_is_refunded_by_the_executor() -> None:
+    async def play(world: World) -> None:
+        hold = make_hold(world, 0, b"x", bytes(16))
+        await world.gateway.engine.submit(sign_operation(world.members[0].key, world.genesis.chain_id, hold))
+        await eventually(lambda: world.open_holds())
+        await world.settle(20)
+        assert [item.delivery.amount for item in world.captured] == [0]
+
+    simulate(play)
+
+
+def test_an_executor_that_restarts_refunds_what_it_was_paid_for() -> None:
+    async def play(world: World) -> None:
+        first = world.drawn()[0]
+        assert first.backend is not None
+        first.backend.script.tokens = 1000
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, world.gateway)
+            await trio.sleep(3)
+            await world.kill(first.number)
+            nursery.cancel_scope.cancel()
+        await world.start(first.number)
+        await world.settle(60)
+        assert [item.delivery.amount for item in world.captured] == [0]
+        assert world.operations(Release) == []
+
+    simulate(play)
+
+
+def test_a_payer_that_restarts_takes_back_what_nobody_captured() -> None:
+    async def play(world: World) -> None:
+        first = world.drawn(1)[0]
+        hold = make_hold(world, 1, b"x", bytes(16))
+        await world.kill(first.number)
+        await world.gateway.engine.submit(sign_operation(world.members[1].key, world.genesis.chain_id, hold))
+        await eventually(lambda: world.account(1).held)
+        await world.kill(1)
+        await world.start(1)
+        await eventually(lambda: world.account(1).held == 0, 700)
+        assert len(world.operations(Release)) == 1
+
+    simulate(play, Options(gateways=(0, 1)))
+
+
+def test_a_payer_that_restarts_disputes_nothing_it_knows_nothing_about() -> None:
+    async def play(world: World) -> None:
+        first = world.drawn(1)[0]
+        assert first.backend is not None
+        first.backend.script.tokens = 200
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, world.members[1].node, make_request(max_tokens=1000))
+            await trio.sleep(5)
+            await world.kill(1)
+            nursery.cancel_scope.cancel()
+        await world.start(1)
+        await world.settle(120)
+        assert world.operations(Dispute) == [] and world.account(first.number).available > 1_000 * CREDIT
+
+    simulate(play, Options(gateways=(0, 1), parameters={"capture_grace": 5_000}))
+
+
+def test_one_bad_delivery_does_not_spoil_a_capture_of_many() -> None:
+    async def play(world: World) -> None:
+        node, key = world.members[1].node, world.members[1].key
+        holds = [make_hold(world, 0, b"x", bytes(16), seq=seq) for seq in range(40)]
+        holds = [hold for hold in holds if hold.payee == key.public_key]
+        assert len(holds) > 5
+        for index, hold in enumerate(holds):
+            signed = sign_operation(world.members[0].key, world.genesis.chain_id, hold)
+            hold_id = compute_hold_id(signed.signer, hold.seq, 0)
+            node.payments.serving.add(hold_id)
+            # The first asks for more than its usage is worth.
+            amount = 2_000 if index == 0 else 1_000
+            delivery = Delivery(hold_id, amount, bytes(32), Usage(0, 0), "stop")
+            node.payments.collect(signed, delivery, node.payments.sign_receipt(delivery) if index == 1 else None)
+            await world.gateway.engine.submit(signed)
+        # Neither the first nor the second, whose receipt is not the payer's, is ever captured; the others are.
+        await eventually(lambda: len(world.captured) >= len(holds) - 2, 30)
+        amounts = {item.delivery.amount for item in world.captured}
+        assert amounts == {1_000} and len(world.captured) == len(holds) - 2
+
+    simulate(play)

@@ -1,0 +1,115 @@
+"""The page of metrics: what it says, and that Prometheus can read it."""
+
+from __future__ import annotations
+
+import trio
+from prometheus_client.parser import text_string_to_metric_families
+
+from serving.admin.metrics import Metrics
+from serving.dispatcher import RequestRecord
+from serving.scheduling.admission import Admission, Origin
+from tests.serving.solo import CAPACITY, make_node, run_node
+
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+def read(metrics: Metrics) -> Samples:
+    """Every sample of the page."""
+    families = text_string_to_metric_families(metrics.render().decode())
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in families
+        for sample in family.samples
+    }
+
+
+def get(samples: Samples, name: str, **labels: str) -> float:
+    return samples[f"wwwserve_{name}", frozenset(labels.items())]
+
+
+async def occupy(admission: Admission, origin: Origin) -> None:
+    async with admission.slot(origin):
+        await trio.sleep_forever()
+
+
+def test_page_follows_the_conventions() -> None:
+    async def main() -> None:
+        async with run_node() as node:
+            page = Metrics(node).render().decode()
+        families = list(text_string_to_metric_families(page))
+        assert {family.name.partition("_")[0] for family in families} == {"wwwserve", "process"}
+        for family in families:
+            assert family.documentation.endswith("."), family.name
+            for sample in family.samples:
+                assert (family.type == "counter") == sample.name.endswith("_total"), sample.name
+        assert len({family.name for family in families}) == len(families)
+
+    trio.run(main)
+
+
+def test_reads_the_live_parts() -> None:
+    async def main() -> None:
+        async with run_node() as node:
+            metrics = Metrics(node)
+            counters = node.market.counters
+            counters.completed, counters.refused, counters.failed = 5, 2, 1
+            counters.local, counters.offloaded, counters.completion_tokens = 3, 4, 77
+            node.executor.served, node.executor.declined = 6, 9
+            node.payments.earned = 1_234
+            node.market.records.append(RequestRecord("running", "m", 0.0))
+            node.market.records.append(RequestRecord("done", "m", 0.0, finished=1.0, outcome="completed"))
+            (admission,) = node.services.admissions
+            async with trio.open_nursery() as nursery:
+                for origin in (Origin.DELEGATED, Origin.OWN, Origin.OWN, Origin.DELEGATED, Origin.OWN):
+                    nursery.start_soon(occupy, admission, origin)
+                    before = admission.running + admission.total_waiting
+                    while admission.running + admission.total_waiting == before:
+                        await trio.sleep(0)
+                samples = read(metrics)
+                nursery.cancel_scope.cancel()
+            account = node.engine.state.account(node.key.public_key)
+            assert get(samples, "requests_total", outcome="completed") == 5
+            assert get(samples, "requests_total", outcome="refused") == 2
+            assert get(samples, "requests_total", outcome="failed") == 1
+            assert get(samples, "routed_requests_total", served="local") == 3
+            assert get(samples, "routed_requests_total", served="offloaded") == 4
+            assert get(samples, "requests_in_flight") == 1
+            assert get(samples, "completion_tokens_total") == 77
+            assert get(samples, "offers_total", outcome="served") == 6
+            assert get(samples, "offers_total", outcome="declined") == 9
+            assert get(samples, "earned_microcredits_total") == 1_234
+            assert get(samples, "backend_capacity", backend="0") == CAPACITY
+            assert get(samples, "backend_running", backend="0") == 2
+            assert get(samples, "backend_queued", backend="0", origin="own") == 2
+            assert get(samples, "backend_queued", backend="0", origin="delegated") == 1
+            assert get(samples, "backend_utilization_ratio", backend="0") == 2.5
+            assert get(samples, "balance_microcredits", kind="available") == account.available > 0
+            assert get(samples, "balance_microcredits", kind="bonded") == account.bonded > 0
+            assert get(samples, "spendable_microcredits") == account.available
+            assert get(samples, "validator") == 1
+            assert get(samples, "final_height") == node.engine.header.height
+            assert 0 <= get(samples, "final_block_age_seconds") < 60
+
+    trio.run(main)
+
+
+def test_each_first_byte_enters_the_histogram_once() -> None:
+    async def main() -> None:
+        node, _ = make_node()
+        metrics, records = Metrics(node), node.market.records
+        slow = RequestRecord("slow", "m", 10.0)
+        records.extend([RequestRecord("quick", "m", 10.0, first_byte=10.03), slow])
+        samples = read(metrics)
+        assert get(samples, "time_to_first_byte_seconds_count", served="local") == 1
+        assert get(samples, "time_to_first_byte_seconds_bucket", served="local", le="0.02") == 0
+        assert get(samples, "time_to_first_byte_seconds_bucket", served="local", le="0.05") == 1
+        slow.executor, slow.first_byte = bytes(32), 13.0
+        for _ in range(2):
+            samples = read(metrics)
+        assert get(samples, "time_to_first_byte_seconds_count", served="local") == 1
+        assert get(samples, "time_to_first_byte_seconds_count", served="offloaded") == 1
+        assert get(samples, "time_to_first_byte_seconds_sum", served="offloaded") == 3.0
+        records.clear()  # counts outlive the records
+        assert get(read(metrics), "time_to_first_byte_seconds_count", served="local") == 1
+
+    trio.run(main)

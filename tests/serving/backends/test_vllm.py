@@ -1,0 +1,165 @@
+"""The backend against a real vLLM server. Opt-in: set ``WWWSERVE_VLLM_URL`` to the base URL of one that has no other
+users, for example::
+
+    python -m vllm.entrypoints.openai.api_server --model MODEL --port 8741 --max-num-seqs 2
+    WWWSERVE_VLLM_URL=http://127.0.0.1:8741 python -m pytest tests/serving/backends/test_vllm.py
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+from prometheus_client.parser import text_string_to_metric_families
+
+from serving.backends.load_metrics import LoadPage, parse_vllm
+from serving.backends.openai_compatible import OpenAICompatibleBackend
+from serving.http.client import HttpPool
+from serving.openai.answers import AnswerTap
+
+URL = os.environ.get("WWWSERVE_VLLM_URL", "")
+CHAT = "/v1/chat/completions"
+LONG = 1500  # tokens: enough to be still running after a second or two
+PATIENCE = 60  # seconds for what takes a fraction of one on an idle machine
+
+pytestmark = pytest.mark.skipif(not URL, reason="WWWSERVE_VLLM_URL names no vLLM server")
+
+
+@asynccontextmanager
+async def connected() -> AsyncIterator[OpenAICompatibleBackend]:
+    async with trio.open_nursery() as nursery:
+        backend = OpenAICompatibleBackend(URL, capacity=2)
+        nursery.start_soon(backend.run)
+        with trio.fail_after(PATIENCE):
+            await backend.wait_alive()
+        yield backend
+        nursery.cancel_scope.cancel()
+
+
+def chat(backend: OpenAICompatibleBackend, **fields: Any) -> bytes:
+    messages = [{"role": "user", "content": "What is the capital of France?"}]
+    return json.dumps({"model": backend.models[0], "messages": messages, "temperature": 0, **fields}).encode()
+
+
+async def read_text() -> str:
+    """The server's metrics page now, past the backend's own reading of it."""
+    pool = HttpPool(URL)
+    try:
+        async with pool.request("GET", "/metrics") as response:
+            return (await response.read()).decode()
+    finally:
+        await pool.aclose()
+
+
+async def read_page() -> LoadPage:
+    page = parse_vllm(await read_text())
+    assert page is not None
+    return page
+
+
+async def count_generated() -> float:
+    """Tokens that the server has generated since its start."""
+    families = text_string_to_metric_families(await read_text())
+    return sum(
+        sample.value
+        for family in families
+        for sample in family.samples
+        if sample.name == "vllm:generation_tokens_total"
+    )
+
+
+async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
+    with trio.fail_after(PATIENCE):
+        while not await condition():
+            await trio.sleep(0.1)
+
+
+async def idle() -> bool:
+    page = await read_page()
+    return (page.running, page.waiting) == (0, 0)
+
+
+def test_models_are_discovered_and_the_page_is_read() -> None:
+    async def main() -> None:
+        async with connected() as backend:
+            assert backend.models
+            await eventually(idle)
+            assert (await read_page()).cache_usage is not None
+
+            async def read_as_idle() -> bool:
+                load = await backend.load()
+                return load.known and (load.running, load.waiting) == (0, 0)
+
+            await eventually(read_as_idle)
+
+    trio.run(main)
+
+
+def test_a_stream_completes_with_usage() -> None:
+    async def main() -> None:
+        async with connected() as backend:
+            tap = AnswerTap(stream=True)
+            body = chat(backend, stream=True, max_tokens=12, stream_options={"include_usage": True})
+            async with backend.complete(CHAT, body) as response:
+                assert response.status == 200
+                assert response.content_type.startswith("text/event-stream")
+                passed = b"".join([tap.feed(piece) async for piece in response.body]) + tap.finish()
+            assert passed.endswith(b"data: [DONE]\n\n")
+            assert tap.complete and not tap.estimated
+            assert 0 < tap.completion_tokens <= 12
+            assert tap.finish_reason in ("stop", "length")
+
+    trio.run(main)
+
+
+def test_an_answer_in_one_piece_has_usage() -> None:
+    async def main() -> None:
+        async with connected() as backend:
+            tap = AnswerTap(stream=False)
+            async with backend.complete(CHAT, chat(backend, max_tokens=5, ignore_eos=True)) as response:
+                assert response.status == 200
+                async for piece in response.body:
+                    tap.feed(piece)
+            tap.finish()
+            assert (tap.completion_tokens, tap.estimated, tap.finish_reason, tap.complete) == (5, False, "length", True)
+
+    trio.run(main)
+
+
+def test_cancelling_frees_the_slot() -> None:
+    async def main() -> None:
+        async with connected() as backend:
+            await eventually(idle)
+            before = await count_generated()
+            body = chat(backend, stream=True, max_tokens=LONG, ignore_eos=True)
+            async with backend.complete(CHAT, body) as response:
+                await response.body.__anext__()
+                started = await read_page()
+                assert (started.running, started.waiting) == (1, 0)
+
+                async def seen() -> bool:
+                    return (await backend.load()).running == 1 and backend.in_flight == 1
+
+                await eventually(seen)
+            assert backend.in_flight == 0
+            await eventually(idle)
+            assert 0 < await count_generated() - before < LONG  # it was stopped, and did not just come to its end
+
+    trio.run(main)
+
+
+def test_a_refusal_passes() -> None:
+    async def main() -> None:
+        async with connected() as backend:
+            async with backend.complete(CHAT, chat(backend, model="no-such-model")) as response:
+                body = b"".join([piece async for piece in response.body])
+            assert response.status == 404
+            assert "no-such-model" in json.loads(body)["error"]["message"]
+            assert await backend.is_alive()
+
+    trio.run(main)

@@ -1,0 +1,137 @@
+"""Logs: one handler for everything, quiet libraries, and no tracebacks for what happens every day."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+
+from p2p.network import NetworkError
+from serving.backends.backend import BackendError
+from serving.cli.logs import HANDLER, configure_logs
+
+Configure = Callable[..., Callable[[], str]]
+
+
+@pytest.fixture
+def configure(tmp_path: Path) -> Iterator[Configure]:
+    """Configures logging into a file, and gives a function that reads it; afterwards all is as before."""
+    root, last_resort = logging.getLogger(), logging.lastResort
+    level = root.level
+    # Once a host was made in this process the library is silent altogether (p2p.host.workarounds).
+    library = logging.getLogger("libp2p")
+    library_level, library_propagates = library.level, library.propagate
+    library.setLevel(logging.NOTSET)
+    library.propagate = True
+
+    def start(level: Any = "info", format: Any = "text") -> Callable[[], str]:
+        configure_logs(level, format, tmp_path / "node.log")
+        return (tmp_path / "node.log").read_text
+
+    yield start
+    for handler in [handler for handler in root.handlers if handler.name == HANDLER]:
+        root.removeHandler(handler)
+        handler.close()
+    root.setLevel(level)
+    library.setLevel(library_level)
+    library.propagate = library_propagates
+    logging.lastResort = last_resort
+    logging.captureWarnings(False)
+    structlog.reset_defaults()
+
+
+def test_json_lines_from_both_ways_of_logging(configure: Configure) -> None:
+    read = configure("info", "json")
+    structlog.get_logger("serving.offload.originator").info("executor did not deliver", reason="a\nb", hold=b"\x01")
+    logging.getLogger("p2p.discovery.service").warning("peer %s left", "x")
+    first, second = [json.loads(line) for line in read().splitlines()]
+    assert (first["event"], first["reason"], first["level"]) == ("executor did not deliver", "a\nb", "info")
+    assert (first["logger"], second["logger"]) == ("serving.offload.originator", "p2p.discovery.service")
+    assert (second["event"], second["level"]) == ("peer x left", "warning")
+    assert first["timestamp"].endswith("Z")
+
+
+def test_text_is_one_plain_line(configure: Configure) -> None:
+    read = configure()
+    structlog.get_logger("serving.x").info("policy changed", max_queue=5, reason="two\nlines")
+    (line,) = read().splitlines()
+    assert "policy changed" in line
+    assert "max_queue=5" in line
+    assert "\x1b" not in line
+
+
+def test_level_and_quiet_libraries(configure: Configure) -> None:
+    read = configure("warning")
+    for name in ("serving.a", "p2p.b", "libp2p.c", "hypercorn.error", "somelib"):
+        for level in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR):
+            logging.getLogger(name).log(level, "%s at %s", name, level)
+    structlog.get_logger("serving.a").info("not this")
+    said = {tuple(line.split("] ")[1].split()[:3:2]) for line in read().splitlines()}
+    both = {(name, level) for name in ("serving.a", "p2p.b", "hypercorn.error", "somelib") for level in ("30", "40")}
+    assert said == both | {("libp2p.c", "40")}
+
+
+def test_own_debug_without_that_of_libraries(configure: Configure) -> None:
+    read = configure("debug")
+    logging.getLogger("consensus.engine").debug("mine")
+    structlog.get_logger("serving.a").debug("mine too")
+    logging.getLogger("somelib").info("not mine")
+    assert [line.split("] ")[1].split("  ")[0] for line in read().splitlines()] == ["mine", "mine too"]
+
+
+def test_a_logger_cut_off_from_the_root_is_heard(configure: Configure) -> None:
+    read = configure("info", "json")
+    logger = logging.getLogger("libp2p.cut")
+    logger.propagate = False
+    try:
+        logger.warning("chatter")
+        logger.error("trouble")
+    finally:
+        logger.propagate = True
+    assert [json.loads(line)["event"] for line in read().splitlines()] == ["trouble"]
+
+
+def raise_and_log(error: BaseException, log: Callable[[], None]) -> None:
+    secret_prompt = "local variable"
+    try:
+        raise error
+    except BaseException:
+        assert secret_prompt
+        log()
+
+
+@pytest.mark.parametrize("format", ["json", "text"])
+def test_expected_errors_have_no_traceback(configure: Configure, format: str) -> None:
+    read = configure("info", format)
+    group = ExceptionGroup("g", [NetworkError("gone"), ExceptionGroup("h", [BackendError("broke")])])
+    raise_and_log(group, lambda: structlog.get_logger("serving.a").exception("failed"))
+    raise_and_log(NetworkError("no route"), lambda: logging.getLogger("p2p.a").exception("failed too"))
+    text = read()
+    assert len(text.splitlines()) == 2
+    assert "gone; broke" in text
+    assert "no route" in text
+    assert "Traceback" not in text
+
+
+@pytest.mark.parametrize("format", ["json", "text"])
+def test_unexpected_errors_have_one_without_local_variables(configure: Configure, format: str) -> None:
+    read = configure("info", format)
+    group = ExceptionGroup("g", [NetworkError("gone"), ValueError("a bug")])
+    raise_and_log(group, lambda: structlog.get_logger("serving.a").exception("failed"))
+    raise_and_log(ValueError("another"), lambda: logging.getLogger("p2p.a").exception("failed too"))
+    text = read()
+    assert text.count("Traceback") == 2
+    assert "a bug" in text
+    assert "local variable" not in text
+
+
+def test_configured_twice_says_things_once(configure: Configure) -> None:
+    configure("info", "text")
+    read = configure("info", "json")
+    logging.getLogger("serving.a").info("once")
+    assert [json.loads(line)["event"] for line in read().splitlines()] == ["once"]

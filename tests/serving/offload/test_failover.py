@@ -1,0 +1,385 @@
+"""Executors that die, stall, fail and decline, and users that leave."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import trio
+
+from chain.genesis import CREDIT
+from chain.types.operations import Capture, Dispute, Hold, Release
+from serving.offload.session import ExecutorSettings
+from serving.scheduling.policy import PolicyParameters
+from tests.serving.world import (
+    ERROR_BODY,
+    Member,
+    Options,
+    Result,
+    Script,
+    World,
+    ask,
+    compute_stream,
+    compute_whole,
+    eventually,
+    make_request,
+    make_token,
+    simulate,
+)
+
+FAST = {"capture_grace": 5_000}
+
+
+def get_script(member: Member) -> Script:
+    assert member.backend is not None
+    return member.backend.script
+
+
+def get_name(member: Member) -> str:
+    assert member.backend is not None
+    return member.backend.name
+
+
+def get_cancelled(member: Member) -> int:
+    assert member.backend is not None
+    return member.backend.cancelled
+
+
+async def ask_into(world: World, result: Result, stream: bool = True) -> None:
+    got = await ask(world.gateway, make_request(stream=stream))
+    for name in ("body", "status", "record", "error", "broken"):
+        setattr(result, name, getattr(got, name))
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_executor_that_dies_before_the_first_token_is_replaced(stream: bool) -> None:
+    async def play(world: World) -> None:
+        first, second = world.drawn()
+        get_script(first).first_delay = 5.0
+        result = Result()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask_into, world, result, stream)
+            await trio.sleep(2.0)
+            await world.kill(first.number)
+        script = get_script(second)
+        name = get_name(second)
+        assert result.body == (compute_stream(name, script) if stream else compute_whole(name, script))
+        assert result.executor == second.public_key and result.record is not None and result.record.attempt == 1
+        await world.settle(700)
+        # The first hold was never captured: it came back after its deadline.
+        assert len(world.operations(Hold)) == 2 and len(world.operations(Release)) == 1
+        assert world.account(first.number).available == 1_000 * CREDIT
+
+    simulate(play)
+
+
+def test_an_executor_that_dies_in_mid_stream_ends_the_answer_with_an_error_and_gets_nothing() -> None:
+    async def play(world: World) -> None:
+        first = world.drawn()[0]
+        get_script(first).tokens = 1000
+        result = Result()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask_into, world, result)
+            await trio.sleep(2.0)
+            await world.kill(first.number)
+        assert result.broken is not None and result.body.startswith(make_token(get_name(first), 0))
+        assert result.record is not None and result.record.executor == first.public_key
+        await world.settle(700)
+        assert world.operations(Capture) == [] and len(world.operations(Release)) == 1
+
+    simulate(play)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("head_at_once", [True, False])
+def test_an_executor_that_stalls_before_the_first_token_is_replaced(stream: bool, head_at_once: bool) -> None:
+    async def play(world: World) -> None:
+        first, second = world.drawn()
+        get_script(first).first_delay = 10_000.0
+        get_script(first).head_at_once = head_at_once
+        started = trio.current_time()
+        result = await ask(world.gateway, make_request(stream=stream))
+        waited = trio.current_time() - started
+        assert result.executor == second.public_key
+        if stream:
+            assert 30 <= waited < 32
+        else:  # no tokens can be seen to stall: as long as the executor is alive and the hold good
+            assert 500 <= waited < 600
+        await world.settle(700)
+        assert get_cancelled(first) == 1
+
+    simulate(play)
+
+
+def test_a_slow_first_token_is_waited_for() -> None:
+    async def play(world: World) -> None:
+        first = world.drawn()[0]
+        get_script(first).first_delay = 25.0
+        get_script(first).head_at_once = True
+        assert (await ask(world.gateway)).executor == first.public_key
+
+    simulate(play)
+
+
+def test_an_answer_that_is_not_streamed_may_take_minutes() -> None:
+    async def play(world: World) -> None:
+        first = world.drawn()[0]
+        get_script(first).first_delay = 300.0
+        result = await ask(world.gateway, make_request(stream=False))
+        assert result.executor == first.public_key
+        await world.settle()
+        assert len(world.operations(Hold)) == 1
+
+    simulate(play)
+
+
+def test_an_executor_that_stalls_in_mid_stream_is_given_up_and_its_work_cancelled() -> None:
+    async def play(world: World) -> None:
+        first = world.drawn()[0]
+        get_script(first).stall_after = 3
+        started = trio.current_time()
+        result = await ask(world.gateway)
+        assert result.broken is not None and 15 <= trio.current_time() - started < 17
+        await eventually(lambda: get_cancelled(first) == 1, 2)
+        await world.settle(150)
+
+    simulate(play, Options(parameters=FAST))
+
+
+FAULTS: list[dict[str, Any]] = [{"refuses": True}, {"status": 500}, {"status": 401}, {"status": 429}]
+STREAM_FAULTS: list[dict[str, Any]] = [*FAULTS, {"break_after": 0}, {"error_after": 0}]
+
+
+@pytest.mark.parametrize(
+    ("stream", "fault"),
+    [*((False, fault) for fault in FAULTS), *((True, fault) for fault in STREAM_FAULTS)],
+    ids=str,
+)
+def test_a_backend_that_fails_before_the_first_token_is_replaced(stream: bool, fault: dict[str, Any]) -> None:
+    async def play(world: World) -> None:
+        first, second = world.drawn()
+        assert first.backend is not None and second.backend is not None
+        first.backend.script = replace(first.backend.script, **fault)
+        result = await ask(world.gateway, make_request(stream=stream))
+        name, script = get_name(second), get_script(second)
+        assert result.body == (compute_stream(name, script) if stream else compute_whole(name, script))
+        assert result.executor == second.public_key
+        await world.settle()
+        # The one that failed refunds its hold at once.
+        assert 0 in {item.delivery.amount for item in world.captured} and len(world.operations(Hold)) == 2
+        assert world.account(first.number).available < 1_000 * CREDIT  # it even paid the fee
+
+    simulate(play)
+
+
+@pytest.mark.parametrize("fault", [{"break_after": 3}, {"error_after": 3}], ids=str)
+def test_a_backend_that_fails_in_mid_stream_ends_the_answer_and_refunds(fault: dict[str, Any]) -> None:
+    async def play(world: World) -> None:
+        first = world.drawn()[0]
+        assert first.backend is not None
+        first.backend.script = replace(first.backend.script, **fault)
+        result = await ask(world.gateway)
+        assert result.broken is not None
+        assert result.body == b"".join(make_token(get_name(first), number) for number in range(3))
+        await world.settle()
+        assert [item.delivery.amount for item in world.captured] == [0]
+
+    simulate(play)
+
+
+@pytest.mark.parametrize("status", [400, 413, 415, 422])
+@pytest.mark.parametrize("stream", [True, False])
+def test_what_is_the_requests_own_fault_is_relayed_and_refunded(status: int, stream: bool) -> None:
+    async def play(world: World) -> None:
+        first = world.drawn()[0]
+        get_script(first).status = status
+        result = await ask(world.gateway, make_request(stream=stream))
+        assert (result.status, result.body) == (status, ERROR_BODY)
+        assert result.record is not None and result.record.outcome == "error"
+        await world.settle()
+        assert len(world.operations(Hold)) == 1
+        assert [item.delivery.amount for item in world.captured] == [0]
+
+    simulate(play)
+
+
+def test_when_all_fail_the_user_is_told_and_all_is_refunded() -> None:
+    async def play(world: World) -> None:
+        for member in world.members[1:]:
+            get_script(member).refuses = True
+        result = await ask(world.gateway)
+        assert result.error is not None and result.error.status == 503
+        assert result.error.message.count("refused on purpose") == 3
+        await world.settle()
+        assert len(world.operations(Hold)) == 3
+
+    simulate(play, Options(executors=3))
+
+
+def test_long_and_foreign_reasons_fit() -> None:
+    async def play(world: World) -> None:
+        first, second = world.drawn()
+        get_script(first).error_after, get_script(first).error = 0, "模型出错了" * 200
+        result = await ask(world.gateway)
+        assert result.executor == second.public_key
+        await world.settle()
+
+    simulate(play)
+
+
+def test_a_queued_request_waits_for_its_turn() -> None:
+    async def play(world: World) -> None:
+        (only,) = world.drawn()
+        get_script(only).first_delay = 25.0
+        results = [Result() for _ in range(4)]
+        async with trio.open_nursery() as nursery:
+            for result in results:
+                nursery.start_soon(ask_into, world, result)
+                await trio.sleep(0.1)
+        assert [result.status for result in results] == [200] * 4  # the last after 100 s
+        assert only.backend is not None and only.backend.most_running == 1
+        await world.settle()
+
+    simulate(play, Options(executors=1, capacity=1))
+
+
+# Users that leave.
+
+
+def test_a_user_that_leaves_cancels_the_backend_and_pays_for_what_was_delivered() -> None:
+    async def play(world: World) -> None:
+        first = world.drawn()[0]
+        get_script(first).tokens = 1000
+        with trio.move_on_after(3.0):
+            await ask(world.gateway, make_request(max_tokens=2000))
+        left = trio.current_time()
+        await eventually(lambda: get_cancelled(first) == 1, 1)
+        assert trio.current_time() - left < 0.5
+        await world.settle(150)
+        assert world.operations(Dispute) == [] and world.operations(Release) == []
+        (item,) = world.captured
+        delivery = item.delivery
+        assert item.receipt is None and delivery.finish_reason == "cancelled"
+        assert 50 <= delivery.usage.completion_tokens <= 60
+        assert world.account(first.number).available > 1_000 * CREDIT
+
+    simulate(play, Options(parameters=FAST))
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_user_that_leaves_before_the_first_token_pays_nothing(stream: bool) -> None:
+    async def play(world: World) -> None:
+        first = world.drawn()[0]
+        get_script(first).first_delay = 10.0
+        with trio.move_on_after(3.0):
+            await ask(world.gateway, make_request(stream=stream))
+        await eventually(lambda: get_cancelled(first) == 1, 1)
+        await world.settle()
+        assert [item.delivery.amount for item in world.captured] == [0]
+
+    simulate(play)
+
+
+@pytest.mark.parametrize("after", [0.01 * step for step in range(0, 30, 3)])
+def test_leaving_at_any_moment_leaves_nothing_behind(after: float) -> None:
+    async def play(world: World) -> None:
+        with trio.move_on_after(after):
+            await ask(world.gateway)
+        await world.settle(150)
+        assert world.operations(Dispute) == []
+
+    simulate(play, Options(parameters=FAST))
+
+
+def test_a_user_who_leaves_a_queue_frees_its_place() -> None:
+    async def play(world: World) -> None:
+        (only,) = world.drawn()
+        get_script(only).first_delay = 20.0
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, world.gateway)
+            await trio.sleep(1)
+            with trio.move_on_after(3):
+                await ask(world.gateway)
+            await trio.sleep(1)
+            assert only.node.services.admissions[0].total_waiting == 0
+        await world.settle()
+        assert only.backend is not None and only.backend.requests == 1
+
+    simulate(play, Options(executors=1, capacity=1))
+
+
+def test_an_originator_that_dies_has_its_work_cancelled_and_pays_for_what_was_delivered() -> None:
+    async def play(world: World) -> None:
+        first = world.drawn(1)[0]
+        get_script(first).tokens = 1000
+
+        async def die() -> None:
+            await ask(world.members[1].node, make_request(max_tokens=2000))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(die)
+            await trio.sleep(3.0)
+            await world.kill(1)
+            nursery.cancel_scope.cancel()
+        # It might have been the connection that died: the work rests until that is too long ago, and then ends.
+        await trio.sleep(ExecutorSettings().resume_timeout / 2)
+        assert get_cancelled(first) == 0
+        await eventually(lambda: get_cancelled(first) == 1, ExecutorSettings().resume_timeout)
+        await world.settle(150)
+        assert world.account(first.number).available > 1_000 * CREDIT
+
+    simulate(play, Options(gateways=(0, 1), parameters=FAST))
+
+
+# The chain.
+
+
+def test_in_a_halt_serving_goes_on_within_the_credit_and_is_paid_after_it() -> None:
+    # One executor, and two members that only vote.
+    options = Options(
+        executors=3,
+        gateways=(0, 1),
+        validators=(0, 3, 4),
+        executor=ExecutorSettings(halt_credit=20_000),
+        policy=PolicyParameters(accept_frequency=1.0),
+        parameters={"capture_grace": 5_000},
+    )
+
+    async def play(world: World) -> None:
+        for voter in (3, 4):
+            get_script(world.members[voter]).is_alive = False
+        await eventually(lambda: [member.number for member in world.drawn()] == [2])
+        await world.kill(3)
+        await world.kill(4)
+        await trio.sleep(1.0)
+        height = world.gateway.engine.header.height
+        only = world.members[2]
+        get_script(only).tokens = 300
+        # Each takes 15 s, longer than the grace time, and holds about 8,000 micro-credits: two fit into the credit.
+        results = [Result() for _ in range(4)]
+
+        async def send(result: Result) -> None:
+            got = await ask(world.gateway, make_request(max_tokens=300))
+            for name in ("body", "status", "record", "error", "broken"):
+                setattr(result, name, getattr(got, name))
+
+        async with trio.open_nursery() as nursery:
+            for result in results:
+                nursery.start_soon(send, result)
+                await trio.sleep(0.1)
+        assert world.gateway.engine.header.height == height
+        assert [result.broken is None and result.error is None for result in results] == [True, True, False, False]
+        assert "credit" in str(results[2].broken)
+        assert "credit" in str(results[3].broken) or "busy" in str(results[3].error)  # three are running already
+        # What is owed counts against the next request too.
+        late = Result()
+        await send(late)
+        assert late.broken is not None or late.error is not None
+        await world.start(3, 4)
+        await world.settle(400)
+        assert world.account(2).available > 1_000 * CREDIT + 2 * 300 * 20
+        assert (await ask(world.gateway)).broken is None
+        await world.settle(400)
+
+    simulate(play, options)

@@ -1,0 +1,187 @@
+"""The wire between originator and executor: what passes, what is refused, what is signed."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chain.codec import MAX_INT
+from chain.crypto import KeyPair
+from chain.exceptions import CodecError
+from chain.types.operations import Delivery, Hold, Usage, sign_operation
+from p2p.runtime import run_simulation
+from serving.backends.backend import BackendError
+from serving.offload.protocol import (
+    MAX_FRAME,
+    PART_SIZE,
+    REASON_SIZE,
+    Accepted,
+    Declined,
+    Failed,
+    Final,
+    Head,
+    Message,
+    Offer,
+    Part,
+    Payment,
+    Receipt,
+    Working,
+    cut_reason,
+    decode_message,
+    encode_message,
+    is_receipt,
+    is_signed_delivery,
+    sign_delivery,
+    sign_receipt,
+)
+from serving.offload.session import coalesce
+
+KEY, OTHER = KeyPair(b"1" * 32), KeyPair(b"2" * 32)
+CHAIN = bytes(32)
+HOLD = Hold(bytes(32), 5, 0, 1, 0, "m", bytes(32), 9)
+DELIVERY = Delivery(bytes(32), 5, bytes(32), Usage(1, 2), "stop")
+MESSAGES: list[Message] = [
+    Offer("/v1/chat/completions", 3, bytes(16), HOLD),
+    Accepted(True),
+    Declined("busy", 1000),
+    Payment(sign_operation(KEY, CHAIN, HOLD)),
+    Working(False),
+    Head(200, "application/json"),
+    Part(b"x" * PART_SIZE),
+    Final(bytes(16), DELIVERY, bytes(64)),
+    Failed("no"),
+    Receipt(bytes(64)),
+]
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
+def test_a_message_survives_the_wire(message: Message) -> None:
+    frame = encode_message(message)
+    assert decode_message(frame) == message and len(frame) <= MAX_FRAME
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Part(b""),
+        Part(b"x" * (PART_SIZE + 1)),
+        Head(199, ""),
+        Head(600, ""),
+        Head(200, "x" * 129),
+        Offer("", 3, bytes(16), HOLD),
+        Offer("/", 0, bytes(16), HOLD),
+        Offer("/", 1 << 23, bytes(16), HOLD),
+        Offer("/", 3, bytes(15), HOLD),
+        Declined("x" * 257, 0),
+        Receipt(bytes(63)),
+        Final(bytes(16), replace(DELIVERY, finish_reason=""), bytes(64)),
+        Final(bytes(16), replace(DELIVERY, amount=-1), bytes(64)),
+        Final(bytes(16), replace(DELIVERY, amount=MAX_INT + 1), bytes(64)),
+    ],
+    ids=lambda message: str(message)[:40],
+)
+def test_out_of_bounds_is_never_sent(message: Message) -> None:
+    with pytest.raises(CodecError):
+        encode_message(message)
+
+
+@pytest.mark.parametrize("frame", [b"", b"\x91", b"\x91\x91\x09", b"\x91\xc0", b"\x91\x91\x63", b"x" * (MAX_FRAME + 1)])
+def test_nonsense_is_refused(frame: bytes) -> None:
+    with pytest.raises(CodecError):
+        decode_message(frame)
+
+
+@given(st.sampled_from(MESSAGES), st.data())
+def test_a_damaged_frame_is_refused_or_is_another_message(message: Message, data: st.DataObject) -> None:
+    frame = bytearray(encode_message(message)[:400])
+    position = data.draw(st.integers(0, len(frame) - 1))
+    frame[position] ^= data.draw(st.integers(1, 255))
+    try:
+        decoded = decode_message(bytes(frame))
+    except CodecError:
+        return
+    assert decoded != message and encode_message(decoded) == bytes(frame)
+
+
+@given(st.text() | st.text(alphabet="模é\ud800x"))
+def test_a_cut_reason_fits(text: str) -> None:
+    cut = cut_reason(text)
+    assert len(cut.encode()) <= REASON_SIZE
+    assert decode_message(encode_message(Failed(cut))) == Failed(cut)
+    if text.isascii():
+        assert cut == text[:REASON_SIZE]
+
+
+def test_signatures_are_good_for_their_purpose_chain_and_content_alone() -> None:
+    final = Final(bytes(16), DELIVERY, sign_delivery(KEY, CHAIN, DELIVERY))
+    assert is_signed_delivery(KEY.public_key, CHAIN, final)
+    assert not is_signed_delivery(OTHER.public_key, CHAIN, final)
+    assert not is_signed_delivery(KEY.public_key, b"1" * 32, final)
+    assert not is_signed_delivery(KEY.public_key, CHAIN, replace(final, delivery=replace(DELIVERY, amount=6)))
+    receipt = sign_receipt(KEY, CHAIN, DELIVERY)
+    assert is_receipt(KEY.public_key, CHAIN, DELIVERY, receipt)
+    assert not is_receipt(KEY.public_key, CHAIN, DELIVERY, final.signature)  # the executor's own is no receipt
+    assert not is_signed_delivery(KEY.public_key, CHAIN, replace(final, signature=receipt))
+
+
+# How tokens are joined on their way.
+
+
+async def join(pieces: list[tuple[float, bytes]], size: int = 100) -> list[tuple[float, bytes]]:
+    async def source() -> AsyncIterator[bytes]:
+        for pause, piece in pieces:
+            await trio.sleep(pause)
+            yield piece
+
+    start = trio.current_time()
+    async with coalesce(source(), 0.03, size) as parts:
+        return [(round(trio.current_time() - start, 3), part) async for part in parts]
+
+
+def test_the_first_token_goes_at_once_and_later_ones_in_company() -> None:
+    async def main() -> None:
+        assert await join([(0.5, b"a"), (0.001, b"b"), (0.001, b"c"), (0.1, b"d")]) == [
+            (0.5, b"a"),
+            (0.531, b"bc"),
+            (0.602, b"d"),
+        ]
+        assert await join([]) == []
+        # A full part does not wait.
+        assert await join([(0.0, b"a"), (0.0, b"b" * 60), (0.0, b"c" * 60), (0.0, b"d")]) == [
+            (0.0, b"a"),
+            (0.0, b"b" * 60 + b"c" * 60),
+            (0.0, b"d"),
+        ]
+
+    run_simulation(1, main)
+
+
+@given(st.lists(st.tuples(st.sampled_from([0.0, 0.01, 0.05]), st.binary(min_size=1, max_size=60)), max_size=40))
+def test_no_byte_is_lost_or_moved(pieces: list[tuple[float, bytes]]) -> None:
+    async def main() -> None:
+        parts = await join(pieces)
+        assert b"".join(part for _, part in parts) == b"".join(piece for _, piece in pieces)
+
+    run_simulation(1, main)
+
+
+def test_a_failing_source_is_heard_of_after_what_it_gave() -> None:
+    async def main() -> None:
+        async def source() -> AsyncIterator[bytes]:
+            yield b"a"
+            yield b"b"
+            raise BackendError("broken")
+
+        got = b""
+        with pytest.raises(ExceptionGroup) as caught:
+            async with coalesce(source(), 0.03, 100) as parts:
+                async for part in parts:
+                    got += part
+        assert caught.group_contains(BackendError, match="broken") and got == b"ab"
+
+    run_simulation(1, main)

@@ -1,0 +1,160 @@
+"""Slots and queues: never more at work than there are slots, none lost, fair within a queue."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from p2p.runtime import run_simulation
+from serving.scheduling.admission import Admission, Origin, QueueFull
+
+OWN, DELEGATED = Origin.OWN, Origin.DELEGATED
+
+
+def test_slots_go_in_the_order_of_arrival() -> None:
+    async def main() -> list[int]:
+        admission, order = Admission(1, 10, prioritize_own=False), []
+
+        async def work(number: int, origin: Origin) -> None:
+            async with admission.slot(origin):
+                order.append(number)
+                await trio.sleep(1)
+
+        async with trio.open_nursery() as nursery:
+            for number, origin in enumerate([DELEGATED, OWN, DELEGATED, OWN, DELEGATED]):
+                nursery.start_soon(work, number, origin)
+                await trio.sleep(0.01)
+        return order
+
+    assert run_simulation(1, main) == [0, 1, 2, 3, 4]
+
+
+def test_the_owner_goes_first_if_so_wished() -> None:
+    async def main() -> list[int]:
+        admission, order = Admission(1, 10, prioritize_own=True), []
+
+        async def work(number: int, origin: Origin) -> None:
+            async with admission.slot(origin):
+                order.append(number)
+                await trio.sleep(1)
+
+        async with trio.open_nursery() as nursery:
+            for number, origin in enumerate([DELEGATED, DELEGATED, OWN, DELEGATED, OWN]):
+                nursery.start_soon(work, number, origin)
+                await trio.sleep(0.01)
+        return order
+
+    assert run_simulation(1, main) == [0, 2, 4, 1, 3]
+
+
+def test_each_queue_has_its_own_bound() -> None:
+    async def main() -> None:
+        admission = Admission(1, 2, prioritize_own=True)
+
+        async def work(origin: Origin) -> None:
+            async with admission.slot(origin):
+                await trio.sleep_forever()
+
+        async with trio.open_nursery() as nursery:
+            for origin in (OWN, OWN, OWN, DELEGATED, DELEGATED):
+                nursery.start_soon(work, origin)
+                await trio.sleep(0.01)
+            for origin in Origin:
+                assert admission.waiting(origin) == 2
+                with pytest.raises(QueueFull):
+                    async with admission.slot(origin):
+                        raise AssertionError
+            assert admission.total_waiting == 4 and admission.utilization == 5.0
+            nursery.cancel_scope.cancel()
+        assert admission.running == admission.total_waiting == 0 and admission.utilization == 0.0
+
+    run_simulation(1, main)
+
+
+def test_a_slot_handed_over_in_the_moment_of_cancellation_is_passed_on() -> None:
+    async def main() -> None:
+        admission = Admission(1, 10, prioritize_own=True)
+        reached = []
+
+        async def wait(name: str, scope: trio.CancelScope) -> None:
+            with scope:
+                async with admission.slot(OWN):
+                    reached.append(name)
+
+        first, second = trio.CancelScope(), trio.CancelScope()
+        async with trio.open_nursery() as nursery, admission.slot(OWN):
+            nursery.start_soon(wait, "first", first)
+            await trio.sleep(0.01)
+            nursery.start_soon(wait, "second", second)
+            await trio.sleep(0.01)
+            first.cancel()  # it has not run since when the slot is handed to it
+        assert reached == ["second"] and admission.running == 0
+
+    run_simulation(1, main)
+
+
+def test_an_error_in_the_work_frees_the_slot() -> None:
+    async def main() -> None:
+        admission = Admission(1, 0, prioritize_own=True)
+        with pytest.raises(ZeroDivisionError):
+            async with admission.slot(OWN):
+                raise ZeroDivisionError
+        async with admission.slot(OWN):
+            assert admission.running == 1
+
+    run_simulation(1, main)
+
+
+@given(
+    seed=st.integers(0, 2**32),
+    capacity=st.integers(1, 4),
+    max_queue=st.integers(0, 4),
+    prioritize_own=st.booleans(),
+    count=st.integers(1, 40),
+)
+def test_no_slot_is_lost_or_given_twice(
+    seed: int, capacity: int, max_queue: int, prioritize_own: bool, count: int
+) -> None:
+    """Requests that come, work, fail and leave at random moments."""
+    chance = Random(seed)
+    admission = Admission(capacity, max_queue, prioritize_own)
+    at_work = 0
+    ends = {"worked": 0, "refused": 0, "left": 0}
+
+    async def work(origin: Origin) -> None:
+        nonlocal at_work
+        patience, duration = chance.choice([0.0, 0.5, 1.0, 3.0, 100.0]), chance.choice([0.0, 0.5, 1.0, 2.0])
+        with trio.move_on_after(patience):
+            try:
+                async with admission.slot(origin):
+                    at_work += 1
+                    try:
+                        assert at_work <= admission.running <= capacity
+                        await trio.sleep(duration)
+                    finally:
+                        at_work -= 1
+                ends["worked"] += 1
+            except QueueFull:
+                assert admission.running == capacity and admission.waiting(origin) == max_queue
+                ends["refused"] += 1
+            return
+        ends["left"] += 1
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            for _ in range(count):
+                nursery.start_soon(work, chance.choice(list(Origin)))
+                if chance.random() < 0.5:
+                    await trio.sleep(chance.choice([0.0, 0.5, 1.0]))
+                assert 0 <= admission.running <= capacity
+                assert all(admission.waiting(origin) <= max_queue for origin in Origin)
+                # Nobody waits while a slot is free.
+                assert admission.running == capacity or not admission.total_waiting
+
+    run_simulation(seed, main)
+    assert sum(ends.values()) == count
+    assert admission.running == admission.total_waiting == at_work == 0

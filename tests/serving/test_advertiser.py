@@ -1,0 +1,80 @@
+"""Presence: announcement and ledger follow the configuration and the backends."""
+
+from __future__ import annotations
+
+import trio
+
+from chain.genesis import CREDIT
+from chain.types.operations import Bond, Serve
+from p2p.peers.announcement import Announcement
+from tests.serving.world import MODEL, Options, Script, World, ask, eventually, make_request, simulate
+
+
+def find(world: World, number: int) -> Announcement:
+    found = world.gateway.discovery.find(world.members[number].public_key)
+    assert found is not None
+    return found
+
+
+def test_a_dead_backend_leaves_the_announcement_but_not_the_ledger() -> None:
+    async def play(world: World) -> None:
+        backend = world.members[1].backend
+        assert backend is not None and find(world, 1).models == (MODEL,)
+        backend.script.is_alive = False
+        await eventually(lambda: find(world, 1).models == (), 5)
+        await trio.sleep(30)
+        assert world.account(1).models == (MODEL,) and world.operations(Serve) == []
+        backend.script.is_alive = True
+        await eventually(lambda: find(world, 1).models == (MODEL,), 5)
+
+    simulate(play)
+
+
+def test_load_is_announced() -> None:
+    async def play(world: World) -> None:
+        (only,) = world.drawn()
+        assert only.backend is not None
+        only.backend.script = Script(first_delay=20.0)
+        async with trio.open_nursery() as nursery:
+            for _ in range(6):
+                nursery.start_soon(ask, world.gateway, make_request())
+            await eventually(lambda: find(world, 1).load.waiting == 2, 10)
+            assert find(world, 1).load.running == 4 and find(world, 1).load.utilization == 1000
+        await eventually(lambda: find(world, 1).load.utilization == 0, 10)
+
+    simulate(play, Options(executors=1))
+
+
+def test_a_node_bonds_and_declares_what_it_serves_once() -> None:
+    async def play(world: World) -> None:
+        # The gateway has the model and no standing yet.
+        world.gateway.presence._stake = 150 * CREDIT
+        await eventually(lambda: world.account(0).models == (MODEL,), 60)
+        assert world.account(0).bonded == 150 * CREDIT
+        await trio.sleep(60)
+        assert [bond.amount for bond in world.operations(Bond)] == [50 * CREDIT]
+        assert [serve.models for serve in world.operations(Serve)] == [(MODEL,)]
+
+    simulate(play, Options(own_backend=True))
+
+
+def test_a_stake_that_cannot_be_paid_is_left_alone() -> None:
+    async def play(world: World) -> None:
+        world.gateway.presence._stake = 5_000 * CREDIT
+        await trio.sleep(60)
+        assert world.operations(Bond) == [] and world.account(0).bonded == 100 * CREDIT
+
+    simulate(play)
+
+
+def test_a_halt_of_minutes_bonds_no_more_than_once() -> None:
+    async def play(world: World) -> None:
+        await world.kill(0)  # the only voter
+        world.members[1].node.presence._stake = 130 * CREDIT
+        await trio.sleep(200)
+        await world.start(0)
+        await eventually(lambda: world.account(1).bonded == 130 * CREDIT, 120)
+        await trio.sleep(90)
+        assert len(world.operations(Bond)) == 1
+
+    simulate(play)

@@ -1,0 +1,257 @@
+"""What becomes of a user's request: served here, offloaded and paid, or refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import trio
+
+from chain.transition.operations import compute_fee
+from chain.types.operations import Capture, Hold, Release
+from p2p.peers.announcement import Announcement, PeerLoad
+from serving.scheduling.policy import PolicyParameters
+from tests.serving.world import (
+    MODEL,
+    Options,
+    Script,
+    World,
+    ask,
+    compute_stream,
+    compute_whole,
+    eventually,
+    make_request,
+    simulate,
+)
+
+
+def total_fees(world: World, number: int) -> int:
+    """Fees that a member has paid so far."""
+    store = world.state_node.engine._store
+    key = world.members[number].public_key
+    blocks = [store.block(height) for height in range(1, store.height + 1)]
+    operations = [o for block in blocks if block is not None for o in block.body.operations if o.signer == key]
+    return sum(compute_fee(world.genesis, operation) for operation in operations)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_offloaded_answer_is_the_backends_and_is_paid_exactly(stream: bool) -> None:
+    async def play(world: World) -> None:
+        before = [world.account(number).available for number in range(3)]
+        first = world.drawn()[0]
+        assert first.backend is not None
+        request = make_request(stream=stream)
+        result = await ask(world.gateway, request)
+        name, script = first.backend.name, first.backend.script
+        assert result.body == (compute_stream(name, script) if stream else compute_whole(name, script))
+        assert first.backend.bodies == [request.body]
+        assert result.executor == first.public_key
+        assert result.record is not None and result.record.outcome == "completed" and result.record.attempt == 0
+        await world.settle()
+        price = 1_000 + 3 * len(request.body) + 20 * script.tokens
+        assert world.account(0).available == before[0] - price - total_fees(world, 0)
+        assert world.account(0).held == 0
+        earned = world.account(first.number).available - before[first.number]
+        assert earned == price - total_fees(world, first.number)
+        (hold,), (item,) = world.operations(Hold), world.captured
+        assert hold.amount == 1_000 + 3 * len(request.body) + 20 * 100  # max_tokens is 100
+        assert item.receipt is not None
+        assert item.delivery.usage.completion_tokens == script.tokens
+        assert item.delivery.finish_reason == "stop"
+        assert result.record.hold_id is not None
+        payment = world.gateway.payments.find(result.record.hold_id)
+        assert payment is not None and payment.paid == price
+        assert payment.hold_height is not None and payment.settled_height is not None
+        assert 0 < payment.hold_height < payment.settled_height
+        assert first.node.payments.earned == price
+        assert world.gateway.payments.earned == 0
+
+    simulate(play)
+
+
+def test_many_requests_at_once_are_each_answered_and_paid_once() -> None:
+    async def play(world: World) -> None:
+        results = [None] * 40
+
+        async def send(number: int) -> None:
+            results[number] = await ask(world.gateway, make_request(stream=number % 2 == 0))  # type: ignore[call-overload]
+
+        async with trio.open_nursery() as nursery:
+            for number in range(40):
+                nursery.start_soon(send, number)
+        await world.settle()
+        assert all(result is not None and result.status == 200 and result.error is None for result in results)
+        holds = world.operations(Hold)
+        assert len({(hold.seq, hold.attempt) for hold in holds}) == len(holds) == 40
+        assert len(world.captured) == 40 and all(item.receipt for item in world.captured)
+        assert len(world.operations(Capture)) < 40  # they are gathered
+
+    simulate(play, Options(capacity=50))
+
+
+def test_an_idle_node_serves_its_users_itself_and_a_busy_one_offloads() -> None:
+    async def play(world: World) -> None:
+        own = world.members[0].backend
+        assert own is not None
+        assert (await ask(world.gateway)).executor is None
+        own.utilization = 0.9
+        result = await ask(world.gateway)
+        assert result.executor is not None and own.requests == 1
+        assert (await ask(world.gateway, make_request(local_only=True))).executor is None
+        assert own.requests == 2
+        await world.settle()
+        assert world.gateway.market.counters.local == 2 and world.gateway.market.counters.offloaded == 1
+        assert world.gateway.market.counters.completed == 3
+
+    simulate(play, Options(own_backend=True))
+
+
+def test_a_local_only_request_never_leaves_a_node_without_the_model() -> None:
+    async def play(world: World) -> None:
+        result = await ask(world.gateway, make_request(local_only=True))
+        assert result.error is not None and result.error.status == 404
+        assert world.operations(Hold) == []
+        assert all(member.backend is None or member.backend.requests == 0 for member in world.members)
+
+    simulate(play)
+
+
+def test_refusals() -> None:
+    async def play(world: World) -> None:
+        unknown = await ask(world.gateway, make_request(model="nobody-has-this"))
+        assert unknown.error is not None and (unknown.error.status, unknown.error.code) == (404, "model_not_found")
+        own = world.members[0].backend
+        assert own is not None
+        own.script.is_alive = False
+        down = await ask(world.gateway, make_request(local_only=True))
+        assert down.error is not None and down.error.status == 503
+        own.script = Script(refuses=True)
+        failing = await ask(world.gateway, make_request(local_only=True))
+        assert failing.error is not None and failing.error.status == 502
+        counters = world.gateway.market.counters
+        assert (counters.refused, counters.local, counters.completed) == (3, 0, 0)
+
+    simulate(play, Options(own_backend=True))
+
+
+def test_a_full_own_queue_is_429() -> None:
+    async def play(world: World) -> None:
+        own = world.members[0].backend
+        assert own is not None
+        own.script = Script(first_delay=1000)
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(ask, world.gateway, make_request(local_only=True))
+            await trio.sleep(1)
+            refused = await ask(world.gateway, make_request(local_only=True))
+            assert refused.error is not None and refused.error.status == 429
+            assert own.running == 1
+            nursery.cancel_scope.cancel()
+
+    policy = PolicyParameters(max_queue=2)
+    simulate(play, Options(own_backend=True, capacity=1, policy=policy))
+
+
+def test_everybody_declines() -> None:
+    async def play(world: World) -> None:
+        refused = await ask(world.gateway)
+        assert refused.error is not None and refused.error.status == 503 and "busy" in refused.error.message
+        assert world.operations(Hold) == []
+        assert world.members[1].node.executor.declined == 1
+
+    simulate(play, Options(policy=PolicyParameters(accept_frequency=0.0)))
+
+
+def test_everybody_declines_but_this_node_has_the_model() -> None:
+    async def play(world: World) -> None:
+        own = world.members[0].backend
+        assert own is not None
+        own.utilization = 0.9
+        result = await ask(world.gateway)
+        assert result.executor is None and result.status == 200
+
+    policy = PolicyParameters(accept_frequency=0.0, offload_frequency=1.0)
+    simulate(play, Options(own_backend=True, policy=policy))
+
+
+def test_declined_requests_use_up_no_hold_numbers() -> None:
+    async def play(world: World) -> None:
+        for _ in range(300):
+            refused = await ask(world.gateway)
+            assert refused.error is not None and "busy" in refused.error.message
+        for member in world.members[1:]:
+            member.node.policy.parameters = PolicyParameters(accept_frequency=1.0)
+        assert (await ask(world.gateway)).status == 200
+        await world.settle()
+
+    simulate(play, Options(policy=PolicyParameters(accept_frequency=0.0)))
+
+
+def test_a_dead_backend_takes_its_node_off_the_draw() -> None:
+    async def play(world: World) -> None:
+        first, second = world.drawn()
+        assert first.backend is not None
+        first.backend.script.is_alive = False
+        await eventually(lambda: world.drawn() == [second])
+        result = await ask(world.gateway)
+        assert result.executor == second.public_key and result.record is not None and result.record.attempt == 1
+        await world.settle()
+        assert first.node.executor.declined == 0
+
+    simulate(play)
+
+
+def test_of_the_next_two_the_less_loaded_goes_first() -> None:
+    async def play(world: World) -> None:
+        first, second = world.drawn()
+        find = world.gateway.discovery.find
+
+        def find_loaded(peer: bytes) -> Announcement | None:
+            announcement = find(peer)
+            if announcement is None or peer != first.public_key:
+                return announcement
+            fields: dict[str, Any] = {name: getattr(announcement, name) for name in Announcement.__slots__}
+            return Announcement(**{**fields, "load": PeerLoad(4, 0, 900)})
+
+        world.gateway.router._find_peer = find_loaded
+        result = await ask(world.gateway)
+        assert result.executor == second.public_key and result.record is not None and result.record.attempt == 1
+        await world.settle()
+
+    simulate(play)
+
+
+def test_the_models_are_those_of_the_node_and_of_the_network() -> None:
+    async def play(world: World) -> None:
+        assert await world.gateway.market.get_models() == [MODEL]
+        assert world.gateway.router.has_executors(MODEL)
+        assert not world.gateway.router.has_executors("other")
+        # The only executor cannot offload to itself.
+        assert not world.members[1].node.router.has_executors(MODEL)
+
+    simulate(play, Options(executors=1))
+
+
+def test_requests_go_on_across_epochs() -> None:
+    async def play(world: World) -> None:
+        for _ in range(40):
+            assert (await ask(world.gateway)).status == 200
+            await trio.sleep(0.3)
+        assert world.gateway.engine.header.epoch >= 8
+        await world.settle()
+        assert world.operations(Release) == []
+
+    simulate(play, Options(parameters={"epoch_heights": 4}))
+
+
+def test_an_unfinished_body_left_in_order_cancels_the_work() -> None:
+    async def play(world: World) -> None:
+        first = world.drawn()[0]
+        assert first.backend is not None
+        first.backend.script = Script(tokens=1000)
+        result = await ask(world.gateway, make_request(max_tokens=2000), leave_after=500)
+        assert result.record is not None
+        await eventually(lambda: first.backend is not None and first.backend.cancelled == 1, 2.0)
+        await world.settle(150)
+
+    simulate(play)
