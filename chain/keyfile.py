@@ -24,6 +24,7 @@ from nacl.secret import SecretBox
 
 from chain.crypto import KeyPair
 from chain.exceptions import LedgerError
+from chain.files import SECRET_MODE, write_atomically
 
 TITLE = "wwwserve key 1"
 MAX_FILE = 4096
@@ -60,7 +61,7 @@ def create_identity(path: Path, passphrase: str | None = None, seed: bytes | Non
         sealed = bytes(box.encrypt(key.seed))
         lines += [f"salt: {salt.hex()}", f"limits: {OPERATIONS} {MEMORY}", f"sealed: {sealed.hex()}"]
     try:
-        _write_new(path, "\n".join([*lines, ""]).encode())
+        write_atomically(path, "\n".join([*lines, ""]).encode(), mode=SECRET_MODE, replace=False)
     except FileExistsError:
         raise IdentityError(f"{path} is there already; a key file is never overwritten") from None
     except OSError as error:
@@ -104,25 +105,6 @@ def load_identity(path: Path, passphrase: str | None = None) -> KeyPair:
 
 def _box(passphrase: str, salt: bytes, operations: int, memory: int) -> SecretBox:
     return SecretBox(argon2id.kdf(SecretBox.KEY_SIZE, passphrase.encode(), salt, opslimit=operations, memlimit=memory))
-
-
-def _write_new(path: Path, content: bytes) -> None:
-    """Create ``path`` with ``content``, atomically and durably. FileExistsError if it is there."""
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with open(descriptor, "wb") as file:  # noqa: PTH123  # a descriptor, not a path
-            file.write(content)
-            file.flush()
-            os.fsync(descriptor)
-        os.link(draft, path)  # unlike a rename, fails if there is something
-    finally:
-        draft.unlink()
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 def _read_private(path: Path) -> bytes:
