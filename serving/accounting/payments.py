@@ -34,7 +34,7 @@ from chain.types.operations import (
     sign_operation,
 )
 from consensus.engine import Engine
-from serving.offload.protocol import sign_receipt
+from serving.accounting.receipts import sign_receipt
 
 log = structlog.get_logger(__name__)
 

@@ -174,13 +174,3 @@ def sign_delivery(key: KeyPair, chain_id: bytes, delivery: Delivery) -> bytes:
 def is_signed_delivery(executor: bytes, chain_id: bytes, final: Final) -> bool:
     """Whether the delivery is signed by its executor."""
     return verify(executor, "delivery", chain_id, final.delivery.encode(), final.signature)
-
-
-def sign_receipt(key: KeyPair, chain_id: bytes, delivery: Delivery) -> bytes:
-    """The payer's acceptance of a delivery, which lets it be captured at once."""
-    return key.sign("receipt", chain_id, delivery.encode())
-
-
-def is_receipt(payer: bytes, chain_id: bytes, delivery: Delivery, signature: bytes) -> bool:
-    """Whether ``signature`` is the payer's acceptance of ``delivery``."""
-    return verify(payer, "receipt", chain_id, delivery.encode(), signature)

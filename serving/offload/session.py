@@ -23,6 +23,7 @@ from p2p.network import NetworkError, is_network_error
 from p2p.runtime import Runtime
 from p2p.streams.exchanges import Exchange
 from serving.accounting.payments import make_refund
+from serving.accounting.receipts import is_receipt
 from serving.backends.backend import BackendError
 from serving.offload.protocol import (
     MAX_ANSWER,
@@ -40,7 +41,6 @@ from serving.offload.protocol import (
     cut_reason,
     decode_message,
     encode_message,
-    is_receipt,
     sign_delivery,
 )
 from serving.openai.answers import AnswerTap

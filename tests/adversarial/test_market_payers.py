@@ -23,6 +23,7 @@ from chain.types.operations import (
 )
 from p2p.network import NetworkError
 from p2p.streams.exchanges import Exchange
+from serving.accounting.receipts import sign_receipt
 from serving.offload.protocol import (
     PROTOCOL,
     Accepted,
@@ -38,7 +39,6 @@ from serving.offload.protocol import (
     Working,
     encode_message,
     is_signed_delivery,
-    sign_receipt,
 )
 from serving.offload.session import ExecutorSettings
 from serving.openai.requests import CHAT_COMPLETIONS

@@ -23,7 +23,7 @@ from chain.types.operations import Delivery, SignedOperation, Usage, Withdraw
 from chain.types.validators import ValidatorSet
 from chain.types.votes import Certificate, Vote, VoteKind
 from p2p.peers.announcement import Announcement, PeerLoad, decode_announcement
-from serving.offload.protocol import is_receipt
+from serving.accounting.receipts import is_receipt
 from tests.chain.builders import make_key
 
 VECTORS = json.loads((Path(__file__).parent / "vectors" / "ed25519_speccheck.json").read_text())["vectors"]

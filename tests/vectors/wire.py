@@ -21,6 +21,7 @@ from p2p.peers.announcement import Announcement, PeerLoad, decode_announcement, 
 from p2p.peers.anti_entropy import Sighting, Views
 from p2p.peers.suspect_message import sign_accusation
 from p2p.streams.frames import Frame, FrameError, FrameReader, Kind
+from serving.accounting.receipts import sign_receipt
 from serving.offload import protocol as offers
 from tests.chain.builders import START, Chain, make_key
 from tests.vectors.basics import CHAIN_ID
@@ -193,7 +194,7 @@ def _list_offers() -> list[Json]:
         offers.Part(b"answer"),
         offers.Final(salt, delivery, offers.sign_delivery(executor, chain_id, delivery)),
         offers.Failed("the backend broke off"),
-        offers.Receipt(offers.sign_receipt(payer, chain_id, delivery)),
+        offers.Receipt(sign_receipt(payer, chain_id, delivery)),
         offers.Resume(delivery.hold, 6),
     ]
     return [

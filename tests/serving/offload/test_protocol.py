@@ -15,6 +15,7 @@ from chain.crypto import KeyPair
 from chain.exceptions import CodecError
 from chain.types.operations import Delivery, Hold, Usage, sign_operation
 from p2p.runtime import run_simulation
+from serving.accounting.receipts import is_receipt, sign_receipt
 from serving.backends.backend import BackendError
 from serving.offload.protocol import (
     MAX_FRAME,
@@ -34,10 +35,8 @@ from serving.offload.protocol import (
     cut_reason,
     decode_message,
     encode_message,
-    is_receipt,
     is_signed_delivery,
     sign_delivery,
-    sign_receipt,
 )
 from serving.offload.session import coalesce
 

@@ -11,6 +11,7 @@ import trio
 from chain.genesis import CREDIT
 from chain.types.operations import Capture, Dispute, Release, compute_hold_id, sign_operation
 from p2p.network import NetworkError
+from serving.accounting.receipts import sign_receipt
 from serving.offload.originator import RouterSettings
 from serving.offload.protocol import (
     PROTOCOL,
@@ -25,7 +26,6 @@ from serving.offload.protocol import (
     Resume,
     Working,
     encode_message,
-    sign_receipt,
 )
 from serving.offload.session import MAX_RESUMPTIONS, ExecutorSettings
 from tests.serving.offload.test_failover import get_cancelled, get_name, get_script

@@ -1,0 +1,16 @@
+"""Receipts: the payer's signature over a delivery, with which the payee may capture it at once."""
+
+from __future__ import annotations
+
+from chain.crypto import KeyPair, verify
+from chain.types.operations import Delivery
+
+
+def sign_receipt(key: KeyPair, chain_id: bytes, delivery: Delivery) -> bytes:
+    """The payer's acceptance of a delivery."""
+    return key.sign("receipt", chain_id, delivery.encode())
+
+
+def is_receipt(payer: bytes, chain_id: bytes, delivery: Delivery, signature: bytes) -> bool:
+    """Whether ``signature`` is the payer's acceptance of ``delivery``."""
+    return verify(payer, "receipt", chain_id, delivery.encode(), signature)
