@@ -39,7 +39,7 @@ from chain.exceptions import GenesisError, LedgerError, ProofError, StoreDamaged
 from chain.genesis import load_genesis
 from chain.light.client import Checkpoint
 from chain.light.proofs import MAX_PROOF, Proof, Statement, check_proof, format_proof, parse_proof
-from chain.store.kv import LevelStore
+from chain.store.kv import CHAIN_DIRECTORY, LevelStore
 from chain.store.reader import StoredChain, load_stored_genesis
 from chain.store.writer import BlockStore
 from chain.types.blocks import Block
@@ -50,8 +50,6 @@ proxy to dial through (None: directly)."""
 
 FindCheckpoint = Callable[[Path], Checkpoint | None]
 """The checkpoint that the owner of a data directory set there, if any."""
-
-CHAIN_DIRECTORY = "chain"
 
 
 def get_default_data_dir() -> Path:

@@ -25,6 +25,9 @@ TROUBLES = tuple(
 )  # fmt: skip
 """What the system says when the files may well be sound."""
 
+CHAIN_DIRECTORY = "chain"
+"""Where the database is in a node's data directory."""
+
 Changes = Mapping[bytes, bytes | None]
 """What a batch writes: a value for each key, or None to delete it."""
 

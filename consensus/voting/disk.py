@@ -23,7 +23,7 @@ import structlog
 from chain.crypto import KeyPair
 from chain.exceptions import StoreDamaged, StoreError
 from chain.genesis import Genesis
-from chain.store.kv import LevelStore, Store
+from chain.store.kv import CHAIN_DIRECTORY, LevelStore, Store
 from chain.store.reader import encode_mark
 from chain.store.writer import BlockStore
 from consensus.voting.journal import (
@@ -41,7 +41,8 @@ from consensus.voting.vote_support import EvidenceStore
 
 logger = structlog.get_logger(__name__)
 
-CHAIN, JOURNAL = "chain", "votes.journal"
+JOURNAL = "votes.journal"
+"""The vote journal in a node's data directory."""
 FAULT = "DAMAGED"
 """File in a database's directory that says what was found wrong with it while the node ran."""
 
@@ -85,20 +86,20 @@ class DataDisk:
     def note_fault(self, error: StoreDamaged) -> None:
         """Have the next start repair the database: by itself it might not come across the damage."""
         with suppress(OSError):  # then it is found again where it was found now
-            (self._directory / CHAIN / FAULT).write_text(error.fault, encoding="utf-8")
+            (self._directory / CHAIN_DIRECTORY / FAULT).write_text(error.fault, encoding="utf-8")
 
     def open_store(self) -> Store:
-        self._store = LevelStore(self._directory / CHAIN)
+        self._store = LevelStore(self._directory / CHAIN_DIRECTORY)
         return self._store
 
     def get_fault(self) -> str | None:
         try:
-            return (self._directory / CHAIN / FAULT).read_text(encoding="utf-8", errors="replace")
+            return (self._directory / CHAIN_DIRECTORY / FAULT).read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:
             return None
 
     def set_store_aside(self) -> str:
-        return self._set_aside(CHAIN)
+        return self._set_aside(CHAIN_DIRECTORY)
 
     def open_journal(self) -> JournalFile:
         return DiskFile(self._directory / JOURNAL)

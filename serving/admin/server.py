@@ -10,7 +10,6 @@ from __future__ import annotations
 import hmac
 import json
 import logging
-import os
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
@@ -31,6 +30,7 @@ from starlette.routing import BaseRoute, Route
 
 from chain.crypto import parse_address
 from chain.exceptions import InvalidOperation, KeyFormatError
+from chain.files import SECRET_MODE, write_atomically
 from chain.state.beacon import make_onion
 from chain.state.state import Draft
 from chain.transition.operations import BlockContext, compute_fee, process_operation
@@ -375,11 +375,7 @@ def load_or_create_token(path: Path) -> str:
             path.chmod(0o600)
             return token
     token = secrets.token_urlsafe(32)
-    draft = path.with_name(path.name + ".new")
-    draft.unlink(missing_ok=True)
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(token + "\n")
-    draft.replace(path)
+    write_atomically(path, f"{token}\n".encode(), mode=SECRET_MODE)
     return token
 
 

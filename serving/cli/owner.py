@@ -19,13 +19,10 @@ from chain.cli.format import format_credits
 from chain.crypto import parse_address
 from chain.exceptions import KeyFormatError
 from chain.genesis import CREDIT
+from serving.cli.errors import CommandError
+from serving.config.data_directory import ADMIN_ADDRESS_FILE, ADMIN_TOKEN_FILE
 
-ADMIN_ADDRESS, ADMIN_TOKEN = "admin.address", "admin.token"
 TIMEOUT = 90.0
-
-
-class CommandError(Exception):
-    """Something the user can put right; the message says how."""
 
 
 def ask(data_dir: Path | None, method: str, path: str, content: Any = None, timeout: float = TIMEOUT) -> Any:
@@ -38,8 +35,8 @@ def ask(data_dir: Path | None, method: str, path: str, content: Any = None, time
 
     directory = data_dir or get_default_data_dir()
     try:
-        address = (directory / ADMIN_ADDRESS).read_text().strip()
-        token = (directory / ADMIN_TOKEN).read_text().strip()
+        address = (directory / ADMIN_ADDRESS_FILE).read_text().strip()
+        token = (directory / ADMIN_TOKEN_FILE).read_text().strip()
     except OSError as error:
         raise CommandError(f"no node runs in {directory}; start it with: wwwserve run -d {directory}") from error
     headers = {"Authorization": f"Bearer {token}"}
@@ -81,7 +78,7 @@ Amount = Annotated[str, typer.Argument(help="Credits, such as 12 or 0.5.")]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Do not wait until it is final.")]
 
 
-def add_commands(app: typer.Typer) -> None:
+def add_owner_commands(app: typer.Typer) -> None:
     """Add the owner's commands to the command line."""
 
     @app.command()

@@ -22,7 +22,7 @@ from chain.types.votes import is_slashable
 from consensus.voting.disk import Opened
 from consensus.voting.vote_store import Voting
 from p2p.runtime import RealRuntime
-from serving.cli.owner import CommandError
+from serving.cli.errors import CommandError
 
 Offline = Callable[[Path | None], AbstractContextManager[tuple[Opened, KeyPair]]]
 """Opens the data directory of a stopped node."""
@@ -133,7 +133,7 @@ def _write(file: Path, content: RestartFile) -> None:
 
 def _get_voting(opened: Opened) -> Voting:
     if opened.voting is None or not opened.voting.recovery.may_vote(opened.blocks.state.beacon.epoch):
-        raise CommandError("this node does not vote (votes: false, or its journal was lost), so it cannot sign")
+        raise CommandError("this node may not vote yet, because its vote journal was lost: it cannot sign")
     return opened.voting
 
 

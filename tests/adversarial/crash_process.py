@@ -18,10 +18,11 @@ from pathlib import Path
 
 import trio
 
+from chain.store.kv import CHAIN_DIRECTORY
 from chain.types.blocks import Block, Header
 from chain.types.votes import Vote
 from consensus.voting import journal
-from consensus.voting.disk import CHAIN, FAULT, JOURNAL, DataDisk
+from consensus.voting.disk import FAULT, JOURNAL, DataDisk
 from p2p.runtime import SimulatedRuntime, run_simulation
 from tests.adversarial.crash import ALL, GENESIS, PAYER, VICTIM, CrashWorld, Reaper, pay
 from tests.consensus.world import make_key
@@ -132,18 +133,18 @@ def _damage_both(home: Path) -> None:
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
-    (home / CHAIN / FAULT).write_text("found damaged")
+    (home / CHAIN_DIRECTORY / FAULT).write_text("found damaged")
 
 
 def _lose_chain(home: Path) -> None:
-    shutil.rmtree(home / CHAIN)
+    shutil.rmtree(home / CHAIN_DIRECTORY)
 
 
 OLD = Scenario(_grow_old)
 SCENARIOS = {
     "plain": Scenario(_pay),
     "votes": Scenario(_drop_votes),
-    "repair": Scenario(_repair, _damage_both, (VICTIM,), (CHAIN, JOURNAL)),
+    "repair": Scenario(_repair, _damage_both, (VICTIM,), (CHAIN_DIRECTORY, JOURNAL)),
     "snapshot": Scenario(_pay_once, _lose_chain, (VICTIM,), has_checkpoint=True),
 }
 
@@ -241,7 +242,7 @@ async def _play(directory: Path, said: Said, scenario: Scenario, death: Death | 
         for each in ALL:
             names = sorted(path.name.partition("-")[0] for path in (directory / f"node{each}").iterdir())
             aside = [f"{part}.damaged" for part in scenario.aside if each == VICTIM]
-            assert names == sorted([CHAIN, JOURNAL, *aside]), "each is set aside once"
+            assert names == sorted([CHAIN_DIRECTORY, JOURNAL, *aside]), "each is set aside once"
         nursery.cancel_scope.cancel()
 
 

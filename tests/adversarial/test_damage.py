@@ -17,11 +17,11 @@ from pathlib import Path
 import pytest
 
 from chain.exceptions import StoreDamaged
-from chain.store.kv import LevelStore
+from chain.store.kv import CHAIN_DIRECTORY, LevelStore
 from chain.transition.block import Transition
 from chain.types.blocks import Block
 from chain.types.votes import NO_BLOCK, Vote, VoteKind, sign_vote
-from consensus.voting.disk import CHAIN, JOURNAL, DataDisk, Opened, open_disk
+from consensus.voting.disk import JOURNAL, DataDisk, Opened, open_disk
 from consensus.voting.journal import Journal
 from tests.chain.builders import Chain
 from tests.chain.forgeries import Finals, get_transitions, make_busy_chain
@@ -167,8 +167,10 @@ def remove(name: str) -> Callable[[Path], None]:
 
 def get_files(home: Home) -> list[tuple[str, int]]:
     """Names and sizes of the database's files."""
-    paths = sorted(path for path in (home.path / CHAIN).iterdir() if path.name not in ("LOCK", "LOG", "LOG.old"))
-    return [(f"{CHAIN}/{path.name}", path.stat().st_size) for path in paths]
+    paths = sorted(
+        path for path in (home.path / CHAIN_DIRECTORY).iterdir() if path.name not in ("LOCK", "LOG", "LOG.old")
+    )
+    return [(f"{CHAIN_DIRECTORY}/{path.name}", path.stat().st_size) for path in paths]
 
 
 def spread(files: Sequence[tuple[str, int]], count: int) -> list[tuple[str, int]]:
@@ -216,7 +218,7 @@ def test_a_batch_is_gone_between_others(home: Home, tmp_path: Path) -> None:
     """As after the end of a manifest was lost, and with it a table; the state does not show it."""
 
     def damage(copy: Path) -> None:
-        store = LevelStore(copy / CHAIN)
+        store = LevelStore(copy / CHAIN_DIRECTORY)
         height = (5).to_bytes(8, "big")
         store.write({b"b" + height: None, b"f" + height: None, b"n" + home.chain.blocks[4].id: None})
         store.close()
@@ -228,5 +230,5 @@ def test_a_file_is_gone(home: Home, tmp_path: Path) -> None:
     names = [name for name, _ in get_files(home)] + [JOURNAL]
     outcomes = damage_each(home, tmp_path, [(name, remove(name)) for name in names])
     assert outcomes["chain"] >= 3
-    gone: list[tuple[str, Callable[[Path], None]]] = [("all", lambda copy: shutil.rmtree(copy / CHAIN))]
+    gone: list[tuple[str, Callable[[Path], None]]] = [("all", lambda copy: shutil.rmtree(copy / CHAIN_DIRECTORY))]
     assert damage_each(home, tmp_path, gone) == {"shorter": 1}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from node import PEERS
+from serving.config.data_directory import PEERS_FILE
 from tests.processes.cluster import Cluster, ProcessNode, free_ports, run_cluster, wait_until
 
 
@@ -27,7 +27,7 @@ def test_a_restart_needs_no_bootstrap_peer(tmp_path: Path) -> None:
         wait_until(lambda: node.height >= height, "it does not follow")
 
         assert node.stop() == 0  # the control: what it knew is all that it has
-        (node.directory / PEERS).unlink()
+        (node.directory / PEERS_FILE).unlink()
         move(cluster, node)
         time.sleep(5)
         assert node.ask("/peers")["peers"] == []

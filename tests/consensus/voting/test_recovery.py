@@ -16,11 +16,11 @@ import trio
 from chain.crypto import KeyPair
 from chain.exceptions import StoreDamaged, StoreError, StoreInUse
 from chain.genesis import Genesis
-from chain.store.kv import LevelStore
+from chain.store.kv import CHAIN_DIRECTORY, LevelStore
 from chain.store.writer import BlockStore
 from chain.types.operations import Transfer
 from chain.types.votes import NO_BLOCK, Vote, VoteKind, sign_vote
-from consensus.voting.disk import CHAIN, JOURNAL, DataDisk, Opened, open_disk
+from consensus.voting.disk import JOURNAL, DataDisk, Opened, open_disk
 from consensus.voting.journal import RECORD_SIZE, Journal
 from consensus.voting.recovery import Recovery
 from consensus.voting.vote_support import PREFIX
@@ -126,7 +126,7 @@ def test_a_fresh_validator_votes_at_once_and_after_every_restart(tmp_path: Path,
         assert opened.voting.journal.votes(0) == votes
         assert opened.blocks.journal_mark == opened.voting.mark == (3, opened.voting.journal.head_hash)
         opened.close()
-    assert names(tmp_path) == [CHAIN, JOURNAL] and logs == []
+    assert names(tmp_path) == [CHAIN_DIRECTORY, JOURNAL] and logs == []
 
 
 def lose_journal(path: Path) -> None:
@@ -161,11 +161,11 @@ def swap_journal(path: Path) -> None:
 
 
 def lose_chain(path: Path) -> None:
-    (path / CHAIN).rename(path / "gone")
+    (path / CHAIN_DIRECTORY).rename(path / "gone")
 
 
 def damage_chain(path: Path) -> None:
-    (path / CHAIN / "CURRENT").write_bytes(b"MANIFEST-000099\n")
+    (path / CHAIN_DIRECTORY / "CURRENT").write_bytes(b"MANIFEST-000099\n")
 
 
 def mark_damaged(path: Path) -> None:
@@ -182,8 +182,8 @@ LOSSES = {
     "bit flipped in the journal": (flip_journal, [JOURNAL]),
     "journal of another key": (swap_journal, [JOURNAL]),
     "no chain": (lose_chain, []),
-    "chain does not open": (damage_chain, [CHAIN]),
-    "chain found damaged while it ran": (mark_damaged, [CHAIN]),
+    "chain does not open": (damage_chain, [CHAIN_DIRECTORY]),
+    "chain found damaged while it ran": (mark_damaged, [CHAIN_DIRECTORY]),
 }
 
 
@@ -317,7 +317,7 @@ def test_a_database_in_use_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(StoreInUse):  # the journal still is
         open_path(tmp_path)
     opened.close()
-    assert names(tmp_path) == [CHAIN, JOURNAL]
+    assert names(tmp_path) == [CHAIN_DIRECTORY, JOURNAL]
     open_path(tmp_path).close()
 
 
@@ -325,7 +325,7 @@ def test_another_chain_is_an_error(tmp_path: Path) -> None:
     make_voter(tmp_path)
     with pytest.raises(StoreError, match="belongs to chain"):
         open_path(tmp_path, genesis=OTHER_GENESIS)
-    assert names(tmp_path) == [CHAIN, JOURNAL]
+    assert names(tmp_path) == [CHAIN_DIRECTORY, JOURNAL]
     open_path(tmp_path).close()
 
 
@@ -343,7 +343,7 @@ def test_a_disk_in_trouble_is_an_error(tmp_path: Path, monkeypatch: pytest.Monke
         with pytest.raises(StoreError, match=trouble) as caught:
             open_path(tmp_path)
         assert not isinstance(caught.value, StoreDamaged)
-    store = LevelStore(tmp_path / CHAIN)
+    store = LevelStore(tmp_path / CHAIN_DIRECTORY)
     store.close()
 
     class Broken:
@@ -366,7 +366,7 @@ def test_a_disk_in_trouble_is_an_error(tmp_path: Path, monkeypatch: pytest.Monke
         patch.setattr(Path, "rename", fail_to_rename)
         with pytest.raises(StoreError, match=trouble):
             open_path(tmp_path)
-    assert names(tmp_path) == [CHAIN, JOURNAL]
+    assert names(tmp_path) == [CHAIN_DIRECTORY, JOURNAL]
 
 
 # In a network.
@@ -473,4 +473,4 @@ def test_block_store_is_what_comes_back(tmp_path: Path) -> None:
     opened = open_path(tmp_path)
     assert isinstance(opened.blocks, BlockStore) and is_waiting(opened)
     opened.close()
-    assert "checksum mismatch" in (tmp_path / f"{CHAIN}.damaged-{STAMP}" / "DAMAGED").read_text()
+    assert "checksum mismatch" in (tmp_path / f"{CHAIN_DIRECTORY}.damaged-{STAMP}" / "DAMAGED").read_text()

@@ -20,7 +20,7 @@ from consensus.voting.journal import Journal, MemoryFile
 from consensus.voting.vote_store import Voting
 from consensus.voting.vote_support import EvidenceStore
 from p2p.runtime import RealRuntime
-from serving.cli.owner import CommandError
+from serving.cli.errors import CommandError
 from serving.cli.restart import build_restart_app
 from tests.chain.builders import Chain
 from tests.chain.forgeries import fill_store

@@ -1,0 +1,133 @@
+"""The command line ``wwwserve``: ``init``, ``run`` and ``demo`` here, the owner's commands and ``chain`` beside it."""
+
+from __future__ import annotations
+
+import secrets
+import tempfile
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Annotated
+
+import trio
+import typer
+from rich.console import Console
+
+from chain.cli.app import DataDir, get_default_data_dir
+from chain.crypto import KeyPair
+from chain.genesis import CREDIT, Genesis, Parameters, load_genesis, make_genesis, make_validator
+from chain.keyfile import create_identity
+from chain.light.client import Checkpoint
+from consensus.voting.disk import JOURNAL
+from consensus.voting.journal import Journal
+from p2p.runtime import RealRuntime
+from serving.cli.chain import build_chain_app
+from serving.cli.errors import CommandError
+from serving.cli.owner import add_owner_commands
+from serving.cli.stopped_node import get_passphrase, load_key
+from serving.config.data_directory import CONFIG_FILE, GENESIS_FILE, KEY_FILE, lock_data_dir
+from serving.config.file import load_config, write_default_config
+from serving.config.schema import NodeConfig, parse_proxy
+
+RunNode = Callable[[Path, NodeConfig, KeyPair, Genesis], Awaitable[None]]
+"""Runs the node in a data directory until it is told to stop."""
+
+
+def build_wwwserve_app(run_node: RunNode) -> typer.Typer:
+    """The whole command line; ``run_node`` is what ``run`` runs."""
+    app = typer.Typer(
+        help="An open market of LLM services without a centre.", no_args_is_help=True, pretty_exceptions_enable=False
+    )
+    add_owner_commands(app)
+    app.command()(init)
+
+    @app.command()
+    def run(
+        data_dir: DataDir = None,
+        anonymous: Annotated[
+            bool, typer.Option("--anonymous", help="Listen nowhere and connect to the bootstrap peers alone.")
+        ] = False,
+        socks5: Annotated[
+            str | None, typer.Option(metavar="HOST:PORT", help="Dial every peer through this proxy.")
+        ] = None,
+    ) -> None:
+        """Run the node in a data directory until it is stopped."""
+        from serving.cli.logs import configure_logs
+
+        directory = data_dir or get_default_data_dir()
+        if not (directory / KEY_FILE).exists():
+            raise CommandError(f"no node in {directory}; make one with: wwwserve init -d {directory} …")
+        config = load_config(directory / CONFIG_FILE)
+        if socks5 is not None:
+            try:
+                parse_proxy(socks5)
+            except ValueError as error:
+                raise CommandError(f"--socks5: {error}") from None
+            config = config.model_copy(update={"socks5": socks5})
+        if anonymous or config.anonymous:
+            config = config.as_anonymous()
+        configure_logs(config.log.level, config.log.format)
+        genesis = load_genesis(directory / GENESIS_FILE)
+        key = load_key(directory / KEY_FILE)
+        with lock_data_dir(directory):
+            trio.run(run_node, directory, config, key, genesis)
+
+    app.command()(demo)
+    app.add_typer(build_chain_app(), name="chain")
+    return app
+
+
+def init(
+    data_dir: DataDir = None,
+    genesis: Annotated[Path | None, typer.Option(help="Genesis file of the chain to join.")] = None,
+    new_chain: Annotated[
+        str | None, typer.Option(help="Name of a new chain of one's own, with this node as its first validator.")
+    ] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="A recent block of that chain that you trust, HEIGHT:BLOCKID: begin from there.")
+    ] = None,
+) -> None:
+    """Make a data directory: key, configuration, genesis, and a journal without votes."""
+    directory = data_dir or get_default_data_dir()
+    if (genesis is None) == (new_chain is None):
+        raise CommandError("say which chain: --genesis FILE to join one, or --new-chain NAME to begin one")
+    if checkpoint is not None:
+        if new_chain is not None:
+            raise CommandError("a new chain has no block yet: --checkpoint goes with --genesis")
+        try:
+            Checkpoint.parse(checkpoint)
+        except ValueError as error:
+            raise CommandError(f"--checkpoint: {error}") from None
+    for name in (KEY_FILE, GENESIS_FILE, CONFIG_FILE):
+        if (directory / name).exists():
+            raise CommandError(f"{directory / name} exists already; choose another directory with -d")
+    joined = load_genesis(genesis) if genesis is not None else None
+    directory.mkdir(parents=True, exist_ok=True)
+    key = create_identity(directory / KEY_FILE, get_passphrase())
+    if joined is None:
+        assert new_chain is not None
+        beacon = secrets.token_bytes(32)
+        account = make_validator(key, beacon, Parameters(), 10_000 * CREDIT, 1_000 * CREDIT)
+        joined = make_genesis(new_chain, RealRuntime().now(), beacon, [account])
+    (directory / GENESIS_FILE).write_text(joined.to_json(), encoding="utf-8")
+    write_default_config(directory / CONFIG_FILE, NodeConfig(checkpoint=checkpoint))
+    Journal.open(directory / JOURNAL, joined.chain_id, key.public_key).close()
+    print(f"address  {key.address}")
+    print(f"chain    {joined.name} ({joined.chain_id.hex()[:8]})")
+    print(f"edit {directory / CONFIG_FILE}, then start the node with: wwwserve run -d {directory}")
+
+
+def demo(
+    once: Annotated[bool, typer.Option("--once", help="Send twenty prompts, audit the ledgers and stop.")] = False,
+    directory: Annotated[
+        Path | None, typer.Option(help="Where to keep the nodes (default: a new temporary one).")
+    ] = None,
+) -> None:
+    """Run a network of four nodes with real models on this machine."""
+    from serving.cli.demo import DemoFailed, run_demo
+
+    console = Console()
+    place = directory or Path(tempfile.mkdtemp(prefix="wwwserve-demo-"))
+    try:
+        run_demo(place, once, console)
+    except DemoFailed as error:
+        raise CommandError(f"{error} (kept for a look: {place})") from error

@@ -1,0 +1,44 @@
+"""How a command line ends: an error that its user can put right is one line on stderr and exit code 1."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from chain.exceptions import LedgerError
+from p2p.network import NetworkError
+from serving.config.schema import ConfigError
+from serving.http.server import ListenError
+
+
+class CommandError(Exception):
+    """The command cannot be carried out as it was given. The message says what to do."""
+
+
+USER_ERRORS = (LedgerError, NetworkError, ListenError, ConfigError, CommandError)
+"""Errors that are shown as one line. Any other is a defect, and is shown with its traceback."""
+
+
+def run_app(app: typer.Typer) -> None:
+    """Run a command line.
+
+    Raises:
+        SystemExit: it has ended; the code is 1 after a user's error.
+    """
+    try:
+        app()
+    except (*USER_ERRORS, BaseExceptionGroup) as error:
+        found = _find_user_error(error)
+        if found is None:
+            raise
+        print(f"error: {found}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+def _find_user_error(error: BaseException) -> BaseException | None:
+    """The user's error in ``error``, which nurseries may have wrapped in groups; None if it holds any other error."""
+    if isinstance(error, BaseExceptionGroup):
+        found = [_find_user_error(part) for part in error.exceptions]
+        return found[0] if found and None not in found else None
+    return error if isinstance(error, USER_ERRORS) else None

@@ -1,0 +1,90 @@
+"""What a configuration describes, built: the backends, the policy and the network of a node.
+
+libp2p is imported only when a network is built, because the commands that need none should start fast.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from chain.crypto import KeyPair
+from p2p.runtime import Runtime
+from serving.backends.backend import Backend
+from serving.config.schema import ConfigError, EmbeddedModel, NodeConfig, OpenAIModel
+from serving.scheduling.policy import Policy, load_policy
+
+if TYPE_CHECKING:
+    from p2p.host.network import Libp2pNetwork
+
+
+def build_backends(config: NodeConfig, runtime: Runtime) -> list[tuple[Backend, int]]:
+    """Every backend of the configuration, with the number of requests that it may run at a time.
+
+    Raises:
+        ConfigError: the API key of one is missing from the environment.
+    """
+    return [(build_backend(entry, runtime), entry.capacity) for entry in config.models]
+
+
+def build_backend(entry: EmbeddedModel | OpenAIModel, runtime: Runtime) -> Backend:
+    """The backend that one entry of ``models`` describes.
+
+    Raises:
+        ConfigError: its API key is missing from the environment.
+    """
+    from serving.backends.embedded import EmbeddedBackend
+    from serving.backends.openai_compatible import BackendTimeouts, OpenAICompatibleBackend
+
+    timeouts = BackendTimeouts(first_byte=entry.first_token_timeout_s, stall=entry.stall_timeout_s)
+    if isinstance(entry, EmbeddedModel):
+        return EmbeddedBackend(runtime, parallel=entry.capacity, timeouts=timeouts)
+    return OpenAICompatibleBackend(
+        entry.base_url,
+        api_key=entry.get_api_key(),
+        models=entry.names,
+        load_reader=entry.load,
+        capacity=entry.capacity,
+        timeouts=timeouts,
+    )
+
+
+def build_policy(config: NodeConfig) -> Policy:
+    """The policy that the configuration names.
+
+    Raises:
+        ConfigError: no policy of that name is installed.
+    """
+    try:
+        return load_policy(config.policy.name, config.policy.get_parameters())
+    except ValueError as error:
+        raise ConfigError(f"policy.name: {error}") from None
+
+
+def build_network(config: NodeConfig, key: KeyPair, runtime: Runtime) -> Libp2pNetwork:
+    """The libp2p network of a public, a private or an anonymous node."""
+    from p2p.host.connection_gater import DoorLimits
+    from p2p.host.network import Libp2pNetwork
+    from p2p.host.transport import DialRules
+    from p2p.nat.relay_server import RelayLimits
+
+    rules = DialRules(proxy=config.get_proxy())
+    if config.anonymous:
+        rules = DialRules.only([place for _, place in config.get_bootstrap()], config.get_proxy())
+    relays = config.relay.serve and config.get_listen() and config.reachability != "private"
+    limits = RelayLimits(config.relay.max_reservations, config.relay.max_circuits) if relays else None
+    return Libp2pNetwork(
+        key,
+        config.get_listen(),
+        runtime,
+        announce=config.announce,
+        rules=rules,
+        relay=limits,
+        public={"public": True, "private": False, "auto": None}[config.reachability],
+        upnp=config.upnp,
+        hole_punching=config.hole_punching and not config.anonymous,
+        limits=DoorLimits(
+            max_connections=config.limits.max_connections,
+            max_per_address=config.limits.max_per_address,
+            exempt_loopback=config.limits.exempt_loopback,
+        ),
+    )
