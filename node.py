@@ -25,7 +25,7 @@ from consensus.engine import Engine, Settings
 from consensus.housekeeping import Upkeep
 from consensus.voting.disk import DataDisk, open_disk
 from consensus.voting.vote_store import Voting
-from p2p.discovery.dial_scheduler import get_addresses
+from p2p.addresses import get_addresses
 from p2p.discovery.peer_store import PeerStore
 from p2p.discovery.service import Discovery
 from p2p.network import Network, RunnableNetwork

@@ -30,8 +30,7 @@ from functools import lru_cache
 from itertools import zip_longest
 
 from chain.crypto import PEER_ID_PREFIX
-from p2p.discovery.dial_scheduler import get_group
-from p2p.nat.dial_back import is_local
+from p2p.addresses import get_first_subnet, is_local_address
 
 DOMAIN = b"wwwserve rendezvous 1"
 SHA2_256 = bytes([0x12, 32])
@@ -107,11 +106,6 @@ def get_peer_position(peer: bytes) -> int:
 
 
 @lru_cache(maxsize=4096)
-def is_local_address(address: str) -> bool:
-    """Whether a multiaddress, or that of the relay in it, means something in its own network only."""
-    return address.startswith("/ip") and is_local(address.split("/")[2])
-
-
 def drop_local(addresses: Iterable[str]) -> tuple[str, ...]:
     """Those that mean something everywhere."""
     return tuple(address for address in addresses if not is_local_address(address))
@@ -135,8 +129,8 @@ class RoutingTable:
         position = get_peer_position(contact.peer)
         bucket = self._buckets.setdefault((position ^ self._position).bit_length(), OrderedDict())
         if contact.peer not in bucket:
-            group = get_group(contact.addresses)
-            near = [other for other, _, _ in bucket.values() if get_group(other.addresses) == group]
+            group = get_first_subnet(contact.addresses)
+            near = [other for other, _, _ in bucket.values() if get_first_subnet(other.addresses) == group]
             if len(near) >= MAX_NEIGHBOURS and drop_local(contact.addresses):
                 return
             if len(bucket) >= K:
@@ -184,8 +178,8 @@ class ProviderStore:
         elif self._per_peer[provider.peer] >= MAX_PER_PEER:
             return False
         elif len(records) >= MAX_PER_KEY:
-            groups = {peer: get_group(contact.addresses) for peer, (contact, _) in records.items()}
-            sizes = Counter([*groups.values(), get_group(provider.addresses)])
+            groups = {peer: get_first_subnet(contact.addresses) for peer, (contact, _) in records.items()}
+            sizes = Counter([*groups.values(), get_first_subnet(provider.addresses)])
             self._remove(key, max(records, key=lambda peer: sizes[groups[peer]]))
         elif len(self._order) >= MAX_RECORDS:
             self._remove(*next(entry for entry in self._order if entry[0] != self._home))

@@ -15,12 +15,10 @@ from libp2p.kad_dht.pb import kademlia_pb2 as pb
 from multiaddr import Multiaddr
 
 from chain.crypto import format_address
+from p2p.addresses import format_circuit_address, format_endpoint, get_endpoint, parse_circuit_address
 from p2p.dht.kademlia import MAX_ADDRESSES, MAX_FOUND, Contact, K, Kind, Message
-from p2p.host.transport import get_endpoint
-from p2p.host.workarounds import peer_id_of, public_key_of
 from p2p.length_prefixed import MalformedMessage
-from p2p.nat.relay_client import format_circuit_address, parse_circuit_address
-from p2p.network import NetworkError
+from p2p.peer_id import peer_id_of, public_key_of
 
 PROTOCOL = "/ipfs/kad/1.0.0"
 WireMessage = pb.Message
@@ -78,11 +76,10 @@ def clean_address(address: str, peer: bytes) -> str | None:
         place = address.removesuffix(f"/p2p/{format_address(peer)}")
         circuit = parse_circuit_address(place)
         direct = place if circuit is None else circuit[1]
-        host, port = get_endpoint(Multiaddr(direct))
-        version = ip_address(host).version
-    except (NetworkError, ValueError):
+        host, port = get_endpoint(direct)
+        usable = format_endpoint(host, port)
+    except ValueError:
         return None
-    usable = f"/ip{version}/{host}/tcp/{port}"
     if usable != direct or not port or ip_address(host).is_unspecified or ip_address(host).is_multicast:
         return None
     return usable if circuit is None else format_circuit_address(circuit[0], usable)

@@ -18,7 +18,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from random import Random
 
-from p2p.discovery.dial_scheduler import TARGET, DialPlan, get_addresses, get_group, get_network, get_networks
+from p2p.addresses import get_addresses, get_first_subnet, get_subnet, get_subnets
+from p2p.discovery.dial_scheduler import TARGET, DialPlan
 from p2p.peers.table import PeerView
 
 PUBLIC_LINKS = 3
@@ -140,7 +141,7 @@ class Keeper:
 
         def group(peer: bytes) -> str:
             host = get_host(peer)
-            return get_group(self._addresses(view, peer)) if host is None else get_network(host)
+            return get_first_subnet(self._addresses(view, peer)) if host is None else get_subnet(host)
 
         is_probe = len(own) >= self._target
         near = {group(peer) for peer in own if not is_relayed(peer)}
@@ -155,7 +156,7 @@ class Keeper:
             wanted = PUBLIC_LINKS - len(links) - len(begun)
             # A dialable peer that is connected through a relay is worth a direct link.
             taken = {*(peer for peer in connected if not is_relayed(peer)), *dialling, *dials}
-            near = {*links.values(), *(network for addresses in begun for network in get_networks(addresses))}
+            near = {*links.values(), *(network for addresses in begun for network in get_subnets(addresses))}
             for peer, addresses in self._candidates(view, taken, near, now)[: max(0, wanted)]:
                 dials[peer] = (addresses, False)
         return [*(Dial(peer, *how) for peer, how in dials.items()), *self._reserve(links, now)]
@@ -169,7 +170,7 @@ class Keeper:
         first: list[tuple[bytes, tuple[str, ...]]] = []
         rest: list[tuple[bytes, tuple[str, ...]]] = []
         for known in self._plan.spread(due):
-            networks = get_networks(known.addresses)
+            networks = get_subnets(known.addresses)
             (first if near.isdisjoint(networks) else rest).append((known.peer, get_addresses(known)))
             near |= networks
         return first + rest

@@ -18,18 +18,13 @@ connection to, since a peer whose neighbours all died with it is watched by nobo
 
 from __future__ import annotations
 
-import ipaddress
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import islice, zip_longest
 from random import Random
-from typing import Protocol
 
-from chain.crypto import parse_address
-from chain.exceptions import KeyFormatError
+from p2p.addresses import get_addresses, get_subnets
 from p2p.peers.announcement import Announcement
 from p2p.peers.table import PeerView
 
@@ -52,10 +47,6 @@ SMALL = 64
 """Peers up to which a connection to a bootstrap peer is kept whatever else there is."""
 BOOTSTRAP_INTERVAL = 180.0
 """Mean seconds between visits to a bootstrap peer in a larger network."""
-NAMES = ("dns", "dns4", "dns6", "dnsaddr")
-"""What an address begins with that is not one yet."""
-CIRCUIT = "/p2p-circuit"
-"""What turns a relay's address into that of a peer behind it."""
 
 
 @dataclass(slots=True)
@@ -66,16 +57,6 @@ class _Record:
     failures: int = 0
     not_before: float = 0.0
     connected_at: float | None = None
-
-
-class _Reachable(Protocol):
-    """What says where a peer is: an announcement, or a line of the store."""
-
-    @property
-    def addresses(self) -> tuple[str, ...]: ...
-
-    @property
-    def relays(self) -> tuple[str, ...]: ...
 
 
 class DialPlan:
@@ -183,7 +164,7 @@ class DialPlan:
         seen: Counter[frozenset[str]] = Counter()
         placed: list[tuple[int, float, Announcement]] = []
         for known in shuffled:
-            networks = get_networks(get_addresses(known))
+            networks = get_subnets(get_addresses(known))
             placed.append((seen[networks], ranks.setdefault(networks, self._random.random()), known))
             seen[networks] += 1
         placed.sort(key=lambda place: place[:2])
@@ -199,7 +180,7 @@ class DialPlan:
         for others_too in (False, True):
             for known in candidates:
                 addresses = get_addresses(known)
-                networks = get_networks(addresses)
+                networks = get_subnets(addresses)
                 if len(chosen) < missing and known.peer not in chosen and (others_too or near.isdisjoint(networks)):
                     chosen[known.peer] = addresses
                     near |= networks
@@ -257,46 +238,3 @@ class DialPlan:
         if len(self._records) > 2 * (len(taken) + len(wanted) + len(self._bootstrap) + len(told)) + 16:
             keep = {*taken, *self._bootstrap, *told, *(known.peer for known in wanted)}
             self._records = {peer: record for peer, record in self._records.items() if peer in keep}
-
-
-def get_addresses(known: _Reachable | None, more: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """Where a peer can be dialled, each address once: ``more``, direct ones, and through the relays that it names."""
-    announced = () if known is None else known.addresses + tuple(relay + CIRCUIT for relay in known.relays)
-    return tuple(dict.fromkeys(more + announced))
-
-
-def get_relays(addresses: Iterable[str]) -> frozenset[bytes]:
-    """The relays that circuits to these addresses run through."""
-    relays = set()
-    for address in addresses:
-        with suppress(KeyFormatError):
-            if address.endswith(CIRCUIT):
-                relays.add(parse_address(address.removesuffix(CIRCUIT).rpartition("/p2p/")[2]))
-    return frozenset(relays)
-
-
-def get_network(host: str) -> str:
-    """The network that an IP address is in: its /16, or its /32 for IPv6. Addresses of one are likely in one hand."""
-    address = ipaddress.ip_address(host)
-    return str(ipaddress.ip_network((address, 16 if address.version == 4 else 32), strict=False))
-
-
-def get_networks(addresses: Collection[str]) -> frozenset[str]:
-    """The networks of all these multiaddresses; names are in one together, since they cost nothing."""
-    return frozenset(map(_get_network_of, addresses))
-
-
-def get_group(addresses: Collection[str]) -> str:
-    """The network of the first address; empty without one."""
-    return next(map(_get_network_of, addresses), "")
-
-
-@lru_cache(maxsize=16384)
-def _get_network_of(address: str) -> str:
-    parts = address.split("/")
-    if len(parts) > 2 and parts[1] in ("ip4", "ip6"):
-        try:
-            return get_network(parts[2])
-        except ValueError:
-            return address
-    return "names" if len(parts) > 2 and parts[1] in NAMES else address

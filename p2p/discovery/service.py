@@ -25,12 +25,12 @@ from typing import Any, TypeVarTuple
 import trio
 
 from chain.crypto import KeyPair, format_address
+from p2p.addresses import get_addresses, get_relays, is_local_address
 from p2p.discovery.connection_manager import Dial, Keeper
-from p2p.discovery.dial_scheduler import SMALL, TARGET, get_addresses, get_relays
+from p2p.discovery.dial_scheduler import SMALL, TARGET
 from p2p.discovery.peer_store import PeerStore, StoredPeer
 from p2p.discovery.plumtree import PROTOCOL, Neighbours, contained
 from p2p.fanout import Broadcast
-from p2p.nat.dial_back import is_local
 from p2p.network import Network, NetworkError
 from p2p.peers.announcement import (
     MAX_ADDRESSES,
@@ -625,7 +625,7 @@ class Discovery:
         if dialled is not None:
             addresses = (dialled, *addresses)
         usable = [address for address in addresses if is_address(f"{address}/p2p/{format_address(relay)}")]
-        usable.sort(key=_is_local_address)
+        usable.sort(key=is_local_address)
         return f"{usable[0]}/p2p/{format_address(relay)}" if usable else None
 
     async def _part(self, peer: bytes) -> None:
@@ -733,15 +733,6 @@ class Discovery:
                 self._neighbours.spread([get_item_id(accusation.encode())])
         if can_be_probed:
             self.suspicion.condemn(peer, now)
-
-
-def _is_local_address(address: str) -> bool:
-    """Whether a multiaddress begins with an IP address that means something in its own network only."""
-    parts = address.split("/")
-    try:
-        return len(parts) > 2 and parts[1] in ("ip4", "ip6") and is_local(parts[2])
-    except ValueError:
-        return True
 
 
 def _call_all(checks: Iterable[Callable[[], object]]) -> None:

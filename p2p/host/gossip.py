@@ -26,6 +26,7 @@ from libp2p.pubsub.pubsub import Pubsub
 from libp2p.pubsub.utils import safe_bytes_from_hex
 from libp2p.stream_muxer.yamux.yamux import YamuxStream
 
+from p2p.closing import quietly
 from p2p.host.gossip_rpc import (
     CHUNK,
     MAX_ITEMS,
@@ -37,7 +38,7 @@ from p2p.host.gossip_rpc import (
     count_items,
     is_sound,
 )
-from p2p.host.workarounds import peer_id_of, public_key_of, quietly
+from p2p.peer_id import peer_id_of, public_key_of
 from p2p.peer_score import Fault
 from p2p.rate_limit import Budget, Limiter, Rate
 

@@ -25,11 +25,13 @@ from libp2p.transport.upgrader import TransportUpgrader
 from multiaddr import Multiaddr
 
 from chain.crypto import format_address
+from p2p.addresses import get_endpoint
+from p2p.closing import quietly, root_cause, shielded
 from p2p.host.connection_gater import UPGRADE_TIMEOUT
-from p2p.host.stream import CLOSE_TIMEOUT, Libp2pStream, root_cause
-from p2p.host.transport import get_endpoint
-from p2p.host.workarounds import GuardedHost, GuardedSwarm, GuardedUpgrader, GuardedYamux, peer_id_of, quietly, shielded
+from p2p.host.stream import CLOSE_TIMEOUT, Libp2pStream
+from p2p.host.workarounds import GuardedHost, GuardedSwarm, GuardedUpgrader, GuardedYamux
 from p2p.network import NetworkError
+from p2p.peer_id import peer_id_of
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +131,7 @@ async def _run(muxer: GuardedYamux) -> None:
 def is_direct(address: str) -> bool:
     """Whether an address is that of a TCP port, and not of a circuit."""
     try:
-        get_endpoint(Multiaddr(address))
+        get_endpoint(address)
     except ValueError:
         return False
     return True

@@ -30,13 +30,15 @@ from libp2p.utils.address_validation import expand_wildcard_address
 from multiaddr import Multiaddr
 
 from chain.crypto import KeyPair, format_address
+from p2p.addresses import Endpoint, Reach, format_endpoint, get_endpoint, get_reach, parse_circuit_address
+from p2p.closing import root_cause, shielded
 from p2p.fanout import Broadcast
 from p2p.host.connection_gater import Door, DoorLimits
 from p2p.host.descriptors import fit_to_descriptors
 from p2p.host.gossip import GuardedGossipSub, GuardedPubsub
 from p2p.host.isolated import Visits
-from p2p.host.stream import CLOSE_TIMEOUT, Libp2pStream, drain, root_cause
-from p2p.host.transport import PROXY_TIMEOUT, DialRules, GuardedTCP, Reach, get_endpoint, get_reach
+from p2p.host.stream import CLOSE_TIMEOUT, Libp2pStream, drain
+from p2p.host.transport import PROXY_TIMEOUT, DialRules, GuardedTCP
 from p2p.host.workarounds import (
     MAX_OUTBOUND,
     ConnectionEvents,
@@ -46,26 +48,15 @@ from p2p.host.workarounds import (
     is_busy,
     is_circuit,
     keep_window,
-    peer_id_of,
-    public_key_of,
     share_port,
-    shielded,
     surplus_connections,
 )
 from p2p.nat.dial_back import PROTOCOL as REACHABILITY
-from p2p.nat.dial_back import Endpoint, Reachability
+from p2p.nat.dial_back import Reachability
 from p2p.nat.hole_punching import PROTOCOL as PUNCH
 from p2p.nat.hole_punching import Punching
 from p2p.nat.port_mapping import PortForwarding
-from p2p.nat.relay_client import (
-    CIRCUIT_TIMEOUT,
-    HOP,
-    STOP,
-    accept_circuit,
-    open_circuit,
-    parse_circuit_address,
-    reserve,
-)
+from p2p.nat.relay_client import CIRCUIT_TIMEOUT, HOP, STOP, accept_circuit, open_circuit, reserve
 from p2p.nat.relay_server import Relay, RelayLimits
 from p2p.network import (
     MAX_GOSSIP,
@@ -76,6 +67,7 @@ from p2p.network import (
     StreamHandler,
     is_network_error,
 )
+from p2p.peer_id import peer_id_of, public_key_of
 from p2p.peer_score import Fault
 from p2p.runtime import Runtime
 
@@ -264,7 +256,7 @@ class Libp2pNetwork:
                 nursery.start_soon(self.reachability.run, ports)
 
     def _get_ports(self, host: GuardedHost) -> list[int]:
-        return [get_endpoint(address)[1] for address in host.get_transport_addrs()]
+        return [get_endpoint(str(address))[1] for address in host.get_transport_addrs()]
 
     # Peers
 
@@ -312,7 +304,7 @@ class Libp2pNetwork:
             try:
                 circuit = parse_circuit_address(address)
                 target = Multiaddr(address if circuit is None else circuit[1])
-            except (NetworkError, ValueError) as error:  # strangers announce what they like
+            except ValueError as error:  # strangers announce what they like
                 logger.debug("address of %s: %s", format_address(peer), error)
                 continue
             if not self._rules.allows(target):
@@ -457,7 +449,7 @@ class Libp2pNetwork:
     async def answers(self, peer: bytes, host: str, port: int) -> bool:
         """Whether ``peer`` answers at this address on a fresh connection, which is closed again."""
         swarm = self._swarm()
-        address = Multiaddr(f"/ip{ip_address(host).version}/{host}/tcp/{port}")
+        address = Multiaddr(format_endpoint(host, port))
         transport = swarm.transport_manager.transport_for_dialing(address)
         with trio.move_on_after(DIAL_TIMEOUT):
             try:

@@ -11,7 +11,8 @@ from libp2p.network.stream.exceptions import StreamEOF
 from libp2p.network.stream.net_stream import NetStream
 
 from chain.crypto import format_address
-from p2p.host.workarounds import is_outdated, shielded, wait_for_window, was_reset
+from p2p.closing import root_cause, shielded
+from p2p.host.workarounds import is_outdated, wait_for_window, was_reset
 from p2p.network import NetworkError
 
 logger = logging.getLogger(__name__)
@@ -106,10 +107,3 @@ async def reset(stream: NetStream) -> None:
             await stream.reset()
         except Exception as error:
             logger.debug("resetting a stream: %r", error)
-
-
-def root_cause(error: BaseException) -> str:
-    """One line that says what went wrong; the library wraps the reason in up to five exceptions."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -15,7 +15,6 @@ import struct
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from enum import IntEnum
 
 import trio
 from libp2p.abc import IRawConnection
@@ -25,14 +24,16 @@ from libp2p.transport.exceptions import OpenConnectionError
 from libp2p.transport.tcp import tcp
 from multiaddr import Multiaddr
 
+from p2p.addresses import Endpoint, get_endpoint
+
 PROXY_TIMEOUT = 30.0
 """Seconds that a proxy may take to connect; onion routes are slow."""
 PUNCH_TIMEOUT = 6.0
 """Seconds that both ends have for a hole: TCP repeats what got lost after one second, and after three."""
 PUNCH_INTERVAL = 0.4
+"""Seconds after a dial into a hole that is refused."""
 MAX_PUNCHES = 10
-"""Dials that are made into a hole, and the seconds after one that is refused."""
-NAMES = ("dns", "dns4", "dns6")
+"""Dials that are made into a hole."""
 
 _VERSION = 5
 _NO_AUTHENTICATION = 0
@@ -48,9 +49,6 @@ _REPLIES = {
     7: "it does not connect to others",
     8: "it does not know this kind of address",
 }
-
-Endpoint = tuple[str, int]
-"""Host (an IP address or a name) and TCP port."""
 
 
 class ProxyError(Exception):
@@ -75,54 +73,16 @@ class DialRules:
         Raises:
             ValueError: one of them is not the address of a TCP port.
         """
-        return cls(frozenset(get_endpoint(Multiaddr(address)) for address in addresses), proxy)
+        return cls(frozenset(get_endpoint(str(Multiaddr(address))) for address in addresses), proxy)
 
     def allows(self, address: Multiaddr) -> bool:
         """Whether ``address`` may be dialled."""
         if self.allowed is None:
             return True
         try:
-            return get_endpoint(address) in self.allowed
+            return get_endpoint(str(address)) in self.allowed
         except ValueError:
             return False
-
-
-def get_endpoint(address: Multiaddr) -> Endpoint:
-    """Host and port of ``/ip4/…/tcp/…``, whatever follows; the host may be a name (``dns``, ``dns4``, ``dns6``).
-
-    Raises:
-        ValueError: there is no host or no TCP port in front, or the address leads on through a relay.
-    """
-    parts = str(address).split("/")
-    if "p2p-circuit" in parts or len(parts) < 5 or parts[3] != "tcp" or not parts[4].isdigit():
-        raise ValueError(f"{address} is not the address of a TCP port")
-    _, kind, host, _, port = parts[:5]
-    if kind in ("ip4", "ip6"):
-        return str(ipaddress.ip_address(host)), int(port)
-    if kind not in NAMES:
-        raise ValueError(f"{address} is not the address of a TCP port")
-    return host.lower().rstrip("."), int(port)
-
-
-class Reach(IntEnum):
-    """From where an address can be dialled."""
-
-    MACHINE = 0
-    NEIGHBOURHOOD = 1
-    ANYWHERE = 2
-
-
-def get_reach(address: str) -> Reach:
-    """From where a multiaddress can be dialled; a name may stand for any place, so nobody can rely on more than one."""
-    parts = address.split("/")
-    try:
-        host = ipaddress.ip_address(parts[2])
-    except (IndexError, ValueError):
-        return Reach.MACHINE
-    host = getattr(host, "ipv4_mapped", None) or host
-    if host.is_global and not host.is_multicast:
-        return Reach.ANYWHERE
-    return Reach.MACHINE if host.is_loopback or host.is_unspecified else Reach.NEIGHBOURHOOD
 
 
 class GuardedTCP(tcp.TCP):
@@ -144,7 +104,7 @@ class GuardedTCP(tcp.TCP):
         if self._rules.proxy is None:
             return await super().dial(maddr)
         try:
-            stream = await dial_through(self._rules.proxy, get_endpoint(maddr))
+            stream = await dial_through(self._rules.proxy, get_endpoint(str(maddr)))
         except (ProxyError, ValueError) as error:
             raise OpenConnectionError(str(error)) from None
         return RawConnection(TrioTCPStream(stream), True)

@@ -58,10 +58,12 @@ from libp2p.transport.tcp import tcp
 from libp2p.transport.upgrader import TransportUpgrader
 from multiaddr import Multiaddr
 
-from chain.crypto import PEER_ID_PREFIX, KeyPair, is_valid_public_key
+from chain.crypto import KeyPair
+from p2p.closing import quietly, shielded
 from p2p.host.connection_gater import PATIENT_UPGRADE_TIMEOUT, UPGRADE_TIMEOUT, Door, DoorLimits
 from p2p.host.transport import PROXY_TIMEOUT, DialRules, GuardedTCP
 from p2p.host.yamux_limits import FRAME_RATE, TOTAL_FRAME_RATE, Backlog, judge
+from p2p.peer_id import public_key_of
 from p2p.peer_score import Fault
 from p2p.rate_limit import Limiter, Rate
 
@@ -181,17 +183,6 @@ def ipv6_remote_addresses() -> None:
     setattr(TrioTCPStream, get_remote_address.__name__, get_remote_address)
 
 
-def public_key_of(peer: ID | bytes) -> bytes | None:
-    """The Ed25519 key inside a peer id, or None if it holds none or an unusable one."""
-    raw = peer.to_bytes() if isinstance(peer, ID) else peer
-    key = raw[len(PEER_ID_PREFIX) :]
-    return key if raw.startswith(PEER_ID_PREFIX) and is_valid_public_key(key) else None
-
-
-def peer_id_of(public_key: bytes) -> ID:
-    return ID(PEER_ID_PREFIX + public_key)
-
-
 def share_port(connection: INetConn) -> tuple[str, int] | None:
     """Let other sockets use the local port of a TCP connection that this node dialled. Returns its local address.
 
@@ -212,11 +203,6 @@ def share_port(connection: INetConn) -> tuple[str, int] | None:
     except OSError:  # closed
         return None
     return str(host), int(port)
-
-
-def shielded(seconds: float) -> trio.CancelScope:
-    """A scope that is not cancelled from outside but ends by itself after ``seconds``."""
-    return trio.CancelScope(deadline=trio.current_time() + seconds, shield=True)
 
 
 class GuardedYamux(Yamux):
@@ -653,11 +639,3 @@ def build_host(key: KeyPair, rules: DialRules, door: Door, blame: Callable[[byte
         if protocol is not None and "/id/" in protocol:
             host.remove_stream_handler(protocol)
     return host
-
-
-async def quietly(close: Callable[[], Any]) -> None:
-    """Await ``close()`` and swallow its failure: what is being closed is broken already."""
-    try:
-        await close()
-    except Exception as error:
-        logger.debug("close failed: %r", error)

@@ -27,7 +27,7 @@ import trio
 from chain.codec import Bounds, Record
 from chain.crypto import format_address
 from chain.exceptions import CodecError
-from p2p.discovery.dial_scheduler import get_network
+from p2p.addresses import Endpoint, format_endpoint, get_subnet, is_local
 from p2p.network import Network, NetworkError, RawStream
 from p2p.rate_limit import Limiter, Rate
 from p2p.runtime import Runtime
@@ -53,9 +53,6 @@ MAX_DIALS = 4
 """Dials that a witness makes at a time."""
 
 _MAX_MESSAGE = 512
-
-Endpoint = tuple[str, int]
-"""IP address and TCP port."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,21 +82,6 @@ class Dialler(Network, Protocol):
 
     async def answers(self, peer: bytes, host: str, port: int) -> bool:
         """Whether ``peer`` answers at this address on a fresh connection, which is closed again."""
-
-
-def is_local(host: str) -> bool:
-    """Whether an IP address means something in its own network only."""
-    address = ipaddress.ip_address(host)
-    return any(address.version == network.version and address in network for network in _LOCAL)
-
-
-_LOCAL = [
-    ipaddress.ip_network(block)
-    for block in (
-        *("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "100.64.0.0/10"),
-        *("::1/128", "fc00::/7", "fe80::/10"),
-    )
-]
 
 
 class Verdict:
@@ -136,7 +118,7 @@ class Verdict:
         self._last = outcome
         if self.value and outcome:
             seen = counted if outside else []
-            places = Counter(_multiaddress(report.host, port) for report in seen for port in report.ports)
+            places = Counter(format_endpoint(report.host, port) for report in seen for port in report.ports)
             self.addresses = tuple(sorted(places, key=lambda place: (-places[place], place)))[:MAX_PORTS]
         elif not self.value:
             self.addresses = ()
@@ -180,7 +162,7 @@ class Reachability:
         outside = {peer: host for peer, host in hosts.items() if not is_local(host)}
         candidates = list((outside or hosts).items())
         self._runtime.random.shuffle(candidates)
-        apart = {get_network(host): peer for peer, host in candidates}
+        apart = {get_subnet(host): peer for peer, host in candidates}
         witnesses = list(apart.values()) if len(apart) > 1 else [peer for peer, _ in candidates]
         return witnesses[:WITNESSES]
 
@@ -242,10 +224,6 @@ def _at_usual_host(reports: Sequence[DialBackReport]) -> list[DialBackReport]:
 
 def _version(host: str) -> int:
     return ipaddress.ip_address(host).version
-
-
-def _multiaddress(host: str, port: int) -> str:
-    return f"/ip{ipaddress.ip_address(host).version}/{host}/tcp/{port}"
 
 
 async def send_record(stream: RawStream, record: Record) -> None:

@@ -34,7 +34,8 @@ import trio
 from chain.codec import Bounds, Record
 from chain.crypto import format_address
 from chain.exceptions import CodecError
-from p2p.nat.dial_back import Endpoint, Reachability, is_local, receive_record, send_record
+from p2p.addresses import Endpoint, is_local
+from p2p.nat.dial_back import Reachability, receive_record, send_record
 from p2p.network import Network, NetworkError, RawStream
 from p2p.rate_limit import Limiter, Rate
 from p2p.runtime import Runtime

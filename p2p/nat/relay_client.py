@@ -23,11 +23,11 @@ from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.relay.circuit_v2.pb import circuit_pb2 as pb
 from multiaddr import Multiaddr
 
-from chain.crypto import format_address, parse_address
-from chain.exceptions import KeyFormatError
-from p2p.host.workarounds import peer_id_of, public_key_of
+from chain.crypto import format_address
+from p2p.addresses import CIRCUIT
 from p2p.length_prefixed import MessageStream
 from p2p.network import Network, NetworkError, RawStream
+from p2p.peer_id import peer_id_of, public_key_of
 
 HOP = "/libp2p/circuit/relay/0.2.0/hop"
 STOP = "/libp2p/circuit/relay/0.2.0/stop"
@@ -38,33 +38,6 @@ CIRCUIT_TIMEOUT = 25.0
 """Seconds for a circuit to stand: the relay may have to dial, and the peer has to agree."""
 MIN_TTL, MAX_TTL = 60.0, 3600.0
 """Bounds for what a relay says that a reservation holds, in seconds: its clock may be wrong."""
-
-_SUFFIX = "/p2p-circuit"
-
-
-def parse_circuit_address(address: str) -> tuple[bytes, str] | None:
-    """Relay and direct address of the relay, from ``<address>/p2p/<relay>/p2p-circuit``; None if it is not a circuit's.
-
-    What may follow (``/p2p/<peer>``) is left out.
-
-    Raises:
-        NetworkError: a circuit's address, but malformed, or through more than one relay.
-    """
-    place, separator, rest = address.partition(_SUFFIX)
-    if not separator:
-        return None
-    direct, _, relay = place.rpartition("/p2p/")
-    try:
-        if not direct or "/p2p/" in direct or _SUFFIX in rest:
-            raise ValueError
-        return parse_address(relay), direct
-    except (ValueError, KeyFormatError):
-        raise NetworkError(f"{address} is not the address of a circuit through one relay") from None
-
-
-def format_circuit_address(relay: bytes, address: str) -> str:
-    """The address of circuits through ``relay``, which is dialled at ``address``."""
-    return f"{address}/p2p/{format_address(relay)}{_SUFFIX}"
 
 
 class CircuitEnd(ReadWriteCloser):
@@ -105,7 +78,7 @@ class CircuitEnd(ReadWriteCloser):
 
     def as_connection(self, initiator: bool, relay: bytes) -> RawConnection:
         """What the library upgrades with Noise and Yamux."""
-        address = Multiaddr(f"/p2p/{format_address(relay)}{_SUFFIX}")
+        address = Multiaddr(f"/p2p/{format_address(relay)}{CIRCUIT}")
         return RawConnection(self, initiator, ConnectionType.RELAYED, [address])
 
 

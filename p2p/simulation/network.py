@@ -29,6 +29,7 @@ from typing import Any
 import trio
 
 from chain.crypto import format_address
+from p2p.addresses import CIRCUIT, get_ip_address
 from p2p.fanout import Broadcast
 from p2p.network import MAX_GOSSIP, MAX_UNREAD, GossipMessage, NetworkError, StreamHandler, is_network_error
 from p2p.peer_score import Fault
@@ -56,7 +57,6 @@ MESH_DEGREE = 6
 """Neighbours that a node forwards gossip to; the others are told of it."""
 NOTICES, NOTICE_COST = 5, 50
 """How often each of the others is told of a message (its window, in heartbeats), and the bytes of that."""
-CIRCUIT = "/p2p-circuit"
 """What the address of a peer behind a relay ends with."""
 RESERVATION = 1800.0
 """Seconds that a relay slot is held for."""
@@ -454,8 +454,7 @@ class MemoryNetwork:
         if link is None or link.relay is not None:
             return None
         others = (link.address,) if link.one is self else link.one.listen_addresses
-        parts = others[0].split("/") if others else []
-        return parts[2] if len(parts) > 2 and parts[1] in ("ip4", "ip6") else None
+        return get_ip_address(others[0]) if others else None
 
     def can_be_dialled(self) -> bool | None:
         return bool(self._listen_addresses)

@@ -19,6 +19,7 @@ from chain.keyfile import create_identity
 from chain.light.client import Checkpoint
 from consensus.voting.disk import JOURNAL
 from consensus.voting.journal import Journal
+from p2p.addresses import parse_proxy
 from p2p.runtime import RealRuntime
 from serving.cli.chain import build_chain_app
 from serving.cli.errors import CommandError
@@ -26,7 +27,7 @@ from serving.cli.owner import add_owner_commands
 from serving.cli.stopped_node import get_passphrase, load_key
 from serving.config.data_directory import CONFIG_FILE, GENESIS_FILE, KEY_FILE, lock_data_dir
 from serving.config.file import load_config, write_default_config
-from serving.config.schema import NodeConfig, parse_proxy
+from serving.config.schema import NodeConfig
 
 RunNode = Callable[[Path, NodeConfig, KeyPair, Genesis], Awaitable[None]]
 """Runs the node in a data directory until it is told to stop."""

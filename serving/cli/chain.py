@@ -16,12 +16,12 @@ from chain.crypto import KeyPair
 from chain.exceptions import StoreError
 from chain.genesis import load_genesis
 from chain.light.client import Checkpoint
+from p2p.addresses import parse_peer_address, parse_proxy
 from p2p.runtime import RealRuntime
 from serving.cli.restart import build_restart_app
 from serving.cli.stopped_node import open_stopped_node, replace_genesis
 from serving.config.data_directory import CONFIG_FILE, GENESIS_FILE
 from serving.config.file import load_config
-from serving.config.schema import parse_peer_address, parse_proxy
 
 
 def build_chain_app() -> typer.Typer:

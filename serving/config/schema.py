@@ -15,10 +15,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, model_validator
 
-from chain.crypto import parse_address
-from chain.exceptions import KeyFormatError
 from chain.light.client import Checkpoint
 from chain.types.operations import MAX_MODELS
+from p2p.addresses import check_dialable_address, check_listen_address, is_ip_address, parse_peer_address, parse_proxy
 from serving.backends.load_metrics import LoadReader
 from serving.http.client import BaseUrl
 from serving.openai.keys import ApiKey
@@ -35,99 +34,9 @@ class ConfigError(Exception):
 # Values
 
 
-def check_address(address: str) -> str:
-    """Check the multiaddress of a TCP port: ``/ip4/…/tcp/…``, or with ``ip6``, ``dns``, ``dns4`` or ``dns6``.
-
-    Raises:
-        ValueError: it is not one; the message says why.
-    """
-    parts = address.split("/")
-    if len(parts) != 5 or parts[0] or parts[3] != "tcp":
-        raise ValueError(f"expected an address like /ip4/0.0.0.0/tcp/4001, got {address!r}")
-    _, kind, host, _, port = parts
-    if kind in ("ip4", "ip6"):
-        try:
-            (ipaddress.IPv4Address if kind == "ip4" else ipaddress.IPv6Address)(host)
-        except ValueError:
-            raise ValueError(f"{host!r} is not an IPv{kind[2]} address") from None
-    elif kind not in ("dns", "dns4", "dns6"):
-        raise ValueError(f"/{kind} is not supported, only ip4, ip6, dns, dns4 and dns6 are")
-    elif not re.fullmatch(r"[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})*", host):
-        raise ValueError(f"{host!r} is not a host name")
-    if not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
-        raise ValueError(f"the port must be a number from 0 to 65535, got {port!r}")
-    return address
-
-
-def check_listen_address(address: str) -> str:
-    """As :func:`check_address`; a node listens on addresses, not on names.
-
-    Raises:
-        ValueError: it is not one.
-    """
-    if check_address(address).startswith("/dns"):
-        raise ValueError(f"{address!r} names a host; listening takes an ip4 or ip6 address (0.0.0.0 for all)")
-    return address
-
-
-def check_dialable_address(address: str) -> str:
-    """As :func:`check_address`, and others can dial it.
-
-    Raises:
-        ValueError: it is not one, or nobody can.
-    """
-    host, port = check_address(address).split("/")[2:5:2]
-    if not int(port) or host in ("0.0.0.0", "::"):
-        raise ValueError(f"nobody can dial {address}")
-    return address
-
-
-def parse_peer_address(address: str) -> tuple[bytes, str]:
-    """Split ``/ip4/…/tcp/…/p2p/12D3KooW…`` into the peer's public key and the multiaddress without it.
-
-    Raises:
-        ValueError: it is not such an address.
-    """
-    place, separator, peer = address.rpartition("/p2p/")
-    if not separator:
-        raise ValueError(f"the address must end with /p2p/12D3KooW…, the key of the peer; got {address!r}")
-    check_dialable_address(place)
-    try:
-        return parse_address(peer), place
-    except KeyFormatError as error:
-        raise ValueError(str(error)) from None
-
-
-def parse_proxy(text: str) -> tuple[str, int]:
-    """Host and port of ``HOST:PORT`` (``[ADDRESS]:PORT`` for IPv6).
-
-    Raises:
-        ValueError: it is something else.
-    """
-    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9.-]{1,253})):([0-9]{1,5})", text)
-    if match is None or not 0 < int(match[3]) <= 65535:
-        raise ValueError(f"expected HOST:PORT, such as 127.0.0.1:9050, got {text!r}")
-    host = match[1] or match[2]
-    if match[1]:
-        try:
-            ipaddress.IPv6Address(host)
-        except ValueError:
-            raise ValueError(f"{host!r} is not an IPv6 address") from None
-    return ("127.0.0.1" if host == "localhost" else host), int(match[3])
-
-
 def _check_proxy(text: str) -> str:
     parse_proxy(text)
     return text
-
-
-def is_ip_address(host: str) -> bool:
-    """Whether ``host`` is an IP address and not a name."""
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 def _check_peer_address(address: str) -> str:

@@ -20,7 +20,7 @@ from chain.exceptions import CodecError, InvalidOperation
 from chain.state.lottery import compute_lottery_seed
 from chain.types.operations import Hold, compute_digest, compute_hold_id
 from consensus.engine import Engine
-from p2p.discovery.dial_scheduler import get_addresses
+from p2p.addresses import get_addresses
 from p2p.network import NetworkError
 from p2p.peers.announcement import Announcement
 from p2p.runtime import Runtime

@@ -16,10 +16,12 @@ from libp2p.pubsub.gossipsub import PROTOCOL_ID_V11
 from multiaddr import Multiaddr
 
 from chain.crypto import KeyPair
+from p2p.addresses import get_endpoint
 from p2p.host.network import Libp2pNetwork
-from p2p.host.transport import GuardedTCP, get_endpoint
-from p2p.host.workarounds import GuardedUpgrader, peer_id_of
+from p2p.host.transport import GuardedTCP
+from p2p.host.workarounds import GuardedUpgrader
 from p2p.network import NetworkError, RawStream
+from p2p.peer_id import peer_id_of
 from p2p.runtime import RealRuntime
 from p2p.streams.exchanges import Streams
 from tests.adversarial.victim import ASK, KEY, Victim
@@ -40,7 +42,7 @@ def choose_sources(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have :func:`connect` say where connections come from."""
 
     async def dial(transport: GuardedTCP, address: Multiaddr) -> Any:
-        host, port = get_endpoint(address)
+        host, port = get_endpoint(str(address))
         return RawConnection(TrioTCPStream(await trio.open_tcp_stream(host, port, local_address=_source.get())), True)
 
     monkeypatch.setattr(GuardedTCP, "dial", dial)

@@ -29,8 +29,8 @@ from p2p.discovery.plumtree import PROTOCOL as VIEWS
 from p2p.discovery.service import Discovery
 from p2p.host.network import Libp2pNetwork
 from p2p.host.stream import Libp2pStream
-from p2p.host.workarounds import peer_id_of
 from p2p.network import NetworkError, RawStream
+from p2p.peer_id import peer_id_of
 from p2p.peers.announcement import Announcement, PeerLoad, sign_announcement
 from p2p.peers.anti_entropy import Sighting, Views
 from p2p.runtime import RealRuntime

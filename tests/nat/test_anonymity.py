@@ -27,9 +27,9 @@ from chain.audit.audit import StoreSource
 from chain.crypto import KeyPair
 from consensus.voting.disk import JOURNAL
 from consensus.voting.journal import Journal
+from p2p.addresses import format_circuit_address
 from p2p.discovery.plumtree import PROTOCOL as VIEWS
 from p2p.host.network import Libp2pNetwork
-from p2p.nat.relay_client import format_circuit_address
 from p2p.network import NetworkError
 from p2p.runtime import RealRuntime
 from tests.nat.box import TCP, UDP, Endpoint, Flow, NatType

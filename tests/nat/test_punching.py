@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from p2p.addresses import format_circuit_address
 from p2p.host.network import Libp2pNetwork
-from p2p.nat.relay_client import format_circuit_address
 from p2p.nat.relay_server import RelayLimits
 from p2p.runtime import RealRuntime
 from tests.nat.box import TCP, NatType

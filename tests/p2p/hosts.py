@@ -12,8 +12,9 @@ from libp2p.stream_muxer.yamux.yamux import Yamux
 
 from chain.crypto import KeyPair
 from p2p.host.network import Libp2pNetwork, _Running
-from p2p.host.workarounds import GuardedSwarm, peer_id_of
+from p2p.host.workarounds import GuardedSwarm
 from p2p.network import GossipMessage, NetworkError, RawStream
+from p2p.peer_id import peer_id_of
 from p2p.runtime import RealRuntime
 
 LOOPBACK = ("/ip4/127.0.0.1/tcp/0",)

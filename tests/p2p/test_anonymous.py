@@ -13,11 +13,11 @@ import pytest
 import trio
 from libp2p.stream_muxer.yamux.yamux import Yamux
 
+from p2p.addresses import format_circuit_address
 from p2p.discovery.service import Discovery
 from p2p.host.network import Libp2pNetwork
 from p2p.host.transport import DialRules
 from p2p.host.workarounds import GuardedYamux
-from p2p.nat.relay_client import format_circuit_address
 from p2p.nat.relay_server import RelayLimits
 from p2p.runtime import RealRuntime
 from p2p.streams.exchanges import Streams

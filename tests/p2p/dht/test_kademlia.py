@@ -37,8 +37,8 @@ from p2p.dht.kademlia import (
     get_rendezvous_key,
 )
 from p2p.dht.messages import MAX_MESSAGE, clean_address, decode_answer, decode_question, encode
-from p2p.host.workarounds import peer_id_of
 from p2p.length_prefixed import MalformedMessage
+from p2p.peer_id import peer_id_of
 
 KEY = get_rendezvous_key(b"c" * 32)
 ME = b"me".ljust(32, b"\0")

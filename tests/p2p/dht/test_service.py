@@ -35,9 +35,10 @@ from p2p.dht.service import (
 from p2p.discovery.service import Discovery
 from p2p.host.network import Libp2pNetwork
 from p2p.host.transport import DialRules
-from p2p.host.workarounds import ConnectionEvents, peer_id_of, public_key_of
+from p2p.host.workarounds import ConnectionEvents
 from p2p.length_prefixed import MessageStream
 from p2p.network import NetworkError, RawStream
+from p2p.peer_id import peer_id_of, public_key_of
 from p2p.runtime import RealRuntime, SimulatedRuntime
 from p2p.simulation.network import MemoryHub, MemoryNetwork
 from p2p.streams.exchanges import Streams

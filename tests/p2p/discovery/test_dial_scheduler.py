@@ -6,9 +6,9 @@ from dataclasses import replace
 from itertools import pairwise
 from random import Random
 
+from p2p.addresses import CIRCUIT, get_subnet
 from p2p.discovery.dial_scheduler import (
     BOOTSTRAP_INTERVAL,
-    CIRCUIT,
     MAX_BOOTSTRAP_DELAY,
     MAX_DELAY,
     MAX_FAILURES,
@@ -17,7 +17,6 @@ from p2p.discovery.dial_scheduler import (
     SMALL,
     STABLE,
     DialPlan,
-    get_network,
 )
 from p2p.peers.announcement import Announcement, PeerLoad
 from p2p.peers.table import PeerView
@@ -220,7 +219,7 @@ def test_many_identities_in_few_networks_are_chosen_no_more_often_than_few() -> 
     for seed in range(20):
         dialled = draw(view, seed)
         assert len(dialled) == 8 and len({*dialled} & {known.peer for known in honest}) >= 4
-        dialled = draw(view, seed, near=tuple(get_network(f"66.{number}.0.1") for number in range(4)))
+        dialled = draw(view, seed, near=tuple(get_subnet(f"66.{number}.0.1") for number in range(4)))
         assert {*dialled} <= {known.peer for known in honest}
     first = [draw(view, seed)[0] in {known.peer for known in honest} for seed in range(100)]
     assert 60 <= sum(first) <= 90  # 12 of 16 networks

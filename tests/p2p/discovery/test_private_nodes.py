@@ -8,8 +8,8 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from p2p.addresses import get_addresses
 from p2p.discovery.connection_manager import PUBLIC_LINKS, RELAYS
-from p2p.discovery.dial_scheduler import get_addresses
 from p2p.discovery.peer_store import PeerStore
 from p2p.discovery.service import RELAY_PATIENCE
 from p2p.peers.table import ChangeKind

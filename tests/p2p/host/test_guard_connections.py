@@ -46,18 +46,12 @@ import p2p.host.network
 import p2p.host.stream
 import p2p.host.workarounds
 from p2p.host.network import Libp2pNetwork
-from p2p.host.workarounds import (
-    GuardedHost,
-    GuardedSwarm,
-    GuardedUpgrader,
-    GuardedYamux,
-    peer_id_of,
-    public_key_of,
-)
+from p2p.host.workarounds import GuardedHost, GuardedSwarm, GuardedUpgrader, GuardedYamux
 from p2p.host.yamux_limits import Backlog
 from p2p.nat.dial_back import PROTOCOL as REACHABILITY
 from p2p.nat.relay_client import STOP
 from p2p.network import NetworkError, RawStream
+from p2p.peer_id import peer_id_of, public_key_of
 from p2p.rate_limit import Rate
 from p2p.streams.frames import Frame, FrameReader, Kind
 from tests.p2p.hosts import (

@@ -29,10 +29,8 @@ import p2p.host.workarounds
 from p2p.host.gossip import GuardedGossipSub, GuardedPubsub
 from p2p.host.gossip_rpc import BoundedQueue
 from p2p.host.network import Libp2pNetwork
-from p2p.host.workarounds import (
-    GuardedHost,
-    peer_id_of,
-)
+from p2p.host.workarounds import GuardedHost
+from p2p.peer_id import peer_id_of
 from tests.p2p.hosts import (
     TOPIC,
     collected,

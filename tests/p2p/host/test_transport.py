@@ -12,11 +12,12 @@ from libp2p.transport.exceptions import OpenConnectionError
 from multiaddr import Multiaddr
 
 import p2p.host.transport
+from p2p.addresses import get_endpoint
 from p2p.host.network import Libp2pNetwork
-from p2p.host.transport import DialRules, GuardedTCP, ProxyError, Reach, dial_through, get_endpoint, get_reach
-from p2p.host.workarounds import peer_id_of
+from p2p.host.transport import DialRules, GuardedTCP, ProxyError, dial_through
 from p2p.nat.relay_server import RelayLimits
 from p2p.network import NetworkError
+from p2p.peer_id import peer_id_of
 from p2p.runtime import RealRuntime
 from tests.p2p.hosts import ECHO, echo, echoes, key, library, network, running, swarm_of
 from tests.p2p.proxy import proxy
@@ -32,7 +33,7 @@ from tests.p2p.proxy import proxy
     ],
 )
 def test_the_endpoint_of_an_address(address: str, endpoint: tuple[str, int]) -> None:
-    assert get_endpoint(Multiaddr(address)) == endpoint
+    assert get_endpoint(address) == endpoint
     assert DialRules.only([address]).allows(Multiaddr(address))
     assert not DialRules.only(["/ip4/192.0.2.1/tcp/4002"]).allows(Multiaddr(address))
     assert DialRules().allows(Multiaddr(address))
@@ -113,7 +114,7 @@ async def test_every_dial_goes_through_the_proxy_and_names_are_left_to_it() -> N
             port = other.listen_addresses[0].rsplit("/", 1)[1]
             await node.connect(other.me, [f"/dns4/hidden.invalid/tcp/{port}"])
             assert await echoes(node, one) and await echoes(node, other)
-            assert server.requests == [get_endpoint(Multiaddr(one.listen_addresses[0])), ("hidden.invalid", int(port))]
+            assert server.requests == [get_endpoint(one.listen_addresses[0]), ("hidden.invalid", int(port))]
             assert server.connections == 2
 
 
@@ -163,23 +164,3 @@ async def test_a_proxy_that_does_not_answer_is_given_up(monkeypatch: pytest.Monk
         with pytest.raises(ProxyError, match="no answer within"), trio.fail_after(5):
             await dial_through(("127.0.0.1", listener.socket.getsockname()[1]), ("192.0.2.1", 1))
         nursery.cancel_scope.cancel()
-
-
-@pytest.mark.parametrize(
-    ("address", "reach"),
-    [
-        ("/ip4/8.8.8.8/tcp/1", Reach.ANYWHERE),
-        ("/ip6/2600::1/tcp/1", Reach.ANYWHERE),
-        ("/ip4/10.0.0.1/tcp/1/p2p/x/p2p-circuit", Reach.NEIGHBOURHOOD),
-        ("/ip4/169.254.169.254/tcp/80", Reach.NEIGHBOURHOOD),
-        ("/ip4/224.0.0.1/tcp/1", Reach.NEIGHBOURHOOD),
-        ("/ip6/fe80::1/tcp/1", Reach.NEIGHBOURHOOD),
-        ("/ip6/::ffff:127.0.0.1/tcp/1", Reach.MACHINE),
-        ("/ip4/127.9.9.9/tcp/1", Reach.MACHINE),
-        ("/ip4/0.0.0.0/tcp/1", Reach.MACHINE),
-        ("/dns4/example.org/tcp/1", Reach.MACHINE),
-        ("", Reach.MACHINE),
-    ],
-)
-def test_from_where_an_address_can_be_dialled(address: str, reach: Reach) -> None:
-    assert get_reach(address) is reach

@@ -17,9 +17,10 @@ from trio.testing import MockClock
 import p2p.host.transport
 import p2p.nat.hole_punching
 from chain.exceptions import CodecError
+from p2p.addresses import Endpoint, format_circuit_address
 from p2p.host.network import Libp2pNetwork
 from p2p.host.transport import DialRules, GuardedTCP, open_simultaneously
-from p2p.nat.dial_back import Endpoint, receive_record, send_record
+from p2p.nat.dial_back import receive_record, send_record
 from p2p.nat.hole_punching import (
     BACK_OFF,
     MAX_BACK_OFF,
@@ -30,7 +31,6 @@ from p2p.nat.hole_punching import (
     Schedule,
     is_target,
 )
-from p2p.nat.relay_client import format_circuit_address
 from p2p.nat.relay_server import RelayLimits
 from p2p.network import NetworkError, RawStream
 from p2p.runtime import RealRuntime

@@ -16,14 +16,15 @@ from libp2p.stream_muxer.yamux.yamux import DEFAULT_WINDOW_SIZE, Yamux
 import p2p.host.network
 import p2p.host.workarounds
 import p2p.nat.relay_server
+from p2p.addresses import format_circuit_address
 from p2p.host.connection_gater import DoorLimits
 from p2p.host.network import Libp2pNetwork
 from p2p.host.transport import DialRules
-from p2p.host.workarounds import peer_id_of
 from p2p.length_prefixed import MessageStream
-from p2p.nat.relay_client import HOP, STOP, CircuitEnd, format_circuit_address, open_circuit, parse_circuit_address
+from p2p.nat.relay_client import HOP, STOP, CircuitEnd, open_circuit
 from p2p.nat.relay_server import RESERVATION_TTL, SETTLING, Circuit, RelayLimits, RelayTable
 from p2p.network import NetworkError, RawStream
+from p2p.peer_id import peer_id_of
 from p2p.peer_score import Fault
 from p2p.runtime import RealRuntime
 from tests.p2p.hosts import (
@@ -152,18 +153,6 @@ def test_the_count_of_circuits_is_always_right(steps: list[tuple[int, int, bool]
         ends = [peer for circuit in circuits for peer in (circuit.source, circuit.target)]
         assert len(circuits) <= 6 and dict(relay._per_peer) == {peer: ends.count(peer) for peer in set(ends)}
         assert max(map(ends.count, ends), default=0) <= relay.limits.max_circuits_per_peer
-
-
-@pytest.mark.parametrize(
-    "address",
-    ["/p2p-circuit", "/ip4/127.0.0.1/tcp/1/p2p-circuit", "/ip4/127.0.0.1/tcp/1/p2p/nonsense/p2p-circuit", "twice"],
-)
-def test_malformed_circuit_addresses_are_refused(address: str) -> None:
-    once = format_circuit_address(key(1).public_key, "/ip4/127.0.0.1/tcp/1")
-    assert parse_circuit_address(once) == (key(1).public_key, "/ip4/127.0.0.1/tcp/1")
-    assert parse_circuit_address(f"{once}/p2p/{key(2).address}") == (key(1).public_key, "/ip4/127.0.0.1/tcp/1")
-    with pytest.raises(NetworkError):
-        parse_circuit_address(f"{once}{once}" if address == "twice" else address)
 
 
 class Canned:
