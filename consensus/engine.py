@@ -44,8 +44,7 @@ from consensus.sync.messages import PROTOCOL
 from consensus.sync.server import MAX_EXCHANGES, SyncServer
 from consensus.voting.vote_store import Voting
 from p2p.fanout import Broadcast
-from p2p.network import GossipMessage, Network
-from p2p.peer_score import Fault
+from p2p.network import GossipMessage, Misbehaviour, Network
 from p2p.rate_limit import Limiter, Rate
 from p2p.runtime import Runtime
 from p2p.streams.exchanges import Streams
@@ -464,7 +463,7 @@ class Engine(Outlet):
             message = CompactPropose.decode(payload[1:]) if is_compact else decode_message(payload)
         except CodecError as error:
             logger.debug("malformed message", peer=crypto.format_address(peer), reason=str(error))
-            self._network.blame(peer, Fault.GARBAGE)
+            self._network.report_misbehaviour(peer, Misbehaviour.GARBAGE)
             return
         if isinstance(message, CompactPropose) and message.proposal.leader != peer:
             return  # the ids are not signed, so that only the leader itself may say them
@@ -475,7 +474,7 @@ class Engine(Outlet):
         if refused is not None:
             logger.debug("message refused", peer=crypto.format_address(peer), reason=refused.reason)
             if refused.is_forged:
-                self._network.blame(peer, Fault.FORGERY)
+                self._network.report_misbehaviour(peer, Misbehaviour.FORGERY)
 
     async def _complete(self, compact: CompactPropose) -> None:
         """Complete a compact proposal: from the mempool, else from its leader, else as a whole block."""

@@ -12,11 +12,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, Protocol
 
 import trio
-
-from p2p.peer_score import Fault
 
 MAX_GOSSIP = 1 << 20
 """Gossip payloads are smaller than this, in bytes; gossipsub drops larger ones silently."""
@@ -33,6 +32,21 @@ def is_network_error(error: Exception) -> bool:
     if isinstance(error, ExceptionGroup):
         return error.split(NetworkError)[1] is None
     return isinstance(error, NetworkError)
+
+
+class Misbehaviour(Enum):
+    """What a peer can do against the rules. The value is what it adds to the peer's score (:mod:`p2p.peer_score`)."""
+
+    UPGRADE = 4.0
+    """A connection that came to nothing: no handshake, a wrong one, or one that took too long."""
+    GARBAGE = 34.0
+    """Bytes that are no frame or no message of their protocol."""
+    OVERSIZE = 40.0
+    """More than may be sent: a frame too long, or more than the other side's window."""
+    FORGERY = 50.0
+    """A record that its author did not sign."""
+    RATE = 0.5
+    """One stream or message above the rate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +120,8 @@ class Network(Protocol):
     async def disconnect(self, peer: bytes) -> None:
         """Close every connection to ``peer``. Never raises."""
 
-    def blame(self, peer: bytes, fault: Fault) -> None:
-        """Hold ``fault`` against a connected peer; who does too much of it is disconnected and banned for a while."""
+    def report_misbehaviour(self, peer: bytes, fault: Misbehaviour) -> None:
+        """Add ``fault`` to a connected peer's score; one that is too high disconnects and bans the peer for a while."""
 
     def refusals(self) -> Mapping[str, int]:
         """Connections that were not taken in so far, by reason; empty where all are."""
@@ -177,6 +191,32 @@ class Network(Protocol):
 
     def peer_changes(self) -> trio.MemoryReceiveChannel[tuple[bytes, bool]]:
         """Receive ``(peer, connected)`` whenever the set :meth:`peers` changes."""
+
+
+class PeerDirectory(Protocol):
+    """What is known of peers whether they are connected or not. Discovery fills it; the host and the DHT read it."""
+
+    def get_addresses(self, peer: bytes) -> tuple[str, ...]:
+        """Where ``peer`` can be dialled (multiaddresses), directly or through its relays; none if that is not known."""
+
+    def is_protected(self, peer: bytes) -> bool:
+        """Whether the connection to ``peer`` stays when there are too many: it has a stake, or is a bootstrap peer."""
+
+    def is_member(self, peer: bytes) -> bool:
+        """Whether ``peer`` has announced itself on this network and is present."""
+
+
+class EmptyDirectory:
+    """The :class:`PeerDirectory` of a node that knows nobody, such as a client of one connection."""
+
+    def get_addresses(self, peer: bytes) -> tuple[str, ...]:
+        return ()
+
+    def is_protected(self, peer: bytes) -> bool:
+        return False
+
+    def is_member(self, peer: bytes) -> bool:
+        return False
 
 
 class RunnableNetwork(Network, Protocol):

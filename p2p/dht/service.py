@@ -49,8 +49,7 @@ from p2p.dht.messages import (
 )
 from p2p.discovery.service import Discovery
 from p2p.length_prefixed import MalformedMessage, MessageStream
-from p2p.network import Network, NetworkError, RawStream
-from p2p.peer_score import Fault
+from p2p.network import Misbehaviour, Network, NetworkError, RawStream
 from p2p.rate_limit import Limiter, Rate
 from p2p.runtime import Runtime
 
@@ -286,7 +285,7 @@ class Rendezvous:
                         raise NetworkError("too many questions")
                     question = decode_question(message, peer)
                 except MalformedMessage:
-                    self._network.blame(peer, Fault.GARBAGE)
+                    self._network.report_misbehaviour(peer, Misbehaviour.GARBAGE)
                     raise
                 answer = self._answer(question, peer)
                 if answer is not None:

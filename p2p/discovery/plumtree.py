@@ -25,8 +25,7 @@ import trio
 
 from chain.crypto import format_address
 from chain.exceptions import CodecError
-from p2p.network import Network, NetworkError, is_network_error
-from p2p.peer_score import Fault
+from p2p.network import Misbehaviour, Network, NetworkError, is_network_error
 from p2p.peers.announcement import ITEM_ID, get_item_id
 from p2p.peers.anti_entropy import EMPTY, Reconciliation, Views
 from p2p.rate_limit import Limiter, Rate
@@ -78,7 +77,7 @@ async def contained(network: Network, peer: bytes, task: Callable[[*Ts], Awaitab
             logger.debug("%s: %s", format_address(peer), error)
         else:
             logger.error("a task about %s failed", format_address(peer), exc_info=error)
-            network.blame(peer, Fault.GARBAGE)
+            network.report_misbehaviour(peer, Misbehaviour.GARBAGE)
 
 
 class _Talk:
@@ -333,7 +332,7 @@ class Neighbours:
                     await exchange.send(answer)
         except CodecError as error:
             logger.info("bad frame from %s: %s", format_address(peer), error)
-            self._network.blame(peer, Fault.FORGERY)
+            self._network.report_misbehaviour(peer, Misbehaviour.FORGERY)
             await exchange.abort(str(error))
         finally:
             if self._talks.get(peer) is talk:

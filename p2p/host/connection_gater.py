@@ -25,7 +25,8 @@ from ipaddress import ip_address
 
 import trio
 
-from p2p.peer_score import ADDRESS_THRESHOLD, PEER_THRESHOLD, Bans, Fault
+from p2p.network import Misbehaviour
+from p2p.peer_score import ADDRESS_THRESHOLD, PEER_THRESHOLD, Bans
 from p2p.rate_limit import Limiter, Rate
 
 UPGRADE_TIMEOUT = 5.0
@@ -165,14 +166,14 @@ class Door:
         if failed and not visit.excused:
             self._counts["failed"] += 1
             if visit.address and not visit.is_circuit:
-                self.addresses.blame(visit.address, Fault.UPGRADE, now)
+                self.addresses.report(visit.address, Misbehaviour.UPGRADE, now)
 
-    def blame(self, peer: bytes, host: str | None, fault: Fault, now: float) -> bool:
+    def report_misbehaviour(self, peer: bytes, host: str | None, fault: Misbehaviour, now: float) -> bool:
         """Hold ``fault`` against a peer and its address. Returns whether the peer must go."""
         address = b"" if host is None else self.get_name(host)
         if address:
-            self.addresses.blame(address, fault, now)
-        return self.peers.blame(peer, fault, now)
+            self.addresses.report(address, fault, now)
+        return self.peers.report(peer, fault, now)
 
     def get_name(self, host: str) -> bytes:
         """What an address is counted under; empty if it is exempt."""

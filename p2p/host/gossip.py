@@ -38,8 +38,8 @@ from p2p.host.gossip_rpc import (
     count_items,
     is_sound,
 )
+from p2p.network import Misbehaviour
 from p2p.peer_id import peer_id_of, public_key_of
-from p2p.peer_score import Fault
 from p2p.rate_limit import Budget, Limiter, Rate
 
 logger = logging.getLogger(__name__)
@@ -96,13 +96,13 @@ class GuardedPubsub(Pubsub):
         router: GossipSub,
         first_sequence: int,
         deliver: Callable[..., None],
-        blame: Callable[[bytes, Fault], None],
+        report_misbehaviour: Callable[[bytes, Misbehaviour], None],
     ) -> None:
         bounded_gossip_queues()
         super().__init__(
             host, router, strict_signing=True, max_inbound_rpc_size=MAX_RPC, max_subscriptions_per_peer=MAX_TOPICS
         )
-        self._blame = blame
+        self._report_misbehaviour = report_misbehaviour
         self._deliver = deliver
         self._limiter = Limiter(NEIGHBOUR_RATE, GOSSIP_RATE)
         self._reads = Limiter(READ_RATE, TOTAL_READ_RATE)
@@ -144,7 +144,7 @@ class GuardedPubsub(Pubsub):
                     await self._take_in(peer_id, peer, raw)
         except Exception as error:
             logger.debug("gossip RPC: %r", error)
-            self._blame(peer, Fault.GARBAGE)
+            self._report_misbehaviour(peer, Misbehaviour.GARBAGE)
         finally:
             reader.close()
             if self._inbound.get(peer_id) == (stream, scope):
@@ -162,7 +162,7 @@ class GuardedPubsub(Pubsub):
         messages, subscriptions = count_items(raw)
         await self._wait(self._reads, peer, 1 + messages, len(raw))
         if subscriptions and await self._wait(self._subscribes, peer, subscriptions, 0):
-            self._blame(peer, Fault.RATE)
+            self._report_misbehaviour(peer, Misbehaviour.RATE)
         rpc = rpc_pb2.RPC.FromString(raw)
         for message in rpc.publish:
             if self._is_subscribed_to_msg(message):
@@ -281,9 +281,12 @@ class GuardedGossipSub(GossipSub):
     """
 
     def __init__(
-        self, heartbeat: float = 1.0, degree: int = 6, blame: Callable[[bytes, Fault], None] = lambda peer, fault: None
+        self,
+        heartbeat: float = 1.0,
+        degree: int = 6,
+        report_misbehaviour: Callable[[bytes, Misbehaviour], None] = lambda peer, fault: None,
     ) -> None:
-        self._blame = blame
+        self._report_misbehaviour = report_misbehaviour
         self._limiter = Limiter(CONTROL_RATE)
         super().__init__(
             protocols=[PROTOCOL_ID_V11],
@@ -310,7 +313,7 @@ class GuardedGossipSub(GossipSub):
         """
         peer = public_key_of(sender_peer_id) or b""
         if not self._limiter.admit(peer, rpc.control.ByteSize(), trio.current_time()):
-            self._blame(peer, Fault.RATE)
+            self._report_misbehaviour(peer, Misbehaviour.RATE)
             return
         assert self.pubsub is not None
         ours, control = self.pubsub.topic_ids, rpc.control

@@ -62,13 +62,13 @@ from p2p.network import (
     MAX_GOSSIP,
     MAX_UNREAD,
     GossipMessage,
+    Misbehaviour,
     NetworkError,
     RawStream,
     StreamHandler,
     is_network_error,
 )
 from p2p.peer_id import peer_id_of, public_key_of
-from p2p.peer_score import Fault
 from p2p.runtime import Runtime
 
 logger = logging.getLogger(__name__)
@@ -196,10 +196,12 @@ class Libp2pNetwork:
         """Run host and gossip out of reach of cancellation until ``ended``, then close them in order."""
         failure = None
         with trio.CancelScope(shield=True) as everything:
-            host = build_host(self._key, self._rules, self.door, self.blame)
-            router = GuardedGossipSub(blame=self.blame)
+            host = build_host(self._key, self._rules, self.door, self.report_misbehaviour)
+            router = GuardedGossipSub(report_misbehaviour=self.report_misbehaviour)
             visits = Visits(host, self._runtime.random.randbytes(32))
-            pubsub = GuardedPubsub(host, router, self._runtime.now() * 1_000_000, self._deliver, self.blame)
+            pubsub = GuardedPubsub(
+                host, router, self._runtime.now() * 1_000_000, self._deliver, self.report_misbehaviour
+            )
             host.get_network().register_notifee(ConnectionEvents(self._connected, self._disconnected))
             for protocol in self._handlers:
                 self._attach(host, protocol)
@@ -483,11 +485,11 @@ class Libp2pNetwork:
             await _close_all(self._running.host.get_network().get_connections(peer_id_of(peer)))
             self._update_peers()
 
-    def blame(self, peer: bytes, fault: Fault) -> None:
+    def report_misbehaviour(self, peer: bytes, fault: Misbehaviour) -> None:
         if self._running is None or peer not in self._peers:
             return
         remote = self.get_remote_endpoint(peer)
-        if self.door.blame(peer, None if remote is None else remote[0], fault, trio.current_time()):
+        if self.door.report_misbehaviour(peer, None if remote is None else remote[0], fault, trio.current_time()):
             logger.info("%s broke the rules too often and is banned for a while", format_address(peer))
             self._reserved.pop(peer, None)
             if self.relay is not None:

@@ -63,8 +63,8 @@ from p2p.closing import quietly, shielded
 from p2p.host.connection_gater import PATIENT_UPGRADE_TIMEOUT, UPGRADE_TIMEOUT, Door, DoorLimits
 from p2p.host.transport import PROXY_TIMEOUT, DialRules, GuardedTCP
 from p2p.host.yamux_limits import FRAME_RATE, TOTAL_FRAME_RATE, Backlog, judge
+from p2p.network import Misbehaviour
 from p2p.peer_id import public_key_of
-from p2p.peer_score import Fault
 from p2p.rate_limit import Limiter, Rate
 
 logger = logging.getLogger(__name__)
@@ -213,7 +213,7 @@ class GuardedYamux(Yamux):
     ) -> None:
         super().__init__(secured_conn, peer_id, is_initiator)
         self._heard = 0.0
-        self.fault: Fault | None = None
+        self.fault: Misbehaviour | None = None
         """What the peer did that ended the connection, if it did something."""
         self._peer = public_key_of(peer_id) or b""
         self._frames = frames
@@ -276,7 +276,7 @@ class GuardedYamux(Yamux):
         largest = max((len(buffer) for buffer in self.stream_buffers.values()), default=0)
         kept = self.measure() + length
         if largest > 4 * MAX_WINDOW or kept > MAX_BUFFERED:
-            self.fault = Fault.OVERSIZE
+            self.fault = Misbehaviour.OVERSIZE
             await self.drop()
             raise RawConnError("the peer sent more than its window")
         surplus = self._backlog.note(self, kept)
@@ -403,7 +403,7 @@ class GuardedSwarm(Swarm):
                     self.door.enter(visit, peer)
                     await muxed.event_closed.wait()
                     if muxed.fault is not None:
-                        self.door.blame(peer, address, muxed.fault, trio.current_time())
+                        self.door.report_misbehaviour(peer, address, muxed.fault, trio.current_time())
         except PeerRefused:
             failed = False
         except Exception as error:
@@ -517,12 +517,12 @@ class ConnectionEvents(INotifee):
 
 
 class GuardedHost(BasicHost):
-    """Streams and their protocols. ``blame(peer, fault)`` is told of those who open too many."""
+    """Streams and their protocols. ``report_misbehaviour(peer, fault)`` is told of those who open too many."""
 
-    def __init__(self, swarm: GuardedSwarm, blame: Callable[[bytes, Fault], None]) -> None:
+    def __init__(self, swarm: GuardedSwarm, report_misbehaviour: Callable[[bytes, Misbehaviour], None]) -> None:
         super().__init__(swarm, disable_identify_address_discovery=True)
         self._limiter = Limiter(STREAM_RATE)
-        self._blame = blame
+        self._report_misbehaviour = report_misbehaviour
 
     async def _swarm_stream_handler(self, net_stream: INetStream) -> None:
         """An exception that leaves a stream handler or the negotiation ends the process (item 1).
@@ -534,7 +534,7 @@ class GuardedHost(BasicHost):
         try:
             peer = public_key_of(net_stream.muxed_conn.peer_id) or b""
             if not self._limiter.admit(peer, 0, trio.current_time()):
-                self._blame(peer, Fault.RATE)
+                self._report_misbehaviour(peer, Misbehaviour.RATE)
                 raise StreamFailure("the peer opens too many streams")
             if connection is None or len(connection.streams) > MAX_STREAMS:
                 raise StreamFailure("the peer has too many streams open")
@@ -608,7 +608,9 @@ def was_reset(stream: NetStream) -> bool:
     return muxed.reset_received or muxed.conn.event_shutting_down.is_set()
 
 
-def build_host(key: KeyPair, rules: DialRules, door: Door, blame: Callable[[bytes, Fault], None]) -> GuardedHost:
+def build_host(
+    key: KeyPair, rules: DialRules, door: Door, report_misbehaviour: Callable[[bytes, Misbehaviour], None]
+) -> GuardedHost:
     """A host of this key with every guard in place: TCP, Noise, Yamux, no identify, no automatic dialling."""
     install()
     patience = UPGRADE_TIMEOUT if rules.proxy is None else PROXY_TIMEOUT
@@ -634,7 +636,7 @@ def build_host(key: KeyPair, rules: DialRules, door: Door, blame: Callable[[byte
         ),
     )
     swarm.door = door
-    host = GuardedHost(swarm, blame)
+    host = GuardedHost(swarm, report_misbehaviour)
     for protocol in list(host.get_mux().get_protocols()):
         if protocol is not None and "/id/" in protocol:
             host.remove_stream_handler(protocol)

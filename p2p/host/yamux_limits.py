@@ -27,7 +27,7 @@ from libp2p.stream_muxer.yamux.yamux import (
     YAMUX_HEADER_FORMAT,
 )
 
-from p2p.peer_score import Fault
+from p2p.network import Misbehaviour
 from p2p.rate_limit import Rate
 
 FRAME_RATE = Rate(items=4000, size=math.inf, burst=5.0)
@@ -45,23 +45,23 @@ _FLAGS = {
 }
 
 
-def judge(header: bytes, is_initiator: bool) -> tuple[Fault | None, int]:
+def judge(header: bytes, is_initiator: bool) -> tuple[Misbehaviour | None, int]:
     """What is wrong with a frame that came, if anything, and for how many frames it counts.
 
     ``is_initiator``: whether this end made the connection.
     """
     version, kind, flags, stream, length = struct.unpack(YAMUX_HEADER_FORMAT, header)
     if version or flags & ~_FLAGS.get(kind, -1) or kind not in _FLAGS:
-        return Fault.GARBAGE, 1
+        return Misbehaviour.GARBAGE, 1
     if kind == TYPE_PING:
-        return (None if flags in (FLAG_SYN, FLAG_ACK) and not stream else Fault.GARBAGE), PING_COST
+        return (None if flags in (FLAG_SYN, FLAG_ACK) and not stream else Misbehaviour.GARBAGE), PING_COST
     if kind == TYPE_GO_AWAY:
         return None, 1
     begins = bool(flags & FLAG_SYN)
     if not stream or (begins and stream % 2 == is_initiator):  # each end has its own numbers
-        return Fault.GARBAGE, 1
+        return Misbehaviour.GARBAGE, 1
     if kind == TYPE_DATA and length > DEFAULT_WINDOW_SIZE:
-        return Fault.OVERSIZE, 1
+        return Misbehaviour.OVERSIZE, 1
     return None, SYN_COST if begins else 1
 
 

@@ -31,8 +31,15 @@ import trio
 from chain.crypto import format_address
 from p2p.addresses import CIRCUIT, get_ip_address
 from p2p.fanout import Broadcast
-from p2p.network import MAX_GOSSIP, MAX_UNREAD, GossipMessage, NetworkError, StreamHandler, is_network_error
-from p2p.peer_score import Fault
+from p2p.network import (
+    MAX_GOSSIP,
+    MAX_UNREAD,
+    GossipMessage,
+    Misbehaviour,
+    NetworkError,
+    StreamHandler,
+    is_network_error,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -459,7 +466,7 @@ class MemoryNetwork:
     def can_be_dialled(self) -> bool | None:
         return bool(self._listen_addresses)
 
-    def blame(self, peer: bytes, fault: Fault) -> None:
+    def report_misbehaviour(self, peer: bytes, fault: Misbehaviour) -> None:
         """Nobody is banned here: what a fault leads to is tested by itself, and on real hosts."""
 
     def refusals(self) -> Mapping[str, int]:

@@ -23,8 +23,7 @@ from typing import Any, TypeVar
 
 import trio
 
-from p2p.network import Network, NetworkError, RawStream, is_network_error
-from p2p.peer_score import Fault
+from p2p.network import Misbehaviour, Network, NetworkError, RawStream, is_network_error
 from p2p.rate_limit import Budget
 from p2p.streams.frames import MAX_FRAME, ExchangeState, Frame, FrameError, FrameReader, Kind
 
@@ -102,7 +101,7 @@ class _Channel:
                     with trio.CancelScope(deadline=due) as waiting:
                         data = await self.raw.receive()
                     if waiting.cancelled_caught:
-                        self._streams.network.blame(self.raw.peer, Fault.RATE)
+                        self._streams.network.report_misbehaviour(self.raw.peer, Misbehaviour.RATE)
                         raise NetworkError(f"a frame did not come to its end within {FRAME_TIMEOUT:g} s")
                     if not data:
                         self.reason = "the peer closed the stream"
@@ -120,7 +119,7 @@ class _Channel:
             self.reason = str(error)
         except FrameError as error:
             self.reason = f"the peer broke the framing rules: {error}"
-            self._streams.network.blame(self.raw.peer, Fault.GARBAGE)
+            self._streams.network.report_misbehaviour(self.raw.peer, Misbehaviour.GARBAGE)
         finally:
             reading = self._streams._reading[self.raw.peer]
             del reading[self]
@@ -499,7 +498,7 @@ class Streams:
         if largest is None:
             return
         if self._unread.get(peer) > MAX_UNREAD:
-            self.network.blame(peer, Fault.OVERSIZE)
+            self.network.report_misbehaviour(peer, Misbehaviour.OVERSIZE)
             raise NetworkError("far too much that nobody has read")
         for other in self._reading.get(largest, ()):
             if other.unread and other is not channel:

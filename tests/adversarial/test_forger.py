@@ -16,7 +16,7 @@ from consensus.engine import FORWARDED
 from consensus.network.committee_streams import PROTOCOL
 from consensus.network.gossip import Batch
 from consensus.simplex.messages import Propose, encode_message
-from p2p.peer_score import Fault
+from p2p.network import Misbehaviour
 from p2p.rate_limit import Rate
 from p2p.simulation.network import MemoryNetwork
 from p2p.streams.exchanges import Exchange, Streams
@@ -35,8 +35,10 @@ class Blame:
     """What is held against whom."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.faults: list[tuple[bytes, Fault]] = []
-        monkeypatch.setattr(MemoryNetwork, "blame", lambda _, peer, fault: self.faults.append((peer, fault)))
+        self.faults: list[tuple[bytes, Misbehaviour]] = []
+        monkeypatch.setattr(
+            MemoryNetwork, "report_misbehaviour", lambda _, peer, fault: self.faults.append((peer, fault))
+        )
 
 
 async def join(world: World, key: KeyPair) -> Streams:
@@ -76,10 +78,10 @@ def test_forgeries_and_garbage_are_held_against_whoever_sent_them(monkeypatch: p
         await tell(streams, *(encode_message(vote) for vote in honest + stale))
         assert blame.faults == []
         for item, fault in (
-            (encode_message(replace(make_vote(OTHER, 2), signature=bytes(64))), Fault.FORGERY),
-            (encode_message(Propose(proposal, block)), Fault.FORGERY),
-            (b"\x03garbage", Fault.GARBAGE),
-            (b"\x77", Fault.GARBAGE),
+            (encode_message(replace(make_vote(OTHER, 2), signature=bytes(64))), Misbehaviour.FORGERY),
+            (encode_message(Propose(proposal, block)), Misbehaviour.FORGERY),
+            (b"\x03garbage", Misbehaviour.GARBAGE),
+            (b"\x77", Misbehaviour.GARBAGE),
         ):
             blame.faults.clear()
             await tell(streams, item)

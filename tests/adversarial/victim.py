@@ -209,8 +209,8 @@ async def _write_state(
             "peers": sorted(peer.hex() for peer in network.peers()),
             "view": view,
             "refusals": dict(network.refusals()),
-            "banned": network.door.peers.pronounced,
-            "banned_addresses": network.door.addresses.pronounced,
+            "banned": network.door.peers.ban_count,
+            "banned_addresses": network.door.addresses.ban_count,
             "half_open": network.door.half_open,
             "topics": len(network._running.pubsub.peer_topics) if network._running is not None else 0,
         }

@@ -5,27 +5,28 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2p.peer_score import BAN, MAX_BAN, MEMORY, Bans, Fault
+from p2p.network import Misbehaviour
+from p2p.peer_score import BAN, MAX_BAN, MEMORY, Bans
 
 ONE, TWO = b"1" * 32, b"2" * 32
 
 
 def ban(bans: Bans, now: float) -> None:
-    while not bans.blame(ONE, Fault.FORGERY, now):
+    while not bans.report(ONE, Misbehaviour.FORGERY, now):
         pass
 
 
 def test_faults_add_up_to_a_ban_of_that_name_alone() -> None:
     bans = Bans(100)
-    assert [bans.blame(ONE, Fault.GARBAGE, 0.0) for _ in range(3)] == [False, False, True]
+    assert [bans.report(ONE, Misbehaviour.GARBAGE, 0.0) for _ in range(3)] == [False, False, True]
     assert bans.is_banned(ONE, BAN - 0.1) and not bans.is_banned(ONE, BAN)
     assert not bans.is_banned(TWO, 0.0)
-    assert bans.pronounced == 1
+    assert bans.ban_count == 1
 
 
 def test_rare_faults_never_add_up() -> None:
     bans = Bans(100)
-    assert not any(bans.blame(ONE, Fault.GARBAGE, now * Fault.GARBAGE.value) for now in range(1000))
+    assert not any(bans.report(ONE, Misbehaviour.GARBAGE, now * Misbehaviour.GARBAGE.value) for now in range(1000))
 
 
 def test_a_ban_lasts_twice_as_long_each_time_up_to_a_limit() -> None:
@@ -43,7 +44,7 @@ def test_a_ban_lasts_twice_as_long_each_time_up_to_a_limit() -> None:
 def test_faults_during_a_ban_do_not_prolong_it() -> None:
     bans = Bans(100)
     ban(bans, 0.0)
-    assert not any(bans.blame(ONE, Fault.FORGERY, BAN / 2) for _ in range(100))
+    assert not any(bans.report(ONE, Misbehaviour.FORGERY, BAN / 2) for _ in range(100))
     assert not bans.is_banned(ONE, BAN)
 
 
@@ -55,10 +56,10 @@ def test_who_behaves_for_long_begins_anew() -> None:
     assert not bans.is_banned(ONE, now + BAN)
 
 
-@given(st.lists(st.tuples(st.integers(0, 50), st.sampled_from(Fault), st.floats(0, 100)), max_size=300))
-def test_no_number_of_names_takes_more_than_its_room(events: list[tuple[int, Fault, float]]) -> None:
+@given(st.lists(st.tuples(st.integers(0, 50), st.sampled_from(Misbehaviour), st.floats(0, 100)), max_size=300))
+def test_no_number_of_names_takes_more_than_its_room(events: list[tuple[int, Misbehaviour, float]]) -> None:
     bans, now = Bans(100, max_names=10), 0.0
     for name, fault, pause in events:
         now += pause
-        bans.blame(bytes([name]), fault, now)
+        bans.report(bytes([name]), fault, now)
         assert len(bans) <= 10

@@ -8,7 +8,7 @@ from trio.testing import MockClock
 
 from p2p.discovery.plumtree import PROTOCOL
 from p2p.discovery.service import RENEW_BURST, RENEW_INTERVAL, RENEW_SPACING
-from p2p.peer_score import Fault
+from p2p.network import Misbehaviour
 from p2p.peers.announcement import ITEM_ID, Announcement, PeerLoad, sign_announcement
 from p2p.peers.anti_entropy import MAX_IDS, Sighting, Views
 from p2p.peers.failure_detector import ACCUSERS, GRACE, SETTLED
@@ -110,7 +110,7 @@ async def test_whatever_fails_over_what_a_peer_sent_ends_nothing(
     async with world(COUNT) as w:
         await w.until_agreed(30)
         node, blamed = w.nodes[victim], []
-        monkeypatch.setattr(node.network, "blame", lambda peer, fault: blamed.append((peer, fault)))
+        monkeypatch.setattr(node.network, "report_misbehaviour", lambda peer, fault: blamed.append((peer, fault)))
 
         def fail(*arguments: object) -> None:
             raise RuntimeError("a mistake of this node")
@@ -123,7 +123,7 @@ async def test_whatever_fails_over_what_a_peer_sent_ends_nothing(
             await node.network.disconnect(peer)
         await trio.sleep(30)
         assert not node.left.is_set() and node.discovery._nursery is not None
-        assert blamed and {fault for _, fault in blamed} == {Fault.GARBAGE}
+        assert blamed and {fault for _, fault in blamed} == {Misbehaviour.GARBAGE}
         monkeypatch.undo()
         await trio.sleep(60)
         assert w.agreed()

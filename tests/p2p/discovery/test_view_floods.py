@@ -148,7 +148,7 @@ async def test_one_bad_signature_among_many_is_found_and_nothing_of_the_frame_ta
         await w.until_agreed(10)
         victim, stranger, blamed = w.nodes[1], Stranger(w, 500), []
         await stranger.connect(victim)
-        monkeypatch.setattr(victim.network, "blame", lambda peer, fault: blamed.append(peer))
+        monkeypatch.setattr(victim.network, "report_misbehaviour", lambda peer, fault: blamed.append(peer))
         invented = invent(w, 0, 100)
         forged = sign_announcement(w.key(3), CHAIN, invented[99])
         with pytest.raises(Exception, match="not signed by its peer"):

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2p.host.connection_gater import PATIENT_UPGRADE_TIMEOUT, UPGRADE_TIMEOUT, Door, DoorLimits, Visit
-from p2p.peer_score import BAN, Fault
+from p2p.network import Misbehaviour
+from p2p.peer_score import BAN
 from p2p.rate_limit import Rate
 
 EASY = Rate(items=1e6, size=math.inf, burst=1e6)
@@ -116,12 +117,15 @@ def test_addresses_that_only_fail_are_banned_for_a_while() -> None:
 def test_peers_are_banned_with_their_address_last_and_those_kept_like_all_others() -> None:
     at = door(kept=b"\x01")
     for number in (1, 2):
-        assert [at.blame(name(number), "192.0.2.1", Fault.FORGERY, 0.0) for _ in range(2)] == [False, True]
+        assert [at.report_misbehaviour(name(number), "192.0.2.1", Misbehaviour.FORGERY, 0.0) for _ in range(2)] == [
+            False,
+            True,
+        ]
         assert at.peers.is_banned(name(number), 0.0)
     come(at, "192.0.2.1")  # the address is that of others, too
     for number in range(3, 6):
         for _ in range(2):
-            at.blame(name(number), "192.0.2.1", Fault.FORGERY, 0.0)
+            at.report_misbehaviour(name(number), "192.0.2.1", Misbehaviour.FORGERY, 0.0)
     assert at.knock("192.0.2.1", 0.0) is None
 
 

@@ -20,7 +20,7 @@ from libp2p.stream_muxer.yamux.yamux import (
 )
 
 from p2p.host.yamux_limits import PING_COST, SYN_COST, Backlog, judge
-from p2p.peer_score import Fault
+from p2p.network import Misbehaviour
 
 
 def header(kind: int, flags: int = 0, stream: int = 0, length: int = 0, version: int = 0) -> bytes:
@@ -39,31 +39,31 @@ def header(kind: int, flags: int = 0, stream: int = 0, length: int = 0, version:
         (header(TYPE_PING, FLAG_SYN, 0, 7), None, PING_COST),
         (header(TYPE_PING, FLAG_ACK, 0, 7), None, PING_COST),
         (header(TYPE_GO_AWAY, 0, 0, 4101), None, 1),
-        (header(9), Fault.GARBAGE, 1),
-        (header(TYPE_DATA, 0, 1, version=1), Fault.GARBAGE, 1),
-        (header(TYPE_DATA, 16, 1), Fault.GARBAGE, 1),
-        (header(TYPE_DATA), Fault.GARBAGE, 1),
-        (header(TYPE_DATA, 0, 1, 1 << 20), Fault.OVERSIZE, 1),
-        (header(TYPE_WINDOW_UPDATE, FLAG_SYN, 2), Fault.GARBAGE, 1),
-        (header(TYPE_PING), Fault.GARBAGE, PING_COST),
-        (header(TYPE_PING, FLAG_SYN | FLAG_ACK), Fault.GARBAGE, PING_COST),
-        (header(TYPE_GO_AWAY, FLAG_SYN), Fault.GARBAGE, 1),
+        (header(9), Misbehaviour.GARBAGE, 1),
+        (header(TYPE_DATA, 0, 1, version=1), Misbehaviour.GARBAGE, 1),
+        (header(TYPE_DATA, 16, 1), Misbehaviour.GARBAGE, 1),
+        (header(TYPE_DATA), Misbehaviour.GARBAGE, 1),
+        (header(TYPE_DATA, 0, 1, 1 << 20), Misbehaviour.OVERSIZE, 1),
+        (header(TYPE_WINDOW_UPDATE, FLAG_SYN, 2), Misbehaviour.GARBAGE, 1),
+        (header(TYPE_PING), Misbehaviour.GARBAGE, PING_COST),
+        (header(TYPE_PING, FLAG_SYN | FLAG_ACK), Misbehaviour.GARBAGE, PING_COST),
+        (header(TYPE_GO_AWAY, FLAG_SYN), Misbehaviour.GARBAGE, 1),
     ],
 )
-def test_frames_from_whoever_made_the_connection(frame: bytes, fault: Fault | None, cost: int) -> None:
+def test_frames_from_whoever_made_the_connection(frame: bytes, fault: Misbehaviour | None, cost: int) -> None:
     assert judge(frame, is_initiator=False) == (fault, cost)
 
 
 def test_each_end_begins_streams_of_its_own_numbers() -> None:
     odd, even = (header(TYPE_WINDOW_UPDATE, FLAG_SYN, stream) for stream in (1, 2))
-    assert judge(odd, is_initiator=False)[0] is None and judge(odd, is_initiator=True)[0] is Fault.GARBAGE
-    assert judge(even, is_initiator=True)[0] is None and judge(even, is_initiator=False)[0] is Fault.GARBAGE
+    assert judge(odd, is_initiator=False)[0] is None and judge(odd, is_initiator=True)[0] is Misbehaviour.GARBAGE
+    assert judge(even, is_initiator=True)[0] is None and judge(even, is_initiator=False)[0] is Misbehaviour.GARBAGE
 
 
 @given(st.binary(min_size=12, max_size=12), st.booleans())
 def test_every_header_is_judged(raw: bytes, is_initiator: bool) -> None:
     fault, cost = judge(raw, is_initiator)
-    assert cost >= 1 and fault in (None, Fault.GARBAGE, Fault.OVERSIZE)
+    assert cost >= 1 and fault in (None, Misbehaviour.GARBAGE, Misbehaviour.OVERSIZE)
 
 
 class Connection:

@@ -23,9 +23,8 @@ from p2p.host.transport import DialRules
 from p2p.length_prefixed import MessageStream
 from p2p.nat.relay_client import HOP, STOP, CircuitEnd, open_circuit
 from p2p.nat.relay_server import RESERVATION_TTL, SETTLING, Circuit, RelayLimits, RelayTable
-from p2p.network import NetworkError, RawStream
+from p2p.network import Misbehaviour, NetworkError, RawStream
 from p2p.peer_id import peer_id_of
-from p2p.peer_score import Fault
 from p2p.runtime import RealRuntime
 from tests.p2p.hosts import (
     ECHO,
@@ -471,7 +470,7 @@ async def test_who_is_banned_has_no_reservation_any_more() -> None:
         assert relay.relay is not None and relay.relay.table.has_reservation(one.me, trio.current_time())
         assert relay._is_kept(one.me)
         for _ in range(3):
-            relay.blame(one.me, Fault.FORGERY)
+            relay.report_misbehaviour(one.me, Misbehaviour.FORGERY)
         assert not relay.relay.table.has_reservation(one.me, trio.current_time())
         await eventually(lambda: one.me not in relay.peers() and other.me not in one.peers())
         with suppress(NetworkError):  # it hears of the refusal a moment later
@@ -483,7 +482,7 @@ async def test_who_is_banned_has_no_reservation_any_more() -> None:
 async def test_a_relay_that_breaks_the_rules_is_banned_by_its_clients() -> None:
     async with behind_a_relay() as (relay, one, _):
         for _ in range(3):
-            one.blame(relay.me, Fault.FORGERY)
+            one.report_misbehaviour(relay.me, Misbehaviour.FORGERY)
         await eventually(lambda: relay.me not in one.peers())
         assert relay.me not in one._reserved
 

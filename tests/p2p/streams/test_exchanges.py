@@ -9,8 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from p2p.network import NetworkError, RawStream
-from p2p.peer_score import Fault
+from p2p.network import Misbehaviour, NetworkError, RawStream
 from p2p.simulation.network import MemoryHub, MemoryNetwork
 from p2p.streams.exchanges import (
     FRAME_TIMEOUT,
@@ -546,8 +545,8 @@ async def ended(stream: RawStream) -> bool:
 
 
 async def test_a_frame_has_to_come_to_its_end(pair: Pair, autojump_clock: MockClock) -> None:
-    blamed: list[tuple[bytes, Fault]] = []
-    pair.b.blame = lambda *fault: blamed.append(fault)  # type: ignore[method-assign]
+    blamed: list[tuple[bytes, Misbehaviour]] = []
+    pair.b.report_misbehaviour = lambda *fault: blamed.append(fault)  # type: ignore[method-assign]
     pair.answerer.handle(PROTOCOL, echo)
     stream = await pair.a.open_stream(pair.b.me, PROTOCOL)
     whole = Frame(Kind.DATA, 1, b"whole").encode()
@@ -561,7 +560,7 @@ async def test_a_frame_has_to_come_to_its_end(pair: Pair, autojump_clock: MockCl
     while not await ended(stream):
         pass
     assert trio.current_time() - began == pytest.approx(FRAME_TIMEOUT, abs=1)
-    assert blamed == [(pair.a.me, Fault.RATE)] and pair.answerer._unread.size == 0
+    assert blamed == [(pair.a.me, Misbehaviour.RATE)] and pair.answerer._unread.size == 0
 
 
 async def test_a_slow_frame_may_follow_another_without_a_pause(pair: Pair, autojump_clock: MockClock) -> None:
@@ -600,8 +599,8 @@ async def test_unfinished_frames_of_all_peers_have_a_bound(autojump_clock: MockC
 
 async def test_what_no_handler_takes_counts_too(pair: Pair, autojump_clock: MockClock) -> None:
     """Each exchange may have a quarter of a megabyte on the way, and a frame of one more."""
-    blamed: list[Fault] = []
-    pair.b.blame = lambda peer, fault: blamed.append(fault)  # type: ignore[method-assign]
+    blamed: list[Misbehaviour] = []
+    pair.b.report_misbehaviour = lambda peer, fault: blamed.append(fault)  # type: ignore[method-assign]
     goal = trio.Event()
 
     async def wait_and_echo(exchange: Exchange) -> None:
@@ -637,4 +636,4 @@ async def test_what_no_handler_takes_counts_too(pair: Pair, autojump_clock: Mock
         await trio.sleep(20)
         assert pair.answerer._unread.size <= MAX_UNREAD
         goal.set()
-    assert failures > 0 and Fault.OVERSIZE in blamed and pair.answerer._unread.size == 0
+    assert failures > 0 and Misbehaviour.OVERSIZE in blamed and pair.answerer._unread.size == 0
