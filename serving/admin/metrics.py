@@ -18,7 +18,7 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from serving.admin.node_view import NodeParts
+from serving.admin.node_view import NodeView
 from serving.scheduling.admission import Admission, Origin
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -29,7 +29,7 @@ BUCKETS = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1, 1.5, 2.5, 5, 10, 20, 40, 80
 class Metrics:
     """The page of one node."""
 
-    def __init__(self, node: NodeParts) -> None:
+    def __init__(self, node: NodeView) -> None:
         self._registry = CollectorRegistry()
         self._registry.register(_NodeCollector(node))
         ProcessCollector(registry=self._registry)
@@ -40,7 +40,7 @@ class Metrics:
 
 
 class _NodeCollector(Collector):
-    def __init__(self, node: NodeParts) -> None:
+    def __init__(self, node: NodeView) -> None:
         self._node = node
         self._first_byte = Histogram(
             "wwwserve_time_to_first_byte_seconds",

@@ -17,7 +17,7 @@ from serving.scheduling.backend_pool import Services
 from serving.scheduling.policy import Policy
 
 
-class NodeParts(Protocol):
+class NodeView(Protocol):
     """The parts of one node, as ``node.Node`` has them."""
 
     @property

@@ -13,7 +13,7 @@ import trio
 
 from chain.crypto import format_address
 from chain.state.state import Duty
-from serving.admin.node_view import NodeParts
+from serving.admin.node_view import NodeView
 from serving.dispatcher import RequestRecord
 from serving.scheduling.admission import Origin
 
@@ -21,7 +21,7 @@ BREATH = 1_000
 """Accounts that are added up before other tasks get a turn."""
 
 
-def report_health(node: NodeParts) -> dict[str, Any]:
+def report_health(node: NodeView) -> dict[str, Any]:
     """Whether the node runs, and how its ledger stands; seconds are those since a block became final here."""
     status = node.engine.status()
     return {
@@ -32,7 +32,7 @@ def report_health(node: NodeParts) -> dict[str, Any]:
     }
 
 
-async def report_status(node: NodeParts) -> dict[str, Any]:
+async def report_status(node: NodeView) -> dict[str, Any]:
     """Where the node stands: ledger, peers, models, requests."""
     genesis, status = node.engine.genesis, node.engine.status()
     counters = node.market.counters
@@ -66,7 +66,7 @@ async def report_status(node: NodeParts) -> dict[str, Any]:
     }
 
 
-async def report_total(node: NodeParts) -> dict[str, Any]:
+async def report_total(node: NodeView) -> dict[str, Any]:
     """All credit there is at one height, added up account by account: ``total`` equals ``supply``, or it is broken."""
     header, state = node.engine.header, node.engine.state
     accounts = available = held = bonded = unbonding = 0
@@ -92,7 +92,7 @@ async def report_total(node: NodeParts) -> dict[str, Any]:
     }
 
 
-def report_peers(node: NodeParts) -> dict[str, Any]:
+def report_peers(node: NodeView) -> dict[str, Any]:
     """Who is online, and what they say of themselves; ``utilization`` in permille."""
     connected = node.network.peers()
     return {
@@ -113,7 +113,7 @@ def report_peers(node: NodeParts) -> dict[str, Any]:
     }
 
 
-async def report_models(node: NodeParts) -> dict[str, Any]:
+async def report_models(node: NodeView) -> dict[str, Any]:
     """Models that can be asked for, with the others who stand behind each and their stake; and the own backends."""
     local = await node.services.get_models()
     table = node.engine.state.serving_table(node.engine.header.epoch)
@@ -134,12 +134,12 @@ async def report_models(node: NodeParts) -> dict[str, Any]:
     return {"models": models, "backends": backends}
 
 
-def report_requests(node: NodeParts, limit: int) -> dict[str, Any]:
+def report_requests(node: NodeView, limit: int) -> dict[str, Any]:
     """The last ``limit`` requests of this node's users, newest first."""
     return {"requests": [_report_request(node, record) for record in islice(reversed(node.market.records), limit)]}
 
 
-def _report_request(node: NodeParts, record: RequestRecord) -> dict[str, Any]:
+def _report_request(node: NodeView, record: RequestRecord) -> dict[str, Any]:
     """``amount`` is what was paid, once that is final at ``settled_height``; None for what was served here."""
     payment = None if record.hold_id is None else node.payments.find(record.hold_id)
     executor = None if record.outcome == "refused" else "local"
@@ -165,7 +165,7 @@ def _to_ms(since: float, until: float | None) -> float | None:
     return None if until is None else round(1000 * (until - since), 1)
 
 
-def report_wallet(node: NodeParts) -> dict[str, Any]:
+def report_wallet(node: NodeView) -> dict[str, Any]:
     """The account: final balances, what may be promised of them now, and what answering others has earned."""
     account = node.engine.state.account(node.key.public_key)
     return {
@@ -188,6 +188,6 @@ def _describe_duty(duty: Duty | None) -> str:
     return f"jailed until epoch {duty.jailed_until}" if duty.jailed_until else "enrolled"
 
 
-def report_policy(node: NodeParts) -> dict[str, Any]:
+def report_policy(node: NodeView) -> dict[str, Any]:
     """The numbers of the policy in force."""
     return asdict(node.policy.parameters)

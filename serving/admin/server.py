@@ -49,7 +49,7 @@ from chain.types.operations import (
 )
 from serving.accounting.registration import register
 from serving.admin.metrics import CONTENT_TYPE, Metrics
-from serving.admin.node_view import NodeParts
+from serving.admin.node_view import NodeView
 from serving.admin.reports import (
     report_health,
     report_models,
@@ -114,7 +114,7 @@ class Admin:
 
     def __init__(
         self,
-        node: NodeParts,
+        node: NodeView,
         token: str,
         listener: trio.SocketListener,
         extra: Sequence[BaseRoute] = (),
@@ -151,7 +151,7 @@ class Admin:
     @classmethod
     async def open(
         cls,
-        node: NodeParts,
+        node: NodeView,
         host: str,
         port: int,
         token_path: Path,

@@ -7,12 +7,8 @@ them, waits until every payment is final, stops the nodes, audits all four ledge
 from __future__ import annotations
 
 import json
-import os
 import secrets
-import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -23,30 +19,33 @@ from typing import Any
 import httpx
 import openai
 import trio
-import yaml
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from chain.audit.audit import StoreSource, verify_chain
-from chain.crypto import KeyPair
 from chain.genesis import CREDIT, Parameters, make_genesis, make_validator
 from chain.keyfile import create_identity
-from chain.store.kv import LevelStore
+from chain.store.kv import CHAIN_DIRECTORY, LevelStore
 from chain.store.reader import load_stored_genesis
 from chain.store.writer import BlockStore
-from consensus.voting.disk import JOURNAL
-from consensus.voting.journal import Journal
 from p2p.runtime import RealRuntime
 from serving.backends.embedded import MODEL
+from serving.cli.node_process import NodeProcess, stop_nodes
+from serving.config.data_directory import KEY_FILE
 
 NODES = 4
-START_TIMEOUT = 120.0
-SETTLE_TIMEOUT = 60.0
-STOP_TIMEOUT = 20.0
+"""Nodes of the network."""
+START_TIMEOUT_S = 120.0
+"""How long the nodes may take to see one another."""
+SETTLE_TIMEOUT_S = 60.0
+"""How long the payments may take to be final."""
 CONCURRENCY = 4
+"""Prompts under way at a time."""
 MAX_TOKENS = 48
+"""Completion tokens of an answer."""
 MAX_HEIGHT_DIFFERENCE = 2
+"""Blocks by which the ledgers may differ in length once the nodes have stopped."""
 
 PROMPTS = (
     "Name three primary colours.",
@@ -76,47 +75,6 @@ class DemoFailed(Exception):
     """The demonstration did not show what it promises; the message says what."""
 
 
-@dataclass(slots=True)
-class DemoNode:
-    """One node process."""
-
-    number: int
-    directory: Path
-    key: KeyPair
-    peer_port: int
-    api_port: int
-    admin_port: int
-    process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def api_url(self) -> str:
-        return f"http://127.0.0.1:{self.api_port}/v1"
-
-    @property
-    def multiaddress(self) -> str:
-        return f"/ip4/127.0.0.1/tcp/{self.peer_port}/p2p/{self.key.address}"
-
-    def ask_admin(self, path: str) -> Any:
-        """GET from the admin listener."""
-        token = (self.directory / "admin.token").read_text().strip()
-        headers = {"Authorization": f"Bearer {token}"}
-        response = httpx.get(f"http://127.0.0.1:{self.admin_port}{path}", headers=headers, timeout=5)
-        response.raise_for_status()
-        return response.json()
-
-    def is_ready(self) -> bool:
-        """Whether the node answers, serves its model, and sees that all the others serve theirs."""
-        if self.process is not None and self.process.poll() is not None:
-            log = (self.directory / "node.log").read_text(errors="replace")[-2000:]
-            raise DemoFailed(f"node {self.number} ended with code {self.process.returncode}:\n{log}")
-        try:
-            status = self.ask_admin("/status")
-            serving = [peer for peer in self.ask_admin("/peers")["peers"] if MODEL in peer["models"]]
-            return len(serving) >= NODES - 1 and MODEL in status["models"]
-        except (OSError, httpx.HTTPError, KeyError):
-            return False
-
-
 def run_demo(directory: Path, once: bool, console: Console) -> None:
     """Make a network in ``directory`` (which must be empty), run it, and stop it at the end.
 
@@ -126,7 +84,7 @@ def run_demo(directory: Path, once: bool, console: Console) -> None:
     nodes = make_nodes(directory)
     try:
         for node in nodes:
-            start_node(node)
+            node.start()
         wait_until_ready(nodes, console)
         _announce(nodes, console)
         if not once:
@@ -134,7 +92,7 @@ def run_demo(directory: Path, once: bool, console: Console) -> None:
             while True:
                 time.sleep(1)
                 for node in nodes:
-                    node.is_ready()
+                    check_running(node)
         results = trio.run(_send_prompts, nodes[0])
         rows = _wait_settled(nodes[0], results)
         _print_results(nodes, results, rows, console)
@@ -146,8 +104,12 @@ def run_demo(directory: Path, once: bool, console: Console) -> None:
         _audit(nodes, console)
 
 
-def make_nodes(directory: Path) -> list[DemoNode]:
-    """Keys, genesis and configuration of a network of equals; the first node offloads most requests."""
+def make_nodes(directory: Path) -> list[NodeProcess]:
+    """Make keys, genesis and configuration of equal nodes, of which the first offloads most requests.
+
+    Raises:
+        DemoFailed: there is something in ``directory`` already.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     if any(directory.iterdir()):
         raise DemoFailed(f"{directory} is not empty; remove it or name another directory")
@@ -157,70 +119,71 @@ def make_nodes(directory: Path) -> list[DemoNode]:
         home = directory / f"node{number}"
         home.mkdir()
         peer_port, api_port, admin_port = ports[3 * number : 3 * number + 3]
-        nodes.append(DemoNode(number, home, create_identity(home / "key"), peer_port, api_port, admin_port))
+        nodes.append(NodeProcess(home, create_identity(home / KEY_FILE), peer_port, api_port, admin_port))
     parameters, beacon = Parameters(epoch_heights=20, unbonding_epochs=3), secrets.token_bytes(32)
     accounts = [
         make_validator(node.key, beacon, parameters, 10_000 * CREDIT, 1_000 * CREDIT, (MODEL,)) for node in nodes
     ]
     genesis = make_genesis("demo", RealRuntime().now(), beacon, accounts, parameters)
     for node in nodes:
-        (node.directory / "genesis.json").write_text(genesis.to_json())
-        Journal.open(node.directory / JOURNAL, genesis.chain_id, node.key.public_key).close()
-        config = {
-            "listen": [f"/ip4/127.0.0.1/tcp/{node.peer_port}"],
-            "bootstrap": [other.multiaddress for other in nodes if other is not node],
-            "api": {"host": "127.0.0.1", "port": node.api_port},
-            "admin": {"host": "127.0.0.1", "port": node.admin_port},
-            "limits": {"exempt_loopback": True},
-            # Above a target of 0 even an idle node offers its requests to the others.
-            "policy": {"target_utilization": 0.0, "offload_frequency": 0.9} if node.number == 0 else {},
-            "models": [{"kind": "embedded"}],
-        }
-        (node.directory / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+        node.write_chain(genesis)
+        node.write_config(
+            {
+                "bootstrap": [other.multiaddress for other in nodes if other is not node],
+                # Above a target of 0 even an idle node offers its requests to the others.
+                "policy": {"target_utilization": 0.0, "offload_frequency": 0.9} if node is nodes[0] else {},
+                "models": [{"kind": "embedded"}],
+            }
+        )
     return nodes
 
 
-def start_node(node: DemoNode) -> None:
-    """Start the node's process; its output goes to ``node.log`` in its directory."""
-    with (node.directory / "node.log").open("ab") as log:
-        node.process = subprocess.Popen(
-            [sys.executable, "-m", "node", "run", "--data-dir", str(node.directory)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            cwd=Path(__file__).resolve().parents[2],
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        )
+def check_running(node: NodeProcess) -> None:
+    """Check that the node's process has not ended.
+
+    Raises:
+        DemoFailed: it has.
+    """
+    if not node.is_running and node.process is not None:
+        code = node.process.returncode
+        raise DemoFailed(f"{node.directory.name} ended with code {code}:\n{node.log[-2000:]}")
 
 
-def stop_nodes(nodes: Sequence[DemoNode]) -> None:
-    """Ask every process to end, all at the same moment, and wait."""
-    running = [node.process for node in nodes if node.process is not None and node.process.poll() is None]
-    for process in running:
-        process.send_signal(signal.SIGTERM)
-    deadline = time.monotonic() + STOP_TIMEOUT
-    for process in running:
-        try:
-            process.wait(max(0.1, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+def is_ready(node: NodeProcess) -> bool:
+    """Whether the node answers, serves its model, and sees that all the others serve theirs.
+
+    Raises:
+        DemoFailed: its process has ended.
+    """
+    check_running(node)
+    try:
+        status = node.ask("/status")
+        serving = [peer for peer in node.ask("/peers")["peers"] if MODEL in peer["models"]]
+        return len(serving) >= NODES - 1 and MODEL in status["models"]
+    except (OSError, httpx.HTTPError, KeyError):
+        return False
 
 
-def wait_until_ready(nodes: Sequence[DemoNode], console: Console) -> None:
-    """Wait until every node sees every other."""
-    deadline = time.monotonic() + START_TIMEOUT
+def wait_until_ready(nodes: Sequence[NodeProcess], console: Console) -> None:
+    """Wait until every node sees every other.
+
+    Raises:
+        DemoFailed: one has ended, or they take too long.
+    """
+    deadline = time.monotonic() + START_TIMEOUT_S
     with console.status("starting four nodes, each with its own model") if console.is_terminal else nullcontext():
-        while not all(node.is_ready() for node in nodes):
+        while not all(is_ready(node) for node in nodes):
             if time.monotonic() > deadline:
-                raise DemoFailed(f"the nodes were not ready after {START_TIMEOUT:.0f} s; see the logs in the directory")
+                raise DemoFailed(
+                    f"the nodes were not ready after {START_TIMEOUT_S:.0f} s; see the logs in the directory"
+                )
             time.sleep(0.3)
 
 
-def _announce(nodes: Sequence[DemoNode], console: Console) -> None:
+def _announce(nodes: Sequence[NodeProcess], console: Console) -> None:
     console.print("Four nodes are up, each with its own key, ledger and model:\n", highlight=False)
-    for node in nodes:
-        console.print(f"  node {node.number}  {node.api_url}  {node.key.address}", highlight=False, soft_wrap=True)
+    for number, node in enumerate(nodes):
+        console.print(f"  node {number}  {node.api_url}  {node.address}", highlight=False, soft_wrap=True)
     body = json.dumps({"model": MODEL, "stream": True, "messages": [{"role": "user", "content": "Hello!"}]})
     console.print("\nTalk to any of them as to OpenAI:\n", highlight=False)
     command = f"  curl -N {nodes[0].api_url}/chat/completions -H 'Content-Type: application/json' -d '{body}'\n"
@@ -237,7 +200,7 @@ class _Result:
     text: str
 
 
-async def _send_prompts(node: DemoNode) -> list[_Result]:
+async def _send_prompts(node: NodeProcess) -> list[_Result]:
     client = openai.AsyncOpenAI(base_url=node.api_url, api_key="none", max_retries=0, timeout=120)
     results: list[_Result] = []
     limit = trio.CapacityLimiter(CONCURRENCY)
@@ -267,11 +230,11 @@ async def _send_prompts(node: DemoNode) -> list[_Result]:
     return results
 
 
-def _wait_settled(node: DemoNode, results: Sequence[_Result]) -> dict[str, Any]:
+def _wait_settled(node: NodeProcess, results: Sequence[_Result]) -> dict[str, Any]:
     """The node's own record of each request, once every payment is final."""
-    deadline = time.monotonic() + SETTLE_TIMEOUT
+    deadline = time.monotonic() + SETTLE_TIMEOUT_S
     while True:
-        rows = {row["id"]: row for row in node.ask_admin("/requests?limit=100")["requests"]}
+        rows = {row["id"]: row for row in node.ask("/requests?limit=100")["requests"]}
         open_rows = [
             result
             for result in results
@@ -280,14 +243,14 @@ def _wait_settled(node: DemoNode, results: Sequence[_Result]) -> dict[str, Any]:
         if not open_rows:
             return rows
         if time.monotonic() > deadline:
-            raise DemoFailed(f"{len(open_rows)} payments were not final after {SETTLE_TIMEOUT:.0f} s")
+            raise DemoFailed(f"{len(open_rows)} payments were not final after {SETTLE_TIMEOUT_S:.0f} s")
         time.sleep(0.3)
 
 
 def _print_results(
-    nodes: Sequence[DemoNode], results: Sequence[_Result], rows: dict[str, Any], console: Console
+    nodes: Sequence[NodeProcess], results: Sequence[_Result], rows: dict[str, Any], console: Console
 ) -> None:
-    names = {node.key.address: f"node {node.number}" for node in nodes}
+    names = {node.address: f"node {number}" for number, node in enumerate(nodes)}
     table = Table(title=f"{len(results)} prompts through node 0", box=None, title_justify="left", expand=True)
     for heading in ("#", "served by", "first token", "tokens", "credits", "held at", "paid at"):
         width = max(len(heading), 9 if heading == "credits" else 0)
@@ -321,25 +284,25 @@ def _print_results(
         raise DemoFailed(f"only {offloaded} of {len(results)} requests were offloaded")
 
 
-def _audit(nodes: Sequence[DemoNode], console: Console) -> None:
+def _audit(nodes: Sequence[NodeProcess], console: Console) -> None:
     """``chain verify`` on all four data directories, and the comparison of their blocks."""
     heights, common = [], []
-    for node in nodes:
-        store = LevelStore(node.directory / "chain", create=False)
+    for number, node in enumerate(nodes):
+        store = LevelStore(node.directory / CHAIN_DIRECTORY, create=False)
         report = verify_chain(StoreSource(store))
         store.close()
         if report.fault is not None:
             fault = report.fault
-            raise DemoFailed(f"node {node.number}: height {fault.height}, {fault.field}: {fault.reason}")
+            raise DemoFailed(f"node {number}: height {fault.height}, {fault.field}: {fault.reason}")
         heights.append(report.height)
         console.print(
-            f"chain verify node{node.number}: ok, {report.height} blocks, {report.operations} operations, "
+            f"chain verify node{number}: ok, {report.height} blocks, {report.operations} operations, "
             f"every block confirmed by at least {100 * (report.smallest_certificate or 0):.0f} % of stake",
             highlight=False,
             soft_wrap=True,
         )
     for node in nodes:
-        common.append(_read_block(node.directory / "chain", min(heights)))
+        common.append(_read_block(node.directory / CHAIN_DIRECTORY, min(heights)))
     if len(set(common)) != 1:
         raise DemoFailed(f"the ledgers differ at height {min(heights)}")
     if max(heights) - min(heights) > MAX_HEIGHT_DIFFERENCE:
