@@ -19,7 +19,9 @@ from chain.genesis import CREDIT
 from chain.types.operations import Hold, compute_hold_id
 from node import Node
 from p2p.peers.announcement import Announcement, PeerLoad
-from serving.admin.server import MAX_BODY, Admin, load_or_create_token
+from serving.admin.bodies import MAX_BODY_BYTES
+from serving.admin.server import Admin
+from serving.admin.token import load_or_create_token
 from serving.dispatcher import RequestRecord
 from serving.http.server import ListenError
 from serving.scheduling.policy import PolicyParameters
@@ -358,7 +360,7 @@ async def test_bad_orders_are_explained(node: Node, client: httpx.AsyncClient) -
 
 @with_admin
 async def test_a_large_body_is_refused(node: Node, client: httpx.AsyncClient) -> None:
-    response = await client.post("/wallet/bond", content=b" " * (MAX_BODY + 1))
+    response = await client.post("/wallet/bond", content=b" " * (MAX_BODY_BYTES + 1))
     assert response.status_code == 413
     assert "larger than" in response.json()["error"]
 

@@ -1,0 +1,170 @@
+"""The owner's orders to the wallet: what each must say, and which operation it becomes.
+
+Amounts are in micro-credits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Annotated, Any, NamedTuple
+
+import trio
+from pydantic import AfterValidator, Field
+
+from chain.crypto import parse_address
+from chain.exceptions import InvalidOperation, KeyFormatError
+from chain.state.beacon import make_onion
+from chain.state.state import Draft
+from chain.transition.operations import BlockContext, compute_fee, process_operation
+from chain.types.operations import (
+    MAX_MODELS,
+    Bond,
+    Enroll,
+    NoncedOperation,
+    Retire,
+    Serve,
+    SignedOperation,
+    Transfer,
+    Unbond,
+    Unjail,
+    Withdraw,
+)
+from serving.accounting.registration import register
+from serving.admin.node_view import NodeView
+from serving.config.schema import MAX_CREDITS, ModelName, Section
+
+MAX_WAIT_S = 300.0
+"""Longest time that a request may wait for finality."""
+MAX_MEMO_BYTES = 64
+"""Longest memo of a transfer."""
+
+
+class OrderRefused(Exception):
+    """The operation would fail. The message says why."""
+
+
+def _check_recipient(address: str) -> str:
+    try:
+        parse_address(address)
+    except KeyFormatError as error:
+        raise ValueError(str(error)) from None
+    return address
+
+
+def _check_memo(memo: str) -> str:
+    size = len(memo.encode())
+    if size > MAX_MEMO_BYTES:
+        raise ValueError(f"has {size} bytes, more than {MAX_MEMO_BYTES}")
+    return memo
+
+
+class Order(Section):
+    """Any order; the answer waits up to ``wait`` seconds for the operation to be final."""
+
+    wait: float = Field(default=0.0, ge=0, le=MAX_WAIT_S)
+
+
+class AmountOrder(Order):
+    """An order that moves an amount."""
+
+    amount: int = Field(ge=1, le=MAX_CREDITS)
+
+
+class TransferOrder(AmountOrder):
+    """An order that pays another account."""
+
+    recipient: Annotated[str, AfterValidator(_check_recipient)]
+    memo: Annotated[str, AfterValidator(_check_memo)] = ""
+
+
+class ServeOrder(Order):
+    """An order that declares models."""
+
+    models: list[ModelName] = Field(max_length=MAX_MODELS)
+
+
+class WalletOrder(NamedTuple):
+    """One kind of order: its body, and the operation that it becomes with the nonce given."""
+
+    body: type[Order]
+    make: Callable[[NodeView, Any, int], NoncedOperation]
+
+
+def _make_transfer(node: NodeView, order: TransferOrder, nonce: int) -> Transfer:
+    return Transfer(nonce, parse_address(order.recipient), order.amount, order.memo.encode())
+
+
+def _make_enroll(node: NodeView, order: Order, nonce: int) -> Enroll:
+    genesis = node.engine.genesis
+    number = nonce + 1  # 0 is that of genesis
+    onion = make_onion(node.key, genesis.beacon, number, genesis.parameters.epoch_heights)
+    return Enroll(nonce, onion.tip, number)
+
+
+WALLET_ORDERS: Mapping[str, WalletOrder] = {
+    "transfer": WalletOrder(TransferOrder, _make_transfer),
+    "bond": WalletOrder(AmountOrder, lambda node, order, nonce: Bond(nonce, order.amount)),
+    "unbond": WalletOrder(AmountOrder, lambda node, order, nonce: Unbond(nonce, order.amount)),
+    "withdraw": WalletOrder(Order, lambda node, order, nonce: Withdraw(nonce)),
+    "serve": WalletOrder(ServeOrder, lambda node, order, nonce: Serve(nonce, tuple(sorted(set(order.models))))),
+    "enroll": WalletOrder(Order, _make_enroll),
+    "retire": WalletOrder(Order, lambda node, order, nonce: Retire(nonce)),
+    "unjail": WalletOrder(Order, lambda node, order, nonce: Unjail(nonce)),
+}
+"""The orders that become an operation with a nonce, by the last part of their path."""
+
+
+async def carry_out(node: NodeView, kind: WalletOrder, order: Order) -> dict[str, Any]:
+    """Sign and submit the operation of an order, unless it would fail; returns what became of it.
+
+    Raises:
+        OrderRefused: it would fail, which on the ledger would still cost its fee.
+    """
+
+    def make(nonce: int) -> NoncedOperation:
+        return kind.make(node, order, nonce)
+
+    obstacle = _find_obstacle(node, make)
+    if obstacle is not None:
+        raise OrderRefused(obstacle)
+    try:
+        signed = await node.wallet.submit(make)
+    except InvalidOperation as error:
+        raise OrderRefused(str(error)) from None
+    return await _wait_outcome(node, signed, order.wait)
+
+
+async def carry_out_registration(node: NodeView, order: Order) -> dict[str, Any]:
+    """Do the proof of work for a newcomer's bond and submit it; returns what became of it.
+
+    Raises:
+        OrderRefused: the chain grants nothing, or the account exists already.
+    """
+    models = (await node.services.get_models())[:MAX_MODELS]
+    try:
+        signed = await register(node.engine, node.key, tuple(models), node.runtime)
+    except InvalidOperation as error:
+        raise OrderRefused(str(error)) from None
+    return await _wait_outcome(node, signed, order.wait)
+
+
+async def _wait_outcome(node: NodeView, signed: SignedOperation, wait: float) -> dict[str, Any]:
+    """What became of an operation after ``wait`` seconds at most; ``height`` is None while it is not final."""
+    height, failure = None, None
+    if wait:
+        with suppress(trio.TooSlowError):
+            height, failure = await node.engine.wait_final(signed.id, wait)
+    fee = compute_fee(node.engine.genesis, signed)
+    return {"operation": signed.id.hex(), "fee": fee, "height": height, "failure": failure}
+
+
+def _find_obstacle(node: NodeView, make: Callable[[int], NoncedOperation]) -> str | None:
+    """Why the operation would fail if it were the next on the ledger; None if it would not."""
+    engine, signer = node.engine, node.key.public_key
+    state, context = engine.state, BlockContext.after(engine.genesis, engine.header)
+    unsigned = SignedOperation(make(state.account(signer).nonce), signer, bytes(64))
+    try:
+        return process_operation(Draft(state), context, unsigned)
+    except InvalidOperation as error:
+        return str(error)
