@@ -34,7 +34,7 @@ from p2p.streams.exchanges import Streams
 from serving.accounting.payments import PREFIX as PAYMENTS
 from serving.accounting.payments import Payments
 from serving.accounting.wallet import Wallet
-from serving.advertiser import Presence
+from serving.advertiser import Advertiser
 from serving.api import Api
 from serving.backends.backend import Backend
 from serving.cli.app import build_wwwserve_app
@@ -43,13 +43,13 @@ from serving.cli.errors import run_app
 from serving.config.build import build_backends, build_network, build_policy
 from serving.config.data_directory import ADMIN_ADDRESS_FILE, ADMIN_TOKEN_FILE, CONFIG_FILE, PEERS_FILE
 from serving.config.schema import NodeConfig
-from serving.dispatcher import Market
+from serving.dispatcher import Dispatcher
 from serving.http.server import HttpServer, ListenError
 from serving.offload.executor import Executor
-from serving.offload.originator import Router, RouterSettings
+from serving.offload.originator import Originator, OriginatorSettings
 from serving.offload.protocol import PROTOCOL as OFFERS
 from serving.offload.session import ExecutorSettings
-from serving.scheduling.backend_pool import Services
+from serving.scheduling.backend_pool import BackendPool
 from serving.scheduling.policy import Policy
 
 if TYPE_CHECKING:
@@ -67,8 +67,8 @@ class Node:
 
     ``voting`` makes it a validator if genesis does; ``backends`` come with the number of requests each may run at a
     time; ``bootstrap`` are (public key, multiaddress) pairs; ``stake`` is the bond to keep, in micro-credits; ``store``
-    is where the purse keeps what must survive a restart, and ``peers`` remembers where others were. ``rendezvous`` are
-    servers of a hash table to begin with; with None the node takes no part in one.
+    keeps what payments must know after a restart, and ``peers`` remembers where others were. ``rendezvous`` are servers
+    of a hash table to begin with; with None the node takes no part in one.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Node:
         store: Store | None = None,
         settings: Settings | None = None,
         executor_settings: ExecutorSettings | None = None,
-        router_settings: RouterSettings | None = None,
+        originator_settings: OriginatorSettings | None = None,
         peers: PeerStore | None = None,
         rendezvous: Sequence[tuple[bytes, str]] | None = None,
     ) -> None:
@@ -113,17 +113,24 @@ class Node:
 
             self.rendezvous = Rendezvous(network, self.discovery, runtime, genesis.chain_id, rendezvous)
         self.engine = Engine(genesis, voting, network, self.streams, runtime, blocks, settings)
-        self.services = Services(backends, policy)
+        self.backend_pool = BackendPool(backends, policy)
         self.wallet = Wallet(key, self.engine)
         self.payments = Payments(key, self.engine, store)
-        self.executor = Executor(key, self.engine, self.services, self.payments, policy, runtime, executor_settings)
+        self.executor = Executor(key, self.engine, self.backend_pool, self.payments, policy, runtime, executor_settings)
         discovery = self.discovery
-        self.router = Router(
-            key, self.engine, self.streams, self.payments, discovery.find, discovery.has_left, runtime, router_settings
+        self.originator = Originator(
+            key,
+            self.engine,
+            self.streams,
+            self.payments,
+            discovery.find,
+            discovery.has_left,
+            runtime,
+            originator_settings,
         )
-        self.market = Market(self.services, policy, self.router, runtime)
+        self.dispatcher = Dispatcher(self.backend_pool, policy, self.originator, runtime)
         self.upkeep = Upkeep(key, self.engine, self.wallet.submit, runtime)
-        self.presence = Presence(key, self.engine, self.discovery, self.services, self.wallet, stake)
+        self.advertiser = Advertiser(key, self.engine, self.discovery, self.backend_pool, self.wallet, stake)
 
     def _get_bonded(self, peer: bytes) -> float:
         """What makes a peer worth keeping in view."""
@@ -136,8 +143,8 @@ class Node:
     async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         """Take part until cancelled; the network must be running."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.services.run)
-            await self.services.wait_alive(STARTUP_PATIENCE)
+            nursery.start_soon(self.backend_pool.run)
+            await self.backend_pool.wait_alive(STARTUP_PATIENCE)
             await nursery.start(self.streams.run)
             await nursery.start(self.engine.run)
             await nursery.start(self.executor.run)
@@ -146,7 +153,7 @@ class Node:
             await nursery.start(self.discovery.run)
             if self.rendezvous is not None:
                 await nursery.start(self.rendezvous.run)
-            nursery.start_soon(self.presence.run)
+            nursery.start_soon(self.advertiser.run)
             nursery.start_soon(self.upkeep.run)
             task_status.started()
 
@@ -207,7 +214,7 @@ async def run_node(data_dir: Path, config: NodeConfig, key: KeyPair, genesis: Ge
         network.locate = partial(locate, node.discovery)
         network.is_kept = node.is_kept
         # Both listeners are bound before anything else starts, so that a taken port is said at once.
-        handle = Api(node.market, config.api.get_keys()).handle
+        handle = Api(node.dispatcher, config.api.get_keys()).handle
         with naming_key("api"):
             front = await HttpServer.open(handle, config.api.host, config.api.port, runtime)
         with naming_key("admin"):

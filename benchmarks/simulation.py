@@ -150,7 +150,7 @@ class Simulation:
         started = trio.current_time()
         size = 0
         try:
-            async with node.market.complete(request) as reply:
+            async with node.dispatcher.complete(request) as reply:
                 async for chunk in reply.body:
                     size += len(chunk)
             executor = "local" if reply.record.executor is None else "offloaded"

@@ -1,1 +1,1 @@
-"""The market: OpenAI API, request queues, policy, router, offers, executor, payments and backends."""
+"""The market: OpenAI API, request queues, policy, originator, offers, executor, payments and backends."""

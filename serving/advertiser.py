@@ -1,4 +1,4 @@
-"""Presence: what this node tells the others of itself, and the standing it keeps on the ledger.
+"""Advertiser: what this node tells the others of itself, and the standing it keeps on the ledger.
 
 The announcement carries models and load; the ledger carries the bond and the models that the bond stands behind. Both
 follow the owner's configuration and the backends that are alive.
@@ -16,17 +16,17 @@ from consensus.engine import Engine
 from p2p.discovery.service import Discovery
 from p2p.peers.announcement import PeerLoad
 from serving.accounting.wallet import Wallet
-from serving.scheduling.backend_pool import Services
+from serving.scheduling.backend_pool import BackendPool
 
 log = structlog.get_logger(__name__)
 
-ANNOUNCE_INTERVAL = 0.5
-STANDING_INTERVAL = 5.0
-OPERATION_TIMEOUT = 60.0
-"""Seconds; ``OPERATION_TIMEOUT`` is how long to wait for one operation before trying again."""
+ANNOUNCE_INTERVAL_S = 0.5
+STAKE_INTERVAL_S = 5.0
+OPERATION_TIMEOUT_S = 60.0
+"""Seconds; ``OPERATION_TIMEOUT_S`` is how long to wait for one operation before trying again."""
 
 
-class Presence:
+class Advertiser:
     """Keeps announcement and ledger in step with the node.
 
     ``stake`` is the bond to reach, in micro-credits; None leaves the bond alone.
@@ -37,7 +37,7 @@ class Presence:
         key: KeyPair,
         engine: Engine,
         discovery: Discovery,
-        services: Services,
+        services: BackendPool,
         wallet: Wallet,
         stake: int | None = None,
     ) -> None:
@@ -57,7 +57,7 @@ class Presence:
     async def _announce(self) -> None:
         while True:
             self._discovery.update(models=await self._services.get_models(), load=self._get_load())
-            await trio.sleep(ANNOUNCE_INTERVAL)
+            await trio.sleep(ANNOUNCE_INTERVAL_S)
 
     def _get_load(self) -> PeerLoad:
         admissions = self._services.admissions
@@ -70,7 +70,7 @@ class Presence:
 
     async def _keep_standing(self) -> None:
         while True:
-            await trio.sleep(STANDING_INTERVAL)
+            await trio.sleep(STAKE_INTERVAL_S)
             account = self._engine.state.account(self._key.public_key)
             models = (await self._services.get_models())[:MAX_MODELS]
             missing = 0 if self._stake is None else self._stake - account.bonded
@@ -93,6 +93,6 @@ class Presence:
 
     async def _wait(self, operation_id: bytes) -> None:
         try:
-            await self._engine.wait_final(operation_id, OPERATION_TIMEOUT)
+            await self._engine.wait_final(operation_id, OPERATION_TIMEOUT_S)
         except trio.TooSlowError:
             log.warning("operation not final in time", operation=operation_id.hex()[:16])

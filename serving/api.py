@@ -14,11 +14,11 @@ import trio
 
 from chain.crypto import format_address
 from serving.backends.backend import BackendError
-from serving.dispatcher import Market, Reply
+from serving.dispatcher import Dispatcher, Reply
 from serving.http.server import HttpRequest, Responder
-from serving.openai.answers import MAX_BODY, AnswerTap
+from serving.openai.answers import MAX_BODY_BYTES, AnswerInspector
 from serving.openai.errors import bad_gateway, method_not_allowed, model_not_found, not_found
-from serving.openai.keys import ApiKey, Gate
+from serving.openai.keys import ApiKey, ApiKeys
 from serving.openai.requests import PATHS, Request, parse_request
 
 log = structlog.get_logger(__name__)
@@ -32,9 +32,9 @@ MODELS = "/v1/models"
 class Api:
     """Handles every request under ``/v1``."""
 
-    def __init__(self, market: Market, keys: Sequence[ApiKey] = ()) -> None:
-        self._market = market
-        self._gate = Gate(keys)
+    def __init__(self, dispatcher: Dispatcher, keys: Sequence[ApiKey] = ()) -> None:
+        self._dispatcher = dispatcher
+        self._keys = ApiKeys(keys)
 
     async def handle(self, request: HttpRequest, respond: Responder) -> None:
         """Route one request.
@@ -45,7 +45,7 @@ class Api:
         path = request.path.rstrip("/") or "/"
         if not path.startswith("/v1/"):
             raise not_found(f"Unknown path {path}. The API is under /v1.")
-        self._gate.check(request.header(b"authorization"), trio.current_time())
+        self._keys.check(request.header(b"authorization"), trio.current_time())
         if path in PATHS:
             if request.method != "POST":
                 raise method_not_allowed(request.method)
@@ -60,7 +60,7 @@ class Api:
     async def _list_models(self, name: str, respond: Responder) -> None:
         entries = [
             {"id": model, "object": "model", "created": 0, "owned_by": "wwwserve"}
-            for model in await self._market.get_models()
+            for model in await self._dispatcher.get_models()
         ]
         if not name:
             await respond.reply(200, json.dumps({"object": "list", "data": entries}).encode())
@@ -72,15 +72,15 @@ class Api:
 
     async def _complete(self, path: str, http: HttpRequest, respond: Responder) -> None:
         local_only = (http.header(LOCAL_ONLY) or b"0").lower() not in (b"0", b"false", b"")
-        request = parse_request(path, http.body, self._market.policy.parameters.max_tokens, local_only)
-        async with self._market.complete(request) as reply:
+        request = parse_request(path, http.body, self._dispatcher.policy.parameters.max_tokens, local_only)
+        async with self._dispatcher.complete(request) as reply:
             if request.stream and reply.content_type.startswith("text/event-stream"):
                 await self._relay_stream(request, reply, respond)
             else:
                 await self._relay_whole(reply, respond)
 
     async def _relay_stream(self, request: Request, reply: Reply, respond: Responder) -> None:
-        tap = AnswerTap(stream=True, withhold_usage=not request.wants_usage)
+        inspector = AnswerInspector(stream=True, withhold_usage=not request.wants_usage)
         headers = [
             (b"content-type", reply.content_type.encode("latin-1")),
             (b"cache-control", b"no-cache"),
@@ -89,36 +89,36 @@ class Api:
         await respond.start(reply.status, headers)
         try:
             async for chunk in reply.body:
-                await respond.send(tap.feed(chunk))
-                if tap.error is not None:  # what may come after an error contradicts it
-                    raise BackendError(tap.error)
-            await respond.send(tap.finish())
-            if not tap.complete:
-                raise BackendError(tap.error or "the answer ended too early")
+                await respond.send(inspector.feed(chunk))
+                if inspector.error is not None:  # what may come after an error contradicts it
+                    raise BackendError(inspector.error)
+            await respond.send(inspector.finish())
+            if not inspector.complete:
+                raise BackendError(inspector.error or "the answer ended too early")
         except BackendError as error:
             # The stream has begun, so this is the only way left to say it: an event that clients raise as an error.
             log.info("stream broke off", request=reply.record.id, reason=str(error))
-            if tap.error is None:  # else the backend has said it already
+            if inspector.error is None:  # else the backend has said it already
                 await respond.send(bad_gateway(f"The answer broke off: {error}.").event())
             reply.record.outcome = "failed"
         finally:
-            reply.record.completion_tokens = tap.completion_tokens
-            if tap.is_over and reply.record.outcome == "running":  # whoever hangs up now has it all
+            reply.record.completion_tokens = inspector.completion_tokens
+            if inspector.is_over and reply.record.outcome == "running":  # whoever hangs up now has it all
                 reply.record.outcome = "completed"
         await respond.end()
 
     async def _relay_whole(self, reply: Reply, respond: Responder) -> None:
-        tap = AnswerTap(stream=False)
+        inspector = AnswerInspector(stream=False)
         body = bytearray()
         try:
             async for chunk in reply.body:
-                body += tap.feed(chunk)
-                if len(body) > MAX_BODY:
-                    raise BackendError(f"the answer is longer than {MAX_BODY} bytes")
+                body += inspector.feed(chunk)
+                if len(body) > MAX_BODY_BYTES:
+                    raise BackendError(f"the answer is longer than {MAX_BODY_BYTES} bytes")
         except BackendError as error:
             raise bad_gateway(f"The answer broke off: {error}.") from error
-        tap.finish()
-        reply.record.completion_tokens = tap.completion_tokens
+        inspector.finish()
+        reply.record.completion_tokens = inspector.completion_tokens
         content_type = reply.content_type.encode("latin-1")
         await respond.reply(reply.status, bytes(body), content_type, headers=_describe(reply))
 

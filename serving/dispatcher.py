@@ -17,7 +17,7 @@ import trio
 from p2p.runtime import Runtime
 from serving.accounting.payments import CannotAfford, TooManyPayments
 from serving.backends.backend import BackendError
-from serving.offload.originator import NoExecutor, Router
+from serving.offload.originator import NoExecutor, Originator
 from serving.openai.errors import (
     ApiError,
     bad_gateway,
@@ -28,7 +28,7 @@ from serving.openai.errors import (
 )
 from serving.openai.requests import Request
 from serving.scheduling.admission import Origin, QueueFull
-from serving.scheduling.backend_pool import Service, Services
+from serving.scheduling.backend_pool import BackendPool, ScheduledBackend
 from serving.scheduling.policy import Decision, Policy
 
 log = structlog.get_logger(__name__)
@@ -77,19 +77,19 @@ class Counters:
 
 
 @dataclass(slots=True)
-class Market:
+class Dispatcher:
     """Serves the requests of this node's users."""
 
-    services: Services
+    backend_pool: BackendPool
     policy: Policy
-    router: Router
+    originator: Originator
     runtime: Runtime
     counters: Counters = field(default_factory=Counters)
     records: deque[RequestRecord] = field(default_factory=lambda: deque(maxlen=MAX_RECORDS))
 
     async def get_models(self) -> list[str]:
         """Every model that this node serves or can offload to others, sorted."""
-        return sorted({*await self.services.get_models(), *self.router.get_models()})
+        return sorted({*await self.backend_pool.get_models(), *self.originator.get_models()})
 
     @asynccontextmanager
     async def complete(self, request: Request) -> AsyncIterator[Reply]:
@@ -129,10 +129,10 @@ class Market:
         self.counters.completion_tokens += record.completion_tokens
 
     async def _begin(self, stack: AsyncExitStack, request: Request, record: RequestRecord) -> Reply:
-        service = await self.services.find(request.model)
-        can_offload = not request.local_only and self.router.has_executors(request.model)
+        service = await self.backend_pool.find(request.model)
+        can_offload = not request.local_only and self.originator.has_executors(request.model)
         if service is None and not can_offload:
-            if self.services.names(request.model):
+            if self.backend_pool.names(request.model):
                 raise unavailable(f"The backend of '{request.model}' does not answer.")
             raise model_not_found(request.model)
         refusal: ApiError | None = None
@@ -152,17 +152,19 @@ class Market:
             log.info("served here after all", request=record.id, reason=str(refusal))
         return await self._serve(stack, service, request, record)
 
-    async def _wants_offload(self, service: Service, request: Request) -> bool:
-        situation = await service.get_situation(request.model)
-        return self.policy.decide_request(situation, self.runtime.random) is Decision.OFFLOAD
+    async def _wants_offload(self, service: ScheduledBackend, request: Request) -> bool:
+        load = await service.get_load_snapshot(request.model)
+        return self.policy.decide_request(load, self.runtime.random) is Decision.OFFLOAD
 
     async def _offload(self, stack: AsyncExitStack, request: Request, record: RequestRecord) -> Reply:
-        answer = await stack.enter_async_context(self.router.complete(request))
+        answer = await stack.enter_async_context(self.originator.complete(request))
         self.counters.offloaded += 1
         record.executor, record.attempt, record.hold_id = answer.executor, answer.attempt, answer.hold_id
         return Reply(answer.status, answer.content_type, answer.body, record)
 
-    async def _serve(self, stack: AsyncExitStack, service: Service, request: Request, record: RequestRecord) -> Reply:
+    async def _serve(
+        self, stack: AsyncExitStack, service: ScheduledBackend, request: Request, record: RequestRecord
+    ) -> Reply:
         try:
             response = await stack.enter_async_context(service.complete(request.path, request.body, Origin.OWN))
         except QueueFull as error:

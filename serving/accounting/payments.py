@@ -38,12 +38,12 @@ from serving.accounting.receipts import sign_receipt
 
 log = structlog.get_logger(__name__)
 
-RETRY_AFTER = 20.0
+RETRY_AFTER_S = 20.0
 """Seconds until an operation that has not become final is submitted again."""
-GATHER = 0.25
+GATHER_S = 0.25
 """Seconds over which deliveries are gathered into one capture."""
 MAX_RECORDS = 4096
-REFUND_AFTER = 5.0
+REFUND_AFTER_S = 5.0
 """Seconds after which a hold for this node that nobody is served for is refunded."""
 AHEAD = WINDOW // 2
 """Hold numbers that may be in use beyond the last final one. The ledger takes twice as many, so that a node that has
@@ -69,14 +69,14 @@ def make_refund(hold_id: bytes, digest: bytes = bytes(32)) -> Delivery:
 
 
 @dataclass(slots=True)
-class Payment:
+class HoldRecord:
     """One hold that this node made, for its owner's eyes: heights are None until final."""
 
     hold_id: bytes
     payee: bytes
     amount: int
     deadline: int
-    acceptable: int
+    max_capture: int
     made_at: float
     hold_height: int | None = None
     settled_height: int | None = None
@@ -86,19 +86,19 @@ class Payment:
 
 
 @dataclass(slots=True)
-class _Earning:
+class UncapturedDelivery:
     """A delivery waiting for its capture to be final."""
 
     hold: SignedOperation | None
     """None if it is final already."""
     item: CaptureItem
     deadline: int
-    seen: bool = False
+    is_hold_final: bool = False
     submitted_at: float = float("-inf")
 
 
 class Payments:
-    """The purse of one node."""
+    """What one node pays and is paid."""
 
     def __init__(self, key: KeyPair, engine: Engine, store: Store | None = None) -> None:
         """``store`` keeps, across restarts, which hold numbers were used."""
@@ -114,15 +114,15 @@ class Payments:
         """Hold numbers under which no hold was signed yet."""
         self._unsigned: dict[int, None] = {}
         """Those of them that were given back."""
-        self._unseen: dict[bytes, tuple[int, Hold]] = {}
+        self._unconfirmed_holds: dict[bytes, tuple[int, Hold]] = {}
         """Amount with fee of each hold that is signed but not final."""
-        self._payments: OrderedDict[bytes, Payment] = OrderedDict()
+        self._payments: OrderedDict[bytes, HoldRecord] = OrderedDict()
         self.serving: set[bytes] = set()
         """Holds that executions under way are for; the executor keeps it."""
         self._received: dict[bytes, float] = {}
         """Final holds for this node that are not captured, and since when."""
-        self._earnings: dict[bytes, _Earning] = {}
-        self._new_earning = trio.Event()
+        self._uncaptured: dict[bytes, UncapturedDelivery] = {}
+        self._work_arrived = trio.Event()
         self.earned = 0
 
     # As a payer
@@ -130,7 +130,7 @@ class Payments:
     @property
     def spendable(self) -> int:
         """Micro-credits available for new holds: the final balance less what is promised but not final."""
-        promised = sum(cost for cost, _ in self._unseen.values())
+        promised = sum(cost for cost, _ in self._unconfirmed_holds.values())
         return self._engine.state.account(self._key.public_key).available - promised
 
     @property
@@ -191,7 +191,7 @@ class Payments:
         """
         signed = sign_operation(self._key, self._chain_id, hold)
         cost = hold.amount + compute_fee(self._engine.genesis, signed)
-        if not self._unseen and not self._engine.state.window(self._key.public_key).top:
+        if not self._unconfirmed_holds and not self._engine.state.window(self._key.public_key).top:
             cost += self._engine.genesis.parameters.entry_fee  # the first hold makes the window of all
         self.check_affordable(cost)
         if hold.seq >= self._reserved:
@@ -199,7 +199,7 @@ class Payments:
             self._store.write({SEQ_KEY: self._reserved.to_bytes(8, "big")})
         self._taken.pop(hold.seq, None)
         hold_id = compute_hold_id(self._key.public_key, hold.seq, hold.attempt)
-        self._unseen[hold_id] = (cost, hold)
+        self._unconfirmed_holds[hold_id] = (cost, hold)
         self._remember(hold_id, hold.payee, hold.amount, hold.deadline)
         return signed
 
@@ -207,17 +207,17 @@ class Payments:
         """Accept a delivery: it may be captured at once."""
         return sign_receipt(self._key, self._chain_id, delivery)
 
-    def set_acceptable(self, hold_id: bytes, amount: int) -> None:
+    def set_max_capture(self, hold_id: bytes, amount: int) -> None:
         """The most that may be captured from a hold without receipt; more is disputed."""
         if hold_id in self._payments:
-            self._payments[hold_id].acceptable = amount
+            self._payments[hold_id].max_capture = amount
 
-    def find(self, hold_id: bytes) -> Payment | None:
+    def find(self, hold_id: bytes) -> HoldRecord | None:
         """A recent payment of this node."""
         return self._payments.get(hold_id)
 
     def _remember(self, hold_id: bytes, payee: bytes, amount: int, deadline: int) -> None:
-        self._payments[hold_id] = Payment(hold_id, payee, amount, deadline, amount, trio.current_time())
+        self._payments[hold_id] = HoldRecord(hold_id, payee, amount, deadline, amount, trio.current_time())
         while len(self._payments) > MAX_RECORDS:
             oldest = next((payment.hold_id for payment in self._payments.values() if payment.closed), None)
             if oldest is None:  # all may still have to be reclaimed
@@ -230,19 +230,19 @@ class Payments:
         """Capture what a delivery earned, as soon as its hold is final; an amount of 0 refunds the payer."""
         assert isinstance(hold.operation, Hold)
         item = CaptureItem(delivery, receipt)
-        self._earnings[delivery.hold] = _Earning(hold, item, hold.operation.deadline)
-        self._new_earning.set()
+        self._uncaptured[delivery.hold] = UncapturedDelivery(hold, item, hold.operation.deadline)
+        self._work_arrived.set()
 
     def is_collecting(self, hold_id: bytes) -> bool:
         """Whether something was delivered against a hold, and is not captured yet."""
-        return hold_id in self._earnings
+        return hold_id in self._uncaptured
 
     def get_unpaid(self, payer: bytes) -> int:
         """Micro-credits that ``payer`` owes for deliveries whose hold is not final yet."""
         return sum(
-            earning.item.delivery.amount
-            for earning in self._earnings.values()
-            if earning.hold is not None and not earning.seen and earning.hold.signer == payer
+            delivered.item.delivery.amount
+            for delivered in self._uncaptured.values()
+            if delivered.hold is not None and not delivered.is_hold_final and delivered.hold.signer == payer
         )
 
     # Both
@@ -258,7 +258,7 @@ class Payments:
             self._recall()
             async for final in blocks:
                 self._on_final(final.block)
-                self._new_earning.set()
+                self._work_arrived.set()
 
     def _recall(self) -> None:
         """Take up holds from before a restart: what those of this node deliver is not disputed, those for it are
@@ -280,7 +280,7 @@ class Payments:
                 self._received[hold_id] = trio.current_time()
             elif isinstance(operation, Hold) and signed.signer == me:
                 hold_id = compute_hold_id(me, operation.seq, operation.attempt)
-                self._unseen.pop(hold_id, None)
+                self._unconfirmed_holds.pop(hold_id, None)
                 if hold_id not in self._payments:  # signed before a restart
                     self._remember(hold_id, operation.payee, operation.amount, operation.deadline)
                 self._payments[hold_id].hold_height = block.height
@@ -299,21 +299,21 @@ class Payments:
     async def _work(self) -> None:
         while True:
             with trio.move_on_after(1.0):
-                await self._new_earning.wait()
-                await trio.sleep(GATHER)
-            self._new_earning = trio.Event()
+                await self._work_arrived.wait()
+                await trio.sleep(GATHER_S)
+            self._work_arrived = trio.Event()
             now = trio.current_time()
-            self._forget_unseen()
+            self._forget_unconfirmed()
             self._refund_orphans(now)
             await self._capture_due(now)
             await self._reclaim(now)
 
-    def _forget_unseen(self) -> None:
+    def _forget_unconfirmed(self) -> None:
         """Count no longer what can never become final: its number is used or its deadline over."""
         window, now = self._engine.state.window(self._key.public_key), self._engine.chain_time()
-        for hold_id, (_, hold) in list(self._unseen.items()):
+        for hold_id, (_, hold) in list(self._unconfirmed_holds.items()):
             if now >= hold.deadline or not window.is_usable(hold.seq, hold.attempt):
-                del self._unseen[hold_id]
+                del self._unconfirmed_holds[hold_id]
 
     def _refund_orphans(self, now: float) -> None:
         """Refund holds that nobody is served for: its user left early, or this node was restarted."""
@@ -321,48 +321,51 @@ class Payments:
             hold = self._engine.state.hold(hold_id)
             if hold is None or hold.pending is not None:
                 del self._received[hold_id]
-            elif now - since > REFUND_AFTER and hold_id not in self.serving and hold_id not in self._earnings:
+            elif now - since > REFUND_AFTER_S and hold_id not in self.serving and hold_id not in self._uncaptured:
                 log.info("refunding a hold without a request", hold=hold_id.hex()[:16])
                 item = CaptureItem(make_refund(hold_id), None)
-                self._earnings[hold_id] = _Earning(None, item, hold.deadline, seen=True)
+                self._uncaptured[hold_id] = UncapturedDelivery(None, item, hold.deadline, is_hold_final=True)
 
     async def _capture_due(self, now: float) -> None:
         """Submit captures for deliveries whose hold is final, and drop those that are resolved."""
-        due: list[_Earning] = []
-        for hold_id, earning in list(self._earnings.items()):
+        due: list[UncapturedDelivery] = []
+        for hold_id, delivered in list(self._uncaptured.items()):
             hold = self._engine.state.hold(hold_id)
             if hold is None:
-                if earning.seen or self._engine.chain_time() > earning.deadline:
-                    if not earning.seen:
+                if delivered.is_hold_final or self._engine.chain_time() > delivered.deadline:
+                    if not delivered.is_hold_final:
                         log.warning("hold never became final; the answer stays unpaid", hold=hold_id.hex()[:16])
-                    del self._earnings[hold_id]
-                elif earning.hold is not None and now - earning.submitted_at > RETRY_AFTER:
-                    earning.submitted_at = now
-                    await self._submit(earning.hold)
+                    del self._uncaptured[hold_id]
+                elif delivered.hold is not None and now - delivered.submitted_at > RETRY_AFTER_S:
+                    delivered.submitted_at = now
+                    await self._submit(delivered.hold)
                 continue
-            if not earning.seen:
-                earning.seen, earning.submitted_at = True, float("-inf")
+            if not delivered.is_hold_final:
+                delivered.is_hold_final, delivered.submitted_at = True, float("-inf")
             if hold.pending is not None:
-                del self._earnings[hold_id]
-            elif now - earning.submitted_at > RETRY_AFTER:
-                earning.submitted_at = now
-                due.append(earning)
+                del self._uncaptured[hold_id]
+            elif now - delivered.submitted_at > RETRY_AFTER_S:
+                delivered.submitted_at = now
+                due.append(delivered)
         for start in range(0, len(due), MAX_CAPTURE_ITEMS):
             batch = due[start : start + MAX_CAPTURE_ITEMS]
-            if not await self._submit_operation(Capture(tuple(earning.item for earning in batch))) and len(batch) > 1:
-                for earning in batch:  # one bad item spoils a capture: find it by asking for each alone
-                    await self._submit_operation(Capture((earning.item,)))
+            if (
+                not await self._submit_operation(Capture(tuple(delivered.item for delivered in batch)))
+                and len(batch) > 1
+            ):
+                for delivered in batch:  # one bad item spoils a capture: find it by asking for each alone
+                    await self._submit_operation(Capture((delivered.item,)))
 
     async def _reclaim(self, now: float) -> None:
         """Dispute captures of more than was delivered, and release holds that nobody captured in time."""
         for payment in list(self._payments.values()):
-            if payment.closed or now - payment.asked_at < RETRY_AFTER:
+            if payment.closed or now - payment.asked_at < RETRY_AFTER_S:
                 continue
             hold = self._engine.state.hold(payment.hold_id)
             if hold is None:
                 payment.closed = payment.hold_height is not None or self._engine.chain_time() >= payment.deadline
                 continue
-            if hold.pending is not None and hold.pending.amount > payment.acceptable:
+            if hold.pending is not None and hold.pending.amount > payment.max_capture:
                 payment.asked_at = now
                 await self._submit_operation(Dispute(payment.hold_id))
             elif hold.pending is None and self._engine.chain_time() > hold.deadline:

@@ -15,7 +15,7 @@ from p2p.runtime import Runtime
 
 log = structlog.get_logger(__name__)
 
-SLICE = 8
+SLICE_TRIES = 8
 """Tries in one go: some tenths of a second in a thread."""
 
 
@@ -37,7 +37,7 @@ async def register(engine: Engine, key: KeyPair, models: tuple[str, ...], runtim
             raise InvalidOperation("the newcomers of this epoch are all registered; try again in the next")
         beacon = state.beacon
         challenge = compute_challenge(genesis, beacon.previous, key.public_key)
-        for start in count(0, SLICE):
+        for start in count(0, SLICE_TRIES):
             found = await runtime.run_sync(_try, challenge, difficulty, start)
             if found is not None:
                 operation = sign_operation(key, genesis.chain_id, Register(beacon.epoch, found, models))
@@ -50,4 +50,4 @@ async def register(engine: Engine, key: KeyPair, models: tuple[str, ...], runtim
 
 def _try(challenge: bytes, difficulty: int, start: int) -> bytes | None:
     """A proof among the salts from ``start`` on, if there is one in this slice."""
-    return next((salt for salt in islice(search(challenge, difficulty, start), SLICE) if salt is not None), None)
+    return next((salt for salt in islice(search(challenge, difficulty, start), SLICE_TRIES) if salt is not None), None)

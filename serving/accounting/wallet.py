@@ -11,7 +11,7 @@ from chain.types.operations import NoncedOperation, SignedOperation, sign_operat
 from consensus.engine import Engine
 from consensus.mempool.pool import PATIENCE
 
-FORGET_AFTER = PATIENCE
+FORGET_AFTER_S = PATIENCE
 """Seconds after which an operation that is not final no longer reserves its nonce: it has been dropped."""
 
 
@@ -33,7 +33,7 @@ class Wallet:
         """
         async with self._lock:
             now, nonce = trio.current_time(), self._engine.state.account(self._key.public_key).nonce
-            if now - self._used_at < FORGET_AFTER:
+            if now - self._used_at < FORGET_AFTER_S:
                 nonce = max(nonce, self._next)
             signed = sign_operation(self._key, self._engine.genesis.chain_id, make(nonce))
             await self._engine.submit(signed)

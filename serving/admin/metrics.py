@@ -50,7 +50,7 @@ class _NodeCollector(Collector):
             buckets=BUCKETS,
         )
         self._observed: dict[str, None] = {}
-        """Requests of the market's records whose first byte is in the histogram."""
+        """Requests of the dispatcher's records whose first byte is in the histogram."""
 
     def describe(self) -> list[Metric]:
         return []  # asked for when the collector is registered, at which time the node may not run yet
@@ -64,7 +64,7 @@ class _NodeCollector(Collector):
         yield from self._first_byte.collect()
 
     def _collect_requests(self) -> Iterator[Metric]:
-        counters, executor = self._node.market.counters, self._node.executor
+        counters, executor = self._node.dispatcher.counters, self._node.executor
         requests = _counter("requests", "Requests of this node's users that ended, by outcome.", "outcome")
         for outcome in ("completed", "refused", "failed", "cancelled"):
             requests.add_metric([outcome], getattr(counters, outcome))
@@ -73,7 +73,7 @@ class _NodeCollector(Collector):
         routed.add_metric(["local"], counters.local)
         routed.add_metric(["offloaded"], counters.offloaded)
         yield routed
-        running = sum(record.finished is None for record in self._node.market.records)
+        running = sum(record.finished is None for record in self._node.dispatcher.records)
         yield _gauge("requests_in_flight", "Requests of this node's users under way.", running)
         tokens = _counter("completion_tokens", "Completion tokens of the answers to this node's users.")
         tokens.add_metric([], counters.completion_tokens)
@@ -85,7 +85,7 @@ class _NodeCollector(Collector):
 
     def _collect_admission(self) -> Iterator[Metric]:
         """One series per backend, numbered as in the configuration."""
-        admissions = self._node.services.admissions
+        admissions = self._node.backend_pool.admissions
         running = GaugeMetricFamily("wwwserve_backend_running", "Requests that a backend works on.", labels=["backend"])
         capacity = GaugeMetricFamily(
             "wwwserve_backend_capacity", "Requests that a backend may work on at a time.", labels=["backend"]
@@ -141,9 +141,9 @@ class _NodeCollector(Collector):
         yield earned
 
     def _observe(self) -> None:
-        """Enter the first bytes since the last scrape; requests that the market has forgotten by then are missed."""
+        """Enter the first bytes since the last scrape; requests that are no longer recorded are missed."""
         known, self._observed = self._observed, {}
-        for record in self._node.market.records:
+        for record in self._node.dispatcher.records:
             if record.first_byte is None:
                 continue
             if record.id not in known:

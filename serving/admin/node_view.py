@@ -11,9 +11,9 @@ from p2p.network import Network
 from p2p.runtime import Runtime
 from serving.accounting.payments import Payments
 from serving.accounting.wallet import Wallet
-from serving.dispatcher import Market
+from serving.dispatcher import Dispatcher
 from serving.offload.executor import Executor
-from serving.scheduling.backend_pool import Services
+from serving.scheduling.backend_pool import BackendPool
 from serving.scheduling.policy import Policy
 
 
@@ -33,7 +33,7 @@ class NodeView(Protocol):
     @property
     def policy(self) -> Policy: ...
     @property
-    def services(self) -> Services: ...
+    def backend_pool(self) -> BackendPool: ...
     @property
     def wallet(self) -> Wallet: ...
     @property
@@ -41,4 +41,4 @@ class NodeView(Protocol):
     @property
     def executor(self) -> Executor: ...
     @property
-    def market(self) -> Market: ...
+    def dispatcher(self) -> Dispatcher: ...

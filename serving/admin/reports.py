@@ -35,7 +35,7 @@ def report_health(node: NodeView) -> dict[str, Any]:
 async def report_status(node: NodeView) -> dict[str, Any]:
     """Where the node stands: ledger, peers, models, requests."""
     genesis, status = node.engine.genesis, node.engine.status()
-    counters = node.market.counters
+    counters = node.dispatcher.counters
     return {
         "address": node.key.address,
         "chain": genesis.name,
@@ -53,7 +53,7 @@ async def report_status(node: NodeView) -> dict[str, Any]:
         "connected_peers": status.peers,
         "known_peers": len(node.discovery.view),
         "listening": [f"{place}/p2p/{node.key.address}" for place in node.network.listen_addresses],
-        "models": list(await node.services.get_models()),
+        "models": list(await node.backend_pool.get_models()),
         "requests_local": counters.local,
         "requests_offloaded": counters.offloaded,
         "requests_completed": counters.completed,
@@ -115,11 +115,11 @@ def report_peers(node: NodeView) -> dict[str, Any]:
 
 async def report_models(node: NodeView) -> dict[str, Any]:
     """Models that can be asked for, with the others who stand behind each and their stake; and the own backends."""
-    local = await node.services.get_models()
+    local = await node.backend_pool.get_models()
     table = node.engine.state.serving_table(node.engine.header.epoch)
     entries = [] if table is None else [entry for entry in table.entries if entry.public_key != node.key.public_key]
     models = []
-    for model in await node.market.get_models():
+    for model in await node.dispatcher.get_models():
         stakes = [entry.stake for entry in entries if model in entry.models]
         models.append({"id": model, "local": model in local, "executors": len(stakes), "stake": sum(stakes)})
     backends = [
@@ -129,14 +129,14 @@ async def report_models(node: NodeView) -> dict[str, Any]:
             "queued_own": admission.waiting(Origin.OWN),
             "queued_delegated": admission.waiting(Origin.DELEGATED),
         }
-        for admission in node.services.admissions
+        for admission in node.backend_pool.admissions
     ]
     return {"models": models, "backends": backends}
 
 
 def report_requests(node: NodeView, limit: int) -> dict[str, Any]:
     """The last ``limit`` requests of this node's users, newest first."""
-    return {"requests": [_report_request(node, record) for record in islice(reversed(node.market.records), limit)]}
+    return {"requests": [_report_request(node, record) for record in islice(reversed(node.dispatcher.records), limit)]}
 
 
 def _report_request(node: NodeView, record: RequestRecord) -> dict[str, Any]:

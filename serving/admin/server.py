@@ -192,7 +192,7 @@ class Admin:
         changes = await read_object(request)
         bounds = validate_section({**report_policy(node), **changes}, PolicyBounds)
         node.policy.parameters = bounds.get_parameters()
-        for admission in node.services.admissions:
+        for admission in node.backend_pool.admissions:
             admission.max_queue = bounds.max_queue
             admission.prioritize_own = bounds.prioritize_own
         log.info("policy changed", **changes)

@@ -141,7 +141,7 @@ async def carry_out_registration(node: NodeView, order: Order) -> dict[str, Any]
     Raises:
         OrderRefused: the chain grants nothing, or the account exists already.
     """
-    models = (await node.services.get_models())[:MAX_MODELS]
+    models = (await node.backend_pool.get_models())[:MAX_MODELS]
     try:
         signed = await register(node.engine, node.key, tuple(models), node.runtime)
     except InvalidOperation as error:

@@ -1,4 +1,4 @@
-"""The seam to the model: stream one completion, report load.
+"""The interface to the model: stream one completion, report load.
 
 A backend is any OpenAI-compatible server (``openai_compatible``), the small model inside this process (``embedded``) or
 a modelled GPU (``modelled``, for simulation). Bodies are passed through as bytes: the node never rewrites what a model

@@ -1,4 +1,4 @@
-"""Reading the load pages (Prometheus text) of vLLM, SGLang and llama.cpp: pure functions from a page to numbers.
+"""Reading the metrics pages (Prometheus text) of vLLM, SGLang and llama.cpp: pure functions from a page to numbers.
 
 A page lags behind by its own refresh and by the polling interval, and other users of the same backend appear only
 there, so :func:`compute_load` joins both sources: what the page shows beyond this node's own requests at that time,
@@ -27,7 +27,7 @@ RANKS_OF_ONE_ENGINE = frozenset({"tp_rank", "pp_rank", "moe_ep_rank", "pid"})
 
 
 @dataclass(frozen=True, slots=True)
-class LoadPage:
+class MetricsPage:
     """What a page says: requests running and waiting, and the used fraction of the key-value cache if it says so."""
 
     running: int
@@ -35,7 +35,7 @@ class LoadPage:
     cache_usage: float | None
 
 
-def parse_vllm(page: str) -> LoadPage | None:
+def parse_vllm(page: str) -> MetricsPage | None:
     """vLLM; engines of one server (data parallelism) are added up. None if the page is not vLLM's.
 
     Older versions call the cache gauge ``vllm:gpu_cache_usage_perc``. Despite the name it is a fraction.
@@ -48,17 +48,17 @@ def parse_vllm(page: str) -> LoadPage | None:
     )
 
 
-def parse_sglang(page: str) -> LoadPage | None:
+def parse_sglang(page: str) -> MetricsPage | None:
     """SGLang, started with ``--enable-metrics``. None if the page is not SGLang's."""
     return _read(page, "sglang:num_running_reqs", "sglang:num_queue_reqs", ("sglang:token_usage",))
 
 
-def parse_llamacpp(page: str) -> LoadPage | None:
+def parse_llamacpp(page: str) -> MetricsPage | None:
     """llama.cpp, started with ``--metrics``; it shows no cache usage. None if the page is not llama.cpp's."""
     return _read(page, "llamacpp:requests_processing", "llamacpp:requests_deferred", ())
 
 
-PARSERS: dict[LoadReader, Callable[[str], LoadPage | None]] = {
+PARSERS: dict[LoadReader, Callable[[str], MetricsPage | None]] = {
     "vllm": parse_vllm,
     "sglang": parse_sglang,
     "llamacpp": parse_llamacpp,
@@ -70,7 +70,7 @@ def detect_reader(page: str) -> LoadReader | None:
     return next((reader for reader in PARSERS if f"\n{reader}:" in f"\n{page}"), None)
 
 
-def compute_load(page: LoadPage | None, own_at_page: int, own_now: int, capacity: int) -> Load:
+def compute_load(page: MetricsPage | None, own_at_page: int, own_now: int, capacity: int) -> Load:
     """The load of a backend that can run ``capacity`` requests at a time.
 
     ``own_at_page`` and ``own_now`` are this node's requests in flight when the page was read and now. Without a page
@@ -97,13 +97,13 @@ def compute_full_load(own_now: int, capacity: int) -> Load:
     return Load(own_now, 0, max(1.0, own_now / capacity), known=False)
 
 
-def _read(page: str, running: str, waiting: str, cache_usage: tuple[str, ...]) -> LoadPage | None:
+def _read(page: str, running: str, waiting: str, cache_usage: tuple[str, ...]) -> MetricsPage | None:
     samples = _samples(page, (running, waiting, *cache_usage))
     runs = _per_engine(samples, running)
     if not runs:
         return None
     usages = next((values for name in cache_usage if (values := _per_engine(samples, name))), [])
-    return LoadPage(
+    return MetricsPage(
         running=round(sum(runs)),
         waiting=round(sum(_per_engine(samples, waiting))),
         cache_usage=sum(usages) / len(usages) if usages else None,

@@ -1,7 +1,7 @@
 """Any server that speaks OpenAI's API over HTTP: vLLM, SGLang, llama.cpp, or a provider behind a key.
 
 Bodies pass through in both directions. Beside the requests, :meth:`OpenAICompatibleBackend.run` probes the server: it
-reads the load page about once a second, and where there is none asks for the list of models every few seconds.
+reads the metrics page about once a second, and where there is none asks for the list of models every few seconds.
 """
 
 from __future__ import annotations
@@ -16,15 +16,22 @@ import structlog
 import trio
 
 from serving.backends.backend import BackendError, BackendResponse, Load
-from serving.backends.load_metrics import PARSERS, LoadPage, LoadReader, compute_full_load, compute_load, detect_reader
+from serving.backends.load_metrics import (
+    PARSERS,
+    LoadReader,
+    MetricsPage,
+    compute_full_load,
+    compute_load,
+    detect_reader,
+)
 from serving.http.client import HttpClientError, HttpPool, HttpResponse, HttpTimeouts
 
 log = structlog.get_logger(__name__)
 
-PROBE_INTERVAL: Final = 1.0  # seconds between two readings of the load page
-RETRY_INTERVAL: Final = 0.2  # seconds to the next probe after a failed one, while the verdict is open
-HEALTH_INTERVAL: Final = 5.0  # seconds between two health checks where there is no load page
-DEAD_AFTER: Final = 2  # failed probes in a row
+PROBE_INTERVAL_S: Final = 1.0  # seconds between two readings of the metrics page
+RETRY_INTERVAL_S: Final = 0.2  # seconds to the next probe after a failed one, while the verdict is open
+HEALTH_INTERVAL_S: Final = 5.0  # seconds between two health checks where there is no metrics page
+DEAD_AFTER_FAILURES: Final = 2  # failed probes in a row
 PROBE_TIMEOUTS: Final = HttpTimeouts(connect=2.0, first_byte=3.0, stall=3.0)
 
 
@@ -68,7 +75,7 @@ class OpenAICompatibleBackend:
         self._discovered: tuple[str, ...] = ()
         self._capacity = capacity
         self._reader: LoadReader = load_reader
-        self._page: LoadPage | None = None
+        self._page: MetricsPage | None = None
         self._page_reachable = False
         self._own_at_page = 0
         self._in_flight = 0
@@ -125,9 +132,9 @@ class OpenAICompatibleBackend:
                 urgent = self._probe_now.is_set()
                 self._probe_now = trio.Event()
                 await self._probe(urgent)
-                undecided = 0 < self._failures < DEAD_AFTER
-                with trio.move_on_after(PROBE_INTERVAL):
-                    await trio.sleep(RETRY_INTERVAL)  # failing requests ask for a probe, but not for a flood of them
+                undecided = 0 < self._failures < DEAD_AFTER_FAILURES
+                with trio.move_on_after(PROBE_INTERVAL_S):
+                    await trio.sleep(RETRY_INTERVAL_S)  # failing requests ask for a probe, but not for a flood of them
                     if not undecided:
                         await self._probe_now.wait()
         finally:
@@ -137,10 +144,10 @@ class OpenAICompatibleBackend:
     # --- probes ---
 
     async def _probe(self, urgent: bool) -> None:
-        """Read the load page; where that does not show that the server lives, and at times, ask for the models."""
+        """Read the metrics page; where that does not show that the server lives, and at times, ask for the models."""
         answered = await self._read_page()
         now = trio.current_time()
-        due = now - self._models_read_at >= HEALTH_INTERVAL
+        due = now - self._models_read_at >= HEALTH_INTERVAL_S
         if not self.models or (not answered and (urgent or due or self._failures > 0 or not self._page_reachable)):
             answered = await self._read_models()
             self._models_read_at = now
@@ -149,13 +156,13 @@ class OpenAICompatibleBackend:
         self._failures = 0 if answered else self._failures + 1
         if answered:
             self._alive.set()
-        elif self._failures == DEAD_AFTER:
+        elif self._failures == DEAD_AFTER_FAILURES:
             log.warning("backend is not usable: it does not answer, or lists no models", url=self._probes.url.authority)
             if self._alive.is_set():
                 self._alive = trio.Event()
 
     async def _read_page(self) -> bool:
-        """Read the load page. Returns whether the server answered with one that says something."""
+        """Read the metrics page. Returns whether the server answered with one that says something."""
         if self._reader == "none":
             self._page_reachable = True  # there is no page to miss
             return False

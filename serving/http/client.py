@@ -19,8 +19,8 @@ import trio
 
 Headers = Sequence[tuple[bytes, bytes]]
 
-READ_SIZE = 65536
-HEADER_BYTES = 64 * 1024  # bound on a response's head
+READ_BYTES = 65536
+MAX_HEADER_BYTES = 64 * 1024  # bound on a response's head
 
 
 class HttpClientError(Exception):
@@ -280,7 +280,7 @@ class _Connection:
     def __init__(self, stream: trio.abc.Stream, tcp: trio.SocketStream) -> None:
         self._stream = stream
         self._tcp = tcp
-        self._protocol = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEADER_BYTES)
+        self._protocol = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEADER_BYTES)
 
     def is_usable(self) -> bool:
         """Whether an idle connection is still silent: anything to read is a farewell, or out of place."""
@@ -364,6 +364,6 @@ class _Connection:
 
     async def _receive(self) -> bytes:
         try:
-            return bytes(await self._stream.receive_some(READ_SIZE))
+            return bytes(await self._stream.receive_some(READ_BYTES))
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             return b""

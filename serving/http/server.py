@@ -36,9 +36,9 @@ log = structlog.get_logger(__name__)
 
 Headers = Sequence[tuple[bytes, bytes]]
 
-READ_SIZE = 65536
-LINGER_TIMEOUT = 2.0  # seconds; how long a refused client may take to read why it was refused
-REFUSALS = 64  # connections over the limit that are told so (503) at one time; further ones are closed at once
+READ_BYTES = 65536
+LINGER_TIMEOUT_S = 2.0  # seconds; how long a refused client may take to read why it was refused
+MAX_REFUSALS = 64  # connections over the limit that are told so (503) at one time; further ones are closed at once
 JSON = b"application/json"
 
 
@@ -137,7 +137,7 @@ class HttpServer:
         await trio.serve_listeners(self._serve, self._listeners)
 
     async def _serve(self, stream: trio.SocketStream) -> None:
-        if self._connections >= self.limits.connections + REFUSALS:
+        if self._connections >= self.limits.connections + MAX_REFUSALS:
             return
         self._connections += 1
         connection = _Connection(self, stream, self._handler, refuse=self._connections > self.limits.connections)
@@ -245,15 +245,15 @@ class _Connection:
     async def _read(self) -> None:
         """Move bytes from the socket to the inbox until the client is gone, then stop whatever works for it."""
         try:
-            while data := await self._stream.receive_some(READ_SIZE):
+            while data := await self._stream.receive_some(READ_BYTES):
                 if self._discarding:
                     continue
                 self._inbox += data
                 self._arrived.set()
-                while len(self._inbox) > READ_SIZE and self._handling is None:
+                while len(self._inbox) > READ_BYTES and self._handling is None:
                     self._taken = trio.Event()
                     await self._taken.wait()
-                if len(self._inbox) > 2 * READ_SIZE:
+                if len(self._inbox) > 2 * READ_BYTES:
                     break  # it pipelines without waiting for responses, more than is worth keeping
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass
@@ -384,7 +384,7 @@ class _Connection:
         self._discarding = True
         self._inbox.clear()
         self._taken.set()
-        with trio.move_on_after(LINGER_TIMEOUT):
+        with trio.move_on_after(LINGER_TIMEOUT_S):
             try:
                 await self._stream.send_eof()
             except (trio.BrokenResourceError, trio.ClosedResourceError):

@@ -19,10 +19,10 @@ from p2p.runtime import Runtime
 from p2p.streams.exchanges import Exchange
 from serving.accounting.payments import Payments
 from serving.offload.protocol import Accepted, Declined, Offer, Resume, cut_reason, encode_message
-from serving.offload.session import Execution, ExecutorSettings, receive_message
+from serving.offload.session import ExecutorSettings, OffloadSession, receive_message
 from serving.openai.errors import ApiError
 from serving.openai.requests import MAX_TOKENS, PATHS, parse_request
-from serving.scheduling.backend_pool import Services
+from serving.scheduling.backend_pool import BackendPool
 from serving.scheduling.policy import Decision, Policy
 
 
@@ -33,7 +33,7 @@ class Executor:
         self,
         key: KeyPair,
         engine: Engine,
-        services: Services,
+        services: BackendPool,
         payments: Payments,
         policy: Policy,
         runtime: Runtime,
@@ -48,7 +48,7 @@ class Executor:
         self._settings = settings or ExecutorSettings()
         self._credited: dict[bytes, int] = {}
         """Credit given to each payer, while the chain is halted, by executions under way."""
-        self._executions: dict[bytes, Execution] = {}
+        self._executions: dict[bytes, OffloadSession] = {}
         """Those under way, by the id of their hold."""
         self._nursery: trio.Nursery | None = None
         self.served = 0
@@ -101,7 +101,7 @@ class Executor:
         if execution is not None:
             await execution.follow(exchange)
 
-    async def _accept(self, exchange: Exchange, offer: Offer) -> Execution | None:
+    async def _accept(self, exchange: Exchange, offer: Offer) -> OffloadSession | None:
         """Decide on an offer with acceptable terms, and begin with it."""
         service = await self._services.find(offer.hold.model)
         if service is None:
@@ -112,17 +112,17 @@ class Executor:
         if reason is not None:
             await self._decline(exchange, cut_reason(reason))
             return None
-        situation = await service.get_situation(offer.hold.model)
-        decision = self._policy.decide_offer(situation, self._runtime.random)
+        load = await service.get_load_snapshot(offer.hold.model)
+        decision = self._policy.decide_offer(load, self._runtime.random)
         if decision is Decision.DECLINE or self._nursery is None:
             await self._decline(exchange, "busy", retry_after=1000)
             return None
         await exchange.send(encode_message(Accepted(queued=decision is Decision.QUEUE)))
-        execution = Execution(self, exchange, offer, body, service)
+        execution = OffloadSession(self, exchange, offer, body, service)
         self._nursery.start_soon(self._execute, execution)
         return execution
 
-    async def _execute(self, execution: Execution) -> None:
+    async def _execute(self, execution: OffloadSession) -> None:
         self._executions[execution.hold_id] = execution
         try:
             await execution.run()

@@ -28,52 +28,52 @@ from p2p.streams.exchanges import Exchange, Streams
 from serving.accounting.payments import Payments
 from serving.backends.backend import BackendError
 from serving.offload.protocol import (
-    MAX_ANSWER,
-    PART_SIZE,
+    CHUNK_BYTES,
+    MAX_ANSWER_BYTES,
     PROTOCOL,
     RELAYED_STATUSES,
     Accepted,
+    Completed,
     Declined,
     Failed,
-    Final,
-    Head,
+    KeepAlive,
     Message,
     Offer,
-    Part,
     Payment,
     Receipt,
+    ResponseChunk,
+    ResponseHead,
     Resume,
-    Working,
     decode_message,
     encode_message,
     is_signed_delivery,
 )
-from serving.openai.answers import AnswerTap
+from serving.openai.answers import AnswerInspector
 from serving.openai.requests import Request
 
 log = structlog.get_logger(__name__)
 
-IN_FLIGHT = 64
+IN_FLIGHT_TOKENS = 64
 """Completion tokens that may be on their way when a user leaves; a capture of so many more is not disputed."""
 CONTENT_TYPES = ("application/json", "text/event-stream")
-MAX_CONTENT_TYPE = 64
+MAX_CONTENT_TYPE_CHARS = 64
 
 
 @dataclass(frozen=True, slots=True)
-class RouterSettings:
-    """Times in seconds; ``hold_time`` is chain time in ms.
+class OriginatorSettings:
+    """Times in seconds; ``hold_time_ms`` is chain time in ms.
 
-    ``first_part`` is the patience for the beginning of an answer, ``stall`` for each next message. Signs of life renew
+    ``first_chunk`` is the patience for the beginning of an answer, ``stall`` for each next message. Signs of life renew
     the patience while the request waits in a queue, up to ``queue_timeout``, and for an answer that is not streamed, up
-    to ``hold_time``. An executor that is lost in the middle of a stream is sought for ``resume``.
+    to ``hold_time_ms``. An executor that is lost in the middle of a stream is sought for ``resume``.
     """
 
     accept_timeout: float = 5.0
-    first_part: float = 30.0
+    first_chunk: float = 30.0
     queue_timeout: float = 120.0
     stall: float = 15.0
     resume: float = 45.0
-    hold_time: int = 600_000
+    hold_time_ms: int = 600_000
 
 
 FindPeer = Callable[[bytes], Announcement | None]
@@ -83,12 +83,12 @@ FindPeer = Callable[[bytes], Announcement | None]
 CLOSING = b"data: [DONE]"
 """How the closing event of a stream begins."""
 
-RESUME_INTERVAL = 0.5
+RESUME_INTERVAL_S = 0.5
 """Seconds between two tries to find a lost executor again."""
 MAX_RESUMPTIONS = 8
 """Times that one answer is resumed."""
 
-FULL = 1000
+FULL_PERMILLE = 1000
 """Utilization, in permille, of a peer that is not present."""
 
 
@@ -112,7 +112,7 @@ class Answer:
     hold_id: bytes
 
 
-class Router:
+class Originator:
     """Offloads requests of this node."""
 
     def __init__(
@@ -124,7 +124,7 @@ class Router:
         find_peer: FindPeer,
         has_left: Callable[[bytes], bool],
         runtime: Runtime,
-        settings: RouterSettings | None = None,
+        settings: OriginatorSettings | None = None,
     ) -> None:
         self._key = key
         self._engine = engine
@@ -133,7 +133,7 @@ class Router:
         self._find_peer = find_peer
         self._has_left = has_left
         self._runtime = runtime
-        self._settings = settings or RouterSettings()
+        self._settings = settings or OriginatorSettings()
 
     def has_executors(self, model: str) -> bool:
         """Whether anybody else stands behind ``model`` in this epoch."""
@@ -166,7 +166,7 @@ class Router:
         async with AsyncExitStack() as stack:
             stack.callback(self._payments.give_back, seq)
             for attempt, payee in self._draw(request.model, epoch, seq):
-                terms = _Terms(request, amount, epoch, seq, attempt, payee)
+                terms = AttemptTerms(request, amount, epoch, seq, attempt, payee)
                 try:
                     answer = await stack.enter_async_context(self._attempt(terms))
                 except _AttemptFailed as error:
@@ -198,7 +198,7 @@ class Router:
 
     def _load(self, payee: bytes) -> int:
         announcement = self._find_peer(payee)
-        return announcement.load.utilization if announcement is not None else FULL
+        return announcement.load.utilization if announcement is not None else FULL_PERMILLE
 
     async def _connect(self, payee: bytes) -> None:
         announcement, network = self._find_peer(payee), self._streams.network
@@ -207,14 +207,14 @@ class Router:
                 await network.connect(payee, get_addresses(announcement))
 
     @asynccontextmanager
-    async def _attempt(self, terms: _Terms) -> AsyncIterator[Answer]:
+    async def _attempt(self, terms: AttemptTerms) -> AsyncIterator[Answer]:
         """Offer to one candidate and wait until its answer begins (in a stream) or is whole.
 
         Raises:
             _AttemptFailed: it declined, failed or fell silent before that.
         """
         async with AsyncExitStack() as stack:
-            attempt = _Attempt(self, terms, stack)
+            attempt = OffloadAttempt(self, terms, stack)
             try:
                 await self._connect(terms.payee)
                 answer = await attempt.begin()
@@ -227,7 +227,7 @@ class Router:
 
 
 @dataclass(frozen=True, slots=True)
-class _Terms:
+class AttemptTerms:
     """One attempt at one request."""
 
     request: Request
@@ -238,13 +238,13 @@ class _Terms:
     payee: bytes
 
 
-class _Attempt:
+class OffloadAttempt:
     """The originator's side of one execution. Its exchanges end with ``stack``."""
 
     exchange: Exchange
     """The one that carries it at present."""
 
-    def __init__(self, router: Router, terms: _Terms, stack: AsyncExitStack) -> None:
+    def __init__(self, router: Originator, terms: AttemptTerms, stack: AsyncExitStack) -> None:
         self._router = router
         self._terms = terms
         self._stack = stack
@@ -252,7 +252,7 @@ class _Attempt:
         self._settings = router._settings
         self._payments = router._payments
         self._hold_id = compute_hold_id(router._key.public_key, terms.seq, terms.attempt)
-        self._tap = AnswerTap(stream=False)
+        self._inspector = AnswerInspector(stream=False)
         self._received = bytearray()
         self._status = 0
         self._deadline = self._latest = 0.0
@@ -267,16 +267,16 @@ class _Attempt:
         await self._offer()
         await self._pay()
         now = trio.current_time()
-        self._deadline = now + settings.first_part
-        self._latest = now + (settings.queue_timeout if terms.request.stream else settings.hold_time / 1000)
+        self._deadline = now + settings.first_chunk
+        self._latest = now + (settings.queue_timeout if terms.request.stream else settings.hold_time_ms / 1000)
         head = await self._receive_head()
         self._status = head.status
-        self._tap = AnswerTap(stream=head.content_type.startswith("text/event-stream"))
-        parts = await self._stack.enter_async_context(aclosing(self._parts()))
+        self._inspector = AnswerInspector(stream=head.content_type.startswith("text/event-stream"))
+        parts = await self._stack.enter_async_context(aclosing(self._receive_chunks()))
         if terms.request.stream and head.status == 200:
             first = await anext(parts, b"")
-            if self._tap.error is not None:  # nobody has seen it yet: another executor may do better
-                raise BackendError(self._tap.error)
+            if self._inspector.error is not None:  # nobody has seen it yet: another executor may do better
+                raise BackendError(self._inspector.error)
             body = await self._stack.enter_async_context(aclosing(_prepend(first, parts)))
         else:
             body = _prepend(b"".join([part async for part in parts]), _nothing())
@@ -297,12 +297,12 @@ class _Attempt:
             attempt=terms.attempt,
             model=request.model,
             request_digest=compute_digest(salt, request.body),
-            deadline=router._engine.chain_time() + self._settings.hold_time,
+            deadline=router._engine.chain_time() + self._settings.hold_time_ms,
         )
         with trio.fail_after(self._settings.accept_timeout):
             await self.exchange.send(encode_message(Offer(request.path, len(request.body), salt, self._hold)))
-            for start in range(0, len(request.body), PART_SIZE):
-                await self.exchange.send(request.body[start : start + PART_SIZE])
+            for start in range(0, len(request.body), CHUNK_BYTES):
+                await self.exchange.send(request.body[start : start + CHUNK_BYTES])
             reply = await _receive(self.exchange)
         if isinstance(reply, Declined):
             raise NetworkError(f"declined: {reply.reason}")
@@ -311,21 +311,25 @@ class _Attempt:
 
     async def _pay(self) -> None:
         signed = self._payments.sign_hold(self._hold)
-        self._payments.set_acceptable(self._hold_id, self._compute_owed(IN_FLIGHT))
+        self._payments.set_max_capture(self._hold_id, self._compute_owed(IN_FLIGHT_TOKENS))
         await self.exchange.send(encode_message(Payment(signed)))
         try:
             await self._router._engine.submit(signed)
         except InvalidOperation as error:
             raise BackendError(f"the hold was refused: {error}") from error
 
-    async def _receive_head(self) -> Head:
+    async def _receive_head(self) -> ResponseHead:
         head = await self._next()
-        if not isinstance(head, Head):
+        if not isinstance(head, ResponseHead):
             raise _unexpected(head)
         if head.status != 200 and head.status not in RELAYED_STATUSES:
             raise BackendError(f"the executor answered {head.status}")
         kind, size = head.content_type, len(head.content_type)
-        if not kind.startswith(CONTENT_TYPES) or size > MAX_CONTENT_TYPE or not (kind.isascii() and kind.isprintable()):
+        if (
+            not kind.startswith(CONTENT_TYPES)
+            or size > MAX_CONTENT_TYPE_CHARS
+            or not (kind.isascii() and kind.isprintable())
+        ):
             raise BackendError("the executor answered with an unusable content type")
         return head
 
@@ -349,10 +353,10 @@ class _Attempt:
                     await self._resume()
                     self._deadline = trio.current_time() + settings.stall
                     continue
-                if not isinstance(message, Working):
+                if not isinstance(message, KeepAlive):
                     return message
                 if not self._received and (message.queued or not self._terms.request.stream):
-                    self._deadline = min(trio.current_time() + settings.first_part, self._latest)
+                    self._deadline = min(trio.current_time() + settings.first_chunk, self._latest)
         except (NetworkError, CodecError) as error:
             raise BackendError(f"the executor broke off: {error}") from error
         except trio.TooSlowError:
@@ -379,10 +383,10 @@ class _Attempt:
                     failure = NetworkError(str(error) or "no answer in time")
                 if self._router._has_left(payee):
                     raise failure
-                await trio.sleep(RESUME_INTERVAL)
+                await trio.sleep(RESUME_INTERVAL_S)
         raise failure
 
-    async def _parts(self) -> AsyncGenerator[bytes, None]:
+    async def _receive_chunks(self) -> AsyncGenerator[bytes, None]:
         """The body, part by part; ends when the delivery was checked and receipted.
 
         The closing event of a stream is passed on only then: users hang up on it, which would cancel the receipt.
@@ -394,20 +398,20 @@ class _Attempt:
         try:
             while True:
                 message = await self._next()
-                if isinstance(message, Final):
+                if isinstance(message, Completed):
                     await self._receipt(message)
                     if closing:
                         yield closing
                     return
-                if not isinstance(message, Part):
+                if not isinstance(message, ResponseChunk):
                     raise _unexpected(message)
-                if len(self._received) + len(message.data) > MAX_ANSWER:
-                    raise BackendError(f"the answer is longer than {MAX_ANSWER} bytes")
+                if len(self._received) + len(message.data) > MAX_ANSWER_BYTES:
+                    raise BackendError(f"the answer is longer than {MAX_ANSWER_BYTES} bytes")
                 self._received += message.data
-                self._tap.feed(message.data)
-                self._payments.set_acceptable(self._hold_id, self._compute_owed(IN_FLIGHT))
+                self._inspector.feed(message.data)
+                self._payments.set_max_capture(self._hold_id, self._compute_owed(IN_FLIGHT_TOKENS))
                 data = message.data
-                if self._tap.is_over:
+                if self._inspector.is_over:
                     start = 0 if closing else max(0, data.rfind(CLOSING))
                     data, closing = data[:start], closing + data[start:]
                 if data:
@@ -418,22 +422,22 @@ class _Attempt:
 
     def reject(self) -> None:
         """The executor is at fault: whatever it captures is disputed."""
-        self._payments.set_acceptable(self._hold_id, 0)
+        self._payments.set_max_capture(self._hold_id, 0)
 
     def _compute_owed(self, in_flight: int = 0) -> int:
         """Price of what has been received so far, and ``in_flight`` tokens. No token is shorter than a byte."""
         request = self._terms.request
-        tokens = min(self._tap.completion_tokens, len(self._received)) + in_flight
+        tokens = min(self._inspector.completion_tokens, len(self._received)) + in_flight
         return min(self._payments.compute_price(request.model, len(request.body), tokens), self._terms.amount)
 
-    async def _receipt(self, final: Final) -> None:
+    async def _receipt(self, final: Completed) -> None:
         """Check the executor's claim against what arrived, and sign a receipt for it."""
-        self._tap.finish()
+        self._inspector.finish()
         fault = self._find_fault(final)
         if fault is not None:
             raise BackendError(f"the executor's delivery is wrong: {fault}")
         self.is_over = True
-        self._payments.set_acceptable(self._hold_id, final.delivery.amount)
+        self._payments.set_max_capture(self._hold_id, final.delivery.amount)
         if final.delivery.amount:
             receipt = Receipt(self._payments.sign_receipt(final.delivery))
             try:
@@ -441,7 +445,7 @@ class _Attempt:
             except NetworkError:
                 log.info("the receipt was not taken", executor=format_address(self._terms.payee))
 
-    def _find_fault(self, final: Final) -> str | None:
+    def _find_fault(self, final: Completed) -> str | None:
         delivery, terms = final.delivery, self._terms
         owed = self._compute_owed() if self._status == 200 else 0
         if not is_signed_delivery(terms.payee, self._router._engine.genesis.chain_id, final):
@@ -452,7 +456,7 @@ class _Attempt:
             return f"asks {delivery.amount} micro-credits for what is worth {owed}"
         if delivery.amount and delivery.response_digest != compute_digest(final.salt, bytes(self._received)):
             return "the digest is not that of the answer"
-        if self._status == 200 and not self._tap.complete:
+        if self._status == 200 and not self._inspector.complete:
             return "the answer is not complete"
         return None
 

@@ -6,11 +6,11 @@
     Offer, body frames…            ──▶
                                    ◀──        Accepted  (and it starts)   |  Declined, end
     Payment (the signed hold)      ──▶
-                                   ◀──        Working…, Head, Part…, Final  |  Failed, end
+                                   ◀──        KeepAlive…, ResponseHead, ResponseChunk…, Completed  |  Failed, end
     Receipt, end                   ──▶
 
 An originator that loses the connection in the middle of an answer begins another exchange, with ``Resume`` in place of
-all that comes before the first missing byte; the executor sends Part…, Final as above, or Declined.
+all that comes before the first missing byte; the executor sends ResponseChunk…, Completed as above, or Declined.
 
 The offer carries the request and the terms of the hold, unsigned, so that a candidate answers in one round trip and
 works while the payment becomes final.
@@ -26,19 +26,19 @@ from chain.crypto import KeyPair, verify
 from chain.types.operations import Delivery, Hold, SignedOperation
 
 PROTOCOL = "/wwwserve/offer/1"
-PART_SIZE = 64 * 1024
+CHUNK_BYTES = 64 * 1024
 """Most body bytes in one frame."""
-MAX_FRAME = PART_SIZE + 4 * 1024
-MAX_REQUEST = 4 << 20
-MAX_ANSWER = 32 << 20
+MAX_FRAME_BYTES = CHUNK_BYTES + 4 * 1024
+MAX_REQUEST_BYTES = 4 << 20
+MAX_ANSWER_BYTES = 32 << 20
 """Most body bytes of a request and of an answer."""
 RELAYED_STATUSES = (400, 413, 415, 422)
 """Errors of a backend that are the request's own fault, and that any executor would answer. No other is relayed."""
-REASON_SIZE = 256
+MAX_REASON_BYTES = 256
 """Most bytes of a reason, in UTF-8."""
 
 Salt = Annotated[bytes, Bounds(16, 16)]
-Reason = Annotated[str, Bounds(0, REASON_SIZE)]
+Reason = Annotated[str, Bounds(0, MAX_REASON_BYTES)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Offer(Record):
 
     TAG = 1
     path: Annotated[str, Bounds(1, 64)]
-    size: Annotated[int, Bounds(1, MAX_REQUEST)]
+    size: Annotated[int, Bounds(1, MAX_REQUEST_BYTES)]
     salt: Salt
     hold: Hold
 
@@ -78,7 +78,7 @@ class Payment(Record):
 
 
 @dataclass(frozen=True, slots=True)
-class Working(Record):
+class KeepAlive(Record):
     """A sign of life while there is nothing to send."""
 
     TAG = 5
@@ -86,7 +86,7 @@ class Working(Record):
 
 
 @dataclass(frozen=True, slots=True)
-class Head(Record):
+class ResponseHead(Record):
     """Status and content type of the answer."""
 
     TAG = 6
@@ -95,15 +95,15 @@ class Head(Record):
 
 
 @dataclass(frozen=True, slots=True)
-class Part(Record):
+class ResponseChunk(Record):
     """The next bytes of the answer, after transfer decoding."""
 
     TAG = 7
-    data: Annotated[bytes, Bounds(1, PART_SIZE)]
+    data: Annotated[bytes, Bounds(1, CHUNK_BYTES)]
 
 
 @dataclass(frozen=True, slots=True)
-class Final(Record):
+class Completed(Record):
     """The answer is complete: what was delivered, under the executor's signature, and the salt of its digest."""
 
     TAG = 8
@@ -134,10 +134,22 @@ class Resume(Record):
 
     TAG = 11
     hold: Hash
-    received: Annotated[int, Bounds(1, MAX_ANSWER)]
+    received: Annotated[int, Bounds(1, MAX_ANSWER_BYTES)]
 
 
-Message = Offer | Accepted | Declined | Payment | Working | Head | Part | Final | Failed | Receipt | Resume
+Message = (
+    Offer
+    | Accepted
+    | Declined
+    | Payment
+    | KeepAlive
+    | ResponseHead
+    | ResponseChunk
+    | Completed
+    | Failed
+    | Receipt
+    | Resume
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +161,7 @@ class Envelope(Record):
 
 def cut_reason(text: str) -> str:
     """As much of ``text`` as fits into a reason."""
-    return text.encode(errors="replace")[:REASON_SIZE].decode(errors="ignore")
+    return text.encode(errors="replace")[:MAX_REASON_BYTES].decode(errors="ignore")
 
 
 def encode_message(message: Message) -> bytes:
@@ -163,7 +175,7 @@ def decode_message(frame: bytes) -> Message:
     Raises:
         CodecError: it is not one.
     """
-    return Envelope.decode(frame, MAX_FRAME).message
+    return Envelope.decode(frame, MAX_FRAME_BYTES).message
 
 
 def sign_delivery(key: KeyPair, chain_id: bytes, delivery: Delivery) -> bytes:
@@ -171,6 +183,6 @@ def sign_delivery(key: KeyPair, chain_id: bytes, delivery: Delivery) -> bytes:
     return key.sign("delivery", chain_id, delivery.encode())
 
 
-def is_signed_delivery(executor: bytes, chain_id: bytes, final: Final) -> bool:
+def is_signed_delivery(executor: bytes, chain_id: bytes, final: Completed) -> bool:
     """Whether the delivery is signed by its executor."""
     return verify(executor, "delivery", chain_id, final.delivery.encode(), final.signature)

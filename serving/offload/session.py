@@ -26,26 +26,26 @@ from serving.accounting.payments import make_refund
 from serving.accounting.receipts import is_receipt
 from serving.backends.backend import BackendError
 from serving.offload.protocol import (
-    MAX_ANSWER,
-    PART_SIZE,
+    CHUNK_BYTES,
+    MAX_ANSWER_BYTES,
     RELAYED_STATUSES,
+    Completed,
     Failed,
-    Final,
-    Head,
+    KeepAlive,
     Message,
     Offer,
-    Part,
     Payment,
     Receipt,
-    Working,
+    ResponseChunk,
+    ResponseHead,
     cut_reason,
     decode_message,
     encode_message,
     sign_delivery,
 )
-from serving.openai.answers import AnswerTap
+from serving.openai.answers import AnswerInspector
 from serving.scheduling.admission import Origin, QueueFull
-from serving.scheduling.backend_pool import Service
+from serving.scheduling.backend_pool import ScheduledBackend
 
 if TYPE_CHECKING:
     from serving.offload.executor import Executor
@@ -73,7 +73,7 @@ class ExecutorSettings:
     capture_time: float = 60.0
     """A hold must be good for ``min_hold_time``, and an answer is stopped ``capture_time`` before the hold's end."""
     coalescing: float = 0.03
-    sign_of_life: float = 5.0
+    keep_alive_interval: float = 5.0
     halt_after: float = 10.0
     """Without a final block for so long the chain has halted, and the grace rule is waived within the next two."""
     halt_credit: int = 10_000_000
@@ -85,10 +85,12 @@ class PaymentFailed(Exception):
     """The hold did not come, is not what was offered, or did not become final in time."""
 
 
-class Execution:
+class OffloadSession:
     """One accepted offer."""
 
-    def __init__(self, executor: Executor, exchange: Exchange, offer: Offer, body: bytes, service: Service) -> None:
+    def __init__(
+        self, executor: Executor, exchange: Exchange, offer: Offer, body: bytes, service: ScheduledBackend
+    ) -> None:
         self.hold_id = compute_hold_id(exchange.peer, offer.hold.seq, offer.hold.attempt)
         self.payer = exchange.peer
         self._executor = executor
@@ -98,7 +100,7 @@ class Execution:
         self._settings = executor._settings
         self._chain_id = executor._engine.genesis.chain_id
         self._hold: SignedOperation | None = None
-        self._tap = AnswerTap(stream=False)
+        self._inspector = AnswerInspector(stream=False)
         self._answered = bytearray()
         self._sent = trio.Event()
         """Set once there is something of the answer to send."""
@@ -159,17 +161,17 @@ class Execution:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._secure_payment)
-                nursery.start_soon(self._show_life)
+                nursery.start_soon(self._send_keep_alives)
                 nursery.start_soon(self._watch_deadline)
                 final = await self._answer()
                 delivery = final.delivery
                 receipt = await self._hand_over(final)
                 self._executor.served += 1
-                nursery.cancel_scope.cancel()  # an unfinished payment goes on in the purse
+                nursery.cancel_scope.cancel()  # an unfinished payment goes on in the payments
         except BaseException as error:
             reason = _describe(error)
             if reason is None:  # cancelled: what was delivered is owed
-                if delivery is None and self._tap.completion_tokens:
+                if delivery is None and self._inspector.completion_tokens:
                     delivery = self._make_delivery(FINISH_CANCELLED, _make_salt(self._executor._runtime))
                 self._settle(delivery or make_refund(self.hold_id), None)
                 raise
@@ -245,7 +247,7 @@ class Execution:
         await trio.sleep(rest - self._settings.capture_time)
         raise NetworkError("the hold's deadline is near")
 
-    async def _hand_over(self, final: Final) -> bytes | None:
+    async def _hand_over(self, final: Completed) -> bytes | None:
         """Send the end of the answer, and return the receipt for it, if one comes."""
         while True:
             exchange = self._exchange
@@ -267,35 +269,35 @@ class Execution:
 
     # The answer
 
-    async def _answer(self) -> Final:
+    async def _answer(self) -> Completed:
         """Ask the backend and pass its answer on."""
         offer = self._offer
         try:
             async with self._service.complete(offer.path, self._body, Origin.DELEGATED) as response:
                 if response.status != 200 and response.status not in RELAYED_STATUSES:
                     raise BackendError(f"the backend answered {response.status}")
-                self._tap = AnswerTap(stream=response.content_type.startswith("text/event-stream"))
+                self._inspector = AnswerInspector(stream=response.content_type.startswith("text/event-stream"))
                 await self._payment_received.wait()
-                await self._send(self._exchange, Head(response.status, response.content_type[:128]))
-                async with coalesce(response.body, self._settings.coalescing, PART_SIZE) as parts:
+                await self._send(self._exchange, ResponseHead(response.status, response.content_type[:128]))
+                async with coalesce(response.body, self._settings.coalescing, CHUNK_BYTES) as parts:
                     async for part in parts:
-                        await self._send_part(self._tap.feed(part))
+                        await self._send_chunk(self._inspector.feed(part))
         except (QueueFull, BackendError) as error:
             await self._payment_received.wait()  # to be refunded, it must be known
             raise BackendError(str(error)) from error
-        await self._send_part(self._tap.finish())
+        await self._send_chunk(self._inspector.finish())
         salt = _make_salt(self._executor._runtime)
         if response.status != 200:
             delivery = make_refund(self.hold_id, compute_digest(salt, bytes(self._answered)))
-        elif not self._tap.complete:
-            raise BackendError(self._tap.error or "the backend broke off")
+        elif not self._inspector.complete:
+            raise BackendError(self._inspector.error or "the backend broke off")
         else:
-            delivery = self._make_delivery(self._tap.finish_reason or "stop", salt)
-        return Final(salt, delivery, sign_delivery(self._executor._key, self._chain_id, delivery))
+            delivery = self._make_delivery(self._inspector.finish_reason or "stop", salt)
+        return Completed(salt, delivery, sign_delivery(self._executor._key, self._chain_id, delivery))
 
     def _make_delivery(self, finish_reason: str, salt: bytes) -> Delivery:
         hold = self._offer.hold
-        usage = Usage(len(self._body), self._tap.completion_tokens)
+        usage = Usage(len(self._body), self._inspector.completion_tokens)
         price = self._executor._engine.genesis.parameters.get_price(hold.model).compute(usage)
         digest = compute_digest(salt, bytes(self._answered))
         return Delivery(self.hold_id, min(price, hold.amount), digest, usage, finish_reason)
@@ -304,12 +306,12 @@ class Execution:
     def _hold_id(self) -> bytes:
         return compute_hold_id(self.payer, self._offer.hold.seq, self._offer.hold.attempt)
 
-    async def _send_part(self, part: bytes) -> None:
+    async def _send_chunk(self, part: bytes) -> None:
         """Pass on whole events of a stream (any bytes, else); an error event is told as a failure instead."""
-        if self._tap.error is not None:
-            raise BackendError(self._tap.error)
-        if len(self._answered) + len(part) > MAX_ANSWER:
-            raise BackendError(f"the answer is longer than {MAX_ANSWER} bytes")
+        if self._inspector.error is not None:
+            raise BackendError(self._inspector.error)
+        if len(self._answered) + len(part) > MAX_ANSWER_BYTES:
+            raise BackendError(f"the answer is longer than {MAX_ANSWER_BYTES} bytes")
         self._answered += part
         if part:
             self._sent.set()
@@ -323,10 +325,10 @@ class Execution:
         """
         while self._position < len(self._answered):
             exchange = self._exchange
-            part = bytes(self._answered[self._position : self._position + PART_SIZE])
+            part = bytes(self._answered[self._position : self._position + CHUNK_BYTES])
             self._position += len(part)
             try:
-                await self._send(exchange, Part(part))
+                await self._send(exchange, ResponseChunk(part))
             except NetworkError:
                 if not await self._is_back(exchange):
                     raise
@@ -344,13 +346,13 @@ class Execution:
                 await self._resumed.wait()
         return failed is not self._exchange
 
-    async def _show_life(self) -> None:
+    async def _send_keep_alives(self) -> None:
         while not self._sent.is_set():
-            with trio.move_on_after(self._settings.sign_of_life):
+            with trio.move_on_after(self._settings.keep_alive_interval):
                 await self._sent.wait()
                 return
             queued = self._service.admission.waiting(Origin.DELEGATED) > 0
-            await self._exchange.send(encode_message(Working(queued)))
+            await self._exchange.send(encode_message(KeepAlive(queued)))
 
 
 @asynccontextmanager

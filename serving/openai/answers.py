@@ -1,4 +1,4 @@
-"""The tap on an answer: tokens, finish reason and errors, read while the bytes pass by unparsed.
+"""The inspector on an answer: tokens, finish reason and errors, read while the bytes pass by unparsed.
 
 Only the few events of a stream that can hold what is wanted are parsed as JSON. Where a backend reports no usage, the
 events that carry content are counted instead and the figure is marked as estimated.
@@ -10,12 +10,12 @@ import json
 import re
 from typing import Any
 
-MAX_BODY = 16 << 20
+MAX_BODY_BYTES = 16 << 20
 """Most bytes of an unstreamed answer, or of one event of a stream, that are kept for parsing."""
 
 MAX_TOKENS = 1 << 32
-MAX_ERROR = 500  # characters of an error message
-MAX_FINISH_REASON = 32
+MAX_ERROR_CHARS = 500  # characters of an error message
+MAX_FINISH_REASON_CHARS = 32
 
 _DONE = re.compile(rb"^data:[ \t]*\[DONE\]", re.MULTILINE)
 _ERROR = re.compile(rb'^data:[ \t]*\{\s*"error"\s*:(?!\s*null)', re.MULTILINE)
@@ -26,7 +26,7 @@ _BREAK = re.compile(rb"\r?\n\r?\n")
 _LONGEST_BREAK = 4
 
 
-class AnswerTap:
+class AnswerInspector:
     """Watches one answer.
 
     ``withhold_usage`` keeps the usage event from a user who did not ask for it. After the last byte:
@@ -47,7 +47,7 @@ class AnswerTap:
     def feed(self, chunk: bytes) -> bytes:
         """Watch the next bytes; returns those to pass on now (whole events, in a stream)."""
         if not self._stream:
-            if len(self._buffer) + len(chunk) <= MAX_BODY:
+            if len(self._buffer) + len(chunk) <= MAX_BODY_BYTES:
                 self._buffer += chunk
             return chunk
         searched = max(0, len(self._buffer) - _LONGEST_BREAK + 1)  # a long event is not searched anew with every chunk
@@ -60,7 +60,7 @@ class AnswerTap:
             if self._watch(event):
                 kept.append(event)
         del self._buffer[:end]
-        if len(self._buffer) > MAX_BODY:
+        if len(self._buffer) > MAX_BODY_BYTES:
             kept.append(bytes(self._buffer))
             self._buffer.clear()
         return b"".join(kept)
@@ -83,7 +83,7 @@ class AnswerTap:
             self._done = isinstance(choices, list)
             for choice in choices if isinstance(choices, list) else ():
                 if isinstance(choice, dict) and isinstance(choice.get("finish_reason"), str):
-                    self.finish_reason = _clean(choice["finish_reason"], MAX_FINISH_REASON)
+                    self.finish_reason = _clean(choice["finish_reason"], MAX_FINISH_REASON_CHARS)
         return b""
 
     def _watch(self, event: bytes) -> bool:
@@ -94,7 +94,7 @@ class AnswerTap:
         if _ERROR.search(event):
             content = _parse(_data(event))
             error = content.get("error") if content else "an error event that is not JSON"
-            self.error = _clean(str(error.get("message", error) if isinstance(error, dict) else error), MAX_ERROR)
+            self.error = _clean(str(error.get("message", error) if isinstance(error, dict) else error), MAX_ERROR_CHARS)
             return True
         finish = _FINISH.search(event)
         if finish is not None:

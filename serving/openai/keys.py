@@ -23,7 +23,7 @@ class _Bucket:
     filled_at: float
 
 
-class Gate:
+class ApiKeys:
     """Lets requests in that carry a known key and are within its rate; without any keys, all of them."""
 
     def __init__(self, keys: Sequence[ApiKey]) -> None:

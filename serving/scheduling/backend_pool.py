@@ -10,21 +10,21 @@ import trio
 
 from serving.backends.backend import Backend, BackendResponse
 from serving.scheduling.admission import Admission, Origin
-from serving.scheduling.policy import Policy, Situation
+from serving.scheduling.policy import LoadSnapshot, Policy
 
 
 @dataclass(frozen=True, slots=True)
-class Service:
+class ScheduledBackend:
     """One backend with its admission."""
 
     backend: Backend
     admission: Admission
 
-    async def get_situation(self, model: str) -> Situation:
+    async def get_load_snapshot(self, model: str) -> LoadSnapshot:
         """What the policy decides by. The backend's own page and the node's slots: whichever is busier counts."""
         load = await self.backend.load()
         admission = self.admission
-        return Situation(
+        return LoadSnapshot(
             model=model,
             utilization=max(load.utilization, admission.utilization),
             own_queue=admission.waiting(Origin.OWN),
@@ -43,14 +43,14 @@ class Service:
             yield response
 
 
-class Services:
+class BackendPool:
     """The services of a node, by model."""
 
     def __init__(self, backends: Sequence[tuple[Backend, int]], policy: Policy) -> None:
         """``backends``: each with the number of requests that it may run at a time."""
         parameters = policy.parameters
         self._services = [
-            Service(backend, Admission(capacity, parameters.max_queue, parameters.prioritize_own))
+            ScheduledBackend(backend, Admission(capacity, parameters.max_queue, parameters.prioritize_own))
             for backend, capacity in backends
         ]
 
@@ -75,7 +75,7 @@ class Services:
         """Whether some backend serves ``model``, alive or not."""
         return any(model in service.backend.models for service in self._services)
 
-    async def find(self, model: str) -> Service | None:
+    async def find(self, model: str) -> ScheduledBackend | None:
         """A living service of ``model``, the least busy where several are."""
         found = [
             service

@@ -25,7 +25,7 @@ class Decision(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Situation:
+class LoadSnapshot:
     """What a decision may depend on: utilization (0 to 1, more when requests wait) and the two queues' lengths."""
 
     model: str
@@ -57,10 +57,10 @@ class Policy(Protocol):
 
     parameters: PolicyParameters
 
-    def decide_request(self, situation: Situation, chance: random.Random) -> Decision:
+    def decide_request(self, load: LoadSnapshot, chance: random.Random) -> Decision:
         """For a user's request: SERVE (at once or from the own queue) or OFFLOAD."""
 
-    def decide_offer(self, situation: Situation, chance: random.Random) -> Decision:
+    def decide_offer(self, load: LoadSnapshot, chance: random.Random) -> Decision:
         """For another node's offer: SERVE, QUEUE or DECLINE."""
 
 
@@ -70,15 +70,15 @@ class DefaultPolicy:
     def __init__(self, parameters: PolicyParameters) -> None:
         self.parameters = parameters
 
-    def decide_request(self, situation: Situation, chance: random.Random) -> Decision:
-        if situation.utilization < self.parameters.target_utilization:
+    def decide_request(self, load: LoadSnapshot, chance: random.Random) -> Decision:
+        if load.utilization < self.parameters.target_utilization:
             return Decision.SERVE
         return Decision.OFFLOAD if chance.random() < self.parameters.offload_frequency else Decision.SERVE
 
-    def decide_offer(self, situation: Situation, chance: random.Random) -> Decision:
-        if situation.delegated_queue >= self.parameters.max_queue:
+    def decide_offer(self, load: LoadSnapshot, chance: random.Random) -> Decision:
+        if load.delegated_queue >= self.parameters.max_queue:
             return Decision.DECLINE
-        if situation.utilization < self.parameters.target_utilization:
+        if load.utilization < self.parameters.target_utilization:
             return Decision.SERVE if chance.random() < self.parameters.accept_frequency else Decision.DECLINE
         return Decision.QUEUE if chance.random() < self.parameters.queue_frequency else Decision.DECLINE
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-H100_BANDWIDTH = 2.7e12  # bytes/s, effective; 3.35e12 is published
+H100_BYTES_PER_S = 2.7e12  # bytes/s, effective; 3.35e12 is published
 GIB = 2**30
 MEMORY_SHARE = 0.88  # of a card's memory, for weights and key-value cache, in the measurements
 
@@ -69,13 +69,13 @@ RTX_4090 = Card("RTX 4090", 24 * GIB, 1.01e12, 165e12)
 RTX_3090 = Card("RTX 3090", 24 * GIB, 0.94e12, 71e12)
 
 QWEN3_8B = GpuCurve(
-    "qwen3-8b", H100.name, 16.38e9, 144 * 1024, H100_BANDWIDTH, 0.70e-3, 4e-6, 42_000, kv_capacity=385_200
+    "qwen3-8b", H100.name, 16.38e9, 144 * 1024, H100_BYTES_PER_S, 0.70e-3, 4e-6, 42_000, kv_capacity=385_200
 )
 QWEN3_4B = GpuCurve(
-    "qwen3-4b", H100.name, 8.04e9, 144 * 1024, H100_BANDWIDTH, 1.40e-3, 9e-6, 68_000, kv_capacity=444_864
+    "qwen3-4b", H100.name, 8.04e9, 144 * 1024, H100_BYTES_PER_S, 1.40e-3, 9e-6, 68_000, kv_capacity=444_864
 )
 QWEN3_0_6B = GpuCurve(
-    "qwen3-0.6b", H100.name, 1.19e9, 112 * 1024, H100_BANDWIDTH, 1.80e-3, 0.0, 260_000, kv_capacity=636_720
+    "qwen3-0.6b", H100.name, 1.19e9, 112 * 1024, H100_BYTES_PER_S, 1.80e-3, 0.0, 260_000, kv_capacity=636_720
 )
 
 

@@ -1,4 +1,4 @@
-"""A backend without a GPU: the modelled engine of ``continuous_batch`` behind the same seam, for simulations.
+"""A backend without a GPU: the modelled engine of ``continuous_batch`` behind the same interface, for simulations.
 
 It answers valid OpenAI chat completions, streamed or not, whose length is what the request allows and whose text says
 nothing. Time is trio's clock, so that under ``MockClock`` hundreds of nodes serve for hours in seconds. Tokens of a
@@ -25,7 +25,7 @@ from serving.simulation.gpu_curves import GpuCurve
 CHAT_PATH = "/v1/chat/completions"
 BYTES_PER_TOKEN = 4  # of prompt text: the usual rule of thumb for English
 TOKEN = "token "
-ROUNDING = 1e-9  # seconds; a clock that wakes a task at a deadline may read a hair less than it
+ROUNDING_S = 1e-9  # seconds; a clock that wakes a task at a deadline may read a hair less than it
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,7 @@ class ModelledBackend:
                 await self._wake.wait()
 
     def _advance(self) -> None:
-        for report in self._batch.advance(trio.current_time() + ROUNDING):
+        for report in self._batch.advance(trio.current_time() + ROUNDING_S):
             if (answer := self._answers.get(report.id)) is not None:
                 answer.update(report.tokens, report.finished)
 

@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from chain.types.operations import Dispute, Hold
-from serving.offload.originator import RouterSettings
+from serving.offload.originator import OriginatorSettings
 from tests.serving.world import (
     Member,
     Options,
@@ -42,7 +42,7 @@ MISHAPS: list[dict[str, Any]] = [
     {"is_alive": False},
 ]
 OPTIONS = Options(
-    executors=3, capacity=3, parameters={"capture_grace": 5_000}, router=RouterSettings(hold_time=310_000)
+    executors=3, capacity=3, parameters={"capture_grace": 5_000}, originator=OriginatorSettings(hold_time_ms=310_000)
 )
 
 

@@ -25,20 +25,20 @@ from chain.types.operations import (
 )
 from p2p.network import NetworkError
 from p2p.streams.exchanges import Exchange
-from serving.offload.originator import RouterSettings
+from serving.offload.originator import OriginatorSettings
 from serving.offload.protocol import (
     PROTOCOL,
     Accepted,
+    Completed,
     Declined,
     Failed,
-    Final,
-    Head,
+    KeepAlive,
     Message,
     Offer,
-    Part,
     Payment,
     Receipt,
-    Working,
+    ResponseChunk,
+    ResponseHead,
     encode_message,
     sign_delivery,
 )
@@ -86,7 +86,7 @@ class Deal:
 
     async def send_answer(self, answer: bytes | None = None) -> None:
         kind = "text/event-stream" if json.loads(self.body).get("stream") else "application/json"
-        await self.send(Head(200, kind), Part(self.answer if answer is None else answer))
+        await self.send(ResponseHead(200, kind), ResponseChunk(self.answer if answer is None else answer))
 
     def make_delivery(self, answer: bytes | None = None, tokens: int = 6) -> Delivery:
         usage = Usage(len(self.body), tokens)
@@ -94,8 +94,8 @@ class Deal:
         digest = compute_digest(SALT, self.answer if answer is None else answer)
         return Delivery(self.hold_id, min(price, self.offer.hold.amount), digest, usage, "stop")
 
-    def make_final(self, delivery: Delivery, key: KeyPair | None = None) -> Final:
-        return Final(SALT, delivery, sign_delivery(key or self.liar.key, self.world.genesis.chain_id, delivery))
+    def make_completed(self, delivery: Delivery, key: KeyPair | None = None) -> Completed:
+        return Completed(SALT, delivery, sign_delivery(key or self.liar.key, self.world.genesis.chain_id, delivery))
 
 
 Lie = Callable[[Deal], Awaitable[None]]
@@ -139,33 +139,33 @@ async def capture_all(deal: Deal, amount: int | None = None) -> None:
 
 async def claims_another_answer(deal: Deal) -> None:
     await deal.send_answer()
-    await deal.send(deal.make_final(deal.make_delivery(b"another answer")))
+    await deal.send(deal.make_completed(deal.make_delivery(b"another answer")))
 
 
 async def asks_too_much(deal: Deal) -> None:
     await deal.send_answer()
-    await deal.send(deal.make_final(replace(deal.make_delivery(), amount=deal.offer.hold.amount)))
+    await deal.send(deal.make_completed(replace(deal.make_delivery(), amount=deal.offer.hold.amount)))
 
 
 async def asks_for_one_token_more(deal: Deal) -> None:
     await deal.send_answer()
-    await deal.send(deal.make_final(deal.make_delivery(tokens=7)))
+    await deal.send(deal.make_completed(deal.make_delivery(tokens=7)))
 
 
 async def reports_more_tokens_than_bytes(deal: Deal) -> None:
     answer = b'{"choices":[],"usage":{"completion_tokens":9000}}'
     await deal.send_answer(answer)
-    await deal.send(deal.make_final(deal.make_delivery(answer, tokens=9000)))
+    await deal.send(deal.make_completed(deal.make_delivery(answer, tokens=9000)))
 
 
 async def names_another_hold(deal: Deal) -> None:
     await deal.send_answer()
-    await deal.send(deal.make_final(replace(deal.make_delivery(), hold=bytes(32))))
+    await deal.send(deal.make_completed(replace(deal.make_delivery(), hold=bytes(32))))
 
 
 async def has_it_signed_by_another(deal: Deal) -> None:
     await deal.send_answer()
-    await deal.send(deal.make_final(deal.make_delivery(), KeyPair(bytes([99]) * 32)))
+    await deal.send(deal.make_completed(deal.make_delivery(), KeyPair(bytes([99]) * 32)))
 
 
 async def ends_without_a_claim(deal: Deal) -> None:
@@ -201,13 +201,13 @@ async def sends_the_head_twice(deal: Deal) -> None:
 async def sends_half_of_it(deal: Deal) -> None:
     answer = deal.answer[: len(deal.answer) // 3]
     await deal.send_answer(answer)
-    await deal.send(deal.make_final(deal.make_delivery(answer, tokens=1)))
+    await deal.send(deal.make_completed(deal.make_delivery(answer, tokens=1)))
 
 
 async def sends_the_claim_of_another_deal(deal: Deal) -> None:
     await deal.send_answer()
     other = compute_hold_id(deal.exchange.peer, deal.offer.hold.seq + 1, 0)
-    await deal.send(deal.make_final(replace(deal.make_delivery(), hold=other)))
+    await deal.send(deal.make_completed(replace(deal.make_delivery(), hold=other)))
 
 
 async def stalls(deal: Deal) -> None:
@@ -218,7 +218,7 @@ async def stalls(deal: Deal) -> None:
 async def only_shows_life(deal: Deal) -> None:
     await deal.send_answer()
     while True:
-        await deal.send(Working(True))
+        await deal.send(KeepAlive(True))
         await trio.sleep(1)
 
 
@@ -249,11 +249,11 @@ async def ends_at_once(deal: Deal) -> None:
 
 
 async def claims_an_empty_answer(deal: Deal) -> None:
-    await deal.send(Head(200, "text/event-stream"), deal.make_final(deal.make_delivery(b"", tokens=0)))
+    await deal.send(ResponseHead(200, "text/event-stream"), deal.make_completed(deal.make_delivery(b"", tokens=0)))
 
 
 async def claims_without_a_head(deal: Deal) -> None:
-    await deal.send(deal.make_final(deal.make_delivery()))
+    await deal.send(deal.make_completed(deal.make_delivery()))
 
 
 async def declines_after_all(deal: Deal) -> None:
@@ -262,36 +262,40 @@ async def declines_after_all(deal: Deal) -> None:
 
 async def redirects(deal: Deal) -> None:
     refund = replace(deal.make_delivery(), amount=0)
-    await deal.send(Head(302, "application/json"), Part(b"{}"), deal.make_final(refund))
+    await deal.send(ResponseHead(302, "application/json"), ResponseChunk(b"{}"), deal.make_completed(refund))
 
 
 async def answers_an_error_of_its_own(deal: Deal) -> None:
     refund = replace(deal.make_delivery(), amount=0)
-    await deal.send(Head(500, "application/json"), Part(b"{}"), deal.make_final(refund))
+    await deal.send(ResponseHead(500, "application/json"), ResponseChunk(b"{}"), deal.make_completed(refund))
 
 
 async def injects_a_header(deal: Deal) -> None:
-    await deal.send(Head(200, "text/event-stream\r\nset-cookie: a=b"), Part(deal.answer))
-    await deal.send(deal.make_final(deal.make_delivery()))
+    await deal.send(ResponseHead(200, "text/event-stream\r\nset-cookie: a=b"), ResponseChunk(deal.answer))
+    await deal.send(deal.make_completed(deal.make_delivery()))
 
 
 async def serves_a_page(deal: Deal) -> None:
-    await deal.send(Head(200, "text/html"), Part(deal.answer), deal.make_final(deal.make_delivery()))
+    await deal.send(
+        ResponseHead(200, "text/html"), ResponseChunk(deal.answer), deal.make_completed(deal.make_delivery())
+    )
 
 
 async def asks_pay_for_an_error(deal: Deal) -> None:
-    await deal.send(Head(400, "application/json"), Part(b"{}"), deal.make_final(deal.make_delivery(b"{}")))
+    await deal.send(
+        ResponseHead(400, "application/json"), ResponseChunk(b"{}"), deal.make_completed(deal.make_delivery(b"{}"))
+    )
 
 
 async def queues_for_ever(deal: Deal) -> None:
     while True:
-        await deal.send(Working(True))
+        await deal.send(KeepAlive(True))
         await trio.sleep(1)
 
 
 async def works_for_ever(deal: Deal) -> None:
     while True:
-        await deal.send(Working(False))
+        await deal.send(KeepAlive(False))
         await trio.sleep(1)
 
 
@@ -314,7 +318,7 @@ EARLY_LIES = [
     says_nothing,
 ]
 
-SHORT = RouterSettings(hold_time=310_000)
+SHORT = OriginatorSettings(hold_time_ms=310_000)
 
 
 def check_gained_nothing(world: World, liar: Member) -> None:
@@ -344,7 +348,7 @@ def run_lie(lie: Lie, stream: bool, is_seen: bool) -> None:
         await world.settle(60)
         check_gained_nothing(world, liar)
 
-    simulate(play, Options(parameters=FAST, router=SHORT))
+    simulate(play, Options(parameters=FAST, originator=SHORT))
 
 
 @pytest.mark.parametrize("lie", LATE_LIES)
@@ -373,7 +377,7 @@ def test_who_breaks_off_is_not_even_paid_for_what_it_delivered(lie: Lie) -> None
         await world.settle(60)
         check_gained_nothing(world, liar)
 
-    simulate(play, Options(parameters=FAST, router=SHORT))
+    simulate(play, Options(parameters=FAST, originator=SHORT))
 
 
 # Greed without a lie on the wire.
@@ -421,7 +425,7 @@ def test_a_receipt_is_good_for_its_own_delivery_alone() -> None:
 
     async def collect_receipt(deal: Deal) -> None:
         await deal.send_answer()
-        await deal.send(deal.make_final(deal.make_delivery()))
+        await deal.send(deal.make_completed(deal.make_delivery()))
         receipt = await receive(deal.exchange)
         assert isinstance(receipt, Receipt)
         receipts.append(receipt.signature)
@@ -472,14 +476,14 @@ def test_a_capture_of_a_strangers_hold_is_refused() -> None:
 
 
 def test_an_endless_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.offload.originator.MAX_ANSWER", 200_000)
+    monkeypatch.setattr("serving.offload.originator.MAX_ANSWER_BYTES", 200_000)
     sent = 0
 
     async def never_ends(deal: Deal) -> None:
         nonlocal sent
-        await deal.send(Head(200, "text/event-stream"))
+        await deal.send(ResponseHead(200, "text/event-stream"))
         while True:
-            await deal.send(Part(b"data: {}\n\n" * 1000))
+            await deal.send(ResponseChunk(b"data: {}\n\n" * 1000))
             sent += 10_000
 
     async def play(world: World) -> None:
@@ -499,7 +503,7 @@ def test_a_usage_event_alone_is_worth_no_more_than_its_bytes() -> None:
     async def boasts(deal: Deal) -> None:
         answer = make_usage(5_000) + b"data: [DONE]\n\n"
         await deal.send_answer(answer)
-        await deal.send(deal.make_final(deal.make_delivery(answer, tokens=5_000)))
+        await deal.send(deal.make_completed(deal.make_delivery(answer, tokens=5_000)))
 
     async def play(world: World) -> None:
         liar = world.drawn()[0]

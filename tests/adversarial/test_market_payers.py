@@ -27,16 +27,16 @@ from serving.accounting.receipts import sign_receipt
 from serving.offload.protocol import (
     PROTOCOL,
     Accepted,
+    Completed,
     Declined,
     Failed,
-    Final,
-    Head,
+    KeepAlive,
     Message,
     Offer,
-    Part,
     Payment,
     Receipt,
-    Working,
+    ResponseChunk,
+    ResponseHead,
     encode_message,
     is_signed_delivery,
 )
@@ -66,16 +66,16 @@ def sign(world: World, hold: Hold, payer: int = 0) -> SignedOperation:
 
 
 async def read_answer(exchange: Exchange) -> tuple[bytes, Message | None]:
-    """Everything up to Final or Failed (None: the executor hung up)."""
+    """Everything up to Completed or Failed (None: the executor hung up)."""
     answer = b""
     while True:
         try:
             message = await receive(exchange)
         except NetworkError:
             return answer, None
-        if isinstance(message, Part):
+        if isinstance(message, ResponseChunk):
             answer += message.data
-        elif not isinstance(message, (Head, Working)):
+        elif not isinstance(message, (ResponseHead, KeepAlive)):
             return answer, message
 
 
@@ -85,7 +85,7 @@ def get_executor(world: World, hold: Hold) -> Member:
 
 def check_idle(member: Member) -> None:
     assert member.backend is not None and member.backend.running == 0
-    assert member.node.services.admissions[0].running == 0
+    assert member.node.backend_pool.admissions[0].running == 0
     assert not member.node.payments.serving
 
 
@@ -99,7 +99,7 @@ def test_by_hand_an_honest_payer_is_served() -> None:
             answer, final = await read_answer(exchange)
             assert member.backend is not None
             assert answer == compute_stream(member.backend.name, member.backend.script)
-            assert isinstance(final, Final) and is_signed_delivery(hold.payee, world.genesis.chain_id, final)
+            assert isinstance(final, Completed) and is_signed_delivery(hold.payee, world.genesis.chain_id, final)
             assert final.delivery.response_digest == compute_digest(final.salt, answer)
             receipt = sign_receipt(world.members[0].key, world.genesis.chain_id, final.delivery)
             await exchange.send(encode_message(Receipt(receipt)), end=True)
@@ -176,7 +176,7 @@ def test_without_a_payment_there_is_no_answer(stream: bool) -> None:
         await world.settle()
         assert world.operations(Hold) == []
 
-    simulate(play, Options(executor=ExecutorSettings(sign_of_life=4.0)))
+    simulate(play, Options(executor=ExecutorSettings(keep_alive_interval=4.0)))
 
 
 BAD_PAYMENTS = ["another key", "another signer", "another hold", "not a payment", "garbage", "ends", "another chain"]
@@ -193,7 +193,7 @@ def test_a_wrong_payment_ends_it_without_an_answer(kind: str) -> None:
             "another key": Payment(replace(right, signature=sign_operation(stranger, bytes(32), hold).signature)),
             "another signer": Payment(sign_operation(stranger, world.genesis.chain_id, hold)),
             "another hold": Payment(sign(world, replace(hold, amount=hold.amount - 1))),
-            "not a payment": Working(False),
+            "not a payment": KeepAlive(False),
             "garbage": b"\x00garbage",
             "another chain": Payment(sign_operation(world.members[0].key, bytes(32), hold)),
         }
@@ -239,7 +239,7 @@ def test_one_hold_pays_for_one_answer(spacing: float) -> None:
             await exchange.send(encode_message(Payment(sign(world, hold))))
             await try_again(BODY)
             _, final = await read_answer(exchange)
-            assert isinstance(final, Final)
+            assert isinstance(final, Completed)
             await try_again(other)
             receipt = sign_receipt(world.members[0].key, world.genesis.chain_id, final.delivery)
             await exchange.send(encode_message(Receipt(receipt)), end=True)
@@ -262,7 +262,7 @@ def test_who_withholds_the_receipt_pays_all_the_same(receipt: str) -> None:
             await send_offer(exchange, hold, BODY, SALT)
             await exchange.send(encode_message(Payment(sign(world, hold))))
             _, final = await read_answer(exchange)
-            assert isinstance(final, Final)
+            assert isinstance(final, Completed)
             wrong = replace(final.delivery, amount=0)
             match receipt:
                 case "abort":
@@ -308,7 +308,7 @@ def test_credits_spent_twice_at_once_buy_one_answer() -> None:
             nursery.start_soon(cheat, first)
             nursery.start_soon(cheat, second)
         assert len(world.operations(Hold)) == 1
-        finals = [payee for payee, (_, end, _) in ends.items() if isinstance(end, Final)]
+        finals = [payee for payee, (_, end, _) in ends.items() if isinstance(end, Completed)]
         failures = [payee for payee in ends if payee not in finals]
         assert len(finals) == 1 and len(failures) == 1
         _, end, taken = ends[failures[0]]
@@ -392,7 +392,7 @@ def test_a_body_longer_than_offered_is_refused() -> None:
     simulate(play)
 
 
-@pytest.mark.parametrize("frame", [b"", b"garbage", b"x" * (1 << 20), encode_message(Working(False))], ids=len)
+@pytest.mark.parametrize("frame", [b"", b"garbage", b"x" * (1 << 20), encode_message(KeepAlive(False))], ids=len)
 def test_garbage_instead_of_an_offer_is_dropped(frame: bytes) -> None:
     async def play(world: World) -> None:
         async with world.gateway.streams.open(world.members[1].public_key, PROTOCOL) as exchange:
@@ -437,7 +437,7 @@ def test_an_honest_capture_may_be_disputed_but_the_payer_gains_nothing() -> None
             await send_offer(exchange, hold, BODY, SALT)
             await exchange.send(encode_message(Payment(sign(world, hold))))
             _, final = await read_answer(exchange)
-            assert isinstance(final, Final)
+            assert isinstance(final, Completed)
             await exchange.abort("thanks")
         hold_id = compute_hold_id(world.members[0].public_key, hold.seq, hold.attempt)
         state = world.gateway.engine

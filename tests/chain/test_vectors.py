@@ -125,8 +125,8 @@ def test_the_numbers_of_the_document_are_those_of_the_code() -> None:
         f"more than {announcements.MAX_BEHIND:,} ms before or {announcements.MAX_AHEAD:,} ms after the reader's clock",
         f"Departures are remembered for {announcements.ACCEPTANCE:,.0f} s",
         f"It is at most {announcements.MAX_ANNOUNCEMENT:,} bytes long",
-        f"An envelope has at most {offers.MAX_FRAME:,} bytes",
-        f"at most {offers.MAX_ANSWER >> 20} MiB in all; the response digest",
+        f"An envelope has at most {offers.MAX_FRAME_BYTES:,} bytes",
+        f"at most {offers.MAX_ANSWER_BYTES >> 20} MiB in all; the response digest",
         f"1.5 s, {Timeouts().cap:.0f} s",
     ):
         assert part in text, part

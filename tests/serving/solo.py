@@ -74,11 +74,11 @@ def make_node() -> tuple[Node, MemoryHub]:
 
 @asynccontextmanager
 async def run_node() -> AsyncIterator[Node]:
-    """A node while it runs, all but its presence, which would change the account by itself."""
+    """A node while it runs, all but its advertiser, which would change the account by itself."""
     node, hub = make_node()
     async with trio.open_nursery() as nursery:
         await nursery.start(hub.run)
-        nursery.start_soon(node.services.run)
+        nursery.start_soon(node.backend_pool.run)
         await nursery.start(node.streams.run)
         await nursery.start(node.engine.run)
         nursery.start_soon(node.payments.run)

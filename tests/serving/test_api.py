@@ -81,13 +81,13 @@ def test_a_stream_is_passed_on_but_for_the_usage_nobody_asked_for(wants_usage: b
         first = world.drawn()[0]
         assert first.backend is not None
         options = {"stream_options": {"include_usage": True}} if wants_usage else {}
-        responder, error = await call(Api(world.gateway.market), body=make_body(stream=True, **options))
+        responder, error = await call(Api(world.gateway.dispatcher), body=make_body(stream=True, **options))
         assert error is None and responder.ended and responder.status == 200
         assert responder.body == compute_stream(first.backend.name, first.backend.script, wants_usage)
         assert (b'"usage"' in responder.body) == wants_usage
         assert responder.headers[b"content-type"] == b"text/event-stream"
         assert parse_address(responder.headers[b"x-wwwserve-executor"].decode()) == first.public_key
-        (record,) = world.gateway.market.records
+        (record,) = world.gateway.dispatcher.records
         assert responder.headers[b"x-request-id"] == record.id.encode()
         assert (record.outcome, record.completion_tokens) == ("completed", first.backend.script.tokens)
         assert record.first_byte is not None and record.finished is not None
@@ -102,11 +102,11 @@ def test_a_whole_answer_is_passed_on() -> None:
     async def play(world: World) -> None:
         first = world.drawn()[0]
         assert first.backend is not None
-        responder, error = await call(Api(world.gateway.market), body=make_body())
+        responder, error = await call(Api(world.gateway.dispatcher), body=make_body())
         assert error is None and responder.body == compute_whole(first.backend.name, first.backend.script)
-        (record,) = world.gateway.market.records
+        (record,) = world.gateway.dispatcher.records
         assert (record.outcome, record.completion_tokens) == ("completed", first.backend.script.tokens)
-        assert world.gateway.market.counters.completion_tokens == first.backend.script.tokens
+        assert world.gateway.dispatcher.counters.completion_tokens == first.backend.script.tokens
         await world.settle()
 
     simulate(play)
@@ -119,7 +119,7 @@ def test_a_stream_that_breaks_off_ends_in_one_error_event(fault: str, own_backen
         member = world.members[0] if own_backend else world.drawn()[0]
         assert member.backend is not None
         setattr(member.backend.script, fault, 2)
-        responder, error = await call(Api(world.gateway.market), body=make_body(stream=True))
+        responder, error = await call(Api(world.gateway.dispatcher), body=make_body(stream=True))
         assert error is None and responder.ended
         name = member.backend.name
         tokens = make_token(name, 0) + make_token(name, 1)
@@ -128,9 +128,9 @@ def test_a_stream_that_breaks_off_ends_in_one_error_event(fault: str, own_backen
         assert rest.startswith(b"data: ") and rest.endswith(b"\n\n") and rest.count(b"data: ") == 1
         content = json.loads(rest.removeprefix(b"data: "))
         assert set(content["error"]) == {"message", "type", "param", "code"}
-        (record,) = world.gateway.market.records
+        (record,) = world.gateway.dispatcher.records
         assert record.outcome == "failed"
-        assert world.gateway.market.counters.failed == 1 and world.gateway.market.counters.completed == 0
+        assert world.gateway.dispatcher.counters.failed == 1 and world.gateway.dispatcher.counters.completed == 0
         await world.settle()
 
     simulate(play, Options(own_backend=own_backend))
@@ -143,7 +143,7 @@ def test_half_an_event_is_not_passed_on_before_the_error(monkeypatch: pytest.Mon
         first = world.drawn()[0]
         assert first.backend is not None
         first.backend.script.break_after = 2
-        responder, _ = await call(Api(world.gateway.market), body=make_body(stream=True))
+        responder, _ = await call(Api(world.gateway.dispatcher), body=make_body(stream=True))
         assert torn not in responder.body
         assert responder.body.count(b"data: ") == 2, "one token and the error"
         await world.settle()
@@ -170,7 +170,7 @@ def test_half_an_event_is_not_passed_on_before_the_error(monkeypatch: pytest.Mon
 )
 def test_wrong_requests(method: str, path: str, status: int, code: str | None) -> None:
     async def play(world: World) -> None:
-        _, error = await call(Api(world.gateway.market), path, b"{", method)
+        _, error = await call(Api(world.gateway.dispatcher), path, b"{", method)
         assert error is not None and (error.status, error.code) == (status, code)
 
     simulate(play, Options(executors=1))
@@ -178,7 +178,7 @@ def test_wrong_requests(method: str, path: str, status: int, code: str | None) -
 
 def test_models() -> None:
     async def play(world: World) -> None:
-        api = Api(world.gateway.market)
+        api = Api(world.gateway.dispatcher)
         for path in ("/v1/models", "/v1/models/"):
             responder, _ = await call(api, path, method="GET")
             content = json.loads(responder.body)
@@ -192,7 +192,7 @@ def test_models() -> None:
 
 def test_keys_and_rates() -> None:
     async def play(world: World) -> None:
-        api = Api(world.gateway.market, [ApiKey("secret", 2)])
+        api = Api(world.gateway.dispatcher, [ApiKey("secret", 2)])
         body = make_body()
         for wrong in (b"", b"Bearer wrong"):
             _, error = await call(api, body=body, authorization=wrong)
@@ -215,7 +215,7 @@ def test_a_request_marked_local_only_stays(value: bytes, leaves: bool) -> None:
         own = world.members[0].backend
         assert own is not None
         own.utilization = 0.9
-        responder, _ = await call(Api(world.gateway.market), body=make_body(), x_wwwserve_local_only=value)
+        responder, _ = await call(Api(world.gateway.dispatcher), body=make_body(), x_wwwserve_local_only=value)
         assert (responder.headers[b"x-wwwserve-executor"] != b"local") == leaves
         await world.settle()
 
@@ -227,7 +227,7 @@ def test_a_request_marked_local_only_stays(value: bytes, leaves: bool) -> None:
 
 @asynccontextmanager
 async def serve(world: World, *keys: ApiKey) -> AsyncIterator[openai.AsyncOpenAI]:
-    handle = Api(world.gateway.market, keys).handle
+    handle = Api(world.gateway.dispatcher, keys).handle
     server = await HttpServer.open(handle, "127.0.0.1", 0, RealRuntime())
     async with trio.open_nursery() as nursery:
         nursery.start_soon(server.run)
@@ -303,7 +303,7 @@ def test_a_client_that_disconnects_cancels_the_work_down_to_the_backend(stream: 
                 async for _ in answer:
                     pass
             await eventually(lambda: backend.cancelled == 1 and backend.running == 0, 5)
-            await eventually(lambda: world.gateway.market.records[0].outcome == "cancelled", 5)
+            await eventually(lambda: world.gateway.dispatcher.records[0].outcome == "cancelled", 5)
         await world.settle(30)
 
     parameters = {"capture_grace": 1, "idle_beat": 1_000}

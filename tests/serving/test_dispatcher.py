@@ -100,8 +100,8 @@ def test_an_idle_node_serves_its_users_itself_and_a_busy_one_offloads() -> None:
         assert (await ask(world.gateway, make_request(local_only=True))).executor is None
         assert own.requests == 2
         await world.settle()
-        assert world.gateway.market.counters.local == 2 and world.gateway.market.counters.offloaded == 1
-        assert world.gateway.market.counters.completed == 3
+        assert world.gateway.dispatcher.counters.local == 2 and world.gateway.dispatcher.counters.offloaded == 1
+        assert world.gateway.dispatcher.counters.completed == 3
 
     simulate(play, Options(own_backend=True))
 
@@ -128,7 +128,7 @@ def test_refusals() -> None:
         own.script = Script(refuses=True)
         failing = await ask(world.gateway, make_request(local_only=True))
         assert failing.error is not None and failing.error.status == 502
-        counters = world.gateway.market.counters
+        counters = world.gateway.dispatcher.counters
         assert (counters.refused, counters.local, counters.completed) == (3, 0, 0)
 
     simulate(play, Options(own_backend=True))
@@ -213,7 +213,7 @@ def test_of_the_next_two_the_less_loaded_goes_first() -> None:
             fields: dict[str, Any] = {name: getattr(announcement, name) for name in Announcement.__slots__}
             return Announcement(**{**fields, "load": PeerLoad(4, 0, 900)})
 
-        world.gateway.router._find_peer = find_loaded
+        world.gateway.originator._find_peer = find_loaded
         result = await ask(world.gateway)
         assert result.executor == second.public_key and result.record is not None and result.record.attempt == 1
         await world.settle()
@@ -223,11 +223,11 @@ def test_of_the_next_two_the_less_loaded_goes_first() -> None:
 
 def test_the_models_are_those_of_the_node_and_of_the_network() -> None:
     async def play(world: World) -> None:
-        assert await world.gateway.market.get_models() == [MODEL]
-        assert world.gateway.router.has_executors(MODEL)
-        assert not world.gateway.router.has_executors("other")
+        assert await world.gateway.dispatcher.get_models() == [MODEL]
+        assert world.gateway.originator.has_executors(MODEL)
+        assert not world.gateway.originator.has_executors("other")
         # The only executor cannot offload to itself.
-        assert not world.members[1].node.router.has_executors(MODEL)
+        assert not world.members[1].node.originator.has_executors(MODEL)
 
     simulate(play, Options(executors=1))
 

@@ -32,7 +32,7 @@ from p2p.simulation.network import MemoryHub, MemoryNetwork
 from p2p.streams.exchanges import Exchange
 from serving.backends.backend import BackendError, BackendResponse, Load
 from serving.dispatcher import Reply, RequestRecord
-from serving.offload.originator import RouterSettings
+from serving.offload.originator import OriginatorSettings
 from serving.offload.protocol import PROTOCOL, Message, Offer, decode_message, encode_message
 from serving.offload.session import ExecutorSettings
 from serving.openai.errors import ApiError
@@ -259,7 +259,7 @@ class Options:
         default_factory=lambda: PolicyParameters(offload_frequency=1.0, accept_frequency=1.0, queue_frequency=1.0)
     )
     executor: ExecutorSettings = field(default_factory=ExecutorSettings)
-    router: RouterSettings = field(default_factory=RouterSettings)
+    originator: OriginatorSettings = field(default_factory=OriginatorSettings)
     parameters: dict[str, int] = field(default_factory=dict)
     spacing: float = 0.25
     seed: int = 1
@@ -321,7 +321,7 @@ class World:
             store=member.store,
             settings=Settings(block_spacing=self.options.spacing),
             executor_settings=self.options.executor,
-            router_settings=self.options.router,
+            originator_settings=self.options.originator,
         )
         member.stopped = trio.Event()
         try:
@@ -355,7 +355,7 @@ class World:
 
         await eventually(lambda: all(one is two or knows(one, two) for one in alive for two in alive), 30)
 
-    # The market
+    # Requests and accounts
 
     @property
     def gateway(self) -> Node:
@@ -364,7 +364,7 @@ class World:
     def drawn(self, number: int = 0) -> list[Member]:
         """The executors in the order in which the next request of a gateway will ask them."""
         node = self.members[number].node
-        draw = node.router._draw(MODEL, node.engine.header.epoch, node.payments.next_seq)
+        draw = node.originator._draw(MODEL, node.engine.header.epoch, node.payments.next_seq)
         by_key = {member.public_key: member for member in self.members}
         return [by_key[payee] for _, payee in draw]
 
@@ -410,13 +410,13 @@ class World:
             if member.current is None:
                 continue
             node, name = member.current, f"member {member.number}"
-            for admission in node.services.admissions:
+            for admission in node.backend_pool.admissions:
                 if admission.running or admission.total_waiting:
                     busy.append(f"{name}: {admission.running} running, {admission.total_waiting} waiting")
-            if node.payments._unseen:
-                busy.append(f"{name}: {len(node.payments._unseen)} holds not final")
-            if node.payments._earnings:
-                busy.append(f"{name}: {len(node.payments._earnings)} earnings not collected")
+            if node.payments._unconfirmed_holds:
+                busy.append(f"{name}: {len(node.payments._unconfirmed_holds)} holds not final")
+            if node.payments._uncaptured:
+                busy.append(f"{name}: {len(node.payments._uncaptured)} earnings not collected")
             if node.executor._credited:
                 busy.append(f"{name}: credit given")
             if node.payments.serving:
@@ -495,7 +495,7 @@ def make_body(**fields: Any) -> bytes:
 
 
 def make_request(stream: bool = True, local_only: bool = False, **fields: Any) -> Request:
-    """A request as the API hands it to the market."""
+    """A request as the API hands it to the dispatcher."""
     return parse_request(CHAT_COMPLETIONS, make_body(stream=stream, **fields), 4096, local_only)
 
 
@@ -519,7 +519,7 @@ async def ask(node: Node, request: Request | None = None, leave_after: int | Non
     """Send a request; ``leave_after``: leave once so many bytes have come."""
     result = Result()
     try:
-        async with node.market.complete(request or make_request()) as reply:
+        async with node.dispatcher.complete(request or make_request()) as reply:
             result.status, result.record = reply.status, reply.record
             await _read(reply, result, leave_after)
     except ApiError as error:
@@ -546,7 +546,7 @@ def make_hold(world: World, payer: int, body: bytes, salt: bytes, **changes: Any
     seq = changes.pop("seq") if "seq" in changes else node.payments.next_seq
     epoch = node.engine.header.epoch
     attempt = changes.pop("attempt", 0)
-    draw = node.router._draw(MODEL, epoch, seq)
+    draw = node.originator._draw(MODEL, epoch, seq)
     terms: dict[str, Any] = {
         "payee": draw[attempt][1],
         "amount": node.payments.compute_price(MODEL, len(body), 100),

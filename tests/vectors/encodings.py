@@ -48,18 +48,18 @@ PRIVATE_MODULES = {
 
 
 def list_public_records() -> list[type[Record]]:
-    """Every record of the protocol."""
-    return [
+    """Every record of the protocol, by name."""
+    public = (
         cls
         for cls in list_records()
         if cls.__module__ not in PRIVATE_MODULES and f"{cls.__module__}.{cls.__name__}" not in PRIVATE
-    ]
+    )
+    return sorted(public, key=name_record)
 
 
 def name_record(cls: type[Record]) -> str:
-    """The name of a record, with its module's where two have the same."""
-    name, module = cls.__name__, cls.__module__.rsplit(".", 1)[1]
-    return f"{module.removesuffix('_records')}.{name}" if name == "Part" else name
+    """The name of a record, which no other has."""
+    return cls.__name__
 
 
 def make_encodings() -> Json:

@@ -1,4 +1,4 @@
-"""The purse: never more promised than there is, no number used twice, nothing left open."""
+"""Payments: never more promised than there is, no number used twice, nothing left open."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_what_is_promised_is_not_spendable_until_it_is_captured_for_less() -> No
             nursery.start_soon(ask, world.gateway)
             for _ in range(20):  # promised first, then held by the ledger
                 await trio.sleep(0.1)
-                if payments._unseen or world.open_holds():
+                if payments._unconfirmed_holds or world.open_holds():
                     assert before - PRICE - FEE <= payments.spendable < before - PRICE
         await world.settle()
         assert payments.spendable == world.account(0).available > before - PRICE

@@ -8,7 +8,7 @@ import trio
 from chain.exceptions import InvalidOperation
 from chain.genesis import CREDIT
 from chain.types.operations import Serve, Transfer
-from serving.accounting.wallet import FORGET_AFTER
+from serving.accounting.wallet import FORGET_AFTER_S
 from tests.serving.world import Options, World, eventually, simulate
 
 
@@ -50,7 +50,7 @@ def test_an_operation_that_was_dropped_blocks_the_later_ones_only_for_a_while() 
         wallet._next, wallet._used_at = 5, trio.current_time()
         lost = await wallet.submit(lambda nonce: Transfer(nonce, target, 1))
         assert lost.operation.nonce == 5  # type: ignore[union-attr]
-        await trio.sleep(FORGET_AFTER + 1)
+        await trio.sleep(FORGET_AFTER_S + 1)
         signed = await wallet.submit(lambda nonce: Transfer(nonce, target, 2))
         assert signed.operation.nonce == 0  # type: ignore[union-attr]
         await member.node.engine.wait_final(signed.id, 10)
@@ -64,7 +64,7 @@ def test_the_same_again_after_a_halt_is_the_same_operation() -> None:
         await world.kill(0)  # the only voter
         wallet = world.members[1].node.wallet
         first = await wallet.submit(lambda nonce: Transfer(nonce, target, 7))
-        await trio.sleep(FORGET_AFTER + 1)
+        await trio.sleep(FORGET_AFTER_S + 1)
         again = await wallet.submit(lambda nonce: Transfer(nonce, target, 7))
         assert again.id == first.id
         await world.start(0)

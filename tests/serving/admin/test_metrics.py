@@ -51,14 +51,14 @@ def test_reads_the_live_parts() -> None:
     async def main() -> None:
         async with run_node() as node:
             metrics = Metrics(node)
-            counters = node.market.counters
+            counters = node.dispatcher.counters
             counters.completed, counters.refused, counters.failed = 5, 2, 1
             counters.local, counters.offloaded, counters.completion_tokens = 3, 4, 77
             node.executor.served, node.executor.declined = 6, 9
             node.payments.earned = 1_234
-            node.market.records.append(RequestRecord("running", "m", 0.0))
-            node.market.records.append(RequestRecord("done", "m", 0.0, finished=1.0, outcome="completed"))
-            (admission,) = node.services.admissions
+            node.dispatcher.records.append(RequestRecord("running", "m", 0.0))
+            node.dispatcher.records.append(RequestRecord("done", "m", 0.0, finished=1.0, outcome="completed"))
+            (admission,) = node.backend_pool.admissions
             async with trio.open_nursery() as nursery:
                 for origin in (Origin.DELEGATED, Origin.OWN, Origin.OWN, Origin.DELEGATED, Origin.OWN):
                     nursery.start_soon(occupy, admission, origin)
@@ -96,7 +96,7 @@ def test_reads_the_live_parts() -> None:
 def test_each_first_byte_enters_the_histogram_once() -> None:
     async def main() -> None:
         node, _ = make_node()
-        metrics, records = Metrics(node), node.market.records
+        metrics, records = Metrics(node), node.dispatcher.records
         slow = RequestRecord("slow", "m", 10.0)
         records.extend([RequestRecord("quick", "m", 10.0, first_byte=10.03), slow])
         samples = read(metrics)

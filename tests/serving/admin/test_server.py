@@ -139,7 +139,7 @@ async def test_an_internal_error_is_said_and_logged_and_ends_nothing(node: Node,
 
 @with_admin
 async def test_status(node: Node, client: httpx.AsyncClient) -> None:
-    node.market.counters.offloaded = 4
+    node.dispatcher.counters.offloaded = 4
     status = await expect(client, "GET", "/status")
     assert status["address"] == KEY.address
     assert status["chain_id"] == node.engine.genesis.chain_id.hex()
@@ -190,7 +190,7 @@ async def test_requests_are_joined_with_their_payments(node: Node, client: httpx
     hold = Hold(OTHER.public_key, 5_000, 0, 0, 1, MODEL, bytes(32), 10_000)
     hold_id = compute_hold_id(KEY.public_key, 0, 1)
     node.payments.sign_hold(hold)
-    node.market.records.extend(
+    node.dispatcher.records.extend(
         [
             RequestRecord("one", MODEL, now - 9, finished=now - 8, outcome="refused"),
             RequestRecord("two", MODEL, now - 7, first_byte=now - 6.5, finished=now - 5, outcome="completed"),
@@ -388,7 +388,7 @@ async def test_policy_changes_while_the_node_runs(node: Node, client: httpx.Asyn
     assert answer == asdict(PolicyParameters(offload_frequency=0.0, max_queue=9, prioritize_own=False))
     assert await expect(client, "GET", "/policy") == answer
     assert asdict(node.policy.parameters) == answer
-    (admission,) = node.services.admissions
+    (admission,) = node.backend_pool.admissions
     assert (admission.max_queue, admission.prioritize_own) == (9, False)
 
 
@@ -405,7 +405,7 @@ async def test_a_bad_policy_changes_nothing(node: Node, client: httpx.AsyncClien
         answer = await expect(client, "PUT", "/policy", 400, content)
         assert reason in answer["error"]
     assert node.policy.parameters == PolicyParameters(max_queue=3)
-    assert node.services.admissions[0].max_queue == 3
+    assert node.backend_pool.admissions[0].max_queue == 3
 
 
 # Listener and token

@@ -14,7 +14,7 @@ from p2p.runtime import RealRuntime
 from serving.backends.backend import Load
 from serving.backends.openai_compatible import OpenAICompatibleBackend
 from serving.http.server import HttpRequest, HttpServer, Responder
-from serving.openai.answers import AnswerTap
+from serving.openai.answers import AnswerInspector
 
 PAGES = Path(__file__).parents[1] / "pages"
 CHAT = "/v1/chat/completions"
@@ -49,12 +49,12 @@ async def replaying(server: str, answer: str, status: int = 200) -> AsyncIterato
         nursery.cancel_scope.cancel()
 
 
-async def read(backend: OpenAICompatibleBackend, stream: bool) -> tuple[int, bytes, AnswerTap]:
-    tap = AnswerTap(stream)
+async def read(backend: OpenAICompatibleBackend, stream: bool) -> tuple[int, bytes, AnswerInspector]:
+    inspector = AnswerInspector(stream)
     body = json.dumps({"model": MODEL, "messages": [], "stream": stream}).encode()
     async with backend.complete(CHAT, body) as response:
-        passed = b"".join([tap.feed(piece) async for piece in response.body]) + tap.finish()
-    return response.status, passed, tap
+        passed = b"".join([inspector.feed(piece) async for piece in response.body]) + inspector.finish()
+    return response.status, passed, inspector
 
 
 @pytest.mark.parametrize(
@@ -65,13 +65,23 @@ def test_models_load_and_answers(server: str, load: Load) -> None:
         async with replaying(server, f"{server}_stream_usage.sse") as backend:
             assert backend.models == (MODEL,)
             assert await backend.load() == load
-            status, passed, tap = await read(backend, stream=True)
+            status, passed, inspector = await read(backend, stream=True)
             assert (status, passed) == (200, (PAGES / f"{server}_stream_usage.sse").read_bytes())
-            assert (tap.completion_tokens, tap.estimated, tap.finish_reason, tap.complete) == (6, False, "length", True)
+            assert (inspector.completion_tokens, inspector.estimated, inspector.finish_reason, inspector.complete) == (
+                6,
+                False,
+                "length",
+                True,
+            )
         async with replaying(server, f"{server}_answer.json") as backend:
-            status, passed, tap = await read(backend, stream=False)
+            status, passed, inspector = await read(backend, stream=False)
             assert (status, passed) == (200, (PAGES / f"{server}_answer.json").read_bytes())
-            assert (tap.completion_tokens, tap.estimated, tap.finish_reason, tap.complete) == (6, False, "length", True)
+            assert (inspector.completion_tokens, inspector.estimated, inspector.finish_reason, inspector.complete) == (
+                6,
+                False,
+                "length",
+                True,
+            )
 
     trio.run(main)
 
@@ -79,10 +89,10 @@ def test_models_load_and_answers(server: str, load: Load) -> None:
 def test_an_engine_that_dies_in_the_middle_is_an_answer_that_is_not_complete() -> None:
     async def main() -> None:
         async with replaying("vllm", "vllm_stream_died.sse") as backend:
-            status, passed, tap = await read(backend, stream=True)
+            status, passed, inspector = await read(backend, stream=True)
             assert (status, passed) == (200, (PAGES / "vllm_stream_died.sse").read_bytes())
-            assert tap.error is not None and "EngineCore" in tap.error
-            assert not tap.complete
+            assert inspector.error is not None and "EngineCore" in inspector.error
+            assert not inspector.complete
 
     trio.run(main)
 
@@ -90,8 +100,8 @@ def test_an_engine_that_dies_in_the_middle_is_an_answer_that_is_not_complete() -
 def test_an_unknown_model_is_a_refusal_that_passes() -> None:
     async def main() -> None:
         async with replaying("vllm", "vllm_unknown_model.json", status=404) as backend:
-            status, passed, tap = await read(backend, stream=False)
+            status, passed, inspector = await read(backend, stream=False)
             assert (status, passed) == (404, (PAGES / "vllm_unknown_model.json").read_bytes())
-            assert not tap.complete
+            assert not inspector.complete
 
     trio.run(main)

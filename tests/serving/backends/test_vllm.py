@@ -17,10 +17,10 @@ import pytest
 import trio
 from prometheus_client.parser import text_string_to_metric_families
 
-from serving.backends.load_metrics import LoadPage, parse_vllm
+from serving.backends.load_metrics import MetricsPage, parse_vllm
 from serving.backends.openai_compatible import OpenAICompatibleBackend
 from serving.http.client import HttpPool
-from serving.openai.answers import AnswerTap
+from serving.openai.answers import AnswerInspector
 
 URL = os.environ.get("WWWSERVE_VLLM_URL", "")
 CHAT = "/v1/chat/completions"
@@ -56,7 +56,7 @@ async def read_text() -> str:
         await pool.aclose()
 
 
-async def read_page() -> LoadPage:
+async def read_page() -> MetricsPage:
     page = parse_vllm(await read_text())
     assert page is not None
     return page
@@ -103,16 +103,16 @@ def test_models_are_discovered_and_the_page_is_read() -> None:
 def test_a_stream_completes_with_usage() -> None:
     async def main() -> None:
         async with connected() as backend:
-            tap = AnswerTap(stream=True)
+            inspector = AnswerInspector(stream=True)
             body = chat(backend, stream=True, max_tokens=12, stream_options={"include_usage": True})
             async with backend.complete(CHAT, body) as response:
                 assert response.status == 200
                 assert response.content_type.startswith("text/event-stream")
-                passed = b"".join([tap.feed(piece) async for piece in response.body]) + tap.finish()
+                passed = b"".join([inspector.feed(piece) async for piece in response.body]) + inspector.finish()
             assert passed.endswith(b"data: [DONE]\n\n")
-            assert tap.complete and not tap.estimated
-            assert 0 < tap.completion_tokens <= 12
-            assert tap.finish_reason in ("stop", "length")
+            assert inspector.complete and not inspector.estimated
+            assert 0 < inspector.completion_tokens <= 12
+            assert inspector.finish_reason in ("stop", "length")
 
     trio.run(main)
 
@@ -120,13 +120,18 @@ def test_a_stream_completes_with_usage() -> None:
 def test_an_answer_in_one_piece_has_usage() -> None:
     async def main() -> None:
         async with connected() as backend:
-            tap = AnswerTap(stream=False)
+            inspector = AnswerInspector(stream=False)
             async with backend.complete(CHAT, chat(backend, max_tokens=5, ignore_eos=True)) as response:
                 assert response.status == 200
                 async for piece in response.body:
-                    tap.feed(piece)
-            tap.finish()
-            assert (tap.completion_tokens, tap.estimated, tap.finish_reason, tap.complete) == (5, False, "length", True)
+                    inspector.feed(piece)
+            inspector.finish()
+            assert (inspector.completion_tokens, inspector.estimated, inspector.finish_reason, inspector.complete) == (
+                5,
+                False,
+                "length",
+                True,
+            )
 
     trio.run(main)
 

@@ -302,7 +302,7 @@ def test_a_user_who_leaves_a_queue_frees_its_place() -> None:
             with trio.move_on_after(3):
                 await ask(world.gateway)
             await trio.sleep(1)
-            assert only.node.services.admissions[0].total_waiting == 0
+            assert only.node.backend_pool.admissions[0].total_waiting == 0
         await world.settle()
         assert only.backend is not None and only.backend.requests == 1
 

@@ -18,20 +18,20 @@ from p2p.runtime import run_simulation
 from serving.accounting.receipts import is_receipt, sign_receipt
 from serving.backends.backend import BackendError
 from serving.offload.protocol import (
-    MAX_FRAME,
-    PART_SIZE,
-    REASON_SIZE,
+    CHUNK_BYTES,
+    MAX_FRAME_BYTES,
+    MAX_REASON_BYTES,
     Accepted,
+    Completed,
     Declined,
     Failed,
-    Final,
-    Head,
+    KeepAlive,
     Message,
     Offer,
-    Part,
     Payment,
     Receipt,
-    Working,
+    ResponseChunk,
+    ResponseHead,
     cut_reason,
     decode_message,
     encode_message,
@@ -49,10 +49,10 @@ MESSAGES: list[Message] = [
     Accepted(True),
     Declined("busy", 1000),
     Payment(sign_operation(KEY, CHAIN, HOLD)),
-    Working(False),
-    Head(200, "application/json"),
-    Part(b"x" * PART_SIZE),
-    Final(bytes(16), DELIVERY, bytes(64)),
+    KeepAlive(False),
+    ResponseHead(200, "application/json"),
+    ResponseChunk(b"x" * CHUNK_BYTES),
+    Completed(bytes(16), DELIVERY, bytes(64)),
     Failed("no"),
     Receipt(bytes(64)),
 ]
@@ -61,26 +61,26 @@ MESSAGES: list[Message] = [
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
 def test_a_message_survives_the_wire(message: Message) -> None:
     frame = encode_message(message)
-    assert decode_message(frame) == message and len(frame) <= MAX_FRAME
+    assert decode_message(frame) == message and len(frame) <= MAX_FRAME_BYTES
 
 
 @pytest.mark.parametrize(
     "message",
     [
-        Part(b""),
-        Part(b"x" * (PART_SIZE + 1)),
-        Head(199, ""),
-        Head(600, ""),
-        Head(200, "x" * 129),
+        ResponseChunk(b""),
+        ResponseChunk(b"x" * (CHUNK_BYTES + 1)),
+        ResponseHead(199, ""),
+        ResponseHead(600, ""),
+        ResponseHead(200, "x" * 129),
         Offer("", 3, bytes(16), HOLD),
         Offer("/", 0, bytes(16), HOLD),
         Offer("/", 1 << 23, bytes(16), HOLD),
         Offer("/", 3, bytes(15), HOLD),
         Declined("x" * 257, 0),
         Receipt(bytes(63)),
-        Final(bytes(16), replace(DELIVERY, finish_reason=""), bytes(64)),
-        Final(bytes(16), replace(DELIVERY, amount=-1), bytes(64)),
-        Final(bytes(16), replace(DELIVERY, amount=MAX_INT + 1), bytes(64)),
+        Completed(bytes(16), replace(DELIVERY, finish_reason=""), bytes(64)),
+        Completed(bytes(16), replace(DELIVERY, amount=-1), bytes(64)),
+        Completed(bytes(16), replace(DELIVERY, amount=MAX_INT + 1), bytes(64)),
     ],
     ids=lambda message: str(message)[:40],
 )
@@ -89,7 +89,9 @@ def test_out_of_bounds_is_never_sent(message: Message) -> None:
         encode_message(message)
 
 
-@pytest.mark.parametrize("frame", [b"", b"\x91", b"\x91\x91\x09", b"\x91\xc0", b"\x91\x91\x63", b"x" * (MAX_FRAME + 1)])
+@pytest.mark.parametrize(
+    "frame", [b"", b"\x91", b"\x91\x91\x09", b"\x91\xc0", b"\x91\x91\x63", b"x" * (MAX_FRAME_BYTES + 1)]
+)
 def test_nonsense_is_refused(frame: bytes) -> None:
     with pytest.raises(CodecError):
         decode_message(frame)
@@ -110,14 +112,14 @@ def test_a_damaged_frame_is_refused_or_is_another_message(message: Message, data
 @given(st.text() | st.text(alphabet="模é\ud800x"))
 def test_a_cut_reason_fits(text: str) -> None:
     cut = cut_reason(text)
-    assert len(cut.encode()) <= REASON_SIZE
+    assert len(cut.encode()) <= MAX_REASON_BYTES
     assert decode_message(encode_message(Failed(cut))) == Failed(cut)
     if text.isascii():
-        assert cut == text[:REASON_SIZE]
+        assert cut == text[:MAX_REASON_BYTES]
 
 
 def test_signatures_are_good_for_their_purpose_chain_and_content_alone() -> None:
-    final = Final(bytes(16), DELIVERY, sign_delivery(KEY, CHAIN, DELIVERY))
+    final = Completed(bytes(16), DELIVERY, sign_delivery(KEY, CHAIN, DELIVERY))
     assert is_signed_delivery(KEY.public_key, CHAIN, final)
     assert not is_signed_delivery(OTHER.public_key, CHAIN, final)
     assert not is_signed_delivery(KEY.public_key, b"1" * 32, final)

@@ -12,19 +12,19 @@ from chain.genesis import CREDIT
 from chain.types.operations import Capture, Dispute, Release, compute_hold_id, sign_operation
 from p2p.network import NetworkError
 from serving.accounting.receipts import sign_receipt
-from serving.offload.originator import RouterSettings
+from serving.offload.originator import OriginatorSettings
 from serving.offload.protocol import (
     PROTOCOL,
     Accepted,
+    Completed,
     Declined,
-    Final,
-    Head,
+    KeepAlive,
     Message,
-    Part,
     Payment,
     Receipt,
+    ResponseChunk,
+    ResponseHead,
     Resume,
-    Working,
     encode_message,
 )
 from serving.offload.session import MAX_RESUMPTIONS, ExecutorSettings
@@ -194,7 +194,7 @@ def test_one_that_said_goodbye_is_not_waited_for() -> None:
         begun = trio.current_time()
         result = await answer_while(world, disturb)
         assert result.broken is not None
-        assert trio.current_time() - begun < 10.0 < RouterSettings().resume
+        assert trio.current_time() - begun < 10.0 < OriginatorSettings().resume
 
     simulate(play)
 
@@ -264,10 +264,10 @@ class Payer:
             signed = sign_operation(self.node.key, self.node.engine.genesis.chain_id, self.hold)
             await exchange.send(encode_message(Payment(signed)))
             await self.node.engine.submit(signed)
-            message: Message = Working(False)
-            while isinstance(message, Working | Head):
+            message: Message = KeepAlive(False)
+            while isinstance(message, KeepAlive | ResponseHead):
                 message = await receive(exchange)
-            assert isinstance(message, Part)
+            assert isinstance(message, ResponseChunk)
             self.received = message.data
             await lose(self.world, self.executor)
         await self.reconnect()
@@ -291,8 +291,8 @@ class Payer:
         data = b""
         async with self.node.streams.open(self.executor.public_key, PROTOCOL) as exchange:
             await exchange.send(encode_message(Resume(self.hold_id, received)))
-            while not isinstance(message := await receive(exchange), Final):
-                assert isinstance(message, Part)
+            while not isinstance(message := await receive(exchange), Completed):
+                assert isinstance(message, ResponseChunk)
                 data += message.data
             signature = sign_receipt(self.node.key, self.node.engine.genesis.chain_id, message.delivery)
             await exchange.send(encode_message(Receipt(signature)), end=True)
@@ -305,7 +305,7 @@ def test_any_part_of_an_answer_may_be_asked_for_again() -> None:
         await payer.begin()
         for received in (1, len(payer.received), 1):
             message = await payer.resume(received)
-            assert isinstance(message, Part)
+            assert isinstance(message, ResponseChunk)
             whole = compute_stream(get_name(payer.executor), get_script(payer.executor))
             assert whole[received:].startswith(message.data)
         assert await payer.finish(5) == whole[5:]
@@ -341,7 +341,7 @@ def test_an_answer_is_not_resumed_for_ever() -> None:
         payer = Payer(world)
         await payer.begin()
         for _ in range(MAX_RESUMPTIONS):
-            assert isinstance(await payer.resume(1), Part)
+            assert isinstance(await payer.resume(1), ResponseChunk)
         with pytest.raises(NetworkError, match="cannot be resumed"):
             await payer.resume(1)
         await world.settle(200)

@@ -1,4 +1,4 @@
-"""The tap on an answer, over answers of real servers (``pages/README.md``), however their bytes are cut."""
+"""The inspector on an answer, over answers of real servers (``pages/README.md``), however their bytes are cut."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.openai.answers import MAX_BODY, AnswerTap
+from serving.openai.answers import MAX_BODY_BYTES, AnswerInspector
 from serving.openai.errors import bad_gateway
 
 PAGES = Path(__file__).parents[1] / "pages"
@@ -35,10 +35,16 @@ def events(body: bytes) -> list[bytes]:
 
 
 def read(*chunks: bytes, streamed: bool = True, withhold: bool = False) -> tuple[bytes, Reading]:
-    """What a tap passes on of these chunks, and what it says at the end."""
-    tap = AnswerTap(streamed, withhold)
-    passed = b"".join([tap.feed(chunk) for chunk in chunks]) + tap.finish()
-    return passed, (tap.completion_tokens, tap.estimated, tap.finish_reason, tap.error, tap.complete)
+    """What a inspector passes on of these chunks, and what it says at the end."""
+    inspector = AnswerInspector(streamed, withhold)
+    passed = b"".join([inspector.feed(chunk) for chunk in chunks]) + inspector.finish()
+    return passed, (
+        inspector.completion_tokens,
+        inspector.estimated,
+        inspector.finish_reason,
+        inspector.error,
+        inspector.complete,
+    )
 
 
 def every_cut(body: bytes) -> list[tuple[bytes, ...]]:
@@ -163,13 +169,13 @@ def test_comments_and_empty_events_count_for_nothing() -> None:
 
 
 def test_an_event_longer_than_any_answer_is_not_kept() -> None:
-    tap = AnswerTap(stream=True)
+    inspector = AnswerInspector(stream=True)
     chunk = b"x" * (1 << 20)
-    passed = [len(tap.feed(chunk)) for _ in range(18)]
-    assert sum(passed) > MAX_BODY
-    tail = tap.feed(b"\n\n" + DONE)
+    passed = [len(inspector.feed(chunk)) for _ in range(18)]
+    assert sum(passed) > MAX_BODY_BYTES
+    tail = inspector.feed(b"\n\n" + DONE)
     assert tail.endswith(DONE)
-    assert tap.complete
+    assert inspector.complete
 
 
 # --- answers in one piece ---

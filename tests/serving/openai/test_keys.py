@@ -7,21 +7,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.openai.errors import ApiError
-from serving.openai.keys import ApiKey, Gate
+from serving.openai.keys import ApiKey, ApiKeys
 
 
-def check(gate: Gate, authorization: bytes | None, now: float = 0.0) -> int:
+def check(keys: ApiKeys, authorization: bytes | None, now: float = 0.0) -> int:
     """Status of one request: 200 if it is let in."""
     try:
-        gate.check(authorization, now)
+        keys.check(authorization, now)
     except ApiError as error:
         return error.status
     return 200
 
 
 def test_without_keys_everybody_is_let_in() -> None:
-    gate = Gate([])
-    assert check(gate, None) == check(gate, b"Bearer anything") == 200
+    keys = ApiKeys([])
+    assert check(keys, None) == check(keys, b"Bearer anything") == 200
 
 
 @pytest.mark.parametrize(
@@ -45,18 +45,18 @@ def test_without_keys_everybody_is_let_in() -> None:
     ],
 )
 def test_a_key_is_needed_where_there_are_any(authorization: bytes | None, status: int) -> None:
-    assert check(Gate([ApiKey("right"), ApiKey("other")]), authorization) == status
+    assert check(ApiKeys([ApiKey("right"), ApiKey("other")]), authorization) == status
 
 
 def test_a_rate_is_a_burst_and_then_a_trickle() -> None:
-    gate = Gate([ApiKey("k", 6), ApiKey("free")])
-    assert [check(gate, b"Bearer k", 100.0) for _ in range(8)] == [200] * 6 + [429] * 2
-    assert check(gate, b"Bearer free", 100.0) == 200
-    assert check(gate, b"Bearer k", 109.0) == 429  # one in ten seconds
-    assert check(gate, b"Bearer k", 110.1) == 200
-    assert check(gate, b"Bearer k", 110.2) == 429
+    keys = ApiKeys([ApiKey("k", 6), ApiKey("free")])
+    assert [check(keys, b"Bearer k", 100.0) for _ in range(8)] == [200] * 6 + [429] * 2
+    assert check(keys, b"Bearer free", 100.0) == 200
+    assert check(keys, b"Bearer k", 109.0) == 429  # one in ten seconds
+    assert check(keys, b"Bearer k", 110.1) == 200
+    assert check(keys, b"Bearer k", 110.2) == 429
     # A refusal costs nothing, and nothing is saved up beyond a minute's worth.
-    assert [check(gate, b"Bearer k", 10_000.0) for _ in range(8)] == [200] * 6 + [429] * 2
+    assert [check(keys, b"Bearer k", 10_000.0) for _ in range(8)] == [200] * 6 + [429] * 2
 
 
 @given(
@@ -64,11 +64,11 @@ def test_a_rate_is_a_burst_and_then_a_trickle() -> None:
     st.lists(st.floats(0, 30, allow_nan=False), max_size=200),
 )
 def test_no_stretch_of_time_lets_in_more_than_a_burst_and_its_share(limit: int, pauses: list[float]) -> None:
-    gate, now = Gate([ApiKey("k", limit)]), 0.0
+    keys, now = ApiKeys([ApiKey("k", limit)]), 0.0
     admitted: list[float] = []
     for pause in pauses:
         now += pause
-        if check(gate, b"Bearer k", now) == 200:
+        if check(keys, b"Bearer k", now) == 200:
             admitted.append(now)
     for index, start in enumerate(admitted):
         for count, end in enumerate(admitted[index:], 1):

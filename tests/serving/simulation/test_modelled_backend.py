@@ -1,4 +1,4 @@
-"""The modelled backend behind the seam: valid answers, the measured speed, cancellation, death; all in mock time."""
+"""The modelled backend: valid answers, the measured speed, cancellation, death; all in mock time."""
 
 from __future__ import annotations
 
