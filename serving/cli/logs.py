@@ -1,7 +1,7 @@
-"""Logs: one line per event, as text for people or JSON for machines, from this program and its libraries alike.
+"""Logs on stderr: one line per event, as text for people or as JSON for machines.
 
-Everything passes one handler of the standard library's ``logging``, whether it came through structlog or not. Nothing
-that a log line may hold (prompts, keys) is shown by way of local variables: tracebacks are plain.
+Events of this program and of its libraries, from structlog or from the standard library's ``logging``, all pass one
+handler. Tracebacks show no local variables, because those may hold prompts or keys.
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterator, MutableMapping
-from logging.handlers import RotatingFileHandler
-from pathlib import Path
 from typing import Any, Literal
 
 import structlog
@@ -21,14 +19,17 @@ from p2p.network import NetworkError
 from serving.backends.backend import BackendError
 from serving.http.server import ClientGone
 
-LIBRARIES = {"libp2p": logging.ERROR, "hypercorn": logging.WARNING, "httpx": logging.WARNING, "": logging.WARNING}
-"""Least level of what libraries say, by the first part of a logger's name; ``""`` is any other library."""
-OWN = ("chain", "consensus", "p2p", "serving", "node")
-HANDLER = "wwwserve"
-FILE_SIZE, FILES = 10 << 20, 5
-"""Size in bytes at which a log file is put aside, and how many of those are kept."""
+Level = Literal["debug", "info", "warning", "error"]
+Format = Literal["text", "json"]
 
-EXPECTED = (
+LIBRARY_LEVELS = {"libp2p": logging.ERROR, "hypercorn": logging.WARNING, "httpx": logging.WARNING, "": logging.WARNING}
+"""Least level of a library's events, by the first part of the logger's name; ``""`` stands for any other library."""
+OWN_LOGGERS = ("chain", "consensus", "p2p", "serving", "node")
+"""First parts of the names of this program's loggers."""
+HANDLER = "wwwserve"
+"""Name of the handler, by which it is found when logs are configured again."""
+
+EXPECTED_ERRORS = (
     NetworkError,
     BackendError,
     ClientGone,
@@ -37,55 +38,23 @@ EXPECTED = (
     trio.ClosedResourceError,
     trio.TooSlowError,
 )
-"""What happens every day between machines: worth a line, not a traceback."""
+"""Errors that happen every day between machines. They are logged in one line, without a traceback."""
 
 
-def configure_logs(
-    level: Literal["debug", "info", "warning", "error"] = "info",
-    format: Literal["text", "json"] = "text",
-    path: Path | None = None,
-) -> None:
-    """Send the logs of this process to stderr, or to the file ``path``, from ``level`` on. May be called again.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+def configure_logs(level: Level = "info", format: Format = "text") -> None:
+    """Send the logs of this process to stderr, from ``level`` on. May be called again."""
     threshold = logging.getLevelNamesMapping()[level.upper()]
-    handler: logging.Handler
-    if path is None:
-        handler = logging.StreamHandler(sys.stderr)
-    else:
-        handler = RotatingFileHandler(path, maxBytes=FILE_SIZE, backupCount=FILES, encoding="utf-8")
-    handler.addFilter(_LibraryFilter())
-    shared: list[Processor] = [
+    common: list[Processor] = [
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         shorten_expected_errors,
     ]
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                *_get_renderers(format, path is None),
-            ],
-        )
-    )
-    root = logging.getLogger()
-    for old in [old for old in root.handlers if old.name == HANDLER]:
-        root.removeHandler(old)
-        old.close()
-    handler.name = HANDLER
-    root.addHandler(handler)
-    root.setLevel(threshold)
-    # libp2p, whenever it is imported, cuts its loggers off the root: what they say then ends here.
-    logging.lastResort = handler
-    logging.captureWarnings(True)
+    _install(_make_handler(common, format), threshold)
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
-            *shared,
+            *common,
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
@@ -94,10 +63,37 @@ def configure_logs(
     )
 
 
+def _make_handler(common: list[Processor], format: Format) -> logging.Handler:
+    """A handler that writes events to stderr, after ``common`` for those that did not come through structlog."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.name = HANDLER
+    handler.addFilter(_LibraryFilter())
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=common,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_get_renderers(format)],
+        )
+    )
+    return handler
+
+
+def _install(handler: logging.Handler, threshold: int) -> None:
+    """Make ``handler`` the only one of this kind of the whole process."""
+    root = logging.getLogger()
+    for old in [old for old in root.handlers if old.name == HANDLER]:
+        root.removeHandler(old)
+        old.close()
+    root.addHandler(handler)
+    root.setLevel(threshold)
+    # libp2p cuts its loggers off the root when it is imported. Their events reach the handler of last resort.
+    logging.lastResort = handler
+    logging.captureWarnings(True)
+
+
 def shorten_expected_errors(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Replace the traceback of an expected error (or of a group of nothing else) by its text, as ``error``."""
     error = _get_exception(event.get("exc_info"))
-    if error is not None and all(isinstance(leaf, EXPECTED) for leaf in _get_leaves(error)):
+    if error is not None and all(isinstance(leaf, EXPECTED_ERRORS) for leaf in _get_leaves(error)):
         del event["exc_info"]
         event.setdefault("error", "; ".join(str(leaf) or type(leaf).__name__ for leaf in _get_leaves(error)))
     return event
@@ -106,15 +102,15 @@ def shorten_expected_errors(_: Any, __: str, event: MutableMapping[str, Any]) ->
 class _LibraryFilter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         family = record.name.partition(".")[0]
-        return family in OWN or record.levelno >= LIBRARIES.get(family, LIBRARIES[""])
+        return family in OWN_LOGGERS or record.levelno >= LIBRARY_LEVELS.get(family, LIBRARY_LEVELS[""])
 
 
-def _get_renderers(format: str, is_stderr: bool) -> list[Processor]:
+def _get_renderers(format: Format) -> list[Processor]:
     if format == "json":
         return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(ensure_ascii=False)]
-    # Not the default of structlog, which is rich's tracebacks with local variables.
+    # structlog's default is rich's traceback, which shows local variables.
     plain = structlog.dev.plain_traceback
-    return [structlog.dev.ConsoleRenderer(colors=is_stderr and sys.stderr.isatty(), exception_formatter=plain)]
+    return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]
 
 
 def _get_exception(exc_info: object) -> BaseException | None:

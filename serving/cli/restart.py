@@ -1,12 +1,14 @@
-"""The commands by which validators restart a chain that has lost its quorum: propose, sign, show, apply.
+"""``chain restart``: how validators restart a chain that has lost its quorum, by propose, sign, show and apply.
 
-They work on the data directory of a node that is stopped. See :mod:`chain.transition.restart` for what a restart is.
+The commands work on the data directory of a node that is stopped. :mod:`chain.transition.restart` says what a restart
+is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -24,23 +26,33 @@ from consensus.voting.vote_store import Voting
 from p2p.runtime import RealRuntime
 from serving.cli.errors import CommandError
 
-Offline = Callable[[Path | None], AbstractContextManager[tuple[Opened, KeyPair]]]
-"""Opens the data directory of a stopped node."""
-WriteGenesis = Callable[[Path | None, str], None]
-"""Puts another genesis file into a data directory."""
+OpenStoppedNode = Callable[[Path | None], AbstractContextManager[tuple[Opened, KeyPair]]]
+"""Opens the data directory of a stopped node; see :func:`serving.cli.stopped_node.open_stopped_node`."""
+ReplaceGenesis = Callable[[Path | None, str], None]
+"""Puts another genesis file into a data directory; see :func:`serving.cli.stopped_node.replace_genesis`."""
 
 File = Annotated[Path, typer.Argument(help="The restart file.")]
 
 
-def build_restart_app(open_offline: Offline, write_genesis: WriteGenesis) -> typer.Typer:
-    """The commands; the node supplies how a data directory is opened and written."""
+def build_restart_app(open_stopped_node: OpenStoppedNode, replace_genesis: ReplaceGenesis) -> typer.Typer:
+    """The commands of ``chain restart``."""
     app = typer.Typer(
         help="Go on without validators that are gone for good, if they held too much stake for a quorum.",
         no_args_is_help=True,
     )
+    commands = _RestartCommands(open_stopped_node, replace_genesis)
+    for command in (commands.propose, commands.sign, commands.show, commands.apply):
+        app.command()(command)
+    return app
 
-    @app.command()
+
+@dataclass(frozen=True, slots=True)
+class _RestartCommands:
+    open_stopped_node: OpenStoppedNode
+    replace_genesis: ReplaceGenesis
+
     def propose(
+        self,
         file: File,
         remove: Annotated[list[str], typer.Option(help="Address of a validator to strike off; once for each.")],
         data_dir: DataDir = None,
@@ -52,7 +64,7 @@ def build_restart_app(open_offline: Offline, write_genesis: WriteGenesis) -> typ
             removed = [parse_address(address) for address in remove]
         except KeyFormatError as error:
             raise CommandError(f"--remove: {error}") from error
-        with open_offline(data_dir) as (opened, key):
+        with self.open_stopped_node(data_dir) as (opened, key):
             blocks, voting = opened.blocks, _get_voting(opened)
             now = RealRuntime().now()
             proposal = build_restart(blocks.genesis, key, blocks.header, blocks.state, removed, now)
@@ -60,11 +72,10 @@ def build_restart_app(open_offline: Offline, write_genesis: WriteGenesis) -> typ
             _describe(signed, opened)
         print(f"hand {file} to the others: wwwserve chain restart sign {file}")
 
-    @app.command()
-    def sign(file: File, data_dir: DataDir = None) -> None:
-        """Add this validator's vote to a restart file. Whoever signs two different restarts can be slashed."""
+    def sign(self, file: File, data_dir: DataDir = None) -> None:
+        """Add this validator's vote to a restart file. Signing two different restarts can be punished."""
         content = _read(file)
-        with open_offline(data_dir) as (opened, key):
+        with self.open_stopped_node(data_dir) as (opened, key):
             epoch = content.check(opened.blocks.genesis, opened.blocks.header, opened.blocks.state)
             # All later blocks would have to be later still.
             ahead = content.block.header.timestamp - RealRuntime().now()
@@ -75,23 +86,22 @@ def build_restart_app(open_offline: Offline, write_genesis: WriteGenesis) -> typ
             signed = _sign(file, content, key, _get_voting(opened))
             _describe(signed, opened)
 
-    @app.command()
-    def show(file: File, data_dir: DataDir = None) -> None:
+    def show(self, file: File, data_dir: DataDir = None) -> None:
         """Say what a restart file would do to the chain in a data directory, and who has signed it."""
         content = _read(file)
-        with open_offline(data_dir) as (opened, _):
+        with self.open_stopped_node(data_dir) as (opened, _):
             content.check(opened.blocks.genesis, opened.blocks.header, opened.blocks.state)
             _describe(content, opened)
 
-    @app.command()
     def apply(
+        self,
         file: File,
         data_dir: DataDir = None,
         yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     ) -> None:
         """Go on from a restart file that enough validators have signed. Every node of the chain must apply the same."""
         content = _read(file)
-        with open_offline(data_dir) as (opened, _):
+        with self.open_stopped_node(data_dir) as (opened, _):
             blocks = opened.blocks
             if blocks.height_of_block(content.block.id) is not None:
                 raise CommandError("this restart was applied already; start the node")
@@ -102,19 +112,17 @@ def build_restart_app(open_offline: Offline, write_genesis: WriteGenesis) -> typ
                 raise RestartError("not signed by more than 2/3 of the stake that remains; have the others sign it too")
             if not yes:
                 typer.confirm("Trust those who signed, and go on from here?", abort=True)
-            # All that may be wrong with it before anything is written: a node with half of a restart is a brick.
+            # Everything is checked before anything is written: a node cannot start from half a restart.
             transition = state_transition(
                 accept(blocks.genesis, content.block.id), blocks.header, blocks.state, content.block
             )
             verify_finality(blocks.genesis, epoch.validators, content.block.header, certificate)
             genesis = blocks.accept_restart(content.block.id)
-            write_genesis(data_dir, genesis.to_json())
+            self.replace_genesis(data_dir, genesis.to_json())
             journal = None if opened.voting is None else opened.voting.journal
             mark = None if journal is None else (journal.length, journal.head_hash)
             blocks.append([(content.block, transition)], certificate, mark)
         print("restarted; the genesis file names it, and is what newcomers need. Start the node with: wwwserve run")
-
-    return app
 
 
 def _read(file: Path) -> RestartFile:
@@ -140,11 +148,13 @@ def _get_voting(opened: Opened) -> Voting:
 def _sign(file: Path, content: RestartFile, key: KeyPair, voting: Voting) -> RestartFile:
     """Vote for a restart: durably in the journal before in the file, so that a second restart is refused."""
     vote = content.make_vote(key)
-    said = voting.journal.votes(vote.epoch)
-    if any(is_slashable(other, vote) for other in said):
+    earlier = voting.journal.votes(vote.epoch)
+    if any(is_slashable(other, vote) for other in earlier):
         raise RestartError("this validator signed another restart of the same block; signing two can be punished")
-    _write(file, content)  # or who cannot write there has voted for what nobody can read, and can sign nothing else
-    if vote not in said:
+    _write(
+        file, content
+    )  # first without the vote: a vote in the journal for a file that cannot be written binds for good
+    if vote not in earlier:
         voting.persist(vote, None)
     signed = content.add(vote)
     _write(file, signed)

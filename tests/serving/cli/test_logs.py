@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
+import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,8 +20,8 @@ Configure = Callable[..., Callable[[], str]]
 
 
 @pytest.fixture
-def configure(tmp_path: Path) -> Iterator[Configure]:
-    """Configures logging into a file, and gives a function that reads it; afterwards all is as before."""
+def configure(monkeypatch: pytest.MonkeyPatch) -> Iterator[Configure]:
+    """Configures logging, and gives a function that reads what was written to stderr; afterwards all is as before."""
     root, last_resort = logging.getLogger(), logging.lastResort
     level = root.level
     # Once a host was made in this process the library is silent altogether (p2p.host.workarounds).
@@ -30,8 +31,10 @@ def configure(tmp_path: Path) -> Iterator[Configure]:
     library.propagate = True
 
     def start(level: Any = "info", format: Any = "text") -> Callable[[], str]:
-        configure_logs(level, format, tmp_path / "node.log")
-        return (tmp_path / "node.log").read_text
+        stderr = io.StringIO()
+        monkeypatch.setattr(sys, "stderr", stderr)
+        configure_logs(level, format)
+        return stderr.getvalue
 
     yield start
     for handler in [handler for handler in root.handlers if handler.name == HANDLER]:

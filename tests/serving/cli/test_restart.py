@@ -41,11 +41,11 @@ def chain_and_command() -> tuple[Chain, Command]:
     opened = Opened(store, BlockStore(store, chain.genesis), Voting(key, journal, EvidenceStore(store)))
 
     @contextmanager
-    def open_offline(_: Path | None) -> Iterator[tuple[Opened, KeyPair]]:
+    def open_stopped_node(_: Path | None) -> Iterator[tuple[Opened, KeyPair]]:
         yield opened, key
 
     def command(*arguments: object) -> BaseException | None:
-        app = build_restart_app(open_offline, lambda *_: pytest.fail("signing changes no genesis file"))
+        app = build_restart_app(open_stopped_node, lambda *_: pytest.fail("signing changes no genesis file"))
         return CliRunner().invoke(app, [str(argument) for argument in arguments]).exception
 
     return chain, command
