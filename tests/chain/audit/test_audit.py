@@ -222,7 +222,7 @@ def test_the_last_block_of_an_epoch_may_be_final_in_a_later_view(short: Busy) ->
     assert verify_chain(make_source((chain, {**finals, height: votes}))).ok
     early = chain.certify(chain.blocks[height - 1].header, VoteKind.FINALIZE, view=0)
     assert verify_chain(make_source((chain, {**finals, height: early}))).fault == Fault(
-        height, "finality", f"is of view 0, the block of view {chain.types.blocks[height - 1].header.view}"
+        height, "finality", f"is of view 0, the block of view {chain.blocks[height - 1].header.view}"
     )
 
 

@@ -411,7 +411,7 @@ def test_an_old_checkpoint_is_refused_with_the_reason(tmp_path: Path) -> None:
     assert (code, text) == (1, "") and errors.startswith(
         "error: the checkpoint at height 0 is too old, 3 epochs before"
     )
-    since = f"5:{chain.types.blocks[4].id.hex()}"
+    since = f"5:{chain.blocks[4].id.hex()}"
     assert run("prove", "balance", NOBODY, "-d", tmp_path, "--checkpoint", since)[0] == 0
 
 
