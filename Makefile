@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install test test-abuse-long test-nat test-nat-long lint format demo sim bench overlay twins crash mutants clean
+.PHONY: install test test-abuse-long test-nat test-nat-long lint format demo sim bench figures overlay twins crash mutants clean
 
 install: $(STAMP)
 
@@ -40,6 +40,7 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m benchmarks.figures --check
 
 format: install
 	$(BIN)/ruff check --fix .
@@ -64,12 +65,18 @@ crash: install
 mutants: install
 	$(BIN)/python -m tests.mutants.run $(ARGS)
 
+# All benchmarks, one after the other; ARGS=--quick takes minutes, ARGS="gateway ledger" runs two of them in full.
 bench: install
-	for name in ledger verify gateway beacon; do $(BIN)/python -m benchmarks.$$name --json results/$$name.json $(ARGS) || exit 1; done
+	$(BIN)/python -m benchmarks $(ARGS)
 
-# Five networks of each size take an hour on one core; ARGS="--seeds 1" is enough for a look.
+# The tables and pictures in the documents, from the JSON in docs/figures; ARGS=--publish takes over the full runs in
+# results first, ARGS=--check only compares.
+figures: install
+	$(BIN)/python -m benchmarks.figures $(ARGS)
+
+# Five networks of each size instead of one.
 overlay: install
-	$(BIN)/python -m benchmarks.overlay --seeds 5 --json results/overlay.json $(ARGS)
+	$(BIN)/python -m benchmarks.overlay --networks 5 $(ARGS)
 
 clean:
 	rm -rf .venv .tools .mypy_cache .ruff_cache .hypothesis build *.egg-info results

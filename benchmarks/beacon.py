@@ -12,7 +12,7 @@ the price of a request), or one draw that is worth a hundred. The reference is w
 income is what the draws bring less the fees, in fees.
 
 Epochs are simulated with the beacon, the hash onions and the leader draw of the chain, everything derived from the
-number of the epoch: the same figures in every run.
+number of the epoch: one seed gives the same figures in every run.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from itertools import combinations
 from math import prod
 from statistics import NormalDist
 
-from benchmarks.report import Claim, parse_options, report
+from benchmarks.pictures import Chart, Series
+from benchmarks.report import Figure, Option, Run
 from chain.crypto import hash_bytes
 from chain.genesis import Parameters
 from chain.state.beacon import Beacon, Onion
@@ -36,7 +37,13 @@ HEIGHTS = 24
 """Last heights of an epoch that are played. More bring little: to move the end from so far costs too much."""
 
 MAX_RUN = 12
+"""Most views in a row that the adversary looks ahead to."""
 GRID = 60
+"""Steps of the numerical integration over what an unknown end may bring."""
+SEED_EPOCHS = 1_000_000
+"""Distance between the first epochs of two seeds."""
+GAMES = (("one draw", 1, 100.0), ("100 requests", 100, 100.0), ("1,000 requests", 1_000, 1_000.0))
+"""Names, numbers of draws, and what all of them are worth in fees."""
 
 
 @dataclass(frozen=True)
@@ -206,9 +213,9 @@ class Bias:
     missed: float
 
 
-def measure_bias(game: Game, epochs: int, is_honest: bool = False) -> Bias:
-    """Play ``epochs`` epochs."""
-    played = [Epoch(game, number).play(is_honest) for number in range(epochs)]
+def measure_bias(game: Game, epochs: int, is_honest: bool = False, first: int = 0) -> Bias:
+    """Play ``epochs`` epochs from number ``first`` on."""
+    played = [Epoch(game, first + number).play(is_honest) for number in range(epochs)]
     return Bias(sum(each.share for each in played) / epochs, sum(each.missed for each in played) / epochs)
 
 
@@ -216,28 +223,35 @@ def _name(kind: bytes, number: int) -> bytes:
     return hash_bytes("benchmark", kind, bytes([number]))
 
 
-def main() -> None:
-    """Command line."""
-    options = parse_options(__doc__)
-    epochs = 60 if options.quick else 1_000
+def measure(seed: int, epochs: int) -> tuple[list[Figure], list[Chart]]:
+    """Play every game with one key and with ten; fewer epochs where each has more draws."""
     fee = Parameters().missed_lead_fee
-    claims = []
-    for what, draws, worth in (
-        ("one draw", 1, 100.0),
-        ("100 requests", 100, 100.0),
-        ("1,000 requests", 1_000, 1_000.0),
-    ):
+    figures: list[Figure] = []
+    gains: dict[int, list[float]] = {}
+    for what, draws, worth in GAMES:
         for keys in (1, COMMITTEE // 3):
             game = Game(keys, draws, worth)
-            bias = measure_bias(game, {1: 4 * epochs, 1_000: epochs // 3}.get(draws, epochs))
+            count = {1: 4 * epochs, 1_000: epochs // 3}.get(draws, epochs)
+            bias = measure_bias(game, count, first=seed * SEED_EPOCHS)
             name = f"{what}, {keys} {'key' if keys == 1 else 'keys'}"
             income = bias.share * worth - bias.missed
-            claims += [
-                Claim(f"{name}: share", bias.share, "", game.share, "share of the stake"),
-                Claim(f"{name}: income", income, "fees", game.share * worth, "without withholding"),
-                Claim(f"{name}: fees", bias.missed * fee, "µcr/epoch"),
+            headline = f"share of the next epoch's {what} that a third of the stake can reach" if keys > 1 else ""
+            gains.setdefault(keys, []).append(bias.share)
+            figures += [
+                Figure(f"{name}: share", bias.share, "", game.share, "its share of the stake", headline=headline),
+                Figure(f"{name}: income", income, "fees", game.share * worth, "without withholding"),
+                Figure(f"{name}: fees", bias.missed * fee, "µcredits/epoch"),
             ]
-    report("beacon", claims, options.json)
+    series = [Series(f"{keys} {'key' if keys == 1 else 'keys'}", (), tuple(shares)) for keys, shares in gains.items()]
+    stake = Series("its stake", (-0.5, len(GAMES) - 0.5), (game.share, game.share), is_limit=True)
+    names = tuple(name for name, _, _ in GAMES)
+    return figures, [Chart("Draws that an adversary can reach", "", "share of the draws", (*series, stake), names)]
+
+
+def main() -> None:
+    """Command line."""
+    run = Run("beacon", __doc__, Option("epochs", 1_000, 60, "epochs that are played of a game with 100 draws"))
+    run.finish(*measure(run.seed, run.values["epochs"]))
 
 
 if __name__ == "__main__":

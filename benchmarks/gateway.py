@@ -7,72 +7,91 @@ two nodes, which is part of what is measured.
 
 from __future__ import annotations
 
+import random
+import string
 import tempfile
 from pathlib import Path
 
 import trio
 
 from benchmarks.load import LoadResult, run_load
-from benchmarks.report import Claim, parse_options, report
+from benchmarks.pictures import Chart, Series
+from benchmarks.report import Figure, Option, Run
 from serving.openai.requests import CHAT_COMPLETIONS
 from tests.fakes.backend import MODEL
 from tests.processes.cluster import run_cluster
 
-CONCURRENCY = (1, 16, 64)
+CONNECTIONS = (1, 16, 64)
+"""Requests at a time."""
+PROMPT_CHARACTERS = 400
+MAX_TOKENS = 64
+WARM_UP_S = 0.5
+"""Seconds of load before each measurement, in which connections, pools and streams are opened."""
+OFFLOADS_ALL = {"policy": {"target_utilization": 0.0, "offload_frequency": 1.0}}
+ACCEPTS_ALL = {"policy": {"accept_frequency": 1.0, "queue_frequency": 1.0, "max_queue": 256, "offload_frequency": 0.0}}
 
 
-def measure(options_quick: bool) -> list[Claim]:
-    """Run all loads one after the other."""
-    seconds = 2.0 if options_quick else 8.0
-    body = {"model": MODEL, "max_tokens": 64, "messages": [{"role": "user", "content": "x" * 400}]}
-    offload = {"policy": {"target_utilization": 0.0, "offload_frequency": 1.0}}
-    generous = {"policy": {"accept_frequency": 1.0, "queue_frequency": 1.0, "max_queue": 256, "offload_frequency": 0.0}}
-    claims: list[Claim] = []
+def measure(seed: int, seconds: float) -> tuple[list[Figure], list[Chart]]:
+    """Run all loads one after the other, each for ``seconds``."""
+    prompt = "".join(random.Random(seed).choices(string.ascii_lowercase + " ", k=PROMPT_CHARACTERS))
+    body = {"model": MODEL, "max_tokens": MAX_TOKENS, "messages": [{"role": "user", "content": prompt}]}
+    results: dict[int, dict[str, LoadResult]] = {}
     with (
         tempfile.TemporaryDirectory() as directory,
-        run_cluster(Path(directory), 2, config=lambda number: generous if number else offload) as cluster,
+        run_cluster(Path(directory), 2, config=lambda number: ACCEPTS_ALL if number else OFFLOADS_ALL) as cluster,
     ):
-        places = {
+        urls = {
             "direct": f"{cluster.backend_url.removesuffix('/')}{CHAT_COMPLETIONS}",
             "local": cluster.nodes[1].completions_url,
             "offloaded": cluster.nodes[0].completions_url,
         }
-        for connections in CONCURRENCY:
-            results: dict[str, LoadResult] = {}
-            for name, url in places.items():
-                trio.run(run_load, url, body, connections, 0.5)  # connections, pools and streams are opened
-                results[name] = trio.run(run_load, url, body, connections, seconds, name == "offloaded")
-            claims += _compare(results, connections)
-    return claims
+        for connections in CONNECTIONS:
+            results[connections] = {}
+            for name, url in urls.items():
+                trio.run(run_load, url, body, connections, WARM_UP_S)
+                results[connections][name] = trio.run(run_load, url, body, connections, seconds, name == "offloaded")
+    figures = [figure for connections, found in results.items() for figure in _get_figures(found, connections)]
+    return figures, _make_charts(results)
 
 
-def _compare(results: dict[str, LoadResult], connections: int) -> list[Claim]:
+def _get_figures(results: dict[str, LoadResult], connections: int) -> list[Figure]:
     direct = results["direct"]
-    claims = [Claim(f"direct c={connections} rate", direct.rate, "req/s")]
+    figures = [Figure(f"direct c={connections} rate", direct.rate, "requests/s")]
     for name in ("local", "offloaded"):
-        result = results[name]
+        result, title = results[name], f"{name} c={connections}"
+        what = "request served by the node itself" if name == "local" else "offloaded and paid request"
         for percent in (50, 99):
-            added = result.get_percentile(percent) - direct.get_percentile(percent)
-            claims.append(
-                Claim(
-                    f"{name} c={connections} added p{percent}",
-                    added,
-                    "ms",
-                    direct.get_percentile(percent),
-                    f"direct p{percent}",
-                )
-            )
-        claims.append(Claim(f"{name} c={connections} rate", result.rate, "req/s", direct.rate, "direct"))
-        for count, what in ((result.failures, "refused"), (result.local, "served locally instead")):
+            reference = direct.get_percentile(percent)
+            headline = f"{what}: time added, p50" if (percent, connections) == (50, 1) else ""
+            added = result.get_percentile(percent) - reference
+            against = f"backend called directly, p{percent}"
+            figures.append(Figure(f"{title} added p{percent}", added, "ms", reference, against, headline=headline))
+        headline = f"{what}: rate, 16 at a time" if connections == 16 else ""
+        against = "backend called directly"
+        figures.append(Figure(f"{title} rate", result.rate, "requests/s", direct.rate, against, headline=headline))
+        for count, outcome in ((result.failures, "refused"), (result.local, "served locally instead")):
             if count:
-                claims.append(Claim(f"{name} c={connections} {what}", count, "requests"))
-    return claims
+                figures.append(Figure(f"{title} {outcome}", count, "requests"))
+    return figures
+
+
+def _make_charts(results: dict[int, dict[str, LoadResult]]) -> list[Chart]:
+    categories = tuple(f"{connections} at a time" for connections in results)
+    latencies, rates = [], []
+    for name in ("direct", "local", "offloaded"):
+        of_name = [found[name] for found in results.values()]
+        latencies.append(Series(name, (), tuple(result.get_percentile(50) for result in of_name)))
+        rates.append(Series(name, (), tuple(result.rate for result in of_name)))
+    return [
+        Chart("Time of a request, p50", "", "ms", tuple(latencies), categories, y_scale="log"),
+        Chart("Rate", "", "requests/s", tuple(rates), categories, y_scale="log"),
+    ]
 
 
 def main() -> None:
     """Command line."""
-    options = parse_options(__doc__)
-    report("gateway", measure(options.quick), options.json)
+    run = Run("gateway", __doc__, Option("seconds", 8.0, 2.0, "duration of each of the nine loads"))
+    run.finish(*measure(run.seed, run.values["seconds"]))
 
 
 if __name__ == "__main__":

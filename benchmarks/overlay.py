@@ -1,6 +1,6 @@
 """Membership under churn: how soon everybody knows what happened, and what knowing costs, as the network grows.
 
-``python -m benchmarks.overlay`` runs the discovery service of 50 to 400 nodes on a network in memory under a clock that
+It runs the discovery service of 50 to 400 nodes on a network in memory under a clock that
 jumps, for ten minutes in which 30 % of the nodes leave, half of them without goodbye (every other of those silently, as
 a host that lost power: dials to it time out and its connections die by keepalive), 30 % join and 10 % change their
 address. Every fourth node is private: it cannot be dialled, and holds slots at relays. A change counts as known when
@@ -16,26 +16,22 @@ wrong at the end.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import math
 import os
 import random
-import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import trio
-from rich.console import Console
-from rich.table import Table
 
-from benchmarks.report import Claim, get_percentile, report
+from benchmarks.pictures import Chart, Series
+from benchmarks.report import Figure, Option, Run, get_percentile
 from chain.crypto import KeyPair
 from p2p.discovery.service import Discovery
-from p2p.peers.table import ChangeKind
+from p2p.peers.table import Change, ChangeKind
 from p2p.runtime import SimulatedRuntime, run_simulation
 from p2p.simulation.network import MemoryHub, MemoryNetwork
 from p2p.streams.exchanges import Streams
@@ -65,9 +61,8 @@ KEEPALIVE = 2 * (30 + 40) / 3.0
 CIRCUIT_KEEPALIVE = 2 * KEEPALIVE * 3.0 / 20.0
 """Bytes a second that one end of a connection sends: a Yamux ping and a pong each 3 s, with Noise, TCP and IP. On a
 circuit they are seldom, and its relay sends them once more."""
-TARGET = "target"
-"""What is named so is compared with what must not be exceeded."""
 TARGETS = {"join": 5.0, "leave": 5.0, "crash": 20.0, "address": 5.0}
+"""Most seconds until a change of a kind is known, at the 99th percentile."""
 
 
 class Member:
@@ -111,7 +106,7 @@ class Member:
                 await self.discovery.run()
                 await trio.sleep_forever()  # the rest of a node that leaves lives a little longer
 
-    async def _watch(self, events: trio.MemoryReceiveChannel) -> None:
+    async def _watch(self, events: trio.MemoryReceiveChannel[Change]) -> None:
         async for change in events:
             if change.kind in (ChangeKind.CRASHED, ChangeKind.EXPIRED) and self.alive:
                 subject = self.world.members.get(change.peer)
@@ -345,90 +340,95 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def get_claims(outcomes: Sequence[Outcome]) -> list[Claim]:
+def get_figures(outcomes: Sequence[Outcome]) -> list[Figure]:
     """The figures of all runs, by size of the network; what grows with it as multiples of the smallest."""
     sizes = sorted({outcome.nodes for outcome in outcomes})
-    claims, bytes_of, all_of = [], {}, {}
+    figures, bytes_of, all_of = [], {}, {}
     for size in sizes:
         runs = [outcome for outcome in outcomes if outcome.nodes == size]
+        is_largest = size == sizes[-1]
         for kind, target in TARGETS.items():
             times = [seconds for run in runs for seconds in run.times[kind]]
+            name = f"{kind} known to 99 %"
             for percent in (50, 99) if times else ():
-                name = f"{kind} known to 99 %, p{percent}, n={size}"
-                against = f"{TARGET if percent == 99 else 'the same'}; {len(times)} changes"
-                claims.append(Claim(name, get_percentile(times, percent), "s", target, against))
-        claims.append(Claim(f"false positives, n={size}", sum(run.false_positives for run in runs), "views"))
-        claims.append(Claim(f"ghosts at the end, n={size}", sum(run.ghosts for run in runs), "views", 0, TARGET))
-        claims.append(Claim(f"missing at the end, n={size}", sum(run.missing for run in runs), "views", 0, TARGET))
-        claims.append(Claim(f"messages, n={size}", _mean([run.messages for run in runs]), "/node/s"))
+                figures.append(
+                    Figure(
+                        f"{name}, p{percent}, n={size}",
+                        get_percentile(times, percent),
+                        "s",
+                        target if percent == 99 else None,
+                        "the target" if percent == 99 else f"{len(times)} changes",
+                        limit=target if percent == 99 else None,
+                        headline=f"{size} simulated nodes: {name}, p99" if percent == 99 and is_largest else "",
+                    )
+                )
+        figures.append(Figure(f"false positives, n={size}", sum(run.false_positives for run in runs), "views"))
+        figures.append(Figure(f"ghosts at the end, n={size}", sum(run.ghosts for run in runs), "views", limit=0))
+        figures.append(Figure(f"missing at the end, n={size}", sum(run.missing for run in runs), "views", limit=0))
+        figures.append(Figure(f"messages, n={size}", _mean([run.messages for run in runs]), "/node/s"))
         bytes_of[size] = _mean([run.bytes for run in runs])
         all_of[size] = bytes_of[size] + _mean([run.keepalive_bytes for run in runs])
-        claims.append(Claim(f"bytes, n={size}", all_of[size], "B/node/s", all_of[sizes[0]], f"n={sizes[0]}"))
-        name = f"bytes without keepalives, n={size}"
-        claims.append(Claim(name, bytes_of[size], "B/node/s", bytes_of[sizes[0]], f"n={sizes[0]}"))
+        headline = f"{size} simulated nodes: sent by each, keepalives included" if is_largest else ""
+        for name, values in (("bytes", all_of), ("bytes without keepalives", bytes_of)):
+            shown = headline if values is all_of else ""
+            reference, against = values[sizes[0]], f"n={sizes[0]}"
+            figures.append(Figure(f"{name}, n={size}", values[size], "B/s", reference, against, headline=shown))
     if len(sizes) > 1:
         limit, sized = math.log(sizes[-1]) / math.log(sizes[0]), f"n={sizes[-1]} over n={sizes[0]}"
         ratio, rest = (values[sizes[-1]] / values[sizes[0]] for values in (all_of, bytes_of))
-        claims.append(Claim(f"bytes, {sized}", ratio, "", limit, f"{TARGET}: ratio of logs"))
-        claims.append(Claim(f"bytes without keepalives, {sized}", rest, "", sizes[-1] / sizes[0], "ratio of sizes"))
-    return claims
+        figures.append(Figure(f"bytes, {sized}", ratio, "", limit, "ratio of the sizes' logarithms", limit=limit))
+        figures.append(
+            Figure(f"bytes without keepalives, {sized}", rest, "", sizes[-1] / sizes[0], "ratio of the sizes")
+        )
+    return figures
 
 
-def find_missed(claims: Sequence[Claim]) -> list[Claim]:
-    """The targets that were not met."""
+def make_charts(outcomes: Sequence[Outcome]) -> list[Chart]:
+    """How times and traffic grow with the network."""
+    sizes = tuple(sorted({outcome.nodes for outcome in outcomes}))
+    runs = {size: [outcome for outcome in outcomes if outcome.nodes == size] for size in sizes}
+    times = []
+    for kind in TARGETS:
+        found = {size: [seconds for run in runs[size] for seconds in run.times[kind]] for size in sizes}
+        places = tuple(size for size in sizes if found[size])
+        times.append(Series(kind, places, tuple(get_percentile(found[size], 99) for size in places)))
+    rest = tuple(_mean([run.bytes for run in runs[size]]) for size in sizes)
+    keepalive = tuple(_mean([run.keepalive_bytes for run in runs[size]]) for size in sizes)
+    every = tuple(map(sum, zip(rest, keepalive, strict=True)))
+    limit = tuple(every[0] * math.log(size) / math.log(sizes[0]) for size in sizes)
+    traffic = (
+        Series("all", sizes, every),
+        Series("without keepalives", sizes, rest),
+        Series("target: as the logarithm", sizes, limit, is_limit=True),
+    )
     return [
-        claim
-        for claim in claims
-        if claim.against.startswith(TARGET) and claim.reference is not None and claim.value > claim.reference
+        Chart("A change is known to 99 % of the nodes, p99", "nodes", "seconds", tuple(times), x_scale="log"),
+        Chart("Sent by each node", "nodes", "bytes per second", traffic, x_scale="log"),
     ]
-
-
-def print_table(outcomes: Sequence[Outcome]) -> None:
-    """One row per size: what a person wants to see first."""
-    table = Table(title="membership under churn (seconds until 99 % of the nodes know: p50 / p99)", box=None)
-    for heading in ("nodes", *TARGETS, "false +", "ghosts", "msg/node/s", "B/node/s", "of these keepalive", "connect"):
-        table.add_column(heading, justify="right")
-    for size in sorted({outcome.nodes for outcome in outcomes}):
-        runs = [outcome for outcome in outcomes if outcome.nodes == size]
-        row = [str(size)]
-        for kind in TARGETS:
-            times = [seconds for run in runs for seconds in run.times[kind]]
-            row.append(f"{get_percentile(times, 50):.1f} / {get_percentile(times, 99):.1f}" if times else "-")
-        row += [str(sum(run.false_positives for run in runs)), str(sum(run.ghosts + run.missing for run in runs))]
-        row.append(f"{_mean([run.messages for run in runs]):.1f}")
-        keepalive = _mean([run.keepalive_bytes for run in runs])
-        row += [f"{_mean([run.bytes for run in runs]) + keepalive:,.0f}", f"{keepalive:,.0f}"]
-        row.append(f"{_mean([run.connect_bytes for run in runs]):,.0f}")
-        table.add_row(*row)
-    Console(width=150).print(table)
 
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--seeds", type=int, default=1, help="networks of each size")
-    parser.add_argument("--minutes", type=float, default=10.0, help="simulated minutes of churn")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="networks that run at the same time")
-    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
-    parser.add_argument("--quick", action="store_true", help="a short run, to see that it works")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
-    options = parser.parse_args()
-    sizes, seeds, minutes = (SIZES[:1], 1, 1.0) if options.quick else (options.sizes, options.seeds, options.minutes)
+    run = Run(
+        "overlay",
+        __doc__,
+        Option("sizes", SIZES, SIZES[:1], "nodes of the networks"),
+        Option("networks", 1, 1, "networks of each size, with successive seeds"),
+        Option("minutes", 10.0, 1.0, "simulated minutes of churn"),
+        Option("jobs", os.cpu_count() or 1, os.cpu_count() or 1, "networks that run at the same time"),
+    )
     outcomes = []
-    with ProcessPoolExecutor(options.jobs) as pool:
-        runs = [pool.submit(measure, seed, size, 60 * minutes) for seed in range(seeds) for size in sizes]
-        for run in as_completed(runs):
-            outcomes.append(outcome := run.result())
-            rate = f"{outcome.bytes:,.0f} + {outcome.keepalive_bytes:,.0f} B/node/s"
+    with ProcessPoolExecutor(run.values["jobs"]) as pool:
+        seeds = range(run.seed, run.seed + run.values["networks"])
+        sizes = sorted(run.values["sizes"], reverse=True)  # the longest first
+        duration = 60 * run.values["minutes"]
+        futures = [pool.submit(measure, seed, size, duration) for size in sizes for seed in seeds]
+        for future in as_completed(futures):
+            outcomes.append(outcome := future.result())
+            rate = f"{outcome.bytes:,.0f} + {outcome.keepalive_bytes:,.0f} B/s a node"
             print(f"n={outcome.nodes} seed={outcome.seed}: {rate}, {outcome.real:.0f} s", flush=True)
     outcomes.sort(key=lambda outcome: (outcome.nodes, outcome.seed))
-    claims = get_claims(outcomes)
-    report("overlay", claims, options.json)
-    print_table(outcomes)
-    missed = find_missed(claims)
-    for claim in missed:
-        print(f"missed: {claim.name} is {claim.value:.3g} {claim.unit}, above {claim.reference:.3g}", file=sys.stderr)
-    sys.exit(bool(missed))
+    run.finish(get_figures(outcomes), make_charts(outcomes))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,12 @@
-"""A market in simulation: the very node code, on a network in memory, under a clock that jumps.
+"""How much faster than the clock a market runs in simulation: the node's own code, on a network in memory.
 
-``python -m benchmarks.simulation --seed 7`` runs eight nodes with modelled GPUs for ten simulated minutes of Poisson
-requests, and prints what was served by whom, a hash of everything that happened, and how much faster than the clock it
-ran. The same seed gives the same hash in every process.
+Eight nodes with modelled GPUs serve ten simulated minutes of Poisson requests; the first node gets six times as many as
+each of the others. It prints how many were served by the node asked and how many offloaded, a hash of every event (the
+trace), and the simulated seconds per second. The same seed gives the same trace in every process, on every machine.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import logging
@@ -18,9 +17,9 @@ from dataclasses import dataclass, field
 
 import structlog
 import trio
-from rich.console import Console
-from rich.table import Table
 
+from benchmarks.pictures import Chart, Series, make_cumulative
+from benchmarks.report import Figure, Option, Run, get_percentile
 from chain.crypto import KeyPair, format_address
 from chain.genesis import CREDIT, Parameters, make_genesis, make_validator
 from chain.state.state import compute_supply
@@ -54,7 +53,8 @@ class Outcome:
     simulated: float
     trace: hashlib._Hash = field(default_factory=lambda: hashlib.sha256())
     results: Counter[str] = field(default_factory=Counter)
-    latencies: list[float] = field(default_factory=list)
+    latencies: dict[str, list[float]] = field(default_factory=dict)
+    """By how the request was served."""
     served: Counter[str] = field(default_factory=Counter)
     height: int = 0
     state_roots: set[bytes] = field(default_factory=set)
@@ -160,7 +160,7 @@ class Simulation:
             executor = f"refused {error.status}"
         latency = trio.current_time() - started
         self.outcome.results[executor] += 1
-        self.outcome.latencies.append(latency)
+        self.outcome.latencies.setdefault(executor, []).append(latency)
         self.outcome.note(round(started, 6), node.key.address[-6:], executor, size, round(latency, 6))
 
     def _compare(self) -> None:
@@ -180,32 +180,46 @@ def simulate(seed: int, nodes: int = 8, duration: float = 600.0, rate: float = 0
     return outcome
 
 
+def get_figures(outcome: Outcome) -> list[Figure]:
+    """What a simulation found; times are simulated but for its speed."""
+    simulated = WARM_UP + outcome.simulated + DRAIN
+    everything = [latency for latencies in outcome.latencies.values() for latency in latencies]
+    what = f"{outcome.nodes} simulated nodes, {outcome.simulated / 60:g} minutes of requests"
+    return [
+        Figure("simulated time", simulated, "s", outcome.real, "real time, s", headline=what),
+        *(Figure(f"requests {name}", count, "requests") for name, count in sorted(outcome.results.items())),
+        Figure("latency p50", get_percentile(everything, 50), "s"),
+        Figure("latency p99", get_percentile(everything, 99), "s"),
+        Figure("blocks final everywhere", outcome.height, "blocks"),
+    ]
+
+
+def make_chart(outcome: Outcome) -> Chart:
+    """The distribution of latencies."""
+    curves: list[Series] = [
+        make_cumulative(name, latencies)
+        for name, latencies in sorted(outcome.latencies.items())
+        if name in ("local", "offloaded")
+    ]
+    return Chart("Simulated requests", "simulated seconds until the whole answer", "share of requests", tuple(curves))
+
+
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--nodes", type=int, default=8)
-    parser.add_argument("--minutes", type=float, default=10.0, help="simulated minutes of requests")
-    parser.add_argument("--rate", type=float, default=0.5, help="requests per second of an average node")
-    arguments = parser.parse_args()
+    run = Run(
+        "simulation",
+        __doc__,
+        Option("nodes", 8, 8, "nodes"),
+        Option("minutes", 10.0, 1.0, "simulated minutes of requests"),
+        Option("rate", 0.5, 0.5, "requests per second of an average node"),
+    )
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
-    outcome = simulate(arguments.seed, arguments.nodes, 60 * arguments.minutes, arguments.rate)
-    console = Console()
-    table = Table(title=f"{outcome.nodes} nodes, {arguments.minutes:g} simulated minutes")
-    table.add_column("what")
-    table.add_column("", justify="right")
-    for name, count in sorted(outcome.results.items()):
-        table.add_row(f"requests {name}", str(count))
-    latencies = sorted(outcome.latencies)
-    for share in (50, 99):
-        table.add_row(f"latency p{share}", f"{latencies[(len(latencies) - 1) * share // 100]:.2f} s")
-    table.add_row("blocks final everywhere", str(outcome.height))
-    table.add_row("credits conserved", "yes" if outcome.conserved else "NO")
-    console.print(table)
-    simulated = outcome.simulated + WARM_UP + DRAIN
-    print(f"seed {outcome.seed}  trace {outcome.trace_hash}  simulated/real {simulated / outcome.real:.1f}")
+    outcome = simulate(run.seed, run.values["nodes"], 60 * run.values["minutes"], run.values["rate"])
     if not outcome.conserved or len(outcome.state_roots) != 1:
         raise SystemExit("the ledgers disagree")
+    simulated = WARM_UP + outcome.simulated + DRAIN
+    print(f"seed {outcome.seed}  trace {outcome.trace_hash}  simulated/real {simulated / outcome.real:.1f}")
+    run.finish(get_figures(outcome), [make_chart(outcome)], {"trace": outcome.trace_hash})
 
 
 if __name__ == "__main__":

@@ -13,9 +13,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def start(hash_seed: str, *arguments: str) -> subprocess.Popen[str]:
+def start(results: Path, hash_seed: str, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.simulation", *arguments],
+        [sys.executable, "-m", "benchmarks.simulation", "--results", str(results), *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -33,12 +33,13 @@ def finish(process: subprocess.Popen[str]) -> str:
 
 
 @pytest.mark.timeout(600)
-def test_a_seed_gives_one_trace_whatever_the_hash_seed_of_the_process() -> None:
+def test_a_seed_gives_one_trace_whatever_the_hash_seed_of_the_process(tmp_path: Path) -> None:
     """What ``make sim SEED=7`` runs: eight nodes, ten simulated minutes."""
-    first, second = (start(hash_seed, "--seed", "7") for hash_seed in ("1", "2"))
+    first, second = (start(tmp_path, hash_seed, "--seed", "7") for hash_seed in ("1", "2"))
     assert finish(first) == finish(second)
 
 
-def test_another_seed_gives_another_trace() -> None:
-    seven, eight = (start("1", "--seed", seed, "--minutes", "0.2", "--nodes", "5") for seed in ("7", "8"))
+def test_another_seed_gives_another_trace(tmp_path: Path) -> None:
+    arguments = ("--minutes", "0.2", "--nodes", "5")
+    seven, eight = (start(tmp_path, "1", "--seed", seed, *arguments) for seed in ("7", "8"))
     assert finish(seven) != finish(eight)

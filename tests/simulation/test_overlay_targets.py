@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.overlay import Outcome, find_missed, get_claims
+from benchmarks.overlay import Outcome, get_figures
 
 
 def run(nodes: int, seed: int = 0, **figures: Any) -> Outcome:
@@ -16,7 +16,7 @@ def run(nodes: int, seed: int = 0, **figures: Any) -> Outcome:
 
 
 def missed(*outcomes: Outcome) -> list[str]:
-    return [claim.name for claim in find_missed(get_claims(outcomes))]
+    return [figure.name for figure in get_figures(outcomes) if figure.is_missed]
 
 
 def test_runs_that_meet_all_targets_miss_none() -> None:

@@ -1,0 +1,35 @@
+"""Run every benchmark, or those that are named, each in a process of its own, with the options that follow.
+
+``python -m benchmarks [NAME…] [--quick] [--seed N] [--results DIR]``. A benchmark that fails does not keep the others
+from running; the exit code is 1 if any failed.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+BENCHMARKS = ("beacon", "verify", "simulation", "overlay", "gateway", "ledger")
+
+
+def main() -> int:
+    """Command line."""
+    arguments = sys.argv[1:]
+    split = next((place for place, word in enumerate(arguments) if word.startswith("-")), len(arguments))
+    names, options = arguments[:split] or BENCHMARKS, arguments[split:]
+    if unknown := [name for name in names if name not in BENCHMARKS]:
+        sys.exit(f"no benchmark {unknown[0]}: there are {', '.join(BENCHMARKS)}")
+    lines, is_good = [], True
+    for name in names:
+        started = time.monotonic()
+        code = subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *options], check=False).returncode
+        lines.append(f"{name:12} {time.monotonic() - started:6.0f} s  {'ok' if code == 0 else f'FAILED ({code})'}")
+        is_good &= code == 0
+        print(flush=True)
+    print("\n".join(lines))
+    return 0 if is_good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
