@@ -1,0 +1,12 @@
+"""The admin listener: what the owner sees of the running node, and the orders that it takes.
+
+Read in this order:
+
+1. ``node_view``: the parts of a node that this package may look at.
+2. ``reports``: what a node says about itself, as plain data.
+3. ``wallet_orders``: the owner's orders to the wallet, as a table.
+4. ``server``: HTTP on loopback, with a table of routes; ``bodies`` and ``token`` are its helpers.
+5. ``metrics``: the page for Prometheus.
+
+Only ``node`` imports this package. ``serving.cli`` speaks to it over HTTP.
+"""

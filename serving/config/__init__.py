@@ -1,0 +1,13 @@
+"""The configuration of a node: ``config.yaml``, the data directory around it, and what is built from it.
+
+Read in this order:
+
+1. ``schema``: every key, with its type, bounds, default and comment. Nothing else defines a key.
+2. ``file``: reads the file, with errors that name file, line and key, and writes the commented default.
+3. ``yaml_marks``: YAML that remembers its line numbers, for those errors.
+4. ``build``: backends, policy and network as a configuration describes them.
+5. ``data_directory``: names of the files in a data directory, and its lock.
+
+``serving.cli`` and ``node`` import this package, and ``serving.admin`` takes the base of its requests' bodies from it. The
+parts of a node do not: they are given their settings, and read no configuration.
+"""

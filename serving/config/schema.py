@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from typing import Annotated, Any, Literal
 
@@ -34,24 +34,14 @@ class ConfigError(Exception):
 # Values
 
 
-def _check_proxy(text: str) -> str:
-    parse_proxy(text)
-    return text
+def _checked_by(parse: Callable[[str], object]) -> AfterValidator:
+    """A validator that leaves a text as it is, unless ``parse`` raises ``ValueError``."""
 
+    def check(text: str) -> str:
+        parse(text)
+        return text
 
-def _check_peer_address(address: str) -> str:
-    parse_peer_address(address)
-    return address
-
-
-def _check_checkpoint(checkpoint: str) -> str:
-    Checkpoint.parse(checkpoint)
-    return checkpoint
-
-
-def _check_url(url: str) -> str:
-    BaseUrl.parse(url)
-    return url
+    return AfterValidator(check)
 
 
 def _check_secret(secret: str) -> str:
@@ -71,8 +61,8 @@ def is_loopback(host: str) -> bool:
 def _check_loopback(host: str) -> str:
     if not is_loopback(host):
         raise ValueError(
-            f"must be a loopback address such as 127.0.0.1, got {host!r}: whoever reaches this listener and has its "
-            "token can spend the node's credits (use a tunnel to reach it from elsewhere)"
+            f"must be a loopback address such as 127.0.0.1, got {host!r}: anyone who reaches this listener and has "
+            "its token can spend the node's credits (use a tunnel to reach it from elsewhere)"
         )
     return host
 
@@ -87,9 +77,9 @@ Secret = Annotated[str, AfterValidator(_check_secret)]
 LoopbackHost = Annotated[str, AfterValidator(_check_loopback)]
 ListenAddress = Annotated[str, AfterValidator(check_listen_address)]
 DialableAddress = Annotated[str, AfterValidator(check_dialable_address)]
-PeerAddress = Annotated[str, AfterValidator(_check_peer_address)]
-Url = Annotated[str, AfterValidator(_check_url)]
-Proxy = Annotated[str, AfterValidator(_check_proxy)]
+PeerAddress = Annotated[str, _checked_by(parse_peer_address)]
+Url = Annotated[str, _checked_by(BaseUrl.parse)]
+Proxy = Annotated[str, _checked_by(parse_proxy)]
 
 # Sections
 
@@ -140,7 +130,7 @@ _POLICY = PolicyParameters()
 
 
 class PolicyBounds(Section):
-    """What of the policy may change while the node runs."""
+    """The part of the policy that may change while the node runs."""
 
     offload_frequency: Probability = Field(
         default=_POLICY.offload_frequency, description="Probability of offloading a request of your users when busy."
@@ -167,7 +157,7 @@ class PolicyBounds(Section):
         default=_POLICY.max_tokens,
         ge=1,
         le=10**7,
-        description="Most completion tokens of an answer; what is held for it.",
+        description="Most completion tokens of an answer. Credit for this many is held.",
     )
 
     def get_parameters(self) -> PolicyParameters:
@@ -187,8 +177,8 @@ class PolicyConfig(PolicyBounds):
     )
 
 
-_FIRST_TOKEN = "Seconds that an answer may take to begin."
-_STALL = "Seconds that it may pause."
+_FIRST_TOKEN = "Seconds until the first token of an answer."
+_STALL = "Seconds between two tokens."
 
 
 class EmbeddedModel(Section):
@@ -212,7 +202,7 @@ class OpenAIModel(Section):
     )
     capacity: Capacity = Field(default=32, description="Requests that run at a time; further ones wait.")
     load: LoadReader = Field(
-        default="auto", description="Whose load page it has: auto, vllm, sglang, llamacpp or none."
+        default="auto", description="Whose metrics page it has: auto, vllm, sglang, llamacpp or none."
     )
     first_token_timeout_s: Seconds = Field(default=30.0, description=_FIRST_TOKEN)
     stall_timeout_s: Seconds = Field(default=15.0, description=_STALL)
@@ -251,7 +241,7 @@ class LogConfig(Section):
 
 
 class RelayConfig(Section):
-    """Lending this node's address to those that cannot be dialled; see docs/operating.md for what a relay can know."""
+    """Relaying connections to nodes that cannot be dialled; docs/operating.md says what a relay can know."""
 
     serve: bool = Field(default=True, description="Whether to relay, if others can dial this node.")
     max_reservations: int = Field(default=256, ge=1, le=100_000, description="Nodes that may be reached through it.")
@@ -261,31 +251,31 @@ class RelayConfig(Section):
 
 
 class DhtConfig(Section):
-    """Finding the first peers through a distributed hash table (libp2p's), that of this network or any other."""
+    """Finding the first peers through libp2p's distributed hash table (DHT), of this network or of any other."""
 
     enabled: bool = Field(
         default=True,
-        description="Whether to look peers up when there are too few, and to be found. Anonymous nodes and those with "
-        "a proxy take no part.",
+        description="Whether to look peers up when too few are connected, and to be found there. Anonymous nodes and "
+        "nodes with a proxy take no part.",
     )
     bootstrap: Annotated[tuple[PeerAddress, ...], Strict(False)] = Field(
         default=(),
-        description="Servers of the table to begin with, beside the bootstrap peers: any that speak /ipfs/kad/1.0.0.",
+        description="DHT servers to ask first, beside the bootstrap peers: any that speak /ipfs/kad/1.0.0.",
     )
 
 
 class LimitsConfig(Section):
-    """What others may use up before this node knows who they are."""
+    """What peers may use before this node knows who they are."""
 
     max_connections: int = Field(
         default=1000, ge=1, le=100_000, description="Connections that others may make to this node."
     )
     max_per_address: int = Field(
-        default=64, ge=1, le=100_000, description="The same from one IPv4 address, or from one IPv6 network (/64)."
+        default=64, ge=1, le=100_000, description="Connections from one IPv4 address, or from one IPv6 subnet (/64)."
     )
     exempt_loopback: bool = Field(
         default=False,
-        description="Lift what counts by address from this machine's own addresses, for tests with many nodes on it.",
+        description="Do not apply max_per_address to loopback addresses: for several nodes on one machine.",
     )
 
 
@@ -303,7 +293,7 @@ class NodeConfig(Section):
         default=(), description="Nodes for the first contact: /ip4/<address>/tcp/<port>/p2p/12D3KooW…"
     )
     dht: DhtConfig = Field(
-        default=DhtConfig(), description="Finding the first peers without a bootstrap peer, through a hash table."
+        default=DhtConfig(), description="Finding the first peers without a bootstrap peer, through the DHT."
     )
     reachability: Literal["auto", "public", "private"] = Field(
         default="auto",
@@ -316,14 +306,14 @@ class NodeConfig(Section):
         "the peer at the other end this node's address, and takes a node that listens and dials without a proxy.",
     )
     relay: RelayConfig = Field(
-        default=RelayConfig(), description="Lending this node's address to those that cannot be dialled."
+        default=RelayConfig(), description="Relaying connections to nodes that cannot be dialled."
     )
     limits: LimitsConfig = Field(
-        default=LimitsConfig(), description="What others may use up before this node knows who they are."
+        default=LimitsConfig(), description="What peers may use before this node knows who they are."
     )
     anonymous: bool = Field(
         default=False,
-        description="Listen nowhere, tell nobody an address, and connect to the bootstrap peers alone, which relay the "
+        description="Listen nowhere, announce no address, and connect to the bootstrap peers alone, which relay the "
         "rest. Needs 'listen: []'.",
     )
     socks5: Proxy | None = Field(
@@ -349,7 +339,7 @@ class NodeConfig(Section):
         le=60_000,
         description="Least time between two blocks that this node proposes, in milliseconds.",
     )
-    checkpoint: Annotated[str, AfterValidator(_check_checkpoint)] | None = Field(
+    checkpoint: Annotated[str, _checked_by(Checkpoint.parse)] | None = Field(
         default=None,
         description="A recent block that you trust, HEIGHT:BLOCKID ('wwwserve status' of another node prints one). A "
         "new node begins near it, and takes no chain without it for the true one. Replace it after long absence.",
@@ -371,7 +361,7 @@ class NodeConfig(Section):
         return [parse_peer_address(address) for address in self.bootstrap]
 
     def get_rendezvous(self) -> list[tuple[bytes, str]] | None:
-        """Public key and multiaddress of servers of the hash table; None if this node takes no part in it."""
+        """Public key and multiaddress of DHT servers to ask first; None if this node takes no part in the DHT."""
         if not self.dht.enabled or self.anonymous or self.socks5 is not None:
             return None
         return [parse_peer_address(address) for address in (*self.dht.bootstrap, *self.bootstrap)]
@@ -412,11 +402,11 @@ class NodeConfig(Section):
         if self.announce:
             yield ("announce",), "an anonymous node announces no address: set it to []"
         if self.dht.bootstrap:
-            yield ("dht", "bootstrap"), "an anonymous node asks no strangers: set it to []"
+            yield ("dht", "bootstrap"), "an anonymous node takes no part in the DHT: set it to []"
         if self.upnp:
             yield ("upnp",), "an anonymous node has no port to forward: set it to false"
         if self.hole_punching and "hole_punching" in self.model_fields_set:
-            yield ("hole_punching",), "an anonymous node tells nobody its address: set it to false"
+            yield ("hole_punching",), "hole punching tells the peer this node's address: set it to false"
         if not self.bootstrap:
             yield (
                 ("bootstrap",),
