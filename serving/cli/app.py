@@ -38,7 +38,6 @@ def build_wwwserve_app(run_node: RunNode) -> typer.Typer:
     app = typer.Typer(
         help="An open market of LLM services without a centre.", no_args_is_help=True, pretty_exceptions_enable=False
     )
-    add_owner_commands(app)
     app.command()(init)
 
     @app.command()
@@ -73,6 +72,7 @@ def build_wwwserve_app(run_node: RunNode) -> typer.Typer:
             trio.run(run_node, directory, config, key, genesis)
 
     app.command()(demo)
+    add_owner_commands(app)
     app.add_typer(build_chain_app(), name="chain")
     return app
 

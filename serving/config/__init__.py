@@ -8,6 +8,6 @@ Read in this order:
 4. ``build``: backends, policy and network as a configuration describes them.
 5. ``data_directory``: names of the files in a data directory, and its lock.
 
-``serving.cli`` and ``node`` import this package, and ``serving.admin`` takes the base of its requests' bodies from it. The
-parts of a node do not: they are given their settings, and read no configuration.
+``serving.cli`` and ``node`` import this package; ``serving.admin`` takes the base of its requests' bodies from it. The
+parts of a node do not import it: they are given their settings, and read no configuration.
 """

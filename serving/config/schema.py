@@ -177,8 +177,8 @@ class PolicyConfig(PolicyBounds):
     )
 
 
-_FIRST_TOKEN = "Seconds until the first token of an answer."
-_STALL = "Seconds between two tokens."
+_FIRST_TOKEN = "Longest wait for the first token of an answer, in seconds."
+_STALL = "Longest pause between two tokens, in seconds."
 
 
 class EmbeddedModel(Section):
@@ -303,7 +303,7 @@ class NodeConfig(Section):
     hole_punching: bool = Field(
         default=True,
         description="Whether to replace connections through relays by direct ones where the routers allow. It tells "
-        "the peer at the other end this node's address, and takes a node that listens and dials without a proxy.",
+        "the peer at the other end this node's address. It needs a node that listens, and no proxy.",
     )
     relay: RelayConfig = Field(
         default=RelayConfig(), description="Relaying connections to nodes that cannot be dialled."
@@ -331,7 +331,7 @@ class NodeConfig(Section):
     votes: bool = Field(
         default=True,
         alias="validate",
-        description="Whether to vote on blocks, if the genesis makes this key a validator.",
+        description="Whether to vote on blocks while this key is a validator's; false only follows the chain.",
     )
     block_spacing_ms: int = Field(
         default=250,
@@ -342,7 +342,7 @@ class NodeConfig(Section):
     checkpoint: Annotated[str, _checked_by(Checkpoint.parse)] | None = Field(
         default=None,
         description="A recent block that you trust, HEIGHT:BLOCKID ('wwwserve status' of another node prints one). A "
-        "new node begins near it, and takes no chain without it for the true one. Replace it after long absence.",
+        "new node begins near it, and refuses every chain without it. Replace it after long absence.",
     )
     keep_epochs: int = Field(
         default=0,
