@@ -22,9 +22,9 @@ from chain.genesis import Genesis
 from chain.store.kv import Store
 from chain.store.writer import BlockStore
 from consensus.engine import Engine, Settings
-from consensus.housekeeping import Upkeep
-from consensus.voting.disk import DataDisk, open_disk
-from consensus.voting.vote_store import Voting
+from consensus.validator_tasks import ValidatorTasks
+from consensus.voting.disk import DataDisk, open_storage
+from consensus.voting.vote_store import VoteStore
 from p2p.addresses import get_addresses
 from p2p.discovery.peer_store import PeerStore
 from p2p.discovery.service import Discovery
@@ -65,7 +65,7 @@ STARTUP_PATIENCE = 10.0
 class Node:
     """One node: ledger, overlay and market, wired together.
 
-    ``voting`` makes it a validator if genesis does; ``backends`` come with the number of requests each may run at a
+    ``vote_store`` makes it a validator if genesis does; ``backends`` come with the number of requests each may run at a
     time; ``bootstrap`` are (public key, multiaddress) pairs; ``stake`` is the bond to keep, in micro-credits; ``store``
     keeps what payments must know after a restart, and ``peers`` remembers where others were. ``rendezvous`` are servers
     of a hash table to begin with; with None the node takes no part in one.
@@ -81,7 +81,7 @@ class Node:
         runtime: Runtime,
         policy: Policy,
         backends: Sequence[tuple[Backend, int]] = (),
-        voting: Voting | None = None,
+        vote_store: VoteStore | None = None,
         bootstrap: Sequence[tuple[bytes, str]] = (),
         stake: int | None = None,
         store: Store | None = None,
@@ -112,7 +112,7 @@ class Node:
             from p2p.dht.service import Rendezvous
 
             self.rendezvous = Rendezvous(network, self.discovery, runtime, genesis.chain_id, rendezvous)
-        self.engine = Engine(genesis, voting, network, self.streams, runtime, blocks, settings)
+        self.engine = Engine(genesis, vote_store, network, self.streams, runtime, blocks, settings)
         self.backend_pool = BackendPool(backends, policy)
         self.wallet = Wallet(key, self.engine)
         self.payments = Payments(key, self.engine, store)
@@ -129,7 +129,7 @@ class Node:
             originator_settings,
         )
         self.dispatcher = Dispatcher(self.backend_pool, policy, self.originator, runtime)
-        self.upkeep = Upkeep(key, self.engine, self.wallet.submit, runtime)
+        self.upkeep = ValidatorTasks(key, self.engine, self.wallet.submit, runtime)
         self.advertiser = Advertiser(key, self.engine, self.discovery, self.backend_pool, self.wallet, stake)
 
     def _get_bonded(self, peer: bytes) -> float:
@@ -191,7 +191,7 @@ async def run_node(data_dir: Path, config: NodeConfig, key: KeyPair, genesis: Ge
     runtime = RealRuntime()
     network = build_network(config, key, runtime)
     disk = DataDisk(data_dir, runtime.now)
-    opened = open_disk(
+    opened = open_storage(
         disk, genesis, key, runtime.random, votes=config.votes, kept=(PAYMENTS,), keep_epochs=config.keep_epochs
     )
     try:
@@ -203,7 +203,7 @@ async def run_node(data_dir: Path, config: NodeConfig, key: KeyPair, genesis: Ge
             runtime=runtime,
             policy=build_policy(config),
             backends=build_backends(config, runtime),
-            voting=opened.voting,
+            vote_store=opened.vote_store,
             bootstrap=config.get_bootstrap(),
             stake=config.policy.stake,
             store=opened.store,

@@ -27,8 +27,8 @@ from chain.store.kv import MemoryStore
 from chain.store.writer import BlockStore
 from consensus.engine import Settings
 from consensus.voting.journal import Journal, MemoryFile
-from consensus.voting.vote_store import Voting
-from consensus.voting.vote_support import EvidenceStore
+from consensus.voting.vote_store import VoteStore
+from consensus.voting.vote_support import VoteSupportStore
 from node import Node
 from p2p.runtime import SimulatedRuntime, run_simulation
 from p2p.simulation.network import MemoryHub, MemoryNetwork
@@ -91,7 +91,9 @@ class Simulation:
             network = MemoryNetwork(self.hub, key.public_key)
             store = MemoryStore()
             blocks = BlockStore(store, genesis)
-            voting = Voting(key, Journal(MemoryFile(), genesis.chain_id, key.public_key), EvidenceStore(store))
+            vote_store = VoteStore(
+                key, Journal(MemoryFile(), genesis.chain_id, key.public_key), VoteSupportStore(store)
+            )
             self.networks.append(network)
             bootstrap = [(keys[0].public_key, address) for address in self.networks[0].listen_addresses]
             self.nodes.append(
@@ -103,7 +105,7 @@ class Simulation:
                     runtime=runtime,
                     policy=DefaultPolicy(PolicyParameters()),
                     backends=[(ModelledBackend(QWEN3_8B, runtime, capacity=capacity), capacity)],
-                    voting=voting,
+                    vote_store=vote_store,
                     bootstrap=bootstrap if number else (),
                     settings=Settings(block_spacing=1.0),
                 )

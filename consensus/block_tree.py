@@ -14,7 +14,7 @@ from chain.types.blocks import Block, Header
 
 
 @dataclass(frozen=True, slots=True)
-class Executed:
+class ExecutedBlock:
     """A block that was checked, and what it leads to."""
 
     block: Block
@@ -22,18 +22,18 @@ class Executed:
 
 
 class BlockTree:
-    """Executed blocks by id. ``header`` and ``state`` are those of the last final block."""
+    """ExecutedBlock blocks by id. ``header`` and ``state`` are those of the last final block."""
 
     def __init__(self, header: Header, state: State) -> None:
         self.header = header
         self.state = state
-        self._nodes: dict[bytes, Executed] = {}
+        self._nodes: dict[bytes, ExecutedBlock] = {}
         self._operations: tuple[bytes, frozenset[bytes]] | None = None  # what was asked for last, and its answer
 
     def __len__(self) -> int:
         return len(self._nodes)
 
-    def get(self, block_id: bytes) -> Executed | None:
+    def get(self, block_id: bytes) -> ExecutedBlock | None:
         """The executed block that is not final yet, or None."""
         return self._nodes.get(block_id)
 
@@ -48,7 +48,7 @@ class BlockTree:
         """Keep an executed block, whose parent is here."""
         if self.find_parent(block.header.parent_id) is None:
             raise ValueError(f"the parent of block {block.height} is not in the tree")
-        self._nodes[block.id] = Executed(block, transition)
+        self._nodes[block.id] = ExecutedBlock(block, transition)
 
     def get_operations(self, block_id: bytes) -> frozenset[bytes]:
         """Ids of the operations in the blocks that are not final yet, from ``block_id`` down."""
@@ -86,7 +86,7 @@ class BlockTree:
     def advance(self, header: Header, state: State) -> None:
         """Make a block the last final one; what does not descend from it is dropped."""
         self.header, self.state = header, state
-        kept: dict[bytes, Executed] = {}
+        kept: dict[bytes, ExecutedBlock] = {}
         for block_id, node in sorted(self._nodes.items(), key=lambda item: item[1].block.height):
             parent_id = node.block.header.parent_id
             if node.block.height > header.height and (parent_id == header.id or parent_id in kept):

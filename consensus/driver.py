@@ -32,20 +32,20 @@ from chain.transition.validators import get_recent_blocks, is_late_vote
 from chain.types.blocks import MAX_BLOCK, Block, Header
 from chain.types.validators import ValidatorSet
 from chain.types.votes import Certificate, Vote
-from consensus.block_tree import BlockTree, Executed
+from consensus.block_tree import BlockTree, ExecutedBlock
 from consensus.mempool.pool import Mempool
-from consensus.network.committee_streams import Links
-from consensus.network.compact_blocks import COMPACT, CompactPropose, compress
-from consensus.signature_cache import KnownClaims, execute_block
+from consensus.network.committee_streams import CommitteeStreams
+from consensus.network.compact_blocks import COMPACT_KIND, CompactPropose, to_compact
+from consensus.signature_cache import SignatureCache, execute_block
 from consensus.simplex.core import Simplex, Timeouts
-from consensus.simplex.equivocation import Pair, VoteWatch
+from consensus.simplex.equivocation import EquivocationDetector, VotePair
 from consensus.simplex.messages import (
     Broadcast,
     Build,
-    Check,
     Commit,
     Conflict,
     Effect,
+    ExecuteBlock,
     Fetch,
     Message,
     PersistVote,
@@ -55,41 +55,40 @@ from consensus.simplex.messages import (
     Send,
     SetTimer,
     StopTimer,
-    Strengthen,
+    UpdateFinality,
     encode_message,
 )
-from consensus.simplex.messages import get_epoch as get_message_epoch
-from consensus.simplex.validation import FinalBlock, Forged, is_authentic
-from consensus.voting.vote_store import Voting
+from consensus.simplex.validation import FinalizedBlock, ForgedMessage, is_authentic
+from consensus.voting.vote_store import VoteStore
 from p2p.runtime import Runtime
 
 logger = structlog.get_logger(__name__)
 
-MAX_EARLY = 512
+MAX_EARLY_MESSAGES = 512
 MAX_EARLY_BYTES = 2 << 20
 """Messages of the next epoch kept until this node is in it, and their bytes."""
-MAX_SPARE = 64
+MAX_UNREQUESTED = 64
 """Blocks kept that came before anything asked for them."""
-SPARE_HEIGHTS = 256
+UNREQUESTED_HEIGHTS = 256
 """How far above the last final block they may be."""
 
 
-class Outlet:
+class Environment:
     """What agreement asks of the engine. The methods return at once."""
 
-    def on_final(self, executed: list[Executed], certificate: Certificate) -> None:
+    def on_final(self, executed: list[ExecutedBlock], certificate: Certificate) -> None:
         """These blocks have just become final, and are on disk."""
         raise NotImplementedError
 
     def fetch(self, block_id: bytes, peers: tuple[bytes, ...]) -> None:
-        """Get a block, preferably from ``peers``, and pass it to :meth:`Agreement.on_fetched`."""
+        """Get a block, preferably from ``peers``, and pass it to :meth:`Driver.on_fetched`."""
         raise NotImplementedError
 
     def complete(self, message: CompactPropose) -> None:
-        """Put a proposal together, which is worth it, and pass it to :meth:`Agreement.on_message`."""
+        """Put a proposal together, which is worth it, and pass it to :meth:`Driver.on_message`."""
         raise NotImplementedError
 
-    def hint(self) -> None:
+    def request_sync(self) -> None:
         """This node may be behind: sync."""
         raise NotImplementedError
 
@@ -102,37 +101,37 @@ class Outlet:
         raise NotImplementedError
 
 
-class Agreement:
-    """One node's part in agreement. Without ``voting`` it follows and executes, and never signs."""
+class Driver:
+    """One node's part in agreement. Without ``vote_store`` it follows and executes, and never signs."""
 
     def __init__(
         self,
         genesis: Genesis,
-        voting: Voting | None,
+        vote_store: VoteStore | None,
         store: BlockStore,
         mempool: Mempool,
-        links: Links,
+        committee: CommitteeStreams,
         runtime: Runtime,
-        outlet: Outlet,
+        environment: Environment,
         timeouts: Timeouts,
         block_spacing: float,
     ) -> None:
         self._genesis = genesis
-        self._voting = voting
+        self._vote_store = vote_store
         self._store = store
         self._mempool = mempool
-        self._links = links
+        self._committee = committee
         self._runtime = runtime
-        self._outlet = outlet
+        self._environment = environment
         self._timeouts = timeouts
         self._block_spacing = block_spacing
         self._drift = genesis.parameters.timestamp_drift
-        self._me = b"" if voting is None else voting.key.public_key
-        self._claims = KnownClaims()
-        self._watch = VoteWatch(genesis.chain_id)
+        self._me = b"" if vote_store is None else vote_store.key.public_key
+        self._signatures = SignatureCache()
+        self._detector = EquivocationDetector(genesis.chain_id)
         self._tree = BlockTree(store.header, store.state)
         self._epoch = get_next_epoch(genesis, store.state)
-        self._spare: dict[bytes, Block] = {}
+        self._unrequested: dict[bytes, Block] = {}
         self._effects: deque[tuple[Simplex, Effect]] = deque()
         self._early: deque[tuple[Message | CompactPropose, int]] = deque()
         self._early_bytes = 0
@@ -143,14 +142,14 @@ class Agreement:
         self._build_after = 0.0  # not before that: what seemed to be work was none
         self._postponed: dict[bytes, Block] = {}  # to be checked once their parent is here
         self._ahead: dict[bytes, Block] = {}  # to be checked once this clock has come so far
-        if voting is not None:
-            voting.check(store.journal_mark)
+        if vote_store is not None:
+            vote_store.reconcile(store.journal_mark)
         self.simplex = self._make_instance()
 
     # What the engine asks.
 
     @property
-    def final(self) -> tuple[Header, State]:
+    def head(self) -> tuple[Header, State]:
         """The last final header, and the state after its block."""
         return self._tree.header, self._tree.state
 
@@ -169,16 +168,16 @@ class Agreement:
         node = self._tree.get(block_id)
         if node is not None:
             return node.block
-        return self.simplex.get_block(block_id) or self._spare.get(block_id)
+        return self.simplex.get_block(block_id) or self._unrequested.get(block_id)
 
-    def has_news(self, certificate: Certificate, validators: ValidatorSet) -> bool:
+    def has_new_votes(self, certificate: Certificate, validators: ValidatorSet) -> bool:
         """Whether there are votes in a certificate that this node does not know yet.
 
         Raises:
             InvalidCertificate: it is malformed, or not of a quorum.
         """
         certificate.claims(self._genesis.chain_id, validators)
-        return any(map(self._watch.is_news, certificate.votes(validators)))
+        return any(map(self._detector.is_new, certificate.votes(validators)))
 
     def get_wakeup(self) -> float:
         """Trio time at which :meth:`on_clock` has something to do."""
@@ -202,11 +201,11 @@ class Agreement:
 
         Returns why it was refused at once, if it was.
         """
-        epoch = _get_epoch(message)
+        epoch = message.epoch
         if epoch > self.simplex.epoch:
             if epoch == self.simplex.epoch + 1:
                 self._keep_early(message, size)
-            self._outlet.hint()
+            self._environment.request_sync()
             return None
         if isinstance(message, CompactPropose):
             return self._take_compact(message)
@@ -226,13 +225,13 @@ class Agreement:
         if block.height <= self._tree.header.height or self.find_block(block.id) is not None:
             await self._run(self.simplex, self.simplex.on_block(block))  # it may be what final certificates wait for
             return
-        if block.height > self._tree.header.height + SPARE_HEIGHTS or not self._is_by_leader(block):
+        if block.height > self._tree.header.height + UNREQUESTED_HEIGHTS or not self._is_by_leader(block):
             logger.debug("block dropped", height=block.height, block=block.id.hex())
             return
-        self._keep_spare(block)
+        self._keep_unrequested(block)
         await self._run(self.simplex, self.simplex.on_block(block))
 
-    async def on_segment(self, executed: list[Executed], certificate: Certificate) -> None:
+    async def on_block_range(self, executed: list[ExecutedBlock], certificate: Certificate) -> None:
         """A verified run of final blocks from sync."""
         rest = [node for node in executed if node.block.height > self._tree.header.height]
         if not rest or rest[0].block.header.parent_id != self._tree.header.id:
@@ -244,13 +243,13 @@ class Agreement:
 
     async def on_snapshot(self, ends: Sequence[EpochEnd], state: State) -> None:
         """A verified state far ahead, staged in the store, and the epoch ends that lead to it: go on from there."""
-        header, voting = ends[-1].header, self._voting
+        header, vote_store = ends[-1].header, self._vote_store
         if header.height <= self._tree.header.height:
             return
-        mark = None if voting is None else voting.mark
+        mark = None if vote_store is None else vote_store.mark
         await self._runtime.run_sync(self._store.adopt_snapshot, ends, state, mark)
         self._tree.advance(header, state)
-        self._spare.clear()
+        self._unrequested.clear()
         self._postponed.clear()
         self._mempool.on_snapshot(header, state, trio.current_time())
         self._enter_epoch()
@@ -267,12 +266,12 @@ class Agreement:
         if self._timer is not None and now >= self._timer[1]:
             view, self._timer = self._timer[0], None
             if self._mempool.has_ready() and self.leader != self._me:
-                self._outlet.forward_work(self.leader)
+                self._environment.forward_work(self.leader)
             await self._run(self.simplex, self.simplex.on_timeout(view))
         latest = self._runtime.now() + self._drift
         for block in [block for block in self._ahead.values() if block.header.timestamp <= latest]:
             del self._ahead[block.id]
-            await self._run(self.simplex, [Check(block)])
+            await self._run(self.simplex, [ExecuteBlock(block)])
         build = self._build
         if build is not None and build.view != self.simplex.view:
             self._build = None
@@ -287,10 +286,10 @@ class Agreement:
         self._effects += [(instance, effect) for effect in effects]
         while self._effects:
             instance, effect = self._effects.popleft()
-            if isinstance(effect, Check | Commit):  # these take their time
-                self._links.flush()
+            if isinstance(effect, ExecuteBlock | Commit):  # these take their time
+                self._committee.flush()
             await self._carry_out(instance, effect)
-        self._links.flush()
+        self._committee.flush()
 
     def _queue(self, instance: Simplex, effects: Iterable[Effect]) -> None:
         self._effects += [(instance, effect) for effect in effects]
@@ -300,10 +299,12 @@ class Agreement:
             case PersistVote():
                 await self._runtime.run_sync(self._persist, effect)
             case Broadcast():
-                compact = compress(effect.message) if isinstance(effect.message, Propose) else None
-                self._links.broadcast(encode_message(effect.message) if compact is None else COMPACT + compact.encode())
+                compact = to_compact(effect.message) if isinstance(effect.message, Propose) else None
+                self._committee.broadcast(
+                    encode_message(effect.message) if compact is None else COMPACT_KIND + compact.encode()
+                )
             case Send():
-                self._links.send(effect.peer, encode_message(effect.message))
+                self._committee.send(effect.peer, encode_message(effect.message))
             case SetTimer():
                 if instance is self.simplex:
                     self._timer = (effect.view, trio.current_time() + effect.seconds)
@@ -313,20 +314,20 @@ class Agreement:
             case Build():
                 if instance is self.simplex:
                     self._build, self._build_since, self._build_after = effect, trio.current_time(), 0.0
-            case Check():
+            case ExecuteBlock():
                 await self._check(instance, effect.block)
             case Fetch():
                 self._fetch(instance, effect)
             case Commit():
                 await self._commit(effect)
-            case Strengthen():
+            case UpdateFinality():
                 await self._runtime.run_sync(self._store.strengthen, effect.certificate)
             case Conflict():
                 self._report([(effect.first, effect.second)])
             case Reject():
                 logger.debug("message refused", reason=effect.reason)
 
-    def _report(self, pairs: Iterable[Pair]) -> None:
+    def _report(self, pairs: Iterable[VotePair]) -> None:
         for first, second in pairs:
             logger.warning(
                 "two votes in conflict",
@@ -336,12 +337,12 @@ class Agreement:
                 first=first.encode().hex(),
                 second=second.encode().hex(),
             )
-            self._outlet.on_conflict(first, second)
+            self._environment.on_conflict(first, second)
 
     def _persist(self, effect: PersistVote) -> None:
         """Blocks for the length of an fsync or two. StoreError ends the node: it must not vote on."""
-        assert self._voting is not None
-        self._voting.persist(effect.vote, effect.evidence)
+        assert self._vote_store is not None
+        self._vote_store.persist(effect.vote, effect.support)
 
     def _fetch(self, instance: Simplex, effect: Fetch) -> None:
         block = self.find_block(effect.block_id)
@@ -349,7 +350,7 @@ class Agreement:
             height = self._store.height_of_block(effect.block_id)
             block = None if height is None else self._store.block(height)
         if block is None:
-            self._outlet.fetch(effect.block_id, effect.peers)
+            self._environment.fetch(effect.block_id, effect.peers)
         else:
             self._queue(instance, instance.on_block(block))
 
@@ -370,9 +371,9 @@ class Agreement:
             self._ahead[block.id] = block
             return
         is_valid = await self._execute(block) is not None
-        self._queue(instance, instance.on_checked(block.id, is_valid))
+        self._queue(instance, instance.on_executed(block.id, is_valid))
 
-    async def _execute(self, block: Block) -> Executed | None:
+    async def _execute(self, block: Block) -> ExecutedBlock | None:
         """Execute a block whose parent is in the tree; None if it is invalid."""
         node = self._tree.get(block.id)
         if node is not None:
@@ -384,14 +385,14 @@ class Agreement:
         )
         try:
             transition = await self._runtime.run_sync(
-                execute_block, self._genesis, *parent, block, verified, self._claims.__contains__
+                execute_block, self._genesis, *parent, block, verified, self._signatures.__contains__
             )
         except LedgerError as error:
             logger.warning("a block is invalid", height=block.height, block=block.id.hex(), reason=str(error))
             return None
         self._tree.add(block, transition)
         self._mempool.note_verified(block.body.operations)
-        self._report(self._watch.see_block(block, self._epoch.find_validators))
+        self._report(self._detector.observe_block(block, self._epoch.find_validators))
         return self._tree.get(block.id)
 
     # Proposing.
@@ -423,7 +424,7 @@ class Agreement:
 
     async def _build_block(self, build: Build) -> None:
         parent = self._tree.find_parent(build.parent_id)
-        assert parent is not None and self._voting is not None
+        assert parent is not None and self._vote_store is not None
         reveal = self._find_reveal(parent[1])
         if reveal is None:
             logger.error("this validator cannot lead: its hash onion is used up, or is not that of its key")
@@ -436,7 +437,7 @@ class Agreement:
             partial(
                 build_block,
                 self._genesis,
-                self._voting.key,
+                self._vote_store.key,
                 *parent,
                 operations,
                 view=build.view,
@@ -461,24 +462,24 @@ class Agreement:
     def _find_reveal(self, state: State) -> bytes | None:
         """What this validator reveals in a block on ``state``."""
         duty = state.duty(self._me)
-        if duty is None or self._voting is None:
+        if duty is None or self._vote_store is None:
             return None
         genesis = self._genesis
-        onion = make_onion(self._voting.key, genesis.beacon, duty.onion, genesis.parameters.epoch_heights)
+        onion = make_onion(self._vote_store.key, genesis.beacon, duty.onion, genesis.parameters.epoch_heights)
         return onion.find_reveal(duty.tip)
 
     # Finality.
 
     async def _commit(self, commit: Commit) -> None:
         """Make the blocks of a finalization final here, if all of them are at hand."""
-        branch = self._tree.get_branch(commit.blocks, self._spare.get)
+        branch = self._tree.get_branch(commit.blocks, self._unrequested.get)
         if isinstance(branch, bytes):
             logger.debug("final blocks were missed", height=commit.blocks[-1].height)
-            for block in commit.blocks[-MAX_SPARE:]:
-                self._keep_spare(block)
-            self._outlet.hint()
+            for block in commit.blocks[-MAX_UNREQUESTED:]:
+                self._keep_unrequested(block)
+            self._environment.request_sync()
             return
-        nodes: list[Executed] = []
+        nodes: list[ExecutedBlock] = []
         for block in branch:
             node = await self._execute(block)
             if node is None:
@@ -487,34 +488,36 @@ class Agreement:
         if nodes:
             await self._finalize(nodes, commit.certificate)
 
-    async def _finalize(self, executed: list[Executed], certificate: Certificate) -> None:
+    async def _finalize(self, executed: list[ExecutedBlock], certificate: Certificate) -> None:
         """Write final blocks to disk, move the tree and the mempool on, and enter the next epoch if it is time."""
-        voting = self._voting
-        if voting is not None:
-            await self._runtime.run_sync(voting.on_final, [node.block for node in executed])
-        mark = None if voting is None else voting.mark
+        vote_store = self._vote_store
+        if vote_store is not None:
+            await self._runtime.run_sync(vote_store.on_final, [node.block for node in executed])
+        mark = None if vote_store is None else vote_store.mark
         final = [(node.block, node.transition) for node in executed]
         await self._runtime.run_sync(self._store.append, final, certificate, mark)
         for node in executed:  # those that sync brought were executed elsewhere
-            self._report(self._watch.see_block(node.block, self._epoch.find_validators))
-        self._report(self._watch.see_certificate(certificate, self._epoch.find_validators(certificate.epoch)))
+            self._report(self._detector.observe_block(node.block, self._epoch.find_validators))
+        self._report(self._detector.observe_certificate(certificate, self._epoch.find_validators(certificate.epoch)))
         header = self._store.header
         self._tree.advance(header, self._store.state)
-        if voting is not None:
-            await self._runtime.run_sync(voting.prune, certificate)
-        self._spare = {key: block for key, block in self._spare.items() if block.height > header.height}
+        if vote_store is not None:
+            await self._runtime.run_sync(vote_store.prune, certificate)
+        self._unrequested = {key: block for key, block in self._unrequested.items() if block.height > header.height}
         for node in executed:
             transition = node.transition
             self._mempool.on_final(node.block, transition.state, transition.changes, trio.current_time())
         if self._previous is not None:  # without a timer of its own
             self._previous.renew_answers()
-        self._outlet.on_final(executed, certificate)
+        self._environment.on_final(executed, certificate)
         self._ahead = {key: block for key, block in self._ahead.items() if block.height > header.height}
         postponed, self._postponed = self._postponed, {}
         if header.height >= self._epoch.last_height or any(is_restart(node.block.header) for node in executed):
             self._enter_epoch()  # a restart leaves another committee in the middle of an epoch
         else:
-            self._queue(self.simplex, [Check(block) for block in postponed.values() if block.height > header.height])
+            self._queue(
+                self.simplex, [ExecuteBlock(block) for block in postponed.values() if block.height > header.height]
+            )
 
     def _enter_epoch(self) -> None:
         self._epoch = get_next_epoch(self._genesis, self._store.state)
@@ -527,57 +530,57 @@ class Agreement:
         self._queue(self.simplex, self.simplex.start())
         early, self._early, self._early_bytes = self._early, deque(), 0
         for message, size in early:
-            if _get_epoch(message) == self.simplex.epoch + 1:
+            if message.epoch == self.simplex.epoch + 1:
                 self._keep_early(message, size)
             elif isinstance(message, CompactPropose):
                 self._take_compact(message)
-            elif _get_epoch(message) == self.simplex.epoch:
+            elif message.epoch == self.simplex.epoch:
                 self._queue(self.simplex, self.simplex.on_message(message))
 
     def _make_instance(self) -> Simplex:
         """The instance of the epoch that the next block is in."""
-        header, epoch, voting = self._store.header, self._epoch, self._voting
+        header, epoch, vote_store = self._store.header, self._epoch, self._vote_store
         return Simplex(
             chain_id=self._genesis.chain_id,
             epoch=epoch.number,
             validators=epoch.validators,
             beacon=epoch.beacon,
             last_height=epoch.last_height,
-            final=FinalBlock(header.id, header.height, self._store.certificate(header.height)),
-            key=voting.key if voting is not None and voting.recovery.may_vote(epoch.number) else None,
+            finalized=FinalizedBlock(header.id, header.height, self._store.certificate(header.height)),
+            key=vote_store.key if vote_store is not None and vote_store.lockout.may_vote(epoch.number) else None,
             timeouts=self._timeouts,
             previous_validators=epoch.previous_validators,
-            votes=() if voting is None else voting.journal.votes(epoch.number),
-            evidence=() if voting is None else voting.evidence.load(epoch.number),
-            verify=self._claims.verify,
-            watch=self._watch,
+            votes=() if vote_store is None else vote_store.journal.votes(epoch.number),
+            support=() if vote_store is None else vote_store.support.load(epoch.number),
+            verify=self._signatures.verify,
+            detector=self._detector,
         )
 
     def _set_members(self) -> None:
         near = (self._epoch.previous_validators or (), self._epoch.validators, self._epoch.next_validators)
         senders = dict.fromkeys(validator.public_key for validators in near for validator in validators)
         receivers = [v.public_key for v in self.simplex.validators if v.public_key != self._me]
-        self._links.set_members(senders, receivers if self._me in self.simplex.validators else [])
+        self._committee.set_members(senders, receivers if self._me in self.simplex.validators else [])
 
     def _take_compact(self, message: CompactPropose) -> Reject | None:
         try:
-            if self.simplex.is_awaited(message.proposal, message.shell.header):
-                self._outlet.complete(message)
+            if self.simplex.is_awaited(message.proposal, message.stripped_block.header):
+                self._environment.complete(message)
         except InvalidBlock as error:
-            return Reject(str(error), isinstance(error, Forged))
+            return Reject(str(error), isinstance(error, ForgedMessage))
         return None
 
-    def _keep_spare(self, block: Block) -> None:
-        self._spare[block.id] = block
-        if len(self._spare) > MAX_SPARE:
-            del self._spare[next(iter(self._spare))]
+    def _keep_unrequested(self, block: Block) -> None:
+        self._unrequested[block.id] = block
+        if len(self._unrequested) > MAX_UNREQUESTED:
+            del self._unrequested[next(iter(self._unrequested))]
 
     def _keep_early(self, message: Message | CompactPropose, size: int) -> None:
         if isinstance(message, Propose | Repropose | CompactPropose) and size > MAX_EARLY_BYTES // 2:
             return
         self._early.append((message, size))
         self._early_bytes += size
-        while len(self._early) > MAX_EARLY or self._early_bytes > MAX_EARLY_BYTES:
+        while len(self._early) > MAX_EARLY_MESSAGES or self._early_bytes > MAX_EARLY_BYTES:
             self._early_bytes -= self._early.popleft()[1]
 
     def _is_by_leader(self, block: Block) -> bool:
@@ -587,8 +590,4 @@ class Agreement:
             return False  # who leads in a later epoch is not known yet
         if header.height > epoch.last_height or header.proposer != epoch.compute_leader(header.view):
             return False
-        return is_authentic(block, self._claims.verify)
-
-
-def _get_epoch(message: Message | CompactPropose) -> int:
-    return message.epoch if isinstance(message, CompactPropose) else get_message_epoch(message)
+        return is_authentic(block, self._signatures.verify)

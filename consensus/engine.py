@@ -29,20 +29,20 @@ from chain.transition.registration import is_worked_for
 from chain.types.blocks import MAX_BLOCK, Block, Header
 from chain.types.operations import NoncedOperation, SignedOperation, sign_operation
 from chain.types.votes import Certificate, Vote, VoteKind
-from consensus.block_tree import Executed
-from consensus.driver import Agreement, Outlet
+from consensus.block_tree import ExecutedBlock
+from consensus.driver import Driver, Environment
 from consensus.mempool.pool import AlreadyKnown, Mempool
-from consensus.network.committee_streams import Links
-from consensus.network.compact_blocks import COMPACT, CompactPropose, expand
-from consensus.network.fair_queue import Inbox
-from consensus.network.gossip import LIMITS, Batch, Batcher, Gate, Seen, get_topic
-from consensus.network.ingress import Admission
+from consensus.network.committee_streams import CommitteeStreams
+from consensus.network.compact_blocks import COMPACT_KIND, CompactPropose, reconstruct
+from consensus.network.fair_queue import FairQueue
+from consensus.network.gossip import TOPIC_LIMITS, Batch, GossipPublisher, SeenCache, TopicRateLimiter, get_topic
+from consensus.network.ingress import OperationIngress
 from consensus.simplex.core import Timeouts
 from consensus.simplex.messages import Message, Propose, decode_message
-from consensus.sync.client import HINT_DELAY, SyncClient
-from consensus.sync.messages import PROTOCOL
+from consensus.sync.client import SYNC_DELAY_S, SyncClient
+from consensus.sync.messages import SYNC_PROTOCOL
 from consensus.sync.server import MAX_EXCHANGES, SyncServer
-from consensus.voting.vote_store import Voting
+from consensus.voting.vote_store import VoteStore
 from p2p.fanout import Broadcast
 from p2p.network import GossipMessage, Misbehaviour, Network
 from p2p.rate_limit import Limiter, Rate
@@ -51,24 +51,24 @@ from p2p.streams.exchanges import Streams
 
 logger = structlog.get_logger(__name__)
 
-INBOX = 64
-INBOX_BYTES = 1 << 20
+QUEUE_EVENTS = 64
+QUEUE_BYTES = 1 << 20
 """Events of one source that may wait for the loop, and their bytes; whoever brings more waits too."""
-SUBSCRIPTION = 256
+SUBSCRIPTION_BLOCKS = 256
 """Final blocks that a subscriber may fall behind before it loses the oldest."""
-FORWARDED = b"\x00"
+FORWARDED_KIND = b"\x00"
 """First byte of a message that carries a batch of operations to a leader (others: consensus.simplex.messages)."""
 FORWARD_BYTES = 64 * 1024
-LINK = Rate(500, 4 << 20, 4.0)
+MEMBER_RATE = Rate(500, 4 << 20, 4.0)
 """Messages and bytes a second that are taken from one member's links; what is beyond waits there. Many times what an
 honest one sends."""
-MAX_FORWARDED = 64
+MAX_FORWARDED_BATCHES = 64
 """Batches that members forwarded which may wait to be looked at; beyond, they are dropped: gossip brings them too."""
-TICK, IDLE_TICK = 0.25, 1.0
-REPEAT = 2.0
+PERIOD_S, IDLE_PERIOD_S = 0.25, 1.0
+REGOSSIP_S = 2.0
 """Seconds after which an own operation that is not final yet is gossiped again."""
 MAX_FETCHES = 16
-MAX_SEEN = 65_536
+MAX_SEEN_CERTIFICATES = 65_536
 DEFAULT_TIMEOUTS = Timeouts()
 
 Event = tuple[Callable[..., Awaitable[Any]], Sequence[Any]]
@@ -85,7 +85,7 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
-class Final:
+class FinalizedEvent:
     """A block that became final; ``failures`` has, per operation, why it failed (its fee is paid) or None."""
 
     block: Block
@@ -107,13 +107,13 @@ class Status:
     final_age: float
 
 
-class Engine(Outlet):
-    """Keeps one node's ledger. ``voting`` makes it a validator if its key is one of the committee's."""
+class Engine(Environment):
+    """Keeps one node's ledger. ``vote_store`` makes it a validator if its key is one of the committee's."""
 
     def __init__(
         self,
         genesis: Genesis,
-        voting: Voting | None,
+        vote_store: VoteStore | None,
         network: Network,
         streams: Streams,
         runtime: Runtime,
@@ -127,38 +127,40 @@ class Engine(Outlet):
         self._network = network
         self._runtime = runtime
         self._store = store
-        self._voting = voting
-        self._me = voting.key.public_key if voting is not None else b""
+        self._vote_store = vote_store
+        self._me = vote_store.key.public_key if vote_store is not None else b""
         self._mempool = Mempool(genesis, store.header, store.state)
-        self._links = Links(streams, self._on_link)
-        self._admission = Admission(
-            genesis, self._mempool, runtime, lambda: self.state, self._nudge,
-            lambda sender: self._gates["ops"].punish(sender, trio.current_time()),
+        self._committee = CommitteeStreams(streams, self._on_committee_message)
+        self._ingress = OperationIngress(
+            genesis, self._mempool, runtime, lambda: self.state, self._wake,
+            lambda sender: self._rate_limits["ops"].punish(sender, trio.current_time()),
         )  # fmt: skip
-        self._agreement = Agreement(
-            genesis, voting, store, self._mempool, self._links, runtime, self,
+        self._driver = Driver(
+            genesis, vote_store, store, self._mempool, self._committee, runtime, self,
             self.settings.timeouts, self.settings.block_spacing,
         )  # fmt: skip
         self._sync = SyncClient(
-            genesis, streams, runtime, store, lambda: self._agreement.final, self._on_segment, self._on_snapshot,
+            genesis, streams, runtime, store, lambda: self._driver.head, self._on_block_range, self._on_snapshot,
             genesis.parameters.idle_beat / 1000, self.settings.checkpoint,
         )  # fmt: skip
-        self._server = SyncServer(store, self._agreement.find_block, self._mempool.get, runtime)
+        self._server = SyncServer(store, self._driver.find_block, self._mempool.get, runtime)
         self._streams = streams
         self._gossip = {
-            name: Batcher(network, get_topic(genesis.chain_id, name), self.settings.gossip_delay)
+            name: GossipPublisher(network, get_topic(genesis.chain_id, name), self.settings.gossip_delay)
             for name in ("ops", "blocks", "certs")
         }
-        self._link_rates = Limiter(LINK)
-        self._gates = {name: Gate(limits, self._links.is_member) for name, limits in LIMITS.items()}
-        self._inbox: Inbox[Event] = Inbox(INBOX, INBOX_BYTES)
-        self._forwarded, self._forwards = trio.open_memory_channel[GossipMessage](MAX_FORWARDED)
+        self._committee_rates = Limiter(MEMBER_RATE)
+        self._rate_limits = {
+            name: TopicRateLimiter(limits, self._committee.is_member) for name, limits in TOPIC_LIMITS.items()
+        }
+        self._events: FairQueue[Event] = FairQueue(QUEUE_EVENTS, QUEUE_BYTES)
+        self._forwarded, self._forwards = trio.open_memory_channel[GossipMessage](MAX_FORWARDED_BATCHES)
         self._nursery: trio.Nursery | None = None
-        self._final: Broadcast[Final] = Broadcast(SUBSCRIPTION)
-        self._conflicts: Broadcast[tuple[Vote, Vote]] = Broadcast(SUBSCRIPTION)
+        self._final: Broadcast[FinalizedEvent] = Broadcast(SUBSCRIPTION_BLOCKS)
+        self._conflicts: Broadcast[tuple[Vote, Vote]] = Broadcast(SUBSCRIPTION_BLOCKS)
         self._waiting: dict[bytes, list[trio.Event]] = {}
         self._own: dict[bytes, float] = {}  # own operations that are not final, and when they were last gossiped
-        self._certificates = Seen(MAX_SEEN)
+        self._certificates = SeenCache(MAX_SEEN_CERTIFICATES)
         self._fetching: set[bytes] = set()
         self._completing: set[tuple[int, int]] = set()  # epoch and view of compact proposals, one at a time of each
         self._certificate: tuple[float, Certificate] | None = None  # to be gossiped then, unless another does
@@ -168,12 +170,12 @@ class Engine(Outlet):
     @property
     def header(self) -> Header:
         """The last final header."""
-        return self._agreement.final[0]
+        return self._driver.head[0]
 
     @property
     def state(self) -> State:
         """The state after the last final block."""
-        return self._agreement.final[1]
+        return self._driver.head[1]
 
     def chain_time(self) -> int:
         """Chain time of the last final block in ms. The next block's is later, by at most the idle beat."""
@@ -208,9 +210,9 @@ class Engine(Outlet):
         self._own[operation.id] = trio.current_time()
         self._gossip["ops"].put(operation.encoded)
         # Gossip takes a moment; the leader may have it sooner. Does nothing unless this node is a validator.
-        self._links.send(self._agreement.leader, FORWARDED + Batch((operation.encoded,)).encode(), is_hint=True)
-        self._links.flush()
-        self._nudge()
+        self._committee.send(self._driver.leader, FORWARDED_KIND + Batch((operation.encoded,)).encode(), is_hint=True)
+        self._committee.flush()
+        self._wake()
 
     def is_overdue(self, operation_id: bytes, patience: float) -> bool:
         """Whether an operation could go into a block, but none has become final here for ``patience`` seconds."""
@@ -248,7 +250,7 @@ class Engine(Outlet):
         """Whether an operation is in a final block here."""
         return self._store.find_operation(operation_id) is not None
 
-    def subscribe_final(self) -> trio.MemoryReceiveChannel[Final]:
+    def subscribe_final(self) -> trio.MemoryReceiveChannel[FinalizedEvent]:
         """Every block that becomes final from now on. A reader that falls far behind loses the oldest."""
         return self._final.subscribe()
 
@@ -266,7 +268,7 @@ class Engine(Outlet):
     @property
     def epoch(self) -> int:
         """The epoch of the block that comes next."""
-        return self._agreement.epoch.number
+        return self._driver.epoch.number
 
     @property
     def is_behind(self) -> bool:
@@ -275,7 +277,7 @@ class Engine(Outlet):
 
     def status(self) -> Status:
         """Where this node stands."""
-        simplex = self._agreement.simplex
+        simplex = self._driver.simplex
         return Status(
             height=self.header.height,
             epoch=simplex.epoch,
@@ -297,20 +299,20 @@ class Engine(Outlet):
         self.last_final_at = trio.current_time()
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            await nursery.start(self._links.run)
-            self._streams.handle(PROTOCOL, self._server.handle, MAX_EXCHANGES)
+            await nursery.start(self._committee.run)
+            self._streams.handle(SYNC_PROTOCOL, self._server.handle, MAX_EXCHANGES)
             for name, take in (("ops", self._on_ops), ("blocks", self._on_blocks), ("certs", self._on_certs)):
                 channel = self._network.subscribe(get_topic(self.genesis.chain_id, name))
-                nursery.start_soon(self._listen, channel, take, self._gates[name])
+                nursery.start_soon(self._listen, channel, take, self._rate_limits[name])
                 nursery.start_soon(self._gossip[name].run)
             nursery.start_soon(self._listen, self._forwards, self._on_ops, None)
-            nursery.start_soon(self._admission.run)
-            nursery.start_soon(self._tick)
-            await self._agreement.start()
+            nursery.start_soon(self._ingress.run)
+            nursery.start_soon(self._run_periodic)
+            await self._driver.start()
             nursery.start_soon(self._loop)
             nursery.start_soon(self._sync.run)
-            if self._voting is not None:
-                nursery.start_soon(self._recover, self._voting)
+            if self._vote_store is not None:
+                nursery.start_soon(self._unlock_voting, self._vote_store)
             task_status.started()
 
     # The loop.
@@ -318,46 +320,46 @@ class Engine(Outlet):
     async def _loop(self) -> None:
         while True:
             event = None
-            with trio.move_on_at(self._agreement.get_wakeup()):
-                event = await self._inbox.get()
+            with trio.move_on_at(self._driver.get_wakeup()):
+                event = await self._events.get()
             if event is not None:
                 method, arguments = event
                 await method(*arguments)
-            await self._agreement.on_clock()
+            await self._driver.on_clock()
 
     async def _post(self, source: bytes, method: Callable[..., Awaitable[Any]], *arguments: Any, size: int = 0) -> None:
         """Let the loop call ``method``. Sources take turns; only this one waits if it has brought too much."""
-        await self._inbox.put(source, (method, arguments), size)
+        await self._events.put(source, (method, arguments), size)
 
-    def _nudge(self) -> None:
+    def _wake(self) -> None:
         """Let the loop look at the mempool. If its inbox is full it is about to look anyway."""
-        self._inbox.put_nowait(b"nudge", (trio.lowlevel.checkpoint, ()))
+        self._events.put_nowait(b"wake", (trio.lowlevel.checkpoint, ()))
 
-    async def _tick(self) -> None:
+    async def _run_periodic(self) -> None:
         """Once in a while: what waited too long, own operations that gossip may have lost, a certificate to share."""
         while True:
-            await trio.sleep(TICK if self._own or self._certificate else IDLE_TICK)
+            await trio.sleep(PERIOD_S if self._own or self._certificate else IDLE_PERIOD_S)
             now = trio.current_time()
             self._mempool.expire(now)
             for operation_id, since in list(self._own.items()):
                 operation = self._mempool.get(operation_id)
                 if operation is None:
                     del self._own[operation_id]
-                elif now - since >= REPEAT:
+                elif now - since >= REGOSSIP_S:
                     self._own[operation_id] = now
                     self._gossip["ops"].put(operation.encoded)
             if self._certificate is not None and now >= self._certificate[0]:
                 self._gossip["certs"].put(self._certificate[1].encode())
                 self._certificate = None
 
-    async def _recover(self, voting: Voting) -> None:
+    async def _unlock_voting(self, vote_store: VoteStore) -> None:
         """Have an operation become final without which this validator may not vote: see
-        :mod:`consensus.voting.recovery`."""
+        :mod:`consensus.voting.lockout`."""
         pending, complaint = b"", ""
-        while voting.recovery.is_waiting:
+        while vote_store.lockout.is_locked:
             if self.state.duty(self._me) is not None and pending not in self._mempool:
-                operation = voting.recovery.make_operation(self.state.account(self._me).nonce)
-                signed = sign_operation(voting.key, self.genesis.chain_id, operation)
+                operation = vote_store.lockout.make_unlock_operation(self.state.account(self._me).nonce)
+                signed = sign_operation(vote_store.key, self.genesis.chain_id, operation)
                 try:
                     await self.submit(signed)
                     pending = signed.id
@@ -373,11 +375,11 @@ class Engine(Outlet):
                             reason=complaint, account=crypto.format_address(self._me), to_do=advice,
                             fee=compute_fee(self.genesis, signed),
                         )  # fmt: skip
-            await trio.sleep(REPEAT)
+            await trio.sleep(REGOSSIP_S)
 
-    # What agreement asks (see Outlet).
+    # What agreement asks (see Environment).
 
-    def on_final(self, executed: list[Executed], certificate: Certificate) -> None:
+    def on_final(self, executed: list[ExecutedBlock], certificate: Certificate) -> None:
         now = self.last_final_at = trio.current_time()
         for node in executed:
             for operation in node.block.body.operations:
@@ -386,12 +388,12 @@ class Engine(Outlet):
                     event.set()
             if node.block.header.proposer == self._me:
                 self._gossip["blocks"].put(node.block.id + node.block.encoded)
-            self._final.publish(Final(node.block, node.transition.failures))
+            self._final.publish(FinalizedEvent(node.block, node.transition.failures))
         # The proposer shares the certificate at once, the others only if they hear of none for a while.
         if executed[-1].block.header.proposer == self._me:
             self._gossip["certs"].put(certificate.encode())
             self._certificate = None
-        elif self._me in self._agreement.simplex.validators:
+        elif self._me in self._driver.simplex.validators:
             due = now + 0.2 + 0.3 * self._runtime.random.random()
             if self._certificate is not None:
                 due = min(due, self._certificate[0])
@@ -408,8 +410,8 @@ class Engine(Outlet):
             self._completing.add(place)
             self._nursery.start_soon(self._complete, message)
 
-    def hint(self) -> None:
-        self._sync.hint()
+    def request_sync(self) -> None:
+        self._sync.request_sync()
 
     def on_conflict(self, first: Vote, second: Vote) -> None:
         self._conflicts.publish((first, second))
@@ -417,27 +419,29 @@ class Engine(Outlet):
     def forward_work(self, leader: bytes) -> None:
         operations = self._mempool.select(FORWARD_BYTES)
         if operations:
-            self._links.send(leader, FORWARDED + Batch(tuple(o.encoded for o in operations)).encode(), is_hint=True)
-            self._links.flush()
+            self._committee.send(
+                leader, FORWARDED_KIND + Batch(tuple(o.encoded for o in operations)).encode(), is_hint=True
+            )
+            self._committee.flush()
 
     async def _fetch(self, block_id: bytes, peers: tuple[bytes, ...]) -> None:
         try:
-            await trio.sleep(HINT_DELAY / 3)  # it may be on its way
-            block = self._agreement.find_block(block_id) or await self._sync.fetch_block(block_id, peers)
+            await trio.sleep(SYNC_DELAY_S / 3)  # it may be on its way
+            block = self._driver.find_block(block_id) or await self._sync.fetch_block(block_id, peers)
         finally:
             self._fetching.discard(block_id)
         if block is None:
-            self._sync.hint()
+            self._sync.request_sync()
         else:
-            await self._post(b"fetch", self._agreement.on_fetched, block, size=len(block.encoded))
+            await self._post(b"fetch", self._driver.on_fetched, block, size=len(block.encoded))
 
     # What others send.
 
-    async def _on_segment(self, executed: list[Executed], certificate: Certificate) -> None:
-        await self._post_and_wait(self._agreement.on_segment, executed, certificate)
+    async def _on_block_range(self, executed: list[ExecutedBlock], certificate: Certificate) -> None:
+        await self._post_and_wait(self._driver.on_block_range, executed, certificate)
 
     async def _on_snapshot(self, ends: Sequence[EpochEnd], state: State) -> None:
-        await self._post_and_wait(self._agreement.on_snapshot, ends, state)
+        await self._post_and_wait(self._driver.on_snapshot, ends, state)
         self.last_final_at = trio.current_time()
 
     async def _post_and_wait(self, method: Callable[..., Awaitable[None]], *arguments: Any) -> None:
@@ -450,16 +454,16 @@ class Engine(Outlet):
         await self._post(b"sync", take)
         await done.wait()
 
-    async def _on_link(self, peer: bytes, payload: bytes) -> None:
-        if payload[:1] == FORWARDED:  # looked at elsewhere: votes do not wait for it
-            if self._gates["ops"].admit(peer, peer, len(payload), trio.current_time()):
+    async def _on_committee_message(self, peer: bytes, payload: bytes) -> None:
+        if payload[:1] == FORWARDED_KIND:  # looked at elsewhere: votes do not wait for it
+            if self._rate_limits["ops"].admit(peer, peer, len(payload), trio.current_time()):
                 with suppress(trio.WouldBlock):
                     self._forwarded.send_nowait(GossipMessage("forwarded", peer, payload[1:]))
             return
-        while not self._link_rates.admit(peer, len(payload), trio.current_time()):
-            await trio.sleep(TICK)
+        while not self._committee_rates.admit(peer, len(payload), trio.current_time()):
+            await trio.sleep(PERIOD_S)
         try:
-            is_compact = payload[:1] == COMPACT
+            is_compact = payload[:1] == COMPACT_KIND
             message = CompactPropose.decode(payload[1:]) if is_compact else decode_message(payload)
         except CodecError as error:
             logger.debug("malformed message", peer=crypto.format_address(peer), reason=str(error))
@@ -470,7 +474,7 @@ class Engine(Outlet):
         await self._post(peer, self._take_message, peer, message, len(payload), size=len(payload))
 
     async def _take_message(self, peer: bytes, message: Message | CompactPropose, size: int) -> None:
-        refused = await self._agreement.on_message(message, size)
+        refused = await self._driver.on_message(message, size)
         if refused is not None:
             logger.debug("message refused", peer=crypto.format_address(peer), reason=refused.reason)
             if refused.is_forged:
@@ -484,7 +488,7 @@ class Engine(Outlet):
             missing = [key for key in compact.ids if key not in known]
             if missing:
                 known.update(await self._sync.fetch_operations(leader, missing))
-            message = expand(compact, known)
+            message = reconstruct(compact, known)
             if message is None:
                 block = await self._sync.fetch_block(compact.proposal.block_id, (leader,))
                 message = None if block is None else Propose(compact.proposal, block)
@@ -495,13 +499,13 @@ class Engine(Outlet):
             self._completing.discard(place)
         if message is not None:
             size = len(message.block.encoded)
-            await self._post(leader, self._agreement.on_message, message, size, size=size)
+            await self._post(leader, self._driver.on_message, message, size, size=size)
 
     async def _listen(
         self,
         channel: trio.MemoryReceiveChannel[GossipMessage],
         take: Callable[[GossipMessage], Awaitable[None]],
-        gate: Gate | None,
+        gate: TopicRateLimiter | None,
     ) -> None:
         async for message in channel:
             sender, now = message.sender, trio.current_time()
@@ -510,23 +514,23 @@ class Engine(Outlet):
             try:
                 await take(message)
             except LedgerError as error:  # no honest node sends such
-                (gate or self._gates["ops"]).punish(sender, trio.current_time())
+                (gate or self._rate_limits["ops"]).punish(sender, trio.current_time())
                 logger.debug(
                     "gossip dropped", topic=message.topic, peer=crypto.format_address(message.sender), reason=str(error)
                 )
 
     async def _on_ops(self, message: GossipMessage) -> None:
-        await self._admission.take(message.sender, message.neighbour, message.payload)
+        await self._ingress.take(message.sender, message.neighbour, message.payload)
 
     async def _on_blocks(self, message: GossipMessage) -> None:
         for item in Batch.decode(message.payload, MAX_RECORD).items:
             block_id, raw = item[:32], item[32:]
-            if len(raw) > MAX_BLOCK or self._agreement.find_block(block_id) is not None:
+            if len(raw) > MAX_BLOCK or self._driver.find_block(block_id) is not None:
                 continue
             if self._store.height_of_block(block_id) is None:
                 block = Block.decode(raw)
                 if block.id == block_id:
-                    await self._post(b"blocks", self._agreement.on_block, block, size=len(raw))
+                    await self._post(b"blocks", self._driver.on_block, block, size=len(raw))
 
     async def _on_certs(self, message: GossipMessage) -> None:
         for raw in Batch.decode(message.payload).items:
@@ -537,20 +541,20 @@ class Engine(Outlet):
                 continue
             is_known = self._store.height_of_block(certificate.block_id) is not None
             # Anybody may gossip, and what is believed here silences this node or makes it sync.
-            validators = self._agreement.epoch.find_validators(certificate.epoch)
+            validators = self._driver.epoch.find_validators(certificate.epoch)
             if validators is None:  # of an epoch far ahead, if of any: sync will tell
                 if not is_known:
-                    self._sync.hint()
+                    self._sync.request_sync()
                 continue
             # Of a block that is final already it may still show who contradicted itself.
-            is_of_use = not is_known or self._agreement.has_news(certificate, validators)
+            is_of_use = not is_known or self._driver.has_new_votes(certificate, validators)
             if not is_of_use and not self._is_to_share(certificate):
                 continue
             await self._runtime.run_sync(certificate.verify, self.genesis.chain_id, validators)
             if self._is_to_share(certificate):
                 self._certificate = None  # somebody was faster
             if is_of_use:
-                await self._post(b"certs", self._agreement.on_message, certificate, len(raw), size=len(raw))
+                await self._post(b"certs", self._driver.on_message, certificate, len(raw), size=len(raw))
 
     def _is_to_share(self, certificate: Certificate) -> bool:
         """Whether this node is about to gossip the finality of the same block."""

@@ -15,29 +15,29 @@ from chain.transition.block import Transition, apply_block, check_claims, check_
 from chain.transition.restart import get_block_epoch
 from chain.types.blocks import Block, Header
 
-CAPACITY = 16_384
+MAX_SIGNATURES = 16_384
 
 
-class KnownClaims:
+class SignatureCache:
     """The last claims that were verified."""
 
-    def __init__(self, capacity: int = CAPACITY) -> None:
+    def __init__(self, capacity: int = MAX_SIGNATURES) -> None:
         self._capacity = capacity
-        self._claims: dict[crypto.Claim, None] = {}
+        self._verified: dict[crypto.Claim, None] = {}
 
     def __contains__(self, claim: crypto.Claim) -> bool:
-        return claim in self._claims
+        return claim in self._verified
 
     def verify(self, claims: Iterable[crypto.Claim]) -> bool:
         """As :func:`chain.crypto.verify_all`."""
         for claim in claims:
-            if claim in self._claims:
+            if claim in self._verified:
                 continue
             if not crypto.verify_all([claim]):
                 return False
-            self._claims[claim] = None
-            if len(self._claims) > self._capacity:
-                del self._claims[next(iter(self._claims))]
+            self._verified[claim] = None
+            if len(self._verified) > self._capacity:
+                del self._verified[next(iter(self._verified))]
         return True
 
 

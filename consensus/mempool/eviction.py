@@ -7,7 +7,7 @@ are kept in classes of bytes per credit, each twice the one before.
 from __future__ import annotations
 
 
-class Ranking:
+class EvictionIndex:
     """Accounts by bytes per credit, in powers of two, so that one of the greediest is found at once."""
 
     CLASSES = 128
@@ -16,9 +16,9 @@ class Ranking:
         self._classes: list[dict[bytes, None]] = [{} for _ in range(self.CLASSES)]
         self._places: dict[bytes, int] = {}
 
-    def put(self, signer: bytes, size: int, owned: int) -> None:
+    def update(self, signer: bytes, size: int, owned: int) -> None:
         """Note that ``signer`` has ``size`` bytes; 0 forgets it."""
-        before, after = self._places.get(signer), self.classify(size, owned)
+        before, after = self._places.get(signer), self.compute_class(size, owned)
         if not size:
             if before is not None:
                 del self._classes[before][signer], self._places[signer]
@@ -28,13 +28,13 @@ class Ranking:
             self._classes[after][signer] = None
             self._places[signer] = after
 
-    def classify(self, size: int, owned: int) -> int:
+    def compute_class(self, size: int, owned: int) -> int:
         return size.bit_length() - owned.bit_length() + self.CLASSES // 2
 
     def has_above(self, place: int) -> bool:
         """Whether some account is of a clearly higher class."""
         return any(self._classes[place + 2 :])
 
-    def first(self) -> bytes:
+    def largest(self) -> bytes:
         """An account of the highest class."""
         return next(iter(next(accounts for accounts in reversed(self._classes) if accounts)))

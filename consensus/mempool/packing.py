@@ -13,11 +13,11 @@ from typing import Protocol
 
 from chain.types.operations import NoncedOperation, SignedOperation
 
-MAX_REJECTED = 4_096
+MAX_REJECTED_OPERATIONS = 4_096
 """Operations that may turn out not to be includable before a block is left as full as it is: each takes time."""
 
 
-class Pending(Protocol):
+class PackableOperation(Protocol):
     """An operation that waits for a block; ``arrival`` numbers are distinct."""
 
     operation: SignedOperation
@@ -26,19 +26,21 @@ class Pending(Protocol):
     ready: bool
 
 
-class Selection(Iterator[SignedOperation]):
+class BlockPacker(Iterator[SignedOperation]):
     """Draws ready operations for a block of at most ``max_bytes`` of them, without those ``excluded`` by id.
 
     Of each line it keeps what is given to it, and so it may be drawn from in another thread.
     """
 
-    def __init__(self, lines: Iterable[Iterable[Pending]], max_bytes: int, excluded: Container[bytes] = ()) -> None:
+    def __init__(
+        self, lines: Iterable[Iterable[PackableOperation]], max_bytes: int, excluded: Container[bytes] = ()
+    ) -> None:
         self._room = max_bytes
         self._rejected = 0
         self._heads: list[tuple[int, int, int]] = []  # rank, arrival and number of the line
-        self._lines: list[Iterator[Pending]] = []
-        self._first: list[Pending] = []  # of each line
-        self._last: tuple[int, Pending] | None = None
+        self._lines: list[Iterator[PackableOperation]] = []
+        self._first: list[PackableOperation] = []  # of each line
+        self._last: tuple[int, PackableOperation] | None = None
         self._closed: set[int] = set()
         for line in lines:
             chosen = (entry for entry in line if entry.ready and entry.operation.id not in excluded)
@@ -50,7 +52,7 @@ class Selection(Iterator[SignedOperation]):
         heapq.heapify(self._heads)
 
     def __next__(self) -> SignedOperation:
-        while self._heads and self._room > 0 and self._rejected < MAX_REJECTED:
+        while self._heads and self._room > 0 and self._rejected < MAX_REJECTED_OPERATIONS:
             rank, _, number = self._heads[0]
             entry = self._first[number]
             if number in self._closed or entry.size > self._room:

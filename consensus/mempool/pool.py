@@ -2,7 +2,7 @@
 
 An operation is *ready* when the ledger would take it on the last final state, else it *waits*: for an earlier nonce,
 for credit, or because this node is a block behind whoever made it (a capture may overtake its hold). What has waited
-for :data:`PATIENCE` is dropped. Only ready operations count as work and are selected.
+for :data:`MAX_WAIT_S` is dropped. Only ready operations count as work and are selected.
 
 What somebody takes up of the pool is bounded by the credit that it owns, though it costs nothing until it is included.
 
@@ -31,33 +31,33 @@ from chain.state.state import Account, Draft, State, hold_key
 from chain.transition.operations import BlockContext, check_form, compute_fee, process_operation
 from chain.types.blocks import Block, Header
 from chain.types.operations import Capture, Dispute, Hold, NoncedOperation, Operation, Release, SignedOperation
-from consensus.mempool.eviction import Ranking
-from consensus.mempool.packing import Selection
+from consensus.mempool.eviction import EvictionIndex
+from consensus.mempool.packing import BlockPacker
 
-PATIENCE = 30.0
+MAX_WAIT_S = 30.0
 """Seconds that an operation may wait to become ready."""
-LIFETIME = 256
+MAX_READY_BLOCKS = 256
 """Final blocks for which a ready operation is kept: whoever makes them does not have it, or does not want it."""
 MAX_NONCED = 64
 """Pending operations with a nonce, per account."""
 MAX_ACCOUNT_BYTES = 256 * 1024
 """Pending bytes, per account: room for a whole window of holds, and for captures of as many."""
-MAX_BYTES = 32 << 20
-MAX_OPERATIONS = 100_000
-MAX_WAITING = 2_048
+MAX_POOL_BYTES = 32 << 20
+MAX_POOL_OPERATIONS = 100_000
+MAX_WAITING_OPERATIONS = 2_048
 """Waiting operations in all."""
-MAX_FINAL = 65_536
+MAX_FINAL_IDS = 65_536
 """Final operations remembered by id, so that a late copy of one is not taken for a new one."""
-MAX_VERIFIED = 32_768
+MAX_VERIFIED_IDS = 32_768
 """Operations remembered whose signature holds, beside those pending."""
-MARGIN = 5_000
+DEADLINE_MARGIN_MS = 5_000
 """Chain time in ms that must be left until the deadline of a hold: it is ready while the next blocks could take it."""
 MAX_REJECTIONS = 3
 """How often a proposer may find that a ready operation cannot be included before it is dropped."""
-REVIEW = 256
+REVALIDATION_BUDGET = 256
 """Work spent on judging again after a block, and at each :meth:`Mempool.expire`: operations, and receipts in them."""
 
-Claim = tuple[object, ...]
+ConflictKey = tuple[object, ...]
 
 
 class AlreadyKnown(InvalidOperation):
@@ -97,15 +97,15 @@ class _Account:
     nonced: dict[int, _Entry] = field(default_factory=dict)
     one_time: dict[bytes, _Entry] = field(default_factory=dict)
     """By id, in order of arrival."""
-    claims: dict[Claim, bytes] = field(default_factory=dict)
-    """What the one-time operations claim for themselves alone, and their ids."""
+    conflicts: dict[ConflictKey, bytes] = field(default_factory=dict)
+    """The conflict keys of the one-time operations, and their ids."""
     waiting: dict[bytes, int] = field(default_factory=dict)
     """The sizes of those that are not ready, by id."""
     size: int = 0
     waiting_size: int = 0
     fees: int = 0
     """Of the operations with a nonce."""
-    promised: int = 0
+    reserved: int = 0
     """Cost of the one-time operations that are ready."""
 
 
@@ -121,8 +121,8 @@ class Mempool:
         genesis: Genesis,
         header: Header,
         state: State,
-        max_bytes: int = MAX_BYTES,
-        max_operations: int = MAX_OPERATIONS,
+        max_bytes: int = MAX_POOL_BYTES,
+        max_operations: int = MAX_POOL_OPERATIONS,
     ) -> None:
         self._genesis = genesis
         self._state = state
@@ -131,14 +131,14 @@ class Mempool:
         self._max_operations = max_operations
         self._entries: dict[bytes, _Entry] = {}
         self._accounts: dict[bytes, _Account] = {}
-        self._pending_rank, self._waiting_rank = Ranking(), Ranking()
+        self._pending_index, self._waiting_index = EvictionIndex(), EvictionIndex()
         self._waiting: dict[bytes, float] = {}
         """When each waiting operation began to wait, in that order."""
         self._dependents: dict[bytes, dict[bytes, None]] = {}
         """Ids of one-time operations by the entry of the state that they need."""
-        self._stale: dict[bytes, dict[bytes, None]] = {}
+        self._dirty: dict[bytes, dict[bytes, None]] = {}
         """Ids of one-time operations to be judged again, by account: accounts take turns."""
-        self._round: dict[bytes, None] = {}
+        self._revalidation_order: dict[bytes, None] = {}
         """Ids of all one-time operations, the one judged longest ago first."""
         self._rejected: dict[bytes, None] = {}
         self._final: dict[bytes, None] = {}
@@ -174,7 +174,7 @@ class Mempool:
         for signed in operations:
             self._verified.pop(signed.id, None)
             self._verified[signed.id] = signed.signature
-        while len(self._verified) > MAX_VERIFIED:
+        while len(self._verified) > MAX_VERIFIED_IDS:
             del self._verified[next(iter(self._verified))]
 
     # Admission.
@@ -217,8 +217,8 @@ class Mempool:
         size = pending.size + len(signed.encoded)
         if size > MAX_ACCOUNT_BYTES:
             raise PoolFull(f"the account would have more than {MAX_ACCOUNT_BYTES} bytes pending")
-        place = self._pending_rank.classify(size, pending.owned)
-        if self._is_full(len(signed.encoded)) and not self._pending_rank.has_above(place):
+        place = self._pending_index.compute_class(size, pending.owned)
+        if self._is_full(len(signed.encoded)) and not self._pending_index.has_above(place):
             raise PoolFull("the pool is full")
 
     def _check_one_time(self, signed: SignedOperation, pending: _Account) -> None:
@@ -227,8 +227,8 @@ class Mempool:
             window = self._state.window(signed.signer)
             if operation.seq < window.top and not window.is_usable(operation.seq, operation.attempt):
                 raise InvalidOperation(f"hold {operation.seq}/{operation.attempt} is used or too old")
-        for claim in _get_claims(operation):
-            rival = pending.claims.get(claim)
+        for conflict in _get_conflict_keys(operation):
+            rival = pending.conflicts.get(conflict)
             if rival is not None and self._entries[rival].ready:
                 raise InvalidOperation("another pending operation of the account asks for the same")
 
@@ -248,7 +248,7 @@ class Mempool:
         self.check(signed)
         size = len(signed.encoded)
         while self._is_full(size):
-            self._make_room(self._pending_rank)
+            self._make_room(self._pending_index)
         self._arrivals += 1
         operation, fee = signed.operation, compute_fee(self._genesis, signed)
         entry = _Entry(signed, self._arrivals, self._context.height, size, fee, _get_cost(operation, fee))
@@ -259,14 +259,14 @@ class Mempool:
             pending.nonced[operation.nonce] = entry
             pending.fees += entry.fee
         else:
-            for claim in _get_claims(operation):
-                rival = pending.claims.get(claim)
+            for conflict in _get_conflict_keys(operation):
+                rival = pending.conflicts.get(conflict)
                 if rival is not None:  # it waits, and this one may do better
                     self.remove(rival)
                     pending = self._accounts.setdefault(signed.signer, pending)
-                pending.claims[claim] = signed.id
+                pending.conflicts[conflict] = signed.id
             pending.one_time[signed.id] = entry
-            self._round[signed.id] = None
+            self._revalidation_order[signed.id] = None
             for key in _get_dependencies(operation):
                 self._dependents.setdefault(key, {})[signed.id] = None
         self._entries[signed.id] = entry
@@ -275,11 +275,11 @@ class Mempool:
         if isinstance(operation, NoncedOperation):
             self._close_gap(pending)
         else:
-            self._judge(entry)
+            self._revalidate(entry)
             if signed.id not in self._entries:
                 raise InvalidSignature(entry.reason)
-        while len(self._waiting) > MAX_WAITING:
-            self._make_room(self._waiting_rank)
+        while len(self._waiting) > MAX_WAITING_OPERATIONS:
+            self._make_room(self._waiting_index)
 
     def get_reason(self, operation_id: bytes) -> str | None:
         """Why a pending operation is not ready, or None if it is ready or not pending."""
@@ -306,7 +306,7 @@ class Mempool:
             return ready > 0
         return any(entry.ready and key not in excluded for key, entry in self._entries.items())
 
-    def draw(self, max_bytes: int, excluded: Container[bytes] = ()) -> Selection:
+    def draw(self, max_bytes: int, excluded: Container[bytes] = ()) -> BlockPacker:
         """Ready operations for a block of at most ``max_bytes`` of them, in a deterministic order, one after the other.
 
         Each account has two lines: its operations with a nonce in the order of nonces, and the others in the order of
@@ -317,7 +317,7 @@ class Mempool:
         for pending in self._accounts.values():
             lines.append([pending.nonced[nonce] for nonce in range(pending.nonce, pending.next_nonce)])
             lines.append(list(pending.one_time.values()))
-        return Selection(lines, max_bytes, excluded)
+        return BlockPacker(lines, max_bytes, excluded)
 
     def select(self, max_bytes: int, excluded: Container[bytes] = ()) -> list[SignedOperation]:
         """All that :meth:`draw` brings, if none is turned down."""
@@ -354,9 +354,9 @@ class Mempool:
             self._final[signed.id] = None
             rivals = self._accounts.get(signed.signer)
             if rivals is not None and not isinstance(signed.operation, NoncedOperation):
-                for claim in _get_claims(signed.operation):
-                    self.remove(rivals.claims.get(claim, b""))
-        while len(self._final) > MAX_FINAL:
+                for conflict in _get_conflict_keys(signed.operation):
+                    self.remove(rivals.conflicts.get(conflict, b""))
+        while len(self._final) > MAX_FINAL_IDS:
             del self._final[next(iter(self._final))]
         rejected, self._rejected = self._rejected, {}
         for operation_id in rejected:
@@ -365,8 +365,10 @@ class Mempool:
             if key[:1] == b"a" and key[1:] in self._accounts:
                 self._update_account(key[1:])
             for operation_id in self._dependents.get(key, ()):
-                self._note_stale(operation_id)
-        while (oldest := next(iter(self._entries.values()), None)) and oldest.height + LIFETIME < self._context.height:
+                self._mark_dirty(operation_id)
+        while (
+            oldest := next(iter(self._entries.values()), None)
+        ) and oldest.height + MAX_READY_BLOCKS < self._context.height:
             self.remove(oldest.operation.id)
         self.expire(now)
 
@@ -382,19 +384,19 @@ class Mempool:
         self._now = now
         while self._waiting:
             operation_id, since = next(iter(self._waiting.items()))
-            if now - since < PATIENCE:
+            if now - since < MAX_WAIT_S:
                 break
             self.remove(operation_id)
-        work = REVIEW
-        while work > 0 and self._stale:
-            signer, ids = next(iter(self._stale.items()))
-            work -= self._judge(self._entries[next(iter(ids))])  # which takes it out of ``_stale``
-            if ids and signer in self._stale:
-                self._stale[signer] = self._stale.pop(signer)
+        work = REVALIDATION_BUDGET
+        while work > 0 and self._dirty:
+            signer, ids = next(iter(self._dirty.items()))
+            work -= self._revalidate(self._entries[next(iter(ids))])  # which takes it out of ``_dirty``
+            if ids and signer in self._dirty:
+                self._dirty[signer] = self._dirty.pop(signer)
         # And in turns everything else: deadlines pass, epochs end, and what was noted as stale may have been forgotten.
-        work = min(REVIEW // 16, len(self._round))
-        while work > 0 and self._round:
-            work -= self._judge(self._entries[next(iter(self._round))])
+        work = min(REVALIDATION_BUDGET // 16, len(self._revalidation_order))
+        while work > 0 and self._revalidation_order:
+            work -= self._revalidate(self._entries[next(iter(self._revalidation_order))])
 
     def _update_account(self, signer: bytes) -> None:
         pending, account = self._accounts[signer], self._state.account(signer)
@@ -407,16 +409,16 @@ class Mempool:
             self.remove(pending.nonced[max(pending.nonced)].operation.id)
         if signer not in self._accounts:
             return
-        self._pending_rank.put(signer, pending.size, pending.owned)
-        self._waiting_rank.put(signer, pending.waiting_size, pending.owned)
+        self._pending_index.update(signer, pending.size, pending.owned)
+        self._waiting_index.update(signer, pending.waiting_size, pending.owned)
         pending.next_nonce = max(pending.next_nonce, account.nonce)
         self._close_gap(pending)
-        if pending.promised + pending.fees > account.available:
+        if pending.reserved + pending.fees > account.available:
             for entry in reversed(list(pending.one_time.values())):
-                if entry.ready and entry.cost and pending.promised + pending.fees > account.available:
-                    self._set_ready(entry, False, _cannot_promise(entry, account.available))
+                if entry.ready and entry.cost and pending.reserved + pending.fees > account.available:
+                    self._set_ready(entry, False, _cannot_reserve(entry, account.available))
         for operation_id in pending.waiting:
-            self._note_stale(operation_id)
+            self._mark_dirty(operation_id)
 
     def _reconsider(self, operation_id: bytes) -> None:
         """Look again at an operation that a proposer rejected."""
@@ -427,12 +429,12 @@ class Mempool:
             entry.reason = ""
             self._close_gap(self._accounts[entry.operation.signer])
         else:
-            self._note_stale(operation_id)
+            self._mark_dirty(operation_id)
 
-    def _note_stale(self, operation_id: bytes) -> None:
+    def _mark_dirty(self, operation_id: bytes) -> None:
         entry = self._entries[operation_id]
         if not isinstance(entry.operation.operation, NoncedOperation):
-            self._stale.setdefault(entry.operation.signer, {})[operation_id] = None
+            self._dirty.setdefault(entry.operation.signer, {})[operation_id] = None
 
     def _open_gap(self, pending: _Account, nonce: int) -> None:
         """What follows a nonce that cannot be included cannot be either."""
@@ -447,20 +449,20 @@ class Mempool:
             self._set_ready(entry, True, "")
             pending.next_nonce += 1
 
-    def _judge(self, entry: _Entry) -> int:
+    def _revalidate(self, entry: _Entry) -> int:
         """Find out whether a one-time operation is ready; one that never will be is dropped. Returns the work done."""
         signed = entry.operation
         operation, signer = signed.operation, signed.signer
-        self._forget_stale(signer, signed.id)
-        self._round.pop(signed.id, None)
-        self._round[signed.id] = None
+        self._unmark_dirty(signer, signed.id)
+        self._revalidation_order.pop(signed.id, None)
+        self._revalidation_order[signed.id] = None
         pending = self._accounts[signer]
-        promised = pending.promised + pending.fees - (entry.cost if entry.ready else 0)
+        reserved = pending.reserved + pending.fees - (entry.cost if entry.ready else 0)
         try:
-            if entry.cost and promised + entry.cost > pending.available:
-                raise CannotPay(_cannot_promise(entry, pending.available))
+            if entry.cost and reserved + entry.cost > pending.available:
+                raise CannotPay(_cannot_reserve(entry, pending.available))
             process_operation(Draft(self._state), self._context, signed)
-            if isinstance(operation, Hold) and operation.deadline <= self._get_latest_time() + MARGIN:
+            if isinstance(operation, Hold) and operation.deadline <= self._get_latest_time() + DEADLINE_MARGIN_MS:
                 raise InvalidOperation(
                     f"the deadline {operation.deadline} is too close to be sure of a block before it"
                 )
@@ -488,7 +490,7 @@ class Mempool:
     def _set_ready(self, entry: _Entry, ready: bool, reason: str) -> None:
         signed = entry.operation
         pending = self._accounts[signed.signer]
-        pending.promised += entry.cost * (ready - entry.ready)
+        pending.reserved += entry.cost * (ready - entry.ready)
         entry.ready, entry.reason = ready, reason
         if ready == (signed.id not in self._waiting):
             return
@@ -499,15 +501,15 @@ class Mempool:
             self._waiting[signed.id] = self._now
             pending.waiting[signed.id] = entry.size
             pending.waiting_size += entry.size
-        self._waiting_rank.put(signed.signer, pending.waiting_size, pending.owned)
+        self._waiting_index.update(signed.signer, pending.waiting_size, pending.owned)
 
     def _is_full(self, size: int) -> bool:
         return self.size + size > self._max_bytes or len(self._entries) >= self._max_operations
 
-    def _make_room(self, ranking: Ranking) -> None:
+    def _make_room(self, index: EvictionIndex) -> None:
         """Drop the last operation (that waits, if it is about those) of an account with the most bytes per credit."""
-        pending = self._accounts[ranking.first()]
-        if ranking is self._waiting_rank:
+        pending = self._accounts[index.largest()]
+        if index is self._waiting_index:
             self.remove(next(reversed(pending.waiting)))
             return
         last = [pending.nonced[max(pending.nonced)]] if pending.nonced else []
@@ -525,7 +527,7 @@ class Mempool:
         signer, operation = entry.operation.signer, entry.operation.operation
         pending = self._accounts[signer]
         self._set_ready(entry, True, "")  # it waits for nothing any more
-        pending.promised -= entry.cost
+        pending.reserved -= entry.cost
         del self._entries[operation_id]
         if isinstance(operation, NoncedOperation):
             del pending.nonced[operation.nonce]
@@ -533,27 +535,27 @@ class Mempool:
             if opens_gap:
                 self._open_gap(pending, operation.nonce)
         else:
-            del pending.one_time[operation_id], self._round[operation_id]
-            self._forget_stale(signer, operation_id)
-            for claim in _get_claims(operation):
-                del pending.claims[claim]
+            del pending.one_time[operation_id], self._revalidation_order[operation_id]
+            self._unmark_dirty(signer, operation_id)
+            for conflict in _get_conflict_keys(operation):
+                del pending.conflicts[conflict]
             for key in _get_dependencies(operation):
                 self._dependents[key].pop(operation_id)
                 if not self._dependents[key]:
                     del self._dependents[key]
         self._resize(signer, pending, -entry.size)
 
-    def _forget_stale(self, signer: bytes, operation_id: bytes) -> None:
-        ids = self._stale.get(signer)
+    def _unmark_dirty(self, signer: bytes, operation_id: bytes) -> None:
+        ids = self._dirty.get(signer)
         if ids is not None:
             ids.pop(operation_id, None)
             if not ids:
-                del self._stale[signer]
+                del self._dirty[signer]
 
     def _resize(self, signer: bytes, pending: _Account, difference: int) -> None:
         pending.size += difference
         self.size += difference
-        self._pending_rank.put(signer, pending.size, pending.owned)
+        self._pending_index.update(signer, pending.size, pending.owned)
         if not pending.size:
             del self._accounts[signer]
 
@@ -569,7 +571,7 @@ def _get_cost(operation: Operation, fee: int) -> int:
     return fee + operation.amount if isinstance(operation, Hold) else fee
 
 
-def _get_claims(operation: Operation) -> list[Claim]:
+def _get_conflict_keys(operation: Operation) -> list[ConflictKey]:
     """What of an account's one-time operations only one can have."""
     if isinstance(operation, Hold):
         return [("hold", operation.seq, operation.attempt)]
@@ -585,5 +587,5 @@ def _get_dependencies(operation: Operation) -> list[bytes]:
     return [hold_key(operation.hold)] if isinstance(operation, Release | Dispute) else []
 
 
-def _cannot_promise(entry: _Entry, available: int) -> str:
+def _cannot_reserve(entry: _Entry, available: int) -> str:
     return f"{entry.cost} micro-credits asked beside what is promised, {available} available"

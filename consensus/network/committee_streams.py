@@ -19,26 +19,26 @@ import trio
 
 from chain import crypto
 from chain.exceptions import CodecError
-from consensus.network.gossip import BATCH, MAX_BATCH, Batch
+from consensus.network.gossip import GOSSIP_BATCH_BYTES, MAX_GOSSIP_BYTES, Batch
 from p2p.network import NetworkError
 from p2p.streams.exchanges import Exchange, Streams
 
 logger = structlog.get_logger(__name__)
 
-PROTOCOL = "/wwwserve/vote/1"
-MAX_MESSAGES = 256
-MAX_BYTES = 4 << 20
+COMMITTEE_PROTOCOL = "/wwwserve/vote/1"
+MAX_QUEUED_MESSAGES = 256
+MAX_QUEUED_BYTES = 4 << 20
 """Bounds of a queue."""
-BULKY = 32 * 1024
+BULKY_BYTES = 32 * 1024
 """Bytes above which a message is a block: no vote and no certificate is as long."""
-RETRY = 0.25
-MAX_RETRY = 4.0
+MIN_RETRY_S = 0.25
+MAX_RETRY_S = 4.0
 """Seconds before a lost link is opened again, doubling up to the maximum."""
-WRITE_TIMEOUT = 10.0
+WRITE_TIMEOUT_S = 10.0
 """Seconds that one message may take before the link counts as lost."""
 
 
-class _Link:
+class _PeerQueue:
     """The queue to one member."""
 
     def __init__(self) -> None:
@@ -50,10 +50,10 @@ class _Link:
 
     def put(self, payload: bytes, is_hint: bool) -> int:
         """Append a message. Returns how many had to go."""
-        self.queue.append((payload, 0 if is_hint else 1 if len(payload) > BULKY else 2))
+        self.queue.append((payload, 0 if is_hint else 1 if len(payload) > BULKY_BYTES else 2))
         self.size += len(payload)
         dropped = 0
-        while len(self.queue) > MAX_MESSAGES or self.size > MAX_BYTES:
+        while len(self.queue) > MAX_QUEUED_MESSAGES or self.size > MAX_QUEUED_BYTES:
             position = min(range(len(self.queue)), key=lambda index: self.queue[index][1])
             self.size -= len(self.queue[position][0])
             del self.queue[position]
@@ -67,14 +67,14 @@ class _Link:
             await self.filled.wait()
         items = [self.queue.popleft()[0]]
         size = len(items[0])
-        while self.queue and size + len(self.queue[0][0]) <= BATCH:
+        while self.queue and size + len(self.queue[0][0]) <= GOSSIP_BATCH_BYTES:
             items.append(self.queue.popleft()[0])
             size += len(items[-1])
         self.size -= size
         return Batch(tuple(items)).encode()
 
 
-class Links:
+class CommitteeStreams:
     """The links to the members of the committee, and the way in for theirs.
 
     ``on_message(peer, payload)`` is awaited for each message of a member: while it waits, that member's link waits, and
@@ -84,7 +84,7 @@ class Links:
     def __init__(self, streams: Streams, on_message: Callable[[bytes, bytes], Awaitable[None]]) -> None:
         self._streams = streams
         self._on_message = on_message
-        self._links: dict[bytes, _Link] = {}
+        self._queues: dict[bytes, _PeerQueue] = {}
         self._members: frozenset[bytes] = frozenset()
         self._nursery: trio.Nursery | None = None
         self.dropped = 0
@@ -94,7 +94,7 @@ class Links:
         """Keep the links until cancelled."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            self._streams.handle(PROTOCOL, self._receive, max_exchanges_per_peer=4)
+            self._streams.handle(COMMITTEE_PROTOCOL, self._receive, max_exchanges_per_peer=4)
             task_status.started()
             await trio.sleep_forever()
 
@@ -105,13 +105,13 @@ class Links:
         """
         self._members = frozenset(senders)
         wanted = dict.fromkeys(receivers)
-        for peer in [peer for peer in self._links if peer not in wanted]:
-            self._links.pop(peer).scope.cancel()
+        for peer in [peer for peer in self._queues if peer not in wanted]:
+            self._queues.pop(peer).scope.cancel()
         for peer in wanted:
-            if peer not in self._links:
-                link = self._links[peer] = _Link()
+            if peer not in self._queues:
+                queue = self._queues[peer] = _PeerQueue()
                 assert self._nursery is not None
-                self._nursery.start_soon(self._write, peer, link)
+                self._nursery.start_soon(self._write, peer, queue)
 
     def is_member(self, peer: bytes) -> bool:
         """Whether ``peer`` is heard here: it is in the committee of this epoch or of one beside it."""
@@ -119,41 +119,41 @@ class Links:
 
     def send(self, peer: bytes, payload: bytes, is_hint: bool = False) -> None:
         """Queue a message (at most 900 KiB) for one member; nothing happens for anybody else. Never waits."""
-        link = self._links.get(peer)
-        if link is None:
+        queue = self._queues.get(peer)
+        if queue is None:
             return
-        if len(payload) > MAX_BATCH:
+        if len(payload) > MAX_GOSSIP_BYTES:
             logger.warning("a message is too long to send", bytes=len(payload))
             return
-        self.dropped += link.put(payload, is_hint)
+        self.dropped += queue.put(payload, is_hint)
 
     def broadcast(self, payload: bytes) -> None:
         """Queue a message for every member."""
-        for peer in self._links:
+        for peer in self._queues:
             self.send(peer, payload)
 
     def flush(self) -> None:
         """Let what is queued go out. Until then it gathers, so that what belongs together travels together."""
-        for link in self._links.values():
-            if link.queue:
-                link.filled.set()
+        for queue in self._queues.values():
+            if queue.queue:
+                queue.filled.set()
 
-    async def _write(self, peer: bytes, link: _Link) -> None:
-        delay = RETRY
-        with link.scope:
+    async def _write(self, peer: bytes, queue: _PeerQueue) -> None:
+        delay = MIN_RETRY_S
+        with queue.scope:
             while True:
                 try:
-                    payload = await link.take()  # before opening: a silent member is left in peace
-                    async with self._streams.open(peer, PROTOCOL) as exchange:
+                    payload = await queue.take()  # before opening: a silent member is left in peace
+                    async with self._streams.open(peer, COMMITTEE_PROTOCOL) as exchange:
                         while True:
-                            with trio.fail_after(WRITE_TIMEOUT):
+                            with trio.fail_after(WRITE_TIMEOUT_S):
                                 await exchange.send(payload)
-                            delay = RETRY
-                            payload = await link.take()
+                            delay = MIN_RETRY_S
+                            payload = await queue.take()
                 except (NetworkError, trio.TooSlowError) as error:
                     logger.debug("link lost", peer=crypto.format_address(peer), reason=str(error) or "too slow")
                 await trio.sleep(delay)
-                delay = min(MAX_RETRY, 2 * delay)
+                delay = min(MAX_RETRY_S, 2 * delay)
 
     async def _receive(self, exchange: Exchange) -> None:
         if exchange.peer not in self._members:

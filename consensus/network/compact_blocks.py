@@ -18,9 +18,9 @@ from chain.types.blocks import MAX_BLOCK, Block, Proposal
 from chain.types.operations import SignedOperation
 from consensus.simplex.messages import Propose
 
-COMPACT = b"\x10"
+COMPACT_KIND = b"\x10"
 """First byte of such a message on a link (others: consensus.simplex.messages)."""
-WHOLE = 64 * 1024
+MAX_WHOLE_BYTES = 64 * 1024
 """Blocks up to this many bytes are sent whole."""
 MAX_IDS = 8192
 
@@ -31,7 +31,7 @@ class CompactPropose(Record):
     order."""
 
     proposal: Proposal
-    shell: Block
+    stripped_block: Block
     ids: Annotated[tuple[Hash, ...], Bounds(1, MAX_IDS)]
 
     def __post_init__(self) -> None:
@@ -44,17 +44,17 @@ class CompactPropose(Record):
         return self.proposal.epoch
 
 
-def compress(message: Propose) -> CompactPropose | None:
+def to_compact(message: Propose) -> CompactPropose | None:
     """The compact form of a proposal, or None if it should be sent whole."""
     block = message.block
     operations = block.body.operations
-    if len(block.encoded) <= WHOLE or not 0 < len(operations) <= MAX_IDS:
+    if len(block.encoded) <= MAX_WHOLE_BYTES or not 0 < len(operations) <= MAX_IDS:
         return None
-    shell = replace(block, body=replace(block.body, operations=()))
-    return CompactPropose(message.proposal, shell, tuple(operation.id for operation in operations))
+    stripped_block = replace(block, body=replace(block.body, operations=()))
+    return CompactPropose(message.proposal, stripped_block, tuple(operation.id for operation in operations))
 
 
-def expand(message: CompactPropose, operations: Mapping[bytes, SignedOperation]) -> Propose | None:
+def reconstruct(message: CompactPropose, operations: Mapping[bytes, SignedOperation]) -> Propose | None:
     """The proposal with its operations put back; None if one is missing or differs (as in its signature).
 
     Raises:
@@ -62,10 +62,14 @@ def expand(message: CompactPropose, operations: Mapping[bytes, SignedOperation])
     """
     if any(operation_id not in operations for operation_id in message.ids):
         return None
-    size = len(message.shell.encoded) + sum(len(operations[operation_id].encoded) for operation_id in message.ids)
+    size = len(message.stripped_block.encoded) + sum(
+        len(operations[operation_id].encoded) for operation_id in message.ids
+    )
     if size > MAX_BLOCK:
         raise InvalidBlock("body", f"{size} bytes, more than {MAX_BLOCK}")
-    body = replace(message.shell.body, operations=tuple(operations[operation_id] for operation_id in message.ids))
-    if body.compute_root() != message.shell.header.body_root:
+    body = replace(
+        message.stripped_block.body, operations=tuple(operations[operation_id] for operation_id in message.ids)
+    )
+    if body.compute_root() != message.stripped_block.header.body_root:
         return None
-    return Propose(message.proposal, replace(message.shell, body=body))
+    return Propose(message.proposal, replace(message.stripped_block, body=body))

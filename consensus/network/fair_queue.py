@@ -24,7 +24,7 @@ class _Queue(Generic[T]):
         self.room = trio.lowlevel.ParkingLot()
 
 
-class Inbox(Generic[T]):
+class FairQueue(Generic[T]):
     """Holds at most ``capacity`` items of ``max_bytes`` of each source; a single larger item is held alone."""
 
     def __init__(self, capacity: int, max_bytes: float = math.inf) -> None:

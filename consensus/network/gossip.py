@@ -2,13 +2,14 @@
 
 Topics ``/wwwserve/<first 8 hex digits of the chain id>/{ops,blocks,certs}`` carry a :class:`Batch` of encoded
 operations, blocks (each behind its id) and finality certificates. A delivery costs milliseconds whatever its size, so
-items are gathered for :data:`DELAY` seconds or until :data:`BATCH` bytes are there. Whatever arrives is untrusted and
-may come twice or never: it is bounded, content-addressed, and pulled by :mod:`consensus.sync.client` when missed.
+items are gathered for :data:`GOSSIP_DELAY_S` seconds or until :data:`GOSSIP_BATCH_BYTES` bytes are there. Whatever
+arrives is untrusted and may come twice or never: it is bounded, content-addressed, and pulled by
+:mod:`consensus.sync.client` when missed.
 
-How much of it is looked at is bounded too, by a :class:`Gate` for each topic. Members of the committee have rates of
-their own, which no stranger can use up. Among strangers a name costs nothing, so that their rate is divided among the
-neighbours that bring their batches. A batch beyond the rates is a hint less; a certificate of a member is never
-refused, unless that member has sent what no honest node would.
+How much of it is looked at is bounded too, by a :class:`TopicRateLimiter` for each topic. Members of the committee have
+rates of their own, which no stranger can use up. Among strangers a name costs nothing, so that their rate is divided
+among the neighbours that bring their batches. A batch beyond the rates is a hint less; a certificate of a member is
+never refused, unless that member has sent what no honest node would.
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ from p2p.rate_limit import Limiter, Rate
 
 logger = structlog.get_logger(__name__)
 
-BATCH = 32 * 1024
-DELAY = 0.1
-MAX_BATCH = 900 * 1024
+GOSSIP_BATCH_BYTES = 32 * 1024
+GOSSIP_DELAY_S = 0.1
+MAX_GOSSIP_BYTES = 900 * 1024
 """Largest payload published, in bytes; gossip carries less than 1 MiB."""
-MAX_QUEUE = 8 << 20
+MAX_PUBLISH_QUEUE_BYTES = 8 << 20
 """Bytes that may wait to be published on a topic; beyond, the oldest are shed."""
-MAX_ITEMS = 16_384
-FRAMING = 8
+MAX_BATCH_ITEMS = 16_384
+FRAMING_BYTES = 8
 """Upper bound of what encoding adds to an item, and once to the batch."""
 
 
@@ -44,11 +45,11 @@ FRAMING = 8
 class Batch(Record):
     """Encoded items of one topic."""
 
-    items: Annotated[tuple[bytes, ...], Bounds(1, MAX_ITEMS)]
+    items: Annotated[tuple[bytes, ...], Bounds(1, MAX_BATCH_ITEMS)]
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class TopicLimits:
     """Batches and bytes a second of one topic: from each member, from all of them, from each stranger, from all."""
 
     member: Rate
@@ -57,15 +58,15 @@ class Limits:
     strangers: Rate
 
 
-FREE = Rate(math.inf, math.inf, 1.0)
-LIMITS = {
+UNLIMITED = Rate(math.inf, math.inf, 1.0)
+TOPIC_LIMITS = {
     # An operation is some 200 bytes and costs some 0.2 ms to take in, so 1 MiB of them is a second of one core.
-    "ops": Limits(
+    "ops": TopicLimits(
         Rate(50, 512 << 10, 4.0), Rate(500, 1 << 20, 4.0), Rate(20, 128 << 10, 4.0), Rate(100, 256 << 10, 4.0)
     ),
     # Whoever made a block publishes it, and only members make any.
-    "blocks": Limits(Rate(16, 4 << 20, 4.0), Rate(64, 8 << 20, 4.0), Rate(4, 1 << 20, 4.0), Rate(8, 2 << 20, 4.0)),
-    "certs": Limits(FREE, None, Rate(8, 64 << 10, 4.0), Rate(16, 128 << 10, 4.0)),
+    "blocks": TopicLimits(Rate(16, 4 << 20, 4.0), Rate(64, 8 << 20, 4.0), Rate(4, 1 << 20, 4.0), Rate(8, 2 << 20, 4.0)),
+    "certs": TopicLimits(UNLIMITED, None, Rate(8, 64 << 10, 4.0), Rate(16, 128 << 10, 4.0)),
 }
 
 
@@ -74,10 +75,10 @@ def get_topic(chain_id: bytes, name: str) -> str:
     return f"/wwwserve/{chain_id.hex()[:8]}/{name}"
 
 
-class Batcher:
+class GossipPublisher:
     """Gathers the items of one topic and publishes them."""
 
-    def __init__(self, network: Network, topic: str, delay: float = DELAY) -> None:
+    def __init__(self, network: Network, topic: str, delay: float = GOSSIP_DELAY_S) -> None:
         self._network = network
         self._topic = topic
         self._delay = delay
@@ -89,11 +90,11 @@ class Batcher:
     def put(self, item: bytes) -> None:
         """Publish ``item`` (at most 900 KiB) soon. Never waits; sheds the oldest hint when too much is waiting."""
         self._queue.append(item)
-        self._size += len(item) + FRAMING
-        while self._size > MAX_QUEUE:
-            self._size -= len(self._queue.popleft()) + FRAMING
+        self._size += len(item) + FRAMING_BYTES
+        while self._size > MAX_PUBLISH_QUEUE_BYTES:
+            self._size -= len(self._queue.popleft()) + FRAMING_BYTES
         self._filled.set()
-        if self._size >= BATCH:
+        if self._size >= GOSSIP_BATCH_BYTES:
             self._full.set()
 
     async def run(self) -> None:
@@ -105,7 +106,7 @@ class Batcher:
             payload = self._take()
             if not self._queue:
                 self._filled = trio.Event()
-            if self._size < BATCH:
+            if self._size < GOSSIP_BATCH_BYTES:
                 self._full = trio.Event()
             try:
                 await self._network.publish(self._topic, payload)
@@ -113,23 +114,24 @@ class Batcher:
                 logger.debug("gossip was not published", topic=self._topic, reason=str(error))
 
     def _take(self) -> bytes:
-        """The encoded batch of the items that have waited longest: :data:`BATCH` bytes, or one larger item."""
+        """The encoded batch of the items that have waited longest: :data:`GOSSIP_BATCH_BYTES` bytes, or one larger
+        item."""
         items: list[bytes] = []
-        size = FRAMING
-        while self._queue and len(items) < MAX_ITEMS:
-            cost = len(self._queue[0]) + FRAMING
-            if items and size + cost > BATCH:
+        size = FRAMING_BYTES
+        while self._queue and len(items) < MAX_BATCH_ITEMS:
+            cost = len(self._queue[0]) + FRAMING_BYTES
+            if items and size + cost > GOSSIP_BATCH_BYTES:
                 break
             size += cost
             items.append(self._queue.popleft())
-        self._size -= size - FRAMING
+        self._size -= size - FRAMING_BYTES
         return Batch(tuple(items)).encode()
 
 
-class Gate:
+class TopicRateLimiter:
     """Which batches of one topic are looked at; ``is_member`` says who is in the committee."""
 
-    def __init__(self, limits: Limits, is_member: Callable[[bytes], bool]) -> None:
+    def __init__(self, limits: TopicLimits, is_member: Callable[[bytes], bool]) -> None:
         self._is_member = is_member
         self._members = Limiter(limits.member, limits.members)
         self._strangers = Limiter(limits.stranger)
@@ -154,7 +156,7 @@ class Gate:
         (self._members if self._is_member(sender) else self._strangers).punish(sender, now)
 
 
-class Seen:
+class SeenCache:
     """Remembers the hashes of the last ``capacity`` items, so that a copy costs no more than a hash."""
 
     def __init__(self, capacity: int) -> None:

@@ -23,26 +23,26 @@ from chain.state.state import State
 from chain.transition.registration import is_worked_for
 from chain.types.operations import MAX_CAPTURE, Register, SignedOperation
 from consensus.mempool.pool import AlreadyKnown, Mempool
-from consensus.network.gossip import Batch, Seen
+from consensus.network.gossip import Batch, SeenCache
 from p2p.rate_limit import Limiter, Rate
 from p2p.runtime import Runtime
 
 logger = structlog.get_logger(__name__)
 
-BREATH = 64
+YIELD_OPERATIONS = 64
 """Operations of a batch that are looked at together, before other tasks get a turn."""
-MAX_SEEN = 65_536
+MAX_BAD_OPERATIONS = 65_536
 """Operations remembered whose signature or proof does not hold."""
-STAKED, STRANGER = Rate(2, math.inf, 2.0), Rate(1, math.inf, 2.0)
+STAKED_PROOFS, STRANGER_PROOFS = Rate(2, math.inf, 2.0), Rate(1, math.inf, 2.0)
 """Proofs a second that are checked for each neighbour, and up to twice for all of its kind together."""
-MAX_PROOFS = 16
+MAX_QUEUED_PROOFS = 16
 """Proofs that may wait to be checked."""
 
 
-class Admission:
+class OperationIngress:
     """Takes batches of operations. ``get_state`` returns the last final state.
 
-    ``nudge`` is called when there may be more work for a block, ``punish`` with whoever sent a proof that does not
+    ``wake`` is called when there may be more work for a block, ``punish`` with whoever sent a proof that does not
     hold.
     """
 
@@ -52,19 +52,19 @@ class Admission:
         mempool: Mempool,
         runtime: Runtime,
         get_state: Callable[[], State],
-        nudge: Callable[[], None],
+        wake: Callable[[], None],
         punish: Callable[[bytes], None],
     ) -> None:
         self._genesis = genesis
         self._mempool = mempool
         self._runtime = runtime
         self._get_state = get_state
-        self._nudge = nudge
+        self._wake = wake
         self._punish = punish
-        self._bad = Seen(MAX_SEEN)
+        self._bad = SeenCache(MAX_BAD_OPERATIONS)
         self._verifying: set[bytes] = set()  # encoded operations whose signatures are being checked
-        self._staked, self._strangers = Limiter(STAKED, STAKED), Limiter(STRANGER, STRANGER)
-        self._proofs, self._waiting = trio.open_memory_channel[tuple[bytes, SignedOperation]](MAX_PROOFS)
+        self._staked, self._strangers = Limiter(STAKED_PROOFS, STAKED_PROOFS), Limiter(STRANGER_PROOFS, STRANGER_PROOFS)
+        self._proofs, self._waiting = trio.open_memory_channel[tuple[bytes, SignedOperation]](MAX_QUEUED_PROOFS)
 
     async def run(self) -> None:
         """Check proofs, one after the other, until cancelled."""
@@ -79,7 +79,7 @@ class Admission:
             elif verdict:
                 with suppress(InvalidOperation):
                     self._mempool.add(operation, trio.current_time())
-                self._nudge()
+                self._wake()
 
     async def take(self, sender: bytes, neighbour: bytes, payload: bytes) -> None:
         """Admit the operations of a batch that are new, acceptable and signed; ``neighbour`` brought it.
@@ -91,11 +91,11 @@ class Admission:
         refused: list[InvalidOperation] = []
         registrations: list[SignedOperation] = []
         try:
-            for start in range(0, len(items), BREATH):
+            for start in range(0, len(items), YIELD_OPERATIONS):
                 await trio.lowlevel.checkpoint()
                 fresh: list[SignedOperation] = []
                 try:
-                    for raw in items[start : start + BREATH]:
+                    for raw in items[start : start + YIELD_OPERATIONS]:
                         operation = self._look_at(raw, refused)
                         if operation is not None:
                             is_slow = isinstance(operation.operation, Register)
@@ -108,7 +108,7 @@ class Admission:
             if refused:  # one line for all: a flood must not drown the log
                 name, reason = crypto.format_address(sender), str(refused[-1])
                 logger.debug("operations refused", peer=name, count=len(refused), last=reason)
-            self._nudge()
+            self._wake()
 
     def _look_at(self, raw: bytes, refused: list[InvalidOperation]) -> SignedOperation | None:
         """The operation, if it is new and acceptable."""

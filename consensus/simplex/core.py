@@ -14,7 +14,7 @@ Specification for view v
     1. The leader proposes a block of view v on its tip, of view p. The body gives evidence of the place: the
        notarization of the parent in p (for the epoch's first block, the finalization of the parent; none on genesis),
        and the nullifications of p+1 ... v-1, or of the last ``MAX_NULLIFICATIONS`` of these views, so that a long halt
-       makes no block too large. A proposal is well formed if p < v, the leader of v signed it, that evidence is
+       makes no block too large. A proposal is well formed if p < v, the leader of v signed it, that support is
        complete, and the header agrees with it in epoch, view, height, parent and proposer.
     2. A validator in v takes the first well-formed proposal of v, even one that came a little before its time. Once it
        holds the nullifications of all of p+1 ... v-1 itself, from the body or not, it has the block executed and, if it
@@ -80,7 +80,7 @@ from chain.exceptions import InvalidBlock
 from chain.types.blocks import Block, Header, Proposal, sign_proposal
 from chain.types.validators import ValidatorSet
 from chain.types.votes import NO_BLOCK, Certificate, Vote, VoteKind, sign_vote
-from consensus.simplex.equivocation import VoteWatch, says_same
+from consensus.simplex.equivocation import EquivocationDetector, same_vote
 from consensus.simplex.messages import (
     Broadcast,
     Build,
@@ -95,20 +95,27 @@ from consensus.simplex.messages import (
     Send,
     SetTimer,
     StopTimer,
-    Strengthen,
+    UpdateFinality,
 )
-from consensus.simplex.pending_blocks import Candidates
-from consensus.simplex.validation import FinalBlock, Forged, Rules, get_nullifications, get_parent_certificate
+from consensus.simplex.pending_blocks import PendingBlocks
+from consensus.simplex.validation import (
+    FinalizedBlock,
+    ForgedMessage,
+    MessageValidation,
+    get_nullifications,
+    get_parent_certificate,
+)
 from consensus.simplex.views import FINALIZE, NOTARIZE, NULLIFY, VIEW_WINDOW, View, Views
 
-MAX_ANSWER = 16
+MAX_REPLY_CERTIFICATES = 16
 """Certificates in one answer to a validator that is behind."""
 
-PASSED_ON_TO = 3
+VAIN_VOTE_PEERS = 3
 """Validators that a vote which came to nothing is shown to."""
 
-MAX_ANSWERS = 4
-"""Answers to one validator between two timeouts or changes of view here, about each ``MAX_ANSWER`` views."""
+MAX_REPLIES = 4
+"""Answers to one validator between two timeouts or changes of view here, about each ``MAX_REPLY_CERTIFICATES``
+views."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,12 +132,12 @@ class Simplex:
     Args:
         beacon: what the leaders of this epoch are drawn from.
         last_height: height of the epoch's last block.
-        final: the last final block, of this epoch or the one the epoch starts from.
+        finalized: the last final block, of this epoch or the one the epoch starts from.
         key: signs votes if it is a member's; None or a stranger's makes an observer.
-        previous_validators: who signed ``final.certificate`` if that is of the epoch before.
-        votes, evidence: of this epoch, from the journal and from whatever ``PersistVote`` made durable.
+        previous_validators: who signed ``finalized.certificate`` if that is of the epoch before.
+        votes, support: of this epoch, from the journal and from whatever ``PersistVote`` made durable.
         verify: checks signatures; replaceable so that one signature need not be checked twice.
-        watch: finds out who contradicts itself; passed on from one instance to the next.
+        detector: finds out who contradicts itself; passed on from one instance to the next.
     """
 
     def __init__(
@@ -141,14 +148,14 @@ class Simplex:
         validators: ValidatorSet,
         beacon: bytes,
         last_height: int,
-        final: FinalBlock,
+        finalized: FinalizedBlock,
         key: crypto.KeyPair | None,
         timeouts: Timeouts | None = None,
         previous_validators: ValidatorSet | None = None,
         votes: Iterable[Vote] = (),
-        evidence: Iterable[Block | Certificate] = (),
+        support: Iterable[Block | Certificate] = (),
         verify: Callable[[Iterable[crypto.Claim]], bool] = crypto.verify_all,
-        watch: VoteWatch | None = None,
+        detector: EquivocationDetector | None = None,
     ) -> None:
         self.chain_id, self.epoch, self.validators = chain_id, epoch, validators
         self.beacon, self.last_height = beacon, last_height
@@ -157,20 +164,20 @@ class Simplex:
         self._key = key if key is not None and key.public_key in validators else None
         self._me = b"" if self._key is None else self._key.public_key
         self._effects: list[Effect] = []
-        self._watch = VoteWatch(chain_id) if watch is None else watch
-        self._candidates = Candidates(final, epoch, validators, self._effects)
-        self._rules = Rules(
+        self._detector = EquivocationDetector(chain_id) if detector is None else detector
+        self._blocks = PendingBlocks(finalized, epoch, validators, self._effects)
+        self._validation = MessageValidation(
             chain_id=chain_id,
             epoch=epoch,
             validators=validators,
             beacon=beacon,
             last_height=last_height,
-            root=final,
+            root=finalized,
             previous_validators=previous_validators,
             verify=verify,
         )
 
-        self._views = Views(final, epoch, validators)
+        self._views = Views(finalized, epoch, validators)
         self.view = self._views.final_view + 1
         self._latest = 0  # view of the latest certificate
         self._is_timing = False
@@ -184,15 +191,15 @@ class Simplex:
         self._restored = tuple(vote for vote in own if vote.view > self._views.final_view)
         for vote in self._restored:
             self._views[vote.view].add(vote)
-        self._watch.see(self._restored)
-        self._evidence = tuple(evidence)
+        self._detector.observe(self._restored)
+        self._support = tuple(support)
 
     # What the engine may ask.
 
     @property
-    def final(self) -> FinalBlock:
+    def finalized(self) -> FinalizedBlock:
         """The last final block that is held."""
-        return self._candidates.final
+        return self._blocks.finalized
 
     @property
     def leader(self) -> bytes:
@@ -202,16 +209,16 @@ class Simplex:
     @property
     def is_finished(self) -> bool:
         """Whether the epoch's last block is final."""
-        return self.final.height >= self.last_height
+        return self.finalized.height >= self.last_height
 
     @property
     def is_settled(self) -> bool:
         """Whether everything notarized is final, and the final block at hand."""
-        return self._views.tip_id == self.final.block_id and self._views.tip_view == self._views.final_view
+        return self._views.highest_id == self.finalized.block_id and self._views.highest_view == self._views.final_view
 
     def get_block(self, block_id: bytes) -> Block | None:
         """A block that is not final yet, for whoever fetches it."""
-        return self._candidates.get(block_id)
+        return self._blocks.get(block_id)
 
     def is_awaited(self, proposal: Proposal, header: Header) -> bool:
         """Whether the block of a proposal, of which only the header is here, is worth being put together.
@@ -224,7 +231,7 @@ class Simplex:
             return False
         if not self.view <= proposal.view <= self.view + VIEW_WINDOW:
             return False
-        self._rules.check_place(proposal, header)
+        self._validation.validate_header(proposal, header)
         return True
 
     def get_notarize_votes(self, blocks: Iterable[tuple[int, bytes]]) -> tuple[Vote, ...]:
@@ -244,18 +251,18 @@ class Simplex:
         """Take back what was durable, repeat the votes that may still count, and begin.
 
         Raises:
-            InvalidBlock: the evidence is not what was made durable.
+            InvalidBlock: the support is not what was made durable.
         """
-        for evidence in self._evidence:
-            if isinstance(evidence, Block):
-                self._candidates.hold(evidence)
-        for evidence in self._evidence:
-            if isinstance(evidence, Certificate) and evidence.view > self._views.final_view:
-                self._on_certificate(evidence)  # one from before a restart in the epoch was of another committee
+        for support in self._support:
+            if isinstance(support, Block):
+                self._blocks.add(support)
+        for support in self._support:
+            if isinstance(support, Certificate) and support.view > self._views.final_view:
+                self._on_certificate(support)  # one from before a restart in the epoch was of another committee
         for vote in self._restored:
             self._count(vote)
         self._effects += [Broadcast(vote) for vote in self._views.get_open_votes(self._me, self.view)]
-        self._evidence = self._restored = ()
+        self._support = self._restored = ()
         return self._act()
 
     def on_message(self, message: Message) -> list[Effect]:
@@ -269,17 +276,19 @@ class Simplex:
                 case _:
                     self._on_proposal(message)
         except InvalidBlock as error:
-            self._effects.append(Reject(str(error), isinstance(error, Forged)))
+            self._effects.append(Reject(str(error), isinstance(error, ForgedMessage)))
         return self._act()
 
     def on_timeout(self, view: int) -> list[Effect]:
         """The timer of ``view`` rang: rule 5."""
         if view == self.view and self._is_timing:
             self._answers.clear()
-            last = self._views.get_certificates(view - MAX_ANSWER + 2, view, MAX_ANSWER)  # two may be older
+            last = self._views.get_certificates(
+                view - MAX_REPLY_CERTIFICATES + 2, view, MAX_REPLY_CERTIFICATES
+            )  # two may be older
             self._effects += [Broadcast(certificate) for certificate in last]
             self._effects += [Broadcast(vote) for vote in self._views.get_open_votes(self._me, self.view)]
-            self._candidates.fetch_again()
+            self._blocks.repeat_requests()
             self._retries += 1
             self._is_timing = False
             if self._may_sign(NULLIFY, view):
@@ -300,14 +309,14 @@ class Simplex:
         here = self._views[self.view]
         if self._asked == (self.view, block.header.parent_id) and view == self.view and here.proposal is None:
             message = Propose(self._sign_proposal(block.id), block)
-            self._rules.check_proposal(message)
-            self._candidates.hold(block, is_valid=True)
+            self._validation.validate_proposal(message)
+            self._blocks.add(block, is_valid=True)
             here.proposal = message
         return self._act()
 
-    def on_checked(self, block_id: bytes, is_valid: bool) -> list[Effect]:
+    def on_executed(self, block_id: bytes, is_valid: bool) -> list[Effect]:
         """The verdict that a ``Check`` asked for."""
-        self._candidates.settle(block_id, is_valid)
+        self._blocks.set_result(block_id, is_valid)
         return self._act()
 
     def on_block(self, block: Block) -> list[Effect]:
@@ -338,16 +347,16 @@ class Simplex:
         here = self._views[self.view]
         if self.leader != self._me or here.proposal is not None:
             return
-        if not self._candidates.is_valid(self._views.tip_id, self._views.tip):
+        if not self._blocks.is_valid(self._views.highest_id, self._views.highest):
             return
         if self._me in here.votes[NOTARIZE]:
             self._repeat_proposal(here)
-        elif self._candidates.get_height(self._views.tip_id) == self.last_height:
+        elif self._blocks.get_height(self._views.highest_id) == self.last_height:
             here.proposal = self._make_reproposal()
-        elif self._asked != (self.view, self._views.tip_id):
-            self._asked = (self.view, self._views.tip_id)
+        elif self._asked != (self.view, self._views.highest_id):
+            self._asked = (self.view, self._views.highest_id)
             self._effects.append(
-                Build(self.view, self._views.tip_id, self._views.tip, self._views.get_proof(self.view))
+                Build(self.view, self._views.highest_id, self._views.highest, self._views.get_proof(self.view))
             )
 
     def _repeat_proposal(self, here: View) -> None:
@@ -356,14 +365,16 @@ class Simplex:
         block = self.get_block(block_id)
         if block is not None and block.header.view == self.view:
             here.proposal = Propose(self._sign_proposal(block_id), block)
-        elif block_id == self._views.tip_id:
+        elif block_id == self._views.highest_id:
             here.proposal = self._make_reproposal()
         if here.proposal is not None:
             self._effects.append(Broadcast(here.proposal))
 
     def _make_reproposal(self) -> Repropose:
-        assert self._views.tip is not None
-        return Repropose(self._sign_proposal(self._views.tip_id), self._views.tip, self._views.get_proof(self.view))
+        assert self._views.highest is not None
+        return Repropose(
+            self._sign_proposal(self._views.highest_id), self._views.highest, self._views.get_proof(self.view)
+        )
 
     def _notarize(self) -> None:
         """Rule 2: vote for the proposal once its place is free and it and all before it were checked."""
@@ -372,12 +383,12 @@ class Simplex:
             return
         if not self._is_place_free(get_parent_certificate(message)):
             return
-        if isinstance(message, Propose) and message.block.height <= self.final.height:
+        if isinstance(message, Propose) and message.block.height <= self.finalized.height:
             return  # it will never be held: to fetch it would not help
         block_id = message.proposal.block_id
-        if not self._candidates.is_valid(block_id, message.certificate if isinstance(message, Repropose) else None):
+        if not self._blocks.is_valid(block_id, message.certificate if isinstance(message, Repropose) else None):
             return
-        if isinstance(message, Propose) or self._candidates.get_height(block_id) == self.last_height:
+        if isinstance(message, Propose) or self._blocks.get_height(block_id) == self.last_height:
             self._vote(NOTARIZE, self.view, block_id, self.get_block(block_id), message)
 
     def _is_place_free(self, parent: Certificate | None) -> bool:
@@ -416,17 +427,17 @@ class Simplex:
         kind: VoteKind,
         view: int,
         block_id: bytes,
-        evidence: Block | Certificate | None = None,
+        support: Block | Certificate | None = None,
         proposal: Propose | Repropose | None = None,
     ) -> None:
         assert self._key is not None and self._may_sign(kind, view)
         vote = sign_vote(self._key, self.chain_id, kind, self.epoch, view, block_id)
-        self._effects.append(PersistVote(vote, evidence))
+        self._effects.append(PersistVote(vote, support))
         if proposal is not None and proposal.proposal.leader == self._me:
             self._effects.append(Broadcast(proposal))
         self._effects.append(Broadcast(vote))
         self._views[view].add(vote)
-        self._see([vote])
+        self._observe([vote])
         self._count(vote)
 
     def _sign_proposal(self, block_id: bytes) -> Proposal:
@@ -444,19 +455,19 @@ class Simplex:
         if here is None:
             if kind is not NOTARIZE:  # which may merely be late
                 self._answer(vote)
-            if vote.view <= self.view and self._watch.is_news(vote):
-                self._rules.check_vote(vote)
-                self._see([vote])
+            if vote.view <= self.view and self._detector.is_new(vote):
+                self._validation.validate_vote(vote)
+                self._observe([vote])
             return
         rival = here.find_rival(kind, vote.signer)
-        if rival is not None and says_same(rival, vote):
+        if rival is not None and same_vote(rival, vote):
             is_late = rival in here.second_hand or (has_ended and kind is NOTARIZE)
             here.second_hand.discard(rival)
             if kind is NULLIFY or not is_late:
                 self._answer(vote)  # a repetition: its signer is stuck
-        elif not self._watch.is_guilty(vote):
-            self._rules.check_vote(vote)
-            self._see([vote])
+        elif not self._detector.has_equivocated(vote):
+            self._validation.validate_vote(vote)
+            self._observe([vote])
             if rival is not None:
                 return
             here.add(vote)
@@ -464,32 +475,32 @@ class Simplex:
                 self._answer(vote)
             self._count(vote)
 
-    def _see(self, votes: Iterable[Vote]) -> None:
+    def _observe(self, votes: Iterable[Vote]) -> None:
         """Compare votes whose signatures hold with whatever else their signers said."""
-        self._effects += [Conflict(first, second) for first, second in self._watch.see(votes)]
+        self._effects += [Conflict(first, second) for first, second in self._detector.observe(votes)]
 
     def _count(self, vote: Vote) -> None:
         """Gather the votes that say the same as ``vote`` into a certificate, if they are a quorum."""
         kind = VoteKind(vote.kind)
         if kind is FINALIZE and vote.view == self._views.final_view:
-            self._strengthen(only_if_all=True)
+            self._update_finality(only_if_all=True)
         if vote.view <= self._views.final_view or kind in self._views[vote.view].certificates:
             return
         certificate = self._views[vote.view].gather(vote, self.validators)
         if certificate is not None:
-            self._rules.remember(certificate)
+            self._validation.remember(certificate)
             self._effects.append(Broadcast(certificate))
             self._take_certificate(certificate)
 
     def _answer(self, vote: Vote) -> None:
         """Rule 6, a bounded number of times."""
-        about = vote.signer, min(vote.view, self.view) // MAX_ANSWER
+        about = vote.signer, min(vote.view, self.view) // MAX_REPLY_CERTIFICATES
         given = self._answers.get(about, 0)
         knows_more = vote.view < self.view or not self._is_timing
-        if knows_more and vote.signer != self._me and given < MAX_ANSWERS:
-            self._rules.check_vote(vote)
+        if knows_more and vote.signer != self._me and given < MAX_REPLIES:
+            self._validation.validate_vote(vote)
             self._answers[about] = given + 1
-            known = self._views.get_certificates(vote.view, self.view, MAX_ANSWER)
+            known = self._views.get_certificates(vote.view, self.view, MAX_REPLY_CERTIFICATES)
             self._effects += [Send(vote.signer, certificate) for certificate in known]
 
     # Certificates: rules 3 and 4.
@@ -500,25 +511,27 @@ class Simplex:
         if certificate.epoch != self.epoch:
             return
         is_over = view <= self._views.final_view or self.is_finished
-        if is_over or (kind is NULLIFY and view <= self._views.tip_view) or (here and kind in here.certificates):
+        if is_over or (kind is NULLIFY and view <= self._views.highest_view) or (here and kind in here.certificates):
             self._compare(certificate)
         else:
-            self._rules.check_certificate(certificate)
+            self._validation.validate_certificate(certificate)
             self._take_certificate(certificate)
 
     def _compare(self, certificate: Certificate) -> None:
         """A certificate that changes nothing any more may still show who contradicted itself."""
         certificate.claims(self.chain_id, self.validators)  # its form; the signatures only if they are of use
-        if certificate.view <= self.view + VIEW_WINDOW and any(map(self._watch.is_news, self._list_votes(certificate))):
-            self._rules.check_certificate(certificate)
-            self._see(self._list_votes(certificate))
+        if certificate.view <= self.view + VIEW_WINDOW and any(
+            map(self._detector.is_new, self._list_votes(certificate))
+        ):
+            self._validation.validate_certificate(certificate)
+            self._observe(self._list_votes(certificate))
 
     def _pass_on(self, votes: Iterable[Vote]) -> None:
         """Rule 6: show votes that came to nothing to a few, who may have been told something else."""
         if self._key is not None:
             others = [validator.public_key for validator in self.validators if validator.public_key != self._me]
             turn = self._views.final_view % max(1, len(others))
-            peers = (others[turn:] + others[:turn])[:PASSED_ON_TO]
+            peers = (others[turn:] + others[:turn])[:VAIN_VOTE_PEERS]
             self._effects += [Send(peer, vote) for vote in votes for peer in peers if peer != vote.signer]
 
     def _list_votes(self, certificate: Certificate) -> list[Vote]:
@@ -527,17 +540,17 @@ class Simplex:
     def _take_certificate(self, certificate: Certificate) -> None:
         """What a certificate that holds means."""
         kind, view = VoteKind(certificate.kind), certificate.view
-        self._see(certificate.votes(self.validators))
+        self._observe(certificate.votes(self.validators))
         if view <= self._views.final_view or kind in self._views[view].certificates:
             return
         self._views.take(certificate, self._me)
         self._latest = max(self._latest, view)
         if kind is NOTARIZE:
-            self._candidates.reconsider(certificate.block_id)
+            self._blocks.retry(certificate.block_id)
         if kind is NOTARIZE and self._may_sign(FINALIZE, view):
             self._vote(FINALIZE, view, certificate.block_id, certificate)
         if kind is FINALIZE:
-            self._strengthen(only_if_all=False)  # the last chance
+            self._update_finality(only_if_all=False)  # the last chance
             self._pass_on(self._views.close(certificate))
             self._nullified = 0
             self._commit()
@@ -554,20 +567,20 @@ class Simplex:
         self._is_timing, self._retries = False, 0
         self._answers.clear()
 
-    def _strengthen(self, *, only_if_all: bool) -> None:
-        stronger = self._views.strengthen(self.final.block_id, only_if_all=only_if_all)
+    def _update_finality(self, *, only_if_all: bool) -> None:
+        stronger = self._views.extend_finalization(self.finalized.block_id, only_if_all=only_if_all)
         if stronger is not None:
-            self._effects.append(Strengthen(stronger))
+            self._effects.append(UpdateFinality(stronger))
 
     def _commit(self) -> None:
         """Rule 4, once the block is held."""
         certificate = self._views.finalization
-        if certificate is None or certificate.block_id == self.final.block_id:
+        if certificate is None or certificate.block_id == self.finalized.block_id:
             return
-        if self._candidates.get(certificate.block_id) is None:
-            self._candidates.fetch(certificate.block_id, certificate)
+        if self._blocks.get(certificate.block_id) is None:
+            self._blocks.request(certificate.block_id, certificate)
         else:
-            self._effects.append(Commit(certificate, self._candidates.finalize(certificate)))
+            self._effects.append(Commit(certificate, self._blocks.finalize(certificate)))
 
     # Proposals: rules 1 and 2.
 
@@ -580,19 +593,19 @@ class Simplex:
         here = self._views.find(proposal.view)
         if proposal.view < self.view or (here is not None and here.proposal is not None):
             return
-        self._rules.check_proposal(message)
+        self._validation.validate_proposal(message)
         for certificate in (get_parent_certificate(message), *get_nullifications(message)):
             if certificate is not None and certificate.epoch == self.epoch:
                 self._take_certificate(certificate)  # which may lead to its view
         if self.view <= proposal.view <= self.view + VIEW_WINDOW:
             self._views[proposal.view].proposal = message
             if isinstance(message, Propose):
-                self._candidates.hold(message.block)
+                self._blocks.add(message.block)
 
     def _take_wanted(self, block: Block) -> None:
-        if self._candidates.is_wanted(block.id):
-            if self._rules.is_authentic(block):
-                self._candidates.hold(block)
+        if self._blocks.is_requested(block.id):
+            if self._validation.is_authentic(block):
+                self._blocks.add(block)
                 self._commit()
             else:
                 self._effects.append(Reject("block: altered under its header"))

@@ -14,47 +14,47 @@ from chain.types.blocks import Block
 from chain.types.validators import ValidatorSet
 from chain.types.votes import Certificate, Vote, is_slashable
 
-MAX_VIEWS = 128
+MAX_REMEMBERED_VIEWS = 128
 """Latest views whose votes are remembered."""
 
-Pair = tuple[Vote, Vote]
+VotePair = tuple[Vote, Vote]
 
 
-def says_same(first: Vote, second: Vote) -> bool:
+def same_vote(first: Vote, second: Vote) -> bool:
     """Whether two votes of one signer in one view say the same."""
     return (first.kind, first.block_id) == (second.kind, second.block_id)
 
 
-class VoteWatch:
+class EquivocationDetector:
     """Remembers votes on one chain. A signer is reported once in each view."""
 
-    def __init__(self, chain_id: bytes, max_views: int = MAX_VIEWS) -> None:
+    def __init__(self, chain_id: bytes, max_views: int = MAX_REMEMBERED_VIEWS) -> None:
         self._chain_id = chain_id
         self._max_views = max_views
         self._views: dict[tuple[int, int], dict[bytes, list[Vote]]] = {}  # by epoch and view, then by signer
-        self._guilty: dict[tuple[int, int], set[bytes]] = {}
+        self._equivocators: dict[tuple[int, int], set[bytes]] = {}
 
-    def is_guilty(self, vote: Vote) -> bool:
+    def has_equivocated(self, vote: Vote) -> bool:
         """Whether the signer of a vote was found to contradict itself in that view."""
-        return vote.signer in self._guilty.get((vote.epoch, vote.view), ())
+        return vote.signer in self._equivocators.get((vote.epoch, vote.view), ())
 
-    def is_news(self, vote: Vote) -> bool:
+    def is_new(self, vote: Vote) -> bool:
         """Whether a vote is worth checking: of a view that is remembered, and not known yet."""
         place = vote.epoch, vote.view
         if place not in self._views and self._is_full and place < min(self._views):
             return False
         known = self._views.get(place, {}).get(vote.signer, ())
-        return not self.is_guilty(vote) and not any(says_same(vote, other) for other in known)
+        return not self.has_equivocated(vote) and not any(same_vote(vote, other) for other in known)
 
-    def see(self, votes: Iterable[Vote]) -> list[Pair]:
+    def observe(self, votes: Iterable[Vote]) -> list[VotePair]:
         """Remember votes whose signatures hold. Returns the pairs that no honest validator signs, the one known first.
 
         Whose vote one inside a certificate is depends on the committee. A pair is checked before it is returned, in
         case the one assumed was not the right one.
         """
-        found: list[Pair] = []
+        found: list[VotePair] = []
         for vote in votes:
-            if not self.is_news(vote):
+            if not self.is_new(vote):
                 continue
             place = vote.epoch, vote.view
             known = self._views.setdefault(place, {}).setdefault(vote.signer, [])
@@ -63,23 +63,23 @@ class VoteWatch:
                 known.append(vote)
             elif vote.is_valid(self._chain_id):
                 if rival.is_valid(self._chain_id):
-                    self._guilty.setdefault(place, set()).add(vote.signer)
+                    self._equivocators.setdefault(place, set()).add(vote.signer)
                     found.append((rival, vote))
                 else:
                     known[known.index(rival)] = vote
             if len(self._views) > self._max_views:
                 oldest = min(self._views)
                 del self._views[oldest]
-                self._guilty.pop(oldest, None)
+                self._equivocators.pop(oldest, None)
         return found
 
-    def see_certificate(self, certificate: Certificate, validators: ValidatorSet | None) -> list[Pair]:
+    def observe_certificate(self, certificate: Certificate, validators: ValidatorSet | None) -> list[VotePair]:
         """Remember the votes in a certificate that holds; None if its committee is not known."""
-        return self.see(_list_votes(certificate, validators))
+        return self.observe(_list_votes(certificate, validators))
 
-    def see_block(self, block: Block, find_validators: Callable[[int], ValidatorSet | None]) -> list[Pair]:
+    def observe_block(self, block: Block, find_validators: Callable[[int], ValidatorSet | None]) -> list[VotePair]:
         """Remember the votes in the body of a block that was executed; ``find_validators`` tells them by epoch."""
-        return self.see(_get_votes(block, find_validators))
+        return self.observe(_get_votes(block, find_validators))
 
     @property
     def _is_full(self) -> bool:

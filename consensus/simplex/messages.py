@@ -22,6 +22,11 @@ class Propose(Record):
     proposal: Proposal
     block: Block
 
+    @property
+    def epoch(self) -> int:
+        """The epoch of the instance that the message is for."""
+        return self.proposal.epoch
+
 
 @dataclass(frozen=True, slots=True)
 class Repropose(Record):
@@ -34,6 +39,11 @@ class Repropose(Record):
     proposal: Proposal
     certificate: Certificate
     nullifications: tuple[Certificate, ...]
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the instance that the message is for."""
+        return self.proposal.epoch
 
 
 Message = Propose | Repropose | Vote | Certificate
@@ -64,22 +74,17 @@ def decode_message(raw: bytes) -> Message:
     return kind.decode(raw[1:])
 
 
-def get_epoch(message: Message) -> int:
-    """The epoch that a message speaks of, which says what instance it is for."""
-    return message.proposal.epoch if isinstance(message, Propose | Repropose) else message.epoch
-
-
 @dataclass(frozen=True, slots=True)
 class PersistVote:
-    """Make ``evidence`` and then ``vote`` durable before anything that follows.
+    """Make ``support`` and then ``vote`` durable before anything that follows.
 
-    The evidence is what the vote would be worthless without after a crash of everybody: the block that a notarize
+    The support is what the vote would be worthless without after a crash of everybody: the block that a notarize
     names, the notarization that a finalize rests on, nothing for a nullify. It is needed until a block of its view or
     a later one is final, and is given back to the next instance at its construction.
     """
 
     vote: Vote
-    evidence: Block | Certificate | None
+    support: Block | Certificate | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +117,7 @@ class StopTimer:
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """This validator leads ``view``: build a block with exactly this parent and this evidence in its body.
+    """This validator leads ``view``: build a block with exactly this parent and this support in its body.
 
     The engine waits until there is something to put into a block (or the idle beat is due, or ``is_settled`` is false:
     only a further block may make the last one final) and answers with ``on_built(view, block)``. A later Build replaces
@@ -126,8 +131,8 @@ class Build:
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
-    """Execute ``block`` on its parent, which was checked or is final, and answer with ``on_checked``.
+class ExecuteBlock:
+    """Execute ``block`` on its parent, which was checked or is final, and answer with ``on_executed``.
 
     The answer may take its time: while the parent is still to come, or the block is ahead of the engine's clock.
     """
@@ -159,7 +164,7 @@ class Commit:
 
 
 @dataclass(frozen=True, slots=True)
-class Strengthen:
+class UpdateFinality:
     """More stake has signed the finalization of a block that was committed: ``certificate`` may replace the one known.
 
     At most twice for a view: once all have signed it, or with what is known when a later block becomes final.
@@ -191,10 +196,10 @@ Effect = (
     | SetTimer
     | StopTimer
     | Build
-    | Check
+    | ExecuteBlock
     | Fetch
     | Commit
-    | Strengthen
+    | UpdateFinality
     | Conflict
     | Reject
 )

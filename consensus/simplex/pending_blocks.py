@@ -8,8 +8,8 @@ from enum import Enum, auto
 from chain.types.blocks import Block
 from chain.types.validators import ValidatorSet
 from chain.types.votes import Certificate
-from consensus.simplex.messages import Check, Effect, Fetch
-from consensus.simplex.validation import FinalBlock
+from consensus.simplex.messages import Effect, ExecuteBlock, Fetch
+from consensus.simplex.validation import FinalizedBlock
 
 
 class _Status(Enum):
@@ -20,96 +20,96 @@ class _Status(Enum):
 
 
 @dataclass(slots=True)
-class _Candidate:
+class _PendingBlock:
     block: Block
     status: _Status
 
 
-class Candidates:
+class PendingBlocks:
     """The tree of blocks above the last final one. Orders to the engine are appended to ``effects``."""
 
-    def __init__(self, final: FinalBlock, epoch: int, validators: ValidatorSet, effects: list[Effect]) -> None:
-        self.final = final
+    def __init__(self, finalized: FinalizedBlock, epoch: int, validators: ValidatorSet, effects: list[Effect]) -> None:
+        self.finalized = finalized
         self._epoch, self._validators, self._effects = epoch, validators, effects
-        self._held: dict[bytes, _Candidate] = {}
-        self._wanted: dict[bytes, Fetch] = {}
+        self._held: dict[bytes, _PendingBlock] = {}
+        self._requested_blocks: dict[bytes, Fetch] = {}
 
     def get(self, block_id: bytes) -> Block | None:
         """A block that is held, or None."""
-        candidate = self._held.get(block_id)
-        return None if candidate is None else candidate.block
+        pending = self._held.get(block_id)
+        return None if pending is None else pending.block
 
     def get_height(self, block_id: bytes) -> int:
         """Height of the final block or of one that is held."""
-        return self.final.height if block_id == self.final.block_id else self._held[block_id].block.height
+        return self.finalized.height if block_id == self.finalized.block_id else self._held[block_id].block.height
 
-    def is_wanted(self, block_id: bytes) -> bool:
+    def is_requested(self, block_id: bytes) -> bool:
         """Whether the block was asked for and has not come."""
-        return block_id in self._wanted
+        return block_id in self._requested_blocks
 
-    def hold(self, block: Block, is_valid: bool = False) -> None:
+    def add(self, block: Block, is_valid: bool = False) -> None:
         """Keep an authentic block; ``is_valid`` spares one that was built here its check."""
-        self._wanted.pop(block.id, None)
-        if block.height > self.final.height:
-            self._held.setdefault(block.id, _Candidate(block, _Status.VALID if is_valid else _Status.HELD))
+        self._requested_blocks.pop(block.id, None)
+        if block.height > self.finalized.height:
+            self._held.setdefault(block.id, _PendingBlock(block, _Status.VALID if is_valid else _Status.HELD))
 
-    def fetch(self, block_id: bytes, certificate: Certificate | None) -> None:
+    def request(self, block_id: bytes, certificate: Certificate | None) -> None:
         """Ask for a block, once; those who signed ``certificate`` for it can send it."""
-        if block_id not in self._wanted:
+        if block_id not in self._requested_blocks:
             known = certificate is not None and certificate.epoch == self._epoch
             signers = certificate.signers if certificate is not None and known else ()
             order = Fetch(block_id, tuple(self._validators[position].public_key for position in signers))
-            self._wanted[block_id] = order
+            self._requested_blocks[block_id] = order
             self._effects.append(order)
 
-    def fetch_again(self) -> None:
+    def repeat_requests(self) -> None:
         """Repeat what was asked for in vain."""
-        self._effects.extend(self._wanted.values())
+        self._effects.extend(self._requested_blocks.values())
 
     def is_valid(self, block_id: bytes, certificate: Certificate | None) -> bool:
         """Whether a block and all before it were checked; if not, ask for the first thing missing."""
-        lowest: _Candidate | None = None
-        while block_id != self.final.block_id:
-            candidate = self._held.get(block_id)
-            if candidate is None:
-                self.fetch(block_id, certificate)
+        lowest: _PendingBlock | None = None
+        while block_id != self.finalized.block_id:
+            pending = self._held.get(block_id)
+            if pending is None:
+                self.request(block_id, certificate)
                 return False
-            if candidate.status is _Status.VALID:
+            if pending.status is _Status.VALID:
                 break
-            if candidate.status is not _Status.HELD:
+            if pending.status is not _Status.HELD:
                 return False
-            lowest, block_id = candidate, candidate.block.header.parent_id
-            certificate = candidate.block.body.parent_certificate
-            if candidate.block.height == self.final.height + 1 and block_id != self.final.block_id:
-                candidate.status = _Status.INVALID  # of a branch that lost
+            lowest, block_id = pending, pending.block.header.parent_id
+            certificate = pending.block.body.parent_certificate
+            if pending.block.height == self.finalized.height + 1 and block_id != self.finalized.block_id:
+                pending.status = _Status.INVALID  # of a branch that lost
                 return False
         if lowest is None:
             return True
         if lowest.block.height == self.get_height(block_id) + 1:
             lowest.status = _Status.CHECKING
-            self._effects.append(Check(lowest.block))
+            self._effects.append(ExecuteBlock(lowest.block))
         else:
             lowest.status = _Status.INVALID
         return False
 
-    def settle(self, block_id: bytes, is_valid: bool) -> None:
+    def set_result(self, block_id: bytes, is_valid: bool) -> None:
         """Take the verdict on a block being checked."""
-        candidate = self._held.get(block_id)
-        if candidate is not None and candidate.status is _Status.CHECKING:
-            candidate.status = _Status.VALID if is_valid else _Status.INVALID
+        pending = self._held.get(block_id)
+        if pending is not None and pending.status is _Status.CHECKING:
+            pending.status = _Status.VALID if is_valid else _Status.INVALID
 
-    def reconsider(self, block_id: bytes) -> None:
+    def retry(self, block_id: bytes) -> None:
         """Check a block again after all: a quorum found it good."""
-        candidate = self._held.get(block_id)
-        if candidate is not None and candidate.status is _Status.INVALID:
-            candidate.status = _Status.HELD
+        pending = self._held.get(block_id)
+        if pending is not None and pending.status is _Status.INVALID:
+            pending.status = _Status.HELD
 
     def finalize(self, certificate: Certificate) -> tuple[Block, ...]:
         """Make a held block final; returns it after those ancestors at hand that were not final, oldest first."""
         branch = [self._held[certificate.block_id].block]
         while (parent := self.get(branch[-1].header.parent_id)) is not None:
             branch.append(parent)
-        self.final = FinalBlock(branch[0].id, branch[0].height, certificate)
-        self._held = {known: other for known, other in self._held.items() if other.block.height > self.final.height}
-        self._wanted.clear()  # whatever is still needed is asked for again
+        self.finalized = FinalizedBlock(branch[0].id, branch[0].height, certificate)
+        self._held = {known: other for known, other in self._held.items() if other.block.height > self.finalized.height}
+        self._requested_blocks.clear()  # whatever is still needed is asked for again
         return tuple(reversed(branch))

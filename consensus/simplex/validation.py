@@ -16,11 +16,11 @@ from chain.types.validators import ValidatorSet
 from chain.types.votes import NO_BLOCK, Certificate, Vote, VoteKind
 from consensus.simplex.messages import Propose, Repropose
 
-MAX_CHECKED = 64
+MAX_VERIFIED_CERTIFICATES = 64
 """Certificates remembered to hold."""
 
 
-class Forged(InvalidBlock):
+class ForgedMessage(InvalidBlock):
     """Not signed by whom it names: no honest peer passes it on, whatever it knows of validators."""
 
 
@@ -40,7 +40,7 @@ def get_proven_views(parent_view: int, view: int) -> range:
 
 
 @dataclass(frozen=True, slots=True)
-class FinalBlock:
+class FinalizedBlock:
     """The last final block: where an instance starts. ``certificate`` is its finalization, None only for genesis."""
 
     block_id: bytes
@@ -57,7 +57,7 @@ def is_authentic(block: Block, are_signed: Callable[[Iterable[crypto.Claim]], bo
     return block.body.compute_root() == block.header.body_root and are_signed([block.claim()])
 
 
-class Rules:
+class MessageValidation:
     """Validity in one epoch.
 
     Args:
@@ -76,7 +76,7 @@ class Rules:
         validators: ValidatorSet,
         beacon: bytes,
         last_height: int,
-        root: FinalBlock,
+        root: FinalizedBlock,
         previous_validators: ValidatorSet | None,
         verify: Callable[[Iterable[crypto.Claim]], bool],
     ) -> None:
@@ -88,16 +88,16 @@ class Rules:
         self._verify = verify
         self._remembered: dict[Certificate, None] = {}
 
-    def check_vote(self, vote: Vote) -> None:
+    def validate_vote(self, vote: Vote) -> None:
         """Raise :class:`InvalidBlock` unless the vote is well formed and signed by a validator."""
         if vote.signer not in self.validators:
             raise InvalidBlock("vote", "the signer is not a validator")
         if (vote.kind == VoteKind.NULLIFY) != (vote.block_id == NO_BLOCK):
             raise InvalidBlock("vote", "only nullify names no block")
         if not self._verify([vote.claim(self.chain_id)]):
-            raise Forged("vote", "not signed by its signer")
+            raise ForgedMessage("vote", "not signed by its signer")
 
-    def check_certificate(self, certificate: Certificate) -> None:
+    def validate_certificate(self, certificate: Certificate) -> None:
         """Raise :class:`InvalidCertificate` unless a quorum of this epoch, or for the root of the last, signed it."""
         if certificate in self._remembered:
             return
@@ -110,7 +110,7 @@ class Rules:
 
     def remember(self, certificate: Certificate) -> None:
         """Spare a certificate known to hold its next check."""
-        if len(self._remembered) >= MAX_CHECKED:
+        if len(self._remembered) >= MAX_VERIFIED_CERTIFICATES:
             del self._remembered[next(iter(self._remembered))]
         self._remembered[certificate] = None
 
@@ -118,14 +118,14 @@ class Rules:
         """:func:`is_authentic`, without checking a signature twice."""
         return is_authentic(block, self._verify)
 
-    def _check_leader(self, proposal: Proposal) -> None:
+    def _validate_leader(self, proposal: Proposal) -> None:
         leader = self.validators.compute_leader(self.beacon, proposal.view)
         if proposal.epoch != self.epoch or proposal.leader != leader:
             raise InvalidBlock("leader", "another validator leads this view")
         if not self._verify([proposal.claim(self.chain_id)]):
-            raise Forged("signature", "the proposal is not signed by its leader")
+            raise ForgedMessage("signature", "the proposal is not signed by its leader")
 
-    def check_place(self, proposal: Proposal, header: Header) -> None:
+    def validate_header(self, proposal: Proposal, header: Header) -> None:
         """Whether the leader of its view signed a proposal, and ``header`` is the one that it names.
 
         This is cheap, and says whether the block is worth more.
@@ -133,14 +133,14 @@ class Rules:
         Raises:
             InvalidBlock: naming the part at fault.
         """
-        self._check_leader(proposal)
+        self._validate_leader(proposal)
         named = (header.id, header.chain_id, header.epoch, header.view, header.proposer)
         if named != (proposal.block_id, self.chain_id, self.epoch, proposal.view, proposal.leader):
             raise InvalidBlock("header", "not the block that the proposal names, or of another place")
         if header.height > self.last_height:
             raise InvalidBlock("height", "beyond the end of the epoch")
 
-    def check_proposal(self, message: Propose | Repropose) -> None:
+    def validate_proposal(self, message: Propose | Repropose) -> None:
         """Whether the leader of its view signed it and it carries the evidence of its place that it must.
 
         Left to the caller: that the views since the parent's were nullified as far as that evidence does not reach, and
@@ -151,28 +151,28 @@ class Rules:
         """
         proposal = message.proposal
         if isinstance(message, Propose):
-            self.check_place(proposal, message.block.header)
+            self.validate_header(proposal, message.block.header)
             if len(message.block.encoded) > MAX_BLOCK:
                 raise InvalidBlock("body", f"{len(message.block.encoded)} bytes, more than {MAX_BLOCK}")
             if not self.is_authentic(message.block):
                 raise InvalidBlock("block", "altered under its header")
             parent_id = message.block.header.parent_id
         else:
-            self._check_leader(proposal)
+            self._validate_leader(proposal)
             parent_id = proposal.block_id
-        parent_view = self._check_parent(parent_id, get_parent_certificate(message))
+        parent_view = self._validate_parent(parent_id, get_parent_certificate(message))
         if isinstance(message, Repropose) and parent_view == 0:
             raise InvalidCertificate("the block was not notarized in this epoch")
-        self._check_nullifications(get_nullifications(message), parent_view, proposal.view)
+        self._validate_nullifications(get_nullifications(message), parent_view, proposal.view)
 
-    def _check_parent(self, parent_id: bytes, certificate: Certificate | None) -> int:
+    def _validate_parent(self, parent_id: bytes, certificate: Certificate | None) -> int:
         """The view in which ``certificate`` makes a block a parent; 0 if it is the one the epoch starts from."""
         if certificate is not None and certificate.block_id != parent_id:
             raise InvalidCertificate("not of the parent")
         if certificate is not None and certificate.epoch == self.epoch:
             if certificate.kind == VoteKind.NULLIFY or certificate.view == 0:
                 raise InvalidCertificate("not the notarization of the parent")
-            self.check_certificate(certificate)
+            self.validate_certificate(certificate)
             return certificate.view
         if parent_id != self.root.block_id or self.root.get_view(self.epoch):
             raise InvalidCertificate("the parent is not the block that the epoch starts from")
@@ -181,10 +181,10 @@ class Rules:
         if certificate is not None:
             if certificate.kind != VoteKind.FINALIZE:
                 raise InvalidCertificate("not the finalization of the parent")
-            self.check_certificate(certificate)
+            self.validate_certificate(certificate)
         return 0
 
-    def _check_nullifications(self, certificates: tuple[Certificate, ...], parent_view: int, view: int) -> None:
+    def _validate_nullifications(self, certificates: tuple[Certificate, ...], parent_view: int, view: int) -> None:
         """Raise unless there is, in order, one nullification for each view that must be proven."""
         if parent_view >= view:
             raise InvalidBlock("view", "not after the parent's")
@@ -194,4 +194,4 @@ class Rules:
         for skipped, certificate in zip(views, certificates, strict=True):
             if (certificate.kind, certificate.epoch, certificate.view) != (VoteKind.NULLIFY, self.epoch, skipped):
                 raise InvalidBlock("nullifications", f"none of view {skipped}")
-            self.check_certificate(certificate)
+            self.validate_certificate(certificate)

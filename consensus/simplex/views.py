@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from chain.types.validators import ValidatorSet
 from chain.types.votes import Certificate, Vote, VoteKind, make_certificate
 from consensus.simplex.messages import Propose, Repropose
-from consensus.simplex.validation import FinalBlock, get_proven_views
+from consensus.simplex.validation import FinalizedBlock, get_proven_views
 
 NOTARIZE, NULLIFY, FINALIZE = VoteKind.NOTARIZE, VoteKind.NULLIFY, VoteKind.FINALIZE
 
@@ -22,7 +22,7 @@ EXCLUSIVE = {NOTARIZE: (NOTARIZE,), NULLIFY: (NULLIFY, FINALIZE), FINALIZE: (FIN
 VIEW_WINDOW = 16
 """How far ahead of the current view votes and proposals are kept."""
 
-MAX_PAST = 16
+MAX_PAST_VIEWS = 16
 """Notarized views before the last final one whose votes are kept: more than blocks whose late votes count."""
 
 
@@ -61,14 +61,14 @@ class View:
 class Views:
     """The views since the last finalization, made when first asked for, and some notarized ones before it."""
 
-    def __init__(self, final: FinalBlock, epoch: int, validators: ValidatorSet) -> None:
+    def __init__(self, finalized: FinalizedBlock, epoch: int, validators: ValidatorSet) -> None:
         self._validators = validators
         self._open: dict[int, View] = {}
         self._past: dict[int, View] = {}
-        self.final_view = final.get_view(epoch)
+        self.final_view = finalized.get_view(epoch)
         """The latest view with a finalization."""
-        self.finalization = final.certificate if self.final_view else None
-        self.tip, self.tip_id, self.tip_view = final.certificate, final.block_id, self.final_view
+        self.finalization = finalized.certificate if self.final_view else None
+        self.highest, self.highest_id, self.highest_view = finalized.certificate, finalized.block_id, self.final_view
         """The notarization or finalization that the latest block notarized stands on, its id, and its view."""
 
     def __getitem__(self, view: int) -> View:
@@ -84,8 +84,8 @@ class Views:
         """Keep a certificate and the votes inside it; own votes (those of ``me``) are never learned from others."""
         here = self[certificate.view]
         here.certificates[VoteKind(certificate.kind)] = certificate
-        if certificate.kind != NULLIFY and certificate.view > self.tip_view:
-            self.tip, self.tip_id, self.tip_view = certificate, certificate.block_id, certificate.view
+        if certificate.kind != NULLIFY and certificate.view > self.highest_view:
+            self.highest, self.highest_id, self.highest_view = certificate, certificate.block_id, certificate.view
         for vote in certificate.votes(self._validators):
             if here.find_rival(VoteKind(vote.kind), vote.signer) is None and vote.signer != me:
                 here.add(vote)
@@ -101,17 +101,17 @@ class Views:
         for view in sorted(view for view in self._open if view <= self.final_view):
             ended = self._open[view]
             certified = {ended.certificates[kind].block_id for kind in ended.certificates if kind != NULLIFY}
-            if view > max(before, self.final_view - MAX_PAST):
+            if view > max(before, self.final_view - MAX_PAST_VIEWS):
                 vain += [vote for vote in ended.votes[NOTARIZE].values() if vote.block_id not in certified]
             if view < self.final_view:
                 del self._open[view]
                 if certified:
                     ended.proposal = None  # a block may be large
                     self._past[view] = ended
-        self._past = {view: self._past[view] for view in sorted(self._past)[-MAX_PAST:]}
+        self._past = {view: self._past[view] for view in sorted(self._past)[-MAX_PAST_VIEWS:]}
         return vain
 
-    def strengthen(self, block_id: bytes, *, only_if_all: bool) -> Certificate | None:
+    def extend_finalization(self, block_id: bytes, *, only_if_all: bool) -> Certificate | None:
         """The last finalization, if it is of this block, by more stake than before (or by all), if votes have come."""
         if self.finalization is None or self.finalization.block_id != block_id:
             return None
@@ -128,9 +128,9 @@ class Views:
         At most ``count``, the nullifications of the earliest views.
         """
         found = [] if self.finalization is None else [self.finalization]
-        if self.tip is not None and self.tip_view > self.final_view:
-            found.append(self.tip)
-        start = max(start, self.tip_view + 1)
+        if self.highest is not None and self.highest_view > self.final_view:
+            found.append(self.highest)
+        start = max(start, self.highest_view + 1)
         return [*found, *self.get_nullifications(start, min(end, start + count - len(found)))]
 
     def is_nullified(self, view: int) -> bool:
@@ -143,7 +143,7 @@ class Views:
 
     def get_proof(self, view: int) -> tuple[Certificate, ...]:
         """The nullifications that a proposal of ``view`` on the tip carries."""
-        views = get_proven_views(self.tip_view, view)
+        views = get_proven_views(self.highest_view, view)
         return self.get_nullifications(views.start, views.stop)
 
     def get_open_votes(self, signer: bytes, view: int) -> list[Vote]:
@@ -151,7 +151,7 @@ class Views:
 
         What it signed in coming views it signed before a restart.
         """
-        last = range(max(self.final_view + 1, self.tip_view - VIEW_WINDOW), view)
+        last = range(max(self.final_view + 1, self.highest_view - VIEW_WINDOW), view)
         return self.get_votes(signer, last, [FINALIZE]) + self.get_votes(signer, range(view, view + VIEW_WINDOW))
 
     def get_votes(self, signer: bytes, views: range, kinds: Iterable[VoteKind] = VoteKind) -> list[Vote]:

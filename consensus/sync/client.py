@@ -1,9 +1,9 @@
 """Block sync: how a node that joined late or was away gets what gossip did not bring it.
 
 The messages are in :mod:`consensus.sync.messages`, the side that answers in :mod:`consensus.sync.server`. Gossip is a
-hint, sync is the truth. Nothing is believed: a run of blocks up to a certificate (a *segment*) is taken as a whole
+hint, sync is the truth. Nothing is believed: a run of blocks up to a certificate (a *block range*) is taken as a whole
 after every block was executed and every signature checked, or not at all. A peer that lies costs the time and the
-memory of one segment at most, and is left alone for a while; under another name it may come again.
+memory of one block range at most, and is left alone for a while; under another name it may come again.
 
 A node takes every block from where it is, but a snapshot (:mod:`consensus.sync.snapshot`) in their place
 
@@ -36,25 +36,25 @@ from chain.transition.restart import strike_off
 from chain.types.blocks import Block, Header
 from chain.types.operations import SignedOperation
 from chain.types.votes import Certificate
-from consensus.block_tree import Executed
+from consensus.block_tree import ExecutedBlock
 from consensus.simplex.validation import is_authentic
 from consensus.sync.messages import (
-    BATCH,
-    PROTOCOL,
-    TIMEOUT,
-    Answer,
-    Found,
-    FoundOperations,
+    SYNC_BATCH_BYTES,
+    SYNC_FRAME_TIMEOUT_S,
+    SYNC_PROTOCOL,
+    BlockItem,
+    BlockResponse,
+    BlocksResponse,
+    ChainStatus,
     GetBlock,
     GetBlocks,
     GetOperations,
-    GetTip,
-    Part,
+    GetStatus,
+    OperationsResponse,
     Pruned,
     Request,
-    Tip,
 )
-from consensus.sync.peers import AVOID_LIAR, AVOID_SILENT, SyncPeers
+from consensus.sync.peers import AVOID_LIAR_S, AVOID_SILENT_S, SyncPeers
 from consensus.sync.snapshot import Adopt, SnapshotSync
 from p2p.network import NetworkError
 from p2p.runtime import Runtime
@@ -62,23 +62,23 @@ from p2p.streams.exchanges import Streams
 
 logger = structlog.get_logger(__name__)
 
-MAX_SEGMENT = 64 << 20
+MAX_RANGE_BYTES = 64 << 20
 """Bytes of blocks taken on trust of their leaders' signatures alone before a certificate must come."""
-BATCH_TIMEOUT = 30.0
+BATCH_TIMEOUT_S = 30.0
 """Seconds that a peer may keep this node waiting in all while it sends a batch, or one peer could hold it for ever."""
 ASKED_PEERS = 3
-"""Peers whose tip is looked at before this node believes that it is up to date, or that are asked for one block."""
-HINT_DELAY = 0.3
+"""Peers whose status is looked at before this node believes that it is up to date, or that are asked for one block."""
+SYNC_DELAY_S = 0.3
 """Seconds that gossip gets to bring what a hint speaks of before it is pulled."""
 
 
-EMPTY: Mapping[int, bytes] = MappingProxyType({})
+NO_KNOWN_IDS: Mapping[int, bytes] = MappingProxyType({})
 
 
 # Checking what a peer sends: pure.
 
 
-class Trail:
+class HeaderChain:
     """Follows blocks of one epoch from ``parent`` on, none of which counts yet.
 
     Each must come after the one before and carry its leader's signature, so that only validators can make any.
@@ -91,7 +91,7 @@ class Trail:
         self.head = parent
         """The last header so far."""
 
-    def follow(self, block: Block) -> None:
+    def append(self, block: Block) -> None:
         """Take the next block.
 
         Raises:
@@ -106,67 +106,69 @@ class Trail:
         self.head = block.header
 
 
-class Segment(Trail):
+class BlockRange(HeaderChain):
     """Collects blocks until a certificate makes the last of them final.
 
     ``known`` has the ids that blocks must have at some heights: those that lead to a checkpoint.
     """
 
-    def __init__(self, genesis: Genesis, parent: Header, state: State, known: Mapping[int, bytes] = EMPTY) -> None:
+    def __init__(
+        self, genesis: Genesis, parent: Header, state: State, known: Mapping[int, bytes] = NO_KNOWN_IDS
+    ) -> None:
         super().__init__(genesis, parent, state)
         self._known = known
         self._size = 0
         self.blocks: list[Block] = []
 
-    def add(self, part: Part) -> Certificate | None:
-        """Take the next block. Returns the certificate once there is one; then :func:`verify_segment` has the word.
+    def add(self, item: BlockItem) -> Certificate | None:
+        """Take the next block. Returns the certificate once there is one; then :func:`verify_block_range` has the word.
 
         Raises:
-            LedgerError: not a part that can come next.
+            LedgerError: not a block that can come next.
         """
-        block = Block.decode(part.block)
-        self.follow(block)
+        block = Block.decode(item.block)
+        self.append(block)
         if self._known.get(block.height, block.id) != block.id:
             raise InvalidBlock("id", "contradicts what leads to the checkpoint")
-        self._size += len(part.block) + len(part.certificate or b"")
-        if self._size > MAX_SEGMENT:
-            raise InvalidBlock("certificate", f"none within {MAX_SEGMENT} bytes")
+        self._size += len(item.block) + len(item.certificate or b"")
+        if self._size > MAX_RANGE_BYTES:
+            raise InvalidBlock("certificate", f"none within {MAX_RANGE_BYTES} bytes")
         self.blocks.append(block)
-        return None if part.certificate is None else Certificate.decode(part.certificate)
+        return None if item.certificate is None else Certificate.decode(item.certificate)
 
 
-def verify_segment(
+def verify_block_range(
     genesis: Genesis, parent: Header, state: State, blocks: Sequence[Block], certificate: Certificate
-) -> list[Executed]:
+) -> list[ExecutedBlock]:
     """Execute ``blocks`` on ``parent`` and check that ``certificate`` makes the last of them final.
 
     Raises:
-        InvalidBlock: any rule is broken; then nothing of the segment counts.
+        InvalidBlock: any rule is broken; then nothing of the range counts.
     """
     draft = Draft(state)
     for block in blocks:
         strike_off(draft, block.body.removed)
     # First: it is cheap, and worthless blocks rarely have one.
     verify_finality(genesis, get_next_epoch(genesis, draft).validators, blocks[-1].header, certificate)
-    executed: list[Executed] = []
+    executed: list[ExecutedBlock] = []
     for block in blocks:
         transition = state_transition(genesis, parent, state, block)
-        executed.append(Executed(block, transition))
+        executed.append(ExecutedBlock(block, transition))
         parent, state = block.header, transition.state
     return executed
 
 
 # Asking others.
 
-Deliver = Callable[[list[Executed], Certificate], Awaitable[None]]
-"""Takes a verified segment; returns when it is part of the final chain."""
+Deliver = Callable[[list[ExecutedBlock], Certificate], Awaitable[None]]
+"""Takes a verified block range; returns when it is part of the final chain."""
 
 
 class SyncClient:
     """Keeps this node up to date: pulls final blocks from random peers whenever one may be ahead.
 
-    ``get_final`` returns the last final header and state, ``deliver`` takes verified segments on top of it, ``adopt``
-    a verified snapshot in place of all of it.
+    ``get_head`` returns the last final header and state, ``deliver`` takes verified block ranges on top of it,
+    ``adopt`` a verified snapshot in place of all of it.
 
     Raises:
         StoreError: the chain in ``store`` contradicts the checkpoint.
@@ -178,7 +180,7 @@ class SyncClient:
         streams: Streams,
         runtime: Runtime,
         store: BlockStore,
-        get_final: Callable[[], tuple[Header, State]],
+        get_head: Callable[[], tuple[Header, State]],
         deliver: Deliver,
         adopt: Adopt,
         poll_interval: float,
@@ -189,7 +191,7 @@ class SyncClient:
         self._streams = streams
         self._runtime = runtime
         self._store = store
-        self._get_final = get_final
+        self._get_head = get_head
         self._deliver = deliver
         self._poll_interval = poll_interval
         self._checkpoint = checkpoint
@@ -197,12 +199,12 @@ class SyncClient:
         self._snapshots = SnapshotSync(genesis, self._peers, runtime, store, checkpoint, adopt)
         self._known: dict[int, bytes] = {}
         """Ids of the blocks that lead to a checkpoint within the epoch, by height."""
-        self._hinted = trio.Event()
-        self._complaints: set[str] = set()
+        self._requested = trio.Event()
+        self._warned: set[str] = set()
         self.target = 0
         """Height claimed by the peer that blocks are coming from; what it sent so far is true."""
         if not is_met:
-            self._complain(
+            self._warn_once(
                 "unmet",
                 f"the checkpoint {checkpoint} is not among the blocks that are kept here, so nothing tells whether "
                 "this chain has it: set 'checkpoint' in config.yaml to a later one, or to the last block of an epoch",
@@ -211,11 +213,11 @@ class SyncClient:
     @property
     def is_behind(self) -> bool:
         """Whether this node is catching up with a peer that has proved to be ahead."""
-        return self._snapshots.is_fetching or self.target > self._get_final()[0].height
+        return self._snapshots.is_fetching or self.target > self._get_head()[0].height
 
-    def hint(self) -> None:
+    def request_sync(self) -> None:
         """Something suggests that this node is behind. Cheap, may be called at any rate."""
-        self._hinted.set()
+        self._requested.set()
 
     async def run(self) -> None:
         """Look around at every hint, at every new peer, and now and then, until cancelled.
@@ -227,10 +229,10 @@ class SyncClient:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch_peers, self._streams.network.peer_changes())
             while True:
-                if not await self._look_around():
+                if not await self._poll_peers():
                     self.target = 0
                     await self._wait()
-                self._hinted = trio.Event()
+                self._requested = trio.Event()
 
     async def fetch_block(self, block_id: bytes, peers: Collection[bytes]) -> Block | None:
         """The authentic block of that id, from a few of ``peers`` or else of any others; None if these do not have it.
@@ -238,19 +240,19 @@ class SyncClient:
         Whom it asks is drawn anew each time, so that whoever asks again and again comes across an honest one. What
         agreement would drop is refused here, where it is known who sent it.
         """
-        for peer in self._peers.get_candidates(first=peers)[:ASKED_PEERS]:
+        for peer in self._peers.get_peers(first=peers)[:ASKED_PEERS]:
             raw = await self._peers.ask(peer, GetBlock(block_id))
             if raw is None:
                 continue
             try:
-                found = Found.decode(raw).block
+                found = BlockResponse.decode(raw).block
                 block = None if found is None else Block.decode(found)
                 if block is not None and block.id != block_id:
                     raise InvalidBlock("id", "another block was asked for")
                 if block is not None and not await self._runtime.run_sync(is_authentic, block):
                     raise InvalidBlock("block", "altered under its header")
             except LedgerError as error:
-                self._peers.avoid(peer, AVOID_LIAR, str(error))
+                self._peers.avoid(peer, AVOID_LIAR_S, str(error))
                 continue
             if block is not None:
                 return block
@@ -262,173 +264,175 @@ class SyncClient:
         if raw is None:
             return {}
         try:
-            found = [SignedOperation.decode(item) for item in FoundOperations.decode(raw).operations]
+            found = [SignedOperation.decode(item) for item in OperationsResponse.decode(raw).operations]
         except CodecError as error:
-            self._peers.avoid(peer, AVOID_LIAR, str(error))
+            self._peers.avoid(peer, AVOID_LIAR_S, str(error))
             return {}
         return {operation.id: operation for operation in found}
 
     async def _wait(self) -> None:
         """Until there is a hint, or no final block came for a poll interval."""
         height = -1
-        while height != self._get_final()[0].height:
-            height = self._get_final()[0].height
+        while height != self._get_head()[0].height:
+            height = self._get_head()[0].height
             with trio.move_on_after(self._poll_interval):
-                await self._hinted.wait()
-                await trio.sleep(HINT_DELAY)
+                await self._requested.wait()
+                await trio.sleep(SYNC_DELAY_S)
                 return
 
     async def _watch_peers(self, changes: trio.MemoryReceiveChannel[tuple[bytes, bool]]) -> None:
         async for _, is_connected in changes:
             if is_connected:
-                self.hint()
+                self.request_sync()
 
-    async def _look_around(self) -> bool:
+    async def _poll_peers(self) -> bool:
         """Ask a few random peers for their tips and catch up with the first that is ahead. Returns whether one was."""
-        pruned: list[tuple[bytes, Tip]] = []
-        for peer in self._peers.get_candidates()[:ASKED_PEERS]:
-            raw = await self._peers.ask(peer, GetTip())
+        pruned: list[tuple[bytes, ChainStatus]] = []
+        for peer in self._peers.get_peers()[:ASKED_PEERS]:
+            raw = await self._peers.ask(peer, GetStatus())
             if raw is None:
                 continue
             try:
-                tip = Tip.decode(raw)
+                status = ChainStatus.decode(raw)
             except CodecError as error:
-                self._peers.avoid(peer, AVOID_LIAR, str(error))
+                self._peers.avoid(peer, AVOID_LIAR_S, str(error))
                 continue
-            height = self._get_final()[0].height
-            if tip.height > height:
-                if not await self._catch_up(peer, tip):
-                    pruned.append((peer, tip))
-                if self._get_final()[0].height > height:
+            height = self._get_head()[0].height
+            if status.height > height:
+                if not await self._catch_up(peer, status):
+                    pruned.append((peer, status))
+                if self._get_head()[0].height > height:
                     return True
-        return await self._do_without_blocks(pruned)
+        return await self._handle_pruned(pruned)
 
-    async def _catch_up(self, peer: bytes, tip: Tip) -> bool:
+    async def _catch_up(self, peer: bytes, status: ChainStatus) -> bool:
         """Follow a peer that says that it is ahead, in the way that suits what this node has and wants.
 
         Returns whether it could help: False if it does not keep the blocks that come next any more.
         """
-        header, checkpoint, parameters = self._get_final()[0], self._checkpoint, self._genesis.parameters
-        epoch, ahead = get_epoch(parameters, header.height + 1), get_epoch(parameters, tip.height)
+        header, checkpoint, parameters = self._get_head()[0], self._checkpoint, self._genesis.parameters
+        epoch, ahead = get_epoch(parameters, header.height + 1), get_epoch(parameters, status.height)
         is_ahead = checkpoint is not None and checkpoint.height > header.height
         if checkpoint is not None and is_ahead:
-            if tip.height < checkpoint.height:  # nothing of what it has can be trusted yet
-                self._complain("behind", f"waiting for a peer that is beyond the checkpoint {checkpoint}")
+            if status.height < checkpoint.height:  # nothing of what it has can be trusted yet
+                self._warn_once("behind", f"waiting for a peer that is beyond the checkpoint {checkpoint}")
                 return True
             if get_epoch(parameters, checkpoint.height) > epoch:
-                await self._take_snapshot(peer, tip)
+                await self._take_snapshot(peer, status)
                 return True
         if self._store.keep_epochs and ahead - epoch > self._store.keep_epochs:
-            await self._take_snapshot(peer, tip)
+            await self._take_snapshot(peer, status)
             return True
-        if tip.base > header.height:
+        if status.base > header.height:
             return False
         if ahead - header.epoch > parameters.unbonding_epochs:
-            if checkpoint is not None and await self._snapshots.follow(peer, tip) is None:
+            if checkpoint is not None and await self._snapshots.follow(peer, status) is None:
                 return True  # a liar; if it is not, that has raised CheckpointError
-            self._complain("old", describe_old_checkpoint(self._genesis, header, ahead - header.epoch))
-        if checkpoint is None or not is_ahead or await self._survey(peer, checkpoint):
-            await self._pull(peer, tip)
+            self._warn_once("old", describe_old_checkpoint(self._genesis, header, ahead - header.epoch))
+        if checkpoint is None or not is_ahead or await self._fetch_ids_to_checkpoint(peer, checkpoint):
+            await self._pull(peer, status)
         return True
 
-    async def _do_without_blocks(self, pruned: Sequence[tuple[bytes, Tip]]) -> bool:
+    async def _handle_pruned(self, pruned: Sequence[tuple[bytes, ChainStatus]]) -> bool:
         """What is left when all that were asked and are ahead have pruned what comes next. Returns whether it helped.
 
         A node that would prune those blocks itself in the end goes on from a state; an archive waits.
         """
-        height = self._get_final()[0].height
+        height = self._get_head()[0].height
         if not pruned:
             return False
         if self._store.keep_epochs:
             await self._take_snapshot(*pruned[0])
-            return self._get_final()[0].height > height
-        self._complain(
+            return self._get_head()[0].height > height
+        self._warn_once(
             "pruned",
             f"peers do not keep the blocks after {height} any more: connect to one that keeps them all, or let this "
             "node begin with a state (set 'checkpoint' or 'keep_epochs' in config.yaml)",
         )
         for peer, _ in pruned:
-            self._peers.avoid(peer, AVOID_SILENT, "the blocks needed are pruned")
+            self._peers.avoid(peer, AVOID_SILENT_S, "the blocks needed are pruned")
         return False
 
-    async def _take_snapshot(self, peer: bytes, tip: Tip) -> None:
-        if not await self._snapshots.run(peer, tip):
-            self._complain("wait", "waiting for a peer that can give the state at the end of a recent epoch")
+    async def _take_snapshot(self, peer: bytes, status: ChainStatus) -> None:
+        if not await self._snapshots.run(peer, status):
+            self._warn_once("wait", "waiting for a peer that can give the state at the end of a recent epoch")
 
-    async def _survey(self, peer: bytes, checkpoint: Checkpoint) -> bool:
+    async def _fetch_ids_to_checkpoint(self, peer: bytes, checkpoint: Checkpoint) -> bool:
         """Learn from ``peer`` the ids of the blocks up to a checkpoint in this epoch; False if it does not prove them.
 
         Nothing on the way counts before it is known to lead there, and that may be more than fits into memory. So the
         blocks are looked at twice: now for their ids, which the checkpoint vouches for, and then to be executed.
         """
-        header, state = self._get_final()
+        header, state = self._get_head()
         if header.height + 1 in self._known:
             return True
-        trail, ids = Trail(self._genesis, header, state), {}
+        chain, ids = HeaderChain(self._genesis, header, state), {}
 
-        async def take(part: Part) -> bool:
-            block = Block.decode(part.block)
-            trail.follow(block)
+        async def take(item: BlockItem) -> bool:
+            block = Block.decode(item.block)
+            chain.append(block)
             if checkpoint.is_contradicted_by(block.header):
                 raise InvalidBlock("id", f"contradicts the checkpoint {checkpoint}")
             ids[block.height] = block.id
             return block.height < checkpoint.height
 
-        with self._judging(peer):
-            while trail.head.height < checkpoint.height:
-                if not await self._read_blocks(peer, trail.head.height + 1, take) and checkpoint.height not in ids:
-                    raise InvalidBlock("height", f"nothing after {trail.head.height} sent, before the checkpoint")
+        with self._penalizing(peer):
+            while chain.head.height < checkpoint.height:
+                if not await self._read_blocks(peer, chain.head.height + 1, take) and checkpoint.height not in ids:
+                    raise InvalidBlock("height", f"nothing after {chain.head.height} sent, before the checkpoint")
             self._known = ids
             return True
         return False
 
-    async def _pull(self, peer: bytes, tip: Tip) -> None:
+    async def _pull(self, peer: bytes, status: ChainStatus) -> None:
         """Take segments from ``peer`` until its answer ends or something is wrong with it."""
-        header, state = self._get_final()
-        segment = Segment(self._genesis, header, state, self._known)
+        header, state = self._get_head()
+        block_range = BlockRange(self._genesis, header, state, self._known)
 
-        async def take(part: Part) -> bool:
-            nonlocal segment, header, state
-            certificate = segment.add(part)
+        async def take(item: BlockItem) -> bool:
+            nonlocal block_range, header, state
+            certificate = block_range.add(item)
             if certificate is not None:
                 executed = await self._runtime.run_sync(
-                    verify_segment, self._genesis, header, state, segment.blocks, certificate
+                    verify_block_range, self._genesis, header, state, block_range.blocks, certificate
                 )
                 await self._deliver(executed, certificate)
                 header, state = executed[-1].block.header, executed[-1].transition.state
-                segment = Segment(self._genesis, header, state, self._known)
-                self.target = tip.height
+                block_range = BlockRange(self._genesis, header, state, self._known)
+                self.target = status.height
             return True
 
-        with self._judging(peer):
+        with self._penalizing(peer):
             is_full = await self._read_blocks(peer, header.height + 1, take)
-            if not is_full and segment.head.height < tip.height:
-                raise InvalidBlock("height", f"{tip.height} is claimed, but nothing after {segment.head.height} sent")
-            if segment.blocks:
+            if not is_full and block_range.head.height < status.height:
+                raise InvalidBlock(
+                    "height", f"{status.height} is claimed, but nothing after {block_range.head.height} sent"
+                )
+            if block_range.blocks:
                 raise InvalidBlock("certificate", "the answer ended without one")
 
-    async def _read_blocks(self, peer: bytes, height: int, take: Callable[[Part], Awaitable[bool]]) -> bool:
+    async def _read_blocks(self, peer: bytes, height: int, take: Callable[[BlockItem], Awaitable[bool]]) -> bool:
         """Ask for a batch of blocks from ``height`` on, until ``take`` returns False. Returns whether it was full."""
         size = 0
-        patience = BATCH_TIMEOUT
-        async with self._streams.open(peer, PROTOCOL) as exchange:
-            await exchange.send(Request(GetBlocks(height, BATCH)).encode(), end=True)
+        patience = BATCH_TIMEOUT_S
+        async with self._streams.open(peer, SYNC_PROTOCOL) as exchange:
+            await exchange.send(Request(GetBlocks(height, SYNC_BATCH_BYTES)).encode(), end=True)
             while True:
                 asked_at = trio.current_time()
-                with trio.fail_after(min(TIMEOUT, max(0.0, patience))):
+                with trio.fail_after(min(SYNC_FRAME_TIMEOUT_S, max(0.0, patience))):
                     raw = await exchange.receive()
                 patience -= trio.current_time() - asked_at
                 if raw is None:
-                    return size >= BATCH
-                part = Answer.decode(raw).content
-                if isinstance(part, Pruned):
-                    raise NetworkError(f"the peer has blocks only from {part.first} on")
-                size += len(part.block)
-                if not await take(part):
-                    return size >= BATCH
+                    return size >= SYNC_BATCH_BYTES
+                item = BlocksResponse.decode(raw).content
+                if isinstance(item, Pruned):
+                    raise NetworkError(f"the peer has blocks only from {item.first} on")
+                size += len(item.block)
+                if not await take(item):
+                    return size >= SYNC_BATCH_BYTES
 
     @contextmanager
-    def _judging(self, peer: bytes) -> Iterator[None]:
+    def _penalizing(self, peer: bytes) -> Iterator[None]:
         """Leave ``peer`` alone for a while if what happens inside shows that it lies, or is of no use.
 
         Raises:
@@ -439,12 +443,12 @@ class SyncClient:
         except StoreError:
             raise
         except LedgerError as error:
-            self._peers.avoid(peer, AVOID_LIAR, str(error))
+            self._peers.avoid(peer, AVOID_LIAR_S, str(error))
         except (NetworkError, trio.TooSlowError) as error:
-            self._peers.avoid(peer, AVOID_SILENT, str(error) or "too slow")
+            self._peers.avoid(peer, AVOID_SILENT_S, str(error) or "too slow")
 
-    def _complain(self, kind: str, text: str) -> None:
+    def _warn_once(self, kind: str, text: str) -> None:
         """Tell the owner, once of each kind."""
-        if kind not in self._complaints:
-            self._complaints.add(kind)
+        if kind not in self._warned:
+            self._warned.add(kind)
             logger.warning(text)

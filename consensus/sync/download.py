@@ -17,10 +17,10 @@ from chain.genesis import Genesis
 from chain.light.client import LightChain
 from chain.types.blocks import Block
 from consensus.sync.messages import (
-    BATCH,
-    PROTOCOL,
-    Answer,
-    EndAnswer,
+    SYNC_BATCH_BYTES,
+    SYNC_PROTOCOL,
+    BlocksResponse,
+    EpochEndsResponse,
     GetBlocks,
     GetEnds,
     Pruned,
@@ -29,11 +29,11 @@ from consensus.sync.messages import (
 from p2p.network import NetworkError, RunnableNetwork
 from p2p.streams.exchanges import Streams
 
-PATIENCE = 20.0
+DOWNLOAD_FRAME_TIMEOUT_S = 20.0
 """Seconds that the node may take for its next frame."""
 
 
-async def fetch_chain(network: RunnableNetwork, genesis: Genesis, peer: bytes, address: str, path: Path) -> None:
+async def download_chain(network: RunnableNetwork, genesis: Genesis, peer: bytes, address: str, path: Path) -> None:
     """Write the chain of ``peer`` at ``address`` to an export file at ``path``.
 
     Raises:
@@ -45,9 +45,9 @@ async def fetch_chain(network: RunnableNetwork, genesis: Genesis, peer: bytes, a
         await nursery.start(network.run)
         await nursery.start(streams.run)
         try:
-            with trio.fail_after(PATIENCE):
+            with trio.fail_after(DOWNLOAD_FRAME_TIMEOUT_S):
                 await network.connect(peer, [address])
-            fetch = _Fetch(streams, genesis, peer)
+            fetch = _Download(streams, genesis, peer)
             await fetch.fetch_ends()
             with ExportWriter(path, genesis) as writer:
                 await fetch.fetch_blocks(writer)
@@ -61,7 +61,7 @@ async def fetch_chain(network: RunnableNetwork, genesis: Genesis, peer: bytes, a
             nursery.cancel_scope.cancel()
 
 
-class _Fetch:
+class _Download:
     """One chain on its way here: the ids of the last blocks of its epochs, and how far its blocks came."""
 
     def __init__(self, streams: Streams, genesis: Genesis, peer: bytes) -> None:
@@ -77,14 +77,14 @@ class _Fetch:
         """Fetch and check the end of every epoch that is over and not here yet."""
         light = self._light
         while True:
-            async with self._streams.open(self._peer, PROTOCOL) as exchange:
+            async with self._streams.open(self._peer, SYNC_PROTOCOL) as exchange:
                 await exchange.send(Request(GetEnds(light.next_epoch)).encode(), end=True)
                 while True:
-                    with trio.fail_after(PATIENCE):
+                    with trio.fail_after(DOWNLOAD_FRAME_TIMEOUT_S):
                         raw = await exchange.receive()
                     if raw is None:
                         break
-                    content = EndAnswer.decode(raw).content
+                    content = EpochEndsResponse.decode(raw).content
                     if isinstance(content, Pruned):
                         raise _describe_pruned(content.first * self._genesis.parameters.epoch_heights + 1)
                     light.add(content.end)
@@ -99,18 +99,18 @@ class _Fetch:
         last = (len(self._ends) + 1) * epoch_heights
         while self._height < last:
             before = self._height
-            async with self._streams.open(self._peer, PROTOCOL) as exchange:
-                await exchange.send(Request(GetBlocks(before + 1, BATCH)).encode(), end=True)
+            async with self._streams.open(self._peer, SYNC_PROTOCOL) as exchange:
+                await exchange.send(Request(GetBlocks(before + 1, SYNC_BATCH_BYTES)).encode(), end=True)
                 while self._height < last:
-                    with trio.fail_after(PATIENCE):
+                    with trio.fail_after(DOWNLOAD_FRAME_TIMEOUT_S):
                         raw = await exchange.receive()
                     if raw is None:
                         break
-                    part = Answer.decode(raw).content
-                    if isinstance(part, Pruned):
-                        raise _describe_pruned(part.first)
-                    self._check(Block.decode(part.block))
-                    writer.add(part.block, part.certificate)
+                    item = BlocksResponse.decode(raw).content
+                    if isinstance(item, Pruned):
+                        raise _describe_pruned(item.first)
+                    self._check(Block.decode(item.block))
+                    writer.add(item.block, item.certificate)
                 else:
                     await exchange.abort("enough")
             if self._height == before:

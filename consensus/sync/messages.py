@@ -1,20 +1,22 @@
 """What two nodes say to each other on the sync protocol ``/wwwserve/sync/1``, one exchange per request.
 
 =================  ====================================================================================================
-request            answer
+request            response
 =================  ====================================================================================================
-``GetTip``         one ``Tip``
-``GetBlocks``      final blocks in order of height, one ``Answer`` with a ``Part`` each; ends after ``max_bytes`` at a
-                   block that carries its own finality certificate. ``Pruned`` if the first is not kept any more
-``GetBlock``       one ``Found`` with the block, or with None: final or not yet
-``GetOperations``  one ``FoundOperations`` with those pending here
-``GetHeader``      one ``FoundHeader`` with the final header of that height, or with None
-``GetEnds``        the ends of epochs in order, one ``EndAnswer`` with an ``EpochEnd`` each, until there are no more or
-                   ``BATCH`` bytes were sent. ``Pruned`` if the first was over before this node's snapshot
-``GetChunk``       one ``FoundChunk`` with the next chunk of the state after the last block of an epoch, or with None if
-                   that state is not at hand: nodes have it for the last two epochs
+``GetStatus``      one ``ChainStatus``
+``GetBlocks``      final blocks in order of height, one ``BlocksResponse`` with a ``BlockItem`` each; ends after
+                   ``max_bytes`` at a block that carries its own finality certificate. ``Pruned`` if the first is not
+                   kept any more
+``GetBlock``       one ``BlockResponse`` with the block, or with None: final or not yet
+``GetOperations``  one ``OperationsResponse`` with those pending here
+``GetHeader``      one ``HeaderResponse`` with the final header of that height, or with None
+``GetEnds``        the ends of epochs in order, one ``EpochEndsResponse`` with an ``EpochEndItem`` each, until there are
+                   no more or ``SYNC_BATCH_BYTES`` were sent. ``Pruned`` if the first was over before this node's
+                   snapshot
+``GetChunk``       one ``ChunkResponse`` with the next chunk of the state after the last block of an epoch, or with None
+                   if that state is not at hand: nodes have it for the last two epochs
 ``GetValue``       a large value of such a state, in pieces of ``chain.merkle.snapshot.PIECE`` bytes; nothing if it is
-not here
+                   not here
 =================  ====================================================================================================
 """
 
@@ -31,15 +33,15 @@ from chain.types.operations import MAX_CAPTURE
 from consensus.network.compact_blocks import MAX_IDS
 from p2p.streams.frames import MAX_FRAME
 
-PROTOCOL = "/wwwserve/sync/1"
-BATCH = 4 << 20
+SYNC_PROTOCOL = "/wwwserve/sync/1"
+SYNC_BATCH_BYTES = 4 << 20
 """Bytes of blocks, or of epoch ends, asked for at a time."""
-TIMEOUT = 10.0
+SYNC_FRAME_TIMEOUT_S = 10.0
 """Seconds that a peer may take for its next frame."""
 
 
 @dataclass(frozen=True, slots=True)
-class GetTip(Record):
+class GetStatus(Record):
     """Where are you?"""
 
     TAG = 1
@@ -104,18 +106,18 @@ class GetValue(Record):
     key: Key
 
 
-Question = GetTip | GetBlocks | GetBlock | GetOperations | GetHeader | GetEnds | GetChunk | GetValue
+Question = GetStatus | GetBlocks | GetBlock | GetOperations | GetHeader | GetEnds | GetChunk | GetValue
 
 
 @dataclass(frozen=True, slots=True)
 class Request(Record):
     """Any of them."""
 
-    question: GetTip | GetBlocks | GetBlock | GetOperations | GetHeader | GetEnds | GetChunk | GetValue
+    question: GetStatus | GetBlocks | GetBlock | GetOperations | GetHeader | GetEnds | GetChunk | GetValue
 
 
 @dataclass(frozen=True, slots=True)
-class Tip(Record):
+class ChainStatus(Record):
     """The last final block, and the height after which this node has blocks."""
 
     height: Natural
@@ -127,7 +129,7 @@ RawBlock = Annotated[bytes, Bounds(1, MAX_BLOCK)]
 
 
 @dataclass(frozen=True, slots=True)
-class Part(Record):
+class BlockItem(Record):
     """One encoded block, with its own finality certificate where the sender has one."""
 
     TAG = 1
@@ -144,14 +146,14 @@ class Pruned(Record):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer(Record):
+class BlocksResponse(Record):
     """A block, or that it is not kept."""
 
-    content: Part | Pruned
+    content: BlockItem | Pruned
 
 
 @dataclass(frozen=True, slots=True)
-class End(Record):
+class EpochEndItem(Record):
     """The end of an epoch."""
 
     TAG = 1
@@ -159,42 +161,42 @@ class End(Record):
 
 
 @dataclass(frozen=True, slots=True)
-class EndAnswer(Record):
+class EpochEndsResponse(Record):
     """The end of an epoch, or that it is not kept."""
 
-    content: End | Pruned
+    content: EpochEndItem | Pruned
 
 
 @dataclass(frozen=True, slots=True)
-class Found(Record):
+class BlockResponse(Record):
     """An encoded block, or None."""
 
     block: RawBlock | None
 
 
 @dataclass(frozen=True, slots=True)
-class FoundOperations(Record):
+class OperationsResponse(Record):
     """Encoded operations, in the order asked for; those unknown, or beyond the size of a frame, are left out."""
 
     operations: tuple[Annotated[bytes, Bounds(1, MAX_CAPTURE)], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class FoundHeader(Record):
+class HeaderResponse(Record):
     """A header, or None."""
 
     header: Header | None
 
 
 @dataclass(frozen=True, slots=True)
-class FoundChunk(Record):
+class ChunkResponse(Record):
     """A part of a state, or None."""
 
     chunk: Chunk | None
 
 
 @dataclass(frozen=True, slots=True)
-class Piece(Record):
+class ValuePiece(Record):
     """A part of a large value."""
 
     data: Annotated[bytes, Bounds(1, PIECE)]

@@ -8,16 +8,16 @@ import structlog
 import trio
 
 from chain.crypto import format_address
-from consensus.sync.messages import PROTOCOL, TIMEOUT, Question, Request
+from consensus.sync.messages import SYNC_FRAME_TIMEOUT_S, SYNC_PROTOCOL, Question, Request
 from p2p.network import NetworkError
 from p2p.runtime import Runtime
 from p2p.streams.exchanges import Streams
 
 logger = structlog.get_logger(__name__)
 
-AVOID_SILENT, AVOID_LIAR = 10.0, 300.0
+AVOID_SILENT_S, AVOID_LIAR_S = 10.0, 300.0
 """Seconds for which a peer is not asked again."""
-MAX_SPEEDS = 256
+MAX_REMEMBERED_DELAYS = 256
 
 
 class SyncPeers:
@@ -40,7 +40,7 @@ class SyncPeers:
         self._random.shuffle(ordered)
         return ordered
 
-    def get_candidates(self, without: Container[bytes] = (), first: Container[bytes] = ()) -> list[bytes]:
+    def get_peers(self, without: Container[bytes] = (), first: Container[bytes] = ()) -> list[bytes]:
         """The connected peers that may be asked, in random order; those of ``first`` before the others."""
         now = trio.current_time()
         self._avoided = {peer: until for peer, until in self._avoided.items() if until > now}
@@ -50,18 +50,18 @@ class SyncPeers:
 
     def pick(self, without: Container[bytes] = ()) -> bytes | None:
         """One of them: the faster of two, so that a slow peer gets few of many questions. None if there is nobody."""
-        return min(self.get_candidates(without)[:2], key=lambda peer: self._seconds.get(peer, 0.0), default=None)
+        return min(self.get_peers(without)[:2], key=lambda peer: self._seconds.get(peer, 0.0), default=None)
 
     async def ask(self, peer: bytes, question: Question) -> bytes | None:
         """The one frame that answers a question; None if there is none in time, and then the peer is avoided."""
         asked_at = trio.current_time()
         try:
-            return await self.streams.request(peer, PROTOCOL, Request(question).encode(), TIMEOUT)
+            return await self.streams.request(peer, SYNC_PROTOCOL, Request(question).encode(), SYNC_FRAME_TIMEOUT_S)
         except NetworkError as error:
-            self.avoid(peer, AVOID_SILENT, str(error))
+            self.avoid(peer, AVOID_SILENT_S, str(error))
             return None
         finally:
             self._seconds.pop(peer, None)
             self._seconds[peer] = trio.current_time() - asked_at
-            if len(self._seconds) > MAX_SPEEDS:
+            if len(self._seconds) > MAX_REMEMBERED_DELAYS:
                 del self._seconds[next(iter(self._seconds))]

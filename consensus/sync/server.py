@@ -18,28 +18,28 @@ from chain.store.writer import BlockStore
 from chain.types.blocks import MAX_BLOCK, Block
 from chain.types.operations import SignedOperation
 from consensus.sync.messages import (
-    BATCH,
-    TIMEOUT,
-    Answer,
-    End,
-    EndAnswer,
-    Found,
-    FoundChunk,
-    FoundHeader,
-    FoundOperations,
+    SYNC_BATCH_BYTES,
+    SYNC_FRAME_TIMEOUT_S,
+    BlockItem,
+    BlockResponse,
+    BlocksResponse,
+    ChainStatus,
+    ChunkResponse,
+    EpochEndItem,
+    EpochEndsResponse,
     GetBlock,
     GetBlocks,
     GetChunk,
     GetEnds,
     GetHeader,
     GetOperations,
-    GetTip,
+    GetStatus,
     GetValue,
-    Part,
-    Piece,
+    HeaderResponse,
+    OperationsResponse,
     Pruned,
     Request,
-    Tip,
+    ValuePiece,
 )
 from p2p.network import NetworkError
 from p2p.runtime import Runtime
@@ -47,12 +47,12 @@ from p2p.streams.exchanges import Exchange
 
 MAX_EXCHANGES = 8
 """Requests of one peer served at the same time."""
-LEASE = 60.0
+STATE_LEASE_S = 60.0
 """Seconds for which a state that was asked for stays at hand, however many epochs end meanwhile."""
-MAX_LEASES = 3
-MAX_CHUNKS = 16
+MAX_LEASED_STATES = 3
+MAX_CACHED_CHUNKS = 16
 """Chunks kept ready, those asked for last."""
-MAX_MAKING = 256
+MAX_CHUNK_REQUESTS = 256
 """Peers for which a chunk is being made, one for each; the others are told that it is not at hand."""
 
 
@@ -87,18 +87,18 @@ class SyncServer:
             await exchange.abort(f"malformed request: {error}")
             return
         match question:
-            case GetTip():
+            case GetStatus():
                 store = self._store
-                await exchange.send(Tip(store.height, store.header.id, store.base.height).encode())
+                await exchange.send(ChainStatus(store.height, store.header.id, store.base.height).encode())
             case GetBlocks():
                 await self._send_blocks(exchange, question)
             case GetBlock():
-                await exchange.send(Found(self._get_block(question.block_id)).encode())
+                await exchange.send(BlockResponse(self._get_block(question.block_id)).encode())
             case GetOperations():
                 await exchange.send(self._get_operations(question.ids).encode())
             case GetHeader():
                 header = self._store.find_header(question.height) if question.height else None
-                await exchange.send(FoundHeader(header).encode())
+                await exchange.send(HeaderResponse(header).encode())
             case GetEnds():
                 await self._send_ends(exchange, question.from_epoch)
             case GetChunk():
@@ -109,7 +109,7 @@ class SyncServer:
     async def _send(self, exchange: Exchange, record: Record) -> int:
         """Send one frame of a longer answer; a reader that stalls holds no server."""
         raw = record.encode()
-        with trio.move_on_after(TIMEOUT) as scope:
+        with trio.move_on_after(SYNC_FRAME_TIMEOUT_S) as scope:
             await exchange.send(raw)
         if scope.cancelled_caught:
             raise NetworkError("the reader stalls")
@@ -117,31 +117,31 @@ class SyncServer:
 
     async def _send_blocks(self, exchange: Exchange, question: GetBlocks) -> None:
         height, sent, is_certified = max(1, question.from_height), 0, True
-        while sent < min(question.max_bytes, BATCH) or not is_certified:
+        while sent < min(question.max_bytes, SYNC_BATCH_BYTES) or not is_certified:
             if height <= self._store.base.height:
-                await self._send(exchange, Answer(Pruned(self._store.base.height + 1)))
+                await self._send(exchange, BlocksResponse(Pruned(self._store.base.height + 1)))
                 return
             block, certificate = self._store.raw_block(height), self._store.raw_certificate(height)
             if block is None:
                 return  # the last final block has a certificate, so the answer ended with one
-            await self._send(exchange, Answer(Part(block, certificate)))
+            await self._send(exchange, BlocksResponse(BlockItem(block, certificate)))
             height, sent, is_certified = height + 1, sent + len(block), certificate is not None
 
     async def _send_ends(self, exchange: Exchange, epoch: int) -> None:
         sent = 0
-        while sent < BATCH:
+        while sent < SYNC_BATCH_BYTES:
             end = self._store.epoch_end(epoch)
             if end is None:
                 if not sent and epoch < self._store.header.epoch:
-                    await self._send(exchange, EndAnswer(Pruned(self._store.base.epoch)))
+                    await self._send(exchange, EpochEndsResponse(Pruned(self._store.base.epoch)))
                 return
-            sent += await self._send(exchange, EndAnswer(End(end)))
+            sent += await self._send(exchange, EpochEndsResponse(EpochEndItem(end)))
             epoch += 1
 
     async def _find_chunk(self, peer: bytes, question: GetChunk) -> bytes:
         """The answer to a peer, which may take one turn at a time: a node asks for one chunk after the other."""
-        if question not in self._chunks and (peer in self._asking or len(self._asking) >= MAX_MAKING):
-            return FoundChunk(None).encode()
+        if question not in self._chunks and (peer in self._asking or len(self._asking) >= MAX_CHUNK_REQUESTS):
+            return ChunkResponse(None).encode()
         self._asking.add(peer)
         try:
             return await self._make_chunk(question)
@@ -155,11 +155,11 @@ class SyncServer:
             if raw is None:
                 state = await self._find_state(question.height)
                 if state is None:
-                    return FoundChunk(None).encode()
+                    return ChunkResponse(None).encode()
                 chunk = await self._runtime.run_sync(make_chunk, state.tree, question.after)
-                raw = FoundChunk(chunk).encode()
+                raw = ChunkResponse(chunk).encode()
             self._chunks[question] = raw
-            if len(self._chunks) > MAX_CHUNKS:
+            if len(self._chunks) > MAX_CACHED_CHUNKS:
                 del self._chunks[next(iter(self._chunks))]
             return raw
 
@@ -168,7 +168,7 @@ class SyncServer:
         record = None if state is None else state.get(question.key)
         value = b"" if record is None else record.encode()
         for start in range(0, len(value), PIECE):
-            await self._send(exchange, Piece(value[start : start + PIECE]))
+            await self._send(exchange, ValuePiece(value[start : start + PIECE]))
 
     async def _find_state(self, height: int) -> State | None:
         now = trio.current_time()
@@ -180,8 +180,8 @@ class SyncServer:
             async with self._rewinding:  # one at a time: after a restart the first takes a moment
                 state = await self._runtime.run_sync(self._store.find_end_state, height)
         if state is not None:
-            self._leases[height] = state, now + LEASE
-            while len(self._leases) > MAX_LEASES:
+            self._leases[height] = state, now + STATE_LEASE_S
+            while len(self._leases) > MAX_LEASED_STATES:
                 del self._leases[next(iter(self._leases))]
         return state
 
@@ -192,7 +192,7 @@ class SyncServer:
         height = self._store.height_of_block(block_id)
         return None if height is None else self._store.raw_block(height)
 
-    def _get_operations(self, ids: Iterable[bytes]) -> FoundOperations:
+    def _get_operations(self, ids: Iterable[bytes]) -> OperationsResponse:
         found: list[bytes] = []
         room = MAX_BLOCK
         for operation_id in ids:
@@ -200,4 +200,4 @@ class SyncServer:
             if operation is not None and len(operation.encoded) <= room:
                 found.append(operation.encoded)
                 room -= len(operation.encoded)
-        return FoundOperations(tuple(found))
+        return OperationsResponse(tuple(found))

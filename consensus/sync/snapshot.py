@@ -22,31 +22,31 @@ from chain.store.writer import BlockStore
 from chain.transition.epochs import get_epoch
 from chain.types.blocks import Header
 from consensus.sync.messages import (
-    BATCH,
-    PROTOCOL,
-    TIMEOUT,
-    EndAnswer,
-    FoundChunk,
-    FoundHeader,
+    SYNC_BATCH_BYTES,
+    SYNC_FRAME_TIMEOUT_S,
+    SYNC_PROTOCOL,
+    ChainStatus,
+    ChunkResponse,
+    EpochEndsResponse,
     GetChunk,
     GetEnds,
     GetHeader,
     GetValue,
-    Piece,
+    HeaderResponse,
     Pruned,
     Request,
-    Tip,
+    ValuePiece,
 )
-from consensus.sync.peers import AVOID_LIAR, AVOID_SILENT, SyncPeers
+from consensus.sync.peers import AVOID_LIAR_S, AVOID_SILENT_S, SyncPeers
 from p2p.network import NetworkError
 from p2p.runtime import Runtime
 
 logger = structlog.get_logger(__name__)
 
-PATIENCE = 30.0
+EPOCH_ENDS_TIMEOUT_S = 30.0
 """Seconds that a peer may take in all for a batch of epoch ends."""
-SLOWEST = 100_000
-"""Bytes per second at which a large value must come, after ``PATIENCE``."""
+MIN_VALUE_BYTES_PER_S = 100_000
+"""Bytes per second at which a large value must come, after ``EPOCH_ENDS_TIMEOUT_S``."""
 
 Adopt = Callable[[Sequence[EpochEnd], State], Awaitable[None]]
 """Takes a verified state, staged in the store, and the epoch ends that lead to it; returns when the node goes on."""
@@ -77,8 +77,8 @@ class SnapshotSync:
         self.is_fetching = False
         """Whether a state is on its way here, which the validators of its chain vouch for."""
 
-    async def run(self, peer: bytes, tip: Tip) -> bool:
-        """Follow the epoch ends of ``peer``, which says that it is at ``tip``, and adopt the state at the last.
+    async def run(self, peer: bytes, status: ChainStatus) -> bool:
+        """Follow the epoch ends of ``peer``, which says that it is at ``status``, and adopt the state at the last.
 
         Returns whether that succeeded. What was fetched is kept for the next time.
 
@@ -86,7 +86,7 @@ class SnapshotSync:
             CheckpointError: the last block that this node trusts is too old.
             StoreError: the disk failed.
         """
-        light = await self.follow(peer, tip)
+        light = await self.follow(peer, status)
         ends = [] if light is None else light.ends
         if not ends or ends[-1].header.height <= self._store.height:
             return False
@@ -109,7 +109,7 @@ class SnapshotSync:
                 return True
         return False
 
-    async def follow(self, peer: bytes, tip: Tip) -> LightChain | None:
+    async def follow(self, peer: bytes, status: ChainStatus) -> LightChain | None:
         """The epoch ends of ``peer`` from what this node trusts on, verified; None if it lies or does not have them.
 
         Raises:
@@ -120,15 +120,15 @@ class SnapshotSync:
             light = LightChain(self._store.genesis, trusted, self._checkpoint)  # with the restarts accepted so far
             while await self._fetch_ends(peer, light):
                 pass
-            promised = get_epoch(self._genesis.parameters, tip.height)
-            if light.next_epoch < promised:
-                raise InvalidBlock("height", f"{tip.height} is claimed, but not the end of epoch {light.next_epoch}")
+            reserved = get_epoch(self._genesis.parameters, status.height)
+            if light.next_epoch < reserved:
+                raise InvalidBlock("height", f"{status.height} is claimed, but not the end of epoch {light.next_epoch}")
         except CheckpointError:
             raise
         except LedgerError as error:
-            self._peers.avoid(peer, AVOID_LIAR, str(error))
+            self._peers.avoid(peer, AVOID_LIAR_S, str(error))
         except (NetworkError, trio.TooSlowError, _Unavailable) as error:
-            self._peers.avoid(peer, AVOID_SILENT, str(error) or "too slow")
+            self._peers.avoid(peer, AVOID_SILENT_S, str(error) or "too slow")
         else:
             return light
         return None
@@ -138,8 +138,10 @@ class SnapshotSync:
         checkpoint = self._checkpoint
         if checkpoint is None or checkpoint.height <= self._store.height:
             return self._store.header
-        raw = await self._peers.streams.request(peer, PROTOCOL, Request(GetHeader(checkpoint.height)).encode(), TIMEOUT)
-        header = FoundHeader.decode(raw).header
+        raw = await self._peers.streams.request(
+            peer, SYNC_PROTOCOL, Request(GetHeader(checkpoint.height)).encode(), SYNC_FRAME_TIMEOUT_S
+        )
+        header = HeaderResponse.decode(raw).header
         if header is None:
             raise _Unavailable(f"the peer has no header of the checkpoint {checkpoint}")
         if header.id != checkpoint.block_id:
@@ -154,15 +156,15 @@ class SnapshotSync:
     async def _fetch_ends(self, peer: bytes, light: LightChain) -> bool:
         """Take a batch of epoch ends. Returns whether there may be more."""
         size, first = 0, light.next_epoch if light.ends else light.trusted.epoch
-        with trio.fail_after(PATIENCE):
-            async with self._peers.streams.open(peer, PROTOCOL) as exchange:
+        with trio.fail_after(EPOCH_ENDS_TIMEOUT_S):
+            async with self._peers.streams.open(peer, SYNC_PROTOCOL) as exchange:
                 await exchange.send(Request(GetEnds(first)).encode(), end=True)
-                while size < BATCH:
-                    with trio.fail_after(TIMEOUT):
+                while size < SYNC_BATCH_BYTES:
+                    with trio.fail_after(SYNC_FRAME_TIMEOUT_S):
                         raw = await exchange.receive()
                     if raw is None:
                         return False
-                    content = EndAnswer.decode(raw).content
+                    content = EpochEndsResponse.decode(raw).content
                     if isinstance(content, Pruned):
                         raise _Unavailable(f"the peer knows the chain only from epoch {content.first} on")
                     await self._runtime.run_sync(light.add, content.end)
@@ -185,11 +187,11 @@ class SnapshotSync:
             except StoreError:
                 raise
             except LedgerError as error:
-                self._peers.avoid(peer, AVOID_LIAR, str(error))
+                self._peers.avoid(peer, AVOID_LIAR_S, str(error))
             except _Unavailable:
                 without.add(peer)
             except (NetworkError, trio.TooSlowError) as error:
-                self._peers.avoid(peer, AVOID_SILENT, str(error) or "too slow")
+                self._peers.avoid(peer, AVOID_SILENT_S, str(error) or "too slow")
         return True
 
     async def _fetch_chunk(self, peer: bytes, header: Header) -> None:
@@ -198,7 +200,7 @@ class SnapshotSync:
         raw = await self._peers.ask(peer, GetChunk(header.height, None if frontier is None else frontier.path))
         if raw is None:
             return  # and the peer is avoided
-        chunk = FoundChunk.decode(raw).chunk
+        chunk = ChunkResponse.decode(raw).chunk
         if chunk is None:
             raise _Unavailable
         advanced = await self._runtime.run_sync(add_chunk, frontier, chunk, header.state_root)
@@ -212,15 +214,15 @@ class SnapshotSync:
     async def _fetch_value(self, peer: bytes, header: Header, entry: LargeEntry) -> bytes:
         value = bytearray()
         started = trio.current_time()
-        async with self._peers.streams.open(peer, PROTOCOL) as exchange:
+        async with self._peers.streams.open(peer, SYNC_PROTOCOL) as exchange:
             await exchange.send(Request(GetValue(header.height, entry.key)).encode(), end=True)
             while True:
-                left = started + PATIENCE + len(value) / SLOWEST - trio.current_time()
-                with trio.fail_after(min(TIMEOUT, max(0.0, left))):
+                left = started + EPOCH_ENDS_TIMEOUT_S + len(value) / MIN_VALUE_BYTES_PER_S - trio.current_time()
+                with trio.fail_after(min(SYNC_FRAME_TIMEOUT_S, max(0.0, left))):
                     raw = await exchange.receive()
                 if raw is None:
                     break
-                value += Piece.decode(raw).data
+                value += ValuePiece.decode(raw).data
                 if len(value) > MAX_VALUE:
                     raise InvalidSnapshot(f"a value of more than {MAX_VALUE} bytes")
         if not value:

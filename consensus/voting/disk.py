@@ -1,7 +1,7 @@
 """Opening what a node keeps on disk: what is damaged is set aside, and the node goes on without it.
 
 The chain comes back from other nodes. Votes do not, so whoever may have lost some waits with voting
-(:mod:`consensus.voting.recovery`). Nothing is ever deleted, and nothing is lost without a line in the log.
+(:mod:`consensus.voting.lockout`). Nothing is ever deleted, and nothing is lost without a line in the log.
 
 Set aside is only what is proven not to be what was written. A database that is in use, a full disk or missing
 permissions are errors, as is the chain of another genesis.
@@ -27,7 +27,7 @@ from chain.store.kv import CHAIN_DIRECTORY, LevelStore, Store
 from chain.store.reader import encode_mark
 from chain.store.writer import BlockStore
 from consensus.voting.journal import (
-    MEMO_SIZE,
+    NONCE_BYTES,
     DiskFile,
     Journal,
     JournalDamaged,
@@ -35,15 +35,14 @@ from consensus.voting.journal import (
     make_start,
     sync_directory,
 )
-from consensus.voting.vote_store import Voting
-from consensus.voting.vote_support import PREFIX as EVIDENCE
-from consensus.voting.vote_support import EvidenceStore
+from consensus.voting.vote_store import VoteStore
+from consensus.voting.vote_support import SUPPORT_PREFIX, VoteSupportStore
 
 logger = structlog.get_logger(__name__)
 
-JOURNAL = "votes.journal"
+JOURNAL_FILE = "votes.journal"
 """The vote journal in a node's data directory."""
-FAULT = "DAMAGED"
+FAULT_FILE = "DAMAGED"
 """File in a database's directory that says what was found wrong with it while the node ran."""
 
 
@@ -60,13 +59,13 @@ class Disk(Protocol):
     def get_fault(self) -> str | None:
         """Damage to the database that was found while the node ran."""
 
-    def set_store_aside(self) -> str:
+    def quarantine_store(self) -> str:
         """Rename the chain's database, which is closed, durably. Returns what to."""
 
     def open_journal(self) -> JournalFile:
         """The file of the vote journal; an empty one if there is none."""
 
-    def set_journal_aside(self) -> str:
+    def quarantine_journal(self) -> str:
         """Rename the vote journal, which is closed, durably. Returns what to."""
 
 
@@ -86,7 +85,7 @@ class DataDisk:
     def note_fault(self, error: StoreDamaged) -> None:
         """Have the next start repair the database: by itself it might not come across the damage."""
         with suppress(OSError):  # then it is found again where it was found now
-            (self._directory / CHAIN_DIRECTORY / FAULT).write_text(error.fault, encoding="utf-8")
+            (self._directory / CHAIN_DIRECTORY / FAULT_FILE).write_text(error.fault, encoding="utf-8")
 
     def open_store(self) -> Store:
         self._store = LevelStore(self._directory / CHAIN_DIRECTORY)
@@ -94,20 +93,20 @@ class DataDisk:
 
     def get_fault(self) -> str | None:
         try:
-            return (self._directory / CHAIN_DIRECTORY / FAULT).read_text(encoding="utf-8", errors="replace")
+            return (self._directory / CHAIN_DIRECTORY / FAULT_FILE).read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:
             return None
 
-    def set_store_aside(self) -> str:
-        return self._set_aside(CHAIN_DIRECTORY)
+    def quarantine_store(self) -> str:
+        return self._quarantine(CHAIN_DIRECTORY)
 
     def open_journal(self) -> JournalFile:
-        return DiskFile(self._directory / JOURNAL)
+        return DiskFile(self._directory / JOURNAL_FILE)
 
-    def set_journal_aside(self) -> str:
-        return self._set_aside(JOURNAL)
+    def quarantine_journal(self) -> str:
+        return self._quarantine(JOURNAL_FILE)
 
-    def _set_aside(self, name: str) -> str:
+    def _quarantine(self, name: str) -> str:
         stamp = datetime.fromtimestamp(self._now() / 1000, UTC).strftime("%Y%m%dT%H%M%SZ")
         place = self._directory / f"{name}.damaged-{stamp}"
         while place.exists():  # within one second: a rename must not put one thing in place of another
@@ -118,21 +117,21 @@ class DataDisk:
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
-    """What a node runs on; ``voting`` is None for one that only follows."""
+class NodeStorage:
+    """What a node runs on; ``vote_store`` is None for one that only follows."""
 
     store: Store
     blocks: BlockStore
-    voting: Voting | None
+    vote_store: VoteStore | None
 
     def close(self) -> None:
         """Let go of all of it."""
-        if self.voting is not None:
-            self.voting.journal.close()
+        if self.vote_store is not None:
+            self.vote_store.journal.close()
         self.store.close()
 
 
-def open_disk(
+def open_storage(
     disk: Disk,
     genesis: Genesis,
     key: KeyPair,
@@ -141,7 +140,7 @@ def open_disk(
     votes: bool,
     kept: tuple[bytes, ...] = (),
     keep_epochs: int = 0,
-) -> Opened:
+) -> NodeStorage:
     """Open the chain, and with ``votes`` the vote journal; set aside and begin anew what is damaged.
 
     ``kept`` are key prefixes of the database, beside those of agreement, that no other node can bring back: they are
@@ -152,9 +151,11 @@ def open_disk(
         StoreError: it cannot be opened, for another reason than damage.
     """
     try:
-        store, blocks = _open_chain(disk, genesis, (EVIDENCE, *kept), keep_epochs)
+        store, blocks = _open_chain(disk, genesis, (SUPPORT_PREFIX, *kept), keep_epochs)
         try:
-            return Opened(store, blocks, _open_voting(disk, genesis, key, store, blocks, random) if votes else None)
+            return NodeStorage(
+                store, blocks, _open_vote_store(disk, genesis, key, store, blocks, random) if votes else None
+            )
         except BaseException:
             store.close()
             raise
@@ -190,7 +191,7 @@ def _open_chain(disk: Disk, genesis: Genesis, kept: tuple[bytes, ...], keep_epoc
     logger.error(
         "the chain database is damaged: it is kept aside, and the chain is fetched from other nodes",
         fault=fault,
-        kept_as=disk.set_store_aside(),
+        kept_as=disk.quarantine_store(),
         entries_carried_over=len(rescued),
         lost_unless_put_back=[_NAMES.get(prefix, prefix.decode()) for prefix in lost],
     )
@@ -218,14 +219,14 @@ def _check_complete(store: Store, blocks: BlockStore) -> None:
         raise StoreDamaged(f"there are {count} blocks from {first + 1} to {blocks.height}")
 
 
-_NAMES = {EVIDENCE: "blocks that own votes rest on", b"w": "numbers of own holds that were not final"}
+_NAMES = {SUPPORT_PREFIX: "blocks that own votes rest on", b"w": "numbers of own holds that were not final"}
 
 
-def _open_voting(
+def _open_vote_store(
     disk: Disk, genesis: Genesis, key: KeyPair, store: Store, blocks: BlockStore, random: random.Random
-) -> Voting:
+) -> VoteStore:
     """The journal, proven to hold every vote it ever held, or one that makes the validator wait."""
-    mark, evidence = blocks.journal_mark, EvidenceStore(store)
+    mark, support = blocks.journal_mark, VoteSupportStore(store)
     journal: Journal | None = None
     loss = "there is none"
     file = disk.open_journal()
@@ -233,37 +234,37 @@ def _open_voting(
         if file.get_size():
             try:
                 journal = Journal(file, genesis.chain_id, key.public_key)
-                Voting(key, journal, evidence).check(mark)
+                VoteStore(key, journal, support).reconcile(mark)
             except JournalDamaged as error:
                 journal, loss = None, error.reason
                 file.close()
                 logger.error(
                     "the vote journal is damaged: it is kept aside",
-                    at_byte=error.offset, reason=error.reason, kept_as=disk.set_journal_aside(),
+                    at_byte=error.offset, reason=error.reason, kept_as=disk.quarantine_journal(),
                 )  # fmt: skip
                 file = disk.open_journal()
-        memo = random.randbytes(MEMO_SIZE)
+        nonce = random.randbytes(NONCE_BYTES)
         if journal is None:
-            start = make_start(genesis.chain_id, key.public_key, memo)
+            start = make_start(genesis.chain_id, key.public_key, nonce)
             if mark is not None:  # which the journal must reach from now on
                 start = replace(start, first=mark[0], previous=mark[1])
             journal = Journal(file, genesis.chain_id, key.public_key, start)
         elif mark is None and not journal.is_blank:
             loss = "the database that knew its length is lost"
-            if not journal.start.memo:  # no vote was signed since that one was made
-                journal.wait(memo)
-        elif journal.start.memo:
+            if not journal.start.nonce:  # no vote was signed since that one was made
+                journal.lock(nonce)
+        elif journal.start.nonce:
             loss = "lost before an earlier start"
-        if journal.start.memo:
+        if journal.start.nonce:
             logger.error(
                 "this validator may have forgotten votes: it votes again in the epoch after the one in which an "
                 "operation that it now makes is final",
                 journal=loss,
-                memo=journal.start.memo.hex(),
+                nonce=journal.start.nonce.hex(),
             )
         if mark is None:
             store.write(encode_mark((journal.length, journal.head_hash)))
     except BaseException:
         file.close()
         raise
-    return Voting(key, journal, evidence)
+    return VoteStore(key, journal, support)

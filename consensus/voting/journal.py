@@ -1,12 +1,12 @@
 """The vote journal: every vote of this node, durable before it is sent, so that no crash makes it contradict itself.
 
-The file is a row of records of ``RECORD_SIZE`` bytes and nothing else. The first says where the row begins
-(:class:`Start`), every other holds one vote:
+The file is a row of records of ``RECORD_BYTES`` bytes and nothing else. The first says where the row begins
+(:class:`JournalStart`), every other holds one vote:
 
 ====================  ======================================================
 8 bytes, big-endian   the vote's epoch, so that a vote need not be decoded to find those of an epoch (first record: 0)
 2 bytes, big-endian   length of the encoding that follows
-``PAYLOAD_SIZE``      the canonical encoding of the vote (first record: of the start), filled up with zeros
+``PAYLOAD_BYTES``      the canonical encoding of the vote (first record: of the start), filled up with zeros
 32 bytes              hash of the vote before (for the oldest, what the start names; for the start, of chain id and
                       key) and of all bytes above
 ====================  ======================================================
@@ -14,7 +14,7 @@ The file is a row of records of ``RECORD_SIZE`` bytes and nothing else. The firs
 Records of one size leave no doubt about where the last one begins, and never straddle a disk sector. A shorter rest at
 the end is a record whose write was cut off: its vote was never sent, and it is cut away. So is a last record of nothing
 but zeros, as some file systems leave it when power fails between a write and its sync. Anything else that does not fit
-is damage. A file that ends early at a whole record, or after the cut, looks right by itself; ``check_reaches`` compares
+is damage. A file that ends early at a whole record, or after the cut, looks right by itself; ``validate_mark`` compares
 it with the length and hash that the ledger's database holds (the *mark*), which is never behind what was sent.
 
 A vote is counted and hashed as if none had ever been dropped: dropping old ones changes neither ``length`` nor
@@ -35,15 +35,15 @@ from chain.codec import Bounds, Hash, Natural, Record
 from chain.exceptions import CodecError, StoreError, StoreInUse
 from chain.types.votes import Vote
 
-RECORD_SIZE = 256
-HASH_SIZE = 32
-PAYLOAD_SIZE = RECORD_SIZE - 10 - HASH_SIZE
+RECORD_BYTES = 256
+HASH_BYTES = 32
+PAYLOAD_BYTES = RECORD_BYTES - 10 - HASH_BYTES
 
-PRUNE_AT = 4096
+PRUNE_AT_RECORDS = 4096
 """Old votes worth rewriting the file to be rid of."""
-MEMO_SIZE = 32
+NONCE_BYTES = 32
 
-_CHUNK = 4096 * RECORD_SIZE
+_CHUNK_BYTES = 4096 * RECORD_BYTES
 
 
 class JournalDamaged(StoreError):
@@ -59,23 +59,23 @@ class JournalDamaged(StoreError):
 
 
 @dataclass(frozen=True, slots=True)
-class Start(Record):
+class JournalStart(Record):
     """Where a journal begins, and what it cannot answer for.
 
     ``first`` votes were dropped or lost; the hash of the last of them is ``previous``. Their epochs are before
-    ``floor``, in which nothing more may be signed; but while there is a ``memo`` they may be of any epoch
-    (:mod:`consensus.voting.recovery`).
+    ``first_epoch``, in which nothing more may be signed; but while there is a ``nonce`` they may be of any epoch
+    (:mod:`consensus.voting.lockout`).
     """
 
     first: Natural
     previous: Hash
-    floor: Natural
-    memo: Annotated[bytes, Bounds(0, MEMO_SIZE)]
+    first_epoch: Natural
+    nonce: Annotated[bytes, Bounds(0, NONCE_BYTES)]
 
 
-def make_start(chain_id: bytes, public_key: bytes, memo: bytes = b"") -> Start:
+def make_start(chain_id: bytes, public_key: bytes, nonce: bytes = b"") -> JournalStart:
     """The start of a journal of no votes."""
-    return Start(0, get_root(chain_id, public_key), 0, memo)
+    return JournalStart(0, get_root(chain_id, public_key), 0, nonce)
 
 
 def get_root(chain_id: bytes, public_key: bytes) -> bytes:
@@ -225,7 +225,9 @@ class Journal:
         OSError: the disk failed.
     """
 
-    def __init__(self, file: JournalFile, chain_id: bytes, public_key: bytes, start: Start | None = None) -> None:
+    def __init__(
+        self, file: JournalFile, chain_id: bytes, public_key: bytes, start: JournalStart | None = None
+    ) -> None:
         self._file = file
         self._public_key = public_key
         self._root = get_root(chain_id, public_key)
@@ -240,10 +242,10 @@ class Journal:
         """Number of votes, those that were dropped included."""
         self.head_hash = self.start.previous
         """Hash of the last vote, which covers all before it."""
-        count, rest = divmod(file.get_size() - RECORD_SIZE, RECORD_SIZE)
-        self._is_cut = bool(count) and not rest and not any(file.read(count * RECORD_SIZE, RECORD_SIZE))
+        count, rest = divmod(file.get_size() - RECORD_BYTES, RECORD_BYTES)
+        self._is_cut = bool(count) and not rest and not any(file.read(count * RECORD_BYTES, RECORD_BYTES))
         if self._is_cut:
-            count, rest = count - 1, RECORD_SIZE
+            count, rest = count - 1, RECORD_BYTES
         for content, record_hash in self._scan(self.length, self.length + count):
             self._note(int.from_bytes(content[:8], "big"), record_hash)
         if rest:
@@ -268,7 +270,7 @@ class Journal:
     @property
     def is_blank(self) -> bool:
         """Whether it is as it was begun, with no vote and no word of any."""
-        return self.length == 0 and self.start.floor == 0 and not self.start.memo and not self._is_cut
+        return self.length == 0 and self.start.first_epoch == 0 and not self.start.nonce and not self._is_cut
 
     def append(self, vote: Vote) -> None:
         """Add a vote; it is durable when this returns.
@@ -293,21 +295,21 @@ class Journal:
         """``length`` and ``head_hash`` as they will be once ``vote`` was added."""
         return self.length + 1, self._seal(vote)[1]
 
-    def wait(self, memo: bytes) -> None:
-        """Note that votes may be missing: none may be signed until :meth:`resume`. Durable when this returns.
+    def lock(self, nonce: bytes) -> None:
+        """Note that votes may be missing: none may be signed until :meth:`unlock`. Durable when this returns.
 
         Raises:
             StoreError: the disk failed.
         """
-        self._rewrite(replace(self.start, memo=memo))
+        self._rewrite(replace(self.start, nonce=nonce))
 
-    def resume(self, floor: int) -> None:
-        """Note that what is missing is of epochs before ``floor``. Durable when this returns.
+    def unlock(self, first_epoch: int) -> None:
+        """Note that what is missing is of epochs before ``first_epoch``. Durable when this returns.
 
         Raises:
             StoreError: the disk failed.
         """
-        self._rewrite(replace(self.start, floor=max(floor, self.start.floor), memo=b""))
+        self._rewrite(replace(self.start, first_epoch=max(first_epoch, self.start.first_epoch), nonce=b""))
 
     def prune(self, epoch: int) -> None:
         """Drop the votes of epochs before ``epoch``, now or later; nothing may be signed in those any more.
@@ -316,10 +318,10 @@ class Journal:
             StoreError: the disk failed.
         """
         first = min((first for known, (first, _) in self._spans.items() if known >= epoch), default=self.length)
-        if first - self.start.first < PRUNE_AT:
+        if first - self.start.first < PRUNE_AT_RECORDS:
             return
-        previous, floor = self._get_hash(first), max(epoch, self.start.floor)
-        self._rewrite(replace(self.start, first=first, previous=previous, floor=floor))
+        previous, first_epoch = self._get_hash(first), max(epoch, self.start.first_epoch)
+        self._rewrite(replace(self.start, first=first, previous=previous, first_epoch=first_epoch))
         self._spans = {known: (max(first, begin), end) for known, (begin, end) in self._spans.items() if end > first}
 
     def votes(self, epoch: int) -> list[Vote]:
@@ -338,7 +340,7 @@ class Journal:
                     raise JournalDamaged(self._get_offset(number), f"not a vote: {error}") from error
         return votes
 
-    def check_reaches(self, length: int, head_hash: bytes) -> None:
+    def validate_mark(self, length: int, head_hash: bytes) -> None:
         """Whether the journal still holds what it held when its length and hash were noted.
 
         What was noted before the oldest vote here is reached, since the start says so.
@@ -362,7 +364,7 @@ class Journal:
         if not self._is_usable:
             raise StoreError("the vote journal failed before: open it again")
 
-    def _rewrite(self, start: Start) -> None:
+    def _rewrite(self, start: JournalStart) -> None:
         """Replace the start, and drop the votes before it."""
         self._check_usable()
         offset = self._get_offset(start.first)
@@ -379,17 +381,17 @@ class Journal:
         content = _pad(vote.epoch, vote.encode())
         return content, crypto.hash_bytes("journal", self.head_hash, content)
 
-    def _seal_start(self, start: Start) -> bytes:
+    def _seal_start(self, start: JournalStart) -> bytes:
         content = _pad(0, start.encode())
         return content + crypto.hash_bytes("journal", self._root, content)
 
-    def _read_start(self) -> Start:
-        record = self._file.read(0, RECORD_SIZE)
-        content, record_hash = record[:-HASH_SIZE], record[-HASH_SIZE:]
-        if len(record) < RECORD_SIZE or crypto.hash_bytes("journal", self._root, content) != record_hash:
+    def _read_start(self) -> JournalStart:
+        record = self._file.read(0, RECORD_BYTES)
+        content, record_hash = record[:-HASH_BYTES], record[-HASH_BYTES:]
+        if len(record) < RECORD_BYTES or crypto.hash_bytes("journal", self._root, content) != record_hash:
             raise JournalDamaged(0, "wrong hash, or of another chain or key")
         try:
-            return Start.decode(_unpad(content))
+            return JournalStart.decode(_unpad(content))
         except CodecError as error:
             raise JournalDamaged(0, f"not the start of a journal: {error}") from error
 
@@ -401,13 +403,13 @@ class Journal:
 
     def _get_offset(self, number: int) -> int:
         """Where vote ``number`` lies in the file."""
-        return (number - self.start.first + 1) * RECORD_SIZE
+        return (number - self.start.first + 1) * RECORD_BYTES
 
     def _get_hash(self, number: int) -> bytes:
         """The hash before vote ``number``: that of the vote before it."""
         if number == self.start.first:
             return self.start.previous
-        return self._file.read(self._get_offset(number) - HASH_SIZE, HASH_SIZE)
+        return self._file.read(self._get_offset(number) - HASH_BYTES, HASH_BYTES)
 
     def _scan(self, first: int, end: int) -> Iterator[tuple[bytes, bytes]]:
         """Content and hash, checked, of the votes from number ``first`` to before ``end``.
@@ -417,12 +419,12 @@ class Journal:
         """
         previous = self._get_hash(first)
         last = self._get_offset(end)
-        for offset in range(self._get_offset(first), last, _CHUNK):
-            size = min(_CHUNK, last - offset)
+        for offset in range(self._get_offset(first), last, _CHUNK_BYTES):
+            size = min(_CHUNK_BYTES, last - offset)
             chunk = self._file.read(offset, size)
-            for start in range(0, size, RECORD_SIZE):
-                content = chunk[start : start + RECORD_SIZE - HASH_SIZE]
-                record_hash = chunk[start + RECORD_SIZE - HASH_SIZE : start + RECORD_SIZE]
+            for start in range(0, size, RECORD_BYTES):
+                content = chunk[start : start + RECORD_BYTES - HASH_BYTES]
+                record_hash = chunk[start + RECORD_BYTES - HASH_BYTES : start + RECORD_BYTES]
                 if crypto.hash_bytes("journal", previous, content) != record_hash:
                     raise JournalDamaged(offset + start, "wrong hash")
                 yield content, record_hash
@@ -431,7 +433,7 @@ class Journal:
 
 def _pad(epoch: int, payload: bytes) -> bytes:
     """What a record holds, but for its hash."""
-    return epoch.to_bytes(8, "big") + len(payload).to_bytes(2, "big") + payload.ljust(PAYLOAD_SIZE, b"\0")
+    return epoch.to_bytes(8, "big") + len(payload).to_bytes(2, "big") + payload.ljust(PAYLOAD_BYTES, b"\0")
 
 
 def _unpad(content: bytes) -> bytes:

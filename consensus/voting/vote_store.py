@@ -11,8 +11,8 @@ from chain import crypto
 from chain.types.blocks import Block
 from chain.types.votes import Certificate, Vote
 from consensus.voting.journal import Journal
-from consensus.voting.recovery import Recovery
-from consensus.voting.vote_support import EvidenceStore
+from consensus.voting.lockout import VotingLockout
+from consensus.voting.vote_support import VoteSupportStore
 
 logger = structlog.get_logger(__name__)
 
@@ -21,29 +21,29 @@ KEPT_EPOCHS = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Voting:
+class VoteStore:
     """What a validator needs to vote: its key, and where votes are made durable."""
 
     key: crypto.KeyPair
     journal: Journal
-    evidence: EvidenceStore
-    recovery: Recovery = field(init=False)
+    support: VoteSupportStore
+    lockout: VotingLockout = field(init=False)
 
     def __post_init__(self) -> None:
         start = self.journal.start
-        object.__setattr__(self, "recovery", Recovery(self.key.public_key, start.floor, start.memo))
+        object.__setattr__(self, "lockout", VotingLockout(self.key.public_key, start.first_epoch, start.nonce))
 
     @property
     def mark(self) -> tuple[int, bytes]:
         """Length and head hash of the journal, by which the chain's database can tell that votes are missing."""
         return self.journal.length, self.journal.head_hash
 
-    def persist(self, vote: Vote, evidence: Block | Certificate | None) -> None:
+    def persist(self, vote: Vote, support: Block | Certificate | None) -> None:
         """Make a vote durable, after what it rests on."""
-        self.evidence.put(vote, evidence, self.journal.compute_mark(vote))
+        self.support.put(vote, support, self.journal.compute_mark(vote))
         self.journal.append(vote)
 
-    def check(self, mark: tuple[int, bytes] | None) -> None:
+    def reconcile(self, mark: tuple[int, bytes] | None) -> None:
         """Complete the journal after a crash within :meth:`persist`, and check that it reaches ``mark``.
 
         Raises:
@@ -51,19 +51,19 @@ class Voting:
         """
         if mark is None:
             return
-        vote = self.evidence.last_vote
+        vote = self.support.last_vote
         if vote is not None and self.journal.compute_mark(vote) == mark:
             self.journal.append(vote)
-        self.journal.check_reaches(*mark)
+        self.journal.validate_mark(*mark)
 
     def on_final(self, blocks: Iterable[Block]) -> None:
         """Take blocks that are about to count as final here."""
         for block in blocks:
-            if self.recovery.on_final(block):
-                self.journal.resume(self.recovery.floor)
-                logger.warning("this validator votes again", from_epoch=self.recovery.floor, height=block.height)
+            if self.lockout.on_final(block):
+                self.journal.unlock(self.lockout.first_epoch)
+                logger.warning("this validator votes again", from_epoch=self.lockout.first_epoch, height=block.height)
 
     def prune(self, certificate: Certificate) -> None:
         """Forget what nothing can need any more once the block of ``certificate`` is final here."""
-        self.evidence.prune(certificate.epoch, certificate.view)
+        self.support.prune(certificate.epoch, certificate.view)
         self.journal.prune(certificate.epoch - KEPT_EPOCHS)

@@ -15,14 +15,14 @@ from chain.store.reader import encode_mark
 from chain.types.blocks import Block
 from chain.types.votes import Certificate, Vote
 
-PREFIX = b"e"
+SUPPORT_PREFIX = b"e"
 _BLOCK, _CERTIFICATE = b"b", b"c"
 _LAST_VOTE = b"mvote"
-FORGET_AT = 16
+PRUNE_AT_ENTRIES = 16
 """Entries worth a write to be forgotten."""
 
 
-class EvidenceStore:
+class VoteSupportStore:
     """The evidence of own votes, on any :class:`chain.store.kv.Store` (usually that of the chain).
 
     Raises:
@@ -31,7 +31,7 @@ class EvidenceStore:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._keys = [key for key, _ in store.items(PREFIX)]
+        self._keys = [key for key, _ in store.items(SUPPORT_PREFIX)]
 
     def put(self, vote: Vote, evidence: Block | Certificate | None, mark: tuple[int, bytes]) -> None:
         """Keep a vote, what it rests on, and how far the journal reaches with it. On disk when this returns."""
@@ -54,7 +54,7 @@ class EvidenceStore:
     def load(self, epoch: int) -> list[Block | Certificate]:
         """The evidence of an epoch, in the order of views."""
         found: list[Block | Certificate] = []
-        for key, raw in self._store.items(PREFIX + epoch.to_bytes(8, "big")):
+        for key, raw in self._store.items(SUPPORT_PREFIX + epoch.to_bytes(8, "big")):
             try:
                 found.append(Block.decode(raw[1:]) if raw[:1] == _BLOCK else Certificate.decode(raw[1:]))
             except CodecError as error:
@@ -65,10 +65,10 @@ class EvidenceStore:
         """Forget what lies before a view in which a block became final, now or later."""
         limit = _get_key(epoch, view)
         old = [key for key in self._keys if key < limit]
-        if len(old) >= FORGET_AT:
+        if len(old) >= PRUNE_AT_ENTRIES:
             self._store.write(dict.fromkeys(old))
             self._keys = [key for key in self._keys if key >= limit]
 
 
 def _get_key(epoch: int, view: int) -> bytes:
-    return PREFIX + epoch.to_bytes(8, "big") + view.to_bytes(8, "big")
+    return SUPPORT_PREFIX + epoch.to_bytes(8, "big") + view.to_bytes(8, "big")

@@ -17,7 +17,7 @@ from chain.crypto import KeyPair
 from chain.genesis import CREDIT, Genesis, Parameters, load_genesis, make_genesis, make_validator
 from chain.keyfile import create_identity
 from chain.light.client import Checkpoint
-from consensus.voting.disk import JOURNAL
+from consensus.voting.disk import JOURNAL_FILE
 from consensus.voting.journal import Journal
 from p2p.addresses import parse_proxy
 from p2p.runtime import RealRuntime
@@ -111,7 +111,7 @@ def init(
         joined = make_genesis(new_chain, RealRuntime().now(), beacon, [account])
     (directory / GENESIS_FILE).write_text(joined.to_json(), encoding="utf-8")
     write_default_config(directory / CONFIG_FILE, NodeConfig(checkpoint=checkpoint))
-    Journal.open(directory / JOURNAL, joined.chain_id, key.public_key).close()
+    Journal.open(directory / JOURNAL_FILE, joined.chain_id, key.public_key).close()
     print(f"address  {key.address}")
     print(f"chain    {joined.name} ({joined.chain_id.hex()[:8]})")
     print(f"edit {directory / CONFIG_FILE}, then start the node with: wwwserve run -d {directory}")

@@ -38,7 +38,7 @@ def open_remote(multiaddress: str, genesis: Path | None, socks5: str | None) -> 
         StoreError: an address is malformed.
         NetworkError, LedgerError: the chain cannot be fetched.
     """
-    from consensus.sync.download import fetch_chain
+    from consensus.sync.download import download_chain
     from p2p.host.network import Libp2pNetwork
     from p2p.host.transport import DialRules
 
@@ -54,7 +54,7 @@ def open_remote(multiaddress: str, genesis: Path | None, socks5: str | None) -> 
     network = Libp2pNetwork(KeyPair(secrets.token_bytes(32)), (), RealRuntime(), rules=rules)
     with tempfile.TemporaryDirectory(prefix="wwwserve-verify-") as directory:
         file = Path(directory) / "chain.export"
-        trio.run(fetch_chain, network, trusted, peer, address, file)
+        trio.run(download_chain, network, trusted, peer, address, file)
         return ExportSource(file)  # it keeps the file open, which may lose its name then
 
 

@@ -17,7 +17,7 @@ import yaml
 
 from chain.crypto import KeyPair
 from chain.genesis import Genesis
-from consensus.voting.disk import JOURNAL
+from consensus.voting.disk import JOURNAL_FILE
 from consensus.voting.journal import Journal
 from serving.config.data_directory import ADMIN_TOKEN_FILE, CONFIG_FILE, GENESIS_FILE
 
@@ -85,7 +85,7 @@ class NodeProcess:
     def write_chain(self, genesis: Genesis) -> None:
         """Write the genesis file, and a vote journal without votes."""
         (self.directory / GENESIS_FILE).write_text(genesis.to_json(), encoding="utf-8")
-        Journal.open(self.directory / JOURNAL, genesis.chain_id, self.key.public_key).close()
+        Journal.open(self.directory / JOURNAL_FILE, genesis.chain_id, self.key.public_key).close()
 
     def write_config(self, content: Mapping[str, Any]) -> None:
         """Write the configuration: the node's own ports, and the keys in ``content``."""

@@ -21,12 +21,12 @@ from chain.transition.block import state_transition, verify_finality
 from chain.transition.epochs import Epoch, get_next_epoch
 from chain.transition.restart_file import RestartFile, accept, build_restart
 from chain.types.votes import is_slashable
-from consensus.voting.disk import Opened
-from consensus.voting.vote_store import Voting
+from consensus.voting.disk import NodeStorage
+from consensus.voting.vote_store import VoteStore
 from p2p.runtime import RealRuntime
 from serving.cli.errors import CommandError
 
-OpenStoppedNode = Callable[[Path | None], AbstractContextManager[tuple[Opened, KeyPair]]]
+OpenStoppedNode = Callable[[Path | None], AbstractContextManager[tuple[NodeStorage, KeyPair]]]
 """Opens the data directory of a stopped node; see :func:`serving.cli.stopped_node.open_stopped_node`."""
 ReplaceGenesis = Callable[[Path | None, str], None]
 """Puts another genesis file into a data directory; see :func:`serving.cli.stopped_node.replace_genesis`."""
@@ -65,10 +65,10 @@ class _RestartCommands:
         except KeyFormatError as error:
             raise CommandError(f"--remove: {error}") from error
         with self.open_stopped_node(data_dir) as (opened, key):
-            blocks, voting = opened.blocks, _get_voting(opened)
+            blocks, vote_store = opened.blocks, _get_voting(opened)
             now = RealRuntime().now()
             proposal = build_restart(blocks.genesis, key, blocks.header, blocks.state, removed, now)
-            signed = _sign(file, proposal, key, voting)
+            signed = _sign(file, proposal, key, vote_store)
             _describe(signed, opened)
         print(f"hand {file} to the others: wwwserve chain restart sign {file}")
 
@@ -119,7 +119,7 @@ class _RestartCommands:
             verify_finality(blocks.genesis, epoch.validators, content.block.header, certificate)
             genesis = blocks.accept_restart(content.block.id)
             self.replace_genesis(data_dir, genesis.to_json())
-            journal = None if opened.voting is None else opened.voting.journal
+            journal = None if opened.vote_store is None else opened.vote_store.journal
             mark = None if journal is None else (journal.length, journal.head_hash)
             blocks.append([(content.block, transition)], certificate, mark)
         print("restarted; the genesis file names it, and is what newcomers need. Start the node with: wwwserve run")
@@ -139,29 +139,29 @@ def _write(file: Path, content: RestartFile) -> None:
         raise CommandError(f"cannot write {file}: {error.strerror}") from error
 
 
-def _get_voting(opened: Opened) -> Voting:
-    if opened.voting is None or not opened.voting.recovery.may_vote(opened.blocks.state.beacon.epoch):
+def _get_voting(opened: NodeStorage) -> VoteStore:
+    if opened.vote_store is None or not opened.vote_store.lockout.may_vote(opened.blocks.state.beacon.epoch):
         raise CommandError("this node may not vote yet, because its vote journal was lost: it cannot sign")
-    return opened.voting
+    return opened.vote_store
 
 
-def _sign(file: Path, content: RestartFile, key: KeyPair, voting: Voting) -> RestartFile:
+def _sign(file: Path, content: RestartFile, key: KeyPair, vote_store: VoteStore) -> RestartFile:
     """Vote for a restart: durably in the journal before in the file, so that a second restart is refused."""
     vote = content.make_vote(key)
-    earlier = voting.journal.votes(vote.epoch)
+    earlier = vote_store.journal.votes(vote.epoch)
     if any(is_slashable(other, vote) for other in earlier):
         raise RestartError("this validator signed another restart of the same block; signing two can be punished")
     _write(
         file, content
     )  # first without the vote: a vote in the journal for a file that cannot be written binds for good
     if vote not in earlier:
-        voting.persist(vote, None)
+        vote_store.persist(vote, None)
     signed = content.add(vote)
     _write(file, signed)
     return signed
 
 
-def _describe(file: RestartFile, opened: Opened) -> None:
+def _describe(file: RestartFile, opened: NodeStorage) -> None:
     before: Epoch = get_next_epoch(opened.blocks.genesis, opened.blocks.state)
     after = file.check(opened.blocks.genesis, opened.blocks.header, opened.blocks.state).validators
     signed = after.get_stake(vote.signer for vote in file.votes)

@@ -15,7 +15,7 @@ from chain.crypto import KeyPair
 from chain.files import write_atomically
 from chain.genesis import load_genesis
 from chain.keyfile import PassphraseNeeded, load_identity
-from consensus.voting.disk import DataDisk, Opened, open_disk
+from consensus.voting.disk import DataDisk, NodeStorage, open_storage
 from p2p.runtime import RealRuntime
 from serving.accounting.payments import PREFIX as PAYMENTS
 from serving.cli.errors import CommandError
@@ -45,7 +45,7 @@ def load_key(path: Path) -> KeyPair:
 
 
 @contextmanager
-def open_stopped_node(data_dir: Path | None) -> Iterator[tuple[Opened, KeyPair]]:
+def open_stopped_node(data_dir: Path | None) -> Iterator[tuple[NodeStorage, KeyPair]]:
     """The ledger, the votes and the key in a data directory.
 
     Raises:
@@ -58,7 +58,7 @@ def open_stopped_node(data_dir: Path | None) -> Iterator[tuple[Opened, KeyPair]]
     genesis, key, runtime = load_genesis(directory / GENESIS_FILE), load_key(directory / KEY_FILE), RealRuntime()
     with lock_data_dir(directory):
         disk = DataDisk(directory, runtime.now)
-        opened = open_disk(disk, genesis, key, runtime.random, votes=True, kept=(PAYMENTS,))
+        opened = open_storage(disk, genesis, key, runtime.random, votes=True, kept=(PAYMENTS,))
         try:
             yield opened, key
         finally:

@@ -22,11 +22,11 @@ from chain.store.writer import BlockStore
 from chain.types.blocks import Block, Header
 from chain.types.votes import Certificate, Vote, VoteKind
 from consensus.engine import Engine
-from consensus.network.compact_blocks import COMPACT
+from consensus.network.compact_blocks import COMPACT_KIND
 from consensus.simplex.messages import decode_message
-from consensus.voting.disk import Disk, Opened, open_disk
-from consensus.voting.journal import RECORD_SIZE, Journal, JournalFile
-from consensus.voting.vote_store import Voting
+from consensus.voting.disk import Disk, NodeStorage, open_storage
+from consensus.voting.journal import RECORD_BYTES, Journal, JournalFile
+from consensus.voting.vote_store import VoteStore
 from p2p.runtime import SimulatedRuntime
 from tests.consensus.world import Node, World, make_key, make_test_genesis
 from tests.simulation.checkers import AgreementChecker, VoteChecker
@@ -153,7 +153,7 @@ class MemoryDisk:
     def get_fault(self) -> str | None:
         return self.fault
 
-    def set_store_aside(self) -> str:
+    def quarantine_store(self) -> str:
         self.store, self.fault = MemoryStore(), None
         self.aside.append("chain")
         return "chain.damaged"
@@ -161,7 +161,7 @@ class MemoryDisk:
     def open_journal(self) -> JournalFile:
         return self.file
 
-    def set_journal_aside(self) -> str:
+    def quarantine_journal(self) -> str:
         self.file = MemoryFile()
         self.aside.append("votes.journal")
         return "votes.journal.damaged"
@@ -181,14 +181,14 @@ class CrashDisk:
     def get_fault(self) -> str | None:
         return self._disk.get_fault()
 
-    def set_store_aside(self) -> str:
-        return self._reaper.perform(self._life, "rename chain", self._disk.set_store_aside)
+    def quarantine_store(self) -> str:
+        return self._reaper.perform(self._life, "rename chain", self._disk.quarantine_store)
 
     def open_journal(self) -> JournalFile:
         return CrashFile(self._disk.open_journal(), self._reaper)
 
-    def set_journal_aside(self) -> str:
-        return self._reaper.perform(self._life, "rename journal", self._disk.set_journal_aside)
+    def quarantine_journal(self) -> str:
+        return self._reaper.perform(self._life, "rename journal", self._disk.quarantine_journal)
 
 
 class CrashWorld(World):
@@ -209,7 +209,7 @@ class CrashWorld(World):
         self.lost: dict[int, tuple[str, ...]] = {}
         """What each node has to set aside. Nothing, unless it is declared."""
         self._is_outage = is_outage
-        self._opened: dict[int, Opened] = {}
+        self._opened: dict[int, NodeStorage] = {}
 
     def add_disk(self, number: int, disk: Disk, reaper: Reaper | None = None) -> None:
         """Give a node a disk with a journal, one that never held a vote if there is none, as ``init`` makes it."""
@@ -256,7 +256,7 @@ class CrashWorld(World):
                 node.scope.cancel()
             disk = self.disks.get(number)
             if isinstance(disk, MemoryDisk):
-                disk.file.crash(torn=self.seed * 37 % (RECORD_SIZE + 1))
+                disk.file.crash(torn=self.seed * 37 % (RECORD_BYTES + 1))
 
     async def _run(self, node: Node, number: int, task_status: Any) -> None:
         status = _Status(task_status)
@@ -271,16 +271,16 @@ class CrashWorld(World):
                 opened.close()
             status.started()
 
-    def _open(self, node: Node, number: int) -> tuple[BlockStore, Voting]:
+    def _open(self, node: Node, number: int) -> tuple[BlockStore, VoteStore]:
         if number not in self.disks:
             return super()._open(node, number)
         disk, reaper = self.disks[number], self.reapers.get(number)
         assert isinstance(node.runtime, SimulatedRuntime)
-        opened = open_disk(
+        opened = open_storage(
             disk if reaper is None else CrashDisk(disk, reaper),
             self.genesis, node.key, node.runtime.random, votes=True,
         )  # fmt: skip
-        assert opened.voting is not None
+        assert opened.vote_store is not None
         node.store = opened.store
         self._opened[number] = opened
         final = self.finals.get(number)
@@ -288,20 +288,20 @@ class CrashWorld(World):
             assert opened.blocks.height >= final.height, "a final block is lost"
             assert opened.blocks.height_of_block(final.id) == final.height, "a final block is another now"
             _check_evidence(opened)
-        return opened.blocks, opened.voting
+        return opened.blocks, opened.vote_store
 
     def _watch(self, engine: Engine, number: int) -> None:
-        voting, links, on_final = engine._voting, engine._links, engine.on_final
+        vote_store, links, on_final = engine._vote_store, engine._committee, engine.on_final
         send, broadcast = links.send, links.broadcast
-        assert voting is not None
+        assert vote_store is not None
 
         def look(payload: bytes) -> None:
-            if payload[:1] == COMPACT:
+            if payload[:1] == COMPACT_KIND:
                 return
             with suppress(CodecError):
                 message = decode_message(payload)
-                if isinstance(message, Vote) and message.signer == voting.key.public_key:
-                    if _is_durable(voting.journal, message):
+                if isinstance(message, Vote) and message.signer == vote_store.key.public_key:
+                    if _is_durable(vote_store.journal, message):
                         self.votes.on_durable(message)
                     self.votes.on_sent(message)
 
@@ -347,16 +347,16 @@ class _Status:
             self._status.started()
 
 
-def _check_evidence(opened: Opened) -> None:
+def _check_evidence(opened: NodeStorage) -> None:
     """Every vote that may still count lies on disk with what it rests on."""
-    blocks, voting = opened.blocks, opened.voting
-    assert voting is not None
+    blocks, vote_store = opened.blocks, opened.vote_store
+    assert vote_store is not None
     certificate = blocks.certificate(blocks.height)
     assert certificate is not None
     epoch = certificate.epoch
-    kept = {(type(item), _get_block_id(item)) for each in (epoch, epoch + 1) for item in voting.evidence.load(each)}
-    for vote in (*voting.journal.votes(epoch), *voting.journal.votes(epoch + 1)):
-        is_open = (vote.epoch, vote.view) > (epoch, certificate.view) and voting.recovery.may_vote(vote.epoch)
+    kept = {(type(item), _get_block_id(item)) for each in (epoch, epoch + 1) for item in vote_store.support.load(each)}
+    for vote in (*vote_store.journal.votes(epoch), *vote_store.journal.votes(epoch + 1)):
+        is_open = (vote.epoch, vote.view) > (epoch, certificate.view) and vote_store.lockout.may_vote(vote.epoch)
         if is_open and vote.kind != VoteKind.NULLIFY:
             kind = Block if vote.kind == VoteKind.NOTARIZE else Certificate
             is_kept = (kind, vote.block_id) in kept or blocks.height_of_block(vote.block_id) is not None

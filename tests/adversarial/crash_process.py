@@ -22,7 +22,7 @@ from chain.store.kv import CHAIN_DIRECTORY
 from chain.types.blocks import Block, Header
 from chain.types.votes import Vote
 from consensus.voting import journal
-from consensus.voting.disk import FAULT, JOURNAL, DataDisk
+from consensus.voting.disk import FAULT_FILE, JOURNAL_FILE, DataDisk
 from p2p.runtime import SimulatedRuntime, run_simulation
 from tests.adversarial.crash import ALL, GENESIS, PAYER, VICTIM, CrashWorld, Reaper, pay
 from tests.consensus.world import make_key
@@ -108,7 +108,7 @@ async def _grow_old(world: CrashWorld, said: Said) -> None:
 
 async def _drop_votes(world: CrashWorld, said: Said) -> None:
     """So many that each validator drops old ones."""
-    journal.PRUNE_AT = 4  # in this process alone
+    journal.PRUNE_AT_RECORDS = 4  # in this process alone
     await pay(world, 12)
 
 
@@ -129,11 +129,11 @@ async def _pay_once(world: CrashWorld, said: Said) -> None:
 
 
 def _damage_both(home: Path) -> None:
-    file = home / JOURNAL
+    file = home / JOURNAL_FILE
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
-    (home / CHAIN_DIRECTORY / FAULT).write_text("found damaged")
+    (home / CHAIN_DIRECTORY / FAULT_FILE).write_text("found damaged")
 
 
 def _lose_chain(home: Path) -> None:
@@ -144,7 +144,7 @@ OLD = Scenario(_grow_old)
 SCENARIOS = {
     "plain": Scenario(_pay),
     "votes": Scenario(_drop_votes),
-    "repair": Scenario(_repair, _damage_both, (VICTIM,), (CHAIN_DIRECTORY, JOURNAL)),
+    "repair": Scenario(_repair, _damage_both, (VICTIM,), (CHAIN_DIRECTORY, JOURNAL_FILE)),
     "snapshot": Scenario(_pay_once, _lose_chain, (VICTIM,), has_checkpoint=True),
 }
 
@@ -242,7 +242,7 @@ async def _play(directory: Path, said: Said, scenario: Scenario, death: Death | 
         for each in ALL:
             names = sorted(path.name.partition("-")[0] for path in (directory / f"node{each}").iterdir())
             aside = [f"{part}.damaged" for part in scenario.aside if each == VICTIM]
-            assert names == sorted([CHAIN_DIRECTORY, JOURNAL, *aside]), "each is set aside once"
+            assert names == sorted([CHAIN_DIRECTORY, JOURNAL_FILE, *aside]), "each is set aside once"
         nursery.cancel_scope.cancel()
 
 

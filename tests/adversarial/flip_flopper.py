@@ -8,7 +8,7 @@ from chain.types.blocks import Block
 from chain.types.votes import Certificate, VoteKind
 from consensus.simplex.core import Simplex
 from consensus.simplex.messages import Build, Commit, Effect
-from consensus.simplex.validation import Rules, get_proven_views
+from consensus.simplex.validation import MessageValidation, get_proven_views
 
 
 class FlipFlopper(Simplex):
@@ -39,14 +39,14 @@ class Rewinder(Gullible):
 
     def _lead(self) -> None:
         here, views = self._views[self.view], get_proven_views(self._views.final_view, self.view)
-        is_held = self.final.get_view(self.epoch) == self._views.final_view
+        is_held = self.finalized.get_view(self.epoch) == self._views.final_view
         can = is_held and self._me not in here.votes[VoteKind.NOTARIZE]
         if self.leader != self._me or not can or not all(self._views.is_nullified(view) for view in views):
             super()._lead()
-        elif here.proposal is None and self._asked != (self.view, self.final.block_id):
-            self._asked = (self.view, self.final.block_id)
+        elif here.proposal is None and self._asked != (self.view, self.finalized.block_id):
+            self._asked = (self.view, self.finalized.block_id)
             proof = self._views.get_nullifications(views.start, views.stop)
-            self._effects.append(Build(self.view, self.final.block_id, self.final.certificate, proof))
+            self._effects.append(Build(self.view, self.finalized.block_id, self.finalized.certificate, proof))
 
 
 class Gateless(Simplex):
@@ -54,7 +54,7 @@ class Gateless(Simplex):
 
     def __init__(self, **arguments: object) -> None:
         super().__init__(**arguments)  # type: ignore[arg-type]
-        self._rules.__class__ = _GatelessRules
+        self._validation.__class__ = _GatelessRules
 
     def _take_certificate(self, certificate: Certificate) -> None:
         super()._take_certificate(certificate)
@@ -71,14 +71,14 @@ class Gateless(Simplex):
         block = self.get_block(certificate.block_id)
         if certificate.kind == VoteKind.NOTARIZE and not self.is_finished:
             if block is None:
-                self._candidates.fetch(certificate.block_id, certificate)
+                self._blocks.request(certificate.block_id, certificate)
             elif block.height == self.last_height:
-                self._effects.append(Commit(certificate, self._candidates.finalize(certificate)))
+                self._effects.append(Commit(certificate, self._blocks.finalize(certificate)))
 
 
-class _GatelessRules(Rules):
-    def _check_parent(self, parent_id: bytes, certificate: Certificate | None) -> int:
+class _GatelessRules(MessageValidation):
+    def _validate_parent(self, parent_id: bytes, certificate: Certificate | None) -> int:
         if certificate is not None and certificate.epoch != self.epoch and certificate.kind == VoteKind.NOTARIZE:
-            self.check_certificate(certificate)
+            self.validate_certificate(certificate)
             return 0
-        return super()._check_parent(parent_id, certificate)
+        return super()._validate_parent(parent_id, certificate)

@@ -14,12 +14,12 @@ from chain.transition.block import build_block
 from chain.types.blocks import Block, sign_proposal
 from chain.types.operations import Transfer, sign_operation
 from chain.types.votes import VoteKind, sign_vote
-from consensus.engine import FORWARDED
-from consensus.network.committee_streams import PROTOCOL as VOTE
+from consensus.engine import FORWARDED_KIND
+from consensus.network.committee_streams import COMMITTEE_PROTOCOL as VOTE
 from consensus.network.gossip import Batch
 from consensus.simplex.messages import Message, Propose, encode_message
-from consensus.sync.messages import PROTOCOL as SYNC
-from consensus.sync.messages import Found, FoundOperations, GetBlock, GetTip, Request, Tip
+from consensus.sync.messages import SYNC_PROTOCOL as SYNC
+from consensus.sync.messages import BlockResponse, ChainStatus, GetBlock, GetStatus, OperationsResponse, Request
 from p2p.simulation.network import MemoryNetwork
 from p2p.streams.exchanges import Exchange, Streams
 from tests.adversarial.test_withholder import BlockWithholder
@@ -71,9 +71,9 @@ def test_the_first_of_the_signers_alone_cannot_stop_the_chain(answer: str) -> No
         parent_certificate=None, nullifications=(),
     )  # fmt: skip
     false = {
-        "unsigned": Found(replace(block, signature=bytes(64)).encoded),
-        "another body": Found(replace(block, body=replace(block.body, removed=(d.public_key,))).encoded),
-        "nothing": Found(None),
+        "unsigned": BlockResponse(replace(block, signature=bytes(64)).encoded),
+        "another body": BlockResponse(replace(block, body=replace(block.body, removed=(d.public_key,))).encoded),
+        "nothing": BlockResponse(None),
     }[answer]
 
     async def play(world: World) -> None:
@@ -83,10 +83,10 @@ def test_the_first_of_the_signers_alone_cannot_stop_the_chain(answer: str) -> No
             match Request.decode(raw).question:
                 case GetBlock():
                     await exchange.send(false.encode())
-                case GetTip():
-                    await exchange.send(Tip(0, genesis.header.id, 0).encode())
+                case GetStatus():
+                    await exchange.send(ChainStatus(0, genesis.header.id, 0).encode())
                 case _:
-                    await exchange.send(FoundOperations(()).encode())
+                    await exchange.send(OperationsResponse(()).encode())
 
         async def listen(exchange: Exchange) -> None:
             while await exchange.receive() is not None:
@@ -104,7 +104,7 @@ def test_the_first_of_the_signers_alone_cannot_stop_the_chain(answer: str) -> No
         await world.start(*(numbers[key.public_key] for key in (b, c, d)))
         await trio.sleep(0.5)
         work = sign_operation(liar, genesis.chain_id, Transfer(0, b.public_key, 1))
-        await tell(d, FORWARDED + Batch((work.encoded,)).encode())  # so that D's timer runs, alone
+        await tell(d, FORWARDED_KIND + Batch((work.encoded,)).encode())  # so that D's timer runs, alone
         await trio.sleep(0.9)
         proposal = Propose(sign_proposal(liar, genesis.chain_id, 0, 1, block.id), block)
         for key in (b, c):
@@ -143,9 +143,9 @@ def test_whoever_asks_again_comes_across_an_honest_peer(liars: int) -> None:
                 if isinstance(Request.decode(raw).question, GetBlock):
                     asked.append(number)
                     found = block if number >= 2 + liars else replace(block, signature=bytes(64))
-                    await exchange.send(Found(found.encoded).encode())
+                    await exchange.send(BlockResponse(found.encoded).encode())
                 else:
-                    await exchange.send(Tip(0, genesis.header.id, 0).encode())
+                    await exchange.send(ChainStatus(0, genesis.header.id, 0).encode())
 
             streams.handle(SYNC, serve)
         [engine] = await world.start(1)

@@ -104,7 +104,7 @@ def old_disks() -> dict[int, MemoryDisk]:
         await pay(world, 8)
 
     play(1, script)
-    disks[VICTIM].set_store_aside()
+    disks[VICTIM].quarantine_store()
     disks[VICTIM].aside.clear()
     return disks
 
@@ -139,7 +139,7 @@ def test_one_dies_at_every_write_of_a_snapshot(old_disks: dict[int, MemoryDisk],
 
 
 def test_one_dies_while_it_drops_old_votes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journal, "PRUNE_AT", 4)
+    monkeypatch.setattr(journal, "PRUNE_AT_RECORDS", 4)
 
     def run(reaper: Reaper) -> MemoryDisk:
         disk = MemoryDisk()
@@ -162,7 +162,7 @@ def test_one_dies_while_it_drops_old_votes(monkeypatch: pytest.MonkeyPatch) -> N
             disk = run(reaper)
             assert reaper.has_killed and reaper.writes[number - 1] == "rewrite"
             kept = Journal(disk.file, GENESIS.chain_id, make_key(VICTIM).public_key)
-            assert kept.start.first > 0 and kept.start.floor > 0 and not kept.start.memo
+            assert kept.start.first > 0 and kept.start.first_epoch > 0 and not kept.start.nonce
 
 
 STRIDE = 7

@@ -17,14 +17,14 @@ from chain.store.kv import MemoryStore
 from chain.transition.block import build_block
 from chain.types.blocks import Block, sign_proposal
 from chain.types.votes import Vote, VoteKind
-from consensus.driver import Agreement
+from consensus.driver import Driver
 from consensus.mempool.pool import Mempool
-from consensus.network.committee_streams import Links
+from consensus.network.committee_streams import CommitteeStreams
 from consensus.simplex.core import Timeouts
 from consensus.simplex.messages import Propose
-from consensus.voting.disk import open_disk
-from consensus.voting.journal import RECORD_SIZE, Journal
-from consensus.voting.recovery import Recovery
+from consensus.voting.disk import open_storage
+from consensus.voting.journal import RECORD_BYTES, Journal
+from consensus.voting.lockout import VotingLockout
 from p2p.runtime import SimulatedRuntime
 from p2p.simulation.network import MemoryHub, MemoryNetwork
 from p2p.streams.exchanges import Streams
@@ -63,21 +63,21 @@ class Life:
             async def ignore(peer: bytes, payload: bytes) -> None:
                 pass
 
-            links = Links(streams, ignore)
+            links = CommitteeStreams(streams, ignore)
             await nursery.start(links.run)
-            opened = open_disk(self._disk, GENESIS, KEY, self._runtime.random, votes=True)
-            assert opened.voting is not None
-            self.recovery: Recovery = opened.voting.recovery
-            self.journal: Journal = opened.voting.journal
-            agreement = Agreement(
-                GENESIS, opened.voting, opened.blocks, Mempool(GENESIS, opened.blocks.header, opened.blocks.state),
+            opened = open_storage(self._disk, GENESIS, KEY, self._runtime.random, votes=True)
+            assert opened.vote_store is not None
+            self.lockout: VotingLockout = opened.vote_store.lockout
+            self.journal: Journal = opened.vote_store.journal
+            agreement = Driver(
+                GENESIS, opened.vote_store, opened.blocks, Mempool(GENESIS, opened.blocks.header, opened.blocks.state),
                 links, self._runtime, Quiet(), Timeouts(), 0.25,
             )  # fmt: skip
             await agreement.start()
             for block in blocks:
                 if replayed >= block.height > opened.blocks.height:
                     final = certify(GENESIS, get_block(block.height), VoteKind.FINALIZE)
-                    await agreement.on_segment(execute(block.height), final)
+                    await agreement.on_block_range(execute(block.height), final)
                 else:
                     leader = next(key for key in map(make_key, range(1, 5)) if key.public_key == block.header.proposer)
                     proposal = sign_proposal(leader, GENESIS.chain_id, 0, block.header.view, block.id)
@@ -134,9 +134,9 @@ class FirstLife:
     def lose(self, store: str, records: int) -> MemoryDisk:
         """The disk with a cut journal, and a database that is whole, lost or an older one."""
         disk = copy.deepcopy(self.disk)
-        disk.file.truncate(records * RECORD_SIZE)
+        disk.file.truncate(records * RECORD_BYTES)
         if store == "lost":
-            disk.set_store_aside()
+            disk.quarantine_store()
         elif store != "whole":
             disk.store = copy.deepcopy(self.copies[int(store)])
         return disk

@@ -21,7 +21,7 @@ from chain.store.kv import CHAIN_DIRECTORY, LevelStore
 from chain.transition.block import Transition
 from chain.types.blocks import Block
 from chain.types.votes import NO_BLOCK, Vote, VoteKind, sign_vote
-from consensus.voting.disk import JOURNAL, DataDisk, Opened, open_disk
+from consensus.voting.disk import JOURNAL_FILE, DataDisk, NodeStorage, open_storage
 from consensus.voting.journal import Journal
 from tests.chain.builders import Chain
 from tests.chain.forgeries import Finals, get_transitions, make_busy_chain
@@ -41,8 +41,8 @@ class Home:
     transitions: Sequence[tuple[Block, Transition]]
     votes: list[Vote]
 
-    def open(self, disk: DataDisk) -> Opened:
-        return open_disk(disk, self.chain.genesis, self.chain.validators[0], random.Random(1), votes=True)
+    def open(self, disk: DataDisk) -> NodeStorage:
+        return open_storage(disk, self.chain.genesis, self.chain.validators[0], random.Random(1), votes=True)
 
 
 @pytest.fixture(scope="module")
@@ -58,28 +58,28 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     journal.close()
     for last in (8, 16, LENGTH):
         opened = made.open(disk)
-        assert opened.voting is not None and not opened.voting.recovery.is_waiting
+        assert opened.vote_store is not None and not opened.vote_store.lockout.is_locked
         for height in (height for height in sorted(finals) if opened.blocks.height < height <= last):
             for block in chain.blocks[opened.blocks.height : height]:
                 epoch, view = block.header.epoch, block.header.view
                 vote = sign_vote(key, chain.genesis.chain_id, VoteKind.NOTARIZE, epoch, view, block.id)
-                opened.voting.persist(vote, block)
+                opened.vote_store.persist(vote, block)
                 made.votes.append(vote)
-            opened.blocks.append(transitions[opened.blocks.height : height], finals[height], opened.voting.mark)
+            opened.blocks.append(transitions[opened.blocks.height : height], finals[height], opened.vote_store.mark)
         head = chain.blocks[last - 1].header
         made.votes.append(sign_vote(key, chain.genesis.chain_id, VoteKind.NULLIFY, head.epoch, head.view + 1, NO_BLOCK))
-        opened.voting.persist(made.votes[-1], None)
+        opened.vote_store.persist(made.votes[-1], None)
         opened.close()
     return made
 
 
 def open_journal(home: Home) -> Journal:
-    return Journal.open(home.path / JOURNAL, home.chain.genesis.chain_id, home.chain.validators[0].public_key)
+    return Journal.open(home.path / JOURNAL_FILE, home.chain.genesis.chain_id, home.chain.validators[0].public_key)
 
 
 def check(home: Home, copy: Path) -> str:
     """Open a damaged copy. Returns what became of it."""
-    has_journal = (copy / JOURNAL).exists() and (copy / JOURNAL).stat().st_size > 0
+    has_journal = (copy / JOURNAL_FILE).exists() and (copy / JOURNAL_FILE).stat().st_size > 0
     opened = open_copy(home, copy)
     try:
         read_all(home, opened)
@@ -90,30 +90,30 @@ def check(home: Home, copy: Path) -> str:
         assert opened.blocks.height == 0
         read_all(home, opened)
     aside = {path.name.split(".damaged-")[0] for path in copy.iterdir() if ".damaged-" in path.name}
-    blocks, voting = opened.blocks, opened.voting
-    assert voting is not None
+    blocks, vote_store = opened.blocks, opened.vote_store
+    assert vote_store is not None
     height = blocks.height
-    if not voting.recovery.is_waiting:
-        assert [vote for epoch in range(LENGTH // 4 + 1) for vote in voting.journal.votes(epoch)] == home.votes
+    if not vote_store.lockout.is_locked:
+        assert [vote for epoch in range(LENGTH // 4 + 1) for vote in vote_store.journal.votes(epoch)] == home.votes
     else:
         assert aside or height == 0 or not has_journal
     for final in sorted(home.finals):
         if final > blocks.height:
-            blocks.append(home.transitions[blocks.height : final], home.finals[final], voting.mark)
+            blocks.append(home.transitions[blocks.height : final], home.finals[final], vote_store.mark)
     assert blocks.state.root == home.chain.state.root
     opened.close()
     opened = open_copy(home, copy)  # and what was repaired stays so
-    assert opened.blocks.height == LENGTH and opened.voting is not None
-    assert opened.voting.recovery.is_waiting == voting.recovery.is_waiting
+    assert opened.blocks.height == LENGTH and opened.vote_store is not None
+    assert opened.vote_store.lockout.is_locked == vote_store.lockout.is_locked
     opened.close()
     return "+".join(sorted(aside)) or ("whole" if height == LENGTH else "shorter")
 
 
-def open_copy(home: Home, copy: Path) -> Opened:
+def open_copy(home: Home, copy: Path) -> NodeStorage:
     return home.open(DataDisk(copy, lambda: NOW))
 
 
-def read_all(home: Home, opened: Opened) -> None:
+def read_all(home: Home, opened: NodeStorage) -> None:
     """Everything that a node serves to others is what was written."""
     blocks, chain = opened.blocks, home.chain
     assert blocks.height == 0 or blocks.height in home.finals, "a batch is whole"
@@ -199,19 +199,19 @@ def test_a_bit_flipped_anywhere_in_the_database(home: Home, tmp_path: Path) -> N
 
 def test_a_bit_flipped_anywhere_in_the_journal(home: Home, tmp_path: Path) -> None:
     rng = random.Random(2)
-    places = spread([(JOURNAL, (home.path / JOURNAL).stat().st_size)], PLACES)
+    places = spread([(JOURNAL_FILE, (home.path / JOURNAL_FILE).stat().st_size)], PLACES)
     damages = [(f"bit at {place}", flip(name, place, rng.randrange(8))) for name, place in places]
     outcomes = damage_each(home, tmp_path, damages)
-    assert set(outcomes) == {JOURNAL} and outcomes[JOURNAL] >= PLACES
+    assert set(outcomes) == {JOURNAL_FILE} and outcomes[JOURNAL_FILE] >= PLACES
 
 
 @pytest.mark.parametrize("fill", [False, True], ids=["cut", "zeroed"])
 def test_the_end_of_a_file_is_gone(home: Home, tmp_path: Path, fill: bool) -> None:
-    files = [*get_files(home), (JOURNAL, (home.path / JOURNAL).stat().st_size)]
+    files = [*get_files(home), (JOURNAL_FILE, (home.path / JOURNAL_FILE).stat().st_size)]
     places = [(name, size * part // 8) for name, size in files for part in range(8)]
     damages = [(f"{name} from {place}", cut(name, place, fill)) for name, place in places]
     outcomes = damage_each(home, tmp_path, damages)
-    assert outcomes["chain"] > 8 and outcomes[JOURNAL] > (4 if fill else 2)
+    assert outcomes["chain"] > 8 and outcomes[JOURNAL_FILE] > (4 if fill else 2)
 
 
 def test_a_batch_is_gone_between_others(home: Home, tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ def test_a_batch_is_gone_between_others(home: Home, tmp_path: Path) -> None:
 
 
 def test_a_file_is_gone(home: Home, tmp_path: Path) -> None:
-    names = [name for name, _ in get_files(home)] + [JOURNAL]
+    names = [name for name, _ in get_files(home)] + [JOURNAL_FILE]
     outcomes = damage_each(home, tmp_path, [(name, remove(name)) for name in names])
     assert outcomes["chain"] >= 3
     gone: list[tuple[str, Callable[[Path], None]]] = [("all", lambda copy: shutil.rmtree(copy / CHAIN_DIRECTORY))]

@@ -17,8 +17,8 @@ from chain.crypto import KeyPair, hash_bytes
 from chain.exceptions import InvalidCertificate
 from chain.types.votes import Certificate, Vote, VoteKind, is_slashable
 from consensus.simplex.core import Simplex
-from consensus.simplex.messages import Build, Check, Commit, Message, Reject
-from consensus.simplex.validation import FinalBlock
+from consensus.simplex.messages import Build, Commit, ExecuteBlock, Message, Reject
+from consensus.simplex.validation import FinalizedBlock
 from tests.adversarial.flip_flopper import Gateless
 from tests.consensus.committee import Committee
 from tests.simulation.agreement import Simulation
@@ -107,13 +107,13 @@ def test_no_instance_begins_on_a_notarized_block() -> None:
     assert not observer.is_finished
 
     committee = Committee(epoch=1)
-    committee.final = FinalBlock(last.id, 1, notarization)
+    committee.final = FinalizedBlock(last.id, 1, notarization)
     core = committee.make_core(committee.get_follower(1), previous_validators=before.validators)
     core.start()
     effects = core.on_message(committee.propose(committee.build(committee.get_leader(1), 1)))
     assert [type(effect) for effect in effects] == [Reject]
     with pytest.raises(InvalidCertificate, match="finalization"):
-        core._rules.check_proposal(committee.propose(committee.build(committee.get_leader(1), 1)))
+        core._validation.validate_proposal(committee.propose(committee.build(committee.get_leader(1), 1)))
 
 
 def test_no_block_follows_the_last_one_in_its_epoch() -> None:
@@ -124,8 +124,8 @@ def test_no_block_follows_the_last_one_in_its_epoch() -> None:
     leader = committee.get_leader(2)
     core = committee.make_core(committee.keys.index(leader))
     effects = core.start() + core.on_message(committee.propose(last)) + core.on_message(notarization)
-    for check in [effect for effect in effects if isinstance(effect, Check)]:
-        effects += core.on_checked(check.block.id, True)
+    for check in [effect for effect in effects if isinstance(effect, ExecuteBlock)]:
+        effects += core.on_executed(check.block.id, True)
     assert not [effect for effect in effects if isinstance(effect, Build) and effect.parent_id == last.id]
     child = committee.build(leader, 2, last, notarization)
     other = committee.make_core(committee.get_follower(1, 2))

@@ -32,10 +32,10 @@ from chain.types.operations import (
     Usage,
     sign_operation,
 )
-from consensus.engine import FORWARDED
-from consensus.mempool.pool import MAX_ACCOUNT_BYTES, MAX_NONCED, MAX_WAITING, PATIENCE, Mempool
-from consensus.network.committee_streams import PROTOCOL
-from consensus.network.gossip import MAX_BATCH, Batch, get_topic
+from consensus.engine import FORWARDED_KIND
+from consensus.mempool.pool import MAX_ACCOUNT_BYTES, MAX_NONCED, MAX_WAIT_S, MAX_WAITING_OPERATIONS, Mempool
+from consensus.network.committee_streams import COMMITTEE_PROTOCOL
+from consensus.network.gossip import MAX_GOSSIP_BYTES, Batch, get_topic
 from p2p.network import NetworkError
 from p2p.runtime import SimulatedRuntime
 from p2p.simulation.network import MemoryNetwork
@@ -143,7 +143,7 @@ FLOODS: dict[str, Callable[[], Iterator[SignedOperation]]] = {
     "gaps": flood_gaps,
     "forged": flood_forged,
 }
-GIANT = bytes(MAX_BATCH - 100)
+GIANT = bytes(MAX_GOSSIP_BYTES - 100)
 """What is no operation at all, as large as a batch can be."""
 
 
@@ -188,8 +188,8 @@ class Attack:
 
     async def _forward(self, streams: Streams, payload: bytes) -> None:
         try:
-            async with streams.open(make_key(1).public_key, PROTOCOL) as exchange:
-                await exchange.send(Batch((FORWARDED + payload,)).encode(), end=True)
+            async with streams.open(make_key(1).public_key, COMMITTEE_PROTOCOL) as exchange:
+                await exchange.send(Batch((FORWARDED_KIND + payload,)).encode(), end=True)
         except NetworkError:
             pass
 
@@ -233,14 +233,14 @@ def play_flood(
         for times in sent.values():
             phases = [sum(time < BEFORE for time in times), sum(BEFORE <= time < BEFORE + FLOOD for time in times)]
             assert all(phases) and len(times) > sum(phases), "nothing became final before, during or after"
-        await trio.sleep(PATIENCE)
+        await trio.sleep(MAX_WAIT_S)
         world.check_same_chain()
         for number in numbers:
             engine = world.engine(number)
             assert compute_supply(engine.state) == world.genesis.supply
             # What reached the follower alone, in the middle of a flood, is nobody's to propose: it keeps that for long.
             assert engine.status().mempool_operations == 0 or number == FOLLOWER
-            assert not is_refused or sum(gate.dropped for gate in engine._gates.values()) > 0
+            assert not is_refused or sum(gate.dropped for gate in engine._rate_limits.values()) > 0
 
     simulate(make_flooded_genesis(), play)
 
@@ -339,7 +339,7 @@ def test_gaps_of_sybils_do_not_crowd_out_one_who_waits_for_good_reason() -> None
     for number in range(2_000):
         for nonce in range(1, 4):
             try_add(pool, sign_small(make_sybil(number), nonce))
-    assert early.id in pool and len(pool) <= MAX_WAITING
+    assert early.id in pool and len(pool) <= MAX_WAITING_OPERATIONS
     first = sign_small(make_key(USERS[0]), 0)
     pool.add(first, 1.0)
     assert pool.select(10**6) == [first, early]
@@ -350,7 +350,7 @@ def test_captures_by_accounts_without_credit_are_not_even_kept_waiting() -> None
     pool = Mempool(genesis, genesis.header, genesis.state)
     taken = sum(try_add(pool, operation) for operation in islice(flood_captures(), 5_000))
     owners = sum(number * 7919 % 10_000 < SYBILS + DUST for number in range(5_000))
-    assert taken == owners and len(pool) == min(owners, MAX_WAITING)
+    assert taken == owners and len(pool) == min(owners, MAX_WAITING_OPERATIONS)
 
 
 def test_one_rich_account_fills_no_more_than_its_part() -> None:

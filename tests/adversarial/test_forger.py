@@ -12,8 +12,8 @@ from chain.types.blocks import sign_proposal
 from chain.types.operations import Transfer, sign_operation
 from chain.types.votes import NO_BLOCK, Vote, VoteKind, sign_vote
 from consensus import engine as engine_module
-from consensus.engine import FORWARDED
-from consensus.network.committee_streams import PROTOCOL
+from consensus.engine import FORWARDED_KIND
+from consensus.network.committee_streams import COMMITTEE_PROTOCOL
 from consensus.network.gossip import Batch
 from consensus.simplex.messages import Propose, encode_message
 from p2p.network import Misbehaviour
@@ -48,14 +48,14 @@ async def join(world: World, key: KeyPair) -> Streams:
 
     streams = Streams(MemoryNetwork(world.hub, key.public_key))
     world.nursery.start_soon(streams.run)
-    streams.handle(PROTOCOL, listen)
+    streams.handle(COMMITTEE_PROTOCOL, listen)
     world.hub.connect_all()
     await trio.sleep(0)
     return streams
 
 
 async def tell(streams: Streams, *items: bytes) -> None:
-    async with streams.open(ME.public_key, PROTOCOL) as exchange:
+    async with streams.open(ME.public_key, COMMITTEE_PROTOCOL) as exchange:
         for item in items:
             await exchange.send(Batch((item,)).encode())
         await trio.sleep(1.0)
@@ -92,19 +92,19 @@ def test_forgeries_and_garbage_are_held_against_whoever_sent_them(monkeypatch: p
 
 def test_more_than_a_member_has_to_say_waits_on_its_own_link(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is lost, and another one is heard meanwhile."""
-    monkeypatch.setattr(engine_module, "LINK", Rate(10, 1 << 20, 2.0))
+    monkeypatch.setattr(engine_module, "MEMBER_RATE", Rate(10, 1 << 20, 2.0))
 
     async def play(world: World) -> None:
         [engine] = await world.start(1)
         noisy, quiet = await join(world, PEER), await join(world, OTHER)
         taken: list[int] = []
-        take = engine._agreement.on_message
+        take = engine._driver.on_message
 
         async def note(message: Vote, size: int) -> object:
             taken.append(message.view)
             return await take(message, size)
 
-        monkeypatch.setattr(engine._agreement, "on_message", note)
+        monkeypatch.setattr(engine._driver, "on_message", note)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(tell, noisy, *(encode_message(make_vote(PEER, view)) for view in range(1, 16)))
             nursery.start_soon(tell, noisy, *(encode_message(make_vote(PEER, view)) for view in range(1, 101)))
@@ -115,7 +115,7 @@ def test_more_than_a_member_has_to_say_waits_on_its_own_link(monkeypatch: pytest
             await trio.sleep(15.0)
         assert len(taken) == 116 and len(set(taken)) == 100
         work = sign_operation(PEER, GENESIS.chain_id, Transfer(0, ME.public_key, 1))
-        await tell(quiet, FORWARDED + Batch((work.encoded,)).encode())
+        await tell(quiet, FORWARDED_KIND + Batch((work.encoded,)).encode())
         assert engine.is_pending(work.id)
 
     simulate(GENESIS, play)

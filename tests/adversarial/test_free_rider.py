@@ -36,7 +36,7 @@ def test_no_block_is_made_for_a_hold_that_is_too_late_for_it(is_watched: bool, m
     """The idle chain keeps its beat; whether the pool foresees it, or the leader finds out when it builds."""
     genesis = make_market()
     if not is_watched:
-        monkeypatch.setattr("consensus.mempool.pool.MARGIN", -(10**9))
+        monkeypatch.setattr("consensus.mempool.pool.DEADLINE_MARGIN_MS", -(10**9))
 
     async def play(world: World) -> None:
         engine, *_ = await world.start(*VALIDATORS)

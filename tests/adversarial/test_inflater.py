@@ -12,12 +12,12 @@ from chain.crypto import KeyPair
 from chain.exceptions import CodecError, InvalidBlock
 from chain.types.blocks import MAX_BLOCK, Block, Body, sign_block, sign_proposal
 from chain.types.operations import Capture, CaptureItem, Delivery, SignedOperation, Transfer, Usage, sign_operation
-from consensus.network.committee_streams import PROTOCOL as VOTE
-from consensus.network.compact_blocks import COMPACT, CompactPropose, expand
+from consensus.network.committee_streams import COMMITTEE_PROTOCOL as VOTE
+from consensus.network.compact_blocks import COMPACT_KIND, CompactPropose, reconstruct
 from consensus.network.gossip import Batch
 from consensus.simplex.messages import Propose, Reject
-from consensus.sync.messages import PROTOCOL as SYNC
-from consensus.sync.messages import FoundOperations, GetOperations, Request, Tip
+from consensus.sync.messages import SYNC_PROTOCOL as SYNC
+from consensus.sync.messages import ChainStatus, GetOperations, OperationsResponse, Request
 from p2p.simulation.network import MemoryNetwork
 from p2p.streams.exchanges import Exchange, Streams
 from tests.consensus.committee import Committee
@@ -43,8 +43,8 @@ def make_compact(key: KeyPair, view: int, ids: tuple[bytes, ...], epoch: int = 0
         epoch=epoch,
         validators_hash=GENESIS.validators.hash,
     )
-    shell = sign_block(key, header, Body((), None, (), ()))
-    return CompactPropose(sign_proposal(key, GENESIS.chain_id, epoch, view, shell.id), shell, ids)
+    stripped_block = sign_block(key, header, Body((), None, (), ()))
+    return CompactPropose(sign_proposal(key, GENESIS.chain_id, epoch, view, stripped_block.id), stripped_block, ids)
 
 
 def get_leader(view: int) -> KeyPair:
@@ -64,9 +64,9 @@ def test_nothing_larger_than_a_block_is_put_together() -> None:
     operations = {operation.id: operation for operation in map(make_capture, range(50))}
     compact = make_compact(make_key(1), 1, tuple(operations))
     with pytest.raises(InvalidBlock, match="more than"):
-        expand(compact, operations)
+        reconstruct(compact, operations)
     few = tuple(operations)[:10]
-    assert expand(replace(compact, ids=few), operations) is None  # not what the header says, but small enough
+    assert reconstruct(replace(compact, ids=few), operations) is None  # not what the header says, but small enough
 
 
 def test_a_proposal_of_a_block_that_is_too_large_is_refused() -> None:
@@ -98,13 +98,13 @@ class Inflater:
         assert raw is not None
         if isinstance(Request.decode(raw).question, GetOperations):
             self.asked += 1
-            await exchange.send(FoundOperations(()).encode())
+            await exchange.send(OperationsResponse(()).encode())
         else:
-            await exchange.send(Tip(0, GENESIS.header.id, 0).encode())
+            await exchange.send(ChainStatus(0, GENESIS.header.id, 0).encode())
 
     async def tell(self, to: KeyPair, compact: CompactPropose) -> None:
         async with self._streams.open(to.public_key, VOTE) as exchange:
-            await exchange.send(Batch((COMPACT + compact.encode(),)).encode())
+            await exchange.send(Batch((COMPACT_KIND + compact.encode(),)).encode())
         await trio.sleep(1.0)
 
 
@@ -114,9 +114,9 @@ def watch_expansions(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     def note(message: CompactPropose, operations: Any) -> Propose | None:
         expanded.append(len(message.ids))
-        return expand(message, operations)
+        return reconstruct(message, operations)
 
-    monkeypatch.setattr("consensus.engine.expand", note)
+    monkeypatch.setattr("consensus.engine.reconstruct", note)
     return expanded
 
 
@@ -137,7 +137,14 @@ def test_only_what_the_leader_of_an_open_view_proposes_is_put_together(monkeypat
             make_compact(leader.key, far, ids),
             make_compact(leader.key, foreign, ids),
             replace(good, proposal=replace(good.proposal, signature=bytes(64))),
-            replace(good, shell=Block(replace(good.shell.header, height=2), good.shell.signature, good.shell.body)),
+            replace(
+                good,
+                stripped_block=Block(
+                    replace(good.stripped_block.header, height=2),
+                    good.stripped_block.signature,
+                    good.stripped_block.body,
+                ),
+            ),
             make_compact(leader.key, 1, ids, epoch=1),
             make_compact(leader.key, 1, ids, epoch=7),
         ):

@@ -83,6 +83,6 @@ def test_whoever_sent_a_proof_that_does_not_hold_is_not_heard_for_a_while(monkey
         await engine._on_ops(GossipMessage("ops", sender, payload, SYBIL))
         await trio.sleep(1.0)
         assert len(proofs.checked) == 1
-        assert not engine._gates["ops"].admit(sender, SYBIL, 100, trio.current_time())
+        assert not engine._rate_limits["ops"].admit(sender, SYBIL, 100, trio.current_time())
 
     simulate(GENESIS, play)

@@ -99,7 +99,7 @@ def test_old_certificates_do_not_make_a_restarted_validator_contradict_itself() 
     core.start()
     block = committee.build(committee.get_leader(1), 1)
     rival = committee.build(committee.get_leader(1), 1, timestamp=7)
-    effects = core.on_message(committee.propose(block)) + core.on_checked(block.id, True)
+    effects = core.on_message(committee.propose(block)) + core.on_executed(block.id, True)
     effects += core.on_message(committee.certify(VoteKind.NOTARIZE, 1, block.id))
     votes = [effect.vote for effect in effects if isinstance(effect, PersistVote)]
     assert [VoteKind(vote.kind) for vote in votes] == [VoteKind.NOTARIZE, VoteKind.FINALIZE]
@@ -114,7 +114,7 @@ def test_old_certificates_do_not_make_a_restarted_validator_contradict_itself() 
     signed: list[Vote] = []
     for message in shown:
         effects = again.on_message(message)
-        effects += again.on_checked(rival.id, True)
+        effects += again.on_executed(rival.id, True)
         signed += [effect.vote for effect in effects if isinstance(effect, PersistVote)]
     again.on_work()
     signed += [effect.vote for effect in again.on_timeout(1) if isinstance(effect, PersistVote)]

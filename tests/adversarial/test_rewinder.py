@@ -10,7 +10,7 @@ import pytest
 from chain.types.blocks import MAX_NULLIFICATIONS, Block
 from chain.types.votes import VoteKind
 from consensus.simplex.core import Simplex
-from consensus.simplex.messages import Check, PersistVote
+from consensus.simplex.messages import ExecuteBlock, PersistVote
 from tests.adversarial.flip_flopper import Gullible
 from tests.consensus.committee import Committee
 
@@ -40,7 +40,7 @@ def attack(core: type[Simplex], *, is_final: bool) -> tuple[set[bytes], Block, B
         honest.start()
         honest.on_message(committee.certify(VoteKind.NULLIFY, 1))
         honest.on_message(committee.propose(a))
-        honest.on_checked(a.id, True)
+        honest.on_executed(a.id, True)
         honest.on_message(committee.certify(VoteKind.NOTARIZE, 2, a.id))
         if is_final:
             honest.on_message(committee.certify(VoteKind.FINALIZE, 2, a.id))
@@ -48,7 +48,9 @@ def attack(core: type[Simplex], *, is_final: bool) -> tuple[set[bytes], Block, B
             honest.on_message(certificate)
         assert honest.view == view
         effects = honest.on_message(committee.propose(b))
-        effects += [e for check in effects if isinstance(check, Check) for e in honest.on_checked(check.block.id, True)]
+        effects += [
+            e for check in effects if isinstance(check, ExecuteBlock) for e in honest.on_executed(check.block.id, True)
+        ]
         backed |= {e.vote.block_id for e in effects if isinstance(e, PersistVote) and e.vote.view == view}
     return backed, a, b
 

@@ -141,9 +141,9 @@ def note_course(course: Course, world: World) -> None:
     proposers = {block.id: numbers[block.header.proposer] for block in blocks if block is not None}
     course.proposed.update(proposers.values())
     for number in VALIDATORS:
-        voting, key = world.engine(number)._voting, make_key(number).public_key
-        assert voting is not None
-        votes = [vote for epoch in range(course.head.epoch + 1) for vote in voting.journal.votes(epoch)]
+        vote_store, key = world.engine(number)._vote_store, make_key(number).public_key
+        assert vote_store is not None
+        votes = [vote for epoch in range(course.head.epoch + 1) for vote in vote_store.journal.votes(epoch)]
         backed = {vote.block_id for vote in votes if vote.kind == VoteKind.NOTARIZE}
         course.backed[number] = Counter(proposers[block_id] for block_id in backed & proposers.keys())
         lost = GENESIS.state.account(key).available - engine.state.account(key).available

@@ -11,7 +11,7 @@ from chain import crypto
 from chain.exceptions import InvalidCertificate
 from chain.types.votes import Certificate, Vote, VoteKind, make_certificate, sign_vote
 from consensus.simplex.messages import Broadcast, Effect, Propose, Repropose
-from consensus.simplex.validation import FinalBlock, Rules
+from consensus.simplex.validation import FinalizedBlock, MessageValidation
 from tests.adversarial.conspirator import Conspirator, watch
 from tests.simulation.agreement import Network, Simulation
 from tests.simulation.scenarios import fight, make_keys, make_set
@@ -93,17 +93,17 @@ def test_a_certificate_is_weighed_with_its_own_epochs_stake() -> None:
         votes = [sign_vote(keys[number], chain_id, VoteKind.FINALIZE, 0, 3, last) for number in signers]
         return make_certificate(votes, before)
 
-    rules = Rules(
+    rules = MessageValidation(
         chain_id=chain_id,
         epoch=1,
         validators=now,
         beacon=bytes(32),
         last_height=2,
-        root=FinalBlock(last, 1, finalize(0, 1, 2)),
+        root=FinalizedBlock(last, 1, finalize(0, 1, 2)),
         previous_validators=before,
         verify=crypto.verify_all,
     )
-    rules.check_certificate(finalize(1, 2, 3))
+    rules.validate_certificate(finalize(1, 2, 3))
     for few in ((0, 1), (0, 3)):
         with pytest.raises(InvalidCertificate, match="not more than 2/3"):
-            rules.check_certificate(finalize(*few))
+            rules.validate_certificate(finalize(*few))

@@ -19,24 +19,24 @@ from chain.store.writer import BlockStore
 from chain.types.validators import ValidatorSet
 from chain.types.votes import Certificate, VoteKind, make_certificate, sign_vote
 from consensus.sync.messages import (
-    PROTOCOL,
-    Answer,
-    End,
-    EndAnswer,
-    FoundChunk,
-    FoundHeader,
+    SYNC_PROTOCOL,
+    BlockItem,
+    BlocksResponse,
+    ChainStatus,
+    ChunkResponse,
+    EpochEndItem,
+    EpochEndsResponse,
     GetBlocks,
     GetChunk,
     GetEnds,
     GetHeader,
-    GetTip,
+    GetStatus,
     GetValue,
-    Part,
-    Piece,
+    HeaderResponse,
     Pruned,
     Question,
     Request,
-    Tip,
+    ValuePiece,
 )
 from p2p.streams.exchanges import Exchange
 from tests.chain.builders import PARAMETERS, Chain
@@ -163,7 +163,7 @@ def tamper(change: Callable[[Chunk, GetChunk], Chunk | None]) -> Lie:
             return None
         state = STORE.find_end_state(question.height)
         chunk = None if state is None else make_chunk(state.tree, question.after)
-        return None if chunk is None else encode_all([FoundChunk(change(chunk, question))])
+        return None if chunk is None else encode_all([ChunkResponse(change(chunk, question))])
 
     return lie
 
@@ -199,7 +199,7 @@ def other_state(question: Question) -> Answers:
     """Well-made chunks of the state a few blocks later."""
     if not isinstance(question, GetChunk):
         return None
-    return encode_all([FoundChunk(make_chunk(STORE.state.tree, question.after))])
+    return encode_all([ChunkResponse(make_chunk(STORE.state.tree, question.after))])
 
 
 def change_end(change: Callable[[EpochEnd], EpochEnd], epoch: int = 3) -> Lie:
@@ -209,7 +209,9 @@ def change_end(change: Callable[[EpochEnd], EpochEnd], epoch: int = 3) -> Lie:
         if not isinstance(question, GetEnds):
             return None
         ends = [end for number in range(question.from_epoch, 4) if (end := STORE.epoch_end(number)) is not None]
-        return encode_all(EndAnswer(End(change(end) if end.header.epoch == epoch else end)) for end in ends)
+        return encode_all(
+            EpochEndsResponse(EpochEndItem(change(end) if end.header.epoch == epoch else end)) for end in ends
+        )
 
     return lie
 
@@ -242,11 +244,11 @@ def without_change(end: EpochEnd) -> EpochEnd:
 def repeat_ends(question: Question) -> Answers:
     end = STORE.epoch_end(2)
     assert end is not None
-    return encode_all([EndAnswer(End(end))] * 50) if isinstance(question, GetEnds) else None
+    return encode_all([EpochEndsResponse(EpochEndItem(end))] * 50) if isinstance(question, GetEnds) else None
 
 
 def false_piece(question: Question) -> Answers:
-    return encode_all([Piece(bytes(100))] * 40) if isinstance(question, GetValue) else None
+    return encode_all([ValuePiece(bytes(100))] * 40) if isinstance(question, GetValue) else None
 
 
 async def _stall(exchange: Exchange) -> None:
@@ -261,23 +263,23 @@ LIES: dict[str, Lie] = {
     "one entry at a time": tamper(drip_entries),
     "chunks of another state": other_state,
     "chunks of another chain": lambda question: (
-        encode_all([FoundChunk(get_chunks(fill_store(OTHER))[0])]) if isinstance(question, GetChunk) else None
+        encode_all([ChunkResponse(get_chunks(fill_store(OTHER))[0])]) if isinstance(question, GetChunk) else None
     ),
-    "no chunk": when(GetChunk, lambda: [FoundChunk(None)]),
+    "no chunk": when(GetChunk, lambda: [ChunkResponse(None)]),
     "an answer without a frame": when(GetChunk, list),
     "not a chunk": lambda question: [b"\xff" * 1000] if isinstance(question, GetChunk) else None,
     "a false large value": false_piece,
-    "a large value without end": when(GetValue, lambda: [Piece(bytes(512 * 1024))] * 200),
+    "a large value without end": when(GetValue, lambda: [ValuePiece(bytes(512 * 1024))] * 200),
     "the certificate of a minority": change_end(by_a_minority),
     "a committee of one's own": change_end(by_themselves),
     "a certificate over another header": change_end(without_change),
     "an end is skipped": change_end(lambda end: replace(end, header=replace(end.header, epoch=3)), epoch=2),
     "the same end again and again": repeat_ends,
     "no ends": when(GetEnds, list),
-    "pruned ends": when(GetEnds, lambda: [EndAnswer(Pruned(9))]),
-    "no header": when(GetHeader, lambda: [FoundHeader(None)]),
-    "another header": when(GetHeader, lambda: [FoundHeader(CHAIN.blocks[6].header)]),
-    "a tip in the clouds": when(GetTip, lambda: [Tip(10**9, bytes(32), 0)]),
+    "pruned ends": when(GetEnds, lambda: [EpochEndsResponse(Pruned(9))]),
+    "no header": when(GetHeader, lambda: [HeaderResponse(None)]),
+    "another header": when(GetHeader, lambda: [HeaderResponse(CHAIN.blocks[6].header)]),
+    "a tip in the clouds": when(GetStatus, lambda: [ChainStatus(10**9, bytes(32), 0)]),
 }
 
 
@@ -306,8 +308,8 @@ def give_out_of_order(question: Question) -> Answers:
     return encode_all(_part(height) for height in heights if height <= 19)
 
 
-def _part(height: int) -> Answer:
-    return Answer(Part(STORE.raw_block(height) or b"", STORE.raw_certificate(height)))
+def _part(height: int) -> BlocksResponse:
+    return BlocksResponse(BlockItem(STORE.raw_block(height) or b"", STORE.raw_certificate(height)))
 
 
 def give_minority(question: Question) -> Answers:
@@ -317,20 +319,20 @@ def give_minority(question: Question) -> Answers:
     block = CHAIN.blocks[question.from_height - 1]
     certificate: Certificate = CHAIN.certify(block.header, VoteKind.FINALIZE)
     certificate = replace(certificate, signers=certificate.signers[:2], signatures=certificate.signatures[:2])
-    return encode_all([Answer(Part(block.encoded, certificate.encode()))])
+    return encode_all([BlocksResponse(BlockItem(block.encoded, certificate.encode()))])
 
 
 BLOCK_LIES: dict[str, Lie] = {
     "a high tip and nothing": lambda question: {
-        GetTip: encode_all([Tip(10**9, bytes(32), 0)]),
+        GetStatus: encode_all([ChainStatus(10**9, bytes(32), 0)]),
         GetBlocks: [],
     }.get(type(question)),
-    "a high tip and all there is": when(GetTip, lambda: [Tip(10**9, bytes(32), 0)]),
+    "a high tip and all there is": when(GetStatus, lambda: [ChainStatus(10**9, bytes(32), 0)]),
     "a high tip and pruned": lambda question: {
-        GetTip: encode_all([Tip(10**9, bytes(32), 0)]),
-        GetBlocks: encode_all([Answer(Pruned(17))]),
+        GetStatus: encode_all([ChainStatus(10**9, bytes(32), 0)]),
+        GetBlocks: encode_all([BlocksResponse(Pruned(17))]),
     }.get(type(question)),
-    "a pruned chain": when(GetTip, lambda: [Tip(10**9, bytes(32), 10**8)]),
+    "a pruned chain": when(GetStatus, lambda: [ChainStatus(10**9, bytes(32), 10**8)]),
     "blocks in the wrong order": give_out_of_order,
     "the certificate of a minority": give_minority,
 }
@@ -413,7 +415,7 @@ def test_a_liar_is_not_asked_again_and_again(name: str) -> None:
         world.trust(get_checkpoint(CHAIN, 6))
         await world.start(5)
         await trio.sleep(200.0)
-        assert sum(isinstance(question, GetTip) for question in asked) == 1
+        assert sum(isinstance(question, GetStatus) for question in asked) == 1
 
     simulate(play)
 
@@ -428,7 +430,7 @@ def test_a_snapshot_goes_on_where_a_crash_left_it() -> None:
         def watch(question: Question) -> Answers:
             if isinstance(question, GetChunk):
                 if len(asked) == allowed:
-                    return encode_all([FoundChunk(None)])
+                    return encode_all([ChunkResponse(None)])
                 asked.append(question.after)
             return None
 
@@ -458,7 +460,7 @@ def test_a_snapshot_that_nobody_has_any_more_gives_way_to_a_later_one() -> None:
             nonlocal left
             if isinstance(question, GetChunk):
                 left -= 1
-                return None if left >= 0 else encode_all([FoundChunk(None)])
+                return None if left >= 0 else encode_all([ChunkResponse(None)])
             return None
 
         await world.serve(60, early, stop)
@@ -480,7 +482,7 @@ def test_the_question_for_a_header_is_answered() -> None:
         await world.serve(60, STORE)
         asking = await world.serve_with(61, _stall)
         for height, expected in ((0, None), (6, CHAIN.blocks[5].header), (19, CHAIN.head), (20, None)):
-            raw = await asking.request(make_key(60).public_key, PROTOCOL, Request(GetHeader(height)).encode(), 5.0)
-            assert FoundHeader.decode(raw).header == expected
+            raw = await asking.request(make_key(60).public_key, SYNC_PROTOCOL, Request(GetHeader(height)).encode(), 5.0)
+            assert HeaderResponse.decode(raw).header == expected
 
     simulate(play)

@@ -12,7 +12,7 @@ import trio
 from chain.exceptions import CheckpointError
 from chain.light.client import Checkpoint
 from chain.store.kv import MemoryStore
-from consensus.sync.messages import GetEnds, GetHeader, GetTip, Question, Tip
+from consensus.sync.messages import ChainStatus, GetEnds, GetHeader, GetStatus, Question
 from p2p.runtime import run_simulation
 from tests.adversarial.test_long_range import LONG, TRUE
 from tests.adversarial.test_sync_liars import simulate
@@ -97,8 +97,10 @@ def test_a_liar_cannot_make_a_node_believe_that_it_was_away() -> None:
 
     async def play(world: SyncWorld) -> None:
         def lie(question: Question) -> Answers:
-            tip = Tip(10**6, bytes(32), 0).encode()
-            return [tip] if isinstance(question, GetTip) else [] if isinstance(question, GetEnds | GetHeader) else None
+            tip = ChainStatus(10**6, bytes(32), 0).encode()
+            return (
+                [tip] if isinstance(question, GetStatus) else [] if isinstance(question, GetEnds | GetHeader) else None
+            )
 
         await world.serve(63, fill_store(TRUE, 26))
         world.trust(get_checkpoint(TRUE, 24))

@@ -18,7 +18,7 @@ from chain.state.state import State, compute_supply
 from chain.transition.block import build_block
 from chain.transition.epochs import get_next_epoch
 from chain.types.operations import Transfer
-from consensus.driver import Agreement
+from consensus.driver import Driver
 from tests.chain.builders import PARAMETERS, Chain, find_reveal
 from tests.consensus.world import World, make_key, make_test_genesis, simulate
 
@@ -82,7 +82,7 @@ def test_a_node_that_withholds_what_does_not_suit_it_halts_nothing_and_pays(monk
     genesis = make_test_genesis(4, epoch_heights=3)
     key = make_key(4)
     withheld: list[int] = []
-    build = Agreement._build_block
+    build = Driver._build_block
 
     def suits(state: State) -> bool:
         onion = make_onion(key, genesis.beacon, 0, genesis.parameters.epoch_heights)
@@ -94,7 +94,7 @@ def test_a_node_that_withholds_what_does_not_suit_it_halts_nothing_and_pays(monk
         following = get_next_epoch(genesis, state).next_validators
         return sum(following.compute_leader(source, view) == key.public_key for view in range(1, 9)) > 2
 
-    async def build_if_it_suits(agreement: Agreement, order: Any) -> None:
+    async def build_if_it_suits(agreement: Driver, order: Any) -> None:
         parent = agreement._tree.find_parent(order.parent_id)
         assert parent is not None
         is_last = (parent[0].height + 1) % genesis.parameters.epoch_heights == 0
@@ -103,7 +103,7 @@ def test_a_node_that_withholds_what_does_not_suit_it_halts_nothing_and_pays(monk
             return
         await build(agreement, order)
 
-    monkeypatch.setattr(Agreement, "_build_block", build_if_it_suits)
+    monkeypatch.setattr(Driver, "_build_block", build_if_it_suits)
 
     async def play(world: World) -> None:
         await world.start(1, 2, 3, 4)

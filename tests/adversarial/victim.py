@@ -28,7 +28,7 @@ import p2p.peer_score
 import p2p.streams.exchanges
 from chain.crypto import KeyPair, format_address
 from chain.genesis import CREDIT, Genesis, Parameters, make_genesis, make_validator
-from consensus.voting.disk import JOURNAL
+from consensus.voting.disk import JOURNAL_FILE
 from consensus.voting.journal import Journal
 from p2p.discovery.service import Discovery
 from p2p.host.network import Libp2pNetwork
@@ -155,7 +155,7 @@ def _run_victim(bootstrap: list[tuple[bytes, str]], limits: dict[str, Any], dire
             vars(module).update(values)
     configure_logs("warning", "text")
     genesis = make_chain()
-    Journal.open(Path(directory) / JOURNAL, genesis.chain_id, KEY.public_key).close()
+    Journal.open(Path(directory) / JOURNAL_FILE, genesis.chain_id, KEY.public_key).close()
     config = NodeConfig(
         listen=("/ip4/127.0.0.1/tcp/0",),
         reachability="public",

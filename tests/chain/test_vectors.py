@@ -27,10 +27,10 @@ from chain.transition.validators import GROWTH_LIMIT, MIN_TURNOUT
 from chain.types.blocks import MAX_BLOCK, MAX_NULLIFICATIONS, VERSION
 from chain.types.operations import MAX_CAPTURE, MAX_OPERATION
 from chain.types.validators import LATE_BLOCKS
-from consensus.engine import FORWARDED
+from consensus.engine import FORWARDED_KIND
 from consensus.network import committee_streams as links
-from consensus.network.compact_blocks import COMPACT, WHOLE
-from consensus.network.gossip import MAX_BATCH
+from consensus.network.compact_blocks import COMPACT_KIND, MAX_WHOLE_BYTES
+from consensus.network.gossip import MAX_GOSSIP_BYTES
 from consensus.simplex import messages
 from consensus.simplex.core import Timeouts
 from consensus.sync import messages as sync_records
@@ -115,8 +115,8 @@ def test_the_numbers_of_the_document_are_those_of_the_code() -> None:
         f"each member i of committee e with {MIN_TURNOUT} · votes[i] < blocks",
         f"begins with {WINDOW_BYTES:,} bytes of credit. DATA costs its payload + {OVERHEAD} and",
         f"0 to {MAX_FRAME:,} bytes",
-        f"Blocks of up to {WHOLE:,} bytes go whole",
-        f"An item has at most {MAX_BATCH // 1024} KiB",
+        f"Blocks of up to {MAX_WHOLE_BYTES:,} bytes go whole",
+        f"An item has at most {MAX_GOSSIP_BYTES // 1024} KiB",
         f"those beyond {MAX_BLOCK:,} bytes in all",
         f"and {ENTRY_COST} more; a chunk has at most {CHUNK:,}, and one that is not the last has more than "
         f"{CHUNK - LARGE - MAX_KEY - ENTRY_COST:,},",
@@ -131,11 +131,13 @@ def test_the_numbers_of_the_document_are_those_of_the_code() -> None:
     ):
         assert part in text, part
     assert Timeouts().first == 1.5
-    for module in (links, sync_records, neighbours, reachability, punching, offers):
+    for protocol in (links.COMMITTEE_PROTOCOL, sync_records.SYNC_PROTOCOL):
+        assert f"`{protocol}`" in text
+    for module in (neighbours, reachability, punching, offers):
         assert f"`{module.PROTOCOL}`" in text
     byte = {number: f"| `{number:02x}` | {name}" for number, name in LINK_KINDS.items()}
     assert all(row in text for row in byte.values())
-    assert {FORWARDED[0], COMPACT[0], *messages._KINDS} == byte.keys()
+    assert {FORWARDED_KIND[0], COMPACT_KIND[0], *messages._KINDS} == byte.keys()
     assert {kind.value: kind.name for kind in Kind} == dict(enumerate(("DATA", "END", "CREDIT", "RESET")))
 
 
@@ -469,8 +471,8 @@ def test_frames_and_links() -> None:
     whole, compact = records["a proposal"], records["the proposal with its operations by id"]
     operations = msgpack.unpackb(items["a proposal"][1:], raw=False)[1][2][0]
     assert compact["ids"] == [h("operation", each[1], encode(each[0])) for each in operations]
-    assert compact["shell"]["header"] == whole["block"]["header"]
-    assert compact["shell"]["body"] == {**whole["block"]["body"], "operations": []}
+    assert compact["stripped_block"]["header"] == whole["block"]["header"]
+    assert compact["stripped_block"]["body"] == {**whole["block"]["body"], "operations": []}
     proposal, chain_id = whole["proposal"], whole["block"]["header"]["chain_id"]
     message = encode([proposal["epoch"], proposal["view"], proposal["block_id"]])
     assert holds(proposal["leader"], "proposal", chain_id, message, proposal["signature"])

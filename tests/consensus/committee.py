@@ -11,7 +11,7 @@ from chain.types.validators import ValidatorSet
 from chain.types.votes import NO_BLOCK, Certificate, Vote, VoteKind, make_certificate, sign_vote
 from consensus.simplex.core import Simplex
 from consensus.simplex.messages import Broadcast, Build, Effect, PersistVote, Propose
-from consensus.simplex.validation import FinalBlock
+from consensus.simplex.validation import FinalizedBlock
 from tests.simulation.ledger import FakeLedger
 
 
@@ -36,7 +36,7 @@ class Committee:
                 "validators": self.validators,
                 "beacon": self.beacon,
                 "last_height": self.last_height,
-                "final": self.final,
+                "finalized": self.final,
                 "key": None if number is None else self.keys[number],
                 **changes,
             }
@@ -71,7 +71,7 @@ class Committee:
         timestamp: int = 0,
     ) -> Block:
         """A block on ``parent`` (the block the epoch starts from by default)."""
-        base = FinalBlock(parent.id, parent.height, None) if parent else self.final
+        base = FinalizedBlock(parent.id, parent.height, None) if parent else self.final
         order = Build(view, base.block_id, certificate if parent else base.certificate, nullifications)
         height = base.height + 1 if height is None else height
         return self.ledger.build(key, self.epoch if epoch is None else epoch, height, order, timestamp)

@@ -17,9 +17,9 @@ from chain.types.blocks import Block, Body
 from chain.types.operations import Enroll, Evidence, NoncedOperation, Recommit, Retire, SignedOperation, sign_operation
 from chain.types.validators import ValidatorSet
 from chain.types.votes import Vote, VoteKind, sign_vote
-from consensus.engine import Final
-from consensus.housekeeping import RETRY_HEIGHTS, Upkeep, find_due
+from consensus.engine import FinalizedEvent
 from consensus.simplex.messages import encode_message
+from consensus.validator_tasks import RETRY_BLOCKS, ValidatorTasks, next_duty
 from p2p.runtime import SimulatedRuntime
 from tests.consensus.world import World, make_key, make_test_genesis, simulate
 
@@ -121,8 +121,8 @@ def test_two_votes_that_contradict_each_other_cost_everything(kinds: tuple[VoteK
         await world.wait_height(1)
         view = engines[0].status().view + 1
         for content, kind in zip((b"a", b"b"), kinds, strict=True):
-            world.engine(4)._agreement._links.broadcast(encode_message(make_vote(kind, view, content)))
-        world.engine(4)._agreement._links.flush()
+            world.engine(4)._driver._committee.broadcast(encode_message(make_vote(kind, view, content)))
+        world.engine(4)._driver._committee.flush()
         cheat = make_key(4).public_key
         with trio.fail_after(60.0):
             while world.engine(1).state.account(cheat).bonded:
@@ -156,24 +156,24 @@ def test_upkeep_renews_an_onion_in_time_and_only_once() -> None:
         duty = replace(Duty(is_enrolled=True, tip=tips[-1 - left]), **changes)  # type: ignore[arg-type]
         return GENESIS.state.update({duty_key(key.public_key): duty})
 
-    assert find_due(GENESIS, with_tip(3 * EPOCH), key) is None
-    make = find_due(GENESIS, with_tip(3 * EPOCH - 1), key)
+    assert next_duty(GENESIS, with_tip(3 * EPOCH), key) is None
+    make = next_duty(GENESIS, with_tip(3 * EPOCH - 1), key)
     assert make is not None
     assert make(7) == Recommit(7, make_onion(key, GENESIS.beacon, 1, EPOCH).tip, 1)
-    assert find_due(GENESIS, with_tip(1, next_epoch=2), key) is None
-    assert find_due(GENESIS, GENESIS.state, make_key(5)) is None
+    assert next_duty(GENESIS, with_tip(1, next_epoch=2), key) is None
+    assert next_duty(GENESIS, GENESIS.state, make_key(5)) is None
 
 
 class Following:
-    """As much of an engine as :class:`Upkeep` looks at; ``pending`` and ``final`` are ids of operations."""
+    """As much of an engine as :class:`ValidatorTasks` looks at; ``pending`` and ``final`` are ids of operations."""
 
     def __init__(self, state: State) -> None:
         self.genesis, self.state, self.is_behind = GENESIS, state, False
         self.pending: set[bytes] = set()
         self.final: set[bytes] = set()
-        self._blocks, self._reader = trio.open_memory_channel[Final](100)
+        self._blocks, self._reader = trio.open_memory_channel[FinalizedEvent](100)
 
-    def subscribe_final(self) -> trio.MemoryReceiveChannel[Final]:
+    def subscribe_final(self) -> trio.MemoryReceiveChannel[FinalizedEvent]:
         return self._reader
 
     def subscribe_conflicts(self) -> trio.MemoryReceiveChannel[object]:
@@ -188,7 +188,7 @@ class Following:
     async def grow(self, first: int, last: int) -> None:
         for height in range(first, last + 1):
             header = replace(GENESIS.header, height=height)
-            await self._blocks.send(Final(Block(header, bytes(64), Body((), None, (), ())), ()))
+            await self._blocks.send(FinalizedEvent(Block(header, bytes(64), Body((), None, (), ())), ()))
         await trio.testing.wait_all_tasks_blocked()
 
 
@@ -208,13 +208,13 @@ def test_a_duty_that_got_lost_on_the_way_is_asked_for_again() -> None:
             engine.pending.add(asked[-1].id)
             return asked[-1]
 
-        upkeep = Upkeep(key, engine, submit, SimulatedRuntime(1))  # type: ignore[arg-type]
+        upkeep = ValidatorTasks(key, engine, submit, SimulatedRuntime(1))  # type: ignore[arg-type]
         async with trio.open_nursery() as nursery:
             nursery.start_soon(upkeep.run)
             await engine.grow(1, 40)
             assert len(asked) == 1  # it waits for a block
             engine.pending.clear()
-            await engine.grow(41, 41 + RETRY_HEIGHTS)
+            await engine.grow(41, 41 + RETRY_BLOCKS)
             assert len(asked) == 2
             engine.pending.clear()
             engine.final.add(asked[-1].id)  # and failed, since it is still due: that is not paid for at every block

@@ -13,15 +13,15 @@ from chain.store.writer import BlockStore
 from chain.transition.block import Transition, build_block, state_transition
 from chain.types.blocks import Block, sign_proposal
 from chain.types.votes import NO_BLOCK, Certificate, Vote, VoteKind, make_certificate, sign_vote
-from consensus.block_tree import BlockTree, Executed
-from consensus.driver import Agreement, Outlet
+from consensus.block_tree import BlockTree, ExecutedBlock
+from consensus.driver import Driver, Environment
 from consensus.mempool.pool import Mempool
-from consensus.network.committee_streams import Links
+from consensus.network.committee_streams import CommitteeStreams
 from consensus.simplex.core import Timeouts
 from consensus.simplex.messages import Propose
 from consensus.voting.journal import Journal
-from consensus.voting.vote_store import Voting
-from consensus.voting.vote_support import EvidenceStore
+from consensus.voting.vote_store import VoteStore
+from consensus.voting.vote_support import VoteSupportStore
 from p2p.runtime import SimulatedRuntime
 from p2p.simulation.network import MemoryHub, MemoryNetwork
 from p2p.streams.exchanges import Streams
@@ -31,7 +31,7 @@ from tests.consensus.world import make_key
 from tests.simulation.ledger import MemoryFile
 
 
-class Recorder(Outlet):
+class Recorder(Environment):
     """Notes what agreement asks for."""
 
     def __init__(self) -> None:
@@ -40,13 +40,13 @@ class Recorder(Outlet):
         self.hints = 0
         self.conflicts: list[tuple[Vote, Vote]] = []
 
-    def on_final(self, executed: list[Executed], certificate: Certificate) -> None:
+    def on_final(self, executed: list[ExecutedBlock], certificate: Certificate) -> None:
         self.final += [node.block.height for node in executed]
 
     def fetch(self, block_id: bytes, peers: tuple[bytes, ...]) -> None:
         self.fetched.append(block_id)
 
-    def hint(self) -> None:
+    def request_sync(self) -> None:
         self.hints += 1
 
     def on_conflict(self, first: Vote, second: Vote) -> None:
@@ -62,16 +62,16 @@ def get_block(height: int) -> Block:
     return block
 
 
-def execute(last: int) -> list[Executed]:
+def execute(last: int) -> list[ExecutedBlock]:
     header, state, executed = GENESIS.header, GENESIS.state, []
     for height in range(1, last + 1):
         block = get_block(height)
-        executed.append(Executed(block, state_transition(GENESIS, header, state, block)))
+        executed.append(ExecutedBlock(block, state_transition(GENESIS, header, state, block)))
         header, state = block.header, executed[-1].transition.state
     return executed
 
 
-Script = Callable[[Agreement, Recorder, Journal], Awaitable[None]]
+Script = Callable[[Driver, Recorder, Journal], Awaitable[None]]
 
 
 def play(script: Script, is_validator: bool) -> None:
@@ -85,58 +85,58 @@ def play(script: Script, is_validator: bool) -> None:
             async def ignore(peer: bytes, payload: bytes) -> None:
                 pass
 
-            links = Links(streams, ignore)
+            links = CommitteeStreams(streams, ignore)
             await nursery.start(links.run)
             memory = MemoryStore()
             store = BlockStore(memory, GENESIS)
             journal = Journal(MemoryFile(), GENESIS.chain_id, key.public_key)
-            outlet = Recorder()
-            agreement = Agreement(
+            environment = Recorder()
+            agreement = Driver(
                 GENESIS,
-                Voting(key, journal, EvidenceStore(memory)) if is_validator else None,
+                VoteStore(key, journal, VoteSupportStore(memory)) if is_validator else None,
                 store,
                 Mempool(GENESIS, store.header, store.state),
                 links,
                 SimulatedRuntime(1, skew=60_000),
-                outlet,
+                environment,
                 Timeouts(),
                 0.25,
             )
             await agreement.start()
-            await script(agreement, outlet, journal)
+            await script(agreement, environment, journal)
             nursery.cancel_scope.cancel()
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
 def test_a_certificate_fetches_its_block_and_missing_ancestors_are_synced() -> None:
-    async def script(agreement: Agreement, outlet: Recorder, journal: Journal) -> None:
+    async def script(agreement: Driver, environment: Recorder, journal: Journal) -> None:
         third = get_block(3)
         certificate = certify(GENESIS, third, VoteKind.FINALIZE)
         await agreement.on_message(certificate, 0)
-        assert outlet.fetched == [third.id] and outlet.hints == 0
+        assert environment.fetched == [third.id] and environment.hints == 0
         await agreement.on_block(third)
-        assert outlet.hints == 1 and outlet.final == []
-        await agreement.on_segment(execute(3), certificate)
-        assert outlet.final == [1, 2, 3] and agreement.final[0] == third.header
-        await agreement.on_segment(execute(3), certificate)  # once more changes nothing
-        assert outlet.final == [1, 2, 3]
+        assert environment.hints == 1 and environment.final == []
+        await agreement.on_block_range(execute(3), certificate)
+        assert environment.final == [1, 2, 3] and agreement.head[0] == third.header
+        await agreement.on_block_range(execute(3), certificate)  # once more changes nothing
+        assert environment.final == [1, 2, 3]
 
     play(script, is_validator=False)
 
 
 def test_blocks_that_came_early_are_used_when_their_certificate_comes() -> None:
-    async def script(agreement: Agreement, outlet: Recorder, journal: Journal) -> None:
+    async def script(agreement: Driver, environment: Recorder, journal: Journal) -> None:
         for height in (2, 3, 1):
             await agreement.on_block(get_block(height))
         await agreement.on_message(certify(GENESIS, get_block(3), VoteKind.FINALIZE), 0)
-        assert outlet.final == [1, 2, 3] and outlet.fetched == [] and outlet.hints == 0
+        assert environment.final == [1, 2, 3] and environment.fetched == [] and environment.hints == 0
 
     play(script, is_validator=False)
 
 
 def test_a_proposal_on_a_block_still_to_be_synced_is_voted_for_afterwards() -> None:
-    async def script(agreement: Agreement, outlet: Recorder, journal: Journal) -> None:
+    async def script(agreement: Driver, environment: Recorder, journal: Journal) -> None:
         certificate = certify(GENESIS, get_block(3), VoteKind.FINALIZE)
         await agreement.on_message(certificate, 0)
         await agreement.on_block(get_block(3))
@@ -145,22 +145,22 @@ def test_a_proposal_on_a_block_still_to_be_synced_is_voted_for_afterwards() -> N
         proposal = sign_proposal(leader, GENESIS.chain_id, 0, fourth.header.view, fourth.id)
         await agreement.on_message(Propose(proposal, fourth), 0)
         assert all(vote.block_id != fourth.id for vote in journal.votes(0))
-        await agreement.on_segment(execute(3), certificate)
+        await agreement.on_block_range(execute(3), certificate)
         assert [vote.kind for vote in journal.votes(0) if vote.block_id == fourth.id] == [VoteKind.NOTARIZE]
 
     play(script, is_validator=True)
 
 
 def test_messages_of_the_next_epoch_are_kept_for_it() -> None:
-    async def script(agreement: Agreement, outlet: Recorder, journal: Journal) -> None:
+    async def script(agreement: Driver, environment: Recorder, journal: Journal) -> None:
         sixth = get_block(6)  # the first of the second epoch
         await agreement.on_message(certify(GENESIS, sixth, VoteKind.FINALIZE), 0)
-        assert outlet.hints == 1 and outlet.fetched == []
+        assert environment.hints == 1 and environment.fetched == []
         fifth = certify(GENESIS, get_block(5), VoteKind.FINALIZE)
-        await agreement.on_segment(execute(5), fifth)
-        assert agreement.simplex.epoch == 1 and outlet.fetched == [sixth.id]
+        await agreement.on_block_range(execute(5), fifth)
+        assert agreement.simplex.epoch == 1 and environment.fetched == [sixth.id]
         await agreement.on_block(sixth)
-        assert outlet.final == [1, 2, 3, 4, 5, 6]
+        assert environment.final == [1, 2, 3, 4, 5, 6]
 
     play(script, is_validator=False)
 
@@ -169,7 +169,7 @@ def test_messages_of_the_next_epoch_are_kept_for_it() -> None:
 def test_who_contradicts_what_stands_in_a_synced_block_is_found_out(is_validator: bool) -> None:
     """A node that follows from outside the committee is as good a witness."""
 
-    async def script(agreement: Agreement, outlet: Recorder, journal: Journal) -> None:
+    async def script(agreement: Driver, environment: Recorder, journal: Journal) -> None:
         second, third = get_block(2), get_block(3)
         certificate = third.body.parent_certificate
         assert certificate is not None and certificate.block_id == second.id
@@ -177,9 +177,9 @@ def test_who_contradicts_what_stands_in_a_synced_block_is_found_out(is_validator
         liar = next(make_key(n) for n in range(1, 5) if make_key(n).public_key == true.signer)
         false = sign_vote(liar, GENESIS.chain_id, VoteKind.NOTARIZE, 0, true.view, b"y" * 32)
         await agreement.on_message(false, 0)
-        assert outlet.conflicts == []
-        await agreement.on_segment(execute(3), certify(GENESIS, third, VoteKind.FINALIZE))
-        assert outlet.conflicts == [(false, true)]
+        assert environment.conflicts == []
+        await agreement.on_block_range(execute(3), certify(GENESIS, third, VoteKind.FINALIZE))
+        assert environment.conflicts == [(false, true)]
 
     play(script, is_validator=is_validator)
 
@@ -193,8 +193,8 @@ def nullify(epoch: int, view: int) -> Certificate:
 def test_an_epoch_that_sync_has_ended_orders_no_blocks_any_more(last: int) -> None:
     """With and without the finalization of its last block: what comes late must not displace the present order."""
 
-    async def script(agreement: Agreement, outlet: Recorder, journal: Journal) -> None:
-        await agreement.on_segment(execute(last), certify(GENESIS, get_block(last), VoteKind.FINALIZE))
+    async def script(agreement: Driver, environment: Recorder, journal: Journal) -> None:
+        await agreement.on_block_range(execute(last), certify(GENESIS, get_block(last), VoteKind.FINALIZE))
         order = agreement._build
         for view in range(1, 8):  # this validator leads some of the views that follow
             await agreement.on_message(nullify(0, view), 0)

@@ -22,11 +22,11 @@ from chain.store.kv import LevelStore, MemoryStore, Store
 from chain.transition.block import verify_finality
 from chain.types.operations import Release, SignedOperation, Transfer, sign_operation
 from chain.types.votes import NO_BLOCK, VoteKind, sign_vote
-from consensus.engine import FORWARDED
-from consensus.network.compact_blocks import COMPACT
+from consensus.engine import FORWARDED_KIND
+from consensus.network.compact_blocks import COMPACT_KIND
 from consensus.network.gossip import Batch, get_topic
 from consensus.simplex.messages import encode_message
-from consensus.voting.journal import RECORD_SIZE, Journal, JournalDamaged
+from consensus.voting.journal import RECORD_BYTES, Journal, JournalDamaged
 from p2p.network import GossipMessage, NetworkError
 from p2p.simulation.network import MemoryNetwork
 from tests.consensus.world import World, make_key, make_test_genesis, simulate
@@ -217,7 +217,7 @@ def test_the_leader_dies_with_work_in_hand() -> None:
         await world.start(*FOUR)
         await transfer_and_wait(world, 1, 1)
         for _ in range(4):
-            leader = world.engine(1)._agreement.leader
+            leader = world.engine(1)._driver.leader
             number = next(n for n in FOUR if make_key(n).public_key == leader)
             alive = next(n for n in FOUR if n != number)
             operation = world.transfer(1, 2, 9)
@@ -445,7 +445,7 @@ def test_a_journal_that_lost_votes_is_noticed() -> None:
         await world.wait_height(await transfer_and_wait(world, 1, 1))  # each block is two votes of node 4
         await world.kill(4)
         journal = world.nodes[4].journal_file
-        journal.truncate(2 * RECORD_SIZE)
+        journal.truncate(2 * RECORD_BYTES)
         with pytest.raises(ExceptionGroup) as caught:
             async with trio.open_nursery() as nursery:
                 world.nursery = nursery
@@ -480,10 +480,10 @@ def test_an_altered_block_is_not_kept_in_place_of_the_real_one() -> None:
         world.hub.partition([[make_key(5).public_key]])
         engine = world.engine(5)
         assert engine.header.height < last.height
-        await engine._agreement.on_block(altered)
-        assert engine._agreement.find_block(last.id) is None
-        await engine._agreement.on_block(last)
-        assert engine._agreement.find_block(last.id) == last
+        await engine._driver.on_block(altered)
+        assert engine._driver.find_block(last.id) is None
+        await engine._driver.on_block(last)
+        assert engine._driver.find_block(last.id) == last
 
     simulate(make_test_genesis(4, others=1), play)
 
@@ -507,10 +507,12 @@ def make_garbage(world: World, outsider: KeyPair) -> list[bytes]:
         pack([[b""]]),
         pack([[block.id + altered, bytes(31), block.encoded]]),
         Batch((forged.encoded, b"junk", vote.encode())).encode(),
-        Batch((FORWARDED + Batch((forged.encoded,)).encode(), FORWARDED + b"junk", COMPACT + b"junk")).encode(),
+        Batch(
+            (FORWARDED_KIND + Batch((forged.encoded,)).encode(), FORWARDED_KIND + b"junk", COMPACT_KIND + b"junk")
+        ).encode(),
         Batch((encode_message(vote), b"\x09" + vote.encode(), b"\x02" + vote.encode(), bytes(100))).encode(),
-        FORWARDED + Batch((forged.encoded,)).encode(),
-        FORWARDED + b"junk",
+        FORWARDED_KIND + Batch((forged.encoded,)).encode(),
+        FORWARDED_KIND + b"junk",
         encode_message(vote),
         encode_message(sign_vote(make_key(1), bytes(32), VoteKind.NOTARIZE, 0, 1, bytes(31) + b"1")),
         b"\x01" + block.encoded,
@@ -575,7 +577,7 @@ def test_a_batch_of_worthless_operations_does_not_keep_the_loop_to_itself() -> N
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(take_turns)
-            await engine._admission.take(poor.public_key, poor.public_key, payload)
+            await engine._ingress.take(poor.public_key, poor.public_key, payload)
             nursery.cancel_scope.cancel()
         assert turns >= 10
         assert engine.status().mempool_operations == 0
@@ -598,7 +600,7 @@ def test_a_certificate_that_nobody_signed_silences_nobody_and_is_not_kept() -> N
                 await engine._on_certs(
                     GossipMessage(topic, make_key(99).public_key, Batch((forged.encode(),)).encode())
                 )
-        assert engine._certificate is not None and not engine._agreement._early
+        assert engine._certificate is not None and not engine._driver._early
         await engine._on_certs(GossipMessage(topic, make_key(2).public_key, Batch((final.encode(),)).encode()))
         assert engine._certificate is None
 

@@ -10,8 +10,8 @@ from chain.genesis import Genesis
 from chain.store.writer import BlockStore
 from chain.transition.block import state_transition
 from chain.transition.restart_file import RestartFile, accept, build_restart
-from consensus.sync.client import Segment, Trail, verify_segment
-from consensus.sync.messages import Part
+from consensus.sync.client import BlockRange, HeaderChain, verify_block_range
+from consensus.sync.messages import BlockItem
 from tests.chain.transition.test_restart import append_after, go_on, make_halted, propose
 from tests.consensus.world import World, make_key, make_test_genesis, simulate
 
@@ -89,13 +89,13 @@ def test_a_checkpoint_may_lie_behind_a_restart_in_the_same_epoch() -> None:
     append_after(chain, certificate)
     restart_block, last = chain.blocks[6:]
     assert restart_block.header.epoch == last.header.epoch
-    trail = Trail(chain.genesis, parent, state)
+    headers = HeaderChain(chain.genesis, parent, state)
     for block in (restart_block, last):
-        trail.follow(block)
+        headers.append(block)
     known = {block.height: block.id for block in (restart_block, last)}
-    segment = Segment(chain.genesis, parent, state, known)
-    assert segment.add(Part(restart_block.encoded, certificate.encode())) == certificate
-    finality = segment.add(Part(last.encoded, chain.finality(last).encode()))
+    block_range = BlockRange(chain.genesis, parent, state, known)
+    assert block_range.add(BlockItem(restart_block.encoded, certificate.encode())) == certificate
+    finality = block_range.add(BlockItem(last.encoded, chain.finality(last).encode()))
     assert finality is not None
-    executed = verify_segment(chain.genesis, parent, state, segment.blocks, finality)
+    executed = verify_block_range(chain.genesis, parent, state, block_range.blocks, finality)
     assert executed[-1].transition.state.root == chain.state.root

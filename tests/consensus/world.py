@@ -15,10 +15,10 @@ from chain.store.kv import MemoryStore, Store
 from chain.store.writer import BlockStore
 from chain.types.operations import NoncedOperation, SignedOperation, Transfer, sign_operation
 from consensus.engine import Engine, Settings
-from consensus.housekeeping import Upkeep
+from consensus.validator_tasks import ValidatorTasks
 from consensus.voting.journal import Journal
-from consensus.voting.vote_store import Voting
-from consensus.voting.vote_support import EvidenceStore
+from consensus.voting.vote_store import VoteStore
+from consensus.voting.vote_support import VoteSupportStore
 from p2p.runtime import SimulatedRuntime, run_simulation
 from p2p.simulation.network import MemoryHub, MemoryNetwork
 from p2p.streams.exchanges import Streams
@@ -94,11 +94,11 @@ class World:
         self.hub.connect_all()
         return [self.nodes[number].engine for number in numbers]
 
-    def _open(self, node: Node, number: int) -> tuple[BlockStore, Voting]:
+    def _open(self, node: Node, number: int) -> tuple[BlockStore, VoteStore]:
         """What a node finds on its disk; for a subclass to replace."""
         blocks = BlockStore(node.store, self.genesis)
         journal = Journal(node.journal_file, self.genesis.chain_id, node.key.public_key)
-        return blocks, Voting(node.key, journal, EvidenceStore(node.store))
+        return blocks, VoteStore(node.key, journal, VoteSupportStore(node.store))
 
     def _watch(self, engine: Engine, number: int) -> None:
         """Look at an engine before it runs; for a subclass to replace."""
@@ -109,8 +109,8 @@ class World:
         node.network = MemoryNetwork(self.hub, node.key.public_key)
         node.stopped = trio.Event()
         streams = Streams(node.network)
-        blocks, voting = self._open(node, number)
-        engine = Engine(self.genesis, voting, node.network, streams, node.runtime, blocks, self.settings)
+        blocks, vote_store = self._open(node, number)
+        engine = Engine(self.genesis, vote_store, node.network, streams, node.runtime, blocks, self.settings)
         self._watch(engine, number)
         try:
             async with trio.open_nursery() as nursery:
@@ -118,7 +118,7 @@ class World:
                 nursery.start_soon(streams.run)
                 await nursery.start(engine.run)
                 node._engine = engine
-                nursery.start_soon(Upkeep(node.key, engine, partial(self.submit, number), node.runtime).run)
+                nursery.start_soon(ValidatorTasks(node.key, engine, partial(self.submit, number), node.runtime).run)
                 task_status.started()
         finally:
             node._engine = None

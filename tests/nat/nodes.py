@@ -21,7 +21,7 @@ import httpx
 
 from chain.genesis import CREDIT, Genesis, Parameters, make_genesis, make_validator
 from chain.keyfile import create_identity
-from consensus.voting.disk import JOURNAL
+from consensus.voting.disk import JOURNAL_FILE
 from consensus.voting.journal import Journal
 from p2p.runtime import RealRuntime
 from tests.fakes.backend import MODEL
@@ -247,7 +247,7 @@ def run_network(
         network = Network(_make_genesis(nodes), nodes[0], nodes[1], nodes[2:])
         for node in nodes:
             (node.directory / "genesis.json").write_text(network.genesis.to_json())
-            Journal.open(node.directory / JOURNAL, network.genesis.chain_id, node.key.public_key).close()
+            Journal.open(node.directory / JOURNAL_FILE, network.genesis.chain_id, node.key.public_key).close()
             node.write_config({**_settings(network, node), **configure(network, node)})
             if node in network.private:
                 closing.enter_context(_run_backend(node.host))

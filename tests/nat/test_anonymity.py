@@ -25,7 +25,7 @@ import trio
 
 from chain.audit.audit import StoreSource
 from chain.crypto import KeyPair
-from consensus.voting.disk import JOURNAL
+from consensus.voting.disk import JOURNAL_FILE
 from consensus.voting.journal import Journal
 from p2p.addresses import format_circuit_address
 from p2p.discovery.plumtree import PROTOCOL as VIEWS
@@ -224,7 +224,7 @@ def collect(network: Network, node: PlacedNode, proxy: Host) -> Evidence:
 
 def count_votes(network: Network, node: PlacedNode) -> int:
     """How many votes are in a copy of its journal."""
-    copy = shutil.copy(node.directory / JOURNAL, node.directory / "copy")
+    copy = shutil.copy(node.directory / JOURNAL_FILE, node.directory / "copy")
     journal = Journal.open(Path(copy), network.genesis.chain_id, node.key.public_key)
     try:
         return journal.length - journal.start.first

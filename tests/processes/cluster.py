@@ -31,7 +31,7 @@ from chain.keyfile import create_identity
 from chain.store.kv import LevelStore
 from chain.store.reader import load_stored_genesis
 from chain.store.writer import BlockStore
-from consensus.voting.disk import JOURNAL
+from consensus.voting.disk import JOURNAL_FILE
 from consensus.voting.journal import Journal
 from node import chain_main, main
 from p2p.runtime import RealRuntime
@@ -302,7 +302,7 @@ def run_cluster(
         cluster = Cluster(directory, genesis, nodes, user_keys, fake.stdout.readline().decode().strip())
         for number, node in enumerate(nodes):
             (node.directory / "genesis.json").write_text(genesis.to_json())
-            Journal.open(node.directory / JOURNAL, genesis.chain_id, node.key.public_key).close()
+            Journal.open(node.directory / JOURNAL_FILE, genesis.chain_id, node.key.public_key).close()
             others = [other.multiaddress for other in nodes if other is not node]
             node.write_config({"bootstrap": others, "models": [cluster.model_config], **config(number)})
         for node in nodes:

@@ -17,7 +17,7 @@ from chain.transition.block import apply_block
 from chain.types.blocks import Block, Header
 from chain.types.operations import Capture, Delivery, SignedOperation
 from chain.types.votes import Vote
-from consensus.sync.download import fetch_chain
+from consensus.sync.download import download_chain
 from consensus.voting.journal import Journal
 from p2p.host.network import Libp2pNetwork
 from p2p.runtime import RealRuntime
@@ -47,7 +47,7 @@ async def fetch(node: ProcessNode, genesis: Genesis, directory: Path) -> Ledger:
     runtime = RealRuntime()
     file = directory / f"{runtime.random.getrandbits(64):016x}.export"
     network = Libp2pNetwork(KeyPair(runtime.random.randbytes(32)), (), runtime)
-    await fetch_chain(network, genesis, node.key.public_key, node.listen_address, file)
+    await download_chain(network, genesis, node.key.public_key, node.listen_address, file)
     return read_ledger(ExportSource(file))
 
 

@@ -7,8 +7,8 @@ from random import Random
 
 from chain.genesis import load_genesis
 from chain.keyfile import load_identity
-from consensus.voting.disk import DataDisk, open_disk
-from consensus.voting.journal import RECORD_SIZE, Journal
+from consensus.voting.disk import DataDisk, open_storage
+from consensus.voting.journal import RECORD_BYTES, Journal
 from tests.processes.cluster import PATIENCE, Cluster, ProcessNode, run_command, wait_until
 from tests.processes.ledgers import check_agreement, check_votes, fetch_ledger, read_votes
 
@@ -25,7 +25,7 @@ def read_start(cluster: Cluster, node: ProcessNode, directory: Path) -> bytes:
     copy.write_bytes((node.directory / "votes.journal").read_bytes())
     journal = Journal.open(copy, cluster.genesis.chain_id, node.key.public_key)
     journal.close()
-    return journal.start.memo
+    return journal.start.nonce
 
 
 def test_a_damaged_disk_repairs_itself(cluster: Cluster, tmp_path: Path) -> None:
@@ -38,7 +38,7 @@ def test_a_damaged_disk_repairs_itself(cluster: Cluster, tmp_path: Path) -> None
     victim.kill()
     forgotten = read_votes(cluster, victim, tmp_path)
     assert max(vote.epoch for vote in forgotten) > 0
-    flip(victim.directory / "votes.journal", RECORD_SIZE + 7)
+    flip(victim.directory / "votes.journal", RECORD_BYTES + 7)
     (victim.directory / "chain" / "CURRENT").unlink()
     victim.start()
     cluster.wait_ready()
@@ -65,10 +65,10 @@ def test_a_new_validator_votes_at_once(tmp_path: Path) -> None:
     home = tmp_path / "node"
     run_command("init", "-d", home, "--new-chain", "mine")
     genesis, key = load_genesis(home / "genesis.json"), load_identity(home / "key", None)
-    opened = open_disk(DataDisk(home, lambda: 0), genesis, key, Random(1), votes=True)
-    assert opened.voting is not None and opened.voting.recovery.may_vote(0)
+    opened = open_storage(DataDisk(home, lambda: 0), genesis, key, Random(1), votes=True)
+    assert opened.vote_store is not None and opened.vote_store.lockout.may_vote(0)
     opened.close()
     (home / "votes.journal").unlink()
-    opened = open_disk(DataDisk(home, lambda: 0), genesis, key, Random(1), votes=True)
-    assert opened.voting is not None and opened.voting.recovery.is_waiting
+    opened = open_storage(DataDisk(home, lambda: 0), genesis, key, Random(1), votes=True)
+    assert opened.vote_store is not None and opened.vote_store.lockout.is_locked
     opened.close()

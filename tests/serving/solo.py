@@ -13,8 +13,8 @@ from chain.store.kv import MemoryStore
 from chain.store.writer import BlockStore
 from consensus.engine import Settings
 from consensus.voting.journal import Journal
-from consensus.voting.vote_store import Voting
-from consensus.voting.vote_support import EvidenceStore
+from consensus.voting.vote_store import VoteStore
+from consensus.voting.vote_support import VoteSupportStore
 from node import Node
 from p2p.runtime import RealRuntime
 from p2p.simulation.network import MemoryHub, MemoryNetwork
@@ -66,7 +66,7 @@ def make_node() -> tuple[Node, MemoryHub]:
         runtime=RealRuntime(),
         policy=DefaultPolicy(PolicyParameters(max_queue=3)),
         backends=[(Parrot(), CAPACITY)],
-        voting=Voting(KEY, Journal(MemoryFile(), genesis.chain_id, KEY.public_key), EvidenceStore(store)),
+        vote_store=VoteStore(KEY, Journal(MemoryFile(), genesis.chain_id, KEY.public_key), VoteSupportStore(store)),
         settings=Settings(block_spacing=0.01),
     )
     return node, hub

@@ -23,8 +23,8 @@ from chain.store.writer import BlockStore
 from chain.types.operations import Capture, CaptureItem, Hold, Operation, compute_digest
 from consensus.engine import Settings
 from consensus.voting.journal import Journal, MemoryFile
-from consensus.voting.vote_store import Voting
-from consensus.voting.vote_support import EvidenceStore
+from consensus.voting.vote_store import VoteStore
+from consensus.voting.vote_support import VoteSupportStore
 from node import Node
 from p2p.network import NetworkError
 from p2p.runtime import SimulatedRuntime, run_simulation
@@ -302,10 +302,10 @@ class World:
         runtime = SimulatedRuntime(f"{self.options.seed}/{member.number}/{member.starts}")
         network = member.network = MemoryNetwork(self.hub, member.public_key)
         blocks = BlockStore(member.store, self.genesis)
-        voting = None
+        vote_store = None
         if member.number in self.options.validators:
             journal = Journal(member.journal, self.genesis.chain_id, member.public_key)
-            voting = Voting(member.key, journal, EvidenceStore(member.store))
+            vote_store = VoteStore(member.key, journal, VoteSupportStore(member.store))
         first = self.members[0]
         bootstrap = [(first.public_key, "/memory/0")] if member.number else []
         node = Node(
@@ -316,7 +316,7 @@ class World:
             runtime=runtime,
             policy=DefaultPolicy(self.options.policy),
             backends=[(member.backend, member.capacity)] if member.backend is not None else [],
-            voting=voting,
+            vote_store=vote_store,
             bootstrap=bootstrap,
             store=member.store,
             settings=Settings(block_spacing=self.options.spacing),

@@ -18,14 +18,14 @@ from chain.types.blocks import Block
 from chain.types.validators import ValidatorSet
 from chain.types.votes import Certificate, Vote
 from consensus.simplex.core import Simplex, Timeouts
-from consensus.simplex.equivocation import VoteWatch
+from consensus.simplex.equivocation import EquivocationDetector
 from consensus.simplex.messages import (
     Broadcast,
     Build,
-    Check,
     Commit,
     Conflict,
     Effect,
+    ExecuteBlock,
     Fetch,
     Message,
     PersistVote,
@@ -33,13 +33,12 @@ from consensus.simplex.messages import (
     Send,
     SetTimer,
     StopTimer,
-    Strengthen,
-    get_epoch,
+    UpdateFinality,
 )
-from consensus.simplex.validation import FinalBlock, is_authentic
+from consensus.simplex.validation import FinalizedBlock, is_authentic
 from consensus.sync.client import ASKED_PEERS
-from consensus.sync.messages import TIMEOUT
-from consensus.sync.peers import AVOID_LIAR, AVOID_SILENT
+from consensus.sync.messages import SYNC_FRAME_TIMEOUT_S
+from consensus.sync.peers import AVOID_LIAR_S, AVOID_SILENT_S
 from consensus.voting.journal import Journal
 from tests.simulation.checkers import AgreementChecker, VoteChecker
 from tests.simulation.ledger import Disk, FakeLedger
@@ -217,7 +216,7 @@ class Node:
         self._held: list[tuple[int, Message]] = []
         self._asked_at = -1.0
         self._finished: dict[int, Simplex] = {}
-        self._watch = VoteWatch(self.simulation.ledger.chain_id)
+        self._detector = EquivocationDetector(self.simulation.ledger.chain_id)
         self._fetching: set[bytes] = set()
         self._avoided = [0.0] * len(self.simulation.nodes)  # until when, by node
         self._journal = Journal(self.disk.journal, self.simulation.ledger.chain_id, self.key.public_key)
@@ -236,7 +235,7 @@ class Node:
     def receive(self, sender: int, message: Message) -> None:
         if self.core is None:
             return
-        epoch = get_epoch(message)
+        epoch = message.epoch
         if epoch == self.core.epoch:
             self.run(self.core.on_message(message))
         elif epoch < self.core.epoch:
@@ -273,9 +272,9 @@ class Node:
         simulation = self.simulation
         self._maybe_crash()
         match effect:
-            case PersistVote(vote, evidence):
-                if evidence is not None:
-                    self.disk.evidence.append((vote.epoch, evidence))
+            case PersistVote(vote, support):
+                if support is not None:
+                    self.disk.support.append((vote.epoch, support))
                 self._maybe_crash()
                 self._journal.append(vote)
                 simulation.votes.on_durable(vote)
@@ -298,17 +297,17 @@ class Node:
             case Build():
                 self._building = effect
                 self._later(SPACING, self._build)
-            case Check(block):
+            case ExecuteBlock(block):
                 is_valid = simulation.judge(block)
                 if is_valid:
                     self._see_block(block)
-                verdict = partial(self._run_core, block.header.epoch, lambda core: core.on_checked(block.id, is_valid))
+                verdict = partial(self._run_core, block.header.epoch, lambda core: core.on_executed(block.id, is_valid))
                 self._later(simulation.rng.uniform(0.0, 0.01), verdict)
             case Fetch(block_id, peers):
                 self._fetch(block_id, peers)
             case Commit(certificate, blocks):
                 self._commit(certificate, list(blocks))
-            case Strengthen(certificate):
+            case UpdateFinality(certificate):
                 self.disk.strengthen(certificate)
             case Conflict():
                 self._report([effect])
@@ -316,7 +315,7 @@ class Node:
                 simulation.rejects.append(f"{self.name}: {reason}")
 
     def _see_block(self, block: Block) -> None:
-        self._report(Conflict(*pair) for pair in self._watch.see_block(block, self.simulation.ledger.committee))
+        self._report(Conflict(*pair) for pair in self._detector.observe_block(block, self.simulation.ledger.committee))
 
     def _report(self, conflicts: Iterable[Conflict]) -> None:
         if self.watched:  # what liars say of others is worth nothing
@@ -336,21 +335,21 @@ class Node:
         if final is None:
             block = disk.chain[final_height - 1]
             assert block.height == final_height
-            final = FinalBlock(block.id, block.height, disk.finals[final_height])
+            final = FinalizedBlock(block.id, block.height, disk.finals[final_height])
         return self.make(
             chain_id=ledger.chain_id,
             epoch=epoch,
             validators=ledger.committee(epoch),
             beacon=ledger.get_beacon(epoch),
             last_height=ledger.get_last_height(epoch),
-            final=final,
+            finalized=final,
             key=self.key,
             timeouts=Timeouts(),
             previous_validators=ledger.committee(epoch - 1) if epoch else None,
             votes=self._journal.votes(epoch),
-            evidence=[item for of, item in disk.evidence if of == epoch],
+            support=[item for of, item in disk.support if of == epoch],
             verify=self.simulation.verify,
-            watch=self._watch,
+            detector=self._detector,
         )
 
     def _begin(self) -> None:
@@ -396,7 +395,9 @@ class Node:
             return
         self._building = None
         parent = core.get_block(order.parent_id) or self.disk.find(order.parent_id)
-        height = (core.final.height if order.parent_id == core.final.block_id else parent.height if parent else 0) + 1
+        height = (
+            core.finalized.height if order.parent_id == core.finalized.block_id else parent.height if parent else 0
+        ) + 1
         timestamp = int(self.simulation.now * 1000) * 100 + self.number
         block = self.simulation.ledger.build(self.key, core.epoch, height, order, timestamp)
         self.run(core.on_built(order.view, block))
@@ -423,7 +424,7 @@ class Node:
         self._ask(core, block_id, nodes[:ASKED_PEERS], peers)
 
     def _ask(self, core: Simplex, block_id: bytes, nodes: list[Node], peers: Iterable[bytes]) -> None:
-        if core is not self.core or not core._candidates.is_wanted(block_id) or not nodes:
+        if core is not self.core or not core._blocks.is_requested(block_id) or not nodes:
             self._fetching.discard(block_id)
             if self.key.public_key not in core.validators:
                 self._later(1.0, lambda: self._fetch_again(core, block_id, peers))
@@ -437,7 +438,7 @@ class Node:
                 return
             is_over = True
             if block is not None and not (block.id == block_id and is_authentic(block, self.simulation.verify)):
-                block, avoided_for = None, AVOID_LIAR
+                block, avoided_for = None, AVOID_LIAR_S
                 self.simulation.lies += 1
             self._avoided[peer.number] = self.simulation.now + avoided_for
             if block is None:
@@ -453,10 +454,10 @@ class Node:
                 peer._send(self.number, lambda: conclude(block, 0.0) if self._life == life else None)
 
         self._send(peer.number, answer)
-        self._later(TIMEOUT, lambda: conclude(None, AVOID_SILENT))
+        self._later(SYNC_FRAME_TIMEOUT_S, lambda: conclude(None, AVOID_SILENT_S))
 
     def _fetch_again(self, core: Simplex, block_id: bytes, peers: Iterable[bytes]) -> None:
-        if core is self.core and core._candidates.is_wanted(block_id):
+        if core is self.core and core._blocks.is_requested(block_id):
             self._fetch(block_id, peers)
 
     def _commit(self, certificate: Certificate, blocks: list[Block]) -> None:
@@ -491,7 +492,7 @@ class Node:
 
     def _hand_over(self) -> None:
         core = self._get_core()
-        if not core.is_finished or self.disk.final.block_id != core.final.block_id:
+        if not core.is_finished or self.disk.final.block_id != core.finalized.block_id:
             return
         self._finished[core.epoch] = core
         self._begin()

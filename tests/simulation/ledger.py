@@ -10,7 +10,7 @@ from chain.types.blocks import NO_REVEAL, VERSION, Block, Body, Header, sign_blo
 from chain.types.validators import ValidatorSet
 from chain.types.votes import Certificate
 from consensus.simplex.messages import Build
-from consensus.simplex.validation import FinalBlock
+from consensus.simplex.validation import FinalizedBlock
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class FakeLedger:
         return hash_bytes("fake chain", self.seed.to_bytes(8, "big"))
 
     @property
-    def genesis(self) -> FinalBlock:
-        return FinalBlock(hash_bytes("fake genesis", self.chain_id), 0, None)
+    def genesis(self) -> FinalizedBlock:
+        return FinalizedBlock(hash_bytes("fake genesis", self.chain_id), 0, None)
 
     def get_epoch(self, height: int) -> int:
         """Epoch of the block at ``height`` (from 1)."""
@@ -101,9 +101,9 @@ class MemoryFile:
 class Disk:
     """What one validator keeps through a crash: its journal, the evidence of its votes, its final chain."""
 
-    def __init__(self, genesis: FinalBlock) -> None:
+    def __init__(self, genesis: FinalizedBlock) -> None:
         self.journal = MemoryFile()
-        self.evidence: list[tuple[int, Block | Certificate]] = []
+        self.support: list[tuple[int, Block | Certificate]] = []
         self.chain: list[Block] = []
         self.finals: dict[int, Certificate] = {}
         self.final = genesis
@@ -121,7 +121,7 @@ class Disk:
             assert set(known.signers) < set(certificate.signers)
             self.finals[block.height] = certificate
             if block.id == self.final.block_id:
-                self.final = FinalBlock(block.id, block.height, certificate)
+                self.final = FinalizedBlock(block.id, block.height, certificate)
 
     def extend(self, blocks: list[Block], certificate: Certificate) -> None:
         """Append a final branch: one atomic batch."""
@@ -130,10 +130,10 @@ class Disk:
             self.chain.append(block)
             self._by_id[block.id] = block
         self.finals[blocks[-1].height] = certificate
-        self.final = FinalBlock(blocks[-1].id, blocks[-1].height, certificate)
-        self.evidence = [
+        self.final = FinalizedBlock(blocks[-1].id, blocks[-1].height, certificate)
+        self.support = [
             (epoch, item)
-            for epoch, item in self.evidence
+            for epoch, item in self.support
             if (epoch, _get_view(item)) > (certificate.epoch, certificate.view)
         ]
 

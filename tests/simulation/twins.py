@@ -337,7 +337,7 @@ def _note_attack(simulation: TwinsSimulation, sender: Node, receiver: Node, mess
     if isinstance(message, Propose) and message.proposal.epoch == message.block.header.epoch:
         parent = get_parent_certificate(message)
         view = 0 if parent is None or parent.epoch != message.proposal.epoch else parent.view
-        tips = [core._views.tip_view for core in cores if core.epoch == message.proposal.epoch]
+        tips = [core._views.highest_view for core in cores if core.epoch == message.proposal.epoch]
         above = sum(tip > view for tip in tips)
         if above:
             simulation.seen["a twin proposed below a tip"] = 1

@@ -9,11 +9,11 @@ from chain.exceptions import CodecError
 from chain.types.blocks import sign_proposal
 from chain.types.operations import Delivery, Hold, Usage, compute_digest, compute_hold_id, sign_operation
 from chain.types.votes import VoteKind
-from consensus.engine import FORWARDED
-from consensus.network.compact_blocks import COMPACT, CompactPropose, expand
+from consensus.engine import FORWARDED_KIND
+from consensus.network.compact_blocks import COMPACT_KIND, CompactPropose, reconstruct
 from consensus.network.gossip import Batch, get_topic
 from consensus.simplex.messages import Propose, decode_message, encode_message
-from consensus.sync.messages import GetBlocks, GetTip, Request
+from consensus.sync.messages import GetBlocks, GetStatus, Request
 from p2p.dht.kademlia import Contact, Message, get_position, get_rendezvous_key
 from p2p.dht.kademlia import Kind as Question
 from p2p.dht.messages import encode as encode_question
@@ -86,16 +86,19 @@ def _list_link_items() -> list[Json]:
     header = block.header
     proposal = sign_proposal(chain.keys[header.proposer], chain.genesis.chain_id, header.epoch, header.view, block.id)
     whole = Propose(proposal, block)
-    shell = replace(block, body=replace(block.body, operations=()))
-    compact = CompactPropose(proposal, shell, tuple(operation.id for operation in block.body.operations))
-    assert expand(compact, {operation.id: operation for operation in block.body.operations}) == whole
+    stripped_block = replace(block, body=replace(block.body, operations=()))
+    compact = CompactPropose(proposal, stripped_block, tuple(operation.id for operation in block.body.operations))
+    assert reconstruct(compact, {operation.id: operation for operation in block.body.operations}) == whole
     vote, certificate = chain.vote(chain.validators[0], block), chain.certify(header, VoteKind.NOTARIZE)
     items = [
-        ("operations for a leader", FORWARDED + Batch(tuple(each.encoded for each in block.body.operations)).encode()),
+        (
+            "operations for a leader",
+            FORWARDED_KIND + Batch(tuple(each.encoded for each in block.body.operations)).encode(),
+        ),
         ("a proposal", encode_message(whole)),
         ("a vote", encode_message(vote)),
         ("a certificate", encode_message(certificate)),
-        ("the proposal with its operations by id", COMPACT + compact.encode()),
+        ("the proposal with its operations by id", COMPACT_KIND + compact.encode()),
     ]
     for item in (items[1][1], items[2][1], items[3][1]):
         decode_message(item)
@@ -108,7 +111,7 @@ def _list_link_items() -> list[Json]:
 
 
 def _list_requests() -> list[Request]:
-    return [Request(GetTip()), Request(GetBlocks(1, 4 << 20))]
+    return [Request(GetStatus()), Request(GetBlocks(1, 4 << 20))]
 
 
 def _make_announcement(name: str, **changes: object) -> Announcement:

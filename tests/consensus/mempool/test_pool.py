@@ -30,13 +30,13 @@ from chain.types.operations import (
     sign_operation,
 )
 from consensus.mempool.pool import (
-    LIFETIME,
     MAX_ACCOUNT_BYTES,
     MAX_NONCED,
+    MAX_READY_BLOCKS,
     MAX_REJECTIONS,
-    MAX_WAITING,
-    PATIENCE,
-    REVIEW,
+    MAX_WAIT_S,
+    MAX_WAITING_OPERATIONS,
+    REVALIDATION_BUDGET,
     AlreadyKnown,
     Mempool,
     PoolFull,
@@ -96,16 +96,16 @@ def test_nonces_keep_their_order_whatever_the_order_of_arrival() -> None:
 def test_a_gap_is_waited_for_and_then_given_up() -> None:
     pool = make_pool()
     pool.add(transfer(1, 1), 100.0)
-    pool.expire(100.0 + PATIENCE - 0.1)
+    pool.expire(100.0 + MAX_WAIT_S - 0.1)
     assert len(pool) == 1 and not pool.has_ready()
-    pool.expire(100.0 + PATIENCE)
+    pool.expire(100.0 + MAX_WAIT_S)
     assert len(pool) == 0 and pool.size == 0
 
 
 def test_a_gap_that_closes_in_time_is_forgotten() -> None:
     pool = make_pool()
     pool.add(transfer(1, 1), 100.0)
-    pool.add(transfer(1, 0), 100.0 + PATIENCE - 1.0)
+    pool.add(transfer(1, 0), 100.0 + MAX_WAIT_S - 1.0)
     pool.expire(1000.0)
     assert len(pool) == 2
 
@@ -246,7 +246,7 @@ def test_a_used_hold_number_is_refused_and_a_rival_for_the_same_credit_waits() -
     assert not pool.has_ready() and "available" in (pool.get_reason(second.id) or "")
     with pytest.raises(InvalidOperation, match="hold 0/0 is used or too old"):
         pool.add(make_hold(0, genesis=MARKET, amount=1), 2.0)
-    pool.expire(PATIENCE)
+    pool.expire(MAX_WAIT_S)
     assert len(pool) == 0
 
 
@@ -267,7 +267,7 @@ def test_waiting_operations_are_bounded() -> None:
         for nonce in range(1, MAX_NONCED):
             pool.add(transfer(sender, nonce, genesis=genesis), 0.0)
             count += 1
-    assert count > MAX_WAITING and len(pool) == MAX_WAITING
+    assert count > MAX_WAITING_OPERATIONS and len(pool) == MAX_WAITING_OPERATIONS
 
 
 def test_the_first_hold_of_a_number_wins_and_one_that_lost_is_dropped() -> None:
@@ -333,7 +333,7 @@ def test_the_work_after_a_block_does_not_grow_with_what_is_pending(monkeypatch: 
 
     monkeypatch.setattr("consensus.mempool.pool.process_operation", judge)
     chain.make_final(pool, [transfer(3, 0, genesis=MARKET), transfer(2, 0, genesis=MARKET)], 1.0)
-    assert len(judged) <= REVIEW + REVIEW // 16
+    assert len(judged) <= REVALIDATION_BUDGET + REVALIDATION_BUDGET // 16
     for now in range(2, 8):
         pool.expire(float(now))  # the rest, bit by bit
     assert {signed.id for signed in judged if isinstance(signed.operation, Capture)} >= set(pool._waiting)
@@ -367,7 +367,7 @@ def test_what_nobody_includes_is_dropped_after_many_blocks_but_not_in_a_halt() -
     pool, chain = make_pool(), Chain()
     pool.add(transfer(1, 0), 0.0)
     pool.expire(10_000.0)
-    for _ in range(LIFETIME):
+    for _ in range(MAX_READY_BLOCKS):
         chain.make_final(pool, [], 10_000.0)
         assert len(pool) == 1
     chain.make_final(pool, [], 10_000.0)

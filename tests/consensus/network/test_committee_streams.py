@@ -7,7 +7,13 @@ from collections.abc import Awaitable, Callable
 import trio
 import trio.testing
 
-from consensus.network.committee_streams import BULKY, MAX_BYTES, MAX_MESSAGES, PROTOCOL, Links
+from consensus.network.committee_streams import (
+    BULKY_BYTES,
+    COMMITTEE_PROTOCOL,
+    MAX_QUEUED_BYTES,
+    MAX_QUEUED_MESSAGES,
+    CommitteeStreams,
+)
 from consensus.network.gossip import Batch
 from p2p.network import NetworkError
 from p2p.simulation.network import MemoryHub, MemoryNetwork
@@ -26,7 +32,7 @@ class End:
         self.gate.set()
         self.network = MemoryNetwork(hub, me)
         self.streams = Streams(self.network)
-        self.links = Links(self.streams, self.take)
+        self.links = CommitteeStreams(self.streams, self.take)
 
     async def take(self, peer: bytes, payload: bytes) -> None:
         await self.gate.wait()
@@ -88,7 +94,7 @@ def test_a_slow_member_holds_up_nobody_and_its_queue_is_bounded() -> None:
     async def script(hub: MemoryHub, nursery: trio.Nursery) -> None:
         one, two, three = await make_ends(hub, nursery, ONE, TWO, THREE)
         two.gate = trio.Event()
-        messages = [number.to_bytes(4, "big") + bytes(4_000) for number in range(3 * MAX_MESSAGES)]
+        messages = [number.to_bytes(4, "big") + bytes(4_000) for number in range(3 * MAX_QUEUED_MESSAGES)]
         for payload in messages:
             one.links.broadcast(payload)
             one.links.flush()
@@ -101,7 +107,7 @@ def test_a_slow_member_holds_up_nobody_and_its_queue_is_bounded() -> None:
         assert two.received[-1] == messages[-1] and two.received == sorted(two.received)
         for _ in range(20):
             send(one, TWO, bytes(900_000))
-        assert one.links._links[TWO].size <= MAX_BYTES
+        assert one.links._queues[TWO].size <= MAX_QUEUED_BYTES
 
     play(script)
 
@@ -114,7 +120,7 @@ def test_strangers_are_not_heard() -> None:
         hub.connect_all()
         await trio.sleep(0)
         try:
-            async with stranger.open(TWO, PROTOCOL) as exchange:
+            async with stranger.open(TWO, COMMITTEE_PROTOCOL) as exchange:
                 await exchange.send(b"hello")
                 assert await exchange.receive() is None
         except NetworkError as error:
@@ -137,7 +143,7 @@ def test_nothing_is_opened_to_a_member_that_nobody_writes_to() -> None:
             while await exchange.receive() is not None:
                 pass
 
-        two.streams.handle(PROTOCOL, count)
+        two.streams.handle(COMMITTEE_PROTOCOL, count)
         await trio.sleep(30.0)
         assert opened == []
         send(one, TWO, b"x")
@@ -158,7 +164,7 @@ def test_what_gathers_before_a_flush_travels_in_one_frame() -> None:
             while (frame := await exchange.receive()) is not None:
                 frames.append(frame)
 
-        two.streams.handle(PROTOCOL, collect)
+        two.streams.handle(COMMITTEE_PROTOCOL, collect)
         for number in range(5):
             one.links.send(TWO, bytes([number]))
             await trio.sleep(0.1)
@@ -176,10 +182,10 @@ def test_hints_go_before_blocks_and_blocks_before_votes() -> None:
         two.gate = trio.Event()
         hub.partition([[ONE], [TWO]])
         await trio.sleep(1.0)
-        votes = [b"vote" + number.to_bytes(4, "big") for number in range(MAX_MESSAGES // 2)]
+        votes = [b"vote" + number.to_bytes(4, "big") for number in range(MAX_QUEUED_MESSAGES // 2)]
         for number, vote in enumerate(votes):
             one.links.send(TWO, vote)
-            one.links.send(TWO, b"block" + bytes(BULKY))
+            one.links.send(TWO, b"block" + bytes(BULKY_BYTES))
             for _ in range(3):
                 one.links.send(TWO, b"hint" + number.to_bytes(4, "big"), is_hint=True)
         for _ in range(10):

@@ -9,7 +9,7 @@ import pytest
 from chain.transition.block import build_block
 from chain.types.blocks import Block, sign_proposal
 from chain.types.operations import SignedOperation, Transfer, sign_operation
-from consensus.network.compact_blocks import CompactPropose, compress, expand
+from consensus.network.compact_blocks import CompactPropose, reconstruct, to_compact
 from consensus.simplex.messages import Propose
 from tests.chain.builders import find_reveal
 from tests.consensus.world import World, make_key, make_test_genesis, simulate
@@ -38,33 +38,33 @@ def index_operations(block: Block) -> dict[bytes, SignedOperation]:
 
 
 def test_small_blocks_travel_whole() -> None:
-    assert compress(make_proposal(3)) is None
+    assert to_compact(make_proposal(3)) is None
 
 
 def test_a_large_block_comes_back_byte_for_byte() -> None:
     message = make_proposal(500)
-    compact = compress(message)
+    compact = to_compact(message)
     assert compact is not None
     raw = compact.encode()
     assert len(raw) < len(message.block.encoded) / 4
-    assert expand(CompactPropose.decode(raw), index_operations(message.block)) == message
+    assert reconstruct(CompactPropose.decode(raw), index_operations(message.block)) == message
 
 
 def test_what_is_missing_or_differs_never_passes_for_the_block() -> None:
     message = make_proposal(500)
-    compact = compress(message)
+    compact = to_compact(message)
     assert compact is not None
     operations = index_operations(message.block)
     one = message.block.body.operations[7]
-    assert expand(compact, {key: operation for key, operation in operations.items() if key != one.id}) is None
-    assert expand(compact, {**operations, one.id: replace(one, signature=bytes(64))}) is None
+    assert reconstruct(compact, {key: operation for key, operation in operations.items() if key != one.id}) is None
+    assert reconstruct(compact, {**operations, one.id: replace(one, signature=bytes(64))}) is None
 
 
 @pytest.mark.parametrize("loss", [0.0, 0.7])
 @pytest.mark.parametrize("are_served", [False, True])
 def test_validators_agree_on_compact_proposals(loss: float, are_served: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also when gossip lost the operations, and when the leader does not hand them out one by one."""
-    monkeypatch.setattr("consensus.network.compact_blocks.WHOLE", 0)
+    monkeypatch.setattr("consensus.network.compact_blocks.MAX_WHOLE_BYTES", 0)
     if not are_served:
         monkeypatch.setattr("consensus.mempool.pool.Mempool.get", lambda *_: None)
 

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 import trio
 import trio.testing
 
-from consensus.network.fair_queue import Inbox
+from consensus.network.fair_queue import FairQueue
 
 ONE, TWO = b"one", b"two"
 
@@ -18,7 +18,7 @@ def play(script: Callable[[], Awaitable[None]]) -> None:
 
 def test_a_noisy_source_delays_nobody_else() -> None:
     async def script() -> None:
-        inbox: Inbox[str] = Inbox(8)
+        inbox: FairQueue[str] = FairQueue(8)
 
         async def shout(name: str) -> None:
             for number in range(100):
@@ -43,7 +43,7 @@ def test_a_noisy_source_delays_nobody_else() -> None:
 
 def test_bytes_of_a_source_are_bounded_and_a_large_item_passes_alone() -> None:
     async def script() -> None:
-        inbox: Inbox[int] = Inbox(8, 1_000)
+        inbox: FairQueue[int] = FairQueue(8, 1_000)
         await inbox.put(ONE, 1, 5_000)
         with trio.move_on_after(1.0) as scope:
             await inbox.put(ONE, 2, 1)
@@ -59,7 +59,7 @@ def test_bytes_of_a_source_are_bounded_and_a_large_item_passes_alone() -> None:
 
 def test_what_has_no_room_is_not_put_when_it_may_not_wait() -> None:
     async def script() -> None:
-        inbox: Inbox[int] = Inbox(2)
+        inbox: FairQueue[int] = FairQueue(2)
         assert [inbox.put_nowait(ONE, number) for number in range(4)] == [True, True, False, False]
         assert inbox.put_nowait(TWO, 9)
         assert [await inbox.get() for _ in range(3)] == [0, 9, 1]
@@ -69,7 +69,7 @@ def test_what_has_no_room_is_not_put_when_it_may_not_wait() -> None:
 
 def test_a_cancelled_reader_loses_nothing() -> None:
     async def script() -> None:
-        inbox: Inbox[int] = Inbox(8)
+        inbox: FairQueue[int] = FairQueue(8)
         for number in range(5):
             with trio.move_on_after(0.1):
                 await inbox.get()

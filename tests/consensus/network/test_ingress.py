@@ -12,9 +12,9 @@ from chain import crypto
 from chain.exceptions import InvalidSignature
 from chain.types.operations import Register, SignedOperation, Transfer, sign_operation
 from chain.types.votes import NO_BLOCK, VoteKind, sign_vote
-from consensus.engine import FORWARDED, INBOX
-from consensus.network.committee_streams import PROTOCOL
-from consensus.network.gossip import LIMITS, MAX_BATCH, Batch, Gate, get_topic
+from consensus.engine import FORWARDED_KIND, QUEUE_EVENTS
+from consensus.network.committee_streams import COMMITTEE_PROTOCOL
+from consensus.network.gossip import MAX_GOSSIP_BYTES, TOPIC_LIMITS, Batch, TopicRateLimiter, get_topic
 from consensus.simplex.messages import encode_message
 from p2p.network import GossipMessage
 from p2p.rate_limit import PENALTY
@@ -60,7 +60,7 @@ def test_a_node_checks_a_signature_once_however_the_operation_comes(
             for operation in operations:
                 await world.engine(number).wait_final(operation.id, 60.0)
         for engine in world.engines:
-            await engine._admission.take(STRANGER, NEIGHBOUR, Batch(tuple(o.encoded for o in operations)).encode())
+            await engine._ingress.take(STRANGER, NEIGHBOUR, Batch(tuple(o.encoded for o in operations)).encode())
         nodes = len(world.engines)
         checks = [verifications.count[operation.signature] for operation in operations]
         assert max(checks) <= nodes and min(checks) >= 1
@@ -77,7 +77,7 @@ def test_a_signature_is_checked_once_if_copies_come_at_the_same_time(monkeypatch
         payload = Batch((operation.encoded, operation.encoded)).encode()
         async with trio.open_nursery() as nursery:
             for _ in range(4):
-                nursery.start_soon(engine._admission.take, STRANGER, NEIGHBOUR, payload)
+                nursery.start_soon(engine._ingress.take, STRANGER, NEIGHBOUR, payload)
         assert verifications.count[operation.signature] == 1
         await engine.wait_final(operation.id, 10.0)
 
@@ -102,7 +102,7 @@ def test_a_forged_batch_costs_its_sender_and_hardly_the_node(monkeypatch: pytest
             await network.publish(topic, batch.encode())
             await trio.sleep(0.1)
         assert 0 < sum(verifications.count.values()) <= 64
-        assert engine._gates["ops"].dropped == 19
+        assert engine._rate_limits["ops"].dropped == 19
         await trio.sleep(PENALTY)  # then it may try again
         good = world.transfer(6, 2, 1)
         await network.publish(topic, Batch((good.encoded,)).encode())
@@ -120,7 +120,7 @@ def test_what_was_found_forged_is_not_checked_again(monkeypatch: pytest.MonkeyPa
         forged = SignedOperation(real.operation, real.signer, bytes(64))
         for _ in range(5):
             with pytest.raises(InvalidSignature):
-                await engine._admission.take(STRANGER, NEIGHBOUR, Batch((forged.encoded, real.encoded)).encode())
+                await engine._ingress.take(STRANGER, NEIGHBOUR, Batch((forged.encoded, real.encoded)).encode())
         assert verifications.count[bytes(64)] == 1 and engine.status().mempool_operations <= 1
 
     simulate(make_test_genesis(1, others=len(USERS)), play)
@@ -136,7 +136,7 @@ def test_proofs_of_work_that_cannot_be_looked_at_yet_do_not_wait_for_the_moment_
                 sign_operation(make_key(number), world.genesis.chain_id, Register(epoch, bytes(16), ()))
                 for number in range(100, 140)
             ]
-            await engine._admission.take(STRANGER, NEIGHBOUR, Batch(tuple(o.encoded for o in batch)).encode())
+            await engine._ingress.take(STRANGER, NEIGHBOUR, Batch(tuple(o.encoded for o in batch)).encode())
             await trio.sleep(5.0)
         assert engine.status().mempool_operations == 0
 
@@ -149,8 +149,8 @@ def test_operations_longer_than_any_are_not_even_decoded(monkeypatch: pytest.Mon
         (engine,) = await world.start(1)
         decoded: list[int] = []
         monkeypatch.setattr(SignedOperation, "decode", classmethod(lambda cls, raw: decoded.append(len(raw))))
-        await engine._on_link(TWO, b"")
-        message = GossipMessage("ops", STRANGER, Batch((bytes(MAX_BATCH - 100),)).encode())
+        await engine._on_committee_message(TWO, b"")
+        message = GossipMessage("ops", STRANGER, Batch((bytes(MAX_GOSSIP_BYTES - 100),)).encode())
         with pytest.raises(Exception, match="an operation of"):
             await engine._on_ops(message)
         assert not decoded
@@ -172,14 +172,14 @@ def test_a_noisy_member_delays_the_votes_of_others_by_no_more_than_its_turns() -
 
         async def shout() -> None:
             nonlocal sent
-            async with noisy.open(ONE, PROTOCOL) as exchange:
+            async with noisy.open(ONE, COMMITTEE_PROTOCOL) as exchange:
                 while True:
                     votes = tuple(
                         encode_message(sign_vote(make_key(4), chain_id, VoteKind.NULLIFY, 0, view, NO_BLOCK))
                         for view in range(10**6 + sent, 10**6 + sent + 100)
                     )
                     await exchange.send(Batch(votes).encode())
-                    await exchange.send(Batch((FORWARDED + Batch((b"junk",)).encode(),)).encode())
+                    await exchange.send(Batch((FORWARDED_KIND + Batch((b"junk",)).encode(),)).encode())
                     sent += 100
                     await trio.sleep(0.1)
 
@@ -191,17 +191,17 @@ def test_a_noisy_member_delays_the_votes_of_others_by_no_more_than_its_turns() -
                     operation = world.transfer(5, 2, 1)
                     await engine.submit(operation)
                     await engine.wait_final(operation.id, 30.0)
-                    queues = engine._inbox._queues
-                    assert all(len(queue.items) <= INBOX for queue in queues.values())
+                    queues = engine._events._queues
+                    assert all(len(queue.items) <= QUEUE_EVENTS for queue in queues.values())
                 scope.cancel()
         assert sent > 0
-        assert engine._gates["ops"].dropped > 0  # junk among what it forwarded, for which it is not heard
+        assert engine._rate_limits["ops"].dropped > 0  # junk among what it forwarded, for which it is not heard
 
     simulate(make_test_genesis(4, others=len(USERS)), play)
 
 
 def test_gates_know_members_strangers_and_neighbours() -> None:
-    gate = Gate(LIMITS["ops"], lambda peer: peer in (ONE, TWO))
+    gate = TopicRateLimiter(TOPIC_LIMITS["ops"], lambda peer: peer in (ONE, TWO))
     size = 32 * 1024
     assert sum(gate.admit(STRANGER, NEIGHBOUR, size, 0.0) for _ in range(1_000)) == 16  # 128 KiB/s for 4 s
     names = [b"name" + number.to_bytes(28, "big") for number in range(1_000)]
@@ -214,7 +214,7 @@ def test_gates_know_members_strangers_and_neighbours() -> None:
 
 
 def test_certificates_of_members_are_never_refused_unless_one_was_forged() -> None:
-    gate = Gate(LIMITS["certs"], lambda peer: peer in (ONE, TWO))
+    gate = TopicRateLimiter(TOPIC_LIMITS["certs"], lambda peer: peer in (ONE, TWO))
     assert all(gate.admit(peer, NEIGHBOUR, 100_000, 0.0) for _ in range(1_000) for peer in (ONE, TWO))
     gate.punish(ONE, 0.0)
     assert not gate.admit(ONE, NEIGHBOUR, 1, 1.0) and gate.admit(TWO, NEIGHBOUR, 1, 1.0)

@@ -12,14 +12,14 @@ from chain.crypto import KeyPair, hash_bytes
 from chain.exceptions import InvalidBlock
 from chain.types.blocks import Block, sign_block, sign_proposal
 from chain.types.votes import NO_BLOCK, Certificate, VoteKind, is_slashable, make_certificate
-from consensus.simplex.core import MAX_ANSWERS, Simplex
+from consensus.simplex.core import MAX_REPLIES, Simplex
 from consensus.simplex.messages import (
     Broadcast,
     Build,
-    Check,
     Commit,
     Conflict,
     Effect,
+    ExecuteBlock,
     Fetch,
     PersistVote,
     Propose,
@@ -29,7 +29,7 @@ from consensus.simplex.messages import (
     SetTimer,
     StopTimer,
 )
-from consensus.simplex.validation import FinalBlock
+from consensus.simplex.validation import FinalizedBlock
 from consensus.simplex.views import VIEW_WINDOW
 from tests.consensus.committee import Committee, get_votes
 
@@ -52,8 +52,8 @@ def propose(core: Simplex, message: Propose | Repropose, is_valid: bool = True) 
     """Hand over a proposal and its check's verdict; the votes that follow."""
     effects = core.on_message(message)
     for effect in list(effects):
-        if isinstance(effect, Check):
-            effects += core.on_checked(effect.block.id, is_valid)
+        if isinstance(effect, ExecuteBlock):
+            effects += core.on_executed(effect.block.id, is_valid)
     return get_votes(effects)
 
 
@@ -99,10 +99,10 @@ def test_a_block_refused_too_early_is_checked_again_once_a_quorum_wants_it(commi
     core.start()
     block = committee.build(committee.get_leader(1), 1)
     core.on_message(committee.propose(block))
-    assert get_votes(core.on_checked(block.id, False)) == []
+    assert get_votes(core.on_executed(block.id, False)) == []
     effects = core.on_message(committee.certify(NOTARIZE, 1, block.id))
-    assert Check(block) in effects
-    assert [type(effect) for effect in core.on_checked(block.id, True)] == [Build]
+    assert ExecuteBlock(block) in effects
+    assert [type(effect) for effect in core.on_executed(block.id, True)] == [Build]
 
 
 def alter_header(message: Propose, key: KeyPair, **changes: Any) -> Propose:
@@ -203,17 +203,17 @@ def test_a_proposal_with_something_wrong_is_refused(committee: Committee, name: 
 
     assert Fetch(parent.id, tuple(key.public_key for key in committee.keys[:3])) in core.on_message(good)
     assert core.view == 3, "its proof leads to its view"
-    [check] = [effect for effect in core.on_block(parent) if isinstance(effect, Check)]
+    [check] = [effect for effect in core.on_block(parent) if isinstance(effect, ExecuteBlock)]
     assert check.block == parent
-    [check] = [effect for effect in core.on_checked(parent.id, True) if isinstance(effect, Check)]
-    assert get_votes(core.on_checked(check.block.id, True)) == [("notarize", 3)]
+    [check] = [effect for effect in core.on_executed(parent.id, True) if isinstance(effect, ExecuteBlock)]
+    assert get_votes(core.on_executed(check.block.id, True)) == [("notarize", 3)]
 
 
 def test_a_height_that_does_not_follow_the_parents_is_never_checked(committee: Committee) -> None:
     core = follow(committee, 1)
     block = committee.build(committee.get_leader(1), 1, height=2)
     effects = core.on_message(committee.propose(block))
-    assert not [effect for effect in effects if isinstance(effect, Check | PersistVote)]
+    assert not [effect for effect in effects if isinstance(effect, ExecuteBlock | PersistVote)]
 
 
 def test_a_height_that_is_final_already_is_neither_checked_nor_fetched(committee: Committee) -> None:
@@ -236,7 +236,7 @@ def test_a_notarization_is_finalized_and_enters_the_next_view(committee: Committ
     certificate = committee.certify(NOTARIZE, 1, b"x" * 32)
     effects = core.on_message(certificate)
     assert get_votes(effects) == [("finalize", 1)]
-    assert [e.evidence for e in effects if isinstance(e, PersistVote)] == [certificate]
+    assert [e.support for e in effects if isinstance(e, PersistVote)] == [certificate]
     assert core.view == 2
     assert core.on_message(certificate) == []
 
@@ -286,12 +286,12 @@ def test_finality_waits_for_the_block_and_refuses_an_altered_one(committee: Comm
     block = committee.build(committee.get_leader(1), 1)
     certificate = committee.certify(FINALIZE, 1, block.id)
     assert Fetch(block.id, tuple(key.public_key for key in committee.keys[:3])) in core.on_message(certificate)
-    assert (core.view, core.final.height) == (2, 0)
+    assert (core.view, core.finalized.height) == (2, 0)
     assert not core.is_settled
     altered = dataclasses.replace(block, signature=bytes(64))
     assert any(isinstance(effect, Reject) for effect in core.on_block(altered))
     assert Commit(certificate, (block,)) in core.on_block(block)
-    assert core.final == FinalBlock(block.id, 1, certificate)
+    assert core.finalized == FinalizedBlock(block.id, 1, certificate)
     assert core.is_settled
     assert core.on_block(block) == []
 
@@ -383,9 +383,9 @@ def test_who_is_behind_is_answered_with_what_it_missed_but_not_forever(committee
     key = committee.keys[laggard].public_key
     answer: list[Effect] = [Send(key, certificate) for certificate in certificates[1:]]
     assert core.on_message(committee.vote(laggard, NULLIFY, 2)) == answer
-    answers = [core.on_message(committee.vote(laggard, NULLIFY, 2)) for _ in range(3 * MAX_ANSWERS)]
-    assert answers.count(answer) == MAX_ANSWERS - 1
-    assert answers.count([]) == 2 * MAX_ANSWERS + 1
+    answers = [core.on_message(committee.vote(laggard, NULLIFY, 2)) for _ in range(3 * MAX_REPLIES)]
+    assert answers.count(answer) == MAX_REPLIES - 1
+    assert answers.count([]) == 2 * MAX_REPLIES + 1
 
     final = committee.certify(FINALIZE, 5, block.id)
     core.on_message(final)
@@ -480,8 +480,8 @@ def test_the_last_block_is_proposed_again_and_nothing_on_it() -> None:
     effects = core.start()
     for message in (committee.propose(block), notarization, nullification):
         effects += core.on_message(message)
-        for check in [effect for effect in effects if isinstance(effect, Check)]:
-            effects += core.on_checked(check.block.id, True)
+        for check in [effect for effect in effects if isinstance(effect, ExecuteBlock)]:
+            effects += core.on_executed(check.block.id, True)
     assert not [effect for effect in effects if isinstance(effect, Build) and effect.view > 2]
     again = Repropose(sign_proposal(leader, committee.chain_id, 0, 3, block.id), notarization, (nullification,))
     assert Broadcast(again) in effects
@@ -517,12 +517,12 @@ def test_an_epoch_starts_from_the_finalization_of_the_last_block_whoever_signed_
     mine = before.certify(FINALIZE, 4, last.id)
     theirs = make_certificate([before.vote(n, FINALIZE, 2, last.id) for n in (1, 2, 3)], before.validators)
     committee = Committee(epoch=1)
-    committee.final = FinalBlock(last.id, 1, theirs)
+    committee.final = FinalizedBlock(last.id, 1, theirs)
     leader = committee.get_leader(1)
 
     def receive(certificate: Certificate | None) -> list[tuple[str, int]]:
-        core = follow(committee, 1, final=FinalBlock(last.id, 1, mine), previous_validators=before.validators)
-        committee.final = FinalBlock(last.id, 1, certificate)
+        core = follow(committee, 1, finalized=FinalizedBlock(last.id, 1, mine), previous_validators=before.validators)
+        committee.final = FinalizedBlock(last.id, 1, certificate)
         return propose(core, committee.propose(committee.build(leader, 1)))
 
     assert receive(mine) == receive(theirs) == [("notarize", 1)]
@@ -531,7 +531,7 @@ def test_an_epoch_starts_from_the_finalization_of_the_last_block_whoever_signed_
     assert receive(before.certify(FINALIZE, 4, b"x" * 32)) == []
     assert receive(None) == []
     with pytest.raises(ValueError, match="epoch before"):
-        follow(committee, 1, final=FinalBlock(last.id, 1, mine))
+        follow(committee, 1, finalized=FinalizedBlock(last.id, 1, mine))
 
 
 # Restarts.
@@ -540,8 +540,8 @@ def test_an_epoch_starts_from_the_finalization_of_the_last_block_whoever_signed_
 def restart(committee: Committee, number: int, effects: list[Effect]) -> Simplex:
     """A new core with what the effects made durable, or without the evidence."""
     durable = [effect for effect in effects if isinstance(effect, PersistVote)]
-    evidence = [effect.evidence for effect in durable if effect.evidence is not None]
-    return committee.make_core(number, votes=[effect.vote for effect in durable], evidence=evidence)
+    support = [effect.support for effect in durable if effect.support is not None]
+    return committee.make_core(number, votes=[effect.vote for effect in durable], support=support)
 
 
 def test_a_leader_proposes_the_same_block_after_a_restart(committee: Committee) -> None:
@@ -553,7 +553,7 @@ def test_a_leader_proposes_the_same_block_after_a_restart(committee: Committee) 
     effects = core.on_built(1, block)
     again = restart(committee, number, effects)
     effects = again.start()
-    assert [e.block for e in effects if isinstance(e, Check)] == []
+    assert [e.block for e in effects if isinstance(e, ExecuteBlock)] == []
     assert Broadcast(committee.propose(block)) in effects
     assert not [effect for effect in effects if isinstance(effect, Build | PersistVote)]
     assert again.on_built(1, committee.build(leader, 1, timestamp=5)) == []
@@ -565,7 +565,7 @@ def test_after_a_restart_nothing_contradicts_the_journal(committee: Committee) -
     core.start()
     block = committee.build(committee.get_leader(1), 1)
     rival = committee.build(committee.get_leader(1), 1, timestamp=5)
-    effects = core.on_message(committee.propose(block)) + core.on_checked(block.id, True)
+    effects = core.on_message(committee.propose(block)) + core.on_executed(block.id, True)
     again = restart(committee, number, effects)
     again.start()
     assert propose(again, committee.propose(rival)) == []
@@ -596,13 +596,13 @@ def test_after_a_restart_nothing_contradicts_the_journal(committee: Committee) -
 def test_a_restart_from_a_final_block_of_the_epoch(committee: Committee) -> None:
     """Its finalization alone makes it a parent, so that a chain stopped everywhere goes on."""
     block = committee.build(committee.get_leader(1), 1)
-    final = FinalBlock(block.id, 1, committee.certify(FINALIZE, 1, block.id))
+    final = FinalizedBlock(block.id, 1, committee.certify(FINALIZE, 1, block.id))
     leader = committee.get_leader(2)
-    core = committee.make_core(committee.keys.index(leader), final=final)
+    core = committee.make_core(committee.keys.index(leader), finalized=final)
     assert Build(2, block.id, final.certificate, ()) in core.start()
     child = committee.build(leader, 2, block, final.certificate)
     assert get_votes(core.on_built(2, child)) == [("notarize", 2)]
-    other = follow(committee, 1, 2, final=final)
+    other = follow(committee, 1, 2, finalized=final)
     assert propose(other, committee.propose(child)) == [("notarize", 2)]
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from chain.types.blocks import Block
 from chain.types.votes import NO_BLOCK, Certificate, Vote, VoteKind, is_slashable, make_certificate
-from consensus.simplex.core import PASSED_ON_TO, Simplex
-from consensus.simplex.equivocation import MAX_VIEWS, VoteWatch
+from consensus.simplex.core import VAIN_VOTE_PEERS, Simplex
+from consensus.simplex.equivocation import MAX_REMEMBERED_VIEWS, EquivocationDetector
 from consensus.simplex.messages import Conflict, Effect, Send
 from tests.consensus.committee import Committee
 
@@ -43,10 +43,10 @@ def give_up_and_go_on(*, number: int | None = ME) -> tuple[Simplex, Block]:
     core.on_message(nullification)
     block = C.build(C.get_leader(2), 2, None, None, (nullification,))
     core.on_message(C.propose(block))
-    core.on_checked(block.id, True)
+    core.on_executed(block.id, True)
     core.on_message(certify(NOTARIZE, 2, block.id))
     core.on_message(certify(FINALIZE, 2, block.id))
-    assert core.final.height == 1
+    assert core.finalized.height == 1
     return core, block
 
 
@@ -54,41 +54,41 @@ def give_up_and_go_on(*, number: int | None = ME) -> tuple[Simplex, Block]:
 @pytest.mark.parametrize("is_turned", [False, True])
 def test_the_three_pairs(pair: tuple[Vote, Vote], is_turned: bool) -> None:
     first, second = pair[::-1] if is_turned else pair
-    watch = VoteWatch(C.chain_id)
-    assert watch.is_news(first) and watch.see([first]) == []
-    assert not watch.is_news(first)
-    assert watch.see([second]) == [(first, second)] and is_slashable(first, second)
-    assert watch.is_guilty(first) and watch.see([first, second]) == [], "once"
-    assert watch.see([C.vote(OTHERS[0], VoteKind(second.kind), 1, second.block_id)]) == []
+    detector = EquivocationDetector(C.chain_id)
+    assert detector.is_new(first) and detector.observe([first]) == []
+    assert not detector.is_new(first)
+    assert detector.observe([second]) == [(first, second)] and is_slashable(first, second)
+    assert detector.has_equivocated(first) and detector.observe([first, second]) == [], "once"
+    assert detector.observe([C.vote(OTHERS[0], VoteKind(second.kind), 1, second.block_id)]) == []
 
 
 def test_what_is_honest_is_no_contradiction() -> None:
-    watch = VoteWatch(C.chain_id)
+    detector = EquivocationDetector(C.chain_id)
     honest = [
         C.vote(LIAR, NOTARIZE, 1, X), C.vote(LIAR, NULLIFY, 1), C.vote(LIAR, NOTARIZE, 2, X),
         C.vote(LIAR, FINALIZE, 2, X), replace(C.vote(LIAR, NOTARIZE, 1, Y), epoch=1),
     ]  # fmt: skip
-    assert watch.see(honest) == []
+    assert detector.observe(honest) == []
 
 
 def test_a_vote_of_somebody_else_accuses_nobody() -> None:
     """As when the signers of a certificate were looked up in the wrong committee."""
-    watch = VoteWatch(C.chain_id)
+    detector = EquivocationDetector(C.chain_id)
     real, other = C.vote(LIAR, NOTARIZE, 1, X), C.vote(OTHERS[0], NOTARIZE, 1, Y)
     mistaken = replace(other, signer=real.signer)
-    assert watch.see([real, mistaken]) == []
-    assert watch.see([C.vote(LIAR, NOTARIZE, 1, Y)]) == [(real, C.vote(LIAR, NOTARIZE, 1, Y))]
-    watch = VoteWatch(C.chain_id)
-    assert watch.see([mistaken, real]) == []
-    assert watch.see([C.vote(LIAR, NOTARIZE, 1, Y)]) == [(real, C.vote(LIAR, NOTARIZE, 1, Y))]
+    assert detector.observe([real, mistaken]) == []
+    assert detector.observe([C.vote(LIAR, NOTARIZE, 1, Y)]) == [(real, C.vote(LIAR, NOTARIZE, 1, Y))]
+    detector = EquivocationDetector(C.chain_id)
+    assert detector.observe([mistaken, real]) == []
+    assert detector.observe([C.vote(LIAR, NOTARIZE, 1, Y)]) == [(real, C.vote(LIAR, NOTARIZE, 1, Y))]
 
 
 def test_the_latest_views_are_remembered() -> None:
-    watch = VoteWatch(C.chain_id)
-    watch.see(C.vote(LIAR, NOTARIZE, view, X) for view in range(1, MAX_VIEWS + 11))
-    assert not watch.is_news(C.vote(LIAR, NOTARIZE, 5, Y)) and watch.see([C.vote(LIAR, NOTARIZE, 5, Y)]) == []
-    assert watch.see([C.vote(LIAR, NOTARIZE, 11, Y)])
-    assert len(watch._views) == MAX_VIEWS
+    detector = EquivocationDetector(C.chain_id)
+    detector.observe(C.vote(LIAR, NOTARIZE, view, X) for view in range(1, MAX_REMEMBERED_VIEWS + 11))
+    assert not detector.is_new(C.vote(LIAR, NOTARIZE, 5, Y)) and detector.observe([C.vote(LIAR, NOTARIZE, 5, Y)]) == []
+    assert detector.observe([C.vote(LIAR, NOTARIZE, 11, Y)])
+    assert len(detector._views) == MAX_REMEMBERED_VIEWS
 
 
 @pytest.mark.parametrize("number", [ME, None])
@@ -119,11 +119,11 @@ def test_the_body_of_a_block_says_what_others_voted_for() -> None:
         block.body,
         replace(block.body, parent_certificate=None, late_votes=tuple(parent.votes(C.validators))),
     ):
-        watch = VoteWatch(C.chain_id)
-        watch.see([told])
-        found = watch.see_block(replace(block, body=body), lambda epoch: C.validators)
+        detector = EquivocationDetector(C.chain_id)
+        detector.observe([told])
+        found = detector.observe_block(replace(block, body=body), lambda epoch: C.validators)
         assert found == [(told, C.vote(LIAR, NOTARIZE, 2, X))]
-    watch.see_block(block, lambda epoch: None)  # of a committee that is not known
+    detector.observe_block(block, lambda epoch: None)  # of a committee that is not known
 
 
 def test_votes_that_came_to_nothing_are_shown_to_others() -> None:
@@ -137,11 +137,11 @@ def test_votes_that_came_to_nothing_are_shown_to_others() -> None:
     core.on_message(nullification)
     block = C.build(C.get_leader(2), 2, None, None, (nullification,))
     core.on_message(C.propose(block))
-    core.on_checked(block.id, True)
+    core.on_executed(block.id, True)
     effects = core.on_message(certify(FINALIZE, 2, block.id))
     shown = [effect for effect in effects if isinstance(effect, Send)]
     assert {effect.message for effect in shown} == set(votes)
-    assert len(shown) == len(votes) * (PASSED_ON_TO - 1)  # not to its signer, and all of four are asked
+    assert len(shown) == len(votes) * (VAIN_VOTE_PEERS - 1)  # not to its signer, and all of four are asked
     assert not any(effect.peer == core._me for effect in shown)
     other = C.make_core(OTHERS[1])
     other.start()
@@ -155,7 +155,7 @@ def test_what_was_agreed_on_is_passed_on_to_nobody() -> None:
     core.start()
     block = C.build(C.get_leader(1), 1)
     core.on_message(C.propose(block))
-    core.on_checked(block.id, True)
+    core.on_executed(block.id, True)
     core.on_message(C.vote(LIAR, NOTARIZE, 1, block.id))
     core.on_message(certify(NOTARIZE, 1, block.id))
     effects = core.on_message(certify(FINALIZE, 1, block.id))

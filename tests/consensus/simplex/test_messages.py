@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from chain.exceptions import CodecError
 from chain.types.blocks import sign_proposal
 from chain.types.votes import VoteKind
-from consensus.simplex.messages import Message, Propose, Repropose, decode_message, encode_message, get_epoch
+from consensus.simplex.messages import Message, Propose, Repropose, decode_message, encode_message
 from tests.consensus.committee import Committee
 
 
@@ -31,7 +31,7 @@ def make_messages() -> list[Message]:
 def test_round_trip(message: Message) -> None:
     raw = encode_message(message)
     assert decode_message(raw) == message
-    assert get_epoch(message) == 0
+    assert message.epoch == 0
     for wrong in (raw[:-1], raw + b"\0", bytes([raw[0] % 4 + 1]) + raw[1:], b"\x09" + raw[1:]):
         with pytest.raises(CodecError):
             decode_message(wrong)

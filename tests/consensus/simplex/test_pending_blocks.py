@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from chain.types.blocks import Block
 from chain.types.votes import Certificate, VoteKind
-from consensus.simplex.messages import Check, Effect, Fetch
-from consensus.simplex.pending_blocks import Candidates
+from consensus.simplex.messages import Effect, ExecuteBlock, Fetch
+from consensus.simplex.pending_blocks import PendingBlocks
 from tests.consensus.committee import Committee
 
 
@@ -23,55 +23,55 @@ def make_branch(committee: Committee, length: int, timestamp: int = 0) -> tuple[
 def test_a_branch_is_fetched_downwards_and_checked_upwards() -> None:
     committee = Committee()
     effects: list[Effect] = []
-    candidates = Candidates(committee.final, 0, committee.validators, effects)
+    pending_blocks = PendingBlocks(committee.final, 0, committee.validators, effects)
     blocks, certificates = make_branch(committee, 3)
     for block, certificate in reversed(list(zip(blocks, certificates, strict=True))):
-        assert not candidates.is_valid(blocks[-1].id, certificates[-1])
-        assert not candidates.is_valid(blocks[-1].id, certificates[-1])
+        assert not pending_blocks.is_valid(blocks[-1].id, certificates[-1])
+        assert not pending_blocks.is_valid(blocks[-1].id, certificates[-1])
         peers = tuple(key.public_key for key in committee.keys[:3])
         assert effects == [Fetch(block.id, peers)], "asked once, of who signed for it"
-        candidates.fetch_again()
+        pending_blocks.repeat_requests()
         assert effects == [Fetch(block.id, peers)] * 2
-        candidates.hold(block)
+        pending_blocks.add(block)
         effects.clear()
         assert certificate.block_id == block.id
     for block in blocks:
-        assert not candidates.is_valid(blocks[-1].id, certificates[-1])
-        assert not candidates.is_valid(blocks[-1].id, certificates[-1])
-        assert effects == [Check(block)]
-        candidates.settle(block.id, True)
+        assert not pending_blocks.is_valid(blocks[-1].id, certificates[-1])
+        assert not pending_blocks.is_valid(blocks[-1].id, certificates[-1])
+        assert effects == [ExecuteBlock(block)]
+        pending_blocks.set_result(block.id, True)
         effects.clear()
-    assert candidates.is_valid(blocks[-1].id, certificates[-1])
+    assert pending_blocks.is_valid(blocks[-1].id, certificates[-1])
 
 
 def test_an_invalid_block_and_what_stands_on_it_are_never_valid() -> None:
     committee = Committee()
     effects: list[Effect] = []
-    candidates = Candidates(committee.final, 0, committee.validators, effects)
+    pending_blocks = PendingBlocks(committee.final, 0, committee.validators, effects)
     blocks, certificates = make_branch(committee, 2)
     for block in blocks:
-        candidates.hold(block)
-    candidates.is_valid(blocks[1].id, certificates[1])
-    candidates.settle(blocks[0].id, False)
+        pending_blocks.add(block)
+    pending_blocks.is_valid(blocks[1].id, certificates[1])
+    pending_blocks.set_result(blocks[0].id, False)
     effects.clear()
-    assert not candidates.is_valid(blocks[1].id, certificates[1])
+    assert not pending_blocks.is_valid(blocks[1].id, certificates[1])
     assert not effects
 
 
 def test_finality_forgets_the_branches_that_lost() -> None:
     committee = Committee()
     effects: list[Effect] = []
-    candidates = Candidates(committee.final, 0, committee.validators, effects)
+    pending_blocks = PendingBlocks(committee.final, 0, committee.validators, effects)
     blocks, _ = make_branch(committee, 2)
     rivals, rival_certificates = make_branch(committee, 3, timestamp=5)
     for block in (*blocks, rivals[0], rivals[2]):
-        candidates.hold(block)
-    candidates.is_valid(rivals[2].id, rival_certificates[2])
-    assert candidates.is_wanted(rivals[1].id)
-    assert candidates.finalize(committee.certify(VoteKind.FINALIZE, 2, blocks[1].id)) == tuple(blocks)
-    assert not candidates.is_wanted(rivals[1].id), "asked again only if still needed"
-    assert candidates.get(blocks[0].id) is candidates.get(rivals[0].id) is None
-    assert candidates.is_valid(blocks[1].id, None)
+        pending_blocks.add(block)
+    pending_blocks.is_valid(rivals[2].id, rival_certificates[2])
+    assert pending_blocks.is_requested(rivals[1].id)
+    assert pending_blocks.finalize(committee.certify(VoteKind.FINALIZE, 2, blocks[1].id)) == tuple(blocks)
+    assert not pending_blocks.is_requested(rivals[1].id), "asked again only if still needed"
+    assert pending_blocks.get(blocks[0].id) is pending_blocks.get(rivals[0].id) is None
+    assert pending_blocks.is_valid(blocks[1].id, None)
     effects.clear()
-    assert not candidates.is_valid(rivals[2].id, rival_certificates[2])
+    assert not pending_blocks.is_valid(rivals[2].id, rival_certificates[2])
     assert not effects, "its parent is not the final block"

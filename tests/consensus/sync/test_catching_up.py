@@ -6,22 +6,22 @@ import pytest
 
 from chain.types.blocks import MAX_NULLIFICATIONS, Block, sign_proposal
 from chain.types.votes import Certificate, VoteKind, make_certificate
-from consensus.simplex.core import MAX_ANSWER, MAX_ANSWERS, Simplex
+from consensus.simplex.core import MAX_REPLIES, MAX_REPLY_CERTIFICATES, Simplex
 from consensus.simplex.messages import (
     Broadcast,
     Build,
-    Check,
     Commit,
     Conflict,
+    ExecuteBlock,
     PersistVote,
     Reject,
     Repropose,
     Send,
     SetTimer,
-    Strengthen,
+    UpdateFinality,
 )
-from consensus.simplex.validation import FinalBlock
-from consensus.simplex.views import MAX_PAST, VIEW_WINDOW
+from consensus.simplex.validation import FinalizedBlock
+from consensus.simplex.views import MAX_PAST_VIEWS, VIEW_WINDOW
 from tests.consensus.committee import Committee, get_votes
 
 NOTARIZE, NULLIFY, FINALIZE = VoteKind.NOTARIZE, VoteKind.NULLIFY, VoteKind.FINALIZE
@@ -104,14 +104,14 @@ def test_no_vote_before_all_nullifications_are_held(committee: Committee, nullif
         effects += core.on_message(certificate)
     assert core.view == gap
     assert not get_votes(effects)
-    assert not [effect for effect in effects if isinstance(effect, Check)]
+    assert not [effect for effect in effects if isinstance(effect, ExecuteBlock)]
     effects = core.on_message(nullifications[gap - 1])
     assert core.view == VIEW
     # The proposal was too far ahead when it came, so that it was not kept; the leader's next word counts.
     assert not get_votes(effects)
     effects = core.on_message(committee.propose(block))
-    assert Check(block) in effects
-    assert get_votes(core.on_checked(block.id, True)) == [("notarize", VIEW)]
+    assert ExecuteBlock(block) in effects
+    assert get_votes(core.on_executed(block.id, True)) == [("notarize", VIEW)]
 
 
 def test_a_proposal_that_is_a_little_early_is_kept() -> None:
@@ -128,9 +128,9 @@ def test_a_proposal_that_is_a_little_early_is_kept() -> None:
     core.view = near  # as if it had come here by other ways
     effects = core.on_message(committee.propose(block))
     assert core.view == view
-    assert not [effect for effect in effects if isinstance(effect, Check)]
+    assert not [effect for effect in effects if isinstance(effect, ExecuteBlock)]
     core.on_message(committee.certify(NULLIFY, 1))
-    assert Check(block) in core.on_message(committee.certify(NULLIFY, 2))
+    assert ExecuteBlock(block) in core.on_message(committee.certify(NULLIFY, 2))
 
 
 def test_a_vote_needs_the_nullification_of_ones_own_tip(committee: Committee) -> None:
@@ -151,8 +151,8 @@ def test_a_vote_needs_the_nullification_of_ones_own_tip(committee: Committee) ->
             core.on_message(certificate)
         assert core.view == VIEW
         effects = core.on_message(committee.propose(block))
-        assert [effect.block for effect in effects if isinstance(effect, Check)] == [block] * is_known
-        assert get_votes(core.on_checked(block.id, True)) == [("notarize", VIEW)] * is_known
+        assert [effect.block for effect in effects if isinstance(effect, ExecuteBlock)] == [block] * is_known
+        assert get_votes(core.on_executed(block.id, True)) == [("notarize", VIEW)] * is_known
 
 
 def test_the_last_block_again_needs_them_too() -> None:
@@ -164,7 +164,7 @@ def test_the_last_block_again_needs_them_too() -> None:
     again = Repropose(proposal, notarization, tuple(nullifications[-MAX_NULLIFICATIONS:]))
     core = follow(committee, VIEW)
     effects = core.on_message(committee.propose(block))
-    core.on_checked(block.id, True)
+    core.on_executed(block.id, True)
     core.on_message(notarization)
     effects = core.on_message(again)
     assert core.view == 2
@@ -222,7 +222,7 @@ def test_answers_about_far_apart_views_are_counted_apart(
         sent = [effect.message for effect in effects if isinstance(effect, Send)]
         received += [message for message in sent if isinstance(message, Certificate)]
     assert received == nullifications
-    assert len(received) > MAX_ANSWER * MAX_ANSWERS // 2
+    assert len(received) > MAX_REPLY_CERTIFICATES * MAX_REPLIES // 2
 
 
 # Restarts.
@@ -268,12 +268,12 @@ def make_branch(committee: Committee, length: int) -> list[tuple[Block, Certific
 
 def test_notarize_votes_of_recent_blocks_are_kept_however_they_come(committee: Committee) -> None:
     core = follow(committee)
-    branch = make_branch(committee, MAX_PAST + 4)
+    branch = make_branch(committee, MAX_PAST_VIEWS + 4)
     for block, notarization in branch:
         core.on_message(committee.propose(block))
         core.on_message(notarization)  # by 0, 1 and 2
         core.on_message(committee.certify(FINALIZE, block.header.view, block.id))
-    assert core.final.height == len(branch)
+    assert core.finalized.height == len(branch)
     blocks = [(block.header.view, block.id) for block, _ in branch]
     everybody = sorted(key.public_key for key in committee.keys)
     for block, _ in branch[-8:-1]:
@@ -326,14 +326,14 @@ def test_a_finalization_grows_until_the_next_one() -> None:
     assert core.on_message(committee.vote(4, FINALIZE, 1, first.id)) == [], "it is inside"
     assert core.on_message(committee.vote(5, FINALIZE, 1, first.id)) == []
     effects = core.on_message(committee.certify(FINALIZE, 2, second.id, 5))
-    assert effects[0] == Strengthen(committee.certify(FINALIZE, 1, first.id, 6))
+    assert effects[0] == UpdateFinality(committee.certify(FINALIZE, 1, first.id, 6))
     assert isinstance(effects[1], Commit)
     core.on_message(committee.vote(5, FINALIZE, 2, second.id))
     assert core.on_message(committee.vote(6, FINALIZE, 2, second.id)) == [
-        Strengthen(committee.certify(FINALIZE, 2, second.id, 7))
+        UpdateFinality(committee.certify(FINALIZE, 2, second.id, 7))
     ]
     effects = core.on_message(committee.certify(FINALIZE, 3, b"x" * 32, 5))
-    assert not [effect for effect in effects if isinstance(effect, Strengthen)], "nothing was gained since"
+    assert not [effect for effect in effects if isinstance(effect, UpdateFinality)], "nothing was gained since"
 
 
 def test_the_last_finalization_of_an_epoch_grows_until_all_have_signed_it() -> None:
@@ -345,7 +345,7 @@ def test_the_last_finalization_of_an_epoch_grows_until_all_have_signed_it() -> N
     core.on_message(committee.certify(FINALIZE, 1, block.id))
     assert core.is_finished
     effects = core.on_message(committee.vote(3, FINALIZE, 1, block.id))
-    assert Strengthen(committee.certify(FINALIZE, 1, block.id, 4)) in effects
+    assert UpdateFinality(committee.certify(FINALIZE, 1, block.id, 4)) in effects
 
 
 def test_nothing_grows_before_its_block_is_held(committee: Committee) -> None:
@@ -393,8 +393,8 @@ def test_own_votes_are_not_learned_from_others(committee: Committee) -> None:
 
 def test_a_restart_from_a_final_block_makes_its_finalization_stronger(committee: Committee) -> None:
     block = committee.build(committee.get_leader(1), 1)
-    final = FinalBlock(block.id, 1, committee.certify(FINALIZE, 1, block.id))
-    core = committee.make_core(None, final=final)
+    final = FinalizedBlock(block.id, 1, committee.certify(FINALIZE, 1, block.id))
+    core = committee.make_core(None, finalized=final)
     core.start()
     vote = committee.vote(3, FINALIZE, 1, block.id)
-    assert core.on_message(vote) == [Strengthen(committee.certify(FINALIZE, 1, block.id, 4))]
+    assert core.on_message(vote) == [UpdateFinality(committee.certify(FINALIZE, 1, block.id, 4))]

@@ -17,18 +17,18 @@ from chain.transition.epochs import get_next_epoch
 from chain.types.blocks import Block
 from chain.types.operations import Transfer, sign_operation
 from chain.types.votes import Certificate, VoteKind, make_certificate, sign_vote
-from consensus.sync.client import Segment, verify_segment
+from consensus.sync.client import BlockRange, verify_block_range
 from consensus.sync.messages import (
-    PROTOCOL,
-    Answer,
-    Found,
+    SYNC_PROTOCOL,
+    BlockItem,
+    BlockResponse,
+    BlocksResponse,
+    ChainStatus,
     GetBlock,
     GetBlocks,
     GetOperations,
-    GetTip,
-    Part,
+    GetStatus,
     Request,
-    Tip,
 )
 from consensus.sync.server import SyncServer
 from p2p.runtime import SimulatedRuntime
@@ -79,19 +79,19 @@ def read_parts(store: BlockStore, first: int, last: int) -> list[bytes]:
     for height in range(first, last + 1):
         block = store.raw_block(height)
         assert block is not None
-        parts.append(Answer(Part(block, store.raw_certificate(height))).encode())
+        parts.append(BlocksResponse(BlockItem(block, store.raw_certificate(height))).encode())
     return parts
 
 
 CHAIN = make_chain(GENESIS, 12, certified=lambda height: height % 3 == 0)
 
 
-def take(parts: list[bytes]) -> tuple[Segment, Certificate | None]:
-    segment = Segment(GENESIS, GENESIS.header, GENESIS.state)
+def take(parts: list[bytes]) -> tuple[BlockRange, Certificate | None]:
+    segment = BlockRange(GENESIS, GENESIS.header, GENESIS.state)
     certificate = None
     for part in parts:
-        content = Answer.decode(part).content
-        assert isinstance(content, Part)
+        content = BlocksResponse.decode(part).content
+        assert isinstance(content, BlockItem)
         certificate = segment.add(content)
     return segment, certificate
 
@@ -99,7 +99,7 @@ def take(parts: list[bytes]) -> tuple[Segment, Certificate | None]:
 def test_a_segment_ends_at_a_certificate_and_proves_itself() -> None:
     segment, certificate = take(read_parts(CHAIN, 1, 3))
     assert certificate is not None
-    executed = verify_segment(GENESIS, GENESIS.header, GENESIS.state, segment.blocks, certificate)
+    executed = verify_block_range(GENESIS, GENESIS.header, GENESIS.state, segment.blocks, certificate)
     third = CHAIN.block(3)
     assert third is not None
     assert [node.block.height for node in executed] == [1, 2, 3]
@@ -129,7 +129,7 @@ def test_a_spoilt_header_is_refused_at_once(spoil: Callable[[Block], Block], err
     block = CHAIN.block(1)
     assert block is not None
     with pytest.raises(error):
-        take([Answer(Part(spoil(block).encode(), None)).encode()])
+        take([BlocksResponse(BlockItem(spoil(block).encode(), None)).encode()])
 
 
 def test_blocks_that_do_not_follow_are_refused_at_once() -> None:
@@ -137,8 +137,8 @@ def test_blocks_that_do_not_follow_are_refused_at_once() -> None:
         take(read_parts(CHAIN, 2, 2))
     with pytest.raises(InvalidBlock):
         take([*read_parts(CHAIN, 1, 1), *read_parts(CHAIN, 1, 1)])
-    malformed = [Part(b"x", None), Part(CHAIN.raw_block(1) or b"", b"x")]
-    for raw in (b"", b"\xc1", *(Answer(part).encode() for part in malformed)):
+    malformed = [BlockItem(b"x", None), BlockItem(CHAIN.raw_block(1) or b"", b"x")]
+    for raw in (b"", b"\xc1", *(BlocksResponse(part).encode() for part in malformed)):
         with pytest.raises(CodecError):
             take([raw])
 
@@ -149,7 +149,7 @@ def test_a_segment_is_refused_as_a_whole() -> None:
     third = segment.blocks[-1]
     with pytest.raises(InvalidBlock, match="body_root"):
         altered = [segment.blocks[0], alter(segment.blocks[1]), third]
-        verify_segment(GENESIS, GENESIS.header, GENESIS.state, altered, certificate)
+        verify_block_range(GENESIS, GENESIS.header, GENESIS.state, altered, certificate)
     for wrong in (
         certify(GENESIS, third, VoteKind.NOTARIZE),
         certify(GENESIS, segment.blocks[1], VoteKind.FINALIZE),
@@ -157,7 +157,7 @@ def test_a_segment_is_refused_as_a_whole() -> None:
         replace(certificate, signers=certificate.signers[:2], signatures=certificate.signatures[:2]),
     ):
         with pytest.raises(InvalidCertificate):
-            verify_segment(GENESIS, GENESIS.header, GENESIS.state, segment.blocks, wrong)
+            verify_block_range(GENESIS, GENESIS.header, GENESIS.state, segment.blocks, wrong)
     forged = sign_operation(make_key(2), bytes(32), Transfer(0, make_key(3).public_key, 1))
     assert forged.id  # signed for another chain: only the signature check of the transition can tell
     header, body = third.header, replace(third.body, operations=(*third.body.operations, forged))
@@ -173,7 +173,7 @@ async def run_server(world: World, key: int, handler: Callable[[Exchange], Await
     """A peer that speaks the sync protocol with a handler of the test's."""
     streams = Streams(MemoryNetwork(world.hub, make_key(key).public_key))
     world.nursery.start_soon(streams.run)
-    streams.handle(PROTOCOL, handler)
+    streams.handle(SYNC_PROTOCOL, handler)
     await trio.sleep(0)
     return streams
 
@@ -183,7 +183,7 @@ def make_server(store: BlockStore) -> SyncServer:
 
 
 async def read_all(streams: Streams, peer: int, request: Request) -> list[bytes]:
-    async with streams.open(make_key(peer).public_key, PROTOCOL) as exchange:
+    async with streams.open(make_key(peer).public_key, SYNC_PROTOCOL) as exchange:
         await exchange.send(request.encode(), end=True)
         frames = []
         while (frame := await exchange.receive()) is not None:
@@ -197,17 +197,17 @@ def test_the_server_answers_every_question() -> None:
         asking = await run_server(world, 51, make_server(CHAIN).handle)
         world.hub.connect_all()
 
-        async def ask(question: GetTip | GetBlocks | GetBlock | GetOperations) -> list[bytes]:
+        async def ask(question: GetStatus | GetBlocks | GetBlock | GetOperations) -> list[bytes]:
             return await read_all(asking, 50, Request(question))
 
-        assert Tip.decode((await ask(GetTip()))[0]) == Tip(12, CHAIN.header.id, 0)
+        assert ChainStatus.decode((await ask(GetStatus()))[0]) == ChainStatus(12, CHAIN.header.id, 0)
         assert await ask(GetBlocks(1, 1)) == read_parts(CHAIN, 1, 3)  # up to a certificate, however few bytes
         assert await ask(GetBlocks(2, 10**9)) == read_parts(CHAIN, 2, 12)
         assert await ask(GetBlocks(13, 10**6)) == []
         sixth = CHAIN.block(6)
         assert sixth is not None
-        assert Found.decode((await ask(GetBlock(sixth.id)))[0]).block == sixth.encoded
-        assert Found.decode((await ask(GetBlock(bytes(32))))[0]).block is None
+        assert BlockResponse.decode((await ask(GetBlock(sixth.id)))[0]).block == sixth.encoded
+        assert BlockResponse.decode((await ask(GetBlock(bytes(32))))[0]).block is None
         assert len(await ask(GetOperations((bytes(32),)))) == 1
 
     simulate(GENESIS, play)
@@ -234,8 +234,8 @@ async def end_at_once(exchange: Exchange, raw: bytes) -> None:
 
 
 async def send_tip_or(exchange: Exchange, raw: bytes, parts: list[bytes]) -> None:
-    if isinstance(Request.decode(raw).question, GetTip):
-        await exchange.send(Tip(10**6, bytes(32), 0).encode())
+    if isinstance(Request.decode(raw).question, GetStatus):
+        await exchange.send(ChainStatus(10**6, bytes(32), 0).encode())
     else:
         await send_parts(exchange, parts)
 
@@ -251,7 +251,7 @@ async def send_without_certificate(exchange: Exchange, raw: bytes) -> None:
 async def send_altered(exchange: Exchange, raw: bytes) -> None:
     block = CHAIN.block(1)
     assert block is not None
-    parts = [Answer(Part(alter(block).encode(), None)).encode(), *read_parts(CHAIN, 2, 3)]
+    parts = [BlocksResponse(BlockItem(alter(block).encode(), None)).encode(), *read_parts(CHAIN, 2, 3)]
     await send_tip_or(exchange, raw, parts)
 
 
@@ -259,7 +259,9 @@ async def send_with_false_certificate(exchange: Exchange, raw: bytes) -> None:
     block = CHAIN.block(1)
     assert block is not None
     false = certify(GENESIS, block, VoteKind.NOTARIZE)
-    await send_tip_or(exchange, raw, [Answer(Part(block.encoded, replace(false, kind=3).encode())).encode()])
+    await send_tip_or(
+        exchange, raw, [BlocksResponse(BlockItem(block.encoded, replace(false, kind=3).encode())).encode()]
+    )
 
 
 async def send_good_then_bad(exchange: Exchange, raw: bytes) -> None:
@@ -307,8 +309,8 @@ def test_a_peer_that_sends_one_block_at_a_time_does_not_hold_a_node_up() -> None
     async def drip(exchange: Exchange) -> None:
         raw = await exchange.receive()
         assert raw is not None
-        if isinstance(Request.decode(raw).question, GetTip):
-            await exchange.send(Tip(10**6, bytes(32), 0).encode())
+        if isinstance(Request.decode(raw).question, GetStatus):
+            await exchange.send(ChainStatus(10**6, bytes(32), 0).encode())
             return
         for part in read_parts(CHAIN, 1, CHAIN.height):
             await trio.sleep(9.0)
@@ -337,8 +339,8 @@ def test_a_follower_without_peers_waits_for_one() -> None:
 
 
 def test_a_long_chain_comes_in_several_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("consensus.sync.client.BATCH", 2_000)
-    monkeypatch.setattr("consensus.sync.server.BATCH", 2_000)
+    monkeypatch.setattr("consensus.sync.client.SYNC_BATCH_BYTES", 2_000)
+    monkeypatch.setattr("consensus.sync.server.SYNC_BATCH_BYTES", 2_000)
 
     async def play(world: World) -> None:
         await run_server(world, 63, make_server(CHAIN).handle)

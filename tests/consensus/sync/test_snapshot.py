@@ -15,16 +15,16 @@ from chain.exceptions import StoreError
 from chain.store.kv import MemoryStore
 from chain.store.writer import BlockStore
 from chain.types.votes import VoteKind
-from consensus.sync.download import fetch_chain
+from consensus.sync.download import download_chain
 from consensus.sync.messages import (
-    Answer,
-    End,
-    EndAnswer,
-    FoundChunk,
+    BlockItem,
+    BlocksResponse,
+    ChunkResponse,
+    EpochEndItem,
+    EpochEndsResponse,
     GetBlocks,
     GetChunk,
     GetEnds,
-    Part,
     Pruned,
     Question,
 )
@@ -124,7 +124,7 @@ def test_who_asks_for_many_chunks_at_once_takes_one_turn() -> None:
 
             async def ask(peer: int, number: int) -> None:
                 question = GetChunk(CHAIN.genesis.parameters.epoch_heights * 5, number.to_bytes(32, "big"))
-                if FoundChunk.decode(await server._find_chunk(bytes([peer]), question)).chunk is not None:
+                if ChunkResponse.decode(await server._find_chunk(bytes([peer]), question)).chunk is not None:
                     order.append(peer)
 
             for number in range(8):
@@ -180,9 +180,9 @@ for _ in range(30):
 
 def test_a_checkpoint_far_ahead_in_the_epoch_needs_no_more_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """All that lies before it is more than is taken on trust at once; and liars do not matter."""
-    monkeypatch.setattr("consensus.sync.client.MAX_SEGMENT", sum(len(block.encoded) for block in LONG.blocks[:10]))
-    monkeypatch.setattr("consensus.sync.client.BATCH", 4_000)
-    monkeypatch.setattr("consensus.sync.server.BATCH", 4_000)
+    monkeypatch.setattr("consensus.sync.client.MAX_RANGE_BYTES", sum(len(block.encoded) for block in LONG.blocks[:10]))
+    monkeypatch.setattr("consensus.sync.client.SYNC_BATCH_BYTES", 4_000)
+    monkeypatch.setattr("consensus.sync.server.SYNC_BATCH_BYTES", 4_000)
     part = fill_store(LONG, 20)
     lies: list[int] = []
 
@@ -191,7 +191,9 @@ def test_a_checkpoint_far_ahead_in_the_epoch_needs_no_more_memory(monkeypatch: p
             return None
         lies.append(question.from_height)
         raw = [(part.raw_block(height), part.raw_certificate(height)) for height in range(question.from_height, 21)]
-        return encode_all(Answer(Part(block, certificate)) for block, certificate in raw if block is not None)
+        return encode_all(
+            BlocksResponse(BlockItem(block, certificate)) for block, certificate in raw if block is not None
+        )
 
     async def play(world: SyncWorld) -> None:
         await world.serve(60, fill_store(LONG), stop_short)
@@ -241,7 +243,7 @@ def test_a_peer_may_prune_between_its_tip_and_its_blocks() -> None:
         is_pruned = True
 
         def lie(question: Question) -> Answers:
-            return encode_all([Answer(Pruned(17))]) if is_pruned and isinstance(question, GetBlocks) else None
+            return encode_all([BlocksResponse(Pruned(17))]) if is_pruned and isinstance(question, GetBlocks) else None
 
         await world.serve(60, fill_store(CHAIN), lie)
         await world.start(5)
@@ -286,7 +288,7 @@ def fetch(path: Path, blocks: BlockStore, lie: Lie = lambda _: None) -> ExportSo
         await world.serve(60, blocks, lie)
         network = MemoryNetwork(world.hub, make_key(70).public_key)
         peer = world.hub._networks[make_key(60).public_key]
-        await fetch_chain(network, CHAIN.genesis, make_key(60).public_key, peer.listen_addresses[0], path)
+        await download_chain(network, CHAIN.genesis, make_key(60).public_key, peer.listen_addresses[0], path)
 
     try:
         play_sync(CHAIN.genesis, play)
@@ -317,7 +319,7 @@ def keep_adding(question: Question) -> Answers:
         else:
             header = replace(CHAIN.head, height=height, parent_id=block.id)
             block = replace(CHAIN.blocks[-1], header=header)
-        parts.append(Answer(Part(block.encode(), None)))
+        parts.append(BlocksResponse(BlockItem(block.encode(), None)))
     return encode_all(parts)
 
 
@@ -325,7 +327,7 @@ def end_early(question: Question) -> Answers:
     if not isinstance(question, GetBlocks):
         return None
     heights = range(question.from_height, 11)
-    return encode_all(Answer(Part(CHAIN.blocks[height - 1].encoded, None)) for height in heights)
+    return encode_all(BlocksResponse(BlockItem(CHAIN.blocks[height - 1].encoded, None)) for height in heights)
 
 
 def give_another(question: Question) -> Answers:
@@ -336,7 +338,9 @@ def give_another(question: Question) -> Answers:
     other.append_epochs(3)
     other.append(elapsed=5)
     other.append_epochs(1)
-    return encode_all(Answer(Part(block.encoded, None)) for block in other.blocks[question.from_height - 1 :])
+    return encode_all(
+        BlocksResponse(BlockItem(block.encoded, None)) for block in other.blocks[question.from_height - 1 :]
+    )
 
 
 def forge_ends(question: Question) -> Answers:
@@ -345,7 +349,7 @@ def forge_ends(question: Question) -> Answers:
     end = fill_store(CHAIN).epoch_end(0)
     assert end is not None
     certificate = CHAIN.certify(end.header, VoteKind.NOTARIZE)
-    return encode_all([EndAnswer(End(replace(end, certificate=certificate)))])
+    return encode_all([EpochEndsResponse(EpochEndItem(replace(end, certificate=certificate)))])
 
 
 FETCH_LIES: dict[str, tuple[Callable[[], BlockStore], Lie, str]] = {
@@ -357,7 +361,7 @@ FETCH_LIES: dict[str, tuple[Callable[[], BlockStore], Lie, str]] = {
     "blocks in the wrong order": (
         lambda: fill_store(CHAIN),
         lambda question: (
-            encode_all(Answer(Part(CHAIN.blocks[number].encoded, None)) for number in (1, 0))
+            encode_all(BlocksResponse(BlockItem(CHAIN.blocks[number].encoded, None)) for number in (1, 0))
             if isinstance(question, GetBlocks)
             else None
         ),
@@ -385,7 +389,7 @@ def test_blocks_without_end_are_cut_off_one_epoch_after_the_last_proof(tmp_path:
 def test_a_node_that_does_not_answer(tmp_path: Path) -> None:
     async def play(world: SyncWorld) -> None:
         network = MemoryNetwork(world.hub, make_key(70).public_key)
-        await fetch_chain(network, CHAIN.genesis, make_key(60).public_key, "/memory/99", tmp_path / "chain")
+        await download_chain(network, CHAIN.genesis, make_key(60).public_key, "/memory/99", tmp_path / "chain")
 
     with pytest.RaisesGroup(NetworkError, flatten_subgroups=True):
         play_sync(CHAIN.genesis, play)

@@ -13,9 +13,9 @@ from chain.state.state import State
 from chain.store.kv import MemoryStore, Store
 from chain.store.writer import BlockStore
 from chain.transition.block import apply_block
-from consensus.sync.messages import PROTOCOL, Question, Request
+from consensus.sync.messages import SYNC_PROTOCOL, Question, Request
 from consensus.sync.server import SyncServer
-from consensus.voting.vote_store import Voting
+from consensus.voting.vote_store import VoteStore
 from p2p.runtime import SimulatedRuntime, run_simulation
 from p2p.simulation.network import MemoryNetwork
 from p2p.streams.exchanges import Exchange, Streams
@@ -55,9 +55,9 @@ class SyncWorld(World):
 
     keep_epochs = 0
 
-    def _open(self, node: Node, number: int) -> tuple[BlockStore, Voting]:
-        _, voting = super()._open(node, number)
-        return BlockStore(node.store, self.genesis, self.keep_epochs), voting
+    def _open(self, node: Node, number: int) -> tuple[BlockStore, VoteStore]:
+        _, vote_store = super()._open(node, number)
+        return BlockStore(node.store, self.genesis, self.keep_epochs), vote_store
 
     def trust(self, checkpoint: Checkpoint | None) -> None:
         """Give the nodes to come a checkpoint."""
@@ -82,7 +82,7 @@ class SyncWorld(World):
         """A peer with a handler of the test's."""
         streams = Streams(MemoryNetwork(self.hub, make_key(number).public_key))
         self.nursery.start_soon(streams.run)
-        streams.handle(PROTOCOL, handle, 8)
+        streams.handle(SYNC_PROTOCOL, handle, 8)
         await trio.sleep(0)
         self.hub.connect_all()
         return streams

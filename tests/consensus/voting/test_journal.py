@@ -15,9 +15,9 @@ from chain.exceptions import StoreError, StoreInUse
 from chain.store.kv import MemoryStore
 from chain.types.votes import NO_BLOCK, Vote, VoteKind, sign_vote
 from consensus.voting import journal as journal_module
-from consensus.voting.journal import RECORD_SIZE, DiskFile, Journal, JournalDamaged, make_start
-from consensus.voting.vote_store import Voting
-from consensus.voting.vote_support import EvidenceStore
+from consensus.voting.journal import RECORD_BYTES, DiskFile, Journal, JournalDamaged, make_start
+from consensus.voting.vote_store import VoteStore
+from consensus.voting.vote_support import VoteSupportStore
 from tests.simulation.ledger import MemoryFile
 
 KEY = KeyPair(hash_bytes("journal test"))
@@ -57,7 +57,7 @@ def test_what_was_appended_is_there_after_reopening(tmp_path: Path) -> None:
     assert journal.votes(0) == VOTES[:3]
     journal.append(VOTES[3])
     journal.close()
-    assert path.stat().st_size == 5 * RECORD_SIZE
+    assert path.stat().st_size == 5 * RECORD_BYTES
     assert path.stat().st_mode & 0o777 == 0o600
 
 
@@ -67,45 +67,45 @@ def test_every_append_is_synced_before_it_returns() -> None:
     for count, vote in enumerate(VOTES, start=1):
         journal.append(vote)
         assert file.syncs == count
-        assert file.durable == len(file.content) == (1 + count) * RECORD_SIZE
+        assert file.durable == len(file.content) == (1 + count) * RECORD_BYTES
 
 
-@pytest.mark.parametrize("cut", range(1, RECORD_SIZE))
+@pytest.mark.parametrize("cut", range(1, RECORD_BYTES))
 def test_a_cut_last_record_was_never_sent(cut: int) -> None:
     file = MemoryFile()
     fill(file)
     journal, left = reopen(file.content[:-cut])
     assert journal.length == len(VOTES) - 1
     assert journal.votes(0) == VOTES[:-1]
-    assert len(left.content) == len(VOTES) * RECORD_SIZE
+    assert len(left.content) == len(VOTES) * RECORD_BYTES
     journal.append(VOTES[-1])
     assert left.content == file.content
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.integers(0, (1 + len(VOTES)) * RECORD_SIZE * 8 - 1))
+@given(st.integers(0, (1 + len(VOTES)) * RECORD_BYTES * 8 - 1))
 def test_a_flipped_bit_is_damage_at_its_record(bit: int) -> None:
     file = MemoryFile()
     fill(file)
     file.content[bit // 8] ^= 1 << (bit % 8)
     with pytest.raises(JournalDamaged) as caught:
         reopen(file.content)
-    assert caught.value.offset == bit // 8 // RECORD_SIZE * RECORD_SIZE
+    assert caught.value.offset == bit // 8 // RECORD_BYTES * RECORD_BYTES
 
 
 @pytest.mark.parametrize(
     "alter",
     [
-        lambda raw: raw[RECORD_SIZE:],
-        lambda raw: raw[:RECORD_SIZE] + raw[2 * RECORD_SIZE :],
-        lambda raw: raw[:RECORD_SIZE] + raw,
-        lambda raw: raw[: RECORD_SIZE // 2],
+        lambda raw: raw[RECORD_BYTES:],
+        lambda raw: raw[:RECORD_BYTES] + raw[2 * RECORD_BYTES :],
+        lambda raw: raw[:RECORD_BYTES] + raw,
+        lambda raw: raw[: RECORD_BYTES // 2],
         lambda raw: bytes(len(raw)),
-        lambda raw: raw[: 2 * RECORD_SIZE] + raw[3 * RECORD_SIZE :],
-        lambda raw: raw[RECORD_SIZE : 2 * RECORD_SIZE] + raw[:RECORD_SIZE] + raw[2 * RECORD_SIZE :],
-        lambda raw: raw + bytes(2 * RECORD_SIZE),
-        lambda raw: raw + bytes(RECORD_SIZE) + b"\0",
-        lambda raw: raw + raw[-RECORD_SIZE:],
+        lambda raw: raw[: 2 * RECORD_BYTES] + raw[3 * RECORD_BYTES :],
+        lambda raw: raw[RECORD_BYTES : 2 * RECORD_BYTES] + raw[:RECORD_BYTES] + raw[2 * RECORD_BYTES :],
+        lambda raw: raw + bytes(2 * RECORD_BYTES),
+        lambda raw: raw + bytes(RECORD_BYTES) + b"\0",
+        lambda raw: raw + raw[-RECORD_BYTES:],
         lambda raw: b"\0" + raw,
     ],
 )
@@ -119,11 +119,11 @@ def test_missing_swapped_and_foreign_records_are_damage(alter) -> None:  # type:
 def test_a_last_record_of_zeros_was_never_synced_and_is_cut() -> None:
     file = MemoryFile()
     whole = fill(file)
-    journal, after = reopen(file.content + bytes(RECORD_SIZE))
+    journal, after = reopen(file.content + bytes(RECORD_BYTES))
     assert (journal.length, journal.head_hash) == (whole.length, whole.head_hash)
     assert after.content == file.content and after.durable == len(file.content)
     journal.append(make_vote(99))
-    empty, _ = reopen(file.content[:RECORD_SIZE] + bytes(RECORD_SIZE))
+    empty, _ = reopen(file.content[:RECORD_BYTES] + bytes(RECORD_BYTES))
     assert empty.length == 0 and not empty.is_blank  # it might have held the only vote, if the database is lost too
 
 
@@ -131,22 +131,22 @@ def test_a_last_record_of_zeros_was_never_synced_and_is_cut() -> None:
 def test_a_vote_that_was_zeroed_after_it_was_sent_is_not_forgotten(is_remembered: bool) -> None:
     """The database knows of it: it is put back, or missed."""
     file, store = MemoryFile(), MemoryStore()
-    voting = Voting(KEY, Journal(file, CHAIN, KEY.public_key), EvidenceStore(store))
+    vote_store = VoteStore(KEY, Journal(file, CHAIN, KEY.public_key), VoteSupportStore(store))
     for vote in VOTES:
-        voting.persist(vote, None)
-    mark = voting.mark
+        vote_store.persist(vote, None)
+    mark = vote_store.mark
     if not is_remembered:
         store.write({b"mvote": VOTES[0].encode()})
-    content = file.content[:-RECORD_SIZE] + bytes(RECORD_SIZE)
+    content = file.content[:-RECORD_BYTES] + bytes(RECORD_BYTES)
     journal, _ = reopen(content)
     assert journal.length == len(VOTES) - 1
-    again = Voting(KEY, journal, EvidenceStore(store))
+    again = VoteStore(KEY, journal, VoteSupportStore(store))
     if is_remembered:
-        again.check(mark)
+        again.reconcile(mark)
         assert again.mark == mark and journal.votes(VOTES[-1].epoch)[-1] == VOTES[-1]
     else:
         with pytest.raises(JournalDamaged):
-            again.check(mark)
+            again.reconcile(mark)
 
 
 def test_the_journal_of_another_chain_or_key_is_refused() -> None:
@@ -165,13 +165,13 @@ def test_a_journal_cut_at_a_whole_record_does_not_reach_what_the_ledger_noted() 
     journal = fill(file)
     for length in range(len(VOTES) + 1):
         noted = fill(MemoryFile(), VOTES[:length])
-        journal.check_reaches(noted.length, noted.head_hash)
-    shorter, _ = reopen(file.content[:-RECORD_SIZE])
+        journal.validate_mark(noted.length, noted.head_hash)
+    shorter, _ = reopen(file.content[:-RECORD_BYTES])
     with pytest.raises(JournalDamaged, match="4 votes where there were 5"):
-        shorter.check_reaches(journal.length, journal.head_hash)
+        shorter.validate_mark(journal.length, journal.head_hash)
     other = fill(MemoryFile(), [make_vote(9), *VOTES[1:]])
     with pytest.raises(JournalDamaged, match="not the votes"):
-        other.check_reaches(journal.length, journal.head_hash)
+        other.validate_mark(journal.length, journal.head_hash)
 
 
 class MeteredFile(MemoryFile):
@@ -196,18 +196,18 @@ def test_the_votes_of_an_epoch_cost_no_more_than_themselves() -> None:
         for epoch in range(8):
             file.bytes_read = 0
             assert journal.votes(epoch) == [vote for vote in votes if vote.epoch == epoch]
-            assert file.bytes_read <= 8 * RECORD_SIZE
+            assert file.bytes_read <= 8 * RECORD_BYTES
 
 
 def test_a_journal_that_changes_while_it_is_open_is_damaged() -> None:
     file = MemoryFile()
     journal = fill(file, [make_vote(view, epoch) for epoch in range(3) for view in (1, 2)])
-    file.content[4 * RECORD_SIZE + 20] ^= 1
+    file.content[4 * RECORD_BYTES + 20] ^= 1
     with pytest.raises(JournalDamaged) as caught:
         journal.votes(1)
-    assert caught.value.offset == 4 * RECORD_SIZE
+    assert caught.value.offset == 4 * RECORD_BYTES
     assert len(journal.votes(0)) == 2
-    del file.content[6 * RECORD_SIZE :]
+    del file.content[6 * RECORD_BYTES :]
     with pytest.raises(JournalDamaged):
         journal.votes(2)
 
@@ -247,7 +247,7 @@ EPOCHS = [make_vote(view, epoch) for epoch in range(6) for view in (1, 2, 3)]
 
 
 def test_old_votes_are_dropped_and_the_rest_stays_what_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journal_module, "PRUNE_AT", 6)
+    monkeypatch.setattr(journal_module, "PRUNE_AT_RECORDS", 6)
     file = MemoryFile()
     journal = fill(file, EPOCHS)
     marks = [(fill(MemoryFile(), EPOCHS[:count])) for count in range(len(EPOCHS) + 1)]
@@ -256,16 +256,16 @@ def test_old_votes_are_dropped_and_the_rest_stays_what_it_was(monkeypatch: pytes
     journal.prune(4)
     for either in (journal, reopen(file.content)[0]):
         assert (either.length, either.head_hash) == (marks[-1].length, marks[-1].head_hash)
-        assert (either.start.first, either.start.floor) == (12, 4)
+        assert (either.start.first, either.start.first_epoch) == (12, 4)
         assert [either.votes(epoch) for epoch in range(4)] == [[]] * 4
         assert either.votes(4) + either.votes(5) == EPOCHS[12:]
         for mark in marks:  # what was noted before the first vote that is left is taken for reached
-            either.check_reaches(mark.length, mark.head_hash)
+            either.validate_mark(mark.length, mark.head_hash)
         with pytest.raises(JournalDamaged):
-            either.check_reaches(marks[-1].length + 1, marks[-1].head_hash)
+            either.validate_mark(marks[-1].length + 1, marks[-1].head_hash)
         with pytest.raises(JournalDamaged):
-            either.check_reaches(15, marks[14].head_hash)
-    assert len(file.content) == 7 * RECORD_SIZE
+            either.validate_mark(15, marks[14].head_hash)
+    assert len(file.content) == 7 * RECORD_BYTES
     late = make_vote(9, 5)
     journal.append(late)
     assert journal.head_hash == fill(MemoryFile(), [*EPOCHS, late]).head_hash
@@ -274,16 +274,16 @@ def test_old_votes_are_dropped_and_the_rest_stays_what_it_was(monkeypatch: pytes
 
 def test_a_vote_that_came_late_keeps_nothing_of_its_epoch_alive(monkeypatch: pytest.MonkeyPatch) -> None:
     """Among later ones it stays where it is, and its epoch is over all the same."""
-    monkeypatch.setattr(journal_module, "PRUNE_AT", 1)
+    monkeypatch.setattr(journal_module, "PRUNE_AT_RECORDS", 1)
     votes = [*EPOCHS[:4], make_vote(4, 0), *EPOCHS[4:8]]
     file = MemoryFile()
     journal = fill(file, votes)
     journal.prune(1)
     for either in (journal, reopen(file.content)[0]):
-        assert either.start.floor == 1 and either.votes(0) == [votes[4]]
+        assert either.start.first_epoch == 1 and either.votes(0) == [votes[4]]
         assert either.votes(1) + either.votes(2) == EPOCHS[3:8]
     journal.prune(9)
-    assert (journal.length, journal.start.first, len(file.content)) == (9, 9, RECORD_SIZE)
+    assert (journal.length, journal.start.first, len(file.content)) == (9, 9, RECORD_BYTES)
     journal.append(make_vote(1, 9))
     assert reopen(file.content)[0].votes(9) == [make_vote(1, 9)]
 
@@ -292,17 +292,17 @@ def test_what_a_journal_cannot_answer_for_is_remembered() -> None:
     file = MemoryFile()
     journal = fill(file, [])
     assert journal.is_blank
-    journal.wait(b"m" * 32)
-    assert reopen(file.content)[0].start.memo == b"m" * 32 and not journal.is_blank
+    journal.lock(b"m" * 32)
+    assert reopen(file.content)[0].start.nonce == b"m" * 32 and not journal.is_blank
     journal.append(VOTES[0])
-    journal.resume(7)
+    journal.unlock(7)
     for either in (journal, reopen(file.content)[0]):
-        assert (either.start.memo, either.start.floor) == (b"", 7) and not either.is_blank
+        assert (either.start.nonce, either.start.first_epoch) == (b"", 7) and not either.is_blank
         assert either.votes(0) == VOTES[:1]
-    journal.resume(3)
-    assert journal.start.floor == 7, "a floor never sinks"
+    journal.unlock(3)
+    assert journal.start.first_epoch == 7, "a floor never sinks"
     with pytest.raises(JournalDamaged, match="0 votes"):
-        Journal(file, CHAIN, KEY.public_key, make_start(CHAIN, KEY.public_key)).check_reaches(1, journal.head_hash)
+        Journal(file, CHAIN, KEY.public_key, make_start(CHAIN, KEY.public_key)).validate_mark(1, journal.head_hash)
 
 
 @pytest.mark.parametrize("call", ["write", "fsync", "replace"])
@@ -318,18 +318,18 @@ def test_a_rewrite_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch:
     with monkeypatch.context() as patch:
         patch.setattr(Path if call == "replace" else journal_module.os, call, fail)
         with pytest.raises(StoreError, match="No space left"):
-            journal.wait(bytes(32))
+            journal.lock(bytes(32))
     with pytest.raises(StoreError, match="open it again"):
         journal.append(VOTES[1])
     journal.close()
     assert path.read_bytes() == before
     journal = Journal.open(path, CHAIN, KEY.public_key)
-    journal.wait(b"m" * 32)
+    journal.lock(b"m" * 32)
     with pytest.raises(StoreInUse):  # the lock is on the file that is there now
         DiskFile(path)
     journal.append(VOTES[1])
     journal.close()
     journal = Journal.open(path, CHAIN, KEY.public_key)
-    assert journal.votes(0) == VOTES[:2] and journal.start.memo == b"m" * 32
+    assert journal.votes(0) == VOTES[:2] and journal.start.nonce == b"m" * 32
     assert sorted(other.name for other in tmp_path.iterdir()) == ["votes.journal"]
     journal.close()

@@ -15,10 +15,10 @@ from chain.exceptions import RestartError
 from chain.store.kv import MemoryStore
 from chain.store.writer import BlockStore
 from chain.transition.restart_file import RestartFile
-from consensus.voting.disk import Opened
+from consensus.voting.disk import NodeStorage
 from consensus.voting.journal import Journal, MemoryFile
-from consensus.voting.vote_store import Voting
-from consensus.voting.vote_support import EvidenceStore
+from consensus.voting.vote_store import VoteStore
+from consensus.voting.vote_support import VoteSupportStore
 from p2p.runtime import RealRuntime
 from serving.cli.errors import CommandError
 from serving.cli.restart import build_restart_app
@@ -38,10 +38,10 @@ def chain_and_command() -> tuple[Chain, Command]:
     fill_store(store, chain, {6: chain.finality(chain.blocks[5])})
     key = chain.validators[1]
     journal = Journal(MemoryFile(), chain.genesis.chain_id, key.public_key)
-    opened = Opened(store, BlockStore(store, chain.genesis), Voting(key, journal, EvidenceStore(store)))
+    opened = NodeStorage(store, BlockStore(store, chain.genesis), VoteStore(key, journal, VoteSupportStore(store)))
 
     @contextmanager
-    def open_stopped_node(_: Path | None) -> Iterator[tuple[Opened, KeyPair]]:
+    def open_stopped_node(_: Path | None) -> Iterator[tuple[NodeStorage, KeyPair]]:
         yield opened, key
 
     def command(*arguments: object) -> BaseException | None:

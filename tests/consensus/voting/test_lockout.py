@@ -20,10 +20,10 @@ from chain.store.kv import CHAIN_DIRECTORY, LevelStore
 from chain.store.writer import BlockStore
 from chain.types.operations import Transfer
 from chain.types.votes import NO_BLOCK, Vote, VoteKind, sign_vote
-from consensus.voting.disk import JOURNAL, DataDisk, Opened, open_disk
-from consensus.voting.journal import RECORD_SIZE, Journal
-from consensus.voting.recovery import Recovery
-from consensus.voting.vote_support import PREFIX
+from consensus.voting.disk import JOURNAL_FILE, DataDisk, NodeStorage, open_storage
+from consensus.voting.journal import RECORD_BYTES, Journal
+from consensus.voting.lockout import VotingLockout
+from consensus.voting.vote_support import SUPPORT_PREFIX
 from p2p.runtime import SimulatedRuntime, run_simulation
 from tests.adversarial.crash import CrashWorld, MemoryDisk
 from tests.chain.builders import Chain
@@ -49,23 +49,23 @@ def make_chain() -> Chain:
 def test_only_an_own_operation_with_the_memo_ends_the_wait() -> None:
     chain = make_chain()
     me = chain.users[0].public_key
-    recovery = Recovery(me, 0, MEMO)
+    recovery = VotingLockout(me, 0, MEMO)
     for block in chain.blocks:
         assert not recovery.on_final(block)
-    assert recovery.is_waiting and not any(recovery.may_vote(epoch) for epoch in range(9))
-    operation = recovery.make_operation(chain.account(chain.users[0]).nonce)
+    assert recovery.is_locked and not any(recovery.may_vote(epoch) for epoch in range(9))
+    operation = recovery.make_unlock_operation(chain.account(chain.users[0]).nonce)
     assert (operation.recipient, operation.amount, operation.memo) == (me, 0, MEMO)
     while chain.next_epoch < 2:
         chain.append()
     block = chain.append([chain.sign(chain.users[0], operation)])
     assert chain.failures[-1] == (None,)
     assert recovery.on_final(block)
-    assert not recovery.is_waiting and not recovery.on_final(block)
+    assert not recovery.is_locked and not recovery.on_final(block)
     assert [recovery.may_vote(epoch) for epoch in range(5)] == [False, False, False, True, True]
 
 
 def test_without_a_memo_only_the_floor_counts() -> None:
-    recovery = Recovery(bytes(32), 3, b"")
+    recovery = VotingLockout(bytes(32), 3, b"")
     assert [recovery.may_vote(epoch) for epoch in range(5)] == [False, False, False, True, True]
     assert not any(recovery.on_final(block) for block in make_chain().blocks)
 
@@ -84,18 +84,18 @@ def logs() -> Iterator[list[dict[str, object]]]:
 
 
 def init(path: Path, key: KeyPair = KEY) -> None:
-    Journal.open(path / JOURNAL, GENESIS.chain_id, key.public_key).close()
+    Journal.open(path / JOURNAL_FILE, GENESIS.chain_id, key.public_key).close()
 
 
-def open_path(path: Path, seed: int = 1, genesis: Genesis = GENESIS, votes: bool = True) -> Opened:
+def open_path(path: Path, seed: int = 1, genesis: Genesis = GENESIS, votes: bool = True) -> NodeStorage:
     disk = DataDisk(path, lambda: NOW)
-    return open_disk(disk, genesis, KEY, random.Random(seed), votes=votes, kept=(b"w",))
+    return open_storage(disk, genesis, KEY, random.Random(seed), votes=votes, kept=(b"w",))
 
 
-def vote(opened: Opened, view: int, epoch: int = 0) -> Vote:
-    assert opened.voting is not None
+def vote(opened: NodeStorage, view: int, epoch: int = 0) -> Vote:
+    assert opened.vote_store is not None
     signed = sign_vote(KEY, GENESIS.chain_id, VoteKind.NULLIFY, epoch, view, NO_BLOCK)
-    opened.voting.persist(signed, None)
+    opened.vote_store.persist(signed, None)
     return signed
 
 
@@ -108,10 +108,10 @@ def make_voter(path: Path, votes: int = 3) -> list[Vote]:
     return signed
 
 
-def is_waiting(opened: Opened) -> bool:
-    assert opened.voting is not None
-    assert opened.voting.recovery.is_waiting != opened.voting.recovery.may_vote(0)
-    return opened.voting.recovery.is_waiting
+def is_locked(opened: NodeStorage) -> bool:
+    assert opened.vote_store is not None
+    assert opened.vote_store.lockout.is_locked != opened.vote_store.lockout.may_vote(0)
+    return opened.vote_store.lockout.is_locked
 
 
 def names(path: Path) -> list[str]:
@@ -122,41 +122,41 @@ def test_a_fresh_validator_votes_at_once_and_after_every_restart(tmp_path: Path,
     votes = make_voter(tmp_path)
     for _ in range(2):
         opened = open_path(tmp_path)
-        assert opened.voting is not None and not is_waiting(opened)
-        assert opened.voting.journal.votes(0) == votes
-        assert opened.blocks.journal_mark == opened.voting.mark == (3, opened.voting.journal.head_hash)
+        assert opened.vote_store is not None and not is_locked(opened)
+        assert opened.vote_store.journal.votes(0) == votes
+        assert opened.blocks.journal_mark == opened.vote_store.mark == (3, opened.vote_store.journal.head_hash)
         opened.close()
-    assert names(tmp_path) == [CHAIN_DIRECTORY, JOURNAL] and logs == []
+    assert names(tmp_path) == [CHAIN_DIRECTORY, JOURNAL_FILE] and logs == []
 
 
 def lose_journal(path: Path) -> None:
-    (path / JOURNAL).unlink()
+    (path / JOURNAL_FILE).unlink()
 
 
 def empty_journal(path: Path) -> None:
-    (path / JOURNAL).write_bytes(b"")
+    (path / JOURNAL_FILE).write_bytes(b"")
 
 
 def cut_journal(path: Path) -> None:
-    (path / JOURNAL).write_bytes((path / JOURNAL).read_bytes()[: 2 * RECORD_SIZE])
+    (path / JOURNAL_FILE).write_bytes((path / JOURNAL_FILE).read_bytes()[: 2 * RECORD_BYTES])
 
 
 def cut_to_the_start(path: Path) -> None:
-    (path / JOURNAL).write_bytes((path / JOURNAL).read_bytes()[:RECORD_SIZE])
+    (path / JOURNAL_FILE).write_bytes((path / JOURNAL_FILE).read_bytes()[:RECORD_BYTES])
 
 
 def cut_into_the_start(path: Path) -> None:
-    (path / JOURNAL).write_bytes((path / JOURNAL).read_bytes()[:100])
+    (path / JOURNAL_FILE).write_bytes((path / JOURNAL_FILE).read_bytes()[:100])
 
 
 def flip_journal(path: Path) -> None:
-    content = bytearray((path / JOURNAL).read_bytes())
-    content[RECORD_SIZE + 3] ^= 1
-    (path / JOURNAL).write_bytes(content)
+    content = bytearray((path / JOURNAL_FILE).read_bytes())
+    content[RECORD_BYTES + 3] ^= 1
+    (path / JOURNAL_FILE).write_bytes(content)
 
 
 def swap_journal(path: Path) -> None:
-    (path / JOURNAL).unlink()
+    (path / JOURNAL_FILE).unlink()
     init(path, make_key(2))
 
 
@@ -176,11 +176,11 @@ def mark_damaged(path: Path) -> None:
 LOSSES = {
     "no journal": (lose_journal, []),
     "empty journal": (empty_journal, []),
-    "journal cut": (cut_journal, [JOURNAL]),
-    "journal cut to its start": (cut_to_the_start, [JOURNAL]),
-    "journal cut into its start": (cut_into_the_start, [JOURNAL]),
-    "bit flipped in the journal": (flip_journal, [JOURNAL]),
-    "journal of another key": (swap_journal, [JOURNAL]),
+    "journal cut": (cut_journal, [JOURNAL_FILE]),
+    "journal cut to its start": (cut_to_the_start, [JOURNAL_FILE]),
+    "journal cut into its start": (cut_into_the_start, [JOURNAL_FILE]),
+    "bit flipped in the journal": (flip_journal, [JOURNAL_FILE]),
+    "journal of another key": (swap_journal, [JOURNAL_FILE]),
     "no chain": (lose_chain, []),
     "chain does not open": (damage_chain, [CHAIN_DIRECTORY]),
     "chain found damaged while it ran": (mark_damaged, [CHAIN_DIRECTORY]),
@@ -193,17 +193,17 @@ def test_a_loss_is_set_aside_and_makes_the_validator_wait(
 ) -> None:
     lose, aside = LOSSES[name]
     votes = make_voter(tmp_path)
-    before = {file: (tmp_path / file).read_bytes() for file in (JOURNAL,)}
+    before = {file: (tmp_path / file).read_bytes() for file in (JOURNAL_FILE,)}
     lose(tmp_path)
-    damaged = (tmp_path / JOURNAL).read_bytes() if JOURNAL in aside else b""
+    damaged = (tmp_path / JOURNAL_FILE).read_bytes() if JOURNAL_FILE in aside else b""
     memos = set()
     for seed in range(1, 4):  # a restart does not forget it, and does not begin again
         opened = open_path(tmp_path, seed)
-        assert opened.voting is not None and is_waiting(opened)
-        memos.add(opened.voting.recovery.memo)
+        assert opened.vote_store is not None and is_locked(opened)
+        memos.add(opened.vote_store.lockout.nonce)
         assert opened.blocks.height == 0
         if "chain" in name:
-            assert opened.voting.journal.votes(0) == votes, "what is known is kept"
+            assert opened.vote_store.journal.votes(0) == votes, "what is known is kept"
         opened.close()
     assert len(memos) == 1 and len(memos.pop()) == 32
     assert [entry["log_level"] for entry in logs].count("error") == len(aside) + 3
@@ -212,30 +212,30 @@ def test_a_loss_is_set_aside_and_makes_the_validator_wait(
         assert any(entry.get("kept_as") == f"{kind}.damaged-{STAMP}" for entry in logs)
     assert len([entry for entry in names(tmp_path) if ".damaged-" in entry]) == len(aside)
     if damaged:
-        assert (tmp_path / f"{JOURNAL}.damaged-{STAMP}").read_bytes() == damaged
-    assert before[JOURNAL]
+        assert (tmp_path / f"{JOURNAL_FILE}.damaged-{STAMP}").read_bytes() == damaged
+    assert before[JOURNAL_FILE]
 
 
 def test_two_losses_within_a_second_are_both_kept(tmp_path: Path) -> None:
     make_voter(tmp_path)
     for _ in range(3):
-        flip = bytearray((tmp_path / JOURNAL).read_bytes())
+        flip = bytearray((tmp_path / JOURNAL_FILE).read_bytes())
         flip[40] ^= 1
-        (tmp_path / JOURNAL).write_bytes(flip)
+        (tmp_path / JOURNAL_FILE).write_bytes(flip)
         opened = open_path(tmp_path)
-        assert is_waiting(opened)
+        assert is_locked(opened)
         opened.close()
-    assert len([name for name in names(tmp_path) if name.startswith(f"{JOURNAL}.damaged-")]) == 3
+    assert len([name for name in names(tmp_path) if name.startswith(f"{JOURNAL_FILE}.damaged-")]) == 3
 
 
 def test_each_loss_has_a_memo_of_its_own(tmp_path: Path) -> None:
     init(tmp_path)
     memos = set()
     for seed in range(4):
-        (tmp_path / JOURNAL).unlink()
+        (tmp_path / JOURNAL_FILE).unlink()
         opened = open_path(tmp_path, seed)
-        assert opened.voting is not None
-        memos.add(opened.voting.recovery.memo)
+        assert opened.vote_store is not None
+        memos.add(opened.vote_store.lockout.nonce)
         opened.close()
     assert len(memos) == 4
 
@@ -243,13 +243,13 @@ def test_each_loss_has_a_memo_of_its_own(tmp_path: Path) -> None:
 def test_what_no_other_node_has_is_carried_over(tmp_path: Path, logs: list[dict[str, object]]) -> None:
     init(tmp_path)
     opened = open_path(tmp_path)
-    entries = {b"wseq": b"\x07", PREFIX + bytes(17): b"evidence"}
+    entries = {b"wseq": b"\x07", SUPPORT_PREFIX + bytes(17): b"evidence"}
     opened.store.write(entries)
     opened.store.write({b"mheight": b"bad"})  # which the checks find, and LevelDB does not
     opened.close()
     opened = open_path(tmp_path)
     assert {key: opened.store.get(key) for key in entries} == entries
-    assert opened.blocks.height == 0 and is_waiting(opened) is False, "it never voted"
+    assert opened.blocks.height == 0 and is_locked(opened) is False, "it never voted"
     (entry,) = logs
     assert (entry["entries_carried_over"], entry["lost_unless_put_back"]) == (2, [])
     opened.close()
@@ -271,10 +271,10 @@ def test_a_chain_that_was_followed_without_voting_proves_nothing(tmp_path: Path)
     make_voter(tmp_path)
     lose_chain(tmp_path)
     opened = open_path(tmp_path, votes=False)
-    assert opened.voting is None
+    assert opened.vote_store is None
     opened.close()
     opened = open_path(tmp_path)
-    assert is_waiting(opened)
+    assert is_locked(opened)
     opened.close()
 
 
@@ -282,13 +282,13 @@ def test_the_wait_ends_for_good(tmp_path: Path) -> None:
     make_voter(tmp_path)
     lose_journal(tmp_path)
     opened = open_path(tmp_path)
-    assert opened.voting is not None
-    opened.voting.journal.resume(2)
+    assert opened.vote_store is not None
+    opened.vote_store.journal.unlock(2)
     opened.close()
     for _ in range(2):
         opened = open_path(tmp_path)
-        assert opened.voting is not None and not opened.voting.recovery.is_waiting
-        assert [opened.voting.recovery.may_vote(epoch) for epoch in range(4)] == [False, False, True, True]
+        assert opened.vote_store is not None and not opened.vote_store.lockout.is_locked
+        assert [opened.vote_store.lockout.may_vote(epoch) for epoch in range(4)] == [False, False, True, True]
         opened.close()
 
 
@@ -296,12 +296,12 @@ def test_the_wait_ends_for_good(tmp_path: Path) -> None:
 def test_a_journal_cut_at_a_whole_record_is_found_or_completed(tmp_path: Path, at: int) -> None:
     """The database holds the last vote too, so that losing just this one costs nothing."""
     votes = make_voter(tmp_path)
-    path = tmp_path / JOURNAL
-    path.write_bytes(path.read_bytes()[: (1 + at) * RECORD_SIZE])
+    path = tmp_path / JOURNAL_FILE
+    path.write_bytes(path.read_bytes()[: (1 + at) * RECORD_BYTES])
     opened = open_path(tmp_path)
-    assert opened.voting is not None
-    assert is_waiting(opened) == (at < 2)
-    assert opened.voting.journal.votes(0) == (votes if at >= 2 else [])
+    assert opened.vote_store is not None
+    assert is_locked(opened) == (at < 2)
+    assert opened.vote_store.journal.votes(0) == (votes if at >= 2 else [])
     opened.close()
 
 
@@ -317,7 +317,7 @@ def test_a_database_in_use_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(StoreInUse):  # the journal still is
         open_path(tmp_path)
     opened.close()
-    assert names(tmp_path) == [CHAIN_DIRECTORY, JOURNAL]
+    assert names(tmp_path) == [CHAIN_DIRECTORY, JOURNAL_FILE]
     open_path(tmp_path).close()
 
 
@@ -325,7 +325,7 @@ def test_another_chain_is_an_error(tmp_path: Path) -> None:
     make_voter(tmp_path)
     with pytest.raises(StoreError, match="belongs to chain"):
         open_path(tmp_path, genesis=OTHER_GENESIS)
-    assert names(tmp_path) == [CHAIN_DIRECTORY, JOURNAL]
+    assert names(tmp_path) == [CHAIN_DIRECTORY, JOURNAL_FILE]
     open_path(tmp_path).close()
 
 
@@ -366,7 +366,7 @@ def test_a_disk_in_trouble_is_an_error(tmp_path: Path, monkeypatch: pytest.Monke
         patch.setattr(Path, "rename", fail_to_rename)
         with pytest.raises(StoreError, match=trouble):
             open_path(tmp_path)
-    assert names(tmp_path) == [CHAIN_DIRECTORY, JOURNAL]
+    assert names(tmp_path) == [CHAIN_DIRECTORY, JOURNAL_FILE]
 
 
 # In a network.
@@ -388,15 +388,15 @@ def damage_memory(disk: MemoryDisk, name: str) -> None:
         case "journal flipped":
             disk.file.content[len(disk.file.content) // 2] ^= 1
         case "journal cut":
-            disk.file.truncate(2 * RECORD_SIZE)
+            disk.file.truncate(2 * RECORD_BYTES)
         case "journal gone":
             disk.file.truncate(0)
         case "chain damaged":
             disk.fault = "found damaged"
         case "chain gone":
-            disk.set_store_aside()
+            disk.quarantine_store()
         case "both gone":
-            disk.set_store_aside()
+            disk.quarantine_store()
             disk.file.truncate(0)
 
 
@@ -431,14 +431,14 @@ def test_a_validator_comes_back_from_a_loss(name: str, aside: str) -> None:
             world.declare_loss(VICTIM, *filter(None, [aside]))
             await pay(world, 1)  # others go on
             await world.start(VICTIM)
-            voting = world.engine(VICTIM)._voting
-            assert voting is not None and voting.recovery.is_waiting
+            vote_store = world.engine(VICTIM)._vote_store
+            assert vote_store is not None and vote_store.lockout.is_locked
             voted_before = set(world.votes.votes)
             with trio.fail_after(60):
-                while voting.recovery.is_waiting:
+                while vote_store.lockout.is_locked:
                     await trio.sleep(0.05)
-            floor = voting.recovery.floor
-            assert disk.file.content and Journal(disk.file, SHORT.chain_id, me).start.floor == floor
+            floor = vote_store.lockout.first_epoch
+            assert disk.file.content and Journal(disk.file, SHORT.chain_id, me).start.first_epoch == floor
             await pay(world, 9)
             fresh = {epoch for signer, epoch, _ in set(world.votes.votes) - voted_before if signer == me}
             assert fresh and min(fresh) >= floor > max(epoch for epoch, _ in forgotten)
@@ -455,7 +455,7 @@ def test_block_store_is_what_comes_back(tmp_path: Path) -> None:
     """Damage found by a read while the node runs is remembered for the next start."""
     make_voter(tmp_path)
     disk = DataDisk(tmp_path, lambda: NOW)
-    opened = open_disk(disk, GENESIS, KEY, random.Random(1), votes=True)
+    opened = open_storage(disk, GENESIS, KEY, random.Random(1), votes=True)
     assert disk.fault is None
 
     class Broken:
@@ -471,6 +471,6 @@ def test_block_store_is_what_comes_back(tmp_path: Path) -> None:
     disk.note_fault(disk.fault)
     opened.close()
     opened = open_path(tmp_path)
-    assert isinstance(opened.blocks, BlockStore) and is_waiting(opened)
+    assert isinstance(opened.blocks, BlockStore) and is_locked(opened)
     opened.close()
     assert "checksum mismatch" in (tmp_path / f"{CHAIN_DIRECTORY}.damaged-{STAMP}" / "DAMAGED").read_text()

@@ -13,9 +13,10 @@ epoch f with that operation is final.
     be final and not below the one with the memo, so that the memo would have been on the chain before it existed.
     Hence whatever it forgot is of epochs up to f, and from f+1 on it votes as ever.
 
-The memo and later f+1 stand at the start of the journal (:class:`consensus.voting.journal.Start`), so that neither a
-crash nor another loss of the chain makes the validator forget that it must wait. What is durable first: the memo before
-the operation leaves; f+1 before the block counts as final here, which a crash in between leaves true all the same.
+The memo and later f+1 stand at the start of the journal (:class:`consensus.voting.journal.JournalStart`), so that
+neither a crash nor another loss of the chain makes the validator forget that it must wait. What is durable first: the
+memo before the operation leaves; f+1 before the block counts as final here, which a crash in between leaves true all
+the same.
 
 If more than a third of the stake has to wait at once, no block becomes final any more, and none of them is ever done: a
 chain with a single validator is lost with its journal.
@@ -27,41 +28,41 @@ from chain.types.blocks import Block
 from chain.types.operations import Transfer
 
 
-class Recovery:
+class VotingLockout:
     """Whether one validator may vote, and what it must do before.
 
     Args:
         public_key: the validator.
-        floor: the first epoch in which it may vote.
-        memo: what must become final first; empty if nothing must.
+        first_epoch: the first epoch in which it may vote.
+        nonce: what must become final first; empty if nothing must.
     """
 
-    def __init__(self, public_key: bytes, floor: int, memo: bytes) -> None:
+    def __init__(self, public_key: bytes, first_epoch: int, nonce: bytes) -> None:
         self.public_key = public_key
-        self.floor = floor
-        self.memo = memo
+        self.first_epoch = first_epoch
+        self.nonce = nonce
 
     @property
-    def is_waiting(self) -> bool:
+    def is_locked(self) -> bool:
         """Whether an operation with the memo must become final before there is any voting."""
-        return self.memo != b""
+        return self.nonce != b""
 
     def may_vote(self, epoch: int) -> bool:
         """Whether any vote may be signed in an epoch."""
-        return not self.is_waiting and epoch >= self.floor
+        return not self.is_locked and epoch >= self.first_epoch
 
-    def make_operation(self, nonce: int) -> Transfer:
+    def make_unlock_operation(self, account_nonce: int) -> Transfer:
         """What must become final while this :attr:`is_waiting`."""
-        return Transfer(nonce, self.public_key, 0, self.memo)
+        return Transfer(account_nonce, self.public_key, 0, self.nonce)
 
     def on_final(self, block: Block) -> bool:
-        """Take a final block. Returns whether it ends the waiting: then :attr:`floor` is to be made durable."""
-        if not self.is_waiting or not any(
+        """Take a final block. Returns whether it ends the waiting: then :attr:`first_epoch` is to be made durable."""
+        if not self.is_locked or not any(
             signed.signer == self.public_key
             and isinstance(signed.operation, Transfer)
-            and signed.operation.memo == self.memo
+            and signed.operation.memo == self.nonce
             for signed in block.body.operations
         ):
             return False
-        self.floor, self.memo = max(self.floor, block.header.epoch + 1), b""
+        self.first_epoch, self.nonce = max(self.first_epoch, block.header.epoch + 1), b""
         return True

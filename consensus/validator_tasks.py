@@ -25,20 +25,20 @@ logger = structlog.get_logger(__name__)
 
 RESERVE_EPOCHS = 3
 """An onion is renewed while it lasts for so many epochs at the worst: another one takes two to come into force."""
-RETRY_HEIGHTS = 16
+RETRY_BLOCKS = 16
 """Final blocks after which a duty that got lost on the way is asked for again."""
-MAX_ACCUSED = 64
+MAX_REPORTED = 64
 """Whom this node shows evidence against at the same time."""
-REPEAT_REPORT = 60.0
+REPORT_INTERVAL_S = 60.0
 """Seconds after which evidence is shown again that did not get into a block: this node may be behind, or penniless."""
-MAX_REPORT_DELAY = 2.0
+MAX_REPORT_DELAY_S = 2.0
 """Seconds within which a node shows evidence at random, so that not all of them do it for one reward."""
 
 Submit = Callable[[Callable[[int], NoncedOperation]], Awaitable[SignedOperation]]
 """Signs and submits the operation made with the account's next nonce."""
 
 
-def find_due(genesis: Genesis, state: StateReader, key: crypto.KeyPair) -> Callable[[int], NoncedOperation] | None:
+def next_duty(genesis: Genesis, state: StateReader, key: crypto.KeyPair) -> Callable[[int], NoncedOperation] | None:
     """What the validator ``key`` should do next, given its nonce; None if all is well."""
     duty = state.duty(key.public_key)
     if duty is None or not duty.is_enrolled:
@@ -55,7 +55,7 @@ def find_due(genesis: Genesis, state: StateReader, key: crypto.KeyPair) -> Calla
     return lambda nonce: Recommit(nonce, tip, number)
 
 
-class Upkeep:
+class ValidatorTasks:
     """Runs beside the engine of a node, validator or not: whoever has an account can show evidence."""
 
     def __init__(self, key: crypto.KeyPair, engine: Engine, submit: Submit, runtime: Runtime) -> None:
@@ -63,22 +63,22 @@ class Upkeep:
         self._engine = engine
         self._submit = submit
         self._runtime = runtime
-        self._accused: set[bytes] = set()
+        self._reported: set[bytes] = set()
 
     async def run(self) -> None:
         """Look after every final block, and after every conflict, until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch_conflicts)
-            await self._look_after()
+            await self._run_duties()
 
-    async def _look_after(self) -> None:
+    async def _run_duties(self) -> None:
         engine, next_at, asked = self._engine, 0, b""
         async for final in engine.subscribe_final():
             height = final.block.header.height
-            due = None if engine.is_behind else find_due(engine.genesis, engine.state, self._key)
+            due = None if engine.is_behind else next_duty(engine.genesis, engine.state, self._key)
             if due is None or height < next_at or engine.is_pending(asked):
                 continue
-            next_at = height + RETRY_HEIGHTS
+            next_at = height + RETRY_BLOCKS
             if asked and engine.is_final(asked):  # it failed; what is paid for once in an epoch is paid for enough
                 next_at, asked = height + engine.genesis.parameters.epoch_heights, b""
                 continue
@@ -92,22 +92,22 @@ class Upkeep:
     async def _watch_conflicts(self) -> None:
         async with trio.open_nursery() as nursery:
             async for first, second in self._engine.subscribe_conflicts():
-                if first.signer not in self._accused and len(self._accused) < MAX_ACCUSED:
-                    self._accused.add(first.signer)
-                    nursery.start_soon(self._accuse, first, second)
+                if first.signer not in self._reported and len(self._reported) < MAX_REPORTED:
+                    self._reported.add(first.signer)
+                    nursery.start_soon(self._report_until_slashed, first, second)
 
-    async def _accuse(self, first: Vote, second: Vote) -> None:
+    async def _report_until_slashed(self, first: Vote, second: Vote) -> None:
         """Show evidence until its signer is punished, by whoever's, or cannot be any more."""
-        engine, delay = self._engine, MAX_REPORT_DELAY * self._runtime.random.random()
+        engine, delay = self._engine, MAX_REPORT_DELAY_S * self._runtime.random.random()
         while True:
             await trio.sleep(delay)
-            delay = REPEAT_REPORT
+            delay = REPORT_INTERVAL_S
             duty, account, epoch = engine.state.duty(first.signer), engine.state.account(first.signer), engine.epoch
             is_old = epoch > first.epoch + engine.genesis.parameters.unbonding_epochs
             if duty is None or is_old or first.epoch < duty.clean_from or not account.bonded + len(account.unbonding):
                 break
             await self._report(first, second)
-        self._accused.discard(first.signer)
+        self._reported.discard(first.signer)
 
     async def _report(self, first: Vote, second: Vote) -> None:
         earlier, later = sorted((first, second), key=Vote.encode)
