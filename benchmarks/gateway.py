@@ -18,8 +18,8 @@ from benchmarks.load import LoadResult, run_load
 from benchmarks.pictures import Chart, Series
 from benchmarks.report import Figure, Option, Run
 from serving.openai.requests import CHAT_COMPLETIONS
-from tests.fakes.backend import MODEL
-from tests.processes.cluster import run_cluster
+from tests.support.cluster import run_cluster
+from tests.support.fake_backend import MODEL
 
 CONNECTIONS = (1, 16, 64)
 """Requests at a time."""

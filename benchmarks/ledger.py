@@ -27,7 +27,7 @@ from chain.types.operations import Transfer, sign_operation
 from consensus.network.gossip import Batch, get_topic
 from p2p.host.network import Libp2pNetwork
 from p2p.runtime import RealRuntime
-from tests.processes.cluster import Cluster, run_cluster
+from tests.support.cluster import Cluster, run_cluster
 
 VALIDATORS = 4
 USERS = 200

@@ -24,10 +24,12 @@ from chain.keyfile import create_identity
 from consensus.voting.disk import JOURNAL_FILE
 from consensus.voting.journal import Journal
 from p2p.runtime import RealRuntime
-from tests.fakes.backend import MODEL
+from serving.cli.node_process import HTTP
 from tests.nat.box import NatType
 from tests.nat.lab import Home, Host, Lab
-from tests.processes.cluster import COMMANDS, ENVIRONMENT, HTTP, ROOT, ProcessNode, chat, wait_until
+from tests.support.cluster import ENVIRONMENT, ROOT, ClusterNode, chat
+from tests.support.fake_backend import MODEL
+from tests.support.waiting import wait_until
 
 PEER_PORT, API_PORT, ADMIN_PORT, BACKEND_PORT = 4001, 8000, 8001, 9000
 """The same for all: each has a network stack of its own."""
@@ -39,14 +41,10 @@ Settings = dict[str, Any]
 
 
 @dataclass
-class PlacedNode(ProcessNode):
+class PlacedNode(ClusterNode):
     """A node on a machine of the lab."""
 
     host: Host = field(kw_only=True)
-    command: Sequence[str] = field(default=(), kw_only=True)
-    """What starts it; default: ``wwwserve``."""
-    options: Sequence[str] = field(default=(), kw_only=True)
-    """More arguments of ``run``."""
 
     @property
     def listen_address(self) -> str:
@@ -61,24 +59,13 @@ class PlacedNode(ProcessNode):
 
     def start(self) -> None:
         with self.host.namespace:
-            if not self.command and not self.options:
-                super().start()
-                return
-            with (self.directory / "node.log").open("ab") as log:
-                self.process = subprocess.Popen(
-                    [*(self.command or [str(COMMANDS / "wwwserve")]), "run", "-d", str(self.directory), *self.options],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    cwd=ROOT,
-                    env=ENVIRONMENT,
-                )
+            self.start_installed()
 
     def ask(self, path: str, method: str = "GET", content: Any = None) -> Any:
         with self.host.namespace:
             return super().ask(path, method, content)
 
-    def has_peers(self, peers: Iterable[ProcessNode]) -> bool:
+    def has_peers(self, peers: Iterable[ClusterNode]) -> bool:
         """Whether it runs, and is connected to all ``peers``."""
         try:
             connected = {peer["address"] for peer in self.ask("/peers")["peers"] if peer["connected"]}
@@ -289,7 +276,7 @@ def _settings(network: Network, node: PlacedNode) -> Settings:
 def _run_backend(host: Host) -> Iterator[None]:
     with host.namespace:
         fake = subprocess.Popen(
-            [sys.executable, "-m", "tests.fakes.backend", "--port", str(BACKEND_PORT), "--token-delay", "0.1"],
+            [sys.executable, "-m", "tests.support.fake_backend", "--port", str(BACKEND_PORT), "--token-delay", "0.1"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             cwd=ROOT,
@@ -303,7 +290,7 @@ def _run_backend(host: Host) -> Iterator[None]:
         fake.wait()
 
 
-def _end(nodes: Sequence[ProcessNode]) -> None:
+def _end(nodes: Sequence[ClusterNode]) -> None:
     for node in nodes:
         if node.is_running:
             node.kill()

@@ -36,8 +36,9 @@ from tests.nat.box import TCP, UDP, Endpoint, Flow, NatType
 from tests.nat.lab import Host, Lab, open_lab
 from tests.nat.leaks import find_leaks, find_strays
 from tests.nat.nodes import OFFLOADS, PEER_PORT, Network, PlacedNode, Settings, run_network
-from tests.processes.cluster import ENVIRONMENT, ROOT, wait_until
-from tests.processes.ledgers import check_agreement, read_ledger
+from tests.support.cluster import ENVIRONMENT, ROOT
+from tests.support.ledgers import check_agreement, read_ledger
+from tests.support.waiting import wait_until
 
 ANONYMOUS, PROXIED, CONTROL = range(3)
 """Numbers of the private nodes."""

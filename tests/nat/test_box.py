@@ -15,7 +15,7 @@ import pytest
 from tests.nat.box import TCP, UDP, NatType, Translation
 from tests.nat.lab import Home, Host, Lab, open_lab
 from tests.nat.namespaces import Namespace
-from tests.processes.cluster import wait_until
+from tests.support.waiting import wait_until
 
 PATIENCE = 5.0
 SOON = 0.3

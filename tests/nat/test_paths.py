@@ -17,8 +17,8 @@ from p2p.host.workarounds import KEEPALIVE_INTERVAL
 from tests.nat.box import TCP, NatType
 from tests.nat.lab import open_lab
 from tests.nat.nodes import Load, Network, PlacedNode, run_network
-from tests.processes.cluster import wait_until
-from tests.processes.ledgers import check_agreement, read_ledger
+from tests.support.ledgers import check_agreement, read_ledger
+from tests.support.waiting import wait_until
 
 RECOVERY = 60.0
 """Seconds within which service is back."""

@@ -15,7 +15,7 @@ from tests.nat.box import TCP, NatType
 from tests.nat.hosts import PlacedNetwork, placed
 from tests.nat.lab import Home, Host, Lab, open_lab
 from tests.p2p.hosts import ECHO, echo, echoes, key
-from tests.processes.cluster import wait_until
+from tests.support.waiting import wait_until
 
 R, C, S = NatType.PORT_RESTRICTED, NatType.CONE, NatType.SYMMETRIC
 LISTEN = ["/ip4/0.0.0.0/tcp/4001"]

@@ -13,21 +13,17 @@ from libp2p.kad_dht.kad_dht import DHTMode, KadDHT
 from libp2p.tools.anyio_service import background_trio_service
 from multiaddr import Multiaddr
 
-from tests.processes.cluster import FORKSERVER, PATIENCE
+from tests.support.forked import ForkedServer
 
 
 @contextmanager
 def run_hash_table() -> Iterator[str]:
     """The address of a server that runs meanwhile."""
-    ours, theirs = FORKSERVER.Pipe(duplex=False)
-    process = FORKSERVER.Process(target=_run, args=(theirs,))
-    process.start()
+    server = ForkedServer(_run)
     try:
-        assert ours.poll(PATIENCE), "the server of the hash table did not start"
-        yield ours.recv()
+        yield server.told
     finally:
-        process.kill()
-        process.join()
+        server.kill()
 
 
 def _run(started: Connection) -> None:

@@ -17,6 +17,7 @@ from p2p.host.connection_gater import DoorLimits
 from p2p.host.network import Libp2pNetwork
 from p2p.runtime import RealRuntime
 from p2p.streams.exchanges import Streams
+from tests.support.forked import end_with_parent
 
 CHAIN = b"overlay-processes-of-a-test".ljust(32, b".")
 WRITE_INTERVAL = 0.2
@@ -24,6 +25,7 @@ WRITE_INTERVAL = 0.2
 
 def run_overlay_node(seed: bytes, port: int, bootstrap: list[tuple[bytes, str]], view_file: str) -> None:
     """Run until killed, or until SIGTERM, which makes it say goodbye."""
+    end_with_parent()
     trio.run(_run, KeyPair(seed), port, bootstrap, Path(view_file))
 
 

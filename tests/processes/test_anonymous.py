@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-from tests.processes.cluster import Cluster, ProcessNode, run_cluster, wait_until
-from tests.processes.test_network import request
+from tests.support.cluster import Cluster, ClusterNode, offload_at_entry, request, run_cluster
+from tests.support.waiting import wait_until
 
 MAX_REQUESTS = 60
 
 
-def get_remote_ports(node: ProcessNode) -> set[int]:
+def get_remote_ports(node: ClusterNode) -> set[int]:
     """The ports at which the process has TCP connections, as the kernel says."""
     assert node.process is not None
     place = Path(f"/proc/{node.process.pid}")
@@ -24,7 +23,7 @@ def get_remote_ports(node: ProcessNode) -> set[int]:
     return {int(row[2].split(":")[1], 16) for row in rows if row[9] in inodes and row[3] == "01"}
 
 
-def configure(cluster: Cluster, node: ProcessNode, relays: list[ProcessNode]) -> None:
+def configure(cluster: Cluster, node: ClusterNode, relays: list[ClusterNode]) -> None:
     node.write_config(
         {
             "listen": [],
@@ -36,14 +35,8 @@ def configure(cluster: Cluster, node: ProcessNode, relays: list[ProcessNode]) ->
     )
 
 
-def policy_of(number: int) -> dict[str, Any]:
-    if number == 0:
-        return {"policy": {"target_utilization": 0.0, "offload_frequency": 1.0}}
-    return {"policy": {"accept_frequency": 1.0}}
-
-
 def test_an_anonymous_validator_serves_is_paid_and_votes(tmp_path: Path) -> None:
-    with run_cluster(tmp_path, config=policy_of) as cluster:
+    with run_cluster(tmp_path, config=offload_at_entry) as cluster:
         entry, *relays, hidden = cluster.nodes
         hidden.stop()
         configure(cluster, hidden, relays)

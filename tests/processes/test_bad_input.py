@@ -27,19 +27,13 @@ from chain.crypto import KeyPair
 from chain.genesis import CREDIT, GenesisAccount, make_genesis
 from chain.keyfile import create_identity
 from chain.store.kv import LevelStore
-from tests.fakes.backend import MODEL
-from tests.processes.cluster import (
-    HTTP,
-    PATIENCE,
-    Cluster,
-    ProcessNode,
-    chat,
-    free_ports,
-    run_cluster,
-    run_command,
-    wait_until,
-)
-from tests.processes.ledgers import fetch_ledger, read_ledger
+from serving.cli.node_process import HTTP
+from tests.support.cluster import Cluster, ClusterNode, chat, run_cluster
+from tests.support.fake_backend import MODEL
+from tests.support.forked import run_command
+from tests.support.ledgers import fetch_ledger, read_ledger
+from tests.support.ports import reserve_ports
+from tests.support.waiting import PATIENCE, wait_until
 
 
 @dataclass
@@ -47,7 +41,7 @@ class Place:
     """The node that runs, and what it had when it was last stopped."""
 
     cluster: Cluster
-    node: ProcessNode
+    node: ClusterNode
     snapshot: Path
     """Its directory, as ``kill -9`` left it."""
     final: dict[int, bytes]
@@ -169,7 +163,7 @@ def test_a_directory_that_cannot_be_run(
     place: Place, tmp_path: Path, spoil: Callable[[Path, Place], object], message: str
 ) -> None:
     home = shutil.copytree(place.snapshot, tmp_path / "node")
-    peer_port, api_port, admin_port = free_ports(3)
+    peer_port, api_port, admin_port = reserve_ports(3)
     configure(
         listen=[f"/ip4/127.0.0.1/tcp/{peer_port}"], bootstrap=[], api={"port": api_port}, admin={"port": admin_port}
     )(home, place)
@@ -358,7 +352,7 @@ def test_an_account_that_cannot_pay(place: Place) -> None:
     assert "Traceback" not in gateway.log
 
 
-def get_models(node: ProcessNode) -> list[str]:
+def get_models(node: ClusterNode) -> list[str]:
     return [entry["id"] for entry in HTTP.get(f"{node.api_url}/models").json()["data"]]
 
 
@@ -413,7 +407,7 @@ def words(running: Place, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     bent = bytearray((tmp / "whole").read_bytes())
     bent[-1000] ^= 1
     (tmp / "bent").write_bytes(bent)
-    (stale / "admin.address").write_text(f"127.0.0.1:{free_ports(1)[0]}")
+    (stale / "admin.address").write_text(f"127.0.0.1:{reserve_ports(1)[0]}")
     (stale / "admin.token").write_text("token")
     other = make_genesis(
         "other", 0, bytes(32), [GenesisAccount(running.node.key.public_key, 1, 1_000 * CREDIT, (), b"t" * 32)]
@@ -442,11 +436,10 @@ def test_a_wrong_command(place: Place, words: dict[str, object], line: str, code
     assert code == 2 or "FAULT" in message or result.stderr.startswith("error: ")
 
 
-def test_nothing_was_lost(place: Place) -> None:
+def test_nothing_was_lost(running: Place) -> None:
     """Runs last: what was final before ``kill -9`` and all the rest still is, and the whole chain holds."""
-    assert place.cluster.stop() == [0]
-    with place.node.blocks() as blocks:
+    assert running.cluster.stop() == [0]
+    with running.node.blocks() as blocks:
         ledger = read_ledger(StoreSource(blocks._store))
-    assert {height: ledger.blocks[height].id for height in place.final} == place.final
-    assert ledger.state.account(place.cluster.users[0].public_key).available == 1_008 * CREDIT
-    place.cluster.restore()
+    assert {height: ledger.blocks[height].id for height in running.final} == running.final
+    assert ledger.state.account(running.cluster.users[0].public_key).available == 1_008 * CREDIT

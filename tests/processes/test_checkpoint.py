@@ -11,11 +11,13 @@ import yaml
 
 from chain.genesis import load_genesis
 from serving.config.file import load_config
-from tests.processes.cluster import PATIENCE, run_cluster, run_command, wait_until
+from tests.support.cluster import SHORT_EPOCHS, run_cluster
+from tests.support.forked import run_command
+from tests.support.waiting import wait_until
 
 
 def test_a_new_node_begins_with_the_state_at_a_checkpoint(tmp_path: Path) -> None:
-    with run_cluster(tmp_path, 1, users=1, config=lambda _: {"block_spacing_ms": 10}) as cluster:
+    with run_cluster(tmp_path, 1, parameters=SHORT_EPOCHS, config=lambda _: {"block_spacing_ms": 10}) as cluster:
         (first,) = cluster.nodes
         cluster.wait_ready()
         guest = cluster.add_guest("late", {})
@@ -33,9 +35,9 @@ def test_a_new_node_begins_with_the_state_at_a_checkpoint(tmp_path: Path) -> Non
             }
         )
         guest.start()
-        wait_until(lambda: guest.is_healthy() and guest.height >= first.height, "it does not catch up", PATIENCE)
+        wait_until(lambda: guest.is_healthy() and guest.height >= first.height, "it does not catch up")
         height = first.transfer(guest, 1)
-        wait_until(lambda: guest.height >= height, "it does not follow", PATIENCE)
+        wait_until(lambda: guest.height >= height, "it does not follow")
         assert guest.ask("/wallet")["available"] == sent + 1, "with what it was sent before its first block"
         guest.stop()
         with guest.blocks() as blocks:

@@ -1,6 +1,6 @@
 """Membership over real libp2p: twelve processes, killed, stopped, continued and restarted, agree on who is there.
 
-Each change happens to all that run at the time, and 20 s later every living process lists exactly the others.
+Each change happens to all that run at the time; then every living process comes to list exactly the others.
 """
 
 from __future__ import annotations
@@ -17,15 +17,13 @@ from pathlib import Path
 import pytest
 
 from chain.crypto import KeyPair
-from tests.processes.cluster import FORKSERVER, free_ports
 from tests.processes.overlay_node import run_overlay_node
+from tests.support.forked import FORKSERVER
+from tests.support.ports import reserve_ports
+from tests.support.waiting import PATIENCE
 
 COUNT = 12
 BOOTSTRAP = 2
-PATIENCE = 20.0
-"""Seconds until all agree, as is promised."""
-START_PATIENCE = 60.0
-"""Seconds until all have started and agree."""
 
 
 class OverlayProcess:
@@ -60,14 +58,14 @@ class Overlay:
     """All of them."""
 
     def __init__(self, directory: Path) -> None:
-        ports = free_ports(COUNT)
+        ports = reserve_ports(COUNT)
         self.nodes = [OverlayProcess(number, port, directory) for number, port in enumerate(ports)]
         self.bootstrap = [(node.peer, f"/ip4/127.0.0.1/tcp/{node.port}") for node in self.nodes[:BOOTSTRAP]]
 
     def start(self, node: OverlayProcess) -> None:
         node.start([(peer, address) for peer, address in self.bootstrap if peer != node.peer])
 
-    def wait_agreed(self, what: str, patience: float = PATIENCE) -> None:
+    def wait_agreed(self, what: str) -> None:
         """Wait until each living node lists exactly the other living ones."""
         started = time.monotonic()
         while True:
@@ -79,7 +77,7 @@ class Overlay:
             if not wrong:
                 print(f"{what}: all agree after {took:.1f} s")
                 return
-            assert took < patience, f"{what}: after {took:.0f} s {len(wrong)} of {len(living)} views are wrong: {wrong}"
+            assert took < PATIENCE, f"{what}: after {took:.0f} s {len(wrong)} of {len(living)} views are wrong: {wrong}"
             time.sleep(0.2)
 
     def end(self) -> None:
@@ -97,7 +95,7 @@ def overlay(tmp_path: Path) -> Iterator[Overlay]:
     try:
         for node in overlay.nodes:
             overlay.start(node)
-        overlay.wait_agreed("start", START_PATIENCE)
+        overlay.wait_agreed("start")
         yield overlay
     finally:
         overlay.end()

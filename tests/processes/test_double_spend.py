@@ -6,28 +6,41 @@ becomes final, the same one everywhere, and no credit appears or vanishes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import pytest
 import trio
 
 from chain.crypto import KeyPair
-from chain.genesis import CREDIT
+from chain.genesis import CREDIT, GenesisAccount
 from chain.state.lottery import compute_lottery_seed
-from chain.state.state import compute_supply
+from chain.state.state import WINDOW, compute_supply
 from chain.transition.operations import compute_fee
 from chain.types.operations import Hold, Operation, SignedOperation, Transfer, compute_hold_id, sign_operation
 from consensus.network.gossip import Batch, get_topic
 from p2p.host.network import Libp2pNetwork
 from p2p.runtime import RealRuntime
-from tests.fakes.backend import MODEL
-from tests.processes.cluster import PATIENCE, Cluster, wait_until
-from tests.processes.ledgers import Ledger, check_agreement, fetch, fetch_ledger
+from tests.support.cluster import Cluster, run_cluster
+from tests.support.fake_backend import MODEL
+from tests.support.ledgers import Ledger, check_agreement, fetch, fetch_ledger
+from tests.support.waiting import PATIENCE, wait_until
 
 Pair = tuple[SignedOperation, SignedOperation]
 
 AGAIN = 0.5
 """Seconds after which both sides gossip their claim again: gossip is a hint, and this is the attack that it may be."""
+
+
+EXECUTOR = KeyPair(b"an executor without a node".ljust(32))
+"""Whom the holds are for. Nobody runs it, so that nobody refunds a hold for which no request comes."""
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    executor = GenesisAccount(EXECUTOR.public_key, 0, 1_000 * CREDIT, (MODEL,), None)
+    with run_cluster(tmp_path / "cluster", users=10, accounts=[executor]) as cluster:
+        yield cluster
 
 
 def make_pairs(cluster: Cluster) -> list[Pair]:
@@ -36,7 +49,7 @@ def make_pairs(cluster: Cluster) -> list[Pair]:
     payees = cluster.nodes[0].key.public_key, cluster.nodes[1].key.public_key
     return [
         *(sign_pair(cluster, user, *(Transfer(0, payee, 700 * CREDIT) for payee in payees)) for user in transfers),
-        *(sign_pair(cluster, user, *(make_hold(cluster, user, seq) for seq in (0, 1))) for user in holds),
+        *(sign_pair(cluster, user, *make_holds(cluster, user)) for user in holds),
     ]
 
 
@@ -45,16 +58,19 @@ def sign_pair(cluster: Cluster, user: KeyPair, one: Operation, other: Operation)
     return sign_operation(user, chain_id, one), sign_operation(user, chain_id, other)
 
 
-def make_hold(cluster: Cluster, user: KeyPair, seq: int) -> Hold:
-    """A hold of most of a user's balance for the executor that the lottery draws."""
-    status = cluster.nodes[0].ask("/status")
-    epoch, beacon = int(status["epoch"]), bytes.fromhex(status["beacon"])
-    table = cluster.genesis.state.serving_table(0)  # stakes do not change here, so it is that of every epoch
+def make_holds(cluster: Cluster, user: KeyPair) -> Iterator[Hold]:
+    """Two holds of most of a user's balance, under the first numbers with which the lottery draws the executor."""
+    genesis = cluster.genesis
+    table = genesis.state.serving_table(0)
     assert table is not None
-    seed = compute_lottery_seed(beacon, user.public_key, seq)
-    payee = table.lottery(MODEL).get_executor(seed, user.public_key, 0)
-    assert payee is not None
-    return Hold(payee, 700 * CREDIT, epoch, seq, 0, MODEL, bytes(32), 3_000_000)
+    lottery, beacon = table.lottery(MODEL), genesis.state.beacon.previous  # of epoch 0, which does not end here
+    found = 0
+    for seq in range(WINDOW):
+        seed = compute_lottery_seed(beacon, user.public_key, seq)
+        if found < 2 and lottery.get_executor(seed, user.public_key, 0) == EXECUTOR.public_key:
+            found += 1
+            yield Hold(EXECUTOR.public_key, 700 * CREDIT, 0, seq, 0, MODEL, bytes(32), 3_000_000)
+    assert found == 2
 
 
 async def spend(cluster: Cluster, pairs: list[Pair], directory: Path) -> None:

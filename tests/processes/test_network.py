@@ -6,46 +6,63 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import pytest
 
 from chain.audit.audit import StoreSource
 from chain.genesis import CREDIT
-from tests.fakes.backend import MODEL
-from tests.processes.cluster import (
-    HTTP,
+from tests.support.cluster import (
+    SHORT_EPOCHS,
     Cluster,
-    ProcessNode,
-    chat,
-    free_ports,
-    read_text,
-    run_command,
-    wait_until,
+    ClusterNode,
+    offload_at_entry,
+    request,
+    run_cluster,
 )
-from tests.processes.ledgers import check_agreement, fetch_ledger, read_ledger
+from tests.support.fake_backend import MODEL
+from tests.support.forked import run_command
+from tests.support.ledgers import check_agreement, fetch_ledger, read_ledger
+from tests.support.ports import reserve_ports
+from tests.support.waiting import wait_until
+
+OFFLOADED = 6
+MAX_REQUESTS = 60
 
 
-def request(node: ProcessNode, prompt: str, stream: bool) -> tuple[str, str, str]:
-    """Send a prompt. Returns the request's id, who served it, and the text."""
-    with HTTP.stream("POST", node.completions_url, json=chat(prompt, stream)) as response:
-        assert response.status_code == httpx.codes.OK, response.read()
-        if stream:
-            text = read_text(response.iter_lines())
-        else:
-            text = json.loads(response.read())["choices"][0]["message"]["content"]
-        return response.headers["x-request-id"], response.headers["x-wwwserve-executor"], text
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Nodes started as a user starts them, for the tests that leave them as they find them."""
+    directory = tmp_path_factory.mktemp("network")
+    with run_cluster(
+        directory, config=offload_at_entry, parameters=SHORT_EPOCHS, start=ClusterNode.start_installed
+    ) as cluster:
+        yield cluster
 
 
-def test_requests_through_each_node_are_answered_and_offloaded_ones_paid(cluster: Cluster) -> None:
-    entry, *others = cluster.nodes
+@pytest.fixture
+def calm_cluster(started: Cluster) -> Cluster:
+    """Four validators that are shown to be whole."""
+    started.wait_whole()
+    return started
+
+
+def test_requests_through_each_node_are_answered_and_offloaded_ones_paid(calm_cluster: Cluster) -> None:
+    entry, *others = calm_cluster.nodes
     before = {node.address: node.ask("/wallet")["earned"] for node in others}
-    offloaded = [request(entry, f"offload {number}", stream=number % 2 == 0) for number in range(6)]
+    offloaded: list[tuple[str, str, str]] = []
+    for number in range(MAX_REQUESTS):  # on a busy machine nobody may accept in time, and the entry serves it itself
+        answered = request(entry, f"offload {number}", stream=number % 2 == 0)
+        assert answered[1] in {*before, "local"} and answered[2] == "word " * 8
+        if answered[1] != "local":
+            offloaded.append(answered)
+        if len(offloaded) == OFFLOADED:
+            break
+    assert len(offloaded) == OFFLOADED
     local = [request(node, "serve", stream) for node in others for stream in (True, False)]
-    assert {text for _, _, text in offloaded + local} == {"word " * 8}
-    assert {executor for _, executor, _ in local} == {"local"}
-    assert {executor for _, executor, _ in offloaded} <= set(before)
+    assert {(executor, text) for _, executor, text in local} == {("local", "word " * 8)}
 
     def find_rows() -> list[dict[str, Any]]:
         rows = {row["id"]: row for row in entry.ask("/requests?limit=1024")["requests"]}
@@ -54,14 +71,14 @@ def test_requests_through_each_node_are_answered_and_offloaded_ones_paid(cluster
     wait_until(lambda: all(row["settled_height"] for row in find_rows()), "payments are not final")
     rows = find_rows()
     assert all(row["outcome"] == "completed" and row["completion_tokens"] == 8 for row in rows)
-    price = cluster.genesis.parameters.get_price(MODEL)
+    price = calm_cluster.genesis.parameters.get_price(MODEL)
     assert all(price.per_request < row["amount"] <= row["held"] for row in rows)
     owed = {node.address: sum(row["amount"] for row in rows if row["executor"] == node.address) for node in others}
     wait_until(
         lambda: {node.address: node.ask("/wallet")["earned"] - before[node.address] for node in others} == owed,
         "the executors were not paid what the payer says",
     )
-    ledger = fetch_ledger(entry, cluster.genesis, cluster.directory)
+    ledger = fetch_ledger(entry, calm_cluster.genesis, calm_cluster.directory)
     assert all(len(ledger.deliveries[bytes.fromhex(row["hold"])]) == 1 for row in rows)
 
 
@@ -97,8 +114,8 @@ def test_a_late_node_without_a_past_catches_up_and_serves(cluster: Cluster, tmp_
     assert "Traceback" not in guest.log
 
 
-def test_the_owners_commands(cluster: Cluster) -> None:
-    node, other = cluster.nodes[1], cluster.nodes[2]
+def test_the_owners_commands(calm_cluster: Cluster) -> None:
+    node, other = calm_cluster.nodes[1], calm_cluster.nodes[2]
 
     def command(*arguments: object) -> str:
         return run_command(*arguments, "-d", node.directory).output
@@ -108,7 +125,7 @@ def test_the_owners_commands(cluster: Cluster) -> None:
     assert status["is_validator"] and status["connected_peers"] >= 3
     assert f"/ip4/127.0.0.1/tcp/{node.peer_port}" in command("status")
     peers = command("peers")
-    assert all(peer.address in peers for peer in cluster.nodes if peer is not node)
+    assert all(peer.address in peers for peer in calm_cluster.nodes if peer is not node)
     assert command("models").split() == [MODEL]
     available = node.ask("/wallet")["available"]
     assert f"{available / CREDIT:,.6f}" in command("wallet", "show")
@@ -123,9 +140,9 @@ def test_the_owners_commands(cluster: Cluster) -> None:
     node.ask("/policy", "PUT", {"accept_frequency": 1.0, "prioritize_own": True})
 
 
-def test_a_running_node_is_audited_from_afar(cluster: Cluster) -> None:
-    node = cluster.nodes[3]
-    genesis = cluster.nodes[0].directory / "genesis.json"
+def test_a_running_node_is_audited_from_afar(calm_cluster: Cluster) -> None:
+    node = calm_cluster.nodes[3]
+    genesis = calm_cluster.nodes[0].directory / "genesis.json"
     audit = run_command("verify", node.multiaddress, "--genesis", genesis, command="chain")
     assert "ok, confirmed by" in audit.output
     here = run_command("verify", node.directory, command="chain")
@@ -133,9 +150,9 @@ def test_a_running_node_is_audited_from_afar(cluster: Cluster) -> None:
     assert "in use" in here.stderr and "chain verify /ip4/" in here.stderr
 
 
-def test_a_running_node_is_audited_through_a_proxy_alone(cluster: Cluster, tmp_path: Path) -> None:
-    node, log, (port,) = cluster.nodes[3], tmp_path / "proxy.log", free_ports(1)
-    what = ("verify", node.multiaddress, "--genesis", cluster.nodes[0].directory / "genesis.json")
+def test_a_running_node_is_audited_through_a_proxy_alone(calm_cluster: Cluster, tmp_path: Path) -> None:
+    node, log, (port,) = calm_cluster.nodes[3], tmp_path / "proxy.log", reserve_ports(1)
+    what = ("verify", node.multiaddress, "--genesis", calm_cluster.nodes[0].directory / "genesis.json")
     through = ("--socks5", f"127.0.0.1:{port}")
     with log.open("wb") as output:
         proxy = subprocess.Popen([sys.executable, "-m", "tests.nat.proxy", "127.0.0.1", str(port)], stdout=output)

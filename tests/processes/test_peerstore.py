@@ -6,12 +6,14 @@ import time
 from pathlib import Path
 
 from serving.config.data_directory import PEERS_FILE
-from tests.processes.cluster import Cluster, ProcessNode, free_ports, run_cluster, wait_until
+from tests.support.cluster import Cluster, ClusterNode, run_cluster
+from tests.support.ports import reserve_ports
+from tests.support.waiting import wait_until
 
 
-def move(cluster: Cluster, node: ProcessNode) -> None:
+def move(cluster: Cluster, node: ClusterNode) -> None:
     """Start a stopped node at another port, so that nobody can find it, and with nobody to ask."""
-    (node.peer_port,) = free_ports(1)
+    (node.peer_port,) = reserve_ports(1)
     node.write_config({"bootstrap": [], "models": [cluster.model_config]})
     node.start()
     wait_until(node.is_healthy, "it does not start")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tests.processes.cluster import run_cluster, wait_until
 from tests.processes.hash_table import run_hash_table
+from tests.support.cluster import run_cluster
+from tests.support.waiting import wait_until
 
 
 def test_a_node_without_bootstrap_peers_joins_through_a_foreign_hash_table(tmp_path: Path) -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
+
+import pytest
 
 from chain.genesis import load_genesis
 from chain.keyfile import load_identity
 from consensus.voting.disk import DataDisk, open_storage
 from consensus.voting.journal import RECORD_BYTES, Journal
-from tests.processes.cluster import PATIENCE, Cluster, ProcessNode, run_command, wait_until
-from tests.processes.ledgers import check_agreement, check_votes, fetch_ledger, read_votes
+from tests.support.cluster import SHORT_EPOCHS, Cluster, ClusterNode, run_cluster
+from tests.support.forked import run_command
+from tests.support.ledgers import check_agreement, check_votes, fetch_ledger, read_votes
+from tests.support.waiting import wait_until
 
 
 def flip(path: Path, place: int) -> None:
@@ -19,7 +24,13 @@ def flip(path: Path, place: int) -> None:
     path.write_bytes(content)
 
 
-def read_start(cluster: Cluster, node: ProcessNode, directory: Path) -> bytes:
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    with run_cluster(tmp_path / "cluster", parameters=SHORT_EPOCHS) as cluster:
+        yield cluster
+
+
+def read_start(cluster: Cluster, node: ClusterNode, directory: Path) -> bytes:
     """The memo that a validator waits for, from a copy of its journal."""
     copy = directory / "journal"
     copy.write_bytes((node.directory / "votes.journal").read_bytes())
@@ -48,14 +59,15 @@ def test_a_damaged_disk_repairs_itself(cluster: Cluster, tmp_path: Path) -> None
 
     waited, spent = 0, 0  # it may have seen its operation become final before anybody looks
     while not (votes := read_votes(cluster, victim, tmp_path)):
+        epoch = int(others[0].ask("/status")["epoch"])
         if read_start(cluster, victim, tmp_path):
-            waited = max(waited, int(others[0].ask("/status")["epoch"]))
+            waited = max(waited, epoch)
         others[0].transfer(others[1], 1)
         spent += 1
         assert spent < 3 * length, "it does not vote any more"
     assert min(vote.epoch for vote in votes) > max(waited, *(vote.epoch for vote in forgotten))
     height = victim.transfer(others[0], 1)
-    wait_until(lambda: all(node.height >= height for node in cluster.nodes), "not final everywhere", PATIENCE)
+    wait_until(lambda: all(node.height >= height for node in cluster.nodes), "not final everywhere")
     check_agreement([fetch_ledger(node, cluster.genesis, tmp_path) for node in cluster.nodes])
     check_votes(cluster, tmp_path)
 

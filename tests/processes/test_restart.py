@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.processes.cluster import ProcessNode, run_cluster, run_command, wait_until
+from tests.support.cluster import SHORT_EPOCHS, ClusterNode, run_cluster
+from tests.support.forked import run_command
+from tests.support.waiting import wait_until
 
 
 def test_the_chain_goes_on_by_decree_and_the_audit_says_so(tmp_path: Path) -> None:
-    with run_cluster(tmp_path) as cluster:
+    with run_cluster(tmp_path, parameters=SHORT_EPOCHS) as cluster:
         one, two, *gone = cluster.nodes
         one.transfer(two, 1_000_000)
         for node in gone:
@@ -25,7 +27,7 @@ def test_the_chain_goes_on_by_decree_and_the_audit_says_so(tmp_path: Path) -> No
         if get_height(longest) > get_height(other):  # what one has final, the other must have first
             catch_up(longest, other)
 
-        def restart(*arguments: object, at: ProcessNode) -> str:
+        def restart(*arguments: object, at: ClusterNode) -> str:
             done = run_command("chain", "restart", *arguments, "-d", at.directory)
             assert done.code == 0, done
             return done.stdout
@@ -57,12 +59,12 @@ def test_the_chain_goes_on_by_decree_and_the_audit_says_so(tmp_path: Path) -> No
         assert trust.code == 0 and "TRUST BREAK" in trust.stdout
 
 
-def get_height(node: ProcessNode) -> int:
+def get_height(node: ClusterNode) -> int:
     with node.blocks() as blocks:
         return blocks.height
 
 
-def catch_up(ahead: ProcessNode, behind: ProcessNode) -> None:
+def catch_up(ahead: ClusterNode, behind: ClusterNode) -> None:
     """Run both until the one has what the other has."""
     height = get_height(ahead)
     for node in (ahead, behind):

@@ -13,7 +13,7 @@ import trio
 
 from serving.backends.backend import Backend, BackendError, Load
 from serving.backends.openai_compatible import BackendTimeouts, OpenAICompatibleBackend
-from tests.fakes.backend import MODEL, FakeBackend, FakeOptions, serving
+from tests.support.fake_backend import MODEL, FakeBackend, FakeOptions, serving
 
 CHAT = "/v1/chat/completions"
 

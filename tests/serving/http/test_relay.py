@@ -12,8 +12,8 @@ import trio
 from p2p.runtime import RealRuntime
 from serving.backends.openai_compatible import OpenAICompatibleBackend
 from serving.http.server import HttpServer
-from tests.fakes.backend import MODEL, FakeBackend, FakeOptions, serving
 from tests.serving.relay import relay_to
+from tests.support.fake_backend import MODEL, FakeBackend, FakeOptions, serving
 
 
 @asynccontextmanager

@@ -1,8 +1,8 @@
 """A fast OpenAI-compatible server without a model, for tests and benchmarks.
 
-``python -m tests.fakes.backend --port 0`` serves until it is stopped and prints its URL first. Every behaviour a test
-may want (slowness, errors, breaking off in the middle) is a field of :class:`FakeOptions`; what happened is counted in
-:class:`FakeBackend`.
+``python -m tests.support.fake_backend --port 0`` serves until it is stopped and prints its URL first. Every behaviour a
+test may want (slowness, errors, breaking off in the middle) is a field of :class:`FakeOptions`; what happened is
+counted in :class:`FakeBackend`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from typing import Any
 
 import trio
@@ -37,6 +38,7 @@ class FakeOptions:
     break_after: int | None = None  # close the connection after so many chunks of a stream
     error_after: int | None = None  # send an error event after so many chunks of a stream
     stall_after: int | None = None  # say nothing more after so many chunks of a stream
+    gated: bool = False  # answers go on until POST /release, or to the request's max_tokens
     healthy: bool = True  # False: GET requests answer 500
 
 
@@ -48,6 +50,7 @@ class FakeBackend:
         self.url = ""
         self.requests = 0
         self.completed = 0
+        self.released = trio.Event()
         self.cancelled = 0
         self.bodies: list[bytes] = []
         self.keep_bodies = True
@@ -59,6 +62,10 @@ class FakeBackend:
             raise unauthorized()
         if request.method == "GET":
             await self._answer_get(request, respond)
+            return
+        if request.path == "/release":
+            self.released.set()
+            await respond.reply(200, b"{}")
             return
         if request.path != "/v1/chat/completions":
             raise not_found(f"no {request.path} here")
@@ -106,6 +113,9 @@ class FakeBackend:
         if call.get("stream"):
             await self._stream(call, tokens, respond)
             return
+        if options.gated:
+            await self.released.wait()
+            tokens = options.tokens
         if options.token_delay:
             await trio.sleep(options.token_delay * tokens)
         choice = {
@@ -121,6 +131,9 @@ class FakeBackend:
         await respond.start(200, [(b"content-type", b"text/event-stream")])
         frame = _event(_chunk(call, {"content": "word "}))
         for index in range(tokens):
+            if options.gated and index >= options.tokens and self.released.is_set():
+                tokens = index
+                break
             if index == options.break_after:
                 raise ClientGone  # which closes the connection in the middle of the response
             if index == options.stall_after:
@@ -168,6 +181,18 @@ async def serving(
         nursery.start_soon(server.run)
         yield backend
         nursery.cancel_scope.cancel()
+
+
+def serve_forked(started: Connection, options: FakeOptions) -> None:
+    """Serve until killed, in a process forked for it; the URL is sent to ``started``."""
+
+    async def serve() -> None:
+        async with serving(options) as backend:
+            backend.keep_bodies = False
+            started.send(backend.url)
+            await trio.sleep_forever()
+
+    trio.run(serve)
 
 
 async def main() -> None:

@@ -21,8 +21,8 @@ from consensus.sync.download import download_chain
 from consensus.voting.journal import Journal
 from p2p.host.network import Libp2pNetwork
 from p2p.runtime import RealRuntime
-from tests.processes.cluster import Cluster, ProcessNode
 from tests.simulation.checkers import VoteChecker
+from tests.support.cluster import Cluster, ClusterNode
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Ledger:
         return operation.id in self.operations and self.operations[operation.id][1] is None
 
 
-async def fetch(node: ProcessNode, genesis: Genesis, directory: Path) -> Ledger:
+async def fetch(node: ClusterNode, genesis: Genesis, directory: Path) -> Ledger:
     """The ledger of a running node, fetched from it over libp2p."""
     runtime = RealRuntime()
     file = directory / f"{runtime.random.getrandbits(64):016x}.export"
@@ -51,7 +51,7 @@ async def fetch(node: ProcessNode, genesis: Genesis, directory: Path) -> Ledger:
     return read_ledger(ExportSource(file))
 
 
-def fetch_ledger(node: ProcessNode, genesis: Genesis, directory: Path) -> Ledger:
+def fetch_ledger(node: ClusterNode, genesis: Genesis, directory: Path) -> Ledger:
     """As :func:`fetch`, for tests that are not asynchronous."""
     return trio.run(fetch, node, genesis, directory)
 
@@ -84,7 +84,7 @@ def check_agreement(ledgers: list[Ledger]) -> None:
         assert len({(ledger.blocks[height].id, ledger.blocks[height].state_root) for ledger in ledgers}) == 1
 
 
-def read_votes(cluster: Cluster, node: ProcessNode, directory: Path) -> list[Vote]:
+def read_votes(cluster: Cluster, node: ClusterNode, directory: Path) -> list[Vote]:
     """Every vote that a node, running or not, ever signed (or since it lost some): those in a copy of its journal."""
     copy = Path(shutil.copy(node.directory / "votes.journal", directory / "votes.journal"))
     journal = Journal.open(copy, cluster.genesis.chain_id, node.key.public_key)

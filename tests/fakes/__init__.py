@@ -1,1 +1,0 @@
-"""Stand-ins for the outside world, as real servers and as objects."""
