@@ -14,12 +14,13 @@ import math
 from collections import deque
 from collections.abc import Iterable, Sequence
 from functools import partial
+from typing import Protocol
 
 import structlog
 import trio
 
 from chain import crypto
-from chain.exceptions import InvalidBlock, LedgerError
+from chain.exceptions import LedgerError
 from chain.genesis import Genesis
 from chain.light.client import EpochEnd
 from chain.state.beacon import make_onion
@@ -33,6 +34,7 @@ from chain.types.blocks import MAX_BLOCK, Block, Header
 from chain.types.validators import ValidatorSet
 from chain.types.votes import Certificate, Vote
 from consensus.block_tree import BlockTree, ExecutedBlock
+from consensus.exceptions import ForgedMessage, InvalidMessage
 from consensus.mempool.pool import Mempool
 from consensus.network.committee_streams import CommitteeStreams
 from consensus.network.compact_blocks import COMPACT_KIND, CompactPropose, to_compact
@@ -58,7 +60,7 @@ from consensus.simplex.messages import (
     UpdateFinality,
     encode_message,
 )
-from consensus.simplex.validation import FinalizedBlock, ForgedMessage, is_authentic
+from consensus.simplex.validation import FinalizedBlock, is_authentic
 from consensus.voting.vote_store import VoteStore
 from p2p.runtime import Runtime
 
@@ -73,32 +75,26 @@ UNREQUESTED_HEIGHTS = 256
 """How far above the last final block they may be."""
 
 
-class Environment:
-    """What agreement asks of the engine. The methods return at once."""
+class Environment(Protocol):
+    """What the driver asks of the program around it. The methods return at once."""
 
     def on_final(self, executed: list[ExecutedBlock], certificate: Certificate) -> None:
         """These blocks have just become final, and are on disk."""
-        raise NotImplementedError
 
     def fetch(self, block_id: bytes, peers: tuple[bytes, ...]) -> None:
         """Get a block, preferably from ``peers``, and pass it to :meth:`Driver.on_fetched`."""
-        raise NotImplementedError
 
     def complete(self, message: CompactPropose) -> None:
         """Put a proposal together, which is worth it, and pass it to :meth:`Driver.on_message`."""
-        raise NotImplementedError
 
     def request_sync(self) -> None:
         """This node may be behind: sync."""
-        raise NotImplementedError
 
     def on_conflict(self, first: Vote, second: Vote) -> None:
         """A validator signed two votes that exclude each other; their signatures hold."""
-        raise NotImplementedError
 
     def forward_work(self, leader: bytes) -> None:
         """Send ready operations to ``leader``, who seems not to have them."""
-        raise NotImplementedError
 
 
 class Driver:
@@ -566,7 +562,7 @@ class Driver:
         try:
             if self.simplex.is_awaited(message.proposal, message.stripped_block.header):
                 self._environment.complete(message)
-        except InvalidBlock as error:
+        except InvalidMessage as error:
             return Reject(str(error), isinstance(error, ForgedMessage))
         return None
 

@@ -19,7 +19,7 @@ import trio
 from chain import crypto
 from chain.codec import MAX_RECORD
 from chain.crypto import verify_all
-from chain.exceptions import CannotPay, CodecError, InvalidBlock, InvalidOperation, InvalidSignature, LedgerError
+from chain.exceptions import CannotPay, CodecError, InvalidOperation, InvalidSignature, LedgerError
 from chain.genesis import Genesis
 from chain.light.client import Checkpoint, EpochEnd
 from chain.state.state import State
@@ -30,7 +30,8 @@ from chain.types.blocks import MAX_BLOCK, Block, Header
 from chain.types.operations import NoncedOperation, SignedOperation, sign_operation
 from chain.types.votes import Certificate, Vote, VoteKind
 from consensus.block_tree import ExecutedBlock
-from consensus.driver import Driver, Environment
+from consensus.driver import Driver
+from consensus.exceptions import InvalidMessage
 from consensus.mempool.pool import AlreadyKnown, Mempool
 from consensus.network.committee_streams import CommitteeStreams
 from consensus.network.compact_blocks import COMPACT_KIND, CompactPropose, reconstruct
@@ -107,7 +108,7 @@ class Status:
     final_age: float
 
 
-class Engine(Environment):
+class Engine:
     """Keeps one node's ledger. ``vote_store`` makes it a validator if its key is one of the committee's."""
 
     def __init__(
@@ -492,7 +493,7 @@ class Engine(Environment):
             if message is None:
                 block = await self._sync.fetch_block(compact.proposal.block_id, (leader,))
                 message = None if block is None else Propose(compact.proposal, block)
-        except InvalidBlock as error:
+        except InvalidMessage as error:
             logger.debug("message refused", peer=crypto.format_address(leader), reason=str(error))
             return
         finally:

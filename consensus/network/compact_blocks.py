@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from typing import Annotated
 
 from chain.codec import Bounds, Hash, Record
-from chain.exceptions import InvalidBlock
 from chain.types.blocks import MAX_BLOCK, Block, Proposal
 from chain.types.operations import SignedOperation
+from consensus.exceptions import InvalidMessage
 from consensus.simplex.messages import Propose
 
 COMPACT_KIND = b"\x10"
@@ -58,7 +58,7 @@ def reconstruct(message: CompactPropose, operations: Mapping[bytes, SignedOperat
     """The proposal with its operations put back; None if one is missing or differs (as in its signature).
 
     Raises:
-        InvalidBlock: it would be too large.
+        InvalidMessage: it would be too large.
     """
     if any(operation_id not in operations for operation_id in message.ids):
         return None
@@ -66,7 +66,7 @@ def reconstruct(message: CompactPropose, operations: Mapping[bytes, SignedOperat
         len(operations[operation_id].encoded) for operation_id in message.ids
     )
     if size > MAX_BLOCK:
-        raise InvalidBlock("body", f"{size} bytes, more than {MAX_BLOCK}")
+        raise InvalidMessage("body", f"{size} bytes, more than {MAX_BLOCK}")
     body = replace(
         message.stripped_block.body, operations=tuple(operations[operation_id] for operation_id in message.ids)
     )

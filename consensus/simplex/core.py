@@ -76,10 +76,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from chain import crypto
-from chain.exceptions import InvalidBlock
 from chain.types.blocks import Block, Header, Proposal, sign_proposal
 from chain.types.validators import ValidatorSet
 from chain.types.votes import NO_BLOCK, Certificate, Vote, VoteKind, sign_vote
+from consensus.exceptions import ForgedMessage, InvalidMessage
 from consensus.simplex.equivocation import EquivocationDetector, same_vote
 from consensus.simplex.messages import (
     Broadcast,
@@ -100,7 +100,6 @@ from consensus.simplex.messages import (
 from consensus.simplex.pending_blocks import PendingBlocks
 from consensus.simplex.validation import (
     FinalizedBlock,
-    ForgedMessage,
     MessageValidation,
     get_nullifications,
     get_parent_certificate,
@@ -224,7 +223,7 @@ class Simplex:
         """Whether the block of a proposal, of which only the header is here, is worth being put together.
 
         Raises:
-            InvalidBlock: the leader of its view did not propose it.
+            InvalidMessage: the leader of its view did not propose it.
         """
         here = self._views.find(proposal.view)
         if self.is_finished or proposal.epoch != self.epoch or (here is not None and here.proposal is not None):
@@ -251,7 +250,7 @@ class Simplex:
         """Take back what was durable, repeat the votes that may still count, and begin.
 
         Raises:
-            InvalidBlock: the support is not what was made durable.
+            InvalidMessage: the support is not what was made durable.
         """
         for support in self._support:
             if isinstance(support, Block):
@@ -275,7 +274,7 @@ class Simplex:
                     self._on_certificate(message)
                 case _:
                     self._on_proposal(message)
-        except InvalidBlock as error:
+        except InvalidMessage as error:
             self._effects.append(Reject(str(error), isinstance(error, ForgedMessage)))
         return self._act()
 
@@ -304,7 +303,7 @@ class Simplex:
         """The block that a ``Build`` asked for. Ignored if its view or parent is no longer the one to build on.
 
         Raises:
-            InvalidBlock: it is not what was asked for.
+            InvalidMessage: it is not what was asked for.
         """
         here = self._views[self.view]
         if self._asked == (self.view, block.header.parent_id) and view == self.view and here.proposal is None:
@@ -519,7 +518,7 @@ class Simplex:
 
     def _compare(self, certificate: Certificate) -> None:
         """A certificate that changes nothing any more may still show who contradicted itself."""
-        certificate.claims(self.chain_id, self.validators)  # its form; the signatures only if they are of use
+        self._validation.validate_form(certificate)  # its form; the signatures only if they are of use
         if certificate.view <= self.view + VIEW_WINDOW and any(
             map(self._detector.is_new, self._list_votes(certificate))
         ):

@@ -10,18 +10,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from chain import crypto
-from chain.exceptions import InvalidBlock, InvalidCertificate
+from chain.exceptions import InvalidCertificate
 from chain.types.blocks import MAX_BLOCK, MAX_NULLIFICATIONS, Block, Header, Proposal
 from chain.types.validators import ValidatorSet
 from chain.types.votes import NO_BLOCK, Certificate, Vote, VoteKind
+from consensus.exceptions import ForgedMessage, InvalidMessage
 from consensus.simplex.messages import Propose, Repropose
 
 MAX_VERIFIED_CERTIFICATES = 64
 """Certificates remembered to hold."""
-
-
-class ForgedMessage(InvalidBlock):
-    """Not signed by whom it names: no honest peer passes it on, whatever it knows of validators."""
 
 
 def get_parent_certificate(message: Propose | Repropose) -> Certificate | None:
@@ -89,24 +86,39 @@ class MessageValidation:
         self._remembered: dict[Certificate, None] = {}
 
     def validate_vote(self, vote: Vote) -> None:
-        """Raise :class:`InvalidBlock` unless the vote is well formed and signed by a validator."""
+        """Raise :class:`InvalidMessage` unless the vote is well formed and signed by a validator."""
         if vote.signer not in self.validators:
-            raise InvalidBlock("vote", "the signer is not a validator")
+            raise InvalidMessage("vote", "the signer is not a validator")
         if (vote.kind == VoteKind.NULLIFY) != (vote.block_id == NO_BLOCK):
-            raise InvalidBlock("vote", "only nullify names no block")
+            raise InvalidMessage("vote", "only nullify names no block")
         if not self._verify([vote.claim(self.chain_id)]):
             raise ForgedMessage("vote", "not signed by its signer")
 
     def validate_certificate(self, certificate: Certificate) -> None:
-        """Raise :class:`InvalidCertificate` unless a quorum of this epoch, or for the root of the last, signed it."""
+        """Check that a quorum of this epoch signed a certificate, or of the epoch before.
+
+        Raises:
+            InvalidMessage: malformed, of another epoch, or not signed by a quorum.
+        """
         if certificate in self._remembered:
             return
+        if not self._verify(self.validate_form(certificate)):
+            raise InvalidMessage("certificate", "a signature does not hold")
+        self.remember(certificate)
+
+    def validate_form(self, certificate: Certificate) -> list[crypto.Claim]:
+        """Check a certificate but for its signatures. Returns the checks of these.
+
+        Raises:
+            InvalidMessage: malformed, of another epoch, or its signers are no quorum.
+        """
         validators = self.validators if certificate.epoch == self.epoch else self.previous_validators
         if validators is None or certificate.epoch not in (self.epoch, self.epoch - 1):
-            raise InvalidCertificate("of another epoch")
-        if not self._verify(certificate.claims(self.chain_id, validators)):
-            raise InvalidCertificate("a signature does not hold")
-        self.remember(certificate)
+            raise InvalidMessage("certificate", "of another epoch")
+        try:
+            return certificate.claims(self.chain_id, validators)
+        except InvalidCertificate as error:
+            raise InvalidMessage(error.field, error.reason) from error
 
     def remember(self, certificate: Certificate) -> None:
         """Spare a certificate known to hold its next check."""
@@ -121,7 +133,7 @@ class MessageValidation:
     def _validate_leader(self, proposal: Proposal) -> None:
         leader = self.validators.compute_leader(self.beacon, proposal.view)
         if proposal.epoch != self.epoch or proposal.leader != leader:
-            raise InvalidBlock("leader", "another validator leads this view")
+            raise InvalidMessage("leader", "another validator leads this view")
         if not self._verify([proposal.claim(self.chain_id)]):
             raise ForgedMessage("signature", "the proposal is not signed by its leader")
 
@@ -131,14 +143,14 @@ class MessageValidation:
         This is cheap, and says whether the block is worth more.
 
         Raises:
-            InvalidBlock: naming the part at fault.
+            InvalidMessage: naming the part at fault.
         """
         self._validate_leader(proposal)
         named = (header.id, header.chain_id, header.epoch, header.view, header.proposer)
         if named != (proposal.block_id, self.chain_id, self.epoch, proposal.view, proposal.leader):
-            raise InvalidBlock("header", "not the block that the proposal names, or of another place")
+            raise InvalidMessage("header", "not the block that the proposal names, or of another place")
         if header.height > self.last_height:
-            raise InvalidBlock("height", "beyond the end of the epoch")
+            raise InvalidMessage("height", "beyond the end of the epoch")
 
     def validate_proposal(self, message: Propose | Repropose) -> None:
         """Whether the leader of its view signed it and it carries the evidence of its place that it must.
@@ -147,51 +159,51 @@ class MessageValidation:
         that the parent's height is one less, or for a ``Repropose`` that the block is the last.
 
         Raises:
-            InvalidBlock: naming the part at fault.
+            InvalidMessage: naming the part at fault.
         """
         proposal = message.proposal
         if isinstance(message, Propose):
             self.validate_header(proposal, message.block.header)
             if len(message.block.encoded) > MAX_BLOCK:
-                raise InvalidBlock("body", f"{len(message.block.encoded)} bytes, more than {MAX_BLOCK}")
+                raise InvalidMessage("body", f"{len(message.block.encoded)} bytes, more than {MAX_BLOCK}")
             if not self.is_authentic(message.block):
-                raise InvalidBlock("block", "altered under its header")
+                raise InvalidMessage("block", "altered under its header")
             parent_id = message.block.header.parent_id
         else:
             self._validate_leader(proposal)
             parent_id = proposal.block_id
         parent_view = self._validate_parent(parent_id, get_parent_certificate(message))
         if isinstance(message, Repropose) and parent_view == 0:
-            raise InvalidCertificate("the block was not notarized in this epoch")
+            raise InvalidMessage("certificate", "the block was not notarized in this epoch")
         self._validate_nullifications(get_nullifications(message), parent_view, proposal.view)
 
     def _validate_parent(self, parent_id: bytes, certificate: Certificate | None) -> int:
         """The view in which ``certificate`` makes a block a parent; 0 if it is the one the epoch starts from."""
         if certificate is not None and certificate.block_id != parent_id:
-            raise InvalidCertificate("not of the parent")
+            raise InvalidMessage("certificate", "not of the parent")
         if certificate is not None and certificate.epoch == self.epoch:
             if certificate.kind == VoteKind.NULLIFY or certificate.view == 0:
-                raise InvalidCertificate("not the notarization of the parent")
+                raise InvalidMessage("certificate", "not the notarization of the parent")
             self.validate_certificate(certificate)
             return certificate.view
         if parent_id != self.root.block_id or self.root.get_view(self.epoch):
-            raise InvalidCertificate("the parent is not the block that the epoch starts from")
+            raise InvalidMessage("certificate", "the parent is not the block that the epoch starts from")
         if (certificate is None) != (self.root.certificate is None):
-            raise InvalidCertificate("the finalization of the parent is missing")
+            raise InvalidMessage("certificate", "the finalization of the parent is missing")
         if certificate is not None:
             if certificate.kind != VoteKind.FINALIZE:
-                raise InvalidCertificate("not the finalization of the parent")
+                raise InvalidMessage("certificate", "not the finalization of the parent")
             self.validate_certificate(certificate)
         return 0
 
     def _validate_nullifications(self, certificates: tuple[Certificate, ...], parent_view: int, view: int) -> None:
         """Raise unless there is, in order, one nullification for each view that must be proven."""
         if parent_view >= view:
-            raise InvalidBlock("view", "not after the parent's")
+            raise InvalidMessage("view", "not after the parent's")
         views = get_proven_views(parent_view, view)
         if len(certificates) != len(views):
-            raise InvalidBlock("nullifications", "not one for each view since the parent's, or for the last of them")
+            raise InvalidMessage("nullifications", "not one for each view since the parent's, or for the last of them")
         for skipped, certificate in zip(views, certificates, strict=True):
             if (certificate.kind, certificate.epoch, certificate.view) != (VoteKind.NULLIFY, self.epoch, skipped):
-                raise InvalidBlock("nullifications", f"none of view {skipped}")
+                raise InvalidMessage("nullifications", f"none of view {skipped}")
             self.validate_certificate(certificate)

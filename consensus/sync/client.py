@@ -37,6 +37,7 @@ from chain.types.blocks import Block, Header
 from chain.types.operations import SignedOperation
 from chain.types.votes import Certificate
 from consensus.block_tree import ExecutedBlock
+from consensus.exceptions import InvalidResponse
 from consensus.simplex.validation import is_authentic
 from consensus.sync.messages import (
     SYNC_BATCH_BYTES,
@@ -129,10 +130,10 @@ class BlockRange(HeaderChain):
         block = Block.decode(item.block)
         self.append(block)
         if self._known.get(block.height, block.id) != block.id:
-            raise InvalidBlock("id", "contradicts what leads to the checkpoint")
+            raise InvalidResponse(f"block {block.height} does not lead to the checkpoint")
         self._size += len(item.block) + len(item.certificate or b"")
         if self._size > MAX_RANGE_BYTES:
-            raise InvalidBlock("certificate", f"none within {MAX_RANGE_BYTES} bytes")
+            raise InvalidResponse(f"no finality certificate within {MAX_RANGE_BYTES} bytes of blocks")
         self.blocks.append(block)
         return None if item.certificate is None else Certificate.decode(item.certificate)
 
@@ -248,9 +249,9 @@ class SyncClient:
                 found = BlockResponse.decode(raw).block
                 block = None if found is None else Block.decode(found)
                 if block is not None and block.id != block_id:
-                    raise InvalidBlock("id", "another block was asked for")
+                    raise InvalidResponse("another block than the one asked for")
                 if block is not None and not await self._runtime.run_sync(is_authentic, block):
-                    raise InvalidBlock("block", "altered under its header")
+                    raise InvalidResponse("a block that was altered under its header")
             except LedgerError as error:
                 self._peers.avoid(peer, AVOID_LIAR_S, str(error))
                 continue
@@ -372,14 +373,14 @@ class SyncClient:
             block = Block.decode(item.block)
             chain.append(block)
             if checkpoint.is_contradicted_by(block.header):
-                raise InvalidBlock("id", f"contradicts the checkpoint {checkpoint}")
+                raise InvalidResponse(f"block {block.height} contradicts the checkpoint {checkpoint}")
             ids[block.height] = block.id
             return block.height < checkpoint.height
 
         with self._penalizing(peer):
             while chain.head.height < checkpoint.height:
                 if not await self._read_blocks(peer, chain.head.height + 1, take) and checkpoint.height not in ids:
-                    raise InvalidBlock("height", f"nothing after {chain.head.height} sent, before the checkpoint")
+                    raise InvalidResponse(f"no block after {chain.head.height}, which is before the checkpoint")
             self._known = ids
             return True
         return False
@@ -405,11 +406,9 @@ class SyncClient:
         with self._penalizing(peer):
             is_full = await self._read_blocks(peer, header.height + 1, take)
             if not is_full and block_range.head.height < status.height:
-                raise InvalidBlock(
-                    "height", f"{status.height} is claimed, but nothing after {block_range.head.height} sent"
-                )
+                raise InvalidResponse(f"no block after {block_range.head.height}, where {status.height} is claimed")
             if block_range.blocks:
-                raise InvalidBlock("certificate", "the answer ended without one")
+                raise InvalidResponse("the blocks ended without a finality certificate")
 
     async def _read_blocks(self, peer: bytes, height: int, take: Callable[[BlockItem], Awaitable[bool]]) -> bool:
         """Ask for a batch of blocks from ``height`` on, until ``take`` returns False. Returns whether it was full."""

@@ -16,6 +16,7 @@ from chain.exceptions import CodecError, InvalidBlock, StoreError
 from chain.genesis import Genesis
 from chain.light.client import LightChain
 from chain.types.blocks import Block
+from consensus.exceptions import InvalidResponse
 from consensus.sync.messages import (
     SYNC_BATCH_BYTES,
     SYNC_PROTOCOL,
@@ -53,7 +54,7 @@ async def download_chain(network: RunnableNetwork, genesis: Genesis, peer: bytes
                 await fetch.fetch_blocks(writer)
         except CodecError as error:
             raise StoreError(f"the node sent something malformed: {error}") from error
-        except InvalidBlock as error:
+        except (InvalidBlock, InvalidResponse) as error:
             raise StoreError(f"the node sent something that proves nothing: {error}") from error
         except trio.TooSlowError:
             raise NetworkError("the node does not answer in time") from None
@@ -127,11 +128,11 @@ class _Download:
             theirs, ours = block.header.chain_id.hex()[:8], self._genesis.chain_id.hex()[:8]
             raise StoreError(f"the node keeps another chain ({theirs}) than that of the genesis file ({ours})")
         if block.height != self._height + 1 or block.header.parent_id != self._block_id:
-            raise InvalidBlock("parent_id", f"what comes after block {self._height} does not follow it")
+            raise InvalidResponse(f"the block sent after block {self._height} does not follow it")
         self._height, self._block_id = block.height, block.id
         epoch, rest = divmod(block.height, self._genesis.parameters.epoch_heights)
         if not rest and epoch <= len(self._ends) and self._ends[epoch - 1] != block.id:
-            raise InvalidBlock("id", f"block {block.height} is not the one that was proved final")
+            raise InvalidResponse(f"block {block.height} is not the one that was proved final")
 
 
 def _describe_pruned(first: int) -> StoreError:

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import structlog
 import trio
 
-from chain.exceptions import CheckpointError, InvalidBlock, InvalidSnapshot, LedgerError, StoreError
+from chain.exceptions import CheckpointError, InvalidSnapshot, LedgerError, StoreError
 from chain.genesis import Genesis
 from chain.light.client import Checkpoint, EpochEnd, LightChain
 from chain.merkle.snapshot import MAX_VALUE, Entry, LargeEntry, add_chunk, check_value
@@ -21,6 +21,7 @@ from chain.state.state import State
 from chain.store.writer import BlockStore
 from chain.transition.epochs import get_epoch
 from chain.types.blocks import Header
+from consensus.exceptions import InvalidResponse
 from consensus.sync.messages import (
     SYNC_BATCH_BYTES,
     SYNC_FRAME_TIMEOUT_S,
@@ -122,7 +123,7 @@ class SnapshotSync:
                 pass
             reserved = get_epoch(self._genesis.parameters, status.height)
             if light.next_epoch < reserved:
-                raise InvalidBlock("height", f"{status.height} is claimed, but not the end of epoch {light.next_epoch}")
+                raise InvalidResponse(f"no end of epoch {light.next_epoch}, where height {status.height} is claimed")
         except CheckpointError:
             raise
         except LedgerError as error:
@@ -145,7 +146,7 @@ class SnapshotSync:
         if header is None:
             raise _Unavailable(f"the peer has no header of the checkpoint {checkpoint}")
         if header.id != checkpoint.block_id:
-            raise InvalidBlock("id", f"contradicts the checkpoint {checkpoint}")
+            raise InvalidResponse(f"a header that contradicts the checkpoint {checkpoint}")
         if header.height != checkpoint.height or header.chain_id != self._genesis.chain_id:
             raise CheckpointError(
                 f"the checkpoint {checkpoint} is not a block of that height on chain {self._genesis.name!r} "

@@ -9,9 +9,10 @@ import pytest
 import trio
 
 from chain.crypto import KeyPair
-from chain.exceptions import CodecError, InvalidBlock
+from chain.exceptions import CodecError
 from chain.types.blocks import MAX_BLOCK, Block, Body, sign_block, sign_proposal
 from chain.types.operations import Capture, CaptureItem, Delivery, SignedOperation, Transfer, Usage, sign_operation
+from consensus.exceptions import InvalidMessage
 from consensus.network.committee_streams import COMMITTEE_PROTOCOL as VOTE
 from consensus.network.compact_blocks import COMPACT_KIND, CompactPropose, reconstruct
 from consensus.network.gossip import Batch
@@ -63,7 +64,7 @@ def test_an_operation_is_in_a_block_once() -> None:
 def test_nothing_larger_than_a_block_is_put_together() -> None:
     operations = {operation.id: operation for operation in map(make_capture, range(50))}
     compact = make_compact(make_key(1), 1, tuple(operations))
-    with pytest.raises(InvalidBlock, match="more than"):
+    with pytest.raises(InvalidMessage, match="more than"):
         reconstruct(compact, operations)
     few = tuple(operations)[:10]
     assert reconstruct(replace(compact, ids=few), operations) is None  # not what the header says, but small enough

@@ -14,9 +14,10 @@ from chain.transition.block import Transition, build_block, state_transition
 from chain.types.blocks import Block, sign_proposal
 from chain.types.votes import NO_BLOCK, Certificate, Vote, VoteKind, make_certificate, sign_vote
 from consensus.block_tree import BlockTree, ExecutedBlock
-from consensus.driver import Driver, Environment
+from consensus.driver import Driver
 from consensus.mempool.pool import Mempool
 from consensus.network.committee_streams import CommitteeStreams
+from consensus.network.compact_blocks import CompactPropose
 from consensus.simplex.core import Timeouts
 from consensus.simplex.messages import Propose
 from consensus.voting.journal import Journal
@@ -31,13 +32,13 @@ from tests.consensus.world import make_key
 from tests.simulation.ledger import MemoryFile
 
 
-class Recorder(Environment):
+class Recorder:
     """Notes what agreement asks for."""
 
     def __init__(self) -> None:
         self.final: list[int] = []
         self.fetched: list[bytes] = []
-        self.hints = 0
+        self.sync_requests = 0
         self.conflicts: list[tuple[Vote, Vote]] = []
 
     def on_final(self, executed: list[ExecutedBlock], certificate: Certificate) -> None:
@@ -46,8 +47,11 @@ class Recorder(Environment):
     def fetch(self, block_id: bytes, peers: tuple[bytes, ...]) -> None:
         self.fetched.append(block_id)
 
+    def complete(self, message: CompactPropose) -> None:
+        raise AssertionError("no proposal here is large enough to be compact")
+
     def request_sync(self) -> None:
-        self.hints += 1
+        self.sync_requests += 1
 
     def on_conflict(self, first: Vote, second: Vote) -> None:
         self.conflicts.append((first, second))
@@ -114,9 +118,9 @@ def test_a_certificate_fetches_its_block_and_missing_ancestors_are_synced() -> N
         third = get_block(3)
         certificate = certify(GENESIS, third, VoteKind.FINALIZE)
         await agreement.on_message(certificate, 0)
-        assert environment.fetched == [third.id] and environment.hints == 0
+        assert environment.fetched == [third.id] and environment.sync_requests == 0
         await agreement.on_block(third)
-        assert environment.hints == 1 and environment.final == []
+        assert environment.sync_requests == 1 and environment.final == []
         await agreement.on_block_range(execute(3), certificate)
         assert environment.final == [1, 2, 3] and agreement.head[0] == third.header
         await agreement.on_block_range(execute(3), certificate)  # once more changes nothing
@@ -130,7 +134,7 @@ def test_blocks_that_came_early_are_used_when_their_certificate_comes() -> None:
         for height in (2, 3, 1):
             await agreement.on_block(get_block(height))
         await agreement.on_message(certify(GENESIS, get_block(3), VoteKind.FINALIZE), 0)
-        assert environment.final == [1, 2, 3] and environment.fetched == [] and environment.hints == 0
+        assert environment.final == [1, 2, 3] and environment.fetched == [] and environment.sync_requests == 0
 
     play(script, is_validator=False)
 
@@ -155,7 +159,7 @@ def test_messages_of_the_next_epoch_are_kept_for_it() -> None:
     async def script(agreement: Driver, environment: Recorder, journal: Journal) -> None:
         sixth = get_block(6)  # the first of the second epoch
         await agreement.on_message(certify(GENESIS, sixth, VoteKind.FINALIZE), 0)
-        assert environment.hints == 1 and environment.fetched == []
+        assert environment.sync_requests == 1 and environment.fetched == []
         fifth = certify(GENESIS, get_block(5), VoteKind.FINALIZE)
         await agreement.on_block_range(execute(5), fifth)
         assert agreement.simplex.epoch == 1 and environment.fetched == [sixth.id]

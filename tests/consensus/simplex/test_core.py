@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from chain.crypto import KeyPair, hash_bytes
-from chain.exceptions import InvalidBlock
 from chain.types.blocks import Block, sign_block, sign_proposal
 from chain.types.votes import NO_BLOCK, Certificate, VoteKind, is_slashable, make_certificate
+from consensus.exceptions import InvalidMessage
 from consensus.simplex.core import MAX_REPLIES, Simplex
 from consensus.simplex.messages import (
     Broadcast,
@@ -77,7 +77,7 @@ def test_a_block_that_was_not_asked_for_is_the_engines_fault(committee: Committe
     leader = committee.get_leader(1)
     core = committee.make_core(committee.keys.index(leader))
     core.start()
-    with pytest.raises(InvalidBlock):
+    with pytest.raises(InvalidMessage):
         core.on_built(1, committee.build(leader, 2))
     assert core.on_built(7, committee.build(leader, 7)) == []
 
