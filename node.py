@@ -28,7 +28,7 @@ from consensus.voting.vote_store import VoteStore
 from p2p.addresses import get_addresses
 from p2p.discovery.peer_store import PeerStore
 from p2p.discovery.service import Discovery
-from p2p.network import Network, RunnableNetwork
+from p2p.network import Network, NetworkError, RunnableNetwork
 from p2p.runtime import RealRuntime, Runtime
 from p2p.streams.exchanges import Streams
 from serving.accounting.payments import PREFIX as PAYMENTS
@@ -172,12 +172,12 @@ def locate(discovery: Discovery, peer: bytes) -> tuple[str, ...]:
 
 
 @contextmanager
-def naming_key(section: str) -> Iterator[None]:
-    """Say which keys of the configuration to change if an address cannot be listened on."""
+def name_setting(keys: str) -> Iterator[None]:
+    """Add to an error of listening which keys of the configuration to change."""
     try:
         yield
-    except ListenError as error:
-        raise ListenError(f"{error}; choose another with {section}.host and {section}.port in {CONFIG_FILE}") from error
+    except (ListenError, NetworkError) as error:
+        raise type(error)(f"{error}; choose another with {keys} in {CONFIG_FILE}") from error
 
 
 async def run_node(data_dir: Path, config: NodeConfig, key: KeyPair, genesis: Genesis) -> None:
@@ -215,9 +215,9 @@ async def run_node(data_dir: Path, config: NodeConfig, key: KeyPair, genesis: Ge
         network.is_kept = node.is_kept
         # Both listeners are bound before anything else starts, so that a taken port is said at once.
         handle = Api(node.dispatcher, config.api.get_keys()).handle
-        with naming_key("api"):
+        with name_setting("api.host and api.port"):
             front = await HttpServer.open(handle, config.api.host, config.api.port, runtime)
-        with naming_key("admin"):
+        with name_setting("admin.host and admin.port"):
             partition = network.partition if os.environ.get(TESTING_VARIABLE) else None
             admin = await Admin.open(
                 node, config.admin.host, config.admin.port, data_dir / ADMIN_TOKEN_FILE, partition=partition
@@ -275,7 +275,8 @@ async def _serve(node: Node, network: RunnableNetwork, front: HttpServer, admin:
 async def _start(
     node: Node, network: RunnableNetwork, front: HttpServer, admin: Admin, data_dir: Path, nursery: trio.Nursery
 ) -> None:
-    await nursery.start(network.run)
+    with name_setting("listen"):
+        await nursery.start(network.run)
     await nursery.start(node.run)
     nursery.start_soon(front.run)
     nursery.start_soon(admin.run)

@@ -24,7 +24,7 @@ from p2p.runtime import RealRuntime
 from serving.cli.chain import build_chain_app
 from serving.cli.errors import CommandError
 from serving.cli.owner import add_owner_commands
-from serving.cli.stopped_node import get_passphrase, load_key
+from serving.cli.stopped_node import get_passphrase, load_key, load_own_genesis
 from serving.config.data_directory import CONFIG_FILE, GENESIS_FILE, KEY_FILE, lock_data_dir
 from serving.config.file import load_config, write_default_config
 from serving.config.schema import NodeConfig
@@ -66,7 +66,7 @@ def build_wwwserve_app(run_node: RunNode) -> typer.Typer:
         if anonymous or config.anonymous:
             config = config.as_anonymous()
         configure_logs(config.log.level, config.log.format)
-        genesis = load_genesis(directory / GENESIS_FILE)
+        genesis = load_own_genesis(directory)
         key = load_key(directory / KEY_FILE)
         with lock_data_dir(directory):
             trio.run(run_node, directory, config, key, genesis)
@@ -102,19 +102,33 @@ def init(
         if (directory / name).exists():
             raise CommandError(f"{directory / name} exists already; choose another directory with -d")
     joined = load_genesis(genesis) if genesis is not None else None
-    directory.mkdir(parents=True, exist_ok=True)
-    key = create_identity(directory / KEY_FILE, get_passphrase())
-    if joined is None:
-        assert new_chain is not None
-        beacon = secrets.token_bytes(32)
-        account = make_validator(key, beacon, Parameters(), 10_000 * CREDIT, 1_000 * CREDIT)
-        joined = make_genesis(new_chain, RealRuntime().now(), beacon, [account])
-    (directory / GENESIS_FILE).write_text(joined.to_json(), encoding="utf-8")
-    write_default_config(directory / CONFIG_FILE, NodeConfig(checkpoint=checkpoint))
-    Journal.open(directory / JOURNAL_FILE, joined.chain_id, key.public_key).close()
+    try:
+        key, joined = _make_directory(directory, joined, new_chain or "", checkpoint)
+    except OSError as error:
+        raise CommandError(f"cannot write {directory}: {error.strerror}; choose another directory with -d") from error
     print(f"address  {key.address}")
     print(f"chain    {joined.name} ({joined.chain_id.hex()[:8]})")
     print(f"edit {directory / CONFIG_FILE}, then start the node with: wwwserve run -d {directory}")
+
+
+def _make_directory(
+    directory: Path, genesis: Genesis | None, new_chain: str, checkpoint: str | None
+) -> tuple[KeyPair, Genesis]:
+    """Write the files of a new node; without ``genesis`` it begins the chain ``new_chain`` as its only validator.
+
+    Raises:
+        OSError: one cannot be written.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    key = create_identity(directory / KEY_FILE, get_passphrase())
+    if genesis is None:
+        beacon = secrets.token_bytes(32)
+        account = make_validator(key, beacon, Parameters(), 10_000 * CREDIT, 1_000 * CREDIT)
+        genesis = make_genesis(new_chain, RealRuntime().now(), beacon, [account])
+    (directory / GENESIS_FILE).write_text(genesis.to_json(), encoding="utf-8")
+    write_default_config(directory / CONFIG_FILE, NodeConfig(checkpoint=checkpoint))
+    Journal.open(directory / JOURNAL_FILE, genesis.chain_id, key.public_key).close()
+    return key, genesis
 
 
 def demo(

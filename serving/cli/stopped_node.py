@@ -13,7 +13,7 @@ import typer
 from chain.cli.app import get_default_data_dir
 from chain.crypto import KeyPair
 from chain.files import write_atomically
-from chain.genesis import load_genesis
+from chain.genesis import Genesis, load_genesis
 from chain.keyfile import PassphraseNeeded, load_identity
 from consensus.voting.disk import DataDisk, NodeStorage, open_storage
 from p2p.runtime import RealRuntime
@@ -44,6 +44,19 @@ def load_key(path: Path) -> KeyPair:
     return load_identity(path, typer.prompt("passphrase", hide_input=True))
 
 
+def load_own_genesis(directory: Path) -> Genesis:
+    """The genesis in a data directory.
+
+    Raises:
+        CommandError: there is none.
+        GenesisError: it cannot be used.
+    """
+    path = directory / GENESIS_FILE
+    if not path.exists():
+        raise CommandError(f"no genesis file {path}; copy it from another node of the chain")
+    return load_genesis(path)
+
+
 @contextmanager
 def open_stopped_node(data_dir: Path | None) -> Iterator[tuple[NodeStorage, KeyPair]]:
     """The ledger, the votes and the key in a data directory.
@@ -55,7 +68,7 @@ def open_stopped_node(data_dir: Path | None) -> Iterator[tuple[NodeStorage, KeyP
     directory = data_dir or get_default_data_dir()
     if not (directory / KEY_FILE).exists():
         raise CommandError(f"no node in {directory}; name its data directory with -d")
-    genesis, key, runtime = load_genesis(directory / GENESIS_FILE), load_key(directory / KEY_FILE), RealRuntime()
+    genesis, key, runtime = load_own_genesis(directory), load_key(directory / KEY_FILE), RealRuntime()
     with lock_data_dir(directory):
         disk = DataDisk(directory, runtime.now)
         opened = open_storage(disk, genesis, key, runtime.random, votes=True, kept=(PAYMENTS,))

@@ -40,5 +40,5 @@ def lock_data_dir(directory: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise StoreInUse(f"{directory} is in use by another node process") from error
+            raise StoreInUse(f"{directory} is in use by another node process; stop it first") from error
         yield

@@ -133,7 +133,7 @@ BROKEN_DIRECTORIES: list[tuple[str, Callable[[Path, Place], object], str]] = [
     ("wrong YAML value", configure(admin={"port": "many"}), r"config\.yaml:\d+: admin\.port: "),
     ("bad YAML", lambda home, place: (home / "config.yaml").write_text("api: ["), r"config\.yaml:\d+: not valid YAML"),
     ("binary YAML", lambda home, place: (home / "config.yaml").write_bytes(b"\xff\xfe\0"), r"config\.yaml:1: "),
-    ("no configuration", remove("config.yaml"), r"config\.yaml: cannot be read: No such file"),
+    ("no configuration", remove("config.yaml"), r"config\.yaml: cannot be read: No such file.*an empty file"),
     ("unknown policy", configure(policy={"name": "greedy"}), "policy.name: .*'greedy'.*known: default"),
     (
         "API key of the backend not set",
@@ -142,14 +142,18 @@ BROKEN_DIRECTORIES: list[tuple[str, Callable[[Path, Place], object], str]] = [
     ),
     ("API port in use", take_port("api"), r"cannot listen on 127\.0\.0\.1:\d+: .*in use.*api\.port"),
     ("admin port in use", take_port("admin"), r"cannot listen on 127\.0\.0\.1:\d+: .*in use.*admin\.port"),
-    ("peer port in use", take_port("listen"), r"cannot listen on /ip4/127\.0\.0\.1/tcp/\d+: the port is in use"),
+    (
+        "peer port in use",
+        take_port("listen"),
+        r"cannot listen on /ip4/127\.0\.0\.1/tcp/\d+: the port is in use.*listen in config\.yaml",
+    ),
     ("no key", remove("key"), "no node in .*make one with: wwwserve init"),
     ("garbage for a key", rewrite("key", lambda text: "garbage"), "key is not a key file"),
     ("half a key", rewrite("key", lambda text: text[:40]), "key is damaged.*restore it from a copy"),
     ("key of another node", replace_key, "the address is not that of the seed.*restore it from a copy"),
     ("key open to others", lambda home, place: (home / "key").chmod(0o644), "run chmod 600 .*key"),
     ("key with passphrase", protect_key, "passphrase is needed.*WWWSERVE_PASSPHRASE"),
-    ("no genesis", remove("genesis.json"), r"cannot read the genesis file .*genesis\.json: No such file"),
+    ("no genesis", remove("genesis.json"), r"no genesis file .*genesis\.json; copy it from another node"),
     ("garbage for a genesis", rewrite("genesis.json", lambda text: "garbage"), r"genesis\.json is not JSON"),
     ("altered genesis", rewrite("genesis.json", lambda text: text.replace('"name"', '"nam"')), "unknown field 'nam'"),
     ("genesis of another chain", replace_genesis, "belongs to chain 'test' .*not 'other' .*put back the genesis file"),
@@ -186,7 +190,7 @@ def read_if_there(path: Path) -> bytes:
 def test_a_directory_in_use(place: Place) -> None:
     result = run_command("run", "-d", place.node.directory)
     assert (result.code, result.stdout) == (1, "")
-    assert result.stderr == f"error: {place.node.directory} is in use by another node process\n"
+    assert result.stderr == f"error: {place.node.directory} is in use by another node process; stop it first\n"
 
 
 def test_a_damaged_block_is_found_where_it_is(place: Place, tmp_path: Path) -> None:
@@ -375,6 +379,7 @@ COMMANDS: list[tuple[str, int, str]] = [
     ("wwwserve init -d {tmp}/new --genesis {tmp}/none", 1, "cannot read the genesis file"),
     ("wwwserve init -d {tmp}/new --genesis {garbage}", 1, "is not JSON"),
     ("wwwserve init -d {node} --new-chain mine", 1, "exists already; choose another directory"),
+    ("wwwserve init -d {garbage}/new --new-chain mine", 1, "cannot write .*new: Not a directory; choose another"),
     ("chain verify {garbage}", 1, "is not a chain export"),
     ("chain verify {cut}", 1, "FAULT at height .* cut short"),
     ("chain verify {bent}", 1, "FAULT at height"),
