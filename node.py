@@ -10,7 +10,6 @@ import os
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +52,7 @@ from serving.scheduling.backend_pool import BackendPool
 from serving.scheduling.policy import Policy
 
 if TYPE_CHECKING:
-    from p2p.dht.service import Rendezvous
+    from p2p.dht.service import DhtDiscovery
     from serving.admin.server import Admin
 
 MAX_OFFERS_PER_PEER = 64
@@ -65,10 +64,10 @@ STARTUP_PATIENCE = 10.0
 class Node:
     """One node: ledger, overlay and market, wired together.
 
-    ``vote_store`` makes it a validator if genesis does; ``backends`` come with the number of requests each may run at a
-    time; ``bootstrap`` are (public key, multiaddress) pairs; ``stake`` is the bond to keep, in micro-credits; ``store``
-    keeps what payments must know after a restart, and ``peers`` remembers where others were. ``rendezvous`` are servers
-    of a hash table to begin with; with None the node takes no part in one.
+    ``vote_store`` makes it a validator if genesis does. ``backends`` come with the number of requests each may run at a
+    time. ``bootstrap`` are (public key, multiaddress) pairs. ``stake`` is the bond to keep, in micro-credits. ``store``
+    keeps what payments must know after a restart, and ``peers`` remembers where other peers were. ``dht_servers`` are
+    servers of a DHT to ask first; with None the node takes no part in it.
     """
 
     def __init__(
@@ -89,7 +88,7 @@ class Node:
         executor_settings: ExecutorSettings | None = None,
         originator_settings: OriginatorSettings | None = None,
         peers: PeerStore | None = None,
-        rendezvous: Sequence[tuple[bytes, str]] | None = None,
+        dht_servers: Sequence[tuple[bytes, str]] | None = None,
     ) -> None:
         self.key = key
         self.runtime = runtime
@@ -107,11 +106,11 @@ class Node:
             weight=self._get_bonded,
             store=peers,
         )
-        self.rendezvous: Rendezvous | None = None
-        if rendezvous is not None:
-            from p2p.dht.service import Rendezvous
+        self.dht: DhtDiscovery | None = None
+        if dht_servers is not None:
+            from p2p.dht.service import DhtDiscovery
 
-            self.rendezvous = Rendezvous(network, self.discovery, runtime, genesis.chain_id, rendezvous)
+            self.dht = DhtDiscovery(network, self.discovery, runtime, genesis.chain_id, dht_servers)
         self.engine = Engine(genesis, vote_store, network, self.streams, runtime, blocks, settings)
         self.backend_pool = BackendPool(backends, policy)
         self.wallet = Wallet(key, self.engine)
@@ -136,7 +135,7 @@ class Node:
         """What makes a peer worth keeping in view."""
         return self.engine.state.account(peer).bonded
 
-    def is_kept(self, peer: bytes) -> bool:
+    def is_protected(self, peer: bytes) -> bool:
         """Whether ``peer`` keeps its connection when there are too many: it has a stake, or is a bootstrap peer."""
         return peer in self._bootstrap or self._get_bonded(peer) > 0
 
@@ -151,8 +150,8 @@ class Node:
             self.streams.handle(OFFERS, self.executor.handle, MAX_OFFERS_PER_PEER)
             nursery.start_soon(self.payments.run)
             await nursery.start(self.discovery.run)
-            if self.rendezvous is not None:
-                await nursery.start(self.rendezvous.run)
+            if self.dht is not None:
+                await nursery.start(self.dht.run)
             nursery.start_soon(self.advertiser.run)
             nursery.start_soon(self.upkeep.run)
             task_status.started()
@@ -166,9 +165,19 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 """Signals that end a node in order."""
 
 
-def locate(discovery: Discovery, peer: bytes) -> tuple[str, ...]:
-    """Where ``peer`` says it can be dialled, directly and through its relays."""
-    return get_addresses(discovery.find(peer))
+class NodeDirectory:
+    """What ``node`` knows about peers, for its network, which is there before it."""
+
+    node: Node | None = None
+
+    def get_addresses(self, peer: bytes) -> tuple[str, ...]:
+        return () if self.node is None else get_addresses(self.node.discovery.find(peer))
+
+    def is_protected(self, peer: bytes) -> bool:
+        return self.node is not None and self.node.is_protected(peer)
+
+    def is_member(self, peer: bytes) -> bool:
+        return self.node is not None and self.node.discovery.find(peer) is not None
 
 
 @contextmanager
@@ -189,7 +198,8 @@ async def run_node(data_dir: Path, config: NodeConfig, key: KeyPair, genesis: Ge
     from serving.admin.server import Admin
 
     runtime = RealRuntime()
-    network = build_network(config, key, runtime)
+    directory = NodeDirectory()
+    network = build_network(config, key, runtime, directory)
     disk = DataDisk(data_dir, runtime.now)
     opened = open_storage(
         disk, genesis, key, runtime.random, votes=config.votes, kept=(PAYMENTS,), keep_epochs=config.keep_epochs
@@ -208,11 +218,10 @@ async def run_node(data_dir: Path, config: NodeConfig, key: KeyPair, genesis: Ge
             stake=config.policy.stake,
             store=opened.store,
             peers=PeerStore(data_dir / PEERS_FILE),
-            rendezvous=config.get_rendezvous(),
+            dht_servers=config.get_dht_servers(),
             settings=Settings(block_spacing=config.block_spacing_ms / 1000, checkpoint=config.get_checkpoint()),
         )
-        network.locate = partial(locate, node.discovery)
-        network.is_kept = node.is_kept
+        directory.node = node
         # Both listeners are bound before anything else starts, so that a taken port is said at once.
         handle = Api(node.dispatcher, config.api.get_keys()).handle
         with name_setting("api.host and api.port"):

@@ -9,6 +9,9 @@ import trio
 
 logger = logging.getLogger(__name__)
 
+CLOSE_TIMEOUT_S = 5.0
+"""Time that an orderly close may take before it is cut short."""
+
 
 def shielded(seconds: float) -> trio.CancelScope:
     """A scope that is not cancelled from outside but ends by itself after ``seconds``."""

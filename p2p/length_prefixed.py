@@ -8,7 +8,7 @@ from google.protobuf.message import DecodeError, Message
 
 from p2p.network import NetworkError, RawStream
 
-MAX_MESSAGE = 4096
+MAX_MESSAGE_BYTES = 4096
 """Largest message accepted unless a protocol says otherwise, in bytes."""
 
 Kind = TypeVar("Kind", bound=Message)
@@ -24,7 +24,7 @@ class MessageStream:
     ``limit`` is the largest message accepted, in bytes.
     """
 
-    def __init__(self, stream: RawStream, limit: int = MAX_MESSAGE) -> None:
+    def __init__(self, stream: RawStream, limit: int = MAX_MESSAGE_BYTES) -> None:
         self.stream = stream
         self._limit = limit
         self._buffer = b""

@@ -160,8 +160,8 @@ class Network(Protocol):
             NetworkError: not connected, or the peer does not speak ``protocol``.
         """
 
-    def visit(
-        self, peer: bytes, addresses: Sequence[str], protocol: str, *, named: bool = False
+    def open_isolated_stream(
+        self, peer: bytes, addresses: Sequence[str], protocol: str, *, authenticated_as_self: bool = False
     ) -> AbstractAsyncContextManager[RawStream]:
         """A stream to ``peer``, which need not be of this network: for a question to a stranger.
 

@@ -16,19 +16,19 @@ from multiaddr import Multiaddr
 
 from chain.crypto import format_address
 from p2p.addresses import format_circuit_address, format_endpoint, get_endpoint, parse_circuit_address
-from p2p.dht.kademlia import MAX_ADDRESSES, MAX_FOUND, Contact, K, Kind, Message
+from p2p.dht.kademlia import MAX_ADDRESSES, MAX_PROVIDERS, K, Kind, Message, PeerInfo
 from p2p.length_prefixed import MalformedMessage
 from p2p.peer_id import peer_id_of, public_key_of
 
 PROTOCOL = "/ipfs/kad/1.0.0"
 WireMessage = pb.Message
-MAX_MESSAGE = 1 << 16
+MAX_MESSAGE_BYTES = 1 << 16
 """Largest message that is taken, in bytes."""
 MAX_PARSED = 8
 """Addresses of a peer that are looked at to find usable ones."""
-MAX_ADDRESS = 256
+MAX_ADDRESS_BYTES = 256
 """Bytes of an address."""
-REMEMBERED = 4096
+CACHED_ADDRESSES = 4096
 """Addresses whose other form is remembered: the same come again and again, and the library takes 0.1 ms for one."""
 
 
@@ -37,30 +37,30 @@ def encode(message: Message) -> pb.Message:
     return pb.Message(
         type=message.kind.name,
         key=message.key,
-        closerPeers=[_encode_contact(contact) for contact in message.closer],
-        providerPeers=[_encode_contact(contact) for contact in message.providers],
+        closerPeers=[_encode_peer_info(info) for info in message.closer],
+        providerPeers=[_encode_peer_info(info) for info in message.providers],
     )
 
 
-def decode_question(message: pb.Message, asker: bytes) -> Message:
-    """What is usable of a question: of the providers in it, the asker alone.
+def decode_request(message: pb.Message, asker: bytes) -> Message:
+    """What is usable of a request: of the providers in it, the asker alone.
 
     Raises:
         MalformedMessage: it is of no known kind.
     """
     name = peer_id_of(asker).to_bytes()
     own = next((one for one in message.providerPeers if one.id == name), None)
-    return Message(_get_kind(message), message.key, providers=() if own is None else _decode_contacts([own]))
+    return Message(_get_kind(message), message.key, providers=() if own is None else _decode_peer_infos([own]))
 
 
-def decode_answer(message: pb.Message) -> Message:
+def decode_response(message: pb.Message) -> Message:
     """What is usable of an answer.
 
     Raises:
         MalformedMessage: it is of no known kind.
     """
-    closer, providers = message.closerPeers[:K], message.providerPeers[:MAX_FOUND]
-    return Message(_get_kind(message), message.key, _decode_contacts(closer), _decode_contacts(providers))
+    closer, providers = message.closerPeers[:K], message.providerPeers[:MAX_PROVIDERS]
+    return Message(_get_kind(message), message.key, _decode_peer_infos(closer), _decode_peer_infos(providers))
 
 
 def _get_kind(message: pb.Message) -> Kind:
@@ -85,34 +85,34 @@ def clean_address(address: str, peer: bytes) -> str | None:
     return usable if circuit is None else format_circuit_address(circuit[0], usable)
 
 
-def _encode_contact(contact: Contact) -> pb.Message.Peer:
+def _encode_peer_info(info: PeerInfo) -> pb.Message.Peer:
     """Of the addresses, those that :func:`clean_address` would take."""
-    usable = (_encode_address(address, contact.peer) for address in contact.addresses)
+    usable = (_encode_address(address, info.peer) for address in info.addresses)
     return pb.Message.Peer(
-        id=peer_id_of(contact.peer).to_bytes(),
+        id=peer_id_of(info.peer).to_bytes(),
         addrs=[address for address in usable if address is not None][:MAX_ADDRESSES],
         connection=pb.Message.CAN_CONNECT,
     )
 
 
-def _decode_contacts(peers: Iterable[pb.Message.Peer]) -> tuple[Contact, ...]:
-    contacts: dict[bytes, Contact] = {}
+def _decode_peer_infos(peers: Iterable[pb.Message.Peer]) -> tuple[PeerInfo, ...]:
+    infos: dict[bytes, PeerInfo] = {}
     for one in peers:
         peer = public_key_of(one.id)
-        if peer is not None and peer not in contacts:
-            usable = (_decode_address(raw, peer) for raw in one.addrs[:MAX_PARSED] if len(raw) <= MAX_ADDRESS)
+        if peer is not None and peer not in infos:
+            usable = (_decode_address(raw, peer) for raw in one.addrs[:MAX_PARSED] if len(raw) <= MAX_ADDRESS_BYTES)
             places = dict.fromkeys(address for address in usable if address is not None)
-            contacts[peer] = Contact(peer, tuple(places)[:MAX_ADDRESSES])
-    return tuple(contacts.values())
+            infos[peer] = PeerInfo(peer, tuple(places)[:MAX_ADDRESSES])
+    return tuple(infos.values())
 
 
-@lru_cache(maxsize=REMEMBERED)
+@lru_cache(maxsize=CACHED_ADDRESSES)
 def _encode_address(address: str, peer: bytes) -> bytes | None:
     usable = clean_address(address, peer)
     return None if usable is None else Multiaddr(usable).to_bytes()
 
 
-@lru_cache(maxsize=REMEMBERED)
+@lru_cache(maxsize=CACHED_ADDRESSES)
 def _decode_address(raw: bytes, peer: bytes) -> str | None:
     try:
         return clean_address(str(Multiaddr(raw)), peer)

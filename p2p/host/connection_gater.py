@@ -1,18 +1,18 @@
-"""The door: which inbound connections are taken in, and which one goes when there are too many.
+"""The connection gater: which inbound connections are accepted, and which one is evicted when there are too many.
 
-:class:`Door` decides: pure, times are passed in (seconds of one monotonic clock). ``p2p.host.workarounds`` does what it
-says.
+:class:`ConnectionGater` decides. It is pure: times are passed in (seconds of one monotonic clock).
+:mod:`p2p.host.workarounds.swarm` does what it says.
 
-A connection is *half-open* until its handshakes are over. Until then nobody knows who it is, so what counts is its
-address (an IPv4 address, or the /64 of an IPv6 one): each may have so many connections, half-open ones and arrivals a
-second. Where half-open ones are too many the oldest goes, of the address with the most: an honest handshake takes a
-fraction of a second, and whoever floods pushes out himself. Where connections are too many a stranger goes, the
-youngest from the address with the most, so that many connections from few places push out each other and nobody else.
+A connection is *half-open* until its handshakes are over. Until then its peer is unknown, so it counts against its IP
+address (an IPv4 address, or the /64 of an IPv6 one). Each address has a limit of connections, of half-open ones, and of
+arrivals a second. With too many half-open connections the oldest one of the address with most is evicted: an honest
+handshake takes a fraction of a second, so a flood evicts its own. With too many connections an unprotected one goes,
+the youngest of the address with most, so that connections from few addresses evict one another.
 
-A circuit comes from nowhere. It is counted under the relay that brings it where this node has asked that relay for
-circuits, and under the relay's own address everywhere else: nobody has more room because he calls himself a relay.
+A circuit has no IP address of its own. If this node has asked the relay for circuits, they have a quota of that relay;
+otherwise they count against the address of the relay. So calling itself a relay gains a peer no room.
 
-Some peers are kept when there are too many. Nobody is excused from the rules.
+Protected peers are not evicted. They can be banned like all others.
 """
 
 from __future__ import annotations
@@ -29,175 +29,182 @@ from p2p.network import Misbehaviour
 from p2p.peer_score import ADDRESS_THRESHOLD, PEER_THRESHOLD, Bans
 from p2p.rate_limit import Limiter, Rate
 
-UPGRADE_TIMEOUT = 5.0
-"""Seconds for the handshakes of an inbound connection when many are half-open."""
-PATIENT_UPGRADE_TIMEOUT = 15.0
-"""The same when few are: onion routes are slow."""
-ARRIVALS = Rate(items=8, size=math.inf, burst=6.0)
-"""Connections a second from one address."""
-FEW = 0.25
-"""Few are half-open while fewer than this part of what is allowed are."""
+UPGRADE_TIMEOUT_S = 5.0
+"""Time for the handshakes of an inbound connection when many are half-open."""
+PATIENT_UPGRADE_TIMEOUT_S = 15.0
+"""The same when few are half-open: onion routes are slow."""
+PATIENT_FRACTION = 0.25
+"""Few connections are half-open below this fraction of the limit."""
+ARRIVAL_RATE = Rate(items=8, size=math.inf, burst=6.0)
+"""Connections from one address."""
+_RELAY_QUOTA = b"relay "
+"""The quota key of circuits through a relay that this node has asked for them: this, then the relay's public key."""
 
 
 @dataclass(frozen=True, slots=True)
-class DoorLimits:
-    """How many inbound connections are taken in.
+class ConnectionLimits:
+    """How many inbound connections are accepted.
 
-    ``exempt_loopback`` lifts what counts by address from the addresses of this machine, where a test or a demonstration
-    runs many nodes; whoever puts a proxy in front of a node must leave it off.
+    ``exempt_loopback`` lifts the limits by address from the addresses of this machine, for tests and demonstrations
+    that run many nodes on one. Leave it off for a node behind a local proxy.
     """
 
     max_connections: int = 1000
     max_per_address: int = 64
     max_half_open: int = 128
     max_half_open_per_address: int = 16
-    arrivals: Rate = ARRIVALS
+    arrivals: Rate = ARRIVAL_RATE
     exempt_loopback: bool = False
 
 
 @dataclass(slots=True, eq=False)
-class Visit:
-    """One inbound connection. When it has to go it is ``dismissed``, and its ``scope`` cancelled."""
+class InboundConnection:
+    """One inbound connection. To evict it sets ``evicted`` and cancels ``scope``."""
 
-    address: bytes
-    """What it is counted under; empty where that is exempt."""
+    quota_key: bytes
+    """What it counts against; empty where nothing is counted."""
     is_circuit: bool
-    """Whether it came through a relay, so that the address is not its own."""
+    """Whether it came through a relay, so that the quota is not that of its peer's address."""
     deadline: float
     """When its handshakes must be over."""
     peer: bytes | None = None
-    """Who it is, once that is known."""
-    dismissed: bool = False
-    excused: bool = False
-    """Whether it had to go for the sake of others."""
+    """Public key of the peer, once the handshakes are over."""
+    evicted: bool = False
+    blameless: bool = False
+    """Whether it was evicted only because others needed room."""
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
 
-    def dismiss(self, excused: bool) -> None:
-        self.dismissed = True
-        self.excused = excused
+    def evict(self, blameless: bool) -> None:
+        self.evicted = True
+        self.blameless = blameless
         self.scope.cancel()
 
 
-class Door:
-    """Who is inside, who is at the door, and what is held against whom.
+class ConnectionGater:
+    """The inbound connections, and the scores of peers and addresses.
 
-    ``is_kept(peer)`` names those that stay when there are too many; they are banned like anybody else.
+    ``is_protected(peer)`` says which peers are not evicted.
     """
 
-    def __init__(self, limits: DoorLimits, is_kept: Callable[[bytes], bool] = lambda peer: False) -> None:
+    def __init__(self, limits: ConnectionLimits, is_protected: Callable[[bytes], bool] = lambda peer: False) -> None:
         self.limits = limits
-        self.is_kept = is_kept
+        self.is_protected = is_protected
         self.peers = Bans(PEER_THRESHOLD)
         self.addresses = Bans(ADDRESS_THRESHOLD)
         self._arrivals = Limiter(limits.arrivals)
-        self._half_open: dict[Visit, None] = {}
-        self._inside: dict[Visit, None] = {}
+        self._half_open: dict[InboundConnection, None] = {}
+        self._secured: dict[InboundConnection, None] = {}
         self._counts = Counter(dict.fromkeys(("banned", "rate", "address", "half_open", "failed", "evicted"), 0))
 
     @property
     def refusals(self) -> Mapping[str, int]:
-        """Connections turned away so far, by reason, and those of strangers that made room (``evicted``)."""
+        """Connections refused so far, by reason, and those evicted after their handshakes (``evicted``)."""
         return self._counts
 
     @property
     def half_open(self) -> int:
-        """Connections whose handshakes are under way."""
+        """Number of connections whose handshakes are under way."""
         return len(self._half_open)
 
     @property
-    def inside(self) -> int:
-        """Inbound connections."""
-        return len(self._inside)
+    def secured(self) -> int:
+        """Number of inbound connections whose handshakes are over."""
+        return len(self._secured)
 
-    def knock(self, host: str | None, now: float, origin: bytes = b"") -> Visit | None:
-        """Take in a connection from ``host``, or not. What must make room is dismissed.
+    def on_accept(self, host: str | None, now: float, circuit_quota_key: bytes = b"") -> InboundConnection | None:
+        """Accept a connection from the IP address ``host``, or refuse it (None). May evict a half-open one.
 
-        None stands for a circuit, which is counted under ``origin`` (:meth:`get_origin`).
+        No ``host``: it is a circuit, which counts against ``circuit_quota_key`` (:meth:`get_circuit_quota_key`).
         """
-        address = origin if host is None else self.get_name(host)
-        reason = self._refuse(address, host is None, now) if address else None
+        quota_key = circuit_quota_key if host is None else self.get_quota_key(host)
+        reason = self._refuse(quota_key, host is None, now) if quota_key else None
         if reason is not None:
             self._counts[reason] += 1
             return None
-        same = [visit for visit in self._half_open if visit.address == address]
-        if address and len(same) >= self.limits.max_half_open_per_address:
-            self._push_out(same[0], excused=False)
+        same = [connection for connection in self._half_open if connection.quota_key == quota_key]
+        if quota_key and len(same) >= self.limits.max_half_open_per_address:
+            self._evict_half_open(same[0], blameless=False)
         elif len(self._half_open) >= self.limits.max_half_open:
-            crowd = Counter(visit.address for visit in self._half_open)
-            self._push_out(max(self._half_open, key=lambda visit: crowd[visit.address]), excused=True)
-        few = len(self._half_open) < FEW * self.limits.max_half_open
-        visit = Visit(address, host is None, now + (PATIENT_UPGRADE_TIMEOUT if few else UPGRADE_TIMEOUT))
-        self._half_open[visit] = None
-        return visit
+            crowd = Counter(connection.quota_key for connection in self._half_open)
+            most = max(self._half_open, key=lambda connection: crowd[connection.quota_key])
+            self._evict_half_open(most, blameless=True)
+        patient = len(self._half_open) < PATIENT_FRACTION * self.limits.max_half_open
+        deadline = now + (PATIENT_UPGRADE_TIMEOUT_S if patient else UPGRADE_TIMEOUT_S)
+        connection = InboundConnection(quota_key, host is None, deadline)
+        self._half_open[connection] = None
+        return connection
 
-    def get_origin(self, relay: bytes, host: str | None, is_asked: bool) -> bytes:
-        """What circuits through ``relay`` are counted under; ``host`` is its address if it is connected directly.
-
-        ``is_asked``: whether this node has asked the relay for circuits. A relay that itself came through a relay takes
-        from the room of the latter.
-        """
-        if is_asked:
-            return b"relay " + relay
-        if host is not None:
-            return self.get_name(host)
-        return next((visit.address for visit in self._inside if visit.peer == relay), b"relay " + relay)
-
-    def enter(self, visit: Visit, peer: bytes) -> None:
-        """Note that the handshakes are over. If there are too many inside now, one is dismissed, maybe this."""
-        self._half_open.pop(visit, None)
-        visit.peer = peer
-        self._inside[visit] = None
-        if len(self._inside) > self.limits.max_connections:
-            strangers = [one for one in self._inside if one.peer is None or not self.is_kept(one.peer)]
-            if strangers:
-                crowd = Counter(one.address for one in strangers)
-                surplus = max(reversed(strangers), key=lambda one: crowd[one.address])
-                del self._inside[surplus]
-                surplus.dismiss(excused=True)
+    def on_secured(self, connection: InboundConnection, peer: bytes) -> None:
+        """Note that the handshakes are over. With too many connections now, one is evicted, maybe this one."""
+        self._half_open.pop(connection, None)
+        connection.peer = peer
+        self._secured[connection] = None
+        if len(self._secured) > self.limits.max_connections:
+            unprotected = [one for one in self._secured if one.peer is None or not self.is_protected(one.peer)]
+            if unprotected:
+                crowd = Counter(one.quota_key for one in unprotected)
+                surplus = max(reversed(unprotected), key=lambda one: crowd[one.quota_key])
+                del self._secured[surplus]
+                surplus.evict(blameless=True)
                 self._counts["evicted"] += 1
 
-    def leave(self, visit: Visit, now: float, failed: bool = False) -> None:
-        """Note that a connection has ended; ``failed``: in its handshakes, which is held against where it came from.
+    def on_closed(self, connection: InboundConnection, now: float, failed: bool = False) -> None:
+        """Note that a connection has ended; ``failed``: in its handshakes, which its address answers for.
 
-        Not if it had to go for the sake of others, nor against the relay of a circuit.
+        The address does not if others needed the room, nor does the relay of a circuit.
         """
-        self._half_open.pop(visit, None)
-        self._inside.pop(visit, None)
-        if failed and not visit.excused:
+        self._half_open.pop(connection, None)
+        self._secured.pop(connection, None)
+        if failed and not connection.blameless:
             self._counts["failed"] += 1
-            if visit.address and not visit.is_circuit:
-                self.addresses.report(visit.address, Misbehaviour.UPGRADE, now)
+            if connection.quota_key and not connection.is_circuit:
+                self.addresses.report(connection.quota_key, Misbehaviour.UPGRADE, now)
 
     def report_misbehaviour(self, peer: bytes, host: str | None, fault: Misbehaviour, now: float) -> bool:
-        """Hold ``fault`` against a peer and its address. Returns whether the peer must go."""
-        address = b"" if host is None else self.get_name(host)
-        if address:
-            self.addresses.report(address, fault, now)
+        """Add ``fault`` to the scores of a peer and of its address. Returns whether the peer is banned by that."""
+        quota_key = b"" if host is None else self.get_quota_key(host)
+        if quota_key:
+            self.addresses.report(quota_key, fault, now)
         return self.peers.report(peer, fault, now)
 
-    def get_name(self, host: str) -> bytes:
-        """What an address is counted under; empty if it is exempt."""
+    def get_quota_key(self, host: str) -> bytes:
+        """What a connection from an IP address counts against; empty if the address is exempt."""
         address = ip_address(host)
         address = getattr(address, "ipv4_mapped", None) or address
         if self.limits.exempt_loopback and address.is_loopback:
             return b""
         return address.packed if address.version == 4 else address.packed[:8]
 
-    def _refuse(self, address: bytes, is_circuit: bool, now: float) -> str | None:
-        if self.addresses.is_banned(address, now):
+    def get_circuit_quota_key(self, relay: bytes, host: str | None, is_asked: bool) -> bytes:
+        """What circuits through ``relay`` count against; ``host`` is its IP address if it is connected directly.
+
+        ``is_asked``: whether this node has asked the relay for circuits. A relay that itself came through a relay
+        shares the quota of the latter.
+        """
+        if is_asked:
+            return _RELAY_QUOTA + relay
+        if host is not None:
+            return self.get_quota_key(host)
+        found = (connection.quota_key for connection in self._secured if connection.peer == relay)
+        return next(found, _RELAY_QUOTA + relay)
+
+    def _refuse(self, quota_key: bytes, is_circuit: bool, now: float) -> str | None:
+        """Why a connection is refused, if it is."""
+        if self.addresses.is_banned(quota_key, now):
             return "banned"
-        if not self._arrivals.admit(address, 0, now):
+        if not self._arrivals.admit(quota_key, 0, now):
             return "rate"
-        here = [visit for visits in (self._half_open, self._inside) for visit in visits if visit.address == address]
-        if len(here) >= self.limits.max_per_address:
+        same = [one for group in (self._half_open, self._secured) for one in group if one.quota_key == quota_key]
+        if len(same) >= self.limits.max_per_address:
             return "address"
-        # An address that has not been asked for circuits keeps half of its room for itself.
-        circuits = sum(visit.is_circuit for visit in here)
-        if is_circuit and not address.startswith(b"relay ") and circuits >= max(1, self.limits.max_per_address // 2):
+        # An address that has not been asked for circuits keeps half of its quota for direct connections.
+        circuits = sum(one.is_circuit for one in same)
+        is_asked = quota_key.startswith(_RELAY_QUOTA)
+        if is_circuit and not is_asked and circuits >= max(1, self.limits.max_per_address // 2):
             return "address"
         return None
 
-    def _push_out(self, visit: Visit, excused: bool) -> None:
-        del self._half_open[visit]
-        visit.dismiss(excused)
+    def _evict_half_open(self, connection: InboundConnection, blameless: bool) -> None:
+        del self._half_open[connection]
+        connection.evict(blameless)
         self._counts["half_open"] += 1

@@ -6,16 +6,16 @@ import logging
 import resource
 from dataclasses import replace
 
-from p2p.host.connection_gater import DoorLimits
+from p2p.host.connection_gater import ConnectionLimits
 
 logger = logging.getLogger(__name__)
 
-SPARE = 256
+SPARE_DESCRIPTORS = 256
 """Descriptors for everything besides connections of this network: the database, the front and its users."""
 MIN_CONNECTIONS = 16
 
 
-def fit_to_descriptors(limits: DoorLimits, outbound: int) -> DoorLimits:
+def fit_to_descriptors(limits: ConnectionLimits, outbound: int) -> ConnectionLimits:
     """Limits for which this process has descriptors, beside those of ``outbound`` connections.
 
     Raises the process's own limit to what the system allows, and takes in fewer connections if that is too few.
@@ -29,7 +29,7 @@ def fit_to_descriptors(limits: DoorLimits, outbound: int) -> DoorLimits:
             logger.debug("the limit of %d descriptors cannot be raised: %s", soft, error)
     if soft == resource.RLIM_INFINITY:
         return limits
-    room = soft - SPARE - outbound - limits.max_half_open
+    room = soft - SPARE_DESCRIPTORS - outbound - limits.max_half_open
     if room >= limits.max_connections:
         return limits
     fewer = max(room, MIN_CONNECTIONS)

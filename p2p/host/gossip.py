@@ -28,10 +28,10 @@ from libp2p.stream_muxer.yamux.yamux import YamuxStream
 
 from p2p.closing import quietly
 from p2p.host.gossip_rpc import (
-    CHUNK,
     MAX_ITEMS,
-    MAX_RPC,
-    MAX_TOPIC,
+    MAX_RPC_BYTES,
+    MAX_TOPIC_CHARS,
+    READ_CHUNK_BYTES,
     BoundedCache,
     BoundedQueue,
     RpcReader,
@@ -44,22 +44,22 @@ from p2p.rate_limit import Budget, Limiter, Rate
 
 logger = logging.getLogger(__name__)
 
-GOSSIP_WINDOW, GOSSIP_HISTORY = 5, 10
+GOSSIP_WINDOW_HEARTBEATS, GOSSIP_HISTORY_HEARTBEATS = 5, 10
 """Heartbeats for which a message is offered, and for which it is kept."""
 LAZY_DEGREE = 6
 """Peers outside the mesh that are told each second what there is to fetch (at least; a quarter if that is more)."""
 MAX_TOPICS = 64
 """Topics that a peer may subscribe to."""
-MAX_CONTROL = 32
+MAX_CONTROL_ENTRIES = 32
 """Entries of one kind (IHAVE, GRAFT, …) of one RPC that are looked at: one for each topic of ours, and some."""
-MAX_NAMES = 512
+MAX_MESSAGE_IDS = 512
 """Messages that are offered to us, or wanted of us, in one RPC and looked at."""
-MAX_UNFINISHED = 16 << 20
+MAX_UNFINISHED_BYTES = 16 << 20
 """Bytes of RPCs, of all neighbours together, of which the rest has not come."""
-MAX_BACKLOG = 32 << 20
-FREE_BACKLOG = 256 << 10
+MAX_QUEUED_TOTAL_BYTES = 32 << 20
+FREE_QUEUE_BYTES = 256 << 10
 """Bytes that wait for all neighbours together; a neighbour that takes no more than it gets always has so many."""
-REOPEN_DELAY = 0.5
+REOPEN_DELAY_S = 0.5
 """Seconds after which a stream that a neighbour has reset is opened anew."""
 CONTROL_RATE = Rate(items=10, size=512 << 10, burst=5.0)
 """RPCs with control entries a second that one neighbour may send; it needs one or two."""
@@ -71,7 +71,7 @@ TOTAL_READ_RATE = Rate(items=4000, size=32 << 20, burst=5.0)
 """Messages a second, new or not, and subscriptions that are read from one neighbour, and from all of them."""
 SUBSCRIPTION_RATE = Rate(items=16, size=math.inf, burst=16.0)
 """Subscriptions and their ends a second that are read from one neighbour."""
-PACE = 0.05
+LIMITER_POLL_S = 0.05
 """Seconds between looks at whether more may be read."""
 
 
@@ -100,7 +100,7 @@ class GuardedPubsub(Pubsub):
     ) -> None:
         bounded_gossip_queues()
         super().__init__(
-            host, router, strict_signing=True, max_inbound_rpc_size=MAX_RPC, max_subscriptions_per_peer=MAX_TOPICS
+            host, router, strict_signing=True, max_inbound_rpc_size=MAX_RPC_BYTES, max_subscriptions_per_peer=MAX_TOPICS
         )
         self._report_misbehaviour = report_misbehaviour
         self._deliver = deliver
@@ -109,7 +109,7 @@ class GuardedPubsub(Pubsub):
         self._subscribes = Limiter(SUBSCRIPTION_RATE)
         # The stream that each peer sends on, and what reads it: resetting a stream does not wake its reader.
         self._inbound: dict[ID, tuple[INetStream, trio.CancelScope]] = {}
-        self._unfinished = Budget(2 * (MAX_RPC + CHUNK), MAX_UNFINISHED)
+        self._unfinished = Budget(2 * (MAX_RPC_BYTES + READ_CHUNK_BYTES), MAX_UNFINISHED_BYTES)
         self._neighbours: dict[int, bytes] = {}  # of the messages being handled, by id()
         # Sequence numbers start at the clock's seconds, so that a restarted node's first messages pass for old ones
         # and are dropped (item 7). Delete when they cannot repeat after a restart within a second.
@@ -182,7 +182,7 @@ class GuardedPubsub(Pubsub):
         waited = False
         while not limiter.admit(peer, size, trio.current_time(), items):
             waited = True
-            await trio.sleep(PACE)
+            await trio.sleep(LIMITER_POLL_S)
         return waited
 
     async def _note_subscription(self, peer_id: ID, change: rpc_pb2.RPC.SubOpts) -> None:
@@ -201,7 +201,7 @@ class GuardedPubsub(Pubsub):
                     self._replayed_recent_topics[peer_id] = kept
             return
         count = self._peer_subscription_count.get(peer_id, 0)
-        if present or count >= self.max_subscriptions_per_peer or len(topic) > MAX_TOPIC:
+        if present or count >= self.max_subscriptions_per_peer or len(topic) > MAX_TOPIC_CHARS:
             return
         self.peer_topics.setdefault(topic, set()).add(peer_id)
         self._peer_subscription_count[peer_id] = count + 1
@@ -216,7 +216,7 @@ class GuardedPubsub(Pubsub):
 
         Delete when there is a pause between.
         """
-        await trio.sleep(REOPEN_DELAY)
+        await trio.sleep(REOPEN_DELAY_S)
         await super()._peer_stream_retry_task(peer_id)
 
     async def push_msg(self, msg_forwarder: ID, msg: rpc_pb2.Message) -> None:
@@ -294,8 +294,8 @@ class GuardedGossipSub(GossipSub):
             degree_low=max(1, degree - 2),
             degree_high=2 * degree,
             heartbeat_interval=heartbeat,  # type: ignore[arg-type]  # annotated int, only ever slept
-            gossip_window=GOSSIP_WINDOW,
-            gossip_history=GOSSIP_HISTORY,
+            gossip_window=GOSSIP_WINDOW_HEARTBEATS,
+            gossip_history=GOSSIP_HISTORY_HEARTBEATS,
             prune_back_off=10,
             unsubscribe_back_off=2,
             adaptive_gossip_enabled=False,
@@ -303,7 +303,7 @@ class GuardedGossipSub(GossipSub):
             eclipse_protection_enabled=False,
         )
         # Kept in number only, whatever their size. Delete when the cache is bounded by bytes.
-        self.mcache = BoundedCache(GOSSIP_WINDOW, GOSSIP_HISTORY)
+        self.mcache = BoundedCache(GOSSIP_WINDOW_HEARTBEATS, GOSSIP_HISTORY_HEARTBEATS)
 
     async def handle_rpc(self, rpc: rpc_pb2.RPC, sender_peer_id: ID) -> None:
         """The times of what was pruned and offered are noted for every topic that a peer makes up, and never forgotten.
@@ -321,11 +321,11 @@ class GuardedGossipSub(GossipSub):
         for entries in lists:
             kept = list({entry.topicID: entry for entry in entries if entry.topicID in ours}.values())
             del entries[:]
-            entries.extend(kept[:MAX_CONTROL])
+            entries.extend(kept[:MAX_CONTROL_ENTRIES])
         del control.idontwant[:]  # of later versions
         for offer in control.ihave:
-            del offer.messageIDs[MAX_NAMES // len(control.ihave) :]
-        wanted = [name for request in control.iwant for name in request.messageIDs][:MAX_NAMES]
+            del offer.messageIDs[MAX_MESSAGE_IDS // len(control.ihave) :]
+        wanted = [name for request in control.iwant for name in request.messageIDs][:MAX_MESSAGE_IDS]
         del control.iwant[:]
         if wanted:
             control.iwant.add(messageIDs=wanted)
@@ -361,9 +361,9 @@ class GuardedGossipSub(GossipSub):
         assert self.pubsub is not None
         queues = self.pubsub.peer_queues
         queue = queues.get(peer_id)
-        if isinstance(queue, BoundedQueue) and queue.size > FREE_BACKLOG and not priority:
+        if isinstance(queue, BoundedQueue) and queue.size > FREE_QUEUE_BYTES and not priority:
             backlog = sum(other.size for other in queues.values() if isinstance(other, BoundedQueue))
-            if backlog > MAX_BACKLOG:
+            if backlog > MAX_QUEUED_TOTAL_BYTES:
                 return
         super().send_rpc(peer_id, rpc, priority)
 

@@ -15,27 +15,27 @@ from libp2p.pubsub.mcache import MessageCache
 from libp2p.pubsub.pb import rpc_pb2
 from libp2p.pubsub.rpc_queue import RpcQueue
 
-MAX_RPC = (1 << 20) + (64 << 10)
+MAX_RPC_BYTES = (1 << 20) + (64 << 10)
 """Largest gossip RPC in bytes: a payload just under 1 MiB with its envelope."""
 MAX_ITEMS = 64
 """Messages of one RPC, and subscriptions of one; ours has one message, or those that were asked for."""
-MAX_CONTROL_SIZE = 256 << 10
+MAX_CONTROL_BYTES = 256 << 10
 """Bytes of the control entries of one RPC: the names of some thousand messages."""
-MAX_TOPIC = 128
+MAX_TOPIC_CHARS = 128
 """Characters in the name of a topic."""
-RPC_TIMEOUT = 30.0
+RPC_TIMEOUT_S = 30.0
 """Seconds from the first byte of an RPC to its last."""
-CHUNK = 64 << 10
+READ_CHUNK_BYTES = 64 << 10
 """Bytes taken off a stream at once."""
 
-GOSSIP_QUEUE = 1024
-MAX_QUEUED = 4 << 20
+MAX_QUEUED_RPCS = 1024
+MAX_QUEUED_BYTES = 4 << 20
 """RPCs waiting for one peer, and their bytes."""
-MAX_CACHED = 32 << 20
+MAX_CACHED_BYTES = 32 << 20
 """Bytes of recent messages kept for those who missed them."""
 
 _SUBSCRIPTION, _PUBLISH, _CONTROL = 1, 2, 3
-_KEY, _SIGNATURE, _SEQUENCE = 64, 128, 8
+_MAX_KEY_BYTES, _MAX_SIGNATURE_BYTES, _SEQUENCE_BYTES = 64, 128, 8
 
 
 class RpcError(Exception):
@@ -61,17 +61,17 @@ class RpcReader:
         Raises:
             RpcError: it is too long, or the rest of it does not come.
         """
-        due = trio.current_time() + RPC_TIMEOUT if self._buffer else math.inf
+        due = trio.current_time() + RPC_TIMEOUT_S if self._buffer else math.inf
         while (rpc := self._cut()) is None:
             self._account()
             with trio.CancelScope(deadline=due) as waiting:
-                data = await self._read(CHUNK)
+                data = await self._read(READ_CHUNK_BYTES)
             if waiting.cancelled_caught:
-                raise RpcError(f"an RPC did not come to its end within {RPC_TIMEOUT:g} s")
+                raise RpcError(f"an RPC did not come to its end within {RPC_TIMEOUT_S:g} s")
             if not data:
                 return None
             if not self._buffer:
-                due = trio.current_time() + RPC_TIMEOUT
+                due = trio.current_time() + RPC_TIMEOUT_S
             self._buffer += data
         self._account()
         return rpc
@@ -83,7 +83,7 @@ class RpcReader:
 
     def _cut(self) -> bytes | None:
         length, start = _read_varint(self._buffer, 0)
-        if length > MAX_RPC:
+        if length > MAX_RPC_BYTES:
             raise RpcError(f"an RPC of {length} bytes")
         if not start or len(self._buffer) < start + length:
             return None
@@ -108,7 +108,7 @@ def count_items(raw: bytes) -> tuple[int, int]:
     for field, size in _get_fields(raw):
         counts[field] += 1
         control += size if field == _CONTROL else 0
-        if counts[field] > MAX_ITEMS or counts.total() > 3 * MAX_ITEMS or control > MAX_CONTROL_SIZE:
+        if counts[field] > MAX_ITEMS or counts.total() > 3 * MAX_ITEMS or control > MAX_CONTROL_BYTES:
             raise RpcError("an RPC with far too much in it")
     return counts[_PUBLISH], counts[_SUBSCRIPTION]
 
@@ -120,10 +120,10 @@ def is_sound(message: rpc_pb2.Message) -> bool:
     """
     return (
         len(message.topicIDs) == 1
-        and len(message.topicIDs[0]) <= MAX_TOPIC
-        and len(message.seqno) == _SEQUENCE
-        and len(message.key) <= _KEY
-        and len(message.signature) <= _SIGNATURE
+        and len(message.topicIDs[0]) <= MAX_TOPIC_CHARS
+        and len(message.seqno) == _SEQUENCE_BYTES
+        and len(message.key) <= _MAX_KEY_BYTES
+        and len(message.signature) <= _MAX_SIGNATURE_BYTES
     )
 
 
@@ -161,13 +161,13 @@ class BoundedQueue(RpcQueue):
     """The RPCs that wait for one peer, bounded by bytes as well as in number."""
 
     def __init__(self) -> None:
-        super().__init__(GOSSIP_QUEUE, MAX_RPC)
+        super().__init__(MAX_QUEUED_RPCS, MAX_RPC_BYTES)
         self.size = 0
         """Bytes waiting."""
 
     def push(self, rpc: rpc_pb2.RPC, priority: bool = False) -> bool:
         size = rpc.ByteSize()
-        if self.size and self.size + size > MAX_QUEUED:
+        if self.size and self.size + size > MAX_QUEUED_BYTES:
             return False
         taken = bool(super().push(rpc, priority))
         self.size += size if taken else 0
@@ -195,7 +195,7 @@ class BoundedCache(MessageCache):
             name = next(reversed(self.msgs))
             self._sizes[name] = msg.ByteSize()
             self.size += self._sizes[name]
-        while self.size > MAX_CACHED and len(self.msgs) > 1:
+        while self.size > MAX_CACHED_BYTES and len(self.msgs) > 1:
             oldest = next(iter(self.msgs))
             del self.msgs[oldest]
             self.size -= self._sizes.pop(oldest)

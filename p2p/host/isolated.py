@@ -1,4 +1,4 @@
-"""Visits: a question to a stranger, on a connection that has nothing to do with the others.
+"""IsolatedDialer: a question to a stranger, on a connection that has nothing to do with the others.
 
 Servers of the hash table are strangers: they speak neither gossip nor anything else of this network, and some belong to
 the network of another chain. As connections of the swarm they would be taken for neighbours, counted, gossiped to,
@@ -26,33 +26,35 @@ from multiaddr import Multiaddr
 
 from chain.crypto import format_address
 from p2p.addresses import get_endpoint
-from p2p.closing import quietly, root_cause, shielded
-from p2p.host.connection_gater import UPGRADE_TIMEOUT
-from p2p.host.stream import CLOSE_TIMEOUT, Libp2pStream
-from p2p.host.workarounds import GuardedHost, GuardedSwarm, GuardedUpgrader, GuardedYamux
+from p2p.closing import CLOSE_TIMEOUT_S, quietly, root_cause, shielded
+from p2p.host.connection_gater import UPGRADE_TIMEOUT_S
+from p2p.host.stream import Libp2pStream
+from p2p.host.workarounds.host import GuardedHost
+from p2p.host.workarounds.swarm import GuardedSwarm
+from p2p.host.workarounds.yamux import GuardedUpgrader, GuardedYamux
 from p2p.network import NetworkError
 from p2p.peer_id import peer_id_of
 
 logger = logging.getLogger(__name__)
 
-DIAL_TIMEOUT = 5.0
+DIAL_TIMEOUT_S = 5.0
 """Seconds for one address: TCP, Noise, Yamux and the agreement on the protocol."""
-MAX_DIALLED = 2
+MAX_DIALLED_ADDRESSES = 2
 """Addresses of a stranger that are tried."""
 
 
-class Visits:
-    """What the visits of one run have in common. ``seed`` makes the throwaway key."""
+class IsolatedDialer:
+    """What the isolated_dialer of one run have in common. ``seed`` makes the throwaway key."""
 
     def __init__(self, host: GuardedHost, seed: bytes) -> None:
         swarm = host.get_network()
         assert isinstance(swarm, GuardedSwarm)
         self._swarm = swarm
-        self._nameless = GuardedUpgrader(create_new_key_pair(seed))
+        self._throwaway = GuardedUpgrader(create_new_key_pair(seed))
 
     @asynccontextmanager
     async def open(
-        self, nursery: trio.Nursery, peer: bytes, addresses: Sequence[str], protocol: str, named: bool
+        self, nursery: trio.Nursery, peer: bytes, addresses: Sequence[str], protocol: str, authenticated_as_self: bool
     ) -> AsyncIterator[Libp2pStream]:
         """A stream of ``protocol`` to ``peer``; its connection runs in ``nursery`` and ends with it.
 
@@ -60,15 +62,15 @@ class Visits:
             NetworkError: none of the addresses answered as that peer, or it does not speak the protocol.
         """
         failures: list[str] = []
-        for address in [place for place in addresses if is_direct(place)][:MAX_DIALLED]:
+        for address in [place for place in addresses if is_direct(place)][:MAX_DIALLED_ADDRESSES]:
             connection = _Connection(peer)
             try:
                 try:
-                    upgrader = self._swarm.upgrader if named else self._nameless
-                    with trio.fail_after(DIAL_TIMEOUT):
+                    upgrader = self._swarm.upgrader if authenticated_as_self else self._throwaway
+                    with trio.fail_after(DIAL_TIMEOUT_S):
                         stream = await connection.open(self._swarm, upgrader, Multiaddr(address), protocol, nursery)
                 except trio.TooSlowError:
-                    failures.append(f"{address}: no answer within {DIAL_TIMEOUT:g} s")
+                    failures.append(f"{address}: no answer within {DIAL_TIMEOUT_S:g} s")
                     continue
                 except Exception as error:
                     failures.append(f"{address}: {root_cause(error)}")
@@ -104,12 +106,12 @@ class _Connection:
         await muxer.event_started.wait()
         stream = NetStream(await muxer.open_stream(), None, None)
         negotiation = MultiselectCommunicator(stream)
-        await MultiselectClient().select_one_of([TProtocol(protocol)], negotiation, int(UPGRADE_TIMEOUT))
+        await MultiselectClient().select_one_of([TProtocol(protocol)], negotiation, int(UPGRADE_TIMEOUT_S))
         stream.set_protocol(TProtocol(protocol))
         return Libp2pStream(stream, self._peer, lambda stream: None)
 
     async def close(self) -> None:
-        with shielded(CLOSE_TIMEOUT):
+        with shielded(CLOSE_TIMEOUT_S):
             if self._muxer is not None:
                 await quietly(self._muxer.close)
             if self._raw is not None:

@@ -11,19 +11,19 @@ from libp2p.network.stream.exceptions import StreamEOF
 from libp2p.network.stream.net_stream import NetStream
 
 from chain.crypto import format_address
-from p2p.closing import root_cause, shielded
-from p2p.host.workarounds import is_outdated, wait_for_window, was_reset
+from p2p.closing import CLOSE_TIMEOUT_S, root_cause, shielded
+from p2p.host.workarounds.swarm import is_outdated
+from p2p.host.workarounds.yamux import wait_for_window, was_reset
 from p2p.network import NetworkError
 
 logger = logging.getLogger(__name__)
 
-CLOSE_TIMEOUT = 5.0
-"""Seconds that an orderly end may take before it is cut short."""
-LINGER = 10.0
-"""Seconds that a peer has to close its side of a stream that we have closed; then the stream is reset."""
-MAX_WRITE = 63 << 10
-MAX_CIRCUIT_WRITE = 60 << 10
-"""Bytes per frame: with its header a frame fits in one Noise message, and a circuit's inside a frame of the circuit."""
+LINGER_S = 10.0
+"""Time that a peer has to close its side of a stream that we have closed; then the stream is reset."""
+MAX_WRITE_BYTES = 63 << 10
+"""Largest payload of a frame: with its header it fits in one Noise message."""
+MAX_CIRCUIT_WRITE_BYTES = 60 << 10
+"""The same on a circuit: its frames fit inside a frame of the connection to the relay."""
 
 
 class Libp2pStream:
@@ -36,7 +36,7 @@ class Libp2pStream:
         self._peer = peer
         self._drain_soon = drain_soon
         circuit = stream.muxed_conn.get_connection_type() == ConnectionType.RELAYED
-        self._max_write = MAX_CIRCUIT_WRITE if circuit else MAX_WRITE
+        self._max_write = MAX_CIRCUIT_WRITE_BYTES if circuit else MAX_WRITE_BYTES
         self._closed = False
 
     @property
@@ -73,7 +73,7 @@ class Libp2pStream:
         if self._closed:
             return
         self._closed = True
-        with shielded(CLOSE_TIMEOUT):
+        with shielded(CLOSE_TIMEOUT_S):
             try:
                 await self._stream.close()
             except Exception as error:
@@ -92,7 +92,7 @@ class Libp2pStream:
 
 async def drain(stream: NetStream) -> None:
     """Take what the peer still sends until it closes too; a half-closed stream would stay for ever."""
-    with trio.move_on_after(LINGER):
+    with trio.move_on_after(LINGER_S):
         try:
             while await stream.read(65536):
                 pass
@@ -102,7 +102,7 @@ async def drain(stream: NetStream) -> None:
 
 
 async def reset(stream: NetStream) -> None:
-    with shielded(CLOSE_TIMEOUT):
+    with shielded(CLOSE_TIMEOUT_S):
         try:
             await stream.reset()
         except Exception as error:

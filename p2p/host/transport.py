@@ -1,9 +1,8 @@
-"""The one door through which this node dials: TCP, directly or through a SOCKS5 proxy, to permitted addresses only.
+"""How this node dials: TCP, directly or through a SOCKS5 proxy, to permitted addresses only.
 
-Every outbound connection of the host is made by :class:`GuardedTCP`, whoever asked for it: a keeper, a relay client,
-hole punching or the library. An anonymous node's :class:`DialRules` name the few addresses that may be dialled, and the
-check stands directly before the socket, so that no path leads around it. With a proxy nothing is resolved or dialled
-here.
+Every outbound connection of the host is made by :class:`GuardedTCP`, whichever part of the node asks for it. An
+anonymous node's :class:`DialRules` name the few addresses that may be dialled. They are checked directly before the
+socket is made, so that no path leads around them. With a proxy no name is resolved and no address dialled here.
 
 Source of the proxy protocol: RFC 1928.
 """
@@ -26,11 +25,11 @@ from multiaddr import Multiaddr
 
 from p2p.addresses import Endpoint, get_endpoint
 
-PROXY_TIMEOUT = 30.0
+PROXY_TIMEOUT_S = 30.0
 """Seconds that a proxy may take to connect; onion routes are slow."""
-PUNCH_TIMEOUT = 6.0
+PUNCH_TIMEOUT_S = 6.0
 """Seconds that both ends have for a hole: TCP repeats what got lost after one second, and after three."""
-PUNCH_INTERVAL = 0.4
+PUNCH_INTERVAL_S = 0.4
 """Seconds after a dial into a hole that is refused."""
 MAX_PUNCHES = 10
 """Dials that are made into a hole."""
@@ -74,6 +73,16 @@ class DialRules:
             ValueError: one of them is not the address of a TCP port.
         """
         return cls(frozenset(get_endpoint(str(Multiaddr(address))) for address in addresses), proxy)
+
+    @property
+    def is_restricted(self) -> bool:
+        """Whether only some addresses may be dialled."""
+        return self.allowed is not None
+
+    @property
+    def is_unlimited(self) -> bool:
+        """Whether every address may be dialled, and directly."""
+        return self.allowed is None and self.proxy is None
 
     def allows(self, address: Multiaddr) -> bool:
         """Whether ``address`` may be dialled."""
@@ -122,7 +131,7 @@ class GuardedTCP(tcp.TCP):
             OpenConnectionError: the rules forbid it, since it would go around a proxy and tell who is behind it; or the
                 local address cannot be used; or nobody was there.
         """
-        if self._rules != DialRules():
+        if not self._rules.is_unlimited:
             raise OpenConnectionError("this node punches no holes")
         try:
             stream = await open_simultaneously(local, remote)
@@ -131,7 +140,7 @@ class GuardedTCP(tcp.TCP):
         return RawConnection(TrioTCPStream(stream), initiator)
 
     def can_listen(self, maddr: Multiaddr) -> bool:
-        return self._rules.allowed is None and super().can_listen(maddr)
+        return not self._rules.is_restricted and super().can_listen(maddr)
 
 
 async def dial_through(proxy: Endpoint, target: Endpoint) -> trio.SocketStream:
@@ -142,7 +151,7 @@ async def dial_through(proxy: Endpoint, target: Endpoint) -> trio.SocketStream:
     """
     place = f"{target[0]}:{target[1]} through the proxy {proxy[0]}:{proxy[1]}"
     try:
-        with trio.fail_after(PROXY_TIMEOUT):
+        with trio.fail_after(PROXY_TIMEOUT_S):
             stream = await trio.open_tcp_stream(*proxy)
             try:
                 await _negotiate(stream, target)
@@ -151,7 +160,7 @@ async def dial_through(proxy: Endpoint, target: Endpoint) -> trio.SocketStream:
                 raise
             return stream
     except trio.TooSlowError:
-        raise ProxyError(f"cannot reach {place}: no answer within {PROXY_TIMEOUT:g} s") from None
+        raise ProxyError(f"cannot reach {place}: no answer within {PROXY_TIMEOUT_S:g} s") from None
     except (OSError, trio.BrokenResourceError) as error:
         raise ProxyError(f"cannot reach {place}: {error or 'the proxy hung up'}") from None
     except ProxyError as error:
@@ -193,12 +202,12 @@ async def open_simultaneously(local: Endpoint, remote: Endpoint) -> trio.SocketS
                     made.append(end)
                     done.cancel()
                 return
-            await trio.sleep(PUNCH_INTERVAL)
+            await trio.sleep(PUNCH_INTERVAL_S)
 
     try:
         with await _bind(local) as listener:
             listener.listen(4)
-            with trio.move_on_after(PUNCH_TIMEOUT):
+            with trio.move_on_after(PUNCH_TIMEOUT_S):
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(accept, listener, nursery.cancel_scope)
                     nursery.start_soon(dial, nursery.cancel_scope)

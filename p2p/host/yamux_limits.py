@@ -45,7 +45,7 @@ _FLAGS = {
 }
 
 
-def judge(header: bytes, is_initiator: bool) -> tuple[Misbehaviour | None, int]:
+def check_frame(header: bytes, is_initiator: bool) -> tuple[Misbehaviour | None, int]:
     """What is wrong with a frame that came, if anything, and for how many frames it counts.
 
     ``is_initiator``: whether this end made the connection.
@@ -65,18 +65,18 @@ def judge(header: bytes, is_initiator: bool) -> tuple[Misbehaviour | None, int]:
     return None, SYN_COST if begins else 1
 
 
-class Holder(Protocol):
+class BufferedConnection(Protocol):
     """A connection, as far as it keeps what nobody has read."""
 
     @property
-    def place(self) -> str | None:
+    def source_address(self) -> str | None:
         """Where the peer is, if it is known: places are what floods have few of."""
 
-    def measure(self) -> int:
+    def count_bytes(self) -> int:
         """Bytes that it keeps."""
 
 
-class Backlog:
+class BufferBudget:
     """The bytes that all connections of a node keep for readers.
 
     What is read is not reported; so everything is measured anew when what was noted becomes too much.
@@ -84,25 +84,25 @@ class Backlog:
 
     def __init__(self, total: int) -> None:
         self._total = total
-        self._noted: WeakKeyDictionary[Holder, int] = WeakKeyDictionary()
-        self._going: WeakSet[Holder] = WeakSet()  # what they keep is as good as gone
+        self._noted: WeakKeyDictionary[BufferedConnection, int] = WeakKeyDictionary()
+        self._going: WeakSet[BufferedConnection] = WeakSet()  # what they keep is as good as gone
         self.size = 0
         """Bytes kept, or more than that."""
 
-    def note(self, holder: Holder, size: int) -> Holder | None:
-        """Note that ``holder`` keeps ``size`` bytes.
+    def note(self, connection: BufferedConnection, size: int) -> BufferedConnection | None:
+        """Note that ``connection`` keeps ``size`` bytes.
 
         Returns:
-            Which connection has to go, if they are too many: the one with most, from the place with most.
+            Which connection has to go, if they are too many: the one with most, from the source_address with most.
         """
-        if holder in self._going:
-            return holder
-        self.size += size - self._noted.get(holder, 0)
-        self._noted[holder] = size
+        if connection in self._going:
+            return connection
+        self.size += size - self._noted.get(connection, 0)
+        self._noted[connection] = size
         if self.size <= self._total:
             return None
         for other in list(self._noted):
-            kept = size if other is holder else other.measure()
+            kept = size if other is connection else other.count_bytes()
             if kept:
                 self._noted[other] = kept
             else:
@@ -112,8 +112,8 @@ class Backlog:
             return None
         crowd: Counter[object] = Counter()
         for other, kept in self._noted.items():
-            crowd[other.place or other] += kept
-        surplus = max(self._noted, key=lambda other: (crowd[other.place or other], self._noted[other]))
+            crowd[other.source_address or other] += kept
+        surplus = max(self._noted, key=lambda other: (crowd[other.source_address or other], self._noted[other]))
         self._going.add(surplus)
         self.size -= self._noted.pop(surplus)
         return surplus

@@ -1,15 +1,15 @@
 """Reachability: finding out whether others can dial this node, by having them try.
 
-A node asks a few peers, its *witnesses*, to dial it back. A witness makes a fresh TCP connection to the
+A node asks a few peers, its *servers*, to dial it back. A server makes a fresh TCP connection to the
 address that the request came from, at a port that the request names, and checks by the Noise handshake that the same
 key answers there; the connection that there is already proves nothing. A request can name ports only, so that nobody
-can make a witness dial anybody else. One that names none only asks at what address and port the witness sees it.
+can make a server dial anybody else. One that names none only asks at what address and port the server sees it.
 
-A witness in the same local network sees a node from the inside of its NAT. It counts only as long as there is none
+A server in the same local network sees a node from the inside of its NAT. It counts only as long as there is none
 outside.
 
-Identities are free, and whoever wants to can connect, so only peers that this node has dialled itself are witnesses, no
-two of one network (/16) where there are several. A node that has dialled nobody has no verdict, and stands by what it
+Identities are free, and whoever wants to can connect, so only peers that this node has dialled itself are servers, no
+two of one network (/16) where there are several. A node that has dialled nobody has no estimate, and stands by what it
 listens on.
 """
 
@@ -35,24 +35,24 @@ from p2p.runtime import Runtime
 logger = logging.getLogger(__name__)
 
 PROTOCOL = "/wwwserve/reachability/1"
-WITNESSES = 3
+SERVERS_PER_ROUND = 3
 """Peers that are asked in a round."""
-INTERVAL = 300.0
-UNSETTLED_INTERVAL = 15.0
-ALONE_INTERVAL = 2.0
-"""Seconds between rounds: when the verdict stands, when it does not or the last round spoke against it, and between
+INTERVAL_S = 300.0
+UNSETTLED_INTERVAL_S = 15.0
+ALONE_INTERVAL_S = 2.0
+"""Seconds between rounds: when the estimate stands, when it does not or the last round spoke against it, and between
 looks for a first peer."""
 MAX_PORTS = 4
-ANSWER_TIMEOUT = 30.0
-"""Seconds that a witness may take: it tries the ports one after the other."""
-REQUEST_TIMEOUT = 5.0
+ANSWER_TIMEOUT_S = 30.0
+"""Seconds that a server may take: it tries the ports one after the other."""
+REQUEST_TIMEOUT_S = 5.0
 PEER_RATE = Rate(items=0.1, size=1 << 20, burst=60.0)
 TOTAL_RATE = Rate(items=2, size=1 << 20, burst=10.0)
-"""Requests a second that a witness serves: of one peer, and of all."""
+"""Requests a second that a server serves: of one peer, and of all."""
 MAX_DIALS = 4
-"""Dials that a witness makes at a time."""
+"""Dials that a server makes at a time."""
 
-_MAX_MESSAGE = 512
+_MAX_MESSAGE_BYTES = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class DialBack(Record):
 class DialBackReport(Record):
     """The answer: the IP address and port that the request came from, and at which of the ports its sender answered.
 
-    No address: the witness cannot tell.
+    No address: the server cannot tell.
     """
 
     host: Annotated[str, Bounds(0, 45)]
@@ -74,8 +74,8 @@ class DialBackReport(Record):
     ports: Annotated[tuple[Annotated[int, Bounds(1, 65535)], ...], Bounds(0, MAX_PORTS)]
 
 
-class Dialler(Network, Protocol):
-    """What a witness needs besides the network."""
+class DialBackNetwork(Network, Protocol):
+    """What a server needs besides the network."""
 
     def get_remote_endpoint(self, peer: bytes) -> Endpoint | None:
         """The IP address and port that a directly connected peer has; None if they are not known."""
@@ -84,27 +84,27 @@ class Dialler(Network, Protocol):
         """Whether ``peer`` answers at this address on a fresh connection, which is closed again."""
 
 
-class Verdict:
-    """What the reports of the witnesses amount to. Pure.
+class ReachabilityEstimate:
+    """What the reports of the servers amount to. Pure.
 
-    A first verdict takes a round in which two or more witnesses agree, or two rounds of one; every other change takes
-    two rounds in a row that say the same. A witness that saw the node at another address than most did does not count.
+    A first estimate takes a round in which two or more servers agree, or two rounds of one; every other change takes
+    two rounds in a row that say the same. A server that saw the node at another address than most did does not count.
     """
 
     def __init__(self) -> None:
         self.value: bool | None = None
         """Whether others can dial this node; None: not known."""
         self.addresses: tuple[str, ...] = ()
-        """Where witnesses outside of the local network reached it, as multiaddresses, the most seen first."""
+        """Where servers outside of the local network reached it, as multiaddresses, the most seen first."""
         self._last: bool | None = None
 
     @property
     def is_settled(self) -> bool:
-        """Whether there is a verdict and the last round did not speak against it."""
+        """Whether there is a estimate and the last round did not speak against it."""
         return self.value is not None and self._last is self.value
 
     def note(self, reports: Sequence[DialBackReport]) -> bool:
-        """Take in the reports of one round. Returns whether the verdict or the addresses changed."""
+        """Take in the reports of one round. Returns whether the estimate or the addresses changed."""
         outside = [report for report in reports if not is_local(report.host)]
         counted = _at_usual_host(outside or list(reports))
         reached = sum(bool(report.ports) for report in counted)
@@ -126,33 +126,33 @@ class Verdict:
 
 
 class Reachability:
-    """Asks for this node's verdict, and is a witness for others. ``ports`` are those that it listens on."""
+    """Asks for this node's estimate, and is a server for others. ``ports`` are those that it listens on."""
 
-    def __init__(self, network: Dialler, runtime: Runtime) -> None:
-        self.verdict = Verdict()
+    def __init__(self, network: DialBackNetwork, runtime: Runtime) -> None:
+        self.estimate = ReachabilityEstimate()
         self._network = network
         self._runtime = runtime
         self._limiter = Limiter(PEER_RATE, TOTAL_RATE)
         self._dials = trio.CapacityLimiter(MAX_DIALS)
 
     async def run(self, ports: Sequence[int]) -> None:
-        """Keep the verdict up to date until cancelled."""
+        """Keep the estimate up to date until cancelled."""
         while True:
-            witnesses = self.choose_witnesses()
-            if not witnesses:
-                await trio.sleep(ALONE_INTERVAL)
+            servers = self.choose_servers()
+            if not servers:
+                await trio.sleep(ALONE_INTERVAL_S)
                 continue
             reports: list[DialBackReport] = []
             async with trio.open_nursery() as nursery:
-                for witness in witnesses:
-                    nursery.start_soon(self._collect, witness, tuple(ports[:MAX_PORTS]), reports)
-            if self.verdict.note(reports):
-                known = {True: "can", False: "cannot", None: "may or may not"}[self.verdict.value]
-                logger.info("others %s dial this node %s", known, " ".join(self.verdict.addresses))
-            interval = INTERVAL if self.verdict.is_settled else UNSETTLED_INTERVAL
+                for server in servers:
+                    nursery.start_soon(self._collect, server, tuple(ports[:MAX_PORTS]), reports)
+            if self.estimate.note(reports):
+                known = {True: "can", False: "cannot", None: "may or may not"}[self.estimate.value]
+                logger.info("others %s dial this node %s", known, " ".join(self.estimate.addresses))
+            interval = INTERVAL_S if self.estimate.is_settled else UNSETTLED_INTERVAL_S
             await trio.sleep(interval * self._runtime.random.uniform(0.8, 1.2))
 
-    def choose_witnesses(self) -> list[bytes]:
+    def choose_servers(self) -> list[bytes]:
         """Some peers that this node dialled directly, from outside of the local network if there are any.
 
         One of each network; more of one only if there is no other.
@@ -163,19 +163,19 @@ class Reachability:
         candidates = list((outside or hosts).items())
         self._runtime.random.shuffle(candidates)
         apart = {get_subnet(host): peer for peer, host in candidates}
-        witnesses = list(apart.values()) if len(apart) > 1 else [peer for peer, _ in candidates]
-        return witnesses[:WITNESSES]
+        servers = list(apart.values()) if len(apart) > 1 else [peer for peer, _ in candidates]
+        return servers[:SERVERS_PER_ROUND]
 
-    async def _collect(self, witness: bytes, ports: tuple[int, ...], reports: list[DialBackReport]) -> None:
-        report = await self.ask(witness, ports)
+    async def _collect(self, server: bytes, ports: tuple[int, ...], reports: list[DialBackReport]) -> None:
+        report = await self.ask(server, ports)
         if report is not None:
             reports.append(report)
 
-    async def ask(self, witness: bytes, ports: tuple[int, ...] = ()) -> DialBackReport | None:
+    async def ask(self, server: bytes, ports: tuple[int, ...] = ()) -> DialBackReport | None:
         """What a directly connected peer reports; None if it does not, or nothing of use."""
         try:
-            with trio.fail_after(ANSWER_TIMEOUT):
-                stream = await self._network.open_stream(witness, PROTOCOL)
+            with trio.fail_after(ANSWER_TIMEOUT_S):
+                stream = await self._network.open_stream(server, PROTOCOL)
                 try:
                     await send_record(stream, DialBack(ports))
                     report = DialBackReport.decode(await receive_record(stream))
@@ -186,17 +186,17 @@ class Reachability:
                 ipaddress.ip_address(report.host)
                 return report
         except (NetworkError, CodecError, ValueError, trio.TooSlowError) as error:
-            logger.debug("%s is no witness: %s", format_address(witness), error)
+            logger.debug("%s is no server: %s", format_address(server), error)
         return None
 
     async def serve(self, stream: RawStream) -> None:
-        """Be a witness for whoever opened ``stream``.
+        """Be a server for whoever opened ``stream``.
 
         Raises:
             NetworkError: the stream broke, or what came is no request.
         """
         try:
-            with trio.fail_after(REQUEST_TIMEOUT):
+            with trio.fail_after(REQUEST_TIMEOUT_S):
                 request = DialBack.decode(await receive_record(stream))
         except (CodecError, trio.TooSlowError) as error:
             raise NetworkError(f"no request to be dialled: {error}") from None
@@ -240,8 +240,8 @@ async def receive_record(stream: RawStream) -> bytes:
     """
     data = b""
     while len(data) < 2 or len(data) < 2 + int.from_bytes(data[:2], "big"):
-        chunk = await stream.receive(_MAX_MESSAGE)
-        if not chunk or len(data) > _MAX_MESSAGE:
+        chunk = await stream.receive(_MAX_MESSAGE_BYTES)
+        if not chunk or len(data) > _MAX_MESSAGE_BYTES:
             raise NetworkError("the message is cut short, or too long")
         data += chunk
     return data[2:]

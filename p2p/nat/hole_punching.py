@@ -1,7 +1,7 @@
 """Hole punching: two nodes behind NATs that have a circuit make themselves a direct connection.
 
 A NAT lets in who was called from inside. Most give a local port one and the same external port, whomever it calls
-(RFC 4787: endpoint-independent mapping); so a node learns from any peer outside, a *witness*, by which port it would be
+(RFC 4787: endpoint-independent mapping); so a node learns from any peer outside, a *server*, by which port it would be
 seen when it called from the port of their connection. Two nodes that tell each other and then call at the same moment,
 each from that port, find the way open. NATs with another port for each destination (*symmetric* ones) cannot be passed
 like this, and the circuit stays. It is no matter of trust: whoever answers has to prove the peer's key.
@@ -10,7 +10,7 @@ The node that dialled the circuit is the initiator, of the exchange on it and of
 
     responder -> initiator    where the responder is seen; nothing if it does not want to
     initiator -> responder    where the initiator is seen, at once, which gives the responder the round-trip time
-    responder -> initiator    the same place again: go
+    responder -> initiator    the same observed again: go
 
 The initiator dials when the last message arrives, the responder half a round trip after it has sent it. Both also
 listen on their port meanwhile: which of the two connects does not matter, and a NAT that lets in anybody must not make
@@ -43,9 +43,9 @@ from p2p.runtime import Runtime
 logger = logging.getLogger(__name__)
 
 PROTOCOL = "/wwwserve/punch/1"
-ANSWER_TIMEOUT = 15.0
-"""Seconds for one message of the other side: it may have to ask witnesses first."""
-MAX_ROUND_TRIP = 2.0
+ANSWER_TIMEOUT_S = 15.0
+"""Seconds for one message of the other side: it may have to ask servers first."""
+MAX_ROUND_TRIP_S = 2.0
 """Longest round-trip time that is believed, in seconds."""
 BACK_OFF, MAX_BACK_OFF = 600.0, 3600.0
 """Seconds before a punch that failed is tried again: the first time, and at most. Mostly the NAT will not change."""
@@ -58,33 +58,33 @@ TOTAL_RATE = Rate(items=0.1, size=math.inf, burst=80.0)
 """Punches a second that this node takes part in: with one peer, and with all (:mod:`p2p.rate_limit` may double
 this)."""
 MIN_PORT = 1024
-MAX_REMEMBERED = 1024
+MAX_REMEMBERED_PEERS = 1024
 """Peers of which failures are remembered."""
 
 
 @dataclass(frozen=True, slots=True)
-class Place(Record):
+class ObservedAddress(Record):
     """Where a node is seen from outside; nowhere, without an address."""
 
     host: Annotated[str, Bounds(0, 45)] = ""
     port: Annotated[int, Bounds(0, 65535)] = 0
 
 
-def is_target(place: Place, mine: Place) -> bool:
+def is_dialable(observed: ObservedAddress, mine: ObservedAddress) -> bool:
     """Whether to dial where a peer claims to be: a public address of the same kind as ours, and not our own.
 
     Two nodes behind one NAT do not meet outside of it; their claims would lead to the NAT itself.
     """
     try:
-        address, own = ipaddress.ip_address(place.host), ipaddress.ip_address(mine.host)
+        address, own = ipaddress.ip_address(observed.host), ipaddress.ip_address(mine.host)
     except ValueError:
         return False
-    if str(address) != place.host or address.version != own.version or address == own or place.port < MIN_PORT:
+    if str(address) != observed.host or address.version != own.version or address == own or observed.port < MIN_PORT:
         return False
     if isinstance(address, ipaddress.IPv6Address):  # others embed addresses of IPv4, or have a scope
         return address in _GLOBAL_IPV6 and address.sixtofour is None and address.teredo is None
     is_reserved = address.is_multicast or address.is_reserved or address.is_unspecified or address in _THIS_NETWORK
-    return not is_reserved and not is_local(place.host)
+    return not is_reserved and not is_local(observed.host)
 
 
 _GLOBAL_IPV6 = ipaddress.ip_network("2000::/3")
@@ -100,7 +100,7 @@ class _Attempts:
     not_before: float = 0.0
 
 
-class Schedule:
+class PunchSchedule:
     """When to try whom again. Pure: times are passed in (seconds of one monotonic clock)."""
 
     def __init__(self) -> None:
@@ -124,11 +124,11 @@ class Schedule:
             known.failures = min(known.failures + 1, 16)
         known.not_before = now + delay
         self._peers[peer] = known  # at the end: the one that was noted longest ago is forgotten first
-        if len(self._peers) > MAX_REMEMBERED:
+        if len(self._peers) > MAX_REMEMBERED_PEERS:
             del self._peers[next(iter(self._peers))]
 
 
-class Puncher(Network, Protocol):
+class PunchNetwork(Network, Protocol):
     """What punching needs besides the network."""
 
     def share_port(self, peer: bytes) -> Endpoint | None:
@@ -141,11 +141,11 @@ class Puncher(Network, Protocol):
         """
 
 
-class Punching:
+class HolePuncher:
     """Punches holes for the node, as initiator (:meth:`run`) and as responder (:meth:`serve`)."""
 
-    def __init__(self, network: Puncher, reachability: Reachability, runtime: Runtime) -> None:
-        self.schedule = Schedule()
+    def __init__(self, network: PunchNetwork, reachability: Reachability, runtime: Runtime) -> None:
+        self.schedule = PunchSchedule()
         self._network = network
         self._reachability = reachability
         self._runtime = runtime
@@ -178,18 +178,18 @@ class Punching:
             return None
         self._under_way[peer, True] = None
         try:
-            found = await self._find_place(peer, True)
+            found = await self._observe(peer, True)
             if found is None:
                 return None
             local, mine = found
-            with trio.fail_after(2 * ANSWER_TIMEOUT):
+            with trio.fail_after(2 * ANSWER_TIMEOUT_S):
                 stream = await self._network.open_stream(peer, PROTOCOL)
                 try:
-                    theirs = Place.decode(await receive_record(stream))
-                    if not is_target(theirs, mine):
+                    theirs = ObservedAddress.decode(await receive_record(stream))
+                    if not is_dialable(theirs, mine):
                         return None
                     await send_record(stream, mine)
-                    if Place.decode(await receive_record(stream)) != theirs:
+                    if ObservedAddress.decode(await receive_record(stream)) != theirs:
                         return None
                 finally:
                     with trio.CancelScope(shield=True):
@@ -209,21 +209,21 @@ class Punching:
         """
         peer = stream.peer
         if not self._wants(peer):
-            await send_record(stream, Place())
+            await send_record(stream, ObservedAddress())
             return
         self._under_way[peer, False] = None
         try:
-            found = await self._find_place(peer, False)
+            found = await self._observe(peer, False)
             if found is None:
-                await send_record(stream, Place())
+                await send_record(stream, ObservedAddress())
                 return
             local, mine = found
-            with trio.fail_after(ANSWER_TIMEOUT):
+            with trio.fail_after(ANSWER_TIMEOUT_S):
                 await send_record(stream, mine)
                 sent_at = trio.current_time()
-                theirs = Place.decode(await receive_record(stream))
-                round_trip = min(trio.current_time() - sent_at, MAX_ROUND_TRIP)
-                if not is_target(theirs, mine):
+                theirs = ObservedAddress.decode(await receive_record(stream))
+                round_trip = min(trio.current_time() - sent_at, MAX_ROUND_TRIP_S)
+                if not is_dialable(theirs, mine):
                     raise NetworkError(f"{theirs.host}:{theirs.port} is nothing to be dialled")
                 await send_record(stream, mine)
                 await stream.close()
@@ -244,17 +244,17 @@ class Punching:
     def _admits(self, peer: bytes) -> bool:
         return len(self._under_way) < MAX_AT_ONCE and self._limiter.admit(peer, 0, trio.current_time())
 
-    async def _find_place(self, peer: bytes, is_mine: bool) -> tuple[Endpoint, Place] | None:
-        """A local address, and where a witness sees what comes from it; None if there is no witness outside.
+    async def _observe(self, peer: bytes, is_mine: bool) -> tuple[Endpoint, ObservedAddress] | None:
+        """A local address, and where a server sees what comes from it; None if there is no server outside.
 
         No two punches at a time use one port: who comes to it would be taken for the wrong peer.
         """
-        for witness in self._reachability.choose_witnesses():
-            local = None if witness == peer else self._network.share_port(witness)
+        for server in self._reachability.choose_servers():
+            local = None if server == peer else self._network.share_port(server)
             if local is None or local in [used for (other, _), used in self._under_way.items() if other != peer]:
                 continue
             self._under_way[peer, is_mine] = local
-            report = await self._reachability.ask(witness)
+            report = await self._reachability.ask(server)
             if report is not None and report.port >= MIN_PORT and not is_local(report.host):
-                return local, Place(report.host, report.port)
+                return local, ObservedAddress(report.host, report.port)
         return None

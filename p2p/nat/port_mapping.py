@@ -1,6 +1,6 @@
-"""UPnP: asking the home router to forward this node's ports.
+"""UPnP: asking the home gateway to forward this node's ports.
 
-Only when the owner allows it: the question goes to the whole local network, and the router notes the answer. Whether
+Only when the owner allows it: the question goes to the whole local network, and the gateway notes the answer. Whether
 the forwarding works is for others to say (``p2p.nat.dial_back``). ``miniupnpc``, the reference client, does the
 talking; its calls block for seconds and run in a thread.
 """
@@ -18,16 +18,16 @@ from p2p.runtime import Runtime
 
 logger = logging.getLogger(__name__)
 
-LEASE = 3600
-"""Seconds for which the router forwards a port unless asked again; it forgets a node that was killed."""
-RENEWAL = 1200.0
-"""Seconds between requests. A router that was restarted has forgotten everything."""
-DISCOVERY_TIME = 2000
+LEASE_S = 3600
+"""Seconds for which the gateway forwards a port unless asked again; it forgets a node that was killed."""
+RENEWAL_S = 1200.0
+"""Seconds between requests. A gateway that was restarted has forgotten everything."""
+DISCOVERY_TIME_MS = 2000
 """Milliseconds in which routers may answer."""
 PURPOSE = "wwwserve"
 
 
-class Router(Protocol):
+class Gateway(Protocol):
     """What is used of ``miniupnpc.UPnP``. Every method blocks, and raises Exception when it fails."""
 
     lanaddr: str
@@ -43,25 +43,25 @@ class Router(Protocol):
     def deleteportmapping(self, outside: int, protocol: str, remote: str, /) -> bool: ...
 
 
-def find_router() -> Router:
+def find_gateway() -> Gateway:
     """The client of the reference library."""
     client = importlib.import_module("miniupnpc").UPnP()
-    client.discoverdelay = DISCOVERY_TIME
-    router: Router = client
-    return router
+    client.discoverdelay = DISCOVERY_TIME_MS
+    gateway: Gateway = client
+    return gateway
 
 
 class PortForwarding:
     """Keeps TCP ports forwarded to the same ports of this machine, as long as it runs."""
 
-    def __init__(self, runtime: Runtime, find: Callable[[], Router] = find_router) -> None:
+    def __init__(self, runtime: Runtime, find: Callable[[], Gateway] = find_gateway) -> None:
         self._runtime = runtime
         self._find = find
         self.forwarded: tuple[int, ...] = ()
-        """The ports that the router has agreed to."""
+        """The ports that the gateway has agreed to."""
 
     async def run(self, ports: Sequence[int], *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
-        """Run until cancelled; started when the router has answered for the first time, or there is none."""
+        """Run until cancelled; started when the gateway has answered for the first time, or there is none."""
         started = False
         try:
             while True:
@@ -69,7 +69,7 @@ class PortForwarding:
                 if not started:
                     task_status.started()
                     started = True
-                await trio.sleep(RENEWAL)
+                await trio.sleep(RENEWAL_S)
         finally:
             with trio.CancelScope(shield=True):
                 if self.forwarded:
@@ -77,25 +77,25 @@ class PortForwarding:
                 self.forwarded = ()
 
     def _forward(self, ports: tuple[int, ...]) -> tuple[int, ...]:
-        """Blocks. Returns the ports that the router forwards now."""
+        """Blocks. Returns the ports that the gateway forwards now."""
         forwarded = []
         try:
-            router = self._find()
-            router.discover()
-            router.selectigd()
+            gateway = self._find()
+            gateway.discover()
+            gateway.selectigd()
             for port in ports:
-                if router.addportmapping(port, "TCP", router.lanaddr, port, PURPOSE, "", LEASE):
+                if gateway.addportmapping(port, "TCP", gateway.lanaddr, port, PURPOSE, "", LEASE_S):
                     forwarded.append(port)
         except Exception as error:  # the library has no exception of its own
-            logger.info("the router forwards no port: %s", error)
+            logger.info("the gateway forwards no port: %s", error)
         return tuple(forwarded)
 
     def _withdraw(self, ports: tuple[int, ...]) -> None:
         try:
-            router = self._find()
-            router.discover()
-            router.selectigd()
+            gateway = self._find()
+            gateway.discover()
+            gateway.selectigd()
             for port in ports:
-                router.deleteportmapping(port, "TCP", "")
+                gateway.deleteportmapping(port, "TCP", "")
         except Exception as error:
-            logger.info("the router was not told to stop forwarding: %s", error)
+            logger.info("the gateway was not told to stop forwarding: %s", error)

@@ -32,11 +32,11 @@ from p2p.peer_id import peer_id_of, public_key_of
 HOP = "/libp2p/circuit/relay/0.2.0/hop"
 STOP = "/libp2p/circuit/relay/0.2.0/stop"
 
-REQUEST_TIMEOUT = 10.0
+REQUEST_TIMEOUT_S = 10.0
 """Seconds for one request and its answer at a relay that answers from what it knows."""
-CIRCUIT_TIMEOUT = 25.0
+CIRCUIT_TIMEOUT_S = 25.0
 """Seconds for a circuit to stand: the relay may have to dial, and the peer has to agree."""
-MIN_TTL, MAX_TTL = 60.0, 3600.0
+MIN_TTL_S, MAX_TTL_S = 60.0, 3600.0
 """Bounds for what a relay says that a reservation holds, in seconds: its clock may be wrong."""
 
 
@@ -92,12 +92,12 @@ async def reserve(network: Network, relay: bytes, now: int) -> float:
     """
     stream = MessageStream(await network.open_stream(relay, HOP))
     try:
-        answer = await _ask(stream, pb.HopMessage(type=pb.HopMessage.RESERVE), REQUEST_TIMEOUT)
+        answer = await _ask(stream, pb.HopMessage(type=pb.HopMessage.RESERVE), REQUEST_TIMEOUT_S)
         await stream.stream.close()
     except BaseException:
         await _abandon(stream)
         raise
-    return min(max(answer.reservation.expire - now / 1000, MIN_TTL), MAX_TTL)
+    return min(max(answer.reservation.expire - now / 1000, MIN_TTL_S), MAX_TTL_S)
 
 
 async def open_circuit(network: Network, relay: bytes, peer: bytes) -> CircuitEnd:
@@ -109,7 +109,7 @@ async def open_circuit(network: Network, relay: bytes, peer: bytes) -> CircuitEn
     stream = MessageStream(await network.open_stream(relay, HOP))
     try:
         request = pb.HopMessage(type=pb.HopMessage.CONNECT, peer=pb.PeerId(id=peer_id_of(peer).to_bytes()))
-        await _ask(stream, request, CIRCUIT_TIMEOUT)
+        await _ask(stream, request, CIRCUIT_TIMEOUT_S)
     except BaseException:
         await _abandon(stream)
         raise
@@ -125,7 +125,7 @@ async def accept_circuit(raw: RawStream) -> CircuitEnd:
         NetworkError: the stream broke, or no circuit was offered.
     """
     stream = MessageStream(raw)
-    with trio.move_on_after(REQUEST_TIMEOUT):
+    with trio.move_on_after(REQUEST_TIMEOUT_S):
         request = await stream.receive_message(pb.StopMessage)
         if request.type != pb.StopMessage.CONNECT:
             await stream.send_message(pb.StopMessage(type=pb.StopMessage.STATUS, status=pb.UNEXPECTED_MESSAGE))

@@ -1,16 +1,17 @@
-"""The relay: lends its address to nodes that cannot be dialled (circuit relay v2, the middle).
+"""The relay: passes on bytes between two peers that cannot connect directly (circuit relay v2, the middle).
 
-:class:`RelayTable` decides: pure, times are passed in (seconds of one monotonic clock). :class:`Relay` does it. A relay
-passes on encrypted bytes between two peers that both are connected to it; what it can know of them is who talks to
-whom, when and how much.
+:class:`RelayTable` decides. It is pure: times are passed in (seconds of one monotonic clock). :class:`RelayServer` does
+what it says. The bytes are encrypted end to end: a relay knows which peers talk, when and how much.
 
-Whoever holds a reservation can be reached by anybody through the relay, and can reach anybody through it, even peers
-that hold none: the relay connects to those as it would for itself, at addresses that it knows and the asker cannot
-choose. That is how a node that dials nobody but its relays takes part.
+A client with a reservation can be reached through the relay by every peer, and can reach every peer through it, even
+peers without a reservation. The relay connects to those as it would for itself, at addresses that it knows and that the
+client cannot choose. That is how a node that dials only its relays takes part.
 
-No peer may use up what is there for all, nor many peers of one address: reservations, circuits and bytes are bounded
-for each, and a circuit that carries much is slowed down, not cut. Circuits end with either stream, when silent, and at
-:data:`MAX_DURATION`; and when there is no room for another, the one that carries least of whoever has most makes room.
+Reservations, circuits and bytes are bounded for each peer and for each IP address. A circuit that carries much is
+slowed down, not cut. A circuit ends with either of its streams, when it is silent for :data:`IDLE_TIMEOUT_S`, and after
+:data:`MAX_DURATION_S`. When there is no room for another, the address with most circuits loses its least used one.
+
+Source: the libp2p specification "Circuit Relay v2".
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from libp2p.relay.circuit_v2.pb import circuit_pb2 as pb
 
 from chain.crypto import format_address
 from p2p.length_prefixed import MessageStream
-from p2p.nat.relay_client import CIRCUIT_TIMEOUT, REQUEST_TIMEOUT, STOP, describe, get_target
+from p2p.nat.relay_client import CIRCUIT_TIMEOUT_S, REQUEST_TIMEOUT_S, STOP, describe, get_target
 from p2p.network import Network, NetworkError, RawStream
 from p2p.peer_id import peer_id_of
 from p2p.rate_limit import Limiter, Rate
@@ -33,29 +34,29 @@ from p2p.runtime import Runtime
 
 logger = logging.getLogger(__name__)
 
-RESERVATION_TTL = 3600.0
-"""Seconds that a reservation holds; a new request renews it."""
-MAX_DURATION = 6 * 3600.0
-"""Seconds that a circuit may last."""
-IDLE_TIMEOUT = 60.0
-"""Seconds of silence after which a circuit is cut: living ends ping each other more often."""
-BYTE_RATE = 16 << 20
-"""Bytes a second that all circuits together may carry."""
-MAX_PEERS = 500
-"""Connected peers from which on a relay reaches out to nobody else for others."""
-SETTLING = 60.0
-"""Seconds for which a new circuit makes no room for others."""
+RESERVATION_TTL_S = 3600.0
+"""Time that a reservation holds; a new request renews it."""
+MAX_DURATION_S = 6 * 3600.0
+"""Longest time that a circuit lasts."""
+IDLE_TIMEOUT_S = 60.0
+"""Silence after which a circuit is cut: living ends ping each other more often."""
+MAX_BYTES_PER_S = 16 << 20
+"""What all circuits together may carry."""
+MAX_PEERS_TO_DIAL_OUT = 500
+"""With this many connections a relay dials no further peers for its clients."""
+SETTLING_S = 60.0
+"""Age below which a circuit is not cut to make room."""
 REQUEST_RATE = Rate(items=2, size=1 << 20, burst=15.0)
-"""Requests a second of one peer."""
+"""Requests of one peer."""
 
 
 @dataclass(frozen=True, slots=True)
 class RelayLimits:
-    """What a relay lends at a time: to how many peers, and how many circuits. No peer gets more than a share."""
+    """How many reservations and circuits a relay has at a time. No peer gets more than a share of them."""
 
     max_reservations: int = 256
     max_circuits: int = 64
-    bytes_per_second: int = BYTE_RATE
+    bytes_per_second: int = MAX_BYTES_PER_S
 
     @property
     def max_circuits_per_peer(self) -> int:
@@ -63,21 +64,21 @@ class RelayLimits:
         return max(2, self.max_circuits // 4)
 
     @property
-    def max_reservations_per_place(self) -> int:
+    def max_reservations_per_address(self) -> int:
         """Reservations that peers of one address may hold together."""
         return max(4, self.max_reservations // 16)
 
 
 @dataclass(slots=True, eq=False)
 class Circuit:
-    """One circuit: who dialled, whom, and the scope whose cancellation cuts it."""
+    """One circuit, from the peer that dialled (``source``) to ``target``. Cancelling ``scope`` cuts it."""
 
     source: bytes
     target: bytes
     heard: float
     """When bytes last arrived."""
-    place: bytes = b""
-    """The address of whoever dialled; empty if it is not known."""
+    quota_key: bytes = b""
+    """What the source counts against, by its IP address; empty if that is not known."""
     since: float = 0.0
     carried: int = 0
     """Bytes so far."""
@@ -85,20 +86,20 @@ class Circuit:
 
     @property
     def owner(self) -> bytes:
-        """Who has it, among others."""
-        return self.place or self.source
+        """What the circuit counts against when there are too many."""
+        return self.quota_key or self.source
 
     def get_use(self, now: float) -> float:
-        """Bytes a second that it has carried, in all the time that it has had."""
+        """Mean bytes a second since it began."""
         return self.carried / max(now - self.since, 1.0)
 
 
 class RelayTable:
-    """Who holds a reservation, which circuits there are, and who may have another."""
+    """The reservations and circuits, and whether there is room for another."""
 
     def __init__(self, limits: RelayLimits) -> None:
         self.limits = limits
-        self._reservations: dict[bytes, tuple[float, bytes]] = {}  # until when, and the address of whoever holds it
+        self._reservations: dict[bytes, tuple[float, bytes]] = {}  # until when, and the quota key
         self._circuits: dict[tuple[bytes, bytes], Circuit] = {}
         self._per_peer: Counter[bytes] = Counter()
         self._busy_until: dict[bytes, float] = {}
@@ -108,19 +109,19 @@ class RelayTable:
         """The circuits at present."""
         return list(self._circuits.values())
 
-    def reserve(self, peer: bytes, now: float, place: bytes = b"") -> bool:
-        """Give ``peer``, of this address, a reservation, or renew its; whether there was room."""
+    def reserve(self, peer: bytes, now: float, quota_key: bytes = b"") -> bool:
+        """Give ``peer`` a reservation, or renew its own. Returns whether there was room."""
         for held, (expiry, _) in list(self._reservations.items()):
             if expiry <= now:
                 del self._reservations[held]
         if peer not in self._reservations:
-            here = sum(other == place for _, other in self._reservations.values()) if place else 0
+            here = sum(other == quota_key for _, other in self._reservations.values()) if quota_key else 0
             if (
-                here >= self.limits.max_reservations_per_place
+                here >= self.limits.max_reservations_per_address
                 or len(self._reservations) >= self.limits.max_reservations
             ):
                 return False
-        self._reservations[peer] = now + RESERVATION_TTL, place
+        self._reservations[peer] = now + RESERVATION_TTL_S, quota_key
         return True
 
     def has_reservation(self, peer: bytes, now: float) -> bool:
@@ -130,10 +131,10 @@ class RelayTable:
         """Note that ``peer`` is not connected any more, which ends its reservation."""
         self._reservations.pop(peer, None)
 
-    def open(self, source: bytes, target: bytes, now: float, place: bytes = b"") -> Circuit | None:
-        """Enter a circuit that ``source``, of this address, asks for; if there is room for it, or can be made.
+    def open(self, source: bytes, target: bytes, now: float, quota_key: bytes = b"") -> Circuit | None:
+        """Add a circuit that ``source`` asks for, if there is room or another one can be cut; None if not.
 
-        A second one between the same peers in the same direction replaces the first: who dials again has lost it.
+        A second circuit between the same peers in the same direction replaces the first, which must be dead.
         """
         former = self._circuits.get((source, target))
         if former is not None:
@@ -141,7 +142,7 @@ class RelayTable:
         share = self.limits.max_circuits_per_peer
         if self._per_peer[source] >= share:
             return None
-        circuit = Circuit(source, target, now, place, now)
+        circuit = Circuit(source, target, now, quota_key, now)
         if self._per_peer[target] >= share:
             there = [other for other in self._circuits.values() if target in (other.source, other.target)]
             if not self._make_room(there, circuit, now):
@@ -153,14 +154,14 @@ class RelayTable:
         return circuit
 
     def _make_room(self, circuits: Sequence[Circuit], newcomer: Circuit, now: float) -> bool:
-        """Cut one of ``circuits``: of whoever has most, the one that carries least; whether there was one to cut.
+        """Cut one of ``circuits``: the least used one of the owner with most. Returns whether there was one to cut.
 
-        Who would have most with another one gives up one of its own.
+        If the newcomer's owner would have most, it is one of its own.
         """
         crowd = Counter(circuit.owner for circuit in circuits)
         most = max(crowd.values())
         owners = {newcomer.owner} if crowd[newcomer.owner] >= most else {one for one in crowd if crowd[one] == most}
-        settled = [one for one in circuits if one.owner in owners and now - one.since >= SETTLING]
+        settled = [one for one in circuits if one.owner in owners and now - one.since >= SETTLING_S]
         if not settled:
             return False
         self._cut(min(settled, key=lambda circuit: circuit.get_use(now)))
@@ -171,7 +172,7 @@ class RelayTable:
         self.close(circuit)
 
     def close(self, circuit: Circuit) -> None:
-        """Strike out a circuit that has ended; nothing happens if it was replaced or struck out before."""
+        """Remove a circuit that has ended; nothing happens if it was replaced or removed before."""
         if self._circuits.get((circuit.source, circuit.target)) is circuit:
             del self._circuits[circuit.source, circuit.target]
             for peer in (circuit.source, circuit.target):
@@ -192,11 +193,11 @@ class RelayTable:
         return begins - now
 
 
-class Relay:
+class RelayServer:
     """Serves the requests of :data:`p2p.nat.relay_client.HOP`.
 
-    ``is_relayed(peer)`` says whether a peer is itself connected through a relay only; ``locate(peer)`` gives the
-    addresses at which a peer might be reached, and ``get_place(peer)`` names the address that it comes from.
+    ``get_addresses(peer)`` gives the addresses at which a peer may be dialled for a client, and ``get_quota_key(peer)``
+    what a client counts against, by its IP address.
     """
 
     def __init__(
@@ -204,16 +205,14 @@ class Relay:
         network: Network,
         runtime: Runtime,
         limits: RelayLimits,
-        is_relayed: Callable[[bytes], bool],
-        locate: Callable[[bytes], Sequence[str]],
-        get_place: Callable[[bytes], bytes],
+        get_addresses: Callable[[bytes], Sequence[str]],
+        get_quota_key: Callable[[bytes], bytes],
     ) -> None:
         self.table = RelayTable(limits)
         self._network = network
         self._runtime = runtime
-        self._is_relayed = is_relayed
-        self._locate = locate
-        self._get_place = get_place
+        self._get_addresses = get_addresses
+        self._get_quota_key = get_quota_key
         self._limiter = Limiter(REQUEST_RATE)
 
     async def serve(self, raw: RawStream) -> None:
@@ -224,11 +223,11 @@ class Relay:
         """
         stream = MessageStream(raw)
         request = None
-        with trio.move_on_after(REQUEST_TIMEOUT):
+        with trio.move_on_after(REQUEST_TIMEOUT_S):
             request = await stream.receive_message(pb.HopMessage)
         if request is None:
             raise NetworkError("no request came")
-        if self._is_relayed(raw.peer):  # a chain of relays would have no end
+        if self._network.is_relayed(raw.peer):  # a chain of relays would have no end
             await _answer(stream, pb.PERMISSION_DENIED)
         elif not self._limiter.admit(raw.peer, 0, trio.current_time()):
             await _answer(stream, pb.RESOURCE_LIMIT_EXCEEDED)
@@ -240,14 +239,14 @@ class Relay:
             await _answer(stream, pb.UNEXPECTED_MESSAGE)
 
     async def _reserve(self, stream: MessageStream) -> None:
-        """The reservation is for whom the connection proves; a peer that the request names is not looked at."""
+        """Reserve for the peer that the connection authenticates; a peer named in the request is ignored."""
         if self._network.can_be_dialled() is False:  # nobody could use it
             await _answer(stream, pb.PERMISSION_DENIED)
             return
-        if not self.table.reserve(stream.peer, trio.current_time(), self._get_place(stream.peer)):
+        if not self.table.reserve(stream.peer, trio.current_time(), self._get_quota_key(stream.peer)):
             await _answer(stream, pb.RESERVATION_REFUSED)
             return
-        expiry = pb.Reservation(expire=round(self._runtime.now() / 1000 + RESERVATION_TTL))
+        expiry = pb.Reservation(expire=round(self._runtime.now() / 1000 + RESERVATION_TTL_S))
         await stream.send_message(
             pb.HopMessage(type=pb.HopMessage.STATUS, status=pb.OK, reservation=expiry, limit=_limit())
         )
@@ -259,14 +258,14 @@ class Relay:
         if not await self._is_served(stream.peer, target):
             await _answer(stream, pb.NO_RESERVATION)
             return
-        circuit = self.table.open(stream.peer, target, trio.current_time(), self._get_place(stream.peer))
+        circuit = self.table.open(stream.peer, target, trio.current_time(), self._get_quota_key(stream.peer))
         if circuit is None:
             await _answer(stream, pb.RESOURCE_LIMIT_EXCEEDED)
             return
         onward = None
         try:
             with circuit.scope:
-                onward = await self._offer(target, stream.peer)
+                onward = await self._open_stop_stream(target, stream.peer)
                 await _answer(stream, pb.OK)
                 await self._join(circuit, stream, onward)
         except NetworkError as error:
@@ -282,22 +281,22 @@ class Relay:
                         await end.stream.close()
 
     async def _is_served(self, source: bytes, target: bytes) -> bool:
-        """Whether there may be a circuit: the target has asked for them, or the source has and the target is there."""
+        """Whether there may be a circuit: the target has a reservation, or the source has and the target is there."""
         now = trio.current_time()
         if target in self._network.peers() and self.table.has_reservation(target, now):
             return True
         if not self.table.has_reservation(source, now):
             return False
         peers = self._network.peers()
-        if target not in peers and len(peers) < MAX_PEERS:
+        if target not in peers and len(peers) < MAX_PEERS_TO_DIAL_OUT:
             try:
-                with trio.move_on_after(CIRCUIT_TIMEOUT / 2):
-                    await self._network.connect(target, self._locate(target))
+                with trio.move_on_after(CIRCUIT_TIMEOUT_S / 2):
+                    await self._network.connect(target, self._get_addresses(target))
             except NetworkError as error:
                 logger.debug("%s is not reached for a circuit: %s", format_address(target), error)
         return target in self._network.peers()
 
-    async def _offer(self, target: bytes, source: bytes) -> MessageStream:
+    async def _open_stop_stream(self, target: bytes, source: bytes) -> MessageStream:
         """A stream to ``target`` on which it has agreed to the circuit.
 
         Raises:
@@ -306,7 +305,7 @@ class Relay:
         stream = MessageStream(await self._network.open_stream(target, STOP))
         peer = pb.PeerId(id=peer_id_of(source).to_bytes())
         try:
-            with trio.fail_after(REQUEST_TIMEOUT):
+            with trio.fail_after(REQUEST_TIMEOUT_S):
                 await stream.send_message(pb.StopMessage(type=pb.StopMessage.CONNECT, peer=peer, limit=_limit()))
                 answer = await stream.receive_message(pb.StopMessage)
             if answer.type != pb.StopMessage.STATUS or answer.status != pb.OK:
@@ -322,7 +321,7 @@ class Relay:
     async def _join(self, circuit: Circuit, one: MessageStream, other: MessageStream) -> None:
         """Pass on bytes both ways until either stream ends, the circuit is silent, or its time is up."""
         broken = False
-        with trio.move_on_after(MAX_DURATION):
+        with trio.move_on_after(MAX_DURATION_S):
             async with trio.open_nursery() as nursery:
 
                 async def pass_on(source: MessageStream, target: MessageStream) -> None:
@@ -335,7 +334,7 @@ class Relay:
 
                 nursery.start_soon(pass_on, one, other)
                 nursery.start_soon(pass_on, other, one)
-                while (left := circuit.heard + IDLE_TIMEOUT - trio.current_time()) > 0:
+                while (left := circuit.heard + IDLE_TIMEOUT_S - trio.current_time()) > 0:
                     await trio.sleep(left)
                 nursery.cancel_scope.cancel()
         if broken:
@@ -351,8 +350,8 @@ class Relay:
 
 
 def _limit() -> pb.Limit:
-    """What a circuit may last; its bytes are not counted but paced."""
-    return pb.Limit(duration=round(MAX_DURATION), data=0)
+    """The limits told to both ends. There is none of bytes: they are slowed down instead."""
+    return pb.Limit(duration=round(MAX_DURATION_S), data=0)
 
 
 async def _answer(stream: MessageStream, status: pb.Status.ValueType) -> None:

@@ -486,8 +486,8 @@ class MemoryNetwork:
         return await self._open(link, protocol)
 
     @asynccontextmanager
-    async def visit(
-        self, peer: bytes, addresses: Sequence[str], protocol: str, *, named: bool = False
+    async def open_isolated_stream(
+        self, peer: bytes, addresses: Sequence[str], protocol: str, *, authenticated_as_self: bool = False
     ) -> AsyncIterator[MemoryStream]:
         self._check_alive()
         link = self._links.get(peer)

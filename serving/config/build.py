@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from chain.crypto import KeyPair
+from p2p.network import PeerDirectory
 from p2p.runtime import Runtime
 from serving.backends.backend import Backend
 from serving.config.schema import ConfigError, EmbeddedModel, NodeConfig, OpenAIModel
@@ -60,9 +61,9 @@ def build_policy(config: NodeConfig) -> Policy:
         raise ConfigError(f"policy.name: {error}") from None
 
 
-def build_network(config: NodeConfig, key: KeyPair, runtime: Runtime) -> Libp2pNetwork:
+def build_network(config: NodeConfig, key: KeyPair, runtime: Runtime, directory: PeerDirectory) -> Libp2pNetwork:
     """The libp2p network of a public, a private or an anonymous node."""
-    from p2p.host.connection_gater import DoorLimits
+    from p2p.host.connection_gater import ConnectionLimits
     from p2p.host.network import Libp2pNetwork
     from p2p.host.transport import DialRules
     from p2p.nat.relay_server import RelayLimits
@@ -76,13 +77,14 @@ def build_network(config: NodeConfig, key: KeyPair, runtime: Runtime) -> Libp2pN
         key,
         config.get_listen(),
         runtime,
+        directory=directory,
         announce=config.announce,
         rules=rules,
         relay=limits,
         public={"public": True, "private": False, "auto": None}[config.reachability],
         upnp=config.upnp,
         hole_punching=config.hole_punching and not config.anonymous,
-        limits=DoorLimits(
+        limits=ConnectionLimits(
             max_connections=config.limits.max_connections,
             max_per_address=config.limits.max_per_address,
             exempt_loopback=config.limits.exempt_loopback,

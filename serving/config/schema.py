@@ -360,7 +360,7 @@ class NodeConfig(Section):
         """Public key and multiaddress of every bootstrap peer."""
         return [parse_peer_address(address) for address in self.bootstrap]
 
-    def get_rendezvous(self) -> list[tuple[bytes, str]] | None:
+    def get_dht_servers(self) -> list[tuple[bytes, str]] | None:
         """Public key and multiaddress of DHT servers to ask first; None if this node takes no part in the DHT."""
         if not self.dht.enabled or self.anonymous or self.socks5 is not None:
             return None

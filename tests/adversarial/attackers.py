@@ -19,7 +19,7 @@ from chain.crypto import KeyPair
 from p2p.addresses import get_endpoint
 from p2p.host.network import Libp2pNetwork
 from p2p.host.transport import GuardedTCP
-from p2p.host.workarounds import GuardedUpgrader
+from p2p.host.workarounds.yamux import GuardedUpgrader
 from p2p.network import NetworkError, RawStream
 from p2p.peer_id import peer_id_of
 from p2p.runtime import RealRuntime
@@ -177,7 +177,7 @@ async def attacking(seed: int, victim: Victim, source: str) -> AsyncIterator[Pee
 
 def get_muxer(peer: Peer) -> Any:
     """The library's end of the peer's connection to the victim."""
-    return peer.network._swarm().get_connections(peer_id_of(KEY.public_key))[0].muxed_conn
+    return peer.network._lifetime.swarm.get_connections(peer_id_of(KEY.public_key))[0].muxed_conn
 
 
 async def shake_hands(seed: int, victim: Victim, source: str) -> trio.SocketStream:
@@ -200,7 +200,7 @@ async def shake_hands(seed: int, victim: Victim, source: str) -> trio.SocketStre
 
 async def open_gossip(peer: Peer) -> RawStream:
     """A gossip stream to the victim, in place of the library's own."""
-    running = peer.network._running
+    running = peer.network._lifetime.running
     assert running is not None
     await running.pubsub.wait_for_peer(peer_id_of(KEY.public_key))
     return await peer.network.open_stream(KEY.public_key, str(PROTOCOL_ID_V11))

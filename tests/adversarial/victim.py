@@ -209,10 +209,10 @@ async def _write_state(
             "peers": sorted(peer.hex() for peer in network.peers()),
             "view": view,
             "refusals": dict(network.refusals()),
-            "banned": network.door.peers.ban_count,
-            "banned_addresses": network.door.addresses.ban_count,
-            "half_open": network.door.half_open,
-            "topics": len(network._running.pubsub.peer_topics) if network._running is not None else 0,
+            "banned": network.gater.peers.ban_count,
+            "banned_addresses": network.gater.addresses.ban_count,
+            "half_open": network.gater.half_open,
+            "topics": len(network._lifetime.running.pubsub.peer_topics) if network._lifetime.running is not None else 0,
         }
         temporary.write_text(json.dumps(state))
         temporary.replace(state_file)

@@ -504,10 +504,10 @@ def test_who_is_there() -> None:
     assert frames[1]["buckets"] == b"".join(map(u64, sums))
 
 
-def test_the_rendezvous() -> None:
-    content = load("wire")["rendezvous"]
+def test_the_dht() -> None:
+    content = load("wire")["dht"]
     key = bytes.fromhex("1220") + hashlib.sha256(b"wwwserve rendezvous 1" + bytes.fromhex(content["chain_id"])).digest()
-    assert content["key"] == key.hex() and content["position"] == hashlib.sha256(key).hexdigest()
+    assert content["key"] == key.hex() and content["dht_id"] == hashlib.sha256(key).hexdigest()
 
     def field(number: int, value: bytes) -> bytes:
         return bytes([number << 3 | 2, len(value)]) + value

@@ -13,7 +13,7 @@ import pytest
 
 from chain.audit.audit import StoreSource
 from p2p.host.transport import PUNCH_TIMEOUT
-from p2p.host.workarounds import KEEPALIVE_INTERVAL
+from p2p.host.workarounds.yamux import KEEPALIVE_INTERVAL_S
 from tests.nat.box import TCP, NatType
 from tests.nat.lab import open_lab
 from tests.nat.nodes import Load, Network, PlacedNode, run_network
@@ -72,7 +72,7 @@ def is_talking(one: PlacedNode, other: PlacedNode) -> bool:
         return sum(packets for flow, packets in flows if flow.outbound and flow.target[0] in target.home.box.addresses)
 
     before = count(one, other), count(other, one)
-    time.sleep(2 * KEEPALIVE_INTERVAL)
+    time.sleep(2 * KEEPALIVE_INTERVAL_S)
     sent = count(one, other) > before[0] and count(other, one) > before[1]
     return sent and is_connected(one, other) and is_connected(other, one)
 

@@ -11,9 +11,10 @@ import trio
 from libp2p.stream_muxer.yamux.yamux import Yamux
 
 from chain.crypto import KeyPair
-from p2p.host.network import Libp2pNetwork, _Running
-from p2p.host.workarounds import GuardedSwarm
-from p2p.network import GossipMessage, NetworkError, RawStream
+from p2p.host.lifetime import RunningHost
+from p2p.host.network import Libp2pNetwork
+from p2p.host.workarounds.swarm import GuardedSwarm
+from p2p.network import EmptyDirectory, GossipMessage, NetworkError, RawStream
 from p2p.peer_id import peer_id_of
 from p2p.runtime import RealRuntime
 
@@ -28,6 +29,16 @@ def key(number: int) -> KeyPair:
 
 def network(number: int, listen: Sequence[str] = LOOPBACK) -> Libp2pNetwork:
     return Libp2pNetwork(key(number), listen, RealRuntime())
+
+
+class Directory(EmptyDirectory):
+    """Has the addresses that ``locate(peer)`` gives."""
+
+    def __init__(self, locate: Callable[[bytes], Sequence[str]]) -> None:
+        self._locate = locate
+
+    def get_addresses(self, peer: bytes) -> tuple[str, ...]:
+        return tuple(self._locate(peer))
 
 
 @asynccontextmanager
@@ -91,13 +102,13 @@ async def collected(
 guard = pytest.mark.parametrize("on", [True, False], ids=["guard_on", "guard_off"])
 
 
-def library(node: Libp2pNetwork) -> _Running:
-    assert node._running is not None
-    return node._running
+def library(node: Libp2pNetwork) -> RunningHost:
+    assert node._lifetime.running is not None
+    return node._lifetime.running
 
 
 def swarm_of(node: Libp2pNetwork) -> GuardedSwarm:
-    return node._swarm()
+    return node._lifetime.swarm
 
 
 def muxer(node: Libp2pNetwork, peer: Libp2pNetwork) -> Yamux:

@@ -6,7 +6,7 @@ from it. A node without the mode is caught by the same reading.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
@@ -17,11 +17,23 @@ from p2p.addresses import format_circuit_address
 from p2p.discovery.service import Discovery
 from p2p.host.network import Libp2pNetwork
 from p2p.host.transport import DialRules
-from p2p.host.workarounds import GuardedYamux
+from p2p.host.workarounds.yamux import GuardedYamux
 from p2p.nat.relay_server import RelayLimits
 from p2p.runtime import RealRuntime
 from p2p.streams.exchanges import Streams
-from tests.p2p.hosts import ECHO, TOPIC, echo, echoes, eventually, gossip_works, key, network, running, swarm_of
+from tests.p2p.hosts import (
+    ECHO,
+    TOPIC,
+    Directory,
+    echo,
+    echoes,
+    eventually,
+    gossip_works,
+    key,
+    network,
+    running,
+    swarm_of,
+)
 from tests.p2p.proxy import proxy
 
 MINE = "127.0.0.1"
@@ -64,8 +76,10 @@ async def overlay(nodes: Sequence[tuple[Libp2pNetwork, int]], bootstrap: Libp2pN
         nursery.cancel_scope.cancel()
 
 
-def build_relay() -> Libp2pNetwork:
-    relay = Libp2pNetwork(key(1), ["/ip4/127.0.0.2/tcp/0"], RealRuntime(), relay=RelayLimits())
+def build_relay(locate: Callable[[bytes], Sequence[str]] = lambda peer: ()) -> Libp2pNetwork:
+    relay = Libp2pNetwork(
+        key(1), ["/ip4/127.0.0.2/tcp/0"], RealRuntime(), directory=Directory(locate), relay=RelayLimits()
+    )
     relay.handle(ECHO, echo)
     return relay
 
@@ -106,9 +120,9 @@ async def test_an_anonymous_node_sends_its_address_to_nobody(anonymous: bool, mo
 
 @pytest.mark.trio
 async def test_an_anonymous_node_behind_a_proxy_serves_and_is_served() -> None:
-    relay, user = build_relay(), network(2)
+    user = network(2)
     user.handle(ECHO, echo)
-    relay.locate = lambda peer: user.listen_addresses
+    relay = build_relay(lambda peer: user.listen_addresses)
     async with running(relay, user), proxy() as server:
         rules = DialRules.only(relay.listen_addresses, server.endpoint)
         node = Libp2pNetwork(key(3), (), RealRuntime(), rules=rules)

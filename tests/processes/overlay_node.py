@@ -13,7 +13,7 @@ import trio
 
 from chain.crypto import KeyPair
 from p2p.discovery.service import Discovery
-from p2p.host.connection_gater import DoorLimits
+from p2p.host.connection_gater import ConnectionLimits
 from p2p.host.network import Libp2pNetwork
 from p2p.runtime import RealRuntime
 from p2p.streams.exchanges import Streams
@@ -31,7 +31,7 @@ def run_overlay_node(seed: bytes, port: int, bootstrap: list[tuple[bytes, str]],
 
 async def _run(key: KeyPair, port: int, bootstrap: list[tuple[bytes, str]], view_file: Path) -> None:
     runtime = RealRuntime()
-    network = Libp2pNetwork(key, [f"/ip4/127.0.0.1/tcp/{port}"], runtime, limits=DoorLimits(exempt_loopback=True))
+    network = Libp2pNetwork(key, [f"/ip4/127.0.0.1/tcp/{port}"], runtime, limits=ConnectionLimits(exempt_loopback=True))
     streams = Streams(network)
     discovery = Discovery(network, streams, runtime, key, CHAIN, bootstrap=bootstrap)
     with trio.open_signal_receiver(signal.SIGTERM) as signals:

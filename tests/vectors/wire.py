@@ -14,9 +14,9 @@ from consensus.network.compact_blocks import COMPACT_KIND, CompactPropose, recon
 from consensus.network.gossip import Batch, get_topic
 from consensus.simplex.messages import Propose, decode_message, encode_message
 from consensus.sync.messages import GetBlocks, GetStatus, Request
-from p2p.dht.kademlia import Contact, Message, get_position, get_rendezvous_key
-from p2p.dht.kademlia import Kind as Question
-from p2p.dht.messages import encode as encode_question
+from p2p.dht.kademlia import Kind as DhtKind
+from p2p.dht.kademlia import Message, PeerInfo, get_dht_id, get_provider_key
+from p2p.dht.messages import encode as encode_dht_message
 from p2p.peers.announcement import Announcement, PeerLoad, decode_announcement, get_item_id, sign_announcement
 from p2p.peers.anti_entropy import Sighting, Views
 from p2p.peers.suspect_message import sign_accusation
@@ -40,7 +40,7 @@ def make_wire() -> Json:
         "requests": [{"value": to_plain(request), "encoded": request.encode().hex()} for request in _list_requests()],
         "announcements": _list_announcements(),
         "conversation": _make_conversation(),
-        "rendezvous": _make_rendezvous(),
+        "dht": _make_dht(),
         "offers": _list_offers(),
     }
 
@@ -206,26 +206,26 @@ def _list_offers() -> list[Json]:
     ]
 
 
-def _make_rendezvous() -> Json:
-    key, peer = get_rendezvous_key(CHAIN_ID), make_key("provider").public_key
-    provider = Contact(peer, ("/ip4/192.0.2.1/tcp/4001", "/ip6/2001:db8::1/tcp/4001"))
+def _make_dht() -> Json:
+    key, peer = get_provider_key(CHAIN_ID), make_key("provider").public_key
+    provider = PeerInfo(peer, ("/ip4/192.0.2.1/tcp/4001", "/ip6/2001:db8::1/tcp/4001"))
     messages = [
-        Message(Question.FIND_NODE, key),
-        Message(Question.ADD_PROVIDER, key, providers=(provider,)),
-        Message(Question.GET_PROVIDERS, key),
-        Message(Question.GET_PROVIDERS, key, closer=(provider,), providers=(provider,)),
+        Message(DhtKind.FIND_NODE, key),
+        Message(DhtKind.ADD_PROVIDER, key, providers=(provider,)),
+        Message(DhtKind.GET_PROVIDERS, key),
+        Message(DhtKind.GET_PROVIDERS, key, closer=(provider,), providers=(provider,)),
     ]
     return {
         "chain_id": CHAIN_ID.hex(),
         "key": key.hex(),
-        "position": f"{get_position(key):064x}",
+        "dht_id": f"{get_dht_id(key):064x}",
         "provider": peer.hex(),
         "addresses": list(provider.addresses),
         "messages": [
             {
                 "kind": message.kind.name,
                 "is_answer": bool(message.closer),
-                "bytes": encode_question(message).SerializeToString(deterministic=True).hex(),
+                "bytes": encode_dht_message(message).SerializeToString(deterministic=True).hex(),
             }
             for message in messages
         ],

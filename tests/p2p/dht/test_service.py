@@ -1,4 +1,4 @@
-"""The rendezvous: first contact through servers of a hash table, in memory, on loopback, and with the library's own."""
+"""The dht: first info through servers of a hash table, in memory, on loopback, and with the library's own."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from libp2p.abc import IHost
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.kad_dht.kad_dht import DHTMode, KadDHT
 from libp2p.kad_dht.pb import kademlia_pb2 as pb
-from libp2p.peer.peerinfo import PeerInfo
+from libp2p.peer.peerinfo import PeerInfo as LibraryPeerInfo
 from libp2p.tools.anyio_service import background_trio_service
 from multiaddr import Multiaddr
 from trio.testing import MockClock
 
 import p2p.dht.service
 from chain.crypto import KeyPair
-from p2p.dht.kademlia import LIFETIME, MAX_KEY, Contact, get_rendezvous_key
-from p2p.dht.messages import MAX_MESSAGE, PROTOCOL
+from p2p.backoff import Backoff
+from p2p.dht.kademlia import MAX_KEY_BYTES, PeerInfo, get_provider_key
+from p2p.dht.messages import MAX_MESSAGE_BYTES, PROTOCOL
+from p2p.dht.provider_store import PROVIDER_TTL_S
+from p2p.dht.server import MAX_STREAMS_PER_PEER, PEER_RATE, READ_TIMEOUT_S
 from p2p.dht.service import (
-    CHECK_INTERVAL,
-    MAX_STREAMS_PER_PEER,
-    PEER_RATE,
-    PROVIDE_INTERVAL,
-    READ_TIMEOUT,
-    STRANGER_PATIENCE,
-    Rendezvous,
+    CHECK_INTERVAL_S,
+    REPROVIDE_INTERVAL_S,
+    STRANGER_IDLE_TIMEOUT_S,
+    DhtDiscovery,
 )
 from p2p.discovery.service import Discovery
 from p2p.host.network import Libp2pNetwork
 from p2p.host.transport import DialRules
-from p2p.host.workarounds import ConnectionEvents
+from p2p.host.workarounds.swarm import ConnectionEvents
 from p2p.length_prefixed import MessageStream
 from p2p.network import NetworkError, RawStream
 from p2p.peer_id import peer_id_of, public_key_of
@@ -51,7 +51,7 @@ pytestmark = pytest.mark.trio
 
 async def test_the_key_is_a_multihash_of_domain_and_chain_id() -> None:
     digest = hashlib.sha256(b"wwwserve rendezvous 1" + CHAIN).digest()
-    assert get_rendezvous_key(CHAIN) == bytes([0x12, 0x20]) + digest != get_rendezvous_key(OTHER_CHAIN)
+    assert get_provider_key(CHAIN) == bytes([0x12, 0x20]) + digest != get_provider_key(OTHER_CHAIN)
 
 
 # In memory
@@ -78,7 +78,7 @@ class Company:
 
 
 class Node:
-    """A node with discovery (unless ``alone``) and a rendezvous; ``servers`` are what it begins with."""
+    """A node with discovery (unless ``alone``) and a dht; ``servers`` are what it begins with."""
 
     def __init__(
         self,
@@ -97,7 +97,7 @@ class Node:
         runtime = SimulatedRuntime(number)
         self.discovery: Any = Company() if alone else Discovery(self.network, self.streams, runtime, self.key, chain)
         known = [(node.me, node.address) for node in servers]
-        self.rendezvous = Rendezvous(self.network, self.discovery, runtime, chain, known)
+        self.dht = DhtDiscovery(self.network, self.discovery, runtime, chain, known)
         self.scope = trio.CancelScope()
 
     @property
@@ -114,7 +114,7 @@ class Node:
                 await nursery.start(self.network.run)
                 await nursery.start(self.streams.run)
                 await nursery.start(self.discovery.run)
-                await nursery.start(self.rendezvous.run)
+                await nursery.start(self.dht.run)
                 task_status.started()
 
     def knows(self, *others: Node) -> bool:
@@ -123,7 +123,7 @@ class Node:
 
 @asynccontextmanager
 async def world() -> AsyncIterator[tuple[MemoryHub, trio.Nursery]]:
-    hub = MemoryHub("rendezvous")
+    hub = MemoryHub("dht")
     async with trio.open_nursery() as nursery:
         await nursery.start(hub.run)
         yield hub, nursery
@@ -142,9 +142,11 @@ async def test_nodes_find_each_other_through_the_server_of_another_chain(autojum
         assert not server.discovery.members() and not server.network.peers(), "visitors are no neighbours"
         assert all(server.me not in node.network.peers() for node in (*nodes, hidden))
         await trio.sleep(60)
-        told = server.rendezvous.records.find(nodes[0].rendezvous.key, trio.current_time())
-        assert set(told) == {Contact(node.me, (node.address,)) for node in nodes}, "who cannot be dialled is not named"
-        assert len(hidden.rendezvous.table) and not len(hidden.rendezvous.records)
+        told = server.dht.records.find(nodes[0].dht.key, trio.current_time())
+        assert set(told) == {PeerInfo(node.me, (node.address,)) for node in nodes}, (
+            "who cannot be dialled is not authenticated_as_self"
+        )
+        assert len(hidden.dht.table) and not len(hidden.dht.records)
 
 
 async def test_who_cannot_be_dialled_does_not_serve(autojump_clock: MockClock) -> None:
@@ -168,7 +170,7 @@ async def test_a_bootstrap_node_alone_is_enough(autojump_clock: MockClock) -> No
 
 
 async def test_it_is_quiet_when_nothing_is_needed(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(p2p.dht.service, "PROVIDE_INTERVAL", 900.0)
+    monkeypatch.setattr(p2p.dht.service, "REPROVIDE_INTERVAL_S", 900.0)
     async with world() as (hub, nursery):
         nodes = [Node(hub, 1, alone=True)]
         for number in range(2, 8):
@@ -179,14 +181,14 @@ async def test_it_is_quiet_when_nothing_is_needed(autojump_clock: MockClock, mon
         for node in nodes:
             node.discovery.members = lambda: [other.me for other in nodes[:3]]
         await trio.sleep(2 * 900)
-        before = [node.rendezvous.questions for node in nodes]
+        before = [node.dht.requests for node in nodes]
         await trio.sleep(4 * 900)
-        asked = [node.rendezvous.questions - old for node, old in zip(nodes, before, strict=True)]
+        asked = [node.dht.requests - old for node, old in zip(nodes, before, strict=True)]
         # A renewal asks each of the six others once, and leaves a record with each: three messages.
         assert all(2 * 18 <= count <= 6 * 18 for count in asked), asked
-        held = nodes[0].rendezvous.records.find(nodes[0].rendezvous.key, trio.current_time())
+        held = nodes[0].dht.records.find(nodes[0].dht.key, trio.current_time())
         assert {one.peer for one in held} == {node.me for node in nodes[1:]}, "renewed before they expire"
-        assert LIFETIME > 2 * PROVIDE_INTERVAL
+        assert PROVIDER_TTL_S > 2 * REPROVIDE_INTERVAL_S
 
 
 async def test_lookups_that_find_nobody_become_rare(autojump_clock: MockClock) -> None:
@@ -196,9 +198,9 @@ async def test_lookups_that_find_nobody_become_rare(autojump_clock: MockClock) -
         for node in (server, lonely):
             await nursery.start(node.run)
         await trio.sleep(60)
-        assert 2 <= lonely.rendezvous.questions <= 6
+        assert 2 <= lonely.dht.requests <= 6
         await trio.sleep(12 * 3600)
-        assert 15 <= lonely.rendezvous.questions <= 30
+        assert 15 <= lonely.dht.requests <= 30
 
 
 async def test_an_address_that_changes_is_announced_at_once(autojump_clock: MockClock) -> None:
@@ -208,14 +210,14 @@ async def test_an_address_that_changes_is_announced_at_once(autojump_clock: Mock
         for one in (server, node):
             await nursery.start(one.run)
 
-        def told() -> list[Contact]:
-            return server.rendezvous.records.find(node.rendezvous.key, trio.current_time())
+        def told() -> list[PeerInfo]:
+            return server.dht.records.find(node.dht.key, trio.current_time())
 
         await eventually(lambda: bool(told()), 30)
-        await trio.sleep(PROVIDE_INTERVAL / 3)
+        await trio.sleep(REPROVIDE_INTERVAL_S / 3)
         hub.move(node.me, "/ip4/99.0.0.1/tcp/4001")
-        await trio.sleep(3 * CHECK_INTERVAL)
-        assert told() == [Contact(node.me, ("/ip4/99.0.0.1/tcp/4001",))]
+        await trio.sleep(3 * CHECK_INTERVAL_S)
+        assert told() == [PeerInfo(node.me, ("/ip4/99.0.0.1/tcp/4001",))]
 
 
 async def test_servers_of_many_chains_are_one_table(autojump_clock: MockClock) -> None:
@@ -230,10 +232,10 @@ async def test_servers_of_many_chains_are_one_table(autojump_clock: MockClock) -
         first.scope.cancel()
         late = Node(hub, 70, [nodes[0]], chain=chains[0], alone=True)
         await nursery.start(late.run)
-        same = {node.me: (node.address,) for node in nodes if node.rendezvous.key == late.rendezvous.key}
+        same = {node.me: (node.address,) for node in nodes if node.dht.key == late.dht.key}
         assert nodes[0].me not in same and len(same) == 10
-        assert await late.rendezvous.find() == same
-        assert late.rendezvous.questions <= 60
+        assert await late.dht.find() == same
+        assert late.dht.requests <= 60
 
 
 async def test_a_server_that_is_gone_or_lies_costs_time_only(autojump_clock: MockClock) -> None:
@@ -253,7 +255,7 @@ async def test_a_server_that_is_gone_or_lies_costs_time_only(autojump_clock: Moc
 
         async def lie(stream: RawStream) -> None:
             """Names Sybils without end, at addresses where nobody is, or somebody else."""
-            await MessageStream(stream, MAX_MESSAGE).receive_message(pb.Message)
+            await MessageStream(stream, MAX_MESSAGE_BYTES).receive_message(pb.Message)
             made_up = [
                 pb.Message.Peer(
                     id=peer_id_of(KeyPair(hub.random.randbytes(32)).public_key).to_bytes(),
@@ -270,10 +272,10 @@ async def test_a_server_that_is_gone_or_lies_costs_time_only(autojump_clock: Moc
         address = gone.address
         hub.kill(gone.me, silent=True)
         node = Node(hub, 6, listen=False)
-        node.rendezvous._servers = [
-            Contact(gone.me, (address,)),
-            *(Contact(one.me, one.listen_addresses) for one in (silent, liar, garbage)),
-            Contact(target.me, (target.address,)),
+        node.dht._servers = [
+            PeerInfo(gone.me, (address,)),
+            *(PeerInfo(one.me, one.listen_addresses) for one in (silent, liar, garbage)),
+            PeerInfo(target.me, (target.address,)),
         ]
         for one in (target, node):
             await nursery.start(one.run)
@@ -295,7 +297,7 @@ async def test_neighbours_of_no_network_do_not_count_and_are_cut_off(autojump_cl
         node.discovery.suggest({other.me: (other.address,), clients[0].me: ()})
         await eventually(lambda: other.me in node.network.peers(), 20)
         assert node.network.peers() >= {client.me for client in clients}
-        await trio.sleep(2 * STRANGER_PATIENCE)
+        await trio.sleep(2 * STRANGER_IDLE_TIMEOUT_S)
         assert node.network.peers() == {other.me}
 
 
@@ -303,7 +305,7 @@ async def ask(client: Any, server: bytes, *messages: pb.Message) -> pb.Message:
     """The answer to the last of some messages, on a stream of the connection there is."""
     raw = await client.open_stream(server, PROTOCOL)
     try:
-        stream = MessageStream(raw, MAX_MESSAGE)
+        stream = MessageStream(raw, MAX_MESSAGE_BYTES)
         for message in messages:
             await stream.send_message(message)
         return await stream.receive_message(pb.Message)
@@ -359,7 +361,7 @@ def _fields(peer: pb.Message.Peer) -> dict[str, Any]:
         b"\x02\x08\x63",  # of kind 99
         b"\x02\x08\x00",  # PUT_VALUE
         b"\x02\x08\x04",  # FIND_NODE without a key
-        b"\x55\x08\x02\x12\x51" + bytes(MAX_KEY + 1),  # ADD_PROVIDER with a key of 81 bytes
+        b"\x55\x08\x02\x12\x51" + bytes(MAX_KEY_BYTES + 1),  # ADD_PROVIDER with a key of 81 bytes
     ],
     ids=lambda raw: raw[:4].hex(),
 )
@@ -372,7 +374,7 @@ async def test_what_is_no_question_ends_the_stream_and_nothing_else(raw: bytes, 
                 pass
         assert (await ask(client, node.me, pb.Message(type="PING"))).type == pb.Message.PING
         await trio.sleep(1)
-        assert not node.rendezvous._streams and not len(node.rendezvous.records)
+        assert not node.dht._server._streams and not len(node.dht.records)
 
 
 async def test_streams_questions_and_patience_are_bounded(autojump_clock: MockClock) -> None:
@@ -380,8 +382,8 @@ async def test_streams_questions_and_patience_are_bounded(autojump_clock: MockCl
         idle = [await client.open_stream(node.me, PROTOCOL) for _ in range(MAX_STREAMS_PER_PEER)]
         with pytest.raises(NetworkError):
             await ask(client, node.me, pb.Message(type="PING"))
-        await trio.sleep(READ_TIMEOUT + 1)
-        assert not node.rendezvous._streams
+        await trio.sleep(READ_TIMEOUT_S + 1)
+        assert not node.dht._server._streams
         for stream in idle:
             with pytest.raises(NetworkError):
                 await stream.receive()
@@ -418,7 +420,7 @@ class RealNode:
         )
         self.streams = Streams(self.network)
         self.discovery = Discovery(self.network, self.streams, RealRuntime(), key(number), chain)
-        self.rendezvous = Rendezvous(self.network, self.discovery, RealRuntime(), chain, servers)
+        self.dht = DhtDiscovery(self.network, self.discovery, RealRuntime(), chain, servers)
 
     @property
     def place(self) -> tuple[bytes, str]:
@@ -431,15 +433,16 @@ async def up(*nodes: RealNode) -> AsyncIterator[None]:
         for node in nodes:
             await nursery.start(node.streams.run)
             await nursery.start(node.discovery.run)
-            await nursery.start(node.rendezvous.run)
+            await nursery.start(node.dht.run)
         yield
         nursery.cancel_scope.cancel()
 
 
 @pytest.fixture
 def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(p2p.dht.service, "CHECK_INTERVAL", 0.2)
-    monkeypatch.setattr(p2p.dht.service, "RETRY", 1.0)
+    monkeypatch.setattr(p2p.dht.service, "CHECK_INTERVAL_S", 0.2)
+    monkeypatch.setattr(p2p.dht.service, "LOOKUP_BACKOFF", Backoff(1.0, 3600.0, p2p.dht.service.JITTER))
+    monkeypatch.setattr(p2p.dht.service, "PROVIDE_BACKOFF", Backoff(1.0, 14400.0, p2p.dht.service.JITTER))
 
 
 async def test_nodes_meet_at_a_server_of_the_library(brisk: None) -> None:
@@ -452,7 +455,7 @@ async def test_nodes_meet_at_a_server_of_the_library(brisk: None) -> None:
         async with up(one, other):
             await eventually(lambda: bool(one.discovery.members() and other.discovery.members()))
             ((name, records),) = table.provider_store.providers.items()
-            assert name == get_rendezvous_key(CHAIN)
+            assert name == get_provider_key(CHAIN)
             (record,) = records.values()
             assert public_key_of(record.peer_id) == one.network.me
             assert [str(each) for each in record.addresses] == list(one.network.listen_addresses)
@@ -468,26 +471,26 @@ async def test_a_client_of_the_library_finds_our_providers_at_our_server(brisk: 
         async with up(server):
             node = RealNode(3, server.place, public=True)
             async with up(node):
-                key_of_chain = node.rendezvous.key
-                await eventually(lambda: len(server.rendezvous.records) > 0)
-                await host.connect(PeerInfo(peer_id_of(server.network.me), [Multiaddr(server.place[1])]))
+                key_of_chain = node.dht.key
+                await eventually(lambda: len(server.dht.records) > 0)
+                await host.connect(LibraryPeerInfo(peer_id_of(server.network.me), [Multiaddr(server.place[1])]))
                 found = await table.find_providers(key_of_chain.hex())
                 assert (peer_id_of(node.network.me), [Multiaddr(node.place[1])]) in [
                     (each.peer_id, each.addrs) for each in found
                 ]
                 # And it can be a provider itself, which we find.
                 await table.provide(b"another key".hex())
-                (record,) = server.rendezvous.records.find(b"another key", trio.current_time())
+                (record,) = server.dht.records.find(b"another key", trio.current_time())
                 assert record.peer == key(1).public_key and len(record.addresses) == 1
 
 
 async def test_a_provider_of_the_library_is_found_by_ours(brisk: None) -> None:
     async with stock(1) as (_, _, place), stock(2) as (host, table, _):
-        await host.connect(PeerInfo(peer_id_of(place[0]), [Multiaddr(place[1])]))
-        assert await table.provide(get_rendezvous_key(CHAIN).hex())
+        await host.connect(LibraryPeerInfo(peer_id_of(place[0]), [Multiaddr(place[1])]))
+        assert await table.provide(get_provider_key(CHAIN).hex())
         node = RealNode(3, place, public=False)
         async with up(node):
-            found = await node.rendezvous.find()
+            found = await node.dht.find()
             assert list(found) == [key(2).public_key] and found[key(2).public_key]
 
 
@@ -499,7 +502,7 @@ async def test_nodes_of_two_chains_use_each_other_without_blame(brisk: None) -> 
             await eventually(lambda: all(node.discovery.members() for node in nodes))
             await trio.sleep(2)
             for node in (first, *nodes):
-                assert len(node.network.door.peers) == 0, "nobody has done anything wrong"
+                assert len(node.network.gater.peers) == 0, "nobody has done anything wrong"
             await eventually(lambda: not first.network.peers())
             assert not first.discovery.members()
 
@@ -518,8 +521,10 @@ async def test_a_visit_leaves_nothing_behind_whatever_happens() -> None:
     async with running(server, client):
         visitors: list[bytes] = []
         with server.peer_changes() as changes:
-            for named in (True, False, False):
-                async with client.visit(server.me, server.listen_addresses, "/answer", named=named) as stream:
+            for authenticated_as_self in (True, False, False):
+                async with client.open_isolated_stream(
+                    server.me, server.listen_addresses, "/answer", authenticated_as_self=authenticated_as_self
+                ) as stream:
                     await stream.send(b"hello")
                     assert await stream.receive() == b"hello" and stream.peer == server.me
                     assert client.peers() == frozenset()
@@ -527,27 +532,27 @@ async def test_a_visit_leaves_nothing_behind_whatever_happens() -> None:
                 assert (await changes.receive())[1] is False
         assert visitors[0] == client.me and visitors[1] == visitors[2] != client.me
         with pytest.raises(NetworkError):
-            async with client.visit(server.me, server.listen_addresses, "/unknown"):
+            async with client.open_isolated_stream(server.me, server.listen_addresses, "/unknown"):
                 pass
         with pytest.raises(NetworkError, match="cannot visit"):
-            async with client.visit(key(3).public_key, server.listen_addresses, "/answer"):
+            async with client.open_isolated_stream(key(3).public_key, server.listen_addresses, "/answer"):
                 pass
         with trio.move_on_after(0.5):
-            async with client.visit(server.me, server.listen_addresses, "/hang") as stream:
+            async with client.open_isolated_stream(server.me, server.listen_addresses, "/hang") as stream:
                 await stream.receive()
         with pytest.raises(ZeroDivisionError):
-            async with client.visit(server.me, server.listen_addresses, "/hang") as stream:
+            async with client.open_isolated_stream(server.me, server.listen_addresses, "/hang") as stream:
                 raise ZeroDivisionError
-        await eventually(lambda: server.door.inside == 0 and not server.peers())
+        await eventually(lambda: server.gater.secured == 0 and not server.peers())
         # An end that is pulled out is noticed, and one that is banned not visited.
-        async with client.visit(server.me, server.listen_addresses, "/hang") as stream:
+        async with client.open_isolated_stream(server.me, server.listen_addresses, "/hang") as stream:
             for peer in server.peers():
                 await server.disconnect(peer)
             with pytest.raises(NetworkError):
                 assert not await stream.receive()
                 raise NetworkError("closed in order")
         await client.connect(server.me, server.listen_addresses)
-        async with client.visit(server.me, (), "/answer") as stream:  # over the connection that there is
+        async with client.open_isolated_stream(server.me, (), "/answer") as stream:  # over the connection that there is
             await stream.send(b"again")
             assert await stream.receive() == b"again"
         assert client.peers() == {server.me}
@@ -565,7 +570,10 @@ async def test_the_other_end_of_a_visit_cannot_begin_anything() -> None:
             refused.set()
 
     server.handle("/turn", turn)
-    async with running(server, client), client.visit(server.me, server.listen_addresses, "/turn") as stream:
+    async with (
+        running(server, client),
+        client.open_isolated_stream(server.me, server.listen_addresses, "/turn") as stream,
+    ):
         await stream.send(b"go")
         with trio.fail_after(10):
             await refused.wait()
@@ -585,12 +593,12 @@ async def test_who_hides_takes_no_part(brisk: None) -> None:
             node.network = Libp2pNetwork(key(2), (), RealRuntime(), rules=rules)
             node.streams = Streams(node.network)
             node.discovery = Discovery(node.network, node.streams, RealRuntime(), key(2), CHAIN)
-            node.rendezvous = Rendezvous(node.network, node.discovery, RealRuntime(), CHAIN, [server.place])
+            node.dht = DhtDiscovery(node.network, node.discovery, RealRuntime(), CHAIN, [server.place])
             async with up(node):
-                assert await node.rendezvous.find() == {} and await node.rendezvous.provide() == 0
-                assert server.network.door.inside == 0 and relay.requests == []
+                assert await node.dht.find() == {} and await node.dht.provide() == 0
+                assert server.network.gater.secured == 0 and relay.requests == []
                 await node.network.connect(*server.place[:1], [place])
                 with pytest.raises(NetworkError):
                     await ask(server.network, node.network.me, pb.Message(type="PING"))
                 relay.requests.clear()
-            assert not len(server.rendezvous.records) and not len(server.rendezvous.table)
+            assert not len(server.dht.records) and not len(server.dht.table)

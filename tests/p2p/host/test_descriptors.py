@@ -7,10 +7,10 @@ import logging
 import pytest
 
 from p2p.host import descriptors
-from p2p.host.connection_gater import DoorLimits
-from p2p.host.descriptors import MIN_CONNECTIONS, SPARE, fit_to_descriptors
+from p2p.host.connection_gater import ConnectionLimits
+from p2p.host.descriptors import MIN_CONNECTIONS, SPARE_DESCRIPTORS, fit_to_descriptors
 
-LIMITS = DoorLimits(max_connections=1000, max_half_open=128)
+LIMITS = ConnectionLimits(max_connections=1000, max_half_open=128)
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_the_limit_is_raised_to_what_the_system_allows(system: list[int]) -> Non
 def test_fewer_are_taken_in_where_that_is_too_few(system: list[int], caplog: pytest.LogCaptureFixture) -> None:
     system[1] = 1024
     with caplog.at_level(logging.WARNING):
-        assert fit_to_descriptors(LIMITS, 256).max_connections == 1024 - SPARE - 256 - 128
+        assert fit_to_descriptors(LIMITS, 256).max_connections == 1024 - SPARE_DESCRIPTORS - 256 - 128
     assert "descriptors" in caplog.text
     system[:] = [64, 64]
     assert fit_to_descriptors(LIMITS, 256).max_connections == MIN_CONNECTIONS
@@ -46,7 +46,7 @@ def test_a_limit_that_cannot_be_raised_is_kept_to(system: list[int], monkeypatch
 
     monkeypatch.setattr(descriptors.resource, "setrlimit", refuse)
     system[0] = 1024
-    assert fit_to_descriptors(LIMITS, 256).max_connections == 1024 - SPARE - 256 - 128
+    assert fit_to_descriptors(LIMITS, 256).max_connections == 1024 - SPARE_DESCRIPTORS - 256 - 128
 
 
 def test_without_a_limit_all_are_taken_in(system: list[int]) -> None:

@@ -15,12 +15,12 @@ from libp2p.utils.varint import encode_uvarint, encode_varint_prefixed
 
 from p2p.host import gossip_rpc
 from p2p.host.gossip_rpc import (
-    MAX_CACHED,
-    MAX_CONTROL_SIZE,
+    MAX_CACHED_BYTES,
+    MAX_CONTROL_BYTES,
     MAX_ITEMS,
-    MAX_QUEUED,
-    MAX_RPC,
-    RPC_TIMEOUT,
+    MAX_QUEUED_BYTES,
+    MAX_RPC_BYTES,
+    RPC_TIMEOUT_S,
     BoundedCache,
     BoundedQueue,
     RpcError,
@@ -68,8 +68,8 @@ def test_what_an_rpc_has_is_counted_before_it_is_decoded() -> None:
     [
         make_rpc(messages=MAX_ITEMS + 1),
         make_rpc(subscriptions=MAX_ITEMS + 1),
-        make_rpc(prunes=MAX_CONTROL_SIZE // 4),
-        b"\x12\x00" * (MAX_RPC // 2),
+        make_rpc(prunes=MAX_CONTROL_BYTES // 4),
+        b"\x12\x00" * (MAX_RPC_BYTES // 2),
         b"".join(encode_uvarint(field << 3 | 2) + b"\x00" for field in range(4, 500)),
         b"\x12\x05abc",
         b"\x10\x05",
@@ -149,7 +149,7 @@ def test_rpcs_come_out_as_they_went_in_however_they_are_cut(rpcs: list[bytes], s
 
 @pytest.mark.trio
 async def test_an_rpc_that_is_too_long_is_not_waited_for() -> None:
-    reader = RpcReader(Source(encode_uvarint(MAX_RPC + 1)).read, lambda change: None)
+    reader = RpcReader(Source(encode_uvarint(MAX_RPC_BYTES + 1)).read, lambda change: None)
     with pytest.raises(RpcError):
         await reader.receive()
 
@@ -163,7 +163,7 @@ async def test_an_rpc_has_to_come_to_its_end(autojump_clock: trio.testing.MockCl
     began = trio.current_time()
     with pytest.raises(RpcError):
         await reader.receive()
-    assert trio.current_time() - began == pytest.approx(RPC_TIMEOUT)
+    assert trio.current_time() - began == pytest.approx(RPC_TIMEOUT_S)
     reader.close()
     assert source.held == 0
 
@@ -172,7 +172,7 @@ async def test_an_rpc_has_to_come_to_its_end(autojump_clock: trio.testing.MockCl
 async def test_silence_between_rpcs_may_last(autojump_clock: trio.testing.MockClock) -> None:
     reader = RpcReader(Source(encode_varint_prefixed(b"whole")).read, lambda change: None)
     assert await reader.receive() == b"whole"
-    with trio.move_on_after(10 * RPC_TIMEOUT) as patience:
+    with trio.move_on_after(10 * RPC_TIMEOUT_S) as patience:
         await reader.receive()
     assert patience.cancelled_caught
 
@@ -184,20 +184,20 @@ async def test_silence_between_rpcs_may_last(autojump_clock: trio.testing.MockCl
 async def test_a_queue_is_bounded_by_bytes() -> None:
     queue = BoundedQueue()
     rpc = rpc_pb2.RPC(publish=[message(1 << 20)])
-    assert sum(queue.push(rpc) for _ in range(10)) == MAX_QUEUED // rpc.ByteSize()
-    assert queue.size <= MAX_QUEUED
+    assert sum(queue.push(rpc) for _ in range(10)) == MAX_QUEUED_BYTES // rpc.ByteSize()
+    assert queue.size <= MAX_QUEUED_BYTES
     while len(queue):
         await queue.pop()
     assert queue.size == 0 and queue.push(rpc)
 
 
 def test_the_oldest_messages_are_forgotten_when_they_are_too_many_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gossip_rpc, "MAX_CACHED", 10_000)
+    monkeypatch.setattr(gossip_rpc, "MAX_CACHED_BYTES", 10_000)
     cache = BoundedCache(2, 3)
     for number in range(30):
         cache.put(message(1000, number))
     cache.put(message(1000, 29))
-    assert len(cache.msgs) == len(cache.window("topic")) == 8 and cache.size <= 10_000 < MAX_CACHED
+    assert len(cache.msgs) == len(cache.window("topic")) == 8 and cache.size <= 10_000 < MAX_CACHED_BYTES
     assert all(cache.get(name) is not None for name in cache.window("topic"))
     cache.put(message(20_000, 99))  # larger than everything
     assert len(cache.msgs) == 1

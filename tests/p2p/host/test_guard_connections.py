@@ -41,13 +41,19 @@ from libp2p.stream_muxer.yamux.yamux import FLAG_SYN, TYPE_PING, YAMUX_HEADER_FO
 from libp2p.transport.tcp import tcp
 from multiaddr import Multiaddr
 
+import p2p.host.connections
 import p2p.host.gossip
 import p2p.host.network
 import p2p.host.stream
-import p2p.host.workarounds
+import p2p.host.workarounds.host
+import p2p.host.workarounds.process
+import p2p.host.workarounds.swarm
+import p2p.host.workarounds.yamux
 from p2p.host.network import Libp2pNetwork
-from p2p.host.workarounds import GuardedHost, GuardedSwarm, GuardedUpgrader, GuardedYamux
-from p2p.host.yamux_limits import Backlog
+from p2p.host.workarounds.host import GuardedHost
+from p2p.host.workarounds.swarm import GuardedSwarm
+from p2p.host.workarounds.yamux import GuardedUpgrader, GuardedYamux
+from p2p.host.yamux_limits import BufferBudget
 from p2p.nat.dial_back import PROTOCOL as REACHABILITY
 from p2p.nat.relay_client import STOP
 from p2p.network import NetworkError, RawStream
@@ -119,7 +125,7 @@ async def test_inbound_slots_are_free_again_when_peers_have_left(on: bool, monke
 
 @pytest.mark.trio
 async def test_a_peer_has_no_more_streams_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(p2p.host.workarounds, "MAX_STREAMS", 4)  # of which gossip takes two
+    monkeypatch.setattr(p2p.host.workarounds.host, "MAX_STREAMS", 4)  # of which gossip takes two
     async with pair() as (one, other):
         await eventually(lambda: len(swarm_of(one).get_connections()[0].get_streams()) == 2)
         streams = [await other.open_stream(one.me, ECHO) for _ in range(2)]
@@ -204,7 +210,7 @@ async def test_a_writer_outwaits_a_reader_that_pauses() -> None:
 
 @pytest.mark.trio
 async def test_a_window_that_never_opens_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(p2p.host.workarounds, "WINDOW_TIMEOUT", 0.5)
+    monkeypatch.setattr(p2p.host.workarounds.yamux, "WINDOW_TIMEOUT_S", 0.5)
 
     async def read_nothing(stream: RawStream) -> None:
         await trio.sleep_forever()
@@ -274,7 +280,7 @@ async def test_a_failed_write_ends_the_connection(on: bool, monkeypatch: pytest.
 
 @pytest.mark.trio
 async def test_a_connection_whose_peer_takes_nothing_can_be_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(p2p.host.workarounds, "WRITE_TIMEOUT", 0.5)
+    monkeypatch.setattr(p2p.host.workarounds.yamux, "WRITE_TIMEOUT_S", 0.5)
     one, other = network(1), network(2)
 
     async def take(stream: RawStream) -> None:
@@ -344,13 +350,13 @@ async def test_frames_of_no_known_kind_end_the_connection(on: bool, monkeypatch:
             while victim.peers():
                 await trio.sleep(0.05)
         assert (not victim.peers()) is on
-        assert bool(len(victim.door.peers)) is on
+        assert bool(len(victim.gater.peers)) is on
 
 
 @guard
 @pytest.mark.trio
 async def test_pings_are_answered_no_faster_than_the_rate(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(p2p.host.workarounds, "FRAME_RATE", Rate(items=200, size=math.inf, burst=1.0))
+    monkeypatch.setattr(p2p.host.workarounds.yamux, "FRAME_RATE", Rate(items=200, size=math.inf, burst=1.0))
     if not on:
         monkeypatch.setattr(GuardedYamux, "_admit", admit_all)
     async with pair() as (victim, attacker):
@@ -375,9 +381,9 @@ async def test_pings_are_answered_no_faster_than_the_rate(on: bool, monkeypatch:
 @guard
 @pytest.mark.trio
 async def test_what_nobody_reads_of_all_connections_has_a_bound(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(p2p.host.workarounds, "MAX_BACKLOG", 1 << 20)
+    monkeypatch.setattr(p2p.host.workarounds.yamux, "MAX_BUFFERED_TOTAL_BYTES", 1 << 20)
     if not on:
-        monkeypatch.setattr(Backlog, "note", lambda backlog, holder, size: None)
+        monkeypatch.setattr(BufferBudget, "note", lambda backlog, holder, size: None)
     victim, *others = (network(number) for number in range(1, 9))
 
     async def read_nothing(stream: RawStream) -> None:
@@ -410,8 +416,8 @@ async def test_what_nobody_reads_of_all_connections_has_a_bound(on: bool, monkey
 @guard
 @pytest.mark.trio
 async def test_a_dead_link_is_noticed(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(p2p.host.workarounds, "KEEPALIVE_INTERVAL", 0.2)
-    monkeypatch.setattr(p2p.host.workarounds, "KEEPALIVE_TIMEOUT", 1.0)
+    monkeypatch.setattr(p2p.host.workarounds.yamux, "KEEPALIVE_INTERVAL_S", 0.2)
+    monkeypatch.setattr(p2p.host.workarounds.yamux, "KEEPALIVE_TIMEOUT_S", 1.0)
     if not on:
         monkeypatch.delattr(GuardedYamux, "_measure_rtt_loop")
     one, other = network(1), network(2)
@@ -430,8 +436,8 @@ async def test_a_dead_link_is_noticed(on: bool, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.trio
 async def test_traffic_is_a_sign_of_life_when_pongs_are_late(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(p2p.host.workarounds, "KEEPALIVE_INTERVAL", 0.2)
-    monkeypatch.setattr(p2p.host.workarounds, "KEEPALIVE_TIMEOUT", 1.0)
+    monkeypatch.setattr(p2p.host.workarounds.yamux, "KEEPALIVE_INTERVAL_S", 0.2)
+    monkeypatch.setattr(p2p.host.workarounds.yamux, "KEEPALIVE_TIMEOUT_S", 1.0)
     async with pair() as (one, other):
         yamux = muxer(one, other)
         write_frame = yamux._write_frame
@@ -461,8 +467,8 @@ async def test_leaving_the_network_leaves_nothing_behind(on: bool, monkeypatch: 
         async def cancelled_instead(host: GuardedHost) -> None:
             """What an ordinary cancellation does to the library: every await of its cleanup fails at once."""
 
-        monkeypatch.setattr(p2p.host.network, "_close_host", cancelled_instead)
-        monkeypatch.setattr(p2p.host.network, "CLOSE_TIMEOUT", 0.0)
+        monkeypatch.setattr(p2p.host.network, "close_host", cancelled_instead)
+        monkeypatch.setattr(p2p.host.network, "CLOSE_TIMEOUT_S", 0.0)
     one = network(1)
     async with running(one):
         await trio.sleep(0.1)
@@ -481,7 +487,7 @@ async def test_leaving_the_network_leaves_nothing_behind(on: bool, monkeypatch: 
 @pytest.mark.trio
 async def test_mutual_dialling_leaves_one_connection(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not on:
-        monkeypatch.setattr(p2p.host.network, "surplus_connections", lambda connections, outbound_wins: [])
+        monkeypatch.setattr(p2p.host.connections, "surplus_connections", lambda connections, outbound_wins: [])
     async with pair(connected=False) as (one, other):
         inboxes = one.subscribe(TOPIC), other.subscribe(TOPIC)
         async with trio.open_nursery() as nursery:
@@ -541,7 +547,7 @@ async def test_only_ed25519_keys_are_accounts(on: bool, monkeypatch: pytest.Monk
 @pytest.mark.trio
 async def test_nobody_is_dialled_unasked(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not on:
-        monkeypatch.delattr(p2p.host.workarounds._NoAutoConnector, "maybe_connect")
+        monkeypatch.delattr(p2p.host.workarounds.swarm._NoAutoConnector, "maybe_connect")
         monkeypatch.delattr(GuardedSwarm, "dial_peer")
     async with pair(connected=False) as (one, other):
         swarm = swarm_of(one)
@@ -567,7 +573,7 @@ async def test_opening_a_stream_dials_nobody(on: bool, monkeypatch: pytest.Monke
 @pytest.mark.trio
 async def test_gossip_carries_no_addresses(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not on:
-        monkeypatch.delattr(p2p.host.workarounds.GuardedHost, "get_addrs")
+        monkeypatch.delattr(p2p.host.workarounds.host.GuardedHost, "get_addrs")
     async with pair() as (one, other):
         inbox = other.subscribe(TOPIC)
         one.subscribe(TOPIC)
@@ -580,7 +586,7 @@ async def test_gossip_carries_no_addresses(on: bool, monkeypatch: pytest.MonkeyP
 @guard
 @pytest.mark.trio
 async def test_a_reader_that_does_not_read_holds_up_little(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    p2p.host.workarounds.install()
+    p2p.host.workarounds.process.install()
     if not on:
         monkeypatch.setattr(yamux, "MAX_WINDOW_SIZE", 16 << 20)
     monkeypatch.setattr(yamux.YamuxStream, "_effective_rtt", lambda stream: 1.0)  # the window grows on slow links only
@@ -608,9 +614,9 @@ async def test_a_reader_that_does_not_read_holds_up_little(on: bool, monkeypatch
 @guard
 @pytest.mark.trio
 async def test_windows_grow_with_what_is_read(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    p2p.host.workarounds.install()
+    p2p.host.workarounds.process.install()
     if not on:
-        monkeypatch.setattr(yamux.YamuxStream, "_apply_autotune_epoch", p2p.host.workarounds.STOCK_AUTOTUNE)
+        monkeypatch.setattr(yamux.YamuxStream, "_apply_autotune_epoch", p2p.host.workarounds.process.STOCK_AUTOTUNE)
     async with pair() as (one, other):
         stream = await other.open_stream(one.me, ECHO)
         for _ in range(5):
@@ -637,7 +643,7 @@ async def test_a_node_tells_no_peer_its_listen_addresses() -> None:
 @guard
 @pytest.mark.trio
 async def test_the_other_end_of_an_ipv6_connection_has_an_address(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    p2p.host.workarounds.install()
+    p2p.host.workarounds.process.install()
     if not on:
         monkeypatch.setattr(TrioTCPStream, "get_remote_address", STOCK_REMOTE_ADDRESS)
     one, other = network(1, listen=["/ip6/::1/tcp/0"]), network(2, listen=())
@@ -649,7 +655,7 @@ async def test_the_other_end_of_an_ipv6_connection_has_an_address(on: bool, monk
 @guard
 @pytest.mark.trio
 async def test_a_port_in_use_is_an_error(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    p2p.host.workarounds.install()
+    p2p.host.workarounds.process.install()
     if not on:
         monkeypatch.setattr(tcp, "_set_reuse_flags", STOCK_REUSE_FLAGS)
     one = network(1)
@@ -691,9 +697,9 @@ def test_the_library_is_quiet_and_leaves_the_root_logger_alone() -> None:
 
 
 def test_installing_is_idempotent_and_sets_what_it_says() -> None:
-    p2p.host.workarounds.install()
+    p2p.host.workarounds.process.install()
     replaced = tcp._set_reuse_flags
-    p2p.host.workarounds.install()
+    p2p.host.workarounds.process.install()
     assert tcp._set_reuse_flags is replaced
     assert os.environ["PY_YAMUX_RELEASE_ON_READ"] == "0"
     assert not logging.getLogger("libp2p.network.swarm").isEnabledFor(logging.CRITICAL)

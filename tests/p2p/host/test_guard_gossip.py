@@ -25,11 +25,11 @@ from multiaddr import Multiaddr
 import p2p.host.gossip
 import p2p.host.gossip_rpc
 import p2p.host.network
-import p2p.host.workarounds
+import p2p.host.workarounds.swarm
 from p2p.host.gossip import GuardedGossipSub, GuardedPubsub
 from p2p.host.gossip_rpc import BoundedQueue
 from p2p.host.network import Libp2pNetwork
-from p2p.host.workarounds import GuardedHost
+from p2p.host.workarounds.host import GuardedHost
 from p2p.peer_id import peer_id_of
 from tests.p2p.hosts import (
     TOPIC,
@@ -145,7 +145,7 @@ async def test_odd_control_messages_and_senders_are_ignored() -> None:
         await send_gossip(attacker, victim, rpc_pb2.RPC(control=control).SerializeToString(), message(), b"")
         await send_gossip(attacker, victim, rpc_pb2.RPC(senderRecord=b"\xffjunk").SerializeToString())
         with pytest.raises(StreamError):
-            await send_gossip(attacker, victim, b"\0" * (p2p.host.gossip.MAX_RPC + 1))
+            await send_gossip(attacker, victim, b"\0" * (p2p.host.gossip.MAX_RPC_BYTES + 1))
 
     assert await survives(attack)
 
@@ -202,7 +202,7 @@ async def test_a_peer_has_one_gossip_stream(on: bool, monkeypatch: pytest.Monkey
 @guard
 @pytest.mark.trio
 async def test_an_rpc_without_an_end(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(p2p.host.gossip_rpc, "RPC_TIMEOUT", 0.3)
+    monkeypatch.setattr(p2p.host.gossip_rpc, "RPC_TIMEOUT_S", 0.3)
     if not on:
         monkeypatch.delattr(GuardedPubsub, "continuously_read_stream")
     async with pair() as (victim, attacker):
@@ -211,12 +211,12 @@ async def test_an_rpc_without_an_end(on: bool, monkeypatch: pytest.MonkeyPatch) 
         with trio.move_on_after(2) as patience, suppress(StreamError):
             await stream.read(1)
         assert patience.cancelled_caught is not on
-        assert bool(len(victim.door.peers)) is on
+        assert bool(len(victim.gater.peers)) is on
 
 
 @pytest.mark.trio
 async def test_unfinished_rpcs_of_all_peers_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(p2p.host.gossip, "MAX_UNFINISHED", 1 << 20)
+    monkeypatch.setattr(p2p.host.gossip, "MAX_UNFINISHED_BYTES", 1 << 20)
     victim, *attackers = (network(number) for number in range(1, 7))
     async with running(victim, *attackers):
         for number, attacker in enumerate(attackers):
@@ -446,7 +446,7 @@ async def test_a_peer_that_forgot_our_topics_learns_them_again(on: bool, monkeyp
 async def test_nobody_is_dialled_on_a_peer_s_word(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not on:
         monkeypatch.delattr(GuardedGossipSub, "_do_px")
-        monkeypatch.delattr(p2p.host.workarounds.GuardedSwarm, "dial_peer")
+        monkeypatch.delattr(p2p.host.workarounds.swarm.GuardedSwarm, "dial_peer")
     async with pair(connected=False) as (one, other):
         router = library(one).pubsub.router
         assert isinstance(router, GuardedGossipSub)

@@ -316,7 +316,7 @@ async def test_opening_and_closing_leaks_no_task_and_no_descriptor() -> None:
 
 @pytest.mark.trio
 async def test_a_slow_reader_loses_the_oldest_gossip_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("p2p.host.network.QUEUE", 4)
+    monkeypatch.setattr("p2p.host.network.MAX_QUEUED_GOSSIP", 4)
     one, other = network(1), network(2)
     inbox, watcher = other.subscribe(TOPIC), other.subscribe(TOPIC)
     async with running(one, other):

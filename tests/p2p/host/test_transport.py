@@ -1,4 +1,4 @@
-"""The door through which a node dials: what it lets through, and the proxy behind it."""
+"""The gater through which a node dials: what it lets through, and the proxy behind it."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ async def test_what_is_no_proxy_is_found_out(answers: bytes) -> None:
 
 @pytest.mark.trio
 async def test_a_proxy_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(p2p.host.transport, "PROXY_TIMEOUT", 0.2)
+    monkeypatch.setattr(p2p.host.transport, "PROXY_TIMEOUT_S", 0.2)
 
     async def hang(stream: trio.SocketStream) -> None:
         await trio.sleep_forever()

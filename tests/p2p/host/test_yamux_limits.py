@@ -19,7 +19,7 @@ from libp2p.stream_muxer.yamux.yamux import (
     YAMUX_HEADER_FORMAT,
 )
 
-from p2p.host.yamux_limits import PING_COST, SYN_COST, Backlog, judge
+from p2p.host.yamux_limits import PING_COST, SYN_COST, BufferBudget, check_frame
 from p2p.network import Misbehaviour
 
 
@@ -51,33 +51,39 @@ def header(kind: int, flags: int = 0, stream: int = 0, length: int = 0, version:
     ],
 )
 def test_frames_from_whoever_made_the_connection(frame: bytes, fault: Misbehaviour | None, cost: int) -> None:
-    assert judge(frame, is_initiator=False) == (fault, cost)
+    assert check_frame(frame, is_initiator=False) == (fault, cost)
 
 
 def test_each_end_begins_streams_of_its_own_numbers() -> None:
     odd, even = (header(TYPE_WINDOW_UPDATE, FLAG_SYN, stream) for stream in (1, 2))
-    assert judge(odd, is_initiator=False)[0] is None and judge(odd, is_initiator=True)[0] is Misbehaviour.GARBAGE
-    assert judge(even, is_initiator=True)[0] is None and judge(even, is_initiator=False)[0] is Misbehaviour.GARBAGE
+    assert (
+        check_frame(odd, is_initiator=False)[0] is None
+        and check_frame(odd, is_initiator=True)[0] is Misbehaviour.GARBAGE
+    )
+    assert (
+        check_frame(even, is_initiator=True)[0] is None
+        and check_frame(even, is_initiator=False)[0] is Misbehaviour.GARBAGE
+    )
 
 
 @given(st.binary(min_size=12, max_size=12), st.booleans())
 def test_every_header_is_judged(raw: bytes, is_initiator: bool) -> None:
-    fault, cost = judge(raw, is_initiator)
+    fault, cost = check_frame(raw, is_initiator)
     assert cost >= 1 and fault in (None, Misbehaviour.GARBAGE, Misbehaviour.OVERSIZE)
 
 
 class Connection:
-    def __init__(self, place: str | None) -> None:
-        self.place = place
+    def __init__(self, source_address: str | None) -> None:
+        self.source_address = source_address
         self.kept = 0
 
-    def measure(self) -> int:
+    def count_bytes(self) -> int:
         return self.kept
 
 
 def test_the_fullest_connection_of_the_fullest_place_goes() -> None:
-    backlog = Backlog(100)
-    honest, *crowd = (Connection(place) for place in ("one", "many", "many", "many"))
+    backlog = BufferBudget(100)
+    honest, *crowd = (Connection(source_address) for source_address in ("one", "many", "many", "many"))
     honest.kept = 40
     assert backlog.note(honest, 40) is None
     for connection, kept in zip(crowd, (15, 25, 20), strict=True):
@@ -91,7 +97,7 @@ def test_the_fullest_connection_of_the_fullest_place_goes() -> None:
 
 
 def test_what_was_read_does_not_count() -> None:
-    backlog = Backlog(100)
+    backlog = BufferBudget(100)
     one, other = Connection(None), Connection(None)
     for _ in range(50):
         assert backlog.note(one, 90) is None
@@ -103,7 +109,7 @@ def test_what_was_read_does_not_count() -> None:
 
 
 def test_circuits_are_no_crowd() -> None:
-    backlog = Backlog(100)
+    backlog = BufferBudget(100)
     circuits = [Connection(None) for _ in range(3)]
     for connection, kept in zip(circuits, (30, 50, 40), strict=True):
         connection.kept = kept

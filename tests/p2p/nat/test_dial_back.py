@@ -13,7 +13,15 @@ import p2p.nat.dial_back
 from chain.exceptions import CodecError
 from p2p.addresses import format_circuit_address
 from p2p.host.network import Libp2pNetwork
-from p2p.nat.dial_back import PROTOCOL, DialBack, DialBackReport, Reachability, Verdict, receive_record, send_record
+from p2p.nat.dial_back import (
+    PROTOCOL,
+    DialBack,
+    DialBackReport,
+    Reachability,
+    ReachabilityEstimate,
+    receive_record,
+    send_record,
+)
 from p2p.nat.relay_server import RelayLimits
 from p2p.network import NetworkError, RawStream
 from p2p.runtime import RealRuntime, SimulatedRuntime
@@ -34,52 +42,52 @@ def no(host: str = OUTSIDE) -> DialBackReport:
 
 
 def test_witnesses_that_agree_settle_it_and_one_alone_has_to_say_it_twice() -> None:
-    verdict = Verdict()
-    assert verdict.value is None and not verdict.is_settled
-    assert verdict.note([yes(), yes()])
-    assert verdict.value is True and verdict.is_settled and verdict.addresses == ("/ip4/45.67.89.1/tcp/4001",)
-    verdict = Verdict()
-    assert not verdict.note([no()]) and verdict.value is None
-    assert verdict.note([no()]) and verdict.value is False and verdict.addresses == ()
+    estimate = ReachabilityEstimate()
+    assert estimate.value is None and not estimate.is_settled
+    assert estimate.note([yes(), yes()])
+    assert estimate.value is True and estimate.is_settled and estimate.addresses == ("/ip4/45.67.89.1/tcp/4001",)
+    estimate = ReachabilityEstimate()
+    assert not estimate.note([no()]) and estimate.value is None
+    assert estimate.note([no()]) and estimate.value is False and estimate.addresses == ()
 
 
 def test_one_round_does_not_overturn_a_verdict_and_two_do() -> None:
-    verdict = Verdict()
-    verdict.note([yes(), yes()])
-    assert not verdict.note([no(), no(), no()]) and verdict.value is True and not verdict.is_settled
-    verdict.note([yes(), yes(), no()])
-    assert verdict.is_settled
-    verdict.note([no(), no()])
-    assert verdict.note([no(), no()]) and verdict.value is False and verdict.addresses == ()
+    estimate = ReachabilityEstimate()
+    estimate.note([yes(), yes()])
+    assert not estimate.note([no(), no(), no()]) and estimate.value is True and not estimate.is_settled
+    estimate.note([yes(), yes(), no()])
+    assert estimate.is_settled
+    estimate.note([no(), no()])
+    assert estimate.note([no(), no()]) and estimate.value is False and estimate.addresses == ()
 
 
 def test_a_tie_and_an_empty_round_say_nothing() -> None:
-    verdict = Verdict()
+    estimate = ReachabilityEstimate()
     for _ in range(3):
-        assert not verdict.note([yes(), no()]) and not verdict.note([])
-    assert verdict.value is None
+        assert not estimate.note([yes(), no()]) and not estimate.note([])
+    assert estimate.value is None
 
 
 def test_witnesses_outside_overrule_those_inside_whose_address_is_not_announced() -> None:
-    verdict = Verdict()
-    verdict.note([yes(INSIDE), yes(INSIDE)])
-    assert verdict.value is True and verdict.addresses == ()
+    estimate = ReachabilityEstimate()
+    estimate.note([yes(INSIDE), yes(INSIDE)])
+    assert estimate.value is True and estimate.addresses == ()
     for _ in range(2):
-        verdict.note([yes(INSIDE), yes(INSIDE), no()])
-    assert verdict.value is False
+        estimate.note([yes(INSIDE), yes(INSIDE), no()])
+    assert estimate.value is False
 
 
 def test_a_witness_that_names_another_host_than_most_does_not_count() -> None:
-    verdict = Verdict()
-    verdict.note([yes(), yes(), yes("45.67.89.2")])
-    assert verdict.addresses == ("/ip4/45.67.89.1/tcp/4001",)
+    estimate = ReachabilityEstimate()
+    estimate.note([yes(), yes(), yes("45.67.89.2")])
+    assert estimate.addresses == ("/ip4/45.67.89.1/tcp/4001",)
     for _ in range(3):
-        verdict.note([yes(), yes(), no("8.8.8.8"), yes("2a00::1")])
-        verdict.note([yes(), no(), no("8.8.8.8")])
-    assert verdict.value is True and verdict.addresses == ("/ip4/45.67.89.1/tcp/4001", "/ip6/2a00::1/tcp/4001")
-    verdict = Verdict()
-    verdict.note([no("45.67.89.1"), no("45.67.89.2"), no("45.67.89.3")])  # as a NAT with several addresses shows it
-    assert verdict.value is False
+        estimate.note([yes(), yes(), no("8.8.8.8"), yes("2a00::1")])
+        estimate.note([yes(), no(), no("8.8.8.8")])
+    assert estimate.value is True and estimate.addresses == ("/ip4/45.67.89.1/tcp/4001", "/ip6/2a00::1/tcp/4001")
+    estimate = ReachabilityEstimate()
+    estimate.note([no("45.67.89.1"), no("45.67.89.2"), no("45.67.89.3")])  # as a NAT with several addresses shows it
+    assert estimate.value is False
 
 
 class Peers:
@@ -98,45 +106,45 @@ class Peers:
         return self.hosts[peer][1]
 
 
-def witnesses(*hosts: tuple[str | None, bool]) -> list[set[int]]:
+def servers(*hosts: tuple[str | None, bool]) -> list[set[int]]:
     """Who may be chosen among peers 0, 1, ... of these hosts, by several seeds."""
     peers = {bytes([number]): host for number, host in enumerate(hosts)}
     chosen = []
     for seed in range(20):
         reachability = Reachability(Peers(peers), SimulatedRuntime(seed))  # type: ignore[arg-type]
-        chosen.append({peer[0] for peer in reachability.choose_witnesses()})
+        chosen.append({peer[0] for peer in reachability.choose_servers()})
     return chosen
 
 
 def test_only_peers_that_this_node_dialled_are_witnesses() -> None:
     liars = [(f"{number}.8.8.8", False) for number in range(20, 60)]
-    assert all(chosen == {0, 1} for chosen in witnesses(("45.67.1.1", True), ("46.67.1.1", True), *liars))
-    assert all(chosen == set() for chosen in witnesses(*liars, (None, True)))
+    assert all(chosen == {0, 1} for chosen in servers(("45.67.1.1", True), ("46.67.1.1", True), *liars))
+    assert all(chosen == set() for chosen in servers(*liars, (None, True)))
 
 
 def test_witnesses_are_of_different_networks_where_there_are_several() -> None:
     liars = [(f"66.6.{number}.1", True) for number in range(30)]
-    for chosen in witnesses(("45.67.1.1", True), ("46.67.1.1", True), ("10.0.0.1", True), *liars):
+    for chosen in servers(("45.67.1.1", True), ("46.67.1.1", True), ("10.0.0.1", True), *liars):
         assert {0, 1} < chosen and len(chosen) == 3 and 2 not in chosen
-    assert all(len(chosen) == 3 for chosen in witnesses(*liars))
+    assert all(len(chosen) == 3 for chosen in servers(*liars))
 
 
 def test_a_new_address_replaces_the_old_one() -> None:
-    verdict = Verdict()
-    verdict.note([yes(), yes()])
-    assert verdict.note([yes("45.67.89.2"), yes("45.67.89.2"), yes("2a00::1", 4002)])
-    assert verdict.addresses == ("/ip4/45.67.89.2/tcp/4001", "/ip6/2a00::1/tcp/4002")
+    estimate = ReachabilityEstimate()
+    estimate.note([yes(), yes()])
+    assert estimate.note([yes("45.67.89.2"), yes("45.67.89.2"), yes("2a00::1", 4002)])
+    assert estimate.addresses == ("/ip4/45.67.89.2/tcp/4001", "/ip6/2a00::1/tcp/4002")
 
 
 @given(st.lists(st.lists(st.sampled_from([yes(), no(), yes(INSIDE), no(INSIDE)]), max_size=3), max_size=12))
 def test_no_verdict_ever_turns_on_one_round(rounds: list[list[DialBackReport]]) -> None:
-    verdict = Verdict()
+    estimate = ReachabilityEstimate()
     for reports in rounds:
-        before, last = verdict.value, verdict._last
-        verdict.note(reports)
-        if before is not None and verdict.value is not before:
-            assert last is verdict.value
-        assert verdict.value is True or not verdict.addresses
+        before, last = estimate.value, estimate._last
+        estimate.note(reports)
+        if before is not None and estimate.value is not before:
+            assert last is estimate.value
+        assert estimate.value is True or not estimate.addresses
 
 
 @given(st.binary(max_size=100))
@@ -150,23 +158,23 @@ def test_junk_is_no_request(raw: bytes) -> None:
 
 @pytest.fixture(autouse=True)
 def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("INTERVAL", "UNSETTLED_INTERVAL", "ALONE_INTERVAL"):
+    for name in ("INTERVAL_S", "UNSETTLED_INTERVAL_S", "ALONE_INTERVAL_S"):
         monkeypatch.setattr(p2p.nat.dial_back, name, 0.1)
     monkeypatch.setattr(p2p.nat.dial_back, "PEER_RATE", p2p.nat.dial_back.Rate(1000, 1 << 20, 10))
 
 
 @pytest.mark.trio
 async def test_a_node_that_can_be_dialled_finds_out_and_the_dials_back_leave_nothing() -> None:
-    node, witnesses = network(1), [network(number) for number in (2, 3)]
-    async with running(node, *witnesses):
+    node, servers = network(1), [network(number) for number in (2, 3)]
+    async with running(node, *servers):
         assert node.can_be_dialled() is None and network(4, listen=()).can_be_dialled() is False
-        for witness in witnesses:
-            await node.connect(witness.me, witness.listen_addresses)
+        for server in servers:
+            await node.connect(server.me, server.listen_addresses)
         await eventually(lambda: node.can_be_dialled() is True)
         await trio.sleep(0.5)
-        assert node.listen_addresses  # all witnesses are inside: what it listens on stands
+        assert node.listen_addresses  # all servers are inside: what it listens on stands
         assert len(swarm_of(node).get_connections()) == 2
-        assert all(len(swarm_of(witness).get_connections()) == 1 for witness in witnesses)
+        assert all(len(swarm_of(server).get_connections()) == 1 for server in servers)
 
 
 @pytest.mark.trio
@@ -175,19 +183,19 @@ async def test_a_node_that_cannot_be_dialled_finds_out_and_announces_and_lends_n
 ) -> None:
     node = Libp2pNetwork(key(1), LOOPBACK, RealRuntime(), relay=RelayLimits())
     monkeypatch.setattr(node, "_get_ports", lambda host: [1])  # a port at which nobody answers, as behind a NAT
-    witnesses = [network(number) for number in (2, 3)]
-    async with running(node, *witnesses):
-        for witness in witnesses:
-            await node.connect(witness.me, witness.listen_addresses)
+    servers = [network(number) for number in (2, 3)]
+    async with running(node, *servers):
+        for server in servers:
+            await node.connect(server.me, server.listen_addresses)
         await eventually(lambda: node.can_be_dialled() is False)
         assert node.listen_addresses == ()
         with pytest.raises(NetworkError, match="permission denied"):
-            await witnesses[0].reserve(node.me)
+            await servers[0].reserve(node.me)
 
 
 @pytest.mark.trio
 async def test_whoever_connects_cannot_talk_a_node_out_of_being_reachable() -> None:
-    """Six Sybils that lie as witnesses, in a node that has dialled one honest one."""
+    """Six Sybils that lie as servers, in a node that has dialled one honest one."""
     asked: list[bytes] = []
 
     async def lie(stream: RawStream) -> None:
@@ -210,10 +218,10 @@ async def test_whoever_connects_cannot_talk_a_node_out_of_being_reachable() -> N
 
 @pytest.mark.trio
 async def test_somebody_else_at_the_address_is_not_the_node() -> None:
-    witness, node, other = network(1), network(2, listen=()), network(3)
-    async with running(witness, node, other):
-        await node.connect(witness.me, witness.listen_addresses)
-        stream = await node.open_stream(witness.me, PROTOCOL)
+    server, node, other = network(1), network(2, listen=()), network(3)
+    async with running(server, node, other):
+        await node.connect(server.me, server.listen_addresses)
+        stream = await node.open_stream(server.me, PROTOCOL)
         port = int(other.listen_addresses[0].rsplit("/", 1)[1])
         await send_record(stream, DialBack((port, 1)))
         report = DialBackReport.decode(await receive_record(stream))
@@ -223,12 +231,12 @@ async def test_somebody_else_at_the_address_is_not_the_node() -> None:
 
 @pytest.mark.trio
 async def test_a_witness_says_where_a_node_calls_from_and_dials_nobody_unless_asked() -> None:
-    witness, node = network(1), network(2)
-    async with running(witness, node):
-        await node.connect(witness.me, witness.listen_addresses)
-        report = await node.reachability.ask(witness.me)
-        assert report is not None and (report.host, report.port) == node.share_port(witness.me)
-        assert report.ports == () and len(swarm_of(witness).get_connections()) == 1
+    server, node = network(1), network(2)
+    async with running(server, node):
+        await node.connect(server.me, server.listen_addresses)
+        report = await node.reachability.ask(server.me)
+        assert report is not None and (report.host, report.port) == node.share_port(server.me)
+        assert report.ports == () and len(swarm_of(server).get_connections()) == 1
 
 
 @pytest.mark.trio
@@ -239,8 +247,8 @@ async def test_a_witness_serves_only_so_many_requests_and_none_through_a_relay(m
     other.handle(ECHO, echo)
     async with running(relay, node, other):
 
-        async def ask(witness: Libp2pNetwork) -> str:
-            stream = await node.open_stream(witness.me, PROTOCOL)
+        async def ask(server: Libp2pNetwork) -> str:
+            stream = await node.open_stream(server.me, PROTOCOL)
             await send_record(stream, DialBack((1,)))
             return DialBackReport.decode(await receive_record(stream)).host
 

@@ -24,12 +24,12 @@ from p2p.nat.dial_back import receive_record, send_record
 from p2p.nat.hole_punching import (
     BACK_OFF,
     MAX_BACK_OFF,
-    MAX_REMEMBERED,
+    MAX_REMEMBERED_PEERS,
     POSTPONED,
     PROTOCOL,
-    Place,
-    Schedule,
-    is_target,
+    ObservedAddress,
+    PunchSchedule,
+    is_dialable,
 )
 from p2p.nat.relay_server import RelayLimits
 from p2p.network import NetworkError, RawStream
@@ -37,17 +37,17 @@ from p2p.runtime import RealRuntime
 from p2p.streams.exchanges import Exchange, Streams
 from tests.p2p.hosts import ECHO, LOOPBACK, echo, echoes, eventually, key, network, running, swarm_of
 
-MINE = Place("198.51.100.1", 40000)
-MINE6 = Place("2a00::1", 40000)
+MINE = ObservedAddress("198.51.100.1", 40000)
+MINE6 = ObservedAddress("2a00::1", 40000)
 
 # Whom to dial
 
 
 @pytest.mark.parametrize("host", ["203.0.113.9", "198.51.100.2", "45.67.89.1", "172.32.0.1"])
 def test_public_places_are_dialled(host: str) -> None:
-    assert is_target(Place(host, 1024), MINE) and is_target(Place(host, 65535), MINE)
-    assert not is_target(Place(host, 1023), MINE) and not is_target(Place(host, 0), MINE)
-    assert not is_target(Place(host, 40000), MINE6)
+    assert is_dialable(ObservedAddress(host, 1024), MINE) and is_dialable(ObservedAddress(host, 65535), MINE)
+    assert not is_dialable(ObservedAddress(host, 1023), MINE) and not is_dialable(ObservedAddress(host, 0), MINE)
+    assert not is_dialable(ObservedAddress(host, 40000), MINE6)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_public_places_are_dialled(host: str) -> None:
     ],
 )
 def test_nothing_else_is_dialled(host: str) -> None:
-    assert not is_target(Place(host, 40000), MINE)
+    assert not is_dialable(ObservedAddress(host, 40000), MINE)
 
 
 @pytest.mark.parametrize(
@@ -71,25 +71,25 @@ def test_nothing_else_is_dialled(host: str) -> None:
     ],
 )
 def test_addresses_of_ipv6(host: str, allowed: bool) -> None:
-    assert is_target(Place(host, 40000), MINE6) is allowed
+    assert is_dialable(ObservedAddress(host, 40000), MINE6) is allowed
 
 
 @given(st.text(max_size=45), st.integers(0, 65535))
 def test_no_text_breaks_the_check(host: str, port: int) -> None:
-    is_target(Place(host, port), MINE)
+    is_dialable(ObservedAddress(host, port), MINE)
 
 
 @given(st.binary(max_size=100))
 def test_junk_is_no_place(raw: bytes) -> None:
     with suppress(CodecError):
-        assert len(Place.decode(raw).host) <= 45
+        assert len(ObservedAddress.decode(raw).host) <= 45
 
 
 # When
 
 
 def test_a_punch_that_failed_waits_longer_each_time_and_one_that_worked_is_forgotten() -> None:
-    schedule, peer = Schedule(), b"p"
+    schedule, peer = PunchSchedule(), b"p"
     assert schedule.get_delay(peer, 0.0) == 0
     schedule.note(peer, False, 0.0)
     assert schedule.get_delay(peer, 0.0) == BACK_OFF and schedule.get_delay(b"q", 0.0) == 0
@@ -104,7 +104,7 @@ def test_a_punch_that_failed_waits_longer_each_time_and_one_that_worked_is_forgo
 
 
 def test_one_that_came_to_no_dial_is_tried_again_sooner() -> None:
-    schedule, peer = Schedule(), b"p"
+    schedule, peer = PunchSchedule(), b"p"
     delays = []
     for _ in range(30):
         schedule.note(peer, None, 0.0)
@@ -113,11 +113,11 @@ def test_one_that_came_to_no_dial_is_tried_again_sooner() -> None:
 
 
 def test_only_so_many_peers_are_remembered() -> None:
-    schedule = Schedule()
-    for number in range(MAX_REMEMBERED + 1):
+    schedule = PunchSchedule()
+    for number in range(MAX_REMEMBERED_PEERS + 1):
         schedule.note(number.to_bytes(4, "big"), False, 0.0)
-    assert schedule.get_delay(bytes(4), 0.0) == 0 < schedule.get_delay(MAX_REMEMBERED.to_bytes(4, "big"), 0.0)
-    assert len(schedule._peers) == MAX_REMEMBERED
+    assert schedule.get_delay(bytes(4), 0.0) == 0 < schedule.get_delay(MAX_REMEMBERED_PEERS.to_bytes(4, "big"), 0.0)
+    assert len(schedule._peers) == MAX_REMEMBERED_PEERS
 
 
 # TCP
@@ -151,7 +151,7 @@ async def test_two_ends_that_dial_each_other_have_one_connection_whoever_is_firs
 
 @pytest.mark.trio
 async def test_a_caller_from_elsewhere_is_sent_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(p2p.host.transport, "PUNCH_TIMEOUT", 1.0)
+    monkeypatch.setattr(p2p.host.transport, "PUNCH_TIMEOUT_S", 1.0)
     here, there = await free_endpoint(), await free_endpoint("127.0.0.2")
     async with trio.open_nursery() as nursery:
 
@@ -168,8 +168,8 @@ async def test_a_caller_from_elsewhere_is_sent_away(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.trio
 async def test_dials_are_bounded_and_so_is_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(p2p.host.transport, "PUNCH_TIMEOUT", 1.0)
-    monkeypatch.setattr(p2p.host.transport, "PUNCH_INTERVAL", 0.001)
+    monkeypatch.setattr(p2p.host.transport, "PUNCH_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(p2p.host.transport, "PUNCH_INTERVAL_S", 0.001)
     dials = 0
     bind = p2p.host.transport._bind
 
@@ -225,7 +225,7 @@ async def circuit(one: Libp2pNetwork, other: Libp2pNetwork) -> AsyncIterator[Lib
 def on_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take addresses of this machine for public ones."""
     monkeypatch.setattr(p2p.nat.hole_punching, "is_local", lambda host: False)
-    monkeypatch.setattr(p2p.nat.hole_punching, "is_target", lambda place, mine: place.port >= 1024)
+    monkeypatch.setattr(p2p.nat.hole_punching, "is_dialable", lambda observed, mine: observed.port >= 1024)
 
 
 @pytest.fixture
@@ -245,9 +245,9 @@ def dials(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bytes, Endpoint]]:
 async def test_a_circuit_becomes_a_direct_connection(on_loopback: None) -> None:
     one, other = private(1), private(2)
     async with circuit(one, other) as relay:
-        inside = other.door.inside
+        inside = other.gater.secured
         await eventually(lambda: not one.is_relayed(other.me) and not other.is_relayed(one.me))
-        assert other.door.inside == inside + 1  # counted like any other
+        assert other.gater.secured == inside + 1  # counted like any other
         assert await echoes(one, other) and await echoes(other, one)
         await eventually(lambda: len(swarm_of(one).get_connections()) == 2)  # the unused circuit is gone
         for node in (one, other):
@@ -267,8 +267,8 @@ async def test_exchanges_leave_the_circuit_and_those_under_way_go_on(on_loopback
             await exchange.send(payload)
 
     answerer.handle("/test/1", answer)
-    punch = one.punching
-    one.punching = None  # not yet
+    punch = one.hole_puncher
+    one.hole_puncher = None  # not yet
     async with circuit(one, other), trio.open_nursery() as nursery:
         for streams in (opener, answerer):
             await nursery.start(streams.run)
@@ -298,8 +298,8 @@ async def test_exchanges_leave_the_circuit_and_those_under_way_go_on(on_loopback
 @pytest.mark.trio
 async def test_two_that_begin_at_once_make_one_connection(on_loopback: None) -> None:
     one, other = private(1), private(2)
-    first, second = one.punching, other.punching
-    one.punching = None
+    first, second = one.hole_puncher, other.hole_puncher
+    one.hole_puncher = None
     async with circuit(one, other):
         assert first is not None and second is not None
         async with trio.open_nursery() as nursery:
@@ -318,8 +318,9 @@ async def test_whom_a_relay_shows_only_local_addresses_tells_none(
 ) -> None:
     one, other = private(1), private(2, hole_punching=hole_punching)
     async with circuit(one, other):
-        assert one.punching is not None
-        await eventually(lambda: one.punching is not None and one.punching.schedule.get_delay(other.me, 0.0) > 0)
+        assert one.hole_puncher is not None
+        schedule = one.hole_puncher.schedule
+        await eventually(lambda: schedule.get_delay(other.me, 0.0) > 0)
         assert one.is_relayed(other.me) and not dials
 
 
@@ -330,7 +331,7 @@ def test_who_punches_no_holes() -> None:
         Libp2pNetwork(key(1), (), RealRuntime(), hole_punching=True),
         Libp2pNetwork(key(1), LOOPBACK, RealRuntime(), rules=rules, hole_punching=True),
     ):
-        assert made.punching is None and PROTOCOL not in made._handlers
+        assert made.hole_puncher is None and PROTOCOL not in made._handlers
     with pytest.raises(ValueError, match="anonymous"):
         Libp2pNetwork(key(1), (), RealRuntime(), rules=DialRules.only([]), hole_punching=True)
 
@@ -350,12 +351,12 @@ async def test_only_dialled_connections_lend_their_port() -> None:
 # Hostile initiators
 
 
-async def claim(stream: RawStream, place: Place) -> Place:
+async def claim(stream: RawStream, observed: ObservedAddress) -> ObservedAddress:
     """Be an initiator that says it is there; what the responder says in the end."""
-    if Place.decode(await receive_record(stream)) == Place():
-        return Place()
-    await send_record(stream, place)
-    return Place.decode(await receive_record(stream))
+    if ObservedAddress.decode(await receive_record(stream)) == ObservedAddress():
+        return ObservedAddress()
+    await send_record(stream, observed)
+    return ObservedAddress.decode(await receive_record(stream))
 
 
 @pytest.mark.trio
@@ -365,20 +366,26 @@ async def test_a_responder_dials_no_local_address_and_no_service(
     monkeypatch.setattr(p2p.nat.hole_punching, "PEER_RATE", p2p.nat.hole_punching.Rate(1000, 1, 10))
     monkeypatch.setattr(p2p.nat.hole_punching, "TOTAL_RATE", p2p.nat.hole_punching.Rate(1000, 1, 10))
     attacker, victim = private(1, hole_punching=False), private(2)
-    monkeypatch.setattr(p2p.nat.hole_punching.Punching, "_find_place", seen_at(("127.0.0.1", 40000), MINE))
+    monkeypatch.setattr(p2p.nat.hole_punching.HolePuncher, "_observe", seen_at(("127.0.0.1", 40000), MINE))
     async with circuit(attacker, victim):
-        for place in (Place("127.0.0.1", 8001), Place("192.168.1.1", 8080), Place("45.67.89.1", 22), Place(), MINE):
+        for observed in (
+            ObservedAddress("127.0.0.1", 8001),
+            ObservedAddress("192.168.1.1", 8080),
+            ObservedAddress("45.67.89.1", 22),
+            ObservedAddress(),
+            MINE,
+        ):
             with pytest.raises(NetworkError):
-                await claim(await attacker.open_stream(victim.me, PROTOCOL), place)
+                await claim(await attacker.open_stream(victim.me, PROTOCOL), observed)
         assert not dials
-        assert await claim(await attacker.open_stream(victim.me, PROTOCOL), Place("45.67.89.1", 5000)) == MINE
+        assert await claim(await attacker.open_stream(victim.me, PROTOCOL), ObservedAddress("45.67.89.1", 5000)) == MINE
         await eventually(lambda: dials == [(victim.me, ("45.67.89.1", 5000))])
         assert await echoes(attacker, victim)
 
 
-def seen_at(local: Endpoint, place: Place) -> Callable[..., object]:
-    async def find(*_: object) -> tuple[Endpoint, Place]:
-        return local, place
+def seen_at(local: Endpoint, observed: ObservedAddress) -> Callable[..., object]:
+    async def find(*_: object) -> tuple[Endpoint, ObservedAddress]:
+        return local, observed
 
     return find
 
@@ -388,7 +395,7 @@ def seen_at(local: Endpoint, place: Place) -> Callable[..., object]:
 async def test_garbage_and_silence_end_the_exchange_and_nothing_else(
     on_loopback: None, dials: list[tuple[bytes, Endpoint]], monkeypatch: pytest.MonkeyPatch, sent: bytes
 ) -> None:
-    monkeypatch.setattr(p2p.nat.hole_punching, "ANSWER_TIMEOUT", 0.5)
+    monkeypatch.setattr(p2p.nat.hole_punching, "ANSWER_TIMEOUT_S", 0.5)
     attacker, victim = private(1, hole_punching=False), private(2)
     async with circuit(attacker, victim):
         stream = await attacker.open_stream(victim.me, PROTOCOL)
@@ -396,7 +403,7 @@ async def test_garbage_and_silence_end_the_exchange_and_nothing_else(
         await stream.send(sent)
         with trio.fail_after(10), suppress(NetworkError):
             assert await stream.receive() == b""
-        await eventually(lambda: victim.punching is not None and not victim.punching._under_way)
+        await eventually(lambda: victim.hole_puncher is not None and not victim.hole_puncher._under_way)
         assert not dials and await echoes(attacker, victim)
 
 
@@ -407,14 +414,15 @@ async def test_a_peer_gets_so_many_punches_and_one_at_a_time(
     attacker, victim = private(1, hole_punching=False), private(2)
     async with circuit(attacker, victim):
         first, second = [await attacker.open_stream(victim.me, PROTOCOL) for _ in range(2)]
-        assert Place.decode(await receive_record(first)) != Place()
-        assert Place.decode(await receive_record(second)) == Place()
-        await send_record(first, Place("127.0.0.2", 5000))
-        await eventually(lambda: victim.punching is not None and not victim.punching._under_way)
+        assert ObservedAddress.decode(await receive_record(first)) != ObservedAddress()
+        assert ObservedAddress.decode(await receive_record(second)) == ObservedAddress()
+        await send_record(first, ObservedAddress("127.0.0.2", 5000))
+        await eventually(lambda: victim.hole_puncher is not None and not victim.hole_puncher._under_way)
         answers = [
-            await claim(await attacker.open_stream(victim.me, PROTOCOL), Place("127.0.0.2", 5000)) for _ in range(4)
+            await claim(await attacker.open_stream(victim.me, PROTOCOL), ObservedAddress("127.0.0.2", 5000))
+            for _ in range(4)
         ]
-        assert answers.count(Place()) >= 2 and len(dials) <= 3
+        assert answers.count(ObservedAddress()) >= 2 and len(dials) <= 3
 
 
 @pytest.mark.trio
@@ -422,7 +430,10 @@ async def test_who_is_connected_directly_gets_no_punch(on_loopback: None, dials:
     attacker, victim = network(1), private(2)
     async with running(attacker, victim):
         await victim.connect(attacker.me, attacker.listen_addresses)
-        assert await claim(await attacker.open_stream(victim.me, PROTOCOL), Place("127.0.0.2", 5000)) == Place()
+        assert (
+            await claim(await attacker.open_stream(victim.me, PROTOCOL), ObservedAddress("127.0.0.2", 5000))
+            == ObservedAddress()
+        )
         assert not dials
 
 
@@ -430,16 +441,18 @@ async def test_who_is_connected_directly_gets_no_punch(on_loopback: None, dials:
 
 
 @pytest.mark.trio
-@pytest.mark.parametrize("sent", [b"", b"\x00\x01\xc0", b"\xff\xff", Place("192.168.1.1", 8080), Place("8.8.8.8", 53)])
+@pytest.mark.parametrize(
+    "sent", [b"", b"\x00\x01\xc0", b"\xff\xff", ObservedAddress("192.168.1.1", 8080), ObservedAddress("8.8.8.8", 53)]
+)
 async def test_an_initiator_is_as_careful(
-    dials: list[tuple[bytes, Endpoint]], monkeypatch: pytest.MonkeyPatch, sent: bytes | Place
+    dials: list[tuple[bytes, Endpoint]], monkeypatch: pytest.MonkeyPatch, sent: bytes | ObservedAddress
 ) -> None:
-    monkeypatch.setattr(p2p.nat.hole_punching, "ANSWER_TIMEOUT", 0.5)
-    monkeypatch.setattr(p2p.nat.hole_punching.Punching, "_find_place", seen_at(("127.0.0.1", 40000), MINE))
+    monkeypatch.setattr(p2p.nat.hole_punching, "ANSWER_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(p2p.nat.hole_punching.HolePuncher, "_observe", seen_at(("127.0.0.1", 40000), MINE))
     told: list[bytes] = []
 
     async def attack(stream: RawStream) -> None:
-        if isinstance(sent, Place):
+        if isinstance(sent, ObservedAddress):
             await send_record(stream, sent)
         else:
             await stream.send(sent)
@@ -449,8 +462,8 @@ async def test_an_initiator_is_as_careful(
     victim, attacker = private(1), private(2, hole_punching=False)
     attacker.handle(PROTOCOL, attack)
     async with circuit(victim, attacker):
-        assert victim.punching is not None
-        schedule = victim.punching.schedule
+        assert victim.hole_puncher is not None
+        schedule = victim.hole_puncher.schedule
         await eventually(lambda: 0 < schedule.get_delay(attacker.me, trio.current_time()) <= POSTPONED)
         assert not dials and not any(told)  # nor does it learn where the node is
         assert await echoes(victim, attacker)
@@ -476,7 +489,7 @@ async def test_punches_that_fail_are_rare(autojump_clock: MockClock, monkeypatch
     class Chance:
         random = Random(1)
 
-    punching = p2p.nat.hole_punching.Punching(Silent(), None, Chance())  # type: ignore[arg-type]
+    punching = p2p.nat.hole_punching.HolePuncher(Silent(), None, Chance())  # type: ignore[arg-type]
     monkeypatch.setattr(punching, "_initiate", fail)
     with trio.move_on_after(24 * 3600):
         async with trio.open_nursery() as nursery:

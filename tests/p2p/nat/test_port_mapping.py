@@ -1,4 +1,4 @@
-"""Port forwarding: what the router is asked, renewals, and the end."""
+"""Port forwarding: what the gateway is asked, renewals, and the end."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import pytest
 import trio
 import trio.testing
 
-from p2p.nat.port_mapping import LEASE, RENEWAL, PortForwarding
+from p2p.nat.port_mapping import LEASE_S, RENEWAL_S, PortForwarding
 from p2p.runtime import SimulatedRuntime
 
 
 class FakeRouter:
-    """A router that forwards even ports only, and fails when told to."""
+    """A gateway that forwards even ports only, and fails when told to."""
 
     lanaddr = "192.168.1.2"
 
@@ -43,30 +43,30 @@ class FakeRouter:
 
 @pytest.mark.trio
 async def test_ports_are_forwarded_renewed_and_given_back(autojump_clock: trio.testing.MockClock) -> None:
-    router = FakeRouter()
-    forwarding = PortForwarding(SimulatedRuntime(1), lambda: router)
+    gateway = FakeRouter()
+    forwarding = PortForwarding(SimulatedRuntime(1), lambda: gateway)
     async with trio.open_nursery() as nursery:
         await nursery.start(forwarding.run, [4002, 4003])
         assert forwarding.forwarded == (4002,)
-        assert router.forwarded == {4002: ("192.168.1.2", 4002, LEASE)}
-        router.forwarded.clear()  # it was switched off and on
-        await trio.sleep(RENEWAL + 1)
-        assert 4002 in router.forwarded and RENEWAL < LEASE
+        assert gateway.forwarded == {4002: ("192.168.1.2", 4002, LEASE_S)}
+        gateway.forwarded.clear()  # it was switched off and on
+        await trio.sleep(RENEWAL_S + 1)
+        assert 4002 in gateway.forwarded and RENEWAL_S < LEASE_S
         nursery.cancel_scope.cancel()
-    assert router.forwarded == {} and forwarding.forwarded == ()
+    assert gateway.forwarded == {} and forwarding.forwarded == ()
 
 
 @pytest.mark.trio
 async def test_a_network_without_a_router_is_asked_again_later(autojump_clock: trio.testing.MockClock) -> None:
-    router = FakeRouter()
-    router.is_there = False
-    forwarding = PortForwarding(SimulatedRuntime(1), lambda: router)
+    gateway = FakeRouter()
+    gateway.is_there = False
+    forwarding = PortForwarding(SimulatedRuntime(1), lambda: gateway)
     async with trio.open_nursery() as nursery:
         await nursery.start(forwarding.run, [4002])
-        assert forwarding.forwarded == () and router.requests == 0
-        router.is_there = True
-        await trio.sleep(RENEWAL + 1)
+        assert forwarding.forwarded == () and gateway.requests == 0
+        gateway.is_there = True
+        await trio.sleep(RENEWAL_S + 1)
         assert forwarding.forwarded == (4002,)
-        router.is_there = False  # gone before the end
+        gateway.is_there = False  # gone before the end
         nursery.cancel_scope.cancel()
     assert forwarding.forwarded == ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import cast
 
@@ -13,16 +13,17 @@ from hypothesis import strategies as st
 from libp2p.relay.circuit_v2.pb import circuit_pb2 as pb
 from libp2p.stream_muxer.yamux.yamux import DEFAULT_WINDOW_SIZE, Yamux
 
-import p2p.host.network
-import p2p.host.workarounds
+import p2p.host.circuits
+import p2p.host.dialer
+import p2p.host.workarounds.yamux
 import p2p.nat.relay_server
 from p2p.addresses import format_circuit_address
-from p2p.host.connection_gater import DoorLimits
+from p2p.host.connection_gater import ConnectionLimits
 from p2p.host.network import Libp2pNetwork
 from p2p.host.transport import DialRules
 from p2p.length_prefixed import MessageStream
 from p2p.nat.relay_client import HOP, STOP, CircuitEnd, open_circuit
-from p2p.nat.relay_server import RESERVATION_TTL, SETTLING, Circuit, RelayLimits, RelayTable
+from p2p.nat.relay_server import RESERVATION_TTL_S, SETTLING_S, Circuit, RelayLimits, RelayTable
 from p2p.network import Misbehaviour, NetworkError, RawStream
 from p2p.peer_id import peer_id_of
 from p2p.runtime import RealRuntime
@@ -30,6 +31,7 @@ from tests.p2p.hosts import (
     ECHO,
     LOOPBACK,
     TOPIC,
+    Directory,
     Link,
     echo,
     echoes,
@@ -56,9 +58,9 @@ def test_reservations_are_bounded_renewed_and_expire() -> None:
     assert relay.reserve(PEERS[0], 0.0) and relay.reserve(PEERS[1], 100.0)
     assert not relay.reserve(PEERS[2], 200.0)
     assert relay.reserve(PEERS[0], 200.0)  # a renewal needs no room
-    assert relay.has_reservation(PEERS[0], 200.0 + RESERVATION_TTL - 1)
-    assert not relay.has_reservation(PEERS[0], 200.0 + RESERVATION_TTL)
-    assert relay.reserve(PEERS[2], 100.0 + RESERVATION_TTL)  # the second one's has run out
+    assert relay.has_reservation(PEERS[0], 200.0 + RESERVATION_TTL_S - 1)
+    assert not relay.has_reservation(PEERS[0], 200.0 + RESERVATION_TTL_S)
+    assert relay.reserve(PEERS[2], 100.0 + RESERVATION_TTL_S)  # the second one's has run out
     relay.release(PEERS[0])
     assert not relay.has_reservation(PEERS[0], 300.0)
 
@@ -104,11 +106,11 @@ async def test_the_least_used_circuit_of_whoever_has_most_makes_room() -> None:
     flood = [carry(relay.open(PEERS[2], PEERS[3], 0.0, b"flood"), 1000)]
     flood.append(carry(relay.open(PEERS[4], PEERS[5], 0.0, b"flood"), 10))
     flood.append(carry(relay.open(PEERS[6], PEERS[7], 0.0, b"flood"), 1000))
-    assert relay.open(PEERS[4], PEERS[7], SETTLING - 1, b"new") is None  # none has had its time
-    assert relay.open(PEERS[1], PEERS[0], SETTLING, b"new") is not None
+    assert relay.open(PEERS[4], PEERS[7], SETTLING_S - 1, b"new") is None  # none has had its time
+    assert relay.open(PEERS[1], PEERS[0], SETTLING_S, b"new") is not None
     assert [circuit.scope.cancel_called for circuit in [honest, *flood]] == [False, False, True, False]
     # Those who have most push out themselves.
-    assert relay.open(PEERS[4], PEERS[5], SETTLING, b"flood") is not None
+    assert relay.open(PEERS[4], PEERS[5], SETTLING_S, b"flood") is not None
     assert not honest.scope.cancel_called and len(relay.circuits) == 4
 
 
@@ -117,7 +119,7 @@ async def test_circuits_to_one_peer_cannot_be_held_by_a_few_places() -> None:
     relay = table(circuits=8)
     held = [carry(relay.open(PEERS[number], PEERS[0], 0.0, b"flood"), 1) for number in (1, 2)]
     assert relay.open(PEERS[3], PEERS[0], 1.0, b"honest") is None
-    assert relay.open(PEERS[3], PEERS[0], SETTLING, b"honest") is not None
+    assert relay.open(PEERS[3], PEERS[0], SETTLING_S, b"honest") is not None
     assert sum(circuit.scope.cancel_called for circuit in held) == 1 and len(relay.circuits) == 2
 
 
@@ -203,8 +205,8 @@ def test_bytes_behind_a_message_are_not_lost(rest: bytes, size: int) -> None:
 # Circuits between hosts
 
 
-def relaying(number: int, **limits: int) -> Libp2pNetwork:
-    return Libp2pNetwork(key(number), LOOPBACK, RealRuntime(), relay=RelayLimits(**limits))
+def relaying(number: int, locate: Callable[[bytes], Sequence[str]] = lambda peer: (), **limits: int) -> Libp2pNetwork:
+    return Libp2pNetwork(key(number), LOOPBACK, RealRuntime(), directory=Directory(locate), relay=RelayLimits(**limits))
 
 
 def through(relay: Libp2pNetwork) -> list[str]:
@@ -298,8 +300,8 @@ async def test_the_end_of_the_relay_ends_its_circuits_at_once_at_both_ends() -> 
 
 @pytest.mark.trio
 async def test_a_relay_that_hangs_is_noticed_and_ends_its_circuits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(p2p.host.workarounds, "KEEPALIVE_INTERVAL", 0.2)
-    monkeypatch.setattr(p2p.host.workarounds, "KEEPALIVE_TIMEOUT", 1.0)
+    monkeypatch.setattr(p2p.host.workarounds.yamux, "KEEPALIVE_INTERVAL_S", 0.2)
+    monkeypatch.setattr(p2p.host.workarounds.yamux, "KEEPALIVE_TIMEOUT_S", 1.0)
     relay, one, other = relaying(1), network(2, listen=()), network(3, listen=())
     async with running(relay, one, other) as nursery:
         link = Link(relay.listen_addresses[0])
@@ -425,7 +427,7 @@ async def test_junk_is_answered_or_reset_and_the_relay_serves_on(junk: bytes) ->
 
 @pytest.mark.trio
 async def test_a_relay_cannot_fill_a_node_with_circuits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(p2p.host.network, "MAX_OFFERED_CIRCUITS", 2)
+    monkeypatch.setattr(p2p.host.circuits, "MAX_CIRCUITS_PER_RELAY", 2)
     relay, target, *others = relaying(1), *(network(number, listen=()) for number in range(2, 6))
     async with running(relay, target, *others):
         await target.connect(relay.me, relay.listen_addresses)
@@ -452,7 +454,7 @@ async def offer_circuit(relay: Libp2pNetwork, victim: Libp2pNetwork, sybil: Libp
 
 @pytest.mark.trio
 async def test_circuits_do_not_get_around_the_limits_of_an_address() -> None:
-    limits = DoorLimits(max_per_address=6)
+    limits = ConnectionLimits(max_per_address=6)
     victim = Libp2pNetwork(key(1), LOOPBACK, RealRuntime(), public=True, limits=limits)
     attacker, *sybils = (network(number, listen=()) for number in range(2, 12))
     async with running(victim, attacker, *sybils):
@@ -468,7 +470,7 @@ async def test_circuits_do_not_get_around_the_limits_of_an_address() -> None:
 async def test_who_is_banned_has_no_reservation_any_more() -> None:
     async with behind_a_relay() as (relay, one, other):
         assert relay.relay is not None and relay.relay.table.has_reservation(one.me, trio.current_time())
-        assert relay._is_kept(one.me)
+        assert relay._is_protected(one.me)
         for _ in range(3):
             relay.report_misbehaviour(one.me, Misbehaviour.FORGERY)
         assert not relay.relay.table.has_reservation(one.me, trio.current_time())
@@ -484,7 +486,7 @@ async def test_a_relay_that_breaks_the_rules_is_banned_by_its_clients() -> None:
         for _ in range(3):
             one.report_misbehaviour(relay.me, Misbehaviour.FORGERY)
         await eventually(lambda: relay.me not in one.peers())
-        assert relay.me not in one._reserved
+        assert not one._circuits.has_reservation(relay.me)
 
 
 @pytest.mark.trio
@@ -492,14 +494,20 @@ async def test_a_relay_dials_for_others_no_nearer_than_it_can_be_dialled() -> No
     near, lan, far = "/ip4/127.0.0.1/tcp/1", "/ip4/192.168.1.1/tcp/1", "/ip4/8.8.8.8/tcp/1"
     everywhere = [near, lan, far, "/dns4/localhost/tcp/1", format_circuit_address(key(9).public_key, lan)]
     for announce, expected in ((near, everywhere), (lan, [lan, far, everywhere[-1]]), (far, [far])):
-        relay = Libp2pNetwork(key(1), LOOPBACK, RealRuntime(), announce=[announce], relay=RelayLimits())
-        relay.locate = lambda peer: everywhere
-        assert relay._locate(key(2).public_key) == expected
+        relay = Libp2pNetwork(
+            key(1),
+            LOOPBACK,
+            RealRuntime(),
+            directory=Directory(lambda peer: everywhere),
+            announce=[announce],
+            relay=RelayLimits(),
+        )
+        assert relay._get_addresses_for_others(key(2).public_key) == expected
 
 
 @pytest.mark.trio
 async def test_direct_addresses_that_lead_nowhere_leave_time_for_the_relay(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(p2p.host.network, "HEAD_START", 0.5)
+    monkeypatch.setattr(p2p.host.dialer, "DIRECT_HEAD_START_S", 0.5)
     silent = trio.socket.socket()
     with silent:
         await silent.bind(("127.0.0.1", 0))
@@ -525,7 +533,7 @@ async def test_a_node_that_does_not_relay_says_so() -> None:
 
 @pytest.mark.trio
 async def test_silent_circuits_are_cut_and_living_ones_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(p2p.nat.relay_server, "IDLE_TIMEOUT", 1.0)
+    monkeypatch.setattr(p2p.nat.relay_server, "IDLE_TIMEOUT_S", 1.0)
     async with behind_a_relay() as (relay, one, other):  # pings are rarer than that
         stream = await other.open_stream(one.me, ECHO)
         for _ in range(8):
@@ -538,8 +546,8 @@ async def test_silent_circuits_are_cut_and_living_ones_are_not(monkeypatch: pyte
 
 @pytest.mark.trio
 async def test_an_unused_circuit_lives_on_its_pings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(p2p.nat.relay_server, "IDLE_TIMEOUT", 1.0)
-    monkeypatch.setattr(p2p.host.workarounds, "CIRCUIT_KEEPALIVE_INTERVAL", 0.3)
+    monkeypatch.setattr(p2p.nat.relay_server, "IDLE_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(p2p.host.workarounds.yamux, "CIRCUIT_KEEPALIVE_INTERVAL_S", 0.3)
     async with behind_a_relay() as (_, one, other):
         await trio.sleep(3)
         assert await echoes(other, one)
@@ -547,7 +555,7 @@ async def test_an_unused_circuit_lives_on_its_pings(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.trio
 async def test_no_circuit_lasts_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(p2p.nat.relay_server, "MAX_DURATION", 4.0)
+    monkeypatch.setattr(p2p.nat.relay_server, "MAX_DURATION_S", 4.0)
     async with behind_a_relay() as (_, one, other):
         stream = await other.open_stream(one.me, ECHO)
         with trio.fail_after(15), pytest.raises(NetworkError):
@@ -558,10 +566,11 @@ async def test_no_circuit_lasts_for_ever(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_request_of_an_hour_fits_into_a_circuit() -> None:
-    assert p2p.nat.relay_server.MAX_DURATION > 3600
+    assert p2p.nat.relay_server.MAX_DURATION_S > 3600
     assert (
-        p2p.nat.relay_server.IDLE_TIMEOUT
-        > p2p.host.workarounds.CIRCUIT_KEEPALIVE_INTERVAL + p2p.host.workarounds.CIRCUIT_KEEPALIVE_TIMEOUT
+        p2p.nat.relay_server.IDLE_TIMEOUT_S
+        > p2p.host.workarounds.yamux.CIRCUIT_KEEPALIVE_INTERVAL_S
+        + p2p.host.workarounds.yamux.CIRCUIT_KEEPALIVE_TIMEOUT_S
     )
 
 
@@ -613,9 +622,9 @@ async def test_a_direct_connection_takes_over_from_a_circuit_when_that_has_done_
 @pytest.mark.trio
 async def test_who_has_a_reservation_is_taken_to_peers_that_have_none() -> None:
     """The way out of an anonymous node: its relay finds the peer, at addresses that the node cannot choose."""
-    relay, public, stranger = relaying(1), network(2), network(3, listen=())
+    public, stranger = network(2), network(3, listen=())
     public.handle(ECHO, echo)
-    relay.locate = lambda peer: public.listen_addresses if peer == public.me else ()
+    relay = relaying(1, lambda peer: public.listen_addresses if peer == public.me else ())
     async with running(relay, public, stranger):
         hidden = Libp2pNetwork(key(4), (), RealRuntime(), rules=DialRules.only(relay.listen_addresses))
         async with running(hidden):
@@ -634,8 +643,8 @@ async def test_who_has_a_reservation_is_taken_to_peers_that_have_none() -> None:
 
 @pytest.mark.trio
 async def test_two_nodes_with_nothing_in_common_but_the_network_meet_over_two_relays() -> None:
-    left, right = relaying(1), relaying(2)
-    left.locate = lambda peer: through(right)
+    right = relaying(2)
+    left = relaying(1, lambda peer: through(right))
     async with running(left, right):
         one = Libp2pNetwork(key(3), (), RealRuntime(), rules=DialRules.only(left.listen_addresses))
         other = Libp2pNetwork(key(4), (), RealRuntime(), rules=DialRules.only(right.listen_addresses))

@@ -328,27 +328,27 @@ async def test_a_visit_makes_nobody_a_peer_and_ends_with_either_node(
     for one in (b, c):
         one.handle(PROTOCOL, echo)
         one.handle("/hold", hold)
-    async with a.visit(b.me, ("/memory/99", *b.listen_addresses), PROTOCOL) as stream:
+    async with a.open_isolated_stream(b.me, ("/memory/99", *b.listen_addresses), PROTOCOL) as stream:
         await stream.send(b"hello")
         assert await stream.receive() == b"hello"
         assert a.peers() == b.peers() == frozenset()
     assert not a._visits and not b._visits
     with pytest.raises(NetworkError):
-        async with a.visit(b.me, c.listen_addresses, PROTOCOL):
+        async with a.open_isolated_stream(b.me, c.listen_addresses, PROTOCOL):
             pass
-    async with a.visit(b.me, b.listen_addresses, "/hold") as stream:
+    async with a.open_isolated_stream(b.me, b.listen_addresses, "/hold") as stream:
         hub.partition([[a.me], [b.me]])
         with pytest.raises(NetworkError):
             await stream.receive()
         with pytest.raises(NetworkError):
-            async with a.visit(b.me, b.listen_addresses, PROTOCOL):
+            async with a.open_isolated_stream(b.me, b.listen_addresses, PROTOCOL):
                 pass
     hub.heal()
-    async with a.visit(c.me, c.listen_addresses, "/hold") as stream:
+    async with a.open_isolated_stream(c.me, c.listen_addresses, "/hold") as stream:
         hub.kill(c.me)
         with pytest.raises(NetworkError):
             await stream.receive()
     with pytest.raises(NetworkError):
-        async with a.visit(c.me, ("/memory/2",), PROTOCOL):
+        async with a.open_isolated_stream(c.me, ("/memory/2",), PROTOCOL):
             pass
     assert not a._visits and not hub.errors

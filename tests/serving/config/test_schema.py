@@ -98,12 +98,12 @@ def test_reads_every_section() -> None:
 
 def test_a_node_takes_part_in_a_hash_table_unless_it_hides() -> None:
     bootstrap, other = (PEER.public_key, PEER_ADDRESS.rpartition("/p2p/")[0]), KeyPair(bytes(32)).public_key
-    assert NodeConfig().get_rendezvous() == []
-    assert parse_config(FULL).get_rendezvous() == [(other, "/dns4/table.example.org/tcp/1"), bootstrap]
+    assert NodeConfig().get_dht_servers() == []
+    assert parse_config(FULL).get_dht_servers() == [(other, "/dns4/table.example.org/tcp/1"), bootstrap]
     proxied = parse_config("socks5: 127.0.0.1:9050\n" + FULL)
     hidden = (parse_config(f"anonymous: true\nbootstrap: [{PEER_ADDRESS}]"), parse_config(FULL).as_anonymous(), proxied)
     for config in (*hidden, parse_config("dht: {enabled: false}")):
-        assert config.get_rendezvous() is None
+        assert config.get_dht_servers() is None
 
 
 def test_an_anonymous_node_listens_nowhere_whatever_the_default() -> None:

@@ -1,0 +1,115 @@
+"""The server of the DHT: answers the requests of other nodes, for any key, within bounds.
+
+Peers that ask need not be of this network. Only nodes that others can dial serve.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import trio
+
+from p2p.collections import SparseCounter
+from p2p.dht.kademlia import MAX_KEY_BYTES, MIN_KEY_BYTES, K, Kind, Message, PeerInfo
+from p2p.dht.messages import MAX_MESSAGE_BYTES, WireMessage, decode_request, encode
+from p2p.dht.provider_store import ProviderStore
+from p2p.dht.routing_table import RoutingTable
+from p2p.length_prefixed import MalformedMessage, MessageStream
+from p2p.network import Misbehaviour, Network, NetworkError, RawStream
+from p2p.rate_limit import Limiter, Rate
+
+READ_TIMEOUT_S = 15.0
+"""Time that a stream may wait for the next request."""
+MAX_STREAMS = 32
+"""Streams that are served at a time."""
+MAX_STREAMS_PER_PEER = 4
+"""Streams of one peer that are served at a time."""
+PEER_RATE = Rate(items=5, size=1 << 16, burst=10.0)
+"""Requests of one peer, and their bytes."""
+TOTAL_RATE = Rate(items=50, size=1 << 19, burst=10.0)
+"""Requests of all peers, and their bytes."""
+
+
+class DhtServer:
+    """Serves from ``table`` and ``records``, and names this node as a provider of ``key``.
+
+    ``get_own_addresses()`` is where this node can be dialled; ``on_request(peer)`` is called when a peer may ask.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        table: RoutingTable,
+        records: ProviderStore,
+        key: bytes,
+        get_own_addresses: Callable[[], tuple[str, ...]],
+        on_request: Callable[[bytes], None],
+    ) -> None:
+        self._network = network
+        self._table = table
+        self._records = records
+        self._key = key
+        self._get_own_addresses = get_own_addresses
+        self._on_request = on_request
+        self._limiter = Limiter(PEER_RATE, TOTAL_RATE)
+        self._streams: SparseCounter[bytes] = SparseCounter()
+
+    async def serve(self, stream: RawStream) -> None:
+        """Answer the requests on one stream.
+
+        Raises:
+            NetworkError: the stream broke, or this node does not serve, or serves too many already.
+        """
+        peer = stream.peer
+        if self._network.can_be_dialled() is False:
+            raise NetworkError("a node that nobody can dial is no server")
+        if self._streams.total() >= MAX_STREAMS or self._streams[peer] >= MAX_STREAMS_PER_PEER:
+            raise NetworkError("too many streams of the hash table are open")
+        self._streams[peer] += 1
+        try:
+            await self._serve_requests(MessageStream(stream, MAX_MESSAGE_BYTES), peer)
+        finally:
+            self._streams[peer] -= 1
+
+    async def _serve_requests(self, stream: MessageStream, peer: bytes) -> None:
+        while True:
+            self._on_request(peer)
+            with trio.move_on_after(READ_TIMEOUT_S):
+                if await stream.is_at_end():
+                    return
+                try:
+                    message = await stream.receive_message(WireMessage)
+                    if not self._limiter.admit(peer, message.ByteSize(), trio.current_time()):
+                        raise NetworkError("too many requests")
+                    request = decode_request(message, peer)
+                except MalformedMessage:
+                    self._network.report_misbehaviour(peer, Misbehaviour.GARBAGE)
+                    raise
+                response = self._respond(request, peer)
+                if response is not None:
+                    await stream.send_message(encode(response))
+                continue
+            raise NetworkError("no request came")
+
+    def _respond(self, request: Message, peer: bytes) -> Message | None:
+        """The response to a request of ``peer``; None if there is none to that kind.
+
+        Raises:
+            NetworkError: the request is not one that is served here.
+        """
+        if request.kind is Kind.PING:
+            return Message(Kind.PING)
+        if request.kind is Kind.PUT_VALUE or not MIN_KEY_BYTES <= len(request.key) <= MAX_KEY_BYTES:
+            raise NetworkError("values are not kept, and keys have 2 to 80 bytes")
+        now = trio.current_time()
+        if request.kind is Kind.ADD_PROVIDER:
+            for provider in request.providers:
+                if provider.addresses:
+                    self._records.add(request.key, provider, now)
+            return None
+        closer = [server for server in self._table.closest(request.key, K + 1) if server.peer != peer][:K]
+        providers: list[PeerInfo] = []
+        if request.kind is Kind.GET_PROVIDERS:
+            mine = [PeerInfo(self._network.me, self._get_own_addresses())] if request.key == self._key else []
+            providers = [*mine, *self._records.find(request.key, now)]
+        return Message(request.kind, request.key, tuple(closer), tuple(providers))

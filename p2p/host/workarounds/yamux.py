@@ -1,0 +1,251 @@
+"""Guards of the multiplexer (Yamux) of a connection, of its streams, and of the upgrade that builds it."""
+
+from __future__ import annotations
+
+import logging
+import struct
+from typing import Any
+
+import trio
+from libp2p.abc import IMuxedConn, ISecureConn
+from libp2p.connection_types import ConnectionType
+from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
+from libp2p.custom_types import TProtocol
+from libp2p.host.exceptions import StreamFailure
+from libp2p.network.connection.exceptions import RawConnError
+from libp2p.network.stream.net_stream import NetStream
+from libp2p.peer.id import ID
+from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_PROTOCOL
+from libp2p.security.noise.transport import Transport as NoiseTransport
+from libp2p.stream_muxer.yamux.yamux import (
+    FLAG_SYN,
+    HEADER_SIZE,
+    TYPE_PING,
+    YAMUX_HEADER_FORMAT,
+    Yamux,
+    YamuxStream,
+)
+from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_PROTOCOL
+from libp2p.transport.upgrader import TransportUpgrader
+
+from p2p.closing import quietly, shielded
+from p2p.host.connection_gater import UPGRADE_TIMEOUT_S
+from p2p.host.yamux_limits import FRAME_RATE, TOTAL_FRAME_RATE, BufferBudget, check_frame
+from p2p.network import Misbehaviour
+from p2p.peer_id import public_key_of
+from p2p.rate_limit import Limiter
+
+logger = logging.getLogger(__name__)
+
+MAX_WINDOW_BYTES = 1 << 20
+"""Largest receive window of a stream."""
+MAX_BUFFERED_BYTES = 16 << 20
+"""Unread bytes of all streams of one connection."""
+MAX_BUFFERED_TOTAL_BYTES = 48 << 20
+"""Unread bytes of all connections."""
+BODY_TIMEOUT_S = 30.0
+"""Time from the header of a frame to its last byte."""
+LIMITER_POLL_S = 0.02
+"""Time between checks whether the rate admits another frame."""
+FRAMES_PER_TURN = 16
+"""Frames of one connection after which other tasks have their turn."""
+WRITE_TIMEOUT_S = 5.0
+"""Time after which a frame that cannot be written ends its connection."""
+KEEPALIVE_INTERVAL_S = 3.0
+"""Time between pings."""
+KEEPALIVE_TIMEOUT_S = 5.0
+"""A peer that sends nothing for this long after a ping is gone."""
+CIRCUIT_WRITE_TIMEOUT_S = 30.0
+"""As WRITE_TIMEOUT_S, on a circuit: its relay may slow it down."""
+CIRCUIT_KEEPALIVE_INTERVAL_S = 20.0
+"""As KEEPALIVE_INTERVAL_S, on a circuit: its relay notices first when an end is gone."""
+CIRCUIT_KEEPALIVE_TIMEOUT_S = 15.0
+"""As KEEPALIVE_TIMEOUT_S, on a circuit."""
+WINDOW_TIMEOUT_S = 60.0
+"""Time for which the peer may take no bytes of a stream that is written to."""
+MAX_WINDOW_POLL_S = 0.25
+"""Longest time between checks whether it takes some."""
+
+
+class GuardedYamux(Yamux):
+    """The multiplexer of one connection. ``frames`` and ``budget`` are shared by all connections of the node."""
+
+    def __init__(
+        self, secured_conn: ISecureConn, peer_id: ID, is_initiator: bool, frames: Limiter, budget: BufferBudget
+    ) -> None:
+        super().__init__(secured_conn, peer_id, is_initiator)
+        self.fault: Misbehaviour | None = None
+        """What the peer did that ended the connection, if it did something."""
+        remote = secured_conn.get_remote_address()
+        self.source_address = None if remote is None else remote[0]
+        self._peer = public_key_of(peer_id) or b""
+        self._frames = frames
+        self._budget = budget
+        self._heard = 0.0
+        self._in_body = False
+        self._broken = False
+        self._seen = 0
+        circuit = secured_conn.get_connection_type() == ConnectionType.RELAYED
+        self._write_timeout = CIRCUIT_WRITE_TIMEOUT_S if circuit else WRITE_TIMEOUT_S
+        self._keepalive_interval = CIRCUIT_KEEPALIVE_INTERVAL_S if circuit else KEEPALIVE_INTERVAL_S
+        self._keepalive_timeout = CIRCUIT_KEEPALIVE_TIMEOUT_S if circuit else KEEPALIVE_TIMEOUT_S
+        read = secured_conn.read
+
+        async def read_and_note(n: int | None = None) -> bytes:
+            data = await read(n)
+            self._heard = trio.current_time()
+            if not self._in_body and len(data) == HEADER_SIZE:
+                await self._admit(data)
+            return data
+
+        vars(secured_conn)["read"] = read_and_note
+
+    async def _admit(self, header: bytes) -> None:
+        """Frames of unknown kinds are skipped, and frames are read at any rate, without a pause for other tasks.
+
+        Here the former end the connection, and frames are read no faster than an honest peer sends; a faster sender
+        has to wait. Delete when both are so.
+        """
+        fault, cost = check_frame(header, self.is_initiator)
+        if fault is not None:
+            self.fault = fault
+            await self.drop()
+        while not self._broken and not self._frames.admit(self._peer, 0, trio.current_time(), cost):
+            await trio.sleep(LIMITER_POLL_S)
+        if self._broken:  # thousands of frames may have been decrypted already
+            raise RawConnError("the connection is broken, or the peer broke the rules of the multiplexer")
+        self._seen += 1
+        if self._seen % FRAMES_PER_TURN == 0:
+            await trio.lowlevel.checkpoint()
+
+    async def drop(self) -> None:
+        """End the connection at once; the task that reads sees it and cleans up."""
+        self._broken = True
+        await quietly(self.secured_conn.close)
+
+    def count_bytes(self) -> int:
+        """Unread bytes of all streams."""
+        return sum(len(buffer) for buffer in self.stream_buffers.values())
+
+    async def _read_data_body(self, length: int) -> bytes:
+        """A peer that ignores the window of a stream fills the memory: what exceeds the window is logged and kept.
+
+        Here it ends the connection, well above the window, since the library's own count is not exact. There are also
+        bounds on all streams of a connection, and on all connections, of which one with most unread bytes is ended.
+        Delete when there are bounds on all three. Tests: ``tests/adversarial/test_abuse_protocols.py`` and
+        ``tests/p2p/host/workarounds/test_yamux.py``.
+        """
+        largest = max((len(buffer) for buffer in self.stream_buffers.values()), default=0)
+        unread = self.count_bytes() + length
+        if largest > 4 * MAX_WINDOW_BYTES or unread > MAX_BUFFERED_BYTES:
+            self.fault = Misbehaviour.OVERSIZE
+            await self.drop()
+            raise RawConnError("the peer sent more than its window")
+        surplus = self._budget.note(self, unread)
+        if surplus is self:
+            await self.drop()
+            raise RawConnError("too much waits for a reader")
+        if isinstance(surplus, GuardedYamux) and self._nursery is not None:
+            self._nursery.start_soon(surplus.drop)
+        self._in_body = True
+        try:
+            with trio.fail_after(BODY_TIMEOUT_S):
+                return await super()._read_data_body(length)
+        finally:
+            self._in_body = False
+
+    async def _write_frame(self, data: bytes) -> None:
+        """Cancelling a writer tears the encrypted stream in two, which ends the whole connection; and a writer that
+        waits for a stopped peer keeps ``close`` waiting for the lock for ever.
+
+        Here frames are written whole, within a deadline. And a write that fails ends the connection: the library would
+        go on to read what the peer has left behind, megabytes of it. Delete when a cancelled write leaves the
+        connection usable, and a failed one ends it.
+        """
+        async with self._write_lock:
+            with shielded(self._write_timeout) as deadline:
+                try:
+                    await self.secured_conn.write(data)
+                except Exception as error:
+                    await self.drop()
+                    raise RawConnError(f"the connection is broken: {error!r}") from error
+            if deadline.cancelled_caught:
+                await self.drop()
+                raise RawConnError(f"the peer took no data for {self._write_timeout:g} s")
+        await trio.lowlevel.checkpoint()
+
+    async def _measure_rtt_loop(self) -> None:
+        """A stopped peer or a dead link is never noticed.
+
+        The library's own health monitor opens a stream per ping (4 ms of CPU at each end) and pings one peer after the
+        other; the multiplexer's ping costs one frame. Here any bytes that arrive count as an answer, because a pong may
+        wait behind megabytes on a slow link. Delete when the multiplexer closes on missing pongs.
+        """
+        while not self.event_shutting_down.is_set():
+            await trio.sleep(self._keepalive_interval)
+            self._ping_id += 1
+            self._ping_event = trio.Event()
+            try:
+                await self._write_frame(struct.pack(YAMUX_HEADER_FORMAT, 0, TYPE_PING, FLAG_SYN, 0, self._ping_id))
+            except Exception as error:
+                logger.debug("ping failed: %r", error)
+                return
+            self._ping_sent_time = trio.current_time()
+            with trio.move_on_after(self._keepalive_timeout) as deadline:
+                await self._ping_event.wait()
+            if deadline.cancelled_caught and self._heard < self._ping_sent_time:
+                await self.drop()
+                return
+
+
+class GuardedUpgrader(TransportUpgrader):
+    """Noise and Yamux, nothing else: the stock host also accepts plaintext."""
+
+    def __init__(self, key_pair: Any, timeout: float = UPGRADE_TIMEOUT_S) -> None:
+        noise = NoiseTransport(key_pair, noise_privkey=create_noise_key_pair().private_key)
+        super().__init__({NOISE_PROTOCOL: noise}, {TProtocol(YAMUX_PROTOCOL): GuardedYamux}, int(timeout))
+        self.frames = Limiter(FRAME_RATE, TOTAL_FRAME_RATE)
+        self.budget = BufferBudget(MAX_BUFFERED_TOTAL_BYTES)
+
+    async def upgrade_connection(self, conn: ISecureConn, peer_id: ID) -> IMuxedConn:
+        """The library builds its own Yamux whatever class was given. Delete when it uses the given one."""
+        await self.muxer_multistream.select_transport(conn)
+        return GuardedYamux(conn, peer_id, conn.is_initiator, self.frames, self.budget)
+
+
+async def wait_for_window(stream: NetStream) -> int:
+    """How many bytes the peer will take now; waits while there are none.
+
+    A write that waits more than 5 s for the window resets its stream: write no more than this at a time. The checks
+    become ever rarer, since a peer may have this node wait in hundreds of streams. Delete when a write waits for ever.
+
+    Raises:
+        StreamFailure: the peer has taken nothing for :data:`WINDOW_TIMEOUT_S`.
+    """
+    muxed = stream.muxed_stream
+    assert isinstance(muxed, YamuxStream)
+    since, pause = trio.current_time(), 0.01
+    while muxed.send_window <= 0 and not muxed.send_closed and not muxed.closed:
+        if trio.current_time() - since > WINDOW_TIMEOUT_S:
+            raise StreamFailure(f"the peer took nothing for {WINDOW_TIMEOUT_S:g} s")
+        await trio.sleep(pause)
+        pause = min(pause * 1.2, MAX_WINDOW_POLL_S)
+    return max(1, muxed.send_window)
+
+
+def keep_window(stream: NetStream) -> None:
+    """A window grows with the speed at which the peer sends, and a relay whose other end is slow buffers all of it.
+
+    Here the stream keeps the window that it begins with. Delete when the limit of a stream is an argument.
+    """
+    vars(stream.muxed_stream)["_apply_autotune_epoch"] = lambda buffered: 0
+
+
+def was_reset(stream: NetStream) -> bool:
+    """Whether the end of ``stream`` is a reset or a lost connection, which the library reports as a regular end.
+
+    Delete when ``NetStream.read`` raises StreamReset after a reset while it was waiting.
+    """
+    muxed = stream.muxed_stream
+    assert isinstance(muxed, YamuxStream)
+    return muxed.reset_received or muxed.conn.event_shutting_down.is_set()
