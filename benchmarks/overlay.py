@@ -33,7 +33,7 @@ from chain.crypto import KeyPair
 from p2p.discovery.service import Discovery
 from p2p.peers.table import Change, ChangeKind
 from p2p.runtime import SimulatedRuntime, run_simulation
-from p2p.simulation.network import MemoryHub, MemoryNetwork
+from p2p.simulation.network import SimulatedInternet, SimulatedNetwork
 from p2p.streams.exchanges import Streams
 
 SIZES = (50, 100, 200, 400)
@@ -72,7 +72,7 @@ class Member:
         self.world = world
         self.key = KeyPair(hashlib.sha256(f"{world.seed}/{number}".encode()).digest())
         self.is_private = number % PRIVATE == PRIVATE - 1 and number >= BOOTSTRAP
-        self.network = MemoryNetwork(
+        self.network = SimulatedNetwork(
             world.hub,
             self.key.public_key,
             listen=not self.is_private,
@@ -178,7 +178,7 @@ class World:
         self.count = count
         self.duration = duration
         self.random = random.Random(f"churn:{seed}:{count}")
-        self.hub = MemoryHub(f"{seed}:{count}")
+        self.hub = SimulatedInternet(f"{seed}:{count}")
         self.members: dict[bytes, Member] = {}
         self.outcome = Outcome(count, seed)
         self.bootstrap: list[tuple[bytes, str]] = []
@@ -223,7 +223,7 @@ class World:
             self._close_events()
             alive = {member.me for member in self.living()}
             for member in self.living():
-                listed = {known.peer for known in member.discovery.view.present()}
+                listed = {known.peer for known in member.discovery.table.present()}
                 self.outcome.ghosts += len(listed - alive)
                 self.outcome.missing += len(alive - listed - {member.me})
             nursery.cancel_scope.cancel()

@@ -31,7 +31,7 @@ from consensus.voting.vote_store import VoteStore
 from consensus.voting.vote_support import VoteSupportStore
 from node import Node
 from p2p.runtime import SimulatedRuntime, run_simulation
-from p2p.simulation.network import MemoryHub, MemoryNetwork
+from p2p.simulation.network import SimulatedInternet, SimulatedNetwork
 from serving.openai.errors import ApiError
 from serving.openai.requests import CHAT_COMPLETIONS, parse_request
 from serving.scheduling.policy import DefaultPolicy, PolicyParameters
@@ -78,17 +78,17 @@ class Simulation:
         self.rate = rate
         self.outcome = Outcome(seed, count, duration)
         self.random = random.Random(f"requests:{seed}")
-        self.hub = MemoryHub(seed)
+        self.hub = SimulatedInternet(seed)
         self.model = QWEN3_8B.model
         keys = [KeyPair(hashlib.sha256(f"{seed}/{number}".encode()).digest()) for number in range(count)]
         parameters, beacon = Parameters(epoch_heights=20), bytes(32)
         accounts = [make_validator(k, beacon, parameters, 10_000 * CREDIT, 1_000 * CREDIT, (self.model,)) for k in keys]
         genesis = make_genesis("simulation", SimulatedRuntime.EPOCH, beacon, accounts, parameters)
-        self.networks: list[MemoryNetwork] = []
+        self.networks: list[SimulatedNetwork] = []
         self.nodes: list[Node] = []
         for number, key in enumerate(keys):
             runtime = SimulatedRuntime(f"{seed}/{number}")
-            network = MemoryNetwork(self.hub, key.public_key)
+            network = SimulatedNetwork(self.hub, key.public_key)
             store = MemoryStore()
             blocks = BlockStore(store, genesis)
             vote_store = VoteStore(

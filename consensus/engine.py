@@ -44,7 +44,7 @@ from consensus.sync.client import SYNC_DELAY_S, SyncClient
 from consensus.sync.messages import SYNC_PROTOCOL
 from consensus.sync.server import MAX_EXCHANGES, SyncServer
 from consensus.voting.vote_store import VoteStore
-from p2p.fanout import Broadcast
+from p2p.fanout import Fanout
 from p2p.network import GossipMessage, Misbehaviour, Network
 from p2p.rate_limit import Limiter, Rate
 from p2p.runtime import Runtime
@@ -157,8 +157,8 @@ class Engine:
         self._events: FairQueue[Event] = FairQueue(QUEUE_EVENTS, QUEUE_BYTES)
         self._forwarded, self._forwards = trio.open_memory_channel[GossipMessage](MAX_FORWARDED_BATCHES)
         self._nursery: trio.Nursery | None = None
-        self._final: Broadcast[FinalizedEvent] = Broadcast(SUBSCRIPTION_BLOCKS)
-        self._conflicts: Broadcast[tuple[Vote, Vote]] = Broadcast(SUBSCRIPTION_BLOCKS)
+        self._final: Fanout[FinalizedEvent] = Fanout(SUBSCRIPTION_BLOCKS)
+        self._conflicts: Fanout[tuple[Vote, Vote]] = Fanout(SUBSCRIPTION_BLOCKS)
         self._waiting: dict[bytes, list[trio.Event]] = {}
         self._own: dict[bytes, float] = {}  # own operations that are not final, and when they were last gossiped
         self._certificates = SeenCache(MAX_SEEN_CERTIFICATES)

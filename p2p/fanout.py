@@ -54,7 +54,7 @@ class _Queue(Generic[T]):
         self._send.close()
 
 
-class Broadcast(Generic[T]):
+class Fanout(Generic[T]):
     """Copies each published item to every open subscription.
 
     A subscription holds at most ``capacity`` items of ``max_bytes`` together, as ``measure`` says; a single larger item

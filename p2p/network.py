@@ -1,7 +1,7 @@
 """The seam to the network: gossip, byte streams and connected peers, named by public key.
 
-``p2p.host.network.Libp2pNetwork`` is the real implementation and ``p2p.simulation.network.MemoryNetwork`` the simulated
-one. Everything above (framing, pooling, credit, discovery, consensus, market) is the same code on both.
+``p2p.host.network.Libp2pNetwork`` is the real implementation and ``p2p.simulation.network.SimulatedNetwork`` the
+simulated one. Everything above (framing, pooling, flow control, discovery, consensus, market) is the same on both.
 
 A peer is named by its 32-byte Ed25519 public key, which is also its account on the ledger; the connection
 authenticates it (Noise), so ``RawStream.peer`` proves who is at the other end.
@@ -75,7 +75,7 @@ class RawStream(Protocol):
         """Public key of the other end."""
 
     @property
-    def is_outdated(self) -> bool:
+    def is_superseded(self) -> bool:
         """Whether a new stream to the peer would take a better way than this one, which is not to be used again."""
 
     async def send(self, data: bytes) -> None:
@@ -120,7 +120,7 @@ class Network(Protocol):
     async def disconnect(self, peer: bytes) -> None:
         """Close every connection to ``peer``. Never raises."""
 
-    def report_misbehaviour(self, peer: bytes, fault: Misbehaviour) -> None:
+    def report_misbehaviour(self, peer: bytes, misbehaviour: Misbehaviour) -> None:
         """Add ``fault`` to a connected peer's score; one that is too high disconnects and bans the peer for a while."""
 
     def refusals(self) -> Mapping[str, int]:

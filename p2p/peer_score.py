@@ -1,8 +1,8 @@
 """Scores of peers and addresses that break the rules, and bans. Pure: times are seconds of one monotonic clock.
 
 Every :class:`~p2p.network.Misbehaviour` adds its value to a score, which decays with time. A name whose score reaches
-the threshold is banned, for :data:`BAN` seconds the first time and twice as long each further time, up to
-:data:`MAX_BAN`.
+the threshold is banned, for :data:`BAN_S` seconds the first time and twice as long each further time, up to
+:data:`MAX_BAN_S`.
 
 A peer answers only for what it did itself. Passing on too much gossip does not count: honest peers do that when others
 flood them, and would be banned in the place of the flooders.
@@ -20,9 +20,9 @@ ADDRESS_THRESHOLD = 400.0
 """Addresses are shared, and a ban there hits who did nothing."""
 DECAY_PER_S = 1.0
 """Points a second that time takes off a score."""
-BAN = 60.0
-MAX_BAN = 3600.0
-MEMORY = 3600.0
+BAN_S = 60.0
+MAX_BAN_S = 3600.0
+MEMORY_S = 3600.0
 """Seconds after which a fault is forgotten altogether."""
 MAX_NAMES = 4096
 """Names that are remembered; beyond, the one that was quiet longest is forgotten."""
@@ -31,12 +31,12 @@ MAX_NAMES = 4096
 @dataclass(slots=True)
 class _Record:
     score: float
-    blamed_at: float
+    reported_at: float
     banned_until: float
     bans: int
 
 
-class Bans:
+class PeerScores:
     """Scores and bans by name: a peer's public key, or an address."""
 
     def __init__(self, threshold: float, max_names: int = MAX_NAMES) -> None:
@@ -50,18 +50,18 @@ class Bans:
         """Names that are remembered."""
         return len(self._records)
 
-    def report(self, name: bytes, fault: Misbehaviour, now: float) -> bool:
-        """Hold ``fault`` against ``name``. Returns whether it is banned by that."""
+    def report(self, name: bytes, misbehaviour: Misbehaviour, now: float) -> bool:
+        """Hold ``misbehaviour`` against ``name``. Returns whether it is banned by that."""
         self._forget(now)
         record = self._records.setdefault(name, _Record(0.0, now, now, 0))
         self._records.move_to_end(name)
         if record.banned_until > now:
             return False
-        record.score = max(0.0, record.score - (now - record.blamed_at) * DECAY_PER_S) + fault.value
-        record.blamed_at = now
+        record.score = max(0.0, record.score - (now - record.reported_at) * DECAY_PER_S) + misbehaviour.value
+        record.reported_at = now
         if record.score < self._threshold:
             return False
-        record.banned_until = now + min(BAN * 2**record.bans, MAX_BAN)
+        record.banned_until = now + min(BAN_S * 2**record.bans, MAX_BAN_S)
         record.score = 0.0
         record.bans += 1
         self.ban_count += 1
@@ -74,7 +74,7 @@ class Bans:
     def _forget(self, now: float) -> None:
         while self._records:
             oldest = next(iter(self._records.values()))
-            last = max(oldest.blamed_at, oldest.banned_until)
-            if now - last < MEMORY and len(self._records) < self._max_names:
+            last = max(oldest.reported_at, oldest.banned_until)
+            if now - last < MEMORY_S and len(self._records) < self._max_names:
                 return
             self._records.popitem(last=False)

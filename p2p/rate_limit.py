@@ -18,9 +18,9 @@ from dataclasses import dataclass
 
 MAX_PEERS = 4096
 """Peers that a limiter remembers; beyond, the one that was silent longest is forgotten."""
-IDLE = 60.0
+IDLE_S = 60.0
 """Seconds of silence after which a peer is forgotten."""
-PENALTY = 20.0
+PENALTY_S = 20.0
 """Seconds for which nothing more is taken from a peer that sent what no honest one would."""
 
 
@@ -86,14 +86,14 @@ class Limiter:
         known.own.level -= self._rate.get_cost(size, items)
         return True
 
-    def punish(self, peer: bytes, now: float, seconds: float = PENALTY) -> None:
+    def punish(self, peer: bytes, now: float, seconds: float = PENALTY_S) -> None:
         """Take nothing more from ``peer`` for ``seconds``."""
         own = self._get(peer, now).own
         own.fill(now)
         own.level = min(own.level, -seconds)
 
     def _get(self, peer: bytes, now: float) -> _Peer:
-        while self._peers and now - next(iter(self._peers.values())).seen_at > IDLE:
+        while self._peers and now - next(iter(self._peers.values())).seen_at > IDLE_S:
             self._peers.popitem(last=False)
         known = self._peers.get(peer)
         if known is None:

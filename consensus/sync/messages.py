@@ -31,7 +31,7 @@ from chain.merkle.snapshot import PIECE, Chunk, Key
 from chain.types.blocks import MAX_BLOCK, Header
 from chain.types.operations import MAX_CAPTURE
 from consensus.network.compact_blocks import MAX_IDS
-from p2p.streams.frames import MAX_FRAME
+from p2p.streams.frames import MAX_FRAME_BYTES
 
 SYNC_PROTOCOL = "/wwwserve/sync/1"
 SYNC_BATCH_BYTES = 4 << 20
@@ -134,7 +134,7 @@ class BlockItem(Record):
 
     TAG = 1
     block: RawBlock
-    certificate: Annotated[bytes, Bounds(1, MAX_FRAME - MAX_BLOCK - 64)] | None
+    certificate: Annotated[bytes, Bounds(1, MAX_FRAME_BYTES - MAX_BLOCK - 64)] | None
 
 
 @dataclass(frozen=True, slots=True)

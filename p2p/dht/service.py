@@ -178,7 +178,7 @@ class DhtDiscovery:
                 if now - heard < STRANGER_IDLE_TIMEOUT_S:
                     continue
                 del self._strangers[peer]
-                if peer in connected and peer not in servers and self._discovery.view.find(peer) is None:
+                if peer in connected and peer not in servers and self._discovery.table.find(peer) is None:
                     if self._suggested.pop(peer, None):
                         self._discovery.suggest(self._suggested)
                     await self._network.disconnect(peer)
@@ -201,7 +201,7 @@ class DhtDiscovery:
 
         And the peers that left records here, which usually serve too: that is how this node learns of new ones.
         """
-        members = (self._discovery.view.find(peer) for peer in self._discovery.members())
+        members = (self._discovery.table.find(peer) for peer in self._discovery.members())
         near = [PeerInfo(known.peer, known.addresses) for known in members if known is not None and known.addresses]
         return [*self._servers, *self.table.closest(self.key), *near[:K], *self.records.latest(K)]
 

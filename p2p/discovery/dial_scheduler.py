@@ -26,26 +26,26 @@ from random import Random
 
 from p2p.addresses import get_addresses, get_subnets
 from p2p.peers.announcement import Announcement
-from p2p.peers.table import PeerView
+from p2p.peers.table import PeerTable
 
-TARGET = 8
+TARGET_OUTBOUND = 8
 """Connections of its own that a node keeps."""
-PATIENCE = 2.0
+HEAD_START_S = 2.0
 """Seconds that the peer with the greater key leaves to the other."""
 FIRST_DELAY = 1.0
 MAX_DELAY = 60.0
 """Seconds before a failed dial is repeated: the first time, and at most."""
 MAX_BOOTSTRAP_DELAY = 15.0
 """The same limit for bootstrap peers."""
-STABLE = 10.0
+STABLE_S = 10.0
 """Seconds that a connection has to last for its loss not to count as a failed dial."""
-PROBE_INTERVAL = 15.0
+PROBE_INTERVAL_S = 15.0
 """Mean seconds between probes; every other one is of a lost peer, if there are any."""
 MAX_FAILURES = 3
 """Failed dials after which what strangers suggested is forgotten."""
-SMALL = 64
+SMALL_NETWORK = 64
 """Peers up to which a connection to a bootstrap peer is kept whatever else there is."""
-BOOTSTRAP_INTERVAL = 180.0
+BOOTSTRAP_INTERVAL_S = 180.0
 """Mean seconds between visits to a bootstrap peer in a larger network."""
 
 
@@ -59,11 +59,11 @@ class _Record:
     connected_at: float | None = None
 
 
-class DialPlan:
+class DialScheduler:
     """Chooses the peers to dial. All times are seconds of one monotonic clock."""
 
     def __init__(
-        self, me: bytes, bootstrap: Mapping[bytes, tuple[str, ...]], random: Random, target: int = TARGET
+        self, me: bytes, bootstrap: Mapping[bytes, tuple[str, ...]], random: Random, target: int = TARGET_OUTBOUND
     ) -> None:
         self._me = me
         self._bootstrap = {peer: addresses for peer, addresses in bootstrap.items() if peer != me}
@@ -91,7 +91,7 @@ class DialPlan:
     def disconnected(self, peer: bytes, now: float) -> None:
         """Note the end of a connection."""
         record = self._records.get(peer)
-        if record is None or record.connected_at is None or now - record.connected_at >= STABLE:
+        if record is None or record.connected_at is None or now - record.connected_at >= STABLE_S:
             self._records[peer] = _Record(now)
         else:
             record.connected_at = None
@@ -108,7 +108,7 @@ class DialPlan:
             self._suggested.pop(peer, None)
         record.not_before = now + delay * self._random.uniform(0.5, 1.0)
 
-    def forgive(self, peer: bytes) -> None:
+    def reset_backoff(self, peer: bytes) -> None:
         """Forget the failed dials of a peer that is back, in a new life or elsewhere."""
         record = self._records.get(peer)
         if record is not None:
@@ -116,7 +116,7 @@ class DialPlan:
 
     def choose(
         self,
-        view: PeerView,
+        table: PeerTable,
         connected: Collection[bytes],
         dialling: Collection[bytes],
         reachable: bool,
@@ -131,15 +131,17 @@ class DialPlan:
         taken = {*connected, *dialling}
         chosen: dict[bytes, tuple[str, ...]] = {}
         missing = self._target - len({*(connected if own is None else own), *dialling})
-        is_lost = missing > 0 and (missing >= self._target or len(view) < self._target)
-        if self._misses_bootstrap(len(view), taken, now) or is_lost:
+        is_lost = missing > 0 and (missing >= self._target or len(table) < self._target)
+        if self._misses_bootstrap(len(table), taken, now) or is_lost:
             for peer, addresses in self._bootstrap.items():
                 if peer not in taken and self.is_due(peer, now):
-                    chosen[peer] = get_addresses(view.find(peer), addresses)
-        told = {peer: places for peer, places in self._told().items() if view.state(peer) is None and peer not in taken}
+                    chosen[peer] = get_addresses(table.find(peer), addresses)
+        told = {
+            peer: places for peer, places in self._told().items() if table.state(peer) is None and peer not in taken
+        }
         if missing > len(chosen):
-            wanted = [known for known in view.present() if known.peer not in taken and known.peer not in chosen]
-            patience = PATIENCE if reachable and len(view) <= self._target else 0.0
+            wanted = [known for known in table.present() if known.peer not in taken and known.peer not in chosen]
+            patience = HEAD_START_S if reachable and len(table) <= self._target else 0.0
             due = [
                 known
                 for known in wanted
@@ -148,15 +150,15 @@ class DialPlan:
             candidates: list[Announcement] = []
             for direct in (True, False):  # a circuit costs its relay, and a connection to that
                 some = [known for known in due if bool(known.addresses) is direct]
-                candidates += self._alternate(view, self.spread(some))
+                candidates += self._alternate(table, self.interleave_subnets(some))
             self._draw(candidates, {*near}, missing, chosen)
-            few = max(0, missing - len(chosen)) if len(view) < self._target else 0
+            few = max(0, missing - len(chosen)) if len(table) < self._target else 0
             chosen |= islice(((peer, told[peer]) for peer in told if self.is_due(peer, now)), few)
             self._forget(taken, wanted)
-        chosen |= self._probe(view, {*taken, *chosen}, told, now)
+        chosen |= self._probe(table, {*taken, *chosen}, told, now)
         return list(chosen.items())
 
-    def spread(self, peers: Iterable[Announcement]) -> list[Announcement]:
+    def interleave_subnets(self, peers: Iterable[Announcement]) -> list[Announcement]:
         """``peers`` in random order, but one of each network, in a random order of these, before the next of any."""
         shuffled = list(peers)
         self._random.shuffle(shuffled)
@@ -194,31 +196,31 @@ class DialPlan:
 
     def _misses_bootstrap(self, peers: int, taken: Collection[bytes], now: float) -> bool:
         if any(peer in taken for peer in self._bootstrap):
-            self._next_visit = now + BOOTSTRAP_INTERVAL * self._random.uniform(0.5, 1.5)
+            self._next_visit = now + BOOTSTRAP_INTERVAL_S * self._random.uniform(0.5, 1.5)
             return False
-        return peers <= SMALL or now >= self._next_visit
+        return peers <= SMALL_NETWORK or now >= self._next_visit
 
-    def _alternate(self, view: PeerView, wanted: list[Announcement]) -> list[Announcement]:
+    def _alternate(self, table: PeerTable, wanted: list[Announcement]) -> list[Announcement]:
         """In turns one that is proven and one that is not."""
-        proven = [known for known in wanted if view.is_proven(known.peer)]
-        hearsay = [known for known in wanted if not view.is_proven(known.peer)]
+        proven = [known for known in wanted if table.is_verified(known.peer)]
+        hearsay = [known for known in wanted if not table.is_verified(known.peer)]
         pairs = (pair for pair in zip_longest(proven, hearsay))
         return [known for pair in pairs for known in pair if known is not None]
 
     def _probe(
-        self, view: PeerView, taken: Collection[bytes], told: dict[bytes, tuple[str, ...]], now: float
+        self, table: PeerTable, taken: Collection[bytes], told: dict[bytes, tuple[str, ...]], now: float
     ) -> dict[bytes, tuple[str, ...]]:
         if self._next_probe is not None and now < self._next_probe:
             return {}
-        first, self._next_probe = self._next_probe is None, now + PROBE_INTERVAL * self._random.uniform(0.5, 1.5)
+        first, self._next_probe = self._next_probe is None, now + PROBE_INTERVAL_S * self._random.uniform(0.5, 1.5)
         if first:
             return {}
         self._probes += 1
-        lost = [known for known in view.lost() if known.peer not in taken and get_addresses(known)]
+        lost = [known for known in table.lost() if known.peer not in taken and get_addresses(known)]
         if not lost or self._probes % 2:
-            unwatched = [known for known in view.present() if known.peer not in taken and get_addresses(known)]
+            unwatched = [known for known in table.present() if known.peer not in taken and get_addresses(known)]
             others = {known.peer: get_addresses(known) for known in unwatched} | told
-            due = [peer for peer in others if peer not in taken and self.is_due(peer, now, PATIENCE)]
+            due = [peer for peer in others if peer not in taken and self.is_due(peer, now, HEAD_START_S)]
             if due:
                 peer = self._random.choice(due)
                 return {peer: others[peer]}

@@ -23,9 +23,9 @@ logger = logging.getLogger(__name__)
 
 MAX_STORED = 500
 """Peers in the file: those that this node was connected to most often, then those it saw last."""
-MAX_AGE = 30 * 24 * 3600 * 1000
+MAX_AGE_MS = 30 * 24 * 3600 * 1000
 """Milliseconds after which a peer that was not seen is forgotten."""
-MAX_FILE = 8 << 20
+MAX_FILE_BYTES = 8 << 20
 DOMAIN = "peers"
 
 
@@ -59,7 +59,7 @@ class PeerStore:
         """The stored peers, the best first. A file that is missing or damaged counts as empty."""
         try:
             raw = self.path.read_bytes()
-            if len(raw) > MAX_FILE or raw[:32] != hash_bytes(DOMAIN, raw[32:]):
+            if len(raw) > MAX_FILE_BYTES or raw[:32] != hash_bytes(DOMAIN, raw[32:]):
                 raise CodecError("it is not what was written")
             stored = _File.decode(raw[32:]).peers
         except FileNotFoundError:
@@ -82,7 +82,7 @@ class PeerStore:
                 self._counted.add(one.peer)
                 count += 1
             self._known[one.peer] = replace(one, connections=count)
-        fresh = [one for one in self._known.values() if now - one.last_seen <= MAX_AGE]
+        fresh = [one for one in self._known.values() if now - one.last_seen <= MAX_AGE_MS]
         fresh.sort(key=lambda one: (-one.connections, -one.last_seen, one.peer))
         self._known = {one.peer: one for one in fresh[:MAX_STORED]}
         content = _File(tuple(self._known.values())).encode()

@@ -1,14 +1,18 @@
-"""Conversations with neighbours: one lasting exchange per connection, in which what is new is told at once.
+"""Plumtree: an epidemic broadcast tree over the connections of one node.
 
-Of two connected peers the one with the lesser key opens the exchange and opens it again when it breaks. What spreads is
-*pushed* whole along a tree and *offered* by short name beside it (Leitão, Pereira and Rodrigues, "Epidemic Broadcast
-Trees", 2007), so that it comes soon, and hardly ever twice. A link is in the tree from the time that one of its sides
-wants what the other offers (``graft``) until something comes over it that is here already (``prune``); when one is
-lost, another takes its place at once. An offer waits until the tree should have been there, and goes to :data:`FANOUT`
-neighbours that are the same for some time, so that many names travel together.
+After Leitão, Pereira and Rodrigues, "Epidemic Broadcast Trees" (2007). Each pair of connected peers holds one lasting
+exchange, their *session*; the peer with the lesser key opens it, and opens it again when it breaks. A new item is
+pushed whole over the *eager* sessions, which form a tree, and its id is pushed *lazily* to :data:`LAZY_FANOUT` other
+peers. ``graft`` makes a session eager: a peer sends it when it wants an item that it knows by id only, so the tree did
+not bring it. ``prune`` ends that: a peer sends it when an item arrives that it has already. When an eager session ends,
+another becomes eager at once.
 
-Whoever prunes, grafts and keeps to itself what it likes only delays: of the links that others have made only some are
-in the tree, whom names are offered to is drawn at random, and what got lost on both ways is found by reconciliation.
+A lazy push waits until the tree should have delivered the item. The peers that receive lazy pushes stay the same for
+:data:`LAZY_REDRAW_INTERVAL_S`, so that many ids travel in one frame.
+
+A peer that prunes or grafts at will, or drops items, can only delay them: at most :data:`MAX_EAGER_INBOUND` eager
+sessions run over connections that others made, the receivers of lazy pushes are drawn at random, and anti-entropy
+(:mod:`p2p.peers.anti_entropy`) finds what was lost both ways.
 """
 
 from __future__ import annotations
@@ -26,35 +30,35 @@ import trio
 from chain.crypto import format_address
 from chain.exceptions import CodecError
 from p2p.network import Misbehaviour, Network, NetworkError, is_network_error
-from p2p.peers.announcement import ITEM_ID, get_item_id
-from p2p.peers.anti_entropy import EMPTY, Reconciliation, Views
+from p2p.peers.announcement import ITEM_ID_BYTES, get_item_id
+from p2p.peers.anti_entropy import EMPTY, AntiEntropy, SyncFrame
 from p2p.rate_limit import Limiter, Rate
 from p2p.streams.exchanges import Exchange, Streams
 
 logger = logging.getLogger(__name__)
 
 PROTOCOL = "/wwwserve/views/1"
-FANOUT = 4
+LAZY_FANOUT = 4
 """Neighbours that are offered something new, besides those to which it is pushed."""
-DRAW_INTERVAL = 4.0
+LAZY_REDRAW_INTERVAL_S = 4.0
 """Seconds for which these are the same."""
-MAX_EAGER = 8
+MAX_EAGER_INBOUND = 8
 """Links in the tree of those that others have made; whoever asks for more is offered names like the rest."""
-PRUNE = 0.5
-"""Share of repetitions that prune. Where two items at a time go round in one circle, each would open it in a place of
-its own, and the tree would fall apart."""
-DELAY = 0.05
+PRUNE_PROBABILITY = 0.5
+"""Probability that a duplicate prunes. With 1, two items that travel round the same loop at once would cut it in two
+places and disconnect the tree."""
+BATCH_DELAY_S = 0.05
 """Mean seconds for which something new waits for more."""
-OFFER_DELAY = (1.0, 5.0)
+LAZY_DELAY_S = (1.0, 5.0)
 """Seconds for which names wait until they are offered, drawn anew each time: what comes by the tree is there before,
 and where that is broken, one graft mends it before others would."""
-SAY_TIMEOUT = 10.0
+SEND_TIMEOUT_S = 10.0
 """Seconds that one frame may take; then the neighbour is too slow and the exchange is aborted."""
-ANSWER_TIMEOUT = 10.0
-"""Seconds without a frame after which an exchange that is not lasting ends."""
-REOPEN = 2.0
+SHORT_EXCHANGE_TIMEOUT_S = 10.0
+"""Seconds without a frame after which an exchange that is not keep_open ends."""
+REOPEN_DELAY_S = 2.0
 """Mean seconds before an exchange that broke is opened again."""
-MAX_SAYING = 8
+MAX_SENDING = 8
 """Frames on the way to one neighbour; beyond, answers are dropped."""
 MAX_PENDING = 4096
 """Names that wait to be pushed to one neighbour, or offered."""
@@ -63,12 +67,14 @@ TOTAL_RATE = Rate(items=500, size=4 << 20, burst=10.0)
 """Frames and bytes a second that are looked at, of each neighbour and of all."""
 MAX_EXCHANGES = 4
 
-Take = Callable[[bytes, Views], Awaitable[Views | None]]
+FrameHandler = Callable[[bytes, SyncFrame], Awaitable[SyncFrame | None]]
 """Takes in what a peer sent and returns what to answer. Raises CodecError."""
 Ts = TypeVarTuple("Ts")
 
 
-async def contained(network: Network, peer: bytes, task: Callable[[*Ts], Awaitable[object]], *arguments: *Ts) -> None:
+async def run_contained(
+    network: Network, peer: bytes, task: Callable[[*Ts], Awaitable[object]], *arguments: *Ts
+) -> None:
     """Run a task about one peer. Whatever it fails of ends nothing else: it is logged, and held against the peer."""
     try:
         await task(*arguments)
@@ -80,40 +86,40 @@ async def contained(network: Network, peer: bytes, task: Callable[[*Ts], Awaitab
             network.report_misbehaviour(peer, Misbehaviour.GARBAGE)
 
 
-class _Talk:
-    """The lasting exchange with one neighbour."""
+class PeerSession:
+    """The keep_open exchange with one neighbour."""
 
-    __slots__ = ("due", "exchange", "is_eager", "offers", "pushes", "saying")
+    __slots__ = ("due", "eager_pushes", "exchange", "is_eager", "lazy_pushes", "sending")
 
     def __init__(self, exchange: Exchange) -> None:
         self.exchange = exchange
         self.is_eager = False
         """The link is in the tree, as this side sees it."""
-        self.pushes: dict[bytes, None] = {}
-        self.offers: dict[bytes, None] = {}
+        self.eager_pushes: dict[bytes, None] = {}
+        self.lazy_pushes: dict[bytes, None] = {}
         self.due = 0.0
         """When the next offer may be made."""
-        self.saying = 0
+        self.sending = 0
 
-    def push(self, names: dict[bytes, None]) -> None:
-        if len(self.pushes) < MAX_PENDING:
-            self.pushes |= names
+    def eager_push(self, names: dict[bytes, None]) -> None:
+        if len(self.eager_pushes) < MAX_PENDING:
+            self.eager_pushes |= names
 
-    def offer(self, names: dict[bytes, None], due: float) -> None:
-        if not self.offers:
+    def lazy_push(self, names: dict[bytes, None], due: float) -> None:
+        if not self.lazy_pushes:
             self.due = due
-        if len(self.offers) < MAX_PENDING:
-            self.offers |= names
+        if len(self.lazy_pushes) < MAX_PENDING:
+            self.lazy_pushes |= names
 
     def forget(self, items: Iterable[bytes]) -> None:
         """Tell nothing of what the neighbour has told."""
-        if self.pushes or self.offers:
+        if self.eager_pushes or self.lazy_pushes:
             for item in items:
-                self.pushes.pop(item, None)
-                self.offers.pop(item, None)
+                self.eager_pushes.pop(item, None)
+                self.lazy_pushes.pop(item, None)
 
 
-class Neighbours:
+class Plumtree:
     """The conversations of one node. ``take`` is called with every frame, ``greeting`` makes the first one.
 
     What goes by the names that spread is looked up in ``items``.
@@ -124,17 +130,17 @@ class Neighbours:
         network: Network,
         streams: Streams,
         random: Random,
-        items: Reconciliation,
-        take: Take,
-        greeting: Callable[[bytes], Views],
+        items: AntiEntropy,
+        on_frame: FrameHandler,
+        greeting: Callable[[bytes], SyncFrame],
     ) -> None:
         self._network = network
         self._streams = streams
         self._random = random
         self._items = items
-        self._take = take
+        self._on_frame = on_frame
         self._greeting = greeting
-        self._talks: dict[bytes, _Talk] = {}
+        self._sessions: dict[bytes, PeerSession] = {}
         self._opening: dict[bytes, None] = {}
         self._drawn: list[bytes] = []
         self._drawn_until = 0.0
@@ -154,180 +160,186 @@ class Neighbours:
                     with trio.move_on_at(self._get_due()):
                         await self._wake.wait()
                     self._wake = trio.Event()
-                    await trio.sleep(DELAY * self._random.uniform(0.5, 1.5))
-                    self._tell_due(trio.current_time())
+                    await trio.sleep(BATCH_DELAY_S * self._random.uniform(0.5, 1.5))
+                    self._send_due(trio.current_time())
             finally:
                 self._nursery = None
 
     def peers(self) -> list[bytes]:
         """Those in conversation with this node, by key."""
-        return sorted(self._talks)
+        return sorted(self._sessions)
 
     def connected(self, peer: bytes) -> None:
         """Begin a conversation with a new neighbour, if that is this side's part."""
         if self._nursery is not None and self._network.me < peer and peer not in self._opening:
             self._opening[peer] = None
-            self._nursery.start_soon(self._stay_in_conversation, peer)
+            self._nursery.start_soon(self._keep_session, peer)
 
-    def spread(self, items: Iterable[bytes], source: bytes = b"", always: Iterable[bytes] = ()) -> None:
+    def broadcast(self, items: Iterable[bytes], source: bytes = b"", always: Iterable[bytes] = ()) -> None:
         """Let the items of these names spread, but not back to their ``source``; ``always`` are told in any case."""
         names, now = dict.fromkeys(items), trio.current_time()
-        eager = [peer for peer, talk in self._talks.items() if talk.is_eager and peer != source]
-        pushed = dict.fromkeys((*eager, *(peer for peer in always if peer in self._talks)))
+        eager = [peer for peer, session in self._sessions.items() if session.is_eager and peer != source]
+        pushed = dict.fromkeys((*eager, *(peer for peer in always if peer in self._sessions)))
         for peer in pushed:
-            self._talks[peer].push(names)
-        for peer in [peer for peer in self._draw() if peer != source][:FANOUT]:
+            self._sessions[peer].eager_push(names)
+        for peer in [peer for peer in self._draw_lazy_peers() if peer != source][:LAZY_FANOUT]:
             if peer not in pushed:
-                self._talks[peer].offer(names, now + self._random.uniform(*OFFER_DELAY))
+                self._sessions[peer].lazy_push(names, now + self._random.uniform(*LAZY_DELAY_S))
         self._wake.set()
 
-    def say(self, peer: bytes, frame: Views) -> None:
+    def send(self, peer: bytes, frame: SyncFrame) -> None:
         """Send a frame to a neighbour soon, unless too many are on the way to it already."""
-        talk = self._talks.get(peer)
-        if talk is not None and self._nursery is not None and talk.saying < MAX_SAYING:
+        session = self._sessions.get(peer)
+        if session is not None and self._nursery is not None and session.sending < MAX_SENDING:
             raw = _encode(frame)
             if raw is not None:
-                talk.saying += 1
-                self._nursery.start_soon(contained, self._network, peer, self._say, talk, raw)
+                session.sending += 1
+                self._nursery.start_soon(run_contained, self._network, peer, self._send, session, raw)
 
-    async def tell(self, peer: bytes, frame: Views) -> None:
+    async def request(self, peer: bytes, frame: SyncFrame) -> None:
         """Hand one frame to a connected peer and wait until it has taken it in. Never raises NetworkError."""
         with suppress(NetworkError):
             async with self._streams.open(peer, PROTOCOL) as exchange:
                 await exchange.send(frame.encode(), end=True)
                 await exchange.receive()
 
-    def _draw(self) -> list[bytes]:
+    def _draw_lazy_peers(self) -> list[bytes]:
         """Those who are offered something new at this time, and one more in case that it came from one of them."""
         now = trio.current_time()
-        here = [peer for peer in self._drawn if peer in self._talks]
-        if now >= self._drawn_until or len(here) < min(FANOUT + 1, len(self._talks)):
-            here = self._random.sample(list(self._talks), min(FANOUT + 1, len(self._talks)))
-            self._drawn, self._drawn_until = here, now + DRAW_INTERVAL
+        here = [peer for peer in self._drawn if peer in self._sessions]
+        if now >= self._drawn_until or len(here) < min(LAZY_FANOUT + 1, len(self._sessions)):
+            here = self._random.sample(list(self._sessions), min(LAZY_FANOUT + 1, len(self._sessions)))
+            self._drawn, self._drawn_until = here, now + LAZY_REDRAW_INTERVAL_S
         return here
 
     def _get_due(self) -> float:
         """When there is something to tell; the past, if it has waited for a slow neighbour."""
-        talks = [talk for talk in self._talks.values() if talk.pushes or talk.offers]
-        return min((-math.inf if talk.pushes else talk.due for talk in talks), default=math.inf)
+        sessions = [session for session in self._sessions.values() if session.eager_pushes or session.lazy_pushes]
+        return min((-math.inf if session.eager_pushes else session.due for session in sessions), default=math.inf)
 
-    def _tell_due(self, now: float) -> None:
-        for peer, talk in list(self._talks.items()):
-            if talk.saying >= MAX_SAYING:
+    def _send_due(self, now: float) -> None:
+        for peer, session in list(self._sessions.items()):
+            if session.sending >= MAX_SENDING:
                 continue
             frame = EMPTY
-            if talk.pushes:
-                frame, talk.pushes = self._items.collect(talk.pushes, peer, now), {}
-            if talk.offers and now >= talk.due:
-                names, talk.offers = [name for name in talk.offers if self._items.holds(name)], {}
+            if session.eager_pushes:
+                frame, session.eager_pushes = self._items.collect(session.eager_pushes, peer, now), {}
+            if session.lazy_pushes and now >= session.due:
+                names, session.lazy_pushes = [name for name in session.lazy_pushes if self._items.holds(name)], {}
                 frame = replace(frame, have=b"".join(names))
             if frame != EMPTY:
-                self.say(peer, frame)
+                self.send(peer, frame)
 
-    def _begin_talk(self, talk: _Talk) -> None:
+    def _open_session(self, session: PeerSession) -> None:
         """From now on what is new is told to this neighbour; the first one is this node's place in the tree."""
-        peer = talk.exchange.peer
-        self._talks[peer] = talk
+        peer = session.exchange.peer
+        self._sessions[peer] = session
         if not self._is_in_tree():
             self._graft(peer)
 
-    def _end_talk(self, talk: _Talk) -> None:
+    def _close_session(self, session: PeerSession) -> None:
         """If the link was in the tree, another takes its place before anything is missed."""
-        del self._talks[talk.exchange.peer]
-        if talk.is_eager:
-            self._mend()
+        del self._sessions[session.exchange.peer]
+        if session.is_eager:
+            self._repair()
 
     def _is_in_tree(self) -> bool:
-        return any(talk.is_eager for talk in self._talks.values())
+        return any(session.is_eager for session in self._sessions.values())
 
-    def _mend(self) -> None:
+    def _repair(self) -> None:
         """Put one more link into the tree."""
-        others = [peer for peer, talk in self._talks.items() if not talk.is_eager]
+        others = [peer for peer, session in self._sessions.items() if not session.is_eager]
         if others:
             self._graft(self._random.choice(others))
 
     def _graft(self, peer: bytes) -> None:
-        self._talks[peer].is_eager = True
-        self.say(peer, Views(graft=True))
+        self._sessions[peer].is_eager = True
+        self.send(peer, SyncFrame(graft=True))
 
-    def _change_tree(self, talk: _Talk, frame: Views, was_here: bool, reply: Views | None) -> Views | None:
+    def _change_tree(
+        self, session: PeerSession, frame: SyncFrame, was_here: bool, reply: SyncFrame | None
+    ) -> SyncFrame | None:
         """Do what ``frame`` asks and shows about the tree; returns ``reply`` with what the neighbour should do."""
-        if frame.prune and talk.is_eager:
-            talk.is_eager = False
+        if frame.prune and session.is_eager:
+            session.is_eager = False
             if not self._is_in_tree():
-                self._mend()
-        wants = bool(frame.have and not frame.parts and reply is not None and reply.want)
+                self._repair()
+        wants = bool(frame.have and not frame.bucket_numbers and reply is not None and reply.want)
         if frame.graft or wants:
-            talk.is_eager = talk.is_eager or self._has_room(talk.exchange.peer)
-        if reply is not None and wants and talk.is_eager:
+            session.is_eager = session.is_eager or self._has_room(session.exchange.peer)
+        if reply is not None and wants and session.is_eager:
             return replace(reply, graft=True)
-        if was_here and self._random.random() < PRUNE:
-            talk.is_eager = False
+        if was_here and self._random.random() < PRUNE_PROBABILITY:
+            session.is_eager = False
             return replace(reply or EMPTY, prune=True)
         return reply
 
     def _has_room(self, peer: bytes) -> bool:
         """Whether the link to ``peer`` may be in the tree."""
         others = [
-            other for other, talk in self._talks.items() if talk.is_eager and not self._network.is_outbound(other)
+            other
+            for other, session in self._sessions.items()
+            if session.is_eager and not self._network.is_outbound(other)
         ]
-        return self._network.is_outbound(peer) or len(others) < MAX_EAGER
+        return self._network.is_outbound(peer) or len(others) < MAX_EAGER_INBOUND
 
-    async def _say(self, talk: _Talk, raw: bytes) -> None:
+    async def _send(self, session: PeerSession, raw: bytes) -> None:
         try:
-            with trio.move_on_after(SAY_TIMEOUT) as scope, suppress(NetworkError, RuntimeError):
-                await talk.exchange.send(raw)
+            with trio.move_on_after(SEND_TIMEOUT_S) as scope, suppress(NetworkError, RuntimeError):
+                await session.exchange.send(raw)
             if scope.cancelled_caught:
-                await talk.exchange.abort("too slow")
+                await session.exchange.abort("too slow")
         finally:
-            talk.saying -= 1
+            session.sending -= 1
 
-    async def _stay_in_conversation(self, peer: bytes) -> None:
+    async def _keep_session(self, peer: bytes) -> None:
         try:
             while peer in self._network.peers():
-                await contained(self._network, peer, self._converse, peer)
-                await trio.sleep(REOPEN * self._random.uniform(0.5, 1.5))
+                await run_contained(self._network, peer, self._run_session, peer)
+                await trio.sleep(REOPEN_DELAY_S * self._random.uniform(0.5, 1.5))
         finally:
             del self._opening[peer]
 
-    async def _converse(self, peer: bytes) -> None:
+    async def _run_session(self, peer: bytes) -> None:
         async with self._streams.open(peer, PROTOCOL) as exchange:
             await exchange.send(self._greeting(peer).encode())
-            await self._listen(exchange, lasting=True)
+            await self._listen(exchange, keep_open=True)
 
     async def _answer(self, exchange: Exchange) -> None:
-        await self._listen(exchange, lasting=False)
+        await self._listen(exchange, keep_open=False)
 
-    async def _listen(self, exchange: Exchange, lasting: bool) -> None:
-        """Take in frames until the peer ends, or is silent although it did not say that it would stay."""
-        talk = _Talk(exchange)
+    async def _listen(self, exchange: Exchange, keep_open: bool) -> None:
+        """FrameHandler in frames until the peer ends, or is silent although it did not say that it would stay."""
+        session = PeerSession(exchange)
         peer = exchange.peer
         try:
-            if lasting:
-                self._begin_talk(talk)
+            if keep_open:
+                self._open_session(session)
             while True:
-                if lasting:
+                if keep_open:
                     raw = await exchange.receive()
                 else:
                     raw = None
-                    with trio.move_on_after(ANSWER_TIMEOUT):
+                    with trio.move_on_after(SHORT_EXCHANGE_TIMEOUT_S):
                         raw = await exchange.receive()
                 if raw is None:
                     return
                 if not self._limiter.admit(peer, len(raw), trio.current_time()):
                     continue
-                frame = Views.decode(raw)
-                if frame.lasting and not lasting:
-                    lasting = True
-                    self._begin_talk(talk)
-                told = [get_item_id(raw) for raw in (*(one.announcement for one in frame.known), *frame.accused)]
+                frame = SyncFrame.decode(raw)
+                if frame.keep_open and not keep_open:
+                    keep_open = True
+                    self._open_session(session)
+                told = [
+                    get_item_id(raw) for raw in (*(one.announcement for one in frame.announcements), *frame.suspects)
+                ]
                 was_here = bool(told) and all(map(self._items.knows, told))
-                talk.forget((*told, *_names(frame.have)))
-                reply = await self._take(peer, frame)
-                if lasting:
-                    reply = self._change_tree(talk, frame, was_here, reply)
-                if lasting and reply is not None and self._talks.get(peer) is talk:
-                    self.say(peer, reply)
+                session.forget((*told, *_names(frame.have)))
+                reply = await self._on_frame(peer, frame)
+                if keep_open:
+                    reply = self._change_tree(session, frame, was_here, reply)
+                if keep_open and reply is not None and self._sessions.get(peer) is session:
+                    self.send(peer, reply)
                 elif reply is not None and (answer := _encode(reply)) is not None:
                     await exchange.send(answer)
         except CodecError as error:
@@ -335,11 +347,11 @@ class Neighbours:
             self._network.report_misbehaviour(peer, Misbehaviour.FORGERY)
             await exchange.abort(str(error))
         finally:
-            if self._talks.get(peer) is talk:
-                self._end_talk(talk)
+            if self._sessions.get(peer) is session:
+                self._close_session(session)
 
 
-def _encode(frame: Views) -> bytes | None:
+def _encode(frame: SyncFrame) -> bytes | None:
     """The bytes of a frame; None if it is out of bounds, which is this node's own mistake."""
     try:
         return frame.encode()
@@ -349,4 +361,4 @@ def _encode(frame: Views) -> bytes | None:
 
 
 def _names(have: bytes) -> list[bytes]:
-    return [have[start : start + ITEM_ID] for start in range(0, len(have), ITEM_ID)]
+    return [have[start : start + ITEM_ID_BYTES] for start in range(0, len(have), ITEM_ID_BYTES)]

@@ -26,7 +26,7 @@ from ipaddress import ip_address
 import trio
 
 from p2p.network import Misbehaviour
-from p2p.peer_score import ADDRESS_THRESHOLD, PEER_THRESHOLD, Bans
+from p2p.peer_score import ADDRESS_THRESHOLD, PEER_THRESHOLD, PeerScores
 from p2p.rate_limit import Limiter, Rate
 
 UPGRADE_TIMEOUT_S = 5.0
@@ -89,8 +89,8 @@ class ConnectionGater:
     def __init__(self, limits: ConnectionLimits, is_protected: Callable[[bytes], bool] = lambda peer: False) -> None:
         self.limits = limits
         self.is_protected = is_protected
-        self.peers = Bans(PEER_THRESHOLD)
-        self.addresses = Bans(ADDRESS_THRESHOLD)
+        self.peers = PeerScores(PEER_THRESHOLD)
+        self.addresses = PeerScores(ADDRESS_THRESHOLD)
         self._arrivals = Limiter(limits.arrivals)
         self._half_open: dict[InboundConnection, None] = {}
         self._secured: dict[InboundConnection, None] = {}

@@ -10,7 +10,7 @@ from libp2p.abc import INetConn
 from libp2p.stream_muxer.yamux.yamux import Yamux
 
 from p2p.addresses import Endpoint
-from p2p.fanout import Broadcast
+from p2p.fanout import Fanout
 from p2p.host.lifetime import Lifetime
 from p2p.host.workarounds.host import close_connections
 from p2p.host.workarounds.swarm import is_busy, is_circuit, is_outbound, share_port, surplus_connections
@@ -33,7 +33,7 @@ class Connections:
         self._me = me
         self._lifetime = lifetime
         self._released = released
-        self._changes: Broadcast[tuple[bytes, bool]] = Broadcast(MAX_QUEUED_CHANGES)
+        self._changes: Fanout[tuple[bytes, bool]] = Fanout(MAX_QUEUED_CHANGES)
         self._dialled: dict[bytes, str] = {}  # the addresses at which peers were dialled directly
 
     def subscribe(self) -> trio.MemoryReceiveChannel[tuple[bytes, bool]]:

@@ -28,7 +28,7 @@ from multiaddr import Multiaddr
 from chain.crypto import KeyPair, format_address
 from p2p.addresses import Endpoint, Reach, get_endpoint, get_reach
 from p2p.closing import CLOSE_TIMEOUT_S, root_cause, shielded
-from p2p.fanout import Broadcast
+from p2p.fanout import Fanout
 from p2p.host.circuits import Circuits
 from p2p.host.connection_gater import ConnectionGater, ConnectionLimits
 from p2p.host.connections import Connections
@@ -113,7 +113,7 @@ class Libp2pNetwork:
         self._upnp = upnp
         self._public = (True if announce else public) if listen else False
         self._listen_addresses: tuple[str, ...] = ()
-        self._topics: dict[str, Broadcast[GossipMessage]] = {}
+        self._topics: dict[str, Fanout[GossipMessage]] = {}
         self._scopes: set[trio.CancelScope] = set()  # of the stream handlers that run
         self._lifetime = Lifetime()
         self.gater = ConnectionGater(fit_to_descriptors(limits or ConnectionLimits(), MAX_OUTBOUND), self._is_protected)
@@ -441,7 +441,7 @@ class Libp2pNetwork:
 
     def subscribe(self, topic: str) -> trio.MemoryReceiveChannel[GossipMessage]:
         if topic not in self._topics:
-            self._topics[topic] = Broadcast(MAX_QUEUED_GOSSIP, MAX_UNREAD, lambda message: len(message.payload))
+            self._topics[topic] = Fanout(MAX_QUEUED_GOSSIP, MAX_UNREAD, lambda message: len(message.payload))
             if self._lifetime.running is not None:
                 self._lifetime.start_soon(self._lifetime.running.pubsub.subscribe, topic)
         return self._topics[topic].subscribe()

@@ -12,7 +12,7 @@ from libp2p.network.stream.net_stream import NetStream
 
 from chain.crypto import format_address
 from p2p.closing import CLOSE_TIMEOUT_S, root_cause, shielded
-from p2p.host.workarounds.swarm import is_outdated
+from p2p.host.workarounds.swarm import is_superseded
 from p2p.host.workarounds.yamux import wait_for_window, was_reset
 from p2p.network import NetworkError
 
@@ -44,8 +44,8 @@ class Libp2pStream:
         return self._peer
 
     @property
-    def is_outdated(self) -> bool:
-        return is_outdated(self._stream)
+    def is_superseded(self) -> bool:
+        return is_superseded(self._stream)
 
     async def send(self, data: bytes) -> None:
         self._check_open()

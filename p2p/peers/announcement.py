@@ -3,7 +3,8 @@
 Of two announcements of a peer the one with the greater :attr:`Announcement.order` stands: first the *incarnation* (wall
 time of the peer's start), then the goodbye of that incarnation, then the *sequence* (wall time of the announcement,
 strictly growing). Wall times make replays end by themselves: an announcement is refused when it is much older or newer
-than the reader's clock, so whoever remembers a departure for :data:`ACCEPTANCE` cannot be told otherwise by an old one.
+than the reader's clock, so a node that remembers a departure for :data:`ACCEPTANCE_S` cannot be misled by an
+old one.
 """
 
 from __future__ import annotations
@@ -18,28 +19,28 @@ from chain.codec import Bounds, ModelName, Natural, PublicKey, Record, Signature
 from chain.exceptions import CodecError
 
 DOMAIN = "announcement"
-MAX_ANNOUNCEMENT = 8 * 1024
+MAX_ANNOUNCEMENT_BYTES = 8 * 1024
 """Largest encoding, in bytes."""
 MAX_ADDRESSES = 8
 MAX_RELAYS = 4
 MAX_MODELS = 16
-MAX_LIFETIME = 7_200_000
+MAX_LIFETIME_MS = 7_200_000
 """Longest time that an announcement may claim to be good for, in ms."""
-MAX_AHEAD = 300_000
+MAX_AHEAD_MS = 300_000
 """How far a peer's clock may be ahead of ours, in ms."""
-MAX_BEHIND = MAX_LIFETIME + MAX_AHEAD
+MAX_BEHIND_MS = MAX_LIFETIME_MS + MAX_AHEAD_MS
 """How old an announcement may be by our clock, in ms."""
-ACCEPTANCE = (MAX_AHEAD + MAX_BEHIND) / 1000
+ACCEPTANCE_S = (MAX_AHEAD_MS + MAX_BEHIND_MS) / 1000
 """Seconds during which one announcement is accepted by someone's clock."""
 
-ITEM_ID = 8
+ITEM_ID_BYTES = 8
 """Bytes of the short name of something that spreads: an announcement or an accusation."""
 
-MAX_ADDRESS = 256
-MAX_MODEL_NAME = 128
+MAX_ADDRESS_BYTES = 256
+MAX_MODEL_NAME_BYTES = 128
 """Longest address and name of a model, in bytes."""
 
-Address = Annotated[str, Bounds(1, MAX_ADDRESS)]
+Address = Annotated[str, Bounds(1, MAX_ADDRESS_BYTES)]
 """A multiaddress."""
 
 
@@ -68,7 +69,7 @@ class Announcement(Record):
     relays: Annotated[tuple[Address, ...], Bounds(0, MAX_RELAYS)]
     models: Annotated[tuple[ModelName, ...], Bounds(0, MAX_MODELS)]
     load: PeerLoad
-    expires_after: Annotated[int, Bounds(1, MAX_LIFETIME)]
+    expires_after: Annotated[int, Bounds(1, MAX_LIFETIME_MS)]
     signature: Signature
 
     @property
@@ -78,26 +79,28 @@ class Announcement(Record):
 
     def get_least_age(self, now: int) -> float:
         """Seconds ago, at wall time ``now`` (ms), that it was made at least, however far its peer's clock is ahead."""
-        return max(0, now - self.sequence - MAX_AHEAD) / 1000
+        return max(0, now - self.sequence - MAX_AHEAD_MS) / 1000
 
     def is_timely(self, now: int) -> bool:
         """Whether its times make sense at wall time ``now`` (ms)."""
-        return self.incarnation <= self.sequence and now - MAX_BEHIND <= self.sequence <= now + MAX_AHEAD
+        return self.incarnation <= self.sequence and now - MAX_BEHIND_MS <= self.sequence <= now + MAX_AHEAD_MS
 
 
 def is_address(text: str) -> bool:
     """Whether ``text`` may stand for an address in an announcement: what others say may be anything."""
-    return text.isascii() and text.isprintable() and " " not in text and text[:1] == "/" and len(text) <= MAX_ADDRESS
+    return (
+        text.isascii() and text.isprintable() and " " not in text and text[:1] == "/" and len(text) <= MAX_ADDRESS_BYTES
+    )
 
 
 def is_model_name(text: str) -> bool:
     """Whether ``text`` may stand for a model in an announcement."""
-    return 0 < len(text.encode(errors="replace")) <= MAX_MODEL_NAME
+    return 0 < len(text.encode(errors="replace")) <= MAX_MODEL_NAME_BYTES
 
 
 def get_item_id(encoded: bytes) -> bytes:
     """The 8 bytes by which nodes tell one another what they hold. No proof of anything: what is fetched is signed."""
-    return hashlib.blake2b(encoded, digest_size=ITEM_ID).digest()
+    return hashlib.blake2b(encoded, digest_size=ITEM_ID_BYTES).digest()
 
 
 def sign_announcement(key: crypto.KeyPair, chain_id: bytes, announcement: Announcement) -> Announcement:
@@ -116,7 +119,7 @@ def parse_announcement(raw: bytes) -> Announcement:
     Raises:
         CodecError: malformed or out of bounds.
     """
-    return Announcement.decode(raw, MAX_ANNOUNCEMENT)
+    return Announcement.decode(raw, MAX_ANNOUNCEMENT_BYTES)
 
 
 @lru_cache(maxsize=4096)  # the same bytes come from every peer that a view is reconciled with

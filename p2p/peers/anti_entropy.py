@@ -1,16 +1,16 @@
-"""How two views become one: what is new is told or offered by short name, what differs is found by hashes. No I/O, no
-clock.
+"""Anti-entropy: how two peer tables become equal. No I/O, no clock.
 
-Everything that spreads is an *item* with a short name (:func:`p2p.peers.announcement.get_item_id`): an announcement, or
-an accusation. Neighbours speak in frames of :class:`Views`, each of which is answered, if at all, from the view alone:
+Everything that spreads is an *item* with an id of 8 bytes (:func:`p2p.peers.announcement.get_item_id`): an announcement
+or a suspect message. Neighbours exchange :class:`SyncFrame` records, each of which is answered, if at all, from the
+table alone:
 
-    have      these items are new here         -> want those that the other lacks
-    want      send these                       -> known, accused
-    root      fingerprint of all that is here  -> if it differs: buckets
-    buckets   a fingerprint of each bucket     -> for those that differ: parts, have (all items in them)
-    parts     all items of these buckets were listed in have -> known, accused: those that were missing in the list
+    have            these items are here               -> want: those that the reader lacks
+    want            send these                         -> announcements, suspects
+    root            fingerprint of all that is here    -> buckets, if it differs
+    buckets         a fingerprint of each bucket       -> for those that differ: bucket_numbers, have (all ids in them)
+    bucket_numbers  have lists all of these buckets    -> announcements, suspects that the list lacks
 
-So two views that agree cost a frame of a few bytes, and two that differ in a few peers cost a few buckets.
+Two tables that agree cost a frame of a few bytes; two that differ in a few peers cost a few buckets.
 """
 
 from __future__ import annotations
@@ -21,41 +21,41 @@ from typing import Annotated
 
 from chain.codec import Bounds, Record
 from chain.exceptions import CodecError
-from p2p.peers.announcement import ITEM_ID, MAX_ANNOUNCEMENT, MAX_LIFETIME, Announcement, PeerLoad
-from p2p.peers.failure_detector import Suspicion
-from p2p.peers.suspect_message import EncodedAccusation
-from p2p.peers.table import MAX_PEERS, PeerState, PeerView
+from p2p.peers.announcement import ITEM_ID_BYTES, MAX_ANNOUNCEMENT_BYTES, MAX_LIFETIME_MS, Announcement, PeerLoad
+from p2p.peers.failure_detector import FailureDetector
+from p2p.peers.suspect_message import EncodedSuspectMessage
+from p2p.peers.table import MAX_PEERS, PeerState, PeerTable
 
-MAX_IDS = 4 * MAX_PEERS * ITEM_ID
+MAX_ITEM_IDS_BYTES = 4 * MAX_PEERS * ITEM_ID_BYTES
 """Longest list of short names, in bytes."""
-HASH = ITEM_ID
+FINGERPRINT_BYTES = ITEM_ID_BYTES
 """Bytes of a fingerprint."""
-EMPTY_BUCKET = bytes(HASH)
-BUCKET = 16
+EMPTY_BUCKET = bytes(FINGERPRINT_BYTES)
+BUCKET_PEERS = 16
 """Peers in a bucket, about."""
 MAX_BUCKETS = 256
-MAX_ROOM = 128 * 1024
+MAX_ITEMS_BYTES = 128 * 1024
 MAX_ITEMS = 1024
 """Bytes of items in one frame, and their number; what has no room is found next time."""
-ASK_AGAIN = 1.0
+REQUEST_RETRY_S = 1.0
 """Seconds after which an item that was asked for, and did not come, is asked for again."""
-PULL_TIME = 2.0
+PULL_PERIOD_S = 2.0
 """Seconds in which nobody else is asked for what differs when most does: a newcomer fetches the view from one peer."""
-MAX_ASKED = 4 * MAX_PEERS
-RECENT = 300.0
+MAX_REQUESTED = 4 * MAX_PEERS
+GOODBYE_LISTING_S = 300.0
 """Seconds for which a goodbye is listed; later all have it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Sighting(Record):
+class AgedAnnouncement(Record):
     """An announcement (encoded) that is passed on, and how long ago it was made, in ms."""
 
-    announcement: Annotated[bytes, Bounds(1, MAX_ANNOUNCEMENT)]
-    age: Annotated[int, Bounds(0, MAX_LIFETIME)]
+    announcement: Annotated[bytes, Bounds(1, MAX_ANNOUNCEMENT_BYTES)]
+    age: Annotated[int, Bounds(0, MAX_LIFETIME_MS)]
 
 
 @dataclass(frozen=True, slots=True)
-class Views(Record):
+class SyncFrame(Record):
     """One frame between two neighbours; see the table above. Empty fields say nothing.
 
     ``parts`` are the numbers of buckets, one byte each, of ``count``. ``load`` is the sender's own. ``lasting`` opens
@@ -65,41 +65,41 @@ class Views(Record):
     (:mod:`p2p.discovery.plumtree`).
     """
 
-    have: Annotated[bytes, Bounds(0, MAX_IDS)] = b""
-    want: Annotated[bytes, Bounds(0, MAX_IDS)] = b""
-    known: Annotated[tuple[Sighting, ...], Bounds(0, MAX_ITEMS)] = ()
-    accused: Annotated[tuple[EncodedAccusation, ...], Bounds(0, MAX_ITEMS)] = ()
-    root: Annotated[bytes, Bounds(0, HASH)] = b""
-    buckets: Annotated[bytes, Bounds(0, HASH * MAX_BUCKETS)] = b""
-    parts: Annotated[bytes, Bounds(0, MAX_BUCKETS)] = b""
-    count: Annotated[int, Bounds(0, MAX_BUCKETS)] = 0
+    have: Annotated[bytes, Bounds(0, MAX_ITEM_IDS_BYTES)] = b""
+    want: Annotated[bytes, Bounds(0, MAX_ITEM_IDS_BYTES)] = b""
+    announcements: Annotated[tuple[AgedAnnouncement, ...], Bounds(0, MAX_ITEMS)] = ()
+    suspects: Annotated[tuple[EncodedSuspectMessage, ...], Bounds(0, MAX_ITEMS)] = ()
+    root: Annotated[bytes, Bounds(0, FINGERPRINT_BYTES)] = b""
+    buckets: Annotated[bytes, Bounds(0, FINGERPRINT_BYTES * MAX_BUCKETS)] = b""
+    bucket_numbers: Annotated[bytes, Bounds(0, MAX_BUCKETS)] = b""
+    bucket_count: Annotated[int, Bounds(0, MAX_BUCKETS)] = 0
     load: PeerLoad | None = None
-    lasting: bool = False
-    renew: bool = False
-    parting: bool = False
+    keep_open: bool = False
+    refresh: bool = False
+    closing: bool = False
     graft: bool = False
     prune: bool = False
 
 
-EMPTY = Views()
+EMPTY = SyncFrame()
 
 
-class Reconciliation:
+class AntiEntropy:
     """What one node answers to its neighbours' frames."""
 
-    def __init__(self, view: PeerView, suspicion: Suspicion) -> None:
-        self._view = view
-        self._suspicion = suspicion
-        self._asked: dict[bytes, float] = {}
+    def __init__(self, table: PeerTable, failure_detector: FailureDetector) -> None:
+        self._table = table
+        self._failure_detector = failure_detector
+        self._requested: dict[bytes, float] = {}
         self._pulling_until = 0.0
         self._computed: tuple[int, int, list[bytes]] = (-1, 0, [])
 
     @property
     def root(self) -> bytes:
         """Fingerprint of the present peers and their announcements."""
-        return self._view.root.to_bytes(HASH)
+        return self._table.root.to_bytes(FINGERPRINT_BYTES)
 
-    def answer(self, peer: bytes, frame: Views, now: float) -> Views | None:
+    def answer(self, peer: bytes, frame: SyncFrame, now: float) -> SyncFrame | None:
         """The frame that answers ``frame`` of ``peer``, if any. What ``frame`` brought has been taken in before.
 
         Raises:
@@ -107,12 +107,15 @@ class Reconciliation:
         """
         have, parts, count = b"", b"", 0
         listed = _split(frame.have)
-        missing = [item for item in listed if self._ask_for(item, now)]
+        missing = [item for item in listed if self._request(item, now)]
         asked: Iterable[bytes] = _split(frame.want)
-        if frame.parts:
-            _check_parts(frame.parts, frame.count)
+        if frame.bucket_numbers:
+            _check_bucket_numbers(frame.bucket_numbers, frame.bucket_count)
             held = {*listed}
-            asked = [*asked, *(item for item in self._list(frame.parts, frame.count, now) if item not in held)]
+            asked = [
+                *asked,
+                *(item for item in self._list(frame.bucket_numbers, frame.bucket_count, now) if item not in held),
+            ]
         if frame.buckets and now >= self._pulling_until:
             theirs = _split(frame.buckets)
             mine = self._fingerprints(len(theirs))
@@ -120,62 +123,62 @@ class Reconciliation:
             count = len(theirs)
             parts, have = self._list_whole(differing, count, now)
             if 2 * sum(theirs[number] != EMPTY_BUCKET for number in differing) > count:
-                self._pulling_until = now + PULL_TIME  # but who serves a newcomer has nothing to fetch from it
+                self._pulling_until = now + PULL_PERIOD_S  # but who serves a newcomer has nothing to fetch from it
         buckets = b""
         if frame.root and frame.root != self.root:
-            buckets = b"".join(self._fingerprints(self._bucket_count()))
+            buckets = b"".join(self._fingerprints(self._choose_bucket_count()))
         reply = replace(
             self.collect(asked, peer, now),
             have=have,
             want=b"".join(missing),
             buckets=buckets,
-            parts=parts,
-            count=count if parts else 0,
+            bucket_numbers=parts,
+            bucket_count=count if parts else 0,
         )
         return None if reply == EMPTY else reply
 
-    def is_costly(self, frame: Views) -> bool:
+    def is_costly(self, frame: SyncFrame) -> bool:
         """Whether an answer to ``frame`` takes a walk through the whole view."""
-        return bool(frame.buckets or frame.parts or (frame.root and frame.root != self.root))
+        return bool(frame.buckets or frame.bucket_numbers or (frame.root and frame.root != self.root))
 
     def correct(self, announcement: Announcement) -> bytes:
         """The short name of what this view holds in place of ``announcement``, if it holds something newer."""
-        entry = self._view.entries.get(announcement.peer)
+        entry = self._table.entries.get(announcement.peer)
         if entry is None or entry.announcement.order <= announcement.order:
             return b""
         return entry.id
 
     def knows(self, item: bytes) -> bool:
         """Whether the item of this short name is here."""
-        return item in self._view.by_id or self._suspicion.knows(item)
+        return item in self._table.by_id or self._failure_detector.knows(item)
 
     def holds(self, item: bytes) -> bool:
         """Whether there is something to send by this short name."""
-        return item in self._view.by_id or self._suspicion.find(item) is not None
+        return item in self._table.by_id or self._failure_detector.find(item) is not None
 
-    def _ask_for(self, item: bytes, now: float) -> bool:
+    def _request(self, item: bytes, now: float) -> bool:
         """Whether to ask for an item: it is not here, and nobody was asked for it a moment ago."""
-        if self.knows(item) or now - self._asked.get(item, -ASK_AGAIN) < ASK_AGAIN:
+        if self.knows(item) or now - self._requested.get(item, -REQUEST_RETRY_S) < REQUEST_RETRY_S:
             return False
-        self._asked.pop(item, None)
-        self._asked[item] = now
-        if len(self._asked) > MAX_ASKED:
-            del self._asked[next(iter(self._asked))]
+        self._requested.pop(item, None)
+        self._requested[item] = now
+        if len(self._requested) > MAX_REQUESTED:
+            del self._requested[next(iter(self._requested))]
         return True
 
-    def _bucket_count(self) -> int:
-        return min(MAX_BUCKETS, 4 << max(0, (len(self._view) // (4 * BUCKET)).bit_length()))
+    def _choose_bucket_count(self) -> int:
+        return min(MAX_BUCKETS, 4 << max(0, (len(self._table) // (4 * BUCKET_PEERS)).bit_length()))
 
     def _fingerprints(self, count: int) -> list[bytes]:
         """Of all buckets; those computed last are good as long as nothing changes."""
         version, buckets, computed = self._computed
-        if (version, buckets) == (self._view.version, count):
+        if (version, buckets) == (self._table.version, count):
             return computed
         sums = [0] * count
-        for peer, entry in self._view.entries.items():
+        for peer, entry in self._table.entries.items():
             if entry.state.is_present:
                 sums[_bucket(peer, count)] ^= int.from_bytes(entry.id)
-        self._computed = self._view.version, count, [value.to_bytes(HASH) for value in sums]
+        self._computed = self._table.version, count, [value.to_bytes(FINGERPRINT_BYTES) for value in sums]
         return self._computed[2]
 
     def _list_whole(self, parts: bytes, count: int, now: float) -> tuple[bytes, bytes]:
@@ -185,7 +188,7 @@ class Reconciliation:
             names[_bucket(peer, count)] += items
         listed, have = bytearray(), bytearray()
         for number in parts:
-            if len(have) + ITEM_ID * len(names[number]) <= MAX_IDS:
+            if len(have) + ITEM_ID_BYTES * len(names[number]) <= MAX_ITEM_IDS_BYTES:
                 listed.append(number)
                 have += b"".join(names[number])
         return bytes(listed), bytes(have)
@@ -198,32 +201,34 @@ class Reconciliation:
     def _list_each(self, parts: bytes, count: int, now: float) -> Iterator[tuple[bytes, list[bytes]]]:
         """The same, peer by peer."""
         wanted = {*parts}
-        for peer, entry in self._view.entries.items():
+        for peer, entry in self._table.entries.items():
             if _bucket(peer, count) in wanted:
-                is_listed = entry.state.is_present or (entry.state is PeerState.LEFT and now - entry.verdict < RECENT)
-                yield peer, [*([entry.id] if is_listed else []), *self._suspicion.ids_against(peer)]
+                is_listed = entry.state.is_present or (
+                    entry.state is PeerState.LEFT and now - entry.declared_dead_at < GOODBYE_LISTING_S
+                )
+                yield peer, [*([entry.id] if is_listed else []), *self._failure_detector.get_item_ids(peer)]
 
-    def collect(self, items: Iterable[bytes], reader: bytes, now: float) -> Views:
+    def collect(self, items: Iterable[bytes], reader: bytes, now: float) -> SyncFrame:
         """What goes by these names, for ``reader``, as far as this node vouches for it and there is room."""
-        known: list[Sighting] = []
+        known: list[AgedAnnouncement] = []
         accused: list[bytes] = []
-        room = MAX_ROOM
+        room = MAX_ITEMS_BYTES
         for item in items:
-            entry = self._view.by_id.get(item)
+            entry = self._table.by_id.get(item)
             if entry is not None:
                 # Peers found dead are not passed on, or they would look alive; but they may learn what they have to
                 # outdo, such as the word of an earlier life when their clock went back.
                 is_its_own = entry.announcement.peer == reader
                 if entry.state.is_present or entry.state is PeerState.LEFT or is_its_own:
-                    age = min(max(round((now - entry.made) * 1000), 0), MAX_LIFETIME)
-                    known.append(Sighting(entry.encoded, age))
+                    age = min(max(round((now - entry.made_at) * 1000), 0), MAX_LIFETIME_MS)
+                    known.append(AgedAnnouncement(entry.encoded, age))
                     room -= len(entry.encoded)
-            elif (accusation := self._suspicion.find(item)) is not None:
+            elif (accusation := self._failure_detector.find(item)) is not None:
                 accused.append(accusation.encode())
                 room -= len(accused[-1])
             if room < 0 or len(known) + len(accused) == MAX_ITEMS:
                 break
-        return Views(known=tuple(known), accused=tuple(accused))
+        return SyncFrame(announcements=tuple(known), suspects=tuple(accused))
 
 
 def _bucket(peer: bytes, count: int) -> int:
@@ -231,11 +236,11 @@ def _bucket(peer: bytes, count: int) -> int:
 
 
 def _split(names: bytes) -> list[bytes]:
-    if len(names) % ITEM_ID:
+    if len(names) % ITEM_ID_BYTES:
         raise CodecError("a list of short names has a broken length")
-    return [names[start : start + ITEM_ID] for start in range(0, len(names), ITEM_ID)]
+    return [names[start : start + ITEM_ID_BYTES] for start in range(0, len(names), ITEM_ID_BYTES)]
 
 
-def _check_parts(parts: bytes, count: int) -> None:
+def _check_bucket_numbers(parts: bytes, count: int) -> None:
     if max(parts) >= count:
         raise CodecError("there is no such bucket")

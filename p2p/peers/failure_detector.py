@@ -1,15 +1,18 @@
-"""Whom to believe dead: accusations, refutations, and what a liar can do. No I/O, no clock.
+"""The failure detector: which peers to believe dead. No I/O, no clock.
 
-A peer that does not answer is accused by those that watch it (:mod:`p2p.peers.suspect_message`). A node believes that
-it is dead when its own probe failed, or when :data:`ACCUSERS` others say so (fewer in a network so small that there are
-not as many), and then still waits :data:`GRACE` seconds for a newer announcement, which refutes all. Fewer accusers
-only make a few nodes probe for themselves. Whoever is connected to the accused believes nothing.
+After SWIM (Das, Gupta and Motivala, 2002) with the suspicion of Lifeguard and HashiCorp's memberlist. A peer that does
+not answer its neighbours is *suspected*: each of them signs a suspect message (:mod:`p2p.peers.suspect_message`). A
+node takes the suspect for *failing* when its own probe failed, or when :data:`CONFIRMATIONS` observers have confirmed
+the suspicion (fewer in a smaller network). After :data:`SUSPICION_TIMEOUT_S` the suspect is declared dead, unless a
+newer announcement of it refutes the suspicion. Fewer confirmations make a few nodes probe for themselves. A node that
+is connected to the suspect ignores the suspicion.
 
-Identities are free, so not every accuser counts: it must be present in the view and *proven* (dialled once, or with
-weight), or have been there for :data:`SETTLED` seconds, or since this node came. Whoever accused a peer that refuted it
-is not heard about that peer for :data:`PENALTY` seconds; and about nobody, if :data:`TOLERATED` peers refuted it within
-that time and at once (:data:`PROMPT`), as the living do. So a liar without two accomplices kills nobody, and
-accomplices few peers once, for as long as a refutation takes to spread.
+SWIM trusts its members; here identities are free, so an observer counts only if it is present and *verified* (this
+node has dialled it, or it has stake), or has been known for :data:`OBSERVER_MIN_AGE_S`, or since this node started. An
+observer that was refuted does not count against the same peer for :data:`REFUTED_PENALTY_S`. An observer that was
+refuted by :data:`MAX_FALSE_SUSPICIONS` peers within that time, each promptly (:data:`PROMPT_REFUTATION_S`), does not
+count at all. A liar therefore needs two accomplices to have a living peer declared dead, and can do so only until the
+refutation has spread.
 
 All times are seconds of one monotonic clock.
 """
@@ -21,224 +24,225 @@ from collections.abc import Container
 from dataclasses import dataclass, field
 
 from p2p.peers.announcement import get_item_id
-from p2p.peers.suspect_message import Accusation
-from p2p.peers.table import Change, PeerView
+from p2p.peers.suspect_message import SuspectMessage
+from p2p.peers.table import Change, PeerTable
 
-ACCUSERS = 3
-"""Observers that are believed."""
-GRACE = 3.0
-"""Seconds that a peer has to refute what is believed of it."""
-SETTLED = 60.0
-"""Seconds after which a peer that was only heard of counts as an observer."""
-ARRIVAL = 20.0
-"""Seconds after its own arrival in which a node takes whoever it hears of for settled: it cannot know better."""
-PENALTY = 300.0
-"""Seconds for which a refuted accuser is not heard about the same peer."""
-PROBE_DELAY = 1.5
-"""Seconds before others probe an accused peer: its accusers may be enough, or it may refute them."""
+CONFIRMATIONS = 3
+"""Observers that must suspect a peer for it to be taken as failing."""
+SUSPICION_TIMEOUT_S = 3.0
+"""Seconds that a failing peer has to refute the suspicion."""
+OBSERVER_MIN_AGE_S = 60.0
+"""Seconds after which an unverified peer counts as an observer."""
+ARRIVAL_S = 20.0
+"""Seconds after its own start in which a node counts every observer: it cannot know how long they have been there."""
+REFUTED_PENALTY_S = 300.0
+"""Seconds for which a refuted observer does not count against the same peer."""
+PROBE_DELAY_S = 1.5
+"""Seconds before other nodes probe a suspect: its observers may suffice, or it may refute them."""
 PROBERS = 5
-"""Nodes that probe for themselves at first, on average, when there are accusers but too few."""
-TOLERATED = 3
-"""Refuted accusations of one observer that are put down to bad luck."""
-PROMPT = 30.0
-"""Seconds within which a refutation shows that the accused was there all the time, and not cut off for a while."""
-MAX_PASSED = 4096
-"""Accusations that are remembered although they count for nothing, so that they are not asked for again."""
+"""Mean number of nodes that probe a suspect at first, when it has observers but too few."""
+MAX_FALSE_SUSPICIONS = 3
+"""Prompt refutations after which an observer does not count."""
+PROMPT_REFUTATION_S = 30.0
+"""Seconds within which a refutation shows that the suspect was reachable all the time."""
+MAX_IGNORED = 4096
+"""Ids of ignored suspect messages that are remembered, so that they are not requested again."""
 MAX_REFUTED = 1024
-"""Refuted accusers that are remembered, and the peers that refuted each."""
+"""Refuted observers that are remembered."""
 MAX_REFUTED_BY = 32
+"""Peers that are remembered to have refuted one observer."""
 
 
 @dataclass(slots=True)
-class _Case:
-    """What is held against one peer."""
+class _Suspect:
+    """A peer that observers suspect, or whose probe failed."""
 
-    opened: float
-    """When the first accuser was heard."""
-    accusations: dict[bytes, Accusation] = field(default_factory=dict)
-    found: float = 0.0
-    """When there was enough to believe it."""
-    due: float | None = None
-    """When it counts as dead."""
+    suspected_at: float
+    """When the first observer suspected it, or this node last reached it."""
+    messages: dict[bytes, SuspectMessage] = field(default_factory=dict)
+    failing_since: float = 0.0
+    """When it was taken as failing."""
+    dies_at: float | None = None
+    """When it is declared dead; None while it is not failing."""
 
 
 @dataclass(slots=True)
-class _Accuser:
-    """What is held against one accuser."""
+class _Observer:
+    """An observer that was refuted."""
 
     refuted_by: OrderedDict[bytes, float] = field(default_factory=OrderedDict)
-    """Whom it is not heard about, and since when."""
-    mistakes: deque[float] = field(default_factory=lambda: deque(maxlen=TOLERATED))
-    """When it was last refuted at once."""
+    """The suspects that refuted it, and when."""
+    false_suspicions: deque[float] = field(default_factory=lambda: deque(maxlen=MAX_FALSE_SUSPICIONS))
+    """When it was last refuted promptly."""
 
 
-class Suspicion:
-    """The accusations against the peers of one view."""
+class FailureDetector:
+    """The suspicions of one node about the peers of its table."""
 
-    def __init__(self, view: PeerView) -> None:
-        self._view = view
-        self._cases: dict[bytes, _Case] = {}
-        self._by_id: dict[bytes, Accusation] = {}
-        self._passed: OrderedDict[bytes, None] = OrderedDict()
-        self._refuted: OrderedDict[bytes, _Accuser] = OrderedDict()
+    def __init__(self, table: PeerTable) -> None:
+        self._table = table
+        self._suspects: dict[bytes, _Suspect] = {}
+        self._by_id: dict[bytes, SuspectMessage] = {}
+        self._ignored: OrderedDict[bytes, None] = OrderedDict()
+        self._observers: OrderedDict[bytes, _Observer] = OrderedDict()
 
     @property
-    def needed(self) -> int:
-        """How many accusers are believed."""
-        return min(ACCUSERS, max(1, len(self._view)))
+    def confirmations_needed(self) -> int:
+        """Observers that must suspect a peer in a network of this size."""
+        return min(CONFIRMATIONS, max(1, len(self._table)))
 
-    def accuse(self, accusation: Accusation, now: float) -> bool:
-        """Take in an accusation of valid signature; whether it is worth passing on."""
-        if accusation.suspect == self._view.me or not self.is_heard(accusation, now):
+    def on_suspect_message(self, message: SuspectMessage, now: float) -> bool:
+        """Take in a message of valid signature. Returns whether it counts, and so is passed on."""
+        if message.suspect == self._table.me or not self.counts(message, now):
             return False
-        case = self._cases.setdefault(accusation.suspect, _Case(now))
-        case.accusations[accusation.observer] = accusation
-        self._by_id[get_item_id(accusation.encode())] = accusation
-        if len(case.accusations) >= self.needed:
-            self._believe(accusation.suspect, case, now)
+        suspect = self._suspects.setdefault(message.suspect, _Suspect(now))
+        suspect.messages[message.observer] = message
+        self._by_id[get_item_id(message.encode())] = message
+        if len(suspect.messages) >= self.confirmations_needed:
+            self._start_timeout(message.suspect, suspect, now)
         return True
 
-    def is_heard(self, accusation: Accusation, now: float) -> bool:
-        """Whether an accusation would count, if it were signed: of this node itself too, which then has to refute it.
+    def counts(self, message: SuspectMessage, now: float) -> bool:
+        """Whether a message counts if its signature is valid. One about this node itself may count too.
 
-        It is about the announcement that stands, and its observer counts and has not been heard.
+        It counts if it names the announcement that stands and its observer is credible, was not counted before, and is
+        still needed.
         """
-        entry = self._view.entries.get(accusation.suspect)
-        if entry is None or not accusation.is_about(entry.announcement):
+        entry = self._table.entries.get(message.suspect)
+        if entry is None or not message.is_about(entry.announcement):
             return False
-        case = self._cases.get(accusation.suspect)
-        if case is not None and (accusation.observer in case.accusations or len(case.accusations) >= ACCUSERS):
+        suspect = self._suspects.get(message.suspect)
+        if suspect is not None and (message.observer in suspect.messages or len(suspect.messages) >= CONFIRMATIONS):
             return False
-        return self._counts(accusation.observer, accusation.suspect, now)
+        return self._is_credible(message.observer, message.suspect, now)
 
-    def pass_over(self, accusation: Accusation) -> None:
-        """Note an accusation that is not heard, if it never will be: it is about the past, or there are enough."""
-        entry, case = self._view.entries.get(accusation.suspect), self._cases.get(accusation.suspect)
+    def ignore(self, message: SuspectMessage) -> None:
+        """Remember a message that does not count, if it never will: it is outdated, or its suspect has enough."""
+        entry, suspect = self._table.entries.get(message.suspect), self._suspects.get(message.suspect)
         if entry is not None and (
-            (accusation.incarnation, False, accusation.sequence) < entry.announcement.order
+            (message.incarnation, False, message.sequence) < entry.announcement.order
             or not entry.state.is_present
-            or (case is not None and len(case.accusations) >= ACCUSERS)
+            or (suspect is not None and len(suspect.messages) >= CONFIRMATIONS)
         ):
-            self._pass(get_item_id(accusation.encode()))
+            self._ignore_item(get_item_id(message.encode()))
 
-    def condemn(self, peer: bytes, now: float) -> None:
+    def probe_failed(self, peer: bytes, now: float) -> None:
         """Note that this node's own probe of ``peer`` failed."""
-        if peer in self._view.entries:
-            self._believe(peer, self._cases.setdefault(peer, _Case(now)), now)
+        if peer in self._table.entries:
+            self._start_timeout(peer, self._suspects.setdefault(peer, _Suspect(now)), now)
 
-    def absolve(self, peer: bytes, now: float) -> None:
+    def probe_succeeded(self, peer: bytes, now: float) -> None:
         """Note that this node's own probe of ``peer`` succeeded, so that it need not look again soon."""
-        case = self._cases.get(peer)
-        if case is not None and case.due is None:
-            case.opened = now
+        suspect = self._suspects.get(peer)
+        if suspect is not None and suspect.dies_at is None:
+            suspect.suspected_at = now
 
-    def is_believed(self, peer: bytes) -> bool:
-        """Whether ``peer`` counts as dead unless it refutes that soon."""
-        case = self._cases.get(peer)
-        return case is not None and case.due is not None
+    def is_failing(self, peer: bytes) -> bool:
+        """Whether ``peer`` will be declared dead unless it refutes that soon."""
+        suspect = self._suspects.get(peer)
+        return suspect is not None and suspect.dies_at is not None
 
-    def unresolved(self, now: float, size: float) -> list[tuple[bytes, float]]:
-        """The peers that are accused by too few to be believed, and the chance that this node should now probe each.
+    def get_probe_chances(self, now: float, size: float) -> list[tuple[bytes, float]]:
+        """The suspects that have too few observers, each with the probability that this node should probe it now.
 
-        There are about ``size`` nodes to do that.
-
-        Looked at about once a second, the chances add up to :data:`PROBERS` nodes in the first seconds after
-        :data:`PROBE_DELAY`, and to more and more of them as long as the peer neither answers nor refutes.
+        ``size`` is the estimated number of nodes. Called once a second, the probability is
+        ``PROBERS / size / 2 * 2 ** (t / 2)``, where t counts seconds from :data:`PROBE_DELAY_S` after the suspicion
+        began. So about :data:`PROBERS` nodes probe in the first seconds, and ever more until the suspect answers.
         """
         chances = []
-        for peer, case in self._cases.items():
-            entry = self._view.entries.get(peer)
-            waited = now - case.opened - PROBE_DELAY
-            if case.due is None and waited >= 0 and entry is not None and entry.state.is_present:
+        for peer, suspect in self._suspects.items():
+            entry = self._table.entries.get(peer)
+            waited = now - suspect.suspected_at - PROBE_DELAY_S
+            if suspect.dies_at is None and waited >= 0 and entry is not None and entry.state.is_present:
                 share = PROBERS / max(1.0, size)
                 chances.append((peer, share / 2 * 2.0 ** min(waited / 2, 30.0)))
         return chances
 
-    def wants_accusers(self, peer: bytes) -> bool:
-        """Whether another word against ``peer`` would make a difference to others."""
-        case = self._cases.get(peer)
-        return case is None or len(case.accusations) < ACCUSERS
+    def needs_confirmations(self, peer: bytes) -> bool:
+        """Whether another observer's message about ``peer`` would count with other nodes."""
+        suspect = self._suspects.get(peer)
+        return suspect is None or len(suspect.messages) < CONFIRMATIONS
 
     def clear(self, peer: bytes, now: float, refuted: bool) -> None:
-        """Drop the case against ``peer``; ``refuted``: because of its newer announcement, in the same life."""
-        case = self._cases.pop(peer, None)
-        if case is None:
+        """Drop the suspicion of ``peer``; ``refuted`` says that a newer announcement of the same incarnation did it."""
+        suspect = self._suspects.pop(peer, None)
+        if suspect is None:
             return
-        for observer, accusation in case.accusations.items():
-            item = get_item_id(accusation.encode())
+        for observer, message in suspect.messages.items():
+            item = get_item_id(message.encode())
             self._by_id.pop(item, None)
-            self._pass(item)
+            self._ignore_item(item)
             if refuted:
-                self.note_refuted(observer, peer, now, prompt=now - case.opened <= PROMPT)
+                self.note_refuted(observer, peer, now, prompt=now - suspect.suspected_at <= PROMPT_REFUTATION_S)
 
     def note_refuted(self, observer: bytes, suspect: bytes, now: float, prompt: bool = True) -> None:
-        """Hold it against ``observer`` that it accused ``suspect``, which lives."""
-        if observer == self._view.me:
+        """Note that ``suspect`` has refuted the message of ``observer``."""
+        if observer == self._table.me:
             return
-        accuser = self._refuted.setdefault(observer, _Accuser())
-        self._refuted.move_to_end(observer)
-        accuser.refuted_by[suspect] = now
-        accuser.refuted_by.move_to_end(suspect)
+        record = self._observers.setdefault(observer, _Observer())
+        self._observers.move_to_end(observer)
+        record.refuted_by[suspect] = now
+        record.refuted_by.move_to_end(suspect)
         if prompt:
-            accuser.mistakes.append(now)
-        if len(accuser.refuted_by) > MAX_REFUTED_BY:
-            accuser.refuted_by.popitem(last=False)
-        if len(self._refuted) > MAX_REFUTED:
-            self._refuted.popitem(last=False)
+            record.false_suspicions.append(now)
+        if len(record.refuted_by) > MAX_REFUTED_BY:
+            record.refuted_by.popitem(last=False)
+        if len(self._observers) > MAX_REFUTED:
+            self._observers.popitem(last=False)
 
-    def judge(self, now: float, connected: Container[bytes]) -> list[Change]:
-        """The peers that are dead as of now."""
+    def expire(self, now: float, connected: Container[bytes]) -> list[Change]:
+        """Declare dead the failing peers whose time is over, except the ``connected`` ones."""
         changes = []
-        for peer, case in list(self._cases.items()):
-            if peer not in self._view.entries:
+        for peer, suspect in list(self._suspects.items()):
+            if peer not in self._table.entries:
                 self.clear(peer, now, refuted=False)
-            elif case.due is not None and case.due <= now and peer not in connected:
-                case.due = None
-                change = self._view.crash(peer, now, case.found)
+            elif suspect.dies_at is not None and suspect.dies_at <= now and peer not in connected:
+                suspect.dies_at = None
+                change = self._table.mark_crashed(peer, now, suspect.failing_since)
                 if change is not None:
                     changes.append(change)
         return changes
 
-    # What others ask for
+    # Items for neighbours
 
-    def ids_against(self, peer: bytes) -> list[bytes]:
-        """The short names of the accusations against ``peer``."""
-        case = self._cases.get(peer)
-        return [] if case is None else [get_item_id(one.encode()) for one in case.accusations.values()]
+    def get_item_ids(self, peer: bytes) -> list[bytes]:
+        """The ids of the messages about ``peer``."""
+        suspect = self._suspects.get(peer)
+        return [] if suspect is None else [get_item_id(one.encode()) for one in suspect.messages.values()]
 
     def knows(self, item: bytes) -> bool:
-        """Whether the accusation of this short name is held, or has been looked at and passed over."""
-        return item in self._by_id or item in self._passed
+        """Whether the message of this id is held, or was ignored."""
+        return item in self._by_id or item in self._ignored
 
-    def find(self, item: bytes) -> Accusation | None:
-        """The accusation of a short name."""
+    def find(self, item: bytes) -> SuspectMessage | None:
+        """The message of this id."""
         return self._by_id.get(item)
 
-    def _pass(self, item: bytes) -> None:
-        self._passed[item] = None
-        if len(self._passed) > MAX_PASSED:
-            self._passed.popitem(last=False)
+    def _ignore_item(self, item: bytes) -> None:
+        self._ignored[item] = None
+        if len(self._ignored) > MAX_IGNORED:
+            self._ignored.popitem(last=False)
 
-    def _counts(self, observer: bytes, suspect: bytes, now: float) -> bool:
-        """Whether ``observer`` is heard about ``suspect``."""
-        if observer == self._view.me:
+    def _is_credible(self, observer: bytes, suspect: bytes, now: float) -> bool:
+        """Whether messages of ``observer`` about ``suspect`` count."""
+        if observer == self._table.me:
             return True
-        entry = self._view.entries.get(observer)
+        entry = self._table.entries.get(observer)
         if entry is None or not entry.state.is_present:
             return False
-        accuser = self._refuted.get(observer)
-        if accuser is not None:
-            mistakes = accuser.mistakes
-            if now - accuser.refuted_by.get(suspect, -PENALTY) < PENALTY:
+        record = self._observers.get(observer)
+        if record is not None:
+            false_suspicions = record.false_suspicions
+            if now - record.refuted_by.get(suspect, -REFUTED_PENALTY_S) < REFUTED_PENALTY_S:
                 return False
-            if len(mistakes) == TOLERATED and now - mistakes[0] < PENALTY:
+            if len(false_suspicions) == MAX_FALSE_SUSPICIONS and now - false_suspicions[0] < REFUTED_PENALTY_S:
                 return False
-        mine = self._view.entries.get(self._view.me)
-        was_before = mine is not None and entry.since - mine.since <= ARRIVAL
-        return self._view.is_proven(observer) or was_before or now - entry.since >= SETTLED
+        mine = self._table.entries.get(self._table.me)
+        was_before = mine is not None and entry.first_seen_at - mine.first_seen_at <= ARRIVAL_S
+        return self._table.is_verified(observer) or was_before or now - entry.first_seen_at >= OBSERVER_MIN_AGE_S
 
-    def _believe(self, peer: bytes, case: _Case, now: float) -> None:
-        if case.due is None:
-            self._view.suspect(peer)
-            if self._view.entries[peer].state.is_present:
-                case.found, case.due = now, now + GRACE
+    def _start_timeout(self, peer: bytes, suspect: _Suspect, now: float) -> None:
+        if suspect.dies_at is None:
+            self._table.mark_suspect(peer)
+            if self._table.entries[peer].state.is_present:
+                suspect.failing_since, suspect.dies_at = now, now + SUSPICION_TIMEOUT_S

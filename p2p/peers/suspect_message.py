@@ -1,7 +1,7 @@
 """Accusations: an observer's signed word that a peer does not answer.
 
 Whoever loses a peer and cannot reach it says so, and the word spreads. It names the announcement that the observer
-holds, so the accused refutes it by any newer one: it hears of the accusation as everybody does. Nobody believes a
+holds, so the accused refutes it by any newer one: it hears of the message as everybody does. Nobody believes a
 single observer; how many it takes is in :mod:`p2p.peers.failure_detector`.
 """
 
@@ -17,14 +17,14 @@ from chain.exceptions import CodecError
 from p2p.peers.announcement import Announcement
 
 DOMAIN = "accusation"
-MAX_ACCUSATION = 256
+MAX_SUSPECT_MESSAGE_BYTES = 256
 """Largest encoding, in bytes."""
 
-EncodedAccusation = Annotated[bytes, Bounds(1, MAX_ACCUSATION)]
+EncodedSuspectMessage = Annotated[bytes, Bounds(1, MAX_SUSPECT_MESSAGE_BYTES)]
 
 
 @dataclass(frozen=True, slots=True)
-class Accusation(Record):
+class SuspectMessage(Record):
     """``observer`` cannot reach ``suspect``, whose announcement it holds is of ``incarnation`` and ``sequence``."""
 
     suspect: PublicKey
@@ -43,31 +43,33 @@ class Accusation(Record):
         )
 
 
-def sign_accusation(key: crypto.KeyPair, chain_id: bytes, announcement: Announcement) -> Accusation:
+def sign_suspect_message(key: crypto.KeyPair, chain_id: bytes, announcement: Announcement) -> SuspectMessage:
     """The word of ``key``'s owner that the peer of ``announcement`` does not answer."""
-    unsigned = Accusation(announcement.peer, announcement.incarnation, announcement.sequence, key.public_key, bytes(64))
+    unsigned = SuspectMessage(
+        announcement.peer, announcement.incarnation, announcement.sequence, key.public_key, bytes(64)
+    )
     return replace(unsigned, signature=key.sign(DOMAIN, chain_id, unsigned.encode()))
 
 
 @lru_cache(maxsize=1024)
-def parse_accusation(raw: bytes) -> Accusation:
-    """The accusation that ``raw`` carries, whoever signed it.
+def parse_suspect_message(raw: bytes) -> SuspectMessage:
+    """The message that ``raw`` carries, whoever signed it.
 
     Raises:
         CodecError: malformed.
     """
-    return Accusation.decode(raw, MAX_ACCUSATION)
+    return SuspectMessage.decode(raw, MAX_SUSPECT_MESSAGE_BYTES)
 
 
 @lru_cache(maxsize=1024)  # the same bytes come from several neighbours
-def decode_accusation(raw: bytes, chain_id: bytes) -> Accusation:
-    """The accusation that ``raw`` carries, if its signature holds on this chain.
+def decode_suspect_message(raw: bytes, chain_id: bytes) -> SuspectMessage:
+    """The message that ``raw`` carries, if its signature holds on this chain.
 
     Raises:
         CodecError: malformed or not signed by its observer.
     """
-    accusation = parse_accusation(raw)
-    signed = replace(accusation, signature=bytes(64)).encode()
-    if not crypto.verify(accusation.observer, DOMAIN, chain_id, signed, accusation.signature):
-        raise CodecError("the accusation is not signed by its observer")
-    return accusation
+    message = parse_suspect_message(raw)
+    signed = replace(message, signature=bytes(64)).encode()
+    if not crypto.verify(message.observer, DOMAIN, chain_id, signed, message.signature):
+        raise CodecError("the message is not signed by its observer")
+    return message

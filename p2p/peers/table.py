@@ -1,27 +1,27 @@
-"""The view that a node has of all others: who is there, who left, who must not come back. No I/O, no clock.
+"""The peer table: what one node knows about all others. No I/O, no clock.
 
-The view is fed with announcements (whose signatures the caller has checked), with what happens to connections, and with
-verdicts of :mod:`p2p.peers.failure_detector`; it answers with :class:`Change` records. Of two announcements of a peer
-the greater
-``order`` stands, so views that have seen the same announcements agree, in whatever order and however often they did.
+The table is fed with announcements (whose signatures the caller has checked), with what happens to connections, and
+with the results of :mod:`p2p.peers.failure_detector`; it answers with :class:`Change` records. Of two announcements of
+a peer the one with the greater ``order`` stands. So tables that have seen the same announcements are equal, in whatever
+order and however often these came.
 
 A departed peer leaves a *tombstone*, which remembers its last announcement:
 
     left       it said goodbye: only a later incarnation brings it back
-    crashed    it was found dead: only an announcement made since then, or from another address, brings it back
+    crashed    it was declared dead: only an announcement made since then, or from another address, brings it back
     expired    nothing was heard for the lifetime of its announcement: any later announcement brings it back
 
 Tombstones outlast every announcement that could still be accepted, so a dead peer does not return as a ghost. An
-announcement that is passed on carries its *age*, so that it does not grow young on the way.
+announcement that is passed on carries its *age*, so that passing it on does not renew it.
 
-Identities are free, so a full table makes room by worth. Peers that are mere hearsay go first, drawn by a salted hash
-that nobody outside can aim at; then those that this node has dialled, of which it remembers the latest
-:data:`MAX_CONTACTED` only; those that have *weight* (stake, as the caller says) stay. That a peer has connected by
-itself makes it worth no more. Tombstones have a room of their own, so that no crowd of newcomers makes this node forget
-a goodbye, and the same rules; first those go that were never seen present.
+Identities are free, so a full table evicts by priority. Unverified peers, known from others only, go first; among them
+a salted hash decides, which an attacker cannot aim at. Next go peers that this node has dialled; it remembers the
+latest :data:`MAX_DIALLED` of those. Peers with *weight* (stake, as the caller says) stay. A peer gains nothing by
+connecting to this node. Tombstones have their own limit and the same rules, so that a crowd of newcomers cannot make
+this node forget a goodbye; those of peers that were never present go first.
 
-Load changes every second and is not worth telling everybody: what a neighbour says of its load directly
-(:meth:`PeerView.set_load`) stands in for what it announced.
+Load changes every second and is not spread: what a neighbour says of its load directly (:meth:`PeerTable.set_load`)
+replaces the load in its announcement.
 
 All times are seconds of one monotonic clock.
 """
@@ -35,13 +35,13 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from chain.crypto import hash_bytes
-from p2p.peers.announcement import ACCEPTANCE, Announcement, PeerLoad, get_item_id
+from p2p.peers.announcement import ACCEPTANCE_S, Announcement, PeerLoad, get_item_id
 
 MAX_PEERS = 4096
-"""Peers that are present in a view, and tombstones beside them."""
-MAX_CONTACTED = MAX_PEERS // 4
+"""Peers that are present in a table, and tombstones beside them."""
+MAX_DIALLED = MAX_PEERS // 4
 """Peers that are remembered to have been dialled."""
-TOMBSTONE = ACCEPTANCE
+TOMBSTONE_S = ACCEPTANCE_S
 """Seconds that a departure is remembered."""
 
 
@@ -86,19 +86,19 @@ class Entry:
     encoded: bytes
     id: bytes
     state: PeerState
-    made: float
+    made_at: float
     """When the announcement was made, as far as is known."""
-    since: float
+    first_seen_at: float
     """When the peer was first heard of."""
     deadline: float
     """When a present peer expires or a tombstone is forgotten."""
-    lot: int
-    """A secret number that decides between peers of the same worth: the greater one goes."""
-    verdict: float = 0.0
+    tie_breaker: int
+    """A secret number that decides between peers of the same priority: the greater one goes."""
+    declared_dead_at: float = 0.0
     """When a tombstone was put up."""
-    scheduled: float = 0.0
+    queued_for: float = 0.0
     """The one queue item of this entry that counts."""
-    was_contacted: bool = False
+    was_dialled: bool = False
     """This node has dialled it."""
     load: PeerLoad | None = None
     """What it said of its load since it made the announcement."""
@@ -109,20 +109,20 @@ class Entry:
         return self.announcement if self.load is None else replace(self.announcement, load=self.load)
 
 
-class _Room:
+class _EvictionQueue:
     """The entries of one kind, of those present or of those buried, and who of them goes when there are too many."""
 
-    def __init__(self, size: int, worth: Callable[[Entry], int]) -> None:
+    def __init__(self, size: int, priority: Callable[[Entry], int]) -> None:
         self.size = size
-        self.worth = worth
-        self._order: list[tuple[int, int, bytes]] = []  # worth when it came in, lot, peer: the worst first
+        self.priority = priority
+        self._order: list[tuple[int, int, bytes]] = []  # priority when it came in, tie_breaker, peer: the worst first
 
     def put(self, entry: Entry, entries: dict[bytes, Entry]) -> None:
         """Note that ``entry`` is here now. Whoever has left is passed over later."""
-        heapq.heappush(self._order, (self.worth(entry), -entry.lot, entry.announcement.peer))
+        heapq.heappush(self._order, (self.priority(entry), -entry.tie_breaker, entry.announcement.peer))
         if len(self._order) > 4 * self.size + 64:
             here = {peer: entries[peer] for _, _, peer in self._order if peer in entries}
-            self._order = [(self.worth(one), -one.lot, peer) for peer, one in here.items()]
+            self._order = [(self.priority(one), -one.tie_breaker, peer) for peer, one in here.items()]
             heapq.heapify(self._order)
 
     def find_worst(self, entries: dict[bytes, Entry], is_present: bool) -> Entry | None:
@@ -132,17 +132,17 @@ class _Room:
             entry = entries.get(peer)
             if entry is None or entry.state.is_present is not is_present:
                 heapq.heappop(self._order)
-            elif (worth := self.worth(entry)) > before:
-                heapq.heapreplace(self._order, (worth, -entry.lot, peer))
+            elif (priority := self.priority(entry)) > before:
+                heapq.heapreplace(self._order, (priority, -entry.tie_breaker, peer))
             else:
                 return entry
         return None
 
 
-class PeerView:
+class PeerTable:
     """What one node knows about the others (and holds about itself, under :attr:`me`, to pass on).
 
-    ``weight(peer)`` is above 0 for peers that are worth keeping whatever happens, such as those with stake; ``salt``
+    ``weight(peer)`` is above 0 for peers that are priority keeping whatever happens, such as those with stake; ``salt``
     is a secret of this node.
     """
 
@@ -162,9 +162,11 @@ class PeerView:
         self.version = 0
         """Grows with every change of who is present, or of an announcement."""
         self._salt = salt
-        self._here = _Room(max_peers, self._get_worth)
-        self._buried = _Room(max_peers, lambda entry: 2 * self._get_worth(entry) + (entry.verdict > entry.since))
-        self._contacted: OrderedDict[bytes, None] = OrderedDict()
+        self._live = _EvictionQueue(max_peers, self._get_priority)
+        self._tombstones = _EvictionQueue(
+            max_peers, lambda entry: 2 * self._get_priority(entry) + (entry.declared_dead_at > entry.first_seen_at)
+        )
+        self._dialled: OrderedDict[bytes, None] = OrderedDict()
         self._present = 0
         self._suspected: dict[bytes, None] = {}
         self._queue: list[tuple[float, bytes]] = []
@@ -188,22 +190,22 @@ class PeerView:
         return [entry.current for entry in self._sorted(PeerState.ONLINE, PeerState.SUSPECT)]
 
     def lost(self) -> list[Announcement]:
-        """The last announcements of peers that went without a goodbye, by key: worth a dial now and then."""
+        """The last announcements of peers that went without a goodbye, by key: priority a dial now and then."""
         return [entry.announcement for entry in self._sorted(PeerState.CRASHED, PeerState.EXPIRED)]
 
     def suspects(self) -> list[bytes]:
         """The peers that may be gone, by key."""
         return sorted(self._suspected)
 
-    def is_proven(self, peer: bytes) -> bool:
+    def is_verified(self, peer: bytes) -> bool:
         """Whether there is more to this peer than hearsay: this node has dialled it, or it has weight."""
         entry = self.entries.get(peer)
-        return entry is not None and self._get_worth(entry) > 0
+        return entry is not None and self._get_priority(entry) > 0
 
-    def was_contacted(self, peer: bytes) -> bool:
+    def was_dialled(self, peer: bytes) -> bool:
         """Whether this node has dialled ``peer``."""
         entry = self.entries.get(peer)
-        return entry is not None and entry.was_contacted
+        return entry is not None and entry.was_dialled
 
     def apply(self, announcement: Announcement, now: float, age: float = 0.0) -> Change | None:
         """Take in an announcement of valid signature that was made ``age`` seconds ago."""
@@ -216,13 +218,13 @@ class PeerView:
         before, old = entry.state, entry.announcement
         self._replace(entry, announcement, made)
         if announcement.leaving:
-            self._bury(entry, PeerState.LEFT, now)
+            self._tombstone(entry, PeerState.LEFT, now)
             return Change(ChangeKind.LEFT, announcement) if before.is_present else None
         if _expiry(announcement, made) <= now:  # newer than ours, but stale all the same
             if before is PeerState.LEFT:
                 self._set_state(entry, PeerState.EXPIRED)
             return None
-        if before is PeerState.CRASHED and made <= entry.verdict and not _is_elsewhere(announcement, old):
+        if before is PeerState.CRASHED and made <= entry.declared_dead_at and not _is_elsewhere(announcement, old):
             return None  # it was made before the peer was found dead, where it still says to be
         if not before.is_present and not self._make_room(entry):
             self._set_state(entry, PeerState.EXPIRED)
@@ -242,7 +244,7 @@ class PeerView:
         entry = self.entries.get(announcement.peer)
         return entry is None or _supersedes(announcement, entry.announcement)
 
-    def suspect(self, peer: bytes) -> bool:
+    def mark_suspect(self, peer: bytes) -> bool:
         """Note that ``peer`` may be gone; whether that is news about a peer that is present."""
         entry = self.entries.get(peer)
         if entry is None or peer == self.me or entry.state is not PeerState.ONLINE:
@@ -250,22 +252,22 @@ class PeerView:
         self._set_state(entry, PeerState.SUSPECT)
         return True
 
-    def confirm(self, peer: bytes, dialled: bool = False) -> None:
+    def mark_alive(self, peer: bytes, dialled: bool = False) -> None:
         """Note that ``peer`` is connected, so that it is there; and whether it was this node that has ``dialled``."""
         entry = self.entries.get(peer)
         if entry is not None:
             if dialled:
-                self._note_contact(entry)
+                self._note_dialled(entry)
             if entry.state is PeerState.SUSPECT:
                 self._set_state(entry, PeerState.ONLINE)
 
-    def crash(self, peer: bytes, now: float, found: float | None = None) -> Change | None:
+    def mark_crashed(self, peer: bytes, now: float, found: float | None = None) -> Change | None:
         """Note that ``peer`` is dead, as was ``found`` at that time (default: now)."""
         entry = self.entries.get(peer)
         if entry is None or peer == self.me or not entry.state.is_present:
             return None
-        self._bury(entry, PeerState.CRASHED, now)
-        entry.verdict = now if found is None else found
+        self._tombstone(entry, PeerState.CRASHED, now)
+        entry.declared_dead_at = now if found is None else found
         return Change(ChangeKind.CRASHED, entry.announcement)
 
     def expire(self, now: float) -> list[Change]:
@@ -274,15 +276,15 @@ class PeerView:
         while self._queue and self._queue[0][0] <= now:
             due, peer = heapq.heappop(self._queue)
             entry = self.entries.get(peer)
-            if entry is None or entry.scheduled != due:
+            if entry is None or entry.queued_for != due:
                 continue
-            entry.scheduled = 0.0
+            entry.queued_for = 0.0
             if entry.deadline > now:
                 self._schedule(entry, entry.deadline)
             elif not entry.state.is_present:
                 self._remove(entry)
             else:
-                self._bury(entry, PeerState.EXPIRED, now)
+                self._tombstone(entry, PeerState.EXPIRED, now)
                 changes.append(Change(ChangeKind.EXPIRED, entry.announcement))
         return changes
 
@@ -296,13 +298,13 @@ class PeerView:
         peer = announcement.peer
         if expiry <= now and not announcement.leaving:
             return None
-        encoded, lot = announcement.encode(), int.from_bytes(hash_bytes("view lot", self._salt, peer))
-        entry = Entry(announcement, encoded, get_item_id(encoded), PeerState.EXPIRED, made, now, expiry, lot)
+        encoded, tie_breaker = announcement.encode(), int.from_bytes(hash_bytes("view lot", self._salt, peer))
+        entry = Entry(announcement, encoded, get_item_id(encoded), PeerState.EXPIRED, made, now, expiry, tie_breaker)
         if not announcement.leaving and not self._make_room(entry):
             return None
         self.entries[peer] = self.by_id[entry.id] = entry
         if announcement.leaving:
-            self._bury(entry, PeerState.LEFT, now)
+            self._tombstone(entry, PeerState.LEFT, now)
             return None
         self._set_state(entry, PeerState.ONLINE)
         self._schedule(entry, expiry)
@@ -310,33 +312,33 @@ class PeerView:
 
     def _make_room(self, newcomer: Entry) -> bool:
         """Whether there is room for one more that is present; another may have to go."""
-        if self._present < self._here.size or newcomer.announcement.peer == self.me:
+        if self._present < self._live.size or newcomer.announcement.peer == self.me:
             return True
-        worst = self._here.find_worst(self.entries, True)
+        worst = self._live.find_worst(self.entries, True)
         if worst is None:
             return False
-        worth, least = self._get_worth(newcomer), self._get_worth(worst)
-        if worth < least or (worth == least and (worth > 0 or newcomer.lot > worst.lot)):
+        priority, least = self._get_priority(newcomer), self._get_priority(worst)
+        if priority < least or (priority == least and (priority > 0 or newcomer.tie_breaker > worst.tie_breaker)):
             return False
         self._remove(worst)
         return True
 
-    def _get_worth(self, entry: Entry) -> int:
+    def _get_priority(self, entry: Entry) -> int:
         """Weight is more than to have been dialled, which is more than hearsay."""
-        return 2 if self.weight(entry.announcement.peer) > 0 else int(entry.was_contacted)
+        return 2 if self.weight(entry.announcement.peer) > 0 else int(entry.was_dialled)
 
-    def _note_contact(self, entry: Entry) -> None:
-        entry.was_contacted = True
-        self._contacted[entry.announcement.peer] = None
-        self._contacted.move_to_end(entry.announcement.peer)
-        if len(self._contacted) > MAX_CONTACTED:
-            oldest = self.entries[self._contacted.popitem(last=False)[0]]
-            oldest.was_contacted = False
-            self._put_in_room(oldest)
+    def _note_dialled(self, entry: Entry) -> None:
+        entry.was_dialled = True
+        self._dialled[entry.announcement.peer] = None
+        self._dialled.move_to_end(entry.announcement.peer)
+        if len(self._dialled) > MAX_DIALLED:
+            oldest = self.entries[self._dialled.popitem(last=False)[0]]
+            oldest.was_dialled = False
+            self._enqueue_for_eviction(oldest)
 
-    def _put_in_room(self, entry: Entry) -> None:
+    def _enqueue_for_eviction(self, entry: Entry) -> None:
         if entry.announcement.peer != self.me:
-            (self._here if entry.state.is_present else self._buried).put(entry, self.entries)
+            (self._live if entry.state.is_present else self._tombstones).put(entry, self.entries)
 
     def _set_state(self, entry: Entry, state: PeerState) -> None:
         was_present = entry.state.is_present
@@ -344,12 +346,12 @@ class PeerView:
         entry.state = state
         self._count(entry, 1)
         if state.is_present and not was_present:
-            self._put_in_room(entry)
+            self._enqueue_for_eviction(entry)
 
     def _replace(self, entry: Entry, announcement: Announcement, made: float) -> None:
         self._count(entry, -1)
         self.by_id.pop(entry.id, None)
-        entry.announcement, entry.made, entry.load = announcement, made, None
+        entry.announcement, entry.made_at, entry.load = announcement, made, None
         entry.encoded = announcement.encode()
         entry.id = get_item_id(entry.encoded)
         self.by_id[entry.id] = entry
@@ -358,7 +360,7 @@ class PeerView:
     def _remove(self, entry: Entry) -> None:
         self._count(entry, -1)
         self.by_id.pop(entry.id, None)
-        self._contacted.pop(entry.announcement.peer, None)
+        self._dialled.pop(entry.announcement.peer, None)
         del self.entries[entry.announcement.peer]
 
     def _count(self, entry: Entry, sign: int) -> None:
@@ -371,21 +373,21 @@ class PeerView:
         elif sign < 0:
             self._suspected.pop(entry.announcement.peer, None)
 
-    def _bury(self, entry: Entry, state: PeerState, now: float) -> None:
+    def _tombstone(self, entry: Entry, state: PeerState, now: float) -> None:
         self._set_state(entry, state)
-        entry.verdict = now
-        self._schedule(entry, now + TOMBSTONE)
-        self._put_in_room(entry)
-        if len(self.entries) - self._present > self._buried.size:
-            worst = self._buried.find_worst(self.entries, False)
+        entry.declared_dead_at = now
+        self._schedule(entry, now + TOMBSTONE_S)
+        self._enqueue_for_eviction(entry)
+        if len(self.entries) - self._present > self._tombstones.size:
+            worst = self._tombstones.find_worst(self.entries, False)
             if worst is not None:
                 self._remove(worst)
 
     def _schedule(self, entry: Entry, deadline: float) -> None:
         """Set the deadline. A queue item that comes too early is put back when it is due; one too late is replaced."""
         entry.deadline = deadline
-        if entry.announcement.peer != self.me and (not entry.scheduled or deadline < entry.scheduled):
-            entry.scheduled = deadline
+        if entry.announcement.peer != self.me and (not entry.queued_for or deadline < entry.queued_for):
+            entry.queued_for = deadline
             heapq.heappush(self._queue, (deadline, entry.announcement.peer))
 
 

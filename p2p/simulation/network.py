@@ -1,9 +1,9 @@
 """A network in memory: gossip with delay and loss, streams with latency, partitions and crashes, all from one seed.
 
-:class:`MemoryHub` is the world between the nodes and :class:`MemoryNetwork` is one node's end of it, with the same
-interface as the libp2p host. Whatever takes time is an entry of one queue ordered by (due time, serial number), which
-:meth:`MemoryHub.run` works off; so a run under trio's ``MockClock`` is a function of the seed, and costs one heap entry
-per message or chunk of a stream.
+:class:`SimulatedInternet` is what lies between the nodes, and :class:`SimulatedNetwork` is one node's end of it, with
+the same interface as the libp2p host. Whatever takes time is an entry of one queue ordered by (due time, serial
+number), which :meth:`SimulatedInternet.run` works off. So a run under trio's ``MockClock`` is a function of the seed,
+and costs one heap entry per message or chunk of a stream.
 
 The model, where it differs from real links: a disconnect is seen by both ends at once; gossip reaches each peer of the
 connected component after one link's delay (two if not directly connected), or not at all with probability ``loss``;
@@ -30,7 +30,7 @@ import trio
 
 from chain.crypto import format_address
 from p2p.addresses import CIRCUIT, get_ip_address
-from p2p.fanout import Broadcast
+from p2p.fanout import Fanout
 from p2p.network import (
     MAX_GOSSIP,
     MAX_UNREAD,
@@ -43,29 +43,29 @@ from p2p.network import (
 
 logger = logging.getLogger(__name__)
 
-SEND_WINDOW = 256 * 1024
+SEND_WINDOW_BYTES = 256 * 1024
 """Bytes of a stream that may be on the way or unread, per direction."""
-TICK = 0.001
+TICK_S = 0.001
 """Everything arrives on a multiple of this many seconds: one wake-up of the clock then serves many arrivals."""
-QUEUE = 256
+QUEUE_ITEMS = 256
 """Gossip messages or connection changes that a subscriber may fall behind."""
 
-CHUNK_OVERHEAD = 30
+CHUNK_OVERHEAD_BYTES = 30
 """What each chunk of a stream carries beside its bytes: 12 of Yamux, 18 of Noise."""
-OPEN_COST = 60
+OPEN_BYTES = 60
 """Bytes that each end of a new stream sends to agree on the protocol, beside its name."""
-CONNECT_COST = 1200
+CONNECT_BYTES = 1200
 """Bytes that each end of a new connection sends, about: TCP, Noise, multistream, identify, gossip's greeting."""
-RESERVE_COST = 300
+RESERVE_BYTES = 300
 """Bytes that each end sends for a relay slot, about, beside opening a stream."""
-GOSSIP_OVERHEAD = 190
+GOSSIP_OVERHEAD_BYTES = 190
 """What a gossip message carries beside its payload: sender, sequence number, topic, key, signature."""
 MESH_DEGREE = 6
 """Neighbours that a node forwards gossip to; the others are told of it."""
-NOTICES, NOTICE_COST = 5, 50
+NOTICES, NOTICE_BYTES = 5, 50
 """How often each of the others is told of a message (its window, in heartbeats), and the bytes of that."""
 """What the address of a peer behind a relay ends with."""
-RESERVATION = 1800.0
+RESERVATION_S = 1800.0
 """Seconds that a relay slot is held for."""
 
 Latency = Callable[[Random, bytes, bytes], float]
@@ -92,8 +92,8 @@ class Traffic:
         return self.stream_bytes + self.connect_bytes + self.gossip_bytes
 
 
-class MemoryHub:
-    """The world that connects :class:`MemoryNetwork` objects.
+class SimulatedInternet:
+    """The world that connects :class:`SimulatedNetwork` objects.
 
     ``dial_timeout`` is what dialling through a partition, or a host that is off, costs in seconds.
     ``errors`` keeps the last exceptions other than NetworkError that left a stream handler, so that a test can insist
@@ -112,7 +112,7 @@ class MemoryHub:
         self._serial = 0
         self._wake = trio.Event()
         self._nursery: trio.Nursery | None = None
-        self._networks: dict[bytes, MemoryNetwork] = {}
+        self._networks: dict[bytes, SimulatedNetwork] = {}
         self._addresses: dict[bytes, int] = {}
         self._groups: dict[bytes, int] | None = None
         self._components: dict[bytes, int] | None = None  # computed when needed
@@ -162,7 +162,7 @@ class MemoryHub:
         """End ``peer``'s network as a crash does: no goodbye, streams reset, handlers cancelled.
 
         Its neighbours learn of it after ``notice`` seconds. ``silent`` is a host that is off, or behind a broken link:
-        dials to it are not refused but time out. A new :class:`MemoryNetwork` of the same key is a restart.
+        dials to it are not refused but time out. A new :class:`SimulatedNetwork` of the same key is a restart.
         """
         network = self._networks.pop(peer, None)
         if network is not None:
@@ -181,7 +181,7 @@ class MemoryHub:
 
     # What the networks use
 
-    def _register(self, network: MemoryNetwork) -> int:
+    def _register(self, network: SimulatedNetwork) -> int:
         if network.me in self._networks:
             raise ValueError("a network of this key is alive already")
         self._networks[network.me] = network
@@ -191,7 +191,7 @@ class MemoryHub:
 
     def _schedule(self, due: float, action: Callable[..., None], *arguments: Any) -> None:
         self._serial += 1
-        heapq.heappush(self._queue, (math.ceil(due / TICK) * TICK, self._serial, action, arguments))
+        heapq.heappush(self._queue, (math.ceil(due / TICK_S) * TICK_S, self._serial, action, arguments))
         if self._queue[0][1] == self._serial:
             self._wake.set()
 
@@ -201,7 +201,7 @@ class MemoryHub:
     def _reachable(self, one: bytes, other: bytes) -> bool:
         return self._groups is None or self._groups.get(one, -1) == self._groups.get(other, -1)
 
-    def _listener(self, address: str, peer: bytes) -> MemoryNetwork | None:
+    def _listener(self, address: str, peer: bytes) -> SimulatedNetwork | None:
         """The living network of ``peer`` if it listens at ``address``."""
         network = self._networks.get(peer)
         return network if network is not None and address in network.listen_addresses else None
@@ -209,10 +209,10 @@ class MemoryHub:
     def _links(self) -> list[_Link]:
         """Every link once, in the order of the nodes' creation."""
         networks = self._networks.values()
-        return [link for each in networks for link in (*each._links.values(), *each._visits) if link.one is each]
+        return [link for each in networks for link in (*each._links.values(), *each._isolated) if link.one is each]
 
     def _link(
-        self, one: MemoryNetwork, other: MemoryNetwork, relay: MemoryNetwork | None = None, address: str = ""
+        self, one: SimulatedNetwork, other: SimulatedNetwork, relay: SimulatedNetwork | None = None, address: str = ""
     ) -> None:
         old = one._links.get(other.me) or other._links.get(one.me)
         if old is not None and old.severed:
@@ -223,7 +223,7 @@ class MemoryHub:
         link = _Link(one, other, relay, address)
         self._components = None
         for network in (one, other) if relay is None else (one, other, relay):
-            network.traffic.connect_bytes += CONNECT_COST
+            network.traffic.connect_bytes += CONNECT_BYTES
         if relay is not None:
             relay._circuits[link] = None
         if old is not None:
@@ -261,7 +261,7 @@ class MemoryHub:
         if link.relay is not None:
             link.relay._circuits.pop(link, None)
         for network in (link.one, link.other):
-            network._visits.pop(link, None)
+            network._isolated.pop(link, None)
         link.one._link_down(link.other.me, link)
         link.other._link_down(link.one.me, link)
 
@@ -282,9 +282,9 @@ class MemoryHub:
             self._components = components
         return self._components
 
-    def _gossip(self, source: MemoryNetwork, message: GossipMessage) -> None:
+    def _gossip(self, source: SimulatedNetwork, message: GossipMessage) -> None:
         now, graph = trio.current_time(), self._gossip_graph()
-        size = len(message.payload) + GOSSIP_OVERHEAD
+        size = len(message.payload) + GOSSIP_OVERHEAD_BYTES
         source._count_gossip(size, 0)
         for target in self._networks.values():
             if target is source or message.topic not in target._topics or graph[target.me] != graph[source.me]:
@@ -297,13 +297,13 @@ class MemoryHub:
                 delay += self._delay(source.me, target.me)
             self._schedule(now + delay, self._gossip_arrives, target, message)
 
-    def _gossip_arrives(self, target: MemoryNetwork, message: GossipMessage) -> None:
+    def _gossip_arrives(self, target: SimulatedNetwork, message: GossipMessage) -> None:
         if target.alive and self._reachable(message.sender, target.me):
             if message.sender not in target._links:
                 message = replace(message, forwarder=next(iter(target._links), b""))
             target._topics[message.topic].publish(message)
 
-    def _start_handler(self, network: MemoryNetwork, handler: StreamHandler, stream: MemoryStream) -> None:
+    def _start_handler(self, network: SimulatedNetwork, handler: StreamHandler, stream: SimulatedStream) -> None:
         if self._nursery is not None:
             self._nursery.start_soon(network._run_handler, handler, stream)
 
@@ -314,7 +314,7 @@ class _Link:
     __slots__ = ("address", "one", "other", "relay", "severed", "streams")
 
     def __init__(
-        self, one: MemoryNetwork, other: MemoryNetwork, relay: MemoryNetwork | None = None, address: str = ""
+        self, one: SimulatedNetwork, other: SimulatedNetwork, relay: SimulatedNetwork | None = None, address: str = ""
     ) -> None:
         self.one = one
         """The network that has dialled."""
@@ -325,18 +325,18 @@ class _Link:
         """Where the other was dialled, if that was directly."""
         self.severed = False
         """Nothing passes any more, whether or not the ends know."""
-        self.streams: dict[int, tuple[MemoryStream, MemoryStream]] = {}
+        self.streams: dict[int, tuple[SimulatedStream, SimulatedStream]] = {}
 
 
-class MemoryNetwork:
-    """One node's end of a :class:`MemoryHub`; see :class:`p2p.network.Network`.
+class SimulatedNetwork:
+    """One node's end of a :class:`SimulatedInternet`; see :class:`p2p.network.Network`.
 
     Its address is ``/memory/<n>``, the same again after a restart, or the given one; without ``listen`` it is as if
     behind a NAT: it can only dial out, or be dialled through a relay. ``relay_slots`` is how many others it relays for.
     """
 
     def __init__(
-        self, hub: MemoryHub, public_key: bytes, listen: bool = True, *, address: str = "", relay_slots: int = 0
+        self, hub: SimulatedInternet, public_key: bytes, listen: bool = True, *, address: str = "", relay_slots: int = 0
     ) -> None:
         self.hub = hub
         self.alive = True
@@ -347,11 +347,11 @@ class MemoryNetwork:
         self._listen_addresses = (address or f"/memory/{number}",) if listen else ()
         self._reservations: dict[bytes, float] = {}  # of the others with this node, and when they end
         self._circuits: dict[_Link, None] = {}  # through this node
-        self._visits: dict[_Link, None] = {}  # of this node, and at it
+        self._isolated: dict[_Link, None] = {}  # of this node, and at it
         self._links: dict[bytes, _Link] = {}
         self._peers: frozenset[bytes] = frozenset()
-        self._topics: dict[str, Broadcast[GossipMessage]] = {}
-        self._changes: Broadcast[tuple[bytes, bool]] = Broadcast(QUEUE)
+        self._topics: dict[str, Fanout[GossipMessage]] = {}
+        self._changes: Fanout[tuple[bytes, bool]] = Fanout(QUEUE_ITEMS)
         self._handlers: dict[str, StreamHandler] = {}
         self._scopes: dict[int, trio.CancelScope] = {}
 
@@ -432,7 +432,7 @@ class MemoryNetwork:
         host = link.other if link.one is self else link.one
         for network in (self, host):
             network.traffic.messages += 2
-            network.traffic.stream_bytes += OPEN_COST + RESERVE_COST
+            network.traffic.stream_bytes += OPEN_BYTES + RESERVE_BYTES
         if link.severed or self._links.get(relay) is not link:
             raise NetworkError("the relay did not answer")
         now = trio.current_time()
@@ -441,8 +441,8 @@ class MemoryNetwork:
             del held[peer]
         if self._me not in held and len(held) >= host.relay_slots:
             raise NetworkError("the relay has no slot free")
-        held[self._me] = now + RESERVATION
-        return RESERVATION
+        held[self._me] = now + RESERVATION_S
+        return RESERVATION_S
 
     def is_relayed(self, peer: bytes) -> bool:
         link = self._links.get(peer)
@@ -466,7 +466,7 @@ class MemoryNetwork:
     def can_be_dialled(self) -> bool | None:
         return bool(self._listen_addresses)
 
-    def report_misbehaviour(self, peer: bytes, fault: Misbehaviour) -> None:
+    def report_misbehaviour(self, peer: bytes, misbehaviour: Misbehaviour) -> None:
         """Nobody is banned here: what a fault leads to is tested by itself, and on real hosts."""
 
     def refusals(self) -> Mapping[str, int]:
@@ -478,7 +478,7 @@ class MemoryNetwork:
         if link is not None:
             self.hub._drop(link)
 
-    async def open_stream(self, peer: bytes, protocol: str) -> MemoryStream:
+    async def open_stream(self, peer: bytes, protocol: str) -> SimulatedStream:
         self._check_alive()
         link = self._links.get(peer)
         if link is None:
@@ -488,11 +488,11 @@ class MemoryNetwork:
     @asynccontextmanager
     async def open_isolated_stream(
         self, peer: bytes, addresses: Sequence[str], protocol: str, *, authenticated_as_self: bool = False
-    ) -> AsyncIterator[MemoryStream]:
+    ) -> AsyncIterator[SimulatedStream]:
         self._check_alive()
         link = self._links.get(peer)
         if link is None:
-            link = await self._dial_visit(peer, addresses)
+            link = await self._dial_isolated(peer, addresses)
         try:
             stream = await self._open(link, protocol)
             try:
@@ -500,10 +500,10 @@ class MemoryNetwork:
             finally:
                 await stream.close()
         finally:
-            if link in self._visits:
+            if link in self._isolated:
                 self.hub._drop(link)
 
-    async def _dial_visit(self, peer: bytes, addresses: Sequence[str]) -> _Link:
+    async def _dial_isolated(self, peer: bytes, addresses: Sequence[str]) -> _Link:
         """A link outside of :meth:`peers`."""
         target = next(filter(None, (self.hub._listener(address, peer) for address in addresses)), None)
         if not self.hub._reachable(self._me, peer) or peer in self.hub._silent:
@@ -514,20 +514,23 @@ class MemoryNetwork:
         self._check_alive()
         link = _Link(self, target, None, "")
         for network in (self, target):
-            network._visits[link] = None
-            network.traffic.connect_bytes += CONNECT_COST
+            network._isolated[link] = None
+            network.traffic.connect_bytes += CONNECT_BYTES
         return link
 
-    async def _open(self, link: _Link, protocol: str) -> MemoryStream:
+    async def _open(self, link: _Link, protocol: str) -> SimulatedStream:
         target = link.other if link.one is self else link.one
         self.hub._serial += 1
         serial = self.hub._serial
-        here, there = MemoryStream(self.hub, link, serial, target.me), MemoryStream(self.hub, link, serial, self._me)
+        here, there = (
+            SimulatedStream(self.hub, link, serial, target.me),
+            SimulatedStream(self.hub, link, serial, self._me),
+        )
         here._other, there._other = there, here
         link.streams[serial] = (here, there)
         for network in (self, target):
             network.traffic.messages += 1
-            network.traffic.stream_bytes += OPEN_COST + len(protocol)
+            network.traffic.stream_bytes += OPEN_BYTES + len(protocol)
         here._send_event(there._opened, target, protocol)
         try:
             await here._wait_open()
@@ -547,10 +550,10 @@ class MemoryNetwork:
             self.hub._gossip(self, GossipMessage(topic, self._me, payload))
 
     def subscribe(self, topic: str) -> trio.MemoryReceiveChannel[GossipMessage]:
-        broadcast = self._topics.get(topic)
-        if broadcast is None:
-            broadcast = self._topics[topic] = Broadcast(QUEUE, MAX_UNREAD, lambda message: len(message.payload))
-        return broadcast.subscribe()
+        fanout = self._topics.get(topic)
+        if fanout is None:
+            fanout = self._topics[topic] = Fanout(QUEUE_ITEMS, MAX_UNREAD, lambda message: len(message.payload))
+        return fanout.subscribe()
 
     def peer_changes(self) -> trio.MemoryReceiveChannel[tuple[bytes, bool]]:
         return self._changes.subscribe()
@@ -560,7 +563,7 @@ class MemoryNetwork:
         mesh = min(len(self._links), MESH_DEGREE)
         told = min(len(self._links) - mesh, MESH_DEGREE)
         self.traffic.messages += max(mesh - received, 0)
-        self.traffic.gossip_bytes += max(mesh - received, 0) * size + told * NOTICES * NOTICE_COST
+        self.traffic.gossip_bytes += max(mesh - received, 0) * size + told * NOTICES * NOTICE_BYTES
 
     def _check_alive(self) -> None:
         if not self.alive:
@@ -586,11 +589,11 @@ class MemoryNetwork:
                         stream._fail("this node is off the network")
         self._links.clear()
         self._peers = frozenset()
-        self.hub._cut([*self._circuits, *self._visits], 0.0)
+        self.hub._cut([*self._circuits, *self._isolated], 0.0)
         for scope in self._scopes.values():
             scope.cancel()
 
-    async def _run_handler(self, handler: StreamHandler, stream: MemoryStream) -> None:
+    async def _run_handler(self, handler: StreamHandler, stream: SimulatedStream) -> None:
         if not self.alive:
             return
         scope = self._scopes[stream._serial] = trio.CancelScope()
@@ -607,12 +610,12 @@ class MemoryNetwork:
             del self._scopes[stream._serial]
 
 
-class MemoryStream:
+class SimulatedStream:
     """One end of a stream; see :class:`p2p.network.RawStream`."""
 
-    _other: MemoryStream
+    _other: SimulatedStream
 
-    def __init__(self, hub: MemoryHub, link: _Link, serial: int, peer: bytes) -> None:
+    def __init__(self, hub: SimulatedInternet, link: _Link, serial: int, peer: bytes) -> None:
         self._hub = hub
         self._link = link
         self._serial = serial
@@ -632,7 +635,7 @@ class MemoryStream:
         return self._peer
 
     @property
-    def is_outdated(self) -> bool:
+    def is_superseded(self) -> bool:
         """There is one link between two peers."""
         return False
 
@@ -643,7 +646,7 @@ class MemoryStream:
             self._check()
             if self._ended:
                 raise NetworkError("the peer has closed the stream")
-            room = SEND_WINDOW - self._unread
+            room = SEND_WINDOW_BYTES - self._unread
             if room > 0 and len(view):
                 chunk, view = bytes(view[:room]), view[room:]
                 self._unread += len(chunk)
@@ -686,7 +689,7 @@ class MemoryStream:
         sender = other if one.me == self._peer else one
         for network in (sender,) if relay is None else (sender, relay):
             network.traffic.messages += 1
-            network.traffic.stream_bytes += size + CHUNK_OVERHEAD
+            network.traffic.stream_bytes += size + CHUNK_OVERHEAD_BYTES
 
     def _check(self) -> None:
         if self._failure or self._closed:
@@ -707,7 +710,7 @@ class MemoryStream:
         if not self._link.severed:
             action(*arguments)
 
-    def _opened(self, network: MemoryNetwork, protocol: str) -> None:
+    def _opened(self, network: SimulatedNetwork, protocol: str) -> None:
         """The other end asks for ``protocol``; ``self`` is the end of ``network``, the one that is asked."""
         handler = network._handlers.get(protocol)
         if self._failure:

@@ -25,38 +25,38 @@ import trio
 
 from p2p.network import Misbehaviour, Network, NetworkError, RawStream, is_network_error
 from p2p.rate_limit import Budget
-from p2p.streams.frames import MAX_FRAME, ExchangeState, Frame, FrameError, FrameReader, Kind
+from p2p.streams.frames import MAX_FRAME_BYTES, ExchangeState, Frame, FrameError, FrameReader, Kind
 
 logger = logging.getLogger(__name__)
 
-IDLE_TIMEOUT = 60.0
+IDLE_TIMEOUT_S = 60.0
 """Seconds after which an unused stream of the pool is closed."""
-LINGER_TIMEOUT = 30.0
+LINGER_TIMEOUT_S = 30.0
 """Seconds that the peer may take to end an exchange that was left without waiting for its end."""
-REAP_INTERVAL = 15.0
+REAP_INTERVAL_S = 15.0
 """Seconds between looks at both."""
-OPEN_TIMEOUT = 10.0
+OPEN_TIMEOUT_S = 10.0
 """Seconds that opening a stream may take (libp2p can block for ever)."""
-ABORT_TIMEOUT = 1.0
+ABORT_TIMEOUT_S = 1.0
 """Seconds that telling the peer of an abort may take; then the stream is reset instead."""
 MAX_IDLE = 64
 """Unused streams kept per peer and protocol."""
 MAX_STREAMS = 200
 """Streams opened to one peer; libp2p blocks somewhat above."""
 
-FRAME_TIMEOUT = 30.0
+FRAME_TIMEOUT_S = 30.0
 """Seconds from the first byte of a frame to its last; frames are sent whole."""
-MAX_UNREAD = 16 << 20
+MAX_UNREAD_BYTES = 16 << 20
 """Bytes of one peer, in all its streams together, that wait here: frames without an end, and what its exchanges have
 sent and no handler has taken."""
-MAX_UNREAD_TOTAL = 32 << 20
+MAX_UNREAD_TOTAL_BYTES = 32 << 20
 """The same of all peers together; beyond, whoever has most loses the streams they are in."""
 
 Key = TypeVar("Key")
 ExchangeHandler = Callable[["Exchange"], Awaitable[None]]
 
 
-class _Channel:
+class _PooledStream:
     """One raw stream, at either end: whole frames out, and the exchange that it carries now."""
 
     def __init__(self, streams: Streams, raw: RawStream, protocol: str) -> None:
@@ -73,7 +73,7 @@ class _Channel:
         self.number = 0
         """Number of the latest exchange."""
         self.exchange: Exchange | None = None
-        self.lost: str | None = None
+        self.failure_reason: str | None = None
         self.since = 0.0
         """When the stream became unused or its exchange was left (trio time)."""
         self.scope = trio.CancelScope()
@@ -83,12 +83,12 @@ class _Channel:
     async def write(self, data: bytes) -> None:
         """Send whole frames. If that is cut short the peer has half a frame, so the stream is given up."""
         async with self._lock:
-            if self.lost is not None:
-                raise NetworkError(self.lost)
+            if self.failure_reason is not None:
+                raise NetworkError(self.failure_reason)
             try:
                 await self.raw.send(data)
             except BaseException as error:
-                await self.give_up(str(error) if isinstance(error, NetworkError) else "writing was cut short")
+                await self.fail(str(error) if isinstance(error, NetworkError) else "writing was cut short")
                 raise
 
     async def read(self, on_frame: Callable[[Frame], None]) -> None:
@@ -102,7 +102,7 @@ class _Channel:
                         data = await self.raw.receive()
                     if waiting.cancelled_caught:
                         self._streams.network.report_misbehaviour(self.raw.peer, Misbehaviour.RATE)
-                        raise NetworkError(f"a frame did not come to its end within {FRAME_TIMEOUT:g} s")
+                        raise NetworkError(f"a frame did not come to its end within {FRAME_TIMEOUT_S:g} s")
                     if not data:
                         self.reason = "the peer closed the stream"
                         break
@@ -113,7 +113,7 @@ class _Channel:
                     if not self._reader.unfinished:
                         due = math.inf
                     elif frames or not had_begun:
-                        due = trio.current_time() + FRAME_TIMEOUT
+                        due = trio.current_time() + FRAME_TIMEOUT_S
                     self.account()
         except NetworkError as error:
             self.reason = str(error)
@@ -125,7 +125,7 @@ class _Channel:
             del reading[self]
             if not reading:
                 del self._streams._reading[self.raw.peer]
-            await self.give_up(self.reason)
+            await self.fail(self.reason)
             self.account()
 
     def account(self) -> None:
@@ -135,7 +135,7 @@ class _Channel:
             NetworkError: the peer has too many.
         """
         unread = 0
-        if self.lost is None:
+        if self.failure_reason is None:
             unread = self._reader.unfinished
             if self.is_accepted and self.exchange is not None:
                 unread += self.exchange._state.unread
@@ -143,10 +143,10 @@ class _Channel:
         if change:
             self._streams._hold(self, change)
 
-    async def give_up(self, reason: str) -> None:
+    async def fail(self, reason: str) -> None:
         """Reset the stream, and fail what it carries."""
-        if self.lost is None:
-            self.lost = reason
+        if self.failure_reason is None:
+            self.failure_reason = reason
             self.account()
             self.scope.cancel()
             if self.exchange is not None:
@@ -157,9 +157,9 @@ class _Channel:
 
     async def close(self) -> None:
         """Close an unused stream in order."""
-        if self.lost is None:
-            self.lost = "closed"
-            with trio.move_on_after(ABORT_TIMEOUT):
+        if self.failure_reason is None:
+            self.failure_reason = "closed"
+            with trio.move_on_after(ABORT_TIMEOUT_S):
                 await self.raw.close()
             self.scope.cancel()
 
@@ -167,8 +167,10 @@ class _Channel:
 class Exchange:
     """One side of one exchange."""
 
-    def __init__(self, channel: _Channel, number: int, reopen: Callable[[], Awaitable[_Channel]] | None = None) -> None:
-        self._channel = channel
+    def __init__(
+        self, stream: _PooledStream, number: int, reopen: Callable[[], Awaitable[_PooledStream]] | None = None
+    ) -> None:
+        self._stream = stream
         self._state = ExchangeState(number)
         self._changed = trio.lowlevel.ParkingLot()
         self._scope: trio.CancelScope | None = None
@@ -184,7 +186,7 @@ class Exchange:
     @property
     def peer(self) -> bytes:
         """Public key of the other end."""
-        return self._channel.raw.peer
+        return self._stream.raw.peer
 
     async def send(self, payload: bytes, end: bool = False) -> None:
         """Send one frame of at most 1 MiB; waits for credit. ``end`` also ends this side, in the same write.
@@ -193,8 +195,8 @@ class Exchange:
             NetworkError: the peer has aborted, reads no more, or is lost.
             ValueError: the payload is too long.
         """
-        if len(payload) > MAX_FRAME:
-            raise ValueError(f"a frame of {len(payload)} bytes is longer than {MAX_FRAME}")
+        if len(payload) > MAX_FRAME_BYTES:
+            raise ValueError(f"a frame of {len(payload)} bytes is longer than {MAX_FRAME_BYTES}")
         while True:
             state = self._state
             if state.ended and state.failure is None:
@@ -202,7 +204,7 @@ class Exchange:
             if state.stopped is not None or state.failure is not None:
                 if not await self._retry(state):
                     raise NetworkError(state.failure or state.stopped)
-            elif state.credit > 0:
+            elif state.send_window > 0:
                 break
             else:
                 await self._changed.park()
@@ -221,15 +223,15 @@ class Exchange:
         """
         await trio.lowlevel.checkpoint()
         # Before taking the next frame, so that a cancellation here loses none.
-        credit = self._state.refund()
+        credit = self._state.window_update()
         if credit is not None:
             with suppress(NetworkError):  # a loss shows when the frames that did arrive are used up
-                await self._channel.write(credit.encode())
+                await self._stream.write(credit.encode())
         while True:
             state = self._state
             payload = state.take()
             if payload is not None:
-                self._channel.account()
+                self._stream.account()
                 return payload
             if state.failure is not None:
                 if not await self._retry(state):
@@ -257,16 +259,16 @@ class Exchange:
         self._changed.unpark_all()
         if over or not self._begun:
             return
-        deadline = trio.current_time() + ABORT_TIMEOUT
+        deadline = trio.current_time() + ABORT_TIMEOUT_S
         with trio.CancelScope(deadline=deadline, shield=True) as scope, suppress(NetworkError):
-            await self._channel.write(frame.encode())
+            await self._stream.write(frame.encode())
         if scope.cancelled_caught:
-            await self._channel.give_up("the link was full")
+            await self._stream.fail("the link was full")
 
     async def _write(self, state: ExchangeState, data: bytes) -> None:
         self._begun = True
         try:
-            await self._channel.write(data)
+            await self._stream.write(data)
         except NetworkError:
             if not await self._retry(state):
                 raise
@@ -280,22 +282,22 @@ class Exchange:
             if self._state is not state:
                 return True
             replay, self._replay = self._replay, None
-            if replay is None or self._reopen is None or self._channel.lost is None:
+            if replay is None or self._reopen is None or self._stream.failure_reason is None:
                 return False
             try:
-                channel = await self._reopen()
+                stream = await self._reopen()
             except NetworkError:
                 return False
-            channel.number += 1
-            fresh = ExchangeState(channel.number)
+            stream.number += 1
+            fresh = ExchangeState(stream.number)
             data = b"".join(fresh.data(payload).encode() for payload in replay)
             if state.ended:
                 data += fresh.end().encode()
-            channel.exchange, self._channel, self._state, self.is_lost = self, channel, fresh, False
+            stream.exchange, self._stream, self._state, self.is_lost = self, stream, fresh, False
             self._changed.unpark_all()
             with suppress(NetworkError):  # a second loss shows in the state
                 if data:
-                    await channel.write(data)
+                    await stream.write(data)
             return True
 
     def _deliver(self, frame: Frame) -> None:
@@ -323,14 +325,14 @@ class Streams:
         self.network = network
         self._nursery: trio.Nursery | None = None
         # Streams opened from here: those that are open (a dict for its order), and how many per peer.
-        self._channels: dict[_Channel, None] = {}
+        self._pooled: dict[_PooledStream, None] = {}
         self._opened: dict[bytes, int] = {}
-        self._idle: dict[tuple[bytes, str], list[_Channel]] = {}
+        self._idle: dict[tuple[bytes, str], list[_PooledStream]] = {}
         # Streams and exchanges that peers opened, per peer and protocol.
         self._accepted: dict[tuple[bytes, str], int] = {}
         self._served: dict[tuple[bytes, str], int] = {}
-        self._reading: dict[bytes, dict[_Channel, None]] = {}
-        self._unread = Budget(MAX_UNREAD, MAX_UNREAD_TOTAL)
+        self._reading: dict[bytes, dict[_PooledStream, None]] = {}
+        self._unread = Budget(MAX_UNREAD_BYTES, MAX_UNREAD_TOTAL_BYTES)
 
     async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         """Serve and reap until cancelled; then every stream is reset and every handler cancelled."""
@@ -339,7 +341,7 @@ class Streams:
             task_status.started()
             try:
                 while True:
-                    await trio.sleep(REAP_INTERVAL)
+                    await trio.sleep(REAP_INTERVAL_S)
                     await self._reap()
             finally:
                 self._nursery = None
@@ -373,8 +375,8 @@ class Streams:
 
     def is_used(self, peer: bytes, besides: str) -> bool:
         """Whether an exchange with ``peer`` is under way, in either direction, of another protocol than ``besides``."""
-        opened = (channel for channel in self._channels if channel.raw.peer == peer and channel.exchange is not None)
-        return any(channel.protocol != besides for channel in opened) or any(
+        opened = (stream for stream in self._pooled if stream.raw.peer == peer and stream.exchange is not None)
+        return any(stream.protocol != besides for stream in opened) or any(
             served == peer and protocol != besides for served, protocol in self._served
         )
 
@@ -411,97 +413,97 @@ class Streams:
 
     async def _begin(self, peer: bytes, protocol: str) -> Exchange:
         idle = self._idle.get((peer, protocol), [])
-        while idle and (idle[-1].lost is not None or idle[-1].raw.is_outdated):
+        while idle and (idle[-1].failure_reason is not None or idle[-1].raw.is_superseded):
             self._close_soon(idle.pop())
         if idle:
-            channel, reopen = idle.pop(), partial(self._open_channel, peer, protocol)
+            stream, reopen = idle.pop(), partial(self._open_stream, peer, protocol)
         else:
-            channel, reopen = await self._open_channel(peer, protocol), None
-        channel.number += 1
-        channel.exchange = Exchange(channel, channel.number, reopen)
-        return channel.exchange
+            stream, reopen = await self._open_stream(peer, protocol), None
+        stream.number += 1
+        stream.exchange = Exchange(stream, stream.number, reopen)
+        return stream.exchange
 
-    async def _open_channel(self, peer: bytes, protocol: str) -> _Channel:
+    async def _open_stream(self, peer: bytes, protocol: str) -> _PooledStream:
         if self._opened.get(peer, 0) >= MAX_STREAMS:
             raise NetworkError("too many streams to this peer are open")
         _count(self._opened, peer, 1)
         try:
-            with trio.fail_after(OPEN_TIMEOUT):
-                channel = _Channel(self, await self.network.open_stream(peer, protocol), protocol)
+            with trio.fail_after(OPEN_TIMEOUT_S):
+                stream = _PooledStream(self, await self.network.open_stream(peer, protocol), protocol)
             if self._nursery is None:
-                await channel.give_up("this node has stopped")
+                await stream.fail("this node has stopped")
                 raise NetworkError("this node's streams are not running")
         except BaseException as error:
             _count(self._opened, peer, -1)
             if isinstance(error, trio.TooSlowError):
-                raise NetworkError(f"no stream within {OPEN_TIMEOUT:g} s") from None
+                raise NetworkError(f"no stream within {OPEN_TIMEOUT_S:g} s") from None
             raise
-        self._channels[channel] = None
-        self._nursery.start_soon(self._read_opened, channel)
-        return channel
+        self._pooled[stream] = None
+        self._nursery.start_soon(self._read_opened, stream)
+        return stream
 
-    async def _read_opened(self, channel: _Channel) -> None:
+    async def _read_opened(self, stream: _PooledStream) -> None:
         def on_frame(frame: Frame) -> None:
-            if frame.exchange > channel.number:
+            if frame.exchange > stream.number:
                 raise FrameError("an exchange that was never begun")
-            exchange = channel.exchange
-            if exchange is None or frame.exchange < channel.number:
+            exchange = stream.exchange
+            if exchange is None or frame.exchange < stream.number:
                 return  # late, of an exchange that is over
             exchange._deliver(frame)
             if exchange._left and exchange._state.peer_ended:
-                self._put_back(channel)
+                self._put_back(stream)
 
-        peer = channel.raw.peer
+        peer = stream.raw.peer
         try:
-            await channel.read(on_frame)
+            await stream.read(on_frame)
         finally:
             _count(self._opened, peer, -1)
-            del self._channels[channel]
-            idle = self._idle.get((peer, channel.protocol), [])
-            if channel in idle:
-                idle.remove(channel)
+            del self._pooled[stream]
+            idle = self._idle.get((peer, stream.protocol), [])
+            if stream in idle:
+                idle.remove(stream)
 
     def _leave(self, exchange: Exchange) -> None:
         exchange._left = True
         exchange._replay = None
-        channel, state = exchange._channel, exchange._state
-        if channel.lost is not None:
+        stream, state = exchange._stream, exchange._state
+        if stream.failure_reason is not None:
             return
         if state.failure is not None or state.peer_ended or not exchange._begun:
-            self._put_back(channel)
+            self._put_back(stream)
         else:
-            channel.since = trio.current_time()
+            stream.since = trio.current_time()
 
-    def _put_back(self, channel: _Channel) -> None:
-        channel.exchange = None
-        channel.since = trio.current_time()
-        if channel.raw.is_outdated:
-            self._close_soon(channel)
+    def _put_back(self, stream: _PooledStream) -> None:
+        stream.exchange = None
+        stream.since = trio.current_time()
+        if stream.raw.is_superseded:
+            self._close_soon(stream)
             return
-        idle = self._idle.setdefault((channel.raw.peer, channel.protocol), [])
-        idle.append(channel)
+        idle = self._idle.setdefault((stream.raw.peer, stream.protocol), [])
+        idle.append(stream)
         if len(idle) > MAX_IDLE:
             self._close_soon(idle.pop(0))
 
-    def _close_soon(self, channel: _Channel) -> None:
+    def _close_soon(self, stream: _PooledStream) -> None:
         if self._nursery is not None:
-            self._nursery.start_soon(channel.close)
+            self._nursery.start_soon(stream.close)
 
-    def _hold(self, channel: _Channel, change: int) -> None:
+    def _hold(self, stream: _PooledStream, change: int) -> None:
         """Account for bytes that wait. Where they are too many, streams of whoever has most are given up.
 
         Raises:
             NetworkError: it is this one.
         """
-        peer = channel.raw.peer
+        peer = stream.raw.peer
         largest = self._unread.hold(peer, change)
         if largest is None:
             return
-        if self._unread.get(peer) > MAX_UNREAD:
+        if self._unread.get(peer) > MAX_UNREAD_BYTES:
             self.network.report_misbehaviour(peer, Misbehaviour.OVERSIZE)
             raise NetworkError("far too much that nobody has read")
         for other in self._reading.get(largest, ()):
-            if other.unread and other is not channel:
+            if other.unread and other is not stream:
                 other.reason = "too much that nobody has read"
                 other.scope.cancel()
         if largest == peer:
@@ -509,63 +511,65 @@ class Streams:
 
     async def _reap(self) -> None:
         now = trio.current_time()
-        for channel in list(self._channels):
-            age = now - channel.since
-            if channel.exchange is not None:
-                if channel.exchange._left and age >= LINGER_TIMEOUT:
-                    await channel.give_up("the peer did not end the exchange")
-            elif channel.lost is None and age >= IDLE_TIMEOUT:
-                idle = self._idle.get((channel.raw.peer, channel.protocol), [])
-                if channel in idle:  # not if it has just been taken out to be closed
-                    idle.remove(channel)
-                await channel.close()
-        self._idle = {key: channels for key, channels in self._idle.items() if channels}
+        for stream in list(self._pooled):
+            age = now - stream.since
+            if stream.exchange is not None:
+                if stream.exchange._left and age >= LINGER_TIMEOUT_S:
+                    await stream.fail("the peer did not end the exchange")
+            elif stream.failure_reason is None and age >= IDLE_TIMEOUT_S:
+                idle = self._idle.get((stream.raw.peer, stream.protocol), [])
+                if stream in idle:  # not if it has just been taken out to be closed
+                    idle.remove(stream)
+                await stream.close()
+        self._idle = {key: streams for key, streams in self._idle.items() if streams}
 
     # The side that answers
 
     async def _accept(self, raw: RawStream, protocol: str, handler: ExchangeHandler, limit: int) -> None:
         """Runs in a task of the network; the work is done in one of ours, so that it ends with us."""
-        channel = _Channel(self, raw, protocol)
-        channel.is_accepted = True
+        stream = _PooledStream(self, raw, protocol)
+        stream.is_accepted = True
         key = (raw.peer, protocol)
         if self._nursery is None or self._accepted.get(key, 0) >= 2 * limit + MAX_IDLE:
-            await channel.give_up("busy")
+            await stream.fail("busy")
             return
         done = trio.Event()
         _count(self._accepted, key, 1)
-        self._nursery.start_soon(self._serve_channel, channel, handler, limit, done)
+        self._nursery.start_soon(self._serve_stream, stream, handler, limit, done)
         try:
             await done.wait()
         finally:
-            channel.scope.cancel()
+            stream.scope.cancel()
             _count(self._accepted, key, -1)
 
-    async def _serve_channel(self, channel: _Channel, handler: ExchangeHandler, limit: int, done: trio.Event) -> None:
-        key = (channel.raw.peer, channel.protocol)
+    async def _serve_stream(
+        self, stream: _PooledStream, handler: ExchangeHandler, limit: int, done: trio.Event
+    ) -> None:
+        key = (stream.raw.peer, stream.protocol)
 
         def on_frame(frame: Frame) -> None:
-            if frame.exchange > channel.number and frame.kind in (Kind.DATA, Kind.END):
-                if channel.exchange is not None:
-                    channel.exchange._lose("the peer has begun another exchange")
+            if frame.exchange > stream.number and frame.kind in (Kind.DATA, Kind.END):
+                if stream.exchange is not None:
+                    stream.exchange._lose("the peer has begun another exchange")
                 if self._served.get(key, 0) >= 2 * limit:
                     raise NetworkError("far too many exchanges")  # an honest peer may have that many users
-                channel.number = frame.exchange
-                channel.exchange = exchange = Exchange(channel, channel.number)
+                stream.number = frame.exchange
+                stream.exchange = exchange = Exchange(stream, stream.number)
                 exchange._scope = trio.CancelScope()
                 _count(self._served, key, 1)
                 nursery.start_soon(self._serve, exchange, handler, limit)
-            if channel.exchange is not None and frame.exchange == channel.number:
-                channel.exchange._deliver(frame)
+            if stream.exchange is not None and frame.exchange == stream.number:
+                stream.exchange._deliver(frame)
 
         try:
             async with trio.open_nursery() as nursery:
-                await channel.read(on_frame)
+                await stream.read(on_frame)
         finally:
             done.set()
 
     async def _serve(self, exchange: Exchange, handler: ExchangeHandler, limit: int) -> None:
-        channel = exchange._channel
-        key = (channel.raw.peer, channel.protocol)
+        stream = exchange._stream
+        key = (stream.raw.peer, stream.protocol)
         exchange._begun = True
         assert exchange._scope is not None
         try:
@@ -581,12 +585,12 @@ class Streams:
             if is_network_error(error):
                 await exchange.abort(str(error))
             else:
-                logger.exception("a handler of %s failed", channel.protocol)
+                logger.exception("a handler of %s failed", stream.protocol)
                 await exchange.abort("the handler failed")
         finally:
-            if channel.exchange is exchange:
-                channel.exchange = None
-                channel.account()
+            if stream.exchange is exchange:
+                stream.exchange = None
+                stream.account()
             _count(self._served, key, -1)
 
 

@@ -1,4 +1,4 @@
-"""Frames of an exchange, and one side's account of credit and ends. No I/O.
+"""Frames of an exchange, and the flow control of one side. No I/O.
 
 A stream carries one *exchange* after another: a request and any number of frames both ways. On the wire a frame is
 
@@ -7,15 +7,15 @@ A stream carries one *exchange* after another: a request and any number of frame
 The opener of the stream numbers its exchanges upwards from 1, so that a late frame of an earlier one is recognised and
 dropped.
 
-    DATA    a frame of the application
-    END     this side sends no more DATA
-    CREDIT  the payload is a 4-byte number: that much more may be sent
-    RESET   the exchange is over; the payload is a reason in UTF-8. From a side that has sent END it only means that
-            this side reads no more, so what it sent before stays valid
+    DATA           a frame of the application
+    END            this side sends no more DATA
+    WINDOW_UPDATE  the payload is a 4-byte number: the receiver may be sent that many bytes more
+    RESET          the exchange is over; the payload is a reason in UTF-8. From a side that has sent END it means only
+                   that this side reads no more, so what it sent before stays valid
 
-Each direction of an exchange starts with :data:`WINDOW` of credit. A frame costs its length plus :data:`OVERHEAD` and
-may be sent while any credit is left, so a receiver buffers at most a window and one frame, however slowly it reads, and
-a slow reader stalls its own exchange rather than the link.
+Each direction of an exchange starts with a send window of :data:`WINDOW_BYTES`. A DATA frame costs its length plus
+:data:`FRAME_OVERHEAD_BYTES` and may be sent while the window is above 0. So a receiver buffers at most one window and
+one frame, and a slow reader stalls its own exchange rather than the connection.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from collections import deque
 from dataclasses import dataclass
 from enum import IntEnum
 
-MAX_FRAME = 1 << 20
+MAX_FRAME_BYTES = 1 << 20
 """Largest payload in bytes."""
-WINDOW = 256 * 1024
-"""Credit at the start of an exchange, per direction."""
-OVERHEAD = 64
+WINDOW_BYTES = 256 * 1024
+"""Send window at the start of an exchange, per direction."""
+FRAME_OVERHEAD_BYTES = 64
 """What a frame costs beside its payload, so that empty frames are not free."""
-MAX_REASON = 256
+MAX_REASON_BYTES = 256
 """Longest reason of a RESET, in bytes."""
 
 _HEADER = struct.Struct(">IBI")
-_CREDIT = struct.Struct(">I")
+_UINT32 = struct.Struct(">I")
 
 
 class FrameError(Exception):
@@ -45,7 +45,7 @@ class FrameError(Exception):
 class Kind(IntEnum):
     DATA = 0
     END = 1
-    CREDIT = 2
+    WINDOW_UPDATE = 2
     RESET = 3
 
 
@@ -61,10 +61,10 @@ class Frame:
         """The bytes on the wire.
 
         Raises:
-            ValueError: the payload is longer than MAX_FRAME.
+            ValueError: the payload is longer than MAX_FRAME_BYTES.
         """
-        if len(self.payload) > MAX_FRAME:
-            raise ValueError(f"a frame of {len(self.payload)} bytes is longer than {MAX_FRAME}")
+        if len(self.payload) > MAX_FRAME_BYTES:
+            raise ValueError(f"a frame of {len(self.payload)} bytes is longer than {MAX_FRAME_BYTES}")
         return _HEADER.pack(len(self.payload), self.kind, self.exchange) + self.payload
 
 
@@ -93,7 +93,7 @@ class FrameReader:
         start = 0
         while len(buffer) - start >= _HEADER.size:
             length, kind, exchange = _HEADER.unpack_from(buffer, start)
-            if length > (MAX_FRAME if kind == Kind.DATA else MAX_REASON):
+            if length > (MAX_FRAME_BYTES if kind == Kind.DATA else MAX_REASON_BYTES):
                 raise FrameError(f"a frame of {length} bytes")
             if kind > Kind.RESET:
                 raise FrameError(f"a frame of unknown kind {kind}")
@@ -108,8 +108,8 @@ class FrameReader:
 
 
 def cost(payload: bytes) -> int:
-    """Credit that a DATA frame uses up."""
-    return len(payload) + OVERHEAD
+    """Bytes of the window that a DATA frame uses up."""
+    return len(payload) + FRAME_OVERHEAD_BYTES
 
 
 class ExchangeState:
@@ -117,20 +117,20 @@ class ExchangeState:
 
     __slots__ = (
         "_consumed",
-        "_granted",
         "_inbox",
-        "credit",
+        "_receive_window",
         "ended",
         "failure",
         "number",
         "peer_ended",
+        "send_window",
         "stopped",
         "unread",
     )
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self.credit = WINDOW
+        self.send_window = WINDOW_BYTES
         """What this side may still send; the last frame may take it below zero."""
         self.ended = False
         """This side has sent END or RESET."""
@@ -143,7 +143,7 @@ class ExchangeState:
         self.unread = 0
         """Bytes that have arrived and were not taken."""
         self._inbox: deque[bytes] = deque()
-        self._granted = WINDOW
+        self._receive_window = WINDOW_BYTES
         self._consumed = 0
 
     @property
@@ -152,9 +152,9 @@ class ExchangeState:
         return self.failure is not None or (self.ended and self.peer_ended)
 
     def data(self, payload: bytes) -> Frame:
-        """The DATA frame of ``payload``, paid from the credit (which the caller has waited for)."""
+        """The DATA frame of ``payload``, charged to the send window (the caller has waited until it is above 0)."""
         frame = Frame(Kind.DATA, self.number, payload)
-        self.credit -= cost(payload)
+        self.send_window -= cost(payload)
         return frame
 
     def end(self) -> Frame:
@@ -166,7 +166,7 @@ class ExchangeState:
         """The RESET frame of this side, for which the exchange is over."""
         self.ended = True
         self.failure = self.failure or reason or "aborted"
-        return Frame(Kind.RESET, self.number, reason.encode(errors="replace")[:MAX_REASON])
+        return Frame(Kind.RESET, self.number, reason.encode(errors="replace")[:MAX_REASON_BYTES])
 
     def lose(self, reason: str) -> None:
         """The peer is gone, or has sent RESET."""
@@ -178,23 +178,23 @@ class ExchangeState:
         """Take in a frame of the peer.
 
         Raises:
-            FrameError: DATA without credit or after END, or a malformed CREDIT.
+            FrameError: DATA without a window or after END, or a malformed WINDOW_UPDATE.
         """
         match frame.kind:
             case Kind.DATA:
-                if self.peer_ended or self._granted <= 0:
-                    raise FrameError("data after the end" if self.peer_ended else "more data than credit")
-                self._granted -= cost(frame.payload)
+                if self.peer_ended or self._receive_window <= 0:
+                    raise FrameError("data after the end" if self.peer_ended else "more data than the window")
+                self._receive_window -= cost(frame.payload)
                 self._inbox.append(frame.payload)
                 self.unread += cost(frame.payload)
             case Kind.END:
                 self.peer_ended = True
-            case Kind.CREDIT:
-                if len(frame.payload) != _CREDIT.size:
-                    raise FrameError("malformed credit")
-                self.credit += _CREDIT.unpack(frame.payload)[0]
-                if self.credit > WINDOW:
-                    raise FrameError("more credit than was ever used")
+            case Kind.WINDOW_UPDATE:
+                if len(frame.payload) != _UINT32.size:
+                    raise FrameError("malformed window update")
+                self.send_window += _UINT32.unpack(frame.payload)[0]
+                if self.send_window > WINDOW_BYTES:
+                    raise FrameError("a window beyond its size")
             case Kind.RESET:
                 self.lose(frame.payload.decode(errors="replace") or "aborted by the peer")
                 self.peer_ended = True
@@ -208,10 +208,10 @@ class ExchangeState:
         self._consumed += cost(payload)
         return payload
 
-    def refund(self) -> Frame | None:
-        """A CREDIT frame for what was taken, once that is worth a frame and the peer can still use it."""
-        if self._consumed < WINDOW // 2 or self.peer_ended or self.failure is not None:
+    def window_update(self) -> Frame | None:
+        """A WINDOW_UPDATE frame for what was taken, once that is worth a frame and the peer can still use it."""
+        if self._consumed < WINDOW_BYTES // 2 or self.peer_ended or self.failure is not None:
             return None
         consumed, self._consumed = self._consumed, 0
-        self._granted += consumed
-        return Frame(Kind.CREDIT, self.number, _CREDIT.pack(consumed))
+        self._receive_window += consumed
+        return Frame(Kind.WINDOW_UPDATE, self.number, _UINT32.pack(consumed))

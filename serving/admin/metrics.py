@@ -122,7 +122,7 @@ class _NodeCollector(Collector):
         for reason, count in self._node.network.refusals().items():
             refused.add_metric([reason], count)
         yield refused
-        yield _gauge("known_peers", "Peers that are online as far as this node knows.", len(self._node.discovery.view))
+        yield _gauge("known_peers", "Peers that are online as far as this node knows.", len(self._node.discovery.table))
 
     def _collect_account(self) -> Iterator[Metric]:
         account = self._node.engine.state.account(self._node.key.public_key)

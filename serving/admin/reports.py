@@ -51,7 +51,7 @@ async def report_status(node: NodeView) -> dict[str, Any]:
         "is_validator": status.is_validator,
         "mempool_operations": status.mempool_operations,
         "connected_peers": status.peers,
-        "known_peers": len(node.discovery.view),
+        "known_peers": len(node.discovery.table),
         "listening": [f"{place}/p2p/{node.key.address}" for place in node.network.listen_addresses],
         "models": list(await node.backend_pool.get_models()),
         "requests_local": counters.local,
@@ -108,7 +108,7 @@ def report_peers(node: NodeView) -> dict[str, Any]:
                 "utilization": peer.load.utilization,
                 "bonded": node.engine.state.account(peer.peer).bonded,
             }
-            for peer in node.discovery.view.present()
+            for peer in node.discovery.table.present()
         ]
     }
 

@@ -32,9 +32,9 @@ from p2p.host.stream import Libp2pStream
 from p2p.network import NetworkError, RawStream
 from p2p.peer_id import peer_id_of
 from p2p.peers.announcement import Announcement, PeerLoad, sign_announcement
-from p2p.peers.anti_entropy import Sighting, Views
+from p2p.peers.anti_entropy import AgedAnnouncement, SyncFrame
 from p2p.runtime import RealRuntime
-from p2p.streams.frames import MAX_FRAME, Frame, Kind
+from p2p.streams.frames import MAX_FRAME_BYTES, Frame, Kind
 from tests.adversarial.attackers import (
     HONEST,
     SETTLE,
@@ -97,7 +97,11 @@ async def send_until_cut_off(peer: Peer, protocol: str, data: bytes, streams: in
 
 @pytest.mark.parametrize(
     "data",
-    [b"\xff" * 64, struct.pack(">IBI", 2 * MAX_FRAME, Kind.DATA, 1), Frame(Kind.CREDIT, 1, b"\xff" * 4).encode()],
+    [
+        b"\xff" * 64,
+        struct.pack(">IBI", 2 * MAX_FRAME_BYTES, Kind.DATA, 1),
+        Frame(Kind.WINDOW_UPDATE, 1, b"\xff" * 4).encode(),
+    ],
     ids=["garbage", "oversize", "credit"],
 )
 async def test_broken_frames_lead_to_a_ban(victim: Victim, data: bytes) -> None:
@@ -105,14 +109,14 @@ async def test_broken_frames_lead_to_a_ban(victim: Victim, data: bytes) -> None:
     source = f"127.1.1.{number}"
     begin = Frame(Kind.DATA, 1, b"x").encode()
     async with attack(victim), attacking(2000 + number, victim, source) as peer:
-        await send_until_cut_off(peer, ASK, begin + data if data[0] == 0 and data[4] == Kind.CREDIT else data, 4)
+        await send_until_cut_off(peer, ASK, begin + data if data[0] == 0 and data[4] == Kind.WINDOW_UPDATE else data, 4)
         assert await banned(peer, victim, source)
 
 
 async def test_frames_without_an_end_do_not_fill_the_memory(victim: Victim) -> None:
     """A byte less than a whole frame on every stream that there may be."""
     source = "127.1.2.1"
-    part = Frame(Kind.DATA, 1, bytes(MAX_FRAME)).encode()[:-1]
+    part = Frame(Kind.DATA, 1, bytes(MAX_FRAME_BYTES)).encode()[:-1]
     async with attack(victim), attacking(2100, victim, source) as peer, trio.open_nursery() as nursery:
 
         async def begin() -> None:
@@ -139,13 +143,13 @@ async def test_several_peers_of_one_address_do_not_fill_the_memory(victim: Victi
         try:
             if kind == "frames":
                 stream = await peer.network.open_stream(ME, ASK)
-                await stream.send(Frame(Kind.DATA, 1, bytes(MAX_FRAME)).encode()[:-1])
+                await stream.send(Frame(Kind.DATA, 1, bytes(MAX_FRAME_BYTES)).encode()[:-1])
             elif kind == "streams":
                 stream = await peer.network.open_stream(ME, UNREAD)
                 await stream.send(bytes(1 << 18))
             else:
                 stream = await open_gossip(peer)
-                await stream.send(encode_varint_prefixed(bytes(MAX_FRAME))[:-1])
+                await stream.send(encode_varint_prefixed(bytes(MAX_FRAME_BYTES))[:-1])
         except (NetworkError, trio.TooSlowError):
             stream = None
         settled += 1
@@ -380,7 +384,7 @@ def announce(key: KeyPair, now: int, **changes: Any) -> Announcement:
 
 
 async def tell(peer: Peer, *announcements: Announcement) -> None:
-    frame = Views(known=tuple(Sighting(one.encode(), 0) for one in announcements))
+    frame = SyncFrame(announcements=tuple(AgedAnnouncement(one.encode(), 0) for one in announcements))
     with suppress(NetworkError):
         await peer.streams.request(ME, VIEWS, frame.encode(), 5)
 
@@ -463,7 +467,7 @@ async def test_thirty_sybils_push_out_neither_the_honest_peer_nor_its_word(tmp_p
                 await until(lambda: victim.read()["refusals"]["evicted"] >= 10, SETTLE, "the room is used up")
                 await until(lambda: len(victim.read()["view"]) > 300, SETTLE, "inventions are believed")
                 discovery.update(models=["news"])
-                told = discovery.view.entries[honest.key.public_key].announcement.sequence
+                told = discovery.table.entries[honest.key.public_key].announcement.sequence
                 await until(lambda: victim.read()["view"].get(honest.key.public_key.hex(), 0) > told, what="its word")
                 for _ in range(5):
                     await honest.ask()

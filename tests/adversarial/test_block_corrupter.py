@@ -20,7 +20,7 @@ from consensus.network.gossip import Batch
 from consensus.simplex.messages import Message, Propose, encode_message
 from consensus.sync.messages import SYNC_PROTOCOL as SYNC
 from consensus.sync.messages import BlockResponse, ChainStatus, GetBlock, GetStatus, OperationsResponse, Request
-from p2p.simulation.network import MemoryNetwork
+from p2p.simulation.network import SimulatedNetwork
 from p2p.streams.exchanges import Exchange, Streams
 from tests.adversarial.test_withholder import BlockWithholder
 from tests.chain.builders import find_reveal
@@ -97,7 +97,7 @@ def test_the_first_of_the_signers_alone_cannot_stop_the_chain(answer: str) -> No
                 items = (item if isinstance(item, bytes) else encode_message(item) for item in messages)
                 await exchange.send(Batch(tuple(items)).encode())
 
-        streams = Streams(MemoryNetwork(world.hub, liar.public_key))
+        streams = Streams(SimulatedNetwork(world.hub, liar.public_key))
         world.nursery.start_soon(streams.run)
         streams.handle(SYNC, serve)
         streams.handle(VOTE, listen)
@@ -134,7 +134,7 @@ def test_whoever_asks_again_comes_across_an_honest_peer(liars: int) -> None:
         named = [make_key(number).public_key for number in range(2, 9)]
         asked: list[int] = []
         for number in range(2, 9):
-            streams = Streams(MemoryNetwork(world.hub, make_key(number).public_key))
+            streams = Streams(SimulatedNetwork(world.hub, make_key(number).public_key))
             world.nursery.start_soon(streams.run)
 
             async def serve(exchange: Exchange, number: int = number) -> None:

@@ -26,7 +26,7 @@ from consensus.voting.disk import open_storage
 from consensus.voting.journal import RECORD_BYTES, Journal
 from consensus.voting.lockout import VotingLockout
 from p2p.runtime import SimulatedRuntime
-from p2p.simulation.network import MemoryHub, MemoryNetwork
+from p2p.simulation.network import SimulatedInternet, SimulatedNetwork
 from p2p.streams.exchanges import Streams
 from tests.adversarial.crash import MemoryDisk
 from tests.chain.builders import find_reveal
@@ -56,9 +56,9 @@ class Life:
 
     async def _play(self, blocks: list[Block], replayed: int) -> None:
         async with trio.open_nursery() as nursery:
-            hub = MemoryHub(1)
+            hub = SimulatedInternet(1)
             await nursery.start(hub.run)
-            streams = Streams(MemoryNetwork(hub, KEY.public_key))
+            streams = Streams(SimulatedNetwork(hub, KEY.public_key))
 
             async def ignore(peer: bytes, payload: bytes) -> None:
                 pass

@@ -13,14 +13,14 @@ from contextlib import suppress
 import pytest
 import trio
 
-from p2p.discovery.dial_scheduler import TARGET
+from p2p.discovery.dial_scheduler import TARGET_OUTBOUND
 from p2p.discovery.plumtree import PROTOCOL
 from p2p.network import NetworkError
 from p2p.peers.announcement import Announcement, PeerLoad, sign_announcement
-from p2p.peers.anti_entropy import Sighting, Views
-from p2p.peers.suspect_message import sign_accusation
+from p2p.peers.anti_entropy import AgedAnnouncement, SyncFrame
+from p2p.peers.suspect_message import sign_suspect_message
 from p2p.runtime import SimulatedRuntime, run_simulation
-from p2p.simulation.network import MemoryNetwork
+from p2p.simulation.network import SimulatedNetwork
 from p2p.streams.exchanges import Exchange, Streams
 from tests.p2p.discovery.test_service import CHAIN, Node, World, world
 
@@ -42,7 +42,9 @@ class Sybil:
         self.is_forward = number < attack.forward
         """Whether it connects, or waits to be dialled: who is connected cannot be chosen any more."""
         place = number % attack.networks
-        self.network = MemoryNetwork(attack.world.hub, self.key.public_key, address=f"/ip4/66.{place}.0.{number}/tcp/1")
+        self.network = SimulatedNetwork(
+            attack.world.hub, self.key.public_key, address=f"/ip4/66.{place}.0.{number}/tcp/1"
+        )
         self.streams = Streams(self.network)
 
     @property
@@ -63,7 +65,7 @@ class Sybil:
 
     async def answer(self, exchange: Exchange) -> None:
         while await exchange.receive() is not None:
-            await exchange.send(Views(known=self.attack.known()).encode())
+            await exchange.send(SyncFrame(announcements=self.attack.known()).encode())
 
     async def pester(self) -> None:
         due = 0.0
@@ -80,7 +82,7 @@ class Sybil:
                 await self.network.connect(victim.me, victim.network.listen_addresses)
                 async with self.streams.open(victim.me, PROTOCOL) as exchange:
                     await exchange.send(
-                        Views(known=self.attack.known(), accused=self.accuse(victim)).encode(), end=True
+                        SyncFrame(announcements=self.attack.known(), suspects=self.accuse(victim)).encode(), end=True
                     )
                     while await exchange.receive() is not None:
                         pass
@@ -88,8 +90,8 @@ class Sybil:
     def accuse(self, victim: Node) -> tuple[bytes, ...]:
         """Every honest peer that the victim knows (the attacker has a node of its own to see what they announce)."""
         honest = {node.me for node in self.attack.world.nodes}
-        held = [known for known in victim.discovery.view.present() if known.peer in honest]
-        return tuple(sign_accusation(self.key, CHAIN, known).encode() for known in held)
+        held = [known for known in victim.discovery.table.present() if known.peer in honest]
+        return tuple(sign_suspect_message(self.key, CHAIN, known).encode() for known in held)
 
 
 class Attack:
@@ -101,9 +103,9 @@ class Attack:
         self.forward = forward
         self.victim: Node | None = None
         self.sybils = [Sybil(self, number) for number in range(SYBILS)]
-        self._announced = tuple(Sighting(sybil.announce(), 0) for sybil in self.sybils)
+        self._announced = tuple(AgedAnnouncement(sybil.announce(), 0) for sybil in self.sybils)
 
-    def known(self) -> tuple[Sighting, ...]:
+    def known(self) -> tuple[AgedAnnouncement, ...]:
         return self._announced
 
     async def join(self, node: Node) -> None:
@@ -111,7 +113,7 @@ class Attack:
         sybil = self.sybils[0]
         await sybil.network.connect(node.me, node.network.listen_addresses)
         async with sybil.streams.open(node.me, PROTOCOL) as exchange:
-            await exchange.send(Views(known=self.known()).encode(), end=True)
+            await exchange.send(SyncFrame(announcements=self.known()).encode(), end=True)
             await exchange.receive()
 
 
@@ -166,6 +168,6 @@ def test_a_node_keeps_honest_peers_of_its_own_choice(networks: int, forward: int
         run_simulation(1, lambda number=number: attack(number, networks, forward, sybils_first))
         for number in range(100, 100 + VICTIMS)
     ]
-    fair = TARGET * HONEST / (HONEST + networks)
+    fair = TARGET_OUTBOUND * HONEST / (HONEST + networks)
     assert sum(map(sum, runs)) / sum(map(len, runs)) >= 0.75 * min(fair, HONEST)
     assert all(sum(links) >= 0.9 * len(links) for links in runs)

@@ -38,7 +38,7 @@ from consensus.network.committee_streams import COMMITTEE_PROTOCOL
 from consensus.network.gossip import MAX_GOSSIP_BYTES, Batch, get_topic
 from p2p.network import NetworkError
 from p2p.runtime import SimulatedRuntime
-from p2p.simulation.network import MemoryNetwork
+from p2p.simulation.network import SimulatedNetwork
 from p2p.streams.exchanges import Streams
 from tests.consensus.mempool.test_pool import Chain
 from tests.consensus.world import World, make_key, simulate
@@ -162,7 +162,7 @@ class Attack:
         self._giant = giant
         self.sent = 0
         keys = [insider or KeyPair(b"attacker" + number.to_bytes(24, "big")) for number in range(ATTACKERS)]
-        self._networks = [MemoryNetwork(world.hub, key.public_key) for key in dict.fromkeys(keys)]
+        self._networks = [SimulatedNetwork(world.hub, key.public_key) for key in dict.fromkeys(keys)]
         self._is_insider = insider is not None
         world.hub.connect_all()
 

@@ -18,7 +18,7 @@ from consensus.network.gossip import Batch
 from consensus.simplex.messages import Propose, encode_message
 from p2p.network import Misbehaviour
 from p2p.rate_limit import Rate
-from p2p.simulation.network import MemoryNetwork
+from p2p.simulation.network import SimulatedNetwork
 from p2p.streams.exchanges import Exchange, Streams
 from tests.consensus.committee import Committee
 from tests.consensus.world import World, make_key, make_test_genesis, simulate
@@ -37,7 +37,7 @@ class Blame:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.faults: list[tuple[bytes, Misbehaviour]] = []
         monkeypatch.setattr(
-            MemoryNetwork, "report_misbehaviour", lambda _, peer, fault: self.faults.append((peer, fault))
+            SimulatedNetwork, "report_misbehaviour", lambda _, peer, fault: self.faults.append((peer, fault))
         )
 
 
@@ -46,7 +46,7 @@ async def join(world: World, key: KeyPair) -> Streams:
         while await exchange.receive() is not None:
             pass
 
-    streams = Streams(MemoryNetwork(world.hub, key.public_key))
+    streams = Streams(SimulatedNetwork(world.hub, key.public_key))
     world.nursery.start_soon(streams.run)
     streams.handle(COMMITTEE_PROTOCOL, listen)
     world.hub.connect_all()

@@ -19,7 +19,7 @@ from consensus.network.gossip import Batch
 from consensus.simplex.messages import Propose, Reject
 from consensus.sync.messages import SYNC_PROTOCOL as SYNC
 from consensus.sync.messages import ChainStatus, GetOperations, OperationsResponse, Request
-from p2p.simulation.network import MemoryNetwork
+from p2p.simulation.network import SimulatedNetwork
 from p2p.streams.exchanges import Exchange, Streams
 from tests.consensus.committee import Committee
 from tests.consensus.world import World, make_key, make_test_genesis, simulate
@@ -89,7 +89,7 @@ class Inflater:
     def __init__(self, world: World, key: KeyPair) -> None:
         self.asked = 0
         self.key = key
-        self._streams = Streams(MemoryNetwork(world.hub, key.public_key))
+        self._streams = Streams(SimulatedNetwork(world.hub, key.public_key))
         world.nursery.start_soon(self._streams.run)
         self._streams.handle(SYNC, self._serve)
         world.hub.connect_all()

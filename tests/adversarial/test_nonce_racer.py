@@ -18,7 +18,7 @@ from chain.transition.operations import get_executor
 from chain.types.operations import Hold, Operation, SignedOperation, Transfer, sign_operation
 from consensus.network.gossip import Batch, get_topic
 from p2p.runtime import SimulatedRuntime
-from p2p.simulation.network import MemoryNetwork
+from p2p.simulation.network import SimulatedNetwork
 from tests.consensus.world import World, make_key, simulate
 
 VALIDATORS = (1, 2, 3, 4)
@@ -122,7 +122,7 @@ def test_the_race_is_run_by_gossip_again_and_again(seed: int) -> None:
     async def play(world: World) -> None:
         await world.start(*NODES)
         rivals = make_rivals()
-        networks = [MemoryNetwork(world.hub, make_key(200 + number).public_key) for number in NODES]
+        networks = [SimulatedNetwork(world.hub, make_key(200 + number).public_key) for number in NODES]
         world.hub.connect_all()
         for _ in range(10):
             for position, network in enumerate(networks):

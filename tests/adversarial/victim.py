@@ -51,8 +51,8 @@ CONTROL_INTERVAL = 0.1
 
 SHORTENED = {
     p2p.host.connection_gater: {"UPGRADE_TIMEOUT": 2.0, "PATIENT_UPGRADE_TIMEOUT": 4.0},
-    p2p.peer_score: {"BAN": 5.0},
-    p2p.streams.exchanges: {"IDLE_TIMEOUT": 5.0, "LINGER_TIMEOUT": 3.0, "REAP_INTERVAL": 1.0},
+    p2p.peer_score: {"BAN_S": 5.0},
+    p2p.streams.exchanges: {"IDLE_TIMEOUT_S": 5.0, "LINGER_TIMEOUT_S": 3.0, "REAP_INTERVAL_S": 1.0},
 }
 
 FORKSERVER = multiprocessing.get_context("forkserver")
@@ -116,7 +116,7 @@ class Victim:
     @property
     def ban(self) -> float:
         """Seconds of the first ban."""
-        return p2p.peer_score.BAN if self.shipped else float(SHORTENED[p2p.peer_score]["BAN"])
+        return p2p.peer_score.BAN_S if self.shipped else float(SHORTENED[p2p.peer_score]["BAN_S"])
 
 
 @contextmanager
@@ -197,7 +197,7 @@ async def _write_state(
     temporary = state_file.with_suffix(".new")
     pages = 4096
     while True:
-        view = {known.peer.hex(): known.sequence for known in discovery.view.present()}
+        view = {known.peer.hex(): known.sequence for known in discovery.table.present()}
         state = {
             "address": network.listen_addresses[0],
             "pid": os.getpid(),

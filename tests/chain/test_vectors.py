@@ -38,8 +38,8 @@ from p2p.discovery import plumtree as neighbours
 from p2p.nat import dial_back as reachability
 from p2p.nat import hole_punching as punching
 from p2p.peers import announcement as announcements
-from p2p.streams.frames import MAX_FRAME, OVERHEAD, Kind
-from p2p.streams.frames import WINDOW as WINDOW_BYTES
+from p2p.streams.frames import FRAME_OVERHEAD_BYTES, MAX_FRAME_BYTES, Kind
+from p2p.streams.frames import WINDOW_BYTES as WINDOW_BYTES
 from serving.offload import protocol as offers
 from tests.vectors import effects, independent
 from tests.vectors.effects import Invalid, Tip, check_block
@@ -113,8 +113,8 @@ def test_the_numbers_of_the_document_are_those_of_the_code() -> None:
         f"Its view is 2^{VIEW_JUMP.bit_length() - 1} +",
         f"Let *room* be W / {GROWTH_LIMIT} of",
         f"each member i of committee e with {MIN_TURNOUT} · votes[i] < blocks",
-        f"begins with {WINDOW_BYTES:,} bytes of credit. DATA costs its payload + {OVERHEAD} and",
-        f"0 to {MAX_FRAME:,} bytes",
+        f"begins with a send window of {WINDOW_BYTES:,} bytes. DATA costs its payload + {FRAME_OVERHEAD_BYTES} and",
+        f"0 to {MAX_FRAME_BYTES:,} bytes",
         f"Blocks of up to {MAX_WHOLE_BYTES:,} bytes go whole",
         f"An item has at most {MAX_GOSSIP_BYTES // 1024} KiB",
         f"those beyond {MAX_BLOCK:,} bytes in all",
@@ -122,9 +122,10 @@ def test_the_numbers_of_the_document_are_those_of_the_code() -> None:
         f"{CHUNK - LARGE - MAX_KEY - ENTRY_COST:,},",
         f"A value of more than {LARGE:,} bytes is a `LargeEntry` and fetched apart; at most {MAX_VALUE >> 20} MiB",
         f"at most {MAX_PROOF >> 20} MiB",
-        f"more than {announcements.MAX_BEHIND:,} ms before or {announcements.MAX_AHEAD:,} ms after the reader's clock",
-        f"Departures are remembered for {announcements.ACCEPTANCE:,.0f} s",
-        f"It is at most {announcements.MAX_ANNOUNCEMENT:,} bytes long",
+        f"more than {announcements.MAX_BEHIND_MS:,} ms before",
+        f"or {announcements.MAX_AHEAD_MS:,} ms after the reader's clock",
+        f"Departures are remembered for {announcements.ACCEPTANCE_S:,.0f} s",
+        f"It is at most {announcements.MAX_ANNOUNCEMENT_BYTES:,} bytes long",
         f"An envelope has at most {offers.MAX_FRAME_BYTES:,} bytes",
         f"at most {offers.MAX_ANSWER_BYTES >> 20} MiB in all; the response digest",
         f"1.5 s, {Timeouts().cap:.0f} s",
@@ -138,7 +139,7 @@ def test_the_numbers_of_the_document_are_those_of_the_code() -> None:
     byte = {number: f"| `{number:02x}` | {name}" for number, name in LINK_KINDS.items()}
     assert all(row in text for row in byte.values())
     assert {FORWARDED_KIND[0], COMPACT_KIND[0], *messages._KINDS} == byte.keys()
-    assert {kind.value: kind.name for kind in Kind} == dict(enumerate(("DATA", "END", "CREDIT", "RESET")))
+    assert {kind.value: kind.name for kind in Kind} == dict(enumerate(("DATA", "END", "WINDOW_UPDATE", "RESET")))
 
 
 LINK_KINDS = {0: "Batch", 1: "Propose", 2: "Repropose", 3: "Vote", 4: "Certificate", 16: "CompactPropose"}
@@ -463,7 +464,7 @@ def test_proofs() -> None:
 def test_frames_and_links() -> None:
     content = load("wire")
     for case in content["frames"]:
-        payload, kind = bytes.fromhex(case["payload"]), ("DATA", "END", "CREDIT", "RESET").index(case["kind"])
+        payload, kind = bytes.fromhex(case["payload"]), ("DATA", "END", "WINDOW_UPDATE", "RESET").index(case["kind"])
         frame = len(payload).to_bytes(4, "big") + bytes([kind]) + case["exchange"].to_bytes(4, "big") + payload
         assert frame.hex() == case["bytes"]
     items = {case["what"]: bytes.fromhex(case["item"]) for case in content["links"] if "item" in case}
@@ -488,18 +489,18 @@ def test_who_is_there() -> None:
         said, signed = decode("Announcement", bytes.fromhex(text), 8_192), blank(bytes.fromhex(text))
         is_good = text != content["announcements"]["not_signed"]
         assert holds(said["peer"], "announcement", chain_id, signed, said["signature"]) == is_good
-    raw = bytes.fromhex(conversation["accusation"]["encoded"])
-    accusation = decode("Accusation", raw, 256)
-    assert holds(accusation["observer"], "accusation", chain_id, blank(raw), accusation["signature"])
+    raw = bytes.fromhex(conversation["suspect"]["encoded"])
+    message = decode("SuspectMessage", raw, 256)
+    assert holds(message["observer"], "accusation", chain_id, blank(raw), message["signature"])
     for text, name in conversation["item_ids"].items():
         assert hashlib.blake2b(bytes.fromhex(text), digest_size=8).hexdigest() == name
-    frames = [decode("Views", bytes.fromhex(frame["encoded"])) for frame in conversation["frames"]]
+    frames = [decode("SyncFrame", bytes.fromhex(frame["encoded"])) for frame in conversation["frames"]]
     assert [show(frame) for frame in frames] == [strip(frame["value"]) for frame in conversation["frames"]]
     sums = [0] * (len(frames[1]["buckets"]) // 8)
-    for sighting in frames[-1]["known"]:
-        said = decode("Announcement", sighting["announcement"], 8_192)
+    for aged in frames[-1]["announcements"]:
+        said = decode("Announcement", aged["announcement"], 8_192)
         if not said["leaving"]:
-            name = hashlib.blake2b(sighting["announcement"], digest_size=8).digest()
+            name = hashlib.blake2b(aged["announcement"], digest_size=8).digest()
             sums[number(said["peer"][:2]) % len(sums)] ^= number(name)
     assert frames[1]["buckets"] == b"".join(map(u64, sums))
 

@@ -24,7 +24,7 @@ from consensus.voting.journal import Journal
 from consensus.voting.vote_store import VoteStore
 from consensus.voting.vote_support import VoteSupportStore
 from p2p.runtime import SimulatedRuntime
-from p2p.simulation.network import MemoryHub, MemoryNetwork
+from p2p.simulation.network import SimulatedInternet, SimulatedNetwork
 from p2p.streams.exchanges import Streams
 from tests.chain.builders import find_reveal
 from tests.consensus.sync.test_client import CHAIN, GENESIS, certify
@@ -81,10 +81,10 @@ Script = Callable[[Driver, Recorder, Journal], Awaitable[None]]
 def play(script: Script, is_validator: bool) -> None:
     async def main() -> None:
         async with trio.open_nursery() as nursery:
-            hub = MemoryHub(1)
+            hub = SimulatedInternet(1)
             await nursery.start(hub.run)
             key = make_key(4)
-            streams = Streams(MemoryNetwork(hub, key.public_key))
+            streams = Streams(SimulatedNetwork(hub, key.public_key))
 
             async def ignore(peer: bytes, payload: bytes) -> None:
                 pass

@@ -28,7 +28,7 @@ from consensus.network.gossip import Batch, get_topic
 from consensus.simplex.messages import encode_message
 from consensus.voting.journal import RECORD_BYTES, Journal, JournalDamaged
 from p2p.network import GossipMessage, NetworkError
-from p2p.simulation.network import MemoryNetwork
+from p2p.simulation.network import SimulatedNetwork
 from tests.consensus.world import World, make_key, make_test_genesis, simulate
 
 FOUR = (1, 2, 3, 4)
@@ -531,7 +531,7 @@ def test_garbage_on_every_protocol_and_topic_hurts_nobody(insider: bool) -> None
         if insider:
             await world.kill(4)
         attacker = make_key(4) if insider else make_key(99)
-        network = MemoryNetwork(world.hub, attacker.public_key)
+        network = SimulatedNetwork(world.hub, attacker.public_key)
         world.hub.connect_all()
         garbage = make_garbage(world, attacker)
         for payload in garbage:

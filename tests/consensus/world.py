@@ -20,7 +20,7 @@ from consensus.voting.journal import Journal
 from consensus.voting.vote_store import VoteStore
 from consensus.voting.vote_support import VoteSupportStore
 from p2p.runtime import SimulatedRuntime, run_simulation
-from p2p.simulation.network import MemoryHub, MemoryNetwork
+from p2p.simulation.network import SimulatedInternet, SimulatedNetwork
 from p2p.streams.exchanges import Streams
 from tests.simulation.ledger import MemoryFile
 
@@ -54,7 +54,7 @@ class Node:
     store: Store = field(default_factory=MemoryStore)
     journal_file: MemoryFile = field(default_factory=MemoryFile)
     runtime: SimulatedRuntime | None = None
-    network: MemoryNetwork | None = None
+    network: SimulatedNetwork | None = None
     scope: trio.CancelScope | None = None
     stopped: trio.Event | None = None
     starts: int = 0
@@ -75,7 +75,7 @@ class World:
 
     def __init__(self, genesis: Genesis, nursery: trio.Nursery, seed: int = 1, loss: float = 0.0) -> None:
         self.genesis = genesis
-        self.hub = MemoryHub(seed, loss=loss)
+        self.hub = SimulatedInternet(seed, loss=loss)
         self.nursery = nursery
         self.seed = seed
         self.nodes: dict[int, Node] = {}
@@ -106,7 +106,7 @@ class World:
     async def _run(self, node: Node, number: int, task_status: Any) -> None:
         node.starts += 1
         node.runtime = SimulatedRuntime(f"{self.seed}/{number}/{node.starts}", self.skews.get(number, 0))
-        node.network = MemoryNetwork(self.hub, node.key.public_key)
+        node.network = SimulatedNetwork(self.hub, node.key.public_key)
         node.stopped = trio.Event()
         streams = Streams(node.network)
         blocks, vote_store = self._open(node, number)

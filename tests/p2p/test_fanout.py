@@ -7,7 +7,7 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2p.fanout import Broadcast
+from p2p.fanout import Fanout
 
 
 def drain(channel: trio.MemoryReceiveChannel[bytes]) -> list[bytes]:
@@ -30,17 +30,17 @@ def run(script: object) -> None:
 
 def test_a_queue_holds_no_more_bytes_than_it_may() -> None:
     def script() -> None:
-        broadcast: Broadcast[bytes] = Broadcast(100, 1_000, len)
-        slow, quick = broadcast.subscribe(), broadcast.subscribe()
+        fanout: Fanout[bytes] = Fanout(100, 1_000, len)
+        slow, quick = fanout.subscribe(), fanout.subscribe()
         for number in range(8):
-            broadcast.publish(bytes([number]) * 300)
+            fanout.publish(bytes([number]) * 300)
             assert drain(quick) == [bytes([number]) * 300]
         assert [item[0] for item in drain(slow)] == [5, 6, 7]
-        assert broadcast.shed == 5
-        broadcast.publish(bytes(5_000))  # alone, it may
+        assert fanout.shed == 5
+        fanout.publish(bytes(5_000))  # alone, it may
         assert drain(slow) == [bytes(5_000)]
-        broadcast.publish(b"a" * 900)
-        broadcast.publish(bytes(5_000))
+        fanout.publish(b"a" * 900)
+        fanout.publish(bytes(5_000))
         assert drain(slow) == [bytes(5_000)]
 
     run(script)
@@ -48,27 +48,27 @@ def test_a_queue_holds_no_more_bytes_than_it_may() -> None:
 
 def test_what_was_read_counts_no_more() -> None:
     def script() -> None:
-        broadcast: Broadcast[bytes] = Broadcast(100, 1_000, len)
-        channel = broadcast.subscribe()
+        fanout: Fanout[bytes] = Fanout(100, 1_000, len)
+        channel = fanout.subscribe()
         for number in range(50):
-            broadcast.publish(bytes([number]) * 400)
-            broadcast.publish(bytes([number]) * 400)
+            fanout.publish(bytes([number]) * 400)
+            fanout.publish(bytes([number]) * 400)
             assert channel.receive_nowait() == channel.receive_nowait()
-        assert broadcast.shed == 0
+        assert fanout.shed == 0
 
     run(script)
 
 
 def test_a_closed_subscription_is_forgotten() -> None:
     def script() -> None:
-        broadcast: Broadcast[bytes] = Broadcast(2, 100, len)
-        gone, stays = broadcast.subscribe(), broadcast.subscribe()
-        broadcast.publish(b"a")
-        broadcast.publish(b"b")
+        fanout: Fanout[bytes] = Fanout(2, 100, len)
+        gone, stays = fanout.subscribe(), fanout.subscribe()
+        fanout.publish(b"a")
+        fanout.publish(b"b")
         gone.close()
-        broadcast.publish(b"c")
-        assert drain(stays) == [b"b", b"c"] and broadcast.shed == 1
-        broadcast.close()
+        fanout.publish(b"c")
+        assert drain(stays) == [b"b", b"c"] and fanout.shed == 1
+        fanout.close()
         with pytest.raises(trio.EndOfChannel):
             stays.receive_nowait()
 
@@ -78,8 +78,8 @@ def test_a_closed_subscription_is_forgotten() -> None:
 @given(st.lists(st.integers(0, 500) | st.none(), max_size=60))
 def test_the_newest_items_are_kept_in_order(steps: list[int | None]) -> None:
     def script() -> None:
-        broadcast: Broadcast[bytes] = Broadcast(8, 1_000, len)
-        channel = broadcast.subscribe()
+        fanout: Fanout[bytes] = Fanout(8, 1_000, len)
+        channel = fanout.subscribe()
         expected: list[bytes] = []
         for number, size in enumerate(steps):
             if size is None:
@@ -90,7 +90,7 @@ def test_the_newest_items_are_kept_in_order(steps: list[int | None]) -> None:
             while expected and (len(expected) >= 8 or sum(map(len, expected)) + size > 1_000):
                 expected.pop(0)
             expected.append(item)
-            broadcast.publish(item)
+            fanout.publish(item)
         assert drain(channel) == expected
 
     run(script)

@@ -6,59 +6,59 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2p.network import Misbehaviour
-from p2p.peer_score import BAN, MAX_BAN, MEMORY, Bans
+from p2p.peer_score import BAN_S, MAX_BAN_S, MEMORY_S, PeerScores
 
 ONE, TWO = b"1" * 32, b"2" * 32
 
 
-def ban(bans: Bans, now: float) -> None:
+def ban(bans: PeerScores, now: float) -> None:
     while not bans.report(ONE, Misbehaviour.FORGERY, now):
         pass
 
 
 def test_faults_add_up_to_a_ban_of_that_name_alone() -> None:
-    bans = Bans(100)
+    bans = PeerScores(100)
     assert [bans.report(ONE, Misbehaviour.GARBAGE, 0.0) for _ in range(3)] == [False, False, True]
-    assert bans.is_banned(ONE, BAN - 0.1) and not bans.is_banned(ONE, BAN)
+    assert bans.is_banned(ONE, BAN_S - 0.1) and not bans.is_banned(ONE, BAN_S)
     assert not bans.is_banned(TWO, 0.0)
     assert bans.ban_count == 1
 
 
 def test_rare_faults_never_add_up() -> None:
-    bans = Bans(100)
+    bans = PeerScores(100)
     assert not any(bans.report(ONE, Misbehaviour.GARBAGE, now * Misbehaviour.GARBAGE.value) for now in range(1000))
 
 
 def test_a_ban_lasts_twice_as_long_each_time_up_to_a_limit() -> None:
-    bans, now, lengths = Bans(100), 0.0, []
+    bans, now, lengths = PeerScores(100), 0.0, []
     for _ in range(9):
         ban(bans, now)
         start = now
         while bans.is_banned(ONE, now):
-            now += BAN
+            now += BAN_S
         lengths.append(now - start)
-    assert lengths[:4] == [BAN, 2 * BAN, 4 * BAN, 8 * BAN]
-    assert lengths[-1] == MAX_BAN
+    assert lengths[:4] == [BAN_S, 2 * BAN_S, 4 * BAN_S, 8 * BAN_S]
+    assert lengths[-1] == MAX_BAN_S
 
 
 def test_faults_during_a_ban_do_not_prolong_it() -> None:
-    bans = Bans(100)
+    bans = PeerScores(100)
     ban(bans, 0.0)
-    assert not any(bans.report(ONE, Misbehaviour.FORGERY, BAN / 2) for _ in range(100))
-    assert not bans.is_banned(ONE, BAN)
+    assert not any(bans.report(ONE, Misbehaviour.FORGERY, BAN_S / 2) for _ in range(100))
+    assert not bans.is_banned(ONE, BAN_S)
 
 
 def test_who_behaves_for_long_begins_anew() -> None:
-    bans = Bans(100)
+    bans = PeerScores(100)
     ban(bans, 0.0)
-    now = BAN + MEMORY
+    now = BAN_S + MEMORY_S
     ban(bans, now)
-    assert not bans.is_banned(ONE, now + BAN)
+    assert not bans.is_banned(ONE, now + BAN_S)
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.sampled_from(Misbehaviour), st.floats(0, 100)), max_size=300))
 def test_no_number_of_names_takes_more_than_its_room(events: list[tuple[int, Misbehaviour, float]]) -> None:
-    bans, now = Bans(100, max_names=10), 0.0
+    bans, now = PeerScores(100, max_names=10), 0.0
     for name, fault, pause in events:
         now += pause
         bans.report(bytes([name]), fault, now)

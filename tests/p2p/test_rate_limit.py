@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2p.rate_limit import IDLE, Budget, Limiter, Rate
+from p2p.rate_limit import IDLE_S, Budget, Limiter, Rate
 
 ONE, TWO = b"1" * 32, b"2" * 32
 RATE = Rate(items=10, size=1_000, burst=2.0)
@@ -63,7 +63,7 @@ def test_peers_that_are_silent_are_forgotten_and_the_number_is_bounded() -> None
     for number in range(10):
         limiter.admit(bytes([number]), 1, 0.0)
     assert len(limiter) == 5
-    limiter.admit(ONE, 1, IDLE + 1)
+    limiter.admit(ONE, 1, IDLE_S + 1)
     assert len(limiter) == 1
 
 

@@ -49,6 +49,6 @@ async def _run(key: KeyPair, port: int, bootstrap: list[tuple[bytes, str]], view
 async def _write_view(discovery: Discovery, view_file: Path) -> None:
     temporary = view_file.with_suffix(".new")
     while True:
-        temporary.write_text(json.dumps([known.peer.hex() for known in discovery.view.present()]))
+        temporary.write_text(json.dumps([known.peer.hex() for known in discovery.table.present()]))
         temporary.replace(view_file)
         await trio.sleep(WRITE_INTERVAL)

@@ -17,7 +17,7 @@ from consensus.voting.vote_store import VoteStore
 from consensus.voting.vote_support import VoteSupportStore
 from node import Node
 from p2p.runtime import RealRuntime
-from p2p.simulation.network import MemoryHub, MemoryNetwork
+from p2p.simulation.network import SimulatedInternet, SimulatedNetwork
 from serving.backends.backend import BackendError, BackendResponse, Load
 from serving.scheduling.policy import DefaultPolicy, PolicyParameters
 from tests.simulation.ledger import MemoryFile
@@ -48,7 +48,7 @@ class Parrot:
         await trio.sleep_forever()
 
 
-def make_node() -> tuple[Node, MemoryHub]:
+def make_node() -> tuple[Node, SimulatedInternet]:
     """A node that can be looked at without running it, and the hub of its network."""
     parameters = Parameters(epoch_heights=1_000, min_validator_bond=100 * CREDIT)
     accounts = [
@@ -56,12 +56,12 @@ def make_node() -> tuple[Node, MemoryHub]:
         GenesisAccount(OTHER.public_key, 1_000 * CREDIT, 100 * CREDIT, (), None),
     ]
     genesis = make_genesis("test", RealRuntime().now() - 1, bytes(32), accounts, parameters)
-    hub = MemoryHub(1)
+    hub = SimulatedInternet(1)
     store = MemoryStore()
     node = Node(
         genesis=genesis,
         key=KEY,
-        network=MemoryNetwork(hub, KEY.public_key),
+        network=SimulatedNetwork(hub, KEY.public_key),
         blocks=BlockStore(store, genesis),
         runtime=RealRuntime(),
         policy=DefaultPolicy(PolicyParameters(max_queue=3)),

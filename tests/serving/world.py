@@ -28,7 +28,7 @@ from consensus.voting.vote_support import VoteSupportStore
 from node import Node
 from p2p.network import NetworkError
 from p2p.runtime import SimulatedRuntime, run_simulation
-from p2p.simulation.network import MemoryHub, MemoryNetwork
+from p2p.simulation.network import SimulatedInternet, SimulatedNetwork
 from p2p.streams.exchanges import Exchange
 from serving.backends.backend import BackendError, BackendResponse, Load
 from serving.dispatcher import Reply, RequestRecord
@@ -229,7 +229,7 @@ class Member:
     store: MemoryStore = field(default_factory=MemoryStore)
     journal: MemoryFile = field(default_factory=MemoryFile)
     starts: int = 0
-    network: MemoryNetwork | None = None
+    network: SimulatedNetwork | None = None
     scope: trio.CancelScope | None = None
     stopped: trio.Event = field(default_factory=trio.Event)
     current: Node | None = None
@@ -272,7 +272,7 @@ class World:
     def __init__(self, options: Options, nursery: trio.Nursery) -> None:
         self.options = options
         self.nursery = nursery
-        self.hub = MemoryHub(options.seed)
+        self.hub = SimulatedInternet(options.seed)
         self.members: list[Member] = []
         count = max(options.gateways) + 1 + options.executors
         defaults = {"epoch_heights": 1_000, "min_validator_bond": 100 * CREDIT, "entry_fee": 0}
@@ -300,7 +300,7 @@ class World:
     async def _run(self, member: Member, task_status: Any) -> None:
         member.starts += 1
         runtime = SimulatedRuntime(f"{self.options.seed}/{member.number}/{member.starts}")
-        network = member.network = MemoryNetwork(self.hub, member.public_key)
+        network = member.network = SimulatedNetwork(self.hub, member.public_key)
         blocks = BlockStore(member.store, self.genesis)
         vote_store = None
         if member.number in self.options.validators:
@@ -423,7 +423,7 @@ class World:
                 busy.append(f"{name}: executions under way")
             if any(protocol == PROTOCOL for _, protocol in node.streams._served):
                 busy.append(f"{name}: offers being served")
-            if any(channel.protocol == PROTOCOL and channel.exchange for channel in node.streams._channels):
+            if any(stream.protocol == PROTOCOL and stream.exchange for stream in node.streams._pooled):
                 busy.append(f"{name}: offers being made")
         return busy
 

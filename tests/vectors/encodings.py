@@ -26,14 +26,14 @@ from consensus.sync import messages as sync_records
 from p2p.nat import dial_back as reachability
 from p2p.nat import hole_punching as punching
 from p2p.peers import announcement as announcements
-from p2p.peers import anti_entropy as reconciliation
-from p2p.peers import suspect_message as accusations
+from p2p.peers import anti_entropy
+from p2p.peers import suspect_message as suspect_messages
 from serving.offload import protocol as offers
 from tests.vectors.plain import Json, Sampler, list_records, to_plain
 
 MODULES = (
     genesis, light, proofs, restart_file, snapshot, compact, dissemination, messages, sync_records, announcements,
-    accusations, reachability, punching, reconciliation, offers,
+    suspect_messages, reachability, punching, anti_entropy, offers,
 )  # fmt: skip
 """Whoever imports these has every record of the protocol."""
 

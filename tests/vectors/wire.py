@@ -18,8 +18,8 @@ from p2p.dht.kademlia import Kind as DhtKind
 from p2p.dht.kademlia import Message, PeerInfo, get_dht_id, get_provider_key
 from p2p.dht.messages import encode as encode_dht_message
 from p2p.peers.announcement import Announcement, PeerLoad, decode_announcement, get_item_id, sign_announcement
-from p2p.peers.anti_entropy import Sighting, Views
-from p2p.peers.suspect_message import sign_accusation
+from p2p.peers.anti_entropy import AgedAnnouncement, SyncFrame
+from p2p.peers.suspect_message import sign_suspect_message
 from p2p.streams.frames import Frame, FrameError, FrameReader, Kind
 from serving.accounting.receipts import sign_receipt
 from serving.offload import protocol as offers
@@ -50,7 +50,7 @@ def _list_frames() -> list[Json]:
         Frame(Kind.DATA, 1, b"abc"),
         Frame(Kind.DATA, 2**32 - 1, b""),
         Frame(Kind.END, 1),
-        Frame(Kind.CREDIT, 1, (131_072).to_bytes(4, "big")),
+        Frame(Kind.WINDOW_UPDATE, 1, (131_072).to_bytes(4, "big")),
         Frame(Kind.RESET, 7, b"busy"),
     ]
     return [
@@ -153,27 +153,27 @@ def _make_conversation() -> Json:
         (_make_announcement("peer 0"), _make_announcement("peer 2")),
         _make_announcement("peer 1", leaving=True),
     )
-    accusation = sign_accusation(make_key("peer 2"), CHAIN_ID, present[0])
+    message = sign_suspect_message(make_key("peer 2"), CHAIN_ID, present[0])
     buckets, count = [0] * 4, 4
     for each in present:
         buckets[int.from_bytes(each.peer[:2], "big") % count] ^= int.from_bytes(get_item_id(each.encode()), "big")
     parts = bytes(number for number, value in enumerate(buckets) if value)
     said = [
-        ("asks", Views(root=bytes(8))),
-        ("asked", Views(buckets=b"".join(value.to_bytes(8, "big") for value in buckets))),
-        ("asks", Views(parts=parts, count=count)),
+        ("asks", SyncFrame(root=bytes(8))),
+        ("asked", SyncFrame(buckets=b"".join(value.to_bytes(8, "big") for value in buckets))),
+        ("asks", SyncFrame(bucket_numbers=parts, bucket_count=count)),
         (
             "asked",
-            Views(
-                known=tuple(Sighting(each.encode(), 1_500) for each in (*present, left)),
-                accused=(accusation.encode(),),
+            SyncFrame(
+                announcements=tuple(AgedAnnouncement(each.encode(), 1_500) for each in (*present, left)),
+                suspects=(message.encode(),),
             ),
         ),
     ]
     return {
-        "what": "A view of nobody asks one of two peers, one that left, and an accusation.",
-        "item_ids": {each.encode().hex(): get_item_id(each.encode()).hex() for each in (*present, left, accusation)},
-        "accusation": {"value": to_plain(accusation), "encoded": accusation.encode().hex()},
+        "what": "A view of nobody asks one of two peers, one that left, and an message.",
+        "item_ids": {each.encode().hex(): get_item_id(each.encode()).hex() for each in (*present, left, message)},
+        "suspect": {"value": to_plain(message), "encoded": message.encode().hex()},
         "frames": [{"from": name, "value": to_plain(frame), "encoded": frame.encode().hex()} for name, frame in said],
     }
 

@@ -179,7 +179,7 @@ def is_busy(connection: INetConn) -> bool:
     )
 
 
-def is_outdated(stream: NetStream) -> bool:
+def is_superseded(stream: NetStream) -> bool:
     """Whether ``stream`` runs through a relay although there is a direct connection to the peer by now."""
     muxed, connection = stream.muxed_conn, stream.swarm_conn
     if connection is None or muxed.get_connection_type() != ConnectionType.RELAYED:

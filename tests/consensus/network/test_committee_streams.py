@@ -16,7 +16,7 @@ from consensus.network.committee_streams import (
 )
 from consensus.network.gossip import Batch
 from p2p.network import NetworkError
-from p2p.simulation.network import MemoryHub, MemoryNetwork
+from p2p.simulation.network import SimulatedInternet, SimulatedNetwork
 from p2p.streams.exchanges import Exchange, Streams
 from tests.consensus.world import make_key
 
@@ -26,11 +26,11 @@ ONE, TWO, THREE = (make_key(number).public_key for number in (1, 2, 3))
 class End:
     """One member: what it received, and what it does with each message."""
 
-    def __init__(self, hub: MemoryHub, me: bytes) -> None:
+    def __init__(self, hub: SimulatedInternet, me: bytes) -> None:
         self.received: list[bytes] = []
         self.gate = trio.Event()
         self.gate.set()
-        self.network = MemoryNetwork(hub, me)
+        self.network = SimulatedNetwork(hub, me)
         self.streams = Streams(self.network)
         self.links = CommitteeStreams(self.streams, self.take)
 
@@ -48,10 +48,10 @@ def send(end: End, peer: bytes, payload: bytes) -> None:
     end.links.flush()
 
 
-def play(script: Callable[[MemoryHub, trio.Nursery], Awaitable[None]]) -> None:
+def play(script: Callable[[SimulatedInternet, trio.Nursery], Awaitable[None]]) -> None:
     async def main() -> None:
         async with trio.open_nursery() as nursery:
-            hub = MemoryHub(1)
+            hub = SimulatedInternet(1)
             await nursery.start(hub.run)
             await script(hub, nursery)
             assert not hub.errors
@@ -60,7 +60,7 @@ def play(script: Callable[[MemoryHub, trio.Nursery], Awaitable[None]]) -> None:
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
-async def make_ends(hub: MemoryHub, nursery: trio.Nursery, *keys: bytes) -> list[End]:
+async def make_ends(hub: SimulatedInternet, nursery: trio.Nursery, *keys: bytes) -> list[End]:
     ends = [End(hub, key) for key in keys]
     for end in ends:
         await end.run(nursery)
@@ -70,7 +70,7 @@ async def make_ends(hub: MemoryHub, nursery: trio.Nursery, *keys: bytes) -> list
 
 
 def test_messages_arrive_in_order_and_survive_a_lost_link() -> None:
-    async def script(hub: MemoryHub, nursery: trio.Nursery) -> None:
+    async def script(hub: SimulatedInternet, nursery: trio.Nursery) -> None:
         one, two = await make_ends(hub, nursery, ONE, TWO)
         sent = [bytes([number]) for number in range(20)]
         for payload in sent[:10]:
@@ -91,7 +91,7 @@ def test_messages_arrive_in_order_and_survive_a_lost_link() -> None:
 
 
 def test_a_slow_member_holds_up_nobody_and_its_queue_is_bounded() -> None:
-    async def script(hub: MemoryHub, nursery: trio.Nursery) -> None:
+    async def script(hub: SimulatedInternet, nursery: trio.Nursery) -> None:
         one, two, three = await make_ends(hub, nursery, ONE, TWO, THREE)
         two.gate = trio.Event()
         messages = [number.to_bytes(4, "big") + bytes(4_000) for number in range(3 * MAX_QUEUED_MESSAGES)]
@@ -113,9 +113,9 @@ def test_a_slow_member_holds_up_nobody_and_its_queue_is_bounded() -> None:
 
 
 def test_strangers_are_not_heard() -> None:
-    async def script(hub: MemoryHub, nursery: trio.Nursery) -> None:
+    async def script(hub: SimulatedInternet, nursery: trio.Nursery) -> None:
         one, two = await make_ends(hub, nursery, ONE, TWO)
-        stranger = Streams(MemoryNetwork(hub, THREE))
+        stranger = Streams(SimulatedNetwork(hub, THREE))
         nursery.start_soon(stranger.run)
         hub.connect_all()
         await trio.sleep(0)
@@ -135,7 +135,7 @@ def test_strangers_are_not_heard() -> None:
 def test_nothing_is_opened_to_a_member_that_nobody_writes_to() -> None:
     opened: list[bytes] = []
 
-    async def script(hub: MemoryHub, nursery: trio.Nursery) -> None:
+    async def script(hub: SimulatedInternet, nursery: trio.Nursery) -> None:
         one, two = await make_ends(hub, nursery, ONE, TWO)
 
         async def count(exchange: Exchange) -> None:
@@ -157,7 +157,7 @@ def test_nothing_is_opened_to_a_member_that_nobody_writes_to() -> None:
 def test_what_gathers_before_a_flush_travels_in_one_frame() -> None:
     frames: list[bytes] = []
 
-    async def script(hub: MemoryHub, nursery: trio.Nursery) -> None:
+    async def script(hub: SimulatedInternet, nursery: trio.Nursery) -> None:
         one, two = await make_ends(hub, nursery, ONE, TWO)
 
         async def collect(exchange: Exchange) -> None:
@@ -177,7 +177,7 @@ def test_what_gathers_before_a_flush_travels_in_one_frame() -> None:
 
 
 def test_hints_go_before_blocks_and_blocks_before_votes() -> None:
-    async def script(hub: MemoryHub, nursery: trio.Nursery) -> None:
+    async def script(hub: SimulatedInternet, nursery: trio.Nursery) -> None:
         one, two = await make_ends(hub, nursery, ONE, TWO)
         two.gate = trio.Event()
         hub.partition([[ONE], [TWO]])

@@ -17,8 +17,8 @@ from consensus.network.committee_streams import COMMITTEE_PROTOCOL
 from consensus.network.gossip import MAX_GOSSIP_BYTES, TOPIC_LIMITS, Batch, TopicRateLimiter, get_topic
 from consensus.simplex.messages import encode_message
 from p2p.network import GossipMessage
-from p2p.rate_limit import PENALTY
-from p2p.simulation.network import MemoryNetwork
+from p2p.rate_limit import PENALTY_S
+from p2p.simulation.network import SimulatedNetwork
 from p2p.streams.exchanges import Streams
 from tests.consensus.world import World, make_key, make_test_genesis, simulate
 
@@ -89,7 +89,7 @@ def test_a_forged_batch_costs_its_sender_and_hardly_the_node(monkeypatch: pytest
 
     async def play(world: World) -> None:
         (engine,) = await world.start(1)
-        network = MemoryNetwork(world.hub, STRANGER)
+        network = SimulatedNetwork(world.hub, STRANGER)
         world.hub.connect_all()
 
         def forge(nonce: int, amount: int) -> bytes:
@@ -103,7 +103,7 @@ def test_a_forged_batch_costs_its_sender_and_hardly_the_node(monkeypatch: pytest
             await trio.sleep(0.1)
         assert 0 < sum(verifications.count.values()) <= 64
         assert engine._rate_limits["ops"].dropped == 19
-        await trio.sleep(PENALTY)  # then it may try again
+        await trio.sleep(PENALTY_S)  # then it may try again
         good = world.transfer(6, 2, 1)
         await network.publish(topic, Batch((good.encoded,)).encode())
         await engine.wait_final(good.id, 10.0)
@@ -164,7 +164,7 @@ def test_a_noisy_member_delays_the_votes_of_others_by_no_more_than_its_turns() -
     async def play(world: World) -> None:
         await world.start(1, 2, 3)
         engine = world.engine(1)
-        noisy = Streams(MemoryNetwork(world.hub, make_key(4).public_key))
+        noisy = Streams(SimulatedNetwork(world.hub, make_key(4).public_key))
         world.nursery.start_soon(noisy.run)
         world.hub.connect_all()
         chain_id = world.genesis.chain_id
@@ -218,4 +218,4 @@ def test_certificates_of_members_are_never_refused_unless_one_was_forged() -> No
     assert all(gate.admit(peer, NEIGHBOUR, 100_000, 0.0) for _ in range(1_000) for peer in (ONE, TWO))
     gate.punish(ONE, 0.0)
     assert not gate.admit(ONE, NEIGHBOUR, 1, 1.0) and gate.admit(TWO, NEIGHBOUR, 1, 1.0)
-    assert gate.admit(ONE, NEIGHBOUR, 1, PENALTY + 1.0)
+    assert gate.admit(ONE, NEIGHBOUR, 1, PENALTY_S + 1.0)

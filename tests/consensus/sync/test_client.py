@@ -32,7 +32,7 @@ from consensus.sync.messages import (
 )
 from consensus.sync.server import SyncServer
 from p2p.runtime import SimulatedRuntime
-from p2p.simulation.network import MemoryNetwork
+from p2p.simulation.network import SimulatedNetwork
 from p2p.streams.exchanges import Exchange, Streams
 from tests.chain.builders import find_reveal
 from tests.consensus.world import World, make_key, make_test_genesis, simulate
@@ -171,7 +171,7 @@ def test_a_segment_is_refused_as_a_whole() -> None:
 
 async def run_server(world: World, key: int, handler: Callable[[Exchange], Awaitable[None]]) -> Streams:
     """A peer that speaks the sync protocol with a handler of the test's."""
-    streams = Streams(MemoryNetwork(world.hub, make_key(key).public_key))
+    streams = Streams(SimulatedNetwork(world.hub, make_key(key).public_key))
     world.nursery.start_soon(streams.run)
     streams.handle(SYNC_PROTOCOL, handler)
     await trio.sleep(0)

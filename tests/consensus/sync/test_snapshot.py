@@ -29,7 +29,7 @@ from consensus.sync.messages import (
     Question,
 )
 from p2p.network import NetworkError
-from p2p.simulation.network import MemoryNetwork
+from p2p.simulation.network import SimulatedNetwork
 from tests.chain.builders import PARAMETERS, Chain
 from tests.consensus.sync.worlds import (
     Answers,
@@ -286,7 +286,7 @@ def test_a_state_somebody_fetches_stays_at_hand() -> None:
 def fetch(path: Path, blocks: BlockStore, lie: Lie = lambda _: None) -> ExportSource:
     async def play(world: SyncWorld) -> None:
         await world.serve(60, blocks, lie)
-        network = MemoryNetwork(world.hub, make_key(70).public_key)
+        network = SimulatedNetwork(world.hub, make_key(70).public_key)
         peer = world.hub._networks[make_key(60).public_key]
         await download_chain(network, CHAIN.genesis, make_key(60).public_key, peer.listen_addresses[0], path)
 
@@ -388,7 +388,7 @@ def test_blocks_without_end_are_cut_off_one_epoch_after_the_last_proof(tmp_path:
 
 def test_a_node_that_does_not_answer(tmp_path: Path) -> None:
     async def play(world: SyncWorld) -> None:
-        network = MemoryNetwork(world.hub, make_key(70).public_key)
+        network = SimulatedNetwork(world.hub, make_key(70).public_key)
         await download_chain(network, CHAIN.genesis, make_key(60).public_key, "/memory/99", tmp_path / "chain")
 
     with pytest.RaisesGroup(NetworkError, flatten_subgroups=True):

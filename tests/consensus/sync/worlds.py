@@ -17,7 +17,7 @@ from consensus.sync.messages import SYNC_PROTOCOL, Question, Request
 from consensus.sync.server import SyncServer
 from consensus.voting.vote_store import VoteStore
 from p2p.runtime import SimulatedRuntime, run_simulation
-from p2p.simulation.network import MemoryNetwork
+from p2p.simulation.network import SimulatedNetwork
 from p2p.streams.exchanges import Exchange, Streams
 from tests.chain.builders import Chain
 from tests.consensus.world import Node, World, make_key
@@ -80,7 +80,7 @@ class SyncWorld(World):
 
     async def serve_with(self, number: int, handle: Callable[[Exchange], Awaitable[None]]) -> Streams:
         """A peer with a handler of the test's."""
-        streams = Streams(MemoryNetwork(self.hub, make_key(number).public_key))
+        streams = Streams(SimulatedNetwork(self.hub, make_key(number).public_key))
         self.nursery.start_soon(streams.run)
         streams.handle(SYNC_PROTOCOL, handle, 8)
         await trio.sleep(0)

@@ -40,7 +40,7 @@ from p2p.length_prefixed import MessageStream
 from p2p.network import NetworkError, RawStream
 from p2p.peer_id import peer_id_of, public_key_of
 from p2p.runtime import RealRuntime, SimulatedRuntime
-from p2p.simulation.network import MemoryHub, MemoryNetwork
+from p2p.simulation.network import SimulatedInternet, SimulatedNetwork
 from p2p.streams.exchanges import Streams
 from tests.p2p.hosts import LOOPBACK, eventually, key, network, running
 from tests.p2p.proxy import proxy
@@ -61,7 +61,7 @@ class Company:
     """In place of discovery, where days have to pass: so many members, and nothing is dialled."""
 
     def __init__(self) -> None:
-        self.view = self
+        self.table = self
         self.suggested: Mapping[bytes, tuple[str, ...]] = {}
 
     def members(self) -> list[bytes]:
@@ -82,7 +82,7 @@ class Node:
 
     def __init__(
         self,
-        hub: MemoryHub,
+        hub: SimulatedInternet,
         number: int,
         servers: Sequence[Node] = (),
         *,
@@ -92,7 +92,7 @@ class Node:
     ) -> None:
         self.key = key(number)
         address = f"/ip4/{10 + number}.0.0.1/tcp/4001"
-        self.network = MemoryNetwork(hub, self.key.public_key, listen, address=address)
+        self.network = SimulatedNetwork(hub, self.key.public_key, listen, address=address)
         self.streams = Streams(self.network)
         runtime = SimulatedRuntime(number)
         self.discovery: Any = Company() if alone else Discovery(self.network, self.streams, runtime, self.key, chain)
@@ -122,8 +122,8 @@ class Node:
 
 
 @asynccontextmanager
-async def world() -> AsyncIterator[tuple[MemoryHub, trio.Nursery]]:
-    hub = MemoryHub("dht")
+async def world() -> AsyncIterator[tuple[SimulatedInternet, trio.Nursery]]:
+    hub = SimulatedInternet("dht")
     async with trio.open_nursery() as nursery:
         await nursery.start(hub.run)
         yield hub, nursery
@@ -151,7 +151,7 @@ async def test_nodes_find_each_other_through_the_server_of_another_chain(autojum
 
 async def test_who_cannot_be_dialled_does_not_serve(autojump_clock: MockClock) -> None:
     async with world() as (hub, nursery):
-        node, client = Node(hub, 1, listen=False), MemoryNetwork(hub, key(9).public_key)
+        node, client = Node(hub, 1, listen=False), SimulatedNetwork(hub, key(9).public_key)
         await nursery.start(node.run)
         await node.network.connect(client.me, client.listen_addresses)
         with pytest.raises(NetworkError):
@@ -242,9 +242,9 @@ async def test_a_server_that_is_gone_or_lies_costs_time_only(autojump_clock: Moc
     async with world() as (hub, nursery):
         target = Node(hub, 1)
         gone = Node(hub, 2, chain=OTHER_CHAIN)
-        silent = MemoryNetwork(hub, key(3).public_key, address="/ip4/60.0.0.1/tcp/1")
-        liar = MemoryNetwork(hub, key(4).public_key, address="/ip4/61.0.0.1/tcp/1")
-        garbage = MemoryNetwork(hub, key(5).public_key, address="/ip4/62.0.0.1/tcp/1")
+        silent = SimulatedNetwork(hub, key(3).public_key, address="/ip4/60.0.0.1/tcp/1")
+        liar = SimulatedNetwork(hub, key(4).public_key, address="/ip4/61.0.0.1/tcp/1")
+        garbage = SimulatedNetwork(hub, key(5).public_key, address="/ip4/62.0.0.1/tcp/1")
 
         async def stay_silent(stream: RawStream) -> None:
             await trio.sleep_forever()
@@ -289,7 +289,7 @@ async def test_neighbours_of_no_network_do_not_count_and_are_cut_off(autojump_cl
         node = Node(hub, 1)
         other = Node(hub, 2)
         await nursery.start(node.run)
-        clients = [MemoryNetwork(hub, key(number).public_key, listen=False) for number in range(10, 18)]
+        clients = [SimulatedNetwork(hub, key(number).public_key, listen=False) for number in range(10, 18)]
         for client in clients:
             await client.connect(node.me, [node.address])
             await ask(client, node.me, pb.Message(type="FIND_NODE", key=b"anything"))
@@ -314,10 +314,10 @@ async def ask(client: Any, server: bytes, *messages: pb.Message) -> pb.Message:
 
 
 @asynccontextmanager
-async def served() -> AsyncIterator[tuple[Node, MemoryNetwork]]:
+async def served() -> AsyncIterator[tuple[Node, SimulatedNetwork]]:
     """A server and a client that is connected to it."""
     async with world() as (hub, nursery):
-        node, client = Node(hub, 1), MemoryNetwork(hub, key(9).public_key)
+        node, client = Node(hub, 1), SimulatedNetwork(hub, key(9).public_key)
         await nursery.start(node.run)
         await client.connect(node.me, [node.address])
         yield node, client

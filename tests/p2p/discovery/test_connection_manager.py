@@ -10,15 +10,15 @@ import pytest
 from p2p.discovery.connection_manager import (
     PUBLIC_LINKS,
     REFUSED,
-    RELAYS,
-    RENEW_INTERVAL,
+    RELAY_SLOTS,
+    RENEW_INTERVAL_S,
     RENEW_SHARE,
+    ConnectionManager,
     Dial,
-    Keeper,
     Reserve,
 )
 from p2p.peers.announcement import Announcement, PeerLoad
-from p2p.peers.table import PeerView
+from p2p.peers.table import PeerTable
 
 ME = b"\x80" * 32
 SLOT = 1000.0
@@ -33,11 +33,11 @@ def announcement(number: int, address: str | None = None) -> Announcement:
     return Announcement(key(number), 1, 1, False, addresses, (), (), PeerLoad(), 300_000, bytes(64))
 
 
-def view_of(addresses: dict[int, str | None]) -> PeerView:
-    view = PeerView(ME)
+def view_of(addresses: dict[int, str | None]) -> PeerTable:
+    table = PeerTable(ME)
     for number, address in addresses.items():
-        view.apply(announcement(number, address), 0.0)
-    return view
+        table.apply(announcement(number, address), 0.0)
+    return table
 
 
 def ip(a: int, b: int) -> str:
@@ -45,8 +45,8 @@ def ip(a: int, b: int) -> str:
 
 
 def act(
-    keeper: Keeper,
-    view: PeerView,
+    manager: ConnectionManager,
+    table: PeerTable,
     connected: Collection[int],
     now: float = 0.0,
     reachable: bool = False,
@@ -56,151 +56,154 @@ def act(
     """The peers that are to be dialled, and those to be asked for a slot."""
     links, busy = [key(number) for number in connected], [key(number) for number in dialling]
     through = {key(number) for number in relayed}
-    actions = keeper.choose(view, links, busy, through.__contains__, reachable, now)
+    actions = manager.choose(table, links, busy, through.__contains__, reachable, now)
     dials = sorted(action.peer[0] for action in actions if isinstance(action, Dial))
     return dials, sorted(action.peer[0] for action in actions if isinstance(action, Reserve))
 
 
-def make(target: int = 0) -> Keeper:
-    """A keeper that does nothing beyond what a private node needs."""
-    return Keeper(ME, {}, Random(1), target)
+def make(target: int = 0) -> ConnectionManager:
+    """A manager that does nothing beyond what a private node needs."""
+    return ConnectionManager(ME, {}, Random(1), target)
 
 
 def test_a_private_node_links_to_public_ones_whatever_else_it_has() -> None:
-    view = view_of({1: None, 2: None, 10: ip(1, 1), 11: ip(2, 1), 12: ip(3, 1), 13: ip(4, 1)})
-    dials, _ = act(make(), view, [1, 2])
+    table = view_of({1: None, 2: None, 10: ip(1, 1), 11: ip(2, 1), 12: ip(3, 1), 13: ip(4, 1)})
+    dials, _ = act(make(), table, [1, 2])
     assert len(dials) == PUBLIC_LINKS
     assert {*dials} < {10, 11, 12, 13}
-    dials, _ = act(make(), view, [1, 2, 10, 11])
+    dials, _ = act(make(), table, [1, 2, 10, 11])
     assert len(dials) == 1
-    assert act(make(), view, [1, 2, 10, 11, 12])[0] == []
-    assert act(make(), view, [1, 2, 10, 11], dialling=[12])[0] == []
+    assert act(make(), table, [1, 2, 10, 11, 12])[0] == []
+    assert act(make(), table, [1, 2, 10, 11], dialling=[12])[0] == []
 
 
 def test_a_node_that_can_be_dialled_needs_neither_links_nor_slots() -> None:
-    view = view_of({10: ip(1, 1), 11: ip(2, 1)})
-    assert act(make(), view, [10], reachable=True) == ([], [])
+    table = view_of({10: ip(1, 1), 11: ip(2, 1)})
+    assert act(make(), table, [10], reachable=True) == ([], [])
 
 
 def test_a_relayed_connection_is_no_link() -> None:
-    view = view_of({10: ip(1, 1), 11: ip(2, 1), 12: None, 13: ip(4, 1)})
-    dials, slots = act(make(), view, [10, 11, 12], relayed=[12])
+    table = view_of({10: ip(1, 1), 11: ip(2, 1), 12: None, 13: ip(4, 1)})
+    dials, slots = act(make(), table, [10, 11, 12], relayed=[12])
     assert dials == [13]
     assert slots == [10, 11]
 
 
 def test_a_relayed_connection_to_a_dialable_peer_gets_a_direct_one_beside_it() -> None:
-    view, keeper = view_of({10: ip(1, 1), 11: ip(2, 1), 12: ip(3, 1)}), make()
-    assert act(keeper, view, [10, 11, 12], relayed=[12])[0] == [12]
-    keeper.failed(key(12), 0.0)
-    assert act(keeper, view, [10, 11, 12], relayed=[12], now=0.1)[0] == []
-    assert act(keeper, view, [10, 11, 12], relayed=[12], now=5.0)[0] == [12]
-    assert act(keeper, view, [10, 11, 12], now=10.0)[0] == []
+    table, manager = view_of({10: ip(1, 1), 11: ip(2, 1), 12: ip(3, 1)}), make()
+    assert act(manager, table, [10, 11, 12], relayed=[12])[0] == [12]
+    manager.failed(key(12), 0.0)
+    assert act(manager, table, [10, 11, 12], relayed=[12], now=0.1)[0] == []
+    assert act(manager, table, [10, 11, 12], relayed=[12], now=5.0)[0] == [12]
+    assert act(manager, table, [10, 11, 12], now=10.0)[0] == []
 
 
 def test_links_lie_in_different_networks_where_there_are_as_many() -> None:
     near = {number: ip(1, 1) for number in range(10, 40)}
-    view = view_of({**near, 50: ip(2, 1), 51: ip(3, 1)})
+    table = view_of({**near, 50: ip(2, 1), 51: ip(3, 1)})
     for seed in range(10):
-        dials, _ = act(Keeper(ME, {}, Random(seed), 0), view, [10])
+        dials, _ = act(ConnectionManager(ME, {}, Random(seed), 0), table, [10])
         assert dials == [50, 51]
     dials, _ = act(make(), view_of(near), [10])
     assert len(dials) == PUBLIC_LINKS - 1
 
 
 def test_slots_lie_in_different_networks_and_are_not_asked_for_twice() -> None:
-    view = view_of({10: ip(1, 1), 11: ip(1, 2), 12: ip(1, 3), 13: ip(2, 1)})
+    table = view_of({10: ip(1, 1), 11: ip(1, 2), 12: ip(1, 3), 13: ip(2, 1)})
     for seed in range(10):
-        keeper = Keeper(ME, {}, Random(seed), 0)
-        _, slots = act(keeper, view, [10, 11, 12, 13])
-        assert len(slots) == RELAYS
+        manager = ConnectionManager(ME, {}, Random(seed), 0)
+        _, slots = act(manager, table, [10, 11, 12, 13])
+        assert len(slots) == RELAY_SLOTS
         assert 13 in slots
-    assert act(keeper, view, [10, 11, 12, 13], 1.0)[1] != slots
+    assert act(manager, table, [10, 11, 12, 13], 1.0)[1] != slots
 
 
 @pytest.mark.parametrize(
-    "lasts,renewed", [(RENEW_INTERVAL, (1 - RENEW_SHARE) * RENEW_INTERVAL), (SLOT, RENEW_INTERVAL)]
+    "lasts,renewed", [(RENEW_INTERVAL_S, (1 - RENEW_SHARE) * RENEW_INTERVAL_S), (SLOT, RENEW_INTERVAL_S)]
 )
 def test_slots_are_renewed_before_they_end(lasts: float, renewed: float) -> None:
-    view = view_of({10: ip(1, 1), 11: ip(2, 1), 12: ip(3, 1)})
-    keeper = make()
-    _, slots = act(keeper, view, [10, 11, 12])
+    table = view_of({10: ip(1, 1), 11: ip(2, 1), 12: ip(3, 1)})
+    manager = make()
+    _, slots = act(manager, table, [10, 11, 12])
     for number in slots:
-        keeper.reserved(key(number), lasts, 0.0)
-    assert keeper.slots(0.0) == [key(number) for number in slots]
-    assert act(keeper, view, [10, 11, 12], renewed - 1) == ([], [])
-    assert act(keeper, view, [10, 11, 12], renewed) == ([], slots)
-    assert keeper.slots(lasts) == []
+        manager.reserved(key(number), lasts, 0.0)
+    assert manager.slots(0.0) == [key(number) for number in slots]
+    assert act(manager, table, [10, 11, 12], renewed - 1) == ([], [])
+    assert act(manager, table, [10, 11, 12], renewed) == ([], slots)
+    assert manager.slots(lasts) == []
 
 
 def test_a_slot_ends_with_the_connection_and_is_asked_for_again_at_once() -> None:
-    view = view_of({10: ip(1, 1), 11: ip(2, 1), 12: ip(3, 1), 13: ip(4, 1)})
-    keeper = make()
+    table = view_of({10: ip(1, 1), 11: ip(2, 1), 12: ip(3, 1), 13: ip(4, 1)})
+    manager = make()
     for number in (10, 11):
-        keeper.reserved(key(number), SLOT, 0.0)
-    keeper.disconnected(key(10), 5.0)
-    assert keeper.slots(5.0) == [key(11)]
-    keeper.connected(key(10), 6.0)
-    assert act(keeper, view, [10, 11, 12, 13], 6.0)[1] == [10]
+        manager.reserved(key(number), SLOT, 0.0)
+    manager.disconnected(key(10), 5.0)
+    assert manager.slots(5.0) == [key(11)]
+    manager.connected(key(10), 6.0)
+    assert act(manager, table, [10, 11, 12, 13], 6.0)[1] == [10]
 
 
 def test_another_relay_takes_the_place_of_one_that_is_gone() -> None:
-    view = view_of({10: ip(1, 1), 11: ip(2, 1), 12: ip(3, 1)})
-    keeper = make()
+    table = view_of({10: ip(1, 1), 11: ip(2, 1), 12: ip(3, 1)})
+    manager = make()
     for number in (10, 11):
-        keeper.reserved(key(number), SLOT, 0.0)
-    keeper.disconnected(key(10), 5.0)
-    assert act(keeper, view, [11, 12], 5.0)[1] == [12]
+        manager.reserved(key(number), SLOT, 0.0)
+    manager.disconnected(key(10), 5.0)
+    assert act(manager, table, [11, 12], 5.0)[1] == [12]
 
 
 def test_another_relay_takes_the_place_of_one_that_does_not_renew() -> None:
-    view = view_of({10: ip(1, 1), 11: ip(2, 1), 12: ip(3, 1)})
-    keeper = make()
+    table = view_of({10: ip(1, 1), 11: ip(2, 1), 12: ip(3, 1)})
+    manager = make()
     for number in (10, 11):
-        keeper.reserved(key(number), SLOT, 0.0)
-    assert act(keeper, view, [10, 11, 12], RENEW_INTERVAL)[1] == [10, 11]
-    keeper.refused(key(10), RENEW_INTERVAL)
-    keeper.reserved(key(11), SLOT, RENEW_INTERVAL)
-    assert keeper.slots(RENEW_INTERVAL) == [key(11)]
-    assert act(keeper, view, [10, 11, 12], RENEW_INTERVAL)[1] == [12]
+        manager.reserved(key(number), SLOT, 0.0)
+    assert act(manager, table, [10, 11, 12], RENEW_INTERVAL_S)[1] == [10, 11]
+    manager.refused(key(10), RENEW_INTERVAL_S)
+    manager.reserved(key(11), SLOT, RENEW_INTERVAL_S)
+    assert manager.slots(RENEW_INTERVAL_S) == [key(11)]
+    assert act(manager, table, [10, 11, 12], RENEW_INTERVAL_S)[1] == [12]
 
 
 def test_a_relay_that_refuses_is_left_alone_longer_and_longer() -> None:
-    view, keeper = view_of({10: ip(1, 1)}), make()
+    table, manager = view_of({10: ip(1, 1)}), make()
     asked, now = [], 0.0
     while now < 40 * REFUSED:
-        if act(keeper, view, [10], now)[1]:
+        if act(manager, table, [10], now)[1]:
             asked.append(now)
-            keeper.refused(key(10), now)
+            manager.refused(key(10), now)
         now += 1.0
     assert 4 <= len(asked) <= 8
     assert asked[1] - asked[0] < 1.5 * REFUSED < asked[-1] - asked[-2]
 
 
 def test_a_link_that_cannot_be_dialled_is_tried_again_and_others_meanwhile() -> None:
-    view = view_of({10: ip(1, 1), 11: ip(2, 1), 12: ip(3, 1), 13: ip(4, 1)})
-    keeper = make()
-    first, _ = act(keeper, view, [])
+    table = view_of({10: ip(1, 1), 11: ip(2, 1), 12: ip(3, 1), 13: ip(4, 1)})
+    manager = make()
+    first, _ = act(manager, table, [])
     for number in first:
-        keeper.failed(key(number), 0.0)
+        manager.failed(key(number), 0.0)
     (other,) = {10, 11, 12, 13} - {*first}
-    assert act(keeper, view, [], 0.1)[0] == [other]
-    assert len(act(keeper, view, [other], 2.0)[0]) == PUBLIC_LINKS - 1
+    assert act(manager, table, [], 0.1)[0] == [other]
+    assert len(act(manager, table, [other], 2.0)[0]) == PUBLIC_LINKS - 1
 
 
 def test_networks_are_those_that_connections_lead_to_and_not_those_that_are_announced() -> None:
     """Five peers of one host, each of which announces an address elsewhere in front."""
-    view = view_of({number: ip(number, 1) for number in range(10, 15)} | {20: ip(20, 1)})
+    table = view_of({number: ip(number, 1) for number in range(10, 15)} | {20: ip(20, 1)})
     for seed in range(10):
-        keeper = Keeper(ME, {}, Random(seed), 0)
+        manager = ConnectionManager(ME, {}, Random(seed), 0)
         connected = {key(number): "66.6.6.6" for number in range(10, 15)} | {key(20): "10.20.1.1"}
-        actions = keeper.choose(view, connected, (), lambda peer: False, False, 0.0, (), connected.get)
+        actions = manager.choose(table, connected, (), lambda peer: False, False, 0.0, (), connected.get)
         assert key(20) in {action.peer for action in actions if isinstance(action, Reserve)}
 
 
 def test_connections_that_others_made_do_not_count() -> None:
-    keeper, view = Keeper(ME, {}, Random(1), 4), view_of({number: ip(number, 1) for number in range(10, 30)})
+    manager, table = (
+        ConnectionManager(ME, {}, Random(1), 4),
+        view_of({number: ip(number, 1) for number in range(10, 30)}),
+    )
     inbound = [key(number) for number in range(10, 20)]
-    actions = keeper.choose(view, inbound, (), lambda peer: False, True, 0.0, ())
+    actions = manager.choose(table, inbound, (), lambda peer: False, True, 0.0, ())
     assert len(actions) == 4 and all(isinstance(action, Dial) and not action.is_probe for action in actions)
-    assert keeper.choose(view, inbound, (), lambda peer: False, True, 0.0, inbound[:4]) == []
+    assert manager.choose(table, inbound, (), lambda peer: False, True, 0.0, inbound[:4]) == []

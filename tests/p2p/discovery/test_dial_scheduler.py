@@ -8,18 +8,18 @@ from random import Random
 
 from p2p.addresses import CIRCUIT, get_subnet
 from p2p.discovery.dial_scheduler import (
-    BOOTSTRAP_INTERVAL,
+    BOOTSTRAP_INTERVAL_S,
+    HEAD_START_S,
     MAX_BOOTSTRAP_DELAY,
     MAX_DELAY,
     MAX_FAILURES,
-    PATIENCE,
-    PROBE_INTERVAL,
-    SMALL,
-    STABLE,
-    DialPlan,
+    PROBE_INTERVAL_S,
+    SMALL_NETWORK,
+    STABLE_S,
+    DialScheduler,
 )
 from p2p.peers.announcement import Announcement, PeerLoad
-from p2p.peers.table import PeerView
+from p2p.peers.table import PeerTable
 
 ME = b"\x80" * 32
 GREATER = [bytes([0x81 + number]) * 32 for number in range(20)]
@@ -30,19 +30,19 @@ def announcement(peer: bytes) -> Announcement:
     return Announcement(peer, 1, 1, False, (f"/memory/{peer[0]}",), (), (), PeerLoad(), 300_000, bytes(64))
 
 
-def view_of(*peers: bytes) -> PeerView:
-    view = PeerView(ME)
+def view_of(*peers: bytes) -> PeerTable:
+    table = PeerTable(ME)
     for peer in peers:
-        view.apply(announcement(peer), 0.0)
-    return view
+        table.apply(announcement(peer), 0.0)
+    return table
 
 
-def plan(bootstrap: dict[bytes, tuple[str, ...]] | None = None, target: int = 8) -> DialPlan:
-    return DialPlan(ME, bootstrap or {}, Random(1), target)
+def plan(bootstrap: dict[bytes, tuple[str, ...]] | None = None, target: int = 8) -> DialScheduler:
+    return DialScheduler(ME, bootstrap or {}, Random(1), target)
 
 
-def chosen(of: DialPlan, view: PeerView, now: float, connected: list[bytes] | None = None) -> list[bytes]:
-    return sorted(peer for peer, _ in of.choose(view, connected or [], (), True, now))
+def chosen(of: DialScheduler, table: PeerTable, now: float, connected: list[bytes] | None = None) -> list[bytes]:
+    return sorted(peer for peer, _ in of.choose(table, connected or [], (), True, now))
 
 
 def test_all_are_dialled_in_a_small_network_and_no_more_than_needed_in_a_large_one() -> None:
@@ -57,16 +57,16 @@ def test_dials_under_way_count() -> None:
 
 
 def test_the_lesser_key_is_left_to_dial_first_unless_it_cannot() -> None:
-    waiting, view = plan(), view_of(LESSER)
-    assert chosen(waiting, view, 0.0) == []
-    assert chosen(waiting, view, PATIENCE) == [LESSER]
-    assert [peer for peer, _ in plan().choose(view, (), (), False, 0.0)] == [LESSER]
+    waiting, table = plan(), view_of(LESSER)
+    assert chosen(waiting, table, 0.0) == []
+    assert chosen(waiting, table, HEAD_START_S) == [LESSER]
+    assert [peer for peer, _ in plan().choose(table, (), (), False, 0.0)] == [LESSER]
 
 
 def test_a_failed_dial_waits_longer_and_longer() -> None:
-    of, view, dials, now = plan(), view_of(GREATER[0]), [], 0.0
+    of, table, dials, now = plan(), view_of(GREATER[0]), [], 0.0
     while now < 280.0:
-        if chosen(of, view, now):
+        if chosen(of, table, now):
             dials.append(now)
             of.failed(GREATER[0], now)
         now += 0.25
@@ -91,28 +91,28 @@ def test_bootstrap_peers_are_never_given_up() -> None:
 
 def test_one_bootstrap_connection_is_kept_beyond_the_target_of_a_small_network() -> None:
     of = plan({GREATER[18]: ("/memory/1",), GREATER[19]: ("/memory/2",)})
-    view = view_of(*GREATER)
-    assert chosen(of, view, 0.0, GREATER[:8]) == GREATER[18:]
-    assert chosen(of, view, 0.0, GREATER[:8] + GREATER[18:19]) == []
+    table = view_of(*GREATER)
+    assert chosen(of, table, 0.0, GREATER[:8]) == GREATER[18:]
+    assert chosen(of, table, 0.0, GREATER[:8] + GREATER[18:19]) == []
 
 
 def test_a_bootstrap_peer_is_visited_now_and_then_in_a_large_network() -> None:
     bootstrap = b"\xff" * 32
     of = plan({bootstrap: ("/memory/1",)})
-    view = view_of(*(number.to_bytes(2, "big") * 16 for number in range(300, 300 + 2 * SMALL)))
-    connected = [known.peer for known in view.present()[:8]]
-    assert bootstrap in chosen(of, view, 0.0, connected)
-    of.choose(view, [*connected, bootstrap], (), True, 1.0)
-    visits = sum(bootstrap in chosen(of, view, float(second), connected) for second in range(2, 60))
+    table = view_of(*(number.to_bytes(2, "big") * 16 for number in range(300, 300 + 2 * SMALL_NETWORK)))
+    connected = [known.peer for known in table.present()[:8]]
+    assert bootstrap in chosen(of, table, 0.0, connected)
+    of.choose(table, [*connected, bootstrap], (), True, 1.0)
+    visits = sum(bootstrap in chosen(of, table, float(second), connected) for second in range(2, 60))
     assert visits == 0
-    assert bootstrap in chosen(of, view, 1.0 + 1.5 * BOOTSTRAP_INTERVAL, connected)
+    assert bootstrap in chosen(of, table, 1.0 + 1.5 * BOOTSTRAP_INTERVAL_S, connected)
 
 
 def test_half_of_those_dialled_are_proven() -> None:
-    view = view_of(*GREATER)
+    table = view_of(*GREATER)
     for peer in GREATER[:4]:
-        view.confirm(peer, dialled=True)
-    assert {*GREATER[:4]} <= {*chosen(plan(), view, 0.0)}
+        table.mark_alive(peer, dialled=True)
+    assert {*GREATER[:4]} <= {*chosen(plan(), table, 0.0)}
 
 
 def test_a_node_is_not_its_own_bootstrap_peer() -> None:
@@ -120,45 +120,45 @@ def test_a_node_is_not_its_own_bootstrap_peer() -> None:
 
 
 def test_a_short_connection_counts_as_a_failed_dial_and_a_long_one_does_not() -> None:
-    of, view, peer = plan(), view_of(GREATER[0]), GREATER[0]
+    of, table, peer = plan(), view_of(GREATER[0]), GREATER[0]
     of.connected(peer, 0.0)
-    of.disconnected(peer, STABLE)
-    assert chosen(of, view, STABLE) == [peer]
+    of.disconnected(peer, STABLE_S)
+    assert chosen(of, table, STABLE_S) == [peer]
     of.connected(peer, 20.0)
     of.disconnected(peer, 20.0)
-    assert chosen(of, view, 20.0) == []
-    assert chosen(of, view, 21.0) == [peer]
+    assert chosen(of, table, 20.0) == []
+    assert chosen(of, table, 21.0) == [peer]
 
 
 def test_lost_peers_are_probed_now_and_then() -> None:
-    of, view = plan(), view_of(GREATER[0])
-    view.suspect(GREATER[0])
-    view.crash(GREATER[0], 0.0)
-    dials = sum(chosen(of, view, second) == [GREATER[0]] for second in range(300))
-    assert 300 / PROBE_INTERVAL / 2 < dials < 300 / PROBE_INTERVAL * 2
+    of, table = plan(), view_of(GREATER[0])
+    table.mark_suspect(GREATER[0])
+    table.mark_crashed(GREATER[0], 0.0)
+    dials = sum(chosen(of, table, second) == [GREATER[0]] for second in range(300))
+    assert 300 / PROBE_INTERVAL_S / 2 < dials < 300 / PROBE_INTERVAL_S * 2
 
 
 def test_peers_without_a_connection_are_probed_too() -> None:
-    of, view = plan(), view_of(*GREATER)
-    dials = [peer for second in range(600) for peer in chosen(of, view, float(second), GREATER[:8])]
-    assert 600 / PROBE_INTERVAL / 2 < len(dials) < 600 / PROBE_INTERVAL * 2
+    of, table = plan(), view_of(*GREATER)
+    dials = [peer for second in range(600) for peer in chosen(of, table, float(second), GREATER[:8])]
+    assert 600 / PROBE_INTERVAL_S / 2 < len(dials) < 600 / PROBE_INTERVAL_S * 2
     assert len({*dials}) > 6 and not {*dials} & {*GREATER[:8]}
 
 
 def test_unreachable_peers_are_not_dialled() -> None:
-    view = PeerView(ME)
-    view.apply(replace(announcement(GREATER[0]), addresses=()), 0.0)
-    view.apply(replace(announcement(GREATER[1]), addresses=(), relays=("/memory/2",)), 0.0)
-    assert plan().choose(view, (), (), True, 0.0) == [(GREATER[1], ("/memory/2" + CIRCUIT,))]
+    table = PeerTable(ME)
+    table.apply(replace(announcement(GREATER[0]), addresses=()), 0.0)
+    table.apply(replace(announcement(GREATER[1]), addresses=(), relays=("/memory/2",)), 0.0)
+    assert plan().choose(table, (), (), True, 0.0) == [(GREATER[1], ("/memory/2" + CIRCUIT,))]
 
 
 def test_the_failures_of_a_peer_that_is_back_are_forgotten() -> None:
-    of, view, peer = plan(), view_of(GREATER[0]), GREATER[0]
+    of, table, peer = plan(), view_of(GREATER[0]), GREATER[0]
     for _ in range(8):
         of.failed(peer, 0.0)
-    assert chosen(of, view, 10.0) == []
-    of.forgive(peer)
-    assert chosen(of, view, 10.0) == [peer]
+    assert chosen(of, table, 10.0) == []
+    of.reset_backoff(peer)
+    assert chosen(of, table, 10.0) == [peer]
 
 
 def test_suggested_peers_are_dialled_like_remembered_ones_while_too_few_are_known() -> None:
@@ -187,63 +187,63 @@ def test_what_strangers_suggested_is_forgotten_when_it_fails() -> None:
 
 
 def test_outsiders_among_the_connections_do_not_count() -> None:
-    outsiders, view = GREATER[:8], view_of(*GREATER[8:12])
-    assert chosen(plan(), view, 0.0, outsiders) == []
-    choice = plan().choose(view, outsiders, (), True, 0.0, own=())
+    outsiders, table = GREATER[:8], view_of(*GREATER[8:12])
+    assert chosen(plan(), table, 0.0, outsiders) == []
+    choice = plan().choose(table, outsiders, (), True, 0.0, own=())
     assert sorted(peer for peer, _ in choice) == GREATER[8:12]
 
 
 def test_only_connections_of_its_own_count_towards_the_target() -> None:
-    view = view_of(*GREATER)
+    table = view_of(*GREATER)
     inbound = GREATER[:12]
-    dialled = [peer for peer, _ in plan().choose(view, inbound, (), True, 0.0, own=())]
+    dialled = [peer for peer, _ in plan().choose(table, inbound, (), True, 0.0, own=())]
     assert sorted(dialled) == GREATER[12:]
-    assert len(plan().choose(view, GREATER[:6], (), True, 0.0, own=GREATER[:2])) == 6
-    assert plan().choose(view, inbound, (), True, 0.0, own=GREATER[:8]) == []
+    assert len(plan().choose(table, GREATER[:6], (), True, 0.0, own=GREATER[:2])) == 6
+    assert plan().choose(table, inbound, (), True, 0.0, own=GREATER[:8]) == []
 
 
 def place(number: int, *addresses: str) -> Announcement:
     return replace(announcement(GREATER[0]), peer=number.to_bytes(2, "big") * 16, addresses=addresses)
 
 
-def draw(view: PeerView, seed: int, near: tuple[str, ...] = ()) -> list[bytes]:
-    return [peer for peer, _ in DialPlan(ME, {}, Random(seed)).choose(view, (), (), True, 0.0, own=(), near=near)]
+def draw(table: PeerTable, seed: int, near: tuple[str, ...] = ()) -> list[bytes]:
+    return [peer for peer, _ in DialScheduler(ME, {}, Random(seed)).choose(table, (), (), True, 0.0, own=(), near=near)]
 
 
 def test_many_identities_in_few_networks_are_chosen_no_more_often_than_few() -> None:
-    view = PeerView(ME)
+    table = PeerTable(ME)
     honest = [place(number, f"/ip4/45.{number}.0.1/tcp/1") for number in range(1, 13)]
     sybils = [place(1000 + number, f"/ip4/66.{number % 4}.0.{number // 4}/tcp/1") for number in range(400)]
     for known in (*honest, *sybils):
-        view.apply(known, 0.0)
+        table.apply(known, 0.0)
     for seed in range(20):
-        dialled = draw(view, seed)
+        dialled = draw(table, seed)
         assert len(dialled) == 8 and len({*dialled} & {known.peer for known in honest}) >= 4
-        dialled = draw(view, seed, near=tuple(get_subnet(f"66.{number}.0.1") for number in range(4)))
+        dialled = draw(table, seed, near=tuple(get_subnet(f"66.{number}.0.1") for number in range(4)))
         assert {*dialled} <= {known.peer for known in honest}
-    first = [draw(view, seed)[0] in {known.peer for known in honest} for seed in range(100)]
+    first = [draw(table, seed)[0] in {known.peer for known in honest} for seed in range(100)]
     assert 60 <= sum(first) <= 90  # 12 of 16 networks
 
 
 def test_a_false_address_in_front_hides_no_network_and_a_name_is_none() -> None:
-    view = PeerView(ME)
+    table = PeerTable(ME)
     honest = [place(number, f"/ip4/45.{number}.0.1/tcp/1") for number in range(1, 10)]
     for number in range(200):
-        view.apply(place(1000 + number, f"/ip4/20.{number}.0.1/tcp/1", f"/ip4/66.6.6.6/tcp/{number + 1}"), 0.0)
-        view.apply(place(2000 + number, f"/dns4/host{number}.example/tcp/1"), 0.0)
+        table.apply(place(1000 + number, f"/ip4/20.{number}.0.1/tcp/1", f"/ip4/66.6.6.6/tcp/{number + 1}"), 0.0)
+        table.apply(place(2000 + number, f"/dns4/host{number}.example/tcp/1"), 0.0)
     for known in honest:
-        view.apply(known, 0.0)
+        table.apply(known, 0.0)
     for seed in range(20):
-        dialled = {*draw(view, seed)}
+        dialled = {*draw(table, seed)}
         assert len(dialled & {known.peer for known in honest}) >= 6
 
 
 def test_keys_have_no_say_in_a_choice() -> None:
     lesser = [number.to_bytes(2, "big") * 16 for number in range(1, 11)]
-    view = view_of(*GREATER[:10])
+    table = view_of(*GREATER[:10])
     for number in range(1, 11):
-        view.apply(place(number, f"/ip4/45.{number}.0.1/tcp/1"), 0.0)
-    dialled = [peer for seed in range(50) for peer in draw(view, seed)]
+        table.apply(place(number, f"/ip4/45.{number}.0.1/tcp/1"), 0.0)
+    dialled = [peer for seed in range(50) for peer in draw(table, seed)]
     assert 150 < sum(peer in lesser for peer in dialled) < 250
 
 
@@ -251,33 +251,33 @@ def test_those_of_an_earlier_run_are_dialled_at_once_by_who_knows_nobody_and_pro
     old = {number.to_bytes(2, "big") * 16: (f"/memory/{number}",) for number in range(900, 960)}
     of = plan()
     of.remember(old)
-    assert len(of.choose(PeerView(ME), (), (), True, 0.0)) == 8
-    of, view = plan(), view_of(*GREATER)
+    assert len(of.choose(PeerTable(ME), (), (), True, 0.0)) == 8
+    of, table = plan(), view_of(*GREATER)
     of.remember(old)
     dials = [
-        peer for second in range(600) for peer, _ in of.choose(view, GREATER, (), True, float(second), own=GREATER[:4])
+        peer for second in range(600) for peer, _ in of.choose(table, GREATER, (), True, float(second), own=GREATER[:4])
     ]
-    assert 600 / PROBE_INTERVAL / 2 < len(dials) < 600 / PROBE_INTERVAL * 2 and {*dials} <= {*old}
+    assert 600 / PROBE_INTERVAL_S / 2 < len(dials) < 600 / PROBE_INTERVAL_S * 2 and {*dials} <= {*old}
 
 
 def test_those_behind_relays_come_last_within_networks_that_are_new() -> None:
-    view = PeerView(ME)
+    table = PeerTable(ME)
     for number in range(1, 6):
-        view.apply(place(number, f"/ip4/45.{number}.0.1/tcp/1"), 0.0)
+        table.apply(place(number, f"/ip4/45.{number}.0.1/tcp/1"), 0.0)
     for number in range(100, 130):
-        view.apply(replace(place(number), relays=(f"/ip4/50.{number}.0.1/tcp/1/p2p/x",)), 0.0)
-        view.apply(place(1000 + number, f"/ip4/66.6.0.{number}/tcp/1"), 0.0)
+        table.apply(replace(place(number), relays=(f"/ip4/50.{number}.0.1/tcp/1/p2p/x",)), 0.0)
+        table.apply(place(1000 + number, f"/ip4/66.6.0.{number}/tcp/1"), 0.0)
     for seed in range(20):
-        dialled = [int.from_bytes(peer[:2]) for peer in draw(view, seed)]
+        dialled = [int.from_bytes(peer[:2]) for peer in draw(table, seed)]
         assert {*range(1, 6)} < {*dialled[:6]} and dialled[6] < 1000 and sum(number >= 1000 for number in dialled) == 1
 
 
 def test_bootstrap_peers_are_not_all_dialled_for_each_connection_that_is_lost() -> None:
     bootstrap = {bytes([number]) * 32: (f"/memory/{number}",) for number in (0xF0, 0xF1, 0xF2)}
-    many = [number.to_bytes(2, "big") * 16 for number in range(300, 300 + 2 * SMALL)]
-    of, view = plan(bootstrap), view_of(*many)
+    many = [number.to_bytes(2, "big") * 16 for number in range(300, 300 + 2 * SMALL_NETWORK)]
+    of, table = plan(bootstrap), view_of(*many)
     kept = [*many[:6], min(bootstrap)]
-    dialled = chosen(of, view, 0.0, kept)
+    dialled = chosen(of, table, 0.0, kept)
     assert len(dialled) == 1 and not {*dialled} & {*bootstrap}
-    assert {*bootstrap} <= {*chosen(of, view, 1.0)}  # but when all are
+    assert {*bootstrap} <= {*chosen(of, table, 1.0)}  # but when all are
     assert {*chosen(plan(bootstrap), view_of(*many[:2]), 0.0, many[:1])} == {*bootstrap}  # or when few are known

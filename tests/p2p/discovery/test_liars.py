@@ -7,15 +7,15 @@ import trio
 from trio.testing import MockClock
 
 from p2p.discovery.plumtree import PROTOCOL
-from p2p.discovery.service import RENEW_BURST, RENEW_INTERVAL, RENEW_SPACING
+from p2p.discovery.service import REFRESH_BURST, REFRESH_INTERVAL_S, REFRESH_MIN_AGE_S
 from p2p.network import Misbehaviour
-from p2p.peers.announcement import ITEM_ID, Announcement, PeerLoad, sign_announcement
-from p2p.peers.anti_entropy import MAX_IDS, Sighting, Views
-from p2p.peers.failure_detector import ACCUSERS, GRACE, SETTLED
-from p2p.peers.suspect_message import sign_accusation
+from p2p.peers.announcement import ITEM_ID_BYTES, Announcement, PeerLoad, sign_announcement
+from p2p.peers.anti_entropy import MAX_ITEM_IDS_BYTES, AgedAnnouncement, SyncFrame
+from p2p.peers.failure_detector import CONFIRMATIONS, OBSERVER_MIN_AGE_S, SUSPICION_TIMEOUT_S
+from p2p.peers.suspect_message import sign_suspect_message
 from p2p.peers.table import ChangeKind
 from p2p.runtime import SimulatedRuntime
-from p2p.simulation.network import MemoryNetwork
+from p2p.simulation.network import SimulatedNetwork
 from p2p.streams.exchanges import Streams
 from tests.p2p.discovery.test_service import CHAIN, Node, World, world
 
@@ -32,17 +32,17 @@ def find(w: World, peer: bytes) -> Announcement:
 async def accuse(w: World, liars: list[Node], victim: Node) -> None:
     """Each liar accuses the victim to all of its neighbours at once."""
     for liar in liars:
-        accusation = sign_accusation(liar.key, CHAIN, find(w, victim.me)).encode()
+        message = sign_suspect_message(liar.key, CHAIN, find(w, victim.me)).encode()
         for peer in sorted(liar.network.peers()):
             if peer != victim.me:
-                await liar.discovery._neighbours.tell(peer, Views(accused=(accusation,)))
+                await liar.discovery._plumtree.request(peer, SyncFrame(suspects=(message,)))
 
 
 def deaths(w: World, victim: Node) -> int:
     return sum((ChangeKind.CRASHED, victim.me) in node.seen() for node in w.nodes)
 
 
-@pytest.mark.parametrize("count", [1, ACCUSERS - 1])
+@pytest.mark.parametrize("count", [1, CONFIRMATIONS - 1])
 async def test_too_few_liars_kill_nobody_for_nobody(autojump_clock: MockClock, count: int) -> None:
     async with world(COUNT) as w:
         await w.until_agreed(30)
@@ -58,17 +58,17 @@ async def test_enough_liars_are_refuted_and_not_heard_again(autojump_clock: Mock
         await w.until_agreed(30)
         await trio.sleep(65)
         victim, before = w.nodes[5], find(w, w.nodes[5].me)
-        await accuse(w, w.nodes[10 : 10 + ACCUSERS], victim)
-        await trio.sleep(3 * GRACE)
+        await accuse(w, w.nodes[10 : 10 + CONFIRMATIONS], victim)
+        await trio.sleep(3 * SUSPICION_TIMEOUT_S)
         assert find(w, victim.me).sequence > before.sequence
         assert w.agreed()
-        liars = {node.me for node in w.nodes[10 : 10 + ACCUSERS]}
-        refused = [{*node.discovery.suspicion._refuted} for node in w.nodes]
+        liars = {node.me for node in w.nodes[10 : 10 + CONFIRMATIONS]}
+        refused = [{*node.discovery.failure_detector._observers} for node in w.nodes]
         # It takes all of them, so whoever does not hear one is fooled no more; some were told the truth before the lie.
         assert sum(bool(liars & observers) for observers in refused) > COUNT // 2
         deaths(w, victim)
-        await accuse(w, w.nodes[10 : 10 + ACCUSERS], victim)
-        await trio.sleep(3 * GRACE)
+        await accuse(w, w.nodes[10 : 10 + CONFIRMATIONS], victim)
+        await trio.sleep(3 * SUSPICION_TIMEOUT_S)
         assert deaths(w, victim) <= COUNT // 2
         assert w.agreed()
 
@@ -78,11 +78,11 @@ async def test_strangers_are_not_heard_at_all(autojump_clock: MockClock) -> None
         await w.until_agreed(30)
         await trio.sleep(65)
         victim, before = w.nodes[5], find(w, w.nodes[5].me)
-        accused = tuple(sign_accusation(w.key(500 + number), CHAIN, before).encode() for number in range(20))
+        accused = tuple(sign_suspect_message(w.key(500 + number), CHAIN, before).encode() for number in range(20))
         for peer in sorted(w.nodes[10].network.peers()):
-            await w.nodes[10].discovery._neighbours.tell(peer, Views(accused=accused))
+            await w.nodes[10].discovery._plumtree.request(peer, SyncFrame(suspects=accused))
         await trio.sleep(30)
-        assert all(node.discovery.suspicion.ids_against(victim.me) == [] for node in w.nodes)
+        assert all(node.discovery.failure_detector.get_item_ids(victim.me) == [] for node in w.nodes)
         assert w.agreed()
 
 
@@ -95,11 +95,11 @@ async def test_requests_to_renew_are_answered_seldom(autojump_clock: MockClock) 
         sequences = set()
         for _ in range(200):
             async with liar.streams.open(victim.me, PROTOCOL) as exchange:
-                await exchange.send(Views(renew=True).encode(), end=True)
+                await exchange.send(SyncFrame(refresh=True).encode(), end=True)
                 await exchange.receive()
             await trio.sleep(0.1)
             sequences.add(find(w, victim.me).sequence)
-        assert len(sequences - {first}) <= (trio.current_time() - started) / RENEW_SPACING + 1
+        assert len(sequences - {first}) <= (trio.current_time() - started) / REFRESH_MIN_AGE_S + 1
 
 
 @pytest.mark.parametrize("victim", [0, 15])
@@ -115,7 +115,7 @@ async def test_whatever_fails_over_what_a_peer_sent_ends_nothing(
         def fail(*arguments: object) -> None:
             raise RuntimeError("a mistake of this node")
 
-        for broken in (node.discovery._reconciliation, node.discovery._keeper, node.network):
+        for broken in (node.discovery._anti_entropy, node.discovery._connections, node.network):
             for name in ("answer", "failed", "reserve", "connect"):
                 if hasattr(broken, name):
                     monkeypatch.setattr(broken, name, fail)
@@ -142,21 +142,23 @@ async def test_a_reply_over_its_own_bound_is_cut_or_dropped(
         outdated = find(w, peer.me)
         peer.discovery.update(models=["new"])
         await trio.sleep(5)
-        full = Views(have=bytes(MAX_IDS))
-        monkeypatch.setattr(node.discovery._reconciliation, "answer", lambda *arguments: full)
-        reply = await node.discovery._take(peer.me, Views(known=(Sighting(outdated.encode(), 0),)))
-        assert reply is not None and len(Views.decode(reply.encode()).have) == MAX_IDS
-        full = Views(have=bytes(MAX_IDS + ITEM_ID))
+        full = SyncFrame(have=bytes(MAX_ITEM_IDS_BYTES))
+        monkeypatch.setattr(node.discovery._anti_entropy, "answer", lambda *arguments: full)
+        reply = await node.discovery._on_frame(
+            peer.me, SyncFrame(announcements=(AgedAnnouncement(outdated.encode(), 0),))
+        )
+        assert reply is not None and len(SyncFrame.decode(reply.encode()).have) == MAX_ITEM_IDS_BYTES
+        full = SyncFrame(have=bytes(MAX_ITEM_IDS_BYTES + ITEM_ID_BYTES))
 
-        async def take(*arguments: object) -> Views:
+        async def take(*arguments: object) -> SyncFrame:
             return full
 
-        monkeypatch.setattr(node.discovery._neighbours, "_take", take)
+        monkeypatch.setattr(node.discovery._plumtree, "_on_frame", take)
         for _ in range(10):
-            peer.discovery._neighbours.say(node.me, Views(root=b"?" * 8))
-            node.discovery._neighbours.say(peer.me, full)
+            peer.discovery._plumtree.send(node.me, SyncFrame(root=b"?" * 8))
+            node.discovery._plumtree.send(peer.me, full)
             await trio.sleep(1)
-        assert not node.left.is_set() and peer.me in node.discovery._neighbours.peers()
+        assert not node.left.is_set() and peer.me in node.discovery._plumtree.peers()
         assert "cannot be sent" in caplog.text
         monkeypatch.undo()
         await trio.sleep(10)
@@ -169,7 +171,7 @@ class Stranger:
 
     def __init__(self, w: World, number: int) -> None:
         self.key = w.key(number)
-        self.network = MemoryNetwork(w.hub, self.key.public_key)
+        self.network = SimulatedNetwork(w.hub, self.key.public_key)
         self.streams = Streams(self.network)
         w.nursery.start_soon(self.streams.run)
 
@@ -181,7 +183,7 @@ class Stranger:
         await trio.sleep(0)  # until its streams run
         await self.network.connect(node.me, node.network.listen_addresses)
 
-    async def say(self, node: Node, frame: Views) -> None:
+    async def say(self, node: Node, frame: SyncFrame) -> None:
         async with self.streams.open(node.me, PROTOCOL) as exchange:
             await exchange.send(frame.encode(), end=True)
             await exchange.receive()
@@ -202,8 +204,8 @@ async def test_accusations_by_nobody_make_nobody_renew(autojump_clock: MockClock
         sequences = {first}
         for number in range(60):
             nobody = w.key(1000 + number)
-            accusation = sign_accusation(nobody, CHAIN, victim.discovery._announced or find(w, victim.me))
-            await liar.say(victim, Views(accused=(accusation.encode(),)))
+            message = sign_suspect_message(nobody, CHAIN, victim.discovery._announced or find(w, victim.me))
+            await liar.say(victim, SyncFrame(suspects=(message.encode(),)))
             await trio.sleep(1)
             sequences.add(find(w, victim.me).sequence)
         assert len(sequences - {first}) <= 60 / (5 * len(w.nodes) * 0.8) + 1  # as it does anyway
@@ -215,27 +217,27 @@ async def test_accusations_by_many_who_count_are_all_refuted_but_not_one_by_one(
         await w.until_agreed(20)
         sybils = [Stranger(w, 500 + number) for number in range(40)]
         await sybils[0].connect(w.nodes[3])
-        known = tuple(Sighting(sybil.announce().encode(), 0) for sybil in sybils)
-        await sybils[0].say(w.nodes[3], Views(known=known))
-        await trio.sleep(SETTLED + 10)
+        known = tuple(AgedAnnouncement(sybil.announce().encode(), 0) for sybil in sybils)
+        await sybils[0].say(w.nodes[3], SyncFrame(announcements=known))
+        await trio.sleep(OBSERVER_MIN_AGE_S + 10)
         victim, reader, started = w.nodes[3], w.nodes[5], trio.current_time()
         sequences, first = set(), find(w, victim.me).sequence
         for sybil in sybils:
             said = victim.discovery._announced
             assert said is not None
-            accusation = sign_accusation(sybil.key, CHAIN, said)
-            await sybils[0].say(victim, Views(accused=(accusation.encode(),)))
-            await sybils[0].say(victim, Views(renew=True))
+            message = sign_suspect_message(sybil.key, CHAIN, said)
+            await sybils[0].say(victim, SyncFrame(suspects=(message.encode(),)))
+            await sybils[0].say(victim, SyncFrame(refresh=True))
             await trio.sleep(1)
             sequences.add(find(w, victim.me).sequence)
         took = trio.current_time() - started
-        assert RENEW_BURST <= len(sequences - {first}) <= RENEW_BURST + took / RENEW_INTERVAL + 2
+        assert REFRESH_BURST <= len(sequences - {first}) <= REFRESH_BURST + took / REFRESH_INTERVAL_S + 2
         last = victim.discovery._announced
-        await trio.sleep(2 * RENEW_INTERVAL)
+        await trio.sleep(2 * REFRESH_INTERVAL_S)
         assert last is not None and find(w, victim.me).sequence > last.sequence  # the last one too, in the end
-        again = sign_accusation(sybils[0].key, CHAIN, find(w, victim.me))
-        assert not victim.discovery.suspicion.is_heard(again, trio.current_time())
-        assert reader.discovery.view.find(victim.me) is not None
+        again = sign_suspect_message(sybils[0].key, CHAIN, find(w, victim.me))
+        assert not victim.discovery.failure_detector.counts(again, trio.current_time())
+        assert reader.discovery.table.find(victim.me) is not None
 
 
 async def test_a_connection_proves_a_peer_to_who_has_dialled_it(autojump_clock: MockClock) -> None:
@@ -243,10 +245,10 @@ async def test_a_connection_proves_a_peer_to_who_has_dialled_it(autojump_clock: 
         await w.until_agreed(20)
         node, stranger = w.nodes[5], Stranger(w, 500)
         await stranger.connect(node)
-        await stranger.say(node, Views(known=(Sighting(stranger.announce().encode(), 0),)))
+        await stranger.say(node, SyncFrame(announcements=(AgedAnnouncement(stranger.announce().encode(), 0),)))
         await trio.sleep(10)
         assert stranger.me in node.network.peers() and stranger.me in node.present()
-        assert not node.discovery.view.is_proven(stranger.me)
+        assert not node.discovery.table.is_verified(stranger.me)
         for one in w.nodes:
             own = [other.me for other in w.nodes if one.network.is_outbound(other.me)]
-            assert all(one.discovery.view.is_proven(peer) for peer in own)
+            assert all(one.discovery.table.is_verified(peer) for peer in own)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from p2p.discovery.peer_store import MAX_AGE, MAX_STORED, PeerStore, StoredPeer
+from p2p.discovery.peer_store import MAX_AGE_MS, MAX_STORED, PeerStore, StoredPeer
 
 NOW = 1_700_000_000_000
 
@@ -71,5 +71,5 @@ def test_those_connected_in_most_runs_stay_when_there_are_too_many(path: Path) -
 
 def test_who_was_not_seen_for_a_month_is_forgotten(path: Path) -> None:
     store = PeerStore(path)
-    store.save([make(1), make(2, seen=NOW - MAX_AGE - 1)], NOW)
+    store.save([make(1), make(2, seen=NOW - MAX_AGE_MS - 1)], NOW)
     assert store.load() == [make(1)]

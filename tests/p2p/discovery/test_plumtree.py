@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import trio
 
-from p2p.discovery.plumtree import MAX_EAGER, Neighbours
+from p2p.discovery.plumtree import MAX_EAGER_INBOUND, Plumtree
 from p2p.peers.announcement import get_item_id
-from p2p.peers.anti_entropy import Views
+from p2p.peers.anti_entropy import SyncFrame
 from p2p.runtime import run_simulation
 from tests.p2p.discovery.test_service import Node, World, world
 
@@ -33,14 +33,14 @@ def simulated(body: Callable[..., Awaitable[None]]) -> Callable[..., None]:
 def received(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[bytes, bytes]]:
     """How often each node was sent each item, by key and short name."""
     counts: Counter[tuple[bytes, bytes]] = Counter()
-    change = Neighbours._change_tree
+    change = Plumtree._change_tree
 
-    def count(self: Neighbours, talk: object, frame: Views, *more: object) -> Views | None:
-        for one in frame.known:
+    def count(self: Plumtree, talk: object, frame: SyncFrame, *more: object) -> SyncFrame | None:
+        for one in frame.announcements:
             counts[self._network.me, get_item_id(one.announcement)] += 1
         return change(self, talk, frame, *more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Neighbours, "_change_tree", count)
+    monkeypatch.setattr(Plumtree, "_change_tree", count)
     return counts
 
 
@@ -48,15 +48,15 @@ def say_something(node: Node, step: int) -> bytes:
     """Have ``node`` announce something new, by its short name."""
     node.discovery._models = (f"model-{step}",)
     node.discovery._announce()
-    return node.discovery.view.entries[node.me].id
+    return node.discovery.table.entries[node.me].id
 
 
 def knowing(w: World, item: bytes) -> int:
-    return sum(item in node.discovery.view.by_id for node in w.nodes)
+    return sum(item in node.discovery.table.by_id for node in w.nodes)
 
 
 def eager(node: Node) -> set[bytes]:
-    return {peer for peer, talk in node.discovery._neighbours._talks.items() if talk.is_eager}
+    return {peer for peer, talk in node.discovery._plumtree._sessions.items() if talk.is_eager}
 
 
 @simulated
@@ -112,21 +112,21 @@ async def test_who_takes_a_place_in_the_tree_and_passes_nothing_on_only_delays(m
 
         async def graft(liar: Node) -> None:
             while True:
-                for peer in liar.discovery._neighbours.peers():
-                    liar.discovery._neighbours.say(peer, Views(graft=True))
+                for peer in liar.discovery._plumtree.peers():
+                    liar.discovery._plumtree.send(peer, SyncFrame(graft=True))
                 await trio.sleep(3)
 
         for liar in liars:
-            monkeypatch.setattr(liar.discovery._neighbours, "spread", lambda *arguments, **options: None)
+            monkeypatch.setattr(liar.discovery._plumtree, "broadcast", lambda *arguments, **options: None)
             w.nursery.start_soon(graft, liar)
         await trio.sleep(5)
         soon = 0
         for step in range(12):
             item = say_something(honest[step % len(honest)], step)
             await trio.sleep(6)
-            soon += sum(item in node.discovery.view.by_id for node in honest)
+            soon += sum(item in node.discovery.table.by_id for node in honest)
             await trio.sleep(14)
-            assert all(item in node.discovery.view.by_id for node in honest)
+            assert all(item in node.discovery.table.by_id for node in honest)
         assert soon >= 0.97 * 12 * len(honest)
 
 
@@ -139,12 +139,12 @@ async def test_of_the_links_that_others_have_made_few_are_in_the_tree() -> None:
             await node.network.connect(hub.me, hub.network.listen_addresses)
         await trio.sleep(5)
         made = {peer for peer in hub.network.peers() if hub.network.is_outbound(peer)}
-        assert len(hub.discovery._neighbours.peers()) == COUNT - 1 and len(made) < COUNT - MAX_EAGER
+        assert len(hub.discovery._plumtree.peers()) == COUNT - 1 and len(made) < COUNT - MAX_EAGER_INBOUND
         for _ in range(2):
             for node in w.nodes[1:]:
-                node.discovery._neighbours.say(hub.me, Views(graft=True))
+                node.discovery._plumtree.send(hub.me, SyncFrame(graft=True))
             await trio.sleep(0.2)
-            assert len(eager(hub) - made) == MAX_EAGER and made <= eager(hub)
+            assert len(eager(hub) - made) == MAX_EAGER_INBOUND and made <= eager(hub)
 
 
 @simulated
@@ -156,8 +156,8 @@ async def test_without_a_link_in_the_tree_a_node_asks_for_one() -> None:
         node = w.nodes[5]
         for peer in eager(node):
             other = next(one for one in w.nodes if one.me == peer)
-            other.discovery._neighbours._talks[node.me].is_eager = False
-            other.discovery._neighbours.say(node.me, Views(prune=True))
+            other.discovery._plumtree._sessions[node.me].is_eager = False
+            other.discovery._plumtree.send(node.me, SyncFrame(prune=True))
         await trio.sleep(0.2)
         assert eager(node)
         item = say_something(node, 1)

@@ -9,9 +9,9 @@ import trio
 from trio.testing import MockClock
 
 from p2p.addresses import get_addresses
-from p2p.discovery.connection_manager import PUBLIC_LINKS, RELAYS
+from p2p.discovery.connection_manager import PUBLIC_LINKS, RELAY_SLOTS
 from p2p.discovery.peer_store import PeerStore
-from p2p.discovery.service import RELAY_PATIENCE
+from p2p.discovery.service import RELAY_LOSS_DELAY_S
 from p2p.peers.table import ChangeKind
 from tests.p2p.discovery.test_service import Node, World, world
 
@@ -50,7 +50,7 @@ async def test_a_private_node_is_reached_through_its_relays(autojump_clock: Mock
         await trio.sleep(10)
         for node in (one, two):
             assert public_links(node, public) >= PUBLIC_LINKS
-            assert len(relays_of(public[0], node)) == RELAYS
+            assert len(relays_of(public[0], node)) == RELAY_SLOTS
         await one.network.disconnect(two.me)
         known = one.discovery.find(two.me)
         assert known is not None and known.addresses == ()
@@ -61,13 +61,13 @@ async def test_a_private_node_is_reached_through_its_relays(autojump_clock: Mock
 async def test_a_relay_that_dies_is_replaced_and_one_that_restarts_is_used_again(autojump_clock: MockClock) -> None:
     async with world(0) as w:
         public, private = await start_with_private(w, 3)
-        held = private.discovery._keeper.slots(trio.current_time())
+        held = private.discovery._connections.slots(trio.current_time())
         victim = next(node for node in public if node.me in held)
         number = public.index(victim)
         w.crash(victim)
         await trio.sleep(40)
         reader = next(node for node in public if node is not victim)
-        assert len(relays_of(reader, private)) == RELAYS
+        assert len(relays_of(reader, private)) == RELAY_SLOTS
         assert all(str(victim.network.relay_addresses[0]) != relay for relay in relays_of(reader, private))
         public[number] = w.start(number, address=f"/ip4/10.{number}.0.1/tcp/1", relay_slots=4)
         await w.until_agreed(20)
@@ -78,7 +78,7 @@ async def test_a_relay_that_dies_is_replaced_and_one_that_restarts_is_used_again
 async def test_a_relay_that_is_replaced_at_once_is_announced_once(autojump_clock: MockClock) -> None:
     async with world(0) as w:
         public, private = await start_with_private(w, 5)
-        held = private.discovery._keeper.slots(trio.current_time())
+        held = private.discovery._connections.slots(trio.current_time())
         victim, reader = (
             next(node for node in public[1:] if (node.me in held) is is_held) for is_held in (True, False)
         )
@@ -87,16 +87,16 @@ async def test_a_relay_that_is_replaced_at_once_is_announced_once(autojump_clock
         for _ in range(150):
             await trio.sleep(0.1)
             said.add(relays_of(reader, private))
-        assert len(said) == 2 and before in said and all(len(relays) == RELAYS for relays in said)
-        last = private.discovery._keeper.slots(trio.current_time())
+        assert len(said) == 2 and before in said and all(len(relays) == RELAY_SLOTS for relays in said)
+        last = private.discovery._connections.slots(trio.current_time())
         for node in w.nodes:
             if node.me not in last:
                 node.network.relay_slots = 0  # nobody has one to give: then the loss is said, after a while
         w.crash(next(node for node in w.nodes if node.me in last and node is not reader), notice=0.1)
-        await trio.sleep(RELAY_PATIENCE / 2)
-        assert len(relays_of(reader, private)) == RELAYS
-        await trio.sleep(2 * RELAY_PATIENCE)
-        assert len(relays_of(reader, private)) == RELAYS - 1
+        await trio.sleep(RELAY_LOSS_DELAY_S / 2)
+        assert len(relays_of(reader, private)) == RELAY_SLOTS
+        await trio.sleep(2 * RELAY_LOSS_DELAY_S)
+        assert len(relays_of(reader, private)) == RELAY_SLOTS - 1
 
 
 async def test_probes_of_private_nodes_leave_no_connections_behind(autojump_clock: MockClock) -> None:
@@ -122,7 +122,7 @@ async def test_slots_are_renewed_for_hours(autojump_clock: MockClock) -> None:
         await trio.sleep(10)
         for _ in range(12):
             await trio.sleep(600)
-            assert len(private.discovery._keeper.slots(trio.current_time())) == RELAYS
+            assert len(private.discovery._connections.slots(trio.current_time())) == RELAY_SLOTS
 
 
 async def test_a_new_address_of_the_whole_site_is_survived(autojump_clock: MockClock) -> None:
@@ -135,7 +135,7 @@ async def test_a_new_address_of_the_whole_site_is_survived(autojump_clock: MockC
         await trio.sleep(40)
         assert w.agreed()
         assert public_links(private, public) >= PUBLIC_LINKS
-        assert len(relays_of(public[0], private)) == RELAYS
+        assert len(relays_of(public[0], private)) == RELAY_SLOTS
 
 
 async def test_a_public_node_that_moves_is_found_at_its_new_address(autojump_clock: MockClock) -> None:
@@ -183,7 +183,7 @@ async def test_a_relay_is_announced_where_it_was_dialled_whatever_it_says_of_its
         await w.until_agreed(20)
         await trio.sleep(10)
         relays = relays_of(w.nodes[0], private)
-        assert len(relays) == RELAYS
+        assert len(relays) == RELAY_SLOTS
         assert {*relays} <= {node.network.relay_addresses[0] for node in w.nodes[:3]}
 
 
@@ -196,7 +196,7 @@ async def test_a_relay_that_nobody_could_be_told_of_is_not_asked(autojump_clock:
         private = w.start(10, listen=False)
         await w.until_agreed(20)
         await trio.sleep(60)
-        assert private.discovery._keeper.slots(trio.current_time()) == [w.nodes[0].me]
+        assert private.discovery._connections.slots(trio.current_time()) == [w.nodes[0].me]
         assert relays_of(w.nodes[1], private) == w.nodes[0].network.relay_addresses
 
 

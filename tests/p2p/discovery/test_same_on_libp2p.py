@@ -11,7 +11,7 @@ from p2p.network import NetworkError
 from p2p.peers.table import ChangeKind, PeerState
 from p2p.runtime import RealRuntime
 from p2p.streams.exchanges import Exchange, Streams
-from p2p.streams.frames import MAX_FRAME
+from p2p.streams.frames import MAX_FRAME_BYTES
 from tests.p2p.hosts import eventually, key, network, running
 
 PROTOCOL = "/test/1"
@@ -42,7 +42,7 @@ async def test_exchanges(nursery: trio.Nursery) -> None:
     async def pour(exchange: Exchange) -> None:
         await exchange.receive()
         for _ in range(3):
-            await exchange.send(bytes(MAX_FRAME))
+            await exchange.send(bytes(MAX_FRAME_BYTES))
 
     answerer.handle(PROTOCOL, answer)
     answerer.handle("/work", work)
@@ -53,7 +53,7 @@ async def test_exchanges(nursery: trio.Nursery) -> None:
             await nursery.start(answerer.run)
             await a.connect(b.me, b.listen_addresses)
             assert await opener.request(b.me, PROTOCOL, b"small", 10) == b"small"
-            assert await opener.request(b.me, PROTOCOL, bytes(MAX_FRAME), 10) == bytes(MAX_FRAME)
+            assert await opener.request(b.me, PROTOCOL, bytes(MAX_FRAME_BYTES), 10) == bytes(MAX_FRAME_BYTES)
 
             with trio.CancelScope() as user:
                 async with opener.open(b.me, "/work") as exchange:
@@ -66,7 +66,7 @@ async def test_exchanges(nursery: trio.Nursery) -> None:
             async with opener.open(b.me, "/pour") as exchange:
                 await exchange.send(b"go", end=True)
                 assert await opener.request(b.me, PROTOCOL, b"not held up", 10) == b"not held up"
-                assert [len(await exchange.receive() or b"") for _ in range(4)] == [MAX_FRAME] * 3 + [0]
+                assert [len(await exchange.receive() or b"") for _ in range(4)] == [MAX_FRAME_BYTES] * 3 + [0]
 
             with pytest.raises(NetworkError):
                 await opener.request(b.me, "/unknown", b"x", 10)
@@ -89,11 +89,11 @@ async def test_discovery(nursery: trio.Nursery) -> None:
                 pair: KeyPair = key(number)
                 services.append(Discovery(one, streams, runtime, pair, chain, bootstrap=bootstrap))
                 await nursery.start(services[-1].run)
-            await eventually(lambda: all(len(service.view) == 2 for service in services))
+            await eventually(lambda: all(len(service.table) == 2 for service in services))
             events = services[0].events()
             await services[2].leave()
             while (change := await events.receive()).kind is not ChangeKind.LEFT:
                 pass
             assert change.peer == networks[2].me
-            await eventually(lambda: services[1].view.state(networks[2].me) is PeerState.LEFT)
+            await eventually(lambda: services[1].table.state(networks[2].me) is PeerState.LEFT)
         nursery.cancel_scope.cancel()

@@ -15,25 +15,31 @@ import trio
 from trio.testing import MockClock
 
 from chain.crypto import KeyPair
-from p2p.discovery.service import ANNOUNCE_INTERVAL, LOAD_STEP, MISSES, RETURN_PATIENCE, Discovery
+from p2p.discovery.service import (
+    ANNOUNCE_INTERVAL_S,
+    LOAD_STEP_PERMILLE,
+    MISSED_ANNOUNCEMENTS,
+    RETURN_DELAY_S,
+    Discovery,
+)
 from p2p.network import NetworkError
-from p2p.peers.announcement import ACCEPTANCE, Announcement, PeerLoad, sign_announcement
-from p2p.peers.anti_entropy import Sighting, Views
-from p2p.peers.failure_detector import GRACE
+from p2p.peers.announcement import ACCEPTANCE_S, Announcement, PeerLoad, sign_announcement
+from p2p.peers.anti_entropy import AgedAnnouncement, SyncFrame
+from p2p.peers.failure_detector import SUSPICION_TIMEOUT_S
 from p2p.peers.table import ChangeKind, PeerState
 from p2p.runtime import SimulatedRuntime
-from p2p.simulation.network import MemoryHub, MemoryNetwork
+from p2p.simulation.network import SimulatedInternet, SimulatedNetwork
 from p2p.streams.exchanges import Streams
 
 CHAIN = b"c" * 32
-EXPIRY = MISSES * ANNOUNCE_INTERVAL
+EXPIRY = MISSED_ANNOUNCEMENTS * ANNOUNCE_INTERVAL_S
 pytestmark = pytest.mark.trio
 
 
 class Node:
     def __init__(self, world: World, number: int, **options: object) -> None:
         self.key = world.key(number)
-        self.network = MemoryNetwork(
+        self.network = SimulatedNetwork(
             world.hub,
             self.key.public_key,
             listen=bool(options.pop("listen", True)),
@@ -77,11 +83,11 @@ class Node:
             seen.append((change.kind, change.peer))
 
     def present(self) -> set[bytes]:
-        return {announcement.peer for announcement in self.discovery.view.present()}
+        return {announcement.peer for announcement in self.discovery.table.present()}
 
 
 class World:
-    def __init__(self, nursery: trio.Nursery, hub: MemoryHub) -> None:
+    def __init__(self, nursery: trio.Nursery, hub: SimulatedInternet) -> None:
         self.nursery = nursery
         self.hub = hub
         self.nodes: list[Node] = []
@@ -118,7 +124,7 @@ class World:
 @asynccontextmanager
 async def world(count: int, loss: float = 0.0) -> AsyncIterator[World]:
     async with trio.open_nursery() as nursery:
-        hub = MemoryHub(1, loss=loss)
+        hub = SimulatedInternet(1, loss=loss)
         await nursery.start(hub.run)
         world = World(nursery, hub)
         for number in range(count):
@@ -160,7 +166,7 @@ async def test_a_graceful_leave_is_seen_at_once_and_as_such(autojump_clock: Mock
         await trio.sleep(60)
         for node in w.nodes:
             assert [kind for kind, peer in node.seen() if peer == leaver.me][-1] is ChangeKind.LEFT
-            assert node.discovery.view.state(leaver.me) is PeerState.LEFT
+            assert node.discovery.table.state(leaver.me) is PeerState.LEFT
 
 
 async def test_a_crash_is_noticed_by_its_neighbours_within_seconds(autojump_clock: MockClock) -> None:
@@ -183,7 +189,7 @@ async def test_a_lost_connection_alone_is_no_crash(autojump_clock: MockClock) ->
         await a.network.disconnect(b.me)
         await trio.sleep(5)
         assert b.me in a.network.peers()
-        assert a.discovery.view.state(b.me) is b.discovery.view.state(a.me) is PeerState.ONLINE
+        assert a.discovery.table.state(b.me) is b.discovery.table.state(a.me) is PeerState.ONLINE
         assert all(kind is not ChangeKind.CRASHED for node in w.nodes for kind, _ in node.seen())
 
 
@@ -199,8 +205,8 @@ async def test_a_node_that_cannot_be_dialled_takes_part_and_is_missed(
         await trio.sleep(5)
         w.crash(hidden)
         await trio.sleep(5)
-        assert w.nodes[0].discovery.view.state(hidden.me) is PeerState.SUSPECT
-        await w.until_agreed(RETURN_PATIENCE + GRACE + 5)
+        assert w.nodes[0].discovery.table.state(hidden.me) is PeerState.SUSPECT
+        await w.until_agreed(RETURN_DELAY_S + SUSPICION_TIMEOUT_S + 5)
         assert w.nodes[0].seen()[-1] == (ChangeKind.CRASHED, hidden.me)
 
 
@@ -233,7 +239,7 @@ async def test_a_restart_with_a_clock_gone_back_outdoes_its_earlier_life(autojum
 
 async def test_replayed_announcements_do_not_resurrect(autojump_clock: MockClock) -> None:
     async with world(4) as w:
-        attacker = MemoryNetwork(w.hub, w.key(99).public_key)
+        attacker = SimulatedNetwork(w.hub, w.key(99).public_key)
         streams = Streams(attacker)
         w.nursery.start_soon(streams.run)
         await w.until_agreed(10)
@@ -249,13 +255,13 @@ async def test_replayed_announcements_do_not_resurrect(autojump_clock: MockClock
         for node in w.nodes:
             node.seen()
         for _ in range(100):
-            await trio.sleep(ACCEPTANCE / 80)
+            await trio.sleep(ACCEPTANCE_S / 80)
             for announcement in captured:
                 assert announcement is not None
                 raw = announcement.encode()
                 for node in w.nodes:
                     async with streams.open(node.me, "/wwwserve/views/1") as exchange:
-                        await exchange.send(Views(known=(Sighting(raw, 0),)).encode(), end=True)
+                        await exchange.send(SyncFrame(announcements=(AgedAnnouncement(raw, 0),)).encode(), end=True)
                         await exchange.receive()  # it is told of the goodbye, if anything
             assert w.agreed()
         assert all(kind is ChangeKind.UPDATED for node in w.nodes for kind, _ in node.seen())
@@ -275,7 +281,7 @@ async def test_a_node_whose_clock_is_far_off_is_not_listed(autojump_clock: MockC
 async def test_forged_announcements_are_refused(autojump_clock: MockClock) -> None:
     async with world(2) as w:
         await w.until_agreed(10)
-        attacker = MemoryNetwork(w.hub, w.key(99).public_key)
+        attacker = SimulatedNetwork(w.hub, w.key(99).public_key)
         streams = Streams(attacker)
         w.nursery.start_soon(streams.run)
         target, victim = w.nodes
@@ -291,7 +297,7 @@ async def test_forged_announcements_are_refused(autojump_clock: MockClock) -> No
         for raw in forged:
             with pytest.raises(NetworkError):
                 async with streams.open(target.me, "/wwwserve/views/1") as exchange:
-                    await exchange.send(Views(known=(Sighting(raw, 0),)).encode(), end=True)
+                    await exchange.send(SyncFrame(announcements=(AgedAnnouncement(raw, 0),)).encode(), end=True)
                     await exchange.receive()
         await trio.sleep(5)
         assert w.agreed()
@@ -324,13 +330,13 @@ async def test_changes_are_announced_soon_but_not_too_often(autojump_clock: Mock
         writer.discovery.update(models=["tiny", "small"])
         await trio.sleep(2)
         assert known().models == ("tiny", "small")
-        writer.discovery.update(load=PeerLoad(1, 0, LOAD_STEP))
+        writer.discovery.update(load=PeerLoad(1, 0, LOAD_STEP_PERMILLE))
         await trio.sleep(2)
-        assert known().load == PeerLoad(1, 0, LOAD_STEP)
+        assert known().load == PeerLoad(1, 0, LOAD_STEP_PERMILLE)
 
         reader.seen()
         for step in range(100):
-            writer.discovery.update(load=PeerLoad(2, 0, LOAD_STEP + step % 2))
+            writer.discovery.update(load=PeerLoad(2, 0, LOAD_STEP_PERMILLE + step % 2))
             await trio.sleep(0.1)
         assert len(reader.seen()) <= 2
         assert known().load.running == 2

@@ -14,10 +14,10 @@ import p2p.peers.announcement
 import p2p.peers.suspect_message
 from chain import crypto
 from chain.exceptions import CodecError
-from p2p.discovery.service import BATCH, FEW, ITEM_RATE, LIST_RATE, TOTAL_ITEM_RATE
-from p2p.peers.announcement import MAX_AHEAD, Announcement, PeerLoad, sign_announcement
-from p2p.peers.anti_entropy import HASH, MAX_ITEMS, Sighting, Views
-from p2p.peers.suspect_message import sign_accusation
+from p2p.discovery.service import INLINE_VERIFICATIONS, ITEM_RATE, SYNC_RATE, TOTAL_ITEM_RATE, VERIFICATION_BATCH
+from p2p.peers.announcement import MAX_AHEAD_MS, Announcement, PeerLoad, sign_announcement
+from p2p.peers.anti_entropy import FINGERPRINT_BYTES, MAX_ITEMS, AgedAnnouncement, SyncFrame
+from p2p.peers.suspect_message import sign_suspect_message
 from p2p.peers.table import MAX_PEERS
 from p2p.rate_limit import Rate
 from p2p.runtime import SimulatedRuntime
@@ -38,8 +38,8 @@ def invent(w: World, first: int, count: int, age: int = 0) -> list[Announcement]
     return made
 
 
-def known(announcements: list[Announcement]) -> Views:
-    return Views(known=tuple(Sighting(one.encode(), 0) for one in announcements))
+def known(announcements: list[Announcement]) -> SyncFrame:
+    return SyncFrame(announcements=tuple(AgedAnnouncement(one.encode(), 0) for one in announcements))
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def checked(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 
     monkeypatch.setattr(crypto, "verify", count)
     p2p.peers.announcement.decode_announcement.cache_clear()
-    p2p.peers.suspect_message.decode_accusation.cache_clear()
+    p2p.peers.suspect_message.decode_suspect_message.cache_clear()
     return keys
 
 
@@ -100,16 +100,16 @@ async def test_what_would_make_no_difference_is_not_checked(autojump_clock: Mock
         said = victim.discovery._announced
         assert said is not None
         accusers = [w.key(2_000_000 + number) for number in range(50)]
-        nobodies = tuple(sign_accusation(key, CHAIN, said).encode() for key in accusers)
-        outdated = tuple(sign_accusation(stranger.key, CHAIN, one).encode() for one in old[:50])
+        nobodies = tuple(sign_suspect_message(key, CHAIN, said).encode() for key in accusers)
+        outdated = tuple(sign_suspect_message(stranger.key, CHAIN, one).encode() for one in old[:50])
         checked.clear()
         for frame in (
             known(new),
             known(old),
             known(invent(w, 200, 50, age=8_000_000)),
-            known(invent(w, 300, 50, age=-2 * MAX_AHEAD)),
-            Views(accused=nobodies),
-            Views(accused=outdated),
+            known(invent(w, 300, 50, age=-2 * MAX_AHEAD_MS)),
+            SyncFrame(suspects=nobodies),
+            SyncFrame(suspects=outdated),
         ):
             await stranger.say(victim, frame)
         ours = {node.me for node in w.nodes}
@@ -133,11 +133,11 @@ async def test_many_signatures_are_checked_in_small_batches_out_of_the_loop(
             return result
 
         monkeypatch.setattr(victim.discovery._runtime, "run_sync", run_sync)
-        invented = invent(w, 0, 3 * BATCH + 1)
+        invented = invent(w, 0, 3 * VERIFICATION_BATCH + 1)
         await stranger.say(victim, known(invented))
-        assert batches == [BATCH] * 3 + [1]
+        assert batches == [VERIFICATION_BATCH] * 3 + [1]
         assert {one.peer for one in invented} <= victim.present()
-        await stranger.say(victim, known(invent(w, 1000, FEW)))
+        await stranger.say(victim, known(invent(w, 1000, INLINE_VERIFICATIONS)))
         assert len(batches) == 4
 
 
@@ -157,12 +157,12 @@ async def test_one_bad_signature_among_many_is_found_and_nothing_of_the_frame_ta
 
 
 async def test_a_frame_of_too_many_items_is_none() -> None:
-    few = tuple(Sighting(b"x", 0) for _ in range(MAX_ITEMS))
-    assert len(Views.decode(Views(known=few).encode()).known) == MAX_ITEMS
+    few = tuple(AgedAnnouncement(b"x", 0) for _ in range(MAX_ITEMS))
+    assert len(SyncFrame.decode(SyncFrame(announcements=few).encode()).announcements) == MAX_ITEMS
     with pytest.raises(CodecError):
-        Views(known=(*few, few[0])).encode()
+        SyncFrame(announcements=(*few, few[0])).encode()
     with pytest.raises(CodecError):
-        Views(accused=(b"x",) * (MAX_ITEMS + 1)).encode()
+        SyncFrame(suspects=(b"x",) * (MAX_ITEMS + 1)).encode()
 
 
 async def test_walks_through_the_view_have_a_rate(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,34 +170,38 @@ async def test_walks_through_the_view_have_a_rate(autojump_clock: MockClock, mon
         await w.until_agreed(10)
         victim, stranger = w.nodes[1], Stranger(w, 500)
         await stranger.connect(victim)
-        walks: list[Views] = []
-        answer = victim.discovery._reconciliation.answer
+        walks: list[SyncFrame] = []
+        answer = victim.discovery._anti_entropy.answer
 
-        def count(peer: bytes, frame: Views, now: float) -> Views | None:
-            if peer == stranger.me and (frame.root or frame.buckets or frame.parts):
+        def count(peer: bytes, frame: SyncFrame, now: float) -> SyncFrame | None:
+            if peer == stranger.me and (frame.root or frame.buckets or frame.bucket_numbers):
                 walks.append(frame)
             return answer(peer, frame, now)
 
-        monkeypatch.setattr(victim.discovery._reconciliation, "answer", count)
+        monkeypatch.setattr(victim.discovery._anti_entropy, "answer", count)
         started = trio.current_time()
         for _ in range(100):
-            for frame in (Views(root=b"x" * HASH), Views(buckets=bytes(4 * HASH)), Views(parts=b"\x00", count=4)):
+            for frame in (
+                SyncFrame(root=b"x" * FINGERPRINT_BYTES),
+                SyncFrame(buckets=bytes(4 * FINGERPRINT_BYTES)),
+                SyncFrame(bucket_numbers=b"\x00", bucket_count=4),
+            ):
                 await stranger.say(victim, frame)
         took = trio.current_time() - started
-        assert LIST_RATE.burst <= len(walks) <= LIST_RATE.items * (LIST_RATE.burst + took) + 1
+        assert SYNC_RATE.burst <= len(walks) <= SYNC_RATE.items * (SYNC_RATE.burst + took) + 1
         assert w.agreed()
 
 
 async def test_fingerprints_are_computed_once_as_long_as_nothing_changes(autojump_clock: MockClock) -> None:
     async with world(4) as w:
         await w.until_agreed(10)
-        reconciliation = w.nodes[1].discovery._reconciliation
-        first = reconciliation._fingerprints(16)
-        assert reconciliation._fingerprints(16) is first and reconciliation._fingerprints(8) is not first
-        first = reconciliation._fingerprints(16)
+        anti_entropy = w.nodes[1].discovery._anti_entropy
+        first = anti_entropy._fingerprints(16)
+        assert anti_entropy._fingerprints(16) is first and anti_entropy._fingerprints(8) is not first
+        first = anti_entropy._fingerprints(16)
         w.start(9)
         await w.until_agreed(10)
-        assert reconciliation._fingerprints(16) != first
+        assert anti_entropy._fingerprints(16) != first
 
 
 async def test_a_full_view_is_learnt_within_the_rates(autojump_clock: MockClock) -> None:
@@ -209,7 +213,7 @@ async def test_a_full_view_is_learnt_within_the_rates(autojump_clock: MockClock)
         now = trio.current_time()
         for node in w.nodes:
             for one in invented:
-                node.discovery.view.apply(one, now)
+                node.discovery.table.apply(one, now)
         newcomer: Node = w.start(9)
         await trio.sleep(30)
         assert len(newcomer.present()) == 3003
@@ -223,7 +227,7 @@ async def test_an_old_announcement_does_not_grow_young_on_the_way(autojump_clock
         age = 7_000_000
         await stranger.say(victim, known(invent(w, 0, 10, age=age)))
         assert len(victim.present()) == 11
-        await trio.sleep((7_200_000 - age + MAX_AHEAD) / 1000 + 5)
+        await trio.sleep((7_200_000 - age + MAX_AHEAD_MS) / 1000 + 5)
         assert len(victim.present()) == 1
 
 
@@ -248,10 +252,10 @@ async def test_those_that_count_are_checked_before_a_crowd_of_invented_suspects(
         victim = next(other for other in w.nodes if other.me in dialled)
         invented = sorted(place(w, invent(w, 0, 300)), key=lambda one: one.peer)
         for one in invented:
-            node.discovery.view.apply(one, trio.current_time())
-            node.discovery.view.suspect(one.peer)
+            node.discovery.table.apply(one, trio.current_time())
+            node.discovery.table.mark_suspect(one.peer)
         checked: list[bytes] = []
-        monkeypatch.setattr(node.discovery, "_start_check", lambda peer, delay=0.0: checked.append(peer))
+        monkeypatch.setattr(node.discovery, "_start_probe", lambda peer, delay=0.0: checked.append(peer))
         w.crash(victim, notice=0.0)
         await trio.sleep(0.1)
         checked.clear()
@@ -267,7 +271,7 @@ async def test_invented_peers_that_do_not_answer_do_not_count_as_a_large_network
         await w.until_agreed(30)
         honest = node.discovery._interval()
         for one in (*place(w, invent(w, 0, 250)), *invent(w, 5000, 100)):
-            node.discovery.view.apply(one, trio.current_time())
+            node.discovery.table.apply(one, trio.current_time())
         await trio.sleep(20)
-        assert len(node.discovery.view) > 100
+        assert len(node.discovery.table) > 100
         assert node.discovery._interval() < 2 * honest

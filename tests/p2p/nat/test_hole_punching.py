@@ -279,15 +279,15 @@ async def test_exchanges_leave_the_circuit_and_those_under_way_go_on(on_loopback
             pool = opener._idle
             await eventually(lambda: bool(pool.get((other.me, "/test/1"))))
             (idle,) = pool[other.me, "/test/1"]
-            assert not idle.raw.is_outdated
+            assert not idle.raw.is_superseded
             assert punch is not None
             await punch.run(other.me)
-            assert not one.is_relayed(other.me) and idle.raw.is_outdated and long._channel.raw.is_outdated
+            assert not one.is_relayed(other.me) and idle.raw.is_superseded and long._stream.raw.is_superseded
             assert await opener.request(other.me, "/test/1", b"directly", 10) == b"directly"
-            await eventually(lambda: idle.lost is not None)
+            await eventually(lambda: idle.failure_reason is not None)
             await eventually(lambda: bool(pool.get((other.me, "/test/1"))))
             (fresh,) = pool[other.me, "/test/1"]
-            assert fresh is not idle and not fresh.raw.is_outdated
+            assert fresh is not idle and not fresh.raw.is_superseded
             await trio.sleep(1)
             await long.send(b"still here")
             assert await long.receive() == b"still here"

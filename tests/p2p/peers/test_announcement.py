@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from chain.crypto import KeyPair
 from chain.exceptions import CodecError
 from p2p.peers.announcement import (
-    MAX_AHEAD,
-    MAX_ANNOUNCEMENT,
-    MAX_BEHIND,
-    MAX_LIFETIME,
+    MAX_AHEAD_MS,
+    MAX_ANNOUNCEMENT_BYTES,
+    MAX_BEHIND_MS,
+    MAX_LIFETIME_MS,
     Announcement,
     PeerLoad,
     decode_announcement,
@@ -41,7 +41,7 @@ FULL = Announcement(
 def test_a_signed_announcement_survives_the_wire_however_full() -> None:
     signed = sign_announcement(KEY, CHAIN, FULL)
     raw = signed.encode()
-    assert len(raw) <= MAX_ANNOUNCEMENT
+    assert len(raw) <= MAX_ANNOUNCEMENT_BYTES
     assert decode_announcement(raw, CHAIN) == signed
     assert sign_announcement(KEY, CHAIN, signed) == signed
 
@@ -85,7 +85,7 @@ def test_an_announcement_belongs_to_one_chain() -> None:
         {"load": PeerLoad(running=-1)},
         {"leaving": 1},
         {"expires_after": 0},
-        {"expires_after": MAX_LIFETIME + 1},
+        {"expires_after": MAX_LIFETIME_MS + 1},
     ],
 )
 def test_bounds(change: dict[str, object]) -> None:
@@ -113,10 +113,10 @@ def test_order_is_incarnation_then_goodbye_then_sequence() -> None:
     ("incarnation", "sequence", "timely"),
     [
         (NOW, NOW, True),
-        (0, NOW + MAX_AHEAD, True),
-        (0, NOW + MAX_AHEAD + 1, False),
-        (0, NOW - MAX_BEHIND, True),
-        (0, NOW - MAX_BEHIND - 1, False),
+        (0, NOW + MAX_AHEAD_MS, True),
+        (0, NOW + MAX_AHEAD_MS + 1, False),
+        (0, NOW - MAX_BEHIND_MS, True),
+        (0, NOW - MAX_BEHIND_MS - 1, False),
         (NOW + 1, NOW, False),
         (2**62, 2**62, False),
     ],

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2p.peers.announcement import ACCEPTANCE, Announcement, PeerLoad
-from p2p.peers.table import TOMBSTONE, Change, ChangeKind, PeerState, PeerView
+from p2p.peers.announcement import ACCEPTANCE_S, Announcement, PeerLoad
+from p2p.peers.table import TOMBSTONE_S, Change, ChangeKind, PeerState, PeerTable
 
 ME = b"\0" * 32
 LIFETIME = 35.0
@@ -46,18 +46,18 @@ announcements = st.builds(
 )
 
 
-def snapshot(view: PeerView) -> object:
-    return view.present(), [(key(peer), view.state(key(peer))) for peer in range(1, 4)], versions(view)
+def snapshot(table: PeerTable) -> object:
+    return table.present(), [(key(peer), table.state(key(peer))) for peer in range(1, 4)], versions(table)
 
 
-def versions(view: PeerView) -> list[bytes]:
-    return sorted(entry.id for entry in view.entries.values())
+def versions(table: PeerTable) -> list[bytes]:
+    return sorted(entry.id for entry in table.entries.values())
 
 
 @given(st.lists(announcements, max_size=12), st.randoms(use_true_random=False), st.data())
 def test_merging_is_commutative_and_idempotent(heard: list[Announcement], random: object, data: st.DataObject) -> None:
     again = data.draw(st.permutations(heard)) + data.draw(st.lists(st.sampled_from(heard or [make(1)]), max_size=4))
-    one, other = PeerView(ME), PeerView(ME)
+    one, other = PeerTable(ME), PeerTable(ME)
     for announcement in heard or [make(1)]:
         one.apply(announcement, 0.0)
     for announcement in again or [make(1)]:
@@ -68,9 +68,9 @@ def test_merging_is_commutative_and_idempotent(heard: list[Announcement], random
     assert snapshot(one) == snapshot(other)
 
 
-def feed(view: PeerView, heard: Iterable[Announcement], now: float = 0.0) -> None:
+def feed(table: PeerTable, heard: Iterable[Announcement], now: float = 0.0) -> None:
     for announcement in heard:
-        view.apply(announcement, now)
+        table.apply(announcement, now)
 
 
 @given(
@@ -79,255 +79,255 @@ def feed(view: PeerView, heard: Iterable[Announcement], now: float = 0.0) -> Non
 )
 def test_tombstones_hold(history: list[tuple[Announcement, float]], gap: float) -> None:
     """After a goodbye, nothing of that incarnation or an earlier one makes the peer present."""
-    view = PeerView(ME)
-    view.apply(make(1, incarnation=3, sequence=1, leaving=True), 0.0)
+    table = PeerTable(ME)
+    table.apply(make(1, incarnation=3, sequence=1, leaving=True), 0.0)
     now = 0.0
     for announcement, age in history:
         now += gap
-        view.expire(now)
-        view.apply(announcement, now, age)
-        assert view.find(key(1)) is None
+        table.expire(now)
+        table.apply(announcement, now, age)
+        assert table.find(key(1)) is None
 
 
 def test_the_life_of_a_peer() -> None:
-    view = PeerView(ME)
-    assert kind(view.apply(make(1, sequence=1), 0.0)) is ChangeKind.JOINED
-    assert kind(view.apply(make(1, sequence=1), 0.0)) is None
-    assert kind(view.apply(make(1, sequence=2), 1.0)) is ChangeKind.UPDATED
-    assert kind(view.apply(make(1, sequence=1), 2.0)) is None
-    assert view.find(key(1)) == make(1, sequence=2)
-    assert len(view) == 1
-    assert kind(view.apply(make(1, sequence=3, leaving=True), 3.0)) is ChangeKind.LEFT
-    assert (len(view), view.find(key(1)), view.state(key(1))) == (0, None, PeerState.LEFT)
-    assert kind(view.apply(make(1, sequence=9), 4.0)) is None
-    assert kind(view.apply(make(1, incarnation=2), 5.0)) is ChangeKind.JOINED
+    table = PeerTable(ME)
+    assert kind(table.apply(make(1, sequence=1), 0.0)) is ChangeKind.JOINED
+    assert kind(table.apply(make(1, sequence=1), 0.0)) is None
+    assert kind(table.apply(make(1, sequence=2), 1.0)) is ChangeKind.UPDATED
+    assert kind(table.apply(make(1, sequence=1), 2.0)) is None
+    assert table.find(key(1)) == make(1, sequence=2)
+    assert len(table) == 1
+    assert kind(table.apply(make(1, sequence=3, leaving=True), 3.0)) is ChangeKind.LEFT
+    assert (len(table), table.find(key(1)), table.state(key(1))) == (0, None, PeerState.LEFT)
+    assert kind(table.apply(make(1, sequence=9), 4.0)) is None
+    assert kind(table.apply(make(1, incarnation=2), 5.0)) is ChangeKind.JOINED
 
 
 def test_silence_expires_after_the_announced_lifetime() -> None:
-    view = PeerView(ME)
-    view.apply(make(1), 0.0)
-    view.apply(make(2), 0.0)
-    view.apply(make(1, sequence=2), 20.0)
-    assert view.expire(LIFETIME - 0.1) == []
-    assert [(change.kind, change.peer) for change in view.expire(LIFETIME)] == [(ChangeKind.EXPIRED, key(2))]
-    assert [change.peer for change in view.expire(20 + LIFETIME)] == [key(1)]
-    assert kind(view.apply(make(1, sequence=2), 60.0)) is None
-    assert kind(view.apply(make(1, sequence=3), 60.0)) is ChangeKind.JOINED
+    table = PeerTable(ME)
+    table.apply(make(1), 0.0)
+    table.apply(make(2), 0.0)
+    table.apply(make(1, sequence=2), 20.0)
+    assert table.expire(LIFETIME - 0.1) == []
+    assert [(change.kind, change.peer) for change in table.expire(LIFETIME)] == [(ChangeKind.EXPIRED, key(2))]
+    assert [change.peer for change in table.expire(20 + LIFETIME)] == [key(1)]
+    assert kind(table.apply(make(1, sequence=2), 60.0)) is None
+    assert kind(table.apply(make(1, sequence=3), 60.0)) is ChangeKind.JOINED
 
 
 def test_what_comes_late_expires_no_later() -> None:
-    view = PeerView(ME)
-    view.apply(make(1), 30.0, age=30.0)
-    assert [change.peer for change in view.expire(LIFETIME)] == [key(1)]
-    assert kind(PeerView(ME).apply(make(1), 50.0, age=LIFETIME)) is None
+    table = PeerTable(ME)
+    table.apply(make(1), 30.0, age=30.0)
+    assert [change.peer for change in table.expire(LIFETIME)] == [key(1)]
+    assert kind(PeerTable(ME).apply(make(1), 50.0, age=LIFETIME)) is None
 
 
 def test_a_crash_outlives_announcements_made_before_it() -> None:
-    view = PeerView(ME)
-    view.apply(make(1, sequence=1), 0.0)
-    assert view.suspect(key(1))
-    assert not view.suspect(key(1))
-    assert view.find(key(1)) is not None
-    assert kind(view.crash(key(1), 10.0)) is ChangeKind.CRASHED
-    assert view.crash(key(1), 10.0) is None
-    assert kind(view.apply(make(1, sequence=1), 11.0)) is None
-    assert kind(view.apply(make(1, sequence=2), 12.0, age=3.0)) is None
-    assert view.find(key(1)) is None
-    assert kind(view.apply(make(1, sequence=3), 13.0, age=1.0)) is ChangeKind.JOINED
+    table = PeerTable(ME)
+    table.apply(make(1, sequence=1), 0.0)
+    assert table.mark_suspect(key(1))
+    assert not table.mark_suspect(key(1))
+    assert table.find(key(1)) is not None
+    assert kind(table.mark_crashed(key(1), 10.0)) is ChangeKind.CRASHED
+    assert table.mark_crashed(key(1), 10.0) is None
+    assert kind(table.apply(make(1, sequence=1), 11.0)) is None
+    assert kind(table.apply(make(1, sequence=2), 12.0, age=3.0)) is None
+    assert table.find(key(1)) is None
+    assert kind(table.apply(make(1, sequence=3), 13.0, age=1.0)) is ChangeKind.JOINED
 
 
 def test_a_peer_found_dead_where_it_was_is_alive_where_it_says_to_be_now() -> None:
-    view = PeerView(ME)
-    view.apply(make(1, sequence=1), 0.0)
-    view.crash(key(1), 14.0, found=10.0)
+    table = PeerTable(ME)
+    table.apply(make(1, sequence=1), 0.0)
+    table.mark_crashed(key(1), 14.0, found=10.0)
     moved = replace(make(1, sequence=2), addresses=("/memory/elsewhere",))
-    assert kind(view.apply(moved, 15.0, age=6.0)) is ChangeKind.JOINED
-    view.crash(key(1), 24.0, found=20.0)
-    assert kind(view.apply(replace(moved, sequence=3), 25.0, age=4.5)) is ChangeKind.JOINED
+    assert kind(table.apply(moved, 15.0, age=6.0)) is ChangeKind.JOINED
+    table.mark_crashed(key(1), 24.0, found=20.0)
+    assert kind(table.apply(replace(moved, sequence=3), 25.0, age=4.5)) is ChangeKind.JOINED
 
 
 def test_a_restart_after_a_crash_is_alive_again() -> None:
-    view = PeerView(ME)
-    view.apply(make(1), 0.0)
-    view.suspect(key(1))
-    view.crash(key(1), 10.0)
-    assert [known.peer for known in view.lost()] == [key(1)]
-    assert kind(view.apply(make(1, incarnation=2), 10.0)) is ChangeKind.JOINED
-    assert view.lost() == []
+    table = PeerTable(ME)
+    table.apply(make(1), 0.0)
+    table.mark_suspect(key(1))
+    table.mark_crashed(key(1), 10.0)
+    assert [known.peer for known in table.lost()] == [key(1)]
+    assert kind(table.apply(make(1, incarnation=2), 10.0)) is ChangeKind.JOINED
+    assert table.lost() == []
 
 
 def test_a_suspect_is_cleared_by_a_connection_or_a_newer_announcement() -> None:
-    view = PeerView(ME)
-    view.apply(make(1), 0.0)
-    view.suspect(key(1))
-    view.confirm(key(1), dialled=True)
-    assert view.state(key(1)) is PeerState.ONLINE
-    view.suspect(key(1))
-    view.apply(make(1, sequence=2), 1.0)
-    assert view.state(key(1)) is PeerState.ONLINE
-    assert not view.suspect(key(7))
+    table = PeerTable(ME)
+    table.apply(make(1), 0.0)
+    table.mark_suspect(key(1))
+    table.mark_alive(key(1), dialled=True)
+    assert table.state(key(1)) is PeerState.ONLINE
+    table.mark_suspect(key(1))
+    table.apply(make(1, sequence=2), 1.0)
+    assert table.state(key(1)) is PeerState.ONLINE
+    assert not table.mark_suspect(key(7))
 
 
 def test_tombstones_outlast_every_acceptable_announcement_and_then_go() -> None:
-    view = PeerView(ME)
-    view.apply(make(1), 0.0)
-    view.apply(make(1, sequence=2, leaving=True), 5.0)
-    view.expire(5.0 + ACCEPTANCE - 1)
-    assert view.state(key(1)) is PeerState.LEFT
-    assert view.expire(5.0 + TOMBSTONE) == []
-    assert view.state(key(1)) is None
-    assert versions(view) == []
+    table = PeerTable(ME)
+    table.apply(make(1), 0.0)
+    table.apply(make(1, sequence=2, leaving=True), 5.0)
+    table.expire(5.0 + ACCEPTANCE_S - 1)
+    assert table.state(key(1)) is PeerState.LEFT
+    assert table.expire(5.0 + TOMBSTONE_S) == []
+    assert table.state(key(1)) is None
+    assert versions(table) == []
 
 
 def test_a_revived_tombstone_expires_on_time() -> None:
-    view = PeerView(ME)
-    view.apply(make(1), 0.0)
-    view.apply(make(1, leaving=True), 0.0)
-    view.apply(make(1, incarnation=2), 100.0)
-    assert [change.kind for change in view.expire(100.0 + LIFETIME)] == [ChangeKind.EXPIRED]
-    assert view.expire(100.0 + LIFETIME) == []
+    table = PeerTable(ME)
+    table.apply(make(1), 0.0)
+    table.apply(make(1, leaving=True), 0.0)
+    table.apply(make(1, incarnation=2), 100.0)
+    assert [change.kind for change in table.expire(100.0 + LIFETIME)] == [ChangeKind.EXPIRED]
+    assert table.expire(100.0 + LIFETIME) == []
 
 
 def test_the_table_is_bounded_and_so_are_the_tombstones_beside_it() -> None:
-    view = PeerView(ME, max_peers=3)
+    table = PeerTable(ME, max_peers=3)
     for number in range(1, 10):
-        view.apply(make(number, leaving=True), 0.0)
-    assert len(view.entries) == 3
+        table.apply(make(number, leaving=True), 0.0)
+    assert len(table.entries) == 3
     for number in range(11, 20):
-        view.apply(make(number), 1.0)
-    assert (len(view), len(view.entries)) == (3, 6)
+        table.apply(make(number), 1.0)
+    assert (len(table), len(table.entries)) == (3, 6)
     for number in range(11, 20):
-        view.apply(make(number, sequence=2, leaving=True), 2.0)
-    assert (len(view), len(view.entries)) == (0, 3)
+        table.apply(make(number, sequence=2, leaving=True), 2.0)
+    assert (len(table), len(table.entries)) == (0, 3)
     for number in range(11, 20):  # those remembered as gone and those forgotten alike
-        view.apply(make(number, incarnation=2), 3.0)
-    assert len(view) == 3 and len(view.entries) <= 6
+        table.apply(make(number, incarnation=2), 3.0)
+    assert len(table) == 3 and len(table.entries) <= 6
 
 
-def crowd(view: PeerView, count: int, now: float, first: int = 10_000, **what: Any) -> None:
+def crowd(table: PeerTable, count: int, now: float, first: int = 10_000, **what: Any) -> None:
     """Invented peers announce themselves."""
     for number in range(first, first + count):
-        view.apply(replace(make(1, **what), peer=number.to_bytes(32, "big")), now)
+        table.apply(replace(make(1, **what), peer=number.to_bytes(32, "big")), now)
 
 
 def test_a_goodbye_is_not_pushed_out_by_newcomers_nor_by_goodbyes_of_strangers() -> None:
-    view = PeerView(ME, max_peers=20, salt=b"salt")
-    view.apply(make(1), 0.0)
-    view.apply(make(1, sequence=5, leaving=True), 1.0)
-    crowd(view, 500, 2.0)
-    crowd(view, 500, 3.0, first=20_000, leaving=True)
-    crowd(view, 500, 4.0, incarnation=10)
-    assert view.state(key(1)) is PeerState.LEFT
-    assert view.apply(make(1, sequence=4), 5.0) is None and view.find(key(1)) is None
-    assert len(view.entries) <= 40
+    table = PeerTable(ME, max_peers=20, salt=b"salt")
+    table.apply(make(1), 0.0)
+    table.apply(make(1, sequence=5, leaving=True), 1.0)
+    crowd(table, 500, 2.0)
+    crowd(table, 500, 3.0, first=20_000, leaving=True)
+    crowd(table, 500, 4.0, incarnation=10)
+    assert table.state(key(1)) is PeerState.LEFT
+    assert table.apply(make(1, sequence=4), 5.0) is None and table.find(key(1)) is None
+    assert len(table.entries) <= 40
 
 
 def test_the_tombstones_of_proven_peers_stay_longest() -> None:
-    view = PeerView(ME, max_peers=8, weight=lambda peer: float(peer == key(1)))
-    feed(view, [make(1), make(2)])
-    view.confirm(key(2), dialled=True)
+    table = PeerTable(ME, max_peers=8, weight=lambda peer: float(peer == key(1)))
+    feed(table, [make(1), make(2)])
+    table.mark_alive(key(2), dialled=True)
     for number in (1, 2):
-        view.crash(key(number), 1.0)
+        table.mark_crashed(key(number), 1.0)
     for number in range(10_000, 10_200):
         fake = replace(make(1), peer=number.to_bytes(32, "big"))
-        view.apply(fake, 2.0)
-        view.apply(replace(fake, leaving=True), 3.0)
-    assert view.state(key(1)) is view.state(key(2)) is PeerState.CRASHED and len(view.entries) == 8
+        table.apply(fake, 2.0)
+        table.apply(replace(fake, leaving=True), 3.0)
+    assert table.state(key(1)) is table.state(key(2)) is PeerState.CRASHED and len(table.entries) == 8
 
 
 def test_stake_outranks_a_connection_and_a_connection_hearsay() -> None:
-    view = PeerView(ME, max_peers=6, weight=lambda peer: float(peer[0] >= 200))
-    feed(view, [make(number) for number in range(1, 7)])
+    table = PeerTable(ME, max_peers=6, weight=lambda peer: float(peer[0] >= 200))
+    feed(table, [make(number) for number in range(1, 7)])
     for number in range(1, 7):
-        view.confirm(key(number), dialled=number <= 5)
-    assert kind(view.apply(make(200), 1.0)) is ChangeKind.JOINED
-    assert view.find(key(6)) is None  # it had connected by itself: hearsay
-    assert view.apply(make(7), 1.0) is None
+        table.mark_alive(key(number), dialled=number <= 5)
+    assert kind(table.apply(make(200), 1.0)) is ChangeKind.JOINED
+    assert table.find(key(6)) is None  # it had connected by itself: hearsay
+    assert table.apply(make(7), 1.0) is None
     for number in range(201, 206):
-        assert kind(view.apply(make(number), 1.0)) is ChangeKind.JOINED
-    assert [known.peer for known in view.present()] == [key(number) for number in range(200, 206)]
-    assert view.apply(make(206), 1.0) is None and view.apply(make(8), 1.0) is None
+        assert kind(table.apply(make(number), 1.0)) is ChangeKind.JOINED
+    assert [known.peer for known in table.present()] == [key(number) for number in range(200, 206)]
+    assert table.apply(make(206), 1.0) is None and table.apply(make(8), 1.0) is None
 
 
 def test_only_the_latest_contacts_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("p2p.peers.table.MAX_CONTACTED", 3)
-    view = PeerView(ME, max_peers=6)
-    feed(view, [make(number) for number in range(1, 7)])
+    monkeypatch.setattr("p2p.peers.table.MAX_DIALLED", 3)
+    table = PeerTable(ME, max_peers=6)
+    feed(table, [make(number) for number in range(1, 7)])
     for number in (1, 2, 3, 1, 4, 5, 6):
-        view.confirm(key(number), dialled=True)
-    assert [number for number in range(1, 7) if view.was_contacted(key(number))] == [4, 5, 6]
-    crowd(view, 200, 1.0)
-    assert {key(4), key(5), key(6)} <= {known.peer for known in view.present()}
+        table.mark_alive(key(number), dialled=True)
+    assert [number for number in range(1, 7) if table.was_dialled(key(number))] == [4, 5, 6]
+    crowd(table, 200, 1.0)
+    assert {key(4), key(5), key(6)} <= {known.peer for known in table.present()}
 
 
 def test_whoever_connects_by_itself_is_proven_by_nothing() -> None:
-    view = PeerView(ME)
-    view.apply(make(1), 0.0)
-    view.confirm(key(1))
-    assert not view.is_proven(key(1)) and not view.was_contacted(key(1))
-    view.confirm(key(1), dialled=True)
-    assert view.is_proven(key(1)) and view.was_contacted(key(1))
+    table = PeerTable(ME)
+    table.apply(make(1), 0.0)
+    table.mark_alive(key(1))
+    assert not table.is_verified(key(1)) and not table.was_dialled(key(1))
+    table.mark_alive(key(1), dialled=True)
+    assert table.is_verified(key(1)) and table.was_dialled(key(1))
 
 
 def test_made_up_peers_push_out_neither_those_with_stake_nor_those_once_connected() -> None:
     staked = {key(1), key(2)}
-    view = PeerView(ME, max_peers=10, weight=lambda peer: float(peer in staked), salt=b"salt")
-    feed(view, [make(number) for number in range(1, 7)])
-    view.confirm(key(3), dialled=True)
+    table = PeerTable(ME, max_peers=10, weight=lambda peer: float(peer in staked), salt=b"salt")
+    feed(table, [make(number) for number in range(1, 7)])
+    table.mark_alive(key(3), dialled=True)
     for number in range(10_000, 11_000):
         fake = replace(make(1), peer=number.to_bytes(32, "big"))
-        view.apply(fake, 1.0)
-    assert all(view.find(key(number)) is not None for number in range(1, 4))
-    assert len(view) == 10
+        table.apply(fake, 1.0)
+    assert all(table.find(key(number)) is not None for number in range(1, 4))
+    assert len(table) == 10
     staked.add(key(77))
-    assert kind(view.apply(make(77), 2.0)) is ChangeKind.JOINED
-    assert view.find(key(77)) is not None
+    assert kind(table.apply(make(77), 2.0)) is ChangeKind.JOINED
+    assert table.find(key(77)) is not None
 
 
 def test_a_table_of_nothing_but_proven_peers_takes_no_more() -> None:
-    view = PeerView(ME, max_peers=2)
-    feed(view, [make(1), make(2)])
-    view.confirm(key(1), dialled=True)
-    view.confirm(key(2), dialled=True)
-    assert view.apply(make(3), 0.0) is None
-    assert [known.peer for known in view.present()] == [key(1), key(2)]
+    table = PeerTable(ME, max_peers=2)
+    feed(table, [make(1), make(2)])
+    table.mark_alive(key(1), dialled=True)
+    table.mark_alive(key(2), dialled=True)
+    assert table.apply(make(3), 0.0) is None
+    assert [known.peer for known in table.present()] == [key(1), key(2)]
 
 
 def test_which_hearsay_stays_depends_on_the_secret_alone_and_not_on_the_order() -> None:
     def survivors(salt: bytes, order: range) -> list[bytes]:
-        view = PeerView(ME, max_peers=5, salt=salt)
-        feed(view, [make(number) for number in order])
-        return [known.peer for known in view.present()]
+        table = PeerTable(ME, max_peers=5, salt=salt)
+        feed(table, [make(number) for number in order])
+        return [known.peer for known in table.present()]
 
     assert survivors(b"a", range(1, 200)) == survivors(b"a", range(199, 0, -1)) != survivors(b"b", range(1, 200))
 
 
 def test_my_own_entry_is_part_of_the_view_but_no_peer() -> None:
-    view = PeerView(key(1))
-    view.apply(make(1), 0.0)
-    assert (len(view), view.present()) == (0, [])
-    assert view.root != 0
-    assert view.expire(10.0 * LIFETIME) == []
-    assert not view.suspect(key(1))
-    assert view.crash(key(1), 0.0) is None
+    table = PeerTable(key(1))
+    table.apply(make(1), 0.0)
+    assert (len(table), table.present()) == (0, [])
+    assert table.root != 0
+    assert table.expire(10.0 * LIFETIME) == []
+    assert not table.mark_suspect(key(1))
+    assert table.mark_crashed(key(1), 0.0) is None
 
 
 def test_what_a_peer_says_of_its_load_stands_until_its_next_announcement() -> None:
-    view = PeerView(ME)
-    view.apply(make(1), 0.0)
-    view.set_load(key(1), PeerLoad(3, 1, 900))
-    view.set_load(key(2), PeerLoad(3, 1, 900))
-    found = view.find(key(1))
+    table = PeerTable(ME)
+    table.apply(make(1), 0.0)
+    table.set_load(key(1), PeerLoad(3, 1, 900))
+    table.set_load(key(2), PeerLoad(3, 1, 900))
+    found = table.find(key(1))
     assert found is not None
     assert found.load == PeerLoad(3, 1, 900)
-    assert view.present() == [found]
-    view.apply(make(1, sequence=2), 1.0)
-    assert view.find(key(1)) == make(1, sequence=2)
+    assert table.present() == [found]
+    table.apply(make(1, sequence=2), 1.0)
+    assert table.find(key(1)) == make(1, sequence=2)
 
 
 @given(st.lists(announcements, max_size=12), st.permutations(list(range(12))))
 def test_the_fingerprint_of_views_that_agree_is_equal(heard: list[Announcement], order: list[int]) -> None:
-    one, other = PeerView(ME), PeerView(ME)
+    one, other = PeerTable(ME), PeerTable(ME)
     feed(one, heard)
     feed(other, [heard[index] for index in order if index < len(heard)])
     assert one.root == other.root

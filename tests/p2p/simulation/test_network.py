@@ -11,9 +11,17 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from p2p.fanout import Broadcast
+from p2p.fanout import Fanout
 from p2p.network import NetworkError, RawStream
-from p2p.simulation.network import MAX_GOSSIP, QUEUE, SEND_WINDOW, TICK, MemoryHub, MemoryNetwork, uniform
+from p2p.simulation.network import (
+    MAX_GOSSIP,
+    QUEUE_ITEMS,
+    SEND_WINDOW_BYTES,
+    TICK_S,
+    SimulatedInternet,
+    SimulatedNetwork,
+    uniform,
+)
 
 PROTOCOL = "/test/1"
 
@@ -22,10 +30,12 @@ def key(number: int) -> bytes:
     return number.to_bytes(32, "big")
 
 
-async def connected_pair(nursery: trio.Nursery, **options: float) -> tuple[MemoryHub, MemoryNetwork, MemoryNetwork]:
-    hub = MemoryHub(1, **options)
+async def connected_pair(
+    nursery: trio.Nursery, **options: float
+) -> tuple[SimulatedInternet, SimulatedNetwork, SimulatedNetwork]:
+    hub = SimulatedInternet(1, **options)
     await nursery.start(hub.run)
-    a, b = MemoryNetwork(hub, key(1)), MemoryNetwork(hub, key(2))
+    a, b = SimulatedNetwork(hub, key(1)), SimulatedNetwork(hub, key(2))
     await a.connect(b.me, b.listen_addresses)
     return hub, a, b
 
@@ -41,9 +51,9 @@ async def hold(stream: RawStream) -> None:
 
 @pytest.mark.trio
 async def test_connect_and_disconnect_are_seen_by_both(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
-    hub = MemoryHub(1)
+    hub = SimulatedInternet(1)
     await nursery.start(hub.run)
-    a, b = MemoryNetwork(hub, key(1)), MemoryNetwork(hub, key(2))
+    a, b = SimulatedNetwork(hub, key(1)), SimulatedNetwork(hub, key(2))
     changes = b.peer_changes()
     await a.connect(b.me, b.listen_addresses)
     await a.connect(b.me, b.listen_addresses)
@@ -62,9 +72,13 @@ async def test_connect_and_disconnect_are_seen_by_both(nursery: trio.Nursery, au
 
 @pytest.mark.trio
 async def test_dialling_the_wrong_peer_or_address_fails(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
-    hub = MemoryHub(1)
+    hub = SimulatedInternet(1)
     await nursery.start(hub.run)
-    a, b, hidden = MemoryNetwork(hub, key(1)), MemoryNetwork(hub, key(2)), MemoryNetwork(hub, key(3), listen=False)
+    a, b, hidden = (
+        SimulatedNetwork(hub, key(1)),
+        SimulatedNetwork(hub, key(2)),
+        SimulatedNetwork(hub, key(3), listen=False),
+    )
     assert hidden.listen_addresses == ()
     for peer, addresses in [
         (key(9), b.listen_addresses),
@@ -101,7 +115,7 @@ async def test_a_stream_that_nobody_reads_stalls_its_sender(nursery: trio.Nurser
     _, a, b = await connected_pair(nursery)
     b.handle(PROTOCOL, hold)
     stream = await a.open_stream(b.me, PROTOCOL)
-    await stream.send(bytes(SEND_WINDOW))
+    await stream.send(bytes(SEND_WINDOW_BYTES))
     with pytest.raises(trio.TooSlowError), trio.fail_after(60):
         await stream.send(b"one too many")
 
@@ -137,9 +151,9 @@ async def test_a_raising_handler_resets_only_its_stream(nursery: trio.Nursery, a
 async def test_gossip_reaches_the_component_but_not_the_sender(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
-    hub = MemoryHub(1)
+    hub = SimulatedInternet(1)
     await nursery.start(hub.run)
-    a, b, c, alone = (MemoryNetwork(hub, key(number)) for number in range(1, 5))
+    a, b, c, alone = (SimulatedNetwork(hub, key(number)) for number in range(1, 5))
     await a.connect(b.me, b.listen_addresses)
     await b.connect(c.me, c.listen_addresses)
     inboxes = [network.subscribe("topic") for network in (a, b, c, alone)]
@@ -157,17 +171,17 @@ async def test_gossip_reaches_the_component_but_not_the_sender(
 async def test_gossip_loss_has_its_rate(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     _, a, b = await connected_pair(nursery, loss=0.3)
     inbox = b.subscribe("topic")
-    for _ in range(QUEUE):
+    for _ in range(QUEUE_ITEMS):
         await a.publish("topic", b"x")
     await trio.sleep(1)
-    assert 0.6 * QUEUE < inbox.statistics().current_buffer_used < 0.8 * QUEUE
+    assert 0.6 * QUEUE_ITEMS < inbox.statistics().current_buffer_used < 0.8 * QUEUE_ITEMS
 
 
 @pytest.mark.trio
 async def test_a_partition_cuts_and_heals(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
-    hub = MemoryHub(1)
+    hub = SimulatedInternet(1)
     await nursery.start(hub.run)
-    a, b, c, d = (MemoryNetwork(hub, key(number)) for number in range(1, 5))
+    a, b, c, d = (SimulatedNetwork(hub, key(number)) for number in range(1, 5))
     hub.connect_all()
     assert a.peers() == {b.me, c.me, d.me}
     c.handle(PROTOCOL, hold)
@@ -200,7 +214,7 @@ async def test_a_silent_cut_is_noticed_later(nursery: trio.Nursery, autojump_clo
     assert a.peers() == {b.me}
     with pytest.raises(NetworkError):
         await stream.receive()
-    assert trio.current_time() - start == pytest.approx(5.0, abs=TICK)
+    assert trio.current_time() - start == pytest.approx(5.0, abs=TICK_S)
     assert a.peers() == frozenset()
 
 
@@ -225,7 +239,7 @@ async def test_kill_resets_cancels_and_a_restart_comes_back(nursery: trio.Nurser
     for attempt in (a.connect(b.me, b.listen_addresses), b.connect(a.me, a.listen_addresses)):
         with pytest.raises(NetworkError):
             await attempt
-    again = MemoryNetwork(hub, b.me)
+    again = SimulatedNetwork(hub, b.me)
     assert again.listen_addresses == b.listen_addresses
     await a.connect(again.me, again.listen_addresses)
     assert again.peers() == {a.me}
@@ -238,7 +252,7 @@ async def test_a_restart_replaces_a_link_whose_end_was_not_noticed(
     hub, a, b = await connected_pair(nursery)
     changes = a.peer_changes()
     hub.kill(b.me, notice=60.0)
-    again = MemoryNetwork(hub, b.me)
+    again = SimulatedNetwork(hub, b.me)
     await again.connect(a.me, a.listen_addresses)
     assert [changes.receive_nowait(), changes.receive_nowait()] == [(b.me, False), (b.me, True)]
     await trio.sleep(120)
@@ -257,14 +271,14 @@ async def test_run_ties_a_network_to_a_nursery(nursery: trio.Nursery, autojump_c
 
 def test_a_full_subscription_sheds_its_oldest() -> None:
     async def main() -> None:
-        broadcast: Broadcast[int] = Broadcast(2)
-        slow, gone = broadcast.subscribe(), broadcast.subscribe()
+        fanout: Fanout[int] = Fanout(2)
+        slow, gone = fanout.subscribe(), fanout.subscribe()
         gone.close()
         for number in range(5):
-            broadcast.publish(number)
+            fanout.publish(number)
         assert [slow.receive_nowait(), slow.receive_nowait()] == [3, 4]
-        assert broadcast.shed == 3
-        broadcast.close()
+        assert fanout.shed == 3
+        fanout.close()
         with pytest.raises(trio.EndOfChannel):
             await slow.receive()
 
@@ -273,17 +287,17 @@ def test_a_full_subscription_sheds_its_oldest() -> None:
 
 TRACE = """
 import trio
-from p2p.simulation.network import MemoryHub, MemoryNetwork
+from p2p.simulation.network import SimulatedInternet, SimulatedNetwork
 from p2p.runtime import run_simulation
 trace = []
 async def read(network, inbox):
     async for message in inbox:
         trace.append((round(trio.current_time(), 9), network.me[-1], message.sender[-1]))
 async def main():
-    hub = MemoryHub(7, loss=0.1)
+    hub = SimulatedInternet(7, loss=0.1)
     async with trio.open_nursery() as nursery:
         await nursery.start(hub.run)
-        networks = [MemoryNetwork(hub, bytes(31) + bytes([number])) for number in range(12)]
+        networks = [SimulatedNetwork(hub, bytes(31) + bytes([number])) for number in range(12)]
         hub.connect_all()
         for network in networks:
             nursery.start_soon(read, network, network.subscribe("t"))
@@ -314,7 +328,7 @@ def test_the_trace_depends_on_the_seed_alone() -> None:
 
 
 def test_uniform_latency_stays_in_its_range() -> None:
-    hub = MemoryHub(1, latency=uniform(0.2, 0.3))
+    hub = SimulatedInternet(1, latency=uniform(0.2, 0.3))
     assert all(0.2 <= hub.latency(hub.random, b"a", b"b") <= 0.3 for _ in range(100))
 
 
@@ -322,9 +336,9 @@ def test_uniform_latency_stays_in_its_range() -> None:
 async def test_a_visit_makes_nobody_a_peer_and_ends_with_either_node(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
-    hub = MemoryHub(1)
+    hub = SimulatedInternet(1)
     await nursery.start(hub.run)
-    a, b, c = (MemoryNetwork(hub, key(number)) for number in (1, 2, 3))
+    a, b, c = (SimulatedNetwork(hub, key(number)) for number in (1, 2, 3))
     for one in (b, c):
         one.handle(PROTOCOL, echo)
         one.handle("/hold", hold)
@@ -332,7 +346,7 @@ async def test_a_visit_makes_nobody_a_peer_and_ends_with_either_node(
         await stream.send(b"hello")
         assert await stream.receive() == b"hello"
         assert a.peers() == b.peers() == frozenset()
-    assert not a._visits and not b._visits
+    assert not a._isolated and not b._isolated
     with pytest.raises(NetworkError):
         async with a.open_isolated_stream(b.me, c.listen_addresses, PROTOCOL):
             pass
@@ -351,4 +365,4 @@ async def test_a_visit_makes_nobody_a_peer_and_ends_with_either_node(
     with pytest.raises(NetworkError):
         async with a.open_isolated_stream(c.me, ("/memory/2",), PROTOCOL):
             pass
-    assert not a._visits and not hub.errors
+    assert not a._isolated and not hub.errors

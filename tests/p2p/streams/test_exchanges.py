@@ -10,18 +10,18 @@ import trio
 from trio.testing import MockClock
 
 from p2p.network import Misbehaviour, NetworkError, RawStream
-from p2p.simulation.network import MemoryHub, MemoryNetwork
+from p2p.simulation.network import SimulatedInternet, SimulatedNetwork
 from p2p.streams.exchanges import (
-    FRAME_TIMEOUT,
-    IDLE_TIMEOUT,
-    LINGER_TIMEOUT,
+    FRAME_TIMEOUT_S,
+    IDLE_TIMEOUT_S,
+    LINGER_TIMEOUT_S,
     MAX_STREAMS,
-    MAX_UNREAD,
-    MAX_UNREAD_TOTAL,
+    MAX_UNREAD_BYTES,
+    MAX_UNREAD_TOTAL_BYTES,
     Exchange,
     Streams,
 )
-from p2p.streams.frames import MAX_FRAME, WINDOW, Frame, Kind
+from p2p.streams.frames import MAX_FRAME_BYTES, WINDOW_BYTES, Frame, Kind
 
 PROTOCOL = "/test/1"
 pytestmark = pytest.mark.trio
@@ -30,10 +30,10 @@ pytestmark = pytest.mark.trio
 class Pair:
     """Two connected nodes; ``a`` opens, ``b`` answers."""
 
-    def __init__(self, hub: MemoryHub, nursery: trio.Nursery) -> None:
+    def __init__(self, hub: SimulatedInternet, nursery: trio.Nursery) -> None:
         self.hub = hub
         self.nursery = nursery
-        self.a, self.b = (MemoryNetwork(hub, bytes([number]) * 32) for number in (1, 2))
+        self.a, self.b = (SimulatedNetwork(hub, bytes([number]) * 32) for number in (1, 2))
         self.opener, self.answerer = Streams(self.a), Streams(self.b)
         self.opened = 0
         open_stream = self.a.open_stream
@@ -54,7 +54,7 @@ class Pair:
 @asynccontextmanager
 async def running_pair() -> AsyncIterator[Pair]:
     async with trio.open_nursery() as nursery:
-        hub = MemoryHub(1)
+        hub = SimulatedInternet(1)
         await nursery.start(hub.run)
         pair = Pair(hub, nursery)
         await nursery.start(pair.opener.run)
@@ -85,7 +85,7 @@ async def answer(exchange: Exchange) -> None:
 async def test_request(pair: Pair, autojump_clock: MockClock) -> None:
     pair.answerer.handle(PROTOCOL, answer)
     assert await pair.request(b"question") == b"question"
-    assert await pair.request(bytes(MAX_FRAME)) == bytes(MAX_FRAME)
+    assert await pair.request(bytes(MAX_FRAME_BYTES)) == bytes(MAX_FRAME_BYTES)
 
 
 async def test_frames_pass_both_ways_until_both_have_ended(pair: Pair, autojump_clock: MockClock) -> None:
@@ -163,7 +163,7 @@ async def test_a_slow_reader_stalls_the_sender_and_not_the_link(pair: Pair, auto
         await exchange.end()
         assert await exchange.receive() == bytes(1024)
         await trio.sleep(60)
-        assert WINDOW - 65536 < sent <= WINDOW
+        assert WINDOW_BYTES - 65536 < sent <= WINDOW_BYTES
         assert await pair.opener.request(pair.b.me, "/echo", b"free", 1.0) == b"free"
         count = 1
         while await exchange.receive() is not None:
@@ -281,7 +281,7 @@ async def test_a_handler_that_returns_early_frees_a_stalled_sender(pair: Pair, a
     async with pair.opener.open(pair.b.me, PROTOCOL) as exchange:
         with pytest.raises(NetworkError, match="nobody reads"):
             for _ in range(10):
-                await exchange.send(bytes(WINDOW))
+                await exchange.send(bytes(WINDOW_BYTES))
         assert [await exchange.receive(), await exchange.receive()] == [b"enough", None]
 
 
@@ -316,14 +316,14 @@ async def test_a_peer_that_never_ends_is_given_up(pair: Pair, autojump_clock: Mo
     pair.answerer.handle(PROTOCOL, stuck)
     async with pair.opener.open(pair.b.me, PROTOCOL) as exchange:
         await exchange.send(b"x")
-    with trio.fail_after(2 * LINGER_TIMEOUT):
+    with trio.fail_after(2 * LINGER_TIMEOUT_S):
         await cancelled.wait()
 
 
 async def test_idle_streams_are_closed(pair: Pair, autojump_clock: MockClock) -> None:
     pair.answerer.handle(PROTOCOL, answer)
     await pair.request(b"x")
-    await trio.sleep(2 * IDLE_TIMEOUT)
+    await trio.sleep(2 * IDLE_TIMEOUT_S)
     await pair.request(b"x")
     assert pair.opened == 2
 
@@ -393,7 +393,7 @@ async def test_an_ended_exchange_without_an_answer_is_an_error(pair: Pair, autoj
 async def test_oversize_frames_are_refused_at_both_ends(pair: Pair, autojump_clock: MockClock) -> None:
     pair.answerer.handle(PROTOCOL, answer)
     with pytest.raises(ValueError, match="longer"):
-        await pair.request(bytes(MAX_FRAME + 1))
+        await pair.request(bytes(MAX_FRAME_BYTES + 1))
     raw = await pair.a.open_stream(pair.b.me, PROTOCOL)
     await raw.send(b"\xff" * 9)
     with pytest.raises(NetworkError, match="reset"):
@@ -482,7 +482,7 @@ async def test_a_write_cut_short_gives_up_the_stream(pair: Pair, autojump_clock:
     pair.answerer.handle(PROTOCOL, echo)
     with trio.move_on_after(0.05):
         async with pair.opener.open(pair.b.me, PROTOCOL) as exchange:
-            await exchange.send(bytes(MAX_FRAME))
+            await exchange.send(bytes(MAX_FRAME_BYTES))
     assert await fresh_request(pair) == b"fresh"
     assert pair.opened == 2
 
@@ -505,7 +505,7 @@ async def test_nothing_works_or_remains_after_run(autojump_clock: MockClock) -> 
             ended.append("handler")
 
     async with trio.open_nursery() as nursery:
-        hub = MemoryHub(1)
+        hub = SimulatedInternet(1)
         await nursery.start(hub.run)
         pair = Pair(hub, nursery)
         hub.connect_all()
@@ -530,7 +530,7 @@ async def test_nothing_works_or_remains_after_run(autojump_clock: MockClock) -> 
 # What waits
 
 
-async def begin_frame(network: MemoryNetwork, peer: bytes, size: int) -> RawStream:
+async def begin_frame(network: SimulatedNetwork, peer: bytes, size: int) -> RawStream:
     """A stream with a frame on it that lacks its last byte."""
     stream = await network.open_stream(peer, PROTOCOL)
     await stream.send(Frame(Kind.DATA, 1, bytes(size)).encode()[:-1])
@@ -551,7 +551,7 @@ async def test_a_frame_has_to_come_to_its_end(pair: Pair, autojump_clock: MockCl
     stream = await pair.a.open_stream(pair.b.me, PROTOCOL)
     whole = Frame(Kind.DATA, 1, b"whole").encode()
     for _ in range(3):
-        await trio.sleep(2 * FRAME_TIMEOUT)  # between frames there is time
+        await trio.sleep(2 * FRAME_TIMEOUT_S)  # between frames there is time
         await stream.send(whole)
     began = trio.current_time()
     for byte in whole[:-1]:
@@ -559,7 +559,7 @@ async def test_a_frame_has_to_come_to_its_end(pair: Pair, autojump_clock: MockCl
         await trio.sleep(1)
     while not await ended(stream):
         pass
-    assert trio.current_time() - began == pytest.approx(FRAME_TIMEOUT, abs=1)
+    assert trio.current_time() - began == pytest.approx(FRAME_TIMEOUT_S, abs=1)
     assert blamed == [(pair.a.me, Misbehaviour.RATE)] and pair.answerer._unread.size == 0
 
 
@@ -570,14 +570,14 @@ async def test_a_slow_frame_may_follow_another_without_a_pause(pair: Pair, autoj
     step = len(raw) // 12 + 1  # from the middle of a frame to the middle of the next, and so on
     for start in range(0, len(raw), step):
         await stream.send(raw[start : start + step])
-        await trio.sleep(FRAME_TIMEOUT / 3)
+        await trio.sleep(FRAME_TIMEOUT_S / 3)
     assert pair.answerer._served
 
 
 async def test_unfinished_frames_of_all_peers_have_a_bound(autojump_clock: MockClock) -> None:
     """Whoever has most goes, not whoever comes last."""
-    hub = MemoryHub(1)
-    networks = [MemoryNetwork(hub, bytes([number]) * 32) for number in range(1, 9)]
+    hub = SimulatedInternet(1)
+    networks = [SimulatedNetwork(hub, bytes([number]) * 32) for number in range(1, 9)]
     answerer = Streams(networks[0])
     async with trio.open_nursery() as nursery:
         await nursery.start(hub.run)
@@ -590,7 +590,7 @@ async def test_unfinished_frames_of_all_peers_have_a_bound(autojump_clock: MockC
             for _ in range(14):
                 await begin_frame(network, me, 1 << 20)
         await trio.sleep(10)
-        assert 0 < answerer._unread.size <= MAX_UNREAD_TOTAL
+        assert 0 < answerer._unread.size <= MAX_UNREAD_TOTAL_BYTES
         assert answerer._unread.get(networks[1].me) >= 1 << 20
         await honest.send(b"\0")
         assert (await honest.receive()) != b""
@@ -614,9 +614,9 @@ async def test_what_no_handler_takes_counts_too(pair: Pair, autojump_clock: Mock
         nonlocal failures
         try:
             async with pair.opener.open(pair.b.me, PROTOCOL) as exchange:
-                await exchange.send(bytes(WINDOW - 1000))
-                await exchange.send(bytes(MAX_FRAME), end=True)
-                for size in (WINDOW - 1000, MAX_FRAME):
+                await exchange.send(bytes(WINDOW_BYTES - 1000))
+                await exchange.send(bytes(MAX_FRAME_BYTES), end=True)
+                for size in (WINDOW_BYTES - 1000, MAX_FRAME_BYTES):
                     assert await exchange.receive() == bytes(size)
         except NetworkError:
             failures += 1
@@ -625,7 +625,7 @@ async def test_what_no_handler_takes_counts_too(pair: Pair, autojump_clock: Mock
         for _ in range(5):
             nursery.start_soon(fill)
         await trio.sleep(5)
-        assert pair.answerer._unread.size > 5 * MAX_FRAME
+        assert pair.answerer._unread.size > 5 * MAX_FRAME_BYTES
         goal.set()
     await trio.sleep(1)
     assert failures == 0 and pair.answerer._unread.size == 0 and not blamed
@@ -634,6 +634,6 @@ async def test_what_no_handler_takes_counts_too(pair: Pair, autojump_clock: Mock
         for _ in range(30):
             nursery.start_soon(fill)
         await trio.sleep(20)
-        assert pair.answerer._unread.size <= MAX_UNREAD
+        assert pair.answerer._unread.size <= MAX_UNREAD_BYTES
         goal.set()
     assert failures > 0 and Misbehaviour.OVERSIZE in blamed and pair.answerer._unread.size == 0

@@ -9,9 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2p.streams.frames import MAX_FRAME, MAX_REASON, WINDOW, ExchangeState, Frame, FrameError, FrameReader, Kind, cost
+from p2p.streams.frames import (
+    MAX_FRAME_BYTES,
+    MAX_REASON_BYTES,
+    WINDOW_BYTES,
+    ExchangeState,
+    Frame,
+    FrameError,
+    FrameReader,
+    Kind,
+    cost,
+)
 
-frames = st.builds(Frame, st.sampled_from(Kind), st.integers(0, 2**32 - 1), st.binary(max_size=MAX_REASON))
+frames = st.builds(Frame, st.sampled_from(Kind), st.integers(0, 2**32 - 1), st.binary(max_size=MAX_REASON_BYTES))
 
 
 @given(st.lists(frames, max_size=8), st.data())
@@ -34,8 +44,8 @@ def test_garbage_is_refused_or_is_frames(garbage: bytes) -> None:
 @pytest.mark.parametrize(
     "header",
     [
-        struct.pack(">IBI", MAX_FRAME + 1, Kind.DATA, 1),
-        struct.pack(">IBI", MAX_REASON + 1, Kind.RESET, 1),
+        struct.pack(">IBI", MAX_FRAME_BYTES + 1, Kind.DATA, 1),
+        struct.pack(">IBI", MAX_REASON_BYTES + 1, Kind.RESET, 1),
         struct.pack(">IBI", 0, 4, 1),
     ],
     ids=["oversize data", "oversize control", "unknown kind"],
@@ -47,43 +57,43 @@ def test_bad_headers_are_refused_before_their_payload_arrives(header: bytes) -> 
 
 def test_an_oversize_frame_cannot_be_encoded() -> None:
     with pytest.raises(ValueError, match="longer"):
-        Frame(Kind.DATA, 1, bytes(MAX_FRAME + 1)).encode()
+        Frame(Kind.DATA, 1, bytes(MAX_FRAME_BYTES + 1)).encode()
 
 
-def test_credit_runs_out_and_is_refunded_as_the_reader_takes() -> None:
+def test_the_window_runs_out_and_is_updated_as_the_reader_takes() -> None:
     sender, receiver = ExchangeState(1), ExchangeState(1)
     payload = bytes(1000)
     count = 0
-    while sender.credit > 0:
+    while sender.send_window > 0:
         receiver.accept(sender.data(payload))
         count += 1
-    assert count == -(-WINDOW // cost(payload))
-    with pytest.raises(FrameError, match="credit"):
+    assert count == -(-WINDOW_BYTES // cost(payload))
+    with pytest.raises(FrameError, match="window"):
         receiver.accept(Frame(Kind.DATA, 1, payload))
 
-    refunds = []
+    updates = []
     while receiver.take() is not None:
-        refund = receiver.refund()
-        if refund is not None:
-            refunds.append(refund)
-            sender.accept(refund)
-    assert 1 <= len(refunds) <= 2
-    assert sender.credit > WINDOW // 4
+        update = receiver.window_update()
+        if update is not None:
+            updates.append(update)
+            sender.accept(update)
+    assert 1 <= len(updates) <= 2
+    assert sender.send_window > WINDOW_BYTES // 4
     receiver.accept(sender.data(payload))
 
 
 def test_empty_frames_are_not_free() -> None:
     sender = ExchangeState(1)
-    for _ in range(WINDOW // cost(b"")):
+    for _ in range(WINDOW_BYTES // cost(b"")):
         sender.data(b"")
-    assert sender.credit <= 0
+    assert sender.send_window <= 0
 
 
 def test_credit_that_was_never_used_is_a_breach() -> None:
     with pytest.raises(FrameError):
-        ExchangeState(1).accept(Frame(Kind.CREDIT, 1, struct.pack(">I", 1)))
+        ExchangeState(1).accept(Frame(Kind.WINDOW_UPDATE, 1, struct.pack(">I", 1)))
     with pytest.raises(FrameError):
-        ExchangeState(1).accept(Frame(Kind.CREDIT, 1, b"\0"))
+        ExchangeState(1).accept(Frame(Kind.WINDOW_UPDATE, 1, b"\0"))
 
 
 def test_data_after_end_is_a_breach() -> None:
@@ -108,7 +118,7 @@ def test_reset_after_end_only_stops_the_other_direction() -> None:
 
 
 def test_reasons_are_cut_and_need_not_be_utf8() -> None:
-    assert len(ExchangeState(1).reset("x" * 1000).payload) == MAX_REASON
+    assert len(ExchangeState(1).reset("x" * 1000).payload) == MAX_REASON_BYTES
     state = ExchangeState(1)
     state.accept(Frame(Kind.RESET, 1, b"\xff"))
     assert state.failure is not None

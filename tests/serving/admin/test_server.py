@@ -162,7 +162,7 @@ async def test_peers(node: Node, client: httpx.AsyncClient) -> None:
         expires_after=60_000,
         signature=bytes(64),
     )
-    node.discovery.view.apply(announcement, trio.current_time())
+    node.discovery.table.apply(announcement, trio.current_time())
     (peer,) = (await expect(client, "GET", "/peers"))["peers"]
     assert peer == {
         "address": OTHER.address,
