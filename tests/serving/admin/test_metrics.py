@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import trio
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -43,6 +46,21 @@ def test_page_follows_the_conventions() -> None:
             for sample in family.samples:
                 assert (family.type == "counter") == sample.name.endswith("_total"), sample.name
         assert len({family.name for family in families}) == len(families)
+
+    trio.run(main)
+
+
+def test_the_manual_lists_every_metric() -> None:
+    async def main() -> None:
+        async with run_node() as node:
+            families = list(text_string_to_metric_families(Metrics(node).render().decode()))
+        names = {
+            f"{family.name}_total" if family.type == "counter" else family.name
+            for family in families
+            if family.name.startswith("wwwserve_")
+        }
+        manual = (Path(__file__).resolve().parents[3] / "docs" / "operating.md").read_text()
+        assert names == set(re.findall(r"wwwserve_[a-z_]+", manual))
 
     trio.run(main)
 
