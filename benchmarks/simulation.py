@@ -30,8 +30,8 @@ from consensus.voting.journal import Journal, MemoryFile
 from consensus.voting.vote_store import VoteStore
 from consensus.voting.vote_support import VoteSupportStore
 from node import Node
-from p2p.runtime import SimulatedRuntime, run_simulation
 from p2p.simulation.network import SimulatedInternet, SimulatedNetwork
+from p2p.simulation.runtime import SimulatedRuntime, run_simulation
 from serving.openai.errors import ApiError
 from serving.openai.requests import CHAT_COMPLETIONS, parse_request
 from serving.scheduling.policy import DefaultPolicy, PolicyParameters
@@ -83,7 +83,7 @@ class Simulation:
         keys = [KeyPair(hashlib.sha256(f"{seed}/{number}".encode()).digest()) for number in range(count)]
         parameters, beacon = Parameters(epoch_heights=20), bytes(32)
         accounts = [make_validator(k, beacon, parameters, 10_000 * CREDIT, 1_000 * CREDIT, (self.model,)) for k in keys]
-        genesis = make_genesis("simulation", SimulatedRuntime.EPOCH, beacon, accounts, parameters)
+        genesis = make_genesis("simulation", SimulatedRuntime.EPOCH_MS, beacon, accounts, parameters)
         self.networks: list[SimulatedNetwork] = []
         self.nodes: list[Node] = []
         for number, key in enumerate(keys):

@@ -23,7 +23,7 @@ from chain.types.blocks import Block, Header
 from chain.types.votes import Vote
 from consensus.voting import journal
 from consensus.voting.disk import FAULT_FILE, JOURNAL_FILE, DataDisk
-from p2p.runtime import SimulatedRuntime, run_simulation
+from p2p.simulation.runtime import SimulatedRuntime, run_simulation
 from tests.adversarial.crash import ALL, GENESIS, PAYER, VICTIM, CrashWorld, Reaper, pay
 from tests.consensus.world import make_key
 from tests.simulation.checkers import AgreementChecker, VoteChecker
@@ -220,7 +220,7 @@ async def _play(directory: Path, said: Said, scenario: Scenario, death: Death | 
         reaper = Reaper() if death is None else Reaper(death.at, death.after, death.kind)
         for each in ALL:
             home = directory / f"node{each}"
-            disk = DataDisk(home, lambda: SimulatedRuntime.EPOCH)
+            disk = DataDisk(home, lambda: SimulatedRuntime.EPOCH_MS)
             if home.exists():
                 world.disks[each] = disk
             else:

@@ -11,7 +11,7 @@ from chain.types.blocks import MAX_BLOCK
 from chain.types.operations import Serve, SignedOperation, Transfer, sign_operation
 from consensus.mempool import packing as selection
 from consensus.mempool.pool import Mempool
-from p2p.runtime import SimulatedRuntime
+from p2p.simulation.runtime import SimulatedRuntime
 from tests.chain.builders import find_reveal
 from tests.consensus.world import make_key
 
@@ -25,7 +25,7 @@ def make_world() -> Genesis:
     parameters = Parameters(epoch_heights=1_000, min_validator_bond=100 * CREDIT)
     accounts = [make_validator(VALIDATOR, bytes(32), parameters, 1_000 * CREDIT, 100 * CREDIT)]
     accounts += [GenesisAccount(key.public_key, CREDIT, 0, (), None) for key in FILLERS + PAYERS]
-    return make_genesis("test", SimulatedRuntime.EPOCH, bytes(32), accounts, parameters)
+    return make_genesis("test", SimulatedRuntime.EPOCH_MS, bytes(32), accounts, parameters)
 
 
 GENESIS = make_world()

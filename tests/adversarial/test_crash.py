@@ -15,7 +15,7 @@ from chain.store.writer import BlockStore
 from consensus.voting import journal
 from consensus.voting.disk import DataDisk
 from consensus.voting.journal import Journal
-from p2p.runtime import SimulatedRuntime, run_simulation
+from p2p.simulation.runtime import SimulatedRuntime, run_simulation
 from tests.adversarial import crash_process
 from tests.adversarial.crash import ALL, GENESIS, PAYER, VICTIM, CrashWorld, MemoryDisk, Reaper, pay
 from tests.consensus.world import make_key
@@ -192,7 +192,7 @@ def test_one_dies_on_real_files(tmp_path: Path, number: int) -> None:
 
     async def script(world: CrashWorld) -> None:
         for each in ALL:
-            disk = DataDisk(tmp_path, lambda: SimulatedRuntime.EPOCH) if each == VICTIM else MemoryDisk()
+            disk = DataDisk(tmp_path, lambda: SimulatedRuntime.EPOCH_MS) if each == VICTIM else MemoryDisk()
             world.add_disk(each, disk, reaper if each == VICTIM else None)
         await pay(world, 4)
 

@@ -25,8 +25,8 @@ from consensus.simplex.messages import Propose
 from consensus.voting.disk import open_storage
 from consensus.voting.journal import RECORD_BYTES, Journal
 from consensus.voting.lockout import VotingLockout
-from p2p.runtime import SimulatedRuntime
 from p2p.simulation.network import SimulatedInternet, SimulatedNetwork
+from p2p.simulation.runtime import SimulatedRuntime
 from p2p.streams.exchanges import Streams
 from tests.adversarial.crash import MemoryDisk
 from tests.chain.builders import find_reveal

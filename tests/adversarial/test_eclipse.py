@@ -19,8 +19,8 @@ from p2p.network import NetworkError
 from p2p.peers.announcement import Announcement, PeerLoad, sign_announcement
 from p2p.peers.anti_entropy import AgedAnnouncement, SyncFrame
 from p2p.peers.suspect_message import sign_suspect_message
-from p2p.runtime import SimulatedRuntime, run_simulation
 from p2p.simulation.network import SimulatedNetwork
+from p2p.simulation.runtime import SimulatedRuntime, run_simulation
 from p2p.streams.exchanges import Exchange, Streams
 from tests.p2p.discovery.test_service import CHAIN, Node, World, world
 
@@ -52,7 +52,7 @@ class Sybil:
         return self.key.public_key
 
     def announce(self) -> bytes:
-        now = SimulatedRuntime.EPOCH + round(trio.current_time() * 1000)
+        now = SimulatedRuntime.EPOCH_MS + round(trio.current_time() * 1000)
         places = self.network.listen_addresses
         unsigned = Announcement(self.me, now, now, False, places, (), (), PeerLoad(), 7_200_000, bytes(64))
         return sign_announcement(self.key, CHAIN, unsigned).encode()

@@ -37,8 +37,8 @@ from consensus.mempool.pool import MAX_ACCOUNT_BYTES, MAX_NONCED, MAX_WAIT_S, MA
 from consensus.network.committee_streams import COMMITTEE_PROTOCOL
 from consensus.network.gossip import MAX_GOSSIP_BYTES, Batch, get_topic
 from p2p.network import NetworkError
-from p2p.runtime import SimulatedRuntime
 from p2p.simulation.network import SimulatedNetwork
+from p2p.simulation.runtime import SimulatedRuntime
 from p2p.streams.exchanges import Streams
 from tests.consensus.mempool.test_pool import Chain
 from tests.consensus.world import World, make_key, simulate
@@ -73,7 +73,7 @@ def make_flooded_genesis() -> Genesis:
     credits = {make_key(number): 1_000 * CREDIT for number in (FOLLOWER, *USERS)} | {make_key(RICH): 10**6 * CREDIT}
     credits |= {make_sybil(number): 20_000 if number < SYBILS else 300 for number in range(SYBILS + DUST)}
     accounts += [GenesisAccount(key.public_key, amount, 0, (), None) for key, amount in credits.items()]
-    return make_genesis("floods", SimulatedRuntime.EPOCH, bytes(32), accounts, parameters)
+    return make_genesis("floods", SimulatedRuntime.EPOCH_MS, bytes(32), accounts, parameters)
 
 
 # The floods: endless or not, each yields signed operations.
@@ -279,7 +279,7 @@ def make_small_genesis() -> Genesis:
     credits |= {make_sybil(number): 2_000 for number in range(2_000)}
     accounts = [make_validator(make_key(1), bytes(32), parameters, 1_000 * CREDIT, 100 * CREDIT)]
     accounts += [GenesisAccount(key.public_key, amount, 0, (), None) for key, amount in credits.items()]
-    return make_genesis("brim", SimulatedRuntime.EPOCH, bytes(32), accounts, parameters)
+    return make_genesis("brim", SimulatedRuntime.EPOCH_MS, bytes(32), accounts, parameters)
 
 
 @cache

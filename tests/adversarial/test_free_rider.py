@@ -9,7 +9,7 @@ from chain.exceptions import InvalidOperation
 from chain.genesis import CREDIT, Genesis, GenesisAccount, Parameters, make_genesis, make_validator
 from chain.types.operations import Hold, sign_operation
 from consensus.engine import Engine
-from p2p.runtime import SimulatedRuntime
+from p2p.simulation.runtime import SimulatedRuntime
 from tests.consensus.world import World, make_key, simulate
 
 VALIDATORS = (1, 2, 3, 4)
@@ -23,7 +23,7 @@ def make_market() -> Genesis:
     ]
     accounts.append(GenesisAccount(RIDER.public_key, CREDIT, 0, (), None))
     accounts.append(GenesisAccount(EXECUTOR.public_key, 1_000 * CREDIT, 100 * CREDIT, ("m",), None))
-    return make_genesis("test", SimulatedRuntime.EPOCH, bytes(32), accounts, parameters)
+    return make_genesis("test", SimulatedRuntime.EPOCH_MS, bytes(32), accounts, parameters)
 
 
 def make_hold(engine: Engine, number: int, left: int) -> Hold:

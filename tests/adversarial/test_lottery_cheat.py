@@ -21,7 +21,7 @@ from chain.transition.operations import get_executor
 from chain.types.blocks import Block, sign_block
 from chain.types.operations import Hold, SignedOperation, sign_operation
 from consensus.network.gossip import Batch, get_topic
-from p2p.runtime import SimulatedRuntime
+from p2p.simulation.runtime import SimulatedRuntime
 from tests.consensus.world import World, make_key, simulate
 
 VALIDATORS = (1, 2, 3, 4)
@@ -40,7 +40,7 @@ def get_genesis() -> Genesis:
         for number in VALIDATORS
     ]
     payer = GenesisAccount(make_key(PAYER).public_key, 1_000 * CREDIT, 0, (), None)
-    return make_genesis("cheat", SimulatedRuntime.EPOCH, bytes(32), [*validators, payer], parameters)
+    return make_genesis("cheat", SimulatedRuntime.EPOCH_MS, bytes(32), [*validators, payer], parameters)
 
 
 def make_hold(seq: int, payee: bytes | None = None, attempt: int = 0, **changes: Any) -> SignedOperation:

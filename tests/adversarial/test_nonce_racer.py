@@ -17,8 +17,8 @@ from chain.state.state import compute_supply
 from chain.transition.operations import get_executor
 from chain.types.operations import Hold, Operation, SignedOperation, Transfer, sign_operation
 from consensus.network.gossip import Batch, get_topic
-from p2p.runtime import SimulatedRuntime
 from p2p.simulation.network import SimulatedNetwork
+from p2p.simulation.runtime import SimulatedRuntime
 from tests.consensus.world import World, make_key, simulate
 
 VALIDATORS = (1, 2, 3, 4)
@@ -38,7 +38,7 @@ def make_market_genesis() -> Genesis:
         for number in VALIDATORS
     ]
     others = [GenesisAccount(make_key(number).public_key, 1_000 * CREDIT, 0, (), None) for number in (FOLLOWER, RACER)]
-    return make_genesis("race", SimulatedRuntime.EPOCH, bytes(32), [*validators, *others], parameters)
+    return make_genesis("race", SimulatedRuntime.EPOCH_MS, bytes(32), [*validators, *others], parameters)
 
 
 def sign(operation: Operation) -> SignedOperation:

@@ -14,7 +14,7 @@ from chain.types.blocks import Header
 from chain.types.votes import VoteKind
 from consensus.simplex.core import Simplex, Timeouts
 from consensus.simplex.messages import Effect, Message
-from p2p.runtime import SimulatedRuntime
+from p2p.simulation.runtime import SimulatedRuntime
 from tests.consensus.world import World, make_key, make_test_genesis, simulate
 from tests.simulation.agreement import Network, Simulation
 from tests.simulation.scenarios import always, assert_recovers, disturb, heal, make_keys, make_set
@@ -210,4 +210,4 @@ def test_more_than_a_third_behind_set_the_pace() -> None:
     assert set(course.proposed) == {3, 4}
     assert 1 in course.missed
     assert course.head.chain_time < course.elapsed / 2
-    assert course.head.timestamp < SimulatedRuntime.EPOCH + course.elapsed - 59_000
+    assert course.head.timestamp < SimulatedRuntime.EPOCH_MS + course.elapsed - 59_000

@@ -13,7 +13,7 @@ from chain.exceptions import CheckpointError
 from chain.light.client import Checkpoint
 from chain.store.kv import MemoryStore
 from consensus.sync.messages import ChainStatus, GetEnds, GetHeader, GetStatus, Question
-from p2p.runtime import run_simulation
+from p2p.simulation.runtime import run_simulation
 from tests.adversarial.test_long_range import LONG, TRUE
 from tests.adversarial.test_sync_liars import simulate
 from tests.chain.builders import Chain

@@ -20,7 +20,7 @@ from chain.types.votes import Vote, VoteKind, sign_vote
 from consensus.engine import FinalizedEvent
 from consensus.simplex.messages import encode_message
 from consensus.validator_tasks import RETRY_BLOCKS, ValidatorTasks, next_duty
-from p2p.runtime import SimulatedRuntime
+from p2p.simulation.runtime import SimulatedRuntime
 from tests.consensus.world import World, make_key, make_test_genesis, simulate
 
 EPOCH = 4

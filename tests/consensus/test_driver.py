@@ -23,8 +23,8 @@ from consensus.simplex.messages import Propose
 from consensus.voting.journal import Journal
 from consensus.voting.vote_store import VoteStore
 from consensus.voting.vote_support import VoteSupportStore
-from p2p.runtime import SimulatedRuntime
 from p2p.simulation.network import SimulatedInternet, SimulatedNetwork
+from p2p.simulation.runtime import SimulatedRuntime
 from p2p.streams.exchanges import Streams
 from tests.chain.builders import find_reveal
 from tests.consensus.sync.test_client import CHAIN, GENESIS, certify

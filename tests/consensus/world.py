@@ -19,8 +19,8 @@ from consensus.validator_tasks import ValidatorTasks
 from consensus.voting.journal import Journal
 from consensus.voting.vote_store import VoteStore
 from consensus.voting.vote_support import VoteSupportStore
-from p2p.runtime import SimulatedRuntime, run_simulation
 from p2p.simulation.network import SimulatedInternet, SimulatedNetwork
+from p2p.simulation.runtime import SimulatedRuntime, run_simulation
 from p2p.streams.exchanges import Streams
 from tests.simulation.ledger import MemoryFile
 
@@ -43,7 +43,7 @@ def make_test_genesis(
         GenesisAccount(make_key(number).public_key, 1_000 * CREDIT, 100 * CREDIT, (), None)
         for number in range(validators + 1, validators + others + 1)
     ]
-    return make_genesis("test", SimulatedRuntime.EPOCH, beacon, accounts, parameters)
+    return make_genesis("test", SimulatedRuntime.EPOCH_MS, beacon, accounts, parameters)
 
 
 @dataclass

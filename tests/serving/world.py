@@ -27,8 +27,8 @@ from consensus.voting.vote_store import VoteStore
 from consensus.voting.vote_support import VoteSupportStore
 from node import Node
 from p2p.network import NetworkError
-from p2p.runtime import SimulatedRuntime, run_simulation
 from p2p.simulation.network import SimulatedInternet, SimulatedNetwork
+from p2p.simulation.runtime import SimulatedRuntime, run_simulation
 from p2p.streams.exchanges import Exchange
 from serving.backends.backend import BackendError, BackendResponse, Load
 from serving.dispatcher import Reply, RequestRecord
@@ -287,7 +287,7 @@ class World:
             models = (MODEL,) if serves else ()
             account = make_validator(key, bytes(32), parameters, available, 100 * CREDIT, models)
             accounts.append(account if number in options.validators else replace(account, tip=None))
-        self.genesis: Genesis = make_genesis("test", SimulatedRuntime.EPOCH, bytes(32), accounts, parameters)
+        self.genesis: Genesis = make_genesis("test", SimulatedRuntime.EPOCH_MS, bytes(32), accounts, parameters)
 
     # Life and death
 

@@ -31,8 +31,8 @@ from consensus.sync.messages import (
     Request,
 )
 from consensus.sync.server import SyncServer
-from p2p.runtime import SimulatedRuntime
 from p2p.simulation.network import SimulatedNetwork
+from p2p.simulation.runtime import SimulatedRuntime
 from p2p.streams.exchanges import Exchange, Streams
 from tests.chain.builders import find_reveal
 from tests.consensus.world import World, make_key, make_test_genesis, simulate

@@ -16,8 +16,8 @@ from chain.transition.block import apply_block
 from consensus.sync.messages import SYNC_PROTOCOL, Question, Request
 from consensus.sync.server import SyncServer
 from consensus.voting.vote_store import VoteStore
-from p2p.runtime import SimulatedRuntime, run_simulation
 from p2p.simulation.network import SimulatedNetwork
+from p2p.simulation.runtime import SimulatedRuntime, run_simulation
 from p2p.streams.exchanges import Exchange, Streams
 from tests.chain.builders import Chain
 from tests.consensus.world import Node, World, make_key

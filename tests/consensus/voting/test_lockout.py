@@ -24,12 +24,12 @@ from consensus.voting.disk import JOURNAL_FILE, DataDisk, NodeStorage, open_stor
 from consensus.voting.journal import RECORD_BYTES, Journal
 from consensus.voting.lockout import VotingLockout
 from consensus.voting.vote_support import SUPPORT_PREFIX
-from p2p.runtime import SimulatedRuntime, run_simulation
+from p2p.simulation.runtime import SimulatedRuntime, run_simulation
 from tests.adversarial.crash import CrashWorld, MemoryDisk
 from tests.chain.builders import Chain
 from tests.consensus.world import make_key, make_test_genesis
 
-NOW = SimulatedRuntime.EPOCH
+NOW = SimulatedRuntime.EPOCH_MS
 STAMP = "20231114T221320Z"
 
 

@@ -39,8 +39,9 @@ from p2p.host.workarounds.swarm import ConnectionEvents
 from p2p.length_prefixed import MessageStream
 from p2p.network import NetworkError, RawStream
 from p2p.peer_id import peer_id_of, public_key_of
-from p2p.runtime import RealRuntime, SimulatedRuntime
+from p2p.runtime import RealRuntime
 from p2p.simulation.network import SimulatedInternet, SimulatedNetwork
+from p2p.simulation.runtime import SimulatedRuntime
 from p2p.streams.exchanges import Streams
 from tests.p2p.hosts import LOOPBACK, eventually, key, network, running
 from tests.p2p.proxy import proxy

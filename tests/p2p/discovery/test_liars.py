@@ -14,8 +14,8 @@ from p2p.peers.anti_entropy import MAX_ITEM_IDS_BYTES, AgedAnnouncement, SyncFra
 from p2p.peers.failure_detector import CONFIRMATIONS, OBSERVER_MIN_AGE_S, SUSPICION_TIMEOUT_S
 from p2p.peers.suspect_message import sign_suspect_message
 from p2p.peers.table import ChangeKind
-from p2p.runtime import SimulatedRuntime
 from p2p.simulation.network import SimulatedNetwork
+from p2p.simulation.runtime import SimulatedRuntime
 from p2p.streams.exchanges import Streams
 from tests.p2p.discovery.test_service import CHAIN, Node, World, world
 
@@ -189,7 +189,7 @@ class Stranger:
             await exchange.receive()
 
     def announce(self) -> Announcement:
-        now = SimulatedRuntime.EPOCH + round(trio.current_time() * 1000)
+        now = SimulatedRuntime.EPOCH_MS + round(trio.current_time() * 1000)
         unsigned = Announcement(self.me, now, now, False, (), (), (), PeerLoad(), 7_200_000, bytes(64))
         return sign_announcement(self.key, CHAIN, unsigned)
 

@@ -13,7 +13,7 @@ import trio
 from p2p.discovery.plumtree import MAX_EAGER_INBOUND, Plumtree
 from p2p.peers.announcement import get_item_id
 from p2p.peers.anti_entropy import SyncFrame
-from p2p.runtime import run_simulation
+from p2p.simulation.runtime import run_simulation
 from tests.p2p.discovery.test_service import Node, World, world
 
 COUNT = 32

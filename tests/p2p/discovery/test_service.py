@@ -27,8 +27,8 @@ from p2p.peers.announcement import ACCEPTANCE_S, Announcement, PeerLoad, sign_an
 from p2p.peers.anti_entropy import AgedAnnouncement, SyncFrame
 from p2p.peers.failure_detector import SUSPICION_TIMEOUT_S
 from p2p.peers.table import ChangeKind, PeerState
-from p2p.runtime import SimulatedRuntime
 from p2p.simulation.network import SimulatedInternet, SimulatedNetwork
+from p2p.simulation.runtime import SimulatedRuntime
 from p2p.streams.exchanges import Streams
 
 CHAIN = b"c" * 32
@@ -360,7 +360,7 @@ async def test_fifty_nodes_converge_and_stay(autojump_clock: MockClock) -> None:
 
 TRACE = """
 import trio
-from p2p.runtime import run_simulation
+from p2p.simulation.runtime import run_simulation
 from tests.p2p.discovery.test_service import world
 async def main():
     async with world(10, loss=0.2) as w:

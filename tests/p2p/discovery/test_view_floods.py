@@ -20,7 +20,7 @@ from p2p.peers.anti_entropy import FINGERPRINT_BYTES, MAX_ITEMS, AgedAnnouncemen
 from p2p.peers.suspect_message import sign_suspect_message
 from p2p.peers.table import MAX_PEERS
 from p2p.rate_limit import Rate
-from p2p.runtime import SimulatedRuntime
+from p2p.simulation.runtime import SimulatedRuntime
 from tests.p2p.discovery.test_liars import Stranger
 from tests.p2p.discovery.test_service import CHAIN, Node, World, world
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.trio
 
 def invent(w: World, first: int, count: int, age: int = 0) -> list[Announcement]:
     """Announcements of peers that do not exist, ``age`` ms old."""
-    now = SimulatedRuntime.EPOCH + round(trio.current_time() * 1000) - age
+    now = SimulatedRuntime.EPOCH_MS + round(trio.current_time() * 1000) - age
     made = []
     for number in range(first, first + count):
         key = w.key(1_000_000 + number)

@@ -24,7 +24,8 @@ from p2p.nat.dial_back import (
 )
 from p2p.nat.relay_server import RelayLimits
 from p2p.network import NetworkError, RawStream
-from p2p.runtime import RealRuntime, SimulatedRuntime
+from p2p.runtime import RealRuntime
+from p2p.simulation.runtime import SimulatedRuntime
 from tests.p2p.hosts import ECHO, LOOPBACK, echo, echoes, eventually, key, network, running, swarm_of
 
 OUTSIDE, INSIDE = "45.67.89.1", "192.168.1.2"

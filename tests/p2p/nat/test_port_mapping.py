@@ -7,7 +7,7 @@ import trio
 import trio.testing
 
 from p2p.nat.port_mapping import LEASE_S, RENEWAL_S, PortForwarding
-from p2p.runtime import SimulatedRuntime
+from p2p.simulation.runtime import SimulatedRuntime
 
 
 class FakeRouter:

@@ -288,7 +288,7 @@ def test_a_full_subscription_sheds_its_oldest() -> None:
 TRACE = """
 import trio
 from p2p.simulation.network import SimulatedInternet, SimulatedNetwork
-from p2p.runtime import run_simulation
+from p2p.simulation.runtime import run_simulation
 trace = []
 async def read(network, inbox):
     async for message in inbox:

@@ -14,7 +14,7 @@ from chain.codec import MAX_INT
 from chain.crypto import KeyPair
 from chain.exceptions import CodecError
 from chain.types.operations import Delivery, Hold, Usage, sign_operation
-from p2p.runtime import run_simulation
+from p2p.simulation.runtime import run_simulation
 from serving.accounting.receipts import is_receipt, sign_receipt
 from serving.backends.backend import BackendError
 from serving.offload.protocol import (

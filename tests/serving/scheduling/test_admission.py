@@ -9,7 +9,7 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2p.runtime import run_simulation
+from p2p.simulation.runtime import run_simulation
 from serving.scheduling.admission import Admission, Origin, QueueFull
 
 OWN, DELEGATED = Origin.OWN, Origin.DELEGATED

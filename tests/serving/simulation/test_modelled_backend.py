@@ -11,7 +11,7 @@ import trio
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from trio.testing import MockClock
 
-from p2p.runtime import SimulatedRuntime
+from p2p.simulation.runtime import SimulatedRuntime
 from serving.backends.backend import Backend, BackendError, Load
 from serving.simulation.gpu_curves import QWEN3_4B, QWEN3_8B, GpuCurve
 from serving.simulation.modelled_backend import ModelledBackend
