@@ -30,8 +30,9 @@ from p2p.discovery.service import Discovery
 from p2p.network import Network, NetworkError, RunnableNetwork
 from p2p.runtime import RealRuntime, Runtime
 from p2p.streams.exchanges import Streams
-from serving.accounting.payments import PREFIX as PAYMENTS
+from serving.accounting.payer import PREFIX as PAYMENTS
 from serving.accounting.payments import Payments
+from serving.accounting.stake_keeper import StakeKeeper
 from serving.accounting.wallet import Wallet
 from serving.advertiser import Advertiser
 from serving.api import Api
@@ -44,10 +45,12 @@ from serving.config.data_directory import ADMIN_ADDRESS_FILE, ADMIN_TOKEN_FILE, 
 from serving.config.schema import NodeConfig
 from serving.dispatcher import Dispatcher
 from serving.http.server import HttpServer, ListenError
+from serving.offload.context import OffloadContext
+from serving.offload.dialer import ExecutorDialer
 from serving.offload.executor import Executor
-from serving.offload.originator import Originator, OriginatorSettings
+from serving.offload.originator import Originator
 from serving.offload.protocol import PROTOCOL as OFFERS
-from serving.offload.session import ExecutorSettings
+from serving.offload.settings import ExecutorSettings, OriginatorSettings
 from serving.scheduling.backend_pool import BackendPool
 from serving.scheduling.policy import Policy
 
@@ -115,21 +118,14 @@ class Node:
         self.backend_pool = BackendPool(backends, policy)
         self.wallet = Wallet(key, self.engine)
         self.payments = Payments(key, self.engine, store)
-        self.executor = Executor(key, self.engine, self.backend_pool, self.payments, policy, runtime, executor_settings)
-        discovery = self.discovery
-        self.originator = Originator(
-            key,
-            self.engine,
-            self.streams,
-            self.payments,
-            discovery.find,
-            discovery.has_left,
-            runtime,
-            originator_settings,
-        )
+        context = OffloadContext(key, self.engine, self.payments, runtime)
+        dialer = ExecutorDialer(self.streams, self.discovery.find, self.discovery.has_left)
+        self.executor = Executor(context, self.backend_pool, policy, executor_settings)
+        self.originator = Originator(context, dialer, originator_settings)
         self.dispatcher = Dispatcher(self.backend_pool, policy, self.originator, runtime)
         self.upkeep = ValidatorTasks(key, self.engine, self.wallet.submit, runtime)
-        self.advertiser = Advertiser(key, self.engine, self.discovery, self.backend_pool, self.wallet, stake)
+        self.advertiser = Advertiser(self.discovery, self.backend_pool)
+        self.stake_keeper = StakeKeeper(key, self.engine, self.wallet, self.backend_pool.get_models, stake)
 
     def _get_bonded(self, peer: bytes) -> float:
         """What makes a peer worth keeping in view."""
@@ -153,6 +149,7 @@ class Node:
             if self.dht is not None:
                 await nursery.start(self.dht.run)
             nursery.start_soon(self.advertiser.run)
+            nursery.start_soon(self.stake_keeper.run)
             nursery.start_soon(self.upkeep.run)
             task_status.started()
 

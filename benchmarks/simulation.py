@@ -152,11 +152,11 @@ class Simulation:
         started = trio.current_time()
         size = 0
         try:
-            async with node.dispatcher.complete(request) as reply:
-                async for chunk in reply.body:
+            async with node.dispatcher.complete(request) as (answer, record):
+                async for chunk in answer.body:
                     size += len(chunk)
-            executor = "local" if reply.record.executor is None else "offloaded"
-            served = node.key.public_key if reply.record.executor is None else reply.record.executor
+            executor = "local" if record.executor is None else "offloaded"
+            served = node.key.public_key if record.executor is None else record.executor
             self.outcome.served[format_address(served)[-6:]] += 1
         except ApiError as error:
             executor = f"refused {error.status}"

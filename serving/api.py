@@ -1,7 +1,7 @@
 """The OpenAI API of a node: ``/v1/chat/completions`` and ``/v1/models``, as routes on the hot path.
 
-The body of an answer is passed on as the bytes that came; only a stream's usage event is withheld from a user who did
-not ask for it. A failure in the middle of a stream becomes an error event of OpenAI's shape, never a silent end.
+The body of an answer is passed on as the bytes that the dispatcher gives. A failure in the middle of a stream becomes
+an error event of OpenAI's shape, never a silent end.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import structlog
 import trio
 
 from chain.crypto import format_address
-from serving.backends.backend import BackendError
-from serving.dispatcher import Dispatcher, Reply
+from serving.backends.backend import BackendError, ErrorEventSent
+from serving.dispatcher import Dispatcher, RequestRecord
 from serving.http.server import HttpRequest, Responder
-from serving.openai.answers import MAX_BODY_BYTES, AnswerInspector
+from serving.openai.answers import MAX_BODY_BYTES, Answer
 from serving.openai.errors import bad_gateway, method_not_allowed, model_not_found, not_found
 from serving.openai.keys import ApiKey, ApiKeys
-from serving.openai.requests import PATHS, Request, parse_request
+from serving.openai.requests import PATHS, parse_request
 
 log = structlog.get_logger(__name__)
 
@@ -60,7 +60,7 @@ class Api:
     async def _list_models(self, name: str, respond: Responder) -> None:
         entries = [
             {"id": model, "object": "model", "created": 0, "owned_by": "wwwserve"}
-            for model in await self._dispatcher.get_models()
+            for model in self._dispatcher.get_models()
         ]
         if not name:
             await respond.reply(200, json.dumps({"object": "list", "data": entries}).encode())
@@ -72,58 +72,39 @@ class Api:
 
     async def _complete(self, path: str, http: HttpRequest, respond: Responder) -> None:
         local_only = (http.header(LOCAL_ONLY) or b"0").lower() not in (b"0", b"false", b"")
-        request = parse_request(path, http.body, self._dispatcher.policy.parameters.max_tokens, local_only)
-        async with self._dispatcher.complete(request) as reply:
-            if request.stream and reply.content_type.startswith("text/event-stream"):
-                await self._relay_stream(request, reply, respond)
+        request = parse_request(path, http.body, self._dispatcher.max_tokens, local_only)
+        async with self._dispatcher.complete(request) as (answer, record):
+            if request.stream and answer.is_stream:
+                await self._relay_stream(answer, record, respond)
             else:
-                await self._relay_whole(reply, respond)
+                await self._relay_whole(answer, record, respond)
 
-    async def _relay_stream(self, request: Request, reply: Reply, respond: Responder) -> None:
-        inspector = AnswerInspector(stream=True, withhold_usage=not request.wants_usage)
-        headers = [
-            (b"content-type", reply.content_type.encode("latin-1")),
-            (b"cache-control", b"no-cache"),
-            *_describe(reply),
-        ]
-        await respond.start(reply.status, headers)
+    async def _relay_stream(self, answer: Answer, record: RequestRecord, respond: Responder) -> None:
+        content_type = (b"content-type", answer.content_type.encode("latin-1"))
+        await respond.start(answer.status, [content_type, (b"cache-control", b"no-cache"), *_describe(record)])
         try:
-            async for chunk in reply.body:
-                await respond.send(inspector.feed(chunk))
-                if inspector.error is not None:  # what may come after an error contradicts it
-                    raise BackendError(inspector.error)
-            await respond.send(inspector.finish())
-            if not inspector.complete:
-                raise BackendError(inspector.error or "the answer ended too early")
+            async for chunk in answer.body:
+                await respond.send(chunk)
         except BackendError as error:
             # The stream has begun, so this is the only way left to say it: an event that clients raise as an error.
-            log.info("stream broke off", request=reply.record.id, reason=str(error))
-            if inspector.error is None:  # else the backend has said it already
+            log.info("stream broke off", request=record.id, reason=str(error))
+            if not isinstance(error, ErrorEventSent):
                 await respond.send(bad_gateway(f"The answer broke off: {error}.").event())
-            reply.record.outcome = "failed"
-        finally:
-            reply.record.completion_tokens = inspector.completion_tokens
-            if inspector.is_over and reply.record.outcome == "running":  # whoever hangs up now has it all
-                reply.record.outcome = "completed"
         await respond.end()
 
-    async def _relay_whole(self, reply: Reply, respond: Responder) -> None:
-        inspector = AnswerInspector(stream=False)
+    async def _relay_whole(self, answer: Answer, record: RequestRecord, respond: Responder) -> None:
         body = bytearray()
         try:
-            async for chunk in reply.body:
-                body += inspector.feed(chunk)
+            async for chunk in answer.body:
+                body += chunk
                 if len(body) > MAX_BODY_BYTES:
                     raise BackendError(f"the answer is longer than {MAX_BODY_BYTES} bytes")
         except BackendError as error:
             raise bad_gateway(f"The answer broke off: {error}.") from error
-        inspector.finish()
-        reply.record.completion_tokens = inspector.completion_tokens
-        content_type = reply.content_type.encode("latin-1")
-        await respond.reply(reply.status, bytes(body), content_type, headers=_describe(reply))
+        content_type = answer.content_type.encode("latin-1")
+        await respond.reply(answer.status, bytes(body), content_type, headers=_describe(record))
 
 
-def _describe(reply: Reply) -> list[tuple[bytes, bytes]]:
-    record = reply.record
+def _describe(record: RequestRecord) -> list[tuple[bytes, bytes]]:
     executor = "local" if record.executor is None else format_address(record.executor)
     return [(b"x-request-id", record.id.encode()), (b"x-wwwserve-executor", executor.encode())]

@@ -1,7 +1,7 @@
-"""The market of one node: what becomes of a user's request.
+"""The dispatcher: serves a user's request on this node, offloads it, or refuses it.
 
-Admission, policy and router meet here: the policy says whether to serve a request here or to offload it; whatever
-cannot be offloaded is served here if it can be, and refused with a clear error if not.
+The owner's policy chooses between serving and offloading. A request that cannot be offloaded is served here if a
+backend has its model, and is refused with an error otherwise.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ import structlog
 import trio
 
 from p2p.runtime import Runtime
-from serving.accounting.payments import CannotAfford, TooManyPayments
-from serving.backends.backend import BackendError
+from serving.accounting.hold_numbers import TooManyPayments
+from serving.accounting.payer import CannotAfford
+from serving.backends.backend import BackendError, ErrorEventSent
 from serving.offload.originator import NoExecutor, Originator
+from serving.openai.answers import Answer, AnswerInspector
 from serving.openai.errors import (
     ApiError,
     bad_gateway,
@@ -34,6 +36,7 @@ from serving.scheduling.policy import Decision, Policy
 log = structlog.get_logger(__name__)
 
 MAX_RECORDS = 1024
+"""Requests that the owner can look back on."""
 
 
 @dataclass(slots=True)
@@ -50,17 +53,10 @@ class RequestRecord:
     first_byte: float | None = None
     finished: float | None = None
     completion_tokens: int = 0
+    is_estimated: bool = False
+    """Whether ``completion_tokens`` were counted here, because the backend reported no usage."""
     outcome: str = "running"
-
-
-@dataclass(slots=True)
-class Reply:
-    """An answer on its way to the user. ``body`` may be iterated once and raises BackendError if it breaks off."""
-
-    status: int
-    content_type: str
-    body: AsyncIterator[bytes]
-    record: RequestRecord
+    """Then completed, error (a status other than 200), refused, failed or cancelled."""
 
 
 @dataclass(slots=True)
@@ -87,38 +83,46 @@ class Dispatcher:
     counters: Counters = field(default_factory=Counters)
     records: deque[RequestRecord] = field(default_factory=lambda: deque(maxlen=MAX_RECORDS))
 
-    async def get_models(self) -> list[str]:
+    @property
+    def max_tokens(self) -> int:
+        """Most completion tokens that an answer may have."""
+        return self.policy.parameters.max_tokens
+
+    def get_models(self) -> list[str]:
         """Every model that this node serves or can offload to others, sorted."""
-        return sorted({*await self.backend_pool.get_models(), *self.originator.get_models()})
+        return sorted({*self.backend_pool.get_models(), *self.originator.get_models()})
 
     @asynccontextmanager
-    async def complete(self, request: Request) -> AsyncIterator[Reply]:
+    async def complete(self, request: Request) -> AsyncIterator[tuple[Answer, RequestRecord]]:
         """Answer a request. Leaving the context early cancels the work wherever it is done.
+
+        The body of the answer is what the user gets: without the usage that the user did not ask for, and an error if
+        it breaks off or ends too early.
 
         Raises:
             ApiError: it cannot be answered.
         """
-        begun = False
         record = RequestRecord(f"req-{self.runtime.random.getrandbits(64):016x}", request.model, trio.current_time())
         self.records.append(record)
+        answer: Answer | None = None
+        inspector: AnswerInspector | None = None
+        failure: BaseException | None = None
         try:
             async with AsyncExitStack() as stack:
-                reply = await self._begin(stack, request, record)
-                reply.body = await stack.enter_async_context(aclosing(_timed(reply.body, record)))
-                begun = True
-                yield reply
-                if record.outcome == "running":
-                    record.outcome = "completed" if reply.status == 200 else "error"
-        except ApiError:
-            record.outcome = "failed" if begun else "refused"
-            raise
-        except Exception:
-            record.outcome = "failed"
+                answer, inspector = await self._begin(stack, request, record)
+                answer.body = await stack.enter_async_context(aclosing(_watch(answer.body, inspector, record)))
+                yield answer, record
+        except BaseException as error:
+            failure = error
             raise
         finally:
             record.finished = trio.current_time()
-            if record.outcome == "running":
-                record.outcome = "cancelled"
+            if answer is None or inspector is None:
+                record.outcome = _get_refusal(failure)
+            else:
+                record.outcome = _get_outcome(answer.status, inspector, failure)
+                record.completion_tokens = inspector.completion_tokens
+                record.is_estimated = inspector.is_estimated
             self._count(record)
 
     def _count(self, record: RequestRecord) -> None:
@@ -128,15 +132,17 @@ class Dispatcher:
         self.counters.cancelled += record.outcome == "cancelled"
         self.counters.completion_tokens += record.completion_tokens
 
-    async def _begin(self, stack: AsyncExitStack, request: Request, record: RequestRecord) -> Reply:
-        service = await self.backend_pool.find(request.model)
+    async def _begin(
+        self, stack: AsyncExitStack, request: Request, record: RequestRecord
+    ) -> tuple[Answer, AnswerInspector]:
+        backend = self.backend_pool.find(request.model)
         can_offload = not request.local_only and self.originator.has_executors(request.model)
-        if service is None and not can_offload:
+        if backend is None and not can_offload:
             if self.backend_pool.names(request.model):
                 raise unavailable(f"The backend of '{request.model}' does not answer.")
             raise model_not_found(request.model)
         refusal: ApiError | None = None
-        if can_offload and (service is None or await self._wants_offload(service, request)):
+        if can_offload and (backend is None or self._wants_offload(backend, request)):
             try:
                 return await self._offload(stack, request, record)
             except CannotAfford as error:
@@ -144,39 +150,83 @@ class Dispatcher:
             except TooManyPayments as error:
                 refusal = unavailable(f"This node cannot offload at the moment: {error}.")
             except NoExecutor as error:
-                refusal = unavailable(f"No executor took the request: {error}.")
-        if service is None:
+                refusal = unavailable(f"No executor took the request: {error}.", error.retry_after_s)
+        if backend is None:
             assert refusal is not None
             raise refusal
         if refusal is not None:
             log.info("served here after all", request=record.id, reason=str(refusal))
-        return await self._serve(stack, service, request, record)
+        return await self._serve(stack, backend, request)
 
-    async def _wants_offload(self, service: ScheduledBackend, request: Request) -> bool:
-        load = await service.get_load_snapshot(request.model)
+    def _wants_offload(self, backend: ScheduledBackend, request: Request) -> bool:
+        load = backend.get_load_snapshot(request.model)
         return self.policy.decide_request(load, self.runtime.random) is Decision.OFFLOAD
 
-    async def _offload(self, stack: AsyncExitStack, request: Request, record: RequestRecord) -> Reply:
-        answer = await stack.enter_async_context(self.originator.complete(request))
+    async def _offload(
+        self, stack: AsyncExitStack, request: Request, record: RequestRecord
+    ) -> tuple[Answer, AnswerInspector]:
+        attempt = await stack.enter_async_context(self.originator.complete(request))
         self.counters.offloaded += 1
-        record.executor, record.attempt, record.hold_id = answer.executor, answer.attempt, answer.hold_id
-        return Reply(answer.status, answer.content_type, answer.body, record)
+        terms = attempt.terms
+        record.executor, record.attempt, record.hold_id = terms.executor, terms.number, attempt.hold_id
+        return attempt.answer, attempt.inspector
 
     async def _serve(
-        self, stack: AsyncExitStack, service: ScheduledBackend, request: Request, record: RequestRecord
-    ) -> Reply:
+        self, stack: AsyncExitStack, backend: ScheduledBackend, request: Request
+    ) -> tuple[Answer, AnswerInspector]:
+        serving = backend.complete(request.path, request.body, Origin.OWN, stream=request.stream)
         try:
-            response = await stack.enter_async_context(service.complete(request.path, request.body, Origin.OWN))
+            answer = await stack.enter_async_context(serving)
         except QueueFull as error:
             raise too_many_requests(f"This node is busy: {error}.") from error
         except BackendError as error:
             raise bad_gateway(f"The backend failed: {error}.") from error
         self.counters.local += 1
-        return Reply(response.status, response.content_type, response.body, record)
+        inspector = AnswerInspector(answer.is_stream, withhold_usage=not request.wants_usage)
+        answer.body = await stack.enter_async_context(aclosing(_inspect(answer.body, inspector)))
+        return answer, inspector
 
 
-async def _timed(body: AsyncIterator[bytes], record: RequestRecord) -> AsyncGenerator[bytes, None]:
+def _get_refusal(failure: BaseException | None) -> str:
+    """What became of a request that ``failure`` ended before its answer began."""
+    if isinstance(failure, ApiError):
+        return "refused"
+    return "failed" if isinstance(failure, Exception) else "cancelled"
+
+
+def _get_outcome(status: int, inspector: AnswerInspector, failure: BaseException | None) -> str:
+    """What became of a request whose answer began; ``failure`` ended it, or the user left in order."""
+    if inspector.error is not None:
+        return "failed"
+    if failure is None or inspector.is_over:  # a user who hangs up on the closing event has the whole answer
+        return "completed" if status == 200 else "error"
+    return "failed" if isinstance(failure, Exception) else "cancelled"
+
+
+async def _inspect(body: AsyncIterator[bytes], inspector: AnswerInspector) -> AsyncGenerator[bytes, None]:
+    """What the user gets of a backend's answer."""
     async for chunk in body:
-        if record.first_byte is None:
-            record.first_byte = trio.current_time()
-        yield chunk
+        if passed := inspector.feed(chunk):
+            yield passed
+        if inspector.error is not None:  # what may come after an error contradicts it
+            raise ErrorEventSent(inspector.error)
+    if rest := inspector.finish():
+        yield rest
+    if inspector.error is not None:
+        raise ErrorEventSent(inspector.error)
+    if inspector.is_stream and not inspector.is_complete:
+        raise BackendError("the answer ended too early")
+
+
+async def _watch(
+    body: AsyncIterator[bytes], inspector: AnswerInspector, record: RequestRecord
+) -> AsyncGenerator[bytes, None]:
+    """``body``, while the record notes when it began and the inspector that it broke off."""
+    try:
+        async for chunk in body:
+            if record.first_byte is None:
+                record.first_byte = trio.current_time()
+            yield chunk
+    except BackendError as error:
+        inspector.error = inspector.error or str(error)
+        raise

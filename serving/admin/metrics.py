@@ -134,10 +134,10 @@ class _NodeCollector(Collector):
         balance.add_metric(["bonded"], account.bonded)
         balance.add_metric(["unbonding"], sum(part.amount for part in account.unbonding))
         yield balance
-        spendable = self._node.payments.spendable
+        spendable = self._node.payments.payer.spendable
         yield _gauge("spendable_microcredits", "Available balance less the holds that are not final yet.", spendable)
         earned = _counter("earned_microcredits", "Captured for answers to other nodes since this node started.")
-        earned.add_metric([], self._node.payments.earned)
+        earned.add_metric([], self._node.payments.payee.earned)
         yield earned
 
     def _observe(self) -> None:

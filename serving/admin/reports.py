@@ -53,7 +53,7 @@ async def report_status(node: NodeView) -> dict[str, Any]:
         "connected_peers": status.peers,
         "known_peers": len(node.discovery.table),
         "listening": [f"{place}/p2p/{node.key.address}" for place in node.network.listen_addresses],
-        "models": list(await node.backend_pool.get_models()),
+        "models": list(node.backend_pool.get_models()),
         "requests_local": counters.local,
         "requests_offloaded": counters.offloaded,
         "requests_completed": counters.completed,
@@ -115,11 +115,11 @@ def report_peers(node: NodeView) -> dict[str, Any]:
 
 async def report_models(node: NodeView) -> dict[str, Any]:
     """Models that can be asked for, with the others who stand behind each and their stake; and the own backends."""
-    local = await node.backend_pool.get_models()
+    local = node.backend_pool.get_models()
     table = node.engine.state.serving_table(node.engine.header.epoch)
     entries = [] if table is None else [entry for entry in table.entries if entry.public_key != node.key.public_key]
     models = []
-    for model in await node.dispatcher.get_models():
+    for model in node.dispatcher.get_models():
         stakes = [entry.stake for entry in entries if model in entry.models]
         models.append({"id": model, "local": model in local, "executors": len(stakes), "stake": sum(stakes)})
     backends = [
@@ -141,7 +141,7 @@ def report_requests(node: NodeView, limit: int) -> dict[str, Any]:
 
 def _report_request(node: NodeView, record: RequestRecord) -> dict[str, Any]:
     """``amount`` is what was paid, once that is final at ``settled_height``; None for what was served here."""
-    payment = None if record.hold_id is None else node.payments.find(record.hold_id)
+    payment = None if record.hold_id is None else node.payments.payer.find(record.hold_id)
     executor = None if record.outcome == "refused" else "local"
     return {
         "id": record.id,
@@ -172,11 +172,11 @@ def report_wallet(node: NodeView) -> dict[str, Any]:
         "address": node.key.address,
         "nonce": account.nonce,
         "available": account.available,
-        "spendable": node.payments.spendable,
+        "spendable": node.payments.payer.spendable,
         "held": account.held,
         "bonded": account.bonded,
         "unbonding": sum(part.amount for part in account.unbonding),
-        "earned": node.payments.earned,
+        "earned": node.payments.payee.earned,
         "models": list(account.models),
         "validator": _describe_duty(node.engine.state.duty(node.key.public_key)),
     }

@@ -141,9 +141,9 @@ async def carry_out_registration(node: NodeView, order: Order) -> dict[str, Any]
     Raises:
         OrderRefused: the chain grants nothing, or the account exists already.
     """
-    models = (await node.backend_pool.get_models())[:MAX_MODELS]
+    models = node.backend_pool.get_models()[:MAX_MODELS]
     try:
-        signed = await register(node.engine, node.key, tuple(models), node.runtime)
+        signed = await register(node.engine, node.key, models, node.runtime)
     except InvalidOperation as error:
         raise OrderRefused(str(error)) from None
     return await _wait_outcome(node, signed, order.wait)

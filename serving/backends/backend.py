@@ -7,14 +7,19 @@ said.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+from serving.openai.answers import Answer
+
 
 class BackendError(Exception):
     """The backend could not be reached, or broke off in the middle of an answer."""
+
+
+class ErrorEventSent(BackendError):
+    """A stream ended with an error event of the backend, which has been passed on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,18 +36,6 @@ class Load:
     known: bool
 
 
-@dataclass(frozen=True, slots=True)
-class BackendResponse:
-    """Head of a backend's answer, and its body after transfer decoding.
-
-    ``body`` may be iterated once; it raises :class:`BackendError` if the backend breaks off.
-    """
-
-    status: int
-    content_type: str
-    body: AsyncIterator[bytes]
-
-
 class Backend(Protocol):
     """Something that answers OpenAI-compatible requests."""
 
@@ -50,18 +43,23 @@ class Backend(Protocol):
     def models(self) -> tuple[str, ...]:
         """Names of the models it serves (fixed by configuration or discovered at start)."""
 
-    def complete(self, path: str, body: bytes) -> AbstractAsyncContextManager[BackendResponse]:
+    def complete(self, path: str, body: bytes, *, stream: bool) -> AbstractAsyncContextManager[Answer]:
         """POST ``body`` (JSON) to ``path`` (such as ``/v1/chat/completions``). Leaving the context cancels the work.
+
+        ``stream`` is what the body says of itself, so that it need not be parsed again.
 
         Raises:
             BackendError: on entering, when the backend does not answer.
         """
 
-    async def load(self) -> Load:
+    def get_load(self) -> Load:
         """Current load. Never raises: an unreachable backend reports itself full (utilization 1, known False)."""
 
-    async def is_alive(self) -> bool:
+    def is_alive(self) -> bool:
         """Whether the backend answers at all."""
+
+    async def wait_alive(self) -> None:
+        """Return once the backend answers."""
 
     async def run(self) -> None:
         """Run what the backend needs beside requests (probes, an embedded server) until cancelled."""

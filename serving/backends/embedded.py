@@ -19,9 +19,10 @@ from typing import Any, Final
 import trio
 
 from p2p.runtime import Runtime
-from serving.backends.backend import BackendError, BackendResponse, Load
+from serving.backends.backend import BackendError, Load
 from serving.backends.load_metrics import compute_full_load
 from serving.backends.openai_compatible import BackendTimeouts, OpenAICompatibleBackend
+from serving.openai.answers import Answer
 
 MODEL: Final = "smollm2-135m"
 SILENT: Final = -1  # llama.cpp's verbosity below its errors; what fails is raised, not logged
@@ -59,20 +60,20 @@ class EmbeddedBackend:
         return (self._model,)
 
     @asynccontextmanager
-    async def complete(self, path: str, body: bytes) -> AsyncIterator[BackendResponse]:
+    async def complete(self, path: str, body: bytes, *, stream: bool) -> AsyncIterator[Answer]:
         """See :meth:`serving.backends.backend.Backend.complete`."""
         if self._backend is None:
             raise BackendError("the embedded model is not loaded")
-        async with self._backend.complete(path, body) as response:
+        async with self._backend.complete(path, body, stream=stream) as response:
             yield response
 
-    async def load(self) -> Load:
-        """See :meth:`serving.backends.backend.Backend.load`."""
-        return compute_full_load(0, self._parallel) if self._backend is None else await self._backend.load()
+    def get_load(self) -> Load:
+        """See :meth:`serving.backends.backend.Backend.get_load`."""
+        return compute_full_load(0, self._parallel) if self._backend is None else self._backend.get_load()
 
-    async def is_alive(self) -> bool:
+    def is_alive(self) -> bool:
         """Whether the model is loaded and answers."""
-        return self._backend is not None and await self._backend.is_alive()
+        return self._backend is not None and self._backend.is_alive()
 
     async def wait_alive(self) -> None:
         """Return once the model is loaded and answers."""

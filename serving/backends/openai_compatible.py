@@ -15,7 +15,7 @@ from typing import Final
 import structlog
 import trio
 
-from serving.backends.backend import BackendError, BackendResponse, Load
+from serving.backends.backend import BackendError, Load
 from serving.backends.load_metrics import (
     PARSERS,
     LoadReader,
@@ -25,6 +25,7 @@ from serving.backends.load_metrics import (
     detect_reader,
 )
 from serving.http.client import HttpClientError, HttpPool, HttpResponse, HttpTimeouts
+from serving.openai.answers import Answer
 
 log = structlog.get_logger(__name__)
 
@@ -95,9 +96,9 @@ class OpenAICompatibleBackend:
         return self._in_flight
 
     @asynccontextmanager
-    async def complete(self, path: str, body: bytes) -> AsyncIterator[BackendResponse]:
+    async def complete(self, path: str, body: bytes, *, stream: bool) -> AsyncIterator[Answer]:
         """See :meth:`serving.backends.backend.Backend.complete`. The first byte of a stream has its own timeout."""
-        timeouts = None if _is_streamed(body) else self._whole
+        timeouts = None if stream else self._whole
         self._in_flight += 1
         try:
             async with AsyncExitStack() as stack:
@@ -107,17 +108,17 @@ class OpenAICompatibleBackend:
                     self._probe_now.set()
                     raise BackendError(str(error)) from error
                 content_type = response.header(b"content-type") or b"application/json"
-                yield BackendResponse(response.status, content_type.decode("latin-1"), _Body(response))
+                yield Answer(response.status, content_type.decode("latin-1"), _Body(response))
         finally:
             self._in_flight -= 1
 
-    async def load(self) -> Load:
-        """See :meth:`serving.backends.backend.Backend.load`. Does no I/O: the page is at most a few seconds old."""
+    def get_load(self) -> Load:
+        """See :meth:`serving.backends.backend.Backend.get_load`. Does no I/O: the page is at most a few seconds old."""
         if not self._alive.is_set() or not self._page_reachable:
             return compute_full_load(self._in_flight, self._capacity)
         return compute_load(self._page, self._own_at_page, self._in_flight, self._capacity)
 
-    async def is_alive(self) -> bool:
+    def is_alive(self) -> bool:
         """Whether one of the last two probes was answered."""
         return self._alive.is_set()
 
@@ -219,16 +220,6 @@ class _Body:
             return await self._response.__anext__()
         except HttpClientError as error:
             raise BackendError(str(error)) from error
-
-
-def _is_streamed(body: bytes) -> bool:
-    if b'"stream"' not in body:
-        return False
-    try:
-        call = json.loads(body)
-    except ValueError:
-        return False
-    return isinstance(call, dict) and call.get("stream") is True
 
 
 def _model_names(body: bytes) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from chain.genesis import Genesis, load_genesis
 from chain.keyfile import PassphraseNeeded, load_identity
 from consensus.voting.disk import DataDisk, NodeStorage, open_storage
 from p2p.runtime import RealRuntime
-from serving.accounting.payments import PREFIX as PAYMENTS
+from serving.accounting.payer import PREFIX as PAYMENTS
 from serving.cli.errors import CommandError
 from serving.config.data_directory import GENESIS_FILE, KEY_FILE, lock_data_dir
 

@@ -297,7 +297,9 @@ class _Connection:
                 method = request.method
                 raise unavailable("This node has too many connections; try again.")
         except ApiError as error:
-            await Responder(self, method).reply(error.status, error.body(), headers=[(b"connection", b"close")])
+            await Responder(self, method).reply(
+                error.status, error.body(), headers=[*error.headers(), (b"connection", b"close")]
+            )
             await self._linger()
             return False
         if request is None or not await self._handle(request):
@@ -373,7 +375,7 @@ class _Connection:
             log.error("handler failed", path=request.path, traceback="".join(format_exception(error)))
             error = internal_error()
         if not responder.started:
-            await responder.reply(error.status, error.body())
+            await responder.reply(error.status, error.body(), headers=error.headers())
 
     async def _linger(self) -> None:
         """Close the sending side and wait a moment for the client to close its own.

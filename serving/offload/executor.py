@@ -1,54 +1,61 @@
 """The executor: answers offers of other nodes, and is paid for what it delivers.
 
-It accepts or declines by the owner's policy, and starts at once; :mod:`serving.offload.session` does what was accepted.
+It accepts or declines by the owner's policy; each offer that it accepts becomes an
+:class:`~serving.offload.session.OffloadSession`.
 """
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 
 import trio
 
-from chain.crypto import KeyPair
 from chain.exceptions import CodecError
 from chain.transition.operations import get_executor
 from chain.types.operations import Usage, compute_digest, compute_hold_id
-from consensus.engine import Engine
 from p2p.network import NetworkError
-from p2p.runtime import Runtime
 from p2p.streams.exchanges import Exchange
-from serving.accounting.payments import Payments
+from serving.accounting.halt_credit import HaltCredit
+from serving.offload.context import OffloadContext, receive_message
 from serving.offload.protocol import Accepted, Declined, Offer, Resume, cut_reason, encode_message
-from serving.offload.session import ExecutorSettings, OffloadSession, receive_message
+from serving.offload.session import Job, OffloadSession
+from serving.offload.settings import ExecutorSettings
 from serving.openai.errors import ApiError
-from serving.openai.requests import MAX_TOKENS, PATHS, parse_request
+from serving.openai.requests import MAX_TOKENS, PATHS, Request, parse_request
 from serving.scheduling.backend_pool import BackendPool
 from serving.scheduling.policy import Decision, Policy
 
+BUSY_RETRY_MS = 1000
+"""When a busy node may be asked again, as it tells originators."""
+
+
+class _Declined(Exception):
+    """The offer is not accepted; the message is the reason."""
+
+    def __init__(self, reason: str, retry_after_ms: int = 0) -> None:
+        super().__init__(reason)
+        self.retry_after_ms = retry_after_ms
+
 
 class Executor:
-    """Serves the offers that come over ``/wwwserve/offer/1``."""
+    """Serves the exchanges of :data:`serving.offload.protocol.PROTOCOL`."""
 
     def __init__(
         self,
-        key: KeyPair,
-        engine: Engine,
-        services: BackendPool,
-        payments: Payments,
+        context: OffloadContext,
+        backend_pool: BackendPool,
         policy: Policy,
-        runtime: Runtime,
         settings: ExecutorSettings | None = None,
     ) -> None:
-        self._key = key
-        self._engine = engine
-        self._services = services
-        self._payments = payments
+        self._context = context
+        self._backend_pool = backend_pool
         self._policy = policy
-        self._runtime = runtime
         self._settings = settings or ExecutorSettings()
-        self._credited: dict[bytes, int] = {}
-        """Credit given to each payer, while the chain is halted, by executions under way."""
-        self._executions: dict[bytes, OffloadSession] = {}
+        payee = context.payments.payee
+        self._credit = HaltCredit(context.engine, payee, self._settings.halt_credit, self._settings.halt_share)
+        self._payee = payee
+        self._sessions: dict[bytes, OffloadSession] = {}
         """Those under way, by the id of their hold."""
         self._nursery: trio.Nursery | None = None
         self.served = 0
@@ -65,76 +72,84 @@ class Executor:
                 self._nursery = None
 
     async def handle(self, exchange: Exchange) -> None:
-        """Serve one offer, or the rest of an answer that was interrupted."""
+        """Serve one offer, or the rest of an answer that was interrupted.
+
+        Raises:
+            NetworkError: the peer sent neither, or is gone.
+        """
         try:
             message = await receive_message(exchange, self._settings.payment_timeout)
         except (CodecError, trio.TooSlowError) as error:
             raise NetworkError(f"no offer: {error}") from error
-        if isinstance(message, Resume):
-            await self._resume(exchange, message)
-        elif isinstance(message, Offer):
-            await self._consider(exchange, message)
-        else:
-            raise NetworkError("expected an offer")
+        try:
+            if isinstance(message, Resume):
+                await self._resume(exchange, message)
+            elif isinstance(message, Offer):
+                await self._consider(exchange, message)
+            else:
+                raise NetworkError("expected an offer")
+        except _Declined as declined:
+            self.declined += 1
+            answer = Declined(cut_reason(str(declined)), declined.retry_after_ms)
+            await exchange.send(encode_message(answer), end=True)
 
     async def _resume(self, exchange: Exchange, message: Resume) -> None:
-        execution = self._executions.get(message.hold)
-        if execution is None or execution.payer != exchange.peer:
-            await self._decline(exchange, "there is no such answer any more")
-        else:
-            await execution.resume(exchange, message.received)
+        session = self._sessions.get(message.hold)
+        if session is None or session.payer != exchange.peer:
+            raise _Declined("there is no such answer any more")
+        await session.resume(exchange, message.received)
 
     async def _consider(self, exchange: Exchange, offer: Offer) -> None:
-        """Decide on an offer, and serve it."""
+        """Decide on an offer, and serve it.
+
+        Raises:
+            _Declined: it is not accepted.
+        """
         hold_id = compute_hold_id(exchange.peer, offer.hold.seq, offer.hold.attempt)
-        reason = self._find_fault(exchange.peer, hold_id, offer)
-        if reason is not None:
-            await self._decline(exchange, reason)
-            return
-        self._payments.serving.add(hold_id)
-        execution = None
-        try:
-            execution = await self._accept(exchange, offer)
-        finally:
-            if execution is None:
-                self._payments.serving.discard(hold_id)
-        if execution is not None:
-            await execution.follow(exchange)
+        self._validate_terms(exchange.peer, hold_id, offer)
+        with ExitStack() as reservation:
+            reservation.enter_context(self._payee.serving(hold_id))
+            job, is_queued = await self._decide(exchange, hold_id, offer)
+            nursery = self._nursery
+            if nursery is None:
+                raise _Declined("busy", BUSY_RETRY_MS)
+            await exchange.send(encode_message(Accepted(is_queued)))
+            session = OffloadSession(self._context, self._settings, self._credit, exchange, job)
+            nursery.start_soon(self._execute, session, hold_id, reservation.pop_all())
+        await session.follow(exchange)
 
-    async def _accept(self, exchange: Exchange, offer: Offer) -> OffloadSession | None:
-        """Decide on an offer with acceptable terms, and begin with it."""
-        service = await self._services.find(offer.hold.model)
-        if service is None:
-            await self._decline(exchange, "the model is not served here at the moment")
-            return None
+    async def _decide(self, exchange: Exchange, hold_id: bytes, offer: Offer) -> tuple[Job, bool]:
+        """What to do for an offer with acceptable terms, and whether it is queued first.
+
+        Raises:
+            _Declined: nothing.
+        """
+        model = offer.hold.model
+        backend = self._backend_pool.find(model)
+        if backend is None:
+            raise _Declined("the model is not served here at the moment")
         body = await self._receive_body(exchange, offer)
-        reason = self._find_body_fault(offer, body)
-        if reason is not None:
-            await self._decline(exchange, cut_reason(reason))
-            return None
-        load = await service.get_load_snapshot(offer.hold.model)
-        decision = self._policy.decide_offer(load, self._runtime.random)
-        if decision is Decision.DECLINE or self._nursery is None:
-            await self._decline(exchange, "busy", retry_after=1000)
-            return None
-        await exchange.send(encode_message(Accepted(queued=decision is Decision.QUEUE)))
-        execution = OffloadSession(self, exchange, offer, body, service)
-        self._nursery.start_soon(self._execute, execution)
-        return execution
+        request = self._parse_request(offer, body)
+        decision = self._policy.decide_offer(backend.get_load_snapshot(model), self._context.runtime.random)
+        if decision is Decision.DECLINE:
+            raise _Declined("busy", BUSY_RETRY_MS)
+        return Job(hold_id, offer, request, body, backend), decision is Decision.QUEUE
 
-    async def _execute(self, execution: OffloadSession) -> None:
-        self._executions[execution.hold_id] = execution
-        try:
-            await execution.run()
-        finally:
-            del self._executions[execution.hold_id]
-            self._payments.serving.discard(execution.hold_id)
-
-    async def _decline(self, exchange: Exchange, reason: str, retry_after: int = 0) -> None:
-        self.declined += 1
-        await exchange.send(encode_message(Declined(reason, retry_after)), end=True)
+    async def _execute(self, session: OffloadSession, hold_id: bytes, reservation: ExitStack) -> None:
+        """Carry out a session; ``reservation`` ends with it."""
+        with reservation:
+            self._sessions[hold_id] = session
+            try:
+                self.served += await session.run()
+            finally:
+                del self._sessions[hold_id]
 
     async def _receive_body(self, exchange: Exchange, offer: Offer) -> bytes:
+        """The request that was offered.
+
+        Raises:
+            NetworkError: it does not have the size that was offered, or is too slow.
+        """
         body = bytearray()
         with trio.move_on_after(self._settings.payment_timeout):
             while len(body) < offer.size:
@@ -146,55 +161,48 @@ class Executor:
                 return bytes(body)
         raise NetworkError("the body is not as long as offered, or too slow")
 
-    def _find_fault(self, payer: bytes, hold_id: bytes, offer: Offer) -> str | None:
-        """Why the terms are unacceptable, or None."""
-        hold, engine = offer.hold, self._engine
+    def _validate_terms(self, payer: bytes, hold_id: bytes, offer: Offer) -> None:
+        """Decline unacceptable terms.
+
+        Raises:
+            _Declined: they are.
+        """
+        hold, engine, me = offer.hold, self._context.engine, self._context.key.public_key
         parameters, state = engine.genesis.parameters, engine.state
         if offer.path not in PATHS:
-            return "unknown path"
-        if hold.payee != self._key.public_key:
-            return "the hold pays somebody else"
+            raise _Declined("unknown path")
+        if hold.payee != me:
+            raise _Declined("the hold pays another node")
         if hold.attempt >= parameters.max_attempts:  # before the draw, whose cost grows with it
-            return "not drawn for this request"
-        if get_executor(state, hold.epoch, payer, hold.seq, hold.attempt, hold.model) != self._key.public_key:
-            return "not drawn for this request"
-        in_use = hold_id in self._payments.serving or self._payments.is_collecting(hold_id)
-        if in_use or not state.window(payer).is_usable(hold.seq, hold.attempt):
-            return "the hold number is used"
-        if not state.account(self._key.public_key).models:
-            return "this node is leaving the lottery"
+            raise _Declined("not drawn for this request")
+        if get_executor(state, hold.epoch, payer, hold.seq, hold.attempt, hold.model) != me:
+            raise _Declined("not drawn for this request")
+        if self._payee.is_in_use(hold_id) or not state.window(payer).is_usable(hold.seq, hold.attempt):
+            raise _Declined("the hold number is used")
+        if not state.account(me).models:
+            raise _Declined("this node is leaving the lottery")
         rest = hold.deadline - engine.chain_time()
         if not 1000 * self._settings.min_hold_time <= rest <= parameters.max_hold_time:
-            return "the deadline is too near or too far"
+            raise _Declined("the deadline is too near or too far")
         if state.account(payer).available < hold.amount:
-            return "the payer cannot pay"
-        return None
+            raise _Declined("the payer cannot pay")
 
-    def _find_body_fault(self, offer: Offer, body: bytes) -> str | None:
-        """Why the terms do not suit the request, or None."""
+    def _parse_request(self, offer: Offer, body: bytes) -> Request:
+        """The request in ``body``.
+
+        Raises:
+            _Declined: it is none, or the terms of the offer do not suit it.
+        """
         hold = offer.hold
         if compute_digest(offer.salt, body) != hold.request_digest:
-            return "the request digest is not that of the request"
+            raise _Declined("the request digest is not that of the request")
         try:
             request = parse_request(offer.path, body, MAX_TOKENS)
         except ApiError as error:
-            return f"not a request: {error}"
+            raise _Declined(f"not a request: {error}") from None
         if request.model != hold.model:
-            return "the hold is for another model"
+            raise _Declined("the hold is for another model")
         usage = Usage(len(body), request.max_tokens)
-        if hold.amount < self._engine.genesis.parameters.get_price(hold.model).compute(usage):
-            return "the hold does not cover the request"
-        return None
-
-    def can_extend_credit(self, payer: bytes, amount: int) -> bool:
-        """Whether to serve although the chain is halted and no payment becomes final: up to a limit."""
-        settings = self._settings
-        balance = self._engine.state.account(payer).available
-        unpaid = self._credited.get(payer, 0) + self._payments.get_unpaid(payer)
-        return unpaid + amount <= min(settings.halt_credit, balance // settings.halt_share)
-
-    def count_credit(self, payer: bytes, change: int) -> None:
-        """Keep count of the credit in executions under way."""
-        self._credited[payer] = self._credited.get(payer, 0) + change
-        if not self._credited[payer]:
-            del self._credited[payer]
+        if hold.amount < self._context.engine.genesis.parameters.get_price(hold.model).compute(usage):
+            raise _Declined("the hold does not cover the request")
+        return request

@@ -37,7 +37,10 @@ RELAYED_STATUSES = (400, 413, 415, 422)
 MAX_REASON_BYTES = 256
 """Most bytes of a reason, in UTF-8."""
 
-Salt = Annotated[bytes, Bounds(16, 16)]
+SALT_BYTES = 16
+"""Size of the salt of a digest."""
+
+Salt = Annotated[bytes, Bounds(SALT_BYTES, SALT_BYTES)]
 Reason = Annotated[str, Bounds(0, MAX_REASON_BYTES)]
 
 

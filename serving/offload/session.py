@@ -1,30 +1,31 @@
-"""An execution: one offer that this node has accepted, from the backend's first word to the payment.
+"""An offload session: one offer that this node has accepted, from the backend's first byte to the capture.
 
-It works and secures the payment side by side, and settles whatever the end is. It runs in a task of its own, and is
-*followed* by the handlers of the exchanges that carry it: an originator that aborts ends it. An originator that is lost
-in the middle of an answer, because a relay died or an address changed, has a while to come back on another exchange and
-say how much it has; the answer goes on from there. Meanwhile nothing more is asked of the backend.
+The session works and secures the payment side by side, and settles whatever the end is. It runs in a task of its own
+and is *followed* by the handlers of the exchanges that carry it: an originator that aborts its exchange ends the
+session. An originator that is lost in the middle of an answer, because a relay died or an address changed, may come
+back for a while on another exchange and say how much it has; the answer goes on from there. Until then the backend is
+asked for nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import structlog
 import trio
 
 from chain.crypto import format_address, hash_bytes
 from chain.exceptions import CodecError, InvalidOperation
-from chain.types.operations import Delivery, SignedOperation, Usage, compute_digest, compute_hold_id
+from chain.types.operations import Delivery, SignedOperation, Usage, compute_digest
 from p2p.network import NetworkError, is_network_error
-from p2p.runtime import Runtime
 from p2p.streams.exchanges import Exchange
-from serving.accounting.payments import make_refund
+from serving.accounting.halt_credit import CreditExhausted, HaltCredit
+from serving.accounting.payee import make_refund
 from serving.accounting.receipts import is_receipt
 from serving.backends.backend import BackendError
+from serving.offload.coalescing import coalesce
+from serving.offload.context import OffloadContext, receive_message
 from serving.offload.protocol import (
     CHUNK_BYTES,
     MAX_ANSWER_BYTES,
@@ -39,95 +40,90 @@ from serving.offload.protocol import (
     ResponseChunk,
     ResponseHead,
     cut_reason,
-    decode_message,
     encode_message,
     sign_delivery,
 )
+from serving.offload.settings import ExecutorSettings
 from serving.openai.answers import AnswerInspector
+from serving.openai.requests import Request
 from serving.scheduling.admission import Origin, QueueFull
 from serving.scheduling.backend_pool import ScheduledBackend
-
-if TYPE_CHECKING:
-    from serving.offload.executor import Executor
 
 log = structlog.get_logger(__name__)
 
 FINISH_CANCELLED = "cancelled"
+"""Finish reason of an answer that its originator did not wait for."""
 MAX_RESUMPTIONS = 16
 """Times that one answer may be resumed: each may ask for all of it again."""
-
-
-@dataclass(frozen=True, slots=True)
-class ExecutorSettings:
-    """Times in seconds, amounts in micro-credits."""
-
-    hold_grace: float = 8.0
-    payment_timeout: float = 10.0
-    """For the body of the request, and for the hold."""
-    receipt_timeout: float = 10.0
-    send_timeout: float = 60.0
-    """An originator that reads nothing for so long is taken for gone."""
-    resume_timeout: float = 50.0
-    """One that is lost in the middle of an answer may come back for so long."""
-    min_hold_time: float = 300.0
-    capture_time: float = 60.0
-    """A hold must be good for ``min_hold_time``, and an answer is stopped ``capture_time`` before the hold's end."""
-    coalescing: float = 0.03
-    keep_alive_interval: float = 5.0
-    halt_after: float = 10.0
-    """Without a final block for so long the chain has halted, and the grace rule is waived within the next two."""
-    halt_credit: int = 10_000_000
-    halt_share: int = 10
-    """Unpaid credit in a halt: at most ``halt_credit``, and the payer's last final balance over ``halt_share``."""
 
 
 class PaymentFailed(Exception):
     """The hold did not come, is not what was offered, or did not become final in time."""
 
 
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What was accepted: an offer, the request that came with it, and the backend that is to answer it.
+
+    ``body`` is the body as it was offered, which the request's digest and price count.
+    """
+
+    hold_id: bytes
+    offer: Offer
+    request: Request
+    body: bytes
+    backend: ScheduledBackend
+
+
 class OffloadSession:
-    """One accepted offer."""
+    """The executor's side of one offload."""
 
     def __init__(
-        self, executor: Executor, exchange: Exchange, offer: Offer, body: bytes, service: ScheduledBackend
+        self, context: OffloadContext, settings: ExecutorSettings, credit: HaltCredit, exchange: Exchange, job: Job
     ) -> None:
-        self.hold_id = compute_hold_id(exchange.peer, offer.hold.seq, offer.hold.attempt)
         self.payer = exchange.peer
-        self._executor = executor
-        self._offer = offer
-        self._body = body
-        self._service = service
-        self._settings = executor._settings
-        self._chain_id = executor._engine.genesis.chain_id
+        self._context = context
+        self._settings = settings
+        self._credit = credit
+        self._job = job
+        self._terms = job.offer.hold
         self._hold: SignedOperation | None = None
         self._inspector = AnswerInspector(stream=False)
         self._answered = bytearray()
+        """The answer so far, for an originator that may resume it."""
         self._sent = trio.Event()
         """Set once there is something of the answer to send."""
         self._payment_received = trio.Event()
         """Until then nothing is sent and the next frame is the payment; afterwards it is the receipt."""
         self._scope = trio.CancelScope()
         self._over = trio.Event()
-        # The exchange that carries it at present, how much of the answer went into it, and how often it was replaced.
         self._exchange = exchange
+        """The one that carries the answer at present."""
         self._position = 0
+        """Bytes of the answer that the originator has, or that were sent in the present exchange."""
         self._resumptions = 0
         self._resumed = trio.Event()
+        """Set and replaced by each resumption."""
 
-    async def run(self) -> None:
-        """Work to the end, whatever it is. Never raises but for a cancellation from outside."""
+    async def run(self) -> bool:
+        """Work to the end, whatever it is. Returns whether the whole answer was handed over.
+
+        Raises nothing but a cancellation from outside.
+        """
+        is_served = False
         try:
             with self._scope:
-                await self._run()
+                is_served = await self._run()
         except Exception as error:
             if not is_network_error(error):
                 raise
             await self._exchange.abort("the answer broke off")
         finally:
             self._over.set()
+        return is_served
 
     async def follow(self, exchange: Exchange) -> None:
-        """Wait until it is over. Whoever is cancelled in here ends it, unless the originator may yet resume it."""
+        """Wait until the session is over. A cancellation in here ends it, unless the originator may yet resume it."""
         try:
             await self._over.wait()
         finally:
@@ -150,11 +146,11 @@ class OffloadSession:
         await former.abort("the answer goes on elsewhere")
         await self.follow(exchange)
 
-    async def _run(self) -> None:
+    async def _run(self) -> bool:
         """Work and secure the payment side by side; settle whatever the end is.
 
         Raises:
-            NetworkError, Cancelled: the originator left. Any other failure it is told of.
+            NetworkError, Cancelled: the originator left. It is told of any other failure.
         """
         delivery: Delivery | None = None
         receipt: bytes | None = None
@@ -163,97 +159,103 @@ class OffloadSession:
                 nursery.start_soon(self._secure_payment)
                 nursery.start_soon(self._send_keep_alives)
                 nursery.start_soon(self._watch_deadline)
-                final = await self._answer()
-                delivery = final.delivery
-                receipt = await self._hand_over(final)
-                self._executor.served += 1
-                nursery.cancel_scope.cancel()  # an unfinished payment goes on in the payments
+                completed = await self._answer()
+                delivery = completed.delivery
+                receipt = await self._hand_over(completed)
+                nursery.cancel_scope.cancel()  # the payee goes on with a hold that is not final yet
         except BaseException as error:
             reason = _describe(error)
             if reason is None:  # cancelled: what was delivered is owed
                 if delivery is None and self._inspector.completion_tokens:
-                    delivery = self._make_delivery(FINISH_CANCELLED, _make_salt(self._executor._runtime))
-                self._settle(delivery or make_refund(self.hold_id), None)
+                    delivery = self._make_delivery(FINISH_CANCELLED, self._make_salt())
+                self._settle(delivery, None)
                 raise
-            self._settle(delivery or make_refund(self.hold_id), None)
-            await self._tell_failure(reason)
-            return
+            self._settle(delivery, None)
+            await self._send_failure(reason)
+            return False
         self._settle(delivery, receipt)
+        return True
 
-    async def _tell_failure(self, reason: str) -> None:
-        log.info("execution failed", payer=format_address(self.payer), reason=reason)
+    async def _send_failure(self, reason: str) -> None:
+        log.info("offload failed", payer=format_address(self.payer), reason=reason)
         with trio.move_on_after(1.0), suppress(NetworkError):
             await self._exchange.send(encode_message(Failed(cut_reason(reason))), end=True)
 
-    def _settle(self, delivery: Delivery, receipt: bytes | None) -> None:
+    def _settle(self, delivery: Delivery | None, receipt: bytes | None) -> None:
+        """Have the hold captured for ``delivery``, or refunded if there is none."""
         if self._hold is not None:
-            self._executor._payments.collect(self._hold, delivery, receipt)
+            self._context.payments.payee.collect(self._hold, delivery or make_refund(self._job.hold_id), receipt)
 
     # The payment
 
     async def _secure_payment(self) -> None:
         """Receive the hold and see it final, or stop everything."""
-        executor, offer = self._executor, self._offer
         message = await receive_message(self._exchange, self._settings.payment_timeout)
         if not isinstance(message, Payment):
             raise PaymentFailed("expected the payment")
         signed = message.hold
-        if signed.operation != offer.hold or signed.signer != self.payer:
+        if signed.operation != self._terms or signed.signer != self.payer:
             raise PaymentFailed("the payment is not the one that was offered")
         try:
-            await executor._engine.submit(signed)
+            await self._context.engine.submit(signed)
         except InvalidOperation as error:
             raise PaymentFailed(f"the payment is refused: {error}") from error
         self._hold = signed
         self._payment_received.set()
-        await self._wait_final(signed)
+        with ExitStack() as loan:
+            await self._wait_final(signed.id, loan)
 
-    async def _wait_final(self, signed: SignedOperation) -> None:
+    async def _wait_final(self, operation_id: bytes, loan: ExitStack) -> None:
         """Wait until the hold is final, for as long as blocks become final.
 
-        When none does, the chain has halted or this node is cut off from it; it goes on as long as there is credit.
+        When none does, the chain has halted or this node is cut off from it. Then the session goes on as long as there
+        is credit, which ``loan`` gives back.
+
+        Raises:
+            PaymentFailed: it is not final in time, or not valid, or there is no credit.
         """
-        executor, settings, amount = self._executor, self._settings, self._offer.hold.amount
-        engine, since = executor._engine, trio.current_time()
-        patience, credited, was_overdue = settings.hold_grace, 0, False
+        engine, settings, since = self._context.engine, self._settings, trio.current_time()
+        patience, is_lent, was_overdue = settings.hold_grace, False, False
+        while True:
+            try:
+                _, failure = await engine.wait_final(operation_id, patience)
+            except trio.TooSlowError:
+                silence = trio.current_time() - engine.last_final_at
+                is_overdue = engine.is_overdue(operation_id, settings.hold_grace / 4)
+                patience = settings.hold_grace
+                if silence > settings.halt_after:
+                    if not is_lent:
+                        self._borrow(loan)
+                        is_lent = True
+                elif is_overdue or engine.last_final_at < since:  # this may be a halt
+                    patience = settings.halt_after - silence + 0.1
+                elif not was_overdue:
+                    raise PaymentFailed("the payment is not final in time") from None
+                was_overdue = is_overdue
+                continue
+            if failure is not None:
+                raise PaymentFailed(f"the payment failed: {failure}")
+            return
+
+    def _borrow(self, loan: ExitStack) -> None:
         try:
-            while True:
-                try:
-                    _, failure = await engine.wait_final(signed.id, patience)
-                except trio.TooSlowError:
-                    silence = trio.current_time() - engine.last_final_at
-                    is_overdue = engine.is_overdue(signed.id, settings.hold_grace / 4)
-                    patience = settings.hold_grace
-                    if silence > settings.halt_after:
-                        if not credited and not executor.can_extend_credit(signed.signer, amount):
-                            raise PaymentFailed("the chain is halted, and so much is not given on credit") from None
-                        executor.count_credit(signed.signer, amount - credited)
-                        credited = amount
-                    elif is_overdue or engine.last_final_at < since:  # this may be a halt
-                        patience = settings.halt_after - silence + 0.1
-                    elif not was_overdue:
-                        raise PaymentFailed("the payment is not final in time") from None
-                    was_overdue = is_overdue
-                    continue
-                if failure is not None:
-                    raise PaymentFailed(f"the payment failed: {failure}")
-                return
-        finally:
-            executor.count_credit(signed.signer, -credited)
+            loan.enter_context(self._credit.lend(self.payer, self._terms.amount))
+        except CreditExhausted:
+            raise PaymentFailed("the chain is halted, and so much is not given on credit") from None
 
     async def _watch_deadline(self) -> None:
         """Leave in time to capture what was delivered: after the deadline the payer takes the hold back."""
-        rest = (self._offer.hold.deadline - self._executor._engine.chain_time()) / 1000
+        rest = (self._terms.deadline - self._context.engine.chain_time()) / 1000
         await trio.sleep(rest - self._settings.capture_time)
         raise NetworkError("the hold's deadline is near")
 
-    async def _hand_over(self, final: Completed) -> bytes | None:
+    async def _hand_over(self, completed: Completed) -> bytes | None:
         """Send the end of the answer, and return the receipt for it, if one comes."""
         while True:
             exchange = self._exchange
             try:
                 await self._send_rest()
-                await self._send(exchange, final)
+                await self._send(exchange, completed)
                 message = await receive_message(exchange, self._settings.receipt_timeout)
             except NetworkError:
                 if await self._is_back(exchange):
@@ -262,7 +264,7 @@ class OffloadSession:
             except (trio.TooSlowError, CodecError):
                 return None
             signature = message.signature if isinstance(message, Receipt) else b""
-            if is_receipt(self.payer, self._chain_id, final.delivery, signature):
+            if is_receipt(self.payer, self._context.chain_id, completed.delivery, signature):
                 return signature
             log.info("no valid receipt", payer=format_address(self.payer))
             return None
@@ -270,50 +272,54 @@ class OffloadSession:
     # The answer
 
     async def _answer(self) -> Completed:
-        """Ask the backend and pass its answer on."""
-        offer = self._offer
+        """Ask the backend and pass its answer on.
+
+        Raises:
+            BackendError: it refused, broke off, or ended too early.
+            NetworkError: the originator is gone.
+        """
+        job, context = self._job, self._context
+        serving = job.backend.complete(job.request.path, job.body, Origin.DELEGATED, stream=job.request.stream)
         try:
-            async with self._service.complete(offer.path, self._body, Origin.DELEGATED) as response:
-                if response.status != 200 and response.status not in RELAYED_STATUSES:
-                    raise BackendError(f"the backend answered {response.status}")
-                self._inspector = AnswerInspector(stream=response.content_type.startswith("text/event-stream"))
+            async with serving as answer:
+                if answer.status != 200 and answer.status not in RELAYED_STATUSES:
+                    raise BackendError(f"the backend answered {answer.status}")
+                self._inspector = AnswerInspector(answer.is_stream)
                 await self._payment_received.wait()
-                await self._send(self._exchange, ResponseHead(response.status, response.content_type[:128]))
-                async with coalesce(response.body, self._settings.coalescing, CHUNK_BYTES) as parts:
-                    async for part in parts:
-                        await self._send_chunk(self._inspector.feed(part))
+                await self._send(self._exchange, ResponseHead(answer.status, answer.content_type[:128]))
+                async with coalesce(answer.body, self._settings.coalescing, CHUNK_BYTES) as pieces:
+                    async for piece in pieces:
+                        await self._send_chunk(self._inspector.feed(piece))
         except (QueueFull, BackendError) as error:
-            await self._payment_received.wait()  # to be refunded, it must be known
+            await self._payment_received.wait()  # a hold must be known to be refunded
             raise BackendError(str(error)) from error
         await self._send_chunk(self._inspector.finish())
-        salt = _make_salt(self._executor._runtime)
-        if response.status != 200:
-            delivery = make_refund(self.hold_id, compute_digest(salt, bytes(self._answered)))
-        elif not self._inspector.complete:
+        salt = self._make_salt()
+        if answer.status != 200:
+            delivery = make_refund(job.hold_id, compute_digest(salt, bytes(self._answered)))
+        elif not self._inspector.is_complete:
             raise BackendError(self._inspector.error or "the backend broke off")
         else:
             delivery = self._make_delivery(self._inspector.finish_reason or "stop", salt)
-        return Completed(salt, delivery, sign_delivery(self._executor._key, self._chain_id, delivery))
+        return Completed(salt, delivery, sign_delivery(context.key, context.chain_id, delivery))
+
+    def _make_salt(self) -> bytes:
+        return hash_bytes("salt", self._context.runtime.random.randbytes(32))[:16]
 
     def _make_delivery(self, finish_reason: str, salt: bytes) -> Delivery:
-        hold = self._offer.hold
-        usage = Usage(len(self._body), self._inspector.completion_tokens)
-        price = self._executor._engine.genesis.parameters.get_price(hold.model).compute(usage)
+        usage = Usage(len(self._job.body), self._inspector.completion_tokens)
+        price = self._context.engine.genesis.parameters.get_price(self._terms.model).compute(usage)
         digest = compute_digest(salt, bytes(self._answered))
-        return Delivery(self.hold_id, min(price, hold.amount), digest, usage, finish_reason)
+        return Delivery(self._job.hold_id, min(price, self._terms.amount), digest, usage, finish_reason)
 
-    @property
-    def _hold_id(self) -> bytes:
-        return compute_hold_id(self.payer, self._offer.hold.seq, self._offer.hold.attempt)
-
-    async def _send_chunk(self, part: bytes) -> None:
+    async def _send_chunk(self, chunk: bytes) -> None:
         """Pass on whole events of a stream (any bytes, else); an error event is told as a failure instead."""
         if self._inspector.error is not None:
             raise BackendError(self._inspector.error)
-        if len(self._answered) + len(part) > MAX_ANSWER_BYTES:
+        if len(self._answered) + len(chunk) > MAX_ANSWER_BYTES:
             raise BackendError(f"the answer is longer than {MAX_ANSWER_BYTES} bytes")
-        self._answered += part
-        if part:
+        self._answered += chunk
+        if chunk:
             self._sent.set()
             await self._send_rest()
 
@@ -325,10 +331,10 @@ class OffloadSession:
         """
         while self._position < len(self._answered):
             exchange = self._exchange
-            part = bytes(self._answered[self._position : self._position + CHUNK_BYTES])
-            self._position += len(part)
+            chunk = bytes(self._answered[self._position : self._position + CHUNK_BYTES])
+            self._position += len(chunk)
             try:
-                await self._send(exchange, ResponseChunk(part))
+                await self._send(exchange, ResponseChunk(chunk))
             except NetworkError:
                 if not await self._is_back(exchange):
                     raise
@@ -347,71 +353,19 @@ class OffloadSession:
         return failed is not self._exchange
 
     async def _send_keep_alives(self) -> None:
+        """Say that the work goes on, until there is something of the answer to send."""
         while not self._sent.is_set():
             with trio.move_on_after(self._settings.keep_alive_interval):
                 await self._sent.wait()
                 return
-            queued = self._service.admission.waiting(Origin.DELEGATED) > 0
+            queued = self._job.backend.admission.waiting(Origin.DELEGATED) > 0
             await self._exchange.send(encode_message(KeepAlive(queued)))
-
-
-@asynccontextmanager
-async def coalesce(source: AsyncIterator[bytes], interval: float, size: int) -> AsyncIterator[AsyncIterator[bytes]]:
-    """Join what arrives within ``interval`` seconds into pieces of about ``size`` bytes; the first goes at once.
-
-    A message between nodes costs about the same whatever its length, and a token is a few dozen bytes. What came before
-    the source fails is passed on before its BackendError is.
-    """
-    send, receive = trio.open_memory_channel[bytes](16)
-    failures: list[BackendError] = []
-
-    async def pump() -> None:
-        async with send:
-            try:
-                async for chunk in source:
-                    await send.send(chunk)
-            except BackendError as error:
-                failures.append(error)
-
-    async def join() -> AsyncGenerator[bytes, None]:
-        first = True
-        async for chunk in receive:
-            joined = bytearray(chunk)
-            if not first:
-                with trio.move_on_after(interval):
-                    async for more in receive:
-                        joined += more
-                        if len(joined) >= size:
-                            break
-            first = False
-            yield bytes(joined)
-        if failures:
-            raise failures[0]
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(pump)
-        async with receive, aclosing(join()) as joined:
-            yield joined
-        nursery.cancel_scope.cancel()
-
-
-async def receive_message(exchange: Exchange, timeout: float) -> Message:
-    """The peer's next message.
-
-    Raises:
-        NetworkError, CodecError, trio.TooSlowError: there is none within ``timeout`` seconds.
-    """
-    with trio.fail_after(timeout):
-        frame = await exchange.receive()
-    if frame is None:
-        raise NetworkError("the peer ended the exchange")
-    return decode_message(frame)
 
 
 def _describe(error: BaseException) -> str | None:
     """What to tell the originator of a failure; None if it is a cancellation or the originator itself went away."""
     if isinstance(error, BaseExceptionGroup):
-        described = [_describe(part) for part in error.exceptions]
+        described = [_describe(one) for one in error.exceptions]
         return next((reason for reason in described if reason is not None), None)
     if isinstance(error, (trio.Cancelled, NetworkError)):
         return None
@@ -419,9 +373,5 @@ def _describe(error: BaseException) -> str | None:
         return "the payment did not come in time"
     if isinstance(error, (PaymentFailed, BackendError, CodecError)):
         return str(error) or type(error).__name__
-    log.error("an execution failed", exc_info=error)
+    log.error("an offload session failed", exc_info=error)
     return "internal error"
-
-
-def _make_salt(runtime: Runtime) -> bytes:
-    return hash_bytes("salt", runtime.random.randbytes(32))[:16]

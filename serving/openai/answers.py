@@ -1,4 +1,4 @@
-"""The inspector on an answer: tokens, finish reason and errors, read while the bytes pass by unparsed.
+"""An answer, and its inspector: tokens, finish reason and errors are read while the bytes pass by unparsed.
 
 Only the few events of a stream that can hold what is wanted are parsed as JSON. Where a backend reports no usage, the
 events that carry content are counted instead and the figure is marked as estimated.
@@ -8,7 +8,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Any
+
+EVENT_STREAM = "text/event-stream"
+"""How the content type of a streamed answer begins."""
 
 MAX_BODY_BYTES = 16 << 20
 """Most bytes of an unstreamed answer, or of one event of a stream, that are kept for parsing."""
@@ -26,16 +31,32 @@ _BREAK = re.compile(rb"\r?\n\r?\n")
 _LONGEST_BREAK = 4
 
 
+@dataclass(slots=True)
+class Answer:
+    """Head of an answer, and its body after transfer decoding, wherever it comes from.
+
+    ``body`` may be iterated once; it raises :class:`~serving.backends.backend.BackendError` if the answer breaks off.
+    """
+
+    status: int
+    content_type: str
+    body: AsyncIterator[bytes]
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether the body is a stream of server-sent events."""
+        return self.content_type.startswith(EVENT_STREAM)
+
+
 class AnswerInspector:
     """Watches one answer.
 
-    ``withhold_usage`` keeps the usage event from a user who did not ask for it. After the last byte:
-    ``completion_tokens`` (``estimated`` if counted from events), ``finish_reason``, ``error`` (the message of an error
-    event) and ``complete`` (whether the answer ended as it should).
+    ``withhold_usage`` keeps the usage event of a stream from a user who did not ask for it. ``error`` is the message of
+    an error event, or why the answer broke off.
     """
 
     def __init__(self, stream: bool, withhold_usage: bool = False) -> None:
-        self._stream = stream
+        self.is_stream = stream
         self._withhold = withhold_usage
         self._buffer = bytearray()
         self._reported: int | None = None
@@ -46,7 +67,7 @@ class AnswerInspector:
 
     def feed(self, chunk: bytes) -> bytes:
         """Watch the next bytes; returns those to pass on now (whole events, in a stream)."""
-        if not self._stream:
+        if not self.is_stream:
             if len(self._buffer) + len(chunk) <= MAX_BODY_BYTES:
                 self._buffer += chunk
             return chunk
@@ -71,7 +92,7 @@ class AnswerInspector:
         Of a stream that can be a last event without its blank line. An event that was cut off is dropped, as clients
         would drop it: an error event may have to follow.
         """
-        if self._stream:
+        if self.is_stream:
             rest = bytes(self._buffer).rstrip(b"\r\n")
             self._buffer.clear()
             whole = _DONE.search(rest) or _parse(_data(rest)) is not None
@@ -116,21 +137,21 @@ class AnswerInspector:
 
     @property
     def completion_tokens(self) -> int:
-        """Tokens of the answer so far, as reported or (``estimated``) as counted."""
+        """Tokens of the answer so far, as reported or (``is_estimated``) as counted."""
         return self._events if self._reported is None else self._reported
 
     @property
     def is_over(self) -> bool:
         """Whether the closing event of a stream has passed; clients hang up on it."""
-        return self._stream and self._done
+        return self.is_stream and self._done
 
     @property
-    def estimated(self) -> bool:
+    def is_estimated(self) -> bool:
         """Whether the backend reported no usage."""
         return self._reported is None
 
     @property
-    def complete(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether the answer ended as it should, without an error."""
         return self.error is None and (self._done or bool(self.finish_reason))
 

@@ -8,6 +8,7 @@ user in one of these two forms.
 from __future__ import annotations
 
 import json
+from math import ceil
 
 INVALID_REQUEST = "invalid_request_error"
 AUTHENTICATION = "authentication_error"
@@ -19,16 +20,31 @@ UNAVAILABLE = "service_unavailable_error"
 class ApiError(Exception):
     """An answer that is an error: status, and the four fields of OpenAI's error object.
 
+    ``retry_after_s`` hints at when the client may try again (0: no hint).
+
     Raise it in an HTTP handler before the response has started and the server answers with it.
     """
 
-    def __init__(self, status: int, message: str, type: str, code: str | None = None, param: str | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        type: str,
+        code: str | None = None,
+        param: str | None = None,
+        retry_after_s: float = 0.0,
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
         self.type = type
         self.code = code
         self.param = param
+        self.retry_after_s = retry_after_s
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """Headers of the response, beside those of any other (RFC 9110, section 10.2.3)."""
+        return [(b"retry-after", b"%d" % ceil(self.retry_after_s))] if self.retry_after_s else []
 
     def body(self) -> bytes:
         """The error as a JSON body."""
@@ -111,6 +127,6 @@ def bad_gateway(message: str) -> ApiError:
     return ApiError(502, message, SERVER_ERROR, "bad_gateway")
 
 
-def unavailable(message: str) -> ApiError:
+def unavailable(message: str, retry_after_s: float = 0.0) -> ApiError:
     """503: nothing can take the request at this moment; the client may retry."""
-    return ApiError(503, message, UNAVAILABLE, "unavailable")
+    return ApiError(503, message, UNAVAILABLE, "unavailable", retry_after_s=retry_after_s)

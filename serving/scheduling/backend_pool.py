@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import trio
 
-from serving.backends.backend import Backend, BackendResponse
+from serving.backends.backend import Backend
+from serving.openai.answers import Answer
 from serving.scheduling.admission import Admission, Origin
 from serving.scheduling.policy import LoadSnapshot, Policy
 
@@ -20,9 +21,9 @@ class ScheduledBackend:
     backend: Backend
     admission: Admission
 
-    async def get_load_snapshot(self, model: str) -> LoadSnapshot:
+    def get_load_snapshot(self, model: str) -> LoadSnapshot:
         """What the policy decides by. The backend's own page and the node's slots: whichever is busier counts."""
-        load = await self.backend.load()
+        load = self.backend.get_load()
         admission = self.admission
         return LoadSnapshot(
             model=model,
@@ -32,24 +33,24 @@ class ScheduledBackend:
         )
 
     @asynccontextmanager
-    async def complete(self, path: str, body: bytes, origin: Origin) -> AsyncIterator[BackendResponse]:
+    async def complete(self, path: str, body: bytes, origin: Origin, *, stream: bool) -> AsyncIterator[Answer]:
         """Wait for a slot, then ask the backend.
 
         Raises:
             QueueFull: the queue has no room.
             BackendError: the backend does not answer.
         """
-        async with self.admission.slot(origin), self.backend.complete(path, body) as response:
-            yield response
+        async with self.admission.slot(origin), self.backend.complete(path, body, stream=stream) as answer:
+            yield answer
 
 
 class BackendPool:
-    """The services of a node, by model."""
+    """The backends of a node, by model."""
 
     def __init__(self, backends: Sequence[tuple[Backend, int]], policy: Policy) -> None:
         """``backends``: each with the number of requests that it may run at a time."""
         parameters = policy.parameters
-        self._services = [
+        self._scheduled = [
             ScheduledBackend(backend, Admission(capacity, parameters.max_queue, parameters.prioritize_own))
             for backend, capacity in backends
         ]
@@ -57,34 +58,34 @@ class BackendPool:
     async def run(self) -> None:
         """Run what the backends need beside requests."""
         async with trio.open_nursery() as nursery:
-            for service in self._services:
-                nursery.start_soon(service.backend.run)
+            for scheduled in self._scheduled:
+                nursery.start_soon(scheduled.backend.run)
 
     async def wait_alive(self, patience: float) -> None:
         """Wait until every backend is alive, at most ``patience`` seconds."""
         with trio.move_on_after(patience):
-            while not all([await service.backend.is_alive() for service in self._services]):
-                await trio.sleep(0.05)
+            for scheduled in self._scheduled:
+                await scheduled.backend.wait_alive()
 
-    async def get_models(self) -> tuple[str, ...]:
+    def get_models(self) -> tuple[str, ...]:
         """Models of the backends that are alive, sorted."""
-        alive = [service for service in self._services if await service.backend.is_alive()]
-        return tuple(sorted({model for service in alive for model in service.backend.models}))
+        alive = [scheduled for scheduled in self._scheduled if scheduled.backend.is_alive()]
+        return tuple(sorted({model for scheduled in alive for model in scheduled.backend.models}))
 
     def names(self, model: str) -> bool:
-        """Whether some backend serves ``model``, alive or not."""
-        return any(model in service.backend.models for service in self._services)
+        """Whether a backend serves ``model``, alive or not."""
+        return any(model in scheduled.backend.models for scheduled in self._scheduled)
 
-    async def find(self, model: str) -> ScheduledBackend | None:
-        """A living service of ``model``, the least busy where several are."""
+    def find(self, model: str) -> ScheduledBackend | None:
+        """A living backend of ``model``, the least busy where several are."""
         found = [
-            service
-            for service in self._services
-            if model in service.backend.models and await service.backend.is_alive()
+            scheduled
+            for scheduled in self._scheduled
+            if model in scheduled.backend.models and scheduled.backend.is_alive()
         ]
-        return min(found, key=lambda service: service.admission.utilization) if found else None
+        return min(found, key=lambda scheduled: scheduled.admission.utilization) if found else None
 
     @property
     def admissions(self) -> list[Admission]:
         """All admissions, for reports."""
-        return [service.admission for service in self._services]
+        return [scheduled.admission for scheduled in self._scheduled]

@@ -16,8 +16,9 @@ from typing import Any
 import trio
 
 from p2p.runtime import Runtime
-from serving.backends.backend import BackendError, BackendResponse, Load
+from serving.backends.backend import BackendError, Load
 from serving.backends.load_metrics import compute_full_load, compute_utilization
+from serving.openai.answers import Answer
 from serving.openai.errors import ApiError, bad_request, model_not_found
 from serving.simulation.continuous_batch import ContinuousBatch
 from serving.simulation.gpu_curves import GpuCurve
@@ -91,7 +92,8 @@ class ModelledBackend:
         self._report_interval = report_interval
         self._answers: dict[int, _Answer] = {}
         self._count = 0
-        self._stopped = False
+        self._running = trio.Event()
+        self._running.set()
         self._wake = trio.Event()
 
     @property
@@ -99,28 +101,33 @@ class ModelledBackend:
         """The names it answers to."""
         return self._models
 
-    async def load(self) -> Load:
-        """See :meth:`serving.backends.backend.Backend.load`."""
-        if self._stopped:
+    def get_load(self) -> Load:
+        """See :meth:`serving.backends.backend.Backend.get_load`."""
+        if not self._running.is_set():
             return compute_full_load(len(self._answers), self._capacity)
         running, waiting = self._batch.running, self._batch.waiting
         utilization = compute_utilization(running, waiting, self._batch.cache_usage, self._capacity)
         return Load(running, waiting, utilization, known=True)
 
-    async def is_alive(self) -> bool:
+    def is_alive(self) -> bool:
         """Whether it has not been stopped."""
-        return not self._stopped
+        return self._running.is_set()
+
+    async def wait_alive(self) -> None:
+        """Return once it has been started."""
+        if not self._running.is_set():
+            await self._running.wait()
 
     def stop(self) -> None:
         """Die: every answer under way breaks off, and further requests fail."""
-        self._stopped = True
+        self._running = trio.Event()
         for answer in self._answers.values():
             answer.update(answer.tokens, finished=False, broken=True)
         self._batch = ContinuousBatch(self._curve, self._report_interval)
 
     def start(self) -> None:
         """Come back, empty."""
-        self._stopped = False
+        self._running.set()
 
     async def run(self) -> None:
         """Drive the engine until cancelled."""
@@ -137,14 +144,14 @@ class ModelledBackend:
                 answer.update(report.tokens, report.finished)
 
     @asynccontextmanager
-    async def complete(self, path: str, body: bytes) -> AsyncIterator[BackendResponse]:
+    async def complete(self, path: str, body: bytes, *, stream: bool) -> AsyncIterator[Answer]:
         """See :meth:`serving.backends.backend.Backend.complete`. A request it refuses is answered with the error."""
-        if self._stopped:
+        if not self._running.is_set():
             raise BackendError("the modelled backend is stopped")
         try:
             call = self._parse(path, body)
         except ApiError as error:
-            yield BackendResponse(error.status, "application/json", _Whole(error.body()))
+            yield Answer(error.status, "application/json", _Whole(error.body()))
             return
         answer = _Answer(self._count, self._runtime.now() // 1000, call)
         self._count += 1
@@ -154,11 +161,11 @@ class ModelledBackend:
         self._wake.set()
         try:
             if call.stream:
-                yield BackendResponse(200, "text/event-stream", _Events(answer))
+                yield Answer(200, "text/event-stream", _Events(answer))
             else:
                 while not answer.finished:
                     await answer.progress(answer.tokens)
-                yield BackendResponse(200, "application/json", _Whole(_completion(answer)))
+                yield Answer(200, "application/json", _Whole(_completion(answer)))
         finally:
             del self._answers[answer.id]
             if not answer.finished and not answer.broken:

@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from chain.types.operations import Dispute, Hold
-from serving.offload.originator import OriginatorSettings
+from serving.offload.settings import OriginatorSettings
 from tests.serving.world import (
     Member,
     Options,

@@ -25,7 +25,6 @@ from chain.types.operations import (
 )
 from p2p.network import NetworkError
 from p2p.streams.exchanges import Exchange
-from serving.offload.originator import OriginatorSettings
 from serving.offload.protocol import (
     PROTOCOL,
     Accepted,
@@ -42,6 +41,7 @@ from serving.offload.protocol import (
     encode_message,
     sign_delivery,
 )
+from serving.offload.settings import OriginatorSettings
 from tests.serving.world import (
     Member,
     Options,
@@ -117,7 +117,7 @@ def plant(world: World, liar: Member, lie: Lie) -> list[Deal]:
         payment = await receive(exchange)
         assert isinstance(payment, Payment)
         deals.append(deal)
-        liar.node.payments.serving.add(hold_id)  # else its node would refund, like an honest one
+        liar.node.payments.payee._served.add(hold_id)  # else its node would refund, like an honest one
         await lie(deal)
 
     liar.node.streams.handle(PROTOCOL, handle, 64)
@@ -344,7 +344,7 @@ def run_lie(lie: Lie, stream: bool, is_seen: bool) -> None:
             assert result.body == (compute_stream(name, script) if stream else compute_whole(name, script))
             assert result.executor == honest.public_key
         await capture_all(deal)
-        liar.node.payments.serving.clear()
+        liar.node.payments.payee._served.clear()
         await world.settle(60)
         check_gained_nothing(world, liar)
 
@@ -373,7 +373,7 @@ def test_who_breaks_off_is_not_even_paid_for_what_it_delivered(lie: Lie) -> None
         deals = plant(world, liar, lie)
         assert (await ask(world.gateway)).broken is not None
         await capture_all(deals[0], deals[0].make_delivery().amount)
-        liar.node.payments.serving.clear()
+        liar.node.payments.payee._served.clear()
         await world.settle(60)
         check_gained_nothing(world, liar)
 
@@ -394,7 +394,7 @@ def test_capturing_more_than_was_delivered_to_a_user_who_left_is_disputed() -> N
         with trio.move_on_after(3):
             await ask(world.gateway)
         await capture_all(deals[0])
-        liar.node.payments.serving.clear()
+        liar.node.payments.payee._served.clear()
         await world.settle(60)
         check_gained_nothing(world, liar)
 
@@ -412,7 +412,7 @@ def test_capturing_about_what_was_delivered_to_a_user_who_left_is_not_disputed()
         with trio.move_on_after(3):
             await ask(world.gateway)
         await capture_all(deals[0], deals[0].make_delivery(tokens=8).amount)  # three more were on their way
-        member.node.payments.serving.clear()
+        member.node.payments.payee._served.clear()
         await world.settle(60)
         assert world.operations(Dispute) == []
         assert world.account(member.number).available > 1_000 * CREDIT
@@ -449,7 +449,7 @@ def test_a_receipt_is_good_for_its_own_delivery_alone() -> None:
         again = sign_operation(liar.key, chain_id, Capture(both))
         with pytest.raises(InvalidOperation):
             await engine.submit(again)
-        liar.node.payments.serving.clear()
+        liar.node.payments.payee._served.clear()
         await world.settle(120)
         assert world.operations(Dispute) == []
 
@@ -476,7 +476,7 @@ def test_a_capture_of_a_strangers_hold_is_refused() -> None:
 
 
 def test_an_endless_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.offload.originator.MAX_ANSWER_BYTES", 200_000)
+    monkeypatch.setattr("serving.offload.attempt.MAX_ANSWER_BYTES", 200_000)
     sent = 0
 
     async def never_ends(deal: Deal) -> None:
@@ -493,7 +493,7 @@ def test_an_endless_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
         assert result.broken is not None and len(result.body) <= 200_000
         await trio.sleep(5)
         assert sent < 2_000_000
-        liar.node.payments.serving.clear()
+        liar.node.payments.payee._served.clear()
         await world.settle(60)
 
     simulate(play)
@@ -510,7 +510,7 @@ def test_a_usage_event_alone_is_worth_no_more_than_its_bytes() -> None:
         plant(world, liar, boasts)
         result = await ask(world.gateway, make_request(max_tokens=4096))
         assert result.broken is not None
-        liar.node.payments.serving.clear()
+        liar.node.payments.payee._served.clear()
         await world.settle(60)
         assert world.account(liar.number).available <= 1_000 * CREDIT
 
@@ -528,7 +528,7 @@ def test_a_liar_that_hangs_up_in_every_way_leaves_no_handler_behind(seconds: flo
         plant(world, liar, hangs_up)
         result = await ask(world.gateway)
         assert result.executor == honest.public_key
-        liar.node.payments.serving.clear()
+        liar.node.payments.payee._served.clear()
         await world.settle(60)
 
     simulate(play)

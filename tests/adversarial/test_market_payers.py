@@ -40,7 +40,7 @@ from serving.offload.protocol import (
     encode_message,
     is_signed_delivery,
 )
-from serving.offload.session import ExecutorSettings
+from serving.offload.settings import ExecutorSettings
 from serving.openai.requests import CHAT_COMPLETIONS
 from tests.serving.world import (
     Member,
@@ -86,7 +86,7 @@ def get_executor(world: World, hold: Hold) -> Member:
 def check_idle(member: Member) -> None:
     assert member.backend is not None and member.backend.running == 0
     assert member.node.backend_pool.admissions[0].running == 0
-    assert not member.node.payments.serving
+    assert not member.node.payments.payee._served
 
 
 def test_by_hand_an_honest_payer_is_served() -> None:
@@ -114,7 +114,7 @@ def test_by_hand_an_honest_payer_is_served() -> None:
     [
         ({"attempt": 1, "payee": "first"}, "not drawn"),
         ({"epoch": 7}, "not drawn"),
-        ({"payee": "gateway"}, "somebody else"),
+        ({"payee": "gateway"}, "another node"),
         ({"model": "other"}, "not drawn"),
         ({"amount": 1_000 + 3 * len(BODY) + 20 * 100 - 1}, "does not cover"),
         ({"amount": 2_000 * CREDIT}, "cannot pay"),

@@ -18,9 +18,10 @@ def relay_to(backend: Backend) -> Handler:
             await respond.reply(200, json.dumps({"object": "list", "data": models}).encode())
             return
         try:
-            async with backend.complete(request.path, request.body) as response:
-                await respond.start(response.status, [(b"content-type", response.content_type.encode())])
-                async for piece in response.body:
+            stream = json.loads(request.body).get("stream") is True
+            async with backend.complete(request.path, request.body, stream=stream) as answer:
+                await respond.start(answer.status, [(b"content-type", answer.content_type.encode())])
+                async for piece in answer.body:
                     await respond.send(piece)
                 await respond.end()
         except BackendError as error:

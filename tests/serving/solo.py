@@ -18,7 +18,8 @@ from consensus.voting.vote_support import VoteSupportStore
 from node import Node
 from p2p.runtime import RealRuntime
 from p2p.simulation.network import SimulatedInternet, SimulatedNetwork
-from serving.backends.backend import BackendError, BackendResponse, Load
+from serving.backends.backend import BackendError, Load
+from serving.openai.answers import Answer
 from serving.scheduling.policy import DefaultPolicy, PolicyParameters
 from tests.simulation.ledger import MemoryFile
 
@@ -34,15 +35,18 @@ class Parrot:
     models = (MODEL,)
 
     @asynccontextmanager
-    async def complete(self, path: str, body: bytes) -> AsyncIterator[BackendResponse]:
+    async def complete(self, path: str, body: bytes, *, stream: bool) -> AsyncIterator[Answer]:
         raise BackendError("parrots only repeat")
         yield
 
-    async def load(self) -> Load:
+    def get_load(self) -> Load:
         return Load(0, 0, 0.0, True)
 
-    async def is_alive(self) -> bool:
+    def is_alive(self) -> bool:
         return True
+
+    async def wait_alive(self) -> None:
+        pass
 
     async def run(self) -> None:
         await trio.sleep_forever()

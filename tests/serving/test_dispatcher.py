@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -59,12 +60,12 @@ def test_an_offloaded_answer_is_the_backends_and_is_paid_exactly(stream: bool) -
         assert item.delivery.usage.completion_tokens == script.tokens
         assert item.delivery.finish_reason == "stop"
         assert result.record.hold_id is not None
-        payment = world.gateway.payments.find(result.record.hold_id)
+        payment = world.gateway.payments.payer.find(result.record.hold_id)
         assert payment is not None and payment.paid == price
         assert payment.hold_height is not None and payment.settled_height is not None
         assert 0 < payment.hold_height < payment.settled_height
-        assert first.node.payments.earned == price
-        assert world.gateway.payments.earned == 0
+        assert first.node.payments.payee.earned == price
+        assert world.gateway.payments.payee.earned == 0
 
     simulate(play)
 
@@ -213,7 +214,7 @@ def test_of_the_next_two_the_less_loaded_goes_first() -> None:
             fields: dict[str, Any] = {name: getattr(announcement, name) for name in Announcement.__slots__}
             return Announcement(**{**fields, "load": PeerLoad(4, 0, 900)})
 
-        world.gateway.originator._find_peer = find_loaded
+        world.gateway.originator._dialer = replace(world.gateway.originator._dialer, find=find_loaded)
         result = await ask(world.gateway)
         assert result.executor == second.public_key and result.record is not None and result.record.attempt == 1
         await world.settle()
@@ -223,7 +224,7 @@ def test_of_the_next_two_the_less_loaded_goes_first() -> None:
 
 def test_the_models_are_those_of_the_node_and_of_the_network() -> None:
     async def play(world: World) -> None:
-        assert await world.gateway.dispatcher.get_models() == [MODEL]
+        assert world.gateway.dispatcher.get_models() == [MODEL]
         assert world.gateway.originator.has_executors(MODEL)
         assert not world.gateway.originator.has_executors("other")
         # The only executor cannot offload to itself.

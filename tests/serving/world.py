@@ -30,11 +30,11 @@ from p2p.network import NetworkError
 from p2p.simulation.network import SimulatedInternet, SimulatedNetwork
 from p2p.simulation.runtime import SimulatedRuntime, run_simulation
 from p2p.streams.exchanges import Exchange
-from serving.backends.backend import BackendError, BackendResponse, Load
-from serving.dispatcher import Reply, RequestRecord
-from serving.offload.originator import OriginatorSettings
+from serving.backends.backend import BackendError, Load
+from serving.dispatcher import RequestRecord
 from serving.offload.protocol import PROTOCOL, Message, Offer, decode_message, encode_message
-from serving.offload.session import ExecutorSettings
+from serving.offload.settings import ExecutorSettings, OriginatorSettings
+from serving.openai.answers import Answer
 from serving.openai.errors import ApiError
 from serving.openai.requests import CHAT_COMPLETIONS, Request, parse_request
 from serving.scheduling.policy import DefaultPolicy, PolicyParameters
@@ -84,7 +84,7 @@ class ScriptedBackend:
     utilization: float = 0.0
 
     @asynccontextmanager
-    async def complete(self, path: str, body: bytes) -> AsyncIterator[BackendResponse]:
+    async def complete(self, path: str, body: bytes, *, stream: bool) -> AsyncIterator[Answer]:
         script = self.script
         self.requests += 1
         self.running += 1
@@ -93,17 +93,16 @@ class ScriptedBackend:
         try:
             if script.refuses:
                 raise BackendError("refused on purpose")
-            stream = json.loads(body).get("stream") is True
             if not script.head_at_once:
                 await trio.sleep(script.first_delay)
             if script.status != 200:
-                yield BackendResponse(script.status, "application/json", _Pieces([ERROR_BODY]))
+                yield Answer(script.status, "application/json", _Pieces([ERROR_BODY]))
             elif stream:
-                yield BackendResponse(200, "text/event-stream", _Events(self.name, script))
+                yield Answer(200, "text/event-stream", _Events(self.name, script))
             else:
                 delay = script.first_delay if script.head_at_once else 0.0
                 pieces = _Pieces([compute_whole(self.name, script)], delay + script.token_delay * script.tokens)
-                yield BackendResponse(200, "application/json", pieces)
+                yield Answer(200, "application/json", pieces)
             self.completed += 1
         except BaseException as error:
             self.cancelled += not _is_failure(error)
@@ -111,11 +110,14 @@ class ScriptedBackend:
         finally:
             self.running -= 1
 
-    async def load(self) -> Load:
+    def get_load(self) -> Load:
         return Load(self.running, 0, self.utilization, known=True)
 
-    async def is_alive(self) -> bool:
+    def is_alive(self) -> bool:
         return self.script.is_alive
+
+    async def wait_alive(self) -> None:
+        pass
 
     async def run(self) -> None:
         await trio.sleep_forever()
@@ -364,7 +366,7 @@ class World:
     def drawn(self, number: int = 0) -> list[Member]:
         """The executors in the order in which the next request of a gateway will ask them."""
         node = self.members[number].node
-        draw = node.originator._draw(MODEL, node.engine.header.epoch, node.payments.next_seq)
+        draw = node.originator._draw(MODEL, node.engine.header.epoch, node.payments.payer.next_seq)
         by_key = {member.public_key: member for member in self.members}
         return [by_key[payee] for _, payee in draw]
 
@@ -413,14 +415,14 @@ class World:
             for admission in node.backend_pool.admissions:
                 if admission.running or admission.total_waiting:
                     busy.append(f"{name}: {admission.running} running, {admission.total_waiting} waiting")
-            if node.payments._unconfirmed_holds:
-                busy.append(f"{name}: {len(node.payments._unconfirmed_holds)} holds not final")
-            if node.payments._uncaptured:
-                busy.append(f"{name}: {len(node.payments._uncaptured)} earnings not collected")
-            if node.executor._credited:
+            if node.payments.payer._unconfirmed_holds:
+                busy.append(f"{name}: {len(node.payments.payer._unconfirmed_holds)} holds not final")
+            if node.payments.payee._uncaptured:
+                busy.append(f"{name}: {len(node.payments.payee._uncaptured)} earnings not collected")
+            if node.executor._credit.lent:
                 busy.append(f"{name}: credit given")
-            if node.payments.serving:
-                busy.append(f"{name}: executions under way")
+            if node.payments.payee._served:
+                busy.append(f"{name}: sessions under way")
             if any(protocol == PROTOCOL for _, protocol in node.streams._served):
                 busy.append(f"{name}: offers being served")
             if any(stream.protocol == PROTOCOL and stream.exchange for stream in node.streams._pooled):
@@ -495,7 +497,9 @@ def make_body(**fields: Any) -> bytes:
 
 
 def make_request(stream: bool = True, local_only: bool = False, **fields: Any) -> Request:
-    """A request as the API hands it to the dispatcher."""
+    """A request as the API hands it to the dispatcher; of a stream the user wants every byte, its usage included."""
+    if stream:
+        fields = {"stream_options": {"include_usage": True}, **fields}
     return parse_request(CHAT_COMPLETIONS, make_body(stream=stream, **fields), 4096, local_only)
 
 
@@ -519,17 +523,17 @@ async def ask(node: Node, request: Request | None = None, leave_after: int | Non
     """Send a request; ``leave_after``: leave once so many bytes have come."""
     result = Result()
     try:
-        async with node.dispatcher.complete(request or make_request()) as reply:
-            result.status, result.record = reply.status, reply.record
-            await _read(reply, result, leave_after)
+        async with node.dispatcher.complete(request or make_request()) as (answer, result.record):
+            result.status = answer.status
+            await _read(answer, result, leave_after)
     except ApiError as error:
         result.error = error
     return result
 
 
-async def _read(reply: Reply, result: Result, leave_after: int | None) -> None:
+async def _read(answer: Answer, result: Result, leave_after: int | None) -> None:
     try:
-        async for chunk in reply.body:
+        async for chunk in answer.body:
             result.body += chunk
             if leave_after is not None and len(result.body) >= leave_after:
                 return
@@ -543,13 +547,13 @@ async def _read(reply: Reply, result: Result, leave_after: int | None) -> None:
 def make_hold(world: World, payer: int, body: bytes, salt: bytes, **changes: Any) -> Hold:
     """The hold that an honest payer would make for its next request."""
     node = world.members[payer].node
-    seq = changes.pop("seq") if "seq" in changes else node.payments.next_seq
+    seq = changes.pop("seq") if "seq" in changes else node.payments.payer.next_seq
     epoch = node.engine.header.epoch
     attempt = changes.pop("attempt", 0)
     draw = node.originator._draw(MODEL, epoch, seq)
     terms: dict[str, Any] = {
         "payee": draw[attempt][1],
-        "amount": node.payments.compute_price(MODEL, len(body), 100),
+        "amount": node.payments.payer.compute_price(MODEL, len(body), 100),
         "epoch": epoch,
         "seq": seq,
         "attempt": attempt,

@@ -7,7 +7,8 @@ import trio
 
 from chain.genesis import CREDIT
 from chain.types.operations import Delivery, Dispute, Hold, Release, Usage, compute_hold_id, sign_operation
-from serving.accounting.payments import AHEAD, CannotAfford, TooManyPayments
+from serving.accounting.hold_numbers import AHEAD, TooManyPayments
+from serving.accounting.payer import CannotAfford
 from tests.serving.world import (
     Options,
     Result,
@@ -103,16 +104,16 @@ def test_what_is_promised_is_not_spendable_until_it_is_captured_for_less() -> No
         assert first.backend is not None
         first.backend.script.first_delay = 3.0
         payments = world.gateway.payments
-        before = payments.spendable
+        before = payments.payer.spendable
         assert before == 1_000 * CREDIT
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ask, world.gateway)
             for _ in range(20):  # promised first, then held by the ledger
                 await trio.sleep(0.1)
-                if payments._unconfirmed_holds or world.open_holds():
-                    assert before - PRICE - FEE <= payments.spendable < before - PRICE
+                if payments.payer._unconfirmed_holds or world.open_holds():
+                    assert before - PRICE - FEE <= payments.payer.spendable < before - PRICE
         await world.settle()
-        assert payments.spendable == world.account(0).available > before - PRICE
+        assert payments.payer.spendable == world.account(0).available > before - PRICE
 
     simulate(play)
 
@@ -146,13 +147,13 @@ def test_hold_numbers_are_not_used_again_after_a_restart() -> None:
             await world.kill(0)
             member = world.members[1]
             payments = member.node.payments
-            seqs = [payments.take_seq() for _ in range(10)]
+            seqs = [payments.payer.take_seq() for _ in range(10)]
             assert not seen & set(seqs)
             seen |= set(seqs)
-            signed = [payments.sign_hold(make_hold(world, 1, b"x", bytes(16), seq=seq)) for seq in seqs]
+            signed = [payments.payer.sign_hold(make_hold(world, 1, b"x", bytes(16), seq=seq)) for seq in seqs]
             await world.kill(1)
             await world.start(1)
-            assert member.node.payments.next_seq > max(seen)
+            assert member.node.payments.payer.next_seq > max(seen)
             await world.start(0)
             # One of them was on its way, and becomes final only now.
             late = signed[round_]
@@ -166,23 +167,23 @@ def test_hold_numbers_are_not_used_again_after_a_restart() -> None:
 def test_hold_numbers() -> None:
     async def play(world: World) -> None:
         payments = world.gateway.payments
-        first = payments.next_seq
-        taken = [payments.take_seq() for _ in range(AHEAD)]
+        first = payments.payer.next_seq
+        taken = [payments.payer.take_seq() for _ in range(AHEAD)]
         assert taken == list(range(first, first + AHEAD))
         with pytest.raises(TooManyPayments):
-            payments.take_seq()
+            payments.payer.take_seq()
         for seq in taken[3:5]:
-            payments.give_back(seq)
-            payments.give_back(seq)
-        assert [payments.take_seq(), payments.take_seq()] == taken[3:5]
+            payments.payer.give_back(seq)
+            payments.payer.give_back(seq)
+        assert [payments.payer.take_seq(), payments.payer.take_seq()] == taken[3:5]
         with pytest.raises(TooManyPayments):
-            payments.take_seq()
+            payments.payer.take_seq()
         # A number under which a hold was signed is gone for good.
         hold = make_hold(world, 0, b"x", bytes(16), seq=taken[7])
-        payments.sign_hold(hold)
-        payments.give_back(taken[7])
+        payments.payer.sign_hold(hold)
+        payments.payer.give_back(taken[7])
         with pytest.raises(TooManyPayments):
-            payments.take_seq()
+            payments.payer.take_seq()
 
     simulate(play)
 
@@ -191,13 +192,13 @@ def test_a_hold_that_never_comes_counts_until_its_deadline() -> None:
     async def play(world: World) -> None:
         payments = world.gateway.payments
         hold = make_hold(world, 0, b"x", bytes(16), amount=600 * CREDIT)
-        payments.sign_hold(hold)
+        payments.payer.sign_hold(hold)
         with pytest.raises(CannotAfford):
-            payments.sign_hold(make_hold(world, 0, b"x", bytes(16), amount=600 * CREDIT, seq=hold.seq + 1))
+            payments.payer.sign_hold(make_hold(world, 0, b"x", bytes(16), amount=600 * CREDIT, seq=hold.seq + 1))
         await trio.sleep(500)
-        assert payments.spendable < 400 * CREDIT
+        assert payments.payer.spendable < 400 * CREDIT
         await trio.sleep(150)
-        assert payments.spendable == 1_000 * CREDIT
+        assert payments.payer.spendable == 1_000 * CREDIT
 
     simulate(play)
 
@@ -272,11 +273,13 @@ def test_one_bad_delivery_does_not_spoil_a_capture_of_many() -> None:
         for index, hold in enumerate(holds):
             signed = sign_operation(world.members[0].key, world.genesis.chain_id, hold)
             hold_id = compute_hold_id(signed.signer, hold.seq, 0)
-            node.payments.serving.add(hold_id)
+            node.payments.payee._served.add(hold_id)
             # The first asks for more than its usage is worth.
             amount = 2_000 if index == 0 else 1_000
             delivery = Delivery(hold_id, amount, bytes(32), Usage(0, 0), "stop")
-            node.payments.collect(signed, delivery, node.payments.sign_receipt(delivery) if index == 1 else None)
+            node.payments.payee.collect(
+                signed, delivery, node.payments.payer.sign_receipt(delivery) if index == 1 else None
+            )
             await world.gateway.engine.submit(signed)
         # Neither the first nor the second, whose receipt is not the payer's, is ever captured; the others are.
         await eventually(lambda: len(world.captured) >= len(holds) - 2, 30)

@@ -73,7 +73,7 @@ def test_reads_the_live_parts() -> None:
             counters.completed, counters.refused, counters.failed = 5, 2, 1
             counters.local, counters.offloaded, counters.completion_tokens = 3, 4, 77
             node.executor.served, node.executor.declined = 6, 9
-            node.payments.earned = 1_234
+            node.payments.payee.earned = 1_234
             node.dispatcher.records.append(RequestRecord("running", "m", 0.0))
             node.dispatcher.records.append(RequestRecord("done", "m", 0.0, finished=1.0, outcome="completed"))
             (admission,) = node.backend_pool.admissions

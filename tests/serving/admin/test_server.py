@@ -127,9 +127,9 @@ async def test_unknown_paths_and_methods(node: Node, client: httpx.AsyncClient) 
 
 @with_admin
 async def test_an_internal_error_is_said_and_logged_and_ends_nothing(node: Node, client: httpx.AsyncClient) -> None:
-    node.payments.earned = {"not", "JSON"}  # type: ignore[assignment]
+    node.payments.payee.earned = {"not", "JSON"}  # type: ignore[assignment]
     answer = await expect(client, "GET", "/wallet", 500)
-    node.payments.earned = 0
+    node.payments.payee.earned = 0
     assert answer == {"error": "internal error; the node's log has more"}
     assert (await expect(client, "GET", "/wallet"))["earned"] == 0
 
@@ -189,7 +189,7 @@ async def test_requests_are_joined_with_their_payments(node: Node, client: httpx
     now = trio.current_time()
     hold = Hold(OTHER.public_key, 5_000, 0, 0, 1, MODEL, bytes(32), 10_000)
     hold_id = compute_hold_id(KEY.public_key, 0, 1)
-    node.payments.sign_hold(hold)
+    node.payments.payer.sign_hold(hold)
     node.dispatcher.records.extend(
         [
             RequestRecord("one", MODEL, now - 9, finished=now - 8, outcome="refused"),
@@ -206,7 +206,7 @@ async def test_requests_are_joined_with_their_payments(node: Node, client: httpx
     assert (rows[0]["attempt"], rows[0]["completion_tokens"], rows[0]["hold"]) == (1, 12, hold_id.hex())
     assert [rows[0][name] for name in ("held", "amount", "hold_height", "settled_height")] == [5_000, None, None, None]
     assert [rows[1][name] for name in ("held", "amount", "hold_height", "settled_height")] == [None] * 4
-    payment = node.payments.find(hold_id)
+    payment = node.payments.payer.find(hold_id)
     assert payment is not None
     payment.hold_height, payment.settled_height, payment.paid = 7, 9, 1_200
     (row,) = (await expect(client, "GET", "/requests?limit=1"))["requests"]
@@ -225,7 +225,7 @@ async def test_requests_limit_is_checked(node: Node, client: httpx.AsyncClient) 
 
 @with_admin
 async def test_wallet(node: Node, client: httpx.AsyncClient) -> None:
-    node.payments.earned = 77
+    node.payments.payee.earned = 77
     assert await expect(client, "GET", "/wallet") == {
         "address": KEY.address,
         "nonce": 0,

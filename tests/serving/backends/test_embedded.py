@@ -21,13 +21,13 @@ def test_it_answers_a_real_question_silently_and_stops(capfd: pytest.CaptureFixt
         runtime = RealRuntime()
         backend = EmbeddedBackend(runtime, parallel=2)
         assert backend.models == (MODEL,)
-        assert not await backend.is_alive()
-        assert (await backend.load()).utilization == 1.0
+        assert not backend.is_alive()
+        assert (backend.get_load()).utilization == 1.0
         async with trio.open_nursery() as nursery:
             nursery.start_soon(backend.run)
             with trio.fail_after(60):
                 await backend.wait_alive()
-            load = await backend.load()
+            load = backend.get_load()
             assert (load.running, load.utilization, load.known) == (0, 0.0, True)
             server = await HttpServer.open(relay_to(backend), "127.0.0.1", 0, runtime)
             nursery.start_soon(server.run)
@@ -47,9 +47,9 @@ def test_it_answers_a_real_question_silently_and_stops(capfd: pytest.CaptureFixt
             usage = chunks[-1].usage
             assert usage is not None and 0 < usage.completion_tokens <= 12
             nursery.cancel_scope.cancel()
-        assert not await backend.is_alive()
+        assert not backend.is_alive()
         with pytest.raises(BackendError, match="not loaded"):
-            async with backend.complete("/v1/chat/completions", b"{}"):
+            async with backend.complete("/v1/chat/completions", b"{}", stream=False):
                 pass
 
     trio.run(main)

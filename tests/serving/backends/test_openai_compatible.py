@@ -37,7 +37,7 @@ async def connected(
 
 
 async def answer(backend: Backend, body: bytes) -> tuple[int, bytes]:
-    async with backend.complete(CHAT, body) as response:
+    async with backend.complete(CHAT, body, stream=json.loads(body).get("stream") is True) as response:
         return response.status, b"".join([piece async for piece in response.body])
 
 
@@ -49,7 +49,7 @@ async def eventually(condition: Callable[[], bool]) -> None:
 
 async def eventually_alive(backend: Backend, alive: bool) -> None:
     with trio.fail_after(10):
-        while await backend.is_alive() is not alive:
+        while backend.is_alive() is not alive:
             await trio.sleep(0.02)
 
 
@@ -61,7 +61,7 @@ def test_answers_pass_through_unchanged() -> None:
             status, whole = await answer(backend, body)
             assert (status, fake.bodies) == (200, [body])
             assert json.loads(whole)["usage"]["completion_tokens"] == 2
-            async with backend.complete(CHAT, chat(stream=True, max_tokens=3)) as response:
+            async with backend.complete(CHAT, chat(stream=True, max_tokens=3), stream=True) as response:
                 assert (response.status, response.content_type) == (200, "text/event-stream")
                 stream = b"".join([piece async for piece in response.body])
             assert stream.count(b'"content":"word "') == 3
@@ -82,13 +82,13 @@ def test_refusals_of_the_backend_are_answers() -> None:
 def test_breaking_off_is_an_error_in_the_middle() -> None:
     async def main() -> None:
         async with connected(FakeOptions(break_after=2)) as (backend, _):
-            async with backend.complete(CHAT, chat(stream=True)) as response:
+            async with backend.complete(CHAT, chat(stream=True), stream=True) as response:
                 received = b""
                 with pytest.raises(BackendError, match="broke off"):
                     async for piece in response.body:
                         received += piece
             assert received.count(b"data: ") == 2
-            assert await backend.is_alive()
+            assert backend.is_alive()
 
     trio.run(main)
 
@@ -124,7 +124,7 @@ def test_an_answer_in_one_piece_may_take_longer_than_a_first_byte() -> None:
 def test_leaving_the_context_cancels_the_work() -> None:
     async def main() -> None:
         async with connected(FakeOptions(token_delay=0.05)) as (backend, fake):
-            async with backend.complete(CHAT, chat(stream=True, max_tokens=10_000)) as response:
+            async with backend.complete(CHAT, chat(stream=True, max_tokens=10_000), stream=True) as response:
                 await response.body.__anext__()
                 assert backend.in_flight == 1
             assert backend.in_flight == 0
@@ -138,9 +138,9 @@ def test_load_joins_the_page_with_own_requests() -> None:
 
     async def main() -> None:
         async with connected(FakeOptions(metrics=page, token_delay=0.05), capacity=64) as (backend, _):
-            assert await backend.load() == Load(2, 4, 2 / 64 + 4 / 64, True)
-            async with backend.complete(CHAT, chat(stream=True, max_tokens=10_000)):
-                load = await backend.load()
+            assert backend.get_load() == Load(2, 4, 2 / 64 + 4 / 64, True)
+            async with backend.complete(CHAT, chat(stream=True, max_tokens=10_000), stream=True):
+                load = backend.get_load()
                 assert load.running + load.waiting in (6, 7)  # 6 once a page was read while it ran
 
     trio.run(main)
@@ -149,9 +149,9 @@ def test_load_joins_the_page_with_own_requests() -> None:
 def test_a_server_without_a_page_is_judged_by_own_requests() -> None:
     async def main() -> None:
         async with connected(FakeOptions(token_delay=0.05), capacity=4) as (backend, _):
-            assert await backend.load() == Load(0, 0, 0.0, False)
-            async with backend.complete(CHAT, chat(stream=True, max_tokens=10_000)):
-                assert await backend.load() == Load(1, 0, 0.25, False)
+            assert backend.get_load() == Load(0, 0, 0.0, False)
+            async with backend.complete(CHAT, chat(stream=True, max_tokens=10_000), stream=True):
+                assert backend.get_load() == Load(1, 0, 0.25, False)
 
     trio.run(main)
 
@@ -159,17 +159,17 @@ def test_a_server_without_a_page_is_judged_by_own_requests() -> None:
 def test_an_unreachable_page_never_reads_as_idle() -> None:
     async def main() -> None:
         backend = OpenAICompatibleBackend("http://127.0.0.1:9", models=(MODEL,))
-        assert await backend.load() == Load(0, 0, 1.0, False)
-        assert not await backend.is_alive()
+        assert backend.get_load() == Load(0, 0, 1.0, False)
+        assert not backend.is_alive()
         page = (Path(__file__).parents[1] / "pages" / "llamacpp.prom").read_text()
         async with connected(FakeOptions(metrics=page), capacity=4) as (backend, fake):
-            assert (await backend.load()).known
+            assert (backend.get_load()).known
             fake.options.healthy = False
             await eventually_alive(backend, False)
-            assert await backend.load() == Load(0, 0, 1.0, False)
+            assert backend.get_load() == Load(0, 0, 1.0, False)
             fake.options.healthy = True
             await eventually_alive(backend, True)
-            assert (await backend.load()).known
+            assert (backend.get_load()).known
 
     trio.run(main)
 
@@ -199,7 +199,7 @@ def test_a_wrong_key_never_looks_alive() -> None:
                 nursery.start_soon(wrong.run)
                 with trio.move_on_after(0.5):
                     await wrong.wait_alive()
-                assert not await wrong.is_alive()
+                assert not wrong.is_alive()
                 nursery.cancel_scope.cancel()
 
     trio.run(main)

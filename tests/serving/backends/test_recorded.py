@@ -52,7 +52,7 @@ async def replaying(server: str, answer: str, status: int = 200) -> AsyncIterato
 async def read(backend: OpenAICompatibleBackend, stream: bool) -> tuple[int, bytes, AnswerInspector]:
     inspector = AnswerInspector(stream)
     body = json.dumps({"model": MODEL, "messages": [], "stream": stream}).encode()
-    async with backend.complete(CHAT, body) as response:
+    async with backend.complete(CHAT, body, stream=stream) as response:
         passed = b"".join([inspector.feed(piece) async for piece in response.body]) + inspector.finish()
     return response.status, passed, inspector
 
@@ -64,10 +64,15 @@ def test_models_load_and_answers(server: str, load: Load) -> None:
     async def main() -> None:
         async with replaying(server, f"{server}_stream_usage.sse") as backend:
             assert backend.models == (MODEL,)
-            assert await backend.load() == load
+            assert backend.get_load() == load
             status, passed, inspector = await read(backend, stream=True)
             assert (status, passed) == (200, (PAGES / f"{server}_stream_usage.sse").read_bytes())
-            assert (inspector.completion_tokens, inspector.estimated, inspector.finish_reason, inspector.complete) == (
+            assert (
+                inspector.completion_tokens,
+                inspector.is_estimated,
+                inspector.finish_reason,
+                inspector.is_complete,
+            ) == (
                 6,
                 False,
                 "length",
@@ -76,7 +81,12 @@ def test_models_load_and_answers(server: str, load: Load) -> None:
         async with replaying(server, f"{server}_answer.json") as backend:
             status, passed, inspector = await read(backend, stream=False)
             assert (status, passed) == (200, (PAGES / f"{server}_answer.json").read_bytes())
-            assert (inspector.completion_tokens, inspector.estimated, inspector.finish_reason, inspector.complete) == (
+            assert (
+                inspector.completion_tokens,
+                inspector.is_estimated,
+                inspector.finish_reason,
+                inspector.is_complete,
+            ) == (
                 6,
                 False,
                 "length",
@@ -92,7 +102,7 @@ def test_an_engine_that_dies_in_the_middle_is_an_answer_that_is_not_complete() -
             status, passed, inspector = await read(backend, stream=True)
             assert (status, passed) == (200, (PAGES / "vllm_stream_died.sse").read_bytes())
             assert inspector.error is not None and "EngineCore" in inspector.error
-            assert not inspector.complete
+            assert not inspector.is_complete
 
     trio.run(main)
 
@@ -102,6 +112,6 @@ def test_an_unknown_model_is_a_refusal_that_passes() -> None:
         async with replaying("vllm", "vllm_unknown_model.json", status=404) as backend:
             status, passed, inspector = await read(backend, stream=False)
             assert (status, passed) == (404, (PAGES / "vllm_unknown_model.json").read_bytes())
-            assert not inspector.complete
+            assert not inspector.is_complete
 
     trio.run(main)

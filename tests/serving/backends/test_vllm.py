@@ -92,7 +92,7 @@ def test_models_are_discovered_and_the_page_is_read() -> None:
             assert (await read_page()).cache_usage is not None
 
             async def read_as_idle() -> bool:
-                load = await backend.load()
+                load = backend.get_load()
                 return load.known and (load.running, load.waiting) == (0, 0)
 
             await eventually(read_as_idle)
@@ -105,12 +105,12 @@ def test_a_stream_completes_with_usage() -> None:
         async with connected() as backend:
             inspector = AnswerInspector(stream=True)
             body = chat(backend, stream=True, max_tokens=12, stream_options={"include_usage": True})
-            async with backend.complete(CHAT, body) as response:
+            async with backend.complete(CHAT, body, stream=True) as response:
                 assert response.status == 200
                 assert response.content_type.startswith("text/event-stream")
                 passed = b"".join([inspector.feed(piece) async for piece in response.body]) + inspector.finish()
             assert passed.endswith(b"data: [DONE]\n\n")
-            assert inspector.complete and not inspector.estimated
+            assert inspector.is_complete and not inspector.is_estimated
             assert 0 < inspector.completion_tokens <= 12
             assert inspector.finish_reason in ("stop", "length")
 
@@ -121,12 +121,17 @@ def test_an_answer_in_one_piece_has_usage() -> None:
     async def main() -> None:
         async with connected() as backend:
             inspector = AnswerInspector(stream=False)
-            async with backend.complete(CHAT, chat(backend, max_tokens=5, ignore_eos=True)) as response:
+            async with backend.complete(CHAT, chat(backend, max_tokens=5, ignore_eos=True), stream=False) as response:
                 assert response.status == 200
                 async for piece in response.body:
                     inspector.feed(piece)
             inspector.finish()
-            assert (inspector.completion_tokens, inspector.estimated, inspector.finish_reason, inspector.complete) == (
+            assert (
+                inspector.completion_tokens,
+                inspector.is_estimated,
+                inspector.finish_reason,
+                inspector.is_complete,
+            ) == (
                 5,
                 False,
                 "length",
@@ -142,13 +147,13 @@ def test_cancelling_frees_the_slot() -> None:
             await eventually(idle)
             before = await count_generated()
             body = chat(backend, stream=True, max_tokens=LONG, ignore_eos=True)
-            async with backend.complete(CHAT, body) as response:
+            async with backend.complete(CHAT, body, stream=True) as response:
                 await response.body.__anext__()
                 started = await read_page()
                 assert (started.running, started.waiting) == (1, 0)
 
                 async def seen() -> bool:
-                    return (await backend.load()).running == 1 and backend.in_flight == 1
+                    return (backend.get_load()).running == 1 and backend.in_flight == 1
 
                 await eventually(seen)
             assert backend.in_flight == 0
@@ -161,10 +166,10 @@ def test_cancelling_frees_the_slot() -> None:
 def test_a_refusal_passes() -> None:
     async def main() -> None:
         async with connected() as backend:
-            async with backend.complete(CHAT, chat(backend, model="no-such-model")) as response:
+            async with backend.complete(CHAT, chat(backend, model="no-such-model"), stream=False) as response:
                 body = b"".join([piece async for piece in response.body])
             assert response.status == 404
             assert "no-such-model" in json.loads(body)["error"]["message"]
-            assert await backend.is_alive()
+            assert backend.is_alive()
 
     trio.run(main)

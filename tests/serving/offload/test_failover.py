@@ -10,7 +10,7 @@ import trio
 
 from chain.genesis import CREDIT
 from chain.types.operations import Capture, Dispute, Hold, Release
-from serving.offload.session import ExecutorSettings
+from serving.offload.settings import ExecutorSettings
 from serving.scheduling.policy import PolicyParameters
 from tests.serving.world import (
     ERROR_BODY,

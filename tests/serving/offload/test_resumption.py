@@ -12,7 +12,6 @@ from chain.genesis import CREDIT
 from chain.types.operations import Capture, Dispute, Release, compute_hold_id, sign_operation
 from p2p.network import NetworkError
 from serving.accounting.receipts import sign_receipt
-from serving.offload.originator import OriginatorSettings
 from serving.offload.protocol import (
     PROTOCOL,
     Accepted,
@@ -28,6 +27,7 @@ from serving.offload.protocol import (
     encode_message,
 )
 from serving.offload.session import MAX_RESUMPTIONS, ExecutorSettings
+from serving.offload.settings import OriginatorSettings
 from tests.serving.offload.test_failover import get_cancelled, get_name, get_script
 from tests.serving.world import (
     MODEL,
@@ -152,9 +152,9 @@ def test_an_executor_that_is_cut_off_before_the_payment_is_final_waits_for_both(
 
         async def disturb(first: Member) -> None:
             executor = first.node.executor
-            await eventually(lambda: any(execution._position for execution in executor._executions.values()))
+            await eventually(lambda: any(execution._position for execution in executor._sessions.values()))
             await trio.sleep(0.2)
-            (execution,) = executor._executions.values()
+            (execution,) = executor._sessions.values()
             assert execution._hold is not None and first.node.engine._store.find_operation(execution._hold.id) is None
             await cut_off(world, first, 15.0)
 
@@ -248,7 +248,7 @@ class Payer:
         self.executor = world.drawn()[0]
         get_script(self.executor).tokens = TOKENS
         body = make_body(stream=True, max_tokens=TOKENS)
-        amount = self.node.payments.compute_price(MODEL, len(body), TOKENS)
+        amount = self.node.payments.payer.compute_price(MODEL, len(body), TOKENS)
         self.body, self.salt = body, bytes(16)
         self.hold = make_hold(world, 0, body, bytes(16), amount=amount)
         self.received = b""

@@ -40,10 +40,10 @@ def read(*chunks: bytes, streamed: bool = True, withhold: bool = False) -> tuple
     passed = b"".join([inspector.feed(chunk) for chunk in chunks]) + inspector.finish()
     return passed, (
         inspector.completion_tokens,
-        inspector.estimated,
+        inspector.is_estimated,
         inspector.finish_reason,
         inspector.error,
-        inspector.complete,
+        inspector.is_complete,
     )
 
 
@@ -175,7 +175,7 @@ def test_an_event_longer_than_any_answer_is_not_kept() -> None:
     assert sum(passed) > MAX_BODY_BYTES
     tail = inspector.feed(b"\n\n" + DONE)
     assert tail.endswith(DONE)
-    assert inspector.complete
+    assert inspector.is_complete
 
 
 # --- answers in one piece ---

@@ -38,7 +38,7 @@ def simulate(main: Callable[[ModelledBackend], Awaitable[None]], curve: GpuCurve
 
 
 async def answer(backend: Backend, body: bytes) -> tuple[int, bytes]:
-    async with backend.complete(CHAT, body) as response:
+    async with backend.complete(CHAT, body, stream=json.loads(body).get("stream") is True) as response:
         return response.status, b"".join([piece async for piece in response.body])
 
 
@@ -61,7 +61,9 @@ def test_a_stream_is_valid_chunks_with_the_usage_if_asked(usage: bool) -> None:
         started = trio.current_time()
         options: dict[str, Any] = {"stream_options": {"include_usage": True}} if usage else {}
         arrivals, data = [], b""
-        async with backend.complete(CHAT, chat(stream=True, max_completion_tokens=1000, **options)) as response:
+        async with backend.complete(
+            CHAT, chat(stream=True, max_completion_tokens=1000, **options), stream=True
+        ) as response:
             assert (response.status, response.content_type) == (200, "text/event-stream")
             async for piece in response.body:
                 arrivals.append(trio.current_time() - started)
@@ -133,29 +135,29 @@ def test_refusals_are_answers_in_openai_shape(body: bytes, status: int) -> None:
 
 def test_load_counts_requests_and_leaving_early_frees_them() -> None:
     async def main(backend: ModelledBackend) -> None:
-        assert await backend.load() == Load(0, 0, 0.0, True)
-        async with backend.complete(CHAT, chat(stream=True, max_tokens=10_000)) as response:
+        assert backend.get_load() == Load(0, 0, 0.0, True)
+        async with backend.complete(CHAT, chat(stream=True, max_tokens=10_000), stream=True) as response:
             await response.body.__anext__()
-            load = await backend.load()
+            load = backend.get_load()
             assert (load.running, load.waiting, load.utilization) == (1, 0, 1 / 8)
-        assert (await backend.load()).running == 0
+        assert (backend.get_load()).running == 0
 
     simulate(main)
 
 
 def test_a_stopped_backend_breaks_off_and_comes_back() -> None:
     async def main(backend: ModelledBackend) -> None:
-        async with backend.complete(CHAT, chat(stream=True, max_tokens=10_000)) as response:
+        async with backend.complete(CHAT, chat(stream=True, max_tokens=10_000), stream=True) as response:
             await response.body.__anext__()
             backend.stop()
             with pytest.raises(BackendError):
                 await response.body.__anext__()
-        assert not await backend.is_alive()
-        assert await backend.load() == Load(0, 0, 1.0, False)
+        assert not backend.is_alive()
+        assert backend.get_load() == Load(0, 0, 1.0, False)
         with pytest.raises(BackendError):
             await answer(backend, chat())
         backend.start()
-        assert await backend.is_alive()
+        assert backend.is_alive()
         assert (await answer(backend, chat(max_tokens=1)))[0] == 200
 
     simulate(main)
@@ -169,7 +171,7 @@ def test_the_same_requests_give_the_same_bytes_at_the_same_times() -> None:
             async def client(number: int) -> None:
                 await trio.sleep(number * 0.37)
                 body = chat(stream=True, prompt=100 * number + 1, max_tokens=50 * number + 1)
-                async with backend.complete(CHAT, body) as response:
+                async with backend.complete(CHAT, body, stream=json.loads(body).get("stream") is True) as response:
                     async for piece in response.body:
                         pieces.append((trio.current_time(), piece))
 

@@ -1,0 +1,142 @@
+"""The payee's side of payments: deliveries of this node, gathered into captures.
+
+A capture is submitted again until the ledger shows the hold resolved. A hold for this node without a request is
+refunded: its user left early, or this node was restarted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import structlog
+import trio
+
+from chain.types.operations import MAX_CAPTURE_ITEMS, Capture, CaptureItem, Delivery, Hold, SignedOperation, Usage
+from consensus.engine import Engine
+from serving.accounting.submitter import RETRY_AFTER_S, Submitter
+
+log = structlog.get_logger(__name__)
+
+REFUND_AFTER_S = 5.0
+"""From the finality of a hold to its refund, if no request came with it."""
+
+
+def make_refund(hold_id: bytes, digest: bytes = bytes(32)) -> Delivery:
+    """The delivery that asks for nothing, so that the whole hold returns to its payer."""
+    return Delivery(hold_id, 0, digest, Usage(0, 0), "error")
+
+
+@dataclass(slots=True)
+class UncapturedDelivery:
+    """A delivery whose capture is not final."""
+
+    hold: SignedOperation | None
+    """None if it is final already."""
+    item: CaptureItem
+    deadline: int
+    is_hold_final: bool = False
+    submitted_at: float = float("-inf")
+
+
+class Payee:
+    """The deliveries of one node."""
+
+    def __init__(self, engine: Engine, submitter: Submitter, notify: Callable[[], None]) -> None:
+        """``notify`` is called when there is something to capture."""
+        self._engine = engine
+        self._submitter = submitter
+        self._notify = notify
+        self._served: set[bytes] = set()
+        """Holds of the requests that are being served."""
+        self._received: dict[bytes, float] = {}
+        """Final holds for this node that are not captured, and since when."""
+        self._uncaptured: dict[bytes, UncapturedDelivery] = {}
+        self.earned = 0
+
+    @contextmanager
+    def serving(self, hold_id: bytes) -> Iterator[None]:
+        """While a request is served: its hold is neither refunded nor taken for another request."""
+        self._served.add(hold_id)
+        try:
+            yield
+        finally:
+            self._served.discard(hold_id)
+
+    def is_in_use(self, hold_id: bytes) -> bool:
+        """Whether a request of this hold is being served, or was and is not captured yet."""
+        return hold_id in self._served or hold_id in self._uncaptured
+
+    def collect(self, hold: SignedOperation, delivery: Delivery, receipt: bytes | None) -> None:
+        """Capture what a delivery earned, as soon as its hold is final; an amount of 0 refunds the payer."""
+        assert isinstance(hold.operation, Hold)
+        item = CaptureItem(delivery, receipt)
+        self._uncaptured[delivery.hold] = UncapturedDelivery(hold, item, hold.operation.deadline)
+        self._notify()
+
+    def get_unpaid(self, payer: bytes) -> int:
+        """Micro-credits that ``payer`` owes for deliveries whose hold is not final yet."""
+        return sum(
+            delivered.item.delivery.amount
+            for delivered in self._uncaptured.values()
+            if delivered.hold is not None and not delivered.is_hold_final and delivered.hold.signer == payer
+        )
+
+    # What becomes of the holds
+
+    def on_start(self, hold_id: bytes) -> None:
+        """A hold for this node that is open when the node starts."""
+        self._received[hold_id] = float("-inf")
+
+    def on_hold(self, hold_id: bytes) -> None:
+        """A hold for this node is final."""
+        self._received[hold_id] = trio.current_time()
+
+    def on_capture(self, delivery: Delivery) -> None:
+        """A capture of this node is final."""
+        self.earned += delivery.amount
+
+    def refund_orphans(self, now: float) -> None:
+        """Refund holds without a request: its user left early, or this node was restarted."""
+        for hold_id, since in list(self._received.items()):
+            hold = self._engine.state.hold(hold_id)
+            if hold is None or hold.pending is not None:
+                del self._received[hold_id]
+            elif now - since > REFUND_AFTER_S and not self.is_in_use(hold_id):
+                log.info("refunding a hold without a request", hold=hold_id.hex()[:16])
+                item = CaptureItem(make_refund(hold_id), None)
+                self._uncaptured[hold_id] = UncapturedDelivery(None, item, hold.deadline, is_hold_final=True)
+
+    async def capture(self, now: float) -> None:
+        """Submit captures for deliveries whose hold is final, and drop those that are resolved."""
+        due: list[UncapturedDelivery] = []
+        for hold_id, delivered in list(self._uncaptured.items()):
+            hold = self._engine.state.hold(hold_id)
+            if hold is None:
+                await self._await_hold(hold_id, delivered, now)
+                continue
+            if not delivered.is_hold_final:
+                delivered.is_hold_final, delivered.submitted_at = True, float("-inf")
+            if hold.pending is not None:
+                del self._uncaptured[hold_id]
+            elif now - delivered.submitted_at > RETRY_AFTER_S:
+                delivered.submitted_at = now
+                due.append(delivered)
+        for start in range(0, len(due), MAX_CAPTURE_ITEMS):
+            await self._submit_capture([delivered.item for delivered in due[start : start + MAX_CAPTURE_ITEMS]])
+
+    async def _await_hold(self, hold_id: bytes, delivered: UncapturedDelivery, now: float) -> None:
+        """The ledger does not have the hold: it is resolved, or not final yet, or never will be."""
+        if delivered.is_hold_final or self._engine.chain_time() > delivered.deadline:
+            if not delivered.is_hold_final:
+                log.warning("hold never became final; the answer stays unpaid", hold=hold_id.hex()[:16])
+            del self._uncaptured[hold_id]
+        elif delivered.hold is not None and now - delivered.submitted_at > RETRY_AFTER_S:
+            delivered.submitted_at = now
+            await self._submitter.submit_signed(delivered.hold)
+
+    async def _submit_capture(self, items: list[CaptureItem]) -> None:
+        if not await self._submitter.submit(Capture(tuple(items))) and len(items) > 1:
+            for item in items:  # one bad item spoils a capture: find it by asking for each alone
+                await self._submitter.submit(Capture((item,)))

@@ -1,0 +1,206 @@
+"""The payer's side of payments: holds that this node makes, and what becomes of them.
+
+The payer knows how much it may still promise (its final balance less the holds that are not final yet), disputes
+captures of more than was delivered, and releases holds that were not captured in time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import trio
+
+from chain.crypto import KeyPair
+from chain.state.state import OpenHold
+from chain.store.kv import MemoryStore, Store
+from chain.transition.operations import compute_fee
+from chain.types.operations import (
+    Delivery,
+    Dispute,
+    Hold,
+    Release,
+    SignedOperation,
+    Usage,
+    compute_hold_id,
+    sign_operation,
+)
+from consensus.engine import Engine
+from serving.accounting.hold_numbers import HoldNumbers
+from serving.accounting.receipts import sign_receipt
+from serving.accounting.submitter import RETRY_AFTER_S, Submitter
+
+MAX_RECORDS = 4096
+"""Holds that are remembered, but for those that may still have to be disputed or released."""
+PREFIX = b"w"
+"""Of what a node keeps of its own payments, in the database of its chain."""
+SEQ_KEY = PREFIX + b"seq"
+"""Where the first hold number that was never used is kept."""
+
+
+class CannotAfford(Exception):
+    """The account cannot cover another hold."""
+
+
+@dataclass(slots=True)
+class HoldRecord:
+    """One hold that this node made. Heights are None until final; amounts are in micro-credits.
+
+    The deadline is in chain time (ms), the other times in seconds of the node's monotonic clock.
+    """
+
+    hold_id: bytes
+    payee: bytes
+    amount: int
+    deadline: int
+    max_capture: int
+    """A capture of more, without a receipt, is disputed."""
+    made_at: float
+    hold_height: int | None = None
+    settled_height: int | None = None
+    paid: int | None = None
+    closed: bool = False
+    asked_at: float = float("-inf")
+    """When a dispute or release was submitted last."""
+
+
+class Payer:
+    """The holds of one node."""
+
+    def __init__(self, key: KeyPair, engine: Engine, submitter: Submitter, store: Store | None = None) -> None:
+        """``store`` keeps, across restarts, which hold numbers were used."""
+        self._key = key
+        self._engine = engine
+        self._submitter = submitter
+        self._store = store if store is not None else MemoryStore()
+        self._numbers = HoldNumbers(self._top, int.from_bytes(self._store.get(SEQ_KEY) or b"", "big"))
+        self._unconfirmed_holds: dict[bytes, tuple[int, Hold]] = {}
+        """Amount with fee of each hold that is signed but not final."""
+        self._records: dict[bytes, HoldRecord] = {}
+
+    @property
+    def _top(self) -> int:
+        return self._engine.state.window(self._key.public_key).top
+
+    @property
+    def spendable(self) -> int:
+        """Micro-credits available for new holds: the final balance less what is promised but not final."""
+        promised = sum(cost for cost, _ in self._unconfirmed_holds.values())
+        return self._engine.state.account(self._key.public_key).available - promised
+
+    @property
+    def next_seq(self) -> int:
+        """The sequence number that :meth:`take_seq` would return.
+
+        Raises:
+            TooManyPayments: see there.
+        """
+        return self._numbers.peek(self._top)
+
+    def take_seq(self) -> int:
+        """A sequence number that no hold of this node has used. To be given back at the end.
+
+        Raises:
+            TooManyPayments: too many holds are on their way already.
+        """
+        return self._numbers.take(self._top)
+
+    def give_back(self, seq: int) -> None:
+        """The request of a sequence number is over. Without a hold that carries it, it is for another request."""
+        self._numbers.give_back(seq)
+
+    def compute_price(self, model: str, prompt_bytes: int, completion_tokens: int) -> int:
+        """Price of an answer in micro-credits."""
+        return self._engine.genesis.parameters.get_price(model).compute(Usage(prompt_bytes, completion_tokens))
+
+    def check_affordable(self, amount: int) -> None:
+        """Refuse a hold that cannot be paid.
+
+        Raises:
+            CannotAfford: ``amount`` is more than is spendable; the message says what is missing.
+        """
+        if self.spendable < amount:
+            raise CannotAfford(f"the request may cost {amount} micro-credits, {max(0, self.spendable)} are available")
+
+    def sign_hold(self, hold: Hold) -> SignedOperation:
+        """Sign a hold and count it against the balance.
+
+        Raises:
+            CannotAfford: the balance does not cover it and its fee.
+        """
+        genesis = self._engine.genesis
+        signed = sign_operation(self._key, genesis.chain_id, hold)
+        cost = hold.amount + compute_fee(genesis, signed)
+        if not self._unconfirmed_holds and not self._top:
+            cost += genesis.parameters.entry_fee  # the first hold makes the window of all
+        self.check_affordable(cost)
+        reserved = self._numbers.reserve(hold.seq)
+        if reserved is not None:
+            self._store.write({SEQ_KEY: reserved.to_bytes(8, "big")})
+        hold_id = compute_hold_id(self._key.public_key, hold.seq, hold.attempt)
+        self._unconfirmed_holds[hold_id] = (cost, hold)
+        self._remember(hold_id, hold.payee, hold.amount, hold.deadline)
+        return signed
+
+    def sign_receipt(self, delivery: Delivery) -> bytes:
+        """Accept a delivery: it may be captured at once."""
+        return sign_receipt(self._key, self._engine.genesis.chain_id, delivery)
+
+    def set_max_capture(self, hold_id: bytes, amount: int) -> None:
+        """The most that may be captured from a hold without receipt; more is disputed."""
+        if hold_id in self._records:
+            self._records[hold_id].max_capture = amount
+
+    def find(self, hold_id: bytes) -> HoldRecord | None:
+        """A recent hold of this node."""
+        return self._records.get(hold_id)
+
+    def _remember(self, hold_id: bytes, payee: bytes, amount: int, deadline: int) -> None:
+        self._records[hold_id] = HoldRecord(hold_id, payee, amount, deadline, amount, trio.current_time())
+        while len(self._records) > MAX_RECORDS:
+            oldest = next((record.hold_id for record in self._records.values() if record.closed), None)
+            if oldest is None:  # all may still have to be reclaimed
+                return
+            del self._records[oldest]
+
+    # What becomes of the holds
+
+    def on_start(self, hold_id: bytes, hold: OpenHold) -> None:
+        """A hold of this node that is open when the node starts: its capture is not disputed."""
+        if hold_id not in self._records:
+            self._remember(hold_id, hold.payee, hold.amount, hold.deadline)
+
+    def on_hold(self, hold_id: bytes, hold: Hold, height: int) -> None:
+        """A hold of this node is final."""
+        self._unconfirmed_holds.pop(hold_id, None)
+        if hold_id not in self._records:  # signed before a restart
+            self._remember(hold_id, hold.payee, hold.amount, hold.deadline)
+        self._records[hold_id].hold_height = height
+
+    def on_capture(self, delivery: Delivery, height: int) -> None:
+        """A capture is final, of this node's hold or another's."""
+        record = self._records.get(delivery.hold)
+        if record is not None and record.settled_height is None:
+            record.settled_height, record.paid = height, delivery.amount
+
+    def drop_unconfirmed(self) -> None:
+        """Count no longer what can never become final: its number is used or its deadline over."""
+        window, now = self._engine.state.window(self._key.public_key), self._engine.chain_time()
+        for hold_id, (_, hold) in list(self._unconfirmed_holds.items()):
+            if now >= hold.deadline or not window.is_usable(hold.seq, hold.attempt):
+                del self._unconfirmed_holds[hold_id]
+
+    async def reclaim(self, now: float) -> None:
+        """Dispute captures of more than was delivered, and release holds that were not captured in time."""
+        for record in list(self._records.values()):
+            if record.closed or now - record.asked_at < RETRY_AFTER_S:
+                continue
+            hold = self._engine.state.hold(record.hold_id)
+            if hold is None:
+                record.closed = record.hold_height is not None or self._engine.chain_time() >= record.deadline
+                continue
+            if hold.pending is not None and hold.pending.amount > record.max_capture:
+                record.asked_at = now
+                await self._submitter.submit(Dispute(record.hold_id))
+            elif hold.pending is None and self._engine.chain_time() > hold.deadline:
+                record.asked_at = now
+                await self._submitter.submit(Release(record.hold_id))

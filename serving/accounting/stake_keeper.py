@@ -1,0 +1,73 @@
+"""The stake keeper: keeps this node's bond, and the models that it stands behind, as the configuration says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import structlog
+import trio
+
+from chain.crypto import KeyPair
+from chain.exceptions import InvalidOperation
+from chain.types.operations import MAX_MODELS, Bond, Serve
+from consensus.engine import Engine
+from serving.accounting.wallet import Wallet
+
+log = structlog.get_logger(__name__)
+
+STAKE_INTERVAL_S = 5.0
+"""Between two looks at the account."""
+OPERATION_TIMEOUT_S = 60.0
+"""For one operation to become final, before it is tried again."""
+
+
+class StakeKeeper:
+    """Tops up the bond and declares models on the ledger.
+
+    ``stake`` is the bond to reach, in micro-credits; None leaves the bond alone. ``get_models`` names the models that
+    this node serves now.
+    """
+
+    def __init__(
+        self,
+        key: KeyPair,
+        engine: Engine,
+        wallet: Wallet,
+        get_models: Callable[[], tuple[str, ...]],
+        stake: int | None = None,
+    ) -> None:
+        self._key = key
+        self._engine = engine
+        self._wallet = wallet
+        self._get_models = get_models
+        self._stake = stake
+
+    async def run(self) -> None:
+        """Keep the stake until cancelled."""
+        while True:
+            await trio.sleep(STAKE_INTERVAL_S)
+            account = self._engine.state.account(self._key.public_key)
+            models = self._get_models()[:MAX_MODELS]
+            missing = 0 if self._stake is None else self._stake - account.bonded
+            try:
+                if 0 < missing <= account.available:
+                    await self._submit_bond(missing)
+                # A backend that is down for a while changes nothing on the ledger.
+                if models and models != account.models and account.bonded + max(0, missing):
+                    await self._submit_models(models)
+            except InvalidOperation as error:
+                log.warning("stake not kept", reason=str(error))
+
+    async def _submit_bond(self, amount: int) -> None:
+        signed = await self._wallet.submit(lambda nonce: Bond(nonce, amount))
+        await self._wait(signed.id)
+
+    async def _submit_models(self, models: tuple[str, ...]) -> None:
+        signed = await self._wallet.submit(lambda nonce: Serve(nonce, models))
+        await self._wait(signed.id)
+
+    async def _wait(self, operation_id: bytes) -> None:
+        try:
+            await self._engine.wait_final(operation_id, OPERATION_TIMEOUT_S)
+        except trio.TooSlowError:
+            log.warning("operation not final in time", operation=operation_id.hex()[:16])

@@ -1,0 +1,36 @@
+"""Submitting operations that need no account nonce."""
+
+from __future__ import annotations
+
+import structlog
+
+from chain.crypto import KeyPair
+from chain.exceptions import InvalidOperation
+from chain.types.operations import Operation, SignedOperation, sign_operation
+from consensus.engine import Engine
+
+log = structlog.get_logger(__name__)
+
+RETRY_AFTER_S = 20.0
+"""Until an operation that has not become final is submitted again."""
+
+
+class Submitter:
+    """Signs and submits; what the ledger refuses is logged."""
+
+    def __init__(self, key: KeyPair, engine: Engine) -> None:
+        self._key = key
+        self._engine = engine
+
+    async def submit(self, operation: Operation) -> bool:
+        """Sign and submit. Returns whether the operation was taken."""
+        return await self.submit_signed(sign_operation(self._key, self._engine.genesis.chain_id, operation))
+
+    async def submit_signed(self, signed: SignedOperation) -> bool:
+        """Submit. Returns whether the operation was taken."""
+        try:
+            await self._engine.submit(signed)
+        except InvalidOperation as error:
+            log.info("operation refused", kind=type(signed.operation).__name__, reason=str(error))
+            return False
+        return True

@@ -1,0 +1,352 @@
+"""One attempt at an offload: the originator's side of the exchange with one executor.
+
+The attempt offers, pays with a hold of its own, passes the answer on as it comes, and signs a receipt once the
+executor's account of it was found right. An executor that is lost in the middle of a stream, because a relay died or an
+address changed, is sought again by every path there is, and the answer goes on where it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import dataclass
+
+import structlog
+import trio
+
+from chain.crypto import format_address
+from chain.exceptions import CodecError, InvalidOperation
+from chain.types.operations import Hold, compute_digest, compute_hold_id
+from p2p.network import NetworkError
+from p2p.streams.exchanges import Exchange
+from serving.backends.backend import BackendError, ErrorEventSent
+from serving.offload.context import OffloadContext, receive_message
+from serving.offload.dialer import ExecutorDialer
+from serving.offload.protocol import (
+    CHUNK_BYTES,
+    MAX_ANSWER_BYTES,
+    RELAYED_STATUSES,
+    Accepted,
+    Completed,
+    Declined,
+    Failed,
+    KeepAlive,
+    Message,
+    Offer,
+    Payment,
+    Receipt,
+    ResponseChunk,
+    ResponseHead,
+    Resume,
+    encode_message,
+    is_signed_delivery,
+)
+from serving.offload.settings import OriginatorSettings
+from serving.openai.answers import EVENT_STREAM, Answer, AnswerInspector
+from serving.openai.requests import Request
+
+log = structlog.get_logger(__name__)
+
+IN_FLIGHT_TOKENS = 64
+"""Completion tokens that may be on their way when a user leaves; a capture of so many more is not disputed."""
+CONTENT_TYPES = ("application/json", EVENT_STREAM)
+"""How the content type of an answer may begin."""
+MAX_CONTENT_TYPE_CHARS = 64
+"""Longest content type that is passed on."""
+CLOSING = b"data: [DONE]"
+"""How the closing event of a stream begins."""
+RESUME_INTERVAL_S = 0.5
+"""Between two tries to find a lost executor again."""
+MAX_RESUMPTIONS = 8
+"""Times that one answer is resumed."""
+
+
+class AttemptFailed(Exception):
+    """One candidate did not deliver. ``retry_after_s``: when it expects to take requests again (0: unknown)."""
+
+    def __init__(self, message: str, retry_after_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptTerms:
+    """What one attempt at a request offers: ``number`` is the executor's position in the lottery."""
+
+    request: Request
+    amount: int
+    epoch: int
+    seq: int
+    number: int
+    executor: bytes
+
+
+class OffloadAttempt:
+    """The originator's side of one offload. Its exchanges end with ``stack``."""
+
+    exchange: Exchange
+    """The one that carries it at present."""
+    answer: Answer
+    """The executor's answer, once :meth:`begin` has returned."""
+
+    def __init__(
+        self,
+        context: OffloadContext,
+        dialer: ExecutorDialer,
+        settings: OriginatorSettings,
+        terms: AttemptTerms,
+        stack: AsyncExitStack,
+    ) -> None:
+        self.terms = terms
+        self.hold_id = compute_hold_id(context.key.public_key, terms.seq, terms.number)
+        self.inspector = AnswerInspector(stream=False)
+        """Has seen as much of the answer as was received."""
+        self.is_over = False
+        """Whether the whole answer came, and was found right."""
+        self._context = context
+        self._dialer = dialer
+        self._settings = settings
+        self._stack = stack
+        self._payer = context.payments.payer
+        self._body = bytearray()
+        self._received = 0
+        """Bytes of the body received."""
+        self._resumptions = 0
+        self._deadline = 0.0
+        """Until when the answer must begin."""
+        self._latest = 0.0
+        """How far keep-alives may put that off."""
+
+    async def begin(self) -> None:
+        """Offer, pay, and wait for the beginning of the answer (all of it, if it is not a stream).
+
+        Raises:
+            AttemptFailed: the executor declined.
+            NetworkError, CodecError, trio.TooSlowError, BackendError: it cannot be reached, or failed.
+        """
+        settings, request = self._settings, self.terms.request
+        self.exchange = await self._open()
+        await self._offer()
+        await self._pay()
+        now = trio.current_time()
+        self._deadline = now + settings.first_chunk
+        self._latest = now + (settings.queue_timeout if request.stream else settings.hold_time_ms / 1000)
+        head = await self._receive_head()
+        chunks = await self._stack.enter_async_context(aclosing(self._receive_chunks()))
+        self.answer = Answer(head.status, head.content_type, chunks)
+        self.inspector = AnswerInspector(self.answer.is_stream, withhold_usage=not request.wants_usage)
+        if request.stream and head.status == 200:
+            first = await anext(chunks, b"")
+            if self.inspector.error is not None:  # the user has seen nothing yet: another executor may do better
+                raise BackendError(self.inspector.error)
+        else:
+            first = b"".join([chunk async for chunk in chunks])
+        self.answer.body = await self._stack.enter_async_context(aclosing(_prepend(first, chunks)))
+
+    def reject(self) -> None:
+        """The executor is at fault: dispute any capture of it."""
+        self._payer.set_max_capture(self.hold_id, 0)
+
+    # Offer and payment
+
+    async def _open(self) -> Exchange:
+        return await self._stack.enter_async_context(self._dialer.open(self.terms.executor))
+
+    async def _offer(self) -> None:
+        context, terms, request = self._context, self.terms, self.terms.request
+        salt = context.make_salt()
+        self._hold = Hold(
+            payee=terms.executor,
+            amount=terms.amount,
+            epoch=terms.epoch,
+            seq=terms.seq,
+            attempt=terms.number,
+            model=request.model,
+            request_digest=compute_digest(salt, request.body),
+            deadline=context.engine.chain_time() + self._settings.hold_time_ms,
+        )
+        with trio.fail_after(self._settings.accept_timeout):
+            await self.exchange.send(encode_message(Offer(request.path, len(request.body), salt, self._hold)))
+            for start in range(0, len(request.body), CHUNK_BYTES):
+                await self.exchange.send(request.body[start : start + CHUNK_BYTES])
+            reply = await receive_message(self.exchange, self._settings.accept_timeout)
+        if isinstance(reply, Declined):
+            raise AttemptFailed(f"declined: {reply.reason}", reply.retry_after / 1000)
+        if not isinstance(reply, Accepted):
+            raise NetworkError("expected an answer to the offer")
+
+    async def _pay(self) -> None:
+        signed = self._payer.sign_hold(self._hold)
+        self._payer.set_max_capture(self.hold_id, self._compute_owed(IN_FLIGHT_TOKENS))
+        await self.exchange.send(encode_message(Payment(signed)))
+        try:
+            await self._context.engine.submit(signed)
+        except InvalidOperation as error:
+            raise BackendError(f"the hold was refused: {error}") from error
+
+    # The answer
+
+    async def _receive_head(self) -> ResponseHead:
+        head = await self._receive_next()
+        if not isinstance(head, ResponseHead):
+            raise _unexpected(head)
+        if head.status != 200 and head.status not in RELAYED_STATUSES:
+            raise BackendError(f"the executor answered {head.status}")
+        kind = head.content_type
+        is_clean = len(kind) <= MAX_CONTENT_TYPE_CHARS and kind.isascii() and kind.isprintable()
+        if not kind.startswith(CONTENT_TYPES) or not is_clean:
+            raise BackendError("the executor answered with an unusable content type")
+        return head
+
+    async def _receive_next(self) -> Message:
+        """The next message but keep-alives.
+
+        Raises:
+            BackendError: the executor broke off, fell silent, or was lost for good.
+        """
+        settings, is_stream = self._settings, self.terms.request.stream
+        if self._received:
+            self._deadline = trio.current_time() + settings.stall
+        try:
+            while True:
+                try:
+                    with trio.fail_at(self._deadline):
+                        message = await receive_message(self.exchange, settings.stall)
+                except NetworkError:
+                    if not (self._received and is_stream and self.exchange.is_lost):
+                        raise
+                    await self._resume()
+                    self._deadline = trio.current_time() + settings.stall
+                    continue
+                if not isinstance(message, KeepAlive):
+                    return message
+                if not self._received and (message.queued or not is_stream):
+                    self._deadline = min(trio.current_time() + settings.first_chunk, self._latest)
+        except (NetworkError, CodecError) as error:
+            raise BackendError(f"the executor broke off: {error}") from error
+        except trio.TooSlowError:
+            raise BackendError("the executor sent nothing for too long") from None
+
+    async def _resume(self) -> None:
+        """Find a lost executor again, and ask it for the rest.
+
+        Raises:
+            NetworkError: it cannot be found.
+        """
+        executor, failure = self.terms.executor, NetworkError("it was lost too often")
+        self._resumptions += 1
+        with trio.move_on_after(self._settings.resume if self._resumptions <= MAX_RESUMPTIONS else 0):
+            while True:
+                try:
+                    await self._dialer.connect(executor, self._settings.accept_timeout)
+                    exchange = await self._open()
+                    await exchange.send(encode_message(Resume(self.hold_id, self._received)))
+                    self.exchange = exchange
+                    log.info("resumed an answer", executor=format_address(executor), received=self._received)
+                    return
+                except (NetworkError, trio.TooSlowError) as error:
+                    failure = NetworkError(str(error) or "no answer in time")
+                if self._dialer.has_left(executor):
+                    raise failure
+                await trio.sleep(RESUME_INTERVAL_S)
+        raise failure
+
+    async def _receive_chunks(self) -> AsyncGenerator[bytes, None]:
+        """What the user gets of the body, as it comes; ends when the delivery was found right and receipted.
+
+        The closing event of a stream is passed on only then: users hang up on it, which would cancel the receipt.
+
+        Raises:
+            BackendError: the executor broke off, fell silent, or asks pay for what it did not deliver.
+        """
+        closing = b""
+        try:
+            while True:
+                message = await self._receive_next()
+                if isinstance(message, Completed):
+                    closing += self.inspector.finish()
+                    await self._send_receipt(message)
+                    if closing:
+                        yield closing
+                    return
+                if not isinstance(message, ResponseChunk):
+                    raise _unexpected(message)
+                data = self._take(message.data)
+                if self.inspector.is_over:
+                    start = 0 if closing else max(0, data.rfind(CLOSING))
+                    data, closing = data[:start], closing + data[start:]
+                if data:
+                    yield data
+                if self.inspector.error is not None:
+                    raise ErrorEventSent(self.inspector.error)
+        except BackendError:
+            self.reject()
+            raise
+
+    def _take(self, data: bytes) -> bytes:
+        """Account for the next bytes of the body; returns what the user gets of them.
+
+        Raises:
+            BackendError: the answer is too long.
+        """
+        if self._received + len(data) > MAX_ANSWER_BYTES:
+            raise BackendError(f"the answer is longer than {MAX_ANSWER_BYTES} bytes")
+        self._received += len(data)
+        self._body += data
+        passed = self.inspector.feed(data)
+        self._payer.set_max_capture(self.hold_id, self._compute_owed(IN_FLIGHT_TOKENS))
+        return passed
+
+    def _compute_owed(self, in_flight: int = 0) -> int:
+        """Price of what has been received so far, and ``in_flight`` tokens. No token is shorter than a byte."""
+        request = self.terms.request
+        tokens = min(self.inspector.completion_tokens, self._received) + in_flight
+        return min(self._payer.compute_price(request.model, len(request.body), tokens), self.terms.amount)
+
+    async def _send_receipt(self, completed: Completed) -> None:
+        """Compare the delivery with what arrived, and sign a receipt for it.
+
+        Raises:
+            BackendError: the delivery is wrong.
+        """
+        fault = self._find_fault(completed)
+        if fault is not None:
+            raise BackendError(f"the executor's delivery is wrong: {fault}")
+        self.is_over = True
+        delivery = completed.delivery
+        self._payer.set_max_capture(self.hold_id, delivery.amount)
+        if delivery.amount:
+            receipt = Receipt(self._payer.sign_receipt(delivery))
+            try:
+                await self.exchange.send(encode_message(receipt), end=True)
+            except NetworkError:
+                log.info("the receipt was not taken", executor=format_address(self.terms.executor))
+
+    def _find_fault(self, completed: Completed) -> str | None:
+        """What is wrong with the executor's account of its delivery, or None."""
+        delivery, status = completed.delivery, self.answer.status
+        owed = self._compute_owed() if status == 200 else 0
+        if not is_signed_delivery(self.terms.executor, self._context.chain_id, completed):
+            return "not signed by the executor"
+        if delivery.hold != self.hold_id:
+            return "for another hold"
+        if delivery.amount > owed:
+            return f"asks {delivery.amount} micro-credits for what is worth {owed}"
+        if delivery.amount and delivery.response_digest != compute_digest(completed.salt, bytes(self._body)):
+            return "the digest is not that of the answer"
+        if status == 200 and not self.inspector.is_complete:
+            return "the answer is not complete"
+        return None
+
+
+def _unexpected(message: Message) -> BackendError:
+    if isinstance(message, Failed):
+        return BackendError(f"the executor failed: {message.reason}")
+    return BackendError(f"unexpected {type(message).__name__.lower()}")
+
+
+async def _prepend(first: bytes, rest: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    if first:
+        yield first
+    async for chunk in rest:
+        yield chunk

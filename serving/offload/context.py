@@ -1,0 +1,47 @@
+"""What the originator's and the executor's side of an offload share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import trio
+
+from chain.crypto import KeyPair
+from consensus.engine import Engine
+from p2p.network import NetworkError
+from p2p.runtime import Runtime
+from p2p.streams.exchanges import Exchange
+from serving.accounting.payments import Payments
+from serving.offload.protocol import SALT_BYTES, Message, decode_message
+
+
+@dataclass(frozen=True, slots=True)
+class OffloadContext:
+    """The parts of the node that both sides use."""
+
+    key: KeyPair
+    engine: Engine
+    payments: Payments
+    runtime: Runtime
+
+    @property
+    def chain_id(self) -> bytes:
+        """The chain that deliveries and receipts are signed for."""
+        return self.engine.genesis.chain_id
+
+    def make_salt(self) -> bytes:
+        """A fresh salt for the digest of a body."""
+        return self.runtime.random.randbytes(SALT_BYTES)
+
+
+async def receive_message(exchange: Exchange, timeout: float) -> Message:
+    """The peer's next message.
+
+    Raises:
+        NetworkError, CodecError, trio.TooSlowError: there is none within ``timeout`` seconds.
+    """
+    with trio.fail_after(timeout):
+        frame = await exchange.receive()
+    if frame is None:
+        raise NetworkError("the peer ended the exchange")
+    return decode_message(frame)

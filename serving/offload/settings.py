@@ -1,0 +1,53 @@
+"""What the two sides of an offload may choose for themselves. Times in seconds unless a name says otherwise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class OriginatorSettings:
+    """Patience of the payer's side. Keep-alives renew the patience for the first chunk."""
+
+    accept_timeout: float = 5.0
+    """For the answer to an offer."""
+    first_chunk: float = 30.0
+    """For the first chunk of the answer."""
+    queue_timeout: float = 120.0
+    """For the first chunk while keep-alives say that the request is queued."""
+    stall: float = 15.0
+    """For each next message."""
+    resume: float = 45.0
+    """For finding an executor again that was lost in the middle of a stream."""
+    hold_time_ms: int = 600_000
+    """Chain time for which a hold is good; also the patience for an answer that is not streamed."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutorSettings:
+    """Patience and credit of the payee's side."""
+
+    hold_grace: float = 8.0
+    """For the hold to become final."""
+    payment_timeout: float = 10.0
+    """For the body of the request, and for the signed hold."""
+    receipt_timeout: float = 10.0
+    """For the receipt."""
+    send_timeout: float = 60.0
+    """For an originator that reads nothing."""
+    resume_timeout: float = 50.0
+    """For an originator that was lost in the middle of an answer."""
+    min_hold_time: float = 300.0
+    """Least time for which a hold must be good."""
+    capture_time: float = 60.0
+    """Time before the deadline of the hold at which an answer is stopped, so that it can still be captured."""
+    coalescing: float = 0.03
+    """Time within which pieces of an answer are joined into one chunk."""
+    keep_alive_interval: float = 5.0
+    """Between two keep-alives."""
+    halt_after: float = 10.0
+    """Without a final block for so long the chain has halted; the grace rule is waived within the next two."""
+    halt_credit: int = 10_000_000
+    """Most unpaid micro-credits of one payer while the chain is halted."""
+    halt_share: int = 10
+    """The same as a divisor of the payer's last final balance; the smaller of both limits counts."""
