@@ -41,6 +41,7 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m benchmarks.figures --check
+	$(BIN)/python docs/pictures/draw.py --check
 
 format: install
 	$(BIN)/ruff check --fix .
@@ -69,10 +70,11 @@ mutants: install
 bench: install
 	$(BIN)/python -m benchmarks $(ARGS)
 
-# The tables and pictures in the documents, from the JSON in docs/figures; ARGS=--publish takes over the full runs in
-# results first, ARGS=--check only compares.
+# The tables and pictures in the documents: from the JSON in docs/figures, and from the imports. ARGS=--publish takes over
+# the full runs in results first, ARGS=--check only compares.
 figures: install
 	$(BIN)/python -m benchmarks.figures $(ARGS)
+	$(BIN)/python docs/pictures/draw.py $(ARGS)
 
 # Five networks of each size instead of one.
 overlay: install

@@ -235,7 +235,7 @@ def measure(seed: int, epochs: int) -> tuple[list[Figure], list[Chart]]:
             bias = measure_bias(game, count, first=seed * SEED_EPOCHS)
             name = f"{what}, {keys} {'key' if keys == 1 else 'keys'}"
             income = bias.share * worth - bias.missed
-            headline = f"share of the next epoch's {what} that a third of the stake can reach" if keys > 1 else ""
+            headline = f"withholding blocks with a third of the stake: share of {what}" if keys > 1 else ""
             gains.setdefault(keys, []).append(bias.share)
             figures += [
                 Figure(f"{name}: share", bias.share, "", game.share, "its share of the stake", headline=headline),

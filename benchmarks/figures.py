@@ -28,15 +28,26 @@ from benchmarks.report import Figure, Report, format_value, write
 DOCUMENTS = ("README.md", "docs/performance.md")
 PUBLISHED = "docs/figures"
 PICTURES = "docs/pictures"
-BUSY_LOAD = 0.5
-"""Load from which on a run counts as disturbed by other work."""
+BUSY_CORES = 0.25
+"""Cores in use before a run from which on it counts as disturbed by other work."""
 _SECTION = re.compile(r"(<!-- figures:(?P<kind>[\w-]+) -->\n).*?(<!-- figures:end -->)", re.DOTALL)
 
 
 def load_reports(folder: Path) -> dict[str, Report]:
-    """The reports in a folder by benchmark, in the order in which they are shown."""
-    paths = {name: folder / f"{name}.json" for name in BENCHMARKS}
-    return {name: Report.decode(path.read_bytes()) for name, path in paths.items() if path.exists()}
+    """The reports in a folder by benchmark, in the order in which they are shown.
+
+    Raises:
+        ValueError: a file is not of this version's schema.
+    """
+    reports = {}
+    for name in BENCHMARKS:
+        path = folder / f"{name}.json"
+        if path.exists():
+            try:
+                reports[name] = Report.decode(path.read_bytes())
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(f"{path} is of another version: {error}") from error
+    return reports
 
 
 def render(document: str, reports: Mapping[str, Report]) -> str:
@@ -105,7 +116,11 @@ def _make_row(figure: Figure, name: str) -> str:
 
 def _describe(report: Report) -> str:
     quick = " Quick run." if report.quick else ""
-    busy = " Other work shared the machine: times are too long, ratios hold." if report.machine.load > BUSY_LOAD else ""
+    busy = (
+        " Other work shared the machine: times are too long, ratios hold."
+        if report.machine.busy_cores > BUSY_CORES
+        else ""
+    )
     commit, day = f"commit `{report.commit}`", report.started[:10]
     return f"Measured on {day} at {commit}, seed {report.seed}: {report.machine}.{quick}{busy}"
 
@@ -163,7 +178,7 @@ def main() -> int:
         if options.publish:
             print("published:", ", ".join(publish(options.results, ROOT)) or "nothing")
         stale = list(find_stale(ROOT))
-    except (ValueError, KeyError, TypeError) as error:
+    except ValueError as error:
         print(f"figures: {error}", file=sys.stderr)
         return 1
     for path, wanted in stale:

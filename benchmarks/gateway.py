@@ -17,6 +17,7 @@ import trio
 from benchmarks.load import LoadResult, run_load
 from benchmarks.pictures import Chart, Series
 from benchmarks.report import Figure, Option, Run
+from chain.genesis import Parameters
 from serving.openai.requests import CHAT_COMPLETIONS
 from tests.support.cluster import run_cluster
 from tests.support.fake_backend import MODEL
@@ -38,7 +39,9 @@ def measure(seed: int, seconds: float) -> tuple[list[Figure], list[Chart]]:
     results: dict[int, dict[str, LoadResult]] = {}
     with (
         tempfile.TemporaryDirectory() as directory,
-        run_cluster(Path(directory), 2, config=lambda number: ACCEPTS_ALL if number else OFFLOADS_ALL) as cluster,
+        run_cluster(
+            Path(directory), 2, parameters=Parameters(), config=lambda number: ACCEPTS_ALL if number else OFFLOADS_ALL
+        ) as cluster,
     ):
         urls = {
             "direct": f"{cluster.backend_url.removesuffix('/')}{CHAT_COMPLETIONS}",

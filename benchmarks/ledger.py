@@ -21,7 +21,7 @@ from benchmarks.pictures import Chart, make_cumulative
 from benchmarks.report import Figure, Option, Run, get_percentile
 from chain.audit.audit import StoreSource, verify_chain
 from chain.crypto import KeyPair
-from chain.genesis import Genesis
+from chain.genesis import Genesis, Parameters
 from chain.store.kv import LevelStore
 from chain.types.operations import Transfer, sign_operation
 from consensus.network.gossip import Batch, get_topic
@@ -148,7 +148,10 @@ class Outcome:
 
 def measure(seed: int, count: int, rate: float) -> Outcome:
     """Offer ``count`` operations at ``rate`` per second to a new network."""
-    with tempfile.TemporaryDirectory() as directory, run_cluster(Path(directory), VALIDATORS, users=USERS) as cluster:
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        run_cluster(Path(directory), VALIDATORS, users=USERS, parameters=Parameters()) as cluster,
+    ):
         submitter = Submitter(cluster.genesis, cluster.users, seed)
         heights = Heights(cluster)
 

@@ -5,19 +5,22 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 """The repository."""
+SAMPLE_S = 1.0
+"""Seconds for which the machine is watched before a run."""
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
     """A computer as the figures of a benchmark need it.
 
-    ``memory_gib`` is all of its memory. ``load`` is the mean number of processes that wanted a core in the minute
-    before the run: well above 0 means that other work disturbed the figures.
+    ``memory_gib`` is all of its memory. ``busy_cores`` is how many cores were in use just before the run: well above 0
+    means that other work disturbed the figures.
     """
 
     cpu: str
@@ -25,7 +28,7 @@ class Machine:
     memory_gib: float
     python: str
     system: str
-    load: float
+    busy_cores: float
 
     def __str__(self) -> str:
         return f"{self.cpu}, {self.cores} cores, {self.memory_gib:.0f} GiB, Python {self.python}, {self.system}"
@@ -49,8 +52,8 @@ def find_machine() -> Machine:
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         memory_gib=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         python=platform.python_version(),
-        system=f"{platform.system()} {platform.release()}",
-        load=round(os.getloadavg()[0], 1),
+        system=f"{platform.system()} {'.'.join(platform.release().split('.')[:2])}",
+        busy_cores=round(_measure_busy_cores(), 2),
     )
 
 
@@ -72,3 +75,20 @@ def _find_cpu() -> str:
     except OSError:
         return platform.processor() or "unknown"
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+def _measure_busy_cores() -> float:
+    """Cores in use, on average over SAMPLE_S; 0 where the system does not tell."""
+    before, started = _read_busy_s(), time.monotonic()
+    time.sleep(SAMPLE_S)
+    return (_read_busy_s() - before) / (time.monotonic() - started)
+
+
+def _read_busy_s() -> float:
+    """Seconds that all cores together have worked since the machine started (``man proc_stat``)."""
+    try:
+        fields = Path("/proc/stat").read_text().partition("\n")[0].split()[1:]
+    except OSError:
+        return 0.0
+    user, nice, system, _, _, irq, softirq, *rest = map(int, fields)
+    return (user + nice + system + irq + softirq + sum(rest[:1])) / os.sysconf("SC_CLK_TCK")

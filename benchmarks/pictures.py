@@ -15,6 +15,8 @@ PANEL_INCHES = (4.4, 3.1)
 """Width and height of one chart."""
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#999999")
 """The first of Okabe and Ito's palette, which people with any kind of colour blindness can tell apart."""
+MARKED_POINTS = 12
+"""Most points of a curve that are marked one by one."""
 BAR_GROUP_WIDTH = 0.8
 """Share of the distance between two categories that their bars fill."""
 
@@ -93,6 +95,8 @@ def draw(charts: Sequence[Chart], source: str) -> bytes:
 
 
 def _draw_chart(chart: Chart, axes: Any) -> None:
+    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+
     bars = [series for series in chart.series if not series.is_limit]
     width = BAR_GROUP_WIDTH / max(1, len(bars))
     for number, series in enumerate(chart.series):
@@ -103,7 +107,7 @@ def _draw_chart(chart: Chart, axes: Any) -> None:
             places = [place + (number - (len(bars) - 1) / 2) * width for place in range(len(chart.categories))]
             axes.bar(places, series.y, width, color=colour, label=series.name)
         else:
-            marker = "o" if len(series.x) < 12 else None
+            marker = "o" if len(series.x) <= MARKED_POINTS else None
             axes.plot(series.x, series.y, color=colour, marker=marker, markersize=3.5, linewidth=1.5, label=series.name)
     axes.set(title=chart.title, xlabel=chart.x_label, ylabel=chart.y_label)
     axes.set_yscale(chart.y_scale)
@@ -112,6 +116,11 @@ def _draw_chart(chart: Chart, axes: Any) -> None:
         axes.grid(axis="x", visible=False)
     else:
         axes.set_xscale(chart.x_scale)
+    for scale, axis in ((chart.x_scale, axes.xaxis), (chart.y_scale, axes.yaxis)):
+        if scale == "log":
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_minor_locator(NullLocator())
+            axis.set_major_formatter(StrMethodFormatter("{x:g}"))
     if chart.y_scale == "linear":
         axes.set_ylim(bottom=0)
     if len(chart.series) > 1:

@@ -4,7 +4,7 @@ A benchmark starts a :class:`Run`, measures, and hands its figures and charts to
 table and writes ``results/NAME.json`` and ``results/NAME.svg``. The JSON has one schema for all benchmarks::
 
     {"benchmark", "started", "elapsed_s", "quick", "seed", "options": {…},
-     "commit": {"id", "is_dirty"}, "machine": {"cpu", "cores", "memory_gib", "python", "system", "load"},
+     "commit": {"id", "is_dirty"}, "machine": {"cpu", "cores", "memory_gib", "python", "system", "busy_cores"},
      "figures": [{"name", "value", "unit", "reference", "against", "ratio", "limit", "headline"}], "notes": {…},
      "charts": [see benchmarks.pictures.Chart]}
 
@@ -150,11 +150,10 @@ class Run:
             value = getattr(chosen, option.name)
             self.values[option.name] = (option.quick if chosen.quick else option.full) if value is None else value
         self._results: Path = chosen.results
-        self._commit = find_commit()
-        self._machine = find_machine()
+        self._commit, self._machine = find_commit(), find_machine()
         self._started = time.time()
         print(f"{benchmark}{' (quick)' if self.quick else ''}, seed {self.seed}, commit {self._commit}")
-        print(f"{self._machine}; load {self._machine.load}", flush=True)
+        print(f"{self._machine}; {self._machine.busy_cores} cores busy before the run", flush=True)
 
     def finish(
         self, figures: Sequence[Figure], charts: Sequence[Chart], notes: Mapping[str, str] = MappingProxyType({})

@@ -60,7 +60,7 @@ def test_what_stands_between_the_markers_is_replaced(kind: str, row: str) -> Non
 
 
 def test_figures_of_a_busy_machine_are_called_that() -> None:
-    busy = replace(REPORT, machine=replace(REPORT.machine, load=3.0))
+    busy = replace(REPORT, machine=replace(REPORT.machine, busy_cores=1.5))
     assert "Other work shared the machine" in render(DOCUMENT.format(kind="conditions"), {"verify": busy})
     assert "Other work shared the machine" not in render(DOCUMENT.format(kind="conditions"), {"verify": REPORT})
 

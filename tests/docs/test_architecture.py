@@ -1,0 +1,122 @@
+"""The map of the code is true: every name, file, link and picture in the documents is there and is what it says."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from xml.dom import minidom
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = (
+    "README.md",
+    "CONTRIBUTING.md",
+    *(f"docs/{name}.md" for name in ("architecture", "operating", "performance", "protocol")),
+)
+CODE = ("chain", "consensus", "p2p", "serving", "node.py")
+LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(#[^)\s]*)?\)")
+PATH = re.compile(r"`((?:chain|consensus|p2p|serving|tests|benchmarks|docs)/[\w./-]*|node\.py)`")
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text()
+
+
+def load_drawing() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("draw", ROOT / "docs" / "pictures" / "draw.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@cache
+def find_sources() -> dict[str, str]:
+    paths = [ROOT / "node.py", *(path for part in CODE[:-1] for path in sorted((ROOT / part).rglob("*.py")))]
+    return {str(path.relative_to(ROOT)): path.read_text() for path in paths}
+
+
+def find_packages(name: str) -> set[str]:
+    """Where a public name is defined: sub-packages, or modules that are in none."""
+    definition = re.compile(rf"^(?:class|def|async def) {name}\b|^{name}(?:: [^=\n]+)? =", re.MULTILINE)
+    files = [file for file, text in find_sources().items() if definition.search(text)]
+    return {str(Path(file).parent) if file.count("/") > 1 else file for file in files}
+
+
+def get_glossary() -> list[list[str]]:
+    section = read("docs/architecture.md").partition("## Glossary")[2]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split(" | ")]
+        for line in section.splitlines()
+        if line.startswith("| ")
+    ]
+    return rows[1:]
+
+
+def test_the_glossary_is_complete_and_in_order() -> None:
+    terms = [row[0] for row in get_glossary()]
+    assert len(terms) > 60 and terms == sorted(set(terms), key=str.lower)
+    assert all(len(row) == 4 and row[1].endswith(".") for row in get_glossary())
+
+
+@pytest.mark.parametrize("row", [row for row in get_glossary() if row[2]], ids=lambda row: row[0])
+def test_a_name_of_the_glossary_is_defined_in_exactly_the_package_it_says(row: list[str]) -> None:
+    _, _, name, package = row
+    assert find_packages(name.strip("`")) == {package.strip("`").rstrip("/")}
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_links_lead_somewhere(name: str) -> None:
+    for target, anchor in LINK.findall(read(name)):
+        path = (ROOT / name).parent / target if target else ROOT / name
+        assert path.exists(), target
+        if anchor:
+            titles = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
+            anchors = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+            assert anchor[1:] in anchors, target + anchor
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_the_files_that_documents_name_exist(name: str) -> None:
+    missing = [path for path in PATH.findall(read(name)) if "NAME" not in path and not (ROOT / path).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_the_targets_that_documents_name_exist(name: str) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", read("Makefile"), re.MULTILINE))
+    named = set(re.findall(r"(?:`|^)make ([a-z][a-z-]*)", read(name), re.MULTILINE))
+    assert named <= targets
+
+
+def test_the_pictures_show_the_imports_as_they_are() -> None:
+    stale = [
+        name for name, picture in load_drawing().draw_all(ROOT).items() if read(f"docs/pictures/{name}") != picture
+    ]
+    assert not stale, "run 'make figures'"
+
+
+def test_an_import_that_must_not_be_cannot_be_drawn(tmp_path: Path) -> None:
+    drawing = load_drawing()
+    for package in drawing.PACKAGES:
+        (tmp_path / package / "part").mkdir(parents=True)
+        (tmp_path / package / "part" / "__init__.py").touch()
+        (tmp_path / package / "part" / "code.py").touch()
+    (tmp_path / "node.py").write_text("from serving.part.code import x\n")
+    (tmp_path / "consensus" / "part" / "code.py").write_text("from chain.part.code import y\nimport p2p.part.code\n")
+    picture = drawing.draw_packages(tmp_path)
+    assert picture.count("part/") == 4
+    (tmp_path / "chain" / "part" / "code.py").write_text("from serving.part import code\n")
+    with pytest.raises(ValueError, match="chain must not import serving"):
+        drawing.draw_packages(tmp_path)
+
+
+def test_pictures_are_well_formed_and_light_behind() -> None:
+    for path in (ROOT / "docs" / "pictures").glob("*.svg"):
+        text = path.read_text()
+        minidom.parseString(text)
+        assert "#ffffff" in text
