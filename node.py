@@ -1,7 +1,7 @@
-"""The composition root and the command line: builds one node out of the four packages.
+"""The composition root and the entry points: builds one node out of the four packages.
 
-:class:`Node` is a node on whatever network, store and backends it is given, so that a simulation runs this very class;
-:func:`run_node` gives it the real ones.
+:class:`Node` runs on the network, the store and the backends that it is given; a simulation runs the same class.
+:func:`run_node` gives it the real ones. :func:`main` and :func:`chain_main` are the installed commands.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,12 +56,14 @@ from serving.scheduling.policy import Policy
 
 if TYPE_CHECKING:
     from p2p.dht.service import DhtDiscovery
-    from serving.admin.server import Admin
+    from serving.admin.server import Admin, Partition
 
 MAX_OFFERS_PER_PEER = 64
-WATCH_INTERVAL = 1.0
-STARTUP_PATIENCE = 10.0
-"""Seconds that a node waits for its backends before it joins without them."""
+"""Offers of one peer that are handled at a time."""
+BACKENDS_TIMEOUT_S = 10.0
+"""How long a node waits for its backends before it joins without them."""
+DAMAGE_CHECK_INTERVAL_S = 1.0
+"""How often a node looks whether damage to its database was found."""
 
 
 class Node:
@@ -123,12 +125,12 @@ class Node:
         self.executor = Executor(context, self.backend_pool, policy, executor_settings)
         self.originator = Originator(context, dialer, originator_settings)
         self.dispatcher = Dispatcher(self.backend_pool, policy, self.originator, runtime)
-        self.upkeep = ValidatorTasks(key, self.engine, self.wallet.submit, runtime)
+        self.validator_tasks = ValidatorTasks(key, self.engine, self.wallet.submit, runtime)
         self.advertiser = Advertiser(self.discovery, self.backend_pool)
         self.stake_keeper = StakeKeeper(key, self.engine, self.wallet, self.backend_pool.get_models, stake)
 
     def _get_bonded(self, peer: bytes) -> float:
-        """What makes a peer worth keeping in view."""
+        """The stake of ``peer``, by which discovery decides which peers to keep in its table."""
         return self.engine.state.account(peer).bonded
 
     def is_protected(self, peer: bytes) -> bool:
@@ -139,7 +141,7 @@ class Node:
         """Take part until cancelled; the network must be running."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.backend_pool.run)
-            await self.backend_pool.wait_alive(STARTUP_PATIENCE)
+            await self.backend_pool.wait_alive(BACKENDS_TIMEOUT_S)
             await nursery.start(self.streams.run)
             await nursery.start(self.engine.run)
             await nursery.start(self.executor.run)
@@ -150,7 +152,7 @@ class Node:
                 await nursery.start(self.dht.run)
             nursery.start_soon(self.advertiser.run)
             nursery.start_soon(self.stake_keeper.run)
-            nursery.start_soon(self.upkeep.run)
+            nursery.start_soon(self.validator_tasks.run)
             task_status.started()
 
 
@@ -192,8 +194,6 @@ async def run_node(data_dir: Path, config: NodeConfig, key: KeyPair, genesis: Ge
     Raises:
         StoreError, NetworkError, ListenError, ConfigError: it cannot start, or its disk fails.
     """
-    from serving.admin.server import Admin
-
     runtime = RealRuntime()
     directory = NodeDirectory()
     network = build_network(config, key, runtime, directory)
@@ -201,7 +201,7 @@ async def run_node(data_dir: Path, config: NodeConfig, key: KeyPair, genesis: Ge
     opened = open_storage(
         disk, genesis, key, runtime.random, votes=config.votes, kept=(PAYMENTS,), keep_epochs=config.keep_epochs
     )
-    try:
+    with closing(opened), _noting_damage(disk):
         node = Node(
             genesis=genesis,
             key=key,
@@ -219,19 +219,39 @@ async def run_node(data_dir: Path, config: NodeConfig, key: KeyPair, genesis: Ge
             settings=Settings(block_spacing=config.block_spacing_ms / 1000, checkpoint=config.get_checkpoint()),
         )
         directory.node = node
-        # Both listeners are bound before anything else starts, so that a taken port is said at once.
-        handle = Api(node.dispatcher, config.api.get_keys()).handle
-        with name_setting("api.host and api.port"):
-            front = await HttpServer.open(handle, config.api.host, config.api.port, runtime)
-        with name_setting("admin.host and admin.port"):
-            partition = network.partition if os.environ.get(TESTING_VARIABLE) else None
-            admin = await Admin.open(
-                node, config.admin.host, config.admin.port, data_dir / ADMIN_TOKEN_FILE, partition=partition
-            )
+        # Both listeners are bound before anything else starts, so that a taken port is an error at once.
+        front = await _open_front(node, config)
+        admin = await _open_admin(node, config, data_dir, network.partition)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_watch, disk)
             await _serve(node, network, front, admin, data_dir)
             nursery.cancel_scope.cancel()
+
+
+async def _open_front(node: Node, config: NodeConfig) -> HttpServer:
+    handle = Api(node.dispatcher, config.api.get_keys()).handle
+    with name_setting("api.host and api.port"):
+        return await HttpServer.open(handle, config.api.host, config.api.port, node.runtime)
+
+
+async def _open_admin(node: Node, config: NodeConfig, data_dir: Path, partition: Partition) -> Admin:
+    from serving.admin.server import Admin
+
+    with name_setting("admin.host and admin.port"):
+        return await Admin.open(
+            node,
+            config.admin.host,
+            config.admin.port,
+            data_dir / ADMIN_TOKEN_FILE,
+            partition if os.environ.get(TESTING_VARIABLE) else None,
+        )
+
+
+@contextmanager
+def _noting_damage(disk: DataDisk) -> Iterator[None]:
+    """Note damage to the database on disk when the node ends, so that the next start repairs it."""
+    try:
+        yield
     except BaseException as error:
         damage = _find_damage(error)
         if damage is not None:
@@ -240,34 +260,33 @@ async def run_node(data_dir: Path, config: NodeConfig, key: KeyPair, genesis: Ge
     finally:
         if disk.fault is not None:
             disk.note_fault(disk.fault)
-        opened.close()
 
 
 def _find_damage(error: BaseException) -> StoreDamaged | None:
-    """What ``error`` says about the database, if that is damage."""
+    """The damage to the database that ``error`` is or contains, if it does."""
     if isinstance(error, BaseExceptionGroup):
         return next((found for part in error.exceptions if (found := _find_damage(part)) is not None), None)
     return error if isinstance(error, StoreDamaged) else None
 
 
 async def _watch(disk: DataDisk) -> None:
-    """End the node once damage was found on disk: whoever found it may have had somebody else to answer.
+    """End the node once damage to the database was found. It may have been found while a peer was answered.
 
     Raises:
-        StoreDamaged: it was.
+        StoreDamaged: the damage.
     """
     while disk.fault is None:
-        await trio.sleep(WATCH_INTERVAL)
+        await trio.sleep(DAMAGE_CHECK_INTERVAL_S)
     raise disk.fault
 
 
 async def _serve(node: Node, network: RunnableNetwork, front: HttpServer, admin: Admin, data_dir: Path) -> None:
     """Run until a signal comes, then end in order.
 
-    Only the first signal counts: an impatient second Ctrl-C must not cut the orderly end short.
+    Only the first signal counts, so that a second Ctrl-C does not interrupt the orderly end.
     """
     for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)  # what holds again when the receiver is closed
+        signal.signal(number, signal.SIG_IGN)  # trio puts this handler back when the receiver is closed
     with trio.open_signal_receiver(*STOP_SIGNALS) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_start, node, network, front, admin, data_dir, nursery)

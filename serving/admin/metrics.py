@@ -1,6 +1,7 @@
-"""Metrics for Prometheus, read from the node's live parts when they are asked for.
+"""The page of metrics for Prometheus.
 
-Nothing here is counted twice: the parts keep their own counts, and a scrape reads them. Amounts are in micro-credits.
+The parts of the node keep their own counts, and each scrape reads them; nothing is counted a second time here. Amounts
+are in micro-credits.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from serving.admin.node_view import NodeView
+from serving.admin.reports import get_unbonding
 from serving.scheduling.admission import Admission, Origin
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
-BUCKETS = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1, 1.5, 2.5, 5, 10, 20, 40, 80)
-"""Upper bounds of the histogram of times to the first byte, in seconds."""
+"""Content type of the page."""
+FIRST_BYTE_BUCKETS_S = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1, 1.5, 2.5, 5, 10, 20, 40, 80)
+"""Upper bounds of the histogram of times to the first byte."""
 
 
 class Metrics:
@@ -47,13 +50,13 @@ class _NodeCollector(Collector):
             "Time from a user's request to the first byte of the answer, by where it was served.",
             ["served"],
             registry=None,
-            buckets=BUCKETS,
+            buckets=FIRST_BYTE_BUCKETS_S,
         )
         self._observed: dict[str, None] = {}
         """Requests of the dispatcher's records whose first byte is in the histogram."""
 
     def describe(self) -> list[Metric]:
-        return []  # asked for when the collector is registered, at which time the node may not run yet
+        return []  # called when the collector is registered, which may be before the node runs
 
     def collect(self) -> Iterator[Metric]:
         yield from self._collect_requests()
@@ -132,7 +135,7 @@ class _NodeCollector(Collector):
         balance.add_metric(["available"], account.available)
         balance.add_metric(["held"], account.held)
         balance.add_metric(["bonded"], account.bonded)
-        balance.add_metric(["unbonding"], sum(part.amount for part in account.unbonding))
+        balance.add_metric(["unbonding"], get_unbonding(account))
         yield balance
         spendable = self._node.payments.payer.spendable
         yield _gauge("spendable_microcredits", "Available balance less the holds that are not final yet.", spendable)

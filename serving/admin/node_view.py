@@ -1,4 +1,4 @@
-"""What the owner's listener sees of a node: the parts it reports on and acts through."""
+"""The parts of a node that the admin listener reports on and acts through."""
 
 from __future__ import annotations
 

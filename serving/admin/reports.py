@@ -1,6 +1,6 @@
-"""What a node says about itself to its owner, as plain data: the answers of the admin listener.
+"""Reports of a node to its owner, as plain data: what the admin listener answers.
 
-Amounts are in micro-credits, public keys are addresses, hashes are hex.
+Amounts are in micro-credits, public keys are written as addresses and hashes in hexadecimal digits.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from typing import Any
 import trio
 
 from chain.crypto import format_address
-from chain.state.state import Duty
+from chain.state.state import Account, Duty
 from serving.admin.node_view import NodeView
 from serving.dispatcher import RequestRecord
 from serving.scheduling.admission import Origin
 
-BREATH = 1_000
+ACCOUNTS_PER_TURN = 1_000
 """Accounts that are added up before other tasks get a turn."""
 
 
 def report_health(node: NodeView) -> dict[str, Any]:
-    """Whether the node runs, and how its ledger stands; seconds are those since a block became final here."""
+    """That the node runs, and how its ledger stands. ``final_age_s`` is the time since a block became final here."""
     status = node.engine.status()
     return {
         "status": "ok",
@@ -32,7 +32,7 @@ def report_health(node: NodeView) -> dict[str, Any]:
     }
 
 
-async def report_status(node: NodeView) -> dict[str, Any]:
+def report_status(node: NodeView) -> dict[str, Any]:
     """Where the node stands: ledger, peers, models, requests."""
     genesis, status = node.engine.genesis, node.engine.status()
     counters = node.dispatcher.counters
@@ -67,7 +67,7 @@ async def report_status(node: NodeView) -> dict[str, Any]:
 
 
 async def report_total(node: NodeView) -> dict[str, Any]:
-    """All credit there is at one height, added up account by account: ``total`` equals ``supply``, or it is broken."""
+    """All credit after the last final block, added up account by account; ``total`` must equal ``supply``."""
     header, state = node.engine.header, node.engine.state
     accounts = available = held = bonded = unbonding = 0
     for _, account in state.accounts():
@@ -75,8 +75,8 @@ async def report_total(node: NodeView) -> dict[str, Any]:
         available += account.available
         held += account.held
         bonded += account.bonded
-        unbonding += sum(part.amount for part in account.unbonding)
-        if accounts % BREATH == 0:
+        unbonding += get_unbonding(account)
+        if accounts % ACCOUNTS_PER_TURN == 0:
             await trio.lowlevel.checkpoint()
     return {
         "height": header.height,
@@ -93,7 +93,7 @@ async def report_total(node: NodeView) -> dict[str, Any]:
 
 
 def report_peers(node: NodeView) -> dict[str, Any]:
-    """Who is online, and what they say of themselves; ``utilization`` in permille."""
+    """The peers that are online, as each announces itself. ``utilization`` is in permille."""
     connected = node.network.peers()
     return {
         "peers": [
@@ -113,8 +113,8 @@ def report_peers(node: NodeView) -> dict[str, Any]:
     }
 
 
-async def report_models(node: NodeView) -> dict[str, Any]:
-    """Models that can be asked for, with the others who stand behind each and their stake; and the own backends."""
+def report_models(node: NodeView) -> dict[str, Any]:
+    """The models that users can ask for, with number and stake of the other executors, and this node's backends."""
     local = node.backend_pool.get_models()
     table = node.engine.state.serving_table(node.engine.header.epoch)
     entries = [] if table is None else [entry for entry in table.entries if entry.public_key != node.key.public_key]
@@ -140,7 +140,7 @@ def report_requests(node: NodeView, limit: int) -> dict[str, Any]:
 
 
 def _report_request(node: NodeView, record: RequestRecord) -> dict[str, Any]:
-    """``amount`` is what was paid, once that is final at ``settled_height``; None for what was served here."""
+    """``amount`` is what was paid, once that is final at ``settled_height``; None for a request served here."""
     payment = None if record.hold_id is None else node.payments.payer.find(record.hold_id)
     executor = None if record.outcome == "refused" else "local"
     return {
@@ -165,8 +165,13 @@ def _to_ms(since: float, until: float | None) -> float | None:
     return None if until is None else round(1000 * (until - since), 1)
 
 
+def get_unbonding(account: Account) -> int:
+    """What an account has taken out of its bond and cannot use yet."""
+    return sum(part.amount for part in account.unbonding)
+
+
 def report_wallet(node: NodeView) -> dict[str, Any]:
-    """The account: final balances, what may be promised of them now, and what answering others has earned."""
+    """The account: final balances, how much may be spent now, and what answers to other nodes have earned."""
     account = node.engine.state.account(node.key.public_key)
     return {
         "address": node.key.address,
@@ -175,7 +180,7 @@ def report_wallet(node: NodeView) -> dict[str, Any]:
         "spendable": node.payments.payer.spendable,
         "held": account.held,
         "bonded": account.bonded,
-        "unbonding": sum(part.amount for part in account.unbonding),
+        "unbonding": get_unbonding(account),
         "earned": node.payments.payee.earned,
         "models": list(account.models),
         "validator": _describe_duty(node.engine.state.duty(node.key.public_key)),

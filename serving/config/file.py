@@ -19,11 +19,12 @@ from pydantic_core import ErrorDetails
 from serving.config.schema import ConfigError, NodeConfig, OpenAIModel, Section
 from serving.config.yaml_marks import KeyPath, Marks, YamlFault, parse_yaml
 
-MAX_SIZE = 1 << 20
-"""Largest file, in bytes."""
-WIDTH = 110
-SECRETS = ("key", "api_key")
-"""Keys whose values are not shown."""
+MAX_FILE_BYTES = 1 << 20
+"""Largest file that is read."""
+COMMENT_COLUMNS = 110
+"""Width of the comments that are written."""
+SECRET_KEYS = ("key", "api_key")
+"""Keys whose values no error shows."""
 
 # Reading
 
@@ -36,7 +37,7 @@ def load_config(path: Path) -> NodeConfig:
     """
     try:
         with path.open("rb") as file:
-            raw = file.read(MAX_SIZE + 1)
+            raw = file.read(MAX_FILE_BYTES + 1)
         text = raw.decode("utf-8")
     except OSError as error:
         hint = "; an empty file stands for all defaults" if isinstance(error, FileNotFoundError) else ""
@@ -44,8 +45,8 @@ def load_config(path: Path) -> NodeConfig:
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise ConfigError(f"{path}:{line}: is not UTF-8 text") from None
-    if len(raw) > MAX_SIZE:
-        raise ConfigError(f"{path}: is larger than {MAX_SIZE} bytes")
+    if len(raw) > MAX_FILE_BYTES:
+        raise ConfigError(f"{path}: is larger than {MAX_FILE_BYTES} bytes")
     return parse_config(text, str(path))
 
 
@@ -90,14 +91,14 @@ def _format(source: str, line: int, path: KeyPath, reason: str) -> str:
 
 
 def _find_line(path: KeyPath, marks: Marks) -> int:
-    """Line of the path, or of the nearest section around what is missing."""
+    """Line of ``path``; if it is missing in the file, that of the section that it is missing in."""
     while path not in marks:
         path = path[:-1]
     return marks[path]
 
 
 def _resolve(location: KeyPath, root: type[Section]) -> tuple[KeyPath, list[type[Section]]]:
-    """The path without the tags of alternatives that pydantic puts into it, and the sections that its end is in."""
+    """The path without the union tags that pydantic puts into it, and the sections that may hold its last part."""
     path: KeyPath = ()
     around: list[type[Section]] = [root]
     inside = around
@@ -133,7 +134,7 @@ def _find_sections(annotation: Any) -> list[type[Section]]:
 
 def _describe(details: ErrorDetails, path: KeyPath, sections: list[type[Section]]) -> str:
     context = details.get("ctx", {})
-    got = "" if path and path[-1] in SECRETS else f", got {_show(details['input'])}"
+    got = "" if path and path[-1] in SECRET_KEYS else f", got {_show(details['input'])}"
     match details["type"]:
         case "missing":
             return "is missing"
@@ -195,8 +196,10 @@ INTRODUCTION = (
     "Configuration of a wwwserve node, read when it starts. Every key is optional: what is left out, or left without "
     "a value, has its default."
 )
+"""First comment of a new file."""
 
 MODEL_EXAMPLE = OpenAIModel(kind="openai", base_url="http://127.0.0.1:9000/v1", names=("name-of-the-model",))
+"""Written as a comment below the models of the configuration."""
 
 
 def write_default_config(path: Path, config: NodeConfig | None = None) -> None:
@@ -258,4 +261,4 @@ def _format_scalar(value: object) -> str:
 
 
 def _comment(text: str, indent: str) -> list[str]:
-    return [f"{indent}# {line}" for line in textwrap.wrap(text, WIDTH - len(indent))]
+    return [f"{indent}# {line}" for line in textwrap.wrap(text, COMMENT_COLUMNS - len(indent))]

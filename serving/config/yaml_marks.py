@@ -1,7 +1,7 @@
-"""YAML that remembers where it came from: plain data, and the line of every key and list item in it.
+"""YAML with line numbers: plain data, and the line of every key and list item in it.
 
-Beside what YAML itself refuses, a key that appears twice in one mapping is an error (YAML parsers let the last one
-win), and so is a key that is not text, or a value that contains itself.
+Three things that YAML allows are errors here: a key that appears twice in one mapping (parsers use the last one), a key
+that is not text, and a value that contains itself.
 """
 
 from __future__ import annotations
