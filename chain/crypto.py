@@ -25,10 +25,15 @@ PEER_ID_PREFIX = bytes.fromhex("0024080112" + "20")
 
 def hash_bytes(domain: str, *parts: bytes) -> bytes:
     """BLAKE2b-256 of the concatenated ``parts``, personalised by ``domain`` (at most 16 ASCII characters)."""
-    digest = hashlib.blake2b(digest_size=32, person=domain.encode("ascii"))
+    return start_hash(domain, *parts).digest()
+
+
+def start_hash(domain: str, *parts: bytes) -> hashlib.blake2b:
+    """The hash of :func:`hash_bytes` after ``parts``, to be updated with what follows them."""
+    hasher = hashlib.blake2b(digest_size=32, person=domain.encode("ascii"))
     for part in parts:
-        digest.update(part)
-    return digest.digest()
+        hasher.update(part)
+    return hasher
 
 
 def hash_slowly(message: bytes, salt: bytes, memory: int, passes: int) -> bytes:

@@ -9,6 +9,7 @@ in :mod:`chain.transition.operations`.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated
@@ -258,3 +259,8 @@ def compute_hold_id(payer: bytes, seq: int, attempt: int) -> bytes:
 def compute_digest(salt: bytes, body: bytes) -> bytes:
     """Salted digest of a request or response body; the random 16-byte salt keeps a guessable text from lookup."""
     return crypto.hash_bytes("body", salt, body)
+
+
+def start_digest(salt: bytes) -> hashlib.blake2b:
+    """The digest of :func:`compute_digest` before any byte of the body, for a body that comes in pieces."""
+    return crypto.start_hash("body", salt)

@@ -16,7 +16,7 @@ import trio
 
 from chain.crypto import format_address
 from chain.exceptions import CodecError, InvalidOperation
-from chain.types.operations import Hold, compute_digest, compute_hold_id
+from chain.types.operations import Hold, compute_digest, compute_hold_id, start_digest
 from p2p.network import NetworkError
 from p2p.streams.exchanges import Exchange
 from serving.backends.backend import BackendError, ErrorEventSent
@@ -108,7 +108,7 @@ class OffloadAttempt:
         self._settings = settings
         self._stack = stack
         self._payer = context.payments.payer
-        self._body = bytearray()
+        self._digest = start_digest(b"")
         self._received = 0
         """Bytes of the body received."""
         self._resumptions = 0
@@ -135,6 +135,7 @@ class OffloadAttempt:
         chunks = await self._stack.enter_async_context(aclosing(self._receive_chunks()))
         self.answer = Answer(head.status, head.content_type, chunks)
         self.inspector = AnswerInspector(self.answer.is_stream, withhold_usage=not request.wants_usage)
+        self._digest = start_digest(head.salt)
         if request.stream and head.status == 200:
             first = await anext(chunks, b"")
             if self.inspector.error is not None:  # the user has seen nothing yet: another executor may do better
@@ -292,7 +293,7 @@ class OffloadAttempt:
         if self._received + len(data) > MAX_ANSWER_BYTES:
             raise BackendError(f"the answer is longer than {MAX_ANSWER_BYTES} bytes")
         self._received += len(data)
-        self._body += data
+        self._digest.update(data)
         passed = self.inspector.feed(data)
         self._payer.set_max_capture(self.hold_id, self._compute_owed(IN_FLIGHT_TOKENS))
         return passed
@@ -332,7 +333,7 @@ class OffloadAttempt:
             return "for another hold"
         if delivery.amount > owed:
             return f"asks {delivery.amount} micro-credits for what is worth {owed}"
-        if delivery.amount and delivery.response_digest != compute_digest(completed.salt, bytes(self._body)):
+        if delivery.amount and delivery.response_digest != self._digest.digest():
             return "the digest is not that of the answer"
         if status == 200 and not self.inspector.is_complete:
             return "the answer is not complete"

@@ -1,4 +1,4 @@
-"""The wire between originator and executor: one exchange of ``/wwwserve/offer/1`` per offloaded request.
+"""The wire between originator and executor: one exchange of ``/wwwserve/offer/2`` per offloaded request.
 
 ::
 
@@ -25,7 +25,7 @@ from chain.codec import Bounds, Hash, Natural, Record, Signature
 from chain.crypto import KeyPair, verify
 from chain.types.operations import Delivery, Hold, SignedOperation
 
-PROTOCOL = "/wwwserve/offer/1"
+PROTOCOL = "/wwwserve/offer/2"
 CHUNK_BYTES = 64 * 1024
 """Most body bytes in one frame."""
 MAX_FRAME_BYTES = CHUNK_BYTES + 4 * 1024
@@ -90,11 +90,15 @@ class KeepAlive(Record):
 
 @dataclass(frozen=True, slots=True)
 class ResponseHead(Record):
-    """Status and content type of the answer."""
+    """Status and content type of the answer, and the salt of its digest.
+
+    With the salt first, the originator computes the digest as the answer comes, and need not keep it.
+    """
 
     TAG = 6
     status: Annotated[int, Bounds(200, 599)]
     content_type: Annotated[str, Bounds(0, 128)]
+    salt: Salt
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +111,9 @@ class ResponseChunk(Record):
 
 @dataclass(frozen=True, slots=True)
 class Completed(Record):
-    """The answer is complete: what was delivered, under the executor's signature, and the salt of its digest."""
+    """The answer is complete: what was delivered, under the executor's signature."""
 
     TAG = 8
-    salt: Salt
     delivery: Delivery
     signature: Signature
 

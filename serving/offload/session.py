@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import structlog
 import trio
 
-from chain.crypto import format_address, hash_bytes
+from chain.crypto import format_address
 from chain.exceptions import CodecError, InvalidOperation
 from chain.types.operations import Delivery, SignedOperation, Usage, compute_digest
 from p2p.network import NetworkError, is_network_error
@@ -89,6 +89,8 @@ class OffloadSession:
         self._terms = job.offer.hold
         self._hold: SignedOperation | None = None
         self._inspector = AnswerInspector(stream=False)
+        self._salt = context.make_salt()
+        """Of the answer's digest."""
         self._answered = bytearray()
         """The answer so far, for an originator that may resume it."""
         self._sent = trio.Event()
@@ -167,7 +169,7 @@ class OffloadSession:
             reason = _describe(error)
             if reason is None:  # cancelled: what was delivered is owed
                 if delivery is None and self._inspector.completion_tokens:
-                    delivery = self._make_delivery(FINISH_CANCELLED, self._make_salt())
+                    delivery = self._make_delivery(FINISH_CANCELLED)
                 self._settle(delivery, None)
                 raise
             self._settle(delivery, None)
@@ -286,7 +288,7 @@ class OffloadSession:
                     raise BackendError(f"the backend answered {answer.status}")
                 self._inspector = AnswerInspector(answer.is_stream)
                 await self._payment_received.wait()
-                await self._send(self._exchange, ResponseHead(answer.status, answer.content_type[:128]))
+                await self._send(self._exchange, ResponseHead(answer.status, answer.content_type[:128], self._salt))
                 async with coalesce(answer.body, self._settings.coalescing, CHUNK_BYTES) as pieces:
                     async for piece in pieces:
                         await self._send_chunk(self._inspector.feed(piece))
@@ -294,22 +296,18 @@ class OffloadSession:
             await self._payment_received.wait()  # a hold must be known to be refunded
             raise BackendError(str(error)) from error
         await self._send_chunk(self._inspector.finish())
-        salt = self._make_salt()
         if answer.status != 200:
-            delivery = make_refund(job.hold_id, compute_digest(salt, bytes(self._answered)))
+            delivery = make_refund(job.hold_id, compute_digest(self._salt, bytes(self._answered)))
         elif not self._inspector.is_complete:
             raise BackendError(self._inspector.error or "the backend broke off")
         else:
-            delivery = self._make_delivery(self._inspector.finish_reason or "stop", salt)
-        return Completed(salt, delivery, sign_delivery(context.key, context.chain_id, delivery))
+            delivery = self._make_delivery(self._inspector.finish_reason or "stop")
+        return Completed(delivery, sign_delivery(context.key, context.chain_id, delivery))
 
-    def _make_salt(self) -> bytes:
-        return hash_bytes("salt", self._context.runtime.random.randbytes(32))[:16]
-
-    def _make_delivery(self, finish_reason: str, salt: bytes) -> Delivery:
+    def _make_delivery(self, finish_reason: str) -> Delivery:
         usage = Usage(len(self._job.body), self._inspector.completion_tokens)
         price = self._context.engine.genesis.parameters.get_price(self._terms.model).compute(usage)
-        digest = compute_digest(salt, bytes(self._answered))
+        digest = compute_digest(self._salt, bytes(self._answered))
         return Delivery(self._job.hold_id, min(price, self._terms.amount), digest, usage, finish_reason)
 
     async def _send_chunk(self, chunk: bytes) -> None:

@@ -86,7 +86,7 @@ class Deal:
 
     async def send_answer(self, answer: bytes | None = None) -> None:
         kind = "text/event-stream" if json.loads(self.body).get("stream") else "application/json"
-        await self.send(ResponseHead(200, kind), ResponseChunk(self.answer if answer is None else answer))
+        await self.send(ResponseHead(200, kind, SALT), ResponseChunk(self.answer if answer is None else answer))
 
     def make_delivery(self, answer: bytes | None = None, tokens: int = 6) -> Delivery:
         usage = Usage(len(self.body), tokens)
@@ -95,7 +95,7 @@ class Deal:
         return Delivery(self.hold_id, min(price, self.offer.hold.amount), digest, usage, "stop")
 
     def make_completed(self, delivery: Delivery, key: KeyPair | None = None) -> Completed:
-        return Completed(SALT, delivery, sign_delivery(key or self.liar.key, self.world.genesis.chain_id, delivery))
+        return Completed(delivery, sign_delivery(key or self.liar.key, self.world.genesis.chain_id, delivery))
 
 
 Lie = Callable[[Deal], Awaitable[None]]
@@ -249,7 +249,9 @@ async def ends_at_once(deal: Deal) -> None:
 
 
 async def claims_an_empty_answer(deal: Deal) -> None:
-    await deal.send(ResponseHead(200, "text/event-stream"), deal.make_completed(deal.make_delivery(b"", tokens=0)))
+    await deal.send(
+        ResponseHead(200, "text/event-stream", SALT), deal.make_completed(deal.make_delivery(b"", tokens=0))
+    )
 
 
 async def claims_without_a_head(deal: Deal) -> None:
@@ -262,28 +264,30 @@ async def declines_after_all(deal: Deal) -> None:
 
 async def redirects(deal: Deal) -> None:
     refund = replace(deal.make_delivery(), amount=0)
-    await deal.send(ResponseHead(302, "application/json"), ResponseChunk(b"{}"), deal.make_completed(refund))
+    await deal.send(ResponseHead(302, "application/json", SALT), ResponseChunk(b"{}"), deal.make_completed(refund))
 
 
 async def answers_an_error_of_its_own(deal: Deal) -> None:
     refund = replace(deal.make_delivery(), amount=0)
-    await deal.send(ResponseHead(500, "application/json"), ResponseChunk(b"{}"), deal.make_completed(refund))
+    await deal.send(ResponseHead(500, "application/json", SALT), ResponseChunk(b"{}"), deal.make_completed(refund))
 
 
 async def injects_a_header(deal: Deal) -> None:
-    await deal.send(ResponseHead(200, "text/event-stream\r\nset-cookie: a=b"), ResponseChunk(deal.answer))
+    await deal.send(ResponseHead(200, "text/event-stream\r\nset-cookie: a=b", SALT), ResponseChunk(deal.answer))
     await deal.send(deal.make_completed(deal.make_delivery()))
 
 
 async def serves_a_page(deal: Deal) -> None:
     await deal.send(
-        ResponseHead(200, "text/html"), ResponseChunk(deal.answer), deal.make_completed(deal.make_delivery())
+        ResponseHead(200, "text/html", SALT), ResponseChunk(deal.answer), deal.make_completed(deal.make_delivery())
     )
 
 
 async def asks_pay_for_an_error(deal: Deal) -> None:
     await deal.send(
-        ResponseHead(400, "application/json"), ResponseChunk(b"{}"), deal.make_completed(deal.make_delivery(b"{}"))
+        ResponseHead(400, "application/json", SALT),
+        ResponseChunk(b"{}"),
+        deal.make_completed(deal.make_delivery(b"{}")),
     )
 
 
@@ -481,7 +485,7 @@ def test_an_endless_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
 
     async def never_ends(deal: Deal) -> None:
         nonlocal sent
-        await deal.send(ResponseHead(200, "text/event-stream"))
+        await deal.send(ResponseHead(200, "text/event-stream", SALT))
         while True:
             await deal.send(ResponseChunk(b"data: {}\n\n" * 1000))
             sent += 10_000

@@ -96,11 +96,12 @@ def test_by_hand_an_honest_payer_is_served() -> None:
         async with world.gateway.streams.open(hold.payee, PROTOCOL) as exchange:
             assert await send_offer(exchange, hold, BODY, SALT) == Accepted(False)
             await exchange.send(encode_message(Payment(sign(world, hold))))
+            head = await receive(exchange)
             answer, final = await read_answer(exchange)
-            assert member.backend is not None
+            assert isinstance(head, ResponseHead) and member.backend is not None
             assert answer == compute_stream(member.backend.name, member.backend.script)
             assert isinstance(final, Completed) and is_signed_delivery(hold.payee, world.genesis.chain_id, final)
-            assert final.delivery.response_digest == compute_digest(final.salt, answer)
+            assert final.delivery.response_digest == compute_digest(head.salt, answer)
             receipt = sign_receipt(world.members[0].key, world.genesis.chain_id, final.delivery)
             await exchange.send(encode_message(Receipt(receipt)), end=True)
         await world.settle()

@@ -531,12 +531,12 @@ def test_an_offer() -> None:
     opening, *frames = load("wire")["offers"]
     messages = [decode("Envelope", bytes.fromhex(case["frame"]), 69_632)["message"] for case in frames]
     assert [show(message) for message in messages] == [strip(case["value"]) for case in frames]
-    offer, payment, part, final, receipt = (messages[index] for index in (0, 3, 6, 7, 9))
+    offer, payment, head, chunk, completed, receipt = (messages[index] for index in (0, 3, 5, 6, 7, 9))
     assert offer["hold"]["request_digest"] == h("body", offer["salt"], bytes.fromhex(opening["body"]))
     assert payment["hold"]["operation"] == offer["hold"]
-    assert final["delivery"]["response_digest"] == h("body", final["salt"], part["data"])
-    delivery = encode(msgpack.unpackb(bytes.fromhex(frames[7]["frame"]), raw=False)[0][2])
+    assert completed["delivery"]["response_digest"] == h("body", head["salt"], chunk["data"])
+    delivery = encode(msgpack.unpackb(bytes.fromhex(frames[7]["frame"]), raw=False)[0][1])
     chain_id, payer = bytes.fromhex(opening["chain_id"]), payment["hold"]["signer"]
-    assert final["delivery"]["hold"] == h("hold", payer, u64(offer["hold"]["seq"]), u64(offer["hold"]["attempt"]))
-    assert holds(offer["hold"]["payee"], "delivery", chain_id, delivery, final["signature"])
+    assert completed["delivery"]["hold"] == h("hold", payer, u64(offer["hold"]["seq"]), u64(offer["hold"]["attempt"]))
+    assert holds(offer["hold"]["payee"], "delivery", chain_id, delivery, completed["signature"])
     assert holds(payer, "receipt", chain_id, delivery, receipt["signature"])

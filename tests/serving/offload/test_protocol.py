@@ -50,9 +50,9 @@ MESSAGES: list[Message] = [
     Declined("busy", 1000),
     Payment(sign_operation(KEY, CHAIN, HOLD)),
     KeepAlive(False),
-    ResponseHead(200, "application/json"),
+    ResponseHead(200, "application/json", bytes(16)),
     ResponseChunk(b"x" * CHUNK_BYTES),
-    Completed(bytes(16), DELIVERY, bytes(64)),
+    Completed(DELIVERY, bytes(64)),
     Failed("no"),
     Receipt(bytes(64)),
 ]
@@ -69,18 +69,18 @@ def test_a_message_survives_the_wire(message: Message) -> None:
     [
         ResponseChunk(b""),
         ResponseChunk(b"x" * (CHUNK_BYTES + 1)),
-        ResponseHead(199, ""),
-        ResponseHead(600, ""),
-        ResponseHead(200, "x" * 129),
+        ResponseHead(199, "", bytes(16)),
+        ResponseHead(600, "", bytes(16)),
+        ResponseHead(200, "x" * 129, bytes(16)),
         Offer("", 3, bytes(16), HOLD),
         Offer("/", 0, bytes(16), HOLD),
         Offer("/", 1 << 23, bytes(16), HOLD),
         Offer("/", 3, bytes(15), HOLD),
         Declined("x" * 257, 0),
         Receipt(bytes(63)),
-        Completed(bytes(16), replace(DELIVERY, finish_reason=""), bytes(64)),
-        Completed(bytes(16), replace(DELIVERY, amount=-1), bytes(64)),
-        Completed(bytes(16), replace(DELIVERY, amount=MAX_INT + 1), bytes(64)),
+        Completed(replace(DELIVERY, finish_reason=""), bytes(64)),
+        Completed(replace(DELIVERY, amount=-1), bytes(64)),
+        Completed(replace(DELIVERY, amount=MAX_INT + 1), bytes(64)),
     ],
     ids=lambda message: str(message)[:40],
 )
@@ -119,7 +119,7 @@ def test_a_cut_reason_fits(text: str) -> None:
 
 
 def test_signatures_are_good_for_their_purpose_chain_and_content_alone() -> None:
-    final = Completed(bytes(16), DELIVERY, sign_delivery(KEY, CHAIN, DELIVERY))
+    final = Completed(DELIVERY, sign_delivery(KEY, CHAIN, DELIVERY))
     assert is_signed_delivery(KEY.public_key, CHAIN, final)
     assert not is_signed_delivery(OTHER.public_key, CHAIN, final)
     assert not is_signed_delivery(KEY.public_key, b"1" * 32, final)
