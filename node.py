@@ -19,7 +19,7 @@ from chain.crypto import KeyPair
 from chain.exceptions import StoreDamaged
 from chain.genesis import Genesis
 from chain.store.kv import Store
-from chain.store.writer import BlockStore
+from chain.store.writer import ChainStore
 from consensus.engine import Engine, Settings
 from consensus.validator_tasks import ValidatorTasks
 from consensus.voting.disk import DataDisk, open_storage
@@ -81,7 +81,7 @@ class Node:
         genesis: Genesis,
         key: KeyPair,
         network: Network,
-        blocks: BlockStore,
+        blocks: ChainStore,
         runtime: Runtime,
         policy: Policy,
         backends: Sequence[tuple[Backend, int]] = (),

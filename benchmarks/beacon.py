@@ -27,7 +27,7 @@ from benchmarks.pictures import Chart, Series
 from benchmarks.report import Figure, Option, Run
 from chain.crypto import hash_bytes
 from chain.genesis import Parameters
-from chain.state.beacon import Beacon, Onion
+from chain.state.beacon import Beacon, HashChain
 from chain.types.validators import ValidatorSet
 
 COMMITTEE, STAKE = 30, 10_000
@@ -66,29 +66,29 @@ class Game:
         return ValidatorSet.of(mine + [(_name(b"honest", number), STAKE) for number in range(COMMITTEE * 2 // 3)])
 
     @cached_property
-    def onions(self) -> dict[bytes, list[bytes]]:
+    def hash_chains(self) -> dict[bytes, list[bytes]]:
         """The reveals of each key of the adversary, in order."""
-        onions = {}
+        hash_chains = {}
         for number in range(self.keys):
             key = _name(b"adversary", number)
-            onion = Onion(hash_bytes("onion secret", key), HEIGHTS)
-            reveals, tip = [], onion.tip
-            while (reveal := onion.find_reveal(tip)) is not None:
+            hash_chain = HashChain(hash_bytes("onion secret", key), HEIGHTS)
+            reveals, commitment = [], hash_chain.commitment
+            while (reveal := hash_chain.find_reveal(commitment)) is not None:
                 reveals.append(reveal)
-                tip = reveal
-            onions[key] = reveals
-        return onions
+                commitment = reveal
+            hash_chains[key] = reveals
+        return hash_chains
 
     @cached_property
     def share(self) -> float:
         """Of the stake."""
-        return self.committee.get_stake(self.onions) / self.committee.total_stake
+        return self.committee.get_stake(self.hash_chains) / self.committee.total_stake
 
     def measure(self, beacon: Beacon) -> float:
         """The adversary's share of the draws that start from this end of the epoch."""
         source = beacon.end_epoch().previous
         drawn = (self.committee.compute_leader(source, view) for view in range(1, self.draws + 1))
-        return sum(key in self.onions for key in drawn) / self.draws
+        return sum(key in self.hash_chains for key in drawn) / self.draws
 
     def value(self, outcome: Outcome) -> float:
         """A share, less what the views left out cost."""
@@ -134,7 +134,7 @@ class Epoch:
     def _count_run(self, at: int) -> int:
         """How many views the adversary leads in a row."""
         run = 0
-        while run < MAX_RUN and self._leaders[at + run] in self._game.onions:
+        while run < MAX_RUN and self._leaders[at + run] in self._game.hash_chains:
             run += 1
         return run
 
@@ -170,13 +170,13 @@ class Epoch:
     def play(self, is_honest: bool = False) -> Outcome:
         """Go through the last heights; an honest adversary never withholds."""
         beacon, at, heights, missed = self._beacon, 0, HEIGHTS, 0
-        used = dict.fromkeys(self._game.onions, 0)
+        used = dict.fromkeys(self._game.hash_chains, 0)
         while heights:
             run = 0 if is_honest else self._count_run(at)
             leader = self._leaders[at]
             if not run:
                 if leader in used:
-                    reveal = self._game.onions[leader][used[leader]]
+                    reveal = self._game.hash_chains[leader][used[leader]]
                     used[leader] += 1
                 else:
                     reveal = hash_bytes("reveal", beacon.previous, at.to_bytes(8, "big"))
@@ -200,7 +200,7 @@ class Epoch:
         """The beacon after blocks of these keys of the adversary."""
         now = dict(used)
         for key in order:
-            beacon = beacon.absorb(self._game.onions[key][now[key]])
+            beacon = beacon.absorb(self._game.hash_chains[key][now[key]])
             now[key] += 1
         return beacon
 

@@ -19,7 +19,7 @@ import trio
 
 from benchmarks.pictures import Chart, make_cumulative
 from benchmarks.report import Figure, Option, Run, get_percentile
-from chain.audit.audit import StoreSource, verify_chain
+from chain.audit.audit import StoreSource, audit_chain
 from chain.crypto import KeyPair
 from chain.genesis import Genesis, Parameters
 from chain.store.kv import LevelStore
@@ -181,7 +181,7 @@ def _measure_audit(directory: Path) -> float:
     store = LevelStore(directory, create=False)
     try:
         started = time.perf_counter()
-        report = verify_chain(StoreSource(store), threads=1)
+        report = audit_chain(StoreSource(store), threads=1)
         elapsed = time.perf_counter() - started
     finally:
         store.close()

@@ -24,7 +24,7 @@ from chain.crypto import KeyPair, format_address
 from chain.genesis import CREDIT, Parameters, make_genesis, make_validator
 from chain.state.state import compute_supply
 from chain.store.kv import MemoryStore
-from chain.store.writer import BlockStore
+from chain.store.writer import ChainStore
 from consensus.engine import Settings
 from consensus.voting.journal import Journal, MemoryFile
 from consensus.voting.vote_store import VoteStore
@@ -90,7 +90,7 @@ class Simulation:
             runtime = SimulatedRuntime(f"{seed}/{number}")
             network = SimulatedNetwork(self.hub, key.public_key)
             store = MemoryStore()
-            blocks = BlockStore(store, genesis)
+            blocks = ChainStore(store, genesis)
             vote_store = VoteStore(
                 key, Journal(MemoryFile(), genesis.chain_id, key.public_key), VoteSupportStore(store)
             )

@@ -18,11 +18,11 @@ from statistics import median
 from benchmarks.pictures import Chart, Series
 from benchmarks.report import Figure, Option, Run
 from chain import crypto
-from chain.audit.audit import Report, verify_chain
+from chain.audit.audit import Report, audit_chain
 from chain.audit.export import ExportSource, ExportWriter
 from chain.crypto import KeyPair
 from chain.genesis import CREDIT, Genesis, GenesisAccount, Parameters, make_genesis, make_validator
-from chain.state.beacon import make_onion
+from chain.state.beacon import make_hash_chain
 from chain.transition.block import build_block
 from chain.transition.epochs import Epoch, get_next_epoch
 from chain.types.blocks import Block, Header
@@ -59,9 +59,9 @@ class ChainMaker:
             epoch = get_next_epoch(genesis, state)
             view = 1 if epoch.number != header.epoch or height == 1 else header.view + 1
             leader = by_key[epoch.compute_leader(view)]
-            duty = state.duty(leader.public_key)
-            assert duty is not None
-            onion = make_onion(leader, genesis.beacon, 0, genesis.parameters.epoch_heights)
+            validator = state.validator_record(leader.public_key)
+            assert validator is not None
+            hash_chain = make_hash_chain(leader, genesis.beacon, 0, genesis.parameters.epoch_heights)
             block, transition, _ = build_block(
                 genesis,
                 leader,
@@ -70,7 +70,7 @@ class ChainMaker:
                 self._operations(height),
                 view=view,
                 timestamp=header.timestamp + 250,
-                reveal=onion.find_reveal(duty.tip) or b"",
+                reveal=hash_chain.find_reveal(validator.commitment) or b"",
                 parent_certificate=certificate,
                 nullifications=(),
             )
@@ -100,7 +100,9 @@ def measure_signatures(count: int, threads: int) -> float:
     """Signatures that PyNaCl verifies per second, on ``threads`` threads."""
     key = KeyPair(bytes(32))
     message = bytes(120)
-    claim = crypto.Claim(key.public_key, "operation", bytes(32), message, key.sign("operation", bytes(32), message))
+    claim = crypto.SignatureCheck(
+        key.public_key, "operation", bytes(32), message, key.sign("operation", bytes(32), message)
+    )
     batches = [[claim] * BATCH_SIGNATURES for _ in range(count // BATCH_SIGNATURES)]
     with ThreadPoolExecutor(threads) as pool:
         started = time.perf_counter()
@@ -112,7 +114,7 @@ def measure_audit(path: Path, threads: int) -> tuple[Report, float]:
     """Audit an export: what was found, and the seconds that it took."""
     source = ExportSource(path)
     started = time.perf_counter()
-    report = verify_chain(source, threads=threads)
+    report = audit_chain(source, threads=threads)
     elapsed = time.perf_counter() - started
     source.close()
     assert report.ok, report.fault

@@ -23,7 +23,7 @@ import msgpack
 from chain.exceptions import CodecError
 
 MAX_INT = 2**63 - 1
-MAX_RECORD = 1 << 20
+MAX_RECORD_BYTES = 1 << 20
 """Largest encoding accepted, in bytes, unless the caller allows more."""
 
 
@@ -67,7 +67,7 @@ class Record:
         return pack(_record_codec(type(self))[0](self))
 
     @classmethod
-    def decode(cls, raw: bytes, max_size: int = MAX_RECORD) -> Self:
+    def decode(cls, raw: bytes, max_size: int = MAX_RECORD_BYTES) -> Self:
         """The record whose canonical bytes are ``raw``.
 
         Raises:
@@ -87,7 +87,7 @@ def pack(wire: Any) -> bytes:
     return packed
 
 
-def unpack(raw: bytes, max_size: int = MAX_RECORD) -> Any:
+def unpack(raw: bytes, max_size: int = MAX_RECORD_BYTES) -> Any:
     """Decode ``raw`` to nested lists and require that it is the canonical encoding of them.
 
     Raises:

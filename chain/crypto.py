@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import base58
-from nacl import bindings
+from nacl import bindings, pwhash
 from nacl.exceptions import BadSignatureError
-from nacl.pwhash import argon2id
 
 from chain.exceptions import KeyFormatError
 
@@ -36,9 +35,9 @@ def start_hash(domain: str, *parts: bytes) -> hashlib.blake2b:
     return hasher
 
 
-def hash_slowly(message: bytes, salt: bytes, memory: int, passes: int) -> bytes:
-    """Argon2id (RFC 9106) of ``message``: 32 bytes that cost ``memory`` bytes and so many passes over them."""
-    return argon2id.kdf(32, message, salt, opslimit=passes, memlimit=memory)
+def argon2id(message: bytes, salt: bytes, memory: int, passes: int) -> bytes:
+    """Argon2id (RFC 9106) of ``message``: a 32-byte hash that costs ``memory`` bytes and ``passes`` over them."""
+    return pwhash.argon2id.kdf(32, message, salt, opslimit=passes, memlimit=memory)
 
 
 def signed_bytes(domain: str, chain_id: bytes, message: bytes) -> bytes:
@@ -65,7 +64,7 @@ def verify(public_key: bytes, domain: str, chain_id: bytes, message: bytes, sign
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class SignatureCheck:
     """One signature to check; many of them go to a worker thread together (libsodium runs without the GIL)."""
 
     public_key: bytes
@@ -75,9 +74,9 @@ class Claim:
     signature: bytes
 
 
-def verify_all(claims: Iterable[Claim]) -> bool:
+def verify_all(checks: Iterable[SignatureCheck]) -> bool:
     """Whether every claim holds."""
-    return all(verify(c.public_key, c.domain, c.chain_id, c.message, c.signature) for c in claims)
+    return all(verify(c.public_key, c.domain, c.chain_id, c.message, c.signature) for c in checks)
 
 
 class KeyPair:

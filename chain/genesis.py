@@ -17,23 +17,23 @@ from typing import Annotated, Any
 from chain import crypto
 from chain.codec import Amount, Bounds, Hash, ModelName, Natural, PublicKey, Record
 from chain.exceptions import CodecError, GenesisError, KeyFormatError
-from chain.merkle.tree import History
-from chain.state.beacon import NO_TIP, Beacon, make_onion
+from chain.merkle.tree import MountainRange
+from chain.state.beacon import NO_COMMITMENT, Beacon, make_hash_chain
 from chain.state.lottery import ServingEntry, ServingTable
 from chain.state.state import (
     BEACON_KEY,
     HISTORY_KEY,
+    PARTICIPATION_KEY,
     TOTALS_KEY,
-    TURNOUT_KEY,
     Account,
-    Duty,
+    Participation,
     State,
     Totals,
-    Turnout,
+    ValidatorRecord,
     account_key,
     committee_key,
-    duty_key,
     table_key,
+    validator_key,
 )
 from chain.types.blocks import NO_REVEAL, VERSION, Body, Header
 from chain.types.operations import MAX_MODELS, Usage
@@ -46,7 +46,7 @@ CREDIT = 1_000_000
 MAX_SERVERS = 4096
 """Accounts in the executor lottery of an epoch: the table is one entry of the state, and must stay readable."""
 
-MAX_GENESIS = 8 << 20
+MAX_GENESIS_BYTES = 8 << 20
 """Bytes of an encoded genesis: thousands of accounts with models, and no more than what loads in a moment."""
 
 MAX_RESTARTS = 64
@@ -120,7 +120,8 @@ class Parameters(Record):
 
 @dataclass(frozen=True, slots=True)
 class GenesisAccount(Record):
-    """Credits of an account at the beginning. A validator, which votes with the weight of its bond, has a ``tip``.
+    """Credits of an account at the beginning. A validator, which votes with the weight of its bond, has a
+    ``commitment``.
 
     That is the tip of its hash onion number 0 (:func:`make_validator`); it is None for everybody else.
     """
@@ -129,7 +130,7 @@ class GenesisAccount(Record):
     available: Amount
     bonded: Amount
     models: Annotated[tuple[ModelName, ...], Bounds(0, MAX_MODELS)]
-    tip: Hash | None
+    commitment: Hash | None
 
 
 @dataclass(frozen=True)
@@ -156,8 +157,8 @@ class Genesis(Record):
                 too many, one with too small a bond, a committee that nobody can join, or too much credit.
         """
         size = len(self.encode())
-        if size > MAX_GENESIS:
-            raise GenesisError(f"the genesis has {size} bytes, more than {MAX_GENESIS}")
+        if size > MAX_GENESIS_BYTES:
+            raise GenesisError(f"the genesis has {size} bytes, more than {MAX_GENESIS_BYTES}")
         keys = [account.public_key for account in self.accounts]
         if len(set(keys)) != len(keys):
             raise GenesisError("an account is listed twice")
@@ -169,13 +170,13 @@ class Genesis(Record):
         priced = [entry.model for entry in self.parameters.model_prices]
         if len(set(priced)) != len(priced):
             raise GenesisError("model_prices: a model is listed twice")
-        validators = [account for account in self.accounts if account.tip is not None]
+        validators = [account for account in self.accounts if account.commitment is not None]
         if not validators:
             raise GenesisError("no account is a validator")
         least = self.parameters.min_validator_bond
         for account in validators:
             name = crypto.format_address(account.public_key)
-            if account.tip == NO_TIP:
+            if account.commitment == NO_COMMITMENT:
                 raise GenesisError(f"the tip of validator {name} is that of no hash onion")
             if account.bonded < least:
                 raise GenesisError(f"validator {name} bonds {account.bonded}, less than min_validator_bond {least}")
@@ -203,7 +204,7 @@ class Genesis(Record):
     @cached_property
     def validators(self) -> ValidatorSet:
         """The committee of the first epochs."""
-        return ValidatorSet.of((a.public_key, a.bonded) for a in self.accounts if a.tip is not None)
+        return ValidatorSet.of((a.public_key, a.bonded) for a in self.accounts if a.commitment is not None)
 
     @cached_property
     def state(self) -> State:
@@ -216,18 +217,18 @@ class Genesis(Record):
             if account.available or account.bonded or account.models
         }
         entries |= {
-            duty_key(account.public_key): Duty(is_enrolled=True, tip=account.tip)
+            validator_key(account.public_key): ValidatorRecord(is_enrolled=True, commitment=account.commitment)
             for account in self.accounts
-            if account.tip is not None
+            if account.commitment is not None
         }
         table = compute_serving_table(State().update(entries), self.parameters, self.beacon)
         return State().update(
             {
                 **entries,
                 TOTALS_KEY: Totals(0, self.supply),
-                HISTORY_KEY: History(0, ()),
+                HISTORY_KEY: MountainRange(0, ()),
                 BEACON_KEY: Beacon(0, self.beacon, self.beacon, bytes(32)),
-                TURNOUT_KEY: Turnout(0, (), ()),
+                PARTICIPATION_KEY: Participation(0, (), ()),
                 committee_key(0): self.validators,
                 committee_key(1): self.validators,
                 table_key(0): table,
@@ -250,7 +251,7 @@ class Genesis(Record):
             proposer=bytes(32),
             body_root=Body((), None, (), ()).compute_root(),
             state_root=self.state.root,
-            history_root=History(0, ()).root,
+            history_root=MountainRange(0, ()).root,
             validators_hash=self.validators.hash,
             next_validators_hash=self.validators.hash,
             beacon_reveal=NO_REVEAL,
@@ -289,8 +290,8 @@ def make_validator(
     models: tuple[str, ...] = (),
 ) -> GenesisAccount:
     """The account of a validator in the genesis with this beacon and these parameters."""
-    tip = make_onion(key, beacon, 0, parameters.epoch_heights).tip
-    return GenesisAccount(key.public_key, available, bonded, models, tip)
+    commitment = make_hash_chain(key, beacon, 0, parameters.epoch_heights).commitment
+    return GenesisAccount(key.public_key, available, bonded, models, commitment)
 
 
 def make_genesis(
@@ -320,7 +321,7 @@ def load_genesis(path: Path) -> Genesis:
         raise GenesisError(f"{path} is not JSON: {error}") from error
     try:
         genesis = _from_json(content)
-        Genesis.decode(genesis.encode(), MAX_GENESIS)  # applies the types and bounds of every field
+        Genesis.decode(genesis.encode(), MAX_GENESIS_BYTES)  # applies the types and bounds of every field
         genesis.check()
     except (CodecError, KeyFormatError, GenesisError) as error:
         raise GenesisError(f"{path}: {error}") from error
@@ -371,8 +372,8 @@ def _from_json(content: Any) -> Genesis:
             item = {**item, "public_key": crypto.parse_address(item["address"])}
             del item["address"]
         entry = _fields(GenesisAccount, item, "accounts")
-        if entry["tip"] is not None:
-            entry["tip"] = _parse_hash(entry["tip"], "accounts: tip")
+        if entry["commitment"] is not None:
+            entry["commitment"] = _parse_hash(entry["commitment"], "accounts: tip")
         accounts.append(GenesisAccount(**{**entry, "models": tuple(_list(entry["models"], "models"))}))
     return Genesis(
         **{

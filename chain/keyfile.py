@@ -27,11 +27,11 @@ from chain.exceptions import LedgerError
 from chain.files import SECRET_MODE, write_atomically
 
 TITLE = "wwwserve key 1"
-MAX_FILE = 4096
+MAX_FILE_BYTES = 4096
 """Largest key file that is read, in bytes."""
-OPERATIONS, MEMORY = argon2id.OPSLIMIT_MODERATE, argon2id.MEMLIMIT_MODERATE
+KDF_PASSES, KDF_MEMORY_BYTES = argon2id.OPSLIMIT_MODERATE, argon2id.MEMLIMIT_MODERATE
 """What opening a file costs (3 passes over 256 MiB, under a second), and whoever guesses the passphrase, per guess."""
-MAX_OPERATIONS, MAX_MEMORY = argon2id.OPSLIMIT_SENSITIVE, argon2id.MEMLIMIT_SENSITIVE
+MAX_KDF_PASSES, MAX_KDF_MEMORY_BYTES = argon2id.OPSLIMIT_SENSITIVE, argon2id.MEMLIMIT_SENSITIVE
 
 
 class IdentityError(LedgerError):
@@ -57,9 +57,9 @@ def create_identity(path: Path, passphrase: str | None = None, seed: bytes | Non
         lines.append(f"seed: {key.seed.hex()}")
     else:
         salt = secrets.token_bytes(argon2id.SALTBYTES)
-        box = _box(passphrase, salt, OPERATIONS, MEMORY)
+        box = _box(passphrase, salt, KDF_PASSES, KDF_MEMORY_BYTES)
         sealed = bytes(box.encrypt(key.seed))
-        lines += [f"salt: {salt.hex()}", f"limits: {OPERATIONS} {MEMORY}", f"sealed: {sealed.hex()}"]
+        lines += [f"salt: {salt.hex()}", f"limits: {KDF_PASSES} {KDF_MEMORY_BYTES}", f"sealed: {sealed.hex()}"]
     try:
         write_atomically(path, "\n".join([*lines, ""]).encode(), mode=SECRET_MODE, replace=False)
     except FileExistsError:
@@ -83,7 +83,7 @@ def load_identity(path: Path, passphrase: str | None = None) -> KeyPair:
             if passphrase is None:
                 raise PassphraseNeeded(f"{path} is protected: its passphrase is needed")
             operations, memory = (int(limit) for limit in fields["limits"].split())
-            if operations > MAX_OPERATIONS or memory > MAX_MEMORY or memory % 1024:
+            if operations > MAX_KDF_PASSES or memory > MAX_KDF_MEMORY_BYTES or memory % 1024:
                 raise ValueError("the limits are out of bounds")
             box = _box(passphrase, bytes.fromhex(fields["salt"]), operations, memory)
             sealed = bytes.fromhex(fields["sealed"])
@@ -119,12 +119,12 @@ def _read_private(path: Path) -> bytes:
                     f"{path} is a secret, but others may access it (mode {stat.S_IMODE(status.st_mode):04o}): "
                     f"run chmod 600 {path}"
                 )
-            content = file.read(MAX_FILE + 1)
+            content = file.read(MAX_FILE_BYTES + 1)
     except FileNotFoundError:
         raise IdentityError(f"there is no key file {path}") from None
     except OSError as error:
         raise IdentityError(f"{path} cannot be read: {error.strerror}") from error
-    if len(content) > MAX_FILE:
+    if len(content) > MAX_FILE_BYTES:
         raise IdentityError(f"{path} is too large to be a key file")
     return content
 

@@ -22,15 +22,15 @@ import trio
 from chain import crypto
 from chain.exceptions import LedgerError
 from chain.genesis import Genesis
-from chain.light.client import EpochEnd
-from chain.state.beacon import make_onion
+from chain.light.client import LightClientUpdate
+from chain.state.beacon import make_hash_chain
 from chain.state.state import State
-from chain.store.writer import BlockStore
+from chain.store.writer import ChainStore
 from chain.transition.block import build_block
 from chain.transition.epochs import Epoch, get_next_epoch
 from chain.transition.restart import is_restart
 from chain.transition.validators import get_recent_blocks, is_late_vote
-from chain.types.blocks import MAX_BLOCK, Block, Header
+from chain.types.blocks import MAX_BLOCK_BYTES, Block, Header
 from chain.types.validators import ValidatorSet
 from chain.types.votes import Certificate, Vote
 from consensus.block_tree import BlockTree, ExecutedBlock
@@ -104,7 +104,7 @@ class Driver:
         self,
         genesis: Genesis,
         vote_store: VoteStore | None,
-        store: BlockStore,
+        store: ChainStore,
         mempool: Mempool,
         committee: CommitteeStreams,
         runtime: Runtime,
@@ -172,7 +172,7 @@ class Driver:
         Raises:
             InvalidCertificate: it is malformed, or not of a quorum.
         """
-        certificate.claims(self._genesis.chain_id, validators)
+        certificate.signature_checks(self._genesis.chain_id, validators)
         return any(map(self._detector.is_new, certificate.votes(validators)))
 
     def get_wakeup(self) -> float:
@@ -237,7 +237,7 @@ class Driver:
             if instance is not None and instance.epoch == certificate.epoch:
                 await self._run(instance, instance.on_message(certificate))
 
-    async def on_snapshot(self, ends: Sequence[EpochEnd], state: State) -> None:
+    async def on_snapshot(self, ends: Sequence[LightClientUpdate], state: State) -> None:
         """A verified state far ahead, staged in the store, and the epoch ends that lead to it: go on from there."""
         header, vote_store = ends[-1].header, self._vote_store
         if header.height <= self._tree.header.height:
@@ -428,7 +428,7 @@ class Driver:
         recent = get_recent_blocks(parent[1], self._epoch, parent[0], build.parent_certificate)
         votes = self.simplex.get_notarize_votes((block.view, block.block_id) for block in recent)
         late = [vote for vote in votes if any(is_late_vote(self._epoch, block, vote) for block in recent)]
-        operations = self._mempool.draw(MAX_BLOCK, self._tree.get_operations(build.parent_id))
+        operations = self._mempool.draw(MAX_BLOCK_BYTES, self._tree.get_operations(build.parent_id))
         block, transition, rejected = await self._runtime.run_sync(
             partial(
                 build_block,
@@ -457,12 +457,14 @@ class Driver:
 
     def _find_reveal(self, state: State) -> bytes | None:
         """What this validator reveals in a block on ``state``."""
-        duty = state.duty(self._me)
-        if duty is None or self._vote_store is None:
+        validator = state.validator_record(self._me)
+        if validator is None or self._vote_store is None:
             return None
         genesis = self._genesis
-        onion = make_onion(self._vote_store.key, genesis.beacon, duty.onion, genesis.parameters.epoch_heights)
-        return onion.find_reveal(duty.tip)
+        hash_chain = make_hash_chain(
+            self._vote_store.key, genesis.beacon, validator.hash_chain, genesis.parameters.epoch_heights
+        )
+        return hash_chain.find_reveal(validator.commitment)
 
     # Finality.
 

@@ -17,16 +17,16 @@ import structlog
 import trio
 
 from chain import crypto
-from chain.codec import MAX_RECORD
+from chain.codec import MAX_RECORD_BYTES
 from chain.crypto import verify_all
 from chain.exceptions import CannotPay, CodecError, InvalidOperation, InvalidSignature, LedgerError
 from chain.genesis import Genesis
-from chain.light.client import Checkpoint, EpochEnd
+from chain.light.client import Checkpoint, LightClientUpdate
 from chain.state.state import State
-from chain.store.writer import BlockStore
+from chain.store.writer import ChainStore
 from chain.transition.operations import compute_fee
-from chain.transition.registration import is_worked_for
-from chain.types.blocks import MAX_BLOCK, Block, Header
+from chain.transition.registration import has_valid_proof_of_work
+from chain.types.blocks import MAX_BLOCK_BYTES, Block, Header
 from chain.types.operations import NoncedOperation, SignedOperation, sign_operation
 from chain.types.votes import Certificate, Vote, VoteKind
 from consensus.block_tree import ExecutedBlock
@@ -118,7 +118,7 @@ class Engine:
         network: Network,
         streams: Streams,
         runtime: Runtime,
-        store: BlockStore,
+        store: ChainStore,
         settings: Settings | None = None,
     ) -> None:
         self.genesis = genesis
@@ -192,9 +192,11 @@ class Engine:
         try:
             self._mempool.check(operation)
             if not self._mempool.is_verified(operation):
-                if not await self._runtime.run_sync(verify_all, [operation.claim(self.genesis.chain_id)]):
+                if not await self._runtime.run_sync(verify_all, [operation.signature_check(self.genesis.chain_id)]):
                     raise InvalidSignature(f"not signed by {crypto.format_address(operation.signer)}")
-                await self._runtime.run_sync(is_worked_for, self.genesis, self.state, operation)  # slow the first time
+                await self._runtime.run_sync(
+                    has_valid_proof_of_work, self.genesis, self.state, operation
+                )  # slow the first time
             self._mempool.add(operation, trio.current_time())
         except AlreadyKnown:
             return
@@ -358,7 +360,7 @@ class Engine:
         :mod:`consensus.voting.lockout`."""
         pending, complaint = b"", ""
         while vote_store.lockout.is_locked:
-            if self.state.duty(self._me) is not None and pending not in self._mempool:
+            if self.state.validator_record(self._me) is not None and pending not in self._mempool:
                 operation = vote_store.lockout.make_unlock_operation(self.state.account(self._me).nonce)
                 signed = sign_operation(vote_store.key, self.genesis.chain_id, operation)
                 try:
@@ -441,7 +443,7 @@ class Engine:
     async def _on_block_range(self, executed: list[ExecutedBlock], certificate: Certificate) -> None:
         await self._post_and_wait(self._driver.on_block_range, executed, certificate)
 
-    async def _on_snapshot(self, ends: Sequence[EpochEnd], state: State) -> None:
+    async def _on_snapshot(self, ends: Sequence[LightClientUpdate], state: State) -> None:
         await self._post_and_wait(self._driver.on_snapshot, ends, state)
         self.last_final_at = trio.current_time()
 
@@ -524,9 +526,9 @@ class Engine:
         await self._ingress.take(message.sender, message.neighbour, message.payload)
 
     async def _on_blocks(self, message: GossipMessage) -> None:
-        for item in Batch.decode(message.payload, MAX_RECORD).items:
+        for item in Batch.decode(message.payload, MAX_RECORD_BYTES).items:
             block_id, raw = item[:32], item[32:]
-            if len(raw) > MAX_BLOCK or self._driver.find_block(block_id) is not None:
+            if len(raw) > MAX_BLOCK_BYTES or self._driver.find_block(block_id) is not None:
                 continue
             if self._store.height_of_block(block_id) is None:
                 block = Block.decode(raw)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from chain import crypto
 from chain.genesis import Genesis
 from chain.state.state import State
-from chain.transition.block import Transition, apply_block, check_claims, check_header, get_claims
+from chain.transition.block import Transition, apply_block, check_header, get_signature_checks, verify_signatures
 from chain.transition.restart import get_block_epoch
 from chain.types.blocks import Block, Header
 
@@ -23,12 +23,12 @@ class SignatureCache:
 
     def __init__(self, capacity: int = MAX_SIGNATURES) -> None:
         self._capacity = capacity
-        self._verified: dict[crypto.Claim, None] = {}
+        self._verified: dict[crypto.SignatureCheck, None] = {}
 
-    def __contains__(self, claim: crypto.Claim) -> bool:
+    def __contains__(self, claim: crypto.SignatureCheck) -> bool:
         return claim in self._verified
 
-    def verify(self, claims: Iterable[crypto.Claim]) -> bool:
+    def verify(self, claims: Iterable[crypto.SignatureCheck]) -> bool:
         """As :func:`chain.crypto.verify_all`."""
         for claim in claims:
             if claim in self._verified:
@@ -47,7 +47,7 @@ def execute_block(
     state: State,
     block: Block,
     verified: frozenset[bytes],
-    is_known: Callable[[crypto.Claim], bool],
+    is_known: Callable[[crypto.SignatureCheck], bool],
 ) -> Transition:
     """:func:`chain.transition.block.state_transition`, without the signatures that were checked before.
 
@@ -58,6 +58,6 @@ def execute_block(
     """
     epoch = get_block_epoch(genesis, state, block.body)
     check_header(genesis, epoch, parent, block.header)
-    claims = get_claims(genesis, epoch, parent, block, lambda operation: operation.id in verified)
-    check_claims((field, claim) for field, claim in claims if not is_known(claim))
+    claims = get_signature_checks(genesis, epoch, parent, block, lambda operation: operation.id in verified)
+    verify_signatures((field, claim) for field, claim in claims if not is_known(claim))
     return apply_block(genesis, parent, state, block)

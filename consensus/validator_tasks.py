@@ -14,7 +14,7 @@ import trio
 from chain import crypto
 from chain.exceptions import InvalidOperation
 from chain.genesis import Genesis
-from chain.state.beacon import make_onion
+from chain.state.beacon import make_hash_chain
 from chain.state.state import StateReader
 from chain.types.operations import Evidence, NoncedOperation, Recommit, SignedOperation, Unjail, sign_operation
 from chain.types.votes import Vote
@@ -40,19 +40,19 @@ Submit = Callable[[Callable[[int], NoncedOperation]], Awaitable[SignedOperation]
 
 def next_duty(genesis: Genesis, state: StateReader, key: crypto.KeyPair) -> Callable[[int], NoncedOperation] | None:
     """What the validator ``key`` should do next, given its nonce; None if all is well."""
-    duty = state.duty(key.public_key)
-    if duty is None or not duty.is_enrolled:
+    validator = state.validator_record(key.public_key)
+    if validator is None or not validator.is_enrolled:
         return None
-    if duty.jailed_until:
-        is_free = state.beacon.epoch >= duty.jailed_until
+    if validator.jailed_until:
+        is_free = state.beacon.epoch >= validator.jailed_until
         has_bond = state.account(key.public_key).own_bond >= genesis.parameters.min_validator_bond
         return Unjail if is_free and has_bond else None
-    heights, number = genesis.parameters.epoch_heights, duty.onion + 1
-    left = make_onion(key, genesis.beacon, duty.onion, heights).count_reveals(duty.tip)
-    if duty.next_epoch or left >= RESERVE_EPOCHS * heights:
+    heights, number = genesis.parameters.epoch_heights, validator.hash_chain + 1
+    left = make_hash_chain(key, genesis.beacon, validator.hash_chain, heights).count_reveals(validator.commitment)
+    if validator.next_epoch or left >= RESERVE_EPOCHS * heights:
         return None
-    tip = make_onion(key, genesis.beacon, number, heights).tip
-    return lambda nonce: Recommit(nonce, tip, number)
+    commitment = make_hash_chain(key, genesis.beacon, number, heights).commitment
+    return lambda nonce: Recommit(nonce, commitment, number)
 
 
 class ValidatorTasks:
@@ -102,9 +102,18 @@ class ValidatorTasks:
         while True:
             await trio.sleep(delay)
             delay = REPORT_INTERVAL_S
-            duty, account, epoch = engine.state.duty(first.signer), engine.state.account(first.signer), engine.epoch
+            validator, account, epoch = (
+                engine.state.validator_record(first.signer),
+                engine.state.account(first.signer),
+                engine.epoch,
+            )
             is_old = epoch > first.epoch + engine.genesis.parameters.unbonding_epochs
-            if duty is None or is_old or first.epoch < duty.clean_from or not account.bonded + len(account.unbonding):
+            if (
+                validator is None
+                or is_old
+                or first.epoch < validator.clean_from
+                or not account.bonded + len(account.unbonding)
+            ):
                 break
             await self._report(first, second)
         self._reported.discard(first.signer)

@@ -2,7 +2,7 @@
 
 Every encoding, hash, signature, certificate, lottery draw and transition is checked again by the code that the nodes
 run. That no credit is made or lost is checked beside it: in every block over what it changes, at both ends over all
-accounts. A chain comes from a :class:`Source`: a data directory, an export file, or another node. Whatever else a
+accounts. A chain comes from a :class:`ChainSource`: a data directory, an export file, or another node. Whatever else a
 source says (indexes, the state at the end) is compared with the replay. Signatures are verified by worker threads while
 this one executes the blocks before them.
 
@@ -27,20 +27,20 @@ from typing import Protocol
 from chain import crypto
 from chain.exceptions import CodecError, GenesisError, InvalidBlock, InvalidCertificate, LedgerError, StoreError
 from chain.genesis import Genesis
-from chain.light.client import Checkpoint, EpochEnd, LightChain
-from chain.state.state import WINDOW, State, compute_supply
+from chain.light.client import Checkpoint, LightClient, LightClientUpdate
+from chain.state.state import REPLAY_WINDOW_SIZE, State, compute_supply
 from chain.store.kv import Store
-from chain.store.reader import StoredChain
-from chain.transition.block import Transition, apply_block, check_finality, check_header, get_claims
+from chain.store.reader import ChainReader
+from chain.transition.block import Transition, apply_block, check_finality, check_header, get_signature_checks
 from chain.transition.epochs import get_epoch, get_next_epoch
 from chain.transition.operations import get_executor
 from chain.transition.restart import get_block_epoch
-from chain.types.blocks import MAX_BLOCK, Block, Header
+from chain.types.blocks import MAX_BLOCK_BYTES, Block, Header
 from chain.types.operations import Hold, Register
 from chain.types.validators import compute_smallest_blocking_group
 from chain.types.votes import Certificate
 
-LOOKAHEAD = 32
+LOOKAHEAD_BLOCKS = 32
 """Blocks whose signatures may be in the workers' hands at once."""
 
 
@@ -49,7 +49,7 @@ _OTHER_ENTRIES = frozenset({b"c", b"e", b"m", b"r", b"s", b"w", b"z"})
 """Entries that are compared one by one, or are no part of the chain (see :mod:`chain.store.writer`)."""
 
 
-class Source(Protocol):
+class ChainSource(Protocol):
     """Where a chain to be audited comes from."""
 
     genesis: Genesis
@@ -65,7 +65,7 @@ class Source(Protocol):
             StoreError: it cannot be read.
         """
 
-    def ends(self) -> Iterator[EpochEnd]:
+    def light_client_updates(self) -> Iterator[LightClientUpdate]:
         """The ends of epochs up to the last, as far back as the source has them; none if it keeps none.
 
         Raises:
@@ -101,7 +101,7 @@ class StoreSource:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._chain = StoredChain(store)
+        self._chain = ChainReader(store)
         self.genesis = self._chain.genesis
         self.base = self._chain.base
         self.height = self._chain.height
@@ -111,10 +111,10 @@ class StoreSource:
     def read_base(self) -> State:
         return self._chain.rewind(self._chain.load_state(), self.height, self.base.height)
 
-    def ends(self) -> Iterator[EpochEnd]:
-        first = self._chain.first_end if self.base.height else 0
+    def light_client_updates(self) -> Iterator[LightClientUpdate]:
+        first = self._chain.first_update_epoch if self.base.height else 0
         for epoch in range(first, get_epoch(self.genesis.parameters, self.height + 1)):
-            end = self._chain.epoch_end(epoch)
+            end = self._chain.light_client_update(epoch)
             if end is None:
                 raise StoreError(f"the end of epoch {epoch} is missing")
             yield end
@@ -151,7 +151,7 @@ class StoreSource:
             validators = state.committee(epoch)
             if validators is not None and self._chain.validators(epoch) != validators:
                 raise StoreError(f"the validators on record for epoch {epoch} are not those of the state")
-        self._expected[b"l"] = sum(1 for _ in self.ends())
+        self._expected[b"l"] = sum(1 for _ in self.light_client_updates())
         self._expected[b"u"] = self.height - self._chain.undo_floor
         for height in self._chain.prunable:
             self._expected.update(key[:1] for key in self._chain.find_keys(height))
@@ -189,7 +189,7 @@ class PayerDraws:
     expected: float | None = None
 
 
-class _Skips:
+class _SkipStatistics:
     """How often executors were drawn and passed over, of all payers and of each."""
 
     def __init__(self) -> None:
@@ -283,11 +283,11 @@ class _Pending:
 
     block: Block
     certificate: Certificate | None
-    checks: list[tuple[list[tuple[str, crypto.Claim]], Future[bool]]]
+    results: list[tuple[list[tuple[str, crypto.SignatureCheck]], Future[bool]]]
 
 
-def verify_chain(
-    source: Source,
+def audit_chain(
+    source: ChainSource,
     on_progress: Callable[[int], None] = lambda height: None,
     threads: int | None = None,
     checkpoint: Checkpoint | None = None,
@@ -326,7 +326,7 @@ class _Audit:
 
     def __init__(
         self,
-        source: Source,
+        source: ChainSource,
         report: Report,
         pool: ThreadPoolExecutor,
         on_progress: Callable[[int], None],
@@ -342,13 +342,13 @@ class _Audit:
         """That of the checkpoint, once it was met."""
         self._header = source.base
         self._state = self._base_state = source.genesis.state
-        self._light: LightChain | None = None
+        self._light: LightClient | None = None
         self._last_headers: dict[int, Header] = {source.base.height: source.base}
         """The last header of each epoch, by height."""
         self._epoch = get_next_epoch(self._genesis, self._state)
         self._final = source.base.height
         self._supply = source.genesis.supply
-        self._skips = _Skips()
+        self._skips = _SkipStatistics()
         self._attempts: dict[bytes, dict[int, int]] = {}
         """Per payer and recent sequence number: one more than its highest attempt."""
         self._numbers: dict[bytes, tuple[int, int]] = {}
@@ -370,7 +370,7 @@ class _Audit:
                 entry = next(entries, None)
                 if entry is None:
                     break
-                block = Block.decode(entry[0], MAX_BLOCK)
+                block = Block.decode(entry[0], MAX_BLOCK_BYTES)
             except LedgerError as error:
                 fault = error
                 break
@@ -383,7 +383,7 @@ class _Audit:
             except LedgerError as error:
                 fault = error
                 break
-            self._drain(pending, LOOKAHEAD)
+            self._drain(pending, LOOKAHEAD_BLOCKS)
         self._drain(pending, 0)  # an earlier fault is the first fault
         if fault is not None:
             self.at = fetched.height + 1
@@ -471,13 +471,13 @@ class _Audit:
 
     def _follow_ends(self, height: int) -> None:
         """Check the ends of epochs up to a height, each by the validators that the one before names."""
-        for end in self._source.ends():
+        for end in self._source.light_client_updates():
             self.at = end.header.height
             if self.at > height:
                 break
             if self._light is None:
                 trusted = end.header if end.header.epoch else self._genesis.header
-                self._light = LightChain(self._genesis, trusted, is_audit=True)
+                self._light = LightClient(self._genesis, trusted, is_audit=True)
                 self._report.is_proven = not trusted.height
             elif self.at <= self._light.header.height:
                 continue
@@ -502,21 +502,21 @@ class _Audit:
         """Hand a block's signatures to the workers."""
         check_header(self._genesis, self._epoch, parent, block.header)
         self._meet(block.header)
-        claims = get_claims(self._genesis, self._epoch, parent, block)
+        checks = get_signature_checks(self._genesis, self._epoch, parent, block)
         certificate = None
         if raw_certificate is not None:
             try:
                 certificate = Certificate.decode(raw_certificate)
                 check_finality(self._genesis, block.header, certificate)
-                signed = certificate.claims(self._genesis.chain_id, self._epoch.validators)
-                claims += [("finality", claim) for claim in signed]
+                signed = certificate.signature_checks(self._genesis.chain_id, self._epoch.validators)
+                checks += [("finality", check) for check in signed]
             except CodecError as error:
                 raise InvalidCertificate(f"is malformed: {error}", "finality") from error
             except InvalidCertificate as error:
                 raise InvalidCertificate(error.reason, "finality") from error
-        chunks = [claims[start : start + 64] for start in range(0, len(claims), 64)]
-        checks = [(chunk, self._pool.submit(crypto.verify_all, [claim for _, claim in chunk])) for chunk in chunks]
-        return _Pending(block, certificate, checks)
+        chunks = [checks[start : start + 64] for start in range(0, len(checks), 64)]
+        results = [(chunk, self._pool.submit(crypto.verify_all, [check for _, check in chunk])) for chunk in chunks]
+        return _Pending(block, certificate, results)
 
     def _drain(self, pending: deque[_Pending], limit: int) -> None:
         while len(pending) > limit:
@@ -526,9 +526,9 @@ class _Audit:
         """Wait for a block's signatures and execute it."""
         block, report = entry.block, self._report
         self.at = block.height
-        for chunk, check in entry.checks:
-            if not check.result():
-                bad = next(name for name, claim in chunk if not crypto.verify_all([claim]))
+        for chunk, result in entry.results:
+            if not result.result():
+                bad = next(name for name, check in chunk if not crypto.verify_all([check]))
                 raise InvalidBlock(bad, "the signature does not hold")
             report.signatures += len(chunk)
         transition = apply_block(self._genesis, self._header, self._state, block)
@@ -584,7 +584,7 @@ class _Audit:
             draws.holds += 1
             attempts = self._attempts.setdefault(signed.signer, {})
             if operation.seq not in attempts:
-                used = self._base_state.window(signed.signer).top
+                used = self._base_state.replay_window(signed.signer).top
                 numbers, top = self._numbers.get(signed.signer, (used, used))
                 numbers, top = numbers + 1, max(top, operation.seq + 1)
                 self._numbers[signed.signer] = numbers, top
@@ -600,9 +600,11 @@ class _Audit:
             self._skips.add(signed.signer, operation.payee, is_skipped=False)
             draws.skipped += max(0, operation.attempt - seen)
             attempts[operation.seq] = max(seen, operation.attempt + 1)
-            if len(attempts) > 2 * WINDOW:  # numbers further back cannot be used any more
+            if len(attempts) > 2 * REPLAY_WINDOW_SIZE:  # numbers further back cannot be used any more
                 top = self._numbers[signed.signer][1]
-                self._attempts[signed.signer] = {seq: made for seq, made in attempts.items() if seq >= top - WINDOW}
+                self._attempts[signed.signer] = {
+                    seq: made for seq, made in attempts.items() if seq >= top - REPLAY_WINDOW_SIZE
+                }
 
 
 def _sum_changes(before: State, transition: Transition) -> int:

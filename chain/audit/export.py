@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from chain.audit.audit import Source
+from chain.audit.audit import ChainSource
 from chain.exceptions import CodecError, StoreError
-from chain.genesis import MAX_GENESIS, Genesis
-from chain.light.client import EpochEnd
+from chain.genesis import MAX_GENESIS_BYTES, Genesis
+from chain.light.client import LightClientUpdate
 from chain.state.state import State
 from chain.types.blocks import Block, Header
 
@@ -64,7 +64,7 @@ class ExportSource:
             raise StoreError(f"{path} is not a chain export")
         self.height = int.from_bytes(self._take(8), "big")
         try:
-            self.genesis = Genesis.decode(self._read(), MAX_GENESIS)
+            self.genesis = Genesis.decode(self._read(), MAX_GENESIS_BYTES)
         except CodecError as error:
             raise StoreError(f"the genesis in {path} is damaged: {error}") from error
         self.base = self.genesis.header
@@ -72,7 +72,7 @@ class ExportSource:
 
     def _read(self) -> bytes:
         size = int.from_bytes(self._take(4), "big")
-        if size > MAX_GENESIS:
+        if size > MAX_GENESIS_BYTES:
             raise StoreError(f"{self._path} is damaged near byte {self._file.tell()}")
         return self._take(size)
 
@@ -87,15 +87,15 @@ class ExportSource:
         self._file.close()
 
     def read_base(self) -> State:
-        """See :class:`chain.audit.audit.Source`."""
+        """See :class:`chain.audit.audit.ChainSource`."""
         return self.genesis.state
 
-    def ends(self) -> Iterator[EpochEnd]:
+    def light_client_updates(self) -> Iterator[LightClientUpdate]:
         """An export has none: the certificates of the blocks say as much."""
         return iter(())
 
     def entries(self) -> Iterator[tuple[bytes, bytes | None]]:
-        """See :class:`chain.audit.audit.Source`."""
+        """See :class:`chain.audit.audit.ChainSource`."""
         self._file.seek(self._start)
         for _ in range(self.height):
             yield self._read(), self._read() or None
@@ -109,7 +109,7 @@ class ExportSource:
         """An export holds no state to compare with."""
 
 
-def export_chain(source: Source, path: Path, on_progress: Callable[[int], None] = lambda height: None) -> int:
+def export_chain(source: ChainSource, path: Path, on_progress: Callable[[int], None] = lambda height: None) -> int:
     """Write the chain of ``source`` to a new file. Returns the number of blocks.
 
     Raises:

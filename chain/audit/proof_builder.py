@@ -7,33 +7,33 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from chain.audit.audit import Source
+from chain.audit.audit import ChainSource
 from chain.exceptions import ProofError, StoreError
 from chain.light.client import Checkpoint
 from chain.light.proofs import (
-    MAX_STEPS,
+    MAX_LINKS,
     PROOF_VERSION,
+    HeaderLink,
     PastBlock,
     Proof,
     ProvenAccount,
     ProvenOperation,
-    Step,
     check_age,
     check_proof,
 )
-from chain.merkle.tree import prove_item, prove_past
+from chain.merkle.tree import prove_list_leaf, prove_mountain_range_leaf
 from chain.state.state import account_key
 from chain.store.kv import MemoryStore
-from chain.store.reader import StoredChain
-from chain.store.writer import BlockStore
-from chain.transition.block import Transition, apply_block, get_claims
+from chain.store.reader import ChainReader
+from chain.store.writer import ChainStore
+from chain.transition.block import Transition, apply_block, get_signature_checks
 from chain.transition.epochs import get_epoch, get_last_height
 from chain.transition.restart import get_block_epoch
-from chain.types.blocks import MAX_BLOCK, Block, Header
+from chain.types.blocks import MAX_BLOCK_BYTES, Block, Header
 from chain.types.votes import Certificate
 
 
-def prove_balance(chain: BlockStore, public_key: bytes, checkpoint: Checkpoint | None = None) -> Proof:
+def prove_balance(chain: ChainStore, public_key: bytes, checkpoint: Checkpoint | None = None) -> Proof:
     """Prove what an account has after the last final block, or that there is none, to whoever trusts ``checkpoint``.
 
     Raises:
@@ -43,11 +43,11 @@ def prove_balance(chain: BlockStore, public_key: bytes, checkpoint: Checkpoint |
     start = _find_checkpoint(chain, checkpoint)
     key = account_key(public_key)
     account = chain.state.account(public_key) if chain.state.get(key) is not None else None
-    claim = ProvenAccount(public_key, account, chain.state.prove(key))
-    return _finish(chain, start, chain.height, claim)
+    statement = ProvenAccount(public_key, account, chain.state.prove(key))
+    return _finish(chain, start, chain.height, statement)
 
 
-def prove_operation(chain: StoredChain, operation_id: bytes, checkpoint: Checkpoint | None = None) -> Proof:
+def prove_operation(chain: ChainReader, operation_id: bytes, checkpoint: Checkpoint | None = None) -> Proof:
     """Prove that a final block has an operation, to whoever trusts ``checkpoint``.
 
     Raises:
@@ -69,13 +69,13 @@ def prove_operation(chain: StoredChain, operation_id: bytes, checkpoint: Checkpo
         block_ids = chain.block_ids()[:anchor]
         if len(block_ids) != anchor:
             raise ProofError("not all earlier blocks are here: this takes a chain from its beginning")
-        past = PastBlock(_get_header(chain, height), prove_past(block_ids, height))
-    path = prove_item([operation.encoded for operation in body.operations], index)
-    claim = ProvenOperation(body.operations[index], path, body.compute_evidence_hash(), past)
-    return _finish(chain, start, anchor, claim)
+        past = PastBlock(_get_header(chain, height), prove_mountain_range_leaf(block_ids, height))
+    path = prove_list_leaf([operation.encoded for operation in body.operations], index)
+    statement = ProvenOperation(body.operations[index], path, body.compute_justification_hash(), past)
+    return _finish(chain, start, anchor, statement)
 
 
-def _find_anchor(chain: StoredChain, height: int) -> int:
+def _find_anchor(chain: ChainReader, height: int) -> int:
     """The next block from a height on that is final by a certificate of its own."""
     nearest = chain.nearest_certificate(height)
     while nearest is not None:
@@ -87,14 +87,14 @@ def _find_anchor(chain: StoredChain, height: int) -> int:
     raise ProofError(f"there is no finality certificate of block {height} or a later one")
 
 
-def _finish(chain: StoredChain, start: Header, anchor: int, claim: ProvenAccount | ProvenOperation) -> Proof:
+def _finish(chain: ChainReader, start: Header, anchor: int, statement: ProvenAccount | ProvenOperation) -> Proof:
     """The proof of a claim about the block at the height ``anchor``, checked before anybody relies on it."""
-    proof = Proof(PROOF_VERSION, start, _make_steps(chain, start, anchor), claim)
+    proof = Proof(PROOF_VERSION, start, _make_links(chain, start, anchor), statement)
     check_proof(chain.genesis, Checkpoint(start.height, start.id), proof)
     return proof
 
 
-def _make_steps(chain: StoredChain, start: Header, anchor: int) -> tuple[Step, ...]:
+def _make_links(chain: ChainReader, start: Header, anchor: int) -> tuple[HeaderLink, ...]:
     """The steps from a header to the block at a height that is final by its own certificate."""
     if anchor == start.height:
         return ()
@@ -111,9 +111,9 @@ def _make_steps(chain: StoredChain, start: Header, anchor: int) -> tuple[Step, .
             anchor,
         }
     )
-    if len(heights) > MAX_STEPS:
-        raise ProofError(f"a proof has {MAX_STEPS} steps at most, and there are {len(heights)}: use a later checkpoint")
-    steps, known = [], chain.genesis.validators
+    if len(heights) > MAX_LINKS:
+        raise ProofError(f"a proof has {MAX_LINKS} steps at most, and there are {len(heights)}: use a later checkpoint")
+    links, known = [], chain.genesis.validators
     for height in heights:
         header = _get_header(chain, height)
         # Those of an epoch stand at its end; a restart block before others leaves others.
@@ -121,12 +121,12 @@ def _make_steps(chain: StoredChain, start: Header, anchor: int) -> tuple[Step, .
         certificate = chain.certificate(height)
         if validators is None or certificate is None:
             raise ProofError(f"the validators of block {height} or their certificate are not here")
-        steps.append(Step(header, None if validators == known else validators, certificate))
+        links.append(HeaderLink(header, None if validators == known else validators, certificate))
         known = validators
-    return tuple(steps)
+    return tuple(links)
 
 
-def _find_checkpoint(chain: StoredChain, checkpoint: Checkpoint | None) -> Header:
+def _find_checkpoint(chain: ChainReader, checkpoint: Checkpoint | None) -> Header:
     genesis = chain.genesis.header
     if checkpoint is None:
         return genesis
@@ -138,36 +138,38 @@ def _find_checkpoint(chain: StoredChain, checkpoint: Checkpoint | None) -> Heade
     return header
 
 
-def _get_block(chain: StoredChain, height: int) -> Block:
+def _get_block(chain: ChainReader, height: int) -> Block:
     block = chain.block(height)
     if block is None:
         raise ProofError(f"block {height} is not here (a node may be set to keep only recent ones)")
     return block
 
 
-def _get_header(chain: StoredChain, height: int) -> Header:
+def _get_header(chain: ChainReader, height: int) -> Header:
     header = chain.find_header(height)
     if header is None:
         raise ProofError(f"block {height} is not here (a node may be set to keep only recent ones)")
     return header
 
 
-def rebuild_chain(source: Source, on_progress: Callable[[int], None] = lambda height: None) -> BlockStore:
+def rebuild_chain(source: ChainSource, on_progress: Callable[[int], None] = lambda height: None) -> ChainStore:
     """The chain of an export or of another node, in memory, with the state after its last block.
 
-    Executes every block and checks no signature: :func:`chain.audit.audit.verify_chain` audits.
+    Executes every block and checks no signature: :func:`chain.audit.audit.audit_chain` audits.
 
     Raises:
         StoreError: the source cannot be read, or does not end in a final block.
         LedgerError: a block cannot be executed.
     """
     genesis = source.genesis
-    chain = BlockStore(MemoryStore(), genesis)
+    chain = ChainStore(MemoryStore(), genesis)
     header, state = chain.header, chain.state
     pending: list[tuple[Block, Transition]] = []
     for raw, certificate in source.entries():
-        block = Block.decode(raw, MAX_BLOCK)
-        get_claims(genesis, get_block_epoch(genesis, state, block.body), header, block)  # the form of its certificates
+        block = Block.decode(raw, MAX_BLOCK_BYTES)
+        get_signature_checks(
+            genesis, get_block_epoch(genesis, state, block.body), header, block
+        )  # the form of its certificates
         pending.append((block, apply_block(genesis, header, state, block)))
         header, state = block.header, pending[-1][1].state
         if certificate is not None:

@@ -19,32 +19,32 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from chain.audit.audit import Report, Source, StoreSource, verify_chain
+from chain.audit.audit import ChainSource, Report, StoreSource, audit_chain
 from chain.audit.export import ExportSource, export_chain
 from chain.audit.proof_builder import prove_balance, prove_operation, rebuild_chain
 from chain.cli.format import (
     account_to_rows,
-    describe_statement,
+    describe_proof,
     format_count,
     format_credits,
     format_percent,
     format_rows,
     header_to_plain,
     operation_to_plain,
-    statement_to_plain,
+    proof_to_plain,
     to_plain,
 )
 from chain.crypto import format_address, parse_address
 from chain.exceptions import GenesisError, LedgerError, ProofError, StoreDamaged, StoreError, StoreInUse
 from chain.genesis import load_genesis
 from chain.light.client import Checkpoint
-from chain.light.proofs import MAX_PROOF, Proof, Statement, check_proof, format_proof, parse_proof
+from chain.light.proofs import MAX_PROOF_BYTES, Proof, VerifiedProof, check_proof, format_proof, parse_proof
 from chain.store.kv import CHAIN_DIRECTORY, LevelStore
-from chain.store.reader import StoredChain, load_stored_genesis
-from chain.store.writer import BlockStore
+from chain.store.reader import ChainReader, load_stored_genesis
+from chain.store.writer import ChainStore
 from chain.types.blocks import Block
 
-OpenRemote = Callable[[str, Path | None, str | None], Source]
+OpenRemote = Callable[[str, Path | None, str | None], ChainSource]
 """Opens the chain of a running node by its multiaddress, the trusted genesis file (None: the usual one) and the SOCKS5
 proxy to dial through (None: directly)."""
 
@@ -120,7 +120,7 @@ def build_app(open_remote: OpenRemote | None = None, find_checkpoint: FindCheckp
                 if trusted is None and genesis is None and source.base.height and find_checkpoint is not None:
                     trusted = find_checkpoint(get_default_data_dir() if target is None else Path(target))
                 report = _with_progress(
-                    "Verifying", source.height, lambda tick: verify_chain(source, tick, checkpoint=trusted), as_json
+                    "Verifying", source.height, lambda tick: audit_chain(source, tick, checkpoint=trusted), as_json
                 )
         print(json.dumps(_report_json(report)) if as_json else _report_text(report))
         raise typer.Exit(0 if report.ok else 1)
@@ -133,7 +133,7 @@ def build_app(open_remote: OpenRemote | None = None, find_checkpoint: FindCheckp
     ) -> None:
         """Show a block or an operation."""
         with _errors(), _open_store(data_dir or get_default_data_dir()) as store:
-            content = _find(StoredChain(store), what)
+            content = _find(ChainReader(store), what)
         print(json.dumps(content, indent=None if as_json else 2, ensure_ascii=False))
 
     @app.command()
@@ -146,7 +146,7 @@ def build_app(open_remote: OpenRemote | None = None, find_checkpoint: FindCheckp
         with _errors():
             key = parse_address(address)
             with _open_store(data_dir or get_default_data_dir()) as store:
-                blocks = BlockStore(store, load_stored_genesis(store))
+                blocks = ChainStore(store, load_stored_genesis(store))
             held = blocks.state.account(key)
         if as_json:
             print(json.dumps({"address": format_address(key), "height": blocks.height, **to_plain(held)}))
@@ -170,7 +170,7 @@ def build_app(open_remote: OpenRemote | None = None, find_checkpoint: FindCheckp
     def checkpoint(data_dir: DataDir = None, as_json: AsJson = False) -> None:
         """Print the last final block as a checkpoint, to hand to whoever checks proofs."""
         with _errors(), _open_store(data_dir or get_default_data_dir()) as store:
-            blocks = StoredChain(store)
+            blocks = ChainReader(store)
             header = blocks.find_header(blocks.height)
             if header is None:
                 raise StoreDamaged(f"block {blocks.height} is missing")
@@ -225,18 +225,18 @@ def build_app(open_remote: OpenRemote | None = None, find_checkpoint: FindCheckp
         with _errors():
             trusted, since = load_genesis(genesis), _parse_checkpoint(checkpoint)
             with nullcontext(sys.stdin.buffer) if str(file) == "-" else file.open("rb") as stream:
-                raw = stream.read(2 * MAX_PROOF + 1)
-        statement: Statement | None = None
+                raw = stream.read(2 * MAX_PROOF_BYTES + 1)
+        verified: VerifiedProof | None = None
         fault: str | None = None
         try:
-            statement = check_proof(trusted, since, parse_proof(raw.decode("utf-8", errors="replace")))
+            verified = check_proof(trusted, since, parse_proof(raw.decode("utf-8", errors="replace")))
         except ProofError as error:
             fault = str(error)
         if as_json:
-            content = {} if statement is None else statement_to_plain(trusted, statement)
+            content = {} if verified is None else proof_to_plain(trusted, verified)
             print(json.dumps({"ok": fault is None, "fault": fault, **content}))
         else:
-            print(f"REFUSED: {fault}" if statement is None else describe_statement(trusted, statement))
+            print(f"REFUSED: {fault}" if verified is None else describe_proof(trusted, verified))
         raise typer.Exit(0 if fault is None else 1)
 
     return app
@@ -309,7 +309,7 @@ def _check_proxy(target: str | None, proxy: str | None) -> None:
 @contextmanager
 def _open(
     target: str | None, genesis: Path | None, open_remote: OpenRemote | None, proxy: str | None = None
-) -> Iterator[Source]:
+) -> Iterator[ChainSource]:
     """The chain that a target names, which must begin with the ``genesis`` file if one is given."""
     _check_proxy(target, proxy)
     if _is_remote(target):
@@ -334,7 +334,7 @@ def _open_chain(
     open_remote: OpenRemote | None,
     proxy: str | None,
     output: Path | None,
-) -> Iterator[BlockStore]:
+) -> Iterator[ChainStore]:
     """The chain that a target names, with its state, to make a proof that goes to ``output``."""
     _check_proxy(target, proxy)
     if output is not None and output.exists():
@@ -345,7 +345,7 @@ def _open_chain(
         return
     with _open_store(get_default_data_dir() if target is None else Path(target)) as store:
         _require(StoreSource(store), genesis)
-        yield BlockStore(store, load_stored_genesis(store))
+        yield ChainStore(store, load_stored_genesis(store))
 
 
 @contextmanager
@@ -357,7 +357,7 @@ def _open_store(path: Path) -> Iterator[LevelStore]:
         store.close()
 
 
-def _require(source: Source, genesis: Path | None) -> Source:
+def _require(source: ChainSource, genesis: Path | None) -> ChainSource:
     if genesis is None:
         return source
     trusted = load_genesis(genesis)
@@ -474,7 +474,7 @@ def _report_json(report: Report) -> dict[str, Any]:
     }
 
 
-def _find(blocks: StoredChain, what: str) -> dict[str, Any]:
+def _find(blocks: ChainReader, what: str) -> dict[str, Any]:
     if what == "head":
         height: int | None = blocks.height
     elif what.isascii() and what.isdigit() and len(what) < 20:
@@ -503,7 +503,7 @@ def _find(blocks: StoredChain, what: str) -> dict[str, Any]:
     }
 
 
-def _get_block(blocks: StoredChain, height: int) -> Block:
+def _get_block(blocks: ChainReader, height: int) -> Block:
     block = blocks.block(height)
     if block is None and height <= blocks.base.height:
         raise StoreError(f"block {height} is not here any more: this node keeps those after {blocks.base.height}")
@@ -512,7 +512,7 @@ def _get_block(blocks: StoredChain, height: int) -> Block:
     return block
 
 
-def _operation_json(blocks: StoredChain, block: Block, index: int) -> dict[str, Any]:
+def _operation_json(blocks: ChainReader, block: Block, index: int) -> dict[str, Any]:
     failures = blocks.failures(block.height) or [None] * len(block.body.operations)
     if not index < len(block.body.operations) == len(failures):
         raise StoreDamaged(f"what is said about the operations of block {block.height} does not fit them")

@@ -8,7 +8,7 @@ from typing import Any
 
 from chain.crypto import format_address
 from chain.genesis import CREDIT, Genesis
-from chain.light.proofs import ProvenAccount, Statement
+from chain.light.proofs import ProvenAccount, VerifiedProof
 from chain.state.state import Account
 from chain.types.blocks import Header
 from chain.types.operations import SignedOperation
@@ -102,27 +102,27 @@ def format_rows(rows: dict[str, str]) -> str:
     return "\n".join(f"  {name:<{width}}  {value}" for name, value in rows.items())
 
 
-def statement_to_plain(genesis: Genesis, statement: Statement) -> dict[str, Any]:
+def proof_to_plain(genesis: Genesis, verified: VerifiedProof) -> dict[str, Any]:
     """What a proof shows, as JSON."""
-    claim, anchor, checkpoint = statement.claim, statement.anchor, statement.checkpoint
+    statement, anchor, checkpoint = verified.statement, verified.anchor, verified.checkpoint
     content: dict[str, Any] = {"name": genesis.name, "chain_id": genesis.chain_id.hex()}
-    if isinstance(claim, ProvenAccount):
+    if isinstance(statement, ProvenAccount):
         content["account"] = {
-            "address": format_address(claim.public_key),
-            "exists": claim.account is not None,
-            **to_plain(claim.account or Account()),
+            "address": format_address(statement.public_key),
+            "exists": statement.account is not None,
+            **to_plain(statement.account or Account()),
         }
     else:
-        content["operation"] = operation_to_plain(claim.operation)
-        content["index"] = claim.path.index
-        content["shows_effect"] = claim.shows_effect
+        content["operation"] = operation_to_plain(statement.operation)
+        content["index"] = statement.path.index
+        content["shows_effect"] = statement.shows_effect
     return {
         **content,
-        **header_to_plain(statement.header),
+        **header_to_plain(verified.header),
         "final_by": header_to_plain(anchor),
-        "share": statement.share,
-        "smallest_share": statement.smallest_share,
-        "restarts": [header_to_plain(restart) for restart in statement.restarts],
+        "share": verified.share,
+        "smallest_share": verified.smallest_share,
+        "restarts": [header_to_plain(restart) for restart in verified.restarts],
         "checkpoint": {
             **header_to_plain(checkpoint),
             "epochs_before": anchor.epoch - checkpoint.epoch,
@@ -131,20 +131,20 @@ def statement_to_plain(genesis: Genesis, statement: Statement) -> dict[str, Any]
     }
 
 
-def describe_statement(genesis: Genesis, statement: Statement) -> str:
+def describe_proof(genesis: Genesis, verified: VerifiedProof) -> str:
     """What a proof shows, for people."""
-    claim, header, anchor, checkpoint = statement.claim, statement.header, statement.anchor, statement.checkpoint
+    statement, header, anchor, checkpoint = verified.statement, verified.header, verified.anchor, verified.checkpoint
     place = f"block {header.height:,} ({format_time(header.timestamp)})"
     rows: dict[str, str] = {}
-    if isinstance(claim, ProvenAccount):
-        name = format_address(claim.public_key)
-        if claim.account is None:
+    if isinstance(statement, ProvenAccount):
+        name = format_address(statement.public_key)
+        if statement.account is None:
             title = f"{name} has no account and no credits after {place}"
         else:
-            title = f"{name} has {format_credits(claim.account.total)} credits after {place}"
-            rows |= account_to_rows(claim.account)
+            title = f"{name} has {format_credits(statement.account.total)} credits after {place}"
+            rows |= account_to_rows(statement.account)
     else:
-        plain = operation_to_plain(claim.operation)
+        plain = operation_to_plain(statement.operation)
         title = f"{plain.pop('kind')} {plain.pop('id')} is in {place}"
         rows |= {
             name: format_credits(value) if name == "amount" else value if type(value) is str else json.dumps(value)
@@ -152,16 +152,16 @@ def describe_statement(genesis: Genesis, statement: Statement) -> str:
         }
         rows["effect"] = (
             "it succeeded: a block cannot have such an operation otherwise"
-            if claim.shows_effect
+            if statement.shows_effect
             else "not shown: such an operation pays its fee and may fail, and headers do not say which did"
         )
     rows["chain"] = f"{genesis.name} ({genesis.chain_id.hex()[:8]}), block {header.id.hex()}"
-    if statement.share is None or statement.smallest_share is None:
+    if verified.share is None or verified.smallest_share is None:
         rows["final by"] = "the checkpoint"
     else:
         rows["final by"] = (
-            f"{format_percent(statement.share)} of the stake of epoch {anchor.epoch:,} at height {anchor.height:,}; "
-            f"no epoch since the checkpoint by less than {format_percent(statement.smallest_share)}"
+            f"{format_percent(verified.share)} of the stake of epoch {anchor.epoch:,} at height {anchor.height:,}; "
+            f"no epoch since the checkpoint by less than {format_percent(verified.smallest_share)}"
         )
     rows["checkpoint"] = f"height {checkpoint.height:,} ({format_time(checkpoint.timestamp)})"
     if anchor != checkpoint:
@@ -169,7 +169,7 @@ def describe_statement(genesis: Genesis, statement: Statement) -> str:
             f", older than that by {format_count(anchor.epoch - checkpoint.epoch, 'epoch')} or "
             f"{format_duration(anchor.timestamp - checkpoint.timestamp)}"
         )
-    if statement.restarts:
-        heights = ", ".join(f"{restart.height:,}" for restart in statement.restarts)
+    if verified.restarts:
+        heights = ", ".join(f"{restart.height:,}" for restart in verified.restarts)
         rows["TRUST BREAK"] = f"restarted without a quorum at height {heights}; the genesis file accepts that"
     return f"ok: {title}\n{format_rows(rows)}"

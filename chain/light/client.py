@@ -1,10 +1,10 @@
 """The light client's view of a chain: the last header of every epoch, and nothing in between.
 
 A header names the validators of its own epoch and of the next by their hashes. So whoever trusts one header can check
-the last header of that epoch with its finality certificate (:class:`EpochEnd`), from it the next epoch's, and so on:
-two thirds of each committee vouch for the next. Nothing is executed, and a thousand epochs take seconds. Where a chain
-was restarted (:mod:`chain.transition.restart`) the committee changes within an epoch, by the header of the restart
-block, which is trusted because the genesis file accepts its id.
+the last header of that epoch with its finality certificate (:class:`LightClientUpdate`), from it the next epoch's, and
+so on: two thirds of each committee vouch for the next. Nothing is executed, and a thousand epochs take seconds. Where a
+chain was restarted (:mod:`chain.transition.restart`) the committee changes within an epoch, by the header of the
+restart block, which is trusted because the genesis file accepts its id.
 
 What that rests on. Validators that have left may sign what they like once their stake is unbonded: it costs them
 nothing. From a header older than the unbonding time old keys can therefore lead anywhere (a long-range fork), and no
@@ -63,7 +63,7 @@ class Checkpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class EpochEnd(Record):
+class LightClientUpdate(Record):
     """The last header of an epoch, its own finality certificate, and the validators who signed that.
 
     ``restarts`` are the headers of the restart blocks in that epoch.
@@ -75,7 +75,7 @@ class EpochEnd(Record):
     restarts: Annotated[tuple[Header, ...], Bounds(0, MAX_EPOCH_RESTARTS)] = ()
 
 
-class LightChain:
+class LightClient:
     """Epoch ends that follow from a trusted header.
 
     ``trusted`` is where it begins, ``header`` the last header so far; ``checkpoint`` must not be contradicted. With
@@ -90,14 +90,14 @@ class LightChain:
         self._is_audit = is_audit
         self.trusted = trusted
         self.header = trusted
-        self.ends: list[EpochEnd] = []
+        self.updates: list[LightClientUpdate] = []
 
     @property
     def next_epoch(self) -> int:
         """The epoch whose end comes next."""
         return get_epoch(self._genesis.parameters, self.header.height + 1)
 
-    def add(self, end: EpochEnd) -> None:
+    def add(self, end: LightClientUpdate) -> None:
         """Check the next epoch end, or first the one that the trusted header itself is.
 
         Raises:
@@ -105,7 +105,7 @@ class LightChain:
             CheckpointError: it does, but from a header so old that its validators may have left since.
         """
         genesis, header = self._genesis, end.header
-        is_trusted = not self.ends and header == self.trusted
+        is_trusted = not self.updates and header == self.trusted
         epoch = header.epoch if is_trusted else self.next_epoch
         before = self._pass_restarts(epoch, end.restarts)
         validators_hash = before.validators_hash if epoch == before.epoch else before.next_validators_hash
@@ -128,7 +128,7 @@ class LightChain:
         if age > genesis.parameters.unbonding_epochs and not self._is_audit:
             raise CheckpointError(describe_old_checkpoint(genesis, self.trusted, age))
         self.header = header
-        self.ends.append(end)
+        self.updates.append(end)
 
     def _pass_restarts(self, epoch: int, restarts: tuple[Header, ...]) -> Header:
         """The header that names the validators at the end of ``epoch``: the last so far, or of the last restart."""

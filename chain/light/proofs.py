@@ -28,7 +28,7 @@ from chain.codec import Bounds, Hash, PublicKey, Record
 from chain.exceptions import CodecError, InvalidCertificate, ProofError
 from chain.genesis import Genesis
 from chain.light.client import Checkpoint
-from chain.merkle.tree import HistoryProof, ListProof, TreeProof
+from chain.merkle.tree import ListProof, MountainRangeProof, TreeProof
 from chain.state.state import Account, account_key
 from chain.transition.block import verify_finality
 from chain.transition.epochs import get_epoch
@@ -39,8 +39,8 @@ from chain.types.validators import ValidatorSet
 from chain.types.votes import Certificate
 
 PROOF_VERSION = 1
-MAX_STEPS = 1024
-MAX_PROOF = 8 << 20
+MAX_LINKS = 1024
+MAX_PROOF_BYTES = 8 << 20
 """Largest encoded proof in bytes: so many steps with 64 validators each, all of them new, and a capture."""
 
 _BEGIN, _END = "-----BEGIN WWWSERVE PROOF-----", "-----END WWWSERVE PROOF-----"
@@ -48,7 +48,7 @@ _COLUMNS = 76
 
 
 @dataclass(frozen=True, slots=True)
-class Step(Record):
+class HeaderLink(Record):
     """A header, its finality certificate, and the validators of its epoch.
 
     These are None if they are the same as in the last step that names any (in genesis, before the first).
@@ -74,20 +74,20 @@ class PastBlock(Record):
     """A block before the anchor."""
 
     header: Header
-    path: HistoryProof
+    path: MountainRangeProof
 
 
 @dataclass(frozen=True, slots=True)
 class ProvenOperation(Record):
     """An operation in the body of the anchor, or of the block ``past`` in the anchor's history.
 
-    ``evidence_hash`` is that of the rest of the body (:meth:`chain.types.blocks.Body.compute_root`).
+    ``justification_hash`` is that of the rest of the body (:meth:`chain.types.blocks.Body.compute_root`).
     """
 
     TAG = 2
     operation: SignedOperation
     path: ListProof
-    evidence_hash: Hash
+    justification_hash: Hash
     past: PastBlock | None
 
     @property
@@ -106,20 +106,20 @@ class Proof(Record):
 
     version: Annotated[int, Bounds(PROOF_VERSION, PROOF_VERSION)]
     checkpoint: Header
-    steps: Annotated[tuple[Step, ...], Bounds(0, MAX_STEPS)]
-    claim: ProvenAccount | ProvenOperation
+    links: Annotated[tuple[HeaderLink, ...], Bounds(0, MAX_LINKS)]
+    statement: ProvenAccount | ProvenOperation
 
 
 @dataclass(frozen=True, slots=True)
-class Statement:
+class VerifiedProof:
     """What a proof shows that was found to hold.
 
-    The ``claim`` is about the block of ``header``, which is the ``anchor`` or in its history. ``share`` of the stake (0
-    to 1) made the anchor final, and ``smallest_share`` at least every step; both are None without steps. ``restarts``
-    are the headers since the checkpoint that stand on the word of the genesis file alone.
+    The ``statement`` is about the block of ``header``, which is the ``anchor`` or in its history. ``share`` of the
+    stake (0 to 1) made the anchor final, and ``smallest_share`` at least every step; both are None without steps.
+    ``restarts`` are the headers since the checkpoint that stand on the word of the genesis file alone.
     """
 
-    claim: ProvenAccount | ProvenOperation
+    statement: ProvenAccount | ProvenOperation
     header: Header
     anchor: Header
     checkpoint: Header
@@ -128,7 +128,7 @@ class Statement:
     restarts: tuple[Header, ...]
 
 
-def check_proof(genesis: Genesis, checkpoint: Checkpoint | None, proof: Proof) -> Statement:
+def check_proof(genesis: Genesis, checkpoint: Checkpoint | None, proof: Proof) -> VerifiedProof:
     """Check a proof on the chain of ``genesis`` from a checkpoint that the caller trusts (None: genesis itself).
 
     Raises:
@@ -143,20 +143,20 @@ def check_proof(genesis: Genesis, checkpoint: Checkpoint | None, proof: Proof) -
         )
     _check_header(genesis, start)
     anchor, known, shares = start, genesis.validators, []
-    for step in proof.steps:
-        known = step.validators or known
-        shares.append(_check_step(genesis, anchor, known, step))
-        anchor = step.header
+    for link in proof.links:
+        known = link.validators or known
+        shares.append(_check_link(genesis, anchor, known, link))
+        anchor = link.header
         check_age(genesis, start, anchor.epoch)
-    header = _check_claim(genesis, anchor, proof.claim)
-    return Statement(
-        claim=proof.claim,
+    header = _check_statement(genesis, anchor, proof.statement)
+    return VerifiedProof(
+        statement=proof.statement,
         header=header,
         anchor=anchor,
         checkpoint=start,
         share=shares[-1] if shares else None,
         smallest_share=min(shares) if shares else None,
-        restarts=tuple(step.header for step in proof.steps if step.header.id in genesis.restarts),
+        restarts=tuple(link.header for link in proof.links if link.header.id in genesis.restarts),
     )
 
 
@@ -185,9 +185,9 @@ def _check_header(genesis: Genesis, header: Header) -> None:
         raise ProofError(f"block {header.height} is not in epoch {header.epoch}")
 
 
-def _check_step(genesis: Genesis, before: Header, validators: ValidatorSet, step: Step) -> float:
+def _check_link(genesis: Genesis, before: Header, validators: ValidatorSet, link: HeaderLink) -> float:
     """Check a step from the trusted header ``before``. Returns the share of the stake that signed it."""
-    header, certificate = step.header, step.certificate
+    header, certificate = link.header, link.certificate
     _check_header(genesis, header)
     if header.height <= before.height:
         raise ProofError(f"the step to block {header.height} does not lead forward from block {before.height}")
@@ -211,25 +211,25 @@ def _check_step(genesis: Genesis, before: Header, validators: ValidatorSet, step
     return validators.get_stake(signers) / validators.total_stake
 
 
-def _check_claim(genesis: Genesis, anchor: Header, claim: ProvenAccount | ProvenOperation) -> Header:
+def _check_statement(genesis: Genesis, anchor: Header, statement: ProvenAccount | ProvenOperation) -> Header:
     """Check a claim on a trusted header. Returns the header of the block it is about."""
-    if isinstance(claim, ProvenAccount):
-        encoded = None if claim.account is None else claim.account.encode()
-        if claim.path.compute_root(account_key(claim.public_key), encoded) != anchor.state_root:
+    if isinstance(statement, ProvenAccount):
+        encoded = None if statement.account is None else statement.account.encode()
+        if statement.path.compute_root(account_key(statement.public_key), encoded) != anchor.state_root:
             raise ProofError(f"the account is not part of the state after block {anchor.height}")
         return anchor
     header = anchor
-    if claim.past is not None:
-        header, path = claim.past.header, claim.past.path
+    if statement.past is not None:
+        header, path = statement.past.header, statement.past.path
         if (path.index, path.count) != (header.height, anchor.height):
             raise ProofError(f"the path through the history is not one from block {anchor.height} to {header.height}")
         if path.compute_root(header.id) != anchor.history_root:
             raise ProofError(f"block {header.height} is not part of the history of block {anchor.height}")
-    root = claim.path.compute_root(claim.operation.encoded)
-    if compute_body_root(root, claim.evidence_hash) != header.body_root:
+    root = statement.path.compute_root(statement.operation.encoded)
+    if compute_body_root(root, statement.justification_hash) != header.body_root:
         raise ProofError(f"the operation is not part of block {header.height}")
     # Validators checked it before they voted; checked again, not even they can put words into the signer's mouth.
-    if not crypto.verify_all([claim.operation.claim(genesis.chain_id)]):
+    if not crypto.verify_all([statement.operation.signature_check(genesis.chain_id)]):
         raise ProofError("the operation is not signed by the account it names")
     return header
 
@@ -246,8 +246,8 @@ def parse_proof(text: str) -> Proof:
     Raises:
         ProofError: not a proof, cut short, or changed on its way.
     """
-    if len(text) > 2 * MAX_PROOF:
-        raise ProofError(f"a proof has {2 * MAX_PROOF} characters at most")
+    if len(text) > 2 * MAX_PROOF_BYTES:
+        raise ProofError(f"a proof has {2 * MAX_PROOF_BYTES} characters at most")
     content = "".join(text.split())
     begin, end = "".join(_BEGIN.split()), "".join(_END.split())
     if not content.startswith(begin):
@@ -259,7 +259,7 @@ def parse_proof(text: str) -> Proof:
         raw = base64.b64decode(content, validate=True)
         if base64.b64encode(raw).decode("ascii") != content:
             raise ProofError("the proof is damaged: not the base64 of anything")
-        return Proof.decode(raw, MAX_PROOF)
+        return Proof.decode(raw, MAX_PROOF_BYTES)
     except ValueError as error:  # not base64, or not even ASCII
         raise ProofError(f"the proof is damaged: {error}") from error
     except CodecError as error:

@@ -1,14 +1,15 @@
 """Snapshots: a state in chunks, each of which proves itself when it arrives.
 
-The leaves of the state's tree (:class:`chain.merkle.tree.Tree`) are sent in the order of their paths. Whoever receives
-them folds them into the tree from left to right: a :class:`Frontier` holds the last leaf and, for every fork on the way
-to it that goes right, the finished subtree on the left. A :class:`Chunk` is a run of leaves and the hashes of the
-subtrees to the right of its last one. Frontier, run and right side together must hash to the state root, and a root has
-one tree: no leaf can be altered, added, moved or left out, and the end is proved by there being nothing to its right.
-So a chunk that lies is refused by itself, and its sender is known.
+The leaves of the state's tree (:class:`chain.merkle.tree.SparseMerkleTree`) are sent in the order of their paths.
+Whoever receives them folds them into the tree from left to right: a :class:`Frontier` holds the last leaf and, for
+every fork on the way to it that goes right, the finished subtree on the left. A :class:`Chunk` is a run of leaves and
+the hashes of the subtrees to the right of its last one. Frontier, run and right side together must hash to the state
+root, and a root has one tree: no leaf can be altered, added, moved or left out, and the end is proved by there being
+nothing to its right. So a chunk that lies is refused by itself, and its sender is known.
 
-A value of more than ``LARGE`` bytes (the table of thousands of servers) travels apart, in pieces; the chunk has its
-hash. That keeps every other chunk near its full size, so that nobody can pass off a drip of tiny ones as a slow link.
+A value of more than ``MAX_INLINE_BYTES`` bytes (the table of thousands of servers) travels apart, in pieces; the chunk
+has its hash. That keeps every other chunk near its full size, so that nobody can pass off a drip of tiny ones as a slow
+link.
 """
 
 from __future__ import annotations
@@ -19,24 +20,24 @@ from typing import Annotated
 from chain.codec import Bounds, Hash, Record
 from chain.crypto import hash_bytes
 from chain.exceptions import InvalidSnapshot
-from chain.merkle.tree import Fork, Tree, compute_path, hash_branch
+from chain.merkle.tree import Branch, SparseMerkleTree, compute_path, hash_branch
 
-CHUNK = 512 * 1024
+MAX_CHUNK_BYTES = 512 * 1024
 """Bytes of keys and values in a chunk, at most."""
-LARGE = 64 * 1024
+MAX_INLINE_BYTES = 64 * 1024
 """Bytes of a value that still travels in a chunk."""
-MAX_VALUE = 64 << 20
+MAX_VALUE_BYTES = 64 << 20
 """Bytes of any value."""
-PIECE = 512 * 1024
+MAX_PIECE_BYTES = 512 * 1024
 """Bytes of a large value sent at a time."""
-ENTRY_COST = 32
+ENTRY_OVERHEAD_BYTES = 32
 """What an entry costs in a chunk beside its key and value."""
 
-MAX_KEY = 64
-MAX_ENTRIES = CHUNK // ENTRY_COST
+MAX_KEY_BYTES = 64
+MAX_ENTRIES = MAX_CHUNK_BYTES // ENTRY_OVERHEAD_BYTES
 
-Key = Annotated[bytes, Bounds(1, MAX_KEY)]
-Value = Annotated[bytes, Bounds(0, LARGE)]
+Key = Annotated[bytes, Bounds(1, MAX_KEY_BYTES)]
+Value = Annotated[bytes, Bounds(0, MAX_INLINE_BYTES)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class Entry(Record):
     @property
     def size(self) -> int:
         """What it takes of a chunk."""
-        return len(self.key) + len(self.value) + ENTRY_COST
+        return len(self.key) + len(self.value) + ENTRY_OVERHEAD_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ class LargeEntry(Record):
     @property
     def size(self) -> int:
         """What it takes of a chunk."""
-        return len(self.key) + len(self.value_hash) + ENTRY_COST
+        return len(self.key) + len(self.value_hash) + ENTRY_OVERHEAD_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ class Chunk(Record):
     """A run of entries in the order of their paths, and the subtrees to the right of the last, lowest fork first."""
 
     entries: Annotated[tuple[Entry | LargeEntry, ...], Bounds(1, MAX_ENTRIES)]
-    right: Annotated[tuple[Fork, ...], Bounds(0, 256)]
+    right: Annotated[tuple[Branch, ...], Bounds(0, 256)]
 
     @property
     def is_last(self) -> bool:
@@ -90,16 +91,16 @@ class Frontier(Record):
 
     path: Hash
     leaf: Hash
-    left: Annotated[tuple[Fork, ...], Bounds(0, 256)]
+    left: Annotated[tuple[Branch, ...], Bounds(0, 256)]
 
 
-def make_chunk(tree: Tree, after: bytes | None) -> Chunk | None:
+def make_chunk(tree: SparseMerkleTree, after: bytes | None) -> Chunk | None:
     """The entries that follow the path ``after`` (None: from the first on) in a chunk; None if there are none."""
     entries: list[Entry | LargeEntry] = []
-    room, path = CHUNK, 0
+    room, path = MAX_CHUNK_BYTES, 0
     for leaf in tree if after is None else tree.iter_after(int.from_bytes(after, "big")):
         entry: Entry | LargeEntry
-        if len(leaf.encoded) > LARGE:
+        if len(leaf.encoded) > MAX_INLINE_BYTES:
             entry = LargeEntry(leaf.key, hash_bytes("value", leaf.encoded))
         else:
             entry = Entry(leaf.key, leaf.encoded)
@@ -107,7 +108,7 @@ def make_chunk(tree: Tree, after: bytes | None) -> Chunk | None:
             break
         entries.append(entry)
         room, path = room - entry.size, leaf.path
-    return Chunk(tuple(entries), tree.get_right_forks(path)) if entries else None
+    return Chunk(tuple(entries), tree.get_right_branches(path)) if entries else None
 
 
 def add_chunk(frontier: Frontier | None, chunk: Chunk, root: bytes) -> Frontier:
@@ -117,9 +118,11 @@ def add_chunk(frontier: Frontier | None, chunk: Chunk, root: bytes) -> Frontier:
         InvalidSnapshot: it does not, or is smaller than an honest one.
     """
     size = sum(entry.size for entry in chunk.entries)
-    if size > CHUNK:
-        raise InvalidSnapshot(f"a chunk of {size} bytes, more than {CHUNK}")
-    if not chunk.is_last and size <= CHUNK - LARGE - MAX_KEY - ENTRY_COST:  # room for any other
+    if size > MAX_CHUNK_BYTES:
+        raise InvalidSnapshot(f"a chunk of {size} bytes, more than {MAX_CHUNK_BYTES}")
+    if (
+        not chunk.is_last and size <= MAX_CHUNK_BYTES - MAX_INLINE_BYTES - MAX_KEY_BYTES - ENTRY_OVERHEAD_BYTES
+    ):  # room for any other
         raise InvalidSnapshot(f"a chunk of {size} bytes that is not the last one")
     last = None if frontier is None else int.from_bytes(frontier.path, "big")
     node = b"" if frontier is None else frontier.leaf
@@ -133,7 +136,7 @@ def add_chunk(frontier: Frontier | None, chunk: Chunk, root: bytes) -> Frontier:
             while left and left[-1].depth > depth:  # subtrees that end before this leaf
                 fork = left.pop()
                 node = hash_branch(fork.depth, fork.sibling, node)
-            left.append(Fork(depth, node))
+            left.append(Branch(depth, node))
         last, node = path, hash_bytes("leaf", path.to_bytes(32, "big"), entry.value_hash)
     assert last is not None  # a chunk has an entry
     if any((last >> (255 - fork.depth)) & 1 for fork in chunk.right):  # else it hides leaves on the left
@@ -143,7 +146,7 @@ def add_chunk(frontier: Frontier | None, chunk: Chunk, root: bytes) -> Frontier:
     return Frontier(last.to_bytes(32, "big"), node, tuple(left))
 
 
-def _fold(node: bytes, path: int, left: list[Fork], right: tuple[Fork, ...]) -> bytes:
+def _fold(node: bytes, path: int, left: list[Branch], right: tuple[Branch, ...]) -> bytes:
     """The root over a leaf and everything on both sides of its way."""
     sides = sorted([*left, *right], key=lambda fork: -fork.depth)
     if len({fork.depth for fork in sides}) != len(sides):
@@ -160,5 +163,5 @@ def check_value(entry: LargeEntry, value: bytes) -> None:
     Raises:
         InvalidSnapshot: it is another, or not large at all.
     """
-    if len(value) <= LARGE or hash_bytes("value", value) != entry.value_hash:
+    if len(value) <= MAX_INLINE_BYTES or hash_bytes("value", value) != entry.value_hash:
         raise InvalidSnapshot("a value is not the one that its chunk names")

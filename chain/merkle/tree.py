@@ -1,15 +1,17 @@
 """Three commitments, and the proofs of what they commit to: a list, a growing history, and a map.
 
 - :func:`compute_merkle_root`: a binary Merkle tree over a list, in the shape of RFC 6962, and the length of the list.
-- :class:`History`: a Merkle mountain range, the peaks of perfect trees over everything appended so far.
-- :class:`Tree`: a path-compressed sparse Merkle tree over a map from keys to records. Its nodes are never changed, so
+- :class:`MountainRange`: a Merkle mountain range, the peaks of perfect trees over everything appended so far.
+- :class:`SparseMerkleTree`: a path-compressed sparse Merkle tree over a map from keys to records. Its nodes are never
+changed, so
   that an update shares all it did not touch with the tree before it, and the states of competing blocks cost only
   their differences.
 
-A proof leads from one entry to the root: :class:`ListProof`, :class:`HistoryProof`, and :class:`TreeProof`, which also
-shows that a key is absent. Its ``compute_root`` is all there is to checking it: the proof holds if that is the root one
-trusts. For one root there is one value at each place, and one proof of it: every part of a proof is hashed or fixed by
-those that are, leaves and forks are hashed in domains of their own, and the roots of list and history cover the count.
+A proof leads from one entry to the root: :class:`ListProof`, :class:`MountainRangeProof`, and :class:`TreeProof`, which
+also shows that a key is absent. Its ``compute_root`` is all there is to checking it: the proof holds if that is the
+root one trusts. For one root there is one value at each place, and one proof of it: every part of a proof is hashed or
+fixed by those that are, leaves and forks are hashed in domains of their own, and the roots of list and history cover
+the count.
 """
 
 from __future__ import annotations
@@ -75,7 +77,7 @@ class ListProof(Record):
         return hash_bytes("list", self.count.to_bytes(8, "big"), node)
 
 
-def prove_item(leaves: Sequence[bytes], index: int) -> ListProof:
+def prove_list_leaf(leaves: Sequence[bytes], index: int) -> ListProof:
     """The proof that ``leaves[index]`` is where it is."""
     siblings, position = [], range(len(leaves))[index]
     level = [hash_bytes("list leaf", leaf) for leaf in leaves]
@@ -87,20 +89,20 @@ def prove_item(leaves: Sequence[bytes], index: int) -> ListProof:
 
 
 @dataclass(frozen=True, slots=True)
-class History(Record):
+class MountainRange(Record):
     """A Merkle mountain range over block ids: ``count`` leaves under ``peaks``, tallest first."""
 
     count: Natural
     peaks: Annotated[tuple[Hash, ...], Bounds(0, 64)]
 
-    def append(self, block_id: bytes) -> History:
+    def append(self, block_id: bytes) -> MountainRange:
         """The history with one more block."""
         peaks = list(self.peaks)
         node, count = hash_bytes("history leaf", block_id), self.count
         while count & 1:  # a peak of the same height stands beside the new one: join them
             node = hash_bytes("history node", peaks.pop(), node)
             count >>= 1
-        return History(self.count + 1, (*peaks, node))
+        return MountainRange(self.count + 1, (*peaks, node))
 
     @property
     def root(self) -> bytes:
@@ -109,7 +111,7 @@ class History(Record):
 
 
 @dataclass(frozen=True, slots=True)
-class HistoryProof(Record):
+class MountainRangeProof(Record):
     """That a block id is number ``index`` of the ``count`` in a history.
 
     ``siblings`` lead from it to its peak, nearest first; ``peaks`` are the others, tallest first.
@@ -134,10 +136,10 @@ class HistoryProof(Record):
         node, offset = hash_bytes("history leaf", block_id), self.index - start
         for level, sibling in enumerate(self.siblings):
             node = hash_bytes("history node", *((sibling, node) if (offset >> level) & 1 else (node, sibling)))
-        return History(self.count, (*self.peaks[:position], node, *self.peaks[position:])).root
+        return MountainRange(self.count, (*self.peaks[:position], node, *self.peaks[position:])).root
 
 
-def prove_past(block_ids: Sequence[bytes], index: int) -> HistoryProof:
+def prove_mountain_range_leaf(block_ids: Sequence[bytes], index: int) -> MountainRangeProof:
     """The proof that ``block_ids[index]`` has that number in the history of all of ``block_ids``."""
     index = range(len(block_ids))[index]
     position, _, _ = _find_mountain(index, len(block_ids))
@@ -152,7 +154,7 @@ def prove_past(block_ids: Sequence[bytes], index: int) -> HistoryProof:
             level, offset = _pair("history node", level), offset >> 1
         peaks += level
     del peaks[position]
-    return HistoryProof(index, len(block_ids), tuple(siblings), tuple(peaks))
+    return MountainRangeProof(index, len(block_ids), tuple(siblings), tuple(peaks))
 
 
 def _get_mountains(count: int) -> list[tuple[int, int]]:
@@ -181,7 +183,7 @@ class Leaf:
         self.hash = _hash_leaf(self.path, self.encoded)
 
 
-class _Branch:
+class _BranchNode:
     """A fork at bit ``depth``, the first at which the paths below it differ; ``path`` is that of any leaf below."""
 
     __slots__ = ("depth", "hash", "left", "path", "right")
@@ -203,7 +205,7 @@ def hash_branch(depth: int, left: bytes, right: bytes) -> bytes:
     return hash_bytes("branch", depth.to_bytes(1, "big"), left, right)
 
 
-_Node = Leaf | _Branch
+_Node = Leaf | _BranchNode
 _Change = tuple[int, Leaf | None]
 
 
@@ -213,7 +215,7 @@ def compute_path(key: bytes) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Fork(Record):
+class Branch(Record):
     """A fork on the way to a leaf: the bit at which the paths part, and the hash of the side not taken."""
 
     depth: Annotated[int, Bounds(0, 255)]
@@ -221,7 +223,7 @@ class Fork(Record):
 
 
 @dataclass(frozen=True, slots=True)
-class OtherLeaf(Record):
+class ConflictingLeaf(Record):
     """The leaf that is found instead of an absent key: its path, and the hash of its value."""
 
     path: Hash
@@ -232,12 +234,12 @@ class OtherLeaf(Record):
 class TreeProof(Record):
     """What the map holds under a key: the forks on its path, lowest first, and what stands at the end of it.
 
-    At the end of the path of an absent key stands the leaf of an ``other`` one, unless the map is empty. The forks do
-    not commit to the bits between them, so that nothing less than that leaf shows the key to be absent.
+    At the end of the path of an absent key stands the leaf of a ``conflicting`` one, unless the map is empty. The
+    branches do not commit to the bits between them, so that nothing less than that leaf shows the key to be absent.
     """
 
-    forks: Annotated[tuple[Fork, ...], Bounds(0, 256)]
-    other: OtherLeaf | None
+    branches: Annotated[tuple[Branch, ...], Bounds(0, 256)]
+    conflicting: ConflictingLeaf | None
 
     def compute_root(self, key: bytes, encoded: bytes | None) -> bytes:
         """The root of the map in which ``key`` has the record of these bytes, or (None) is absent.
@@ -247,20 +249,20 @@ class TreeProof(Record):
         """
         path = compute_path(key)
         if encoded is not None:
-            if self.other is not None:
+            if self.conflicting is not None:
                 raise ProofError("the proof shows the key to be absent")
             node, end = _hash_leaf(path, encoded), path
-        elif self.other is not None:
-            end = int.from_bytes(self.other.path, "big")
+        elif self.conflicting is not None:
+            end = int.from_bytes(self.conflicting.path, "big")
             if end == path:
                 raise ProofError("the proof shows the key to be there")
-            node = hash_bytes("leaf", self.other.path, self.other.value)
-        elif self.forks:
+            node = hash_bytes("leaf", self.conflicting.path, self.conflicting.value)
+        elif self.branches:
             raise ProofError("the proof does not show what stands in place of the key")
         else:
             return EMPTY
         above = 256
-        for fork in self.forks:
+        for fork in self.branches:
             if fork.depth >= above:
                 raise ProofError("the forks of the path are out of order")
             above, bit = fork.depth, (path >> (255 - fork.depth)) & 1
@@ -270,7 +272,7 @@ class TreeProof(Record):
         return node
 
 
-class Tree:
+class SparseMerkleTree:
     """An immutable map from byte keys to records, with a root that commits to all of it.
 
     The root of an empty tree is ``EMPTY``; a leaf hashes its path and its value's hash; a branch hashes its depth and
@@ -290,38 +292,38 @@ class Tree:
     def get(self, key: bytes) -> Record | None:
         """The record under ``key``, or None."""
         node, path = self._root, compute_path(key)
-        while isinstance(node, _Branch):
+        while isinstance(node, _BranchNode):
             node = node.right if (path >> (255 - node.depth)) & 1 else node.left
         return node.record if node is not None and node.path == path else None
 
     def prove(self, key: bytes) -> TreeProof:
         """The proof of the record under ``key``, or of its absence."""
-        forks: list[Fork] = []
+        branches: list[Branch] = []
         node, path = self._root, compute_path(key)
-        while isinstance(node, _Branch):
+        while isinstance(node, _BranchNode):
             taken, other = (node.right, node.left) if (path >> (255 - node.depth)) & 1 else (node.left, node.right)
-            forks.append(Fork(node.depth, other.hash))
+            branches.append(Branch(node.depth, other.hash))
             node = taken
         found = None
         if node is not None and node.path != path:
-            found = OtherLeaf(node.path.to_bytes(32, "big"), hash_bytes("value", node.encoded))
-        return TreeProof(tuple(reversed(forks)), found)
+            found = ConflictingLeaf(node.path.to_bytes(32, "big"), hash_bytes("value", node.encoded))
+        return TreeProof(tuple(reversed(branches)), found)
 
-    def update(self, changes: Mapping[bytes, Record | None]) -> Tree:
+    def update(self, changes: Mapping[bytes, Record | None]) -> SparseMerkleTree:
         """The tree with each key set to its record, or removed where the record is None."""
         leaves: list[_Change] = [
             (compute_path(key), None) if record is None else ((leaf := Leaf(key, record)).path, leaf)
             for key, record in changes.items()
         ]
         leaves.sort(key=lambda change: change[0])
-        return Tree(_update(self._root, leaves))
+        return SparseMerkleTree(_update(self._root, leaves))
 
     def __iter__(self) -> Iterator[Leaf]:
         """All leaves in order of their paths."""
         stack = [] if self._root is None else [self._root]
         while stack:
             node = stack.pop()
-            if isinstance(node, _Branch):
+            if isinstance(node, _BranchNode):
                 stack += (node.right, node.left)
             else:
                 yield node
@@ -331,7 +333,7 @@ class Tree:
         stack = [] if self._root is None else [self._root]
         while stack:
             node = stack.pop()
-            if not isinstance(node, _Branch):
+            if not isinstance(node, _BranchNode):
                 if node.path > path:
                     yield node
                 continue
@@ -340,24 +342,24 @@ class Tree:
             if (node.path | ((1 << (255 - node.depth)) - 1)) > path:
                 stack.append(node.left)
 
-    def get_right_forks(self, path: int) -> tuple[Fork, ...]:
+    def get_right_branches(self, path: int) -> tuple[Branch, ...]:
         """The forks at which the way to the leaf at ``path`` goes left, lowest first."""
-        forks: list[Fork] = []
+        branches: list[Branch] = []
         node = self._root
-        while isinstance(node, _Branch):
+        while isinstance(node, _BranchNode):
             if (path >> (255 - node.depth)) & 1:
                 node = node.right
             else:
-                forks.append(Fork(node.depth, node.right.hash))
+                branches.append(Branch(node.depth, node.right.hash))
                 node = node.left
-        return tuple(reversed(forks))
+        return tuple(reversed(branches))
 
 
 def _update(node: _Node | None, changes: list[_Change]) -> _Node | None:
     """``node`` after ``changes``, which are sorted by path and distinct."""
     if not changes:
         return node
-    if not isinstance(node, _Branch):
+    if not isinstance(node, _BranchNode):
         leaves = [leaf for _, leaf in changes if leaf is not None]
         if node is not None and all(path != node.path for path, _ in changes):
             leaves = sorted([*leaves, node], key=lambda leaf: leaf.path)
@@ -389,7 +391,7 @@ def _build(leaves: list[Leaf]) -> _Node | None:
 def _join(depth: int, left: _Node | None, right: _Node | None) -> _Node | None:
     if left is None or right is None:
         return left or right
-    return _Branch(depth, left, right)
+    return _BranchNode(depth, left, right)
 
 
 def _fork(a: int, b: int) -> int:

@@ -19,11 +19,11 @@ from functools import lru_cache
 from chain.codec import Hash, Natural, Record
 from chain.crypto import KeyPair, hash_bytes
 
-NO_TIP = bytes(32)
+NO_COMMITMENT = bytes(32)
 """Tip of an account that cannot reveal anything."""
 
-LAYERS_PER_HEIGHT = 4
-MIN_LAYERS = 4096
+HASHES_PER_HEIGHT = 4
+MIN_HASHES = 4096
 """An onion has so many layers at least, and enough for several epochs of a validator that leads every view."""
 
 
@@ -47,17 +47,17 @@ class Beacon(Record):
         """The beacon after the last block of an epoch was absorbed."""
         return Beacon(self.epoch + 1, self.value, self.value, self.previous)
 
-    def get_source(self, epoch: int) -> bytes | None:
+    def get_epoch_seed(self, epoch: int) -> bytes | None:
         """What the leaders and executors of ``epoch`` are drawn from; None unless it is this one or the one before."""
         return {self.epoch: self.previous, self.epoch - 1: self.earlier}.get(epoch)
 
 
-def compute_tip(reveal: bytes) -> bytes:
+def compute_commitment(reveal: bytes) -> bytes:
     """The tip that ``reveal`` opens."""
     return hash_bytes("onion", reveal)
 
 
-class Onion:
+class HashChain:
     """All layers of one hash onion, outermost first."""
 
     __slots__ = ("_layers",)
@@ -65,32 +65,32 @@ class Onion:
     def __init__(self, secret: bytes, length: int) -> None:
         layers = [secret]
         for _ in range(length):
-            layers.append(compute_tip(layers[-1]))
+            layers.append(compute_commitment(layers[-1]))
         self._layers = b"".join(reversed(layers))
 
     @property
-    def tip(self) -> bytes:
+    def commitment(self) -> bytes:
         """The outermost layer, to be announced first."""
         return self._layers[:32]
 
-    def find_reveal(self, tip: bytes) -> bytes | None:
-        """What opens ``tip``, or None if it is not a layer of this onion, or the innermost."""
-        start = self._layers.find(tip)
+    def find_reveal(self, commitment: bytes) -> bytes | None:
+        """What opens ``commitment``, or None if it is not a layer of this onion, or the innermost."""
+        start = self._layers.find(commitment)
         reveal = self._layers[start + 32 : start + 64] if start >= 0 and start % 32 == 0 else b""
         return reveal or None
 
-    def count_reveals(self, tip: bytes) -> int:
-        """How many reveals are left from ``tip`` on."""
-        start = self._layers.find(tip)
+    def count_reveals(self, commitment: bytes) -> int:
+        """How many reveals are left from ``commitment`` on."""
+        start = self._layers.find(commitment)
         return (len(self._layers) - start) // 32 - 1 if start >= 0 and start % 32 == 0 else 0
 
 
-def make_onion(key: KeyPair, salt: bytes, number: int, epoch_heights: int) -> Onion:
+def make_hash_chain(key: KeyPair, salt: bytes, number: int, epoch_heights: int) -> HashChain:
     """Onion ``number`` of a key on the chain whose genesis beacon is ``salt``: derived, so that none is ever lost."""
     secret = hash_bytes("onion secret", key.seed, salt, number.to_bytes(8, "big"))
-    return _peel(secret, max(MIN_LAYERS, LAYERS_PER_HEIGHT * epoch_heights))
+    return _build_hash_chain(secret, max(MIN_HASHES, HASHES_PER_HEIGHT * epoch_heights))
 
 
 @lru_cache(maxsize=64)
-def _peel(secret: bytes, length: int) -> Onion:
-    return Onion(secret, length)
+def _build_hash_chain(secret: bytes, length: int) -> HashChain:
+    return HashChain(secret, length)

@@ -1,7 +1,7 @@
 """The state of the ledger: accounts, open holds, what is frozen per epoch, totals, and the history of blocks.
 
-A :class:`State` is an immutable map from keys to records, committed to by its root. A :class:`Draft` collects changes
-on top of one; drafts nest, so that an operation that fails half way leaves no trace.
+A :class:`State` is an immutable map from keys to records, committed to by its root. A :class:`StateOverlay` collects
+changes on top of one; drafts nest, so that an operation that fails half way leaves no trace.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from typing import Annotated, TypeVar
 
 from chain.codec import Amount, Bounds, Hash, ModelName, Natural, PublicKey, Record
 from chain.exceptions import StoreError
-from chain.merkle.tree import History, Leaf, Tree, TreeProof
-from chain.state.beacon import NO_TIP, Beacon
+from chain.merkle.tree import Leaf, MountainRange, SparseMerkleTree, TreeProof
+from chain.state.beacon import NO_COMMITMENT, Beacon
 from chain.state.lottery import ServingTable
 from chain.types.operations import MAX_MODELS, Delivery
-from chain.types.validators import LATE_BLOCKS, MAX_COMMITTEE, ValidatorSet
+from chain.types.validators import LATE_VOTE_BLOCKS, MAX_COMMITTEE, ValidatorSet
 
-WINDOW = 256
+REPLAY_WINDOW_SIZE = 256
 """How many recent hold sequence numbers of a payer stay usable."""
 
 MAX_UNBONDINGS = 32
-MAX_TABLE = 64 << 20
+MAX_ENTRY_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class Account(Record):
 
 
 @dataclass(frozen=True, slots=True)
-class HoldWindow(Record):
+class ReplayWindow(Record):
     """Hold numbers a payer has used, as in the anti-replay window of IPsec (RFC 4303 §3.4.3).
 
     ``top`` is one more than the highest sequence number used; byte i of ``used`` belongs to sequence number
@@ -74,33 +74,33 @@ class HoldWindow(Record):
     """
 
     top: Natural = 0
-    used: Annotated[bytes, Bounds(0, WINDOW)] = b""
+    used: Annotated[bytes, Bounds(0, REPLAY_WINDOW_SIZE)] = b""
 
     def is_usable(self, seq: int, attempt: int) -> bool:
         """Whether (seq, attempt) is neither used nor too far from ``top`` in either direction."""
         if seq >= self.top:
-            return seq < self.top + WINDOW
+            return seq < self.top + REPLAY_WINDOW_SIZE
         index = self.top - 1 - seq
-        if index >= WINDOW:
+        if index >= REPLAY_WINDOW_SIZE:
             return False
         return index >= len(self.used) or not (self.used[index] >> attempt) & 1
 
-    def use(self, seq: int, attempt: int) -> HoldWindow:
+    def use(self, seq: int, attempt: int) -> ReplayWindow:
         """The window after (seq, attempt) is used."""
         shift = max(0, seq + 1 - self.top)
-        used = bytearray(min(shift, WINDOW)) + self.used if shift else bytearray(self.used)
+        used = bytearray(min(shift, REPLAY_WINDOW_SIZE)) + self.used if shift else bytearray(self.used)
         top = self.top + shift
         index = top - 1 - seq
         used.extend(bytes(max(0, index + 1 - len(used))))
         used[index] |= 1 << attempt
-        return HoldWindow(top, bytes(used[:WINDOW]).rstrip(b"\0"))
+        return ReplayWindow(top, bytes(used[:REPLAY_WINDOW_SIZE]).rstrip(b"\0"))
 
 
 @dataclass(frozen=True, slots=True)
 class OpenHold(Record):
     """Credit set aside for one request, until it is captured or released.
 
-    ``pending`` is an unreceipted delivery, paid at chain time ``pays_at`` unless the payer disputes it.
+    ``unsettled_delivery`` is an unreceipted delivery, paid at chain time ``pays_at`` unless the payer disputes it.
     """
 
     payer: PublicKey
@@ -109,32 +109,33 @@ class OpenHold(Record):
     model: ModelName
     request_digest: Hash
     deadline: Natural
-    pending: Delivery | None = None
+    unsettled_delivery: Delivery | None = None
     pays_at: Natural = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Agenda(Record):
+class DueCaptures(Record):
     """Holds whose pending capture falls due within one second of chain time."""
 
     holds: tuple[Hash, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Duty(Record):
+class ValidatorRecord(Record):
     """An account's validator duty; its weight is its bond, as long as it is enrolled, not jailed, and has a tip.
 
-    ``waiting_since`` is the height since which it asks for more weight than it has (0 if it does not), ``tip`` what its
-    next reveal must lead to. ``next_tip`` replaces that from ``next_epoch`` on. It is jailed if ``jailed_until`` is not
-    0, and may ask to return from that epoch on. Votes of epochs before ``clean_from`` were punished already.
+    ``waiting_since`` is the height since which it asks for more weight than it has (0 if it does not), ``commitment``
+    what its next reveal must lead to. ``next_commitment`` replaces that from ``next_epoch`` on. It is jailed if
+    ``jailed_until`` is not 0, and may ask to return from that epoch on. Votes of epochs before ``clean_from`` were
+    punished already.
     """
 
     is_enrolled: bool = False
     waiting_since: Natural = 0
-    tip: Hash = NO_TIP
-    onion: Natural = 0
-    next_tip: Hash = NO_TIP
-    next_onion: Natural = 0
+    commitment: Hash = NO_COMMITMENT
+    hash_chain: Natural = 0
+    next_commitment: Hash = NO_COMMITMENT
+    next_hash_chain: Natural = 0
     next_epoch: Natural = 0
     jailed_until: Natural = 0
     clean_from: Natural = 0
@@ -150,12 +151,12 @@ class RecentBlock(Record):
 
 
 @dataclass(frozen=True, slots=True)
-class Turnout(Record):
+class Participation(Record):
     """Who took part in an epoch, as its block bodies say: for ``blocks`` of its blocks, the votes by position."""
 
     blocks: Natural
     votes: Annotated[tuple[Natural, ...], Bounds(0, MAX_COMMITTEE)]
-    recent: Annotated[tuple[RecentBlock, ...], Bounds(0, LATE_BLOCKS)]
+    recent: Annotated[tuple[RecentBlock, ...], Bounds(0, LATE_VOTE_BLOCKS)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +178,7 @@ def account_key(public_key: bytes) -> bytes:
     return b"a" + public_key
 
 
-def window_key(public_key: bytes) -> bytes:
+def replay_window_key(public_key: bytes) -> bytes:
     return b"w" + public_key
 
 
@@ -185,7 +186,7 @@ def hold_key(hold_id: bytes) -> bytes:
     return b"h" + hold_id
 
 
-def agenda_key(second: int) -> bytes:
+def due_captures_key(second: int) -> bytes:
     return b"g" + second.to_bytes(8, "big")
 
 
@@ -197,28 +198,28 @@ def committee_key(epoch: int) -> bytes:
     return b"c" + epoch.to_bytes(8, "big")
 
 
-def duty_key(public_key: bytes) -> bytes:
+def validator_key(public_key: bytes) -> bytes:
     return b"v" + public_key
 
 
 TOTALS_KEY = b"s"
 HISTORY_KEY = b"m"
 BEACON_KEY = b"b"
-TURNOUT_KEY = b"p"
+PARTICIPATION_KEY = b"p"
 REGISTRATIONS_KEY = b"r"
 
 _KINDS: dict[bytes, type[Record]] = {
     b"a": Account,
-    b"w": HoldWindow,
+    b"w": ReplayWindow,
     b"h": OpenHold,
-    b"g": Agenda,
+    b"g": DueCaptures,
     b"t": ServingTable,
     b"c": ValidatorSet,
-    b"v": Duty,
+    b"v": ValidatorRecord,
     TOTALS_KEY: Totals,
-    HISTORY_KEY: History,
+    HISTORY_KEY: MountainRange,
     BEACON_KEY: Beacon,
-    TURNOUT_KEY: Turnout,
+    PARTICIPATION_KEY: Participation,
     REGISTRATIONS_KEY: Registrations,
 }
 
@@ -241,17 +242,17 @@ class StateReader:
         """The account of a key, empty if it never was."""
         return self._get(account_key(public_key), Account) or Account()
 
-    def window(self, public_key: bytes) -> HoldWindow:
+    def replay_window(self, public_key: bytes) -> ReplayWindow:
         """The hold numbers that a payer has used."""
-        return self._get(window_key(public_key), HoldWindow) or HoldWindow()
+        return self._get(replay_window_key(public_key), ReplayWindow) or ReplayWindow()
 
     def hold(self, hold_id: bytes) -> OpenHold | None:
         """An open hold; None once it is resolved, or before it is made."""
         return self._get(hold_key(hold_id), OpenHold)
 
-    def agenda(self, second: int) -> Agenda | None:
+    def due_captures(self, second: int) -> DueCaptures | None:
         """Holds that fall due in this second of chain time."""
-        return self._get(agenda_key(second), Agenda)
+        return self._get(due_captures_key(second), DueCaptures)
 
     def serving_table(self, epoch: int) -> ServingTable | None:
         """Who serves what with which stake, frozen for ``epoch``; kept for the last, this and the next epoch."""
@@ -261,17 +262,17 @@ class StateReader:
         """Who votes in ``epoch`` with which weight; kept as long as the serving table."""
         return self._get(committee_key(epoch), ValidatorSet)
 
-    def duty(self, public_key: bytes) -> Duty | None:
+    def validator_record(self, public_key: bytes) -> ValidatorRecord | None:
         """The validator duty of an account, None if it never had any."""
-        return self._get(duty_key(public_key), Duty)
+        return self._get(validator_key(public_key), ValidatorRecord)
 
     @property
     def beacon(self) -> Beacon:
-        return self._get(BEACON_KEY, Beacon) or Beacon(0, NO_TIP, NO_TIP, NO_TIP)
+        return self._get(BEACON_KEY, Beacon) or Beacon(0, NO_COMMITMENT, NO_COMMITMENT, NO_COMMITMENT)
 
     @property
-    def turnout(self) -> Turnout:
-        return self._get(TURNOUT_KEY, Turnout) or Turnout(0, (), ())
+    def participation(self) -> Participation:
+        return self._get(PARTICIPATION_KEY, Participation) or Participation(0, (), ())
 
     @property
     def registrations(self) -> Registrations:
@@ -282,11 +283,11 @@ class StateReader:
         return self._get(TOTALS_KEY, Totals) or Totals(0, 0)
 
     @property
-    def history(self) -> History:
-        return self._get(HISTORY_KEY, History) or History(0, ())
+    def history(self) -> MountainRange:
+        return self._get(HISTORY_KEY, MountainRange) or MountainRange(0, ())
 
 
-class _Keys:
+class _KeySet:
     """An immutable set of public keys, in shards, so that a changed one copies little and shares the rest."""
 
     __slots__ = ("_shards",)
@@ -302,7 +303,7 @@ class _Keys:
         for shard in self._shards:
             yield from sorted(shard)
 
-    def update(self, added: Mapping[bytes, bool]) -> _Keys:
+    def update(self, added: Mapping[bytes, bool]) -> _KeySet:
         """The set with each key in it, or not."""
         changes: dict[int, dict[bytes, bool]] = {}
         for key, is_in in added.items():
@@ -313,7 +314,7 @@ class _Keys:
         shards = list(self._shards)
         for number, moved in changes.items():
             shards[number] = frozenset({*(shards[number] - moved.keys()), *(key for key in moved if moved[key])})
-        return _Keys(tuple(shards))
+        return _KeySet(tuple(shards))
 
 
 class State(StateReader):
@@ -323,11 +324,11 @@ class State(StateReader):
     do neither.
     """
 
-    __slots__ = ("_on_duty", "_serving", "_tree")
+    __slots__ = ("_serving", "_tree", "_validators")
 
     def __init__(self) -> None:
-        self._tree = Tree()
-        self._serving = self._on_duty = _Keys()
+        self._tree = SparseMerkleTree()
+        self._serving = self._validators = _KeySet()
 
     @classmethod
     def load(cls, entries: Mapping[bytes, bytes]) -> State:
@@ -340,9 +341,9 @@ class State(StateReader):
         changes: dict[bytes, Record | None] = {}
         for key, raw in entries.items():
             kind = _KINDS.get(key[:1])
-            if kind is None or (kind in (Account, Duty) and len(key) != 33):
+            if kind is None or (kind in (Account, ValidatorRecord) and len(key) != 33):
                 raise StoreError(f"unknown state entry {key.hex()}")
-            changes[key] = kind.decode(raw, MAX_TABLE)
+            changes[key] = kind.decode(raw, MAX_ENTRY_BYTES)
         return cls().update(changes)
 
     @property
@@ -351,7 +352,7 @@ class State(StateReader):
         return self._tree.root
 
     @property
-    def tree(self) -> Tree:
+    def tree(self) -> SparseMerkleTree:
         """The tree that the root commits to."""
         return self._tree
 
@@ -377,12 +378,12 @@ class State(StateReader):
         for key in self._serving:
             yield key, self.account(key)
 
-    def duties(self) -> Iterator[tuple[bytes, Duty]]:
+    def validator_records(self) -> Iterator[tuple[bytes, ValidatorRecord]]:
         """Every validator duty and its public key, by key."""
-        for key in self._on_duty:
-            duty = self.duty(key)
-            assert duty is not None
-            yield key, duty
+        for key in self._validators:
+            validator = self.validator_record(key)
+            assert validator is not None
+            yield key, validator
 
     def update(self, changes: Mapping[bytes, Record | None]) -> State:
         """The state with each key set to its record, or removed where that is None."""
@@ -397,13 +398,13 @@ class State(StateReader):
                 if key[:1] == b"a"
             }
         )
-        after._on_duty = self._on_duty.update(
+        after._validators = self._validators.update(
             {key[1:]: record is not None for key, record in changes.items() if key[:1] == b"v"}
         )
         return after
 
 
-class Draft(StateReader):
+class StateOverlay(StateReader):
     """Changes on top of a state, or of another draft."""
 
     __slots__ = ("_base", "changes")
@@ -432,7 +433,7 @@ class Draft(StateReader):
         totals = self.totals
         self.put(TOTALS_KEY, Totals(totals.treasury + amount, totals.supply))
 
-    def merge(self, other: Draft) -> None:
+    def merge(self, other: StateOverlay) -> None:
         """Take over the changes of a draft made on top of this one."""
         self.changes.update(other.changes)
 

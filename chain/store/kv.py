@@ -79,7 +79,7 @@ class LevelStore:
 
     What damage can do unnoticed: a lost log file or the lost end of a manifest takes the last batches with it, or
     leaves a hole where they were. A batch is still there as a whole or not at all; that what is found belongs together
-    is for the reader to check, as :class:`chain.store.writer.BlockStore` does for the state and the audit for the rest.
+    is for the reader to check, as :class:`chain.store.writer.ChainStore` does for the state and the audit for the rest.
 
     Raises:
         StoreInUse: another process has it open.

@@ -35,11 +35,11 @@ from typing import Annotated
 
 from chain.codec import Bounds, Record, unpack
 from chain.exceptions import CodecError, StoreDamaged, StoreError
-from chain.genesis import MAX_GENESIS, Genesis
-from chain.light.client import MAX_EPOCH_RESTARTS, EpochEnd
+from chain.genesis import MAX_GENESIS_BYTES, Genesis
+from chain.light.client import MAX_EPOCH_RESTARTS, LightClientUpdate
 from chain.state.state import State
 from chain.store.kv import Store
-from chain.store.snapshot_import import OTHER_BANK
+from chain.store.snapshot_import import OTHER_SLOT
 from chain.transition.epochs import get_epoch
 from chain.types.blocks import Block, Header
 from chain.types.validators import ValidatorSet
@@ -50,14 +50,14 @@ GENESIS_KEY = b"mgenesis"
 FORMAT_KEY = b"mformat"
 HEIGHT_KEY = b"mheight"
 JOURNAL_KEY = b"mjournal"
-BANK_KEY = b"mstate"
+SLOT_KEY = b"mstate"
 BASE_KEY = b"mbase"
 PRUNE_KEY = b"mprune"
 """First and last height of the blocks below the base that are still to be deleted."""
 UNDO_KEY = b"mundo"
 """Height from whose state on there are undo entries."""
 
-MAX_UNDO = 256 << 20
+MAX_UNDO_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class Restarts(Record):
     blocks: Annotated[tuple[FinalRestart, ...], Bounds(0, MAX_EPOCH_RESTARTS)]
 
 
-class StoredChain:
+class ChainReader:
     """What a store holds of a chain, as it stands there: nothing is checked beyond its form.
 
     ``height`` is that of the last final block, 0 on a new chain; ``base`` the header that the blocks begin after.
@@ -94,8 +94,8 @@ class StoredChain:
         self.genesis = load_stored_genesis(store)
         self.height = self._read_number(HEIGHT_KEY)
         self.base = self._read_base()
-        self._bank = store.get(BANK_KEY) or b""
-        if self._bank not in OTHER_BANK:
+        self._slot = store.get(SLOT_KEY) or b""
+        if self._slot not in OTHER_SLOT:
             raise StoreDamaged("entry mstate is missing or damaged")
 
     @property
@@ -138,7 +138,7 @@ class StoredChain:
         if height > self.base.height:
             block = self.block(height)
             return None if block is None else block.header
-        end = self._epoch_end(get_epoch(self.genesis.parameters, height))
+        end = self._last_header(get_epoch(self.genesis.parameters, height))
         if end is not None and end.header.height == height:
             return end.header
         restart = self.find_restart(height)
@@ -156,7 +156,7 @@ class StoredChain:
         """The encoded certificate at ``height``, unchecked."""
         raw = self._store.get(b"f" + encode_number(height))
         if raw is None and height and height % self.genesis.parameters.epoch_heights == 0:
-            end = self._epoch_end(get_epoch(self.genesis.parameters, height))
+            end = self._last_header(get_epoch(self.genesis.parameters, height))
             return None if end is None else end.certificate.encode()
         if raw is None and height <= self.base.height:
             restart = self.find_restart(height)
@@ -210,15 +210,15 @@ class StoredChain:
         except CodecError as error:
             raise StoreDamaged(f"the validators of epoch {epoch} are damaged: {error}") from error
 
-    def epoch_end(self, epoch: int) -> EpochEnd | None:
+    def light_client_update(self, epoch: int) -> LightClientUpdate | None:
         """The end of an epoch; None if it is not over, or was over before a snapshot that this store began from."""
-        end, validators = self._epoch_end(epoch), self.validators(epoch)
+        end, validators = self._last_header(epoch), self.validators(epoch)
         if end is None:
             return None
         if validators is None:
             raise StoreDamaged(f"the validators of epoch {epoch} are missing")
         restarts = tuple(restart.header for restart in self.restarts(epoch))
-        return EpochEnd(end.header, end.certificate, validators, restarts)
+        return LightClientUpdate(end.header, end.certificate, validators, restarts)
 
     def restarts(self, epoch: int) -> tuple[FinalRestart, ...]:
         """The restart blocks in an epoch, which stay known when the blocks are gone."""
@@ -233,7 +233,7 @@ class StoredChain:
         found = self.restarts(get_epoch(self.genesis.parameters, height))
         return next((restart for restart in found if restart.header.height == height), None)
 
-    def _epoch_end(self, epoch: int) -> FinalHeader | None:
+    def _last_header(self, epoch: int) -> FinalHeader | None:
         raw = self._store.get(b"l" + encode_number(epoch))
         try:
             return None if raw is None else FinalHeader.decode(raw)
@@ -242,7 +242,7 @@ class StoredChain:
 
     def stored_state(self) -> dict[bytes, bytes]:
         """The encoded entries of the state after the last final block."""
-        return {key[1:]: value for key, value in self._store.items(self._bank)}
+        return {key[1:]: value for key, value in self._store.items(self._slot)}
 
     def load_state(self) -> State:
         """The state after the last final block; its root is for the caller to check."""
@@ -273,7 +273,7 @@ class StoredChain:
         if raw is None:
             raise StoreDamaged(f"the undo entry of block {height} is missing")
         try:
-            for key, value in unpack(raw, MAX_UNDO):
+            for key, value in unpack(raw, MAX_UNDO_BYTES):
                 if type(key) is not bytes or not (value is None or type(value) is bytes):
                     raise ValueError("of the wrong type")
                 yield key, value
@@ -290,7 +290,7 @@ class StoredChain:
         return [key for key in keys if self._store.get(key) is not None]
 
     @property
-    def first_end(self) -> int:
+    def first_update_epoch(self) -> int:
         """The first epoch whose end is on record; 0 if none is."""
         key = next((key for key, _ in self._store.items(b"l")), b"")
         return int.from_bytes(key[1:], "big")
@@ -329,7 +329,7 @@ def load_stored_genesis(store: Store) -> Genesis:
     if store.get(FORMAT_KEY) != FORMAT:
         raise StoreError("the database was written by another version of this program")
     try:
-        return Genesis.decode(raw, MAX_GENESIS)
+        return Genesis.decode(raw, MAX_GENESIS_BYTES)
     except CodecError as error:
         raise StoreDamaged(f"the stored genesis is damaged: {error}") from error
 

@@ -2,7 +2,7 @@
 
 The store has two places for a state, ``s`` and ``z``. One holds the state in use; in the other a snapshot is built up,
 together with how far it has come (``mstage``), so that a node that is restarted asks only for the rest. Finishing it is
-a matter of naming the other place (:meth:`chain.store.writer.BlockStore.adopt_snapshot`).
+a matter of naming the other place (:meth:`chain.store.writer.ChainStore.adopt_snapshot`).
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from chain.state.state import State
 from chain.store.kv import Store
 from chain.types.blocks import Header
 
-OTHER_BANK = {b"s": b"z", b"z": b"s"}
+OTHER_SLOT = {b"s": b"z", b"z": b"s"}
 """The place of the next state, by that of the state in use."""
-RUBBISH = 4_096
+GARBAGE_BATCH_ENTRIES = 4_096
 """Leftover entries deleted at a time."""
 _STAGE_KEY = b"mstage"
 
@@ -32,22 +32,22 @@ class _Stage(Record):
     is_complete: bool
 
 
-class Staging:
+class SnapshotImport:
     """The snapshot under way in a store, if any: of the state after ``header``, up to ``frontier``.
 
     Raises:
         StoreError: what the store holds of it is damaged.
     """
 
-    def __init__(self, store: Store, bank: bytes) -> None:
+    def __init__(self, store: Store, slot: bytes) -> None:
         self._store = store
-        self.bank = bank
+        self.slot = slot
         raw = store.get(_STAGE_KEY)
         try:
             self._stage = None if raw is None else _Stage.decode(raw)
         except CodecError as error:
             raise StoreDamaged(f"entry mstage is damaged: {error}") from error
-        self.rubbish = self._stage is None and next(store.items(bank), None) is not None
+        self.garbage = self._stage is None and next(store.items(slot), None) is not None
         """Whether entries of a state that is not in use any more are still to be deleted."""
 
     @property
@@ -68,14 +68,14 @@ class Staging:
     def begin(self, header: Header) -> None:
         """Begin a snapshot of the state after ``header``; another one that was under way is given up."""
         self._store.write(self.leave())
-        self._stage, self.rubbish = None, True
-        while self.rubbish:
-            self._store.write(self.collect_rubbish())
+        self._stage, self.garbage = None, True
+        while self.garbage:
+            self._store.write(self.collect_garbage())
         self._write(_Stage(header, None, False), {})
 
     def put(self, entries: Mapping[bytes, bytes]) -> None:
         """Keep values that belong to the next chunk."""
-        self._store.write({self.bank + key: value for key, value in entries.items()})
+        self._store.write({self.slot + key: value for key, value in entries.items()})
 
     def add(self, entries: Mapping[bytes, bytes], frontier: Frontier, is_complete: bool) -> None:
         """Keep the entries of a verified chunk, and how far it leads; durable when this returns."""
@@ -90,7 +90,7 @@ class Staging:
         """
         assert self._stage is not None and self._stage.is_complete
         try:
-            state = State.load({key[1:]: value for key, value in self._store.items(self.bank)})
+            state = State.load({key[1:]: value for key, value in self._store.items(self.slot)})
         except CodecError as error:
             raise StoreDamaged(f"an entry of the snapshot is damaged: {error}") from error
         if state.root != self._stage.header.state_root:
@@ -101,14 +101,14 @@ class Staging:
         """The change that ends the staging."""
         return {_STAGE_KEY: None}
 
-    def collect_rubbish(self) -> dict[bytes, bytes | None]:
+    def collect_garbage(self) -> dict[bytes, bytes | None]:
         """The deletion of some leftovers, nothing if there are none."""
-        if not self.rubbish:
+        if not self.garbage:
             return {}
-        keys = [key for key, _ in islice(self._store.items(self.bank), RUBBISH)]
-        self.rubbish = bool(keys)
+        keys = [key for key, _ in islice(self._store.items(self.slot), GARBAGE_BATCH_ENTRIES)]
+        self.garbage = bool(keys)
         return dict.fromkeys(keys)
 
     def _write(self, stage: _Stage, entries: Mapping[bytes, bytes]) -> None:
-        self._store.write({_STAGE_KEY: stage.encode(), **{self.bank + key: value for key, value in entries.items()}})
+        self._store.write({_STAGE_KEY: stage.encode(), **{self.slot + key: value for key, value in entries.items()}})
         self._stage = stage

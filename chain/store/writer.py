@@ -12,37 +12,37 @@ from dataclasses import replace
 from chain.codec import pack
 from chain.exceptions import StoreDamaged, StoreError
 from chain.genesis import Genesis
-from chain.light.client import MAX_EPOCH_RESTARTS, Checkpoint, EpochEnd
+from chain.light.client import MAX_EPOCH_RESTARTS, Checkpoint, LightClientUpdate
 from chain.state.state import State
 from chain.store.kv import Store
 from chain.store.reader import (
-    BANK_KEY,
     BASE_KEY,
     FORMAT,
     FORMAT_KEY,
     GENESIS_KEY,
     HEIGHT_KEY,
     PRUNE_KEY,
+    SLOT_KEY,
     UNDO_KEY,
+    ChainReader,
     FinalHeader,
     FinalRestart,
     Restarts,
-    StoredChain,
     encode_mark,
     encode_number,
 )
-from chain.store.snapshot_import import OTHER_BANK, Staging
+from chain.store.snapshot_import import OTHER_SLOT, SnapshotImport
 from chain.transition.block import Transition
 from chain.transition.epochs import get_epoch, get_last_height
 from chain.transition.restart import is_restart
 from chain.types.blocks import Block, Header
 from chain.types.votes import Certificate, VoteKind
 
-PRUNE_ENTRIES = 4_096
+PRUNE_BATCH_ENTRIES = 4_096
 """Entries deleted at a time: a batch ends with the block that reaches it."""
 
 
-class BlockStore(StoredChain):
+class ChainStore(ChainReader):
     """The final blocks of one chain, to read and to add to.
 
     ``header`` and ``state`` are those of the last final block (of genesis on a new chain). With ``keep_epochs`` blocks
@@ -61,7 +61,7 @@ class BlockStore(StoredChain):
                     FORMAT_KEY: FORMAT,
                     GENESIS_KEY: genesis.encode(),
                     HEIGHT_KEY: encode_number(0),
-                    BANK_KEY: b"s",
+                    SLOT_KEY: b"s",
                     UNDO_KEY: encode_number(0),
                     **{b"s" + leaf.key: leaf.encoded for leaf in genesis.state.entries()},
                     **{leaf.key: leaf.encoded for leaf in genesis.state.entries() if leaf.key[:1] == b"c"},
@@ -77,9 +77,9 @@ class BlockStore(StoredChain):
         self._accept(genesis.restarts)
         self.keep_epochs = keep_epochs
         self.header, self.state = self._load()
-        self.staging = Staging(store, OTHER_BANK[self._bank])
-        self._ends: dict[int, tuple[Header, State]] = {}
-        self._keep_end(self.header, self.state)
+        self.snapshot_import = SnapshotImport(store, OTHER_SLOT[self._slot])
+        self._end_states: dict[int, tuple[Header, State]] = {}
+        self._keep_end_state(self.header, self.state)
 
     def _load(self) -> tuple[Header, State]:
         header = self.find_header(self.height)
@@ -143,7 +143,7 @@ class BlockStore(StoredChain):
             for key, record in transition.changes.items():
                 before = state.get(key)
                 undo.append([key, None if before is None else before.encode()])
-                encoded = changes[self._bank + key] = None if record is None else record.encode()
+                encoded = changes[self._slot + key] = None if record is None else record.encode()
                 if key[:1] == b"c" and encoded is not None:
                     changes[key] = encoded  # stays when the state forgets it
             changes[b"u" + number] = pack(undo)
@@ -165,18 +165,18 @@ class BlockStore(StoredChain):
         self._store.write(changes)
         self.header, self.state, self.height = parent, state, parent.height
         for header, after in ends:
-            self._keep_end(header, after)
+            self._keep_end_state(header, after)
         self.prune()
 
     # States at the ends of epochs, for those who start from one.
 
-    def _keep_end(self, header: Header, state: State) -> None:
+    def _keep_end_state(self, header: Header, state: State) -> None:
         if header.height == get_last_height(self.genesis.parameters, header.epoch):
-            self._ends[header.height] = header, state
-            for height in sorted(self._ends)[:-2]:
-                self._ends.pop(height, None)
+            self._end_states[header.height] = header, state
+            for height in sorted(self._end_states)[:-2]:
+                self._end_states.pop(height, None)
 
-    def find_end_state(self, height: int) -> State | None:
+    def find_epoch_end_state(self, height: int) -> State | None:
         """The state at one of the last two epoch ends, or None. Their states cost only their differences.
 
         After a restart they come back through the undo entries, once; that takes a moment.
@@ -185,7 +185,7 @@ class BlockStore(StoredChain):
         epoch = get_epoch(parameters, self.height + 1)
         if height not in (get_last_height(parameters, epoch - 1), get_last_height(parameters, epoch - 2)):
             return None
-        if height not in self._ends and max(self.undo_floor, 1) <= height:
+        if height not in self._end_states and max(self.undo_floor, 1) <= height:
             # Blocks may be added meanwhile, by another thread: the state itself knows which one it is of.
             header, state = self.find_header(height), self.state
             start = state.history.count
@@ -194,14 +194,14 @@ class BlockStore(StoredChain):
             found = self.rewind(state, start, height)
             if found.root != header.state_root:
                 raise StoreDamaged(f"the undo entries do not lead back to the state after block {height}")
-            self._ends[height] = header, found
-        end = self._ends.get(height)
+            self._end_states[height] = header, found
+        end = self._end_states.get(height)
         return None if end is None else end[1]
 
     # Where the chain begins.
 
     def adopt_snapshot(
-        self, ends: Sequence[EpochEnd], state: State, journal_mark: tuple[int, bytes] | None = None
+        self, ends: Sequence[LightClientUpdate], state: State, journal_mark: tuple[int, bytes] | None = None
     ) -> None:
         """Go on from the staged ``state`` at the last of ``ends``, which are verified and lead up to it.
 
@@ -212,20 +212,20 @@ class BlockStore(StoredChain):
             StoreError: the store fails; nothing has changed.
         """
         header = ends[-1].header
-        if self.staging.header != header or state.root != header.state_root or header.height <= self.height:
+        if self.snapshot_import.header != header or state.root != header.state_root or header.height <= self.height:
             raise ValueError("not the staged snapshot")
-        while self.prunable or self.staging.rubbish:
+        while self.prunable or self.snapshot_import.garbage:
             self.prune()
         changes: dict[bytes, bytes | None] = {
             BASE_KEY: header.encode(),
             HEIGHT_KEY: encode_number(header.height),
             UNDO_KEY: encode_number(header.height),
             PRUNE_KEY: encode_number(self.base.height + 1) + encode_number(self.height),
-            BANK_KEY: self.staging.bank,
-            **self.staging.leave(),
+            SLOT_KEY: self.snapshot_import.slot,
+            **self.snapshot_import.leave(),
         }
         first = ends[0].header.epoch
-        if first and self._epoch_end(first - 1) is None:  # no chain of epochs leads from those here to the new ones
+        if first and self._last_header(first - 1) is None:  # no chain of epochs leads from those here to the new ones
             old = [key for kind in (b"c", b"l", b"r") for key, _ in self._store.items(kind)]
             changes |= {key: None for key in old if int.from_bytes(key[1:], "big") < first}
         for leaf in state.entries():
@@ -240,28 +240,28 @@ class BlockStore(StoredChain):
         if journal_mark is not None:
             changes |= encode_mark(journal_mark)
         self._store.write(changes)
-        self._bank = self.staging.bank
-        self.staging = Staging(self._store, OTHER_BANK[self._bank])
+        self._slot = self.snapshot_import.slot
+        self.snapshot_import = SnapshotImport(self._store, OTHER_SLOT[self._slot])
         self.base = self.header = header
         self.state, self.height = state, header.height
-        self._ends.clear()
-        self._keep_end(header, state)
+        self._end_states.clear()
+        self._keep_end_state(header, state)
 
     def prune(self) -> None:
         """Delete a bounded part of what is not to be kept. Called after every append; no harm in calling it more."""
-        changes: dict[bytes, bytes | None] = dict(self.staging.collect_rubbish())
+        changes: dict[bytes, bytes | None] = dict(self.snapshot_import.collect_garbage())
         base, prunable = self._find_base(), self.prunable
         if base is not None:
             prunable = range(prunable.start if prunable else self.base.height + 1, base.height + 1)
             changes |= {BASE_KEY: base.encode(), UNDO_KEY: encode_number(base.height)}
         elif not self.keep_epochs and not self.base.height:
             floor, target = self.undo_floor, self.height - 2 * self.genesis.parameters.epoch_heights
-            upto = min(target, floor + PRUNE_ENTRIES)
+            upto = min(target, floor + PRUNE_BATCH_ENTRIES)
             if upto > floor:
                 changes |= {b"u" + encode_number(height): None for height in range(floor + 1, upto + 1)}
                 changes[UNDO_KEY] = encode_number(upto)
         next_height = prunable.start
-        while next_height < prunable.stop and len(changes) < PRUNE_ENTRIES:
+        while next_height < prunable.stop and len(changes) < PRUNE_BATCH_ENTRIES:
             changes |= dict.fromkeys(self.find_keys(next_height))
             next_height += 1
         if prunable:
@@ -281,7 +281,7 @@ class BlockStore(StoredChain):
         height = get_last_height(parameters, epoch)
         if height <= self.base.height or height < self.undo_floor:
             return None
-        end = self._epoch_end(epoch)
+        end = self._last_header(epoch)
         return None if end is None else end.header
 
     def accept_restart(self, block_id: bytes) -> Genesis:

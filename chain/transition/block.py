@@ -14,18 +14,27 @@ from chain import crypto
 from chain.codec import Record
 from chain.exceptions import CodecError, InvalidBlock, InvalidCertificate, InvalidOperation
 from chain.genesis import Genesis, compute_serving_table
-from chain.state.beacon import NO_TIP, compute_tip
-from chain.state.state import BEACON_KEY, HISTORY_KEY, REGISTRATIONS_KEY, Draft, State, StateReader, duty_key, table_key
+from chain.state.beacon import NO_COMMITMENT, compute_commitment
+from chain.state.state import (
+    BEACON_KEY,
+    HISTORY_KEY,
+    REGISTRATIONS_KEY,
+    State,
+    StateOverlay,
+    StateReader,
+    table_key,
+    validator_key,
+)
 from chain.transition.epochs import Epoch, get_last_height, get_next_epoch
 from chain.transition.operations import BlockContext, process_operation, settle_due_captures
-from chain.transition.restart import check_restart, get_block_epoch, get_restart_view, is_restart, strike_off
+from chain.transition.restart import check_restart, get_block_epoch, get_restart_view, is_restart, remove_validators
 from chain.transition.validators import charge_missed_leads, end_epoch, process_votes
-from chain.types.blocks import MAX_BLOCK, MAX_NULLIFICATIONS, VERSION, Block, Body, Header, sign_block
+from chain.types.blocks import MAX_BLOCK_BYTES, MAX_NULLIFICATIONS, VERSION, Block, Body, Header, sign_block
 from chain.types.operations import SignedOperation
 from chain.types.validators import ValidatorSet
 from chain.types.votes import Certificate, Vote, VoteKind
 
-HEADER_ROOM = 4 * 1024
+HEADER_RESERVE_BYTES = 4 * 1024
 """Bytes of a block kept for header, signature and framing when operations are chosen."""
 
 
@@ -57,22 +66,22 @@ def state_transition(
     """
     epoch = get_block_epoch(genesis, state, block.body)
     check_header(genesis, epoch, parent, block.header)
-    check_claims(get_claims(genesis, epoch, parent, block, is_verified))
+    verify_signatures(get_signature_checks(genesis, epoch, parent, block, is_verified))
     return apply_block(genesis, parent, state, block)
 
 
 def apply_block(genesis: Genesis, parent: Header, state: State, block: Block) -> Transition:
-    """:func:`state_transition` without what :func:`get_claims` finds, for callers that check it elsewhere.
+    """:func:`state_transition` without what :func:`get_signature_checks` finds, for callers that check it elsewhere.
 
-    What it returns is meaningless for a block that :func:`get_claims` refuses, or whose claims do not hold.
+    What it returns is meaningless for a block that :func:`get_signature_checks` refuses, or whose claims do not hold.
 
     Raises:
         InvalidBlock: any other rule is broken. Nothing else is raised, whatever the block holds.
     """
     epoch = get_block_epoch(genesis, state, block.body)
     check_header(genesis, epoch, parent, block.header)
-    if len(block.encoded) > MAX_BLOCK:
-        raise InvalidBlock("body", f"the block has {len(block.encoded)} bytes, more than {MAX_BLOCK}")
+    if len(block.encoded) > MAX_BLOCK_BYTES:
+        raise InvalidBlock("body", f"the block has {len(block.encoded)} bytes, more than {MAX_BLOCK_BYTES}")
     if block.body.compute_root() != block.header.body_root:
         raise InvalidBlock("body_root", "does not commit to the body")
     if is_restart(block.header):
@@ -89,33 +98,33 @@ def apply_block(genesis: Genesis, parent: Header, state: State, block: Block) ->
     return result
 
 
-def get_claims(
+def get_signature_checks(
     genesis: Genesis, epoch: Epoch, parent: Header, block: Block, is_verified: IsVerified | None = None
-) -> list[tuple[str, crypto.Claim]]:
+) -> list[tuple[str, crypto.SignatureCheck]]:
     """Every signature that a block stands on, each with the field it belongs to, after the evidence's form was checked.
 
     Raises:
         InvalidBlock: the agreement evidence is missing, misplaced, or lacks a quorum.
     """
-    claims = [("signature", block.claim())]
-    claims += get_evidence_claims(genesis, epoch, parent, block)
-    claims += [
-        (f"operations[{index}]", operation.claim(genesis.chain_id))
+    checks = [("signature", block.signature_check())]
+    checks += get_justification_checks(genesis, epoch, parent, block)
+    checks += [
+        (f"operations[{index}]", operation.signature_check(genesis.chain_id))
         for index, operation in enumerate(block.body.operations)
         if is_verified is None or not is_verified(operation)
     ]
-    return claims
+    return checks
 
 
-def check_claims(claims: Iterable[tuple[str, crypto.Claim]]) -> None:
+def verify_signatures(checks: Iterable[tuple[str, crypto.SignatureCheck]]) -> None:
     """Verify signatures.
 
     Raises:
         InvalidBlock: one does not hold; it names the field.
     """
-    for field, claim in claims:
-        if not crypto.verify_all([claim]):
-            raise InvalidBlock(field, f"the signature is not that of {crypto.format_address(claim.public_key)}")
+    for field, check in checks:
+        if not crypto.verify_all([check]):
+            raise InvalidBlock(field, f"the signature is not that of {crypto.format_address(check.public_key)}")
 
 
 def check_header(genesis: Genesis, epoch: Epoch, parent: Header, header: Header) -> None:
@@ -161,8 +170,12 @@ def check_reveal(state: StateReader, header: Header) -> None:
     Raises:
         InvalidBlock: something else, or it has no tip.
     """
-    duty = state.duty(header.proposer)
-    if duty is None or duty.tip == NO_TIP or compute_tip(header.beacon_reveal) != duty.tip:
+    validator = state.validator_record(header.proposer)
+    if (
+        validator is None
+        or validator.commitment == NO_COMMITMENT
+        or compute_commitment(header.beacon_reveal) != validator.commitment
+    ):
         raise InvalidBlock("beacon_reveal", "is not what the proposer's tip commits to")
 
 
@@ -171,7 +184,9 @@ def compute_chain_time(genesis: Genesis, parent: Header, timestamp: int) -> int:
     return parent.chain_time + min(timestamp - parent.timestamp, genesis.parameters.idle_beat)
 
 
-def get_evidence_claims(genesis: Genesis, epoch: Epoch, parent: Header, block: Block) -> list[tuple[str, crypto.Claim]]:
+def get_justification_checks(
+    genesis: Genesis, epoch: Epoch, parent: Header, block: Block
+) -> list[tuple[str, crypto.SignatureCheck]]:
     """The signature checks that a block's agreement evidence stands on, after its form was checked.
 
     The parent must be certified (notarized, or finalized across an epoch boundary), and the last views between the
@@ -184,7 +199,7 @@ def get_evidence_claims(genesis: Genesis, epoch: Epoch, parent: Header, block: B
     header, body = block.header, block.body
     if is_restart(header):
         return []  # what it stands on is not agreement
-    claims: list[tuple[str, crypto.Claim]] = []
+    checks: list[tuple[str, crypto.SignatureCheck]] = []
     last_view = 0
     certificate = body.parent_certificate
     if parent.height == 0:
@@ -205,22 +220,22 @@ def get_evidence_claims(genesis: Genesis, epoch: Epoch, parent: Header, block: B
         voters = epoch.find_validators(parent.epoch)
         if voters is None:
             raise InvalidBlock("parent_certificate", f"is of epoch {parent.epoch}, the block of {epoch.number}")
-        claims += _get_certificate_claims("parent_certificate", genesis, certificate, voters)
+        checks += _get_certificate_checks("parent_certificate", genesis, certificate, voters)
     skipped = [(c.kind, c.epoch, c.view) for c in body.nullifications]
     first = max(last_view + 1, header.view - MAX_NULLIFICATIONS)
     if skipped != [(VoteKind.NULLIFY, header.epoch, view) for view in range(first, header.view)]:
         raise InvalidBlock("nullifications", f"do not cover exactly the views {first} to {header.view - 1}")
     for nullification in body.nullifications:
-        claims += _get_certificate_claims("nullifications", genesis, nullification, epoch.validators)
-    claims += [("late_votes", vote.claim(genesis.chain_id)) for vote in body.late_votes]
-    return claims
+        checks += _get_certificate_checks("nullifications", genesis, nullification, epoch.validators)
+    checks += [("late_votes", vote.signature_check(genesis.chain_id)) for vote in body.late_votes]
+    return checks
 
 
-def _get_certificate_claims(
+def _get_certificate_checks(
     field: str, genesis: Genesis, certificate: Certificate, validators: ValidatorSet
-) -> list[tuple[str, crypto.Claim]]:
+) -> list[tuple[str, crypto.SignatureCheck]]:
     try:
-        return [(field, claim) for claim in certificate.claims(genesis.chain_id, validators)]
+        return [(field, check) for check in certificate.signature_checks(genesis.chain_id, validators)]
     except InvalidCertificate as error:
         raise InvalidCertificate(error.reason, field) from error
 
@@ -255,32 +270,32 @@ def execute(genesis: Genesis, epoch: Epoch, parent: Header, state: State, header
     Raises:
         InvalidBlock: an operation cannot be included, or a late vote does not count.
     """
-    draft, context = _begin(genesis, epoch, parent, state, header, body)
+    overlay, context = _begin(genesis, epoch, parent, state, header, body)
     failures = []
     for index, operation in enumerate(body.operations):
         try:
-            failures.append(process_operation(draft, context, operation))
+            failures.append(process_operation(overlay, context, operation))
         except InvalidOperation as error:
             raise InvalidBlock("operations", f"number {index} cannot be included: {error}") from error
-    return _finish(genesis, epoch, parent, state, draft, header, failures)
+    return _finish(genesis, epoch, parent, state, overlay, header, failures)
 
 
 def _begin(
     genesis: Genesis, epoch: Epoch, parent: Header, state: State, header: Header, body: Body
-) -> tuple[Draft, BlockContext]:
+) -> tuple[StateOverlay, BlockContext]:
     """Everything that a block does before its operations."""
-    draft = Draft(state)
-    draft.put(HISTORY_KEY, state.history.append(parent.id))
-    draft.put(BEACON_KEY, state.beacon.absorb(header.beacon_reveal))
+    overlay = StateOverlay(state)
+    overlay.put(HISTORY_KEY, state.history.append(parent.id))
+    overlay.put(BEACON_KEY, state.beacon.absorb(header.beacon_reveal))
     if is_restart(header):
-        strike_off(draft, body.removed)
+        remove_validators(overlay, body.removed)
     else:
-        duty = state.duty(header.proposer)
-        assert duty is not None  # check_reveal
-        draft.put(duty_key(header.proposer), replace(duty, tip=header.beacon_reveal))
-    process_votes(draft, epoch, parent, body)
-    charge_missed_leads(draft, genesis.parameters, epoch, body)
-    return draft, BlockContext(genesis, epoch.number, header.height, header.chain_time)
+        validator = state.validator_record(header.proposer)
+        assert validator is not None  # check_reveal
+        overlay.put(validator_key(header.proposer), replace(validator, commitment=header.beacon_reveal))
+    process_votes(overlay, epoch, parent, body)
+    charge_missed_leads(overlay, genesis.parameters, epoch, body)
+    return overlay, BlockContext(genesis, epoch.number, header.height, header.chain_time)
 
 
 def _finish(
@@ -288,23 +303,23 @@ def _finish(
     epoch: Epoch,
     parent: Header,
     state: State,
-    draft: Draft,
+    overlay: StateOverlay,
     header: Header,
     failures: list[str | None],
 ) -> Transition:
     """What a block does after its operations, and after the last of an epoch to freeze what holds in two epochs."""
     # After the operations: however far chain time has come, a dispute in the block after the capture is in time.
-    settle_due_captures(draft, parent.chain_time, header.chain_time)
-    after = state.update(draft.changes)
+    settle_due_captures(overlay, parent.chain_time, header.chain_time)
+    after = state.update(overlay.changes)
     if header.height == epoch.last_height:
-        end_epoch(draft, after, genesis, epoch)
-        draft.put(table_key(epoch.number + 2), compute_serving_table(after, genesis.parameters, draft.beacon.value))
+        end_epoch(overlay, after, genesis, epoch)
+        overlay.put(table_key(epoch.number + 2), compute_serving_table(after, genesis.parameters, overlay.beacon.value))
         if epoch.number:
-            draft.put(table_key(epoch.number - 1), None)
-        draft.put(BEACON_KEY, draft.beacon.end_epoch())
-        draft.put(REGISTRATIONS_KEY, None)
-        after = state.update(draft.changes)
-    return Transition(after, draft.changes, tuple(failures))
+            overlay.put(table_key(epoch.number - 1), None)
+        overlay.put(BEACON_KEY, overlay.beacon.end_epoch())
+        overlay.put(REGISTRATIONS_KEY, None)
+        after = state.update(overlay.changes)
+    return Transition(after, overlay.changes, tuple(failures))
 
 
 def build_block(
@@ -353,9 +368,9 @@ def build_block(
         beacon_reveal=reveal,
     )
     body = Body((), parent_certificate, tuple(nullifications), tuple(late_votes))
-    room = MAX_BLOCK - HEADER_ROOM - len(body.encode())
+    room = MAX_BLOCK_BYTES - HEADER_RESERVE_BYTES - len(body.encode())
     check_reveal(state, header)
-    draft, context = _begin(genesis, epoch, parent, state, header, body)
+    overlay, context = _begin(genesis, epoch, parent, state, header, body)
     included: list[SignedOperation] = []
     failures: list[str | None] = []
     rejected: list[tuple[SignedOperation, str]] = []
@@ -363,14 +378,14 @@ def build_block(
         if len(operation.encoded) > room:
             break
         try:
-            failures.append(process_operation(draft, context, operation))
+            failures.append(process_operation(overlay, context, operation))
         except (InvalidOperation, CodecError) as error:
             rejected.append((operation, str(error)))
             on_rejected(operation)
             continue
         included.append(operation)
         room -= len(operation.encoded)
-    result = _finish(genesis, epoch, parent, state, draft, header, failures)
+    result = _finish(genesis, epoch, parent, state, overlay, header, failures)
     after = result.state
     body = replace(body, operations=tuple(included))
     header = replace(header, body_root=body.compute_root(), state_root=after.root, history_root=after.history.root)

@@ -14,13 +14,13 @@ from dataclasses import replace
 from functools import lru_cache
 
 from chain.codec import MAX_INT
-from chain.crypto import hash_bytes, hash_slowly
+from chain.crypto import argon2id, hash_bytes
 from chain.exceptions import InvalidOperation
 from chain.genesis import Genesis
-from chain.state.state import REGISTRATIONS_KEY, TOTALS_KEY, Account, Draft, Registrations, StateReader
-from chain.types.operations import SALT_SIZE, Register, SignedOperation
+from chain.state.state import REGISTRATIONS_KEY, TOTALS_KEY, Account, Registrations, StateOverlay, StateReader
+from chain.types.operations import SALT_BYTES, Register, SignedOperation
 
-MEMORY, PASSES = 32 << 20, 1
+ARGON2_MEMORY_BYTES, ARGON2_PASSES = 32 << 20, 1
 """Bytes and passes of one try: some 20 ms of one core."""
 
 
@@ -35,7 +35,7 @@ def is_newcomer(account: Account) -> bool:
     return replace(account, available=0) == Account()
 
 
-def process_register(draft: Draft, genesis: Genesis, operation: Register, signer: bytes) -> None:
+def process_register(overlay: StateOverlay, genesis: Genesis, operation: Register, signer: bytes) -> None:
     """Grant a newcomer its bond.
 
     Raises:
@@ -44,27 +44,29 @@ def process_register(draft: Draft, genesis: Genesis, operation: Register, signer
     parameters = genesis.parameters
     if not parameters.register_grant:
         raise InvalidOperation("this chain grants nothing to newcomers")
-    before = draft.account(signer)
+    before = overlay.account(signer)
     if not is_newcomer(before):
         raise InvalidOperation(NO_NEWCOMER)
-    count = draft.registrations.count
+    count = overlay.registrations.count
     if count >= parameters.register_cap:
         raise InvalidOperation(f"{count} newcomers were registered in this epoch, which is the limit")
-    source = draft.beacon.get_source(operation.epoch)
+    source = overlay.beacon.get_epoch_seed(operation.epoch)
     if source is None:
         raise InvalidOperation(f"epoch {operation.epoch} is neither this one nor the one before")
-    if not is_proof(compute_challenge(genesis, source, signer), operation.salt, parameters.register_difficulty):
+    if not is_valid_proof_of_work(
+        compute_challenge(genesis, source, signer), operation.salt, parameters.register_difficulty
+    ):
         raise InvalidOperation("the proof of work does not hold")
-    totals = draft.totals
+    totals = overlay.totals
     if totals.supply + parameters.register_grant > MAX_INT:
         raise InvalidOperation("there is all the credit already that there can be")
     grant = parameters.register_grant
-    draft.put_account(signer, replace(before, bonded=grant, models=operation.models, grant=grant))
-    draft.put(REGISTRATIONS_KEY, Registrations(count + 1))
-    draft.put(TOTALS_KEY, replace(totals, supply=totals.supply + parameters.register_grant))
+    overlay.put_account(signer, replace(before, bonded=grant, models=operation.models, grant=grant))
+    overlay.put(REGISTRATIONS_KEY, Registrations(count + 1))
+    overlay.put(TOTALS_KEY, replace(totals, supply=totals.supply + parameters.register_grant))
 
 
-def is_worked_for(genesis: Genesis, state: StateReader, signed: SignedOperation) -> bool | None:
+def has_valid_proof_of_work(genesis: Genesis, state: StateReader, signed: SignedOperation) -> bool | None:
     """Whether a newcomer's proof holds, None if :func:`process_register` would not get so far as to look at it.
 
     True for any other operation. The proof is remembered: only the first time is slow. Whoever waits with one that
@@ -73,11 +75,11 @@ def is_worked_for(genesis: Genesis, state: StateReader, signed: SignedOperation)
     operation = signed.operation
     if not isinstance(operation, Register):
         return True
-    source = state.beacon.get_source(operation.epoch)
-    if source is None or not count_left(state, genesis) or not is_newcomer(state.account(signed.signer)):
+    source = state.beacon.get_epoch_seed(operation.epoch)
+    if source is None or not count_registrations_left(state, genesis) or not is_newcomer(state.account(signed.signer)):
         return None
     challenge = compute_challenge(genesis, source, signed.signer)
-    return is_proof(challenge, operation.salt, genesis.parameters.register_difficulty)
+    return is_valid_proof_of_work(challenge, operation.salt, genesis.parameters.register_difficulty)
 
 
 def compute_challenge(genesis: Genesis, source: bytes, public_key: bytes) -> bytes:
@@ -86,23 +88,25 @@ def compute_challenge(genesis: Genesis, source: bytes, public_key: bytes) -> byt
 
 
 @lru_cache(maxsize=1024)
-def is_proof(challenge: bytes, salt: bytes, difficulty: int) -> bool:
+def is_valid_proof_of_work(challenge: bytes, salt: bytes, difficulty: int) -> bool:
     """Whether ``salt`` is worth a grant. Takes as long as a try, once."""
-    return int.from_bytes(hash_slowly(challenge, salt, MEMORY, PASSES), "big") >> (256 - difficulty) == 0
+    return (
+        int.from_bytes(argon2id(challenge, salt, ARGON2_MEMORY_BYTES, ARGON2_PASSES), "big") >> (256 - difficulty) == 0
+    )
 
 
-def search(challenge: bytes, difficulty: int, start: int = 0) -> Iterator[bytes | None]:
+def mine(challenge: bytes, difficulty: int, start: int = 0) -> Iterator[bytes | None]:
     """Try one salt after the other: None for each that is worth nothing, at last one that is."""
     while True:
-        salt = start.to_bytes(SALT_SIZE, "big")
-        if is_proof(challenge, salt, difficulty):
+        salt = start.to_bytes(SALT_BYTES, "big")
+        if is_valid_proof_of_work(challenge, salt, difficulty):
             yield salt
             return
         yield None
         start += 1
 
 
-def count_left(state: StateReader, genesis: Genesis) -> int:
+def count_registrations_left(state: StateReader, genesis: Genesis) -> int:
     """How many newcomers may still be registered in this epoch."""
     parameters = genesis.parameters
     return max(0, parameters.register_cap - state.registrations.count) if parameters.register_grant else 0

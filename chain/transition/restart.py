@@ -16,7 +16,7 @@ from dataclasses import replace
 
 from chain.exceptions import InvalidBlock
 from chain.genesis import Genesis
-from chain.state.state import Draft, StateReader, committee_key, duty_key
+from chain.state.state import StateOverlay, StateReader, committee_key, validator_key
 from chain.transition.epochs import Epoch, get_next_epoch
 from chain.types.blocks import NO_REVEAL, Block, Body, Header
 from chain.types.validators import ValidatorSet
@@ -39,28 +39,28 @@ def get_block_epoch(genesis: Genesis, state: StateReader, body: Body) -> Epoch:
     """What is fixed for a block of ``body`` on ``state``: a restart block stands under the committee that it leaves."""
     if not body.removed:
         return get_next_epoch(genesis, state)
-    draft = Draft(state)
-    strike_off(draft, body.removed)
-    return get_next_epoch(genesis, draft)
+    overlay = StateOverlay(state)
+    remove_validators(overlay, body.removed)
+    return get_next_epoch(genesis, overlay)
 
 
-def strike_off(draft: Draft, removed: Sequence[bytes]) -> None:
+def remove_validators(overlay: StateOverlay, removed: Sequence[bytes]) -> None:
     """Take these, if any, off every committee that is frozen, and jail them until the next epoch."""
     if not removed:
         return
-    number = draft.beacon.epoch
-    remaining = draft.committee(number)
+    number = overlay.beacon.epoch
+    remaining = overlay.committee(number)
     for epoch in (number, number + 1):
-        committee = draft.committee(epoch)
+        committee = overlay.committee(epoch)
         assert committee is not None
         rest = [(each.public_key, each.stake) for each in committee if each.public_key not in removed]
         if rest:
             remaining = ValidatorSet.of(rest)
-        draft.put(committee_key(epoch), remaining)  # if nobody is left of the next one, those of today go on
+        overlay.put(committee_key(epoch), remaining)  # if nobody is left of the next one, those of today go on
     for key in removed:
-        duty = draft.duty(key)
-        if duty is not None:
-            draft.put(duty_key(key), replace(duty, jailed_until=max(duty.jailed_until, number + 1)))
+        validator = overlay.validator_record(key)
+        if validator is not None:
+            overlay.put(validator_key(key), replace(validator, jailed_until=max(validator.jailed_until, number + 1)))
 
 
 def check_restart(genesis: Genesis, state: StateReader, block: Block) -> None:

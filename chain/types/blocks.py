@@ -12,14 +12,14 @@ from functools import cached_property
 from typing import Annotated, Self
 
 from chain import crypto
-from chain.codec import MAX_RECORD, Bounds, Hash, Natural, PublicKey, Record, Signature, pack
+from chain.codec import MAX_RECORD_BYTES, Bounds, Hash, Natural, PublicKey, Record, Signature, pack
 from chain.merkle.tree import compute_merkle_root
 from chain.types.operations import SignedOperation
-from chain.types.validators import LATE_BLOCKS, MAX_COMMITTEE
+from chain.types.validators import LATE_VOTE_BLOCKS, MAX_COMMITTEE
 from chain.types.votes import Certificate, Vote
 
 VERSION = 2
-MAX_BLOCK = 512 * 1024
+MAX_BLOCK_BYTES = 512 * 1024
 """Largest encoded block in bytes."""
 
 NO_REVEAL = bytes(32)
@@ -28,7 +28,7 @@ NO_REVEAL = bytes(32)
 MAX_NULLIFICATIONS = 32
 """Skipped views that a block proves: those right before its own. Any number would not fit after a long halt."""
 
-MAX_LATE_VOTES = LATE_BLOCKS * MAX_COMMITTEE
+MAX_LATE_VOTES = LATE_VOTE_BLOCKS * MAX_COMMITTEE
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,9 @@ class Body(Record):
 
     ``parent_certificate`` is the notarization of the parent (its finalization for the first block of an epoch, None on
     genesis); ``nullifications`` certify the last ``MAX_NULLIFICATIONS`` of the views between the parent's and this
-    block's; ``late_votes`` are notarize votes for the ``LATE_BLOCKS`` blocks up to the parent that came too late for
-    their certificates: who took part is counted from these. ``removed`` are the validators that a restart strikes off
-    (:mod:`chain.transition.restart`); every other block has none.
+    block's; ``late_votes`` are notarize votes for the ``LATE_VOTE_BLOCKS`` blocks up to the parent that came too late
+    for their certificates: who took part is counted from these. ``removed`` are the validators that a restart strikes
+    off (:mod:`chain.transition.restart`); every other block has none.
     """
 
     operations: tuple[SignedOperation, ...]
@@ -81,9 +81,9 @@ class Body(Record):
     def compute_root(self) -> bytes:
         """Commitment to the body: a Merkle root over the operations, beside a hash of the evidence."""
         operations = compute_merkle_root([operation.encoded for operation in self.operations])
-        return compute_body_root(operations, self.compute_evidence_hash())
+        return compute_body_root(operations, self.compute_justification_hash())
 
-    def compute_evidence_hash(self) -> bytes:
+    def compute_justification_hash(self) -> bytes:
         """Commitment to everything but the operations."""
         evidence = pack(
             [
@@ -96,9 +96,9 @@ class Body(Record):
         return crypto.hash_bytes("evidence", evidence)
 
 
-def compute_body_root(operations_root: bytes, evidence_hash: bytes) -> bytes:
+def compute_body_root(operations_root: bytes, justification_hash: bytes) -> bytes:
     """Commitment to a body by those to its two parts."""
-    return crypto.hash_bytes("body root", operations_root, evidence_hash)
+    return crypto.hash_bytes("body root", operations_root, justification_hash)
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class Block(Record):
     body: Body
 
     @classmethod
-    def decode(cls, raw: bytes, max_size: int = MAX_RECORD) -> Self:
+    def decode(cls, raw: bytes, max_size: int = MAX_RECORD_BYTES) -> Self:
         """See :meth:`chain.codec.Record.decode`."""
         block = super().decode(raw, max_size)
         block.__dict__["encoded"] = bytes(raw)  # only the canonical encoding decodes
@@ -130,10 +130,10 @@ class Block(Record):
     def height(self) -> int:
         return self.header.height
 
-    def claim(self) -> crypto.Claim:
+    def signature_check(self) -> crypto.SignatureCheck:
         """The check of the proposer's signature."""
         header = self.header
-        return crypto.Claim(header.proposer, "header", header.chain_id, header.encode(), self.signature)
+        return crypto.SignatureCheck(header.proposer, "header", header.chain_id, header.encode(), self.signature)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,10 +150,10 @@ class Proposal(Record):
     leader: PublicKey
     signature: Signature
 
-    def claim(self, chain_id: bytes) -> crypto.Claim:
+    def signature_check(self, chain_id: bytes) -> crypto.SignatureCheck:
         """The check of the leader's signature."""
         message = pack([self.epoch, self.view, self.block_id])
-        return crypto.Claim(self.leader, "proposal", chain_id, message, self.signature)
+        return crypto.SignatureCheck(self.leader, "proposal", chain_id, message, self.signature)
 
 
 def sign_block(key: crypto.KeyPair, header: Header, body: Body) -> Block:

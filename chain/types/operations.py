@@ -18,13 +18,13 @@ from chain import crypto
 from chain.codec import Amount, Bounds, Hash, ModelName, Natural, PublicKey, Record, Signature
 from chain.types.votes import Vote
 
-MAX_OPERATION = 4 * 1024
-MAX_CAPTURE = 32 * 1024
+MAX_OPERATION_BYTES = 4 * 1024
+MAX_CAPTURE_BYTES = 32 * 1024
 """Largest encodings of a signed operation, in bytes; a capture of many holds may be longer."""
 
 MAX_CAPTURE_ITEMS = 64
 MAX_MODELS = 16
-SALT_SIZE = 16
+SALT_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +77,14 @@ class Serve(Record):
 class Enroll(Record):
     """Take up validator duty with the whole bond, from the epoch after next on.
 
-    ``tip`` is that of the signer's hash onion number ``onion``, a number for its own use (:mod:`chain.state.beacon`).
+    ``commitment`` is that of the signer's hash onion number ``hash_chain``, a number for its own use
+    (:mod:`chain.state.beacon`).
     """
 
     TAG = 6
     nonce: Natural
-    tip: Hash
-    onion: Natural
+    commitment: Hash
+    hash_chain: Natural
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +109,8 @@ class Recommit(Record):
 
     TAG = 9
     nonce: Natural
-    tip: Hash
-    onion: Natural
+    commitment: Hash
+    hash_chain: Natural
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +210,7 @@ class Register(Record):
 
     TAG = 15
     epoch: Natural
-    salt: Annotated[bytes, Bounds(SALT_SIZE, SALT_SIZE)]
+    salt: Annotated[bytes, Bounds(SALT_BYTES, SALT_BYTES)]
     models: Annotated[tuple[ModelName, ...], Bounds(0, MAX_MODELS)]
 
 
@@ -236,9 +237,9 @@ class SignedOperation(Record):
         """Hash of everything but the signature."""
         return compute_operation_id(self.operation, self.signer)
 
-    def claim(self, chain_id: bytes) -> crypto.Claim:
+    def signature_check(self, chain_id: bytes) -> crypto.SignatureCheck:
         """The signature check this operation stands on."""
-        return crypto.Claim(self.signer, "operation", chain_id, self.operation.encode(), self.signature)
+        return crypto.SignatureCheck(self.signer, "operation", chain_id, self.operation.encode(), self.signature)
 
 
 def sign_operation(key: crypto.KeyPair, chain_id: bytes, operation: Operation) -> SignedOperation:

@@ -15,7 +15,7 @@ from chain.codec import Amount, Bounds, PublicKey, Record
 MAX_COMMITTEE = 64
 """Most voters of an epoch: votes are quadratic, and the nullifications of many views must fit into one block."""
 
-LATE_BLOCKS = 8
+LATE_VOTE_BLOCKS = 8
 """For how many blocks back votes still count as taking part."""
 
 

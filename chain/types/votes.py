@@ -51,16 +51,16 @@ class Vote(Record):
     signer: PublicKey
     signature: Signature
 
-    def claim(self, chain_id: bytes) -> crypto.Claim:
+    def signature_check(self, chain_id: bytes) -> crypto.SignatureCheck:
         """The signature check this vote stands on."""
         message = vote_message(self.epoch, self.view, self.block_id)
-        return crypto.Claim(self.signer, VoteKind(self.kind).domain, chain_id, message, self.signature)
+        return crypto.SignatureCheck(self.signer, VoteKind(self.kind).domain, chain_id, message, self.signature)
 
     def is_valid(self, chain_id: bytes) -> bool:
         """Whether the signature holds and a nullify names no block."""
         if (self.kind == VoteKind.NULLIFY) != (self.block_id == NO_BLOCK):
             return False
-        return crypto.verify_all([self.claim(chain_id)])
+        return crypto.verify_all([self.signature_check(chain_id)])
 
 
 def is_slashable(first: Vote, second: Vote) -> bool:
@@ -95,7 +95,7 @@ class Certificate(Record):
     signers: Annotated[tuple[Natural, ...], Bounds(0, MAX_COMMITTEE)]
     signatures: Annotated[tuple[Signature, ...], Bounds(0, MAX_COMMITTEE)]
 
-    def claims(self, chain_id: bytes, validators: ValidatorSet) -> list[crypto.Claim]:
+    def signature_checks(self, chain_id: bytes, validators: ValidatorSet) -> list[crypto.SignatureCheck]:
         """The signature checks this certificate stands on, after its form and its quorum were checked.
 
         Raises:
@@ -116,7 +116,7 @@ class Certificate(Record):
             )
         domain, message = VoteKind(self.kind).domain, vote_message(self.epoch, self.view, self.block_id)
         return [
-            crypto.Claim(key, domain, chain_id, message, signature)
+            crypto.SignatureCheck(key, domain, chain_id, message, signature)
             for key, signature in zip(keys, self.signatures, strict=True)
         ]
 
@@ -126,7 +126,7 @@ class Certificate(Record):
         Raises:
             InvalidCertificate: any of them fails.
         """
-        for claim in self.claims(chain_id, validators):
+        for claim in self.signature_checks(chain_id, validators):
             if not crypto.verify_all([claim]):
                 raise InvalidCertificate(f"bad signature of {crypto.format_address(claim.public_key)}")
 

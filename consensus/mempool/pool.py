@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 
 from chain.exceptions import CannotPay, InvalidNonce, InvalidOperation, InvalidSignature
 from chain.genesis import Genesis
-from chain.state.state import Account, Draft, State, hold_key
+from chain.state.state import Account, State, StateOverlay, hold_key
 from chain.transition.operations import BlockContext, check_form, compute_fee, process_operation
 from chain.types.blocks import Block, Header
 from chain.types.operations import Capture, Dispute, Hold, NoncedOperation, Operation, Release, SignedOperation
@@ -224,7 +224,7 @@ class Mempool:
     def _check_one_time(self, signed: SignedOperation, pending: _Account) -> None:
         operation = signed.operation
         if isinstance(operation, Hold):
-            window = self._state.window(signed.signer)
+            window = self._state.replay_window(signed.signer)
             if operation.seq < window.top and not window.is_usable(operation.seq, operation.attempt):
                 raise InvalidOperation(f"hold {operation.seq}/{operation.attempt} is used or too old")
         for conflict in _get_conflict_keys(operation):
@@ -461,7 +461,7 @@ class Mempool:
         try:
             if entry.cost and reserved + entry.cost > pending.available:
                 raise CannotPay(_cannot_reserve(entry, pending.available))
-            process_operation(Draft(self._state), self._context, signed)
+            process_operation(StateOverlay(self._state), self._context, signed)
             if isinstance(operation, Hold) and operation.deadline <= self._get_latest_time() + DEADLINE_MARGIN_MS:
                 raise InvalidOperation(
                     f"the deadline {operation.deadline} is too close to be sure of a block before it"

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated
 
 from chain.codec import Bounds, Hash, Record
-from chain.types.blocks import MAX_BLOCK, Block, Proposal
+from chain.types.blocks import MAX_BLOCK_BYTES, Block, Proposal
 from chain.types.operations import SignedOperation
 from consensus.exceptions import InvalidMessage
 from consensus.simplex.messages import Propose
@@ -65,8 +65,8 @@ def reconstruct(message: CompactPropose, operations: Mapping[bytes, SignedOperat
     size = len(message.stripped_block.encoded) + sum(
         len(operations[operation_id].encoded) for operation_id in message.ids
     )
-    if size > MAX_BLOCK:
-        raise InvalidMessage("body", f"{size} bytes, more than {MAX_BLOCK}")
+    if size > MAX_BLOCK_BYTES:
+        raise InvalidMessage("body", f"{size} bytes, more than {MAX_BLOCK_BYTES}")
     body = replace(
         message.stripped_block.body, operations=tuple(operations[operation_id] for operation_id in message.ids)
     )

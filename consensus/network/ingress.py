@@ -20,8 +20,8 @@ from chain.crypto import verify_all
 from chain.exceptions import CodecError, InvalidOperation, InvalidSignature
 from chain.genesis import Genesis
 from chain.state.state import State
-from chain.transition.registration import is_worked_for
-from chain.types.operations import MAX_CAPTURE, Register, SignedOperation
+from chain.transition.registration import has_valid_proof_of_work
+from chain.types.operations import MAX_CAPTURE_BYTES, Register, SignedOperation
 from consensus.mempool.pool import AlreadyKnown, Mempool
 from consensus.network.gossip import Batch, SeenCache
 from p2p.rate_limit import Limiter, Rate
@@ -112,7 +112,7 @@ class OperationIngress:
 
     def _look_at(self, raw: bytes, refused: list[InvalidOperation]) -> SignedOperation | None:
         """The operation, if it is new and acceptable."""
-        if len(raw) > MAX_CAPTURE:
+        if len(raw) > MAX_CAPTURE_BYTES:
             raise CodecError(f"an operation of {len(raw)} bytes")
         if raw in self._bad:
             raise InvalidSignature("the signature does not hold")
@@ -139,9 +139,9 @@ class OperationIngress:
         None if it would be looked at only in another state: kept until then, a flood of them would come to cost much
         at once.
         """
-        if not verify_all([operation.claim(self._genesis.chain_id)]):
+        if not verify_all([operation.signature_check(self._genesis.chain_id)]):
             return False
-        return is_worked_for(self._genesis, state, operation)
+        return has_valid_proof_of_work(self._genesis, state, operation)
 
     async def _admit(self, operations: Sequence[SignedOperation], refused: list[InvalidOperation]) -> None:
         """Add operations to the mempool, after their signatures were checked: once, whichever way they come."""
@@ -170,4 +170,4 @@ class OperationIngress:
 
     def _verify_each(self, operations: list[SignedOperation]) -> list[bool]:
         """Whether each is signed. Blocks for as long as that takes."""
-        return [verify_all([operation.claim(self._genesis.chain_id)]) for operation in operations]
+        return [verify_all([operation.signature_check(self._genesis.chain_id)]) for operation in operations]

@@ -153,7 +153,7 @@ class Simplex:
         previous_validators: ValidatorSet | None = None,
         votes: Iterable[Vote] = (),
         support: Iterable[Block | Certificate] = (),
-        verify: Callable[[Iterable[crypto.Claim]], bool] = crypto.verify_all,
+        verify: Callable[[Iterable[crypto.SignatureCheck]], bool] = crypto.verify_all,
         detector: EquivocationDetector | None = None,
     ) -> None:
         self.chain_id, self.epoch, self.validators = chain_id, epoch, validators

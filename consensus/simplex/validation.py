@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from chain import crypto
 from chain.exceptions import InvalidCertificate
-from chain.types.blocks import MAX_BLOCK, MAX_NULLIFICATIONS, Block, Header, Proposal
+from chain.types.blocks import MAX_BLOCK_BYTES, MAX_NULLIFICATIONS, Block, Header, Proposal
 from chain.types.validators import ValidatorSet
 from chain.types.votes import NO_BLOCK, Certificate, Vote, VoteKind
 from consensus.exceptions import ForgedMessage, InvalidMessage
@@ -49,9 +49,11 @@ class FinalizedBlock:
         return self.certificate.view if self.certificate is not None and self.certificate.epoch == epoch else 0
 
 
-def is_authentic(block: Block, are_signed: Callable[[Iterable[crypto.Claim]], bool] = crypto.verify_all) -> bool:
+def is_authentic(
+    block: Block, are_signed: Callable[[Iterable[crypto.SignatureCheck]], bool] = crypto.verify_all
+) -> bool:
     """Whether body and signature are those of the header: whoever passes a block on could change them."""
-    return block.body.compute_root() == block.header.body_root and are_signed([block.claim()])
+    return block.body.compute_root() == block.header.body_root and are_signed([block.signature_check()])
 
 
 class MessageValidation:
@@ -75,7 +77,7 @@ class MessageValidation:
         last_height: int,
         root: FinalizedBlock,
         previous_validators: ValidatorSet | None,
-        verify: Callable[[Iterable[crypto.Claim]], bool],
+        verify: Callable[[Iterable[crypto.SignatureCheck]], bool],
     ) -> None:
         if root.certificate is not None and root.certificate.epoch != epoch and previous_validators is None:
             raise ValueError("the parent is of the epoch before, whose validators are missing")
@@ -91,7 +93,7 @@ class MessageValidation:
             raise InvalidMessage("vote", "the signer is not a validator")
         if (vote.kind == VoteKind.NULLIFY) != (vote.block_id == NO_BLOCK):
             raise InvalidMessage("vote", "only nullify names no block")
-        if not self._verify([vote.claim(self.chain_id)]):
+        if not self._verify([vote.signature_check(self.chain_id)]):
             raise ForgedMessage("vote", "not signed by its signer")
 
     def validate_certificate(self, certificate: Certificate) -> None:
@@ -106,7 +108,7 @@ class MessageValidation:
             raise InvalidMessage("certificate", "a signature does not hold")
         self.remember(certificate)
 
-    def validate_form(self, certificate: Certificate) -> list[crypto.Claim]:
+    def validate_form(self, certificate: Certificate) -> list[crypto.SignatureCheck]:
         """Check a certificate but for its signatures. Returns the checks of these.
 
         Raises:
@@ -116,7 +118,7 @@ class MessageValidation:
         if validators is None or certificate.epoch not in (self.epoch, self.epoch - 1):
             raise InvalidMessage("certificate", "of another epoch")
         try:
-            return certificate.claims(self.chain_id, validators)
+            return certificate.signature_checks(self.chain_id, validators)
         except InvalidCertificate as error:
             raise InvalidMessage(error.field, error.reason) from error
 
@@ -134,7 +136,7 @@ class MessageValidation:
         leader = self.validators.compute_leader(self.beacon, proposal.view)
         if proposal.epoch != self.epoch or proposal.leader != leader:
             raise InvalidMessage("leader", "another validator leads this view")
-        if not self._verify([proposal.claim(self.chain_id)]):
+        if not self._verify([proposal.signature_check(self.chain_id)]):
             raise ForgedMessage("signature", "the proposal is not signed by its leader")
 
     def validate_header(self, proposal: Proposal, header: Header) -> None:
@@ -164,8 +166,8 @@ class MessageValidation:
         proposal = message.proposal
         if isinstance(message, Propose):
             self.validate_header(proposal, message.block.header)
-            if len(message.block.encoded) > MAX_BLOCK:
-                raise InvalidMessage("body", f"{len(message.block.encoded)} bytes, more than {MAX_BLOCK}")
+            if len(message.block.encoded) > MAX_BLOCK_BYTES:
+                raise InvalidMessage("body", f"{len(message.block.encoded)} bytes, more than {MAX_BLOCK_BYTES}")
             if not self.is_authentic(message.block):
                 raise InvalidMessage("block", "altered under its header")
             parent_id = message.block.header.parent_id

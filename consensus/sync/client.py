@@ -28,11 +28,11 @@ from chain import crypto
 from chain.exceptions import CodecError, InvalidBlock, LedgerError, StoreError
 from chain.genesis import Genesis
 from chain.light.client import Checkpoint, describe_old_checkpoint
-from chain.state.state import Draft, State
-from chain.store.writer import BlockStore
+from chain.state.state import State, StateOverlay
+from chain.store.writer import ChainStore
 from chain.transition.block import check_header, state_transition, verify_finality
 from chain.transition.epochs import get_epoch, get_next_epoch
-from chain.transition.restart import strike_off
+from chain.transition.restart import remove_validators
 from chain.types.blocks import Block, Header
 from chain.types.operations import SignedOperation
 from chain.types.votes import Certificate
@@ -87,7 +87,7 @@ class HeaderChain:
 
     def __init__(self, genesis: Genesis, parent: Header, state: State) -> None:
         self._genesis = genesis
-        self._draft = Draft(state)
+        self._draft = StateOverlay(state)
         self._epoch = get_next_epoch(genesis, state)
         self.head = parent
         """The last header so far."""
@@ -99,10 +99,10 @@ class HeaderChain:
             InvalidBlock: not one that can come next.
         """
         if block.body.removed:  # the rest of the epoch has the committee that is left
-            strike_off(self._draft, block.body.removed)
+            remove_validators(self._draft, block.body.removed)
             self._epoch = get_next_epoch(self._genesis, self._draft)
         check_header(self._genesis, self._epoch, self.head, block.header)
-        if not crypto.verify_all([block.claim()]):
+        if not crypto.verify_all([block.signature_check()]):
             raise InvalidBlock("signature", "is not the proposer's")
         self.head = block.header
 
@@ -146,11 +146,11 @@ def verify_block_range(
     Raises:
         InvalidBlock: any rule is broken; then nothing of the range counts.
     """
-    draft = Draft(state)
+    overlay = StateOverlay(state)
     for block in blocks:
-        strike_off(draft, block.body.removed)
+        remove_validators(overlay, block.body.removed)
     # First: it is cheap, and worthless blocks rarely have one.
-    verify_finality(genesis, get_next_epoch(genesis, draft).validators, blocks[-1].header, certificate)
+    verify_finality(genesis, get_next_epoch(genesis, overlay).validators, blocks[-1].header, certificate)
     executed: list[ExecutedBlock] = []
     for block in blocks:
         transition = state_transition(genesis, parent, state, block)
@@ -180,7 +180,7 @@ class SyncClient:
         genesis: Genesis,
         streams: Streams,
         runtime: Runtime,
-        store: BlockStore,
+        store: ChainStore,
         get_head: Callable[[], tuple[Header, State]],
         deliver: Deliver,
         adopt: Adopt,

@@ -14,7 +14,7 @@ import trio
 from chain.audit.export import ExportWriter
 from chain.exceptions import CodecError, InvalidBlock, StoreError
 from chain.genesis import Genesis
-from chain.light.client import LightChain
+from chain.light.client import LightClient
 from chain.types.blocks import Block
 from consensus.exceptions import InvalidResponse
 from consensus.sync.messages import (
@@ -69,7 +69,7 @@ class _Download:
         self._streams = streams
         self._genesis = genesis
         self._peer = peer
-        self._light = LightChain(genesis, genesis.header, is_audit=True)
+        self._light = LightClient(genesis, genesis.header, is_audit=True)
         self._ends: list[bytes] = []
         self._height = 0
         self._block_id = genesis.header.id
@@ -89,10 +89,10 @@ class _Download:
                     if isinstance(content, Pruned):
                         raise _describe_pruned(content.first * self._genesis.parameters.epoch_heights + 1)
                     light.add(content.end)
-            if not light.ends:
+            if not light.updates:
                 return
-            self._ends += [end.header.id for end in light.ends]
-            light.ends.clear()
+            self._ends += [end.header.id for end in light.updates]
+            light.updates.clear()
 
     async def fetch_blocks(self, writer: ExportWriter) -> None:
         """Fetch the blocks up to the last of those ends, and what there is of the next epoch."""

@@ -15,8 +15,8 @@ request            response
                    snapshot
 ``GetChunk``       one ``ChunkResponse`` with the next chunk of the state after the last block of an epoch, or with None
                    if that state is not at hand: nodes have it for the last two epochs
-``GetValue``       a large value of such a state, in pieces of ``chain.merkle.snapshot.PIECE`` bytes; nothing if it is
-                   not here
+``GetValue``       a large value of such a state, in pieces of ``chain.merkle.snapshot.MAX_PIECE_BYTES`` bytes; nothing
+                   if it is not here
 =================  ====================================================================================================
 """
 
@@ -26,10 +26,10 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from chain.codec import Bounds, Hash, Natural, Record
-from chain.light.client import EpochEnd
-from chain.merkle.snapshot import PIECE, Chunk, Key
-from chain.types.blocks import MAX_BLOCK, Header
-from chain.types.operations import MAX_CAPTURE
+from chain.light.client import LightClientUpdate
+from chain.merkle.snapshot import MAX_PIECE_BYTES, Chunk, Key
+from chain.types.blocks import MAX_BLOCK_BYTES, Header
+from chain.types.operations import MAX_CAPTURE_BYTES
 from consensus.network.compact_blocks import MAX_IDS
 from p2p.streams.frames import MAX_FRAME_BYTES
 
@@ -125,7 +125,7 @@ class ChainStatus(Record):
     base: Natural
 
 
-RawBlock = Annotated[bytes, Bounds(1, MAX_BLOCK)]
+RawBlock = Annotated[bytes, Bounds(1, MAX_BLOCK_BYTES)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,7 @@ class BlockItem(Record):
 
     TAG = 1
     block: RawBlock
-    certificate: Annotated[bytes, Bounds(1, MAX_FRAME_BYTES - MAX_BLOCK - 64)] | None
+    certificate: Annotated[bytes, Bounds(1, MAX_FRAME_BYTES - MAX_BLOCK_BYTES - 64)] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +157,7 @@ class EpochEndItem(Record):
     """The end of an epoch."""
 
     TAG = 1
-    end: EpochEnd
+    end: LightClientUpdate
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +178,7 @@ class BlockResponse(Record):
 class OperationsResponse(Record):
     """Encoded operations, in the order asked for; those unknown, or beyond the size of a frame, are left out."""
 
-    operations: tuple[Annotated[bytes, Bounds(1, MAX_CAPTURE)], ...]
+    operations: tuple[Annotated[bytes, Bounds(1, MAX_CAPTURE_BYTES)], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,4 +199,4 @@ class ChunkResponse(Record):
 class ValuePiece(Record):
     """A part of a large value."""
 
-    data: Annotated[bytes, Bounds(1, PIECE)]
+    data: Annotated[bytes, Bounds(1, MAX_PIECE_BYTES)]

@@ -12,10 +12,10 @@ import trio
 
 from chain.codec import Record
 from chain.exceptions import CodecError
-from chain.merkle.snapshot import PIECE, make_chunk
+from chain.merkle.snapshot import MAX_PIECE_BYTES, make_chunk
 from chain.state.state import State
-from chain.store.writer import BlockStore
-from chain.types.blocks import MAX_BLOCK, Block
+from chain.store.writer import ChainStore
+from chain.types.blocks import MAX_BLOCK_BYTES, Block
 from chain.types.operations import SignedOperation
 from consensus.sync.messages import (
     SYNC_BATCH_BYTES,
@@ -61,7 +61,7 @@ class SyncServer:
 
     def __init__(
         self,
-        store: BlockStore,
+        store: ChainStore,
         find_block: Callable[[bytes], Block | None],
         find_operation: Callable[[bytes], SignedOperation | None],
         runtime: Runtime,
@@ -130,7 +130,7 @@ class SyncServer:
     async def _send_ends(self, exchange: Exchange, epoch: int) -> None:
         sent = 0
         while sent < SYNC_BATCH_BYTES:
-            end = self._store.epoch_end(epoch)
+            end = self._store.light_client_update(epoch)
             if end is None:
                 if not sent and epoch < self._store.header.epoch:
                     await self._send(exchange, EpochEndsResponse(Pruned(self._store.base.epoch)))
@@ -167,8 +167,8 @@ class SyncServer:
         state = await self._find_state(question.height)
         record = None if state is None else state.get(question.key)
         value = b"" if record is None else record.encode()
-        for start in range(0, len(value), PIECE):
-            await self._send(exchange, ValuePiece(value[start : start + PIECE]))
+        for start in range(0, len(value), MAX_PIECE_BYTES):
+            await self._send(exchange, ValuePiece(value[start : start + MAX_PIECE_BYTES]))
 
     async def _find_state(self, height: int) -> State | None:
         now = trio.current_time()
@@ -178,7 +178,7 @@ class SyncServer:
             state: State | None = self._leases.pop(height)[0]
         else:
             async with self._rewinding:  # one at a time: after a restart the first takes a moment
-                state = await self._runtime.run_sync(self._store.find_end_state, height)
+                state = await self._runtime.run_sync(self._store.find_epoch_end_state, height)
         if state is not None:
             self._leases[height] = state, now + STATE_LEASE_S
             while len(self._leases) > MAX_LEASED_STATES:
@@ -194,7 +194,7 @@ class SyncServer:
 
     def _get_operations(self, ids: Iterable[bytes]) -> OperationsResponse:
         found: list[bytes] = []
-        room = MAX_BLOCK
+        room = MAX_BLOCK_BYTES
         for operation_id in ids:
             operation = self._find_operation(operation_id)
             if operation is not None and len(operation.encoded) <= room:

@@ -15,10 +15,10 @@ import trio
 
 from chain.exceptions import CheckpointError, InvalidSnapshot, LedgerError, StoreError
 from chain.genesis import Genesis
-from chain.light.client import Checkpoint, EpochEnd, LightChain
-from chain.merkle.snapshot import MAX_VALUE, Entry, LargeEntry, add_chunk, check_value
+from chain.light.client import Checkpoint, LightClient, LightClientUpdate
+from chain.merkle.snapshot import MAX_VALUE_BYTES, Entry, LargeEntry, add_chunk, check_value
 from chain.state.state import State
-from chain.store.writer import BlockStore
+from chain.store.writer import ChainStore
 from chain.transition.epochs import get_epoch
 from chain.types.blocks import Header
 from consensus.exceptions import InvalidResponse
@@ -49,7 +49,7 @@ EPOCH_ENDS_TIMEOUT_S = 30.0
 MIN_VALUE_BYTES_PER_S = 100_000
 """Bytes per second at which a large value must come, after ``EPOCH_ENDS_TIMEOUT_S``."""
 
-Adopt = Callable[[Sequence[EpochEnd], State], Awaitable[None]]
+Adopt = Callable[[Sequence[LightClientUpdate], State], Awaitable[None]]
 """Takes a verified state, staged in the store, and the epoch ends that lead to it; returns when the node goes on."""
 
 
@@ -65,7 +65,7 @@ class SnapshotSync:
         genesis: Genesis,
         peers: SyncPeers,
         runtime: Runtime,
-        store: BlockStore,
+        store: ChainStore,
         checkpoint: Checkpoint | None,
         adopt: Adopt,
     ) -> None:
@@ -88,10 +88,10 @@ class SnapshotSync:
             StoreError: the disk failed.
         """
         light = await self.follow(peer, status)
-        ends = [] if light is None else light.ends
+        ends = [] if light is None else light.updates
         if not ends or ends[-1].header.height <= self._store.height:
             return False
-        staged = self._store.staging.header
+        staged = self._store.snapshot_import.header
         # One that was begun goes first, as long as somebody still has it.
         lengths = {len(ends)} | {n for n, end in enumerate(ends, start=1) if end.header == staged}
         for length in sorted(lengths):
@@ -104,13 +104,13 @@ class SnapshotSync:
             finally:
                 self.is_fetching = False
             if is_complete:
-                state = await self._runtime.run_sync(self._store.staging.load)
+                state = await self._runtime.run_sync(self._store.snapshot_import.load)
                 await self._adopt(ends[:length], state)
                 logger.info("sync: state adopted", height=header.height, block=header.id.hex())
                 return True
         return False
 
-    async def follow(self, peer: bytes, status: ChainStatus) -> LightChain | None:
+    async def follow(self, peer: bytes, status: ChainStatus) -> LightClient | None:
         """The epoch ends of ``peer`` from what this node trusts on, verified; None if it lies or does not have them.
 
         Raises:
@@ -118,7 +118,7 @@ class SnapshotSync:
         """
         try:
             trusted = await self._find_trusted(peer)
-            light = LightChain(self._store.genesis, trusted, self._checkpoint)  # with the restarts accepted so far
+            light = LightClient(self._store.genesis, trusted, self._checkpoint)  # with the restarts accepted so far
             while await self._fetch_ends(peer, light):
                 pass
             reserved = get_epoch(self._genesis.parameters, status.height)
@@ -154,9 +154,9 @@ class SnapshotSync:
             )
         return header
 
-    async def _fetch_ends(self, peer: bytes, light: LightChain) -> bool:
+    async def _fetch_ends(self, peer: bytes, light: LightClient) -> bool:
         """Take a batch of epoch ends. Returns whether there may be more."""
-        size, first = 0, light.next_epoch if light.ends else light.trusted.epoch
+        size, first = 0, light.next_epoch if light.updates else light.trusted.epoch
         with trio.fail_after(EPOCH_ENDS_TIMEOUT_S):
             async with self._peers.streams.open(peer, SYNC_PROTOCOL) as exchange:
                 await exchange.send(Request(GetEnds(first)).encode(), end=True)
@@ -174,11 +174,11 @@ class SnapshotSync:
 
     async def _fetch_state(self, header: Header) -> bool:
         """Fetch what is missing of the state after ``header``; False if nobody has the rest at this moment."""
-        staging = self._store.staging
-        if staging.header != header:
-            await self._runtime.run_sync(staging.begin, header)
+        snapshot_import = self._store.snapshot_import
+        if snapshot_import.header != header:
+            await self._runtime.run_sync(snapshot_import.begin, header)
         without: set[bytes] = set()
-        while not staging.is_complete:
+        while not snapshot_import.is_complete:
             peer = self._peers.pick(without)
             if peer is None:
                 logger.info("sync: nobody has the rest of a snapshot", height=header.height)
@@ -196,8 +196,8 @@ class SnapshotSync:
         return True
 
     async def _fetch_chunk(self, peer: bytes, header: Header) -> None:
-        staging = self._store.staging
-        frontier = staging.frontier
+        snapshot_import = self._store.snapshot_import
+        frontier = snapshot_import.frontier
         raw = await self._peers.ask(peer, GetChunk(header.height, None if frontier is None else frontier.path))
         if raw is None:
             return  # and the peer is avoided
@@ -208,9 +208,9 @@ class SnapshotSync:
         for entry in chunk.entries:
             if isinstance(entry, LargeEntry):  # one at a time, so that only one is in memory
                 value = await self._fetch_value(peer, header, entry)
-                await self._runtime.run_sync(staging.put, {entry.key: value})
+                await self._runtime.run_sync(snapshot_import.put, {entry.key: value})
         entries = {entry.key: entry.value for entry in chunk.entries if isinstance(entry, Entry)}
-        await self._runtime.run_sync(staging.add, entries, advanced, chunk.is_last)
+        await self._runtime.run_sync(snapshot_import.add, entries, advanced, chunk.is_last)
 
     async def _fetch_value(self, peer: bytes, header: Header, entry: LargeEntry) -> bytes:
         value = bytearray()
@@ -224,8 +224,8 @@ class SnapshotSync:
                 if raw is None:
                     break
                 value += ValuePiece.decode(raw).data
-                if len(value) > MAX_VALUE:
-                    raise InvalidSnapshot(f"a value of more than {MAX_VALUE} bytes")
+                if len(value) > MAX_VALUE_BYTES:
+                    raise InvalidSnapshot(f"a value of more than {MAX_VALUE_BYTES} bytes")
         if not value:
             raise _Unavailable
         check_value(entry, bytes(value))

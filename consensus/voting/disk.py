@@ -25,7 +25,7 @@ from chain.exceptions import StoreDamaged, StoreError
 from chain.genesis import Genesis
 from chain.store.kv import CHAIN_DIRECTORY, LevelStore, Store
 from chain.store.reader import encode_mark
-from chain.store.writer import BlockStore
+from chain.store.writer import ChainStore
 from consensus.voting.journal import (
     NONCE_BYTES,
     DiskFile,
@@ -121,7 +121,7 @@ class NodeStorage:
     """What a node runs on; ``vote_store`` is None for one that only follows."""
 
     store: Store
-    blocks: BlockStore
+    blocks: ChainStore
     vote_store: VoteStore | None
 
     def close(self) -> None:
@@ -145,7 +145,7 @@ def open_storage(
 
     ``kept`` are key prefixes of the database, beside those of agreement, that no other node can bring back: they are
     carried over as far as they can be read. ``random`` makes memos; it must not repeat itself. ``keep_epochs`` is the
-    setting of the chain (:class:`chain.store.writer.BlockStore`).
+    setting of the chain (:class:`chain.store.writer.ChainStore`).
 
     Raises:
         StoreError: it cannot be opened, for another reason than damage.
@@ -163,7 +163,7 @@ def open_storage(
         raise StoreError(f"cannot open what the node keeps on disk: {error}") from error
 
 
-def _open_chain(disk: Disk, genesis: Genesis, kept: tuple[bytes, ...], keep_epochs: int) -> tuple[Store, BlockStore]:
+def _open_chain(disk: Disk, genesis: Genesis, kept: tuple[bytes, ...], keep_epochs: int) -> tuple[Store, ChainStore]:
     rescued: dict[bytes, bytes] = {}
     lost = [*kept]
     store: Store | None = None
@@ -171,7 +171,7 @@ def _open_chain(disk: Disk, genesis: Genesis, kept: tuple[bytes, ...], keep_epoc
         store = disk.open_store()
         if (fault := disk.get_fault()) is not None:
             raise StoreDamaged(fault)
-        blocks = BlockStore(store, genesis, keep_epochs)
+        blocks = ChainStore(store, genesis, keep_epochs)
         _check_complete(store, blocks)
         for prefix in (b"m", *kept):  # what is read at the start, so that no damage shows halfway
             deque(store.items(prefix), maxlen=0)
@@ -197,7 +197,7 @@ def _open_chain(disk: Disk, genesis: Genesis, kept: tuple[bytes, ...], keep_epoc
     )
     store = disk.open_store()
     try:
-        blocks = BlockStore(store, genesis, keep_epochs)
+        blocks = ChainStore(store, genesis, keep_epochs)
         if rescued:
             store.write(rescued)
     except BaseException:
@@ -206,7 +206,7 @@ def _open_chain(disk: Disk, genesis: Genesis, kept: tuple[bytes, ...], keep_epoc
     return store, blocks
 
 
-def _check_complete(store: Store, blocks: BlockStore) -> None:
+def _check_complete(store: Store, blocks: ChainStore) -> None:
     """Check that no batch is missing between others: LevelDB notices neither that, nor does the state always show it.
 
     Raises:
@@ -223,7 +223,7 @@ _NAMES = {SUPPORT_PREFIX: "blocks that own votes rest on", b"w": "numbers of own
 
 
 def _open_vote_store(
-    disk: Disk, genesis: Genesis, key: KeyPair, store: Store, blocks: BlockStore, random: random.Random
+    disk: Disk, genesis: Genesis, key: KeyPair, store: Store, blocks: ChainStore, random: random.Random
 ) -> VoteStore:
     """The journal, proven to hold every vote it ever held, or one that makes the validator wait."""
     mark, support = blocks.journal_mark, VoteSupportStore(store)

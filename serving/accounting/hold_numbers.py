@@ -1,15 +1,15 @@
 """The sequence numbers of a node's holds (pure): each signs at most one request's holds, across restarts too.
 
-The ledger takes a number that is at most ``WINDOW`` above the highest final one, so that holds may become final in any
-order. A node uses half of that range. The other half lets a node that has just started skip the numbers of holds that
-may still be on their way.
+The ledger takes a number that is at most ``REPLAY_WINDOW_SIZE`` above the highest final one, so that holds may become
+final in any order. A node uses half of that range. The other half lets a node that has just started skip the numbers
+of holds that may still be on their way.
 """
 
 from __future__ import annotations
 
-from chain.state.state import WINDOW
+from chain.state.state import REPLAY_WINDOW_SIZE
 
-AHEAD = WINDOW // 2
+AHEAD = REPLAY_WINDOW_SIZE // 2
 """Numbers that may be in use beyond the highest final one."""
 RESERVE = 8
 """Numbers that one write to the disk reserves."""
@@ -27,7 +27,7 @@ class HoldNumbers:
         self._reserved = max(top, stored)
         """No hold was ever signed under this number or a higher one."""
         self._next = self._reserved
-        self._limit = min(self._reserved + AHEAD, top + WINDOW)
+        self._limit = min(self._reserved + AHEAD, top + REPLAY_WINDOW_SIZE)
         self._taken: set[int] = set()
         """Numbers given out, under which no hold was signed yet."""
         self._returned: dict[int, None] = {}
@@ -65,7 +65,7 @@ class HoldNumbers:
             return
         self._taken.remove(seq)
         self._returned[seq] = None
-        while len(self._returned) > WINDOW:
+        while len(self._returned) > REPLAY_WINDOW_SIZE:
             del self._returned[next(iter(self._returned))]
 
     def reserve(self, seq: int) -> int | None:

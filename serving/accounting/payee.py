@@ -101,7 +101,7 @@ class Payee:
         """Refund holds without a request: its user left early, or this node was restarted."""
         for hold_id, since in list(self._received.items()):
             hold = self._engine.state.hold(hold_id)
-            if hold is None or hold.pending is not None:
+            if hold is None or hold.unsettled_delivery is not None:
                 del self._received[hold_id]
             elif now - since > REFUND_AFTER_S and not self.is_in_use(hold_id):
                 log.info("refunding a hold without a request", hold=hold_id.hex()[:16])
@@ -118,7 +118,7 @@ class Payee:
                 continue
             if not delivered.is_hold_final:
                 delivered.is_hold_final, delivered.submitted_at = True, float("-inf")
-            if hold.pending is not None:
+            if hold.unsettled_delivery is not None:
                 del self._uncaptured[hold_id]
             elif now - delivered.submitted_at > RETRY_AFTER_S:
                 delivered.submitted_at = now

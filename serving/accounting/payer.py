@@ -79,7 +79,7 @@ class Payer:
 
     @property
     def _top(self) -> int:
-        return self._engine.state.window(self._key.public_key).top
+        return self._engine.state.replay_window(self._key.public_key).top
 
     @property
     def spendable(self) -> int:
@@ -184,7 +184,7 @@ class Payer:
 
     def drop_unconfirmed(self) -> None:
         """Count no longer what can never become final: its number is used or its deadline over."""
-        window, now = self._engine.state.window(self._key.public_key), self._engine.chain_time()
+        window, now = self._engine.state.replay_window(self._key.public_key), self._engine.chain_time()
         for hold_id, (_, hold) in list(self._unconfirmed_holds.items()):
             if now >= hold.deadline or not window.is_usable(hold.seq, hold.attempt):
                 del self._unconfirmed_holds[hold_id]
@@ -198,9 +198,9 @@ class Payer:
             if hold is None:
                 record.closed = record.hold_height is not None or self._engine.chain_time() >= record.deadline
                 continue
-            if hold.pending is not None and hold.pending.amount > record.max_capture:
+            if hold.unsettled_delivery is not None and hold.unsettled_delivery.amount > record.max_capture:
                 record.asked_at = now
                 await self._submitter.submit(Dispute(record.hold_id))
-            elif hold.pending is None and self._engine.chain_time() > hold.deadline:
+            elif hold.unsettled_delivery is None and self._engine.chain_time() > hold.deadline:
                 record.asked_at = now
                 await self._submitter.submit(Release(record.hold_id))

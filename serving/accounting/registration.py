@@ -8,7 +8,7 @@ import structlog
 
 from chain.crypto import KeyPair
 from chain.exceptions import InvalidOperation
-from chain.transition.registration import NO_NEWCOMER, compute_challenge, count_left, is_newcomer, search
+from chain.transition.registration import NO_NEWCOMER, compute_challenge, count_registrations_left, is_newcomer, mine
 from chain.types.operations import Register, SignedOperation, sign_operation
 from consensus.engine import Engine
 from p2p.runtime import Runtime
@@ -33,7 +33,7 @@ async def register(engine: Engine, key: KeyPair, models: tuple[str, ...], runtim
             raise InvalidOperation("this chain grants nothing to newcomers")
         if not is_newcomer(state.account(key.public_key)):
             raise InvalidOperation(NO_NEWCOMER)
-        if not count_left(state, genesis):
+        if not count_registrations_left(state, genesis):
             raise InvalidOperation("the newcomers of this epoch are all registered; try again in the next")
         beacon = state.beacon
         challenge = compute_challenge(genesis, beacon.previous, key.public_key)
@@ -50,4 +50,4 @@ async def register(engine: Engine, key: KeyPair, models: tuple[str, ...], runtim
 
 def _try(challenge: bytes, difficulty: int, start: int) -> bytes | None:
     """A proof among the salts from ``start`` on, if there is one in this slice."""
-    return next((salt for salt in islice(search(challenge, difficulty, start), SLICE_TRIES) if salt is not None), None)
+    return next((salt for salt in islice(mine(challenge, difficulty, start), SLICE_TRIES) if salt is not None), None)

@@ -12,7 +12,7 @@ from typing import Any
 import trio
 
 from chain.crypto import format_address
-from chain.state.state import Account, Duty
+from chain.state.state import Account, ValidatorRecord
 from serving.admin.node_view import NodeView
 from serving.dispatcher import RequestRecord
 from serving.scheduling.admission import Origin
@@ -183,14 +183,14 @@ def report_wallet(node: NodeView) -> dict[str, Any]:
         "unbonding": get_unbonding(account),
         "earned": node.payments.payee.earned,
         "models": list(account.models),
-        "validator": _describe_duty(node.engine.state.duty(node.key.public_key)),
+        "validator": _describe_validator(node.engine.state.validator_record(node.key.public_key)),
     }
 
 
-def _describe_duty(duty: Duty | None) -> str:
-    if duty is None or not duty.is_enrolled:
+def _describe_validator(validator: ValidatorRecord | None) -> str:
+    if validator is None or not validator.is_enrolled:
         return "no"
-    return f"jailed until epoch {duty.jailed_until}" if duty.jailed_until else "enrolled"
+    return f"jailed until epoch {validator.jailed_until}" if validator.jailed_until else "enrolled"
 
 
 def report_policy(node: NodeView) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from pydantic import AfterValidator, Field
 
 from chain.crypto import parse_address
 from chain.exceptions import InvalidOperation, KeyFormatError
-from chain.state.beacon import make_onion
-from chain.state.state import Draft
+from chain.state.beacon import make_hash_chain
+from chain.state.state import StateOverlay
 from chain.transition.operations import BlockContext, compute_fee, process_operation
 from chain.types.operations import (
     MAX_MODELS,
@@ -98,8 +98,8 @@ def _make_transfer(node: NodeView, order: TransferOrder, nonce: int) -> Transfer
 def _make_enroll(node: NodeView, order: Order, nonce: int) -> Enroll:
     genesis = node.engine.genesis
     number = nonce + 1  # 0 is that of genesis
-    onion = make_onion(node.key, genesis.beacon, number, genesis.parameters.epoch_heights)
-    return Enroll(nonce, onion.tip, number)
+    onion = make_hash_chain(node.key, genesis.beacon, number, genesis.parameters.epoch_heights)
+    return Enroll(nonce, onion.commitment, number)
 
 
 WALLET_ORDERS: Mapping[str, WalletOrder] = {
@@ -165,6 +165,6 @@ def _find_obstacle(node: NodeView, make: Callable[[int], NoncedOperation]) -> st
     state, context = engine.state, BlockContext.after(engine.genesis, engine.header)
     unsigned = SignedOperation(make(state.account(signer).nonce), signer, bytes(64))
     try:
-        return process_operation(Draft(state), context, unsigned)
+        return process_operation(StateOverlay(state), context, unsigned)
     except InvalidOperation as error:
         return str(error)

@@ -9,7 +9,7 @@ from pathlib import Path
 import trio
 import typer
 
-from chain.audit.audit import Source
+from chain.audit.audit import ChainSource
 from chain.audit.export import ExportSource
 from chain.cli.app import build_app, get_default_data_dir
 from chain.crypto import KeyPair
@@ -31,7 +31,7 @@ def build_chain_app() -> typer.Typer:
     return chain
 
 
-def open_remote(multiaddress: str, genesis: Path | None, socks5: str | None) -> Source:
+def open_remote(multiaddress: str, genesis: Path | None, socks5: str | None) -> ChainSource:
     """Fetch the whole chain of a running node into a temporary file, for the audit, which trusts none of it.
 
     Raises:

@@ -23,12 +23,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from chain.audit.audit import StoreSource, verify_chain
+from chain.audit.audit import StoreSource, audit_chain
 from chain.genesis import CREDIT, Parameters, make_genesis, make_validator
 from chain.keyfile import create_identity
 from chain.store.kv import CHAIN_DIRECTORY, LevelStore
 from chain.store.reader import load_stored_genesis
-from chain.store.writer import BlockStore
+from chain.store.writer import ChainStore
 from p2p.runtime import RealRuntime
 from serving.backends.embedded import MODEL
 from serving.cli.node_process import NodeProcess, stop_nodes
@@ -289,7 +289,7 @@ def _audit(nodes: Sequence[NodeProcess], console: Console) -> None:
     heights, common = [], []
     for number, node in enumerate(nodes):
         store = LevelStore(node.directory / CHAIN_DIRECTORY, create=False)
-        report = verify_chain(StoreSource(store))
+        report = audit_chain(StoreSource(store))
         store.close()
         if report.fault is not None:
             fault = report.fault
@@ -318,7 +318,7 @@ def _audit(nodes: Sequence[NodeProcess], console: Console) -> None:
 def _read_block(path: Path, height: int) -> tuple[bytes, bytes]:
     store = LevelStore(path, create=False)
     try:
-        block = BlockStore(store, load_stored_genesis(store)).block(height)
+        block = ChainStore(store, load_stored_genesis(store)).block(height)
         assert block is not None
         return block.id, block.header.state_root
     finally:

@@ -177,7 +177,7 @@ class Executor:
             raise _Declined("not drawn for this request")
         if get_executor(state, hold.epoch, payer, hold.seq, hold.attempt, hold.model) != me:
             raise _Declined("not drawn for this request")
-        if self._payee.is_in_use(hold_id) or not state.window(payer).is_usable(hold.seq, hold.attempt):
+        if self._payee.is_in_use(hold_id) or not state.replay_window(payer).is_usable(hold.seq, hold.attempt):
             raise _Declined("the hold number is used")
         if not state.account(me).models:
             raise _Declined("this node is leaving the lottery")

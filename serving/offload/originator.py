@@ -97,7 +97,7 @@ class Originator:
     def _draw(self, model: str, epoch: int, seq: int) -> list[tuple[int, bytes]]:
         """Positions and keys of the candidates in reach, in the order in which to ask them."""
         engine, me = self._context.engine, self._context.key.public_key
-        table, source = engine.state.serving_table(epoch), engine.state.beacon.get_source(epoch)
+        table, source = engine.state.serving_table(epoch), engine.state.beacon.get_epoch_seed(epoch)
         if table is None or source is None:
             return []
         seed = compute_lottery_seed(source, me, seq)

@@ -18,7 +18,7 @@ import trio
 from chain.exceptions import CodecError, InvalidOperation
 from chain.genesis import Genesis
 from chain.store.kv import Changes, MemoryStore, Store
-from chain.store.writer import BlockStore
+from chain.store.writer import ChainStore
 from chain.types.blocks import Block, Header
 from chain.types.votes import Certificate, Vote, VoteKind
 from consensus.engine import Engine
@@ -271,7 +271,7 @@ class CrashWorld(World):
                 opened.close()
             status.started()
 
-    def _open(self, node: Node, number: int) -> tuple[BlockStore, VoteStore]:
+    def _open(self, node: Node, number: int) -> tuple[ChainStore, VoteStore]:
         if number not in self.disks:
             return super()._open(node, number)
         disk, reaper = self.disks[number], self.reapers.get(number)

@@ -7,7 +7,7 @@ import pytest
 from chain.crypto import KeyPair, hash_bytes
 from chain.genesis import CREDIT, Genesis, GenesisAccount, Parameters, make_genesis, make_validator
 from chain.transition.block import build_block
-from chain.types.blocks import MAX_BLOCK
+from chain.types.blocks import MAX_BLOCK_BYTES
 from chain.types.operations import Serve, SignedOperation, Transfer, sign_operation
 from consensus.mempool import packing as selection
 from consensus.mempool.pool import Mempool
@@ -52,7 +52,7 @@ def fill_pool() -> tuple[Mempool, set[bytes]]:
 
 def build(pool: Mempool) -> tuple[set[bytes], int]:
     """The ids of the operations in the next block, and how many were turned down."""
-    operations = pool.draw(MAX_BLOCK)
+    operations = pool.draw(MAX_BLOCK_BYTES)
     block, _, rejected = build_block(
         GENESIS, VALIDATOR, GENESIS.header, GENESIS.state, operations,
         view=1, timestamp=GENESIS.timestamp + 1, reveal=find_reveal(VALIDATOR, GENESIS, GENESIS.state),
@@ -63,7 +63,7 @@ def build(pool: Mempool) -> tuple[set[bytes], int]:
 
 def test_what_cannot_be_included_takes_no_room_from_what_can() -> None:
     pool, honest = fill_pool()
-    assert len(pool.select(MAX_BLOCK)) < len(honest)  # more is pending than fits
+    assert len(pool.select(MAX_BLOCK_BYTES)) < len(honest)  # more is pending than fits
     included, rejected = build(pool)
     assert honest <= included
     assert rejected == len(FILLERS)  # one of each: what comes after it in its line is not even looked at

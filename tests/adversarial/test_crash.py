@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from chain.store.writer import BlockStore
+from chain.store.writer import ChainStore
 from consensus.voting import journal
 from consensus.voting.disk import DataDisk
 from consensus.voting.journal import Journal
@@ -130,7 +130,7 @@ def test_one_dies_at_every_write_of_a_snapshot(old_disks: dict[int, MemoryDisk],
                 await world.keep_up(VICTIM)
                 await trio.sleep(1)
             await pay(world, 1)
-            assert BlockStore(disks[VICTIM].store, GENESIS).base.height == 6
+            assert ChainStore(disks[VICTIM].store, GENESIS).base.height == 6
 
         play(number, script)
         has_killed = reaper.has_killed

@@ -10,7 +10,7 @@ import trio
 
 from chain.crypto import KeyPair
 from chain.exceptions import CodecError
-from chain.types.blocks import MAX_BLOCK, Block, Body, sign_block, sign_proposal
+from chain.types.blocks import MAX_BLOCK_BYTES, Block, Body, sign_block, sign_proposal
 from chain.types.operations import Capture, CaptureItem, Delivery, SignedOperation, Transfer, Usage, sign_operation
 from consensus.exceptions import InvalidMessage
 from consensus.network.committee_streams import COMMITTEE_PROTOCOL as VOTE
@@ -73,10 +73,10 @@ def test_nothing_larger_than_a_block_is_put_together() -> None:
 def test_a_proposal_of_a_block_that_is_too_large_is_refused() -> None:
     key = COMMITTEE.get_leader(1)
     payment = sign_operation(key, COMMITTEE.chain_id, Transfer(0, key.public_key, 1, bytes(64)))
-    body = Body((payment,) * (MAX_BLOCK // len(payment.encoded) + 1), None, (), ())
+    body = Body((payment,) * (MAX_BLOCK_BYTES // len(payment.encoded) + 1), None, (), ())
     empty = COMMITTEE.build(key, 1)
     block = sign_block(key, replace(empty.header, body_root=body.compute_root()), body)
-    assert len(block.encoded) > MAX_BLOCK
+    assert len(block.encoded) > MAX_BLOCK_BYTES
     core = COMMITTEE.make_core(COMMITTEE.get_follower(1))
     core.start()
     assert [type(effect) for effect in core.on_message(COMMITTEE.propose(block))] == [Reject]

@@ -13,7 +13,7 @@ import trio
 
 from chain.exceptions import StoreError
 from chain.light.client import Checkpoint
-from chain.store.writer import BlockStore
+from chain.store.writer import ChainStore
 from chain.types.votes import VoteKind
 from tests.adversarial.test_sync_liars import simulate
 from tests.chain.builders import PARAMETERS, Chain
@@ -108,7 +108,7 @@ def test_a_new_node_without_a_checkpoint_is_open_to_it() -> None:
         # With a checkpoint it is told so when it starts again, and does not go on.
         await world.kill(5)
         with pytest.raises(StoreError, match="contradicts block 24"):
-            BlockStore(world.nodes[5].store, world.genesis).check_checkpoint(get_checkpoint(TRUE, 24))
+            ChainStore(world.nodes[5].store, world.genesis).check_checkpoint(get_checkpoint(TRUE, 24))
 
     simulate(play, TRUE)
 

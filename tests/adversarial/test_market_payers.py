@@ -442,7 +442,9 @@ def test_an_honest_capture_may_be_disputed_but_the_payer_gains_nothing() -> None
             await exchange.abort("thanks")
         hold_id = compute_hold_id(world.members[0].public_key, hold.seq, hold.attempt)
         state = world.gateway.engine
-        await eventually(lambda: (open_hold := state.state.hold(hold_id)) is not None and open_hold.pending is not None)
+        await eventually(
+            lambda: (open_hold := state.state.hold(hold_id)) is not None and open_hold.unsettled_delivery is not None
+        )
         dispute = sign_operation(world.members[0].key, world.genesis.chain_id, Dispute(hold_id))
         with pytest.raises(InvalidOperation):  # a stranger may not
             await state.submit(sign_operation(world.members[1].key, world.genesis.chain_id, Dispute(hold_id)))

@@ -29,8 +29,10 @@ class Proofs:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.checked: list[float] = []
-        monkeypatch.setattr(admission, "is_worked_for", self._check)
-        monkeypatch.setattr("chain.transition.registration.is_proof", lambda challenge, salt, difficulty: salt == GOOD)
+        monkeypatch.setattr(admission, "has_valid_proof_of_work", self._check)
+        monkeypatch.setattr(
+            "chain.transition.registration.is_valid_proof_of_work", lambda challenge, salt, difficulty: salt == GOOD
+        )
 
     def _check(self, genesis: Genesis, state: object, signed: SignedOperation) -> bool:
         assert isinstance(signed.operation, Register)

@@ -110,8 +110,10 @@ def run_engines(skews: dict[int, int], height: int = 30) -> Course:
     jailed: set[int] = set()
 
     def look(state: State) -> None:
-        duties = {number: state.duty(make_key(number).public_key) for number in VALIDATORS}
-        jailed.update(number for number, duty in duties.items() if duty is not None and duty.jailed_until)
+        validators = {number: state.validator_record(make_key(number).public_key) for number in VALIDATORS}
+        jailed.update(
+            number for number, validator in validators.items() if validator is not None and validator.jailed_until
+        )
 
     async def play(world: World) -> None:
         world.skews = skews

@@ -12,10 +12,10 @@ from dataclasses import replace
 import pytest
 import trio
 
-from chain.light.client import EpochEnd
+from chain.light.client import LightClientUpdate
 from chain.merkle.snapshot import Chunk, LargeEntry, make_chunk
 from chain.merkle.tree import compute_path
-from chain.store.writer import BlockStore
+from chain.store.writer import ChainStore
 from chain.types.validators import ValidatorSet
 from chain.types.votes import Certificate, VoteKind, make_certificate, sign_vote
 from consensus.sync.messages import (
@@ -53,7 +53,7 @@ from tests.consensus.sync.worlds import (
 )
 from tests.consensus.world import World, make_key
 
-LARGE, CHUNK = 120, 600
+MAX_INLINE_BYTES, MAX_CHUNK_BYTES = 120, 600
 
 
 def make_chain(length: int = 19, name: str = "test", **changes: int) -> Chain:
@@ -74,9 +74,9 @@ OTHER = make_chain(name="other")
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that the small state of a test takes several chunks, and has large values."""
-    monkeypatch.setattr("chain.merkle.snapshot.LARGE", LARGE)
-    monkeypatch.setattr("chain.merkle.snapshot.CHUNK", CHUNK)
-    monkeypatch.setattr("consensus.sync.snapshot.MAX_VALUE", 4 << 20)
+    monkeypatch.setattr("chain.merkle.snapshot.MAX_INLINE_BYTES", MAX_INLINE_BYTES)
+    monkeypatch.setattr("chain.merkle.snapshot.MAX_CHUNK_BYTES", MAX_CHUNK_BYTES)
+    monkeypatch.setattr("consensus.sync.snapshot.MAX_VALUE_BYTES", 4 << 20)
 
 
 def simulate(play: Callable[[SyncWorld], Awaitable[None]], chain: Chain = CHAIN) -> None:
@@ -91,8 +91,8 @@ def check_is_there(world: World, number: int = 5, base: int = END) -> None:
     assert mine.stored_state() == STORE.stored_state()
 
 
-def get_chunks(store: BlockStore, height: int = END) -> list[Chunk]:
-    state = store.find_end_state(height)
+def get_chunks(store: ChainStore, height: int = END) -> list[Chunk]:
+    state = store.find_epoch_end_state(height)
     assert state is not None
     chunks: list[Chunk] = []
     after = None
@@ -122,13 +122,13 @@ def test_a_state_comes_in_chunks_and_the_blocks_after_it() -> None:
         assert sum(isinstance(question, GetChunk) for question in asked) >= 4
         assert any(isinstance(question, GetValue) for question in asked)
         mine = world.engine(5)._store
-        assert [mine.epoch_end(epoch) is not None for epoch in range(5)] == [False, True, True, True, False]
+        assert [mine.light_client_update(epoch) is not None for epoch in range(5)] == [False, True, True, True, False]
         assert mine.block(15) is None and mine.block(17) == CHAIN.blocks[16]
         # And it can serve as well as the one that it has it from.
         await world.kill(5)
         await world.start(5)
         again = world.engine(5)._store
-        assert again.header == STORE.header and again.find_end_state(END) is not None
+        assert again.header == STORE.header and again.find_epoch_end_state(END) is not None
 
     simulate(play)
 
@@ -161,7 +161,7 @@ def tamper(change: Callable[[Chunk, GetChunk], Chunk | None]) -> Lie:
     def lie(question: Question) -> Answers:
         if not isinstance(question, GetChunk):
             return None
-        state = STORE.find_end_state(question.height)
+        state = STORE.find_epoch_end_state(question.height)
         chunk = None if state is None else make_chunk(state.tree, question.after)
         return None if chunk is None else encode_all([ChunkResponse(change(chunk, question))])
 
@@ -189,10 +189,10 @@ def repeat_the_first(chunk: Chunk, _: GetChunk) -> Chunk:
 
 def drip_entries(chunk: Chunk, question: GetChunk) -> Chunk:
     """One true entry at a time, proved well."""
-    state = STORE.find_end_state(question.height)
+    state = STORE.find_epoch_end_state(question.height)
     assert state is not None
     path = int.from_bytes(_get_path(replace(chunk, entries=chunk.entries[:1])), "big")
-    return Chunk(chunk.entries[:1], state.tree.get_right_forks(path))
+    return Chunk(chunk.entries[:1], state.tree.get_right_branches(path))
 
 
 def other_state(question: Question) -> Answers:
@@ -202,13 +202,15 @@ def other_state(question: Question) -> Answers:
     return encode_all([ChunkResponse(make_chunk(STORE.state.tree, question.after))])
 
 
-def change_end(change: Callable[[EpochEnd], EpochEnd], epoch: int = 3) -> Lie:
+def change_end(change: Callable[[LightClientUpdate], LightClientUpdate], epoch: int = 3) -> Lie:
     """Give honest ends of epochs, but for one."""
 
     def lie(question: Question) -> Answers:
         if not isinstance(question, GetEnds):
             return None
-        ends = [end for number in range(question.from_epoch, 4) if (end := STORE.epoch_end(number)) is not None]
+        ends = [
+            end for number in range(question.from_epoch, 4) if (end := STORE.light_client_update(number)) is not None
+        ]
         return encode_all(
             EpochEndsResponse(EpochEndItem(change(end) if end.header.epoch == epoch else end)) for end in ends
         )
@@ -216,7 +218,7 @@ def change_end(change: Callable[[EpochEnd], EpochEnd], epoch: int = 3) -> Lie:
     return lie
 
 
-def by_a_minority(end: EpochEnd) -> EpochEnd:
+def by_a_minority(end: LightClientUpdate) -> LightClientUpdate:
     certificate = end.certificate
     return replace(
         end,
@@ -224,7 +226,7 @@ def by_a_minority(end: EpochEnd) -> EpochEnd:
     )
 
 
-def by_themselves(end: EpochEnd) -> EpochEnd:
+def by_themselves(end: LightClientUpdate) -> LightClientUpdate:
     """Signed by all of a committee, only not by the one that the chain names."""
     mine = Chain(name="mine")
     validators = ValidatorSet.of((key.public_key, 100_000) for key in mine.users)
@@ -233,16 +235,16 @@ def by_themselves(end: EpochEnd) -> EpochEnd:
         sign_vote(key, CHAIN.genesis.chain_id, VoteKind.FINALIZE, header.epoch, header.view, header.id)
         for key in mine.users
     ]
-    return EpochEnd(header, make_certificate(votes, validators), validators)
+    return LightClientUpdate(header, make_certificate(votes, validators), validators)
 
 
-def without_change(end: EpochEnd) -> EpochEnd:
+def without_change(end: LightClientUpdate) -> LightClientUpdate:
     """The right certificate over another header."""
     return replace(end, header=replace(end.header, state_root=bytes(32)))
 
 
 def repeat_ends(question: Question) -> Answers:
-    end = STORE.epoch_end(2)
+    end = STORE.light_client_update(2)
     assert end is not None
     return encode_all([EpochEndsResponse(EpochEndItem(end))] * 50) if isinstance(question, GetEnds) else None
 
@@ -467,7 +469,7 @@ def test_a_snapshot_that_nobody_has_any_more_gives_way_to_a_later_one() -> None:
         world.trust(get_checkpoint(chain, 6))
         await world.start(5)
         await trio.sleep(5.0)
-        staged = world.engine(5)._store.staging
+        staged = world.engine(5)._store.snapshot_import
         assert staged.header == chain.blocks[END - 1].header and staged.frontier is not None
         await world.serve(61, fill_store(chain))
         await world.wait_height(40, 5, timeout=60.0)

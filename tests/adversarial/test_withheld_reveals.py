@@ -13,7 +13,7 @@ import trio
 
 from benchmarks.beacon import Epoch, Game, measure_bias
 from chain.crypto import KeyPair
-from chain.state.beacon import make_onion
+from chain.state.beacon import make_hash_chain
 from chain.state.state import State, compute_supply
 from chain.transition.block import build_block
 from chain.transition.epochs import get_next_epoch
@@ -85,10 +85,10 @@ def test_a_node_that_withholds_what_does_not_suit_it_halts_nothing_and_pays(monk
     build = Driver._build_block
 
     def suits(state: State) -> bool:
-        onion = make_onion(key, genesis.beacon, 0, genesis.parameters.epoch_heights)
-        duty = state.duty(key.public_key)
-        assert duty is not None
-        reveal = onion.find_reveal(duty.tip)
+        hash_chain = make_hash_chain(key, genesis.beacon, 0, genesis.parameters.epoch_heights)
+        validator = state.validator_record(key.public_key)
+        assert validator is not None
+        reveal = hash_chain.find_reveal(validator.commitment)
         assert reveal is not None
         source = state.beacon.absorb(reveal).value
         following = get_next_epoch(genesis, state).next_validators

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from chain import crypto
 from chain.crypto import KeyPair
 from chain.genesis import Genesis, GenesisAccount, Parameters, Price, make_genesis, make_validator
-from chain.state.beacon import make_onion
-from chain.state.state import Account, Duty, State
+from chain.state.beacon import make_hash_chain
+from chain.state.state import Account, State, ValidatorRecord
 from chain.transition.block import Transition, build_block, state_transition
 from chain.transition.epochs import Epoch, get_next_epoch
 from chain.transition.operations import get_executor
@@ -92,10 +92,10 @@ def make_test_genesis(
 
 def find_reveal(key: KeyPair, genesis: Genesis, state: State) -> bytes:
     """What ``key`` reveals in the block that follows ``state``; its onions are numbered 0, 1, …"""
-    duty = state.duty(key.public_key)
-    assert duty is not None
-    onion = make_onion(key, genesis.beacon, duty.onion, genesis.parameters.epoch_heights)
-    reveal = onion.find_reveal(duty.tip)
+    validator = state.validator_record(key.public_key)
+    assert validator is not None
+    hash_chain = make_hash_chain(key, genesis.beacon, validator.hash_chain, genesis.parameters.epoch_heights)
+    reveal = hash_chain.find_reveal(validator.commitment)
     assert reveal is not None
     return reveal
 
@@ -306,13 +306,17 @@ class Chain:
         ]  # fmt: skip
         return self.sign(finder, Evidence(*sorted(votes, key=Vote.encode)))
 
-    def enroll(self, key: KeyPair, *, onion: int = 0, nonce: int | None = None) -> SignedOperation:
-        tip = make_onion(key, self.genesis.beacon, onion, self.genesis.parameters.epoch_heights).tip
-        return self.sign(key, Enroll(self._nonce(key, nonce), tip, onion))
+    def enroll(self, key: KeyPair, *, hash_chain: int = 0, nonce: int | None = None) -> SignedOperation:
+        commitment = make_hash_chain(
+            key, self.genesis.beacon, hash_chain, self.genesis.parameters.epoch_heights
+        ).commitment
+        return self.sign(key, Enroll(self._nonce(key, nonce), commitment, hash_chain))
 
-    def recommit(self, key: KeyPair, onion: int, *, nonce: int | None = None) -> SignedOperation:
-        tip = make_onion(key, self.genesis.beacon, onion, self.genesis.parameters.epoch_heights).tip
-        return self.sign(key, Recommit(self._nonce(key, nonce), tip, onion))
+    def recommit(self, key: KeyPair, hash_chain: int, *, nonce: int | None = None) -> SignedOperation:
+        commitment = make_hash_chain(
+            key, self.genesis.beacon, hash_chain, self.genesis.parameters.epoch_heights
+        ).commitment
+        return self.sign(key, Recommit(self._nonce(key, nonce), commitment, hash_chain))
 
     def retire(self, key: KeyPair, *, nonce: int | None = None) -> SignedOperation:
         return self.sign(key, Retire(self._nonce(key, nonce)))
@@ -320,9 +324,9 @@ class Chain:
     def unjail(self, key: KeyPair, *, nonce: int | None = None) -> SignedOperation:
         return self.sign(key, Unjail(self._nonce(key, nonce)))
 
-    def duty(self, key: KeyPair) -> Duty:
+    def validator_record(self, key: KeyPair) -> ValidatorRecord:
         """The validator duty of a key after the last block."""
-        return self.state.duty(key.public_key) or Duty()
+        return self.state.validator_record(key.public_key) or ValidatorRecord()
 
     def weight(self, key: KeyPair, epoch: int) -> int:
         """With what weight a key votes in an epoch that the state knows."""

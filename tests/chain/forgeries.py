@@ -15,11 +15,11 @@ from typing import Any
 
 from chain.crypto import KeyPair, hash_bytes
 from chain.genesis import Genesis
-from chain.light.client import EpochEnd
-from chain.state.beacon import NO_TIP
+from chain.light.client import LightClientUpdate
+from chain.state.beacon import NO_COMMITMENT
 from chain.state.state import State
 from chain.store.kv import Store
-from chain.store.writer import BlockStore
+from chain.store.writer import ChainStore
 from chain.transition.block import Transition, apply_block, execute
 from chain.transition.epochs import get_next_epoch
 from chain.types.blocks import NO_REVEAL, Block, Header, sign_block
@@ -139,7 +139,7 @@ def change_committee(chain: Chain) -> list[SignedOperation]:
         case 4:
             return [chain.bond(liar, 10_000), chain.unjail(liar, nonce=chain.account(liar).nonce + 1)]
         case 6:
-            return [chain.enroll(second, onion=1 + epoch // YEAR)]
+            return [chain.enroll(second, hash_chain=1 + epoch // YEAR)]
     return []
 
 
@@ -159,9 +159,9 @@ def get_transitions(chain: Chain) -> list[tuple[Block, Transition]]:
     ]
 
 
-def fill_store(store: Store, chain: Chain, finals: Finals, keep_epochs: int = 0) -> BlockStore:
+def fill_store(store: Store, chain: Chain, finals: Finals, keep_epochs: int = 0) -> ChainStore:
     """Write a chain to a store, or what it lacks of it, one batch per certificate as a node would."""
-    blocks = BlockStore(store, chain.genesis, keep_epochs)
+    blocks = ChainStore(store, chain.genesis, keep_epochs)
     transitions = get_transitions(chain)
     for height in sorted(height for height in finals if height > blocks.height):
         blocks.append(transitions[blocks.height : height], finals[height], (height, OTHER))
@@ -178,26 +178,26 @@ class ListSource:
 
     @property
     def base(self) -> Header:
-        """See :class:`chain.audit.audit.Source`."""
+        """See :class:`chain.audit.audit.ChainSource`."""
         return self.genesis.header
 
     def read_base(self) -> State:
-        """See :class:`chain.audit.audit.Source`."""
+        """See :class:`chain.audit.audit.ChainSource`."""
         return self.genesis.state
 
-    def ends(self) -> Iterator[EpochEnd]:
-        """See :class:`chain.audit.audit.Source`."""
+    def light_client_updates(self) -> Iterator[LightClientUpdate]:
+        """See :class:`chain.audit.audit.ChainSource`."""
         return iter(())
 
     def entries(self) -> Iterator[tuple[bytes, bytes | None]]:
-        """See :class:`chain.audit.audit.Source`."""
+        """See :class:`chain.audit.audit.ChainSource`."""
         yield from self.rows
 
     def check_block(self, block: Block, failures: Sequence[str | None]) -> None:
-        """See :class:`chain.audit.audit.Source`."""
+        """See :class:`chain.audit.audit.ChainSource`."""
 
     def check(self, state: State, header: Header) -> None:
-        """See :class:`chain.audit.audit.Source`."""
+        """See :class:`chain.audit.audit.ChainSource`."""
 
 
 class Forger:
@@ -388,9 +388,9 @@ def _get_other_validator(forger: Forger) -> bytes:
 
 
 def _get_tip(forger: Forger) -> bytes:
-    duty = forger.chain.states[forger.height - 1].duty(forger.block.header.proposer)
-    assert duty is not None
-    return duty.tip
+    validator = forger.chain.states[forger.height - 1].validator_record(forger.block.header.proposer)
+    assert validator is not None
+    return validator.commitment
 
 
 def _get_deeper(forger: Forger) -> bytes:
@@ -535,14 +535,14 @@ BODIES = [
     _capture("amount above the hold", "operations", amount=5_001),
     _capture("amount", "state_root", amount=1),
     _capture("no such hold", "operations", hold=OTHER),
-    _operation(Enroll, "tip", OTHER, "state_root"),
-    _operation(Enroll, "onion", 99, "state_root"),
+    _operation(Enroll, "commitment", OTHER, "state_root"),
+    _operation(Enroll, "hash_chain", 99, "state_root"),
     _operation(Enroll, "nonce", 99, "operations"),
     _operation(Retire, "nonce", 99, "operations"),
     _operation(Unjail, "nonce", 99, "operations"),
-    _operation(Recommit, "tip", OTHER, "state_root"),
-    _operation(Recommit, "tip", NO_TIP, "state_root"),  # fails, and that is another state
-    _stolen(Recommit, tip=OTHER),
+    _operation(Recommit, "commitment", OTHER, "state_root"),
+    _operation(Recommit, "commitment", NO_COMMITMENT, "state_root"),  # fails, and that is another state
+    _stolen(Recommit, commitment=OTHER),
     _stolen(Retire, nonce=99),
     Forgery("Evidence: in disorder", lambda f: _show(f, lambda a, b: (b, a)), "operations", kind=Evidence),
     Forgery("Evidence: one vote twice", lambda f: _show(f, lambda a, b: (a, a)), "operations", kind=Evidence),

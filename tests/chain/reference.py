@@ -67,8 +67,8 @@ class Service:
 
     enrolled: bool = False
     since: int = 0
-    tip: bytes = bytes(32)
-    onion: int = 0
+    commitment: bytes = bytes(32)
+    hash_chain: int = 0
     coming: tuple[bytes, int, int] = (bytes(32), 0, 0)
     jailed: int = 0
     clean: int = 0
@@ -115,8 +115,8 @@ class Reference:
     grant: dict[bytes, int] = field(default_factory=lambda: defaultdict(int))
     used: dict[bytes, set[tuple[int, int]]] = field(default_factory=lambda: defaultdict(set))
     holds: dict[bytes, Entry] = field(default_factory=dict)
-    agenda: dict[int, list[bytes]] = field(default_factory=lambda: defaultdict(list))
-    duties: dict[bytes, Service] = field(default_factory=dict)
+    due_captures: dict[int, list[bytes]] = field(default_factory=lambda: defaultdict(list))
+    validators: dict[bytes, Service] = field(default_factory=dict)
     tables: dict[int, dict[bytes, tuple[int, tuple[str, ...]]]] = field(default_factory=dict)
     committees: dict[int, dict[bytes, int]] = field(default_factory=dict)
     sources: dict[int, bytes] = field(default_factory=dict)
@@ -129,11 +129,11 @@ class Reference:
             self.available[account.public_key] = account.available
             self.bonded[account.public_key] = account.bonded
             self.models[account.public_key] = account.models
-            if account.tip is not None:
-                self.duties[account.public_key] = Service(enrolled=True, tip=account.tip)
+            if account.commitment is not None:
+                self.validators[account.public_key] = Service(enrolled=True, commitment=account.commitment)
         self.supply = self.total()
         self.tables = {0: self.freeze(), 1: self.freeze()}
-        self.committees = {epoch: {key: self.bonded[key] for key in self.duties} for epoch in (0, 1)}
+        self.committees = {epoch: {key: self.bonded[key] for key in self.validators} for epoch in (0, 1)}
         self.beacon = self.genesis.beacon
         self.sources = {-1: bytes(32), 0: self.beacon}
 
@@ -191,8 +191,8 @@ class Reference:
 
     def begin_block(self, elapsed: int, view: int, proposer: bytes, reveal: bytes) -> None:
         """Everything before the operations of a block, its votes counted already (:meth:`count`)."""
-        assert self.leader(view) == proposer and hash_bytes("onion", reveal) == self.duties[proposer].tip
-        self.duties[proposer] = replace(self.duties[proposer], tip=reveal)
+        assert self.leader(view) == proposer and hash_bytes("onion", reveal) == self.validators[proposer].commitment
+        self.validators[proposer] = replace(self.validators[proposer], commitment=reveal)
         self.beacon = hash_bytes("beacon", self.beacon, reveal)
         begun = self.height % self.genesis.parameters.epoch_heights != 0
         for missed in range(max(self.view + 1 if begun else 1, view - 32), view):
@@ -221,9 +221,9 @@ class Reference:
         return max(0, self.bonded[key] - self.grant[key])
 
     def end_block(self) -> None:
-        for second in sorted(self.agenda):
+        for second in sorted(self.due_captures):
             if second * 1000 <= self.time:
-                for name in self.agenda.pop(second):
+                for name in self.due_captures.pop(second):
                     entry = self.holds.get(name)
                     if entry is not None and entry.pending is not None:
                         self.resolve(name, entry.payee, entry.pending.amount)
@@ -233,25 +233,27 @@ class Reference:
 
     def end_epoch(self) -> None:
         for key, votes in self.counted.items():
-            if self.blocks > 2 and 2 * votes < self.blocks and not self.duties[key].jailed:
-                self.duties[key] = replace(self.duties[key], jailed=self.epoch + 1)
-        for key, duty in self.duties.items():
-            tip, onion, begins = duty.coming
+            if self.blocks > 2 and 2 * votes < self.blocks and not self.validators[key].jailed:
+                self.validators[key] = replace(self.validators[key], jailed=self.epoch + 1)
+        for key, validator in self.validators.items():
+            commitment, hash_chain, begins = validator.coming
             if begins == self.epoch + 1:
-                self.duties[key] = replace(duty, tip=tip, onion=onion, coming=Service.coming)
+                self.validators[key] = replace(
+                    validator, commitment=commitment, hash_chain=hash_chain, coming=Service.coming
+                )
         asking = [
-            (duty.since or 10**18, key)
-            for key, duty in self.duties.items()
-            if duty.enrolled
-            and not duty.jailed
-            and {duty.tip, duty.coming[0]} != {bytes(32)}
+            (validator.since or 10**18, key)
+            for key, validator in self.validators.items()
+            if validator.enrolled
+            and not validator.jailed
+            and {validator.commitment, validator.coming[0]} != {bytes(32)}
             and self.own(key) >= self.genesis.parameters.min_validator_bond
         ]
         seats = self.elect(self.committees[self.epoch + 1], [key for _, key in sorted(asking)])
         for since, key in asking:
             served = seats.get(key, 0) >= self.own(key)
             since = 0 if served else self.height if since == 10**18 else since
-            self.duties[key] = replace(self.duties[key], since=since)
+            self.validators[key] = replace(self.validators[key], since=since)
         self.committees[self.epoch + 2] = seats
         self.tables[self.epoch + 2] = self.freeze()
         self.committees.pop(self.epoch - 1, None)
@@ -321,18 +323,18 @@ class Reference:
     def execute(self, signer: bytes, operation: Operation, good: tuple[bool | None, ...]) -> None:
         match operation:
             case Enroll():
-                self.grow(signer, signer not in self.duties)
-                duty = self.duties.get(signer, Service())
-                need(not duty.enrolled and self.own(signer) >= self.genesis.parameters.min_validator_bond)
-                self.announce(signer, replace(duty, enrolled=True, since=self.height + 1), operation)
+                self.grow(signer, signer not in self.validators)
+                validator = self.validators.get(signer, Service())
+                need(not validator.enrolled and self.own(signer) >= self.genesis.parameters.min_validator_bond)
+                self.announce(signer, replace(validator, enrolled=True, since=self.height + 1), operation)
             case Recommit():
                 self.announce(signer, self.serving(signer), operation)
             case Retire():
-                self.duties[signer] = replace(self.serving(signer), enrolled=False)
+                self.validators[signer] = replace(self.serving(signer), enrolled=False)
             case Unjail():
-                duty = self.serving(signer)
-                need(0 < duty.jailed <= self.epoch)
-                self.duties[signer] = replace(duty, jailed=0, since=self.height + 1)
+                validator = self.serving(signer)
+                need(0 < validator.jailed <= self.epoch)
+                self.validators[signer] = replace(validator, jailed=0, since=self.height + 1)
             case Evidence():
                 need(good == (True,))
                 self.punish(operation.first, operation.second, signer)
@@ -374,9 +376,9 @@ class Reference:
             case Bond():
                 self.take(self.available, signer, operation.amount)
                 self.bonded[signer] += operation.amount
-                duty = self.duties.get(signer, Service())
-                if duty.enrolled:
-                    self.duties[signer] = replace(duty, since=self.height + 1)
+                validator = self.validators.get(signer, Service())
+                if validator.enrolled:
+                    self.validators[signer] = replace(validator, since=self.height + 1)
 
     def register(self, key: bytes, operation: Register, good: bool) -> None:
         rules = self.genesis.parameters
@@ -389,12 +391,12 @@ class Reference:
         self.supply += rules.register_grant
 
     def serving(self, key: bytes) -> Service:
-        need(key in self.duties and self.duties[key].enrolled)
-        return self.duties[key]
+        need(key in self.validators and self.validators[key].enrolled)
+        return self.validators[key]
 
-    def announce(self, key: bytes, duty: Service, operation: Enroll | Recommit) -> None:
-        need(operation.tip != bytes(32) and duty.coming == Service.coming)
-        self.duties[key] = replace(duty, coming=(operation.tip, operation.onion, self.epoch + 2))
+    def announce(self, key: bytes, validator: Service, operation: Enroll | Recommit) -> None:
+        need(operation.commitment != bytes(32) and validator.coming == Service.coming)
+        self.validators[key] = replace(validator, coming=(operation.commitment, operation.hash_chain, self.epoch + 2))
 
     def punish(self, one: Vote, other: Vote, finder: bytes) -> None:
         """Two votes of one signer about one view, that no rule allows both."""
@@ -403,8 +405,8 @@ class Reference:
         need(twice or (one.kind, other.kind) in ((NULLIFY, FINALIZE), (FINALIZE, NULLIFY)))
         need(one.encode() < other.encode())
         key, years = one.signer, self.genesis.parameters.unbonding_epochs
-        need(key in self.duties)
-        need(max(self.duties[key].clean, self.epoch - years) <= one.epoch <= self.epoch)
+        need(key in self.validators)
+        need(max(self.validators[key].clean, self.epoch - years) <= one.epoch <= self.epoch)
         stake = self.bonded[key] + sum(self.unbonding[key].values())
         need(stake)
         reward = (self.own(key) + sum(self.unbonding[key].values())) // 10
@@ -412,7 +414,7 @@ class Reference:
         self.unbonding[key].clear()
         self.available[finder] += reward
         self.treasury += stake - reward
-        self.duties[key] = replace(self.duties[key], jailed=self.epoch + years, clean=self.epoch + 2)
+        self.validators[key] = replace(self.validators[key], jailed=self.epoch + years, clean=self.epoch + 2)
 
     def grow(self, key: bytes, is_new: bool) -> None:
         """Pay for an entry that stays for good, if there will be one."""
@@ -477,7 +479,7 @@ class Reference:
         else:
             due = self.time + self.genesis.parameters.capture_grace
             self.holds[delivery.hold] = replace(entry, pending=delivery, due=due)
-            self.agenda[-(-due // 1000)].append(delivery.hold)
+            self.due_captures[-(-due // 1000)].append(delivery.hold)
 
     def pay_capture(self, signer: bytes, before: list[tuple[Delivery, Entry | None]], fee: int) -> None:
         """The fee of a capture: the payee's, then out of what it is to be paid, then out of what was given back."""

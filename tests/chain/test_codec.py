@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chain.codec import MAX_INT, MAX_RECORD, Bounds, Record, pack, unpack
+from chain.codec import MAX_INT, MAX_RECORD_BYTES, Bounds, Record, pack, unpack
 from chain.exceptions import CodecError
 from chain.types.blocks import Block
 from chain.types.operations import SignedOperation, Transfer, Usage
@@ -173,7 +173,7 @@ def test_size_is_limited() -> None:
     with pytest.raises(CodecError, match="more than"):
         unpack(raw, len(raw) - 1)
     with pytest.raises(CodecError, match="more than"):
-        Block.decode(bytes(MAX_RECORD + 1))
+        Block.decode(bytes(MAX_RECORD_BYTES + 1))
 
 
 def test_unknown_tags_are_refused() -> None:

@@ -85,11 +85,13 @@ DELIVERY = Delivery(bytes(32), 1, bytes(32), Usage(0, 0), "stop")
 DOORS: dict[str, Callable[[bytes, bytes], bool]] = {
     "verify": lambda key, signature: verify(key, "operation", CHAIN_ID, b"", signature),
     "operation": lambda key, signature: crypto.verify_all(
-        [SignedOperation(Withdraw(0), key, signature).claim(CHAIN_ID)]
+        [SignedOperation(Withdraw(0), key, signature).signature_check(CHAIN_ID)]
     ),
     "vote": lambda key, signature: Vote(1, 0, 1, bytes([1]) * 32, key, signature).is_valid(CHAIN_ID),
     "certificate": door_certificate,
-    "proposal": lambda key, signature: crypto.verify_all([Proposal(0, 1, bytes(32), key, signature).claim(CHAIN_ID)]),
+    "proposal": lambda key, signature: crypto.verify_all(
+        [Proposal(0, 1, bytes(32), key, signature).signature_check(CHAIN_ID)]
+    ),
     "receipt": lambda key, signature: is_receipt(key, CHAIN_ID, DELIVERY, signature),
     "announcement": door_announcement,
 }
@@ -198,7 +200,7 @@ def test_verify_never_raises(raw: bytes, key: bytes, domain: str) -> None:
 
 def domains_in_use() -> dict[str, list[str]]:
     """Every literal domain in the package, by the function that it is given to."""
-    position = {"hash_bytes": 0, "sign": 0, "Claim": 1}
+    position = {"hash_bytes": 0, "sign": 0, "SignatureCheck": 1}
     found: dict[str, list[str]] = {name: [] for name in position}
     for path in sorted(Path(chain.__file__).parent.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -215,7 +217,7 @@ def test_domains_are_distinct_and_fit() -> None:
     from chain.types.votes import VoteKind
 
     found = domains_in_use()
-    signed = {*found["sign"], *found["Claim"]}
+    signed = {*found["sign"], *found["SignatureCheck"]}
     votes = {kind.domain for kind in VoteKind}
     assert {"operation", "header", "proposal", "receipt"} <= signed
     assert not signed & votes and len(votes) == 3

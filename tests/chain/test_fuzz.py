@@ -173,5 +173,14 @@ def test_messages_of_agreement_are_refused_or_canonical(raw: bytes) -> None:
 
 def test_all_kinds_are_found() -> None:
     names = {kind.__name__ for kind in get_kinds()}
-    assert {"Block", "Duty", "Evidence", "Genesis", "Vote", "Certificate", "Proposal", "Announcement"} <= names
+    assert {
+        "Block",
+        "ValidatorRecord",
+        "Evidence",
+        "Genesis",
+        "Vote",
+        "Certificate",
+        "Proposal",
+        "Announcement",
+    } <= names
     assert len(get_kinds()) >= 60

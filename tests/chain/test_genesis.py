@@ -27,9 +27,9 @@ from chain.genesis import (
 )
 from chain.state.state import Account, compute_supply
 from chain.store.kv import MemoryStore
-from chain.store.reader import StoredChain
-from chain.store.writer import BlockStore
-from chain.transition.validators import Candidate, compute_committee
+from chain.store.reader import ChainReader
+from chain.store.writer import ChainStore
+from chain.transition.validators import CommitteeApplicant, compute_committee
 from chain.types.operations import Usage
 from chain.types.validators import MAX_COMMITTEE, ValidatorSet
 from tests.chain.builders import PARAMETERS, START, make_key, make_keys, make_test_genesis
@@ -87,8 +87,8 @@ def test_everything_is_part_of_the_chain_id() -> None:
         replace(genesis, parameters=replace(genesis.parameters, fee_per_byte=2)),
         replace(genesis, accounts=(*rest, first)),
         replace(genesis, accounts=(replace(first, bonded=3_001), *rest)),
-        replace(genesis, accounts=(replace(first, tip=None), *rest)),
-        replace(genesis, accounts=(replace(first, tip=bytes([1]) * 32), *rest)),
+        replace(genesis, accounts=(replace(first, commitment=None), *rest)),
+        replace(genesis, accounts=(replace(first, commitment=bytes([1]) * 32), *rest)),
     ]
     assert len({genesis.chain_id, *(other.chain_id for other in others)}) == 9
 
@@ -105,7 +105,9 @@ def test_state_and_header() -> None:
     assert table == genesis.state.serving_table(1)
     assert genesis.state.serving_table(2) is genesis.state.committee(2) is None
     assert genesis.state.committee(0) == genesis.state.committee(1) == genesis.validators
-    assert {key for key, _ in genesis.state.duties()} == {a.public_key for a in genesis.accounts if a.tip}
+    assert {key for key, _ in genesis.state.validator_records()} == {
+        a.public_key for a in genesis.accounts if a.commitment
+    }
     assert {key for key, _ in genesis.state.accounts()} == {a.public_key for a in genesis.accounts if a.available}
     assert genesis.state.account(make_key("empty").public_key) == Account()
 
@@ -198,11 +200,11 @@ def put(*path: str | int, to: Any) -> Any:
         (put("accounts", 0, "available", to=[5]), "available"),
         (put("accounts", 0, "bonded", to=None), "bonded"),
         (put("accounts", 0, "bonded", to=...), "missing field 'bonded'"),
-        (put("accounts", 0, "tip", to=...), "missing field 'tip'"),
-        (put("accounts", 0, "tip", to=1), "accounts: tip"),
-        (put("accounts", 0, "tip", to="yes"), "accounts: tip"),
-        (put("accounts", 0, "tip", to="00"), "tip"),
-        (put("accounts", 0, "tip", to="00" * 32), "that of no hash onion"),
+        (put("accounts", 0, "commitment", to=...), "missing field 'commitment'"),
+        (put("accounts", 0, "commitment", to=1), "accounts: tip"),
+        (put("accounts", 0, "commitment", to="yes"), "accounts: tip"),
+        (put("accounts", 0, "commitment", to="00"), "commitment"),
+        (put("accounts", 0, "commitment", to="00" * 32), "that of no hash onion"),
         (put("accounts", 0, "bonded", to=999), "less than min_validator_bond 1000"),
         (put("accounts", 0, "validator", to=True), "unknown field 'validator'"),
         (put("parameters", "min_validator_bond", to=0), "min_validator_bond"),
@@ -251,8 +253,8 @@ def test_a_full_committee_that_nobody_could_join_is_refused(size: int, stakes: l
     """Whoever joins gets a tenth of the weight at first, and takes a seat only from somebody who has less."""
     parameters, keys = replace(PARAMETERS, committee_size=size), make_keys(len(stakes))
     before = ValidatorSet.of((key.public_key, stake) for key, stake in zip(keys, stakes, strict=True))
-    seats = [Candidate(key.public_key, stake, 0) for key, stake in zip(keys, stakes, strict=True)]
-    rich = Candidate(make_key("rich").public_key, 10**9, 1)
+    seats = [CommitteeApplicant(key.public_key, stake, 0) for key, stake in zip(keys, stakes, strict=True)]
+    rich = CommitteeApplicant(make_key("rich").public_key, 10**9, 1)
     assert (rich.public_key in compute_committee(before, [*seats, rich], size)) == is_open
     if is_open:
         make_test_genesis(keys, stakes=stakes, parameters=parameters)
@@ -275,8 +277,8 @@ def test_a_genesis_file_may_be_as_large_as_the_stored_genesis(tmp_path: Path) ->
     assert len(large.encode()) > 2 << 20
     assert load(tmp_path, large.to_json()) == large
     store = MemoryStore()
-    BlockStore(store, large)
-    assert StoredChain(store).genesis == large
+    ChainStore(store, large)
+    assert ChainReader(store).genesis == large
     with pytest.raises(GenesisError, match="more than 8388608"):
         make(4_000)
 

@@ -16,8 +16,8 @@ SEED = bytes(range(32))
 
 @pytest.fixture(autouse=True)
 def cheap_argon2(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chain.keyfile, "OPERATIONS", argon2id.OPSLIMIT_MIN)
-    monkeypatch.setattr(chain.keyfile, "MEMORY", argon2id.MEMLIMIT_MIN)
+    monkeypatch.setattr(chain.keyfile, "KDF_PASSES", argon2id.OPSLIMIT_MIN)
+    monkeypatch.setattr(chain.keyfile, "KDF_MEMORY_BYTES", argon2id.MEMLIMIT_MIN)
 
 
 @pytest.fixture

@@ -16,17 +16,23 @@ from nacl.bindings import crypto_core_ed25519_is_valid_point
 from nacl.pwhash import argon2id
 from nacl.signing import SigningKey
 
-from chain.codec import MAX_RECORD
+from chain.codec import MAX_RECORD_BYTES
 from chain.genesis import GENESIS_VERSION, MAX_NEWCOMERS, MAX_SERVERS
-from chain.light.proofs import MAX_PROOF
-from chain.merkle.snapshot import CHUNK, ENTRY_COST, LARGE, MAX_KEY, MAX_VALUE
-from chain.state.state import MAX_UNBONDINGS, WINDOW
-from chain.transition.registration import MEMORY, PASSES
+from chain.light.proofs import MAX_PROOF_BYTES
+from chain.merkle.snapshot import (
+    ENTRY_OVERHEAD_BYTES,
+    MAX_CHUNK_BYTES,
+    MAX_INLINE_BYTES,
+    MAX_KEY_BYTES,
+    MAX_VALUE_BYTES,
+)
+from chain.state.state import MAX_UNBONDINGS, REPLAY_WINDOW_SIZE
+from chain.transition.registration import ARGON2_MEMORY_BYTES, ARGON2_PASSES
 from chain.transition.restart import VIEW_JUMP
-from chain.transition.validators import GROWTH_LIMIT, MIN_TURNOUT
-from chain.types.blocks import MAX_BLOCK, MAX_NULLIFICATIONS, VERSION
-from chain.types.operations import MAX_CAPTURE, MAX_OPERATION
-from chain.types.validators import LATE_BLOCKS
+from chain.transition.validators import COMMITTEE_GROWTH_QUOTIENT, MIN_PARTICIPATION_QUOTIENT
+from chain.types.blocks import MAX_BLOCK_BYTES, MAX_NULLIFICATIONS, VERSION
+from chain.types.operations import MAX_CAPTURE_BYTES, MAX_OPERATION_BYTES
+from chain.types.validators import LATE_VOTE_BLOCKS
 from consensus.engine import FORWARDED_KIND
 from consensus.network import committee_streams as links
 from consensus.network.compact_blocks import COMPACT_KIND, MAX_WHOLE_BYTES
@@ -42,7 +48,7 @@ from p2p.streams.frames import FRAME_OVERHEAD_BYTES, MAX_FRAME_BYTES, Kind
 from p2p.streams.frames import WINDOW_BYTES as WINDOW_BYTES
 from serving.offload import protocol as offers
 from tests.vectors import effects, independent
-from tests.vectors.effects import Invalid, Tip, check_block
+from tests.vectors.effects import Head, Invalid, check_block
 from tests.vectors.encodings import describe_record, list_public_records, name_record
 from tests.vectors.generate import DIRECTORY, FILES, find_differences
 from tests.vectors.independent import (
@@ -99,29 +105,31 @@ def test_the_tables_of_the_document_are_the_records_of_the_code() -> None:
 def test_the_numbers_of_the_document_are_those_of_the_code() -> None:
     text = " ".join(DOCUMENT.read_text(encoding="utf-8").split())
     for part in (
-        f"An encoded block has at most {MAX_BLOCK:,} bytes",
+        f"An encoded block has at most {MAX_BLOCK_BYTES:,} bytes",
         f"block version {VERSION}, genesis version {GENESIS_VERSION}",
-        f"more than 1 MiB (2^{MAX_RECORD.bit_length() - 1} bytes)",
+        f"more than 1 MiB (2^{MAX_RECORD_BYTES.bit_length() - 1} bytes)",
         f"max(p+1, v−{MAX_NULLIFICATIONS}) … v−1, in that order",
-        f"of which the last {LATE_BLOCKS} are kept",
-        f"an encoded signed operation has at most {MAX_OPERATION:,} bytes, a capture {MAX_CAPTURE:,}.",
+        f"of which the last {LATE_VOTE_BLOCKS} are kept",
+        f"an encoded signed operation has at most {MAX_OPERATION_BYTES:,} bytes, a capture {MAX_CAPTURE_BYTES:,}.",
         f"there would be more than {MAX_UNBONDINGS} entries",
-        f"cut `used` to {WINDOW} bytes",
+        f"cut `used` to {REPLAY_WINDOW_SIZE} bytes",
         f"The {MAX_SERVERS:,} with the largest bonds",
         f"the {MAX_NEWCOMERS} with the smallest `H(newcomer; beacon, key)`",
-        f"m = {MEMORY // 1024} KiB), {PASSES} pass,",
+        f"m = {ARGON2_MEMORY_BYTES // 1024} KiB), {ARGON2_PASSES} pass,",
         f"Its view is 2^{VIEW_JUMP.bit_length() - 1} +",
-        f"Let *room* be W / {GROWTH_LIMIT} of",
-        f"each member i of committee e with {MIN_TURNOUT} · votes[i] < blocks",
+        f"Let *room* be W / {COMMITTEE_GROWTH_QUOTIENT} of",
+        f"each member i of committee e with {MIN_PARTICIPATION_QUOTIENT} · votes[i] < blocks",
         f"begins with a send window of {WINDOW_BYTES:,} bytes. DATA costs its payload + {FRAME_OVERHEAD_BYTES} and",
         f"0 to {MAX_FRAME_BYTES:,} bytes",
         f"Blocks of up to {MAX_WHOLE_BYTES:,} bytes go whole",
         f"An item has at most {MAX_GOSSIP_BYTES // 1024} KiB",
-        f"those beyond {MAX_BLOCK:,} bytes in all",
-        f"and {ENTRY_COST} more; a chunk has at most {CHUNK:,}, and one that is not the last has more than "
-        f"{CHUNK - LARGE - MAX_KEY - ENTRY_COST:,},",
-        f"A value of more than {LARGE:,} bytes is a `LargeEntry` and fetched apart; at most {MAX_VALUE >> 20} MiB",
-        f"at most {MAX_PROOF >> 20} MiB",
+        f"those beyond {MAX_BLOCK_BYTES:,} bytes in all",
+        f"and {ENTRY_OVERHEAD_BYTES} more; a chunk has at most {MAX_CHUNK_BYTES:,}, "
+        "and one that is not the last has more than "
+        f"{MAX_CHUNK_BYTES - MAX_INLINE_BYTES - MAX_KEY_BYTES - ENTRY_OVERHEAD_BYTES:,},",
+        f"A value of more than {MAX_INLINE_BYTES:,} bytes is a `LargeEntry` and fetched apart; "
+        f"at most {MAX_VALUE_BYTES >> 20} MiB",
+        f"at most {MAX_PROOF_BYTES >> 20} MiB",
         f"more than {announcements.MAX_BEHIND_MS:,} ms before",
         f"or {announcements.MAX_AHEAD_MS:,} ms after the reader's clock",
         f"Departures are remembered for {announcements.ACCEPTANCE_S:,.0f} s",
@@ -232,7 +240,7 @@ def test_genesis() -> None:
             continue
         entries = {bytes.fromhex(key): bytes.fromhex(value) for key, value in case["state"].items()}
         stakes = sorted(
-            (-each["bonded"], each["public_key"]) for each in genesis["accounts"] if each["tip"] is not None
+            (-each["bonded"], each["public_key"]) for each in genesis["accounts"] if each["commitment"] is not None
         )
         committee = encode([[[key, -stake] for stake, key in stakes]])
         beacon = genesis["beacon"]
@@ -262,7 +270,7 @@ def test_genesis() -> None:
         assert h("header", encode(header)).hex() == case["block_id"]
 
 
-def walk_chain() -> Iterator[tuple[Tip, dict[str, Any], dict[bytes, bytes]]]:
+def walk_chain() -> Iterator[tuple[Head, dict[str, Any], dict[bytes, bytes]]]:
     """For each block of the chain what is before it, its case, and the state that it is said to leave."""
     content, genesis = load("chain"), load("genesis")["cases"][1]
     entries = {bytes.fromhex(key): bytes.fromhex(value) for key, value in content["genesis_state"].items()}
@@ -275,7 +283,7 @@ def walk_chain() -> Iterator[tuple[Tip, dict[str, Any], dict[bytes, bytes]]]:
             after.pop(bytes.fromhex(key), None)
             if value is not None:
                 after[bytes.fromhex(key)] = bytes.fromhex(value)
-        yield Tip(entries, ids, header), case, after
+        yield Head(entries, ids, header), case, after
         raw = bytes.fromhex(case["encoded"])
         entries, header = after, decode("Block", raw)["header"]
         ids = [*ids, h("header", encode(msgpack.unpackb(raw)[0]))]
@@ -287,9 +295,9 @@ def test_the_chain() -> None:
     raw = bytes.fromhex(load("chain")["genesis"])
     genesis, chain_id = decode("Genesis", raw), get_chain_id(raw)
     kinds: set[str] = set()
-    for tip, case, after in walk_chain():
-        assert check_block(tip, bytes.fromhex(case["encoded"]), genesis, chain_id, after) == case["failed"]
-        committee = decode("ValidatorSet", tip.entries[b"c" + u64(case["epoch"])])["validators"]
+    for head, case, after in walk_chain():
+        assert check_block(head, bytes.fromhex(case["encoded"]), genesis, chain_id, after) == case["failed"]
+        committee = decode("ValidatorSet", head.entries[b"c" + u64(case["epoch"])])["validators"]
         finality = decode("Certificate", bytes.fromhex(case["finality"]))
         assert (finality["kind"], finality["block_id"].hex()) == (3, case["block_id"])
         assert is_certificate(chain_id, committee, finality)
@@ -301,12 +309,12 @@ def test_the_chain() -> None:
 def test_forgeries() -> None:
     raw = bytes.fromhex(load("chain")["genesis"])
     genesis, chain_id = decode("Genesis", raw), get_chain_id(raw)
-    tip, real, after = next(each for each in walk_chain() if each[1]["height"] == 4)
+    head, real, after = next(each for each in walk_chain() if each[1]["height"] == 4)
     cases = load("forgeries")["cases"]
     assert len({case["encoded"] for case in cases} - {real["encoded"]}) == len(cases) > 20
     for case in cases:
         with pytest.raises(Invalid) as caught:
-            check_block(tip, bytes.fromhex(case["encoded"]), genesis, chain_id, after)
+            check_block(head, bytes.fromhex(case["encoded"]), genesis, chain_id, after)
             pytest.fail(case["what"])
         assert str(caught.value) == {"validators removed": "removed"}.get(case["what"], case["field"]), case["what"]
 
@@ -399,7 +407,7 @@ def test_certificates_and_slashable_votes() -> None:
 def test_beacon_registration_and_hold_windows() -> None:
     content = load("beacon")
     for reveal, case in zip(reversed(content["layers"][:-1]), content["blocks"], strict=True):
-        assert (case["reveal"], case["tip_before"]) == (reveal, h("onion", bytes.fromhex(reveal)).hex())
+        assert (case["reveal"], case["commitment_before"]) == (reveal, h("onion", bytes.fromhex(reveal)).hex())
     content = load("registration")
     parts = (bytes.fromhex(content[name]) for name in ("chain_id", "source", "public_key"))
     challenge = h("register", *parts)
@@ -430,13 +438,13 @@ def test_proofs() -> None:
     genesis = load("genesis")["cases"][1]
     genesis_committee = decode("ValidatorSet", bytes.fromhex(genesis["state"][(b"c" + u64(0)).hex()]))
     for case in load("proofs")["cases"]:
-        _, start, steps, claim_wire = msgpack.unpackb(bytes.fromhex(case["proof"]), raw=False)
+        _, start, links, statement_wire = msgpack.unpackb(bytes.fromhex(case["proof"]), raw=False)
         proof = decode("Proof", bytes.fromhex(case["proof"]), 8 << 20)
         anchor, members = proof["checkpoint"], genesis_committee
         trusted = case["checkpoint"] or f"0:{genesis['block_id']}"
         assert f"{anchor['height']}:{h('header', encode(start)).hex()}" == trusted
-        for step, wire in zip(proof["steps"], steps, strict=True):
-            header, certificate, members = step["header"], step["certificate"], step["validators"] or members
+        for link, wire in zip(proof["links"], links, strict=True):
+            header, certificate, members = link["header"], link["certificate"], link["validators"] or members
             ahead = header["epoch"] - anchor["epoch"]
             assert ahead in (0, 1)
             assert header["height"] > anchor["height"]
@@ -448,17 +456,17 @@ def test_proofs() -> None:
             assert certificate["view"] == header["view"] or not header["height"] % heights
             assert is_certificate(chain_id, members["validators"], certificate)
             anchor = header
-        claim, header = proof["claim"], anchor
-        if "public_key" in claim:
-            value = None if claim["account"] is None else encode(claim_wire[2])
-            assert climb(b"a" + claim["public_key"], value, claim["path"]) == anchor["state_root"]
+        statement, header = proof["statement"], anchor
+        if "public_key" in statement:
+            value = None if statement["account"] is None else encode(statement_wire[2])
+            assert climb(b"a" + statement["public_key"], value, statement["path"]) == anchor["state_root"]
             continue
-        if claim["past"] is not None:
-            header, path = claim["past"]["header"], claim["past"]["path"]
+        if statement["past"] is not None:
+            header, path = statement["past"]["header"], statement["past"]["path"]
             assert (path["index"], path["count"]) == (header["height"], anchor["height"])
-            assert walk(h("header", encode(claim_wire[4][0])), path) == anchor["history_root"]
-        root = follow(encode(claim_wire[1]), claim["path"])
-        assert h("body root", root, claim["evidence_hash"]) == header["body_root"]
+            assert walk(h("header", encode(statement_wire[4][0])), path) == anchor["history_root"]
+        root = follow(encode(statement_wire[1]), statement["path"])
+        assert h("body root", root, statement["justification_hash"]) == header["body_root"]
 
 
 def test_frames_and_links() -> None:

@@ -9,10 +9,10 @@ import pytest
 import trio
 import trio.testing
 
-from chain.audit.audit import StoreSource, verify_chain
+from chain.audit.audit import StoreSource, audit_chain
 from chain.genesis import CREDIT, Genesis
-from chain.state.beacon import make_onion
-from chain.state.state import Duty, State, compute_supply, duty_key
+from chain.state.beacon import make_hash_chain
+from chain.state.state import State, ValidatorRecord, compute_supply, validator_key
 from chain.types.blocks import Block, Body
 from chain.types.operations import Enroll, Evidence, NoncedOperation, Recommit, Retire, SignedOperation, sign_operation
 from chain.types.validators import ValidatorSet
@@ -29,7 +29,7 @@ FIVE = (1, 2, 3, 4, 5)
 
 
 def enroll(genesis: Genesis, number: int, nonce: int) -> Enroll:
-    return Enroll(nonce, make_onion(make_key(number), genesis.beacon, 1, EPOCH).tip, 1)
+    return Enroll(nonce, make_hash_chain(make_key(number), genesis.beacon, 1, EPOCH).commitment, 1)
 
 
 async def wait_final(world: World, operation: SignedOperation, at: int) -> int:
@@ -53,7 +53,7 @@ def check(world: World) -> None:
     for number, node in world.nodes.items():
         if node.is_alive:
             assert compute_supply(node.engine.state) == world.genesis.supply
-            report = verify_chain(StoreSource(node.store), threads=1)
+            report = audit_chain(StoreSource(node.store), threads=1)
             assert report.ok, (number, report.fault)
 
 
@@ -94,8 +94,8 @@ def test_who_is_away_is_jailed_and_asks_to_return() -> None:
         with trio.fail_after(2000.0):
             while absent in get_stakes(world.engine(1).state.committee(world.engine(1).status().epoch)):
                 await trio.sleep(1.0)
-        duty = world.engine(1).state.duty(absent)
-        assert duty is not None and duty.jailed_until and duty.is_enrolled
+        validator = world.engine(1).state.validator_record(absent)
+        assert validator is not None and validator.jailed_until and validator.is_enrolled
         assert world.engine(1).state.account(absent).bonded == 100 * CREDIT
         await world.start(4)
         with trio.fail_after(2000.0):
@@ -127,8 +127,8 @@ def test_two_votes_that_contradict_each_other_cost_everything(kinds: tuple[VoteK
         with trio.fail_after(60.0):
             while world.engine(1).state.account(cheat).bonded:
                 await trio.sleep(0.1)
-        duty = world.engine(1).state.duty(cheat)
-        assert duty is not None and duty.jailed_until >= GENESIS.parameters.unbonding_epochs
+        validator = world.engine(1).state.validator_record(cheat)
+        assert validator is not None and validator.jailed_until >= GENESIS.parameters.unbonding_epochs
         found = [
             operation
             for height in range(1, world.engine(1).header.height + 1)
@@ -147,19 +147,19 @@ def test_two_votes_that_contradict_each_other_cost_everything(kinds: tuple[VoteK
 
 def test_upkeep_renews_an_onion_in_time_and_only_once() -> None:
     key = make_key(1)
-    onion = make_onion(key, GENESIS.beacon, 0, EPOCH)
-    tips = [onion.tip]
-    while (reveal := onion.find_reveal(tips[-1])) is not None:
-        tips.append(reveal)
+    hash_chain = make_hash_chain(key, GENESIS.beacon, 0, EPOCH)
+    commitments = [hash_chain.commitment]
+    while (reveal := hash_chain.find_reveal(commitments[-1])) is not None:
+        commitments.append(reveal)
 
     def with_tip(left: int, **changes: int) -> State:
-        duty = replace(Duty(is_enrolled=True, tip=tips[-1 - left]), **changes)  # type: ignore[arg-type]
-        return GENESIS.state.update({duty_key(key.public_key): duty})
+        validator = replace(ValidatorRecord(is_enrolled=True, commitment=commitments[-1 - left]), **changes)  # type: ignore[arg-type]
+        return GENESIS.state.update({validator_key(key.public_key): validator})
 
     assert next_duty(GENESIS, with_tip(3 * EPOCH), key) is None
     make = next_duty(GENESIS, with_tip(3 * EPOCH - 1), key)
     assert make is not None
-    assert make(7) == Recommit(7, make_onion(key, GENESIS.beacon, 1, EPOCH).tip, 1)
+    assert make(7) == Recommit(7, make_hash_chain(key, GENESIS.beacon, 1, EPOCH).commitment, 1)
     assert next_duty(GENESIS, with_tip(1, next_epoch=2), key) is None
     assert next_duty(GENESIS, GENESIS.state, make_key(5)) is None
 
@@ -194,13 +194,15 @@ class Following:
 
 def test_a_duty_that_got_lost_on_the_way_is_asked_for_again() -> None:
     key = make_key(1)
-    onion = make_onion(key, GENESIS.beacon, 0, EPOCH)
-    duty = Duty(is_enrolled=True, tip=onion.tip)
-    while (reveal := onion.find_reveal(duty.tip)) is not None and onion.count_reveals(duty.tip) > 2:
-        duty = replace(duty, tip=reveal)
+    hash_chain = make_hash_chain(key, GENESIS.beacon, 0, EPOCH)
+    validator = ValidatorRecord(is_enrolled=True, commitment=hash_chain.commitment)
+    while (reveal := hash_chain.find_reveal(validator.commitment)) is not None and hash_chain.count_reveals(
+        validator.commitment
+    ) > 2:
+        validator = replace(validator, commitment=reveal)
 
     async def main() -> None:
-        engine = Following(GENESIS.state.update({duty_key(key.public_key): duty}))
+        engine = Following(GENESIS.state.update({validator_key(key.public_key): validator}))
         asked: list[SignedOperation] = []
 
         async def submit(make: Callable[[int], NoncedOperation]) -> SignedOperation:
@@ -226,12 +228,14 @@ def test_a_duty_that_got_lost_on_the_way_is_asked_for_again() -> None:
 
 
 def test_an_onion_that_runs_low_is_replaced_on_a_running_network() -> None:
-    onion = make_onion(make_key(1), GENESIS.beacon, 0, EPOCH)
-    tips = [onion.tip]
-    while (reveal := onion.find_reveal(tips[-1])) is not None:
-        tips.append(reveal)
+    hash_chain = make_hash_chain(make_key(1), GENESIS.beacon, 0, EPOCH)
+    commitments = [hash_chain.commitment]
+    while (reveal := hash_chain.find_reveal(commitments[-1])) is not None:
+        commitments.append(reveal)
     low = tuple(
-        replace(account, tip=tips[-3 * EPOCH]) if account.public_key == make_key(1).public_key else account
+        replace(account, commitment=commitments[-3 * EPOCH])
+        if account.public_key == make_key(1).public_key
+        else account
         for account in GENESIS.accounts
     )
     genesis = replace(GENESIS, accounts=low)
@@ -239,8 +243,8 @@ def test_an_onion_that_runs_low_is_replaced_on_a_running_network() -> None:
     async def play(world: World) -> None:
         await world.start(*FIVE)
         await wait_epoch(world, 12)
-        duty = world.engine(2).state.duty(make_key(1).public_key)
-        assert duty is not None and duty.onion == 1
+        validator = world.engine(2).state.validator_record(make_key(1).public_key)
+        assert validator is not None and validator.hash_chain == 1
         check(world)
 
     simulate(genesis, play)

@@ -9,7 +9,7 @@ import trio
 import trio.testing
 
 from chain.store.kv import MemoryStore
-from chain.store.writer import BlockStore
+from chain.store.writer import ChainStore
 from chain.transition.block import Transition, build_block, state_transition
 from chain.types.blocks import Block, sign_proposal
 from chain.types.votes import NO_BLOCK, Certificate, Vote, VoteKind, make_certificate, sign_vote
@@ -92,7 +92,7 @@ def play(script: Script, is_validator: bool) -> None:
             links = CommitteeStreams(streams, ignore)
             await nursery.start(links.run)
             memory = MemoryStore()
-            store = BlockStore(memory, GENESIS)
+            store = ChainStore(memory, GENESIS)
             journal = Journal(MemoryFile(), GENESIS.chain_id, key.public_key)
             environment = Recorder()
             agreement = Driver(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import trio
 
-from chain.audit.audit import StoreSource, verify_chain
+from chain.audit.audit import StoreSource, audit_chain
 from chain.genesis import Genesis
-from chain.store.writer import BlockStore
+from chain.store.writer import ChainStore
 from chain.transition.block import state_transition
 from chain.transition.restart_file import RestartFile, accept, build_restart
 from consensus.sync.client import BlockRange, HeaderChain, verify_block_range
@@ -20,7 +20,7 @@ GENESIS = make_test_genesis(4, others=2, epoch_heights=4)
 
 def restart(world: World, survivors: tuple[int, ...], removed: tuple[int, ...]) -> Genesis:
     """What the owners of ``survivors``, which are stopped, do with their data directories: propose, sign, apply."""
-    stores = {number: BlockStore(world.nodes[number].store, world.genesis) for number in survivors}
+    stores = {number: ChainStore(world.nodes[number].store, world.genesis) for number in survivors}
     longest = max(stores.values(), key=lambda store: store.height)
     file: RestartFile = build_restart(
         world.genesis,
@@ -68,7 +68,7 @@ def test_half_of_the_stake_is_gone_and_the_other_half_goes_on(moment: float) -> 
         await world.start(6, 4)
         await world.wait_height(stopped_at + 12, 6, 4, timeout=600.0)
         world.check_same_chain()
-        report = verify_chain(StoreSource(world.nodes[6].store), threads=1)
+        report = audit_chain(StoreSource(world.nodes[6].store), threads=1)
         assert report.ok and [found.removed for found in report.restarts] == [2], report.fault
 
         # Who does not accept it stays where proof ends.

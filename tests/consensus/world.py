@@ -12,7 +12,7 @@ import trio
 from chain.crypto import KeyPair
 from chain.genesis import CREDIT, Genesis, GenesisAccount, Parameters, make_genesis, make_validator
 from chain.store.kv import MemoryStore, Store
-from chain.store.writer import BlockStore
+from chain.store.writer import ChainStore
 from chain.types.operations import NoncedOperation, SignedOperation, Transfer, sign_operation
 from consensus.engine import Engine, Settings
 from consensus.validator_tasks import ValidatorTasks
@@ -94,9 +94,9 @@ class World:
         self.hub.connect_all()
         return [self.nodes[number].engine for number in numbers]
 
-    def _open(self, node: Node, number: int) -> tuple[BlockStore, VoteStore]:
+    def _open(self, node: Node, number: int) -> tuple[ChainStore, VoteStore]:
         """What a node finds on its disk; for a subclass to replace."""
-        blocks = BlockStore(node.store, self.genesis)
+        blocks = ChainStore(node.store, self.genesis)
         journal = Journal(node.journal_file, self.genesis.chain_id, node.key.public_key)
         return blocks, VoteStore(node.key, journal, VoteSupportStore(node.store))
 

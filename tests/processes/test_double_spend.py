@@ -15,7 +15,7 @@ import trio
 from chain.crypto import KeyPair
 from chain.genesis import CREDIT, GenesisAccount
 from chain.state.lottery import compute_lottery_seed
-from chain.state.state import WINDOW, compute_supply
+from chain.state.state import REPLAY_WINDOW_SIZE, compute_supply
 from chain.transition.operations import compute_fee
 from chain.types.operations import Hold, Operation, SignedOperation, Transfer, compute_hold_id, sign_operation
 from consensus.network.gossip import Batch, get_topic
@@ -65,7 +65,7 @@ def make_holds(cluster: Cluster, user: KeyPair) -> Iterator[Hold]:
     assert table is not None
     lottery, beacon = table.lottery(MODEL), genesis.state.beacon.previous  # of epoch 0, which does not end here
     found = 0
-    for seq in range(WINDOW):
+    for seq in range(REPLAY_WINDOW_SIZE):
         seed = compute_lottery_seed(beacon, user.public_key, seq)
         if found < 2 and lottery.get_executor(seed, user.public_key, 0) == EXECUTOR.public_key:
             found += 1

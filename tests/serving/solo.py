@@ -10,7 +10,7 @@ import trio
 from chain.crypto import KeyPair
 from chain.genesis import CREDIT, GenesisAccount, Parameters, make_genesis, make_validator
 from chain.store.kv import MemoryStore
-from chain.store.writer import BlockStore
+from chain.store.writer import ChainStore
 from consensus.engine import Settings
 from consensus.voting.journal import Journal
 from consensus.voting.vote_store import VoteStore
@@ -66,7 +66,7 @@ def make_node() -> tuple[Node, SimulatedInternet]:
         genesis=genesis,
         key=KEY,
         network=SimulatedNetwork(hub, KEY.public_key),
-        blocks=BlockStore(store, genesis),
+        blocks=ChainStore(store, genesis),
         runtime=RealRuntime(),
         policy=DefaultPolicy(PolicyParameters(max_queue=3)),
         backends=[(Parrot(), CAPACITY)],

@@ -19,7 +19,7 @@ from chain.crypto import KeyPair
 from chain.genesis import CREDIT, Genesis, Parameters, make_genesis, make_validator
 from chain.state.state import Account, OpenHold, compute_supply
 from chain.store.kv import MemoryStore
-from chain.store.writer import BlockStore
+from chain.store.writer import ChainStore
 from chain.types.operations import Capture, CaptureItem, Hold, Operation, compute_digest
 from consensus.engine import Settings
 from consensus.voting.journal import Journal, MemoryFile
@@ -288,7 +288,7 @@ class World:
             available = options.available.get(number, 1_000 * CREDIT)
             models = (MODEL,) if serves else ()
             account = make_validator(key, bytes(32), parameters, available, 100 * CREDIT, models)
-            accounts.append(account if number in options.validators else replace(account, tip=None))
+            accounts.append(account if number in options.validators else replace(account, commitment=None))
         self.genesis: Genesis = make_genesis("test", SimulatedRuntime.EPOCH_MS, bytes(32), accounts, parameters)
 
     # Life and death
@@ -303,7 +303,7 @@ class World:
         member.starts += 1
         runtime = SimulatedRuntime(f"{self.options.seed}/{member.number}/{member.starts}")
         network = member.network = SimulatedNetwork(self.hub, member.public_key)
-        blocks = BlockStore(member.store, self.genesis)
+        blocks = ChainStore(member.store, self.genesis)
         vote_store = None
         if member.number in self.options.validators:
             journal = Journal(member.journal, self.genesis.chain_id, member.public_key)

@@ -120,7 +120,7 @@ class Simulation:
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._count = 0
         self._done = 0
-        self._verified: dict[crypto.Claim, bool] = {}
+        self._verified: dict[crypto.SignatureCheck, bool] = {}
         watched = set(range(len(keys)) if honest is None else honest)
         self.nodes = [
             Node(self, number, key, number in watched, (cores or {}).get(number, Simplex))
@@ -145,7 +145,7 @@ class Simulation:
         parts = [node.disk.finals[height].encode() for node in self.nodes for height in sorted(node.disk.finals)]
         return hash_bytes("trace", str(self._count).encode(), *parts).hex()
 
-    def verify(self, claims: Iterable[crypto.Claim]) -> bool:
+    def verify(self, claims: Iterable[crypto.SignatureCheck]) -> bool:
         """Real verification, once for each signature in the whole simulation."""
         for claim in claims:
             if claim not in self._verified:

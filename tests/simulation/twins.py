@@ -74,7 +74,7 @@ class TwinsSimulation(Simulation):
         self.seen: Counter[str] = Counter()
         """What happened, by name, 1 each."""
 
-    def verify(self, claims: Iterable[crypto.Claim]) -> bool:
+    def verify(self, claims: Iterable[crypto.SignatureCheck]) -> bool:
         return True
 
 

@@ -22,7 +22,7 @@ from chain.genesis import CREDIT, Genesis, GenesisAccount, Parameters, make_gene
 from chain.keyfile import create_identity
 from chain.store.kv import LevelStore
 from chain.store.reader import load_stored_genesis
-from chain.store.writer import BlockStore
+from chain.store.writer import ChainStore
 from p2p.runtime import RealRuntime
 from serving.cli.node_process import HTTP, OUTPUT_FILE, NodeProcess
 from tests.support.fake_backend import MODEL, FakeOptions, serve_forked
@@ -98,11 +98,11 @@ class ClusterNode(NodeProcess):
             return False
 
     @contextmanager
-    def blocks(self) -> Iterator[BlockStore]:
+    def blocks(self) -> Iterator[ChainStore]:
         """The ledger of a node that is stopped."""
         store = LevelStore(self.directory / "chain", create=False)
         try:
-            yield BlockStore(store, load_stored_genesis(store))
+            yield ChainStore(store, load_stored_genesis(store))
         finally:
             store.close()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import trio
 
-from chain.audit.audit import Source, verify_chain
+from chain.audit.audit import ChainSource, audit_chain
 from chain.audit.export import ExportSource
 from chain.crypto import KeyPair
 from chain.genesis import Genesis
@@ -56,9 +56,9 @@ def fetch_ledger(node: ClusterNode, genesis: Genesis, directory: Path) -> Ledger
     return trio.run(fetch, node, genesis, directory)
 
 
-def read_ledger(source: Source) -> Ledger:
+def read_ledger(source: ChainSource) -> Ledger:
     """Audit a chain (which includes that no credit appeared or vanished) and replay it."""
-    report = verify_chain(source)
+    report = audit_chain(source)
     assert report.fault is None, report.fault
     genesis = source.genesis
     ledger = Ledger(genesis.header, genesis.state, {}, {}, {})

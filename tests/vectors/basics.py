@@ -209,7 +209,7 @@ def make_merkle() -> Json:
                 "items": to_plain(items[:size]),
                 "root": merkle.compute_merkle_root(items[:size]).hex(),
                 "proofs": [
-                    to_plain(merkle.prove_item(items[:size], index))
+                    to_plain(merkle.prove_list_leaf(items[:size], index))
                     for index in sorted({0, size // 2, size - 1})
                     if size
                 ],
@@ -221,7 +221,11 @@ def make_merkle() -> Json:
                 "block_ids": to_plain(ids[:size]),
                 "peaks": to_plain(_append_all(ids[:size]).peaks),
                 "root": _append_all(ids[:size]).root.hex(),
-                "proofs": [to_plain(merkle.prove_past(ids[:size], index)) for index in sorted({0, size - 1}) if size],
+                "proofs": [
+                    to_plain(merkle.prove_mountain_range_leaf(ids[:size], index))
+                    for index in sorted({0, size - 1})
+                    if size
+                ],
             }
             for size in (0, 1, 2, 3, 7, 11)
         ],
@@ -230,8 +234,8 @@ def make_merkle() -> Json:
     }
 
 
-def _append_all(ids: Sequence[bytes]) -> merkle.History:
-    history = merkle.History(0, ())
+def _append_all(ids: Sequence[bytes]) -> merkle.MountainRange:
+    history = merkle.MountainRange(0, ())
     for block_id in ids:
         history = history.append(block_id)
     return history
@@ -276,17 +280,21 @@ def _describe_chunk() -> Json:
 def make_beacon() -> Json:
     """An onion, reveals, and the beacon that they lead to."""
     secret = crypto.hash_bytes("header", b"innermost")
-    onion = beacon.Onion(secret, 4)
+    hash_chain = beacon.HashChain(secret, 4)
     layers = [secret]
     for _ in range(4):
-        layers.append(beacon.compute_tip(layers[-1]))
-    assert onion.tip == layers[-1]
+        layers.append(beacon.compute_commitment(layers[-1]))
+    assert hash_chain.commitment == layers[-1]
     running = beacon.Beacon(0, *(crypto.hash_bytes("header", b"genesis beacon"),) * 2, bytes(32))
     steps = []
     for reveal in reversed(layers[:-1]):
         running = running.absorb(reveal)
         steps.append(
-            {"reveal": reveal.hex(), "tip_before": beacon.compute_tip(reveal).hex(), "beacon": to_plain(running)}
+            {
+                "reveal": reveal.hex(),
+                "commitment_before": beacon.compute_commitment(reveal).hex(),
+                "beacon": to_plain(running),
+            }
         )
     return {
         "description": (
@@ -306,10 +314,14 @@ def make_registration() -> Json:
     challenge = registration.compute_challenge(genesis, genesis.beacon, make_key("newcomer").public_key)
     difficulty = 3
     tries = []
-    for salt in (number.to_bytes(operations.SALT_SIZE, "big") for number in range(1 << 16)):
-        digest = crypto.hash_slowly(challenge, salt, registration.MEMORY, registration.PASSES)
+    for salt in (number.to_bytes(operations.SALT_BYTES, "big") for number in range(1 << 16)):
+        digest = crypto.argon2id(challenge, salt, registration.ARGON2_MEMORY_BYTES, registration.ARGON2_PASSES)
         tries.append(
-            {"salt": salt.hex(), "argon2id": digest.hex(), "holds": registration.is_proof(challenge, salt, difficulty)}
+            {
+                "salt": salt.hex(),
+                "argon2id": digest.hex(),
+                "holds": registration.is_valid_proof_of_work(challenge, salt, difficulty),
+            }
         )
         if tries[-1]["holds"]:
             break
@@ -320,8 +332,8 @@ def make_registration() -> Json:
         "source": genesis.beacon.hex(),
         "public_key": make_key("newcomer").public_key.hex(),
         "challenge": challenge.hex(),
-        "memory_bytes": registration.MEMORY,
-        "passes": registration.PASSES,
+        "memory_bytes": registration.ARGON2_MEMORY_BYTES,
+        "passes": registration.ARGON2_PASSES,
         "lanes": 1,
         "difficulty": difficulty,
         "tries": tries,
@@ -332,7 +344,10 @@ def make_minimal_genesis() -> Json:
     """A genesis of one validator: small enough to follow by hand."""
     key = make_key("validator 0")
     genesis = make_genesis(
-        "smallest", 1, bytes(32), [GenesisAccount(key.public_key, 0, 1_000_000_000, (), beacon.compute_tip(bytes(32)))]
+        "smallest",
+        1,
+        bytes(32),
+        [GenesisAccount(key.public_key, 0, 1_000_000_000, (), beacon.compute_commitment(bytes(32)))],
     )
     return describe_genesis(
         "The smallest genesis: one validator that serves nothing, and the default parameters.", genesis

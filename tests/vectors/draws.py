@@ -8,8 +8,9 @@ from dataclasses import replace
 from chain import crypto
 from chain.genesis import compute_serving_table
 from chain.state.lottery import ServingEntry, ServingTable, compute_lottery_seed
-from chain.state.state import Account, HoldWindow, State, account_key
-from chain.transition.validators import Candidate, compute_committee
+from chain.state.state import Account, ReplayWindow, State, account_key
+from chain.transition.validators import CommitteeApplicant as Applicant
+from chain.transition.validators import compute_committee
 from chain.types.validators import ValidatorSet
 from tests.chain.builders import PARAMETERS, make_key
 from tests.vectors.plain import Json, to_plain
@@ -111,26 +112,26 @@ def make_serving_tables() -> Json:
 def make_committees() -> Json:
     """Committees that follow from one before and the candidates."""
     k = KEYS
-    cases: list[tuple[str, list[tuple[bytes, int]], list[Candidate], int]] = [
-        ("nothing changes", [(k[0], 100), (k[1], 100)], [Candidate(k[0], 100, 0), Candidate(k[1], 100, 0)], 4),
+    cases: list[tuple[str, list[tuple[bytes, int]], list[Applicant], int]] = [
+        ("nothing changes", [(k[0], 100), (k[1], 100)], [Applicant(k[0], 100, 0), Applicant(k[1], 100, 0)], 4),
         ("a newcomer gets a tenth", [(k[0], 100), (k[1], 100)],
-         [Candidate(k[0], 100, 0), Candidate(k[1], 100, 0), Candidate(k[2], 500, 7)], 4),
+         [Applicant(k[0], 100, 0), Applicant(k[1], 100, 0), Applicant(k[2], 500, 7)], 4),
         ("who waited longest comes first", [(k[0], 100), (k[1], 100)],
-         [Candidate(k[0], 109, 9), Candidate(k[1], 115, 3), Candidate(k[2], 500, 7)], 4),
-        ("less weight counts at once", [(k[0], 100), (k[1], 100)], [Candidate(k[0], 1, 0), Candidate(k[1], 100, 0)], 4),
-        ("who is no candidate is gone", [(k[0], 100), (k[1], 100)], [Candidate(k[1], 100, 0)], 4),
+         [Applicant(k[0], 109, 9), Applicant(k[1], 115, 3), Applicant(k[2], 500, 7)], 4),
+        ("less weight counts at once", [(k[0], 100), (k[1], 100)], [Applicant(k[0], 1, 0), Applicant(k[1], 100, 0)], 4),
+        ("who is no candidate is gone", [(k[0], 100), (k[1], 100)], [Applicant(k[1], 100, 0)], 4),
         ("nobody is left: the old one stays", [(k[0], 100), (k[1], 100)], [], 4),
         ("no seat is free, the newcomer is larger", [(k[0], 200), (k[1], 5)],
-         [Candidate(k[0], 200, 0), Candidate(k[1], 5, 0), Candidate(k[2], 50, 4)], 2),
+         [Applicant(k[0], 200, 0), Applicant(k[1], 5, 0), Applicant(k[2], 50, 4)], 2),
         ("no seat is free, the newcomer is not larger", [(k[0], 200), (k[1], 20)],
-         [Candidate(k[0], 200, 0), Candidate(k[1], 20, 0), Candidate(k[2], 20, 4)], 2),
+         [Applicant(k[0], 200, 0), Applicant(k[1], 20, 0), Applicant(k[2], 20, 4)], 2),
         ("equal smallest: the smaller key goes", [(k[0], 100), (k[1], 5), (k[2], 5)],
-         [Candidate(k[0], 100, 0), Candidate(k[1], 5, 0), Candidate(k[2], 5, 0), Candidate(k[3], 50, 4)], 3),
+         [Applicant(k[0], 100, 0), Applicant(k[1], 5, 0), Applicant(k[2], 5, 0), Applicant(k[3], 50, 4)], 3),
         ("displaced, and back with the rest of the room", [(k[0], 200), (k[1], 5)],
-         [Candidate(k[0], 200, 0), Candidate(k[1], 30, 9), Candidate(k[2], 7, 4)], 2),
-        ("a committee too small to grow", [(k[0], 9)], [Candidate(k[0], 9, 0), Candidate(k[1], 50, 1)], 4),
+         [Applicant(k[0], 200, 0), Applicant(k[1], 30, 9), Applicant(k[2], 7, 4)], 2),
+        ("a committee too small to grow", [(k[0], 9)], [Applicant(k[0], 9, 0), Applicant(k[1], 50, 1)], 4),
         ("equal waits: the smaller key first", [(k[5], 100)],
-         [Candidate(k[5], 100, 0), Candidate(k[2], 8, 3), Candidate(k[1], 8, 3)], 4),
+         [Applicant(k[5], 100, 0), Applicant(k[2], 8, 3), Applicant(k[1], 8, 3)], 4),
     ]  # fmt: skip
     return {
         "description": (
@@ -142,7 +143,7 @@ def make_committees() -> Json:
     }
 
 
-def _compute_case(what: str, before: list[tuple[bytes, int]], candidates: list[Candidate], size: int) -> Json:
+def _compute_case(what: str, before: list[tuple[bytes, int]], candidates: list[Applicant], size: int) -> Json:
     old = ValidatorSet.of(before)
     new = compute_committee(old, candidates, size)
     return {
@@ -159,7 +160,7 @@ def _compute_case(what: str, before: list[tuple[bytes, int]], candidates: list[C
 
 def make_hold_windows() -> Json:
     """Which hold numbers are usable, and the window after each use."""
-    window, steps = HoldWindow(), []
+    window, steps = ReplayWindow(), []
     for seq, attempt in (
         (0, 0),
         (0, 0),

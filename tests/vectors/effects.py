@@ -15,7 +15,7 @@ from nacl.pwhash import argon2id
 from tests.vectors.independent import (
     OPERATIONS,
     check_epoch_end,
-    count_turnout,
+    count_participation,
     decode,
     encode,
     executors,
@@ -35,15 +35,16 @@ from tests.vectors.independent import (
 Record = dict[str, Any]
 
 RECORDS = {
-    b"a": "Account", b"w": "HoldWindow", b"h": "OpenHold", b"g": "Agenda", b"v": "Duty", b"c": "ValidatorSet",
-    b"t": "ServingTable", b"s": "Totals", b"m": "History", b"b": "Beacon", b"p": "Turnout", b"r": "Registrations",
+    b"a": "Account", b"w": "ReplayWindow", b"h": "OpenHold", b"g": "DueCaptures", b"v": "ValidatorRecord",
+    b"c": "ValidatorSet", b"t": "ServingTable", b"s": "Totals", b"m": "MountainRange", b"b": "Beacon",
+    b"p": "Participation", b"r": "Registrations",
 }  # fmt: skip
 NO_ACCOUNT: Record = {
     "nonce": 0, "available": 0, "held": 0, "bonded": 0, "unbonding": [], "models": [], "grant": 0,
 }  # fmt: skip
-NO_DUTY: Record = {
-    "is_enrolled": False, "waiting_since": 0, "tip": bytes(32), "onion": 0, "next_tip": bytes(32), "next_onion": 0,
-    "next_epoch": 0, "jailed_until": 0, "clean_from": 0,
+NO_VALIDATOR: Record = {
+    "is_enrolled": False, "waiting_since": 0, "commitment": bytes(32), "hash_chain": 0, "next_commitment": bytes(32),
+    "next_hash_chain": 0, "next_epoch": 0, "jailed_until": 0, "clean_from": 0,
 }  # fmt: skip
 
 
@@ -66,7 +67,7 @@ def demand(field: str, condition: object) -> None:
 
 
 @dataclass
-class Tip:
+class Head:
     """Where a chain stands: the state, the ids of all blocks, and the header of the last."""
 
     entries: dict[bytes, bytes]
@@ -74,17 +75,17 @@ class Tip:
     header: Record
 
 
-def check_block(tip: Tip, raw: bytes, genesis: Record, chain_id: bytes, after: dict[bytes, bytes]) -> list[int]:
+def check_block(head: Head, raw: bytes, genesis: Record, chain_id: bytes, after: dict[bytes, bytes]) -> list[int]:
     """Whether a block is valid; ``after`` is the state that it is said to leave. Returns which operations failed.
 
     Raises:
         Invalid: it is not.
     """
     block, (header_wire, _, body_wire) = decode("Block", raw), msgpack.unpackb(raw, raw=False)
-    header, body, parent, parameters = block["header"], block["body"], tip.header, genesis["parameters"]
-    height, heights = len(tip.ids), parameters["epoch_heights"]
+    header, body, parent, parameters = block["header"], block["body"], head.header, genesis["parameters"]
+    height, heights = len(head.ids), parameters["epoch_heights"]
     epoch, is_first = (height - 1) // heights, (height - 1) % heights == 0
-    beacon, entries = decode("Beacon", tip.entries[b"b"]), tip.entries
+    beacon, entries = decode("Beacon", head.entries[b"b"]), head.entries
     committees = [
         decode("ValidatorSet", entries[b"c" + u64(each)])["validators"] for each in (epoch, max(epoch - 1, 0))
     ]
@@ -93,7 +94,7 @@ def check_block(tip: Tip, raw: bytes, genesis: Record, chain_id: bytes, after: d
     demand("height", header["height"] == height)
     demand("epoch", header["epoch"] == epoch == beacon["epoch"])
     demand("view", header["view"] > (0 if is_first else parent["view"]))
-    demand("parent_id", header["parent_id"] == tip.ids[-1])
+    demand("parent_id", header["parent_id"] == head.ids[-1])
     demand("timestamp", header["timestamp"] > parent["timestamp"])
     passed = min(header["timestamp"] - parent["timestamp"], parameters["idle_beat"])
     demand("chain_time", header["chain_time"] == parent["chain_time"] + passed)
@@ -102,14 +103,17 @@ def check_block(tip: Tip, raw: bytes, genesis: Record, chain_id: bytes, after: d
         demand(field, header[field] == h("validators", entries[b"c" + u64(number_of)]))
     demand("body_root", header["body_root"] == get_body_root(raw))
     demand("signature", holds(header["proposer"], "header", chain_id, encode(header_wire), block["signature"]))
-    duty = decode("Duty", entries[b"v" + header["proposer"]])
-    demand("beacon_reveal", duty["tip"] == h("onion", header["beacon_reveal"]) and duty["tip"] != bytes(32))
-    demand("history_root", header["history_root"] == history_root(tip.ids))
+    validator = decode("ValidatorRecord", entries[b"v" + header["proposer"]])
+    demand(
+        "beacon_reveal",
+        validator["commitment"] == h("onion", header["beacon_reveal"]) and validator["commitment"] != bytes(32),
+    )
+    demand("history_root", header["history_root"] == history_root(head.ids))
     demand("removed", not body["removed"])
     certificate = body["parent_certificate"]
     demand("parent_certificate", (certificate is None) == (height == 1))
     if certificate is not None:
-        of_parent = certificate["block_id"] == tip.ids[-1] and certificate["epoch"] == parent["epoch"]
+        of_parent = certificate["block_id"] == head.ids[-1] and certificate["epoch"] == parent["epoch"]
         kind_fits = certificate["kind"] == 3 if is_first else certificate["kind"] != 2
         view_fits = is_first or certificate["view"] == parent["view"]
         demand("parent_certificate", of_parent and kind_fits and view_fits)
@@ -126,7 +130,7 @@ def check_block(tip: Tip, raw: bytes, genesis: Record, chain_id: bytes, after: d
         demand("operations", holds(signed["signer"], domain, chain_id, encode(wire[0]), signed["signature"]))
     ledger = Ledger(entries, genesis, chain_id, parent["chain_time"], header)
     try:
-        failed = ledger.execute(entries, body, body_wire[0], tip.ids)
+        failed = ledger.execute(entries, body, body_wire[0], head.ids)
     except Refused:
         raise Invalid("operations") from None
     except (AssertionError, StopIteration):
@@ -216,8 +220,8 @@ class Ledger:
         self.state[b"m"] = {"count": len(ids), "peaks": history_peaks(ids)}
         self.beacon = self.state[b"b"]
         self.beacon["value"] = h("beacon", self.beacon["value"], header["beacon_reveal"])
-        self.state[b"v" + header["proposer"]]["tip"] = header["beacon_reveal"]
-        self.state[b"p"] = decode("Turnout", encode(count_turnout(before, committee, header, body)))
+        self.state[b"v" + header["proposer"]]["commitment"] = header["beacon_reveal"]
+        self.state[b"p"] = decode("Participation", encode(count_participation(before, committee, header, body)))
         for nullification in body["nullifications"]:
             self.charge(leader(committee, self.beacon["previous"], nullification["view"]))
         failed = [
@@ -229,7 +233,7 @@ class Ledger:
             for name in self.state.pop(b"g" + u64(second), {"holds": []})["holds"]:
                 hold = self.state.get(b"h" + name)
                 if hold is not None:
-                    self.resolve(name, hold["payee"], hold["pending"]["amount"])
+                    self.resolve(name, hold["payee"], hold["unsettled_delivery"]["amount"])
         return failed
 
     def charge(self, key: bytes) -> None:
@@ -288,9 +292,9 @@ class Ledger:
             case "Bond":
                 self.spend(signer, operation["amount"])
                 account["bonded"] += operation["amount"]
-                duty = self.state.get(b"v" + signer, NO_DUTY)
-                if duty["is_enrolled"]:
-                    duty["waiting_since"] = self.height
+                validator = self.state.get(b"v" + signer, NO_VALIDATOR)
+                if validator["is_enrolled"]:
+                    validator["waiting_since"] = self.height
             case "Unbond":
                 need(0 < operation["amount"] <= account["bonded"] - account["grant"])
                 account["bonded"] -= operation["amount"]
@@ -307,17 +311,17 @@ class Ledger:
             case "Serve":
                 account["models"] = operation["models"]
             case "Enroll" | "Recommit" | "Retire" | "Unjail":
-                self.change_duty(kind, operation, signer)
+                self.change_registry(kind, operation, signer)
             case "Hold":
                 self.hold(operation, signer)
             case "Release":
                 hold = self.find_hold(operation["hold"])
-                need(hold["pending"] is None and self.now > hold["deadline"])
+                need(hold["unsettled_delivery"] is None and self.now > hold["deadline"])
                 self.resolve(operation["hold"], hold["payee"], 0)
             case "Dispute":
                 hold = self.find_hold(operation["hold"])
-                need(hold["payer"] == signer and hold["pending"] is not None)
-                self.resolve(operation["hold"], None, hold["pending"]["amount"])
+                need(hold["payer"] == signer and hold["unsettled_delivery"] is not None)
+                self.resolve(operation["hold"], None, hold["unsettled_delivery"]["amount"])
             case "Evidence":
                 self.punish(operation["first"], operation["second"], signer)
             case "Register":
@@ -327,10 +331,10 @@ class Ledger:
 
     # Sections 7.3 and 7.4.
 
-    def get_source(self, epoch: int) -> bytes:
+    def get_epoch_seed(self, epoch: int) -> bytes:
         need(0 <= self.epoch - epoch <= 1)
-        source: bytes = self.beacon["previous" if epoch == self.epoch else "earlier"]
-        return source
+        seed: bytes = self.beacon["previous" if epoch == self.epoch else "earlier"]
+        return seed
 
     def hold(self, terms: Record, signer: bytes) -> None:
         parameters = self.parameters
@@ -341,7 +345,7 @@ class Ledger:
         window = self.get(b"w" + signer, {"top": 0, "used": b""})
         need(is_usable(window, terms["seq"], terms["attempt"]))
         table = self.state[b"t" + u64(terms["epoch"])]
-        order = executors(table, terms["model"], self.get_source(terms["epoch"]), signer, terms["seq"])
+        order = executors(table, terms["model"], self.get_epoch_seed(terms["epoch"]), signer, terms["seq"])
         need(terms["payee"] in list(order)[terms["attempt"] :][:1])
         need(self.account(terms["payee"])["models"])
         self.spend(signer, terms["amount"])
@@ -351,7 +355,8 @@ class Ledger:
         name = h("hold", signer, u64(terms["seq"]), u64(terms["attempt"]))
         self.state[b"h" + name] = {
             "payer": signer, "payee": terms["payee"], "amount": terms["amount"], "model": terms["model"],
-            "request_digest": terms["request_digest"], "deadline": terms["deadline"], "pending": None, "pays_at": 0,
+            "request_digest": terms["request_digest"], "deadline": terms["deadline"], "unsettled_delivery": None,
+            "pays_at": 0,
         }  # fmt: skip
 
     def get_price(self, model: str) -> Record:
@@ -377,7 +382,7 @@ class Ledger:
         for item, wire in zip(items, wires, strict=True):
             delivery, usage = item["delivery"], item["delivery"]["usage"]
             hold = self.find_hold(delivery["hold"])
-            need(hold["pending"] is None and hold["payee"] == signer)
+            need(hold["unsettled_delivery"] is None and hold["payee"] == signer)
             price = self.get_price(hold["model"])
             cost = price["per_request"] + price["per_prompt_byte"] * usage["prompt_bytes"]
             need(
@@ -386,7 +391,7 @@ class Ledger:
             )
             if item["receipt"] is not None:
                 need(holds(hold["payer"], "receipt", self.chain_id, encode(wire[0]), item["receipt"]))
-        pending, refunds = [], []
+        unsettled, refunds = [], []
         for item in items:
             delivery = item["delivery"]
             hold = self.state[b"h" + delivery["hold"]]
@@ -395,16 +400,16 @@ class Ledger:
             if item["receipt"] is not None or not delivery["amount"]:
                 self.resolve(delivery["hold"], signer, delivery["amount"])
                 continue
-            hold |= {"pending": delivery, "pays_at": self.now + self.parameters["capture_grace"]}
+            hold |= {"unsettled_delivery": delivery, "pays_at": self.now + self.parameters["capture_grace"]}
             self.get(b"g" + u64(-(-hold["pays_at"] // 1000)), {"holds": []})["holds"].append(delivery["hold"])
-            pending.append(hold)
+            unsettled.append(hold)
         self.earn(fee)
         paid = min(fee, self.account(signer)["available"])
         self.account(signer)["available"] -= paid
-        for hold in pending:
-            fee, paid = fee - paid, min(fee - paid, hold["pending"]["amount"])
+        for hold in unsettled:
+            fee, paid = fee - paid, min(fee - paid, hold["unsettled_delivery"]["amount"])
             hold["amount"] -= paid
-            hold["pending"]["amount"] -= paid
+            hold["unsettled_delivery"]["amount"] -= paid
             self.account(hold["payer"])["held"] -= paid
         for payer, amount in refunds:
             fee, paid = fee - paid, min(fee - paid, amount)
@@ -413,23 +418,27 @@ class Ledger:
 
     # Sections 7.5, 7.6 and 10.
 
-    def change_duty(self, kind: str, operation: Record, signer: bytes) -> None:
+    def change_registry(self, kind: str, operation: Record, signer: bytes) -> None:
         is_new = b"v" + signer not in self.state
-        account, duty = self.account(signer), self.get(b"v" + signer, NO_DUTY)
-        need(duty["is_enrolled"] == (kind != "Enroll"))
+        account, validator = self.account(signer), self.get(b"v" + signer, NO_VALIDATOR)
+        need(validator["is_enrolled"] == (kind != "Enroll"))
         if kind == "Retire":
-            duty["is_enrolled"] = False
+            validator["is_enrolled"] = False
             return
         if kind == "Unjail":
-            need(0 < duty["jailed_until"] <= self.epoch)
-            duty |= {"jailed_until": 0, "waiting_since": self.height}
+            need(0 < validator["jailed_until"] <= self.epoch)
+            validator |= {"jailed_until": 0, "waiting_since": self.height}
             return
         if kind == "Enroll":
             need(account["bonded"] - account["grant"] >= self.parameters["min_validator_bond"])
-            duty |= {"is_enrolled": True, "waiting_since": self.height}
+            validator |= {"is_enrolled": True, "waiting_since": self.height}
             self.pay_entry(signer, is_new)
-        need(operation["tip"] != bytes(32) and not duty["next_epoch"])
-        duty |= {"next_tip": operation["tip"], "next_onion": operation["onion"], "next_epoch": self.epoch + 2}
+        need(operation["commitment"] != bytes(32) and not validator["next_epoch"])
+        validator |= {
+            "next_commitment": operation["commitment"],
+            "next_hash_chain": operation["hash_chain"],
+            "next_epoch": self.epoch + 2,
+        }
 
     def punish(self, first: Record, second: Record, finder: bytes) -> None:
         need(is_slashable(first, second))
@@ -441,22 +450,22 @@ class Ledger:
             need(holds(vote["signer"], domain, self.chain_id, message, vote["signature"]))
         offender, epoch, years = first["signer"], first["epoch"], self.parameters["unbonding_epochs"]
         need(b"v" + offender in self.state)
-        duty, account = self.state[b"v" + offender], self.account(offender)
-        need(max(duty["clean_from"], self.epoch - years) <= epoch <= self.epoch)
+        validator, account = self.state[b"v" + offender], self.account(offender)
+        need(max(validator["clean_from"], self.epoch - years) <= epoch <= self.epoch)
         stake = account["bonded"] + sum(part["amount"] for part in account["unbonding"])
         need(stake)
         reward = (stake - account["grant"]) // 10
         account |= {"bonded": 0, "unbonding": [], "grant": 0}
         self.account(finder)["available"] += reward
         self.earn(stake - reward)
-        duty |= {"jailed_until": self.epoch + years, "clean_from": self.epoch + 2}
+        validator |= {"jailed_until": self.epoch + years, "clean_from": self.epoch + 2}
 
     def register(self, operation: Record, signer: bytes) -> None:
         account, parameters = self.account(signer), self.parameters
         need(parameters["register_grant"] and account == {**NO_ACCOUNT, "available": account["available"]})
         count = self.get(b"r", {"count": 0})
         need(count["count"] < parameters["register_cap"])
-        challenge = h("register", self.chain_id, self.get_source(operation["epoch"]), signer)
+        challenge = h("register", self.chain_id, self.get_epoch_seed(operation["epoch"]), signer)
         digest = argon2id.kdf(32, challenge, operation["salt"], opslimit=1, memlimit=32768 * 1024)
         need(number(digest) < 1 << (256 - parameters["register_difficulty"]))
         account |= dict.fromkeys(("bonded", "grant"), parameters["register_grant"])

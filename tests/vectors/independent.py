@@ -328,7 +328,7 @@ def walk(block_id: bytes, proof: dict[str, Any]) -> bytes:
 
 def climb(key: bytes, value: bytes | None, proof: dict[str, Any]) -> bytes:
     """The root of the state that a proof leads to."""
-    path, other, above = h("path", key), proof["other"], 256
+    path, other, above = h("path", key), proof["conflicting"], 256
     if value is not None:
         assert other is None
         node = h("leaf", path, h("value", value))
@@ -336,14 +336,14 @@ def climb(key: bytes, value: bytes | None, proof: dict[str, Any]) -> bytes:
         assert other["path"] != path
         node = h("leaf", other["path"], other["value"])
     else:
-        assert not proof["forks"]
+        assert not proof["branches"]
         node = h("empty")
-    for fork in proof["forks"]:
-        above, depth = fork["depth"], above
+    for branch in proof["branches"]:
+        above, depth = branch["depth"], above
         bit = number(path) >> (255 - above) & 1
         assert above < depth
         assert other is None or number(other["path"]) >> (255 - above) & 1 == bit
-        node = h("branch", bytes([above]), *((fork["sibling"], node) if bit else (node, fork["sibling"])))
+        node = h("branch", bytes([above]), *((branch["sibling"], node) if bit else (node, branch["sibling"])))
     return node
 
 
@@ -354,7 +354,7 @@ def get_body_root(raw: bytes) -> bytes:
     return h("body root", list_root([encode(each) for each in operations]), h("evidence", encode(evidence)))
 
 
-def count_turnout(
+def count_participation(
     before: dict[bytes, bytes], committee: list[dict[str, Any]], header: dict[str, Any], body: dict[str, Any]
 ) -> list[Any]:
     """The entry for turnout after a block."""
@@ -362,8 +362,8 @@ def count_turnout(
     if certificate is None or certificate["epoch"] != header["epoch"]:
         assert not body["late_votes"]
         return [0, [0] * len(committee), []]
-    turnout = decode("Turnout", before[b"p"])
-    counts, recent = turnout["votes"], [list(each.values()) for each in turnout["recent"]]
+    participation = decode("Participation", before[b"p"])
+    counts, recent = participation["votes"], [list(each.values()) for each in participation["recent"]]
     for position in certificate["signers"]:
         counts[position] += 1
     voters = sum(1 << position for position in certificate["signers"])
@@ -375,42 +375,52 @@ def count_turnout(
         assert not number(block[2]) >> position & 1
         block[2] = u64(number(block[2]) | 1 << position)
         counts[position] += 1
-    return [turnout["blocks"] + 1, counts, recent]
+    return [participation["blocks"] + 1, counts, recent]
 
 
 def check_epoch_end(
     before: dict[bytes, bytes], after: dict[bytes, bytes], parameters: dict[str, Any], header: dict[str, Any]
 ) -> None:
     """Duties, committee and serving table after the last block of an epoch. The block has no operations on duty."""
-    epoch, turnout = header["epoch"], decode("Turnout", after[b"p"])
+    epoch, participation = header["epoch"], decode("Participation", after[b"p"])
     members = decode("ValidatorSet", after[b"c" + u64(epoch)])["validators"]
-    votes = {each["public_key"]: count for each, count in zip(members, turnout["votes"], strict=True)}
+    votes = {each["public_key"]: count for each, count in zip(members, participation["votes"], strict=True)}
     accounts = {key[1:]: decode("Account", value) for key, value in after.items() if key[:1] == b"a"}
-    duties = {key[1:]: decode("Duty", value) for key, value in before.items() if key[:1] == b"v"}
-    duties[header["proposer"]]["tip"] = header["beacon_reveal"]
+    validators = {key[1:]: decode("ValidatorRecord", value) for key, value in before.items() if key[:1] == b"v"}
+    validators[header["proposer"]]["commitment"] = header["beacon_reveal"]
     candidates = []
-    for key, duty in duties.items():
-        if 0 < duty["next_epoch"] <= epoch + 1:
-            duty |= {"tip": duty["next_tip"], "onion": duty["next_onion"]}
-            duty |= {"next_tip": bytes(32), "next_onion": 0, "next_epoch": 0}
-        is_absent = turnout["blocks"] > 2 and 2 * votes.get(key, turnout["blocks"]) < turnout["blocks"]
-        if is_absent and not duty["jailed_until"]:
-            duty["jailed_until"] = epoch + 1
+    for key, validator in validators.items():
+        if 0 < validator["next_epoch"] <= epoch + 1:
+            validator |= {"commitment": validator["next_commitment"], "hash_chain": validator["next_hash_chain"]}
+            validator |= {"next_commitment": bytes(32), "next_hash_chain": 0, "next_epoch": 0}
+        is_absent = (
+            participation["blocks"] > 2 and 2 * votes.get(key, participation["blocks"]) < participation["blocks"]
+        )
+        if is_absent and not validator["jailed_until"]:
+            validator["jailed_until"] = epoch + 1
         account = accounts.get(key, {"bonded": 0, "grant": 0})
-        bonded, has_tip = max(0, account["bonded"] - account["grant"]), {duty["tip"], duty["next_tip"]} != {bytes(32)}
-        if duty["is_enrolled"] and not duty["jailed_until"] and has_tip and bonded >= parameters["min_validator_bond"]:
-            candidates.append({"public_key": key, "bonded": bonded, "waiting_since": duty["waiting_since"]})
+        bonded, has_tip = (
+            max(0, account["bonded"] - account["grant"]),
+            {validator["commitment"], validator["next_commitment"]} != {bytes(32)},
+        )
+        if (
+            validator["is_enrolled"]
+            and not validator["jailed_until"]
+            and has_tip
+            and bonded >= parameters["min_validator_bond"]
+        ):
+            candidates.append({"public_key": key, "bonded": bonded, "waiting_since": validator["waiting_since"]})
     old = {
         each["public_key"]: each["stake"] for each in decode("ValidatorSet", after[b"c" + u64(epoch + 1)])["validators"]
     }
     seats = compute_committee(old, candidates, parameters["committee_size"])
     assert after[b"c" + u64(epoch + 2)] == encode([seats])
     for each in candidates:
-        duty = duties[each["public_key"]]
+        validator = validators[each["public_key"]]
         is_served = dict(seats).get(each["public_key"], 0) >= each["bonded"]
-        duty["waiting_since"] = 0 if is_served else duty["waiting_since"] or header["height"]
-    for key, duty in duties.items():
-        assert after[b"v" + key] == encode(list(duty.values()))
+        validator["waiting_since"] = 0 if is_served else validator["waiting_since"] or header["height"]
+    for key, validator in validators.items():
+        assert after[b"v" + key] == encode(list(validator.values()))
     beacon = decode("Beacon", after[b"b"])["previous"]
     table = compute_serving_table(accounts, beacon, parameters["min_service_bond"], parameters["newcomer_share"])
     assert after[b"t" + u64(epoch + 2)] == encode(table)

@@ -12,9 +12,9 @@ from chain.genesis import Genesis
 from chain.light.client import Checkpoint
 from chain.state.state import State
 from chain.store.kv import MemoryStore
-from chain.store.writer import BlockStore
+from chain.store.writer import ChainStore
 from chain.transition.block import apply_block, state_transition
-from chain.transition.registration import compute_challenge, search
+from chain.transition.registration import compute_challenge, mine
 from chain.transition.restart_file import accept, build_restart
 from chain.types.blocks import Block, Header, sign_block
 from chain.types.operations import Dispute, Hold, Register, Release, SignedOperation, compute_hold_id
@@ -94,7 +94,7 @@ def make_ledger_chain() -> Chain:
 
 def _make_registration(chain: Chain, newcomer: KeyPair) -> Register:
     challenge = compute_challenge(chain.genesis, chain.genesis.beacon, newcomer.public_key)
-    salt = next(salt for salt in search(challenge, LEDGER_PARAMETERS.register_difficulty) if salt is not None)
+    salt = next(salt for salt in mine(challenge, LEDGER_PARAMETERS.register_difficulty) if salt is not None)
     return Register(0, salt, ("smol",))
 
 
@@ -276,7 +276,7 @@ def make_restart() -> Json:
 def make_proofs() -> Json:
     """Proofs of accounts and operations of the chain, from genesis and from a checkpoint."""
     chain = make_ledger_chain()
-    store = BlockStore(MemoryStore(), chain.genesis)
+    store = ChainStore(MemoryStore(), chain.genesis)
     header, state = chain.genesis.header, chain.genesis.state
     for block in chain.blocks[:-1]:  # from genesis no proof leads into epoch 3
         transition = apply_block(chain.genesis, header, state, block)

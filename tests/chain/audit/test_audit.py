@@ -8,14 +8,14 @@ from statistics import mean
 
 import pytest
 
-from chain.audit.audit import LOOKAHEAD, Fault, PayerDraws, Report, StoreSource, _Audit, verify_chain
+from chain.audit.audit import LOOKAHEAD_BLOCKS, Fault, PayerDraws, Report, StoreSource, _Audit, audit_chain
 from chain.cli.app import _report_text
 from chain.codec import pack
 from chain.exceptions import StoreError
 from chain.genesis import Genesis
-from chain.state.state import Draft, account_key
+from chain.state.state import StateOverlay, account_key
 from chain.store.kv import MemoryStore, Store
-from chain.store.writer import BlockStore
+from chain.store.writer import ChainStore
 from chain.transition.operations import get_executor
 from chain.types.blocks import Block
 from chain.types.operations import Hold
@@ -78,15 +78,15 @@ def number(value: int) -> bytes:
 def test_a_long_chain_is_in_order(long: Busy) -> None:
     chain, finals = long
     kinds = {type(signed.operation).__name__ for block in chain.blocks for signed in block.body.operations}
-    duties = {"Enroll", "Retire", "Unjail", "Recommit", "Evidence"}
-    assert kinds == duties | {
+    validators = {"Enroll", "Retire", "Unjail", "Recommit", "Evidence"}
+    assert kinds == validators | {
         "Transfer", "Bond", "Unbond", "Withdraw", "Serve", "Hold", "Capture", "Release", "Dispute",
     }  # fmt: skip
     assert not any(
         failure
         for block, failures in zip(chain.blocks, chain.failures, strict=True)
         for signed, failure in zip(block.body.operations, failures, strict=True)
-        if type(signed.operation).__name__ in duties
+        if type(signed.operation).__name__ in validators
     )
     committees = [block.header.validators_hash for block in chain.blocks]
     assert len(set(committees)) > 10 and any(block.body.late_votes for block in chain.blocks)
@@ -97,7 +97,7 @@ def test_a_long_chain_is_in_order(long: Busy) -> None:
     seen: list[int] = []
     store = MemoryStore()
     fill_store(store, chain, finals)
-    report = verify_chain(StoreSource(store), seen.append)
+    report = audit_chain(StoreSource(store), seen.append)
 
     assert report.ok, report.fault
     assert seen == list(range(1, 121))
@@ -178,7 +178,7 @@ def test_skipped_draws_are_compared_with_how_often_the_same_executors_failed_oth
         favourite = next(attempt for attempt in range(4) if chain.executor(choosy, seq, attempt) is up[0])
         operations.append(chain.hold(choosy, seq, favourite, amount=100))
         chain.append(operations)
-    report = verify_chain(make_source((chain, {40: chain.finality(chain.blocks[-1])})))
+    report = audit_chain(make_source((chain, {40: chain.finality(chain.blocks[-1])})))
     assert report.ok
     draws = [report.payers[key.public_key] for key in (honest, unlucky, choosy)]
     for entry in draws[:2]:
@@ -192,7 +192,7 @@ def test_draws_tried_in_order_are_not_skipped() -> None:
     user = chain.users[0]
     chain.append([chain.hold(user, 0), chain.hold(user, 0, 1), chain.hold(user, 1, 2)])
     chain.append([chain.hold(user, 0, 2), chain.hold(user, 2, 1), chain.hold(user, 1, 1)])
-    report = verify_chain(make_source((chain, {2: chain.finality(chain.blocks[-1])})))
+    report = audit_chain(make_source((chain, {2: chain.finality(chain.blocks[-1])})))
     assert report.ok and report.payers == {user.public_key: PayerDraws(holds=6, skipped=3)}
 
 
@@ -202,7 +202,7 @@ def test_numbers_left_out_are_counted() -> None:
     user = chain.users[0]
     chain.append([chain.hold(user, 4), chain.hold(user, 1)])
     chain.append([chain.hold(user, 9), chain.hold(user, 9, 1), chain.hold(user, 2)])
-    report = verify_chain(make_source((chain, {2: chain.finality(chain.blocks[-1])})))
+    report = audit_chain(make_source((chain, {2: chain.finality(chain.blocks[-1])})))
     assert report.ok and report.payers[user.public_key].unused == 10 - 4
 
 
@@ -210,7 +210,7 @@ def test_the_smallest_certificate_is_found(short: Busy) -> None:
     chain, finals = short
     height = sorted(finals)[3]
     votes = chain.certify(chain.blocks[height - 1].header, VoteKind.FINALIZE, signers=chain.validators[:3])
-    report = verify_chain(make_source((chain, {**finals, height: votes})))
+    report = audit_chain(make_source((chain, {**finals, height: votes})))
     assert report.ok
     assert (report.smallest_certificate, report.smallest_height) == (0.75, height)
 
@@ -219,29 +219,29 @@ def test_the_last_block_of_an_epoch_may_be_final_in_a_later_view(short: Busy) ->
     chain, finals = short
     height = next(height for height in sorted(finals) if height % 4 == 0)
     votes = chain.certify(chain.blocks[height - 1].header, VoteKind.FINALIZE, view=99)
-    assert verify_chain(make_source((chain, {**finals, height: votes}))).ok
+    assert audit_chain(make_source((chain, {**finals, height: votes}))).ok
     early = chain.certify(chain.blocks[height - 1].header, VoteKind.FINALIZE, view=0)
-    assert verify_chain(make_source((chain, {**finals, height: early}))).fault == Fault(
+    assert audit_chain(make_source((chain, {**finals, height: early}))).fault == Fault(
         height, "finality", f"is of view 0, the block of view {chain.blocks[height - 1].header.view}"
     )
 
 
 def test_a_chain_without_blocks_is_in_order() -> None:
     chain = Chain()
-    report = verify_chain(ListSource(chain.genesis, [], 0))
+    report = audit_chain(ListSource(chain.genesis, [], 0))
     assert report.ok and report.height == 0
     assert report.supply == chain.genesis.supply and report.state_root == chain.genesis.state.root
     store = MemoryStore()
-    BlockStore(store, chain.genesis)
-    assert verify_chain(StoreSource(store)).ok
+    ChainStore(store, chain.genesis)
+    assert audit_chain(StoreSource(store)).ok
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_the_number_of_threads_changes_nothing(short: Busy, threads: int) -> None:
-    assert verify_chain(make_source(short), threads=threads) == verify_chain(make_source(short), threads=3)
+    assert audit_chain(make_source(short), threads=threads) == audit_chain(make_source(short), threads=3)
     forger = Forger(*short)
     forger.put(replace(forger.block, signature=flip(forger.block.signature)))
-    fault = verify_chain(forger.source, threads=threads).fault
+    fault = audit_chain(forger.source, threads=threads).fault
     assert fault == Fault(forger.height, "signature", "the signature does not hold")
 
 
@@ -254,7 +254,7 @@ def test_a_forgery_is_caught_in_its_place(year: Busy, forgery: Forgery) -> None:
     forger = Forger(*year)
     height, field = forgery.get_place(forger)
     forgery.forge(forger)
-    report = verify_chain(forger.source, threads=2)
+    report = audit_chain(forger.source, threads=2)
     assert report.fault is not None
     assert (report.fault.height, report.fault.field) == (height, field), report.fault.reason
     assert report.fault.reason
@@ -275,13 +275,13 @@ def test_a_forgery_deep_in_the_chain_is_caught_in_its_place(year: Busy, name: st
     height, field = forgery.get_place(forger)
     assert height > 400
     forgery.forge(forger)
-    report = verify_chain(forger.source, threads=2)
+    report = audit_chain(forger.source, threads=2)
     assert report.fault is not None and (report.fault.height, report.fault.field) == (height, field)
     assert report.height == height - 1
 
 
 def test_without_a_forgery_the_same_chain_is_in_order(year: Busy) -> None:
-    report = verify_chain(Forger(*year).source, threads=2)
+    report = audit_chain(Forger(*year).source, threads=2)
     assert report.ok and report.height == 500
 
 
@@ -289,33 +289,33 @@ def test_without_a_forgery_the_same_chain_is_in_order(year: Busy) -> None:
 def test_credit_from_nothing_is_found_though_every_node_agrees_on_it(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
     """A mistake in the rules that all share: the sum over what changes does not rest on them."""
     chain = Chain()
-    fill_treasury = Draft.fill_treasury
+    fill_treasury = StateOverlay.fill_treasury
 
-    def fill_too_much(draft: Draft, amount: int) -> None:
-        fill_treasury(draft, amount + (draft.history.count == at))
+    def fill_too_much(overlay: StateOverlay, amount: int) -> None:
+        fill_treasury(overlay, amount + (overlay.history.count == at))
 
-    monkeypatch.setattr(Draft, "fill_treasury", fill_too_much)
+    monkeypatch.setattr(StateOverlay, "fill_treasury", fill_too_much)
     for _ in range(9):
         chain.append([chain.transfer(chain.users[0], chain.users[1], 1)])
-    fault = verify_chain(make_source((chain, {9: chain.finality(chain.blocks[-1])}))).fault
+    fault = audit_chain(make_source((chain, {9: chain.finality(chain.blocks[-1])}))).fault
     assert fault == Fault(at, "supply", "all credit grows by 1, of which 0 was granted")
 
 
 def test_the_sum_over_all_accounts_is_taken_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a block changes without saying so would escape the sums of its changes."""
     monkeypatch.setattr("chain.audit.audit._sum_changes", lambda before, transition: 0)
-    fill_treasury = Draft.fill_treasury
-    monkeypatch.setattr(Draft, "fill_treasury", lambda draft, amount: fill_treasury(draft, amount + 1))
+    fill_treasury = StateOverlay.fill_treasury
+    monkeypatch.setattr(StateOverlay, "fill_treasury", lambda overlay, amount: fill_treasury(overlay, amount + 1))
     chain = Chain()
     for _ in range(6):
         chain.append([chain.transfer(chain.users[0], chain.users[1], 1)])
-    fault = verify_chain(make_source((chain, {6: chain.finality(chain.blocks[-1])}))).fault
+    fault = audit_chain(make_source((chain, {6: chain.finality(chain.blocks[-1])}))).fault
     supply = chain.genesis.supply
     assert fault == Fault(6, "supply", f"all credit adds up to {supply + 6}, not to {supply}")
 
 
 def test_the_audit_remembers_of_each_payer_no_more_than_its_window(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("chain.audit.audit.WINDOW", 2)
+    monkeypatch.setattr("chain.audit.audit.REPLAY_WINDOW_SIZE", 2)
     chain = Chain()
     user = chain.users[0]
     for seq in range(24):
@@ -323,14 +323,14 @@ def test_the_audit_remembers_of_each_payer_no_more_than_its_window(monkeypatch: 
     audits: list[_Audit] = []
     run = _Audit.run
     monkeypatch.setattr(_Audit, "run", lambda audit: (audits.append(audit), run(audit)))
-    report = verify_chain(make_source((chain, {24: chain.finality(chain.blocks[-1])})))
+    report = audit_chain(make_source((chain, {24: chain.finality(chain.blocks[-1])})))
     assert report.ok and report.payers == {user.public_key: PayerDraws(holds=24, skipped=24)}
     assert len(audits[0]._attempts[user.public_key]) <= 4
 
 
 def test_an_audit_without_a_block_says_so() -> None:
     chain = Chain()
-    text = _report_text(verify_chain(ListSource(chain.genesis, [], 0)))
+    text = _report_text(audit_chain(ListSource(chain.genesis, [], 0)))
     assert text.startswith("ok, but there is no block") and "100" not in text.splitlines()[0]
 
 
@@ -339,7 +339,7 @@ def test_nothing_is_final_without_a_certificate(short: Busy) -> None:
     last = len(forger.blocks)
     before = sorted(forger.finals)[-2]
     forger.finals[last] = None
-    assert verify_chain(forger.source).fault == Fault(
+    assert audit_chain(forger.source).fault == Fault(
         before + 1, "finality", f"no finality certificate covers the blocks after {before}"
     )
 
@@ -347,14 +347,14 @@ def test_nothing_is_final_without_a_certificate(short: Busy) -> None:
 def test_a_certificate_in_the_middle_may_be_missing(short: Busy) -> None:
     forger = Forger(*short)
     forger.finals[forger.height] = None
-    assert verify_chain(forger.source).ok
+    assert audit_chain(forger.source).ok
 
 
 @pytest.mark.parametrize(("claimed", "at"), [(23, 24), (25, 24), (0, 24)])
 def test_a_source_that_miscounts_its_blocks(short: Busy, claimed: int, at: int) -> None:
     forger = Forger(*short)
     forger.claimed_height = claimed
-    assert verify_chain(forger.source).fault == Fault(at, "database", f"ends at block 24, not at {claimed}")
+    assert audit_chain(forger.source).fault == Fault(at, "database", f"ends at block 24, not at {claimed}")
 
 
 class FailingSource(ListSource):
@@ -377,13 +377,13 @@ LATER: dict[str, Callable[[Forger, int], object]] = {
 """Faults that are seen as soon as a block is read, before any earlier one is executed."""
 
 
-@pytest.mark.parametrize("distance", [1, LOOKAHEAD - 1, LOOKAHEAD + 5])
+@pytest.mark.parametrize("distance", [1, LOOKAHEAD_BLOCKS - 1, LOOKAHEAD_BLOCKS + 5])
 @pytest.mark.parametrize("field", LATER)
 def test_the_first_fault_is_named_though_a_later_one_is_seen_before(long: Busy, field: str, distance: int) -> None:
     def find_fault(forger: Forger) -> tuple[int, str]:
         LATER[field](forger, later)
         source = forger.source
-        fault = verify_chain(FailingSource(source, later) if field == "database" else source).fault
+        fault = audit_chain(FailingSource(source, later) if field == "database" else source).fault
         assert fault is not None
         return fault.height, fault.field
 
@@ -398,9 +398,9 @@ def test_the_first_fault_is_named_though_a_later_one_is_seen_before(long: Busy, 
 def test_a_genesis_that_contradicts_itself_is_a_fault(short: Busy) -> None:
     chain, _ = short
     twice = Genesis(**{**_fields(chain.genesis), "accounts": (*chain.genesis.accounts, chain.genesis.accounts[0])})
-    assert verify_chain(ListSource(twice, [], 0)).fault == Fault(0, "genesis", "an account is listed twice")
+    assert audit_chain(ListSource(twice, [], 0)).fault == Fault(0, "genesis", "an account is listed twice")
     nobody = Genesis(**{**_fields(chain.genesis), "accounts": chain.genesis.accounts[-1:]})
-    fault = verify_chain(ListSource(nobody, [], 0)).fault
+    fault = audit_chain(ListSource(nobody, [], 0)).fault
     assert fault is not None and fault.field == "genesis"
 
 
@@ -409,15 +409,15 @@ def _fields(genesis: Genesis) -> dict[str, object]:
 
 
 def test_a_store_is_in_order(filled: MemoryStore) -> None:
-    assert verify_chain(StoreSource(filled)).ok
+    assert audit_chain(StoreSource(filled)).ok
     source = StoreSource(filled)
-    assert verify_chain(source) == verify_chain(source)  # it can be audited twice
+    assert audit_chain(source) == audit_chain(source)  # it can be audited twice
 
 
 def test_what_else_a_node_keeps_is_no_fault(filled: MemoryStore) -> None:
     store = copy_store(filled)
     store.write({b"e" + bytes(17): b"anything"})
-    assert verify_chain(StoreSource(store)).ok
+    assert audit_chain(StoreSource(store)).ok
 
 
 Tamper = Callable[[MemoryStore, Chain], dict[bytes, bytes | None]]
@@ -529,7 +529,7 @@ def test_a_store_that_was_tampered_with(filled: MemoryStore, short: Busy, name: 
     tamper, get_height, reason = STORE_FORGERIES[name]
     store = copy_store(filled)
     store.write(tamper(store, short[0]))
-    fault = verify_chain(StoreSource(store)).fault
+    fault = audit_chain(StoreSource(store)).fault
     assert fault is not None and fault.height == get_height(short[0]), fault
     assert reason in f"{fault.field}: {fault.reason}"
 
@@ -542,7 +542,7 @@ def test_a_forgery_in_a_store_is_caught_in_the_same_place(filled: MemoryStore, s
     store = copy_store(filled)
     for position, (block, final) in enumerate(forger.source.rows, start=1):
         store.write({b"b" + number(position): block, b"f" + number(position): final})
-    fault = verify_chain(StoreSource(store)).fault
+    fault = audit_chain(StoreSource(store)).fault
     assert fault is not None and (fault.height, fault.field) == (height, field)
 
 

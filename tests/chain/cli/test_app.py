@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from chain.audit.audit import Source, StoreSource, verify_chain
+from chain.audit.audit import ChainSource, StoreSource, audit_chain
 from chain.audit.export import ExportSource, ExportWriter, export_chain
 from chain.cli.app import build_app
 from chain.cli.format import format_credits, format_duration, format_time
 from chain.crypto import format_address
 from chain.exceptions import StoreError
 from chain.store.kv import LevelStore, MemoryStore
-from chain.store.writer import BlockStore
+from chain.store.writer import ChainStore
 from chain.types.blocks import sign_block
 from tests.chain.builders import START, Chain, make_key
 from tests.chain.forgeries import fill_store, make_busy_chain
@@ -39,7 +39,7 @@ def chain(tmp_path: Path) -> Chain:
     """A chain of four blocks, in ``tmp_path/chain`` as a node keeps it."""
     chain = make_chain()
     store = LevelStore(tmp_path / "chain")
-    append(BlockStore(store, chain.genesis), chain, 4)
+    append(ChainStore(store, chain.genesis), chain, 4)
     store.close()
     (tmp_path / "genesis.json").write_text(chain.genesis.to_json())
     return chain
@@ -81,7 +81,7 @@ def test_every_cut_of_an_export_is_noticed(chain: Chain, tmp_path: Path) -> None
     for size in [*range(0, len(raw), 97), len(raw) - 1, len(raw) + 1]:
         (tmp_path / "cut").write_bytes((raw + b"x")[:size])
         with suppress(StoreError):
-            assert not verify_chain(ExportSource(tmp_path / "cut"), threads=1).ok, size
+            assert not audit_chain(ExportSource(tmp_path / "cut"), threads=1).ok, size
 
 
 def test_show_and_account(chain: Chain, tmp_path: Path) -> None:
@@ -252,7 +252,7 @@ def test_wrong_command_lines_exit_with_2(tmp_path: Path) -> None:
 def test_a_new_chain_can_be_shown_and_verified(tmp_path: Path) -> None:
     chain = Chain()
     store = LevelStore(tmp_path / "chain")
-    BlockStore(store, chain.genesis)
+    ChainStore(store, chain.genesis)
     store.close()
     for arguments in (("show", "-d", tmp_path), ("show", "0", "-d", tmp_path)):
         block = json.loads(run(*arguments)[1])
@@ -354,7 +354,7 @@ def test_a_proof_from_an_export_or_a_node_is_that_of_the_directory(chain: Chain,
     run("export", tmp_path / "out", "-d", tmp_path)
     operation = chain.blocks[0].body.operations[0].id.hex()
 
-    def open_remote(address: str, genesis: Path | None, proxy: str | None) -> Source:
+    def open_remote(address: str, genesis: Path | None, proxy: str | None) -> ChainSource:
         return ExportSource(tmp_path / "out")
 
     remote = build_app(open_remote)
@@ -434,12 +434,12 @@ def test_a_running_node_is_audited_through_the_callable() -> None:
     chain = make_chain()
     asked = []
 
-    def open_remote(address: str, genesis: Path | None, proxy: str | None) -> Source:
+    def open_remote(address: str, genesis: Path | None, proxy: str | None) -> ChainSource:
         asked.append((address, genesis, proxy))
         if genesis is None:
             raise StoreError("no genesis")
         store = MemoryStore()
-        append(BlockStore(store, chain.genesis), chain, 4)
+        append(ChainStore(store, chain.genesis), chain, 4)
         return StoreSource(store)
 
     address = "/ip4/127.0.0.1/tcp/1/p2p/12D3KooW"

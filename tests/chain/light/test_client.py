@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 
 from chain.exceptions import CheckpointError, InvalidBlock, InvalidCertificate
-from chain.light.client import Checkpoint, EpochEnd, LightChain
+from chain.light.client import Checkpoint, LightClient, LightClientUpdate
 from chain.store.kv import MemoryStore
-from chain.store.writer import BlockStore
+from chain.store.writer import ChainStore
 from chain.transition.block import apply_block
 from chain.types.validators import ValidatorSet
 from chain.types.votes import VoteKind, make_certificate, sign_vote
@@ -19,16 +19,16 @@ from tests.chain.forgeries import fill_store
 from tests.chain.transition.test_restart import append_after, go_on, make_halted, propose
 
 
-def make_chain() -> tuple[Chain, list[EpochEnd]]:
+def make_chain() -> tuple[Chain, list[LightClientUpdate]]:
     """Seven epochs, in which one validator retires; the unbonding time is two."""
     chain = Chain()
     chain.append([chain.retire(chain.validators[0])])
     chain.append_epochs(7)
-    blocks = BlockStore(MemoryStore(), chain.genesis)
+    blocks = ChainStore(MemoryStore(), chain.genesis)
     for block in chain.blocks:
         transition = apply_block(chain.genesis, blocks.header, blocks.state, block)
         blocks.append([(block, transition)], chain.finality(block))
-    ends = [blocks.epoch_end(epoch) for epoch in range(7)]
+    ends = [blocks.light_client_update(epoch) for epoch in range(7)]
     return chain, [end for end in ends if end is not None]
 
 
@@ -37,12 +37,12 @@ GENESIS = CHAIN.genesis
 
 
 def test_each_end_follows_from_the_one_before() -> None:
-    light = LightChain(GENESIS, GENESIS.header, is_audit=True)
+    light = LightClient(GENESIS, GENESIS.header, is_audit=True)
     for epoch, end in enumerate(ENDS):
         assert light.next_epoch == epoch
-        light.add(EpochEnd.decode(end.encode()))
+        light.add(LightClientUpdate.decode(end.encode()))
         assert light.header == CHAIN.blocks[4 * epoch + 3].header
-    assert light.ends == ENDS and len(ENDS) == 7
+    assert light.updates == ENDS and len(ENDS) == 7
     assert len(ENDS[0].validators) == 4 and len(ENDS[-1].validators) == 3
 
 
@@ -50,24 +50,24 @@ def test_each_end_follows_from_the_one_before() -> None:
 def test_it_begins_at_any_header(height: int) -> None:
     """At the last of an epoch, that one itself comes first: its certificate and validators are needed too."""
     trusted = CHAIN.blocks[height - 1].header
-    light = LightChain(GENESIS, trusted, is_audit=True)
+    light = LightClient(GENESIS, trusted, is_audit=True)
     for end in ENDS[trusted.epoch :]:
         light.add(end)
     assert light.header == ENDS[-1].header
 
 
-def of_minority(end: EpochEnd) -> EpochEnd:
+def of_minority(end: LightClientUpdate) -> LightClientUpdate:
     votes = CHAIN.finality(CHAIN.blocks[end.header.height - 1])
     assert len(votes.signers) > 2
     return replace(end, certificate=replace(votes, signers=votes.signers[:2], signatures=votes.signatures[:2]))
 
 
-def by_others(end: EpochEnd) -> EpochEnd:
+def by_others(end: LightClientUpdate) -> LightClientUpdate:
     others = ValidatorSet.of((key.public_key, 100_000) for key in make_keys(4, "other"))
     return replace(end, validators=others)
 
 
-def signed_by_others(end: EpochEnd) -> EpochEnd:
+def signed_by_others(end: LightClientUpdate) -> LightClientUpdate:
     """All that is wrong is who they are."""
     keys = make_keys(4, "other")
     header = end.header
@@ -76,11 +76,11 @@ def signed_by_others(end: EpochEnd) -> EpochEnd:
     return replace(end, validators=others, certificate=make_certificate(votes, others))
 
 
-def of_notarization(end: EpochEnd) -> EpochEnd:
+def of_notarization(end: LightClientUpdate) -> LightClientUpdate:
     return replace(end, certificate=CHAIN.certify(end.header, VoteKind.NOTARIZE))
 
 
-FORGERIES: dict[str, Callable[[EpochEnd], EpochEnd]] = {
+FORGERIES: dict[str, Callable[[LightClientUpdate], LightClientUpdate]] = {
     "the next end": lambda end: ENDS[4],
     "the end before": lambda end: ENDS[2],
     "within the epoch": lambda end: replace(end, header=CHAIN.blocks[14].header),
@@ -98,18 +98,18 @@ FORGERIES: dict[str, Callable[[EpochEnd], EpochEnd]] = {
 
 
 @pytest.mark.parametrize("forge", FORGERIES.values(), ids=FORGERIES.keys())
-def test_nothing_else_follows(forge: Callable[[EpochEnd], EpochEnd]) -> None:
-    light = LightChain(GENESIS, GENESIS.header, is_audit=True)
+def test_nothing_else_follows(forge: Callable[[LightClientUpdate], LightClientUpdate]) -> None:
+    light = LightClient(GENESIS, GENESIS.header, is_audit=True)
     for end in ENDS[:3]:
         light.add(end)
     with pytest.raises(InvalidBlock):
         light.add(forge(ENDS[3]))
-    assert light.header == ENDS[2].header and len(light.ends) == 3
+    assert light.header == ENDS[2].header and len(light.updates) == 3
     light.add(ENDS[3])
 
 
 def test_a_trusted_header_has_a_last_use() -> None:
-    light = LightChain(GENESIS, CHAIN.blocks[5].header)  # of epoch 1
+    light = LightClient(GENESIS, CHAIN.blocks[5].header)  # of epoch 1
     for end in ENDS[1:4]:
         light.add(end)
     with pytest.raises(CheckpointError, match=r"3 epochs past block 6.*unbonding time is 2.*HEIGHT:BLOCKID"):
@@ -122,7 +122,7 @@ def test_a_trusted_header_has_a_last_use() -> None:
 
 def test_a_checkpoint_is_not_contradicted() -> None:
     wrong = Checkpoint(12, bytes(32))
-    light = LightChain(GENESIS, GENESIS.header, wrong, is_audit=True)
+    light = LightClient(GENESIS, GENESIS.header, wrong, is_audit=True)
     light.add(ENDS[0])
     light.add(ENDS[1])
     with pytest.raises(InvalidBlock, match="contradicts"):
@@ -138,14 +138,14 @@ def test_a_restart_is_followed_by_whoever_accepts_it() -> None:
     chain.append_epochs(2)
     finals |= {height: chain.finality(chain.blocks[height - 1]) for height in (12, 16)}
     blocks = fill_store(MemoryStore(), chain, finals)
-    ends = [end for epoch in range(4) if (end := blocks.epoch_end(epoch)) is not None]
+    ends = [end for epoch in range(4) if (end := blocks.light_client_update(epoch)) is not None]
     assert [len(end.restarts) for end in ends] == [0, 1, 0, 0] and [len(end.validators) for end in ends] == [4, 2, 2, 2]
     for trusted in (chain.genesis.header, chain.blocks[4].header, chain.blocks[6].header, chain.blocks[7].header):
-        light = LightChain(chain.genesis, trusted, is_audit=True)
+        light = LightClient(chain.genesis, trusted, is_audit=True)
         for end in ends[trusted.epoch :]:
-            light.add(EpochEnd.decode(end.encode()))
+            light.add(LightClientUpdate.decode(end.encode()))
         assert light.header == chain.blocks[15].header
-    doubting = LightChain(replace(chain.genesis, restarts=()), chain.genesis.header, is_audit=True)
+    doubting = LightClient(replace(chain.genesis, restarts=()), chain.genesis.header, is_audit=True)
     doubting.add(ends[0])
     for end in (ends[1], replace(ends[1], restarts=())):
         with pytest.raises(InvalidBlock):

@@ -19,26 +19,26 @@ from chain.exceptions import ProofError, StoreError
 from chain.genesis import Genesis
 from chain.light.client import Checkpoint
 from chain.light.proofs import (
-    MAX_PROOF,
-    MAX_STEPS,
+    MAX_LINKS,
+    MAX_PROOF_BYTES,
+    HeaderLink,
     PastBlock,
     Proof,
     ProvenAccount,
     ProvenOperation,
-    Statement,
-    Step,
+    VerifiedProof,
     check_proof,
     format_proof,
     parse_proof,
 )
-from chain.merkle.tree import History, prove_past
+from chain.merkle.tree import MountainRange, prove_mountain_range_leaf
 from chain.state.state import Account, State, account_key
 from chain.store.kv import MemoryStore
-from chain.store.writer import BlockStore
+from chain.store.writer import ChainStore
 from chain.transition.block import Transition
 from chain.transition.epochs import get_epoch, get_last_height
 from chain.types.blocks import NO_REVEAL, Block, Body, Header, sign_block
-from chain.types.operations import MAX_CAPTURE, Hold, SignedOperation, Transfer, sign_operation
+from chain.types.operations import MAX_CAPTURE_BYTES, Hold, SignedOperation, Transfer, sign_operation
 from chain.types.validators import ValidatorSet
 from chain.types.votes import NO_BLOCK, Certificate, VoteKind, make_certificate, sign_vote
 from tests.chain.builders import PARAMETERS, START, Chain, make_key, make_keys, make_test_genesis
@@ -69,7 +69,7 @@ class Ledger:
     blocks: list[Block]
     states: list[State]
     disk: MemoryStore
-    store: BlockStore
+    store: ChainStore
     keys: dict[bytes, KeyPair]
 
     def header(self, height: int) -> Header:
@@ -123,8 +123,8 @@ def make_ledger(epochs: int = 8, *, unbonding_epochs: int = 5, name: str = "test
     ]
     disk = MemoryStore()
     keys = {key.public_key: key for committee in committees for key in committee}
-    ledger = Ledger(genesis, committees, sets, [], [genesis.state], disk, BlockStore(disk, genesis), keys)
-    history = History(0, ())
+    ledger = Ledger(genesis, committees, sets, [], [genesis.state], disk, ChainStore(disk, genesis), keys)
+    history = MountainRange(0, ())
     for height in range(1, epochs * E + 1):
         parent, epoch = ledger.header(height - 1), get_epoch(genesis.parameters, height)
         history = history.append(parent.id)
@@ -182,7 +182,7 @@ def refuse(proof: Proof, message: str, checkpoint: Checkpoint | None = None, led
         check_proof((ledger or get_ledger()).genesis, trusted, proof)
 
 
-def check(ledger: Ledger, proof: Proof, height: int) -> Statement:
+def check(ledger: Ledger, proof: Proof, height: int) -> VerifiedProof:
     """Checked as a stranger would, from the text and a checkpoint."""
     return check_proof(ledger.genesis, ledger.checkpoint(height), parse_proof(format_proof(proof)))
 
@@ -201,27 +201,27 @@ def test_balances_from_every_checkpoint(height: int) -> None:
         return
     for user in USERS:
         proof = prove_balance(ledger.store, user.public_key, ledger.checkpoint(height))
-        statement = check(ledger, proof, height)
-        assert isinstance(statement.claim, ProvenAccount)
-        assert statement.claim.account == ledger.states[-1].account(user.public_key)
-        assert (statement.header, statement.anchor, statement.checkpoint) == (last, last, ledger.header(height))
-        assert [step.header.epoch for step in proof.steps] == [*range(since + 1, last.epoch), last.epoch]
-        assert statement.share == statement.smallest_share == 1
+        verified = check(ledger, proof, height)
+        assert isinstance(verified.statement, ProvenAccount)
+        assert verified.statement.account == ledger.states[-1].account(user.public_key)
+        assert (verified.header, verified.anchor, verified.checkpoint) == (last, last, ledger.header(height))
+        assert [link.header.epoch for link in proof.links] == [*range(since + 1, last.epoch), last.epoch]
+        assert verified.share == verified.smallest_share == 1
 
 
 def test_a_checkpoint_of_the_last_block_needs_no_step() -> None:
     ledger = get_ledger()
     proof = prove_balance(ledger.store, USERS[0].public_key, ledger.checkpoint(32))
-    assert proof.steps == ()
-    statement = check(ledger, proof, 32)
-    assert statement.share is None and statement.smallest_share is None
+    assert proof.links == ()
+    verified = check(ledger, proof, 32)
+    assert verified.share is None and verified.smallest_share is None
 
 
 def test_an_account_that_never_was() -> None:
     ledger = get_ledger()
     nobody = make_key("nobody").public_key
-    statement = check(ledger, prove_balance(ledger.store, nobody, ledger.checkpoint(30)), 30)
-    assert statement.claim == replace(statement.claim, public_key=nobody, account=None)
+    verified = check(ledger, prove_balance(ledger.store, nobody, ledger.checkpoint(30)), 30)
+    assert verified.statement == replace(verified.statement, public_key=nobody, account=None)
 
 
 @given(checkpoint=st.integers(0, 32), height=st.integers(1, 32), data=st.data())
@@ -237,35 +237,35 @@ def test_operations_from_any_checkpoint(checkpoint: int, height: int, data: st.D
             prove_operation(ledger.store, operation.id, ledger.checkpoint(checkpoint))
         return
     proof = prove_operation(ledger.store, operation.id, ledger.checkpoint(checkpoint))
-    statement = check(ledger, proof, checkpoint)
-    assert isinstance(statement.claim, ProvenOperation) and statement.claim.operation == operation
-    assert statement.header == ledger.header(height)
+    verified = check(ledger, proof, checkpoint)
+    assert isinstance(verified.statement, ProvenOperation) and verified.statement.operation == operation
+    assert verified.header == ledger.header(height)
     if height <= checkpoint:
-        assert proof.steps == () and statement.anchor == ledger.header(checkpoint) and statement.share is None
-        assert (statement.claim.past is None) == (height == checkpoint)
+        assert proof.links == () and verified.anchor == ledger.header(checkpoint) and verified.share is None
+        assert (verified.statement.past is None) == (height == checkpoint)
     else:
-        assert statement.anchor == ledger.header(height) and statement.claim.past is None
+        assert verified.anchor == ledger.header(height) and verified.statement.past is None
 
 
 def test_validators_are_named_only_where_they_change() -> None:
     ledger = get_ledger()
     proof = prove_operation(ledger.store, ledger.blocks[6 * E].body.operations[0].id, ledger.checkpoint(E + 1))
-    assert [step.header.epoch for step in proof.steps] == [2, 3, 4, 5, 6]
-    assert [step.validators is None for step in proof.steps] == [False, True, False, False, False]
+    assert [link.header.epoch for link in proof.links] == [2, 3, 4, 5, 6]
+    assert [link.validators is None for link in proof.links] == [False, True, False, False, False]
     proof = prove_operation(ledger.store, ledger.blocks[0].body.operations[0].id)
-    assert [step.validators for step in proof.steps] == [None], "those of genesis are known"
+    assert [link.validators for link in proof.links] == [None], "those of genesis are known"
 
 
 def test_the_smallest_share_is_reported() -> None:
     ledger = make_ledger(4)
     weak, last = ledger.header(3 * E), ledger.header(4 * E)
     proof = prove_balance(ledger.store, USERS[0].public_key, ledger.checkpoint(2 * E))
-    steps = (
-        replace(proof.steps[0], certificate=ledger.certify(weak, signers=ledger.committees[2][:2])),
-        replace(proof.steps[1], certificate=ledger.certify(last, signers=ledger.committees[3][:3])),
+    links = (
+        replace(proof.links[0], certificate=ledger.certify(weak, signers=ledger.committees[2][:2])),
+        replace(proof.links[1], certificate=ledger.certify(last, signers=ledger.committees[3][:3])),
     )
-    statement = check_proof(ledger.genesis, ledger.checkpoint(2 * E), replace(proof, steps=steps))
-    assert (statement.share, statement.smallest_share) == (0.9, 0.7)
+    verified = check_proof(ledger.genesis, ledger.checkpoint(2 * E), replace(proof, links=links))
+    assert (verified.share, verified.smallest_share) == (0.9, 0.7)
 
 
 def test_a_restart_counts_for_whoever_accepts_it() -> None:
@@ -278,11 +278,11 @@ def test_a_restart_counts_for_whoever_accepts_it() -> None:
     accepting = ledger.store.accept_restart(restart.id)
     assert accepting.chain_id == before.chain_id
     proof = prove_balance(ledger.store, USERS[0].public_key, checkpoint)
-    assert [step.header.height for step in proof.steps] == [16, 18, 20, 24]
-    statement = check_proof(accepting, checkpoint, proof)
-    assert statement.restarts == (restart,) and statement.smallest_share == 1
+    assert [link.header.height for link in proof.links] == [16, 18, 20, 24]
+    verified = check_proof(accepting, checkpoint, proof)
+    assert verified.restarts == (restart,) and verified.smallest_share == 1
     refuse(proof, f"adds the block id {restart.id.hex()} to 'restarts'", checkpoint, ledger)
-    without = replace(proof, steps=(proof.steps[0], *proof.steps[2:]))
+    without = replace(proof, links=(proof.links[0], *proof.links[2:]))
     with pytest.raises(ProofError, match="validators of block 20 are not those that block 16 announces"):
         check_proof(accepting, checkpoint, without)
     rest = [ledger.keys[validator.public_key] for validator in ledger.sets[4]]
@@ -292,12 +292,12 @@ def test_a_restart_counts_for_whoever_accepts_it() -> None:
     # What lies before it in its epoch, and after it.
     for height, anchor in ((17, 18), (19, 19), (21, 21)):
         proof = prove_operation(ledger.store, ledger.blocks[height - 1].body.operations[0].id, checkpoint)
-        statement = check_proof(accepting, checkpoint, proof)
-        assert (statement.header.height, statement.anchor.height) == (height, anchor)
-        assert statement.restarts == (restart,)
+        verified = check_proof(accepting, checkpoint, proof)
+        assert (verified.header.height, verified.anchor.height) == (height, anchor)
+        assert verified.restarts == (restart,)
     after = ledger.checkpoint(18)
-    statement = check_proof(before, after, prove_balance(ledger.store, USERS[0].public_key, after))
-    assert statement.restarts == (), "the checkpoint speaks for everything before it"
+    verified = check_proof(before, after, prove_balance(ledger.store, USERS[0].public_key, after))
+    assert verified.restarts == (), "the checkpoint speaks for everything before it"
 
 
 def test_a_real_chain_can_be_proven_whole() -> None:
@@ -313,19 +313,19 @@ def test_a_real_chain_can_be_proven_whole() -> None:
     for block in chain.blocks:
         for operation, failure in zip(block.body.operations, chain.failures[block.height - 1], strict=True):
             proof = prove_operation(blocks, operation.id, checkpoint)
-            statement = check_proof(chain.genesis, checkpoint, proof)
-            assert isinstance(statement.claim, ProvenOperation)
-            assert statement.header == block.header and statement.claim.operation == operation
-            assert failure is None or not statement.claim.shows_effect
-            effects[type(operation.operation)] = statement.claim.shows_effect
+            verified = check_proof(chain.genesis, checkpoint, proof)
+            assert isinstance(verified.statement, ProvenOperation)
+            assert verified.header == block.header and verified.statement.operation == operation
+            assert failure is None or not verified.statement.shows_effect
+            effects[type(operation.operation)] = verified.statement.shows_effect
         assert prove_operation(rebuilt, operation.id, checkpoint) == proof
     assert effects[Hold] and not effects[Transfer]
     for key in (*chain.users, *chain.validators, make_key("nobody")):
         proof = prove_balance(blocks, key.public_key, checkpoint)
         assert prove_balance(rebuilt, key.public_key, checkpoint) == proof
-        statement = check_proof(chain.genesis, checkpoint, proof)
-        assert isinstance(statement.claim, ProvenAccount)
-        assert (statement.claim.account or Account()) == chain.account(key)
+        verified = check_proof(chain.genesis, checkpoint, proof)
+        assert isinstance(verified.statement, ProvenAccount)
+        assert (verified.statement.account or Account()) == chain.account(key)
     with pytest.raises(ProofError, match="too old, 5 epochs"):
         prove_balance(blocks, chain.users[0].public_key)
 
@@ -363,7 +363,7 @@ def test_a_store_that_lacks_what_it_takes() -> None:
         with pytest.raises(ProofError, match=message):
             prove_balance(ledger.store, USERS[0].public_key, ledger.checkpoint(6))
         ledger.disk.write({key: entries[key]})
-    assert len(prove_balance(ledger.store, USERS[0].public_key, ledger.checkpoint(6)).steps) == 2
+    assert len(prove_balance(ledger.store, USERS[0].public_key, ledger.checkpoint(6)).links) == 2
     ledger.disk.write({number_key(b"b", 7): None})
     with pytest.raises(ProofError, match="block 7 is not here"):
         prove_operation(ledger.store, operation.id, ledger.checkpoint(6))
@@ -371,8 +371,8 @@ def test_a_store_that_lacks_what_it_takes() -> None:
 
 def test_a_proof_has_a_bounded_number_of_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     ledger = get_ledger()
-    monkeypatch.setattr("chain.audit.proof_builder.MAX_STEPS", 3)
-    assert len(prove_balance(ledger.store, USERS[0].public_key, ledger.checkpoint(20)).steps) == 3
+    monkeypatch.setattr("chain.audit.proof_builder.MAX_LINKS", 3)
+    assert len(prove_balance(ledger.store, USERS[0].public_key, ledger.checkpoint(20)).links) == 3
     with pytest.raises(ProofError, match="3 steps at most, and there are 4: use a later checkpoint"):
         prove_balance(ledger.store, USERS[0].public_key, ledger.checkpoint(16))
 
@@ -393,15 +393,15 @@ def test_a_pruned_store_proves_what_it_still_can() -> None:
     user, other = chain.users
     for _ in range(6 * E):
         chain.append([chain.transfer(user, other, 5)])
-    blocks = BlockStore(MemoryStore(), chain.genesis, keep_epochs=1)
+    blocks = ChainStore(MemoryStore(), chain.genesis, keep_epochs=1)
     for block, transition in get_transitions(chain):
         blocks.append([(block, transition)], chain.certify(block.header, VoteKind.FINALIZE))
     assert blocks.base.height == 5 * E
     ends = [Checkpoint(height, chain.blocks[height - 1].id) for height in range(4 * E, 6 * E, E)]
     for checkpoint in ends:
         proof = prove_balance(blocks, user.public_key, checkpoint)
-        statement = check_proof(chain.genesis, checkpoint, proof)
-        assert isinstance(statement.claim, ProvenAccount) and statement.claim.account == chain.account(user)
+        verified = check_proof(chain.genesis, checkpoint, proof)
+        assert isinstance(verified.statement, ProvenAccount) and verified.statement.account == chain.account(user)
         for height in range(5 * E + 1, 6 * E + 1):
             operation = chain.blocks[height - 1].body.operations[0]
             proof = prove_operation(blocks, operation.id, checkpoint)
@@ -436,19 +436,19 @@ def get_operation_proof(height: int, checkpoint: int) -> Proof:
 
 
 def with_step(proof: Proof, index: int, **changes: Any) -> Proof:
-    steps = list(proof.steps)
-    steps[index] = replace(steps[index], **changes)
-    return replace(proof, steps=tuple(steps))
+    links = list(proof.links)
+    links[index] = replace(links[index], **changes)
+    return replace(proof, links=tuple(links))
 
 
 def with_claim(proof: Proof, **changes: Any) -> Proof:
-    return replace(proof, claim=replace(proof.claim, **changes))
+    return replace(proof, statement=replace(proof.statement, **changes))
 
 
 def test_another_account_record() -> None:
     ledger, proof = get_ledger(), get_balance_proof()
-    assert isinstance(proof.claim, ProvenAccount) and proof.claim.account is not None
-    account = proof.claim.account
+    assert isinstance(proof.statement, ProvenAccount) and proof.statement.account is not None
+    account = proof.statement.account
     for forged in (replace(account, available=account.available + 1), replace(account, nonce=0), Account(), None):
         refuse(with_claim(proof, account=forged), "not part of the state|what stands in place")
     refuse(with_claim(proof, public_key=USERS[1].public_key), "not part of the state")
@@ -467,17 +467,17 @@ def test_another_chain() -> None:
     proof = prove_balance(other.store, USERS[2].public_key, other.checkpoint(10))
     refuse(proof, "not from the checkpoint", ledger.checkpoint(10))
     refuse(proof, "block 10 is of another chain")
-    refuse(replace(get_balance_proof(), steps=proof.steps), "block 16 is of another chain")
+    refuse(replace(get_balance_proof(), links=proof.links), "block 16 is of another chain")
     refuse(replace(proof, checkpoint=ledger.header(10)), "is of another chain")
     ours = get_balance_proof()
-    theirs = other.certify(ours.steps[0].header)  # the same header, but signed on the other chain
+    theirs = other.certify(ours.links[0].header)  # the same header, but signed on the other chain
     refuse(with_step(ours, 0, certificate=theirs), "bad signature")
 
 
 @pytest.mark.parametrize("index", [0, 2, 4])
 def test_certificates_that_do_not_carry_the_stake(index: int) -> None:
     ledger, proof = get_ledger(), get_balance_proof()
-    header = proof.steps[index].header
+    header = proof.links[index].header
     committee = ledger.committees[header.epoch]
     good = ledger.certify(header)
     one, two = ledger.certify(header, signers=committee[:1]), ledger.certify(header, signers=committee[1:3])
@@ -511,9 +511,9 @@ def test_exactly_two_thirds_are_not_enough() -> None:
     small = replace(ledger, genesis=genesis, committees=[FIRST[:3]] * 2, sets=[genesis.validators] * 2, blocks=[])
     header = replace(genesis.header, height=1, view=1, parent_id=genesis.header.id)
     path = genesis.state.prove(account_key(FIRST[0].public_key))
-    claim = ProvenAccount(FIRST[0].public_key, genesis.state.account(FIRST[0].public_key), path)
+    statement = ProvenAccount(FIRST[0].public_key, genesis.state.account(FIRST[0].public_key), path)
     for signers, share in ((FIRST[:2], None), (FIRST[:3], 1.0)):
-        proof = Proof(1, genesis.header, (Step(header, None, small.certify(header, signers=signers)),), claim)
+        proof = Proof(1, genesis.header, (HeaderLink(header, None, small.certify(header, signers=signers)),), statement)
         if share is None:
             refuse(proof, "800000 of 1200000 stake is not more than 2/3", ledger=small)
         else:
@@ -525,21 +525,21 @@ def test_validators_of_the_forger() -> None:
     ledger, proof = get_ledger(), get_balance_proof()
     mine = make_keys(4, "forger")
     own = ValidatorSet.of((key.public_key, 25) for key in mine)
-    last = proof.steps[-1].header
+    last = proof.links[-1].header
     signed = ledger.certify(last, signers=mine, validators=own)
     refuse(with_step(proof, -1, validators=own, certificate=signed), "not those of block 32")
     forged = replace(last, validators_hash=own.hash)
     signed = ledger.certify(forged, signers=mine, validators=own)
     refuse(with_step(proof, -1, header=forged, validators=own, certificate=signed), "not those that block 28 announces")
     # A hop that announces them, signed by a minority of its own committee.
-    hop = replace(proof.steps[-2].header, next_validators_hash=own.hash)
+    hop = replace(proof.links[-2].header, next_validators_hash=own.hash)
     minority = ledger.certify(hop, signers=ledger.committees[hop.epoch][1:])
-    steps = (
-        *proof.steps[:-2],
-        replace(proof.steps[-2], header=hop, certificate=minority),
-        Step(forged, own, signed),
+    links = (
+        *proof.links[:-2],
+        replace(proof.links[-2], header=hop, certificate=minority),
+        HeaderLink(forged, own, signed),
     )
-    refuse(replace(proof, steps=steps), "600000 of 1000000 stake")
+    refuse(replace(proof, links=links), "600000 of 1000000 stake")
     # The set before or after the right one, whose members sign.
     for epoch in (6, 8):
         signed = ledger.certify(last, signers=ledger.committees[epoch], validators=ledger.sets[epoch])
@@ -552,19 +552,19 @@ def test_validators_of_the_forger() -> None:
 
 def test_hops_left_out_doubled_or_out_of_order() -> None:
     ledger, proof = get_ledger(), get_balance_proof()
-    steps = proof.steps
-    assert len(steps) == 5
+    links = proof.links
+    assert len(links) == 5
     for index in range(4):
-        left_out = replace(proof, steps=(*steps[:index], *steps[index + 1 :]))
+        left_out = replace(proof, links=(*links[:index], *links[index + 1 :]))
         refuse(left_out, "leaves out the epochs between them")
-        doubled = replace(proof, steps=(*steps[: index + 1], *steps[index:]))
+        doubled = replace(proof, links=(*links[: index + 1], *links[index:]))
         refuse(doubled, "does not lead forward")
-        swapped = [*steps]
+        swapped = [*links]
         swapped[index], swapped[index + 1] = swapped[index + 1], swapped[index]
-        refuse(replace(proof, steps=tuple(swapped)), "leaves out|does not lead forward")
-    refuse(replace(proof, steps=()), "not part of the state after block 10")
-    refuse(replace(proof, steps=steps[:-1]), "not part of the state after block 28")
-    refuse(replace(proof, steps=steps[-1:]), "leaves out")
+        refuse(replace(proof, links=tuple(swapped)), "leaves out|does not lead forward")
+    refuse(replace(proof, links=()), "not part of the state after block 10")
+    refuse(replace(proof, links=links[:-1]), "not part of the state after block 28")
+    refuse(replace(proof, links=links[-1:]), "leaves out")
     back = replace(proof, checkpoint=ledger.header(32))
     refuse(back, "does not lead forward")
 
@@ -572,7 +572,7 @@ def test_hops_left_out_doubled_or_out_of_order() -> None:
 def test_headers_that_contradict_themselves() -> None:
     """Signed by everybody, so that only the rule itself refuses them."""
     ledger, proof = get_ledger(), get_balance_proof(29)
-    last = proof.steps[0].header
+    last = proof.links[0].header
     for changes, message in (
         ({"version": last.version + 1}, "of version"),
         ({"epoch": 6}, "is not in epoch 6"),
@@ -598,14 +598,14 @@ def test_a_checkpoint_that_is_too_old() -> None:
     """The rule is the checker's: a prover that does not keep it makes proofs that are refused."""
     lenient, strict = make_ledger(unbonding_epochs=7), make_ledger(unbonding_epochs=6)
     proof = prove_balance(lenient.store, USERS[0].public_key)
-    assert len(proof.steps) == 7 and proof.steps[-1].header.epoch == 7
+    assert len(proof.links) == 7 and proof.links[-1].header.epoch == 7
     assert check_proof(lenient.genesis, None, proof).anchor.epoch == 7
-    steps = []
-    for step in proof.steps:
-        header = strict.header(step.header.height)
-        steps.append(replace(step, header=header, certificate=strict.certify(header)))
+    links = []
+    for link in proof.links:
+        header = strict.header(link.header.height)
+        links.append(replace(link, header=header, certificate=strict.certify(header)))
     with pytest.raises(ProofError, match="at height 0 is too old, 7 epochs before the block to be proven"):
-        check_proof(strict.genesis, None, replace(proof, checkpoint=strict.genesis.header, steps=tuple(steps)))
+        check_proof(strict.genesis, None, replace(proof, checkpoint=strict.genesis.header, links=tuple(links)))
     old = prove_operation(strict.store, strict.blocks[0].body.operations[0].id, strict.checkpoint(32))
     assert check(strict, old, 32).header.height == 1, "below the checkpoint nothing is too old"
 
@@ -613,32 +613,41 @@ def test_a_checkpoint_that_is_too_old() -> None:
 def test_history_paths_of_something_else() -> None:
     ledger = get_ledger()
     proof = get_operation_proof(7, 20)
-    assert isinstance(proof.claim, ProvenOperation) and proof.claim.past is not None
-    past, ids = proof.claim.past, ledger.store.block_ids()
+    assert isinstance(proof.statement, ProvenOperation) and proof.statement.past is not None
+    past, ids = proof.statement.past, ledger.store.block_ids()
     forged_header = replace(past.header, body_root=OTHER)
     for changed, message in (
-        (PastBlock(past.header, prove_past(ids[:20], 6)), "not one from block 20 to 7"),
-        (PastBlock(past.header, prove_past(ids[:19], 7)), "not one from block 20 to 7"),
-        (PastBlock(past.header, prove_past(ids[:21], 7)), "not one from block 20 to 7"),
-        (PastBlock(past.header, replace(prove_past(ids[:19], 7), count=20)), "not one for number 7 of 20"),
-        (PastBlock(past.header, replace(prove_past(ids[:20], 6), index=7)), "not part of the history"),
+        (PastBlock(past.header, prove_mountain_range_leaf(ids[:20], 6)), "not one from block 20 to 7"),
+        (PastBlock(past.header, prove_mountain_range_leaf(ids[:19], 7)), "not one from block 20 to 7"),
+        (PastBlock(past.header, prove_mountain_range_leaf(ids[:21], 7)), "not one from block 20 to 7"),
+        (
+            PastBlock(past.header, replace(prove_mountain_range_leaf(ids[:19], 7), count=20)),
+            "not one for number 7 of 20",
+        ),
+        (PastBlock(past.header, replace(prove_mountain_range_leaf(ids[:20], 6), index=7)), "not part of the history"),
         (PastBlock(ledger.header(8), past.path), "not one from block 20 to 8"),
         (PastBlock(forged_header, past.path), "not part of the history"),
-        (PastBlock(forged_header, prove_past([*ids[:7], forged_header.id, *ids[8:20]], 7)), "not part of the history"),
-        (PastBlock(ledger.header(6), prove_past(ids[:20], 6)), "not part of block 6"),
+        (
+            PastBlock(forged_header, prove_mountain_range_leaf([*ids[:7], forged_header.id, *ids[8:20]], 7)),
+            "not part of the history",
+        ),
+        (PastBlock(ledger.header(6), prove_mountain_range_leaf(ids[:20], 6)), "not part of block 6"),
         (None, "not part of block 20"),
     ):
         refuse(with_claim(proof, past=changed), message)
     later = get_operation_proof(21, 20)
-    refuse(with_claim(later, past=PastBlock(ledger.header(21), prove_past(ids, 21))), "not one from block 21 to 21")
+    refuse(
+        with_claim(later, past=PastBlock(ledger.header(21), prove_mountain_range_leaf(ids, 21))),
+        "not one from block 21 to 21",
+    )
     refuse(with_claim(later, past=past), "not one from block 21 to 7")
 
 
 def test_operations_of_something_else() -> None:
     ledger, thief = get_ledger(), make_key("thief")
     proof = get_operation_proof(7, 20)
-    assert isinstance(proof.claim, ProvenOperation)
-    operation, path = proof.claim.operation, proof.claim.path
+    assert isinstance(proof.statement, ProvenOperation)
+    operation, path = proof.statement.operation, proof.statement.path
     changed = replace(operation.operation, amount=7_000_000)
     for forged in (
         replace(operation, operation=changed),
@@ -648,7 +657,7 @@ def test_operations_of_something_else() -> None:
         ledger.blocks[2].body.operations[0],
     ):
         refuse(with_claim(proof, operation=forged), "the operation is not part of block 7")
-    refuse(with_claim(proof, evidence_hash=OTHER), "not part of block 7")
+    refuse(with_claim(proof, justification_hash=OTHER), "not part of block 7")
     for forged_path in (replace(path, index=1), replace(path, count=2), replace(path, siblings=path.siblings[:1])):
         refuse(with_claim(proof, path=forged_path), "not part of block 7|too short|too long")
     refuse(with_claim(proof, path=replace(path, index=9)), "does not exist")
@@ -659,10 +668,10 @@ def test_even_all_validators_cannot_sign_for_somebody() -> None:
     operation = replace(make_transfer(ledger.genesis, 99, 0), signature=bytes(64))
     body = Body((operation,), None, (), ())
     header = replace(ledger.header(30), body_root=body.compute_root())
-    path = replace(get_operation_proof(1, 0).claim.path, count=1, siblings=())  # type: ignore[union-attr]
-    claim = ProvenOperation(operation, path, body.compute_evidence_hash(), None)
-    step = Step(header, ledger.sets[7], ledger.certify(header))
-    refuse(Proof(1, ledger.header(29), (step,), claim), "not signed by the account")
+    path = replace(get_operation_proof(1, 0).statement.path, count=1, siblings=())  # type: ignore[union-attr]
+    statement = ProvenOperation(operation, path, body.compute_justification_hash(), None)
+    link = HeaderLink(header, ledger.sets[7], ledger.certify(header))
+    refuse(Proof(1, ledger.header(29), (link,), statement), "not signed by the account")
 
 
 # Bytes and text.
@@ -722,7 +731,7 @@ def test_text_survives_a_mail_but_nothing_else_passes() -> None:
     with pytest.raises(ProofError, match="damaged"):
         parse_proof(format_raw(b""))
     with pytest.raises(ProofError, match="characters at most"):
-        parse_proof("x" * (2 * MAX_PROOF + 1))
+        parse_proof("x" * (2 * MAX_PROOF_BYTES + 1))
 
 
 def test_one_proof_has_one_text() -> None:
@@ -747,24 +756,24 @@ def test_garbage_is_refused(garbage: bytes) -> None:
 
 def test_sizes_are_bounded() -> None:
     proof = get_balance_proof(29)
-    version, checkpoint, steps, claim = unpack(proof.encode())
-    header, _, certificate = steps[0]
+    version, checkpoint, links, statement = unpack(proof.encode())
+    header, _, certificate = links[0]
 
     def assert_refused(wire: Any, message: str) -> None:
         with pytest.raises(ProofError, match=message):
             parse_proof(format_raw(pack(wire)))
 
     many = [[bytes([number]) * 32, 2**62] for number in range(65)]
-    assert_refused([version, checkpoint, [[header, [many], certificate]], claim], "65 is outside 1..64")
-    assert_refused([version, checkpoint, [[header, None, certificate]] * (MAX_STEPS + 1), claim], "Proof.steps")
+    assert_refused([version, checkpoint, [[header, [many], certificate]], statement], "65 is outside 1..64")
+    assert_refused([version, checkpoint, [[header, None, certificate]] * (MAX_LINKS + 1), statement], "Proof.links")
     longer = [*certificate[:4], list(range(65)), [bytes(64)] * 65]
-    assert_refused([version, checkpoint, [[header, None, longer]], claim], "65 is outside 0..64")
-    forks = [[number % 256, bytes(32)] for number in range(257)]
-    assert_refused([version, checkpoint, steps, [*claim[:3], [forks, None]]], "257 is outside 0..256")
-    assert_refused([version + 1, checkpoint, steps, claim], "Proof.version")
-    assert_refused([version, checkpoint, steps, [3, *claim[1:]]], "unknown kind")
+    assert_refused([version, checkpoint, [[header, None, longer]], statement], "65 is outside 0..64")
+    branches = [[number % 256, bytes(32)] for number in range(257)]
+    assert_refused([version, checkpoint, links, [*statement[:3], [branches, None]]], "257 is outside 0..256")
+    assert_refused([version + 1, checkpoint, links, statement], "Proof.version")
+    assert_refused([version, checkpoint, links, [3, *statement[1:]]], "unknown kind")
     header = [2**62 if type(field) is int else field for field in header]
     certificate = [certificate[0], 2**62, 2**62, certificate[3], list(range(64)), [bytes(64)] * 64]
-    raw = pack([version, checkpoint, [[header, [many[:64]], certificate]] * MAX_STEPS, claim])
-    assert 0.9 * MAX_PROOF < len(raw) < MAX_PROOF - MAX_CAPTURE
-    assert len(Proof.decode(raw, MAX_PROOF).steps) == MAX_STEPS
+    raw = pack([version, checkpoint, [[header, [many[:64]], certificate]] * MAX_LINKS, statement])
+    assert 0.9 * MAX_PROOF_BYTES < len(raw) < MAX_PROOF_BYTES - MAX_CAPTURE_BYTES
+    assert len(Proof.decode(raw, MAX_PROOF_BYTES).links) == MAX_LINKS

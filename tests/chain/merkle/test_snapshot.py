@@ -13,23 +13,23 @@ from hypothesis import strategies as st
 from chain.crypto import hash_bytes
 from chain.exceptions import InvalidSnapshot
 from chain.merkle.snapshot import Chunk, Entry, Frontier, LargeEntry, add_chunk, check_value, make_chunk
-from chain.merkle.tree import Fork, Tree
+from chain.merkle.tree import Branch, SparseMerkleTree
 from chain.state.state import Account, account_key
 
-LARGE, CHUNK = 64, 500
+MAX_INLINE_BYTES, MAX_CHUNK_BYTES = 64, 500
 
 
 @pytest.fixture(autouse=True, scope="module")
 def small_chunks() -> object:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("chain.merkle.snapshot.LARGE", LARGE)
-        patch.setattr("chain.merkle.snapshot.CHUNK", CHUNK)
+        patch.setattr("chain.merkle.snapshot.MAX_INLINE_BYTES", MAX_INLINE_BYTES)
+        patch.setattr("chain.merkle.snapshot.MAX_CHUNK_BYTES", MAX_CHUNK_BYTES)
         yield
 
 
-def make_tree(count: int, seed: int = 0) -> Tree:
+def make_tree(count: int, seed: int = 0) -> SparseMerkleTree:
     """Accounts, every fifth of them large."""
-    return Tree().update(
+    return SparseMerkleTree().update(
         {
             account_key(hash_bytes("owner", bytes([seed]), number.to_bytes(4, "big"))): Account(
                 available=number + 1, models=("m" * 80,) if number % 5 == 0 else ()
@@ -39,7 +39,7 @@ def make_tree(count: int, seed: int = 0) -> Tree:
     )
 
 
-def take_all(tree: Tree) -> tuple[list[Chunk], list[Frontier]]:
+def take_all(tree: SparseMerkleTree) -> tuple[list[Chunk], list[Frontier]]:
     """The chunks of a tree, and the frontier after each."""
     chunks: list[Chunk] = []
     frontiers: list[Frontier] = []
@@ -52,7 +52,7 @@ def take_all(tree: Tree) -> tuple[list[Chunk], list[Frontier]]:
     return chunks, frontiers
 
 
-def read(tree: Tree, chunks: list[Chunk]) -> dict[bytes, bytes]:
+def read(tree: SparseMerkleTree, chunks: list[Chunk]) -> dict[bytes, bytes]:
     values: Mapping[bytes, bytes] = {leaf.key: leaf.encoded for leaf in tree}
     found: dict[bytes, bytes] = {}
     for entry in (entry for chunk in chunks for entry in chunk.entries):
@@ -69,12 +69,12 @@ def test_the_chunks_are_the_state(count: int, seed: int) -> None:
     chunks, frontiers = take_all(tree)
     assert list(read(tree, chunks).items()) == [(leaf.key, leaf.encoded) for leaf in tree]
     assert make_chunk(tree, frontiers[-1].path) is None
-    assert all(sum(entry.size for entry in chunk.entries) <= CHUNK for chunk in chunks)
+    assert all(sum(entry.size for entry in chunk.entries) <= MAX_CHUNK_BYTES for chunk in chunks)
     assert any(isinstance(entry, LargeEntry) for chunk in chunks for entry in chunk.entries)
 
 
 def test_an_empty_state_has_no_chunk() -> None:
-    assert make_chunk(Tree(), None) is None
+    assert make_chunk(SparseMerkleTree(), None) is None
 
 
 TREE = make_tree(60)
@@ -101,7 +101,7 @@ def forge(rng: random.Random, chunk: Chunk, others: list[Chunk]) -> Chunk:
         case 5 if right:
             del right[rng.randrange(len(right))]
         case 6:
-            right.insert(rng.randrange(len(right) + 1), Fork(rng.randrange(256), rng.randbytes(32)))
+            right.insert(rng.randrange(len(right) + 1), Branch(rng.randrange(256), rng.randbytes(32)))
         case 7 if right:
             number = rng.randrange(len(right))
             right[number] = replace(right[number], sibling=rng.randbytes(32))
@@ -134,7 +134,7 @@ def test_leaves_on_the_left_cannot_hide_behind_a_hash() -> None:
     middle = (1 << 255) - 1
     chunk = make_chunk(TREE, middle.to_bytes(32, "big"))
     assert chunk is not None
-    half = TREE.prove(chunk.entries[0].key).forks[-1]
+    half = TREE.prove(chunk.entries[0].key).branches[-1]
     assert half.depth == 0
     with pytest.raises(InvalidSnapshot, match="not on the right"):
         add_chunk(None, replace(chunk, right=(*chunk.right, half)), TREE.root)
@@ -144,10 +144,10 @@ def test_a_chunk_is_large_or_the_last() -> None:
     chunk = make_chunk(TREE, None)
     assert chunk is not None
     first = next(iter(TREE))
-    small = Chunk(chunk.entries[:1], TREE.get_right_forks(first.path))
+    small = Chunk(chunk.entries[:1], TREE.get_right_branches(first.path))
     with pytest.raises(InvalidSnapshot, match="not the last"):
         add_chunk(None, small, TREE.root)
-    big = Chunk(tuple(Entry(leaf.key, leaf.encoded) for leaf in TREE if len(leaf.encoded) <= LARGE), ())
+    big = Chunk(tuple(Entry(leaf.key, leaf.encoded) for leaf in TREE if len(leaf.encoded) <= MAX_INLINE_BYTES), ())
     with pytest.raises(InvalidSnapshot, match="more than"):
         add_chunk(None, big, TREE.root)
     alone = make_tree(2)
@@ -157,7 +157,7 @@ def test_a_chunk_is_large_or_the_last() -> None:
 
 
 def test_a_large_value_is_large_and_the_one_named() -> None:
-    leaf = next(leaf for leaf in TREE if len(leaf.encoded) > LARGE)
+    leaf = next(leaf for leaf in TREE if len(leaf.encoded) > MAX_INLINE_BYTES)
     entry = LargeEntry(leaf.key, hash_bytes("value", leaf.encoded))
     check_value(entry, leaf.encoded)
     small = LargeEntry(leaf.key, hash_bytes("value", b"small"))

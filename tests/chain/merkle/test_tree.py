@@ -16,17 +16,17 @@ from chain.crypto import hash_bytes
 from chain.exceptions import CodecError, ProofError
 from chain.merkle.tree import (
     EMPTY,
-    Fork,
-    History,
-    HistoryProof,
+    Branch,
+    ConflictingLeaf,
     ListProof,
-    OtherLeaf,
-    Tree,
+    MountainRange,
+    MountainRangeProof,
+    SparseMerkleTree,
     TreeProof,
     compute_merkle_root,
     compute_path,
-    prove_item,
-    prove_past,
+    prove_list_leaf,
+    prove_mountain_range_leaf,
 )
 from chain.types.operations import Usage
 
@@ -91,7 +91,7 @@ values = st.one_of(st.none(), st.integers(0, 3).map(lambda number: Usage(number,
 
 @given(batches=st.lists(st.dictionaries(keys, values, max_size=25), max_size=6))
 def test_tree_is_a_map_and_its_root_depends_on_the_content_alone(batches: list[dict[bytes, Usage | None]]) -> None:
-    tree, model = Tree(), dict[bytes, Usage]()
+    tree, model = SparseMerkleTree(), dict[bytes, Usage]()
     for changes in batches:
         before, before_root, before_entries = tree, tree.root, {leaf.key: leaf.record for leaf in tree}
         tree = tree.update(changes)
@@ -104,7 +104,7 @@ def test_tree_is_a_map_and_its_root_depends_on_the_content_alone(batches: list[d
         for number in range(41):
             assert tree.get(b"key %d" % number) == model.get(b"key %d" % number)
         assert tree.root == naive_map_root(model)
-        assert tree.root == Tree().update(model).root
+        assert tree.root == SparseMerkleTree().update(model).root
         assert before.root == before_root and {leaf.key: leaf.record for leaf in before} == before_entries
 
 
@@ -114,32 +114,34 @@ def test_root_is_independent_of_the_path_to_it(seed: int, count: int) -> None:
     final = {b"key %d" % number: Usage(number, 1) for number in range(count)}
     steps: list[tuple[bytes, Usage | None]] = list(final.items())
     detours = [b"key %d" % number for number in range(count + 20) if chance.random() < 0.5]
-    tree = Tree().update({key: Usage(7, 7) for key in detours})
+    tree = SparseMerkleTree().update({key: Usage(7, 7) for key in detours})
     steps += [(key, None) for key in detours if key not in final]
     chance.shuffle(steps)
     while steps:
         size = chance.randint(1, len(steps))
         tree, steps = tree.update(dict(steps[:size])), steps[size:]
-    assert tree.root == Tree().update(final).root
-    assert [leaf.key for leaf in tree] == [leaf.key for leaf in Tree().update(final)]
+    assert tree.root == SparseMerkleTree().update(final).root
+    assert [leaf.key for leaf in tree] == [leaf.key for leaf in SparseMerkleTree().update(final)]
 
 
 def test_leaves_stand_in_the_order_of_their_paths() -> None:
-    tree = Tree().update({b"key %d" % number: Usage(number, 0) for number in range(50)})
+    tree = SparseMerkleTree().update({b"key %d" % number: Usage(number, 0) for number in range(50)})
     paths = [hash_bytes("path", leaf.key) for leaf in tree]
     assert paths == sorted(paths) and len(paths) == 50
 
 
 def test_a_vain_update_costs_nothing() -> None:
-    tree = Tree().update({b"key %d" % number: Usage(number, 0) for number in range(50)})
+    tree = SparseMerkleTree().update({b"key %d" % number: Usage(number, 0) for number in range(50)})
     assert tree.update({}).root == tree.root
     assert tree.update({b"other": None}).root == tree.root
-    assert Tree().update({b"other": None}).root == EMPTY == Tree().root
+    assert SparseMerkleTree().update({b"other": None}).root == EMPTY == SparseMerkleTree().root
     assert tree.update({leaf.key: None for leaf in tree}).root == EMPTY
 
 
 def test_key_and_value_are_both_committed_to() -> None:
-    roots = {Tree().update({key: value}).root for key in (b"a", b"b") for value in (Usage(0, 0), Usage(0, 1))}
+    roots = {
+        SparseMerkleTree().update({key: value}).root for key in (b"a", b"b") for value in (Usage(0, 0), Usage(0, 1))
+    }
     assert len(roots) == 4
 
 
@@ -162,16 +164,16 @@ def naive_history_root(ids: list[bytes]) -> bytes:
 
 def test_history_is_a_mountain_range() -> None:
     ids = [hash_bytes("test", bytes([number])) for number in range(70)]
-    history = History(0, ())
+    history = MountainRange(0, ())
     for count in range(70):
         assert history.count == count and len(history.peaks) == count.bit_count()
         assert history.root == naive_history_root(ids[:count])
-        assert History.decode(history.encode()) == history
+        assert MountainRange.decode(history.encode()) == history
         history = history.append(ids[count])
     assert len({naive_history_root(ids[:count]) for count in range(70)}) == 70
 
 
-Proof = ListProof | HistoryProof | TreeProof
+Proof = ListProof | MountainRangeProof | TreeProof
 OTHER = hash_bytes("test other")
 
 
@@ -234,7 +236,7 @@ def test_every_item_of_a_list_can_be_proven_and_nothing_else(count: int) -> None
     leaves = [number.to_bytes(2, "big") for number in range(count)]
     root = compute_merkle_root(leaves)
     for index in range(count):
-        proof = prove_item(leaves, index)
+        proof = prove_list_leaf(leaves, index)
         assert (proof.index, proof.count) == (index, count) and len(proof.siblings) <= (count - 1).bit_length()
         assert proof.compute_root(leaves[index]) == root
         for other in (b"", leaves[index] + b"x", leaves[index - 1] if count > 1 else b"x"):
@@ -245,14 +247,14 @@ def test_every_item_of_a_list_can_be_proven_and_nothing_else(count: int) -> None
 def test_no_changed_proof_of_an_item_holds(count: int, data: st.DataObject) -> None:
     leaves = [b"leaf %d" % number for number in range(count)]
     index = data.draw(st.integers(0, count - 1))
-    proof = prove_item(leaves, index)
+    proof = prove_list_leaf(leaves, index)
     assert_no_variant_holds(proof, lambda changed: changed.compute_root(leaves[index]), compute_merkle_root(leaves))
 
 
 def test_a_place_in_a_list_is_proven_for_its_length_alone() -> None:
     """Without the length in the root, the third of three leaves would pass for the second of two."""
     leaves = [b"a", b"b", b"c"]
-    proof, root = prove_item(leaves, 2), compute_merkle_root(leaves)
+    proof, root = prove_list_leaf(leaves, 2), compute_merkle_root(leaves)
     assert proof.compute_root(b"c") == root and len(proof.siblings) == 1
     assert ListProof(1, 2, proof.siblings).compute_root(b"c") != root
 
@@ -260,7 +262,7 @@ def test_a_place_in_a_list_is_proven_for_its_length_alone() -> None:
 def test_a_node_of_a_list_is_no_leaf() -> None:
     leaves = [b"a", b"b", b"c", b"d"]
     left, right = (hash_bytes("list leaf", leaf) for leaf in leaves[:2])
-    upper = prove_item(leaves, 0).siblings[1:]
+    upper = prove_list_leaf(leaves, 0).siblings[1:]
     assert ListProof(0, 2, upper).compute_root(left + right) != compute_merkle_root(leaves)
     assert ListProof(0, 4, (right, *upper)).compute_root(b"a") == compute_merkle_root(leaves)
 
@@ -269,28 +271,28 @@ def test_proofs_of_places_that_do_not_exist() -> None:
     for proof in (ListProof(0, 0, ()), ListProof(2, 2, (OTHER,)), ListProof(2**63 - 1, 2**63 - 1, (OTHER,) * 63)):
         with pytest.raises(ProofError, match="does not exist"):
             proof.compute_root(b"")
-    for past in (HistoryProof(0, 0, (), ()), HistoryProof(3, 3, (), (OTHER,))):
+    for past in (MountainRangeProof(0, 0, (), ()), MountainRangeProof(3, 3, (), (OTHER,))):
         with pytest.raises(ProofError, match="does not exist"):
             past.compute_root(OTHER)
     longest = ListProof(2**63 - 2, 2**63 - 1, (OTHER,) * 63)  # bounded work, however many leaves a proof claims
     with pytest.raises(ProofError, match="too long"):
         longest.compute_root(b"")
-    assert len(HistoryProof(0, 2**63 - 1, (OTHER,) * 62, (OTHER,) * 62).compute_root(OTHER)) == 32
+    assert len(MountainRangeProof(0, 2**63 - 1, (OTHER,) * 62, (OTHER,) * 62).compute_root(OTHER)) == 32
     for index in (-1, 0):  # the prover's own mistake is an IndexError, whichever end it runs off
         with pytest.raises(IndexError):
-            prove_item([], index)
+            prove_list_leaf([], index)
         with pytest.raises(IndexError):
-            prove_past([], index)
+            prove_mountain_range_leaf([], index)
 
 
 @pytest.mark.parametrize("count", [*range(1, 20), 31, 32, 33, 63, 64])
 def test_every_block_of_a_history_can_be_proven_and_nothing_else(count: int) -> None:
     ids = [hash_bytes("test", bytes([number])) for number in range(count)]
-    history = History(0, ())
+    history = MountainRange(0, ())
     for block_id in ids:
         history = history.append(block_id)
     for index in range(count):
-        proof = prove_past(ids, index)
+        proof = prove_mountain_range_leaf(ids, index)
         assert (proof.index, proof.count) == (index, count) and len(proof.peaks) == count.bit_count() - 1
         assert proof.compute_root(ids[index]) == history.root
         for other in (OTHER, *ids[:index], *ids[index + 1 :]):
@@ -302,7 +304,7 @@ def test_no_changed_proof_of_a_past_block_holds(count: int, data: st.DataObject)
     ids = [hash_bytes("test", bytes([number])) for number in range(count)]
     index = data.draw(st.integers(0, count - 1))
     assert_no_variant_holds(
-        prove_past(ids, index), lambda changed: changed.compute_root(ids[index]), naive_history_root(ids)
+        prove_mountain_range_leaf(ids, index), lambda changed: changed.compute_root(ids[index]), naive_history_root(ids)
     )
 
 
@@ -310,7 +312,7 @@ def test_a_past_block_is_proven_for_one_history_alone() -> None:
     ids = [hash_bytes("test", bytes([number])) for number in range(40)]
     roots = [naive_history_root(ids[:count]) for count in range(41)]
     for count in range(8, 41):
-        proof = prove_past(ids[:count], 7)
+        proof = prove_mountain_range_leaf(ids[:count], 7)
         for other in range(1, 41):
             moved = replace(proof, count=other)
             assert (get_root(moved.compute_root, ids[7]) in roots) == (other == count)
@@ -319,7 +321,7 @@ def test_a_past_block_is_proven_for_one_history_alone() -> None:
 @given(numbers=st.sets(st.integers(0, 60)), data=st.data())
 def test_every_key_of_a_tree_is_proven_to_be_there_or_not(numbers: set[int], data: st.DataObject) -> None:
     """Of any two answers about a key, the proof of one is no proof of the other."""
-    tree = Tree().update({b"key %d" % number: Usage(number, 0) for number in sorted(numbers)})
+    tree = SparseMerkleTree().update({b"key %d" % number: Usage(number, 0) for number in sorted(numbers)})
     for number in range(61):
         key, value = b"key %d" % number, Usage(number, 0).encode()
         proof = tree.prove(key)
@@ -334,7 +336,7 @@ def test_every_key_of_a_tree_is_proven_to_be_there_or_not(numbers: set[int], dat
 
 
 def test_no_key_of_a_tree_is_proven_absent_by_the_proof_of_another() -> None:
-    tree = Tree().update({b"key %d" % number: Usage(number, 0) for number in range(40)})
+    tree = SparseMerkleTree().update({b"key %d" % number: Usage(number, 0) for number in range(40)})
     there = [b"key %d" % number for number in range(40)]
     absent = [tree.prove(b"key %d" % number) for number in range(40, 120)]
     for proof in absent:
@@ -343,44 +345,46 @@ def test_no_key_of_a_tree_is_proven_absent_by_the_proof_of_another() -> None:
     for key in there:
         proof = tree.prove(key)
         for other in there:
-            shown = OtherLeaf(compute_path(other).to_bytes(32, "big"), hash_bytes("value", tree_value(tree, other)))
-            forged = replace(proof, other=shown)
+            shown = ConflictingLeaf(
+                compute_path(other).to_bytes(32, "big"), hash_bytes("value", tree_value(tree, other))
+            )
+            forged = replace(proof, conflicting=shown)
             assert get_root(forged.compute_root, key, None) != tree.root
 
 
-def tree_value(tree: Tree, key: bytes) -> bytes:
+def tree_value(tree: SparseMerkleTree, key: bytes) -> bytes:
     record = tree.get(key)
     assert record is not None
     return record.encode()
 
 
 def test_a_branch_of_a_tree_is_no_leaf_and_a_leaf_no_branch() -> None:
-    tree = Tree().update({b"a": Usage(1, 0), b"b": Usage(2, 0)})
+    tree = SparseMerkleTree().update({b"a": Usage(1, 0), b"b": Usage(2, 0)})
     proof = tree.prove(b"a")
-    (fork,) = proof.forks
+    (fork,) = proof.branches
     own = hash_bytes("leaf", compute_path(b"a").to_bytes(32, "big"), hash_bytes("value", Usage(1, 0).encode()))
     for path, value in ((own, fork.sibling), (fork.sibling, own)):
-        forged = TreeProof((), OtherLeaf(path, value))
+        forged = TreeProof((), ConflictingLeaf(path, value))
         assert get_root(forged.compute_root, b"c", None) != tree.root
 
 
 def test_forks_stand_in_order_on_the_path_of_the_key() -> None:
     with pytest.raises(ProofError, match="out of order"):
-        TreeProof((Fork(5, OTHER), Fork(5, OTHER)), None).compute_root(b"a", b"x")
+        TreeProof((Branch(5, OTHER), Branch(5, OTHER)), None).compute_root(b"a", b"x")
     with pytest.raises(ProofError, match="what stands in place"):
-        TreeProof((Fork(5, OTHER),), None).compute_root(b"a", None)
+        TreeProof((Branch(5, OTHER),), None).compute_root(b"a", None)
     with pytest.raises(ProofError, match="to be absent"):
-        TreeProof((), OtherLeaf(OTHER, OTHER)).compute_root(b"a", b"x")
+        TreeProof((), ConflictingLeaf(OTHER, OTHER)).compute_root(b"a", b"x")
     own = compute_path(b"a")
     with pytest.raises(ProofError, match="to be there"):
-        TreeProof((), OtherLeaf(own.to_bytes(32, "big"), OTHER)).compute_root(b"a", None)
-    strayed = OtherLeaf((own ^ (1 << (255 - 3))).to_bytes(32, "big"), OTHER)
-    assert TreeProof((Fork(2, OTHER),), strayed).compute_root(b"a", None)
+        TreeProof((), ConflictingLeaf(own.to_bytes(32, "big"), OTHER)).compute_root(b"a", None)
+    strayed = ConflictingLeaf((own ^ (1 << (255 - 3))).to_bytes(32, "big"), OTHER)
+    assert TreeProof((Branch(2, OTHER),), strayed).compute_root(b"a", None)
     with pytest.raises(ProofError, match="does not stand on the path"):
-        TreeProof((Fork(3, OTHER),), strayed).compute_root(b"a", None)
+        TreeProof((Branch(3, OTHER),), strayed).compute_root(b"a", None)
 
 
 def test_the_empty_tree_holds_nothing() -> None:
-    assert Tree().prove(b"a") == TreeProof((), None)
+    assert SparseMerkleTree().prove(b"a") == TreeProof((), None)
     assert TreeProof((), None).compute_root(b"a", None) == EMPTY
     assert TreeProof((), None).compute_root(b"a", b"") != EMPTY

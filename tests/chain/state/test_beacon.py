@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from chain.crypto import hash_bytes
 from chain.exceptions import InvalidBlock
-from chain.state.beacon import MIN_LAYERS, NO_TIP, Beacon, Onion, compute_tip, make_onion
+from chain.state.beacon import MIN_HASHES, NO_COMMITMENT, Beacon, HashChain, compute_commitment, make_hash_chain
 from chain.transition.block import build_block, check_reveal, state_transition
 from chain.transition.restart import VIEW_JUMP
 from chain.types.blocks import NO_REVEAL, Block, sign_block
@@ -26,42 +26,42 @@ SALT = hash_bytes("salt")
 @given(secret=st.binary(min_size=32, max_size=32), length=st.integers(1, 20))
 @settings(max_examples=30)
 def test_every_layer_opens_the_one_around_it(secret: bytes, length: int) -> None:
-    onion = Onion(secret, length)
-    tip, seen = onion.tip, [onion.tip]
+    hash_chain = HashChain(secret, length)
+    commitment, seen = hash_chain.commitment, [hash_chain.commitment]
     for left in range(length, 0, -1):
-        assert onion.count_reveals(tip) == left
-        reveal = onion.find_reveal(tip)
-        assert reveal is not None and compute_tip(reveal) == tip
-        tip = reveal
-        seen.append(tip)
-    assert tip == secret and len(set(seen)) == length + 1
-    assert onion.find_reveal(secret) is None and onion.count_reveals(secret) == 0
+        assert hash_chain.count_reveals(commitment) == left
+        reveal = hash_chain.find_reveal(commitment)
+        assert reveal is not None and compute_commitment(reveal) == commitment
+        commitment = reveal
+        seen.append(commitment)
+    assert commitment == secret and len(set(seen)) == length + 1
+    assert hash_chain.find_reveal(secret) is None and hash_chain.count_reveals(secret) == 0
 
 
 def test_an_onion_knows_nothing_of_other_tips() -> None:
-    onion = Onion(bytes(32), 10)
-    layers = [onion.tip]
-    while (reveal := onion.find_reveal(layers[-1])) is not None:
+    hash_chain = HashChain(bytes(32), 10)
+    layers = [hash_chain.commitment]
+    while (reveal := hash_chain.find_reveal(layers[-1])) is not None:
         layers.append(reveal)
     across = (layers[3] + layers[4])[7:39]  # found in the bytes, but no layer
-    for tip in (NO_TIP[1:] + b"\1", hash_bytes("other"), across, Onion(b"\1" * 32, 10).tip):
-        assert onion.find_reveal(tip) is None and onion.count_reveals(tip) == 0
+    for commitment in (NO_COMMITMENT[1:] + b"\1", hash_bytes("other"), across, HashChain(b"\1" * 32, 10).commitment):
+        assert hash_chain.find_reveal(commitment) is None and hash_chain.count_reveals(commitment) == 0
 
 
 def test_onions_are_derived_from_key_chain_and_number() -> None:
     key = make_key("a")
-    tips = {
-        make_onion(who, salt, number, 4).tip
+    commitments = {
+        make_hash_chain(who, salt, number, 4).commitment
         for who in (key, make_key("b"))
         for salt in (SALT, hash_bytes("other salt"))
         for number in (0, 1, 2**40)
     }
-    assert len(tips) == 12
-    onion = make_onion(key, SALT, 0, 4)
-    assert onion.tip == make_onion(key, SALT, 0, 4).tip
-    assert onion.count_reveals(onion.tip) == MIN_LAYERS
-    long = make_onion(key, SALT, 0, MIN_LAYERS)
-    assert long.count_reveals(long.tip) == 4 * MIN_LAYERS  # for four epochs of a validator that leads every view
+    assert len(commitments) == 12
+    hash_chain = make_hash_chain(key, SALT, 0, 4)
+    assert hash_chain.commitment == make_hash_chain(key, SALT, 0, 4).commitment
+    assert hash_chain.count_reveals(hash_chain.commitment) == MIN_HASHES
+    long = make_hash_chain(key, SALT, 0, MIN_HASHES)
+    assert long.count_reveals(long.commitment) == 4 * MIN_HASHES  # for four epochs of a validator that leads every view
 
 
 # The running value.
@@ -79,8 +79,8 @@ def test_absorbing_depends_on_every_reveal_and_on_their_order() -> None:
 def test_an_epoch_ends_with_the_value_that_the_next_draws_from() -> None:
     ended = START.absorb(bytes(32)).end_epoch()
     assert ended == Beacon(4, START.absorb(bytes(32)).value, START.absorb(bytes(32)).value, START.previous)
-    assert ended.get_source(4) == ended.value and ended.get_source(3) == START.previous
-    assert [ended.get_source(epoch) for epoch in (0, 2, 5)] == [None] * 3
+    assert ended.get_epoch_seed(4) == ended.value and ended.get_epoch_seed(3) == START.previous
+    assert [ended.get_epoch_seed(epoch) for epoch in (0, 2, 5)] == [None] * 3
 
 
 def test_the_beacon_of_a_chain_is_the_hash_of_its_reveals() -> None:
@@ -95,8 +95,8 @@ def test_the_beacon_of_a_chain_is_the_hash_of_its_reveals() -> None:
     for epoch, source in enumerate(ends):  # epoch e draws from the end of e - 1, epoch 0 from the genesis
         assert chain.get_epoch(epoch).beacon == source
         if epoch >= chain.next_epoch - 1:
-            assert chain.state.beacon.get_source(epoch) == source
-    assert len(ends) == 4 and chain.state.beacon.get_source(chain.next_epoch - 2) is None
+            assert chain.state.beacon.get_epoch_seed(epoch) == source
+    assert len(ends) == 4 and chain.state.beacon.get_epoch_seed(chain.next_epoch - 2) is None
 
 
 def test_leaders_are_drawn_from_the_beacon_of_the_epoch_before() -> None:
@@ -143,18 +143,18 @@ def test_only_the_layer_under_the_tip_is_a_reveal() -> None:
         chain.append()
     leader = chain.keys[chain.propose()[0].header.proposer]
     right = find_reveal(leader, chain.genesis, chain.state)
-    onion = make_onion(leader, chain.genesis.beacon, 0, PARAMETERS.epoch_heights)
+    hash_chain = make_hash_chain(leader, chain.genesis.beacon, 0, PARAMETERS.epoch_heights)
     used = [block.header.beacon_reveal for block in chain.blocks if block.header.proposer == leader.public_key]
     others = [find_reveal(key, chain.genesis, chain.state) for key in chain.validators if key is not leader]
-    beneath = onion.find_reveal(right)
-    other_onion = make_onion(leader, chain.genesis.beacon, 1, PARAMETERS.epoch_heights)
+    beneath = hash_chain.find_reveal(right)
+    other_onion = make_hash_chain(leader, chain.genesis.beacon, 1, PARAMETERS.epoch_heights)
     assert used and beneath is not None
     for wrong in (
-        chain.duty(leader).tip,
+        chain.validator_record(leader).commitment,
         beneath,  # two layers at once
-        onion.tip,
-        other_onion.tip,
-        other_onion.find_reveal(other_onion.tip) or b"",
+        hash_chain.commitment,
+        other_onion.commitment,
+        other_onion.find_reveal(other_onion.commitment) or b"",
         bytes([right[0] ^ 1]) + right[1:],
         *used,  # its own, of earlier blocks
         *others,
@@ -162,7 +162,7 @@ def test_only_the_layer_under_the_tip_is_a_reveal() -> None:
         assert wrong != right
         refuse(chain, wrong)
     chain.append()
-    assert chain.head.beacon_reveal == right and chain.duty(leader).tip == right
+    assert chain.head.beacon_reveal == right and chain.validator_record(leader).commitment == right
 
 
 def test_a_block_that_reveals_nothing_passes_for_a_restart_and_is_none() -> None:
@@ -177,17 +177,20 @@ def test_a_block_that_reveals_nothing_passes_for_a_restart_and_is_none() -> None
 
 
 def test_an_onion_that_is_used_up_reveals_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("chain.state.beacon.MIN_LAYERS", 8)
-    monkeypatch.setattr("chain.state.beacon.LAYERS_PER_HEIGHT", 0)
+    monkeypatch.setattr("chain.state.beacon.MIN_HASHES", 8)
+    monkeypatch.setattr("chain.state.beacon.HASHES_PER_HEIGHT", 0)
     chain = Chain(1, parameters=replace(PARAMETERS, epoch_heights=40))
     (leader,) = chain.validators
     for left in range(8, 0, -1):
-        onion = make_onion(leader, chain.genesis.beacon, 0, 4)
-        assert onion.count_reveals(chain.duty(leader).tip) == left
+        hash_chain = make_hash_chain(leader, chain.genesis.beacon, 0, 4)
+        assert hash_chain.count_reveals(chain.validator_record(leader).commitment) == left
         block = chain.append()
-    assert onion.count_reveals(chain.duty(leader).tip) == 0 and onion.find_reveal(chain.duty(leader).tip) is None
+    assert (
+        hash_chain.count_reveals(chain.validator_record(leader).commitment) == 0
+        and hash_chain.find_reveal(chain.validator_record(leader).commitment) is None
+    )
     header = replace(block.header, height=block.header.height + 1)
-    for reveal in (block.header.beacon_reveal, onion.tip, NO_TIP):
+    for reveal in (block.header.beacon_reveal, hash_chain.commitment, NO_COMMITMENT):
         with pytest.raises(InvalidBlock, match="beacon_reveal"):
             check_reveal(chain.state, replace(header, beacon_reveal=reveal))
 
@@ -200,11 +203,11 @@ def test_who_has_no_tip_reveals_nothing(monkeypatch: pytest.MonkeyPatch) -> None
     check_reveal(chain.state, header)
     with pytest.raises(InvalidBlock, match="beacon_reveal"):
         check_reveal(chain.state, replace(header, proposer=chain.users[0].public_key))
-    duty = replace(chain.duty(chain.keys[header.proposer]), tip=NO_TIP)
-    state = chain.state.update({b"v" + header.proposer: duty})
+    validator = replace(chain.validator_record(chain.keys[header.proposer]), commitment=NO_COMMITMENT)
+    state = chain.state.update({b"v" + header.proposer: validator})
     with pytest.raises(InvalidBlock, match="beacon_reveal"):
         check_reveal(state, header)
-    monkeypatch.setattr("chain.transition.block.compute_tip", lambda reveal: NO_TIP)
+    monkeypatch.setattr("chain.transition.block.compute_commitment", lambda reveal: NO_COMMITMENT)
     with pytest.raises(InvalidBlock, match="beacon_reveal"):
         check_reveal(state, header)
 

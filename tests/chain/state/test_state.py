@@ -9,20 +9,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chain.exceptions import CodecError, StoreError
-from chain.merkle.tree import Leaf, Tree
+from chain.merkle.tree import Leaf, SparseMerkleTree
 from chain.state.state import (
+    REPLAY_WINDOW_SIZE,
     TOTALS_KEY,
-    WINDOW,
     Account,
-    Draft,
-    Duty,
-    HoldWindow,
+    ReplayWindow,
     State,
+    StateOverlay,
     Totals,
+    ValidatorRecord,
     account_key,
     compute_supply,
-    duty_key,
     hold_key,
+    validator_key,
 )
 from tests.chain.builders import Chain, make_key
 
@@ -35,10 +35,10 @@ steps = st.one_of(
 @given(moves=st.lists(st.tuples(steps, st.integers(0, 7)), max_size=80))
 def test_window_is_a_set_that_forgets_only_what_it_refuses(moves: list[tuple[int, int]]) -> None:
     """Never replayed: what was used is never usable again. Never stalled: the next number always is."""
-    window, used, top = HoldWindow(), set[tuple[int, int]](), 0
+    window, used, top = ReplayWindow(), set[tuple[int, int]](), 0
     for move, attempt in moves:
         seq = max(0, top + move)
-        expected = (seq, attempt) not in used and top - WINDOW <= seq < top + WINDOW
+        expected = (seq, attempt) not in used and top - REPLAY_WINDOW_SIZE <= seq < top + REPLAY_WINDOW_SIZE
         assert window.is_usable(seq, attempt) is expected
         if expected:
             window = window.use(seq, attempt)
@@ -46,10 +46,10 @@ def test_window_is_a_set_that_forgets_only_what_it_refuses(moves: list[tuple[int
             top = max(top, seq + 1)
         assert window.top == top
         assert not any(window.is_usable(*pair) for pair in used)
-        assert all(window.is_usable(top + ahead, a) for ahead in (0, 1, WINDOW - 1) for a in range(8))
-        assert not window.is_usable(top + WINDOW, 0)
-        assert HoldWindow.decode(window.encode()) == window
-    for seq in range(max(0, top - WINDOW), top):
+        assert all(window.is_usable(top + ahead, a) for ahead in (0, 1, REPLAY_WINDOW_SIZE - 1) for a in range(8))
+        assert not window.is_usable(top + REPLAY_WINDOW_SIZE, 0)
+        assert ReplayWindow.decode(window.encode()) == window
+    for seq in range(max(0, top - REPLAY_WINDOW_SIZE), top):
         for attempt in range(8):
             assert window.is_usable(seq, attempt) is ((seq, attempt) not in used)
 
@@ -58,7 +58,7 @@ def test_a_window_has_one_form_whatever_the_order_of_use() -> None:
     pairs = [(0, 0), (3, 1), (3, 0), (10, 7), (255, 0)]
     windows = set()
     for order in (pairs, pairs[::-1], pairs[2:] + pairs[:2]):
-        window = HoldWindow()
+        window = ReplayWindow()
         for seq, attempt in order:
             window = window.use(seq, attempt)
         windows.add(window.encode())
@@ -66,10 +66,10 @@ def test_a_window_has_one_form_whatever_the_order_of_use() -> None:
 
 
 def test_a_window_stays_small() -> None:
-    window = HoldWindow()
+    window = ReplayWindow()
     for seq in range(0, 5_000, 3):
         window = window.use(seq, seq % 8)
-    assert len(window.used) == WINDOW and len(window.encode()) < 300
+    assert len(window.used) == REPLAY_WINDOW_SIZE and len(window.encode()) < 300
 
 
 amounts = st.integers(0, 5)
@@ -85,18 +85,18 @@ def test_drafts_nest_and_states_do_not_change(batches: list[dict[bytes, Account 
     state, model = State(), dict[bytes, Account]()
     for changes in batches:
         before, root = state, state.root
-        draft = Draft(state)
-        abandoned = Draft(draft)
+        overlay = StateOverlay(state)
+        abandoned = StateOverlay(overlay)
         for key, account in changes.items():
-            inner = Draft(draft)
+            inner = StateOverlay(overlay)
             inner.put_account(key, account or Account())
             abandoned.put_account(key, Account(nonce=99))
-            assert inner.account(key) == (account or Account()) and draft.account(key) == model.get(key, Account())
-            draft.merge(inner)
+            assert inner.account(key) == (account or Account()) and overlay.account(key) == model.get(key, Account())
+            overlay.merge(inner)
             model[key] = account or Account()
         for key in PEOPLE:
-            assert draft.account(key) == model.get(key, Account())
-        state = state.update(draft.changes)
+            assert overlay.account(key) == model.get(key, Account())
+        state = state.update(overlay.changes)
         assert before.root == root
         assert dict(state.accounts()) == {key: account for key, account in model.items() if account != Account()}
         loaded = State.load({leaf.key: leaf.encoded for leaf in state.entries()})
@@ -105,26 +105,30 @@ def test_drafts_nest_and_states_do_not_change(batches: list[dict[bytes, Account 
             assert list(known.servers()) == sorted((key, account) for key, account in model.items() if account.models)
 
 
-@given(batches=st.lists(st.dictionaries(st.sampled_from(PEOPLE), st.one_of(st.none(), st.builds(Duty)), max_size=4)))
-def test_a_state_knows_who_has_a_duty(batches: list[dict[bytes, Duty | None]]) -> None:
-    states, model = [State()], dict[bytes, Duty]()
+@given(
+    batches=st.lists(
+        st.dictionaries(st.sampled_from(PEOPLE), st.one_of(st.none(), st.builds(ValidatorRecord)), max_size=4)
+    )
+)
+def test_a_state_knows_who_has_a_duty(batches: list[dict[bytes, ValidatorRecord | None]]) -> None:
+    states, model = [State()], dict[bytes, ValidatorRecord]()
     copies = []
     for changes in batches:
-        states.append(states[-1].update({duty_key(key): duty for key, duty in changes.items()}))
-        model = {key: duty for key, duty in {**model, **changes}.items() if duty is not None}
+        states.append(states[-1].update({validator_key(key): validator for key, validator in changes.items()}))
+        model = {key: validator for key, validator in {**model, **changes}.items() if validator is not None}
         copies.append(dict(model))
-    assert [dict(state.duties()) for state in states[1:]] == copies
-    assert [list(state.duties()) for state in states[1:]] == [sorted(copy.items()) for copy in copies]
+    assert [dict(state.validator_records()) for state in states[1:]] == copies
+    assert [list(state.validator_records()) for state in states[1:]] == [sorted(copy.items()) for copy in copies]
 
 
 def test_the_end_of_an_epoch_does_not_look_at_every_account(monkeypatch: pytest.MonkeyPatch) -> None:
     """There may be a million that serve nothing and vote on nothing."""
     chain = Chain()
 
-    def walk(tree: Tree) -> Iterator[Leaf]:
+    def walk(tree: SparseMerkleTree) -> Iterator[Leaf]:
         raise AssertionError("a walk over the whole state")
 
-    monkeypatch.setattr(Tree, "__iter__", walk)
+    monkeypatch.setattr(SparseMerkleTree, "__iter__", walk)
     chain.append_epochs(1)
     table = chain.state.serving_table(2)
     assert table is not None and {entry.public_key for entry in table.entries} == {
@@ -134,12 +138,12 @@ def test_the_end_of_an_epoch_does_not_look_at_every_account(monkeypatch: pytest.
 
 def test_an_emptied_account_leaves_no_entry() -> None:
     state = State()
-    draft = Draft(state)
-    draft.put_account(PEOPLE[0], Account(available=5))
-    full = state.update(draft.changes)
-    draft = Draft(full)
-    draft.put_account(PEOPLE[0], Account())
-    assert full.update(draft.changes).root == state.root != full.root
+    overlay = StateOverlay(state)
+    overlay.put_account(PEOPLE[0], Account(available=5))
+    full = state.update(overlay.changes)
+    overlay = StateOverlay(full)
+    overlay.put_account(PEOPLE[0], Account())
+    assert full.update(overlay.changes).root == state.root != full.root
 
 
 def test_loading_refuses_what_is_no_state() -> None:

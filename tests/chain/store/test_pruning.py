@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from chain.audit.audit import Report, StoreSource, verify_chain
+from chain.audit.audit import Report, StoreSource, audit_chain
 from chain.audit.export import export_chain
 from chain.cli.app import _report_text, build_app
 from chain.exceptions import StoreError
 from chain.genesis import compute_serving_table
-from chain.light.client import Checkpoint, EpochEnd
+from chain.light.client import Checkpoint, LightClientUpdate
 from chain.merkle.snapshot import Entry, LargeEntry, add_chunk, make_chunk
-from chain.merkle.tree import History
+from chain.merkle.tree import MountainRange
 from chain.state.beacon import Beacon
 from chain.state.state import (
     BEACON_KEY,
@@ -32,18 +32,18 @@ from chain.state.state import (
 )
 from chain.store.kv import LevelStore, MemoryStore, Store
 from chain.store.reader import (
-    BANK_KEY,
     BASE_KEY,
     FORMAT,
     FORMAT_KEY,
     GENESIS_KEY,
     HEIGHT_KEY,
+    SLOT_KEY,
     UNDO_KEY,
+    ChainReader,
     FinalHeader,
-    StoredChain,
     encode_number,
 )
-from chain.store.writer import BlockStore
+from chain.store.writer import ChainStore
 from chain.transition.epochs import get_last_height
 from chain.types.validators import ValidatorSet
 from chain.types.votes import VoteKind, make_certificate, sign_vote
@@ -64,7 +64,7 @@ def make_chain(length: int = LENGTH) -> Chain:
 CHAIN = make_chain()
 
 
-def append(blocks: BlockStore, upto: int = LENGTH, chain: Chain = CHAIN) -> None:
+def append(blocks: ChainStore, upto: int = LENGTH, chain: Chain = CHAIN) -> None:
     """Append the blocks up to a height, each with its certificate."""
     from chain.transition.block import apply_block
 
@@ -74,16 +74,16 @@ def append(blocks: BlockStore, upto: int = LENGTH, chain: Chain = CHAIN) -> None
 
 
 def audit(store: Store) -> Report:
-    report = verify_chain(StoreSource(store), threads=1)
+    report = audit_chain(StoreSource(store), threads=1)
     assert report.fault is None, report.fault
     return report
 
 
-def get_ends(first: int = 0, last: int = 6) -> list[EpochEnd]:
+def get_ends(first: int = 0, last: int = 6) -> list[LightClientUpdate]:
     """The ends of epochs, as an archive has them."""
-    blocks = BlockStore(MemoryStore(), CHAIN.genesis)
+    blocks = ChainStore(MemoryStore(), CHAIN.genesis)
     append(blocks)
-    found = [blocks.epoch_end(epoch) for epoch in range(first, last + 1)]
+    found = [blocks.light_client_update(epoch) for epoch in range(first, last + 1)]
     assert None not in found
     return [end for end in found if end is not None]
 
@@ -116,7 +116,7 @@ class CrashingStore(MemoryStore):
 @pytest.mark.parametrize("keep", [1, 2, 5])
 def test_old_epochs_go_and_what_a_light_client_needs_stays(keep: int) -> None:
     store = MemoryStore()
-    blocks = BlockStore(store, CHAIN.genesis, keep)
+    blocks = ChainStore(store, CHAIN.genesis, keep)
     append(blocks)
     base = get_last_height(PARAMETERS, 7 - keep - 1)
     assert blocks.base == CHAIN.blocks[base - 1].header and base == (7 - keep) * E
@@ -128,10 +128,10 @@ def test_old_epochs_go_and_what_a_light_client_needs_stays(keep: int) -> None:
         assert all((blocks.find_operation(operation.id) is not None) == is_kept for operation in block.body.operations)
         header = blocks.find_header(block.height)
         assert header == (block.header if is_kept or block.height % E == 0 else None)
-    assert [blocks.epoch_end(epoch) for epoch in range(8)] == [*ENDS, None]
+    assert [blocks.light_client_update(epoch) for epoch in range(8)] == [*ENDS, None]
     assert blocks.validators(7) == CHAIN.epoch.validators
     assert store.get(b"u" + base.to_bytes(8, "big")) is None and not blocks.prunable
-    again = BlockStore(store, CHAIN.genesis, keep)
+    again = ChainStore(store, CHAIN.genesis, keep)
     assert again.header == CHAIN.head and again.state.root == CHAIN.state.root
     report = audit(store)
     assert (report.base_height, report.base_id, report.is_proven) == (base, CHAIN.blocks[base - 1].id, True)
@@ -140,11 +140,11 @@ def test_old_epochs_go_and_what_a_light_client_needs_stays(keep: int) -> None:
 
 
 def test_it_takes_a_bounded_part_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("chain.store.writer.PRUNE_ENTRIES", 6)
+    monkeypatch.setattr("chain.store.writer.PRUNE_BATCH_ENTRIES", 6)
     store = CrashingStore()
-    append(BlockStore(store, CHAIN.genesis), 25)
-    append(BlockStore(store, CHAIN.genesis, 1), LENGTH)  # it is asked to prune only now
-    blocks = BlockStore(store, CHAIN.genesis, 1)
+    append(ChainStore(store, CHAIN.genesis), 25)
+    append(ChainStore(store, CHAIN.genesis, 1), LENGTH)  # it is asked to prune only now
+    blocks = ChainStore(store, CHAIN.genesis, 1)
     assert blocks.base.height == 24 and list(blocks.prunable)
     audit(store)
     writes = len(store.sizes)
@@ -158,9 +158,9 @@ def test_it_takes_a_bounded_part_at_a_time(monkeypatch: pytest.MonkeyPatch) -> N
 def test_an_archive_prunes_as_far_as_it_can_go_back() -> None:
     """The state at the new base comes from undo entries, which an archive has for two epochs only."""
     store = MemoryStore()
-    append(BlockStore(store, CHAIN.genesis), 21)
-    assert StoredChain(store).undo_floor == 21 - 2 * E
-    blocks = BlockStore(store, CHAIN.genesis, 3)
+    append(ChainStore(store, CHAIN.genesis), 21)
+    assert ChainReader(store).undo_floor == 21 - 2 * E
+    blocks = ChainStore(store, CHAIN.genesis, 3)
     append(blocks, 23)
     assert blocks.base.height == 0
     append(blocks, LENGTH)
@@ -170,8 +170,8 @@ def test_an_archive_prunes_as_far_as_it_can_go_back() -> None:
 
 def test_what_is_gone_does_not_come_back_but_the_rest_stays() -> None:
     store = MemoryStore()
-    append(BlockStore(store, CHAIN.genesis, 1), 20)
-    blocks = BlockStore(store, CHAIN.genesis)
+    append(ChainStore(store, CHAIN.genesis, 1), 20)
+    blocks = ChainStore(store, CHAIN.genesis)
     append(blocks)
     assert blocks.base.height == 16 and blocks.raw_block(17) is not None
     assert audit(store).base_height == 16
@@ -183,14 +183,14 @@ def test_what_is_gone_does_not_come_back_but_the_rest_stays() -> None:
 @pytest.mark.parametrize("is_reopened", [False, True])
 def test_the_states_at_the_last_two_ends_are_at_hand(keep: int, is_reopened: bool) -> None:
     store = MemoryStore()
-    blocks = BlockStore(store, CHAIN.genesis, keep)
+    blocks = ChainStore(store, CHAIN.genesis, keep)
     for height in range(1, LENGTH + 1):
         append(blocks, height)
         if is_reopened:
-            blocks = BlockStore(store, CHAIN.genesis, keep)
+            blocks = ChainStore(store, CHAIN.genesis, keep)
         ended = height // E * E
         for end in range(height + 2):
-            state = blocks.find_end_state(end)
+            state = blocks.find_epoch_end_state(end)
             if end and end in (ended, ended - E):
                 assert state is not None and state.root == CHAIN.blocks[end - 1].header.state_root
             else:
@@ -200,14 +200,14 @@ def test_the_states_at_the_last_two_ends_are_at_hand(keep: int, is_reopened: boo
 # Snapshots.
 
 
-def stage(blocks: BlockStore, height: int, chunk_size: int = 700) -> State:
+def stage(blocks: ChainStore, height: int, chunk_size: int = 700) -> State:
     """Fetch the state after a block into the staging of a store, from a tree in memory."""
     header, source = CHAIN.blocks[height - 1].header, CHAIN.states[height]
-    staging = blocks.staging
-    if staging.header != header:
-        staging.begin(header)
-    while not staging.is_complete:
-        frontier = staging.frontier
+    snapshot_import = blocks.snapshot_import
+    if snapshot_import.header != header:
+        snapshot_import.begin(header)
+    while not snapshot_import.is_complete:
+        frontier = snapshot_import.frontier
         chunk = make_chunk(source.tree, None if frontier is None else frontier.path)
         assert chunk is not None
         advanced = add_chunk(frontier, chunk, header.state_root)
@@ -215,22 +215,22 @@ def stage(blocks: BlockStore, height: int, chunk_size: int = 700) -> State:
             if isinstance(entry, LargeEntry):
                 record = source.get(entry.key)
                 assert record is not None
-                staging.put({entry.key: record.encode()})
+                snapshot_import.put({entry.key: record.encode()})
         entries = {entry.key: entry.value for entry in chunk.entries if isinstance(entry, Entry)}
-        staging.add(entries, advanced, chunk.is_last)
-    return staging.load()
+        snapshot_import.add(entries, advanced, chunk.is_last)
+    return snapshot_import.load()
 
 
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("chain.merkle.snapshot.CHUNK", 700)
-    monkeypatch.setattr("chain.merkle.snapshot.LARGE", 120)
+    monkeypatch.setattr("chain.merkle.snapshot.MAX_CHUNK_BYTES", 700)
+    monkeypatch.setattr("chain.merkle.snapshot.MAX_INLINE_BYTES", 120)
 
 
 @pytest.mark.parametrize("before", [0, 6, 12])
 def test_a_chain_goes_on_from_a_snapshot(before: int, small_chunks: None) -> None:
     store = MemoryStore()
-    blocks = BlockStore(store, CHAIN.genesis)
+    blocks = ChainStore(store, CHAIN.genesis)
     append(blocks, before)
     state = stage(blocks, 20)
     blocks.adopt_snapshot(ENDS[2:5], state, (9, bytes(32)))
@@ -239,7 +239,7 @@ def test_a_chain_goes_on_from_a_snapshot(before: int, small_chunks: None) -> Non
     assert blocks.certificate(20) == CHAIN.finality(CHAIN.blocks[19])
     assert blocks.height_of_block(CHAIN.blocks[19].id) == 20
     audit(store)
-    assert BlockStore(store, CHAIN.genesis).state.root == CHAIN.states[20].root
+    assert ChainStore(store, CHAIN.genesis).state.root == CHAIN.states[20].root
     append(blocks)
     assert [height for height in range(LENGTH + 1) if blocks.raw_block(height) is not None] == [*range(21, 31)]
     assert next(store.items(b"s"), None) is None, "the place of the old state is empty"
@@ -249,7 +249,7 @@ def test_a_chain_goes_on_from_a_snapshot(before: int, small_chunks: None) -> Non
     assert report.ok == report.is_proven, "nothing vouches for what it begins with"
     assert ("NOT PROVEN" in _report_text(report)) != report.is_proven
     # And another one on top, with the places of the states exchanged once more.
-    chain = StoredChain(store)
+    chain = ChainReader(store)
     assert chain.stored_state() == {leaf.key: leaf.encoded for leaf in CHAIN.state.entries()}
 
 
@@ -257,7 +257,7 @@ def test_a_chain_goes_on_from_a_snapshot(before: int, small_chunks: None) -> Non
 def begun(small_chunks: None) -> MemoryStore:
     """A chain that begins with the state after block 20, and knows the ends of the epochs from block 12 on."""
     store = MemoryStore()
-    blocks = BlockStore(store, CHAIN.genesis)
+    blocks = ChainStore(store, CHAIN.genesis)
     blocks.adopt_snapshot(ENDS[2:5], stage(blocks, 20))
     append(blocks)
     return store
@@ -284,7 +284,7 @@ def test_a_chain_that_begins_with_a_state_is_in_doubt_until_a_checkpoint_is_met(
     checkpoint = None
     if height is not None:
         checkpoint = Checkpoint(height, CHAIN.blocks[height - 1].id if height <= LENGTH else bytes(32))
-    report = verify_chain(StoreSource(begun), threads=1, checkpoint=checkpoint)
+    report = audit_chain(StoreSource(begun), threads=1, checkpoint=checkpoint)
     assert report.fault is None and not report.is_proven
     assert report.ok == (doubt is None) and (doubt or "") in (report.doubt or "")
     assert report.checkpoint == (checkpoint if doubt is None else None)
@@ -294,31 +294,31 @@ def test_a_chain_that_begins_with_a_state_is_in_doubt_until_a_checkpoint_is_met(
 @pytest.mark.parametrize("height", [12, 16, 20, 21, 24, LENGTH])
 def test_a_checkpoint_that_is_another_block_is_a_fault(begun: MemoryStore, height: int) -> None:
     whole = MemoryStore()
-    append(BlockStore(whole, CHAIN.genesis))
+    append(ChainStore(whole, CHAIN.genesis))
     for store in (begun, whole):
-        report = verify_chain(StoreSource(store), threads=1, checkpoint=Checkpoint(height, bytes(32)))
+        report = audit_chain(StoreSource(store), threads=1, checkpoint=Checkpoint(height, bytes(32)))
         assert report.fault is not None and report.fault.height == height
         assert "checkpoint" in f"{report.fault.field} {report.fault.reason}" and report.checkpoint is None
 
 
 def test_a_checkpoint_older_than_the_unbonding_time_vouches_for_nothing(small_chunks: None) -> None:
     store = MemoryStore()
-    blocks = BlockStore(store, CHAIN.genesis)
+    blocks = ChainStore(store, CHAIN.genesis)
     blocks.adopt_snapshot(ENDS[2:6], stage(blocks, 24))
     for height, is_young in ((12, False), (16, True)):
         checkpoint = Checkpoint(height, CHAIN.blocks[height - 1].id)
-        report = verify_chain(StoreSource(store), threads=1, checkpoint=checkpoint)
+        report = audit_chain(StoreSource(store), threads=1, checkpoint=checkpoint)
         assert report.ok == is_young and ("too old" in (report.doubt or "")) != is_young
 
 
 def test_a_whole_chain_needs_no_checkpoint_but_has_the_one_that_is_named() -> None:
     store = MemoryStore()
-    append(BlockStore(store, CHAIN.genesis))
+    append(ChainStore(store, CHAIN.genesis))
     assert audit(store).checkpoint is None
     checkpoint = Checkpoint(7, CHAIN.blocks[6].id)
-    report = verify_chain(StoreSource(store), threads=1, checkpoint=checkpoint)
+    report = audit_chain(StoreSource(store), threads=1, checkpoint=checkpoint)
     assert report.ok and report.checkpoint == checkpoint
-    assert not verify_chain(StoreSource(store), threads=1, checkpoint=Checkpoint(31, bytes(32))).ok
+    assert not audit_chain(StoreSource(store), threads=1, checkpoint=Checkpoint(31, bytes(32))).ok
 
 
 def make_up(credit: int) -> dict[bytes, bytes | None]:
@@ -331,7 +331,7 @@ def make_up(credit: int) -> dict[bytes, bytes | None]:
         {
             **accounts,
             TOTALS_KEY: Totals(0, credit),
-            HISTORY_KEY: History(0, ()),
+            HISTORY_KEY: MountainRange(0, ()),
             BEACON_KEY: Beacon(epoch + 1, bytes(32), bytes(32), bytes(32)),
             **{committee_key(number): committee for number in range(epoch, epoch + 3)},
             **{table_key(number): table for number in range(epoch, epoch + 3)},
@@ -349,7 +349,7 @@ def make_up(credit: int) -> dict[bytes, bytes | None]:
         FORMAT_KEY: FORMAT,
         GENESIS_KEY: genesis.encode(),
         HEIGHT_KEY: encode_number(header.height),
-        BANK_KEY: b"s",
+        SLOT_KEY: b"s",
         UNDO_KEY: encode_number(header.height),
         BASE_KEY: header.encode(),
         b"l" + encode_number(epoch): FinalHeader(header, make_certificate([vote], committee)).encode(),
@@ -385,7 +385,7 @@ def test_a_state_with_more_credit_than_there_can_be_is_a_fault() -> None:
     for credit in (CHAIN.genesis.supply + 1, CHAIN.genesis.supply - 1):
         store = MemoryStore()
         store.write(make_up(credit))
-        fault = verify_chain(StoreSource(store), threads=1).fault
+        fault = audit_chain(StoreSource(store), threads=1).fault
         assert fault is not None and (fault.height, fault.field) == (24, "supply")
 
 
@@ -410,7 +410,7 @@ def test_the_checkpoint_that_a_node_was_given_serves_for_its_own_directory(begun
 )
 def test_a_store_says_whether_it_can_tell_a_checkpoint(begun: MemoryStore, height: int, is_known: bool) -> None:
     """One within an epoch below the base is not here any more: that no other stands in its place says nothing."""
-    blocks = BlockStore(begun, CHAIN.genesis)
+    blocks = ChainStore(begun, CHAIN.genesis)
     block_id = CHAIN.blocks[height - 1].id if height <= LENGTH else bytes(32)
     assert blocks.check_checkpoint(Checkpoint(height, block_id)) == is_known
     if is_known and height <= LENGTH:
@@ -421,7 +421,7 @@ def test_a_store_says_whether_it_can_tell_a_checkpoint(begun: MemoryStore, heigh
 
 
 def test_only_the_staged_state_is_adopted(small_chunks: None) -> None:
-    blocks = BlockStore(MemoryStore(), CHAIN.genesis)
+    blocks = ChainStore(MemoryStore(), CHAIN.genesis)
     state = stage(blocks, 20)
     for ends, wrong in ((ENDS[:4], state), (ENDS[:6], state), (ENDS[:5], CHAIN.states[19])):
         with pytest.raises(ValueError, match="not the staged"):
@@ -434,7 +434,7 @@ def test_only_the_staged_state_is_adopted(small_chunks: None) -> None:
 
 def test_a_staged_state_is_checked_again_when_it_is_loaded(small_chunks: None) -> None:
     store = MemoryStore()
-    blocks = BlockStore(store, CHAIN.genesis)
+    blocks = ChainStore(store, CHAIN.genesis)
     stage(blocks, 20)
     key = b"z" + account_key(CHAIN.users[0].public_key)
     raw = store.get(key)
@@ -442,12 +442,12 @@ def test_a_staged_state_is_checked_again_when_it_is_loaded(small_chunks: None) -
     for damage in (None, raw[:-1], store.get(b"z" + account_key(CHAIN.users[1].public_key))):
         store.write({key: damage})
         with pytest.raises(StoreError):
-            BlockStore(store, CHAIN.genesis).staging.load()
+            ChainStore(store, CHAIN.genesis).snapshot_import.load()
 
 
 def test_another_snapshot_leaves_nothing_of_the_one_before(small_chunks: None) -> None:
     store = MemoryStore()
-    blocks = BlockStore(store, CHAIN.genesis)
+    blocks = ChainStore(store, CHAIN.genesis)
     stage(blocks, 16)
     store.write({b"z" + account_key(bytes(32)): b"what the other state does not have"})
     state = stage(blocks, 20)
@@ -457,16 +457,16 @@ def test_another_snapshot_leaves_nothing_of_the_one_before(small_chunks: None) -
 
 def test_a_crash_at_any_write_leaves_a_whole_chain(small_chunks: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Some blocks, a snapshot, more blocks, and pruning in small steps; killed before every single write in turn."""
-    monkeypatch.setattr("chain.store.writer.PRUNE_ENTRIES", 5)
-    monkeypatch.setattr("chain.store.snapshot_import.RUBBISH", 4)
+    monkeypatch.setattr("chain.store.writer.PRUNE_BATCH_ENTRIES", 5)
+    monkeypatch.setattr("chain.store.snapshot_import.GARBAGE_BATCH_ENTRIES", 4)
 
-    def play(store: Store) -> BlockStore:
-        blocks = BlockStore(store, CHAIN.genesis, 1)
+    def play(store: Store) -> ChainStore:
+        blocks = ChainStore(store, CHAIN.genesis, 1)
         append(blocks, 6)
         if blocks.height < 16:
             blocks.adopt_snapshot(ENDS[:4], stage(blocks, 16))
         append(blocks)
-        while blocks.prunable or blocks.staging.rubbish:
+        while blocks.prunable or blocks.snapshot_import.garbage:
             blocks.prune()
         return blocks
 
@@ -490,9 +490,9 @@ def test_damage_to_what_a_pruned_chain_rests_on_is_found() -> None:
         return value.to_bytes(8, "big")
 
     store = MemoryStore()
-    append(BlockStore(store, CHAIN.genesis, 1))
+    append(ChainStore(store, CHAIN.genesis, 1))
     other = MemoryStore()
-    append(BlockStore(other, CHAIN.genesis, 1), 25)
+    append(ChainStore(other, CHAIN.genesis, 1), 25)
     cases: dict[str, tuple[bytes, bytes | None]] = {
         "no undo": (b"u" + number(27), None),
         "an undo of another block": (b"u" + number(27), store.get(b"u" + number(26))),
@@ -513,7 +513,7 @@ def test_damage_to_what_a_pruned_chain_rests_on_is_found() -> None:
         damaged.write(dict(store.items(b"")))
         damaged.write({key: value})
         try:
-            fault = verify_chain(StoreSource(damaged), threads=1).fault
+            fault = audit_chain(StoreSource(damaged), threads=1).fault
         except StoreError:
             continue  # refused at once
         assert fault is not None, name
@@ -522,10 +522,10 @@ def test_damage_to_what_a_pruned_chain_rests_on_is_found() -> None:
 
 def test_a_pruned_chain_in_leveldb(tmp_path: Path) -> None:
     store = LevelStore(tmp_path / "db")
-    append(BlockStore(store, CHAIN.genesis, 2), 26)
+    append(ChainStore(store, CHAIN.genesis, 2), 26)
     store.close()
     store = LevelStore(tmp_path / "db", create=False)
-    append(BlockStore(store, CHAIN.genesis, 2))
+    append(ChainStore(store, CHAIN.genesis, 2))
     assert audit(store).base_height == 20
     store.close()
     for words, code, output in (

@@ -13,19 +13,19 @@ from pathlib import Path
 
 import pytest
 
-from chain.audit.audit import StoreSource, verify_chain
+from chain.audit.audit import StoreSource, audit_chain
 from chain.exceptions import StoreError
 from chain.state.state import account_key
 from chain.store.kv import LevelStore, MemoryStore
-from chain.store.reader import StoredChain, load_stored_genesis
-from chain.store.writer import BlockStore
+from chain.store.reader import ChainReader, load_stored_genesis
+from chain.store.writer import ChainStore
 from chain.transition.block import apply_block
 from chain.types.votes import Certificate
 from tests.chain.builders import PARAMETERS, Chain
 from tests.chain.forgeries import DAMAGES, Finals, damage_file, fill_store, flip, make_busy_chain
 
 
-def append(blocks: BlockStore, chain: Chain, upto: int, mark: tuple[int, bytes] | None = None) -> None:
+def append(blocks: ChainStore, chain: Chain, upto: int, mark: tuple[int, bytes] | None = None) -> None:
     """Append the blocks of ``chain`` after the last one up to a height, under one certificate."""
     parent, state, pairs = blocks.header, blocks.state, []
     for block in chain.blocks[blocks.height : upto]:
@@ -47,7 +47,7 @@ def make_chain() -> Chain:
 
 def test_what_was_appended_is_there_after_reopening(tmp_path: Path) -> None:
     chain = make_chain()
-    blocks = BlockStore(LevelStore(tmp_path / "db"), chain.genesis)
+    blocks = ChainStore(LevelStore(tmp_path / "db"), chain.genesis)
     assert (blocks.height, blocks.header, blocks.journal_mark) == (0, chain.genesis.header, None)
     append(blocks, chain, 1)
     append(blocks, chain, 3, (7, b"\x07" * 32))
@@ -55,7 +55,7 @@ def test_what_was_appended_is_there_after_reopening(tmp_path: Path) -> None:
     blocks.close()
     store = LevelStore(tmp_path / "db", create=False)
     assert load_stored_genesis(store) == chain.genesis
-    blocks = BlockStore(store, chain.genesis)
+    blocks = ChainStore(store, chain.genesis)
     assert blocks.header == chain.head and blocks.state.root == chain.state.root
     assert [blocks.block(height) for height in range(1, 5)] == chain.blocks
     assert blocks.block(0) is None and blocks.block(5) is None
@@ -77,7 +77,7 @@ def test_what_was_appended_is_there_after_reopening(tmp_path: Path) -> None:
 
 def test_blocks_must_follow_one_another() -> None:
     chain = make_chain()
-    blocks = BlockStore(MemoryStore(), chain.genesis)
+    blocks = ChainStore(MemoryStore(), chain.genesis)
     transition = apply_block(chain.genesis, chain.genesis.header, chain.genesis.state, chain.blocks[0])
     with pytest.raises(ValueError, match="does not follow"):
         blocks.append([(chain.blocks[1], transition)], chain.finality(chain.blocks[1]))
@@ -86,16 +86,16 @@ def test_blocks_must_follow_one_another() -> None:
 
 def test_another_chain_is_refused() -> None:
     store = MemoryStore()
-    BlockStore(store, make_chain().genesis)
+    ChainStore(store, make_chain().genesis)
     with pytest.raises(StoreError, match="belongs to chain"):
-        BlockStore(store, Chain(name="another").genesis)
+        ChainStore(store, Chain(name="another").genesis)
 
 
 def test_a_database_of_something_else_is_refused() -> None:
     store = MemoryStore()
     store.write({b"x": b"y"})
     with pytest.raises(StoreError, match="no genesis"):
-        BlockStore(store, make_chain().genesis)
+        ChainStore(store, make_chain().genesis)
 
 
 def test_state_and_last_block_belong_together() -> None:
@@ -104,10 +104,10 @@ def test_state_and_last_block_belong_together() -> None:
     entry = b"s" + account_key(chain.users[0].public_key)
     for damage in ({entry: None}, {b"mheight": (3).to_bytes(8, "big")}, {b"b" + (4).to_bytes(8, "big"): None}):
         store = MemoryStore()
-        append(BlockStore(store, chain.genesis), chain, 4)
+        append(ChainStore(store, chain.genesis), chain, 4)
         store.write(damage)
         with pytest.raises(StoreError):
-            BlockStore(store, chain.genesis)
+            ChainStore(store, chain.genesis)
 
 
 def test_an_append_that_fails_changes_nothing() -> None:
@@ -120,7 +120,7 @@ def test_an_append_that_fails_changes_nothing() -> None:
             super().write(changes)
 
     chain, store = make_chain(), FullDisk()
-    blocks = BlockStore(store, chain.genesis)
+    blocks = ChainStore(store, chain.genesis)
     append(blocks, chain, 1)
     before = (blocks.header, blocks.state.root, blocks.height, dict(store.items(b"")))
     store.full = True
@@ -129,12 +129,12 @@ def test_an_append_that_fails_changes_nothing() -> None:
     assert (blocks.header, blocks.state.root, blocks.height, dict(store.items(b""))) == before
     store.full = False
     append(blocks, chain, 4)
-    assert BlockStore(store, chain.genesis).height == 4
+    assert ChainStore(store, chain.genesis).height == 4
 
 
 def test_the_certificate_must_be_of_the_last_block() -> None:
     chain, store = make_chain(), MemoryStore()
-    blocks = BlockStore(store, chain.genesis)
+    blocks = ChainStore(store, chain.genesis)
     transition = apply_block(chain.genesis, chain.genesis.header, chain.genesis.state, chain.blocks[0])
     before = dict(store.items(b""))
     with pytest.raises(ValueError, match="not of the last block"):
@@ -148,17 +148,17 @@ def test_the_certificate_must_be_of_the_last_block() -> None:
 @pytest.mark.parametrize("value", [None, b"", b"garbage"])
 def test_the_beginning_of_a_store_is_damaged(key: bytes, value: bytes | None) -> None:
     chain, store = make_chain(), MemoryStore()
-    append(BlockStore(store, chain.genesis), chain, 4)
+    append(ChainStore(store, chain.genesis), chain, 4)
     store.write({key: value})
     with pytest.raises(StoreError):
-        BlockStore(store, chain.genesis)
+        ChainStore(store, chain.genesis)
     with pytest.raises(StoreError):
-        StoredChain(store)
+        ChainReader(store)
 
 
 def test_damaged_entries_are_named_when_they_are_read() -> None:
     chain, store = make_chain(), MemoryStore()
-    blocks = BlockStore(store, chain.genesis)
+    blocks = ChainStore(store, chain.genesis)
     append(blocks, chain, 4)
     two = (2).to_bytes(8, "big")
     store.write({b"b" + two: b"garbage", b"f" + two: b"garbage", b"x" + two: b"garbage"})
@@ -170,19 +170,19 @@ def test_damaged_entries_are_named_when_they_are_read() -> None:
 
 def test_a_state_entry_that_was_changed_is_refused() -> None:
     chain, store = make_chain(), MemoryStore()
-    append(BlockStore(store, chain.genesis), chain, 4)
+    append(ChainStore(store, chain.genesis), chain, 4)
     for key, value in list(store.items(b"s")):
         for changed in (None, flip(value, len(value) // 2), b""):
             store.write({key: changed})
             with pytest.raises(StoreError):
-                BlockStore(store, chain.genesis)
+                ChainStore(store, chain.genesis)
         store.write({key: value})
     for key in (b"s", b"s?", b"s" + account_key(bytes(32))):
         store.write({key: replace(chain.account(chain.users[0]), nonce=9).encode()})
         with pytest.raises(StoreError):
-            BlockStore(store, chain.genesis)
+            ChainStore(store, chain.genesis)
         store.write({key: None})
-    assert BlockStore(store, chain.genesis).height == 4
+    assert ChainStore(store, chain.genesis).height == 4
 
 
 LENGTH = 40
@@ -212,10 +212,10 @@ def check_whatever_is_left(path: Path, chain: Chain, finals: dict[int, Certifica
     except StoreError:
         return "refused"
     try:
-        report = verify_chain(StoreSource(store), threads=1)
+        report = audit_chain(StoreSource(store), threads=1)
         if not report.ok:
             return "at fault"
-        blocks = BlockStore(store, chain.genesis)
+        blocks = ChainStore(store, chain.genesis)
         height = blocks.height
         assert height == 0 or height in finals, "a batch is whole"
         assert [blocks.block(number) for number in range(1, height + 1)] == chain.blocks[:height]
@@ -256,21 +256,21 @@ def test_a_hole_that_the_state_does_not_show_is_found_by_the_audit(tmp_path: Pat
         chain.append()
     path = tmp_path / "db"
     store = LevelStore(path)
-    append(BlockStore(store, chain.genesis), chain, 10)
+    append(ChainStore(store, chain.genesis), chain, 10)
     store.close()
     store = LevelStore(path)
     (manifest,) = path.glob("MANIFEST-*")
     size = manifest.stat().st_size
-    append(BlockStore(store, chain.genesis), chain, 20)
+    append(ChainStore(store, chain.genesis), chain, 20)
     store._db.compact_range()  # the log of this session becomes a table, of which only the manifest knows
-    append(BlockStore(store, chain.genesis), chain, 30)
+    append(ChainStore(store, chain.genesis), chain, 30)
     store.close()
     manifest.write_bytes(manifest.read_bytes()[:size])
     store = LevelStore(path, create=False)
-    blocks = BlockStore(store, chain.genesis)
+    blocks = ChainStore(store, chain.genesis)
     assert blocks.height == 30 and blocks.block(30) == chain.blocks[-1]
     assert blocks.block(15) is None
-    fault = verify_chain(StoreSource(store)).fault
+    fault = audit_chain(StoreSource(store)).fault
     assert fault is not None and (fault.height, fault.reason) == (11, "block 11 is missing")
     store.close()
 
@@ -278,11 +278,11 @@ def test_a_hole_that_the_state_does_not_show_is_found_by_the_audit(tmp_path: Pat
 APPENDER = """
 import sys
 from pathlib import Path
-from chain.store.writer import BlockStore
+from chain.store.writer import ChainStore
 from chain.store.kv import LevelStore
 from tests.chain.forgeries import get_transitions, make_busy_chain
 chain, finals = make_busy_chain(40)
-blocks = BlockStore(LevelStore(Path(sys.argv[1])), chain.genesis)
+blocks = ChainStore(LevelStore(Path(sys.argv[1])), chain.genesis)
 transitions = get_transitions(chain)
 for height in sorted(finals):
     if height > blocks.height:
@@ -309,7 +309,7 @@ def test_a_chain_is_whole_after_kill_9(busy: tuple[Chain, Finals], tmp_path: Pat
         process.send_signal(signal.SIGKILL)
         process.communicate()
         store = LevelStore(path, create=False)
-        report = verify_chain(StoreSource(store))
+        report = audit_chain(StoreSource(store))
         assert report.ok and report.height >= said and report.height in finals, report.fault
-        assert BlockStore(store, chain.genesis).journal_mark == (report.height, bytes(32))
+        assert ChainStore(store, chain.genesis).journal_mark == (report.height, bytes(32))
         store.close()

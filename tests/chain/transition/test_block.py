@@ -15,9 +15,25 @@ from chain.crypto import hash_bytes
 from chain.exceptions import InvalidBlock, InvalidCertificate
 from chain.merkle.tree import EMPTY
 from chain.state.state import State, compute_supply
-from chain.transition.block import Transition, apply_block, build_block, get_claims, state_transition, verify_finality
+from chain.transition.block import (
+    Transition,
+    apply_block,
+    build_block,
+    get_signature_checks,
+    state_transition,
+    verify_finality,
+)
 from chain.transition.epochs import get_epoch, get_last_height
-from chain.types.blocks import MAX_BLOCK, MAX_NULLIFICATIONS, NO_REVEAL, Block, Body, Header, sign_block, sign_proposal
+from chain.types.blocks import (
+    MAX_BLOCK_BYTES,
+    MAX_NULLIFICATIONS,
+    NO_REVEAL,
+    Block,
+    Body,
+    Header,
+    sign_block,
+    sign_proposal,
+)
 from chain.types.operations import SignedOperation, Transfer
 from chain.types.votes import NO_BLOCK, Certificate, VoteKind
 from tests.chain.builders import MODEL, PARAMETERS, Chain, make_key
@@ -350,15 +366,15 @@ def test_a_tampered_body_is_refused() -> None:
 def test_a_block_that_is_too_large_is_refused() -> None:
     chain = make_chain()
     user, other = chain.users
-    nonce, count = chain.account(user).nonce, MAX_BLOCK // 200
+    nonce, count = chain.account(user).nonce, MAX_BLOCK_BYTES // 200
     operations = [chain.sign(user, Transfer(nonce + n, other.public_key, 0, bytes(64))) for n in range(count)]
     block, transition, rejected = chain.propose(operations)
-    assert len(block.encoded) <= MAX_BLOCK and not rejected
+    assert len(block.encoded) <= MAX_BLOCK_BYTES and not rejected
     kept = len(block.body.operations)
     assert 0 < kept < count  # a proposer takes what fits, and leaves the rest for later without rejecting it
     body = replace(block.body, operations=tuple(operations))
     large = resign(chain, block, body=body)
-    assert len(large.encoded) > MAX_BLOCK
+    assert len(large.encoded) > MAX_BLOCK_BYTES
     assert refuse(chain, large).field == "body"
     chain.accept(block, transition)
 
@@ -398,7 +414,7 @@ def test_known_signatures_are_not_checked_again_but_the_rest_is() -> None:
     with pytest.raises(InvalidBlock, match=r"operations\[1\]"):
         state_transition(chain.genesis, chain.head, chain.state, block, is_verified)
     assert asked == [known, forged]
-    fields = [field for field, _ in get_claims(chain.genesis, chain.epoch, chain.head, block)]
+    fields = [field for field, _ in get_signature_checks(chain.genesis, chain.epoch, chain.head, block)]
     assert fields[0] == "signature" and fields[-2:] == ["operations[0]", "operations[1]"]
     assert fields.count("parent_certificate") == 4
 

@@ -10,7 +10,7 @@ import pytest
 from chain import crypto
 from chain.crypto import KeyPair
 from chain.genesis import ModelPrice, Price
-from chain.state.state import MAX_UNBONDINGS, WINDOW, Account, Unbonding, agenda_key, compute_supply
+from chain.state.state import MAX_UNBONDINGS, REPLAY_WINDOW_SIZE, Account, Unbonding, compute_supply, due_captures_key
 from chain.transition.operations import compute_fee
 from chain.types.operations import (
     Capture,
@@ -303,7 +303,7 @@ def test_hold() -> None:
     fee = do(chain, signed)
     assert chain.account(user) == Account(available=1_000_000 - 5_000 - fee, held=5_000)
     hold = chain.state.hold(hold_of(user, 0))
-    assert hold is not None and hold.pending is None
+    assert hold is not None and hold.unsettled_delivery is None
     assert (hold.payer, hold.payee, hold.amount) == (user.public_key, operation.payee, 5_000)
     assert (hold.model, hold.request_digest, hold.deadline) == (MODEL, operation.request_digest, operation.deadline)
 
@@ -364,8 +364,8 @@ def test_holds_come_in_any_order_within_the_window() -> None:
     chain = Chain(available=10_000_000)
     user = chain.users[0]
     do(chain, *[chain.hold(user, seq, amount=100) for seq in (5, 3, 255, 0, 4)])
-    assert "window" in refusal(chain, chain.hold(user, 256 + WINDOW))
-    do(chain, chain.hold(user, 255 + WINDOW))
+    assert "window" in refusal(chain, chain.hold(user, 256 + REPLAY_WINDOW_SIZE))
+    do(chain, chain.hold(user, 255 + REPLAY_WINDOW_SIZE))
     assert "window" in refusal(chain, chain.hold(user, 255)), "used, and about to leave the window"
     assert "window" in refusal(chain, chain.hold(user, 254)), "never used, but too old"
     do(chain, *[chain.hold(user, seq, amount=100) for seq in (256, 257, 510)])
@@ -486,13 +486,18 @@ def test_capture_without_a_receipt_pays_after_the_grace_time() -> None:
     before, earner = chain.account(user), chain.account(payee)
     fee = do(chain, chain.capture(payee, chain.delivery(user, 0, amount=3_000)))  # at 2,000, due at 5,000
     hold = chain.state.hold(hold_of(user, 0))
-    assert hold is not None and hold.pays_at == 5_000 and hold.pending is not None and hold.pending.amount == 3_000
+    assert (
+        hold is not None
+        and hold.pays_at == 5_000
+        and hold.unsettled_delivery is not None
+        and hold.unsettled_delivery.amount == 3_000
+    )
     assert chain.account(user) == before
     chain.append(elapsed=2_999)
     assert chain.state.hold(hold_of(user, 0)) == hold
     chain.append(elapsed=1)
     assert chain.head.chain_time == 5_000
-    assert chain.state.hold(hold_of(user, 0)) is None and chain.state.agenda(5) is None
+    assert chain.state.hold(hold_of(user, 0)) is None and chain.state.due_captures(5) is None
     assert chain.account(payee) == replace(earner, available=earner.available + 3_000 - fee)
     assert chain.account(user) == replace(before, held=0, available=before.available + 2_000)
 
@@ -500,7 +505,7 @@ def test_capture_without_a_receipt_pays_after_the_grace_time() -> None:
 def test_grace_ends_with_the_second_and_not_before() -> None:
     chain, user, payee = held()
     do(chain, chain.capture(payee, chain.delivery(user, 0, amount=3_000)), elapsed=1_500)  # at 2,500, due at 5,500
-    assert chain.state.agenda(6) is not None and chain.state.agenda(5) is None
+    assert chain.state.due_captures(6) is not None and chain.state.due_captures(5) is None
     chain.append(elapsed=3_499)
     assert chain.state.hold(hold_of(user, 0)) is not None
     chain.append(elapsed=1)
@@ -519,7 +524,7 @@ def test_many_seconds_of_captures_fall_due_in_one_block() -> None:
     assert chain.account(user).held == sum(range(1_000, 1_006))
     chain.append(elapsed=10**9)  # a halt: chain time goes on by one beat only, which is enough here
     assert chain.account(user).held == 0
-    assert not any(leaf.key[:1] == agenda_key(0)[:1] for leaf in chain.state.entries())
+    assert not any(leaf.key[:1] == due_captures_key(0)[:1] for leaf in chain.state.entries())
     assert compute_supply(chain.state) == chain.genesis.supply
 
 
@@ -659,8 +664,8 @@ def test_a_payee_that_has_nothing_captures_without_a_receipt() -> None:
     fee = do(chain, chain.capture(payee, chain.delivery(user, seq, amount=3_000)))
     owed = fee - 100
     hold = chain.state.hold(hold_of(user, seq))
-    assert hold is not None and hold.pending is not None and owed > 0
-    assert (hold.amount, hold.pending.amount) == (5_000 - owed, 3_000 - owed)
+    assert hold is not None and hold.unsettled_delivery is not None and owed > 0
+    assert (hold.amount, hold.unsettled_delivery.amount) == (5_000 - owed, 3_000 - owed)
     assert chain.account(user) == replace(before, held=before.held - owed)
     assert chain.account(payee).available == 0 and chain.state.totals.treasury == treasury + fee
     chain.append(elapsed=10_000)
@@ -697,7 +702,9 @@ def test_the_fee_of_a_capture_comes_out_of_the_payees_share_first() -> None:
     fee = do(chain, chain.capture(payee, *items))
     holds = [chain.state.hold(hold_of(user, seq)) for seq in (gone, small, large)]
     assert holds[0] is None and fee > 220
-    assert [hold and hold.pending and (hold.amount, hold.pending.amount) for hold in holds[1:]] == [(900, 0), (880, 0)]
+    assert [
+        hold and hold.unsettled_delivery and (hold.amount, hold.unsettled_delivery.amount) for hold in holds[1:]
+    ] == [(900, 0), (880, 0)]
     assert chain.account(user) == replace(
         before, held=before.held - 1_220, available=before.available + 1_000 - (fee - 220)
     )
@@ -816,8 +823,10 @@ def test_captures_of_one_second_stand_on_one_agenda_in_order() -> None:
     other = next(seq for seq in range(12) if seq not in mine)
     do(chain, chain.capture(payees[other], chain.delivery(user, other)), elapsed=1)
     do(chain, chain.sign(user, Dispute(hold_of(user, mine[0]))), elapsed=1)
-    agenda = [chain.state.agenda(second) for second in (5, 6)]  # captured at 2,000 and 2,001, due 3 seconds later
-    assert [a and a.holds for a in agenda] == [tuple(hold_of(user, seq) for seq in mine), (hold_of(user, other),)]
+    due_captures = [
+        chain.state.due_captures(second) for second in (5, 6)
+    ]  # captured at 2,000 and 2,001, due 3 seconds later
+    assert [a and a.holds for a in due_captures] == [tuple(hold_of(user, seq) for seq in mine), (hold_of(user, other),)]
     before = chain.account(payee).available
     chain.append(elapsed=2_998)
     assert chain.account(payee).available == before + 1_000 * (len(mine) - 1)
@@ -830,7 +839,7 @@ def test_two_captures_share_the_agenda_of_their_second() -> None:
     payees = [chain.executor(user, seq) for seq in range(2)]
     do(chain, *[chain.hold(user, seq) for seq in range(2)])
     do(chain, *[chain.capture(payees[seq], chain.delivery(user, seq)) for seq in range(2)])
-    agenda = chain.state.agenda(5)
-    assert agenda is not None and agenda.holds == (hold_of(user, 0), hold_of(user, 1))
+    due_captures = chain.state.due_captures(5)
+    assert due_captures is not None and due_captures.holds == (hold_of(user, 0), hold_of(user, 1))
     chain.append(elapsed=3_000)
-    assert chain.account(user).held == 0 and chain.state.agenda(5) is None
+    assert chain.account(user).held == 0 and chain.state.due_captures(5) is None

@@ -7,14 +7,20 @@ from dataclasses import replace
 
 import pytest
 
-from chain.audit.audit import StoreSource, verify_chain
+from chain.audit.audit import StoreSource, audit_chain
 from chain.crypto import KeyPair, hash_bytes
 from chain.exceptions import InvalidBlock
 from chain.state.lottery import compute_lottery_seed
 from chain.state.state import compute_supply
 from chain.store.kv import MemoryStore
-from chain.store.writer import BlockStore
-from chain.transition.registration import compute_challenge, count_left, is_proof, is_worked_for, search
+from chain.store.writer import ChainStore
+from chain.transition.registration import (
+    compute_challenge,
+    count_registrations_left,
+    has_valid_proof_of_work,
+    is_valid_proof_of_work,
+    mine,
+)
 from chain.types.operations import Register, SignedOperation
 from tests.chain.builders import MODEL, PARAMETERS, Chain, make_key
 from tests.chain.forgeries import fill_store
@@ -28,10 +34,10 @@ def make_chain() -> Chain:
 
 
 def find_salt(chain: Chain, key: KeyPair, epoch: int | None = None) -> bytes:
-    source = chain.state.beacon.get_source(chain.next_epoch if epoch is None else epoch)
+    source = chain.state.beacon.get_epoch_seed(chain.next_epoch if epoch is None else epoch)
     assert source is not None
     challenge = compute_challenge(chain.genesis, source, key.public_key)
-    return next(salt for salt in search(challenge, GRANTING.register_difficulty) if salt is not None)
+    return next(salt for salt in mine(challenge, GRANTING.register_difficulty) if salt is not None)
 
 
 def register(chain: Chain, key: KeyPair, **changes: object) -> SignedOperation:
@@ -53,7 +59,7 @@ def test_a_newcomer_gets_a_bond_and_pays_nothing() -> None:
     account = chain.account(newcomer)
     assert (account.available, account.bonded, account.grant, account.models) == (0, GRANT, GRANT, (MODEL,))
     assert chain.state.totals.supply == before + GRANT == compute_supply(chain.state)
-    assert count_left(chain.state, chain.genesis) == 1
+    assert count_registrations_left(chain.state, chain.genesis) == 1
 
 
 def test_a_grant_cannot_leave_the_bond() -> None:
@@ -103,18 +109,20 @@ def test_the_cap_holds_for_an_epoch() -> None:
 def test_a_proof_is_of_one_account_and_soon_worthless() -> None:
     chain, newcomer = make_chain(), make_key("newcomer")
     salt = find_salt(chain, newcomer)
-    source = chain.state.beacon.get_source(0)
+    source = chain.state.beacon.get_epoch_seed(0)
     assert source is not None
     bad = next(
         number.to_bytes(16, "big")
         for number in range(1000)
-        if not is_proof(compute_challenge(chain.genesis, source, newcomer.public_key), number.to_bytes(16, "big"), 2)
+        if not is_valid_proof_of_work(
+            compute_challenge(chain.genesis, source, newcomer.public_key), number.to_bytes(16, "big"), 2
+        )
     )
     assert "proof" in refuse(chain, register(chain, newcomer, salt=bad))
     stranger = next(
         key
         for number in range(100)
-        if not is_proof(
+        if not is_valid_proof_of_work(
             compute_challenge(chain.genesis, source, (key := make_key(f"stranger {number}")).public_key), salt, 2
         )
     )
@@ -127,7 +135,9 @@ def test_a_proof_is_of_one_account_and_soon_worthless() -> None:
 
 def test_a_chain_without_grants_refuses_without_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
     chain, newcomer = Chain(), make_key("newcomer")
-    monkeypatch.setattr("chain.transition.registration.is_proof", lambda *_: pytest.fail("computed a proof"))
+    monkeypatch.setattr(
+        "chain.transition.registration.is_valid_proof_of_work", lambda *_: pytest.fail("computed a proof")
+    )
     operation = chain.sign(newcomer, Register(0, bytes(16), (MODEL,)))
     assert "grants nothing" in refuse(chain, operation)
 
@@ -175,8 +185,8 @@ def test_the_audit_counts_grants_and_refuses_credit_from_nowhere() -> None:
     chain.append([register(chain, newcomer)])
     finals = {1: chain.finality(chain.blocks[0])}
     store = MemoryStore()
-    blocks: BlockStore = fill_store(store, chain, finals)
-    report = verify_chain(StoreSource(store), threads=1)
+    blocks: ChainStore = fill_store(store, chain, finals)
+    report = audit_chain(StoreSource(store), threads=1)
     assert report.ok and report.supply == chain.genesis.supply + GRANT, report.fault
     assert blocks.height == 1
 
@@ -208,12 +218,17 @@ def test_a_grant_is_no_stake_to_vote_with() -> None:
 
 def test_a_proof_is_looked_at_only_where_it_may_count(monkeypatch: pytest.MonkeyPatch) -> None:
     """Checking one costs memory and time, and an operation that is refused pays nothing."""
-    monkeypatch.setattr("chain.transition.registration.is_proof", lambda *_: pytest.fail("computed a proof"))
+    monkeypatch.setattr(
+        "chain.transition.registration.is_valid_proof_of_work", lambda *_: pytest.fail("computed a proof")
+    )
     bad = Register(0, bytes(16), ())
     plain, granting, newcomer = Chain(), make_chain(), make_key("newcomer")
-    assert is_worked_for(plain.genesis, plain.state, plain.sign(newcomer, bad)) is None
-    assert is_worked_for(granting.genesis, granting.state, granting.sign(granting.validators[0], bad)) is None
-    assert is_worked_for(granting.genesis, granting.state, granting.sign(newcomer, replace(bad, epoch=7))) is None
-    assert is_worked_for(plain.genesis, plain.state, plain.transfer(plain.users[0], newcomer, 1)) is True
-    monkeypatch.setattr("chain.transition.registration.is_proof", lambda *_: False)
-    assert is_worked_for(granting.genesis, granting.state, granting.sign(newcomer, bad)) is False
+    assert has_valid_proof_of_work(plain.genesis, plain.state, plain.sign(newcomer, bad)) is None
+    assert has_valid_proof_of_work(granting.genesis, granting.state, granting.sign(granting.validators[0], bad)) is None
+    assert (
+        has_valid_proof_of_work(granting.genesis, granting.state, granting.sign(newcomer, replace(bad, epoch=7)))
+        is None
+    )
+    assert has_valid_proof_of_work(plain.genesis, plain.state, plain.transfer(plain.users[0], newcomer, 1)) is True
+    monkeypatch.setattr("chain.transition.registration.is_valid_proof_of_work", lambda *_: False)
+    assert has_valid_proof_of_work(granting.genesis, granting.state, granting.sign(newcomer, bad)) is False

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from chain.audit.audit import StoreSource, verify_chain
+from chain.audit.audit import StoreSource, audit_chain
 from chain.audit.proof_builder import prove_balance
 from chain.cli.app import _report_text
 from chain.exceptions import InvalidBlock, RestartError
@@ -17,7 +17,7 @@ from chain.light.client import Checkpoint
 from chain.light.proofs import check_proof
 from chain.state.state import compute_supply
 from chain.store.kv import MemoryStore
-from chain.store.writer import BlockStore
+from chain.store.writer import ChainStore
 from chain.transition.block import build_block, state_transition
 from chain.transition.restart import VIEW_JUMP, is_restart
 from chain.transition.restart_file import RestartFile, accept, build_restart
@@ -108,14 +108,14 @@ def test_the_audit_says_where_trust_was_broken_and_refuses_what_its_reader_does_
     finals[9] = chain.finality(chain.blocks[-1])
     store = MemoryStore()
     fill_store(store, chain, finals)
-    report = verify_chain(StoreSource(store), threads=1)
+    report = audit_chain(StoreSource(store), threads=1)
     assert report.ok, report.fault
     (restart,) = report.restarts
     assert (restart.height, restart.block_id, restart.removed) == (7, chain.blocks[6].id, 2)
     assert restart.share == 0.5
     doubter = StoreSource(store)
     doubter.genesis = replace(chain.genesis, restarts=())
-    fault = verify_chain(doubter, threads=1).fault
+    fault = audit_chain(doubter, threads=1).fault
     assert fault is not None and (fault.height, fault.field) == (7, "restart")
     assert chain.blocks[6].id.hex() in fault.reason
 
@@ -131,7 +131,7 @@ def test_the_audit_of_a_pruned_chain_names_a_restart_that_is_not_there_any_more(
     store = MemoryStore()
     pruned = fill_store(store, chain, finals, keep_epochs=1)
     assert pruned.base.height > 7
-    report = verify_chain(StoreSource(store), threads=1)
+    report = audit_chain(StoreSource(store), threads=1)
     assert report.ok and report.is_proven, report.fault
     (restart,) = report.restarts
     assert (restart.height, restart.block_id) == (7, chain.blocks[6].id)
@@ -174,8 +174,8 @@ def test_balances_are_proven_across_restarts(keep: int) -> None:
     store = MemoryStore()
     blocks = fill_store(store, chain, finals, keep_epochs=keep)
     assert (blocks.base.height > 5) == bool(keep)
-    assert len(verify_chain(StoreSource(store), threads=1).restarts) == 2
-    reopened = BlockStore(store, chain.genesis, keep)
+    assert len(audit_chain(StoreSource(store), threads=1).restarts) == 2
+    reopened = ChainStore(store, chain.genesis, keep)
     for height in (0, 2, 4, 6, 12, 24) if not keep else (0, 2, 4, 6, 24):
         checkpoint = Checkpoint(height, chain.blocks[height - 1].id) if height else None
         statement = check_proof(
@@ -357,5 +357,5 @@ def test_finality_of_a_restart_needs_the_stake_that_remains() -> None:
     alone = make_certificate([file.make_vote(chain.validators[0])], chain.epoch.validators)
     store = MemoryStore()
     fill_store(store, chain, {**finals, 7: alone})
-    fault = verify_chain(StoreSource(store), threads=1).fault
+    fault = audit_chain(StoreSource(store), threads=1).fault
     assert fault is not None and (fault.height, fault.field) == (7, "finality")

@@ -22,36 +22,36 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from chain.codec import Record
 from chain.crypto import KeyPair, hash_bytes
 from chain.exceptions import InvalidBlock
-from chain.state.beacon import Beacon, make_onion
+from chain.state.beacon import Beacon, make_hash_chain
 from chain.state.lottery import ServingEntry, ServingTable
 from chain.state.state import (
     BEACON_KEY,
     HISTORY_KEY,
+    PARTICIPATION_KEY,
     REGISTRATIONS_KEY,
     TOTALS_KEY,
-    TURNOUT_KEY,
     Account,
-    Agenda,
-    Duty,
-    HoldWindow,
+    DueCaptures,
     OpenHold,
+    Participation,
     RecentBlock,
     Registrations,
+    ReplayWindow,
     Totals,
-    Turnout,
     Unbonding,
+    ValidatorRecord,
     account_key,
-    agenda_key,
     committee_key,
     compute_supply,
-    duty_key,
+    due_captures_key,
     hold_key,
+    replay_window_key,
     table_key,
-    window_key,
+    validator_key,
 )
 from chain.transition import registration
 from chain.types.operations import (
-    SALT_SIZE,
+    SALT_BYTES,
     Bond,
     Capture,
     CaptureItem,
@@ -98,11 +98,11 @@ RULES = replace(
 def quick_work() -> Iterator[None]:
     """Proofs of work cost next to nothing here; what they are worth is tested elsewhere."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(registration, "hash_slowly", lambda challenge, salt, *cost: hash_bytes("quick", challenge, salt))
-    registration.is_proof.cache_clear()
+    patch.setattr(registration, "argon2id", lambda challenge, salt, *cost: hash_bytes("quick", challenge, salt))
+    registration.is_valid_proof_of_work.cache_clear()
     yield
     patch.undo()
-    registration.is_proof.cache_clear()
+    registration.is_valid_proof_of_work.cache_clear()
 
 
 PEOPLE = 8
@@ -152,12 +152,12 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def peel(self, key: KeyPair, number: int) -> bytes:
         """The tip of an onion, whose layers the validators know from now on."""
-        onion = make_onion(key, self.chain.genesis.beacon, number, RULES.epoch_heights)
-        tip: bytes | None = onion.tip
+        hash_chain = make_hash_chain(key, self.chain.genesis.beacon, number, RULES.epoch_heights)
+        commitment: bytes | None = hash_chain.commitment
         for _ in range(120):
-            if tip is not None and (reveal := onion.find_reveal(tip)) is not None:
-                self.reveals[tip], tip = reveal, reveal
-        return onion.tip
+            if commitment is not None and (reveal := hash_chain.find_reveal(commitment)) is not None:
+                self.reveals[commitment], commitment = reveal, reveal
+        return hash_chain.commitment
 
     def ask(self, key: KeyPair, operation: Operation, receipts: tuple[bool | None, ...] = ()) -> None:
         entry = (sign_operation(key, self.chain.genesis.chain_id, operation), receipts)
@@ -205,32 +205,32 @@ class LedgerMachine(RuleBasedStateMachine):
         nonce = self.reference.nonce[key.public_key] + queued
         return {"used nonce": max(0, nonce - 1), "later nonce": nonce + 1}.get(fault, nonce)
 
-    @rule(who=people, kind=st.sampled_from([Enroll, Retire]), onion=st.integers(1, 3), fault=DUTY_FAULTS)
-    def come_or_go(self, who: int, kind: type[NoncedOperation], onion: int, fault: str) -> None:
-        self.change_duty(who, kind, onion, fault)
+    @rule(who=people, kind=st.sampled_from([Enroll, Retire]), hash_chain=st.integers(1, 3), fault=DUTY_FAULTS)
+    def come_or_go(self, who: int, kind: type[NoncedOperation], hash_chain: int, fault: str) -> None:
+        self.change_duty(who, kind, hash_chain, fault)
 
-    @rule(who=people, kind=st.sampled_from([Unjail, Recommit]), onion=st.integers(1, 3), fault=DUTY_FAULTS)
-    def go_on(self, who: int, kind: type[NoncedOperation], onion: int, fault: str) -> None:
-        self.change_duty(who, kind, onion, fault)
+    @rule(who=people, kind=st.sampled_from([Unjail, Recommit]), hash_chain=st.integers(1, 3), fault=DUTY_FAULTS)
+    def go_on(self, who: int, kind: type[NoncedOperation], hash_chain: int, fault: str) -> None:
+        self.change_duty(who, kind, hash_chain, fault)
 
-    def change_duty(self, who: int, kind: type[NoncedOperation], onion: int, fault: str) -> None:
-        key, duties = self.people[who], self.reference.duties
+    def change_duty(self, who: int, kind: type[NoncedOperation], hash_chain: int, fault: str) -> None:
+        key, validators = self.people[who], self.reference.validators
         if fault != "somebody":  # rather somebody who may
             fitting = {
                 Enroll: [
                     k
                     for k in self.people
-                    if (k.public_key not in duties or not duties[k.public_key].enrolled)
+                    if (k.public_key not in validators or not validators[k.public_key].enrolled)
                     and self.reference.available[k.public_key] > 5_000
                 ],
                 Unjail: [
                     k
                     for k in self.people
-                    if k.public_key in duties and 0 < duties[k.public_key].jailed <= self.reference.epoch
+                    if k.public_key in validators and 0 < validators[k.public_key].jailed <= self.reference.epoch
                 ],
-            }.get(kind, [k for k in self.people if k.public_key in duties])
+            }.get(kind, [k for k in self.people if k.public_key in validators])
             if not fitting and kind is Unjail and who % 2:
-                kind, fitting = Recommit, [k for k in self.people if k.public_key in duties]
+                kind, fitting = Recommit, [k for k in self.people if k.public_key in validators]
             key = fitting[who % len(fitting)] if fitting else key
         nonce = self.next_nonce(key)
         if kind is Enroll and not fault and self.reference.bonded[key.public_key] < RULES.min_validator_bond:
@@ -241,13 +241,16 @@ class LedgerMachine(RuleBasedStateMachine):
             for number in range(nonce, nonce + times):
                 self.ask(key, Retire(number) if kind is Retire else Unjail(number))
             return
-        tip = self.peel(key, onion)
+        commitment = self.peel(key, hash_chain)
         if fault == "no tip":
-            tip = bytes(32)
+            commitment = bytes(32)
         elif fault == "foreign tip" and key not in self.chain.validators:  # which it can never open
-            tip = hash_bytes("foreign", key.public_key)
+            commitment = hash_bytes("foreign", key.public_key)
         for number in range(nonce, nonce + times):
-            self.ask(key, Enroll(number, tip, onion) if kind is Enroll else Recommit(number, tip, onion))
+            self.ask(
+                key,
+                Enroll(number, commitment, hash_chain) if kind is Enroll else Recommit(number, commitment, hash_chain),
+            )
 
     @rule(
         who=people,
@@ -261,8 +264,10 @@ class LedgerMachine(RuleBasedStateMachine):
     def lie(self, who: int, finder: int, kinds: tuple[int, int], ago: int, view: int, fault: str, seldom: str) -> None:
         if seldom != "":
             return
-        punished = {key for key, duty in self.reference.duties.items() if duty.clean > self.reference.epoch}
-        liars = [key for key in self.people if key.public_key in self.reference.duties.keys() - punished]
+        punished = {
+            key for key, validator in self.reference.validators.items() if validator.clean > self.reference.epoch
+        }
+        liars = [key for key in self.people if key.public_key in self.reference.validators.keys() - punished]
         liar, epoch = self.people[who], max(0, self.reference.epoch - ago)
         if fault != "anybody" and liars:
             liar = liars[who % len(liars)]
@@ -291,7 +296,7 @@ class LedgerMachine(RuleBasedStateMachine):
             return
         source = self.reference.sources.get(epoch, bytes(32))
         challenge = registration.compute_challenge(self.chain.genesis, source, key.public_key)
-        salt = bytes(SALT_SIZE - 1) + bytes([ago])
+        salt = bytes(SALT_BYTES - 1) + bytes([ago])
         good = hash_bytes("quick", challenge, salt)[0] < 128  # one bit
         self.ask(key, Register(epoch, salt, (MODEL,)), (good,))
 
@@ -511,14 +516,14 @@ class LedgerMachine(RuleBasedStateMachine):
             self.make_block(400)
         if jailed := self.find_jailed():
             key = jailed[who % len(jailed)]
-            self.wait_for_epoch(self.reference.duties[key.public_key].jailed - early)
+            self.wait_for_epoch(self.reference.validators[key.public_key].jailed - early)
             self.ask(key, Unjail(self.next_nonce(key)))
             self.make_block(400)
 
     def find_jailed(self) -> list[KeyPair]:
-        duties = self.reference.duties
-        jailed = [key for key in self.people if key.public_key in duties and duties[key.public_key].jailed]
-        return [key for key in jailed if duties[key.public_key].enrolled]
+        validators = self.reference.validators
+        jailed = [key for key in self.people if key.public_key in validators and validators[key.public_key].jailed]
+        return [key for key in jailed if validators[key.public_key].enrolled]
 
     def wait_for_epoch(self, epoch: int) -> None:
         for _ in range(4 * RULES.epoch_heights):
@@ -593,7 +598,7 @@ class LedgerMachine(RuleBasedStateMachine):
         while True:  # who cannot open its tip cannot lead
             leader = reference.leader(first + skipped)
             assert chain.leader(first + skipped).public_key == leader
-            if (reveal := self.reveals.get(reference.duties[leader].tip)) is not None:
+            if (reveal := self.reveals.get(reference.validators[leader].commitment)) is not None:
                 break
             skipped += 1
             if skipped > 60:
@@ -676,40 +681,46 @@ def write_down(reference: Reference) -> dict[bytes, Record]:
             for seq, attempt in used:
                 if seq >= top - 256:
                     masks[top - 1 - seq] |= 1 << attempt
-            entries[window_key(who)] = HoldWindow(top, bytes(masks).rstrip(b"\0"))
+            entries[replay_window_key(who)] = ReplayWindow(top, bytes(masks).rstrip(b"\0"))
     for name, entry in reference.holds.items():
         entries[hold_key(name)] = OpenHold(
             entry.payer, entry.payee, entry.amount, entry.model, entry.digest, entry.deadline, entry.pending, entry.due
         )
-    for second, names in reference.agenda.items():
+    for second, names in reference.due_captures.items():
         if names:
-            entries[agenda_key(second)] = Agenda(tuple(names))
-    for who, duty in reference.duties.items():
-        entries[duty_key(who)] = Duty(
-            duty.enrolled, duty.since, duty.tip, duty.onion, *duty.coming, duty.jailed, duty.clean
+            entries[due_captures_key(second)] = DueCaptures(tuple(names))
+    for who, validator in reference.validators.items():
+        entries[validator_key(who)] = ValidatorRecord(
+            validator.enrolled,
+            validator.since,
+            validator.commitment,
+            validator.hash_chain,
+            *validator.coming,
+            validator.jailed,
+            validator.clean,
         )
     for epoch, rows in reference.tables.items():
         serving = tuple(ServingEntry(key, *row) for key, row in sorted(rows.items()))
         entries[table_key(epoch)] = ServingTable(serving, RULES.newcomer_share)
     for epoch, seats in reference.committees.items():
         entries[committee_key(epoch)] = ValidatorSet.of(seats.items())
-    entries[TURNOUT_KEY] = write_turnout(reference)
+    entries[PARTICIPATION_KEY] = write_turnout(reference)
     if reference.registered:
         entries[REGISTRATIONS_KEY] = Registrations(reference.registered)
     return entries
 
 
-def write_turnout(reference: Reference) -> Turnout:
+def write_turnout(reference: Reference) -> Participation:
     """Who took part in the epoch of the last block, by position in its committee."""
     if not reference.height:
-        return Turnout(0, (), ())
+        return Participation(0, (), ())
     last = (reference.height - 1) // RULES.epoch_heights
     ranked = [each.public_key for each in ValidatorSet.of(reference.committees[last].items())]
     recent = []
     for block in reference.recent:
         mask = sum(1 << position for position, key in enumerate(ranked) if key in block.voters)
         recent.append(RecentBlock(block.block, block.view, mask.to_bytes(8, "big")))
-    return Turnout(reference.blocks, tuple(reference.counted[key] for key in ranked), tuple(recent))
+    return Participation(reference.blocks, tuple(reference.counted[key] for key in ranked), tuple(recent))
 
 
 @pytest.mark.timeout(900)  # a failure takes minutes to shrink, and only then is worth reading

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 
 from chain.crypto import KeyPair
 from chain.exceptions import InvalidBlock, InvalidOperation
-from chain.state.beacon import NO_TIP, make_onion
-from chain.state.state import Duty, Unbonding, compute_supply
+from chain.state.beacon import NO_COMMITMENT, make_hash_chain
+from chain.state.state import Unbonding, ValidatorRecord, compute_supply
 from chain.transition.block import state_transition
 from chain.transition.operations import check_form, compute_fee
-from chain.transition.validators import Candidate, compute_committee
+from chain.transition.validators import CommitteeApplicant, compute_committee
 from chain.types.blocks import Block, sign_block
 from chain.types.operations import Enroll, Evidence, Recommit
-from chain.types.validators import LATE_BLOCKS, ValidatorSet
+from chain.types.validators import LATE_VOTE_BLOCKS, ValidatorSet
 from chain.types.votes import NO_BLOCK, Vote, VoteKind, is_slashable, make_certificate, sign_vote
 from tests.chain.builders import PARAMETERS, Chain, find_reveal, make_key
 from tests.chain.transition.test_operations import do, failure, refusal
@@ -57,19 +57,21 @@ def test_enrolling_is_in_force_two_epochs_later(waited: int) -> None:
         chain.append()
     assert chain.next_epoch == 1
     do(chain, chain.enroll(user))
-    duty = chain.duty(user)
-    assert duty.is_enrolled and duty.tip == NO_TIP and duty.next_epoch == 3
+    validator = chain.validator_record(user)
+    assert validator.is_enrolled and validator.commitment == NO_COMMITMENT and validator.next_epoch == 3
     chain.append_epochs(1 if chain.next_epoch == 1 else 0)
     assert chain.next_epoch == 2 and weights(chain, 3)[user.public_key] == 30_000
     assert user.public_key not in weights(chain, 1) and user.public_key not in weights(chain, 2)
-    assert chain.duty(user).tip == NO_TIP, "its tip is in force with its weight, not before"
+    assert chain.validator_record(user).commitment == NO_COMMITMENT, "its tip is in force with its weight, not before"
     chain.append_epochs(1)
     assert chain.next_epoch == 3
-    tip = make_onion(user, chain.genesis.beacon, 0, PARAMETERS.epoch_heights).tip
-    assert chain.duty(user) == Duty(is_enrolled=True, tip=tip)
+    commitment = make_hash_chain(user, chain.genesis.beacon, 0, PARAMETERS.epoch_heights).commitment
+    assert chain.validator_record(user) == ValidatorRecord(is_enrolled=True, commitment=commitment)
     view = next(view for view in range(1, 99) if chain.leader(view) is user)
     chain.append(skipped=view - 1)
-    assert chain.head.proposer == user.public_key and chain.duty(user).tip == chain.head.beacon_reveal
+    assert (
+        chain.head.proposer == user.public_key and chain.validator_record(user).commitment == chain.head.beacon_reveal
+    )
 
 
 def test_who_enrolls_bonds_the_minimum() -> None:
@@ -87,7 +89,9 @@ def test_a_bond_below_the_minimum_at_the_freeze_has_no_weight() -> None:
     do(chain, chain.unbond(small, 1))
     chain.append_epochs(1)
     assert weights(chain, 1)[small.public_key] == 1_000 and small.public_key not in weights(chain, 2)
-    assert chain.duty(small).is_enrolled, "it is on duty still, and returns with a bond that is large enough"
+    assert chain.validator_record(small).is_enrolled, (
+        "it is on duty still, and returns with a bond that is large enough"
+    )
     do(chain, chain.bond(small, 1))
     chain.append_epochs(1)
     assert weights(chain, 3)[small.public_key] == 1_000
@@ -103,7 +107,7 @@ def test_retiring_is_in_force_two_epochs_later_and_keeps_the_bond() -> None:
     assert len(chain.epoch.validators) == 4  # it votes until the end of epoch 1
     chain.append_epochs(1)
     assert len(chain.epoch.validators) == 3 and chain.account(leaver).bonded == 100_000
-    do(chain, chain.enroll(leaver, onion=1))
+    do(chain, chain.enroll(leaver, hash_chain=1))
     chain.append_epochs(2)
     assert weights(chain, 4)[leaver.public_key] == 300_000 // 10, "who returns waits for weight as a newcomer does"
 
@@ -112,7 +116,7 @@ def test_a_retired_validator_that_comes_back_at_once_never_left() -> None:
     chain = Chain()
     leaver = chain.validators[0]
     nonce = chain.account(leaver).nonce
-    do(chain, chain.retire(leaver), chain.enroll(leaver, onion=1, nonce=nonce + 1))
+    do(chain, chain.retire(leaver), chain.enroll(leaver, hash_chain=1, nonce=nonce + 1))
     chain.append_epochs(1)
     assert weights(chain, 2)[leaver.public_key] == 100_000
 
@@ -123,7 +127,7 @@ def test_only_the_enrolled_retire_recommit_and_return() -> None:
     for operation in (chain.retire, chain.unjail, lambda key: chain.recommit(key, 1)):
         assert "not enrolled" in failure(chain, operation(user))
     assert "not jailed" in failure(chain, chain.unjail(chain.validators[0]))
-    assert chain.state.duty(user.public_key) is None
+    assert chain.state.validator_record(user.public_key) is None
 
 
 @pytest.mark.parametrize("late", [False, True])
@@ -133,14 +137,21 @@ def test_another_onion_takes_over_two_epochs_later(late: bool) -> None:
     for _ in range(3 if late else 0):
         chain.append()
     do(chain, chain.recommit(only, 7))
-    onion = make_onion(only, chain.genesis.beacon, 7, PARAMETERS.epoch_heights)
+    hash_chain = make_hash_chain(only, chain.genesis.beacon, 7, PARAMETERS.epoch_heights)
     assert "announced already" in failure(chain, chain.recommit(only, 8))
     while chain.next_epoch < 2:
-        assert chain.duty(only).onion == 0 and onion.count_reveals(chain.duty(only).tip) == 0
+        assert (
+            chain.validator_record(only).hash_chain == 0
+            and hash_chain.count_reveals(chain.validator_record(only).commitment) == 0
+        )
         chain.append()
-    assert (chain.duty(only).tip, chain.duty(only).onion, chain.duty(only).next_epoch) == (onion.tip, 7, 0)
+    assert (
+        chain.validator_record(only).commitment,
+        chain.validator_record(only).hash_chain,
+        chain.validator_record(only).next_epoch,
+    ) == (hash_chain.commitment, 7, 0)
     chain.append()
-    assert chain.head.beacon_reveal == onion.find_reveal(onion.tip)
+    assert chain.head.beacon_reveal == hash_chain.find_reveal(hash_chain.commitment)
     do(chain, chain.recommit(only, 8))
 
 
@@ -148,8 +159,8 @@ def test_a_tip_of_nothing_is_refused() -> None:
     chain = Chain()
     user = make_candidate(chain)
     nonce = chain.account(user).nonce
-    assert "of no onion" in failure(chain, chain.sign(user, Enroll(nonce, NO_TIP, 0)))
-    assert "of no onion" in failure(chain, chain.sign(chain.validators[0], Recommit(0, NO_TIP, 0)))
+    assert "of no onion" in failure(chain, chain.sign(user, Enroll(nonce, NO_COMMITMENT, 0)))
+    assert "of no onion" in failure(chain, chain.sign(chain.validators[0], Recommit(0, NO_COMMITMENT, 0)))
 
 
 def test_the_tip_of_another_can_be_announced_but_is_opened_only_by_who_knows_what_is_under_it() -> None:
@@ -157,11 +168,11 @@ def test_the_tip_of_another_can_be_announced_but_is_opened_only_by_who_knows_wha
     chain = Chain(1)
     (only,) = chain.validators
     user = make_candidate(chain, 1_000_000 // 100)
-    do(chain, chain.sign(user, Enroll(chain.account(user).nonce, chain.duty(only).tip, 0)))
+    do(chain, chain.sign(user, Enroll(chain.account(user).nonce, chain.validator_record(only).commitment, 0)))
     chain.append_epochs(2)
-    copied = chain.duty(user).tip
-    assert copied != NO_TIP
-    original = make_onion(only, chain.genesis.beacon, 0, PARAMETERS.epoch_heights)
+    copied = chain.validator_record(user).commitment
+    assert copied != NO_COMMITMENT
+    original = make_hash_chain(only, chain.genesis.beacon, 0, PARAMETERS.epoch_heights)
     assert find_reveal(only, chain.genesis, chain.state) != original.find_reveal(copied) is not None
 
 
@@ -190,7 +201,7 @@ def test_a_committee_grows_slowly_and_shrinks_at_once(
     before: dict[bytes, int], asked: dict[bytes, tuple[int, int]], size: int, order: Random
 ) -> None:
     old = ValidatorSet.of(before.items())
-    waiting = [Candidate(key, bonded, since) for key, (bonded, since) in asked.items()]
+    waiting = [CommitteeApplicant(key, bonded, since) for key, (bonded, since) in asked.items()]
     new = of(compute_committee(old, waiting, size))
     whole, room = old.total_stake, old.total_stake // 10
     if not asked or (not room and not asked.keys() & before.keys()):
@@ -218,7 +229,7 @@ def test_who_waited_longest_is_served_first_and_one_at_most_in_part(
     before: dict[bytes, int], asked: dict[bytes, tuple[int, int]]
 ) -> None:
     old = ValidatorSet.of(before.items())
-    new = of(compute_committee(old, [Candidate(key, *terms) for key, terms in asked.items()], 99))
+    new = of(compute_committee(old, [CommitteeApplicant(key, *terms) for key, terms in asked.items()], 99))
     if new == before:
         return
     room = old.total_stake // 10
@@ -232,14 +243,14 @@ def test_who_waited_longest_is_served_first_and_one_at_most_in_part(
 
 def test_a_newcomer_needs_more_than_the_smallest_member_for_its_seat() -> None:
     before = ValidatorSet.of([(bytes([1]) * 32, 700), (bytes([2]) * 32, 30), (bytes([3]) * 32, 70)])
-    members = [Candidate(validator.public_key, validator.stake, 0) for validator in before]
+    members = [CommitteeApplicant(validator.public_key, validator.stake, 0) for validator in before]
     for bonded, enters in ((29, False), (30, False), (31, True), (500, True)):
-        new = of(compute_committee(before, [*members, Candidate(bytes([9]) * 32, bonded, 5)], 3))
+        new = of(compute_committee(before, [*members, CommitteeApplicant(bytes([9]) * 32, bonded, 5)], 3))
         assert (bytes([9]) * 32 in new) is enters and (bytes([2]) * 32 in new) is not enters
         assert len(new) == 3
         assert new.get(bytes([9]) * 32, 31) == min(max(bonded, 31), 80)
     # Two newcomers for one small seat: the second would push out a larger member than it is itself.
-    two = [*members, Candidate(bytes([8]) * 32, 40, 5), Candidate(bytes([9]) * 32, 40, 6)]
+    two = [*members, CommitteeApplicant(bytes([8]) * 32, 40, 5), CommitteeApplicant(bytes([9]) * 32, 40, 6)]
     assert set(of(compute_committee(before, two, 3))) == {bytes([number]) * 32 for number in (1, 3, 8)}
 
 
@@ -248,13 +259,13 @@ def test_who_is_pushed_out_waits_from_then_on() -> None:
     chain = Chain(stakes=[100_000, 100_000, 100_000, 1_000], parameters=parameters)
     small, user = chain.validators[3], make_candidate(chain)
     do(chain, chain.enroll(user))
-    assert chain.duty(small).waiting_since == 0
+    assert chain.validator_record(small).waiting_since == 0
     chain.append_epochs(1)
     assert small.public_key not in weights(chain, 2) and weights(chain, 2)[user.public_key] == 30_000
-    assert chain.duty(small).waiting_since == chain.head.height == parameters.epoch_heights
+    assert chain.validator_record(small).waiting_since == chain.head.height == parameters.epoch_heights
     do(chain, chain.retire(user))
     chain.append_epochs(1)
-    assert weights(chain, 3)[small.public_key] == 1_000 and chain.duty(small).waiting_since == 0
+    assert weights(chain, 3)[small.public_key] == 1_000 and chain.validator_record(small).waiting_since == 0
 
 
 @settings(max_examples=150)
@@ -265,11 +276,11 @@ def test_a_full_committee_of_more_than_ten_seats_opens_to_who_is_first_and_has_m
     """With ten seats or less of equal weight, what may be added in one epoch is not enough for a seat, ever."""
     stakes = {bytes([number]) * 32: 10 * stake for number, stake in enumerate(members)}
     before = ValidatorSet.of(stakes.items())
-    newcomer = Candidate(bytes([99]) * 32, min(stakes.values()) + more, 1)
-    waiting = [*(Candidate(key, stake, 0) for key, stake in stakes.items()), newcomer]
+    newcomer = CommitteeApplicant(bytes([99]) * 32, min(stakes.values()) + more, 1)
+    waiting = [*(CommitteeApplicant(key, stake, 0) for key, stake in stakes.items()), newcomer]
     assert newcomer.public_key in compute_committee(before, waiting, len(members))
     equal = ValidatorSet.of((bytes([number]) * 32, 100) for number in range(10))
-    waiting = [*(Candidate(each.public_key, each.stake, 0) for each in equal), replace(newcomer, bonded=10**9)]
+    waiting = [*(CommitteeApplicant(each.public_key, each.stake, 0) for each in equal), replace(newcomer, bonded=10**9)]
     assert compute_committee(equal, waiting, 10) == equal
 
 
@@ -293,7 +304,7 @@ def test_growth_is_a_tenth_of_the_epoch_before_until_all_is_served() -> None:
     for _ in range(4):
         chain.append_epochs(1)
         served.append(chain.weight(user, chain.next_epoch + 1))
-        assert chain.duty(user).waiting_since == (since if served[-1] < 100_000 else 0)
+        assert chain.validator_record(user).waiting_since == (since if served[-1] < 100_000 else 0)
     assert served == [40_000, 84_000, 100_000, 100_000]
 
 
@@ -303,12 +314,17 @@ def test_who_bonds_more_waits_from_then_on() -> None:
     do(chain, chain.bond(second, 30_000))
     height = chain.head.height
     do(chain, chain.bond(first, 30_000))
-    assert chain.duty(second).waiting_since == height and chain.duty(first).waiting_since == height + 1
+    assert (
+        chain.validator_record(second).waiting_since == height
+        and chain.validator_record(first).waiting_since == height + 1
+    )
     do(chain, chain.bond(second, 5_000))
-    assert chain.duty(second).waiting_since == height + 2, "who asks for more goes to the end of the line"
+    assert chain.validator_record(second).waiting_since == height + 2, "who asks for more goes to the end of the line"
     chain.append_epochs(1)
     assert chain.weight(first, 2) == 130_000 and chain.weight(second, 2) == 110_000, "one in full, the other in part"
-    assert chain.duty(first).waiting_since == 0 and chain.duty(second).waiting_since == height + 2
+    assert (
+        chain.validator_record(first).waiting_since == 0 and chain.validator_record(second).waiting_since == height + 2
+    )
     chain.append_epochs(1)
     assert chain.weight(second, 3) == 135_000
 
@@ -446,15 +462,15 @@ def spoil(chain: Chain, late_votes: Sequence[Vote]) -> str:
 
 def count_votes(chain: Chain, key: KeyPair) -> tuple[int, int]:
     """Votes of a validator that were counted in this epoch, and the blocks."""
-    turnout = chain.state.turnout
-    return turnout.votes[chain.epoch.validators.get_position(key.public_key)], turnout.blocks
+    participation = chain.state.participation
+    return participation.votes[chain.epoch.validators.get_position(key.public_key)], participation.blocks
 
 
 def test_votes_in_certificates_count() -> None:
     chain = Chain(parameters=LONG)
     present, absent = chain.validators[:3], chain.validators[3]
     chain.append()
-    assert chain.state.turnout.blocks == 0, "nobody has voted on the first block of an epoch yet"
+    assert chain.state.participation.blocks == 0, "nobody has voted on the first block of an epoch yet"
     for number in range(1, 6):
         chain.append(voters=present if number % 2 else None)
         assert count_votes(chain, present[0]) == (number, number)
@@ -492,11 +508,11 @@ def test_late_votes_count_for_eight_blocks() -> None:
     chain = Chain(parameters=LONG)
     late = chain.validators[3]
     first = chain.append()
-    for _ in range(LATE_BLOCKS - 1):
+    for _ in range(LATE_VOTE_BLOCKS - 1):
         chain.append(voters=chain.validators[:3])
     _, transition, _ = chain.propose(late_votes=[chain.vote(late, first)])
     position = chain.epoch.validators.get_position(late.public_key)
-    assert transition.state.turnout.votes[position] == 2  # this one, and that in the certificate of the parent
+    assert transition.state.participation.votes[position] == 2  # this one, and that in the certificate of the parent
     chain.append()
     assert "not a vote to notarize a recent block" in spoil(chain, [chain.vote(late, first)])
     second = chain.blocks[1]
@@ -546,8 +562,8 @@ def test_no_vote_counts_across_the_border_of_an_epoch() -> None:
         for block in chain.blocks[:4]:
             spoil(chain, [chain.vote(late, block)])
         chain.append()
-        assert chain.state.turnout.blocks == number
-    assert all(entry.view == chain.blocks[4].header.view for entry in chain.state.turnout.recent)
+        assert chain.state.participation.blocks == number
+    assert all(entry.view == chain.blocks[4].header.view for entry in chain.state.participation.recent)
 
 
 def test_who_enrolls_for_the_first_time_pays_for_the_entry() -> None:
@@ -561,14 +577,14 @@ def test_who_enrolls_for_the_first_time_pays_for_the_entry() -> None:
     assert chain.account(user).available == before - 5_000 - compute_fee(chain.genesis, enroll)
     chain.append([chain.retire(user)])
     chain.append_epochs(2)
-    before, enroll = chain.account(user).available, chain.enroll(user, onion=1)
+    before, enroll = chain.account(user).available, chain.enroll(user, hash_chain=1)
     chain.append([enroll])
     assert chain.failures[-1] == (None,) and compute_supply(chain.state) == chain.genesis.supply
     assert chain.account(user).available == before - compute_fee(chain.genesis, enroll), "it has a duty already"
     other = chain.users[1]
     chain.append([chain.bond(other, 15_500)])
     chain.append([chain.enroll(other)])
-    assert "a new entry" in (chain.failures[-1][0] or "") and chain.state.duty(other.public_key) is None
+    assert "a new entry" in (chain.failures[-1][0] or "") and chain.state.validator_record(other.public_key) is None
 
 
 def attend(heights: int, missed: int, *, late: int = 0) -> Chain:
@@ -603,11 +619,11 @@ def attend(heights: int, missed: int, *, late: int = 0) -> Chain:
 def test_who_misses_more_than_half_is_jailed(heights: int, missed: int, late: int, jailed: bool) -> None:
     chain = attend(heights, missed, late=late)
     absent = chain.validators[3]
-    assert chain.duty(absent).jailed_until == (1 if jailed else 0)
+    assert chain.validator_record(absent).jailed_until == (1 if jailed else 0)
     assert (absent.public_key in weights(chain, 2)) is not jailed
     assert chain.weight(absent, 1) == 100_000, "the committee of the next epoch was frozen before"
     assert chain.account(absent).bonded == 100_000
-    assert all(chain.duty(key).jailed_until == 0 for key in chain.validators[:3])
+    assert all(chain.validator_record(key).jailed_until == 0 for key in chain.validators[:3])
 
 
 def test_a_jailed_validator_returns_when_it_asks() -> None:
@@ -617,7 +633,9 @@ def test_a_jailed_validator_returns_when_it_asks() -> None:
     assert absent.public_key not in weights(chain, 4), "never by itself"
     height = chain.head.height + 1
     do(chain, chain.unjail(absent))
-    assert chain.duty(absent) == replace(chain.duty(absent), jailed_until=0, waiting_since=height)
+    assert chain.validator_record(absent) == replace(
+        chain.validator_record(absent), jailed_until=0, waiting_since=height
+    )
     assert "not jailed" in failure(chain, chain.unjail(absent))
     assert chain.next_epoch == 3
     chain.append_epochs(1)
@@ -628,8 +646,8 @@ def test_a_jailed_validator_cannot_shake_it_off_by_enrolling_again() -> None:
     chain = attend(5, 4)
     absent = chain.validators[3]
     nonce = chain.account(absent).nonce
-    do(chain, chain.retire(absent), chain.enroll(absent, onion=1, nonce=nonce + 1))
-    assert chain.duty(absent).jailed_until == 1
+    do(chain, chain.retire(absent), chain.enroll(absent, hash_chain=1, nonce=nonce + 1))
+    assert chain.validator_record(absent).jailed_until == 1
     chain.append_epochs(1)
     assert absent.public_key not in weights(chain, 3)
 
@@ -640,7 +658,7 @@ def test_absent_validators_cannot_empty_the_committee_below_a_quorum_of_those_pr
     for number in range(10):
         out = number % 4
         chain.append(voters=[key for index, key in enumerate(chain.validators) if index != out])
-    assert not any(chain.duty(key).jailed_until for key in chain.validators)
+    assert not any(chain.validator_record(key).jailed_until for key in chain.validators)
 
 
 # Missed leads.
@@ -778,8 +796,12 @@ def test_evidence_takes_everything_and_pays_the_finder_a_tenth(kinds: tuple[Vote
     assert chain.account(liar) == replace(before, bonded=0, unbonding=()), "its other credit stays its own"
     assert chain.account(finder) == replace(earner, available=earner.available - fee + 10_000)
     assert chain.state.totals.treasury == treasury + fee + 90_000
-    duty = chain.duty(liar)
-    assert (duty.jailed_until, duty.clean_from, duty.is_enrolled) == (PARAMETERS.unbonding_epochs, 2, True)
+    validator = chain.validator_record(liar)
+    assert (validator.jailed_until, validator.clean_from, validator.is_enrolled) == (
+        PARAMETERS.unbonding_epochs,
+        2,
+        True,
+    )
     assert chain.head.height == height
     chain.append_epochs(1)
     assert chain.weight(liar, 1) == 100_000 and liar.public_key not in weights(chain, 2)
@@ -912,7 +934,7 @@ def test_a_lie_is_punished_once_and_what_was_said_before_the_punishment_with_it(
     chain.append_epochs(1)
     assert chain.next_epoch == 3
     do(chain, chain.evidence(finder, liar, epoch=3))
-    assert chain.account(liar).bonded == 0 and chain.duty(liar).clean_from == 5
+    assert chain.account(liar).bonded == 0 and chain.validator_record(liar).clean_from == 5
 
 
 def test_a_second_punishment_is_refused_for_the_first_before_for_the_lack_of_stake() -> None:
@@ -960,7 +982,7 @@ def test_the_punished_stay_out_for_the_unbonding_time() -> None:
     liar, finder = chain.validators[0], chain.users[0]
     chain.append_epochs(1)
     do(chain, chain.evidence(finder, liar))
-    until = chain.duty(liar).jailed_until
+    until = chain.validator_record(liar).jailed_until
     assert until == 1 + PARAMETERS.unbonding_epochs == 3
     assert f"jailed until epoch {until}, this is epoch 1" in failure(chain, chain.unjail(liar))
     do(chain, chain.bond(liar, 50_000))
@@ -980,7 +1002,7 @@ def test_a_slash_does_not_shorten_or_end_by_absence() -> None:
     chain.append()
     do(chain, chain.evidence(finder, liar))
     chain.append_epochs(1, voters=chain.validators[1:])
-    assert chain.duty(liar).jailed_until == 5
+    assert chain.validator_record(liar).jailed_until == 5
 
 
 def test_who_has_retired_is_still_punished() -> None:

@@ -10,9 +10,9 @@ from chain.exceptions import InvalidOperation
 from chain.genesis import Parameters
 from chain.transition.operations import check_form, compute_fee
 from chain.types.operations import (
-    MAX_CAPTURE,
+    MAX_CAPTURE_BYTES,
     MAX_CAPTURE_ITEMS,
-    MAX_OPERATION,
+    MAX_OPERATION_BYTES,
     Capture,
     Hold,
     Serve,
@@ -91,22 +91,22 @@ def test_the_largest_capture_and_the_largest_serve_fit() -> None:
     ]
     capture = CHAIN.capture(OTHER, *items)
     check_form(capture)
-    assert MAX_OPERATION < len(capture.encoded) <= MAX_CAPTURE
+    assert MAX_OPERATION_BYTES < len(capture.encoded) <= MAX_CAPTURE_BYTES
     serve = CHAIN.serve(USER, *[f"{number:02}" + "m" * 126 for number in range(16)])
     check_form(serve)
-    assert len(serve.encoded) <= MAX_OPERATION
+    assert len(serve.encoded) <= MAX_OPERATION_BYTES
 
 
 def test_operations_are_limited_in_size() -> None:
     signed = CHAIN.transfer(USER, OTHER, 5)
     large = replace(signed)
-    large.__dict__["encoded"] = bytes(MAX_OPERATION + 1)  # no field allows as much today
+    large.__dict__["encoded"] = bytes(MAX_OPERATION_BYTES + 1)  # no field allows as much today
     with pytest.raises(InvalidOperation, match="4097 bytes"):
         check_form(large)
     capture = replace(CHAIN.capture(OTHER, CHAIN.delivery(USER, 0)))
-    capture.__dict__["encoded"] = bytes(MAX_OPERATION + 1)
+    capture.__dict__["encoded"] = bytes(MAX_OPERATION_BYTES + 1)
     check_form(capture)
-    capture.__dict__["encoded"] = bytes(MAX_CAPTURE + 1)
+    capture.__dict__["encoded"] = bytes(MAX_CAPTURE_BYTES + 1)
     with pytest.raises(InvalidOperation, match="more than"):
         check_form(capture)
 

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from chain.exceptions import CannotPay, InvalidNonce, InvalidOperation, InvalidSignature
 from chain.genesis import CREDIT, Genesis, GenesisAccount, Parameters, make_genesis, make_validator
-from chain.state.state import WINDOW
+from chain.state.state import REPLAY_WINDOW_SIZE
 from chain.transition.block import Transition, build_block
 from chain.transition.epochs import get_next_epoch
 from chain.transition.operations import get_executor, process_operation
@@ -129,7 +129,7 @@ def test_limits_of_an_account() -> None:
     pool = make_pool()
     with pytest.raises(PoolFull, match=f"more than {MAX_ACCOUNT_BYTES} bytes"):
         for number in range(2048):
-            pool.add(make_hold(number % WINDOW, attempt=number // WINDOW), 0.0)
+            pool.add(make_hold(number % REPLAY_WINDOW_SIZE, attempt=number // REPLAY_WINDOW_SIZE), 0.0)
     assert MAX_ACCOUNT_BYTES - 500 < pool.size <= MAX_ACCOUNT_BYTES
 
 
@@ -319,7 +319,7 @@ def test_who_owns_nothing_captures_only_what_is_there() -> None:
 def test_the_work_after_a_block_does_not_grow_with_what_is_pending(monkeypatch: pytest.MonkeyPatch) -> None:
     """A block that touches an account with hundreds of holds, and captures that wait, judges only a few of them."""
     pool, chain = make_pool(MARKET), Chain(MARKET)
-    for seq in range(WINDOW):
+    for seq in range(REPLAY_WINDOW_SIZE):
         for attempt in range(2):
             pool.add(make_hold(seq, genesis=MARKET, attempt=attempt), 0.0)
     for number in range(500):

@@ -11,7 +11,7 @@ import trio
 from chain.exceptions import CodecError, InvalidBlock, InvalidCertificate, LedgerError
 from chain.genesis import Genesis
 from chain.store.kv import MemoryStore
-from chain.store.writer import BlockStore
+from chain.store.writer import ChainStore
 from chain.transition.block import build_block, state_transition
 from chain.transition.epochs import get_next_epoch
 from chain.types.blocks import Block
@@ -40,9 +40,9 @@ from tests.consensus.world import World, make_key, make_test_genesis, simulate
 GENESIS = make_test_genesis(4, others=1, epoch_heights=5)
 
 
-def make_chain(genesis: Genesis, length: int, certified: Callable[[int], bool] = lambda _: True) -> BlockStore:
+def make_chain(genesis: Genesis, length: int, certified: Callable[[int], bool] = lambda _: True) -> ChainStore:
     """A store with ``length`` blocks of one transfer each; those ``certified`` carry a finality certificate."""
-    store = BlockStore(MemoryStore(), genesis)
+    store = ChainStore(MemoryStore(), genesis)
     header, state, notarization = genesis.header, genesis.state, None
     pending = []
     for height in range(1, length + 1):
@@ -74,7 +74,7 @@ def certify(genesis: Genesis, block: Block, kind: VoteKind, signers: tuple[int, 
     return make_certificate(votes, genesis.validators)
 
 
-def read_parts(store: BlockStore, first: int, last: int) -> list[bytes]:
+def read_parts(store: ChainStore, first: int, last: int) -> list[bytes]:
     parts: list[bytes] = []
     for height in range(first, last + 1):
         block = store.raw_block(height)
@@ -178,7 +178,7 @@ async def run_server(world: World, key: int, handler: Callable[[Exchange], Await
     return streams
 
 
-def make_server(store: BlockStore) -> SyncServer:
+def make_server(store: ChainStore) -> SyncServer:
     return SyncServer(store, lambda _: None, lambda _: None, SimulatedRuntime(0))
 
 

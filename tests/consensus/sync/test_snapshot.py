@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import trio
 
-from chain.audit.audit import StoreSource, verify_chain
+from chain.audit.audit import StoreSource, audit_chain
 from chain.audit.export import ExportSource
 from chain.exceptions import StoreError
 from chain.store.kv import MemoryStore
-from chain.store.writer import BlockStore
+from chain.store.writer import ChainStore
 from chain.types.votes import VoteKind
 from consensus.sync.download import download_chain
 from consensus.sync.messages import (
@@ -79,8 +79,8 @@ def test_a_node_joins_a_living_chain_by_its_state() -> None:
         height, failure = await world.engine(5).wait_final(operation.id, 20.0)
         assert failure is None and height > 25
         await world.kill(5)
-        assert not verify_chain(StoreSource(world.nodes[5].store), threads=1).ok, "by itself it proves nothing"
-        report = verify_chain(StoreSource(world.nodes[5].store), threads=1, checkpoint=checkpoint)
+        assert not audit_chain(StoreSource(world.nodes[5].store), threads=1).ok, "by itself it proves nothing"
+        report = audit_chain(StoreSource(world.nodes[5].store), threads=1, checkpoint=checkpoint)
         assert report.ok, report.fault
         assert report.base_height == 12 and not report.is_proven
 
@@ -108,7 +108,7 @@ def test_a_validator_that_was_away_comes_back_by_the_state_and_votes() -> None:
             and key in {validators[position].public_key for position in certificate.signers}
         ]
         assert voted, "it was jailed, asked to return, and votes again"
-        report = verify_chain(StoreSource(world.nodes[4].store), threads=1)
+        report = audit_chain(StoreSource(world.nodes[4].store), threads=1)
         assert report.ok, report.fault
 
     play_sync(GENESIS, play)
@@ -275,15 +275,15 @@ def test_a_state_somebody_fetches_stays_at_hand() -> None:
         assert asked == {8} and world.engine(5)._store.base.height == 8
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("chain.merkle.snapshot.CHUNK", 600)
-        patch.setattr("chain.merkle.snapshot.LARGE", 120)
+        patch.setattr("chain.merkle.snapshot.MAX_CHUNK_BYTES", 600)
+        patch.setattr("chain.merkle.snapshot.MAX_INLINE_BYTES", 120)
         play_sync(CHAIN.genesis, play)
 
 
 # Fetching for an audit.
 
 
-def fetch(path: Path, blocks: BlockStore, lie: Lie = lambda _: None) -> ExportSource:
+def fetch(path: Path, blocks: ChainStore, lie: Lie = lambda _: None) -> ExportSource:
     async def play(world: SyncWorld) -> None:
         await world.serve(60, blocks, lie)
         network = SimulatedNetwork(world.hub, make_key(70).public_key)
@@ -304,7 +304,7 @@ def fetch(path: Path, blocks: BlockStore, lie: Lie = lambda _: None) -> ExportSo
 def test_a_chain_is_fetched_whole(height: int, tmp_path: Path) -> None:
     source = fetch(tmp_path / "chain", fill_store(CHAIN, height))
     (tmp_path / "chain").unlink()  # an open export needs no name
-    report = verify_chain(source, threads=1)
+    report = audit_chain(source, threads=1)
     assert report.ok and report.height == height
 
 
@@ -346,13 +346,13 @@ def give_another(question: Question) -> Answers:
 def forge_ends(question: Question) -> Answers:
     if not isinstance(question, GetEnds):
         return None
-    end = fill_store(CHAIN).epoch_end(0)
+    end = fill_store(CHAIN).light_client_update(0)
     assert end is not None
     certificate = CHAIN.certify(end.header, VoteKind.NOTARIZE)
     return encode_all([EpochEndsResponse(EpochEndItem(replace(end, certificate=certificate)))])
 
 
-FETCH_LIES: dict[str, tuple[Callable[[], BlockStore], Lie, str]] = {
+FETCH_LIES: dict[str, tuple[Callable[[], ChainStore], Lie, str]] = {
     "blocks end early": (lambda: fill_store(CHAIN), end_early, "proves 5 epochs, but sent no block after 10"),
     "another fork": (lambda: fill_store(CHAIN), give_another, "not the one that was proved final"),
     "forged ends": (lambda: fill_store(CHAIN), forge_ends, "proves nothing"),
@@ -372,7 +372,7 @@ FETCH_LIES: dict[str, tuple[Callable[[], BlockStore], Lie, str]] = {
 
 @pytest.mark.parametrize(("make", "lie", "reason"), FETCH_LIES.values(), ids=FETCH_LIES.keys())
 def test_a_node_that_sends_nonsense_is_told_apart(
-    make: Callable[[], BlockStore], lie: Lie, reason: str, tmp_path: Path
+    make: Callable[[], ChainStore], lie: Lie, reason: str, tmp_path: Path
 ) -> None:
     with pytest.raises(StoreError, match=reason):
         fetch(tmp_path / "chain", make(), lie)
@@ -382,7 +382,7 @@ def test_a_node_that_sends_nonsense_is_told_apart(
 def test_blocks_without_end_are_cut_off_one_epoch_after_the_last_proof(tmp_path: Path) -> None:
     source = fetch(tmp_path / "chain", fill_store(CHAIN), keep_adding)
     assert source.height == 24
-    fault = verify_chain(source, threads=1).fault
+    fault = audit_chain(source, threads=1).fault
     assert fault is not None and fault.height == 21
 
 

@@ -11,7 +11,7 @@ from chain.genesis import Genesis
 from chain.light.client import Checkpoint
 from chain.state.state import State
 from chain.store.kv import MemoryStore, Store
-from chain.store.writer import BlockStore
+from chain.store.writer import ChainStore
 from chain.transition.block import apply_block
 from consensus.sync.messages import SYNC_PROTOCOL, Question, Request
 from consensus.sync.server import SyncServer
@@ -33,10 +33,10 @@ def fill_store(
     *,
     keep_epochs: int = 0,
     store: Store | None = None,
-    blocks: BlockStore | None = None,
-) -> BlockStore:
+    blocks: ChainStore | None = None,
+) -> ChainStore:
     """A store with the blocks of ``chain``, each with its finality certificate; a new one unless given."""
-    blocks = blocks or BlockStore(store or MemoryStore(), chain.genesis, keep_epochs)
+    blocks = blocks or ChainStore(store or MemoryStore(), chain.genesis, keep_epochs)
     parent, state = blocks.header, blocks.state
     for block in chain.blocks[blocks.height : upto]:
         transition = apply_block(chain.genesis, parent, state, block)
@@ -55,15 +55,15 @@ class SyncWorld(World):
 
     keep_epochs = 0
 
-    def _open(self, node: Node, number: int) -> tuple[BlockStore, VoteStore]:
+    def _open(self, node: Node, number: int) -> tuple[ChainStore, VoteStore]:
         _, vote_store = super()._open(node, number)
-        return BlockStore(node.store, self.genesis, self.keep_epochs), vote_store
+        return ChainStore(node.store, self.genesis, self.keep_epochs), vote_store
 
     def trust(self, checkpoint: Checkpoint | None) -> None:
         """Give the nodes to come a checkpoint."""
         self.settings = replace(self.settings, checkpoint=checkpoint)
 
-    async def serve(self, number: int, store: BlockStore, lie: Lie = lambda _: None) -> None:
+    async def serve(self, number: int, store: ChainStore, lie: Lie = lambda _: None) -> None:
         """A peer that answers from ``store``, except where it lies."""
         server = make_server(store)
 
@@ -114,7 +114,7 @@ def play_sync(genesis: Genesis, play: Callable[[SyncWorld], Awaitable[None]], se
     run_simulation(seed, main)
 
 
-def make_server(store: BlockStore) -> SyncServer:
+def make_server(store: ChainStore) -> SyncServer:
     """The honest server of a store."""
     return SyncServer(store, lambda _: None, lambda _: None, SimulatedRuntime(0))
 

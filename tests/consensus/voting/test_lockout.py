@@ -17,7 +17,7 @@ from chain.crypto import KeyPair
 from chain.exceptions import StoreDamaged, StoreError, StoreInUse
 from chain.genesis import Genesis
 from chain.store.kv import CHAIN_DIRECTORY, LevelStore
-from chain.store.writer import BlockStore
+from chain.store.writer import ChainStore
 from chain.types.operations import Transfer
 from chain.types.votes import NO_BLOCK, Vote, VoteKind, sign_vote
 from consensus.voting.disk import JOURNAL_FILE, DataDisk, NodeStorage, open_storage
@@ -471,6 +471,6 @@ def test_block_store_is_what_comes_back(tmp_path: Path) -> None:
     disk.note_fault(disk.fault)
     opened.close()
     opened = open_path(tmp_path)
-    assert isinstance(opened.blocks, BlockStore) and is_locked(opened)
+    assert isinstance(opened.blocks, ChainStore) and is_locked(opened)
     opened.close()
     assert "checksum mismatch" in (tmp_path / f"{CHAIN_DIRECTORY}.damaged-{STAMP}" / "DAMAGED").read_text()

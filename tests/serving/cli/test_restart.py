@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from chain.crypto import KeyPair
 from chain.exceptions import RestartError
 from chain.store.kv import MemoryStore
-from chain.store.writer import BlockStore
+from chain.store.writer import ChainStore
 from chain.transition.restart_file import RestartFile
 from consensus.voting.disk import NodeStorage
 from consensus.voting.journal import Journal, MemoryFile
@@ -38,7 +38,7 @@ def chain_and_command() -> tuple[Chain, Command]:
     fill_store(store, chain, {6: chain.finality(chain.blocks[5])})
     key = chain.validators[1]
     journal = Journal(MemoryFile(), chain.genesis.chain_id, key.public_key)
-    opened = NodeStorage(store, BlockStore(store, chain.genesis), VoteStore(key, journal, VoteSupportStore(store)))
+    opened = NodeStorage(store, ChainStore(store, chain.genesis), VoteStore(key, journal, VoteSupportStore(store)))
 
     @contextmanager
     def open_stopped_node(_: Path | None) -> Iterator[tuple[NodeStorage, KeyPair]]:
