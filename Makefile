@@ -1,13 +1,16 @@
-# Everything works from a fresh clone with Python 3.11 or newer and nothing else installed: each target first makes .venv.
+# "make help" lists what there is. Everything works from a fresh clone with Python 3.11 or newer and nothing else installed: each target first makes .venv.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install test test-abuse-long test-nat test-nat-long lint format demo sim bench figures overlay twins crash mutants clean
+.PHONY: help install test test-long test-busy test-nat test-nat-long lint format demo sim bench figures overlay twins crash mutants clean
 
-install: $(STAMP)
+help:  ## this list
+	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(STAMP)  ## what all others need, in .venv
 
 # uv resolves with the overrides that pyproject.toml states, which pip cannot; it lives in a small environment of its own.
 $(STAMP): pyproject.toml
@@ -19,23 +22,24 @@ $(STAMP): pyproject.toml
 	@touch $@
 
 # One worker a core; the tests of a file stay together, for what they share.
-test: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile
 
-# Floods and broken peers against a node as it is shipped, with thousands of handshakes. Takes ten minutes and more.
-test-abuse-long: install
-	$(BIN)/python -m pytest tests/adversarial/test_abuse_connections.py tests/adversarial/test_abuse_protocols.py \
-		--long --timeout 900 $(ARGS)
+test: install  ## every rule: some minutes on two cores
+	$(PYTEST) $(ARGS)
 
-# Private nodes behind NATs, in network namespaces. Takes root; without, one line says so.
-test-nat: install
+test-long: install  ## what takes longer: more seeds, schedules and examples, and a node as it is shipped under floods
+	$(PYTEST) -m long --long $(ARGS)
+
+test-busy: install  ## processes, adversaries and simulations, five times in a row beside two endless loops
+	$(BIN)/python -m tests.busy $(ARGS)
+
+test-nat: install  ## private nodes behind NATs, in network namespaces; takes root, and says so in one line without
 	$(BIN)/python -m pytest tests/nat $(ARGS)
 
-# With every combination of NATs, and ten minutes of churn.
-test-nat-long: install
+test-nat-long: install  ## with every combination of NATs, and ten minutes of churn
 	$(BIN)/python -m pytest tests/nat --long $(ARGS)
 
-lint: install
+lint: install  ## style, types, arrows between packages, and that the figures in the documents are the published ones
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -43,42 +47,39 @@ lint: install
 	$(BIN)/python -m benchmarks.figures --check
 	$(BIN)/python docs/pictures/draw.py --check
 
-format: install
+format: install  ## what lint would say about style, corrected
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-demo: install
+demo: install  ## four nodes with a small model on this machine; ARGS=--once sends prompts through it and ends
 	$(BIN)/wwwserve demo $(ARGS)
 
 SEED ?= 7
-sim: install
+sim: install  ## eight nodes for ten simulated minutes, from SEED
 	$(BIN)/python -m benchmarks.simulation --seed $(SEED) $(ARGS)
 
-# A validator of less than a third that runs twice, over N schedules, or over the one that SEED=... names.
 N ?= 3000
-twins: install
+twins: install  ## a validator of less than a third that runs twice, over N schedules or the one that SEED names
 	$(BIN)/python -m tests.simulation.twins $(if $(filter file,$(origin SEED)),--count $(N),--seed $(SEED)) $(ARGS)
 
-# Real processes that die at every durable write in turn; ARGS="--scenario repair --at 3 --after" is one of them.
-crash: install
+# ARGS="--scenario repair --at 3 --after" is one death.
+crash: install  ## real processes that die before and after every durable write in turn
 	$(BIN)/python -m tests.adversarial.crash_everywhere $(ARGS)
 
-mutants: install
+mutants: install  ## faults put into the rules, one by one; a test must find each; ARGS names some of them
 	$(BIN)/python -m tests.mutants.run $(ARGS)
 
-# All benchmarks, one after the other; ARGS=--quick takes minutes, ARGS="gateway ledger" runs two of them in full.
-bench: install
+# ARGS="gateway ledger" runs two of them in full.
+bench: install  ## all benchmarks, one after the other; ARGS=--quick takes minutes
 	$(BIN)/python -m benchmarks $(ARGS)
 
-# The tables and pictures in the documents: from the JSON in docs/figures, and from the imports. ARGS=--publish takes over
-# the full runs in results first, ARGS=--check only compares.
-figures: install
+# ARGS=--publish takes over the full runs in results first, ARGS=--check only compares.
+figures: install  ## the tables and pictures in the documents: from the JSON in docs/figures, and from the imports
 	$(BIN)/python -m benchmarks.figures $(ARGS)
 	$(BIN)/python docs/pictures/draw.py $(ARGS)
 
-# Five networks of each size instead of one.
-overlay: install
+overlay: install  ## its benchmark with five networks of each size instead of one
 	$(BIN)/python -m benchmarks.overlay --networks 5 $(ARGS)
 
-clean:
+clean:  ## remove all that make has made
 	rm -rf .venv .tools .mypy_cache .ruff_cache .hypothesis build *.egg-info results

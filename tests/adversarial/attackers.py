@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from typing import Any
@@ -25,6 +25,7 @@ from p2p.peer_id import peer_id_of
 from p2p.runtime import RealRuntime
 from p2p.streams.exchanges import Streams
 from tests.adversarial.victim import ASK, KEY, Victim
+from tests.support.waiting import eventually
 
 HONEST = "127.0.0.2"
 MIB = 1 << 20
@@ -34,6 +35,12 @@ SLACK = 10
 SETTLE = 60.0
 """Seconds in which they must be back."""
 ASK_TIMEOUT = 10.0
+
+SCALES = [
+    pytest.param(False, id="shortened"),
+    pytest.param(True, id="shipped", marks=[pytest.mark.long, pytest.mark.timeout(900)]),
+]
+"""Whether a victim is as it is shipped, and floods are in full."""
 
 _source: ContextVar[str | None] = ContextVar("source", default=None)
 
@@ -122,15 +129,6 @@ class Watch:
             await trio.sleep(0.2)
 
 
-async def until(condition: Callable[[], bool], seconds: float = 30.0, what: str = "") -> None:
-    """Wait for a condition."""
-    with trio.move_on_after(seconds):
-        while not condition():
-            await trio.sleep(0.05)
-        return
-    raise AssertionError(f"not within {seconds:g} s: {what}")
-
-
 @asynccontextmanager
 async def attack(victim: Victim) -> AsyncIterator[Watch]:
     """Attack inside. Everybody is answered throughout, memory stays, descriptors and tasks come back."""
@@ -143,14 +141,16 @@ async def attack(victim: Victim) -> AsyncIterator[Watch]:
         asked = watch.answered, watch.reconnected
         yield watch
         # They ask on after the attack too, so that a short one is followed by a question as well.
-        await until(lambda: watch.answered >= asked[0] + 3 and watch.reconnected >= asked[1] + 2, what="answers")
+        await eventually(
+            lambda: watch.answered >= asked[0] + 3 and watch.reconnected >= asked[1] + 2, message="answers"
+        )
         report = await victim.get_report()
 
         def is_back() -> bool:
             now = victim.read()
             return all(now[name] <= before[name] + SLACK for name in ("fds", "tasks"))
 
-        await until(is_back, SETTLE, f"{before} {victim.read()}")
+        await eventually(is_back, SETTLE, f"{before} {victim.read()}")
         nursery.cancel_scope.cancel()
     growth = report.peak - quiet.peak
     print(

@@ -10,6 +10,7 @@ import trio
 
 from p2p.network import NetworkError
 from tests.adversarial.attackers import (
+    SCALES,
     Peer,
     attack,
     attacking,
@@ -19,17 +20,17 @@ from tests.adversarial.attackers import (
     hung_up,
     open_socket,
     shake_hands,
-    until,
 )
 from tests.adversarial.victim import Victim, running_victim
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.trio
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=SCALES)
 def is_long(request: pytest.FixtureRequest) -> bool:
     """Whether the victim is as it is shipped, and the floods are in full."""
-    return bool(request.config.getoption("--long"))
+    return bool(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,7 @@ async def test_two_thousand_connections_one_after_the_other(victim: Victim) -> N
         for _ in range(2000):
             stream = await open_socket(victim, "127.0.1.1")
             await stream.aclose()
-        await until(lambda: sum(victim.read()["refusals"].values()) >= 2000, what="all were looked at")
+        await eventually(lambda: sum(victim.read()["refusals"].values()) >= 2000, message="all were looked at")
     refusals = victim.read()["refusals"]
     assert refusals["rate"] + refusals["banned"] > 1500
 
@@ -110,7 +111,7 @@ async def test_half_open_connections_from_many_addresses(victim: Victim, is_long
             for number in range(40):
                 nursery.start_soon(come_and_stay, f"127.0.2.{number + 1}")
             seen = watch.reconnected
-            await until(lambda seen=seen: watch.reconnected > seen)  # type: ignore[misc]
+            await eventually(lambda seen=seen: watch.reconnected > seen)  # type: ignore[misc]
             assert victim.read()["half_open"] <= 128, turn
     assert victim.read()["refusals"]["half_open"] > 0
 
@@ -158,7 +159,7 @@ async def test_garbage_after_the_handshakes(victim: Victim) -> None:
             async with attacking(1000 + number, victim, f"127.0.5.{number // 5 + 1}") as peer:
                 with suppress(Exception):  # whatever the library raises when it is cut off
                     await get_muxer(peer).secured_conn.write(b"\xff" * 5000)
-                await until(lambda: not peer.connected, what="it was not cut off")
+                await eventually(lambda: not peer.connected, message="it was not cut off")
 
         for number in range(15):
             nursery.start_soon(send, number)

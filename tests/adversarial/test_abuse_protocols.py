@@ -37,6 +37,7 @@ from p2p.runtime import RealRuntime
 from p2p.streams.frames import MAX_FRAME_BYTES, Frame, Kind
 from tests.adversarial.attackers import (
     HONEST,
+    SCALES,
     SETTLE,
     Peer,
     attack,
@@ -45,19 +46,19 @@ from tests.adversarial.attackers import (
     connect,
     get_muxer,
     open_gossip,
-    until,
 )
 from tests.adversarial.victim import ASK, CHAIN, KEY, TOPIC, UNREAD, Victim, running_victim
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.trio
 ME = KEY.public_key
 YEAR = 365 * 24 * 3600 * 1000
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=SCALES)
 def is_long(request: pytest.FixtureRequest) -> bool:
-    """Whether the victim is as it is shipped, and the floods are longer."""
-    return bool(request.config.getoption("--long"))
+    """Whether the victim is as it is shipped, and the floods are in full."""
+    return bool(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +74,7 @@ def sources(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def banned(peer: Peer, victim: Victim, source: str) -> bool:
     """Whether the peer was cut off and does not come in again. Its end may hear of the refusal a moment later."""
-    await until(lambda: not peer.connected, what="it was not cut off")
+    await eventually(lambda: not peer.connected, message="it was not cut off")
     with suppress(NetworkError):
         await connect(peer.network, victim, source)
     with trio.move_on_after(3):
@@ -204,7 +205,7 @@ async def test_who_ignores_the_window_is_cut_off(victim: Victim) -> None:
         with suppress(Exception):  # whatever the library raises when it is cut off
             for _ in range(100 * (1 << 20) // block):
                 await muxed.conn.secured_conn.write(frame)
-        await until(lambda: not peer.connected, what="it was not cut off")
+        await eventually(lambda: not peer.connected, message="it was not cut off")
 
 
 @pytest.mark.parametrize("reset", [True, False])
@@ -219,7 +220,7 @@ async def test_a_flood_of_streams(victim: Victim, reset: bool) -> None:
                 if reset:
                     frame += struct.pack(YAMUX_HEADER_FORMAT, 0, TYPE_WINDOW_UPDATE, FLAG_RST, stream_id, 0)
                 await secured.write(frame)
-        await until(lambda: not peer.connected, what="it was not cut off")
+        await eventually(lambda: not peer.connected, message="it was not cut off")
         assert await banned(peer, victim, source)
 
 
@@ -334,9 +335,9 @@ async def test_a_flood_of_subscriptions_leaves_few_topics(victim: Victim) -> Non
         async with attacking(2500, victim, "127.1.6.1") as peer:
             with suppress(NetworkError), trio.move_on_after(5):  # they are read slower and slower
                 await send_rpcs(peer, rpcs)
-            await until(lambda: victim.read()["topics"] > 30, what="some are believed")
+            await eventually(lambda: victim.read()["topics"] > 30, message="some are believed")
             assert victim.read()["topics"] <= 100
-        await until(lambda: victim.read()["topics"] <= 5, what="the topics of who has left")
+        await eventually(lambda: victim.read()["topics"] <= 5, message="the topics of who has left")
 
 
 async def test_a_flood_of_prunes_of_topics_that_nobody_has(victim: Victim) -> None:
@@ -394,7 +395,7 @@ async def test_forged_announcements_lead_to_a_ban_and_change_nothing(victim: Vic
     true = announce(honest, now)
     async with attack(victim), attacking(2800, victim, source) as peer:
         await tell(peer, true)
-        await until(lambda: victim.read()["view"].get(honest.public_key.hex()) == now)
+        await eventually(lambda: victim.read()["view"].get(honest.public_key.hex()) == now)
         for number in range(3):
             await tell(peer, replace(true, sequence=now + 1 + number, leaving=True))
         assert await banned(peer, victim, source)
@@ -410,7 +411,7 @@ async def test_replays_and_sequence_numbers_of_the_future_change_nothing(victim:
     async with attack(victim), attacking(2900, victim, "127.1.10.1") as peer:
         await tell(peer, first)
         await tell(peer, latest)
-        await until(lambda: victim.read()["view"].get(honest.public_key.hex()) == now + 1000)
+        await eventually(lambda: victim.read()["view"].get(honest.public_key.hex()) == now + 1000)
         for _ in range(50):
             await tell(peer, first)
         await tell(peer, announce(honest, now + YEAR), announce(honest, now, sequence=now + YEAR))
@@ -459,16 +460,16 @@ async def test_thirty_sybils_push_out_neither_the_honest_peer_nor_its_word(tmp_p
         await nursery.start(discovery.run)
         bootstrap = [(honest.key.public_key, honest.network.listen_addresses[0])]
         with running_victim(tmp_path, bootstrap, {"max_connections": 20}) as victim:
-            await until(lambda: honest.connected and honest.key.public_key.hex() in victim.read()["view"])
+            await eventually(lambda: honest.connected and honest.key.public_key.hex() in victim.read()["view"])
             nursery.start_soon(watch_honest)
             async with trio.open_nursery() as sybils:
                 for number in range(30):
                     await sybils.start(be_sybil, number, victim)
-                await until(lambda: victim.read()["refusals"]["evicted"] >= 10, SETTLE, "the room is used up")
-                await until(lambda: len(victim.read()["view"]) > 300, SETTLE, "inventions are believed")
+                await eventually(lambda: victim.read()["refusals"]["evicted"] >= 10, SETTLE, "the room is used up")
+                await eventually(lambda: len(victim.read()["view"]) > 300, SETTLE, "inventions are believed")
                 discovery.update(models=["news"])
                 told = discovery.table.entries[honest.key.public_key].announcement.sequence
-                await until(lambda: victim.read()["view"].get(honest.key.public_key.hex(), 0) > told, what="its word")
+                await eventually(lambda: victim.read()["view"].get(honest.key.public_key.hex(), 0) > told)
                 for _ in range(5):
                     await honest.ask()
                 newcomer = Peer(3)

@@ -17,6 +17,7 @@ from p2p.host.workarounds.swarm import GuardedSwarm
 from p2p.network import EmptyDirectory, GossipMessage, NetworkError, RawStream
 from p2p.peer_id import peer_id_of
 from p2p.runtime import RealRuntime
+from tests.support.waiting import PATIENCE
 
 LOOPBACK = ("/ip4/127.0.0.1/tcp/0",)
 ECHO = "/test/echo/1"
@@ -51,12 +52,6 @@ async def running(*networks: Libp2pNetwork) -> AsyncIterator[trio.Nursery]:
         nursery.cancel_scope.cancel()
 
 
-async def eventually(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    with trio.fail_after(seconds):
-        while not condition():
-            await trio.sleep(0.02)
-
-
 async def echo(stream: RawStream) -> None:
     while data := await stream.receive():
         await stream.send(data)
@@ -64,7 +59,7 @@ async def echo(stream: RawStream) -> None:
 
 async def gossip_works(source: Libp2pNetwork, inbox: trio.MemoryReceiveChannel[GossipMessage], topic: str) -> None:
     """Publish until something arrives: the mesh takes a moment, and gossip is a hint. Then forget what arrived."""
-    with trio.fail_after(20):
+    with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
 
             async def publish() -> None:
@@ -89,7 +84,7 @@ async def drained(inbox: trio.MemoryReceiveChannel[GossipMessage], seconds: floa
 
 
 async def collected(
-    inbox: trio.MemoryReceiveChannel[GossipMessage], count: int, patience: float = 30.0
+    inbox: trio.MemoryReceiveChannel[GossipMessage], count: int, patience: float = PATIENCE
 ) -> list[GossipMessage]:
     """The next ``count`` messages, or fewer after ``patience`` seconds, and what comes directly behind them."""
     messages: list[GossipMessage] = []
@@ -120,7 +115,7 @@ def muxer(node: Libp2pNetwork, peer: Libp2pNetwork) -> Yamux:
 async def echoes(node: Libp2pNetwork, peer: Libp2pNetwork) -> bool:
     """Whether ``peer`` answers on a new stream of the connection there is."""
     try:
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE):
             stream = await node.open_stream(peer.me, ECHO)
             await stream.send(b"hello")
             return await stream.receive() == b"hello"

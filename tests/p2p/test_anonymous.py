@@ -27,7 +27,6 @@ from tests.p2p.hosts import (
     Directory,
     echo,
     echoes,
-    eventually,
     gossip_works,
     key,
     network,
@@ -35,6 +34,7 @@ from tests.p2p.hosts import (
     swarm_of,
 )
 from tests.p2p.proxy import proxy
+from tests.support.waiting import eventually
 
 MINE = "127.0.0.1"
 SPELLINGS = (MINE.encode(), bytes(map(int, MINE.split("."))))

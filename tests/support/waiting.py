@@ -10,6 +10,8 @@ import trio
 PATIENCE = 90.0
 """Seconds that anything may take before a test gives up; only a failure waits that long."""
 
+INTERVAL = 0.02
+
 
 def wait_until(condition: Callable[[], bool], message: str, timeout: float = PATIENCE) -> None:
     """Wait for something that other processes bring about.
@@ -24,12 +26,13 @@ def wait_until(condition: Callable[[], bool], message: str, timeout: float = PAT
         time.sleep(0.1)
 
 
-async def eventually(condition: Callable[[], bool], timeout: float = PATIENCE, interval: float = 0.02) -> None:
+async def eventually(condition: Callable[[], object], timeout: float = PATIENCE, message: str = "") -> None:
     """Wait for something that other tasks bring about, by trio's clock, which may be a simulated one.
 
     Raises:
-        trio.TooSlowError: it has not come about after ``timeout`` seconds.
+        AssertionError: it has not come about after ``timeout`` seconds.
     """
-    with trio.fail_after(timeout):
+    with trio.move_on_after(timeout) as scope:
         while not condition():
-            await trio.sleep(interval)
+            await trio.sleep(INTERVAL)
+    assert not scope.cancelled_caught, message or f"what was waited for did not come about in {timeout:g} s"

@@ -66,7 +66,6 @@ from tests.p2p.hosts import (
     Link,
     echo,
     echoes,
-    eventually,
     gossip_works,
     guard,
     key,
@@ -78,6 +77,7 @@ from tests.p2p.hosts import (
     survives,
     swarm_of,
 )
+from tests.support.waiting import eventually
 
 STOCK_REMOTE_ADDRESS = TrioTCPStream.get_remote_address
 STOCK_REUSE_FLAGS = tcp._set_reuse_flags  # before any host is made, which replaces it

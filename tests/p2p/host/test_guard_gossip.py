@@ -35,7 +35,6 @@ from tests.p2p.hosts import (
     TOPIC,
     collected,
     drained,
-    eventually,
     gossip_works,
     guard,
     key,
@@ -47,6 +46,7 @@ from tests.p2p.hosts import (
     survives,
     swarm_of,
 )
+from tests.support.waiting import eventually
 
 # Item 1: what one peer sends must not end the process
 

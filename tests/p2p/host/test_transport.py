@@ -21,6 +21,7 @@ from p2p.peer_id import peer_id_of
 from p2p.runtime import RealRuntime
 from tests.p2p.hosts import ECHO, echo, echoes, key, library, network, running, swarm_of
 from tests.p2p.proxy import proxy
+from tests.support.waiting import PATIENCE
 
 
 @pytest.mark.parametrize(
@@ -146,7 +147,7 @@ async def test_what_is_no_proxy_is_found_out(answers: bytes) -> None:
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(trio.serve_listeners, serve, [listener])
-        with pytest.raises(ProxyError), trio.fail_after(5):
+        with pytest.raises(ProxyError), trio.fail_after(PATIENCE):
             await dial_through(("127.0.0.1", listener.socket.getsockname()[1]), ("192.0.2.1", 1))
         nursery.cancel_scope.cancel()
 
@@ -161,6 +162,6 @@ async def test_a_proxy_that_does_not_answer_is_given_up(monkeypatch: pytest.Monk
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(trio.serve_listeners, hang, [listener])
-        with pytest.raises(ProxyError, match="no answer within"), trio.fail_after(5):
+        with pytest.raises(ProxyError, match="no answer within"), trio.fail_after(PATIENCE):
             await dial_through(("127.0.0.1", listener.socket.getsockname()[1]), ("192.0.2.1", 1))
         nursery.cancel_scope.cancel()

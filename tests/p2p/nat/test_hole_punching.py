@@ -35,7 +35,8 @@ from p2p.nat.relay_server import RelayLimits
 from p2p.network import NetworkError, RawStream
 from p2p.runtime import RealRuntime
 from p2p.streams.exchanges import Exchange, Streams
-from tests.p2p.hosts import ECHO, LOOPBACK, echo, echoes, eventually, key, network, running, swarm_of
+from tests.p2p.hosts import ECHO, LOOPBACK, echo, echoes, key, network, running, swarm_of
+from tests.support.waiting import PATIENCE, eventually
 
 MINE = ObservedAddress("198.51.100.1", 40000)
 MINE6 = ObservedAddress("2a00::1", 40000)
@@ -139,7 +140,7 @@ async def test_two_ends_that_dial_each_other_have_one_connection_whoever_is_firs
         await trio.sleep(delay)
         made[name] = await open_simultaneously(local, remote)
 
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(meet, "here", here, there, 0.0)
             nursery.start_soon(meet, "there", there, here, lead)
@@ -179,7 +180,7 @@ async def test_dials_are_bounded_and_so_is_their_time(monkeypatch: pytest.Monkey
         return await bind(local)
 
     monkeypatch.setattr(p2p.host.transport, "_bind", counted)
-    with trio.fail_after(5), pytest.raises(OSError, match="nobody"):
+    with trio.fail_after(PATIENCE), pytest.raises(OSError, match="nobody"):
         await open_simultaneously(await free_endpoint(), await free_endpoint("127.0.0.2"))
     assert dials == 1 + p2p.host.transport.MAX_PUNCHES
 
@@ -401,7 +402,7 @@ async def test_garbage_and_silence_end_the_exchange_and_nothing_else(
         stream = await attacker.open_stream(victim.me, PROTOCOL)
         await receive_record(stream)
         await stream.send(sent)
-        with trio.fail_after(10), suppress(NetworkError):
+        with trio.fail_after(PATIENCE), suppress(NetworkError):
             assert await stream.receive() == b""
         await eventually(lambda: victim.hole_puncher is not None and not victim.hole_puncher._under_way)
         assert not dials and await echoes(attacker, victim)

@@ -35,13 +35,13 @@ from tests.p2p.hosts import (
     Link,
     echo,
     echoes,
-    eventually,
     gossip_works,
     key,
     network,
     running,
     swarm_of,
 )
+from tests.support.waiting import PATIENCE, eventually
 
 PEERS = [bytes([number]) * 32 for number in range(1, 9)]
 
@@ -285,9 +285,9 @@ async def test_the_end_of_the_relay_ends_its_circuits_at_once_at_both_ends() -> 
             stream = await other.open_stream(one.me, ECHO)
             await stream.send(b"before")
             assert await stream.receive() == b"before"
-        with trio.fail_after(3), pytest.raises(NetworkError):
+        with trio.fail_after(PATIENCE), pytest.raises(NetworkError):
             await stream.receive()
-        await eventually(lambda: one.peers() == other.peers() == frozenset(), 3)
+        await eventually(lambda: one.peers() == other.peers() == frozenset())
         # It comes back, and everything is as before once both have asked again.
         async with running(relay := relaying(1)):
             await one.connect(relay.me, relay.listen_addresses)
@@ -311,7 +311,7 @@ async def test_a_relay_that_hangs_is_noticed_and_ends_its_circuits(monkeypatch: 
         await one.reserve(relay.me)
         await other.connect(one.me, through(relay))
         link.freeze()
-        await eventually(lambda: one.peers() == other.peers() == frozenset(), 5)
+        await eventually(lambda: one.peers() == other.peers() == frozenset())
 
 
 @pytest.mark.trio
@@ -334,7 +334,7 @@ async def test_circuits_that_come_and_go_leave_nothing_behind() -> None:
             await other.connect(one.me, through(relay))
             assert await echoes(other, one)
             await other.disconnect(one.me)
-        await eventually(lambda: count() <= (tasks + 2, streams + 2), 15)
+        await eventually(lambda: count() <= (tasks + 2, streams + 2))
 
 
 @pytest.mark.trio
@@ -447,7 +447,7 @@ async def offer_circuit(relay: Libp2pNetwork, victim: Libp2pNetwork, sybil: Libp
     peer = pb.PeerId(id=peer_id_of(sybil.me).to_bytes())
     await stream.send_message(pb.StopMessage(type=pb.StopMessage.CONNECT, peer=peer))
     await stream.receive_message(pb.StopMessage)
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         raw = CircuitEnd(stream).as_connection(True, relay.me)
         await swarm_of(sybil).upgrade_outbound_raw_conn(raw, peer_id_of(victim.me))
 
@@ -517,7 +517,7 @@ async def test_direct_addresses_that_lead_nowhere_leave_time_for_the_relay(monke
         async with running(relay, one, other):
             await one.connect(relay.me, relay.listen_addresses)
             await one.reserve(relay.me)
-            with trio.fail_after(4):
+            with trio.fail_after(PATIENCE):
                 await other.connect(one.me, ["nonsense", *through(relay), nowhere, nowhere])
             assert other.is_relayed(one.me)
 
@@ -540,7 +540,7 @@ async def test_silent_circuits_are_cut_and_living_ones_are_not(monkeypatch: pyte
             await stream.send(b"x")
             assert await stream.receive() == b"x"
             await trio.sleep(0.3)
-        await eventually(lambda: one.me not in other.peers() and other.me not in one.peers(), 5)
+        await eventually(lambda: one.me not in other.peers() and other.me not in one.peers())
         assert relay.me in one.peers() and relay.me in other.peers()
 
 
@@ -558,7 +558,7 @@ async def test_no_circuit_lasts_for_ever(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(p2p.nat.relay_server, "MAX_DURATION_S", 4.0)
     async with behind_a_relay() as (_, one, other):
         stream = await other.open_stream(one.me, ECHO)
-        with trio.fail_after(15), pytest.raises(NetworkError):
+        with trio.fail_after(PATIENCE), pytest.raises(NetworkError):
             while True:
                 await stream.send(b"x")
                 assert await stream.receive() == b"x"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import trio
 from serving.backends.backend import Backend, BackendError, Load
 from serving.backends.openai_compatible import BackendTimeouts, OpenAICompatibleBackend
 from tests.support.fake_backend import MODEL, FakeBackend, FakeOptions, serving
+from tests.support.waiting import PATIENCE, eventually
 
 CHAT = "/v1/chat/completions"
 
@@ -30,7 +31,7 @@ async def connected(
     async with serving(options) as fake, trio.open_nursery() as nursery:
         backend = OpenAICompatibleBackend(fake.url, **arguments)
         nursery.start_soon(backend.run)
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             await backend.wait_alive()
         yield backend, fake
         nursery.cancel_scope.cancel()
@@ -41,14 +42,8 @@ async def answer(backend: Backend, body: bytes) -> tuple[int, bytes]:
         return response.status, b"".join([piece async for piece in response.body])
 
 
-async def eventually(condition: Callable[[], bool]) -> None:
-    with trio.fail_after(10):
-        while not condition():
-            await trio.sleep(0.02)
-
-
 async def eventually_alive(backend: Backend, alive: bool) -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         while backend.is_alive() is not alive:
             await trio.sleep(0.02)
 

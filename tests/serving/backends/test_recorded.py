@@ -15,6 +15,7 @@ from serving.backends.backend import Load
 from serving.backends.openai_compatible import OpenAICompatibleBackend
 from serving.http.server import HttpRequest, HttpServer, Responder
 from serving.openai.answers import AnswerInspector
+from tests.support.waiting import PATIENCE
 
 PAGES = Path(__file__).parents[1] / "pages"
 CHAT = "/v1/chat/completions"
@@ -43,7 +44,7 @@ async def replaying(server: str, answer: str, status: int = 200) -> AsyncIterato
         nursery.start_soon(http.run)
         backend = OpenAICompatibleBackend("http://{}:{}".format(*http.address), capacity=2)
         nursery.start_soon(backend.run)
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE):
             await backend.wait_alive()
         yield backend
         nursery.cancel_scope.cancel()

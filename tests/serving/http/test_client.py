@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from serving.http.client import BaseUrl, HttpClientError, HttpPool, HttpTimeouts, IdleConnections
 from tests.serving.certificate import write_certificate
+from tests.support.waiting import PATIENCE
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -293,7 +294,7 @@ def test_leaving_early_closes_the_connection() -> None:
             pool = HttpPool(url)
             async with pool.request("POST", "/", b"{}") as response:
                 assert await response.__anext__() == b"hi"
-            with trio.fail_after(5):
+            with trio.fail_after(PATIENCE):
                 await gone.wait()
 
     trio.run(main)
@@ -307,8 +308,8 @@ def test_an_answer_before_the_whole_request_was_read_is_received() -> None:
             await trio.sleep_forever()
 
         async with scripted(script) as url, trio.open_nursery() as nursery:
-            with trio.fail_after(5):
-                async with HttpPool(url, timeouts=SHORT).request("POST", "/", bytes(100_000)) as response:
+            with trio.fail_after(PATIENCE):
+                async with HttpPool(url).request("POST", "/", bytes(100_000)) as response:
                     assert response.status == 413
             nursery.cancel_scope.cancel()
 
@@ -332,7 +333,7 @@ def test_requests_beyond_the_bound_wait_for_a_connection() -> None:
             pool = HttpPool(url, max_connections=2)
             for _ in range(10):
                 nursery.start_soon(fetch, pool)
-            with trio.fail_after(5):
+            with trio.fail_after(PATIENCE):
                 while nursery.child_tasks:
                     await trio.sleep(0.01)
             assert most == 2

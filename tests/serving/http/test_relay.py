@@ -14,6 +14,7 @@ from serving.backends.openai_compatible import OpenAICompatibleBackend
 from serving.http.server import HttpServer
 from tests.serving.relay import relay_to
 from tests.support.fake_backend import MODEL, FakeBackend, FakeOptions, serving
+from tests.support.waiting import eventually
 
 
 @asynccontextmanager
@@ -92,15 +93,19 @@ def test_a_client_that_goes_away_cancels_the_work_all_the_way_down(streamed: boo
         # The stream says one token and then nothing: the front learns of the client only by reading.
         options = FakeOptions(stall_after=1) if streamed else FakeOptions(first_token_delay=60)
         async with relayed(options) as (url, fake):
-            with trio.move_on_after(0.3):
-                async with client_of(url) as client:
-                    stream = await client.chat.completions.create(model=MODEL, messages=MESSAGES, stream=streamed)
-                    if isinstance(stream, openai.AsyncStream):
-                        async for _ in stream:
-                            pass
-            with trio.fail_after(5):
-                while not fake.cancelled:
-                    await trio.sleep(0.01)
+            async with trio.open_nursery() as nursery:
+
+                async def ask() -> None:
+                    async with client_of(url) as client:
+                        stream = await client.chat.completions.create(model=MODEL, messages=MESSAGES, stream=streamed)
+                        if isinstance(stream, openai.AsyncStream):
+                            async for _ in stream:
+                                pass
+
+                nursery.start_soon(ask)
+                await eventually(lambda: fake.requests == 1)
+                nursery.cancel_scope.cancel()
+            await eventually(lambda: fake.cancelled == 1)
             assert (fake.requests, fake.completed) == (1, 0)
 
     trio.run(main)

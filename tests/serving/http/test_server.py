@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from p2p.runtime import RealRuntime
 from serving.http.server import Handler, HttpLimits, HttpRequest, HttpServer, ListenError, Responder
 from serving.openai.errors import bad_request, model_not_found
+from tests.support.waiting import PATIENCE
 
 POST = b"POST /v1/echo HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n"
 
@@ -177,7 +179,8 @@ def test_expect_100_continue() -> None:
     trio.run(main)
 
 
-SMALL = HttpLimits(header_bytes=1000, body_bytes=1000, headers_timeout=0.2, body_timeout=0.2, idle_timeout=0.2)
+SMALL = HttpLimits(header_bytes=1000, body_bytes=1000)
+HASTY = replace(SMALL, headers_timeout=0.2, body_timeout=0.2, idle_timeout=0.2)
 
 
 @pytest.mark.parametrize(
@@ -196,8 +199,6 @@ SMALL = HttpLimits(header_bytes=1000, body_bytes=1000, headers_timeout=0.2, body
         (POST % 10**15 + b"x" * 100, 413),
         (POST % 10**7 + b"x" * 10**7, 413),  # sends it all before it reads the refusal
         (b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n7d0\r\n" + b"x" * 2000 + b"\r\n", 413),
-        (b"GET / HT", 408),
-        (POST % 10 + b"slow", 408),
         (b"GET /error HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", 500),
         (b"GET /grouped HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", 400),
     ],
@@ -225,9 +226,18 @@ def test_a_response_that_failed_after_its_start_is_never_complete(path: bytes) -
     trio.run(main)
 
 
+@pytest.mark.parametrize("data", [b"GET / HT", POST % 10 + b"slow"])
+def test_who_does_not_finish_a_request_is_told_so(data: bytes) -> None:
+    async def main() -> None:
+        async with serving(limits=HASTY) as server:
+            assert error_of(await exchange(server, data))[0] == 408
+
+    trio.run(main)
+
+
 def test_silent_connections_are_closed() -> None:
     async def main() -> None:
-        async with serving(limits=SMALL) as server:
+        async with serving(limits=HASTY) as server:
             assert await exchange(server, b"") == b""
             async with await connect(server) as stream:  # idle after a request
                 await stream.send_all(POST % 2 + b"hi")
@@ -253,7 +263,7 @@ def test_a_client_that_disconnects_cancels_the_handler_that_is_not_writing() -> 
             await stream.send_all(POST % 0)
             await started.wait()
             await stream.aclose()
-            with trio.fail_after(5):
+            with trio.fail_after(PATIENCE):
                 await cancelled.wait()
                 while server.connections:
                     await trio.sleep(0.01)
@@ -275,7 +285,7 @@ def test_a_client_that_does_not_read_is_given_up() -> None:
 
         async with serving(flood, HttpLimits(write_timeout=0.2)) as server, await connect(server) as stream:
             await stream.send_all(POST % 0)
-            with trio.fail_after(5):
+            with trio.fail_after(PATIENCE):
                 await gone.wait()
 
     trio.run(main)
@@ -288,7 +298,7 @@ def test_endless_pipelining_during_a_response_is_cut() -> None:
 
         async with serving(wait) as server, await connect(server) as stream:
             await stream.send_all(POST % 0)
-            with trio.fail_after(5), pytest.raises(trio.BrokenResourceError):
+            with trio.fail_after(PATIENCE), pytest.raises(trio.BrokenResourceError):
                 while True:
                     await stream.send_all(bytes(65536))
 
@@ -327,7 +337,7 @@ def test_no_bytes_stop_the_server(pieces: list[bytes]) -> None:
             async with await connect(server) as stream:
                 await stream.send_all(b"".join(pieces) or b"\r\n")
                 await stream.send_eof()
-                with trio.fail_after(5):
+                with trio.fail_after(PATIENCE):
                     await receive_all(stream)
             await assert_serving(server)
 
