@@ -52,7 +52,7 @@ def report_status(node: NodeView) -> dict[str, Any]:
         "mempool_operations": status.mempool_operations,
         "connected_peers": status.peers,
         "known_peers": len(node.discovery.table),
-        "listening": [f"{place}/p2p/{node.key.address}" for place in node.network.listen_addresses],
+        "listening": [f"{address}/p2p/{node.key.address}" for address in node.network.listen_addresses],
         "models": list(node.backend_pool.get_models()),
         "requests_local": counters.local,
         "requests_offloaded": counters.offloaded,

@@ -141,8 +141,10 @@ def demo(
     from serving.cli.demo import DemoFailed, run_demo
 
     console = Console()
-    place = directory or Path(tempfile.mkdtemp(prefix="wwwserve-demo-"))
+    if directory is not None and directory.exists() and any(directory.iterdir()):
+        raise CommandError(f"{directory} is not empty; remove it or name another directory")
+    directory = directory or Path(tempfile.mkdtemp(prefix="wwwserve-demo-"))
     try:
-        run_demo(place, once, console)
+        run_demo(directory, once, console)
     except DemoFailed as error:
-        raise CommandError(f"{error} (kept for a look: {place})") from error
+        raise CommandError(f"{error} (the nodes' directories are kept: {directory})") from error

@@ -70,7 +70,7 @@ def build_network(config: NodeConfig, key: KeyPair, runtime: Runtime, directory:
 
     rules = DialRules(proxy=config.get_proxy())
     if config.anonymous:
-        rules = DialRules.only([place for _, place in config.get_bootstrap()], config.get_proxy())
+        rules = DialRules.only([address for _, address in config.get_bootstrap()], config.get_proxy())
     relays = config.relay.serve and config.get_listen() and config.reachability != "private"
     limits = RelayLimits(config.relay.max_reservations, config.relay.max_circuits) if relays else None
     return Libp2pNetwork(

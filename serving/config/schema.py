@@ -412,8 +412,8 @@ class NodeConfig(Section):
                 ("bootstrap",),
                 "an anonymous node connects to its bootstrap peers alone: name one at least, better three",
             )
-        for index, (_, place) in enumerate(self.get_bootstrap()):
-            if self.socks5 is None and place.startswith("/dns"):
+        for index, (_, address) in enumerate(self.get_bootstrap()):
+            if self.socks5 is None and address.startswith("/dns"):
                 reason = "looking up a name tells others about this node: give the IP address, or use a proxy (socks5)"
                 yield ("bootstrap", index), reason
         proxy = self.get_proxy()
