@@ -260,7 +260,7 @@ def check_dialable_address(address: str) -> str:
     """As :func:`check_address`, and others can dial it.
 
     Raises:
-        ValueError: it is not one, or nobody can.
+        ValueError: it is not one, or cannot be dialled.
     """
     host, port = check_address(address).split("/")[2:5:2]
     if not int(port) or host in ("0.0.0.0", "::"):

@@ -1,4 +1,4 @@
-"""The seam to the network: gossip, byte streams and connected peers, named by public key.
+"""The interface to the network: gossip, byte streams and connected peers, named by public key.
 
 ``p2p.host.network.Libp2pNetwork`` is the real implementation and ``p2p.simulation.network.SimulatedNetwork`` the
 simulated one. Everything above (framing, pooling, flow control, discovery, consensus, market) is the same on both.
@@ -17,10 +17,10 @@ from typing import Any, Protocol
 
 import trio
 
-MAX_GOSSIP = 1 << 20
-"""Gossip payloads are smaller than this, in bytes; gossipsub drops larger ones silently."""
-MAX_UNREAD = 16 << 20
-"""Bytes of gossip on a topic that a subscriber may fall behind; beyond, it loses the oldest messages."""
+MAX_GOSSIP_BYTES = 1 << 20
+"""Gossip payloads are smaller than this; gossipsub drops larger ones silently."""
+MAX_UNREAD_BYTES = 16 << 20
+"""Gossip of a topic that waits for a subscriber; beyond, the subscriber loses the oldest messages."""
 
 
 class NetworkError(Exception):
@@ -51,9 +51,9 @@ class Misbehaviour(Enum):
 
 @dataclass(frozen=True, slots=True)
 class GossipMessage:
-    """One message of a topic: ``sender`` is the peer that published it, ``neighbour`` the one that it came from.
+    """One message of a topic. ``sender`` published it, and ``neighbour`` is the connected peer that it came from.
 
-    A sender's name costs nothing to make up, a neighbour's a connection.
+    Limit rates by neighbour: an attacker can invent any number of senders.
     """
 
     topic: str
@@ -63,7 +63,7 @@ class GossipMessage:
 
     @property
     def neighbour(self) -> bytes:
-        """The connected peer that brought the message: whoever forwarded it, or the sender itself."""
+        """The connected peer that brought the message: the forwarder, or the sender itself."""
         return self.forwarder or self.sender
 
 
@@ -76,7 +76,7 @@ class RawStream(Protocol):
 
     @property
     def is_superseded(self) -> bool:
-        """Whether a new stream to the peer would take a better way than this one, which is not to be used again."""
+        """Whether this stream is relayed although a direct connection exists by now: then open a new one instead."""
 
     async def send(self, data: bytes) -> None:
         """Send all of ``data``; waits while the link is full."""
@@ -121,10 +121,10 @@ class Network(Protocol):
         """Close every connection to ``peer``. Never raises."""
 
     def report_misbehaviour(self, peer: bytes, misbehaviour: Misbehaviour) -> None:
-        """Add ``fault`` to a connected peer's score; one that is too high disconnects and bans the peer for a while."""
+        """Add to a connected peer's score; one that is too high disconnects and bans the peer for a while."""
 
     def refusals(self) -> Mapping[str, int]:
-        """Connections that were not taken in so far, by reason; empty where all are."""
+        """Inbound connections refused so far, by reason; empty where all are accepted."""
 
     async def reserve(self, relay: bytes) -> float:
         """Ask a connected peer for a relay slot, so that others can dial this node through it.
@@ -163,13 +163,14 @@ class Network(Protocol):
     def open_isolated_stream(
         self, peer: bytes, addresses: Sequence[str], protocol: str, *, authenticated_as_self: bool = False
     ) -> AbstractAsyncContextManager[RawStream]:
-        """A stream to ``peer``, which need not be of this network: for a question to a stranger.
+        """A stream to ``peer``, which need not be of this network: for a request to a stranger.
 
         If it is not connected it is dialled at its direct addresses, on a connection that ends with the stream, serves
-        nothing and is not among :meth:`peers`; under a throwaway key, unless ``named``. Not for nodes that hide.
+        nothing and is not among :meth:`peers`. It authenticates with a throwaway key, unless ``authenticated_as_self``.
+        Anonymous nodes must not call this.
 
         Raises:
-            NetworkError: the peer was not reached, does not speak ``protocol``, or this node may not visit.
+            NetworkError: the peer was not reached, does not speak ``protocol``, or this node may not dial strangers.
         """
 
     def handle(self, protocol: str, handler: StreamHandler) -> None:
@@ -207,7 +208,7 @@ class PeerDirectory(Protocol):
 
 
 class EmptyDirectory:
-    """The :class:`PeerDirectory` of a node that knows nobody, such as a client of one connection."""
+    """A :class:`PeerDirectory` without peers, for a client of one connection."""
 
     def get_addresses(self, peer: bytes) -> tuple[str, ...]:
         return ()
@@ -220,7 +221,7 @@ class EmptyDirectory:
 
 
 class RunnableNetwork(Network, Protocol):
-    """A network that has a life of its own."""
+    """A network that runs tasks of its own."""
 
     async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         """Be on the network until cancelled; started once it can be used."""

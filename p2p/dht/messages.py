@@ -1,8 +1,7 @@
-"""The messages of ``/ipfs/kad/1.0.0`` as protobuf, and what is taken from those of strangers.
+"""The messages of ``/ipfs/kad/1.0.0`` as protobuf, and what is read from those of strangers.
 
-Whatever else a message holds is left out: values, signed peer records, peers whose key is no Ed25519 account, and all
-addresses but those of TCP ports by number, directly or through one relay. Names of hosts are not looked up for
-strangers.
+All else in a message is dropped: values, signed peer records, peers whose key is no Ed25519 account, and all addresses
+but those of TCP ports at an IP address, directly or through one relay. Names of hosts are not resolved for strangers.
 """
 
 from __future__ import annotations
@@ -23,13 +22,13 @@ from p2p.peer_id import peer_id_of, public_key_of
 PROTOCOL = "/ipfs/kad/1.0.0"
 WireMessage = pb.Message
 MAX_MESSAGE_BYTES = 1 << 16
-"""Largest message that is taken, in bytes."""
-MAX_PARSED = 8
-"""Addresses of a peer that are looked at to find usable ones."""
+"""Largest message that is accepted."""
+MAX_PARSED_ADDRESSES = 8
+"""Addresses of a peer that are parsed to find usable ones."""
 MAX_ADDRESS_BYTES = 256
-"""Bytes of an address."""
+"""Length of an address."""
 CACHED_ADDRESSES = 4096
-"""Addresses whose other form is remembered: the same come again and again, and the library takes 0.1 ms for one."""
+"""Addresses whose other form is cached: the same come again and again, and the library takes 0.1 ms for one."""
 
 
 def encode(message: Message) -> pb.Message:
@@ -42,19 +41,19 @@ def encode(message: Message) -> pb.Message:
     )
 
 
-def decode_request(message: pb.Message, asker: bytes) -> Message:
-    """What is usable of a request: of the providers in it, the asker alone.
+def decode_request(message: pb.Message, sender: bytes) -> Message:
+    """The usable part of a request; of the providers in it, only ``sender``.
 
     Raises:
         MalformedMessage: it is of no known kind.
     """
-    name = peer_id_of(asker).to_bytes()
+    name = peer_id_of(sender).to_bytes()
     own = next((one for one in message.providerPeers if one.id == name), None)
     return Message(_get_kind(message), message.key, providers=() if own is None else _decode_peer_infos([own]))
 
 
 def decode_response(message: pb.Message) -> Message:
-    """What is usable of an answer.
+    """The usable part of a response.
 
     Raises:
         MalformedMessage: it is of no known kind.
@@ -71,11 +70,11 @@ def _get_kind(message: pb.Message) -> Kind:
 
 
 def clean_address(address: str, peer: bytes) -> str | None:
-    """A multiaddress of ``peer``, without its name at the end; None if it is of no use."""
+    """A multiaddress of ``peer`` without ``/p2p/<peer>`` at the end; None if it is of no use."""
     try:
-        place = address.removesuffix(f"/p2p/{format_address(peer)}")
-        circuit = parse_circuit_address(place)
-        direct = place if circuit is None else circuit[1]
+        address = address.removesuffix(f"/p2p/{format_address(peer)}")
+        circuit = parse_circuit_address(address)
+        direct = address if circuit is None else circuit[1]
         host, port = get_endpoint(direct)
         usable = format_endpoint(host, port)
     except ValueError:
@@ -100,9 +99,9 @@ def _decode_peer_infos(peers: Iterable[pb.Message.Peer]) -> tuple[PeerInfo, ...]
     for one in peers:
         peer = public_key_of(one.id)
         if peer is not None and peer not in infos:
-            usable = (_decode_address(raw, peer) for raw in one.addrs[:MAX_PARSED] if len(raw) <= MAX_ADDRESS_BYTES)
-            places = dict.fromkeys(address for address in usable if address is not None)
-            infos[peer] = PeerInfo(peer, tuple(places)[:MAX_ADDRESSES])
+            short = [raw for raw in one.addrs[:MAX_PARSED_ADDRESSES] if len(raw) <= MAX_ADDRESS_BYTES]
+            usable = dict.fromkeys(address for raw in short if (address := _decode_address(raw, peer)) is not None)
+            infos[peer] = PeerInfo(peer, tuple(usable)[:MAX_ADDRESSES])
     return tuple(infos.values())
 
 
@@ -116,5 +115,5 @@ def _encode_address(address: str, peer: bytes) -> bytes | None:
 def _decode_address(raw: bytes, peer: bytes) -> str | None:
     try:
         return clean_address(str(Multiaddr(raw)), peer)
-    except Exception:  # the library raises whatever its parsers do, and these bytes are a stranger's
+    except Exception:  # its parsers raise anything, and these bytes are a stranger's
         return None

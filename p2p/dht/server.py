@@ -62,7 +62,7 @@ class DhtServer:
         """
         peer = stream.peer
         if self._network.can_be_dialled() is False:
-            raise NetworkError("a node that nobody can dial is no server")
+            raise NetworkError("a node that others cannot dial does not serve")
         if self._streams.total() >= MAX_STREAMS or self._streams[peer] >= MAX_STREAMS_PER_PEER:
             raise NetworkError("too many streams of the hash table are open")
         self._streams[peer] += 1

@@ -190,7 +190,7 @@ class DhtDiscovery:
     # Requests
 
     def _get_own_addresses(self) -> tuple[str, ...]:
-        """Where this node can be dialled, in the forms that others accept; none if nobody can."""
+        """Where this node can be dialled, in the forms that others accept; none if others cannot dial it."""
         if self._network.can_be_dialled() is False:
             return ()
         usable = (clean_address(address, self._network.me) for address in self._network.listen_addresses)

@@ -70,8 +70,8 @@ class Circuits:
     async def accept(self, stream: RawStream) -> None:
         """Accept the connection that comes through a relay, and hold its stream as long as it lasts.
 
-        Nodes that dial nobody but their relays come through relays that this node has not asked for circuits. These
-        get no more room than direct connections of the relay.
+        A node that dials only its relays comes through a relay that this node may not have asked for circuits. Such
+        circuits get no more room than direct connections of the relay.
 
         Raises:
             NetworkError: the stream broke, or the relay opens too many circuits.

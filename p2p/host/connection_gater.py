@@ -160,12 +160,12 @@ class ConnectionGater:
             if connection.quota_key and not connection.is_circuit:
                 self.addresses.report(connection.quota_key, Misbehaviour.UPGRADE, now)
 
-    def report_misbehaviour(self, peer: bytes, host: str | None, fault: Misbehaviour, now: float) -> bool:
-        """Add ``fault`` to the scores of a peer and of its address. Returns whether the peer is banned by that."""
+    def report_misbehaviour(self, peer: bytes, host: str | None, misbehaviour: Misbehaviour, now: float) -> bool:
+        """Add to the scores of a peer and of its address. Returns whether that bans the peer."""
         quota_key = b"" if host is None else self.get_quota_key(host)
         if quota_key:
-            self.addresses.report(quota_key, fault, now)
-        return self.peers.report(peer, fault, now)
+            self.addresses.report(quota_key, misbehaviour, now)
+        return self.peers.report(peer, misbehaviour, now)
 
     def get_quota_key(self, host: str) -> bytes:
         """What a connection from an IP address counts against; empty if the address is exempt."""

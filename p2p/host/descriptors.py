@@ -1,4 +1,4 @@
-"""File descriptors: without one left, a node can neither accept nor dial nor write down its chain."""
+"""File descriptors: with none left, a node can neither accept nor dial nor write its chain."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from p2p.host.connection_gater import ConnectionLimits
 logger = logging.getLogger(__name__)
 
 SPARE_DESCRIPTORS = 256
-"""Descriptors for everything besides connections of this network: the database, the front and its users."""
+"""Descriptors for all but connections of the overlay: the database, the API and its users."""
 MIN_CONNECTIONS = 16
+"""Inbound connections that are accepted however few descriptors there are."""
 
 
 def fit_to_descriptors(limits: ConnectionLimits, outbound: int) -> ConnectionLimits:
-    """Limits for which this process has descriptors, beside those of ``outbound`` connections.
+    """Lower the limits to what this process has descriptors for, beside those of ``outbound`` connections.
 
-    Raises the process's own limit to what the system allows, and takes in fewer connections if that is too few.
+    First it raises the process's own limit to what the system allows.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
@@ -34,7 +35,7 @@ def fit_to_descriptors(limits: ConnectionLimits, outbound: int) -> ConnectionLim
         return limits
     fewer = max(room, MIN_CONNECTIONS)
     logger.warning(
-        "%d file descriptors are too few for %d connections: no more than %d are taken in",
+        "%d file descriptors are too few for %d connections: no more than %d are accepted",
         soft,
         limits.max_connections,
         fewer,

@@ -1,8 +1,7 @@
-"""Gossip over libp2p, with the workarounds that it needs; ``p2p.host.workarounds`` says how guards and their tests
-work.
+"""Gossip over libp2p (gossipsub 1.1) with its guards; :mod:`p2p.host.workarounds` says what a guard is.
 
-gossipsub ``/meshsub/1.1.0`` with signed messages. A sender is the Ed25519 key in the peer id of whoever published the
-message, and the signature is checked against that key alone.
+Messages of ``/meshsub/1.1.0`` are signed. The sender is the Ed25519 key in the peer id of the publisher, and the
+signature is checked against that key alone.
 """
 
 from __future__ import annotations
@@ -31,54 +30,59 @@ from p2p.host.gossip_rpc import (
     MAX_ITEMS,
     MAX_RPC_BYTES,
     MAX_TOPIC_CHARS,
-    READ_CHUNK_BYTES,
+    RPC_TIMEOUT_S,
     BoundedCache,
     BoundedQueue,
-    RpcReader,
     count_items,
     is_sound,
 )
+from p2p.length_prefixed import READ_CHUNK_BYTES, VARINT, LengthPrefixedReader
 from p2p.network import Misbehaviour
 from p2p.peer_id import peer_id_of, public_key_of
 from p2p.rate_limit import Budget, Limiter, Rate
 
 logger = logging.getLogger(__name__)
 
-GOSSIP_WINDOW_HEARTBEATS, GOSSIP_HISTORY_HEARTBEATS = 5, 10
-"""Heartbeats for which a message is offered, and for which it is kept."""
+GOSSIP_WINDOW_HEARTBEATS = 5
+"""Heartbeats for which a message is advertised (IHAVE)."""
+GOSSIP_HISTORY_HEARTBEATS = 10
+"""Heartbeats for which a message is kept."""
 LAZY_DEGREE = 6
-"""Peers outside the mesh that are told each second what there is to fetch (at least; a quarter if that is more)."""
+"""Peers outside the mesh that get an IHAVE at each heartbeat, at least; a quarter of them if that is more."""
 MAX_TOPICS = 64
 """Topics that a peer may subscribe to."""
 MAX_CONTROL_ENTRIES = 32
-"""Entries of one kind (IHAVE, GRAFT, …) of one RPC that are looked at: one for each topic of ours, and some."""
+"""Entries of one kind (IHAVE, GRAFT, …) of one RPC that are read: one for each topic of ours, and some."""
 MAX_MESSAGE_IDS = 512
-"""Messages that are offered to us, or wanted of us, in one RPC and looked at."""
+"""Message ids of one kind of one RPC that are read."""
 MAX_UNFINISHED_BYTES = 16 << 20
-"""Bytes of RPCs, of all neighbours together, of which the rest has not come."""
+"""Bytes of incomplete RPCs, of all neighbours together."""
 MAX_QUEUED_TOTAL_BYTES = 32 << 20
+"""Bytes that wait for all neighbours together."""
 FREE_QUEUE_BYTES = 256 << 10
-"""Bytes that wait for all neighbours together; a neighbour that takes no more than it gets always has so many."""
+"""Bytes that may wait for one neighbour whatever waits for the others."""
 REOPEN_DELAY_S = 0.5
-"""Seconds after which a stream that a neighbour has reset is opened anew."""
+"""Time after which a stream that a neighbour has reset is opened again."""
 CONTROL_RATE = Rate(items=10, size=512 << 10, burst=5.0)
-"""RPCs with control entries a second that one neighbour may send; it needs one or two."""
+"""RPCs with control entries from one neighbour; it needs one or two a second."""
 NEIGHBOUR_RATE = Rate(items=200, size=4 << 20, burst=5.0)
+"""New messages from one neighbour."""
 GOSSIP_RATE = Rate(items=400, size=8 << 20, burst=5.0)
-"""New messages a second that one neighbour may bring, and all of them: a message costs 4 ms to take in and pass on."""
+"""New messages from all neighbours: each costs 4 ms to verify and pass on."""
 READ_RATE = Rate(items=1000, size=8 << 20, burst=5.0)
+"""Messages, new or not, and subscriptions that are read from one neighbour."""
 TOTAL_READ_RATE = Rate(items=4000, size=32 << 20, burst=5.0)
-"""Messages a second, new or not, and subscriptions that are read from one neighbour, and from all of them."""
+"""The same from all neighbours."""
 SUBSCRIPTION_RATE = Rate(items=16, size=math.inf, burst=16.0)
-"""Subscriptions and their ends a second that are read from one neighbour."""
+"""Subscriptions and their ends that are read from one neighbour."""
 LIMITER_POLL_S = 0.05
-"""Seconds between looks at whether more may be read."""
+"""Time between checks whether a rate admits more."""
 
 
 def bounded_gossip_queues() -> None:
-    """The queue to a peer holds 32 RPCs and drops what exceeds it, and RPCs above 1 MiB are dropped (items 6 and 8).
+    """The queue to a peer holds 32 RPCs and drops what exceeds it, and RPCs above 1 MiB are dropped.
 
-    Ours holds more, and no more than so many bytes. Delete when Pubsub takes both bounds as arguments.
+    Here it holds more RPCs, up to a number of bytes. Delete when Pubsub takes both bounds as arguments.
     """
     vars(pubsub)["RpcQueue"] = BoundedQueue
 
@@ -86,8 +90,8 @@ def bounded_gossip_queues() -> None:
 class GuardedPubsub(Pubsub):
     """Signing, checking and local delivery of gossip.
 
-    ``deliver(topic, sender, payload, neighbour)`` gets every message of a subscribed topic that another peer published,
-    and the neighbour that brought it.
+    ``deliver(topic, sender, payload, neighbour)`` is called with every message of a subscribed topic that another peer
+    published; ``neighbour`` is the connected peer that brought it.
     """
 
     def __init__(
@@ -112,20 +116,20 @@ class GuardedPubsub(Pubsub):
         self._unfinished = Budget(2 * (MAX_RPC_BYTES + READ_CHUNK_BYTES), MAX_UNFINISHED_BYTES)
         self._neighbours: dict[int, bytes] = {}  # of the messages being handled, by id()
         # Sequence numbers start at the clock's seconds, so that a restarted node's first messages pass for old ones
-        # and are dropped (item 7). Delete when they cannot repeat after a restart within a second.
+        # and are dropped. Delete when they cannot repeat after a restart within a second.
         self.counter = first_sequence
 
     async def continuously_read_stream(self, stream: INetStream) -> None:
-        """Reads RPCs until the stream ends. Several faults of the library's own loop, of which one RPC is enough:
+        """Reads RPCs until the stream ends. Faults of the library's own loop; one RPC is enough for the first two:
 
-        - One that does not parse, or whose handling fails, ends the process (item 1).
+        - One that does not parse, or whose handling fails, ends the process.
         - A task is started for each message and three for each subscription, for each of which the library then looks
           at all its tasks: 20 KiB stop the loop for seconds, 70 KiB for a minute.
         - Streams are read without a deadline, and a peer may have any number of them, with a megabyte in each.
         - A record of the sender's addresses is verified and kept each time, which nothing here needs.
 
-        Here a peer has one stream, an RPC few items and a deadline, and each item is handled before the next is looked
-        at. Whoever sends faster than that is read more slowly, so that nothing is lost. Delete when all four are gone.
+        Here a peer has one stream, an RPC has few items and a deadline, and each item is handled before the next one. A
+        faster sender is read more slowly, so that nothing is lost. Delete when all four are gone.
         """
         peer_id = stream.muxed_conn.peer_id
         peer = public_key_of(peer_id) or b""
@@ -137,7 +141,9 @@ class GuardedPubsub(Pubsub):
         self._inbound[peer_id] = stream, scope
         if former is not None:
             former[1].cancel()
-        reader = RpcReader(partial(_read, stream), partial(self._hold, peer))
+        reader = LengthPrefixedReader(
+            partial(_read, stream), VARINT, MAX_RPC_BYTES, RPC_TIMEOUT_S, partial(self._hold, peer)
+        )
         try:
             with scope:
                 while self.manager.is_running and (raw := await reader.receive()) is not None:
@@ -153,7 +159,7 @@ class GuardedPubsub(Pubsub):
                 await quietly(stream.reset)
 
     def _hold(self, peer: bytes, change: int) -> None:
-        """Account for bytes of an RPC of which the rest has not come; whoever has most of them loses its stream."""
+        """Account for bytes of incomplete RPCs. With too many, the peer with most of them loses its stream."""
         largest = self._unfinished.hold(peer, change)
         if largest is not None and peer_id_of(largest) in self._inbound:
             self._inbound[peer_id_of(largest)][1].cancel()
@@ -188,7 +194,7 @@ class GuardedPubsub(Pubsub):
     async def _note_subscription(self, peer_id: ID, change: rpc_pb2.RPC.SubOpts) -> None:
         """What the library's ``handle_subscription`` does, without its three tasks.
 
-        And whoever unsubscribes and subscribes again does not get all recent messages again.
+        And a peer that unsubscribes and subscribes again does not get all recent messages again.
         """
         topic = change.topicid
         present = peer_id in self.peer_topics.get(topic, ())
@@ -220,11 +226,11 @@ class GuardedPubsub(Pubsub):
         await super()._peer_stream_retry_task(peer_id)
 
     async def push_msg(self, msg_forwarder: ID, msg: rpc_pb2.Message) -> None:
-        """A message whose key does not decode, or that fails a validator, ends the process (item 1).
+        """A message whose key does not decode, or that fails a validator, ends the process.
 
         The sender's key is the one inside its peer id and no other. Delete when bad messages are only dropped.
 
-        A neighbour's rate is our own rule. What exceeds it is not even verified, let alone passed on; it can still come
+        A neighbour's rate is our own rule. Messages beyond it are neither verified nor passed on; they can still come
         from another neighbour.
         """
         if public_key_of(msg.from_id) is None or not is_sound(msg):
@@ -244,7 +250,7 @@ class GuardedPubsub(Pubsub):
             self._neighbours.pop(id(msg), None)
 
     def notify_subscriptions(self, publish_message: rpc_pb2.Message) -> None:
-        """A slow subscriber loses the newest messages beyond 32 (item 6); ours lose the oldest beyond a longer queue.
+        """A slow subscriber loses the newest messages beyond 32; ours lose the oldest beyond a longer queue.
 
         Delete when the library's subscription takes a size and sheds the oldest.
         """
@@ -255,9 +261,10 @@ class GuardedPubsub(Pubsub):
                     self._deliver(topic, sender, publish_message.data, self._neighbours.get(id(publish_message), b""))
 
     async def stream_handler(self, stream: INetStream) -> None:
-        """A peer that lost our connection forgets our subscriptions, and nothing tells it again if we did not lose its.
+        """A peer that lost a connection to this node forgets its subscriptions, and does not learn them again if this
+        node did not notice the loss.
 
-        A new gossip stream from a peer therefore gets our subscriptions anew. Delete when closing one of two
+        Here a new gossip stream from a peer gets the subscriptions again. Delete when closing one of two
         connections to a peer leaves gossip working in both directions.
         """
         queue = self.peer_queues.get(stream.muxed_conn.peer_id)
@@ -276,15 +283,15 @@ class GuardedPubsub(Pubsub):
 class GuardedGossipSub(GossipSub):
     """The gossip mesh: /meshsub/1.1.0 only, without the library's adaptive, spam and eclipse modes.
 
-    Adaptive mode raises the heartbeat to a minute or more (item 5), the spam mode silently drops above 10 messages/s
-    per topic and forwarder (item 6). The heartbeat default is 120 s (item 5).
+    Adaptive mode raises the heartbeat to a minute or more, the spam mode silently drops above 10 messages/s
+    per topic and forwarder. The heartbeat default is 120 s.
     """
 
     def __init__(
         self,
         heartbeat: float = 1.0,
         degree: int = 6,
-        report_misbehaviour: Callable[[bytes, Misbehaviour], None] = lambda peer, fault: None,
+        report_misbehaviour: Callable[[bytes, Misbehaviour], None] = lambda peer, misbehaviour: None,
     ) -> None:
         self._report_misbehaviour = report_misbehaviour
         self._limiter = Limiter(CONTROL_RATE)
@@ -306,10 +313,10 @@ class GuardedGossipSub(GossipSub):
         self.mcache = BoundedCache(GOSSIP_WINDOW_HEARTBEATS, GOSSIP_HISTORY_HEARTBEATS)
 
     async def handle_rpc(self, rpc: rpc_pb2.RPC, sender_peer_id: ID) -> None:
-        """The times of what was pruned and offered are noted for every topic that a peer makes up, and never forgotten.
+        """The times of PRUNE and IHAVE are kept for every topic that a peer makes up, and never forgotten.
 
-        Only entries of topics of ours are looked at, one for each, and of the messages that they name not too many.
-        Delete when strange topics leave no trace, and no RPC makes more work than it did to its sender.
+        Here only entries of this node's topics are read, one for each topic, and a bounded number of message ids.
+        Delete when unknown topics leave no trace, and no RPC makes more work than it did to its sender.
         """
         peer = public_key_of(sender_peer_id) or b""
         if not self._limiter.admit(peer, rpc.control.ByteSize(), trio.current_time()):
@@ -323,8 +330,8 @@ class GuardedGossipSub(GossipSub):
             del entries[:]
             entries.extend(kept[:MAX_CONTROL_ENTRIES])
         del control.idontwant[:]  # of later versions
-        for offer in control.ihave:
-            del offer.messageIDs[MAX_MESSAGE_IDS // len(control.ihave) :]
+        for ihave in control.ihave:
+            del ihave.messageIDs[MAX_MESSAGE_IDS // len(control.ihave) :]
         wanted = [name for request in control.iwant for name in request.messageIDs][:MAX_MESSAGE_IDS]
         del control.iwant[:]
         if wanted:
@@ -334,7 +341,7 @@ class GuardedGossipSub(GossipSub):
     async def handle_iwant(self, iwant_msg: rpc_pb2.ControlIWant, sender_peer_id: ID) -> None:
         """A message that is asked for a thousand times in one RPC is sent a thousand times, in one RPC.
 
-        Here it is sent once, and no more in one RPC than a neighbour takes. Delete when that is so.
+        Here it is sent once, and in RPCs no larger than a neighbour accepts. Delete when that is so.
         """
         if not self._check_iwant_rate_limit(sender_peer_id):
             return
@@ -342,9 +349,9 @@ class GuardedGossipSub(GossipSub):
         self._send_messages(sender_peer_id, [name for name in names if name is not None])
 
     async def send_recent_messages(self, peer_id: ID, topic: str) -> None:
-        """What a new neighbour has missed is written past its queue, in between two halves of what the queue writes.
+        """Recent messages for a new neighbour are written past its queue, between two halves of an RPC of the queue.
 
-        Delete when it goes through the queue.
+        Here they go through the queue. Delete when the library does that.
         """
         self._send_messages(peer_id, self.mcache.window(topic)[:MAX_ITEMS])
 
@@ -354,9 +361,10 @@ class GuardedGossipSub(GossipSub):
             self.send_rpc(peer_id, rpc_pb2.RPC(publish=found[start : start + MAX_ITEMS]))
 
     def send_rpc(self, peer_id: ID, rpc: rpc_pb2.RPC, priority: bool = False) -> None:
-        """The queues of a thousand slow peers are a thousand times as long as one.
+        """Each queue has a bound, but a thousand slow peers have a thousand queues.
 
-        Here those that take least lose messages first. Delete when there is a bound on all queues.
+        Here the longest queues lose messages first when all together are too long. Delete when there is a bound on all
+        queues.
         """
         assert self.pubsub is not None
         queues = self.pubsub.peer_queues
@@ -368,9 +376,9 @@ class GuardedGossipSub(GossipSub):
         super().send_rpc(peer_id, rpc, priority)
 
     def _prune_pending_messages(self, peer_id: ID) -> None:
-        """A hundred messages are kept for each peer that has not subscribed to their topic, in case that it will.
+        """A hundred messages are kept for each peer that has not subscribed to their topic, in case it does later.
 
-        Whoever subscribes is sent the recent ones anyway. Delete when only those that are new here get them.
+        A new subscriber gets the recent messages anyway. Delete when only peers that are new get them.
         """
         self._pending_messages.pop(peer_id, None)
 
@@ -384,7 +392,7 @@ class GuardedGossipSub(GossipSub):
                 await trio.sleep(self.heartbeat_interval)
 
     def gossip_heartbeat(self) -> defaultdict[ID, dict[str, list[bytes]]]:
-        """IHAVE skips peers in prune back-off, so that the leaves of a star never learn of what they miss (item 4).
+        """IHAVE skips peers in prune back-off, so that the leaves of a star never learn of what they miss.
 
         Delete when hub and leaves all get every message. The list emptied here only ever grows when the adaptive mode
         is off.
@@ -404,7 +412,7 @@ class GuardedGossipSub(GossipSub):
         return lazy
 
     async def _do_px(self, px_peers: list[Any]) -> None:
-        """Peers offered in a PRUNE are dialled unchecked: anyone makes us dial anyone. Delete when off by default."""
+        """Peers named in a PRUNE are dialled: any peer makes us dial any address. Delete when off by default."""
 
 
 async def _read(stream: INetStream, max_bytes: int) -> bytes:

@@ -1,11 +1,12 @@
-"""IsolatedDialer: a question to a stranger, on a connection that has nothing to do with the others.
+"""Isolated streams: one request to a stranger, on a connection outside of the swarm.
 
-Servers of the hash table are strangers: they speak neither gossip nor anything else of this network, and some belong to
-the network of another chain. As connections of the swarm they would be taken for neighbours, counted, gossiped to,
-asked for blocks, and blamed for announcements that are signed for another chain. So a visit has a connection of its
-own, dialled by the rules like any other, on which nothing is served. It goes under a key made for this run of the
-node, unless its purpose is to be known: then nobody learns which account looks for whom, and no peer that this node is
-not connected to takes the end of a visit for its death.
+Servers of the DHT are strangers: they speak neither gossip nor any other protocol of this network, and some belong to
+the network of another chain. As connections of the swarm they would be counted as peers, gossiped to, asked for blocks,
+and banned for announcements that are signed for another chain. So an isolated stream has a connection of its own. It is
+dialled by the rules like any other and serves nothing.
+
+It authenticates with a throwaway key, made for this run of the node, unless ``authenticated_as_self``. So servers do
+not learn which account asks, and closing the connection is not taken for a crash of this node.
 """
 
 from __future__ import annotations
@@ -38,13 +39,13 @@ from p2p.peer_id import peer_id_of
 logger = logging.getLogger(__name__)
 
 DIAL_TIMEOUT_S = 5.0
-"""Seconds for one address: TCP, Noise, Yamux and the agreement on the protocol."""
+"""Time for one address: TCP, Noise, Yamux and the agreement on the protocol."""
 MAX_DIALLED_ADDRESSES = 2
 """Addresses of a stranger that are tried."""
 
 
 class IsolatedDialer:
-    """What the isolated_dialer of one run have in common. ``seed`` makes the throwaway key."""
+    """Opens the isolated streams of one run of the node. ``seed`` makes the throwaway key."""
 
     def __init__(self, host: GuardedHost, seed: bytes) -> None:
         swarm = host.get_network()
@@ -62,7 +63,7 @@ class IsolatedDialer:
             NetworkError: none of the addresses answered as that peer, or it does not speak the protocol.
         """
         failures: list[str] = []
-        for address in [place for place in addresses if is_direct(place)][:MAX_DIALLED_ADDRESSES]:
+        for address in [one for one in addresses if is_direct(one)][:MAX_DIALLED_ADDRESSES]:
             connection = _Connection(peer)
             try:
                 try:
@@ -79,11 +80,11 @@ class IsolatedDialer:
                 return
             finally:
                 await connection.close()
-        raise NetworkError(f"cannot visit {format_address(peer)}: {'; '.join(failures) or 'no address is known'}")
+        raise NetworkError(f"cannot reach {format_address(peer)}: {'; '.join(failures) or 'no address is known'}")
 
 
 class _Connection:
-    """The connection of one visit, however far it got."""
+    """The connection of one isolated stream, in any stage."""
 
     def __init__(self, peer: bytes) -> None:
         self._peer = peer
@@ -93,7 +94,7 @@ class _Connection:
     async def open(
         self, swarm: GuardedSwarm, upgrader: TransportUpgrader, address: Multiaddr, protocol: str, nursery: trio.Nursery
     ) -> Libp2pStream:
-        """Raises whatever the library does."""
+        """Open the connection and the stream. Raises any exception of the library."""
         transport = swarm.transport_manager.transport_for_dialing(address)
         if transport is None:
             raise NetworkError("not the address of a TCP port")
@@ -119,7 +120,7 @@ class _Connection:
 
 
 async def _run(muxer: GuardedYamux) -> None:
-    """Let the connection live until it is closed; whatever the other end begins on it is refused."""
+    """Run the connection until it is closed; streams that the other end opens on it are reset."""
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(muxer.start)
@@ -127,7 +128,7 @@ async def _run(muxer: GuardedYamux) -> None:
                 stream = await muxer.accept_stream()
                 await quietly(stream.reset)
     except Exception as error:
-        logger.debug("visit: %r", error)
+        logger.debug("isolated connection: %r", error)
 
 
 def is_direct(address: str) -> bool:

@@ -50,8 +50,8 @@ from p2p.nat.port_mapping import PortForwarding
 from p2p.nat.relay_client import HOP, STOP
 from p2p.nat.relay_server import RelayLimits, RelayServer
 from p2p.network import (
-    MAX_GOSSIP,
-    MAX_UNREAD,
+    MAX_GOSSIP_BYTES,
+    MAX_UNREAD_BYTES,
     EmptyDirectory,
     GossipMessage,
     Misbehaviour,
@@ -299,11 +299,12 @@ class Libp2pNetwork:
         """See :class:`p2p.nat.hole_punching.PunchNetwork`."""
         return await self._dialer.open_simultaneously(peer, local, remote, initiator)
 
-    def report_misbehaviour(self, peer: bytes, fault: Misbehaviour) -> None:
+    def report_misbehaviour(self, peer: bytes, misbehaviour: Misbehaviour) -> None:
         if self._lifetime.running is None or peer not in self._connections.peers:
             return
         remote = self._connections.get_remote_endpoint(peer)
-        if self.gater.report_misbehaviour(peer, None if remote is None else remote[0], fault, trio.current_time()):
+        host = None if remote is None else remote[0]
+        if self.gater.report_misbehaviour(peer, host, misbehaviour, trio.current_time()):
             logger.info("%s broke the rules too often and is banned for a while", format_address(peer))
             self._release(peer)
             self._lifetime.start_soon(self.disconnect, peer)
@@ -434,14 +435,14 @@ class Libp2pNetwork:
     # Gossip
 
     async def publish(self, topic: str, payload: bytes) -> None:
-        if len(payload) >= MAX_GOSSIP:
-            raise ValueError(f"a gossip payload of {len(payload)} bytes is not below {MAX_GOSSIP}")
+        if len(payload) >= MAX_GOSSIP_BYTES:
+            raise ValueError(f"a gossip payload of {len(payload)} bytes is not below {MAX_GOSSIP_BYTES}")
         if self._lifetime.running is not None:
             await self._lifetime.running.pubsub.publish(topic, payload)
 
     def subscribe(self, topic: str) -> trio.MemoryReceiveChannel[GossipMessage]:
         if topic not in self._topics:
-            self._topics[topic] = Fanout(MAX_QUEUED_GOSSIP, MAX_UNREAD, lambda message: len(message.payload))
+            self._topics[topic] = Fanout(MAX_QUEUED_GOSSIP, MAX_UNREAD_BYTES, lambda message: len(message.payload))
             if self._lifetime.running is not None:
                 self._lifetime.start_soon(self._lifetime.running.pubsub.subscribe, topic)
         return self._topics[topic].subscribe()

@@ -26,13 +26,13 @@ from multiaddr import Multiaddr
 from p2p.addresses import Endpoint, get_endpoint
 
 PROXY_TIMEOUT_S = 30.0
-"""Seconds that a proxy may take to connect; onion routes are slow."""
+"""Time that a proxy may take to connect; onion routes are slow."""
 PUNCH_TIMEOUT_S = 6.0
-"""Seconds that both ends have for a hole: TCP repeats what got lost after one second, and after three."""
+"""Time that both ends have to punch a hole: TCP resends after one second and after three."""
 PUNCH_INTERVAL_S = 0.4
-"""Seconds after a dial into a hole that is refused."""
+"""Time between a dial that is refused and the next."""
 MAX_PUNCHES = 10
-"""Dials that are made into a hole."""
+"""Dials of one attempt to punch a hole."""
 
 _VERSION = 5
 _NO_AUTHENTICATION = 0
@@ -129,7 +129,7 @@ class GuardedTCP(tcp.TCP):
 
         Raises:
             OpenConnectionError: the rules forbid it, since it would go around a proxy and tell who is behind it; or the
-                local address cannot be used; or nobody was there.
+                local address cannot be used; or no connection came about.
         """
         if not self._rules.is_unlimited:
             raise OpenConnectionError("this node punches no holes")
@@ -149,7 +149,7 @@ async def dial_through(proxy: Endpoint, target: Endpoint) -> trio.SocketStream:
     Raises:
         ProxyError: the proxy does not answer, refuses, or cannot reach the target.
     """
-    place = f"{target[0]}:{target[1]} through the proxy {proxy[0]}:{proxy[1]}"
+    way = f"{target[0]}:{target[1]} through the proxy {proxy[0]}:{proxy[1]}"
     try:
         with trio.fail_after(PROXY_TIMEOUT_S):
             stream = await trio.open_tcp_stream(*proxy)
@@ -160,11 +160,11 @@ async def dial_through(proxy: Endpoint, target: Endpoint) -> trio.SocketStream:
                 raise
             return stream
     except trio.TooSlowError:
-        raise ProxyError(f"cannot reach {place}: no answer within {PROXY_TIMEOUT_S:g} s") from None
+        raise ProxyError(f"cannot reach {way}: no answer within {PROXY_TIMEOUT_S:g} s") from None
     except (OSError, trio.BrokenResourceError) as error:
-        raise ProxyError(f"cannot reach {place}: {error or 'the proxy hung up'}") from None
+        raise ProxyError(f"cannot reach {way}: {error or 'the proxy hung up'}") from None
     except ProxyError as error:
-        raise ProxyError(f"cannot reach {place}: {error}") from None
+        raise ProxyError(f"cannot reach {way}: {error}") from None
 
 
 async def open_simultaneously(local: Endpoint, remote: Endpoint) -> trio.SocketStream:
@@ -173,7 +173,7 @@ async def open_simultaneously(local: Endpoint, remote: Endpoint) -> trio.SocketS
     From ``remote`` a NAT may have made another port of the same host.
 
     Raises:
-        OSError: the local address cannot be used, or nobody was there.
+        OSError: the local address cannot be used, or no connection came about.
     """
     made: list[trio.socket.SocketType] = []
 
@@ -216,7 +216,7 @@ async def open_simultaneously(local: Endpoint, remote: Endpoint) -> trio.SocketS
             end.close()
         raise
     if not made:
-        raise OSError(f"nobody came from {remote[0]}:{remote[1]}")
+        raise OSError(f"no connection with {remote[0]}:{remote[1]}")
     return trio.SocketStream(made[0])
 
 

@@ -1,7 +1,7 @@
-"""What a connection may carry: which frames of its multiplexer, how many of them, and bytes that nobody reads.
+"""Limits of a multiplexed connection: valid frames, their rate, and the bytes that wait for a reader. Pure.
 
-Yamux has no limits of its own. A frame costs its sender twelve bytes whatever it makes the other end do, and what it
-brings waits in memory until somebody reads it.
+Yamux itself has no limits. A frame costs its sender twelve bytes, whatever work it makes for the other end, and its
+data stays in memory until it is read.
 
 Source: the Yamux specification, https://github.com/hashicorp/yamux/blob/master/spec.md.
 """
@@ -31,11 +31,13 @@ from p2p.network import Misbehaviour
 from p2p.rate_limit import Rate
 
 FRAME_RATE = Rate(items=4000, size=math.inf, burst=5.0)
+"""Frames that are read from one peer; 64 streams of tokens are 2,000 a second."""
 TOTAL_FRAME_RATE = Rate(items=10_000, size=math.inf, burst=5.0)
-"""Frames a second that are read from one peer, and from all of them; 64 streams of tokens are 2,000."""
+"""Frames that are read from all peers."""
 PING_COST = 20
+"""Frames that a ping counts for: it is answered."""
 SYN_COST = 10
-"""Frames that a ping and the beginning of a stream count for: both are answered."""
+"""Frames that the beginning of a stream counts for: it is answered."""
 
 _FLAGS = {
     TYPE_DATA: FLAG_SYN | FLAG_ACK | FLAG_FIN | FLAG_RST,
@@ -46,7 +48,7 @@ _FLAGS = {
 
 
 def check_frame(header: bytes, is_initiator: bool) -> tuple[Misbehaviour | None, int]:
-    """What is wrong with a frame that came, if anything, and for how many frames it counts.
+    """What is wrong with the header of a frame that came, if anything, and for how many frames it counts.
 
     ``is_initiator``: whether this end made the connection.
     """
@@ -66,54 +68,54 @@ def check_frame(header: bytes, is_initiator: bool) -> tuple[Misbehaviour | None,
 
 
 class BufferedConnection(Protocol):
-    """A connection, as far as it keeps what nobody has read."""
+    """A connection, as far as it keeps bytes that are not read yet."""
 
     @property
     def source_address(self) -> str | None:
-        """Where the peer is, if it is known: places are what floods have few of."""
+        """The IP address of the peer, if it is known: a flood comes from few."""
 
     def count_bytes(self) -> int:
-        """Bytes that it keeps."""
+        """Unread bytes."""
 
 
 class BufferBudget:
-    """The bytes that all connections of a node keep for readers.
+    """A bound on the unread bytes of all connections of a node.
 
-    What is read is not reported; so everything is measured anew when what was noted becomes too much.
+    Connections do not report what is read. So all are counted again when the bytes noted become too many.
     """
 
     def __init__(self, total: int) -> None:
         self._total = total
         self._noted: WeakKeyDictionary[BufferedConnection, int] = WeakKeyDictionary()
-        self._going: WeakSet[BufferedConnection] = WeakSet()  # what they keep is as good as gone
+        self._closing: WeakSet[BufferedConnection] = WeakSet()  # their bytes are as good as gone
         self.size = 0
-        """Bytes kept, or more than that."""
+        """Unread bytes, or more than that."""
 
     def note(self, connection: BufferedConnection, size: int) -> BufferedConnection | None:
-        """Note that ``connection`` keeps ``size`` bytes.
+        """Note that ``connection`` has ``size`` unread bytes.
 
         Returns:
-            Which connection has to go, if they are too many: the one with most, from the source_address with most.
+            The connection that must be closed, if there are too many: the one with most, of the address with most.
         """
-        if connection in self._going:
+        if connection in self._closing:
             return connection
         self.size += size - self._noted.get(connection, 0)
         self._noted[connection] = size
         if self.size <= self._total:
             return None
         for other in list(self._noted):
-            kept = size if other is connection else other.count_bytes()
-            if kept:
-                self._noted[other] = kept
+            unread = size if other is connection else other.count_bytes()
+            if unread:
+                self._noted[other] = unread
             else:
                 del self._noted[other]
         self.size = sum(self._noted.values())
         if self.size <= self._total:
             return None
         crowd: Counter[object] = Counter()
-        for other, kept in self._noted.items():
-            crowd[other.source_address or other] += kept
+        for other, unread in self._noted.items():
+            crowd[other.source_address or other] += unread
         surplus = max(self._noted, key=lambda other: (crowd[other.source_address or other], self._noted[other]))
-        self._going.add(surplus)
+        self._closing.add(surplus)
         self.size -= self._noted.pop(surplus)
         return surplus

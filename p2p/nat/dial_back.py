@@ -1,16 +1,19 @@
-"""Reachability: finding out whether others can dial this node, by having them try.
+"""Dial-back: a node finds out whether others can dial it, by having them try (after AutoNAT).
 
-A node asks a few peers, its *servers*, to dial it back. A server makes a fresh TCP connection to the
-address that the request came from, at a port that the request names, and checks by the Noise handshake that the same
-key answers there; the connection that there is already proves nothing. A request can name ports only, so that nobody
-can make a server dial anybody else. One that names none only asks at what address and port the server sees it.
+A node asks a few peers, its *dial-back servers*. A server makes a new TCP connection to the IP address that the request
+came from, at a port that the request names, and checks by the Noise handshake that the same key answers there; the
+connection that exists already proves nothing. A request names ports only, so that no node can make a server dial
+another one. A request without ports asks only at which address and port the server sees the node.
 
-A server in the same local network sees a node from the inside of its NAT. It counts only as long as there is none
+A server in the same local network sees a node from inside of its NAT. Its report counts only if there is none from
 outside.
 
-Identities are free, and whoever wants to can connect, so only peers that this node has dialled itself are servers, no
-two of one network (/16) where there are several. A node that has dialled nobody has no estimate, and stands by what it
+Identities are free and any peer can connect. So only peers that this node has dialled itself are asked, and no two of
+one subnet where there are several subnets. A node that has dialled no peer has no estimate, and announces what it
 listens on.
+
+Source: the libp2p specification "AutoNAT", whose protocol is not used: the library's implementation reuses the existing
+connection, and so finds every node reachable.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from chain.codec import Bounds, Record
 from chain.crypto import format_address
 from chain.exceptions import CodecError
 from p2p.addresses import Endpoint, format_endpoint, get_subnet, is_local
+from p2p.length_prefixed import receive_record, send_record
 from p2p.network import Network, NetworkError, RawStream
 from p2p.rate_limit import Limiter, Rate
 from p2p.runtime import Runtime
@@ -38,21 +42,23 @@ PROTOCOL = "/wwwserve/reachability/1"
 SERVERS_PER_ROUND = 3
 """Peers that are asked in a round."""
 INTERVAL_S = 300.0
+"""Mean time between rounds while the estimate is settled."""
 UNSETTLED_INTERVAL_S = 15.0
+"""Mean time between rounds while there is no estimate, or the last round spoke against it."""
 ALONE_INTERVAL_S = 2.0
-"""Seconds between rounds: when the estimate stands, when it does not or the last round spoke against it, and between
-looks for a first peer."""
+"""Time between checks for a first peer to ask."""
 MAX_PORTS = 4
+"""Ports in a request."""
 ANSWER_TIMEOUT_S = 30.0
-"""Seconds that a server may take: it tries the ports one after the other."""
+"""Time for a report: a server tries the ports one after the other."""
 REQUEST_TIMEOUT_S = 5.0
+"""Time that a request may take to arrive at a server."""
 PEER_RATE = Rate(items=0.1, size=1 << 20, burst=60.0)
+"""Requests of one peer that a server serves."""
 TOTAL_RATE = Rate(items=2, size=1 << 20, burst=10.0)
-"""Requests a second that a server serves: of one peer, and of all."""
+"""Requests of all peers that a server serves."""
 MAX_DIALS = 4
 """Dials that a server makes at a time."""
-
-_MAX_MESSAGE_BYTES = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +81,7 @@ class DialBackReport(Record):
 
 
 class DialBackNetwork(Network, Protocol):
-    """What a server needs besides the network."""
+    """A network that a dial-back server can work with."""
 
     def get_remote_endpoint(self, peer: bytes) -> Endpoint | None:
         """The IP address and port that a directly connected peer has; None if they are not known."""
@@ -85,22 +91,23 @@ class DialBackNetwork(Network, Protocol):
 
 
 class ReachabilityEstimate:
-    """What the reports of the servers amount to. Pure.
+    """What the reports of dial-back servers amount to. Pure.
 
-    A first estimate takes a round in which two or more servers agree, or two rounds of one; every other change takes
-    two rounds in a row that say the same. A server that saw the node at another address than most did does not count.
+    A first estimate takes a round in which two or more servers agree, or two rounds with one server each. Every change
+    takes two rounds in a row with the same outcome. A server that saw the node at another address than most did does
+    not count.
     """
 
     def __init__(self) -> None:
         self.value: bool | None = None
         """Whether others can dial this node; None: not known."""
         self.addresses: tuple[str, ...] = ()
-        """Where servers outside of the local network reached it, as multiaddresses, the most seen first."""
+        """Where servers outside of the local network reached it, as multiaddresses, the most frequent first."""
         self._last: bool | None = None
 
     @property
     def is_settled(self) -> bool:
-        """Whether there is a estimate and the last round did not speak against it."""
+        """Whether there is an estimate and the last round did not speak against it."""
         return self.value is not None and self._last is self.value
 
     def note(self, reports: Sequence[DialBackReport]) -> bool:
@@ -118,15 +125,15 @@ class ReachabilityEstimate:
         self._last = outcome
         if self.value and outcome:
             seen = counted if outside else []
-            places = Counter(format_endpoint(report.host, port) for report in seen for port in report.ports)
-            self.addresses = tuple(sorted(places, key=lambda place: (-places[place], place)))[:MAX_PORTS]
+            found = Counter(format_endpoint(report.host, port) for report in seen for port in report.ports)
+            self.addresses = tuple(sorted(found, key=lambda address: (-found[address], address)))[:MAX_PORTS]
         elif not self.value:
             self.addresses = ()
         return before != (self.value, self.addresses)
 
 
 class Reachability:
-    """Asks for this node's estimate, and is a server for others. ``ports`` are those that it listens on."""
+    """Asks dial-back servers (:meth:`run`), and is one for other nodes (:meth:`serve`)."""
 
     def __init__(self, network: DialBackNetwork, runtime: Runtime) -> None:
         self.estimate = ReachabilityEstimate()
@@ -136,7 +143,7 @@ class Reachability:
         self._dials = trio.CapacityLimiter(MAX_DIALS)
 
     async def run(self, ports: Sequence[int]) -> None:
-        """Keep the estimate up to date until cancelled."""
+        """Keep the estimate up to date until cancelled. ``ports`` are those that this node listens on."""
         while True:
             servers = self.choose_servers()
             if not servers:
@@ -155,15 +162,15 @@ class Reachability:
     def choose_servers(self) -> list[bytes]:
         """Some peers that this node dialled directly, from outside of the local network if there are any.
 
-        One of each network; more of one only if there is no other.
+        One of each subnet; more of one only if there is no other.
         """
         dialled = [peer for peer in sorted(self._network.peers()) if self._network.is_outbound(peer)]
         hosts = {peer: host for peer in dialled if (host := self._network.get_remote_host(peer)) is not None}
         outside = {peer: host for peer, host in hosts.items() if not is_local(host)}
         candidates = list((outside or hosts).items())
         self._runtime.random.shuffle(candidates)
-        apart = {get_subnet(host): peer for peer, host in candidates}
-        servers = list(apart.values()) if len(apart) > 1 else [peer for peer, _ in candidates]
+        by_subnet = {get_subnet(host): peer for peer, host in candidates}
+        servers = list(by_subnet.values()) if len(by_subnet) > 1 else [peer for peer, _ in candidates]
         return servers[:SERVERS_PER_ROUND]
 
     async def _collect(self, server: bytes, ports: tuple[int, ...], reports: list[DialBackReport]) -> None:
@@ -172,7 +179,7 @@ class Reachability:
             reports.append(report)
 
     async def ask(self, server: bytes, ports: tuple[int, ...] = ()) -> DialBackReport | None:
-        """What a directly connected peer reports; None if it does not, or nothing of use."""
+        """The report of a directly connected peer; None if it sends none, or nothing usable."""
         try:
             with trio.fail_after(ANSWER_TIMEOUT_S):
                 stream = await self._network.open_stream(server, PROTOCOL)
@@ -186,11 +193,11 @@ class Reachability:
                 ipaddress.ip_address(report.host)
                 return report
         except (NetworkError, CodecError, ValueError, trio.TooSlowError) as error:
-            logger.debug("%s is no server: %s", format_address(server), error)
+            logger.debug("%s sent no report: %s", format_address(server), error)
         return None
 
     async def serve(self, stream: RawStream) -> None:
-        """Be a server for whoever opened ``stream``.
+        """Serve the request on ``stream``.
 
         Raises:
             NetworkError: the stream broke, or what came is no request.
@@ -224,24 +231,3 @@ def _at_usual_host(reports: Sequence[DialBackReport]) -> list[DialBackReport]:
 
 def _version(host: str) -> int:
     return ipaddress.ip_address(host).version
-
-
-async def send_record(stream: RawStream, record: Record) -> None:
-    """Send one message: its length and the record."""
-    data = record.encode()
-    await stream.send(len(data).to_bytes(2, "big") + data)
-
-
-async def receive_record(stream: RawStream) -> bytes:
-    """The encoded record of one message, behind which nothing may come before it is answered.
-
-    Raises:
-        NetworkError: the stream ended, or the message is too long.
-    """
-    data = b""
-    while len(data) < 2 or len(data) < 2 + int.from_bytes(data[:2], "big"):
-        chunk = await stream.receive(_MAX_MESSAGE_BYTES)
-        if not chunk or len(data) > _MAX_MESSAGE_BYTES:
-            raise NetworkError("the message is cut short, or too long")
-        data += chunk
-    return data[2:]

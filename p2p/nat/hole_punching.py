@@ -1,24 +1,27 @@
-"""Hole punching: two nodes behind NATs that have a circuit make themselves a direct connection.
+"""Hole punching: two nodes behind NATs that have a circuit make a direct connection (after DCUtR).
 
-A NAT lets in who was called from inside. Most give a local port one and the same external port, whomever it calls
-(RFC 4787: endpoint-independent mapping); so a node learns from any peer outside, a *server*, by which port it would be
-seen when it called from the port of their connection. Two nodes that tell each other and then call at the same moment,
-each from that port, find the way open. NATs with another port for each destination (*symmetric* ones) cannot be passed
-like this, and the circuit stays. It is no matter of trust: whoever answers has to prove the peer's key.
+A NAT lets in packets from an address that a host behind it has called. Most NATs give a local port the same external
+port for every destination (RFC 4787: endpoint-independent mapping). So any dial-back server outside tells a node the
+port at which calls from its own port of their connection are seen. Two nodes tell each other this *observed address*,
+and then dial at the same moment, each from that port. NATs with another port for each destination (*symmetric* ones)
+cannot be passed so, and the circuit stays. No trust is needed: the handshake proves the peer's key.
 
-The node that dialled the circuit is the initiator, of the exchange on it and of the handshake on the connection to be:
+The node that dialled the circuit is the initiator, both of the exchange on the circuit and of the handshake:
 
-    responder -> initiator    where the responder is seen; nothing if it does not want to
-    initiator -> responder    where the initiator is seen, at once, which gives the responder the round-trip time
-    responder -> initiator    the same observed again: go
+    responder -> initiator    the responder's observed address; an empty one to refuse
+    initiator -> responder    the initiator's observed address, at once: the responder measures the round-trip time
+    responder -> initiator    its observed address again: go
 
 The initiator dials when the last message arrives, the responder half a round trip after it has sent it. Both also
-listen on their port meanwhile: which of the two connects does not matter, and a NAT that lets in anybody must not make
-the host behind it refuse who is early.
+listen on their port meanwhile: which of the two connects does not matter, and a host behind a NAT that lets in every
+packet must not refuse an early one.
 
-What the other side says is hostile until proven otherwise. It can make this node send a few packets to an address that
-it names: therefore only to public ones and ports that belong to no system service, a bounded number a punch, and few
-punches. At 0.2 of them a second nobody who is called in vain can be brought to ban this node (:mod:`p2p.peer_score`).
+A peer can lie. It can make this node send a few packets to an address that it names: so only to public addresses and no
+system ports, a bounded number for each punch, and few punches. At :data:`TOTAL_RATE` the node that is called in vain
+does not ban this one (:mod:`p2p.peer_score`).
+
+Source: the libp2p specification "Direct Connection Upgrade through Relay" (DCUtR), whose protocol is not used: its
+timing comes to the same, but its addresses come from identify, which tells peers all listen addresses.
 """
 
 from __future__ import annotations
@@ -35,7 +38,9 @@ from chain.codec import Bounds, Record
 from chain.crypto import format_address
 from chain.exceptions import CodecError
 from p2p.addresses import Endpoint, is_local
-from p2p.nat.dial_back import Reachability, receive_record, send_record
+from p2p.backoff import Backoff
+from p2p.length_prefixed import receive_record, send_record
+from p2p.nat.dial_back import Reachability
 from p2p.network import Network, NetworkError, RawStream
 from p2p.rate_limit import Limiter, Rate
 from p2p.runtime import Runtime
@@ -44,36 +49,37 @@ logger = logging.getLogger(__name__)
 
 PROTOCOL = "/wwwserve/punch/1"
 ANSWER_TIMEOUT_S = 15.0
-"""Seconds for one message of the other side: it may have to ask servers first."""
+"""Time for one message of the other side: it may have to ask dial-back servers first."""
 MAX_ROUND_TRIP_S = 2.0
-"""Longest round-trip time that is believed, in seconds."""
-BACK_OFF, MAX_BACK_OFF = 600.0, 3600.0
-"""Seconds before a punch that failed is tried again: the first time, and at most. Mostly the NAT will not change."""
-POSTPONED = 15.0
-"""The first time for one that came to no dial; at most BACK_OFF."""
-MAX_AT_ONCE = 8
-"""Punches under way, on either side of them."""
+"""Longest round-trip time that is believed."""
+FAILURE_BACKOFF = Backoff(600.0, 3600.0)
+"""Delays before a punch that failed is tried again. Mostly the NAT will not change."""
+POSTPONEMENT_BACKOFF = Backoff(15.0, 600.0)
+"""Delays before a punch that came to no dial is tried again."""
+MAX_CONCURRENT = 8
+"""Punches under way, as initiator or as responder."""
 PEER_RATE = Rate(items=1 / 30, size=math.inf, burst=60.0)
+"""Punches with one peer."""
 TOTAL_RATE = Rate(items=0.1, size=math.inf, burst=80.0)
-"""Punches a second that this node takes part in: with one peer, and with all (:mod:`p2p.rate_limit` may double
-this)."""
+"""Punches with all peers (:mod:`p2p.rate_limit` may double this)."""
 MIN_PORT = 1024
+"""Lowest port that is dialled."""
 MAX_REMEMBERED_PEERS = 1024
-"""Peers of which failures are remembered."""
+"""Peers whose failures are remembered."""
 
 
 @dataclass(frozen=True, slots=True)
 class ObservedAddress(Record):
-    """Where a node is seen from outside; nowhere, without an address."""
+    """The address and port at which a node is seen from outside; an empty address refuses a punch."""
 
     host: Annotated[str, Bounds(0, 45)] = ""
     port: Annotated[int, Bounds(0, 65535)] = 0
 
 
 def is_dialable(observed: ObservedAddress, mine: ObservedAddress) -> bool:
-    """Whether to dial where a peer claims to be: a public address of the same kind as ours, and not our own.
+    """Whether to dial the address that a peer claims: a public one of the same version as ours, and not our own.
 
-    Two nodes behind one NAT do not meet outside of it; their claims would lead to the NAT itself.
+    Two nodes behind one NAT cannot meet outside of it: the addresses would lead to the NAT itself.
     """
     try:
         address, own = ipaddress.ip_address(observed.host), ipaddress.ip_address(mine.host)
@@ -101,7 +107,7 @@ class _Attempts:
 
 
 class PunchSchedule:
-    """When to try whom again. Pure: times are passed in (seconds of one monotonic clock)."""
+    """When to try a peer again. Pure: times are passed in (seconds of one monotonic clock)."""
 
     def __init__(self) -> None:
         self._peers: dict[bytes, _Attempts] = {}
@@ -112,24 +118,24 @@ class PunchSchedule:
         return 0.0 if known is None else max(0.0, known.not_before - now)
 
     def note(self, peer: bytes, outcome: bool | None, now: float) -> None:
-        """Take in how a punch went; None: nobody dialled."""
+        """Note whether a punch worked; None: it came to no dial."""
         known = self._peers.pop(peer, None) or _Attempts()
         if outcome:
             return
         if outcome is None:
-            delay = min(POSTPONED * 2.0**known.postponements, BACK_OFF)
-            known.postponements = min(known.postponements + 1, 16)
+            delay = POSTPONEMENT_BACKOFF.get_delay(known.postponements)
+            known.postponements += 1
         else:
-            delay = min(BACK_OFF * 2.0**known.failures, MAX_BACK_OFF)
-            known.failures = min(known.failures + 1, 16)
+            delay = FAILURE_BACKOFF.get_delay(known.failures)
+            known.failures += 1
         known.not_before = now + delay
-        self._peers[peer] = known  # at the end: the one that was noted longest ago is forgotten first
+        self._peers[peer] = known  # at the end: the oldest is forgotten first
         if len(self._peers) > MAX_REMEMBERED_PEERS:
             del self._peers[next(iter(self._peers))]
 
 
 class PunchNetwork(Network, Protocol):
-    """What punching needs besides the network."""
+    """A network that can punch holes."""
 
     def share_port(self, peer: bytes) -> Endpoint | None:
         """The local address of the connection that this node dialled to ``peer``, ready for others to use its port."""
@@ -151,7 +157,8 @@ class HolePuncher:
         self._runtime = runtime
         self._limiter = Limiter(PEER_RATE, TOTAL_RATE)
         self._upgrading: set[bytes] = set()
-        self._under_way: dict[tuple[bytes, bool], Endpoint | None] = {}  # with whom, who began (me: True), local port
+        # By peer and whether this node has begun: the local address that is used, once it is known.
+        self._under_way: dict[tuple[bytes, bool], Endpoint | None] = {}
 
     async def run(self, peer: bytes) -> None:
         """Try until there is a better connection to ``peer`` than through a relay, or none at all. Never raises."""
@@ -202,7 +209,7 @@ class HolePuncher:
             del self._under_way[peer, True]
 
     async def serve(self, stream: RawStream) -> None:
-        """Respond to whoever opened ``stream``.
+        """Respond to the initiator that opened ``stream``.
 
         Raises:
             NetworkError: the stream broke, or what came belongs to no punch.
@@ -235,19 +242,19 @@ class HolePuncher:
             del self._under_way[peer, False]
 
     def _wants(self, peer: bytes) -> bool:
-        """Whether to respond. Of two nodes that begin at once the one with the smaller key goes on."""
+        """Whether to respond. Of two nodes that begin at once the one with the smaller key goes on as initiator."""
         is_mine = (peer, True) in self._under_way and self._network.me < peer
         if is_mine or (peer, False) in self._under_way or not self._network.is_relayed(peer):
             return False
         return self._admits(peer)
 
     def _admits(self, peer: bytes) -> bool:
-        return len(self._under_way) < MAX_AT_ONCE and self._limiter.admit(peer, 0, trio.current_time())
+        return len(self._under_way) < MAX_CONCURRENT and self._limiter.admit(peer, 0, trio.current_time())
 
     async def _observe(self, peer: bytes, is_mine: bool) -> tuple[Endpoint, ObservedAddress] | None:
-        """A local address, and where a server sees what comes from it; None if there is no server outside.
+        """A local address, and the address at which a server outside observes it; None if there is no such server.
 
-        No two punches at a time use one port: who comes to it would be taken for the wrong peer.
+        No two punches at a time use one port: a connection to it would be taken for one of the wrong peer.
         """
         for server in self._reachability.choose_servers():
             local = None if server == peer else self._network.share_port(server)

@@ -1,8 +1,8 @@
-"""UPnP: asking the home gateway to forward this node's ports.
+"""Port mapping by UPnP: asking the gateway of a home network to forward this node's ports.
 
-Only when the owner allows it: the question goes to the whole local network, and the gateway notes the answer. Whether
-the forwarding works is for others to say (``p2p.nat.dial_back``). ``miniupnpc``, the reference client, does the
-talking; its calls block for seconds and run in a thread.
+Only when the owner allows it: the request goes to the whole local network, and the gateway may log it. Whether the
+forwarding works is found out by ``p2p.nat.dial_back``. ``miniupnpc``, the reference client, speaks the protocol; its
+calls block for seconds and run in a thread.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from p2p.runtime import Runtime
 logger = logging.getLogger(__name__)
 
 LEASE_S = 3600
-"""Seconds for which the gateway forwards a port unless asked again; it forgets a node that was killed."""
+"""Time for which the gateway forwards a port unless asked again, so that it forgets a node that was killed."""
 RENEWAL_S = 1200.0
-"""Seconds between requests. A gateway that was restarted has forgotten everything."""
+"""Time between requests. A gateway that was restarted has forgotten everything."""
 DISCOVERY_TIME_MS = 2000
-"""Milliseconds in which routers may answer."""
+"""Time in which gateways may answer."""
 PURPOSE = "wwwserve"
+"""What the gateway lists the mapping as."""
 
 
 class Gateway(Protocol):

@@ -1,14 +1,14 @@
-"""Circuits: connections to a peer through a relay that both can reach (circuit relay v2, the ends of it).
+"""Circuits: connections to a peer through a relay that both can reach (circuit relay v2, the two ends).
 
 A *relay* joins two streams, one from the node that dials and one to the node that is dialled, and passes on bytes. Over
-these bytes the two ends run the same Noise handshake as over TCP, so a relay can cut a circuit but neither read it nor
-pretend to be somebody. What comes out is an ordinary connection of the swarm.
+these bytes the two ends run the same Noise handshake as over TCP. So a relay can cut a circuit, but neither read it nor
+impersonate an end. The result is an ordinary connection of the swarm.
 
-A *reservation* makes a relay accept circuits for a node, as long as that node stays connected to it; and a relay goes
-out of its way to reach others only for those who have one. :mod:`p2p.nat.relay_server` is the other side.
+A *reservation* makes a relay accept circuits to a node, as long as that node stays connected to it; and only for nodes
+with a reservation a relay dials other peers. :mod:`p2p.nat.relay_server` is the other side.
 
-Source: the libp2p specification "Circuit Relay v2". Reservation vouchers are not used: nobody here asks for them. The
-library's own implementation loses circuits, believes forged requests and never cuts idle circuits.
+Source: the libp2p specification "Circuit Relay v2". Reservation vouchers are not used. The library's own implementation
+loses circuits, believes forged requests and never cuts idle circuits.
 """
 
 from __future__ import annotations
@@ -33,11 +33,13 @@ HOP = "/libp2p/circuit/relay/0.2.0/hop"
 STOP = "/libp2p/circuit/relay/0.2.0/stop"
 
 REQUEST_TIMEOUT_S = 10.0
-"""Seconds for one request and its answer at a relay that answers from what it knows."""
+"""Time for a request that a relay answers at once, and its answer."""
 CIRCUIT_TIMEOUT_S = 25.0
-"""Seconds for a circuit to stand: the relay may have to dial, and the peer has to agree."""
-MIN_TTL_S, MAX_TTL_S = 60.0, 3600.0
-"""Bounds for what a relay says that a reservation holds, in seconds: its clock may be wrong."""
+"""Time to open a circuit: the relay may have to dial, and the peer has to accept."""
+MIN_TTL_S = 60.0
+"""Shortest time for which a reservation is taken to hold: the clock of the relay may be wrong."""
+MAX_TTL_S = 3600.0
+"""Longest time for which a reservation is taken to hold."""
 
 
 class CircuitEnd(ReadWriteCloser):
@@ -53,7 +55,7 @@ class CircuitEnd(ReadWriteCloser):
         """Some bytes, at most ``n``; none once the circuit has ended."""
         if not self._buffer and not self._closed:
             try:
-                self._reading = trio.CancelScope()  # closing this end must wake whoever reads
+                self._reading = trio.CancelScope()  # closing this end must wake a reader
                 with self._reading:
                     self._buffer = await self._stream.receive()
             except NetworkError as error:
@@ -74,10 +76,10 @@ class CircuitEnd(ReadWriteCloser):
             await self._stream.stream.close()
 
     def get_remote_address(self) -> None:
-        """Nobody knows where the peer is: that is what the relay is for."""
+        """None: only the relay knows the address of the peer."""
 
     def as_connection(self, initiator: bool, relay: bytes) -> RawConnection:
-        """What the library upgrades with Noise and Yamux."""
+        """The connection that the library upgrades with Noise and Yamux."""
         address = Multiaddr(f"/p2p/{format_address(relay)}{CIRCUIT}")
         return RawConnection(self, initiator, ConnectionType.RELAYED, [address])
 
@@ -101,7 +103,7 @@ async def reserve(network: Network, relay: bytes, now: int) -> float:
 
 
 async def open_circuit(network: Network, relay: bytes, peer: bytes) -> CircuitEnd:
-    """Have ``relay``, which is connected, join us with ``peer``.
+    """Have ``relay``, which is connected, join this node with ``peer``.
 
     Raises:
         NetworkError: it does not answer, refuses, or cannot reach the peer.
@@ -117,22 +119,22 @@ async def open_circuit(network: Network, relay: bytes, peer: bytes) -> CircuitEn
 
 
 async def accept_circuit(raw: RawStream) -> CircuitEnd:
-    """Agree to a circuit that a relay offers on a stream of :data:`STOP`.
+    """Accept a circuit that a relay opens on a stream of :data:`STOP`.
 
-    Who the relay says is at the other end does not matter: the handshake will prove it.
+    The peer that the relay names at the other end does not matter: the handshake will prove it.
 
     Raises:
-        NetworkError: the stream broke, or no circuit was offered.
+        NetworkError: the stream broke, or the relay asked for no circuit.
     """
     stream = MessageStream(raw)
     with trio.move_on_after(REQUEST_TIMEOUT_S):
         request = await stream.receive_message(pb.StopMessage)
         if request.type != pb.StopMessage.CONNECT:
             await stream.send_message(pb.StopMessage(type=pb.StopMessage.STATUS, status=pb.UNEXPECTED_MESSAGE))
-            raise NetworkError("a relay sent something else than an offer")
+            raise NetworkError("a relay sent something else than a circuit")
         await stream.send_message(pb.StopMessage(type=pb.StopMessage.STATUS, status=pb.OK))
         return CircuitEnd(stream)
-    raise NetworkError("a relay offered nothing")
+    raise NetworkError("a relay opened no circuit")
 
 
 def get_target(request: pb.HopMessage) -> bytes | None:

@@ -240,7 +240,7 @@ class RelayServer:
 
     async def _reserve(self, stream: MessageStream) -> None:
         """Reserve for the peer that the connection authenticates; a peer named in the request is ignored."""
-        if self._network.can_be_dialled() is False:  # nobody could use it
+        if self._network.can_be_dialled() is False:  # a client could not be reached through it
             await _answer(stream, pb.PERMISSION_DENIED)
             return
         if not self.table.reserve(stream.peer, trio.current_time(), self._get_quota_key(stream.peer)):

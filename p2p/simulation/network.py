@@ -32,8 +32,8 @@ from chain.crypto import format_address
 from p2p.addresses import CIRCUIT, get_ip_address
 from p2p.fanout import Fanout
 from p2p.network import (
-    MAX_GOSSIP,
-    MAX_UNREAD,
+    MAX_GOSSIP_BYTES,
+    MAX_UNREAD_BYTES,
     GossipMessage,
     Misbehaviour,
     NetworkError,
@@ -543,8 +543,8 @@ class SimulatedNetwork:
         self._handlers[protocol] = handler
 
     async def publish(self, topic: str, payload: bytes) -> None:
-        if len(payload) >= MAX_GOSSIP:
-            raise ValueError(f"a gossip payload of {len(payload)} bytes is not below {MAX_GOSSIP}")
+        if len(payload) >= MAX_GOSSIP_BYTES:
+            raise ValueError(f"a gossip payload of {len(payload)} bytes is not below {MAX_GOSSIP_BYTES}")
         await trio.lowlevel.checkpoint()
         if self.alive:
             self.hub._gossip(self, GossipMessage(topic, self._me, payload))
@@ -552,7 +552,7 @@ class SimulatedNetwork:
     def subscribe(self, topic: str) -> trio.MemoryReceiveChannel[GossipMessage]:
         fanout = self._topics.get(topic)
         if fanout is None:
-            fanout = self._topics[topic] = Fanout(QUEUE_ITEMS, MAX_UNREAD, lambda message: len(message.payload))
+            fanout = self._topics[topic] = Fanout(QUEUE_ITEMS, MAX_UNREAD_BYTES, lambda message: len(message.payload))
         return fanout.subscribe()
 
     def peer_changes(self) -> trio.MemoryReceiveChannel[tuple[bytes, bool]]:

@@ -145,6 +145,15 @@ async def survives(attack: Callable[[Libp2pNetwork, Libp2pNetwork], Any]) -> boo
         return False
 
 
+async def cancelled_after(checkpoints: int, function: Callable[[], Any]) -> None:
+    """Start ``function`` and cancel it when it has had about this many chances to go on."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(function)
+        for _ in range(checkpoints):
+            await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+
+
 class Link:
     """A TCP relay in front of a node that can be frozen: both ends stay open and nothing passes, as on a dead link."""
 

@@ -39,7 +39,7 @@ MAX_OUTBOUND = 256
 
 
 class GuardedHost(BasicHost):
-    """Streams and their protocols. ``report_misbehaviour(peer, fault)`` is called for peers that open too many."""
+    """Streams and their protocols. Calls ``report_misbehaviour(peer, misbehaviour)`` for peers that open too many."""
 
     def __init__(self, swarm: GuardedSwarm, report_misbehaviour: Callable[[bytes, Misbehaviour], None]) -> None:
         super().__init__(swarm, disable_identify_address_discovery=True)

@@ -89,8 +89,8 @@ class GuardedSwarm(Swarm):
                     peer = public_key_of(muxed.peer_id) or b""
                     self.gater.on_secured(inbound, peer)
                     await muxed.event_closed.wait()
-                    if muxed.fault is not None:
-                        self.gater.report_misbehaviour(peer, host, muxed.fault, trio.current_time())
+                    if muxed.misbehaviour is not None:
+                        self.gater.report_misbehaviour(peer, host, muxed.misbehaviour, trio.current_time())
         except PeerRefused:
             failed = False
         except Exception as error:

@@ -74,7 +74,7 @@ class GuardedYamux(Yamux):
         self, secured_conn: ISecureConn, peer_id: ID, is_initiator: bool, frames: Limiter, budget: BufferBudget
     ) -> None:
         super().__init__(secured_conn, peer_id, is_initiator)
-        self.fault: Misbehaviour | None = None
+        self.misbehaviour: Misbehaviour | None = None
         """What the peer did that ended the connection, if it did something."""
         remote = secured_conn.get_remote_address()
         self.source_address = None if remote is None else remote[0]
@@ -106,9 +106,9 @@ class GuardedYamux(Yamux):
         Here the former end the connection, and frames are read no faster than an honest peer sends; a faster sender
         has to wait. Delete when both are so.
         """
-        fault, cost = check_frame(header, self.is_initiator)
-        if fault is not None:
-            self.fault = fault
+        misbehaviour, cost = check_frame(header, self.is_initiator)
+        if misbehaviour is not None:
+            self.misbehaviour = misbehaviour
             await self.drop()
         while not self._broken and not self._frames.admit(self._peer, 0, trio.current_time(), cost):
             await trio.sleep(LIMITER_POLL_S)
@@ -138,7 +138,7 @@ class GuardedYamux(Yamux):
         largest = max((len(buffer) for buffer in self.stream_buffers.values()), default=0)
         unread = self.count_bytes() + length
         if largest > 4 * MAX_WINDOW_BYTES or unread > MAX_BUFFERED_BYTES:
-            self.fault = Misbehaviour.OVERSIZE
+            self.misbehaviour = Misbehaviour.OVERSIZE
             await self.drop()
             raise RawConnError("the peer sent more than its window")
         surplus = self._budget.note(self, unread)

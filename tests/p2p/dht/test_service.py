@@ -509,7 +509,7 @@ async def test_nodes_of_two_chains_use_each_other_without_blame(brisk: None) -> 
             assert not first.discovery.members()
 
 
-async def test_a_visit_leaves_nothing_behind_whatever_happens() -> None:
+async def test_an_isolated_stream_leaves_nothing_behind_whatever_happens() -> None:
     server, client = network(1), network(2)
 
     async def answer(stream: RawStream) -> None:
@@ -536,7 +536,7 @@ async def test_a_visit_leaves_nothing_behind_whatever_happens() -> None:
         with pytest.raises(NetworkError):
             async with client.open_isolated_stream(server.me, server.listen_addresses, "/unknown"):
                 pass
-        with pytest.raises(NetworkError, match="cannot visit"):
+        with pytest.raises(NetworkError, match="cannot reach"):
             async with client.open_isolated_stream(key(3).public_key, server.listen_addresses, "/answer"):
                 pass
         with trio.move_on_after(0.5):

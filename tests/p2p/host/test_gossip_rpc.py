@@ -1,17 +1,15 @@
-"""The bounds on what gossip reads and keeps: an RPC, the bytes of unfinished ones, queues and recent messages."""
+"""The bounds on what gossip reads and keeps: what is in an RPC, queues and recent messages."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
-import trio
-import trio.testing
 from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 from libp2p.pubsub.pb import rpc_pb2
-from libp2p.utils.varint import encode_uvarint, encode_varint_prefixed
+from libp2p.utils.varint import encode_uvarint
 
 from p2p.host import gossip_rpc
 from p2p.host.gossip_rpc import (
@@ -20,14 +18,12 @@ from p2p.host.gossip_rpc import (
     MAX_ITEMS,
     MAX_QUEUED_BYTES,
     MAX_RPC_BYTES,
-    RPC_TIMEOUT_S,
     BoundedCache,
     BoundedQueue,
-    RpcError,
-    RpcReader,
     count_items,
     is_sound,
 )
+from p2p.length_prefixed import MalformedMessage
 
 SOUND: dict[str, Any] = {
     "from_id": b"f" * 38,
@@ -78,7 +74,7 @@ def test_what_an_rpc_has_is_counted_before_it_is_decoded() -> None:
     ids=["messages", "subscriptions", "control", "empty", "unknown", "short", "number", "garbage"],
 )
 def test_what_no_honest_peer_sends_is_not_decoded(raw: bytes) -> None:
-    with pytest.raises(RpcError):
+    with pytest.raises(MalformedMessage):
         count_items(raw)
 
 
@@ -86,7 +82,7 @@ def test_what_no_honest_peer_sends_is_not_decoded(raw: bytes) -> None:
 def test_counts_are_those_of_the_decoded_rpc(raw: bytes) -> None:
     try:
         counts = count_items(raw)
-    except RpcError:
+    except MalformedMessage:
         return
     try:
         rpc = rpc_pb2.RPC.FromString(raw)
@@ -110,71 +106,6 @@ def test_counts_are_those_of_the_decoded_rpc(raw: bytes) -> None:
 def test_only_the_payload_of_a_message_may_be_long(changes: dict[str, Any]) -> None:
     assert is_sound(rpc_pb2.Message(**SOUND))
     assert not is_sound(rpc_pb2.Message(**SOUND | changes))
-
-
-# Reading
-
-
-class Source:
-    """Gives what it is fed."""
-
-    def __init__(self, *chunks: bytes) -> None:
-        self.chunks = list(chunks)
-        self.held = 0
-
-    async def read(self, max_bytes: int) -> bytes:
-        if not self.chunks:
-            await trio.sleep_forever()
-        return self.chunks.pop(0)
-
-    def hold(self, change: int) -> None:
-        self.held += change
-
-
-@given(st.lists(st.binary(max_size=300), max_size=8), st.integers(1, 50))
-def test_rpcs_come_out_as_they_went_in_however_they_are_cut(rpcs: list[bytes], size: int) -> None:
-    raw = b"".join(encode_varint_prefixed(rpc) for rpc in rpcs)
-    source = Source(*(raw[start : start + size] for start in range(0, len(raw), size)), b"")
-    reader = RpcReader(source.read, source.hold)
-
-    async def main() -> list[bytes]:
-        out = []
-        while (rpc := await reader.receive()) is not None:
-            out.append(rpc)
-        return out
-
-    assert trio.run(main) == rpcs
-    assert source.held == 0
-
-
-@pytest.mark.trio
-async def test_an_rpc_that_is_too_long_is_not_waited_for() -> None:
-    reader = RpcReader(Source(encode_uvarint(MAX_RPC_BYTES + 1)).read, lambda change: None)
-    with pytest.raises(RpcError):
-        await reader.receive()
-
-
-@pytest.mark.trio
-async def test_an_rpc_has_to_come_to_its_end(autojump_clock: trio.testing.MockClock) -> None:
-    source = Source(encode_varint_prefixed(b"whole") + encode_uvarint(1000) + b"a part")
-    reader = RpcReader(source.read, source.hold)
-    assert await reader.receive() == b"whole"
-    assert source.held == 2 + len(b"a part")
-    began = trio.current_time()
-    with pytest.raises(RpcError):
-        await reader.receive()
-    assert trio.current_time() - began == pytest.approx(RPC_TIMEOUT_S)
-    reader.close()
-    assert source.held == 0
-
-
-@pytest.mark.trio
-async def test_silence_between_rpcs_may_last(autojump_clock: trio.testing.MockClock) -> None:
-    reader = RpcReader(Source(encode_varint_prefixed(b"whole")).read, lambda change: None)
-    assert await reader.receive() == b"whole"
-    with trio.move_on_after(10 * RPC_TIMEOUT_S) as patience:
-        await reader.receive()
-    assert patience.cancelled_caught
 
 
 # Queues and the cache

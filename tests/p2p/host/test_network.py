@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from p2p.host.network import MAX_GOSSIP, Libp2pNetwork
+from p2p.host.network import MAX_GOSSIP_BYTES, Libp2pNetwork
 from p2p.network import NetworkError, RawStream
 from p2p.runtime import RealRuntime
 from tests.p2p.hosts import LOOPBACK, collected, drained, echo, gossip_works, key, library, network, running
@@ -116,11 +116,11 @@ async def test_large_gossip_arrives_and_too_large_gossip_is_refused() -> None:
         await one.connect(other.me, other.listen_addresses)
         await gossip_works(one, inbox, TOPIC)
         await drained(inbox)
-        await one.publish(TOPIC, bytes(MAX_GOSSIP - 1))
-        assert [len(message.payload) for message in await collected(inbox, 1)] == [MAX_GOSSIP - 1]
+        await one.publish(TOPIC, bytes(MAX_GOSSIP_BYTES - 1))
+        assert [len(message.payload) for message in await collected(inbox, 1)] == [MAX_GOSSIP_BYTES - 1]
         with pytest.raises(ValueError, match="not below"):
-            await one.publish(TOPIC, bytes(MAX_GOSSIP))
-        await library(one).pubsub.publish(TOPIC, bytes(2 * MAX_GOSSIP))
+            await one.publish(TOPIC, bytes(MAX_GOSSIP_BYTES))
+        await library(one).pubsub.publish(TOPIC, bytes(2 * MAX_GOSSIP_BYTES))
         assert await drained(inbox) == []  # the library says nothing and loses it
 
 

@@ -13,14 +13,13 @@ import p2p.nat.dial_back
 from chain.exceptions import CodecError
 from p2p.addresses import format_circuit_address
 from p2p.host.network import Libp2pNetwork
+from p2p.length_prefixed import receive_record, send_record
 from p2p.nat.dial_back import (
     PROTOCOL,
     DialBack,
     DialBackReport,
     Reachability,
     ReachabilityEstimate,
-    receive_record,
-    send_record,
 )
 from p2p.nat.relay_server import RelayLimits
 from p2p.network import NetworkError, RawStream

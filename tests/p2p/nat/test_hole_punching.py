@@ -20,12 +20,11 @@ from chain.exceptions import CodecError
 from p2p.addresses import Endpoint, format_circuit_address
 from p2p.host.network import Libp2pNetwork
 from p2p.host.transport import DialRules, GuardedTCP, open_simultaneously
-from p2p.nat.dial_back import receive_record, send_record
+from p2p.length_prefixed import receive_record, send_record
 from p2p.nat.hole_punching import (
-    BACK_OFF,
-    MAX_BACK_OFF,
+    FAILURE_BACKOFF,
     MAX_REMEMBERED_PEERS,
-    POSTPONED,
+    POSTPONEMENT_BACKOFF,
     PROTOCOL,
     ObservedAddress,
     PunchSchedule,
@@ -93,13 +92,13 @@ def test_a_punch_that_failed_waits_longer_each_time_and_one_that_worked_is_forgo
     schedule, peer = PunchSchedule(), b"p"
     assert schedule.get_delay(peer, 0.0) == 0
     schedule.note(peer, False, 0.0)
-    assert schedule.get_delay(peer, 0.0) == BACK_OFF and schedule.get_delay(b"q", 0.0) == 0
-    assert schedule.get_delay(peer, BACK_OFF) == 0
+    assert schedule.get_delay(peer, 0.0) == FAILURE_BACKOFF.first_s and schedule.get_delay(b"q", 0.0) == 0
+    assert schedule.get_delay(peer, FAILURE_BACKOFF.first_s) == 0
     schedule.note(peer, False, 0.0)
-    assert schedule.get_delay(peer, 0.0) == 2 * BACK_OFF
+    assert schedule.get_delay(peer, 0.0) == 2 * FAILURE_BACKOFF.first_s
     for _ in range(100):
         schedule.note(peer, False, 0.0)
-    assert schedule.get_delay(peer, 0.0) == MAX_BACK_OFF
+    assert schedule.get_delay(peer, 0.0) == FAILURE_BACKOFF.max_s
     schedule.note(peer, True, 0.0)
     assert schedule.get_delay(peer, 0.0) == 0
 
@@ -110,7 +109,8 @@ def test_one_that_came_to_no_dial_is_tried_again_sooner() -> None:
     for _ in range(30):
         schedule.note(peer, None, 0.0)
         delays.append(schedule.get_delay(peer, 0.0))
-    assert delays[:3] == [POSTPONED, 2 * POSTPONED, 4 * POSTPONED] and delays[-1] == BACK_OFF
+    first = POSTPONEMENT_BACKOFF.first_s
+    assert delays[:3] == [first, 2 * first, 4 * first] and delays[-1] == FAILURE_BACKOFF.first_s
 
 
 def test_only_so_many_peers_are_remembered() -> None:
@@ -306,7 +306,8 @@ async def test_two_that_begin_at_once_make_one_connection(on_loopback: None) -> 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(second.run, one.me)
             nursery.start_soon(first.run, other.me)
-            await eventually(lambda: not one.is_relayed(other.me) and not other.is_relayed(one.me), POSTPONED / 2)
+            at_once = POSTPONEMENT_BACKOFF.first_s / 2
+            await eventually(lambda: not one.is_relayed(other.me) and not other.is_relayed(one.me), at_once)
             await trio.sleep(1)
             nursery.cancel_scope.cancel()
         assert len(swarm_of(one).get_connections()) == 2 and await echoes(other, one)
@@ -465,7 +466,9 @@ async def test_an_initiator_is_as_careful(
     async with circuit(victim, attacker):
         assert victim.hole_puncher is not None
         schedule = victim.hole_puncher.schedule
-        await eventually(lambda: 0 < schedule.get_delay(attacker.me, trio.current_time()) <= POSTPONED)
+        await eventually(
+            lambda: 0 < schedule.get_delay(attacker.me, trio.current_time()) <= POSTPONEMENT_BACKOFF.first_s
+        )
         assert not dials and not any(told)  # nor does it learn where the node is
         assert await echoes(victim, attacker)
 
@@ -497,4 +500,4 @@ async def test_punches_that_fail_are_rare(autojump_clock: MockClock, monkeypatch
             for _ in range(5):  # whoever dials circuits again and again changes nothing
                 nursery.start_soon(punching.run, b"peer")
     gaps = [after - before for before, after in pairwise(begun)]
-    assert len(begun) > 20 and min(gaps) >= BACK_OFF and max(gaps) <= 1.2 * MAX_BACK_OFF
+    assert len(begun) > 20 and min(gaps) >= FAILURE_BACKOFF.first_s and max(gaps) <= 1.2 * FAILURE_BACKOFF.max_s

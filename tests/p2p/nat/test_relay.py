@@ -156,52 +156,6 @@ def test_the_count_of_circuits_is_always_right(steps: list[tuple[int, int, bool]
         assert max(map(ends.count, ends), default=0) <= relay.limits.max_circuits_per_peer
 
 
-class Canned:
-    """A stream from which given bytes come, in pieces."""
-
-    peer = PEERS[0]
-
-    def __init__(self, data: bytes, size: int) -> None:
-        self.pieces = [data[start : start + size] for start in range(0, len(data), size)]
-        self.sent = b""
-
-    async def receive(self, max_bytes: int = 65536) -> bytes:
-        await trio.lowlevel.checkpoint()
-        return self.pieces.pop(0) if self.pieces else b""
-
-    async def send(self, data: bytes) -> None:
-        self.sent += data
-
-    async def close(self) -> None: ...
-
-    async def reset(self) -> None: ...
-
-
-@given(st.binary(max_size=300), st.integers(1, 50))
-def test_whatever_comes_is_a_message_or_a_network_error(raw: bytes, size: int) -> None:
-    async def main() -> None:
-        with suppress(NetworkError):
-            assert isinstance(await MessageStream(Canned(raw, size)).receive_message(pb.HopMessage), pb.HopMessage)
-
-    trio.run(main)
-
-
-@given(st.binary(max_size=200), st.integers(1, 300))
-def test_bytes_behind_a_message_are_not_lost(rest: bytes, size: int) -> None:
-    async def main() -> None:
-        out = Canned(b"", 1)
-        message = pb.HopMessage(type=pb.HopMessage.CONNECT, peer=pb.PeerId(id=bytes(150)))
-        await MessageStream(out).send_message(message)
-        stream = MessageStream(Canned(out.sent + rest, size))
-        assert await stream.receive_message(pb.HopMessage) == message
-        received = b""
-        while data := await stream.receive(7):
-            received += data
-        assert received == rest
-
-    trio.run(main)
-
-
 # Circuits between hosts
 
 

@@ -14,7 +14,7 @@ from trio.testing import MockClock
 from p2p.fanout import Fanout
 from p2p.network import NetworkError, RawStream
 from p2p.simulation.network import (
-    MAX_GOSSIP,
+    MAX_GOSSIP_BYTES,
     QUEUE_ITEMS,
     SEND_WINDOW_BYTES,
     TICK_S,
@@ -164,7 +164,7 @@ async def test_gossip_reaches_the_component_but_not_the_sender(
     message = inboxes[2].receive_nowait()
     assert (message.sender, message.payload) == (a.me, b"hello")
     with pytest.raises(ValueError, match="gossip"):
-        await a.publish("topic", bytes(MAX_GOSSIP))
+        await a.publish("topic", bytes(MAX_GOSSIP_BYTES))
 
 
 @pytest.mark.trio

@@ -1,9 +1,4 @@
-"""The guards of ``p2p.host.gossip`` against their faults: with a guard off its fault shows, with the guard on it does
-not.
-
-Most guards override one method of a library class, so that "off" is the class without the override. A test that fails
-for ``guard_off`` means that the library has been mended and the guard can go.
-"""
+"""The guards of ``p2p.host.gossip``, on and off; see ``tests.p2p.host.workarounds``."""
 
 from __future__ import annotations
 
@@ -48,7 +43,7 @@ from tests.p2p.hosts import (
 )
 from tests.support.waiting import eventually
 
-# Item 1: what one peer sends must not end the process
+# What one peer sends must not end the process
 
 
 async def open_gossip(attacker: Libp2pNetwork, victim: Libp2pNetwork) -> INetStream:
@@ -202,7 +197,7 @@ async def test_a_peer_has_one_gossip_stream(on: bool, monkeypatch: pytest.Monkey
 @guard
 @pytest.mark.trio
 async def test_an_rpc_without_an_end(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(p2p.host.gossip_rpc, "RPC_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(p2p.host.gossip, "RPC_TIMEOUT_S", 0.3)
     if not on:
         monkeypatch.delattr(GuardedPubsub, "continuously_read_stream")
     async with pair() as (victim, attacker):
@@ -283,7 +278,7 @@ async def test_who_subscribes_again_and_again_is_sent_what_is_recent_once() -> N
         assert queued <= len(router.mcache.window(TOPIC))
 
 
-# Items 4 to 9: gossip
+# Delivery
 
 
 @guard

@@ -1,0 +1,331 @@
+"""The guards of the multiplexer, on and off: frames, windows, keepalive, unread bytes."""
+
+from __future__ import annotations
+
+import math
+import struct
+from contextlib import suppress
+from functools import partial
+from typing import cast
+
+import pytest
+import trio
+from libp2p.io.exceptions import ConnectionClosedError, IncompleteReadError
+from libp2p.io.utils import read_exactly
+from libp2p.network.connection.exceptions import RawConnError
+from libp2p.network.stream.exceptions import StreamError
+from libp2p.security.insecure.transport import PLAINTEXT_PROTOCOL_ID
+from libp2p.stream_muxer.yamux.yamux import FLAG_SYN, TYPE_PING, YAMUX_HEADER_FORMAT, Yamux
+
+import p2p.host.stream
+import p2p.host.workarounds.yamux
+from p2p.host.workarounds.swarm import GuardedSwarm
+from p2p.host.workarounds.yamux import GuardedUpgrader, GuardedYamux
+from p2p.host.yamux_limits import BufferBudget
+from p2p.network import NetworkError, RawStream
+from p2p.rate_limit import Rate
+from p2p.streams.frames import Frame, FrameReader, Kind
+from tests.p2p.hosts import (
+    ECHO,
+    Link,
+    cancelled_after,
+    echo,
+    echoes,
+    eventually,
+    guard,
+    library,
+    muxer,
+    network,
+    pair,
+    running,
+    swarm_of,
+)
+
+
+@pytest.mark.trio
+async def test_a_frame_may_come_in_any_number_of_pieces() -> None:
+    """The library's reader gives up after a hundred pieces, on a connection that is all right."""
+    frame = Frame(Kind.DATA, 1, bytes(1000))
+    wire = frame.encode()
+
+    class Dribble:
+        def __init__(self) -> None:
+            self.place = 0
+
+        async def read(self, n: int | None = None) -> bytes:
+            self.place += 1
+            return wire[self.place - 1 : self.place]
+
+    with pytest.raises(IncompleteReadError):
+        await read_exactly(Dribble(), len(wire))
+    source, reader, received = Dribble(), FrameReader(), []
+    while data := await source.read():
+        received += reader.feed(data)
+    assert received == [frame]
+
+
+@pytest.mark.trio
+async def test_a_writer_outwaits_a_reader_that_pauses() -> None:
+    received = []
+
+    async def pause(stream: RawStream) -> None:
+        await trio.sleep(6)
+        total = 0
+        while data := await stream.receive():
+            total += len(data)
+        received.append(total)
+
+    async with pair() as (one, other):
+        one.handle("/test/pause/1", pause)
+        guarded = await other.open_stream(one.me, "/test/pause/1")
+        stock = await other.open_stream(one.me, "/test/pause/1")
+        await trio.sleep(0.2)  # the windows have been told
+        size = max(stream._stream.muxed_stream.send_window for stream in (guarded, stock)) + 1000
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(guarded.send, bytes(size))
+            with pytest.raises(StreamError):
+                await stock._stream.write(bytes(size))
+        await guarded.close()
+        await eventually(lambda: received == [size])
+
+
+@pytest.mark.trio
+async def test_a_window_that_never_opens_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(p2p.host.workarounds.yamux, "WINDOW_TIMEOUT_S", 0.5)
+
+    async def read_nothing(stream: RawStream) -> None:
+        await trio.sleep_forever()
+
+    async with pair() as (one, other):
+        one.handle("/test/nothing/1", read_nothing)
+        stream = await other.open_stream(one.me, "/test/nothing/1")
+        with trio.fail_after(20), pytest.raises(NetworkError, match="took nothing"):
+            await stream.send(bytes(1 << 21))
+
+
+@guard
+@pytest.mark.trio
+async def test_a_cancelled_write_leaves_the_connection_whole(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not on:
+        monkeypatch.delattr(GuardedYamux, "_write_frame")
+    async with pair() as (one, other):
+        whole = True
+        for checkpoints in range(12):
+            if whole:
+                stream = await other.open_stream(one.me, ECHO)
+                await cancelled_after(checkpoints, partial(stream.send, bytes(1000)))
+                whole = await echoes(other, one)
+        assert whole is on
+
+
+@guard
+@pytest.mark.trio
+async def test_a_failed_write_ends_the_connection(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not on:
+        monkeypatch.delattr(GuardedYamux, "_write_frame")
+    async with pair() as (one, other):
+        await eventually(lambda: bool(one.peers()))
+        yamux = muxer(one, other)
+
+        async def fail(data: bytes) -> None:
+            raise ConnectionClosedError("the peer has closed the connection")
+
+        vars(yamux.secured_conn)["write"] = fail
+        await muxer(other, one).secured_conn.write(struct.pack(YAMUX_HEADER_FORMAT, 0, TYPE_PING, FLAG_SYN, 0, 0))
+        await trio.sleep(0.5)
+        assert (not one.peers()) is on
+
+
+@pytest.mark.trio
+async def test_a_connection_whose_peer_takes_nothing_can_be_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(p2p.host.workarounds.yamux, "WRITE_TIMEOUT_S", 0.5)
+    one, other = network(1), network(2)
+
+    async def take(stream: RawStream) -> None:
+        await trio.sleep_forever()
+
+    one.handle("/test/take/1", take)
+    async with running(one, other) as nursery:
+        link = Link(one.listen_addresses[0])
+        await nursery.start(link.run)
+        await other.connect(one.me, [link.address])
+        streams = [await other.open_stream(one.me, "/test/take/1") for _ in range(60)]
+        link.freeze()
+
+        async def send(stream: RawStream) -> None:
+            with pytest.raises(NetworkError):
+                await stream.send(bytes(1 << 20))
+
+        with trio.fail_after(20):
+            async with trio.open_nursery() as writers:
+                for stream in streams:
+                    writers.start_soon(send, stream)
+            await other.disconnect(one.me)
+        assert other.peers() == frozenset()
+
+
+@guard
+@pytest.mark.trio
+async def test_a_reset_is_not_a_regular_end(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not on:
+        monkeypatch.setattr(p2p.host.stream, "was_reset", lambda stream: False)
+    waiting = trio.Event()
+
+    async def reset(stream: RawStream) -> None:
+        await waiting.wait()
+        await stream.reset()
+
+    async with pair() as (one, other):
+        one.handle("/test/reset/1", reset)
+        stream = await other.open_stream(one.me, "/test/reset/1")
+        waiting.set()
+        try:
+            end = await stream.receive()
+        except NetworkError:
+            assert on
+        else:
+            assert end == b"" and not on
+
+
+async def admit_all(muxed: GuardedYamux, header: bytes) -> None:
+    """The library looks at nothing."""
+
+
+@guard
+@pytest.mark.trio
+async def test_frames_of_no_known_kind_end_the_connection(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not on:
+        monkeypatch.setattr(GuardedYamux, "_admit", admit_all)
+    async with pair() as (victim, attacker):
+        await attacker.open_stream(victim.me, ECHO)
+        secured = muxer(attacker, victim).secured_conn
+        with suppress(RawConnError):
+            await secured.write(struct.pack(YAMUX_HEADER_FORMAT, 0, 9, 0, 0, 0) * 1000)
+        with trio.move_on_after(20 if on else 1):
+            while victim.peers():
+                await trio.sleep(0.05)
+        assert (not victim.peers()) is on
+        assert bool(len(victim.gater.peers)) is on
+
+
+@guard
+@pytest.mark.trio
+async def test_pings_are_answered_no_faster_than_the_rate(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(p2p.host.workarounds.yamux, "FRAME_RATE", Rate(items=200, size=math.inf, burst=1.0))
+    if not on:
+        monkeypatch.setattr(GuardedYamux, "_admit", admit_all)
+    async with pair() as (victim, attacker):
+        await eventually(lambda: bool(victim.peers()))
+        yamux, pongs = muxer(victim, attacker), 0
+        write_frame = yamux._write_frame
+
+        async def count(frame: bytes) -> None:
+            nonlocal pongs
+            pongs += frame[1] == TYPE_PING
+            await write_frame(frame)
+
+        vars(yamux)["_write_frame"] = count
+        await muxer(attacker, victim).secured_conn.write(
+            struct.pack(YAMUX_HEADER_FORMAT, 0, TYPE_PING, FLAG_SYN, 0, 0) * 1000
+        )
+        await trio.sleep(1)
+        assert (pongs < 50) is on
+        assert victim.peers(), "whoever sends too fast is only read more slowly"
+
+
+@guard
+@pytest.mark.trio
+async def test_what_nobody_reads_of_all_connections_has_a_bound(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(p2p.host.workarounds.yamux, "MAX_BUFFERED_TOTAL_BYTES", 1 << 20)
+    if not on:
+        monkeypatch.setattr(BufferBudget, "note", lambda backlog, holder, size: None)
+    victim, *others = (network(number) for number in range(1, 9))
+
+    async def read_nothing(stream: RawStream) -> None:
+        await trio.sleep_forever()
+
+    victim.handle("/test/nothing/1", read_nothing)
+    victim.handle(ECHO, echo)
+    async with running(victim, *others):
+        for other in others:
+            await other.connect(victim.me, victim.listen_addresses)
+        sent = await others[0].open_stream(victim.me, "/test/nothing/1")
+        await sent.send(bytes(1 << 17))
+        for other in others[1:]:
+            with suppress(NetworkError):
+                stream = await other.open_stream(victim.me, "/test/nothing/1")
+                await stream.send(bytes(250_000))
+        await trio.sleep(1)
+        kept = sum(
+            len(buffer)
+            for connection in swarm_of(victim).get_connections()
+            for buffer in cast(Yamux, connection.muxed_conn).stream_buffers.values()
+        )
+        assert (kept <= 1 << 20) is on
+        assert await echoes(others[0], victim), "who keeps little stays"
+
+
+@guard
+@pytest.mark.trio
+async def test_a_dead_link_is_noticed(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(p2p.host.workarounds.yamux, "KEEPALIVE_INTERVAL_S", 0.2)
+    monkeypatch.setattr(p2p.host.workarounds.yamux, "KEEPALIVE_TIMEOUT_S", 1.0)
+    if not on:
+        monkeypatch.delattr(GuardedYamux, "_measure_rtt_loop")
+    one, other = network(1), network(2)
+    async with running(one, other) as nursery:
+        link = Link(one.listen_addresses[0])
+        await nursery.start(link.run)
+        await other.connect(one.me, [link.address])
+        await trio.sleep(1.0)
+        assert one.peers() and other.peers(), "a link that lives stays"
+        link.freeze()
+        with trio.move_on_after(20 if on else 3):
+            while one.peers() or other.peers():
+                await trio.sleep(0.05)
+        assert (not one.peers() and not other.peers()) is on
+
+
+@pytest.mark.trio
+async def test_traffic_is_a_sign_of_life_when_pongs_are_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(p2p.host.workarounds.yamux, "KEEPALIVE_INTERVAL_S", 0.2)
+    monkeypatch.setattr(p2p.host.workarounds.yamux, "KEEPALIVE_TIMEOUT_S", 1.0)
+    async with pair() as (one, other):
+        yamux = muxer(one, other)
+        write_frame = yamux._write_frame
+
+        async def write_no_ping_or_pong(frame: bytes) -> None:
+            if frame[1] != TYPE_PING:
+                await write_frame(frame)
+
+        vars(yamux)["_write_frame"] = write_no_ping_or_pong
+        stream = await other.open_stream(one.me, ECHO)
+        with trio.move_on_after(2.5):
+            while True:
+                await stream.send(b"x")
+                await stream.receive()
+        assert other.peers() == {one.me}
+        await eventually(lambda: not other.peers())
+
+
+@pytest.mark.trio
+async def test_plaintext_is_not_spoken() -> None:
+    one = network(1)
+    async with running(one):
+        client = await trio.open_tcp_stream("127.0.0.1", int(one.listen_addresses[0].rsplit("/", 1)[1]))
+        async with client:
+            for protocol in ("/multistream/1.0.0", PLAINTEXT_PROTOCOL_ID):
+                line = protocol.encode() + b"\n"
+                await client.send_all(bytes([len(line)]) + line)
+            received = b""
+            while not received.endswith(b"\x03na\n"):
+                received += await client.receive_some()
+    assert received == b"\x13/multistream/1.0.0\n\x03na\n"
+
+
+@pytest.mark.trio
+async def test_the_upgrader_builds_the_guarded_multiplexer() -> None:
+    async with pair() as (one, other):
+        assert isinstance(library(one).host.get_network(), GuardedSwarm)
+        assert isinstance(swarm_of(one).upgrader, GuardedUpgrader)
+        assert type(muxer(one, other)) is type(muxer(other, one)) is GuardedYamux
