@@ -21,7 +21,6 @@ from tests.p2p.hosts import (
     ECHO,
     TOPIC,
     echoes,
-    eventually,
     gossip_works,
     guard,
     library,
@@ -31,6 +30,7 @@ from tests.p2p.hosts import (
     survives,
     swarm_of,
 )
+from tests.support.waiting import eventually
 
 
 @guard

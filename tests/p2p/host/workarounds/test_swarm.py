@@ -26,7 +26,6 @@ from tests.p2p.hosts import (
     TOPIC,
     cancelled_after,
     echoes,
-    eventually,
     gossip_works,
     guard,
     library,
@@ -36,6 +35,7 @@ from tests.p2p.hosts import (
     running,
     swarm_of,
 )
+from tests.support.waiting import eventually
 
 
 @guard

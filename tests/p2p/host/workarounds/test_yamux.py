@@ -31,7 +31,6 @@ from tests.p2p.hosts import (
     cancelled_after,
     echo,
     echoes,
-    eventually,
     guard,
     library,
     muxer,
@@ -40,6 +39,7 @@ from tests.p2p.hosts import (
     running,
     swarm_of,
 )
+from tests.support.waiting import eventually
 
 
 @pytest.mark.trio
