@@ -1,1 +1,13 @@
-"""The market: OpenAI API, request queues, policy, originator, offers, executor, payments and backends."""
+"""The market: an OpenAI API whose requests are served here or offloaded to other nodes, and paid for.
+
+Read in this order:
+
+1. ``openai`` and ``http``: what a request and an answer are, and how they come and go.
+2. ``backends``, ``scheduling``: where answers are made, the queues in front, and the owner's policy.
+3. ``accounting``: holds, captures, receipts and stake on the ledger.
+4. ``offload``: the two sides of an offloaded request.
+5. ``api``, ``dispatcher``, ``advertiser``: what joins them, for users and for other nodes.
+6. ``config``, ``admin``, ``cli``: the owner's side. ``simulation``: a modelled GPU in place of a backend.
+
+Only ``node`` imports this package, and benchmarks and tests.
+"""

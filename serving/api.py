@@ -45,7 +45,7 @@ class Api:
         path = request.path.rstrip("/") or "/"
         if not path.startswith("/v1/"):
             raise not_found(f"Unknown path {path}. The API is under /v1.")
-        self._keys.check(request.header(b"authorization"), trio.current_time())
+        self._keys.admit(request.header(b"authorization"), trio.current_time())
         if path in PATHS:
             if request.method != "POST":
                 raise method_not_allowed(request.method)

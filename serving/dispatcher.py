@@ -138,7 +138,7 @@ class Dispatcher:
         backend = self.backend_pool.find(request.model)
         can_offload = not request.local_only and self.originator.has_executors(request.model)
         if backend is None and not can_offload:
-            if self.backend_pool.names(request.model):
+            if self.backend_pool.is_configured(request.model):
                 raise unavailable(f"The backend of '{request.model}' does not answer.")
             raise model_not_found(request.model)
         refusal: ApiError | None = None

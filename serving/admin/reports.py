@@ -152,6 +152,7 @@ def _report_request(node: NodeView, record: RequestRecord) -> dict[str, Any]:
         "ttft_ms": _to_ms(record.started, record.first_byte),
         "duration_ms": _to_ms(record.started, record.finished),
         "completion_tokens": record.completion_tokens,
+        "completion_tokens_estimated": record.is_estimated,
         "outcome": record.outcome,
         "hold": None if record.hold_id is None else record.hold_id.hex(),
         "held": None if payment is None else payment.amount,

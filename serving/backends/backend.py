@@ -1,7 +1,7 @@
 """The interface to the model: stream one completion, report load.
 
 A backend is any OpenAI-compatible server (``openai_compatible``), the small model inside this process (``embedded``) or
-a modelled GPU (``modelled``, for simulation). Bodies are passed through as bytes: the node never rewrites what a model
+a modelled GPU (``serving.simulation``). Bodies are passed through as bytes: the node never rewrites what a model
 said.
 """
 

@@ -25,7 +25,9 @@ from serving.backends.openai_compatible import BackendTimeouts, OpenAICompatible
 from serving.openai.answers import Answer
 
 MODEL: Final = "smollm2-135m"
-SILENT: Final = -1  # llama.cpp's verbosity below its errors; what fails is raised, not logged
+"""Name of the embedded model."""
+SILENT: Final = -1
+"""Verbosity of llama.cpp below its errors: what fails is raised, not logged."""
 
 
 class EmbeddedBackend:

@@ -29,11 +29,16 @@ from serving.openai.answers import Answer
 
 log = structlog.get_logger(__name__)
 
-PROBE_INTERVAL_S: Final = 1.0  # seconds between two readings of the metrics page
-RETRY_INTERVAL_S: Final = 0.2  # seconds to the next probe after a failed one, while the verdict is open
-HEALTH_INTERVAL_S: Final = 5.0  # seconds between two health checks where there is no metrics page
-DEAD_AFTER_FAILURES: Final = 2  # failed probes in a row
+PROBE_INTERVAL_S: Final = 1.0
+"""Between two readings of the metrics page."""
+RETRY_INTERVAL_S: Final = 0.2
+"""From a failed probe to the next, until the backend counts as dead."""
+HEALTH_INTERVAL_S: Final = 5.0
+"""Between two health checks where there is no metrics page."""
+DEAD_AFTER_FAILURES: Final = 2
+"""Failed probes in a row after which a backend counts as dead."""
 PROBE_TIMEOUTS: Final = HttpTimeouts(connect=2.0, first_byte=3.0, stall=3.0)
+"""Patience of probes."""
 
 
 @dataclass(frozen=True, slots=True)

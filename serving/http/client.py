@@ -20,7 +20,9 @@ import trio
 Headers = Sequence[tuple[bytes, bytes]]
 
 READ_BYTES = 65536
-MAX_HEADER_BYTES = 64 * 1024  # bound on a response's head
+"""Most bytes of one read from a socket."""
+MAX_HEADER_BYTES = 64 * 1024
+"""Longest head of a response."""
 
 
 class HttpClientError(Exception):

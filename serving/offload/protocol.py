@@ -26,12 +26,15 @@ from chain.crypto import KeyPair, verify
 from chain.types.operations import Delivery, Hold, SignedOperation
 
 PROTOCOL = "/wwwserve/offer/2"
+"""Name of the protocol; its number grows when a message changes."""
 CHUNK_BYTES = 64 * 1024
 """Most body bytes in one frame."""
 MAX_FRAME_BYTES = CHUNK_BYTES + 4 * 1024
+"""Longest encoded message."""
 MAX_REQUEST_BYTES = 4 << 20
+"""Longest body of a request."""
 MAX_ANSWER_BYTES = 32 << 20
-"""Most body bytes of a request and of an answer."""
+"""Longest body of an answer."""
 RELAYED_STATUSES = (400, 413, 415, 422)
 """Errors of a backend that are the request's own fault, and that any executor would answer. No other is relayed."""
 MAX_REASON_BYTES = 256

@@ -18,9 +18,12 @@ EVENT_STREAM = "text/event-stream"
 MAX_BODY_BYTES = 16 << 20
 """Most bytes of an unstreamed answer, or of one event of a stream, that are kept for parsing."""
 
-MAX_TOKENS = 1 << 32
-MAX_ERROR_CHARS = 500  # characters of an error message
+MAX_REPORTED_TOKENS = 1 << 32
+"""A usage of more tokens is not believed."""
+MAX_ERROR_CHARS = 500
+"""Most of an error message that is kept."""
 MAX_FINISH_REASON_CHARS = 32
+"""Most of a finish reason that is kept."""
 
 _DONE = re.compile(rb"^data:[ \t]*\[DONE\]", re.MULTILINE)
 _ERROR = re.compile(rb'^data:[ \t]*\{\s*"error"\s*:(?!\s*null)', re.MULTILINE)
@@ -29,6 +32,7 @@ _USAGE = re.compile(rb'"usage"\s*:\s*\{')
 _CONTENT = re.compile(rb'"(?:content|text|reasoning|reasoning_content|arguments)"\s*:\s*"[^"]')
 _BREAK = re.compile(rb"\r?\n\r?\n")
 _LONGEST_BREAK = 4
+"""Bytes of the longest match of ``_BREAK``."""
 
 
 @dataclass(slots=True)
@@ -132,7 +136,7 @@ class AnswerInspector:
     def _read_usage(self, content: dict[str, Any]) -> None:
         usage = content.get("usage")
         tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
-        if type(tokens) is int and 0 <= tokens < MAX_TOKENS:
+        if type(tokens) is int and 0 <= tokens < MAX_REPORTED_TOKENS:
             self._reported = tokens
 
     @property

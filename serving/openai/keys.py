@@ -6,6 +6,7 @@ import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from p2p.rate_limit import Bucket
 from serving.openai.errors import too_many_requests, unauthorized
 
 
@@ -17,20 +18,14 @@ class ApiKey:
     requests_per_minute: int = 0
 
 
-@dataclass(slots=True)
-class _Bucket:
-    tokens: float
-    filled_at: float
-
-
 class ApiKeys:
-    """Lets requests in that carry a known key and are within its rate; without any keys, all of them."""
+    """The keys of a node. Admits requests that carry one and are within its rate; without any keys, all of them."""
 
     def __init__(self, keys: Sequence[ApiKey]) -> None:
         self._keys = list(keys)
-        self._buckets: dict[str, _Bucket] = {}
+        self._buckets: dict[str, Bucket] = {}
 
-    def check(self, authorization: bytes | None, now: float) -> None:
+    def admit(self, authorization: bytes | None, now: float) -> None:
         """Admit one request at time ``now`` (seconds).
 
         Raises:
@@ -49,9 +44,7 @@ class ApiKeys:
         limit = entry.requests_per_minute
         if not limit:
             return
-        bucket = self._buckets.setdefault(entry.key, _Bucket(limit, now))
-        bucket.tokens = min(limit, bucket.tokens + (now - bucket.filled_at) * limit / 60)
-        bucket.filled_at = now
-        if bucket.tokens < 1:
+        bucket = self._buckets.setdefault(entry.key, Bucket(limit, now, limit))
+        if bucket.fill(now, limit / 60) < 1:  # the bucket holds requests here, where it often holds seconds
             raise too_many_requests(f"This key may send {limit} requests per minute.")
-        bucket.tokens -= 1
+        bucket.level -= 1

@@ -13,6 +13,7 @@ PATHS = (CHAT_COMPLETIONS,)
 """Paths that can be served and offloaded."""
 
 MAX_CHOICES = 16
+"""Largest ``n``: answers to one request."""
 MAX_TOKENS = 2**31
 """Most tokens that a request may ask for; the node's own cap is far lower."""
 

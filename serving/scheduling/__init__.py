@@ -1,0 +1,10 @@
+"""When a request gets its backend: bounded queues, and the policy of the owner.
+
+Read in this order:
+
+1. ``policy``: which requests to serve, queue, offload or decline. An owner's own class replaces it by an entry point.
+2. ``admission``: two queues in front of the slots of a backend.
+3. ``backend_pool``: the backends of the node, each with its admission.
+
+``serving.offload`` and ``serving.dispatcher`` import this package.
+"""

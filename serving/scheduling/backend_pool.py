@@ -72,7 +72,7 @@ class BackendPool:
         alive = [scheduled for scheduled in self._scheduled if scheduled.backend.is_alive()]
         return tuple(sorted({model for scheduled in alive for model in scheduled.backend.models}))
 
-    def names(self, model: str) -> bool:
+    def is_configured(self, model: str) -> bool:
         """Whether a backend serves ``model``, alive or not."""
         return any(model in scheduled.backend.models for scheduled in self._scheduled)
 

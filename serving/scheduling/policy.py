@@ -13,6 +13,7 @@ from importlib.metadata import entry_points
 from typing import Protocol
 
 ENTRY_POINTS = "wwwserve.policies"
+"""Group of entry points in which installed packages offer policies."""
 
 
 class Decision(Enum):

@@ -20,13 +20,16 @@ from serving.backends.backend import BackendError, Load
 from serving.backends.load_metrics import compute_full_load, compute_utilization
 from serving.openai.answers import Answer
 from serving.openai.errors import ApiError, bad_request, model_not_found
+from serving.openai.requests import CHAT_COMPLETIONS
 from serving.simulation.continuous_batch import ContinuousBatch
 from serving.simulation.gpu_curves import GpuCurve
 
-CHAT_PATH = "/v1/chat/completions"
-BYTES_PER_TOKEN = 4  # of prompt text: the usual rule of thumb for English
+BYTES_PER_TOKEN = 4
+"""Of prompt text: the usual rule of thumb for English."""
 TOKEN = "token "
-ROUNDING_S = 1e-9  # seconds; a clock that wakes a task at a deadline may read a hair less than it
+"""Text of every token."""
+ROUNDING_S = 1e-9
+"""A clock that wakes a task at a deadline may read this much less than it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,8 +182,8 @@ class ModelledBackend:
         Raises:
             ApiError: it is not a chat completion of one of the models that fits.
         """
-        if path != CHAT_PATH:
-            raise ApiError(404, f"The modelled backend only serves {CHAT_PATH}.", "invalid_request_error")
+        if path != CHAT_COMPLETIONS:
+            raise ApiError(404, f"The modelled backend only serves {CHAT_COMPLETIONS}.", "invalid_request_error")
         try:
             call: dict[str, Any] = json.loads(body)
             model = call["model"]

@@ -107,6 +107,21 @@ def test_an_idle_node_serves_its_users_itself_and_a_busy_one_offloads() -> None:
     simulate(play, Options(own_backend=True))
 
 
+@pytest.mark.parametrize("own_backend", [False, True])
+def test_tokens_that_the_backend_did_not_report_are_marked_as_estimated(own_backend: bool) -> None:
+    async def play(world: World) -> None:
+        for has_usage in (True, False):
+            for member in world.members:
+                if member.backend is not None:
+                    member.backend.script.has_usage = has_usage
+            result = await ask(world.gateway)
+            assert result.record is not None
+            assert (result.record.completion_tokens, result.record.is_estimated) == (Script().tokens, not has_usage)
+        await world.settle()
+
+    simulate(play, Options(own_backend=own_backend))
+
+
 def test_a_local_only_request_never_leaves_a_node_without_the_model() -> None:
     async def play(world: World) -> None:
         result = await ask(world.gateway, make_request(local_only=True))
@@ -157,6 +172,7 @@ def test_everybody_declines() -> None:
     async def play(world: World) -> None:
         refused = await ask(world.gateway)
         assert refused.error is not None and refused.error.status == 503 and "busy" in refused.error.message
+        assert refused.error.headers() == [(b"retry-after", b"1")]
         assert world.operations(Hold) == []
         assert world.members[1].node.executor.declined == 1
 

@@ -38,7 +38,7 @@ async def connected(
 
 
 async def answer(backend: Backend, body: bytes) -> tuple[int, bytes]:
-    async with backend.complete(CHAT, body, stream=json.loads(body).get("stream") is True) as response:
+    async with backend.complete(CHAT, body, stream=b'"stream": true' in body) as response:
         return response.status, b"".join([piece async for piece in response.body])
 
 

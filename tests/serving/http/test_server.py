@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from p2p.runtime import RealRuntime
 from serving.http.server import Handler, HttpLimits, HttpRequest, HttpServer, ListenError, Responder
-from serving.openai.errors import bad_request, model_not_found
+from serving.openai.errors import bad_request, model_not_found, unavailable
 from tests.support.waiting import PATIENCE
 
 POST = b"POST /v1/echo HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n"
@@ -30,6 +30,8 @@ async def echo(request: HttpRequest, respond: Responder) -> None:
             await respond.start(200, [])
             await respond.send(b"part")
             raise RuntimeError("a fault after the start")
+        case "/later":
+            raise unavailable("try again", retry_after_s=1.2)
         case "/unfinished":
             await respond.start(200, [])
         case "/grouped":
@@ -98,6 +100,15 @@ async def assert_serving(server: HttpServer) -> None:
     async with await connect(server) as stream:
         await stream.send_all(POST % 2 + b"hi")
         assert (await receive_until(stream, b"hi")).startswith(b"HTTP/1.1 200 ")
+
+
+def test_an_error_says_when_to_try_again() -> None:
+    async def main() -> None:
+        async with serving() as server:
+            answer = await exchange(server, b"GET /later HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+            assert answer.startswith(b"HTTP/1.1 503 ") and b"\r\nretry-after: 2\r\n" in answer.lower()
+
+    trio.run(main)
 
 
 def test_requests_follow_each_other_on_one_connection() -> None:

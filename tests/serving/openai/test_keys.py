@@ -13,7 +13,7 @@ from serving.openai.keys import ApiKey, ApiKeys
 def check(keys: ApiKeys, authorization: bytes | None, now: float = 0.0) -> int:
     """Status of one request: 200 if it is let in."""
     try:
-        keys.check(authorization, now)
+        keys.admit(authorization, now)
     except ApiError as error:
         return error.status
     return 200

@@ -9,17 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.simulation.continuous_batch import ContinuousBatch, Progress
-from serving.simulation.gpu_curves import (
-    A100,
-    H100,
-    QWEN3_0_6B,
-    QWEN3_4B,
-    QWEN3_8B,
-    RTX_3090,
-    RTX_4090,
-    GpuCurve,
-    scale,
-)
+from serving.simulation.gpu_curves import QWEN3_0_6B, QWEN3_4B, QWEN3_8B, GpuCurve
 
 
 def closed_loop(curve: GpuCurve, streams: int, requests: int, prompt: int, output: int) -> float:
@@ -50,15 +40,6 @@ def test_throughput_is_that_of_the_measured_gpu(curve: GpuCurve) -> None:
     for streams, measured in MEASURED[curve].items():
         modelled = closed_loop(curve, streams, requests=max(4, 2 * streams), prompt=512, output=128)
         assert modelled == pytest.approx(measured, rel=0.05 if curve == QWEN3_8B else 0.2), streams
-
-
-def test_cards_rank_by_their_bandwidth_and_memory() -> None:
-    assert scale(QWEN3_8B, H100) == QWEN3_8B
-    rates = [closed_loop(scale(QWEN3_4B, card), 8, 16, 512, 128) for card in (H100, A100, RTX_4090, RTX_3090)]
-    assert rates == sorted(rates, reverse=True)
-    assert 0 < scale(QWEN3_8B, RTX_4090).kv_capacity < 40_000
-    with pytest.raises(ValueError, match="does not fit"):
-        scale(replace(QWEN3_8B, model="qwen3-32b", weights=65e9, kv_capacity=40_000), RTX_4090)
 
 
 def test_a_single_request_takes_its_prefill_and_its_steps() -> None:

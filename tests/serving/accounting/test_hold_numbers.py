@@ -1,0 +1,58 @@
+"""Hold numbers: none is signed twice, whatever is given back and whenever the node is restarted."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chain.state.state import REPLAY_WINDOW_SIZE
+from serving.accounting.hold_numbers import AHEAD, RESERVE, HoldNumbers, TooManyPayments
+
+
+@given(st.lists(st.sampled_from(["take", "sign", "give back", "final", "restart"]), max_size=400), st.randoms())
+def test_no_number_is_signed_twice(steps: list[str], random: Random) -> None:
+    numbers, stored, top = HoldNumbers(0, 0), 0, 0
+    taken: list[int] = []
+    signed: set[int] = set()
+    for step in steps:
+        if step == "take":
+            try:
+                seq = numbers.take(top)
+            except TooManyPayments:
+                continue
+            assert seq not in signed and seq not in taken and seq < top + REPLAY_WINDOW_SIZE
+            taken.append(seq)
+        elif step == "sign" and taken:
+            seq = taken.pop(random.randrange(len(taken)))
+            reserved = numbers.reserve(seq)
+            stored = stored if reserved is None else reserved
+            assert stored > seq
+            signed.add(seq)
+            numbers.give_back(seq)
+        elif step == "give back" and taken:
+            numbers.give_back(taken.pop(random.randrange(len(taken))))
+        elif step == "final" and signed:
+            top = max(top, random.choice(sorted(signed)) + 1)
+        elif step == "restart":
+            numbers, taken = HoldNumbers(top, stored), []
+
+
+def test_half_the_window_may_be_in_use_and_what_was_given_back_is_used_again() -> None:
+    numbers = HoldNumbers(0, 0)
+    assert [numbers.take(0) for _ in range(AHEAD)] == list(range(AHEAD))
+    with pytest.raises(TooManyPayments):
+        numbers.take(0)
+    numbers.give_back(3)
+    numbers.give_back(3)
+    assert numbers.peek(0) == numbers.take(0) == 3
+    assert numbers.take(1) == AHEAD
+
+
+def test_a_write_reserves_several_numbers() -> None:
+    numbers = HoldNumbers(5, 0)
+    assert numbers.reserve(5) == 5 + RESERVE
+    assert [numbers.reserve(seq) for seq in range(6, 5 + RESERVE)] == [None] * (RESERVE - 1)
+    assert numbers.reserve(5 + RESERVE) == 5 + 2 * RESERVE
