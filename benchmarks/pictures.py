@@ -95,7 +95,7 @@ def draw(charts: Sequence[Chart], source: str) -> bytes:
 
 
 def _draw_chart(chart: Chart, axes: Any) -> None:
-    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+    from matplotlib.ticker import FixedLocator, LogLocator, NullLocator, StrMethodFormatter
 
     bars = [series for series in chart.series if not series.is_limit]
     width = BAR_GROUP_WIDTH / max(1, len(bars))
@@ -121,6 +121,9 @@ def _draw_chart(chart: Chart, axes: Any) -> None:
             axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axis.set_minor_locator(NullLocator())
             axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    places = sorted({x for series in chart.series for x in series.x})
+    if chart.x_scale == "log" and len(places) <= MARKED_POINTS:
+        axes.xaxis.set_major_locator(FixedLocator(places))
     if chart.y_scale == "linear":
         axes.set_ylim(bottom=0)
     if len(chart.series) > 1:
