@@ -11,7 +11,7 @@ What it plays for are draws of the next epoch: a number of requests that are wor
 the price of a request), or one draw that is worth a hundred. The reference is what its stake alone would bring. The
 income is what the draws bring less the fees, in fees.
 
-Epochs are simulated with the beacon, the hash onions and the leader draw of the chain, everything derived from the
+Epochs are simulated with the beacon, the hash chains and the leader draw of the chain, everything derived from the
 number of the epoch: one seed gives the same figures in every run.
 """
 
