@@ -30,7 +30,7 @@ from serving.accounting.receipts import sign_receipt
 from serving.accounting.submitter import RETRY_AFTER_S, Submitter
 
 MAX_RECORDS = 4096
-"""Holds that are remembered, but for those that may still have to be disputed or released."""
+"""Holds that are remembered; more only while they may have to be disputed or released."""
 PREFIX = b"w"
 """Of what a node keeps of its own payments, in the database of its chain."""
 SEQ_KEY = PREFIX + b"seq"

@@ -1,4 +1,4 @@
-"""Registering a new account: the search for a proof of work, in slices, while the node goes on."""
+"""Registering a new account: a search for a proof of work, in slices between which the node does other work."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def register(engine: Engine, key: KeyPair, models: tuple[str, ...], runtim
                 await engine.submit(operation)
                 return operation
             if engine.state.beacon.epoch > beacon.epoch:  # a proof of the epoch before would soon be worth nothing
-                log.info("newcomer: begins anew with another epoch", epoch=engine.state.beacon.epoch, tries=start)
+                log.info("registration starts again in another epoch", epoch=engine.state.beacon.epoch, tries=start)
                 break
 
 

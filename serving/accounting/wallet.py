@@ -16,7 +16,7 @@ FORGET_AFTER_S = MAX_WAIT_S
 
 
 class Wallet:
-    """Gives each operation the account's next nonce, counting those that are on their way."""
+    """Gives each operation the account's next nonce, after those of operations that are not final yet."""
 
     def __init__(self, key: KeyPair, engine: Engine) -> None:
         self._key = key

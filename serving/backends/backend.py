@@ -62,4 +62,4 @@ class Backend(Protocol):
         """Return once the backend answers."""
 
     async def run(self) -> None:
-        """Run what the backend needs beside requests (probes, an embedded server) until cancelled."""
+        """Run what the backend needs apart from requests (probes, an embedded server) until cancelled."""

@@ -1,11 +1,10 @@
 """Reading the metrics pages (Prometheus text) of vLLM, SGLang and llama.cpp: pure functions from a page to numbers.
 
-A page lags behind by its own refresh and by the polling interval, and other users of the same backend appear only
-there, so :func:`compute_load` joins both sources: what the page shows beyond this node's own requests at that time,
-plus this node's own requests now.
+A page is as old as its refresh and the polling interval, but only the page shows the requests of other users of the
+backend. So :func:`compute_load` adds two numbers: the requests of others when the page was read, and this node's now.
 
 Utilization is ``max(running / capacity, cache usage) + waiting / capacity``: a backend is as full as the scarcer of its
-two resources, places for running requests and memory of the key-value cache, and requests that wait come on top.
+two resources, slots for running requests and memory of the key-value cache; requests that wait are added.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ from serving.backends.backend import Load
 
 LoadReader = Literal["auto", "vllm", "sglang", "llamacpp", "none"]
 
-# Labels that number the parts of one engine which all report the same requests (tensor, pipeline, expert parallelism).
 RANKS_OF_ONE_ENGINE = frozenset({"tp_rank", "pp_rank", "moe_ep_rank", "pid"})
+"""Labels that number the processes of one engine, which all report the same requests (tensor, pipeline, expert)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +128,7 @@ def _samples(page: str, names: Iterable[str]) -> list[Sample]:
 def _per_engine(samples: list[Sample], name: str) -> list[float]:
     """Values of the gauge ``name``, one for each engine behind the server.
 
-    With priority scheduling SGLang repeats an engine's requests by priority, beside the total under an empty one.
+    With priority scheduling SGLang repeats an engine's requests by priority, and the total under an empty one.
     """
     engines: dict[tuple[tuple[str, str], ...], float] = {}
     for sample in samples:

@@ -1,7 +1,7 @@
 """Any server that speaks OpenAI's API over HTTP: vLLM, SGLang, llama.cpp, or a provider behind a key.
 
-Bodies pass through in both directions. Beside the requests, :meth:`OpenAICompatibleBackend.run` probes the server: it
-reads the metrics page about once a second, and where there is none asks for the list of models every few seconds.
+Bodies pass through in both directions. :meth:`OpenAICompatibleBackend.run` probes the server: it reads the metrics page
+about once a second or, where there is none, asks for the list of models every few seconds.
 """
 
 from __future__ import annotations
@@ -150,7 +150,8 @@ class OpenAICompatibleBackend:
     # --- probes ---
 
     async def _probe(self, urgent: bool) -> None:
-        """Read the metrics page; where that does not show that the server lives, and at times, ask for the models."""
+        """Read the metrics page. If that does not show that the server is alive, and now and then, ask for the
+        models."""
         answered = await self._read_page()
         now = trio.current_time()
         due = now - self._models_read_at >= HEALTH_INTERVAL_S
@@ -184,7 +185,7 @@ class OpenAICompatibleBackend:
             return False
         if status == 404 and self._reader == "auto":
             self._reader = "none"
-        # A server that has no page, or nothing on it yet, is judged by this node's own requests alone.
+        # Of a server without a page, or with nothing on it yet, only this node's own requests count.
         self._page_reachable = True
         text = page.decode("utf-8", "replace") if status == 200 else ""
         if self._reader == "auto" and (reader := detect_reader(text)):
@@ -195,7 +196,7 @@ class OpenAICompatibleBackend:
         return self._page is not None
 
     async def _read_models(self) -> bool:
-        """Ask for the list of models. Returns whether the server is usable as far as this tells."""
+        """Ask for the list of models. Returns whether the answer shows a usable server."""
         try:
             async with self._probes.request("GET", "/v1/models") as response:
                 status, body = response.status, await response.read()

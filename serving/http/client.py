@@ -103,7 +103,7 @@ class IdleConnections(Generic[C]):
         return None, useless
 
     def put(self, connection: C, now: float) -> list[C]:
-        """Keep ``connection`` for the next request; returns those that lose their place."""
+        """Keep ``connection`` for the next request; returns the connections that have to go."""
         self._idle.append((now, connection))
         excess = [old for _, old in self._idle[: max(0, len(self._idle) - self._max_idle)]]
         self._idle = self._idle[len(excess) :]
@@ -285,7 +285,8 @@ class _Connection:
         self._protocol = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEADER_BYTES)
 
     def is_usable(self) -> bool:
-        """Whether an idle connection is still silent: anything to read is a farewell, or out of place."""
+        """Whether an idle connection has nothing to read: it would be the end of the stream, or bytes that belong to no
+        response."""
         return not self._tcp.socket.is_readable()
 
     async def exchange(self, head: h11.Request, body: bytes, deadline: float) -> h11.Response:
@@ -355,7 +356,7 @@ class _Connection:
         return True
 
     async def close(self) -> None:
-        """Close at once, without farewell."""
+        """Close at once, without a TLS close_notify."""
         await trio.aclose_forcefully(self._stream)
 
     def _next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:

@@ -1,9 +1,9 @@
 """The HTTP/1.1 front of the hot path: h11 speaks the protocol, trio moves the bytes.
 
 One task per connection reads requests, calls the handler and writes what it responds; a second task does nothing but
-read from the socket. That second task is why a client that disconnects is noticed while the handler waits for a model:
-it sees the end of the stream and cancels the handler, which cancels the work all the way down. (A client that shuts
-down only its sending side is taken for gone; no HTTP client in use does that while it waits for a response.)
+read from the socket. So a client that disconnects is noticed while the handler waits for a model: the second task sees
+the end of the stream and cancels the handler, which cancels the work down to the backend. (A client that shuts down
+only its sending side counts as disconnected; no HTTP client in use does that while it waits for a response.)
 
 Everything a client can make grow has a bound (:class:`HttpLimits`), and nothing that goes wrong on one connection
 leaves its task.
@@ -100,7 +100,7 @@ class HttpServer:
     The handler answers through its :class:`Responder` and is cancelled when the client disconnects. An
     :class:`~serving.openai.errors.ApiError` that leaves it before the response has started becomes the response, any
     other exception a 500; once the response has started the connection is closed in the middle of it instead, so that
-    no client takes a part for the whole.
+    no client takes the beginning for the whole.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class HttpServer:
 
     async def run(self) -> None:
         """Serve until cancelled; then every connection and the listeners are closed."""
-        # trio's accept loop already waits out EMFILE and its kin.
+        # trio's accept loop already waits out EMFILE and the like.
         await trio.serve_listeners(self._serve, self._listeners)
 
     async def _serve(self, stream: trio.SocketStream) -> None:
@@ -207,7 +207,7 @@ class Responder:
 
 
 class _Connection:
-    """One client's connection: the request loop, and beside it the task that reads."""
+    """One client's connection: the request loop, and the task that reads."""
 
     def __init__(self, server: HttpServer, stream: trio.SocketStream, handler: Handler, refuse: bool) -> None:
         self.server = server
@@ -326,7 +326,7 @@ class _Connection:
         """
         limits = self.server.limits
         if not self.protocol.trailing_data[0]:
-            # A connection that has carried nothing yet has no claim to the patience of a keep-alive one.
+            # A connection that has carried nothing yet gets less time than a keep-alive one.
             with trio.move_on_after(limits.idle_timeout if self._served else limits.headers_timeout) as idle:
                 await self._fill()
             if idle.cancelled_caught:
@@ -340,7 +340,7 @@ class _Connection:
                 raise headers_too_large(limits.header_bytes)
             body = await self._read_body(head)
         except h11.RemoteProtocolError as error:
-            if self._gone:  # it went away in the middle of a request: nobody is left to be told
+            if self._gone:  # it went away in the middle of a request: there is no client left to tell
                 return None
             raise ApiError(error.error_status_hint, f"Malformed HTTP: {error}.", INVALID_REQUEST) from None
         return HttpRequest(head.method.decode("ascii"), head.target.decode("latin-1"), head.headers, body, self.client)

@@ -48,7 +48,7 @@ from serving.openai.requests import Request
 log = structlog.get_logger(__name__)
 
 IN_FLIGHT_TOKENS = 64
-"""Completion tokens that may be on their way when a user leaves; a capture of so many more is not disputed."""
+"""Completion tokens that may be on their way when a user leaves: captured on top, they are not disputed."""
 CONTENT_TYPES = ("application/json", EVENT_STREAM)
 """How the content type of an answer may begin."""
 MAX_CONTENT_TYPE_CHARS = 64

@@ -243,7 +243,7 @@ class OffloadSession:
         try:
             loan.enter_context(self._credit.lend(self.payer, self._terms.amount))
         except CreditExhausted:
-            raise PaymentFailed("the chain is halted, and so much is not given on credit") from None
+            raise PaymentFailed("the chain is halted, and the credit of this payer is used up") from None
 
     async def _watch_deadline(self) -> None:
         """Leave in time to capture what was delivered: after the deadline the payer takes the hold back."""

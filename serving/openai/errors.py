@@ -87,7 +87,7 @@ def not_found(message: str) -> ApiError:
 
 
 def model_not_found(model: str) -> ApiError:
-    """404: nobody serves the model."""
+    """404: no node in reach serves the model."""
     message = f"The model '{model}' does not exist or is not served by any node in reach."
     return ApiError(404, message, INVALID_REQUEST, "model_not_found", "model")
 

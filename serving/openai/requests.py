@@ -1,4 +1,5 @@
-"""What the node reads of a user's request: model, streaming, token limits. Everything else passes through untouched."""
+"""What the node reads of a user's request: model, streaming and token limits. All other fields pass through
+unchanged."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import trio
 
 
 class Origin(IntEnum):
-    """Whose request it is."""
+    """Where a request comes from: the owner's users, or another node."""
 
     OWN = 0
     DELEGATED = 1
@@ -22,7 +22,8 @@ class QueueFull(Exception):
 
 
 class Admission:
-    """Gives out the ``capacity`` slots of a backend in order of arrival, the owner's queue first if so wished.
+    """Gives out the ``capacity`` slots of a backend in order of arrival; with ``prioritize_own`` the owner's queue goes
+    first.
 
     At most ``max_queue`` requests wait in each queue.
     """
@@ -82,7 +83,7 @@ class Admission:
             raise
 
     def _release(self) -> None:
-        """Hand the slot to whoever is next, or free it."""
+        """Hand the slot to the next request, or free it."""
         own, delegated = self._queues
         if own and (self.prioritize_own or not delegated or own[0][0] < delegated[0][0]):
             own.popleft()[1].set()

@@ -22,7 +22,8 @@ class ScheduledBackend:
     admission: Admission
 
     def get_load_snapshot(self, model: str) -> LoadSnapshot:
-        """What the policy decides by. The backend's own page and the node's slots: whichever is busier counts."""
+        """What the policy decides by. The utilization is the larger of the backend's own and that of the node's
+        slots."""
         load = self.backend.get_load()
         admission = self.admission
         return LoadSnapshot(
@@ -56,7 +57,7 @@ class BackendPool:
         ]
 
     async def run(self) -> None:
-        """Run what the backends need beside requests."""
+        """Run what the backends need apart from requests."""
         async with trio.open_nursery() as nursery:
             for scheduled in self._scheduled:
                 nursery.start_soon(scheduled.backend.run)

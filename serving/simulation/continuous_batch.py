@@ -1,7 +1,7 @@
 """Continuous batching on a modelled GPU: which request has how many tokens at what time. No clock, no I/O.
 
 The engine works in steps. A step gives every running stream one token and takes up waiting prompts within a budget
-(chunked prefill); a request is admitted, first come first served, when a place and enough cache are free. Between two
+(chunked prefill); a request is admitted, first come first served, when a slot and enough cache are free. Between two
 events nothing changes but the contexts, which grow by one token a step, so that a whole run of decode steps is computed
 at once: simulating an hour costs what its requests cost, not what its tokens do.
 """
