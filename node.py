@@ -24,10 +24,10 @@ from consensus.engine import Engine, Settings
 from consensus.validator_tasks import ValidatorTasks
 from consensus.voting.disk import DataDisk, open_storage
 from consensus.voting.vote_store import VoteStore
-from p2p.addresses import get_addresses
 from p2p.discovery.peer_store import PeerStore
 from p2p.discovery.service import Discovery
 from p2p.network import Network, NetworkError, RunnableNetwork
+from p2p.peers.table import PeerTable
 from p2p.runtime import RealRuntime, Runtime
 from p2p.streams.exchanges import Streams
 from serving.accounting.payer import PREFIX as PAYMENTS
@@ -66,13 +66,19 @@ DAMAGE_CHECK_INTERVAL_S = 1.0
 """How often a node looks whether damage to its database was found."""
 
 
+def make_peer_table(key: KeyPair, runtime: Runtime, bootstrap: Sequence[tuple[bytes, str]]) -> PeerTable:
+    """The empty peer table of a node, which its network reads and its discovery fills."""
+    return PeerTable(key.public_key, salt=runtime.random.randbytes(16), bootstrap=(peer for peer, _ in bootstrap))
+
+
 class Node:
     """One node: ledger, overlay and market, wired together.
 
     ``vote_store`` makes it a validator if genesis does. ``backends`` come with the number of requests each may run at a
     time. ``bootstrap`` are (public key, multiaddress) pairs. ``stake`` is the bond to keep, in micro-credits. ``store``
-    keeps what payments must know after a restart, and ``peers`` remembers where other peers were. ``dht_servers`` are
-    servers of a DHT to ask first; with None the node takes no part in it.
+    keeps what payments must know after a restart, and ``peers`` remembers where other peers were. ``peer_table`` is the
+    one that ``network`` reads. ``dht_servers`` are servers of a DHT to ask first; with None the node takes no part in
+    it.
     """
 
     def __init__(
@@ -92,6 +98,7 @@ class Node:
         settings: Settings | None = None,
         executor_settings: ExecutorSettings | None = None,
         originator_settings: OriginatorSettings | None = None,
+        peer_table: PeerTable | None = None,
         peers: PeerStore | None = None,
         dht_servers: Sequence[tuple[bytes, str]] | None = None,
     ) -> None:
@@ -99,16 +106,18 @@ class Node:
         self.runtime = runtime
         self.network = network
         self.policy = policy
-        self._bootstrap = frozenset(peer for peer, _ in bootstrap)
         self.streams = Streams(network)
+        if peer_table is None:
+            peer_table = make_peer_table(key, runtime, bootstrap)
+        peer_table.weight = self._get_stake
         self.discovery = Discovery(
             network,
             self.streams,
             runtime,
             key,
             genesis.chain_id,
+            table=peer_table,
             bootstrap=bootstrap,
-            weight=self._get_bonded,
             store=peers,
         )
         self.dht: DhtDiscovery | None = None
@@ -129,13 +138,9 @@ class Node:
         self.advertiser = Advertiser(self.discovery, self.backend_pool)
         self.stake_keeper = StakeKeeper(key, self.engine, self.wallet, self.backend_pool.get_models, stake)
 
-    def _get_bonded(self, peer: bytes) -> float:
+    def _get_stake(self, peer: bytes) -> float:
         """The stake of ``peer``, by which discovery decides which peers to keep in its table."""
         return self.engine.state.account(peer).bonded
-
-    def is_protected(self, peer: bytes) -> bool:
-        """Whether ``peer`` keeps its connection when there are too many: it has a stake, or is a bootstrap peer."""
-        return peer in self._bootstrap or self._get_bonded(peer) > 0
 
     async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         """Take part until cancelled; the network must be running."""
@@ -164,21 +169,6 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 """Signals that end a node in order."""
 
 
-class NodeDirectory:
-    """What ``node`` knows about peers, for its network, which is there before it."""
-
-    node: Node | None = None
-
-    def get_addresses(self, peer: bytes) -> tuple[str, ...]:
-        return () if self.node is None else get_addresses(self.node.discovery.find(peer))
-
-    def is_protected(self, peer: bytes) -> bool:
-        return self.node is not None and self.node.is_protected(peer)
-
-    def is_member(self, peer: bytes) -> bool:
-        return self.node is not None and self.node.discovery.find(peer) is not None
-
-
 @contextmanager
 def name_setting(keys: str) -> Iterator[None]:
     """Add to an error of listening which keys of the configuration to change."""
@@ -195,8 +185,8 @@ async def run_node(data_dir: Path, config: NodeConfig, key: KeyPair, genesis: Ge
         StoreError, NetworkError, ListenError, ConfigError: it cannot start, or its disk fails.
     """
     runtime = RealRuntime()
-    directory = NodeDirectory()
-    network = build_network(config, key, runtime, directory)
+    peer_table = make_peer_table(key, runtime, config.get_bootstrap())
+    network = build_network(config, key, runtime, peer_table)
     disk = DataDisk(data_dir, runtime.now)
     opened = open_storage(
         disk, genesis, key, runtime.random, votes=config.votes, kept=(PAYMENTS,), keep_epochs=config.keep_epochs
@@ -214,11 +204,11 @@ async def run_node(data_dir: Path, config: NodeConfig, key: KeyPair, genesis: Ge
             bootstrap=config.get_bootstrap(),
             stake=config.policy.stake,
             store=opened.store,
+            peer_table=peer_table,
             peers=PeerStore(data_dir / PEERS_FILE),
             dht_servers=config.get_dht_servers(),
             settings=Settings(block_spacing=config.block_spacing_ms / 1000, checkpoint=config.get_checkpoint()),
         )
-        directory.node = node
         # Both listeners are bound before anything else starts, so that a taken port is an error at once.
         front = await _open_front(node, config)
         admin = await _open_admin(node, config, data_dir, network.partition)

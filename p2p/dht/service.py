@@ -94,7 +94,6 @@ class DhtDiscovery:
     async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         """Take part until cancelled; the network must be running, and discovery."""
         self._network.handle(PROTOCOL, self._server.serve)
-        self._discovery.is_outsider = lambda peer: peer in self._strangers or peer in self._suggested
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._reprovide_loop)
             nursery.start_soon(self._find_peers_loop)
@@ -174,10 +173,12 @@ class DhtDiscovery:
             connected, now = self._network.peers(), trio.current_time()
             for peer in sorted(self._suggested.keys() & connected):
                 self._strangers.setdefault(peer, now)
+                self._discovery.note_stranger(peer)
             for peer, heard in list(self._strangers.items()):
                 if now - heard < STRANGER_IDLE_TIMEOUT_S:
                     continue
                 del self._strangers[peer]
+                self._discovery.forget_stranger(peer)
                 if peer in connected and peer not in servers and self._discovery.table.find(peer) is None:
                     if self._suggested.pop(peer, None):
                         self._discovery.suggest(self._suggested)
@@ -186,6 +187,7 @@ class DhtDiscovery:
     def _note_stranger(self, peer: bytes) -> None:
         if len(self._strangers) < MAX_STRANGERS:
             self._strangers[peer] = trio.current_time()
+            self._discovery.note_stranger(peer)
 
     # Requests
 

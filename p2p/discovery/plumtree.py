@@ -19,17 +19,18 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
 from random import Random
-from typing import TypeVarTuple
+from typing import Protocol
 
 import trio
 
 from chain.crypto import format_address
 from chain.exceptions import CodecError
-from p2p.network import Misbehaviour, Network, NetworkError, is_network_error
+from p2p.discovery.peer_tasks import run_contained
+from p2p.network import Misbehaviour, Network, NetworkError
 from p2p.peers.announcement import ITEM_ID_BYTES, get_item_id
 from p2p.peers.anti_entropy import EMPTY, AntiEntropy, SyncFrame
 from p2p.rate_limit import Limiter, Rate
@@ -67,23 +68,19 @@ TOTAL_RATE = Rate(items=500, size=4 << 20, burst=10.0)
 """Frames and bytes a second that are looked at, of each neighbour and of all."""
 MAX_EXCHANGES = 4
 
-FrameHandler = Callable[[bytes, SyncFrame], Awaitable[SyncFrame | None]]
-"""Takes in what a peer sent and returns what to answer. Raises CodecError."""
-Ts = TypeVarTuple("Ts")
 
+class FrameHandler(Protocol):
+    """What uses the tree."""
 
-async def run_contained(
-    network: Network, peer: bytes, task: Callable[[*Ts], Awaitable[object]], *arguments: *Ts
-) -> None:
-    """Run a task about one peer. Whatever it fails of ends nothing else: it is logged, and held against the peer."""
-    try:
-        await task(*arguments)
-    except Exception as error:
-        if is_network_error(error):
-            logger.debug("%s: %s", format_address(peer), error)
-        else:
-            logger.error("a task about %s failed", format_address(peer), exc_info=error)
-            network.report_misbehaviour(peer, Misbehaviour.GARBAGE)
+    def make_greeting(self, peer: bytes) -> SyncFrame:
+        """The first frame of a session with ``peer``."""
+
+    async def on_frame(self, peer: bytes, frame: SyncFrame) -> SyncFrame | None:
+        """Take in a frame of ``peer`` and return the answer, if any.
+
+        Raises:
+            CodecError: ``peer`` sent what no honest peer sends.
+        """
 
 
 class PeerSession:
@@ -131,15 +128,12 @@ class Plumtree:
         streams: Streams,
         random: Random,
         items: AntiEntropy,
-        on_frame: FrameHandler,
-        greeting: Callable[[bytes], SyncFrame],
     ) -> None:
         self._network = network
         self._streams = streams
         self._random = random
         self._items = items
-        self._on_frame = on_frame
-        self._greeting = greeting
+        self._handler: FrameHandler | None = None
         self._sessions: dict[bytes, PeerSession] = {}
         self._opening: dict[bytes, None] = {}
         self._drawn: list[bytes] = []
@@ -148,8 +142,9 @@ class Plumtree:
         self._nursery: trio.Nursery | None = None
         self._wake = trio.Event()
 
-    async def run(self) -> None:
-        """Converse until cancelled."""
+    async def run(self, handler: FrameHandler) -> None:
+        """Hold sessions until cancelled, and hand every frame to ``handler``."""
+        self._handler = handler
         self._streams.handle(PROTOCOL, self._answer, max_exchanges_per_peer=MAX_EXCHANGES)
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
@@ -164,6 +159,10 @@ class Plumtree:
                     self._send_due(trio.current_time())
             finally:
                 self._nursery = None
+
+    def _get_handler(self) -> FrameHandler:
+        assert self._handler is not None
+        return self._handler
 
     def peers(self) -> list[bytes]:
         """Those in conversation with this node, by key."""
@@ -302,7 +301,7 @@ class Plumtree:
 
     async def _run_session(self, peer: bytes) -> None:
         async with self._streams.open(peer, PROTOCOL) as exchange:
-            await exchange.send(self._greeting(peer).encode())
+            await exchange.send(self._get_handler().make_greeting(peer).encode())
             await self._listen(exchange, keep_open=True)
 
     async def _answer(self, exchange: Exchange) -> None:
@@ -335,7 +334,7 @@ class Plumtree:
                 ]
                 was_here = bool(told) and all(map(self._items.knows, told))
                 session.forget((*told, *_names(frame.have)))
-                reply = await self._on_frame(peer, frame)
+                reply = await self._get_handler().on_frame(peer, frame)
                 if keep_open:
                     reply = self._change_tree(session, frame, was_here, reply)
                 if keep_open and reply is not None and self._sessions.get(peer) is session:

@@ -30,11 +30,12 @@ from __future__ import annotations
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from enum import Enum
 
 from chain.crypto import hash_bytes
+from p2p.addresses import get_addresses
 from p2p.peers.announcement import ACCEPTANCE_S, Announcement, PeerLoad, get_item_id
 
 MAX_PEERS = 4096
@@ -152,8 +153,10 @@ class PeerTable:
         max_peers: int = MAX_PEERS,
         weight: Callable[[bytes], float] | None = None,
         salt: bytes = b"",
+        bootstrap: Iterable[bytes] = (),
     ) -> None:
         self.me = me
+        self._bootstrap = frozenset(bootstrap)
         self.weight = weight or (lambda peer: 0.0)
         self.entries: dict[bytes, Entry] = {}
         self.by_id: dict[bytes, Entry] = {}
@@ -179,6 +182,18 @@ class PeerTable:
         """The announcement of a peer that is present."""
         entry = self.entries.get(peer)
         return entry.current if entry is not None and entry.state.is_present else None
+
+    def get_addresses(self, peer: bytes) -> tuple[str, ...]:
+        """Where ``peer`` can be dialled, directly or through its relays; empty if it is not present."""
+        return get_addresses(self.find(peer))
+
+    def is_member(self, peer: bytes) -> bool:
+        """Whether ``peer`` is present."""
+        return self.find(peer) is not None
+
+    def is_protected(self, peer: bytes) -> bool:
+        """Whether ``peer`` keeps its connection when there are too many: it has weight, or is a bootstrap peer."""
+        return peer in self._bootstrap or self.weight(peer) > 0
 
     def state(self, peer: bytes) -> PeerState | None:
         """What is known about a peer, if anything."""

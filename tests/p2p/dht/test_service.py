@@ -75,6 +75,12 @@ class Company:
     def suggest(self, peers: Mapping[bytes, tuple[str, ...]]) -> None:
         self.suggested = peers
 
+    def note_stranger(self, peer: bytes) -> None:
+        pass
+
+    def forget_stranger(self, peer: bytes) -> None:
+        pass
+
     async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         task_status.started()
 

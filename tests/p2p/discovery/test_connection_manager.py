@@ -9,7 +9,7 @@ import pytest
 
 from p2p.discovery.connection_manager import (
     PUBLIC_LINKS,
-    REFUSED,
+    REFUSAL_BACKOFF,
     RELAY_SLOTS,
     RENEW_INTERVAL_S,
     RENEW_SHARE,
@@ -17,6 +17,7 @@ from p2p.discovery.connection_manager import (
     Dial,
     Reserve,
 )
+from p2p.discovery.dial_scheduler import ConnectionSnapshot
 from p2p.peers.announcement import Announcement, PeerLoad
 from p2p.peers.table import PeerTable
 
@@ -56,7 +57,8 @@ def act(
     """The peers that are to be dialled, and those to be asked for a slot."""
     links, busy = [key(number) for number in connected], [key(number) for number in dialling]
     through = {key(number) for number in relayed}
-    actions = manager.choose(table, links, busy, through.__contains__, reachable, now)
+    snapshot = ConnectionSnapshot(links, busy, outbound=links, relayed=through, is_reachable=reachable)
+    actions = manager.choose(table, snapshot, now)
     dials = sorted(action.peer[0] for action in actions if isinstance(action, Dial))
     return dials, sorted(action.peer[0] for action in actions if isinstance(action, Reserve))
 
@@ -92,7 +94,7 @@ def test_a_relayed_connection_is_no_link() -> None:
 def test_a_relayed_connection_to_a_dialable_peer_gets_a_direct_one_beside_it() -> None:
     table, manager = view_of({10: ip(1, 1), 11: ip(2, 1), 12: ip(3, 1)}), make()
     assert act(manager, table, [10, 11, 12], relayed=[12])[0] == [12]
-    manager.failed(key(12), 0.0)
+    manager.scheduler.failed(key(12), 0.0)
     assert act(manager, table, [10, 11, 12], relayed=[12], now=0.1)[0] == []
     assert act(manager, table, [10, 11, 12], relayed=[12], now=5.0)[0] == [12]
     assert act(manager, table, [10, 11, 12], now=10.0)[0] == []
@@ -168,13 +170,13 @@ def test_another_relay_takes_the_place_of_one_that_does_not_renew() -> None:
 def test_a_relay_that_refuses_is_left_alone_longer_and_longer() -> None:
     table, manager = view_of({10: ip(1, 1)}), make()
     asked, now = [], 0.0
-    while now < 40 * REFUSED:
+    while now < 40 * REFUSAL_BACKOFF.first_s:
         if act(manager, table, [10], now)[1]:
             asked.append(now)
             manager.refused(key(10), now)
         now += 1.0
     assert 4 <= len(asked) <= 8
-    assert asked[1] - asked[0] < 1.5 * REFUSED < asked[-1] - asked[-2]
+    assert asked[1] - asked[0] < 1.5 * REFUSAL_BACKOFF.first_s < asked[-1] - asked[-2]
 
 
 def test_a_link_that_cannot_be_dialled_is_tried_again_and_others_meanwhile() -> None:
@@ -182,7 +184,7 @@ def test_a_link_that_cannot_be_dialled_is_tried_again_and_others_meanwhile() -> 
     manager = make()
     first, _ = act(manager, table, [])
     for number in first:
-        manager.failed(key(number), 0.0)
+        manager.scheduler.failed(key(number), 0.0)
     (other,) = {10, 11, 12, 13} - {*first}
     assert act(manager, table, [], 0.1)[0] == [other]
     assert len(act(manager, table, [other], 2.0)[0]) == PUBLIC_LINKS - 1
@@ -194,7 +196,7 @@ def test_networks_are_those_that_connections_lead_to_and_not_those_that_are_anno
     for seed in range(10):
         manager = ConnectionManager(ME, {}, Random(seed), 0)
         connected = {key(number): "66.6.6.6" for number in range(10, 15)} | {key(20): "10.20.1.1"}
-        actions = manager.choose(table, connected, (), lambda peer: False, False, 0.0, (), connected.get)
+        actions = manager.choose(table, ConnectionSnapshot(connected, remote_hosts=connected), 0.0)
         assert key(20) in {action.peer for action in actions if isinstance(action, Reserve)}
 
 
@@ -204,6 +206,7 @@ def test_connections_that_others_made_do_not_count() -> None:
         view_of({number: ip(number, 1) for number in range(10, 30)}),
     )
     inbound = [key(number) for number in range(10, 20)]
-    actions = manager.choose(table, inbound, (), lambda peer: False, True, 0.0, ())
+    actions = manager.choose(table, ConnectionSnapshot(inbound, is_reachable=True), 0.0)
     assert len(actions) == 4 and all(isinstance(action, Dial) and not action.is_probe for action in actions)
-    assert manager.choose(table, inbound, (), lambda peer: False, True, 0.0, inbound[:4]) == []
+    enough = ConnectionSnapshot(inbound, outbound=inbound[:4], is_reachable=True)
+    assert manager.choose(table, enough, 0.0) == []

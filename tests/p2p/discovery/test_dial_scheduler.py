@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from itertools import pairwise
 from random import Random
 
 from p2p.addresses import CIRCUIT, get_subnet
 from p2p.discovery.dial_scheduler import (
+    BOOTSTRAP_BACKOFF,
     BOOTSTRAP_INTERVAL_S,
+    DIAL_BACKOFF,
     HEAD_START_S,
-    MAX_BOOTSTRAP_DELAY,
-    MAX_DELAY,
     MAX_FAILURES,
     PROBE_INTERVAL_S,
     SMALL_NETWORK,
     STABLE_S,
+    ConnectionSnapshot,
     DialScheduler,
 )
 from p2p.peers.announcement import Announcement, PeerLoad
@@ -41,8 +43,19 @@ def plan(bootstrap: dict[bytes, tuple[str, ...]] | None = None, target: int = 8)
     return DialScheduler(ME, bootstrap or {}, Random(1), target)
 
 
+def snapshot(
+    connected: Collection[bytes] = (),
+    dialling: Collection[bytes] = (),
+    outbound: Collection[bytes] | None = None,
+    is_reachable: bool = True,
+) -> ConnectionSnapshot:
+    """Connections that this node has made itself, unless ``outbound`` says which of them."""
+    outbound = connected if outbound is None else outbound
+    return ConnectionSnapshot(connected, dialling, outbound, is_reachable=is_reachable)
+
+
 def chosen(of: DialScheduler, table: PeerTable, now: float, connected: list[bytes] | None = None) -> list[bytes]:
-    return sorted(peer for peer, _ in of.choose(table, connected or [], (), True, now))
+    return sorted(peer for peer, _ in of.choose(table, snapshot(connected or []), now))
 
 
 def test_all_are_dialled_in_a_small_network_and_no_more_than_needed_in_a_large_one() -> None:
@@ -53,14 +66,14 @@ def test_all_are_dialled_in_a_small_network_and_no_more_than_needed_in_a_large_o
 
 
 def test_dials_under_way_count() -> None:
-    assert plan().choose(view_of(*GREATER[:3]), GREATER[:1], GREATER[1:3], True, 0.0) == []
+    assert plan().choose(view_of(*GREATER[:3]), snapshot(GREATER[:1], dialling=GREATER[1:3]), 0.0) == []
 
 
 def test_the_lesser_key_is_left_to_dial_first_unless_it_cannot() -> None:
     waiting, table = plan(), view_of(LESSER)
     assert chosen(waiting, table, 0.0) == []
     assert chosen(waiting, table, HEAD_START_S) == [LESSER]
-    assert [peer for peer, _ in plan().choose(table, (), (), False, 0.0)] == [LESSER]
+    assert [peer for peer, _ in plan().choose(table, snapshot((), is_reachable=False), 0.0)] == [LESSER]
 
 
 def test_a_failed_dial_waits_longer_and_longer() -> None:
@@ -78,15 +91,15 @@ def test_a_failed_dial_waits_longer_and_longer() -> None:
 
 def test_bootstrap_peers_are_never_given_up() -> None:
     of = plan({GREATER[0]: ("/memory/1",)})
-    assert of.choose(view_of(), (), (), True, 0.0) == [(GREATER[0], ("/memory/1",))]
+    assert of.choose(view_of(), snapshot(()), 0.0) == [(GREATER[0], ("/memory/1",))]
     now, last = 0.0, 0.0
     while now < 1000.0:
         if chosen(of, view_of(), now):
-            assert now - last <= MAX_BOOTSTRAP_DELAY + 1.0
+            assert now - last <= BOOTSTRAP_BACKOFF.max_s + 1.0
             of.failed(GREATER[0], now)
             last = now
         now += 0.5
-    assert now - last < MAX_BOOTSTRAP_DELAY + 1.0
+    assert now - last < BOOTSTRAP_BACKOFF.max_s + 1.0
 
 
 def test_one_bootstrap_connection_is_kept_beyond_the_target_of_a_small_network() -> None:
@@ -102,7 +115,7 @@ def test_a_bootstrap_peer_is_visited_now_and_then_in_a_large_network() -> None:
     table = view_of(*(number.to_bytes(2, "big") * 16 for number in range(300, 300 + 2 * SMALL_NETWORK)))
     connected = [known.peer for known in table.present()[:8]]
     assert bootstrap in chosen(of, table, 0.0, connected)
-    of.choose(table, [*connected, bootstrap], (), True, 1.0)
+    of.choose(table, snapshot([*connected, bootstrap]), 1.0)
     visits = sum(bootstrap in chosen(of, table, float(second), connected) for second in range(2, 60))
     assert visits == 0
     assert bootstrap in chosen(of, table, 1.0 + 1.5 * BOOTSTRAP_INTERVAL_S, connected)
@@ -149,7 +162,7 @@ def test_unreachable_peers_are_not_dialled() -> None:
     table = PeerTable(ME)
     table.apply(replace(announcement(GREATER[0]), addresses=()), 0.0)
     table.apply(replace(announcement(GREATER[1]), addresses=(), relays=("/memory/2",)), 0.0)
-    assert plan().choose(table, (), (), True, 0.0) == [(GREATER[1], ("/memory/2" + CIRCUIT,))]
+    assert plan().choose(table, snapshot(()), 0.0) == [(GREATER[1], ("/memory/2" + CIRCUIT,))]
 
 
 def test_the_failures_of_a_peer_that_is_back_are_forgotten() -> None:
@@ -172,7 +185,7 @@ def test_suggested_peers_are_dialled_like_remembered_ones_while_too_few_are_know
     assert chosen(few, view_of(), 0.0) == []
     few.suggest({GREATER[0]: ("/suggested", "/both")})
     few.remember({GREATER[0]: ("/both", "/remembered")})
-    assert few.choose(view_of(), (), (), True, 0.0) == [(GREATER[0], ("/both", "/remembered", "/suggested"))]
+    assert few.choose(view_of(), snapshot(()), 0.0) == [(GREATER[0], ("/both", "/remembered", "/suggested"))]
 
 
 def test_what_strangers_suggested_is_forgotten_when_it_fails() -> None:
@@ -182,24 +195,24 @@ def test_what_strangers_suggested_is_forgotten_when_it_fails() -> None:
     for _ in range(MAX_FAILURES):
         assert chosen(believing, view_of(), now) == [GREATER[0]]
         believing.failed(GREATER[0], now)
-        now += MAX_DELAY
+        now += DIAL_BACKOFF.max_s
     assert chosen(believing, view_of(), now) == []
 
 
 def test_outsiders_among_the_connections_do_not_count() -> None:
     outsiders, table = GREATER[:8], view_of(*GREATER[8:12])
     assert chosen(plan(), table, 0.0, outsiders) == []
-    choice = plan().choose(table, outsiders, (), True, 0.0, own=())
+    choice = plan().choose(table, snapshot(outsiders, outbound=()), 0.0)
     assert sorted(peer for peer, _ in choice) == GREATER[8:12]
 
 
 def test_only_connections_of_its_own_count_towards_the_target() -> None:
     table = view_of(*GREATER)
     inbound = GREATER[:12]
-    dialled = [peer for peer, _ in plan().choose(table, inbound, (), True, 0.0, own=())]
+    dialled = [peer for peer, _ in plan().choose(table, snapshot(inbound, outbound=()), 0.0)]
     assert sorted(dialled) == GREATER[12:]
-    assert len(plan().choose(table, GREATER[:6], (), True, 0.0, own=GREATER[:2])) == 6
-    assert plan().choose(table, inbound, (), True, 0.0, own=GREATER[:8]) == []
+    assert len(plan().choose(table, snapshot(GREATER[:6], outbound=GREATER[:2]), 0.0)) == 6
+    assert plan().choose(table, snapshot(inbound, outbound=GREATER[:8]), 0.0) == []
 
 
 def place(number: int, *addresses: str) -> Announcement:
@@ -207,7 +220,7 @@ def place(number: int, *addresses: str) -> Announcement:
 
 
 def draw(table: PeerTable, seed: int, near: tuple[str, ...] = ()) -> list[bytes]:
-    return [peer for peer, _ in DialScheduler(ME, {}, Random(seed)).choose(table, (), (), True, 0.0, own=(), near=near)]
+    return [peer for peer, _ in DialScheduler(ME, {}, Random(seed)).choose(table, snapshot((), outbound=()), 0.0, near)]
 
 
 def test_many_identities_in_few_networks_are_chosen_no_more_often_than_few() -> None:
@@ -251,11 +264,13 @@ def test_those_of_an_earlier_run_are_dialled_at_once_by_who_knows_nobody_and_pro
     old = {number.to_bytes(2, "big") * 16: (f"/memory/{number}",) for number in range(900, 960)}
     of = plan()
     of.remember(old)
-    assert len(of.choose(PeerTable(ME), (), (), True, 0.0)) == 8
+    assert len(of.choose(PeerTable(ME), snapshot(()), 0.0)) == 8
     of, table = plan(), view_of(*GREATER)
     of.remember(old)
     dials = [
-        peer for second in range(600) for peer, _ in of.choose(table, GREATER, (), True, float(second), own=GREATER[:4])
+        peer
+        for second in range(600)
+        for peer, _ in of.choose(table, snapshot(GREATER, outbound=GREATER[:4]), float(second))
     ]
     assert 600 / PROBE_INTERVAL_S / 2 < len(dials) < 600 / PROBE_INTERVAL_S * 2 and {*dials} <= {*old}
 

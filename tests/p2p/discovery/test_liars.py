@@ -6,8 +6,8 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from p2p.discovery.announcer import REFRESH_BURST, REFRESH_INTERVAL_S, REFRESH_MIN_AGE_S
 from p2p.discovery.plumtree import PROTOCOL
-from p2p.discovery.service import REFRESH_BURST, REFRESH_INTERVAL_S, REFRESH_MIN_AGE_S
 from p2p.network import Misbehaviour
 from p2p.peers.announcement import ITEM_ID_BYTES, Announcement, PeerLoad, sign_announcement
 from p2p.peers.anti_entropy import MAX_ITEM_IDS_BYTES, AgedAnnouncement, SyncFrame
@@ -115,14 +115,14 @@ async def test_whatever_fails_over_what_a_peer_sent_ends_nothing(
         def fail(*arguments: object) -> None:
             raise RuntimeError("a mistake of this node")
 
-        for broken in (node.discovery._anti_entropy, node.discovery._connections, node.network):
-            for name in ("answer", "failed", "reserve", "connect"):
+        for broken in (node.discovery._anti_entropy, node.discovery._connector, node.network):
+            for name in ("answer", "reserve", "connect"):
                 if hasattr(broken, name):
                     monkeypatch.setattr(broken, name, fail)
         for peer in sorted(node.network.peers())[:4]:
             await node.network.disconnect(peer)
         await trio.sleep(30)
-        assert not node.left.is_set() and node.discovery._nursery is not None
+        assert not node.left.is_set() and node.discovery._tasks.is_open
         assert blamed and {fault for _, fault in blamed} == {Misbehaviour.GARBAGE}
         monkeypatch.undo()
         await trio.sleep(60)
@@ -144,7 +144,7 @@ async def test_a_reply_over_its_own_bound_is_cut_or_dropped(
         await trio.sleep(5)
         full = SyncFrame(have=bytes(MAX_ITEM_IDS_BYTES))
         monkeypatch.setattr(node.discovery._anti_entropy, "answer", lambda *arguments: full)
-        reply = await node.discovery._on_frame(
+        reply = await node.discovery._handler.on_frame(
             peer.me, SyncFrame(announcements=(AgedAnnouncement(outdated.encode(), 0),))
         )
         assert reply is not None and len(SyncFrame.decode(reply.encode()).have) == MAX_ITEM_IDS_BYTES
@@ -153,7 +153,7 @@ async def test_a_reply_over_its_own_bound_is_cut_or_dropped(
         async def take(*arguments: object) -> SyncFrame:
             return full
 
-        monkeypatch.setattr(node.discovery._plumtree, "_on_frame", take)
+        monkeypatch.setattr(node.discovery._handler, "on_frame", take)
         for _ in range(10):
             peer.discovery._plumtree.send(node.me, SyncFrame(root=b"?" * 8))
             node.discovery._plumtree.send(peer.me, full)
@@ -204,7 +204,7 @@ async def test_accusations_by_nobody_make_nobody_renew(autojump_clock: MockClock
         sequences = {first}
         for number in range(60):
             nobody = w.key(1000 + number)
-            message = sign_suspect_message(nobody, CHAIN, victim.discovery._announced or find(w, victim.me))
+            message = sign_suspect_message(nobody, CHAIN, victim.discovery._announcer.announced or find(w, victim.me))
             await liar.say(victim, SyncFrame(suspects=(message.encode(),)))
             await trio.sleep(1)
             sequences.add(find(w, victim.me).sequence)
@@ -223,7 +223,7 @@ async def test_accusations_by_many_who_count_are_all_refuted_but_not_one_by_one(
         victim, reader, started = w.nodes[3], w.nodes[5], trio.current_time()
         sequences, first = set(), find(w, victim.me).sequence
         for sybil in sybils:
-            said = victim.discovery._announced
+            said = victim.discovery._announcer.announced
             assert said is not None
             message = sign_suspect_message(sybil.key, CHAIN, said)
             await sybils[0].say(victim, SyncFrame(suspects=(message.encode(),)))
@@ -232,7 +232,7 @@ async def test_accusations_by_many_who_count_are_all_refuted_but_not_one_by_one(
             sequences.add(find(w, victim.me).sequence)
         took = trio.current_time() - started
         assert REFRESH_BURST <= len(sequences - {first}) <= REFRESH_BURST + took / REFRESH_INTERVAL_S + 2
-        last = victim.discovery._announced
+        last = victim.discovery._announcer.announced
         await trio.sleep(2 * REFRESH_INTERVAL_S)
         assert last is not None and find(w, victim.me).sequence > last.sequence  # the last one too, in the end
         again = sign_suspect_message(sybils[0].key, CHAIN, find(w, victim.me))

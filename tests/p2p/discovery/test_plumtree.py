@@ -46,8 +46,8 @@ def received(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[bytes, bytes]]:
 
 def say_something(node: Node, step: int) -> bytes:
     """Have ``node`` announce something new, by its short name."""
-    node.discovery._models = (f"model-{step}",)
-    node.discovery._announce()
+    node.discovery._announcer._models = (f"model-{step}",)
+    node.discovery._announcer.announce()
     return node.discovery.table.entries[node.me].id
 
 

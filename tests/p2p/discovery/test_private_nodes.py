@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
 from trio.testing import MockClock
 
+from chain.crypto import format_address
 from p2p.addresses import get_addresses
+from p2p.discovery.announcer import RELAY_LOSS_DELAY_S
 from p2p.discovery.connection_manager import PUBLIC_LINKS, RELAY_SLOTS
 from p2p.discovery.peer_store import PeerStore
-from p2p.discovery.service import RELAY_LOSS_DELAY_S
 from p2p.peers.table import ChangeKind
 from tests.p2p.discovery.test_service import Node, World, world
 
@@ -61,7 +63,7 @@ async def test_a_private_node_is_reached_through_its_relays(autojump_clock: Mock
 async def test_a_relay_that_dies_is_replaced_and_one_that_restarts_is_used_again(autojump_clock: MockClock) -> None:
     async with world(0) as w:
         public, private = await start_with_private(w, 3)
-        held = private.discovery._connections.slots(trio.current_time())
+        held = private.discovery._connector.manager.slots(trio.current_time())
         victim = next(node for node in public if node.me in held)
         number = public.index(victim)
         w.crash(victim)
@@ -78,7 +80,7 @@ async def test_a_relay_that_dies_is_replaced_and_one_that_restarts_is_used_again
 async def test_a_relay_that_is_replaced_at_once_is_announced_once(autojump_clock: MockClock) -> None:
     async with world(0) as w:
         public, private = await start_with_private(w, 5)
-        held = private.discovery._connections.slots(trio.current_time())
+        held = private.discovery._connector.manager.slots(trio.current_time())
         victim, reader = (
             next(node for node in public[1:] if (node.me in held) is is_held) for is_held in (True, False)
         )
@@ -88,7 +90,7 @@ async def test_a_relay_that_is_replaced_at_once_is_announced_once(autojump_clock
             await trio.sleep(0.1)
             said.add(relays_of(reader, private))
         assert len(said) == 2 and before in said and all(len(relays) == RELAY_SLOTS for relays in said)
-        last = private.discovery._connections.slots(trio.current_time())
+        last = private.discovery._connector.manager.slots(trio.current_time())
         for node in w.nodes:
             if node.me not in last:
                 node.network.relay_slots = 0  # nobody has one to give: then the loss is said, after a while
@@ -122,7 +124,7 @@ async def test_slots_are_renewed_for_hours(autojump_clock: MockClock) -> None:
         await trio.sleep(10)
         for _ in range(12):
             await trio.sleep(600)
-            assert len(private.discovery._connections.slots(trio.current_time())) == RELAY_SLOTS
+            assert len(private.discovery._connector.manager.slots(trio.current_time())) == RELAY_SLOTS
 
 
 async def test_a_new_address_of_the_whole_site_is_survived(autojump_clock: MockClock) -> None:
@@ -178,7 +180,9 @@ async def test_a_relay_is_announced_where_it_was_dialled_whatever_it_says_of_its
         w.bootstrap = [(w.key(0).public_key, "/ip4/10.0.0.1/tcp/1")]
         for number in range(3):
             real = f"/ip4/10.{number}.0.1/tcp/1"
-            w.start(number, address=real, addresses=(LONG, "/ip4/10.99.0.1/tcp/1", real), relay_slots=4)
+            announced = (LONG, "/ip4/10.99.0.1/tcp/1", real)
+            relay = w.start(number, address=real, relay_slots=4)
+            relay.discovery._announcer._get_addresses = partial(tuple, announced)  # type: ignore[method-assign]
         private = w.start(10, listen=False)
         await w.until_agreed(20)
         await trio.sleep(10)
@@ -196,20 +200,25 @@ async def test_a_relay_that_nobody_could_be_told_of_is_not_asked(autojump_clock:
         private = w.start(10, listen=False)
         await w.until_agreed(20)
         await trio.sleep(60)
-        assert private.discovery._connections.slots(trio.current_time()) == [w.nodes[0].me]
+        assert private.discovery._connector.manager.slots(trio.current_time()) == [w.nodes[0].me]
         assert relays_of(w.nodes[1], private) == w.nodes[0].network.relay_addresses
 
 
 async def test_what_does_not_fit_into_an_announcement_is_left_out(autojump_clock: MockClock) -> None:
     async with world(2) as w:
         odd = ("", "/a b", "/x\n", "no multiaddress", "/dns4/\u00e9/tcp/1", "/" + 256 * "x", "/memory/1")
-        writer = w.start(5, addresses=odd, models=["", "m" * 129, "model", *(str(number) for number in range(20))])
+        writer = w.start(5, models=["", "m" * 129, "model", *(str(number) for number in range(20))])
+        writer.network._listen_addresses = odd
         await w.until_agreed(10)
-        writer.discovery.update(relays=[LONG + "/p2p/" + 60 * "x", "/memory/2/p2p/x"])
+        far, near = w.key(8).public_key, w.key(9).public_key
+        connector = writer.discovery._connector
+        connector._bootstrap = {far: (LONG,), near: ("/memory/2",)}
+        for relay in (far, near):
+            connector.manager.reserved(relay, 1000.0, trio.current_time())
         await trio.sleep(3)
         known = w.nodes[0].discovery.find(writer.me)
         assert known is not None
-        assert (known.addresses, known.relays) == (("/memory/1",), ("/memory/2/p2p/x",))
+        assert (known.addresses, known.relays) == (("/memory/1",), (f"/memory/2/p2p/{format_address(near)}",))
         assert known.models == ("model", *(str(number) for number in range(15)))
         w.nodes[0].seen()
         await trio.sleep(30)  # what was left out does not count as a change

@@ -15,13 +15,9 @@ import trio
 from trio.testing import MockClock
 
 from chain.crypto import KeyPair
-from p2p.discovery.service import (
-    ANNOUNCE_INTERVAL_S,
-    LOAD_STEP_PERMILLE,
-    MISSED_ANNOUNCEMENTS,
-    RETURN_DELAY_S,
-    Discovery,
-)
+from p2p.discovery.announcer import ANNOUNCE_INTERVAL_S, LOAD_STEP_PERMILLE, MISSED_ANNOUNCEMENTS
+from p2p.discovery.prober import RETURN_DELAY_S
+from p2p.discovery.service import Discovery
 from p2p.network import NetworkError
 from p2p.peers.announcement import ACCEPTANCE_S, Announcement, PeerLoad, sign_announcement
 from p2p.peers.anti_entropy import AgedAnnouncement, SyncFrame

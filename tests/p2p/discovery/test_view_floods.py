@@ -14,7 +14,7 @@ import p2p.peers.announcement
 import p2p.peers.suspect_message
 from chain import crypto
 from chain.exceptions import CodecError
-from p2p.discovery.service import INLINE_VERIFICATIONS, ITEM_RATE, SYNC_RATE, TOTAL_ITEM_RATE, VERIFICATION_BATCH
+from p2p.discovery.sync_handler import INLINE_VERIFICATIONS, ITEM_RATE, SYNC_RATE, TOTAL_ITEM_RATE, VERIFICATION_BATCH
 from p2p.peers.announcement import MAX_AHEAD_MS, Announcement, PeerLoad, sign_announcement
 from p2p.peers.anti_entropy import FINGERPRINT_BYTES, MAX_ITEMS, AgedAnnouncement, SyncFrame
 from p2p.peers.suspect_message import sign_suspect_message
@@ -63,8 +63,8 @@ async def test_a_flood_of_invented_peers_is_checked_at_a_bounded_rate(
 ) -> None:
     """Rates a tenth of the real ones, and four that each send ten times as much as is taken of all."""
     each, total = (Rate(rate.items / 10, rate.size, rate.burst) for rate in (ITEM_RATE, TOTAL_ITEM_RATE))
-    monkeypatch.setattr("p2p.discovery.service.ITEM_RATE", each)
-    monkeypatch.setattr("p2p.discovery.service.TOTAL_ITEM_RATE", total)
+    monkeypatch.setattr("p2p.discovery.sync_handler.ITEM_RATE", each)
+    monkeypatch.setattr("p2p.discovery.sync_handler.TOTAL_ITEM_RATE", total)
     async with world(4) as w:
         await w.until_agreed(10)
         victim, flooders = w.nodes[1], [Stranger(w, 500 + number) for number in range(4)]
@@ -97,7 +97,7 @@ async def test_what_would_make_no_difference_is_not_checked(autojump_clock: Mock
         old, new = invent(w, 0, 100, age=5000), invent(w, 0, 100)
         await stranger.say(victim, known(new))
         assert len(victim.present()) >= 100
-        said = victim.discovery._announced
+        said = victim.discovery._announcer.announced
         assert said is not None
         accusers = [w.key(2_000_000 + number) for number in range(50)]
         nobodies = tuple(sign_suspect_message(key, CHAIN, said).encode() for key in accusers)
@@ -255,7 +255,7 @@ async def test_those_that_count_are_checked_before_a_crowd_of_invented_suspects(
             node.discovery.table.apply(one, trio.current_time())
             node.discovery.table.mark_suspect(one.peer)
         checked: list[bytes] = []
-        monkeypatch.setattr(node.discovery, "_start_probe", lambda peer, delay=0.0: checked.append(peer))
+        monkeypatch.setattr(node.discovery._prober, "start", lambda peer, delay=0.0: checked.append(peer))
         w.crash(victim, notice=0.0)
         await trio.sleep(0.1)
         checked.clear()
@@ -269,9 +269,9 @@ async def test_invented_peers_that_do_not_answer_do_not_count_as_a_large_network
     async with world(11) as w:
         node = w.start(20, target=20)  # it looks for more than there are, so that it finds out soon
         await w.until_agreed(30)
-        honest = node.discovery._interval()
+        honest = node.discovery._announcer.get_interval()
         for one in (*place(w, invent(w, 0, 250)), *invent(w, 5000, 100)):
             node.discovery.table.apply(one, trio.current_time())
         await trio.sleep(20)
         assert len(node.discovery.table) > 100
-        assert node.discovery._interval() < 2 * honest
+        assert node.discovery._announcer.get_interval() < 2 * honest
