@@ -22,7 +22,7 @@ $(STAMP): pyproject.toml
 	@touch $@
 
 # One worker a core; the tests of a file stay together, for what they share.
-PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile
+PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 test: install  ## every rule: some minutes on two cores
 	$(PYTEST) $(ARGS)

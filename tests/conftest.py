@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import HealthCheck, Phase, settings
+
+ROOT = Path(__file__).parent
 
 settings.register_profile(
     "ci",
@@ -24,9 +28,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is long, unless it is asked for."""
-    if config.getoption("--long"):
-        return
-    long = [item for item in items if item.get_closest_marker("long") is not None]
-    config.hook.pytest_deselected(items=long)
-    items[:] = [item for item in items if item not in set(long)]
+    """Leave out what is long, unless it is asked for. Begin with what takes longest, so that all workers end soon."""
+    if not config.getoption("--long"):
+        long = [item for item in items if item.get_closest_marker("long") is not None]
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item.get_closest_marker("long") is None]
+    items.sort(key=lambda item: not item.path.is_relative_to(ROOT / "adversarial"))
+    items.sort(key=lambda item: not item.path.is_relative_to(ROOT / "simulation"))

@@ -41,11 +41,16 @@ def play(seed: int, script: Script, *, is_outage: bool = False) -> None:
     run_simulation(seed, main)
 
 
+strides = pytest.mark.parametrize("stride", [4, pytest.param(1, marks=pytest.mark.long)], ids=["some", "all"])
+"""Whether it dies at every fourth write or at every one."""
+
+
+@strides
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-def test_one_dies_at_every_write(after: bool) -> None:
-    number, has_killed = 0, True
+def test_one_dies_at_every_write(after: bool, stride: int) -> None:
+    number, has_killed = 1 - stride + 2 * after % stride, True
     while has_killed:
-        number += 1
+        number += stride
         reaper = Reaper(number, after)
 
         async def script(world: CrashWorld, reaper: Reaper = reaper) -> None:
@@ -59,12 +64,13 @@ def test_one_dies_at_every_write(after: bool) -> None:
     assert {"batch em", "append", "fsync", "batch bfmnosu"} <= set(reaper.writes)
 
 
+@strides
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-def test_one_dies_at_every_write_of_its_repair(after: bool) -> None:
+def test_one_dies_at_every_write_of_its_repair(after: bool, stride: int) -> None:
     """From a damaged database and a damaged journal to the first votes of the epoch in which it may vote again."""
-    number, has_killed = 0, True
+    number, has_killed = 1 - stride + 2 * after % stride, True
     while has_killed:
-        number += 1
+        number += stride
         reaper = Reaper(number, after)
 
         async def script(world: CrashWorld, reaper: Reaper = reaper) -> None:
@@ -109,12 +115,13 @@ def old_disks() -> dict[int, MemoryDisk]:
     return disks
 
 
+@strides
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-def test_one_dies_at_every_write_of_a_snapshot(old_disks: dict[int, MemoryDisk], after: bool) -> None:
+def test_one_dies_at_every_write_of_a_snapshot(old_disks: dict[int, MemoryDisk], after: bool, stride: int) -> None:
     """A validator that lost its chain begins again from a state of others, and must wait before it votes."""
-    number, has_killed = 0, True
+    number, has_killed = 1 - stride + 2 * after % stride, True
     while has_killed:
-        number += 1
+        number += stride
         reaper = Reaper(number, after)
         disks = copy.deepcopy(old_disks)
 

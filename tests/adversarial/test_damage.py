@@ -27,7 +27,7 @@ from tests.chain.builders import Chain
 from tests.chain.forgeries import Finals, get_transitions, make_busy_chain
 
 LENGTH = 24
-PLACES = 200
+places_in_all = pytest.mark.parametrize("count", [50, pytest.param(400, marks=pytest.mark.long)])
 NOW = 1_700_000_000_000
 
 
@@ -188,21 +188,23 @@ def test_the_directory_is_what_the_tests_need(home: Home, tmp_path: Path) -> Non
     assert damage_each(home, tmp_path, [("none", lambda copy: None)]) == {"whole": 1}
 
 
-def test_a_bit_flipped_anywhere_in_the_database(home: Home, tmp_path: Path) -> None:
+@places_in_all
+def test_a_bit_flipped_anywhere_in_the_database(home: Home, tmp_path: Path, count: int) -> None:
     rng = random.Random(1)
-    places = spread(get_files(home), PLACES)
+    places = spread(get_files(home), count)
     damages = [(f"bit at {place} of {name}", flip(name, place, rng.randrange(8))) for name, place in places]
     outcomes = damage_each(home, tmp_path, damages)
-    assert outcomes.total() >= PLACES and outcomes["chain"] > PLACES * 0.8
+    assert outcomes.total() >= count and outcomes["chain"] > count * 0.8
     assert set(outcomes) <= {"chain", "whole", "shorter"}
 
 
-def test_a_bit_flipped_anywhere_in_the_journal(home: Home, tmp_path: Path) -> None:
+@places_in_all
+def test_a_bit_flipped_anywhere_in_the_journal(home: Home, tmp_path: Path, count: int) -> None:
     rng = random.Random(2)
-    places = spread([(JOURNAL_FILE, (home.path / JOURNAL_FILE).stat().st_size)], PLACES)
+    places = spread([(JOURNAL_FILE, (home.path / JOURNAL_FILE).stat().st_size)], count)
     damages = [(f"bit at {place}", flip(name, place, rng.randrange(8))) for name, place in places]
     outcomes = damage_each(home, tmp_path, damages)
-    assert set(outcomes) == {JOURNAL_FILE} and outcomes[JOURNAL_FILE] >= PLACES
+    assert set(outcomes) == {JOURNAL_FILE} and outcomes[JOURNAL_FILE] >= count
 
 
 @pytest.mark.parametrize("fill", [False, True], ids=["cut", "zeroed"])

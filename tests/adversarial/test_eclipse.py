@@ -160,7 +160,13 @@ async def attack(number: int, networks: int, forward: int, sybils_first: bool) -
 
 @pytest.mark.parametrize(
     ("networks", "forward", "sybils_first"),
-    [(4, 1, True), (SYBILS, 1, True), (SYBILS, 1, False), (SYBILS, SYBILS, True), (SYBILS, SYBILS, False)],
+    [
+        (4, 1, True),
+        (SYBILS, 1, False),
+        (SYBILS, SYBILS, True),
+        pytest.param(SYBILS, 1, True, marks=pytest.mark.long),
+        pytest.param(SYBILS, SYBILS, False, marks=pytest.mark.long),
+    ],
 )
 def test_a_node_keeps_honest_peers_of_its_own_choice(networks: int, forward: int, sybils_first: bool) -> None:
     """Over some victims, hardly fewer than a draw among all networks gives; and nobody is cut off for long."""

@@ -36,6 +36,7 @@ from p2p.network import NetworkError, RawStream
 from p2p.streams.exchanges import Exchange
 from serving.cli.logs import configure_logs
 from serving.config.schema import AdminConfig, ApiConfig, LimitsConfig, NodeConfig
+from tests.support.waiting import wait_until
 
 ASK = "/test/ask/1"
 """Answers each exchange with its first frame."""
@@ -130,11 +131,8 @@ def running_victim(
     ours, theirs = FORKSERVER.Pipe()
     witness = FORKSERVER.Process(target=_watch, args=(str(state_file), theirs), daemon=True)
     try:
-        for _ in range(600):
-            process.join(0.05)
-            if state_file.exists():
-                break
-        assert state_file.exists(), "the victim does not start"
+        wait_until(lambda: state_file.exists() or process.exitcode is not None, "the victim does not start")
+        assert state_file.exists(), "the victim ended"
         witness.start()
         yield Victim(state_file, process, shipped, ours)
     finally:

@@ -24,7 +24,7 @@ LEAST = {
 """In how many schedules of all each of these has to happen, or they are harmless."""
 
 
-@pytest.mark.parametrize("part", range(PARTS))
+@pytest.mark.parametrize("part", [0, *(pytest.param(part, marks=pytest.mark.long) for part in range(1, PARTS))])
 def test_less_than_a_third_runs_twice(part: int) -> None:
     """Committees of 4, 5 and 7, equal and unequal stakes, within an epoch and over hand-overs to other committees."""
     seen: Counter[str] = Counter()

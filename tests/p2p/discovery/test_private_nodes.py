@@ -116,13 +116,14 @@ async def test_probes_of_private_nodes_leave_no_connections_behind(autojump_cloc
                 w.crash(node)
 
 
-async def test_slots_are_renewed_for_hours(autojump_clock: MockClock) -> None:
+@pytest.mark.parametrize("times", [4, pytest.param(24, marks=pytest.mark.long)])
+async def test_slots_are_renewed_for_hours(autojump_clock: MockClock, times: int) -> None:
     async with world(0) as w:
         start_public(w, 3)
         private = w.start(10, listen=False)
         await w.until_agreed(15)
         await trio.sleep(10)
-        for _ in range(12):
+        for _ in range(times):
             await trio.sleep(600)
             assert len(private.discovery._connector.manager.slots(trio.current_time())) == RELAY_SLOTS
 
