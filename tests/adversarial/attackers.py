@@ -15,6 +15,8 @@ from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.pubsub.gossipsub import PROTOCOL_ID_V11
 from multiaddr import Multiaddr
 
+import p2p.host.network
+import p2p.host.workarounds.host
 from chain.crypto import KeyPair
 from p2p.addresses import get_endpoint
 from p2p.host.network import Libp2pNetwork
@@ -25,16 +27,13 @@ from p2p.peer_id import peer_id_of
 from p2p.runtime import RealRuntime
 from p2p.streams.exchanges import Streams
 from tests.adversarial.victim import ASK, KEY, Victim
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 HONEST = "127.0.0.2"
 MIB = 1 << 20
 MAX_GROWTH = 100 * MIB
 SLACK = 10
 """Descriptors and tasks that may be more than before."""
-SETTLE = 60.0
-"""Seconds in which they must be back."""
-ASK_TIMEOUT = 10.0
 
 SCALES = [
     pytest.param(False, id="shortened"),
@@ -46,13 +45,15 @@ _source: ContextVar[str | None] = ContextVar("source", default=None)
 
 
 def choose_sources(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have :func:`connect` say where connections come from."""
+    """Have :func:`connect` say where connections come from, and all who connect wait for a victim on a busy machine."""
 
     async def dial(transport: GuardedTCP, address: Multiaddr) -> Any:
         host, port = get_endpoint(str(address))
         return RawConnection(TrioTCPStream(await trio.open_tcp_stream(host, port, local_address=_source.get())), True)
 
     monkeypatch.setattr(GuardedTCP, "dial", dial)
+    monkeypatch.setattr(p2p.host.workarounds.host, "UPGRADE_TIMEOUT_S", PATIENCE)
+    monkeypatch.setattr(p2p.host.network, "OPEN_TIMEOUT_S", PATIENCE)
 
 
 async def connect(node: Libp2pNetwork, victim: Victim, source: str) -> None:
@@ -81,7 +82,7 @@ class Peer:
         Raises:
             NetworkError: it does not answer, or wrongly.
         """
-        if await self.streams.request(KEY.public_key, ASK, b"are you there?", ASK_TIMEOUT) != b"are you there?":
+        if await self.streams.request(KEY.public_key, ASK, b"are you there?", PATIENCE) != b"are you there?":
             raise NetworkError("a wrong answer")
 
     @property
@@ -150,7 +151,7 @@ async def attack(victim: Victim) -> AsyncIterator[Watch]:
             now = victim.read()
             return all(now[name] <= before[name] + SLACK for name in ("fds", "tasks"))
 
-        await eventually(is_back, SETTLE, f"{before} {victim.read()}")
+        await eventually(is_back, message=f"{before} {victim.read()}")
         nursery.cancel_scope.cancel()
     growth = report.peak - quiet.peak
     print(

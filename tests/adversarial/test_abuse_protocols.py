@@ -38,7 +38,6 @@ from p2p.streams.frames import MAX_FRAME_BYTES, Frame, Kind
 from tests.adversarial.attackers import (
     HONEST,
     SCALES,
-    SETTLE,
     Peer,
     attack,
     attacking,
@@ -465,8 +464,8 @@ async def test_thirty_sybils_push_out_neither_the_honest_peer_nor_its_word(tmp_p
             async with trio.open_nursery() as sybils:
                 for number in range(30):
                     await sybils.start(be_sybil, number, victim)
-                await eventually(lambda: victim.read()["refusals"]["evicted"] >= 10, SETTLE, "the room is used up")
-                await eventually(lambda: len(victim.read()["view"]) > 300, SETTLE, "inventions are believed")
+                await eventually(lambda: victim.read()["refusals"]["evicted"] >= 10, message="the room is used up")
+                await eventually(lambda: len(victim.read()["view"]) > 300, message="inventions are believed")
                 discovery.update(models=["news"])
                 told = discovery.table.entries[honest.key.public_key].announcement.sequence
                 await eventually(lambda: victim.read()["view"].get(honest.key.public_key.hex(), 0) > told)

@@ -36,7 +36,7 @@ from p2p.network import NetworkError, RawStream
 from p2p.streams.exchanges import Exchange
 from serving.cli.logs import configure_logs
 from serving.config.schema import AdminConfig, ApiConfig, LimitsConfig, NodeConfig
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 ASK = "/test/ask/1"
 """Answers each exchange with its first frame."""
@@ -45,9 +45,6 @@ UNREAD = "/test/unread/1"
 TOPIC = "abuse"
 KEY = KeyPair(bytes([200]) * 32)
 WRITE_INTERVAL = 0.1
-PATIENCE = 30.0
-CONTROL_TIMEOUT = 10.0
-"""Seconds in which a request of a user or of the owner must be answered."""
 CONTROL_INTERVAL = 0.1
 
 SHORTENED = {
@@ -230,14 +227,14 @@ def _watch(state_file: str, tests: Connection) -> None:
         (state["admin"], "/status", {"Authorization": f"Bearer {token}"}),
     ]
     # The owner's listener keeps what belongs to a connection for seconds after its end: it is asked on one that stays.
-    owner = http.client.HTTPConnection(*state["admin"], timeout=CONTROL_TIMEOUT)
+    owner = http.client.HTTPConnection(*state["admin"], timeout=PATIENCE)
     report, turn = Report(), 0
     while True:
         (host, port), path, headers = questions[turn % 2]
         turn += 1
         began = time.monotonic()
         try:
-            user = http.client.HTTPConnection(host, port, timeout=CONTROL_TIMEOUT)
+            user = http.client.HTTPConnection(host, port, timeout=PATIENCE)
             connection = owner if path == "/status" else user
             connection.request("GET", path, headers=headers)
             response = connection.getresponse()
