@@ -150,8 +150,7 @@ class OpenAICompatibleBackend:
     # --- probes ---
 
     async def _probe(self, urgent: bool) -> None:
-        """Read the metrics page. If that does not show that the server is alive, and now and then, ask for the
-        models."""
+        """Read the metrics page. If it does not show a server that is alive, and now and then, ask for the models."""
         answered = await self._read_page()
         now = trio.current_time()
         due = now - self._models_read_at >= HEALTH_INTERVAL_S

@@ -3,6 +3,10 @@
 Bodies are handed on as they arrive, after transfer decoding and without being looked at. A request is cancelled by
 leaving its context before the body has ended: the connection is then closed at once, which every serving engine takes
 as the sign to stop generating.
+
+It is written by hand on h11 for its cost. In place of this pool, that of httpcore 1.0.9 takes three times the CPU for
+an answer in one piece (1.2 ms after 0.4 ms, the HTTP front of the relay included) and over four times for a stream of
+16 pieces (3.6 ms after 0.8 ms), with 16 requests at a time.
 """
 
 from __future__ import annotations
@@ -285,8 +289,7 @@ class _Connection:
         self._protocol = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEADER_BYTES)
 
     def is_usable(self) -> bool:
-        """Whether an idle connection has nothing to read: it would be the end of the stream, or bytes that belong to no
-        response."""
+        """Whether an idle connection has nothing to read, such as the end of the stream or bytes of no response."""
         return not self._tcp.socket.is_readable()
 
     async def exchange(self, head: h11.Request, body: bytes, deadline: float) -> h11.Response:

@@ -1,5 +1,4 @@
-"""What the node reads of a user's request: model, streaming and token limits. All other fields pass through
-unchanged."""
+"""What the node reads of a user's request: model, streaming, token limits. Other fields pass through unchanged."""
 
 from __future__ import annotations
 

@@ -22,10 +22,9 @@ class QueueFull(Exception):
 
 
 class Admission:
-    """Gives out the ``capacity`` slots of a backend in order of arrival; with ``prioritize_own`` the owner's queue goes
-    first.
+    """Gives out the ``capacity`` slots of a backend in order of arrival, or the owner's queue first.
 
-    At most ``max_queue`` requests wait in each queue.
+    ``prioritize_own`` puts the owner's queue first. At most ``max_queue`` requests wait in each queue.
     """
 
     def __init__(self, capacity: int, max_queue: int, prioritize_own: bool) -> None:

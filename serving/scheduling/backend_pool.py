@@ -22,8 +22,7 @@ class ScheduledBackend:
     admission: Admission
 
     def get_load_snapshot(self, model: str) -> LoadSnapshot:
-        """What the policy decides by. The utilization is the larger of the backend's own and that of the node's
-        slots."""
+        """What the policy decides by. Utilization is the larger of the backend's own and that of the slots."""
         load = self.backend.get_load()
         admission = self.admission
         return LoadSnapshot(

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
-import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,9 +12,7 @@ from chain.codec import MAX_INT
 from chain.crypto import KeyPair
 from chain.exceptions import CodecError
 from chain.types.operations import Delivery, Hold, Usage, sign_operation
-from p2p.simulation.runtime import run_simulation
 from serving.accounting.receipts import is_receipt, sign_receipt
-from serving.backends.backend import BackendError
 from serving.offload.protocol import (
     CHUNK_BYTES,
     MAX_FRAME_BYTES,
@@ -32,13 +28,13 @@ from serving.offload.protocol import (
     Receipt,
     ResponseChunk,
     ResponseHead,
+    Resume,
     cut_reason,
     decode_message,
     encode_message,
     is_signed_delivery,
     sign_delivery,
 )
-from serving.offload.session import coalesce
 
 KEY, OTHER = KeyPair(b"1" * 32), KeyPair(b"2" * 32)
 CHAIN = bytes(32)
@@ -55,6 +51,7 @@ MESSAGES: list[Message] = [
     Completed(DELIVERY, bytes(64)),
     Failed("no"),
     Receipt(bytes(64)),
+    Resume(bytes(32), 1),
 ]
 
 
@@ -128,61 +125,3 @@ def test_signatures_are_good_for_their_purpose_chain_and_content_alone() -> None
     assert is_receipt(KEY.public_key, CHAIN, DELIVERY, receipt)
     assert not is_receipt(KEY.public_key, CHAIN, DELIVERY, final.signature)  # the executor's own is no receipt
     assert not is_signed_delivery(KEY.public_key, CHAIN, replace(final, signature=receipt))
-
-
-# How tokens are joined on their way.
-
-
-async def join(pieces: list[tuple[float, bytes]], size: int = 100) -> list[tuple[float, bytes]]:
-    async def source() -> AsyncIterator[bytes]:
-        for pause, piece in pieces:
-            await trio.sleep(pause)
-            yield piece
-
-    start = trio.current_time()
-    async with coalesce(source(), 0.03, size) as parts:
-        return [(round(trio.current_time() - start, 3), part) async for part in parts]
-
-
-def test_the_first_token_goes_at_once_and_later_ones_in_company() -> None:
-    async def main() -> None:
-        assert await join([(0.5, b"a"), (0.001, b"b"), (0.001, b"c"), (0.1, b"d")]) == [
-            (0.5, b"a"),
-            (0.531, b"bc"),
-            (0.602, b"d"),
-        ]
-        assert await join([]) == []
-        # A full part does not wait.
-        assert await join([(0.0, b"a"), (0.0, b"b" * 60), (0.0, b"c" * 60), (0.0, b"d")]) == [
-            (0.0, b"a"),
-            (0.0, b"b" * 60 + b"c" * 60),
-            (0.0, b"d"),
-        ]
-
-    run_simulation(1, main)
-
-
-@given(st.lists(st.tuples(st.sampled_from([0.0, 0.01, 0.05]), st.binary(min_size=1, max_size=60)), max_size=40))
-def test_no_byte_is_lost_or_moved(pieces: list[tuple[float, bytes]]) -> None:
-    async def main() -> None:
-        parts = await join(pieces)
-        assert b"".join(part for _, part in parts) == b"".join(piece for _, piece in pieces)
-
-    run_simulation(1, main)
-
-
-def test_a_failing_source_is_heard_of_after_what_it_gave() -> None:
-    async def main() -> None:
-        async def source() -> AsyncIterator[bytes]:
-            yield b"a"
-            yield b"b"
-            raise BackendError("broken")
-
-        got = b""
-        with pytest.raises(ExceptionGroup) as caught:
-            async with coalesce(source(), 0.03, 100) as parts:
-                async for part in parts:
-                    got += part
-        assert caught.group_contains(BackendError, match="broken") and got == b"ab"
-
-    run_simulation(1, main)

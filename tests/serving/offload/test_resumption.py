@@ -26,8 +26,8 @@ from serving.offload.protocol import (
     Resume,
     encode_message,
 )
-from serving.offload.session import MAX_RESUMPTIONS, ExecutorSettings
-from serving.offload.settings import OriginatorSettings
+from serving.offload.session import MAX_RESUMPTIONS
+from serving.offload.settings import ExecutorSettings, OriginatorSettings
 from tests.serving.offload.test_failover import get_cancelled, get_name, get_script
 from tests.serving.world import (
     MODEL,
