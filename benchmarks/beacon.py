@@ -1,15 +1,15 @@
 """What an adversary with just under a third of the stake gains by withholding blocks from the beacon, and what it pays.
 
-Whoever leads the last views of an epoch knows the beacon that its own block would end with, and may leave the view to
-the next leader instead: it then pays the missed-lead fee. Here it plays that as well as it can. It knows all leaders of
-the epoch. Whenever it leads, it looks at every way to fill the remaining heights in the views that it leads in a row,
-each with the beacon that would come out, and at leaving the end to others, which is worth what it may expect from
-there; it takes the best, fees counted. Earlier it may leave out views for no other reason than that the last height
-then falls to it.
+A leader of the last views of an epoch knows the beacon that its own block would end with. It may leave the view to the
+next leader instead, and then pays the missed-lead fee. The adversary plays this as well as it can. It knows all leaders
+of the epoch. Whenever it leads, it looks at every way to fill the remaining heights in the views that it leads in a
+row, each with the beacon that would come out. It compares them with leaving the end to others, which is worth what may
+be expected from there, and takes the best, fees counted. In earlier views it may leave out blocks only to move the last
+height into a view that it leads.
 
-What it plays for are draws of the next epoch: a number of requests that are worth one fee each (by default the fee is
-the price of a request), or one draw that is worth a hundred. The reference is what its stake alone would bring. The
-income is what the draws bring less the fees, in fees.
+The prize is draws of the next epoch: a number of requests that are worth one fee each (by default the fee is the price
+of a request), or one draw that is worth a hundred. The reference is what its stake alone would bring. The income is
+what the draws bring less the fees, in fees.
 
 Epochs are simulated with the beacon, the hash chains and the leader draw of the chain, everything derived from the
 number of the epoch: one seed gives the same figures in every run.
@@ -30,8 +30,10 @@ from chain.genesis import Parameters
 from chain.state.beacon import Beacon, HashChain
 from chain.types.validators import ValidatorSet
 
-COMMITTEE, STAKE = 30, 10_000
-"""Validators, and the stake of each but for one of the adversary's, which has one less: a third is not in reach."""
+COMMITTEE = 30
+"""Validators."""
+STAKE = 10_000
+"""Stake of each; the adversary has one less than a third of the sum."""
 
 HEIGHTS = 24
 """Last heights of an epoch that are played. More bring little: to move the end from so far costs too much."""
@@ -95,7 +97,7 @@ class Game:
         return outcome.share - outcome.missed / self.worth
 
     def expect_best(self, left_out: list[int], otherwise: float) -> float:
-        """The better of ``otherwise`` and the best of some ends, each unknown and with so many views left out."""
+        """The better of ``otherwise`` and the best of some ends, each unknown, with the numbers of views left out."""
         tolls = sorted(count / self.worth for count in left_out)
         if self.draws == 1:
             value, none = 0.0, 1.0

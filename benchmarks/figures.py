@@ -133,7 +133,7 @@ def publish(results: Path, root: Path) -> list[str]:
     """Take over the JSON of all full runs in ``results``; returns their benchmarks.
 
     Raises:
-        ValueError: a run was of uncommitted code, so that nobody can repeat it.
+        ValueError: a run was of uncommitted code, and cannot be repeated.
     """
     taken = []
     for name, report in load_reports(results).items():

@@ -1,17 +1,17 @@
-"""Membership under churn: how soon everybody knows what happened, and what knowing costs, as the network grows.
+"""Membership under churn: how soon all nodes know of a change, and what that costs, as the network grows.
 
-It runs the discovery service of 50 to 400 nodes on a network in memory under a clock that
-jumps, for ten minutes in which 30 % of the nodes leave, half of them without goodbye (every other of those silently, as
-a host that lost power: dials to it time out and its connections die by keepalive), 30 % join and 10 % change their
-address. Every fourth node is private: it cannot be dialled, and holds slots at relays. A change counts as known when
-99 % of the nodes that live through it have it in their view. Bytes are all that a node sends, counted as
-:mod:`p2p.simulation.network` says: also the keepalives of its connections, which are the failure detector, and by which
-crashes are noticed. The rows without them show what the rest costs. That cannot stay flat for good, since every node
-has to hear of every change, and there are more of these in a larger network: in eight times the nodes about four times
-as much news.
+Networks of 50 to 400 nodes run the discovery service, in memory and under a clock that jumps. In ten minutes 30 % of
+the nodes leave, 30 % join and 10 % change their address. Half of the leavers crash, and every other of these silently,
+as a host that lost power: dials to it time out, and its connections end by keepalive. Every fourth node is private: it
+cannot be dialled, and is reached through relays.
 
-It exits with 1 if a target is missed: of the times at the 99th percentile, of the growth of the bytes, or if a view is
-wrong at the end.
+A change counts as known when 99 % of the nodes that live through it have it in their peer table. The bytes are all that
+a node sends, counted as :mod:`p2p.simulation.network` says, with the keepalives of its connections, which detect
+crashes. Without these the bytes cannot grow like a logarithm: every node hears of every change, and a network of eight
+times the nodes has about four times as many changes.
+
+The exit code is 1 if a target is missed: of the times at the 99th percentile, of the growth of the bytes, or if a peer
+table is wrong at the end.
 """
 
 from __future__ import annotations
@@ -37,31 +37,38 @@ from p2p.simulation.runtime import SimulatedRuntime, run_simulation
 from p2p.streams.exchanges import Streams
 
 SIZES = (50, 100, 200, 400)
+"""Nodes of the networks."""
 CHAIN = hashlib.sha256(b"overlay").digest()
+"""The chain id."""
 MODEL = "Qwen/Qwen3-8B"
-BOOTSTRAP = 3
-"""Nodes that everybody knows from the start; they never leave."""
-PRIVATE = 4
-"""Every so many'th node is private."""
+"""What every node announces."""
+BOOTSTRAP_NODES = 3
+"""Nodes whose addresses all others have from the start; they never leave."""
+PRIVATE_EVERY = 4
+"""One in this many nodes is private."""
 RELAY_SLOTS = 16
-JOINING = 30.0
+"""Private nodes that one public node relays for."""
+JOINING_S = 30.0
 """Simulated seconds over which the first nodes join."""
-SETTLING = 70.0
+SETTLING_S = 70.0
 """Simulated seconds between that and the first change."""
-LEAVE_RATE = JOIN_RATE = 0.3 / 600
+LEAVE_RATE = 0.3 / 600
+"""Nodes that leave, per node and second; half of them crash."""
+JOIN_RATE = 0.3 / 600
+"""Nodes that join, per node and second."""
 MOVE_RATE = 0.1 / 600
-"""Changes per node and second."""
-QUIET = 30.0
+"""Changes of address, per node and second."""
+QUIET_S = 30.0
 """Simulated seconds without changes at the end, after which no dead node may be listed."""
-POLL = 0.25
-"""Simulated seconds between looks at the views: the resolution of all times below."""
-GIVE_UP = 120.0
+POLL_S = 0.25
+"""Simulated seconds between looks at the peer tables: the resolution of all times below."""
+GIVE_UP_S = 120.0
 """Seconds after which a change that is not known counts as this late."""
-KEEPALIVE = 2 * (30 + 40) / 3.0
-CIRCUIT_KEEPALIVE = 2 * KEEPALIVE * 3.0 / 20.0
-"""Bytes a second that one end of a connection sends: a Yamux ping and a pong each 3 s, with Noise, TCP and IP. On a
-circuit they are seldom, and its relay sends them once more."""
-TARGETS = {"join": 5.0, "leave": 5.0, "crash": 20.0, "address": 5.0}
+KEEPALIVE_RATE = 2 * (30 + 40) / 3.0
+"""Bytes per second that one end of a connection sends: a Yamux ping and a pong every 3 s, with Noise, TCP and IP."""
+CIRCUIT_KEEPALIVE_RATE = 2 * KEEPALIVE_RATE * 3.0 / 20.0
+"""The same on a circuit, every 20 s; its relay sends each of them once more."""
+TARGETS_S = {"join": 5.0, "leave": 5.0, "crash": 20.0, "address": 5.0}
 """Most seconds until a change of a kind is known, at the 99th percentile."""
 
 
@@ -71,7 +78,7 @@ class Member:
     def __init__(self, world: World, number: int) -> None:
         self.world = world
         self.key = KeyPair(hashlib.sha256(f"{world.seed}/{number}".encode()).digest())
-        self.is_private = number % PRIVATE == PRIVATE - 1 and number >= BOOTSTRAP
+        self.is_private = number % PRIVATE_EVERY == PRIVATE_EVERY - 1 and number >= BOOTSTRAP_NODES
         self.network = SimulatedNetwork(
             world.hub,
             self.key.public_key,
@@ -128,7 +135,7 @@ class Member:
 
 @dataclass
 class Event:
-    """Something that the others have to learn."""
+    """A change that the other nodes have to learn."""
 
     kind: str
     subject: Member
@@ -137,8 +144,8 @@ class Event:
     witnesses: list[Member]
 
     @property
-    def is_over(self) -> bool:
-        """Nobody can learn any more that it came, or where it is: it has gone meanwhile."""
+    def is_void(self) -> bool:
+        """Whether it cannot become known any more: the subject that came or moved has gone."""
         return self.kind in ("join", "address") and not self.subject.alive
 
 
@@ -148,7 +155,7 @@ class Outcome:
 
     nodes: int
     seed: int
-    times: dict[str, list[float]] = field(default_factory=lambda: {kind: [] for kind in TARGETS})
+    times: dict[str, list[float]] = field(default_factory=lambda: {kind: [] for kind in TARGETS_S})
     false_positives: int = 0
     ghosts: int = 0
     missing: int = 0
@@ -198,10 +205,10 @@ class World:
             await nursery.start(self.hub.run)
             for number in range(self.count):
                 member = self.start(nursery)
-                if number < BOOTSTRAP:
+                if number < BOOTSTRAP_NODES:
                     self.bootstrap.append((member.me, member.network.listen_addresses[0]))
-                await trio.sleep(JOINING / self.count)
-            await trio.sleep(SETTLING)
+                await trio.sleep(JOINING_S / self.count)
+            await trio.sleep(SETTLING_S)
             before, began = self._sent(), trio.current_time()
             sums = _Sums()
             with trio.move_on_after(self.duration):
@@ -217,8 +224,10 @@ class World:
             rates = [(late - early) / took / mean for early, late in zip(before, after, strict=True)]
             self.outcome.messages, self.outcome.bytes, self.outcome.connect_bytes = rates
             self.outcome.degree = (sums.direct + sums.relayed) / sums.nodes
-            self.outcome.keepalive_bytes = (sums.direct * KEEPALIVE + sums.relayed * CIRCUIT_KEEPALIVE) / sums.nodes
-            with trio.move_on_after(QUIET):
+            self.outcome.keepalive_bytes = (
+                sums.direct * KEEPALIVE_RATE + sums.relayed * CIRCUIT_KEEPALIVE_RATE
+            ) / sums.nodes
+            with trio.move_on_after(QUIET_S):
                 await self._poll()
             self._close_events()
             alive = {member.me for member in self.living()}
@@ -247,12 +256,12 @@ class World:
 
     async def _leave(self, leaver: Member) -> None:
         await leaver.leave()
-        self._bury(leaver)
+        self._count_leaver(leaver)
 
     def crash(self) -> None:
         victim = self._draw()
         victim.crash(silently=self.random.random() < 0.5)
-        self._bury(victim)
+        self._count_leaver(victim)
         self._expect("crash", victim, lambda one: one.discovery.find(victim.me) is None)
 
     def move(self) -> None:
@@ -266,19 +275,19 @@ class World:
         self._expect("address", mover, is_known)
 
     def _draw(self, public: bool = False) -> Member:
-        """Somebody who has been there for a while, so that joining and leaving stand apart."""
+        """A node that has been there for a minute, so that joining and leaving stand apart."""
         now = trio.current_time()
-        settled = [one for one in self.living()[BOOTSTRAP:] if now - one.born > 60.0]
+        settled = [one for one in self.living()[BOOTSTRAP_NODES:] if now - one.born > 60.0]
         return self.random.choice([one for one in settled if not (public and one.is_private)])
 
-    def _bury(self, member: Member) -> None:
+    def _count_leaver(self, member: Member) -> None:
         traffic = member.network.traffic
         for index, value in enumerate((traffic.messages, traffic.bytes, traffic.connect_bytes)):
             self._gone[index] += value
         del self.members[member.me]
 
     def _expect(self, kind: str, subject: Member, is_known_to: Callable[[Member], bool]) -> None:
-        # Whoever has just come is still fetching the rest of the view: it is a witness of later changes.
+        # A node that has just joined is still fetching the peer table: it is a witness of later changes only.
         now = trio.current_time()
         witnesses = [one for one in self.living() if one is not subject and now - one.born > 10.0]
         self._open.append(Event(kind, subject, now, is_known_to, witnesses))
@@ -292,20 +301,20 @@ class World:
         while True:
             now = trio.current_time()
             still = []
-            for event in [event for event in self._open if not event.is_over]:
+            for event in [event for event in self._open if not event.is_void]:
                 event.witnesses = [one for one in event.witnesses if one.alive]
-                # Nobody forgets what it knows within the minute, so whoever knows need not be asked again.
+                # No node forgets a change within the minute: those that know it need not be asked again.
                 unaware = [one for one in event.witnesses if not event.is_known_to(one)]
-                if len(unaware) <= len(event.witnesses) // 100 or now - event.started >= GIVE_UP:
+                if len(unaware) <= len(event.witnesses) // 100 or now - event.started >= GIVE_UP_S:
                     self.outcome.times[event.kind].append(now - event.started)
                 else:
                     still.append(event)
             self._open = still
-            await trio.sleep(POLL)
+            await trio.sleep(POLL_S)
 
     def _close_events(self) -> None:
         for event in self._open:
-            self.outcome.times[event.kind].append(GIVE_UP)
+            self.outcome.times[event.kind].append(GIVE_UP_S)
 
     async def _sample(self, sums: _Sums) -> None:
         while True:
@@ -347,7 +356,7 @@ def get_figures(outcomes: Sequence[Outcome]) -> list[Figure]:
     for size in sizes:
         runs = [outcome for outcome in outcomes if outcome.nodes == size]
         is_largest = size == sizes[-1]
-        for kind, target in TARGETS.items():
+        for kind, target in TARGETS_S.items():
             times = [seconds for run in runs for seconds in run.times[kind]]
             name = f"{kind} known to 99 %"
             for percent in (50, 99) if times else ():
@@ -362,9 +371,9 @@ def get_figures(outcomes: Sequence[Outcome]) -> list[Figure]:
                         headline=f"{size} simulated nodes: {name}, p99" if percent == 99 and is_largest else "",
                     )
                 )
-        figures.append(Figure(f"false positives, n={size}", sum(run.false_positives for run in runs), "views"))
-        figures.append(Figure(f"ghosts at the end, n={size}", sum(run.ghosts for run in runs), "views", limit=0))
-        figures.append(Figure(f"missing at the end, n={size}", sum(run.missing for run in runs), "views", limit=0))
+        figures.append(Figure(f"false positives, n={size}", sum(run.false_positives for run in runs), "entries"))
+        figures.append(Figure(f"ghosts at the end, n={size}", sum(run.ghosts for run in runs), "entries", limit=0))
+        figures.append(Figure(f"missing at the end, n={size}", sum(run.missing for run in runs), "entries", limit=0))
         figures.append(Figure(f"messages, n={size}", _mean([run.messages for run in runs]), "/node/s"))
         bytes_of[size] = _mean([run.bytes for run in runs])
         all_of[size] = bytes_of[size] + _mean([run.keepalive_bytes for run in runs])
@@ -388,7 +397,7 @@ def make_charts(outcomes: Sequence[Outcome]) -> list[Chart]:
     sizes = tuple(sorted({outcome.nodes for outcome in outcomes}))
     runs = {size: [outcome for outcome in outcomes if outcome.nodes == size] for size in sizes}
     times = []
-    for kind in TARGETS:
+    for kind in TARGETS_S:
         found = {size: [seconds for run in runs[size] for seconds in run.times[kind]] for size in sizes}
         places = tuple(size for size in sizes if found[size])
         times.append(Series(kind, places, tuple(get_percentile(found[size], 99) for size in places)))

@@ -38,9 +38,9 @@ from serving.scheduling.policy import DefaultPolicy, PolicyParameters
 from serving.simulation.gpu_curves import QWEN3_8B
 from serving.simulation.modelled_backend import ModelledBackend
 
-WARM_UP = 15.0
+WARM_UP_S = 15.0
 """Simulated seconds before the first request, in which the nodes meet."""
-DRAIN = 120.0
+DRAIN_S = 120.0
 """Simulated seconds after the last request, in which payments become final."""
 
 
@@ -118,11 +118,11 @@ class Simulation:
             for node in self.nodes:
                 await nursery.start(node.run)
                 nursery.start_soon(self._watch, node)
-            await trio.sleep(WARM_UP)
+            await trio.sleep(WARM_UP_S)
             async with trio.open_nursery() as users:
                 for number, node in enumerate(self.nodes):
                     users.start_soon(self._send_requests, node, self.rate * (3.0 if number == 0 else 0.5), users)
-            await trio.sleep(DRAIN)
+            await trio.sleep(DRAIN_S)
             self._compare()
             nursery.cancel_scope.cancel()
         return self.outcome
@@ -184,7 +184,7 @@ def simulate(seed: int, nodes: int = 8, duration: float = 600.0, rate: float = 0
 
 def get_figures(outcome: Outcome) -> list[Figure]:
     """What a simulation found; times are simulated but for its speed."""
-    simulated = WARM_UP + outcome.simulated + DRAIN
+    simulated = WARM_UP_S + outcome.simulated + DRAIN_S
     everything = [latency for latencies in outcome.latencies.values() for latency in latencies]
     what = f"{outcome.nodes} simulated nodes, {outcome.simulated / 60:g} minutes of requests"
     return [
@@ -219,7 +219,7 @@ def main() -> None:
     outcome = simulate(run.seed, run.values["nodes"], 60 * run.values["minutes"], run.values["rate"])
     if not outcome.conserved or len(outcome.state_roots) != 1:
         raise SystemExit("the ledgers disagree")
-    simulated = WARM_UP + outcome.simulated + DRAIN
+    simulated = WARM_UP_S + outcome.simulated + DRAIN_S
     print(f"seed {outcome.seed}  trace {outcome.trace_hash}  simulated/real {simulated / outcome.real:.1f}")
     run.finish(get_figures(outcome), [make_chart(outcome)], {"trace": outcome.trace_hash})
 
