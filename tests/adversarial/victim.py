@@ -48,7 +48,7 @@ WRITE_INTERVAL = 0.1
 CONTROL_INTERVAL = 0.1
 
 SHORTENED = {
-    p2p.host.connection_gater: {"UPGRADE_TIMEOUT": 2.0, "PATIENT_UPGRADE_TIMEOUT": 4.0},
+    p2p.host.connection_gater: {"UPGRADE_TIMEOUT_S": 2.0, "PATIENT_UPGRADE_TIMEOUT_S": 4.0},
     p2p.peer_score: {"BAN_S": 5.0},
     p2p.streams.exchanges: {"IDLE_TIMEOUT_S": 5.0, "LINGER_TIMEOUT_S": 3.0, "REAP_INTERVAL_S": 1.0},
 }

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from chain.audit.audit import StoreSource
-from p2p.host.transport import PUNCH_TIMEOUT
+from p2p.host.transport import PUNCH_TIMEOUT_S
 from p2p.host.workarounds.yamux import KEEPALIVE_INTERVAL_S
 from tests.nat.box import TCP, NatType
 from tests.nat.lab import open_lab
@@ -114,7 +114,7 @@ def test_private_nodes_meet_directly_where_their_nats_allow(network: Network) ->
     for one, other in combinations(network.private, 2):
         if is_passable(one, other):
             wait_until(lambda one=one, other=other: is_talking(one, other), "no hole was punched", 60)
-    time.sleep(PUNCH_TIMEOUT)
+    time.sleep(PUNCH_TIMEOUT_S)
     for one, other in combinations(network.private, 2):
         assert is_talking(one, other) == is_passable(one, other)
     public = {network.relay.host.address, network.entry.host.address}

@@ -21,21 +21,21 @@ KEY = get_provider_key(b"c" * 32)
 ME = b"me".ljust(32, b"\0")
 
 
-def place(number: int) -> str:
+def make_address(number: int) -> str:
     """Every number is in another network (/16)."""
     return f"/ip4/{20 + (number >> 8) % 80}.{number & 255}.1.7/tcp/4001"
 
 
-def info(number: int, group: int | None = None) -> PeerInfo:
+def make_info(number: int, subnet: int | None = None) -> PeerInfo:
     peer = hashlib.sha256(number.to_bytes(4, "big")).digest()
-    return PeerInfo(peer, (place(number if group is None else group),))
+    return PeerInfo(peer, (make_address(number if subnet is None else subnet),))
 
 
 class Server:
     """What a server knows, and how it answers."""
 
-    def __init__(self, number: int, group: int | None = None) -> None:
-        self.info = info(number, group)
+    def __init__(self, number: int, subnet: int | None = None) -> None:
+        self.info = make_info(number, subnet)
         self.table = RoutingTable(self.info.peer)
         self.records = ProviderStore(KEY)
         self.alive = True
@@ -52,7 +52,9 @@ class Liar(Server):
         self.random = random
 
     def answer(self, key: bytes) -> tuple[list[PeerInfo], list[PeerInfo]]:
-        made_up = [PeerInfo(self.random.randbytes(32), (place(self.random.randrange(1 << 16)),)) for _ in range(2000)]
+        made_up = [
+            PeerInfo(self.random.randbytes(32), (make_address(self.random.randrange(1 << 16)),)) for _ in range(2000)
+        ]
         made_up.sort(key=lambda one: get_peer_dht_id(one.peer) ^ get_dht_id(key))
         return made_up[:K], made_up[K : K + MAX_PROVIDERS]
 
@@ -60,9 +62,9 @@ class Liar(Server):
 class World:
     """Servers that found each other as real ones do: by looking themselves up, beginning at the first."""
 
-    def __init__(self, seed: int, count: int = 200, group: int | None = None) -> None:
+    def __init__(self, seed: int, count: int = 200, subnet: int | None = None) -> None:
         self.random = Random(seed)
-        self.servers = {one.info.peer: one for one in (Server(number, group) for number in range(count))}
+        self.servers = {one.info.peer: one for one in (Server(number, subnet) for number in range(count))}
         self.first = next(iter(self.servers.values())).info
         for server in list(self.servers.values()):
             lookup = self.look_up(b"\x00\x24\x08\x01\x12\x20" + server.info.peer, server)
@@ -90,7 +92,7 @@ class World:
                 lookup.answered(asked.peer, *answer)
 
     def provide(self, number: int) -> PeerInfo:
-        provider = info(10_000 + number)
+        provider = make_info(10_000 + number)
         for server in self.look_up(KEY).closest():
             assert self.servers[server.peer].records.add(KEY, provider, 0.0)
         return provider

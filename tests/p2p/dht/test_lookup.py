@@ -13,7 +13,7 @@ from p2p.dht.kademlia import (
     get_peer_dht_id,
 )
 from p2p.dht.lookup import MAX_DEAD_REFERRALS, MAX_REQUESTS, Lookup
-from tests.p2p.dht.servers import KEY, ME, Liar, World, info, place
+from tests.p2p.dht.servers import KEY, ME, Liar, World, make_address, make_info
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -29,7 +29,7 @@ def test_a_lookup_among_200_servers_finds_the_nearest_and_every_provider(seed: i
 
 
 def test_servers_of_one_network_find_each_other_too() -> None:
-    world = World(0, group=1)
+    world = World(0, subnet=1)
     providers = {world.provide(number) for number in range(5)}
     assert set(world.look_up(KEY).providers()) == providers
 
@@ -47,7 +47,7 @@ def test_providers_are_found_when_a_third_of_the_servers_has_died(seed: int) -> 
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_liars_cost_questions_and_hide_nobody(seed: int) -> None:
+def test_liars_cost_requests_and_hide_no_provider(seed: int) -> None:
     """A quarter of the servers, and the nearest of all, name what does not exist."""
     world = World(seed)
     providers = [world.provide(number) for number in range(3)]
@@ -63,22 +63,22 @@ def test_liars_cost_questions_and_hide_nobody(seed: int) -> None:
     assert lookup.requests <= MAX_REQUESTS
 
 
-def test_one_informer_is_not_believed_for_ever() -> None:
-    liar, honest = info(1), info(2)
+def test_one_referrer_is_not_believed_for_ever() -> None:
+    liar, honest = make_info(1), make_info(2)
     lookup = Lookup(ME, KEY, [liar, honest])
     asked = [lookup.next(), lookup.next()]
     assert {one.peer for one in asked if one is not None} == {liar.peer, honest.peer}
-    lookup.answered(liar.peer, [info(number) for number in range(100, 100 + K)])
-    lookup.answered(honest.peer, [info(200)])
+    lookup.answered(liar.peer, [make_info(number) for number in range(100, 100 + K)])
+    lookup.answered(honest.peer, [make_info(200)])
     dead = []
     while (one := lookup.next()) is not None:
         lookup.failed(one.peer)
         dead.append(one)
-    assert len(dead) == MAX_DEAD_REFERRALS + 1 and info(200) in dead
+    assert len(dead) == MAX_DEAD_REFERRALS + 1 and make_info(200) in dead
 
 
 def test_servers_of_the_owner_are_asked_however_far_they_are() -> None:
-    near = sorted((info(number) for number in range(500)), key=lambda one: get_peer_dht_id(one.peer))
+    near = sorted((make_info(number) for number in range(500)), key=lambda one: get_peer_dht_id(one.peer))
     near.sort(key=lambda one: get_peer_dht_id(one.peer) ^ get_dht_id(KEY))
     lookup = Lookup(ME, KEY, near[:100], always=[near[-1]])
     assert lookup.next() == near[-1]
@@ -87,29 +87,31 @@ def test_servers_of_the_owner_are_asked_however_far_they_are() -> None:
 def test_local_addresses_are_believed_of_local_servers_only() -> None:
     inside, outside = "/ip4/192.168.0.9/tcp/1", "/ip4/192.0.2.9/tcp/1"
     for address, taken in ((inside, (inside, outside)), (outside, (outside,))):
-        server, named = PeerInfo(info(1).peer, (address,)), PeerInfo(info(2).peer, (inside, outside))
+        server, named = PeerInfo(make_info(1).peer, (address,)), PeerInfo(make_info(2).peer, (inside, outside))
         lookup = Lookup(ME, KEY, [server])
         assert lookup.next() == server
-        lookup.answered(server.peer, [named], [named, PeerInfo(info(3).peer, (inside,))])
+        lookup.answered(server.peer, [named], [named, PeerInfo(make_info(3).peer, (inside,))])
         assert lookup.next() == PeerInfo(named.peer, taken)
         assert lookup.providers()[0] == PeerInfo(named.peer, taken)
         assert len(lookup.providers()) == (2 if address is inside else 1)
 
 
 def test_who_names_itself_is_where_it_was_reached() -> None:
-    server = info(1)
+    server = make_info(1)
     lookup = Lookup(ME, KEY, [server])
     lookup.next()
-    lookup.answered(server.peer, (), [PeerInfo(server.peer, ("/ip4/10.0.0.1/tcp/1",)), PeerInfo(ME, (place(1),))])
+    lookup.answered(
+        server.peer, (), [PeerInfo(server.peer, ("/ip4/10.0.0.1/tcp/1",)), PeerInfo(ME, (make_address(1),))]
+    )
     assert lookup.providers() == [server]
 
 
 def test_addresses_of_a_provider_come_from_all_who_name_it_in_turn() -> None:
-    servers, provider = [info(number) for number in range(4)], info(9).peer
+    servers, provider = [make_info(number) for number in range(4)], make_info(9).peer
     lookup = Lookup(ME, KEY, servers)
     while (one := lookup.next()) is not None:
         number = servers.index(one)
-        false = tuple(place(1000 * number + each) for each in range(MAX_ADDRESSES))
-        lookup.answered(one.peer, (), [PeerInfo(provider, (place(7),) if number == 3 else false)])
+        false = tuple(make_address(1000 * number + each) for each in range(MAX_ADDRESSES))
+        lookup.answered(one.peer, (), [PeerInfo(provider, (make_address(7),) if number == 3 else false)])
     (found,) = lookup.providers()
-    assert place(7) in found.addresses and len(found.addresses) == 2 * MAX_ADDRESSES
+    assert make_address(7) in found.addresses and len(found.addresses) == 2 * MAX_ADDRESSES

@@ -12,19 +12,19 @@ from p2p.dht.kademlia import (
     get_peer_dht_id,
 )
 from p2p.dht.routing_table import STALE_S, RoutingTable
-from tests.p2p.dht.servers import KEY, ME, info
+from tests.p2p.dht.servers import KEY, ME, make_info
 
 
 @given(st.lists(st.tuples(st.integers(0, 3000), st.integers(0, 5), st.floats(0, STALE_S)), max_size=300))
 def test_a_routing_table_is_bounded_and_names_the_nearest_it_has(entries: list[tuple[int, int, float]]) -> None:
     table, added, now = RoutingTable(ME), {}, 0.0
-    for number, group, seconds in entries:
+    for number, subnet, seconds in entries:
         now += seconds
-        table.add(info(number, group), now)
-        added[info(number).peer] = None
+        table.add(make_info(number, subnet), now)
+        added[make_info(number).peer] = None
     groups = [one.addresses[0].split("/")[2] for one in table.closest(KEY, 10_000)]
     assert len(table) == len(groups) <= len(added)
-    assert all(groups.count(group) <= 2 * 256 for group in groups)
+    assert all(groups.count(subnet) <= 2 * 256 for subnet in groups)
     found = table.closest(KEY)
     assert found == sorted(found, key=lambda one: get_peer_dht_id(one.peer) ^ get_dht_id(KEY))
     for one in table.closest(KEY, 10_000):
@@ -34,7 +34,7 @@ def test_a_routing_table_is_bounded_and_names_the_nearest_it_has(entries: list[t
 
 def test_old_servers_stay_and_silent_ones_make_room() -> None:
     table = RoutingTable(ME)
-    half = [info(n) for n in range(2000) if (get_peer_dht_id(info(n).peer) ^ get_peer_dht_id(ME)) >> 255]
+    half = [make_info(n) for n in range(2000) if (get_peer_dht_id(make_info(n).peer) ^ get_peer_dht_id(ME)) >> 255]
     for one in half[:K]:
         table.add(one, 0.0)
     table.add(half[K], 1.0)
@@ -47,8 +47,8 @@ def test_old_servers_stay_and_silent_ones_make_room() -> None:
 def test_a_network_does_not_fill_a_bucket() -> None:
     table = RoutingTable(ME)
     for number in range(300):
-        table.add(info(number, group=5), 0.0)
+        table.add(make_info(number, subnet=5), 0.0)
     assert len(table) <= 2 * 12
     for number in range(300):
-        table.add(PeerInfo(info(number).peer, ("/ip4/127.0.0.1/tcp/1",)), 0.0)
+        table.add(PeerInfo(make_info(number).peer, ("/ip4/127.0.0.1/tcp/1",)), 0.0)
     assert len(table) > 60, "a network at home has only one"

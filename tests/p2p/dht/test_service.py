@@ -60,7 +60,7 @@ async def test_the_key_is_a_multihash_of_domain_and_chain_id() -> None:
 
 
 class Company:
-    """In place of discovery, where days have to pass: so many members, and nothing is dialled."""
+    """In place of discovery, where days have to pass: a number of members, and nothing is dialled."""
 
     def __init__(self) -> None:
         self.table = self
@@ -167,7 +167,7 @@ async def test_who_cannot_be_dialled_does_not_serve(autojump_clock: MockClock) -
 
 
 async def test_a_bootstrap_node_alone_is_enough(autojump_clock: MockClock) -> None:
-    """It is on the chain and a server, so whoever asks it finds at least itself."""
+    """It is on the chain and a server, so a peer that asks it finds at least itself."""
     async with world() as (hub, nursery):
         first = Node(hub, 1)
         second = Node(hub, 2, [first])
@@ -199,7 +199,7 @@ async def test_it_is_quiet_when_nothing_is_needed(autojump_clock: MockClock, mon
         assert PROVIDER_TTL_S > 2 * REPROVIDE_INTERVAL_S
 
 
-async def test_lookups_that_find_nobody_become_rare(autojump_clock: MockClock) -> None:
+async def test_lookups_that_find_no_peers_become_rare(autojump_clock: MockClock) -> None:
     async with world() as (hub, nursery):
         server = Node(hub, 1, chain=OTHER_CHAIN, alone=True)
         lonely = Node(hub, 2, [server], listen=False, alone=True)
@@ -262,7 +262,7 @@ async def test_a_server_that_is_gone_or_lies_costs_time_only(autojump_clock: Moc
             await stream.send(b"\xff" * 100)
 
         async def lie(stream: RawStream) -> None:
-            """Names Sybils without end, at addresses where nobody is, or somebody else."""
+            """Names Sybils without end, at addresses where no node is, or another one."""
             await MessageStream(stream, MAX_MESSAGE_BYTES).receive_message(pb.Message)
             made_up = [
                 pb.Message.Peer(
@@ -410,7 +410,7 @@ async def test_streams_questions_and_patience_are_bounded(autojump_clock: MockCl
 
 @asynccontextmanager
 async def stock(number: int) -> AsyncIterator[tuple[IHost, KadDHT, tuple[bytes, str]]]:
-    """A host of the library with its hash table, as anybody would run it, and where it is."""
+    """A host of the library with its hash table, as it comes, and its peer address."""
     host = new_host(key_pair=create_new_key_pair(key(number).seed))
     async with host.run([Multiaddr(LOOPBACK[0])]):
         table = KadDHT(host, DHTMode.SERVER)
@@ -431,7 +431,7 @@ class RealNode:
         self.dht = DhtDiscovery(self.network, self.discovery, RealRuntime(), chain, servers)
 
     @property
-    def place(self) -> tuple[bytes, str]:
+    def peer_address(self) -> tuple[bytes, str]:
         return self.network.me, self.network.listen_addresses[0]
 
 
@@ -477,13 +477,13 @@ async def test_a_client_of_the_library_finds_our_providers_at_our_server(brisk: 
     async with stock(1) as (host, table, _):
         server = RealNode(2, chain=OTHER_CHAIN, public=True)
         async with up(server):
-            node = RealNode(3, server.place, public=True)
+            node = RealNode(3, server.peer_address, public=True)
             async with up(node):
                 key_of_chain = node.dht.key
                 await eventually(lambda: len(server.dht.records) > 0)
-                await host.connect(LibraryPeerInfo(peer_id_of(server.network.me), [Multiaddr(server.place[1])]))
+                await host.connect(LibraryPeerInfo(peer_id_of(server.network.me), [Multiaddr(server.peer_address[1])]))
                 found = await table.find_providers(key_of_chain.hex())
-                assert (peer_id_of(node.network.me), [Multiaddr(node.place[1])]) in [
+                assert (peer_id_of(node.network.me), [Multiaddr(node.peer_address[1])]) in [
                     (each.peer_id, each.addrs) for each in found
                 ]
                 # And it can be a provider itself, which we find.
@@ -493,10 +493,10 @@ async def test_a_client_of_the_library_finds_our_providers_at_our_server(brisk: 
 
 
 async def test_a_provider_of_the_library_is_found_by_ours(brisk: None) -> None:
-    async with stock(1) as (_, _, place), stock(2) as (host, table, _):
-        await host.connect(LibraryPeerInfo(peer_id_of(place[0]), [Multiaddr(place[1])]))
+    async with stock(1) as (_, _, address), stock(2) as (host, table, _):
+        await host.connect(LibraryPeerInfo(peer_id_of(address[0]), [Multiaddr(address[1])]))
         assert await table.provide(get_provider_key(CHAIN).hex())
-        node = RealNode(3, place, public=False)
+        node = RealNode(3, address, public=False)
         async with up(node):
             found = await node.dht.find()
             assert list(found) == [key(2).public_key] and found[key(2).public_key]
@@ -505,12 +505,12 @@ async def test_a_provider_of_the_library_is_found_by_ours(brisk: None) -> None:
 async def test_nodes_of_two_chains_use_each_other_without_blame(brisk: None) -> None:
     first = RealNode(1, chain=OTHER_CHAIN, public=True)
     async with up(first):
-        nodes = [RealNode(number, first.place, public=True) for number in (2, 3)]
+        nodes = [RealNode(number, first.peer_address, public=True) for number in (2, 3)]
         async with up(*nodes):
             await eventually(lambda: all(node.discovery.members() for node in nodes))
             await trio.sleep(2)
             for node in (first, *nodes):
-                assert len(node.network.gater.peers) == 0, "nobody has done anything wrong"
+                assert len(node.network.gater.peers) == 0, "no peer has misbehaved"
             await eventually(lambda: not first.network.peers())
             assert not first.discovery.members()
 
@@ -591,21 +591,21 @@ async def test_who_hides_takes_no_part(brisk: None) -> None:
     """Even if the service were run by mistake: nothing is asked, nothing is told, nothing is answered."""
     server = RealNode(1, public=True)
     async with up(server), proxy() as relay:
-        place = server.place[1]
+        address = server.peer_address[1]
         for rules in (
-            DialRules.only([place]),
+            DialRules.only([address]),
             DialRules(proxy=relay.endpoint),
-            DialRules.only([place], relay.endpoint),
+            DialRules.only([address], relay.endpoint),
         ):
-            node = RealNode(2, server.place)
+            node = RealNode(2, server.peer_address)
             node.network = Libp2pNetwork(key(2), (), RealRuntime(), rules=rules)
             node.streams = Streams(node.network)
             node.discovery = Discovery(node.network, node.streams, RealRuntime(), key(2), CHAIN)
-            node.dht = DhtDiscovery(node.network, node.discovery, RealRuntime(), CHAIN, [server.place])
+            node.dht = DhtDiscovery(node.network, node.discovery, RealRuntime(), CHAIN, [server.peer_address])
             async with up(node):
                 assert await node.dht.find() == {} and await node.dht.provide() == 0
                 assert server.network.gater.secured == 0 and relay.requests == []
-                await node.network.connect(*server.place[:1], [place])
+                await node.network.connect(*server.peer_address[:1], [address])
                 with pytest.raises(NetworkError):
                     await ask(server.network, node.network.me, pb.Message(type="PING"))
                 relay.requests.clear()

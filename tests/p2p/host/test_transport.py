@@ -55,7 +55,7 @@ def test_what_is_no_tcp_port_is_not_allowed_where_only_some_are(address: str) ->
 
 @pytest.mark.trio
 async def test_no_way_around_the_rules() -> None:
-    """Whoever dials in the host, by whatever call, comes through the transport, and that refuses."""
+    """Every dial of the host, by any call, goes through the transport, and that refuses."""
     allowed, forbidden = network(1), network(2)
     allowed.handle(ECHO, echo)
     async with running(allowed, forbidden):

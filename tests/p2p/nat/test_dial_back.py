@@ -1,4 +1,4 @@
-"""Reachability: verdicts from reports, and dialling back between real hosts."""
+"""Reachability: estimates from reports, and dialling back between real hosts."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def no(host: str = OUTSIDE) -> DialBackReport:
 # Verdicts
 
 
-def test_witnesses_that_agree_settle_it_and_one_alone_has_to_say_it_twice() -> None:
+def test_servers_that_agree_settle_it_and_one_alone_has_to_say_it_twice() -> None:
     estimate = ReachabilityEstimate()
     assert estimate.value is None and not estimate.is_settled
     assert estimate.note([yes(), yes()])
@@ -52,7 +52,7 @@ def test_witnesses_that_agree_settle_it_and_one_alone_has_to_say_it_twice() -> N
     assert estimate.note([no()]) and estimate.value is False and estimate.addresses == ()
 
 
-def test_one_round_does_not_overturn_a_verdict_and_two_do() -> None:
+def test_one_round_does_not_overturn_an_estimate_and_two_do() -> None:
     estimate = ReachabilityEstimate()
     estimate.note([yes(), yes()])
     assert not estimate.note([no(), no(), no()]) and estimate.value is True and not estimate.is_settled
@@ -69,7 +69,7 @@ def test_a_tie_and_an_empty_round_say_nothing() -> None:
     assert estimate.value is None
 
 
-def test_witnesses_outside_overrule_those_inside_whose_address_is_not_announced() -> None:
+def test_servers_outside_overrule_those_inside_whose_address_is_not_announced() -> None:
     estimate = ReachabilityEstimate()
     estimate.note([yes(INSIDE), yes(INSIDE)])
     assert estimate.value is True and estimate.addresses == ()
@@ -78,7 +78,7 @@ def test_witnesses_outside_overrule_those_inside_whose_address_is_not_announced(
     assert estimate.value is False
 
 
-def test_a_witness_that_names_another_host_than_most_does_not_count() -> None:
+def test_a_server_that_names_another_host_than_most_does_not_count() -> None:
     estimate = ReachabilityEstimate()
     estimate.note([yes(), yes(), yes("45.67.89.2")])
     assert estimate.addresses == ("/ip4/45.67.89.1/tcp/4001",)
@@ -117,13 +117,13 @@ def servers(*hosts: tuple[str | None, bool]) -> list[set[int]]:
     return chosen
 
 
-def test_only_peers_that_this_node_dialled_are_witnesses() -> None:
+def test_only_peers_that_this_node_dialled_are_asked() -> None:
     liars = [(f"{number}.8.8.8", False) for number in range(20, 60)]
     assert all(chosen == {0, 1} for chosen in servers(("45.67.1.1", True), ("46.67.1.1", True), *liars))
     assert all(chosen == set() for chosen in servers(*liars, (None, True)))
 
 
-def test_witnesses_are_of_different_networks_where_there_are_several() -> None:
+def test_servers_are_of_different_subnets_where_there_are_several() -> None:
     liars = [(f"66.6.{number}.1", True) for number in range(30)]
     for chosen in servers(("45.67.1.1", True), ("46.67.1.1", True), ("10.0.0.1", True), *liars):
         assert {0, 1} < chosen and len(chosen) == 3 and 2 not in chosen
@@ -138,7 +138,7 @@ def test_a_new_address_replaces_the_old_one() -> None:
 
 
 @given(st.lists(st.lists(st.sampled_from([yes(), no(), yes(INSIDE), no(INSIDE)]), max_size=3), max_size=12))
-def test_no_verdict_ever_turns_on_one_round(rounds: list[list[DialBackReport]]) -> None:
+def test_no_estimate_ever_turns_on_one_round(rounds: list[list[DialBackReport]]) -> None:
     estimate = ReachabilityEstimate()
     for reports in rounds:
         before, last = estimate.value, estimate._last
@@ -183,7 +183,7 @@ async def test_a_node_that_cannot_be_dialled_finds_out_and_announces_and_lends_n
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     node = Libp2pNetwork(key(1), LOOPBACK, RealRuntime(), relay=RelayLimits())
-    monkeypatch.setattr(node, "_get_ports", lambda host: [1])  # a port at which nobody answers, as behind a NAT
+    monkeypatch.setattr(node, "_get_ports", lambda host: [1])  # a port that does not answer, as behind a NAT
     servers = [network(number) for number in (2, 3)]
     async with running(node, *servers):
         for server in servers:
@@ -195,7 +195,7 @@ async def test_a_node_that_cannot_be_dialled_finds_out_and_announces_and_lends_n
 
 
 @pytest.mark.trio
-async def test_whoever_connects_cannot_talk_a_node_out_of_being_reachable() -> None:
+async def test_a_peer_that_connects_cannot_talk_a_node_out_of_being_reachable() -> None:
     """Six Sybils that lie as servers, in a node that has dialled one honest one."""
     asked: list[bytes] = []
 
@@ -218,7 +218,7 @@ async def test_whoever_connects_cannot_talk_a_node_out_of_being_reachable() -> N
 
 
 @pytest.mark.trio
-async def test_somebody_else_at_the_address_is_not_the_node() -> None:
+async def test_another_node_at_the_address_is_not_the_node() -> None:
     server, node, other = network(1), network(2, listen=()), network(3)
     async with running(server, node, other):
         await node.connect(server.me, server.listen_addresses)
@@ -231,7 +231,7 @@ async def test_somebody_else_at_the_address_is_not_the_node() -> None:
 
 
 @pytest.mark.trio
-async def test_a_witness_says_where_a_node_calls_from_and_dials_nobody_unless_asked() -> None:
+async def test_a_server_says_where_a_node_calls_from_and_dials_only_when_asked() -> None:
     server, node = network(1), network(2)
     async with running(server, node):
         await node.connect(server.me, server.listen_addresses)
@@ -241,7 +241,9 @@ async def test_a_witness_says_where_a_node_calls_from_and_dials_nobody_unless_as
 
 
 @pytest.mark.trio
-async def test_a_witness_serves_only_so_many_requests_and_none_through_a_relay(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_server_serves_a_bounded_number_of_requests_and_none_through_a_relay(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(p2p.nat.dial_back, "PEER_RATE", p2p.nat.dial_back.Rate(0.1, 1 << 20, 25))
     relay = Libp2pNetwork(key(1), LOOPBACK, RealRuntime(), relay=RelayLimits(), public=True)
     node, other = network(2, listen=()), network(3, listen=())

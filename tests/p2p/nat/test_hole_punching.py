@@ -132,7 +132,7 @@ async def free_endpoint(host: str = "127.0.0.1") -> Endpoint:
 
 @pytest.mark.trio
 @pytest.mark.parametrize("lead", [0.0, 0.05, 1.0])
-async def test_two_ends_that_dial_each_other_have_one_connection_whoever_is_first(lead: float) -> None:
+async def test_two_ends_that_dial_each_other_have_one_connection_whichever_is_first(lead: float) -> None:
     here, there = await free_endpoint("127.0.0.1"), await free_endpoint("127.0.0.2")
     made: dict[str, trio.SocketStream] = {}
 
@@ -163,7 +163,7 @@ async def test_a_caller_from_elsewhere_is_sent_away(monkeypatch: pytest.MonkeyPa
                 assert await stream.receive_some() == b""
 
         nursery.start_soon(intrude)
-        with pytest.raises(OSError, match="nobody"):
+        with pytest.raises(OSError, match="no connection"):
             await open_simultaneously(here, there)
 
 
@@ -180,13 +180,13 @@ async def test_dials_are_bounded_and_so_is_their_time(monkeypatch: pytest.Monkey
         return await bind(local)
 
     monkeypatch.setattr(p2p.host.transport, "_bind", counted)
-    with trio.fail_after(PATIENCE), pytest.raises(OSError, match="nobody"):
+    with trio.fail_after(PATIENCE), pytest.raises(OSError, match="no connection"):
         await open_simultaneously(await free_endpoint(), await free_endpoint("127.0.0.2"))
     assert dials == 1 + p2p.host.transport.MAX_PUNCHES
 
 
 @pytest.mark.trio
-async def test_a_port_that_somebody_else_has_is_an_error() -> None:
+async def test_a_port_that_is_in_use_is_an_error() -> None:
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     async with listeners[0]:
         taken = listeners[0].socket.getsockname()
@@ -497,7 +497,7 @@ async def test_punches_that_fail_are_rare(autojump_clock: MockClock, monkeypatch
     monkeypatch.setattr(punching, "_initiate", fail)
     with trio.move_on_after(24 * 3600):
         async with trio.open_nursery() as nursery:
-            for _ in range(5):  # whoever dials circuits again and again changes nothing
+            for _ in range(5):  # dialling circuits again and again changes nothing
                 nursery.start_soon(punching.run, b"peer")
     gaps = [after - before for before, after in pairwise(begun)]
     assert len(begun) > 20 and min(gaps) >= FAILURE_BACKOFF.first_s and max(gaps) <= 1.2 * FAILURE_BACKOFF.max_s

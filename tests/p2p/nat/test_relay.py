@@ -100,7 +100,7 @@ def carry(circuit: Circuit | None, size: int) -> Circuit:
 
 
 @pytest.mark.trio
-async def test_the_least_used_circuit_of_whoever_has_most_makes_room() -> None:
+async def test_the_owner_with_most_circuits_loses_its_least_used_one() -> None:
     relay = table(circuits=4)
     honest = carry(relay.open(*PEERS[:2], 0.0, b"honest"), 5)
     flood = [carry(relay.open(PEERS[2], PEERS[3], 0.0, b"flood"), 1000)]
@@ -133,7 +133,7 @@ async def test_dialling_again_replaces_the_circuit_and_the_end_of_the_first_does
     assert relay.circuits == [second]
 
 
-def test_bytes_are_shared_evenly_and_not_at_all_while_nobody_else_wants_them() -> None:
+def test_bytes_are_shared_evenly_and_not_at_all_while_one_peer_alone_wants_them() -> None:
     relay = table(rate=1000)
     assert relay.spend(PEERS[0], 1000, 0.0) == 0.0
     assert relay.spend(PEERS[0], 1000, 0.0) == 1.0  # alone: the whole rate
@@ -317,7 +317,7 @@ async def test_who_does_not_answer_is_not_held_in_the_table() -> None:
 
 
 @pytest.mark.trio
-async def test_a_reservation_is_for_whoever_asks_and_nobody_else() -> None:
+async def test_a_reservation_is_for_the_peer_that_asks_alone() -> None:
     relay, honest, forger = relaying(1, max_reservations=2), network(2, listen=()), network(3, listen=())
     async with running(relay, honest, forger):
         await forger.connect(relay.me, relay.listen_addresses)
@@ -396,7 +396,7 @@ async def test_a_relay_cannot_fill_a_node_with_circuits(monkeypatch: pytest.Monk
 
 
 async def offer_circuit(relay: Libp2pNetwork, victim: Libp2pNetwork, sybil: Libp2pNetwork) -> None:
-    """Have ``sybil`` connect to the victim through ``relay``, which asks nobody whether it may."""
+    """Have ``sybil`` connect to the victim through ``relay``, which does not check whether it may."""
     stream = MessageStream(await relay.open_stream(victim.me, STOP))
     peer = pb.PeerId(id=peer_id_of(sybil.me).to_bytes())
     await stream.send_message(pb.StopMessage(type=pb.StopMessage.CONNECT, peer=peer))
@@ -465,7 +465,7 @@ async def test_direct_addresses_that_lead_nowhere_leave_time_for_the_relay(monke
     silent = trio.socket.socket()
     with silent:
         await silent.bind(("127.0.0.1", 0))
-        silent.listen(1)  # nobody accepts: the handshake gets no answer
+        silent.listen(1)  # without accept: the handshake gets no answer
         nowhere = f"/ip4/127.0.0.1/tcp/{silent.getsockname()[1]}"
         relay, one, other = relaying(1), network(2, listen=()), network(3, listen=())
         async with running(relay, one, other):
@@ -560,7 +560,7 @@ async def test_a_direct_connection_takes_over_from_a_circuit_when_that_has_done_
         await one.reserve(relay.me)
         await other.connect(one.me, through(relay))
         stream = await other.open_stream(one.me, ECHO)
-        await other.connect(one.me, ["/ip4/127.0.0.1/tcp/1"])  # where nobody answers
+        await other.connect(one.me, ["/ip4/127.0.0.1/tcp/1"])  # where nothing answers
         assert other.is_relayed(one.me)
         await other.connect(one.me, one.listen_addresses)
         await eventually(lambda: not other.is_relayed(one.me) and not one.is_relayed(other.me))

@@ -50,11 +50,11 @@ async def test_a_frame_may_come_in_any_number_of_pieces() -> None:
 
     class Dribble:
         def __init__(self) -> None:
-            self.place = 0
+            self.position = 0
 
         async def read(self, n: int | None = None) -> bytes:
-            self.place += 1
-            return wire[self.place - 1 : self.place]
+            self.position += 1
+            return wire[self.position - 1 : self.position]
 
     with pytest.raises(IncompleteReadError):
         await read_exactly(Dribble(), len(wire))
@@ -230,12 +230,12 @@ async def test_pings_are_answered_no_faster_than_the_rate(on: bool, monkeypatch:
         )
         await trio.sleep(1)
         assert (pongs < 50) is on
-        assert victim.peers(), "whoever sends too fast is only read more slowly"
+        assert victim.peers(), "a peer that sends too fast is only read more slowly"
 
 
 @guard
 @pytest.mark.trio
-async def test_what_nobody_reads_of_all_connections_has_a_bound(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_unread_bytes_of_all_connections_have_a_bound(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(p2p.host.workarounds.yamux, "MAX_BUFFERED_TOTAL_BYTES", 1 << 20)
     if not on:
         monkeypatch.setattr(BufferBudget, "note", lambda backlog, holder, size: None)
