@@ -249,7 +249,7 @@ class Genesis(Record):
             timestamp=self.timestamp,
             chain_time=0,
             proposer=bytes(32),
-            body_root=Body((), None, (), ()).compute_root(),
+            body_root=Body((), None, (), ()).root,
             state_root=self.state.root,
             history_root=MountainRange(0, ()).root,
             validators_hash=self.validators.hash,

@@ -291,10 +291,15 @@ class SparseMerkleTree:
 
     def get(self, key: bytes) -> Record | None:
         """The record under ``key``, or None."""
+        leaf = self.find_leaf(key)
+        return None if leaf is None else leaf.record
+
+    def find_leaf(self, key: bytes) -> Leaf | None:
+        """The entry under ``key``, or None."""
         node, path = self._root, compute_path(key)
         while isinstance(node, _BranchNode):
             node = node.right if (path >> (255 - node.depth)) & 1 else node.left
-        return node.record if node is not None and node.path == path else None
+        return node if node is not None and node.path == path else None
 
     def prove(self, key: bytes) -> TreeProof:
         """The proof of the record under ``key``, or of its absence."""

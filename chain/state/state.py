@@ -359,6 +359,11 @@ class State(StateReader):
     def get(self, key: bytes) -> Record | None:
         return self._tree.get(key)
 
+    def get_encoded(self, key: bytes) -> bytes | None:
+        """The encoded record under ``key``, or None; the tree holds it already."""
+        leaf = self._tree.find_leaf(key)
+        return None if leaf is None else leaf.encoded
+
     def prove(self, key: bytes) -> TreeProof:
         """The proof of the entry under ``key``, or of its absence."""
         return self._tree.prove(key)

@@ -31,7 +31,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from chain.codec import Bounds, Record, unpack
 from chain.exceptions import CodecError, StoreDamaged, StoreError
@@ -58,6 +58,9 @@ UNDO_KEY = b"mundo"
 """Height from whose state on there are undo entries."""
 
 MAX_UNDO_BYTES = 256 << 20
+"""Largest undo entry of one block that is read."""
+
+R = TypeVar("R", bound=Record)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +97,14 @@ class ChainReader:
         self.genesis = load_stored_genesis(store)
         self.height = self._read_number(HEIGHT_KEY)
         self.base = self._read_base()
-        self._slot = store.get(SLOT_KEY) or b""
+        self._slot = self._get(SLOT_KEY) or b""
         if self._slot not in OTHER_SLOT:
             raise StoreDamaged("entry mstate is missing or damaged")
 
     @property
     def journal_mark(self) -> tuple[int, bytes] | None:
         """Length and head hash of the vote journal at the last final batch, or None before the first."""
-        raw = self._store.get(JOURNAL_KEY)
+        raw = self._get(JOURNAL_KEY)
         if raw is None:
             return None
         return int.from_bytes(raw[:8], "big"), raw[8:]
@@ -114,22 +117,18 @@ class ChainReader:
     @property
     def prunable(self) -> range:
         """Heights of the blocks below the base that are still here; some of them may never have been."""
-        raw = self._store.get(PRUNE_KEY) or b""
+        raw = self._get(PRUNE_KEY) or b""
         if len(raw) not in (0, 16):
             raise StoreDamaged("entry mprune is damaged")
         return range(int.from_bytes(raw[:8], "big"), int.from_bytes(raw[8:], "big") + 1) if raw else range(0)
 
     def block(self, height: int) -> Block | None:
         """The final block at ``height``; None above the last, up to the base, and for genesis (only a header)."""
-        raw = self.raw_block(height)
-        try:
-            return None if raw is None else Block.decode(raw)
-        except CodecError as error:
-            raise StoreDamaged(f"block {height} is damaged: {error}") from error
+        return self._read(b"b" + encode_number(height), Block, f"block {height} is")
 
     def raw_block(self, height: int) -> bytes | None:
         """The encoded block at ``height``, unchecked."""
-        return self._store.get(b"b" + encode_number(height))
+        return self._get(b"b" + encode_number(height))
 
     def find_header(self, height: int) -> Header | None:
         """The header of the final block at ``height``, where known: above the base, an epoch's last, a restart."""
@@ -146,15 +145,11 @@ class ChainReader:
 
     def certificate(self, height: int) -> Certificate | None:
         """The finality certificate of the very block at ``height``; None where only a descendant's was seen."""
-        raw = self.raw_certificate(height)
-        try:
-            return None if raw is None else Certificate.decode(raw)
-        except CodecError as error:
-            raise StoreDamaged(f"the certificate of block {height} is damaged: {error}") from error
+        return _decode(self.raw_certificate(height), Certificate, f"the certificate of block {height} is")
 
     def raw_certificate(self, height: int) -> bytes | None:
         """The encoded certificate at ``height``, unchecked."""
-        raw = self._store.get(b"f" + encode_number(height))
+        raw = self._get(b"f" + encode_number(height))
         if raw is None and height and height % self.genesis.parameters.epoch_heights == 0:
             end = self._last_header(get_epoch(self.genesis.parameters, height))
             return None if end is None else end.certificate.encode()
@@ -173,7 +168,7 @@ class ChainReader:
 
     def failures(self, height: int) -> list[str | None]:
         """Why each operation of the block at ``height`` failed (None where it did not); empty if none did."""
-        raw = self._store.get(b"x" + encode_number(height))
+        raw = self._get(b"x" + encode_number(height))
         try:
             failures: object = [] if raw is None else unpack(raw)
         except CodecError as error:
@@ -186,7 +181,7 @@ class ChainReader:
         """Height of a final block, or None if it is not one (or is below the base)."""
         if block_id == self.base.id and self.base.height:
             return self.base.height
-        raw = self._store.get(b"n" + block_id)
+        raw = self._get(b"n" + block_id)
         return None if raw is None else int.from_bytes(raw, "big")
 
     def block_ids(self) -> list[bytes]:
@@ -199,16 +194,12 @@ class ChainReader:
 
     def find_operation(self, operation_id: bytes) -> tuple[int, int] | None:
         """Height and index of a final operation, or None."""
-        raw = self._store.get(b"o" + operation_id)
+        raw = self._get(b"o" + operation_id)
         return None if raw is None else (int.from_bytes(raw[:8], "big"), int.from_bytes(raw[8:], "big"))
 
     def validators(self, epoch: int) -> ValidatorSet | None:
         """Who votes at the end of an epoch, where this store was there when it was decided."""
-        raw = self._store.get(b"c" + encode_number(epoch))
-        try:
-            return None if raw is None else ValidatorSet.decode(raw)
-        except CodecError as error:
-            raise StoreDamaged(f"the validators of epoch {epoch} are damaged: {error}") from error
+        return self._read(b"c" + encode_number(epoch), ValidatorSet, f"the validators of epoch {epoch} are")
 
     def light_client_update(self, epoch: int) -> LightClientUpdate | None:
         """The end of an epoch; None if it is not over, or was over before a snapshot that this store began from."""
@@ -222,11 +213,8 @@ class ChainReader:
 
     def restarts(self, epoch: int) -> tuple[FinalRestart, ...]:
         """The restart blocks in an epoch, which stay known when the blocks are gone."""
-        raw = self._store.get(b"r" + encode_number(epoch))
-        try:
-            return () if raw is None else Restarts.decode(raw).blocks
-        except CodecError as error:
-            raise StoreDamaged(f"the restarts of epoch {epoch} are damaged: {error}") from error
+        found = self._read(b"r" + encode_number(epoch), Restarts, f"the restarts of epoch {epoch} are")
+        return () if found is None else found.blocks
 
     def find_restart(self, height: int) -> FinalRestart | None:
         """The restart block at ``height``, if it is one."""
@@ -234,11 +222,7 @@ class ChainReader:
         return next((restart for restart in found if restart.header.height == height), None)
 
     def _last_header(self, epoch: int) -> FinalHeader | None:
-        raw = self._store.get(b"l" + encode_number(epoch))
-        try:
-            return None if raw is None else FinalHeader.decode(raw)
-        except CodecError as error:
-            raise StoreDamaged(f"the end of epoch {epoch} is damaged: {error}") from error
+        return self._read(b"l" + encode_number(epoch), FinalHeader, f"the end of epoch {epoch} is")
 
     def stored_state(self) -> dict[bytes, bytes]:
         """The encoded entries of the state after the last final block."""
@@ -269,7 +253,7 @@ class ChainReader:
         return state.update({key: entries.get(key) for key in before})
 
     def _undo(self, height: int) -> Iterator[tuple[bytes, bytes | None]]:
-        raw = self._store.get(b"u" + encode_number(height))
+        raw = self._get(b"u" + encode_number(height))
         if raw is None:
             raise StoreDamaged(f"the undo entry of block {height} is missing")
         try:
@@ -287,7 +271,7 @@ class ChainReader:
         block = self.block(height)
         if block is not None:
             keys += [b"n" + block.id, *(b"o" + operation.id for operation in block.body.operations)]
-        return [key for key in keys if self._store.get(key) is not None]
+        return [key for key in keys if self._get(key) is not None]
 
     @property
     def first_update_epoch(self) -> int:
@@ -304,17 +288,27 @@ class ChainReader:
         self._store.close()
 
     def _read_number(self, key: bytes) -> int:
-        raw = self._store.get(key)
+        raw = self._get(key)
         if raw is None or len(raw) != 8:
             raise StoreDamaged(f"entry {key.decode()} is missing or damaged")
         return int.from_bytes(raw, "big")
 
     def _read_base(self) -> Header:
-        raw = self._store.get(BASE_KEY)
-        try:
-            return self.genesis.header if raw is None else Header.decode(raw)
-        except CodecError as error:
-            raise StoreDamaged(f"the header of the base is damaged: {error}") from error
+        return self._read(BASE_KEY, Header, "the header of the base is") or self.genesis.header
+
+    def _get(self, key: bytes) -> bytes | None:
+        return self._store.get(key)
+
+    def _read(self, key: bytes, kind: type[R], what: str) -> R | None:
+        """The record under ``key``, or None. ``what`` is its name and verb, for the message if it is damaged."""
+        return _decode(self._get(key), kind, what)
+
+
+def _decode(raw: bytes | None, kind: type[R], what: str) -> R | None:
+    try:
+        return None if raw is None else kind.decode(raw)
+    except CodecError as error:
+        raise StoreDamaged(f"{what} damaged: {error}") from error
 
 
 def load_stored_genesis(store: Store) -> Genesis:

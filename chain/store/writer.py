@@ -1,12 +1,14 @@
 """The final chain on disk, to add to: append, prune, go on from a snapshot. What is there is in
 :mod:`chain.store.reader`.
 
-One batch per finality certificate carries all of it, so that a crash leaves the chain before or after, never between.
+An append is one synced batch: the blocks, their indexes, the changed state entries, the certificate, and the deletions
+that are due. A crash leaves the chain before or after it, never between.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import replace
 
 from chain.codec import pack
@@ -67,6 +69,8 @@ class ChainStore(ChainReader):
                     **{leaf.key: leaf.encoded for leaf in genesis.state.entries() if leaf.key[:1] == b"c"},
                 }
             )
+        self._unwritten: dict[bytes, bytes | None] = {}
+        """Changes that ride in the next batch, and are read as if they were written."""
         super().__init__(store)
         if self.genesis.chain_id != genesis.chain_id:
             raise StoreError(
@@ -80,6 +84,9 @@ class ChainStore(ChainReader):
         self.snapshot_import = SnapshotImport(store, OTHER_SLOT[self._slot])
         self._end_states: dict[int, tuple[Header, State]] = {}
         self._keep_end_state(self.header, self.state)
+
+    def _get(self, key: bytes) -> bytes | None:
+        return self._unwritten[key] if key in self._unwritten else self._store.get(key)
 
     def _load(self) -> tuple[Header, State]:
         header = self.find_header(self.height)
@@ -124,7 +131,7 @@ class ChainStore(ChainReader):
         """
         if not blocks or certificate.block_id != blocks[-1][0].id:
             raise ValueError("the certificate is not of the last block")
-        changes: dict[bytes, bytes | None] = {}
+        changes: dict[bytes, bytes | None] = dict(self._unwritten)
         parent, state = self.header, self.state
         ends: list[tuple[Header, State]] = []
         restarts: dict[int, tuple[FinalRestart, ...]] = {}
@@ -140,10 +147,9 @@ class ChainStore(ChainReader):
             if any(failure is not None for failure in transition.failures):
                 changes[b"x" + number] = pack(list(transition.failures))
             undo: list[list[bytes | None]] = []
-            for key, record in transition.changes.items():
-                before = state.get(key)
-                undo.append([key, None if before is None else before.encode()])
-                encoded = changes[self._slot + key] = None if record is None else record.encode()
+            for key in transition.changes:
+                undo.append([key, state.get_encoded(key)])
+                encoded = changes[self._slot + key] = transition.state.get_encoded(key)
                 if key[:1] == b"c" and encoded is not None:
                     changes[key] = encoded  # stays when the state forgets it
             changes[b"u" + number] = pack(undo)
@@ -162,11 +168,15 @@ class ChainStore(ChainReader):
         changes[HEIGHT_KEY] = encode_number(parent.height)
         if journal_mark is not None:
             changes |= encode_mark(journal_mark)
+        after_batch = copy(self)
+        after_batch._unwritten, after_batch.height = changes, parent.height
+        deletions, base = after_batch._collect_prunable()
+        changes |= deletions
         self._store.write(changes)
-        self.header, self.state, self.height = parent, state, parent.height
+        self._unwritten = {}
+        self.header, self.state, self.height, self.base = parent, state, parent.height, base
         for header, after in ends:
             self._keep_end_state(header, after)
-        self.prune()
 
     # States at the ends of epochs, for those who start from one.
 
@@ -240,6 +250,7 @@ class ChainStore(ChainReader):
         if journal_mark is not None:
             changes |= encode_mark(journal_mark)
         self._store.write(changes)
+        self._unwritten = {}
         self._slot = self.snapshot_import.slot
         self.snapshot_import = SnapshotImport(self._store, OTHER_SLOT[self._slot])
         self.base = self.header = header
@@ -248,7 +259,14 @@ class ChainStore(ChainReader):
         self._keep_end_state(header, state)
 
     def prune(self) -> None:
-        """Delete a bounded part of what is not to be kept. Called after every append; no harm in calling it more."""
+        """Delete a bounded part of what is not to be kept, as every append does; no harm in calling it more often."""
+        changes, base = self._collect_prunable()
+        if changes:
+            self._store.write(changes)
+        self.base = base
+
+    def _collect_prunable(self) -> tuple[dict[bytes, bytes | None], Header]:
+        """The changes that delete a bounded part of what is not to be kept, and the base after them."""
         changes: dict[bytes, bytes | None] = dict(self.snapshot_import.collect_garbage())
         base, prunable = self._find_base(), self.prunable
         if base is not None:
@@ -267,10 +285,7 @@ class ChainStore(ChainReader):
         if prunable:
             is_done = next_height >= prunable.stop
             changes[PRUNE_KEY] = None if is_done else encode_number(next_height) + encode_number(prunable.stop - 1)
-        if changes:
-            self._store.write(changes)
-        if base is not None:
-            self.base = base
+        return changes, base or self.base
 
     def _find_base(self) -> Header | None:
         """The later header that the chain could begin after, by the setting; None if there is none yet."""
@@ -298,12 +313,14 @@ class ChainStore(ChainReader):
     def strengthen(self, certificate: Certificate) -> None:
         """Put a certificate in the place of the one that made the same block final, if it has more signers.
 
+        It is written with the next append: a crash before that leaves the weaker one, which proves as much.
+
         Raises:
-            StoreError: the store fails.
+            StoreError: the store cannot be read.
         """
         height = self.height_of_block(certificate.block_id)
         if height is None or height <= self.base.height:
             return
         known = self.certificate(height)
         if known is not None and set(known.signers) < set(certificate.signers):
-            self._store.write({b"f" + encode_number(height): certificate.encode()})
+            self._unwritten[b"f" + encode_number(height)] = certificate.encode()

@@ -82,7 +82,7 @@ def apply_block(genesis: Genesis, parent: Header, state: State, block: Block) ->
     check_header(genesis, epoch, parent, block.header)
     if len(block.encoded) > MAX_BLOCK_BYTES:
         raise InvalidBlock("body", f"the block has {len(block.encoded)} bytes, more than {MAX_BLOCK_BYTES}")
-    if block.body.compute_root() != block.header.body_root:
+    if block.body.root != block.header.body_root:
         raise InvalidBlock("body_root", "does not commit to the body")
     if is_restart(block.header):
         check_restart(genesis, state, block)
@@ -388,7 +388,7 @@ def build_block(
     result = _finish(genesis, epoch, parent, state, overlay, header, failures)
     after = result.state
     body = replace(body, operations=tuple(included))
-    header = replace(header, body_root=body.compute_root(), state_root=after.root, history_root=after.history.root)
+    header = replace(header, body_root=body.root, state_root=after.root, history_root=after.history.root)
     return sign_block(key, header, body), result, rejected
 
 

@@ -129,7 +129,7 @@ def build_restart(
         timestamp=timestamp,
         chain_time=compute_chain_time(genesis, parent, timestamp),
         proposer=key.public_key,
-        body_root=body.compute_root(),
+        body_root=body.root,
         state_root=bytes(32),
         history_root=bytes(32),
         validators_hash=epoch.validators.hash,

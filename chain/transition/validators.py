@@ -31,16 +31,17 @@ from chain.types.validators import LATE_VOTE_BLOCKS, MAX_COMMITTEE, ValidatorSet
 from chain.types.votes import Certificate, Vote, VoteKind, is_slashable
 
 FINDER_REWARD_QUOTIENT = 10
-"""Whoever shows evidence gets one part in so many of what is slashed."""
+"""The finder of evidence earns a tenth of what is slashed: it pays for looking, and nobody gains by slashing itself."""
 
 COMMITTEE_GROWTH_QUOTIENT = 10
-"""Weight added from one epoch to the next is at most one part in so many of the whole."""
+"""At most a tenth of the total stake joins from one epoch to the next, so that a quorum of one committee has more than
+half of the next."""
 
 MIN_PARTICIPATION_QUOTIENT = 2
-"""A validator must take part in one of so many blocks of an epoch."""
+"""A validator must vote in half of an epoch's counted blocks: more than a quorum can leave out by chance."""
 
-MIN_BLOCKS = 3
-"""Blocks of an epoch that must have been counted before anybody is jailed: one leader could leave out a few votes."""
+MIN_COUNTED_BLOCKS = 3
+"""Counted blocks of an epoch below which no validator is jailed: a single leader could leave out votes in fewer."""
 
 
 # Operations.
@@ -106,9 +107,8 @@ def process_evidence(overlay: StateOverlay, genesis: Genesis, epoch: int, operat
     if not (first.is_valid(genesis.chain_id) and second.is_valid(genesis.chain_id)):  # last: the only costly step
         raise InvalidSignature("the votes are not signed by their signer")
     overlay.put_account(first.signer, replace(account, bonded=0, unbonding=(), grant=0))
-    reward = (
-        stake - account.bonded + account.own_bond
-    ) // FINDER_REWARD_QUOTIENT  # a grant must not become free credit
+    own_stake = stake - account.bonded + account.own_bond  # a grant must not become free credit
+    reward = own_stake // FINDER_REWARD_QUOTIENT
     overlay.put_account(finder, overlay.account(finder).credit(reward))
     overlay.fill_treasury(stake - reward)
     jailed_until = epoch + genesis.parameters.unbonding_epochs
@@ -222,7 +222,7 @@ def end_epoch(overlay: StateOverlay, state: State, genesis: Genesis, epoch: Epoc
     absent = {
         validator.public_key
         for validator, votes in zip(epoch.validators, participation.votes, strict=True)
-        if votes * MIN_PARTICIPATION_QUOTIENT < participation.blocks >= MIN_BLOCKS
+        if votes * MIN_PARTICIPATION_QUOTIENT < participation.blocks >= MIN_COUNTED_BLOCKS
     }
     duties: dict[bytes, ValidatorRecord] = {}
     for key, record in state.validator_records():

@@ -78,8 +78,9 @@ class Body(Record):
     late_votes: Annotated[tuple[Vote, ...], Bounds(0, MAX_LATE_VOTES)]
     removed: Annotated[tuple[PublicKey, ...], Bounds(0, MAX_COMMITTEE)] = ()
 
-    def compute_root(self) -> bytes:
-        """Commitment to the body: a Merkle root over the operations, beside a hash of the evidence."""
+    @cached_property
+    def root(self) -> bytes:
+        """Commitment to the body: the Merkle root of the operations, hashed with :meth:`compute_justification_hash`."""
         operations = compute_merkle_root([operation.encoded for operation in self.operations])
         return compute_body_root(operations, self.compute_justification_hash())
 

@@ -70,6 +70,6 @@ def reconstruct(message: CompactPropose, operations: Mapping[bytes, SignedOperat
     body = replace(
         message.stripped_block.body, operations=tuple(operations[operation_id] for operation_id in message.ids)
     )
-    if body.compute_root() != message.stripped_block.header.body_root:
+    if body.root != message.stripped_block.header.body_root:
         return None
     return Propose(message.proposal, replace(message.stripped_block, body=body))

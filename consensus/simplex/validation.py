@@ -53,7 +53,7 @@ def is_authentic(
     block: Block, are_signed: Callable[[Iterable[crypto.SignatureCheck]], bool] = crypto.verify_all
 ) -> bool:
     """Whether body and signature are those of the header: whoever passes a block on could change them."""
-    return block.body.compute_root() == block.header.body_root and are_signed([block.signature_check()])
+    return block.body.root == block.header.body_root and are_signed([block.signature_check()])
 
 
 class MessageValidation:

@@ -223,7 +223,7 @@ def old_homes(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("votes", ["rewrite"]),
         ("repair", ["rename chain", "batch cms", "rename journal", "rewrite", "batch bfmnosu", "append"]),
         ("repair", ["batch e"]),
-        ("snapshot", ["batch mz", "batch clm", "batch s"]),
+        ("snapshot", ["batch mz", "batch clm", "batch bfmnosuz"]),
     ],
 )
 def test_a_process_kills_itself(tmp_path: Path, old_homes: Path, scenario: str, kinds: list[str]) -> None:

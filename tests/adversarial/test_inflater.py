@@ -75,7 +75,7 @@ def test_a_proposal_of_a_block_that_is_too_large_is_refused() -> None:
     payment = sign_operation(key, COMMITTEE.chain_id, Transfer(0, key.public_key, 1, bytes(64)))
     body = Body((payment,) * (MAX_BLOCK_BYTES // len(payment.encoded) + 1), None, (), ())
     empty = COMMITTEE.build(key, 1)
-    block = sign_block(key, replace(empty.header, body_root=body.compute_root()), body)
+    block = sign_block(key, replace(empty.header, body_root=body.root), body)
     assert len(block.encoded) > MAX_BLOCK_BYTES
     core = COMMITTEE.make_core(COMMITTEE.get_follower(1))
     core.start()

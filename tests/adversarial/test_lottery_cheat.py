@@ -107,7 +107,7 @@ def test_a_leader_that_includes_one_proposes_in_vain(monkeypatch: pytest.MonkeyP
         block, transition, rejected = build_block(genesis, key, *arguments, **fields)
         if key.public_key == make_key(CHEAT).public_key:
             body = dataclasses.replace(block.body, operations=(*block.body.operations, cheats[len(refused)]))
-            block = sign_block(key, dataclasses.replace(block.header, body_root=body.compute_root()), body)
+            block = sign_block(key, dataclasses.replace(block.header, body_root=body.root), body)
             refused.append(block.id)
         return block, transition, rejected
 

@@ -277,7 +277,7 @@ class Forger:
         """Change the body and its root."""
         block = self.blocks[self.height if height is None else height]
         body = replace(block.body, **fields)
-        header = replace(block.header, body_root=body.compute_root())
+        header = replace(block.header, body_root=body.root)
         self.put(sign_block(self.chain.keys[header.proposer], header, body), height)
 
     def operations(self, change: Callable[[list[SignedOperation]], Any], height: int | None = None) -> None:

@@ -52,7 +52,7 @@ class FakeLedger:
             timestamp=timestamp,
             chain_time=0,
             proposer=key.public_key,
-            body_root=body.compute_root(),
+            body_root=body.root,
             state_root=bytes(32),
             history_root=bytes(32),
             validators_hash=self.committee(epoch).hash,

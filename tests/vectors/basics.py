@@ -364,7 +364,7 @@ def describe_genesis(what: str, genesis: Genesis) -> Json:
         "header": to_plain(genesis.header),
         "encoded_header": genesis.header.encode().hex(),
         "block_id": genesis.header.id.hex(),
-        "empty_body_root": blocks.Body((), None, (), ()).compute_root().hex(),
+        "empty_body_root": blocks.Body((), None, (), ()).root.hex(),
         "state_root": genesis.state.root.hex(),
         "state": {leaf.key.hex(): leaf.encoded.hex() for leaf in genesis.state.entries()},
     }

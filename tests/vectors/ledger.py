@@ -225,7 +225,7 @@ def make_forgeries() -> Json:
         for name, value in headers.items()
     ]
     for what, other in bodies.items():
-        forged.append((what, sign_block(key, replace(header, body_root=other.compute_root()), other)))
+        forged.append((what, sign_block(key, replace(header, body_root=other.root), other)))
     forged.append(("signed by another", sign_block(stranger, header, body)))
     return {
         "description": (

@@ -376,7 +376,7 @@ def test_a_proof_from_an_export_that_lies_about_its_signers(chain: Chain, tmp_pa
     assert certificate is not None
     forged = replace(certificate, signers=(*certificate.signers[:-1], signer))
     body = replace(second.body, parent_certificate=forged)
-    block = sign_block(chain.leader(2), replace(second.header, body_root=body.compute_root()), body)
+    block = sign_block(chain.leader(2), replace(second.header, body_root=body.root), body)
     with ExportWriter(tmp_path / "out", chain.genesis) as writer:
         writer.add(first.encoded, chain.finality(first).encode())
         writer.add(block.encoded, chain.finality(block).encode())

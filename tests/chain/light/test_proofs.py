@@ -146,7 +146,7 @@ def make_ledger(epochs: int = 8, *, unbonding_epochs: int = 5, name: str = "test
             parent_id=parent.id,
             timestamp=START + 1_000 * height,
             proposer=leader.public_key,
-            body_root=body.compute_root(),
+            body_root=body.root,
             state_root=state.root,
             history_root=history.root,
             validators_hash=sets[epoch].hash,
@@ -667,7 +667,7 @@ def test_even_all_validators_cannot_sign_for_somebody() -> None:
     ledger = get_ledger()
     operation = replace(make_transfer(ledger.genesis, 99, 0), signature=bytes(64))
     body = Body((operation,), None, (), ())
-    header = replace(ledger.header(30), body_root=body.compute_root())
+    header = replace(ledger.header(30), body_root=body.root)
     path = replace(get_operation_proof(1, 0).statement.path, count=1, siblings=())  # type: ignore[union-attr]
     statement = ProvenOperation(operation, path, body.compute_justification_hash(), None)
     link = HeaderLink(header, ledger.sets[7], ledger.certify(header))

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from chain.store.kv import LevelStore, MemoryStore
 from chain.store.reader import ChainReader, load_stored_genesis
 from chain.store.writer import ChainStore
 from chain.transition.block import apply_block
+from chain.types.blocks import Block
 from chain.types.votes import Certificate
 from tests.chain.builders import PARAMETERS, Chain
 from tests.chain.forgeries import DAMAGES, Finals, damage_file, fill_store, flip, make_busy_chain
@@ -43,6 +45,42 @@ def make_chain() -> Chain:
     chain.append([chain.hold(one, 0)])
     chain.append()
     return chain
+
+
+class CountingStore(MemoryStore):
+    """Counts the batches, each of which a database syncs to the disk."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes = 0
+
+    def write(self, changes: Mapping[bytes, bytes | None]) -> None:
+        self.writes += 1
+        super().write(changes)
+
+
+def certify_by_quorum(chain: Chain, block: Block) -> Certificate:
+    """A finality certificate without the signature of one validator."""
+    certificate = chain.finality(block)
+    return replace(certificate, signers=certificate.signers[:-1], signatures=certificate.signatures[:-1])
+
+
+def test_a_final_block_costs_one_synced_write() -> None:
+    chain, store = make_chain(), CountingStore()
+    chain.append_epochs(4)
+    blocks = ChainStore(store, chain.genesis, keep_epochs=1)
+    weaker = [certify_by_quorum(chain, block) for block in chain.blocks]
+    for block, certificate in zip(chain.blocks, weaker, strict=True):
+        transition = apply_block(chain.genesis, blocks.header, blocks.state, block)
+        before = store.writes
+        blocks.append([(block, transition)], certificate)
+        blocks.strengthen(chain.finality(block))  # signed by all, as it arrives a moment later
+        assert store.writes == before + 1, "the deletions and the stronger certificate before ride along"
+        assert blocks.certificate(block.height) == chain.finality(block)
+    assert blocks.base.height and not blocks.prunable, "something was deleted"
+    reopened = ChainReader(store)
+    assert reopened.certificate(blocks.height) == weaker[-1], "the last one is not written yet"
+    assert reopened.certificate(blocks.height - 1) == chain.finality(chain.blocks[-2])
 
 
 def test_what_was_appended_is_there_after_reopening(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def make_chain() -> Chain:
 def resign(chain: Chain, block: Block, *, body: Body | None = None, **fields: Any) -> Block:
     """The block with header fields or body replaced, its body root set right, signed by whoever it names."""
     body = body or block.body
-    header = replace(block.header, **{"body_root": body.compute_root(), **fields})
+    header = replace(block.header, **{"body_root": body.root, **fields})
     return sign_block(chain.keys.get(header.proposer, make_key("stranger")), header, body)
 
 
@@ -469,7 +469,7 @@ def test_apply_block_refuses_certificates_that_name_nobody(length: int, signers:
     block, _, _ = chain.propose()
     certificate = Certificate(1, chain.next_epoch, chain.head.view, chain.head.id, signers, ())
     body = replace(block.body, parent_certificate=certificate)
-    header = replace(block.header, body_root=body.compute_root())
+    header = replace(block.header, body_root=body.root)
     forged = sign_block(chain.keys[header.proposer], header, body)
     with pytest.raises(InvalidBlock):
         apply_block(chain.genesis, chain.head, chain.state, forged)

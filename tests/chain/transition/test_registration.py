@@ -14,6 +14,7 @@ from chain.state.lottery import compute_lottery_seed
 from chain.state.state import compute_supply
 from chain.store.kv import MemoryStore
 from chain.store.writer import ChainStore
+from chain.transition.operations import compute_fee
 from chain.transition.registration import (
     compute_challenge,
     count_registrations_left,
@@ -232,3 +233,19 @@ def test_a_proof_is_looked_at_only_where_it_may_count(monkeypatch: pytest.Monkey
     assert has_valid_proof_of_work(plain.genesis, plain.state, plain.transfer(plain.users[0], newcomer, 1)) is True
     monkeypatch.setattr("chain.transition.registration.is_valid_proof_of_work", lambda *_: False)
     assert has_valid_proof_of_work(granting.genesis, granting.state, granting.sign(newcomer, bad)) is False
+
+
+def test_a_slashed_grant_pays_the_finder_nothing() -> None:
+    chain, newcomer = make_chain(), make_key("newcomer")
+    payer, finder = chain.users
+    chain.append([register(chain, newcomer), chain.transfer(payer, newcomer, 50_000)])
+    chain.append([chain.bond(newcomer, 10_000)])
+    chain.append([chain.enroll(newcomer)])
+    account, earner, treasury = chain.account(newcomer), chain.account(finder), chain.state.totals.treasury
+    assert (account.bonded, account.grant) == (10_000 + GRANT, GRANT)
+    evidence = chain.evidence(finder, newcomer)
+    chain.append([evidence])
+    fee = compute_fee(chain.genesis, evidence)
+    assert (chain.account(newcomer).bonded, chain.account(newcomer).grant) == (0, 0)
+    assert chain.account(finder).available == earner.available - fee + 1_000, "a tenth of the bond beside the grant"
+    assert chain.state.totals.treasury == treasury + fee + 9_000 + GRANT

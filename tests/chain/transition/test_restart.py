@@ -307,7 +307,7 @@ def test_only_one_that_remains_proposes() -> None:
 def forge(chain: Chain, file: RestartFile, **body: Any) -> Block:
     """The restart block with something else in its body, and a header that agrees with it."""
     changed = replace(file.block.body, **body)
-    header = replace(file.block.header, body_root=changed.compute_root())
+    header = replace(file.block.header, body_root=changed.root)
     return sign_block(chain.validators[0], header, changed)
 
 
@@ -334,7 +334,7 @@ def test_another_block_strikes_nobody_off() -> None:
     leader = chain.keys[block.header.proposer]
     body = Body((), block.body.parent_certificate, (), (), (chain.validators[3].public_key,))
     for reveal in (block.header.beacon_reveal, NO_REVEAL):
-        header = replace(block.header, body_root=body.compute_root(), beacon_reveal=reveal)
+        header = replace(block.header, body_root=body.root, beacon_reveal=reveal)
         forged = sign_block(leader, header, body)
         with pytest.raises(InvalidBlock):
             state_transition(accept(chain.genesis, forged.id), chain.head, chain.state, forged)

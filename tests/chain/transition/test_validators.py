@@ -417,7 +417,7 @@ def test_across_the_border_the_old_committee_signs_for_the_parent() -> None:
     ]  # fmt: skip
     forged = make_certificate(new_votes, now)
     body = replace(block.body, parent_certificate=forged)
-    header = replace(block.header, body_root=body.compute_root())
+    header = replace(block.header, body_root=body.root)
     bad = sign_block(chain.keys[header.proposer], header, body)
     with pytest.raises(InvalidBlock) as caught:
         state_transition(chain.genesis, chain.blocks[-2].header, chain.states[-2], bad)
@@ -452,7 +452,7 @@ def spoil(chain: Chain, late_votes: Sequence[Vote]) -> str:
         chain.propose(late_votes=late_votes)
     block, _, _ = chain.propose()
     body = replace(block.body, late_votes=tuple(late_votes))
-    header = replace(block.header, body_root=body.compute_root())
+    header = replace(block.header, body_root=body.root)
     forged = sign_block(chain.keys[header.proposer], header, body)
     with pytest.raises(InvalidBlock) as checked:
         state_transition(chain.genesis, chain.head, chain.state, Block.decode(forged.encoded))

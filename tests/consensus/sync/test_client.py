@@ -162,7 +162,7 @@ def test_a_segment_is_refused_as_a_whole() -> None:
     assert forged.id  # signed for another chain: only the signature check of the transition can tell
     header, body = third.header, replace(third.body, operations=(*third.body.operations, forged))
     with pytest.raises(LedgerError):
-        unsigned = replace(third, header=replace(header, body_root=body.compute_root()), body=body)
+        unsigned = replace(third, header=replace(header, body_root=body.root), body=body)
         state_transition(GENESIS, segment.blocks[1].header, GENESIS.state, unsigned)
 
 
