@@ -17,7 +17,7 @@ import trio
 from benchmarks.load import LoadResult, run_load
 from benchmarks.pictures import Chart, Series
 from benchmarks.report import Figure, Option, Run
-from chain.genesis import Parameters
+from chain.parameters import Parameters
 from serving.openai.requests import CHAT_COMPLETIONS
 from tests.support.cluster import run_cluster
 from tests.support.fake_backend import MODEL

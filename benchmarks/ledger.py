@@ -19,9 +19,11 @@ import trio
 
 from benchmarks.pictures import Chart, make_cumulative
 from benchmarks.report import Figure, Option, Run, get_percentile
-from chain.audit.audit import StoreSource, audit_chain
+from chain.audit.audit import audit_chain
+from chain.audit.sources import StoreSource
 from chain.crypto import KeyPair
-from chain.genesis import Genesis, Parameters
+from chain.genesis import Genesis
+from chain.parameters import Parameters
 from chain.store.kv import LevelStore
 from chain.types.operations import Transfer, sign_operation
 from consensus.network.gossip import Batch, get_topic

@@ -21,7 +21,8 @@ import trio
 from benchmarks.pictures import Chart, Series, make_cumulative
 from benchmarks.report import Figure, Option, Run, get_percentile
 from chain.crypto import KeyPair, format_address
-from chain.genesis import CREDIT, Parameters, make_genesis, make_validator
+from chain.genesis import make_genesis, make_validator
+from chain.parameters import CREDIT, Parameters
 from chain.state.state import compute_supply
 from chain.store.kv import MemoryStore
 from chain.store.writer import ChainStore

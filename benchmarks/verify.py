@@ -18,10 +18,12 @@ from statistics import median
 from benchmarks.pictures import Chart, Series
 from benchmarks.report import Figure, Option, Run
 from chain import crypto
-from chain.audit.audit import Report, audit_chain
+from chain.audit.audit import audit_chain
 from chain.audit.export import ExportSource, ExportWriter
+from chain.audit.report import Report
 from chain.crypto import KeyPair
-from chain.genesis import CREDIT, Genesis, GenesisAccount, Parameters, make_genesis, make_validator
+from chain.genesis import Genesis, GenesisAccount, make_genesis, make_validator
+from chain.parameters import CREDIT, Parameters
 from chain.state.beacon import make_hash_chain
 from chain.transition.block import build_block
 from chain.transition.epochs import Epoch, get_next_epoch

@@ -17,105 +17,42 @@ from typing import Annotated, Any
 from chain import crypto
 from chain.codec import Amount, Bounds, Hash, ModelName, Natural, PublicKey, Record
 from chain.exceptions import CodecError, GenesisError, KeyFormatError
-from chain.merkle.tree import MountainRange
+from chain.merkle.mountain_range import MountainRange
+from chain.parameters import ModelPrice, Parameters, Price
 from chain.state.beacon import NO_COMMITMENT, Beacon, make_hash_chain
-from chain.state.lottery import ServingEntry, ServingTable
-from chain.state.state import (
+from chain.state.keys import (
     BEACON_KEY,
     HISTORY_KEY,
     PARTICIPATION_KEY,
     TOTALS_KEY,
-    Account,
-    Participation,
-    State,
-    Totals,
-    ValidatorRecord,
     account_key,
     committee_key,
     table_key,
     validator_key,
 )
+from chain.state.lottery import ServingEntry, ServingTable
+from chain.state.records import Account, Participation, Totals, ValidatorRecord
+from chain.state.state import State
 from chain.types.blocks import NO_REVEAL, VERSION, Body, Header
-from chain.types.operations import MAX_MODELS, Usage
-from chain.types.validators import MAX_COMMITTEE, ValidatorSet
+from chain.types.operations import MAX_MODELS
+from chain.types.validators import ValidatorSet
 
 GENESIS_VERSION = 3
-CREDIT = 1_000_000
-"""Micro-credits in a credit."""
+
 
 MAX_SERVERS = 4096
 """Accounts in the executor lottery of an epoch: the table is one entry of the state, and must stay readable."""
 
+
 MAX_GENESIS_BYTES = 8 << 20
 """Bytes of an encoded genesis: thousands of accounts with models, and no more than what loads in a moment."""
 
+
 MAX_RESTARTS = 64
+
 
 MAX_NEWCOMERS = 256
 """Accounts without stake among them."""
-
-MAX_EPOCH_HEIGHTS = 16_384
-"""A hash onion must last for several epochs (:mod:`chain.state.beacon`)."""
-
-Positive = Annotated[int, Bounds(1, 2**53)]
-
-
-@dataclass(frozen=True, slots=True)
-class Price(Record):
-    """What a request costs, in micro-credits."""
-
-    per_request: Amount = 1_000
-    per_prompt_byte: Amount = 3
-    per_completion_token: Amount = 20
-
-    def compute(self, usage: Usage) -> int:
-        """The price of one answer."""
-        return (
-            self.per_request
-            + self.per_prompt_byte * usage.prompt_bytes
-            + self.per_completion_token * usage.completion_tokens
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class ModelPrice(Record):
-    """A price of its own for one model."""
-
-    model: ModelName
-    price: Price
-
-
-@dataclass(frozen=True, slots=True)
-class Parameters(Record):
-    """Constants of a chain. Times are in ms of chain time, amounts in micro-credits, shares in thousandths.
-
-    ``entry_fee`` is the price of an entry of the state that nobody removes again (:mod:`chain.transition.operations`):
-    some 700 bytes in the memory of every node for ever, where an operation is carried out once and then on disk.
-    """
-
-    epoch_heights: Annotated[int, Bounds(1, MAX_EPOCH_HEIGHTS)] = 128
-    unbonding_epochs: Positive = 600
-    committee_size: Annotated[int, Bounds(1, MAX_COMMITTEE)] = 32
-    min_validator_bond: Positive = 1_000 * CREDIT
-    missed_lead_fee: Amount = 1_000
-    min_service_bond: Amount = 10_000
-    fee_per_byte: Amount = 1
-    entry_fee: Amount = 10_000
-    max_attempts: Annotated[int, Bounds(1, 8)] = 8
-    max_hold_time: Positive = 3_600_000
-    capture_grace: Positive = 60_000
-    idle_beat: Annotated[int, Bounds(1, 3_600_000)] = 10_000
-    timestamp_drift: Positive = 1_000
-    register_grant: Amount = 0
-    register_cap: Natural = 16
-    register_difficulty: Annotated[int, Bounds(0, 32)] = 10
-    newcomer_share: Annotated[int, Bounds(0, 1000)] = 50
-    price: Price = Price()
-    model_prices: tuple[ModelPrice, ...] = ()
-
-    def get_price(self, model: str) -> Price:
-        """The price of a model: its own where listed, else the common one."""
-        return next((entry.price for entry in self.model_prices if entry.model == model), self.price)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The tree of executed blocks that are not final yet, on top of the last final one. Pure.
 
-States share what they have in common (:class:`chain.merkle.tree.SparseMerkleTree`), so that a branch costs only its
-differences.
+States share what they have in common (:class:`chain.merkle.sparse_tree.SparseMerkleTree`), so that a branch costs
+only its differences.
 """
 
 from __future__ import annotations

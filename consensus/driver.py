@@ -28,8 +28,8 @@ from chain.state.state import State
 from chain.store.writer import ChainStore
 from chain.transition.block import build_block
 from chain.transition.epochs import Epoch, get_next_epoch
+from chain.transition.participation import get_recent_blocks, is_late_vote
 from chain.transition.restart import is_restart
-from chain.transition.validators import get_recent_blocks, is_late_vote
 from chain.types.blocks import MAX_BLOCK_BYTES, Block, Header
 from chain.types.validators import ValidatorSet
 from chain.types.votes import Certificate, Vote

@@ -24,7 +24,7 @@ from chain.genesis import Genesis
 from chain.light.client import Checkpoint, LightClientUpdate
 from chain.state.state import State
 from chain.store.writer import ChainStore
-from chain.transition.operations import compute_fee
+from chain.transition.fees import compute_fee
 from chain.transition.registration import has_valid_proof_of_work
 from chain.types.blocks import MAX_BLOCK_BYTES, Block, Header
 from chain.types.operations import NoncedOperation, SignedOperation, sign_operation

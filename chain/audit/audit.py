@@ -18,22 +18,22 @@ validators signed, and whether there are later blocks.
 from __future__ import annotations
 
 import os
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass
 
 from chain import crypto
+from chain.audit.draws import PayerDraws, SkipStatistics
+from chain.audit.report import Fault, Report, Restarted
+from chain.audit.sources import ChainSource
 from chain.exceptions import CodecError, GenesisError, InvalidBlock, InvalidCertificate, LedgerError, StoreError
-from chain.genesis import Genesis
-from chain.light.client import Checkpoint, LightClient, LightClientUpdate
-from chain.state.state import REPLAY_WINDOW_SIZE, State, compute_supply
-from chain.store.kv import Store
-from chain.store.reader import ChainReader
+from chain.light.client import Checkpoint, LightClient
+from chain.state.records import REPLAY_WINDOW_SIZE
+from chain.state.state import State, compute_supply
 from chain.transition.block import Transition, apply_block, check_finality, check_header, get_signature_checks
 from chain.transition.epochs import get_epoch, get_next_epoch
-from chain.transition.operations import get_executor
+from chain.transition.payments import get_executor
 from chain.transition.restart import get_block_epoch
 from chain.types.blocks import MAX_BLOCK_BYTES, Block, Header
 from chain.types.operations import Hold, Register
@@ -42,239 +42,6 @@ from chain.types.votes import Certificate
 
 LOOKAHEAD_BLOCKS = 32
 """Blocks whose signatures may be in the workers' hands at once."""
-
-
-_CHAIN_ENTRIES = frozenset({b"b", b"f", b"l", b"n", b"o", b"u", b"x"})
-_OTHER_ENTRIES = frozenset({b"c", b"e", b"m", b"r", b"s", b"w", b"z"})
-"""Entries that are compared one by one, or are no part of the chain (see :mod:`chain.store.writer`)."""
-
-
-class ChainSource(Protocol):
-    """Where a chain to be audited comes from."""
-
-    genesis: Genesis
-    base: Header
-    """What its blocks come after: genesis, or a later block if those up to that one are not there."""
-    height: int
-    """Height of its last block."""
-
-    def read_base(self) -> State:
-        """The state at the base.
-
-        Raises:
-            StoreError: it cannot be read.
-        """
-
-    def light_client_updates(self) -> Iterator[LightClientUpdate]:
-        """The ends of epochs up to the last, as far back as the source has them; none if it keeps none.
-
-        Raises:
-            StoreError: one is missing.
-        """
-
-    def entries(self) -> Iterator[tuple[bytes, bytes | None]]:
-        """The encoded block and finality certificate (None where there is none) of each height above the base.
-
-        Raises:
-            StoreError: the next one cannot be read.
-        """
-
-    def check_block(self, block: Block, failures: Sequence[str | None]) -> None:
-        """Compare what the source says about a block with the replay, block after block.
-
-        ``failures`` has, per operation, why it failed or None.
-
-        Raises:
-            StoreError: they differ.
-        """
-
-    def check(self, state: State, header: Header) -> None:
-        """Compare what the source says about the end of the chain with the replayed state.
-
-        Raises:
-            StoreError: they differ.
-        """
-
-
-class StoreSource:
-    """The chain in a store, for one audit."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._chain = ChainReader(store)
-        self.genesis = self._chain.genesis
-        self.base = self._chain.base
-        self.height = self._chain.height
-        self._expected: Counter[bytes] = Counter()
-        """Entries of each kind that the chain accounts for, all of them found."""
-
-    def read_base(self) -> State:
-        return self._chain.rewind(self._chain.load_state(), self.height, self.base.height)
-
-    def light_client_updates(self) -> Iterator[LightClientUpdate]:
-        first = self._chain.first_update_epoch if self.base.height else 0
-        for epoch in range(first, get_epoch(self.genesis.parameters, self.height + 1)):
-            end = self._chain.light_client_update(epoch)
-            if end is None:
-                raise StoreError(f"the end of epoch {epoch} is missing")
-            yield end
-
-    def entries(self) -> Iterator[tuple[bytes, bytes | None]]:
-        self._expected.clear()
-        for height in range(self.base.height + 1, self.height + 1):
-            # Only what was stored with the block: the certificates of epoch ends are kept a second time.
-            raw, certificate = self._chain.raw_block(height), self._store.get(b"f" + height.to_bytes(8, "big"))
-            if raw is None:
-                raise StoreError(f"block {height} is missing")
-            self._expected.update([b"b"] if certificate is None else [b"b", b"f"])
-            yield raw, certificate
-
-    def check_block(self, block: Block, failures: Sequence[str | None]) -> None:
-        if self._chain.height_of_block(block.id) != block.height:
-            raise StoreError("the index of blocks does not lead to this one")
-        for index, operation in enumerate(block.body.operations):
-            if self._chain.find_operation(operation.id) != (block.height, index):
-                raise StoreError(f"the index of operations does not lead to number {index}")
-        # Only which ones failed: another version of this program may put the reasons in other words.
-        stored = [failure is not None for failure in self._chain.failures(block.height)]
-        failed = [failure is not None for failure in failures]
-        if stored != (failed if any(failed) else []):
-            raise StoreError("the operations recorded as failed are not those that failed")
-        self._expected.update({b"n": 1, b"o": len(failures), b"x": int(any(failed))})
-
-    def check(self, state: State, header: Header) -> None:
-        stored, replayed = self._chain.stored_state(), {leaf.key: leaf.encoded for leaf in state.entries()}
-        if stored != replayed:
-            key = min(key for key in {*stored, *replayed} if stored.get(key) != replayed.get(key))
-            raise StoreError(f"the state on disk is not the one after block {header.height}: see entry {key.hex()}")
-        for epoch in range(header.epoch, header.epoch + 3):
-            validators = state.committee(epoch)
-            if validators is not None and self._chain.validators(epoch) != validators:
-                raise StoreError(f"the validators on record for epoch {epoch} are not those of the state")
-        self._expected[b"l"] = sum(1 for _ in self.light_client_updates())
-        self._expected[b"u"] = self.height - self._chain.undo_floor
-        for height in self._chain.prunable:
-            self._expected.update(key[:1] for key in self._chain.find_keys(height))
-        found = self._chain.count_entries()
-        for kind in sorted({*found, *_CHAIN_ENTRIES} - _OTHER_ENTRIES):
-            if found[kind] != self._expected[kind]:
-                raise StoreError(
-                    f"there are {found[kind]} entries under {kind.decode(errors='replace')!r}, "
-                    f"{self._expected[kind]} of which belong to the chain"
-                )
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """The first thing wrong with a chain: where, in which field, and why."""
-
-    height: int
-    field: str
-    reason: str
-
-
-@dataclass(slots=True)
-class PayerDraws:
-    """How a payer used the lottery.
-
-    Its ``holds``, the attempts it ``skipped`` to make them, and the sequence numbers below its highest that it left
-    ``unused``: both are ways around a draw that somebody does not like, and both happen by chance too. ``expected`` is
-    how many it would have skipped by chance: had each executor that it drew failed it as often as it failed all other
-    payers. It is None if there is no other payer.
-    """
-
-    holds: int = 0
-    skipped: int = 0
-    unused: int = 0
-    expected: float | None = None
-
-
-class _SkipStatistics:
-    """How often executors were drawn and passed over, of all payers and of each."""
-
-    def __init__(self) -> None:
-        self._counts: dict[tuple[bytes | None, bytes | None], list[int]] = {}
-        """Draws and skips, by payer and executor; None for all."""
-
-    def add(self, payer: bytes, executor: bytes, is_skipped: bool) -> None:
-        """Note one draw."""
-        for key in ((payer, executor), (payer, None), (None, executor), (None, None)):
-            counts = self._counts.setdefault(key, [0, 0])
-            counts[0] += 1
-            counts[1] += is_skipped
-
-    def compute_expected(self) -> dict[bytes, float | None]:
-        """How many draws each payer would have skipped by chance (:class:`PayerDraws`)."""
-        expected: dict[bytes, float | None] = {}
-        for (payer, executor), (draws, _) in self._counts.items():
-            if payer is None or executor is None:
-                continue
-            # Whom nobody else drew is taken to fail as often as all others.
-            rate = self._get_rate(payer, executor)
-            rate = self._get_rate(payer, None) if rate is None else rate
-            before = expected.setdefault(payer, None if rate is None else 0.0)
-            expected[payer] = None if rate is None or before is None else before + draws * rate
-        return expected
-
-    def _get_rate(self, payer: bytes, executor: bytes | None) -> float | None:
-        """Which share of its draws other payers skipped; None if they had none."""
-        all_draws, all_skips = self._counts[None, executor]
-        draws, skips = self._counts[payer, executor]
-        return (all_skips - skips) / (all_draws - draws) if all_draws > draws else None
-
-
-@dataclass(frozen=True, slots=True)
-class Restarted:
-    """A trust break: a block that struck validators off without a quorum, and the share of stake that was left.
-
-    How many and which share is None for a block that is not there any more, but in the headers of its epoch.
-    """
-
-    height: int
-    block_id: bytes
-    removed: int | None
-    share: float | None
-
-
-@dataclass(slots=True)
-class Report:
-    """What an audit found. ``fault`` is None when everything holds.
-
-    ``smallest_certificate`` is the smallest share of stake that made a block final (0 to 1) at ``smallest_height``,
-    None if there is no block; ``blocking_group`` of ``validators`` together hold a third and could halt the chain.
-
-    The blocks up to the one at ``base_height`` are not there if that is not 0. What they led to is then taken from a
-    state that hashes to the root in that block. It ``is_proven`` final if the validators of every epoch since genesis
-    vouch for those of the next. ``checkpoint`` is the trusted block, if one was named and is part of this chain.
-    ``doubt`` says why the chain need not be the true one though nothing in it is wrong.
-    """
-
-    name: str
-    chain_id: bytes
-    height: int = 0
-    block_id: bytes = b""
-    state_root: bytes = b""
-    base_height: int = 0
-    base_id: bytes = b""
-    is_proven: bool = True
-    checkpoint: Checkpoint | None = None
-    operations: int = 0
-    signatures: int = 0
-    epochs: int = 0
-    smallest_certificate: float | None = None
-    smallest_height: int = 0
-    validators: int = 0
-    blocking_group: int = 0
-    supply: int = 0
-    treasury: int = 0
-    payers: dict[bytes, PayerDraws] = field(default_factory=dict)
-    restarts: list[Restarted] = field(default_factory=list)
-    fault: Fault | None = None
-    doubt: str | None = None
-
-    @property
-    def ok(self) -> bool:
-        return self.fault is None and self.doubt is None
 
 
 @dataclass(slots=True)
@@ -348,7 +115,7 @@ class _Audit:
         self._epoch = get_next_epoch(self._genesis, self._state)
         self._final = source.base.height
         self._supply = source.genesis.supply
-        self._skips = _SkipStatistics()
+        self._skips = SkipStatistics()
         self._attempts: dict[bytes, dict[int, int]] = {}
         """Per payer and recent sequence number: one more than its highest attempt."""
         self._numbers: dict[bytes, tuple[int, int]] = {}

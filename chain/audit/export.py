@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from chain.audit.audit import ChainSource
+from chain.audit.sources import ChainSource
 from chain.exceptions import CodecError, StoreError
 from chain.genesis import MAX_GENESIS_BYTES, Genesis
 from chain.light.client import LightClientUpdate
@@ -87,7 +87,7 @@ class ExportSource:
         self._file.close()
 
     def read_base(self) -> State:
-        """See :class:`chain.audit.audit.ChainSource`."""
+        """See :class:`chain.audit.sources.ChainSource`."""
         return self.genesis.state
 
     def light_client_updates(self) -> Iterator[LightClientUpdate]:
@@ -95,7 +95,7 @@ class ExportSource:
         return iter(())
 
     def entries(self) -> Iterator[tuple[bytes, bytes | None]]:
-        """See :class:`chain.audit.audit.ChainSource`."""
+        """See :class:`chain.audit.sources.ChainSource`."""
         self._file.seek(self._start)
         for _ in range(self.height):
             yield self._read(), self._read() or None

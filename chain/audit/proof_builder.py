@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from chain.audit.audit import ChainSource
+from chain.audit.sources import ChainSource
 from chain.exceptions import ProofError, StoreError
 from chain.light.client import Checkpoint
 from chain.light.proofs import (
@@ -21,8 +21,9 @@ from chain.light.proofs import (
     check_age,
     check_proof,
 )
-from chain.merkle.tree import prove_list_leaf, prove_mountain_range_leaf
-from chain.state.state import account_key
+from chain.merkle.list import prove_list_leaf
+from chain.merkle.mountain_range import prove_mountain_range_leaf
+from chain.state.keys import account_key
 from chain.store.kv import MemoryStore
 from chain.store.reader import ChainReader
 from chain.store.writer import ChainStore

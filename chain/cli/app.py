@@ -19,9 +19,11 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from chain.audit.audit import ChainSource, Report, StoreSource, audit_chain
+from chain.audit.audit import audit_chain
 from chain.audit.export import ExportSource, export_chain
 from chain.audit.proof_builder import prove_balance, prove_operation, rebuild_chain
+from chain.audit.report import Report
+from chain.audit.sources import ChainSource, StoreSource
 from chain.cli.format import (
     account_to_rows,
     describe_proof,

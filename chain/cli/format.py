@@ -7,9 +7,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from chain.crypto import format_address
-from chain.genesis import CREDIT, Genesis
+from chain.genesis import Genesis
 from chain.light.proofs import ProvenAccount, VerifiedProof
-from chain.state.state import Account
+from chain.parameters import CREDIT
+from chain.state.records import Account
 from chain.types.blocks import Header
 from chain.types.operations import SignedOperation
 

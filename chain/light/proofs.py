@@ -28,8 +28,11 @@ from chain.codec import Bounds, Hash, PublicKey, Record
 from chain.exceptions import CodecError, InvalidCertificate, ProofError
 from chain.genesis import Genesis
 from chain.light.client import Checkpoint
-from chain.merkle.tree import ListProof, MountainRangeProof, TreeProof
-from chain.state.state import Account, account_key
+from chain.merkle.list import ListProof
+from chain.merkle.mountain_range import MountainRangeProof
+from chain.merkle.sparse_tree import TreeProof
+from chain.state.keys import account_key
+from chain.state.records import Account
 from chain.transition.block import verify_finality
 from chain.transition.epochs import get_epoch
 from chain.transition.restart import is_restart

@@ -1,227 +1,47 @@
-"""The state of the ledger: accounts, open holds, what is frozen per epoch, totals, and the history of blocks.
+"""The state of the ledger: an immutable map from keys to records, committed to by its root.
 
-A :class:`State` is an immutable map from keys to records, committed to by its root. A :class:`StateOverlay` collects
-changes on top of one; drafts nest, so that an operation that fails half way leaves no trace.
+:class:`State` is the map, :class:`StateOverlay` a set of changes on top of one. Overlays nest: an operation works on an
+overlay of its own, which is merged if it succeeds and dropped if it fails.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Annotated, TypeVar
+from typing import TypeVar
 
-from chain.codec import Amount, Bounds, Hash, ModelName, Natural, PublicKey, Record
+from chain.codec import Record
 from chain.exceptions import StoreError
-from chain.merkle.tree import Leaf, MountainRange, SparseMerkleTree, TreeProof
+from chain.merkle.mountain_range import MountainRange
+from chain.merkle.sparse_tree import Leaf, SparseMerkleTree, TreeProof
 from chain.state.beacon import NO_COMMITMENT, Beacon
+from chain.state.keys import (
+    BEACON_KEY,
+    HISTORY_KEY,
+    MAX_ENTRY_BYTES,
+    PARTICIPATION_KEY,
+    RECORD_KINDS,
+    REGISTRATIONS_KEY,
+    TOTALS_KEY,
+    account_key,
+    committee_key,
+    due_captures_key,
+    hold_key,
+    replay_window_key,
+    table_key,
+    validator_key,
+)
 from chain.state.lottery import ServingTable
-from chain.types.operations import MAX_MODELS, Delivery
-from chain.types.validators import LATE_VOTE_BLOCKS, MAX_COMMITTEE, ValidatorSet
-
-REPLAY_WINDOW_SIZE = 256
-"""How many recent hold sequence numbers of a payer stay usable."""
-
-MAX_UNBONDINGS = 32
-MAX_ENTRY_BYTES = 64 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Unbonding(Record):
-    """Credit on its way out of a bond, free at the start of ``release_epoch``."""
-
-    amount: Amount
-    release_epoch: Natural
-
-
-@dataclass(frozen=True, slots=True)
-class Account(Record):
-    """One key's credits (micro-credits) and what it serves. An account that never was equals ``Account()``.
-
-    ``grant`` is the part of the bond that was given to a newcomer and never leaves it.
-    """
-
-    nonce: Natural = 0
-    available: Amount = 0
-    held: Amount = 0
-    bonded: Amount = 0
-    unbonding: Annotated[tuple[Unbonding, ...], Bounds(0, MAX_UNBONDINGS)] = ()
-    models: Annotated[tuple[ModelName, ...], Bounds(0, MAX_MODELS)] = ()
-    grant: Amount = 0
-
-    @property
-    def total(self) -> int:
-        """All credit of the account, whatever it is bound to."""
-        return self.available + self.held + self.bonded + sum(part.amount for part in self.unbonding)
-
-    @property
-    def own_bond(self) -> int:
-        """The bond beside the grant: what an account can lose that was its own."""
-        return max(0, self.bonded - self.grant)
-
-    def credit(self, amount: int) -> Account:
-        """The account with ``amount`` more available (less, if it is negative)."""
-        # Written out: every operation comes through here, and dataclasses.replace takes three times as long.
-        available = self.available + amount
-        return Account(self.nonce, available, self.held, self.bonded, self.unbonding, self.models, self.grant)
-
-
-@dataclass(frozen=True, slots=True)
-class ReplayWindow(Record):
-    """Hold numbers a payer has used, as in the anti-replay window of IPsec (RFC 4303 §3.4.3).
-
-    ``top`` is one more than the highest sequence number used; byte i of ``used`` belongs to sequence number
-    ``top − 1 − i`` and has bit a set once attempt a was made.
-    """
-
-    top: Natural = 0
-    used: Annotated[bytes, Bounds(0, REPLAY_WINDOW_SIZE)] = b""
-
-    def is_usable(self, seq: int, attempt: int) -> bool:
-        """Whether (seq, attempt) is neither used nor too far from ``top`` in either direction."""
-        if seq >= self.top:
-            return seq < self.top + REPLAY_WINDOW_SIZE
-        index = self.top - 1 - seq
-        if index >= REPLAY_WINDOW_SIZE:
-            return False
-        return index >= len(self.used) or not (self.used[index] >> attempt) & 1
-
-    def use(self, seq: int, attempt: int) -> ReplayWindow:
-        """The window after (seq, attempt) is used."""
-        shift = max(0, seq + 1 - self.top)
-        used = bytearray(min(shift, REPLAY_WINDOW_SIZE)) + self.used if shift else bytearray(self.used)
-        top = self.top + shift
-        index = top - 1 - seq
-        used.extend(bytes(max(0, index + 1 - len(used))))
-        used[index] |= 1 << attempt
-        return ReplayWindow(top, bytes(used[:REPLAY_WINDOW_SIZE]).rstrip(b"\0"))
-
-
-@dataclass(frozen=True, slots=True)
-class OpenHold(Record):
-    """Credit set aside for one request, until it is captured or released.
-
-    ``unsettled_delivery`` is an unreceipted delivery, paid at chain time ``pays_at`` unless the payer disputes it.
-    """
-
-    payer: PublicKey
-    payee: PublicKey
-    amount: Amount
-    model: ModelName
-    request_digest: Hash
-    deadline: Natural
-    unsettled_delivery: Delivery | None = None
-    pays_at: Natural = 0
-
-
-@dataclass(frozen=True, slots=True)
-class DueCaptures(Record):
-    """Holds whose pending capture falls due within one second of chain time."""
-
-    holds: tuple[Hash, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ValidatorRecord(Record):
-    """An account's validator duty; its weight is its bond, as long as it is enrolled, not jailed, and has a tip.
-
-    ``waiting_since`` is the height since which it asks for more weight than it has (0 if it does not), ``commitment``
-    what its next reveal must lead to. ``next_commitment`` replaces that from ``next_epoch`` on. It is jailed if
-    ``jailed_until`` is not 0, and may ask to return from that epoch on. Votes of epochs before ``clean_from`` were
-    punished already.
-    """
-
-    is_enrolled: bool = False
-    waiting_since: Natural = 0
-    commitment: Hash = NO_COMMITMENT
-    hash_chain: Natural = 0
-    next_commitment: Hash = NO_COMMITMENT
-    next_hash_chain: Natural = 0
-    next_epoch: Natural = 0
-    jailed_until: Natural = 0
-    clean_from: Natural = 0
-
-
-@dataclass(frozen=True, slots=True)
-class RecentBlock(Record):
-    """A block for which late votes still count: the view it was notarized in, and bit i if position i voted for it."""
-
-    block_id: Hash
-    view: Natural
-    voters: Annotated[bytes, Bounds(MAX_COMMITTEE // 8, MAX_COMMITTEE // 8)]
-
-
-@dataclass(frozen=True, slots=True)
-class Participation(Record):
-    """Who took part in an epoch, as its block bodies say: for ``blocks`` of its blocks, the votes by position."""
-
-    blocks: Natural
-    votes: Annotated[tuple[Natural, ...], Bounds(0, MAX_COMMITTEE)]
-    recent: Annotated[tuple[RecentBlock, ...], Bounds(0, LATE_VOTE_BLOCKS)]
-
-
-@dataclass(frozen=True, slots=True)
-class Registrations(Record):
-    """How many newcomers were registered in this epoch."""
-
-    count: Natural
-
-
-@dataclass(frozen=True, slots=True)
-class Totals(Record):
-    """The treasury, and the supply that all credit adds up to."""
-
-    treasury: Amount
-    supply: Amount
-
-
-def account_key(public_key: bytes) -> bytes:
-    return b"a" + public_key
-
-
-def replay_window_key(public_key: bytes) -> bytes:
-    return b"w" + public_key
-
-
-def hold_key(hold_id: bytes) -> bytes:
-    return b"h" + hold_id
-
-
-def due_captures_key(second: int) -> bytes:
-    return b"g" + second.to_bytes(8, "big")
-
-
-def table_key(epoch: int) -> bytes:
-    return b"t" + epoch.to_bytes(8, "big")
-
-
-def committee_key(epoch: int) -> bytes:
-    return b"c" + epoch.to_bytes(8, "big")
-
-
-def validator_key(public_key: bytes) -> bytes:
-    return b"v" + public_key
-
-
-TOTALS_KEY = b"s"
-HISTORY_KEY = b"m"
-BEACON_KEY = b"b"
-PARTICIPATION_KEY = b"p"
-REGISTRATIONS_KEY = b"r"
-
-_KINDS: dict[bytes, type[Record]] = {
-    b"a": Account,
-    b"w": ReplayWindow,
-    b"h": OpenHold,
-    b"g": DueCaptures,
-    b"t": ServingTable,
-    b"c": ValidatorSet,
-    b"v": ValidatorRecord,
-    TOTALS_KEY: Totals,
-    HISTORY_KEY: MountainRange,
-    BEACON_KEY: Beacon,
-    PARTICIPATION_KEY: Participation,
-    REGISTRATIONS_KEY: Registrations,
-}
+from chain.state.records import (
+    Account,
+    DueCaptures,
+    OpenHold,
+    Participation,
+    Registrations,
+    ReplayWindow,
+    Totals,
+    ValidatorRecord,
+)
+from chain.types.validators import ValidatorSet
 
 R = TypeVar("R", bound=Record)
 
@@ -340,7 +160,7 @@ class State(StateReader):
         """
         changes: dict[bytes, Record | None] = {}
         for key, raw in entries.items():
-            kind = _KINDS.get(key[:1])
+            kind = RECORD_KINDS.get(key[:1])
             if kind is None or (kind in (Account, ValidatorRecord) and len(key) != 33):
                 raise StoreError(f"unknown state entry {key.hex()}")
             changes[key] = kind.decode(raw, MAX_ENTRY_BYTES)
@@ -431,7 +251,7 @@ class StateOverlay(StateReader):
     def put_account(self, public_key: bytes, account: Account) -> None:
         """Set an account; an empty one leaves no entry."""
         # Nearly every account has something available: so the comparison of all its fields is seldom needed.
-        self.put(account_key(public_key), account if account.available or account != _EMPTY else None)
+        self.put(account_key(public_key), account if account.available or account != _EMPTY_ACCOUNT else None)
 
     def fill_treasury(self, amount: int) -> None:
         """Put credit that was taken elsewhere into the treasury."""
@@ -443,7 +263,7 @@ class StateOverlay(StateReader):
         self.changes.update(other.changes)
 
 
-_EMPTY = Account()
+_EMPTY_ACCOUNT = Account()
 
 
 def compute_supply(state: State) -> int:

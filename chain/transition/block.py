@@ -13,22 +13,18 @@ from dataclasses import dataclass, replace
 from chain import crypto
 from chain.codec import Record
 from chain.exceptions import CodecError, InvalidBlock, InvalidCertificate, InvalidOperation
-from chain.genesis import Genesis, compute_serving_table
+from chain.genesis import Genesis
 from chain.state.beacon import NO_COMMITMENT, compute_commitment
-from chain.state.state import (
-    BEACON_KEY,
-    HISTORY_KEY,
-    REGISTRATIONS_KEY,
-    State,
-    StateOverlay,
-    StateReader,
-    table_key,
-    validator_key,
-)
+from chain.state.keys import BEACON_KEY, HISTORY_KEY, validator_key
+from chain.state.state import State, StateOverlay, StateReader
+from chain.transition.context import BlockContext
+from chain.transition.epoch_processing import process_epoch
 from chain.transition.epochs import Epoch, get_last_height, get_next_epoch
-from chain.transition.operations import BlockContext, process_operation, settle_due_captures
+from chain.transition.operations import process_operation
+from chain.transition.participation import process_votes
+from chain.transition.payments import settle_due_captures
 from chain.transition.restart import check_restart, get_block_epoch, get_restart_view, is_restart, remove_validators
-from chain.transition.validators import charge_missed_leads, end_epoch, process_votes
+from chain.transition.slashing import charge_missed_leads
 from chain.types.blocks import MAX_BLOCK_BYTES, MAX_NULLIFICATIONS, VERSION, Block, Body, Header, sign_block
 from chain.types.operations import SignedOperation
 from chain.types.validators import ValidatorSet
@@ -191,7 +187,7 @@ def get_justification_checks(
 
     The parent must be certified (notarized, or finalized across an epoch boundary), and the last views between the
     parent's and the block's nullified. Of what blocks the late votes are is for the state to say
-    (:func:`chain.transition.validators.process_votes`).
+    (:func:`chain.transition.participation.process_votes`).
 
     Raises:
         InvalidBlock: evidence is missing, misplaced, or lacks a quorum.
@@ -312,12 +308,7 @@ def _finish(
     settle_due_captures(overlay, parent.chain_time, header.chain_time)
     after = state.update(overlay.changes)
     if header.height == epoch.last_height:
-        end_epoch(overlay, after, genesis, epoch)
-        overlay.put(table_key(epoch.number + 2), compute_serving_table(after, genesis.parameters, overlay.beacon.value))
-        if epoch.number:
-            overlay.put(table_key(epoch.number - 1), None)
-        overlay.put(BEACON_KEY, overlay.beacon.end_epoch())
-        overlay.put(REGISTRATIONS_KEY, None)
+        process_epoch(overlay, after, genesis, epoch)
         after = state.update(overlay.changes)
     return Transition(after, overlay.changes, tuple(failures))
 
@@ -340,7 +331,7 @@ def build_block(
     """Build, execute and sign a block on ``parent``.
 
     ``reveal`` opens the tip of ``key`` in ``state``; ``late_votes`` count
-    (:func:`chain.transition.validators.process_votes`). Takes
+    (:func:`chain.transition.participation.process_votes`). Takes
     ``operations`` (their signatures checked already) in order, as many as fit, and leaves out those that cannot be
     included, of which it tells ``on_rejected`` before it takes the next. Returns the block, its transition, and the
     operations left out with the reason.

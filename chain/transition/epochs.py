@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from chain.exceptions import StoreDamaged
-from chain.genesis import Genesis, Parameters
+from chain.genesis import Genesis
+from chain.parameters import Parameters
 from chain.state.state import StateReader
 from chain.types.validators import ValidatorSet
 

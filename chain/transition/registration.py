@@ -17,7 +17,9 @@ from chain.codec import MAX_INT
 from chain.crypto import argon2id, hash_bytes
 from chain.exceptions import InvalidOperation
 from chain.genesis import Genesis
-from chain.state.state import REGISTRATIONS_KEY, TOTALS_KEY, Account, Registrations, StateOverlay, StateReader
+from chain.state.keys import REGISTRATIONS_KEY, TOTALS_KEY
+from chain.state.records import Account, Registrations
+from chain.state.state import StateOverlay, StateReader
 from chain.types.operations import SALT_BYTES, Register, SignedOperation
 
 ARGON2_MEMORY_BYTES, ARGON2_PASSES = 32 << 20, 1

@@ -16,7 +16,8 @@ from dataclasses import replace
 
 from chain.exceptions import InvalidBlock
 from chain.genesis import Genesis
-from chain.state.state import StateOverlay, StateReader, committee_key, validator_key
+from chain.state.keys import committee_key, validator_key
+from chain.state.state import StateOverlay, StateReader
 from chain.transition.epochs import Epoch, get_next_epoch
 from chain.types.blocks import NO_REVEAL, Block, Body, Header
 from chain.types.validators import ValidatorSet

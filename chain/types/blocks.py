@@ -13,7 +13,7 @@ from typing import Annotated, Self
 
 from chain import crypto
 from chain.codec import MAX_RECORD_BYTES, Bounds, Hash, Natural, PublicKey, Record, Signature, pack
-from chain.merkle.tree import compute_merkle_root
+from chain.merkle.list import compute_merkle_root
 from chain.types.operations import SignedOperation
 from chain.types.validators import LATE_VOTE_BLOCKS, MAX_COMMITTEE
 from chain.types.votes import Certificate, Vote

@@ -27,8 +27,12 @@ from dataclasses import dataclass, field
 
 from chain.exceptions import CannotPay, InvalidNonce, InvalidOperation, InvalidSignature
 from chain.genesis import Genesis
-from chain.state.state import Account, State, StateOverlay, hold_key
-from chain.transition.operations import BlockContext, check_form, compute_fee, process_operation
+from chain.state.keys import hold_key
+from chain.state.records import Account
+from chain.state.state import State, StateOverlay
+from chain.transition.context import BlockContext
+from chain.transition.fees import compute_fee
+from chain.transition.operations import check_form, process_operation
 from chain.types.blocks import Block, Header
 from chain.types.operations import Capture, Dispute, Hold, NoncedOperation, Operation, Release, SignedOperation
 from consensus.mempool.eviction import EvictionIndex

@@ -7,7 +7,7 @@ of holds that may still be on their way.
 
 from __future__ import annotations
 
-from chain.state.state import REPLAY_WINDOW_SIZE
+from chain.state.records import REPLAY_WINDOW_SIZE
 
 AHEAD = REPLAY_WINDOW_SIZE // 2
 """Numbers that may be in use beyond the highest final one."""

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import trio
 
 from chain.crypto import KeyPair
-from chain.state.state import OpenHold
+from chain.state.records import OpenHold
 from chain.store.kv import MemoryStore, Store
-from chain.transition.operations import compute_fee
+from chain.transition.fees import compute_fee
 from chain.types.operations import (
     Delivery,
     Dispute,

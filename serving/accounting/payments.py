@@ -5,7 +5,7 @@ from __future__ import annotations
 import trio
 
 from chain.crypto import KeyPair
-from chain.state.state import OpenHold
+from chain.state.records import OpenHold
 from chain.store.kv import Store
 from chain.types.blocks import Block
 from chain.types.operations import Capture, Hold, compute_hold_id

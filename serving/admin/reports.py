@@ -12,7 +12,7 @@ from typing import Any
 import trio
 
 from chain.crypto import format_address
-from chain.state.state import Account, ValidatorRecord
+from chain.state.records import Account, ValidatorRecord
 from serving.admin.node_view import NodeView
 from serving.dispatcher import RequestRecord
 from serving.scheduling.admission import Origin

@@ -16,7 +16,9 @@ from chain.crypto import parse_address
 from chain.exceptions import InvalidOperation, KeyFormatError
 from chain.state.beacon import make_hash_chain
 from chain.state.state import StateOverlay
-from chain.transition.operations import BlockContext, compute_fee, process_operation
+from chain.transition.context import BlockContext
+from chain.transition.fees import compute_fee
+from chain.transition.operations import process_operation
 from chain.types.operations import (
     MAX_MODELS,
     Bond,

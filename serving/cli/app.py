@@ -14,9 +14,10 @@ from rich.console import Console
 
 from chain.cli.app import DataDir, get_default_data_dir
 from chain.crypto import KeyPair
-from chain.genesis import CREDIT, Genesis, Parameters, load_genesis, make_genesis, make_validator
+from chain.genesis import Genesis, load_genesis, make_genesis, make_validator
 from chain.keyfile import create_identity
 from chain.light.client import Checkpoint
+from chain.parameters import CREDIT, Parameters
 from consensus.voting.disk import JOURNAL_FILE
 from consensus.voting.journal import Journal
 from p2p.addresses import parse_proxy

@@ -9,8 +9,8 @@ from pathlib import Path
 import trio
 import typer
 
-from chain.audit.audit import ChainSource
 from chain.audit.export import ExportSource
+from chain.audit.sources import ChainSource
 from chain.cli.app import build_app, get_default_data_dir
 from chain.crypto import KeyPair
 from chain.exceptions import StoreError

@@ -23,9 +23,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from chain.audit.audit import StoreSource, audit_chain
-from chain.genesis import CREDIT, Parameters, make_genesis, make_validator
+from chain.audit.audit import audit_chain
+from chain.audit.sources import StoreSource
+from chain.genesis import make_genesis, make_validator
 from chain.keyfile import create_identity
+from chain.parameters import CREDIT, Parameters
 from chain.store.kv import CHAIN_DIRECTORY, LevelStore
 from chain.store.reader import load_stored_genesis
 from chain.store.writer import ChainStore

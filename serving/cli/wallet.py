@@ -12,7 +12,7 @@ from chain.cli.app import AsJson, DataDir
 from chain.cli.format import format_credits
 from chain.crypto import parse_address
 from chain.exceptions import KeyFormatError
-from chain.genesis import CREDIT
+from chain.parameters import CREDIT
 from serving.cli.admin_client import ANSWER_TIMEOUT_S, ask_node, print_fields
 from serving.cli.errors import CommandError
 

@@ -12,7 +12,7 @@ from typing import Any
 import trio
 
 from chain.exceptions import CodecError
-from chain.transition.operations import get_executor
+from chain.transition.payments import get_executor
 from chain.types.operations import Usage, compute_digest, compute_hold_id
 from p2p.network import NetworkError
 from p2p.streams.exchanges import Exchange

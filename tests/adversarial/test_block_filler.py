@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from chain.crypto import KeyPair, hash_bytes
-from chain.genesis import CREDIT, Genesis, GenesisAccount, Parameters, make_genesis, make_validator
+from chain.genesis import Genesis, GenesisAccount, make_genesis, make_validator
+from chain.parameters import CREDIT, Parameters
 from chain.transition.block import build_block
 from chain.types.blocks import MAX_BLOCK_BYTES
 from chain.types.operations import Serve, SignedOperation, Transfer, sign_operation

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from chain.crypto import KeyPair
 from chain.exceptions import InvalidOperation
-from chain.genesis import CREDIT, Genesis, GenesisAccount, Parameters, make_genesis, make_validator
+from chain.genesis import Genesis, GenesisAccount, make_genesis, make_validator
+from chain.parameters import CREDIT, Parameters
 from chain.state.state import compute_supply
 from chain.types.operations import (
     Capture,

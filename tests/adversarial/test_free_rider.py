@@ -6,7 +6,8 @@ import pytest
 import trio
 
 from chain.exceptions import InvalidOperation
-from chain.genesis import CREDIT, Genesis, GenesisAccount, Parameters, make_genesis, make_validator
+from chain.genesis import Genesis, GenesisAccount, make_genesis, make_validator
+from chain.parameters import CREDIT, Parameters
 from chain.types.operations import Hold, sign_operation
 from consensus.engine import Engine
 from p2p.simulation.runtime import SimulatedRuntime

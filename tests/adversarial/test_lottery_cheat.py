@@ -14,10 +14,11 @@ import pytest
 import trio
 
 from chain.exceptions import InvalidOperation
-from chain.genesis import CREDIT, Genesis, GenesisAccount, Parameters, make_genesis, make_validator
+from chain.genesis import Genesis, GenesisAccount, make_genesis, make_validator
+from chain.parameters import CREDIT, Parameters
 from chain.state.state import compute_supply
 from chain.transition.block import Transition, build_block
-from chain.transition.operations import get_executor
+from chain.transition.payments import get_executor
 from chain.types.blocks import Block, sign_block
 from chain.types.operations import Hold, SignedOperation, sign_operation
 from consensus.network.gossip import Batch, get_topic

@@ -10,7 +10,7 @@ import trio
 
 from chain.crypto import KeyPair
 from chain.exceptions import InvalidOperation
-from chain.genesis import CREDIT
+from chain.parameters import CREDIT
 from chain.types.operations import (
     Capture,
     Dispute,

@@ -8,7 +8,8 @@ import pytest
 import trio
 
 from chain.crypto import KeyPair, hash_bytes
-from chain.genesis import CREDIT, Genesis
+from chain.genesis import Genesis
+from chain.parameters import CREDIT
 from chain.types.operations import Register, SignedOperation, sign_operation
 from consensus.network import ingress as admission
 from consensus.network.gossip import Batch

@@ -14,7 +14,7 @@ import trio
 
 from chain.light.client import LightClientUpdate
 from chain.merkle.snapshot import Chunk, LargeEntry, make_chunk
-from chain.merkle.tree import compute_path
+from chain.merkle.sparse_tree import compute_path
 from chain.store.writer import ChainStore
 from chain.types.validators import ValidatorSet
 from chain.types.votes import Certificate, VoteKind, make_certificate, sign_vote

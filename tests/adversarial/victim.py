@@ -27,7 +27,8 @@ import p2p.host.connection_gater
 import p2p.peer_score
 import p2p.streams.exchanges
 from chain.crypto import KeyPair, format_address
-from chain.genesis import CREDIT, Genesis, Parameters, make_genesis, make_validator
+from chain.genesis import Genesis, make_genesis, make_validator
+from chain.parameters import CREDIT, Parameters
 from consensus.voting.disk import JOURNAL_FILE
 from consensus.voting.journal import Journal
 from p2p.discovery.service import Discovery

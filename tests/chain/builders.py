@@ -9,12 +9,14 @@ from collections.abc import Iterable, Sequence
 
 from chain import crypto
 from chain.crypto import KeyPair
-from chain.genesis import Genesis, GenesisAccount, Parameters, Price, make_genesis, make_validator
+from chain.genesis import Genesis, GenesisAccount, make_genesis, make_validator
+from chain.parameters import Parameters, Price
 from chain.state.beacon import make_hash_chain
-from chain.state.state import Account, State, ValidatorRecord
+from chain.state.records import Account, ValidatorRecord
+from chain.state.state import State
 from chain.transition.block import Transition, build_block, state_transition
 from chain.transition.epochs import Epoch, get_next_epoch
-from chain.transition.operations import get_executor
+from chain.transition.payments import get_executor
 from chain.types.blocks import MAX_NULLIFICATIONS, Block, Header
 from chain.types.operations import (
     Bond,

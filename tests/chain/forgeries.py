@@ -178,26 +178,26 @@ class ListSource:
 
     @property
     def base(self) -> Header:
-        """See :class:`chain.audit.audit.ChainSource`."""
+        """See :class:`chain.audit.sources.ChainSource`."""
         return self.genesis.header
 
     def read_base(self) -> State:
-        """See :class:`chain.audit.audit.ChainSource`."""
+        """See :class:`chain.audit.sources.ChainSource`."""
         return self.genesis.state
 
     def light_client_updates(self) -> Iterator[LightClientUpdate]:
-        """See :class:`chain.audit.audit.ChainSource`."""
+        """See :class:`chain.audit.sources.ChainSource`."""
         return iter(())
 
     def entries(self) -> Iterator[tuple[bytes, bytes | None]]:
-        """See :class:`chain.audit.audit.ChainSource`."""
+        """See :class:`chain.audit.sources.ChainSource`."""
         yield from self.rows
 
     def check_block(self, block: Block, failures: Sequence[str | None]) -> None:
-        """See :class:`chain.audit.audit.ChainSource`."""
+        """See :class:`chain.audit.sources.ChainSource`."""
 
     def check(self, state: State, header: Header) -> None:
-        """See :class:`chain.audit.audit.ChainSource`."""
+        """See :class:`chain.audit.sources.ChainSource`."""
 
 
 class Forger:

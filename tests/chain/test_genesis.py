@@ -15,17 +15,10 @@ from hypothesis import strategies as st
 
 from chain.crypto import hash_bytes, is_valid_public_key
 from chain.exceptions import GenesisError
-from chain.genesis import (
-    GENESIS_VERSION,
-    Genesis,
-    GenesisAccount,
-    ModelPrice,
-    Parameters,
-    Price,
-    load_genesis,
-    make_genesis,
-)
-from chain.state.state import Account, compute_supply
+from chain.genesis import GENESIS_VERSION, Genesis, GenesisAccount, load_genesis, make_genesis
+from chain.parameters import ModelPrice, Parameters, Price
+from chain.state.records import Account
+from chain.state.state import compute_supply
 from chain.store.kv import MemoryStore
 from chain.store.reader import ChainReader
 from chain.store.writer import ChainStore

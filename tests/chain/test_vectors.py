@@ -26,10 +26,11 @@ from chain.merkle.snapshot import (
     MAX_KEY_BYTES,
     MAX_VALUE_BYTES,
 )
-from chain.state.state import MAX_UNBONDINGS, REPLAY_WINDOW_SIZE
+from chain.state.records import MAX_UNBONDINGS, REPLAY_WINDOW_SIZE
+from chain.transition.epoch_processing import MIN_PARTICIPATION_QUOTIENT
 from chain.transition.registration import ARGON2_MEMORY_BYTES, ARGON2_PASSES
 from chain.transition.restart import VIEW_JUMP
-from chain.transition.validators import COMMITTEE_GROWTH_QUOTIENT, MIN_PARTICIPATION_QUOTIENT
+from chain.transition.validators import COMMITTEE_GROWTH_QUOTIENT
 from chain.types.blocks import MAX_BLOCK_BYTES, MAX_NULLIFICATIONS, VERSION
 from chain.types.operations import MAX_CAPTURE_BYTES, MAX_OPERATION_BYTES
 from chain.types.validators import LATE_VOTE_BLOCKS

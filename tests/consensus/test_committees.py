@@ -9,10 +9,14 @@ import pytest
 import trio
 import trio.testing
 
-from chain.audit.audit import StoreSource, audit_chain
-from chain.genesis import CREDIT, Genesis
+from chain.audit.audit import audit_chain
+from chain.audit.sources import StoreSource
+from chain.genesis import Genesis
+from chain.parameters import CREDIT
 from chain.state.beacon import make_hash_chain
-from chain.state.state import State, ValidatorRecord, compute_supply, validator_key
+from chain.state.keys import validator_key
+from chain.state.records import ValidatorRecord
+from chain.state.state import State, compute_supply
 from chain.types.blocks import Block, Body
 from chain.types.operations import Enroll, Evidence, NoncedOperation, Recommit, Retire, SignedOperation, sign_operation
 from chain.types.validators import ValidatorSet

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import trio
 
-from chain.audit.audit import StoreSource, audit_chain
+from chain.audit.audit import audit_chain
+from chain.audit.sources import StoreSource
 from chain.genesis import Genesis
 from chain.store.writer import ChainStore
 from chain.transition.block import state_transition

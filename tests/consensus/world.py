@@ -10,7 +10,8 @@ from typing import Any
 import trio
 
 from chain.crypto import KeyPair
-from chain.genesis import CREDIT, Genesis, GenesisAccount, Parameters, make_genesis, make_validator
+from chain.genesis import Genesis, GenesisAccount, make_genesis, make_validator
+from chain.parameters import CREDIT, Parameters
 from chain.store.kv import MemoryStore, Store
 from chain.store.writer import ChainStore
 from chain.types.operations import NoncedOperation, SignedOperation, Transfer, sign_operation

@@ -19,8 +19,9 @@ from typing import Any
 
 import httpx
 
-from chain.genesis import CREDIT, Genesis, Parameters, make_genesis, make_validator
+from chain.genesis import Genesis, make_genesis, make_validator
 from chain.keyfile import create_identity
+from chain.parameters import CREDIT, Parameters
 from consensus.voting.disk import JOURNAL_FILE
 from consensus.voting.journal import Journal
 from p2p.runtime import RealRuntime

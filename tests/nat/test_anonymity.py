@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 import trio
 
-from chain.audit.audit import StoreSource
+from chain.audit.sources import StoreSource
 from chain.crypto import KeyPair
 from consensus.voting.disk import JOURNAL_FILE
 from consensus.voting.journal import Journal

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from chain.audit.audit import StoreSource
+from chain.audit.sources import StoreSource
 from p2p.host.simultaneous_open import PUNCH_TIMEOUT_S
 from p2p.host.workarounds.yamux import KEEPALIVE_INTERVAL_S
 from tests.nat.box import TCP, NatType

@@ -22,10 +22,11 @@ from typing import Any
 import pytest
 import yaml
 
-from chain.audit.audit import StoreSource
+from chain.audit.sources import StoreSource
 from chain.crypto import KeyPair
-from chain.genesis import CREDIT, GenesisAccount, make_genesis
+from chain.genesis import GenesisAccount, make_genesis
 from chain.keyfile import create_identity
+from chain.parameters import CREDIT
 from chain.store.kv import LevelStore
 from serving.cli.node_process import HTTP
 from tests.support.cluster import Cluster, ClusterNode, chat, run_cluster

@@ -17,7 +17,7 @@ import pytest
 import trio
 
 from chain.crypto import format_address
-from chain.genesis import CREDIT
+from chain.parameters import CREDIT
 from chain.types.operations import Transfer
 from tests.support.cluster import Cluster, ClusterNode
 from tests.support.ledgers import check_votes, fetch_ledger

@@ -13,10 +13,12 @@ import pytest
 import trio
 
 from chain.crypto import KeyPair
-from chain.genesis import CREDIT, GenesisAccount
+from chain.genesis import GenesisAccount
+from chain.parameters import CREDIT
 from chain.state.lottery import compute_lottery_seed
-from chain.state.state import REPLAY_WINDOW_SIZE, compute_supply
-from chain.transition.operations import compute_fee
+from chain.state.records import REPLAY_WINDOW_SIZE
+from chain.state.state import compute_supply
+from chain.transition.fees import compute_fee
 from chain.types.operations import Hold, Operation, SignedOperation, Transfer, compute_hold_id, sign_operation
 from consensus.network.gossip import Batch, get_topic
 from p2p.host.network import Libp2pNetwork

@@ -13,7 +13,7 @@ import httpx
 import pytest
 import trio
 
-from chain.genesis import CREDIT
+from chain.parameters import CREDIT
 from chain.types.operations import Hold, compute_hold_id
 from tests.support.cluster import ENTRY, Cluster, ClusterNode, chat, offload_at_entry, run_cluster
 from tests.support.fake_backend import FakeOptions

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from chain.audit.audit import StoreSource
-from chain.genesis import CREDIT
+from chain.audit.sources import StoreSource
+from chain.parameters import CREDIT
 from tests.support.cluster import (
     SHORT_EPOCHS,
     Cluster,

@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 import trio
 
 from chain.crypto import KeyPair
-from chain.genesis import CREDIT, GenesisAccount, Parameters, make_genesis, make_validator
+from chain.genesis import GenesisAccount, make_genesis, make_validator
+from chain.parameters import CREDIT, Parameters
 from chain.store.kv import MemoryStore
 from chain.store.writer import ChainStore
 from consensus.engine import Settings

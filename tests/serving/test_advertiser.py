@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import trio
 
-from chain.genesis import CREDIT
+from chain.parameters import CREDIT
 from chain.types.operations import Bond, Serve
 from p2p.peers.announcement import Announcement
 from tests.serving.world import MODEL, Options, Script, World, ask, eventually, make_request, simulate

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import trio
 
-from chain.transition.operations import compute_fee
+from chain.transition.fees import compute_fee
 from chain.types.operations import Capture, Hold, Release
 from p2p.peers.announcement import Announcement, PeerLoad
 from serving.scheduling.policy import PolicyParameters

@@ -16,8 +16,10 @@ from typing import Any, TypeVar
 import trio
 
 from chain.crypto import KeyPair
-from chain.genesis import CREDIT, Genesis, Parameters, make_genesis, make_validator
-from chain.state.state import Account, OpenHold, compute_supply
+from chain.genesis import Genesis, make_genesis, make_validator
+from chain.parameters import CREDIT, Parameters
+from chain.state.records import Account, OpenHold
+from chain.state.state import compute_supply
 from chain.store.kv import MemoryStore
 from chain.store.writer import ChainStore
 from chain.types.operations import Capture, CaptureItem, Hold, Operation, compute_digest

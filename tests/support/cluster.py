@@ -18,8 +18,9 @@ from typing import Any
 import httpx
 
 from chain.crypto import KeyPair, parse_address
-from chain.genesis import CREDIT, Genesis, GenesisAccount, Parameters, make_genesis, make_validator
+from chain.genesis import Genesis, GenesisAccount, make_genesis, make_validator
 from chain.keyfile import create_identity
+from chain.parameters import CREDIT, Parameters
 from chain.store.kv import LevelStore
 from chain.store.reader import load_stored_genesis
 from chain.store.writer import ChainStore

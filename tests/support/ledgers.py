@@ -8,8 +8,9 @@ from pathlib import Path
 
 import trio
 
-from chain.audit.audit import ChainSource, audit_chain
+from chain.audit.audit import audit_chain
 from chain.audit.export import ExportSource
+from chain.audit.sources import ChainSource
 from chain.crypto import KeyPair
 from chain.genesis import Genesis
 from chain.state.state import State

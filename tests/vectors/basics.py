@@ -15,10 +15,13 @@ from chain import crypto
 from chain.crypto import KeyPair
 from chain.exceptions import KeyFormatError
 from chain.genesis import Genesis, GenesisAccount, make_genesis
-from chain.merkle import tree as merkle
+from chain.merkle import list as merkle_list
+from chain.merkle import mountain_range
 from chain.merkle.snapshot import Frontier, add_chunk, make_chunk
 from chain.state import beacon
-from chain.state.state import Account, State, Totals, account_key
+from chain.state.keys import account_key
+from chain.state.records import Account, Totals
+from chain.state.state import State
 from chain.transition import registration
 from chain.types import blocks, operations
 from tests.chain.builders import make_key, make_test_genesis
@@ -207,9 +210,9 @@ def make_merkle() -> Json:
         "lists": [
             {
                 "items": to_plain(items[:size]),
-                "root": merkle.compute_merkle_root(items[:size]).hex(),
+                "root": merkle_list.compute_merkle_root(items[:size]).hex(),
                 "proofs": [
-                    to_plain(merkle.prove_list_leaf(items[:size], index))
+                    to_plain(merkle_list.prove_list_leaf(items[:size], index))
                     for index in sorted({0, size // 2, size - 1})
                     if size
                 ],
@@ -222,7 +225,7 @@ def make_merkle() -> Json:
                 "peaks": to_plain(_append_all(ids[:size]).peaks),
                 "root": _append_all(ids[:size]).root.hex(),
                 "proofs": [
-                    to_plain(merkle.prove_mountain_range_leaf(ids[:size], index))
+                    to_plain(mountain_range.prove_mountain_range_leaf(ids[:size], index))
                     for index in sorted({0, size - 1})
                     if size
                 ],
@@ -234,8 +237,8 @@ def make_merkle() -> Json:
     }
 
 
-def _append_all(ids: Sequence[bytes]) -> merkle.MountainRange:
-    history = merkle.MountainRange(0, ())
+def _append_all(ids: Sequence[bytes]) -> mountain_range.MountainRange:
+    history = mountain_range.MountainRange(0, ())
     for block_id in ids:
         history = history.append(block_id)
     return history

@@ -7,8 +7,10 @@ from dataclasses import replace
 
 from chain import crypto
 from chain.genesis import compute_serving_table
+from chain.state.keys import account_key
 from chain.state.lottery import ServingEntry, ServingTable, compute_lottery_seed
-from chain.state.state import Account, ReplayWindow, State, account_key
+from chain.state.records import Account, ReplayWindow
+from chain.state.state import State
 from chain.transition.validators import CommitteeApplicant as Applicant
 from chain.transition.validators import compute_committee
 from chain.types.validators import ValidatorSet

@@ -14,7 +14,7 @@ from chain.exceptions import CodecError
 from chain.light import client as light
 from chain.light import proofs
 from chain.merkle import snapshot
-from chain.state.state import Account
+from chain.state.records import Account
 from chain.transition import restart_file
 from chain.types.operations import Bond, CaptureItem, Operation, SignedOperation, Transfer
 from chain.types.validators import ValidatorSet

@@ -8,15 +8,19 @@ from statistics import mean
 
 import pytest
 
-from chain.audit.audit import LOOKAHEAD_BLOCKS, Fault, PayerDraws, Report, StoreSource, _Audit, audit_chain
+from chain.audit.audit import LOOKAHEAD_BLOCKS, _Audit, audit_chain
+from chain.audit.draws import PayerDraws
+from chain.audit.report import Fault, Report
+from chain.audit.sources import StoreSource
 from chain.cli.app import _report_text
 from chain.codec import pack
 from chain.exceptions import StoreError
 from chain.genesis import Genesis
-from chain.state.state import StateOverlay, account_key
+from chain.state.keys import account_key
+from chain.state.state import StateOverlay
 from chain.store.kv import MemoryStore, Store
 from chain.store.writer import ChainStore
-from chain.transition.operations import get_executor
+from chain.transition.payments import get_executor
 from chain.types.blocks import Block
 from chain.types.operations import Hold
 from chain.types.votes import VoteKind

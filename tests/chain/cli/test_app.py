@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from chain.audit.audit import ChainSource, StoreSource, audit_chain
+from chain.audit.audit import audit_chain
 from chain.audit.export import ExportSource, ExportWriter, export_chain
+from chain.audit.sources import ChainSource, StoreSource
 from chain.cli.app import build_app
 from chain.cli.format import format_credits, format_duration, format_time
 from chain.crypto import format_address

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chain.audit.audit import StoreSource
 from chain.audit.proof_builder import prove_balance, prove_operation, rebuild_chain
+from chain.audit.sources import StoreSource
 from chain.codec import pack, unpack
 from chain.crypto import KeyPair, hash_bytes
 from chain.exceptions import ProofError, StoreError
@@ -31,8 +31,10 @@ from chain.light.proofs import (
     format_proof,
     parse_proof,
 )
-from chain.merkle.tree import MountainRange, prove_mountain_range_leaf
-from chain.state.state import Account, State, account_key
+from chain.merkle.mountain_range import MountainRange, prove_mountain_range_leaf
+from chain.state.keys import account_key
+from chain.state.records import Account
+from chain.state.state import State
 from chain.store.kv import MemoryStore
 from chain.store.writer import ChainStore
 from chain.transition.block import Transition

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from chain.crypto import hash_bytes
 from chain.exceptions import InvalidSnapshot
 from chain.merkle.snapshot import Chunk, Entry, Frontier, LargeEntry, add_chunk, check_value, make_chunk
-from chain.merkle.tree import Branch, SparseMerkleTree
-from chain.state.state import Account, account_key
+from chain.merkle.sparse_tree import Branch, SparseMerkleTree
+from chain.state.keys import account_key
+from chain.state.records import Account
 
 MAX_INLINE_BYTES, MAX_CHUNK_BYTES = 64, 500
 

@@ -14,20 +14,9 @@ from hypothesis import strategies as st
 from chain.codec import pack, unpack
 from chain.crypto import hash_bytes
 from chain.exceptions import CodecError, ProofError
-from chain.merkle.tree import (
-    EMPTY,
-    Branch,
-    ConflictingLeaf,
-    ListProof,
-    MountainRange,
-    MountainRangeProof,
-    SparseMerkleTree,
-    TreeProof,
-    compute_merkle_root,
-    compute_path,
-    prove_list_leaf,
-    prove_mountain_range_leaf,
-)
+from chain.merkle.list import EMPTY, ListProof, compute_merkle_root, prove_list_leaf
+from chain.merkle.mountain_range import MountainRange, MountainRangeProof, prove_mountain_range_leaf
+from chain.merkle.sparse_tree import Branch, ConflictingLeaf, SparseMerkleTree, TreeProof, compute_path
 from chain.types.operations import Usage
 
 

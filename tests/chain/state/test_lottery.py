@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from chain.crypto import hash_bytes
 from chain.genesis import compute_serving_table
 from chain.state.lottery import Lottery, ServingEntry, ServingTable, compute_lottery_seed
-from chain.transition.operations import get_executor
+from chain.transition.payments import get_executor
 from tests.chain.builders import MODEL, PARAMETERS, Chain, make_key
 
 NOBODY = bytes(32)

@@ -9,21 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chain.exceptions import CodecError, StoreError
-from chain.merkle.tree import Leaf, SparseMerkleTree
-from chain.state.state import (
-    REPLAY_WINDOW_SIZE,
-    TOTALS_KEY,
-    Account,
-    ReplayWindow,
-    State,
-    StateOverlay,
-    Totals,
-    ValidatorRecord,
-    account_key,
-    compute_supply,
-    hold_key,
-    validator_key,
-)
+from chain.merkle.sparse_tree import Leaf, SparseMerkleTree
+from chain.state.keys import TOTALS_KEY, account_key, hold_key, validator_key
+from chain.state.records import REPLAY_WINDOW_SIZE, Account, ReplayWindow, Totals, ValidatorRecord
+from chain.state.state import State, StateOverlay, compute_supply
 from tests.chain.builders import Chain, make_key
 
 steps = st.one_of(

@@ -10,26 +10,20 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from chain.audit.audit import Report, StoreSource, audit_chain
+from chain.audit.audit import audit_chain
 from chain.audit.export import export_chain
+from chain.audit.report import Report
+from chain.audit.sources import StoreSource
 from chain.cli.app import _report_text, build_app
 from chain.exceptions import StoreError
 from chain.genesis import compute_serving_table
 from chain.light.client import Checkpoint, LightClientUpdate
+from chain.merkle.mountain_range import MountainRange
 from chain.merkle.snapshot import Entry, LargeEntry, add_chunk, make_chunk
-from chain.merkle.tree import MountainRange
 from chain.state.beacon import Beacon
-from chain.state.state import (
-    BEACON_KEY,
-    HISTORY_KEY,
-    TOTALS_KEY,
-    Account,
-    State,
-    Totals,
-    account_key,
-    committee_key,
-    table_key,
-)
+from chain.state.keys import BEACON_KEY, HISTORY_KEY, TOTALS_KEY, account_key, committee_key, table_key
+from chain.state.records import Account, Totals
+from chain.state.state import State
 from chain.store.kv import LevelStore, MemoryStore, Store
 from chain.store.reader import (
     BASE_KEY,

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from chain.audit.audit import StoreSource, audit_chain
+from chain.audit.audit import audit_chain
+from chain.audit.sources import StoreSource
 from chain.exceptions import StoreError
-from chain.state.state import account_key
+from chain.state.keys import account_key
 from chain.store.kv import LevelStore, MemoryStore
 from chain.store.reader import ChainReader, load_stored_genesis
 from chain.store.writer import ChainStore

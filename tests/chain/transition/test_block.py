@@ -13,7 +13,7 @@ import pytest
 
 from chain.crypto import hash_bytes
 from chain.exceptions import InvalidBlock, InvalidCertificate
-from chain.merkle.tree import EMPTY
+from chain.merkle.list import EMPTY
 from chain.state.state import State, compute_supply
 from chain.transition.block import (
     Transition,

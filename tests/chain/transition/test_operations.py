@@ -9,9 +9,11 @@ import pytest
 
 from chain import crypto
 from chain.crypto import KeyPair
-from chain.genesis import ModelPrice, Price
-from chain.state.state import MAX_UNBONDINGS, REPLAY_WINDOW_SIZE, Account, Unbonding, compute_supply, due_captures_key
-from chain.transition.operations import compute_fee
+from chain.parameters import ModelPrice, Price
+from chain.state.keys import due_captures_key
+from chain.state.records import MAX_UNBONDINGS, REPLAY_WINDOW_SIZE, Account, Unbonding
+from chain.state.state import compute_supply
+from chain.transition.fees import compute_fee
 from chain.types.operations import (
     Capture,
     CaptureItem,

@@ -7,14 +7,15 @@ from dataclasses import replace
 
 import pytest
 
-from chain.audit.audit import StoreSource, audit_chain
+from chain.audit.audit import audit_chain
+from chain.audit.sources import StoreSource
 from chain.crypto import KeyPair, hash_bytes
 from chain.exceptions import InvalidBlock
 from chain.state.lottery import compute_lottery_seed
 from chain.state.state import compute_supply
 from chain.store.kv import MemoryStore
 from chain.store.writer import ChainStore
-from chain.transition.operations import compute_fee
+from chain.transition.fees import compute_fee
 from chain.transition.registration import (
     compute_challenge,
     count_registrations_left,

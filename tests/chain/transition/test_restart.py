@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from chain.audit.audit import StoreSource, audit_chain
+from chain.audit.audit import audit_chain
 from chain.audit.proof_builder import prove_balance
+from chain.audit.sources import StoreSource
 from chain.cli.app import _report_text
 from chain.exceptions import InvalidBlock, RestartError
 from chain.genesis import Genesis

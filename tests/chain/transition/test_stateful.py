@@ -23,13 +23,22 @@ from chain.codec import Record
 from chain.crypto import KeyPair, hash_bytes
 from chain.exceptions import InvalidBlock
 from chain.state.beacon import Beacon, make_hash_chain
-from chain.state.lottery import ServingEntry, ServingTable
-from chain.state.state import (
+from chain.state.keys import (
     BEACON_KEY,
     HISTORY_KEY,
     PARTICIPATION_KEY,
     REGISTRATIONS_KEY,
     TOTALS_KEY,
+    account_key,
+    committee_key,
+    due_captures_key,
+    hold_key,
+    replay_window_key,
+    table_key,
+    validator_key,
+)
+from chain.state.lottery import ServingEntry, ServingTable
+from chain.state.records import (
     Account,
     DueCaptures,
     OpenHold,
@@ -40,15 +49,8 @@ from chain.state.state import (
     Totals,
     Unbonding,
     ValidatorRecord,
-    account_key,
-    committee_key,
-    compute_supply,
-    due_captures_key,
-    hold_key,
-    replay_window_key,
-    table_key,
-    validator_key,
 )
+from chain.state.state import compute_supply
 from chain.transition import registration
 from chain.types.operations import (
     SALT_BYTES,

@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from chain.crypto import KeyPair
 from chain.exceptions import InvalidBlock, InvalidOperation
 from chain.state.beacon import NO_COMMITMENT, make_hash_chain
-from chain.state.state import Unbonding, ValidatorRecord, compute_supply
+from chain.state.records import Unbonding, ValidatorRecord
+from chain.state.state import compute_supply
 from chain.transition.block import state_transition
-from chain.transition.operations import check_form, compute_fee
+from chain.transition.fees import compute_fee
+from chain.transition.operations import check_form
 from chain.transition.validators import CommitteeApplicant, compute_committee
 from chain.types.blocks import Block, sign_block
 from chain.types.operations import Enroll, Evidence, Recommit

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 
 from chain.exceptions import InvalidOperation
-from chain.genesis import Parameters
-from chain.transition.operations import check_form, compute_fee
+from chain.parameters import Parameters
+from chain.transition.fees import compute_fee
+from chain.transition.operations import check_form
 from chain.types.operations import (
     MAX_CAPTURE_BYTES,
     MAX_CAPTURE_ITEMS,

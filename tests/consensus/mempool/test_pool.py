@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from chain.exceptions import CannotPay, InvalidNonce, InvalidOperation, InvalidSignature
-from chain.genesis import CREDIT, Genesis, GenesisAccount, Parameters, make_genesis, make_validator
-from chain.state.state import REPLAY_WINDOW_SIZE
+from chain.genesis import Genesis, GenesisAccount, make_genesis, make_validator
+from chain.parameters import CREDIT, Parameters
+from chain.state.records import REPLAY_WINDOW_SIZE
 from chain.transition.block import Transition, build_block
 from chain.transition.epochs import get_next_epoch
-from chain.transition.operations import get_executor, process_operation
+from chain.transition.operations import process_operation
+from chain.transition.payments import get_executor
 from chain.types.blocks import Block
 from chain.types.operations import (
     Capture,

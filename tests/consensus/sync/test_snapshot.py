@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import trio
 
-from chain.audit.audit import StoreSource, audit_chain
+from chain.audit.audit import audit_chain
 from chain.audit.export import ExportSource
+from chain.audit.sources import StoreSource
 from chain.exceptions import StoreError
 from chain.store.kv import MemoryStore
 from chain.store.writer import ChainStore

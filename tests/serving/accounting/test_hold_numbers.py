@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chain.state.state import REPLAY_WINDOW_SIZE
+from chain.state.records import REPLAY_WINDOW_SIZE
 from serving.accounting.hold_numbers import AHEAD, RESERVE, HoldNumbers, TooManyPayments
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import trio
 
-from chain.genesis import CREDIT
+from chain.parameters import CREDIT
 from chain.types.operations import Delivery, Dispute, Hold, Release, Usage, compute_hold_id, sign_operation
 from serving.accounting.hold_numbers import AHEAD, TooManyPayments
 from serving.accounting.payer import CannotAfford

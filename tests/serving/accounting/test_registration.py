@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from chain.exceptions import InvalidOperation
-from chain.genesis import CREDIT
+from chain.parameters import CREDIT
 from chain.state.state import compute_supply
 from serving.accounting.registration import register
 from tests.consensus.world import World, make_key, make_test_genesis, simulate

@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from chain.exceptions import InvalidOperation
-from chain.genesis import CREDIT
+from chain.parameters import CREDIT
 from chain.types.operations import Serve, Transfer
 from serving.accounting.wallet import FORGET_AFTER_S
 from tests.serving.world import Options, World, eventually, simulate

@@ -11,7 +11,7 @@ import pytest
 import trio
 from prometheus_client.parser import text_string_to_metric_families
 
-from chain.genesis import CREDIT
+from chain.parameters import CREDIT
 from chain.types.operations import Hold, compute_hold_id
 from node import Node
 from p2p.peers.announcement import Announcement, PeerLoad

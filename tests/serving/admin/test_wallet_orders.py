@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import trio
 
-from chain.genesis import CREDIT
+from chain.parameters import CREDIT
 from node import Node
 from serving.admin.bodies import MAX_BODY_BYTES
 from tests.serving.admin.client import expect, with_admin

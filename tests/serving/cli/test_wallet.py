@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from chain.genesis import CREDIT
+from chain.parameters import CREDIT
 from serving.cli.errors import CommandError
 from serving.cli.wallet import parse_credits
 

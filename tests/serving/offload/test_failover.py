@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import trio
 
-from chain.genesis import CREDIT
+from chain.parameters import CREDIT
 from chain.types.operations import Capture, Dispute, Hold, Release
 from serving.offload.settings import ExecutorSettings
 from serving.scheduling.policy import PolicyParameters

@@ -8,7 +8,7 @@ from random import Random
 import pytest
 import trio
 
-from chain.genesis import CREDIT
+from chain.parameters import CREDIT
 from chain.types.operations import Capture, Dispute, Release, compute_hold_id, sign_operation
 from p2p.network import NetworkError
 from serving.accounting.receipts import sign_receipt

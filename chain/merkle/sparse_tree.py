@@ -1,173 +1,20 @@
-"""Three commitments, and the proofs of what they commit to: a list, a growing history, and a map.
+"""A commitment to a map from keys to records: a path-compressed sparse Merkle tree.
 
-- :func:`compute_merkle_root`: a binary Merkle tree over a list, in the shape of RFC 6962, and the length of the list.
-- :class:`MountainRange`: a Merkle mountain range, the peaks of perfect trees over everything appended so far.
-- :class:`SparseMerkleTree`: a path-compressed sparse Merkle tree over a map from keys to records. Its nodes are never
-changed, so
-  that an update shares all it did not touch with the tree before it, and the states of competing blocks cost only
-  their differences.
-
-A proof leads from one entry to the root: :class:`ListProof`, :class:`MountainRangeProof`, and :class:`TreeProof`, which
-also shows that a key is absent. Its ``compute_root`` is all there is to checking it: the proof holds if that is the
-root one trusts. For one root there is one value at each place, and one proof of it: every part of a proof is hashed or
-fixed by those that are, leaves and forks are hashed in domains of their own, and the roots of list and history cover
-the count.
+Nodes are immutable. An update shares every node that it does not touch with the tree before it, so that the states of
+competing blocks cost only their differences. A :class:`TreeProof` shows the record under a key, or that there is none;
+it holds if its ``compute_root`` gives the trusted root. Each root has one value under a key and one proof of it.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
-from chain.codec import Bounds, Hash, Natural, Record
+from chain.codec import Bounds, Hash, Record
 from chain.crypto import hash_bytes
 from chain.exceptions import ProofError
-
-EMPTY = hash_bytes("empty")
-"""Root of nothing."""
-
-
-def compute_merkle_root(leaves: Sequence[bytes]) -> bytes:
-    """Commitment to ``leaves``: a hash of their number and of the root of the binary tree over them.
-
-    A split leaves the largest power of two on the left (RFC 6962 §2.1).
-    """
-    if not leaves:
-        return EMPTY
-    level = [hash_bytes("list leaf", leaf) for leaf in leaves]
-    while len(level) > 1:
-        level = _pair("list node", level)
-    return hash_bytes("list", len(leaves).to_bytes(8, "big"), level[0])
-
-
-def _pair(domain: str, level: Sequence[bytes]) -> list[bytes]:
-    """The level above. Carrying an odd last node up gives the same tree as the recursive definition."""
-    paired = [hash_bytes(domain, level[i], level[i + 1]) for i in range(0, len(level) - 1, 2)]
-    return [*paired, *level[len(paired) * 2 :]]
-
-
-@dataclass(frozen=True, slots=True)
-class ListProof(Record):
-    """That a leaf is number ``index`` of ``count``: the audit path of RFC 6962 §2.1.1, nearest sibling first."""
-
-    index: Natural
-    count: Natural
-    siblings: Annotated[tuple[Hash, ...], Bounds(0, 63)]
-
-    def compute_root(self, leaf: bytes) -> bytes:
-        """The root of the list in which ``leaf`` stands there.
-
-        Raises:
-            ProofError: there is no such place, or its path has another length.
-        """
-        if self.index >= self.count:
-            raise ProofError(f"number {self.index} of a list of {self.count} does not exist")
-        node, index, last, used = hash_bytes("list leaf", leaf), self.index, self.count - 1, 0
-        while last:  # the width of the level, less one
-            if index & 1 or index < last:  # else the node is the odd last one, carried up
-                if used == len(self.siblings):
-                    raise ProofError("the path through the list is too short")
-                sibling, used = self.siblings[used], used + 1
-                node = hash_bytes("list node", *((sibling, node) if index & 1 else (node, sibling)))
-            index, last = index >> 1, last >> 1
-        if used != len(self.siblings):
-            raise ProofError("the path through the list is too long")
-        return hash_bytes("list", self.count.to_bytes(8, "big"), node)
-
-
-def prove_list_leaf(leaves: Sequence[bytes], index: int) -> ListProof:
-    """The proof that ``leaves[index]`` is where it is."""
-    siblings, position = [], range(len(leaves))[index]
-    level = [hash_bytes("list leaf", leaf) for leaf in leaves]
-    while len(level) > 1:
-        if position ^ 1 < len(level):
-            siblings.append(level[position ^ 1])
-        level, position = _pair("list node", level), position >> 1
-    return ListProof(range(len(leaves))[index], len(leaves), tuple(siblings))
-
-
-@dataclass(frozen=True, slots=True)
-class MountainRange(Record):
-    """A Merkle mountain range over block ids: ``count`` leaves under ``peaks``, tallest first."""
-
-    count: Natural
-    peaks: Annotated[tuple[Hash, ...], Bounds(0, 64)]
-
-    def append(self, block_id: bytes) -> MountainRange:
-        """The history with one more block."""
-        peaks = list(self.peaks)
-        node, count = hash_bytes("history leaf", block_id), self.count
-        while count & 1:  # a peak of the same height stands beside the new one: join them
-            node = hash_bytes("history node", peaks.pop(), node)
-            count >>= 1
-        return MountainRange(self.count + 1, (*peaks, node))
-
-    @property
-    def root(self) -> bytes:
-        """Commitment to the count and all peaks."""
-        return hash_bytes("history", self.count.to_bytes(8, "big"), *self.peaks)
-
-
-@dataclass(frozen=True, slots=True)
-class MountainRangeProof(Record):
-    """That a block id is number ``index`` of the ``count`` in a history.
-
-    ``siblings`` lead from it to its peak, nearest first; ``peaks`` are the others, tallest first.
-    """
-
-    index: Natural
-    count: Natural
-    siblings: Annotated[tuple[Hash, ...], Bounds(0, 63)]
-    peaks: Annotated[tuple[Hash, ...], Bounds(0, 63)]
-
-    def compute_root(self, block_id: bytes) -> bytes:
-        """The root of the history in which ``block_id`` has that number.
-
-        Raises:
-            ProofError: there is no such number, or its path or the peaks are of another history.
-        """
-        if self.index >= self.count:
-            raise ProofError(f"number {self.index} of a history of {self.count} does not exist")
-        position, start, height = _find_mountain(self.index, self.count)
-        if len(self.siblings) != height or len(self.peaks) != self.count.bit_count() - 1:
-            raise ProofError(f"the path through the history is not one for number {self.index} of {self.count}")
-        node, offset = hash_bytes("history leaf", block_id), self.index - start
-        for level, sibling in enumerate(self.siblings):
-            node = hash_bytes("history node", *((sibling, node) if (offset >> level) & 1 else (node, sibling)))
-        return MountainRange(self.count, (*self.peaks[:position], node, *self.peaks[position:])).root
-
-
-def prove_mountain_range_leaf(block_ids: Sequence[bytes], index: int) -> MountainRangeProof:
-    """The proof that ``block_ids[index]`` has that number in the history of all of ``block_ids``."""
-    index = range(len(block_ids))[index]
-    position, _, _ = _find_mountain(index, len(block_ids))
-    peaks: list[bytes] = []
-    siblings: list[bytes] = []
-    for start, height in _get_mountains(len(block_ids)):
-        level = [hash_bytes("history leaf", block_id) for block_id in block_ids[start : start + (1 << height)]]
-        offset = index - start
-        while len(level) > 1:
-            if len(peaks) == position:
-                siblings.append(level[offset ^ 1])
-            level, offset = _pair("history node", level), offset >> 1
-        peaks += level
-    del peaks[position]
-    return MountainRangeProof(index, len(block_ids), tuple(siblings), tuple(peaks))
-
-
-def _get_mountains(count: int) -> list[tuple[int, int]]:
-    """First leaf and height of each mountain, tallest first: one for each bit of the count."""
-    heights = [height for height in reversed(range(count.bit_length())) if (count >> height) & 1]
-    return [(count >> (height + 1) << (height + 1), height) for height in heights]
-
-
-def _find_mountain(index: int, count: int) -> tuple[int, int, int]:
-    """Position among the peaks, first leaf and height of the mountain over a leaf."""
-    mountains = _get_mountains(count)
-    position = bisect_right(mountains, index, key=lambda mountain: mountain[0]) - 1
-    return (position, *mountains[position])
+from chain.merkle.list import EMPTY
 
 
 class Leaf:
@@ -206,6 +53,8 @@ def hash_branch(depth: int, left: bytes, right: bytes) -> bytes:
 
 
 _Node = Leaf | _BranchNode
+
+
 _Change = tuple[int, Leaf | None]
 
 
@@ -370,7 +219,9 @@ def _update(node: _Node | None, changes: list[_Change]) -> _Node | None:
             leaves = sorted([*leaves, node], key=lambda leaf: leaf.path)
         return _build(leaves)
     # Split where the outermost changes first leave the node's own prefix, or else at the node's fork.
-    depth = min(node.depth, _fork(changes[0][0], node.path), _fork(changes[-1][0], node.path))
+    depth = min(
+        node.depth, _find_first_difference(changes[0][0], node.path), _find_first_difference(changes[-1][0], node.path)
+    )
     shift = 255 - depth
     middle = next((i for i, (path, _) in enumerate(changes) if (path >> shift) & 1), len(changes))
     if depth == node.depth:
@@ -388,7 +239,7 @@ def _build(leaves: list[Leaf]) -> _Node | None:
     """The tree of sorted, distinct leaves."""
     if len(leaves) <= 1:
         return leaves[0] if leaves else None
-    depth = _fork(leaves[0].path, leaves[-1].path)
+    depth = _find_first_difference(leaves[0].path, leaves[-1].path)
     middle = next(i for i, leaf in enumerate(leaves) if (leaf.path >> (255 - depth)) & 1)
     return _join(depth, _build(leaves[:middle]), _build(leaves[middle:]))
 
@@ -399,6 +250,6 @@ def _join(depth: int, left: _Node | None, right: _Node | None) -> _Node | None:
     return _BranchNode(depth, left, right)
 
 
-def _fork(a: int, b: int) -> int:
+def _find_first_difference(a: int, b: int) -> int:
     """The first bit at which two paths differ (256 if they are equal)."""
     return 256 - (a ^ b).bit_length()

@@ -1,0 +1,78 @@
+"""The parameters of a chain: epochs, bonds, fees, time limits, newcomers, and the prices of answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from chain.codec import Amount, Bounds, ModelName, Natural, Record
+from chain.types.operations import Usage
+from chain.types.validators import MAX_COMMITTEE
+
+CREDIT = 1_000_000
+"""Micro-credits in a credit."""
+
+
+MAX_EPOCH_HEIGHTS = 16_384
+"""A hash onion must last for several epochs (:mod:`chain.state.beacon`)."""
+
+
+Positive = Annotated[int, Bounds(1, 2**53)]
+
+
+@dataclass(frozen=True, slots=True)
+class Price(Record):
+    """What a request costs, in micro-credits."""
+
+    per_request: Amount = 1_000
+    per_prompt_byte: Amount = 3
+    per_completion_token: Amount = 20
+
+    def compute(self, usage: Usage) -> int:
+        """The price of one answer."""
+        return (
+            self.per_request
+            + self.per_prompt_byte * usage.prompt_bytes
+            + self.per_completion_token * usage.completion_tokens
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPrice(Record):
+    """A price of its own for one model."""
+
+    model: ModelName
+    price: Price
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters(Record):
+    """Constants of a chain. Times are in ms of chain time, amounts in micro-credits, shares in thousandths.
+
+    ``entry_fee`` is the price of an entry of the state that nobody removes again (:mod:`chain.transition.operations`):
+    some 700 bytes in the memory of every node for ever, where an operation is carried out once and then on disk.
+    """
+
+    epoch_heights: Annotated[int, Bounds(1, MAX_EPOCH_HEIGHTS)] = 128
+    unbonding_epochs: Positive = 600
+    committee_size: Annotated[int, Bounds(1, MAX_COMMITTEE)] = 32
+    min_validator_bond: Positive = 1_000 * CREDIT
+    missed_lead_fee: Amount = 1_000
+    min_service_bond: Amount = 10_000
+    fee_per_byte: Amount = 1
+    entry_fee: Amount = 10_000
+    max_attempts: Annotated[int, Bounds(1, 8)] = 8
+    max_hold_time: Positive = 3_600_000
+    capture_grace: Positive = 60_000
+    idle_beat: Annotated[int, Bounds(1, 3_600_000)] = 10_000
+    timestamp_drift: Positive = 1_000
+    register_grant: Amount = 0
+    register_cap: Natural = 16
+    register_difficulty: Annotated[int, Bounds(0, 32)] = 10
+    newcomer_share: Annotated[int, Bounds(0, 1000)] = 50
+    price: Price = Price()
+    model_prices: tuple[ModelPrice, ...] = ()
+
+    def get_price(self, model: str) -> Price:
+        """The price of a model: its own where listed, else the common one."""
+        return next((entry.price for entry in self.model_prices if entry.model == model), self.price)

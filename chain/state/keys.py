@@ -1,0 +1,80 @@
+"""The keys of the state: one letter for the kind of record, and what the record belongs to."""
+
+from __future__ import annotations
+
+from chain.codec import Record
+from chain.merkle.mountain_range import MountainRange
+from chain.state.beacon import Beacon
+from chain.state.lottery import ServingTable
+from chain.state.records import (
+    Account,
+    DueCaptures,
+    OpenHold,
+    Participation,
+    Registrations,
+    ReplayWindow,
+    Totals,
+    ValidatorRecord,
+)
+from chain.types.validators import ValidatorSet
+
+MAX_ENTRY_BYTES = 64 << 20
+
+
+def account_key(public_key: bytes) -> bytes:
+    return b"a" + public_key
+
+
+def replay_window_key(public_key: bytes) -> bytes:
+    return b"w" + public_key
+
+
+def hold_key(hold_id: bytes) -> bytes:
+    return b"h" + hold_id
+
+
+def due_captures_key(second: int) -> bytes:
+    return b"g" + second.to_bytes(8, "big")
+
+
+def table_key(epoch: int) -> bytes:
+    return b"t" + epoch.to_bytes(8, "big")
+
+
+def committee_key(epoch: int) -> bytes:
+    return b"c" + epoch.to_bytes(8, "big")
+
+
+def validator_key(public_key: bytes) -> bytes:
+    return b"v" + public_key
+
+
+TOTALS_KEY = b"s"
+
+
+HISTORY_KEY = b"m"
+
+
+BEACON_KEY = b"b"
+
+
+PARTICIPATION_KEY = b"p"
+
+
+REGISTRATIONS_KEY = b"r"
+
+
+RECORD_KINDS: dict[bytes, type[Record]] = {
+    b"a": Account,
+    b"w": ReplayWindow,
+    b"h": OpenHold,
+    b"g": DueCaptures,
+    b"t": ServingTable,
+    b"c": ValidatorSet,
+    b"v": ValidatorRecord,
+    TOTALS_KEY: Totals,
+    HISTORY_KEY: MountainRange,
+    BEACON_KEY: Beacon,
+    PARTICIPATION_KEY: Participation,
+    REGISTRATIONS_KEY: Registrations,
+}

@@ -1,0 +1,94 @@
+"""What happens after the last block of an epoch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from chain.genesis import Genesis, compute_serving_table
+from chain.state.beacon import NO_COMMITMENT
+from chain.state.keys import BEACON_KEY, REGISTRATIONS_KEY, committee_key, table_key
+from chain.state.records import Participation, ValidatorRecord
+from chain.state.state import State, StateOverlay
+from chain.transition.epochs import Epoch
+from chain.transition.validators import CommitteeApplicant, compute_committee, put_record
+from chain.types.validators import ValidatorSet
+
+MIN_PARTICIPATION_QUOTIENT = 2
+"""A validator must vote in half of an epoch's counted blocks: more than a quorum can leave out by chance."""
+
+MIN_COUNTED_BLOCKS = 3
+"""Counted blocks of an epoch below which no validator is jailed: a single leader could leave out votes in fewer."""
+
+
+def process_epoch(overlay: StateOverlay, state: State, genesis: Genesis, epoch: Epoch) -> None:
+    """Everything that happens after the last block of ``epoch``; ``state`` is that after the block."""
+    records = dict(state.validator_records())
+    activate_commitments(records, epoch.number + 1)
+    jail_absent_validators(records, overlay.participation, epoch)
+    committee = select_committee(records, state, genesis, epoch)
+    for key, record in records.items():
+        if record != state.validator_record(key):
+            put_record(overlay, key, record)
+    rotate_committees(overlay, committee, epoch.number)
+    rotate_serving_tables(overlay, state, genesis, epoch.number)
+    overlay.put(BEACON_KEY, overlay.beacon.end_epoch())
+    overlay.put(REGISTRATIONS_KEY, None)
+
+
+def activate_commitments(records: dict[bytes, ValidatorRecord], epoch: int) -> None:
+    """Put announced commitments in force that are due in ``epoch``."""
+    for key, record in records.items():
+        if record.next_epoch and record.next_epoch <= epoch:
+            records[key] = replace(
+                record,
+                commitment=record.next_commitment,
+                hash_chain=record.next_hash_chain,
+                next_commitment=NO_COMMITMENT,
+                next_hash_chain=0,
+                next_epoch=0,
+            )
+
+
+def jail_absent_validators(records: dict[bytes, ValidatorRecord], participation: Participation, epoch: Epoch) -> None:
+    """Jail the members of the committee that voted for less than half of the counted blocks."""
+    if participation.blocks < MIN_COUNTED_BLOCKS:
+        return
+    for validator, votes in zip(epoch.validators, participation.votes, strict=True):
+        record = records[validator.public_key]
+        if votes * MIN_PARTICIPATION_QUOTIENT < participation.blocks and not record.jailed_until:
+            records[validator.public_key] = replace(record, jailed_until=epoch.number + 1)
+
+
+def select_committee(
+    records: dict[bytes, ValidatorRecord], state: State, genesis: Genesis, epoch: Epoch
+) -> ValidatorSet:
+    """The committee of the epoch after next. Notes in ``records`` since when an applicant waits for more weight."""
+    applicants = [
+        CommitteeApplicant(key, state.account(key).own_bond, record.waiting_since)
+        for key, record in records.items()
+        if record.is_enrolled
+        and not record.jailed_until
+        and (record.commitment != NO_COMMITMENT or record.next_commitment != NO_COMMITMENT)
+    ]
+    applicants = [each for each in applicants if each.bonded >= genesis.parameters.min_validator_bond]
+    committee = compute_committee(epoch.next_validators, applicants, genesis.parameters.committee_size)
+    for applicant in applicants:
+        has_full_weight = committee.get_stake([applicant.public_key]) >= applicant.bonded
+        since = 0 if has_full_weight else applicant.waiting_since or epoch.last_height
+        records[applicant.public_key] = replace(records[applicant.public_key], waiting_since=since)
+    return committee
+
+
+def rotate_committees(overlay: StateOverlay, committee: ValidatorSet, number: int) -> None:
+    """Add the committee of epoch ``number`` + 2 and remove that of epoch ``number`` − 1."""
+    overlay.put(committee_key(number + 2), committee)
+    if number:
+        overlay.put(committee_key(number - 1), None)
+
+
+def rotate_serving_tables(overlay: StateOverlay, state: State, genesis: Genesis, number: int) -> None:
+    """Add the serving table of epoch ``number`` + 2 and remove that of epoch ``number`` − 1."""
+    table = compute_serving_table(state, genesis.parameters, overlay.beacon.value)
+    overlay.put(table_key(number + 2), table)
+    if number:
+        overlay.put(table_key(number - 1), None)

@@ -1,0 +1,215 @@
+"""Transfers, and payment for requests: hold, capture, release, dispute.
+
+A hold sets credit aside for one request to one executor, drawn by the lottery. A capture with the payer's receipt pays
+at once; one without waits for the grace time, in which the payer may dispute it (the amount then goes to the treasury).
+Once its deadline has passed, a hold that was not captured is released to its payer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from chain import crypto
+from chain.exceptions import CannotPay, InvalidOperation, InvalidSignature
+from chain.state.keys import account_key, due_captures_key, hold_key, replay_window_key
+from chain.state.lottery import compute_lottery_seed
+from chain.state.records import DueCaptures, OpenHold
+from chain.state.state import StateOverlay, StateReader
+from chain.transition import validators as validators
+from chain.transition.context import BlockContext
+from chain.transition.fees import charge_entry_fee, charge_fee, spend
+from chain.types.operations import (
+    Capture,
+    Delivery,
+    Dispute,
+    Hold,
+    Release,
+    Transfer,
+    compute_hold_id,
+)
+
+
+def settle_due_captures(overlay: StateOverlay, previous: int, now: int) -> None:
+    """Pay the pending captures that fall due in chain time (previous, now], in order of their second."""
+    for second in range(previous // 1000 + 1, now // 1000 + 1):
+        due_captures = overlay.due_captures(second)
+        if due_captures is None:
+            continue
+        for hold_id in due_captures.holds:
+            hold = overlay.hold(hold_id)
+            if hold is not None and hold.unsettled_delivery is not None:  # else disputed in the meantime
+                _resolve(overlay, hold_id, hold, hold.payee, hold.unsettled_delivery.amount)
+        overlay.put(due_captures_key(second), None)
+
+
+def process_transfer(overlay: StateOverlay, context: BlockContext, operation: Transfer, signer: bytes) -> None:
+    overlay.put_account(signer, spend(overlay.account(signer), operation.amount))
+    if operation.amount and overlay.get(account_key(operation.recipient)) is None:
+        charge_entry_fee(overlay, context, signer)
+    recipient = overlay.account(operation.recipient)
+    overlay.put_account(operation.recipient, recipient.credit(operation.amount))
+
+
+def process_hold(overlay: StateOverlay, context: BlockContext, operation: Hold, signer: bytes) -> None:
+    parameters = context.genesis.parameters
+    if operation.attempt >= parameters.max_attempts:
+        raise InvalidOperation(f"attempt {operation.attempt} is beyond the {parameters.max_attempts} allowed")
+    least = parameters.get_price(operation.model).per_request
+    if operation.amount < least:  # or open holds, which take room in the state, would lock up nothing
+        raise InvalidOperation(f"holds {operation.amount} micro-credits, less than the {least} of any request")
+    if not context.chain_time < operation.deadline <= context.chain_time + parameters.max_hold_time:
+        raise InvalidOperation(
+            f"the deadline {operation.deadline} is not within {parameters.max_hold_time} ms from now"
+        )
+    if not context.epoch - 1 <= operation.epoch <= context.epoch:
+        raise InvalidOperation(f"epoch {operation.epoch} is neither this one ({context.epoch}) nor the one before")
+    window = overlay.replay_window(signer)
+    if not window.is_usable(operation.seq, operation.attempt):
+        raise InvalidOperation(
+            f"hold {operation.seq}/{operation.attempt} is used or outside the window at {window.top}"
+        )
+    payee = get_executor(overlay, operation.epoch, signer, operation.seq, operation.attempt, operation.model)
+    if payee != operation.payee:
+        raise InvalidOperation(f"the payee is not number {operation.attempt} of the lottery")
+    if not overlay.account(operation.payee).models:
+        raise InvalidOperation("the payee has left the lottery")
+    account = spend(overlay.account(signer), operation.amount)
+    overlay.put_account(signer, replace(account, held=account.held + operation.amount))
+    if not window.top:
+        charge_entry_fee(overlay, context, signer)
+    overlay.put(replay_window_key(signer), window.use(operation.seq, operation.attempt))
+    hold = OpenHold(
+        signer, operation.payee, operation.amount, operation.model, operation.request_digest, operation.deadline
+    )
+    overlay.put(hold_key(compute_hold_id(signer, operation.seq, operation.attempt)), hold)
+
+
+def get_executor(state: StateReader, epoch: int, payer: bytes, seq: int, attempt: int, model: str) -> bytes | None:
+    """The account that request ``seq`` of ``payer`` must be offered to at ``attempt``, or None if there is none."""
+    table, source = state.serving_table(epoch), state.beacon.get_epoch_seed(epoch)
+    if table is None or source is None:
+        return None
+    seed = compute_lottery_seed(source, payer, seq)
+    return table.lottery(model).get_executor(seed, payer, attempt)
+
+
+def process_capture(overlay: StateOverlay, context: BlockContext, operation: Capture, signer: bytes) -> list[OpenHold]:
+    """Execute a capture, but for its fee. Returns the holds of its items as they were."""
+    holds = [_check_delivery(overlay, context, item.delivery, signer) for item in operation.items]
+    # Receipts only when all else is well: while a capture waits for a hold it is tried after every block, for free.
+    for item, hold in zip(operation.items, holds, strict=True):
+        if item.receipt is not None:
+            message = item.delivery.encode()
+            claim = crypto.SignatureCheck(hold.payer, "receipt", context.genesis.chain_id, message, item.receipt)
+            if not crypto.verify_all([claim]):
+                raise InvalidSignature("the receipt is not the payer's")
+    pays_at = context.chain_time + context.genesis.parameters.capture_grace
+    unsettled_delivery = []
+    for item, hold in zip(operation.items, holds, strict=True):
+        delivery = item.delivery
+        if item.receipt is not None or not delivery.amount:
+            _resolve(overlay, delivery.hold, hold, signer, delivery.amount)
+        else:
+            overlay.put(hold_key(delivery.hold), replace(hold, unsettled_delivery=delivery, pays_at=pays_at))
+            unsettled_delivery.append(delivery.hold)
+    if unsettled_delivery:  # together: one by one, a second full of captures would cost the square of their number
+        second = -(-pays_at // 1000)
+        due_captures = overlay.due_captures(second) or DueCaptures(())
+        overlay.put(due_captures_key(second), DueCaptures((*due_captures.holds, *unsettled_delivery)))
+    return holds
+
+
+def charge_capture(overlay: StateOverlay, operation: Capture, holds: list[OpenHold], signer: bytes, fee: int) -> None:
+    """Take the fee of a capture that was executed.
+
+    The payee pays from what it has available by now. One that has too little, a newcomer say, must be able to capture
+    all the same, or it works for nothing and its payers wait for the deadline: so the rest comes out of the amounts
+    that wait for their grace time, and then out of the holds that were given back whole.
+    """
+    available = overlay.account(signer).available
+    if fee > available:
+        _charge_holds(overlay, operation, holds, fee - available)
+    charge_fee(overlay, signer, min(fee, available))
+
+
+def _charge_holds(overlay: StateOverlay, operation: Capture, holds: list[OpenHold], owed: int) -> None:
+    """Take what the payee of an executed capture cannot pay of its fee out of the ``holds`` that it names."""
+    overlay.fill_treasury(owed)
+    items = list(zip(operation.items, holds, strict=True))
+    for item, _ in items:
+        hold = overlay.hold(item.delivery.hold)
+        if hold is None or hold.unsettled_delivery is None:
+            continue
+        part = min(owed, hold.unsettled_delivery.amount)
+        unsettled_delivery = replace(hold.unsettled_delivery, amount=hold.unsettled_delivery.amount - part)
+        overlay.put(
+            hold_key(item.delivery.hold),
+            replace(hold, amount=hold.amount - part, unsettled_delivery=unsettled_delivery),
+        )
+        payer = overlay.account(hold.payer)
+        overlay.put_account(hold.payer, replace(payer, held=payer.held - part))
+        owed -= part
+    for item, hold in items:
+        if not item.delivery.amount:
+            part = min(owed, hold.amount)
+            overlay.put_account(hold.payer, overlay.account(hold.payer).credit(-part))
+            owed -= part
+    if owed:
+        raise CannotPay(f"the fee is {owed} micro-credits more than is available and captured")
+
+
+def _check_delivery(overlay: StateOverlay, context: BlockContext, delivery: Delivery, signer: bytes) -> OpenHold:
+    """The open hold of a delivery that ``signer`` may capture.
+
+    Raises:
+        InvalidOperation: it may not.
+    """
+    hold = _open_hold(overlay, delivery.hold)
+    if hold.payee != signer:
+        raise InvalidOperation("only the payee captures a hold")
+    if hold.unsettled_delivery is not None:
+        raise InvalidOperation("the hold is captured already")
+    price = context.genesis.parameters.get_price(hold.model).compute(delivery.usage)
+    if delivery.amount > min(hold.amount, price):
+        raise InvalidOperation(
+            f"captures {delivery.amount}, more than the hold of {hold.amount} or the price of {price}"
+        )
+    return hold
+
+
+def process_release(overlay: StateOverlay, context: BlockContext, operation: Release) -> None:
+    hold = _open_hold(overlay, operation.hold)
+    if hold.unsettled_delivery is not None:
+        raise InvalidOperation("the hold is captured already")
+    if context.chain_time <= hold.deadline:
+        raise InvalidOperation(f"the deadline {hold.deadline} has not passed at {context.chain_time}")
+    _resolve(overlay, operation.hold, hold, hold.payer, 0)
+
+
+def process_dispute(overlay: StateOverlay, operation: Dispute, signer: bytes) -> None:
+    hold = _open_hold(overlay, operation.hold)
+    if hold.payer != signer:
+        raise InvalidOperation("only the payer disputes a capture")
+    if hold.unsettled_delivery is None:
+        raise InvalidOperation("nothing was captured from the hold")
+    _resolve(overlay, operation.hold, hold, None, hold.unsettled_delivery.amount)
+
+
+def _open_hold(overlay: StateOverlay, hold_id: bytes) -> OpenHold:
+    hold = overlay.hold(hold_id)
+    if hold is None:
+        raise InvalidOperation(f"no open hold {hold_id.hex()[:16]}")
+    return hold
+
+
+def _resolve(overlay: StateOverlay, hold_id: bytes, hold: OpenHold, receiver: bytes | None, amount: int) -> None:
+    """Pay ``amount`` of a hold to ``receiver`` (None: the treasury), the rest back to its payer, and close it."""
+    payer = overlay.account(hold.payer)
+    rest = hold.amount - amount
+    overlay.put_account(hold.payer, replace(payer, held=payer.held - hold.amount, available=payer.available + rest))
+    if receiver is None:
+        overlay.fill_treasury(amount)
+    else:
+        account = overlay.account(receiver)
+        overlay.put_account(receiver, account.credit(amount))
+    overlay.put(hold_key(hold_id), None)

@@ -1,0 +1,55 @@
+"""Bonds, and the models that they stand behind: bond, unbond, withdraw, serve."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from chain.exceptions import CannotPay, InvalidOperation
+from chain.state.records import MAX_UNBONDINGS, Unbonding
+from chain.state.state import StateOverlay
+from chain.transition import validators as validators
+from chain.transition.context import BlockContext
+from chain.transition.fees import spend
+from chain.types.operations import (
+    Bond,
+    Serve,
+    Unbond,
+)
+
+
+def process_bond(overlay: StateOverlay, context: BlockContext, operation: Bond, signer: bytes) -> None:
+    account = spend(overlay.account(signer), operation.amount)
+    overlay.put_account(signer, replace(account, bonded=account.bonded + operation.amount))
+    validators.note_larger_bond(overlay, context.height, signer)
+
+
+def process_unbond(overlay: StateOverlay, context: BlockContext, operation: Unbond, signer: bytes) -> None:
+    account = overlay.account(signer)
+    if not operation.amount:  # an entry of nothing could never be withdrawn, and would keep its place for ever
+        raise InvalidOperation("nothing to unbond")
+    free = max(0, account.bonded - account.grant)
+    if free < operation.amount:
+        raise CannotPay(f"{operation.amount} micro-credits asked, {free} bonded (not counting a newcomer's grant)")
+    # The tables of this and the next epoch are frozen already: the stake carries weight until the end of the next, and
+    # from then on it takes the unbonding epochs in full.
+    release = context.epoch + 2 + context.genesis.parameters.unbonding_epochs
+    parts = {part.release_epoch: part.amount for part in account.unbonding}
+    parts[release] = parts.get(release, 0) + operation.amount
+    if len(parts) > MAX_UNBONDINGS:
+        raise InvalidOperation(f"{MAX_UNBONDINGS} amounts are unbonding already; withdraw what is free first")
+    unbonding = tuple(Unbonding(amount, epoch) for epoch, amount in sorted(parts.items()))
+    overlay.put_account(signer, replace(account, bonded=account.bonded - operation.amount, unbonding=unbonding))
+
+
+def process_serve(overlay: StateOverlay, operation: Serve, signer: bytes) -> None:
+    """Replace the models that an account serves."""
+    overlay.put_account(signer, replace(overlay.account(signer), models=operation.models))
+
+
+def process_withdraw(overlay: StateOverlay, context: BlockContext, signer: bytes) -> None:
+    account = overlay.account(signer)
+    free = sum(part.amount for part in account.unbonding if part.release_epoch <= context.epoch)
+    if not free:
+        raise InvalidOperation("nothing has finished unbonding")
+    rest = tuple(part for part in account.unbonding if part.release_epoch > context.epoch)
+    overlay.put_account(signer, replace(account, available=account.available + free, unbonding=rest))
