@@ -28,6 +28,8 @@ log = structlog.get_logger(__name__)
 
 FULL_PERMILLE = 1000
 """Utilization assumed of a peer that is not present."""
+MAX_RETRY_AFTER_S = 60.0
+"""Longest hint that is passed on to a user: executors may name any."""
 
 
 class NoExecutor(Exception):
@@ -92,7 +94,8 @@ class Originator:
                 yield attempt
                 return
         hints = [failure.retry_after_s for failure in failures if failure.retry_after_s]
-        raise NoExecutor("; ".join(map(str, failures)) or "no executor is in reach", min(hints, default=0.0))
+        retry_after_s = min([*hints, MAX_RETRY_AFTER_S]) if hints else 0.0
+        raise NoExecutor("; ".join(map(str, failures)) or "no executor is in reach", retry_after_s)
 
     def _draw(self, model: str, epoch: int, seq: int) -> list[tuple[int, bytes]]:
         """Positions and keys of the candidates in reach, in the order in which to ask them."""

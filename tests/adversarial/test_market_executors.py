@@ -84,9 +84,9 @@ class Deal:
         for message in messages:
             await self.exchange.send(message if isinstance(message, bytes) else encode_message(message))
 
-    async def send_answer(self, answer: bytes | None = None) -> None:
+    async def send_answer(self, answer: bytes | None = None, salt: bytes = SALT) -> None:
         kind = "text/event-stream" if json.loads(self.body).get("stream") else "application/json"
-        await self.send(ResponseHead(200, kind, SALT), ResponseChunk(self.answer if answer is None else answer))
+        await self.send(ResponseHead(200, kind, salt), ResponseChunk(self.answer if answer is None else answer))
 
     def make_delivery(self, answer: bytes | None = None, tokens: int = 6) -> Delivery:
         usage = Usage(len(self.body), tokens)
@@ -210,6 +210,11 @@ async def sends_the_claim_of_another_deal(deal: Deal) -> None:
     await deal.send(deal.make_completed(replace(deal.make_delivery(), hold=other)))
 
 
+async def commits_to_another_salt(deal: Deal) -> None:
+    await deal.send_answer(salt=bytes([1]) * 16)
+    await deal.send(deal.make_completed(deal.make_delivery()))
+
+
 async def stalls(deal: Deal) -> None:
     await deal.send_answer()
     await trio.sleep_forever()
@@ -236,6 +241,7 @@ LATE_LIES = [
     sends_the_head_twice,
     sends_half_of_it,
     sends_the_claim_of_another_deal,
+    commits_to_another_salt,
     stalls,
     only_shows_life,
 ]

@@ -179,6 +179,16 @@ def test_everybody_declines() -> None:
     simulate(play, Options(policy=PolicyParameters(accept_frequency=0.0)))
 
 
+def test_a_hint_of_when_to_try_again_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.offload.executor.BUSY_RETRY_MS", 10**15)
+
+    async def play(world: World) -> None:
+        refused = await ask(world.gateway)
+        assert refused.error is not None and refused.error.headers() == [(b"retry-after", b"60")]
+
+    simulate(play, Options(policy=PolicyParameters(accept_frequency=0.0)))
+
+
 def test_everybody_declines_but_this_node_has_the_model() -> None:
     async def play(world: World) -> None:
         own = world.members[0].backend
