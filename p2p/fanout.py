@@ -1,7 +1,7 @@
-"""One publisher, many readers, bounded: each reader has a queue of its own that sheds its oldest items when full.
+"""Fan-out to the subscribers inside this process: one publisher, many readers, each with a bounded queue of its own.
 
-Gossip, connection changes and membership events are hints of this kind: a reader that falls behind loses old hints and
-never holds up the publisher. Whoever must not miss anything reads the state behind the hints.
+A full queue sheds its oldest items. So a slow reader loses old items and never holds up the publisher. Gossip,
+connection changes and membership events are only hints; a reader that must miss nothing reads the state behind them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class _Queue(Generic[T]):
-    """What one reader has not read yet."""
+    """The queue of one subscription."""
 
     __slots__ = ("_receive", "_send", "_size", "_sizes")
 
@@ -31,10 +31,10 @@ class _Queue(Generic[T]):
         return self._receive
 
     def put(self, item: T, size: int, capacity: int, max_bytes: float) -> int:
-        """Append ``item``. Returns how many old ones had to go.
+        """Append ``item``. Returns how many old ones were shed.
 
         Raises:
-            trio.BrokenResourceError: nobody reads any more.
+            trio.BrokenResourceError: the subscription was closed.
         """
         waiting = self._send.statistics().current_buffer_used
         while len(self._sizes) > waiting:  # the reader took these

@@ -1,8 +1,7 @@
 """Scores of peers and addresses that break the rules, and bans. Pure: times are seconds of one monotonic clock.
 
 Every :class:`~p2p.network.Misbehaviour` adds its value to a score, which decays with time. A name whose score reaches
-the threshold is banned, for :data:`BAN_S` seconds the first time and twice as long each further time, up to
-:data:`MAX_BAN_S`.
+the threshold is banned, each further time for twice as long (:data:`BAN_BACKOFF`).
 
 A peer answers only for what it did itself. Passing on too much gossip does not count: honest peers do that when others
 flood them, and would be banned in the place of the flooders.
@@ -13,19 +12,21 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 
+from p2p.backoff import Backoff
 from p2p.network import Misbehaviour
 
 PEER_THRESHOLD = 100.0
+"""Points that ban a peer."""
 ADDRESS_THRESHOLD = 400.0
-"""Addresses are shared, and a ban there hits who did nothing."""
+"""Points that ban an address; more, since an address may be shared by honest peers."""
 DECAY_PER_S = 1.0
 """Points a second that time takes off a score."""
-BAN_S = 60.0
-MAX_BAN_S = 3600.0
+BAN_BACKOFF = Backoff(60.0, 3600.0)
+"""Length of a ban, doubled with every further one."""
 MEMORY_S = 3600.0
-"""Seconds after which a fault is forgotten altogether."""
+"""Seconds after which a name is forgotten altogether."""
 MAX_NAMES = 4096
-"""Names that are remembered; beyond, the one that was quiet longest is forgotten."""
+"""Names that are remembered; beyond it, the one that was quiet longest is forgotten."""
 
 
 @dataclass(slots=True)
@@ -51,7 +52,7 @@ class PeerScores:
         return len(self._records)
 
     def report(self, name: bytes, misbehaviour: Misbehaviour, now: float) -> bool:
-        """Hold ``misbehaviour`` against ``name``. Returns whether it is banned by that."""
+        """Add ``misbehaviour`` to the score of ``name``. Returns whether that bans it."""
         self._forget(now)
         record = self._records.setdefault(name, _Record(0.0, now, now, 0))
         self._records.move_to_end(name)
@@ -61,7 +62,7 @@ class PeerScores:
         record.reported_at = now
         if record.score < self._threshold:
             return False
-        record.banned_until = now + min(BAN_S * 2**record.bans, MAX_BAN_S)
+        record.banned_until = now + BAN_BACKOFF.get_delay(record.bans)
         record.score = 0.0
         record.bans += 1
         self.ban_count += 1

@@ -1,14 +1,15 @@
-"""Rates: how much of what others send is looked at. Pure: time is passed in (seconds of one monotonic clock).
+"""Rate limits and memory budgets. Pure: time is passed in (seconds of one monotonic clock).
 
-A *token bucket* saves up seconds: it gains one a second, up to its burst, and what is taken out costs the seconds that
-it would last at the rate, by count or by bytes, whichever is longer. It opens while anything is in it, so one large
-item is never refused for its size alone, and what it took too much has to be gained back first.
+A :class:`Bucket` is a token bucket (the same as GCRA of ITU-T I.371) that counts in seconds. Its level rises by one a
+second up to the burst. An item costs the seconds that it takes at the rate, by count or by bytes, whichever is more. A
+request is admitted while the level is positive; the level may go negative, so a single large item always passes, and
+delays the next one.
 
-A :class:`Limiter` has a bucket for each peer, and one for all of them together. When the latter is empty a peer still
-has its *share*: the total rate once more, divided by the number of peers, which nobody else can use up. A newcomer has
-saved up no share, so a flood under ever new names spends only what is common.
+A :class:`Limiter` has one bucket for each peer and one common to all. When the common bucket is empty, a peer still has
+its *share*: the total rate once more, divided by the number of peers, which no other peer can use up. A new peer starts
+with an empty share, so a flood under ever new names uses the common bucket only.
 
-A :class:`Budget` bounds what is kept at a time, as a limiter bounds what comes in a second.
+A :class:`Budget` bounds the bytes that are kept for each peer and for all together.
 """
 
 from __future__ import annotations
@@ -17,16 +18,16 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 MAX_PEERS = 4096
-"""Peers that a limiter remembers; beyond, the one that was silent longest is forgotten."""
+"""Peers that a limiter remembers; beyond it, the one that was silent longest is forgotten."""
 IDLE_S = 60.0
 """Seconds of silence after which a peer is forgotten."""
 PENALTY_S = 20.0
-"""Seconds for which nothing more is taken from a peer that sent what no honest one would."""
+"""Seconds for which a peer that sent what no honest one would is refused."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """``items`` and ``size`` (bytes) a second, of which ``burst`` seconds' worth may be saved up."""
+    """``items`` and ``size`` (bytes) a second; a bucket holds up to ``burst`` seconds' worth."""
 
     items: float
     size: float
@@ -48,7 +49,7 @@ class Bucket:
         self.level = level
 
     def fill(self, now: float, share: float = 1.0) -> float:
-        """Add what was gained since the last time, ``share`` seconds a second. Returns the level."""
+        """Raise the level by ``share`` seconds a second since the last call. Returns the level."""
         self.level = min(self._burst, self.level + (now - self._filled_at) * share)
         self._filled_at = now
         return self.level
@@ -62,7 +63,7 @@ class _Peer:
 
 
 class Limiter:
-    """Says which items of which peers to take: ``rate`` for each of them, ``total`` for all together."""
+    """Admits or refuses items: at most ``rate`` from each peer, and ``total`` from all together."""
 
     def __init__(self, rate: Rate, total: Rate | None = None, max_peers: int = MAX_PEERS) -> None:
         self._rate = rate
@@ -78,7 +79,7 @@ class Limiter:
         return len(self._peers)
 
     def admit(self, peer: bytes, size: int, now: float, items: int = 1) -> bool:
-        """Whether to take an item from ``peer``, or several at once, of ``size`` bytes."""
+        """Whether to admit ``items`` of ``size`` bytes together from ``peer``; those admitted are charged."""
         known = self._get(peer, now)
         if known.own.fill(now) <= 0 or not self._spend_total(known, size, items, now):
             self.dropped += 1
@@ -87,7 +88,7 @@ class Limiter:
         return True
 
     def punish(self, peer: bytes, now: float, seconds: float = PENALTY_S) -> None:
-        """Take nothing more from ``peer`` for ``seconds``."""
+        """Refuse everything from ``peer`` for ``seconds``."""
         own = self._get(peer, now).own
         own.fill(now)
         own.level = min(own.level, -seconds)
@@ -116,7 +117,7 @@ class Limiter:
         share = known.share.fill(now, 1 / len(self._peers))
         if self._common.fill(now) > 0:
             self._common.level -= cost
-        elif share >= min(cost, self._total.burst):  # without debts, or each new name would have one item for nothing
+        elif share >= min(cost, self._total.burst):  # a share must cover the cost in full
             known.share.level -= cost
         else:
             return False
@@ -124,7 +125,7 @@ class Limiter:
 
 
 class Budget:
-    """Bytes kept for others: ``each`` for one of them, and ``total`` for all together."""
+    """Bytes kept for others: at most ``each`` for one name, and ``total`` for all."""
 
     def __init__(self, each: int, total: int) -> None:
         self._each = each
@@ -145,8 +146,8 @@ class Budget:
         """Account for ``change`` bytes more for ``name``, or fewer.
 
         Returns:
-            Whose have to go, if these are too many: those of ``name`` if they exceed its own bound, otherwise those of
-            whoever has most. They are accounted for until they are given back.
+            The name whose bytes have to go, if there are too many: ``name`` if it exceeds its own bound, else the one
+            with most bytes. They stay accounted for until the caller takes them off.
         """
         held = self._held.pop(name, 0) + change
         self.size += change

@@ -1,15 +1,13 @@
-"""The peers of earlier runs, on disk: a node that restarts needs no bootstrap peer to find the others again.
+"""The peers of earlier runs, in a file, so that a node that restarts finds the others without a bootstrap peer.
 
-One small file, written whole and put in place at once. It holds nothing that must not get lost: a damaged file is left
-out with a warning and written anew.
+The file is small and replaced as a whole. It holds nothing that must not get lost: a damaged one is ignored with a
+warning and replaced.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -17,6 +15,7 @@ from typing import Annotated
 from chain.codec import Bounds, Natural, PublicKey, Record
 from chain.crypto import hash_bytes
 from chain.exceptions import CodecError
+from chain.files import write_atomically
 from p2p.peers.announcement import MAX_ADDRESSES, MAX_RELAYS, Address
 
 logger = logging.getLogger(__name__)
@@ -26,7 +25,9 @@ MAX_STORED = 500
 MAX_AGE_MS = 30 * 24 * 3600 * 1000
 """Milliseconds after which a peer that was not seen is forgotten."""
 MAX_FILE_BYTES = 8 << 20
+"""Largest file that is read."""
 DOMAIN = "peers"
+"""Domain of the hash in front of the content."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,14 +87,7 @@ class PeerStore:
         fresh.sort(key=lambda one: (-one.connections, -one.last_seen, one.peer))
         self._known = {one.peer: one for one in fresh[:MAX_STORED]}
         content = _File(tuple(self._known.values())).encode()
-        temporary = self.path.with_name(self.path.name + ".new")
         try:
-            with temporary.open("wb") as file:
-                file.write(hash_bytes(DOMAIN, content) + content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self.path)
+            write_atomically(self.path, hash_bytes(DOMAIN, content) + content)
         except OSError as error:
             logger.warning("%s cannot be written: %s", self.path, error)
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)

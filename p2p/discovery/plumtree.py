@@ -39,34 +39,37 @@ from p2p.streams.exchanges import Exchange, Streams
 logger = logging.getLogger(__name__)
 
 PROTOCOL = "/wwwserve/views/1"
+"""The protocol of sessions and of single frames."""
 LAZY_FANOUT = 4
-"""Neighbours that are offered something new, besides those to which it is pushed."""
+"""Neighbours that receive the id of a new item, besides those that receive the item."""
 LAZY_REDRAW_INTERVAL_S = 4.0
-"""Seconds for which these are the same."""
+"""Seconds after which the receivers of lazy pushes are drawn anew."""
 MAX_EAGER_INBOUND = 8
-"""Links in the tree of those that others have made; whoever asks for more is offered names like the rest."""
+"""Eager sessions over connections that others made; further peers that graft receive lazy pushes only."""
 PRUNE_PROBABILITY = 0.5
 """Probability that a duplicate prunes. With 1, two items that travel round the same loop at once would cut it in two
 places and disconnect the tree."""
 BATCH_DELAY_S = 0.05
-"""Mean seconds for which something new waits for more."""
+"""Mean seconds for which a new item waits for others to share its frame."""
 LAZY_DELAY_S = (1.0, 5.0)
-"""Seconds for which names wait until they are offered, drawn anew each time: what comes by the tree is there before,
-and where that is broken, one graft mends it before others would."""
+"""Range from which the delay of a lazy push is drawn, in seconds. The tree delivers sooner; where it is broken, the
+first lazy push to arrive repairs it before others are sent."""
 SEND_TIMEOUT_S = 10.0
-"""Seconds that one frame may take; then the neighbour is too slow and the exchange is aborted."""
+"""Seconds that sending a frame may take; then the session is aborted."""
 SHORT_EXCHANGE_TIMEOUT_S = 10.0
-"""Seconds without a frame after which an exchange that is not keep_open ends."""
+"""Seconds without a frame after which an exchange ends that is no session."""
 REOPEN_DELAY_S = 2.0
-"""Mean seconds before an exchange that broke is opened again."""
+"""Mean seconds before a session that broke is opened again."""
 MAX_SENDING = 8
-"""Frames on the way to one neighbour; beyond, answers are dropped."""
+"""Frames that may be on the way to one neighbour; further ones are dropped."""
 MAX_PENDING = 4096
-"""Names that wait to be pushed to one neighbour, or offered."""
+"""Items that wait for an eager push to one neighbour, and ids that wait for a lazy push."""
 RATE = Rate(items=100, size=1 << 20, burst=10.0)
+"""Frames and bytes a second that are read from one neighbour."""
 TOTAL_RATE = Rate(items=500, size=4 << 20, burst=10.0)
-"""Frames and bytes a second that are looked at, of each neighbour and of all."""
+"""Frames and bytes a second that are read from all neighbours."""
 MAX_EXCHANGES = 4
+"""Exchanges that one peer may hold at a time."""
 
 
 class FrameHandler(Protocol):
@@ -84,32 +87,33 @@ class FrameHandler(Protocol):
 
 
 class PeerSession:
-    """The keep_open exchange with one neighbour."""
+    """The lasting exchange with one neighbour."""
 
     __slots__ = ("due", "eager_pushes", "exchange", "is_eager", "lazy_pushes", "sending")
 
     def __init__(self, exchange: Exchange) -> None:
         self.exchange = exchange
         self.is_eager = False
-        """The link is in the tree, as this side sees it."""
+        """Whether new items are pushed whole over it."""
         self.eager_pushes: dict[bytes, None] = {}
         self.lazy_pushes: dict[bytes, None] = {}
         self.due = 0.0
-        """When the next offer may be made."""
+        """When the next lazy push is due."""
         self.sending = 0
+        """Frames on the way."""
 
-    def eager_push(self, names: dict[bytes, None]) -> None:
+    def eager_push(self, items: dict[bytes, None]) -> None:
         if len(self.eager_pushes) < MAX_PENDING:
-            self.eager_pushes |= names
+            self.eager_pushes |= items
 
-    def lazy_push(self, names: dict[bytes, None], due: float) -> None:
+    def lazy_push(self, items: dict[bytes, None], due: float) -> None:
         if not self.lazy_pushes:
             self.due = due
         if len(self.lazy_pushes) < MAX_PENDING:
-            self.lazy_pushes |= names
+            self.lazy_pushes |= items
 
     def forget(self, items: Iterable[bytes]) -> None:
-        """Tell nothing of what the neighbour has told."""
+        """Do not push items that the neighbour has."""
         if self.eager_pushes or self.lazy_pushes:
             for item in items:
                 self.eager_pushes.pop(item, None)
@@ -117,10 +121,7 @@ class PeerSession:
 
 
 class Plumtree:
-    """The conversations of one node. ``take`` is called with every frame, ``greeting`` makes the first one.
-
-    What goes by the names that spread is looked up in ``items``.
-    """
+    """The sessions of one node. The items to push are looked up by id in ``items``."""
 
     def __init__(
         self,
@@ -165,25 +166,25 @@ class Plumtree:
         return self._handler
 
     def peers(self) -> list[bytes]:
-        """Those in conversation with this node, by key."""
+        """The peers with which a session is open, by key."""
         return sorted(self._sessions)
 
     def connected(self, peer: bytes) -> None:
-        """Begin a conversation with a new neighbour, if that is this side's part."""
+        """Open a session with a new neighbour, if this node has the lesser key."""
         if self._nursery is not None and self._network.me < peer and peer not in self._opening:
             self._opening[peer] = None
             self._nursery.start_soon(self._keep_session, peer)
 
     def broadcast(self, items: Iterable[bytes], source: bytes = b"", always: Iterable[bytes] = ()) -> None:
-        """Let the items of these names spread, but not back to their ``source``; ``always`` are told in any case."""
-        names, now = dict.fromkeys(items), trio.current_time()
+        """Push these items (by id) along the tree, but not back to ``source``. ``always`` receive them in any case."""
+        ids, now = dict.fromkeys(items), trio.current_time()
         eager = [peer for peer, session in self._sessions.items() if session.is_eager and peer != source]
         pushed = dict.fromkeys((*eager, *(peer for peer in always if peer in self._sessions)))
         for peer in pushed:
-            self._sessions[peer].eager_push(names)
+            self._sessions[peer].eager_push(ids)
         for peer in [peer for peer in self._draw_lazy_peers() if peer != source][:LAZY_FANOUT]:
             if peer not in pushed:
-                self._sessions[peer].lazy_push(names, now + self._random.uniform(*LAZY_DELAY_S))
+                self._sessions[peer].lazy_push(ids, now + self._random.uniform(*LAZY_DELAY_S))
         self._wake.set()
 
     def send(self, peer: bytes, frame: SyncFrame) -> None:
@@ -196,14 +197,14 @@ class Plumtree:
                 self._nursery.start_soon(run_contained, self._network, peer, self._send, session, raw)
 
     async def request(self, peer: bytes, frame: SyncFrame) -> None:
-        """Hand one frame to a connected peer and wait until it has taken it in. Never raises NetworkError."""
+        """Send one frame to a connected peer and wait for its answer or end. Never raises NetworkError."""
         with suppress(NetworkError):
             async with self._streams.open(peer, PROTOCOL) as exchange:
                 await exchange.send(frame.encode(), end=True)
                 await exchange.receive()
 
     def _draw_lazy_peers(self) -> list[bytes]:
-        """Those who are offered something new at this time, and one more in case that it came from one of them."""
+        """The receivers of lazy pushes at this time, and one more in case that the item came from one of them."""
         now = trio.current_time()
         here = [peer for peer in self._drawn if peer in self._sessions]
         if now >= self._drawn_until or len(here) < min(LAZY_FANOUT + 1, len(self._sessions)):
@@ -212,7 +213,7 @@ class Plumtree:
         return here
 
     def _get_due(self) -> float:
-        """When there is something to tell; the past, if it has waited for a slow neighbour."""
+        """When the next push is due; the past if it waits for a slow neighbour."""
         sessions = [session for session in self._sessions.values() if session.eager_pushes or session.lazy_pushes]
         return min((-math.inf if session.eager_pushes else session.due for session in sessions), default=math.inf)
 
@@ -224,20 +225,20 @@ class Plumtree:
             if session.eager_pushes:
                 frame, session.eager_pushes = self._items.collect(session.eager_pushes, peer, now), {}
             if session.lazy_pushes and now >= session.due:
-                names, session.lazy_pushes = [name for name in session.lazy_pushes if self._items.holds(name)], {}
-                frame = replace(frame, have=b"".join(names))
+                ids, session.lazy_pushes = [item for item in session.lazy_pushes if self._items.holds(item)], {}
+                frame = replace(frame, have=b"".join(ids))
             if frame != EMPTY:
                 self.send(peer, frame)
 
     def _open_session(self, session: PeerSession) -> None:
-        """From now on what is new is told to this neighbour; the first one is this node's place in the tree."""
+        """Push new items to this neighbour from now on; the first session becomes eager."""
         peer = session.exchange.peer
         self._sessions[peer] = session
         if not self._is_in_tree():
             self._graft(peer)
 
     def _close_session(self, session: PeerSession) -> None:
-        """If the link was in the tree, another takes its place before anything is missed."""
+        """Forget a session; if it was eager, another becomes eager."""
         del self._sessions[session.exchange.peer]
         if session.is_eager:
             self._repair()
@@ -246,7 +247,7 @@ class Plumtree:
         return any(session.is_eager for session in self._sessions.values())
 
     def _repair(self) -> None:
-        """Put one more link into the tree."""
+        """Make one more session eager."""
         others = [peer for peer, session in self._sessions.items() if not session.is_eager]
         if others:
             self._graft(self._random.choice(others))
@@ -258,7 +259,7 @@ class Plumtree:
     def _change_tree(
         self, session: PeerSession, frame: SyncFrame, was_here: bool, reply: SyncFrame | None
     ) -> SyncFrame | None:
-        """Do what ``frame`` asks and shows about the tree; returns ``reply`` with what the neighbour should do."""
+        """Apply ``frame`` to the tree. Returns ``reply`` with the ``graft`` or ``prune`` for the neighbour."""
         if frame.prune and session.is_eager:
             session.is_eager = False
             if not self._is_in_tree():
@@ -274,7 +275,7 @@ class Plumtree:
         return reply
 
     def _has_room(self, peer: bytes) -> bool:
-        """Whether the link to ``peer`` may be in the tree."""
+        """Whether the session with ``peer`` may become eager."""
         others = [
             other
             for other, session in self._sessions.items()
@@ -308,7 +309,7 @@ class Plumtree:
         await self._listen(exchange, keep_open=False)
 
     async def _listen(self, exchange: Exchange, keep_open: bool) -> None:
-        """FrameHandler in frames until the peer ends, or is silent although it did not say that it would stay."""
+        """Read frames until the peer ends the exchange, or is silent in one that is no session."""
         session = PeerSession(exchange)
         peer = exchange.peer
         try:
@@ -333,7 +334,7 @@ class Plumtree:
                     get_item_id(raw) for raw in (*(one.announcement for one in frame.announcements), *frame.suspects)
                 ]
                 was_here = bool(told) and all(map(self._items.knows, told))
-                session.forget((*told, *_names(frame.have)))
+                session.forget((*told, *_split(frame.have)))
                 reply = await self._get_handler().on_frame(peer, frame)
                 if keep_open:
                     reply = self._change_tree(session, frame, was_here, reply)
@@ -359,5 +360,5 @@ def _encode(frame: SyncFrame) -> bytes | None:
         return None
 
 
-def _names(have: bytes) -> list[bytes]:
+def _split(have: bytes) -> list[bytes]:
     return [have[start : start + ITEM_ID_BYTES] for start in range(0, len(have), ITEM_ID_BYTES)]

@@ -1,10 +1,9 @@
-"""Announcements: what a node says about itself, signed, so that anyone may pass it on.
+"""Announcements: what a node says about itself, signed, so that others may pass it on.
 
-Of two announcements of a peer the one with the greater :attr:`Announcement.order` stands: first the *incarnation* (wall
-time of the peer's start), then the goodbye of that incarnation, then the *sequence* (wall time of the announcement,
-strictly growing). Wall times make replays end by themselves: an announcement is refused when it is much older or newer
-than the reader's clock, so a node that remembers a departure for :data:`ACCEPTANCE_S` cannot be misled by an
-old one.
+Of two announcements of a peer the one with the greater :attr:`Announcement.order` stands. The order compares the
+*incarnation* (wall time of the peer's start), then whether it is a goodbye, then the *sequence* (wall time of the
+announcement, strictly growing). An announcement is refused when it is much older or newer than the reader's clock. So a
+replay works for :data:`ACCEPTANCE_S` at most, and for that long each node remembers a departure.
 """
 
 from __future__ import annotations
@@ -22,8 +21,11 @@ DOMAIN = "announcement"
 MAX_ANNOUNCEMENT_BYTES = 8 * 1024
 """Largest encoding, in bytes."""
 MAX_ADDRESSES = 8
+"""Direct addresses in an announcement."""
 MAX_RELAYS = 4
+"""Relay addresses in an announcement."""
 MAX_MODELS = 16
+"""Models in an announcement."""
 MAX_LIFETIME_MS = 7_200_000
 """Longest time that an announcement may claim to be good for, in ms."""
 MAX_AHEAD_MS = 300_000
@@ -31,14 +33,15 @@ MAX_AHEAD_MS = 300_000
 MAX_BEHIND_MS = MAX_LIFETIME_MS + MAX_AHEAD_MS
 """How old an announcement may be by our clock, in ms."""
 ACCEPTANCE_S = (MAX_AHEAD_MS + MAX_BEHIND_MS) / 1000
-"""Seconds during which one announcement is accepted by someone's clock."""
+"""Seconds from the first to the last moment at which an announcement is accepted by any two correct clocks."""
 
 ITEM_ID_BYTES = 8
-"""Bytes of the short name of something that spreads: an announcement or an accusation."""
+"""Bytes of the id of an item: an announcement or a suspect message."""
 
 MAX_ADDRESS_BYTES = 256
+"""Longest address."""
 MAX_MODEL_NAME_BYTES = 128
-"""Longest address and name of a model, in bytes."""
+"""Longest name of a model."""
 
 Address = Annotated[str, Bounds(1, MAX_ADDRESS_BYTES)]
 """A multiaddress."""
@@ -78,7 +81,7 @@ class Announcement(Record):
         return self.incarnation, self.leaving, self.sequence
 
     def get_least_age(self, now: int) -> float:
-        """Seconds ago, at wall time ``now`` (ms), that it was made at least, however far its peer's clock is ahead."""
+        """Least age in seconds at wall time ``now`` (ms), given that its peer's clock is at most MAX_AHEAD_MS ahead."""
         return max(0, now - self.sequence - MAX_AHEAD_MS) / 1000
 
     def is_timely(self, now: int) -> bool:
@@ -87,24 +90,24 @@ class Announcement(Record):
 
 
 def is_address(text: str) -> bool:
-    """Whether ``text`` may stand for an address in an announcement: what others say may be anything."""
+    """Whether ``text`` has the form of an address; it need not be a valid one."""
     return (
         text.isascii() and text.isprintable() and " " not in text and text[:1] == "/" and len(text) <= MAX_ADDRESS_BYTES
     )
 
 
 def is_model_name(text: str) -> bool:
-    """Whether ``text`` may stand for a model in an announcement."""
+    """Whether ``text`` has the form of a model's name."""
     return 0 < len(text.encode(errors="replace")) <= MAX_MODEL_NAME_BYTES
 
 
 def get_item_id(encoded: bytes) -> bytes:
-    """The 8 bytes by which nodes tell one another what they hold. No proof of anything: what is fetched is signed."""
+    """The id of an item, by which nodes compare what they hold. It proves nothing: the items are signed."""
     return hashlib.blake2b(encoded, digest_size=ITEM_ID_BYTES).digest()
 
 
 def sign_announcement(key: crypto.KeyPair, chain_id: bytes, announcement: Announcement) -> Announcement:
-    """``announcement`` with its signature, whatever it carried in that place before.
+    """``announcement`` with its signature filled in.
 
     Raises:
         CodecError: a field is out of bounds.
@@ -114,7 +117,7 @@ def sign_announcement(key: crypto.KeyPair, chain_id: bytes, announcement: Announ
 
 @lru_cache(maxsize=4096)
 def parse_announcement(raw: bytes) -> Announcement:
-    """The announcement that ``raw`` carries, whoever signed it.
+    """Decode an announcement without checking its signature.
 
     Raises:
         CodecError: malformed or out of bounds.
@@ -124,7 +127,7 @@ def parse_announcement(raw: bytes) -> Announcement:
 
 @lru_cache(maxsize=4096)  # the same bytes come from every peer that a view is reconciled with
 def decode_announcement(raw: bytes, chain_id: bytes) -> Announcement:
-    """The announcement that ``raw`` carries, if its signature holds on this chain.
+    """Decode an announcement and check its signature for this chain.
 
     Raises:
         CodecError: malformed, out of bounds or not signed by its peer.

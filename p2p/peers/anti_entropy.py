@@ -21,34 +21,39 @@ from typing import Annotated
 
 from chain.codec import Bounds, Record
 from chain.exceptions import CodecError
+from p2p.collections import BoundedDict
 from p2p.peers.announcement import ITEM_ID_BYTES, MAX_ANNOUNCEMENT_BYTES, MAX_LIFETIME_MS, Announcement, PeerLoad
 from p2p.peers.failure_detector import FailureDetector
 from p2p.peers.suspect_message import EncodedSuspectMessage
 from p2p.peers.table import MAX_PEERS, PeerState, PeerTable
 
 MAX_ITEM_IDS_BYTES = 4 * MAX_PEERS * ITEM_ID_BYTES
-"""Longest list of short names, in bytes."""
+"""Longest list of item ids."""
 FINGERPRINT_BYTES = ITEM_ID_BYTES
-"""Bytes of a fingerprint."""
+"""Length of a fingerprint."""
 EMPTY_BUCKET = bytes(FINGERPRINT_BYTES)
+"""The fingerprint of a bucket without peers."""
 BUCKET_PEERS = 16
-"""Peers in a bucket, about."""
+"""Approximate number of peers in a bucket."""
 MAX_BUCKETS = 256
+"""Buckets in one frame."""
 MAX_ITEMS_BYTES = 128 * 1024
+"""Bytes of items in one frame, after which no more are added; the next synchronisation finds the rest."""
 MAX_ITEMS = 1024
-"""Bytes of items in one frame, and their number; what has no room is found next time."""
+"""Items in one frame."""
 REQUEST_RETRY_S = 1.0
-"""Seconds after which an item that was asked for, and did not come, is asked for again."""
+"""Seconds after which an item that was requested and did not come may be requested again."""
 PULL_PERIOD_S = 2.0
-"""Seconds in which nobody else is asked for what differs when most does: a newcomer fetches the view from one peer."""
+"""Seconds for which a node whose table differs in most buckets, a newcomer, synchronises with one peer only."""
 MAX_REQUESTED = 4 * MAX_PEERS
+"""Requested items that are remembered."""
 GOODBYE_LISTING_S = 300.0
-"""Seconds for which a goodbye is listed; later all have it."""
+"""Seconds for which a goodbye is listed; after that every node has it."""
 
 
 @dataclass(frozen=True, slots=True)
 class AgedAnnouncement(Record):
-    """An announcement (encoded) that is passed on, and how long ago it was made, in ms."""
+    """An encoded announcement and its age in ms, as far as the sender knows."""
 
     announcement: Annotated[bytes, Bounds(1, MAX_ANNOUNCEMENT_BYTES)]
     age: Annotated[int, Bounds(0, MAX_LIFETIME_MS)]
@@ -56,12 +61,11 @@ class AgedAnnouncement(Record):
 
 @dataclass(frozen=True, slots=True)
 class SyncFrame(Record):
-    """One frame between two neighbours; see the table above. Empty fields say nothing.
+    """One frame between two neighbours; see the table above. Fields with their default say nothing.
 
-    ``parts`` are the numbers of buckets, one byte each, of ``count``. ``load`` is the sender's own. ``lasting`` opens
-    the conversation in which neighbours tell each other what is new, ``renew`` asks the other for a new announcement
-    (its last one counts for nothing here), and ``parting`` says that the connection will be closed on purpose. With
-    ``graft`` what is new is pushed over this link from now on, with ``prune`` no longer
+    ``bucket_numbers`` are of one byte each, out of ``bucket_count``. ``load`` is the sender's own. ``keep_open`` makes
+    the exchange a session. ``refresh`` asks the reader for a new announcement, since its last one has expired here.
+    ``closing`` says that the sender will close the connection on purpose. ``graft`` and ``prune`` change the tree
     (:mod:`p2p.discovery.plumtree`).
     """
 
@@ -85,12 +89,12 @@ EMPTY = SyncFrame()
 
 
 class AntiEntropy:
-    """What one node answers to its neighbours' frames."""
+    """The answers of one node to its neighbours' frames."""
 
     def __init__(self, table: PeerTable, failure_detector: FailureDetector) -> None:
         self._table = table
         self._failure_detector = failure_detector
-        self._requested: dict[bytes, float] = {}
+        self._requested: BoundedDict[bytes, float] = BoundedDict(MAX_REQUESTED)
         self._pulling_until = 0.0
         self._computed: tuple[int, int, list[bytes]] = (-1, 0, [])
 
@@ -100,12 +104,12 @@ class AntiEntropy:
         return self._table.root.to_bytes(FINGERPRINT_BYTES)
 
     def answer(self, peer: bytes, frame: SyncFrame, now: float) -> SyncFrame | None:
-        """The frame that answers ``frame`` of ``peer``, if any. What ``frame`` brought has been taken in before.
+        """The frame that answers ``frame`` of ``peer``, if any. The caller has applied the items in ``frame`` before.
 
         Raises:
             CodecError: malformed lists.
         """
-        have, parts, count = b"", b"", 0
+        have, numbers, count = b"", b"", 0
         listed = _split(frame.have)
         missing = [item for item in listed if self._request(item, now)]
         asked: Iterable[bytes] = _split(frame.want)
@@ -121,7 +125,7 @@ class AntiEntropy:
             mine = self._fingerprints(len(theirs))
             differing = bytes(number for number, value in enumerate(theirs) if value != mine[number])
             count = len(theirs)
-            parts, have = self._list_whole(differing, count, now)
+            numbers, have = self._list_whole(differing, count, now)
             if 2 * sum(theirs[number] != EMPTY_BUCKET for number in differing) > count:
                 self._pulling_until = now + PULL_PERIOD_S  # but who serves a newcomer has nothing to fetch from it
         buckets = b""
@@ -132,45 +136,42 @@ class AntiEntropy:
             have=have,
             want=b"".join(missing),
             buckets=buckets,
-            bucket_numbers=parts,
-            bucket_count=count if parts else 0,
+            bucket_numbers=numbers,
+            bucket_count=count if numbers else 0,
         )
         return None if reply == EMPTY else reply
 
     def is_costly(self, frame: SyncFrame) -> bool:
-        """Whether an answer to ``frame`` takes a walk through the whole view."""
+        """Whether the answer to ``frame`` takes a walk through the whole table."""
         return bool(frame.buckets or frame.bucket_numbers or (frame.root and frame.root != self.root))
 
     def correct(self, announcement: Announcement) -> bytes:
-        """The short name of what this view holds in place of ``announcement``, if it holds something newer."""
+        """The id of a newer announcement of the same peer, if the table holds one, or nothing."""
         entry = self._table.entries.get(announcement.peer)
         if entry is None or entry.announcement.order <= announcement.order:
             return b""
         return entry.id
 
     def knows(self, item: bytes) -> bool:
-        """Whether the item of this short name is here."""
+        """Whether the item of this id need not be requested."""
         return item in self._table.by_id or self._failure_detector.knows(item)
 
     def holds(self, item: bytes) -> bool:
-        """Whether there is something to send by this short name."""
+        """Whether the item of this id can be sent."""
         return item in self._table.by_id or self._failure_detector.find(item) is not None
 
     def _request(self, item: bytes, now: float) -> bool:
-        """Whether to ask for an item: it is not here, and nobody was asked for it a moment ago."""
+        """Whether to request an item: it is unknown, and was not requested a moment ago."""
         if self.knows(item) or now - self._requested.get(item, -REQUEST_RETRY_S) < REQUEST_RETRY_S:
             return False
-        self._requested.pop(item, None)
         self._requested[item] = now
-        if len(self._requested) > MAX_REQUESTED:
-            del self._requested[next(iter(self._requested))]
         return True
 
     def _choose_bucket_count(self) -> int:
         return min(MAX_BUCKETS, 4 << max(0, (len(self._table) // (4 * BUCKET_PEERS)).bit_length()))
 
     def _fingerprints(self, count: int) -> list[bytes]:
-        """Of all buckets; those computed last are good as long as nothing changes."""
+        """The fingerprints of all buckets; computed again only after a change."""
         version, buckets, computed = self._computed
         if (version, buckets) == (self._table.version, count):
             return computed
@@ -181,26 +182,26 @@ class AntiEntropy:
         self._computed = self._table.version, count, [value.to_bytes(FINGERPRINT_BYTES) for value in sums]
         return self._computed[2]
 
-    def _list_whole(self, parts: bytes, count: int, now: float) -> tuple[bytes, bytes]:
-        """As many of the buckets as have room in one frame, and the short names of all in them."""
-        names: list[list[bytes]] = [[] for _ in range(count)]
-        for peer, items in self._list_each(parts, count, now):
-            names[_bucket(peer, count)] += items
+    def _list_whole(self, numbers: bytes, count: int, now: float) -> tuple[bytes, bytes]:
+        """The numbers of as many of these buckets as one frame has room for, and the ids of all items in them."""
+        ids: list[list[bytes]] = [[] for _ in range(count)]
+        for peer, items in self._list_each(numbers, count, now):
+            ids[_bucket(peer, count)] += items
         listed, have = bytearray(), bytearray()
-        for number in parts:
-            if len(have) + ITEM_ID_BYTES * len(names[number]) <= MAX_ITEM_IDS_BYTES:
+        for number in numbers:
+            if len(have) + ITEM_ID_BYTES * len(ids[number]) <= MAX_ITEM_IDS_BYTES:
                 listed.append(number)
-                have += b"".join(names[number])
+                have += b"".join(ids[number])
         return bytes(listed), bytes(have)
 
-    def _list(self, parts: bytes, count: int, now: float) -> Iterator[bytes]:
-        """The short names of all that others should have, in some buckets."""
-        for _, items in self._list_each(parts, count, now):
+    def _list(self, numbers: bytes, count: int, now: float) -> Iterator[bytes]:
+        """The ids of the items in these buckets that others should have."""
+        for _, items in self._list_each(numbers, count, now):
             yield from items
 
-    def _list_each(self, parts: bytes, count: int, now: float) -> Iterator[tuple[bytes, list[bytes]]]:
-        """The same, peer by peer."""
-        wanted = {*parts}
+    def _list_each(self, numbers: bytes, count: int, now: float) -> Iterator[tuple[bytes, list[bytes]]]:
+        """These ids by peer."""
+        wanted = {*numbers}
         for peer, entry in self._table.entries.items():
             if _bucket(peer, count) in wanted:
                 is_listed = entry.state.is_present or (
@@ -209,38 +210,38 @@ class AntiEntropy:
                 yield peer, [*([entry.id] if is_listed else []), *self._failure_detector.get_item_ids(peer)]
 
     def collect(self, items: Iterable[bytes], reader: bytes, now: float) -> SyncFrame:
-        """What goes by these names, for ``reader``, as far as this node vouches for it and there is room."""
-        known: list[AgedAnnouncement] = []
-        accused: list[bytes] = []
+        """The items with these ids that may be sent to ``reader``, up to about :data:`MAX_ITEMS_BYTES`."""
+        announcements: list[AgedAnnouncement] = []
+        suspects: list[bytes] = []
         room = MAX_ITEMS_BYTES
         for item in items:
             entry = self._table.by_id.get(item)
             if entry is not None:
-                # Peers found dead are not passed on, or they would look alive; but they may learn what they have to
-                # outdo, such as the word of an earlier life when their clock went back.
+                # Announcements of dead peers are not passed on, or these would look alive. The peer itself may see
+                # its own, which it has to supersede after its clock was set back.
                 is_its_own = entry.announcement.peer == reader
                 if entry.state.is_present or entry.state is PeerState.LEFT or is_its_own:
                     age = min(max(round((now - entry.made_at) * 1000), 0), MAX_LIFETIME_MS)
-                    known.append(AgedAnnouncement(entry.encoded, age))
+                    announcements.append(AgedAnnouncement(entry.encoded, age))
                     room -= len(entry.encoded)
-            elif (accusation := self._failure_detector.find(item)) is not None:
-                accused.append(accusation.encode())
-                room -= len(accused[-1])
-            if room < 0 or len(known) + len(accused) == MAX_ITEMS:
+            elif (message := self._failure_detector.find(item)) is not None:
+                suspects.append(message.encode())
+                room -= len(suspects[-1])
+            if room < 0 or len(announcements) + len(suspects) == MAX_ITEMS:
                 break
-        return SyncFrame(announcements=tuple(known), suspects=tuple(accused))
+        return SyncFrame(announcements=tuple(announcements), suspects=tuple(suspects))
 
 
 def _bucket(peer: bytes, count: int) -> int:
     return int.from_bytes(peer[:2]) % count
 
 
-def _split(names: bytes) -> list[bytes]:
-    if len(names) % ITEM_ID_BYTES:
-        raise CodecError("a list of short names has a broken length")
-    return [names[start : start + ITEM_ID_BYTES] for start in range(0, len(names), ITEM_ID_BYTES)]
+def _split(ids: bytes) -> list[bytes]:
+    if len(ids) % ITEM_ID_BYTES:
+        raise CodecError("a list of item ids has a broken length")
+    return [ids[start : start + ITEM_ID_BYTES] for start in range(0, len(ids), ITEM_ID_BYTES)]
 
 
-def _check_bucket_numbers(parts: bytes, count: int) -> None:
-    if max(parts) >= count:
+def _check_bucket_numbers(numbers: bytes, count: int) -> None:
+    if max(numbers) >= count:
         raise CodecError("there is no such bucket")

@@ -19,10 +19,11 @@ All times are seconds of one monotonic clock.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Container
 from dataclasses import dataclass, field
 
+from p2p.collections import BoundedDict
 from p2p.peers.announcement import get_item_id
 from p2p.peers.suspect_message import SuspectMessage
 from p2p.peers.table import Change, PeerTable
@@ -70,7 +71,7 @@ class _Suspect:
 class _Observer:
     """An observer that was refuted."""
 
-    refuted_by: OrderedDict[bytes, float] = field(default_factory=OrderedDict)
+    refuted_by: BoundedDict[bytes, float] = field(default_factory=lambda: BoundedDict(MAX_REFUTED_BY))
     """The suspects that refuted it, and when."""
     false_suspicions: deque[float] = field(default_factory=lambda: deque(maxlen=MAX_FALSE_SUSPICIONS))
     """When it was last refuted promptly."""
@@ -83,8 +84,8 @@ class FailureDetector:
         self._table = table
         self._suspects: dict[bytes, _Suspect] = {}
         self._by_id: dict[bytes, SuspectMessage] = {}
-        self._ignored: OrderedDict[bytes, None] = OrderedDict()
-        self._observers: OrderedDict[bytes, _Observer] = OrderedDict()
+        self._ignored: BoundedDict[bytes, None] = BoundedDict(MAX_IGNORED)
+        self._observers: BoundedDict[bytes, _Observer] = BoundedDict(MAX_REFUTED)
 
     @property
     def confirmations_needed(self) -> int:
@@ -179,16 +180,10 @@ class FailureDetector:
         """Note that ``suspect`` has refuted the message of ``observer``."""
         if observer == self._table.me:
             return
-        record = self._observers.setdefault(observer, _Observer())
-        self._observers.move_to_end(observer)
+        record = self._observers[observer] = self._observers.get(observer) or _Observer()
         record.refuted_by[suspect] = now
-        record.refuted_by.move_to_end(suspect)
         if prompt:
             record.false_suspicions.append(now)
-        if len(record.refuted_by) > MAX_REFUTED_BY:
-            record.refuted_by.popitem(last=False)
-        if len(self._observers) > MAX_REFUTED:
-            self._observers.popitem(last=False)
 
     def expire(self, now: float, connected: Container[bytes]) -> list[Change]:
         """Declare dead the failing peers whose time is over, except the ``connected`` ones."""
@@ -220,8 +215,6 @@ class FailureDetector:
 
     def _ignore_item(self, item: bytes) -> None:
         self._ignored[item] = None
-        if len(self._ignored) > MAX_IGNORED:
-            self._ignored.popitem(last=False)
 
     def _is_credible(self, observer: bytes, suspect: bytes, now: float) -> bool:
         """Whether messages of ``observer`` about ``suspect`` count."""

@@ -1,8 +1,8 @@
-"""Accusations: an observer's signed word that a peer does not answer.
+"""Suspect messages: an observer's signed statement that a peer does not answer (SWIM's *suspect*).
 
-Whoever loses a peer and cannot reach it says so, and the word spreads. It names the announcement that the observer
-holds, so the accused refutes it by any newer one: it hears of the message as everybody does. Nobody believes a
-single observer; how many it takes is in :mod:`p2p.peers.failure_detector`.
+A node that loses a peer and cannot reach it signs one, and it spreads like an announcement. It names the announcement
+of the suspect that the observer holds, so the suspect, which receives it as all others do, refutes it by any newer
+announcement. :mod:`p2p.peers.failure_detector` says how many observers it takes.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from chain.exceptions import CodecError
 from p2p.peers.announcement import Announcement
 
 DOMAIN = "accusation"
+"""Domain of the signatures."""
 MAX_SUSPECT_MESSAGE_BYTES = 256
 """Largest encoding, in bytes."""
 
@@ -34,7 +35,7 @@ class SuspectMessage(Record):
     signature: Signature
 
     def is_about(self, announcement: Announcement) -> bool:
-        """Whether this is what it speaks of, and not an older or newer word of the suspect."""
+        """Whether it names this announcement."""
         return (self.suspect, self.incarnation, self.sequence, False) == (
             announcement.peer,
             announcement.incarnation,
@@ -44,7 +45,7 @@ class SuspectMessage(Record):
 
 
 def sign_suspect_message(key: crypto.KeyPair, chain_id: bytes, announcement: Announcement) -> SuspectMessage:
-    """The word of ``key``'s owner that the peer of ``announcement`` does not answer."""
+    """The statement of ``key``'s owner that the peer of ``announcement`` does not answer."""
     unsigned = SuspectMessage(
         announcement.peer, announcement.incarnation, announcement.sequence, key.public_key, bytes(64)
     )
@@ -53,7 +54,7 @@ def sign_suspect_message(key: crypto.KeyPair, chain_id: bytes, announcement: Ann
 
 @lru_cache(maxsize=1024)
 def parse_suspect_message(raw: bytes) -> SuspectMessage:
-    """The message that ``raw`` carries, whoever signed it.
+    """Decode a message without checking its signature.
 
     Raises:
         CodecError: malformed.
@@ -63,7 +64,7 @@ def parse_suspect_message(raw: bytes) -> SuspectMessage:
 
 @lru_cache(maxsize=1024)  # the same bytes come from several neighbours
 def decode_suspect_message(raw: bytes, chain_id: bytes) -> SuspectMessage:
-    """The message that ``raw`` carries, if its signature holds on this chain.
+    """Decode a message and check its signature for this chain.
 
     Raises:
         CodecError: malformed or not signed by its observer.
@@ -71,5 +72,5 @@ def decode_suspect_message(raw: bytes, chain_id: bytes) -> SuspectMessage:
     message = parse_suspect_message(raw)
     signed = replace(message, signature=bytes(64)).encode()
     if not crypto.verify(message.observer, DOMAIN, chain_id, signed, message.signature):
-        raise CodecError("the message is not signed by its observer")
+        raise CodecError("the suspect message is not signed by its observer")
     return message

@@ -49,7 +49,7 @@ TOMBSTONE_S = ACCEPTANCE_S
 class PeerState(Enum):
     ONLINE = "online"
     SUSPECT = "suspect"
-    """The connection to it was lost, or others accuse it; it counts as present until it is found dead."""
+    """The connection to it was lost, or others suspect it; it counts as present until it is declared dead."""
     LEFT = "left"
     CRASHED = "crashed"
     EXPIRED = "expired"
@@ -81,7 +81,7 @@ class Change:
 
 @dataclass(slots=True)
 class Entry:
-    """What the view holds about one peer."""
+    """What the table holds about one peer."""
 
     announcement: Announcement
     encoded: bytes
@@ -94,9 +94,9 @@ class Entry:
     deadline: float
     """When a present peer expires or a tombstone is forgotten."""
     tie_breaker: int
-    """A secret number that decides between peers of the same priority: the greater one goes."""
+    """A secret number that decides between peers of the same priority: the greater one is evicted."""
     declared_dead_at: float = 0.0
-    """When a tombstone was put up."""
+    """When the peer was declared dead or left."""
     queued_for: float = 0.0
     """The one queue item of this entry that counts."""
     was_dialled: bool = False
@@ -111,7 +111,7 @@ class Entry:
 
 
 class _EvictionQueue:
-    """The entries of one kind, of those present or of those buried, and who of them goes when there are too many."""
+    """Eviction order of the live entries, or of the tombstones."""
 
     def __init__(self, size: int, priority: Callable[[Entry], int]) -> None:
         self.size = size
@@ -119,7 +119,7 @@ class _EvictionQueue:
         self._order: list[tuple[int, int, bytes]] = []  # priority when it came in, tie_breaker, peer: the worst first
 
     def put(self, entry: Entry, entries: dict[bytes, Entry]) -> None:
-        """Note that ``entry`` is here now. Whoever has left is passed over later."""
+        """Add ``entry``. Entries that have left are skipped later."""
         heapq.heappush(self._order, (self.priority(entry), -entry.tie_breaker, entry.announcement.peer))
         if len(self._order) > 4 * self.size + 64:
             here = {peer: entries[peer] for _, _, peer in self._order if peer in entries}
@@ -127,7 +127,7 @@ class _EvictionQueue:
             heapq.heapify(self._order)
 
     def find_worst(self, entries: dict[bytes, Entry], is_present: bool) -> Entry | None:
-        """Whoever goes first, as of now."""
+        """The entry to evict first, as of now."""
         while self._order:
             before, _, peer = self._order[0]
             entry = entries.get(peer)
@@ -213,7 +213,7 @@ class PeerTable:
         return sorted(self._suspected)
 
     def is_verified(self, peer: bytes) -> bool:
-        """Whether there is more to this peer than hearsay: this node has dialled it, or it has weight."""
+        """Whether this node has dialled ``peer``, or it has weight; others are known from announcements only."""
         entry = self.entries.get(peer)
         return entry is not None and self._get_priority(entry) > 0
 
@@ -286,7 +286,7 @@ class PeerTable:
         return Change(ChangeKind.CRASHED, entry.announcement)
 
     def expire(self, now: float) -> list[Change]:
-        """Bury the peers that fell silent and forget the tombstones that have served."""
+        """Make tombstones of peers whose announcement has expired, and forget tombstones after TOMBSTONE_S."""
         changes = []
         while self._queue and self._queue[0][0] <= now:
             due, peer = heapq.heappop(self._queue)
@@ -326,7 +326,7 @@ class PeerTable:
         return Change(ChangeKind.JOINED, announcement)
 
     def _make_room(self, newcomer: Entry) -> bool:
-        """Whether there is room for one more that is present; another may have to go."""
+        """Whether ``newcomer`` may become present; another peer may be evicted for it."""
         if self._present < self._live.size or newcomer.announcement.peer == self.me:
             return True
         worst = self._live.find_worst(self.entries, True)
@@ -339,7 +339,7 @@ class PeerTable:
         return True
 
     def _get_priority(self, entry: Entry) -> int:
-        """Weight is more than to have been dialled, which is more than hearsay."""
+        """2 with weight, 1 if this node has dialled it, else 0."""
         return 2 if self.weight(entry.announcement.peer) > 0 else int(entry.was_dialled)
 
     def _note_dialled(self, entry: Entry) -> None:

@@ -1,0 +1,10 @@
+"""A network, a clock and chance for tests and benchmarks, all fixed by a seed.
+
+1. ``runtime``: ``run_simulation`` runs a program under a clock that jumps to the next event; ``SimulatedRuntime`` is
+   the :class:`p2p.runtime.Runtime` of its nodes.
+2. ``network``: ``SimulatedInternet`` carries gossip and streams between ``SimulatedNetwork`` objects, with latency,
+   loss, partitions, NATs, relays and crashes; each is a :class:`p2p.network.Network`.
+
+Only tests and benchmarks import it. It imports the interfaces in p2p and nothing of discovery, host or NAT traversal,
+so the code that is tested is the same as on real sockets.
+"""

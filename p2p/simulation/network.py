@@ -1,17 +1,17 @@
-"""A network in memory: gossip with delay and loss, streams with latency, partitions and crashes, all from one seed.
+"""A simulated network: gossip with delay and loss, streams with latency, partitions and crashes, all from one seed.
 
 :class:`SimulatedInternet` is what lies between the nodes, and :class:`SimulatedNetwork` is one node's end of it, with
 the same interface as the libp2p host. Whatever takes time is an entry of one queue ordered by (due time, serial
 number), which :meth:`SimulatedInternet.run` works off. So a run under trio's ``MockClock`` is a function of the seed,
 and costs one heap entry per message or chunk of a stream.
 
-The model, where it differs from real links: a disconnect is seen by both ends at once; gossip reaches each peer of the
-connected component after one link's delay (two if not directly connected), or not at all with probability ``loss``;
-streams lose nothing and have latency and a send window but no bandwidth; whoever is visited does not count the visitor
-among its peers, and learns its name.
+The model differs from real links as follows. Both ends see a disconnect at once. Gossip reaches each peer of the
+connected component after one link's delay (two if not directly connected), or is lost with probability ``loss``.
+Streams lose nothing, and have latency and a send window but no limit of bandwidth. A peer that an isolated stream is
+opened to learns the key of the opener, and does not count it among its peers.
 
-What real links would carry is counted in :class:`Traffic`: the bytes of streams with their framing, connections at a
-flat price, and gossip as a mesh of :data:`MESH_DEGREE` forwards it, which is to every mesh neighbour but one.
+:class:`Traffic` counts what real links would carry: the bytes of streams with their framing, connections at a flat
+price, and gossip as a mesh of :data:`MESH_DEGREE` forwards it, which is to every mesh neighbour but one.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
-"""Framed exchanges over pooled streams: what every protocol between two nodes is spoken in.
+"""Framed exchanges over pooled streams, in which every protocol between two nodes is spoken.
 
-An *exchange* is one use of a stream: a request and any number of frames both ways, with credit, ends and aborts as
-:mod:`p2p.streams.frames` defines them. Opening a stream is dear (milliseconds of CPU), so it returns to its opener's
-pool when both sides have ended.
+An *exchange* is one use of a stream: a request and any number of frames both ways, with flow control, ends and aborts
+as :mod:`p2p.streams.frames` defines them. Opening a stream costs milliseconds of CPU, so a stream returns to its
+opener's pool when both sides have ended the exchange.
 
-On the side that answers, a handler runs for each exchange. It is cancelled when the peer aborts or is lost: this is how
-the cancellation of a user travels from node to node. On the side that opens, leaving ``open`` normally ends the
-exchange, and leaving it by an exception or a cancellation aborts it.
+On the side that answers, a handler runs for each exchange. It is cancelled when the peer aborts or is lost, so a user's
+cancellation travels from node to node. On the side that opens, leaving ``open`` normally ends the exchange, and leaving
+it by an exception or a cancellation aborts it.
 
-Who writes and who reads: any task of the exchange writes, one whole frame at a time. One task per stream reads and
-never writes, so it always drains the link, and credit bounds what it may have to keep.
+Any task of an exchange writes, one whole frame at a time. One task per stream reads and never writes, so the connection
+is always drained, and the window bounds what may have to be buffered.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ import math
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import trio
 
+from p2p.collections import SparseCounter
 from p2p.network import Misbehaviour, Network, NetworkError, RawStream, is_network_error
 from p2p.rate_limit import Budget
 from p2p.streams.frames import MAX_FRAME_BYTES, ExchangeState, Frame, FrameError, FrameReader, Kind
@@ -34,11 +35,11 @@ IDLE_TIMEOUT_S = 60.0
 LINGER_TIMEOUT_S = 30.0
 """Seconds that the peer may take to end an exchange that was left without waiting for its end."""
 REAP_INTERVAL_S = 15.0
-"""Seconds between looks at both."""
+"""Seconds between searches for streams that are idle or linger."""
 OPEN_TIMEOUT_S = 10.0
 """Seconds that opening a stream may take (libp2p can block for ever)."""
 ABORT_TIMEOUT_S = 1.0
-"""Seconds that telling the peer of an abort may take; then the stream is reset instead."""
+"""Seconds for telling the peer of an abort; then the stream is reset instead."""
 MAX_IDLE = 64
 """Unused streams kept per peer and protocol."""
 MAX_STREAMS = 200
@@ -47,17 +48,15 @@ MAX_STREAMS = 200
 FRAME_TIMEOUT_S = 30.0
 """Seconds from the first byte of a frame to its last; frames are sent whole."""
 MAX_UNREAD_BYTES = 16 << 20
-"""Bytes of one peer, in all its streams together, that wait here: frames without an end, and what its exchanges have
-sent and no handler has taken."""
+"""Unread bytes of one peer in all its streams together: unfinished frames, and frames that no handler has received."""
 MAX_UNREAD_TOTAL_BYTES = 32 << 20
-"""The same of all peers together; beyond, whoever has most loses the streams they are in."""
+"""Unread bytes of all peers together; beyond it, the peer with most loses the streams that hold them."""
 
-Key = TypeVar("Key")
 ExchangeHandler = Callable[["Exchange"], Awaitable[None]]
 
 
 class _PooledStream:
-    """One raw stream, at either end: whole frames out, and the exchange that it carries now."""
+    """One raw stream, at either end, and the exchange that it carries."""
 
     def __init__(self, streams: Streams, raw: RawStream, protocol: str) -> None:
         self.raw = raw
@@ -65,11 +64,11 @@ class _PooledStream:
         self._streams = streams
         self._reader = FrameReader()
         self.unread = 0
-        """Bytes accounted for."""
+        """Unread bytes that are accounted for."""
         self.is_accepted = False
         """Whether the peer opened it."""
         self.reason = "this node has stopped"
-        """Why the task that reads is cancelled, if it is."""
+        """Why the reading task is cancelled, if it is."""
         self.number = 0
         """Number of the latest exchange."""
         self.exchange: Exchange | None = None
@@ -77,11 +76,11 @@ class _PooledStream:
         self.since = 0.0
         """When the stream became unused or its exchange was left (trio time)."""
         self.scope = trio.CancelScope()
-        """Of the task that reads."""
+        """Scope of the reading task."""
         self._lock = trio.Lock()
 
     async def write(self, data: bytes) -> None:
-        """Send whole frames. If that is cut short the peer has half a frame, so the stream is given up."""
+        """Send whole frames. If that is interrupted the peer has half a frame, so the stream fails."""
         async with self._lock:
             if self.failure_reason is not None:
                 raise NetworkError(self.failure_reason)
@@ -129,7 +128,7 @@ class _PooledStream:
             self.account()
 
     def account(self) -> None:
-        """Account for the bytes that wait in this stream now.
+        """Account for the unread bytes of this stream.
 
         Raises:
             NetworkError: the peer has too many.
@@ -175,7 +174,7 @@ class Exchange:
         self._changed = trio.lowlevel.ParkingLot()
         self._scope: trio.CancelScope | None = None
         self.is_lost = False
-        """Whether the stream broke under it, rather than that either side ended or aborted it."""
+        """Whether the stream failed before either side ended or aborted the exchange."""
         self._begun = False
         self._left = False
         self._retrying = trio.Lock()
@@ -189,7 +188,7 @@ class Exchange:
         return self._stream.raw.peer
 
     async def send(self, payload: bytes, end: bool = False) -> None:
-        """Send one frame of at most 1 MiB; waits for credit. ``end`` also ends this side, in the same write.
+        """Send one frame of at most 1 MiB; waits for the send window. ``end`` also ends this side, in the same write.
 
         Raises:
             NetworkError: the peer has aborted, reads no more, or is lost.
@@ -223,10 +222,10 @@ class Exchange:
         """
         await trio.lowlevel.checkpoint()
         # Before taking the next frame, so that a cancellation here loses none.
-        credit = self._state.window_update()
-        if credit is not None:
+        update = self._state.window_update()
+        if update is not None:
             with suppress(NetworkError):  # a loss shows when the frames that did arrive are used up
-                await self._stream.write(credit.encode())
+                await self._stream.write(update.encode())
         while True:
             state = self._state
             payload = state.take()
@@ -326,11 +325,11 @@ class Streams:
         self._nursery: trio.Nursery | None = None
         # Streams opened from here: those that are open (a dict for its order), and how many per peer.
         self._pooled: dict[_PooledStream, None] = {}
-        self._opened: dict[bytes, int] = {}
+        self._opened: SparseCounter[bytes] = SparseCounter()
         self._idle: dict[tuple[bytes, str], list[_PooledStream]] = {}
         # Streams and exchanges that peers opened, per peer and protocol.
-        self._accepted: dict[tuple[bytes, str], int] = {}
-        self._served: dict[tuple[bytes, str], int] = {}
+        self._accepted: SparseCounter[tuple[bytes, str]] = SparseCounter()
+        self._served: SparseCounter[tuple[bytes, str]] = SparseCounter()
         self._reading: dict[bytes, dict[_PooledStream, None]] = {}
         self._unread = Budget(MAX_UNREAD_BYTES, MAX_UNREAD_TOTAL_BYTES)
 
@@ -424,9 +423,9 @@ class Streams:
         return stream.exchange
 
     async def _open_stream(self, peer: bytes, protocol: str) -> _PooledStream:
-        if self._opened.get(peer, 0) >= MAX_STREAMS:
+        if self._opened[peer] >= MAX_STREAMS:
             raise NetworkError("too many streams to this peer are open")
-        _count(self._opened, peer, 1)
+        self._opened[peer] += 1
         try:
             with trio.fail_after(OPEN_TIMEOUT_S):
                 stream = _PooledStream(self, await self.network.open_stream(peer, protocol), protocol)
@@ -434,7 +433,7 @@ class Streams:
                 await stream.fail("this node has stopped")
                 raise NetworkError("this node's streams are not running")
         except BaseException as error:
-            _count(self._opened, peer, -1)
+            self._opened[peer] -= 1
             if isinstance(error, trio.TooSlowError):
                 raise NetworkError(f"no stream within {OPEN_TIMEOUT_S:g} s") from None
             raise
@@ -457,7 +456,7 @@ class Streams:
         try:
             await stream.read(on_frame)
         finally:
-            _count(self._opened, peer, -1)
+            self._opened[peer] -= 1
             del self._pooled[stream]
             idle = self._idle.get((peer, stream.protocol), [])
             if stream in idle:
@@ -490,7 +489,7 @@ class Streams:
             self._nursery.start_soon(stream.close)
 
     def _hold(self, stream: _PooledStream, change: int) -> None:
-        """Account for bytes that wait. Where they are too many, streams of whoever has most are given up.
+        """Account for unread bytes. If there are too many, the streams of the peer with most fail.
 
         Raises:
             NetworkError: it is this one.
@@ -501,13 +500,13 @@ class Streams:
             return
         if self._unread.get(peer) > MAX_UNREAD_BYTES:
             self.network.report_misbehaviour(peer, Misbehaviour.OVERSIZE)
-            raise NetworkError("far too much that nobody has read")
+            raise NetworkError("far too many unread bytes")
         for other in self._reading.get(largest, ()):
             if other.unread and other is not stream:
-                other.reason = "too much that nobody has read"
+                other.reason = "too many unread bytes"
                 other.scope.cancel()
         if largest == peer:
-            raise NetworkError("too much that nobody has read")
+            raise NetworkError("too many unread bytes")
 
     async def _reap(self) -> None:
         now = trio.current_time()
@@ -530,17 +529,17 @@ class Streams:
         stream = _PooledStream(self, raw, protocol)
         stream.is_accepted = True
         key = (raw.peer, protocol)
-        if self._nursery is None or self._accepted.get(key, 0) >= 2 * limit + MAX_IDLE:
+        if self._nursery is None or self._accepted[key] >= 2 * limit + MAX_IDLE:
             await stream.fail("busy")
             return
         done = trio.Event()
-        _count(self._accepted, key, 1)
+        self._accepted[key] += 1
         self._nursery.start_soon(self._serve_stream, stream, handler, limit, done)
         try:
             await done.wait()
         finally:
             stream.scope.cancel()
-            _count(self._accepted, key, -1)
+            self._accepted[key] -= 1
 
     async def _serve_stream(
         self, stream: _PooledStream, handler: ExchangeHandler, limit: int, done: trio.Event
@@ -551,12 +550,12 @@ class Streams:
             if frame.exchange > stream.number and frame.kind in (Kind.DATA, Kind.END):
                 if stream.exchange is not None:
                     stream.exchange._lose("the peer has begun another exchange")
-                if self._served.get(key, 0) >= 2 * limit:
+                if self._served[key] >= 2 * limit:
                     raise NetworkError("far too many exchanges")  # an honest peer may have that many users
                 stream.number = frame.exchange
                 stream.exchange = exchange = Exchange(stream, stream.number)
                 exchange._scope = trio.CancelScope()
-                _count(self._served, key, 1)
+                self._served[key] += 1
                 nursery.start_soon(self._serve, exchange, handler, limit)
             if stream.exchange is not None and frame.exchange == stream.number:
                 stream.exchange._deliver(frame)
@@ -591,11 +590,4 @@ class Streams:
             if stream.exchange is exchange:
                 stream.exchange = None
                 stream.account()
-            _count(self._served, key, -1)
-
-
-def _count(counts: dict[Key, int], key: Key, change: int) -> None:
-    """Add to ``counts[key]``, which is absent at 0."""
-    counts[key] = counts.get(key, 0) + change
-    if not counts[key]:
-        del counts[key]
+            self._served[key] -= 1

@@ -31,6 +31,7 @@ from chain.genesis import Genesis, make_genesis, make_validator
 from chain.parameters import CREDIT, Parameters
 from consensus.voting.disk import JOURNAL_FILE
 from consensus.voting.journal import Journal
+from p2p.backoff import Backoff
 from p2p.discovery.service import Discovery
 from p2p.host.network import Libp2pNetwork
 from p2p.network import NetworkError, RawStream
@@ -48,9 +49,10 @@ KEY = KeyPair(bytes([200]) * 32)
 WRITE_INTERVAL = 0.1
 CONTROL_INTERVAL = 0.1
 
+SHORT_BAN = Backoff(5.0, 3600.0)
 SHORTENED = {
     p2p.host.connection_gater: {"UPGRADE_TIMEOUT_S": 2.0, "PATIENT_UPGRADE_TIMEOUT_S": 4.0},
-    p2p.peer_score: {"BAN_S": 5.0},
+    p2p.peer_score: {"BAN_BACKOFF": SHORT_BAN},
     p2p.streams.exchanges: {"IDLE_TIMEOUT_S": 5.0, "LINGER_TIMEOUT_S": 3.0, "REAP_INTERVAL_S": 1.0},
 }
 
@@ -115,7 +117,7 @@ class Victim:
     @property
     def ban(self) -> float:
         """Seconds of the first ban."""
-        return p2p.peer_score.BAN_S if self.shipped else float(SHORTENED[p2p.peer_score]["BAN_S"])
+        return (p2p.peer_score.BAN_BACKOFF if self.shipped else SHORT_BAN).first_s
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2p.network import Misbehaviour
-from p2p.peer_score import BAN_S, MAX_BAN_S, MEMORY_S, PeerScores
+from p2p.peer_score import BAN_BACKOFF, MEMORY_S, PeerScores
 
 ONE, TWO = b"1" * 32, b"2" * 32
 
@@ -19,7 +19,7 @@ def ban(bans: PeerScores, now: float) -> None:
 def test_faults_add_up_to_a_ban_of_that_name_alone() -> None:
     bans = PeerScores(100)
     assert [bans.report(ONE, Misbehaviour.GARBAGE, 0.0) for _ in range(3)] == [False, False, True]
-    assert bans.is_banned(ONE, BAN_S - 0.1) and not bans.is_banned(ONE, BAN_S)
+    assert bans.is_banned(ONE, BAN_BACKOFF.first_s - 0.1) and not bans.is_banned(ONE, BAN_BACKOFF.first_s)
     assert not bans.is_banned(TWO, 0.0)
     assert bans.ban_count == 1
 
@@ -35,25 +35,30 @@ def test_a_ban_lasts_twice_as_long_each_time_up_to_a_limit() -> None:
         ban(bans, now)
         start = now
         while bans.is_banned(ONE, now):
-            now += BAN_S
+            now += BAN_BACKOFF.first_s
         lengths.append(now - start)
-    assert lengths[:4] == [BAN_S, 2 * BAN_S, 4 * BAN_S, 8 * BAN_S]
-    assert lengths[-1] == MAX_BAN_S
+    assert lengths[:4] == [
+        BAN_BACKOFF.first_s,
+        2 * BAN_BACKOFF.first_s,
+        4 * BAN_BACKOFF.first_s,
+        8 * BAN_BACKOFF.first_s,
+    ]
+    assert lengths[-1] == BAN_BACKOFF.max_s
 
 
 def test_faults_during_a_ban_do_not_prolong_it() -> None:
     bans = PeerScores(100)
     ban(bans, 0.0)
-    assert not any(bans.report(ONE, Misbehaviour.FORGERY, BAN_S / 2) for _ in range(100))
-    assert not bans.is_banned(ONE, BAN_S)
+    assert not any(bans.report(ONE, Misbehaviour.FORGERY, BAN_BACKOFF.first_s / 2) for _ in range(100))
+    assert not bans.is_banned(ONE, BAN_BACKOFF.first_s)
 
 
 def test_who_behaves_for_long_begins_anew() -> None:
     bans = PeerScores(100)
     ban(bans, 0.0)
-    now = BAN_S + MEMORY_S
+    now = BAN_BACKOFF.first_s + MEMORY_S
     ban(bans, now)
-    assert not bans.is_banned(ONE, now + BAN_S)
+    assert not bans.is_banned(ONE, now + BAN_BACKOFF.first_s)
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.sampled_from(Misbehaviour), st.floats(0, 100)), max_size=300))

@@ -16,7 +16,7 @@ from p2p.host.connection_gater import (
     InboundConnection,
 )
 from p2p.network import Misbehaviour
-from p2p.peer_score import BAN_S
+from p2p.peer_score import BAN_BACKOFF
 from p2p.rate_limit import Rate
 
 EASY = Rate(items=1e6, size=math.inf, burst=1e6)
@@ -119,7 +119,7 @@ def test_addresses_that_only_fail_are_banned_for_a_while() -> None:
         at.on_closed(accept(at, "192.0.2.1"), 0.0, failed=True)
     assert at.on_accept("192.0.2.1", 0.0) is None and at.refusals["banned"] == 1
     accept(at, "192.0.2.2")
-    accept(at, "192.0.2.1", BAN_S)
+    accept(at, "192.0.2.1", BAN_BACKOFF.first_s)
 
 
 def test_peers_are_banned_with_their_address_last_and_protected_ones_like_all_others() -> None:
