@@ -91,7 +91,11 @@ class Peer:
 
 
 class Watch:
-    """Honest peers that ask all the time: one on a connection that stays, one on a new connection each time."""
+    """Honest peers that ask all the time: one on a connection that stays, one on a new connection each time.
+
+    The first is always answered. The second comes in: it may be turned away, or take longer for a handshake than a
+    victim on a busy machine waits, and then it tries again.
+    """
 
     def __init__(self, victim: Victim) -> None:
         self._victim = victim
@@ -119,13 +123,17 @@ class Watch:
                 await trio.sleep(0.1)
 
     async def _come_and_go(self, peer: Peer) -> None:
+        failed, last = 0, trio.current_time()
         while True:
             try:
                 await connect(peer.network, self._victim, HONEST)
                 await peer.ask()
                 self.reconnected += 1
+                last = trio.current_time()
             except NetworkError as error:
-                self.failures.append(f"on a new connection: {error}")
+                failed += 1
+                if trio.current_time() > last + PATIENCE:
+                    self.failures.append(f"on new connections, {failed} times: {error}")
             await peer.network.disconnect(KEY.public_key)
             await trio.sleep(0.2)
 
@@ -159,9 +167,9 @@ async def attack(victim: Victim) -> AsyncIterator[Watch]:
         f"users {report.answered}, slowest {report.slowest * 1000:.0f} ms ({quiet.slowest * 1000:.0f} before), "
         f"memory {quiet.peak / MIB:.0f} + {growth / MIB:.1f} MiB, refusals {victim.read()['refusals']}"
     )
-    assert (watch.failures, report.failures) == ([], [])
+    assert (watch.failures, report.failures) == ([], []), (watch.failures, report.failures)
     assert report.answered > 0
-    assert growth <= MAX_GROWTH
+    assert growth <= MAX_GROWTH, growth
     assert victim.process.is_alive()
 
 
