@@ -28,9 +28,9 @@ from consensus.voting.disk import Disk, NodeStorage, open_storage
 from consensus.voting.journal import RECORD_BYTES, Journal, JournalFile
 from consensus.voting.vote_store import VoteStore
 from p2p.simulation.runtime import SimulatedRuntime
-from tests.consensus.world import Node, World, make_key, make_test_genesis
-from tests.simulation.checkers import AgreementChecker, VoteChecker
-from tests.simulation.ledger import MemoryFile
+from tests.support.agreement_ledger import MemoryFile
+from tests.support.checkers import AgreementChecker, VoteChecker
+from tests.support.consensus_world import Node, World, make_key, make_test_genesis
 
 T = TypeVar("T")
 

@@ -22,10 +22,10 @@ from consensus.sync.messages import SYNC_PROTOCOL as SYNC
 from consensus.sync.messages import BlockResponse, ChainStatus, GetBlock, GetStatus, OperationsResponse, Request
 from p2p.simulation.network import SimulatedNetwork
 from p2p.streams.exchanges import Exchange, Streams
-from tests.adversarial.test_withholder import BlockWithholder
-from tests.chain.builders import find_reveal
-from tests.consensus.world import World, make_key, make_test_genesis, simulate
-from tests.simulation.scenarios import fight
+from tests.adversarial.block_withholder import BlockWithholder
+from tests.support.chain_builder import find_reveal
+from tests.support.consensus_world import World, make_key, make_test_genesis, simulate
+from tests.support.scenarios import fight
 
 
 class BlockCorrupter(BlockWithholder):

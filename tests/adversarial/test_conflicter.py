@@ -6,8 +6,8 @@ from typing import Any
 
 from chain.types.votes import NO_BLOCK, Certificate, Vote, VoteKind, sign_vote
 from consensus.simplex.messages import Broadcast, Build, Effect, Message, PersistVote, Propose, Repropose, SetTimer
-from tests.adversarial.conspirator import Conspirator
-from tests.simulation.scenarios import fight
+from tests.support.conspirator import Conspirator
+from tests.support.scenarios import fight
 
 
 class Conflicter(Conspirator):

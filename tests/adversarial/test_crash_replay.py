@@ -29,11 +29,11 @@ from p2p.simulation.network import SimulatedInternet, SimulatedNetwork
 from p2p.simulation.runtime import SimulatedRuntime
 from p2p.streams.exchanges import Streams
 from tests.adversarial.crash import MemoryDisk
-from tests.chain.builders import find_reveal
-from tests.consensus.sync.test_client import GENESIS, certify
-from tests.consensus.test_driver import Recorder, execute, get_block
-from tests.consensus.world import make_key
-from tests.simulation.checkers import VoteChecker
+from tests.consensus.recorder import Recorder
+from tests.support.chain_builder import find_reveal
+from tests.support.checkers import VoteChecker
+from tests.support.consensus_world import make_key
+from tests.support.stored_chain import GENESIS, certify, execute, get_block
 
 KEY = make_key(4)
 LAST = 4

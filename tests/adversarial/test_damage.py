@@ -23,8 +23,8 @@ from chain.types.blocks import Block
 from chain.types.votes import NO_BLOCK, Vote, VoteKind, sign_vote
 from consensus.voting.disk import JOURNAL_FILE, DataDisk, NodeStorage, open_storage
 from consensus.voting.journal import Journal
-from tests.chain.builders import Chain
-from tests.chain.forgeries import Finals, get_transitions, make_busy_chain
+from tests.support.chain_builder import Chain
+from tests.support.forgeries import Finals, get_transitions, make_busy_chain
 
 LENGTH = 24
 places_in_all = pytest.mark.parametrize("count", [50, pytest.param(400, marks=pytest.mark.long)])

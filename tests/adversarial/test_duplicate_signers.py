@@ -11,9 +11,9 @@ import pytest
 from chain.exceptions import InvalidCertificate
 from chain.types.votes import Certificate, Vote, VoteKind
 from consensus.simplex.messages import Broadcast, Effect, Reject
-from tests.adversarial.conspirator import Conspirator
-from tests.consensus.committee import Committee
-from tests.simulation.scenarios import fight
+from tests.support.committee import Committee
+from tests.support.conspirator import Conspirator
+from tests.support.scenarios import fight
 
 
 class CertificateForger(Conspirator):

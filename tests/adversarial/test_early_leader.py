@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.consensus.world import World, make_test_genesis, simulate
+from tests.support.consensus_world import World, make_test_genesis, simulate
 
 
 def test_a_clock_that_is_slow_holds_the_chain_up_but_does_not_stop_it() -> None:

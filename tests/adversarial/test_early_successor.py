@@ -20,10 +20,10 @@ from consensus.simplex.core import Simplex
 from consensus.simplex.messages import Build, Commit, ExecuteBlock, Message, Reject
 from consensus.simplex.validation import FinalizedBlock
 from tests.adversarial.flip_flopper import Gateless
-from tests.consensus.committee import Committee
-from tests.simulation.agreement import Simulation
-from tests.simulation.scenarios import make_set
 from tests.simulation.twins import ScriptedSet, get_place
+from tests.support.agreement import Simulation
+from tests.support.committee import Committee
+from tests.support.scenarios import make_set
 
 KEYS = [KeyPair(hash_bytes("successor", bytes([number]))) for number in range(8)]
 FIRST, NEXT = range(4), range(4, 8)

@@ -22,7 +22,7 @@ from p2p.peers.suspect_message import sign_suspect_message
 from p2p.simulation.network import SimulatedNetwork
 from p2p.simulation.runtime import SimulatedRuntime, run_simulation
 from p2p.streams.exchanges import Exchange, Streams
-from tests.p2p.discovery.test_service import CHAIN, Node, World, world
+from tests.support.discovery_world import CHAIN, Node, World, world
 
 SYBILS = 30
 HONEST = 12

@@ -16,10 +16,10 @@ from chain.types.blocks import Block, sign_block, sign_proposal
 from chain.types.validators import ValidatorSet
 from chain.types.votes import Vote, VoteKind, sign_vote
 from consensus.simplex.messages import Broadcast, Effect, Propose
-from tests.adversarial.conspirator import Conspirator
-from tests.simulation.agreement import Network, Simulation
-from tests.simulation.ledger import FakeLedger
-from tests.simulation.scenarios import fight
+from tests.support.agreement import Network, Simulation
+from tests.support.agreement_ledger import FakeLedger
+from tests.support.conspirator import Conspirator
+from tests.support.scenarios import fight
 
 SEEDS = 60
 

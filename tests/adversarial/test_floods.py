@@ -41,8 +41,8 @@ from p2p.network import NetworkError
 from p2p.simulation.network import SimulatedNetwork
 from p2p.simulation.runtime import SimulatedRuntime
 from p2p.streams.exchanges import Streams
-from tests.consensus.mempool.test_pool import Chain
-from tests.consensus.world import World, make_key, simulate
+from tests.consensus.mempool.single_validator import Chain
+from tests.support.consensus_world import World, make_key, simulate
 
 VALIDATORS = (1, 2, 3, 4)
 FOLLOWER = 5

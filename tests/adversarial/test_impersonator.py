@@ -9,8 +9,8 @@ from chain.crypto import KeyPair, hash_bytes
 from chain.types.blocks import sign_block, sign_proposal
 from chain.types.votes import Certificate, Vote
 from consensus.simplex.messages import Broadcast, Effect, Propose
-from tests.adversarial.conspirator import Conspirator
-from tests.simulation.scenarios import fight
+from tests.support.conspirator import Conspirator
+from tests.support.scenarios import fight
 
 STRANGER = KeyPair(hash_bytes("stranger"))
 

@@ -21,8 +21,8 @@ from consensus.sync.messages import SYNC_PROTOCOL as SYNC
 from consensus.sync.messages import ChainStatus, GetOperations, OperationsResponse, Request
 from p2p.simulation.network import SimulatedNetwork
 from p2p.streams.exchanges import Exchange, Streams
-from tests.consensus.committee import Committee
-from tests.consensus.world import World, make_key, make_test_genesis, simulate
+from tests.support.committee import Committee
+from tests.support.consensus_world import World, make_key, make_test_genesis, simulate
 
 GENESIS = make_test_genesis(4)
 COMMITTEE = Committee(4)

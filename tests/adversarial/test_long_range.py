@@ -6,51 +6,14 @@ meets first; a node without one takes whichever chain it meets, which is why the
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import trio
 
 from chain.exceptions import StoreError
 from chain.light.client import Checkpoint
 from chain.store.writer import ChainStore
-from chain.types.votes import VoteKind
-from tests.adversarial.test_sync_liars import simulate
-from tests.chain.builders import PARAMETERS, Chain
-from tests.consensus.sync.worlds import SyncWorld, fill_store, get_checkpoint
-
-LONG = replace(PARAMETERS, unbonding_epochs=2)
-
-
-def make_true_chain() -> Chain:
-    """Three of four validators retire and take their stake out; the fourth carries on."""
-    chain = Chain(parameters=LONG)
-    leavers = chain.validators[:3]
-    chain.append([chain.retire(key) for key in leavers])
-    chain.append([chain.unbond(key, 100_000) for key in leavers])
-    chain.append_epochs(6)
-    chain.append([chain.withdraw(key) for key in leavers])
-    chain.append_epochs(1)
-    chain.append()
-    assert all(chain.account(key).bonded == 0 and not chain.account(key).unbonding for key in leavers)
-    assert [validator.public_key for validator in chain.epoch.validators] == [chain.validators[3].public_key]
-    return chain
-
-
-def make_forged_chain(length: int) -> Chain:
-    """What the three make up afterwards, in which they never left. It is longer than the true chain."""
-    chain = Chain(parameters=LONG)
-    thieves = chain.validators[:3]
-    for _ in range(length):
-        victim, receiver = chain.users[0], chain.users[1]
-        chain.append([chain.transfer(victim, receiver, 5_000)])
-    for block in chain.blocks:  # three of four are a quorum: the fourth is not needed for any of it
-        assert chain.certify(block.header, VoteKind.FINALIZE, signers=thieves)
-    return chain
-
-
-TRUE = make_true_chain()
-FORGED = make_forged_chain(45)
+from tests.adversarial.long_range import FORGED, TRUE
+from tests.support.sync_world import SyncWorld, fill_store, get_checkpoint, play_sync
 
 
 def test_both_chains_are_sound_by_themselves() -> None:
@@ -73,7 +36,7 @@ def test_a_new_node_with_a_checkpoint_follows_the_true_chain(height: int) -> Non
         await trio.sleep(60.0)
         assert world.engine(5).header == TRUE.head
 
-    simulate(play, TRUE)
+    play_sync(TRUE.genesis, play)
 
 
 @pytest.mark.parametrize("length", [3, 10, 45])
@@ -92,7 +55,7 @@ def test_a_checkpoint_in_the_epoch_at_hand_holds_for_blocks_too(length: int) -> 
         store = world.engine(5)._store
         assert store.header == TRUE.blocks[8].header and store.base.height == 0
 
-    simulate(play, TRUE)
+    play_sync(TRUE.genesis, play)
 
 
 def test_a_new_node_without_a_checkpoint_is_open_to_it() -> None:
@@ -110,7 +73,7 @@ def test_a_new_node_without_a_checkpoint_is_open_to_it() -> None:
         with pytest.raises(StoreError, match="contradicts block 24"):
             ChainStore(world.nodes[5].store, world.genesis).check_checkpoint(get_checkpoint(TRUE, 24))
 
-    simulate(play, TRUE)
+    play_sync(TRUE.genesis, play)
 
 
 def test_a_wrong_checkpoint_lets_nothing_in() -> None:
@@ -124,4 +87,4 @@ def test_a_wrong_checkpoint_lets_nothing_in() -> None:
         await trio.sleep(30.0)
         assert world.engine(5).header.height == 0
 
-    simulate(play, TRUE)
+    play_sync(TRUE.genesis, play)

@@ -23,7 +23,7 @@ from chain.types.blocks import Block, sign_block
 from chain.types.operations import Hold, SignedOperation, sign_operation
 from consensus.network.gossip import Batch, get_topic
 from p2p.simulation.runtime import SimulatedRuntime
-from tests.consensus.world import World, make_key, simulate
+from tests.support.consensus_world import World, make_key, simulate
 
 VALIDATORS = (1, 2, 3, 4)
 CHEAT, FRIEND, PAYER = 4, 4, 5

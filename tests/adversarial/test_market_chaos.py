@@ -11,7 +11,7 @@ import trio
 
 from chain.types.operations import Dispute, Hold
 from serving.offload.settings import OriginatorSettings
-from tests.serving.world import (
+from tests.support.market_world import (
     Member,
     Options,
     Result,

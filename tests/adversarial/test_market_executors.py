@@ -42,7 +42,7 @@ from serving.offload.protocol import (
     sign_delivery,
 )
 from serving.offload.settings import OriginatorSettings
-from tests.serving.world import (
+from tests.support.market_world import (
     Member,
     Options,
     Script,

@@ -42,7 +42,7 @@ from serving.offload.protocol import (
 )
 from serving.offload.settings import ExecutorSettings
 from serving.openai.requests import CHAT_COMPLETIONS
-from tests.serving.world import (
+from tests.support.market_world import (
     Member,
     Options,
     World,

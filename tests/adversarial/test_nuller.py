@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from chain.types.votes import NO_BLOCK, Vote, VoteKind, sign_vote
 from consensus.simplex.messages import Broadcast, Effect
-from tests.adversarial.conspirator import Conspirator
-from tests.simulation.scenarios import fight
+from tests.support.conspirator import Conspirator
+from tests.support.scenarios import fight
 
 
 class Nuller(Conspirator):

@@ -14,7 +14,7 @@ from chain.types.operations import Register, SignedOperation, sign_operation
 from consensus.network import ingress as admission
 from consensus.network.gossip import Batch
 from p2p.network import GossipMessage
-from tests.consensus.world import World, make_key, make_test_genesis, simulate
+from tests.support.consensus_world import World, make_key, make_test_genesis, simulate
 
 PLAIN = make_test_genesis(1, others=3)
 GENESIS: Genesis = replace(

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 from chain.types.votes import Certificate, Vote, VoteKind
 from consensus.simplex.messages import Broadcast, Effect, Message, PersistVote, Propose, Reject, Repropose
-from tests.adversarial.conspirator import Conspirator
-from tests.consensus.committee import Committee
-from tests.simulation.agreement import Simulation
-from tests.simulation.scenarios import always, assert_recovers, fight, make_keys, make_set
+from tests.support.agreement import Simulation
+from tests.support.committee import Committee
+from tests.support.conspirator import Conspirator
+from tests.support.scenarios import always, assert_recovers, fight, make_keys, make_set
 
 
 class Replayer(Conspirator):

@@ -12,7 +12,7 @@ from chain.types.votes import VoteKind
 from consensus.simplex.core import Simplex
 from consensus.simplex.messages import ExecuteBlock, PersistVote
 from tests.adversarial.flip_flopper import Gullible
-from tests.consensus.committee import Committee
+from tests.support.committee import Committee
 
 HALT = MAX_NULLIFICATIONS + 4
 

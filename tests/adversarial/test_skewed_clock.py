@@ -15,9 +15,9 @@ from chain.types.votes import VoteKind
 from consensus.simplex.core import Simplex, Timeouts
 from consensus.simplex.messages import Effect, Message
 from p2p.simulation.runtime import SimulatedRuntime
-from tests.consensus.world import World, make_key, make_test_genesis, simulate
-from tests.simulation.agreement import Network, Simulation
-from tests.simulation.scenarios import always, assert_recovers, disturb, heal, make_keys, make_set
+from tests.support.agreement import Network, Simulation
+from tests.support.consensus_world import World, make_key, make_test_genesis, simulate
+from tests.support.scenarios import always, assert_recovers, disturb, heal, make_keys, make_set
 
 
 class Hasty(Simplex):

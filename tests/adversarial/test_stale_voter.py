@@ -12,9 +12,9 @@ from chain.exceptions import InvalidCertificate
 from chain.types.votes import Certificate, Vote, VoteKind, make_certificate, sign_vote
 from consensus.simplex.messages import Broadcast, Effect, Propose, Repropose
 from consensus.simplex.validation import FinalizedBlock, MessageValidation
-from tests.adversarial.conspirator import Conspirator, watch
-from tests.simulation.agreement import Network, Simulation
-from tests.simulation.scenarios import fight, make_keys, make_set
+from tests.support.agreement import Network, Simulation
+from tests.support.conspirator import Conspirator, watch
+from tests.support.scenarios import fight, make_keys, make_set
 
 
 class StaleVoter(Conspirator):

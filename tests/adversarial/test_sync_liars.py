@@ -39,8 +39,9 @@ from consensus.sync.messages import (
     ValuePiece,
 )
 from p2p.streams.exchanges import Exchange
-from tests.chain.builders import PARAMETERS, Chain
-from tests.consensus.sync.worlds import (
+from tests.support.chain_builder import PARAMETERS, Chain
+from tests.support.consensus_world import World, make_key
+from tests.support.sync_world import (
     Answers,
     Lie,
     SyncWorld,
@@ -51,7 +52,6 @@ from tests.consensus.sync.worlds import (
     make_server,
     play_sync,
 )
-from tests.consensus.world import World, make_key
 
 MAX_INLINE_BYTES, MAX_CHUNK_BYTES = 120, 600
 

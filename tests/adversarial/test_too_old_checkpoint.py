@@ -14,10 +14,9 @@ from chain.light.client import Checkpoint
 from chain.store.kv import MemoryStore
 from consensus.sync.messages import ChainStatus, GetEnds, GetHeader, GetStatus, Question
 from p2p.simulation.runtime import run_simulation
-from tests.adversarial.test_long_range import LONG, TRUE
-from tests.adversarial.test_sync_liars import simulate
-from tests.chain.builders import Chain
-from tests.consensus.sync.worlds import Answers, SyncWorld, fill_store, get_checkpoint
+from tests.adversarial.long_range import LONG, TRUE
+from tests.support.chain_builder import Chain
+from tests.support.sync_world import Answers, SyncWorld, fill_store, get_checkpoint, play_sync
 
 
 def run_until_error(chain: Chain, checkpoint: Checkpoint | None, store: MemoryStore | None = None) -> str:
@@ -55,7 +54,7 @@ def test_a_checkpoint_as_old_as_the_unbonding_time_is_taken() -> None:
         await world.wait_height(TRUE.head.height, 5, timeout=10.0)
 
     assert LONG.unbonding_epochs == 28 // 4 - 20 // 4
-    simulate(play, TRUE)
+    play_sync(TRUE.genesis, play)
 
 
 def test_who_was_away_for_too_long_needs_a_newer_checkpoint() -> None:
@@ -74,7 +73,7 @@ def test_who_was_away_for_too_long_needs_a_newer_checkpoint() -> None:
         assert blocks.base.height == 28 and blocks.state.root == TRUE.state.root
         assert all(blocks.raw_block(height) is None for height in range(1, 15))
 
-    simulate(play, TRUE)
+    play_sync(TRUE.genesis, play)
 
 
 def test_a_node_that_keeps_few_epochs_takes_the_state_when_it_was_away() -> None:
@@ -89,7 +88,7 @@ def test_a_node_that_keeps_few_epochs_takes_the_state_when_it_was_away() -> None
         await world.wait_height(TRUE.head.height, 5, timeout=10.0)
         assert world.engine(5)._store.base.height == 28
 
-    simulate(play, TRUE)
+    play_sync(TRUE.genesis, play)
 
 
 def test_a_liar_cannot_make_a_node_believe_that_it_was_away() -> None:
@@ -112,4 +111,4 @@ def test_a_liar_cannot_make_a_node_believe_that_it_was_away() -> None:
         await world.serve(64, fill_store(TRUE))
         await world.wait_height(TRUE.head.height, 5, timeout=60.0)
 
-    simulate(play, TRUE)
+    play_sync(TRUE.genesis, play)

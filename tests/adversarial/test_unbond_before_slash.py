@@ -17,8 +17,8 @@ from chain.exceptions import InvalidOperation
 from chain.state.state import compute_supply
 from chain.types.operations import Evidence, Retire, Transfer, Unbond, Withdraw, sign_operation
 from chain.types.votes import Vote, VoteKind, sign_vote
-from tests.chain.builders import PARAMETERS, Chain
-from tests.consensus.world import World, make_key, make_test_genesis, simulate
+from tests.support.chain_builder import PARAMETERS, Chain
+from tests.support.consensus_world import World, make_key, make_test_genesis, simulate
 
 STAKE = 100_000
 

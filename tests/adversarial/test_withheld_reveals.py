@@ -19,8 +19,8 @@ from chain.transition.block import build_block
 from chain.transition.epochs import get_next_epoch
 from chain.types.operations import Transfer
 from consensus.driver import Driver
-from tests.chain.builders import PARAMETERS, Chain, find_reveal
-from tests.consensus.world import World, make_key, make_test_genesis, simulate
+from tests.support.chain_builder import PARAMETERS, Chain, find_reveal
+from tests.support.consensus_world import World, make_key, make_test_genesis, simulate
 
 FEE = PARAMETERS.missed_lead_fee
 

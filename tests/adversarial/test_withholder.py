@@ -6,27 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from chain.types.blocks import Block
 from chain.types.votes import Certificate, Vote
-from consensus.simplex.messages import Broadcast, Effect, Propose, Send
-from tests.adversarial.conspirator import Conspirator, get_said
-from tests.simulation.scenarios import fight
-
-
-class BlockWithholder(Conspirator):
-    """Shows its blocks to as few as make a quorum with it, and none to anybody who asks."""
-
-    def hand_out(self, block: Block) -> Block | None:
-        return None
-
-    def corrupt(self, effect: Effect) -> Iterator[Effect]:
-        if isinstance(effect, Broadcast) and isinstance(effect.message, Propose):
-            shown: list[bytes] = []
-            while not self.validators.is_quorum([self._me, *shown]):
-                shown.append(self.others[(effect.message.proposal.view + len(shown)) % len(self.others)])
-            yield from (Send(peer, effect.message) for peer in shown)
-        else:
-            yield effect
+from consensus.simplex.messages import Effect, Send
+from tests.adversarial.block_withholder import BlockWithholder
+from tests.support.conspirator import Conspirator, get_said
+from tests.support.scenarios import fight
 
 
 class VoteWithholder(Conspirator):

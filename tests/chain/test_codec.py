@@ -16,7 +16,7 @@ from chain.exceptions import CodecError
 from chain.types.blocks import Block
 from chain.types.operations import SignedOperation, Transfer, Usage
 from chain.types.validators import Validator, ValidatorSet
-from tests.chain.builders import Chain
+from tests.support.chain_builder import Chain
 
 
 def decode_or_refuse(kind: type[Record], raw: bytes) -> Record | None:

@@ -25,7 +25,7 @@ from consensus.engine import FinalizedEvent
 from consensus.simplex.messages import encode_message
 from consensus.validator_tasks import RETRY_BLOCKS, ValidatorTasks, next_duty
 from p2p.simulation.runtime import SimulatedRuntime
-from tests.consensus.world import World, make_key, make_test_genesis, simulate
+from tests.support.consensus_world import World, make_key, make_test_genesis, simulate
 
 EPOCH = 4
 GENESIS = make_test_genesis(4, others=1, epoch_heights=EPOCH)

@@ -10,14 +10,13 @@ import trio.testing
 
 from chain.store.kv import MemoryStore
 from chain.store.writer import ChainStore
-from chain.transition.block import Transition, build_block, state_transition
+from chain.transition.block import Transition, build_block
 from chain.types.blocks import Block, sign_proposal
-from chain.types.votes import NO_BLOCK, Certificate, Vote, VoteKind, make_certificate, sign_vote
-from consensus.block_tree import BlockTree, ExecutedBlock
+from chain.types.votes import NO_BLOCK, Certificate, VoteKind, make_certificate, sign_vote
+from consensus.block_tree import BlockTree
 from consensus.driver import Driver
 from consensus.mempool.pool import Mempool
 from consensus.network.committee_streams import CommitteeStreams
-from consensus.network.compact_blocks import CompactPropose
 from consensus.simplex.core import Timeouts
 from consensus.simplex.messages import Propose
 from consensus.voting.journal import Journal
@@ -26,54 +25,11 @@ from consensus.voting.vote_support import VoteSupportStore
 from p2p.simulation.network import SimulatedInternet, SimulatedNetwork
 from p2p.simulation.runtime import SimulatedRuntime
 from p2p.streams.exchanges import Streams
-from tests.chain.builders import find_reveal
-from tests.consensus.sync.test_client import CHAIN, GENESIS, certify
-from tests.consensus.world import make_key
-from tests.simulation.ledger import MemoryFile
-
-
-class Recorder:
-    """Notes what agreement asks for."""
-
-    def __init__(self) -> None:
-        self.final: list[int] = []
-        self.fetched: list[bytes] = []
-        self.sync_requests = 0
-        self.conflicts: list[tuple[Vote, Vote]] = []
-
-    def on_final(self, executed: list[ExecutedBlock], certificate: Certificate) -> None:
-        self.final += [node.block.height for node in executed]
-
-    def fetch(self, block_id: bytes, peers: tuple[bytes, ...]) -> None:
-        self.fetched.append(block_id)
-
-    def complete(self, message: CompactPropose) -> None:
-        raise AssertionError("no proposal here is large enough to be compact")
-
-    def request_sync(self) -> None:
-        self.sync_requests += 1
-
-    def on_conflict(self, first: Vote, second: Vote) -> None:
-        self.conflicts.append((first, second))
-
-    def forward_work(self, leader: bytes) -> None:
-        pass
-
-
-def get_block(height: int) -> Block:
-    block = CHAIN.block(height)
-    assert block is not None
-    return block
-
-
-def execute(last: int) -> list[ExecutedBlock]:
-    header, state, executed = GENESIS.header, GENESIS.state, []
-    for height in range(1, last + 1):
-        block = get_block(height)
-        executed.append(ExecutedBlock(block, state_transition(GENESIS, header, state, block)))
-        header, state = block.header, executed[-1].transition.state
-    return executed
-
+from tests.consensus.recorder import Recorder
+from tests.support.agreement_ledger import MemoryFile
+from tests.support.chain_builder import find_reveal
+from tests.support.consensus_world import make_key
+from tests.support.stored_chain import GENESIS, certify, execute, get_block
 
 Script = Callable[[Driver, Recorder, Journal], Awaitable[None]]
 

@@ -29,7 +29,7 @@ from consensus.simplex.messages import encode_message
 from consensus.voting.journal import RECORD_BYTES, Journal, JournalDamaged
 from p2p.network import GossipMessage, NetworkError
 from p2p.simulation.network import SimulatedNetwork
-from tests.consensus.world import World, make_key, make_test_genesis, simulate
+from tests.support.consensus_world import World, make_key, make_test_genesis, simulate
 
 FOUR = (1, 2, 3, 4)
 

@@ -6,7 +6,7 @@ import sys
 
 import trio
 
-from tests.p2p.proxy import Proxy
+from tests.support.proxy import Proxy
 
 
 class PrintingProxy(Proxy):

@@ -14,7 +14,7 @@ from p2p.runtime import RealRuntime
 from tests.nat.box import TCP, NatType
 from tests.nat.hosts import PlacedNetwork, placed
 from tests.nat.lab import Home, Host, Lab, open_lab
-from tests.p2p.hosts import ECHO, echo, echoes, key
+from tests.support.hosts import ECHO, echo, echoes, key
 from tests.support.waiting import wait_until
 
 R, C, S = NatType.PORT_RESTRICTED, NatType.CONE, NatType.SYMMETRIC

@@ -17,7 +17,7 @@ from p2p.addresses import (
     is_local_address,
     parse_circuit_address,
 )
-from tests.p2p.hosts import key
+from tests.support.hosts import key
 
 
 def test_a_subnet_is_a_16_or_a_32() -> None:

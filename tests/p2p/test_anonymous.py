@@ -21,7 +21,7 @@ from p2p.host.workarounds.yamux import GuardedYamux
 from p2p.nat.relay_server import RelayLimits
 from p2p.runtime import RealRuntime
 from p2p.streams.exchanges import Streams
-from tests.p2p.hosts import (
+from tests.support.hosts import (
     ECHO,
     TOPIC,
     Directory,
@@ -33,7 +33,7 @@ from tests.p2p.hosts import (
     running,
     swarm_of,
 )
-from tests.p2p.proxy import proxy
+from tests.support.proxy import proxy
 from tests.support.waiting import eventually
 
 MINE = "127.0.0.1"

@@ -25,7 +25,7 @@ from p2p.length_prefixed import (
 )
 from p2p.nat.dial_back import DialBack
 from p2p.network import NetworkError
-from tests.p2p.hosts import key
+from tests.support.hosts import key
 
 LIMIT = 1 << 20
 TIMEOUT_S = 30.0

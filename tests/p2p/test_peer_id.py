@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from p2p.peer_id import peer_id_of, public_key_of
-from tests.p2p.hosts import key
+from tests.support.hosts import key
 
 
 def test_keys_and_peer_ids_correspond() -> None:

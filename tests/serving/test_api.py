@@ -18,7 +18,7 @@ from serving.api import Api
 from serving.http.server import HttpRequest, HttpServer, Responder
 from serving.openai.errors import ApiError
 from serving.openai.keys import ApiKey
-from tests.serving.world import (
+from tests.support.market_world import (
     MODEL,
     Options,
     Script,
@@ -149,7 +149,7 @@ def test_half_an_event_is_not_passed_on_before_the_error(monkeypatch: pytest.Mon
         await world.settle()
 
     monkeypatch.setattr(
-        "tests.serving.world.make_token", lambda name, number: make_token(name, number) if number == 0 else torn
+        "tests.support.market_world.make_token", lambda name, number: make_token(name, number) if number == 0 else torn
     )
     simulate(play)
 

@@ -12,7 +12,7 @@ from chain.transition.fees import compute_fee
 from chain.types.operations import Capture, Hold, Release
 from p2p.peers.announcement import Announcement, PeerLoad
 from serving.scheduling.policy import PolicyParameters
-from tests.serving.world import (
+from tests.support.market_world import (
     MODEL,
     Options,
     Script,

@@ -11,8 +11,8 @@ import pytest
 
 from chain.types.validators import ValidatorSet
 from tests.adversarial.flip_flopper import FlipFlopper, Forgetful
-from tests.simulation.agreement import Network, Runaway, Simulation
-from tests.simulation.scenarios import always, assert_recovers, disturb, heal, make_keys, make_set
+from tests.support.agreement import Network, Runaway, Simulation
+from tests.support.scenarios import always, assert_recovers, disturb, heal, make_keys, make_set
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -152,8 +152,8 @@ def test_what_goes_round_in_circles_ends_with_its_seed() -> None:
 
 
 TRACE = """
-from tests.simulation.agreement import Network, Simulation
-from tests.simulation.scenarios import always, disturb, make_keys, make_set
+from tests.support.agreement import Network, Simulation
+from tests.support.scenarios import always, disturb, make_keys, make_set
 keys = make_keys(5)
 committee = make_set(keys, [1000, 1200, 900, 1000, 1100])
 simulation = Simulation(11, keys, always(committee), epoch_heights=4, network=Network(loss=0.1, duplication=0.1))

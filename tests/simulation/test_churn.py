@@ -16,7 +16,7 @@ import trio
 from p2p.discovery.connection_manager import PUBLIC_LINKS
 from p2p.peers.table import ChangeKind
 from p2p.simulation.runtime import run_simulation
-from tests.p2p.discovery.test_service import Node, World, world
+from tests.support.discovery_world import Node, World, world
 
 COUNT = 40
 PUBLIC = 4

@@ -28,7 +28,7 @@ from consensus.simplex.core import Simplex
 from consensus.simplex.messages import Message, Propose, Repropose
 from consensus.simplex.validation import get_parent_certificate
 from tests.adversarial.flip_flopper import Rewinder
-from tests.simulation.agreement import Network, Node, Runaway, Simulation
+from tests.support.agreement import Network, Node, Runaway, Simulation
 
 KEYS = [KeyPair(hash_bytes("twins", bytes([number]))) for number in range(9)]
 

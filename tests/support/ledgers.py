@@ -22,7 +22,7 @@ from consensus.sync.download import download_chain
 from consensus.voting.journal import Journal
 from p2p.host.network import Libp2pNetwork
 from p2p.runtime import RealRuntime
-from tests.simulation.checkers import VoteChecker
+from tests.support.checkers import VoteChecker
 from tests.support.cluster import Cluster, ClusterNode
 
 

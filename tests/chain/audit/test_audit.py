@@ -24,8 +24,8 @@ from chain.transition.payments import get_executor
 from chain.types.blocks import Block
 from chain.types.operations import Hold
 from chain.types.votes import VoteKind
-from tests.chain.builders import PARAMETERS, Chain
-from tests.chain.forgeries import (
+from tests.support.chain_builder import PARAMETERS, Chain
+from tests.support.forgeries import (
     FORGERIES,
     OTHER,
     Finals,

@@ -22,9 +22,9 @@ from chain.exceptions import StoreError
 from chain.store.kv import LevelStore, MemoryStore
 from chain.store.writer import ChainStore
 from chain.types.blocks import sign_block
-from tests.chain.builders import START, Chain, make_key
-from tests.chain.forgeries import fill_store, make_busy_chain
-from tests.chain.store.test_writer import append, make_chain
+from tests.chain.store.samples import append, make_chain
+from tests.support.chain_builder import START, Chain, make_key
+from tests.support.forgeries import fill_store, make_busy_chain
 
 APP = build_app()
 NOBODY = format_address(make_key("nobody").public_key)

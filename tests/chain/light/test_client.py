@@ -14,9 +14,9 @@ from chain.store.writer import ChainStore
 from chain.transition.block import apply_block
 from chain.types.validators import ValidatorSet
 from chain.types.votes import VoteKind, make_certificate, sign_vote
-from tests.chain.builders import Chain, make_keys
-from tests.chain.forgeries import fill_store
-from tests.chain.transition.test_restart import append_after, go_on, make_halted, propose
+from tests.support.chain_builder import Chain, make_keys
+from tests.support.forgeries import fill_store
+from tests.support.restarted_chain import append_after, go_on, make_halted, propose
 
 
 def make_chain() -> tuple[Chain, list[LightClientUpdate]]:

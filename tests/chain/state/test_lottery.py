@@ -15,7 +15,7 @@ from chain.crypto import hash_bytes
 from chain.genesis import compute_serving_table
 from chain.state.lottery import Lottery, ServingEntry, ServingTable, compute_lottery_seed
 from chain.transition.payments import get_executor
-from tests.chain.builders import MODEL, PARAMETERS, Chain, make_key
+from tests.support.chain_builder import MODEL, PARAMETERS, Chain, make_key
 
 NOBODY = bytes(32)
 SALT = hash_bytes("test salt")

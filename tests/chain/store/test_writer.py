@@ -24,28 +24,9 @@ from chain.store.writer import ChainStore
 from chain.transition.block import apply_block
 from chain.types.blocks import Block
 from chain.types.votes import Certificate
-from tests.chain.builders import PARAMETERS, Chain
-from tests.chain.forgeries import DAMAGES, Finals, damage_file, fill_store, flip, make_busy_chain
-
-
-def append(blocks: ChainStore, chain: Chain, upto: int, mark: tuple[int, bytes] | None = None) -> None:
-    """Append the blocks of ``chain`` after the last one up to a height, under one certificate."""
-    parent, state, pairs = blocks.header, blocks.state, []
-    for block in chain.blocks[blocks.height : upto]:
-        transition = apply_block(chain.genesis, parent, state, block)
-        pairs.append((block, transition))
-        parent, state = block.header, transition.state
-    blocks.append(pairs, chain.finality(chain.blocks[upto - 1]), mark)
-
-
-def make_chain() -> Chain:
-    chain = Chain()
-    one, other = chain.users
-    chain.append([chain.transfer(one, other, 1_000)])
-    chain.append([chain.transfer(one, other, 10**12), chain.bond(other, 5_000)])  # the first fails, and pays its fee
-    chain.append([chain.hold(one, 0)])
-    chain.append()
-    return chain
+from tests.chain.store.samples import append, make_chain
+from tests.support.chain_builder import PARAMETERS, Chain
+from tests.support.forgeries import DAMAGES, Finals, damage_file, fill_store, flip, make_busy_chain
 
 
 class CountingStore(MemoryStore):
@@ -319,7 +300,7 @@ import sys
 from pathlib import Path
 from chain.store.writer import ChainStore
 from chain.store.kv import LevelStore
-from tests.chain.forgeries import get_transitions, make_busy_chain
+from tests.support.forgeries import get_transitions, make_busy_chain
 chain, finals = make_busy_chain(40)
 blocks = ChainStore(LevelStore(Path(sys.argv[1])), chain.genesis)
 transitions = get_transitions(chain)

@@ -36,7 +36,7 @@ from chain.types.blocks import (
 )
 from chain.types.operations import SignedOperation, Transfer
 from chain.types.votes import NO_BLOCK, Certificate, VoteKind
-from tests.chain.builders import MODEL, PARAMETERS, Chain, make_key
+from tests.support.chain_builder import MODEL, PARAMETERS, Chain, make_key
 
 OTHER = hash_bytes("test other")
 

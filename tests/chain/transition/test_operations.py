@@ -25,37 +25,9 @@ from chain.types.operations import (
     Usage,
     compute_hold_id,
 )
-from tests.chain.builders import MODEL, PARAMETERS, Chain, make_key
+from tests.support.chain_builder import MODEL, PARAMETERS, Chain, do, failure, make_key, refusal
 
 STRANGER = make_key("stranger")
-
-
-def refusal(chain: Chain, *operations: SignedOperation, elapsed: int = 1_000) -> str:
-    """Why the last of some operations cannot be included, the others being sound."""
-    _, _, rejected = chain.propose(operations, elapsed=elapsed)
-    assert [signed for signed, _ in rejected] == [operations[-1]]
-    return rejected[0][1]
-
-
-def failure(chain: Chain, operation: SignedOperation) -> str:
-    """Why an operation failed that was included; its fee and nonce must be all that it used."""
-    signer = operation.signer
-    before, treasury = chain.state.account(signer), chain.state.totals.treasury
-    chain.append([operation])
-    reason = chain.failures[-1][0]
-    assert reason is not None
-    fee = compute_fee(chain.genesis, operation)
-    assert chain.state.account(signer) == replace(before, nonce=before.nonce + 1, available=before.available - fee)
-    assert chain.state.totals.treasury == treasury + fee
-    return reason
-
-
-def do(chain: Chain, *operations: SignedOperation, elapsed: int = 1_000) -> int:
-    """Append a block of operations that must all succeed; returns the sum of their fees."""
-    chain.append(operations, elapsed=elapsed)
-    assert chain.failures[-1] == (None,) * len(operations)
-    assert compute_supply(chain.state) == chain.genesis.supply
-    return sum(compute_fee(chain.genesis, operation) for operation in operations)
 
 
 def hold_of(payer: KeyPair, seq: int, attempt: int = 0) -> bytes:

@@ -23,7 +23,7 @@ from chain.types.operations import (
     compute_hold_id,
     compute_operation_id,
 )
-from tests.chain.builders import MODEL, PARAMETERS, Chain, make_key
+from tests.support.chain_builder import MODEL, PARAMETERS, Chain, make_key
 
 CHAIN = Chain()
 USER, OTHER = CHAIN.users

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -14,11 +14,8 @@ from chain.exceptions import CannotPay, InvalidNonce, InvalidOperation, InvalidS
 from chain.genesis import Genesis, GenesisAccount, make_genesis, make_validator
 from chain.parameters import CREDIT, Parameters
 from chain.state.records import REPLAY_WINDOW_SIZE
-from chain.transition.block import Transition, build_block
-from chain.transition.epochs import get_next_epoch
 from chain.transition.operations import process_operation
 from chain.transition.payments import get_executor
-from chain.types.blocks import Block
 from chain.types.operations import (
     Capture,
     CaptureItem,
@@ -43,10 +40,8 @@ from consensus.mempool.pool import (
     Mempool,
     PoolFull,
 )
-from tests.chain.builders import find_reveal
-from tests.consensus.world import make_key, make_test_genesis
-
-GENESIS = make_test_genesis(1, others=9)
+from tests.consensus.mempool.single_validator import GENESIS, Chain
+from tests.support.consensus_world import make_key, make_test_genesis
 
 
 def transfer(
@@ -57,30 +52,6 @@ def transfer(
 
 def make_pool(genesis: Genesis = GENESIS, **limits: int) -> Mempool:
     return Mempool(genesis, genesis.header, genesis.state, **limits)
-
-
-class Chain:
-    """Blocks by the only validator, final at once."""
-
-    def __init__(self, genesis: Genesis = GENESIS) -> None:
-        self.genesis = genesis
-        self.header, self.state = genesis.header, genesis.state
-
-    def extend(self, operations: Iterable[SignedOperation], seconds: int = 1) -> tuple[Block, Transition]:
-        key = make_key(1)
-        assert get_next_epoch(self.genesis, self.state).compute_leader(self.header.view + 1) == key.public_key
-        block, transition, _ = build_block(
-            self.genesis, key, self.header, self.state, operations,
-            view=self.header.view + 1, timestamp=self.header.timestamp + seconds * 1000,
-            reveal=find_reveal(key, self.genesis, self.state), parent_certificate=None, nullifications=(),
-        )  # fmt: skip
-        self.header, self.state = block.header, transition.state
-        return block, transition
-
-    def make_final(self, pool: Mempool, operations: Iterable[SignedOperation], now: float = 0.0) -> Block:
-        block, transition = self.extend(operations)
-        pool.on_final(block, transition.state, transition.changes, now)
-        return block
 
 
 def test_nonces_keep_their_order_whatever_the_order_of_arrival() -> None:

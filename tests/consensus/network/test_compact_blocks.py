@@ -11,8 +11,8 @@ from chain.types.blocks import Block, sign_proposal
 from chain.types.operations import SignedOperation, Transfer, sign_operation
 from consensus.network.compact_blocks import CompactPropose, reconstruct, to_compact
 from consensus.simplex.messages import Propose
-from tests.chain.builders import find_reveal
-from tests.consensus.world import World, make_key, make_test_genesis, simulate
+from tests.support.chain_builder import find_reveal
+from tests.support.consensus_world import World, make_key, make_test_genesis, simulate
 
 GENESIS = make_test_genesis(1, others=5)
 

@@ -20,7 +20,7 @@ from p2p.network import GossipMessage
 from p2p.rate_limit import PENALTY_S
 from p2p.simulation.network import SimulatedNetwork
 from p2p.streams.exchanges import Streams
-from tests.consensus.world import World, make_key, make_test_genesis, simulate
+from tests.support.consensus_world import World, make_key, make_test_genesis, simulate
 
 FOUR = (1, 2, 3, 4)
 USERS = tuple(range(5, 15))

@@ -31,7 +31,7 @@ from consensus.simplex.messages import (
 )
 from consensus.simplex.validation import FinalizedBlock
 from consensus.simplex.views import VIEW_WINDOW
-from tests.consensus.committee import Committee, get_votes
+from tests.support.committee import Committee, get_votes
 
 NOTARIZE, NULLIFY, FINALIZE = VoteKind.NOTARIZE, VoteKind.NULLIFY, VoteKind.FINALIZE
 

@@ -11,7 +11,7 @@ from chain.types.votes import NO_BLOCK, Certificate, Vote, VoteKind, is_slashabl
 from consensus.simplex.core import VAIN_VOTE_PEERS, Simplex
 from consensus.simplex.equivocation import MAX_REMEMBERED_VIEWS, EquivocationDetector
 from consensus.simplex.messages import Conflict, Effect, Send
-from tests.consensus.committee import Committee
+from tests.support.committee import Committee
 
 NOTARIZE, NULLIFY, FINALIZE = VoteKind.NOTARIZE, VoteKind.NULLIFY, VoteKind.FINALIZE
 X, Y = b"x" * 32, b"y" * 32

@@ -6,7 +6,7 @@ from chain.types.blocks import Block
 from chain.types.votes import Certificate, VoteKind
 from consensus.simplex.messages import Effect, ExecuteBlock, Fetch
 from consensus.simplex.pending_blocks import PendingBlocks
-from tests.consensus.committee import Committee
+from tests.support.committee import Committee
 
 
 def make_branch(committee: Committee, length: int, timestamp: int = 0) -> tuple[list[Block], list[Certificate]]:

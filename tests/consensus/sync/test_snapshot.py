@@ -31,8 +31,9 @@ from consensus.sync.messages import (
 )
 from p2p.network import NetworkError
 from p2p.simulation.network import SimulatedNetwork
-from tests.chain.builders import PARAMETERS, Chain
-from tests.consensus.sync.worlds import (
+from tests.support.chain_builder import PARAMETERS, Chain
+from tests.support.consensus_world import make_key, make_test_genesis
+from tests.support.sync_world import (
     Answers,
     Lie,
     SyncWorld,
@@ -42,7 +43,6 @@ from tests.consensus.sync.worlds import (
     make_server,
     play_sync,
 )
-from tests.consensus.world import make_key, make_test_genesis
 
 FOUR = (1, 2, 3, 4)
 GENESIS = make_test_genesis(4, others=3, epoch_heights=4)

@@ -26,8 +26,8 @@ from consensus.voting.lockout import VotingLockout
 from consensus.voting.vote_support import SUPPORT_PREFIX
 from p2p.simulation.runtime import SimulatedRuntime, run_simulation
 from tests.adversarial.crash import CrashWorld, MemoryDisk
-from tests.chain.builders import Chain
-from tests.consensus.world import make_key, make_test_genesis
+from tests.support.chain_builder import Chain
+from tests.support.consensus_world import make_key, make_test_genesis
 
 NOW = SimulatedRuntime.EPOCH_MS
 STAMP = "20231114T221320Z"

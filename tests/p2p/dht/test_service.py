@@ -43,8 +43,8 @@ from p2p.runtime import RealRuntime
 from p2p.simulation.network import SimulatedInternet, SimulatedNetwork
 from p2p.simulation.runtime import SimulatedRuntime
 from p2p.streams.exchanges import Streams
-from tests.p2p.hosts import LOOPBACK, key, network, running
-from tests.p2p.proxy import proxy
+from tests.support.hosts import LOOPBACK, key, network, running
+from tests.support.proxy import proxy
 from tests.support.waiting import eventually
 
 CHAIN, OTHER_CHAIN = b"c" * 32, b"d" * 32

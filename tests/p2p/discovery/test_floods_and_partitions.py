@@ -9,7 +9,7 @@ import trio
 
 from p2p.network import NetworkError
 from p2p.rate_limit import Rate
-from tests.p2p.hosts import ECHO, TOPIC, collected, drained, echo, gossip_works, network, running
+from tests.support.hosts import ECHO, TOPIC, collected, drained, echo, gossip_works, network, running
 from tests.support.waiting import eventually
 
 

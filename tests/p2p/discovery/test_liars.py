@@ -9,15 +9,12 @@ from trio.testing import MockClock
 from p2p.discovery.announcer import REFRESH_BURST, REFRESH_INTERVAL_S, REFRESH_MIN_AGE_S
 from p2p.discovery.plumtree import PROTOCOL
 from p2p.network import Misbehaviour
-from p2p.peers.announcement import ITEM_ID_BYTES, Announcement, PeerLoad, sign_announcement
+from p2p.peers.announcement import ITEM_ID_BYTES, Announcement
 from p2p.peers.anti_entropy import MAX_ITEM_IDS_BYTES, AgedAnnouncement, SyncFrame
 from p2p.peers.failure_detector import CONFIRMATIONS, OBSERVER_MIN_AGE_S, SUSPICION_TIMEOUT_S
 from p2p.peers.suspect_message import sign_suspect_message
 from p2p.peers.table import ChangeKind
-from p2p.simulation.network import SimulatedNetwork
-from p2p.simulation.runtime import SimulatedRuntime
-from p2p.streams.exchanges import Streams
-from tests.p2p.discovery.test_service import CHAIN, Node, World, world
+from tests.support.discovery_world import CHAIN, Node, Stranger, World, world
 
 pytestmark = pytest.mark.trio
 COUNT = 16
@@ -164,34 +161,6 @@ async def test_a_reply_over_its_own_bound_is_cut_or_dropped(
         await trio.sleep(10)
         assert w.agreed()
         caplog.clear()
-
-
-class Stranger:
-    """Somebody who is connected, speaks the protocol and says what it likes."""
-
-    def __init__(self, w: World, number: int) -> None:
-        self.key = w.key(number)
-        self.network = SimulatedNetwork(w.hub, self.key.public_key)
-        self.streams = Streams(self.network)
-        w.nursery.start_soon(self.streams.run)
-
-    @property
-    def me(self) -> bytes:
-        return self.key.public_key
-
-    async def connect(self, node: Node) -> None:
-        await trio.sleep(0)  # until its streams run
-        await self.network.connect(node.me, node.network.listen_addresses)
-
-    async def say(self, node: Node, frame: SyncFrame) -> None:
-        async with self.streams.open(node.me, PROTOCOL) as exchange:
-            await exchange.send(frame.encode(), end=True)
-            await exchange.receive()
-
-    def announce(self) -> Announcement:
-        now = SimulatedRuntime.EPOCH_MS + round(trio.current_time() * 1000)
-        unsigned = Announcement(self.me, now, now, False, (), (), (), PeerLoad(), 7_200_000, bytes(64))
-        return sign_announcement(self.key, CHAIN, unsigned)
 
 
 async def test_accusations_by_nobody_make_nobody_renew(autojump_clock: MockClock) -> None:

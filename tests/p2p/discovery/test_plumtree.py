@@ -14,7 +14,7 @@ from p2p.discovery.plumtree import MAX_EAGER_INBOUND, Plumtree
 from p2p.peers.announcement import get_item_id
 from p2p.peers.anti_entropy import SyncFrame
 from p2p.simulation.runtime import run_simulation
-from tests.p2p.discovery.test_service import Node, World, world
+from tests.support.discovery_world import Node, World, world
 
 COUNT = 32
 

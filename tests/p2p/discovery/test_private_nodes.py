@@ -15,7 +15,7 @@ from p2p.discovery.announcer import RELAY_LOSS_DELAY_S
 from p2p.discovery.connection_manager import PUBLIC_LINKS, RELAY_SLOTS
 from p2p.discovery.peer_store import PeerStore
 from p2p.peers.table import ChangeKind
-from tests.p2p.discovery.test_service import Node, World, world
+from tests.support.discovery_world import Node, World, world
 
 pytestmark = pytest.mark.trio
 

@@ -12,7 +12,7 @@ from p2p.peers.table import ChangeKind, PeerState
 from p2p.runtime import RealRuntime
 from p2p.streams.exchanges import Exchange, Streams
 from p2p.streams.frames import MAX_FRAME_BYTES
-from tests.p2p.hosts import key, network, running
+from tests.support.hosts import key, network, running
 from tests.support.waiting import eventually
 
 PROTOCOL = "/test/1"

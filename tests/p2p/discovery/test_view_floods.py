@@ -21,8 +21,7 @@ from p2p.peers.suspect_message import sign_suspect_message
 from p2p.peers.table import MAX_PEERS
 from p2p.rate_limit import Rate
 from p2p.simulation.runtime import SimulatedRuntime
-from tests.p2p.discovery.test_liars import Stranger
-from tests.p2p.discovery.test_service import CHAIN, Node, World, world
+from tests.support.discovery_world import CHAIN, Node, Stranger, World, world
 
 pytestmark = pytest.mark.trio
 

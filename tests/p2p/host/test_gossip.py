@@ -26,7 +26,7 @@ from p2p.host.gossip_rpc import BoundedQueue
 from p2p.host.network import Libp2pNetwork
 from p2p.host.workarounds.host import GuardedHost
 from p2p.peer_id import peer_id_of
-from tests.p2p.hosts import (
+from tests.support.hosts import (
     TOPIC,
     collected,
     drained,

@@ -13,7 +13,7 @@ import trio
 from p2p.host.network import MAX_GOSSIP_BYTES, Libp2pNetwork
 from p2p.network import NetworkError, RawStream
 from p2p.runtime import RealRuntime
-from tests.p2p.hosts import LOOPBACK, collected, drained, echo, gossip_works, key, library, network, running
+from tests.support.hosts import LOOPBACK, collected, drained, echo, gossip_works, key, library, network, running
 from tests.support.waiting import eventually
 
 ECHO = "/test/echo/1"
@@ -243,7 +243,7 @@ AT_ONCE_S = 20.0
 
 CHILD = """
 import sys, trio
-from tests.p2p.hosts import network, running
+from tests.support.hosts import network, running
 async def main():
     me = network(7)
     async with running(me):

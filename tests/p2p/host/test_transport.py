@@ -20,8 +20,8 @@ from p2p.nat.relay_server import RelayLimits
 from p2p.network import NetworkError
 from p2p.peer_id import peer_id_of
 from p2p.runtime import RealRuntime
-from tests.p2p.hosts import ECHO, echo, echoes, key, library, network, running, swarm_of
-from tests.p2p.proxy import proxy
+from tests.support.hosts import ECHO, echo, echoes, key, library, network, running, swarm_of
+from tests.support.proxy import proxy
 from tests.support.waiting import PATIENCE
 
 

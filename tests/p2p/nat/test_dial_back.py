@@ -25,7 +25,7 @@ from p2p.nat.relay_server import RelayLimits
 from p2p.network import NetworkError, RawStream
 from p2p.runtime import RealRuntime
 from p2p.simulation.runtime import SimulatedRuntime
-from tests.p2p.hosts import ECHO, LOOPBACK, echo, echoes, key, network, running, swarm_of
+from tests.support.hosts import ECHO, LOOPBACK, echo, echoes, key, network, running, swarm_of
 from tests.support.waiting import eventually
 
 OUTSIDE, INSIDE = "45.67.89.1", "192.168.1.2"

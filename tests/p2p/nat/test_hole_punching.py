@@ -35,7 +35,7 @@ from p2p.nat.relay_server import RelayLimits
 from p2p.network import NetworkError, RawStream
 from p2p.runtime import RealRuntime
 from p2p.streams.exchanges import Exchange, Streams
-from tests.p2p.hosts import ECHO, LOOPBACK, echo, echoes, key, network, running, swarm_of
+from tests.support.hosts import ECHO, LOOPBACK, echo, echoes, key, network, running, swarm_of
 from tests.support.waiting import PATIENCE, eventually
 
 MINE = ObservedAddress("198.51.100.1", 40000)

@@ -27,7 +27,7 @@ from p2p.nat.relay_server import RESERVATION_TTL_S, SETTLING_S, Circuit, RelayLi
 from p2p.network import Misbehaviour, NetworkError, RawStream
 from p2p.peer_id import peer_id_of
 from p2p.runtime import RealRuntime
-from tests.p2p.hosts import (
+from tests.support.hosts import (
     ECHO,
     LOOPBACK,
     TOPIC,

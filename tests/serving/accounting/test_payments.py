@@ -9,7 +9,7 @@ from chain.parameters import CREDIT
 from chain.types.operations import Delivery, Dispute, Hold, Release, Usage, compute_hold_id, sign_operation
 from serving.accounting.hold_numbers import AHEAD, TooManyPayments
 from serving.accounting.payer import CannotAfford
-from tests.serving.world import (
+from tests.support.market_world import (
     Options,
     Result,
     Script,

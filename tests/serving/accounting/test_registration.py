@@ -11,7 +11,7 @@ from chain.exceptions import InvalidOperation
 from chain.parameters import CREDIT
 from chain.state.state import compute_supply
 from serving.accounting.registration import register
-from tests.consensus.world import World, make_key, make_test_genesis, simulate
+from tests.support.consensus_world import World, make_key, make_test_genesis, simulate
 
 PLAIN = make_test_genesis(4, epoch_heights=8)
 GENESIS = replace(

@@ -12,7 +12,7 @@ import trio
 
 from node import Node
 from serving.admin.server import Admin
-from tests.serving.solo import run_node
+from tests.support.solo_node import run_node
 
 
 @asynccontextmanager

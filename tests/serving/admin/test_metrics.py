@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from serving.admin.metrics import Metrics
 from serving.dispatcher import RequestRecord
 from serving.scheduling.admission import Admission, Origin
-from tests.serving.solo import CAPACITY, make_node, run_node
+from tests.support.solo_node import CAPACITY, make_node, run_node
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 

@@ -20,7 +20,7 @@ from serving.dispatcher import RequestRecord
 from serving.http.server import ListenError
 from serving.scheduling.policy import PolicyParameters
 from tests.serving.admin.client import expect, with_admin
-from tests.serving.solo import CAPACITY, KEY, MODEL, OTHER, run_node
+from tests.support.solo_node import CAPACITY, KEY, MODEL, OTHER, run_node
 
 WAIT = 30
 GUARDED = [

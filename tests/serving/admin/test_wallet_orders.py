@@ -12,7 +12,7 @@ from chain.parameters import CREDIT
 from node import Node
 from serving.admin.bodies import MAX_BODY_BYTES
 from tests.serving.admin.client import expect, with_admin
-from tests.serving.solo import KEY, OTHER
+from tests.support.solo_node import KEY, OTHER
 
 WAIT = 30
 

@@ -12,38 +12,24 @@ from chain.parameters import CREDIT
 from chain.types.operations import Capture, Dispute, Hold, Release
 from serving.offload.settings import ExecutorSettings
 from serving.scheduling.policy import PolicyParameters
-from tests.serving.world import (
+from tests.support.market_world import (
     ERROR_BODY,
-    Member,
     Options,
     Result,
-    Script,
     World,
     ask,
     compute_stream,
     compute_whole,
     eventually,
+    get_cancelled,
+    get_name,
+    get_script,
     make_request,
     make_token,
     simulate,
 )
 
 FAST = {"capture_grace": 5_000}
-
-
-def get_script(member: Member) -> Script:
-    assert member.backend is not None
-    return member.backend.script
-
-
-def get_name(member: Member) -> str:
-    assert member.backend is not None
-    return member.backend.name
-
-
-def get_cancelled(member: Member) -> int:
-    assert member.backend is not None
-    return member.backend.cancelled
 
 
 async def ask_into(world: World, result: Result, stream: bool = True) -> None:

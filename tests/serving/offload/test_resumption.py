@@ -28,8 +28,7 @@ from serving.offload.protocol import (
 )
 from serving.offload.session import MAX_RESUMPTIONS
 from serving.offload.settings import ExecutorSettings, OriginatorSettings
-from tests.serving.offload.test_failover import get_cancelled, get_name, get_script
-from tests.serving.world import (
+from tests.support.market_world import (
     MODEL,
     Member,
     Options,
@@ -39,6 +38,9 @@ from tests.serving.world import (
     compute_stream,
     compute_whole,
     eventually,
+    get_cancelled,
+    get_name,
+    get_script,
     make_body,
     make_hold,
     make_request,

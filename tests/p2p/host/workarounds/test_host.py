@@ -17,7 +17,7 @@ from p2p.host.workarounds.host import GuardedHost
 from p2p.nat.dial_back import PROTOCOL as REACHABILITY
 from p2p.nat.relay_client import STOP
 from p2p.network import NetworkError
-from tests.p2p.hosts import (
+from tests.support.hosts import (
     ECHO,
     TOPIC,
     echoes,

@@ -16,7 +16,7 @@ from libp2p.transport.tcp import tcp
 
 import p2p.host.workarounds.process
 from p2p.network import NetworkError, RawStream
-from tests.p2p.hosts import (
+from tests.support.hosts import (
     ECHO,
     guard,
     muxer,
@@ -29,7 +29,7 @@ STOCK_REMOTE_ADDRESS = TrioTCPStream.get_remote_address
 STOCK_REUSE_FLAGS = tcp._set_reuse_flags  # before any host is made, which replaces it
 QUIET = """
 import logging, sys, trio
-from tests.p2p.hosts import network, running
+from tests.support.hosts import network, running
 async def main():
     one, other = network(1), network(2)
     async with running(one, other):

@@ -21,7 +21,7 @@ import p2p.host.workarounds.swarm
 from p2p.host.workarounds.swarm import GuardedSwarm
 from p2p.network import NetworkError
 from p2p.peer_id import peer_id_of, public_key_of
-from tests.p2p.hosts import (
+from tests.support.hosts import (
     ECHO,
     TOPIC,
     cancelled_after,

@@ -25,7 +25,7 @@ from p2p.host.yamux_limits import BufferBudget
 from p2p.network import NetworkError, RawStream
 from p2p.rate_limit import Rate
 from p2p.streams.frames import Frame, FrameReader, Kind
-from tests.p2p.hosts import (
+from tests.support.hosts import (
     ECHO,
     Link,
     cancelled_after,

@@ -584,3 +584,18 @@ async def receive(exchange: Exchange, timeout: float = 60.0) -> Message:
     if frame is None:
         raise NetworkError("ended")
     return decode_message(frame)
+
+
+def get_script(member: Member) -> Script:
+    assert member.backend is not None
+    return member.backend.script
+
+
+def get_name(member: Member) -> str:
+    assert member.backend is not None
+    return member.backend.name
+
+
+def get_cancelled(member: Member) -> int:
+    assert member.backend is not None
+    return member.backend.cancelled

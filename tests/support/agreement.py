@@ -40,8 +40,8 @@ from consensus.sync.client import ASKED_PEERS
 from consensus.sync.messages import SYNC_FRAME_TIMEOUT_S
 from consensus.sync.peers import AVOID_LIAR_S, AVOID_SILENT_S
 from consensus.voting.journal import Journal
-from tests.simulation.checkers import AgreementChecker, VoteChecker
-from tests.simulation.ledger import Disk, FakeLedger
+from tests.support.agreement_ledger import Disk, FakeLedger
+from tests.support.checkers import AgreementChecker, VoteChecker
 
 SPACING = 0.1
 """Seconds a leader waits before it builds."""

@@ -12,7 +12,7 @@ from chain.types.votes import NO_BLOCK, Certificate, Vote, VoteKind, make_certif
 from consensus.simplex.core import Simplex
 from consensus.simplex.messages import Broadcast, Build, Effect, PersistVote, Propose
 from consensus.simplex.validation import FinalizedBlock
-from tests.simulation.ledger import FakeLedger
+from tests.support.agreement_ledger import FakeLedger
 
 
 class Committee:

@@ -23,7 +23,7 @@ from consensus.voting.vote_support import VoteSupportStore
 from p2p.simulation.network import SimulatedInternet, SimulatedNetwork
 from p2p.simulation.runtime import SimulatedRuntime, run_simulation
 from p2p.streams.exchanges import Streams
-from tests.simulation.ledger import MemoryFile
+from tests.support.agreement_ledger import MemoryFile
 
 
 def make_key(number: int) -> KeyPair:

@@ -6,6 +6,7 @@ Everything is a function of its arguments: the same calls give the same keys, id
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from chain import crypto
 from chain.crypto import KeyPair
@@ -13,9 +14,10 @@ from chain.genesis import Genesis, GenesisAccount, make_genesis, make_validator
 from chain.parameters import Parameters, Price
 from chain.state.beacon import make_hash_chain
 from chain.state.records import Account, ValidatorRecord
-from chain.state.state import State
+from chain.state.state import State, compute_supply
 from chain.transition.block import Transition, build_block, state_transition
 from chain.transition.epochs import Epoch, get_next_epoch
+from chain.transition.fees import compute_fee
 from chain.transition.payments import get_executor
 from chain.types.blocks import MAX_NULLIFICATIONS, Block, Header
 from chain.types.operations import (
@@ -403,3 +405,31 @@ class Chain:
         """A signed capture; a bare delivery is an item without receipt."""
         parts = tuple(CaptureItem(item, None) if isinstance(item, Delivery) else item for item in items)
         return self.sign(payee, Capture(parts))
+
+
+def refusal(chain: Chain, *operations: SignedOperation, elapsed: int = 1_000) -> str:
+    """Why the last of some operations cannot be included, the others being sound."""
+    _, _, rejected = chain.propose(operations, elapsed=elapsed)
+    assert [signed for signed, _ in rejected] == [operations[-1]]
+    return rejected[0][1]
+
+
+def failure(chain: Chain, operation: SignedOperation) -> str:
+    """Why an operation failed that was included; its fee and nonce must be all that it used."""
+    signer = operation.signer
+    before, treasury = chain.state.account(signer), chain.state.totals.treasury
+    chain.append([operation])
+    reason = chain.failures[-1][0]
+    assert reason is not None
+    fee = compute_fee(chain.genesis, operation)
+    assert chain.state.account(signer) == replace(before, nonce=before.nonce + 1, available=before.available - fee)
+    assert chain.state.totals.treasury == treasury + fee
+    return reason
+
+
+def do(chain: Chain, *operations: SignedOperation, elapsed: int = 1_000) -> int:
+    """Append a block of operations that must all succeed; returns the sum of their fees."""
+    chain.append(operations, elapsed=elapsed)
+    assert chain.failures[-1] == (None,) * len(operations)
+    assert compute_supply(chain.state) == chain.genesis.supply
+    return sum(compute_fee(chain.genesis, operation) for operation in operations)

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from chain.crypto import KeyPair, hash_bytes
 from chain.types.validators import ValidatorSet
 from chain.types.votes import is_slashable
-from tests.adversarial.conspirator import Conspirator, watch
-from tests.simulation.agreement import Network, Simulation
+from tests.support.agreement import Network, Simulation
+from tests.support.conspirator import Conspirator, watch
 
 HEALED = (0.005, 0.05)
 

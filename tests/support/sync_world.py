@@ -19,8 +19,8 @@ from consensus.voting.vote_store import VoteStore
 from p2p.simulation.network import SimulatedNetwork
 from p2p.simulation.runtime import SimulatedRuntime, run_simulation
 from p2p.streams.exchanges import Exchange, Streams
-from tests.chain.builders import Chain
-from tests.consensus.world import Node, World, make_key
+from tests.support.chain_builder import Chain
+from tests.support.consensus_world import Node, World, make_key
 
 Answers = Sequence[bytes] | None
 Lie = Callable[[Question], Answers]
