@@ -195,16 +195,13 @@ class Network(Protocol):
 
 
 class PeerDirectory(Protocol):
-    """What is known of peers whether they are connected or not. Discovery fills it; the host and the DHT read it."""
+    """What is known of peers whether they are connected or not. Discovery fills it; the host reads it."""
 
     def get_addresses(self, peer: bytes) -> tuple[str, ...]:
         """Where ``peer`` can be dialled (multiaddresses), directly or through its relays; none if that is not known."""
 
     def is_protected(self, peer: bytes) -> bool:
         """Whether the connection to ``peer`` stays when there are too many: it has a stake, or is a bootstrap peer."""
-
-    def is_member(self, peer: bytes) -> bool:
-        """Whether ``peer`` has announced itself on this network and is present."""
 
 
 class EmptyDirectory:
@@ -214,9 +211,6 @@ class EmptyDirectory:
         return ()
 
     def is_protected(self, peer: bytes) -> bool:
-        return False
-
-    def is_member(self, peer: bytes) -> bool:
         return False
 
 

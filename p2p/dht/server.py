@@ -64,7 +64,7 @@ class DhtServer:
         if self._network.can_be_dialled() is False:
             raise NetworkError("a node that others cannot dial does not serve")
         if self._streams.total() >= MAX_STREAMS or self._streams[peer] >= MAX_STREAMS_PER_PEER:
-            raise NetworkError("too many streams of the hash table are open")
+            raise NetworkError("too many streams of the DHT are open")
         self._streams[peer] += 1
         try:
             await self._serve_requests(MessageStream(stream, MAX_MESSAGE_BYTES), peer)

@@ -144,7 +144,7 @@ class DhtDiscovery:
                 provided, due, attempts = addresses, 0.0, 0
             if trio.current_time() >= due:
                 confirmed = await self.provide()
-                logger.info("the hash table has this node's addresses at %d servers", confirmed)
+                logger.info("the DHT has this node's addresses at %d servers", confirmed)
                 enough = confirmed >= ENOUGH_SERVERS
                 backoff = Backoff(REPROVIDE_INTERVAL_S, REPROVIDE_INTERVAL_S, JITTER) if enough else PROVIDE_BACKOFF
                 due = trio.current_time() + backoff.get_delay(attempts, self._runtime.random)
@@ -159,7 +159,7 @@ class DhtDiscovery:
                 due, attempts = min(due, trio.current_time() + LOOKUP_BACKOFF.first_s), 0
             elif trio.current_time() >= due and self._get_seeds():
                 found = await self.find()
-                logger.info("the hash table names %d peers", len(found))
+                logger.info("the DHT names %d peers", len(found))
                 self._suggested = found
                 self._discovery.suggest(found)
                 due = trio.current_time() + LOOKUP_BACKOFF.get_delay(attempts, self._runtime.random)

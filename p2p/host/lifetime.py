@@ -30,9 +30,9 @@ class Lifetime:
 
     running: RunningHost | None = field(default=None)
 
-    @property
-    def host(self) -> RunningHost:
-        """
+    def get_running(self) -> RunningHost:
+        """The running host.
+
         Raises:
             NetworkError: the node is not on the network.
         """
@@ -47,7 +47,7 @@ class Lifetime:
         Raises:
             NetworkError: the node is not on the network.
         """
-        swarm = self.host.host.get_network()
+        swarm = self.get_running().host.get_network()
         assert isinstance(swarm, GuardedSwarm)
         return swarm
 

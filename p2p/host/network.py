@@ -387,7 +387,7 @@ class Libp2pNetwork:
             finally:
                 await stream.close()
             return
-        running, swarm = self._lifetime.host, self._lifetime.swarm
+        running, swarm = self._lifetime.get_running(), self._lifetime.swarm
         if peer == self.me or peer in swarm.refused or self.gater.peers.is_banned(peer, trio.current_time()):
             raise NetworkError(f"{format_address(peer)} is not dialled: this node itself, banned or cut off")
         dial = partial(running.isolated_dialer.open, running.nursery, peer, addresses, protocol)

@@ -187,10 +187,6 @@ class PeerTable:
         """Where ``peer`` can be dialled, directly or through its relays; empty if it is not present."""
         return get_addresses(self.find(peer))
 
-    def is_member(self, peer: bytes) -> bool:
-        """Whether ``peer`` is present."""
-        return self.find(peer) is not None
-
     def is_protected(self, peer: bytes) -> bool:
         """Whether ``peer`` keeps its connection when there are too many: it has weight, or is a bootstrap peer."""
         return peer in self._bootstrap or self.weight(peer) > 0

@@ -1,23 +1,23 @@
-"""Processes that know the genesis file and a server of somebody else's hash table, and nothing more."""
+"""Processes that know the genesis file and a server of a foreign DHT, and nothing more."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from tests.processes.hash_table import run_hash_table
+from tests.processes.dht_server import run_dht_server
 from tests.support.cluster import run_cluster
 from tests.support.waiting import wait_until
 
 
-def test_a_node_without_bootstrap_peers_joins_through_a_foreign_hash_table(tmp_path: Path) -> None:
-    with run_hash_table() as server:
+def test_a_node_without_bootstrap_peers_joins_through_a_foreign_dht(tmp_path: Path) -> None:
+    with run_dht_server() as server:
         known: dict[str, Any] = {"bootstrap": [], "dht": {"bootstrap": [server]}}
         with run_cluster(tmp_path, 2, config=lambda _: {**known, "reachability": "public"}) as cluster:
             first, _ = cluster.nodes  # which have found each other in the same way
             guest = cluster.add_guest("late", known)
             guest.start()
-            wait_until(lambda: guest.is_healthy() and guest.sees(cluster.nodes), "it finds nobody")
+            wait_until(lambda: guest.is_healthy() and guest.sees(cluster.nodes), "it finds no peer")
             height = first.transfer(guest, 1_000_000)
             wait_until(lambda: guest.height >= height, "it does not follow")
             assert guest.ask("/wallet")["available"] == 1_000_000

@@ -1,4 +1,4 @@
-"""A server of a hash table that is none of ours: a host of the library with its ``KadDHT``, in a process of its own."""
+"""A server of a foreign DHT: a host of the library with its ``KadDHT``, in a process of its own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.forked import ForkedServer
 
 
 @contextmanager
-def run_hash_table() -> Iterator[str]:
+def run_dht_server() -> Iterator[str]:
     """The address of a server that runs meanwhile."""
     server = ForkedServer(_run)
     try:
