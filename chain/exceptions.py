@@ -60,7 +60,7 @@ class ProofError(LedgerError):
 
 
 class InvalidSnapshot(LedgerError):
-    """A part of a state that does not lead to the root it was asked for, or comes in a way that no honest node uses."""
+    """A snapshot chunk that does not match the state root, or breaks the chunk format."""
 
 
 class CheckpointError(LedgerError):
@@ -72,7 +72,10 @@ class StoreError(LedgerError):
 
 
 class StoreDamaged(StoreError):
-    """What the database holds is not what was written; ``fault`` says what was found."""
+    """What the database holds is not what was written; ``fault`` says what was found.
+
+    The message adds the remedy of a node's owner: a node that starts on a damaged database repairs it.
+    """
 
     def __init__(self, fault: str) -> None:
         super().__init__(

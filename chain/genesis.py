@@ -45,10 +45,11 @@ MAX_SERVERS = 4096
 
 
 MAX_GENESIS_BYTES = 8 << 20
-"""Bytes of an encoded genesis: thousands of accounts with models, and no more than what loads in a moment."""
+"""Largest encoded genesis that is read: thousands of accounts with models."""
 
 
 MAX_RESTARTS = 64
+"""Restart blocks that one genesis file may accept."""
 
 
 MAX_NEWCOMERS = 256
@@ -60,7 +61,7 @@ class GenesisAccount(Record):
     """Credits of an account at the beginning. A validator, which votes with the weight of its bond, has a
     ``commitment``.
 
-    That is the tip of its hash onion number 0 (:func:`make_validator`); it is None for everybody else.
+    That is the commitment to its hash chain number 0 (:func:`make_validator`); it is None for all other accounts.
     """
 
     public_key: PublicKey
@@ -114,13 +115,13 @@ class Genesis(Record):
         for account in validators:
             name = crypto.format_address(account.public_key)
             if account.commitment == NO_COMMITMENT:
-                raise GenesisError(f"the tip of validator {name} is that of no hash onion")
+                raise GenesisError(f"the commitment of validator {name} is that of no hash chain")
             if account.bonded < least:
                 raise GenesisError(f"validator {name} bonds {account.bonded}, less than min_validator_bond {least}")
         if len(validators) > self.parameters.committee_size:
             raise GenesisError(f"{len(validators)} validators, more than committee_size")
         smallest = min(account.bonded for account in validators)
-        # Whoever joins gets a tenth of the weight at first, and takes a seat only from somebody who has less.
+        # A new member begins with a tenth of the weight, and takes a seat only from a member with less.
         if len(validators) == self.parameters.committee_size and self.validators.total_stake // 10 <= smallest:
             raise GenesisError(
                 f"nobody could ever join the committee: its {len(validators)} seats are taken, and the smallest, "

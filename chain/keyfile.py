@@ -30,7 +30,7 @@ TITLE = "wwwserve key 1"
 MAX_FILE_BYTES = 4096
 """Largest key file that is read, in bytes."""
 KDF_PASSES, KDF_MEMORY_BYTES = argon2id.OPSLIMIT_MODERATE, argon2id.MEMLIMIT_MODERATE
-"""What opening a file costs (3 passes over 256 MiB, under a second), and whoever guesses the passphrase, per guess."""
+"""Cost of opening a protected file, and of each guess at its passphrase: 3 passes over 256 MiB, under a second."""
 MAX_KDF_PASSES, MAX_KDF_MEMORY_BYTES = argon2id.OPSLIMIT_SENSITIVE, argon2id.MEMLIMIT_SENSITIVE
 
 
@@ -108,7 +108,7 @@ def _box(passphrase: str, salt: bytes, operations: int, memory: int) -> SecretBo
 
 
 def _read_private(path: Path) -> bytes:
-    """The content of a regular file that nobody but its owner may read."""
+    """The content of a regular file that only its owner may read."""
     try:
         with path.open("rb") as file:
             status = os.fstat(file.fileno())

@@ -14,7 +14,7 @@ CREDIT = 1_000_000
 
 
 MAX_EPOCH_HEIGHTS = 16_384
-"""A hash onion must last for several epochs (:mod:`chain.state.beacon`)."""
+"""Longest epoch: a hash chain must last for several (:mod:`chain.state.beacon`)."""
 
 
 Positive = Annotated[int, Bounds(1, 2**53)]
@@ -49,7 +49,7 @@ class ModelPrice(Record):
 class Parameters(Record):
     """Constants of a chain. Times are in ms of chain time, amounts in micro-credits, shares in thousandths.
 
-    ``entry_fee`` is the price of an entry of the state that nobody removes again (:mod:`chain.transition.operations`):
+    ``entry_fee`` is the price of an entry of the state that stays for good (:mod:`chain.transition.fees`):
     some 700 bytes in the memory of every node for ever, where an operation is carried out once and then on disk.
     """
 

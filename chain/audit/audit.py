@@ -6,10 +6,10 @@ accounts. A chain comes from a :class:`ChainSource`: a data directory, an export
 source says (indexes, the state at the end) is compared with the replay. Signatures are verified by worker threads while
 this one executes the blocks before them.
 
-A chain whose first blocks are not there begins with a state that somebody else computed. The validators of every epoch
-since genesis vouch for it, if all of these epochs' ends are there; or a checkpoint does, a block that whoever asks for
-the audit trusts, if it is among the blocks or epoch ends that are there. With neither, anybody can have made up all of
-it, and the audit says so (:attr:`Report.doubt`): that nothing contradicts itself is then worth nothing.
+A chain whose first blocks are not there begins with a state that others computed. The validators of every epoch since
+genesis vouch for it, if all of these epochs' ends are there; or a checkpoint does, a block that the auditor trusts,
+if it is among the blocks or epoch ends that are there. With neither, all of it may be made up, and the audit says so
+(:attr:`Report.doubt`): that nothing contradicts itself is then worth nothing.
 
 Not checked, because a chain cannot show it: whether its timestamps were true, whether it is the only one that its
 validators signed, and whether there are later blocks.
@@ -191,7 +191,7 @@ class _Audit:
         report.treasury, report.supply = self._state.totals.treasury, self._supply
 
     def _check_grants(self, epochs: int) -> None:
-        """Check that no more credit was added since genesis than newcomers can have been granted in so many epochs."""
+        """Check that the credit added since genesis is no more than ``epochs`` epochs of grants."""
         parameters, added = self._genesis.parameters, self._supply - self._genesis.supply
         grant = parameters.register_grant
         if not 0 <= added <= grant * parameters.register_cap * epochs or (grant and added % grant):

@@ -10,7 +10,7 @@ class PayerDraws:
     """How a payer used the lottery.
 
     Its ``holds``, the attempts it ``skipped`` to make them, and the sequence numbers below its highest that it left
-    ``unused``: both are ways around a draw that somebody does not like, and both happen by chance too. ``expected`` is
+    ``unused``: both are ways around a draw that a payer does not like, and both happen by chance too. ``expected`` is
     how many it would have skipped by chance: had each executor that it drew failed it as often as it failed all other
     payers. It is None if there is no other payer.
     """
@@ -41,7 +41,7 @@ class SkipStatistics:
         for (payer, executor), (draws, _) in self._counts.items():
             if payer is None or executor is None:
                 continue
-            # Whom nobody else drew is taken to fail as often as all others.
+            # An executor that no other payer drew is taken to fail as often as the average.
             rate = self._get_rate(payer, executor)
             rate = self._get_rate(payer, None) if rate is None else rate
             before = expected.setdefault(payer, None if rate is None else 0.0)

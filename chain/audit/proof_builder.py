@@ -35,7 +35,7 @@ from chain.types.votes import Certificate
 
 
 def prove_balance(chain: ChainStore, public_key: bytes, checkpoint: Checkpoint | None = None) -> Proof:
-    """Prove what an account has after the last final block, or that there is none, to whoever trusts ``checkpoint``.
+    """Prove what an account has after the last final block, or that there is none, from ``checkpoint``.
 
     Raises:
         ProofError: the checkpoint is not of this chain, or too old, or the chain lacks what it takes.
@@ -49,7 +49,7 @@ def prove_balance(chain: ChainStore, public_key: bytes, checkpoint: Checkpoint |
 
 
 def prove_operation(chain: ChainReader, operation_id: bytes, checkpoint: Checkpoint | None = None) -> Proof:
-    """Prove that a final block has an operation, to whoever trusts ``checkpoint``.
+    """Prove that a final block has an operation, from ``checkpoint``.
 
     Raises:
         ProofError: there is no such final operation, the checkpoint is not of this chain, or too old, or the chain
@@ -89,7 +89,7 @@ def _find_anchor(chain: ChainReader, height: int) -> int:
 
 
 def _finish(chain: ChainReader, start: Header, anchor: int, statement: ProvenAccount | ProvenOperation) -> Proof:
-    """The proof of a claim about the block at the height ``anchor``, checked before anybody relies on it."""
+    """The proof of a claim about the block at the height ``anchor``, checked before it is handed out."""
     proof = Proof(PROOF_VERSION, start, _make_links(chain, start, anchor), statement)
     check_proof(chain.genesis, Checkpoint(start.height, start.id), proof)
     return proof

@@ -19,7 +19,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Restarted:
-    """A trust break: a block that struck validators off without a quorum, and the share of stake that was left.
+    """A trust break: a block that removed validators without a quorum, and the share of stake that was left.
 
     How many and which share is None for a block that is not there any more, but in the headers of its epoch.
     """

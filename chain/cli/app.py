@@ -118,7 +118,7 @@ def build_app(open_remote: OpenRemote | None = None, find_checkpoint: FindCheckp
         with _errors():
             trusted = _parse_checkpoint(checkpoint)
             with _open(target, genesis, open_remote, socks5) as source:
-                # Whoever names the genesis file does not take the directory's word for what to trust.
+                # A caller who names the genesis file does not trust the one in the directory.
                 if trusted is None and genesis is None and source.base.height and find_checkpoint is not None:
                     trusted = find_checkpoint(get_default_data_dir() if target is None else Path(target))
                 report = _with_progress(
@@ -170,7 +170,7 @@ def build_app(open_remote: OpenRemote | None = None, find_checkpoint: FindCheckp
 
     @app.command()
     def checkpoint(data_dir: DataDir = None, as_json: AsJson = False) -> None:
-        """Print the last final block as a checkpoint, to hand to whoever checks proofs."""
+        """Print the last final block as a checkpoint, to hand to readers of proofs."""
         with _errors(), _open_store(data_dir or get_default_data_dir()) as store:
             blocks = ChainReader(store)
             header = blocks.find_header(blocks.height)

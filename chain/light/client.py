@@ -1,10 +1,10 @@
 """The light client's view of a chain: the last header of every epoch, and nothing in between.
 
-A header names the validators of its own epoch and of the next by their hashes. So whoever trusts one header can check
-the last header of that epoch with its finality certificate (:class:`LightClientUpdate`), from it the next epoch's, and
-so on: two thirds of each committee vouch for the next. Nothing is executed, and a thousand epochs take seconds. Where a
-chain was restarted (:mod:`chain.transition.restart`) the committee changes within an epoch, by the header of the
-restart block, which is trusted because the genesis file accepts its id.
+A header names the validators of its own epoch and of the next by their hashes. A client that trusts one header can
+therefore check the last header of that epoch with its finality certificate (:class:`LightClientUpdate`), from it the
+next epoch's, and so on: two thirds of each committee vouch for the next. Nothing is executed, and a thousand epochs
+take seconds. Where a chain was restarted (:mod:`chain.transition.restart`) the committee changes within an epoch, by
+the header of the restart block, which is trusted because the genesis file accepts its id.
 
 What that rests on. Validators that have left may sign what they like once their stake is unbonded: it costs them
 nothing. From a header older than the unbonding time old keys can therefore lead anywhere (a long-range fork), and no

@@ -8,8 +8,8 @@ the anchor or of an earlier block in the anchor's history. An operation at or be
 
 What it rests on: that the checkpoint is final, and that in each epoch since less than a third of the stake signs two
 chains. That can be punished only while the stake is bonded; hence a checkpoint counts for ``unbonding_epochs`` epochs.
-A proof cannot show that it is recent: compare the time of its anchor with a clock, and take checkpoints from somebody
-who knows the chain of today. A restart block (:mod:`chain.transition.restart`) is a step of its own, whose validators
+A proof cannot show that it is recent: compare the time of its anchor with a clock, and take checkpoints from a source
+that knows the chain of today. A restart block (:mod:`chain.transition.restart`) is a step of its own, whose validators
 no block before announces: it counts only if the checker's genesis file accepts it.
 
 Measured with 32 validators, 100,000 accounts and a million blocks: about 3.6 KB for a balance within an epoch of the
@@ -43,8 +43,10 @@ from chain.types.votes import Certificate
 
 PROOF_VERSION = 1
 MAX_LINKS = 1024
+"""Header-chain links in one proof."""
+
 MAX_PROOF_BYTES = 8 << 20
-"""Largest encoded proof in bytes: so many steps with 64 validators each, all of them new, and a capture."""
+"""Largest encoded proof: ``MAX_LINKS`` links with 64 new validators each, and a capture."""
 
 _BEGIN, _END = "-----BEGIN WWWSERVE PROOF-----", "-----END WWWSERVE PROOF-----"
 _COLUMNS = 76

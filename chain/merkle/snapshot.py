@@ -1,14 +1,14 @@
 """Snapshots: a state in chunks, each of which proves itself when it arrives.
 
 The leaves of the state's tree (:class:`chain.merkle.sparse_tree.SparseMerkleTree`) are sent in the order of their
-paths. Whoever receives them folds them into the tree from left to right: a :class:`Frontier` holds the last leaf and,
+paths. The receiver folds them into the tree from left to right: a :class:`Frontier` holds the last leaf and,
 for every fork on the way to it that goes right, the finished subtree on the left. A :class:`Chunk` is a run of leaves
 and the hashes of the subtrees to the right of its last one. Frontier, run and right side together must hash to the
 state root, and a root has one tree: no leaf can be altered, added, moved or left out, and the end is proved by there
 being nothing to its right. So a chunk that lies is refused by itself, and its sender is known.
 
 A value of more than ``MAX_INLINE_BYTES`` bytes (the table of thousands of servers) travels apart, in pieces; the chunk
-has its hash. That keeps every other chunk near its full size, so that nobody can pass off a drip of tiny ones as a slow
+has its hash. That keeps every other chunk near its full size, so that a drip of tiny chunks cannot pass for a slow
 link.
 """
 

@@ -1,11 +1,11 @@
-"""The beacon: a random value that grows with every block and that nobody chooses.
+"""The beacon: a random value that every block extends and no proposer can choose.
 
-Each validator commits to a *hash onion*: ``tip = H(H(… H(secret)))``. Whoever proposes a block reveals the value under
-its tip, which becomes its next tip; the beacon absorbs it: ``beacon_h = H(beacon_{h−1} ‖ reveal)``. A reveal has only
-one valid value, fixed when the tip was, so that a proposer cannot try several. What it can do is not to propose, which
-leaves the beacon to the next leader: one bit of choice for each view that it gives up, at the price of the missed-lead
-fee. (Ed25519 signatures would not do, since a signer can make many for one message, nor block hashes, which a proposer
-changes at will.)
+Each validator commits to a *hash chain*, ``commitment = H(H(… H(secret)))``. A proposer reveals the preimage of its
+commitment, which becomes its next commitment; the beacon absorbs it: ``beacon_h = H(beacon_{h−1} ‖ reveal)``. A
+reveal has one valid value, fixed with the commitment, so that a proposer cannot try several. What it can do is not to
+propose, which leaves the beacon to the next leader: one bit of choice for each view that it gives up, at the price of
+the missed-lead fee. (Ed25519 signatures would not do, since a signer can make many for one message, nor block hashes,
+which a proposer changes at will.)
 
 The draws of an epoch, leaders and executors alike, come from the beacon at the end of the epoch before; who takes part
 in them was frozen an epoch earlier still.
@@ -20,11 +20,11 @@ from chain.codec import Hash, Natural, Record
 from chain.crypto import KeyPair, hash_bytes
 
 NO_COMMITMENT = bytes(32)
-"""Tip of an account that cannot reveal anything."""
+"""Commitment of an account that cannot reveal anything."""
 
 HASHES_PER_HEIGHT = 4
 MIN_HASHES = 4096
-"""An onion has so many layers at least, and enough for several epochs of a validator that leads every view."""
+"""Least length of a hash chain; it also lasts several epochs of a validator that leads every view."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +53,12 @@ class Beacon(Record):
 
 
 def compute_commitment(reveal: bytes) -> bytes:
-    """The tip that ``reveal`` opens."""
+    """The commitment that ``reveal`` opens: its hash. The domain keeps its first name, since it is hashed."""
     return hash_bytes("onion", reveal)
 
 
 class HashChain:
-    """All layers of one hash onion, outermost first."""
+    """All values of one hash chain, last hash first."""
 
     __slots__ = ("_layers",)
 
@@ -70,11 +70,11 @@ class HashChain:
 
     @property
     def commitment(self) -> bytes:
-        """The outermost layer, to be announced first."""
+        """The last hash, which is announced first."""
         return self._layers[:32]
 
     def find_reveal(self, commitment: bytes) -> bytes | None:
-        """What opens ``commitment``, or None if it is not a layer of this onion, or the innermost."""
+        """What opens ``commitment``; None if that is not in this chain, or is the secret itself."""
         start = self._layers.find(commitment)
         reveal = self._layers[start + 32 : start + 64] if start >= 0 and start % 32 == 0 else b""
         return reveal or None
@@ -86,7 +86,7 @@ class HashChain:
 
 
 def make_hash_chain(key: KeyPair, salt: bytes, number: int, epoch_heights: int) -> HashChain:
-    """Onion ``number`` of a key on the chain whose genesis beacon is ``salt``: derived, so that none is ever lost."""
+    """Hash chain ``number`` of a key: derived from the key and the genesis beacon ``salt``, so never lost."""
     secret = hash_bytes("onion secret", key.seed, salt, number.to_bytes(8, "big"))
     return _build_hash_chain(secret, max(MIN_HASHES, HASHES_PER_HEIGHT * epoch_heights))
 

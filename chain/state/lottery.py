@@ -31,7 +31,7 @@ class ServingEntry(Record):
 class ServingTable(Record):
     """All accounts in the draw of an epoch, ordered by key.
 
-    ``newcomer_share`` thousandths of the draws go to newcomers, as long as there are any: whoever begins must be able
+    ``newcomer_share`` thousandths of the draws go to newcomers, as long as there are any: a newcomer must be able
     to earn a stake.
     """
 
@@ -52,12 +52,12 @@ class ServingTable(Record):
         return {}
 
     def lottery(self, model: str) -> Lottery:
-        """The draw among those who serve ``model``; made once, when somebody asks for that model."""
+        """The draw among those who serve ``model``; made once, when first asked for."""
         made = self._lotteries.get(model)
         if made is None:
             servers = self._servers.get(model)
             if servers is None:
-                return _NOBODY
+                return _EMPTY_LOTTERY
             made = self._lotteries[model] = Lottery(servers, self.newcomer_share)
         return made
 
@@ -126,7 +126,7 @@ class _Draw:
         return key
 
 
-_NOBODY = Lottery(())
+_EMPTY_LOTTERY = Lottery(())
 
 
 def compute_lottery_seed(beacon: bytes, payer: bytes, seq: int) -> bytes:

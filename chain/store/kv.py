@@ -90,7 +90,7 @@ class LevelStore:
     def __init__(self, path: Path, create: bool = True) -> None:
         self._path = path
         self.fault: StoreDamaged | None = None
-        """Damage that a read came across, whoever asked."""
+        """The damage that the last failing read found, or None."""
         if not (path / "CURRENT").exists():
             if any(path.glob("*.ldb")) or any(path.glob("*.log")):  # LevelDB would begin anew, and delete them
                 raise StoreDamaged(f"{path} is damaged: its file CURRENT is missing")

@@ -18,7 +18,7 @@ Layout of the store (numbers are 8 bytes, big-endian):
 ``w`` …                the node's own payments; no part of the chain
 =====================  =====================================================
 
-One batch per finality certificate carries all of it, so that a crash leaves the chain before or after, never between.
+All that one finality certificate adds is one batch, so that a crash leaves the chain before or after it, never between.
 
 The *base* is the block that the store begins after: genesis in an archive, else the last block of an epoch. A store
 that was pruned, or began from a snapshot, has no blocks up to its base; what an auditor or a light client needs of

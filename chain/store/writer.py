@@ -47,8 +47,8 @@ PRUNE_BATCH_ENTRIES = 4_096
 class ChainStore(ChainReader):
     """The final blocks of one chain, to read and to add to.
 
-    ``header`` and ``state`` are those of the last final block (of genesis on a new chain). With ``keep_epochs`` blocks
-    are kept for the current epoch and so many before it, else (0) for ever.
+    ``header`` and ``state`` are those of the last final block (of genesis on a new chain). Blocks are kept for
+    the current epoch and ``keep_epochs`` before it; 0 keeps all.
 
     Raises:
         StoreError: the store is damaged, or belongs to another chain.

@@ -83,7 +83,7 @@ def apply_block(genesis: Genesis, parent: Header, state: State, block: Block) ->
     if is_restart(block.header):
         check_restart(genesis, state, block)
     elif block.body.removed:
-        raise InvalidBlock("removed", "only a restart strikes validators off")
+        raise InvalidBlock("removed", "only a restart removes validators")
     else:
         check_reveal(state, block.header)
     result = execute(genesis, epoch, parent, state, block.header, block.body)
@@ -161,10 +161,10 @@ def check_header(genesis: Genesis, epoch: Epoch, parent: Header, header: Header)
 
 
 def check_reveal(state: StateReader, header: Header) -> None:
-    """Check that the proposer reveals what its tip in the parent's state commits to.
+    """Check that the proposer reveals what its commitment in the parent's state is of.
 
     Raises:
-        InvalidBlock: something else, or it has no tip.
+        InvalidBlock: something else, or it has no commitment.
     """
     validator = state.validator_record(header.proposer)
     if (
@@ -172,7 +172,7 @@ def check_reveal(state: StateReader, header: Header) -> None:
         or validator.commitment == NO_COMMITMENT
         or compute_commitment(header.beacon_reveal) != validator.commitment
     ):
-        raise InvalidBlock("beacon_reveal", "is not what the proposer's tip commits to")
+        raise InvalidBlock("beacon_reveal", "does not open the proposer's commitment")
 
 
 def compute_chain_time(genesis: Genesis, parent: Header, timestamp: int) -> int:
@@ -186,8 +186,8 @@ def get_justification_checks(
     """The signature checks that a block's agreement evidence stands on, after its form was checked.
 
     The parent must be certified (notarized, or finalized across an epoch boundary), and the last views between the
-    parent's and the block's nullified. Of what blocks the late votes are is for the state to say
-    (:func:`chain.transition.participation.process_votes`).
+    parent's and the block's nullified. Which blocks the late votes are for is checked against the
+    state (:func:`chain.transition.participation.process_votes`).
 
     Raises:
         InvalidBlock: evidence is missing, misplaced, or lacks a quorum.

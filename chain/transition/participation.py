@@ -21,7 +21,7 @@ def process_votes(overlay: StateOverlay, epoch: Epoch, parent: Header, body: Bod
     The certificates are those of the right blocks (:func:`chain.transition.block.get_justification_checks`).
 
     Raises:
-        InvalidBlock: the parent's certificate names nobody, a late vote is of no recent block, or was counted before.
+        InvalidBlock: the parent's certificate is wrong, or a late vote is for no recent block or was counted before.
     """
     participation, certificate = overlay.participation, body.parent_certificate
     if certificate is not None and certificate.epoch == epoch.number:

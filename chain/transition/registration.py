@@ -1,7 +1,7 @@
 """First credits: how an account that has nothing gets a small bond, for work that cannot be done in advance.
 
 The proof is a salt with which Argon2id (RFC 9106), over the account and the beacon, comes out below a target:
-memory-hard, so that no special hardware makes it cheap, and soon worth nothing, so that nobody keeps a stock of them.
+memory-hard, so that no special hardware makes it cheap, and soon worth nothing, so that none are kept in stock.
 What is granted is born bonded and stays bonded: it gives a newcomer a stake to serve with, which can be lost, but
 neither spent nor voted with. How much, how hard, and how many per epoch is up to the genesis; a grant of 0 turns it
 off, which is the default.
@@ -32,7 +32,7 @@ NO_NEWCOMER = "only an account that has done nothing yet is granted anything"
 def is_newcomer(account: Account) -> bool:
     """Whether an account may still be granted its first bond: it has done nothing, but may have been sent credit.
 
-    If it had to be empty, anybody could keep a newcomer out with a transfer of next to nothing.
+    If it had to be empty, a transfer of one micro-credit could keep a newcomer out.
     """
     return replace(account, available=0) == Account()
 
@@ -71,8 +71,8 @@ def process_register(overlay: StateOverlay, genesis: Genesis, operation: Registe
 def has_valid_proof_of_work(genesis: Genesis, state: StateReader, signed: SignedOperation) -> bool | None:
     """Whether a newcomer's proof holds, None if :func:`process_register` would not get so far as to look at it.
 
-    True for any other operation. The proof is remembered: only the first time is slow. Whoever waits with one that
-    was never looked at would have to look at it later, when that may be in the way of something else.
+    True for any other operation. The result is cached: only the first call is slow. Unchecked proofs are not queued:
+    checking one later would block the loop.
     """
     operation = signed.operation
     if not isinstance(operation, Register):

@@ -2,9 +2,9 @@
 
 Without a quorum nothing becomes final any more, and no rule of agreement can tell a network that was cut in two from
 one whose other half was lost. So this is a decision of people. They agree on a *restart block*: a block on the last
-final one that names the validators to be struck off, and is final by more than 2/3 of the stake of those who remain. It
-follows all rules but that one; its id stands in the genesis file (``restarts``) of everybody who accepts it, and nobody
-else's program follows it. The audit shows it as what it is: a place where trust takes over from proof.
+final one that names the validators to be removed, and is final by more than 2/3 of the stake of those who remain. It
+follows all rules but that one; its id stands in the genesis file (``restarts``) of all who accept it; other
+nodes do not follow it. The audit shows it as what it is: a place where trust takes over from proof.
 
 Its view is far above any that was voted in, so that the votes for it and after it contradict none from before.
 """
@@ -57,7 +57,7 @@ def remove_validators(overlay: StateOverlay, removed: Sequence[bytes]) -> None:
         rest = [(each.public_key, each.stake) for each in committee if each.public_key not in removed]
         if rest:
             remaining = ValidatorSet.of(rest)
-        overlay.put(committee_key(epoch), remaining)  # if nobody is left of the next one, those of today go on
+        overlay.put(committee_key(epoch), remaining)  # a committee that would be empty is replaced by today's
     for key in removed:
         validator = overlay.validator_record(key)
         if validator is not None:
@@ -78,7 +78,7 @@ def check_restart(genesis: Genesis, state: StateReader, block: Block) -> None:
             f"{block.id.hex()} to 'restarts' in the genesis file",
         )
     if body.operations or body.nullifications or body.late_votes or body.parent_certificate is not None:
-        raise InvalidBlock("body", "a restart block carries nothing but whom it strikes off")
+        raise InvalidBlock("body", "a restart block carries nothing but the validators it removes")
     if not body.removed or list(body.removed) != sorted(set(body.removed)):
         raise InvalidBlock("removed", "is empty, unsorted or names a key twice")
     if committee is None or any(key not in committee for key in body.removed):

@@ -1,7 +1,7 @@
 """The file by which validators agree on a restart: the block, and their votes that make it final.
 
 One of them proposes, the others sign, everybody applies the same file. Signing it is a vote to finalize the block; two
-different restarts of the same block are the same view, so that whoever signs both can be slashed for it.
+different restarts of the same block are the same view, so that signing both is slashable.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class RestartFile(Record):
         epoch = get_block_epoch(genesis, state, self.block.body)
         try:
             check_restart(accepted, state, self.block)
-            # All of it: a file may come from anybody, and to sign a block of another view, say, may contradict a vote.
+            # All of it: a file may come from anyone, and to sign a block of another view, say, may contradict a vote.
             state_transition(accepted, parent, state, self.block)
         except InvalidBlock as error:
             raise RestartError(str(error)) from error
@@ -89,7 +89,7 @@ class RestartFile(Record):
         """The finality of the block, once more than 2/3 of the stake that remains has signed; else None.
 
         Raises:
-            RestartError: the votes in it, which :meth:`check` was to check, make none that anybody would believe.
+            RestartError: the votes in it, which :meth:`check` was to check, make no valid certificate.
         """
         if not epoch.validators.is_quorum(vote.signer for vote in self.votes):
             return None
@@ -102,7 +102,7 @@ class RestartFile(Record):
 
 
 def accept(genesis: Genesis, block_id: bytes) -> Genesis:
-    """The genesis of somebody who accepts a restart."""
+    """The genesis with a restart accepted."""
     return genesis if block_id in genesis.restarts else replace(genesis, restarts=(*genesis.restarts, block_id))
 
 

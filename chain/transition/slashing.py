@@ -15,7 +15,7 @@ from chain.types.operations import Evidence
 from chain.types.votes import is_slashable
 
 FINDER_REWARD_QUOTIENT = 10
-"""The finder of evidence earns a tenth of what is slashed: it pays for looking, and nobody gains by slashing itself."""
+"""The finder of evidence earns a tenth of what is slashed: it pays for looking, and slashing oneself never pays."""
 
 
 def process_evidence(overlay: StateOverlay, genesis: Genesis, epoch: int, operation: Evidence, finder: bytes) -> None:

@@ -27,7 +27,7 @@ half of the next."""
 def process_enroll(
     overlay: StateOverlay, genesis: Genesis, epoch: int, height: int, operation: Enroll, signer: bytes
 ) -> None:
-    """Put an account on duty, or take it back on duty with another onion."""
+    """Enroll an account as a validator, or enroll it again with another hash chain."""
     record = overlay.validator_record(signer) or ValidatorRecord()
     least = genesis.parameters.min_validator_bond
     if record.is_enrolled:
@@ -39,7 +39,7 @@ def process_enroll(
 
 
 def process_retire(overlay: StateOverlay, signer: bytes) -> None:
-    """Take an account off duty."""
+    """Withdraw an account from voting."""
     put_record(overlay, signer, replace(get_enrolled(overlay, signer), is_enrolled=False))
 
 
@@ -54,12 +54,12 @@ def process_unjail(overlay: StateOverlay, epoch: int, height: int, signer: bytes
 
 
 def process_recommit(overlay: StateOverlay, epoch: int, operation: Recommit, signer: bytes) -> None:
-    """Announce the tip of another onion."""
+    """Announce the commitment to another hash chain."""
     put_record(overlay, signer, _announce(get_enrolled(overlay, signer), epoch, operation))
 
 
 def note_larger_bond(overlay: StateOverlay, height: int, signer: bytes) -> None:
-    """An account has bonded more: if it is on duty, it waits from now on, whatever it waited for before."""
+    """An account has bonded more: if it is enrolled, its waiting time begins anew."""
     record = overlay.validator_record(signer)
     if record is not None and record.is_enrolled:
         put_record(overlay, signer, replace(record, waiting_since=height))
@@ -79,8 +79,8 @@ def compute_committee(before: ValidatorSet, candidates: Iterable[CommitteeApplic
 
     Weight that is taken away counts in full. What is added is a tenth of the whole at most: who waited longest comes
     first and may get a part. A newcomer takes the seat of the smallest member only if it has more, so that the weight
-    that it displaces is limited too. If nobody is left the old committee stays, since a chain without one is dead.
-    """
+    that it displaces is limited too. If no applicant is left the old committee stays, since a chain without one is
+    dead."""
     room = before.total_stake // COMMITTEE_GROWTH_QUOTIENT
     waiting = sorted(candidates, key=lambda candidate: (candidate.waiting_since or 2**63, candidate.public_key))
     weights = {
@@ -103,11 +103,11 @@ def compute_committee(before: ValidatorSet, candidates: Iterable[CommitteeApplic
 
 
 def _announce(record: ValidatorRecord, epoch: int, operation: Enroll | Recommit) -> ValidatorRecord:
-    """The tip must be fixed before anybody knows what the draws that it decides will come from."""
+    """A commitment must be fixed before the beacon of the draws that it influences is known."""
     if operation.commitment == NO_COMMITMENT:
-        raise InvalidOperation("the tip is that of no onion")
+        raise InvalidOperation("the commitment is that of no hash chain")
     if record.next_epoch:
-        raise InvalidOperation(f"another tip was announced already, for epoch {record.next_epoch}")
+        raise InvalidOperation(f"another commitment was announced already, for epoch {record.next_epoch}")
     return replace(
         record, next_commitment=operation.commitment, next_hash_chain=operation.hash_chain, next_epoch=epoch + 2
     )

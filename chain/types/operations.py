@@ -19,12 +19,19 @@ from chain.codec import Amount, Bounds, Hash, ModelName, Natural, PublicKey, Rec
 from chain.types.votes import Vote
 
 MAX_OPERATION_BYTES = 4 * 1024
+"""Largest encoding of a signed operation other than a capture."""
+
 MAX_CAPTURE_BYTES = 32 * 1024
-"""Largest encodings of a signed operation, in bytes; a capture of many holds may be longer."""
+"""Largest encoding of a signed capture, which may name many holds."""
 
 MAX_CAPTURE_ITEMS = 64
+"""Deliveries in one capture."""
+
 MAX_MODELS = 16
+"""Models that one account serves."""
+
 SALT_BYTES = 16
+"""Length of the salt that is the proof of work of a registration."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +84,7 @@ class Serve(Record):
 class Enroll(Record):
     """Take up validator duty with the whole bond, from the epoch after next on.
 
-    ``commitment`` is that of the signer's hash onion number ``hash_chain``, a number for its own use
+    ``commitment`` opens the signer's hash chain number ``hash_chain``, a number for its own use
     (:mod:`chain.state.beacon`).
     """
 
@@ -105,7 +112,7 @@ class Unjail(Record):
 
 @dataclass(frozen=True, slots=True)
 class Recommit(Record):
-    """Go on with another hash onion, from the epoch after next on, before the one in use runs out."""
+    """Go on with another hash chain, from the epoch after next on, before the one in use runs out."""
 
     TAG = 9
     nonce: Natural

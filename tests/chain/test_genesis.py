@@ -197,7 +197,7 @@ def put(*path: str | int, to: Any) -> Any:
         (put("accounts", 0, "commitment", to=1), "accounts: tip"),
         (put("accounts", 0, "commitment", to="yes"), "accounts: tip"),
         (put("accounts", 0, "commitment", to="00"), "commitment"),
-        (put("accounts", 0, "commitment", to="00" * 32), "that of no hash onion"),
+        (put("accounts", 0, "commitment", to="00" * 32), "that of no hash chain"),
         (put("accounts", 0, "bonded", to=999), "less than min_validator_bond 1000"),
         (put("accounts", 0, "validator", to=True), "unknown field 'validator'"),
         (put("parameters", "min_validator_bond", to=0), "min_validator_bond"),

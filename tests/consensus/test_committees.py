@@ -149,7 +149,7 @@ def test_two_votes_that_contradict_each_other_cost_everything(kinds: tuple[VoteK
     simulate(GENESIS, play)
 
 
-def test_upkeep_renews_an_onion_in_time_and_only_once() -> None:
+def test_upkeep_renews_a_hash_chain_in_time_and_only_once() -> None:
     key = make_key(1)
     hash_chain = make_hash_chain(key, GENESIS.beacon, 0, EPOCH)
     commitments = [hash_chain.commitment]
@@ -231,7 +231,7 @@ def test_a_duty_that_got_lost_on_the_way_is_asked_for_again() -> None:
     trio.run(main)
 
 
-def test_an_onion_that_runs_low_is_replaced_on_a_running_network() -> None:
+def test_a_hash_chain_that_runs_low_is_replaced_on_a_running_network() -> None:
     hash_chain = make_hash_chain(make_key(1), GENESIS.beacon, 0, EPOCH)
     commitments = [hash_chain.commitment]
     while (reveal := hash_chain.find_reveal(commitments[-1])) is not None:

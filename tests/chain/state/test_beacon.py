@@ -38,7 +38,7 @@ def test_every_layer_opens_the_one_around_it(secret: bytes, length: int) -> None
     assert hash_chain.find_reveal(secret) is None and hash_chain.count_reveals(secret) == 0
 
 
-def test_an_onion_knows_nothing_of_other_tips() -> None:
+def test_a_hash_chain_knows_nothing_of_other_tips() -> None:
     hash_chain = HashChain(bytes(32), 10)
     layers = [hash_chain.commitment]
     while (reveal := hash_chain.find_reveal(layers[-1])) is not None:
@@ -48,7 +48,7 @@ def test_an_onion_knows_nothing_of_other_tips() -> None:
         assert hash_chain.find_reveal(commitment) is None and hash_chain.count_reveals(commitment) == 0
 
 
-def test_onions_are_derived_from_key_chain_and_number() -> None:
+def test_hash_chains_are_derived_from_key_chain_and_number() -> None:
     key = make_key("a")
     commitments = {
         make_hash_chain(who, salt, number, 4).commitment
@@ -137,7 +137,7 @@ def refuse(chain: Chain, reveal: bytes) -> None:
     assert caught.value.field == "beacon_reveal"
 
 
-def test_only_the_layer_under_the_tip_is_a_reveal() -> None:
+def test_only_the_preimage_of_the_commitment_is_a_reveal() -> None:
     chain = Chain()
     while chain.propose()[0].header.proposer not in {block.header.proposer for block in chain.blocks}:
         chain.append()
@@ -176,7 +176,7 @@ def test_a_block_that_reveals_nothing_passes_for_a_restart_and_is_none() -> None
         assert caught.value.field in ("view", "restart")
 
 
-def test_an_onion_that_is_used_up_reveals_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hash_chain_that_is_used_up_reveals_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("chain.state.beacon.MIN_HASHES", 8)
     monkeypatch.setattr("chain.state.beacon.HASHES_PER_HEIGHT", 0)
     chain = Chain(1, parameters=replace(PARAMETERS, epoch_heights=40))

@@ -132,7 +132,7 @@ def test_only_the_enrolled_retire_recommit_and_return() -> None:
 
 
 @pytest.mark.parametrize("late", [False, True])
-def test_another_onion_takes_over_two_epochs_later(late: bool) -> None:
+def test_another_hash_chain_takes_over_two_epochs_later(late: bool) -> None:
     chain = Chain(1)  # it leads every view
     (only,) = chain.validators
     for _ in range(3 if late else 0):
@@ -160,8 +160,8 @@ def test_a_tip_of_nothing_is_refused() -> None:
     chain = Chain()
     user = make_candidate(chain)
     nonce = chain.account(user).nonce
-    assert "of no onion" in failure(chain, chain.sign(user, Enroll(nonce, NO_COMMITMENT, 0)))
-    assert "of no onion" in failure(chain, chain.sign(chain.validators[0], Recommit(0, NO_COMMITMENT, 0)))
+    assert "of no hash chain" in failure(chain, chain.sign(user, Enroll(nonce, NO_COMMITMENT, 0)))
+    assert "of no hash chain" in failure(chain, chain.sign(chain.validators[0], Recommit(0, NO_COMMITMENT, 0)))
 
 
 def test_the_tip_of_another_can_be_announced_but_is_opened_only_by_who_knows_what_is_under_it() -> None:
