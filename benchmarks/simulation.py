@@ -27,7 +27,7 @@ from chain.state.state import compute_supply
 from chain.store.kv import MemoryStore
 from chain.store.writer import ChainStore
 from consensus.engine import Settings
-from consensus.voting.journal import Journal, MemoryFile
+from consensus.voting.journal import Journal
 from consensus.voting.vote_store import VoteStore
 from consensus.voting.vote_support import VoteSupportStore
 from node import Node
@@ -38,6 +38,7 @@ from serving.openai.requests import CHAT_COMPLETIONS, parse_request
 from serving.scheduling.policy import DefaultPolicy, PolicyParameters
 from serving.simulation.gpu_curves import QWEN3_8B
 from serving.simulation.modelled_backend import ModelledBackend
+from tests.support.agreement_ledger import MemoryFile
 
 WARM_UP_S = 15.0
 """Simulated seconds before the first request, in which the nodes meet."""

@@ -1,44 +1,39 @@
 """Runs the Simplex core of the current epoch: carries out its effects, executes blocks, and makes them final.
 
-Every method is called by one task, the engine's loop, so that the state machine sees one thing at a time. What takes
-long and needs nobody else (signatures, execution, fsync) runs in a worker thread meanwhile.
-
-Pace. A block is proposed when there is something in it, at most every ``block_spacing`` seconds; when the chain's last
-block is an idle beat old; or when the block before would otherwise not become final. View timers run for the same
-reasons, so that an idle network makes one block per beat and is quiet in between.
+Every ``on_`` method is called by one task, the engine's loop, so that the state machine sees one thing at a time. The
+loop waits for worker threads that execute blocks and write to disk. Signatures are checked in worker threads before a
+message gets to the loop (:mod:`consensus.message_checks`); the core then finds the verdicts in the cache. Own votes are
+the exception: a vote is made durable on the loop, which must not do anything else before.
 """
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Iterable, Sequence
-from functools import partial
-from typing import Protocol
 
 import structlog
 import trio
 
 from chain import crypto
-from chain.exceptions import LedgerError
 from chain.genesis import Genesis
 from chain.light.client import LightClientUpdate
-from chain.state.beacon import make_hash_chain
 from chain.state.state import State
 from chain.store.writer import ChainStore
-from chain.transition.block import build_block
 from chain.transition.epochs import Epoch, get_next_epoch
-from chain.transition.participation import get_recent_blocks, is_late_vote
 from chain.transition.restart import is_restart
-from chain.types.blocks import MAX_BLOCK_BYTES, Block, Header
+from chain.types.blocks import Block, Header
 from chain.types.validators import ValidatorSet
-from chain.types.votes import Certificate, Vote
-from consensus.block_tree import BlockTree, ExecutedBlock
+from chain.types.votes import Certificate
+from consensus.block_tree import BlockStatus, BlockTree, ExecutedBlock
+from consensus.early_messages import EarlyMessages
+from consensus.environment import Environment
 from consensus.exceptions import ForgedMessage, InvalidMessage
+from consensus.execution import BlockExecutor
 from consensus.mempool.pool import Mempool
+from consensus.message_checks import MessageChecks
 from consensus.network.committee_streams import CommitteeStreams
 from consensus.network.compact_blocks import COMPACT_KIND, CompactPropose, to_compact
-from consensus.signature_cache import SignatureCache, execute_block
+from consensus.proposer import Proposer
 from consensus.simplex.core import Simplex, Timeouts
 from consensus.simplex.equivocation import EquivocationDetector, VotePair
 from consensus.simplex.messages import (
@@ -53,7 +48,6 @@ from consensus.simplex.messages import (
     PersistVote,
     Propose,
     Reject,
-    Repropose,
     Send,
     SetTimer,
     StopTimer,
@@ -61,40 +55,14 @@ from consensus.simplex.messages import (
     encode_message,
 )
 from consensus.simplex.validation import FinalizedBlock, is_authentic
+from consensus.verifier import SignatureVerifier
 from consensus.voting.vote_store import VoteStore
 from p2p.runtime import Runtime
 
 logger = structlog.get_logger(__name__)
 
-MAX_EARLY_MESSAGES = 512
-MAX_EARLY_BYTES = 2 << 20
-"""Messages of the next epoch kept until this node is in it, and their bytes."""
-MAX_UNREQUESTED = 64
-"""Blocks kept that came before anything asked for them."""
 UNREQUESTED_HEIGHTS = 256
-"""How far above the last final block they may be."""
-
-
-class Environment(Protocol):
-    """What the driver asks of the program around it. The methods return at once."""
-
-    def on_final(self, executed: list[ExecutedBlock], certificate: Certificate) -> None:
-        """These blocks have just become final, and are on disk."""
-
-    def fetch(self, block_id: bytes, peers: tuple[bytes, ...]) -> None:
-        """Get a block, preferably from ``peers``, and pass it to :meth:`Driver.on_fetched`."""
-
-    def complete(self, message: CompactPropose) -> None:
-        """Put a proposal together, which is worth it, and pass it to :meth:`Driver.on_message`."""
-
-    def request_sync(self) -> None:
-        """This node may be behind: sync."""
-
-    def on_conflict(self, first: Vote, second: Vote) -> None:
-        """A validator signed two votes that exclude each other; their signatures hold."""
-
-    def forward_work(self, leader: bytes) -> None:
-        """Send ready operations to ``leader``, who seems not to have them."""
+"""Heights above the last final block for which blocks are kept that agreement has not asked for."""
 
 
 class Driver:
@@ -111,6 +79,7 @@ class Driver:
         environment: Environment,
         timeouts: Timeouts,
         block_spacing: float,
+        verifier: SignatureVerifier | None = None,
     ) -> None:
         self._genesis = genesis
         self._vote_store = vote_store
@@ -120,24 +89,22 @@ class Driver:
         self._runtime = runtime
         self._environment = environment
         self._timeouts = timeouts
-        self._block_spacing = block_spacing
         self._drift = genesis.parameters.timestamp_drift
         self._me = b"" if vote_store is None else vote_store.key.public_key
-        self._signatures = SignatureCache()
-        self._detector = EquivocationDetector(genesis.chain_id)
+        self._verifier = SignatureVerifier(runtime) if verifier is None else verifier
+        self.checks = MessageChecks(genesis.chain_id, self._verifier, self._find_instance, self._is_near)
+        """Checks signatures of what comes before it is passed to this driver."""
+        self._detector = EquivocationDetector(genesis.chain_id, verify=self._verifier.verify)
         self._tree = BlockTree(store.header, store.state)
+        self._executor = BlockExecutor(genesis, self._tree, mempool, self._verifier)
+        self._proposer = Proposer(
+            genesis, vote_store, mempool, self._tree, runtime, self._verifier, block_spacing, timeouts.first / 2
+        )
         self._epoch = get_next_epoch(genesis, store.state)
-        self._unrequested: dict[bytes, Block] = {}
         self._effects: deque[tuple[Simplex, Effect]] = deque()
-        self._early: deque[tuple[Message | CompactPropose, int]] = deque()
-        self._early_bytes = 0
+        self._early = EarlyMessages()
         self._previous: Simplex | None = None
         self._timer: tuple[int, float] | None = None  # view and trio time
-        self._build: Build | None = None
-        self._build_since = 0.0
-        self._build_after = 0.0  # not before that: what seemed to be work was none
-        self._postponed: dict[bytes, Block] = {}  # to be checked once their parent is here
-        self._ahead: dict[bytes, Block] = {}  # to be checked once this clock has come so far
         if vote_store is not None:
             vote_store.reconcile(store.journal_mark)
         self.simplex = self._make_instance()
@@ -147,6 +114,7 @@ class Driver:
     @property
     def head(self) -> tuple[Header, State]:
         """The last final header, and the state after its block."""
+        assert self._tree.header is not None and self._tree.state is not None
         return self._tree.header, self._tree.state
 
     @property
@@ -161,10 +129,8 @@ class Driver:
 
     def find_block(self, block_id: bytes) -> Block | None:
         """A block that is not final yet, or None."""
-        node = self._tree.get(block_id)
-        if node is not None:
-            return node.block
-        return self.simplex.get_block(block_id) or self._unrequested.get(block_id)
+        node = self._tree.find(block_id)
+        return None if node is None else node.block
 
     def has_new_votes(self, certificate: Certificate, validators: ValidatorSet) -> bool:
         """Whether there are votes in a certificate that this node does not know yet.
@@ -177,12 +143,13 @@ class Driver:
 
     def get_wakeup(self) -> float:
         """Trio time at which :meth:`on_clock` has something to do."""
-        times = [math.inf if self.simplex.has_work else self._beat_time(self._tree.header)]
+        times = [self._proposer.get_wakeup(self.simplex)]
+        if not self.simplex.has_work:
+            times.append(self._proposer.get_beat(self.head[0]))
         if self._timer is not None:
             times.append(self._timer[1])
-        if self._build is not None:
-            times.append(self._get_build_time(self._build))
-        times += [self._get_time(block.header.timestamp - self._drift) for block in self._ahead.values()]
+        ahead = self._tree.with_status(BlockStatus.AHEAD_OF_CLOCK)
+        times += [self._proposer.get_time(block.header.timestamp - self._drift) for block in ahead]
         return min(times)
 
     # Inputs.
@@ -200,13 +167,13 @@ class Driver:
         epoch = message.epoch
         if epoch > self.simplex.epoch:
             if epoch == self.simplex.epoch + 1:
-                self._keep_early(message, size)
+                self._early.add(message, size)
             self._environment.request_sync()
             return None
         if isinstance(message, CompactPropose):
             return self._take_compact(message)
-        instance = self.simplex if epoch == self.simplex.epoch else self._previous
-        if instance is None or instance.epoch != epoch:
+        instance = self._find_instance(epoch)
+        if instance is None:
             return None
         effects = instance.on_message(message)
         await self._run(instance, effects)
@@ -218,19 +185,19 @@ class Driver:
 
     async def on_block(self, block: Block) -> None:
         """A block that was gossiped."""
-        if block.height <= self._tree.header.height or self.find_block(block.id) is not None:
+        if block.height <= self.head[0].height or self.find_block(block.id) is not None:
             await self._run(self.simplex, self.simplex.on_block(block))  # it may be what final certificates wait for
             return
-        if block.height > self._tree.header.height + UNREQUESTED_HEIGHTS or not self._is_by_leader(block):
+        if not self._is_near(block) or not is_authentic(block, self._verifier.verify):
             logger.debug("block dropped", height=block.height, block=block.id.hex())
             return
-        self._keep_unrequested(block)
+        self._tree.add(block, BlockStatus.UNREQUESTED)
         await self._run(self.simplex, self.simplex.on_block(block))
 
     async def on_block_range(self, executed: list[ExecutedBlock], certificate: Certificate) -> None:
         """A verified run of final blocks from sync."""
-        rest = [node for node in executed if node.block.height > self._tree.header.height]
-        if not rest or rest[0].block.header.parent_id != self._tree.header.id:
+        rest = [node for node in executed if node.block.height > self.head[0].height]
+        if not rest or rest[0].block.header.parent_id != self.head[0].id:
             return
         await self._finalize(rest, certificate)
         for instance in (self._previous, self.simplex):  # the former too: once finished it only answers
@@ -240,23 +207,22 @@ class Driver:
     async def on_snapshot(self, ends: Sequence[LightClientUpdate], state: State) -> None:
         """A verified state far ahead, staged in the store, and the epoch ends that lead to it: go on from there."""
         header, vote_store = ends[-1].header, self._vote_store
-        if header.height <= self._tree.header.height:
+        if header.height <= self.head[0].height:
             return
         mark = None if vote_store is None else vote_store.mark
         await self._runtime.run_sync(self._store.adopt_snapshot, ends, state, mark)
         self._tree.advance(header, state)
-        self._unrequested.clear()
-        self._postponed.clear()
+        self._tree.clear()
         self._mempool.on_snapshot(header, state, trio.current_time())
-        self._enter_epoch()
-        self._previous = None  # nobody votes in the one before any more
+        await self._enter_epoch()
+        self._previous = None  # nothing of the epoch before is voted on any more
         await self._run(self.simplex, ())
 
     async def on_clock(self) -> None:
         """Do whatever is due: timeouts, the idle beat, a block to build. Also after anything that may be work."""
         now = trio.current_time()
         # First: a view in which there is nothing left to agree about must not time out.
-        has_work = self._mempool.has_ready() or self._beat_time(self._tree.header) <= now
+        has_work = self._mempool.has_ready() or self._proposer.get_beat(self.head[0]) <= now
         if has_work != self.simplex.has_work:
             await self._run(self.simplex, self.simplex.on_work(has_work))
         if self._timer is not None and now >= self._timer[1]:
@@ -265,15 +231,12 @@ class Driver:
                 self._environment.forward_work(self.leader)
             await self._run(self.simplex, self.simplex.on_timeout(view))
         latest = self._runtime.now() + self._drift
-        for block in [block for block in self._ahead.values() if block.header.timestamp <= latest]:
-            del self._ahead[block.id]
-            await self._run(self.simplex, [ExecuteBlock(block)])
-        build = self._build
-        if build is not None and build.view != self.simplex.view:
-            self._build = None
-        elif build is not None and self._get_build_time(build) <= now:
-            self._build = None
-            await self._build_block(build)
+        for block in self._tree.with_status(BlockStatus.AHEAD_OF_CLOCK):
+            if block.header.timestamp <= latest:
+                await self._run(self.simplex, [ExecuteBlock(block)])
+        built = await self._proposer.build(self.simplex, self._epoch)
+        if built is not None:
+            await self._run(self.simplex, self.simplex.on_built(*built))
 
     # Effects.
 
@@ -309,9 +272,9 @@ class Driver:
                     self._timer = None
             case Build():
                 if instance is self.simplex:
-                    self._build, self._build_since, self._build_after = effect, trio.current_time(), 0.0
+                    self._proposer.set_order(effect)
             case ExecuteBlock():
-                await self._check(instance, effect.block)
+                await self._execute(instance, effect.block)
             case Fetch():
                 self._fetch(instance, effect)
             case Commit():
@@ -339,6 +302,7 @@ class Driver:
         """Blocks for the length of an fsync or two. StoreError ends the node: it must not vote on."""
         assert self._vote_store is not None
         self._vote_store.persist(effect.vote, effect.support)
+        self._verifier.trust(effect.vote.signature_check(self._genesis.chain_id))
 
     def _fetch(self, instance: Simplex, effect: Fetch) -> None:
         block = self.find_block(effect.block_id)
@@ -350,139 +314,43 @@ class Driver:
         else:
             self._queue(instance, instance.on_block(block))
 
-    async def _check(self, instance: Simplex, block: Block) -> None:
+    async def _execute(self, instance: Simplex, block: Block) -> None:
+        """Execute a block that the core ordered, or say in the tree what it waits for."""
+        node = self._tree.add(block)
         if self._tree.find_parent(block.header.parent_id) is None:
-            # Agreement is ahead of the chain on disk, which sync is about to complete.
-            self._postponed[block.id] = block
+            node.status = BlockStatus.WAITING_FOR_PARENT  # agreement is ahead of the chain, which sync completes
             return
         ahead = block.header.timestamp - self._runtime.now()
         if ahead > self._drift:
-            # It is no worse for that, and may be an ancestor of all that follows: other clocks are not this one.
             logger.warning(
                 "a block is ahead of this clock and gets no vote yet; if many are, this clock is slow: set it",
                 height=block.height,
                 ms=ahead,
                 allowed_ms=self._drift,
             )
-            self._ahead[block.id] = block
+            node.status = BlockStatus.AHEAD_OF_CLOCK  # not invalid: other clocks differ from this one
             return
-        is_valid = await self._execute(block) is not None
-        self._queue(instance, instance.on_executed(block.id, is_valid))
-
-    async def _execute(self, block: Block) -> ExecutedBlock | None:
-        """Execute a block whose parent is in the tree; None if it is invalid."""
-        node = self._tree.get(block.id)
-        if node is not None:
-            return node
-        parent = self._tree.find_parent(block.header.parent_id)
-        assert parent is not None
-        verified = frozenset(
-            operation.id for operation in block.body.operations if self._mempool.is_verified(operation)
-        )
-        try:
-            transition = await self._runtime.run_sync(
-                execute_block, self._genesis, *parent, block, verified, self._signatures.__contains__
-            )
-        except LedgerError as error:
-            logger.warning("a block is invalid", height=block.height, block=block.id.hex(), reason=str(error))
-            return None
-        self._tree.add(block, transition)
-        self._mempool.note_verified(block.body.operations)
-        self._report(self._detector.observe_block(block, self._epoch.find_validators))
-        return self._tree.get(block.id)
-
-    # Proposing.
-
-    def _beat_time(self, header: Header) -> float:
-        """Trio time at which the idle beat after ``header`` is due."""
-        return self._get_time(header.timestamp + self._genesis.parameters.idle_beat)
-
-    def _get_time(self, timestamp: int) -> float:
-        """Trio time at which this node's clock shows ``timestamp``."""
-        return trio.current_time() + (timestamp - self._runtime.now()) / 1000
-
-    def _get_build_time(self, build: Build) -> float:
-        """Trio time from which there is reason enough for a block on the parent of ``build``."""
-        parent = self._tree.find_parent(build.parent_id)
-        if parent is None:
-            return math.inf  # sync is about to bring it
-        header = parent[0]
-        due = self._get_empty_time(header)
-        if self._mempool.has_ready(self._tree.get_operations(build.parent_id)):
-            due = min(due, min(self._get_time(header.timestamp), self._build_since) + self._block_spacing)
-        return max(due, self._build_after)
-
-    def _get_empty_time(self, header: Header) -> float:
-        """Trio time from which there is reason enough for a block on ``header`` with nothing in it."""
-        beat = self._beat_time(header)
-        # A tip that is not final usually is about to be, so wait before a block is spent on it.
-        return beat if self.simplex.is_settled else min(beat, self._build_since + self._timeouts.first / 2)
-
-    async def _build_block(self, build: Build) -> None:
-        parent = self._tree.find_parent(build.parent_id)
-        assert parent is not None and self._vote_store is not None
-        reveal = self._find_reveal(parent[1])
-        if reveal is None:
-            logger.error("this validator cannot lead: its hash onion is used up, or is not that of its key")
-            return
-        recent = get_recent_blocks(parent[1], self._epoch, parent[0], build.parent_certificate)
-        votes = self.simplex.get_notarize_votes((block.view, block.block_id) for block in recent)
-        late = [vote for vote in votes if any(is_late_vote(self._epoch, block, vote) for block in recent)]
-        operations = self._mempool.draw(MAX_BLOCK_BYTES, self._tree.get_operations(build.parent_id))
-        block, transition, rejected = await self._runtime.run_sync(
-            partial(
-                build_block,
-                self._genesis,
-                self._vote_store.key,
-                *parent,
-                operations,
-                view=build.view,
-                timestamp=self._runtime.now(),
-                reveal=reveal,
-                parent_certificate=build.parent_certificate,
-                nullifications=build.nullifications,
-                late_votes=late,
-                on_rejected=operations.reject,
-            )
-        )
-        for operation, reason in rejected:
-            self._mempool.reject(operation.id, reason, trio.current_time())
-        now = trio.current_time()
-        if not block.body.operations and self._get_empty_time(parent[0]) > now:
-            if build.view == self.simplex.view and self._build is None:  # it only seemed as if there were work
-                self._build, self._build_after = build, now + self._block_spacing
-            return
-        self._tree.add(block, transition)
-        await self._run(self.simplex, self.simplex.on_built(build.view, block))
-
-    def _find_reveal(self, state: State) -> bytes | None:
-        """What this validator reveals in a block on ``state``."""
-        validator = state.validator_record(self._me)
-        if validator is None or self._vote_store is None:
-            return None
-        genesis = self._genesis
-        hash_chain = make_hash_chain(
-            self._vote_store.key, genesis.beacon, validator.hash_chain, genesis.parameters.epoch_heights
-        )
-        return hash_chain.find_reveal(validator.commitment)
+        executed = await self._executor.execute(block)
+        if executed is not None:
+            self._report(self._detector.observe_block(block, self._epoch.find_validators))
+        self._queue(instance, instance.on_executed(block.id, executed is not None))
 
     # Finality.
 
     async def _commit(self, commit: Commit) -> None:
         """Make the blocks of a finalization final here, if all of them are at hand."""
-        branch = self._tree.get_branch(commit.blocks, self._unrequested.get)
-        if isinstance(branch, bytes):
+        branch = self._tree.get_branch(commit.blocks)
+        if branch is None:
             logger.debug("final blocks were missed", height=commit.blocks[-1].height)
-            for block in commit.blocks[-MAX_UNREQUESTED:]:
-                self._keep_unrequested(block)
+            self._tree.release(commit.blocks)
             self._environment.request_sync()
             return
         nodes: list[ExecutedBlock] = []
         for block in branch:
-            node = await self._execute(block)
-            if node is None:
+            executed = await self._executor.execute(block)
+            if executed is None:
                 raise RuntimeError(f"more than 2/3 of the stake made the invalid block {block.id.hex()} final")
-            nodes.append(node)
+            nodes.append(executed)
         if nodes:
             await self._finalize(nodes, commit.certificate)
 
@@ -501,35 +369,33 @@ class Driver:
         self._tree.advance(header, self._store.state)
         if vote_store is not None:
             await self._runtime.run_sync(vote_store.prune, certificate)
-        self._unrequested = {key: block for key, block in self._unrequested.items() if block.height > header.height}
         for node in executed:
             transition = node.transition
             self._mempool.on_final(node.block, transition.state, transition.changes, trio.current_time())
         if self._previous is not None:  # without a timer of its own
             self._previous.renew_answers()
         self._environment.on_final(executed, certificate)
-        self._ahead = {key: block for key, block in self._ahead.items() if block.height > header.height}
-        postponed, self._postponed = self._postponed, {}
         if header.height >= self._epoch.last_height or any(is_restart(node.block.header) for node in executed):
-            self._enter_epoch()  # a restart leaves another committee in the middle of an epoch
+            await self._enter_epoch()  # a restart leaves another committee in the middle of an epoch
         else:
-            self._queue(
-                self.simplex, [ExecuteBlock(block) for block in postponed.values() if block.height > header.height]
-            )
+            waiting = self._tree.resume(BlockStatus.WAITING_FOR_PARENT)
+            self._queue(self.simplex, [ExecuteBlock(block) for block in waiting])
 
-    def _enter_epoch(self) -> None:
+    async def _enter_epoch(self) -> None:
         self._epoch = get_next_epoch(self._genesis, self._store.state)
+        self._tree.forget()
         before, self.simplex = self.simplex, self._make_instance()
         if before.epoch != self._epoch.number:  # after a restart in its epoch it must not go on beside its successor
             self._previous = before
-        self._timer = self._build = None
-        self._ahead.clear()
+        self._timer = None
+        self._proposer.set_order(None)
         self._set_members()
         self._queue(self.simplex, self.simplex.start())
-        early, self._early, self._early_bytes = self._early, deque(), 0
+        early = self._early.take()
+        await self.checks.verify(*(message for message, _ in early))
         for message, size in early:
             if message.epoch == self.simplex.epoch + 1:
-                self._keep_early(message, size)
+                self._early.add(message, size)
             elif isinstance(message, CompactPropose):
                 self._take_compact(message)
             elif message.epoch == self.simplex.epoch:
@@ -540,18 +406,15 @@ class Driver:
         header, epoch, vote_store = self._store.header, self._epoch, self._vote_store
         return Simplex(
             chain_id=self._genesis.chain_id,
-            epoch=epoch.number,
-            validators=epoch.validators,
-            beacon=epoch.beacon,
-            last_height=epoch.last_height,
+            epoch=epoch,
             finalized=FinalizedBlock(header.id, header.height, self._store.certificate(header.height)),
             key=vote_store.key if vote_store is not None and vote_store.lockout.may_vote(epoch.number) else None,
             timeouts=self._timeouts,
-            previous_validators=epoch.previous_validators,
             votes=() if vote_store is None else vote_store.journal.votes(epoch.number),
             support=() if vote_store is None else vote_store.support.load(epoch.number),
-            verify=self._signatures.verify,
+            verify=self._verifier.verify,
             detector=self._detector,
+            tree=self._tree,
         )
 
     def _set_members(self) -> None:
@@ -568,24 +431,16 @@ class Driver:
             return Reject(str(error), isinstance(error, ForgedMessage))
         return None
 
-    def _keep_unrequested(self, block: Block) -> None:
-        self._unrequested[block.id] = block
-        if len(self._unrequested) > MAX_UNREQUESTED:
-            del self._unrequested[next(iter(self._unrequested))]
+    def _find_instance(self, epoch: int) -> Simplex | None:
+        """The instance of an epoch, if it is the current one or the one before."""
+        instance = self.simplex if epoch == self.simplex.epoch else self._previous
+        return instance if instance is not None and instance.epoch == epoch else None
 
-    def _keep_early(self, message: Message | CompactPropose, size: int) -> None:
-        if isinstance(message, Propose | Repropose | CompactPropose) and size > MAX_EARLY_BYTES // 2:
-            return
-        self._early.append((message, size))
-        self._early_bytes += size
-        while len(self._early) > MAX_EARLY_MESSAGES or self._early_bytes > MAX_EARLY_BYTES:
-            self._early_bytes -= self._early.popleft()[1]
-
-    def _is_by_leader(self, block: Block) -> bool:
-        """Whether a block is whole and the leader of its view made it: only such are worth keeping unasked."""
+    def _is_near(self, block: Block) -> bool:
+        """Whether a block is not far ahead and names the leader of its view: only such are kept unasked."""
         header, epoch = block.header, self._epoch
+        if header.height > self.head[0].height + UNREQUESTED_HEIGHTS:
+            return False
         if (header.chain_id, header.epoch) != (self._genesis.chain_id, epoch.number):
             return False  # who leads in a later epoch is not known yet
-        if header.height > epoch.last_height or header.proposer != epoch.compute_leader(header.view):
-            return False
-        return is_authentic(block, self._signatures.verify)
+        return header.height <= epoch.last_height and header.proposer == epoch.compute_leader(header.view)

@@ -1,15 +1,13 @@
-"""The trio side of agreement: one node's ledger, kept up to date and open to its own program.
+"""One node's ledger: the parts of consensus put together, and what the rest of the node asks of them.
 
-Three sources feed one loop, which owns all state of agreement (:mod:`consensus.driver`): direct messages of the
-committee (:mod:`consensus.network.committee_streams`), gossip (:mod:`consensus.network.gossip`) and block sync
-(:mod:`consensus.sync.client`). What they bring is untrusted: decoding is bounded and strict, and whatever is wrong is
-dropped with a debug line. Only a failing disk, or proof that agreement itself is broken, ends the engine.
+Three sources feed one event loop, which owns all state of agreement (:mod:`consensus.driver`): messages of the
+committee and gossip (:mod:`consensus.receiver`), and block sync (:mod:`consensus.sync.client`). Only a failing disk, or
+proof that agreement itself is broken, ends the engine.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,59 +15,50 @@ import structlog
 import trio
 
 from chain import crypto
-from chain.codec import MAX_RECORD_BYTES
 from chain.crypto import verify_all
-from chain.exceptions import CannotPay, CodecError, InvalidOperation, InvalidSignature, LedgerError
+from chain.exceptions import CodecError, InvalidOperation, InvalidSignature
 from chain.genesis import Genesis
 from chain.light.client import Checkpoint, LightClientUpdate
 from chain.state.state import State
 from chain.store.writer import ChainStore
-from chain.transition.fees import compute_fee
 from chain.transition.registration import has_valid_proof_of_work
-from chain.types.blocks import MAX_BLOCK_BYTES, Block, Header
-from chain.types.operations import NoncedOperation, SignedOperation, sign_operation
-from chain.types.votes import Certificate, Vote, VoteKind
+from chain.types.blocks import Block, Header
+from chain.types.operations import NoncedOperation, Register, SignedOperation
+from chain.types.votes import Certificate, Vote
 from consensus.block_tree import ExecutedBlock
 from consensus.driver import Driver
-from consensus.exceptions import InvalidMessage
 from consensus.mempool.pool import AlreadyKnown, Mempool
 from consensus.network.committee_streams import CommitteeStreams
-from consensus.network.compact_blocks import COMPACT_KIND, CompactPropose, reconstruct
+from consensus.network.compact_blocks import CompactPropose
 from consensus.network.fair_queue import FairQueue
-from consensus.network.gossip import TOPIC_LIMITS, Batch, GossipPublisher, SeenCache, TopicRateLimiter, get_topic
+from consensus.network.gossip import Batch, GossipPublisher, get_topic
 from consensus.network.ingress import OperationIngress
+from consensus.rebroadcast import Rebroadcaster
+from consensus.receiver import FORWARDED_KIND, Receiver
 from consensus.simplex.core import Timeouts
-from consensus.simplex.messages import Message, Propose, decode_message
 from consensus.sync.client import SYNC_DELAY_S, SyncClient
 from consensus.sync.messages import SYNC_PROTOCOL
 from consensus.sync.server import MAX_EXCHANGES, SyncServer
+from consensus.unlock import unlock_voting
+from consensus.verifier import SignatureVerifier
 from consensus.voting.vote_store import VoteStore
 from p2p.fanout import Fanout
-from p2p.network import GossipMessage, Misbehaviour, Network
-from p2p.rate_limit import Limiter, Rate
+from p2p.network import Network
 from p2p.runtime import Runtime
 from p2p.streams.exchanges import Streams
 
 logger = structlog.get_logger(__name__)
 
 QUEUE_EVENTS = 64
+"""Events of one source that may wait for the loop; beyond, the source waits."""
 QUEUE_BYTES = 1 << 20
-"""Events of one source that may wait for the loop, and their bytes; whoever brings more waits too."""
+"""Bytes of one source's events that may wait for the loop; beyond, the source waits."""
 SUBSCRIPTION_BLOCKS = 256
 """Final blocks that a subscriber may fall behind before it loses the oldest."""
-FORWARDED_KIND = b"\x00"
-"""First byte of a message that carries a batch of operations to a leader (others: consensus.simplex.messages)."""
 FORWARD_BYTES = 64 * 1024
-MEMBER_RATE = Rate(500, 4 << 20, 4.0)
-"""Messages and bytes a second that are taken from one member's links; what is beyond waits there. Many times what an
-honest one sends."""
-MAX_FORWARDED_BATCHES = 64
-"""Batches that members forwarded which may wait to be looked at; beyond, they are dropped: gossip brings them too."""
-PERIOD_S, IDLE_PERIOD_S = 0.25, 1.0
-REGOSSIP_S = 2.0
-"""Seconds after which an own operation that is not final yet is gossiped again."""
+"""Bytes of operations that are forwarded to a leader at a time."""
 MAX_FETCHES = 16
-MAX_SEEN_CERTIFICATES = 65_536
+"""Blocks that agreement needs, fetched at the same time."""
 DEFAULT_TIMEOUTS = Timeouts()
 
 Event = tuple[Callable[..., Awaitable[Any]], Sequence[Any]]
@@ -131,18 +120,19 @@ class Engine:
         self._vote_store = vote_store
         self._me = vote_store.key.public_key if vote_store is not None else b""
         self._mempool = Mempool(genesis, store.header, store.state)
-        self._committee = CommitteeStreams(streams, self._on_committee_message)
+        self._committee = CommitteeStreams(streams, lambda peer, raw: self._receiver.on_committee_message(peer, raw))
         self._ingress = OperationIngress(
             genesis, self._mempool, runtime, lambda: self.state, self._wake,
-            lambda sender: self._rate_limits["ops"].punish(sender, trio.current_time()),
+            lambda sender: self._receiver.punish(sender),
         )  # fmt: skip
+        verifier = SignatureVerifier(runtime)
         self._driver = Driver(
             genesis, vote_store, store, self._mempool, self._committee, runtime, self,
-            self.settings.timeouts, self.settings.block_spacing,
+            self.settings.timeouts, self.settings.block_spacing, verifier,
         )  # fmt: skip
         self._sync = SyncClient(
             genesis, streams, runtime, store, lambda: self._driver.head, self._on_block_range, self._on_snapshot,
-            genesis.parameters.idle_beat / 1000, self.settings.checkpoint,
+            genesis.parameters.idle_beat / 1000, self.settings.checkpoint, verifier, self._mempool.is_verified,
         )  # fmt: skip
         self._server = SyncServer(store, self._driver.find_block, self._mempool.get, runtime)
         self._streams = streams
@@ -150,21 +140,17 @@ class Engine:
             name: GossipPublisher(network, get_topic(genesis.chain_id, name), self.settings.gossip_delay)
             for name in ("ops", "blocks", "certs")
         }
-        self._committee_rates = Limiter(MEMBER_RATE)
-        self._rate_limits = {
-            name: TopicRateLimiter(limits, self._committee.is_member) for name, limits in TOPIC_LIMITS.items()
-        }
+        self._rebroadcaster = Rebroadcaster(self._me, self._mempool, self._gossip, runtime)
+        self._receiver = Receiver(
+            genesis.chain_id, self._me, network, store, self._mempool, self._ingress, self._driver, self._sync,
+            self._rebroadcaster, self._committee.is_member, self._post,
+        )  # fmt: skip
         self._events: FairQueue[Event] = FairQueue(QUEUE_EVENTS, QUEUE_BYTES)
-        self._forwarded, self._forwards = trio.open_memory_channel[GossipMessage](MAX_FORWARDED_BATCHES)
         self._nursery: trio.Nursery | None = None
         self._final: Fanout[FinalizedEvent] = Fanout(SUBSCRIPTION_BLOCKS)
         self._conflicts: Fanout[tuple[Vote, Vote]] = Fanout(SUBSCRIPTION_BLOCKS)
         self._waiting: dict[bytes, list[trio.Event]] = {}
-        self._own: dict[bytes, float] = {}  # own operations that are not final, and when they were last gossiped
-        self._certificates = SeenCache(MAX_SEEN_CERTIFICATES)
         self._fetching: set[bytes] = set()
-        self._completing: set[tuple[int, int]] = set()  # epoch and view of compact proposals, one at a time of each
-        self._certificate: tuple[float, Certificate] | None = None  # to be gossiped then, unless another does
 
     # What the rest of the node asks.
 
@@ -191,13 +177,15 @@ class Engine:
         """
         try:
             self._mempool.check(operation)
-            if not self._mempool.is_verified(operation):
-                if not await self._runtime.run_sync(verify_all, [operation.signature_check(self.genesis.chain_id)]):
-                    raise InvalidSignature(f"not signed by {crypto.format_address(operation.signer)}")
-                await self._runtime.run_sync(
-                    has_valid_proof_of_work, self.genesis, self.state, operation
-                )  # slow the first time
-            self._mempool.add(operation, trio.current_time())
+            checks = [] if self._mempool.is_verified(operation) else [operation.signature_check(self.genesis.chain_id)]
+            if checks and not await self._runtime.run_sync(verify_all, checks):
+                raise InvalidSignature(f"not signed by {crypto.format_address(operation.signer)}")
+            is_proven: bool | None = None
+            if isinstance(operation.operation, Register):  # slow: some 20 ms
+                is_proven = await self._runtime.run_sync(has_valid_proof_of_work, self.genesis, self.state, operation)
+                if is_proven is False:
+                    raise InvalidOperation("the proof of work does not hold")
+            self._mempool.add(operation, trio.current_time(), is_proven=is_proven is True)
         except AlreadyKnown:
             return
         except CodecError as error:
@@ -210,8 +198,7 @@ class Engine:
         if reason is not None and not isinstance(operation.operation, NoncedOperation):
             self._mempool.remove(operation.id)
             raise InvalidOperation(reason)
-        self._own[operation.id] = trio.current_time()
-        self._gossip["ops"].put(operation.encoded)
+        self._rebroadcaster.add(operation)
         # Gossip takes a moment; the leader may have it sooner. Does nothing unless this node is a validator.
         self._committee.send(self._driver.leader, FORWARDED_KIND + Batch((operation.encoded,)).encode(), is_hint=True)
         self._committee.flush()
@@ -263,7 +250,8 @@ class Engine:
 
     @property
     def checkpoint(self) -> Checkpoint | None:
-        """The end of the last epoch: what somebody who trusts this node may give a new one; None in the first epoch."""
+        """The end of the last epoch: a checkpoint for a new node whose owner trusts this one; None in the first
+        epoch."""
         height = self.header.height - self.header.height % self.genesis.parameters.epoch_heights
         header = self._store.find_header(height) if height else None
         return None if header is None else Checkpoint(height, header.id)
@@ -304,18 +292,20 @@ class Engine:
             self._nursery = nursery
             await nursery.start(self._committee.run)
             self._streams.handle(SYNC_PROTOCOL, self._server.handle, MAX_EXCHANGES)
-            for name, take in (("ops", self._on_ops), ("blocks", self._on_blocks), ("certs", self._on_certs)):
-                channel = self._network.subscribe(get_topic(self.genesis.chain_id, name))
-                nursery.start_soon(self._listen, channel, take, self._rate_limits[name])
-                nursery.start_soon(self._gossip[name].run)
-            nursery.start_soon(self._listen, self._forwards, self._on_ops, None)
+            topics = {name: get_topic(self.genesis.chain_id, name) for name in self._gossip}
+            channels = {name: self._network.subscribe(topic) for name, topic in topics.items()}
+            nursery.start_soon(self._receiver.run, channels)
+            for publisher in self._gossip.values():
+                nursery.start_soon(publisher.run)
             nursery.start_soon(self._ingress.run)
-            nursery.start_soon(self._run_periodic)
+            nursery.start_soon(self._rebroadcaster.run)
             await self._driver.start()
             nursery.start_soon(self._loop)
             nursery.start_soon(self._sync.run)
             if self._vote_store is not None:
-                nursery.start_soon(self._unlock_voting, self._vote_store)
+                nursery.start_soon(
+                    unlock_voting, self.genesis, self._vote_store, self._mempool, lambda: self.state, self.submit
+                )
             task_status.started()
 
     # The loop.
@@ -338,69 +328,16 @@ class Engine:
         """Let the loop look at the mempool. If its inbox is full it is about to look anyway."""
         self._events.put_nowait(b"wake", (trio.lowlevel.checkpoint, ()))
 
-    async def _run_periodic(self) -> None:
-        """Once in a while: what waited too long, own operations that gossip may have lost, a certificate to share."""
-        while True:
-            await trio.sleep(PERIOD_S if self._own or self._certificate else IDLE_PERIOD_S)
-            now = trio.current_time()
-            self._mempool.expire(now)
-            for operation_id, since in list(self._own.items()):
-                operation = self._mempool.get(operation_id)
-                if operation is None:
-                    del self._own[operation_id]
-                elif now - since >= REGOSSIP_S:
-                    self._own[operation_id] = now
-                    self._gossip["ops"].put(operation.encoded)
-            if self._certificate is not None and now >= self._certificate[0]:
-                self._gossip["certs"].put(self._certificate[1].encode())
-                self._certificate = None
-
-    async def _unlock_voting(self, vote_store: VoteStore) -> None:
-        """Have an operation become final without which this validator may not vote: see
-        :mod:`consensus.voting.lockout`."""
-        pending, complaint = b"", ""
-        while vote_store.lockout.is_locked:
-            if self.state.validator_record(self._me) is not None and pending not in self._mempool:
-                operation = vote_store.lockout.make_unlock_operation(self.state.account(self._me).nonce)
-                signed = sign_operation(vote_store.key, self.genesis.chain_id, operation)
-                try:
-                    await self.submit(signed)
-                    pending = signed.id
-                except InvalidOperation as error:  # most likely the nonce: this node may be behind, or be paying
-                    if str(error) != complaint:
-                        complaint = str(error)
-                        if isinstance(error, CannotPay):  # whoever bonded everything waits for ever
-                            advice = "send this account enough to pay the fee, or it never votes again"
-                        else:
-                            advice = "nothing: it asks again"
-                        logger.warning(
-                            "cannot yet ask for the operation that ends the wait",
-                            reason=complaint, account=crypto.format_address(self._me), to_do=advice,
-                            fee=compute_fee(self.genesis, signed),
-                        )  # fmt: skip
-            await trio.sleep(REGOSSIP_S)
-
     # What agreement asks (see Environment).
 
     def on_final(self, executed: list[ExecutedBlock], certificate: Certificate) -> None:
-        now = self.last_final_at = trio.current_time()
+        self.last_final_at = trio.current_time()
         for node in executed:
             for operation in node.block.body.operations:
-                self._own.pop(operation.id, None)
                 for event in self._waiting.get(operation.id, ()):
                     event.set()
-            if node.block.header.proposer == self._me:
-                self._gossip["blocks"].put(node.block.id + node.block.encoded)
             self._final.publish(FinalizedEvent(node.block, node.transition.failures))
-        # The proposer shares the certificate at once, the others only if they hear of none for a while.
-        if executed[-1].block.header.proposer == self._me:
-            self._gossip["certs"].put(certificate.encode())
-            self._certificate = None
-        elif self._me in self._driver.simplex.validators:
-            due = now + 0.2 + 0.3 * self._runtime.random.random()
-            if self._certificate is not None:
-                due = min(due, self._certificate[0])
-            self._certificate = (due, certificate)
+        self._rebroadcaster.on_final(executed, certificate, self._me in self._driver.simplex.validators)
 
     def fetch(self, block_id: bytes, peers: tuple[bytes, ...]) -> None:
         if self._nursery is not None and block_id not in self._fetching and len(self._fetching) < MAX_FETCHES:
@@ -408,10 +345,8 @@ class Engine:
             self._nursery.start_soon(self._fetch, block_id, peers)
 
     def complete(self, message: CompactPropose) -> None:
-        place = message.epoch, message.proposal.view
-        if self._nursery is not None and place not in self._completing:
-            self._completing.add(place)
-            self._nursery.start_soon(self._complete, message)
+        if self._nursery is not None:
+            self._nursery.start_soon(self._receiver.complete, message)
 
     def request_sync(self) -> None:
         self._sync.request_sync()
@@ -438,7 +373,7 @@ class Engine:
         else:
             await self._post(b"fetch", self._driver.on_fetched, block, size=len(block.encoded))
 
-    # What others send.
+    # What sync brings.
 
     async def _on_block_range(self, executed: list[ExecutedBlock], certificate: Certificate) -> None:
         await self._post_and_wait(self._driver.on_block_range, executed, certificate)
@@ -456,109 +391,3 @@ class Engine:
 
         await self._post(b"sync", take)
         await done.wait()
-
-    async def _on_committee_message(self, peer: bytes, payload: bytes) -> None:
-        if payload[:1] == FORWARDED_KIND:  # looked at elsewhere: votes do not wait for it
-            if self._rate_limits["ops"].admit(peer, peer, len(payload), trio.current_time()):
-                with suppress(trio.WouldBlock):
-                    self._forwarded.send_nowait(GossipMessage("forwarded", peer, payload[1:]))
-            return
-        while not self._committee_rates.admit(peer, len(payload), trio.current_time()):
-            await trio.sleep(PERIOD_S)
-        try:
-            is_compact = payload[:1] == COMPACT_KIND
-            message = CompactPropose.decode(payload[1:]) if is_compact else decode_message(payload)
-        except CodecError as error:
-            logger.debug("malformed message", peer=crypto.format_address(peer), reason=str(error))
-            self._network.report_misbehaviour(peer, Misbehaviour.GARBAGE)
-            return
-        if isinstance(message, CompactPropose) and message.proposal.leader != peer:
-            return  # the ids are not signed, so that only the leader itself may say them
-        await self._post(peer, self._take_message, peer, message, len(payload), size=len(payload))
-
-    async def _take_message(self, peer: bytes, message: Message | CompactPropose, size: int) -> None:
-        refused = await self._driver.on_message(message, size)
-        if refused is not None:
-            logger.debug("message refused", peer=crypto.format_address(peer), reason=refused.reason)
-            if refused.is_forged:
-                self._network.report_misbehaviour(peer, Misbehaviour.FORGERY)
-
-    async def _complete(self, compact: CompactPropose) -> None:
-        """Complete a compact proposal: from the mempool, else from its leader, else as a whole block."""
-        leader, place = compact.proposal.leader, (compact.epoch, compact.proposal.view)
-        try:
-            known = {key: operation for key in compact.ids if (operation := self._mempool.get(key)) is not None}
-            missing = [key for key in compact.ids if key not in known]
-            if missing:
-                known.update(await self._sync.fetch_operations(leader, missing))
-            message = reconstruct(compact, known)
-            if message is None:
-                block = await self._sync.fetch_block(compact.proposal.block_id, (leader,))
-                message = None if block is None else Propose(compact.proposal, block)
-        except InvalidMessage as error:
-            logger.debug("message refused", peer=crypto.format_address(leader), reason=str(error))
-            return
-        finally:
-            self._completing.discard(place)
-        if message is not None:
-            size = len(message.block.encoded)
-            await self._post(leader, self._driver.on_message, message, size, size=size)
-
-    async def _listen(
-        self,
-        channel: trio.MemoryReceiveChannel[GossipMessage],
-        take: Callable[[GossipMessage], Awaitable[None]],
-        gate: TopicRateLimiter | None,
-    ) -> None:
-        async for message in channel:
-            sender, now = message.sender, trio.current_time()
-            if sender == self._me or (gate and not gate.admit(sender, message.neighbour, len(message.payload), now)):
-                continue
-            try:
-                await take(message)
-            except LedgerError as error:  # no honest node sends such
-                (gate or self._rate_limits["ops"]).punish(sender, trio.current_time())
-                logger.debug(
-                    "gossip dropped", topic=message.topic, peer=crypto.format_address(message.sender), reason=str(error)
-                )
-
-    async def _on_ops(self, message: GossipMessage) -> None:
-        await self._ingress.take(message.sender, message.neighbour, message.payload)
-
-    async def _on_blocks(self, message: GossipMessage) -> None:
-        for item in Batch.decode(message.payload, MAX_RECORD_BYTES).items:
-            block_id, raw = item[:32], item[32:]
-            if len(raw) > MAX_BLOCK_BYTES or self._driver.find_block(block_id) is not None:
-                continue
-            if self._store.height_of_block(block_id) is None:
-                block = Block.decode(raw)
-                if block.id == block_id:
-                    await self._post(b"blocks", self._driver.on_block, block, size=len(raw))
-
-    async def _on_certs(self, message: GossipMessage) -> None:
-        for raw in Batch.decode(message.payload).items:
-            if not self._certificates.add(raw):
-                continue
-            certificate = Certificate.decode(raw)
-            if certificate.kind != VoteKind.FINALIZE:
-                continue
-            is_known = self._store.height_of_block(certificate.block_id) is not None
-            # Anybody may gossip, and what is believed here silences this node or makes it sync.
-            validators = self._driver.epoch.find_validators(certificate.epoch)
-            if validators is None:  # of an epoch far ahead, if of any: sync will tell
-                if not is_known:
-                    self._sync.request_sync()
-                continue
-            # Of a block that is final already it may still show who contradicted itself.
-            is_of_use = not is_known or self._driver.has_new_votes(certificate, validators)
-            if not is_of_use and not self._is_to_share(certificate):
-                continue
-            await self._runtime.run_sync(certificate.verify, self.genesis.chain_id, validators)
-            if self._is_to_share(certificate):
-                self._certificate = None  # somebody was faster
-            if is_of_use:
-                await self._post(b"certs", self._driver.on_message, certificate, len(raw), size=len(raw))
-
-    def _is_to_share(self, certificate: Certificate) -> bool:
-        """Whether this node is about to gossip the finality of the same block."""
-        return self._certificate is not None and certificate.block_id == self._certificate[1].block_id

@@ -1,63 +1,73 @@
-"""Signatures that were found to hold, so that none is checked twice.
+"""Verdicts on signatures, so that none is checked twice. Pure.
 
-A vote is checked when it arrives, and again inside the certificate of the next block, and again in the notarization
-that another validator sends. The memory is bounded, and holds nothing about signatures that failed.
+A vote is checked when it arrives. The same signature comes again inside certificates, in the bodies of blocks, by
+gossip and by sync. The memory is bounded; signatures that do not hold have a small one of their own, so that a flood of
+them pushes nothing out. Signatures of operations are not kept here: the mempool knows which of them hold.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from chain import crypto
-from chain.genesis import Genesis
-from chain.state.state import State
-from chain.transition.block import Transition, apply_block, check_header, get_signature_checks, verify_signatures
-from chain.transition.restart import get_block_epoch
-from chain.types.blocks import Block, Header
 
 MAX_SIGNATURES = 16_384
+"""Signatures that hold, remembered: several times what a block and its certificates stand on."""
+MAX_FORGED_SIGNATURES = 1_024
+"""Signatures that do not hold, remembered."""
+
+Verify = Callable[[Iterable[crypto.SignatureCheck]], bool]
+"""Whether all of some signatures hold."""
 
 
 class SignatureCache:
-    """The last claims that were verified."""
+    """The verdicts on the signatures that were checked last."""
 
     def __init__(self, capacity: int = MAX_SIGNATURES) -> None:
         self._capacity = capacity
-        self._verified: dict[crypto.SignatureCheck, None] = {}
+        self._valid: dict[crypto.SignatureCheck, None] = {}
+        self._forged: dict[crypto.SignatureCheck, None] = {}
 
-    def __contains__(self, claim: crypto.SignatureCheck) -> bool:
-        return claim in self._verified
+    def get(self, check: crypto.SignatureCheck) -> bool | None:
+        """Whether a signature holds; None if it is not known. Safe in any thread."""
+        if check in self._valid:
+            return True
+        return False if check in self._forged else None
 
-    def verify(self, claims: Iterable[crypto.SignatureCheck]) -> bool:
-        """As :func:`chain.crypto.verify_all`."""
-        for claim in claims:
-            if claim in self._verified:
+    def add(self, verdicts: Mapping[crypto.SignatureCheck, bool]) -> None:
+        """Remember verdicts, those on operations excepted."""
+        for check, is_valid in verdicts.items():
+            if check.domain == "operation":
                 continue
-            if not crypto.verify_all([claim]):
-                return False
-            self._verified[claim] = None
-            if len(self._verified) > self._capacity:
-                del self._verified[next(iter(self._verified))]
-        return True
+            known, capacity = (self._valid, self._capacity) if is_valid else (self._forged, MAX_FORGED_SIGNATURES)
+            known[check] = None
+            if len(known) > capacity:
+                del known[next(iter(known))]
+
+    def verify(self, checks: Iterable[crypto.SignatureCheck]) -> bool:
+        """Whether all signatures hold; checks here and now those that are not known."""
+        verification = Verification(self)
+        try:
+            return verification.verify(checks)
+        finally:
+            self.add(verification.verdicts)
 
 
-def execute_block(
-    genesis: Genesis,
-    parent: Header,
-    state: State,
-    block: Block,
-    verified: frozenset[bytes],
-    is_known: Callable[[crypto.SignatureCheck], bool],
-) -> Transition:
-    """:func:`chain.transition.block.state_transition`, without the signatures that were checked before.
+class Verification:
+    """Checks signatures that a cache does not know, in any thread; ``verdicts`` has what was found out."""
 
-    ``verified`` are ids of operations in the block whose very signature was checked.
+    def __init__(self, cache: SignatureCache) -> None:
+        self._cache = cache
+        self.verdicts: dict[crypto.SignatureCheck, bool] = {}
 
-    Raises:
-        InvalidBlock: any rule is broken.
-    """
-    epoch = get_block_epoch(genesis, state, block.body)
-    check_header(genesis, epoch, parent, block.header)
-    claims = get_signature_checks(genesis, epoch, parent, block, lambda operation: operation.id in verified)
-    verify_signatures((field, claim) for field, claim in claims if not is_known(claim))
-    return apply_block(genesis, parent, state, block)
+    def verify(self, checks: Iterable[crypto.SignatureCheck]) -> bool:
+        """Whether all signatures hold. Stops at the first that does not."""
+        return all(self._verify(check) for check in checks)
+
+    def _verify(self, check: crypto.SignatureCheck) -> bool:
+        known = self._cache.get(check)
+        if known is None:
+            known = self.verdicts.get(check)
+        if known is None:
+            known = self.verdicts[check] = crypto.verify_all([check])
+        return known

@@ -1,7 +1,7 @@
-"""What a node does of its own accord, so that its owner need not watch it.
+"""Operations that a node submits by itself, so that its owner need not watch it.
 
-A validator goes on with another hash onion before the one in use runs out, and asks to return once it was jailed for
-being away. Any node shows evidence against whoever contradicts itself.
+A validator commits to another hash chain before the one in use runs out, and unjails itself once its term is over. Any
+node with an account reports equivocation: two votes of one validator that exclude each other.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from p2p.runtime import Runtime
 logger = structlog.get_logger(__name__)
 
 RESERVE_EPOCHS = 3
-"""An onion is renewed while it lasts for so many epochs at the worst: another one takes two to come into force."""
+"""Epochs for which a hash chain must last at the worst; a new one takes two epochs to come into force."""
 RETRY_BLOCKS = 16
 """Final blocks after which a duty that got lost on the way is asked for again."""
 MAX_REPORTED = 64
-"""Whom this node shows evidence against at the same time."""
+"""Validators that are reported at the same time."""
 REPORT_INTERVAL_S = 60.0
-"""Seconds after which evidence is shown again that did not get into a block: this node may be behind, or penniless."""
+"""Seconds after which evidence is submitted again: this node may be behind, or unable to pay the fee."""
 MAX_REPORT_DELAY_S = 2.0
-"""Seconds within which a node shows evidence at random, so that not all of them do it for one reward."""
+"""Seconds, drawn at random, before evidence is submitted, so that not all nodes pay for one reward."""
 
 Submit = Callable[[Callable[[int], NoncedOperation]], Awaitable[SignedOperation]]
 """Signs and submits the operation made with the account's next nonce."""
@@ -56,7 +56,7 @@ def next_duty(genesis: Genesis, state: StateReader, key: crypto.KeyPair) -> Call
 
 
 class ValidatorTasks:
-    """Runs beside the engine of a node, validator or not: whoever has an account can show evidence."""
+    """Runs beside the engine of a node, validator or not: any account can submit evidence."""
 
     def __init__(self, key: crypto.KeyPair, engine: Engine, submit: Submit, runtime: Runtime) -> None:
         self._key = key
@@ -79,7 +79,9 @@ class ValidatorTasks:
             if due is None or height < next_at or engine.is_pending(asked):
                 continue
             next_at = height + RETRY_BLOCKS
-            if asked and engine.is_final(asked):  # it failed; what is paid for once in an epoch is paid for enough
+            if asked and engine.is_final(
+                asked
+            ):  # it failed: retry at most once per epoch, since each attempt costs a fee
                 next_at, asked = height + engine.genesis.parameters.epoch_heights, b""
                 continue
             try:
@@ -97,7 +99,7 @@ class ValidatorTasks:
                     nursery.start_soon(self._report_until_slashed, first, second)
 
     async def _report_until_slashed(self, first: Vote, second: Vote) -> None:
-        """Show evidence until its signer is punished, by whoever's, or cannot be any more."""
+        """Submit evidence again and again until its signer is slashed, or cannot be any more."""
         engine, delay = self._engine, MAX_REPORT_DELAY_S * self._runtime.random.random()
         while True:
             await trio.sleep(delay)
@@ -123,5 +125,5 @@ class ValidatorTasks:
         operation = sign_operation(self._key, self._engine.genesis.chain_id, Evidence(earlier, later))
         try:
             await self._engine.submit(operation)
-        except InvalidOperation as error:  # somebody was faster
+        except InvalidOperation as error:  # another node was faster
             logger.debug("evidence refused", signer=crypto.format_address(first.signer), reason=str(error))

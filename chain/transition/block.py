@@ -20,12 +20,13 @@ from chain.state.state import State, StateOverlay, StateReader
 from chain.transition.context import BlockContext
 from chain.transition.epoch_processing import process_epoch
 from chain.transition.epochs import Epoch, get_last_height, get_next_epoch
+from chain.transition.justification import get_justification_checks
 from chain.transition.operations import process_operation
 from chain.transition.participation import process_votes
 from chain.transition.payments import settle_due_captures
 from chain.transition.restart import check_restart, get_block_epoch, get_restart_view, is_restart, remove_validators
 from chain.transition.slashing import charge_missed_leads
-from chain.types.blocks import MAX_BLOCK_BYTES, MAX_NULLIFICATIONS, VERSION, Block, Body, Header, sign_block
+from chain.types.blocks import MAX_BLOCK_BYTES, VERSION, Block, Body, Header, sign_block
 from chain.types.operations import SignedOperation
 from chain.types.validators import ValidatorSet
 from chain.types.votes import Certificate, Vote, VoteKind
@@ -48,22 +49,29 @@ class Transition:
 
 
 IsVerified = Callable[[SignedOperation], bool]
+Verify = Callable[[Iterable[crypto.SignatureCheck]], bool]
 
 
 def state_transition(
-    genesis: Genesis, parent: Header, state: State, block: Block, is_verified: IsVerified | None = None
+    genesis: Genesis,
+    parent: Header,
+    state: State,
+    block: Block,
+    is_verified: IsVerified | None = None,
+    verify: Verify = crypto.verify_all,
 ) -> Transition:
     """Check ``block`` on ``parent`` and the state after it, and return what follows.
 
     ``is_verified`` says which operations had their signature checked before, so that it is not checked again.
+    ``verify`` checks all other signatures; a caller may answer from what it has checked before.
 
     Raises:
         InvalidBlock: any rule is broken.
     """
     epoch = get_block_epoch(genesis, state, block.body)
     check_header(genesis, epoch, parent, block.header)
-    verify_signatures(get_signature_checks(genesis, epoch, parent, block, is_verified))
-    return apply_block(genesis, parent, state, block)
+    verify_signatures(get_signature_checks(genesis, epoch, parent, block, is_verified), verify)
+    return _apply(genesis, epoch, parent, state, block)
 
 
 def apply_block(genesis: Genesis, parent: Header, state: State, block: Block) -> Transition:
@@ -76,6 +84,11 @@ def apply_block(genesis: Genesis, parent: Header, state: State, block: Block) ->
     """
     epoch = get_block_epoch(genesis, state, block.body)
     check_header(genesis, epoch, parent, block.header)
+    return _apply(genesis, epoch, parent, state, block)
+
+
+def _apply(genesis: Genesis, epoch: Epoch, parent: Header, state: State, block: Block) -> Transition:
+    """Check and execute what is left of a block once its header and its signatures were checked."""
     if len(block.encoded) > MAX_BLOCK_BYTES:
         raise InvalidBlock("body", f"the block has {len(block.encoded)} bytes, more than {MAX_BLOCK_BYTES}")
     if block.body.root != block.header.body_root:
@@ -112,14 +125,14 @@ def get_signature_checks(
     return checks
 
 
-def verify_signatures(checks: Iterable[tuple[str, crypto.SignatureCheck]]) -> None:
+def verify_signatures(checks: Iterable[tuple[str, crypto.SignatureCheck]], verify: Verify = crypto.verify_all) -> None:
     """Verify signatures.
 
     Raises:
         InvalidBlock: one does not hold; it names the field.
     """
     for field, check in checks:
-        if not crypto.verify_all([check]):
+        if not verify([check]):
             raise InvalidBlock(field, f"the signature is not that of {crypto.format_address(check.public_key)}")
 
 
@@ -178,62 +191,6 @@ def check_reveal(state: StateReader, header: Header) -> None:
 def compute_chain_time(genesis: Genesis, parent: Header, timestamp: int) -> int:
     """Chain time of a child: it grows with the timestamps, by at most the idle beat per block."""
     return parent.chain_time + min(timestamp - parent.timestamp, genesis.parameters.idle_beat)
-
-
-def get_justification_checks(
-    genesis: Genesis, epoch: Epoch, parent: Header, block: Block
-) -> list[tuple[str, crypto.SignatureCheck]]:
-    """The signature checks that a block's agreement evidence stands on, after its form was checked.
-
-    The parent must be certified (notarized, or finalized across an epoch boundary), and the last views between the
-    parent's and the block's nullified. Which blocks the late votes are for is checked against the
-    state (:func:`chain.transition.participation.process_votes`).
-
-    Raises:
-        InvalidBlock: evidence is missing, misplaced, or lacks a quorum.
-    """
-    header, body = block.header, block.body
-    if is_restart(header):
-        return []  # what it stands on is not agreement
-    checks: list[tuple[str, crypto.SignatureCheck]] = []
-    last_view = 0
-    certificate = body.parent_certificate
-    if parent.height == 0:
-        if certificate is not None:
-            raise InvalidBlock("parent_certificate", "genesis has none")
-    else:
-        same_epoch = parent.epoch == header.epoch
-        # A finality certificate stands for the notarization it implies; across an epoch boundary only finality will do.
-        kinds = (VoteKind.NOTARIZE, VoteKind.FINALIZE) if same_epoch else (VoteKind.FINALIZE,)
-        if certificate is None or certificate.kind not in kinds:
-            raise InvalidBlock("parent_certificate", f"is not a {kinds[0].domain} certificate")
-        if (certificate.epoch, certificate.block_id) != (parent.epoch, parent.id):
-            raise InvalidBlock("parent_certificate", "is not of the parent")
-        if same_epoch:
-            last_view = certificate.view
-            if last_view != parent.view:
-                raise InvalidBlock("parent_certificate", f"is of view {last_view}, the parent of view {parent.view}")
-        voters = epoch.find_validators(parent.epoch)
-        if voters is None:
-            raise InvalidBlock("parent_certificate", f"is of epoch {parent.epoch}, the block of {epoch.number}")
-        checks += _get_certificate_checks("parent_certificate", genesis, certificate, voters)
-    skipped = [(c.kind, c.epoch, c.view) for c in body.nullifications]
-    first = max(last_view + 1, header.view - MAX_NULLIFICATIONS)
-    if skipped != [(VoteKind.NULLIFY, header.epoch, view) for view in range(first, header.view)]:
-        raise InvalidBlock("nullifications", f"do not cover exactly the views {first} to {header.view - 1}")
-    for nullification in body.nullifications:
-        checks += _get_certificate_checks("nullifications", genesis, nullification, epoch.validators)
-    checks += [("late_votes", vote.signature_check(genesis.chain_id)) for vote in body.late_votes]
-    return checks
-
-
-def _get_certificate_checks(
-    field: str, genesis: Genesis, certificate: Certificate, validators: ValidatorSet
-) -> list[tuple[str, crypto.SignatureCheck]]:
-    try:
-        return [(field, check) for check in certificate.signature_checks(genesis.chain_id, validators)]
-    except InvalidCertificate as error:
-        raise InvalidCertificate(error.reason, field) from error
 
 
 def verify_finality(genesis: Genesis, validators: ValidatorSet, header: Header, certificate: Certificate) -> None:

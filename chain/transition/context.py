@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 
 from chain.genesis import Genesis
@@ -12,12 +13,16 @@ from chain.types.blocks import Header
 
 @dataclass(frozen=True, slots=True)
 class BlockContext:
-    """What an operation may know of the block that it stands in."""
+    """What an operation may know of the block that it stands in.
+
+    ``proven`` has the ids of registrations whose proof of work was checked before.
+    """
 
     genesis: Genesis
     epoch: int
     height: int
     chain_time: int
+    proven: Container[bytes] = ()
 
     @classmethod
     def after(cls, genesis: Genesis, header: Header) -> BlockContext:

@@ -44,6 +44,7 @@ from chain.types.operations import (
     Unbond,
     Unjail,
     Withdraw,
+    compute_operation_id,
 )
 
 
@@ -124,7 +125,8 @@ def _process(overlay: StateOverlay, context: BlockContext, operation: Operation,
         case Recommit():
             validators.process_recommit(overlay, context.epoch, operation, signer)
         case Register():
-            process_register(overlay, context.genesis, operation, signer)
+            is_proven = compute_operation_id(operation, signer) in context.proven
+            process_register(overlay, context.genesis, operation, signer, is_proven)
         case Evidence():
             slashing.process_evidence(overlay, context.genesis, context.epoch, operation, signer)
         case Hold():

@@ -10,6 +10,7 @@ from chain.state.keys import PARTICIPATION_KEY
 from chain.state.records import Participation, RecentBlock
 from chain.state.state import StateOverlay, StateReader
 from chain.transition.epochs import Epoch
+from chain.transition.justification import check_parent_certificate
 from chain.types.blocks import Body, Header
 from chain.types.validators import LATE_VOTE_BLOCKS, MAX_COMMITTEE
 from chain.types.votes import Certificate, Vote, VoteKind
@@ -18,17 +19,17 @@ from chain.types.votes import Certificate, Vote, VoteKind
 def process_votes(overlay: StateOverlay, epoch: Epoch, parent: Header, body: Body) -> None:
     """Count who took part, as the evidence in a block's body shows.
 
-    The certificates are those of the right blocks (:func:`chain.transition.block.get_justification_checks`).
+    The certificates are those of the right blocks (:func:`chain.transition.justification.get_justification_checks`).
 
     Raises:
         InvalidBlock: the parent's certificate is wrong, or a late vote is for no recent block or was counted before.
     """
     participation, certificate = overlay.participation, body.parent_certificate
-    if certificate is not None and certificate.epoch == epoch.number:
-        # Checked with the signatures, but that may come later, or never where blocks are only executed again.
-        is_first = not parent.height or parent.epoch != epoch.number
-        if is_first or any(position >= len(epoch.validators) for position in certificate.signers):
-            raise InvalidBlock("parent_certificate", "is not of the parent, or of others than this epoch's validators")
+    if certificate is not None:
+        # Checked with the signatures too, but that may come later, or never where blocks are only executed again.
+        is_of_epoch = check_parent_certificate(parent, epoch.number, certificate) > 0
+        if is_of_epoch and any(position >= len(epoch.validators) for position in certificate.signers):
+            raise InvalidBlock("parent_certificate", "names a position that this epoch's committee does not have")
     recent = get_recent_blocks(overlay, epoch, parent, certificate)
     counts, blocks = [0] * len(epoch.validators), 0
     if certificate is not None and recent:

@@ -6,7 +6,7 @@ a notarized block. A certificate gathers votes of one kind on one (epoch, view, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Annotated
@@ -56,23 +56,36 @@ class Vote(Record):
         message = vote_message(self.epoch, self.view, self.block_id)
         return crypto.SignatureCheck(self.signer, VoteKind(self.kind).domain, chain_id, message, self.signature)
 
-    def is_valid(self, chain_id: bytes) -> bool:
-        """Whether the signature holds and a nullify names no block."""
+    def is_valid(
+        self, chain_id: bytes, verify: Callable[[Iterable[crypto.SignatureCheck]], bool] = crypto.verify_all
+    ) -> bool:
+        """Whether the signature holds (``verify`` checks it) and a nullify names no block."""
         if (self.kind == VoteKind.NULLIFY) != (self.block_id == NO_BLOCK):
             return False
-        return crypto.verify_all([self.signature_check(chain_id)])
+        return verify([self.signature_check(chain_id)])
+
+
+EXCLUSIVE_KINDS = {
+    VoteKind.NOTARIZE: (VoteKind.NOTARIZE,),
+    VoteKind.NULLIFY: (VoteKind.NULLIFY, VoteKind.FINALIZE),
+    VoteKind.FINALIZE: (VoteKind.FINALIZE, VoteKind.NULLIFY),
+}
+"""For each kind of vote, the kinds of which an honest validator signs only one vote in a view."""
+
+
+def is_same_vote(first: Vote, second: Vote) -> bool:
+    """Whether two votes of one signer in one view say the same."""
+    return (first.kind, first.block_id) == (second.kind, second.block_id)
 
 
 def is_slashable(first: Vote, second: Vote) -> bool:
-    """Whether no honest validator signs both: two notarize, two finalize, or nullify and finalize, in one view.
+    """Whether no honest validator signs both: two different votes of exclusive kinds, in one view.
 
     The signatures are the caller's to check.
     """
     if (first.signer, first.epoch, first.view) != (second.signer, second.epoch, second.view):
         return False
-    if first.kind == second.kind:
-        return first.block_id != second.block_id
-    return {first.kind, second.kind} == {VoteKind.NULLIFY, VoteKind.FINALIZE}
+    return second.kind in EXCLUSIVE_KINDS[VoteKind(first.kind)] and not is_same_vote(first, second)
 
 
 def sign_vote(key: crypto.KeyPair, chain_id: bytes, kind: VoteKind, epoch: int, view: int, block_id: bytes) -> Vote:

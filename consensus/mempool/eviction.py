@@ -1,7 +1,7 @@
-"""Who takes up the most room for what it owns: found at once among any number of accounts.
+"""Finds the account with the most bytes per credit that it owns, in constant time.
 
-Room in a mempool is shared in proportion to credit, so that nobody gains by splitting it among many accounts. Accounts
-are kept in classes of bytes per credit, each twice the one before.
+Room in a mempool is shared in proportion to credit, so that nothing is gained by splitting credit among many accounts.
+Accounts are kept in classes of bytes per credit, each twice the one before.
 """
 
 from __future__ import annotations

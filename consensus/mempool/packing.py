@@ -1,8 +1,8 @@
 """Choosing operations for a block, one after the other, as long as there is room: what is turned down gives room back.
 
-Pending operations stand in *lines*, in each of which the order matters. Lines are served in turns of equal bytes (an
-operation's rank is the bytes before it in its line), ties by arrival: a flood fills only its own line, and nobody gains
-by cutting an operation in two.
+Pending operations stand in *queues*, each of which keeps its order. Queues are served in turns of equal bytes (an
+operation's rank is the bytes before it in its queue), ties by arrival: a flood fills only its own queue, and nothing is
+gained by cutting an operation in two.
 """
 
 from __future__ import annotations

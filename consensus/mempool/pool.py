@@ -1,10 +1,10 @@
 """Operations that wait for a block. Pure: it reads no clock and no network; time is passed in (seconds).
 
-An operation is *ready* when the ledger would take it on the last final state, else it *waits*: for an earlier nonce,
-for credit, or because this node is a block behind whoever made it (a capture may overtake its hold). What has waited
+An operation is *ready* if the ledger would take it on the last final state. Otherwise it *waits*: for an earlier nonce,
+for credit, or for a block that its author has and this node has not (a capture may overtake its hold). What has waited
 for :data:`MAX_WAIT_S` is dropped. Only ready operations count as work and are selected.
 
-What somebody takes up of the pool is bounded by the credit that it owns, though it costs nothing until it is included.
+Room in the pool costs nothing until an operation is included, so it is bounded by the credit that an account owns.
 
 - One account holds at most :data:`MAX_NONCED` operations with a nonce and :data:`MAX_ACCOUNT_BYTES` in all. It can pay
   the fees of all of them, and all its ready holds at once, from what it has in the last final state. What excludes
@@ -23,25 +23,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container, Iterable
-from dataclasses import dataclass, field
+from dataclasses import replace
 
 from chain.exceptions import CannotPay, InvalidNonce, InvalidOperation, InvalidSignature
 from chain.genesis import Genesis
-from chain.state.keys import hold_key
-from chain.state.records import Account
 from chain.state.state import State, StateOverlay
 from chain.transition.context import BlockContext
 from chain.transition.fees import compute_fee
 from chain.transition.operations import check_form, process_operation
 from chain.types.blocks import Block, Header
-from chain.types.operations import Capture, Dispute, Hold, NoncedOperation, Operation, Release, SignedOperation
+from chain.types.operations import Capture, Hold, NoncedOperation, SignedOperation
+from consensus.mempool.entries import (
+    AccountQueue,
+    Entry,
+    explain_reservation,
+    get_conflict_keys,
+    get_cost,
+    get_dependencies,
+    update_from_state,
+)
 from consensus.mempool.eviction import EvictionIndex
 from consensus.mempool.packing import BlockPacker
 
 MAX_WAIT_S = 30.0
 """Seconds that an operation may wait to become ready."""
 MAX_READY_BLOCKS = 256
-"""Final blocks for which a ready operation is kept: whoever makes them does not have it, or does not want it."""
+"""Final blocks after which a ready operation that no proposer included is dropped."""
 MAX_NONCED = 64
 """Pending operations with a nonce, per account."""
 MAX_ACCOUNT_BYTES = 256 * 1024
@@ -61,8 +68,6 @@ MAX_REJECTIONS = 3
 REVALIDATION_BUDGET = 256
 """Work spent on judging again after a block, and at each :meth:`Mempool.expire`: operations, and receipts in them."""
 
-ConflictKey = tuple[object, ...]
-
 
 class AlreadyKnown(InvalidOperation):
     """The operation is pending or final already."""
@@ -70,47 +75,6 @@ class AlreadyKnown(InvalidOperation):
 
 class PoolFull(InvalidOperation):
     """A limit of the mempool is reached; later the operation may be taken."""
-
-
-@dataclass(slots=True, eq=False)
-class _Entry:
-    operation: SignedOperation
-    arrival: int
-    """Serial number of its admission."""
-    height: int
-    """Of the block that was to come next then."""
-    size: int
-    fee: int
-    cost: int
-    """What it takes out of the available credit as soon as it is included, if that is known before."""
-    ready: bool = False
-    reason: str = ""
-    """Why it is not ready, unless for an earlier nonce."""
-    rejections: int = 0
-
-
-@dataclass(slots=True, eq=False)
-class _Account:
-    """What one account has pending. ``owned`` is all its credit, ``nonce`` and ``available`` are those of the state."""
-
-    nonce: int
-    available: int
-    owned: int
-    next_nonce: int
-    """The first nonce that is missing or cannot be included: those pending below it follow the account's."""
-    nonced: dict[int, _Entry] = field(default_factory=dict)
-    one_time: dict[bytes, _Entry] = field(default_factory=dict)
-    """By id, in order of arrival."""
-    conflicts: dict[ConflictKey, bytes] = field(default_factory=dict)
-    """The conflict keys of the one-time operations, and their ids."""
-    waiting: dict[bytes, int] = field(default_factory=dict)
-    """The sizes of those that are not ready, by id."""
-    size: int = 0
-    waiting_size: int = 0
-    fees: int = 0
-    """Of the operations with a nonce."""
-    reserved: int = 0
-    """Cost of the one-time operations that are ready."""
 
 
 class Mempool:
@@ -130,11 +94,13 @@ class Mempool:
     ) -> None:
         self._genesis = genesis
         self._state = state
-        self._context = BlockContext.after(genesis, header)
+        self._proven: set[bytes] = set()
+        """Ids of pending registrations whose proof of work holds."""
+        self._context = self._make_context(header)
         self._max_bytes = max_bytes
         self._max_operations = max_operations
-        self._entries: dict[bytes, _Entry] = {}
-        self._accounts: dict[bytes, _Account] = {}
+        self._entries: dict[bytes, Entry] = {}
+        self._accounts: dict[bytes, AccountQueue] = {}
         self._pending_index, self._waiting_index = EvictionIndex(), EvictionIndex()
         self._waiting: dict[bytes, float] = {}
         """When each waiting operation began to wait, in that order."""
@@ -167,7 +133,10 @@ class Mempool:
         return None if entry is None else entry.operation
 
     def is_verified(self, signed: SignedOperation) -> bool:
-        """Whether the signature of this very operation was found to hold before, here or in a block."""
+        """Whether the signature of this very operation was found to hold before, here or in a block.
+
+        Safe in any thread.
+        """
         entry = self._entries.get(signed.id)
         if entry is not None and entry.operation.signature == signed.signature:
             return True
@@ -211,7 +180,7 @@ class Mempool:
             fee += pending.fees
         else:
             self._check_one_time(signed, pending)
-        # The fee of a capture comes out of what it captures. Its account may have nothing available, but whoever owns
+        # The fee of a capture comes out of what it captures. Its account may have nothing available, but one that owns
         # nothing at all captures only what is there to be captured.
         if isinstance(operation, Capture):
             if pending.owned < fee and not self._is_payee(operation, signer):
@@ -225,13 +194,13 @@ class Mempool:
         if self._is_full(len(signed.encoded)) and not self._pending_index.has_above(place):
             raise PoolFull("the pool is full")
 
-    def _check_one_time(self, signed: SignedOperation, pending: _Account) -> None:
+    def _check_one_time(self, signed: SignedOperation, pending: AccountQueue) -> None:
         operation = signed.operation
         if isinstance(operation, Hold):
             window = self._state.replay_window(signed.signer)
             if operation.seq < window.top and not window.is_usable(operation.seq, operation.attempt):
                 raise InvalidOperation(f"hold {operation.seq}/{operation.attempt} is used or too old")
-        for conflict in _get_conflict_keys(operation):
+        for conflict in get_conflict_keys(operation):
             rival = pending.conflicts.get(conflict)
             if rival is not None and self._entries[rival].ready:
                 raise InvalidOperation("another pending operation of the account asks for the same")
@@ -240,8 +209,8 @@ class Mempool:
         holds = [self._state.hold(item.delivery.hold) for item in operation.items]
         return all(hold is not None and hold.payee == signer for hold in holds)
 
-    def add(self, signed: SignedOperation, now: float) -> None:
-        """Take an operation whose signature holds.
+    def add(self, signed: SignedOperation, now: float, is_proven: bool = False) -> None:
+        """Take an operation whose signature holds, and if it ``is_proven`` its proof of work.
 
         Raises:
             InvalidSignature: a signature inside it does not hold.
@@ -255,7 +224,7 @@ class Mempool:
             self._make_room(self._pending_index)
         self._arrivals += 1
         operation, fee = signed.operation, compute_fee(self._genesis, signed)
-        entry = _Entry(signed, self._arrivals, self._context.height, size, fee, _get_cost(operation, fee))
+        entry = Entry(signed, self._arrivals, self._context.height, size, fee, get_cost(operation, fee))
         pending = self._accounts.get(signed.signer)
         if pending is None:
             pending = self._accounts[signed.signer] = self._make_account(signed.signer)
@@ -263,7 +232,7 @@ class Mempool:
             pending.nonced[operation.nonce] = entry
             pending.fees += entry.fee
         else:
-            for conflict in _get_conflict_keys(operation):
+            for conflict in get_conflict_keys(operation):
                 rival = pending.conflicts.get(conflict)
                 if rival is not None:  # it waits, and this one may do better
                     self.remove(rival)
@@ -271,9 +240,11 @@ class Mempool:
                 pending.conflicts[conflict] = signed.id
             pending.one_time[signed.id] = entry
             self._revalidation_order[signed.id] = None
-            for key in _get_dependencies(operation):
+            for key in get_dependencies(operation):
                 self._dependents.setdefault(key, {})[signed.id] = None
         self._entries[signed.id] = entry
+        if is_proven:
+            self._proven.add(signed.id)
         self._resize(signed.signer, pending, size)
         self._set_ready(entry, False, "")
         if isinstance(operation, NoncedOperation):
@@ -317,7 +288,7 @@ class Mempool:
         arrival, so that a gateway's holds never queue behind its transfers. Captures need no precedence: they compete
         in their payee's line.
         """
-        lines: list[list[_Entry]] = []
+        lines: list[list[Entry]] = []
         for pending in self._accounts.values():
             lines.append([pending.nonced[nonce] for nonce in range(pending.nonce, pending.next_nonce)])
             lines.append(list(pending.one_time.values()))
@@ -352,13 +323,13 @@ class Mempool:
         """
         self._now = self._final_at = now
         self._state = state
-        self._context = BlockContext.after(self._genesis, block.header)
+        self._context = self._make_context(block.header)
         for signed in block.body.operations:
             self._remove(signed.id, opens_gap=False)
             self._final[signed.id] = None
             rivals = self._accounts.get(signed.signer)
             if rivals is not None and not isinstance(signed.operation, NoncedOperation):
-                for conflict in _get_conflict_keys(signed.operation):
+                for conflict in get_conflict_keys(signed.operation):
                     self.remove(rivals.conflicts.get(conflict, b""))
         while len(self._final) > MAX_FINAL_IDS:
             del self._final[next(iter(self._final))]
@@ -377,11 +348,11 @@ class Mempool:
         self.expire(now)
 
     def on_snapshot(self, header: Header, state: State, now: float) -> None:
-        """Go on from a state far ahead. What was pending for the old one is dropped; whoever cares sends it again."""
+        """Go on from a state far ahead. What was pending is dropped; its authors submit it again."""
         for operation_id in list(self._entries):
             self.remove(operation_id)
         self._now, self._final_at, self._state = now, -math.inf, state
-        self._context = BlockContext.after(self._genesis, header)
+        self._context = self._make_context(header)
 
     def expire(self, now: float) -> None:
         """Drop what has waited too long, and judge again some of what may have become ready or impossible."""
@@ -408,7 +379,7 @@ class Mempool:
         for nonce in spent if len(spent) < len(pending.nonced) else sorted(pending.nonced):
             if nonce < account.nonce and nonce in pending.nonced:
                 self._remove(pending.nonced[nonce].operation.id, opens_gap=False)
-        _fill_in(pending, account)
+        update_from_state(pending, account)
         while pending.fees > account.available:  # none of them is included for less than its fee
             self.remove(pending.nonced[max(pending.nonced)].operation.id)
         if signer not in self._accounts:
@@ -420,7 +391,7 @@ class Mempool:
         if pending.reserved + pending.fees > account.available:
             for entry in reversed(list(pending.one_time.values())):
                 if entry.ready and entry.cost and pending.reserved + pending.fees > account.available:
-                    self._set_ready(entry, False, _cannot_reserve(entry, account.available))
+                    self._set_ready(entry, False, explain_reservation(entry, account.available))
         for operation_id in pending.waiting:
             self._mark_dirty(operation_id)
 
@@ -440,7 +411,7 @@ class Mempool:
         if not isinstance(entry.operation.operation, NoncedOperation):
             self._dirty.setdefault(entry.operation.signer, {})[operation_id] = None
 
-    def _open_gap(self, pending: _Account, nonce: int) -> None:
+    def _open_gap(self, pending: AccountQueue, nonce: int) -> None:
         """What follows a nonce that cannot be included cannot be either."""
         for later in range(nonce, pending.next_nonce):
             entry = pending.nonced.get(later)
@@ -448,12 +419,12 @@ class Mempool:
                 self._set_ready(entry, False, entry.reason)
         pending.next_nonce = min(pending.next_nonce, nonce)
 
-    def _close_gap(self, pending: _Account) -> None:
+    def _close_gap(self, pending: AccountQueue) -> None:
         while (entry := pending.nonced.get(pending.next_nonce)) is not None and not entry.reason:
             self._set_ready(entry, True, "")
             pending.next_nonce += 1
 
-    def _revalidate(self, entry: _Entry) -> int:
+    def _revalidate(self, entry: Entry) -> int:
         """Find out whether a one-time operation is ready; one that never will be is dropped. Returns the work done."""
         signed = entry.operation
         operation, signer = signed.operation, signed.signer
@@ -464,7 +435,7 @@ class Mempool:
         reserved = pending.reserved + pending.fees - (entry.cost if entry.ready else 0)
         try:
             if entry.cost and reserved + entry.cost > pending.available:
-                raise CannotPay(_cannot_reserve(entry, pending.available))
+                raise CannotPay(explain_reservation(entry, pending.available))
             process_operation(StateOverlay(self._state), self._context, signed)
             if isinstance(operation, Hold) and operation.deadline <= self._get_latest_time() + DEADLINE_MARGIN_MS:
                 raise InvalidOperation(
@@ -482,16 +453,20 @@ class Mempool:
 
     # Bookkeeping.
 
+    def _make_context(self, header: Header) -> BlockContext:
+        """That of the block after ``header``."""
+        return replace(BlockContext.after(self._genesis, header), proven=self._proven)
+
     def _get_latest_time(self) -> int:
         """The chain time that the next block has if it is made now, rounded up."""
         elapsed = min(1000 * (self._now - self._final_at), self._genesis.parameters.idle_beat)
         return self._context.chain_time + math.ceil(elapsed)
 
-    def _make_account(self, signer: bytes) -> _Account:
+    def _make_account(self, signer: bytes) -> AccountQueue:
         account = self._state.account(signer)
-        return _Account(account.nonce, account.available, account.total, account.nonce)
+        return AccountQueue(account.nonce, account.available, account.total, account.nonce)
 
-    def _set_ready(self, entry: _Entry, ready: bool, reason: str) -> None:
+    def _set_ready(self, entry: Entry, ready: bool, reason: str) -> None:
         signed = entry.operation
         pending = self._accounts[signed.signer]
         pending.reserved += entry.cost * (ready - entry.ready)
@@ -533,6 +508,7 @@ class Mempool:
         self._set_ready(entry, True, "")  # it waits for nothing any more
         pending.reserved -= entry.cost
         del self._entries[operation_id]
+        self._proven.discard(operation_id)
         if isinstance(operation, NoncedOperation):
             del pending.nonced[operation.nonce]
             pending.fees -= entry.fee
@@ -541,9 +517,9 @@ class Mempool:
         else:
             del pending.one_time[operation_id], self._revalidation_order[operation_id]
             self._unmark_dirty(signer, operation_id)
-            for conflict in _get_conflict_keys(operation):
+            for conflict in get_conflict_keys(operation):
                 del pending.conflicts[conflict]
-            for key in _get_dependencies(operation):
+            for key in get_dependencies(operation):
                 self._dependents[key].pop(operation_id)
                 if not self._dependents[key]:
                     del self._dependents[key]
@@ -556,40 +532,9 @@ class Mempool:
             if not ids:
                 del self._dirty[signer]
 
-    def _resize(self, signer: bytes, pending: _Account, difference: int) -> None:
+    def _resize(self, signer: bytes, pending: AccountQueue, difference: int) -> None:
         pending.size += difference
         self.size += difference
         self._pending_index.update(signer, pending.size, pending.owned)
         if not pending.size:
             del self._accounts[signer]
-
-
-def _fill_in(pending: _Account, account: Account) -> None:
-    pending.nonce, pending.available, pending.owned = account.nonce, account.available, account.total
-
-
-def _get_cost(operation: Operation, fee: int) -> int:
-    """What a one-time operation takes out of the available credit."""
-    if isinstance(operation, NoncedOperation | Capture):
-        return 0
-    return fee + operation.amount if isinstance(operation, Hold) else fee
-
-
-def _get_conflict_keys(operation: Operation) -> list[ConflictKey]:
-    """What of an account's one-time operations only one can have."""
-    if isinstance(operation, Hold):
-        return [("hold", operation.seq, operation.attempt)]
-    if isinstance(operation, Capture):
-        return [("capture", item.delivery.hold) for item in operation.items]
-    return []
-
-
-def _get_dependencies(operation: Operation) -> list[bytes]:
-    """The entries of the state, beside the accounts, without which an operation cannot be included."""
-    if isinstance(operation, Capture):
-        return [hold_key(item.delivery.hold) for item in operation.items]
-    return [hold_key(operation.hold)] if isinstance(operation, Release | Dispute) else []
-
-
-def _cannot_reserve(entry: _Entry, available: int) -> str:
-    return f"{entry.cost} micro-credits asked beside what is promised, {available} available"

@@ -1,4 +1,4 @@
-"""Direct links inside the committee, for what must not wait for gossip: proposals, votes, certificates.
+"""Direct streams inside the committee, for what must not wait for gossip: proposals, votes, certificates.
 
 Protocol ``/wwwserve/vote/1``: one long-lived exchange to each other member, each frame a :class:`Batch` of messages,
 nothing in return. Sending only puts a message into that member's queue, so a slow or dead member holds up nobody, and
@@ -118,7 +118,7 @@ class CommitteeStreams:
         return peer in self._members
 
     def send(self, peer: bytes, payload: bytes, is_hint: bool = False) -> None:
-        """Queue a message (at most 900 KiB) for one member; nothing happens for anybody else. Never waits."""
+        """Queue a message (at most 900 KiB) for one member; other peers are ignored. Never waits."""
         queue = self._queues.get(peer)
         if queue is None:
             return

@@ -1,7 +1,7 @@
-"""What waits for one loop: a queue for each source, taken from in turns.
+"""A round-robin queue for one event loop: each source has a queue of its own, and they are taken from in turns.
 
-Whoever brings more than fits in its queue waits, and so does what it brings later, but nobody else: of two sources, one
-that sends a thousand messages gets no more turns than one that sends a single vote.
+A source that brings more than fits in its queue waits; other sources do not. Of two sources, one that sends a thousand
+messages gets no more turns than one that sends a single vote.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """How operations that others send get into the mempool: decoded within bounds, each signature checked once.
 
 A newcomer's proof of work (:mod:`chain.transition.registration`) takes a hundred times as long to check as a signature,
-and costs nothing to make up. So proofs wait in a queue of their own, behind which nothing else waits, and only a few a
-second get into it: so many from neighbours with a stake, so many from all others, each divided among the neighbours
-that bring them. Whoever is turned away comes again: a node repeats what it submitted until it is final.
+and costs nothing to make up. So proofs wait in a queue of their own, behind which nothing else waits. Only a few a
+second get into it: one rate for neighbours with a stake and one for all others, each divided among the neighbours that
+bring them. An operation that is turned away comes again: a node repeats what it submitted until it is final.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ MAX_QUEUED_PROOFS = 16
 class OperationIngress:
     """Takes batches of operations. ``get_state`` returns the last final state.
 
-    ``wake`` is called when there may be more work for a block, ``punish`` with whoever sent a proof that does not
+    ``wake`` is called when there may be more work for a block, ``punish`` with the sender of a proof that does not
     hold.
     """
 
@@ -78,7 +78,7 @@ class OperationIngress:
                 logger.debug("a proof of work does not hold", peer=crypto.format_address(sender))
             elif verdict:
                 with suppress(InvalidOperation):
-                    self._mempool.add(operation, trio.current_time())
+                    self._mempool.add(operation, trio.current_time(), is_proven=True)
                 self._wake()
 
     async def take(self, sender: bytes, neighbour: bytes, payload: bytes) -> None:
@@ -169,5 +169,8 @@ class OperationIngress:
             raise fault
 
     def _verify_each(self, operations: list[SignedOperation]) -> list[bool]:
-        """Whether each is signed. Blocks for as long as that takes."""
-        return [verify_all([operation.signature_check(self._genesis.chain_id)]) for operation in operations]
+        """Whether each is signed. Blocks for as long as that takes, but for those that came in a block meanwhile."""
+        return [
+            self._mempool.is_verified(operation) or verify_all([operation.signature_check(self._genesis.chain_id)])
+            for operation in operations
+        ]

@@ -1,86 +1,114 @@
 """Simplex agreement, weighted by stake: the state machine of one validator in one epoch.
 
-The protocol is that of Chan and Pass (Simplex, 2023). This text is the whole of it; the code below follows it from top
-to bottom.
+The protocol is Simplex (Chan and Pass, 2023) with the deviations at the end. This text specifies all of it.
 
-Words. An epoch is a run of heights with one frozen set of validators; its *views* are numbered from 1 and each has one
-leader, drawn by stake. A *vote* is signed over (epoch, view, block id) and says notarize, nullify (which names no
-block) or finalize. A *quorum* is more than 2/3 of the epoch's stake by distinct signers, in integers. Votes of a quorum
-that say the same make a *certificate*: a notarization, a nullification, a finalization. The *tip* is the notarized
-block of the latest view; view 0 stands for the final block that the epoch starts from. Since a quorum finalizes only
-what a quorum notarized, a finalization counts wherever a notarization does.
+Terms
+    - *Epoch*: a run of heights with one frozen set of validators. Its *views* are numbered from 1. Each view has one
+      leader, drawn by stake.
+    - *Vote*: signed over (epoch, view, block id). It says notarize, nullify (which names no block) or finalize.
+    - *Quorum*: distinct signers with more than 2/3 of the epoch's stake, in integers.
+    - *Certificate*: votes of a quorum that say the same: a notarization, a nullification or a finalization. A quorum
+      finalizes only what a quorum notarized, so a finalization also stands for a notarization of its block, except
+      that nothing is voted for because of it (rule 3).
+    - *Highest notarized block*: the block with a notarization in the latest view. View 0 stands for the final block
+      that the epoch starts from.
 
-Specification for view v
-    1. The leader proposes a block of view v on its tip, of view p. The body gives evidence of the place: the
-       notarization of the parent in p (for the epoch's first block, the finalization of the parent; none on genesis),
-       and the nullifications of p+1 ... v-1, or of the last ``MAX_NULLIFICATIONS`` of these views, so that a long halt
-       makes no block too large. A proposal is well formed if p < v, the leader of v signed it, that support is
-       complete, and the header agrees with it in epoch, view, height, parent and proposer.
-    2. A validator in v takes the first well-formed proposal of v, even one that came a little before its time. Once it
-       holds the nullifications of all of p+1 ... v-1 itself, from the body or not, it has the block executed and, if it
-       is good, sends notarize for it: once per view.
-    3. A notarization of v, or of any later view, or a nullification of v enters the view after it. On a notarization
-       a validator also sends finalize for it, unless it sent nullify in that view.
-    4. A finalization makes its block and all its ancestors final.
-    5. On timeout a validator sends nullify for v, unless it sent finalize in v, and repeats it at growing intervals
-       together with its tip and the last certificates by which it entered v. It does not wait for its own timeout once
-       a third of the stake has sent nullify, and so an honest validator did. The timeout doubles with every nullified
-       view, up to a cap, and falls back when a block becomes final; who knows a certificate of a later view is behind
-       and waits the shortest time. The timer runs only while there is something to agree about: work that the engine
-       reports, a proposal in this view, a tip that is not final, or being behind.
-       Each time it also repeats its last finalize of views that are not final, and the votes of views to come that it
-       signed before a restart; it sends some of these on entering a view too.
-    6. Who sends nullify for a view that has ended, or repeats another vote in it, gets the latest finalization, the
-       tip, and nullifications from that view on; from a validator whose timer rests, in the current view too.
-       Certificates are broadcast once, by whoever gathers them from votes. Notarize votes that came to nothing are
-       shown to a few others once a later block is final: a validator may have told those another story.
+Rules
+    1. On entering view v as its leader: propose a block of view v on the highest notarized block, of view p.
+        - The body justifies the place: the notarization of the parent in p (for the epoch's first block, the
+          finalization of the parent; none on genesis), and the nullifications of p+1 ... v-1, or of the last
+          ``MAX_NULLIFICATIONS`` of these views, so that a long halt makes no block too large.
+        - A proposal is well formed if p < v, the leader of v signed it, the justification is complete, and the header
+          agrees with it in epoch, view, height, parent and proposer.
+    2. On the first well-formed proposal of view v:
+        - Before v: keep it, if v is at most ``VIEW_WINDOW`` views ahead, and go on when v is entered.
+        - In v: once the nullifications of all of p+1 ... v-1 are held, from the body or not, have the block executed.
+        - If the block is valid: send notarize for it, once per view.
+    3. On a certificate:
+        - A notarization or a finalization of view v or later, or a nullification of v, enters the view after it.
+        - On a notarization, unless nullify was sent in its view: send finalize for its block. A finalization of a view
+          in which no notarization came is no reason to send finalize.
+    4. On a finalization: its block and all its ancestors are final.
+    5. On timeout in view v, and again at growing intervals:
+        - Send nullify for v, unless finalize was sent in v.
+        - Broadcast the latest finalization, the certificate of the highest notarized block, and the nullifications
+          after it from view v - ``MAX_REPLY_CERTIFICATES`` + 2 on: at most ``MAX_REPLY_CERTIFICATES`` in all.
+        - Repeat own votes that may still count: finalize votes of views that are not final, from ``VIEW_WINDOW`` views
+          before the highest notarized one on, and all votes of v and of the ``VIEW_WINDOW`` - 1 views after it (those
+          of later views were signed before a crash; some are sent on entering a view, too).
+       Nullify is sent without waiting for the timeout once a third of the stake has sent it: an honest validator has.
+       The timeout doubles with every nullified view, up to a cap, and falls back when a block becomes final. A
+       validator that knows a certificate of a later view is behind and waits the shortest time. The timer runs only
+       while there is something to agree about: work that the driver reports, a proposal in this view, a notarized block
+       that is not final, or being behind.
+    6. On nullify or a repeated vote for a view that has ended (or the current one, if the own timer is stopped): send
+       its signer the latest finalization, the certificate of the highest notarized block, and nullifications from that
+       view on, at most ``MAX_REPLY_CERTIFICATES``. This happens at most ``MAX_REPLIES`` times for one validator and one
+       range of views until the next timeout or change of view here.
+        - A certificate is broadcast once, by each validator that gathers it from votes.
+        - Notarize votes for blocks that came to nothing are sent to ``VAIN_VOTE_PEERS`` other validators once a later
+          block is final, in turns: their signers may have voted for other blocks elsewhere.
 
-    Hence whoever is in v holds the notarization of some p < v, its tip, and the nullifications of all views between,
-    and can lead. Once the latest tip has reached everybody, all who are in v can vote for a proposal on it.
+    Hence a validator in v holds the notarization of some p < v and the nullifications of all views between, and can
+    lead. Once the highest notarized block is known to all, all that are in v can vote for a proposal on it.
 
 Epoch hand-over
-    On a tip of the epoch's last height the only valid proposal is that very block, again and again in later views,
-    with the same proof of its place, until it is final: its certificates may then carry a later view than its header.
-    Nothing of the next epoch is signed before: its instance is made from the finalization of that block. Otherwise a
-    faulty member could keep a notarized last block from its committee, which gives the view up and finalizes another
-    one, and show it to the next committee, which finalizes what stands on it: with no two votes of anyone in conflict.
+    On a highest notarized block of the epoch's last height the only valid proposal is that block itself, again in every
+    later view, with the same justification, until it is final. Its certificates may then carry a later view than its
+    header. Nothing of the next epoch is signed before: its instance is made from the finalization of that block.
+    Otherwise a faulty member could keep a notarized last block from its committee, which nullifies the view and
+    finalizes another block, and show it to the next committee, which finalizes what stands on it: two final branches
+    with no two conflicting votes of one signer.
 
 Slashable
-    By one key in one view of one epoch: notarize for two blocks, finalize for two blocks, nullify and finalize.
-    Nullify and notarize is honest. No honest validator ever signs such a pair, across crashes too: every vote is
-    durable before it is sent, and an instance starts from the votes of its journal. Durable with a notarize is its
-    block, and with a finalize the notarization it rests on, so that a crash of all at once loses nothing that might
-    be final. A leader makes its own notarize durable before its proposal leaves, so it never proposes two blocks.
+    By one key in one view of one epoch: notarize for two blocks, finalize for two blocks, nullify and finalize
+    (:data:`chain.types.votes.EXCLUSIVE_KINDS`). Nullify and notarize is honest. No honest validator signs such a pair,
+    across crashes too: every vote is durable before it is sent, and an instance starts from the votes of its journal.
+    Durable with a notarize vote is its block, and with a finalize vote the notarization it rests on, so that a crash of
+    all validators at once loses nothing that might be final. A leader makes its own notarize vote durable before its
+    proposal is sent, so it never proposes two blocks.
 
 Safety (less than a third of the stake is faulty)
-    Any two quorums share an honest validator. So one view has one notarized block; and a view with a finalization
-    has no nullification. Let b be final in view v, and c notarized in a later view on a parent of view p. If p < v, an
-    honest validator that notarized c would hold a nullification of v; so p = v and the parent is b, or p > v and the
-    argument repeats with the parent. All that is notarized later descends from b, or is b again. No timing is assumed.
-    (That a block is notarized on its parent is told by its certificate; its body shows only the last of the
-    nullifications, as much as is of use to who is a little behind.)
+    Any two quorums share an honest validator. So one view has one notarized block, and a view with a finalization has
+    no nullification. Let b be final in view v, and c notarized in a later view on a parent of view p. If p < v, an
+    honest validator that notarized c held a nullification of v: a contradiction. So p = v and the parent is b, or p > v
+    and the argument repeats with the parent. All that is notarized later descends from b, or is b again. No timing is
+    assumed. (A parent's notarization is told by its certificate. A body shows only the last of the nullifications,
+    which help those that are a little behind; voters hold all of them.)
 
 Liveness (messages arrive within a bound that some timeout exceeds)
-    Votes of honest validators are a quorum. Who is behind is answered until it has caught up; with every timeout the
-    latest tip spreads; a view with a silent leader is nullified by all; a view whose leader is honest and whose timeout
-    is long enough is notarized by all before any of them nullifies, and so finalized.
+    Votes of honest validators are a quorum. A validator that is behind is answered until it has caught up. With every
+    timeout the highest notarized block spreads. A view with a silent leader is nullified by all. A view whose leader is
+    honest and whose timeout is long enough is notarized by all before any of them nullifies it, and so finalized.
 
-The instance does no I/O and reads no clock: each input returns the effects that the engine must carry out in order
+Deviations from the paper
+    - Validators are weighted by stake, and leaders are drawn by stake from the beacon of the epoch.
+    - Committees change at the borders of epochs, with the hand-over above.
+    - A proposal carries its justification instead of the whole notarized chain, and only its last nullifications.
+    - Nullify does not wait for the timeout once a third of the stake has sent it.
+    - Timeouts grow with nullified views, and timers rest while there is nothing to agree about.
+    - Certificates are sent to those that need them (rules 5 and 6) instead of being forwarded by all.
+    - Votes are durable before they are sent, and pairs of votes that no honest validator signs are evidence.
+
+The instance does no I/O and reads no clock: each input returns the effects that the driver must carry out in order
 (:mod:`consensus.simplex.messages`). Without a key of the set it is an observer, which follows and answers but never
-votes. When ``is_finished`` it only answers; keep it as long as validators may lag in its epoch, and renew its answers.
+votes. When ``is_finished`` it only answers. It is kept as long as validators may lag in its epoch, and its answers are
+renewed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 from chain import crypto
+from chain.transition.epochs import Epoch
 from chain.types.blocks import Block, Header, Proposal, sign_proposal
-from chain.types.validators import ValidatorSet
-from chain.types.votes import NO_BLOCK, Certificate, Vote, VoteKind, sign_vote
+from chain.types.votes import NO_BLOCK, Certificate, Vote, VoteKind, is_same_vote, sign_vote
+from consensus.block_tree import BlockTree
 from consensus.exceptions import ForgedMessage, InvalidMessage
-from consensus.simplex.equivocation import EquivocationDetector, same_vote
+from consensus.signature_cache import Verify
+from consensus.simplex.equivocation import EquivocationDetector
 from consensus.simplex.messages import (
     Broadcast,
     Build,
@@ -129,54 +157,43 @@ class Simplex:
     """One validator (or observer) in one epoch.
 
     Args:
-        beacon: what the leaders of this epoch are drawn from.
-        last_height: height of the epoch's last block.
+        epoch: its committee, its last height, and what its leaders are drawn from.
         finalized: the last final block, of this epoch or the one the epoch starts from.
         key: signs votes if it is a member's; None or a stranger's makes an observer.
-        previous_validators: who signed ``finalized.certificate`` if that is of the epoch before.
         votes, support: of this epoch, from the journal and from whatever ``PersistVote`` made durable.
-        verify: checks signatures; replaceable so that one signature need not be checked twice.
-        detector: finds out who contradicts itself; passed on from one instance to the next.
+        verify: checks signatures; a caller may answer from what it has checked before.
+        detector: finds votes that exclude each other; passed on from one instance to the next.
+        tree: keeps the blocks, for this instance and for the driver, which executes them.
     """
 
     def __init__(
         self,
         *,
         chain_id: bytes,
-        epoch: int,
-        validators: ValidatorSet,
-        beacon: bytes,
-        last_height: int,
+        epoch: Epoch,
         finalized: FinalizedBlock,
         key: crypto.KeyPair | None,
         timeouts: Timeouts | None = None,
-        previous_validators: ValidatorSet | None = None,
         votes: Iterable[Vote] = (),
         support: Iterable[Block | Certificate] = (),
-        verify: Callable[[Iterable[crypto.SignatureCheck]], bool] = crypto.verify_all,
+        verify: Verify = crypto.verify_all,
         detector: EquivocationDetector | None = None,
+        tree: BlockTree | None = None,
     ) -> None:
-        self.chain_id, self.epoch, self.validators = chain_id, epoch, validators
-        self.beacon, self.last_height = beacon, last_height
+        validators = epoch.validators
+        self.chain_id, self.epoch, self.validators = chain_id, epoch.number, validators
+        self.last_height = epoch.last_height
         self.timeouts = timeouts or Timeouts()
         self.has_work = False
         self._key = key if key is not None and key.public_key in validators else None
         self._me = b"" if self._key is None else self._key.public_key
         self._effects: list[Effect] = []
         self._detector = EquivocationDetector(chain_id) if detector is None else detector
-        self._blocks = PendingBlocks(finalized, epoch, validators, self._effects)
-        self._validation = MessageValidation(
-            chain_id=chain_id,
-            epoch=epoch,
-            validators=validators,
-            beacon=beacon,
-            last_height=last_height,
-            root=finalized,
-            previous_validators=previous_validators,
-            verify=verify,
+        self._blocks = PendingBlocks(
+            BlockTree() if tree is None else tree, finalized, self.epoch, validators, self._effects
         )
-
-        self._views = Views(finalized, epoch, validators)
+        self._validation = MessageValidation(chain_id, epoch, finalized, verify)
+        self._views = Views(finalized, self.epoch, validators)
         self.view = self._views.final_view + 1
         self._latest = 0  # view of the latest certificate
         self._is_timing = False
@@ -186,7 +203,7 @@ class Simplex:
         self._answers: dict[tuple[bytes, int], int] = {}
 
         # Own votes are in place before anything can be signed.
-        own = (vote for vote in votes if vote.epoch == epoch and vote.signer == self._me)
+        own = (vote for vote in votes if vote.epoch == self.epoch and vote.signer == self._me)
         self._restored = tuple(vote for vote in own if vote.view > self._views.final_view)
         for vote in self._restored:
             self._views[vote.view].add(vote)
@@ -203,7 +220,7 @@ class Simplex:
     @property
     def leader(self) -> bytes:
         """Public key of the leader of the current view."""
-        return self.validators.compute_leader(self.beacon, self.view)
+        return self._validation.epoch.compute_leader(self.view)
 
     @property
     def is_finished(self) -> bool:
@@ -216,11 +233,11 @@ class Simplex:
         return self._views.highest_id == self.finalized.block_id and self._views.highest_view == self._views.final_view
 
     def get_block(self, block_id: bytes) -> Block | None:
-        """A block that is not final yet, for whoever fetches it."""
+        """A block that is not final yet, or None."""
         return self._blocks.get(block_id)
 
     def is_awaited(self, proposal: Proposal, header: Header) -> bool:
-        """Whether the block of a proposal, of which only the header is here, is worth being put together.
+        """Whether the block of a proposal whose header is here should be reconstructed.
 
         Raises:
             InvalidMessage: the leader of its view did not propose it.
@@ -243,6 +260,29 @@ class Simplex:
             For each block in turn one vote of each signer, of a later view if the block was proposed again.
         """
         return tuple(vote for view, block_id in blocks for vote in self._views.get_notarize_votes(block_id, view))
+
+    @property
+    def validation(self) -> MessageValidation:
+        """The rules by which messages are taken or refused."""
+        return self._validation
+
+    def is_relevant(self, message: Message) -> bool:
+        """Whether :meth:`on_message` is likely to look at the signatures of a message. Cheap, and changes nothing."""
+        if isinstance(message, Propose | Repropose):
+            view = message.proposal.view
+            here = self._views.find(view)
+            is_open = view >= self.view and (here is None or here.proposal is None)
+            is_requested = isinstance(message, Propose) and self._blocks.is_requested(message.block.id)
+            return message.epoch == self.epoch and not self.is_finished and (is_open or is_requested)
+        here, kind = self._views.find(message.view), VoteKind(message.kind)
+        if message.epoch != self.epoch:
+            return False
+        if isinstance(message, Certificate):
+            return here is None or here.certificates.get(kind) != message
+        if message.view > self.view + VIEW_WINDOW and not self.is_finished:
+            return False
+        rival = None if here is None else here.find_rival(kind, message.signer)
+        return rival is None or rival.signature != message.signature
 
     # Inputs. Each returns the effects to carry out, in their order.
 
@@ -308,7 +348,7 @@ class Simplex:
         here = self._views[self.view]
         if self._asked == (self.view, block.header.parent_id) and view == self.view and here.proposal is None:
             message = Propose(self._sign_proposal(block.id), block)
-            self._validation.validate_proposal(message)
+            replace(self._validation, verify=self._verify_others).validate_proposal(message)
             self._blocks.add(block, is_valid=True)
             here.proposal = message
         return self._act()
@@ -443,6 +483,10 @@ class Simplex:
         assert self._key is not None
         return sign_proposal(self._key, self.chain_id, self.epoch, self.view, block_id)
 
+    def _verify_others(self, checks: Iterable[crypto.SignatureCheck]) -> bool:
+        """Whether signatures hold; those of this validator itself are not checked."""
+        return self._validation.verify(check for check in checks if check.public_key != self._me)
+
     # Votes.
 
     def _on_vote(self, vote: Vote) -> None:
@@ -459,7 +503,7 @@ class Simplex:
                 self._observe([vote])
             return
         rival = here.find_rival(kind, vote.signer)
-        if rival is not None and same_vote(rival, vote):
+        if rival is not None and is_same_vote(rival, vote):
             is_late = rival in here.second_hand or (has_ended and kind is NOTARIZE)
             here.second_hand.discard(rival)
             if kind is NULLIFY or not is_late:
@@ -487,7 +531,6 @@ class Simplex:
             return
         certificate = self._views[vote.view].gather(vote, self.validators)
         if certificate is not None:
-            self._validation.remember(certificate)
             self._effects.append(Broadcast(certificate))
             self._take_certificate(certificate)
 
@@ -517,8 +560,8 @@ class Simplex:
             self._take_certificate(certificate)
 
     def _compare(self, certificate: Certificate) -> None:
-        """A certificate that changes nothing any more may still show who contradicted itself."""
-        self._validation.validate_form(certificate)  # its form; the signatures only if they are of use
+        """A certificate that changes nothing any more may still show an equivocation."""
+        self._validation.get_signatures(certificate)  # its form; the signatures only if they are of use
         if certificate.view <= self.view + VIEW_WINDOW and any(
             map(self._detector.is_new, self._list_votes(certificate))
         ):

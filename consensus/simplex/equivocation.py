@@ -1,18 +1,20 @@
-"""Who contradicted itself: what each validator signed in recent views, from wherever it came. Pure.
+"""Equivocation: two votes of one validator in one view that no honest validator signs both. Pure.
 
-A validator that tells two stories tells them to different people, and agreement itself soon forgets what it does not
-need: votes in views that were given up, votes that came when a view was over, a second certificate of the same kind.
-So every vote that a node comes across and whose signature holds is shown to one memory: those sent to it, those inside
-certificates, and those in the bodies of blocks, which reach nodes outside the committee too.
+An equivocating validator sends the two votes to different nodes, and agreement soon forgets the votes that it does not
+need: in views that were nullified, after a view has ended, in a second certificate of the same kind. So one memory
+keeps every vote whose signature holds, of recent views: votes sent to this node, votes inside certificates, and votes
+in the bodies of blocks, which reach nodes outside the committee too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
+from chain import crypto
 from chain.types.blocks import Block
 from chain.types.validators import ValidatorSet
-from chain.types.votes import Certificate, Vote, is_slashable
+from chain.types.votes import Certificate, Vote, is_same_vote, is_slashable
+from consensus.signature_cache import Verify
 
 MAX_REMEMBERED_VIEWS = 128
 """Latest views whose votes are remembered."""
@@ -20,16 +22,14 @@ MAX_REMEMBERED_VIEWS = 128
 VotePair = tuple[Vote, Vote]
 
 
-def same_vote(first: Vote, second: Vote) -> bool:
-    """Whether two votes of one signer in one view say the same."""
-    return (first.kind, first.block_id) == (second.kind, second.block_id)
-
-
 class EquivocationDetector:
     """Remembers votes on one chain. A signer is reported once in each view."""
 
-    def __init__(self, chain_id: bytes, max_views: int = MAX_REMEMBERED_VIEWS) -> None:
+    def __init__(
+        self, chain_id: bytes, max_views: int = MAX_REMEMBERED_VIEWS, verify: Verify = crypto.verify_all
+    ) -> None:
         self._chain_id = chain_id
+        self._verify = verify
         self._max_views = max_views
         self._views: dict[tuple[int, int], dict[bytes, list[Vote]]] = {}  # by epoch and view, then by signer
         self._equivocators: dict[tuple[int, int], set[bytes]] = {}
@@ -44,13 +44,13 @@ class EquivocationDetector:
         if place not in self._views and self._is_full and place < min(self._views):
             return False
         known = self._views.get(place, {}).get(vote.signer, ())
-        return not self.has_equivocated(vote) and not any(same_vote(vote, other) for other in known)
+        return not self.has_equivocated(vote) and not any(is_same_vote(vote, other) for other in known)
 
     def observe(self, votes: Iterable[Vote]) -> list[VotePair]:
         """Remember votes whose signatures hold. Returns the pairs that no honest validator signs, the one known first.
 
-        Whose vote one inside a certificate is depends on the committee. A pair is checked before it is returned, in
-        case the one assumed was not the right one.
+        Certificates name signers by position, so a wrong committee yields wrong signers: both votes are verified again
+        before a pair is returned.
         """
         found: list[VotePair] = []
         for vote in votes:
@@ -61,8 +61,8 @@ class EquivocationDetector:
             rival = next((other for other in known if is_slashable(other, vote)), None)
             if rival is None:
                 known.append(vote)
-            elif vote.is_valid(self._chain_id):
-                if rival.is_valid(self._chain_id):
+            elif self._is_valid(vote):
+                if self._is_valid(rival):
                     self._equivocators.setdefault(place, set()).add(vote.signer)
                     found.append((rival, vote))
                 else:
@@ -80,6 +80,9 @@ class EquivocationDetector:
     def observe_block(self, block: Block, find_validators: Callable[[int], ValidatorSet | None]) -> list[VotePair]:
         """Remember the votes in the body of a block that was executed; ``find_validators`` tells them by epoch."""
         return self.observe(_get_votes(block, find_validators))
+
+    def _is_valid(self, vote: Vote) -> bool:
+        return vote.is_valid(self._chain_id, self._verify)
 
     @property
     def _is_full(self) -> bool:

@@ -183,7 +183,7 @@ class Conflict:
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """A message or block was refused: whoever handed it over is faulty (surely if it ``is_forged``), or behind."""
+    """A message or block was refused: its sender is faulty (surely if it ``is_forged``), or behind."""
 
     reason: str
     is_forged: bool = False

@@ -1,7 +1,7 @@
-"""What a validator knows of an epoch's views: who voted for what, what was certified, what was proposed.
+"""What a validator knows of an epoch's views: votes, certificates and proposals.
 
-Some of it serves more than agreement. Votes that come after their view ended count as taking part, and finalize votes
-make the last finalization stronger. (Who contradicts itself is for :mod:`consensus.simplex.equivocation` to find out.)
+Some of it serves more than agreement: votes that come after their view has ended count as participation, and finalize
+votes add signers to the last finalization. (Equivocation is found in :mod:`consensus.simplex.equivocation`.)
 """
 
 from __future__ import annotations
@@ -9,15 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from chain.transition.justification import get_views_to_prove
 from chain.types.validators import ValidatorSet
-from chain.types.votes import Certificate, Vote, VoteKind, make_certificate
+from chain.types.votes import EXCLUSIVE_KINDS, Certificate, Vote, VoteKind, make_certificate
 from consensus.simplex.messages import Propose, Repropose
-from consensus.simplex.validation import FinalizedBlock, get_proven_views
+from consensus.simplex.validation import FinalizedBlock
 
 NOTARIZE, NULLIFY, FINALIZE = VoteKind.NOTARIZE, VoteKind.NULLIFY, VoteKind.FINALIZE
-
-EXCLUSIVE = {NOTARIZE: (NOTARIZE,), NULLIFY: (NULLIFY, FINALIZE), FINALIZE: (FINALIZE, NULLIFY)}
-"""For each kind of vote, the kinds of which an honest validator signs only one in a view."""
 
 VIEW_WINDOW = 16
 """How far ahead of the current view votes and proposals are kept."""
@@ -42,7 +40,7 @@ class View:
 
     def find_rival(self, kind: VoteKind, signer: bytes) -> Vote | None:
         """The vote of ``signer`` that excludes one of ``kind``, unless it says the same."""
-        return next((self.votes[other][signer] for other in EXCLUSIVE[kind] if signer in self.votes[other]), None)
+        return next((self.votes[other][signer] for other in EXCLUSIVE_KINDS[kind] if signer in self.votes[other]), None)
 
     def gather(self, vote: Vote, validators: ValidatorSet) -> Certificate | None:
         """The certificate of all votes that say the same as ``vote``, if they are a quorum."""
@@ -143,13 +141,14 @@ class Views:
 
     def get_proof(self, view: int) -> tuple[Certificate, ...]:
         """The nullifications that a proposal of ``view`` on the tip carries."""
-        views = get_proven_views(self.highest_view, view)
+        views = get_views_to_prove(self.highest_view, view)
         return self.get_nullifications(views.start, views.stop)
 
     def get_open_votes(self, signer: bytes, view: int) -> list[Vote]:
-        """Votes that may still count when ``signer`` is in ``view``: its last finalize, all of this and coming views.
+        """Votes of ``signer`` that may still count when it is in ``view``.
 
-        What it signed in coming views it signed before a restart.
+        They are its finalize votes of the last views that are not final, and all its votes of this and later views; it
+        signed those of later views before a crash.
         """
         last = range(max(self.final_view + 1, self.highest_view - VIEW_WINDOW), view)
         return self.get_votes(signer, last, [FINALIZE]) + self.get_votes(signer, range(view, view + VIEW_WINDOW))

@@ -24,13 +24,12 @@ from types import MappingProxyType
 import structlog
 import trio
 
-from chain import crypto
-from chain.exceptions import CodecError, InvalidBlock, LedgerError, StoreError
+from chain.exceptions import CodecError, InvalidBlock, InvalidCertificate, LedgerError, StoreError
 from chain.genesis import Genesis
 from chain.light.client import Checkpoint, describe_old_checkpoint
 from chain.state.state import State, StateOverlay
 from chain.store.writer import ChainStore
-from chain.transition.block import check_header, state_transition, verify_finality
+from chain.transition.block import IsVerified, check_finality, check_header, state_transition
 from chain.transition.epochs import get_epoch, get_next_epoch
 from chain.transition.restart import remove_validators
 from chain.types.blocks import Block, Header
@@ -38,6 +37,7 @@ from chain.types.operations import SignedOperation
 from chain.types.votes import Certificate
 from consensus.block_tree import ExecutedBlock
 from consensus.exceptions import InvalidResponse
+from consensus.signature_cache import Verify
 from consensus.simplex.validation import is_authentic
 from consensus.sync.messages import (
     SYNC_BATCH_BYTES,
@@ -57,6 +57,7 @@ from consensus.sync.messages import (
 )
 from consensus.sync.peers import AVOID_LIAR_S, AVOID_SILENT_S, SyncPeers
 from consensus.sync.snapshot import Adopt, SnapshotSync
+from consensus.verifier import SignatureVerifier
 from p2p.network import NetworkError
 from p2p.runtime import Runtime
 from p2p.streams.exchanges import Streams
@@ -80,7 +81,7 @@ NO_KNOWN_IDS: Mapping[int, bytes] = MappingProxyType({})
 
 
 class HeaderChain:
-    """Follows blocks of one epoch from ``parent`` on, none of which counts yet.
+    """A chain of blocks of one epoch from ``parent`` on. None of them is final yet.
 
     Each must come after the one before and carry its leader's signature, so that only validators can make any.
     """
@@ -92,8 +93,8 @@ class HeaderChain:
         self.head = parent
         """The last header so far."""
 
-    def append(self, block: Block) -> None:
-        """Take the next block.
+    def append(self, verify: Verify, block: Block) -> None:
+        """Take the next block; ``verify`` checks its signature.
 
         Raises:
             InvalidBlock: not one that can come next.
@@ -102,7 +103,7 @@ class HeaderChain:
             remove_validators(self._draft, block.body.removed)
             self._epoch = get_next_epoch(self._genesis, self._draft)
         check_header(self._genesis, self._epoch, self.head, block.header)
-        if not crypto.verify_all([block.signature_check()]):
+        if not verify([block.signature_check()]):
             raise InvalidBlock("signature", "is not the proposer's")
         self.head = block.header
 
@@ -121,14 +122,14 @@ class BlockRange(HeaderChain):
         self._size = 0
         self.blocks: list[Block] = []
 
-    def add(self, item: BlockItem) -> Certificate | None:
+    def add(self, verify: Verify, item: BlockItem) -> Certificate | None:
         """Take the next block. Returns the certificate once there is one; then :func:`verify_block_range` has the word.
 
         Raises:
             LedgerError: not a block that can come next.
         """
         block = Block.decode(item.block)
-        self.append(block)
+        self.append(verify, block)
         if self._known.get(block.height, block.id) != block.id:
             raise InvalidResponse(f"block {block.height} does not lead to the checkpoint")
         self._size += len(item.block) + len(item.certificate or b"")
@@ -139,9 +140,17 @@ class BlockRange(HeaderChain):
 
 
 def verify_block_range(
-    genesis: Genesis, parent: Header, state: State, blocks: Sequence[Block], certificate: Certificate
+    verify: Verify,
+    genesis: Genesis,
+    parent: Header,
+    state: State,
+    blocks: Sequence[Block],
+    certificate: Certificate,
+    is_verified: IsVerified | None = None,
 ) -> list[ExecutedBlock]:
     """Execute ``blocks`` on ``parent`` and check that ``certificate`` makes the last of them final.
+
+    ``verify`` and ``is_verified`` are those of :func:`chain.transition.block.state_transition`.
 
     Raises:
         InvalidBlock: any rule is broken; then nothing of the range counts.
@@ -150,13 +159,19 @@ def verify_block_range(
     for block in blocks:
         remove_validators(overlay, block.body.removed)
     # First: it is cheap, and worthless blocks rarely have one.
-    verify_finality(genesis, get_next_epoch(genesis, overlay).validators, blocks[-1].header, certificate)
+    check_finality(genesis, blocks[-1].header, certificate)
+    if not verify(certificate.signature_checks(genesis.chain_id, get_next_epoch(genesis, overlay).validators)):
+        raise InvalidCertificate("a signature does not hold")
     executed: list[ExecutedBlock] = []
     for block in blocks:
-        transition = state_transition(genesis, parent, state, block)
+        transition = state_transition(genesis, parent, state, block, is_verified, verify)
         executed.append(ExecutedBlock(block, transition))
         parent, state = block.header, transition.state
     return executed
+
+
+def _is_authentic(verify: Verify, block: Block) -> bool:
+    return is_authentic(block, verify)
 
 
 # Asking others.
@@ -186,11 +201,14 @@ class SyncClient:
         adopt: Adopt,
         poll_interval: float,
         checkpoint: Checkpoint | None = None,
+        verifier: SignatureVerifier | None = None,
+        is_verified: IsVerified | None = None,
     ) -> None:
         is_met = checkpoint is None or store.check_checkpoint(checkpoint)
         self._genesis = genesis
         self._streams = streams
-        self._runtime = runtime
+        self._verifier = SignatureVerifier(runtime) if verifier is None else verifier
+        self._is_verified = is_verified
         self._store = store
         self._get_head = get_head
         self._deliver = deliver
@@ -238,8 +256,8 @@ class SyncClient:
     async def fetch_block(self, block_id: bytes, peers: Collection[bytes]) -> Block | None:
         """The authentic block of that id, from a few of ``peers`` or else of any others; None if these do not have it.
 
-        Whom it asks is drawn anew each time, so that whoever asks again and again comes across an honest one. What
-        agreement would drop is refused here, where it is known who sent it.
+        The peers are drawn anew each time, so that a block that is asked for repeatedly comes from an honest peer in
+        the end. A block that agreement would drop is refused here, where its sender is known.
         """
         for peer in self._peers.get_peers(first=peers)[:ASKED_PEERS]:
             raw = await self._peers.ask(peer, GetBlock(block_id))
@@ -250,7 +268,7 @@ class SyncClient:
                 block = None if found is None else Block.decode(found)
                 if block is not None and block.id != block_id:
                     raise InvalidResponse("another block than the one asked for")
-                if block is not None and not await self._runtime.run_sync(is_authentic, block):
+                if block is not None and not await self._verifier.run(_is_authentic, block):
                     raise InvalidResponse("a block that was altered under its header")
             except LedgerError as error:
                 self._peers.avoid(peer, AVOID_LIAR_S, str(error))
@@ -371,7 +389,7 @@ class SyncClient:
 
         async def take(item: BlockItem) -> bool:
             block = Block.decode(item.block)
-            chain.append(block)
+            await self._verifier.run(chain.append, block)
             if checkpoint.is_contradicted_by(block.header):
                 raise InvalidResponse(f"block {block.height} contradicts the checkpoint {checkpoint}")
             ids[block.height] = block.id
@@ -392,10 +410,10 @@ class SyncClient:
 
         async def take(item: BlockItem) -> bool:
             nonlocal block_range, header, state
-            certificate = block_range.add(item)
+            certificate = await self._verifier.run(block_range.add, item)
             if certificate is not None:
-                executed = await self._runtime.run_sync(
-                    verify_block_range, self._genesis, header, state, block_range.blocks, certificate
+                executed = await self._verifier.run(
+                    verify_block_range, self._genesis, header, state, block_range.blocks, certificate, self._is_verified
                 )
                 await self._deliver(executed, certificate)
                 header, state = executed[-1].block.header, executed[-1].transition.state

@@ -2,7 +2,7 @@
 
 Not even its length: the ends of epochs come first, each proved final by the validators that the one before names, and
 then the blocks in between, which must lead from one to the next. Beyond the last of them there is at most one epoch
-more. So a node can make nobody store more than the certified chain and one epoch.
+more. So a node cannot make another store more than the certified chain and one epoch.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class _Download:
                         break
                     content = EpochEndsResponse.decode(raw).content
                     if isinstance(content, Pruned):
-                        raise _describe_pruned(content.first * self._genesis.parameters.epoch_heights + 1)
+                        raise _describe_pruned(f"the ends of epochs only from epoch {content.first} on")
                     light.add(content.end)
             if not light.updates:
                 return
@@ -109,7 +109,7 @@ class _Download:
                         break
                     item = BlocksResponse.decode(raw).content
                     if isinstance(item, Pruned):
-                        raise _describe_pruned(item.first)
+                        raise _describe_pruned(f"blocks only from {item.first} on")
                     self._check(Block.decode(item.block))
                     writer.add(item.block, item.certificate)
                 else:
@@ -135,7 +135,5 @@ class _Download:
             raise InvalidResponse(f"block {block.height} is not the one that was proved final")
 
 
-def _describe_pruned(first: int) -> StoreError:
-    return StoreError(
-        f"the node keeps blocks only from {first} on: ask one that keeps them all, or verify this one's data directory"
-    )
+def _describe_pruned(kept: str) -> StoreError:
+    return StoreError(f"the node keeps {kept}: ask one that keeps the whole chain, or verify this one's data directory")

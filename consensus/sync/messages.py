@@ -11,8 +11,8 @@ request            response
 ``GetOperations``  one ``OperationsResponse`` with those pending here
 ``GetHeader``      one ``HeaderResponse`` with the final header of that height, or with None
 ``GetEnds``        the ends of epochs in order, one ``EpochEndsResponse`` with an ``EpochEndItem`` each, until there are
-                   no more or ``SYNC_BATCH_BYTES`` were sent. ``Pruned`` if the first was over before this node's
-                   snapshot
+                   no more or ``SYNC_BATCH_BYTES`` were sent. ``Pruned`` with the first epoch whose end is here, if
+                   that comes after the one asked for
 ``GetChunk``       one ``ChunkResponse`` with the next chunk of the state after the last block of an epoch, or with None
                    if that state is not at hand: nodes have it for the last two epochs
 ``GetValue``       a large value of such a state, in pieces of ``chain.merkle.snapshot.MAX_PIECE_BYTES`` bytes; nothing
@@ -139,7 +139,7 @@ class BlockItem(Record):
 
 @dataclass(frozen=True, slots=True)
 class Pruned(Record):
-    """What was asked for is not kept here, only what comes from this height (or, asked for ends, epoch) on."""
+    """What was asked for is not kept here. ``first`` is the first height whose block is, or epoch whose end is."""
 
     TAG = 2
     first: Natural

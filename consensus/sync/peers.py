@@ -49,7 +49,7 @@ class SyncPeers:
         return sorted(candidates, key=lambda peer: peer not in first)
 
     def pick(self, without: Container[bytes] = ()) -> bytes | None:
-        """One of them: the faster of two, so that a slow peer gets few of many questions. None if there is nobody."""
+        """One of them: the faster of two, so that a slow peer gets few of many questions. None if there is none."""
         return min(self.get_peers(without)[:2], key=lambda peer: self._seconds.get(peer, 0.0), default=None)
 
     async def ask(self, peer: bytes, question: Question) -> bytes | None:

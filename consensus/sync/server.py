@@ -1,7 +1,7 @@
 """The side of sync that answers: final blocks, ends of epochs, and states at the last of them.
 
 Nothing is prepared for it. A state at the end of an epoch shares its tree with those after it, so keeping one costs
-only what changed since; one that somebody is fetching is kept a little longer, so that he can finish.
+only what changed since; one that a peer is fetching is kept a little longer, so that it can finish.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ class SyncServer:
             end = self._store.light_client_update(epoch)
             if end is None:
                 if not sent and epoch < self._store.header.epoch:
-                    await self._send(exchange, EpochEndsResponse(Pruned(self._store.base.epoch)))
+                    await self._send(exchange, EpochEndsResponse(Pruned(self._store.first_update_epoch)))
                 return
             sent += await self._send(exchange, EpochEndsResponse(EpochEndItem(end)))
             epoch += 1

@@ -92,7 +92,7 @@ class SnapshotSync:
         if not ends or ends[-1].header.height <= self._store.height:
             return False
         staged = self._store.snapshot_import.header
-        # One that was begun goes first, as long as somebody still has it.
+        # One that was begun goes first, as long as a peer still has it.
         lengths = {len(ends)} | {n for n, end in enumerate(ends, start=1) if end.header == staged}
         for length in sorted(lengths):
             header = ends[length - 1].header
@@ -173,7 +173,7 @@ class SnapshotSync:
         return True
 
     async def _fetch_state(self, header: Header) -> bool:
-        """Fetch what is missing of the state after ``header``; False if nobody has the rest at this moment."""
+        """Fetch what is missing of the state after ``header``; False if no peer has the rest at this moment."""
         snapshot_import = self._store.snapshot_import
         if snapshot_import.header != header:
             await self._runtime.run_sync(snapshot_import.begin, header)
@@ -181,7 +181,7 @@ class SnapshotSync:
         while not snapshot_import.is_complete:
             peer = self._peers.pick(without)
             if peer is None:
-                logger.info("sync: nobody has the rest of a snapshot", height=header.height)
+                logger.info("sync: no peer has the rest of a snapshot", height=header.height)
                 return False
             try:
                 await self._fetch_chunk(peer, header)

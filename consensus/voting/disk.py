@@ -1,9 +1,9 @@
-"""Opening what a node keeps on disk: what is damaged is set aside, and the node goes on without it.
+"""Opening what a node keeps on disk. What is damaged goes into quarantine, and the node goes on without it.
 
-The chain comes back from other nodes. Votes do not, so whoever may have lost some waits with voting
-(:mod:`consensus.voting.lockout`). Nothing is ever deleted, and nothing is lost without a line in the log.
+The chain comes back from other nodes. Votes do not, so a validator that may have lost some is locked out of voting
+(:mod:`consensus.voting.lockout`). Nothing is deleted, and nothing is lost without a line in the log.
 
-Set aside is only what is proven not to be what was written. A database that is in use, a full disk or missing
+Only what is proven not to be what was written goes into quarantine. A database that is in use, a full disk or missing
 permissions are errors, as is the chain of another genesis.
 """
 
@@ -79,7 +79,7 @@ class DataDisk:
 
     @property
     def fault(self) -> StoreDamaged | None:
-        """Damage that somebody came across since the database was opened."""
+        """Damage that was found since the database was opened."""
         return None if self._store is None else self._store.fault
 
     def note_fault(self, error: StoreDamaged) -> None:

@@ -181,34 +181,6 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-class MemoryFile:
-    """A :class:`JournalFile` in memory, for simulations; it outlives its node as a disk does."""
-
-    def __init__(self) -> None:
-        self.data = bytearray()
-
-    def get_size(self) -> int:
-        return len(self.data)
-
-    def read(self, offset: int, size: int) -> bytes:
-        return bytes(self.data[offset : offset + size])
-
-    def append(self, data: bytes) -> None:
-        self.data += data
-
-    def truncate(self, size: int) -> None:
-        del self.data[size:]
-
-    def replace(self, content: bytes) -> None:
-        self.data = bytearray(content)
-
-    def sync(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
 class Journal:
     """The votes of one key on one chain, in the order they were signed.
 

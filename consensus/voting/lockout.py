@@ -1,22 +1,21 @@
-"""When a validator may vote that may have forgotten votes of its own. Pure: no I/O, no clock.
+"""When a validator that may have lost its own votes may vote again. Pure: no I/O, no clock.
 
 A validator that forgot a vote may sign the opposite of it. It may have forgotten some if its journal was lost or
 damaged, if the ledger was lost that knew how long the journal must be, or if its key came from elsewhere. Its own copy
 of the chain is no help against that: it may be old, and so may be whatever others send it, finality certificates
 included.
 
-So it asks for proof that the chain it sees is not older than its loss. It has the network make an operation final that
-could not exist before: a transfer of nothing to itself with 32 fresh random bytes for a memo. Say that a block of
-epoch f with that operation is final.
+So it asks for proof that the chain it sees is not older than its loss. It submits an operation that could not exist
+before: a transfer of nothing to itself, whose memo is a nonce of 32 fresh random bytes. Say that a block of epoch f
+with that operation is final.
 
     It voted in an epoch e only while it held the finality of the last block of e-1. If e were after f, that block would
-    be final and not below the one with the memo, so that the memo would have been on the chain before it existed.
+    be final and not below the one with the nonce, so that the nonce would have been on the chain before it existed.
     Hence whatever it forgot is of epochs up to f, and from f+1 on it votes as ever.
 
-The memo and later f+1 stand at the start of the journal (:class:`consensus.voting.journal.JournalStart`), so that
-neither a crash nor another loss of the chain makes the validator forget that it must wait. What is durable first: the
-memo before the operation leaves; f+1 before the block counts as final here, which a crash in between leaves true all
-the same.
+The nonce and later f+1 stand at the start of the journal (:class:`consensus.voting.journal.JournalStart`), so that
+neither a crash nor another loss of the chain makes the validator forget that it is locked out. The nonce is durable
+before the operation is sent. f+1 is durable before the block counts as final here; a crash in between leaves f+1 right.
 
 If more than a third of the stake has to wait at once, no block becomes final any more, and none of them is ever done: a
 chain with a single validator is lost with its journal.

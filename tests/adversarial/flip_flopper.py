@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from chain.transition.justification import get_views_to_prove
 from chain.types.blocks import Block
 from chain.types.votes import Certificate, VoteKind
 from consensus.simplex.core import Simplex
 from consensus.simplex.messages import Build, Commit, Effect
-from consensus.simplex.validation import MessageValidation, get_proven_views
+from consensus.simplex.validation import MessageValidation
 
 
 class FlipFlopper(Simplex):
@@ -38,7 +39,7 @@ class Rewinder(Gullible):
     """Proposes on the last final block that it knows as if nothing had been notarized since, where it can."""
 
     def _lead(self) -> None:
-        here, views = self._views[self.view], get_proven_views(self._views.final_view, self.view)
+        here, views = self._views[self.view], get_views_to_prove(self._views.final_view, self.view)
         is_held = self.finalized.get_view(self.epoch) == self._views.final_view
         can = is_held and self._me not in here.votes[VoteKind.NOTARIZE]
         if self.leader != self._me or not can or not all(self._views.is_nullified(view) for view in views):
@@ -54,7 +55,8 @@ class Gateless(Simplex):
 
     def __init__(self, **arguments: object) -> None:
         super().__init__(**arguments)  # type: ignore[arg-type]
-        self._validation.__class__ = _GatelessRules
+        rules = self._validation
+        self._validation = _GatelessRules(rules.chain_id, rules.epoch, rules.root, rules.verify)
 
     def _take_certificate(self, certificate: Certificate) -> None:
         super()._take_certificate(certificate)
@@ -78,7 +80,7 @@ class Gateless(Simplex):
 
 class _GatelessRules(MessageValidation):
     def _validate_parent(self, parent_id: bytes, certificate: Certificate | None) -> int:
-        if certificate is not None and certificate.epoch != self.epoch and certificate.kind == VoteKind.NOTARIZE:
+        if certificate is not None and certificate.epoch != self.epoch.number and certificate.kind == VoteKind.NOTARIZE:
             self.validate_certificate(certificate)
             return 0
         return super()._validate_parent(parent_id, certificate)

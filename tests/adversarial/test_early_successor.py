@@ -14,8 +14,8 @@ import itertools
 import pytest
 
 from chain.crypto import KeyPair, hash_bytes
-from chain.exceptions import InvalidCertificate
 from chain.types.votes import Certificate, Vote, VoteKind, is_slashable
+from consensus.exceptions import InvalidMessage
 from consensus.simplex.core import Simplex
 from consensus.simplex.messages import Build, Commit, ExecuteBlock, Message, Reject
 from consensus.simplex.validation import FinalizedBlock
@@ -112,7 +112,7 @@ def test_no_instance_begins_on_a_notarized_block() -> None:
     core.start()
     effects = core.on_message(committee.propose(committee.build(committee.get_leader(1), 1)))
     assert [type(effect) for effect in effects] == [Reject]
-    with pytest.raises(InvalidCertificate, match="finalization"):
+    with pytest.raises(InvalidMessage, match="not a finalization"):
         core._validation.validate_proposal(committee.propose(committee.build(committee.get_leader(1), 1)))
 
 

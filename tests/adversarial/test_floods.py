@@ -33,10 +33,10 @@ from chain.types.operations import (
     Usage,
     sign_operation,
 )
-from consensus.engine import FORWARDED_KIND
 from consensus.mempool.pool import MAX_ACCOUNT_BYTES, MAX_NONCED, MAX_WAIT_S, MAX_WAITING_OPERATIONS, Mempool
 from consensus.network.committee_streams import COMMITTEE_PROTOCOL
 from consensus.network.gossip import MAX_GOSSIP_BYTES, Batch, get_topic
+from consensus.receiver import FORWARDED_KIND
 from p2p.network import NetworkError
 from p2p.simulation.network import SimulatedNetwork
 from p2p.simulation.runtime import SimulatedRuntime
@@ -241,7 +241,7 @@ def play_flood(
             assert compute_supply(engine.state) == world.genesis.supply
             # What reached the follower alone, in the middle of a flood, is nobody's to propose: it keeps that for long.
             assert engine.status().mempool_operations == 0 or number == FOLLOWER
-            assert not is_refused or sum(gate.dropped for gate in engine._rate_limits.values()) > 0
+            assert not is_refused or sum(gate.dropped for gate in engine._receiver._rate_limits.values()) > 0
 
     simulate(make_flooded_genesis(), play)
 

@@ -11,10 +11,10 @@ from chain.crypto import KeyPair
 from chain.types.blocks import sign_proposal
 from chain.types.operations import Transfer, sign_operation
 from chain.types.votes import NO_BLOCK, Vote, VoteKind, sign_vote
-from consensus import engine as engine_module
-from consensus.engine import FORWARDED_KIND
+from consensus import receiver as receiver_module
 from consensus.network.committee_streams import COMMITTEE_PROTOCOL
 from consensus.network.gossip import Batch
+from consensus.receiver import FORWARDED_KIND
 from consensus.simplex.messages import Propose, encode_message
 from p2p.network import Misbehaviour
 from p2p.rate_limit import Rate
@@ -92,7 +92,7 @@ def test_forgeries_and_garbage_are_held_against_whoever_sent_them(monkeypatch: p
 
 def test_more_than_a_member_has_to_say_waits_on_its_own_link(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is lost, and another one is heard meanwhile."""
-    monkeypatch.setattr(engine_module, "MEMBER_RATE", Rate(10, 1 << 20, 2.0))
+    monkeypatch.setattr(receiver_module, "MEMBER_RATE", Rate(10, 1 << 20, 2.0))
 
     async def play(world: World) -> None:
         [engine] = await world.start(1)

@@ -117,7 +117,7 @@ def watch_expansions(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         expanded.append(len(message.ids))
         return reconstruct(message, operations)
 
-    monkeypatch.setattr("consensus.engine.reconstruct", note)
+    monkeypatch.setattr("consensus.receiver.reconstruct", note)
     return expanded
 
 

@@ -67,7 +67,7 @@ def test_a_block_that_does_not_execute_gets_no_votes(lie: str, monkeypatch: pyte
                 lies.append(block.id)
         return block, transition, rejected
 
-    monkeypatch.setattr("consensus.driver.build_block", build)
+    monkeypatch.setattr("consensus.proposer.build_block", build)
 
     async def play(world: World) -> None:
         await world.start(*HONEST, LIAR)

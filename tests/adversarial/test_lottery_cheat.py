@@ -112,7 +112,7 @@ def test_a_leader_that_includes_one_proposes_in_vain(monkeypatch: pytest.MonkeyP
             refused.append(block.id)
         return block, transition, rejected
 
-    monkeypatch.setattr("consensus.driver.build_block", build)
+    monkeypatch.setattr("consensus.proposer.build_block", build)
 
     async def play(world: World) -> None:
         await world.start(*VALIDATORS)

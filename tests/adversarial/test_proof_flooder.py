@@ -55,7 +55,7 @@ def test_a_flood_of_proofs_costs_a_few_a_second(monkeypatch: pytest.MonkeyPatch)
 
         async def gossip(sender: bytes, neighbour: bytes, *operations: SignedOperation) -> None:
             payload = Batch(tuple(operation.encoded for operation in operations)).encode()
-            await engine._on_ops(GossipMessage("ops", sender, payload, neighbour))
+            await engine._receiver._on_ops(GossipMessage("ops", sender, payload, neighbour))
 
         start = trio.current_time()
         for number in range(50 * SECONDS):
@@ -83,9 +83,9 @@ def test_whoever_sent_a_proof_that_does_not_hold_is_not_heard_for_a_while(monkey
         [engine] = await world.start(1)
         sender, forged = make_registration(0)
         payload = Batch((forged.encoded,)).encode()
-        await engine._on_ops(GossipMessage("ops", sender, payload, SYBIL))
+        await engine._receiver._on_ops(GossipMessage("ops", sender, payload, SYBIL))
         await trio.sleep(1.0)
         assert len(proofs.checked) == 1
-        assert not engine._rate_limits["ops"].admit(sender, SYBIL, 100, trio.current_time())
+        assert not engine._receiver._rate_limits["ops"].admit(sender, SYBIL, 100, trio.current_time())
 
     simulate(GENESIS, play)

@@ -35,8 +35,7 @@ def attack(core: type[Simplex], *, is_final: bool) -> tuple[set[bytes], Block, B
     for number in range(4):
         if number == leader:
             continue
-        arguments = {name: getattr(committee, name) for name in ("chain_id", "epoch", "validators", "beacon", "final")}
-        honest = core(**arguments, last_height=committee.last_height, key=committee.keys[number])
+        honest = committee.make_core(number, core)
         honest.start()
         honest.on_message(committee.certify(VoteKind.NULLIFY, 1))
         honest.on_message(committee.propose(a))

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from chain import crypto
-from chain.exceptions import InvalidCertificate
+from chain.transition.epochs import Epoch
 from chain.types.votes import Certificate, Vote, VoteKind, make_certificate, sign_vote
+from consensus.exceptions import InvalidMessage
 from consensus.simplex.messages import Broadcast, Effect, Propose, Repropose
 from consensus.simplex.validation import FinalizedBlock, MessageValidation
 from tests.support.agreement import Network, Simulation
@@ -93,17 +94,9 @@ def test_a_certificate_is_weighed_with_its_own_epochs_stake() -> None:
         votes = [sign_vote(keys[number], chain_id, VoteKind.FINALIZE, 0, 3, last) for number in signers]
         return make_certificate(votes, before)
 
-    rules = MessageValidation(
-        chain_id=chain_id,
-        epoch=1,
-        validators=now,
-        beacon=bytes(32),
-        last_height=2,
-        root=FinalizedBlock(last, 1, finalize(0, 1, 2)),
-        previous_validators=before,
-        verify=crypto.verify_all,
-    )
+    epoch = Epoch(1, 2, now, now, before, bytes(32))
+    rules = MessageValidation(chain_id, epoch, FinalizedBlock(last, 1, finalize(0, 1, 2)), crypto.verify_all)
     rules.validate_certificate(finalize(1, 2, 3))
     for few in ((0, 1), (0, 3)):
-        with pytest.raises(InvalidCertificate, match="not more than 2/3"):
+        with pytest.raises(InvalidMessage, match="not more than 2/3"):
             rules.validate_certificate(finalize(*few))

@@ -18,7 +18,8 @@ from chain.state.state import State, compute_supply
 from chain.transition.block import build_block
 from chain.transition.epochs import get_next_epoch
 from chain.types.operations import Transfer
-from consensus.driver import Driver
+from consensus.proposer import Proposer
+from consensus.simplex.messages import Build
 from tests.support.chain_builder import PARAMETERS, Chain, find_reveal
 from tests.support.consensus_world import World, make_key, make_test_genesis, simulate
 
@@ -82,7 +83,7 @@ def test_a_node_that_withholds_what_does_not_suit_it_halts_nothing_and_pays(monk
     genesis = make_test_genesis(4, epoch_heights=3)
     key = make_key(4)
     withheld: list[int] = []
-    build = Driver._build_block
+    build = Proposer._build
 
     def suits(state: State) -> bool:
         hash_chain = make_hash_chain(key, genesis.beacon, 0, genesis.parameters.epoch_heights)
@@ -94,16 +95,17 @@ def test_a_node_that_withholds_what_does_not_suit_it_halts_nothing_and_pays(monk
         following = get_next_epoch(genesis, state).next_validators
         return sum(following.compute_leader(source, view) == key.public_key for view in range(1, 9)) > 2
 
-    async def build_if_it_suits(agreement: Driver, order: Any) -> None:
-        parent = agreement._tree.find_parent(order.parent_id)
+    async def build_if_it_suits(proposer: Proposer, order: Build, *others: Any) -> Any:
+        parent = proposer._tree.find_parent(order.parent_id)
         assert parent is not None
         is_last = (parent[0].height + 1) % genesis.parameters.epoch_heights == 0
-        if agreement._me == key.public_key and is_last and not suits(parent[1]):
+        assert proposer._vote_store is not None
+        if proposer._vote_store.key.public_key == key.public_key and is_last and not suits(parent[1]):
             withheld.append(parent[0].height + 1)
-            return
-        await build(agreement, order)
+            return None
+        return await build(proposer, order, *others)
 
-    monkeypatch.setattr(Driver, "_build_block", build_if_it_suits)
+    monkeypatch.setattr(Proposer, "_build", build_if_it_suits)
 
     async def play(world: World) -> None:
         await world.start(1, 2, 3, 4)

@@ -34,10 +34,10 @@ from chain.transition.validators import COMMITTEE_GROWTH_QUOTIENT
 from chain.types.blocks import MAX_BLOCK_BYTES, MAX_NULLIFICATIONS, VERSION
 from chain.types.operations import MAX_CAPTURE_BYTES, MAX_OPERATION_BYTES
 from chain.types.validators import LATE_VOTE_BLOCKS
-from consensus.engine import FORWARDED_KIND
 from consensus.network import committee_streams as links
 from consensus.network.compact_blocks import COMPACT_KIND, MAX_WHOLE_BYTES
 from consensus.network.gossip import MAX_GOSSIP_BYTES
+from consensus.receiver import FORWARDED_KIND
 from consensus.simplex import messages
 from consensus.simplex.core import Timeouts
 from consensus.sync import messages as sync_records

@@ -155,10 +155,10 @@ def test_an_epoch_that_sync_has_ended_orders_no_blocks_any_more(last: int) -> No
 
     async def script(agreement: Driver, environment: Recorder, journal: Journal) -> None:
         await agreement.on_block_range(execute(last), certify(GENESIS, get_block(last), VoteKind.FINALIZE))
-        order = agreement._build
+        order = agreement._proposer._order
         for view in range(1, 8):  # this validator leads some of the views that follow
             await agreement.on_message(nullify(0, view), 0)
-        assert agreement._build is order
+        assert agreement._proposer._order is order
         assert agreement._previous is not None and agreement._previous.is_finished == (last == 5)
 
     play(script, is_validator=True)
@@ -173,7 +173,7 @@ def make_child(tree: BlockTree, parent_id: bytes, timestamp: int) -> tuple[Block
         view=header.view + 1, timestamp=timestamp, reveal=find_reveal(make_key(1), GENESIS, state),
         parent_certificate=None, nullifications=(),
     )  # fmt: skip
-    tree.add(block, transition)
+    tree.add_executed(block, transition)
     return block, transition
 
 
@@ -184,7 +184,7 @@ def test_the_tree_keeps_what_descends_from_the_last_final_block_and_nothing_else
     rival, _ = make_child(tree, GENESIS.header.id, start + 2)
     child, _ = make_child(tree, one.id, start + 3)
     orphan, _ = make_child(tree, rival.id, start + 4)
-    assert tree.get_branch([child], lambda _: None) == [one, child]
+    assert tree.get_branch([child]) == [one, child]
     tree.advance(one.header, transition.state)
-    assert tree.get(child.id) is not None and len(tree) == 1
+    assert tree.get_executed(child.id) is not None and len(tree) == 1
     assert tree.find_parent(orphan.id) is None and tree.find_parent(one.id) is not None

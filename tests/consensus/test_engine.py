@@ -22,9 +22,9 @@ from chain.store.kv import LevelStore, MemoryStore, Store
 from chain.transition.block import verify_finality
 from chain.types.operations import Release, SignedOperation, Transfer, sign_operation
 from chain.types.votes import NO_BLOCK, VoteKind, sign_vote
-from consensus.engine import FORWARDED_KIND
 from consensus.network.compact_blocks import COMPACT_KIND
 from consensus.network.gossip import Batch, get_topic
+from consensus.receiver import FORWARDED_KIND
 from consensus.simplex.messages import encode_message
 from consensus.voting.journal import RECORD_BYTES, Journal, JournalDamaged
 from p2p.network import GossipMessage, NetworkError
@@ -592,17 +592,19 @@ def test_a_certificate_that_nobody_signed_silences_nobody_and_is_not_kept() -> N
         engine = world.engine(1)
         final = engine._store.certificate(height)
         assert final is not None
-        engine._certificate = (math.inf, final)  # what this node shares unless another is faster
+        engine._rebroadcaster._certificate = (math.inf, final)  # what this node shares unless another is faster
         topic = get_topic(world.genesis.chain_id, "certs")
         unsigned = replace(final, signatures=(bytes(64),) * len(final.signatures))
         for forged in (unsigned, replace(unsigned, epoch=1, block_id=bytes([1] * 32))):
             with pytest.raises(InvalidCertificate):
-                await engine._on_certs(
+                await engine._receiver._on_certs(
                     GossipMessage(topic, make_key(99).public_key, Batch((forged.encode(),)).encode())
                 )
-        assert engine._certificate is not None and not engine._driver._early
-        await engine._on_certs(GossipMessage(topic, make_key(2).public_key, Batch((final.encode(),)).encode()))
-        assert engine._certificate is None
+        assert engine._rebroadcaster._certificate is not None and not engine._driver._early
+        await engine._receiver._on_certs(
+            GossipMessage(topic, make_key(2).public_key, Batch((final.encode(),)).encode())
+        )
+        assert engine._rebroadcaster._certificate is None
 
     simulate(make_test_genesis(4), play)
 

@@ -7,6 +7,7 @@ import trio
 
 from chain.audit.audit import audit_chain
 from chain.audit.sources import StoreSource
+from chain.crypto import verify_all
 from chain.genesis import Genesis
 from chain.store.writer import ChainStore
 from chain.transition.block import state_transition
@@ -92,11 +93,11 @@ def test_a_checkpoint_may_lie_behind_a_restart_in_the_same_epoch() -> None:
     assert restart_block.header.epoch == last.header.epoch
     headers = HeaderChain(chain.genesis, parent, state)
     for block in (restart_block, last):
-        headers.append(block)
+        headers.append(verify_all, block)
     known = {block.height: block.id for block in (restart_block, last)}
     block_range = BlockRange(chain.genesis, parent, state, known)
-    assert block_range.add(BlockItem(restart_block.encoded, certificate.encode())) == certificate
-    finality = block_range.add(BlockItem(last.encoded, chain.finality(last).encode()))
+    assert block_range.add(verify_all, BlockItem(restart_block.encoded, certificate.encode())) == certificate
+    finality = block_range.add(verify_all, BlockItem(last.encoded, chain.finality(last).encode()))
     assert finality is not None
-    executed = verify_block_range(chain.genesis, parent, state, block_range.blocks, finality)
+    executed = verify_block_range(verify_all, chain.genesis, parent, state, block_range.blocks, finality)
     assert executed[-1].transition.state.root == chain.state.root

@@ -20,10 +20,10 @@ from typing import Any
 
 from chain import crypto
 from chain.crypto import KeyPair, hash_bytes
+from chain.transition import justification
 from chain.types.blocks import MAX_NULLIFICATIONS, Block
 from chain.types.validators import ValidatorSet
 from chain.types.votes import Certificate, Vote, VoteKind, is_slashable
-from consensus.simplex import validation as proposals
 from consensus.simplex.core import Simplex
 from consensus.simplex.messages import Message, Propose, Repropose
 from consensus.simplex.validation import get_parent_certificate
@@ -433,14 +433,14 @@ def check(
         live: whether the chain has to go on afterwards.
         seen: takes what happened of all that should happen in many schedules.
     """
-    proposals.MAX_NULLIFICATIONS = schedule.proven
+    justification.MAX_NULLIFICATIONS = schedule.proven
     simulation = make_simulation(schedule, kind, core)
     try:
         return _check(schedule, simulation, live)
     except Runaway as error:
         return [*simulation.violations, f"no end: {error}"]
     finally:
-        proposals.MAX_NULLIFICATIONS = MAX_NULLIFICATIONS
+        justification.MAX_NULLIFICATIONS = MAX_NULLIFICATIONS
         if seen is not None:
             seen.update(simulation.seen)
 

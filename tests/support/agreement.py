@@ -338,14 +338,10 @@ class Node:
             final = FinalizedBlock(block.id, block.height, disk.finals[final_height])
         return self.make(
             chain_id=ledger.chain_id,
-            epoch=epoch,
-            validators=ledger.committee(epoch),
-            beacon=ledger.get_beacon(epoch),
-            last_height=ledger.get_last_height(epoch),
+            epoch=ledger.make_epoch(epoch),
             finalized=final,
             key=self.key,
             timeouts=Timeouts(),
-            previous_validators=ledger.committee(epoch - 1) if epoch else None,
             votes=self._journal.votes(epoch),
             support=[item for of, item in disk.support if of == epoch],
             verify=self.simulation.verify,

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from chain.crypto import KeyPair, hash_bytes
+from chain.transition.epochs import Epoch
 from chain.types.blocks import NO_REVEAL, VERSION, Block, Body, Header, sign_block
 from chain.types.validators import ValidatorSet
 from chain.types.votes import Certificate
@@ -35,6 +36,16 @@ class FakeLedger:
 
     def get_last_height(self, epoch: int) -> int:
         return (epoch + 1) * self.epoch_heights
+
+    def make_epoch(self, number: int) -> Epoch:
+        return Epoch(
+            number=number,
+            last_height=self.get_last_height(number),
+            validators=self.committee(number),
+            next_validators=self.committee(number + 1),
+            previous_validators=self.committee(number - 1) if number else None,
+            beacon=self.get_beacon(number),
+        )
 
     def get_beacon(self, epoch: int) -> bytes:
         return hash_bytes("fake beacon", self.chain_id, epoch.to_bytes(8, "big"))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from chain.crypto import KeyPair, hash_bytes
+from chain.transition.epochs import Epoch
 from chain.types.blocks import Block, sign_proposal
 from chain.types.validators import ValidatorSet
 from chain.types.votes import NO_BLOCK, Certificate, Vote, VoteKind, make_certificate, sign_vote
@@ -27,20 +28,19 @@ class Committee:
         self.beacon = self.ledger.get_beacon(epoch)
         self.final = self.ledger.genesis
 
-    def make_core(self, number: int | None, **changes: Any) -> Simplex:
-        """The core of one validator, or of an observer, not started."""
-        return Simplex(
-            **{
-                "chain_id": self.chain_id,
-                "epoch": self.epoch,
-                "validators": self.validators,
-                "beacon": self.beacon,
-                "last_height": self.last_height,
-                "finalized": self.final,
-                "key": None if number is None else self.keys[number],
-                **changes,
-            }
-        )
+    def make_core(self, number: int | None, core: type[Simplex] = Simplex, **changes: Any) -> Simplex:
+        """The core of one validator, or of an observer, not started; ``changes`` to its epoch or its arguments."""
+        fields = {
+            "number": self.epoch,
+            "last_height": self.last_height,
+            "validators": self.validators,
+            "next_validators": self.validators,
+            "previous_validators": None,
+            "beacon": self.beacon,
+        }
+        epoch = Epoch(**{name: changes.pop(name, value) for name, value in fields.items()})
+        arguments = {"finalized": self.final, "key": None if number is None else self.keys[number]}
+        return core(chain_id=self.chain_id, epoch=epoch, **arguments | changes)
 
     def get_leader(self, view: int) -> KeyPair:
         leader = self.validators.compute_leader(self.beacon, view)

@@ -24,7 +24,7 @@ from chain.store.kv import MemoryStore
 from chain.store.writer import ChainStore
 from chain.types.operations import Capture, CaptureItem, Hold, Operation, compute_digest
 from consensus.engine import Settings
-from consensus.voting.journal import Journal, MemoryFile
+from consensus.voting.journal import Journal
 from consensus.voting.vote_store import VoteStore
 from consensus.voting.vote_support import VoteSupportStore
 from node import Node
@@ -40,6 +40,7 @@ from serving.openai.answers import Answer
 from serving.openai.errors import ApiError
 from serving.openai.requests import CHAT_COMPLETIONS, Request, parse_request
 from serving.scheduling.policy import DefaultPolicy, PolicyParameters
+from tests.support.agreement_ledger import MemoryFile
 
 Op = TypeVar("Op", bound=Operation)
 

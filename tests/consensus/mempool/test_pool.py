@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from chain.types.operations import (
     CaptureItem,
     Delivery,
     Hold,
+    Register,
     Release,
     SignedOperation,
     Transfer,
@@ -474,3 +476,19 @@ def test_a_release_before_its_time_waits() -> None:
     operation = sign_operation(make_key(3), GENESIS.chain_id, Release(bytes(32)))
     pool.add(operation, 0.0)
     assert not pool.has_ready() and "no open hold" in (pool.get_reason(operation.id) or "")
+
+
+def test_a_proof_of_work_that_was_checked_is_never_checked_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would take the event loop some 20 ms, at its admission and whenever it is looked at again."""
+    parameters = replace(GENESIS.parameters, register_grant=1_000, register_cap=10, register_difficulty=8)
+    genesis, key = replace(GENESIS, parameters=parameters), make_key(77)
+    pool = Mempool(genesis, genesis.header, genesis.state)
+    monkeypatch.setattr(
+        "chain.transition.registration.is_valid_proof_of_work", lambda *_: pytest.fail("checked a proof of work")
+    )
+    operation = sign_operation(key, genesis.chain_id, Register(0, bytes(16), ()))
+    pool.add(operation, 0.0, is_proven=True)
+    assert pool.is_ready(operation.id)
+    for second in range(60):
+        pool.expire(float(second))
+    assert pool.is_ready(operation.id)

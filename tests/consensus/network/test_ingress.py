@@ -12,9 +12,10 @@ from chain import crypto
 from chain.exceptions import InvalidSignature
 from chain.types.operations import Register, SignedOperation, Transfer, sign_operation
 from chain.types.votes import NO_BLOCK, VoteKind, sign_vote
-from consensus.engine import FORWARDED_KIND, QUEUE_EVENTS
+from consensus.engine import QUEUE_EVENTS
 from consensus.network.committee_streams import COMMITTEE_PROTOCOL
 from consensus.network.gossip import MAX_GOSSIP_BYTES, TOPIC_LIMITS, Batch, TopicRateLimiter, get_topic
+from consensus.receiver import FORWARDED_KIND
 from consensus.simplex.messages import encode_message
 from p2p.network import GossipMessage
 from p2p.rate_limit import PENALTY_S
@@ -102,7 +103,7 @@ def test_a_forged_batch_costs_its_sender_and_hardly_the_node(monkeypatch: pytest
             await network.publish(topic, batch.encode())
             await trio.sleep(0.1)
         assert 0 < sum(verifications.count.values()) <= 64
-        assert engine._rate_limits["ops"].dropped == 19
+        assert engine._receiver._rate_limits["ops"].dropped == 19
         await trio.sleep(PENALTY_S)  # then it may try again
         good = world.transfer(6, 2, 1)
         await network.publish(topic, Batch((good.encoded,)).encode())
@@ -149,10 +150,10 @@ def test_operations_longer_than_any_are_not_even_decoded(monkeypatch: pytest.Mon
         (engine,) = await world.start(1)
         decoded: list[int] = []
         monkeypatch.setattr(SignedOperation, "decode", classmethod(lambda cls, raw: decoded.append(len(raw))))
-        await engine._on_committee_message(TWO, b"")
+        await engine._receiver.on_committee_message(TWO, b"")
         message = GossipMessage("ops", STRANGER, Batch((bytes(MAX_GOSSIP_BYTES - 100),)).encode())
         with pytest.raises(Exception, match="an operation of"):
-            await engine._on_ops(message)
+            await engine._receiver._on_ops(message)
         assert not decoded
 
     simulate(make_test_genesis(1, others=1), play)
@@ -195,7 +196,8 @@ def test_a_noisy_member_delays_the_votes_of_others_by_no_more_than_its_turns() -
                     assert all(len(queue.items) <= QUEUE_EVENTS for queue in queues.values())
                 scope.cancel()
         assert sent > 0
-        assert engine._rate_limits["ops"].dropped > 0  # junk among what it forwarded, for which it is not heard
+        # Junk among what it forwarded, for which it is not heard.
+        assert engine._receiver._rate_limits["ops"].dropped > 0
 
     simulate(make_test_genesis(4, others=len(USERS)), play)
 

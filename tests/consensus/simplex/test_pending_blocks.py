@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from chain.types.blocks import Block
 from chain.types.votes import Certificate, VoteKind
+from consensus.block_tree import BlockTree
 from consensus.simplex.messages import Effect, ExecuteBlock, Fetch
 from consensus.simplex.pending_blocks import PendingBlocks
 from tests.support.committee import Committee
@@ -23,7 +24,7 @@ def make_branch(committee: Committee, length: int, timestamp: int = 0) -> tuple[
 def test_a_branch_is_fetched_downwards_and_checked_upwards() -> None:
     committee = Committee()
     effects: list[Effect] = []
-    pending_blocks = PendingBlocks(committee.final, 0, committee.validators, effects)
+    pending_blocks = PendingBlocks(BlockTree(), committee.final, 0, committee.validators, effects)
     blocks, certificates = make_branch(committee, 3)
     for block, certificate in reversed(list(zip(blocks, certificates, strict=True))):
         assert not pending_blocks.is_valid(blocks[-1].id, certificates[-1])
@@ -47,7 +48,7 @@ def test_a_branch_is_fetched_downwards_and_checked_upwards() -> None:
 def test_an_invalid_block_and_what_stands_on_it_are_never_valid() -> None:
     committee = Committee()
     effects: list[Effect] = []
-    pending_blocks = PendingBlocks(committee.final, 0, committee.validators, effects)
+    pending_blocks = PendingBlocks(BlockTree(), committee.final, 0, committee.validators, effects)
     blocks, certificates = make_branch(committee, 2)
     for block in blocks:
         pending_blocks.add(block)
@@ -61,7 +62,7 @@ def test_an_invalid_block_and_what_stands_on_it_are_never_valid() -> None:
 def test_finality_forgets_the_branches_that_lost() -> None:
     committee = Committee()
     effects: list[Effect] = []
-    pending_blocks = PendingBlocks(committee.final, 0, committee.validators, effects)
+    pending_blocks = PendingBlocks(BlockTree(), committee.final, 0, committee.validators, effects)
     blocks, _ = make_branch(committee, 2)
     rivals, rival_certificates = make_branch(committee, 3, timestamp=5)
     for block in (*blocks, rivals[0], rivals[2]):

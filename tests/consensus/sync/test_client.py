@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import trio
 
+from chain.crypto import verify_all
 from chain.exceptions import CodecError, InvalidBlock, InvalidCertificate, LedgerError
 from chain.store.writer import ChainStore
 from chain.transition.block import state_transition
@@ -50,14 +51,14 @@ def take(parts: list[bytes]) -> tuple[BlockRange, Certificate | None]:
     for part in parts:
         content = BlocksResponse.decode(part).content
         assert isinstance(content, BlockItem)
-        certificate = segment.add(content)
+        certificate = segment.add(verify_all, content)
     return segment, certificate
 
 
 def test_a_segment_ends_at_a_certificate_and_proves_itself() -> None:
     segment, certificate = take(read_parts(CHAIN, 1, 3))
     assert certificate is not None
-    executed = verify_block_range(GENESIS, GENESIS.header, GENESIS.state, segment.blocks, certificate)
+    executed = verify_block_range(verify_all, GENESIS, GENESIS.header, GENESIS.state, segment.blocks, certificate)
     third = CHAIN.block(3)
     assert third is not None
     assert [node.block.height for node in executed] == [1, 2, 3]
@@ -107,7 +108,7 @@ def test_a_segment_is_refused_as_a_whole() -> None:
     third = segment.blocks[-1]
     with pytest.raises(InvalidBlock, match="body_root"):
         altered = [segment.blocks[0], alter(segment.blocks[1]), third]
-        verify_block_range(GENESIS, GENESIS.header, GENESIS.state, altered, certificate)
+        verify_block_range(verify_all, GENESIS, GENESIS.header, GENESIS.state, altered, certificate)
     for wrong in (
         certify(GENESIS, third, VoteKind.NOTARIZE),
         certify(GENESIS, segment.blocks[1], VoteKind.FINALIZE),
@@ -115,7 +116,7 @@ def test_a_segment_is_refused_as_a_whole() -> None:
         replace(certificate, signers=certificate.signers[:2], signatures=certificate.signatures[:2]),
     ):
         with pytest.raises(InvalidCertificate):
-            verify_block_range(GENESIS, GENESIS.header, GENESIS.state, segment.blocks, wrong)
+            verify_block_range(verify_all, GENESIS, GENESIS.header, GENESIS.state, segment.blocks, wrong)
     forged = sign_operation(make_key(2), bytes(32), Transfer(0, make_key(3).public_key, 1))
     assert forged.id  # signed for another chain: only the signature check of the transition can tell
     header, body = third.header, replace(third.body, operations=(*third.body.operations, forged))

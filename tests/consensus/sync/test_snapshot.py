@@ -13,6 +13,7 @@ from chain.audit.audit import audit_chain
 from chain.audit.export import ExportSource
 from chain.audit.sources import StoreSource
 from chain.exceptions import StoreError
+from chain.merkle.snapshot import Entry, add_chunk, make_chunk
 from chain.store.kv import MemoryStore
 from chain.store.writer import ChainStore
 from chain.types.votes import VoteKind
@@ -353,12 +354,27 @@ def forge_ends(question: Question) -> Answers:
     return encode_all([EpochEndsResponse(EpochEndItem(replace(end, certificate=certificate)))])
 
 
+def begin_with_a_state() -> ChainStore:
+    """The store of a node that began with the state after epoch 4, from a checkpoint in epoch 2."""
+    blocks, source = ChainStore(MemoryStore(), CHAIN.genesis), fill_store(CHAIN)
+    ends = [end for epoch in (2, 3, 4) if (end := source.light_client_update(epoch)) is not None]
+    header, state = ends[-1].header, CHAIN.states[ends[-1].header.height]
+    blocks.snapshot_import.begin(header)
+    chunk = make_chunk(state.tree, None)
+    assert chunk is not None and chunk.is_last
+    entries = {entry.key: entry.value for entry in chunk.entries if isinstance(entry, Entry)}
+    blocks.snapshot_import.add(entries, add_chunk(None, chunk, header.state_root), chunk.is_last)
+    blocks.adopt_snapshot(ends, blocks.snapshot_import.load())
+    return blocks
+
+
 FETCH_LIES: dict[str, tuple[Callable[[], ChainStore], Lie, str]] = {
     "blocks end early": (lambda: fill_store(CHAIN), end_early, "proves 5 epochs, but sent no block after 10"),
     "another fork": (lambda: fill_store(CHAIN), give_another, "not the one that was proved final"),
     "forged ends": (lambda: fill_store(CHAIN), forge_ends, "proves nothing"),
     "garbage": (lambda: fill_store(CHAIN), lambda _: [b"\xc1"], "malformed"),
     "pruned": (lambda: fill_store(CHAIN, keep_epochs=1), lambda _: None, "keeps blocks only from 17 on"),
+    "begun with a state": (begin_with_a_state, lambda _: None, "keeps the ends of epochs only from epoch 2 on"),
     "blocks in the wrong order": (
         lambda: fill_store(CHAIN),
         lambda question: (

@@ -16,12 +16,13 @@ from chain.store.kv import MemoryStore
 from chain.store.writer import ChainStore
 from chain.transition.restart_file import RestartFile
 from consensus.voting.disk import NodeStorage
-from consensus.voting.journal import Journal, MemoryFile
+from consensus.voting.journal import Journal
 from consensus.voting.vote_store import VoteStore
 from consensus.voting.vote_support import VoteSupportStore
 from p2p.runtime import RealRuntime
 from serving.cli.errors import CommandError
 from serving.cli.restart import build_restart_app
+from tests.support.agreement_ledger import MemoryFile
 from tests.support.chain_builder import Chain
 from tests.support.forgeries import fill_store
 from tests.support.restarted_chain import make_halted, propose

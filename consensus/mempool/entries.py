@@ -1,0 +1,86 @@
+"""What the mempool keeps of each operation and each account, and what operations need of the state. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from chain.state.keys import hold_key
+from chain.state.records import Account
+from chain.types.operations import Capture, Dispute, Hold, NoncedOperation, Operation, Release, SignedOperation
+
+ConflictKey = tuple[object, ...]
+"""Names what only one pending operation of an account may ask for."""
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """One pending operation."""
+
+    operation: SignedOperation
+    arrival: int
+    """Serial number of its admission."""
+    height: int
+    """Of the block that was to come next then."""
+    size: int
+    fee: int
+    cost: int
+    """What it takes out of the available credit as soon as it is included, if that is known before."""
+    ready: bool = False
+    reason: str = ""
+    """Why it is not ready, unless for an earlier nonce."""
+    rejections: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class AccountQueue:
+    """What one account has pending. ``owned`` is all its credit, ``nonce`` and ``available`` are those of the state."""
+
+    nonce: int
+    available: int
+    owned: int
+    next_nonce: int
+    """The first nonce that is missing or cannot be included: those pending below it follow the account's."""
+    nonced: dict[int, Entry] = field(default_factory=dict)
+    one_time: dict[bytes, Entry] = field(default_factory=dict)
+    """By id, in order of arrival."""
+    conflicts: dict[ConflictKey, bytes] = field(default_factory=dict)
+    """The conflict keys of the one-time operations, and their ids."""
+    waiting: dict[bytes, int] = field(default_factory=dict)
+    """The sizes of those that are not ready, by id."""
+    size: int = 0
+    waiting_size: int = 0
+    fees: int = 0
+    """Of the operations with a nonce."""
+    reserved: int = 0
+    """Cost of the one-time operations that are ready."""
+
+
+def update_from_state(pending: AccountQueue, account: Account) -> None:
+    pending.nonce, pending.available, pending.owned = account.nonce, account.available, account.total
+
+
+def get_cost(operation: Operation, fee: int) -> int:
+    """What a one-time operation takes out of the available credit."""
+    if isinstance(operation, NoncedOperation | Capture):
+        return 0
+    return fee + operation.amount if isinstance(operation, Hold) else fee
+
+
+def get_conflict_keys(operation: Operation) -> list[ConflictKey]:
+    """What of an account's one-time operations only one can have."""
+    if isinstance(operation, Hold):
+        return [("hold", operation.seq, operation.attempt)]
+    if isinstance(operation, Capture):
+        return [("capture", item.delivery.hold) for item in operation.items]
+    return []
+
+
+def get_dependencies(operation: Operation) -> list[bytes]:
+    """The entries of the state, beside the accounts, without which an operation cannot be included."""
+    if isinstance(operation, Capture):
+        return [hold_key(item.delivery.hold) for item in operation.items]
+    return [hold_key(operation.hold)] if isinstance(operation, Release | Dispute) else []
+
+
+def explain_reservation(entry: Entry, available: int) -> str:
+    return f"{entry.cost} micro-credits asked beside what is promised, {available} available"

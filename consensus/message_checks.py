@@ -1,0 +1,84 @@
+"""Checks the signatures of what comes, in worker threads, before the event loop of agreement looks at it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+
+from chain.exceptions import InvalidCertificate
+from chain.types.blocks import Block
+from chain.types.validators import ValidatorSet
+from chain.types.votes import Certificate
+from consensus.exceptions import InvalidMessage
+from consensus.network.compact_blocks import CompactPropose
+from consensus.signature_cache import Verify
+from consensus.simplex.core import Simplex
+from consensus.simplex.messages import Message
+from consensus.simplex.validation import MessageValidation, is_authentic
+from consensus.verifier import SignatureVerifier
+
+
+class MessageChecks:
+    """Looks at messages as the core is going to, so that the core finds the verdicts in the cache.
+
+    ``find_instance`` returns the instance of an epoch, ``is_near`` says whether a block that nothing has asked for is
+    worth a check.
+    """
+
+    def __init__(
+        self,
+        chain_id: bytes,
+        verifier: SignatureVerifier,
+        find_instance: Callable[[int], Simplex | None],
+        is_near: Callable[[Block], bool],
+    ) -> None:
+        self._chain_id = chain_id
+        self._verifier = verifier
+        self._find_instance = find_instance
+        self._is_near = is_near
+
+    async def verify(self, *messages: Message | CompactPropose) -> None:
+        """Check the signatures of messages that an instance is going to look at."""
+        found = [(rules, message) for message in messages if (rules := self._find_rules(message)) is not None]
+        if found:
+            await self._verifier.run(_validate, found)
+
+    async def verify_certificate(self, certificate: Certificate, validators: ValidatorSet) -> None:
+        """Check form, quorum and signatures of a certificate.
+
+        Raises:
+            InvalidCertificate: any of them fails.
+        """
+        await self._verifier.run(_verify_certificate, certificate, self._chain_id, validators)
+
+    async def verify_block(self, block: Block) -> None:
+        """Check that a gossiped block is authentic, if the driver is going to ask."""
+        if self._is_near(block):
+            await self._verifier.run(_verify_block, block)
+
+    def _find_rules(self, message: Message | CompactPropose) -> MessageValidation | None:
+        """The rules for a message, if an instance is going to look at its signatures."""
+        instance = self._find_instance(message.epoch)
+        if instance is None:
+            return None
+        is_relevant = isinstance(message, CompactPropose) or instance.is_relevant(message)
+        return instance.validation if is_relevant else None
+
+
+def _validate(verify: Verify, found: Sequence[tuple[MessageValidation, Message | CompactPropose]]) -> None:
+    for rules, message in found:
+        with suppress(InvalidMessage):
+            if isinstance(message, CompactPropose):
+                replace(rules, verify=verify).validate_header(message.proposal, message.stripped_block.header)
+            else:
+                replace(rules, verify=verify).validate(message)
+
+
+def _verify_certificate(verify: Verify, certificate: Certificate, chain_id: bytes, validators: ValidatorSet) -> None:
+    if not verify(certificate.signature_checks(chain_id, validators)):
+        raise InvalidCertificate("a signature does not hold")
+
+
+def _verify_block(verify: Verify, block: Block) -> None:
+    is_authentic(block, verify)
