@@ -115,7 +115,6 @@ def sign_announcement(key: crypto.KeyPair, chain_id: bytes, announcement: Announ
     return replace(announcement, signature=key.sign(DOMAIN, chain_id, _signed_part(announcement)))
 
 
-@lru_cache(maxsize=4096)
 def parse_announcement(raw: bytes) -> Announcement:
     """Decode an announcement without checking its signature.
 
@@ -125,7 +124,7 @@ def parse_announcement(raw: bytes) -> Announcement:
     return Announcement.decode(raw, MAX_ANNOUNCEMENT_BYTES)
 
 
-@lru_cache(maxsize=4096)  # the same bytes come from every peer that a view is reconciled with
+@lru_cache(maxsize=4096)  # the same bytes come from several neighbours
 def decode_announcement(raw: bytes, chain_id: bytes) -> Announcement:
     """Decode an announcement and check its signature for this chain.
 

@@ -52,7 +52,6 @@ def sign_suspect_message(key: crypto.KeyPair, chain_id: bytes, announcement: Ann
     return replace(unsigned, signature=key.sign(DOMAIN, chain_id, unsigned.encode()))
 
 
-@lru_cache(maxsize=1024)
 def parse_suspect_message(raw: bytes) -> SuspectMessage:
     """Decode a message without checking its signature.
 

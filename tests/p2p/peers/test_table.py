@@ -333,3 +333,19 @@ def test_the_fingerprint_of_views_that_agree_is_equal(heard: list[Announcement],
     assert one.root == other.root
     present = [entry.id for entry in one.entries.values() if entry.state.is_present]
     assert (one.root == 0) == (not present)
+
+
+def test_it_is_a_directory_of_members_addresses_and_protected_peers() -> None:
+    table = PeerTable(ME, weight=lambda peer: float(peer == key(2)), bootstrap=[key(3)])
+    table.apply(make(1), 0.0)
+    table.apply(replace(make(2), addresses=(), relays=("/memory/9/p2p/x",)), 0.0)
+    table.apply(make(4), 0.0)
+    table.apply(make(4, leaving=True), 1.0)
+    assert [table.get_addresses(key(number)) for number in (1, 2, 4, 5)] == [
+        ("/memory/1",),
+        ("/memory/9/p2p/x/p2p-circuit",),
+        (),
+        (),
+    ]
+    assert [table.is_member(key(number)) for number in (1, 2, 3, 4)] == [True, True, False, False]
+    assert [table.is_protected(key(number)) for number in (1, 2, 3, 4)] == [False, True, True, False]
