@@ -25,6 +25,7 @@ import math
 from collections.abc import Container, Iterable
 from dataclasses import replace
 
+from chain.collections import BoundedDict
 from chain.exceptions import CannotPay, InvalidNonce, InvalidOperation, InvalidSignature
 from chain.genesis import Genesis
 from chain.state.state import State, StateOverlay
@@ -111,8 +112,8 @@ class Mempool:
         self._revalidation_order: dict[bytes, None] = {}
         """Ids of all one-time operations, the one judged longest ago first."""
         self._rejected: dict[bytes, None] = {}
-        self._final: dict[bytes, None] = {}
-        self._verified: dict[bytes, bytes] = {}
+        self._final: BoundedDict[bytes, None] = BoundedDict(MAX_FINAL_IDS)
+        self._verified: BoundedDict[bytes, bytes] = BoundedDict(MAX_VERIFIED_IDS)
         """Signatures that hold, by the id of the operation."""
         self._arrivals = 0
         self._now = 0.0
@@ -145,10 +146,7 @@ class Mempool:
     def note_verified(self, operations: Iterable[SignedOperation]) -> None:
         """Remember that the signatures of ``operations`` hold, so that none is checked again."""
         for signed in operations:
-            self._verified.pop(signed.id, None)
             self._verified[signed.id] = signed.signature
-        while len(self._verified) > MAX_VERIFIED_IDS:
-            del self._verified[next(iter(self._verified))]
 
     # Admission.
 
@@ -331,8 +329,6 @@ class Mempool:
             if rivals is not None and not isinstance(signed.operation, NoncedOperation):
                 for conflict in get_conflict_keys(signed.operation):
                     self.remove(rivals.conflicts.get(conflict, b""))
-        while len(self._final) > MAX_FINAL_IDS:
-            del self._final[next(iter(self._final))]
         rejected, self._rejected = self._rejected, {}
         for operation_id in rejected:
             self._reconsider(operation_id)

@@ -15,7 +15,7 @@ never refused, unless that member has sent what no honest node would.
 from __future__ import annotations
 
 import math
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
@@ -25,6 +25,7 @@ import trio
 
 from chain import crypto
 from chain.codec import Bounds, Record
+from chain.collections import BoundedDict
 from p2p.network import Network, NetworkError
 from p2p.rate_limit import Limiter, Rate
 
@@ -160,8 +161,7 @@ class SeenCache:
     """Remembers the hashes of the last ``capacity`` items, so that a copy costs no more than a hash."""
 
     def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
-        self._hashes: OrderedDict[bytes, None] = OrderedDict()
+        self._hashes: BoundedDict[bytes, None] = BoundedDict(capacity)
 
     def __contains__(self, item: bytes) -> bool:
         return crypto.hash_bytes("seen", item) in self._hashes
@@ -172,6 +172,4 @@ class SeenCache:
         if digest in self._hashes:
             return False
         self._hashes[digest] = None
-        if len(self._hashes) > self._capacity:
-            self._hashes.popitem(last=False)
         return True

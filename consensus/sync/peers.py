@@ -7,6 +7,7 @@ from collections.abc import Container, Iterable
 import structlog
 import trio
 
+from chain.collections import BoundedDict
 from chain.crypto import format_address
 from consensus.sync.messages import SYNC_FRAME_TIMEOUT_S, SYNC_PROTOCOL, Question, Request
 from p2p.network import NetworkError
@@ -27,7 +28,7 @@ class SyncPeers:
         self.streams = streams
         self._random = runtime.random
         self._avoided: dict[bytes, float] = {}
-        self._seconds: dict[bytes, float] = {}
+        self._seconds: BoundedDict[bytes, float] = BoundedDict(MAX_REMEMBERED_DELAYS)
 
     def avoid(self, peer: bytes, seconds: float, reason: str) -> None:
         """Ask others for a while."""
@@ -61,7 +62,4 @@ class SyncPeers:
             self.avoid(peer, AVOID_SILENT_S, str(error))
             return None
         finally:
-            self._seconds.pop(peer, None)
             self._seconds[peer] = trio.current_time() - asked_at
-            if len(self._seconds) > MAX_REMEMBERED_DELAYS:
-                del self._seconds[next(iter(self._seconds))]

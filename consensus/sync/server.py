@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 import trio
 
 from chain.codec import Record
+from chain.collections import BoundedDict
 from chain.exceptions import CodecError
 from chain.merkle.snapshot import MAX_PIECE_BYTES, make_chunk
 from chain.state.state import State
@@ -70,11 +71,11 @@ class SyncServer:
         self._find_block = find_block
         self._find_operation = find_operation
         self._runtime = runtime
-        self._leases: dict[int, tuple[State, float]] = {}
+        self._leases: BoundedDict[int, tuple[State, float]] = BoundedDict(MAX_LEASED_STATES)
         self._rewinding = trio.Lock()
         self._making = trio.Lock()
         self._asking: set[bytes] = set()
-        self._chunks: dict[GetChunk, bytes] = {}
+        self._chunks: BoundedDict[GetChunk, bytes] = BoundedDict(MAX_CACHED_CHUNKS)
 
     async def handle(self, exchange: Exchange) -> None:
         """Serve one exchange of the protocol. Malformed requests are refused by aborting it."""
@@ -159,8 +160,6 @@ class SyncServer:
                 chunk = await self._runtime.run_sync(make_chunk, state.tree, question.after)
                 raw = ChunkResponse(chunk).encode()
             self._chunks[question] = raw
-            if len(self._chunks) > MAX_CACHED_CHUNKS:
-                del self._chunks[next(iter(self._chunks))]
             return raw
 
     async def _send_value(self, exchange: Exchange, question: GetValue) -> None:
@@ -173,7 +172,8 @@ class SyncServer:
     async def _find_state(self, height: int) -> State | None:
         now = trio.current_time()
         oldest = self._store.height - 8 * self._store.genesis.parameters.epoch_heights
-        self._leases = {key: lease for key, lease in self._leases.items() if lease[1] > now and key >= oldest}
+        for key in [key for key, lease in self._leases.items() if lease[1] <= now or key < oldest]:
+            del self._leases[key]
         if height in self._leases:
             state: State | None = self._leases.pop(height)[0]
         else:
@@ -181,8 +181,6 @@ class SyncServer:
                 state = await self._runtime.run_sync(self._store.find_epoch_end_state, height)
         if state is not None:
             self._leases[height] = state, now + STATE_LEASE_S
-            while len(self._leases) > MAX_LEASED_STATES:
-                del self._leases[next(iter(self._leases))]
         return state
 
     def _get_block(self, block_id: bytes) -> bytes | None:

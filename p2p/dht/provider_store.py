@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 
+from chain.collections import SparseCounter
 from p2p.addresses import get_first_subnet
-from p2p.collections import SparseCounter
 from p2p.dht.kademlia import PeerInfo
 
 PROVIDER_TTL_S = 24 * 3600.0

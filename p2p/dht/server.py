@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import trio
 
-from p2p.collections import SparseCounter
+from chain.collections import SparseCounter
 from p2p.dht.kademlia import MAX_KEY_BYTES, MIN_KEY_BYTES, K, Kind, Message, PeerInfo
 from p2p.dht.messages import MAX_MESSAGE_BYTES, WireMessage, decode_request, encode
 from p2p.dht.provider_store import ProviderStore

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import trio
 
+from chain.collections import SparseCounter
 from chain.crypto import format_address
-from p2p.collections import SparseCounter
 from p2p.host.connection_gater import ConnectionGater
 from p2p.host.connections import Connections
 from p2p.host.lifetime import Lifetime

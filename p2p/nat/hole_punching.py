@@ -35,6 +35,7 @@ from typing import Annotated, Protocol
 import trio
 
 from chain.codec import Bounds, Record
+from chain.collections import BoundedDict
 from chain.crypto import format_address
 from chain.exceptions import CodecError
 from p2p.addresses import Endpoint, is_local
@@ -110,7 +111,7 @@ class PunchSchedule:
     """When to try a peer again. Pure: times are passed in (seconds of one monotonic clock)."""
 
     def __init__(self) -> None:
-        self._peers: dict[bytes, _Attempts] = {}
+        self._peers: BoundedDict[bytes, _Attempts] = BoundedDict(MAX_REMEMBERED_PEERS)
 
     def get_delay(self, peer: bytes, now: float) -> float:
         """Seconds to wait before ``peer`` may be tried."""
@@ -129,9 +130,7 @@ class PunchSchedule:
             delay = FAILURE_BACKOFF.get_delay(known.failures)
             known.failures += 1
         known.not_before = now + delay
-        self._peers[peer] = known  # at the end: the oldest is forgotten first
-        if len(self._peers) > MAX_REMEMBERED_PEERS:
-            del self._peers[next(iter(self._peers))]
+        self._peers[peer] = known
 
 
 class PunchNetwork(Network, Protocol):

@@ -20,8 +20,8 @@ from dataclasses import dataclass, replace
 from typing import Annotated
 
 from chain.codec import Bounds, Record
+from chain.collections import BoundedDict
 from chain.exceptions import CodecError
-from p2p.collections import BoundedDict
 from p2p.peers.announcement import ITEM_ID_BYTES, MAX_ANNOUNCEMENT_BYTES, MAX_LIFETIME_MS, Announcement, PeerLoad
 from p2p.peers.failure_detector import FailureDetector
 from p2p.peers.suspect_message import EncodedSuspectMessage

@@ -23,7 +23,7 @@ from collections import deque
 from collections.abc import Container
 from dataclasses import dataclass, field
 
-from p2p.collections import BoundedDict
+from chain.collections import BoundedDict
 from p2p.peers.announcement import get_item_id
 from p2p.peers.suspect_message import SuspectMessage
 from p2p.peers.table import Change, PeerTable

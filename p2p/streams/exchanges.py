@@ -23,7 +23,7 @@ from typing import Any
 
 import trio
 
-from p2p.collections import SparseCounter
+from chain.collections import SparseCounter
 from p2p.network import Misbehaviour, Network, NetworkError, RawStream, is_network_error
 from p2p.rate_limit import Budget
 from p2p.streams.frames import MAX_FRAME_BYTES, ExchangeState, Frame, FrameError, FrameReader, Kind

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from chain.collections import SparseCounter
 from consensus.engine import Engine
-from p2p.collections import SparseCounter
 from serving.accounting.payee import Payee
 
 

@@ -7,6 +7,7 @@ of holds that may still be on their way.
 
 from __future__ import annotations
 
+from chain.collections import BoundedDict
 from chain.state.records import REPLAY_WINDOW_SIZE
 
 AHEAD = REPLAY_WINDOW_SIZE // 2
@@ -30,7 +31,7 @@ class HoldNumbers:
         self._limit = min(self._reserved + AHEAD, top + REPLAY_WINDOW_SIZE)
         self._taken: set[int] = set()
         """Numbers given out, under which no hold was signed yet."""
-        self._returned: dict[int, None] = {}
+        self._returned: BoundedDict[int, None] = BoundedDict(REPLAY_WINDOW_SIZE)
         """Those that were given back, oldest first."""
 
     def peek(self, top: int) -> int:
@@ -65,8 +66,6 @@ class HoldNumbers:
             return
         self._taken.remove(seq)
         self._returned[seq] = None
-        while len(self._returned) > REPLAY_WINDOW_SIZE:
-            del self._returned[next(iter(self._returned))]
 
     def reserve(self, seq: int) -> int | None:
         """A hold is about to be signed under ``seq``: returns what must be on the disk before, or None."""

@@ -335,7 +335,7 @@ def test_the_fingerprint_of_views_that_agree_is_equal(heard: list[Announcement],
     assert (one.root == 0) == (not present)
 
 
-def test_it_is_a_directory_of_members_addresses_and_protected_peers() -> None:
+def test_it_is_a_directory_of_addresses_and_protected_peers() -> None:
     table = PeerTable(ME, weight=lambda peer: float(peer == key(2)), bootstrap=[key(3)])
     table.apply(make(1), 0.0)
     table.apply(replace(make(2), addresses=(), relays=("/memory/9/p2p/x",)), 0.0)
@@ -347,5 +347,4 @@ def test_it_is_a_directory_of_members_addresses_and_protected_peers() -> None:
         (),
         (),
     ]
-    assert [table.is_member(key(number)) for number in (1, 2, 3, 4)] == [True, True, False, False]
     assert [table.is_protected(key(number)) for number in (1, 2, 3, 4)] == [False, True, True, False]

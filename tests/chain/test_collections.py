@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from p2p.collections import BoundedDict, SparseCounter
+from chain.collections import BoundedDict, SparseCounter
 
 
 def test_a_bounded_dict_drops_what_was_set_longest_ago() -> None:
