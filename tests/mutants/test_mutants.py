@@ -9,15 +9,18 @@ import pytest
 from tests.mutants.run import ROOT, Mutant, apply, copy_tree, judge, load
 
 IN_GATE = (
+    "capture-above-the-price",
     "chain-set-aside-when-opened",
     "duplicate-signers-counted",
     "finalize-after-nullify",
+    "halt-credit-kept",
     "hand-over-gate-removed",
     "heads-counted",
     "journal-after-sending",
     "journal-cut-unnoticed",
     "notarize-twice",
     "nullifications-not-checked",
+    "own-queue-second",
     "release-pays-the-payee",
     "replayed-evidence",
     "stake-of-the-wrong-epoch",

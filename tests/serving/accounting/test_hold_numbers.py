@@ -51,6 +51,18 @@ def test_half_the_window_may_be_in_use_and_what_was_given_back_is_used_again() -
     assert numbers.take(1) == AHEAD
 
 
+def test_a_number_that_was_signed_is_never_given_out_again() -> None:
+    numbers = HoldNumbers(0, 0)
+    for seq in range(AHEAD):
+        assert numbers.take(0) == seq
+    stored = numbers.reserve(3)
+    numbers.give_back(3)
+    with pytest.raises(TooManyPayments):
+        numbers.take(0)
+    assert stored is not None
+    assert HoldNumbers(0, stored).take(0) == stored > 3
+
+
 def test_a_write_reserves_several_numbers() -> None:
     numbers = HoldNumbers(5, 0)
     assert numbers.reserve(5) == 5 + RESERVE

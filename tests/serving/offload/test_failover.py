@@ -104,6 +104,9 @@ def test_a_slow_first_token_is_waited_for() -> None:
         get_script(first).first_delay = 25.0
         get_script(first).head_at_once = True
         assert (await ask(world.gateway)).executor == first.public_key
+        await world.settle()
+        (item,) = world.captured  # nothing was refunded meanwhile
+        assert item.receipt is not None and item.delivery.amount
 
     simulate(play)
 
