@@ -390,6 +390,19 @@ def test_who_breaks_off_is_not_even_paid_for_what_it_delivered(lie: Lie) -> None
     simulate(play, Options(parameters=FAST, originator=SHORT))
 
 
+def test_who_declines_after_the_payment_is_not_even_paid_for_the_prompt() -> None:
+    async def play(world: World) -> None:
+        liar, honest = world.drawn()
+        deals = plant(world, liar, declines_after_all)
+        assert (await ask(world.gateway)).executor == honest.public_key
+        await capture_all(deals[0], deals[0].make_delivery(tokens=0).amount)
+        liar.node.payments.payee._served.clear()
+        await world.settle(60)
+        check_gained_nothing(world, liar)
+
+    simulate(play, Options(parameters=FAST, originator=SHORT))
+
+
 # Greed without a lie on the wire.
 
 

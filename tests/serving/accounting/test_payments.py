@@ -6,9 +6,20 @@ import pytest
 import trio
 
 from chain.parameters import CREDIT
-from chain.types.operations import Delivery, Dispute, Hold, Release, Usage, compute_hold_id, sign_operation
+from chain.types.operations import (
+    Capture,
+    Delivery,
+    Dispute,
+    Hold,
+    Operation,
+    Release,
+    Usage,
+    compute_hold_id,
+    sign_operation,
+)
 from serving.accounting.hold_numbers import AHEAD, TooManyPayments
 from serving.accounting.payer import CannotAfford
+from serving.accounting.submitter import Submitter
 from tests.support.market_world import (
     Options,
     Result,
@@ -285,5 +296,26 @@ def test_one_bad_delivery_does_not_spoil_a_capture_of_many() -> None:
         await eventually(lambda: len(world.captured) >= len(holds) - 2, 30)
         amounts = {item.delivery.amount for item in world.captured}
         assert amounts == {1_000} and len(world.captured) == len(holds) - 2
+
+    simulate(play)
+
+
+def test_a_capture_that_was_lost_is_submitted_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    submit = Submitter.submit
+    lost: list[Operation] = []
+
+    async def lose_first(self: Submitter, operation: Operation) -> bool:
+        if isinstance(operation, Capture) and not lost:
+            lost.append(operation)
+            return True
+        return await submit(self, operation)
+
+    monkeypatch.setattr(Submitter, "submit", lose_first)
+
+    async def play(world: World) -> None:
+        assert (await ask(world.gateway)).status == 200
+        await world.settle()
+        (item,) = world.captured
+        assert lost == [Capture((item,))]
 
     simulate(play)
