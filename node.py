@@ -19,6 +19,7 @@ from chain.crypto import KeyPair
 from chain.exceptions import StoreDamaged
 from chain.genesis import Genesis
 from chain.store.kv import Store
+from chain.store.layout import PAYMENTS_PREFIX
 from chain.store.writer import ChainStore
 from consensus.engine import Engine, Settings
 from consensus.validator_tasks import ValidatorTasks
@@ -30,7 +31,6 @@ from p2p.network import Network, NetworkError, RunnableNetwork
 from p2p.peers.table import PeerTable
 from p2p.runtime import RealRuntime, Runtime
 from p2p.streams.exchanges import Streams
-from serving.accounting.payer import PREFIX as PAYMENTS
 from serving.accounting.payments import Payments
 from serving.accounting.stake_keeper import StakeKeeper
 from serving.accounting.wallet import Wallet
@@ -189,7 +189,7 @@ async def run_node(data_dir: Path, config: NodeConfig, key: KeyPair, genesis: Ge
     network = build_network(config, key, runtime, peer_table)
     disk = DataDisk(data_dir, runtime.now)
     opened = open_storage(
-        disk, genesis, key, runtime.random, votes=config.votes, kept=(PAYMENTS,), keep_epochs=config.keep_epochs
+        disk, genesis, key, runtime.random, votes=config.votes, kept=(PAYMENTS_PREFIX,), keep_epochs=config.keep_epochs
     )
     with closing(opened), _noting_damage(disk):
         node = Node(

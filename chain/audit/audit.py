@@ -29,6 +29,7 @@ from chain.audit.report import Fault, Report, Restarted
 from chain.audit.sources import ChainSource
 from chain.exceptions import CodecError, GenesisError, InvalidBlock, InvalidCertificate, LedgerError, StoreError
 from chain.light.client import Checkpoint, LightClient
+from chain.state.keys import ACCOUNT_PREFIX
 from chain.state.records import REPLAY_WINDOW_SIZE
 from chain.state.state import State, compute_supply
 from chain.transition.block import Transition, apply_block, check_finality, check_header, get_signature_checks
@@ -379,6 +380,6 @@ def _sum_changes(before: State, transition: Transition) -> int:
     after = transition.state
     grown = after.totals.treasury - before.totals.treasury
     for key in transition.changes:
-        if key[:1] == b"a":
+        if key[:1] == ACCOUNT_PREFIX:
             grown += after.account(key[1:]).total - before.account(key[1:]).total
     return grown

@@ -11,15 +11,35 @@ from chain.genesis import Genesis
 from chain.light.client import LightClientUpdate
 from chain.state.state import State
 from chain.store.kv import Store
+from chain.store.layout import (
+    BLOCK_PREFIX,
+    CERTIFICATE_PREFIX,
+    EPOCH_END_PREFIX,
+    FAILURES_PREFIX,
+    FIRST_SLOT,
+    HEIGHT_PREFIX,
+    META_PREFIX,
+    OPERATION_PREFIX,
+    PAYMENTS_PREFIX,
+    RESTARTS_PREFIX,
+    SECOND_SLOT,
+    UNDO_PREFIX,
+    VALIDATORS_PREFIX,
+    VOTE_SUPPORT_PREFIX,
+    encode_number,
+)
 from chain.store.reader import ChainReader
 from chain.transition.epochs import get_epoch
 from chain.types.blocks import Block, Header
 
-_CHAIN_ENTRIES = frozenset({b"b", b"f", b"l", b"n", b"o", b"u", b"x"})
-
-
-_OTHER_ENTRIES = frozenset({b"c", b"e", b"m", b"r", b"s", b"w", b"z"})
-"""Entries that are compared one by one, or are no part of the chain (see :mod:`chain.store.writer`)."""
+_CHAIN_ENTRIES = frozenset(
+    {BLOCK_PREFIX, CERTIFICATE_PREFIX, EPOCH_END_PREFIX, HEIGHT_PREFIX, OPERATION_PREFIX, UNDO_PREFIX, FAILURES_PREFIX}
+)
+"""Entries that are counted: the chain accounts for each."""
+_OTHER_ENTRIES = frozenset(
+    {VALIDATORS_PREFIX, VOTE_SUPPORT_PREFIX, META_PREFIX, RESTARTS_PREFIX, FIRST_SLOT, PAYMENTS_PREFIX, SECOND_SLOT}
+)
+"""Entries that are compared one by one, or are no part of the chain (:mod:`chain.store.layout`)."""
 
 
 class ChainSource(Protocol):
@@ -96,10 +116,13 @@ class StoreSource:
         self._expected.clear()
         for height in range(self.base.height + 1, self.height + 1):
             # Only what was stored with the block: the certificates of epoch ends are kept a second time.
-            raw, certificate = self._chain.raw_block(height), self._store.get(b"f" + height.to_bytes(8, "big"))
+            raw, certificate = (
+                self._chain.raw_block(height),
+                self._store.get(CERTIFICATE_PREFIX + encode_number(height)),
+            )
             if raw is None:
                 raise StoreError(f"block {height} is missing")
-            self._expected.update([b"b"] if certificate is None else [b"b", b"f"])
+            self._expected.update([BLOCK_PREFIX] if certificate is None else [BLOCK_PREFIX, CERTIFICATE_PREFIX])
             yield raw, certificate
 
     def check_block(self, block: Block, failures: Sequence[str | None]) -> None:
@@ -113,7 +136,7 @@ class StoreSource:
         failed = [failure is not None for failure in failures]
         if stored != (failed if any(failed) else []):
             raise StoreError("the operations recorded as failed are not those that failed")
-        self._expected.update({b"n": 1, b"o": len(failures), b"x": int(any(failed))})
+        self._expected.update({HEIGHT_PREFIX: 1, OPERATION_PREFIX: len(failures), FAILURES_PREFIX: int(any(failed))})
 
     def check(self, state: State, header: Header) -> None:
         stored, replayed = self._chain.stored_state(), {leaf.key: leaf.encoded for leaf in state.entries()}
@@ -124,8 +147,8 @@ class StoreSource:
             validators = state.committee(epoch)
             if validators is not None and self._chain.validators(epoch) != validators:
                 raise StoreError(f"the validators on record for epoch {epoch} are not those of the state")
-        self._expected[b"l"] = sum(1 for _ in self.light_client_updates())
-        self._expected[b"u"] = self.height - self._chain.undo_floor
+        self._expected[EPOCH_END_PREFIX] = sum(1 for _ in self.light_client_updates())
+        self._expected[UNDO_PREFIX] = self.height - self._chain.undo_floor
         for height in self._chain.prunable:
             self._expected.update(key[:1] for key in self._chain.find_keys(height))
         found = self._chain.count_entries()

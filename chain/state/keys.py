@@ -20,9 +20,12 @@ from chain.types.validators import ValidatorSet
 
 MAX_ENTRY_BYTES = 64 << 20
 
+ACCOUNT_PREFIX, COMMITTEE_PREFIX, VALIDATOR_PREFIX = b"a", b"c", b"v"
+"""First letters of keys that other modules tell apart."""
+
 
 def account_key(public_key: bytes) -> bytes:
-    return b"a" + public_key
+    return ACCOUNT_PREFIX + public_key
 
 
 def replay_window_key(public_key: bytes) -> bytes:
@@ -42,11 +45,11 @@ def table_key(epoch: int) -> bytes:
 
 
 def committee_key(epoch: int) -> bytes:
-    return b"c" + epoch.to_bytes(8, "big")
+    return COMMITTEE_PREFIX + epoch.to_bytes(8, "big")
 
 
 def validator_key(public_key: bytes) -> bytes:
-    return b"v" + public_key
+    return VALIDATOR_PREFIX + public_key
 
 
 TOTALS_KEY = b"s"
@@ -65,13 +68,13 @@ REGISTRATIONS_KEY = b"r"
 
 
 RECORD_KINDS: dict[bytes, type[Record]] = {
-    b"a": Account,
+    ACCOUNT_PREFIX: Account,
     b"w": ReplayWindow,
     b"h": OpenHold,
     b"g": DueCaptures,
     b"t": ServingTable,
-    b"c": ValidatorSet,
-    b"v": ValidatorRecord,
+    COMMITTEE_PREFIX: ValidatorSet,
+    VALIDATOR_PREFIX: ValidatorRecord,
     TOTALS_KEY: Totals,
     HISTORY_KEY: MountainRange,
     BEACON_KEY: Beacon,

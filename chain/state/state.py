@@ -15,6 +15,7 @@ from chain.merkle.mountain_range import MountainRange
 from chain.merkle.sparse_tree import Leaf, SparseMerkleTree, TreeProof
 from chain.state.beacon import NO_COMMITMENT, Beacon
 from chain.state.keys import (
+    ACCOUNT_PREFIX,
     BEACON_KEY,
     HISTORY_KEY,
     MAX_ENTRY_BYTES,
@@ -22,6 +23,7 @@ from chain.state.keys import (
     RECORD_KINDS,
     REGISTRATIONS_KEY,
     TOTALS_KEY,
+    VALIDATOR_PREFIX,
     account_key,
     committee_key,
     due_captures_key,
@@ -220,11 +222,11 @@ class State(StateReader):
             {
                 key[1:]: isinstance(record, Account) and bool(record.models)
                 for key, record in changes.items()
-                if key[:1] == b"a"
+                if key[:1] == ACCOUNT_PREFIX
             }
         )
         after._validators = self._validators.update(
-            {key[1:]: record is not None for key, record in changes.items() if key[:1] == b"v"}
+            {key[1:]: record is not None for key, record in changes.items() if key[:1] == VALIDATOR_PREFIX}
         )
         return after
 

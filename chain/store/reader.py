@@ -1,24 +1,7 @@
 """The final chain on disk, to read: blocks, certificates, indexes, and the state after the last block.
 
-Layout of the store (numbers are 8 bytes, big-endian):
-
-=====================  =====================================================
-``b`` height           block
-``f`` height           finality certificate of that very block, where one was seen
-``x`` height           reasons of the operations that failed, where any did
-``u`` height           undo: the state entries that the block changed, as they were before
-``n`` block id         height
-``o`` operation id     height, index
-``l`` epoch            last header of the epoch and its finality certificate
-``c`` epoch            validators of the epoch, those at its end if it was restarted
-``r`` epoch            headers of the restart blocks in the epoch, where there are any, with finality and validators
-``s`` or ``z``, key    state entry after the last block (``mstate`` says which of the two)
-``m`` name             format, genesis, height, base, journal mark, …
-``e`` …                the node's own votes and what they rest on; no part of the chain
-``w`` …                the node's own payments; no part of the chain
-=====================  =====================================================
-
-All that one finality certificate adds is one batch, so that a crash leaves the chain before or after it, never between.
+Its entries are those of :mod:`chain.store.layout`. All that one finality certificate adds is one batch, so that a
+crash leaves the chain before or after it, never between.
 
 The *base* is the block that the store begins after: genesis in an archive, else the last block of an epoch. A store
 that was pruned, or began from a snapshot, has no blocks up to its base; what an auditor or a light client needs of
@@ -39,23 +22,32 @@ from chain.genesis import MAX_GENESIS_BYTES, Genesis
 from chain.light.client import MAX_EPOCH_RESTARTS, LightClientUpdate
 from chain.state.state import State
 from chain.store.kv import Store
-from chain.store.snapshot_import import OTHER_SLOT
+from chain.store.layout import (
+    BASE_KEY,
+    BLOCK_PREFIX,
+    CERTIFICATE_PREFIX,
+    EPOCH_END_PREFIX,
+    FAILURES_PREFIX,
+    FORMAT,
+    FORMAT_KEY,
+    GENESIS_KEY,
+    HEIGHT_KEY,
+    HEIGHT_PREFIX,
+    JOURNAL_KEY,
+    OPERATION_PREFIX,
+    OTHER_SLOT,
+    PRUNE_KEY,
+    RESTARTS_PREFIX,
+    SLOT_KEY,
+    UNDO_KEY,
+    UNDO_PREFIX,
+    VALIDATORS_PREFIX,
+    encode_number,
+)
 from chain.transition.epochs import get_epoch
 from chain.types.blocks import Block, Header
 from chain.types.validators import ValidatorSet
 from chain.types.votes import Certificate
-
-FORMAT = b"3"
-GENESIS_KEY = b"mgenesis"
-FORMAT_KEY = b"mformat"
-HEIGHT_KEY = b"mheight"
-JOURNAL_KEY = b"mjournal"
-SLOT_KEY = b"mstate"
-BASE_KEY = b"mbase"
-PRUNE_KEY = b"mprune"
-"""First and last height of the blocks below the base that are still to be deleted."""
-UNDO_KEY = b"mundo"
-"""Height from whose state on there are undo entries."""
 
 MAX_UNDO_BYTES = 256 << 20
 """Largest undo entry of one block that is read."""
@@ -124,11 +116,11 @@ class ChainReader:
 
     def block(self, height: int) -> Block | None:
         """The final block at ``height``; None above the last, up to the base, and for genesis (only a header)."""
-        return self._read(b"b" + encode_number(height), Block, f"block {height} is")
+        return self._read(BLOCK_PREFIX + encode_number(height), Block, f"block {height} is")
 
     def raw_block(self, height: int) -> bytes | None:
         """The encoded block at ``height``, unchecked."""
-        return self._get(b"b" + encode_number(height))
+        return self._get(BLOCK_PREFIX + encode_number(height))
 
     def find_header(self, height: int) -> Header | None:
         """The header of the final block at ``height``, where known: above the base, an epoch's last, a restart."""
@@ -149,7 +141,7 @@ class ChainReader:
 
     def raw_certificate(self, height: int) -> bytes | None:
         """The encoded certificate at ``height``, unchecked."""
-        raw = self._get(b"f" + encode_number(height))
+        raw = self._get(CERTIFICATE_PREFIX + encode_number(height))
         if raw is None and height and height % self.genesis.parameters.epoch_heights == 0:
             end = self._last_header(get_epoch(self.genesis.parameters, height))
             return None if end is None else end.certificate.encode()
@@ -168,7 +160,7 @@ class ChainReader:
 
     def failures(self, height: int) -> list[str | None]:
         """Why each operation of the block at ``height`` failed (None where it did not); empty if none did."""
-        raw = self._get(b"x" + encode_number(height))
+        raw = self._get(FAILURES_PREFIX + encode_number(height))
         try:
             failures: object = [] if raw is None else unpack(raw)
         except CodecError as error:
@@ -181,12 +173,12 @@ class ChainReader:
         """Height of a final block, or None if it is not one (or is below the base)."""
         if block_id == self.base.id and self.base.height:
             return self.base.height
-        raw = self._get(b"n" + block_id)
+        raw = self._get(HEIGHT_PREFIX + block_id)
         return None if raw is None else int.from_bytes(raw, "big")
 
     def block_ids(self) -> list[bytes]:
         """Ids of the blocks by height, genesis first, up to the first that is not here."""
-        ids = {int.from_bytes(raw, "big"): key[1:] for key, raw in self._store.items(b"n")}
+        ids = {int.from_bytes(raw, "big"): key[1:] for key, raw in self._store.items(HEIGHT_PREFIX)}
         found = [self.genesis.header.id]
         while len(found) in ids:
             found.append(ids[len(found)])
@@ -194,12 +186,14 @@ class ChainReader:
 
     def find_operation(self, operation_id: bytes) -> tuple[int, int] | None:
         """Height and index of a final operation, or None."""
-        raw = self._get(b"o" + operation_id)
+        raw = self._get(OPERATION_PREFIX + operation_id)
         return None if raw is None else (int.from_bytes(raw[:8], "big"), int.from_bytes(raw[8:], "big"))
 
     def validators(self, epoch: int) -> ValidatorSet | None:
         """Who votes at the end of an epoch, where this store was there when it was decided."""
-        return self._read(b"c" + encode_number(epoch), ValidatorSet, f"the validators of epoch {epoch} are")
+        return self._read(
+            VALIDATORS_PREFIX + encode_number(epoch), ValidatorSet, f"the validators of epoch {epoch} are"
+        )
 
     def light_client_update(self, epoch: int) -> LightClientUpdate | None:
         """The end of an epoch; None if it is not over, or was over before a snapshot that this store began from."""
@@ -213,7 +207,7 @@ class ChainReader:
 
     def restarts(self, epoch: int) -> tuple[FinalRestart, ...]:
         """The restart blocks in an epoch, which stay known when the blocks are gone."""
-        found = self._read(b"r" + encode_number(epoch), Restarts, f"the restarts of epoch {epoch} are")
+        found = self._read(RESTARTS_PREFIX + encode_number(epoch), Restarts, f"the restarts of epoch {epoch} are")
         return () if found is None else found.blocks
 
     def find_restart(self, height: int) -> FinalRestart | None:
@@ -222,7 +216,7 @@ class ChainReader:
         return next((restart for restart in found if restart.header.height == height), None)
 
     def _last_header(self, epoch: int) -> FinalHeader | None:
-        return self._read(b"l" + encode_number(epoch), FinalHeader, f"the end of epoch {epoch} is")
+        return self._read(EPOCH_END_PREFIX + encode_number(epoch), FinalHeader, f"the end of epoch {epoch} is")
 
     def stored_state(self) -> dict[bytes, bytes]:
         """The encoded entries of the state after the last final block."""
@@ -253,7 +247,7 @@ class ChainReader:
         return state.update({key: entries.get(key) for key in before})
 
     def _undo(self, height: int) -> Iterator[tuple[bytes, bytes | None]]:
-        raw = self._get(b"u" + encode_number(height))
+        raw = self._get(UNDO_PREFIX + encode_number(height))
         if raw is None:
             raise StoreDamaged(f"the undo entry of block {height} is missing")
         try:
@@ -267,16 +261,17 @@ class ChainReader:
     def find_keys(self, height: int) -> list[bytes]:
         """The keys of everything that the block at ``height`` left, but for the end of its epoch."""
         number = encode_number(height)
-        keys = [kind + number for kind in (b"b", b"f", b"x", b"u")]
+        keys = [kind + number for kind in (BLOCK_PREFIX, CERTIFICATE_PREFIX, FAILURES_PREFIX, UNDO_PREFIX)]
         block = self.block(height)
         if block is not None:
-            keys += [b"n" + block.id, *(b"o" + operation.id for operation in block.body.operations)]
+            keys.append(HEIGHT_PREFIX + block.id)
+            keys += [OPERATION_PREFIX + operation.id for operation in block.body.operations]
         return [key for key in keys if self._get(key) is not None]
 
     @property
     def first_update_epoch(self) -> int:
         """The first epoch whose end is on record; 0 if none is."""
-        key = next((key for key, _ in self._store.items(b"l")), b"")
+        key = next((key for key, _ in self._store.items(EPOCH_END_PREFIX)), b"")
         return int.from_bytes(key[1:], "big")
 
     def count_entries(self) -> Counter[bytes]:
@@ -326,12 +321,3 @@ def load_stored_genesis(store: Store) -> Genesis:
         return Genesis.decode(raw, MAX_GENESIS_BYTES)
     except CodecError as error:
         raise StoreDamaged(f"the stored genesis is damaged: {error}") from error
-
-
-def encode_mark(mark: tuple[int, bytes]) -> dict[bytes, bytes]:
-    """The entry that says how far the vote journal reaches: its length and head hash."""
-    return {JOURNAL_KEY: encode_number(mark[0]) + mark[1]}
-
-
-def encode_number(value: int) -> bytes:
-    return value.to_bytes(8, "big")

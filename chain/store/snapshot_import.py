@@ -1,8 +1,8 @@
 """A snapshot on its way into a store: verified chunks, durable one by one, beside the state in use.
 
-The store has two places for a state, ``s`` and ``z``. One holds the state in use; in the other a snapshot is built up,
-together with how far it has come (``mstage``), so that a node that is restarted asks only for the rest. Finishing it is
-a matter of naming the other place (:meth:`chain.store.writer.ChainStore.adopt_snapshot`).
+The store has two slots for a state. One holds the state in use; in the other a snapshot is built up, together with how
+far it has come, so that a node that is restarted asks only for the rest. Finishing it is a matter of
+naming the other slot (:meth:`chain.store.writer.ChainStore.adopt_snapshot`).
 """
 
 from __future__ import annotations
@@ -16,13 +16,11 @@ from chain.exceptions import CodecError, StoreDamaged
 from chain.merkle.snapshot import Frontier
 from chain.state.state import State
 from chain.store.kv import Store
+from chain.store.layout import SNAPSHOT_KEY
 from chain.types.blocks import Header
 
-OTHER_SLOT = {b"s": b"z", b"z": b"s"}
-"""The place of the next state, by that of the state in use."""
 GARBAGE_BATCH_ENTRIES = 4_096
 """Leftover entries deleted at a time."""
-_STAGE_KEY = b"mstage"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +40,7 @@ class SnapshotImport:
     def __init__(self, store: Store, slot: bytes) -> None:
         self._store = store
         self.slot = slot
-        raw = store.get(_STAGE_KEY)
+        raw = store.get(SNAPSHOT_KEY)
         try:
             self._stage = None if raw is None else _Stage.decode(raw)
         except CodecError as error:
@@ -99,7 +97,7 @@ class SnapshotImport:
 
     def leave(self) -> dict[bytes, bytes | None]:
         """The change that ends the staging."""
-        return {_STAGE_KEY: None}
+        return {SNAPSHOT_KEY: None}
 
     def collect_garbage(self) -> dict[bytes, bytes | None]:
         """The deletion of some leftovers, nothing if there are none."""
@@ -110,5 +108,5 @@ class SnapshotImport:
         return dict.fromkeys(keys)
 
     def _write(self, stage: _Stage, entries: Mapping[bytes, bytes]) -> None:
-        self._store.write({_STAGE_KEY: stage.encode(), **{self.slot + key: value for key, value in entries.items()}})
+        self._store.write({SNAPSHOT_KEY: stage.encode(), **{self.slot + key: value for key, value in entries.items()}})
         self._stage = stage

@@ -15,25 +15,34 @@ from chain.codec import pack
 from chain.exceptions import StoreDamaged, StoreError
 from chain.genesis import Genesis
 from chain.light.client import MAX_EPOCH_RESTARTS, Checkpoint, LightClientUpdate
+from chain.state.keys import COMMITTEE_PREFIX
 from chain.state.state import State
 from chain.store.kv import Store
-from chain.store.reader import (
+from chain.store.layout import (
     BASE_KEY,
+    BLOCK_PREFIX,
+    CERTIFICATE_PREFIX,
+    EPOCH_END_PREFIX,
+    FAILURES_PREFIX,
+    FIRST_SLOT,
     FORMAT,
     FORMAT_KEY,
     GENESIS_KEY,
     HEIGHT_KEY,
+    HEIGHT_PREFIX,
+    OPERATION_PREFIX,
+    OTHER_SLOT,
     PRUNE_KEY,
+    RESTARTS_PREFIX,
     SLOT_KEY,
     UNDO_KEY,
-    ChainReader,
-    FinalHeader,
-    FinalRestart,
-    Restarts,
+    UNDO_PREFIX,
+    VALIDATORS_PREFIX,
     encode_mark,
     encode_number,
 )
-from chain.store.snapshot_import import OTHER_SLOT, SnapshotImport
+from chain.store.reader import ChainReader, FinalHeader, FinalRestart, Restarts
+from chain.store.snapshot_import import SnapshotImport
 from chain.transition.block import Transition
 from chain.transition.epochs import get_epoch, get_last_height
 from chain.transition.restart import is_restart
@@ -63,10 +72,10 @@ class ChainStore(ChainReader):
                     FORMAT_KEY: FORMAT,
                     GENESIS_KEY: genesis.encode(),
                     HEIGHT_KEY: encode_number(0),
-                    SLOT_KEY: b"s",
+                    SLOT_KEY: FIRST_SLOT,
                     UNDO_KEY: encode_number(0),
-                    **{b"s" + leaf.key: leaf.encoded for leaf in genesis.state.entries()},
-                    **{leaf.key: leaf.encoded for leaf in genesis.state.entries() if leaf.key[:1] == b"c"},
+                    **{FIRST_SLOT + leaf.key: leaf.encoded for leaf in genesis.state.entries()},
+                    **{leaf.key: leaf.encoded for leaf in genesis.state.entries() if leaf.key[:1] == COMMITTEE_PREFIX},
                 }
             )
         self._unwritten: dict[bytes, bytes | None] = {}
@@ -140,31 +149,31 @@ class ChainStore(ChainReader):
             if block.header.parent_id != parent.id:
                 raise ValueError(f"block {block.height} does not follow block {parent.height}")
             parent, number = block.header, encode_number(block.height)
-            changes[b"b" + number] = block.encoded
-            changes[b"n" + block.id] = number
+            changes[BLOCK_PREFIX + number] = block.encoded
+            changes[HEIGHT_PREFIX + block.id] = number
             for index, operation in enumerate(block.body.operations):
-                changes[b"o" + operation.id] = number + encode_number(index)
+                changes[OPERATION_PREFIX + operation.id] = number + encode_number(index)
             if any(failure is not None for failure in transition.failures):
-                changes[b"x" + number] = pack(list(transition.failures))
+                changes[FAILURES_PREFIX + number] = pack(list(transition.failures))
             undo: list[list[bytes | None]] = []
             for key in transition.changes:
                 undo.append([key, state.get_encoded(key)])
                 encoded = changes[self._slot + key] = transition.state.get_encoded(key)
-                if key[:1] == b"c" and encoded is not None:
+                if key[:1] == COMMITTEE_PREFIX and encoded is not None:
                     changes[key] = encoded  # stays when the state forgets it
-            changes[b"u" + number] = pack(undo)
+            changes[UNDO_PREFIX + number] = pack(undo)
             state = transition.state
             if is_restart(parent):
                 final = above if above is not None and above.kind == VoteKind.FINALIZE else None
                 restart = FinalRestart(parent, final, state.committee(parent.epoch))
                 known = restarts.get(parent.epoch) or self.restarts(parent.epoch)
                 restarts[parent.epoch] = (*known, restart)[-MAX_EPOCH_RESTARTS:]
-                changes[b"r" + encode_number(parent.epoch)] = Restarts(restarts[parent.epoch]).encode()
+                changes[RESTARTS_PREFIX + encode_number(parent.epoch)] = Restarts(restarts[parent.epoch]).encode()
             if block.height == get_last_height(self.genesis.parameters, parent.epoch):
                 ends.append((parent, state))
                 if above is not None and above.kind == VoteKind.FINALIZE:  # nothing else follows the end of an epoch
-                    changes[b"l" + encode_number(parent.epoch)] = FinalHeader(parent, above).encode()
-        changes[b"f" + encode_number(parent.height)] = certificate.encode()
+                    changes[EPOCH_END_PREFIX + encode_number(parent.epoch)] = FinalHeader(parent, above).encode()
+        changes[CERTIFICATE_PREFIX + encode_number(parent.height)] = certificate.encode()
         changes[HEIGHT_KEY] = encode_number(parent.height)
         if journal_mark is not None:
             changes |= encode_mark(journal_mark)
@@ -236,17 +245,19 @@ class ChainStore(ChainReader):
         }
         first = ends[0].header.epoch
         if first and self._last_header(first - 1) is None:  # no chain of epochs leads from those here to the new ones
-            old = [key for kind in (b"c", b"l", b"r") for key, _ in self._store.items(kind)]
+            prefixes = (VALIDATORS_PREFIX, EPOCH_END_PREFIX, RESTARTS_PREFIX)
+            old = [key for prefix in prefixes for key, _ in self._store.items(prefix)]
             changes |= {key: None for key in old if int.from_bytes(key[1:], "big") < first}
         for leaf in state.entries():
-            if leaf.key[:1] == b"c":
+            if leaf.key[:1] == COMMITTEE_PREFIX:
                 changes[leaf.key] = leaf.encoded
         for end in ends:
-            changes[b"l" + encode_number(end.header.epoch)] = FinalHeader(end.header, end.certificate).encode()
-            changes[b"c" + encode_number(end.header.epoch)] = end.validators.encode()
+            epoch = encode_number(end.header.epoch)
+            changes[EPOCH_END_PREFIX + epoch] = FinalHeader(end.header, end.certificate).encode()
+            changes[VALIDATORS_PREFIX + epoch] = end.validators.encode()
             if end.restarts:
                 restarts = tuple(FinalRestart(header) for header in end.restarts)
-                changes[b"r" + encode_number(end.header.epoch)] = Restarts(restarts).encode()
+                changes[RESTARTS_PREFIX + epoch] = Restarts(restarts).encode()
         if journal_mark is not None:
             changes |= encode_mark(journal_mark)
         self._store.write(changes)
@@ -276,7 +287,7 @@ class ChainStore(ChainReader):
             floor, target = self.undo_floor, self.height - 2 * self.genesis.parameters.epoch_heights
             upto = min(target, floor + PRUNE_BATCH_ENTRIES)
             if upto > floor:
-                changes |= {b"u" + encode_number(height): None for height in range(floor + 1, upto + 1)}
+                changes |= {UNDO_PREFIX + encode_number(height): None for height in range(floor + 1, upto + 1)}
                 changes[UNDO_KEY] = encode_number(upto)
         next_height = prunable.start
         while next_height < prunable.stop and len(changes) < PRUNE_BATCH_ENTRIES:
@@ -323,4 +334,4 @@ class ChainStore(ChainReader):
             return
         known = self.certificate(height)
         if known is not None and set(known.signers) < set(certificate.signers):
-            self._unwritten[b"f" + encode_number(height)] = certificate.encode()
+            self._unwritten[CERTIFICATE_PREFIX + encode_number(height)] = certificate.encode()

@@ -28,6 +28,7 @@ from dataclasses import replace
 from chain.collections import BoundedDict
 from chain.exceptions import CannotPay, InvalidNonce, InvalidOperation, InvalidSignature
 from chain.genesis import Genesis
+from chain.state.keys import ACCOUNT_PREFIX
 from chain.state.state import State, StateOverlay
 from chain.transition.context import BlockContext
 from chain.transition.fees import compute_fee
@@ -333,7 +334,7 @@ class Mempool:
         for operation_id in rejected:
             self._reconsider(operation_id)
         for key in changed:
-            if key[:1] == b"a" and key[1:] in self._accounts:
+            if key[:1] == ACCOUNT_PREFIX and key[1:] in self._accounts:
                 self._update_account(key[1:])
             for operation_id in self._dependents.get(key, ()):
                 self._mark_dirty(operation_id)

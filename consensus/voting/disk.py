@@ -24,7 +24,7 @@ from chain.crypto import KeyPair
 from chain.exceptions import StoreDamaged, StoreError
 from chain.genesis import Genesis
 from chain.store.kv import CHAIN_DIRECTORY, LevelStore, Store
-from chain.store.reader import encode_mark
+from chain.store.layout import HEIGHT_PREFIX, META_PREFIX, PAYMENTS_PREFIX, VOTE_SUPPORT_PREFIX, encode_mark
 from chain.store.writer import ChainStore
 from consensus.voting.journal import (
     NONCE_BYTES,
@@ -36,7 +36,7 @@ from consensus.voting.journal import (
     sync_directory,
 )
 from consensus.voting.vote_store import VoteStore
-from consensus.voting.vote_support import SUPPORT_PREFIX, VoteSupportStore
+from consensus.voting.vote_support import VoteSupportStore
 
 logger = structlog.get_logger(__name__)
 
@@ -151,7 +151,7 @@ def open_storage(
         StoreError: it cannot be opened, for another reason than damage.
     """
     try:
-        store, blocks = _open_chain(disk, genesis, (SUPPORT_PREFIX, *kept), keep_epochs)
+        store, blocks = _open_chain(disk, genesis, (VOTE_SUPPORT_PREFIX, *kept), keep_epochs)
         try:
             return NodeStorage(
                 store, blocks, _open_vote_store(disk, genesis, key, store, blocks, random) if votes else None
@@ -173,7 +173,7 @@ def _open_chain(disk: Disk, genesis: Genesis, kept: tuple[bytes, ...], keep_epoc
             raise StoreDamaged(fault)
         blocks = ChainStore(store, genesis, keep_epochs)
         _check_complete(store, blocks)
-        for prefix in (b"m", *kept):  # what is read at the start, so that no damage shows halfway
+        for prefix in (META_PREFIX, *kept):  # what is read at the start, so that no damage shows halfway
             deque(store.items(prefix), maxlen=0)
         return store, blocks
     except StoreDamaged as error:
@@ -213,13 +213,16 @@ def _check_complete(store: Store, blocks: ChainStore) -> None:
         StoreDamaged: there is a hole.
     """
     first = blocks.base.height
-    heights = (int.from_bytes(raw, "big") for _, raw in store.items(b"n"))
+    heights = (int.from_bytes(raw, "big") for _, raw in store.items(HEIGHT_PREFIX))
     count = sum(height > first for height in heights)
     if count != blocks.height - first:
         raise StoreDamaged(f"there are {count} blocks from {first + 1} to {blocks.height}")
 
 
-_NAMES = {SUPPORT_PREFIX: "blocks that own votes rest on", b"w": "numbers of own holds that were not final"}
+_NAMES = {
+    VOTE_SUPPORT_PREFIX: "blocks that own votes rest on",
+    PAYMENTS_PREFIX: "numbers of own holds that were not final",
+}
 
 
 def _open_vote_store(

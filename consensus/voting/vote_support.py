@@ -1,8 +1,8 @@
 """What own votes rest on, kept on disk beside them until the chain is past it.
 
 A notarize is worth nothing without its block, nor a finalize without its notarization: if every validator crashed at
-once and lost them, a block that may be final would be gone. Entries live in the node's database under ``e`` ‖ epoch ‖
-view ‖ kind (8, 8 and 1 bytes). They are written before the vote is added to the journal, together with the vote itself
+once and lost them, a block that may be final would be gone. The key of an entry is its prefix, epoch, view and kind (1,
+8, 8 and 1 bytes). They are written before the vote is added to the journal, together with the vote itself
 and the mark that the journal must then reach: so a vote can be missing from the journal after a crash, but never be
 sent and leave no trace outside of it.
 """
@@ -11,13 +11,11 @@ from __future__ import annotations
 
 from chain.exceptions import CodecError, StoreDamaged
 from chain.store.kv import Store
-from chain.store.reader import encode_mark
+from chain.store.layout import LAST_VOTE_KEY, VOTE_SUPPORT_PREFIX, encode_mark, encode_number
 from chain.types.blocks import Block
 from chain.types.votes import Certificate, Vote
 
-SUPPORT_PREFIX = b"e"
 _BLOCK, _CERTIFICATE = b"b", b"c"
-_LAST_VOTE = b"mvote"
 PRUNE_AT_ENTRIES = 16
 """Entries worth a write to be forgotten."""
 
@@ -31,11 +29,11 @@ class VoteSupportStore:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._keys = [key for key, _ in store.items(SUPPORT_PREFIX)]
+        self._keys = [key for key, _ in store.items(VOTE_SUPPORT_PREFIX)]
 
     def put(self, vote: Vote, evidence: Block | Certificate | None, mark: tuple[int, bytes]) -> None:
         """Keep a vote, what it rests on, and how far the journal reaches with it. On disk when this returns."""
-        entries = encode_mark(mark) | {_LAST_VOTE: vote.encode()}
+        entries = encode_mark(mark) | {LAST_VOTE_KEY: vote.encode()}
         if evidence is not None:
             key = _get_key(vote.epoch, vote.view) + bytes([vote.kind])
             entries[key] = (_BLOCK if isinstance(evidence, Block) else _CERTIFICATE) + evidence.encode()
@@ -45,7 +43,7 @@ class VoteSupportStore:
     @property
     def last_vote(self) -> Vote | None:
         """The vote that was put last; it may not have come into the journal."""
-        raw = self._store.get(_LAST_VOTE)
+        raw = self._store.get(LAST_VOTE_KEY)
         try:
             return None if raw is None else Vote.decode(raw)
         except CodecError as error:
@@ -54,7 +52,7 @@ class VoteSupportStore:
     def load(self, epoch: int) -> list[Block | Certificate]:
         """The evidence of an epoch, in the order of views."""
         found: list[Block | Certificate] = []
-        for key, raw in self._store.items(SUPPORT_PREFIX + epoch.to_bytes(8, "big")):
+        for key, raw in self._store.items(VOTE_SUPPORT_PREFIX + encode_number(epoch)):
             try:
                 found.append(Block.decode(raw[1:]) if raw[:1] == _BLOCK else Certificate.decode(raw[1:]))
             except CodecError as error:
@@ -71,4 +69,4 @@ class VoteSupportStore:
 
 
 def _get_key(epoch: int, view: int) -> bytes:
-    return SUPPORT_PREFIX + epoch.to_bytes(8, "big") + view.to_bytes(8, "big")
+    return VOTE_SUPPORT_PREFIX + encode_number(epoch) + encode_number(view)

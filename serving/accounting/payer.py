@@ -13,6 +13,7 @@ import trio
 from chain.crypto import KeyPair
 from chain.state.records import OpenHold
 from chain.store.kv import MemoryStore, Store
+from chain.store.layout import HOLD_NUMBER_KEY, encode_number
 from chain.transition.fees import compute_fee
 from chain.types.operations import (
     Delivery,
@@ -31,10 +32,6 @@ from serving.accounting.submitter import RETRY_AFTER_S, Submitter
 
 MAX_RECORDS = 4096
 """Holds that are remembered; more only while they may have to be disputed or released."""
-PREFIX = b"w"
-"""Of what a node keeps of its own payments, in the database of its chain."""
-SEQ_KEY = PREFIX + b"seq"
-"""Where the first hold number that was never used is kept."""
 
 
 class CannotAfford(Exception):
@@ -72,7 +69,7 @@ class Payer:
         self._engine = engine
         self._submitter = submitter
         self._store = store if store is not None else MemoryStore()
-        self._numbers = HoldNumbers(self._top, int.from_bytes(self._store.get(SEQ_KEY) or b"", "big"))
+        self._numbers = HoldNumbers(self._top, int.from_bytes(self._store.get(HOLD_NUMBER_KEY) or b"", "big"))
         self._unconfirmed_holds: dict[bytes, tuple[int, Hold]] = {}
         """Amount with fee of each hold that is signed but not final."""
         self._records: dict[bytes, HoldRecord] = {}
@@ -135,7 +132,7 @@ class Payer:
         self.check_affordable(cost)
         reserved = self._numbers.reserve(hold.seq)
         if reserved is not None:
-            self._store.write({SEQ_KEY: reserved.to_bytes(8, "big")})
+            self._store.write({HOLD_NUMBER_KEY: encode_number(reserved)})
         hold_id = compute_hold_id(self._key.public_key, hold.seq, hold.attempt)
         self._unconfirmed_holds[hold_id] = (cost, hold)
         self._remember(hold_id, hold.payee, hold.amount, hold.deadline)

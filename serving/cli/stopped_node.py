@@ -15,9 +15,9 @@ from chain.crypto import KeyPair
 from chain.files import write_atomically
 from chain.genesis import Genesis, load_genesis
 from chain.keyfile import PassphraseNeeded, load_identity
+from chain.store.layout import PAYMENTS_PREFIX
 from consensus.voting.disk import DataDisk, NodeStorage, open_storage
 from p2p.runtime import RealRuntime
-from serving.accounting.payer import PREFIX as PAYMENTS
 from serving.cli.errors import CommandError
 from serving.config.data_directory import GENESIS_FILE, KEY_FILE, lock_data_dir
 
@@ -71,7 +71,7 @@ def open_stopped_node(data_dir: Path | None) -> Iterator[tuple[NodeStorage, KeyP
     genesis, key, runtime = load_own_genesis(directory), load_key(directory / KEY_FILE), RealRuntime()
     with lock_data_dir(directory):
         disk = DataDisk(directory, runtime.now)
-        opened = open_storage(disk, genesis, key, runtime.random, votes=True, kept=(PAYMENTS,))
+        opened = open_storage(disk, genesis, key, runtime.random, votes=True, kept=(PAYMENTS_PREFIX,))
         try:
             yield opened, key
         finally:

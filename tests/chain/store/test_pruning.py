@@ -25,18 +25,8 @@ from chain.state.keys import BEACON_KEY, HISTORY_KEY, TOTALS_KEY, account_key, c
 from chain.state.records import Account, Totals
 from chain.state.state import State
 from chain.store.kv import LevelStore, MemoryStore, Store
-from chain.store.reader import (
-    BASE_KEY,
-    FORMAT,
-    FORMAT_KEY,
-    GENESIS_KEY,
-    HEIGHT_KEY,
-    SLOT_KEY,
-    UNDO_KEY,
-    ChainReader,
-    FinalHeader,
-    encode_number,
-)
+from chain.store.layout import BASE_KEY, FORMAT, FORMAT_KEY, GENESIS_KEY, HEIGHT_KEY, SLOT_KEY, UNDO_KEY, encode_number
+from chain.store.reader import ChainReader, FinalHeader
 from chain.store.writer import ChainStore
 from chain.transition.epochs import get_last_height
 from chain.types.validators import ValidatorSet

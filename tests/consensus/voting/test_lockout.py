@@ -17,13 +17,13 @@ from chain.crypto import KeyPair
 from chain.exceptions import StoreDamaged, StoreError, StoreInUse
 from chain.genesis import Genesis
 from chain.store.kv import CHAIN_DIRECTORY, LevelStore
+from chain.store.layout import VOTE_SUPPORT_PREFIX
 from chain.store.writer import ChainStore
 from chain.types.operations import Transfer
 from chain.types.votes import NO_BLOCK, Vote, VoteKind, sign_vote
 from consensus.voting.disk import JOURNAL_FILE, DataDisk, NodeStorage, open_storage
 from consensus.voting.journal import RECORD_BYTES, Journal
 from consensus.voting.lockout import VotingLockout
-from consensus.voting.vote_support import SUPPORT_PREFIX
 from p2p.simulation.runtime import SimulatedRuntime, run_simulation
 from tests.adversarial.crash import CrashWorld, MemoryDisk
 from tests.support.chain_builder import Chain
@@ -243,7 +243,7 @@ def test_each_loss_has_a_memo_of_its_own(tmp_path: Path) -> None:
 def test_what_no_other_node_has_is_carried_over(tmp_path: Path, logs: list[dict[str, object]]) -> None:
     init(tmp_path)
     opened = open_path(tmp_path)
-    entries = {b"wseq": b"\x07", SUPPORT_PREFIX + bytes(17): b"evidence"}
+    entries = {b"wseq": b"\x07", VOTE_SUPPORT_PREFIX + bytes(17): b"evidence"}
     opened.store.write(entries)
     opened.store.write({b"mheight": b"bad"})  # which the checks find, and LevelDB does not
     opened.close()
