@@ -105,7 +105,7 @@ class Proposer:
         assert parent is not None
         reveal = self._find_reveal(parent[1])
         if reveal is None:
-            logger.error("this validator cannot lead: its hash onion is used up, or is not that of its key")
+            logger.error("this validator cannot lead: its hash chain is used up, or is not that of its key")
             return None
         recent = get_recent_blocks(parent[1], epoch, parent[0], order.parent_certificate)
         votes = simplex.get_notarize_votes((block.view, block.block_id) for block in recent)

@@ -257,14 +257,14 @@ def check_listen_address(address: str) -> str:
 
 
 def check_dialable_address(address: str) -> str:
-    """As :func:`check_address`, and others can dial it.
+    """Check with :func:`check_address`, and that other nodes can dial the address.
 
     Raises:
-        ValueError: it is not one, or cannot be dialled.
+        ValueError: it is malformed, or other nodes cannot dial it.
     """
     host, port = check_address(address).split("/")[2:5:2]
     if not int(port) or host in ("0.0.0.0", "::"):
-        raise ValueError(f"nobody can dial {address}")
+        raise ValueError(f"others cannot dial {address}: name the host and port at which they can")
     return address
 
 

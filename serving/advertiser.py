@@ -9,7 +9,7 @@ from p2p.peers.announcement import PeerLoad
 from serving.scheduling.backend_pool import BackendPool
 
 ANNOUNCE_INTERVAL_S = 0.5
-"""Between two looks at the backends; discovery announces what changed."""
+"""Seconds between reads of the backends; discovery announces what changed."""
 
 
 class Advertiser:

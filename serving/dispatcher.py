@@ -36,7 +36,7 @@ from serving.scheduling.policy import Decision, Policy
 log = structlog.get_logger(__name__)
 
 MAX_RECORDS = 1024
-"""Requests that the owner can look back on."""
+"""Past requests that the admin listener lists."""
 
 
 @dataclass(slots=True)

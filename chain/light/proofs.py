@@ -86,7 +86,7 @@ class PastBlock(Record):
 class ProvenOperation(Record):
     """An operation in the body of the anchor, or of the block ``past`` in the anchor's history.
 
-    ``justification_hash`` is that of the rest of the body (:meth:`chain.types.blocks.Body.compute_root`).
+    ``justification_hash`` is that of the rest of the body (:meth:`chain.types.blocks.Body.compute_justification_hash`).
     """
 
     TAG = 2

@@ -51,11 +51,11 @@ class VotingLockout:
         return not self.is_locked and epoch >= self.first_epoch
 
     def make_unlock_operation(self, account_nonce: int) -> Transfer:
-        """What must become final while this :attr:`is_waiting`."""
+        """The operation that must become final while :attr:`is_locked`."""
         return Transfer(account_nonce, self.public_key, 0, self.nonce)
 
     def on_final(self, block: Block) -> bool:
-        """Take a final block. Returns whether it ends the waiting: then :attr:`first_epoch` is to be made durable."""
+        """Take a final block. Returns whether it ends the lock-out: then ``first_epoch`` is to be made durable."""
         if not self.is_locked or not any(
             signed.signer == self.public_key
             and isinstance(signed.operation, Transfer)

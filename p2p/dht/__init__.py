@@ -1,4 +1,4 @@
-"""Finding the first peers through libp2p's distributed hash table, with servers that need not be of this network.
+"""Discovery of the first peers through libp2p's DHT (Kademlia). Its servers need not belong to this network.
 
 Reading order: ``kademlia`` (ids, distances, messages), ``lookup``, ``routing_table`` and ``provider_store`` (all pure),
 ``messages`` (the protobuf on the wire), ``server`` (answers the requests of others), ``service`` (finds peers for this

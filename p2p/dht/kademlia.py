@@ -1,4 +1,4 @@
-"""Kademlia: ids, distances and messages of libp2p's distributed hash table (``/ipfs/kad/1.0.0``). No I/O, no clock.
+"""Kademlia: ids, distances and messages of libp2p's DHT (``/ipfs/kad/1.0.0``). No I/O, no clock.
 
 Every node and every key has an *id*, a hash; the distance of two ids is their exclusive or, as a number. A *provider*
 of a key has a record at the :data:`K` servers nearest to the key. Three modules use this one: a
@@ -10,7 +10,7 @@ Why the library's ``KadDHT`` is not used:
 - It announces ``host.get_addrs()``, which must stay empty here, and dials by ``host.new_stream`` any address that a
   peer has named; it keeps those connections and addresses.
 - It accepts 4 MiB a message, up to 50,000 values of 1 MiB, and providers of any number of keys. It records what third
-  parties claim of a provider and passes it on, and keeps the first 20 providers of a key for 48 hours.
+  parties say of a provider and passes it on, and keeps the first 20 providers of a key for 48 hours.
 - It asks no server once it has one record itself, and looks up something in every bucket every ten minutes.
 - It reads the wall clock, so no simulation can run it.
 
@@ -32,7 +32,7 @@ from chain.crypto import PEER_ID_PREFIX
 from p2p.addresses import is_local_address
 
 DOMAIN = b"wwwserve rendezvous 1"
-"""What is hashed in front of the chain id, to make its key."""
+"""Prefix of the chain id in the hash that is the key of the chain."""
 SHA2_256 = bytes([0x12, 32])
 """What a multihash of SHA-256 begins with."""
 

@@ -3,10 +3,15 @@
 It asks the nearest servers that it knows for nearer ones, until the nearest :data:`~p2p.dht.kademlia.K` have all
 answered.
 
-An attacker can run servers under any number of names and at any ids. So a lookup asks a bounded number of servers;
-those that the owner of the node has configured are always among them; of the servers that one referrer has named, it
-asks no more once :data:`MAX_DEAD_REFERRALS` have not answered; and it takes providers from all responses in turn. What
-it finds is nothing but addresses to dial.
+An attacker can run any number of servers, at any ids. Four rules bound what they gain:
+
+- A lookup asks a bounded number of servers.
+- The servers that the owner of the node has configured are always among them.
+- Once :data:`MAX_DEAD_REFERRALS` servers that one referrer has named did not answer, the lookup asks no more of the
+  servers named by that referrer.
+- Providers are taken from all responses in turn.
+
+What a lookup finds is nothing but addresses to dial.
 """
 
 from __future__ import annotations
@@ -21,13 +26,13 @@ from p2p.addresses import is_local_address
 from p2p.dht.kademlia import MAX_ADDRESSES, MAX_PROVIDERS, K, PeerInfo, drop_local, get_dht_id, get_peer_dht_id
 
 ALPHA = 8
-"""Requests of a lookup under way at a time."""
+"""Requests that a lookup has under way at a time."""
 MAX_REQUESTS = 80
-"""Requests of a lookup in all."""
+"""Most requests of one lookup."""
 MAX_CANDIDATES = 512
 """Servers that a lookup remembers."""
 MAX_DEAD_REFERRALS = 8
-"""Servers named by one referrer that may not answer, before no more of them are asked."""
+"""Servers named by one referrer that did not answer, after which no others named by it are asked."""
 
 
 @dataclass(slots=True)
@@ -100,12 +105,12 @@ class Lookup:
             self._dead_referrals[candidate.referrer] += 1
 
     def closest(self) -> list[PeerInfo]:
-        """The nearest of those that answered."""
+        """The nearest servers that have answered."""
         answered = [self._candidates[peer] for _, peer in self._order if self._candidates[peer].answered]
         return [candidate.info for candidate in answered[:K]]
 
     def providers(self) -> list[PeerInfo]:
-        """The providers found: the first of each response, then the second of each, …; and so with their addresses."""
+        """The providers found, and their addresses, taken from all responses in turn."""
         responses = [candidate.providers for candidate in self._candidates.values() if candidate.providers]
         named: dict[bytes, list[tuple[str, ...]]] = {}
         for row in zip_longest(*responses):

@@ -26,7 +26,7 @@ MAX_MESSAGE_BYTES = 1 << 16
 MAX_PARSED_ADDRESSES = 8
 """Addresses of a peer that are parsed to find usable ones."""
 MAX_ADDRESS_BYTES = 256
-"""Length of an address."""
+"""Longest address that is read."""
 CACHED_ADDRESSES = 4096
 """Addresses whose other form is cached: the same come again and again, and the library takes 0.1 ms for one."""
 

@@ -9,13 +9,13 @@ from p2p.addresses import get_first_subnet
 from p2p.dht.kademlia import PeerInfo
 
 PROVIDER_TTL_S = 24 * 3600.0
-"""Time that a record holds."""
+"""Time after which a record expires."""
 MAX_RECORDS = 4096
-"""Records in all."""
+"""Most records that a server keeps."""
 MAX_RECORDS_PER_KEY = 32
-"""Records of one key."""
+"""Most records of one key."""
 MAX_RECORDS_PER_PEER = 16
-"""Records of one provider."""
+"""Most records of one provider."""
 
 
 class ProviderStore:

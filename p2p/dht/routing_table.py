@@ -10,7 +10,7 @@ from p2p.dht.kademlia import K, PeerInfo, drop_local, get_dht_id, get_peer_dht_i
 STALE_S = 6 * 3600.0
 """Age after which a server that has not answered again makes room for another."""
 MAX_SERVERS_PER_SUBNET = 2
-"""Servers of one subnet in a bucket."""
+"""Most servers of one subnet in a bucket."""
 
 
 class RoutingTable:

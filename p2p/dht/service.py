@@ -1,9 +1,9 @@
-"""Finding the first peers of a chain through a distributed hash table, with servers that need not be of this network.
+"""The DHT service of a node: finds the first peers of its network, and announces the node to them.
 
-A node needs the genesis file and the address of one server of the DHT. Nodes that others can dial announce themselves
-there as providers of a key made from the chain id. A node with fewer than :data:`ENOUGH_MEMBERS` members of its network
-among its connections looks the key up. It dials what it finds like peers remembered from an earlier run: only while too
-few others are known.
+A node needs the genesis file and the address of one server of the DHT, which need not belong to its network. Nodes
+that others can dial announce themselves there as providers of a key made from the chain id. A node with fewer than
+:data:`ENOUGH_MEMBERS` members of its network among its connections looks the key up. It dials the peers found, as it
+dials peers remembered from an earlier run: only while too few others are known.
 
 There is little traffic when nothing is needed: a record is renewed every few hours, and lookups that find nothing new
 become rare. A record tells strangers what its node announces to the whole network anyway; a lookup tells that a node at

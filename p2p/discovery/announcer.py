@@ -39,7 +39,7 @@ ANNOUNCE_INTERVAL_S = 10.0
 ANNOUNCE_INTERVAL_PER_PEER_S = 5.0
 """Seconds per peer between announcements in a larger network."""
 MISSED_ANNOUNCEMENTS = 3.5
-"""Announcements that may be missed before a peer expires."""
+"""Intervals without an announcement after which a peer expires."""
 MAX_ANNOUNCE_INTERVAL_S = MAX_LIFETIME_MS / 1000 / MISSED_ANNOUNCEMENTS
 """Most seconds between announcements."""
 ANNOUNCE_SPACING_S = 1.0
@@ -51,7 +51,7 @@ REFRESH_MIN_AGE_S = 5.0
 REFRESH_INTERVAL_S = ANNOUNCE_INTERVAL_S
 """Seconds between announcements that are renewed because peers ask for them, or suspect this node."""
 REFRESH_BURST = 5
-"""How many of these may follow each other at once."""
+"""Announcements that may be renewed for peers in a row, without that interval."""
 LOAD_STEP_PERMILLE = 100
 """Change of utilization that neighbours are told at once."""
 LOAD_INTERVAL_S = 5.0

@@ -8,7 +8,8 @@ connect to it, but do not choose whom it dials. The peers to dial are drawn at r
     3. alternately a verified peer and an unverified one, so that invented identities cannot crowd out real ones
 
 A node also keeps a connection to a bootstrap peer in a small network, and dials one now and then in a large one, so
-that no part of the network drifts away for good, or is led away. A bootstrap peer could not hold connections to all.
+that no part of the network stays separated, by chance or by an attacker. A bootstrap peer could not hold connections to
+all nodes.
 
 A failed dial is repeated after a back-off with jitter. While too few peers are known, those stored by an earlier run
 are dialled as well, and those that the DHT suggested. In a small network, of two peers the one with the lesser key
@@ -195,7 +196,7 @@ class DialScheduler:
     ) -> None:
         """Add candidates to ``chosen`` until it has ``missing``; those in subnets that are not ``occupied`` come first.
 
-        An address costs nothing to claim, so a peer occupies the subnets of all its addresses.
+        Announcing an address costs nothing, so a peer occupies the subnets of all its addresses.
         """
         for is_any_subnet in (False, True):
             for known in candidates:

@@ -11,8 +11,8 @@ A lazy push waits until the tree should have delivered the item. The peers that 
 :data:`LAZY_REDRAW_INTERVAL_S`, so that many ids travel in one frame.
 
 A peer that prunes or grafts at will, or drops items, can only delay them: at most :data:`MAX_EAGER_INBOUND` eager
-sessions run over connections that others made, the receivers of lazy pushes are drawn at random, and anti-entropy
-(:mod:`p2p.peers.anti_entropy`) finds what was lost both ways.
+sessions run over connections that others made. The receivers of lazy pushes are drawn at random. Anti-entropy
+(:mod:`p2p.peers.anti_entropy`) finds what neither push delivered.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Discovery: finding the others, being found, and noticing who is gone, at a cost that does not grow with the network.
+"""Discovery: a node finds others, is found, and notices which are gone, at a cost that does not grow with the network.
 
 A node announces itself when something changes, and the announcement spreads at once along a tree of connections
-(:mod:`p2p.discovery.plumtree`). Announcements are renewed the more seldom the more peers there are; load is told to
-neighbours alone; each peer is watched by those connected to it. A peer whose connection was lost is dialled once more,
-and suspected if that fails (:mod:`p2p.peers.failure_detector`). Every few seconds the tables of two neighbours are
-synchronised (:mod:`p2p.peers.anti_entropy`), which finds what the tree did not deliver. Now and then a random peer is
-dialled, so that the death of every peer is noticed by some node.
+(:mod:`p2p.discovery.plumtree`). The more peers there are, the less often announcements are renewed. Only neighbours
+learn a change of load. Each peer is watched by those connected to it. A peer whose connection was lost is dialled once
+more, and suspected if that fails (:mod:`p2p.peers.failure_detector`). Every few seconds the tables of two neighbours
+are synchronised (:mod:`p2p.peers.anti_entropy`), which finds what the tree did not deliver. Now and then a random peer
+is dialled, so that the death of every peer is noticed by some node.
 
 Gossipsub is not used here: it delivers several copies of every announcement before it is checked, where the tree
 delivers about one, and nodes pass on only what they have verified.
@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 SYNC_INTERVAL_S = 4.0
 """Mean seconds between synchronisations with a random neighbour."""
 MAINTENANCE_INTERVAL_S = 1.0
-"""Mean seconds between looks at connections, suspects and expiries."""
+"""Mean seconds between checks of connections, suspects and expiries."""
 LEAVE_TIMEOUT_S = 2.0
 """Seconds that saying goodbye may take."""
 MAX_GOODBYES = 16

@@ -72,7 +72,7 @@ GOSSIP_RATE = Rate(items=400, size=8 << 20, burst=5.0)
 READ_RATE = Rate(items=1000, size=8 << 20, burst=5.0)
 """Messages, new or not, and subscriptions that are read from one neighbour."""
 TOTAL_READ_RATE = Rate(items=4000, size=32 << 20, burst=5.0)
-"""The same from all neighbours."""
+"""Messages, new or not, and subscriptions that are read from all neighbours."""
 SUBSCRIPTION_RATE = Rate(items=16, size=math.inf, burst=16.0)
 """Subscriptions and their ends that are read from one neighbour."""
 LIMITER_POLL_S = 0.05
@@ -123,8 +123,8 @@ class GuardedPubsub(Pubsub):
         """Reads RPCs until the stream ends. Faults of the library's own loop; one RPC is enough for the first two:
 
         - One that does not parse, or whose handling fails, ends the process.
-        - A task is started for each message and three for each subscription, for each of which the library then looks
-          at all its tasks: 20 KiB stop the loop for seconds, 70 KiB for a minute.
+        - A task is started for each message and three for each subscription. At each start the library walks through
+          all its tasks: 20 KiB stop the loop for seconds, 70 KiB for a minute.
         - Streams are read without a deadline, and a peer may have any number of them, with a megabyte in each.
         - A record of the sender's addresses is verified and kept each time, which nothing here needs.
 

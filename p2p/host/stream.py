@@ -23,7 +23,7 @@ LINGER_S = 10.0
 MAX_WRITE_BYTES = 63 << 10
 """Largest payload of a frame: with its header it fits in one Noise message."""
 MAX_CIRCUIT_WRITE_BYTES = 60 << 10
-"""The same on a circuit: its frames fit inside a frame of the connection to the relay."""
+"""Largest payload on a circuit: its frames fit inside a frame of the connection to the relay."""
 
 
 class Libp2pStream:

@@ -41,7 +41,7 @@ MAX_DURATION_S = 6 * 3600.0
 IDLE_TIMEOUT_S = 60.0
 """Silence after which a circuit is cut: living ends ping each other more often."""
 MAX_BYTES_PER_S = 16 << 20
-"""What all circuits together may carry."""
+"""Bytes that all circuits together may carry in a second."""
 MAX_PEERS_TO_DIAL_OUT = 500
 """With this many connections a relay dials no further peers for its clients."""
 SETTLING_S = 60.0
@@ -60,7 +60,7 @@ class RelayLimits:
 
     @property
     def max_circuits_per_peer(self) -> int:
-        """Circuits that one peer may be an end of."""
+        """Most circuits with one peer at either end."""
         return max(2, self.max_circuits // 4)
 
     @property

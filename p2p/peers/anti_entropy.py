@@ -1,7 +1,7 @@
 """Anti-entropy: how two peer tables become equal. No I/O, no clock.
 
 Everything that spreads is an *item* with an id of 8 bytes (:func:`p2p.peers.announcement.get_item_id`): an announcement
-or a suspect message. Neighbours exchange :class:`SyncFrame` records, each of which is answered, if at all, from the
+or a suspect message. Neighbours exchange :class:`SyncFrame` records. A frame is answered, if at all, from the
 table alone:
 
     have            these items are here               -> want: those that the reader lacks

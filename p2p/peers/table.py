@@ -141,9 +141,9 @@ class _EvictionQueue:
 
 
 class PeerTable:
-    """What one node knows about the others (and holds about itself, under :attr:`me`, to pass on).
+    """What one node knows about the others (and holds about itself, under ``me``, to pass on).
 
-    ``weight(peer)`` is above 0 for peers that are priority keeping whatever happens, such as those with stake; ``salt``
+    ``weight(peer)`` is above 0 for peers that a full table never evicts, such as those with stake; ``salt``
     is a secret of this node.
     """
 

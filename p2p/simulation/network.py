@@ -61,10 +61,11 @@ RESERVE_BYTES = 300
 GOSSIP_OVERHEAD_BYTES = 190
 """What a gossip message carries beside its payload: sender, sequence number, topic, key, signature."""
 MESH_DEGREE = 6
-"""Neighbours that a node forwards gossip to; the others are told of it."""
-NOTICES, NOTICE_BYTES = 5, 50
-"""How often each of the others is told of a message (its window, in heartbeats), and the bytes of that."""
-"""What the address of a peer behind a relay ends with."""
+"""Neighbours that a node forwards gossip to; the others receive notices (IHAVE)."""
+NOTICES = 5
+"""Notices of one message to each of the other neighbours: one in each heartbeat of the window."""
+NOTICE_BYTES = 50
+"""Bytes of one notice."""
 RESERVATION_S = 1800.0
 """Seconds that a relay slot is held for."""
 
@@ -467,7 +468,7 @@ class SimulatedNetwork:
         return bool(self._listen_addresses)
 
     def report_misbehaviour(self, peer: bytes, misbehaviour: Misbehaviour) -> None:
-        """Nobody is banned here: what a fault leads to is tested by itself, and on real hosts."""
+        """The simulation bans no peer. Bans are tested by themselves and on real hosts."""
 
     def refusals(self) -> Mapping[str, int]:
         return {}
@@ -559,7 +560,7 @@ class SimulatedNetwork:
         return self._changes.subscribe()
 
     def _count_gossip(self, size: int, received: int) -> None:
-        """A message of ``size`` bytes goes to the mesh, but not back to where it came from; others are told of it."""
+        """A message of ``size`` bytes goes to the mesh, but not back to where it came from; others receive notices."""
         mesh = min(len(self._links), MESH_DEGREE)
         told = min(len(self._links) - mesh, MESH_DEGREE)
         self.traffic.messages += max(mesh - received, 0)

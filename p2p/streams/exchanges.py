@@ -43,7 +43,7 @@ ABORT_TIMEOUT_S = 1.0
 MAX_IDLE = 64
 """Unused streams kept per peer and protocol."""
 MAX_STREAMS = 200
-"""Streams opened to one peer; libp2p blocks somewhat above."""
+"""Most streams opened to one peer; with somewhat more, libp2p blocks."""
 
 FRAME_TIMEOUT_S = 30.0
 """Seconds from the first byte of a frame to its last; frames are sent whole."""
@@ -364,7 +364,7 @@ class Streams:
         try:
             yield exchange
             if exchange._begun:
-                with suppress(NetworkError):  # whoever wanted an answer has it
+                with suppress(NetworkError):  # the caller has its answer already
                     await exchange.end()
         except BaseException as error:
             await exchange.abort("cancelled" if isinstance(error, trio.Cancelled) else "the other side gave up")
@@ -400,7 +400,7 @@ class Streams:
         """Call ``handler`` for each exchange that a peer begins; beyond the limit they are reset as "busy".
 
         The handler is cancelled when the peer aborts or is lost. When it returns, this side ends, and a peer that is
-        still sending is told that nobody reads. When it raises, the exchange is aborted and nothing else.
+        still sending receives a RESET. When it raises, only this exchange is aborted.
         """
 
         async def accept(raw: RawStream) -> None:
@@ -579,7 +579,7 @@ class Streams:
                 await handler(exchange)
                 await exchange.end()
                 if not exchange._state.peer_ended:
-                    await exchange.abort("nobody reads any more")
+                    await exchange.abort("the handler has ended")
         except Exception as error:
             if is_network_error(error):
                 await exchange.abort(str(error))

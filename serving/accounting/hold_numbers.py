@@ -1,4 +1,4 @@
-"""The sequence numbers of a node's holds (pure): each signs at most one request's holds, across restarts too.
+"""The sequence numbers of a node's holds (pure): no two requests share a number, across restarts too.
 
 The ledger takes a number that is at most ``REPLAY_WINDOW_SIZE`` above the highest final one, so that holds may become
 final in any order. A node uses half of that range. The other half lets a node that has just started skip the numbers
@@ -11,9 +11,9 @@ from chain.collections import BoundedDict
 from chain.state.records import REPLAY_WINDOW_SIZE
 
 AHEAD = REPLAY_WINDOW_SIZE // 2
-"""Numbers that may be in use beyond the highest final one."""
+"""Hold numbers above the highest final one that may be in use."""
 RESERVE = 8
-"""Numbers that one write to the disk reserves."""
+"""Hold numbers that each write to the disk reserves."""
 
 
 class TooManyPayments(Exception):

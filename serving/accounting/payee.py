@@ -20,7 +20,7 @@ from serving.accounting.submitter import RETRY_AFTER_S, Submitter
 log = structlog.get_logger(__name__)
 
 REFUND_AFTER_S = 5.0
-"""From the finality of a hold to its refund, if no request came with it."""
+"""Seconds from the finality of a hold to its refund, if no request came with it."""
 
 
 def make_refund(hold_id: bytes, digest: bytes = bytes(32)) -> Delivery:

@@ -15,9 +15,9 @@ from serving.accounting.payer import Payer
 from serving.accounting.submitter import Submitter
 
 WORK_INTERVAL_S = 1.0
-"""Between two looks at the ledger while nothing happens."""
+"""Seconds between reads of the ledger while nothing happens."""
 GATHER_S = 0.25
-"""Over which deliveries are gathered into one capture."""
+"""Seconds over which deliveries are gathered into one capture."""
 
 
 class Payments:

@@ -16,7 +16,7 @@ from p2p.runtime import Runtime
 log = structlog.get_logger(__name__)
 
 SLICE_TRIES = 8
-"""Salts tried in one go: some tenths of a second in a thread."""
+"""Salts tried in one slice: some tenths of a second in a thread."""
 
 
 async def register(engine: Engine, key: KeyPair, models: tuple[str, ...], runtime: Runtime) -> SignedOperation:

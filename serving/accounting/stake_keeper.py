@@ -16,9 +16,9 @@ from serving.accounting.wallet import Wallet
 log = structlog.get_logger(__name__)
 
 STAKE_INTERVAL_S = 5.0
-"""Between two looks at the account."""
+"""Seconds between reads of the account."""
 OPERATION_TIMEOUT_S = 60.0
-"""For one operation to become final, before it is tried again."""
+"""Seconds that an operation may take to become final before it is submitted again."""
 
 
 class StakeKeeper:

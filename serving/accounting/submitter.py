@@ -12,7 +12,7 @@ from consensus.engine import Engine
 log = structlog.get_logger(__name__)
 
 RETRY_AFTER_S = 20.0
-"""Until an operation that has not become final is submitted again."""
+"""Seconds until an operation that has not become final is submitted again."""
 
 
 class Submitter:

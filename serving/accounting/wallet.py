@@ -12,7 +12,7 @@ from consensus.engine import Engine
 from consensus.mempool.pool import MAX_WAIT_S
 
 FORGET_AFTER_S = MAX_WAIT_S
-"""After this an operation that is not final no longer reserves its nonce: it has been dropped."""
+"""Seconds after which an operation that is not final counts as dropped, and its nonce is free."""
 
 
 class Wallet:

@@ -2,7 +2,7 @@
 
 Read in this order:
 
-1. ``node_view``: the parts of a node that this package may look at.
+1. ``node_view``: the parts of a node that this package reads.
 2. ``reports``: what a node says about itself, as plain data.
 3. ``wallet_orders``: the owner's orders to the wallet, as a table.
 4. ``server``: HTTP on loopback, with a table of routes; ``bodies`` and ``token`` are its helpers.

@@ -1,4 +1,4 @@
-"""The admin listener: HTTP on loopback, by which the owner looks at the running node and gives it orders.
+"""The admin listener: HTTP on loopback, by which the owner watches the running node and gives it orders.
 
 ``/healthz`` and ``/metrics`` need no token. Everything else needs ``Authorization: Bearer …`` with the token in the
 data directory. Bodies and answers are JSON, errors ``{"error": text}``. Amounts are in micro-credits.

@@ -100,8 +100,8 @@ def _make_transfer(node: NodeView, order: TransferOrder, nonce: int) -> Transfer
 def _make_enroll(node: NodeView, order: Order, nonce: int) -> Enroll:
     genesis = node.engine.genesis
     number = nonce + 1  # 0 is that of genesis
-    onion = make_hash_chain(node.key, genesis.beacon, number, genesis.parameters.epoch_heights)
-    return Enroll(nonce, onion.commitment, number)
+    hash_chain = make_hash_chain(node.key, genesis.beacon, number, genesis.parameters.epoch_heights)
+    return Enroll(nonce, hash_chain.commitment, number)
 
 
 WALLET_ORDERS: Mapping[str, WalletOrder] = {

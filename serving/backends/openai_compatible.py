@@ -30,11 +30,11 @@ from serving.openai.answers import Answer
 log = structlog.get_logger(__name__)
 
 PROBE_INTERVAL_S: Final = 1.0
-"""Between two readings of the metrics page."""
+"""Seconds between reads of the metrics page."""
 RETRY_INTERVAL_S: Final = 0.2
-"""From a failed probe to the next, until the backend counts as dead."""
+"""Seconds from a failed probe to the next, until the backend counts as dead."""
 HEALTH_INTERVAL_S: Final = 5.0
-"""Between two health checks where there is no metrics page."""
+"""Seconds between health checks where there is no metrics page."""
 DEAD_AFTER_FAILURES: Final = 2
 """Failed probes in a row after which a backend counts as dead."""
 PROBE_TIMEOUTS: Final = HttpTimeouts(connect=2.0, first_byte=3.0, stall=3.0)

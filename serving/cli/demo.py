@@ -107,7 +107,7 @@ def run_demo(directory: Path, once: bool, console: Console) -> None:
 
 
 def make_nodes(directory: Path) -> list[NodeProcess]:
-    """Make keys, genesis and configuration of equal nodes, the first of which offloads most of its requests."""
+    """Make keys, genesis and configuration of equal nodes. The first node offloads most of its requests."""
     directory.mkdir(parents=True, exist_ok=True)
     ports = _free_ports(3 * NODES)
     nodes = []

@@ -78,11 +78,15 @@ def transfer(
 
 
 def serve(
-    models: Annotated[list[str] | None, typer.Argument(help="Model names; none leaves the lottery.")] = None,
+    models: Annotated[list[str] | None, typer.Argument(help="Model names; none: an empty declaration.")] = None,
     data_dir: DataDir = None,
     no_wait: NoWait = False,
 ) -> None:
-    """Declare the models that the bond stands behind."""
+    """Declare on the ledger the models that the bond stands behind; an empty declaration leaves the lottery.
+
+    A running node with a bond declares the models of its backends again within seconds. So before an empty declaration
+    unbond everything, or set 'models: []' in config.yaml and restart the node.
+    """
     _order(data_dir, "serve", {"models": sorted(set(models or []))}, no_wait)
 
 
@@ -136,5 +140,5 @@ def parse_credits(text: str) -> int:
         raise CommandError(f"{text!r} is not an amount of credits (expected 12 or 0.5, with at most six decimals)")
     amount = int(whole or 0) * CREDIT + int(fraction.ljust(6, "0") or 0)
     if not 0 < amount < 2**63:
-        raise CommandError(f"{text} credits cannot be moved")
+        raise CommandError(f"{text} credits cannot be moved; expected more than 0 and less than 2^63 micro-credits")
     return amount

@@ -109,7 +109,7 @@ class ApiConfig(Section):
     """The OpenAI API, for users."""
 
     host: Text = Field(default="127.0.0.1", description="0.0.0.0 lets other machines in; then set keys.")
-    port: Port = Field(default=8000, description="0: any free port. (vLLM, too, takes 8000 unless told otherwise.)")
+    port: Port = Field(default=8000, description="0: any free port. (The default of vLLM is 8000 too.)")
     keys: Annotated[tuple[ApiKeyConfig, ...], Strict(False)] = Field(
         default=(), description="Without any, everyone who reaches the API may use it."
     )
@@ -144,13 +144,13 @@ class PolicyBounds(Section):
     )
     target_utilization: Probability = Field(
         default=_POLICY.target_utilization,
-        description="From this fraction of its capacity on a backend counts as busy.",
+        description="Fraction of its capacity from which a backend counts as busy.",
     )
     max_queue: int = Field(
         default=_POLICY.max_queue,
         ge=0,
         le=100_000,
-        description="Requests that may wait, for your users and for others each.",
+        description="Requests that may wait in each queue: your users' and other nodes'.",
     )
     prioritize_own: bool = Field(default=_POLICY.prioritize_own, description="Whether your users' queue goes first.")
     max_tokens: int = Field(
@@ -173,7 +173,7 @@ class PolicyConfig(PolicyBounds):
         default=None,
         ge=0,
         le=MAX_CREDITS,
-        description="Micro-credits to keep bonded behind the models; null: as it is.",
+        description="Micro-credits to keep bonded behind the models; null leaves the bond as it is.",
     )
 
 
@@ -194,15 +194,15 @@ class OpenAIModel(Section):
     """Any server that speaks OpenAI's API."""
 
     kind: Literal["openai"] = Field(description="Any server that speaks OpenAI's API: vLLM, SGLang, llama.cpp, …")
-    base_url: Url = Field(description="Where it is, with or without /v1.")
-    api_key: Secret | None = Field(default=None, repr=False, description="Its key, if it wants one.")
+    base_url: Url = Field(description="URL of the server, with or without /v1.")
+    api_key: Secret | None = Field(default=None, repr=False, description="API key of the server, if it needs one.")
     api_key_env: Text | None = Field(default=None, description="Or the environment variable that holds the key.")
     names: Annotated[tuple[ModelName, ...], Strict(False)] = Field(
-        default=(), max_length=MAX_MODELS, description="Models to serve; none: those that it lists."
+        default=(), max_length=MAX_MODELS, description="Models to serve; [] serves those that the server lists."
     )
     capacity: Capacity = Field(default=32, description="Requests that run at a time; further ones wait.")
     load: LoadReader = Field(
-        default="auto", description="Whose metrics page it has: auto, vllm, sglang, llamacpp or none."
+        default="auto", description="Format of its metrics page: auto, vllm, sglang, llamacpp or none."
     )
     first_token_timeout_s: Seconds = Field(default=30.0, description=_FIRST_TOKEN)
     stall_timeout_s: Seconds = Field(default=15.0, description=_STALL)
@@ -244,14 +244,14 @@ class RelayConfig(Section):
     """Relaying connections to nodes that cannot be dialled; docs/operating.md says what a relay can know."""
 
     serve: bool = Field(default=True, description="Whether to relay, if others can dial this node.")
-    max_reservations: int = Field(default=256, ge=1, le=100_000, description="Nodes that may be reached through it.")
+    max_reservations: int = Field(default=256, ge=1, le=100_000, description="Nodes to relay for.")
     max_circuits: int = Field(
-        default=64, ge=1, le=10_000, description="Connections through it at a time; no node gets more than a quarter."
+        default=64, ge=1, le=10_000, description="Relayed connections at a time; no node gets over a quarter."
     )
 
 
 class DhtConfig(Section):
-    """Finding the first peers through libp2p's distributed hash table (DHT), of this network or of any other."""
+    """Finding the first peers through libp2p's DHT; its servers may belong to this network or to any other."""
 
     enabled: bool = Field(
         default=True,
@@ -326,7 +326,7 @@ class NodeConfig(Section):
         default=PolicyConfig(), description="Which requests this node serves, offloads, accepts, queues or declines."
     )
     models: Annotated[tuple[Model, ...], Strict(False)] = Field(
-        default=(EmbeddedModel(),), description="What answers; [] makes a gateway, which offloads every request."
+        default=(EmbeddedModel(),), description="Backends; [] makes a gateway, which offloads every request."
     )
     votes: bool = Field(
         default=True,

@@ -43,9 +43,9 @@ Headers = Sequence[tuple[bytes, bytes]]
 READ_BYTES = 65536
 """Most bytes of one read from a socket."""
 LINGER_TIMEOUT_S = 2.0
-"""For a refused client to read why it was refused."""
+"""Seconds that a refused client has to read why it was refused."""
 MAX_REFUSALS = 64
-"""Connections over the limit that are told so (503) at one time; further ones are closed at once."""
+"""Connections over the limit that are answered with 503 at a time; further ones are closed at once."""
 JSON = b"application/json"
 """Content type of a response, unless the handler names another."""
 

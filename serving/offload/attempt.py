@@ -56,9 +56,9 @@ MAX_CONTENT_TYPE_CHARS = 64
 CLOSING = b"data: [DONE]"
 """How the closing event of a stream begins."""
 RESUME_INTERVAL_S = 0.5
-"""Between two tries to find a lost executor again."""
+"""Seconds between attempts to reach a lost executor again."""
 MAX_RESUMPTIONS = 8
-"""Times that one answer is resumed."""
+"""Most resumptions of one answer by the originator."""
 
 
 class AttemptFailed(Exception):
@@ -234,7 +234,7 @@ class OffloadAttempt:
         Raises:
             NetworkError: it cannot be found.
         """
-        executor, failure = self.terms.executor, NetworkError("it was lost too often")
+        executor, failure = self.terms.executor, NetworkError("the executor was lost too often")
         self._resumptions += 1
         with trio.move_on_after(self._settings.resume if self._resumptions <= MAX_RESUMPTIONS else 0):
             while True:

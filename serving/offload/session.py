@@ -54,7 +54,7 @@ log = structlog.get_logger(__name__)
 FINISH_CANCELLED = "cancelled"
 """Finish reason of an answer that its originator did not wait for."""
 MAX_RESUMPTIONS = 16
-"""Times that one answer may be resumed: each may ask for all of it again."""
+"""Most resumptions of one answer that the executor allows: each may ask for the whole answer again."""
 
 
 class PaymentFailed(Exception):
@@ -152,7 +152,7 @@ class OffloadSession:
         """Work and secure the payment side by side; settle whatever the end is.
 
         Raises:
-            NetworkError, Cancelled: the originator left. It is told of any other failure.
+            NetworkError, Cancelled: the originator left. Any other failure is sent to it.
         """
         delivery: Delivery | None = None
         receipt: bytes | None = None
@@ -311,7 +311,7 @@ class OffloadSession:
         return Delivery(self._job.hold_id, min(price, self._terms.amount), digest, usage, finish_reason)
 
     async def _send_chunk(self, chunk: bytes) -> None:
-        """Pass on whole events of a stream (any bytes, else); an error event is told as a failure instead."""
+        """Pass on whole events of a stream (any bytes, else); an error event becomes a failure message instead."""
         if self._inspector.error is not None:
             raise BackendError(self._inspector.error)
         if len(self._answered) + len(chunk) > MAX_ANSWER_BYTES:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 H100 = "H100 SXM"
 """The card of the measurements."""
 H100_BYTES_PER_S = 2.7e12
-"""Its effective memory bandwidth; 3.35e12 is published."""
+"""Effective memory bandwidth of that card; 3.35e12 is published."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class GpuCurve:
     stream_cost: float  # per running stream and step
     prefill_rate: float  # prompt tokens
     kv_capacity: int  # tokens of context that all running streams may hold together
-    host_rate: float = 12_000  # tokens that one server process streams out
+    host_rate: float = 12_000  # tokens a second that one server process sends
     max_running: int = 256
     prefill_budget: int = 8192  # prompt tokens per step
 

@@ -25,7 +25,7 @@ from serving.simulation.continuous_batch import ContinuousBatch
 from serving.simulation.gpu_curves import GpuCurve
 
 BYTES_PER_TOKEN = 4
-"""Of prompt text: the usual rule of thumb for English."""
+"""Bytes of prompt text in a token: the usual rule of thumb for English."""
 TOKEN = "token "
 """Text of every token."""
 ROUNDING_S = 1e-9

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import re
 from functools import cache
 from pathlib import Path
+from pkgutil import resolve_name
 from types import ModuleType
 from xml.dom import minidom
 
@@ -19,6 +21,8 @@ DOCUMENTS = (
 )
 CODE = ("chain", "consensus", "p2p", "serving", "node.py")
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(#[^)\s]*)?\)")
+ROLE = re.compile(r":(?:mod|class|func|meth|attr|data|exc):`~?([\w.]+)`")
+QUOTED_FILE = re.compile(r"``((?:chain|consensus|p2p|serving|tests|benchmarks|docs)/[\w./-]+\.\w+)``")
 PATH = re.compile(r"`((?:chain|consensus|p2p|serving|tests|benchmarks|docs)/[\w./-]*|node\.py)`")
 
 
@@ -45,6 +49,35 @@ def find_packages(name: str) -> set[str]:
     definition = re.compile(rf"^(?:class|def|async def) {name}\b|^{name}(?:: [^=\n]+)? =", re.MULTILINE)
     files = [file for file, text in find_sources().items() if definition.search(text)]
     return {str(Path(file).parent) if file.count("/") > 1 else file for file in files}
+
+
+def is_defined(name: str, file: str, text: str) -> bool:
+    """Whether a docstring of a source file may refer to a name: a full one, one of its module or of a class in it."""
+    module = file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+    classes = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ClassDef)]
+    if any(name == attribute for each in classes for attribute in find_instance_attributes(each)):
+        return True
+    for full in (name, f"{module}.{name}", *(f"{module}.{each.name}.{name}" for each in classes)):
+        try:
+            resolve_name(full)
+        except (ImportError, AttributeError):
+            continue
+        return True
+    return False
+
+
+def find_instance_attributes(definition: ast.ClassDef) -> set[str]:
+    """The attributes that the methods of a class assign to ``self``, and the annotated ones of its body."""
+    stored = {node.attr for node in ast.walk(definition) if isinstance(node, ast.Attribute) and is_store(node)}
+    return stored | {
+        node.target.id
+        for node in definition.body
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+    }
+
+
+def is_store(node: ast.Attribute) -> bool:
+    return isinstance(node.ctx, ast.Store) and isinstance(node.value, ast.Name) and node.value.id == "self"
 
 
 def get_glossary() -> list[list[str]]:
@@ -84,6 +117,22 @@ def test_links_lead_somewhere(name: str) -> None:
 def test_the_files_that_documents_name_exist(name: str) -> None:
     missing = [path for path in PATH.findall(read(name)) if "NAME" not in path and not (ROOT / path).exists()]
     assert not missing
+
+
+@pytest.mark.parametrize("package", CODE)
+def test_the_names_and_files_that_docstrings_refer_to_exist(package: str) -> None:
+    missing = []
+    for file, text in find_sources().items():
+        if file.split("/")[0] == package:
+            missing += [f"{file}: {name}" for name in ROLE.findall(text) if not is_defined(name, file, text)]
+            missing += [f"{file}: {path}" for path in QUOTED_FILE.findall(text) if not (ROOT / path).exists()]
+    assert not missing
+
+
+def test_a_stale_reference_is_found() -> None:
+    assert is_defined("p2p.peers.table.PeerTable.find", "node.py", "") and is_defined("Node", "node.py", "")
+    assert not is_defined("p2p.peers.table.PeerTable.gone", "node.py", "")
+    assert not is_defined("Gone", "node.py", "class Node:\n    pass\n")
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)

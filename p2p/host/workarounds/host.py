@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 MAX_STREAMS = 512
 """Open streams per connection, in both directions together."""
 STREAM_RATE = Rate(items=100, size=math.inf, burst=5.0)
-"""Streams that one peer may open; each costs 4 ms of CPU."""
+"""Rate at which one peer may open streams; each costs 4 ms of CPU."""
 MAX_OUTBOUND = 256
 """Outbound connections for which there is always room, however many inbound ones there are."""
 

@@ -142,11 +142,14 @@ class GuardedSwarm(Swarm):
 
 
 def surplus_connections(connections: Sequence[INetConn], outbound_wins: bool) -> list[INetConn]:
-    """Which connections to one peer to close so that one is left, the same one at both ends.
+    """Which connections to one peer to close. Both ends choose the same connection to keep.
 
-    Two nodes that dial each other at once end with two connections: the one that the smaller key dialled stays
-    (``outbound_wins``: that is us). Otherwise the peer has dialled again, so that the older one is dead: the newest
-    stays. Delete when mutual dialling leaves one. And a direct connection is better than a circuit.
+    - A direct connection is kept rather than a circuit.
+    - Two nodes that dial each other at once have two connections. The connection that the smaller key dialled is kept
+      (``outbound_wins``: this node has the smaller key).
+    - Otherwise the peer has dialled again because the older connection is dead: the newest is kept.
+
+    Delete when the library keeps one connection after mutual dialling.
     """
     live = sorted((c for c in connections if not c.is_closed), key=_created)
     direct = [c for c in live if not is_circuit(c)]

@@ -64,7 +64,7 @@ CIRCUIT_KEEPALIVE_TIMEOUT_S = 15.0
 WINDOW_TIMEOUT_S = 60.0
 """Time for which the peer may take no bytes of a stream that is written to."""
 MAX_WINDOW_POLL_S = 0.25
-"""Longest time between checks whether it takes some."""
+"""Longest time between checks whether the peer takes bytes."""
 
 
 class GuardedYamux(Yamux):
@@ -131,7 +131,8 @@ class GuardedYamux(Yamux):
         """A peer that ignores the window of a stream fills the memory: what exceeds the window is logged and kept.
 
         Here it ends the connection, well above the window, since the library's own count is not exact. There are also
-        bounds on all streams of a connection, and on all connections, of which one with most unread bytes is ended.
+        bounds on all streams of a connection, and on all connections. Beyond the last, the connection with most unread
+        bytes is ended.
         Delete when there are bounds on all three. Tests: ``tests/adversarial/test_abuse_protocols.py`` and
         ``tests/p2p/host/workarounds/test_yamux.py``.
         """
