@@ -24,20 +24,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from chain import crypto
-from chain.audit.draws import PayerDraws, SkipStatistics
+from chain.audit.draws import DrawStatistics
 from chain.audit.report import Fault, Report, Restarted
 from chain.audit.sources import ChainSource
 from chain.exceptions import CodecError, GenesisError, InvalidBlock, InvalidCertificate, LedgerError, StoreError
 from chain.light.client import Checkpoint, LightClient
 from chain.state.keys import ACCOUNT_PREFIX
-from chain.state.records import REPLAY_WINDOW_SIZE
 from chain.state.state import State, compute_supply
 from chain.transition.block import Transition, apply_block, check_finality, check_header, get_signature_checks
 from chain.transition.epochs import get_epoch, get_next_epoch
-from chain.transition.payments import get_executor
 from chain.transition.restart import get_block_epoch
 from chain.types.blocks import MAX_BLOCK_BYTES, Block, Header
-from chain.types.operations import Hold, Register
+from chain.types.operations import Register
 from chain.types.validators import compute_smallest_blocking_group
 from chain.types.votes import Certificate
 
@@ -109,18 +107,14 @@ class _Audit:
         self._trusted: Header | None = None
         """That of the checkpoint, once it was met."""
         self._header = source.base
-        self._state = self._base_state = source.genesis.state
+        self._state = source.genesis.state
         self._light: LightClient | None = None
         self._last_headers: dict[int, Header] = {source.base.height: source.base}
         """The last header of each epoch, by height."""
         self._epoch = get_next_epoch(self._genesis, self._state)
         self._final = source.base.height
         self._supply = source.genesis.supply
-        self._skips = SkipStatistics()
-        self._attempts: dict[bytes, dict[int, int]] = {}
-        """Per payer and recent sequence number: one more than its highest attempt."""
-        self._numbers: dict[bytes, tuple[int, int]] = {}
-        """Per payer: how many sequence numbers it used, and one more than the highest."""
+        self._draws = DrawStatistics(self._state, report.payers)
         self.at = 0
 
     def run(self) -> None:
@@ -170,8 +164,7 @@ class _Audit:
         self.at = self._header.height
         self._source.check(self._state, self._header)
         self._report.doubt = self._find_doubt()
-        for payer, expected in self._skips.compute_expected().items():
-            self._report.payers[payer].expected = expected
+        self._draws.compare_with_chance()
 
     def _begin_at_base(self) -> None:
         """Take the state at the base, after what shows that this is a block of the chain."""
@@ -180,10 +173,11 @@ class _Audit:
         self.at = base.height
         if self._light is None or self._light.header != base:
             raise StoreError("the block that the chain begins after is not the end of an epoch")
-        self._state = self._base_state = self._source.read_base()
+        self._state = self._source.read_base()
         if self._state.root != base.state_root:
             raise StoreError("the state that the chain begins with is not the one after that block")
         self._epoch = get_next_epoch(self._genesis, self._state)
+        self._draws = DrawStatistics(self._state, report.payers)
         self._supply = self._state.totals.supply
         self._check_grants(base.epoch + 1)
         self._check_supply()
@@ -301,7 +295,7 @@ class _Audit:
             report.signatures += len(chunk)
         transition = apply_block(self._genesis, self._header, self._state, block)
         moved = _sum_changes(self._state, transition)
-        self._count_draws(block)
+        self._draws.add(self._state, block)
         self._header, self._state = block.header, transition.state
         if block.height == self._epoch.last_height:
             self._last_headers[block.height] = block.header
@@ -341,38 +335,6 @@ class _Audit:
         if smallest is None or share < smallest:
             self._report.smallest_certificate, self._report.smallest_height = share, block.height
         self._final = block.height
-
-    def _count_draws(self, block: Block) -> None:
-        """Count how payers use the lottery; the state is still the one before the block."""
-        for signed in block.body.operations:
-            operation = signed.operation
-            if not isinstance(operation, Hold):
-                continue
-            draws = self._report.payers.setdefault(signed.signer, PayerDraws())
-            draws.holds += 1
-            attempts = self._attempts.setdefault(signed.signer, {})
-            if operation.seq not in attempts:
-                used = self._base_state.replay_window(signed.signer).top
-                numbers, top = self._numbers.get(signed.signer, (used, used))
-                numbers, top = numbers + 1, max(top, operation.seq + 1)
-                self._numbers[signed.signer] = numbers, top
-                draws.unused = top - numbers
-            # Attempts below this one that were neither held before nor counted as skipped yet.
-            seen = attempts.get(operation.seq, 0)
-            for attempt in range(seen, operation.attempt):
-                drawn = get_executor(
-                    self._state, operation.epoch, signed.signer, operation.seq, attempt, operation.model
-                )
-                assert drawn is not None  # there is one at a later attempt
-                self._skips.add(signed.signer, drawn, is_skipped=True)
-            self._skips.add(signed.signer, operation.payee, is_skipped=False)
-            draws.skipped += max(0, operation.attempt - seen)
-            attempts[operation.seq] = max(seen, operation.attempt + 1)
-            if len(attempts) > 2 * REPLAY_WINDOW_SIZE:  # numbers further back cannot be used any more
-                top = self._numbers[signed.signer][1]
-                self._attempts[signed.signer] = {
-                    seq: made for seq, made in attempts.items() if seq >= top - REPLAY_WINDOW_SIZE
-                }
 
 
 def _sum_changes(before: State, transition: Transition) -> int:

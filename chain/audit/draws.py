@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from chain.state.records import REPLAY_WINDOW_SIZE
+from chain.state.state import State
+from chain.transition.payments import get_executor
+from chain.types.blocks import Block
+from chain.types.operations import Hold
+
 
 @dataclass(slots=True)
 class PayerDraws:
@@ -21,7 +27,54 @@ class PayerDraws:
     expected: float | None = None
 
 
-class SkipStatistics:
+class DrawStatistics:
+    """How all payers use the lottery, block after block, from the ``base`` state on. Fills ``payers``."""
+
+    def __init__(self, base: State, payers: dict[bytes, PayerDraws]) -> None:
+        self._base = base
+        self._payers = payers
+        self._skips = _SkipCounts()
+        self._attempts: dict[bytes, dict[int, int]] = {}
+        """Per payer and recent sequence number: one more than its highest attempt."""
+        self._numbers: dict[bytes, tuple[int, int]] = {}
+        """Per payer: how many sequence numbers it used, and one more than the highest."""
+
+    def add(self, state: State, block: Block) -> None:
+        """Count the holds of a block; ``state`` is the one before it."""
+        for signed in block.body.operations:
+            if isinstance(signed.operation, Hold):
+                self._add_hold(state, signed.signer, signed.operation)
+
+    def _add_hold(self, state: State, payer: bytes, hold: Hold) -> None:
+        draws = self._payers.setdefault(payer, PayerDraws())
+        draws.holds += 1
+        attempts = self._attempts.setdefault(payer, {})
+        if hold.seq not in attempts:
+            used = self._base.replay_window(payer).top
+            numbers, top = self._numbers.get(payer, (used, used))
+            numbers, top = numbers + 1, max(top, hold.seq + 1)
+            self._numbers[payer] = numbers, top
+            draws.unused = top - numbers
+        # Attempts below this one that were neither held before nor counted as skipped yet.
+        seen = attempts.get(hold.seq, 0)
+        for attempt in range(seen, hold.attempt):
+            drawn = get_executor(state, hold.epoch, payer, hold.seq, attempt, hold.model)
+            assert drawn is not None  # there is one at a later attempt
+            self._skips.add(payer, drawn, is_skipped=True)
+        self._skips.add(payer, hold.payee, is_skipped=False)
+        draws.skipped += max(0, hold.attempt - seen)
+        attempts[hold.seq] = max(seen, hold.attempt + 1)
+        if len(attempts) > 2 * REPLAY_WINDOW_SIZE:  # numbers further back cannot be used any more
+            lowest = self._numbers[payer][1] - REPLAY_WINDOW_SIZE
+            self._attempts[payer] = {seq: made for seq, made in attempts.items() if seq >= lowest}
+
+    def compare_with_chance(self) -> None:
+        """Say of each payer how many draws it would have skipped by chance, when all blocks are counted."""
+        for payer, expected in self._skips.compute_expected().items():
+            self._payers[payer].expected = expected
+
+
+class _SkipCounts:
     """How often executors were drawn and passed over, of all payers and of each."""
 
     def __init__(self) -> None:
