@@ -22,20 +22,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from chain.audit.audit import audit_chain
 from chain.audit.export import ExportSource, export_chain
 from chain.audit.proof_builder import prove_balance, prove_operation, rebuild_chain
-from chain.audit.report import Report
 from chain.audit.sources import ChainSource, StoreSource
 from chain.cli.format import (
     account_to_rows,
     describe_proof,
-    format_count,
-    format_credits,
-    format_percent,
     format_rows,
     header_to_plain,
     operation_to_plain,
     proof_to_plain,
     to_plain,
 )
+from chain.cli.report_text import describe_report, report_to_plain
 from chain.crypto import format_address, parse_address
 from chain.exceptions import GenesisError, LedgerError, ProofError, StoreDamaged, StoreError, StoreInUse
 from chain.genesis import load_genesis
@@ -124,7 +121,7 @@ def build_app(open_remote: OpenRemote | None = None, find_checkpoint: FindCheckp
                 report = _with_progress(
                     "Verifying", source.height, lambda tick: audit_chain(source, tick, checkpoint=trusted), as_json
                 )
-        print(json.dumps(_report_json(report)) if as_json else _report_text(report))
+        print(json.dumps(report_to_plain(report)) if as_json else describe_report(report))
         raise typer.Exit(0 if report.ok else 1)
 
     @app.command()
@@ -378,102 +375,6 @@ def _with_progress(label: str, total: int, work: Callable[[Callable[[int], None]
     with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as progress:
         task = progress.add_task(label, total=total)
         return work(lambda height: progress.update(task, completed=height))
-
-
-def _report_text(report: Report) -> str:
-    if report.fault is not None:
-        fault = report.fault
-        below = "sound below" if report.is_proven else "in itself consistent below"
-        return f"FAULT at height {fault.height}, {fault.field}: {fault.reason}\n(chain {report.name}, {below})"
-    if report.doubt is not None:
-        verdict = f"NOT PROVEN: {report.doubt}\n(nothing contradicts itself; if it is the true chain:)"
-    elif report.smallest_certificate is None:
-        verdict = "ok, but there is no block to confirm"
-    else:
-        verdict = f"ok, confirmed by {format_percent(report.smallest_certificate)} of stake"
-    lines = [
-        verdict,
-        f"  chain        {report.name} ({report.chain_id.hex()[:8]})",
-        f"  height       {report.height}, block {report.block_id.hex()[:16] or '(genesis)'}",
-        f"  state root   {report.state_root.hex()[:16]}",
-        f"  checked      {format_count(report.operations, 'operation')}, "
-        f"{format_count(report.signatures, 'signature')}, {format_count(report.epochs, 'epoch')}",
-        "  certificates none, since there is no block"
-        if report.smallest_certificate is None
-        else f"  certificates every block final; the smallest by {format_percent(report.smallest_certificate)} "
-        f"of stake at height {report.smallest_height}",
-        f"  validators   {report.validators}; the {report.blocking_group} largest together could halt the chain",
-        f"  supply       {format_credits(report.supply)} credits conserved, treasury {format_credits(report.treasury)}",
-    ]
-    if report.base_height:
-        is_restarted = any(restart.height <= report.base_height for restart in report.restarts)
-        exception = ", but for the restarts named below" if is_restarted else ""
-        if report.is_proven:
-            reason = f"proved final by the validators of every epoch since genesis{exception}"
-        elif report.doubt is None:
-            reason = f"trusted because of the checkpoint {report.checkpoint}"
-        else:
-            reason = "proved by nothing"
-        lines[1:1] = [
-            f"  FROM BLOCK   {report.base_height} on; the blocks before are not here. The state after that block "
-            f"({report.base_id.hex()[:16]}) is {reason}, and was not computed again"
-        ]
-    for restart in report.restarts:
-        line = f"  TRUST BREAK  block {restart.height} ({restart.block_id.hex()[:16]}) went on without "
-        if restart.removed is None or restart.share is None:
-            line += "a quorum of the validators"
-        else:
-            removed = format_count(restart.removed, "validator")
-            line += f"{removed}, by decree of those with {restart.share:.1%} of the stake"
-        lines.append(line)
-    holds = sum(draws.holds for draws in report.payers.values())
-    skipped = sum(draws.skipped for draws in report.payers.values())
-    if holds:
-        lines.append(
-            f"  lottery      {format_count(holds, 'hold')}, each to its drawn executor; "
-            f"{format_count(skipped, 'draw')} skipped"
-        )
-        for payer, draws in sorted(report.payers.items(), key=lambda item: (-item[1].holds, item[0]))[:10]:
-            chance = "no other payer to compare with" if draws.expected is None else f"{draws.expected:.1f} by chance"
-            lines.append(
-                f"    {format_address(payer)}  {format_count(draws.holds, 'hold')}, {draws.unused:,} unused numbers, "
-                f"skipped {format_count(draws.skipped, 'draw')} ({chance})"
-            )
-        lines.append("    (by chance: had each executor failed this payer as often as it failed all others)")
-    return "\n".join(lines)
-
-
-def _report_json(report: Report) -> dict[str, Any]:
-    return {
-        "ok": report.ok,
-        "fault": None if report.fault is None else to_plain(report.fault),
-        "doubt": report.doubt,
-        "name": report.name,
-        "chain_id": report.chain_id.hex(),
-        "height": report.height,
-        "block_id": report.block_id.hex(),
-        "state_root": report.state_root.hex(),
-        "base": {"height": report.base_height, "block_id": report.base_id.hex(), "is_proven": report.is_proven},
-        "checkpoint": None if report.checkpoint is None else str(report.checkpoint),
-        "operations": report.operations,
-        "signatures": report.signatures,
-        "epochs": report.epochs,
-        "smallest_certificate": {"share": report.smallest_certificate, "height": report.smallest_height},
-        "validators": report.validators,
-        "blocking_group": report.blocking_group,
-        "supply": report.supply,
-        "treasury": report.treasury,
-        "restarts": [to_plain(restart) for restart in report.restarts],
-        "payers": {
-            format_address(payer): {
-                "holds": draws.holds,
-                "skipped_draws": draws.skipped,
-                "skipped_by_chance": draws.expected,
-                "unused_numbers": draws.unused,
-            }
-            for payer, draws in sorted(report.payers.items())
-        },
-    }
 
 
 def _find(blocks: ChainReader, what: str) -> dict[str, Any]:

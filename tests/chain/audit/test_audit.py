@@ -12,7 +12,7 @@ from chain.audit.audit import LOOKAHEAD_BLOCKS, _Audit, audit_chain
 from chain.audit.draws import PayerDraws
 from chain.audit.report import Fault, Report
 from chain.audit.sources import StoreSource
-from chain.cli.app import _report_text
+from chain.cli.report_text import describe_report
 from chain.codec import pack
 from chain.exceptions import StoreError
 from chain.genesis import Genesis
@@ -188,7 +188,7 @@ def test_skipped_draws_are_compared_with_how_often_the_same_executors_failed_oth
     for entry in draws[:2]:
         assert entry.expected is not None and entry.skipped < 2 * entry.expected + 3
     assert draws[2].expected is not None and draws[2].skipped > 2 * draws[2].expected
-    assert f"({draws[2].expected:.1f} by chance)" in _report_text(report)
+    assert f"({draws[2].expected:.1f} by chance)" in describe_report(report)
 
 
 def test_draws_tried_in_order_are_not_skipped() -> None:
@@ -319,7 +319,7 @@ def test_the_sum_over_all_accounts_is_taken_at_the_end(monkeypatch: pytest.Monke
 
 
 def test_the_audit_remembers_of_each_payer_no_more_than_its_window(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("chain.audit.audit.REPLAY_WINDOW_SIZE", 2)
+    monkeypatch.setattr("chain.audit.draws.REPLAY_WINDOW_SIZE", 2)
     chain = Chain()
     user = chain.users[0]
     for seq in range(24):
@@ -329,12 +329,12 @@ def test_the_audit_remembers_of_each_payer_no_more_than_its_window(monkeypatch: 
     monkeypatch.setattr(_Audit, "run", lambda audit: (audits.append(audit), run(audit)))
     report = audit_chain(make_source((chain, {24: chain.finality(chain.blocks[-1])})))
     assert report.ok and report.payers == {user.public_key: PayerDraws(holds=24, skipped=24)}
-    assert len(audits[0]._attempts[user.public_key]) <= 4
+    assert len(audits[0]._draws._attempts[user.public_key]) <= 4
 
 
 def test_an_audit_without_a_block_says_so() -> None:
     chain = Chain()
-    text = _report_text(audit_chain(ListSource(chain.genesis, [], 0)))
+    text = describe_report(audit_chain(ListSource(chain.genesis, [], 0)))
     assert text.startswith("ok, but there is no block") and "100" not in text.splitlines()[0]
 
 

@@ -14,7 +14,8 @@ from chain.audit.audit import audit_chain
 from chain.audit.export import export_chain
 from chain.audit.report import Report
 from chain.audit.sources import StoreSource
-from chain.cli.app import _report_text, build_app
+from chain.cli.app import build_app
+from chain.cli.report_text import describe_report
 from chain.exceptions import StoreError
 from chain.genesis import compute_serving_table
 from chain.light.client import Checkpoint, LightClientUpdate
@@ -120,7 +121,7 @@ def test_old_epochs_go_and_what_a_light_client_needs_stays(keep: int) -> None:
     report = audit(store)
     assert (report.base_height, report.base_id, report.is_proven) == (base, CHAIN.blocks[base - 1].id, True)
     assert report.height == LENGTH and report.state_root == CHAIN.state.root
-    assert f"{base} on; the blocks before are not here" in _report_text(report)
+    assert f"{base} on; the blocks before are not here" in describe_report(report)
 
 
 def test_it_takes_a_bounded_part_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,7 +232,7 @@ def test_a_chain_goes_on_from_a_snapshot(before: int, small_chunks: None) -> Non
     assert (report.base_height, report.height) == (20, LENGTH)
     assert report.is_proven == (before == 12), "the ends go back to genesis, or only to the checkpoint"
     assert report.ok == report.is_proven, "nothing vouches for what it begins with"
-    assert ("NOT PROVEN" in _report_text(report)) != report.is_proven
+    assert ("NOT PROVEN" in describe_report(report)) != report.is_proven
     # And another one on top, with the places of the states exchanged once more.
     chain = ChainReader(store)
     assert chain.stored_state() == {leaf.key: leaf.encoded for leaf in CHAIN.state.entries()}

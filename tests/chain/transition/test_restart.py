@@ -11,7 +11,7 @@ import pytest
 from chain.audit.audit import audit_chain
 from chain.audit.proof_builder import prove_balance
 from chain.audit.sources import StoreSource
-from chain.cli.app import _report_text
+from chain.cli.report_text import describe_report
 from chain.exceptions import InvalidBlock, RestartError
 from chain.genesis import Genesis
 from chain.light.client import Checkpoint
@@ -81,7 +81,7 @@ def test_the_audit_of_a_pruned_chain_names_a_restart_that_is_not_there_any_more(
     assert report.ok and report.is_proven, report.fault
     (restart,) = report.restarts
     assert (restart.height, restart.block_id) == (7, chain.blocks[6].id)
-    text = _report_text(report)
+    text = describe_report(report)
     assert "TRUST BREAK  block 7" in text and "but for the restarts named below" in text
 
 
