@@ -252,7 +252,8 @@ def measure(seed: int, epochs: int) -> tuple[list[Figure], list[Chart]]:
 
 def main() -> None:
     """Command line."""
-    run = Run("beacon", __doc__, Option("epochs", 1_000, 60, "epochs that are played of a game with 100 draws"))
+    epochs = Option("epochs", 1_000, 60, "epochs that are played of a game with 100 draws")
+    run = Run("beacon", __doc__, epochs, is_timed=False)
     run.finish(*measure(run.seed, run.values["epochs"]))
 
 

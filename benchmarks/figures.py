@@ -116,11 +116,8 @@ def _make_row(figure: Figure, name: str) -> str:
 
 def _describe(report: Report) -> str:
     quick = " Quick run." if report.quick else ""
-    busy = (
-        " Other work shared the machine: times are too long, ratios hold."
-        if report.machine.busy_cores > BUSY_CORES
-        else ""
-    )
+    is_disturbed = report.is_timed and report.machine.busy_cores > BUSY_CORES
+    busy = " Other work shared the machine: times are too long, and ratios are rough." if is_disturbed else ""
     commit, day = f"commit `{report.commit}`", report.started[:10]
     return f"Measured on {day} at {commit}, seed {report.seed}: {report.machine}.{quick}{busy}"
 

@@ -425,6 +425,7 @@ def main() -> None:
         Option("networks", 1, 1, "networks of each size, with successive seeds"),
         Option("minutes", 10.0, 1.0, "simulated minutes of churn"),
         Option("jobs", os.cpu_count() or 1, os.cpu_count() or 1, "networks that run at the same time"),
+        is_timed=False,
     )
     outcomes = []
     with ProcessPoolExecutor(run.values["jobs"]) as pool:

@@ -3,7 +3,7 @@
 A benchmark starts a :class:`Run`, measures, and hands its figures and charts to :meth:`Run.finish`. That prints one
 table and writes ``results/NAME.json`` and ``results/NAME.svg``. The JSON has one schema for all benchmarks::
 
-    {"benchmark", "started", "elapsed_s", "quick", "seed", "options": {…},
+    {"benchmark", "started", "elapsed_s", "quick", "is_timed", "seed", "options": {…},
      "commit": {"id", "is_dirty"}, "machine": {"cpu", "cores", "memory_gib", "python", "system", "busy_cores"},
      "figures": [{"name", "value", "unit", "reference", "against", "ratio", "limit", "headline"}], "notes": {…},
      "charts": [see benchmarks.pictures.Chart]}
@@ -68,12 +68,16 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What one run of a benchmark found, and where. ``started`` is in UTC (ISO 8601)."""
+    """What one run of a benchmark found, and where.
+
+    ``started`` is in UTC (ISO 8601). ``is_timed``: the figures depend on how fast the machine was.
+    """
 
     benchmark: str
     started: str
     elapsed_s: float
     quick: bool
+    is_timed: bool
     seed: int
     options: dict[str, Any]
     commit: Commit
@@ -128,7 +132,7 @@ class Option:
 class Run:
     """One run of a benchmark from its command line: ``values`` holds its options by name."""
 
-    def __init__(self, benchmark: str, description: str | None, *options: Option) -> None:
+    def __init__(self, benchmark: str, description: str | None, *options: Option, is_timed: bool = True) -> None:
         parser = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
         parser.add_argument("--quick", action="store_true", help="a short run, to see that it works")
         parser.add_argument("--seed", type=int, default=DEFAULT_SEED, help="of all that is drawn (%(default)s)")
@@ -145,6 +149,7 @@ class Run:
         self.benchmark = benchmark
         self.quick: bool = chosen.quick
         self.seed: int = chosen.seed
+        self.is_timed = is_timed
         self.values: dict[str, Any] = {}
         for option in options:
             value = getattr(chosen, option.name)
@@ -167,6 +172,7 @@ class Run:
             started=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._started)),
             elapsed_s=time.time() - self._started,
             quick=self.quick,
+            is_timed=self.is_timed,
             seed=self.seed,
             options=self.values,
             commit=self._commit,

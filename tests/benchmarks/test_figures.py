@@ -17,6 +17,7 @@ REPORT = Report(
     started="2026-01-02T03:04:05Z",
     elapsed_s=12.5,
     quick=False,
+    is_timed=True,
     seed=7,
     options={"blocks": 60},
     commit=Commit("0123456789abcdef", False),
@@ -61,8 +62,9 @@ def test_what_stands_between_the_markers_is_replaced(kind: str, row: str) -> Non
 
 def test_figures_of_a_busy_machine_are_called_that() -> None:
     busy = replace(REPORT, machine=replace(REPORT.machine, busy_cores=1.5))
-    assert "Other work shared the machine" in render(DOCUMENT.format(kind="conditions"), {"verify": busy})
-    assert "Other work shared the machine" not in render(DOCUMENT.format(kind="conditions"), {"verify": REPORT})
+    for report, is_said in ((busy, True), (REPORT, False), (replace(busy, is_timed=False), False)):
+        said = render(DOCUMENT.format(kind="conditions"), {"verify": report})
+        assert ("Other work shared the machine" in said) == is_said
 
 
 def test_a_marker_without_a_benchmark_is_an_error() -> None:
