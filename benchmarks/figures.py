@@ -104,12 +104,14 @@ def make_conditions(reports: Iterable[Report]) -> Iterator[str]:
 
 
 def _make_row(figure: Figure, name: str) -> str:
-    value = f"{format_value(figure.value)} {figure.unit}".strip()
-    compared = figure.against
+    def say(number: float | None) -> str:
+        return f"{format_value(number)} {figure.unit}".strip()
+
+    value, compared = say(figure.value), figure.against
     if figure.reference is not None and compared:
-        compared += f": {format_value(figure.reference)}"
+        compared += f": {say(figure.reference)}"
     if figure.limit is not None and figure.limit != figure.reference:
-        compared += f"; at most {format_value(figure.limit)}" if compared else f"at most {format_value(figure.limit)}"
+        compared += f"; at most {say(figure.limit)}" if compared else f"at most {say(figure.limit)}"
     ratio = f"{format_value(figure.ratio)} ×" if figure.ratio is not None else ""
     return f"| {name} | {value} | {compared} | {ratio} |"
 

@@ -190,7 +190,7 @@ def get_figures(outcome: Outcome) -> list[Figure]:
     everything = [latency for latencies in outcome.latencies.values() for latency in latencies]
     what = f"{outcome.nodes} simulated nodes, {outcome.simulated / 60:g} minutes of requests"
     return [
-        Figure("simulated time", simulated, "s", outcome.real, "real time, s", headline=what),
+        Figure("simulated time", simulated, "s", outcome.real, "real time", headline=what),
         *(Figure(f"requests {name}", count, "requests") for name, count in sorted(outcome.results.items())),
         Figure("latency p50", get_percentile(everything, 50), "s"),
         Figure("latency p99", get_percentile(everything, 99), "s"),
