@@ -311,7 +311,7 @@ def _from_json(content: Any) -> Genesis:
             del item["address"]
         entry = _fields(GenesisAccount, item, "accounts")
         if entry["commitment"] is not None:
-            entry["commitment"] = _parse_hash(entry["commitment"], "accounts: tip")
+            entry["commitment"] = _parse_hash(entry["commitment"], "accounts: commitment")
         accounts.append(GenesisAccount(**{**entry, "models": tuple(_list(entry["models"], "models"))}))
     return Genesis(
         **{

@@ -114,7 +114,9 @@ class DueCaptures(Record):
 
 @dataclass(frozen=True, slots=True)
 class ValidatorRecord(Record):
-    """An account's validator duty; its weight is its bond, as long as it is enrolled, not jailed, and has a tip.
+    """An account's entry in the validator registry.
+
+    Its weight is its bond, as long as it is enrolled, not jailed, and has a commitment.
 
     ``waiting_since`` is the height since which it asks for more weight than it has (0 if it does not), ``commitment``
     what its next reveal must lead to. ``next_commitment`` replaces that from ``next_epoch`` on. It is jailed if

@@ -1,4 +1,4 @@
-"""The seam to the disk: an ordered map of bytes with atomic, durable batches.
+"""The interface to the disk: an ordered map of bytes with atomic, durable batches.
 
 ``LevelStore`` is LevelDB (through plyvel), opened so that damage is noticed when it is read; ``MemoryStore`` is a dict
 with the same behaviour.
@@ -110,14 +110,14 @@ class LevelStore:
         try:
             value: bytes | None = self._db.get(key, verify_checksums=True)
         except plyvel.Error as error:
-            raise self._judge(error) from error
+            raise self._to_store_error(error) from error
         return value
 
     def items(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         try:
             yield from self._db.iterator(prefix=prefix, verify_checksums=True)
         except plyvel.Error as error:
-            raise self._judge(error) from error
+            raise self._to_store_error(error) from error
 
     def write(self, changes: Changes) -> None:
         try:
@@ -128,14 +128,14 @@ class LevelStore:
                     else:
                         batch.put(key, value)
         except plyvel.CorruptionError as error:  # LevelDB noticed it when it merged tables
-            raise self._judge(error) from error
+            raise self._to_store_error(error) from error
         except plyvel.Error as error:
             raise StoreError(f"cannot write to {self._path}: {_describe(error)}") from error
 
     def close(self) -> None:
         self._db.close()
 
-    def _judge(self, error: plyvel.Error) -> StoreError:
+    def _to_store_error(self, error: plyvel.Error) -> StoreError:
         """Whether what a read says means damage, or that this machine is in trouble."""
         reason = _describe(error)
         if not isinstance(error, plyvel.CorruptionError) and any(trouble in reason for trouble in TROUBLES):

@@ -287,7 +287,7 @@ def build_block(
 ) -> tuple[Block, Transition, list[tuple[SignedOperation, str]]]:
     """Build, execute and sign a block on ``parent``.
 
-    ``reveal`` opens the tip of ``key`` in ``state``; ``late_votes`` count
+    ``reveal`` opens the commitment of ``key`` in ``state``; ``late_votes`` count
     (:func:`chain.transition.participation.process_votes`). Takes
     ``operations`` (their signatures checked already) in order, as many as fit, and leaves out those that cannot be
     included, of which it tells ``on_rejected`` before it takes the next. Returns the block, its transition, and the

@@ -382,7 +382,7 @@ class Simplex:
         return effects
 
     def _lead(self) -> None:
-        """Rule 1: propose on the tip; on a tip of the last height, propose it again."""
+        """Rule 1: propose on the highest notarized block; on one of the last height, propose it again."""
         here = self._views[self.view]
         if self.leader != self._me or here.proposal is not None:
             return

@@ -140,10 +140,10 @@ class MessageValidation:
             raise InvalidMessage("height", "beyond the end of the epoch")
 
     def validate_proposal(self, message: Propose | Repropose) -> None:
-        """Whether the leader of its view signed it and it carries the evidence of its place that it must.
+        """Whether the leader of its view signed it and it carries the justification of its place that it must.
 
-        Left to the caller: that the views since the parent's were nullified as far as that evidence does not reach, and
-        that the parent's height is one less, or for a ``Repropose`` that the block is the last.
+        Left to the caller: that the views since the parent's were nullified as far as that justification does not
+        reach, and that the parent's height is one less, or for a ``Repropose`` that the block is the last.
 
         Raises:
             InvalidMessage: naming the part at fault.

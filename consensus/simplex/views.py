@@ -121,7 +121,9 @@ class Views:
         return stronger
 
     def get_certificates(self, start: int, end: int, count: int) -> list[Certificate]:
-        """The latest finalization, the tip, and nullifications after it from view ``start`` to before ``end``.
+        """The latest finalization, the highest notarization, and nullifications after it.
+
+        The nullifications are of the views from ``start`` to before ``end``.
 
         At most ``count``, the nullifications of the earliest views.
         """
@@ -140,7 +142,7 @@ class Views:
         return tuple(self._open[view].certificates[NULLIFY] for view in range(start, end))
 
     def get_proof(self, view: int) -> tuple[Certificate, ...]:
-        """The nullifications that a proposal of ``view`` on the tip carries."""
+        """The nullifications that a proposal of ``view`` on the highest notarized block carries."""
         views = get_views_to_prove(self.highest_view, view)
         return self.get_nullifications(views.start, views.stop)
 

@@ -305,7 +305,7 @@ class SyncClient:
                 self.request_sync()
 
     async def _poll_peers(self) -> bool:
-        """Ask a few random peers for their tips and catch up with the first that is ahead. Returns whether one was."""
+        """Ask a few random peers for their chain status; catch up with the first that is ahead. False if none was."""
         pruned: list[tuple[bytes, ChainStatus]] = []
         for peer in self._peers.get_peers()[:ASKED_PEERS]:
             raw = await self._peers.ask(peer, GetStatus())

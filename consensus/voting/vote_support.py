@@ -21,7 +21,7 @@ PRUNE_AT_ENTRIES = 16
 
 
 class VoteSupportStore:
-    """The evidence of own votes, on any :class:`chain.store.kv.Store` (usually that of the chain).
+    """The support of own votes, on any :class:`chain.store.kv.Store` (usually that of the chain).
 
     Raises:
         StoreError: from every method, when the store fails.
@@ -31,12 +31,12 @@ class VoteSupportStore:
         self._store = store
         self._keys = [key for key, _ in store.items(VOTE_SUPPORT_PREFIX)]
 
-    def put(self, vote: Vote, evidence: Block | Certificate | None, mark: tuple[int, bytes]) -> None:
+    def put(self, vote: Vote, support: Block | Certificate | None, mark: tuple[int, bytes]) -> None:
         """Keep a vote, what it rests on, and how far the journal reaches with it. On disk when this returns."""
         entries = encode_mark(mark) | {LAST_VOTE_KEY: vote.encode()}
-        if evidence is not None:
+        if support is not None:
             key = _get_key(vote.epoch, vote.view) + bytes([vote.kind])
-            entries[key] = (_BLOCK if isinstance(evidence, Block) else _CERTIFICATE) + evidence.encode()
+            entries[key] = (_BLOCK if isinstance(support, Block) else _CERTIFICATE) + support.encode()
             self._keys.append(key)
         self._store.write(entries)
 
@@ -50,13 +50,13 @@ class VoteSupportStore:
             raise StoreDamaged(f"the last vote is damaged: {error}") from error
 
     def load(self, epoch: int) -> list[Block | Certificate]:
-        """The evidence of an epoch, in the order of views."""
+        """The support of an epoch's votes, in the order of views."""
         found: list[Block | Certificate] = []
         for key, raw in self._store.items(VOTE_SUPPORT_PREFIX + encode_number(epoch)):
             try:
                 found.append(Block.decode(raw[1:]) if raw[:1] == _BLOCK else Certificate.decode(raw[1:]))
             except CodecError as error:
-                raise StoreDamaged(f"evidence {key.hex()} is damaged: {error}") from error
+                raise StoreDamaged(f"vote support {key.hex()} is damaged: {error}") from error
         return found
 
     def prune(self, epoch: int, view: int) -> None:
