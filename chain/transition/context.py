@@ -6,7 +6,6 @@ from collections.abc import Container
 from dataclasses import dataclass
 
 from chain.genesis import Genesis
-from chain.transition import validators as validators
 from chain.transition.epochs import get_epoch
 from chain.types.blocks import Header
 

@@ -7,19 +7,12 @@ Such an operation pays ``entry_fee`` as well. All other entries are removed agai
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from chain.exceptions import CannotPay
 from chain.genesis import Genesis
 from chain.state.records import Account
 from chain.state.state import StateOverlay
-from chain.transition import validators as validators
 from chain.transition.context import BlockContext
-from chain.types.operations import (
-    Hold,
-    Register,
-    SignedOperation,
-)
+from chain.types.operations import Hold, Register, SignedOperation
 
 
 def compute_fee(genesis: Genesis, signed: SignedOperation) -> int:
@@ -30,26 +23,37 @@ def compute_fee(genesis: Genesis, signed: SignedOperation) -> int:
     return fee * (1 + signed.operation.attempt) if isinstance(signed.operation, Hold) else fee
 
 
-def charge_fee(overlay: StateOverlay, signer: bytes, fee: int, nonces: int = 0) -> None:
-    """Take the fee, and use up ``nonces`` of the account's numbers."""
-    account = overlay.account(signer)
-    if account.available < fee:
-        raise CannotPay(f"the fee is {fee} micro-credits, {account.available} are available")
-    overlay.put_account(signer, replace(account, available=account.available - fee, nonce=account.nonce + nonces))
-    overlay.fill_treasury(fee)
+def take(overlay: StateOverlay, public_key: bytes, amount: int, what: str = "the amount is") -> Account:
+    """Take ``amount`` micro-credits of what an account has available. Returns the account after that.
 
-
-def spend(account: Account, amount: int) -> Account:
+    Raises:
+        CannotPay: it has less; the message begins with ``what``.
+    """
+    account = overlay.account(public_key)
     if account.available < amount:
-        raise CannotPay(f"{amount} micro-credits asked, {account.available} available")
-    return account.credit(-amount)
+        raise CannotPay(f"{what} {amount} micro-credits, {account.available} are available")
+    account = account.credit(-amount)
+    overlay.put_account(public_key, account)
+    return account
+
+
+def charge_fee(overlay: StateOverlay, signer: bytes, fee: int) -> Account:
+    """Move the fee from an account to the treasury. Returns the account after that.
+
+    Raises:
+        CannotPay: the account has less available.
+    """
+    account = take(overlay, signer, fee, "the fee is")
+    overlay.fill_treasury(fee)
+    return account
 
 
 def charge_entry_fee(overlay: StateOverlay, context: BlockContext, signer: bytes) -> None:
-    """Take the price of an entry that stays in the state for good."""
+    """Move the price of an entry that stays in the state for good to the treasury.
+
+    Raises:
+        CannotPay: the account has less available.
+    """
     price = context.genesis.parameters.entry_fee
-    account = overlay.account(signer)
-    if account.available < price:
-        raise CannotPay(f"a new entry in the ledger costs {price} micro-credits, {account.available} are available")
-    overlay.put_account(signer, account.credit(-price))
+    take(overlay, signer, price, "a new entry in the ledger costs")
     overlay.fill_treasury(price)

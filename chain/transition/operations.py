@@ -1,18 +1,21 @@
 """Executing one operation: its form, its fee, and the dispatch to the rule of its kind.
 
-Every ``process_…`` function raises :class:`~chain.exceptions.InvalidOperation` with a reason. An operation with a
-nonce has then failed: its fee stays paid and its nonce used. An operation without a nonce cannot be included at all, or
-it could be replayed to drain fees.
+Every ``process_…`` function takes the overlay, the context of the block, the operation and its signer, and raises
+:class:`~chain.exceptions.InvalidOperation` with a reason. An operation with a nonce has then failed: its fee stays paid
+and its nonce used. An operation without a nonce cannot be included at all, or it could be replayed to drain fees.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
 from chain import crypto
 from chain.exceptions import InvalidNonce, InvalidOperation
 from chain.state.state import StateOverlay
-from chain.transition import slashing, validators
 from chain.transition.context import BlockContext
-from chain.transition.fees import charge_entry_fee, charge_fee, compute_fee
+from chain.transition.fees import charge_fee, compute_fee
 from chain.transition.payments import (
     charge_capture,
     process_capture,
@@ -22,7 +25,9 @@ from chain.transition.payments import (
     process_transfer,
 )
 from chain.transition.registration import process_register
+from chain.transition.slashing import check_evidence, process_evidence
 from chain.transition.staking import process_bond, process_serve, process_unbond, process_withdraw
+from chain.transition.validators import process_enroll, process_recommit, process_retire, process_unjail
 from chain.types.operations import (
     MAX_CAPTURE_BYTES,
     MAX_OPERATION_BYTES,
@@ -44,8 +49,25 @@ from chain.types.operations import (
     Unbond,
     Unjail,
     Withdraw,
-    compute_operation_id,
 )
+
+_PROCESS: Mapping[type[Operation], Callable[[StateOverlay, BlockContext, Any, bytes], None]] = {
+    Transfer: process_transfer,
+    Bond: process_bond,
+    Unbond: process_unbond,
+    Withdraw: process_withdraw,
+    Serve: process_serve,
+    Enroll: process_enroll,
+    Retire: process_retire,
+    Unjail: process_unjail,
+    Recommit: process_recommit,
+    Register: process_register,
+    Evidence: process_evidence,
+    Hold: process_hold,
+    Release: process_release,
+    Dispute: process_dispute,
+}
+"""The rule of each type of operation, but for captures: their fee comes out of what they capture."""
 
 
 def process_operation(overlay: StateOverlay, context: BlockContext, signed: SignedOperation) -> str | None:
@@ -59,21 +81,22 @@ def process_operation(overlay: StateOverlay, context: BlockContext, signed: Sign
     fee = compute_fee(context.genesis, signed)
     if not isinstance(operation, NoncedOperation):
         attempt = StateOverlay(overlay)
-        if isinstance(operation, Capture):  # its fee comes out of what it captures
+        if isinstance(operation, Capture):
             holds = process_capture(attempt, context, operation, signer)
             charge_capture(attempt, operation, holds, signer, fee)
         else:
             charge_fee(attempt, signer, fee)
-            _process(attempt, context, operation, signer)
+            _PROCESS[type(operation)](attempt, context, operation, signer)
         overlay.merge(attempt)
         return None
     account = overlay.account(signer)
     if operation.nonce != account.nonce:
         raise InvalidNonce(f"the nonce is {operation.nonce}, the account's next is {account.nonce}")
-    charge_fee(overlay, signer, fee, nonces=1)
+    account = charge_fee(overlay, signer, fee)
+    overlay.put_account(signer, replace(account, nonce=operation.nonce + 1))
     effect = StateOverlay(overlay)
     try:
-        _process(effect, context, operation, signer)
+        _PROCESS[type(operation)](effect, context, operation, signer)
     except InvalidOperation as error:
         return str(error)
     overlay.merge(effect)
@@ -99,39 +122,4 @@ def check_form(signed: SignedOperation) -> None:
         if len(set(holds)) != len(holds):
             raise InvalidOperation("a hold is captured twice")
     if isinstance(operation, Evidence):
-        slashing.check_evidence(operation)
-
-
-def _process(overlay: StateOverlay, context: BlockContext, operation: Operation, signer: bytes) -> None:
-    match operation:
-        case Transfer():
-            process_transfer(overlay, context, operation, signer)
-        case Bond():
-            process_bond(overlay, context, operation, signer)
-        case Unbond():
-            process_unbond(overlay, context, operation, signer)
-        case Withdraw():
-            process_withdraw(overlay, context, signer)
-        case Serve():
-            process_serve(overlay, operation, signer)
-        case Enroll():
-            if overlay.validator_record(signer) is None:
-                charge_entry_fee(overlay, context, signer)
-            validators.process_enroll(overlay, context.genesis, context.epoch, context.height, operation, signer)
-        case Retire():
-            validators.process_retire(overlay, signer)
-        case Unjail():
-            validators.process_unjail(overlay, context.epoch, context.height, signer)
-        case Recommit():
-            validators.process_recommit(overlay, context.epoch, operation, signer)
-        case Register():
-            is_proven = compute_operation_id(operation, signer) in context.proven
-            process_register(overlay, context.genesis, operation, signer, is_proven)
-        case Evidence():
-            slashing.process_evidence(overlay, context.genesis, context.epoch, operation, signer)
-        case Hold():
-            process_hold(overlay, context, operation, signer)
-        case Release():
-            process_release(overlay, context, operation)
-        case Dispute():
-            process_dispute(overlay, operation, signer)
+        check_evidence(operation)

@@ -15,9 +15,8 @@ from chain.state.keys import account_key, due_captures_key, hold_key, replay_win
 from chain.state.lottery import compute_lottery_seed
 from chain.state.records import DueCaptures, OpenHold
 from chain.state.state import StateOverlay, StateReader
-from chain.transition import validators as validators
 from chain.transition.context import BlockContext
-from chain.transition.fees import charge_entry_fee, charge_fee, spend
+from chain.transition.fees import charge_entry_fee, charge_fee, take
 from chain.types.operations import (
     Capture,
     Delivery,
@@ -43,7 +42,7 @@ def settle_due_captures(overlay: StateOverlay, previous: int, now: int) -> None:
 
 
 def process_transfer(overlay: StateOverlay, context: BlockContext, operation: Transfer, signer: bytes) -> None:
-    overlay.put_account(signer, spend(overlay.account(signer), operation.amount))
+    take(overlay, signer, operation.amount)
     if operation.amount and overlay.get(account_key(operation.recipient)) is None:
         charge_entry_fee(overlay, context, signer)
     recipient = overlay.account(operation.recipient)
@@ -73,7 +72,7 @@ def process_hold(overlay: StateOverlay, context: BlockContext, operation: Hold, 
         raise InvalidOperation(f"the payee is not number {operation.attempt} of the lottery")
     if not overlay.account(operation.payee).models:
         raise InvalidOperation("the payee has left the lottery")
-    account = spend(overlay.account(signer), operation.amount)
+    account = take(overlay, signer, operation.amount)
     overlay.put_account(signer, replace(account, held=account.held + operation.amount))
     if not window.top:
         charge_entry_fee(overlay, context, signer)
@@ -177,7 +176,7 @@ def _check_delivery(overlay: StateOverlay, context: BlockContext, delivery: Deli
     return hold
 
 
-def process_release(overlay: StateOverlay, context: BlockContext, operation: Release) -> None:
+def process_release(overlay: StateOverlay, context: BlockContext, operation: Release, signer: bytes) -> None:
     hold = _open_hold(overlay, operation.hold)
     if hold.unsettled_delivery is not None:
         raise InvalidOperation("the hold is captured already")
@@ -186,7 +185,7 @@ def process_release(overlay: StateOverlay, context: BlockContext, operation: Rel
     _resolve(overlay, operation.hold, hold, hold.payer, 0)
 
 
-def process_dispute(overlay: StateOverlay, operation: Dispute, signer: bytes) -> None:
+def process_dispute(overlay: StateOverlay, context: BlockContext, operation: Dispute, signer: bytes) -> None:
     hold = _open_hold(overlay, operation.hold)
     if hold.payer != signer:
         raise InvalidOperation("only the payer disputes a capture")

@@ -20,7 +20,8 @@ from chain.genesis import Genesis
 from chain.state.keys import REGISTRATIONS_KEY, TOTALS_KEY
 from chain.state.records import Account, Registrations
 from chain.state.state import StateOverlay, StateReader
-from chain.types.operations import SALT_BYTES, Register, SignedOperation
+from chain.transition.context import BlockContext
+from chain.types.operations import SALT_BYTES, Register, SignedOperation, compute_operation_id
 
 ARGON2_MEMORY_BYTES, ARGON2_PASSES = 32 << 20, 1
 """Bytes and passes of one try: some 20 ms of one core."""
@@ -37,15 +38,13 @@ def is_newcomer(account: Account) -> bool:
     return replace(account, available=0) == Account()
 
 
-def process_register(
-    overlay: StateOverlay, genesis: Genesis, operation: Register, signer: bytes, is_proven: bool = False
-) -> None:
-    """Grant a newcomer its bond. Its proof of work is not checked again if it ``is_proven``.
+def process_register(overlay: StateOverlay, context: BlockContext, operation: Register, signer: bytes) -> None:
+    """Grant a newcomer its bond. Its proof of work is not checked again if the context says that it was.
 
     Raises:
         InvalidOperation: nothing is granted, or not to this account, or not any more in this epoch, or not for this.
     """
-    parameters = genesis.parameters
+    genesis, parameters = context.genesis, context.genesis.parameters
     if not parameters.register_grant:
         raise InvalidOperation("this chain grants nothing to newcomers")
     before = overlay.account(signer)
@@ -58,6 +57,7 @@ def process_register(
     if source is None:
         raise InvalidOperation(f"epoch {operation.epoch} is neither this one nor the one before")
     challenge = compute_challenge(genesis, source, signer)
+    is_proven = compute_operation_id(operation, signer) in context.proven
     if not is_proven and not is_valid_proof_of_work(challenge, operation.salt, parameters.register_difficulty):
         raise InvalidOperation("the proof of work does not hold")
     totals = overlay.totals

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from chain.exceptions import InvalidOperation, InvalidSignature
-from chain.genesis import Genesis
 from chain.parameters import Parameters
 from chain.state.state import StateOverlay
+from chain.transition.context import BlockContext
 from chain.transition.epochs import Epoch
 from chain.transition.validators import put_record
 from chain.types.blocks import Body
@@ -18,8 +18,12 @@ FINDER_REWARD_QUOTIENT = 10
 """The finder of evidence earns a tenth of what is slashed: it pays for looking, and slashing oneself never pays."""
 
 
-def process_evidence(overlay: StateOverlay, genesis: Genesis, epoch: int, operation: Evidence, finder: bytes) -> None:
-    """Slash everything that the signer of two conflicting votes has at stake, and jail it."""
+def process_evidence(overlay: StateOverlay, context: BlockContext, operation: Evidence, signer: bytes) -> None:
+    """Slash everything that the validator of two conflicting votes has at stake, and jail it.
+
+    The signer of the evidence is the finder of the votes, and earns the reward.
+    """
+    genesis, epoch = context.genesis, context.epoch
     first, second = operation.first, operation.second
     if first.epoch > epoch:  # or the same votes would be good again after each punishment until then
         raise InvalidOperation(f"epoch {first.epoch} of the votes has not begun")
@@ -39,7 +43,7 @@ def process_evidence(overlay: StateOverlay, genesis: Genesis, epoch: int, operat
     overlay.put_account(first.signer, replace(account, bonded=0, unbonding=(), grant=0))
     own_stake = stake - account.bonded + account.own_bond  # a grant must not become free credit
     reward = own_stake // FINDER_REWARD_QUOTIENT
-    overlay.put_account(finder, overlay.account(finder).credit(reward))
+    overlay.put_account(signer, overlay.account(signer).credit(reward))
     overlay.fill_treasury(stake - reward)
     jailed_until = epoch + genesis.parameters.unbonding_epochs
     # Its frozen weight still counts in the next epoch, but there is nothing left to punish it with.

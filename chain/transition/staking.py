@@ -7,18 +7,14 @@ from dataclasses import replace
 from chain.exceptions import CannotPay, InvalidOperation
 from chain.state.records import MAX_UNBONDINGS, Unbonding
 from chain.state.state import StateOverlay
-from chain.transition import validators as validators
+from chain.transition import validators
 from chain.transition.context import BlockContext
-from chain.transition.fees import spend
-from chain.types.operations import (
-    Bond,
-    Serve,
-    Unbond,
-)
+from chain.transition.fees import take
+from chain.types.operations import Bond, Serve, Unbond, Withdraw
 
 
 def process_bond(overlay: StateOverlay, context: BlockContext, operation: Bond, signer: bytes) -> None:
-    account = spend(overlay.account(signer), operation.amount)
+    account = take(overlay, signer, operation.amount)
     overlay.put_account(signer, replace(account, bonded=account.bonded + operation.amount))
     validators.note_larger_bond(overlay, context.height, signer)
 
@@ -27,9 +23,10 @@ def process_unbond(overlay: StateOverlay, context: BlockContext, operation: Unbo
     account = overlay.account(signer)
     if not operation.amount:  # an entry of nothing could never be withdrawn, and would keep its place for ever
         raise InvalidOperation("nothing to unbond")
-    free = max(0, account.bonded - account.grant)
-    if free < operation.amount:
-        raise CannotPay(f"{operation.amount} micro-credits asked, {free} bonded (not counting a newcomer's grant)")
+    if account.own_bond < operation.amount:
+        raise CannotPay(
+            f"{operation.amount} micro-credits asked, {account.own_bond} bonded (not counting a newcomer's grant)"
+        )
     # The tables of this and the next epoch are frozen already: the stake carries weight until the end of the next, and
     # from then on it takes the unbonding epochs in full.
     release = context.epoch + 2 + context.genesis.parameters.unbonding_epochs
@@ -41,12 +38,12 @@ def process_unbond(overlay: StateOverlay, context: BlockContext, operation: Unbo
     overlay.put_account(signer, replace(account, bonded=account.bonded - operation.amount, unbonding=unbonding))
 
 
-def process_serve(overlay: StateOverlay, operation: Serve, signer: bytes) -> None:
+def process_serve(overlay: StateOverlay, context: BlockContext, operation: Serve, signer: bytes) -> None:
     """Replace the models that an account serves."""
     overlay.put_account(signer, replace(overlay.account(signer), models=operation.models))
 
 
-def process_withdraw(overlay: StateOverlay, context: BlockContext, signer: bytes) -> None:
+def process_withdraw(overlay: StateOverlay, context: BlockContext, operation: Withdraw, signer: bytes) -> None:
     account = overlay.account(signer)
     free = sum(part.amount for part in account.unbonding if part.release_epoch <= context.epoch)
     if not free:

@@ -11,12 +11,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from chain.exceptions import InvalidOperation
-from chain.genesis import Genesis
 from chain.state.beacon import NO_COMMITMENT
 from chain.state.keys import validator_key
 from chain.state.records import ValidatorRecord
 from chain.state.state import StateOverlay
-from chain.types.operations import Enroll, Recommit
+from chain.transition.context import BlockContext
+from chain.transition.fees import charge_entry_fee
+from chain.types.operations import Enroll, Recommit, Retire, Unjail
 from chain.types.validators import ValidatorSet
 
 COMMITTEE_GROWTH_QUOTIENT = 10
@@ -24,38 +25,40 @@ COMMITTEE_GROWTH_QUOTIENT = 10
 half of the next."""
 
 
-def process_enroll(
-    overlay: StateOverlay, genesis: Genesis, epoch: int, height: int, operation: Enroll, signer: bytes
-) -> None:
+def process_enroll(overlay: StateOverlay, context: BlockContext, operation: Enroll, signer: bytes) -> None:
     """Enroll an account as a validator, or enroll it again with another hash chain."""
-    record = overlay.validator_record(signer) or ValidatorRecord()
-    least = genesis.parameters.min_validator_bond
+    record = overlay.validator_record(signer)
+    if record is None:
+        charge_entry_fee(overlay, context, signer)
+        record = ValidatorRecord()
+    least = context.genesis.parameters.min_validator_bond
     if record.is_enrolled:
         raise InvalidOperation("the account is enrolled already")
     if overlay.account(signer).own_bond < least:  # a grant is no stake, or newcomers would get votes for nothing
         raise InvalidOperation(f"a validator bonds {least} micro-credits at least")
-    record = _announce(record, epoch, operation)
-    put_record(overlay, signer, replace(record, is_enrolled=True, waiting_since=height))
+    record = _announce(record, context.epoch, operation)
+    put_record(overlay, signer, replace(record, is_enrolled=True, waiting_since=context.height))
 
 
-def process_retire(overlay: StateOverlay, signer: bytes) -> None:
+def process_retire(overlay: StateOverlay, context: BlockContext, operation: Retire, signer: bytes) -> None:
     """Withdraw an account from voting."""
     put_record(overlay, signer, replace(get_enrolled(overlay, signer), is_enrolled=False))
 
 
-def process_unjail(overlay: StateOverlay, epoch: int, height: int, signer: bytes) -> None:
+def process_unjail(overlay: StateOverlay, context: BlockContext, operation: Unjail, signer: bytes) -> None:
     """Let an account return that was jailed."""
+    epoch = context.epoch
     record = get_enrolled(overlay, signer)
     if not record.jailed_until:
         raise InvalidOperation("the account is not jailed")
     if epoch < record.jailed_until:
         raise InvalidOperation(f"the account is jailed until epoch {record.jailed_until}, this is epoch {epoch}")
-    put_record(overlay, signer, replace(record, jailed_until=0, waiting_since=height))
+    put_record(overlay, signer, replace(record, jailed_until=0, waiting_since=context.height))
 
 
-def process_recommit(overlay: StateOverlay, epoch: int, operation: Recommit, signer: bytes) -> None:
+def process_recommit(overlay: StateOverlay, context: BlockContext, operation: Recommit, signer: bytes) -> None:
     """Announce the commitment to another hash chain."""
-    put_record(overlay, signer, _announce(get_enrolled(overlay, signer), epoch, operation))
+    put_record(overlay, signer, _announce(get_enrolled(overlay, signer), context.epoch, operation))
 
 
 def note_larger_bond(overlay: StateOverlay, height: int, signer: bytes) -> None:

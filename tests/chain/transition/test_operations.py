@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 
@@ -14,11 +15,13 @@ from chain.state.keys import due_captures_key
 from chain.state.records import MAX_UNBONDINGS, REPLAY_WINDOW_SIZE, Account, Unbonding
 from chain.state.state import compute_supply
 from chain.transition.fees import compute_fee
+from chain.transition.operations import _PROCESS
 from chain.types.operations import (
     Capture,
     CaptureItem,
     Dispute,
     Hold,
+    Operation,
     Release,
     SignedOperation,
     Transfer,
@@ -32,6 +35,10 @@ STRANGER = make_key("stranger")
 
 def hold_of(payer: KeyPair, seq: int, attempt: int = 0) -> bytes:
     return compute_hold_id(payer.public_key, seq, attempt)
+
+
+def test_every_type_of_operation_has_one_rule() -> None:
+    assert {*_PROCESS, Capture} == set(get_args(Operation))
 
 
 # Fees and nonces
@@ -146,7 +153,7 @@ def test_a_fee_that_is_exactly_payable_is_paid() -> None:
     fee = compute_fee(chain.genesis, spend)
     do(chain, exact_transfer(chain, user, left=fee))
     assert chain.account(user).available == fee
-    assert "500 micro-credits asked, 0 available" in failure(chain, chain.transfer(user, other, 500))
+    assert "the amount is 500 micro-credits, 0 are available" in failure(chain, chain.transfer(user, other, 500))
     assert chain.account(user) == Account(nonce=2, available=0)
 
     chain = Chain(available=1_000)
