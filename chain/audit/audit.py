@@ -28,7 +28,7 @@ from chain.audit.draws import DrawStatistics
 from chain.audit.report import Fault, Report, Restarted
 from chain.audit.sources import ChainSource
 from chain.exceptions import CodecError, GenesisError, InvalidBlock, InvalidCertificate, LedgerError, StoreError
-from chain.light.client import Checkpoint, LightClient
+from chain.light.client import Checkpoint, LightClient, is_too_old
 from chain.state.keys import ACCOUNT_PREFIX
 from chain.state.state import State, compute_supply
 from chain.transition.block import Transition, apply_block, check_finality, check_header, get_signature_checks
@@ -223,8 +223,8 @@ class _Audit:
                 "`chain checkpoint` print one): --checkpoint HEIGHT:BLOCKID; or audit the chain of an archive, which "
                 "has all blocks"
             )
-        age, limit = base.epoch - self._trusted.epoch, self._genesis.parameters.unbonding_epochs
-        if age > limit:
+        if is_too_old(self._genesis, self._trusted, base.epoch):
+            age, limit = base.epoch - self._trusted.epoch, self._genesis.parameters.unbonding_epochs
             return (
                 f"the checkpoint {checkpoint} is too old, {age} epochs before block {base.height}, with which this "
                 f"chain begins: after {limit} its validators may have left with their stake; name a later one"

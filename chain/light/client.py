@@ -15,6 +15,7 @@ genesis without one is open to that attack**; one that was away keeps its own la
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -108,25 +109,13 @@ class LightClient:
         is_trusted = not self.updates and header == self.trusted
         epoch = header.epoch if is_trusted else self.next_epoch
         before = self._pass_restarts(epoch, end.restarts)
-        validators_hash = before.validators_hash if epoch == before.epoch else before.next_validators_hash
-        expected: list[tuple[str, object]] = [
-            ("version", VERSION),
-            ("chain_id", genesis.chain_id),
-            ("epoch", epoch),
-            ("height", get_last_height(genesis.parameters, epoch)),
-            ("validators_hash", validators_hash),
-        ]
-        for field, value in expected:
-            if getattr(header, field) != value:
-                raise InvalidBlock(field, f"of the end of epoch {epoch} is not what follows")
-        if end.validators.hash != validators_hash:
-            raise InvalidBlock("validators", f"are not those of epoch {epoch}")
+        if header.height != get_last_height(genesis.parameters, epoch):
+            raise InvalidBlock("height", f"{header.height} is not that of the end of epoch {epoch}")
         if self._checkpoint is not None and self._checkpoint.is_contradicted_by(header):
             raise InvalidBlock("id", f"contradicts the checkpoint {self._checkpoint}")
-        verify_finality(genesis, end.validators, header, end.certificate)
-        age = epoch - self.trusted.epoch
-        if age > genesis.parameters.unbonding_epochs and not self._is_audit:
-            raise CheckpointError(describe_old_checkpoint(genesis, self.trusted, age))
+        verify_next_header(genesis, before, header, end.validators, end.certificate)
+        if is_too_old(genesis, self.trusted, epoch) and not self._is_audit:
+            raise CheckpointError(describe_old_checkpoint(genesis, self.trusted, epoch))
         self.header = header
         self.updates.append(end)
 
@@ -141,8 +130,61 @@ class LightClient:
         return header
 
 
-def describe_old_checkpoint(genesis: Genesis, trusted: Header, age: int) -> str:
-    """Why a chain that is ``age`` epochs past a trusted header cannot be followed from it, and what helps."""
+def check_header_form(genesis: Genesis, header: Header) -> None:
+    """Check the fields of a header that need no other header: its chain, its version and its epoch.
+
+    Raises:
+        InvalidBlock: one is wrong.
+    """
+    height, chain_id = header.height, header.chain_id
+    if chain_id != genesis.chain_id:
+        names = f"{chain_id.hex()[:8]}, not {genesis.chain_id.hex()[:8]}"
+        raise InvalidBlock("chain_id", f"block {height} is of another chain ({names})")
+    if header.version != VERSION:
+        raise InvalidBlock("version", f"block {height} is of version {header.version}, expected {VERSION}")
+    if header.epoch != get_epoch(genesis.parameters, height):
+        raise InvalidBlock("epoch", f"block {height} is not in epoch {header.epoch}")
+
+
+def verify_next_header(
+    genesis: Genesis,
+    before: Header,
+    header: Header,
+    validators: ValidatorSet,
+    certificate: Certificate,
+    restarts: Collection[bytes] = (),
+) -> None:
+    """Check that ``header`` is final by the validators that the trusted header ``before`` names.
+
+    ``header`` is of the epoch of ``before`` or of the next one, and ``validators`` are those of its epoch.
+    ``restarts`` are the ids of restart blocks that the caller accepts: no block names their validators.
+
+    Raises:
+        InvalidBlock: the header is malformed or leaves out an epoch, or its validators are not those that were named.
+        InvalidCertificate: ``certificate`` does not make it final.
+    """
+    check_header_form(genesis, header)
+    if not before.epoch <= header.epoch <= before.epoch + 1:
+        gap = f"the step from epoch {before.epoch} to {header.epoch} leaves out the epochs between them"
+        raise InvalidBlock("epoch", gap)
+    named = before.validators_hash if header.epoch == before.epoch else before.next_validators_hash
+    if header.validators_hash != named and header.id not in restarts:
+        reason = f"the validators of block {header.height} are not those that block {before.height} announces"
+        raise InvalidBlock("validators_hash", reason)
+    if header.validators_hash != validators.hash:
+        reason = f"the validators given for epoch {header.epoch} are not those of block {header.height}"
+        raise InvalidBlock("validators", reason)
+    verify_finality(genesis, validators, header, certificate)
+
+
+def is_too_old(genesis: Genesis, trusted: Header, epoch: int) -> bool:
+    """Whether ``trusted`` is too old to lead to ``epoch``: its validators may have left with their stake by then."""
+    return epoch - trusted.epoch > genesis.parameters.unbonding_epochs
+
+
+def describe_old_checkpoint(genesis: Genesis, trusted: Header, epoch: int) -> str:
+    """Why a chain that has reached ``epoch`` cannot be followed from a trusted header, and what helps."""
+    age = epoch - trusted.epoch
     name = "genesis" if not trusted.height else f"block {trusted.height}"
     return (
         f"the chain is at least {age} epochs past {name}, the last that this node trusts; the unbonding time is "

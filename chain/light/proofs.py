@@ -25,18 +25,16 @@ from typing import Annotated
 
 from chain import crypto
 from chain.codec import Bounds, Hash, PublicKey, Record
-from chain.exceptions import CodecError, InvalidCertificate, ProofError
+from chain.exceptions import CodecError, InvalidBlock, InvalidCertificate, ProofError
 from chain.genesis import Genesis
-from chain.light.client import Checkpoint
+from chain.light.client import Checkpoint, check_header_form, is_too_old, verify_next_header
 from chain.merkle.list import ListProof
 from chain.merkle.mountain_range import MountainRangeProof
 from chain.merkle.sparse_tree import TreeProof
 from chain.state.keys import account_key
 from chain.state.records import Account
-from chain.transition.block import verify_finality
-from chain.transition.epochs import get_epoch
 from chain.transition.restart import is_restart
-from chain.types.blocks import VERSION, Header, compute_body_root
+from chain.types.blocks import Header, compute_body_root
 from chain.types.operations import OneTimeOperation, SignedOperation
 from chain.types.validators import ValidatorSet
 from chain.types.votes import Certificate
@@ -146,7 +144,10 @@ def check_proof(genesis: Genesis, checkpoint: Checkpoint | None, proof: Proof) -
             f"the proof starts from block {start.height} ({start.id.hex()[:16]}), "
             f"not from the checkpoint {trusted.height} ({trusted.block_id.hex()[:16]}); ask for one from there"
         )
-    _check_header(genesis, start)
+    try:
+        check_header_form(genesis, start)
+    except InvalidBlock as error:
+        raise ProofError(error.reason) from error
     anchor, known, shares = start, genesis.validators, []
     for link in proof.links:
         known = link.validators or known
@@ -166,52 +167,35 @@ def check_proof(genesis: Genesis, checkpoint: Checkpoint | None, proof: Proof) -
 
 
 def check_age(genesis: Genesis, checkpoint: Header, epoch: int) -> None:
-    """Check that a checkpoint is not too old to lead to a block of ``epoch`` (see :mod:`chain.light.client`).
+    """Check that a checkpoint is not too old to lead to a block of ``epoch`` (:func:`chain.light.client.is_too_old`).
 
     Raises:
         ProofError: it is.
     """
-    age, limit = epoch - checkpoint.epoch, genesis.parameters.unbonding_epochs
-    if age > limit:
+    if is_too_old(genesis, checkpoint, epoch):
         raise ProofError(
-            f"the checkpoint at height {checkpoint.height} is too old, {age} epochs before the block to be proven: "
-            f"after {limit} its validators may have left with their stake; use a later checkpoint"
+            f"the checkpoint at height {checkpoint.height} is too old, {epoch - checkpoint.epoch} epochs before the "
+            f"block to be proven: after {genesis.parameters.unbonding_epochs} its validators may have left with their "
+            "stake; use a later checkpoint"
         )
-
-
-def _check_header(genesis: Genesis, header: Header) -> None:
-    if header.chain_id != genesis.chain_id:
-        raise ProofError(
-            f"block {header.height} is of another chain ({header.chain_id.hex()[:8]}, not {genesis.chain_id.hex()[:8]})"
-        )
-    if header.version != VERSION:
-        raise ProofError(f"block {header.height} is of version {header.version}, expected {VERSION}")
-    if header.epoch != get_epoch(genesis.parameters, header.height):
-        raise ProofError(f"block {header.height} is not in epoch {header.epoch}")
 
 
 def _check_link(genesis: Genesis, before: Header, validators: ValidatorSet, link: HeaderLink) -> float:
     """Check a step from the trusted header ``before``. Returns the share of the stake that signed it."""
     header, certificate = link.header, link.certificate
-    _check_header(genesis, header)
     if header.height <= before.height:
         raise ProofError(f"the step to block {header.height} does not lead forward from block {before.height}")
-    if header.epoch > before.epoch + 1:
-        raise ProofError(f"the step from epoch {before.epoch} to {header.epoch} leaves out the epochs between them")
-    announced = before.validators_hash if header.epoch == before.epoch else before.next_validators_hash
-    if header.validators_hash != announced and header.id not in genesis.restarts:
-        if is_restart(header):
-            raise ProofError(
-                f"the chain was restarted without a quorum at height {header.height}; whoever trusts those who did it "
-                f"adds the block id {header.id.hex()} to 'restarts' in the genesis file"
-            )
-        raise ProofError(f"the validators of block {header.height} are not those that block {before.height} announces")
-    if header.validators_hash != validators.hash:
-        raise ProofError(f"the validators given for epoch {header.epoch} are not those of block {header.height}")
     try:
-        verify_finality(genesis, validators, header, certificate)
+        verify_next_header(genesis, before, header, validators, certificate, genesis.restarts)
     except InvalidCertificate as error:
         raise ProofError(f"the certificate of block {header.height} does not do: {error.reason}") from error
+    except InvalidBlock as error:
+        if error.field == "validators_hash" and is_restart(header):
+            raise ProofError(
+                f"the chain was restarted without a quorum at height {header.height}; whoever trusts those who did "
+                f"it adds the block id {header.id.hex()} to 'restarts' in the genesis file"
+            ) from error
+        raise ProofError(error.reason) from error
     signers = (validators[position].public_key for position in certificate.signers)
     return validators.get_stake(signers) / validators.total_stake
 

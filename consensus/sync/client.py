@@ -26,7 +26,7 @@ import trio
 
 from chain.exceptions import CodecError, InvalidBlock, InvalidCertificate, LedgerError, StoreError
 from chain.genesis import Genesis
-from chain.light.client import Checkpoint, describe_old_checkpoint
+from chain.light.client import Checkpoint, describe_old_checkpoint, is_too_old
 from chain.state.state import State, StateOverlay
 from chain.store.writer import ChainStore
 from chain.transition.block import IsVerified, check_finality, check_header, state_transition
@@ -344,10 +344,10 @@ class SyncClient:
             return True
         if status.base > header.height:
             return False
-        if ahead - header.epoch > parameters.unbonding_epochs:
+        if is_too_old(self._genesis, header, ahead):
             if checkpoint is not None and await self._snapshots.follow(peer, status) is None:
                 return True  # a liar; if it is not, that has raised CheckpointError
-            self._warn_once("old", describe_old_checkpoint(self._genesis, header, ahead - header.epoch))
+            self._warn_once("old", describe_old_checkpoint(self._genesis, header, ahead))
         if checkpoint is None or not is_ahead or await self._fetch_ids_to_checkpoint(peer, checkpoint):
             await self._pull(peer, status)
         return True
