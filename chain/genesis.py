@@ -92,7 +92,7 @@ class Genesis(Record):
 
         Raises:
             GenesisError: too large, an unusable or repeated key, unsorted models, a model priced twice, no validator,
-                too many, one with too small a bond, a committee that nobody can join, or too much credit.
+                too many, one with too small a bond, a committee that no account can join, or too much credit.
         """
         size = len(self.encode())
         if size > MAX_GENESIS_BYTES:
@@ -176,7 +176,7 @@ class Genesis(Record):
 
     @cached_property
     def header(self) -> Header:
-        """The header at height 0, the parent of the first block. Nobody signs it: the chain id commits to it."""
+        """The header at height 0, the parent of the first block. It is not signed: the chain id commits to it."""
         return Header(
             version=VERSION,
             chain_id=self.chain_id,

@@ -1,4 +1,4 @@
-"""Snapshots: a state in chunks, each of which proves itself when it arrives.
+"""Snapshots: a state in chunks, each verified by itself when it arrives.
 
 The leaves of the state's tree (:class:`chain.merkle.sparse_tree.SparseMerkleTree`) are sent in the order of their
 paths. The receiver folds them into the tree from left to right: a :class:`Frontier` holds the last leaf and,

@@ -49,7 +49,7 @@ R = TypeVar("R", bound=Record)
 
 
 class StateReader:
-    """Typed access to a map of records; shared by states and drafts."""
+    """Typed access to a map of records; shared by states and overlays."""
 
     def get(self, key: bytes) -> Record | None:
         """The record under ``key``, or None."""
@@ -232,19 +232,19 @@ class State(StateReader):
 
 
 class StateOverlay(StateReader):
-    """Changes on top of a state, or of another draft."""
+    """Changes on top of its ``parent``: a state, or another overlay."""
 
-    __slots__ = ("_base", "changes")
+    __slots__ = ("changes", "parent")
 
-    def __init__(self, base: StateReader) -> None:
-        self._base = base
+    def __init__(self, parent: StateReader) -> None:
+        self.parent = parent
         self.changes: dict[bytes, Record | None] = {}
 
     def get(self, key: bytes) -> Record | None:
         try:
             return self.changes[key]
         except KeyError:
-            return self._base.get(key)
+            return self.parent.get(key)
 
     def put(self, key: bytes, record: Record | None) -> None:
         """Set or (None) remove an entry."""
@@ -261,7 +261,7 @@ class StateOverlay(StateReader):
         self.put(TOTALS_KEY, Totals(totals.treasury + amount, totals.supply))
 
     def merge(self, other: StateOverlay) -> None:
-        """Take over the changes of a draft made on top of this one."""
+        """Take over the changes of an overlay whose parent is this one."""
         self.changes.update(other.changes)
 
 

@@ -288,10 +288,10 @@ def build_block(
     """Build, execute and sign a block on ``parent``.
 
     ``reveal`` opens the commitment of ``key`` in ``state``; ``late_votes`` count
-    (:func:`chain.transition.participation.process_votes`). Takes
-    ``operations`` (their signatures checked already) in order, as many as fit, and leaves out those that cannot be
-    included, of which it tells ``on_rejected`` before it takes the next. Returns the block, its transition, and the
-    operations left out with the reason.
+    (:func:`chain.transition.participation.process_votes`). Takes ``operations``, whose signatures must have been
+    checked, in order, until the block is full. An operation that cannot be included is left out, and passed to
+    ``on_rejected`` before the next one is taken. Returns the block, its transition, and the operations left out, each
+    with the reason.
 
     Raises:
         InvalidBlock: the reveal or a late vote is not right.
@@ -316,14 +316,14 @@ def build_block(
         beacon_reveal=reveal,
     )
     body = Body((), parent_certificate, tuple(nullifications), tuple(late_votes))
-    room = MAX_BLOCK_BYTES - HEADER_RESERVE_BYTES - len(body.encode())
+    room_bytes = MAX_BLOCK_BYTES - HEADER_RESERVE_BYTES - len(body.encode())
     check_reveal(state, header)
     overlay, context = _begin(genesis, epoch, parent, state, header, body)
     included: list[SignedOperation] = []
     failures: list[str | None] = []
     rejected: list[tuple[SignedOperation, str]] = []
     for operation in operations:
-        if len(operation.encoded) > room:
+        if len(operation.encoded) > room_bytes:
             break
         try:
             failures.append(process_operation(overlay, context, operation))
@@ -332,7 +332,7 @@ def build_block(
             on_rejected(operation)
             continue
         included.append(operation)
-        room -= len(operation.encoded)
+        room_bytes -= len(operation.encoded)
     result = _finish(genesis, epoch, parent, state, overlay, header, failures)
     after = result.state
     body = replace(body, operations=tuple(included))

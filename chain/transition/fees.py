@@ -1,8 +1,8 @@
 """Fees: by the bytes of an operation, and for each entry that stays in the state for good.
 
-Bytes of a block are carried out once. An entry that nobody removes stays in the memory of every node: the account that
+The bytes of a block are paid once. An entry that is never removed stays in the memory of every node: the account that
 a transfer creates, the replay window of a payer's first hold, the record of an account that enrolls for the first time.
-Such an operation pays ``entry_fee`` as well. All other entries are removed again or limited in number.
+An operation that makes one pays ``entry_fee`` as well. All other entries are removed again or limited in number.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ EXCLUSIVE_KINDS = {
     VoteKind.NULLIFY: (VoteKind.NULLIFY, VoteKind.FINALIZE),
     VoteKind.FINALIZE: (VoteKind.FINALIZE, VoteKind.NULLIFY),
 }
-"""For each kind of vote, the kinds of which an honest validator signs only one vote in a view."""
+"""For each kind of vote, the kinds that exclude it: an honest validator signs one vote of these in a view."""
 
 
 def is_same_vote(first: Vote, second: Vote) -> bool:

@@ -1,6 +1,6 @@
 """Choosing operations for a block, one after the other, as long as there is room: what is turned down gives room back.
 
-Pending operations stand in *queues*, each of which keeps its order. Queues are served in turns of equal bytes (an
+Pending operations stand in *queues*. A queue keeps its order. Queues are served in turns of equal bytes (an
 operation's rank is the bytes before it in its queue), ties by arrival: a flood fills only its own queue, and nothing is
 gained by cutting an operation in two.
 """

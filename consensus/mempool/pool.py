@@ -11,12 +11,12 @@ Room in the pool costs nothing until an operation is included, so it is bounded 
   each other (one nonce, one hold number, one hold captured twice) is taken once.
 - Room is shared in proportion to credit. When the pool is full, or too much waits, the account with the most bytes *per
   credit that it owns* makes room: split among however many accounts, the same credit gets the same room.
-- A block is filled in turns of equal bytes, so that an account's flood fills only its own lines. Whoever has many
-  accounts has many lines, but pays for the room in the block that it takes.
+- A block is filled in turns of equal bytes, so that an account's flood fills only its own lines. An owner of
+  many accounts has many lines, but pays for the bytes that they take in the block.
 
 What depends on an entry of the state that a final block changed is noted, and judged again a bounded number of
-operations at a time, the rest later. That may leave an operation ready which no longer is; whoever proposes it finds
-out and calls :meth:`Mempool.reject`.
+operations at a time, the rest later. Until then an operation may count as ready that no longer is. The proposer that
+tries to include it finds out, and calls :meth:`Mempool.reject`.
 """
 
 from __future__ import annotations

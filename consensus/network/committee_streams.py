@@ -1,7 +1,7 @@
 """Direct streams inside the committee, for what must not wait for gossip: proposals, votes, certificates.
 
 Protocol ``/wwwserve/vote/1``: one long-lived exchange to each other member, each frame a :class:`Batch` of messages,
-nothing in return. Sending only puts a message into that member's queue, so a slow or dead member holds up nobody, and
+nothing in return. Sending only puts a message into that member's queue, so a slow or dead member delays no other, and
 what gathers there while a frame is written goes into the next one. When a queue is full it loses the oldest of what
 can best be missed: hints first (operations, which gossip brings too), then what is bulky (blocks, which are fetched
 from those who voted for them), then the rest. That is safe: agreement never counts on a single delivery, since votes

@@ -65,7 +65,7 @@ TOPIC_LIMITS = {
     "ops": TopicLimits(
         Rate(50, 512 << 10, 4.0), Rate(500, 1 << 20, 4.0), Rate(20, 128 << 10, 4.0), Rate(100, 256 << 10, 4.0)
     ),
-    # Whoever made a block publishes it, and only members make any.
+    # A block is published by its proposer, and only members of the committee propose.
     "blocks": TopicLimits(Rate(16, 4 << 20, 4.0), Rate(64, 8 << 20, 4.0), Rate(4, 1 << 20, 4.0), Rate(8, 2 << 20, 4.0)),
     "certs": TopicLimits(UNLIMITED, None, Rate(8, 64 << 10, 4.0), Rate(16, 128 << 10, 4.0)),
 }

@@ -138,7 +138,7 @@ class Views:
         return view in self._open and NULLIFY in self._open[view].certificates
 
     def get_nullifications(self, start: int, end: int) -> tuple[Certificate, ...]:
-        """Those of the views from ``start`` to before ``end``, all of which are held."""
+        """The nullifications of the views from ``start`` to before ``end``; every one must be held."""
         return tuple(self._open[view].certificates[NULLIFY] for view in range(start, end))
 
     def get_proof(self, view: int) -> tuple[Certificate, ...]:

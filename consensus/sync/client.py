@@ -88,7 +88,7 @@ class HeaderChain:
 
     def __init__(self, genesis: Genesis, parent: Header, state: State) -> None:
         self._genesis = genesis
-        self._draft = StateOverlay(state)
+        self._overlay = StateOverlay(state)
         self._epoch = get_next_epoch(genesis, state)
         self.head = parent
         """The last header so far."""
@@ -100,8 +100,8 @@ class HeaderChain:
             InvalidBlock: not one that can come next.
         """
         if block.body.removed:  # the rest of the epoch has the committee that is left
-            remove_validators(self._draft, block.body.removed)
-            self._epoch = get_next_epoch(self._genesis, self._draft)
+            remove_validators(self._overlay, block.body.removed)
+            self._epoch = get_next_epoch(self._genesis, self._overlay)
         check_header(self._genesis, self._epoch, self.head, block.header)
         if not verify([block.signature_check()]):
             raise InvalidBlock("signature", "is not the proposer's")
