@@ -39,8 +39,12 @@ class Bounds:
             raise CodecError(f"{size} is outside {self.low}..{self.high}")
 
 
+class Address:
+    """Marks the annotation of a public key, which JSON shows as an address (:mod:`chain.json_form`)."""
+
+
 Hash = Annotated[bytes, Bounds(32, 32)]
-PublicKey = Annotated[bytes, Bounds(32, 32)]
+PublicKey = Annotated[bytes, Bounds(32, 32), Address]
 Signature = Annotated[bytes, Bounds(64, 64)]
 Amount = Annotated[int, Bounds(0, MAX_INT)]
 """Micro-credits."""

@@ -15,6 +15,10 @@ class CodecError(LedgerError):
     """Bytes that are not the canonical encoding of the expected record, or a record that cannot be encoded."""
 
 
+class JsonFormError(LedgerError):
+    """A JSON object that is not the form of the expected record."""
+
+
 class KeyFormatError(LedgerError):
     """A key or an address that is malformed or not a usable point of the curve."""
 

@@ -6,19 +6,19 @@ The chain id is the hash of the canonical genesis, so that no signature or hash 
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from chain import crypto
 from chain.codec import Amount, Bounds, Hash, ModelName, Natural, PublicKey, Record
-from chain.exceptions import CodecError, GenesisError, KeyFormatError
+from chain.exceptions import CodecError, GenesisError, JsonFormError, KeyFormatError
+from chain.json_form import from_plain, to_plain
 from chain.merkle.mountain_range import MountainRange
-from chain.parameters import ModelPrice, Parameters, Price
+from chain.parameters import Parameters
 from chain.state.beacon import NO_COMMITMENT, Beacon, make_hash_chain
 from chain.state.keys import (
     BEACON_KEY,
@@ -197,7 +197,7 @@ class Genesis(Record):
 
     def to_json(self) -> str:
         """The content of a genesis file."""
-        return json.dumps(_to_json(self), indent=2) + "\n"
+        return json.dumps(to_plain(self), indent=2) + "\n"
 
 
 def compute_serving_table(state: State, parameters: Parameters, beacon: bytes) -> ServingTable:
@@ -258,94 +258,9 @@ def load_genesis(path: Path) -> Genesis:
     except (ValueError, RecursionError) as error:
         raise GenesisError(f"{path} is not JSON: {error}") from error
     try:
-        genesis = _from_json(content)
+        genesis = from_plain(Genesis, content, "genesis")
         Genesis.decode(genesis.encode(), MAX_GENESIS_BYTES)  # applies the types and bounds of every field
         genesis.check()
-    except (CodecError, KeyFormatError, GenesisError) as error:
+    except (CodecError, JsonFormError, KeyFormatError, GenesisError) as error:
         raise GenesisError(f"{path}: {error}") from error
     return genesis
-
-
-def _to_json(record: Any) -> dict[str, Any]:
-    content: dict[str, Any] = {}
-    for field in dataclasses.fields(record):
-        value = getattr(record, field.name)
-        if field.name == "public_key":
-            content["address"] = crypto.format_address(value)
-        elif isinstance(value, bytes):
-            content[field.name] = value.hex()
-        elif isinstance(value, Record):
-            content[field.name] = _to_json(value)
-        elif isinstance(value, tuple):
-            content[field.name] = [_item_to_json(item) for item in value]
-        else:
-            content[field.name] = value
-    return content
-
-
-def _item_to_json(item: Any) -> Any:
-    if isinstance(item, Record):
-        return _to_json(item)
-    return item.hex() if isinstance(item, bytes) else item
-
-
-def _from_json(content: Any) -> Genesis:
-    fields = _fields(Genesis, content, "genesis")
-    parameters = _fields(Parameters, fields["parameters"], "parameters")
-    parameters["price"] = Price(**_fields(Price, parameters.get("price", {}), "price"))
-    parameters["model_prices"] = tuple(
-        ModelPrice(entry["model"], Price(**_fields(Price, entry["price"], "price")))
-        for entry in (
-            _fields(ModelPrice, item, "model_prices")
-            for item in _list(parameters.get("model_prices", []), "model_prices")
-        )
-    )
-    accounts = []
-    for item in _list(fields["accounts"], "accounts"):
-        if isinstance(item, dict) and "public_key" in item:
-            raise GenesisError("accounts: unknown field 'public_key'")
-        if isinstance(item, dict) and "address" in item:
-            if not isinstance(item["address"], str):
-                raise GenesisError("accounts: address: expected text")
-            item = {**item, "public_key": crypto.parse_address(item["address"])}
-            del item["address"]
-        entry = _fields(GenesisAccount, item, "accounts")
-        if entry["commitment"] is not None:
-            entry["commitment"] = _parse_hash(entry["commitment"], "accounts: commitment")
-        accounts.append(GenesisAccount(**{**entry, "models": tuple(_list(entry["models"], "models"))}))
-    return Genesis(
-        **{
-            **fields,
-            "beacon": _parse_hash(fields["beacon"], "beacon"),
-            "parameters": Parameters(**parameters),
-            "accounts": tuple(accounts),
-            "restarts": tuple(_parse_hash(item, "restarts") for item in _list(fields.get("restarts", []), "restarts")),
-        }
-    )
-
-
-def _fields(kind: Any, content: Any, where: str) -> dict[str, Any]:
-    """The fields of a JSON object, refusing unknown and missing ones by name."""
-    if not isinstance(content, dict):
-        raise GenesisError(f"{where}: expected an object")
-    fields = {field.name: field for field in dataclasses.fields(kind)}
-    for name in content:
-        if name not in fields:
-            raise GenesisError(f"{where}: unknown field {name!r}")
-    for name, field in fields.items():
-        if name not in content and field.default is dataclasses.MISSING:
-            raise GenesisError(f"{where}: missing field {'address' if name == 'public_key' else name!r}")
-    return dict(content)
-
-
-def _parse_hash(content: Any, where: str) -> bytes:
-    try:
-        return bytes.fromhex(content)
-    except (TypeError, ValueError) as error:
-        raise GenesisError(f"{where}: expected 64 hexadecimal digits") from error
-
-
-def _list(content: Any, where: str) -> list[Any]:
-    if not isinstance(content, list):
-        raise GenesisError(f"{where}: expected a list")
-    return content

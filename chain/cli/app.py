@@ -30,12 +30,12 @@ from chain.cli.format import (
     header_to_plain,
     operation_to_plain,
     proof_to_plain,
-    to_plain,
 )
 from chain.cli.report_text import describe_report, report_to_plain
 from chain.crypto import format_address, parse_address
 from chain.exceptions import GenesisError, LedgerError, ProofError, StoreDamaged, StoreError, StoreInUse
 from chain.genesis import load_genesis
+from chain.json_form import to_plain
 from chain.light.client import Checkpoint
 from chain.light.proofs import MAX_PROOF_BYTES, Proof, VerifiedProof, check_proof, format_proof, parse_proof
 from chain.store.kv import CHAIN_DIRECTORY, LevelStore

@@ -8,13 +8,12 @@ from typing import Any
 
 from chain.crypto import format_address
 from chain.genesis import Genesis
+from chain.json_form import to_plain
 from chain.light.proofs import ProvenAccount, VerifiedProof
 from chain.parameters import CREDIT
 from chain.state.records import Account
 from chain.types.blocks import Header
 from chain.types.operations import SignedOperation
-
-_KEYS = ("recipient", "payee", "payer", "proposer", "public_key", "signer")
 
 
 def format_credits(amount: int) -> str:
@@ -47,21 +46,6 @@ def format_duration(ms: int) -> str:
     parts = [(seconds // 86_400, "d"), (seconds // 3600 % 24, "h"), (seconds // 60 % 60, "min"), (seconds % 60, "s")]
     first = next((index for index, (number, _) in enumerate(parts) if number), len(parts) - 1)
     return " ".join(f"{number:,} {unit}" for number, unit in parts[first : first + 2] if number or unit == "s")
-
-
-def to_plain(record: Any) -> Any:
-    """A record as JSON: keys as addresses, other bytes as hexadecimal digits."""
-    if isinstance(record, bytes):
-        return record.hex()
-    if isinstance(record, tuple):
-        return [to_plain(item) for item in record]
-    if not hasattr(record, "__dataclass_fields__"):
-        return record
-    content = {}
-    for name in record.__dataclass_fields__:
-        value = getattr(record, name)
-        content[name] = format_address(value) if name in _KEYS and any(value) else to_plain(value)
-    return content
 
 
 def operation_to_plain(signed: SignedOperation) -> dict[str, Any]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from chain.audit.report import Report
-from chain.cli.format import format_count, format_credits, format_percent, to_plain
+from chain.cli.format import format_count, format_credits, format_percent
 from chain.crypto import format_address
+from chain.json_form import to_plain
 
 
 def describe_report(report: Report) -> str:

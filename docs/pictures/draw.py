@@ -51,6 +51,7 @@ DESCRIPTIONS = {
     "chain/types": "operations, blocks, votes, validators",
     "chain/keyfile": "the identity on disk",
     "chain/merkle": "the trees behind every root",
+    "chain/json_form": "records as JSON",
     "chain/codec": "the one encoding",
     "chain/crypto": "keys, signatures, hashes",
     "chain/exceptions": "errors",
