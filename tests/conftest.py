@@ -6,6 +6,11 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
+from hypothesis.internal.conjecture import providers
+
+# Hypothesis also draws from the constants in the modules that are imported by then, so that what a test sees would
+# depend on which other tests were collected, and on every edit of the code.
+providers._get_local_constants = lambda: providers._local_constants
 
 ROOT = Path(__file__).parent
 

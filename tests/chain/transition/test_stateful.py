@@ -236,8 +236,9 @@ class LedgerMachine(RuleBasedStateMachine):
         if kind is Enroll and not fault and self.reference.bonded[key.public_key] < RULES.min_validator_bond:
             self.ask(key, Bond(nonce, 2_000))
             nonce = self.next_nonce(key)
-        times = 2 if fault == "twice" else 1
-        if kind in (Retire, Unjail):
+        has_no_commitment = kind in (Retire, Unjail)  # so that it can be wrong in one way only
+        times = 2 if fault == "twice" or (fault and has_no_commitment) else 1
+        if has_no_commitment:
             for number in range(nonce, nonce + times):
                 self.ask(key, Retire(number) if kind is Retire else Unjail(number))
             return
