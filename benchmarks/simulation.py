@@ -38,7 +38,7 @@ from serving.openai.requests import CHAT_COMPLETIONS, parse_request
 from serving.scheduling.policy import DefaultPolicy, PolicyParameters
 from serving.simulation.gpu_curves import QWEN3_8B
 from serving.simulation.modelled_backend import ModelledBackend
-from tests.support.agreement_ledger import MemoryFile
+from tests.support.memory_file import MemoryFile
 
 WARM_UP_S = 15.0
 """Simulated seconds before the first request, in which the nodes meet."""

@@ -28,16 +28,17 @@ from consensus.voting.disk import Disk, NodeStorage, open_storage
 from consensus.voting.journal import RECORD_BYTES, Journal, JournalFile
 from consensus.voting.vote_store import VoteStore
 from p2p.simulation.runtime import SimulatedRuntime
-from tests.support.agreement_ledger import MemoryFile
 from tests.support.checkers import AgreementChecker, VoteChecker
-from tests.support.consensus_world import Node, World, make_key, make_test_genesis
+from tests.support.consensus_world import Node, World, make_equal_genesis
+from tests.support.keys import make_key
+from tests.support.memory_file import MemoryFile
 
 T = TypeVar("T")
 
 ALL = (1, 2, 3, 4)
 VICTIM = 4
 PAYER = 5
-GENESIS = make_test_genesis(4, others=1, epoch_heights=3)
+GENESIS = make_equal_genesis(4, others=1, epoch_heights=3)
 """The victim is not needed for a quorum, and every few blocks there is a new committee."""
 
 

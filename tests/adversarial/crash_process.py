@@ -26,7 +26,7 @@ from consensus.voting.disk import FAULT_FILE, JOURNAL_FILE, DataDisk
 from p2p.simulation.runtime import SimulatedRuntime, run_simulation
 from tests.adversarial.crash import ALL, GENESIS, PAYER, VICTIM, CrashWorld, Reaper, pay
 from tests.support.checkers import AgreementChecker, VoteChecker
-from tests.support.consensus_world import make_key
+from tests.support.keys import make_key
 
 ME = make_key(VICTIM).public_key
 LIFE = 60_000

@@ -24,7 +24,8 @@ from p2p.simulation.network import SimulatedNetwork
 from p2p.streams.exchanges import Exchange, Streams
 from tests.adversarial.block_withholder import BlockWithholder
 from tests.support.chain_builder import find_reveal
-from tests.support.consensus_world import World, make_key, make_test_genesis, simulate
+from tests.support.consensus_world import World, make_equal_genesis, simulate
+from tests.support.keys import make_key
 from tests.support.scenarios import fight
 
 
@@ -50,7 +51,7 @@ def test_who_hands_out_false_blocks_delays_nobody_for_long() -> None:
 def make_liar_first(keys: list[KeyPair]) -> Genesis:
     """A chain whose first leader is the first of ``keys``."""
     for number in count():
-        genesis = make_test_genesis(len(keys), beacon=number.to_bytes(32, "big"))
+        genesis = make_equal_genesis(len(keys), beacon=number.to_bytes(32, "big"))
         if genesis.state.committee(0).compute_leader(genesis.beacon, 1) == keys[0].public_key:
             return genesis
     raise AssertionError
@@ -123,7 +124,7 @@ def test_the_first_of_the_signers_alone_cannot_stop_the_chain(answer: str) -> No
 @pytest.mark.parametrize("liars", [3, 5])
 def test_whoever_asks_again_comes_across_an_honest_peer(liars: int) -> None:
     """However many of those asked first are liars: they are drawn anew, and who lied is left out for a while."""
-    genesis = make_test_genesis(1, others=10)
+    genesis = make_equal_genesis(1, others=10)
     block, _, _ = build_block(
         genesis, make_key(1), genesis.header, genesis.state, [],
         view=1, timestamp=genesis.timestamp + 1, reveal=find_reveal(make_key(1), genesis, genesis.state),

@@ -14,7 +14,7 @@ from consensus.mempool import packing as selection
 from consensus.mempool.pool import Mempool
 from p2p.simulation.runtime import SimulatedRuntime
 from tests.support.chain_builder import find_reveal
-from tests.support.consensus_world import make_key
+from tests.support.keys import make_key
 
 VALIDATOR = make_key(1)
 FILLERS = [KeyPair(hash_bytes("filler", bytes([number]))) for number in range(100)]

@@ -18,7 +18,7 @@ from consensus.voting.journal import Journal
 from p2p.simulation.runtime import SimulatedRuntime, run_simulation
 from tests.adversarial import crash_process
 from tests.adversarial.crash import ALL, GENESIS, PAYER, VICTIM, CrashWorld, MemoryDisk, Reaper, pay
-from tests.support.consensus_world import make_key
+from tests.support.keys import make_key
 
 Script = Callable[[CrashWorld], Awaitable[None]]
 

@@ -32,7 +32,7 @@ from tests.adversarial.crash import MemoryDisk
 from tests.consensus.recorder import Recorder
 from tests.support.chain_builder import find_reveal
 from tests.support.checkers import VoteChecker
-from tests.support.consensus_world import make_key
+from tests.support.keys import make_key
 from tests.support.stored_chain import GENESIS, certify, execute, get_block
 
 KEY = make_key(4)

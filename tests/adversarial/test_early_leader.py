@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.support.consensus_world import World, make_test_genesis, simulate
+from tests.support.consensus_world import World, make_equal_genesis, simulate
 
 
 def test_a_clock_that_is_slow_holds_the_chain_up_but_does_not_stop_it() -> None:
@@ -18,4 +18,4 @@ def test_a_clock_that_is_slow_holds_the_chain_up_but_does_not_stop_it() -> None:
                 await world.engine(number).wait_final(operation.id, 60.0)
         world.check_same_chain()
 
-    simulate(make_test_genesis(4), play)
+    simulate(make_equal_genesis(4), play)

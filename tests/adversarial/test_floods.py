@@ -42,7 +42,8 @@ from p2p.simulation.network import SimulatedNetwork
 from p2p.simulation.runtime import SimulatedRuntime
 from p2p.streams.exchanges import Streams
 from tests.consensus.mempool.single_validator import Chain
-from tests.support.consensus_world import World, make_key, simulate
+from tests.support.consensus_world import World, simulate
+from tests.support.keys import make_key
 
 VALIDATORS = (1, 2, 3, 4)
 FOLLOWER = 5

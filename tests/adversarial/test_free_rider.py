@@ -11,7 +11,8 @@ from chain.parameters import CREDIT, Parameters
 from chain.types.operations import Hold, sign_operation
 from consensus.engine import Engine
 from p2p.simulation.runtime import SimulatedRuntime
-from tests.support.consensus_world import World, make_key, simulate
+from tests.support.consensus_world import World, simulate
+from tests.support.keys import make_key
 
 VALIDATORS = (1, 2, 3, 4)
 RIDER, EXECUTOR = make_key(5), make_key(6)

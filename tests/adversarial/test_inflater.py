@@ -22,9 +22,10 @@ from consensus.sync.messages import ChainStatus, GetOperations, OperationsRespon
 from p2p.simulation.network import SimulatedNetwork
 from p2p.streams.exchanges import Exchange, Streams
 from tests.support.committee import Committee
-from tests.support.consensus_world import World, make_key, make_test_genesis, simulate
+from tests.support.consensus_world import World, make_equal_genesis, simulate
+from tests.support.keys import make_key
 
-GENESIS = make_test_genesis(4)
+GENESIS = make_equal_genesis(4)
 COMMITTEE = Committee(4)
 
 

@@ -18,10 +18,11 @@ from chain.transition.block import Transition, apply_block, build_block
 from chain.transition.epochs import get_next_epoch
 from chain.types.blocks import Block, Body, Header, sign_block
 from chain.types.operations import Transfer, sign_operation
-from tests.support.consensus_world import World, make_key, make_test_genesis, simulate
+from tests.support.consensus_world import World, make_equal_genesis, simulate
+from tests.support.keys import make_key
 
 HONEST, LIAR = (1, 2, 3), 4
-GENESIS = make_test_genesis(4, epoch_heights=6)
+GENESIS = make_equal_genesis(4, epoch_heights=6)
 OTHER = bytes([7]) * 32
 
 

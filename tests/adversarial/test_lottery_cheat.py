@@ -23,7 +23,8 @@ from chain.types.blocks import Block, sign_block
 from chain.types.operations import Hold, SignedOperation, sign_operation
 from consensus.network.gossip import Batch, get_topic
 from p2p.simulation.runtime import SimulatedRuntime
-from tests.support.consensus_world import World, make_key, simulate
+from tests.support.consensus_world import World, simulate
+from tests.support.keys import make_key
 
 VALIDATORS = (1, 2, 3, 4)
 CHEAT, FRIEND, PAYER = 4, 4, 5

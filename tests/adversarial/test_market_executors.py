@@ -50,13 +50,13 @@ from tests.support.market_world import (
     ask,
     compute_stream,
     compute_whole,
-    eventually,
     make_request,
     make_token,
     make_usage,
     receive,
     simulate,
 )
+from tests.support.waiting import eventually
 
 SALT = bytes(16)
 FAST = {"capture_grace": 5_000}

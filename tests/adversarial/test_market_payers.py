@@ -47,7 +47,6 @@ from tests.support.market_world import (
     Options,
     World,
     compute_stream,
-    eventually,
     make_body,
     make_hold,
     make_request,
@@ -55,6 +54,7 @@ from tests.support.market_world import (
     send_offer,
     simulate,
 )
+from tests.support.waiting import eventually
 
 SALT = bytes(16)
 BODY = make_request().body

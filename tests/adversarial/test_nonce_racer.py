@@ -20,7 +20,8 @@ from chain.types.operations import Hold, Operation, SignedOperation, Transfer, s
 from consensus.network.gossip import Batch, get_topic
 from p2p.simulation.network import SimulatedNetwork
 from p2p.simulation.runtime import SimulatedRuntime
-from tests.support.consensus_world import World, make_key, simulate
+from tests.support.consensus_world import World, simulate
+from tests.support.keys import make_key
 
 VALIDATORS = (1, 2, 3, 4)
 FOLLOWER = 5

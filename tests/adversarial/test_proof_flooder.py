@@ -14,9 +14,10 @@ from chain.types.operations import Register, SignedOperation, sign_operation
 from consensus.network import ingress as admission
 from consensus.network.gossip import Batch
 from p2p.network import GossipMessage
-from tests.support.consensus_world import World, make_key, make_test_genesis, simulate
+from tests.support.consensus_world import World, make_equal_genesis, simulate
+from tests.support.keys import make_key
 
-PLAIN = make_test_genesis(1, others=3)
+PLAIN = make_equal_genesis(1, others=3)
 GENESIS: Genesis = replace(
     PLAIN, parameters=replace(PLAIN.parameters, register_grant=CREDIT, register_cap=10, register_difficulty=8)
 )

@@ -16,7 +16,8 @@ from consensus.simplex.core import Simplex, Timeouts
 from consensus.simplex.messages import Effect, Message
 from p2p.simulation.runtime import SimulatedRuntime
 from tests.support.agreement import Network, Simulation
-from tests.support.consensus_world import World, make_key, make_test_genesis, simulate
+from tests.support.consensus_world import World, make_equal_genesis, simulate
+from tests.support.keys import make_key
 from tests.support.scenarios import always, assert_recovers, disturb, heal, make_keys, make_set
 
 
@@ -84,7 +85,7 @@ def test_clocks_of_all_kinds_together_are_safe() -> None:
 
 VALIDATORS = (1, 2, 3, 4)
 PAYER = 5
-GENESIS = make_test_genesis(4, others=1, epoch_heights=10)
+GENESIS = make_equal_genesis(4, others=1, epoch_heights=10)
 
 
 @dataclass

@@ -40,7 +40,8 @@ from consensus.sync.messages import (
 )
 from p2p.streams.exchanges import Exchange
 from tests.support.chain_builder import PARAMETERS, Chain
-from tests.support.consensus_world import World, make_key
+from tests.support.consensus_world import World
+from tests.support.keys import make_key
 from tests.support.sync_world import (
     Answers,
     Lie,

@@ -18,7 +18,8 @@ from chain.state.state import compute_supply
 from chain.types.operations import Evidence, Retire, Transfer, Unbond, Withdraw, sign_operation
 from chain.types.votes import Vote, VoteKind, sign_vote
 from tests.support.chain_builder import PARAMETERS, Chain
-from tests.support.consensus_world import World, make_key, make_test_genesis, simulate
+from tests.support.consensus_world import World, make_equal_genesis, simulate
+from tests.support.keys import make_key
 
 STAKE = 100_000
 
@@ -89,7 +90,7 @@ def test_withdrawing_again_and_again_brings_nothing_out_early() -> None:
 @pytest.mark.parametrize("in_time", [True, False])
 def test_a_network_slashes_what_is_on_its_way_out(in_time: bool) -> None:
     """Through the engines: the liar leaves with everything first; the evidence comes later, in time or too late."""
-    small = make_test_genesis(4, 1, epoch_heights=2)
+    small = make_equal_genesis(4, 1, epoch_heights=2)
     genesis = replace(small, parameters=replace(small.parameters, unbonding_epochs=3))
     liar, finder = 4, 5
 

@@ -21,7 +21,8 @@ from chain.types.operations import Transfer
 from consensus.proposer import Proposer
 from consensus.simplex.messages import Build
 from tests.support.chain_builder import PARAMETERS, Chain, find_reveal
-from tests.support.consensus_world import World, make_key, make_test_genesis, simulate
+from tests.support.consensus_world import World, make_equal_genesis, simulate
+from tests.support.keys import make_key
 
 FEE = PARAMETERS.missed_lead_fee
 
@@ -80,7 +81,7 @@ def test_who_withholds_pays_for_each_view_and_only_then() -> None:
 
 def test_a_node_that_withholds_what_does_not_suit_it_halts_nothing_and_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     """It withholds the last block of an epoch whenever it would lead less than its share of the views after it."""
-    genesis = make_test_genesis(4, epoch_heights=3)
+    genesis = make_equal_genesis(4, epoch_heights=3)
     key = make_key(4)
     withheld: list[int] = []
     build = Proposer._build

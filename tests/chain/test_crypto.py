@@ -24,7 +24,7 @@ from chain.types.validators import ValidatorSet
 from chain.types.votes import Certificate, Vote, VoteKind
 from p2p.peers.announcement import Announcement, PeerLoad, decode_announcement
 from serving.accounting.receipts import is_receipt
-from tests.support.chain_builder import make_key
+from tests.support.keys import make_key
 
 VECTORS = json.loads((Path(__file__).parent / "vectors" / "ed25519_speccheck.json").read_text())["vectors"]
 CHAIN_ID = bytes(range(32))

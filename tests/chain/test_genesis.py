@@ -25,7 +25,8 @@ from chain.store.writer import ChainStore
 from chain.transition.validators import CommitteeApplicant, compute_committee
 from chain.types.operations import Usage
 from chain.types.validators import MAX_COMMITTEE, ValidatorSet
-from tests.support.chain_builder import PARAMETERS, START, make_key, make_keys, make_test_genesis
+from tests.support.chain_builder import PARAMETERS, START, make_test_genesis
+from tests.support.keys import make_key, make_keys
 
 
 def make_rich() -> Genesis:

@@ -13,7 +13,7 @@ from chain.json_form import from_plain, to_plain
 from chain.parameters import ModelPrice, Parameters, Price
 from chain.types.operations import Hold
 from chain.types.votes import Vote
-from tests.support.chain_builder import make_key
+from tests.support.keys import make_key
 from tests.vectors.plain import Sampler
 
 KEY = make_key("somebody").public_key

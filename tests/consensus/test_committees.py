@@ -25,10 +25,11 @@ from consensus.engine import FinalizedEvent
 from consensus.simplex.messages import encode_message
 from consensus.validator_tasks import RETRY_BLOCKS, ValidatorTasks, next_duty
 from p2p.simulation.runtime import SimulatedRuntime
-from tests.support.consensus_world import World, make_key, make_test_genesis, simulate
+from tests.support.consensus_world import World, make_equal_genesis, simulate
+from tests.support.keys import make_key
 
 EPOCH = 4
-GENESIS = make_test_genesis(4, others=1, epoch_heights=EPOCH)
+GENESIS = make_equal_genesis(4, others=1, epoch_heights=EPOCH)
 FIVE = (1, 2, 3, 4, 5)
 
 

@@ -26,9 +26,9 @@ from p2p.simulation.network import SimulatedInternet, SimulatedNetwork
 from p2p.simulation.runtime import SimulatedRuntime
 from p2p.streams.exchanges import Streams
 from tests.consensus.recorder import Recorder
-from tests.support.agreement_ledger import MemoryFile
 from tests.support.chain_builder import find_reveal
-from tests.support.consensus_world import make_key
+from tests.support.keys import make_key
+from tests.support.memory_file import MemoryFile
 from tests.support.stored_chain import GENESIS, certify, execute, get_block
 
 Script = Callable[[Driver, Recorder, Journal], Awaitable[None]]

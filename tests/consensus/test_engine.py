@@ -29,7 +29,8 @@ from consensus.simplex.messages import encode_message
 from consensus.voting.journal import RECORD_BYTES, Journal, JournalDamaged
 from p2p.network import GossipMessage, NetworkError
 from p2p.simulation.network import SimulatedNetwork
-from tests.support.consensus_world import World, make_key, make_test_genesis, simulate
+from tests.support.consensus_world import World, make_equal_genesis, simulate
+from tests.support.keys import make_key
 
 FOUR = (1, 2, 3, 4)
 
@@ -79,7 +80,7 @@ def test_four_validators_make_transfers_final() -> None:
         assert world.engine(3).state.totals.treasury == fees
         assert compute_supply(world.engine(3).state) == world.genesis.supply
 
-    simulate(make_test_genesis(4), play)
+    simulate(make_equal_genesis(4), play)
 
 
 def test_every_final_block_is_proven_by_its_store() -> None:
@@ -95,7 +96,7 @@ def test_every_final_block_is_proven_by_its_store() -> None:
             assert block is not None
             verify_finality(world.genesis, world.genesis.validators, block.header, found[1])
 
-    simulate(make_test_genesis(4), play)
+    simulate(make_equal_genesis(4), play)
 
 
 def test_an_idle_network_makes_one_block_per_beat() -> None:
@@ -105,7 +106,7 @@ def test_an_idle_network_makes_one_block_per_beat() -> None:
         assert 10 <= world.engine(1).header.height <= 11
         assert 95_000 <= world.engine(1).chain_time() <= 105_000
 
-    simulate(make_test_genesis(4), play)
+    simulate(make_equal_genesis(4), play)
 
 
 @pytest.mark.parametrize("validators", [1, 4])
@@ -117,7 +118,7 @@ def test_an_idle_network_gives_up_no_view(validators: int) -> None:
             block = world.engine(1)._store.block(height)
             assert block is not None and not block.body.nullifications
 
-    simulate(make_test_genesis(validators), play)
+    simulate(make_equal_genesis(validators), play)
 
 
 def test_blocks_keep_their_distance_when_busy() -> None:
@@ -129,7 +130,7 @@ def test_blocks_keep_their_distance_when_busy() -> None:
         times = [block.header.timestamp for height in range(2, 6) if (block := store.block(height))]
         assert all(later - earlier >= 249 for earlier, later in pairwise(times))
 
-    simulate(make_test_genesis(4), play)
+    simulate(make_equal_genesis(4), play)
 
 
 def test_a_follower_verifies_and_keeps_the_chain() -> None:
@@ -141,7 +142,7 @@ def test_a_follower_verifies_and_keeps_the_chain() -> None:
             await world.wait_height(height, 5)
         world.check_same_chain()
 
-    simulate(make_test_genesis(4, others=1), play)
+    simulate(make_equal_genesis(4, others=1), play)
 
 
 @pytest.mark.parametrize("late", [4, 5])
@@ -158,7 +159,7 @@ def test_a_late_joiner_catches_up(late: int) -> None:
         await transfer_and_wait(world, 3, late)
         world.check_same_chain()
 
-    simulate(make_test_genesis(4, others=1, epoch_heights=5), play)
+    simulate(make_equal_genesis(4, others=1, epoch_heights=5), play)
 
 
 def test_a_node_that_was_away_comes_back() -> None:
@@ -178,7 +179,7 @@ def test_a_node_that_was_away_comes_back() -> None:
         await world.wait_height(world.engine(1).header.height)
         world.check_same_chain()
 
-    simulate(make_test_genesis(4, epoch_heights=5), play)
+    simulate(make_equal_genesis(4, epoch_heights=5), play)
 
 
 def test_nothing_is_final_in_a_minority_and_everything_after() -> None:
@@ -197,7 +198,7 @@ def test_nothing_is_final_in_a_minority_and_everything_after() -> None:
         await world.engine(3).wait_final(operation.id, 60.0)
         world.check_same_chain()
 
-    simulate(make_test_genesis(4), play)
+    simulate(make_equal_genesis(4), play)
 
 
 def test_three_of_four_go_on() -> None:
@@ -209,7 +210,7 @@ def test_three_of_four_go_on() -> None:
             await transfer_and_wait(world, 1, 2)
         world.check_same_chain()
 
-    simulate(make_test_genesis(4), play)
+    simulate(make_equal_genesis(4), play)
 
 
 def test_the_leader_dies_with_work_in_hand() -> None:
@@ -229,7 +230,7 @@ def test_the_leader_dies_with_work_in_hand() -> None:
             await world.wait_height(world.engine(alive).header.height, timeout=30.0)
         world.check_same_chain()
 
-    simulate(make_test_genesis(4), play)
+    simulate(make_equal_genesis(4), play)
 
 
 def test_epochs_are_crossed() -> None:
@@ -241,7 +242,7 @@ def test_epochs_are_crossed() -> None:
         world.check_same_chain()
         assert {engine.status().epoch for engine in world.engines} == {4}
 
-    simulate(make_test_genesis(4, others=1, epoch_heights=3), play)
+    simulate(make_equal_genesis(4, others=1, epoch_heights=3), play)
 
 
 def test_epochs_of_one_block_are_crossed() -> None:
@@ -251,7 +252,7 @@ def test_epochs_of_one_block_are_crossed() -> None:
             await transfer_and_wait(world, 1, 1)
         world.check_same_chain()
 
-    simulate(make_test_genesis(4, epoch_heights=1), play)
+    simulate(make_equal_genesis(4, epoch_heights=1), play)
 
 
 @pytest.mark.parametrize("on_disk", [False, True])
@@ -280,7 +281,7 @@ def test_restart_from_the_stores(on_disk: bool, tmp_path: Path) -> None:
         for store in stores:
             store.close()
 
-    simulate(make_test_genesis(4, epoch_heights=4), play)
+    simulate(make_equal_genesis(4, epoch_heights=4), play)
 
 
 def test_no_validator_contradicts_itself_across_crashes() -> None:
@@ -298,7 +299,7 @@ def test_no_validator_contradicts_itself_across_crashes() -> None:
         check_votes(world)
         world.check_same_chain()
 
-    simulate(make_test_genesis(4, epoch_heights=4), play)
+    simulate(make_equal_genesis(4, epoch_heights=4), play)
 
 
 def test_a_double_spend_is_final_once_and_everywhere_the_same() -> None:
@@ -330,7 +331,7 @@ def test_a_double_spend_is_final_once_and_everywhere_the_same() -> None:
             assert all(engine.status().mempool_operations == 0 for engine in world.engines)
         world.check_same_chain()
 
-    simulate(make_test_genesis(4), play)
+    simulate(make_equal_genesis(4), play)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -342,7 +343,7 @@ def test_gossip_that_loses_much_only_costs_time(seed: int) -> None:
         await world.wait_height(height, timeout=30.0)
         world.check_same_chain()
 
-    simulate(make_test_genesis(4, others=2, epoch_heights=4), play, seed=seed, loss=0.5)
+    simulate(make_equal_genesis(4, others=2, epoch_heights=4), play, seed=seed, loss=0.5)
 
 
 def test_submit_says_why_it_refuses() -> None:
@@ -372,7 +373,7 @@ def test_submit_says_why_it_refuses() -> None:
                 await engine.submit(operation)
         assert engine.status().mempool_operations == 0
 
-    simulate(make_test_genesis(4), play)
+    simulate(make_equal_genesis(4), play)
 
 
 def test_an_operation_may_come_before_the_nonce_that_it_waits_for() -> None:
@@ -385,7 +386,7 @@ def test_an_operation_may_come_before_the_nonce_that_it_waits_for() -> None:
         await world.engine(2).submit(first)
         await world.engine(3).wait_final(second.id, 5.0)
 
-    simulate(make_test_genesis(4), play)
+    simulate(make_equal_genesis(4), play)
 
 
 def test_a_failed_operation_pays_its_fee_and_says_why() -> None:
@@ -397,7 +398,7 @@ def test_a_failed_operation_pays_its_fee_and_says_why() -> None:
         assert failure is not None and "available" in failure
         assert get_available(world, 3, 1) == 1_000_000_000 - len(operation.encoded)
 
-    simulate(make_test_genesis(4), play)
+    simulate(make_equal_genesis(4), play)
 
 
 def test_subscribers_see_every_block_in_order() -> None:
@@ -410,7 +411,7 @@ def test_subscribers_see_every_block_in_order() -> None:
         heights = [channel.receive_nowait().block.height for _ in range(channel.statistics().current_buffer_used)]
         assert heights == list(range(first, first + len(heights))) and len(heights) >= 4
 
-    simulate(make_test_genesis(4), play)
+    simulate(make_equal_genesis(4), play)
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2])
@@ -435,7 +436,7 @@ def test_everybody_crashes_at_once(delay: float) -> None:
         world.check_same_chain()
         check_votes(world)
 
-    simulate(make_test_genesis(4, epoch_heights=3), play)
+    simulate(make_equal_genesis(4, epoch_heights=3), play)
 
 
 def test_a_journal_that_lost_votes_is_noticed() -> None:
@@ -452,7 +453,7 @@ def test_a_journal_that_lost_votes_is_noticed() -> None:
                 await world.start(4)
         assert caught.group_contains(JournalDamaged)
 
-    simulate(make_test_genesis(4), play)
+    simulate(make_equal_genesis(4), play)
 
 
 def test_blocks_from_the_future_get_no_votes() -> None:
@@ -466,7 +467,7 @@ def test_blocks_from_the_future_get_no_votes() -> None:
         assert make_key(4).public_key not in proposers and len(proposers) == 3
         world.check_same_chain()
 
-    simulate(make_test_genesis(4), play)
+    simulate(make_equal_genesis(4), play)
 
 
 def test_an_altered_block_is_not_kept_in_place_of_the_real_one() -> None:
@@ -485,7 +486,7 @@ def test_an_altered_block_is_not_kept_in_place_of_the_real_one() -> None:
         await engine._driver.on_block(last)
         assert engine._driver.find_block(last.id) == last
 
-    simulate(make_test_genesis(4, others=1), play)
+    simulate(make_equal_genesis(4, others=1), play)
 
 
 def make_garbage(world: World, outsider: KeyPair) -> list[bytes]:
@@ -554,7 +555,7 @@ def test_garbage_on_every_protocol_and_topic_hurts_nobody(insider: bool) -> None
         assert all(engine.status().mempool_operations == 0 for engine in world.engines)
         assert world.engine(1).state.account(attacker.public_key).nonce == 0  # the forged transfer was not taken
 
-    simulate(make_test_genesis(4), play)
+    simulate(make_equal_genesis(4), play)
 
 
 def test_a_batch_of_worthless_operations_does_not_keep_the_loop_to_itself() -> None:
@@ -582,7 +583,7 @@ def test_a_batch_of_worthless_operations_does_not_keep_the_loop_to_itself() -> N
         assert turns >= 10
         assert engine.status().mempool_operations == 0
 
-    simulate(make_test_genesis(4), play)
+    simulate(make_equal_genesis(4), play)
 
 
 def test_a_certificate_that_nobody_signed_silences_nobody_and_is_not_kept() -> None:
@@ -606,7 +607,7 @@ def test_a_certificate_that_nobody_signed_silences_nobody_and_is_not_kept() -> N
         )
         assert engine._rebroadcaster._certificate is None
 
-    simulate(make_test_genesis(4), play)
+    simulate(make_equal_genesis(4), play)
 
 
 def trace() -> str:
@@ -625,7 +626,7 @@ def trace() -> str:
         lines.extend(f"{engine.header.height} {engine.header.id.hex()}" for engine in world.engines)
         lines.append(f"{trio.current_time():.6f}")
 
-    simulate(make_test_genesis(4, others=1, epoch_heights=4), play, seed=5, loss=0.2)
+    simulate(make_equal_genesis(4, others=1, epoch_heights=4), play, seed=5, loss=0.2)
     return " ".join(lines)
 
 
@@ -685,4 +686,4 @@ def test_whatever_happens_one_chain_grows_and_nothing_is_lost(seed: int) -> None
         if seed % 2 == 0:
             assert all(world.engine(1)._store.find_operation(operation.id) for operation in sent)
 
-    simulate(make_test_genesis(4, others=2, epoch_heights=3), play, seed=seed, loss=0.1 * seed)
+    simulate(make_equal_genesis(4, others=2, epoch_heights=3), play, seed=seed, loss=0.1 * seed)

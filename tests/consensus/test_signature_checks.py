@@ -14,11 +14,11 @@ import trio
 from chain import crypto
 from consensus.engine import Engine
 from p2p.simulation.runtime import SimulatedRuntime, run_simulation
-from tests.support.consensus_world import World, make_test_genesis
+from tests.support.consensus_world import World, make_equal_genesis
 
 NODE: ContextVar[int] = ContextVar("NODE", default=0)
 VALIDATORS, FOLLOWER = (1, 2, 3, 4), 5
-GENESIS = make_test_genesis(len(VALIDATORS), others=1, epoch_heights=5)
+GENESIS = make_equal_genesis(len(VALIDATORS), others=1, epoch_heights=5)
 
 
 @dataclass

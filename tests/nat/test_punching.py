@@ -14,7 +14,8 @@ from p2p.runtime import RealRuntime
 from tests.nat.box import TCP, NatType
 from tests.nat.hosts import PlacedNetwork, placed
 from tests.nat.lab import Home, Host, Lab, open_lab
-from tests.support.hosts import ECHO, echo, echoes, key
+from tests.support.hosts import ECHO, echo, echoes
+from tests.support.keys import make_key
 from tests.support.waiting import wait_until
 
 R, C, S = NatType.PORT_RESTRICTED, NatType.CONE, NatType.SYMMETRIC
@@ -40,7 +41,7 @@ def homes(lab: Lab) -> dict[tuple[NatType, int], Home]:
 
 
 def make_private(number: int) -> Libp2pNetwork:
-    made = Libp2pNetwork(key(number), LISTEN, RealRuntime(), public=False, hole_punching=True)
+    made = Libp2pNetwork(make_key(number), LISTEN, RealRuntime(), public=False, hole_punching=True)
     made.handle(ECHO, echo)
     return made
 
@@ -64,7 +65,7 @@ def test_two_homes_meet_where_nats_allow(
     server: Host, homes: dict[tuple[NatType, int], Home], one: NatType, other: NatType, works: bool
 ) -> None:
     first, second = homes[one, 1], homes[other, 2]
-    relay = Libp2pNetwork(key(1), LISTEN, RealRuntime(), public=True, relay=RelayLimits())
+    relay = Libp2pNetwork(make_key(1), LISTEN, RealRuntime(), public=True, relay=RelayLimits())
     with placed((server, relay), (first, make_private(2)), (second, make_private(3))) as (public, a, b):
         address = f"/ip4/{server.address}/tcp/4001"
         for node in (a, b):

@@ -17,7 +17,7 @@ from p2p.addresses import (
     is_local_address,
     parse_circuit_address,
 )
-from tests.support.hosts import key
+from tests.support.keys import make_key
 
 
 def test_a_subnet_is_a_16_or_a_32() -> None:
@@ -76,9 +76,10 @@ def test_an_endpoint_is_written_as_it_is_read() -> None:
     ["/p2p-circuit", "/ip4/127.0.0.1/tcp/1/p2p-circuit", "/ip4/127.0.0.1/tcp/1/p2p/nonsense/p2p-circuit", "twice"],
 )
 def test_malformed_circuit_addresses_are_refused(address: str) -> None:
-    once = format_circuit_address(key(1).public_key, "/ip4/127.0.0.1/tcp/1")
-    assert parse_circuit_address(once) == (key(1).public_key, "/ip4/127.0.0.1/tcp/1")
-    assert parse_circuit_address(f"{once}/p2p/{key(2).address}") == (key(1).public_key, "/ip4/127.0.0.1/tcp/1")
+    once = format_circuit_address(make_key(1).public_key, "/ip4/127.0.0.1/tcp/1")
+    assert parse_circuit_address(once) == (make_key(1).public_key, "/ip4/127.0.0.1/tcp/1")
+    whole = f"{once}/p2p/{make_key(2).address}"
+    assert parse_circuit_address(whole) == (make_key(1).public_key, "/ip4/127.0.0.1/tcp/1")
     with pytest.raises(ValueError):
         parse_circuit_address(f"{once}{once}" if address == "twice" else address)
 

@@ -21,18 +21,8 @@ from p2p.host.workarounds.yamux import GuardedYamux
 from p2p.nat.relay_server import RelayLimits
 from p2p.runtime import RealRuntime
 from p2p.streams.exchanges import Streams
-from tests.support.hosts import (
-    ECHO,
-    TOPIC,
-    Directory,
-    echo,
-    echoes,
-    gossip_works,
-    key,
-    network,
-    running,
-    swarm_of,
-)
+from tests.support.hosts import ECHO, TOPIC, Directory, echo, echoes, gossip_works, network, running, swarm_of
+from tests.support.keys import make_key
 from tests.support.proxy import proxy
 from tests.support.waiting import eventually
 
@@ -69,7 +59,7 @@ async def overlay(nodes: Sequence[tuple[Libp2pNetwork, int]], bootstrap: Libp2pN
         for node, number in nodes:
             streams = Streams(node)
             meet = [(bootstrap.me, address) for address in bootstrap.listen_addresses if node is not bootstrap]
-            discovery = Discovery(node, streams, RealRuntime(), key(number), CHAIN, bootstrap=meet)
+            discovery = Discovery(node, streams, RealRuntime(), make_key(number), CHAIN, bootstrap=meet)
             await nursery.start(streams.run)
             await nursery.start(discovery.run)
         yield
@@ -78,7 +68,7 @@ async def overlay(nodes: Sequence[tuple[Libp2pNetwork, int]], bootstrap: Libp2pN
 
 def build_relay(locate: Callable[[bytes], Sequence[str]] = lambda peer: ()) -> Libp2pNetwork:
     relay = Libp2pNetwork(
-        key(1), ["/ip4/127.0.0.2/tcp/0"], RealRuntime(), directory=Directory(locate), relay=RelayLimits()
+        make_key(1), ["/ip4/127.0.0.2/tcp/0"], RealRuntime(), directory=Directory(locate), relay=RelayLimits()
     )
     relay.handle(ECHO, echo)
     return relay
@@ -92,7 +82,7 @@ async def test_an_anonymous_node_sends_its_address_to_nobody(anonymous: bool, mo
     async with running(relay, user):
         if anonymous:
             rules = DialRules.only(relay.listen_addresses)
-            node = Libp2pNetwork(key(3), (), RealRuntime(), rules=rules)
+            node = Libp2pNetwork(make_key(3), (), RealRuntime(), rules=rules)
         else:
             node = network(3)
         node.handle(ECHO, echo)
@@ -125,7 +115,7 @@ async def test_an_anonymous_node_behind_a_proxy_serves_and_is_served() -> None:
     relay = build_relay(lambda peer: user.listen_addresses)
     async with running(relay, user), proxy() as server:
         rules = DialRules.only(relay.listen_addresses, server.endpoint)
-        node = Libp2pNetwork(key(3), (), RealRuntime(), rules=rules)
+        node = Libp2pNetwork(make_key(3), (), RealRuntime(), rules=rules)
         node.handle(ECHO, echo)
         async with running(node):
             await node.connect(relay.me, relay.listen_addresses)

@@ -25,7 +25,7 @@ from p2p.length_prefixed import (
 )
 from p2p.nat.dial_back import DialBack
 from p2p.network import NetworkError
-from tests.support.hosts import key
+from tests.support.keys import make_key
 
 LIMIT = 1 << 20
 TIMEOUT_S = 30.0
@@ -118,7 +118,7 @@ async def test_silence_between_messages_may_last(autojump_clock: trio.testing.Mo
 class Canned:
     """A stream from which given bytes come, in pieces."""
 
-    peer = key(1).public_key
+    peer = make_key(1).public_key
 
     def __init__(self, data: bytes, size: int) -> None:
         self.pieces = [data[start : start + size] for start in range(0, len(data), size)]

@@ -7,7 +7,8 @@ import trio
 from chain.parameters import CREDIT
 from chain.types.operations import Bond, Serve
 from p2p.peers.announcement import Announcement
-from tests.support.market_world import MODEL, Options, Script, World, ask, eventually, make_request, simulate
+from tests.support.market_world import MODEL, Options, Script, World, ask, make_request, simulate
+from tests.support.waiting import eventually
 
 
 def find(world: World, number: int) -> Announcement:

@@ -25,11 +25,11 @@ from tests.support.market_world import (
     World,
     compute_stream,
     compute_whole,
-    eventually,
     make_body,
     make_token,
     simulate,
 )
+from tests.support.waiting import eventually
 
 CHAT = "/v1/chat/completions"
 

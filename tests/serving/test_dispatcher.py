@@ -20,10 +20,10 @@ from tests.support.market_world import (
     ask,
     compute_stream,
     compute_whole,
-    eventually,
     make_request,
     simulate,
 )
+from tests.support.waiting import eventually
 
 
 def total_fees(world: World, number: int) -> int:

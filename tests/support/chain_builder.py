@@ -42,7 +42,9 @@ from chain.types.operations import (
     sign_operation,
 )
 from chain.types.votes import NO_BLOCK, Certificate, Vote, VoteKind, make_certificate, sign_vote
+from tests.support.keys import make_keys
 
+BEACON = crypto.hash_bytes("test beacon")
 START = 1_700_000_000_000
 """Timestamp of the genesis, ms."""
 
@@ -64,16 +66,6 @@ PARAMETERS = Parameters(
 """Short epochs and small numbers, so that tests cross every boundary within a few blocks. New entries are free."""
 
 
-def make_key(name: str) -> KeyPair:
-    """The key pair of a name."""
-    return KeyPair(crypto.hash_bytes("test key", name.encode()))
-
-
-def make_keys(count: int, name: str = "validator") -> list[KeyPair]:
-    """``count`` distinct key pairs."""
-    return [make_key(f"{name} {index}") for index in range(count)]
-
-
 def make_test_genesis(
     validators: Sequence[KeyPair],
     *,
@@ -83,15 +75,16 @@ def make_test_genesis(
     others: Iterable[GenesisAccount] = (),
     parameters: Parameters = PARAMETERS,
     name: str = "test",
+    beacon: bytes = BEACON,
+    timestamp: int = START,
 ) -> Genesis:
     """A genesis in which ``validators`` vote and serve with ``stakes`` (100,000 each by default)."""
     stakes = stakes if stakes is not None else [100_000] * len(validators)
-    beacon = crypto.hash_bytes("test beacon")
     accounts = [
         make_validator(key, beacon, parameters, available, stake, models)
         for key, stake in zip(validators, stakes, strict=True)
     ]
-    return make_genesis(name, START, beacon, [*accounts, *others], parameters)
+    return make_genesis(name, timestamp, beacon, [*accounts, *others], parameters)
 
 
 def find_reveal(key: KeyPair, genesis: Genesis, state: State) -> bytes:

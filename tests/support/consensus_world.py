@@ -10,7 +10,7 @@ from typing import Any
 import trio
 
 from chain.crypto import KeyPair
-from chain.genesis import Genesis, GenesisAccount, make_genesis, make_validator
+from chain.genesis import Genesis, GenesisAccount
 from chain.parameters import CREDIT, Parameters
 from chain.store.kv import MemoryStore, Store
 from chain.store.writer import ChainStore
@@ -23,28 +23,26 @@ from consensus.voting.vote_support import VoteSupportStore
 from p2p.simulation.network import SimulatedInternet, SimulatedNetwork
 from p2p.simulation.runtime import SimulatedRuntime, run_simulation
 from p2p.streams.exchanges import Streams
-from tests.support.agreement_ledger import MemoryFile
+from tests.support.chain_builder import make_test_genesis
+from tests.support.keys import make_key
+from tests.support.memory_file import MemoryFile
 
 
-def make_key(number: int) -> KeyPair:
-    """Key pair ``number`` of the test world."""
-    return KeyPair(bytes([number]) * 32)
-
-
-def make_test_genesis(
+def make_equal_genesis(
     validators: int, others: int = 0, epoch_heights: int = 1_000, beacon: bytes = bytes(32)
 ) -> Genesis:
     """Equal accounts 1 ... of 1000 credits; the first ``validators`` of them vote."""
-    parameters = Parameters(epoch_heights=epoch_heights, min_validator_bond=100 * CREDIT)
-    accounts = [
-        make_validator(make_key(number), beacon, parameters, 1_000 * CREDIT, 100 * CREDIT)
-        for number in range(1, validators + 1)
-    ]
-    accounts += [
-        GenesisAccount(make_key(number).public_key, 1_000 * CREDIT, 100 * CREDIT, (), None)
-        for number in range(validators + 1, validators + others + 1)
-    ]
-    return make_genesis("test", SimulatedRuntime.EPOCH_MS, beacon, accounts, parameters)
+    keys = [make_key(number) for number in range(1, validators + others + 1)]
+    return make_test_genesis(
+        keys[:validators],
+        stakes=[100 * CREDIT] * validators,
+        available=1_000 * CREDIT,
+        models=(),
+        others=[GenesisAccount(key.public_key, 1_000 * CREDIT, 100 * CREDIT, (), None) for key in keys[validators:]],
+        parameters=Parameters(epoch_heights=epoch_heights, min_validator_bond=100 * CREDIT),
+        beacon=beacon,
+        timestamp=SimulatedRuntime.EPOCH_MS,
+    )
 
 
 @dataclass

@@ -20,6 +20,7 @@ import trio
 from p2p.runtime import RealRuntime
 from serving.http.server import ClientGone, HttpRequest, HttpServer, Responder
 from serving.openai.errors import bad_request, error_event, internal_error, model_not_found, not_found, unauthorized
+from tests.support.openai_answers import DONE, make_chunk, make_usage, make_whole
 
 MODEL = "fake-model"
 
@@ -118,18 +119,12 @@ class FakeBackend:
             tokens = options.tokens
         if options.token_delay:
             await trio.sleep(options.token_delay * tokens)
-        choice = {
-            "index": 0,
-            "message": {"role": "assistant", "content": "word " * tokens},
-            "finish_reason": "length",
-        }
-        answer = {**_head(call, "chat.completion"), "choices": [choice], "usage": _usage(tokens)}
-        await respond.reply(200, json.dumps(answer).encode())
+        await respond.reply(200, make_whole(call["model"], "word " * tokens, tokens, "length"))
 
     async def _stream(self, call: dict[str, Any], tokens: int, respond: Responder) -> None:
         options = self.options
         await respond.start(200, [(b"content-type", b"text/event-stream")])
-        frame = _event(_chunk(call, {"content": "word "}))
+        frame = make_chunk(call["model"], "word ")
         for index in range(tokens):
             if options.gated and index >= options.tokens and self.released.is_set():
                 tokens = index
@@ -145,28 +140,11 @@ class FakeBackend:
             await respond.send(frame)
             if options.token_delay:
                 await trio.sleep(options.token_delay)
-        last = _event(_chunk(call, {}, "length"))
+        last = make_chunk(call["model"], finish_reason="length")
         if (call.get("stream_options") or {}).get("include_usage"):
-            last += _event({**_head(call, "chat.completion.chunk"), "choices": [], "usage": _usage(tokens)})
-        await respond.send(last + b"data: [DONE]\n\n")
+            last += make_usage(call["model"], tokens)
+        await respond.send(last + DONE)
         await respond.end()
-
-
-def _head(call: dict[str, Any], kind: str) -> dict[str, Any]:
-    return {"id": "chatcmpl-fake", "object": kind, "created": 1, "model": call["model"]}
-
-
-def _chunk(call: dict[str, Any], delta: dict[str, str], finish_reason: str | None = None) -> dict[str, Any]:
-    choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
-    return {**_head(call, "chat.completion.chunk"), "choices": [choice]}
-
-
-def _usage(tokens: int) -> dict[str, int]:
-    return {"prompt_tokens": 5, "completion_tokens": tokens, "total_tokens": 5 + tokens}
-
-
-def _event(data: dict[str, Any]) -> bytes:
-    return b"data: " + json.dumps(data, separators=(",", ":")).encode() + b"\n\n"
 
 
 @asynccontextmanager

@@ -41,7 +41,8 @@ from chain.types.operations import (
     sign_operation,
 )
 from chain.types.votes import NO_BLOCK, Certificate, Vote, VoteKind, make_certificate, sign_vote
-from tests.support.chain_builder import MODEL, Chain, find_reveal, make_key
+from tests.support.chain_builder import MODEL, Chain, find_reveal
+from tests.support.keys import make_key
 
 STAKES = (30_000, 25_000, 20_000, 15_000, 10_000)
 OTHER = hash_bytes("test other")

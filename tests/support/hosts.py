@@ -10,13 +10,13 @@ import pytest
 import trio
 from libp2p.stream_muxer.yamux.yamux import Yamux
 
-from chain.crypto import KeyPair
 from p2p.host.lifetime import RunningHost
 from p2p.host.network import Libp2pNetwork
 from p2p.host.workarounds.swarm import GuardedSwarm
 from p2p.network import EmptyDirectory, GossipMessage, NetworkError, RawStream
 from p2p.peer_id import peer_id_of
 from p2p.runtime import RealRuntime
+from tests.support.keys import make_key
 from tests.support.waiting import PATIENCE
 
 LOOPBACK = ("/ip4/127.0.0.1/tcp/0",)
@@ -24,12 +24,8 @@ ECHO = "/test/echo/1"
 TOPIC = "test"
 
 
-def key(number: int) -> KeyPair:
-    return KeyPair(bytes([number]) * 32)
-
-
 def network(number: int, listen: Sequence[str] = LOOPBACK) -> Libp2pNetwork:
-    return Libp2pNetwork(key(number), listen, RealRuntime())
+    return Libp2pNetwork(make_key(number), listen, RealRuntime())
 
 
 class Directory(EmptyDirectory):

@@ -40,7 +40,9 @@ from serving.openai.answers import Answer
 from serving.openai.errors import ApiError
 from serving.openai.requests import CHAT_COMPLETIONS, Request, parse_request
 from serving.scheduling.policy import DefaultPolicy, PolicyParameters
-from tests.support.agreement_ledger import MemoryFile
+from tests.support.memory_file import MemoryFile
+from tests.support.openai_answers import DONE, make_chunk, make_event, make_usage, make_whole
+from tests.support.waiting import eventually
 
 Op = TypeVar("Op", bound=Operation)
 
@@ -178,33 +180,21 @@ class _Events:
         if sent == script.stall_after:
             await trio.sleep_forever()
         if sent == script.error_after:
-            return _event({"error": {"message": script.error, "type": "server_error", "param": None, "code": None}})
+            return make_event({"error": {"message": script.error, "type": "server_error", "param": None, "code": None}})
         return make_token(self._name, sent) if sent < script.tokens else make_end(script)
-
-
-def _event(content: dict[str, Any]) -> bytes:
-    return b"data: " + json.dumps(content, separators=(",", ":")).encode() + b"\n\n"
 
 
 def make_token(name: str, number: int) -> bytes:
     """The event of one token."""
-    choice = {"index": 0, "delta": {"content": f"{name}{number} "}, "finish_reason": None}
-    return _event({"id": "chatcmpl-1", "object": "chat.completion.chunk", "model": MODEL, "choices": [choice]})
+    return make_chunk(MODEL, f"{name}{number} ")
 
 
 def make_end(script: Script, with_usage: bool = True) -> bytes:
     """The events after the last token."""
-    choice = {"index": 0, "delta": {}, "finish_reason": "stop"}
-    end = _event({"id": "chatcmpl-1", "object": "chat.completion.chunk", "model": MODEL, "choices": [choice]})
+    end = make_chunk(MODEL, finish_reason="stop")
     if with_usage and script.has_usage:
-        end += make_usage(script.tokens)
-    return end + b"data: [DONE]\n\n"
-
-
-def make_usage(tokens: int) -> bytes:
-    """The usage event of a stream."""
-    usage = {"prompt_tokens": 5, "completion_tokens": tokens, "total_tokens": 5 + tokens}
-    return _event({"id": "chatcmpl-1", "object": "chat.completion.chunk", "choices": [], "usage": usage})
+        end += make_usage(MODEL, script.tokens)
+    return end + DONE
 
 
 def compute_stream(name: str, script: Script, with_usage: bool = True) -> bytes:
@@ -215,9 +205,7 @@ def compute_stream(name: str, script: Script, with_usage: bool = True) -> bytes:
 def compute_whole(name: str, script: Script) -> bytes:
     """An answer that is not streamed."""
     text = "".join(f"{name}{number} " for number in range(script.tokens))
-    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
-    usage = {"prompt_tokens": 5, "completion_tokens": script.tokens, "total_tokens": 5 + script.tokens}
-    return json.dumps({"id": "chatcmpl-1", "object": "chat.completion", "choices": [choice], "usage": usage}).encode()
+    return make_whole(MODEL, text, script.tokens, "stop")
 
 
 # The members.
@@ -438,15 +426,6 @@ class World:
             if member.current is not None:
                 state = member.current.engine.state
                 assert compute_supply(state) == state.totals.supply == self.genesis.supply
-
-
-async def eventually(condition: Callable[[], Any], timeout: float = 60.0) -> None:
-    """Wait until something holds."""
-    deadline = trio.current_time() + timeout
-    while not condition():
-        if trio.current_time() > deadline:
-            raise AssertionError("what was waited for did not happen")
-        await trio.sleep(0.05)
 
 
 class _Failures(logging.Handler):

@@ -22,7 +22,7 @@ from p2p.simulation.network import SimulatedInternet, SimulatedNetwork
 from serving.backends.backend import BackendError, Load
 from serving.openai.answers import Answer
 from serving.scheduling.policy import DefaultPolicy, PolicyParameters
-from tests.support.agreement_ledger import MemoryFile
+from tests.support.memory_file import MemoryFile
 
 MODEL = "parrot"
 CAPACITY = 2

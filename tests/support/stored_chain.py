@@ -14,9 +14,10 @@ from chain.types.operations import Transfer, sign_operation
 from chain.types.votes import Certificate, VoteKind, make_certificate, sign_vote
 from consensus.block_tree import ExecutedBlock
 from tests.support.chain_builder import find_reveal
-from tests.support.consensus_world import make_key, make_test_genesis
+from tests.support.consensus_world import make_equal_genesis
+from tests.support.keys import make_key
 
-GENESIS = make_test_genesis(4, others=1, epoch_heights=5)
+GENESIS = make_equal_genesis(4, others=1, epoch_heights=5)
 
 
 def make_chain(genesis: Genesis, length: int, certified: Callable[[int], bool] = lambda _: True) -> ChainStore:

@@ -20,7 +20,8 @@ from p2p.simulation.network import SimulatedNetwork
 from p2p.simulation.runtime import SimulatedRuntime, run_simulation
 from p2p.streams.exchanges import Exchange, Streams
 from tests.support.chain_builder import Chain
-from tests.support.consensus_world import Node, World, make_key
+from tests.support.consensus_world import Node, World
+from tests.support.keys import make_key
 
 Answers = Sequence[bytes] | None
 Lie = Callable[[Question], Answers]

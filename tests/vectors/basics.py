@@ -24,7 +24,8 @@ from chain.state.records import Account, Totals
 from chain.state.state import State
 from chain.transition import registration
 from chain.types import blocks, operations
-from tests.support.chain_builder import make_key, make_test_genesis
+from tests.support.chain_builder import make_test_genesis
+from tests.support.keys import make_key
 from tests.vectors.plain import Json, to_plain
 
 SPECCHECK = Path(__file__).parent.parent / "chain" / "vectors" / "ed25519_speccheck.json"

@@ -14,7 +14,8 @@ from chain.state.state import State
 from chain.transition.validators import CommitteeApplicant as Applicant
 from chain.transition.validators import compute_committee
 from chain.types.validators import ValidatorSet
-from tests.support.chain_builder import PARAMETERS, make_key
+from tests.support.chain_builder import PARAMETERS
+from tests.support.keys import make_key
 from tests.vectors.plain import Json, to_plain
 
 SOURCE = crypto.hash_bytes("beacon", b"vectors")

@@ -20,7 +20,8 @@ from chain.types.blocks import Block, Header, sign_block
 from chain.types.operations import Dispute, Hold, Register, Release, SignedOperation, compute_hold_id
 from chain.types.validators import ValidatorSet
 from chain.types.votes import Certificate, Vote, VoteKind, is_slashable, sign_vote
-from tests.support.chain_builder import PARAMETERS, Chain, make_key
+from tests.support.chain_builder import PARAMETERS, Chain
+from tests.support.keys import make_key
 from tests.vectors.basics import describe_genesis, make_minimal_genesis
 from tests.vectors.plain import Json
 

@@ -23,7 +23,8 @@ from p2p.peers.suspect_message import sign_suspect_message
 from p2p.streams.frames import Frame, FrameError, FrameReader, Kind
 from serving.accounting.receipts import sign_receipt
 from serving.offload import protocol as offers
-from tests.support.chain_builder import START, Chain, make_key
+from tests.support.chain_builder import START, Chain
+from tests.support.keys import make_key
 from tests.vectors.basics import CHAIN_ID
 from tests.vectors.plain import Json, to_plain
 

@@ -23,8 +23,9 @@ from chain.store.kv import LevelStore, MemoryStore
 from chain.store.writer import ChainStore
 from chain.types.blocks import sign_block
 from tests.chain.store.samples import append, make_chain
-from tests.support.chain_builder import START, Chain, make_key
+from tests.support.chain_builder import START, Chain
 from tests.support.forgeries import fill_store, make_busy_chain
+from tests.support.keys import make_key
 
 APP = build_app()
 NOBODY = format_address(make_key("nobody").public_key)

@@ -14,8 +14,9 @@ from chain.store.writer import ChainStore
 from chain.transition.block import apply_block
 from chain.types.validators import ValidatorSet
 from chain.types.votes import VoteKind, make_certificate, sign_vote
-from tests.support.chain_builder import Chain, make_keys
+from tests.support.chain_builder import Chain
 from tests.support.forgeries import fill_store
+from tests.support.keys import make_keys
 from tests.support.restarted_chain import append_after, go_on, make_halted, propose
 
 

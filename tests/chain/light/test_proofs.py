@@ -43,8 +43,9 @@ from chain.types.blocks import NO_REVEAL, Block, Body, Header, sign_block
 from chain.types.operations import MAX_CAPTURE_BYTES, Hold, SignedOperation, Transfer, sign_operation
 from chain.types.validators import ValidatorSet
 from chain.types.votes import NO_BLOCK, Certificate, VoteKind, make_certificate, sign_vote
-from tests.support.chain_builder import PARAMETERS, START, Chain, make_key, make_keys, make_test_genesis
+from tests.support.chain_builder import PARAMETERS, START, Chain, make_test_genesis
 from tests.support.forgeries import fill_store, get_transitions, make_busy_chain
+from tests.support.keys import make_key, make_keys
 
 OTHER = hash_bytes("test other")
 E = 4

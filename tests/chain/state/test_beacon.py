@@ -14,7 +14,8 @@ from chain.state.beacon import MIN_HASHES, NO_COMMITMENT, Beacon, HashChain, com
 from chain.transition.block import build_block, check_reveal, state_transition
 from chain.transition.restart import VIEW_JUMP
 from chain.types.blocks import NO_REVEAL, Block, sign_block
-from tests.support.chain_builder import PARAMETERS, Chain, find_reveal, make_key
+from tests.support.chain_builder import PARAMETERS, Chain, find_reveal
+from tests.support.keys import make_key
 
 START = Beacon(3, hash_bytes("value"), hash_bytes("previous"), hash_bytes("earlier"))
 SALT = hash_bytes("salt")

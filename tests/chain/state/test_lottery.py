@@ -15,7 +15,8 @@ from chain.crypto import hash_bytes
 from chain.genesis import compute_serving_table
 from chain.state.lottery import Lottery, ServingEntry, ServingTable, compute_lottery_seed
 from chain.transition.payments import get_executor
-from tests.support.chain_builder import MODEL, PARAMETERS, Chain, make_key
+from tests.support.chain_builder import MODEL, PARAMETERS, Chain
+from tests.support.keys import make_key
 
 NOBODY = bytes(32)
 SALT = hash_bytes("test salt")

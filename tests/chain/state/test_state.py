@@ -13,7 +13,8 @@ from chain.merkle.sparse_tree import Leaf, SparseMerkleTree
 from chain.state.keys import TOTALS_KEY, account_key, hold_key, validator_key
 from chain.state.records import REPLAY_WINDOW_SIZE, Account, ReplayWindow, Totals, ValidatorRecord
 from chain.state.state import State, StateOverlay, compute_supply
-from tests.support.chain_builder import Chain, make_key
+from tests.support.chain_builder import Chain
+from tests.support.keys import make_key
 
 steps = st.one_of(
     st.integers(-5, 5), st.integers(-300, 300), st.sampled_from([0, 254, 255, 256, -256, -257, -255, 2**40])

@@ -32,7 +32,8 @@ from chain.store.writer import ChainStore
 from chain.transition.epochs import get_last_height
 from chain.types.validators import ValidatorSet
 from chain.types.votes import VoteKind, make_certificate, sign_vote
-from tests.support.chain_builder import PARAMETERS, Chain, make_key
+from tests.support.chain_builder import PARAMETERS, Chain
+from tests.support.keys import make_key
 
 E = PARAMETERS.epoch_heights
 LENGTH = 30

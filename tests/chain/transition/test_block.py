@@ -36,7 +36,8 @@ from chain.types.blocks import (
 )
 from chain.types.operations import SignedOperation, Transfer
 from chain.types.votes import NO_BLOCK, Certificate, VoteKind
-from tests.support.chain_builder import MODEL, PARAMETERS, Chain, make_key
+from tests.support.chain_builder import MODEL, PARAMETERS, Chain
+from tests.support.keys import make_key
 
 OTHER = hash_bytes("test other")
 

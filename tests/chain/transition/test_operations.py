@@ -28,7 +28,8 @@ from chain.types.operations import (
     Usage,
     compute_hold_id,
 )
-from tests.support.chain_builder import MODEL, PARAMETERS, Chain, do, failure, make_key, refusal
+from tests.support.chain_builder import MODEL, PARAMETERS, Chain, do, failure, refusal
+from tests.support.keys import make_key
 
 STRANGER = make_key("stranger")
 

@@ -24,8 +24,9 @@ from chain.transition.registration import (
     mine,
 )
 from chain.types.operations import Register, SignedOperation
-from tests.support.chain_builder import MODEL, PARAMETERS, Chain, make_key
+from tests.support.chain_builder import MODEL, PARAMETERS, Chain
 from tests.support.forgeries import fill_store
+from tests.support.keys import make_key
 
 GRANT = 700
 GRANTING = replace(PARAMETERS, register_grant=GRANT, register_cap=2, register_difficulty=2)

@@ -81,7 +81,8 @@ from chain.types.operations import (
 from chain.types.validators import ValidatorSet
 from chain.types.votes import NO_BLOCK, Certificate, Vote, VoteKind, sign_vote
 from tests.chain.reference import Reference
-from tests.support.chain_builder import MODEL, PARAMETERS, Chain, make_key
+from tests.support.chain_builder import MODEL, PARAMETERS, Chain
+from tests.support.keys import make_key
 
 RULES = replace(
     PARAMETERS,

@@ -24,7 +24,8 @@ from chain.types.blocks import Block, sign_block
 from chain.types.operations import Enroll, Evidence, Recommit
 from chain.types.validators import LATE_VOTE_BLOCKS, ValidatorSet
 from chain.types.votes import NO_BLOCK, Vote, VoteKind, is_slashable, make_certificate, sign_vote
-from tests.support.chain_builder import PARAMETERS, Chain, do, failure, find_reveal, make_key, refusal
+from tests.support.chain_builder import PARAMETERS, Chain, do, failure, find_reveal, refusal
+from tests.support.keys import make_key
 
 STRANGER = make_key("stranger")
 LONG = replace(PARAMETERS, epoch_heights=12)

@@ -23,7 +23,8 @@ from chain.types.operations import (
     compute_hold_id,
     compute_operation_id,
 )
-from tests.support.chain_builder import MODEL, PARAMETERS, Chain, make_key
+from tests.support.chain_builder import MODEL, PARAMETERS, Chain
+from tests.support.keys import make_key
 
 CHAIN = Chain()
 USER, OTHER = CHAIN.users

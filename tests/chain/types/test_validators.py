@@ -13,7 +13,7 @@ from chain.crypto import hash_bytes
 from chain.exceptions import CodecError, InvalidCertificate
 from chain.types.validators import Validator, ValidatorSet, compute_smallest_blocking_group
 from chain.types.votes import NO_BLOCK, Certificate, Vote, VoteKind, make_certificate, sign_vote
-from tests.support.chain_builder import make_key, make_keys
+from tests.support.keys import make_key, make_keys
 
 CHAIN_ID = hash_bytes("test chain")
 BLOCK = hash_bytes("test block")

@@ -15,9 +15,10 @@ from consensus.mempool.pool import (
     Mempool,
 )
 from tests.support.chain_builder import find_reveal
-from tests.support.consensus_world import make_key, make_test_genesis
+from tests.support.consensus_world import make_equal_genesis
+from tests.support.keys import make_key
 
-GENESIS = make_test_genesis(1, others=9)
+GENESIS = make_equal_genesis(1, others=9)
 
 
 class Chain:

@@ -43,7 +43,8 @@ from consensus.mempool.pool import (
     PoolFull,
 )
 from tests.consensus.mempool.single_validator import GENESIS, Chain
-from tests.support.consensus_world import make_key, make_test_genesis
+from tests.support.consensus_world import make_equal_genesis
+from tests.support.keys import make_key
 
 
 def transfer(
@@ -235,7 +236,7 @@ def test_holds_do_not_queue_behind_the_transfers_of_their_account() -> None:
 
 
 def test_waiting_operations_are_bounded() -> None:
-    genesis = make_test_genesis(1, others=60)
+    genesis = make_equal_genesis(1, others=60)
     pool = make_pool(genesis)
     count = 0
     for sender in range(1, 61):

@@ -18,7 +18,7 @@ from consensus.network.gossip import Batch
 from p2p.network import NetworkError
 from p2p.simulation.network import SimulatedInternet, SimulatedNetwork
 from p2p.streams.exchanges import Exchange, Streams
-from tests.support.consensus_world import make_key
+from tests.support.keys import make_key
 
 ONE, TWO, THREE = (make_key(number).public_key for number in (1, 2, 3))
 

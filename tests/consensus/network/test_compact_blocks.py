@@ -12,9 +12,10 @@ from chain.types.operations import SignedOperation, Transfer, sign_operation
 from consensus.network.compact_blocks import CompactPropose, reconstruct, to_compact
 from consensus.simplex.messages import Propose
 from tests.support.chain_builder import find_reveal
-from tests.support.consensus_world import World, make_key, make_test_genesis, simulate
+from tests.support.consensus_world import World, make_equal_genesis, simulate
+from tests.support.keys import make_key
 
-GENESIS = make_test_genesis(1, others=5)
+GENESIS = make_equal_genesis(1, others=5)
 
 
 def make_proposal(count: int) -> Propose:
@@ -83,4 +84,4 @@ def test_validators_agree_on_compact_proposals(loss: float, are_served: bool, mo
         views = [block.header.view for height in range(1, store.height + 1) if (block := store.block(height))]
         assert views == list(range(1, store.height + 1))  # nothing had to be nullified
 
-    simulate(make_test_genesis(4), play, loss=loss)
+    simulate(make_equal_genesis(4), play, loss=loss)

@@ -21,7 +21,8 @@ from p2p.network import GossipMessage
 from p2p.rate_limit import PENALTY_S
 from p2p.simulation.network import SimulatedNetwork
 from p2p.streams.exchanges import Streams
-from tests.support.consensus_world import World, make_key, make_test_genesis, simulate
+from tests.support.consensus_world import World, make_equal_genesis, simulate
+from tests.support.keys import make_key
 
 FOUR = (1, 2, 3, 4)
 USERS = tuple(range(5, 15))
@@ -66,7 +67,7 @@ def test_a_node_checks_a_signature_once_however_the_operation_comes(
         checks = [verifications.count[operation.signature] for operation in operations]
         assert max(checks) <= nodes and min(checks) >= 1
 
-    simulate(make_test_genesis(4, others=len(USERS)), play, loss=loss)
+    simulate(make_equal_genesis(4, others=len(USERS)), play, loss=loss)
 
 
 def test_a_signature_is_checked_once_if_copies_come_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,7 +83,7 @@ def test_a_signature_is_checked_once_if_copies_come_at_the_same_time(monkeypatch
         assert verifications.count[operation.signature] == 1
         await engine.wait_final(operation.id, 10.0)
 
-    simulate(make_test_genesis(1, others=len(USERS)), play)
+    simulate(make_equal_genesis(1, others=len(USERS)), play)
 
 
 def test_a_forged_batch_costs_its_sender_and_hardly_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +110,7 @@ def test_a_forged_batch_costs_its_sender_and_hardly_the_node(monkeypatch: pytest
         await network.publish(topic, Batch((good.encoded,)).encode())
         await engine.wait_final(good.id, 10.0)
 
-    simulate(make_test_genesis(1, others=len(USERS)), play)
+    simulate(make_equal_genesis(1, others=len(USERS)), play)
 
 
 def test_what_was_found_forged_is_not_checked_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +125,7 @@ def test_what_was_found_forged_is_not_checked_again(monkeypatch: pytest.MonkeyPa
                 await engine._ingress.take(STRANGER, NEIGHBOUR, Batch((forged.encoded, real.encoded)).encode())
         assert verifications.count[bytes(64)] == 1 and engine.status().mempool_operations <= 1
 
-    simulate(make_test_genesis(1, others=len(USERS)), play)
+    simulate(make_equal_genesis(1, others=len(USERS)), play)
 
 
 def test_proofs_of_work_that_cannot_be_looked_at_yet_do_not_wait_for_the_moment_when_they_can() -> None:
@@ -141,7 +142,7 @@ def test_proofs_of_work_that_cannot_be_looked_at_yet_do_not_wait_for_the_moment_
             await trio.sleep(5.0)
         assert engine.status().mempool_operations == 0
 
-    genesis = make_test_genesis(1, others=len(USERS))
+    genesis = make_equal_genesis(1, others=len(USERS))
     simulate(replace(genesis, parameters=replace(genesis.parameters, register_grant=1000)), play)
 
 
@@ -156,7 +157,7 @@ def test_operations_longer_than_any_are_not_even_decoded(monkeypatch: pytest.Mon
             await engine._receiver._on_ops(message)
         assert not decoded
 
-    simulate(make_test_genesis(1, others=1), play)
+    simulate(make_equal_genesis(1, others=1), play)
 
 
 def test_a_noisy_member_delays_the_votes_of_others_by_no_more_than_its_turns() -> None:
@@ -199,7 +200,7 @@ def test_a_noisy_member_delays_the_votes_of_others_by_no_more_than_its_turns() -
         # Junk among what it forwarded, for which it is not heard.
         assert engine._receiver._rate_limits["ops"].dropped > 0
 
-    simulate(make_test_genesis(4, others=len(USERS)), play)
+    simulate(make_equal_genesis(4, others=len(USERS)), play)
 
 
 def test_gates_know_members_strangers_and_neighbours() -> None:

@@ -32,7 +32,8 @@ from consensus.sync.server import SyncServer
 from p2p.simulation.network import SimulatedNetwork
 from p2p.simulation.runtime import SimulatedRuntime
 from p2p.streams.exchanges import Exchange, Streams
-from tests.support.consensus_world import World, make_key, simulate
+from tests.support.consensus_world import World, simulate
+from tests.support.keys import make_key
 from tests.support.stored_chain import CHAIN, GENESIS, certify
 
 

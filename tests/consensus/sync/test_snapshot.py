@@ -33,7 +33,8 @@ from consensus.sync.messages import (
 from p2p.network import NetworkError
 from p2p.simulation.network import SimulatedNetwork
 from tests.support.chain_builder import PARAMETERS, Chain
-from tests.support.consensus_world import make_key, make_test_genesis
+from tests.support.consensus_world import make_equal_genesis
+from tests.support.keys import make_key
 from tests.support.sync_world import (
     Answers,
     Lie,
@@ -46,7 +47,7 @@ from tests.support.sync_world import (
 )
 
 FOUR = (1, 2, 3, 4)
-GENESIS = make_test_genesis(4, others=3, epoch_heights=4)
+GENESIS = make_equal_genesis(4, others=3, epoch_heights=4)
 
 
 async def trade(world: SyncWorld, upto: int, *numbers: int) -> None:

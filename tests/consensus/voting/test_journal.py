@@ -18,7 +18,7 @@ from consensus.voting import journal as journal_module
 from consensus.voting.journal import RECORD_BYTES, DiskFile, Journal, JournalDamaged, make_start
 from consensus.voting.vote_store import VoteStore
 from consensus.voting.vote_support import VoteSupportStore
-from tests.support.agreement_ledger import MemoryFile
+from tests.support.memory_file import MemoryFile
 
 KEY = KeyPair(hash_bytes("journal test"))
 CHAIN = hash_bytes("journal chain")

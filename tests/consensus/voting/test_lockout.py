@@ -27,7 +27,8 @@ from consensus.voting.lockout import VotingLockout
 from p2p.simulation.runtime import SimulatedRuntime, run_simulation
 from tests.adversarial.crash import CrashWorld, MemoryDisk
 from tests.support.chain_builder import Chain
-from tests.support.consensus_world import make_key, make_test_genesis
+from tests.support.consensus_world import make_equal_genesis
+from tests.support.keys import make_key
 
 NOW = SimulatedRuntime.EPOCH_MS
 STAMP = "20231114T221320Z"
@@ -73,8 +74,8 @@ def test_without_a_memo_only_the_floor_counts() -> None:
 # Opening a data directory.
 
 KEY = make_key(1)
-GENESIS = make_test_genesis(4)
-OTHER_GENESIS = make_test_genesis(3)
+GENESIS = make_equal_genesis(4)
+OTHER_GENESIS = make_equal_genesis(3)
 
 
 @pytest.fixture
@@ -373,7 +374,7 @@ def test_a_disk_in_trouble_is_an_error(tmp_path: Path, monkeypatch: pytest.Monke
 
 VICTIM = 4
 FOUR = (1, 2, 3, 4)
-SHORT = make_test_genesis(4, others=1, epoch_heights=3)
+SHORT = make_equal_genesis(4, others=1, epoch_heights=3)
 
 
 async def pay(world: CrashWorld, count: int, at: int = 1) -> None:

@@ -43,7 +43,8 @@ from p2p.runtime import RealRuntime
 from p2p.simulation.network import SimulatedInternet, SimulatedNetwork
 from p2p.simulation.runtime import SimulatedRuntime
 from p2p.streams.exchanges import Streams
-from tests.support.hosts import LOOPBACK, key, network, running
+from tests.support.hosts import LOOPBACK, network, running
+from tests.support.keys import make_key
 from tests.support.proxy import proxy
 from tests.support.waiting import eventually
 
@@ -98,7 +99,7 @@ class Node:
         listen: bool = True,
         alone: bool = False,
     ) -> None:
-        self.key = key(number)
+        self.key = make_key(number)
         address = f"/ip4/{10 + number}.0.0.1/tcp/4001"
         self.network = SimulatedNetwork(hub, self.key.public_key, listen, address=address)
         self.streams = Streams(self.network)
@@ -159,7 +160,7 @@ async def test_nodes_find_each_other_through_the_server_of_another_chain(autojum
 
 async def test_who_cannot_be_dialled_does_not_serve(autojump_clock: MockClock) -> None:
     async with world() as (hub, nursery):
-        node, client = Node(hub, 1, listen=False), SimulatedNetwork(hub, key(9).public_key)
+        node, client = Node(hub, 1, listen=False), SimulatedNetwork(hub, make_key(9).public_key)
         await nursery.start(node.run)
         await node.network.connect(client.me, client.listen_addresses)
         with pytest.raises(NetworkError):
@@ -250,9 +251,9 @@ async def test_a_server_that_is_gone_or_lies_costs_time_only(autojump_clock: Moc
     async with world() as (hub, nursery):
         target = Node(hub, 1)
         gone = Node(hub, 2, chain=OTHER_CHAIN)
-        silent = SimulatedNetwork(hub, key(3).public_key, address="/ip4/60.0.0.1/tcp/1")
-        liar = SimulatedNetwork(hub, key(4).public_key, address="/ip4/61.0.0.1/tcp/1")
-        garbage = SimulatedNetwork(hub, key(5).public_key, address="/ip4/62.0.0.1/tcp/1")
+        silent = SimulatedNetwork(hub, make_key(3).public_key, address="/ip4/60.0.0.1/tcp/1")
+        liar = SimulatedNetwork(hub, make_key(4).public_key, address="/ip4/61.0.0.1/tcp/1")
+        garbage = SimulatedNetwork(hub, make_key(5).public_key, address="/ip4/62.0.0.1/tcp/1")
 
         async def stay_silent(stream: RawStream) -> None:
             await trio.sleep_forever()
@@ -297,7 +298,7 @@ async def test_neighbours_of_no_network_do_not_count_and_are_cut_off(autojump_cl
         node = Node(hub, 1)
         other = Node(hub, 2)
         await nursery.start(node.run)
-        clients = [SimulatedNetwork(hub, key(number).public_key, listen=False) for number in range(10, 18)]
+        clients = [SimulatedNetwork(hub, make_key(number).public_key, listen=False) for number in range(10, 18)]
         for client in clients:
             await client.connect(node.me, [node.address])
             await ask(client, node.me, pb.Message(type="FIND_NODE", key=b"anything"))
@@ -325,7 +326,7 @@ async def ask(client: Any, server: bytes, *messages: pb.Message) -> pb.Message:
 async def served() -> AsyncIterator[tuple[Node, SimulatedNetwork]]:
     """A server and a client that is connected to it."""
     async with world() as (hub, nursery):
-        node, client = Node(hub, 1), SimulatedNetwork(hub, key(9).public_key)
+        node, client = Node(hub, 1), SimulatedNetwork(hub, make_key(9).public_key)
         await nursery.start(node.run)
         await client.connect(node.me, [node.address])
         yield node, client
@@ -341,7 +342,7 @@ async def test_only_the_sender_is_recorded_with_usable_addresses(autojump_clock:
         message = pb.Message(
             type="ADD_PROVIDER",
             key=name,
-            providerPeers=[provider(key(8).public_key, good), provider(client.me, "/dns4/a.example/tcp/1", good)],
+            providerPeers=[provider(make_key(8).public_key, good), provider(client.me, "/dns4/a.example/tcp/1", good)],
         )
         answer = await ask(client, node.me, message, pb.Message(type="GET_PROVIDERS", key=name))
         assert answer.type == pb.Message.GET_PROVIDERS and answer.key == name
@@ -411,11 +412,11 @@ async def test_streams_questions_and_patience_are_bounded(autojump_clock: MockCl
 @asynccontextmanager
 async def stock(number: int) -> AsyncIterator[tuple[IHost, KadDHT, tuple[bytes, str]]]:
     """A host of the library with its hash table, as it comes, and its peer address."""
-    host = new_host(key_pair=create_new_key_pair(key(number).seed))
+    host = new_host(key_pair=create_new_key_pair(make_key(number).seed))
     async with host.run([Multiaddr(LOOPBACK[0])]):
         table = KadDHT(host, DHTMode.SERVER)
         async with background_trio_service(table):
-            yield host, table, (key(number).public_key, str(host.get_transport_addrs()[0]).split("/p2p/")[0])
+            yield host, table, (make_key(number).public_key, str(host.get_transport_addrs()[0]).split("/p2p/")[0])
         await host.close()
 
 
@@ -424,10 +425,10 @@ class RealNode:
 
     def __init__(self, number: int, *servers: tuple[bytes, str], chain: bytes = CHAIN, **options: Any) -> None:
         self.network = (
-            network(number) if not options else Libp2pNetwork(key(number), LOOPBACK, RealRuntime(), **options)
+            network(number) if not options else Libp2pNetwork(make_key(number), LOOPBACK, RealRuntime(), **options)
         )
         self.streams = Streams(self.network)
-        self.discovery = Discovery(self.network, self.streams, RealRuntime(), key(number), chain)
+        self.discovery = Discovery(self.network, self.streams, RealRuntime(), make_key(number), chain)
         self.dht = DhtDiscovery(self.network, self.discovery, RealRuntime(), chain, servers)
 
     @property
@@ -489,7 +490,7 @@ async def test_a_client_of_the_library_finds_our_providers_at_our_server(brisk: 
                 # And it can be a provider itself, which we find.
                 await table.provide(b"another key".hex())
                 (record,) = server.dht.records.find(b"another key", trio.current_time())
-                assert record.peer == key(1).public_key and len(record.addresses) == 1
+                assert record.peer == make_key(1).public_key and len(record.addresses) == 1
 
 
 async def test_a_provider_of_the_library_is_found_by_ours(brisk: None) -> None:
@@ -499,7 +500,7 @@ async def test_a_provider_of_the_library_is_found_by_ours(brisk: None) -> None:
         node = RealNode(3, address, public=False)
         async with up(node):
             found = await node.dht.find()
-            assert list(found) == [key(2).public_key] and found[key(2).public_key]
+            assert list(found) == [make_key(2).public_key] and found[make_key(2).public_key]
 
 
 async def test_nodes_of_two_chains_use_each_other_without_blame(brisk: None) -> None:
@@ -543,7 +544,7 @@ async def test_an_isolated_stream_leaves_nothing_behind_whatever_happens() -> No
             async with client.open_isolated_stream(server.me, server.listen_addresses, "/unknown"):
                 pass
         with pytest.raises(NetworkError, match="cannot reach"):
-            async with client.open_isolated_stream(key(3).public_key, server.listen_addresses, "/answer"):
+            async with client.open_isolated_stream(make_key(3).public_key, server.listen_addresses, "/answer"):
                 pass
         with trio.move_on_after(0.5):
             async with client.open_isolated_stream(server.me, server.listen_addresses, "/hang") as stream:
@@ -598,9 +599,9 @@ async def test_who_hides_takes_no_part(brisk: None) -> None:
             DialRules.only([address], relay.endpoint),
         ):
             node = RealNode(2, server.peer_address)
-            node.network = Libp2pNetwork(key(2), (), RealRuntime(), rules=rules)
+            node.network = Libp2pNetwork(make_key(2), (), RealRuntime(), rules=rules)
             node.streams = Streams(node.network)
-            node.discovery = Discovery(node.network, node.streams, RealRuntime(), key(2), CHAIN)
+            node.discovery = Discovery(node.network, node.streams, RealRuntime(), make_key(2), CHAIN)
             node.dht = DhtDiscovery(node.network, node.discovery, RealRuntime(), CHAIN, [server.peer_address])
             async with up(node):
                 assert await node.dht.find() == {} and await node.dht.provide() == 0

@@ -20,18 +20,15 @@ from p2p.discovery.connection_manager import (
 from p2p.discovery.dial_scheduler import ConnectionSnapshot
 from p2p.peers.announcement import Announcement, PeerLoad
 from p2p.peers.table import PeerTable
+from tests.support.keys import make_peer
 
 ME = b"\x80" * 32
 SLOT = 1000.0
 
 
-def key(number: int) -> bytes:
-    return bytes([number]) * 32
-
-
 def announcement(number: int, address: str | None = None) -> Announcement:
     addresses = () if address is None else (address,)
-    return Announcement(key(number), 1, 1, False, addresses, (), (), PeerLoad(), 300_000, bytes(64))
+    return Announcement(make_peer(number), 1, 1, False, addresses, (), (), PeerLoad(), 300_000, bytes(64))
 
 
 def view_of(addresses: dict[int, str | None]) -> PeerTable:
@@ -55,8 +52,8 @@ def act(
     dialling: Collection[int] = (),
 ) -> tuple[list[int], list[int]]:
     """The peers that are to be dialled, and those to be asked for a slot."""
-    links, busy = [key(number) for number in connected], [key(number) for number in dialling]
-    through = {key(number) for number in relayed}
+    links, busy = [make_peer(number) for number in connected], [make_peer(number) for number in dialling]
+    through = {make_peer(number) for number in relayed}
     snapshot = ConnectionSnapshot(links, busy, outbound=links, relayed=through, is_reachable=reachable)
     actions = manager.choose(table, snapshot, now)
     dials = sorted(action.peer[0] for action in actions if isinstance(action, Dial))
@@ -94,7 +91,7 @@ def test_a_relayed_connection_is_no_link() -> None:
 def test_a_relayed_connection_to_a_dialable_peer_gets_a_direct_one_beside_it() -> None:
     table, manager = view_of({10: ip(1, 1), 11: ip(2, 1), 12: ip(3, 1)}), make()
     assert act(manager, table, [10, 11, 12], relayed=[12])[0] == [12]
-    manager.scheduler.failed(key(12), 0.0)
+    manager.scheduler.failed(make_peer(12), 0.0)
     assert act(manager, table, [10, 11, 12], relayed=[12], now=0.1)[0] == []
     assert act(manager, table, [10, 11, 12], relayed=[12], now=5.0)[0] == [12]
     assert act(manager, table, [10, 11, 12], now=10.0)[0] == []
@@ -128,8 +125,8 @@ def test_slots_are_renewed_before_they_end(lasts: float, renewed: float) -> None
     manager = make()
     _, slots = act(manager, table, [10, 11, 12])
     for number in slots:
-        manager.reserved(key(number), lasts, 0.0)
-    assert manager.slots(0.0) == [key(number) for number in slots]
+        manager.reserved(make_peer(number), lasts, 0.0)
+    assert manager.slots(0.0) == [make_peer(number) for number in slots]
     assert act(manager, table, [10, 11, 12], renewed - 1) == ([], [])
     assert act(manager, table, [10, 11, 12], renewed) == ([], slots)
     assert manager.slots(lasts) == []
@@ -139,10 +136,10 @@ def test_a_slot_ends_with_the_connection_and_is_asked_for_again_at_once() -> Non
     table = view_of({10: ip(1, 1), 11: ip(2, 1), 12: ip(3, 1), 13: ip(4, 1)})
     manager = make()
     for number in (10, 11):
-        manager.reserved(key(number), SLOT, 0.0)
-    manager.disconnected(key(10), 5.0)
-    assert manager.slots(5.0) == [key(11)]
-    manager.connected(key(10), 6.0)
+        manager.reserved(make_peer(number), SLOT, 0.0)
+    manager.disconnected(make_peer(10), 5.0)
+    assert manager.slots(5.0) == [make_peer(11)]
+    manager.connected(make_peer(10), 6.0)
     assert act(manager, table, [10, 11, 12, 13], 6.0)[1] == [10]
 
 
@@ -150,8 +147,8 @@ def test_another_relay_takes_the_place_of_one_that_is_gone() -> None:
     table = view_of({10: ip(1, 1), 11: ip(2, 1), 12: ip(3, 1)})
     manager = make()
     for number in (10, 11):
-        manager.reserved(key(number), SLOT, 0.0)
-    manager.disconnected(key(10), 5.0)
+        manager.reserved(make_peer(number), SLOT, 0.0)
+    manager.disconnected(make_peer(10), 5.0)
     assert act(manager, table, [11, 12], 5.0)[1] == [12]
 
 
@@ -159,11 +156,11 @@ def test_another_relay_takes_the_place_of_one_that_does_not_renew() -> None:
     table = view_of({10: ip(1, 1), 11: ip(2, 1), 12: ip(3, 1)})
     manager = make()
     for number in (10, 11):
-        manager.reserved(key(number), SLOT, 0.0)
+        manager.reserved(make_peer(number), SLOT, 0.0)
     assert act(manager, table, [10, 11, 12], RENEW_INTERVAL_S)[1] == [10, 11]
-    manager.refused(key(10), RENEW_INTERVAL_S)
-    manager.reserved(key(11), SLOT, RENEW_INTERVAL_S)
-    assert manager.slots(RENEW_INTERVAL_S) == [key(11)]
+    manager.refused(make_peer(10), RENEW_INTERVAL_S)
+    manager.reserved(make_peer(11), SLOT, RENEW_INTERVAL_S)
+    assert manager.slots(RENEW_INTERVAL_S) == [make_peer(11)]
     assert act(manager, table, [10, 11, 12], RENEW_INTERVAL_S)[1] == [12]
 
 
@@ -173,7 +170,7 @@ def test_a_relay_that_refuses_is_left_alone_longer_and_longer() -> None:
     while now < 40 * REFUSAL_BACKOFF.first_s:
         if act(manager, table, [10], now)[1]:
             asked.append(now)
-            manager.refused(key(10), now)
+            manager.refused(make_peer(10), now)
         now += 1.0
     assert 4 <= len(asked) <= 8
     assert asked[1] - asked[0] < 1.5 * REFUSAL_BACKOFF.first_s < asked[-1] - asked[-2]
@@ -184,7 +181,7 @@ def test_a_link_that_cannot_be_dialled_is_tried_again_and_others_meanwhile() -> 
     manager = make()
     first, _ = act(manager, table, [])
     for number in first:
-        manager.scheduler.failed(key(number), 0.0)
+        manager.scheduler.failed(make_peer(number), 0.0)
     (other,) = {10, 11, 12, 13} - {*first}
     assert act(manager, table, [], 0.1)[0] == [other]
     assert len(act(manager, table, [other], 2.0)[0]) == PUBLIC_LINKS - 1
@@ -195,9 +192,9 @@ def test_networks_are_those_that_connections_lead_to_and_not_those_that_are_anno
     table = view_of({number: ip(number, 1) for number in range(10, 15)} | {20: ip(20, 1)})
     for seed in range(10):
         manager = ConnectionManager(ME, {}, Random(seed), 0)
-        connected = {key(number): "66.6.6.6" for number in range(10, 15)} | {key(20): "10.20.1.1"}
+        connected = {make_peer(number): "66.6.6.6" for number in range(10, 15)} | {make_peer(20): "10.20.1.1"}
         actions = manager.choose(table, ConnectionSnapshot(connected, remote_hosts=connected), 0.0)
-        assert key(20) in {action.peer for action in actions if isinstance(action, Reserve)}
+        assert make_peer(20) in {action.peer for action in actions if isinstance(action, Reserve)}
 
 
 def test_connections_that_others_made_do_not_count() -> None:
@@ -205,7 +202,7 @@ def test_connections_that_others_made_do_not_count() -> None:
         ConnectionManager(ME, {}, Random(1), 4),
         view_of({number: ip(number, 1) for number in range(10, 30)}),
     )
-    inbound = [key(number) for number in range(10, 20)]
+    inbound = [make_peer(number) for number in range(10, 20)]
     actions = manager.choose(table, ConnectionSnapshot(inbound, is_reachable=True), 0.0)
     assert len(actions) == 4 and all(isinstance(action, Dial) and not action.is_probe for action in actions)
     enough = ConnectionSnapshot(inbound, outbound=inbound[:4], is_reachable=True)

@@ -12,7 +12,8 @@ from p2p.peers.table import ChangeKind, PeerState
 from p2p.runtime import RealRuntime
 from p2p.streams.exchanges import Exchange, Streams
 from p2p.streams.frames import MAX_FRAME_BYTES
-from tests.support.hosts import key, network, running
+from tests.support.hosts import network, running
+from tests.support.keys import make_key
 from tests.support.waiting import eventually
 
 PROTOCOL = "/test/1"
@@ -87,7 +88,7 @@ async def test_discovery(nursery: trio.Nursery) -> None:
             for number, one in enumerate(networks, 1):
                 streams = Streams(one)
                 await nursery.start(streams.run)
-                pair: KeyPair = key(number)
+                pair: KeyPair = make_key(number)
                 services.append(Discovery(one, streams, runtime, pair, chain, bootstrap=bootstrap))
                 await nursery.start(services[-1].run)
             await eventually(lambda: all(len(service.table) == 2 for service in services))

@@ -32,7 +32,6 @@ from tests.support.hosts import (
     drained,
     gossip_works,
     guard,
-    key,
     library,
     muxer,
     network,
@@ -41,6 +40,7 @@ from tests.support.hosts import (
     survives,
     swarm_of,
 )
+from tests.support.keys import make_key
 from tests.support.waiting import eventually
 
 # What one peer sends must not end the process
@@ -318,7 +318,7 @@ async def test_the_heart_beats_every_second(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(GuardedGossipSub, "gossip_heartbeat", count)
     async with running(network(1)):
-        await eventually(lambda: beats >= 3, seconds=10)
+        await eventually(lambda: beats >= 3)
 
 
 @guard
@@ -447,5 +447,6 @@ async def test_nobody_is_dialled_on_a_peer_s_word(on: bool, monkeypatch: pytest.
         assert isinstance(router, GuardedGossipSub)
         swarm_of(one).peerstore.add_addrs(peer_id_of(other.me), [Multiaddr(other.listen_addresses[0])], 60)
         offered = rpc_pb2.PeerInfo(peerID=peer_id_of(other.me).to_bytes())
-        await router.handle_prune(rpc_pb2.ControlPrune(topicID=TOPIC, peers=[offered]), peer_id_of(key(3).public_key))
+        prune = rpc_pb2.ControlPrune(topicID=TOPIC, peers=[offered])
+        await router.handle_prune(prune, peer_id_of(make_key(3).public_key))
         assert (one.peers() == frozenset()) is on

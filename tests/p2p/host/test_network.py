@@ -13,7 +13,8 @@ import trio
 from p2p.host.network import MAX_GOSSIP_BYTES, Libp2pNetwork
 from p2p.network import NetworkError, RawStream
 from p2p.runtime import RealRuntime
-from tests.support.hosts import LOOPBACK, collected, drained, echo, gossip_works, key, library, network, running
+from tests.support.hosts import LOOPBACK, collected, drained, echo, gossip_works, library, network, running
+from tests.support.keys import make_key
 from tests.support.waiting import eventually
 
 ECHO = "/test/echo/1"
@@ -135,7 +136,7 @@ async def test_refusals_are_network_errors_that_say_why() -> None:
         with pytest.raises(NetworkError, match="no address is known"):
             await one.connect(other.me, ())
         with pytest.raises(NetworkError, match="does not correspond"):
-            await one.connect(key(9).public_key, other.listen_addresses)
+            await one.connect(make_key(9).public_key, other.listen_addresses)
         for address in ("/ip4/127.0.0.1/tcp/1", "/ip4/127.0.0.1/udp/1", "nonsense", ""):
             with pytest.raises(NetworkError, match="cannot reach"):
                 await one.connect(other.me, [address])
@@ -154,7 +155,7 @@ async def test_refusals_are_network_errors_that_say_why() -> None:
 @pytest.mark.trio
 async def test_a_wildcard_is_announced_as_the_addresses_it_stands_for() -> None:
     one, other = network(1, listen=("/ip4/0.0.0.0/tcp/0",)), network(2, listen=())
-    behind = Libp2pNetwork(key(3), LOOPBACK, RealRuntime(), announce=["/dns4/node.example/tcp/4001"])
+    behind = Libp2pNetwork(make_key(3), LOOPBACK, RealRuntime(), announce=["/dns4/node.example/tcp/4001"])
     async with running(one, other, behind):
         assert one.listen_addresses and not any("0.0.0.0" in address for address in one.listen_addresses)
         port = one.listen_addresses[0].rsplit("/", 1)[1]
@@ -257,7 +258,7 @@ trio.run(main)
 async def test_a_killed_process_is_noticed_at_once() -> None:
     one = network(1)
     changes = one.peer_changes()
-    peer = key(7).public_key
+    peer = make_key(7).public_key
     process = subprocess.Popen(
         [sys.executable, "-c", CHILD], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[3]
     )
@@ -284,7 +285,7 @@ async def test_a_restarted_node_is_reached_and_heard_again() -> None:
     one.handle(ECHO, echo)
     async with running(one):
         for life in (b"first", b"second"):
-            restarted = Libp2pNetwork(key(2), LOOPBACK, RealRuntime())
+            restarted = Libp2pNetwork(make_key(2), LOOPBACK, RealRuntime())
             async with running(restarted):
                 await restarted.connect(one.me, one.listen_addresses)
                 await gossip_works(restarted, inbox, TOPIC)

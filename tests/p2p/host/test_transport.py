@@ -20,7 +20,8 @@ from p2p.nat.relay_server import RelayLimits
 from p2p.network import NetworkError
 from p2p.peer_id import peer_id_of
 from p2p.runtime import RealRuntime
-from tests.support.hosts import ECHO, echo, echoes, key, library, network, running, swarm_of
+from tests.support.hosts import ECHO, echo, echoes, library, network, running, swarm_of
+from tests.support.keys import make_key
 from tests.support.proxy import proxy
 from tests.support.waiting import PATIENCE
 
@@ -29,7 +30,7 @@ from tests.support.waiting import PATIENCE
     ("address", "endpoint"),
     [
         ("/ip4/192.0.2.1/tcp/4001", ("192.0.2.1", 4001)),
-        (f"/ip4/192.0.2.1/tcp/4001/p2p/{key(1).address}", ("192.0.2.1", 4001)),
+        (f"/ip4/192.0.2.1/tcp/4001/p2p/{make_key(1).address}", ("192.0.2.1", 4001)),
         ("/ip6/2001:db8:0::1/tcp/1", ("2001:db8::1", 1)),
         ("/dns4/Node.Example/tcp/1", ("node.example", 1)),
     ],
@@ -45,8 +46,8 @@ def test_the_endpoint_of_an_address(address: str, endpoint: tuple[str, int]) -> 
     "address",
     [
         "/ip4/192.0.2.1/udp/4001/quic-v1",
-        f"/p2p/{key(1).address}",
-        f"/ip4/192.0.2.1/tcp/4001/p2p/{key(1).address}/p2p-circuit",
+        f"/p2p/{make_key(1).address}",
+        f"/ip4/192.0.2.1/tcp/4001/p2p/{make_key(1).address}/p2p-circuit",
         "/unix/%2Ftmp%2Fsocket",
     ],
 )
@@ -60,7 +61,7 @@ async def test_no_way_around_the_rules() -> None:
     allowed, forbidden = network(1), network(2)
     allowed.handle(ECHO, echo)
     async with running(allowed, forbidden):
-        node = Libp2pNetwork(key(3), (), RealRuntime(), rules=DialRules.only(allowed.listen_addresses))
+        node = Libp2pNetwork(make_key(3), (), RealRuntime(), rules=DialRules.only(allowed.listen_addresses))
         async with running(node):
             await node.connect(allowed.me, allowed.listen_addresses)
             assert await echoes(node, allowed)
@@ -98,9 +99,9 @@ def test_an_anonymous_node_cannot_be_made_to_listen_announce_or_relay() -> None:
         ((), (), RelayLimits()),
     ):
         with pytest.raises(ValueError, match="anonymous"):
-            Libp2pNetwork(key(1), listen, RealRuntime(), announce=announce, rules=rules, relay=relay)
+            Libp2pNetwork(make_key(1), listen, RealRuntime(), announce=announce, rules=rules, relay=relay)
     with pytest.raises(ValueError, match="anonymous"):
-        Libp2pNetwork(key(1), (), RealRuntime(), rules=rules, upnp=True)
+        Libp2pNetwork(make_key(1), (), RealRuntime(), rules=rules, upnp=True)
 
 
 @pytest.mark.trio
@@ -110,7 +111,7 @@ async def test_every_dial_goes_through_the_proxy_and_names_are_left_to_it() -> N
         node.handle(ECHO, echo)
     names = {"hidden.invalid": "127.0.0.1"}
     async with running(one, other), proxy(**names) as server:
-        node = Libp2pNetwork(key(3), (), RealRuntime(), rules=DialRules(proxy=server.endpoint))
+        node = Libp2pNetwork(make_key(3), (), RealRuntime(), rules=DialRules(proxy=server.endpoint))
         async with running(node):
             await node.connect(one.me, one.listen_addresses)
             port = other.listen_addresses[0].rsplit("/", 1)[1]
@@ -124,12 +125,12 @@ async def test_every_dial_goes_through_the_proxy_and_names_are_left_to_it() -> N
 async def test_without_its_proxy_a_node_reaches_nobody() -> None:
     one = network(1)
     async with running(one), proxy() as server:
-        node = Libp2pNetwork(key(3), (), RealRuntime(), rules=DialRules(proxy=server.endpoint))
+        node = Libp2pNetwork(make_key(3), (), RealRuntime(), rules=DialRules(proxy=server.endpoint))
         async with running(node):
             server.reply = 5
             with pytest.raises(NetworkError, match="the proxy says: the connection was refused"):
                 await node.connect(one.me, one.listen_addresses)
-        gone = Libp2pNetwork(key(3), (), RealRuntime(), rules=DialRules(proxy=("127.0.0.1", 1)))
+        gone = Libp2pNetwork(make_key(3), (), RealRuntime(), rules=DialRules(proxy=("127.0.0.1", 1)))
         async with running(gone):
             with pytest.raises(NetworkError, match=r"through the proxy 127\.0\.0\.1:1"):
                 await gone.connect(one.me, one.listen_addresses)

@@ -25,7 +25,8 @@ from p2p.nat.relay_server import RelayLimits
 from p2p.network import NetworkError, RawStream
 from p2p.runtime import RealRuntime
 from p2p.simulation.runtime import SimulatedRuntime
-from tests.support.hosts import ECHO, LOOPBACK, echo, echoes, key, network, running, swarm_of
+from tests.support.hosts import ECHO, LOOPBACK, echo, echoes, network, running, swarm_of
+from tests.support.keys import make_key
 from tests.support.waiting import eventually
 
 OUTSIDE, INSIDE = "45.67.89.1", "192.168.1.2"
@@ -182,7 +183,7 @@ async def test_a_node_that_can_be_dialled_finds_out_and_the_dials_back_leave_not
 async def test_a_node_that_cannot_be_dialled_finds_out_and_announces_and_lends_no_address(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    node = Libp2pNetwork(key(1), LOOPBACK, RealRuntime(), relay=RelayLimits())
+    node = Libp2pNetwork(make_key(1), LOOPBACK, RealRuntime(), relay=RelayLimits())
     monkeypatch.setattr(node, "_get_ports", lambda host: [1])  # a port that does not answer, as behind a NAT
     servers = [network(number) for number in (2, 3)]
     async with running(node, *servers):
@@ -245,7 +246,7 @@ async def test_a_server_serves_a_bounded_number_of_requests_and_none_through_a_r
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(p2p.nat.dial_back, "PEER_RATE", p2p.nat.dial_back.Rate(0.1, 1 << 20, 25))
-    relay = Libp2pNetwork(key(1), LOOPBACK, RealRuntime(), relay=RelayLimits(), public=True)
+    relay = Libp2pNetwork(make_key(1), LOOPBACK, RealRuntime(), relay=RelayLimits(), public=True)
     node, other = network(2, listen=()), network(3, listen=())
     other.handle(ECHO, echo)
     async with running(relay, node, other):
@@ -265,8 +266,8 @@ async def test_a_server_serves_a_bounded_number_of_requests_and_none_through_a_r
 
 @pytest.mark.trio
 async def test_what_the_owner_says_is_not_asked() -> None:
-    told = Libp2pNetwork(key(1), LOOPBACK, RealRuntime(), announce=["/ip4/192.0.2.1/tcp/4001"])
-    hidden = Libp2pNetwork(key(2), LOOPBACK, RealRuntime(), public=False)
+    told = Libp2pNetwork(make_key(1), LOOPBACK, RealRuntime(), announce=["/ip4/192.0.2.1/tcp/4001"])
+    hidden = Libp2pNetwork(make_key(2), LOOPBACK, RealRuntime(), public=False)
     async with running(told, hidden):
         assert told.can_be_dialled() is True and told.listen_addresses == ("/ip4/192.0.2.1/tcp/4001",)
         assert hidden.can_be_dialled() is False and hidden.listen_addresses == ()

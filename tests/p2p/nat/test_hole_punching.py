@@ -35,7 +35,8 @@ from p2p.nat.relay_server import RelayLimits
 from p2p.network import NetworkError, RawStream
 from p2p.runtime import RealRuntime
 from p2p.streams.exchanges import Exchange, Streams
-from tests.support.hosts import ECHO, LOOPBACK, echo, echoes, key, network, running, swarm_of
+from tests.support.hosts import ECHO, LOOPBACK, echo, echoes, network, running, swarm_of
+from tests.support.keys import make_key
 from tests.support.waiting import PATIENCE, eventually
 
 MINE = ObservedAddress("198.51.100.1", 40000)
@@ -206,7 +207,7 @@ async def test_the_rules_hold_here_too(rules: DialRules) -> None:
 
 
 def private(number: int, *, hole_punching: bool = True) -> Libp2pNetwork:
-    made = Libp2pNetwork(key(number), LOOPBACK, RealRuntime(), public=False, hole_punching=hole_punching)
+    made = Libp2pNetwork(make_key(number), LOOPBACK, RealRuntime(), public=False, hole_punching=hole_punching)
     made.handle(ECHO, echo)
     return made
 
@@ -214,7 +215,7 @@ def private(number: int, *, hole_punching: bool = True) -> Libp2pNetwork:
 @asynccontextmanager
 async def circuit(one: Libp2pNetwork, other: Libp2pNetwork) -> AsyncIterator[Libp2pNetwork]:
     """``one`` has dialled ``other`` through the relay, which is given."""
-    relay = Libp2pNetwork(key(9), LOOPBACK, RealRuntime(), public=True, relay=RelayLimits())
+    relay = Libp2pNetwork(make_key(9), LOOPBACK, RealRuntime(), public=True, relay=RelayLimits())
     async with running(relay, one, other):
         for node in (one, other):
             await node.connect(relay.me, relay.listen_addresses)
@@ -330,13 +331,13 @@ async def test_whom_a_relay_shows_only_local_addresses_tells_none(
 def test_who_punches_no_holes() -> None:
     rules = DialRules(proxy=("127.0.0.1", 1))
     for made in (
-        Libp2pNetwork(key(1), LOOPBACK, RealRuntime()),
-        Libp2pNetwork(key(1), (), RealRuntime(), hole_punching=True),
-        Libp2pNetwork(key(1), LOOPBACK, RealRuntime(), rules=rules, hole_punching=True),
+        Libp2pNetwork(make_key(1), LOOPBACK, RealRuntime()),
+        Libp2pNetwork(make_key(1), (), RealRuntime(), hole_punching=True),
+        Libp2pNetwork(make_key(1), LOOPBACK, RealRuntime(), rules=rules, hole_punching=True),
     ):
         assert made.hole_puncher is None and PROTOCOL not in made._handlers
     with pytest.raises(ValueError, match="anonymous"):
-        Libp2pNetwork(key(1), (), RealRuntime(), rules=DialRules.only([]), hole_punching=True)
+        Libp2pNetwork(make_key(1), (), RealRuntime(), rules=DialRules.only([]), hole_punching=True)
 
 
 @pytest.mark.trio
@@ -346,7 +347,7 @@ async def test_only_dialled_connections_lend_their_port() -> None:
         await one.connect(relay.me, relay.listen_addresses)
         assert one.share_port(relay.me) == relay.get_remote_endpoint(one.me)
         assert relay.share_port(one.me) is None and one.share_port(other.me) is None
-        assert other.share_port(key(3).public_key) is None  # a circuit
+        assert other.share_port(make_key(3).public_key) is None  # a circuit
         await one.disconnect(relay.me)
         assert one.share_port(relay.me) is None
 

@@ -36,11 +36,11 @@ from tests.support.hosts import (
     echo,
     echoes,
     gossip_works,
-    key,
     network,
     running,
     swarm_of,
 )
+from tests.support.keys import make_key
 from tests.support.waiting import PATIENCE, eventually
 
 PEERS = [bytes([number]) * 32 for number in range(1, 9)]
@@ -160,7 +160,8 @@ def test_the_count_of_circuits_is_always_right(steps: list[tuple[int, int, bool]
 
 
 def relaying(number: int, locate: Callable[[bytes], Sequence[str]] = lambda peer: (), **limits: int) -> Libp2pNetwork:
-    return Libp2pNetwork(key(number), LOOPBACK, RealRuntime(), directory=Directory(locate), relay=RelayLimits(**limits))
+    relay = RelayLimits(**limits)
+    return Libp2pNetwork(make_key(number), LOOPBACK, RealRuntime(), directory=Directory(locate), relay=relay)
 
 
 def through(relay: Libp2pNetwork) -> list[str]:
@@ -323,13 +324,13 @@ async def test_a_reservation_is_for_the_peer_that_asks_alone() -> None:
         await forger.connect(relay.me, relay.listen_addresses)
         for number in range(10, 14):
             stream = MessageStream(await forger.open_stream(relay.me, HOP))
-            claimed = pb.PeerId(id=peer_id_of(key(number).public_key).to_bytes())
+            claimed = pb.PeerId(id=peer_id_of(make_key(number).public_key).to_bytes())
             await stream.send_message(pb.HopMessage(type=pb.HopMessage.RESERVE, peer=claimed))
             assert (await stream.receive_message(pb.HopMessage)).status == pb.OK
         await honest.connect(relay.me, relay.listen_addresses)
         assert await honest.reserve(relay.me) > 3500
         with pytest.raises(NetworkError, match="no reservation"):
-            await open_circuit(forger, relay.me, key(10).public_key)
+            await open_circuit(forger, relay.me, make_key(10).public_key)
 
 
 @pytest.mark.trio
@@ -409,7 +410,7 @@ async def offer_circuit(relay: Libp2pNetwork, victim: Libp2pNetwork, sybil: Libp
 @pytest.mark.trio
 async def test_circuits_do_not_get_around_the_limits_of_an_address() -> None:
     limits = ConnectionLimits(max_per_address=6)
-    victim = Libp2pNetwork(key(1), LOOPBACK, RealRuntime(), public=True, limits=limits)
+    victim = Libp2pNetwork(make_key(1), LOOPBACK, RealRuntime(), public=True, limits=limits)
     attacker, *sybils = (network(number, listen=()) for number in range(2, 12))
     async with running(victim, attacker, *sybils):
         await attacker.connect(victim.me, victim.listen_addresses)
@@ -446,17 +447,17 @@ async def test_a_relay_that_breaks_the_rules_is_banned_by_its_clients() -> None:
 @pytest.mark.trio
 async def test_a_relay_dials_for_others_no_nearer_than_it_can_be_dialled() -> None:
     near, lan, far = "/ip4/127.0.0.1/tcp/1", "/ip4/192.168.1.1/tcp/1", "/ip4/8.8.8.8/tcp/1"
-    everywhere = [near, lan, far, "/dns4/localhost/tcp/1", format_circuit_address(key(9).public_key, lan)]
+    everywhere = [near, lan, far, "/dns4/localhost/tcp/1", format_circuit_address(make_key(9).public_key, lan)]
     for announce, expected in ((near, everywhere), (lan, [lan, far, everywhere[-1]]), (far, [far])):
         relay = Libp2pNetwork(
-            key(1),
+            make_key(1),
             LOOPBACK,
             RealRuntime(),
             directory=Directory(lambda peer: everywhere),
             announce=[announce],
             relay=RelayLimits(),
         )
-        assert relay._get_addresses_for_others(key(2).public_key) == expected
+        assert relay._get_addresses_for_others(make_key(2).public_key) == expected
 
 
 @pytest.mark.trio
@@ -580,7 +581,7 @@ async def test_who_has_a_reservation_is_taken_to_peers_that_have_none() -> None:
     public.handle(ECHO, echo)
     relay = relaying(1, lambda peer: public.listen_addresses if peer == public.me else ())
     async with running(relay, public, stranger):
-        hidden = Libp2pNetwork(key(4), (), RealRuntime(), rules=DialRules.only(relay.listen_addresses))
+        hidden = Libp2pNetwork(make_key(4), (), RealRuntime(), rules=DialRules.only(relay.listen_addresses))
         async with running(hidden):
             await hidden.connect(relay.me, relay.listen_addresses)
             with pytest.raises(NetworkError, match="no address"):
@@ -592,7 +593,7 @@ async def test_who_has_a_reservation_is_taken_to_peers_that_have_none() -> None:
             with pytest.raises(NetworkError, match="no reservation"):
                 await stranger.connect(public.me, through(relay))
             with pytest.raises(NetworkError, match="no reservation"):
-                await hidden.connect(key(9).public_key, ())
+                await hidden.connect(make_key(9).public_key, ())
 
 
 @pytest.mark.trio
@@ -600,8 +601,8 @@ async def test_two_nodes_with_nothing_in_common_but_the_network_meet_over_two_re
     right = relaying(2)
     left = relaying(1, lambda peer: through(right))
     async with running(left, right):
-        one = Libp2pNetwork(key(3), (), RealRuntime(), rules=DialRules.only(left.listen_addresses))
-        other = Libp2pNetwork(key(4), (), RealRuntime(), rules=DialRules.only(right.listen_addresses))
+        one = Libp2pNetwork(make_key(3), (), RealRuntime(), rules=DialRules.only(left.listen_addresses))
+        other = Libp2pNetwork(make_key(4), (), RealRuntime(), rules=DialRules.only(right.listen_addresses))
         other.handle(ECHO, echo)
         async with running(one, other):
             for node, relay in ((one, left), (other, right)):

@@ -20,21 +20,18 @@ from p2p.peers.anti_entropy import (
 from p2p.peers.failure_detector import FailureDetector
 from p2p.peers.suspect_message import SuspectMessage
 from p2p.peers.table import PeerTable
-
-
-def key(number: int) -> bytes:
-    return number.to_bytes(2, "big") * 16
+from tests.support.keys import make_peer
 
 
 def make(number: int, sequence: int = 1, leaving: bool = False, model: str = "model") -> Announcement:
-    return Announcement(key(number), 1, sequence, leaving, (), (), (model,), PeerLoad(), 300_000, bytes(64))
+    return Announcement(make_peer(number), 1, sequence, leaving, (), (), (model,), PeerLoad(), 300_000, bytes(64))
 
 
 class Side:
     """One table, and what it answers."""
 
     def __init__(self, number: int) -> None:
-        self.me = key(number)
+        self.me = make_peer(number)
         self.table = PeerTable(self.me)
         self.failure_detector = FailureDetector(self.table)
         self.anti_entropy = AntiEntropy(self.table, self.failure_detector)
@@ -83,7 +80,7 @@ def test_a_newcomer_learns_all_and_is_learnt() -> None:
     new.table.apply(make(999), 0.0)
     reconcile(new, old)
     assert len(new.table) == 400
-    assert old.table.find(key(999)) == make(999)
+    assert old.table.find(make_peer(999)) == make(999)
 
 
 def test_newcomers_that_come_at_once_are_all_served() -> None:
@@ -120,7 +117,7 @@ def test_the_price_of_one_difference_does_not_grow_with_the_view() -> None:
         assert one.bytes + other.bytes < 40
         one.table.apply(make(7, sequence=2), 0.0)
         reconcile(one, other)
-        assert other.table.find(key(7)) == make(7, sequence=2)
+        assert other.table.find(make_peer(7)) == make(7, sequence=2)
         prices.append(one.bytes + other.bytes)
     buckets = 2 * 1600 // BUCKET_PEERS * ITEM_ID_BYTES
     assert prices[1] < prices[0] + buckets < 1600 * ITEM_ID_BYTES
@@ -129,7 +126,7 @@ def test_the_price_of_one_difference_does_not_grow_with_the_view() -> None:
 def test_offers_are_asked_for_once_and_only_when_they_are_news() -> None:
     one, other = Side(1000), Side(1001)
     one.table.apply(make(1), 0.0)
-    item = one.table.entries[key(1)].id
+    item = one.table.entries[make_peer(1)].id
     asked = other.take(one, SyncFrame(have=item), 0.0)
     assert asked == SyncFrame(want=item)
     assert other.take(one, SyncFrame(have=item), 0.1) is None  # somebody was asked a moment ago
@@ -137,7 +134,7 @@ def test_offers_are_asked_for_once_and_only_when_they_are_news() -> None:
     sent = one.take(other, asked, 5.0)
     assert sent is not None
     assert other.take(one, sent, 5.0) is None
-    assert other.table.find(key(1)) == make(1)
+    assert other.table.find(make_peer(1)) == make(1)
     assert other.take(one, SyncFrame(have=item), 6.0) is None
 
 
@@ -145,14 +142,14 @@ def test_what_is_passed_on_keeps_its_age() -> None:
     one, other = Side(1000), Side(1001)
     one.table.apply(make(1), 0.0)
     reconcile(other, one, 299.0)
-    assert [change.peer for change in other.table.expire(300.0)] == [key(1)]
+    assert [change.peer for change in other.table.expire(300.0)] == [make_peer(1)]
 
 
 def test_the_dead_are_not_passed_on_but_may_hear_of_themselves() -> None:
     one, dead = Side(1000), Side(1)
     one.table.apply(make(1), 0.0)
-    item = one.table.entries[key(1)].id
-    one.table.mark_crashed(key(1), 1.0)
+    item = one.table.entries[make_peer(1)].id
+    one.table.mark_crashed(make_peer(1), 1.0)
     assert one.take(Side(1001), SyncFrame(want=item), 1.0) is None
     answer = one.take(dead, SyncFrame(want=item), 1.0)
     assert answer is not None
@@ -166,10 +163,10 @@ def test_goodbyes_travel_as_long_as_they_are_news() -> None:
         side.table.apply(make(2), 0.0)
     one.table.apply(make(1, leaving=True), 1.0)
     reconcile(other, one, 2.0)
-    assert other.table.find(key(1)) is None
+    assert other.table.find(make_peer(1)) is None
     late.table.apply(make(3), 2.0)
     reconcile(late, one, 2.0 + GOODBYE_LISTING_S)
-    assert late.table.find(key(1)) is not None  # not listed any more
+    assert late.table.find(make_peer(1)) is not None  # not listed any more
     newer = one.anti_entropy.correct(make(1))
     assert newer == get_item_id(make(1, leaving=True).encode())  # but told to whoever passes on the old one
     assert one.anti_entropy.correct(make(1, leaving=True)) == b""
@@ -181,11 +178,11 @@ def test_accusations_reach_those_who_missed_them() -> None:
         for number in range(1, 10):
             side.table.apply(make(number), -100.0)
     for observer in (2, 3, 4):
-        one.failure_detector.on_suspect_message(SuspectMessage(key(1), 1, 1, key(observer), bytes(64)), 0.0)
+        one.failure_detector.on_suspect_message(SuspectMessage(make_peer(1), 1, 1, make_peer(observer), bytes(64)), 0.0)
     one.failure_detector.expire(5.0, ())
-    assert one.table.find(key(1)) is None
+    assert one.table.find(make_peer(1)) is None
     reconcile(other, one, 6.0)
-    assert other.failure_detector.is_failing(key(1))
+    assert other.failure_detector.is_failing(make_peer(1))
 
 
 def test_a_frame_keeps_to_its_room() -> None:

@@ -26,22 +26,19 @@ from p2p.peers.failure_detector import (
 )
 from p2p.peers.suspect_message import SuspectMessage, decode_suspect_message, sign_suspect_message
 from p2p.peers.table import ChangeKind, PeerState, PeerTable
+from tests.support.keys import make_peer
 
 CHAIN = b"c" * 32
 ME = b"\0" * 32
 SUSPECT = 1
 
 
-def key(number: int) -> bytes:
-    return bytes([number]) * 32
-
-
 def make(number: int, sequence: int = 1, incarnation: int = 1) -> Announcement:
-    return Announcement(key(number), incarnation, sequence, False, (), (), (), PeerLoad(), 300_000, bytes(64))
+    return Announcement(make_peer(number), incarnation, sequence, False, (), (), (), PeerLoad(), 300_000, bytes(64))
 
 
 def suspect_message(observer: int, sequence: int = 1, incarnation: int = 1) -> SuspectMessage:
-    return SuspectMessage(key(SUSPECT), incarnation, sequence, key(observer), bytes(64))
+    return SuspectMessage(make_peer(SUSPECT), incarnation, sequence, make_peer(observer), bytes(64))
 
 
 def world(count: int = 10) -> tuple[PeerTable, FailureDetector]:
@@ -54,7 +51,7 @@ def world(count: int = 10) -> tuple[PeerTable, FailureDetector]:
 
 def refute(table: PeerTable, detector: FailureDetector, sequence: int, now: float) -> None:
     assert table.apply(make(SUSPECT, sequence), now) is not None
-    detector.clear(key(SUSPECT), now, refuted=True)
+    detector.clear(make_peer(SUSPECT), now, refuted=True)
 
 
 def test_it_takes_enough_observers_and_no_refutation_in_time() -> None:
@@ -62,9 +59,9 @@ def test_it_takes_enough_observers_and_no_refutation_in_time() -> None:
     for observer in range(2, 2 + CONFIRMATIONS - 1):
         assert detector.on_suspect_message(suspect_message(observer), 0.0)
     assert detector.expire(1000.0, ()) == []
-    assert table.state(key(SUSPECT)) is PeerState.ONLINE
+    assert table.state(make_peer(SUSPECT)) is PeerState.ONLINE
     assert detector.on_suspect_message(suspect_message(9), 0.0)
-    assert table.state(key(SUSPECT)) is PeerState.SUSPECT
+    assert table.state(make_peer(SUSPECT)) is PeerState.SUSPECT
     assert detector.expire(SUSPICION_TIMEOUT_S - 0.1, ()) == []
     assert [change.kind for change in detector.expire(SUSPICION_TIMEOUT_S, ())] == [ChangeKind.CRASHED]
     assert detector.expire(2 * SUSPICION_TIMEOUT_S, ()) == []
@@ -80,23 +77,23 @@ def test_one_observer_counts_once_and_words_about_other_announcements_not_at_all
         suspect_message(3, incarnation=2),
     ):
         assert not detector.on_suspect_message(again, 0.0)
-    assert not detector.on_suspect_message(SuspectMessage(key(99), 1, 1, key(2), bytes(64)), 0.0)
-    assert not detector.on_suspect_message(SuspectMessage(ME, 1, 1, key(2), bytes(64)), 0.0)
+    assert not detector.on_suspect_message(SuspectMessage(make_peer(99), 1, 1, make_peer(2), bytes(64)), 0.0)
+    assert not detector.on_suspect_message(SuspectMessage(ME, 1, 1, make_peer(2), bytes(64)), 0.0)
 
 
 def test_a_failed_probe_of_ones_own_is_enough() -> None:
     table, detector = world()
-    detector.probe_failed(key(SUSPECT), 0.0)
-    assert [change.peer for change in detector.expire(SUSPICION_TIMEOUT_S, ())] == [key(SUSPECT)]
-    assert table.find(key(SUSPECT)) is None
+    detector.probe_failed(make_peer(SUSPECT), 0.0)
+    assert [change.peer for change in detector.expire(SUSPICION_TIMEOUT_S, ())] == [make_peer(SUSPECT)]
+    assert table.find(make_peer(SUSPECT)) is None
 
 
 def test_whoever_is_connected_believes_nothing() -> None:
     table, detector = world()
     for observer in range(2, 2 + CONFIRMATIONS):
         detector.on_suspect_message(suspect_message(observer), 0.0)
-    assert detector.expire(SUSPICION_TIMEOUT_S, {key(SUSPECT)}) == []
-    assert table.find(key(SUSPECT)) is not None
+    assert detector.expire(SUSPICION_TIMEOUT_S, {make_peer(SUSPECT)}) == []
+    assert table.find(make_peer(SUSPECT)) is not None
 
 
 def test_a_refutation_ends_the_case_and_its_accusers_are_not_heard_again_for_a_while() -> None:
@@ -104,7 +101,7 @@ def test_a_refutation_ends_the_case_and_its_accusers_are_not_heard_again_for_a_w
     for observer in range(2, 2 + CONFIRMATIONS):
         detector.on_suspect_message(suspect_message(observer), 0.0)
     refute(table, detector, 2, 1.0)
-    assert table.state(key(SUSPECT)) is PeerState.ONLINE
+    assert table.state(make_peer(SUSPECT)) is PeerState.ONLINE
     assert detector.expire(SUSPICION_TIMEOUT_S, ()) == []
     for observer in range(2, 2 + CONFIRMATIONS):
         assert not detector.on_suspect_message(suspect_message(observer, sequence=2), REFUTED_PENALTY_S)
@@ -116,15 +113,15 @@ def refute_by(
     table: PeerTable, detector: FailureDetector, suspect: int, observers: range, now: float, later: float
 ) -> int:
     """Have ``suspect`` accused at ``now`` by each of ``observers`` and refute it ``later``. Returns who was heard."""
-    entry = table.entries[key(suspect)]
+    entry = table.entries[make_peer(suspect)]
     said = entry.announcement
     heard = 0
     for observer in observers:
         heard += detector.on_suspect_message(
-            SuspectMessage(key(suspect), 1, said.sequence, key(observer), bytes(64)), now
+            SuspectMessage(make_peer(suspect), 1, said.sequence, make_peer(observer), bytes(64)), now
         )
     table.apply(make(suspect, said.sequence + 1), now + later)
-    detector.clear(key(suspect), now + later, refuted=True)
+    detector.clear(make_peer(suspect), now + later, refuted=True)
     return heard
 
 
@@ -149,13 +146,13 @@ def test_who_refutes_after_a_partition_shows_nothing_about_its_accusers_beyond_i
 
 def test_what_is_remembered_of_accusers_is_bounded_and_who_floods_it_flushes_nobody_else() -> None:
     _, detector = world(10)
-    detector.note_refuted(key(2), key(SUSPECT), 0.0)
+    detector.note_refuted(make_peer(2), make_peer(SUSPECT), 0.0)
     for number in range(5000):
-        detector.note_refuted(key(3), number.to_bytes(32, "big"), 1.0)
-    assert len(detector._observers) == 2 and len(detector._observers[key(3)].refuted_by) == MAX_REFUTED_BY
+        detector.note_refuted(make_peer(3), number.to_bytes(32, "big"), 1.0)
+    assert len(detector._observers) == 2 and len(detector._observers[make_peer(3)].refuted_by) == MAX_REFUTED_BY
     assert not detector.on_suspect_message(suspect_message(2), 2.0)
     for number in range(5000):
-        detector.note_refuted(number.to_bytes(32, "big"), key(SUSPECT), 1.0)
+        detector.note_refuted(number.to_bytes(32, "big"), make_peer(SUSPECT), 1.0)
     assert len(detector._observers) == MAX_REFUTED
 
 
@@ -163,7 +160,7 @@ def test_a_peer_that_answered_is_not_looked_for_again_at_once() -> None:
     _, detector = world(100)
     detector.on_suspect_message(suspect_message(2), 0.0)
     before = detector.get_probe_chances(30.0, 100)
-    detector.probe_succeeded(key(SUSPECT), 30.0)
+    detector.probe_succeeded(make_peer(SUSPECT), 30.0)
     assert before and detector.get_probe_chances(30.0, 100) == []
     assert detector.get_probe_chances(30.0 + PROBE_DELAY_S, 100)[0][1] == pytest.approx(PROBERS / 2 / 100)
 
@@ -174,7 +171,7 @@ def test_made_up_observers_are_not_heard() -> None:
         table.apply(make(observer), 0.0)
         assert not detector.on_suspect_message(suspect_message(observer), 1.0)  # new, and never seen
         assert not detector.on_suspect_message(suspect_message(observer + 50), 1.0)  # not even announced
-    table.mark_alive(key(100), dialled=True)
+    table.mark_alive(make_peer(100), dialled=True)
     assert detector.on_suspect_message(suspect_message(100), 1.0)
     assert detector.on_suspect_message(suspect_message(101), OBSERVER_MIN_AGE_S)
 
@@ -191,7 +188,7 @@ def test_whoever_was_there_when_a_node_came_counts_at_once() -> None:
 
 def test_a_dead_observer_is_not_heard() -> None:
     table, detector = world()
-    table.mark_crashed(key(2), 0.0)
+    table.mark_crashed(make_peer(2), 0.0)
     assert not detector.on_suspect_message(suspect_message(2), 0.0)
 
 
@@ -202,13 +199,13 @@ def test_a_small_network_has_fewer_observers(count: int, needed: int) -> None:
 
 def test_no_more_words_travel_than_are_needed() -> None:
     _, detector = world()
-    assert detector.needs_confirmations(key(SUSPECT))
+    assert detector.needs_confirmations(make_peer(SUSPECT))
     assert (
         sum(detector.on_suspect_message(suspect_message(observer), 0.0) for observer in range(2, 10)) == CONFIRMATIONS
     )
-    assert not detector.needs_confirmations(key(SUSPECT))
-    assert len(detector.get_item_ids(key(SUSPECT))) == CONFIRMATIONS
-    assert all(detector.find(item) is not None for item in detector.get_item_ids(key(SUSPECT)))
+    assert not detector.needs_confirmations(make_peer(SUSPECT))
+    assert len(detector.get_item_ids(make_peer(SUSPECT))) == CONFIRMATIONS
+    assert all(detector.find(item) is not None for item in detector.get_item_ids(make_peer(SUSPECT)))
 
 
 def test_what_counts_for_nothing_is_known_and_not_asked_for_again() -> None:
@@ -222,11 +219,11 @@ def test_what_counts_for_nothing_is_known_and_not_asked_for_again() -> None:
     assert is_known_after(suspect_message(2, sequence=1))  # of the past
     assert not is_known_after(suspect_message(2, sequence=3))  # of an announcement that may still come
     assert not is_known_after(suspect_message(2, sequence=2))  # its observer may count one day
-    assert not is_known_after(replace(suspect_message(2), suspect=key(99)))  # of a peer that may be heard of
+    assert not is_known_after(replace(suspect_message(2), suspect=make_peer(99)))  # of a peer that may be heard of
     for observer in range(2, 2 + CONFIRMATIONS):
         assert detector.on_suspect_message(suspect_message(observer, sequence=2), 0.0)
     assert is_known_after(suspect_message(9, sequence=2))  # there are enough
-    held = detector.get_item_ids(key(SUSPECT))
+    held = detector.get_item_ids(make_peer(SUSPECT))
     refute(table, detector, 3, 1.0)
     assert all(detector.knows(item) and detector.find(item) is None for item in held)  # refuted
     for number in range(MAX_IGNORED):
@@ -240,7 +237,7 @@ def test_too_few_words_make_ever_more_nodes_look_for_themselves() -> None:
     detector.on_suspect_message(suspect_message(2), 0.0)
     assert detector.get_probe_chances(PROBE_DELAY_S - 0.1, 100) == []
     ((peer, chance),) = detector.get_probe_chances(PROBE_DELAY_S, 100)
-    assert peer == key(SUSPECT)
+    assert peer == make_peer(SUSPECT)
     assert chance * len(table) == pytest.approx(PROBERS / 2)
     assert detector.get_probe_chances(PROBE_DELAY_S + 20.0, 100)[0][1] > 1.0
     for observer in (3, 4):
@@ -255,7 +252,7 @@ def test_a_case_against_one_that_is_forgotten_is_dropped() -> None:
         assert change.kind is ChangeKind.EXPIRED
     table.expire(1e9)
     detector.expire(1e9, ())
-    assert detector.get_item_ids(key(SUSPECT)) == []
+    assert detector.get_item_ids(make_peer(SUSPECT)) == []
 
 
 def test_an_accusation_is_signed_by_its_observer() -> None:
@@ -264,7 +261,7 @@ def test_an_accusation_is_signed_by_its_observer() -> None:
     assert decode_suspect_message(signed.encode(), CHAIN) == signed
     assert signed.is_about(make(SUSPECT))
     forged = SuspectMessage(signed.suspect, signed.incarnation, signed.sequence + 1, signed.observer, signed.signature)
-    other = SuspectMessage(signed.suspect, signed.incarnation, signed.sequence, key(3), signed.signature)
+    other = SuspectMessage(signed.suspect, signed.incarnation, signed.sequence, make_peer(3), signed.signature)
     for raw, chain in ((forged.encode(), CHAIN), (other.encode(), CHAIN), (signed.encode(), b"d" * 32), (b"x", CHAIN)):
         with pytest.raises(CodecError):
             decode_suspect_message(raw, chain)

@@ -12,19 +12,16 @@ from hypothesis import strategies as st
 
 from p2p.peers.announcement import ACCEPTANCE_S, Announcement, PeerLoad
 from p2p.peers.table import TOMBSTONE_S, Change, ChangeKind, PeerState, PeerTable
+from tests.support.keys import make_peer
 
 ME = b"\0" * 32
 LIFETIME = 35.0
 
 
-def key(number: int) -> bytes:
-    return bytes([number]) * 32
-
-
 def make(peer: int, incarnation: int = 1, sequence: int = 1, leaving: bool = False, mark: int = 0) -> Announcement:
     """An announcement whose signature nobody checks here; ``mark`` tells apart two of one order."""
     return Announcement(
-        peer=key(peer),
+        peer=make_peer(peer),
         incarnation=incarnation,
         sequence=sequence,
         leaving=leaving,
@@ -47,7 +44,7 @@ announcements = st.builds(
 
 
 def snapshot(table: PeerTable) -> object:
-    return table.present(), [(key(peer), table.state(key(peer))) for peer in range(1, 4)], versions(table)
+    return table.present(), [(make_peer(peer), table.state(make_peer(peer))) for peer in range(1, 4)], versions(table)
 
 
 def versions(table: PeerTable) -> list[bytes]:
@@ -86,7 +83,7 @@ def test_tombstones_hold(history: list[tuple[Announcement, float]], gap: float) 
         now += gap
         table.expire(now)
         table.apply(announcement, now, age)
-        assert table.find(key(1)) is None
+        assert table.find(make_peer(1)) is None
 
 
 def test_the_life_of_a_peer() -> None:
@@ -95,10 +92,10 @@ def test_the_life_of_a_peer() -> None:
     assert kind(table.apply(make(1, sequence=1), 0.0)) is None
     assert kind(table.apply(make(1, sequence=2), 1.0)) is ChangeKind.UPDATED
     assert kind(table.apply(make(1, sequence=1), 2.0)) is None
-    assert table.find(key(1)) == make(1, sequence=2)
+    assert table.find(make_peer(1)) == make(1, sequence=2)
     assert len(table) == 1
     assert kind(table.apply(make(1, sequence=3, leaving=True), 3.0)) is ChangeKind.LEFT
-    assert (len(table), table.find(key(1)), table.state(key(1))) == (0, None, PeerState.LEFT)
+    assert (len(table), table.find(make_peer(1)), table.state(make_peer(1))) == (0, None, PeerState.LEFT)
     assert kind(table.apply(make(1, sequence=9), 4.0)) is None
     assert kind(table.apply(make(1, incarnation=2), 5.0)) is ChangeKind.JOINED
 
@@ -109,8 +106,8 @@ def test_silence_expires_after_the_announced_lifetime() -> None:
     table.apply(make(2), 0.0)
     table.apply(make(1, sequence=2), 20.0)
     assert table.expire(LIFETIME - 0.1) == []
-    assert [(change.kind, change.peer) for change in table.expire(LIFETIME)] == [(ChangeKind.EXPIRED, key(2))]
-    assert [change.peer for change in table.expire(20 + LIFETIME)] == [key(1)]
+    assert [(change.kind, change.peer) for change in table.expire(LIFETIME)] == [(ChangeKind.EXPIRED, make_peer(2))]
+    assert [change.peer for change in table.expire(20 + LIFETIME)] == [make_peer(1)]
     assert kind(table.apply(make(1, sequence=2), 60.0)) is None
     assert kind(table.apply(make(1, sequence=3), 60.0)) is ChangeKind.JOINED
 
@@ -118,40 +115,40 @@ def test_silence_expires_after_the_announced_lifetime() -> None:
 def test_what_comes_late_expires_no_later() -> None:
     table = PeerTable(ME)
     table.apply(make(1), 30.0, age=30.0)
-    assert [change.peer for change in table.expire(LIFETIME)] == [key(1)]
+    assert [change.peer for change in table.expire(LIFETIME)] == [make_peer(1)]
     assert kind(PeerTable(ME).apply(make(1), 50.0, age=LIFETIME)) is None
 
 
 def test_a_crash_outlives_announcements_made_before_it() -> None:
     table = PeerTable(ME)
     table.apply(make(1, sequence=1), 0.0)
-    assert table.mark_suspect(key(1))
-    assert not table.mark_suspect(key(1))
-    assert table.find(key(1)) is not None
-    assert kind(table.mark_crashed(key(1), 10.0)) is ChangeKind.CRASHED
-    assert table.mark_crashed(key(1), 10.0) is None
+    assert table.mark_suspect(make_peer(1))
+    assert not table.mark_suspect(make_peer(1))
+    assert table.find(make_peer(1)) is not None
+    assert kind(table.mark_crashed(make_peer(1), 10.0)) is ChangeKind.CRASHED
+    assert table.mark_crashed(make_peer(1), 10.0) is None
     assert kind(table.apply(make(1, sequence=1), 11.0)) is None
     assert kind(table.apply(make(1, sequence=2), 12.0, age=3.0)) is None
-    assert table.find(key(1)) is None
+    assert table.find(make_peer(1)) is None
     assert kind(table.apply(make(1, sequence=3), 13.0, age=1.0)) is ChangeKind.JOINED
 
 
 def test_a_peer_found_dead_where_it_was_is_alive_where_it_says_to_be_now() -> None:
     table = PeerTable(ME)
     table.apply(make(1, sequence=1), 0.0)
-    table.mark_crashed(key(1), 14.0, found=10.0)
+    table.mark_crashed(make_peer(1), 14.0, found=10.0)
     moved = replace(make(1, sequence=2), addresses=("/memory/elsewhere",))
     assert kind(table.apply(moved, 15.0, age=6.0)) is ChangeKind.JOINED
-    table.mark_crashed(key(1), 24.0, found=20.0)
+    table.mark_crashed(make_peer(1), 24.0, found=20.0)
     assert kind(table.apply(replace(moved, sequence=3), 25.0, age=4.5)) is ChangeKind.JOINED
 
 
 def test_a_restart_after_a_crash_is_alive_again() -> None:
     table = PeerTable(ME)
     table.apply(make(1), 0.0)
-    table.mark_suspect(key(1))
-    table.mark_crashed(key(1), 10.0)
-    assert [known.peer for known in table.lost()] == [key(1)]
+    table.mark_suspect(make_peer(1))
+    table.mark_crashed(make_peer(1), 10.0)
+    assert [known.peer for known in table.lost()] == [make_peer(1)]
     assert kind(table.apply(make(1, incarnation=2), 10.0)) is ChangeKind.JOINED
     assert table.lost() == []
 
@@ -159,13 +156,13 @@ def test_a_restart_after_a_crash_is_alive_again() -> None:
 def test_a_suspect_is_cleared_by_a_connection_or_a_newer_announcement() -> None:
     table = PeerTable(ME)
     table.apply(make(1), 0.0)
-    table.mark_suspect(key(1))
-    table.mark_alive(key(1), dialled=True)
-    assert table.state(key(1)) is PeerState.ONLINE
-    table.mark_suspect(key(1))
+    table.mark_suspect(make_peer(1))
+    table.mark_alive(make_peer(1), dialled=True)
+    assert table.state(make_peer(1)) is PeerState.ONLINE
+    table.mark_suspect(make_peer(1))
     table.apply(make(1, sequence=2), 1.0)
-    assert table.state(key(1)) is PeerState.ONLINE
-    assert not table.mark_suspect(key(7))
+    assert table.state(make_peer(1)) is PeerState.ONLINE
+    assert not table.mark_suspect(make_peer(7))
 
 
 def test_tombstones_outlast_every_acceptable_announcement_and_then_go() -> None:
@@ -173,9 +170,9 @@ def test_tombstones_outlast_every_acceptable_announcement_and_then_go() -> None:
     table.apply(make(1), 0.0)
     table.apply(make(1, sequence=2, leaving=True), 5.0)
     table.expire(5.0 + ACCEPTANCE_S - 1)
-    assert table.state(key(1)) is PeerState.LEFT
+    assert table.state(make_peer(1)) is PeerState.LEFT
     assert table.expire(5.0 + TOMBSTONE_S) == []
-    assert table.state(key(1)) is None
+    assert table.state(make_peer(1)) is None
     assert versions(table) == []
 
 
@@ -217,35 +214,35 @@ def test_a_goodbye_is_not_pushed_out_by_newcomers_nor_by_goodbyes_of_strangers()
     crowd(table, 500, 2.0)
     crowd(table, 500, 3.0, first=20_000, leaving=True)
     crowd(table, 500, 4.0, incarnation=10)
-    assert table.state(key(1)) is PeerState.LEFT
-    assert table.apply(make(1, sequence=4), 5.0) is None and table.find(key(1)) is None
+    assert table.state(make_peer(1)) is PeerState.LEFT
+    assert table.apply(make(1, sequence=4), 5.0) is None and table.find(make_peer(1)) is None
     assert len(table.entries) <= 40
 
 
 def test_the_tombstones_of_proven_peers_stay_longest() -> None:
-    table = PeerTable(ME, max_peers=8, weight=lambda peer: float(peer == key(1)))
+    table = PeerTable(ME, max_peers=8, weight=lambda peer: float(peer == make_peer(1)))
     feed(table, [make(1), make(2)])
-    table.mark_alive(key(2), dialled=True)
+    table.mark_alive(make_peer(2), dialled=True)
     for number in (1, 2):
-        table.mark_crashed(key(number), 1.0)
+        table.mark_crashed(make_peer(number), 1.0)
     for number in range(10_000, 10_200):
         fake = replace(make(1), peer=number.to_bytes(32, "big"))
         table.apply(fake, 2.0)
         table.apply(replace(fake, leaving=True), 3.0)
-    assert table.state(key(1)) is table.state(key(2)) is PeerState.CRASHED and len(table.entries) == 8
+    assert table.state(make_peer(1)) is table.state(make_peer(2)) is PeerState.CRASHED and len(table.entries) == 8
 
 
 def test_stake_outranks_a_connection_and_a_connection_hearsay() -> None:
     table = PeerTable(ME, max_peers=6, weight=lambda peer: float(peer[0] >= 200))
     feed(table, [make(number) for number in range(1, 7)])
     for number in range(1, 7):
-        table.mark_alive(key(number), dialled=number <= 5)
+        table.mark_alive(make_peer(number), dialled=number <= 5)
     assert kind(table.apply(make(200), 1.0)) is ChangeKind.JOINED
-    assert table.find(key(6)) is None  # it had connected by itself: hearsay
+    assert table.find(make_peer(6)) is None  # it had connected by itself: hearsay
     assert table.apply(make(7), 1.0) is None
     for number in range(201, 206):
         assert kind(table.apply(make(number), 1.0)) is ChangeKind.JOINED
-    assert [known.peer for known in table.present()] == [key(number) for number in range(200, 206)]
+    assert [known.peer for known in table.present()] == [make_peer(number) for number in range(200, 206)]
     assert table.apply(make(206), 1.0) is None and table.apply(make(8), 1.0) is None
 
 
@@ -254,43 +251,43 @@ def test_only_the_latest_contacts_are_remembered(monkeypatch: pytest.MonkeyPatch
     table = PeerTable(ME, max_peers=6)
     feed(table, [make(number) for number in range(1, 7)])
     for number in (1, 2, 3, 1, 4, 5, 6):
-        table.mark_alive(key(number), dialled=True)
-    assert [number for number in range(1, 7) if table.was_dialled(key(number))] == [4, 5, 6]
+        table.mark_alive(make_peer(number), dialled=True)
+    assert [number for number in range(1, 7) if table.was_dialled(make_peer(number))] == [4, 5, 6]
     crowd(table, 200, 1.0)
-    assert {key(4), key(5), key(6)} <= {known.peer for known in table.present()}
+    assert {make_peer(4), make_peer(5), make_peer(6)} <= {known.peer for known in table.present()}
 
 
 def test_whoever_connects_by_itself_is_proven_by_nothing() -> None:
     table = PeerTable(ME)
     table.apply(make(1), 0.0)
-    table.mark_alive(key(1))
-    assert not table.is_verified(key(1)) and not table.was_dialled(key(1))
-    table.mark_alive(key(1), dialled=True)
-    assert table.is_verified(key(1)) and table.was_dialled(key(1))
+    table.mark_alive(make_peer(1))
+    assert not table.is_verified(make_peer(1)) and not table.was_dialled(make_peer(1))
+    table.mark_alive(make_peer(1), dialled=True)
+    assert table.is_verified(make_peer(1)) and table.was_dialled(make_peer(1))
 
 
 def test_made_up_peers_push_out_neither_those_with_stake_nor_those_once_connected() -> None:
-    staked = {key(1), key(2)}
+    staked = {make_peer(1), make_peer(2)}
     table = PeerTable(ME, max_peers=10, weight=lambda peer: float(peer in staked), salt=b"salt")
     feed(table, [make(number) for number in range(1, 7)])
-    table.mark_alive(key(3), dialled=True)
+    table.mark_alive(make_peer(3), dialled=True)
     for number in range(10_000, 11_000):
         fake = replace(make(1), peer=number.to_bytes(32, "big"))
         table.apply(fake, 1.0)
-    assert all(table.find(key(number)) is not None for number in range(1, 4))
+    assert all(table.find(make_peer(number)) is not None for number in range(1, 4))
     assert len(table) == 10
-    staked.add(key(77))
+    staked.add(make_peer(77))
     assert kind(table.apply(make(77), 2.0)) is ChangeKind.JOINED
-    assert table.find(key(77)) is not None
+    assert table.find(make_peer(77)) is not None
 
 
 def test_a_table_of_nothing_but_proven_peers_takes_no_more() -> None:
     table = PeerTable(ME, max_peers=2)
     feed(table, [make(1), make(2)])
-    table.mark_alive(key(1), dialled=True)
-    table.mark_alive(key(2), dialled=True)
+    table.mark_alive(make_peer(1), dialled=True)
+    table.mark_alive(make_peer(2), dialled=True)
     assert table.apply(make(3), 0.0) is None
-    assert [known.peer for known in table.present()] == [key(1), key(2)]
+    assert [known.peer for known in table.present()] == [make_peer(1), make_peer(2)]
 
 
 def test_which_hearsay_stays_depends_on_the_secret_alone_and_not_on_the_order() -> None:
@@ -303,26 +300,26 @@ def test_which_hearsay_stays_depends_on_the_secret_alone_and_not_on_the_order() 
 
 
 def test_my_own_entry_is_part_of_the_view_but_no_peer() -> None:
-    table = PeerTable(key(1))
+    table = PeerTable(make_peer(1))
     table.apply(make(1), 0.0)
     assert (len(table), table.present()) == (0, [])
     assert table.root != 0
     assert table.expire(10.0 * LIFETIME) == []
-    assert not table.mark_suspect(key(1))
-    assert table.mark_crashed(key(1), 0.0) is None
+    assert not table.mark_suspect(make_peer(1))
+    assert table.mark_crashed(make_peer(1), 0.0) is None
 
 
 def test_what_a_peer_says_of_its_load_stands_until_its_next_announcement() -> None:
     table = PeerTable(ME)
     table.apply(make(1), 0.0)
-    table.set_load(key(1), PeerLoad(3, 1, 900))
-    table.set_load(key(2), PeerLoad(3, 1, 900))
-    found = table.find(key(1))
+    table.set_load(make_peer(1), PeerLoad(3, 1, 900))
+    table.set_load(make_peer(2), PeerLoad(3, 1, 900))
+    found = table.find(make_peer(1))
     assert found is not None
     assert found.load == PeerLoad(3, 1, 900)
     assert table.present() == [found]
     table.apply(make(1, sequence=2), 1.0)
-    assert table.find(key(1)) == make(1, sequence=2)
+    assert table.find(make_peer(1)) == make(1, sequence=2)
 
 
 @given(st.lists(announcements, max_size=12), st.permutations(list(range(12))))
@@ -336,15 +333,15 @@ def test_the_fingerprint_of_views_that_agree_is_equal(heard: list[Announcement],
 
 
 def test_it_is_a_directory_of_addresses_and_protected_peers() -> None:
-    table = PeerTable(ME, weight=lambda peer: float(peer == key(2)), bootstrap=[key(3)])
+    table = PeerTable(ME, weight=lambda peer: float(peer == make_peer(2)), bootstrap=[make_peer(3)])
     table.apply(make(1), 0.0)
     table.apply(replace(make(2), addresses=(), relays=("/memory/9/p2p/x",)), 0.0)
     table.apply(make(4), 0.0)
     table.apply(make(4, leaving=True), 1.0)
-    assert [table.get_addresses(key(number)) for number in (1, 2, 4, 5)] == [
+    assert [table.get_addresses(make_peer(number)) for number in (1, 2, 4, 5)] == [
         ("/memory/1",),
         ("/memory/9/p2p/x/p2p-circuit",),
         (),
         (),
     ]
-    assert [table.is_protected(key(number)) for number in (1, 2, 3, 4)] == [False, True, True, False]
+    assert [table.is_protected(make_peer(number)) for number in (1, 2, 3, 4)] == [False, True, True, False]

@@ -22,12 +22,9 @@ from p2p.simulation.network import (
     SimulatedNetwork,
     uniform,
 )
+from tests.support.keys import make_peer
 
 PROTOCOL = "/test/1"
-
-
-def key(number: int) -> bytes:
-    return number.to_bytes(32, "big")
 
 
 async def connected_pair(
@@ -35,7 +32,7 @@ async def connected_pair(
 ) -> tuple[SimulatedInternet, SimulatedNetwork, SimulatedNetwork]:
     hub = SimulatedInternet(1, **options)
     await nursery.start(hub.run)
-    a, b = SimulatedNetwork(hub, key(1)), SimulatedNetwork(hub, key(2))
+    a, b = SimulatedNetwork(hub, make_peer(1)), SimulatedNetwork(hub, make_peer(2))
     await a.connect(b.me, b.listen_addresses)
     return hub, a, b
 
@@ -53,7 +50,7 @@ async def hold(stream: RawStream) -> None:
 async def test_connect_and_disconnect_are_seen_by_both(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     hub = SimulatedInternet(1)
     await nursery.start(hub.run)
-    a, b = SimulatedNetwork(hub, key(1)), SimulatedNetwork(hub, key(2))
+    a, b = SimulatedNetwork(hub, make_peer(1)), SimulatedNetwork(hub, make_peer(2))
     changes = b.peer_changes()
     await a.connect(b.me, b.listen_addresses)
     await a.connect(b.me, b.listen_addresses)
@@ -75,13 +72,13 @@ async def test_dialling_the_wrong_peer_or_address_fails(nursery: trio.Nursery, a
     hub = SimulatedInternet(1)
     await nursery.start(hub.run)
     a, b, hidden = (
-        SimulatedNetwork(hub, key(1)),
-        SimulatedNetwork(hub, key(2)),
-        SimulatedNetwork(hub, key(3), listen=False),
+        SimulatedNetwork(hub, make_peer(1)),
+        SimulatedNetwork(hub, make_peer(2)),
+        SimulatedNetwork(hub, make_peer(3), listen=False),
     )
     assert hidden.listen_addresses == ()
     for peer, addresses in [
-        (key(9), b.listen_addresses),
+        (make_peer(9), b.listen_addresses),
         (b.me, ("/memory/77",)),
         (b.me, ()),
         (hidden.me, ("/memory/2",)),
@@ -126,7 +123,7 @@ async def test_an_unknown_protocol_is_refused(nursery: trio.Nursery, autojump_cl
     with pytest.raises(NetworkError, match="does not speak"):
         await a.open_stream(b.me, PROTOCOL)
     with pytest.raises(NetworkError, match="not connected"):
-        await a.open_stream(key(9), PROTOCOL)
+        await a.open_stream(make_peer(9), PROTOCOL)
 
 
 @pytest.mark.trio
@@ -153,7 +150,7 @@ async def test_gossip_reaches_the_component_but_not_the_sender(
 ) -> None:
     hub = SimulatedInternet(1)
     await nursery.start(hub.run)
-    a, b, c, alone = (SimulatedNetwork(hub, key(number)) for number in range(1, 5))
+    a, b, c, alone = (SimulatedNetwork(hub, make_peer(number)) for number in range(1, 5))
     await a.connect(b.me, b.listen_addresses)
     await b.connect(c.me, c.listen_addresses)
     inboxes = [network.subscribe("topic") for network in (a, b, c, alone)]
@@ -181,7 +178,7 @@ async def test_gossip_loss_has_its_rate(nursery: trio.Nursery, autojump_clock: M
 async def test_a_partition_cuts_and_heals(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     hub = SimulatedInternet(1)
     await nursery.start(hub.run)
-    a, b, c, d = (SimulatedNetwork(hub, key(number)) for number in range(1, 5))
+    a, b, c, d = (SimulatedNetwork(hub, make_peer(number)) for number in range(1, 5))
     hub.connect_all()
     assert a.peers() == {b.me, c.me, d.me}
     c.handle(PROTOCOL, hold)
@@ -338,7 +335,7 @@ async def test_a_visit_makes_nobody_a_peer_and_ends_with_either_node(
 ) -> None:
     hub = SimulatedInternet(1)
     await nursery.start(hub.run)
-    a, b, c = (SimulatedNetwork(hub, key(number)) for number in (1, 2, 3))
+    a, b, c = (SimulatedNetwork(hub, make_peer(number)) for number in (1, 2, 3))
     for one in (b, c):
         one.handle(PROTOCOL, echo)
         one.handle("/hold", hold)

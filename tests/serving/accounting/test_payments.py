@@ -20,17 +20,8 @@ from chain.types.operations import (
 from serving.accounting.hold_numbers import AHEAD, TooManyPayments
 from serving.accounting.payer import CannotAfford
 from serving.accounting.submitter import Submitter
-from tests.support.market_world import (
-    Options,
-    Result,
-    Script,
-    World,
-    ask,
-    eventually,
-    make_hold,
-    make_request,
-    simulate,
-)
+from tests.support.market_world import Options, Result, Script, World, ask, make_hold, make_request, simulate
+from tests.support.waiting import eventually
 
 PRICE = 1_000 + 3 * len(make_request().body) + 20 * 100
 """What a hold for one request of the tests amounts to."""

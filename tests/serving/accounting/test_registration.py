@@ -11,9 +11,10 @@ from chain.exceptions import InvalidOperation
 from chain.parameters import CREDIT
 from chain.state.state import compute_supply
 from serving.accounting.registration import register
-from tests.support.consensus_world import World, make_key, make_test_genesis, simulate
+from tests.support.consensus_world import World, make_equal_genesis, simulate
+from tests.support.keys import make_key
 
-PLAIN = make_test_genesis(4, epoch_heights=8)
+PLAIN = make_equal_genesis(4, epoch_heights=8)
 GENESIS = replace(
     PLAIN, parameters=replace(PLAIN.parameters, register_grant=CREDIT, register_cap=1, register_difficulty=3)
 )

@@ -9,7 +9,8 @@ from chain.exceptions import InvalidOperation
 from chain.parameters import CREDIT
 from chain.types.operations import Serve, Transfer
 from serving.accounting.wallet import FORGET_AFTER_S
-from tests.support.market_world import Options, World, eventually, simulate
+from tests.support.market_world import Options, World, simulate
+from tests.support.waiting import eventually
 
 
 def test_operations_sent_at_once_get_consecutive_nonces_and_become_final() -> None:

@@ -22,9 +22,9 @@ from consensus.voting.vote_support import VoteSupportStore
 from p2p.runtime import RealRuntime
 from serving.cli.errors import CommandError
 from serving.cli.restart import build_restart_app
-from tests.support.agreement_ledger import MemoryFile
 from tests.support.chain_builder import Chain
 from tests.support.forgeries import fill_store
+from tests.support.memory_file import MemoryFile
 from tests.support.restarted_chain import make_halted, propose
 
 Command = Callable[..., BaseException | None]

@@ -20,7 +20,6 @@ from tests.support.market_world import (
     ask,
     compute_stream,
     compute_whole,
-    eventually,
     get_cancelled,
     get_name,
     get_script,
@@ -28,6 +27,7 @@ from tests.support.market_world import (
     make_token,
     simulate,
 )
+from tests.support.waiting import eventually
 
 FAST = {"capture_grace": 5_000}
 

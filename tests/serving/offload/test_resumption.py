@@ -37,7 +37,6 @@ from tests.support.market_world import (
     ask,
     compute_stream,
     compute_whole,
-    eventually,
     get_cancelled,
     get_name,
     get_script,
@@ -49,6 +48,7 @@ from tests.support.market_world import (
     send_offer,
     simulate,
 )
+from tests.support.waiting import eventually
 
 TOKENS = 200
 """Of an answer, twenty a second."""
