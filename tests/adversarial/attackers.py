@@ -69,6 +69,8 @@ class Peer:
         self.key = KeyPair(seed.to_bytes(32, "big"))
         self.network = Libp2pNetwork(self.key, (), RealRuntime(), public=False)
         self.streams = Streams(self.network)
+        self.bans_before = 0
+        """How many the victim had banned when this one came."""
 
     async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         async with trio.open_nursery() as nursery:
@@ -177,6 +179,7 @@ async def attack(victim: Victim) -> AsyncIterator[Watch]:
 async def attacking(seed: int, victim: Victim, source: str) -> AsyncIterator[Peer]:
     """A peer of this key that is connected to the victim."""
     peer = Peer(seed)
+    peer.bans_before = victim.read()["banned"]
     async with trio.open_nursery() as nursery:
         await nursery.start(peer.run)
         await connect(peer.network, victim, source)

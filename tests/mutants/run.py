@@ -15,8 +15,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 
 from rich.console import Console
 from rich.progress import Progress
@@ -123,25 +125,38 @@ def judge(mutant: Mutant, tree: Path) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("names", nargs="*", help="mutants to run; all by default")
-    names = parser.parse_args().names
-    mutants = [mutant for mutant in load() if not names or mutant.name in names]
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="mutants at a time")
+    options = parser.parse_args()
+    mutants = [mutant for mutant in load() if not options.names or mutant.name in options.names]
     console = Console() if sys.stdout.isatty() else Console(width=240)
     table = Table("mutant", "rule it breaks", "killed by", "s", title="Mutants")
     survivors = 0
     with tempfile.TemporaryDirectory() as directory, Progress(console=console, transient=True) as progress:
-        tree = Path(directory)
-        copy_tree(tree)
+        trees: SimpleQueue[Path] = SimpleQueue()
+        for number in range(options.jobs):
+            tree = Path(directory, str(number))
+            tree.mkdir()
+            copy_tree(tree)
+            trees.put(tree)
         task = progress.add_task("unchanged", total=len(mutants) + 1)
-        status, output = run_tests(tuple(dict.fromkeys(test for mutant in mutants for test in mutant.tests)), tree)
+        tests = tuple(dict.fromkeys(test for mutant in mutants for test in mutant.tests))
+        status, output = run_tests(("-n", str(options.jobs), *tests), tree)
         if status != PASSED:
             console.print(f"The tests do not pass on the unchanged tree:\n{output[-PRINTED:]}", markup=False)
             sys.exit(1)
-        for mutant in mutants:
-            progress.update(task, advance=1, description=mutant.name)
-            start = time.monotonic()
-            verdict = judge(mutant, tree)
-            survivors += not verdict.startswith("tests/")
-            table.add_row(mutant.name, mutant.rule, verdict, f"{time.monotonic() - start:.1f}")
+
+        def run(mutant: Mutant) -> tuple[str, float]:
+            tree, start = trees.get(), time.monotonic()
+            try:
+                return judge(mutant, tree), time.monotonic() - start
+            finally:
+                trees.put(tree)
+                progress.update(task, advance=1, description=mutant.name)
+
+        with ThreadPoolExecutor(options.jobs) as pool:
+            for mutant, (verdict, seconds) in zip(mutants, pool.map(run, mutants), strict=True):
+                survivors += not verdict.startswith("tests/")
+                table.add_row(mutant.name, mutant.rule, verdict, f"{seconds:.1f}")
     console.print(table)
     console.print(f"{len(mutants) - survivors} of {len(mutants)} mutants were killed.")
     sys.exit(bool(survivors) or not mutants)
