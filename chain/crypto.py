@@ -8,7 +8,7 @@ account address is the libp2p peer id of its key (``12D3KooW…``), so that an a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -74,8 +74,12 @@ class SignatureCheck:
     signature: bytes
 
 
+Verify = Callable[[Iterable[SignatureCheck]], bool]
+"""Whether all of some signatures hold: :func:`verify_all`, or a cache in front of it."""
+
+
 def verify_all(checks: Iterable[SignatureCheck]) -> bool:
-    """Whether every claim holds."""
+    """Whether every signature holds."""
     return all(verify(c.public_key, c.domain, c.chain_id, c.message, c.signature) for c in checks)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import structlog
 
+from chain import crypto
 from chain.exceptions import LedgerError
 from chain.genesis import Genesis
 from chain.state.state import State
@@ -11,7 +12,6 @@ from chain.transition.block import IsVerified, Transition, state_transition
 from chain.types.blocks import Block, Header
 from consensus.block_tree import BlockTree, ExecutedBlock
 from consensus.mempool.pool import Mempool
-from consensus.signature_cache import Verify
 from consensus.verifier import SignatureVerifier
 
 logger = structlog.get_logger(__name__)
@@ -43,6 +43,6 @@ class BlockExecutor:
 
 
 def _execute(
-    verify: Verify, genesis: Genesis, parent: Header, state: State, block: Block, is_verified: IsVerified
+    verify: crypto.Verify, genesis: Genesis, parent: Header, state: State, block: Block, is_verified: IsVerified
 ) -> Transition:
     return state_transition(genesis, parent, state, block, is_verified, verify)

@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
+from chain import crypto
 from chain.exceptions import InvalidCertificate
 from chain.types.blocks import Block
 from chain.types.validators import ValidatorSet
 from chain.types.votes import Certificate
 from consensus.exceptions import InvalidMessage
 from consensus.network.compact_blocks import CompactPropose
-from consensus.signature_cache import Verify
 from consensus.simplex.core import Simplex
 from consensus.simplex.messages import Message
 from consensus.simplex.validation import MessageValidation, is_authentic
@@ -66,7 +66,7 @@ class MessageChecks:
         return instance.validation if is_relevant else None
 
 
-def _validate(verify: Verify, found: Sequence[tuple[MessageValidation, Message | CompactPropose]]) -> None:
+def _validate(verify: crypto.Verify, found: Sequence[tuple[MessageValidation, Message | CompactPropose]]) -> None:
     for rules, message in found:
         with suppress(InvalidMessage):
             if isinstance(message, CompactPropose):
@@ -75,10 +75,12 @@ def _validate(verify: Verify, found: Sequence[tuple[MessageValidation, Message |
                 replace(rules, verify=verify).validate(message)
 
 
-def _verify_certificate(verify: Verify, certificate: Certificate, chain_id: bytes, validators: ValidatorSet) -> None:
+def _verify_certificate(
+    verify: crypto.Verify, certificate: Certificate, chain_id: bytes, validators: ValidatorSet
+) -> None:
     if not verify(certificate.signature_checks(chain_id, validators)):
         raise InvalidCertificate("a signature does not hold")
 
 
-def _verify_block(verify: Verify, block: Block) -> None:
+def _verify_block(verify: crypto.Verify, block: Block) -> None:
     is_authentic(block, verify)

@@ -7,7 +7,7 @@ them pushes nothing out. Signatures of operations are not kept here: the mempool
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 from chain import crypto
 
@@ -15,9 +15,6 @@ MAX_SIGNATURES = 16_384
 """Signatures that hold, remembered: several times what a block and its certificates stand on."""
 MAX_FORGED_SIGNATURES = 1_024
 """Signatures that do not hold, remembered."""
-
-Verify = Callable[[Iterable[crypto.SignatureCheck]], bool]
-"""Whether all of some signatures hold."""
 
 
 class SignatureCache:

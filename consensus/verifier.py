@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar, TypeVarTuple
 
 from chain import crypto
-from consensus.signature_cache import SignatureCache, Verification, Verify
+from consensus.signature_cache import SignatureCache, Verification
 from p2p.runtime import Runtime
 
 T = TypeVar("T")
@@ -28,7 +28,7 @@ class SignatureVerifier:
         """Remember signatures that this node made itself."""
         self._cache.add(dict.fromkeys(checks, True))
 
-    async def run(self, function: Callable[[Verify, *Ts], T], *args: *Ts) -> T:
+    async def run(self, function: Callable[[crypto.Verify, *Ts], T], *args: *Ts) -> T:
         """Call ``function(verify, *args)`` in a worker thread and remember what ``verify`` found out there."""
         verification = Verification(self._cache)
         try:

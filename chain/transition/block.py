@@ -49,7 +49,6 @@ class Transition:
 
 
 IsVerified = Callable[[SignedOperation], bool]
-Verify = Callable[[Iterable[crypto.SignatureCheck]], bool]
 
 
 def state_transition(
@@ -58,7 +57,7 @@ def state_transition(
     state: State,
     block: Block,
     is_verified: IsVerified | None = None,
-    verify: Verify = crypto.verify_all,
+    verify: crypto.Verify = crypto.verify_all,
 ) -> Transition:
     """Check ``block`` on ``parent`` and the state after it, and return what follows.
 
@@ -125,7 +124,9 @@ def get_signature_checks(
     return checks
 
 
-def verify_signatures(checks: Iterable[tuple[str, crypto.SignatureCheck]], verify: Verify = crypto.verify_all) -> None:
+def verify_signatures(
+    checks: Iterable[tuple[str, crypto.SignatureCheck]], verify: crypto.Verify = crypto.verify_all
+) -> None:
     """Verify signatures.
 
     Raises:

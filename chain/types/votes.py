@@ -6,7 +6,7 @@ a notarized block. A certificate gathers votes of one kind on one (epoch, view, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Annotated
@@ -56,9 +56,7 @@ class Vote(Record):
         message = vote_message(self.epoch, self.view, self.block_id)
         return crypto.SignatureCheck(self.signer, VoteKind(self.kind).domain, chain_id, message, self.signature)
 
-    def is_valid(
-        self, chain_id: bytes, verify: Callable[[Iterable[crypto.SignatureCheck]], bool] = crypto.verify_all
-    ) -> bool:
+    def is_valid(self, chain_id: bytes, verify: crypto.Verify = crypto.verify_all) -> bool:
         """Whether the signature holds (``verify`` checks it) and a nullify names no block."""
         if (self.kind == VoteKind.NULLIFY) != (self.block_id == NO_BLOCK):
             return False

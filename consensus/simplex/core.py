@@ -107,7 +107,6 @@ from chain.types.blocks import Block, Header, Proposal, sign_proposal
 from chain.types.votes import NO_BLOCK, Certificate, Vote, VoteKind, is_same_vote, sign_vote
 from consensus.block_tree import BlockTree
 from consensus.exceptions import ForgedMessage, InvalidMessage
-from consensus.signature_cache import Verify
 from consensus.simplex.equivocation import EquivocationDetector
 from consensus.simplex.messages import (
     Broadcast,
@@ -176,7 +175,7 @@ class Simplex:
         timeouts: Timeouts | None = None,
         votes: Iterable[Vote] = (),
         support: Iterable[Block | Certificate] = (),
-        verify: Verify = crypto.verify_all,
+        verify: crypto.Verify = crypto.verify_all,
         detector: EquivocationDetector | None = None,
         tree: BlockTree | None = None,
     ) -> None:

@@ -14,7 +14,6 @@ from chain import crypto
 from chain.types.blocks import Block
 from chain.types.validators import ValidatorSet
 from chain.types.votes import Certificate, Vote, is_same_vote, is_slashable
-from consensus.signature_cache import Verify
 
 MAX_REMEMBERED_VIEWS = 128
 """Latest views whose votes are remembered."""
@@ -26,7 +25,7 @@ class EquivocationDetector:
     """Remembers votes on one chain. A signer is reported once in each view."""
 
     def __init__(
-        self, chain_id: bytes, max_views: int = MAX_REMEMBERED_VIEWS, verify: Verify = crypto.verify_all
+        self, chain_id: bytes, max_views: int = MAX_REMEMBERED_VIEWS, verify: crypto.Verify = crypto.verify_all
     ) -> None:
         self._chain_id = chain_id
         self._verify = verify

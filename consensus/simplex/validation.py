@@ -14,7 +14,6 @@ from chain.transition.justification import get_parent_view, get_views_to_prove
 from chain.types.blocks import MAX_BLOCK_BYTES, Block, Header, Proposal
 from chain.types.votes import NO_BLOCK, Certificate, Vote, VoteKind
 from consensus.exceptions import ForgedMessage, InvalidMessage
-from consensus.signature_cache import Verify
 from consensus.simplex.messages import Message, Propose, Repropose
 
 
@@ -41,7 +40,7 @@ class FinalizedBlock:
         return self.certificate.view if self.certificate is not None and self.certificate.epoch == epoch else 0
 
 
-def is_authentic(block: Block, verify: Verify = crypto.verify_all) -> bool:
+def is_authentic(block: Block, verify: crypto.Verify = crypto.verify_all) -> bool:
     """Whether body and signature are those of the header. A peer that passes a block on could change them."""
     return block.body.root == block.header.body_root and verify([block.signature_check()])
 
@@ -58,7 +57,7 @@ class MessageValidation:
     chain_id: bytes
     epoch: Epoch
     root: FinalizedBlock
-    verify: Verify
+    verify: crypto.Verify
 
     def __post_init__(self) -> None:
         certificate = self.root.certificate

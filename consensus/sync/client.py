@@ -24,6 +24,7 @@ from types import MappingProxyType
 import structlog
 import trio
 
+from chain import crypto
 from chain.exceptions import CodecError, InvalidBlock, InvalidCertificate, LedgerError, StoreError
 from chain.genesis import Genesis
 from chain.light.client import Checkpoint, describe_old_checkpoint, is_too_old
@@ -37,7 +38,6 @@ from chain.types.operations import SignedOperation
 from chain.types.votes import Certificate
 from consensus.block_tree import ExecutedBlock
 from consensus.exceptions import InvalidResponse
-from consensus.signature_cache import Verify
 from consensus.simplex.validation import is_authentic
 from consensus.sync.messages import (
     SYNC_BATCH_BYTES,
@@ -93,7 +93,7 @@ class HeaderChain:
         self.head = parent
         """The last header so far."""
 
-    def append(self, verify: Verify, block: Block) -> None:
+    def append(self, verify: crypto.Verify, block: Block) -> None:
         """Take the next block; ``verify`` checks its signature.
 
         Raises:
@@ -122,7 +122,7 @@ class BlockRange(HeaderChain):
         self._size = 0
         self.blocks: list[Block] = []
 
-    def add(self, verify: Verify, item: BlockItem) -> Certificate | None:
+    def add(self, verify: crypto.Verify, item: BlockItem) -> Certificate | None:
         """Take the next block. Returns the certificate once there is one; then :func:`verify_block_range` has the word.
 
         Raises:
@@ -140,7 +140,7 @@ class BlockRange(HeaderChain):
 
 
 def verify_block_range(
-    verify: Verify,
+    verify: crypto.Verify,
     genesis: Genesis,
     parent: Header,
     state: State,
@@ -170,7 +170,7 @@ def verify_block_range(
     return executed
 
 
-def _is_authentic(verify: Verify, block: Block) -> bool:
+def _is_authentic(verify: crypto.Verify, block: Block) -> bool:
     return is_authentic(block, verify)
 
 

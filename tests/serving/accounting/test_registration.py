@@ -40,7 +40,7 @@ def test_a_stranger_gets_its_bond_and_a_second_one_waits_for_the_next_epoch() ->
             assert (account.bonded, account.grant, account.models) == (CREDIT, CREDIT, ("m",))
         with pytest.raises(InvalidOperation, match="done nothing yet"):
             await register(world.engine(6), make_key(6), ("m",), world.nodes[6].runtime)  # type: ignore[arg-type]
-        state = world.engine(6).state
+        state = world.engine(7).state  # the one that is known to have both
         assert compute_supply(state) == state.totals.supply == GENESIS.supply + 2 * CREDIT
         await trio.sleep(20.0)
         world.check_same_chain()
