@@ -43,6 +43,7 @@ from serving.offload.protocol import (
 )
 from serving.offload.settings import OriginatorSettings
 from tests.support.market_world import (
+    MODEL,
     Member,
     Options,
     Script,
@@ -524,7 +525,7 @@ def test_an_endless_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_usage_event_alone_is_worth_no_more_than_its_bytes() -> None:
     async def boasts(deal: Deal) -> None:
-        answer = make_usage(5_000) + b"data: [DONE]\n\n"
+        answer = make_usage(MODEL, 5_000) + b"data: [DONE]\n\n"
         await deal.send_answer(answer)
         await deal.send(deal.make_completed(deal.make_delivery(answer, tokens=5_000)))
 
