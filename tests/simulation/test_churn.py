@@ -18,7 +18,6 @@ from p2p.peers.table import ChangeKind
 from p2p.simulation.runtime import run_simulation
 from tests.support.discovery_world import Node, World, world
 
-COUNT = 40
 PUBLIC = 4
 """Every one but each fourth node can be dialled."""
 CHURN = 120.0
@@ -89,10 +88,10 @@ class Churn:
         return trace.hexdigest()
 
 
-async def churn(seed: int) -> str:
+async def churn(count: int, seed: int) -> str:
     async with world(0) as w:
         story = Churn(seed, w)
-        for _ in range(COUNT):
+        for _ in range(count):
             story.start()
             await trio.sleep(0.5)
         await trio.sleep(60)
@@ -119,6 +118,6 @@ async def churn(seed: int) -> str:
         return trace
 
 
-@pytest.mark.parametrize("seed", [1])
-def test_every_view_holds_exactly_the_living_afterwards(seed: int) -> None:
-    run_simulation(seed, lambda: churn(seed))
+@pytest.mark.parametrize(("count", "seed"), [(24, 1), pytest.param(40, 1, marks=pytest.mark.long)])
+def test_every_view_holds_exactly_the_living_afterwards(count: int, seed: int) -> None:
+    run_simulation(seed, lambda: churn(count, seed))

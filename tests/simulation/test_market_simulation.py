@@ -32,16 +32,20 @@ def finish(process: subprocess.Popen[str]) -> str:
     return found[1]
 
 
+SHORT = ("--minutes", "0.2", "--nodes", "5")
+
+
 @pytest.mark.parametrize(
-    "minutes", ["1", pytest.param("10", marks=[pytest.mark.long, pytest.mark.timeout(1800)])], ids="{} minutes".format
+    "arguments", [SHORT, pytest.param((), marks=[pytest.mark.long, pytest.mark.timeout(1800)])], ids=["short", "whole"]
 )
-def test_a_seed_gives_one_trace_whatever_the_hash_seed_of_the_process(tmp_path: Path, minutes: str) -> None:
-    """Eight nodes, and in the long form ten simulated minutes: what ``make sim SEED=7`` runs."""
-    first, second = (start(tmp_path, hash_seed, "--seed", "7", "--minutes", minutes) for hash_seed in ("1", "2"))
+def test_a_seed_gives_one_trace_whatever_the_hash_seed_of_the_process(
+    tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    """The whole is what ``make sim SEED=7`` runs: eight nodes, ten simulated minutes."""
+    first, second = (start(tmp_path, hash_seed, "--seed", "7", *arguments) for hash_seed in ("1", "2"))
     assert finish(first) == finish(second)
 
 
 def test_another_seed_gives_another_trace(tmp_path: Path) -> None:
-    arguments = ("--minutes", "0.2", "--nodes", "5")
-    seven, eight = (start(tmp_path, "1", "--seed", seed, *arguments) for seed in ("7", "8"))
+    seven, eight = (start(tmp_path, "1", "--seed", seed, *SHORT) for seed in ("7", "8"))
     assert finish(seven) != finish(eight)
