@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml
 	VIRTUAL_ENV=$(VENV) .tools/bin/uv pip install --quiet --compile-bytecode --editable . --group dev
 	@touch $@
 
-# One worker a core; the tests of a file stay together, for what they share.
+# The tests of a file stay together, for what they share.
 PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 test: install  ## every rule: some minutes on two cores
