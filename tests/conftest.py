@@ -35,8 +35,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist
 def pytest_xdist_auto_num_workers() -> int:
-    """Half as many again as there are cores: tests of processes and of real time wait for half of theirs."""
-    return (3 * len(os.sched_getaffinity(0)) + 1) // 2
+    """Two more than there are cores: tests of processes and of real time wait for half of theirs."""
+    return len(os.sched_getaffinity(0)) + 2
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
