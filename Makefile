@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install test test-long test-busy test-nat test-nat-long lint format demo sim bench figures overlay twins crash mutants clean
+.PHONY: help install test test-long test-busy test-nat test-nat-long attacks lint format demo sim bench figures overlay twins crash mutants clean
 
 help:  ## this list
 	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ test-nat: install  ## private nodes behind NATs, in network namespaces; takes ro
 
 test-nat-long: install  ## with every combination of NATs, and ten minutes of churn
 	$(BIN)/python -m pytest tests/nat --long $(ARGS)
+
+attacks: install  ## what each known attack on money and liveness cost and brought, before and now
+	$(BIN)/python -m tests.adversarial.attacks.table $(ARGS)
 
 lint: install  ## style, types, arrows between packages, and that the figures in the documents are the published ones
 	$(BIN)/ruff check .
