@@ -248,7 +248,7 @@ class _Audit:
             self._light.add(end)
             self._meet(end.header)
             self._report.restarts += [
-                Restarted(restart.height, restart.id, None, None)
+                Restarted(restart.height, restart.id, None, None, is_accepted=True)  # or it would not lead on
                 for restart in end.restarts
                 if restart.height <= self._source.base.height
             ]
@@ -258,7 +258,8 @@ class _Audit:
         before = self._epoch.validators
         self._epoch = get_block_epoch(self._genesis, self._state, block.body)
         share = self._epoch.validators.total_stake / before.total_stake
-        self._report.restarts.append(Restarted(block.height, block.id, len(block.body.removed), share))
+        is_accepted = block.id in self._genesis.restarts
+        self._report.restarts.append(Restarted(block.height, block.id, len(block.body.removed), share, is_accepted))
 
     def _begin(self, parent: Header, block: Block, raw_certificate: bytes | None) -> _Pending:
         """Hand a block's signatures to the workers."""

@@ -21,13 +21,15 @@ class Fault:
 class Restarted:
     """A trust break: a block that removed validators without a quorum, and the share of stake that was left.
 
-    How many and which share is None for a block that is not there any more, but in the headers of its epoch.
+    How many and which share is None for a block that is not there any more, but in the headers of its epoch. The chain
+    holds only for readers whose genesis file accepts it (``is_accepted``).
     """
 
     height: int
     block_id: bytes
     removed: int | None
     share: float | None
+    is_accepted: bool
 
 
 @dataclass(slots=True)

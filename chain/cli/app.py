@@ -83,7 +83,12 @@ Trusted = Annotated[
     ),
 ]
 TrustedGenesis = Annotated[
-    Path | None, typer.Option("--genesis", help="Genesis file that the chain must begin with (default: its own).")
+    Path | None,
+    typer.Option(
+        "--genesis",
+        help="Genesis file that the chain must begin with, and whose restarts are accepted (default: its own, and no "
+        "restart).",
+    ),
 ]
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", help="File to write; must not exist (default: print the proof).")
@@ -121,7 +126,7 @@ def build_app(open_remote: OpenRemote | None = None, find_checkpoint: FindCheckp
                 report = _with_progress(
                     "Verifying", source.height, lambda tick: audit_chain(source, tick, checkpoint=trusted), as_json
                 )
-        print(json.dumps(report_to_plain(report)) if as_json else describe_report(report))
+        print(json.dumps(report_to_plain(report, genesis)) if as_json else describe_report(report, genesis))
         raise typer.Exit(0 if report.ok else 1)
 
     @app.command()
@@ -159,7 +164,8 @@ def build_app(open_remote: OpenRemote | None = None, find_checkpoint: FindCheckp
         data_dir: DataDir = None,
     ) -> None:
         """Write the whole chain to one file that anyone can verify."""
-        with _errors(), _open(None if data_dir is None else str(data_dir), None, None) as source:
+        with _errors(), _open_store(data_dir or get_default_data_dir()) as store:
+            source = StoreSource(store)
             if file.exists():
                 raise StoreError(f"{file} exists already; choose another name")
             height = _with_progress("Exporting", source.height, lambda tick: export_chain(source, file, tick), False)
@@ -309,21 +315,22 @@ def _check_proxy(target: str | None, proxy: str | None) -> None:
 def _open(
     target: str | None, genesis: Path | None, open_remote: OpenRemote | None, proxy: str | None = None
 ) -> Iterator[ChainSource]:
-    """The chain that a target names, which must begin with the ``genesis`` file if one is given."""
+    """The chain that a target names, which must begin with the ``genesis`` file if one is given.
+
+    Only restarts in that file are accepted: to accept one is up to the reader, not to the writer of a chain.
+    """
     _check_proxy(target, proxy)
+    path = get_default_data_dir() if target is None else Path(target)
     if _is_remote(target):
         if open_remote is None:
             raise StoreError("this command cannot reach other nodes; give a data directory or an export file")
-        yield open_remote(target, genesis, proxy)
-        return
-    path = get_default_data_dir() if target is None else Path(target)
-    if path.is_file():
-        source = ExportSource(path)
-        source.genesis = replace(source.genesis, restarts=())  # to accept one is up to the reader, not the writer
-        yield _require(source, genesis)
-        return
-    with _open_store(path) as store:
-        yield _require(StoreSource(store), genesis)
+        remote = open_remote(target, genesis, proxy)  # which begins with that file
+        yield remote if genesis is not None else _require(remote, None)
+    elif path.is_file():
+        yield _require(ExportSource(path), genesis)
+    else:
+        with _open_store(path) as store:
+            yield _require(StoreSource(store), genesis)
 
 
 @contextmanager
@@ -358,6 +365,7 @@ def _open_store(path: Path) -> Iterator[LevelStore]:
 
 def _require(source: ChainSource, genesis: Path | None) -> ChainSource:
     if genesis is None:
+        source.genesis = replace(source.genesis, restarts=())
         return source
     trusted = load_genesis(genesis)
     if trusted.chain_id != source.genesis.chain_id:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from chain.audit.report import Report
+from chain.audit.report import Report, Restarted
 from chain.cli.format import format_count, format_credits, format_percent
 from chain.crypto import format_address
 from chain.json_form import to_plain
 
 
-def describe_report(report: Report) -> str:
-    """What an audit found, for people."""
+def describe_report(report: Report, genesis: Path | None = None) -> str:
+    """What an audit found, for people; ``genesis`` is the file whose restarts were accepted."""
+    trust_breaks = [_describe_restart(restart, genesis) for restart in report.restarts]
     if report.fault is not None:
         fault = report.fault
         below = "sound below" if report.is_proven else "in itself consistent below"
-        return f"FAULT at height {fault.height}, {fault.field}: {fault.reason}\n(chain {report.name}, {below})"
+        verdict = f"FAULT at height {fault.height}, {fault.field}: {fault.reason}\n(chain {report.name}, {below})"
+        return "\n".join([verdict, *trust_breaks])
     if report.doubt is not None:
         verdict = f"NOT PROVEN: {report.doubt}\n(nothing contradicts itself; if it is the true chain:)"
     elif report.smallest_certificate is None:
@@ -49,14 +52,7 @@ def describe_report(report: Report) -> str:
             f"  FROM BLOCK   {report.base_height} on; the blocks before are not here. The state after that block "
             f"({report.base_id.hex()[:16]}) is {reason}, and was not computed again"
         ]
-    for restart in report.restarts:
-        line = f"  TRUST BREAK  block {restart.height} ({restart.block_id.hex()[:16]}) went on without "
-        if restart.removed is None or restart.share is None:
-            line += "a quorum of the validators"
-        else:
-            removed = format_count(restart.removed, "validator")
-            line += f"{removed}, by decree of those with {restart.share:.1%} of the stake"
-        lines.append(line)
+    lines += trust_breaks
     holds = sum(draws.holds for draws in report.payers.values())
     skipped = sum(draws.skipped for draws in report.payers.values())
     if holds:
@@ -74,8 +70,21 @@ def describe_report(report: Report) -> str:
     return "\n".join(lines)
 
 
-def report_to_plain(report: Report) -> dict[str, Any]:
-    """What an audit found, as JSON."""
+def _describe_restart(restart: Restarted, genesis: Path | None) -> str:
+    """One line that names a trust break, and the file that accepts it."""
+    line = f"  TRUST BREAK  block {restart.height} ({restart.block_id.hex()[:16]}) went on without "
+    if restart.removed is None or restart.share is None:
+        line += "a quorum of the validators"
+    else:
+        removed = format_count(restart.removed, "validator")
+        line += f"{removed}, by decree of those with {restart.share:.1%} of the stake"
+    if restart.is_accepted and genesis is not None:
+        return f"{line}; accepted by {genesis}"
+    return f"{line}; accepted by no genesis file that was named (--genesis FILE)"
+
+
+def report_to_plain(report: Report, genesis: Path | None = None) -> dict[str, Any]:
+    """What an audit found, as JSON; ``genesis`` is the file whose restarts were accepted."""
     return {
         "ok": report.ok,
         "fault": None if report.fault is None else to_plain(report.fault),
@@ -95,7 +104,10 @@ def report_to_plain(report: Report) -> dict[str, Any]:
         "blocking_group": report.blocking_group,
         "supply": report.supply,
         "treasury": report.treasury,
-        "restarts": [to_plain(restart) for restart in report.restarts],
+        "restarts": [
+            {**to_plain(restart), "accepted_by": str(genesis) if genesis and restart.is_accepted else None}
+            for restart in report.restarts
+        ],
         "payers": {
             format_address(payer): {
                 "holds": draws.holds,

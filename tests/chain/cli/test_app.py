@@ -19,13 +19,16 @@ from chain.cli.app import build_app
 from chain.cli.format import format_credits, format_duration, format_time
 from chain.crypto import format_address
 from chain.exceptions import StoreError
+from chain.genesis import load_genesis
 from chain.store.kv import LevelStore, MemoryStore
+from chain.store.reader import ChainReader
 from chain.store.writer import ChainStore
 from chain.types.blocks import sign_block
 from tests.chain.store.samples import append, make_chain
 from tests.support.chain_builder import START, Chain
 from tests.support.forgeries import fill_store, make_busy_chain
 from tests.support.keys import make_key
+from tests.support.restarted_chain import append_after, go_on, make_halted, propose
 
 APP = build_app()
 NOBODY = format_address(make_key("nobody").public_key)
@@ -53,6 +56,43 @@ def test_verify_says_ok(chain: Chain, tmp_path: Path) -> None:
     code, text, _ = run("verify", tmp_path, "--json")
     report = json.loads(text)
     assert code == 0 and report["ok"] and report["height"] == 4 and report["state_root"] == chain.state.root.hex()
+
+
+@pytest.mark.parametrize("place", ["directory", "export", "remote"])
+def test_verify_accepts_no_restart_that_the_named_genesis_file_does_not_list(tmp_path: Path, place: str) -> None:
+    """The genesis in a directory is as much the writer's as its blocks."""
+    chain = make_halted()
+    finals = {height: chain.finality(chain.blocks[height - 1]) for height in (4, 6)}
+    finals[7] = go_on(chain, propose(chain))
+    finals[8] = chain.finality(append_after(chain, finals[7]))
+    store = LevelStore(tmp_path / "chain")
+    fill_store(store, chain, finals)
+    assert ChainReader(store).genesis.restarts == (chain.blocks[6].id,)
+    export_chain(StoreSource(store), tmp_path / "export")
+    store.close()
+    (listing := tmp_path / "accepts.json").write_text(chain.genesis.to_json())
+    (other := tmp_path / "refuses.json").write_text(replace(chain.genesis, restarts=()).to_json())
+
+    def open_remote(address: str, genesis: Path | None, proxy: str | None) -> ChainSource:
+        source = ExportSource(tmp_path / "export")
+        source.genesis = load_genesis(genesis or listing)
+        return source
+
+    def verify(*options: object) -> tuple[int, str]:
+        target = {"directory": tmp_path, "export": tmp_path / "export", "remote": "/ip4/192.0.2.1/tcp/1"}[place]
+        result = CliRunner().invoke(build_app(open_remote), ["verify", str(target), *map(str, options)])
+        return result.exit_code, result.stdout
+
+    for options in ((), ("--genesis", other)):
+        code, text = verify(*options)
+        assert code == 1 and text.startswith("FAULT at height 7, restart") and "accepted by no genesis file" in text
+        code, text = verify(*options, "--json")
+        report = json.loads(text)
+        assert code == 1 and not report["ok"] and report["restarts"][0]["accepted_by"] is None
+    code, text = verify("--genesis", listing)
+    assert code == 0 and text.startswith("ok") and f"of the stake; accepted by {listing}" in text
+    report = json.loads(verify("--genesis", listing, "--json")[1])
+    assert report["ok"] and report["restarts"][0]["accepted_by"] == str(listing)
 
 
 def test_verify_names_height_and_field_of_a_fault(chain: Chain, tmp_path: Path) -> None:
