@@ -45,10 +45,12 @@ from chain.store.layout import (
     encode_number,
 )
 from chain.transition.epochs import get_epoch
-from chain.types.blocks import Block, Header
+from chain.types.blocks import MAX_BLOCK_BYTES, Block, Header
 from chain.types.validators import ValidatorSet
 from chain.types.votes import Certificate
 
+MAX_FAILURES_BYTES = 2 * MAX_BLOCK_BYTES
+"""Largest entry of reasons that is read. The reason why an operation failed is shorter than the operation."""
 MAX_UNDO_BYTES = 256 << 20
 """Largest undo entry of one block that is read."""
 
@@ -159,10 +161,14 @@ class ChainReader:
         return None
 
     def failures(self, height: int) -> list[str | None]:
-        """Why each operation of the block at ``height`` failed (None where it did not); empty if none did."""
+        """Why each operation of the block at ``height`` failed (None where it did not); empty if none did.
+
+        Raises:
+            StoreDamaged: they are malformed, or take more than :data:`MAX_FAILURES_BYTES`.
+        """
         raw = self._get(FAILURES_PREFIX + encode_number(height))
         try:
-            failures: object = [] if raw is None else unpack(raw)
+            failures: object = [] if raw is None else unpack(raw, MAX_FAILURES_BYTES)
         except CodecError as error:
             raise StoreDamaged(f"the failures of block {height} are damaged: {error}") from error
         if not isinstance(failures, list) or not all(failure is None or type(failure) is str for failure in failures):

@@ -16,13 +16,18 @@ import pytest
 
 from chain.audit.audit import audit_chain
 from chain.audit.sources import StoreSource
-from chain.exceptions import StoreError
+from chain.codec import MAX_INT, pack
+from chain.exceptions import StoreDamaged, StoreError
 from chain.state.keys import account_key
+from chain.state.state import StateOverlay
 from chain.store.kv import LevelStore, MemoryStore
-from chain.store.reader import ChainReader, load_stored_genesis
+from chain.store.layout import FAILURES_PREFIX, encode_number
+from chain.store.reader import MAX_FAILURES_BYTES, ChainReader, load_stored_genesis
 from chain.store.writer import ChainStore
 from chain.transition.block import apply_block
-from chain.types.blocks import Block
+from chain.transition.context import BlockContext
+from chain.transition.operations import process_operation
+from chain.types.blocks import MAX_BLOCK_BYTES, Block
 from chain.types.votes import Certificate
 from tests.chain.store.samples import append, make_chain
 from tests.support.chain_builder import PARAMETERS, Chain
@@ -39,6 +44,26 @@ class CountingStore(MemoryStore):
     def write(self, changes: Mapping[bytes, bytes | None]) -> None:
         self.writes += 1
         super().write(changes)
+
+
+def test_the_longest_reasons_of_a_full_block_are_read_and_what_is_longer_is_damage() -> None:
+    chain, store = make_chain(), MemoryStore()
+    append(ChainStore(store, chain.genesis), chain, 4)
+    (key, *_), overlay = chain.users, StateOverlay(chain.state)
+    overlay.put_account(key.public_key, replace(chain.account(key), bonded=MAX_INT - 1))
+    signed = chain.unbond(key, MAX_INT)
+    context = BlockContext.after(chain.genesis, chain.head)
+    reason = process_operation(overlay, context, signed)
+    assert reason is not None and len(pack(reason)) < len(signed.encoded)
+    place = FAILURES_PREFIX + encode_number(4)
+    longest = [reason] * (MAX_BLOCK_BYTES // len(signed.encoded))
+    for reasons in (longest, [reason, "x" * (MAX_FAILURES_BYTES - 1 - len(pack(reason)) - 5)]):
+        store.write({place: pack(reasons)})
+        assert ChainReader(store).failures(4) == reasons
+    assert len(store.get(place) or b"") == MAX_FAILURES_BYTES
+    store.write({place: pack([*reasons[:-1], reasons[-1] + "x"])})
+    with pytest.raises(StoreDamaged, match="the failures of block 4"):
+        ChainReader(store).failures(4)
 
 
 def certify_by_quorum(chain: Chain, block: Block) -> Certificate:

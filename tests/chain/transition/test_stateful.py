@@ -627,6 +627,7 @@ class LedgerMachine(RuleBasedStateMachine):
             else:
                 failure = next(failures)
                 assert (failure is None) is (outcome == "done"), (signed.operation, failure)
+                assert len((failure or "").encode()) < len(signed.encoded), "what a store reserves for reasons"
         assert not [*failures, *refusals]
         reference.end_block()
         chain.accept(block, transition)
