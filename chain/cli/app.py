@@ -29,6 +29,8 @@ from chain.cli.format import (
     format_rows,
     header_to_plain,
     operation_to_plain,
+    print_line,
+    print_lines,
     proof_to_plain,
 )
 from chain.cli.report_text import describe_report, report_to_plain
@@ -126,7 +128,7 @@ def build_app(open_remote: OpenRemote | None = None, find_checkpoint: FindCheckp
                 report = _with_progress(
                     "Verifying", source.height, lambda tick: audit_chain(source, tick, checkpoint=trusted), as_json
                 )
-        print(json.dumps(report_to_plain(report, genesis)) if as_json else describe_report(report, genesis))
+        print_lines(json.dumps(report_to_plain(report, genesis)) if as_json else describe_report(report, genesis))
         raise typer.Exit(0 if report.ok else 1)
 
     @app.command()
@@ -138,7 +140,7 @@ def build_app(open_remote: OpenRemote | None = None, find_checkpoint: FindCheckp
         """Show a block or an operation."""
         with _errors(), _open_store(data_dir or get_default_data_dir()) as store:
             content = _find(ChainReader(store), what)
-        print(json.dumps(content, indent=None if as_json else 2, ensure_ascii=False))
+        print_lines(json.dumps(content, indent=None if as_json else 2, ensure_ascii=False))
 
     @app.command()
     def account(
@@ -153,10 +155,10 @@ def build_app(open_remote: OpenRemote | None = None, find_checkpoint: FindCheckp
                 blocks = ChainStore(store, load_stored_genesis(store))
             held = blocks.state.account(key)
         if as_json:
-            print(json.dumps({"address": format_address(key), "height": blocks.height, **to_plain(held)}))
+            print_line(json.dumps({"address": format_address(key), "height": blocks.height, **to_plain(held)}))
         else:
             rows = {"address": format_address(key), "height": f"{blocks.height:,}", **account_to_rows(held)}
-            print(format_rows(rows))
+            print_lines(format_rows(rows))
 
     @app.command()
     def export(
@@ -169,7 +171,8 @@ def build_app(open_remote: OpenRemote | None = None, find_checkpoint: FindCheckp
             if file.exists():
                 raise StoreError(f"{file} exists already; choose another name")
             height = _with_progress("Exporting", source.height, lambda tick: export_chain(source, file, tick), False)
-        print(f"{height} blocks of chain {source.genesis.name} written to {file}; check it with: chain verify {file}")
+        name = source.genesis.name
+        print_line(f"{height} blocks of chain {name} written to {file}; check it with: chain verify {file}")
 
     @app.command()
     def checkpoint(data_dir: DataDir = None, as_json: AsJson = False) -> None:
@@ -182,7 +185,7 @@ def build_app(open_remote: OpenRemote | None = None, find_checkpoint: FindCheckp
             if not header.height:
                 raise StoreError("no block is final yet, and genesis needs no checkpoint")
         last = Checkpoint(header.height, header.id)
-        print(json.dumps({"checkpoint": str(last), **header_to_plain(header)}) if as_json else last)
+        print_line(json.dumps({"checkpoint": str(last), **header_to_plain(header)}) if as_json else str(last))
 
     prove = typer.Typer(
         help="Write a proof that anyone can check with the genesis file and a checkpoint.", no_args_is_help=True
@@ -239,9 +242,11 @@ def build_app(open_remote: OpenRemote | None = None, find_checkpoint: FindCheckp
             fault = str(error)
         if as_json:
             content = {} if verified is None else proof_to_plain(trusted, verified)
-            print(json.dumps({"ok": fault is None, "fault": fault, **content}))
+            print_line(json.dumps({"ok": fault is None, "fault": fault, **content}))
+        elif verified is None:
+            print_line(f"REFUSED: {fault}")
         else:
-            print(f"REFUSED: {fault}" if verified is None else describe_proof(trusted, verified))
+            print_lines(describe_proof(trusted, verified))
         raise typer.Exit(0 if fault is None else 1)
 
     return app
@@ -268,12 +273,12 @@ def _hand_out(proof: Proof, checkpoint: Checkpoint | None, output: Path | None) 
     """Write a proof to a file, or else print it."""
     text = format_proof(proof)
     if output is None:
-        print(text, end="")
+        print_lines(text.removesuffix("\n"))
         return
     with output.open("x", encoding="ascii") as file:
         file.write(text)
     since = "" if checkpoint is None else f" --checkpoint {checkpoint}"
-    print(f"proof written to {output}; check it with: chain check-proof {output} --genesis GENESIS-FILE{since}")
+    print_line(f"proof written to {output}; check it with: chain check-proof {output} --genesis GENESIS-FILE{since}")
 
 
 @contextmanager
@@ -282,15 +287,15 @@ def _errors() -> Iterator[None]:
     try:
         yield
     except StoreInUse as error:
-        print(
+        print_line(
             f"error: {error}; stop the node, or ask it: `wwwserve status`, `wwwserve wallet show`, or "
             "`chain verify /ip4/…/tcp/…/p2p/…` and `chain prove … -d /ip4/…/tcp/…/p2p/…` with the address that "
             "`wwwserve status` prints",
-            file=sys.stderr,
+            to_stderr=True,
         )
         raise typer.Exit(1) from error
     except (LedgerError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_line(f"error: {error}", to_stderr=True)
         raise typer.Exit(1) from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,9 +12,20 @@ from chain.genesis import Genesis
 from chain.json_form import to_plain
 from chain.light.proofs import ProvenAccount, VerifiedProof
 from chain.parameters import CREDIT
+from chain.printable import escape_unprintable
 from chain.state.records import Account
 from chain.types.blocks import Header
 from chain.types.operations import SignedOperation
+
+
+def print_line(line: str, *, to_stderr: bool = False) -> None:
+    """Print one line for the owner; what does not print is escaped."""
+    print(escape_unprintable(line), file=sys.stderr if to_stderr else None)
+
+
+def print_lines(text: str, *, to_stderr: bool = False) -> None:
+    """Print lines for the owner; the line breaks in ``text`` must be the program's own."""
+    print(escape_unprintable(text, keep="\n"), file=sys.stderr if to_stderr else None)
 
 
 def format_credits(amount: int) -> str:
@@ -84,7 +96,7 @@ def account_to_rows(account: Account) -> dict[str, str]:
 def format_rows(rows: dict[str, str]) -> str:
     """Names and values, one pair a line."""
     width = max(map(len, rows))
-    return "\n".join(f"  {name:<{width}}  {value}" for name, value in rows.items())
+    return "\n".join(f"  {name:<{width}}  {escape_unprintable(value)}" for name, value in rows.items())
 
 
 def proof_to_plain(genesis: Genesis, verified: VerifiedProof) -> dict[str, Any]:

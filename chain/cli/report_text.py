@@ -9,25 +9,28 @@ from chain.audit.report import Report, Restarted
 from chain.cli.format import format_count, format_credits, format_percent
 from chain.crypto import format_address
 from chain.json_form import to_plain
+from chain.printable import escape_unprintable
 
 
 def describe_report(report: Report, genesis: Path | None = None) -> str:
     """What an audit found, for people; ``genesis`` is the file whose restarts were accepted."""
+    name = escape_unprintable(report.name)
     trust_breaks = [_describe_restart(restart, genesis) for restart in report.restarts]
     if report.fault is not None:
         fault = report.fault
         below = "sound below" if report.is_proven else "in itself consistent below"
-        verdict = f"FAULT at height {fault.height}, {fault.field}: {fault.reason}\n(chain {report.name}, {below})"
-        return "\n".join([verdict, *trust_breaks])
+        reason = escape_unprintable(f"{fault.field}: {fault.reason}")
+        return "\n".join([f"FAULT at height {fault.height}, {reason}\n(chain {name}, {below})", *trust_breaks])
     if report.doubt is not None:
-        verdict = f"NOT PROVEN: {report.doubt}\n(nothing contradicts itself; if it is the true chain:)"
+        doubt = escape_unprintable(report.doubt)
+        verdict = f"NOT PROVEN: {doubt}\n(nothing contradicts itself; if it is the true chain:)"
     elif report.smallest_certificate is None:
         verdict = "ok, but there is no block to confirm"
     else:
         verdict = f"ok, confirmed by {format_percent(report.smallest_certificate)} of stake"
     lines = [
         verdict,
-        f"  chain        {report.name} ({report.chain_id.hex()[:8]})",
+        f"  chain        {name} ({report.chain_id.hex()[:8]})",
         f"  height       {report.height}, block {report.block_id.hex()[:16] or '(genesis)'}",
         f"  state root   {report.state_root.hex()[:16]}",
         f"  checked      {format_count(report.operations, 'operation')}, "

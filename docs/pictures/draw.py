@@ -56,6 +56,7 @@ DESCRIPTIONS = {
     "chain/crypto": "keys, signatures, hashes",
     "chain/exceptions": "errors",
     "chain/files": "durable writes",
+    "chain/printable": "text that is safe to show",
 }
 """What stands beside the names in the wide boxes."""
 FILLS = {"node": "#eef0f3", "serving": "#dcebfb", "consensus": "#fde8d3", "p2p": "#dcf3e6", "chain": "#ebe2f8"}

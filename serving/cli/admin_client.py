@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from chain.cli.app import get_default_data_dir
+from chain.cli.format import print_line
+from chain.printable import escape_unprintable
 from serving.cli.errors import CommandError
 from serving.config.data_directory import ADMIN_ADDRESS_FILE, ADMIN_TOKEN_FILE
 
@@ -44,17 +46,17 @@ def ask_node(
         ) from error
     answer = response.json() if response.headers.get("content-type", "").startswith("application/json") else {}
     if response.is_error:
-        raise CommandError(str(answer.get("error", f"the node answered {response.status_code}")))
+        raise CommandError(escape_unprintable(str(answer.get("error", f"the node answered {response.status_code}"))))
     return answer
 
 
 def print_fields(content: dict[str, Any], as_json: bool) -> None:
     """Print an answer, one field a line, or as JSON."""
     if as_json:
-        print(json.dumps(content))
+        print_line(json.dumps(content))
         return
     width = max(map(len, content), default=0)
     for name, value in content.items():
         if isinstance(value, list):
             value = ", ".join(map(str, value))
-        print(f"{name.replace('_', ' '):>{width}}  {'-' if value in (None, '') else value}")
+        print_line(f"{name.replace('_', ' '):>{width}}  {'-' if value in (None, '') else value}")

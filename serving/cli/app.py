@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from chain.cli.app import DataDir, get_default_data_dir
+from chain.cli.format import print_line
 from chain.crypto import KeyPair
 from chain.genesis import Genesis, load_genesis, make_genesis, make_validator
 from chain.keyfile import create_identity
@@ -107,9 +108,9 @@ def init(
         key, joined = _make_directory(directory, joined, new_chain or "", checkpoint)
     except OSError as error:
         raise CommandError(f"cannot write {directory}: {error.strerror}; choose another directory with -d") from error
-    print(f"address  {key.address}")
-    print(f"chain    {joined.name} ({joined.chain_id.hex()[:8]})")
-    print(f"edit {directory / CONFIG_FILE}, then start the node with: wwwserve run -d {directory}")
+    print_line(f"address  {key.address}")
+    print_line(f"chain    {joined.name} ({joined.chain_id.hex()[:8]})")
+    print_line(f"edit {directory / CONFIG_FILE}, then start the node with: wwwserve run -d {directory}")
 
 
 def _make_directory(

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-
 import typer
 
+from chain.cli.format import print_line, print_lines
 from chain.exceptions import LedgerError
 from p2p.network import NetworkError
 from serving.config.schema import ConfigError
@@ -32,7 +31,8 @@ def run_app(app: typer.Typer) -> None:
         found = _find_user_error(error)
         if found is None:
             raise
-        print(f"error: {found}", file=sys.stderr)
+        show = print_lines if isinstance(found, (ConfigError, CommandError)) else print_line
+        show(f"error: {found}", to_stderr=True)
         raise SystemExit(1) from None
 
 

@@ -1,26 +1,34 @@
 """Logs on stderr: one line per event, as text for people or as JSON for machines.
 
 Events of this program and of its libraries, from structlog or from the standard library's ``logging``, all pass one
-handler. Tracebacks show no local variables, because those may hold prompts or keys.
+handler. Tracebacks show no local variables, because those may hold prompts or keys. What does not print is escaped,
+because other nodes write some of the values. Of one event there are at most so many lines a minute
+(:mod:`serving.cli.log_rate`), because other nodes cause some of the events.
 """
 
 from __future__ import annotations
 
+import io
+import json
 import logging
 import sys
 from collections.abc import Iterator, MutableMapping
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 import structlog
 import trio
-from structlog.typing import Processor
+from structlog.typing import ExcInfo, Processor
 
+from chain.printable import escape_unprintable
 from p2p.network import NetworkError
 from serving.backends.backend import BackendError
+from serving.cli.log_rate import LogRate
 from serving.http.server import ClientGone
 
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["text", "json"]
+
+log = structlog.get_logger(__name__)
 
 LIBRARY_LEVELS = {"libp2p": logging.ERROR, "hypercorn": logging.WARNING, "httpx": logging.WARNING, "": logging.WARNING}
 """Least level of a library's events, by the first part of the logger's name; ``""`` stands for any other library."""
@@ -65,7 +73,7 @@ def configure_logs(level: Level = "info", format: Format = "text") -> None:
 
 def _make_handler(common: list[Processor], format: Format) -> logging.Handler:
     """A handler that writes events to stderr, after ``common`` for those that did not come through structlog."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Handler(sys.stderr)
     handler.name = HANDLER
     handler.addFilter(_LibraryFilter())
     handler.setFormatter(
@@ -99,6 +107,36 @@ def shorten_expected_errors(_: Any, __: str, event: MutableMapping[str, Any]) ->
     return event
 
 
+def escape_values(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Escape what does not print in every text of an event. A traceback keeps its line breaks."""
+    for name, value in event.items():
+        if isinstance(value, str):
+            event[name] = escape_unprintable(value, keep="\n" if name == "exception" else "")
+    return event  # other values are shown by repr(), which escapes by itself
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """Writes records, but leaves out those above the rate of their event, and says how many."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._rate = LogRate()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        for event, count in self._rate.take_left_out(record.created):
+            log.warning("lines left out", of=event, count=count)
+        # What the owner looks for in detail is not left out.
+        if record.levelno <= logging.DEBUG or self._rate.admit(_get_event(record), record.created):
+            super().emit(record)
+
+
+def _get_event(record: logging.LogRecord) -> str:
+    """What lines are counted by: the event or unformatted message; for a library its logger, as its texts may vary."""
+    if record.name.partition(".")[0] not in OWN_LOGGERS:
+        return record.name
+    return str(record.msg["event"] if isinstance(record.msg, dict) else record.msg)
+
+
 class _LibraryFilter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         family = record.name.partition(".")[0]
@@ -107,10 +145,23 @@ class _LibraryFilter(logging.Filter):
 
 def _get_renderers(format: Format) -> list[Processor]:
     if format == "json":
-        return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(ensure_ascii=False)]
+        return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(_dump)]
+    return [
+        escape_values,
+        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=_write_traceback),
+    ]
+
+
+def _dump(event: object, **options: Any) -> str:
+    """JSON in which what does not print is an escape of JSON, so that machines read the value as it was."""
+    return escape_unprintable(json.dumps(event, ensure_ascii=False, **options))
+
+
+def _write_traceback(stream: TextIO, error: ExcInfo) -> None:
     # structlog's default is rich's traceback, which shows local variables.
-    plain = structlog.dev.plain_traceback
-    return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]
+    text = io.StringIO()
+    structlog.dev.plain_traceback(text, error)
+    stream.write(escape_unprintable(text.getvalue(), keep="\n"))
 
 
 def _get_exception(exc_info: object) -> BaseException | None:

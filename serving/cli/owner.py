@@ -8,8 +8,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from chain.cli.app import AsJson, DataDir
+from chain.cli.format import print_line
+from chain.printable import escape_unprintable
 from serving.cli.admin_client import ask_node, print_fields
 from serving.cli.errors import CommandError
 from serving.cli.wallet import build_wallet_app
@@ -36,19 +39,24 @@ def peers(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """Who is online, and what they serve."""
     answer = ask_node(data_dir, "GET", "/peers")
     if as_json:
-        print(json.dumps(answer))
+        print_line(json.dumps(answer))
         return
     table = Table("address", "models", "load", "reachable at", box=None)
     for peer in answer["peers"]:
         load = f"{peer['utilization'] / 10:.0f} %"
-        table.add_row(peer["address"], ", ".join(peer["models"]), load, ", ".join(peer["addresses"]) or "-")
+        cells = (peer["address"], ", ".join(peer["models"]), load, ", ".join(peer["addresses"]) or "-")
+        table.add_row(*(Text(escape_unprintable(cell)) for cell in cells))  # Text, so that a name is no markup
     Console(width=1000).print(table)  # not the terminal's width: an address that is cut is of no use
 
 
 def models(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """Models that this node serves or can offload to others."""
     answer = ask_node(data_dir, "GET", "/models")
-    print(json.dumps(answer) if as_json else "\n".join(entry["id"] for entry in answer["models"]))
+    if as_json:
+        print_line(json.dumps(answer))
+        return
+    for entry in answer["models"]:
+        print_line(entry["id"])
 
 
 def show_policy(data_dir: DataDir = None, as_json: AsJson = False) -> None:

@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from chain.cli.app import DataDir
+from chain.cli.format import print_line
 from chain.crypto import KeyPair, format_address, parse_address
 from chain.exceptions import KeyFormatError, RestartError
 from chain.transition.block import state_transition, verify_finality
@@ -70,7 +71,7 @@ class _RestartCommands:
             proposal = build_restart(blocks.genesis, key, blocks.header, blocks.state, removed, now)
             signed = _sign(file, proposal, key, vote_store)
             _describe(signed, opened)
-        print(f"hand {file} to the others: wwwserve chain restart sign {file}")
+        print_line(f"hand {file} to the others: wwwserve chain restart sign {file}")
 
     def sign(self, file: File, data_dir: DataDir = None) -> None:
         """Add this validator's vote to a restart file. Signing two different restarts can be punished."""
@@ -122,7 +123,9 @@ class _RestartCommands:
             journal = None if opened.vote_store is None else opened.vote_store.journal
             mark = None if journal is None else (journal.length, journal.head_hash)
             blocks.append([(content.block, transition)], certificate, mark)
-        print("restarted; the genesis file names it, and is what newcomers need. Start the node with: wwwserve run")
+        print_line(
+            "restarted; the genesis file names it, and is what newcomers need. Start the node with: wwwserve run"
+        )
 
 
 def _read(file: Path) -> RestartFile:
@@ -165,13 +168,13 @@ def _describe(file: RestartFile, opened: NodeStorage) -> None:
     before: Epoch = get_next_epoch(opened.blocks.genesis, opened.blocks.state)
     after = file.check(opened.blocks.genesis, opened.blocks.header, opened.blocks.state).validators
     signed = after.get_stake(vote.signer for vote in file.votes)
-    print(f"restart    block {file.block.height} ({file.block.id.hex()})")
-    print(f"on         block {file.block.height - 1} ({file.block.header.parent_id.hex()})")
+    print_line(f"restart    block {file.block.height} ({file.block.id.hex()})")
+    print_line(f"on         block {file.block.height - 1} ({file.block.header.parent_id.hex()})")
     for key in file.block.body.removed:
-        print(f"without    {format_address(key)}")
-    print(
+        print_line(f"without    {format_address(key)}")
+    print_line(
         f"remain     {len(after)} validators with {after.total_stake / before.validators.total_stake:.1%} of the stake"
     )
     for vote in file.votes:
-        print(f"signed by  {format_address(vote.signer)}")
-    print(f"signed     {signed / after.total_stake:.1%} of the stake that remains (more than 66.7% are needed)")
+        print_line(f"signed by  {format_address(vote.signer)}")
+    print_line(f"signed     {signed / after.total_stake:.1%} of the stake that remains (more than 66.7% are needed)")

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from chain.cli.app import AsJson, DataDir
-from chain.cli.format import format_credits
+from chain.cli.format import format_credits, print_line
 from chain.crypto import parse_address
 from chain.exceptions import KeyFormatError
 from chain.parameters import CREDIT
@@ -92,7 +92,7 @@ def serve(
 
 def register(data_dir: DataDir = None, no_wait: NoWait = False) -> None:
     """Get a newcomer's first bond, where the chain grants one, for some minutes of computing."""
-    print("searching for a proof of work; this may take some minutes")
+    print_line("searching for a proof of work; this may take some minutes")
     _order(data_dir, "register", {}, no_wait, REGISTER_TIMEOUT_S)
 
 
@@ -121,11 +121,11 @@ def _order(
     wait = 0 if no_wait else FINALITY_TIMEOUT_S
     answer = ask_node(data_dir, "POST", f"/wallet/{kind}", {**content, "wait": wait}, timeout)
     if answer.get("height") is None:
-        print(f"sent, not final yet: {answer['operation']}")
+        print_line(f"sent, not final yet: {answer['operation']}")
     elif answer.get("failure"):
         raise CommandError(f"final at height {answer['height']}, but it failed: {answer['failure']}")
     else:
-        print(f"final at height {answer['height']}: {answer['operation']}")
+        print_line(f"final at height {answer['height']}: {answer['operation']}")
 
 
 def parse_credits(text: str) -> int:

@@ -152,7 +152,7 @@ class HttpServer:
         try:
             await connection.serve()
         except Exception as error:
-            log.error("connection failed", traceback="".join(format_exception(error)))
+            log.error("connection failed", exception="".join(format_exception(error)))
         finally:
             self._connections -= 1
 
@@ -380,7 +380,7 @@ class _Connection:
             return
         if not isinstance(error, ApiError):
             # Formatted here, because log renderers may add local variables, and those hold prompts.
-            log.error("handler failed", path=request.path, traceback="".join(format_exception(error)))
+            log.error("handler failed", path=request.path, exception="".join(format_exception(error)))
             error = internal_error()
         if not responder.started:
             await responder.reply(error.status, error.body(), headers=error.headers())

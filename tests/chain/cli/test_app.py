@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import sys
@@ -14,12 +15,23 @@ from typer.testing import CliRunner
 
 from chain.audit.audit import audit_chain
 from chain.audit.export import ExportSource, ExportWriter, export_chain
+from chain.audit.report import Fault
 from chain.audit.sources import ChainSource, StoreSource
 from chain.cli.app import build_app
-from chain.cli.format import format_credits, format_duration, format_time
+from chain.cli.format import (
+    account_to_rows,
+    format_credits,
+    format_duration,
+    format_rows,
+    format_time,
+    print_line,
+    print_lines,
+)
+from chain.cli.report_text import describe_report
 from chain.crypto import format_address
 from chain.exceptions import StoreError
 from chain.genesis import load_genesis
+from chain.state.records import Account
 from chain.store.kv import LevelStore, MemoryStore
 from chain.store.reader import ChainReader
 from chain.store.writer import ChainStore
@@ -30,6 +42,7 @@ from tests.support.forgeries import fill_store, make_busy_chain
 from tests.support.keys import make_key
 from tests.support.restarted_chain import append_after, go_on, make_halted, propose
 
+ROOT = Path(__file__).resolve().parents[3]
 APP = build_app()
 NOBODY = format_address(make_key("nobody").public_key)
 
@@ -503,3 +516,42 @@ def test_the_real_command(chain: Chain, tmp_path: Path) -> None:
     wrong = execute("verify", str(tmp_path / "nothing"))
     assert wrong.returncode == 1 and wrong.stdout == ""
     assert wrong.stderr.startswith("error: no chain in ") and wrong.stderr.count("\n") == 1
+
+
+EVIL = "\x1b[2J\x1b]0;owned\x07\u202e\nforged line"
+
+
+def is_shown_safely(text: str) -> bool:
+    return all(character.isprintable() or character == "\n" for character in text) and "\nforged" not in text
+
+
+def test_names_and_reasons_of_others_are_not_obeyed_by_the_terminal(
+    chain: Chain, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = LevelStore(tmp_path / "chain")
+    report = audit_chain(StoreSource(store), threads=1)
+    store.close()
+    for shown in (
+        replace(report, name=EVIL),
+        replace(report, name=EVIL, doubt=EVIL),
+        replace(report, name=EVIL, fault=Fault(3, EVIL, EVIL)),
+    ):
+        print_lines(describe_report(shown))
+        assert is_shown_safely(capsys.readouterr().out)
+    print_lines(format_rows(account_to_rows(Account(models=(EVIL, "honest")))))
+    assert is_shown_safely(capsys.readouterr().out)
+    print_lines(json.dumps({"models": [EVIL]}, indent=2, ensure_ascii=False))
+    text = capsys.readouterr().out
+    assert is_shown_safely(text) and json.loads(text) == {"models": [EVIL]}
+    print_line(f"error: {EVIL}", to_stderr=True)
+    assert is_shown_safely(capsys.readouterr().err)
+
+
+def test_commands_print_by_nothing_else() -> None:
+    """All that a command prints is escaped, because none of them calls ``print``."""
+    modules = [*(ROOT / "chain" / "cli").glob("*.py"), *(ROOT / "serving" / "cli").glob("*.py")]
+    assert len(modules) > 10
+    for module in modules:
+        calls = [node.func for node in ast.walk(ast.parse(module.read_text())) if isinstance(node, ast.Call)]
+        names = {call.id for call in calls if isinstance(call, ast.Name)}
+        assert "print" not in names or module.name == "format.py", module

@@ -14,6 +14,7 @@ import structlog
 
 from p2p.network import NetworkError
 from serving.backends.backend import BackendError
+from serving.cli.log_rate import MAX_LINES, WINDOW_S, LogRate
 from serving.cli.logs import HANDLER, configure_logs
 
 Configure = Callable[..., Callable[[], str]]
@@ -138,3 +139,74 @@ def test_configured_twice_says_things_once(configure: Configure) -> None:
     read = configure("info", "json")
     logging.getLogger("serving.a").info("once")
     assert [json.loads(line)["event"] for line in read().splitlines()] == ["once"]
+
+
+EVIL = "\x1b[2J\x1b[31mDISK-FAILURE\x1b[0m\x1b]0;owned\x07\x9b1m\u202egnp.exe\x7f"
+
+
+@pytest.mark.parametrize("format", ["json", "text"])
+def test_no_control_character_of_a_peer_reaches_the_terminal(configure: Configure, format: str) -> None:
+    read = configure("info", format)
+    structlog.get_logger("serving.a").info("did not deliver", reason=EVIL, listed=[EVIL], key=EVIL.encode())
+    structlog.get_logger("serving.a").error("failed", exception=f"Traceback\n  {EVIL}")
+    logging.getLogger("p2p.a").warning("bad frame: %s\nroot: all is well", EVIL)
+    raise_and_log(ValueError(EVIL), lambda: logging.getLogger("p2p.a").exception("failed %s", EVIL))
+    raise_and_log(NetworkError(EVIL), lambda: logging.getLogger("p2p.a").exception("failed"))
+    text = read()
+    assert text.count("DISK-FAILURE") == 8
+    assert all(character.isprintable() or character == "\n" for character in text)
+    assert not any(line.startswith("root") for line in text.splitlines()), "no line of its own"
+
+
+def test_json_keeps_the_value(configure: Configure) -> None:
+    read = configure("info", "json")
+    structlog.get_logger("serving.a").info("did not deliver", reason=EVIL)
+    assert json.loads(read())["reason"] == EVIL
+
+
+def test_lines_of_one_event_are_limited_and_those_left_out_are_counted(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = configure("info", "json")
+    now = 1_000_000.0
+    monkeypatch.setattr("time.time_ns", lambda: int(now * 10**9))
+    monkeypatch.setattr("time.time", lambda: now)
+    logger = logging.getLogger("p2p.discovery.sync_handler")
+    for number in range(2_000):
+        now = 1_000_000 + number * 0.02
+        logger.info("announcement of %s refused", number)
+        structlog.get_logger("serving.a").warning("no valid receipt", payer=number)
+        logging.getLogger("libp2p.host").error(f"stream {number} failed")
+    structlog.get_logger("serving.a").info("something else")
+    lines = [json.loads(line) for line in read().splitlines()]
+    assert len(lines) == 3 * MAX_LINES + 1
+    now += WINDOW_S
+    structlog.get_logger("serving.a").info("something else")
+    lines = [json.loads(line) for line in read().splitlines()][len(lines) :]
+    assert [(line["event"], line.get("of"), line.get("count")) for line in lines] == [
+        ("lines left out", "announcement of %s refused", 2_000 - MAX_LINES),
+        ("lines left out", "no valid receipt", 2_000 - MAX_LINES),
+        ("lines left out", "libp2p.host", 2_000 - MAX_LINES),
+        ("something else", None, None),
+    ]
+
+
+def test_a_flood_does_not_hide_other_lines_nor_debugging(configure: Configure) -> None:
+    read = configure("debug")
+    for _ in range(1_000):
+        structlog.get_logger("serving.a").warning("no valid receipt")
+        structlog.get_logger("serving.a").debug("detail")
+    structlog.get_logger("serving.a").error("disk failed")
+    text = read()
+    assert text.count("no valid receipt") == MAX_LINES
+    assert text.count("detail") == 1_000
+    assert text.count("disk failed") == 1
+
+
+def test_a_clock_set_back_ends_the_windows() -> None:
+    rate = LogRate()
+    for _ in range(MAX_LINES + 5):
+        rate.admit("event", 5_000.0)
+    assert rate.take_left_out(5_000.0 + WINDOW_S - 1) == []
+    assert rate.take_left_out(4_000.0) == [("event", 5)]
+    assert rate.admit("event", 4_000.0)
