@@ -49,7 +49,7 @@ from serving.offload.context import OffloadContext
 from serving.offload.dialer import ExecutorDialer
 from serving.offload.executor import Executor
 from serving.offload.originator import Originator
-from serving.offload.protocol import PROTOCOL as OFFERS
+from serving.offload.protocol import OFFLOAD_PROTOCOL
 from serving.offload.settings import ExecutorSettings, OriginatorSettings
 from serving.scheduling.backend_pool import BackendPool
 from serving.scheduling.policy import Policy
@@ -150,7 +150,7 @@ class Node:
             await nursery.start(self.streams.run)
             await nursery.start(self.engine.run)
             await nursery.start(self.executor.run)
-            self.streams.handle(OFFERS, self.executor.handle, MAX_OFFERS_PER_PEER)
+            self.streams.handle(OFFLOAD_PROTOCOL, self.executor.handle, MAX_OFFERS_PER_PEER)
             nursery.start_soon(self.payments.run)
             await nursery.start(self.discovery.run)
             if self.dht is not None:

@@ -46,7 +46,7 @@ BOOTSTRAP_NODES = 3
 """Nodes whose addresses all others have from the start; they never leave."""
 PRIVATE_EVERY = 4
 """One in this many nodes is private."""
-RELAY_SLOTS = 16
+MAX_RESERVATIONS = 16
 """Private nodes that one public node relays for."""
 JOINING_S = 30.0
 """Simulated seconds over which the first nodes join."""
@@ -84,7 +84,7 @@ class Member:
             self.key.public_key,
             listen=not self.is_private,
             address=world.new_address(),
-            relay_slots=RELAY_SLOTS,
+            max_reservations=MAX_RESERVATIONS,
         )
         self.streams = Streams(self.network)
         self.discovery = Discovery(

@@ -27,7 +27,7 @@ from chain.exceptions import LedgerError
 from chain.files import SECRET_MODE, write_atomically
 
 TITLE = "wwwserve key 1"
-MAX_FILE_BYTES = 4096
+MAX_KEY_FILE_BYTES = 4096
 """Largest key file that is read, in bytes."""
 KDF_PASSES, KDF_MEMORY_BYTES = argon2id.OPSLIMIT_MODERATE, argon2id.MEMLIMIT_MODERATE
 """Cost of opening a protected file, and of each guess at its passphrase: 3 passes over 256 MiB, under a second."""
@@ -119,12 +119,12 @@ def _read_private(path: Path) -> bytes:
                     f"{path} is a secret, but others may access it (mode {stat.S_IMODE(status.st_mode):04o}): "
                     f"run chmod 600 {path}"
                 )
-            content = file.read(MAX_FILE_BYTES + 1)
+            content = file.read(MAX_KEY_FILE_BYTES + 1)
     except FileNotFoundError:
         raise IdentityError(f"there is no key file {path}") from None
     except OSError as error:
         raise IdentityError(f"{path} cannot be read: {error.strerror}") from error
-    if len(content) > MAX_FILE_BYTES:
+    if len(content) > MAX_KEY_FILE_BYTES:
         raise IdentityError(f"{path} is too large to be a key file")
     return content
 

@@ -32,11 +32,12 @@ from consensus.execution import BlockExecutor
 from consensus.mempool.pool import Mempool
 from consensus.message_checks import MessageChecks
 from consensus.network.committee_streams import CommitteeStreams
-from consensus.network.compact_blocks import COMPACT_KIND, CompactPropose, to_compact
+from consensus.network.compact_blocks import CompactPropose, to_compact
 from consensus.proposer import Proposer
 from consensus.simplex.core import Simplex, Timeouts
 from consensus.simplex.equivocation import EquivocationDetector, VotePair
 from consensus.simplex.messages import (
+    COMPACT_KIND,
     Broadcast,
     Build,
     Commit,

@@ -34,11 +34,12 @@ from consensus.network.fair_queue import FairQueue
 from consensus.network.gossip import Batch, GossipPublisher, get_topic
 from consensus.network.ingress import OperationIngress
 from consensus.rebroadcast import Rebroadcaster
-from consensus.receiver import FORWARDED_KIND, Receiver
+from consensus.receiver import Receiver
 from consensus.simplex.core import Timeouts
+from consensus.simplex.messages import FORWARDED_KIND
 from consensus.sync.client import SYNC_DELAY_S, SyncClient
 from consensus.sync.messages import SYNC_PROTOCOL
-from consensus.sync.server import MAX_EXCHANGES, SyncServer
+from consensus.sync.server import MAX_SYNC_EXCHANGES, SyncServer
 from consensus.unlock import unlock_voting
 from consensus.verifier import SignatureVerifier
 from consensus.voting.vote_store import VoteStore
@@ -291,7 +292,7 @@ class Engine:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             await nursery.start(self._committee.run)
-            self._streams.handle(SYNC_PROTOCOL, self._server.handle, MAX_EXCHANGES)
+            self._streams.handle(SYNC_PROTOCOL, self._server.handle, MAX_SYNC_EXCHANGES)
             topics = {name: get_topic(self.genesis.chain_id, name) for name in self._gossip}
             channels = {name: self._network.subscribe(topic) for name, topic in topics.items()}
             nursery.start_soon(self._receiver.run, channels)

@@ -22,19 +22,17 @@ from chain.types.votes import Certificate, VoteKind
 from consensus.driver import Driver
 from consensus.exceptions import InvalidMessage
 from consensus.mempool.pool import Mempool
-from consensus.network.compact_blocks import COMPACT_KIND, CompactPropose, reconstruct
+from consensus.network.compact_blocks import CompactPropose, reconstruct
 from consensus.network.gossip import TOPIC_LIMITS, Batch, SeenCache, TopicRateLimiter
 from consensus.network.ingress import OperationIngress
 from consensus.rebroadcast import Rebroadcaster
-from consensus.simplex.messages import Message, Propose, decode_message
+from consensus.simplex.messages import COMPACT_KIND, FORWARDED_KIND, Message, Propose, decode_message
 from consensus.sync.client import SyncClient
 from p2p.network import GossipMessage, Misbehaviour, Network
 from p2p.rate_limit import Limiter, Rate
 
 logger = structlog.get_logger(__name__)
 
-FORWARDED_KIND = b"\x00"
-"""First byte of a message that carries a batch of operations to a leader (others: consensus.simplex.messages)."""
 MEMBER_RATE = Rate(500, 4 << 20, 4.0)
 """Messages and bytes a second that are taken from one member's links; what is beyond waits there. Many times what an
 honest one sends."""

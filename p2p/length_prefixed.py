@@ -18,9 +18,9 @@ from google.protobuf.message import DecodeError, Message
 from chain.codec import Record
 from p2p.network import NetworkError, RawStream
 
-MAX_MESSAGE_BYTES = 4096
+MAX_PROTOBUF_BYTES = 4096
 """Largest protobuf that is accepted unless a protocol says otherwise."""
-MAX_RECORD_BYTES = 512
+MAX_PREFIXED_RECORD_BYTES = 512
 """Largest record that is accepted."""
 READ_CHUNK_BYTES = 64 << 10
 """Most bytes that are taken off a stream at once."""
@@ -176,7 +176,7 @@ class MessageStream:
     ``limit`` is the largest message accepted, in bytes.
     """
 
-    def __init__(self, stream: RawStream, limit: int = MAX_MESSAGE_BYTES) -> None:
+    def __init__(self, stream: RawStream, limit: int = MAX_PROTOBUF_BYTES) -> None:
         self.stream = stream
         self._reader = LengthPrefixedReader(stream.receive, VARINT, limit)
 
@@ -228,7 +228,7 @@ async def receive_record(stream: RawStream) -> bytes:
         MalformedMessage: it is too long, or something comes behind it.
         NetworkError: the stream ended.
     """
-    reader = LengthPrefixedReader(stream.receive, UINT16, MAX_RECORD_BYTES)
+    reader = LengthPrefixedReader(stream.receive, UINT16, MAX_PREFIXED_RECORD_BYTES)
     data = await reader.receive()
     if data is None:
         raise NetworkError("the stream ended within a message")

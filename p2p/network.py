@@ -19,7 +19,7 @@ import trio
 
 MAX_GOSSIP_BYTES = 1 << 20
 """Gossip payloads are smaller than this; gossipsub drops larger ones silently."""
-MAX_UNREAD_BYTES = 16 << 20
+MAX_UNREAD_GOSSIP_BYTES = 16 << 20
 """Gossip of a topic that waits for a subscriber; beyond, the subscriber loses the oldest messages."""
 
 
@@ -127,13 +127,13 @@ class Network(Protocol):
         """Inbound connections refused so far, by reason; empty where all are accepted."""
 
     async def reserve(self, relay: bytes) -> float:
-        """Ask a connected peer for a relay slot, so that others can dial this node through it.
+        """Ask a connected peer, a relay, for a reservation, so that others can dial this node through it.
 
         Returns:
-            Seconds that the slot is held for; it ends earlier with the connection.
+            Seconds that the reservation holds for; it ends earlier with the connection.
 
         Raises:
-            NetworkError: not connected, or the peer does not relay, has no slot free or did not answer.
+            NetworkError: not connected, or the peer does not relay, takes no more reservations or did not answer.
         """
 
     def is_relayed(self, peer: bytes) -> bool:

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 
-MAX_PEERS = 4096
+MAX_LIMITED_PEERS = 4096
 """Peers that a limiter remembers; beyond it, the one that was silent longest is forgotten."""
 IDLE_S = 60.0
 """Seconds of silence after which a peer is forgotten."""
@@ -65,7 +65,7 @@ class _Peer:
 class Limiter:
     """Admits or refuses items: at most ``rate`` from each peer, and ``total`` from all together."""
 
-    def __init__(self, rate: Rate, total: Rate | None = None, max_peers: int = MAX_PEERS) -> None:
+    def __init__(self, rate: Rate, total: Rate | None = None, max_peers: int = MAX_LIMITED_PEERS) -> None:
         self._rate = rate
         self._total = total
         self._max_peers = max_peers

@@ -8,7 +8,7 @@ from p2p.discovery.service import Discovery
 from p2p.peers.announcement import PeerLoad
 from serving.scheduling.backend_pool import BackendPool
 
-ANNOUNCE_INTERVAL_S = 0.5
+LOAD_READ_INTERVAL_S = 0.5
 """Seconds between reads of the backends; discovery announces what changed."""
 
 
@@ -23,7 +23,7 @@ class Advertiser:
         """Advertise until cancelled."""
         while True:
             self._discovery.update(models=self._backend_pool.get_models(), load=self._get_load())
-            await trio.sleep(ANNOUNCE_INTERVAL_S)
+            await trio.sleep(LOAD_READ_INTERVAL_S)
 
     def _get_load(self) -> PeerLoad:
         admissions = self._backend_pool.admissions

@@ -35,7 +35,7 @@ from serving.scheduling.policy import Decision, Policy
 
 log = structlog.get_logger(__name__)
 
-MAX_RECORDS = 1024
+MAX_LISTED_REQUESTS = 1024
 """Past requests that the admin listener lists."""
 
 
@@ -81,7 +81,7 @@ class Dispatcher:
     originator: Originator
     runtime: Runtime
     counters: Counters = field(default_factory=Counters)
-    records: deque[RequestRecord] = field(default_factory=lambda: deque(maxlen=MAX_RECORDS))
+    records: deque[RequestRecord] = field(default_factory=lambda: deque(maxlen=MAX_LISTED_REQUESTS))
 
     @property
     def max_tokens(self) -> int:

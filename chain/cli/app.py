@@ -301,9 +301,9 @@ def _errors() -> Iterator[None]:
 
 def _find_store(path: Path) -> Path:
     """The database in a data directory, or the database itself."""
-    for candidate in (path / CHAIN_DIRECTORY, path):
-        if (candidate / "CURRENT").exists():
-            return candidate
+    for directory in (path / CHAIN_DIRECTORY, path):
+        if (directory / "CURRENT").exists():
+            return directory
     raise StoreError(f"no chain in {path}: expected a data directory of a node, a database or an export file")
 
 

@@ -14,7 +14,7 @@ from chain.codec import Bounds, Hash, Natural, Record
 from chain.crypto import hash_bytes
 from chain.exceptions import ProofError
 
-EMPTY = hash_bytes("empty")
+EMPTY_ROOT = hash_bytes("empty")
 """Root of nothing."""
 
 
@@ -24,7 +24,7 @@ def compute_merkle_root(leaves: Sequence[bytes]) -> bytes:
     A split leaves the largest power of two on the left (RFC 6962 §2.1).
     """
     if not leaves:
-        return EMPTY
+        return EMPTY_ROOT
     level = [hash_bytes("list leaf", leaf) for leaf in leaves]
     while len(level) > 1:
         level = hash_level("list node", level)

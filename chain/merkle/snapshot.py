@@ -33,10 +33,10 @@ MAX_PIECE_BYTES = 512 * 1024
 ENTRY_OVERHEAD_BYTES = 32
 """What an entry costs in a chunk beside its key and value."""
 
-MAX_KEY_BYTES = 64
+MAX_STATE_KEY_BYTES = 64
 MAX_ENTRIES = MAX_CHUNK_BYTES // ENTRY_OVERHEAD_BYTES
 
-Key = Annotated[bytes, Bounds(1, MAX_KEY_BYTES)]
+Key = Annotated[bytes, Bounds(1, MAX_STATE_KEY_BYTES)]
 Value = Annotated[bytes, Bounds(0, MAX_INLINE_BYTES)]
 
 
@@ -121,7 +121,7 @@ def add_chunk(frontier: Frontier | None, chunk: Chunk, root: bytes) -> Frontier:
     if size > MAX_CHUNK_BYTES:
         raise InvalidSnapshot(f"a chunk of {size} bytes, more than {MAX_CHUNK_BYTES}")
     if (
-        not chunk.is_last and size <= MAX_CHUNK_BYTES - MAX_INLINE_BYTES - MAX_KEY_BYTES - ENTRY_OVERHEAD_BYTES
+        not chunk.is_last and size <= MAX_CHUNK_BYTES - MAX_INLINE_BYTES - MAX_STATE_KEY_BYTES - ENTRY_OVERHEAD_BYTES
     ):  # room for any other
         raise InvalidSnapshot(f"a chunk of {size} bytes that is not the last one")
     last = None if frontier is None else int.from_bytes(frontier.path, "big")

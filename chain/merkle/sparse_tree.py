@@ -14,7 +14,7 @@ from typing import Annotated
 from chain.codec import Bounds, Hash, Record
 from chain.crypto import hash_bytes
 from chain.exceptions import ProofError
-from chain.merkle.list import EMPTY
+from chain.merkle.list import EMPTY_ROOT
 
 
 class Leaf:
@@ -109,7 +109,7 @@ class TreeProof(Record):
         elif self.branches:
             raise ProofError("the proof does not show what stands in place of the key")
         else:
-            return EMPTY
+            return EMPTY_ROOT
         above = 256
         for fork in self.branches:
             if fork.depth >= above:
@@ -124,8 +124,8 @@ class TreeProof(Record):
 class SparseMerkleTree:
     """An immutable map from byte keys to records, with a root that commits to all of it.
 
-    The root of an empty tree is ``EMPTY``; a leaf hashes its path and its value's hash; a branch hashes its depth and
-    both children. A branch exists only where two paths part, so that a tree of n leaves has n − 1 branches.
+    The root of an empty tree is ``EMPTY_ROOT``; a leaf hashes its path and its value's hash; a branch hashes its depth
+    and both children. A branch exists only where two paths part, so that a tree of n leaves has n − 1 branches.
     """
 
     __slots__ = ("_root",)
@@ -136,7 +136,7 @@ class SparseMerkleTree:
     @property
     def root(self) -> bytes:
         """32-byte commitment to the whole map."""
-        return EMPTY if self._root is None else self._root.hash
+        return EMPTY_ROOT if self._root is None else self._root.hash
 
     def get(self, key: bytes) -> Record | None:
         """The record under ``key``, or None."""

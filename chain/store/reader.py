@@ -154,10 +154,10 @@ class ChainReader:
 
     def nearest_certificate(self, height: int) -> tuple[int, Certificate] | None:
         """The certificate that made ``height`` final, and its own height; None above the last final block."""
-        for candidate in range(max(1, height), self.height + 1):
-            certificate = self.certificate(candidate)
+        for number in range(max(1, height), self.height + 1):
+            certificate = self.certificate(number)
             if certificate is not None:
-                return candidate, certificate
+                return number, certificate
         return None
 
     def failures(self, height: int) -> list[str | None]:

@@ -21,7 +21,7 @@ from chain.state.keys import REGISTRATIONS_KEY, TOTALS_KEY
 from chain.state.records import Account, Registrations
 from chain.state.state import StateOverlay, StateReader
 from chain.transition.context import BlockContext
-from chain.types.operations import SALT_BYTES, Register, SignedOperation, compute_operation_id
+from chain.types.operations import REGISTRATION_SALT_BYTES, Register, SignedOperation, compute_operation_id
 
 ARGON2_MEMORY_BYTES, ARGON2_PASSES = 32 << 20, 1
 """Bytes and passes of one try: some 20 ms of one core."""
@@ -101,7 +101,7 @@ def is_valid_proof_of_work(challenge: bytes, salt: bytes, difficulty: int) -> bo
 def mine(challenge: bytes, difficulty: int, start: int = 0) -> Iterator[bytes | None]:
     """Try one salt after the other: None for each that is worth nothing, at last one that is."""
     while True:
-        salt = start.to_bytes(SALT_BYTES, "big")
+        salt = start.to_bytes(REGISTRATION_SALT_BYTES, "big")
         if is_valid_proof_of_work(challenge, salt, difficulty):
             yield salt
             return

@@ -77,7 +77,7 @@ class CommitteeApplicant:
     waiting_since: int
 
 
-def compute_committee(before: ValidatorSet, candidates: Iterable[CommitteeApplicant], size: int) -> ValidatorSet:
+def compute_committee(before: ValidatorSet, applicants: Iterable[CommitteeApplicant], size: int) -> ValidatorSet:
     """The committee that follows ``before``.
 
     Weight that is taken away counts in full. What is added is a tenth of the whole at most: who waited longest comes
@@ -85,15 +85,15 @@ def compute_committee(before: ValidatorSet, candidates: Iterable[CommitteeApplic
     that it displaces is limited too. If no applicant is left the old committee stays, since a chain without one is
     dead."""
     room = before.total_stake // COMMITTEE_GROWTH_QUOTIENT
-    waiting = sorted(candidates, key=lambda candidate: (candidate.waiting_since or 2**63, candidate.public_key))
+    waiting = sorted(applicants, key=lambda applicant: (applicant.waiting_since or 2**63, applicant.public_key))
     weights = {
-        candidate.public_key: min(candidate.bonded, before.get_stake([candidate.public_key]))
-        for candidate in waiting
-        if candidate.public_key in before
+        applicant.public_key: min(applicant.bonded, before.get_stake([applicant.public_key]))
+        for applicant in waiting
+        if applicant.public_key in before
     }
-    for candidate in waiting:
-        key = candidate.public_key
-        weight = min(candidate.bonded, weights.get(key, 0) + room)
+    for applicant in waiting:
+        key = applicant.public_key
+        weight = min(applicant.bonded, weights.get(key, 0) + room)
         if key not in weights and weight and len(weights) >= size:
             smallest = min(weights, key=lambda other: (weights[other], other))
             if weights[smallest] >= weight:

@@ -30,7 +30,7 @@ MAX_CAPTURE_ITEMS = 64
 MAX_MODELS = 16
 """Models that one account serves."""
 
-SALT_BYTES = 16
+REGISTRATION_SALT_BYTES = 16
 """Length of the salt that is the proof of work of a registration."""
 
 
@@ -217,7 +217,7 @@ class Register(Record):
 
     TAG = 15
     epoch: Natural
-    salt: Annotated[bytes, Bounds(SALT_BYTES, SALT_BYTES)]
+    salt: Annotated[bytes, Bounds(REGISTRATION_SALT_BYTES, REGISTRATION_SALT_BYTES)]
     models: Annotated[tuple[ModelName, ...], Bounds(0, MAX_MODELS)]
 
 

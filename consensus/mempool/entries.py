@@ -82,5 +82,5 @@ def get_dependencies(operation: Operation) -> list[bytes]:
     return [hold_key(operation.hold)] if isinstance(operation, Release | Dispute) else []
 
 
-def explain_reservation(entry: Entry, available: int) -> str:
+def explain_shortfall(entry: Entry, available: int) -> str:
     return f"{entry.cost} micro-credits asked beside what is promised, {available} available"

@@ -2,7 +2,7 @@
 
 An operation is *ready* if the ledger would take it on the last final state. Otherwise it *waits*: for an earlier nonce,
 for credit, or for a block that its author has and this node has not (a capture may overtake its hold). What has waited
-for :data:`MAX_WAIT_S` is dropped. Only ready operations count as work and are selected.
+for :data:`MAX_UNREADY_WAIT_S` is dropped. Only ready operations count as work and are selected.
 
 Room in the pool costs nothing until an operation is included, so it is bounded by the credit that an account owns.
 
@@ -38,7 +38,7 @@ from chain.types.operations import Capture, Hold, NoncedOperation, SignedOperati
 from consensus.mempool.entries import (
     AccountQueue,
     Entry,
-    explain_reservation,
+    explain_shortfall,
     get_conflict_keys,
     get_cost,
     get_dependencies,
@@ -47,7 +47,7 @@ from consensus.mempool.entries import (
 from consensus.mempool.eviction import EvictionIndex
 from consensus.mempool.packing import BlockPacker
 
-MAX_WAIT_S = 30.0
+MAX_UNREADY_WAIT_S = 30.0
 """Seconds that an operation may wait to become ready."""
 MAX_READY_BLOCKS = 256
 """Final blocks after which a ready operation that no proposer included is dropped."""
@@ -356,7 +356,7 @@ class Mempool:
         self._now = now
         while self._waiting:
             operation_id, since = next(iter(self._waiting.items()))
-            if now - since < MAX_WAIT_S:
+            if now - since < MAX_UNREADY_WAIT_S:
                 break
             self.remove(operation_id)
         work = REVALIDATION_BUDGET
@@ -388,7 +388,7 @@ class Mempool:
         if pending.reserved + pending.fees > account.available:
             for entry in reversed(list(pending.one_time.values())):
                 if entry.ready and entry.cost and pending.reserved + pending.fees > account.available:
-                    self._set_ready(entry, False, explain_reservation(entry, account.available))
+                    self._set_ready(entry, False, explain_shortfall(entry, account.available))
         for operation_id in pending.waiting:
             self._mark_dirty(operation_id)
 
@@ -432,7 +432,7 @@ class Mempool:
         reserved = pending.reserved + pending.fees - (entry.cost if entry.ready else 0)
         try:
             if entry.cost and reserved + entry.cost > pending.available:
-                raise CannotPay(explain_reservation(entry, pending.available))
+                raise CannotPay(explain_shortfall(entry, pending.available))
             process_operation(StateOverlay(self._state), self._context, signed)
             if isinstance(operation, Hold) and operation.deadline <= self._get_latest_time() + DEADLINE_MARGIN_MS:
                 raise InvalidOperation(

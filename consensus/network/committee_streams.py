@@ -19,7 +19,7 @@ import trio
 
 from chain import crypto
 from chain.exceptions import CodecError
-from consensus.network.gossip import GOSSIP_BATCH_BYTES, MAX_GOSSIP_BYTES, Batch
+from consensus.network.gossip import GOSSIP_BATCH_BYTES, MAX_BATCH_BYTES, Batch
 from p2p.network import NetworkError
 from p2p.streams.exchanges import Exchange, Streams
 
@@ -27,14 +27,14 @@ logger = structlog.get_logger(__name__)
 
 COMMITTEE_PROTOCOL = "/wwwserve/vote/1"
 MAX_QUEUED_MESSAGES = 256
-MAX_QUEUED_BYTES = 4 << 20
+MAX_QUEUED_MESSAGE_BYTES = 4 << 20
 """Bounds of a queue."""
 BULKY_BYTES = 32 * 1024
 """Bytes above which a message is a block: no vote and no certificate is as long."""
 MIN_RETRY_S = 0.25
 MAX_RETRY_S = 4.0
 """Seconds before a lost link is opened again, doubling up to the maximum."""
-WRITE_TIMEOUT_S = 10.0
+MESSAGE_WRITE_TIMEOUT_S = 10.0
 """Seconds that one message may take before the link counts as lost."""
 
 
@@ -53,7 +53,7 @@ class _PeerQueue:
         self.queue.append((payload, 0 if is_hint else 1 if len(payload) > BULKY_BYTES else 2))
         self.size += len(payload)
         dropped = 0
-        while len(self.queue) > MAX_QUEUED_MESSAGES or self.size > MAX_QUEUED_BYTES:
+        while len(self.queue) > MAX_QUEUED_MESSAGES or self.size > MAX_QUEUED_MESSAGE_BYTES:
             position = min(range(len(self.queue)), key=lambda index: self.queue[index][1])
             self.size -= len(self.queue[position][0])
             del self.queue[position]
@@ -122,7 +122,7 @@ class CommitteeStreams:
         queue = self._queues.get(peer)
         if queue is None:
             return
-        if len(payload) > MAX_GOSSIP_BYTES:
+        if len(payload) > MAX_BATCH_BYTES:
             logger.warning("a message is too long to send", bytes=len(payload))
             return
         self.dropped += queue.put(payload, is_hint)
@@ -146,7 +146,7 @@ class CommitteeStreams:
                     payload = await queue.take()  # before opening: a silent member is left in peace
                     async with self._streams.open(peer, COMMITTEE_PROTOCOL) as exchange:
                         while True:
-                            with trio.fail_after(WRITE_TIMEOUT_S):
+                            with trio.fail_after(MESSAGE_WRITE_TIMEOUT_S):
                                 await exchange.send(payload)
                             delay = MIN_RETRY_S
                             payload = await queue.take()

@@ -18,8 +18,6 @@ from chain.types.operations import SignedOperation
 from consensus.exceptions import InvalidMessage
 from consensus.simplex.messages import Propose
 
-COMPACT_KIND = b"\x10"
-"""First byte of such a message on a link (others: consensus.simplex.messages)."""
 MAX_WHOLE_BYTES = 64 * 1024
 """Blocks up to this many bytes are sent whole."""
 MAX_IDS = 8192

@@ -33,7 +33,7 @@ logger = structlog.get_logger(__name__)
 
 GOSSIP_BATCH_BYTES = 32 * 1024
 GOSSIP_DELAY_S = 0.1
-MAX_GOSSIP_BYTES = 900 * 1024
+MAX_BATCH_BYTES = 900 * 1024
 """Largest payload published, in bytes; gossip carries less than 1 MiB."""
 MAX_PUBLISH_QUEUE_BYTES = 8 << 20
 """Bytes that may wait to be published on a topic; beyond, the oldest are shed."""

@@ -48,6 +48,11 @@ class Repropose(Record):
 
 Message = Propose | Repropose | Vote | Certificate
 
+FORWARDED_KIND = b"\x00"
+"""First byte on a link of a batch of operations that is forwarded to the leader (:mod:`consensus.receiver`)."""
+COMPACT_KIND = b"\x10"
+"""First byte on a link of a proposal that has its operations by id (:mod:`consensus.network.compact_blocks`)."""
+
 _KINDS: dict[int, type[Propose] | type[Repropose] | type[Vote] | type[Certificate]] = {
     1: Propose,
     2: Repropose,

@@ -46,8 +46,8 @@ class SyncPeers:
         now = trio.current_time()
         self._avoided = {peer: until for peer, until in self._avoided.items() if until > now}
         connected = self.streams.network.peers().difference(self._avoided)
-        candidates = [peer for peer in self.shuffle(connected) if peer not in without]
-        return sorted(candidates, key=lambda peer: peer not in first)
+        others = [peer for peer in self.shuffle(connected) if peer not in without]
+        return sorted(others, key=lambda peer: peer not in first)
 
     def pick(self, without: Container[bytes] = ()) -> bytes | None:
         """One of them: the faster of two, so that a slow peer gets few of many questions. None if there is none."""

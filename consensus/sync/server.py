@@ -46,7 +46,7 @@ from p2p.network import NetworkError
 from p2p.runtime import Runtime
 from p2p.streams.exchanges import Exchange
 
-MAX_EXCHANGES = 8
+MAX_SYNC_EXCHANGES = 8
 """Requests of one peer served at the same time."""
 STATE_LEASE_S = 60.0
 """Seconds for which a state that was asked for stays at hand, however many epochs end meanwhile."""

@@ -31,7 +31,7 @@ from functools import lru_cache
 from chain.crypto import PEER_ID_PREFIX
 from p2p.addresses import is_local_address
 
-DOMAIN = b"wwwserve rendezvous 1"
+RENDEZVOUS_DOMAIN = b"wwwserve rendezvous 1"
 """Prefix of the chain id in the hash that is the key of the chain."""
 SHA2_256 = bytes([0x12, 32])
 """What a multihash of SHA-256 begins with."""
@@ -40,11 +40,11 @@ K = 20
 """Servers that keep a record, and that a response names."""
 MAX_PROVIDERS = 64
 """Providers that are read from a response, and that a lookup returns."""
-MAX_ADDRESSES = 4
+MAX_ADDRESSES_PER_PEER = 4
 """Addresses of one peer that are read from one response; a lookup returns up to twice as many of a provider."""
 MIN_KEY_BYTES = 2
 """Length of the shortest key."""
-MAX_KEY_BYTES = 80
+MAX_DHT_KEY_BYTES = 80
 """Length of the longest key."""
 
 
@@ -79,7 +79,7 @@ class Message:
 
 def get_provider_key(chain_id: bytes) -> bytes:
     """The key that the nodes of a chain provide: a multihash."""
-    return SHA2_256 + hashlib.sha256(DOMAIN + chain_id).digest()
+    return SHA2_256 + hashlib.sha256(RENDEZVOUS_DOMAIN + chain_id).digest()
 
 
 def get_dht_id(name: bytes) -> int:

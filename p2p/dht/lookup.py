@@ -23,20 +23,20 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 
 from p2p.addresses import is_local_address
-from p2p.dht.kademlia import MAX_ADDRESSES, MAX_PROVIDERS, K, PeerInfo, drop_local, get_dht_id, get_peer_dht_id
+from p2p.dht.kademlia import MAX_ADDRESSES_PER_PEER, MAX_PROVIDERS, K, PeerInfo, drop_local, get_dht_id, get_peer_dht_id
 
 ALPHA = 8
 """Requests that a lookup has under way at a time."""
 MAX_REQUESTS = 80
 """Most requests of one lookup."""
-MAX_CANDIDATES = 512
+MAX_CONTACTS = 512
 """Servers that a lookup remembers."""
 MAX_DEAD_REFERRALS = 8
 """Servers named by one referrer that did not answer, after which no others named by it are asked."""
 
 
 @dataclass(slots=True)
-class _Candidate:
+class _Contact:
     info: PeerInfo
     referrer: bytes
     """The peer that named it; itself if it was known before."""
@@ -56,14 +56,14 @@ class Lookup:
     def __init__(self, me: bytes, key: bytes, seeds: Iterable[PeerInfo], always: Iterable[PeerInfo] = ()) -> None:
         self._me = me
         self._target = get_dht_id(key)
-        self._candidates: dict[bytes, _Candidate] = {}
+        self._contacts: dict[bytes, _Contact] = {}
         self._order: list[tuple[int, bytes]] = []  # by distance
         self._dead_referrals: Counter[bytes] = Counter()
         self.requests = 0
         """Requests so far."""
         for info in always:
             self._add(info, info.peer)
-        self._first = list(self._candidates)
+        self._first = list(self._contacts)
         for info in seeds:
             self._add(info, info.peer)
 
@@ -73,65 +73,67 @@ class Lookup:
             return None
         nearest = (peer for peer, _ in zip(self._nearest(), range(K), strict=False))
         for peer in (*self._first, *nearest):
-            candidate = self._candidates[peer]
-            if not candidate.asked:
-                candidate.asked = True
+            contact = self._contacts[peer]
+            if not contact.asked:
+                contact.asked = True
                 self.requests += 1
-                return candidate.info
+                return contact.info
         return None
 
     def answered(self, peer: bytes, closer: Iterable[PeerInfo], providers: Iterable[PeerInfo] = ()) -> None:
         """Take in a response. Local addresses count only if they come from a peer that is local itself."""
-        candidate = self._candidates[peer]
-        candidate.answered = True
-        known = candidate.info.addresses
+        contact = self._contacts[peer]
+        contact.answered = True
+        known = contact.info.addresses
         local = any(is_local_address(address) for address in known)
 
         def clean(info: PeerInfo) -> PeerInfo:
             own = known if info.peer == peer else ()
             named = info.addresses if local else drop_local(info.addresses)
-            return PeerInfo(info.peer, tuple(dict.fromkeys((*own, *named)))[:MAX_ADDRESSES])
+            return PeerInfo(info.peer, tuple(dict.fromkeys((*own, *named)))[:MAX_ADDRESSES_PER_PEER])
 
         for _, info in zip(range(K), closer, strict=False):
             self._add(clean(info), peer)
         found = [clean(info) for _, info in zip(range(MAX_PROVIDERS), providers, strict=False)]
-        candidate.providers = [one for one in found if one.addresses and one.peer != self._me]
+        contact.providers = [one for one in found if one.addresses and one.peer != self._me]
 
     def failed(self, peer: bytes) -> None:
         """Note that a server did not answer, or sent something malformed."""
-        candidate = self._candidates[peer]
-        candidate.failed = True
-        if candidate.referrer != peer:
-            self._dead_referrals[candidate.referrer] += 1
+        contact = self._contacts[peer]
+        contact.failed = True
+        if contact.referrer != peer:
+            self._dead_referrals[contact.referrer] += 1
 
     def closest(self) -> list[PeerInfo]:
         """The nearest servers that have answered."""
-        answered = [self._candidates[peer] for _, peer in self._order if self._candidates[peer].answered]
-        return [candidate.info for candidate in answered[:K]]
+        answered = [self._contacts[peer] for _, peer in self._order if self._contacts[peer].answered]
+        return [contact.info for contact in answered[:K]]
 
     def providers(self) -> list[PeerInfo]:
         """The providers found, and their addresses, taken from all responses in turn."""
-        responses = [candidate.providers for candidate in self._candidates.values() if candidate.providers]
+        responses = [contact.providers for contact in self._contacts.values() if contact.providers]
         named: dict[bytes, list[tuple[str, ...]]] = {}
         for row in zip_longest(*responses):
             for provider in row:
                 if provider is not None and (provider.peer in named or len(named) < MAX_PROVIDERS):
                     named.setdefault(provider.peer, []).append(provider.addresses)
-        return [PeerInfo(peer, tuple(_interleave(groups))[: 2 * MAX_ADDRESSES]) for peer, groups in named.items()]
+        return [
+            PeerInfo(peer, tuple(_interleave(groups))[: 2 * MAX_ADDRESSES_PER_PEER]) for peer, groups in named.items()
+        ]
 
     def _nearest(self) -> Iterator[bytes]:
         """The servers that are worth asking or have answered, by distance."""
         for _, peer in self._order:
-            candidate = self._candidates[peer]
-            dead = self._dead_referrals[candidate.referrer]
-            if not candidate.failed and (candidate.asked or dead < MAX_DEAD_REFERRALS):
+            contact = self._contacts[peer]
+            dead = self._dead_referrals[contact.referrer]
+            if not contact.failed and (contact.asked or dead < MAX_DEAD_REFERRALS):
                 yield peer
 
     def _add(self, info: PeerInfo, referrer: bytes) -> None:
-        if info.peer == self._me or info.peer in self._candidates or not info.addresses:
+        if info.peer == self._me or info.peer in self._contacts or not info.addresses:
             return
-        if len(self._candidates) < MAX_CANDIDATES:
-            self._candidates[info.peer] = _Candidate(info, referrer)
+        if len(self._contacts) < MAX_CONTACTS:
+            self._contacts[info.peer] = _Contact(info, referrer)
             insort(self._order, (get_peer_dht_id(info.peer) ^ self._target, info.peer))
 
 

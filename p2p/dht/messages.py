@@ -15,17 +15,17 @@ from multiaddr import Multiaddr
 
 from chain.crypto import format_address
 from p2p.addresses import format_circuit_address, format_endpoint, get_endpoint, parse_circuit_address
-from p2p.dht.kademlia import MAX_ADDRESSES, MAX_PROVIDERS, K, Kind, Message, PeerInfo
+from p2p.dht.kademlia import MAX_ADDRESSES_PER_PEER, MAX_PROVIDERS, K, Kind, Message, PeerInfo
 from p2p.length_prefixed import MalformedMessage
 from p2p.peer_id import peer_id_of, public_key_of
 
-PROTOCOL = "/ipfs/kad/1.0.0"
+DHT_PROTOCOL = "/ipfs/kad/1.0.0"
 WireMessage = pb.Message
-MAX_MESSAGE_BYTES = 1 << 16
+MAX_DHT_MESSAGE_BYTES = 1 << 16
 """Largest message that is accepted."""
 MAX_PARSED_ADDRESSES = 8
 """Addresses of a peer that are parsed to find usable ones."""
-MAX_ADDRESS_BYTES = 256
+MAX_DHT_ADDRESS_BYTES = 256
 """Longest address that is read."""
 CACHED_ADDRESSES = 4096
 """Addresses whose other form is cached: the same come again and again, and the library takes 0.1 ms for one."""
@@ -89,7 +89,7 @@ def _encode_peer_info(info: PeerInfo) -> pb.Message.Peer:
     usable = (_encode_address(address, info.peer) for address in info.addresses)
     return pb.Message.Peer(
         id=peer_id_of(info.peer).to_bytes(),
-        addrs=[address for address in usable if address is not None][:MAX_ADDRESSES],
+        addrs=[address for address in usable if address is not None][:MAX_ADDRESSES_PER_PEER],
         connection=pb.Message.CAN_CONNECT,
     )
 
@@ -99,9 +99,9 @@ def _decode_peer_infos(peers: Iterable[pb.Message.Peer]) -> tuple[PeerInfo, ...]
     for one in peers:
         peer = public_key_of(one.id)
         if peer is not None and peer not in infos:
-            short = [raw for raw in one.addrs[:MAX_PARSED_ADDRESSES] if len(raw) <= MAX_ADDRESS_BYTES]
+            short = [raw for raw in one.addrs[:MAX_PARSED_ADDRESSES] if len(raw) <= MAX_DHT_ADDRESS_BYTES]
             usable = dict.fromkeys(address for raw in short if (address := _decode_address(raw, peer)) is not None)
-            infos[peer] = PeerInfo(peer, tuple(usable)[:MAX_ADDRESSES])
+            infos[peer] = PeerInfo(peer, tuple(usable)[:MAX_ADDRESSES_PER_PEER])
     return tuple(infos.values())
 
 

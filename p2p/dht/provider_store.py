@@ -10,7 +10,7 @@ from p2p.dht.kademlia import PeerInfo
 
 PROVIDER_TTL_S = 24 * 3600.0
 """Time after which a record expires."""
-MAX_RECORDS = 4096
+MAX_PROVIDER_RECORDS = 4096
 """Most records that a server keeps."""
 MAX_RECORDS_PER_KEY = 32
 """Most records of one key."""
@@ -47,7 +47,7 @@ class ProviderStore:
             subnets = {peer: get_first_subnet(info.addresses) for peer, (info, _) in records.items()}
             sizes = Counter([*subnets.values(), get_first_subnet(provider.addresses)])
             self._remove(key, max(records, key=lambda peer: sizes[subnets[peer]]))
-        elif len(self._order) >= MAX_RECORDS:
+        elif len(self._order) >= MAX_PROVIDER_RECORDS:
             self._remove(*next(entry for entry in self._order if entry[0] != self._home))
         self._keys.setdefault(key, OrderedDict())[provider.peer] = (provider, now + PROVIDER_TTL_S)
         self._order[key, provider.peer] = None

@@ -10,8 +10,8 @@ from collections.abc import Callable
 import trio
 
 from chain.collections import SparseCounter
-from p2p.dht.kademlia import MAX_KEY_BYTES, MIN_KEY_BYTES, K, Kind, Message, PeerInfo
-from p2p.dht.messages import MAX_MESSAGE_BYTES, WireMessage, decode_request, encode
+from p2p.dht.kademlia import MAX_DHT_KEY_BYTES, MIN_KEY_BYTES, K, Kind, Message, PeerInfo
+from p2p.dht.messages import MAX_DHT_MESSAGE_BYTES, WireMessage, decode_request, encode
 from p2p.dht.provider_store import ProviderStore
 from p2p.dht.routing_table import RoutingTable
 from p2p.length_prefixed import MalformedMessage, MessageStream
@@ -20,13 +20,13 @@ from p2p.rate_limit import Limiter, Rate
 
 READ_TIMEOUT_S = 15.0
 """Time that a stream may wait for the next request."""
-MAX_STREAMS = 32
+MAX_DHT_STREAMS = 32
 """Streams that are served at a time."""
-MAX_STREAMS_PER_PEER = 4
+MAX_DHT_STREAMS_PER_PEER = 4
 """Streams of one peer that are served at a time."""
-PEER_RATE = Rate(items=5, size=1 << 16, burst=10.0)
+DHT_REQUEST_RATE = Rate(items=5, size=1 << 16, burst=10.0)
 """Requests of one peer, and their bytes."""
-TOTAL_RATE = Rate(items=50, size=1 << 19, burst=10.0)
+TOTAL_DHT_REQUEST_RATE = Rate(items=50, size=1 << 19, burst=10.0)
 """Requests of all peers, and their bytes."""
 
 
@@ -51,7 +51,7 @@ class DhtServer:
         self._key = key
         self._get_own_addresses = get_own_addresses
         self._on_request = on_request
-        self._limiter = Limiter(PEER_RATE, TOTAL_RATE)
+        self._limiter = Limiter(DHT_REQUEST_RATE, TOTAL_DHT_REQUEST_RATE)
         self._streams: SparseCounter[bytes] = SparseCounter()
 
     async def serve(self, stream: RawStream) -> None:
@@ -63,11 +63,11 @@ class DhtServer:
         peer = stream.peer
         if self._network.can_be_dialled() is False:
             raise NetworkError("a node that others cannot dial does not serve")
-        if self._streams.total() >= MAX_STREAMS or self._streams[peer] >= MAX_STREAMS_PER_PEER:
+        if self._streams.total() >= MAX_DHT_STREAMS or self._streams[peer] >= MAX_DHT_STREAMS_PER_PEER:
             raise NetworkError("too many streams of the DHT are open")
         self._streams[peer] += 1
         try:
-            await self._serve_requests(MessageStream(stream, MAX_MESSAGE_BYTES), peer)
+            await self._serve_requests(MessageStream(stream, MAX_DHT_MESSAGE_BYTES), peer)
         finally:
             self._streams[peer] -= 1
 
@@ -99,7 +99,7 @@ class DhtServer:
         """
         if request.kind is Kind.PING:
             return Message(Kind.PING)
-        if request.kind is Kind.PUT_VALUE or not MIN_KEY_BYTES <= len(request.key) <= MAX_KEY_BYTES:
+        if request.kind is Kind.PUT_VALUE or not MIN_KEY_BYTES <= len(request.key) <= MAX_DHT_KEY_BYTES:
             raise NetworkError("values are not kept, and keys have 2 to 80 bytes")
         now = trio.current_time()
         if request.kind is Kind.ADD_PROVIDER:

@@ -27,7 +27,7 @@ from chain.crypto import format_address
 from p2p.backoff import Backoff
 from p2p.dht.kademlia import K, Kind, Message, PeerInfo, get_provider_key
 from p2p.dht.lookup import ALPHA, Lookup
-from p2p.dht.messages import MAX_MESSAGE_BYTES, PROTOCOL, WireMessage, clean_address, decode_response, encode
+from p2p.dht.messages import DHT_PROTOCOL, MAX_DHT_MESSAGE_BYTES, WireMessage, clean_address, decode_response, encode
 from p2p.dht.provider_store import ProviderStore
 from p2p.dht.routing_table import RoutingTable
 from p2p.dht.server import DhtServer
@@ -52,7 +52,7 @@ LOOKUP_BACKOFF = Backoff(5.0, 3600.0, JITTER)
 """Delays between lookups that do not bring the node enough members."""
 PROVIDE_BACKOFF = Backoff(5.0, REPROVIDE_INTERVAL_S, JITTER)
 """Delays between attempts to leave records at enough servers."""
-REQUEST_TIMEOUT_S = 10.0
+DHT_REQUEST_TIMEOUT_S = 10.0
 """Time for the dial of a server and its response."""
 LOOKUP_TIMEOUT_S = 60.0
 """Time for a lookup."""
@@ -93,7 +93,7 @@ class DhtDiscovery:
 
     async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         """Take part until cancelled; the network must be running, and discovery."""
-        self._network.handle(PROTOCOL, self._server.serve)
+        self._network.handle(DHT_PROTOCOL, self._server.serve)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._reprovide_loop)
             nursery.start_soon(self._find_peers_loop)
@@ -240,11 +240,11 @@ class DhtDiscovery:
         self.requests += len(requests)
         kind, kinds = requests[-1].kind, {request.kind for request in requests}
         try:
-            with trio.fail_after(REQUEST_TIMEOUT_S):
+            with trio.fail_after(DHT_REQUEST_TIMEOUT_S):
                 async with self._network.open_isolated_stream(
-                    server.peer, server.addresses, PROTOCOL, authenticated_as_self=authenticated_as_self
+                    server.peer, server.addresses, DHT_PROTOCOL, authenticated_as_self=authenticated_as_self
                 ) as raw:
-                    stream = MessageStream(raw, MAX_MESSAGE_BYTES)
+                    stream = MessageStream(raw, MAX_DHT_MESSAGE_BYTES)
                     for request in requests:
                         await stream.send_message(encode(request))
                     response = decode_response(await stream.receive_message(WireMessage))

@@ -18,9 +18,9 @@ from p2p.discovery.plumtree import Plumtree
 from p2p.discovery.size_estimate import SizeEstimate
 from p2p.network import Network
 from p2p.peers.announcement import (
-    MAX_ADDRESSES,
+    MAX_ANNOUNCED_ADDRESSES,
+    MAX_ANNOUNCED_MODELS,
     MAX_LIFETIME_MS,
-    MAX_MODELS,
     Announcement,
     PeerLoad,
     is_address,
@@ -45,7 +45,7 @@ MAX_ANNOUNCE_INTERVAL_S = MAX_LIFETIME_MS / 1000 / MISSED_ANNOUNCEMENTS
 ANNOUNCE_SPACING_S = 1.0
 """Least seconds between announcements when something changes."""
 RELAY_LOSS_DELAY_S = 5.0
-"""Seconds for which the loss of a relay slot is not announced while another is left: a new one may replace it."""
+"""Seconds for which the loss of a reservation is not announced while another is left: a new one may replace it."""
 REFRESH_MIN_AGE_S = 5.0
 """Least age of an announcement that is renewed because a peer asks for it."""
 REFRESH_INTERVAL_S = ANNOUNCE_INTERVAL_S
@@ -90,7 +90,7 @@ class Announcer:
         self._announced_at = 0.0
         self._incarnation = 0
         self._had_relays_at = 0.0
-        """When all announced relay slots were last there."""
+        """When all announced reservations were last there."""
         self._needs_refresh = False
         """Whether others may take this node for dead, which a new announcement ends."""
         self._refreshes = Bucket(REFRESH_BURST * REFRESH_INTERVAL_S, 0.0, REFRESH_BURST * REFRESH_INTERVAL_S)
@@ -205,8 +205,8 @@ class Announcer:
             self._changed.set()
 
     def _get_models(self) -> tuple[str, ...]:
-        return tuple(filter(is_model_name, self._models))[:MAX_MODELS]
+        return tuple(filter(is_model_name, self._models))[:MAX_ANNOUNCED_MODELS]
 
     def _get_addresses(self) -> tuple[str, ...]:
         addresses = () if self._network.can_be_dialled() is False else self._network.listen_addresses
-        return tuple(filter(is_address, addresses))[:MAX_ADDRESSES]
+        return tuple(filter(is_address, addresses))[:MAX_ANNOUNCED_ADDRESSES]

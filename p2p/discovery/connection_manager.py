@@ -1,15 +1,16 @@
-"""Which connections and relay slots a node keeps. No I/O, no clock.
+"""Which connections and reservations a node keeps. No I/O, no clock.
 
 Every node keeps the connections that :mod:`p2p.discovery.dial_scheduler` chooses. A node that others cannot dial also
 keeps
 
-    links       at least PUBLIC_LINKS direct connections to nodes that can be dialled, in different subnets (/16) if
-                possible: it is served over these, and by these it is watched
-    slots       RELAY_SLOTS relay slots at some of these nodes, again in different subnets, renewed well before they end
+    links           at least PUBLIC_LINKS direct connections to nodes that can be dialled, in different subnets (/16) if
+                    possible: it is served over these, and by these it is watched
+    reservations    TARGET_RESERVATIONS at some of these nodes, their relays, again in different subnets, renewed
+                    well before they end
 
-A slot ends with its connection. After a reconnect it is requested again, first at the relays that had one before, whose
-addresses others still know. A relay that refused a slot, or its renewal, is left alone for a while, and another takes
-its place. A dead link is noticed by the keepalive of the connection.
+A reservation ends with its connection. After a reconnect it is requested again, first at the relays that held one
+before, whose addresses others still know. A relay that refused a reservation, or its renewal, is left alone for a
+while, and another takes its place. A dead link is noticed by the keepalive of the connection.
 """
 
 from __future__ import annotations
@@ -25,15 +26,15 @@ from p2p.peers.table import PeerTable
 
 PUBLIC_LINKS = 3
 """Direct connections to dialable nodes that a private node keeps."""
-RELAY_SLOTS = 2
-"""Relay slots that a private node keeps."""
+TARGET_RESERVATIONS = 2
+"""Reservations that a private node keeps."""
 RENEW_SHARE = 0.25
-"""Share of a slot's time that is left when it is renewed."""
+"""Share of a reservation's time that is left when it is renewed."""
 RENEW_INTERVAL_S = 30.0
-"""Most seconds before a slot is renewed: a relay may have lost it."""
+"""Most seconds before a reservation is renewed: a relay may have lost it."""
 REFUSAL_BACKOFF = Backoff(30.0, 1800.0, jitter=(0.75, 1.25))
-"""Delay before a relay that refused a slot is asked again."""
-MAX_RELAYS = 64
+"""Delay before a relay that refused a reservation is asked again."""
+MAX_REMEMBERED_RELAYS = 64
 """Relays that are remembered beyond those that are linked."""
 
 
@@ -48,7 +49,7 @@ class Dial:
 
 @dataclass(frozen=True, slots=True)
 class Reserve:
-    """Ask ``peer``, which is connected, for a relay slot."""
+    """Ask ``peer``, which is connected, for a reservation."""
 
     peer: bytes
 
@@ -59,7 +60,7 @@ class _Relay:
 
     renew_at: float = 0.0
     ends_at: float = 0.0
-    """When the slot at it ends; 0: there is none."""
+    """When the reservation at it ends; 0: there is none."""
     not_before: float = 0.0
     refusals: int = 0
 
@@ -83,31 +84,31 @@ class ConnectionManager:
         self.scheduler.connected(peer, now)
 
     def disconnected(self, peer: bytes, now: float) -> None:
-        """Note the end of a connection, and with it of the slot at that relay."""
+        """Note the end of a connection, and with it of the reservation at that relay."""
         self.scheduler.disconnected(peer, now)
         if peer in self._relays:
             self._relays[peer] = _Relay()  # asked again as soon as it is back
 
     def reserved(self, relay: bytes, seconds: float, now: float) -> None:
-        """Note that ``relay`` holds a slot for ``seconds``."""
+        """Note that ``relay`` holds a reservation for ``seconds``."""
         renew_after = min((1 - RENEW_SHARE) * seconds, RENEW_INTERVAL_S)
         self._relays[relay] = _Relay(now + renew_after, now + seconds)
 
     def refused(self, relay: bytes, now: float) -> None:
-        """Note that ``relay`` refused a slot or its renewal; a slot it held is not announced any more."""
+        """Note that ``relay`` refused a reservation or its renewal; a reservation it held is not announced any more."""
         record = self._relays.setdefault(relay, _Relay())
         record.ends_at = 0.0
         record.not_before = now + REFUSAL_BACKOFF.get_delay(record.refusals, self._random)
         record.refusals += 1
 
-    def slots(self, now: float) -> list[bytes]:
-        """The relays that hold a slot for this node, by key."""
+    def get_relays(self, now: float) -> list[bytes]:
+        """The relays that hold a reservation for this node, by key."""
         return sorted(peer for peer, relay in self._relays.items() if relay.ends_at > now)
 
     # What to do
 
     def choose(self, table: PeerTable, snapshot: ConnectionSnapshot, now: float) -> list[Dial | Reserve]:
-        """The dials and requests for relay slots to begin now."""
+        """The dials and requests for reservations to begin now."""
 
         def find_subnet(peer: bytes) -> str:
             host = snapshot.remote_hosts.get(peer)
@@ -129,11 +130,11 @@ class ConnectionManager:
             # A dialable peer that is connected through a relay is worth a direct link.
             taken = {*direct, *snapshot.dialling, *dials}
             occupied = {*links.values(), *(subnet for addresses in begun for subnet in get_subnets(addresses))}
-            for peer, addresses in self._get_candidates(table, taken, occupied, now)[:missing]:
+            for peer, addresses in self._find_dialable(table, taken, occupied, now)[:missing]:
                 dials[peer] = Dial(peer, addresses, is_probe=False)
         return [*dials.values(), *self._reserve(links, now)]
 
-    def _get_candidates(
+    def _find_dialable(
         self, table: PeerTable, taken: Collection[bytes], occupied: set[str], now: float
     ) -> list[tuple[bytes, tuple[str, ...]]]:
         """Dialable peers with their addresses: those in subnets that are not ``occupied`` first, one of each subnet."""
@@ -148,16 +149,16 @@ class ConnectionManager:
         return first + rest
 
     def _reserve(self, links: Mapping[bytes, str], now: float) -> list[Reserve]:
-        """Renew the slots that end soon and request missing ones; ``links`` are the possible relays by subnet."""
-        held = self.slots(now)
+        """Renew reservations that end soon and request missing ones; ``links`` are the possible relays by subnet."""
+        held = self.get_relays(now)
         allowed = [peer for peer in links if peer not in self._relays or now >= self._relays[peer].not_before]
         relays = [peer for peer in held if peer in allowed and now >= self._relays[peer].renew_at]
-        missing = RELAY_SLOTS - len(held)
+        missing = TARGET_RESERVATIONS - len(held)
         if missing > 0:
             occupied = {links[peer] for peer in held if peer in links}
             free = [peer for peer in allowed if peer not in held]
             self._random.shuffle(free)
-            # Relays that had a slot before come first, then those in subnets that have none.
+            # Relays that had a reservation before come first, then those in subnets that have none.
             free.sort(key=lambda peer: (peer not in self._relays, links[peer] in occupied))
             chosen: list[bytes] = []
             for is_any_subnet in (False, True):
@@ -169,7 +170,7 @@ class ConnectionManager:
             relays += chosen
         for peer in relays:  # requested; until the answer is in it is not requested again
             self._relays.setdefault(peer, _Relay()).not_before = now + REFUSAL_BACKOFF.first_s
-        gone = [peer for peer in self._relays if peer not in links and len(self._relays) > MAX_RELAYS]
+        gone = [peer for peer in self._relays if peer not in links and len(self._relays) > MAX_REMEMBERED_RELAYS]
         for peer in gone:
             del self._relays[peer]
         return [Reserve(peer) for peer in relays]

@@ -12,21 +12,21 @@ from chain.crypto import format_address
 from p2p.addresses import get_addresses, get_relays, is_local_address
 from p2p.discovery.connection_manager import ConnectionManager, Dial, Reserve
 from p2p.discovery.dial_scheduler import ConnectionSnapshot
-from p2p.discovery.plumtree import PROTOCOL, Plumtree
+from p2p.discovery.plumtree import PLUMTREE_PROTOCOL, Plumtree
 from p2p.discovery.size_estimate import SizeEstimate
 from p2p.network import Network, NetworkError
-from p2p.peers.announcement import MAX_RELAYS, is_address
+from p2p.peers.announcement import MAX_ANNOUNCED_RELAYS, is_address
 from p2p.peers.anti_entropy import SyncFrame
 from p2p.peers.table import PeerTable
 from p2p.streams.exchanges import Streams
 
 logger = logging.getLogger(__name__)
 
-DIAL_TIMEOUT_S = 10.0
-"""Seconds for a dial, or for a request of a relay slot."""
+CONNECT_TIMEOUT_S = 10.0
+"""Seconds for a dial, or for a request of a reservation."""
 PROBE_HOLD_S = 5.0
 """Seconds that a connection made as a probe is held when it is not needed."""
-CLOSE_TIMEOUT_S = 2.0
+DISCONNECT_TIMEOUT_S = 2.0
 """Seconds for telling a peer that its connection is closed on purpose."""
 
 
@@ -96,7 +96,7 @@ class Connector:
     # What to do
 
     def choose(self, is_reachable: bool) -> list[Dial | Reserve]:
-        """The dials and requests for relay slots to begin now; the dials count as begun."""
+        """The dials and requests for reservations to begin now; the dials count as begun."""
         actions = self.manager.choose(self._table, self._get_snapshot(is_reachable), trio.current_time())
         self._dialling.update((action.peer, None) for action in actions if isinstance(action, Dial))
         return actions
@@ -115,7 +115,7 @@ class Connector:
         finally:
             del self._dialling[peer]
 
-    async def connect(self, peer: bytes, addresses: Sequence[str], timeout: float = DIAL_TIMEOUT_S) -> bool:
+    async def connect(self, peer: bytes, addresses: Sequence[str], timeout: float = CONNECT_TIMEOUT_S) -> bool:
         """Connect to ``peer``. Returns whether it is connected after at most ``timeout`` seconds."""
         with suppress(NetworkError), trio.move_on_after(timeout):
             await self._network.connect(peer, addresses)
@@ -133,23 +133,23 @@ class Connector:
                 await self._close_surplus(one)
 
     async def reserve(self, relay: bytes) -> None:
-        """Request a relay slot, or renew it. The announcer sees it in :meth:`get_relay_addresses`."""
-        if self._find_relay_address(relay) is None:  # the slot could not be announced
+        """Request a reservation, or renew it. The announcer sees it in :meth:`get_relay_addresses`."""
+        if self._find_relay_address(relay) is None:  # the reservation could not be announced
             self.manager.refused(relay, trio.current_time())
             return
         try:
-            with trio.fail_after(DIAL_TIMEOUT_S):
+            with trio.fail_after(CONNECT_TIMEOUT_S):
                 seconds = await self._network.reserve(relay)
             self.manager.reserved(relay, seconds, trio.current_time())
         except (NetworkError, trio.TooSlowError) as error:
-            logger.debug("no relay slot at %s: %s", format_address(relay), error)
+            logger.debug("no reservation at %s: %s", format_address(relay), error)
             if relay in self._network.peers():  # else it is asked again when it is back
                 self.manager.refused(relay, trio.current_time())
 
     def get_relay_addresses(self) -> tuple[str, ...]:
-        """The addresses of the relays that hold a slot for this node."""
-        found = (self._find_relay_address(peer) for peer in self.manager.slots(trio.current_time()))
-        return tuple(address for address in found if address is not None)[:MAX_RELAYS]
+        """The addresses of the relays that hold a reservation for this node."""
+        found = (self._find_relay_address(peer) for peer in self.manager.get_relays(trio.current_time()))
+        return tuple(address for address in found if address is not None)[:MAX_ANNOUNCED_RELAYS]
 
     def _get_snapshot(self, is_reachable: bool) -> ConnectionSnapshot:
         connected = self._network.peers()
@@ -191,13 +191,13 @@ class Connector:
     async def _close_surplus(self, peer: bytes) -> None:
         """Close a connection that a probe opened, unless it is of use."""
         outbound = self._get_outbound_peers()
-        is_used = self._streams.is_used(peer, besides=PROTOCOL)
+        is_used = self._streams.is_used(peer, besides=PLUMTREE_PROTOCOL)
         if peer not in outbound or len(outbound) <= self._target or is_used:
             return
-        if peer in self.manager.slots(trio.current_time()) or self._carries_circuits(peer):
+        if peer in self.manager.get_relays(trio.current_time()) or self._carries_circuits(peer):
             return
         self._closing[peer] = None
-        with trio.move_on_after(CLOSE_TIMEOUT_S):
+        with trio.move_on_after(DISCONNECT_TIMEOUT_S):
             await self._plumtree.request(peer, SyncFrame(closing=True))
         await self._network.disconnect(peer)
 

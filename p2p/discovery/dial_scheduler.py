@@ -152,8 +152,8 @@ class DialScheduler:
         }
         if missing > len(chosen):
             wanted = [known for known in table.present() if known.peer not in taken and known.peer not in chosen]
-            candidates = self._get_candidates(table, wanted, snapshot.is_reachable, now)
-            self._select(candidates, {*occupied_subnets}, missing, chosen)
+            dialable = self._order_dialable(table, wanted, snapshot.is_reachable, now)
+            self._select(dialable, {*occupied_subnets}, missing, chosen)
             unknown = max(0, missing - len(chosen)) if len(table) < self._target else 0
             due = ((peer, addresses) for peer, addresses in remembered.items() if self.is_due(peer, now))
             chosen |= islice(due, unknown)
@@ -161,7 +161,7 @@ class DialScheduler:
         chosen |= self._probe(table, {*taken, *chosen}, remembered, now)
         return list(chosen.items())
 
-    def _get_candidates(
+    def _order_dialable(
         self, table: PeerTable, wanted: list[Announcement], is_reachable: bool, now: float
     ) -> list[Announcement]:
         """Those of ``wanted`` that may be dialled now, in the order of the module's description."""
@@ -171,11 +171,11 @@ class DialScheduler:
             for known in wanted
             if get_addresses(known) and self.is_due(known.peer, now, head_start if known.peer < self._me else 0.0)
         ]
-        candidates: list[Announcement] = []
+        ordered: list[Announcement] = []
         for is_direct in (True, False):  # a circuit costs its relay, and a connection to that
             some = [known for known in due if bool(known.addresses) is is_direct]
-            candidates += self._alternate(table, self.interleave_subnets(some))
-        return candidates
+            ordered += self._alternate(table, self.interleave_subnets(some))
+        return ordered
 
     def interleave_subnets(self, peers: Iterable[Announcement]) -> list[Announcement]:
         """``peers`` in random order, but one of each subnet, in a random order of these, before the next of any."""
@@ -192,14 +192,14 @@ class DialScheduler:
         return [known for _, _, known in ranked]
 
     def _select(
-        self, candidates: list[Announcement], occupied: set[str], missing: int, chosen: dict[bytes, tuple[str, ...]]
+        self, dialable: list[Announcement], occupied: set[str], missing: int, chosen: dict[bytes, tuple[str, ...]]
     ) -> None:
-        """Add candidates to ``chosen`` until it has ``missing``; those in subnets that are not ``occupied`` come first.
+        """Add peers to ``chosen`` until it has ``missing``; those in subnets that are not ``occupied`` come first.
 
         Announcing an address costs nothing, so a peer occupies the subnets of all its addresses.
         """
         for is_any_subnet in (False, True):
-            for known in candidates:
+            for known in dialable:
                 addresses = get_addresses(known)
                 subnets = get_subnets(addresses)
                 is_allowed = is_any_subnet or occupied.isdisjoint(subnets)

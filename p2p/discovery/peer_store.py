@@ -16,7 +16,7 @@ from chain.codec import Bounds, Natural, PublicKey, Record
 from chain.crypto import hash_bytes
 from chain.exceptions import CodecError
 from chain.files import write_atomically
-from p2p.peers.announcement import MAX_ADDRESSES, MAX_RELAYS, Address
+from p2p.peers.announcement import MAX_ANNOUNCED_ADDRESSES, MAX_ANNOUNCED_RELAYS, Address
 
 logger = logging.getLogger(__name__)
 
@@ -24,9 +24,9 @@ MAX_STORED = 500
 """Peers in the file: those that this node was connected to most often, then those it saw last."""
 MAX_AGE_MS = 30 * 24 * 3600 * 1000
 """Milliseconds after which a peer that was not seen is forgotten."""
-MAX_FILE_BYTES = 8 << 20
+MAX_PEER_STORE_BYTES = 8 << 20
 """Largest file that is read."""
-DOMAIN = "peers"
+PEER_STORE_DOMAIN = "peers"
 """Domain of the hash in front of the content."""
 
 
@@ -35,8 +35,8 @@ class StoredPeer(Record):
     """One peer: where it was, when it was last seen (wall time, ms), and how often a run was connected to it."""
 
     peer: PublicKey
-    addresses: Annotated[tuple[Address, ...], Bounds(0, MAX_ADDRESSES)]
-    relays: Annotated[tuple[Address, ...], Bounds(0, MAX_RELAYS)]
+    addresses: Annotated[tuple[Address, ...], Bounds(0, MAX_ANNOUNCED_ADDRESSES)]
+    relays: Annotated[tuple[Address, ...], Bounds(0, MAX_ANNOUNCED_RELAYS)]
     last_seen: Natural
     connections: Natural
 
@@ -60,7 +60,7 @@ class PeerStore:
         """The stored peers, the best first. A file that is missing or damaged counts as empty."""
         try:
             raw = self.path.read_bytes()
-            if len(raw) > MAX_FILE_BYTES or raw[:32] != hash_bytes(DOMAIN, raw[32:]):
+            if len(raw) > MAX_PEER_STORE_BYTES or raw[:32] != hash_bytes(PEER_STORE_DOMAIN, raw[32:]):
                 raise CodecError("it is not what was written")
             stored = _File.decode(raw[32:]).peers
         except FileNotFoundError:
@@ -88,6 +88,6 @@ class PeerStore:
         self._known = {one.peer: one for one in fresh[:MAX_STORED]}
         content = _File(tuple(self._known.values())).encode()
         try:
-            write_atomically(self.path, hash_bytes(DOMAIN, content) + content)
+            write_atomically(self.path, hash_bytes(PEER_STORE_DOMAIN, content) + content)
         except OSError as error:
             logger.warning("%s cannot be written: %s", self.path, error)

@@ -32,13 +32,13 @@ from chain.exceptions import CodecError
 from p2p.discovery.peer_tasks import run_contained
 from p2p.network import Misbehaviour, Network, NetworkError
 from p2p.peers.announcement import ITEM_ID_BYTES, get_item_id
-from p2p.peers.anti_entropy import EMPTY, AntiEntropy, SyncFrame
+from p2p.peers.anti_entropy import EMPTY_FRAME, AntiEntropy, SyncFrame
 from p2p.rate_limit import Limiter, Rate
 from p2p.streams.exchanges import Exchange, Streams
 
 logger = logging.getLogger(__name__)
 
-PROTOCOL = "/wwwserve/views/1"
+PLUMTREE_PROTOCOL = "/wwwserve/views/1"
 """The protocol of sessions and of single frames."""
 LAZY_FANOUT = 4
 """Neighbours that receive the id of a new item, besides those that receive the item."""
@@ -58,17 +58,17 @@ SEND_TIMEOUT_S = 10.0
 """Seconds that sending a frame may take; then the session is aborted."""
 SHORT_EXCHANGE_TIMEOUT_S = 10.0
 """Seconds without a frame after which an exchange ends that is no session."""
-REOPEN_DELAY_S = 2.0
+SESSION_REOPEN_DELAY_S = 2.0
 """Mean seconds before a session that broke is opened again."""
 MAX_SENDING = 8
 """Frames that may be on the way to one neighbour; further ones are dropped."""
 MAX_PENDING = 4096
 """Items that wait for an eager push to one neighbour, and ids that wait for a lazy push."""
-RATE = Rate(items=100, size=1 << 20, burst=10.0)
+PLUMTREE_RATE = Rate(items=100, size=1 << 20, burst=10.0)
 """Frames and bytes a second that are read from one neighbour."""
-TOTAL_RATE = Rate(items=500, size=4 << 20, burst=10.0)
+TOTAL_PLUMTREE_RATE = Rate(items=500, size=4 << 20, burst=10.0)
 """Frames and bytes a second that are read from all neighbours."""
-MAX_EXCHANGES = 4
+MAX_PLUMTREE_EXCHANGES = 4
 """Exchanges that one peer may hold at a time."""
 
 
@@ -139,14 +139,14 @@ class Plumtree:
         self._opening: dict[bytes, None] = {}
         self._drawn: list[bytes] = []
         self._drawn_until = 0.0
-        self._limiter = Limiter(RATE, TOTAL_RATE)
+        self._limiter = Limiter(PLUMTREE_RATE, TOTAL_PLUMTREE_RATE)
         self._nursery: trio.Nursery | None = None
         self._wake = trio.Event()
 
     async def run(self, handler: FrameHandler) -> None:
         """Hold sessions until cancelled, and hand every frame to ``handler``."""
         self._handler = handler
-        self._streams.handle(PROTOCOL, self._answer, max_exchanges_per_peer=MAX_EXCHANGES)
+        self._streams.handle(PLUMTREE_PROTOCOL, self._answer, max_exchanges_per_peer=MAX_PLUMTREE_EXCHANGES)
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             for peer in sorted(self._network.peers()):
@@ -199,7 +199,7 @@ class Plumtree:
     async def request(self, peer: bytes, frame: SyncFrame) -> None:
         """Send one frame to a connected peer and wait for its answer or end. Never raises NetworkError."""
         with suppress(NetworkError):
-            async with self._streams.open(peer, PROTOCOL) as exchange:
+            async with self._streams.open(peer, PLUMTREE_PROTOCOL) as exchange:
                 await exchange.send(frame.encode(), end=True)
                 await exchange.receive()
 
@@ -221,13 +221,13 @@ class Plumtree:
         for peer, session in list(self._sessions.items()):
             if session.sending >= MAX_SENDING:
                 continue
-            frame = EMPTY
+            frame = EMPTY_FRAME
             if session.eager_pushes:
                 frame, session.eager_pushes = self._items.collect(session.eager_pushes, peer, now), {}
             if session.lazy_pushes and now >= session.due:
                 ids, session.lazy_pushes = [item for item in session.lazy_pushes if self._items.holds(item)], {}
                 frame = replace(frame, have=b"".join(ids))
-            if frame != EMPTY:
+            if frame != EMPTY_FRAME:
                 self.send(peer, frame)
 
     def _open_session(self, session: PeerSession) -> None:
@@ -271,7 +271,7 @@ class Plumtree:
             return replace(reply, graft=True)
         if was_here and self._random.random() < PRUNE_PROBABILITY:
             session.is_eager = False
-            return replace(reply or EMPTY, prune=True)
+            return replace(reply or EMPTY_FRAME, prune=True)
         return reply
 
     def _has_room(self, peer: bytes) -> bool:
@@ -296,12 +296,12 @@ class Plumtree:
         try:
             while peer in self._network.peers():
                 await run_contained(self._network, peer, self._run_session, peer)
-                await trio.sleep(REOPEN_DELAY_S * self._random.uniform(0.5, 1.5))
+                await trio.sleep(SESSION_REOPEN_DELAY_S * self._random.uniform(0.5, 1.5))
         finally:
             del self._opening[peer]
 
     async def _run_session(self, peer: bytes) -> None:
-        async with self._streams.open(peer, PROTOCOL) as exchange:
+        async with self._streams.open(peer, PLUMTREE_PROTOCOL) as exchange:
             await exchange.send(self._get_handler().make_greeting(peer).encode())
             await self._listen(exchange, keep_open=True)
 

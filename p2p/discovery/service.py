@@ -52,7 +52,7 @@ MAX_GOODBYES = 16
 """Neighbours that are told of a goodbye directly."""
 SAVE_INTERVAL_S = 60.0
 """Seconds between writes of the peers to disk."""
-MAX_QUEUED_CHANGES = 1024
+MAX_QUEUED_PEER_CHANGES = 1024
 """Changes that a subscriber may fall behind."""
 
 
@@ -83,7 +83,7 @@ class Discovery:
         self._network = network
         self._runtime = runtime
         self._store = store
-        self._changes: Fanout[Change] = Fanout(MAX_QUEUED_CHANGES)
+        self._changes: Fanout[Change] = Fanout(MAX_QUEUED_PEER_CHANGES)
         servers: dict[bytes, tuple[str, ...]] = {}
         for peer, address in bootstrap:
             servers[peer] = (*servers.get(peer, ()), address)

@@ -16,7 +16,7 @@ from p2p.host.workarounds.host import close_connections
 from p2p.host.workarounds.swarm import is_busy, is_circuit, is_outbound, share_port, surplus_connections
 from p2p.peer_id import peer_id_of, public_key_of
 
-MAX_QUEUED_CHANGES = 1024
+MAX_QUEUED_CONNECTION_CHANGES = 1024
 """Changes that a subscriber may fall behind."""
 DUPLICATE_GRACE_S = 0.5
 """Time before a surplus connection is closed, so that the other end knows the one that stays."""
@@ -33,7 +33,7 @@ class Connections:
         self._me = me
         self._lifetime = lifetime
         self._released = released
-        self._changes: Fanout[tuple[bytes, bool]] = Fanout(MAX_QUEUED_CHANGES)
+        self._changes: Fanout[tuple[bytes, bool]] = Fanout(MAX_QUEUED_CONNECTION_CHANGES)
         self._dialled: dict[bytes, str] = {}  # the addresses at which peers were dialled directly
 
     def subscribe(self) -> trio.MemoryReceiveChannel[tuple[bytes, bool]]:

@@ -27,8 +27,8 @@ from libp2p.stream_muxer.yamux.yamux import YamuxStream
 
 from p2p.closing import quietly
 from p2p.host.gossip_rpc import (
-    MAX_ITEMS,
     MAX_RPC_BYTES,
+    MAX_RPC_ITEMS,
     MAX_TOPIC_CHARS,
     RPC_TIMEOUT_S,
     BoundedCache,
@@ -61,7 +61,7 @@ MAX_QUEUED_TOTAL_BYTES = 32 << 20
 """Bytes that wait for all neighbours together."""
 FREE_QUEUE_BYTES = 256 << 10
 """Bytes that may wait for one neighbour whatever waits for the others."""
-REOPEN_DELAY_S = 0.5
+STREAM_REOPEN_DELAY_S = 0.5
 """Time after which a stream that a neighbour has reset is opened again."""
 CONTROL_RATE = Rate(items=10, size=512 << 10, burst=5.0)
 """RPCs with control entries from one neighbour; it needs one or two a second."""
@@ -75,7 +75,7 @@ TOTAL_READ_RATE = Rate(items=4000, size=32 << 20, burst=5.0)
 """Messages, new or not, and subscriptions that are read from all neighbours."""
 SUBSCRIPTION_RATE = Rate(items=16, size=math.inf, burst=16.0)
 """Subscriptions and their ends that are read from one neighbour."""
-LIMITER_POLL_S = 0.05
+GOSSIP_RATE_POLL_S = 0.05
 """Time between checks whether a rate admits more."""
 
 
@@ -188,7 +188,7 @@ class GuardedPubsub(Pubsub):
         waited = False
         while not limiter.admit(peer, size, trio.current_time(), items):
             waited = True
-            await trio.sleep(LIMITER_POLL_S)
+            await trio.sleep(GOSSIP_RATE_POLL_S)
         return waited
 
     async def _note_subscription(self, peer_id: ID, change: rpc_pb2.RPC.SubOpts) -> None:
@@ -222,7 +222,7 @@ class GuardedPubsub(Pubsub):
 
         Delete when there is a pause between.
         """
-        await trio.sleep(REOPEN_DELAY_S)
+        await trio.sleep(STREAM_REOPEN_DELAY_S)
         await super()._peer_stream_retry_task(peer_id)
 
     async def push_msg(self, msg_forwarder: ID, msg: rpc_pb2.Message) -> None:
@@ -353,12 +353,12 @@ class GuardedGossipSub(GossipSub):
 
         Here they go through the queue. Delete when the library does that.
         """
-        self._send_messages(peer_id, self.mcache.window(topic)[:MAX_ITEMS])
+        self._send_messages(peer_id, self.mcache.window(topic)[:MAX_RPC_ITEMS])
 
     def _send_messages(self, peer_id: ID, names: Sequence[bytes]) -> None:
         found = [message for name in names if (message := self.mcache.get(name)) is not None]
-        for start in range(0, len(found), MAX_ITEMS):
-            self.send_rpc(peer_id, rpc_pb2.RPC(publish=found[start : start + MAX_ITEMS]))
+        for start in range(0, len(found), MAX_RPC_ITEMS):
+            self.send_rpc(peer_id, rpc_pb2.RPC(publish=found[start : start + MAX_RPC_ITEMS]))
 
     def send_rpc(self, peer_id: ID, rpc: rpc_pb2.RPC, priority: bool = False) -> None:
         """Each queue has a bound, but a thousand slow peers have a thousand queues.

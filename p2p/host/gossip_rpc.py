@@ -20,7 +20,7 @@ MAX_RPC_BYTES = (1 << 20) + (64 << 10)
 """Largest gossip RPC: a payload just under 1 MiB with its envelope."""
 RPC_TIMEOUT_S = 30.0
 """Time from the first byte of an RPC to its last."""
-MAX_ITEMS = 64
+MAX_RPC_ITEMS = 64
 """Messages of one RPC, and subscriptions of one; an honest RPC has one message, or those that were asked for."""
 MAX_CONTROL_BYTES = 256 << 10
 """Size of the control entries of one RPC: the ids of some thousand messages."""
@@ -28,7 +28,7 @@ MAX_TOPIC_CHARS = 128
 """Length of the name of a topic."""
 MAX_QUEUED_RPCS = 1024
 """RPCs that wait for one peer."""
-MAX_QUEUED_BYTES = 4 << 20
+MAX_QUEUED_RPC_BYTES = 4 << 20
 """Size of the RPCs that wait for one peer."""
 MAX_CACHED_BYTES = 32 << 20
 """Size of the recent messages kept for peers that missed them."""
@@ -50,7 +50,7 @@ def count_items(raw: bytes) -> tuple[int, int]:
     for field, size in _get_fields(raw):
         counts[field] += 1
         control += size if field == _CONTROL else 0
-        if counts[field] > MAX_ITEMS or counts.total() > 3 * MAX_ITEMS or control > MAX_CONTROL_BYTES:
+        if counts[field] > MAX_RPC_ITEMS or counts.total() > 3 * MAX_RPC_ITEMS or control > MAX_CONTROL_BYTES:
             raise MalformedMessage("an RPC with far too much in it")
     return counts[_PUBLISH], counts[_SUBSCRIPTION]
 
@@ -91,7 +91,7 @@ class BoundedQueue(RpcQueue):
 
     def push(self, rpc: rpc_pb2.RPC, priority: bool = False) -> bool:
         size = rpc.ByteSize()
-        if self.size and self.size + size > MAX_QUEUED_BYTES:
+        if self.size and self.size + size > MAX_QUEUED_RPC_BYTES:
             return False
         taken = bool(super().push(rpc, priority))
         self.size += size if taken else 0

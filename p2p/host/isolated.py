@@ -38,7 +38,7 @@ from p2p.peer_id import peer_id_of
 
 logger = logging.getLogger(__name__)
 
-DIAL_TIMEOUT_S = 5.0
+ISOLATED_DIAL_TIMEOUT_S = 5.0
 """Time for one address: TCP, Noise, Yamux and the agreement on the protocol."""
 MAX_DIALLED_ADDRESSES = 2
 """Addresses of a stranger that are tried."""
@@ -68,10 +68,10 @@ class IsolatedDialer:
             try:
                 try:
                     upgrader = self._swarm.upgrader if authenticated_as_self else self._throwaway
-                    with trio.fail_after(DIAL_TIMEOUT_S):
+                    with trio.fail_after(ISOLATED_DIAL_TIMEOUT_S):
                         stream = await connection.open(self._swarm, upgrader, Multiaddr(address), protocol, nursery)
                 except trio.TooSlowError:
-                    failures.append(f"{address}: no answer within {DIAL_TIMEOUT_S:g} s")
+                    failures.append(f"{address}: no answer within {ISOLATED_DIAL_TIMEOUT_S:g} s")
                     continue
                 except Exception as error:
                     failures.append(f"{address}: {root_cause(error)}")

@@ -42,16 +42,14 @@ from p2p.host.transport import DialRules
 from p2p.host.workarounds.host import MAX_OUTBOUND, GuardedHost, build_host, close_host
 from p2p.host.workarounds.swarm import ConnectionEvents
 from p2p.host.workarounds.yamux import keep_window
-from p2p.nat.dial_back import PROTOCOL as DIAL_BACK
-from p2p.nat.dial_back import Reachability
-from p2p.nat.hole_punching import PROTOCOL as PUNCH
-from p2p.nat.hole_punching import HolePuncher
+from p2p.nat.dial_back import DIAL_BACK_PROTOCOL, Reachability
+from p2p.nat.hole_punching import PUNCH_PROTOCOL, HolePuncher
 from p2p.nat.port_mapping import PortForwarding
 from p2p.nat.relay_client import HOP, STOP
 from p2p.nat.relay_server import RelayLimits, RelayServer
 from p2p.network import (
     MAX_GOSSIP_BYTES,
-    MAX_UNREAD_BYTES,
+    MAX_UNREAD_GOSSIP_BYTES,
     EmptyDirectory,
     GossipMessage,
     Misbehaviour,
@@ -68,7 +66,7 @@ logger = logging.getLogger(__name__)
 
 MAX_QUEUED_GOSSIP = 1024
 """Gossip messages that a subscriber may fall behind."""
-OPEN_TIMEOUT_S = 10.0
+STREAM_OPEN_TIMEOUT_S = 10.0
 """Time to open a stream and agree on its protocol."""
 
 
@@ -135,9 +133,9 @@ class Libp2pNetwork:
         """The handlers of the protocols that the host itself speaks."""
         handlers: dict[str, StreamHandler] = {STOP: self._circuits.accept}
         if self._rules.is_unlimited:  # a dial-back server must dial from where it is
-            handlers[DIAL_BACK] = self.reachability.serve
+            handlers[DIAL_BACK_PROTOCOL] = self.reachability.serve
         if self.hole_puncher is not None:
-            handlers[PUNCH] = self.hole_puncher.serve
+            handlers[PUNCH_PROTOCOL] = self.hole_puncher.serve
         if self.relay is not None:
             handlers[HOP] = self.relay.serve
         return handlers
@@ -363,10 +361,12 @@ class Libp2pNetwork:
         if running is None or peer not in self._connections.peers:
             raise NetworkError(f"not connected to {format_address(peer)}")
         try:
-            with trio.fail_after(OPEN_TIMEOUT_S):
+            with trio.fail_after(STREAM_OPEN_TIMEOUT_S):
                 stream = await running.host.new_stream(peer_id_of(peer), [TProtocol(protocol)])
         except trio.TooSlowError:
-            raise NetworkError(f"{format_address(peer)} did not open a stream within {OPEN_TIMEOUT_S:g} s") from None
+            raise NetworkError(
+                f"{format_address(peer)} did not open a stream within {STREAM_OPEN_TIMEOUT_S:g} s"
+            ) from None
         except Exception as error:
             raise NetworkError(f"{format_address(peer)} opens no stream of {protocol}: {root_cause(error)}") from error
         assert isinstance(stream, NetStream)
@@ -442,7 +442,9 @@ class Libp2pNetwork:
 
     def subscribe(self, topic: str) -> trio.MemoryReceiveChannel[GossipMessage]:
         if topic not in self._topics:
-            self._topics[topic] = Fanout(MAX_QUEUED_GOSSIP, MAX_UNREAD_BYTES, lambda message: len(message.payload))
+            self._topics[topic] = Fanout(
+                MAX_QUEUED_GOSSIP, MAX_UNREAD_GOSSIP_BYTES, lambda message: len(message.payload)
+            )
             if self._lifetime.running is not None:
                 self._lifetime.start_soon(self._lifetime.running.pubsub.subscribe, topic)
         return self._topics[topic].subscribe()

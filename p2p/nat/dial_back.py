@@ -38,7 +38,7 @@ from p2p.runtime import Runtime
 
 logger = logging.getLogger(__name__)
 
-PROTOCOL = "/wwwserve/reachability/1"
+DIAL_BACK_PROTOCOL = "/wwwserve/reachability/1"
 SERVERS_PER_ROUND = 3
 """Peers that are asked in a round."""
 INTERVAL_S = 300.0
@@ -49,13 +49,13 @@ ALONE_INTERVAL_S = 2.0
 """Time between checks for a first peer to ask."""
 MAX_PORTS = 4
 """Ports in a request."""
-ANSWER_TIMEOUT_S = 30.0
+REPORT_TIMEOUT_S = 30.0
 """Time for a report: a server tries the ports one after the other."""
-REQUEST_TIMEOUT_S = 5.0
+DIAL_BACK_REQUEST_TIMEOUT_S = 5.0
 """Time that a request may take to arrive at a server."""
-PEER_RATE = Rate(items=0.1, size=1 << 20, burst=60.0)
+DIAL_BACK_RATE = Rate(items=0.1, size=1 << 20, burst=60.0)
 """Requests of one peer that a server serves."""
-TOTAL_RATE = Rate(items=2, size=1 << 20, burst=10.0)
+TOTAL_DIAL_BACK_RATE = Rate(items=2, size=1 << 20, burst=10.0)
 """Requests of all peers that a server serves."""
 MAX_DIALS = 4
 """Dials that a server makes at a time."""
@@ -139,7 +139,7 @@ class Reachability:
         self.estimate = ReachabilityEstimate()
         self._network = network
         self._runtime = runtime
-        self._limiter = Limiter(PEER_RATE, TOTAL_RATE)
+        self._limiter = Limiter(DIAL_BACK_RATE, TOTAL_DIAL_BACK_RATE)
         self._dials = trio.CapacityLimiter(MAX_DIALS)
 
     async def run(self, ports: Sequence[int]) -> None:
@@ -167,10 +167,10 @@ class Reachability:
         dialled = [peer for peer in sorted(self._network.peers()) if self._network.is_outbound(peer)]
         hosts = {peer: host for peer in dialled if (host := self._network.get_remote_host(peer)) is not None}
         outside = {peer: host for peer, host in hosts.items() if not is_local(host)}
-        candidates = list((outside or hosts).items())
-        self._runtime.random.shuffle(candidates)
-        by_subnet = {get_subnet(host): peer for peer, host in candidates}
-        servers = list(by_subnet.values()) if len(by_subnet) > 1 else [peer for peer, _ in candidates]
+        usable = list((outside or hosts).items())
+        self._runtime.random.shuffle(usable)
+        by_subnet = {get_subnet(host): peer for peer, host in usable}
+        servers = list(by_subnet.values()) if len(by_subnet) > 1 else [peer for peer, _ in usable]
         return servers[:SERVERS_PER_ROUND]
 
     async def _collect(self, server: bytes, ports: tuple[int, ...], reports: list[DialBackReport]) -> None:
@@ -181,8 +181,8 @@ class Reachability:
     async def ask(self, server: bytes, ports: tuple[int, ...] = ()) -> DialBackReport | None:
         """The report of a directly connected peer; None if it sends none, or nothing usable."""
         try:
-            with trio.fail_after(ANSWER_TIMEOUT_S):
-                stream = await self._network.open_stream(server, PROTOCOL)
+            with trio.fail_after(REPORT_TIMEOUT_S):
+                stream = await self._network.open_stream(server, DIAL_BACK_PROTOCOL)
                 try:
                     await send_record(stream, DialBack(ports))
                     report = DialBackReport.decode(await receive_record(stream))
@@ -203,7 +203,7 @@ class Reachability:
             NetworkError: the stream broke, or what came is no request.
         """
         try:
-            with trio.fail_after(REQUEST_TIMEOUT_S):
+            with trio.fail_after(DIAL_BACK_REQUEST_TIMEOUT_S):
                 request = DialBack.decode(await receive_record(stream))
         except (CodecError, trio.TooSlowError) as error:
             raise NetworkError(f"no request to be dialled: {error}") from None

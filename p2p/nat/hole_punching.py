@@ -17,8 +17,8 @@ listen on their port meanwhile: which of the two connects does not matter, and a
 packet must not refuse an early one.
 
 A peer can lie. It can make this node send a few packets to an address that it names: so only to public addresses and no
-system ports, a bounded number for each punch, and few punches. At :data:`TOTAL_RATE` the node that is called in vain
-does not ban this one (:mod:`p2p.peer_score`).
+system ports, a bounded number for each punch, and few punches. At :data:`TOTAL_PUNCH_RATE` the node that is called in
+vain does not ban this one (:mod:`p2p.peer_score`).
 
 Source: the libp2p specification "Direct Connection Upgrade through Relay" (DCUtR), whose protocol is not used: its
 timing comes to the same, but its addresses come from identify, which tells peers all listen addresses.
@@ -48,8 +48,8 @@ from p2p.runtime import Runtime
 
 logger = logging.getLogger(__name__)
 
-PROTOCOL = "/wwwserve/punch/1"
-ANSWER_TIMEOUT_S = 15.0
+PUNCH_PROTOCOL = "/wwwserve/punch/1"
+PUNCH_MESSAGE_TIMEOUT_S = 15.0
 """Time for one message of the other side: it may have to ask dial-back servers first."""
 MAX_ROUND_TRIP_S = 2.0
 """Longest round-trip time that is believed."""
@@ -59,9 +59,9 @@ POSTPONEMENT_BACKOFF = Backoff(15.0, 600.0)
 """Delays before a punch that came to no dial is tried again."""
 MAX_CONCURRENT = 8
 """Punches under way, as initiator or as responder."""
-PEER_RATE = Rate(items=1 / 30, size=math.inf, burst=60.0)
+PUNCH_RATE = Rate(items=1 / 30, size=math.inf, burst=60.0)
 """Punches with one peer."""
-TOTAL_RATE = Rate(items=0.1, size=math.inf, burst=80.0)
+TOTAL_PUNCH_RATE = Rate(items=0.1, size=math.inf, burst=80.0)
 """Punches with all peers (:mod:`p2p.rate_limit` may double this)."""
 MIN_PORT = 1024
 """Lowest port that is dialled."""
@@ -154,7 +154,7 @@ class HolePuncher:
         self._network = network
         self._reachability = reachability
         self._runtime = runtime
-        self._limiter = Limiter(PEER_RATE, TOTAL_RATE)
+        self._limiter = Limiter(PUNCH_RATE, TOTAL_PUNCH_RATE)
         self._upgrading: set[bytes] = set()
         # By peer and whether this node has begun: the local address that is used, once it is known.
         self._under_way: dict[tuple[bytes, bool], Endpoint | None] = {}
@@ -188,8 +188,8 @@ class HolePuncher:
             if found is None:
                 return None
             local, mine = found
-            with trio.fail_after(2 * ANSWER_TIMEOUT_S):
-                stream = await self._network.open_stream(peer, PROTOCOL)
+            with trio.fail_after(2 * PUNCH_MESSAGE_TIMEOUT_S):
+                stream = await self._network.open_stream(peer, PUNCH_PROTOCOL)
                 try:
                     theirs = ObservedAddress.decode(await receive_record(stream))
                     if not is_dialable(theirs, mine):
@@ -224,7 +224,7 @@ class HolePuncher:
                 await send_record(stream, ObservedAddress())
                 return
             local, mine = found
-            with trio.fail_after(ANSWER_TIMEOUT_S):
+            with trio.fail_after(PUNCH_MESSAGE_TIMEOUT_S):
                 await send_record(stream, mine)
                 sent_at = trio.current_time()
                 theirs = ObservedAddress.decode(await receive_record(stream))

@@ -32,7 +32,7 @@ from p2p.peer_id import peer_id_of, public_key_of
 HOP = "/libp2p/circuit/relay/0.2.0/hop"
 STOP = "/libp2p/circuit/relay/0.2.0/stop"
 
-REQUEST_TIMEOUT_S = 10.0
+RELAY_REQUEST_TIMEOUT_S = 10.0
 """Time for a request that a relay answers at once, and its answer."""
 CIRCUIT_TIMEOUT_S = 25.0
 """Time to open a circuit: the relay may have to dial, and the peer has to accept."""
@@ -94,7 +94,7 @@ async def reserve(network: Network, relay: bytes, now: int) -> float:
     """
     stream = MessageStream(await network.open_stream(relay, HOP))
     try:
-        answer = await _ask(stream, pb.HopMessage(type=pb.HopMessage.RESERVE), REQUEST_TIMEOUT_S)
+        answer = await _ask(stream, pb.HopMessage(type=pb.HopMessage.RESERVE), RELAY_REQUEST_TIMEOUT_S)
         await stream.stream.close()
     except BaseException:
         await _abandon(stream)
@@ -127,7 +127,7 @@ async def accept_circuit(raw: RawStream) -> CircuitEnd:
         NetworkError: the stream broke, or the relay asked for no circuit.
     """
     stream = MessageStream(raw)
-    with trio.move_on_after(REQUEST_TIMEOUT_S):
+    with trio.move_on_after(RELAY_REQUEST_TIMEOUT_S):
         request = await stream.receive_message(pb.StopMessage)
         if request.type != pb.StopMessage.CONNECT:
             await stream.send_message(pb.StopMessage(type=pb.StopMessage.STATUS, status=pb.UNEXPECTED_MESSAGE))

@@ -8,8 +8,9 @@ peers without a reservation. The relay connects to those as it would for itself,
 client cannot choose. That is how a node that dials only its relays takes part.
 
 Reservations, circuits and bytes are bounded for each peer and for each IP address. A circuit that carries much is
-slowed down, not cut. A circuit ends with either of its streams, when it is silent for :data:`IDLE_TIMEOUT_S`, and after
-:data:`MAX_DURATION_S`. When there is no room for another, the address with most circuits loses its least used one.
+slowed down, not cut. A circuit ends with either of its streams, when it is silent for :data:`CIRCUIT_IDLE_TIMEOUT_S`,
+and after :data:`MAX_DURATION_S`. When there is no room for another, the address with most circuits loses its least used
+one.
 
 Source: the libp2p specification "Circuit Relay v2".
 """
@@ -26,7 +27,7 @@ from libp2p.relay.circuit_v2.pb import circuit_pb2 as pb
 
 from chain.crypto import format_address
 from p2p.length_prefixed import MessageStream
-from p2p.nat.relay_client import CIRCUIT_TIMEOUT_S, REQUEST_TIMEOUT_S, STOP, describe, get_target
+from p2p.nat.relay_client import CIRCUIT_TIMEOUT_S, RELAY_REQUEST_TIMEOUT_S, STOP, describe, get_target
 from p2p.network import Network, NetworkError, RawStream
 from p2p.peer_id import peer_id_of
 from p2p.rate_limit import Limiter, Rate
@@ -38,7 +39,7 @@ RESERVATION_TTL_S = 3600.0
 """Time that a reservation holds; a new request renews it."""
 MAX_DURATION_S = 6 * 3600.0
 """Longest time that a circuit lasts."""
-IDLE_TIMEOUT_S = 60.0
+CIRCUIT_IDLE_TIMEOUT_S = 60.0
 """Silence after which a circuit is cut: living ends ping each other more often."""
 MAX_BYTES_PER_S = 16 << 20
 """Bytes that all circuits together may carry in a second."""
@@ -223,7 +224,7 @@ class RelayServer:
         """
         stream = MessageStream(raw)
         request = None
-        with trio.move_on_after(REQUEST_TIMEOUT_S):
+        with trio.move_on_after(RELAY_REQUEST_TIMEOUT_S):
             request = await stream.receive_message(pb.HopMessage)
         if request is None:
             raise NetworkError("no request came")
@@ -305,7 +306,7 @@ class RelayServer:
         stream = MessageStream(await self._network.open_stream(target, STOP))
         peer = pb.PeerId(id=peer_id_of(source).to_bytes())
         try:
-            with trio.fail_after(REQUEST_TIMEOUT_S):
+            with trio.fail_after(RELAY_REQUEST_TIMEOUT_S):
                 await stream.send_message(pb.StopMessage(type=pb.StopMessage.CONNECT, peer=peer, limit=_limit()))
                 answer = await stream.receive_message(pb.StopMessage)
             if answer.type != pb.StopMessage.STATUS or answer.status != pb.OK:
@@ -334,7 +335,7 @@ class RelayServer:
 
                 nursery.start_soon(pass_on, one, other)
                 nursery.start_soon(pass_on, other, one)
-                while (left := circuit.heard + IDLE_TIMEOUT_S - trio.current_time()) > 0:
+                while (left := circuit.heard + CIRCUIT_IDLE_TIMEOUT_S - trio.current_time()) > 0:
                     await trio.sleep(left)
                 nursery.cancel_scope.cancel()
         if broken:

@@ -17,14 +17,14 @@ from chain import crypto
 from chain.codec import Bounds, ModelName, Natural, PublicKey, Record, Signature
 from chain.exceptions import CodecError
 
-DOMAIN = "announcement"
+ANNOUNCEMENT_DOMAIN = "announcement"
 MAX_ANNOUNCEMENT_BYTES = 8 * 1024
 """Largest encoding, in bytes."""
-MAX_ADDRESSES = 8
+MAX_ANNOUNCED_ADDRESSES = 8
 """Direct addresses in an announcement."""
-MAX_RELAYS = 4
+MAX_ANNOUNCED_RELAYS = 4
 """Relay addresses in an announcement."""
-MAX_MODELS = 16
+MAX_ANNOUNCED_MODELS = 16
 """Models in an announcement."""
 MAX_LIFETIME_MS = 7_200_000
 """Longest time that an announcement may claim to be good for, in ms."""
@@ -68,9 +68,9 @@ class Announcement(Record):
     incarnation: Natural
     sequence: Natural
     leaving: bool
-    addresses: Annotated[tuple[Address, ...], Bounds(0, MAX_ADDRESSES)]
-    relays: Annotated[tuple[Address, ...], Bounds(0, MAX_RELAYS)]
-    models: Annotated[tuple[ModelName, ...], Bounds(0, MAX_MODELS)]
+    addresses: Annotated[tuple[Address, ...], Bounds(0, MAX_ANNOUNCED_ADDRESSES)]
+    relays: Annotated[tuple[Address, ...], Bounds(0, MAX_ANNOUNCED_RELAYS)]
+    models: Annotated[tuple[ModelName, ...], Bounds(0, MAX_ANNOUNCED_MODELS)]
     load: PeerLoad
     expires_after: Annotated[int, Bounds(1, MAX_LIFETIME_MS)]
     signature: Signature
@@ -112,7 +112,7 @@ def sign_announcement(key: crypto.KeyPair, chain_id: bytes, announcement: Announ
     Raises:
         CodecError: a field is out of bounds.
     """
-    return replace(announcement, signature=key.sign(DOMAIN, chain_id, _signed_part(announcement)))
+    return replace(announcement, signature=key.sign(ANNOUNCEMENT_DOMAIN, chain_id, _signed_part(announcement)))
 
 
 def parse_announcement(raw: bytes) -> Announcement:
@@ -133,7 +133,7 @@ def decode_announcement(raw: bytes, chain_id: bytes) -> Announcement:
     """
     announcement = parse_announcement(raw)
     signed = _signed_part(announcement)
-    if not crypto.verify(announcement.peer, DOMAIN, chain_id, signed, announcement.signature):
+    if not crypto.verify(announcement.peer, ANNOUNCEMENT_DOMAIN, chain_id, signed, announcement.signature):
         raise CodecError("the announcement is not signed by its peer")
     return announcement
 

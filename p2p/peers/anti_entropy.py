@@ -25,9 +25,9 @@ from chain.exceptions import CodecError
 from p2p.peers.announcement import ITEM_ID_BYTES, MAX_ANNOUNCEMENT_BYTES, MAX_LIFETIME_MS, Announcement, PeerLoad
 from p2p.peers.failure_detector import FailureDetector
 from p2p.peers.suspect_message import EncodedSuspectMessage
-from p2p.peers.table import MAX_PEERS, PeerState, PeerTable
+from p2p.peers.table import MAX_TABLE_PEERS, PeerState, PeerTable
 
-MAX_ITEM_IDS_BYTES = 4 * MAX_PEERS * ITEM_ID_BYTES
+MAX_ITEM_IDS_BYTES = 4 * MAX_TABLE_PEERS * ITEM_ID_BYTES
 """Longest list of item ids."""
 FINGERPRINT_BYTES = ITEM_ID_BYTES
 """Length of a fingerprint."""
@@ -39,13 +39,13 @@ MAX_BUCKETS = 256
 """Buckets in one frame."""
 MAX_ITEMS_BYTES = 128 * 1024
 """Bytes of items in one frame, after which no more are added; the next synchronisation finds the rest."""
-MAX_ITEMS = 1024
+MAX_SYNC_ITEMS = 1024
 """Items in one frame."""
 REQUEST_RETRY_S = 1.0
 """Seconds after which an item that was requested and did not come may be requested again."""
 PULL_PERIOD_S = 2.0
 """Seconds for which a node whose table differs in most buckets, a newcomer, synchronises with one peer only."""
-MAX_REQUESTED = 4 * MAX_PEERS
+MAX_REQUESTED = 4 * MAX_TABLE_PEERS
 """Requested items that are remembered."""
 GOODBYE_LISTING_S = 300.0
 """Seconds for which a goodbye is listed; after that every node has it."""
@@ -71,8 +71,8 @@ class SyncFrame(Record):
 
     have: Annotated[bytes, Bounds(0, MAX_ITEM_IDS_BYTES)] = b""
     want: Annotated[bytes, Bounds(0, MAX_ITEM_IDS_BYTES)] = b""
-    announcements: Annotated[tuple[AgedAnnouncement, ...], Bounds(0, MAX_ITEMS)] = ()
-    suspects: Annotated[tuple[EncodedSuspectMessage, ...], Bounds(0, MAX_ITEMS)] = ()
+    announcements: Annotated[tuple[AgedAnnouncement, ...], Bounds(0, MAX_SYNC_ITEMS)] = ()
+    suspects: Annotated[tuple[EncodedSuspectMessage, ...], Bounds(0, MAX_SYNC_ITEMS)] = ()
     root: Annotated[bytes, Bounds(0, FINGERPRINT_BYTES)] = b""
     buckets: Annotated[bytes, Bounds(0, FINGERPRINT_BYTES * MAX_BUCKETS)] = b""
     bucket_numbers: Annotated[bytes, Bounds(0, MAX_BUCKETS)] = b""
@@ -85,7 +85,7 @@ class SyncFrame(Record):
     prune: bool = False
 
 
-EMPTY = SyncFrame()
+EMPTY_FRAME = SyncFrame()
 
 
 class AntiEntropy:
@@ -139,7 +139,7 @@ class AntiEntropy:
             bucket_numbers=numbers,
             bucket_count=count if numbers else 0,
         )
-        return None if reply == EMPTY else reply
+        return None if reply == EMPTY_FRAME else reply
 
     def is_costly(self, frame: SyncFrame) -> bool:
         """Whether the answer to ``frame`` takes a walk through the whole table."""
@@ -227,7 +227,7 @@ class AntiEntropy:
             elif (message := self._failure_detector.find(item)) is not None:
                 suspects.append(message.encode())
                 room -= len(suspects[-1])
-            if room < 0 or len(announcements) + len(suspects) == MAX_ITEMS:
+            if room < 0 or len(announcements) + len(suspects) == MAX_SYNC_ITEMS:
                 break
         return SyncFrame(announcements=tuple(announcements), suspects=tuple(suspects))
 

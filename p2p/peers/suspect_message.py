@@ -16,7 +16,7 @@ from chain.codec import Bounds, Natural, PublicKey, Record, Signature
 from chain.exceptions import CodecError
 from p2p.peers.announcement import Announcement
 
-DOMAIN = "accusation"
+SUSPECT_DOMAIN = "accusation"
 """Domain of the signatures."""
 MAX_SUSPECT_MESSAGE_BYTES = 256
 """Largest encoding, in bytes."""
@@ -49,7 +49,7 @@ def sign_suspect_message(key: crypto.KeyPair, chain_id: bytes, announcement: Ann
     unsigned = SuspectMessage(
         announcement.peer, announcement.incarnation, announcement.sequence, key.public_key, bytes(64)
     )
-    return replace(unsigned, signature=key.sign(DOMAIN, chain_id, unsigned.encode()))
+    return replace(unsigned, signature=key.sign(SUSPECT_DOMAIN, chain_id, unsigned.encode()))
 
 
 def parse_suspect_message(raw: bytes) -> SuspectMessage:
@@ -70,6 +70,6 @@ def decode_suspect_message(raw: bytes, chain_id: bytes) -> SuspectMessage:
     """
     message = parse_suspect_message(raw)
     signed = replace(message, signature=bytes(64)).encode()
-    if not crypto.verify(message.observer, DOMAIN, chain_id, signed, message.signature):
+    if not crypto.verify(message.observer, SUSPECT_DOMAIN, chain_id, signed, message.signature):
         raise CodecError("the suspect message is not signed by its observer")
     return message

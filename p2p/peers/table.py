@@ -38,9 +38,9 @@ from chain.crypto import hash_bytes
 from p2p.addresses import get_addresses
 from p2p.peers.announcement import ACCEPTANCE_S, Announcement, PeerLoad, get_item_id
 
-MAX_PEERS = 4096
+MAX_TABLE_PEERS = 4096
 """Peers that are present in a table, and tombstones beside them."""
-MAX_DIALLED = MAX_PEERS // 4
+MAX_DIALLED = MAX_TABLE_PEERS // 4
 """Peers that are remembered to have been dialled."""
 TOMBSTONE_S = ACCEPTANCE_S
 """Seconds that a departure is remembered."""
@@ -150,7 +150,7 @@ class PeerTable:
     def __init__(
         self,
         me: bytes,
-        max_peers: int = MAX_PEERS,
+        max_peers: int = MAX_TABLE_PEERS,
         weight: Callable[[bytes], float] | None = None,
         salt: bytes = b"",
         bootstrap: Iterable[bytes] = (),

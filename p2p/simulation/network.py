@@ -33,7 +33,7 @@ from p2p.addresses import CIRCUIT, get_ip_address
 from p2p.fanout import Fanout
 from p2p.network import (
     MAX_GOSSIP_BYTES,
-    MAX_UNREAD_BYTES,
+    MAX_UNREAD_GOSSIP_BYTES,
     GossipMessage,
     Misbehaviour,
     NetworkError,
@@ -57,7 +57,7 @@ OPEN_BYTES = 60
 CONNECT_BYTES = 1200
 """Bytes that each end of a new connection sends, about: TCP, Noise, multistream, identify, gossip's greeting."""
 RESERVE_BYTES = 300
-"""Bytes that each end sends for a relay slot, about, beside opening a stream."""
+"""Bytes that each end sends for a reservation, about, beside opening a stream."""
 GOSSIP_OVERHEAD_BYTES = 190
 """What a gossip message carries beside its payload: sender, sequence number, topic, key, signature."""
 MESH_DEGREE = 6
@@ -67,7 +67,7 @@ NOTICES = 5
 NOTICE_BYTES = 50
 """Bytes of one notice."""
 RESERVATION_S = 1800.0
-"""Seconds that a relay slot is held for."""
+"""Seconds that a reservation is held for."""
 
 Latency = Callable[[Random, bytes, bytes], float]
 """One-way delay in seconds of the link between two peers, drawn anew for each use."""
@@ -333,16 +333,22 @@ class SimulatedNetwork:
     """One node's end of a :class:`SimulatedInternet`; see :class:`p2p.network.Network`.
 
     Its address is ``/memory/<n>``, the same again after a restart, or the given one; without ``listen`` it is as if
-    behind a NAT: it can only dial out, or be dialled through a relay. ``relay_slots`` is how many others it relays for.
+    behind a NAT: it can only dial out, or be dialled through a relay. It relays for up to ``max_reservations`` others.
     """
 
     def __init__(
-        self, hub: SimulatedInternet, public_key: bytes, listen: bool = True, *, address: str = "", relay_slots: int = 0
+        self,
+        hub: SimulatedInternet,
+        public_key: bytes,
+        listen: bool = True,
+        *,
+        address: str = "",
+        max_reservations: int = 0,
     ) -> None:
         self.hub = hub
         self.alive = True
         self.traffic = Traffic()
-        self.relay_slots = relay_slots
+        self.max_reservations = max_reservations
         self._me = public_key
         number = hub._register(self)
         self._listen_addresses = (address or f"/memory/{number}",) if listen else ()
@@ -440,8 +446,8 @@ class SimulatedNetwork:
         held = host._reservations
         for peer in [peer for peer, end in held.items() if end < now or peer not in host._links]:
             del held[peer]
-        if self._me not in held and len(held) >= host.relay_slots:
-            raise NetworkError("the relay has no slot free")
+        if self._me not in held and len(held) >= host.max_reservations:
+            raise NetworkError("the relay takes no more reservations")
         held[self._me] = now + RESERVATION_S
         return RESERVATION_S
 
@@ -553,7 +559,9 @@ class SimulatedNetwork:
     def subscribe(self, topic: str) -> trio.MemoryReceiveChannel[GossipMessage]:
         fanout = self._topics.get(topic)
         if fanout is None:
-            fanout = self._topics[topic] = Fanout(QUEUE_ITEMS, MAX_UNREAD_BYTES, lambda message: len(message.payload))
+            fanout = self._topics[topic] = Fanout(
+                QUEUE_ITEMS, MAX_UNREAD_GOSSIP_BYTES, lambda message: len(message.payload)
+            )
         return fanout.subscribe()
 
     def peer_changes(self) -> trio.MemoryReceiveChannel[tuple[bytes, bool]]:

@@ -30,24 +30,24 @@ from p2p.streams.frames import MAX_FRAME_BYTES, ExchangeState, Frame, FrameError
 
 logger = logging.getLogger(__name__)
 
-IDLE_TIMEOUT_S = 60.0
+STREAM_IDLE_TIMEOUT_S = 60.0
 """Seconds after which an unused stream of the pool is closed."""
-LINGER_TIMEOUT_S = 30.0
+EXCHANGE_LINGER_TIMEOUT_S = 30.0
 """Seconds that the peer may take to end an exchange that was left without waiting for its end."""
 REAP_INTERVAL_S = 15.0
 """Seconds between searches for streams that are idle or linger."""
-OPEN_TIMEOUT_S = 10.0
+EXCHANGE_OPEN_TIMEOUT_S = 10.0
 """Seconds that opening a stream may take (libp2p can block for ever)."""
 ABORT_TIMEOUT_S = 1.0
 """Seconds for telling the peer of an abort; then the stream is reset instead."""
 MAX_IDLE = 64
 """Unused streams kept per peer and protocol."""
-MAX_STREAMS = 200
+MAX_STREAMS_PER_PEER = 200
 """Most streams opened to one peer; with somewhat more, libp2p blocks."""
 
 FRAME_TIMEOUT_S = 30.0
 """Seconds from the first byte of a frame to its last; frames are sent whole."""
-MAX_UNREAD_BYTES = 16 << 20
+MAX_UNREAD_STREAM_BYTES = 16 << 20
 """Unread bytes of one peer in all its streams together: unfinished frames, and frames that no handler has received."""
 MAX_UNREAD_TOTAL_BYTES = 32 << 20
 """Unread bytes of all peers together; beyond it, the peer with most loses the streams that hold them."""
@@ -331,7 +331,7 @@ class Streams:
         self._accepted: SparseCounter[tuple[bytes, str]] = SparseCounter()
         self._served: SparseCounter[tuple[bytes, str]] = SparseCounter()
         self._reading: dict[bytes, dict[_PooledStream, None]] = {}
-        self._unread = Budget(MAX_UNREAD_BYTES, MAX_UNREAD_TOTAL_BYTES)
+        self._unread = Budget(MAX_UNREAD_STREAM_BYTES, MAX_UNREAD_TOTAL_BYTES)
 
     async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         """Serve and reap until cancelled; then every stream is reset and every handler cancelled."""
@@ -423,11 +423,11 @@ class Streams:
         return stream.exchange
 
     async def _open_stream(self, peer: bytes, protocol: str) -> _PooledStream:
-        if self._opened[peer] >= MAX_STREAMS:
+        if self._opened[peer] >= MAX_STREAMS_PER_PEER:
             raise NetworkError("too many streams to this peer are open")
         self._opened[peer] += 1
         try:
-            with trio.fail_after(OPEN_TIMEOUT_S):
+            with trio.fail_after(EXCHANGE_OPEN_TIMEOUT_S):
                 stream = _PooledStream(self, await self.network.open_stream(peer, protocol), protocol)
             if self._nursery is None:
                 await stream.fail("this node has stopped")
@@ -435,7 +435,7 @@ class Streams:
         except BaseException as error:
             self._opened[peer] -= 1
             if isinstance(error, trio.TooSlowError):
-                raise NetworkError(f"no stream within {OPEN_TIMEOUT_S:g} s") from None
+                raise NetworkError(f"no stream within {EXCHANGE_OPEN_TIMEOUT_S:g} s") from None
             raise
         self._pooled[stream] = None
         self._nursery.start_soon(self._read_opened, stream)
@@ -498,7 +498,7 @@ class Streams:
         largest = self._unread.hold(peer, change)
         if largest is None:
             return
-        if self._unread.get(peer) > MAX_UNREAD_BYTES:
+        if self._unread.get(peer) > MAX_UNREAD_STREAM_BYTES:
             self.network.report_misbehaviour(peer, Misbehaviour.OVERSIZE)
             raise NetworkError("far too many unread bytes")
         for other in self._reading.get(largest, ()):
@@ -513,9 +513,9 @@ class Streams:
         for stream in list(self._pooled):
             age = now - stream.since
             if stream.exchange is not None:
-                if stream.exchange._left and age >= LINGER_TIMEOUT_S:
+                if stream.exchange._left and age >= EXCHANGE_LINGER_TIMEOUT_S:
                     await stream.fail("the peer did not end the exchange")
-            elif stream.failure_reason is None and age >= IDLE_TIMEOUT_S:
+            elif stream.failure_reason is None and age >= STREAM_IDLE_TIMEOUT_S:
                 idle = self._idle.get((stream.raw.peer, stream.protocol), [])
                 if stream in idle:  # not if it has just been taken out to be closed
                     idle.remove(stream)

@@ -31,7 +31,7 @@ WINDOW_BYTES = 256 * 1024
 """Send window at the start of an exchange, per direction."""
 FRAME_OVERHEAD_BYTES = 64
 """What a frame costs beside its payload, so that empty frames are not free."""
-MAX_REASON_BYTES = 256
+MAX_RESET_REASON_BYTES = 256
 """Longest reason of a RESET, in bytes."""
 
 _HEADER = struct.Struct(">IBI")
@@ -93,7 +93,7 @@ class FrameReader:
         start = 0
         while len(buffer) - start >= _HEADER.size:
             length, kind, exchange = _HEADER.unpack_from(buffer, start)
-            if length > (MAX_FRAME_BYTES if kind == Kind.DATA else MAX_REASON_BYTES):
+            if length > (MAX_FRAME_BYTES if kind == Kind.DATA else MAX_RESET_REASON_BYTES):
                 raise FrameError(f"a frame of {length} bytes")
             if kind > Kind.RESET:
                 raise FrameError(f"a frame of unknown kind {kind}")
@@ -166,7 +166,7 @@ class ExchangeState:
         """The RESET frame of this side, for which the exchange is over."""
         self.ended = True
         self.failure = self.failure or reason or "aborted"
-        return Frame(Kind.RESET, self.number, reason.encode(errors="replace")[:MAX_REASON_BYTES])
+        return Frame(Kind.RESET, self.number, reason.encode(errors="replace")[:MAX_RESET_REASON_BYTES])
 
     def lose(self, reason: str) -> None:
         """The peer is gone, or has sent RESET."""

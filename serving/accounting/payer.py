@@ -30,7 +30,7 @@ from serving.accounting.hold_numbers import HoldNumbers
 from serving.accounting.receipts import sign_receipt
 from serving.accounting.submitter import RETRY_AFTER_S, Submitter
 
-MAX_RECORDS = 4096
+MAX_REMEMBERED_HOLDS = 4096
 """Holds that are remembered; more only while they may have to be disputed or released."""
 
 
@@ -153,7 +153,7 @@ class Payer:
 
     def _remember(self, hold_id: bytes, payee: bytes, amount: int, deadline: int) -> None:
         self._records[hold_id] = HoldRecord(hold_id, payee, amount, deadline, amount, trio.current_time())
-        while len(self._records) > MAX_RECORDS:
+        while len(self._records) > MAX_REMEMBERED_HOLDS:
             oldest = next((record.hold_id for record in self._records.values() if record.closed), None)
             if oldest is None:  # all may still have to be reclaimed
                 return

@@ -9,9 +9,9 @@ import trio
 from chain.crypto import KeyPair
 from chain.types.operations import NoncedOperation, SignedOperation, sign_operation
 from consensus.engine import Engine
-from consensus.mempool.pool import MAX_WAIT_S
+from consensus.mempool.pool import MAX_UNREADY_WAIT_S
 
-FORGET_AFTER_S = MAX_WAIT_S
+FORGET_AFTER_S = MAX_UNREADY_WAIT_S
 """Seconds after which an operation that is not final counts as dropped, and its nonce is free."""
 
 

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from serving.config.file import describe_errors, format_path
 from serving.config.schema import Section
 
-MAX_BODY_BYTES = 64 * 1024
+MAX_ADMIN_BODY_BYTES = 64 * 1024
 """Largest body of a request."""
 
 S = TypeVar("S", bound=Section)
@@ -37,8 +37,8 @@ async def read_object(request: Request) -> dict[str, Any]:
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            raise HTTPException(413, f"the body is larger than {MAX_BODY_BYTES} bytes")
+        if len(body) > MAX_ADMIN_BODY_BYTES:
+            raise HTTPException(413, f"the body is larger than {MAX_ADMIN_BODY_BYTES} bytes")
     try:
         content = json.loads(body or b"{}")
         json.dumps(content, ensure_ascii=False).encode()  # half a surrogate pair is JSON, but no text

@@ -49,14 +49,14 @@ from serving.admin.wallet_orders import (
     carry_out_registration,
 )
 from serving.config.schema import PolicyBounds, Section
-from serving.dispatcher import MAX_RECORDS
+from serving.dispatcher import MAX_LISTED_REQUESTS
 from serving.http.server import ListenError
 
 log = structlog.get_logger(__name__)
 
 DEFAULT_LIMIT = 50
 """Requests that ``/requests`` lists unless ``limit`` says otherwise."""
-STOP_TIMEOUT_S = 1.0
+LISTENER_STOP_TIMEOUT_S = 1.0
 """How long requests under way may take when the listener is stopped."""
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -132,7 +132,7 @@ class Admin:
         config.bind = [f"fd://{self._listener.socket.detach()}"]  # hypercorn owns the socket from here on
         config.errorlog = logging.getLogger("hypercorn.error")
         config.include_server_header = False
-        config.graceful_timeout = STOP_TIMEOUT_S
+        config.graceful_timeout = LISTENER_STOP_TIMEOUT_S
         app: Any = self.app  # ASGI, for which the two libraries have types of their own
         await serve(app, config, mode="asgi", task_status=task_status)
 
@@ -210,8 +210,8 @@ class Admin:
 
 def _parse_limit(request: Request) -> int:
     text = request.query_params.get("limit", str(DEFAULT_LIMIT))
-    if not re.fullmatch("[0-9]{1,9}", text) or not 1 <= int(text) <= MAX_RECORDS:
-        raise HTTPException(400, f"limit: must be a number from 1 to {MAX_RECORDS}, got {text[:32]!r}")
+    if not re.fullmatch("[0-9]{1,9}", text) or not 1 <= int(text) <= MAX_LISTED_REQUESTS:
+        raise HTTPException(400, f"limit: must be a number from 1 to {MAX_LISTED_REQUESTS}, got {text[:32]!r}")
     return int(text)
 
 

@@ -36,7 +36,7 @@ from serving.accounting.registration import register
 from serving.admin.node_view import NodeView
 from serving.config.schema import MAX_CREDITS, ModelName, Section
 
-MAX_WAIT_S = 300.0
+MAX_FINALITY_WAIT_S = 300.0
 """Longest time that a request may wait for finality."""
 MAX_MEMO_BYTES = 64
 """Longest memo of a transfer."""
@@ -64,7 +64,7 @@ def _check_memo(memo: str) -> str:
 class Order(Section):
     """Any order; the answer waits up to ``wait`` seconds for the operation to be final."""
 
-    wait: float = Field(default=0.0, ge=0, le=MAX_WAIT_S)
+    wait: float = Field(default=0.0, ge=0, le=MAX_FINALITY_WAIT_S)
 
 
 class AmountOrder(Order):

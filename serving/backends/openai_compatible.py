@@ -29,7 +29,7 @@ from serving.openai.answers import Answer
 
 log = structlog.get_logger(__name__)
 
-PROBE_INTERVAL_S: Final = 1.0
+METRICS_READ_INTERVAL_S: Final = 1.0
 """Seconds between reads of the metrics page."""
 RETRY_INTERVAL_S: Final = 0.2
 """Seconds from a failed probe to the next, until the backend counts as dead."""
@@ -139,7 +139,7 @@ class OpenAICompatibleBackend:
                 self._probe_now = trio.Event()
                 await self._probe(urgent)
                 undecided = 0 < self._failures < DEAD_AFTER_FAILURES
-                with trio.move_on_after(PROBE_INTERVAL_S):
+                with trio.move_on_after(METRICS_READ_INTERVAL_S):
                     await trio.sleep(RETRY_INTERVAL_S)  # failing requests ask for a probe, but not for a flood of them
                     if not undecided:
                         await self._probe_now.wait()

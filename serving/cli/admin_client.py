@@ -15,12 +15,12 @@ from chain.printable import escape_unprintable
 from serving.cli.errors import CommandError
 from serving.config.data_directory import ADMIN_ADDRESS_FILE, ADMIN_TOKEN_FILE
 
-ANSWER_TIMEOUT_S = 90.0
+ADMIN_TIMEOUT_S = 90.0
 """How long an answer may take, unless more is asked for."""
 
 
 def ask_node(
-    data_dir: Path | None, method: str, path: str, content: Any = None, timeout: float = ANSWER_TIMEOUT_S
+    data_dir: Path | None, method: str, path: str, content: Any = None, timeout: float = ADMIN_TIMEOUT_S
 ) -> Any:
     """Send a request to the node's admin listener and return its JSON answer; ``timeout`` in seconds.
 

@@ -44,7 +44,7 @@ SETTLE_TIMEOUT_S = 60.0
 """How long the payments may take to be final."""
 CONCURRENCY = 4
 """Prompts under way at a time."""
-MAX_TOKENS = 48
+MAX_ANSWER_TOKENS = 48
 """Completion tokens of an answer."""
 MAX_HEIGHT_DIFFERENCE = 2
 """Blocks by which the ledgers may differ in length once the nodes have stopped."""
@@ -208,7 +208,7 @@ async def _send_prompts(node: NodeProcess) -> list[_Result]:
             async with client.chat.completions.with_streaming_response.create(
                 model=MODEL,
                 messages=[{"role": "user", "content": prompt}],
-                max_tokens=MAX_TOKENS,
+                max_tokens=MAX_ANSWER_TOKENS,
                 stream=True,
             ) as response:
                 request_id = response.headers["x-request-id"]

@@ -25,12 +25,12 @@ WWWSERVE = (sys.executable, "-P", "-m", "node")
 """The ``wwwserve`` command, whatever directory it is installed in; ``-P``: never a ``node.py`` of the current one."""
 OUTPUT_FILE = "node.log"
 """Standard output and standard error of the process, in the data directory."""
-ANSWER_TIMEOUT_S = 90.0
+HTTP_TIMEOUT_S = 90.0
 """How long an answer of the admin listener may take; it may wait for an operation to be final."""
-STOP_TIMEOUT_S = 30.0
+NODE_STOP_TIMEOUT_S = 30.0
 """How long a node may take to end when it is told to. It takes one or two seconds."""
 
-HTTP = httpx.Client(trust_env=False, timeout=ANSWER_TIMEOUT_S, limits=httpx.Limits(max_keepalive_connections=0))
+HTTP = httpx.Client(trust_env=False, timeout=HTTP_TIMEOUT_S, limits=httpx.Limits(max_keepalive_connections=0))
 """One client for every request, because making one reads all root certificates, which takes longer than a request.
 It keeps no connection, because the process at the other end may be killed at any moment."""
 
@@ -114,7 +114,7 @@ class NodeProcess:
         assert self.process is not None
         self.process.send_signal(number)
 
-    def wait(self, timeout: float = STOP_TIMEOUT_S) -> int:
+    def wait(self, timeout: float = NODE_STOP_TIMEOUT_S) -> int:
         """Wait until the process ends, and return its exit code.
 
         Raises:
@@ -157,7 +157,7 @@ def stop_nodes(nodes: Iterable[NodeProcess]) -> None:
     running = [node for node in nodes if node.is_running]
     for node in running:
         node.send(signal.SIGTERM)
-    deadline = time.monotonic() + STOP_TIMEOUT_S
+    deadline = time.monotonic() + NODE_STOP_TIMEOUT_S
     for node in running:
         try:
             node.wait(max(0.1, deadline - time.monotonic()))

@@ -13,7 +13,7 @@ from chain.cli.format import format_credits, print_line
 from chain.crypto import parse_address
 from chain.exceptions import KeyFormatError
 from chain.parameters import CREDIT
-from serving.cli.admin_client import ANSWER_TIMEOUT_S, ask_node, print_fields
+from serving.cli.admin_client import ADMIN_TIMEOUT_S, ask_node, print_fields
 from serving.cli.errors import CommandError
 
 FINALITY_TIMEOUT_S = 60
@@ -111,7 +111,7 @@ def _make_plain_command(kind: str) -> Callable[..., None]:
 
 
 def _order(
-    data_dir: Path | None, kind: str, content: dict[str, Any], no_wait: bool, timeout: float = ANSWER_TIMEOUT_S
+    data_dir: Path | None, kind: str, content: dict[str, Any], no_wait: bool, timeout: float = ADMIN_TIMEOUT_S
 ) -> None:
     """Have the node submit an operation, and print what became of it.
 

@@ -19,7 +19,7 @@ from pydantic_core import ErrorDetails
 from serving.config.schema import ConfigError, NodeConfig, OpenAIModel, Section
 from serving.config.yaml_marks import KeyPath, Marks, YamlFault, parse_yaml
 
-MAX_FILE_BYTES = 1 << 20
+MAX_CONFIG_BYTES = 1 << 20
 """Largest file that is read."""
 COMMENT_COLUMNS = 110
 """Width of the comments that are written."""
@@ -37,7 +37,7 @@ def load_config(path: Path) -> NodeConfig:
     """
     try:
         with path.open("rb") as file:
-            raw = file.read(MAX_FILE_BYTES + 1)
+            raw = file.read(MAX_CONFIG_BYTES + 1)
         text = raw.decode("utf-8")
     except OSError as error:
         hint = "; an empty file stands for all defaults" if isinstance(error, FileNotFoundError) else ""
@@ -45,8 +45,8 @@ def load_config(path: Path) -> NodeConfig:
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise ConfigError(f"{path}:{line}: is not UTF-8 text") from None
-    if len(raw) > MAX_FILE_BYTES:
-        raise ConfigError(f"{path}: is larger than {MAX_FILE_BYTES} bytes")
+    if len(raw) > MAX_CONFIG_BYTES:
+        raise ConfigError(f"{path}: is larger than {MAX_CONFIG_BYTES} bytes")
     return parse_config(text, str(path))
 
 

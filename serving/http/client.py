@@ -23,7 +23,7 @@ import trio
 
 Headers = Sequence[tuple[bytes, bytes]]
 
-READ_BYTES = 65536
+RESPONSE_READ_BYTES = 65536
 """Most bytes of one read from a socket."""
 MAX_HEADER_BYTES = 64 * 1024
 """Longest head of a response."""
@@ -370,6 +370,6 @@ class _Connection:
 
     async def _receive(self) -> bytes:
         try:
-            return bytes(await self._stream.receive_some(READ_BYTES))
+            return bytes(await self._stream.receive_some(RESPONSE_READ_BYTES))
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             return b""

@@ -40,9 +40,9 @@ log = structlog.get_logger(__name__)
 
 Headers = Sequence[tuple[bytes, bytes]]
 
-READ_BYTES = 65536
+REQUEST_READ_BYTES = 65536
 """Most bytes of one read from a socket."""
-LINGER_TIMEOUT_S = 2.0
+REFUSAL_READ_TIMEOUT_S = 2.0
 """Seconds that a refused client has to read why it was refused."""
 MAX_REFUSALS = 64
 """Connections over the limit that are answered with 503 at a time; further ones are closed at once."""
@@ -253,15 +253,15 @@ class _Connection:
     async def _read(self) -> None:
         """Move bytes from the socket to the inbox until the client is gone, then stop whatever works for it."""
         try:
-            while data := await self._stream.receive_some(READ_BYTES):
+            while data := await self._stream.receive_some(REQUEST_READ_BYTES):
                 if self._discarding:
                     continue
                 self._inbox += data
                 self._arrived.set()
-                while len(self._inbox) > READ_BYTES and self._handling is None:
+                while len(self._inbox) > REQUEST_READ_BYTES and self._handling is None:
                     self._taken = trio.Event()
                     await self._taken.wait()
-                if len(self._inbox) > 2 * READ_BYTES:
+                if len(self._inbox) > 2 * REQUEST_READ_BYTES:
                     break  # it pipelines without waiting for responses, more than is worth keeping
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass
@@ -394,7 +394,7 @@ class _Connection:
         self._discarding = True
         self._inbox.clear()
         self._taken.set()
-        with trio.move_on_after(LINGER_TIMEOUT_S):
+        with trio.move_on_after(REFUSAL_READ_TIMEOUT_S):
             try:
                 await self._stream.send_eof()
             except (trio.BrokenResourceError, trio.ClosedResourceError):

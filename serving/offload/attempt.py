@@ -57,7 +57,7 @@ CLOSING = b"data: [DONE]"
 """How the closing event of a stream begins."""
 RESUME_INTERVAL_S = 0.5
 """Seconds between attempts to reach a lost executor again."""
-MAX_RESUMPTIONS = 8
+MAX_RESUMPTIONS_ASKED = 8
 """Most resumptions of one answer by the originator."""
 
 
@@ -236,7 +236,7 @@ class OffloadAttempt:
         """
         executor, failure = self.terms.executor, NetworkError("the executor was lost too often")
         self._resumptions += 1
-        with trio.move_on_after(self._settings.resume if self._resumptions <= MAX_RESUMPTIONS else 0):
+        with trio.move_on_after(self._settings.resume if self._resumptions <= MAX_RESUMPTIONS_ASKED else 0):
             while True:
                 try:
                     await self._dialer.connect(executor, self._settings.accept_timeout)

@@ -12,7 +12,7 @@ from p2p.network import NetworkError
 from p2p.runtime import Runtime
 from p2p.streams.exchanges import Exchange
 from serving.accounting.payments import Payments
-from serving.offload.protocol import SALT_BYTES, Message, decode_message
+from serving.offload.protocol import DIGEST_SALT_BYTES, Message, decode_message
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class OffloadContext:
 
     def make_salt(self) -> bytes:
         """A fresh salt for the digest of a body."""
-        return self.runtime.random.randbytes(SALT_BYTES)
+        return self.runtime.random.randbytes(DIGEST_SALT_BYTES)
 
 
 async def receive_message(exchange: Exchange, timeout: float) -> Message:

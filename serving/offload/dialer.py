@@ -11,7 +11,7 @@ import trio
 from p2p.addresses import get_addresses
 from p2p.peers.announcement import Announcement
 from p2p.streams.exchanges import Exchange, Streams
-from serving.offload.protocol import PROTOCOL
+from serving.offload.protocol import OFFLOAD_PROTOCOL
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,4 +38,4 @@ class ExecutorDialer:
 
     def open(self, executor: bytes) -> AbstractAsyncContextManager[Exchange]:
         """An exchange of the offload protocol."""
-        return self.streams.open(executor, PROTOCOL)
+        return self.streams.open(executor, OFFLOAD_PROTOCOL)

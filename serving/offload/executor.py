@@ -22,7 +22,7 @@ from serving.offload.protocol import Accepted, Declined, Offer, Resume, cut_reas
 from serving.offload.session import Job, OffloadSession
 from serving.offload.settings import ExecutorSettings
 from serving.openai.errors import ApiError
-from serving.openai.requests import MAX_TOKENS, PATHS, Request, parse_request
+from serving.openai.requests import MAX_REQUEST_TOKENS, PATHS, Request, parse_request
 from serving.scheduling.backend_pool import BackendPool
 from serving.scheduling.policy import Decision, Policy
 
@@ -39,7 +39,7 @@ class _Declined(Exception):
 
 
 class Executor:
-    """Serves the exchanges of :data:`serving.offload.protocol.PROTOCOL`."""
+    """Serves the exchanges of :data:`serving.offload.protocol.OFFLOAD_PROTOCOL`."""
 
     def __init__(
         self,
@@ -197,7 +197,7 @@ class Executor:
         if compute_digest(offer.salt, body) != hold.request_digest:
             raise _Declined("the request digest is not that of the request")
         try:
-            request = parse_request(offer.path, body, MAX_TOKENS)
+            request = parse_request(offer.path, body, MAX_REQUEST_TOKENS)
         except ApiError as error:
             raise _Declined(f"not a request: {error}") from None
         if request.model != hold.model:

@@ -25,11 +25,11 @@ from chain.codec import Bounds, Hash, Natural, Record, Signature
 from chain.crypto import KeyPair, verify
 from chain.types.operations import Delivery, Hold, SignedOperation
 
-PROTOCOL = "/wwwserve/offer/2"
+OFFLOAD_PROTOCOL = "/wwwserve/offer/2"
 """Name of the protocol; its number grows when a message changes."""
 CHUNK_BYTES = 64 * 1024
 """Most body bytes in one frame."""
-MAX_FRAME_BYTES = CHUNK_BYTES + 4 * 1024
+MAX_OFFLOAD_MESSAGE_BYTES = CHUNK_BYTES + 4 * 1024
 """Longest encoded message."""
 MAX_REQUEST_BYTES = 4 << 20
 """Longest body of a request."""
@@ -37,14 +37,14 @@ MAX_ANSWER_BYTES = 32 << 20
 """Longest body of an answer."""
 RELAYED_STATUSES = (400, 413, 415, 422)
 """Errors of a backend that are the request's own fault, and that any executor would answer. No other is relayed."""
-MAX_REASON_BYTES = 256
+MAX_OFFLOAD_REASON_BYTES = 256
 """Most bytes of a reason, in UTF-8."""
 
-SALT_BYTES = 16
+DIGEST_SALT_BYTES = 16
 """Size of the salt of a digest."""
 
-Salt = Annotated[bytes, Bounds(SALT_BYTES, SALT_BYTES)]
-Reason = Annotated[str, Bounds(0, MAX_REASON_BYTES)]
+Salt = Annotated[bytes, Bounds(DIGEST_SALT_BYTES, DIGEST_SALT_BYTES)]
+Reason = Annotated[str, Bounds(0, MAX_OFFLOAD_REASON_BYTES)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +170,7 @@ class Envelope(Record):
 
 def cut_reason(text: str) -> str:
     """As much of ``text`` as fits into a reason."""
-    return text.encode(errors="replace")[:MAX_REASON_BYTES].decode(errors="ignore")
+    return text.encode(errors="replace")[:MAX_OFFLOAD_REASON_BYTES].decode(errors="ignore")
 
 
 def encode_message(message: Message) -> bytes:
@@ -184,7 +184,7 @@ def decode_message(frame: bytes) -> Message:
     Raises:
         CodecError: it is not one.
     """
-    return Envelope.decode(frame, MAX_FRAME_BYTES).message
+    return Envelope.decode(frame, MAX_OFFLOAD_MESSAGE_BYTES).message
 
 
 def sign_delivery(key: KeyPair, chain_id: bytes, delivery: Delivery) -> bytes:

@@ -53,7 +53,7 @@ log = structlog.get_logger(__name__)
 
 FINISH_CANCELLED = "cancelled"
 """Finish reason of an answer that its originator did not wait for."""
-MAX_RESUMPTIONS = 16
+MAX_RESUMPTIONS_ALLOWED = 16
 """Most resumptions of one answer that the executor allows: each may ask for the whole answer again."""
 
 
@@ -138,7 +138,7 @@ class OffloadSession:
         Raises:
             NetworkError: the originator cannot have received so much, or has come back too often.
         """
-        if received > self._position or self._resumptions >= MAX_RESUMPTIONS:
+        if received > self._position or self._resumptions >= MAX_RESUMPTIONS_ALLOWED:
             raise NetworkError("the answer cannot be resumed there")
         former, self._exchange = self._exchange, exchange
         self._position = received

@@ -15,7 +15,7 @@ from typing import Any
 EVENT_STREAM = "text/event-stream"
 """How the content type of a streamed answer begins."""
 
-MAX_BODY_BYTES = 16 << 20
+MAX_PARSED_BYTES = 16 << 20
 """Most bytes of an unstreamed answer, or of one event of a stream, that are kept for parsing."""
 
 MAX_REPORTED_TOKENS = 1 << 32
@@ -72,7 +72,7 @@ class AnswerInspector:
     def feed(self, chunk: bytes) -> bytes:
         """Watch the next bytes; returns those to pass on now (whole events, in a stream)."""
         if not self.is_stream:
-            if len(self._buffer) + len(chunk) <= MAX_BODY_BYTES:
+            if len(self._buffer) + len(chunk) <= MAX_PARSED_BYTES:
                 self._buffer += chunk
             return chunk
         searched = max(0, len(self._buffer) - _LONGEST_BREAK + 1)  # a long event is not searched anew with every chunk
@@ -85,7 +85,7 @@ class AnswerInspector:
             if self._watch(event):
                 kept.append(event)
         del self._buffer[:end]
-        if len(self._buffer) > MAX_BODY_BYTES:
+        if len(self._buffer) > MAX_PARSED_BYTES:
             kept.append(bytes(self._buffer))
             self._buffer.clear()
         return b"".join(kept)

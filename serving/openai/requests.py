@@ -14,7 +14,7 @@ PATHS = (CHAT_COMPLETIONS,)
 
 MAX_CHOICES = 16
 """Largest ``n``: answers to one request."""
-MAX_TOKENS = 2**31
+MAX_REQUEST_TOKENS = 2**31
 """Most tokens that a request may ask for; the node's own cap is far lower."""
 
 
@@ -85,6 +85,6 @@ def _read_count(content: dict[str, Any], name: str) -> int | None:
     value = content.get(name)
     if value is None:
         return None
-    if type(value) is not int or not 1 <= value <= MAX_TOKENS:
+    if type(value) is not int or not 1 <= value <= MAX_REQUEST_TOKENS:
         raise bad_request(f"'{name}' must be a positive integer.", param=name)
     return value

@@ -53,7 +53,7 @@ def choose_sources(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(GuardedTCP, "dial", dial)
     monkeypatch.setattr(p2p.host.workarounds.host, "UPGRADE_TIMEOUT_S", PATIENCE)
-    monkeypatch.setattr(p2p.host.network, "OPEN_TIMEOUT_S", PATIENCE)
+    monkeypatch.setattr(p2p.host.network, "STREAM_OPEN_TIMEOUT_S", PATIENCE)
 
 
 async def connect(node: Libp2pNetwork, victim: Victim, source: str) -> None:

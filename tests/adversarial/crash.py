@@ -22,8 +22,7 @@ from chain.store.writer import ChainStore
 from chain.types.blocks import Block, Header
 from chain.types.votes import Certificate, Vote, VoteKind
 from consensus.engine import Engine
-from consensus.network.compact_blocks import COMPACT_KIND
-from consensus.simplex.messages import decode_message
+from consensus.simplex.messages import COMPACT_KIND, decode_message
 from consensus.voting.disk import Disk, NodeStorage, open_storage
 from consensus.voting.journal import RECORD_BYTES, Journal, JournalFile
 from consensus.voting.vote_store import VoteStore

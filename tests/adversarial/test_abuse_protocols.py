@@ -25,7 +25,7 @@ from libp2p.utils.varint import encode_varint_prefixed
 from nacl.signing import SigningKey
 
 from chain.crypto import KeyPair
-from p2p.discovery.plumtree import PROTOCOL as VIEWS
+from p2p.discovery.plumtree import PLUMTREE_PROTOCOL as VIEWS
 from p2p.discovery.service import Discovery
 from p2p.host.network import Libp2pNetwork
 from p2p.host.stream import Libp2pStream

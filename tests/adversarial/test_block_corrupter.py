@@ -16,8 +16,7 @@ from chain.types.operations import Transfer, sign_operation
 from chain.types.votes import VoteKind, sign_vote
 from consensus.network.committee_streams import COMMITTEE_PROTOCOL as VOTE
 from consensus.network.gossip import Batch
-from consensus.receiver import FORWARDED_KIND
-from consensus.simplex.messages import Message, Propose, encode_message
+from consensus.simplex.messages import FORWARDED_KIND, Message, Propose, encode_message
 from consensus.sync.messages import SYNC_PROTOCOL as SYNC
 from consensus.sync.messages import BlockResponse, ChainStatus, GetBlock, GetStatus, OperationsResponse, Request
 from p2p.simulation.network import SimulatedNetwork

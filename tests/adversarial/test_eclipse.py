@@ -14,7 +14,7 @@ import pytest
 import trio
 
 from p2p.discovery.dial_scheduler import TARGET_OUTBOUND
-from p2p.discovery.plumtree import PROTOCOL
+from p2p.discovery.plumtree import PLUMTREE_PROTOCOL
 from p2p.network import NetworkError
 from p2p.peers.announcement import Announcement, PeerLoad, sign_announcement
 from p2p.peers.anti_entropy import AgedAnnouncement, SyncFrame
@@ -58,7 +58,7 @@ class Sybil:
         return sign_announcement(self.key, CHAIN, unsigned).encode()
 
     async def run(self) -> None:
-        self.streams.handle(PROTOCOL, self.answer, 16)
+        self.streams.handle(PLUMTREE_PROTOCOL, self.answer, 16)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.streams.run)
             nursery.start_soon(self.pester)
@@ -80,7 +80,7 @@ class Sybil:
             due = trio.current_time() + PESTER
             with suppress(NetworkError):
                 await self.network.connect(victim.me, victim.network.listen_addresses)
-                async with self.streams.open(victim.me, PROTOCOL) as exchange:
+                async with self.streams.open(victim.me, PLUMTREE_PROTOCOL) as exchange:
                     await exchange.send(
                         SyncFrame(announcements=self.attack.known(), suspects=self.accuse(victim)).encode(), end=True
                     )
@@ -112,7 +112,7 @@ class Attack:
         """Have an honest node take the Sybils for members, and tell others."""
         sybil = self.sybils[0]
         await sybil.network.connect(node.me, node.network.listen_addresses)
-        async with sybil.streams.open(node.me, PROTOCOL) as exchange:
+        async with sybil.streams.open(node.me, PLUMTREE_PROTOCOL) as exchange:
             await exchange.send(SyncFrame(announcements=self.known()).encode(), end=True)
             await exchange.receive()
 

@@ -33,10 +33,10 @@ from chain.types.operations import (
     Usage,
     sign_operation,
 )
-from consensus.mempool.pool import MAX_ACCOUNT_BYTES, MAX_NONCED, MAX_WAIT_S, MAX_WAITING_OPERATIONS, Mempool
+from consensus.mempool.pool import MAX_ACCOUNT_BYTES, MAX_NONCED, MAX_UNREADY_WAIT_S, MAX_WAITING_OPERATIONS, Mempool
 from consensus.network.committee_streams import COMMITTEE_PROTOCOL
-from consensus.network.gossip import MAX_GOSSIP_BYTES, Batch, get_topic
-from consensus.receiver import FORWARDED_KIND
+from consensus.network.gossip import MAX_BATCH_BYTES, Batch, get_topic
+from consensus.simplex.messages import FORWARDED_KIND
 from p2p.network import NetworkError
 from p2p.simulation.network import SimulatedNetwork
 from p2p.simulation.runtime import SimulatedRuntime
@@ -145,7 +145,7 @@ FLOODS: dict[str, Callable[[], Iterator[SignedOperation]]] = {
     "gaps": flood_gaps,
     "forged": flood_forged,
 }
-GIANT = bytes(MAX_GOSSIP_BYTES - 100)
+GIANT = bytes(MAX_BATCH_BYTES - 100)
 """What is no operation at all, as large as a batch can be."""
 
 
@@ -235,7 +235,7 @@ def play_flood(
         for times in sent.values():
             phases = [sum(time < BEFORE for time in times), sum(BEFORE <= time < BEFORE + FLOOD for time in times)]
             assert all(phases) and len(times) > sum(phases), "nothing became final before, during or after"
-        await trio.sleep(MAX_WAIT_S)
+        await trio.sleep(MAX_UNREADY_WAIT_S)
         world.check_same_chain()
         for number in numbers:
             engine = world.engine(number)

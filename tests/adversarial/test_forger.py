@@ -14,8 +14,7 @@ from chain.types.votes import NO_BLOCK, Vote, VoteKind, sign_vote
 from consensus import receiver as receiver_module
 from consensus.network.committee_streams import COMMITTEE_PROTOCOL
 from consensus.network.gossip import Batch
-from consensus.receiver import FORWARDED_KIND
-from consensus.simplex.messages import Propose, encode_message
+from consensus.simplex.messages import FORWARDED_KIND, Propose, encode_message
 from p2p.network import Misbehaviour
 from p2p.rate_limit import Rate
 from p2p.simulation.network import SimulatedNetwork

@@ -14,9 +14,9 @@ from chain.types.blocks import MAX_BLOCK_BYTES, Block, Body, sign_block, sign_pr
 from chain.types.operations import Capture, CaptureItem, Delivery, SignedOperation, Transfer, Usage, sign_operation
 from consensus.exceptions import InvalidMessage
 from consensus.network.committee_streams import COMMITTEE_PROTOCOL as VOTE
-from consensus.network.compact_blocks import COMPACT_KIND, CompactPropose, reconstruct
+from consensus.network.compact_blocks import CompactPropose, reconstruct
 from consensus.network.gossip import Batch
-from consensus.simplex.messages import Propose, Reject
+from consensus.simplex.messages import COMPACT_KIND, Propose, Reject
 from consensus.sync.messages import SYNC_PROTOCOL as SYNC
 from consensus.sync.messages import ChainStatus, GetOperations, OperationsResponse, Request
 from p2p.simulation.network import SimulatedNetwork

@@ -26,7 +26,7 @@ from chain.types.operations import (
 from p2p.network import NetworkError
 from p2p.streams.exchanges import Exchange
 from serving.offload.protocol import (
-    PROTOCOL,
+    OFFLOAD_PROTOCOL,
     Accepted,
     Completed,
     Declined,
@@ -121,7 +121,7 @@ def plant(world: World, liar: Member, lie: Lie) -> list[Deal]:
         liar.node.payments.payee._served.add(hold_id)  # else its node would refund, like an honest one
         await lie(deal)
 
-    liar.node.streams.handle(PROTOCOL, handle, 64)
+    liar.node.streams.handle(OFFLOAD_PROTOCOL, handle, 64)
     return deals
 
 

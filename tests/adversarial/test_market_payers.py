@@ -25,7 +25,7 @@ from p2p.network import NetworkError
 from p2p.streams.exchanges import Exchange
 from serving.accounting.receipts import sign_receipt
 from serving.offload.protocol import (
-    PROTOCOL,
+    OFFLOAD_PROTOCOL,
     Accepted,
     Completed,
     Declined,
@@ -93,7 +93,7 @@ def test_by_hand_an_honest_payer_is_served() -> None:
     async def play(world: World) -> None:
         hold = make_hold(world, 0, BODY, SALT)
         member = get_executor(world, hold)
-        async with world.gateway.streams.open(hold.payee, PROTOCOL) as exchange:
+        async with world.gateway.streams.open(hold.payee, OFFLOAD_PROTOCOL) as exchange:
             assert await send_offer(exchange, hold, BODY, SALT) == Accepted(False)
             await exchange.send(encode_message(Payment(sign(world, hold))))
             head = await receive(exchange)
@@ -132,7 +132,7 @@ def test_unacceptable_terms_are_declined_at_once(terms: dict[str, Any], reason: 
         keys = {"first": good.payee, "gateway": world.members[0].public_key}
         changes = {**terms, "payee": keys[terms["payee"]]} if "payee" in terms else terms
         hold = replace(good, **changes)
-        async with world.gateway.streams.open(good.payee, PROTOCOL) as exchange:
+        async with world.gateway.streams.open(good.payee, OFFLOAD_PROTOCOL) as exchange:
             answer = await send_offer(exchange, hold, BODY, SALT)
         assert isinstance(answer, Declined) and reason in answer.reason
         check_idle(get_executor(world, good))
@@ -143,7 +143,7 @@ def test_unacceptable_terms_are_declined_at_once(terms: dict[str, Any], reason: 
 def test_a_hold_number_far_ahead_is_declined() -> None:
     async def play(world: World) -> None:
         hold = make_hold(world, 0, BODY, SALT, seq=256)
-        async with world.gateway.streams.open(hold.payee, PROTOCOL) as exchange:
+        async with world.gateway.streams.open(hold.payee, OFFLOAD_PROTOCOL) as exchange:
             answer = await send_offer(exchange, hold, BODY, SALT)
         assert isinstance(answer, Declined) and "number is used" in answer.reason
 
@@ -153,7 +153,7 @@ def test_a_hold_number_far_ahead_is_declined() -> None:
 def test_an_unknown_path_is_declined() -> None:
     async def play(world: World) -> None:
         hold = make_hold(world, 0, BODY, SALT)
-        async with world.gateway.streams.open(hold.payee, PROTOCOL) as exchange:
+        async with world.gateway.streams.open(hold.payee, OFFLOAD_PROTOCOL) as exchange:
             await exchange.send(encode_message(Offer("/v1/files", len(BODY), SALT, hold)))
             answer = await receive(exchange)
         assert isinstance(answer, Declined) and "path" in answer.reason
@@ -168,7 +168,7 @@ def test_without_a_payment_there_is_no_answer(stream: bool) -> None:
         hold = make_hold(world, 0, body, SALT)
         member = get_executor(world, hold)
         started = trio.current_time()
-        async with world.gateway.streams.open(hold.payee, PROTOCOL) as exchange:
+        async with world.gateway.streams.open(hold.payee, OFFLOAD_PROTOCOL) as exchange:
             assert isinstance(await send_offer(exchange, hold, body, SALT), Accepted)
             answer, end = await read_answer(exchange)
         assert answer == b"" and isinstance(end, Failed)
@@ -198,7 +198,7 @@ def test_a_wrong_payment_ends_it_without_an_answer(kind: str) -> None:
             "garbage": b"\x00garbage",
             "another chain": Payment(sign_operation(world.members[0].key, bytes(32), hold)),
         }
-        async with world.gateway.streams.open(hold.payee, PROTOCOL) as exchange:
+        async with world.gateway.streams.open(hold.payee, OFFLOAD_PROTOCOL) as exchange:
             assert isinstance(await send_offer(exchange, hold, BODY, SALT), Accepted)
             if kind == "ends":
                 await exchange.end()
@@ -229,11 +229,11 @@ def test_one_hold_pays_for_one_answer(spacing: float) -> None:
 
         async def try_again(body: bytes) -> None:
             again = replace(hold, request_digest=compute_digest(SALT, body))
-            async with world.gateway.streams.open(hold.payee, PROTOCOL) as exchange:
+            async with world.gateway.streams.open(hold.payee, OFFLOAD_PROTOCOL) as exchange:
                 answer = await send_offer(exchange, again, body, SALT)
                 assert isinstance(answer, Declined) and "used" in answer.reason
 
-        async with world.gateway.streams.open(hold.payee, PROTOCOL) as exchange:
+        async with world.gateway.streams.open(hold.payee, OFFLOAD_PROTOCOL) as exchange:
             assert isinstance(await send_offer(exchange, hold, BODY, SALT), Accepted)
             await try_again(BODY)
             await try_again(other)
@@ -259,7 +259,7 @@ def test_who_withholds_the_receipt_pays_all_the_same(receipt: str) -> None:
     async def play(world: World) -> None:
         hold = make_hold(world, 0, BODY, SALT)
         member = get_executor(world, hold)
-        async with world.gateway.streams.open(hold.payee, PROTOCOL) as exchange:
+        async with world.gateway.streams.open(hold.payee, OFFLOAD_PROTOCOL) as exchange:
             await send_offer(exchange, hold, BODY, SALT)
             await exchange.send(encode_message(Payment(sign(world, hold))))
             _, final = await read_answer(exchange)
@@ -298,7 +298,7 @@ def test_credits_spent_twice_at_once_buy_one_answer() -> None:
         ends: dict[bytes, tuple[bytes, Message | None, float]] = {}
 
         async def cheat(hold: Hold) -> None:
-            async with world.gateway.streams.open(hold.payee, PROTOCOL) as exchange:
+            async with world.gateway.streams.open(hold.payee, OFFLOAD_PROTOCOL) as exchange:
                 assert isinstance(await send_offer(exchange, hold, BODY, SALT), Accepted)
                 await exchange.send(encode_message(Payment(sign(world, hold))))
                 started = trio.current_time()
@@ -333,7 +333,7 @@ def test_a_payer_cannot_take_the_hold_back_while_it_is_served() -> None:
         member = get_executor(world, hold)
         assert member.backend is not None
         member.backend.script.tokens = 10_000
-        async with world.gateway.streams.open(hold.payee, PROTOCOL) as exchange:
+        async with world.gateway.streams.open(hold.payee, OFFLOAD_PROTOCOL) as exchange:
             assert isinstance(await send_offer(exchange, hold, BODY, SALT), Accepted)
             await exchange.send(encode_message(Payment(sign(world, hold))))
             answer, end = await read_answer(exchange)
@@ -350,7 +350,7 @@ def test_a_payer_that_does_not_read_blocks_no_slot_for_long() -> None:
         member = get_executor(world, hold)
         assert member.backend is not None
         member.backend.script.tokens, member.backend.script.token_delay = 1_000_000, 0.001
-        async with world.gateway.streams.open(hold.payee, PROTOCOL) as exchange:
+        async with world.gateway.streams.open(hold.payee, OFFLOAD_PROTOCOL) as exchange:
             assert isinstance(await send_offer(exchange, hold, BODY, SALT), Accepted)
             await exchange.send(encode_message(Payment(sign(world, hold))))
             await trio.sleep(20)
@@ -368,7 +368,7 @@ def test_a_body_that_does_not_come_is_waited_for_a_moment_only() -> None:
         hold = make_hold(world, 0, BODY, SALT, amount=CREDIT)
         member = get_executor(world, hold)
         started = trio.current_time()
-        async with world.gateway.streams.open(hold.payee, PROTOCOL) as exchange:
+        async with world.gateway.streams.open(hold.payee, OFFLOAD_PROTOCOL) as exchange:
             await exchange.send(encode_message(Offer(CHAT_COMPLETIONS, 10_000, SALT, hold)))
             with pytest.raises(NetworkError, match="too slow"):
                 while True:  # a drip of nothing
@@ -383,7 +383,7 @@ def test_a_body_that_does_not_come_is_waited_for_a_moment_only() -> None:
 def test_a_body_longer_than_offered_is_refused() -> None:
     async def play(world: World) -> None:
         hold = make_hold(world, 0, BODY, SALT)
-        async with world.gateway.streams.open(hold.payee, PROTOCOL) as exchange:
+        async with world.gateway.streams.open(hold.payee, OFFLOAD_PROTOCOL) as exchange:
             await exchange.send(encode_message(Offer(CHAT_COMPLETIONS, 10, SALT, hold)))
             await exchange.send(b"x" * 11)
             with pytest.raises(NetworkError, match="not as long"):
@@ -396,11 +396,11 @@ def test_a_body_longer_than_offered_is_refused() -> None:
 @pytest.mark.parametrize("frame", [b"", b"garbage", b"x" * (1 << 20), encode_message(KeepAlive(False))], ids=len)
 def test_garbage_instead_of_an_offer_is_dropped(frame: bytes) -> None:
     async def play(world: World) -> None:
-        async with world.gateway.streams.open(world.members[1].public_key, PROTOCOL) as exchange:
+        async with world.gateway.streams.open(world.members[1].public_key, OFFLOAD_PROTOCOL) as exchange:
             await exchange.send(frame)
             with pytest.raises(NetworkError):
                 await receive(exchange)
-        async with world.gateway.streams.open(world.members[1].public_key, PROTOCOL) as exchange:
+        async with world.gateway.streams.open(world.members[1].public_key, OFFLOAD_PROTOCOL) as exchange:
             await exchange.send(b"")
             with pytest.raises(NetworkError):
                 await receive(exchange, 20)
@@ -423,7 +423,7 @@ def test_garbage_instead_of_an_offer_is_dropped(frame: bytes) -> None:
 def test_a_request_for_more_than_the_hold_covers_is_declined(body: bytes, reason: str) -> None:
     async def play(world: World) -> None:
         hold = make_hold(world, 0, body, SALT)  # for 100 tokens
-        async with world.gateway.streams.open(hold.payee, PROTOCOL) as exchange:
+        async with world.gateway.streams.open(hold.payee, OFFLOAD_PROTOCOL) as exchange:
             answer = await send_offer(exchange, hold, body, SALT)
         assert isinstance(answer, Declined) and reason in answer.reason
         check_idle(get_executor(world, hold))
@@ -434,7 +434,7 @@ def test_a_request_for_more_than_the_hold_covers_is_declined(body: bytes, reason
 def test_an_honest_capture_may_be_disputed_but_the_payer_gains_nothing() -> None:
     async def play(world: World) -> None:
         hold = make_hold(world, 0, BODY, SALT)
-        async with world.gateway.streams.open(hold.payee, PROTOCOL) as exchange:
+        async with world.gateway.streams.open(hold.payee, OFFLOAD_PROTOCOL) as exchange:
             await send_offer(exchange, hold, BODY, SALT)
             await exchange.send(encode_message(Payment(sign(world, hold))))
             _, final = await read_answer(exchange)

@@ -53,7 +53,7 @@ SHORT_BAN = Backoff(5.0, 3600.0)
 SHORTENED = {
     p2p.host.connection_gater: {"UPGRADE_TIMEOUT_S": 2.0, "PATIENT_UPGRADE_TIMEOUT_S": 4.0},
     p2p.peer_score: {"BAN_BACKOFF": SHORT_BAN},
-    p2p.streams.exchanges: {"IDLE_TIMEOUT_S": 5.0, "LINGER_TIMEOUT_S": 3.0, "REAP_INTERVAL_S": 1.0},
+    p2p.streams.exchanges: {"STREAM_IDLE_TIMEOUT_S": 5.0, "EXCHANGE_LINGER_TIMEOUT_S": 3.0, "REAP_INTERVAL_S": 1.0},
 }
 
 FORKSERVER = multiprocessing.get_context("forkserver")

@@ -23,7 +23,7 @@ from chain.merkle.snapshot import (
     ENTRY_OVERHEAD_BYTES,
     MAX_CHUNK_BYTES,
     MAX_INLINE_BYTES,
-    MAX_KEY_BYTES,
+    MAX_STATE_KEY_BYTES,
     MAX_VALUE_BYTES,
 )
 from chain.state.records import MAX_UNBONDINGS, REPLAY_WINDOW_SIZE
@@ -35,15 +35,15 @@ from chain.types.blocks import MAX_BLOCK_BYTES, MAX_NULLIFICATIONS, VERSION
 from chain.types.operations import MAX_CAPTURE_BYTES, MAX_OPERATION_BYTES
 from chain.types.validators import LATE_VOTE_BLOCKS
 from consensus.network import committee_streams as links
-from consensus.network.compact_blocks import COMPACT_KIND, MAX_WHOLE_BYTES
-from consensus.network.gossip import MAX_GOSSIP_BYTES
-from consensus.receiver import FORWARDED_KIND
+from consensus.network.compact_blocks import MAX_WHOLE_BYTES
+from consensus.network.gossip import MAX_BATCH_BYTES
 from consensus.simplex import messages
 from consensus.simplex.core import Timeouts
+from consensus.simplex.messages import COMPACT_KIND, FORWARDED_KIND
 from consensus.sync import messages as sync_records
-from p2p.discovery import plumtree as neighbours
-from p2p.nat import dial_back as reachability
-from p2p.nat import hole_punching as punching
+from p2p.discovery.plumtree import PLUMTREE_PROTOCOL
+from p2p.nat.dial_back import DIAL_BACK_PROTOCOL
+from p2p.nat.hole_punching import PUNCH_PROTOCOL
 from p2p.peers import announcement as announcements
 from p2p.streams.frames import FRAME_OVERHEAD_BYTES, MAX_FRAME_BYTES, Kind
 from p2p.streams.frames import WINDOW_BYTES as WINDOW_BYTES
@@ -123,11 +123,11 @@ def test_the_numbers_of_the_document_are_those_of_the_code() -> None:
         f"begins with a send window of {WINDOW_BYTES:,} bytes. DATA costs its payload + {FRAME_OVERHEAD_BYTES} and",
         f"0 to {MAX_FRAME_BYTES:,} bytes",
         f"Blocks of up to {MAX_WHOLE_BYTES:,} bytes go whole",
-        f"An item has at most {MAX_GOSSIP_BYTES // 1024} KiB",
+        f"An item has at most {MAX_BATCH_BYTES // 1024} KiB",
         f"those beyond {MAX_BLOCK_BYTES:,} bytes in all",
         f"and {ENTRY_OVERHEAD_BYTES} more; a chunk has at most {MAX_CHUNK_BYTES:,}, "
         "and one that is not the last has more than "
-        f"{MAX_CHUNK_BYTES - MAX_INLINE_BYTES - MAX_KEY_BYTES - ENTRY_OVERHEAD_BYTES:,},",
+        f"{MAX_CHUNK_BYTES - MAX_INLINE_BYTES - MAX_STATE_KEY_BYTES - ENTRY_OVERHEAD_BYTES:,},",
         f"A value of more than {MAX_INLINE_BYTES:,} bytes is a `LargeEntry` and fetched apart; "
         f"at most {MAX_VALUE_BYTES >> 20} MiB",
         f"at most {MAX_PROOF_BYTES >> 20} MiB",
@@ -135,16 +135,21 @@ def test_the_numbers_of_the_document_are_those_of_the_code() -> None:
         f"or {announcements.MAX_AHEAD_MS:,} ms after the reader's clock",
         f"Departures are remembered for {announcements.ACCEPTANCE_S:,.0f} s",
         f"It is at most {announcements.MAX_ANNOUNCEMENT_BYTES:,} bytes long",
-        f"An envelope has at most {offers.MAX_FRAME_BYTES:,} bytes",
+        f"An envelope has at most {offers.MAX_OFFLOAD_MESSAGE_BYTES:,} bytes",
         f"at most {offers.MAX_ANSWER_BYTES >> 20} MiB in all; the response digest",
         f"1.5 s, {Timeouts().cap:.0f} s",
     ):
         assert part in text, part
     assert Timeouts().first == 1.5
-    for protocol in (links.COMMITTEE_PROTOCOL, sync_records.SYNC_PROTOCOL):
+    for protocol in (
+        links.COMMITTEE_PROTOCOL,
+        sync_records.SYNC_PROTOCOL,
+        PLUMTREE_PROTOCOL,
+        DIAL_BACK_PROTOCOL,
+        PUNCH_PROTOCOL,
+        offers.OFFLOAD_PROTOCOL,
+    ):
         assert f"`{protocol}`" in text
-    for module in (neighbours, reachability, punching, offers):
-        assert f"`{module.PROTOCOL}`" in text
     byte = {number: f"| `{number:02x}` | {name}" for number, name in LINK_KINDS.items()}
     assert all(row in text for row in byte.values())
     assert {FORWARDED_KIND[0], COMPACT_KIND[0], *messages._KINDS} == byte.keys()
@@ -382,7 +387,7 @@ def test_draws() -> None:
 
 def test_committees() -> None:
     for case in load("committees")["cases"]:
-        seats = compute_committee(dict(case["before"]), case["candidates"], case["committee_size"])
+        seats = compute_committee(dict(case["before"]), case["applicants"], case["committee_size"])
         assert seats == case["committee"], case["what"]
 
 

@@ -22,10 +22,8 @@ from chain.store.kv import LevelStore, MemoryStore, Store
 from chain.transition.block import verify_finality
 from chain.types.operations import Release, SignedOperation, Transfer, sign_operation
 from chain.types.votes import NO_BLOCK, VoteKind, sign_vote
-from consensus.network.compact_blocks import COMPACT_KIND
 from consensus.network.gossip import Batch, get_topic
-from consensus.receiver import FORWARDED_KIND
-from consensus.simplex.messages import encode_message
+from consensus.simplex.messages import COMPACT_KIND, FORWARDED_KIND, encode_message
 from consensus.voting.journal import RECORD_BYTES, Journal, JournalDamaged
 from p2p.network import GossipMessage, NetworkError
 from p2p.simulation.network import SimulatedNetwork

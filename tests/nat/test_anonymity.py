@@ -28,7 +28,7 @@ from chain.crypto import KeyPair
 from consensus.voting.disk import JOURNAL_FILE
 from consensus.voting.journal import Journal
 from p2p.addresses import format_circuit_address
-from p2p.discovery.plumtree import PROTOCOL as VIEWS
+from p2p.discovery.plumtree import PLUMTREE_PROTOCOL as VIEWS
 from p2p.host.network import Libp2pNetwork
 from p2p.network import NetworkError
 from p2p.runtime import RealRuntime

@@ -13,7 +13,7 @@ from libp2p.relay.circuit_v2.pb import circuit_pb2 as pb
 from libp2p.utils.varint import encode_uvarint, encode_varint_prefixed
 
 from p2p.length_prefixed import (
-    MAX_RECORD_BYTES,
+    MAX_PREFIXED_RECORD_BYTES,
     VARINT,
     LengthPrefixedReader,
     MalformedMessage,
@@ -170,7 +170,7 @@ def test_a_record_has_nothing_behind_it_and_a_bounded_length() -> None:
         with pytest.raises(MalformedMessage):
             await receive_record(Canned(out.sent + b"x", 100))
         with pytest.raises(MalformedMessage):
-            await receive_record(Canned((MAX_RECORD_BYTES + 1).to_bytes(2, "big"), 100))
+            await receive_record(Canned((MAX_PREFIXED_RECORD_BYTES + 1).to_bytes(2, "big"), 100))
         with pytest.raises(NetworkError, match="ended"):
             await receive_record(Canned(out.sent[:-1], 100))
 

@@ -42,7 +42,7 @@ class Churn:
             number, self.started = self.started, self.started + 1
         address = f"/ip4/10.{number}.0.1/tcp/1"
         is_private = number % PUBLIC == PUBLIC - 1
-        return self.world.start(number, listen=not is_private, address=address, relay_slots=8)
+        return self.world.start(number, listen=not is_private, address=address, max_reservations=8)
 
     def draw(self) -> Node:
         return self.random.choice(self.world.nodes[1:])

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import trio
 
 from chain.crypto import KeyPair
-from p2p.discovery.plumtree import PROTOCOL
+from p2p.discovery.plumtree import PLUMTREE_PROTOCOL
 from p2p.discovery.service import Discovery
 from p2p.peers.announcement import Announcement, PeerLoad, sign_announcement
 from p2p.peers.anti_entropy import SyncFrame
@@ -28,7 +28,7 @@ class Node:
             self.key.public_key,
             listen=bool(options.pop("listen", True)),
             address=str(options.pop("address", "")),
-            relay_slots=int(str(options.pop("relay_slots", 0))),
+            max_reservations=int(str(options.pop("max_reservations", 0))),
         )
         self.streams = Streams(self.network)
         runtime = SimulatedRuntime(f"{number}:{trio.current_time()}", skew=int(str(options.pop("skew", 0))))
@@ -136,7 +136,7 @@ class Stranger:
         await self.network.connect(node.me, node.network.listen_addresses)
 
     async def say(self, node: Node, frame: SyncFrame) -> None:
-        async with self.streams.open(node.me, PROTOCOL) as exchange:
+        async with self.streams.open(node.me, PLUMTREE_PROTOCOL) as exchange:
             await exchange.send(frame.encode(), end=True)
             await exchange.receive()
 

@@ -34,7 +34,7 @@ from p2p.simulation.runtime import SimulatedRuntime, run_simulation
 from p2p.streams.exchanges import Exchange
 from serving.backends.backend import BackendError, Load
 from serving.dispatcher import RequestRecord
-from serving.offload.protocol import PROTOCOL, Message, Offer, decode_message, encode_message
+from serving.offload.protocol import OFFLOAD_PROTOCOL, Message, Offer, decode_message, encode_message
 from serving.offload.settings import ExecutorSettings, OriginatorSettings
 from serving.openai.answers import Answer
 from serving.openai.errors import ApiError
@@ -414,9 +414,9 @@ class World:
                 busy.append(f"{name}: credit given")
             if node.payments.payee._served:
                 busy.append(f"{name}: sessions under way")
-            if any(protocol == PROTOCOL for _, protocol in node.streams._served):
+            if any(protocol == OFFLOAD_PROTOCOL for _, protocol in node.streams._served):
                 busy.append(f"{name}: offers being served")
-            if any(stream.protocol == PROTOCOL and stream.exchange for stream in node.streams._pooled):
+            if any(stream.protocol == OFFLOAD_PROTOCOL and stream.exchange for stream in node.streams._pooled):
                 busy.append(f"{name}: offers being made")
         return busy
 

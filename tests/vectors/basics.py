@@ -318,7 +318,7 @@ def make_registration() -> Json:
     challenge = registration.compute_challenge(genesis, genesis.beacon, make_key("newcomer").public_key)
     difficulty = 3
     tries = []
-    for salt in (number.to_bytes(operations.SALT_BYTES, "big") for number in range(1 << 16)):
+    for salt in (number.to_bytes(operations.REGISTRATION_SALT_BYTES, "big") for number in range(1 << 16)):
         digest = crypto.argon2id(challenge, salt, registration.ARGON2_MEMORY_BYTES, registration.ARGON2_PASSES)
         tries.append(
             {

@@ -113,7 +113,7 @@ def make_serving_tables() -> Json:
 
 
 def make_committees() -> Json:
-    """Committees that follow from one before and the candidates."""
+    """Committees that follow from one before and the applicants."""
     k = KEYS
     cases: list[tuple[str, list[tuple[bytes, int]], list[Applicant], int]] = [
         ("nothing changes", [(k[0], 100), (k[1], 100)], [Applicant(k[0], 100, 0), Applicant(k[1], 100, 0)], 4),
@@ -122,7 +122,7 @@ def make_committees() -> Json:
         ("who waited longest comes first", [(k[0], 100), (k[1], 100)],
          [Applicant(k[0], 109, 9), Applicant(k[1], 115, 3), Applicant(k[2], 500, 7)], 4),
         ("less weight counts at once", [(k[0], 100), (k[1], 100)], [Applicant(k[0], 1, 0), Applicant(k[1], 100, 0)], 4),
-        ("who is no candidate is gone", [(k[0], 100), (k[1], 100)], [Applicant(k[1], 100, 0)], 4),
+        ("who is no applicant is gone", [(k[0], 100), (k[1], 100)], [Applicant(k[1], 100, 0)], 4),
         ("nobody is left: the old one stays", [(k[0], 100), (k[1], 100)], [], 4),
         ("no seat is free, the newcomer is larger", [(k[0], 200), (k[1], 5)],
          [Applicant(k[0], 200, 0), Applicant(k[1], 5, 0), Applicant(k[2], 50, 4)], 2),
@@ -138,7 +138,7 @@ def make_committees() -> Json:
     ]  # fmt: skip
     return {
         "description": (
-            "Committee e + 2 from committee e + 1 ('before') and the candidates: bonded, and the height since which "
+            "Committee e + 2 from committee e + 1 ('before') and the applicants: bonded, and the height since which "
             "each waits. Validators are (key, stake)."
         ),
         "section": "8.5",
@@ -146,16 +146,16 @@ def make_committees() -> Json:
     }
 
 
-def _compute_case(what: str, before: list[tuple[bytes, int]], candidates: list[Applicant], size: int) -> Json:
+def _compute_case(what: str, before: list[tuple[bytes, int]], applicants: list[Applicant], size: int) -> Json:
     old = ValidatorSet.of(before)
-    new = compute_committee(old, candidates, size)
+    new = compute_committee(old, applicants, size)
     return {
         "what": what,
         "committee_size": size,
         "before": [[validator.public_key.hex(), validator.stake] for validator in old],
-        "candidates": [
+        "applicants": [
             {"public_key": each.public_key.hex(), "bonded": each.bonded, "waiting_since": each.waiting_since}
-            for each in candidates
+            for each in applicants
         ],
         "committee": [[validator.public_key.hex(), validator.stake] for validator in new],
     }

@@ -388,7 +388,7 @@ def check_epoch_end(
     accounts = {key[1:]: decode("Account", value) for key, value in after.items() if key[:1] == b"a"}
     validators = {key[1:]: decode("ValidatorRecord", value) for key, value in before.items() if key[:1] == b"v"}
     validators[header["proposer"]]["commitment"] = header["beacon_reveal"]
-    candidates = []
+    applicants = []
     for key, validator in validators.items():
         if 0 < validator["next_epoch"] <= epoch + 1:
             validator |= {"commitment": validator["next_commitment"], "hash_chain": validator["next_hash_chain"]}
@@ -409,13 +409,13 @@ def check_epoch_end(
             and has_tip
             and bonded >= parameters["min_validator_bond"]
         ):
-            candidates.append({"public_key": key, "bonded": bonded, "waiting_since": validator["waiting_since"]})
+            applicants.append({"public_key": key, "bonded": bonded, "waiting_since": validator["waiting_since"]})
     old = {
         each["public_key"]: each["stake"] for each in decode("ValidatorSet", after[b"c" + u64(epoch + 1)])["validators"]
     }
-    seats = compute_committee(old, candidates, parameters["committee_size"])
+    seats = compute_committee(old, applicants, parameters["committee_size"])
     assert after[b"c" + u64(epoch + 2)] == encode([seats])
-    for each in candidates:
+    for each in applicants:
         validator = validators[each["public_key"]]
         is_served = dict(seats).get(each["public_key"], 0) >= each["bonded"]
         validator["waiting_since"] = 0 if is_served else validator["waiting_since"] or header["height"]
@@ -448,9 +448,9 @@ def check_supply(entries: dict[bytes, bytes]) -> None:
     assert owned + totals["treasury"] == totals["supply"]
 
 
-def compute_committee(before: dict[Any, int], candidates: list[dict[str, Any]], size: int) -> list[list[Any]]:
+def compute_committee(before: dict[Any, int], applicants: list[dict[str, Any]], size: int) -> list[list[Any]]:
     """Keys and stakes of the committee that follows ``before``."""
-    order = sorted(candidates, key=lambda each: (not each["waiting_since"], each["waiting_since"], each["public_key"]))
+    order = sorted(applicants, key=lambda each: (not each["waiting_since"], each["waiting_since"], each["public_key"]))
     room, weights = sum(before.values()) // 10, {}
     for each in order:
         if each["public_key"] in before:

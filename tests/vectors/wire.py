@@ -9,10 +9,9 @@ from chain.exceptions import CodecError
 from chain.types.blocks import sign_proposal
 from chain.types.operations import Delivery, Hold, Usage, compute_digest, compute_hold_id, sign_operation
 from chain.types.votes import VoteKind
-from consensus.network.compact_blocks import COMPACT_KIND, CompactPropose, reconstruct
+from consensus.network.compact_blocks import CompactPropose, reconstruct
 from consensus.network.gossip import Batch, get_topic
-from consensus.receiver import FORWARDED_KIND
-from consensus.simplex.messages import Propose, decode_message, encode_message
+from consensus.simplex.messages import COMPACT_KIND, FORWARDED_KIND, Propose, decode_message, encode_message
 from consensus.sync.messages import GetBlocks, GetStatus, Request
 from p2p.dht.kademlia import Kind as DhtKind
 from p2p.dht.kademlia import Message, PeerInfo, get_dht_id, get_provider_key

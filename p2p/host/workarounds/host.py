@@ -31,7 +31,7 @@ from p2p.rate_limit import Limiter, Rate
 
 logger = logging.getLogger(__name__)
 
-MAX_STREAMS = 512
+MAX_STREAMS_PER_CONNECTION = 512
 """Open streams per connection, in both directions together."""
 STREAM_RATE = Rate(items=100, size=math.inf, burst=5.0)
 """Rate at which one peer may open streams; each costs 4 ms of CPU."""
@@ -59,7 +59,7 @@ class GuardedHost(BasicHost):
             if not self._limiter.admit(peer, 0, trio.current_time()):
                 self._report_misbehaviour(peer, Misbehaviour.RATE)
                 raise StreamFailure("the peer opens too many streams")
-            if connection is None or len(connection.streams) > MAX_STREAMS:
+            if connection is None or len(connection.streams) > MAX_STREAMS_PER_CONNECTION:
                 raise StreamFailure("the peer has too many streams open")
             await super()._swarm_stream_handler(net_stream)
         except Exception as error:

@@ -45,18 +45,18 @@ MAX_BUFFERED_TOTAL_BYTES = 48 << 20
 """Unread bytes of all connections."""
 BODY_TIMEOUT_S = 30.0
 """Time from the header of a frame to its last byte."""
-LIMITER_POLL_S = 0.02
+FRAME_RATE_POLL_S = 0.02
 """Time between checks whether the rate admits another frame."""
 FRAMES_PER_TURN = 16
 """Frames of one connection after which other tasks have their turn."""
-WRITE_TIMEOUT_S = 5.0
+FRAME_WRITE_TIMEOUT_S = 5.0
 """Time after which a frame that cannot be written ends its connection."""
 KEEPALIVE_INTERVAL_S = 3.0
 """Time between pings."""
 KEEPALIVE_TIMEOUT_S = 5.0
 """A peer that sends nothing for this long after a ping is gone."""
 CIRCUIT_WRITE_TIMEOUT_S = 30.0
-"""As WRITE_TIMEOUT_S, on a circuit: its relay may slow it down."""
+"""As FRAME_WRITE_TIMEOUT_S, on a circuit: its relay may slow it down."""
 CIRCUIT_KEEPALIVE_INTERVAL_S = 20.0
 """As KEEPALIVE_INTERVAL_S, on a circuit: its relay notices first when an end is gone."""
 CIRCUIT_KEEPALIVE_TIMEOUT_S = 15.0
@@ -86,7 +86,7 @@ class GuardedYamux(Yamux):
         self._broken = False
         self._seen = 0
         circuit = secured_conn.get_connection_type() == ConnectionType.RELAYED
-        self._write_timeout = CIRCUIT_WRITE_TIMEOUT_S if circuit else WRITE_TIMEOUT_S
+        self._write_timeout = CIRCUIT_WRITE_TIMEOUT_S if circuit else FRAME_WRITE_TIMEOUT_S
         self._keepalive_interval = CIRCUIT_KEEPALIVE_INTERVAL_S if circuit else KEEPALIVE_INTERVAL_S
         self._keepalive_timeout = CIRCUIT_KEEPALIVE_TIMEOUT_S if circuit else KEEPALIVE_TIMEOUT_S
         read = secured_conn.read
@@ -111,7 +111,7 @@ class GuardedYamux(Yamux):
             self.misbehaviour = misbehaviour
             await self.drop()
         while not self._broken and not self._frames.admit(self._peer, 0, trio.current_time(), cost):
-            await trio.sleep(LIMITER_POLL_S)
+            await trio.sleep(FRAME_RATE_POLL_S)
         if self._broken:  # thousands of frames may have been decrypted already
             raise RawConnError("the connection is broken, or the peer broke the rules of the multiplexer")
         self._seen += 1

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from chain.codec import pack, unpack
 from chain.crypto import hash_bytes
 from chain.exceptions import CodecError, ProofError
-from chain.merkle.list import EMPTY, ListProof, compute_merkle_root, prove_list_leaf
+from chain.merkle.list import EMPTY_ROOT, ListProof, compute_merkle_root, prove_list_leaf
 from chain.merkle.mountain_range import MountainRange, MountainRangeProof, prove_mountain_range_leaf
 from chain.merkle.sparse_tree import Branch, ConflictingLeaf, SparseMerkleTree, TreeProof, compute_path
 from chain.types.operations import Usage
@@ -29,7 +29,7 @@ def naive_list_root(leaves: list[bytes]) -> bytes:
         split = 1 << (len(leaves) - 1).bit_length() - 1
         return hash_bytes("list node", subtree(leaves[:split]), subtree(leaves[split:]))
 
-    return hash_bytes("list", len(leaves).to_bytes(8, "big"), subtree(leaves)) if leaves else EMPTY
+    return hash_bytes("list", len(leaves).to_bytes(8, "big"), subtree(leaves)) if leaves else EMPTY_ROOT
 
 
 def naive_map_root(entries: dict[bytes, Usage]) -> bytes:
@@ -40,7 +40,7 @@ def naive_map_root(entries: dict[bytes, Usage]) -> bytes:
 
     def root(below: dict[str, bytes], depth: int) -> bytes:
         if not below:
-            return EMPTY
+            return EMPTY_ROOT
         if len(below) == 1:
             ((path, encoded),) = below.items()
             return hash_bytes("leaf", int(path, 2).to_bytes(32, "big"), hash_bytes("value", encoded))
@@ -123,8 +123,8 @@ def test_a_vain_update_costs_nothing() -> None:
     tree = SparseMerkleTree().update({b"key %d" % number: Usage(number, 0) for number in range(50)})
     assert tree.update({}).root == tree.root
     assert tree.update({b"other": None}).root == tree.root
-    assert SparseMerkleTree().update({b"other": None}).root == EMPTY == SparseMerkleTree().root
-    assert tree.update({leaf.key: None for leaf in tree}).root == EMPTY
+    assert SparseMerkleTree().update({b"other": None}).root == EMPTY_ROOT == SparseMerkleTree().root
+    assert tree.update({leaf.key: None for leaf in tree}).root == EMPTY_ROOT
 
 
 def test_key_and_value_are_both_committed_to() -> None:
@@ -375,5 +375,5 @@ def test_forks_stand_in_order_on_the_path_of_the_key() -> None:
 
 def test_the_empty_tree_holds_nothing() -> None:
     assert SparseMerkleTree().prove(b"a") == TreeProof((), None)
-    assert TreeProof((), None).compute_root(b"a", None) == EMPTY
-    assert TreeProof((), None).compute_root(b"a", b"") != EMPTY
+    assert TreeProof((), None).compute_root(b"a", None) == EMPTY_ROOT
+    assert TreeProof((), None).compute_root(b"a", b"") != EMPTY_ROOT

@@ -13,7 +13,7 @@ import pytest
 
 from chain.crypto import hash_bytes
 from chain.exceptions import InvalidBlock, InvalidCertificate
-from chain.merkle.list import EMPTY
+from chain.merkle.list import EMPTY_ROOT
 from chain.state.state import State, compute_supply
 from chain.transition.block import (
     Transition,
@@ -147,7 +147,7 @@ def test_a_forged_header_field_is_named(field: str) -> None:
         ("height", 2),
         ("view", 0),
         ("view", 4),  # the parent's own
-        ("state_root", EMPTY),
+        ("state_root", EMPTY_ROOT),
         ("validators_hash", bytes(32)),
         ("beacon_reveal", b"\xff" * 32),
     ],

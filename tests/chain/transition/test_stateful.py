@@ -53,7 +53,7 @@ from chain.state.records import (
 from chain.state.state import compute_supply
 from chain.transition import registration
 from chain.types.operations import (
-    SALT_BYTES,
+    REGISTRATION_SALT_BYTES,
     Bond,
     Capture,
     CaptureItem,
@@ -298,7 +298,7 @@ class LedgerMachine(RuleBasedStateMachine):
             return
         source = self.reference.sources.get(epoch, bytes(32))
         challenge = registration.compute_challenge(self.chain.genesis, source, key.public_key)
-        salt = bytes(SALT_BYTES - 1) + bytes([ago])
+        salt = bytes(REGISTRATION_SALT_BYTES - 1) + bytes([ago])
         good = hash_bytes("quick", challenge, salt)[0] < 128  # one bit
         self.ask(key, Register(epoch, salt, (MODEL,)), (good,))
 

@@ -39,7 +39,7 @@ def weights(chain: Chain, epoch: int) -> dict[bytes, int]:
     return {validator.public_key: validator.stake for validator in committee}
 
 
-def make_candidate(chain: Chain, bonded: int = 30_000) -> KeyPair:
+def make_applicant(chain: Chain, bonded: int = 30_000) -> KeyPair:
     """A user with a bond that is ready to enroll."""
     user = chain.users[0]
     do(chain, chain.bond(user, bonded))
@@ -53,7 +53,7 @@ def make_candidate(chain: Chain, bonded: int = 30_000) -> KeyPair:
 def test_enrolling_is_in_force_two_epochs_later(waited: int) -> None:
     """From the first block of epoch e + 2, whether it was in the first block of e or in its last."""
     chain = Chain()
-    user = make_candidate(chain)
+    user = make_applicant(chain)
     chain.append_epochs(1)
     for _ in range(waited):
         chain.append()
@@ -78,7 +78,7 @@ def test_enrolling_is_in_force_two_epochs_later(waited: int) -> None:
 
 def test_who_enrolls_bonds_the_minimum() -> None:
     chain = Chain()
-    user = make_candidate(chain, 999)
+    user = make_applicant(chain, 999)
     assert "bonds 1000 micro-credits at least" in failure(chain, chain.enroll(user))
     do(chain, chain.bond(user, 1), chain.enroll(user, nonce=chain.account(user).nonce + 1))
     assert "enrolled already" in failure(chain, chain.enroll(user))
@@ -159,7 +159,7 @@ def test_another_hash_chain_takes_over_two_epochs_later(late: bool) -> None:
 
 def test_a_tip_of_nothing_is_refused() -> None:
     chain = Chain()
-    user = make_candidate(chain)
+    user = make_applicant(chain)
     nonce = chain.account(user).nonce
     assert "of no hash chain" in failure(chain, chain.sign(user, Enroll(nonce, NO_COMMITMENT, 0)))
     assert "of no hash chain" in failure(chain, chain.sign(chain.validators[0], Recommit(0, NO_COMMITMENT, 0)))
@@ -169,7 +169,7 @@ def test_the_tip_of_another_can_be_announced_but_is_opened_only_by_who_knows_wha
     """A copied tip opens with the copied reveal alone: nobody gains a choice, and the copy is worth nothing before."""
     chain = Chain(1)
     (only,) = chain.validators
-    user = make_candidate(chain, 1_000_000 // 100)
+    user = make_applicant(chain, 1_000_000 // 100)
     do(chain, chain.sign(user, Enroll(chain.account(user).nonce, chain.validator_record(only).commitment, 0)))
     chain.append_epochs(2)
     copied = chain.validator_record(user).commitment
@@ -192,13 +192,13 @@ def of(committee: ValidatorSet) -> dict[bytes, int]:
 names = st.integers(0, 11).map(lambda number: bytes([number]) * 32)
 stakes = st.one_of(st.integers(1, 60), st.integers(1, 5_000))
 committees = st.dictionaries(names, stakes, min_size=1, max_size=8)
-candidates = st.dictionaries(
+applicants = st.dictionaries(
     names, st.tuples(st.one_of(st.integers(1, 60), st.integers(1, 9_000)), st.integers(0, 5)), max_size=12
 )
 
 
 @settings(max_examples=400)
-@given(before=committees, asked=candidates, size=st.integers(8, 10), order=st.randoms(use_true_random=False))
+@given(before=committees, asked=applicants, size=st.integers(8, 10), order=st.randoms(use_true_random=False))
 def test_a_committee_grows_slowly_and_shrinks_at_once(
     before: dict[bytes, int], asked: dict[bytes, tuple[int, int]], size: int, order: Random
 ) -> None:
@@ -220,13 +220,13 @@ def test_a_committee_grows_slowly_and_shrinks_at_once(
         assert new[key] >= min(before[key], asked[key][0]) or displaced, "nobody's weight is cut that did not leave"
     # Whoever went, or took out its bond, went in full.
     assert not (before.keys() - asked.keys()) & new.keys()
-    # The same whatever the order of the candidates.
+    # The same whatever the order of the applicants.
     order.shuffle(waiting)
     assert of(compute_committee(old, waiting, size)) == of(compute_committee(old, reversed(waiting), size)) == new
 
 
 @settings(max_examples=200)
-@given(before=committees, asked=candidates)
+@given(before=committees, asked=applicants)
 def test_who_waited_longest_is_served_first_and_one_at_most_in_part(
     before: dict[bytes, int], asked: dict[bytes, tuple[int, int]]
 ) -> None:
@@ -259,7 +259,7 @@ def test_a_newcomer_needs_more_than_the_smallest_member_for_its_seat() -> None:
 def test_who_is_pushed_out_waits_from_then_on() -> None:
     parameters = replace(PARAMETERS, committee_size=4)
     chain = Chain(stakes=[100_000, 100_000, 100_000, 1_000], parameters=parameters)
-    small, user = chain.validators[3], make_candidate(chain)
+    small, user = chain.validators[3], make_applicant(chain)
     do(chain, chain.enroll(user))
     assert chain.validator_record(small).waiting_since == 0
     chain.append_epochs(1)
@@ -291,7 +291,7 @@ def test_if_nobody_is_left_the_old_committee_stays() -> None:
     do(chain, *[chain.retire(key) for key in chain.validators])
     chain.append_epochs(4)
     assert weights(chain, 5) == {key.public_key: 100_000 for key in chain.validators}
-    user = make_candidate(chain)
+    user = make_applicant(chain)
     do(chain, chain.enroll(user))
     chain.append_epochs(1)
     assert weights(chain, 6) == {user.public_key: 20_000}, "the first to come takes over, with what may be added"
@@ -299,7 +299,7 @@ def test_if_nobody_is_left_the_old_committee_stays() -> None:
 
 def test_growth_is_a_tenth_of_the_epoch_before_until_all_is_served() -> None:
     chain = Chain()
-    user = make_candidate(chain, 100_000)
+    user = make_applicant(chain, 100_000)
     do(chain, chain.enroll(user))
     since = chain.head.height
     served = []
@@ -348,7 +348,7 @@ def test_what_is_unbonded_counts_no_more_two_epochs_later() -> None:
 
 def test_what_is_frozen_for_an_epoch_never_changes_again() -> None:
     chain = Chain()
-    user = make_candidate(chain)
+    user = make_applicant(chain)
     seen: dict[int, tuple[bytes, bytes]] = {}
     chain.append([chain.enroll(user)])
     for number in range(22):
@@ -391,7 +391,7 @@ def test_a_committee_is_frozen_before_the_beacon_of_its_draws_exists() -> None:
 def make_changing_chain() -> Chain:
     """A chain whose committee is another in each of its first epochs."""
     chain = Chain(5)
-    user = make_candidate(chain)
+    user = make_applicant(chain)
     do(chain, chain.retire(chain.validators[0]), chain.enroll(user))
     chain.append_epochs(1)
     do(chain, chain.retire(chain.validators[1]))
@@ -907,7 +907,7 @@ def test_stake_cannot_leave_before_the_evidence_is_too_old() -> None:
 
 def test_evidence_against_who_never_was_a_validator() -> None:
     chain = Chain()
-    user = make_candidate(chain)
+    user = make_applicant(chain)
     assert "never was a validator" in refusal(chain, chain.evidence(chain.users[1], user))
     assert "never was a validator" in refusal(chain, chain.evidence(chain.users[1], STRANGER))
 

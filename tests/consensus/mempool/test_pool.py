@@ -35,7 +35,7 @@ from consensus.mempool.pool import (
     MAX_NONCED,
     MAX_READY_BLOCKS,
     MAX_REJECTIONS,
-    MAX_WAIT_S,
+    MAX_UNREADY_WAIT_S,
     MAX_WAITING_OPERATIONS,
     REVALIDATION_BUDGET,
     AlreadyKnown,
@@ -72,16 +72,16 @@ def test_nonces_keep_their_order_whatever_the_order_of_arrival() -> None:
 def test_a_gap_is_waited_for_and_then_given_up() -> None:
     pool = make_pool()
     pool.add(transfer(1, 1), 100.0)
-    pool.expire(100.0 + MAX_WAIT_S - 0.1)
+    pool.expire(100.0 + MAX_UNREADY_WAIT_S - 0.1)
     assert len(pool) == 1 and not pool.has_ready()
-    pool.expire(100.0 + MAX_WAIT_S)
+    pool.expire(100.0 + MAX_UNREADY_WAIT_S)
     assert len(pool) == 0 and pool.size == 0
 
 
 def test_a_gap_that_closes_in_time_is_forgotten() -> None:
     pool = make_pool()
     pool.add(transfer(1, 1), 100.0)
-    pool.add(transfer(1, 0), 100.0 + MAX_WAIT_S - 1.0)
+    pool.add(transfer(1, 0), 100.0 + MAX_UNREADY_WAIT_S - 1.0)
     pool.expire(1000.0)
     assert len(pool) == 2
 
@@ -222,7 +222,7 @@ def test_a_used_hold_number_is_refused_and_a_rival_for_the_same_credit_waits() -
     assert not pool.has_ready() and "available" in (pool.get_reason(second.id) or "")
     with pytest.raises(InvalidOperation, match="hold 0/0 is used or too old"):
         pool.add(make_hold(0, genesis=MARKET, amount=1), 2.0)
-    pool.expire(MAX_WAIT_S)
+    pool.expire(MAX_UNREADY_WAIT_S)
     assert len(pool) == 0
 
 

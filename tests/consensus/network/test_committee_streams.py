@@ -10,7 +10,7 @@ import trio.testing
 from consensus.network.committee_streams import (
     BULKY_BYTES,
     COMMITTEE_PROTOCOL,
-    MAX_QUEUED_BYTES,
+    MAX_QUEUED_MESSAGE_BYTES,
     MAX_QUEUED_MESSAGES,
     CommitteeStreams,
 )
@@ -107,7 +107,7 @@ def test_a_slow_member_holds_up_nobody_and_its_queue_is_bounded() -> None:
         assert two.received[-1] == messages[-1] and two.received == sorted(two.received)
         for _ in range(20):
             send(one, TWO, bytes(900_000))
-        assert one.links._queues[TWO].size <= MAX_QUEUED_BYTES
+        assert one.links._queues[TWO].size <= MAX_QUEUED_MESSAGE_BYTES
 
     play(script)
 

@@ -14,9 +14,8 @@ from chain.types.operations import Register, SignedOperation, Transfer, sign_ope
 from chain.types.votes import NO_BLOCK, VoteKind, sign_vote
 from consensus.engine import QUEUE_EVENTS
 from consensus.network.committee_streams import COMMITTEE_PROTOCOL
-from consensus.network.gossip import MAX_GOSSIP_BYTES, TOPIC_LIMITS, Batch, TopicRateLimiter, get_topic
-from consensus.receiver import FORWARDED_KIND
-from consensus.simplex.messages import encode_message
+from consensus.network.gossip import MAX_BATCH_BYTES, TOPIC_LIMITS, Batch, TopicRateLimiter, get_topic
+from consensus.simplex.messages import FORWARDED_KIND, encode_message
 from p2p.network import GossipMessage
 from p2p.rate_limit import PENALTY_S
 from p2p.simulation.network import SimulatedNetwork
@@ -152,7 +151,7 @@ def test_operations_longer_than_any_are_not_even_decoded(monkeypatch: pytest.Mon
         decoded: list[int] = []
         monkeypatch.setattr(SignedOperation, "decode", classmethod(lambda cls, raw: decoded.append(len(raw))))
         await engine._receiver.on_committee_message(TWO, b"")
-        message = GossipMessage("ops", STRANGER, Batch((bytes(MAX_GOSSIP_BYTES - 100),)).encode())
+        message = GossipMessage("ops", STRANGER, Batch((bytes(MAX_BATCH_BYTES - 100),)).encode())
         with pytest.raises(Exception, match="an operation of"):
             await engine._receiver._on_ops(message)
         assert not decoded

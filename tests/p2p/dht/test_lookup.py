@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from p2p.dht.kademlia import (
-    MAX_ADDRESSES,
+    MAX_ADDRESSES_PER_PEER,
     MAX_PROVIDERS,
     K,
     PeerInfo,
@@ -111,7 +111,7 @@ def test_addresses_of_a_provider_come_from_all_who_name_it_in_turn() -> None:
     lookup = Lookup(ME, KEY, servers)
     while (one := lookup.next()) is not None:
         number = servers.index(one)
-        false = tuple(make_address(1000 * number + each) for each in range(MAX_ADDRESSES))
+        false = tuple(make_address(1000 * number + each) for each in range(MAX_ADDRESSES_PER_PEER))
         lookup.answered(one.peer, (), [PeerInfo(provider, (make_address(7),) if number == 3 else false)])
     (found,) = lookup.providers()
-    assert make_address(7) in found.addresses and len(found.addresses) == 2 * MAX_ADDRESSES
+    assert make_address(7) in found.addresses and len(found.addresses) == 2 * MAX_ADDRESSES_PER_PEER

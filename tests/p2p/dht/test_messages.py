@@ -14,13 +14,13 @@ from multiaddr import Multiaddr
 
 from chain.crypto import KeyPair
 from p2p.dht.kademlia import (
-    MAX_ADDRESSES,
+    MAX_ADDRESSES_PER_PEER,
     K,
     Kind,
     Message,
     PeerInfo,
 )
-from p2p.dht.messages import MAX_MESSAGE_BYTES, clean_address, decode_request, decode_response, encode
+from p2p.dht.messages import MAX_DHT_MESSAGE_BYTES, clean_address, decode_request, decode_response, encode
 from p2p.length_prefixed import MalformedMessage
 from p2p.peer_id import peer_id_of
 from tests.p2p.dht.servers import KEY
@@ -81,7 +81,7 @@ def test_of_a_message_only_what_is_usable_is_taken() -> None:
             pb.Message.Peer(id=name, addrs=tcp[5:6]),
         ],
     )
-    taken = tuple(f"/ip4/192.0.2.1/tcp/{port}" for port in range(1, MAX_ADDRESSES + 1))
+    taken = tuple(f"/ip4/192.0.2.1/tcp/{port}" for port in range(1, MAX_ADDRESSES_PER_PEER + 1))
     assert decode_response(message).closer == (PeerInfo(PEER.public_key, taken),)
 
 
@@ -96,11 +96,13 @@ def test_whatever_strangers_send_is_read_or_refused(raw: bytes, name: bytes, add
         for decode in (decode_response, lambda message: decode_request(message, PEER.public_key)):
             with suppress(MalformedMessage):
                 decoded = decode(message)
-                assert all(len(one.addresses) <= MAX_ADDRESSES for one in (*decoded.closer, *decoded.providers))
+                assert all(
+                    len(one.addresses) <= MAX_ADDRESSES_PER_PEER for one in (*decoded.closer, *decoded.providers)
+                )
 
 
 def test_the_largest_answer_fits_a_message() -> None:
     circuit = f"/ip6/2001:db8:1111:2222:3333:4444:5555:6666/tcp/40001/p2p/{RELAY.address}/p2p-circuit"
     peers = deque(PeerInfo(KeyPair(bytes([number]) * 32).public_key, (circuit,) * 4) for number in range(K + 33))
     answer = encode(Message(Kind.GET_PROVIDERS, KEY, tuple(peers)[:K], tuple(peers)[K:]))
-    assert len(answer.SerializeToString()) < MAX_MESSAGE_BYTES
+    assert len(answer.SerializeToString()) < MAX_DHT_MESSAGE_BYTES

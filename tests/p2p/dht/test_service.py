@@ -22,10 +22,10 @@ from trio.testing import MockClock
 import p2p.dht.service
 from chain.crypto import KeyPair
 from p2p.backoff import Backoff
-from p2p.dht.kademlia import MAX_KEY_BYTES, PeerInfo, get_provider_key
-from p2p.dht.messages import MAX_MESSAGE_BYTES, PROTOCOL
+from p2p.dht.kademlia import MAX_DHT_KEY_BYTES, PeerInfo, get_provider_key
+from p2p.dht.messages import DHT_PROTOCOL, MAX_DHT_MESSAGE_BYTES
 from p2p.dht.provider_store import PROVIDER_TTL_S
-from p2p.dht.server import MAX_STREAMS_PER_PEER, PEER_RATE, READ_TIMEOUT_S
+from p2p.dht.server import DHT_REQUEST_RATE, MAX_DHT_STREAMS_PER_PEER, READ_TIMEOUT_S
 from p2p.dht.service import (
     CHECK_INTERVAL_S,
     REPROVIDE_INTERVAL_S,
@@ -264,7 +264,7 @@ async def test_a_server_that_is_gone_or_lies_costs_time_only(autojump_clock: Moc
 
         async def lie(stream: RawStream) -> None:
             """Names Sybils without end, at addresses where no node is, or another one."""
-            await MessageStream(stream, MAX_MESSAGE_BYTES).receive_message(pb.Message)
+            await MessageStream(stream, MAX_DHT_MESSAGE_BYTES).receive_message(pb.Message)
             made_up = [
                 pb.Message.Peer(
                     id=peer_id_of(KeyPair(hub.random.randbytes(32)).public_key).to_bytes(),
@@ -275,9 +275,9 @@ async def test_a_server_that_is_gone_or_lies_costs_time_only(autojump_clock: Moc
             answer = pb.Message(type="GET_PROVIDERS", closerPeers=made_up[:20], providerPeers=made_up[20:])
             await MessageStream(stream).send_message(answer)
 
-        silent.handle(PROTOCOL, stay_silent)
-        liar.handle(PROTOCOL, lie)
-        garbage.handle(PROTOCOL, send_garbage)
+        silent.handle(DHT_PROTOCOL, stay_silent)
+        liar.handle(DHT_PROTOCOL, lie)
+        garbage.handle(DHT_PROTOCOL, send_garbage)
         address = gone.address
         hub.kill(gone.me, silent=True)
         node = Node(hub, 6, listen=False)
@@ -312,9 +312,9 @@ async def test_neighbours_of_no_network_do_not_count_and_are_cut_off(autojump_cl
 
 async def ask(client: Any, server: bytes, *messages: pb.Message) -> pb.Message:
     """The answer to the last of some messages, on a stream of the connection there is."""
-    raw = await client.open_stream(server, PROTOCOL)
+    raw = await client.open_stream(server, DHT_PROTOCOL)
     try:
-        stream = MessageStream(raw, MAX_MESSAGE_BYTES)
+        stream = MessageStream(raw, MAX_DHT_MESSAGE_BYTES)
         for message in messages:
             await stream.send_message(message)
         return await stream.receive_message(pb.Message)
@@ -370,13 +370,13 @@ def _fields(peer: pb.Message.Peer) -> dict[str, Any]:
         b"\x02\x08\x63",  # of kind 99
         b"\x02\x08\x00",  # PUT_VALUE
         b"\x02\x08\x04",  # FIND_NODE without a key
-        b"\x55\x08\x02\x12\x51" + bytes(MAX_KEY_BYTES + 1),  # ADD_PROVIDER with a key of 81 bytes
+        b"\x55\x08\x02\x12\x51" + bytes(MAX_DHT_KEY_BYTES + 1),  # ADD_PROVIDER with a key of 81 bytes
     ],
     ids=lambda raw: raw[:4].hex(),
 )
 async def test_what_is_no_question_ends_the_stream_and_nothing_else(raw: bytes, autojump_clock: MockClock) -> None:
     async with served() as (node, client):
-        stream = await client.open_stream(node.me, PROTOCOL)
+        stream = await client.open_stream(node.me, DHT_PROTOCOL)
         await stream.send(raw)
         with pytest.raises(NetworkError):
             while await stream.receive():
@@ -388,7 +388,7 @@ async def test_what_is_no_question_ends_the_stream_and_nothing_else(raw: bytes, 
 
 async def test_streams_questions_and_patience_are_bounded(autojump_clock: MockClock) -> None:
     async with served() as (node, client):
-        idle = [await client.open_stream(node.me, PROTOCOL) for _ in range(MAX_STREAMS_PER_PEER)]
+        idle = [await client.open_stream(node.me, DHT_PROTOCOL) for _ in range(MAX_DHT_STREAMS_PER_PEER)]
         with pytest.raises(NetworkError):
             await ask(client, node.me, pb.Message(type="PING"))
         await trio.sleep(READ_TIMEOUT_S + 1)
@@ -398,12 +398,12 @@ async def test_streams_questions_and_patience_are_bounded(autojump_clock: MockCl
                 await stream.receive()
         answered = 0
         with suppress(NetworkError):
-            stream = MessageStream(await client.open_stream(node.me, PROTOCOL))
+            stream = MessageStream(await client.open_stream(node.me, DHT_PROTOCOL))
             for _ in range(1000):
                 await stream.send_message(pb.Message(type="FIND_NODE", key=b"key"))
                 await stream.receive_message(pb.Message)
                 answered += 1
-        assert answered < PEER_RATE.items * (PEER_RATE.burst + 60)
+        assert answered < DHT_REQUEST_RATE.items * (DHT_REQUEST_RATE.burst + 60)
 
 
 # On libp2p

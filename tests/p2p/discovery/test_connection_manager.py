@@ -1,4 +1,4 @@
-"""What a node does about its connections: public links, relay slots, renewals, networks apart."""
+"""What a node does about its connections: public links, reservations, renewals, networks apart."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 from p2p.discovery.connection_manager import (
     PUBLIC_LINKS,
     REFUSAL_BACKOFF,
-    RELAY_SLOTS,
     RENEW_INTERVAL_S,
     RENEW_SHARE,
+    TARGET_RESERVATIONS,
     ConnectionManager,
     Dial,
     Reserve,
@@ -23,7 +23,7 @@ from p2p.peers.table import PeerTable
 from tests.support.keys import make_peer
 
 ME = b"\x80" * 32
-SLOT = 1000.0
+RESERVATION_S = 1000.0
 
 
 def announcement(number: int, address: str | None = None) -> Announcement:
@@ -51,7 +51,7 @@ def act(
     relayed: Collection[int] = (),
     dialling: Collection[int] = (),
 ) -> tuple[list[int], list[int]]:
-    """The peers that are to be dialled, and those to be asked for a slot."""
+    """The peers that are to be dialled, and those to be asked for a reservation."""
     links, busy = [make_peer(number) for number in connected], [make_peer(number) for number in dialling]
     through = {make_peer(number) for number in relayed}
     snapshot = ConnectionSnapshot(links, busy, outbound=links, relayed=through, is_reachable=reachable)
@@ -76,16 +76,16 @@ def test_a_private_node_links_to_public_ones_whatever_else_it_has() -> None:
     assert act(make(), table, [1, 2, 10, 11], dialling=[12])[0] == []
 
 
-def test_a_node_that_can_be_dialled_needs_neither_links_nor_slots() -> None:
+def test_a_node_that_can_be_dialled_needs_neither_links_nor_reservations() -> None:
     table = view_of({10: ip(1, 1), 11: ip(2, 1)})
     assert act(make(), table, [10], reachable=True) == ([], [])
 
 
 def test_a_relayed_connection_is_no_link() -> None:
     table = view_of({10: ip(1, 1), 11: ip(2, 1), 12: None, 13: ip(4, 1)})
-    dials, slots = act(make(), table, [10, 11, 12], relayed=[12])
+    dials, relays = act(make(), table, [10, 11, 12], relayed=[12])
     assert dials == [13]
-    assert slots == [10, 11]
+    assert relays == [10, 11]
 
 
 def test_a_relayed_connection_to_a_dialable_peer_gets_a_direct_one_beside_it() -> None:
@@ -107,38 +107,38 @@ def test_links_lie_in_different_networks_where_there_are_as_many() -> None:
     assert len(dials) == PUBLIC_LINKS - 1
 
 
-def test_slots_lie_in_different_networks_and_are_not_asked_for_twice() -> None:
+def test_reservations_lie_in_different_networks_and_are_not_asked_for_twice() -> None:
     table = view_of({10: ip(1, 1), 11: ip(1, 2), 12: ip(1, 3), 13: ip(2, 1)})
     for seed in range(10):
         manager = ConnectionManager(ME, {}, Random(seed), 0)
-        _, slots = act(manager, table, [10, 11, 12, 13])
-        assert len(slots) == RELAY_SLOTS
-        assert 13 in slots
-    assert act(manager, table, [10, 11, 12, 13], 1.0)[1] != slots
+        _, relays = act(manager, table, [10, 11, 12, 13])
+        assert len(relays) == TARGET_RESERVATIONS
+        assert 13 in relays
+    assert act(manager, table, [10, 11, 12, 13], 1.0)[1] != relays
 
 
 @pytest.mark.parametrize(
-    "lasts,renewed", [(RENEW_INTERVAL_S, (1 - RENEW_SHARE) * RENEW_INTERVAL_S), (SLOT, RENEW_INTERVAL_S)]
+    "lasts,renewed", [(RENEW_INTERVAL_S, (1 - RENEW_SHARE) * RENEW_INTERVAL_S), (RESERVATION_S, RENEW_INTERVAL_S)]
 )
-def test_slots_are_renewed_before_they_end(lasts: float, renewed: float) -> None:
+def test_reservations_are_renewed_before_they_end(lasts: float, renewed: float) -> None:
     table = view_of({10: ip(1, 1), 11: ip(2, 1), 12: ip(3, 1)})
     manager = make()
-    _, slots = act(manager, table, [10, 11, 12])
-    for number in slots:
+    _, relays = act(manager, table, [10, 11, 12])
+    for number in relays:
         manager.reserved(make_peer(number), lasts, 0.0)
-    assert manager.slots(0.0) == [make_peer(number) for number in slots]
+    assert manager.get_relays(0.0) == [make_peer(number) for number in relays]
     assert act(manager, table, [10, 11, 12], renewed - 1) == ([], [])
-    assert act(manager, table, [10, 11, 12], renewed) == ([], slots)
-    assert manager.slots(lasts) == []
+    assert act(manager, table, [10, 11, 12], renewed) == ([], relays)
+    assert manager.get_relays(lasts) == []
 
 
-def test_a_slot_ends_with_the_connection_and_is_asked_for_again_at_once() -> None:
+def test_a_reservation_ends_with_the_connection_and_is_asked_for_again_at_once() -> None:
     table = view_of({10: ip(1, 1), 11: ip(2, 1), 12: ip(3, 1), 13: ip(4, 1)})
     manager = make()
     for number in (10, 11):
-        manager.reserved(make_peer(number), SLOT, 0.0)
+        manager.reserved(make_peer(number), RESERVATION_S, 0.0)
     manager.disconnected(make_peer(10), 5.0)
-    assert manager.slots(5.0) == [make_peer(11)]
+    assert manager.get_relays(5.0) == [make_peer(11)]
     manager.connected(make_peer(10), 6.0)
     assert act(manager, table, [10, 11, 12, 13], 6.0)[1] == [10]
 
@@ -147,7 +147,7 @@ def test_another_relay_takes_the_place_of_one_that_is_gone() -> None:
     table = view_of({10: ip(1, 1), 11: ip(2, 1), 12: ip(3, 1)})
     manager = make()
     for number in (10, 11):
-        manager.reserved(make_peer(number), SLOT, 0.0)
+        manager.reserved(make_peer(number), RESERVATION_S, 0.0)
     manager.disconnected(make_peer(10), 5.0)
     assert act(manager, table, [11, 12], 5.0)[1] == [12]
 
@@ -156,11 +156,11 @@ def test_another_relay_takes_the_place_of_one_that_does_not_renew() -> None:
     table = view_of({10: ip(1, 1), 11: ip(2, 1), 12: ip(3, 1)})
     manager = make()
     for number in (10, 11):
-        manager.reserved(make_peer(number), SLOT, 0.0)
+        manager.reserved(make_peer(number), RESERVATION_S, 0.0)
     assert act(manager, table, [10, 11, 12], RENEW_INTERVAL_S)[1] == [10, 11]
     manager.refused(make_peer(10), RENEW_INTERVAL_S)
-    manager.reserved(make_peer(11), SLOT, RENEW_INTERVAL_S)
-    assert manager.slots(RENEW_INTERVAL_S) == [make_peer(11)]
+    manager.reserved(make_peer(11), RESERVATION_S, RENEW_INTERVAL_S)
+    assert manager.get_relays(RENEW_INTERVAL_S) == [make_peer(11)]
     assert act(manager, table, [10, 11, 12], RENEW_INTERVAL_S)[1] == [12]
 
 

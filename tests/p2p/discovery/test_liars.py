@@ -7,7 +7,7 @@ import trio
 from trio.testing import MockClock
 
 from p2p.discovery.announcer import REFRESH_BURST, REFRESH_INTERVAL_S, REFRESH_MIN_AGE_S
-from p2p.discovery.plumtree import PROTOCOL
+from p2p.discovery.plumtree import PLUMTREE_PROTOCOL
 from p2p.network import Misbehaviour
 from p2p.peers.announcement import ITEM_ID_BYTES, Announcement
 from p2p.peers.anti_entropy import MAX_ITEM_IDS_BYTES, AgedAnnouncement, SyncFrame
@@ -91,7 +91,7 @@ async def test_requests_to_renew_are_answered_seldom(autojump_clock: MockClock) 
         first, started = find(w, victim.me).sequence, trio.current_time()
         sequences = set()
         for _ in range(200):
-            async with liar.streams.open(victim.me, PROTOCOL) as exchange:
+            async with liar.streams.open(victim.me, PLUMTREE_PROTOCOL) as exchange:
                 await exchange.send(SyncFrame(refresh=True).encode(), end=True)
                 await exchange.receive()
             await trio.sleep(0.1)

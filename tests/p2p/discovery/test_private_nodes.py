@@ -1,4 +1,4 @@
-"""Nodes that nobody can dial: their links, their relay slots, what others can do with them; and a restart from disk."""
+"""Nodes that others cannot dial: their links, their reservations, and how others reach them; a restart from disk."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trio.testing import MockClock
 from chain.crypto import format_address
 from p2p.addresses import get_addresses
 from p2p.discovery.announcer import RELAY_LOSS_DELAY_S
-from p2p.discovery.connection_manager import PUBLIC_LINKS, RELAY_SLOTS
+from p2p.discovery.connection_manager import PUBLIC_LINKS, TARGET_RESERVATIONS
 from p2p.discovery.peer_store import PeerStore
 from p2p.peers.table import ChangeKind
 from tests.support.discovery_world import Node, World, world
@@ -23,11 +23,11 @@ pytestmark = pytest.mark.trio
 def start_public(w: World, count: int) -> list[Node]:
     """Public nodes, each in a network of its own; the first is everybody's bootstrap peer."""
     w.bootstrap = [(w.key(0).public_key, "/ip4/10.0.0.1/tcp/1")]
-    return [w.start(number, address=f"/ip4/10.{number}.0.1/tcp/1", relay_slots=4) for number in range(count)]
+    return [w.start(number, address=f"/ip4/10.{number}.0.1/tcp/1", max_reservations=4) for number in range(count)]
 
 
 async def start_with_private(w: World, count: int) -> tuple[list[Node], Node]:
-    """Public nodes, and one that is not and has its slots."""
+    """Public nodes, and one that is not and has its reservations."""
     public, private = start_public(w, count), w.start(10, listen=False)
     await w.until_agreed(15)
     await trio.sleep(10)
@@ -52,7 +52,7 @@ async def test_a_private_node_is_reached_through_its_relays(autojump_clock: Mock
         await trio.sleep(10)
         for node in (one, two):
             assert public_links(node, public) >= PUBLIC_LINKS
-            assert len(relays_of(public[0], node)) == RELAY_SLOTS
+            assert len(relays_of(public[0], node)) == TARGET_RESERVATIONS
         await one.network.disconnect(two.me)
         known = one.discovery.find(two.me)
         assert known is not None and known.addresses == ()
@@ -63,15 +63,15 @@ async def test_a_private_node_is_reached_through_its_relays(autojump_clock: Mock
 async def test_a_relay_that_dies_is_replaced_and_one_that_restarts_is_used_again(autojump_clock: MockClock) -> None:
     async with world(0) as w:
         public, private = await start_with_private(w, 3)
-        held = private.discovery._connector.manager.slots(trio.current_time())
+        held = private.discovery._connector.manager.get_relays(trio.current_time())
         victim = next(node for node in public if node.me in held)
         number = public.index(victim)
         w.crash(victim)
         await trio.sleep(40)
         reader = next(node for node in public if node is not victim)
-        assert len(relays_of(reader, private)) == RELAY_SLOTS
+        assert len(relays_of(reader, private)) == TARGET_RESERVATIONS
         assert all(str(victim.network.relay_addresses[0]) != relay for relay in relays_of(reader, private))
-        public[number] = w.start(number, address=f"/ip4/10.{number}.0.1/tcp/1", relay_slots=4)
+        public[number] = w.start(number, address=f"/ip4/10.{number}.0.1/tcp/1", max_reservations=4)
         await w.until_agreed(20)
         await trio.sleep(10)
         assert public[number].me in private.network.peers()  # directly, or dialled through the other relay
@@ -80,7 +80,7 @@ async def test_a_relay_that_dies_is_replaced_and_one_that_restarts_is_used_again
 async def test_a_relay_that_is_replaced_at_once_is_announced_once(autojump_clock: MockClock) -> None:
     async with world(0) as w:
         public, private = await start_with_private(w, 5)
-        held = private.discovery._connector.manager.slots(trio.current_time())
+        held = private.discovery._connector.manager.get_relays(trio.current_time())
         victim, reader = (
             next(node for node in public[1:] if (node.me in held) is is_held) for is_held in (True, False)
         )
@@ -89,22 +89,22 @@ async def test_a_relay_that_is_replaced_at_once_is_announced_once(autojump_clock
         for _ in range(150):
             await trio.sleep(0.1)
             said.add(relays_of(reader, private))
-        assert len(said) == 2 and before in said and all(len(relays) == RELAY_SLOTS for relays in said)
-        last = private.discovery._connector.manager.slots(trio.current_time())
+        assert len(said) == 2 and before in said and all(len(relays) == TARGET_RESERVATIONS for relays in said)
+        last = private.discovery._connector.manager.get_relays(trio.current_time())
         for node in w.nodes:
             if node.me not in last:
-                node.network.relay_slots = 0  # nobody has one to give: then the loss is said, after a while
+                node.network.max_reservations = 0  # nobody has one to give: then the loss is said, after a while
         w.crash(next(node for node in w.nodes if node.me in last and node is not reader), notice=0.1)
         await trio.sleep(RELAY_LOSS_DELAY_S / 2)
-        assert len(relays_of(reader, private)) == RELAY_SLOTS
+        assert len(relays_of(reader, private)) == TARGET_RESERVATIONS
         await trio.sleep(2 * RELAY_LOSS_DELAY_S)
-        assert len(relays_of(reader, private)) == RELAY_SLOTS - 1
+        assert len(relays_of(reader, private)) == TARGET_RESERVATIONS - 1
 
 
 async def test_probes_of_private_nodes_leave_no_connections_behind(autojump_clock: MockClock) -> None:
     async with world(0) as w:
         w.bootstrap = [(w.key(0).public_key, "/ip4/10.0.0.1/tcp/1")]
-        public = [w.start(n, address=f"/ip4/10.{n}.0.1/tcp/1", relay_slots=8, target=3) for n in range(16)]
+        public = [w.start(n, address=f"/ip4/10.{n}.0.1/tcp/1", max_reservations=8, target=3) for n in range(16)]
         for number in range(20, 36):
             w.start(number, listen=False, target=3)
         await w.until_agreed(40)
@@ -117,7 +117,7 @@ async def test_probes_of_private_nodes_leave_no_connections_behind(autojump_cloc
 
 
 @pytest.mark.parametrize("times", [4, pytest.param(24, marks=pytest.mark.long)])
-async def test_slots_are_renewed_for_hours(autojump_clock: MockClock, times: int) -> None:
+async def test_reservations_are_renewed_for_hours(autojump_clock: MockClock, times: int) -> None:
     async with world(0) as w:
         start_public(w, 3)
         private = w.start(10, listen=False)
@@ -125,11 +125,11 @@ async def test_slots_are_renewed_for_hours(autojump_clock: MockClock, times: int
         await trio.sleep(10)
         for _ in range(times):
             await trio.sleep(600)
-            assert len(private.discovery._connector.manager.slots(trio.current_time())) == RELAY_SLOTS
+            assert len(private.discovery._connector.manager.get_relays(trio.current_time())) == TARGET_RESERVATIONS
 
 
 async def test_a_new_address_of_the_whole_site_is_survived(autojump_clock: MockClock) -> None:
-    """All connections of a private node are cut at once: it is back, with slots, within a minute."""
+    """All connections of a private node are cut at once: it is back, with reservations, within a minute."""
     async with world(0) as w:
         public, private = await start_with_private(w, 5)
         w.hub.partition([[private.me]])
@@ -138,7 +138,7 @@ async def test_a_new_address_of_the_whole_site_is_survived(autojump_clock: MockC
         await trio.sleep(40)
         assert w.agreed()
         assert public_links(private, public) >= PUBLIC_LINKS
-        assert len(relays_of(public[0], private)) == RELAY_SLOTS
+        assert len(relays_of(public[0], private)) == TARGET_RESERVATIONS
 
 
 async def test_a_public_node_that_moves_is_found_at_its_new_address(autojump_clock: MockClock) -> None:
@@ -182,26 +182,26 @@ async def test_a_relay_is_announced_where_it_was_dialled_whatever_it_says_of_its
         for number in range(3):
             real = f"/ip4/10.{number}.0.1/tcp/1"
             announced = (LONG, "/ip4/10.99.0.1/tcp/1", real)
-            relay = w.start(number, address=real, relay_slots=4)
+            relay = w.start(number, address=real, max_reservations=4)
             relay.discovery._announcer._get_addresses = partial(tuple, announced)  # type: ignore[method-assign]
         private = w.start(10, listen=False)
         await w.until_agreed(20)
         await trio.sleep(10)
         relays = relays_of(w.nodes[0], private)
-        assert len(relays) == RELAY_SLOTS
+        assert len(relays) == TARGET_RESERVATIONS
         assert {*relays} <= {node.network.relay_addresses[0] for node in w.nodes[:3]}
 
 
 async def test_a_relay_that_nobody_could_be_told_of_is_not_asked(autojump_clock: MockClock) -> None:
     async with world(0) as w:
         w.bootstrap = [(w.key(0).public_key, "/ip4/10.0.0.1/tcp/1")]
-        w.start(0, address="/ip4/10.0.0.1/tcp/1", relay_slots=4)
+        w.start(0, address="/ip4/10.0.0.1/tcp/1", max_reservations=4)
         for number in range(1, 4):
-            w.start(number, address=LONG.replace("4001", str(number)), relay_slots=4)
+            w.start(number, address=LONG.replace("4001", str(number)), max_reservations=4)
         private = w.start(10, listen=False)
         await w.until_agreed(20)
         await trio.sleep(60)
-        assert private.discovery._connector.manager.slots(trio.current_time()) == [w.nodes[0].me]
+        assert private.discovery._connector.manager.get_relays(trio.current_time()) == [w.nodes[0].me]
         assert relays_of(w.nodes[1], private) == w.nodes[0].network.relay_addresses
 
 

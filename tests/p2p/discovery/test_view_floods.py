@@ -16,9 +16,9 @@ from chain import crypto
 from chain.exceptions import CodecError
 from p2p.discovery.sync_handler import INLINE_VERIFICATIONS, ITEM_RATE, SYNC_RATE, TOTAL_ITEM_RATE, VERIFICATION_BATCH
 from p2p.peers.announcement import MAX_AHEAD_MS, Announcement, PeerLoad, sign_announcement
-from p2p.peers.anti_entropy import FINGERPRINT_BYTES, MAX_ITEMS, AgedAnnouncement, SyncFrame
+from p2p.peers.anti_entropy import FINGERPRINT_BYTES, MAX_SYNC_ITEMS, AgedAnnouncement, SyncFrame
 from p2p.peers.suspect_message import sign_suspect_message
-from p2p.peers.table import MAX_PEERS
+from p2p.peers.table import MAX_TABLE_PEERS
 from p2p.rate_limit import Rate
 from p2p.simulation.runtime import SimulatedRuntime
 from tests.support.discovery_world import CHAIN, Node, Stranger, World, world
@@ -156,12 +156,12 @@ async def test_one_bad_signature_among_many_is_found_and_nothing_of_the_frame_ta
 
 
 async def test_a_frame_of_too_many_items_is_none() -> None:
-    few = tuple(AgedAnnouncement(b"x", 0) for _ in range(MAX_ITEMS))
-    assert len(SyncFrame.decode(SyncFrame(announcements=few).encode()).announcements) == MAX_ITEMS
+    few = tuple(AgedAnnouncement(b"x", 0) for _ in range(MAX_SYNC_ITEMS))
+    assert len(SyncFrame.decode(SyncFrame(announcements=few).encode()).announcements) == MAX_SYNC_ITEMS
     with pytest.raises(CodecError):
         SyncFrame(announcements=(*few, few[0])).encode()
     with pytest.raises(CodecError):
-        SyncFrame(suspects=(b"x",) * (MAX_ITEMS + 1)).encode()
+        SyncFrame(suspects=(b"x",) * (MAX_SYNC_ITEMS + 1)).encode()
 
 
 async def test_walks_through_the_view_have_a_rate(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,7 +205,7 @@ async def test_fingerprints_are_computed_once_as_long_as_nothing_changes(autojum
 
 async def test_a_full_view_is_learnt_within_the_rates(autojump_clock: MockClock) -> None:
     """Nobody floods: a newcomer fetches some 3,000 announcements from its neighbours, a frame at a time."""
-    assert MAX_PEERS > 3000
+    assert MAX_TABLE_PEERS > 3000
     async with world(3) as w:
         await w.until_agreed(10)
         invented = invent(w, 0, 3000)

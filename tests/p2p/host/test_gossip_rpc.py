@@ -15,9 +15,9 @@ from p2p.host import gossip_rpc
 from p2p.host.gossip_rpc import (
     MAX_CACHED_BYTES,
     MAX_CONTROL_BYTES,
-    MAX_ITEMS,
-    MAX_QUEUED_BYTES,
+    MAX_QUEUED_RPC_BYTES,
     MAX_RPC_BYTES,
+    MAX_RPC_ITEMS,
     BoundedCache,
     BoundedQueue,
     count_items,
@@ -56,14 +56,14 @@ def message(size: int, number: int = 0) -> rpc_pb2.Message:
 def test_what_an_rpc_has_is_counted_before_it_is_decoded() -> None:
     assert count_items(make_rpc(3, 2, 1)) == (3, 2)
     assert count_items(b"") == (0, 0)
-    assert count_items(make_rpc(MAX_ITEMS, MAX_ITEMS)) == (MAX_ITEMS, MAX_ITEMS)
+    assert count_items(make_rpc(MAX_RPC_ITEMS, MAX_RPC_ITEMS)) == (MAX_RPC_ITEMS, MAX_RPC_ITEMS)
 
 
 @pytest.mark.parametrize(
     "raw",
     [
-        make_rpc(messages=MAX_ITEMS + 1),
-        make_rpc(subscriptions=MAX_ITEMS + 1),
+        make_rpc(messages=MAX_RPC_ITEMS + 1),
+        make_rpc(subscriptions=MAX_RPC_ITEMS + 1),
         make_rpc(prunes=MAX_CONTROL_BYTES // 4),
         b"\x12\x00" * (MAX_RPC_BYTES // 2),
         b"".join(encode_uvarint(field << 3 | 2) + b"\x00" for field in range(4, 500)),
@@ -115,8 +115,8 @@ def test_only_the_payload_of_a_message_may_be_long(changes: dict[str, Any]) -> N
 async def test_a_queue_is_bounded_by_bytes() -> None:
     queue = BoundedQueue()
     rpc = rpc_pb2.RPC(publish=[message(1 << 20)])
-    assert sum(queue.push(rpc) for _ in range(10)) == MAX_QUEUED_BYTES // rpc.ByteSize()
-    assert queue.size <= MAX_QUEUED_BYTES
+    assert sum(queue.push(rpc) for _ in range(10)) == MAX_QUEUED_RPC_BYTES // rpc.ByteSize()
+    assert queue.size <= MAX_QUEUED_RPC_BYTES
     while len(queue):
         await queue.pop()
     assert queue.size == 0 and queue.push(rpc)

@@ -15,7 +15,7 @@ from p2p.addresses import format_circuit_address
 from p2p.host.network import Libp2pNetwork
 from p2p.length_prefixed import receive_record, send_record
 from p2p.nat.dial_back import (
-    PROTOCOL,
+    DIAL_BACK_PROTOCOL,
     DialBack,
     DialBackReport,
     Reachability,
@@ -162,7 +162,7 @@ def test_junk_is_no_request(raw: bytes) -> None:
 def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("INTERVAL_S", "UNSETTLED_INTERVAL_S", "ALONE_INTERVAL_S"):
         monkeypatch.setattr(p2p.nat.dial_back, name, 0.1)
-    monkeypatch.setattr(p2p.nat.dial_back, "PEER_RATE", p2p.nat.dial_back.Rate(1000, 1 << 20, 10))
+    monkeypatch.setattr(p2p.nat.dial_back, "DIAL_BACK_RATE", p2p.nat.dial_back.Rate(1000, 1 << 20, 10))
 
 
 @pytest.mark.trio
@@ -208,7 +208,7 @@ async def test_a_peer_that_connects_cannot_talk_a_node_out_of_being_reachable() 
     node, honest, liars = network(1), network(2), [network(number, listen=()) for number in range(3, 9)]
     async with running(node, honest, *liars):
         for liar in liars:
-            liar.handle(PROTOCOL, lie)
+            liar.handle(DIAL_BACK_PROTOCOL, lie)
             await liar.connect(node.me, node._listen_addresses)
         await trio.sleep(1.0)
         assert node.can_be_dialled() is None and node.listen_addresses and not asked
@@ -223,7 +223,7 @@ async def test_another_node_at_the_address_is_not_the_node() -> None:
     server, node, other = network(1), network(2, listen=()), network(3)
     async with running(server, node, other):
         await node.connect(server.me, server.listen_addresses)
-        stream = await node.open_stream(server.me, PROTOCOL)
+        stream = await node.open_stream(server.me, DIAL_BACK_PROTOCOL)
         port = int(other.listen_addresses[0].rsplit("/", 1)[1])
         await send_record(stream, DialBack((port, 1)))
         report = DialBackReport.decode(await receive_record(stream))
@@ -245,14 +245,14 @@ async def test_a_server_says_where_a_node_calls_from_and_dials_only_when_asked()
 async def test_a_server_serves_a_bounded_number_of_requests_and_none_through_a_relay(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(p2p.nat.dial_back, "PEER_RATE", p2p.nat.dial_back.Rate(0.1, 1 << 20, 25))
+    monkeypatch.setattr(p2p.nat.dial_back, "DIAL_BACK_RATE", p2p.nat.dial_back.Rate(0.1, 1 << 20, 25))
     relay = Libp2pNetwork(make_key(1), LOOPBACK, RealRuntime(), relay=RelayLimits(), public=True)
     node, other = network(2, listen=()), network(3, listen=())
     other.handle(ECHO, echo)
     async with running(relay, node, other):
 
         async def ask(server: Libp2pNetwork) -> str:
-            stream = await node.open_stream(server.me, PROTOCOL)
+            stream = await node.open_stream(server.me, DIAL_BACK_PROTOCOL)
             await send_record(stream, DialBack((1,)))
             return DialBackReport.decode(await receive_record(stream)).host
 

@@ -26,7 +26,7 @@ from p2p.nat.hole_punching import (
     FAILURE_BACKOFF,
     MAX_REMEMBERED_PEERS,
     POSTPONEMENT_BACKOFF,
-    PROTOCOL,
+    PUNCH_PROTOCOL,
     ObservedAddress,
     PunchSchedule,
     is_dialable,
@@ -335,7 +335,7 @@ def test_who_punches_no_holes() -> None:
         Libp2pNetwork(make_key(1), (), RealRuntime(), hole_punching=True),
         Libp2pNetwork(make_key(1), LOOPBACK, RealRuntime(), rules=rules, hole_punching=True),
     ):
-        assert made.hole_puncher is None and PROTOCOL not in made._handlers
+        assert made.hole_puncher is None and PUNCH_PROTOCOL not in made._handlers
     with pytest.raises(ValueError, match="anonymous"):
         Libp2pNetwork(make_key(1), (), RealRuntime(), rules=DialRules.only([]), hole_punching=True)
 
@@ -367,8 +367,8 @@ async def claim(stream: RawStream, observed: ObservedAddress) -> ObservedAddress
 async def test_a_responder_dials_no_local_address_and_no_service(
     dials: list[tuple[bytes, Endpoint]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(p2p.nat.hole_punching, "PEER_RATE", p2p.nat.hole_punching.Rate(1000, 1, 10))
-    monkeypatch.setattr(p2p.nat.hole_punching, "TOTAL_RATE", p2p.nat.hole_punching.Rate(1000, 1, 10))
+    monkeypatch.setattr(p2p.nat.hole_punching, "PUNCH_RATE", p2p.nat.hole_punching.Rate(1000, 1, 10))
+    monkeypatch.setattr(p2p.nat.hole_punching, "TOTAL_PUNCH_RATE", p2p.nat.hole_punching.Rate(1000, 1, 10))
     attacker, victim = private(1, hole_punching=False), private(2)
     monkeypatch.setattr(p2p.nat.hole_punching.HolePuncher, "_observe", seen_at(("127.0.0.1", 40000), MINE))
     async with circuit(attacker, victim):
@@ -380,9 +380,12 @@ async def test_a_responder_dials_no_local_address_and_no_service(
             MINE,
         ):
             with pytest.raises(NetworkError):
-                await claim(await attacker.open_stream(victim.me, PROTOCOL), observed)
+                await claim(await attacker.open_stream(victim.me, PUNCH_PROTOCOL), observed)
         assert not dials
-        assert await claim(await attacker.open_stream(victim.me, PROTOCOL), ObservedAddress("45.67.89.1", 5000)) == MINE
+        assert (
+            await claim(await attacker.open_stream(victim.me, PUNCH_PROTOCOL), ObservedAddress("45.67.89.1", 5000))
+            == MINE
+        )
         await eventually(lambda: dials == [(victim.me, ("45.67.89.1", 5000))])
         assert await echoes(attacker, victim)
 
@@ -399,10 +402,10 @@ def seen_at(local: Endpoint, observed: ObservedAddress) -> Callable[..., object]
 async def test_garbage_and_silence_end_the_exchange_and_nothing_else(
     on_loopback: None, dials: list[tuple[bytes, Endpoint]], monkeypatch: pytest.MonkeyPatch, sent: bytes
 ) -> None:
-    monkeypatch.setattr(p2p.nat.hole_punching, "ANSWER_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(p2p.nat.hole_punching, "PUNCH_MESSAGE_TIMEOUT_S", 0.5)
     attacker, victim = private(1, hole_punching=False), private(2)
     async with circuit(attacker, victim):
-        stream = await attacker.open_stream(victim.me, PROTOCOL)
+        stream = await attacker.open_stream(victim.me, PUNCH_PROTOCOL)
         await receive_record(stream)
         await stream.send(sent)
         with trio.fail_after(PATIENCE), suppress(NetworkError):
@@ -417,13 +420,13 @@ async def test_a_peer_gets_so_many_punches_and_one_at_a_time(
 ) -> None:
     attacker, victim = private(1, hole_punching=False), private(2)
     async with circuit(attacker, victim):
-        first, second = [await attacker.open_stream(victim.me, PROTOCOL) for _ in range(2)]
+        first, second = [await attacker.open_stream(victim.me, PUNCH_PROTOCOL) for _ in range(2)]
         assert ObservedAddress.decode(await receive_record(first)) != ObservedAddress()
         assert ObservedAddress.decode(await receive_record(second)) == ObservedAddress()
         await send_record(first, ObservedAddress("127.0.0.2", 5000))
         await eventually(lambda: victim.hole_puncher is not None and not victim.hole_puncher._under_way)
         answers = [
-            await claim(await attacker.open_stream(victim.me, PROTOCOL), ObservedAddress("127.0.0.2", 5000))
+            await claim(await attacker.open_stream(victim.me, PUNCH_PROTOCOL), ObservedAddress("127.0.0.2", 5000))
             for _ in range(4)
         ]
         assert answers.count(ObservedAddress()) >= 2 and len(dials) <= 3
@@ -435,7 +438,7 @@ async def test_who_is_connected_directly_gets_no_punch(on_loopback: None, dials:
     async with running(attacker, victim):
         await victim.connect(attacker.me, attacker.listen_addresses)
         assert (
-            await claim(await attacker.open_stream(victim.me, PROTOCOL), ObservedAddress("127.0.0.2", 5000))
+            await claim(await attacker.open_stream(victim.me, PUNCH_PROTOCOL), ObservedAddress("127.0.0.2", 5000))
             == ObservedAddress()
         )
         assert not dials
@@ -451,7 +454,7 @@ async def test_who_is_connected_directly_gets_no_punch(on_loopback: None, dials:
 async def test_an_initiator_is_as_careful(
     dials: list[tuple[bytes, Endpoint]], monkeypatch: pytest.MonkeyPatch, sent: bytes | ObservedAddress
 ) -> None:
-    monkeypatch.setattr(p2p.nat.hole_punching, "ANSWER_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(p2p.nat.hole_punching, "PUNCH_MESSAGE_TIMEOUT_S", 0.5)
     monkeypatch.setattr(p2p.nat.hole_punching.HolePuncher, "_observe", seen_at(("127.0.0.1", 40000), MINE))
     told: list[bytes] = []
 
@@ -464,7 +467,7 @@ async def test_an_initiator_is_as_careful(
             told.append(await stream.receive())
 
     victim, attacker = private(1), private(2, hole_punching=False)
-    attacker.handle(PROTOCOL, attack)
+    attacker.handle(PUNCH_PROTOCOL, attack)
     async with circuit(victim, attacker):
         assert victim.hole_puncher is not None
         schedule = victim.hole_puncher.schedule

@@ -488,7 +488,7 @@ async def test_a_node_that_does_not_relay_says_so() -> None:
 
 @pytest.mark.trio
 async def test_silent_circuits_are_cut_and_living_ones_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(p2p.nat.relay_server, "IDLE_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(p2p.nat.relay_server, "CIRCUIT_IDLE_TIMEOUT_S", 1.0)
     async with behind_a_relay() as (relay, one, other):  # pings are rarer than that
         stream = await other.open_stream(one.me, ECHO)
         for _ in range(8):
@@ -501,7 +501,7 @@ async def test_silent_circuits_are_cut_and_living_ones_are_not(monkeypatch: pyte
 
 @pytest.mark.trio
 async def test_an_unused_circuit_lives_on_its_pings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(p2p.nat.relay_server, "IDLE_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(p2p.nat.relay_server, "CIRCUIT_IDLE_TIMEOUT_S", 1.0)
     monkeypatch.setattr(p2p.host.workarounds.yamux, "CIRCUIT_KEEPALIVE_INTERVAL_S", 0.3)
     async with behind_a_relay() as (_, one, other):
         await trio.sleep(3)
@@ -523,7 +523,7 @@ async def test_no_circuit_lasts_for_ever(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_request_of_an_hour_fits_into_a_circuit() -> None:
     assert p2p.nat.relay_server.MAX_DURATION_S > 3600
     assert (
-        p2p.nat.relay_server.IDLE_TIMEOUT_S
+        p2p.nat.relay_server.CIRCUIT_IDLE_TIMEOUT_S
         > p2p.host.workarounds.yamux.CIRCUIT_KEEPALIVE_INTERVAL_S
         + p2p.host.workarounds.yamux.CIRCUIT_KEEPALIVE_TIMEOUT_S
     )

@@ -12,12 +12,12 @@ from trio.testing import MockClock
 from p2p.network import Misbehaviour, NetworkError, RawStream
 from p2p.simulation.network import SimulatedInternet, SimulatedNetwork
 from p2p.streams.exchanges import (
+    EXCHANGE_LINGER_TIMEOUT_S,
     FRAME_TIMEOUT_S,
-    IDLE_TIMEOUT_S,
-    LINGER_TIMEOUT_S,
-    MAX_STREAMS,
-    MAX_UNREAD_BYTES,
+    MAX_STREAMS_PER_PEER,
+    MAX_UNREAD_STREAM_BYTES,
     MAX_UNREAD_TOTAL_BYTES,
+    STREAM_IDLE_TIMEOUT_S,
     Exchange,
     Streams,
 )
@@ -316,14 +316,14 @@ async def test_a_peer_that_never_ends_is_given_up(pair: Pair, autojump_clock: Mo
     pair.answerer.handle(PROTOCOL, stuck)
     async with pair.opener.open(pair.b.me, PROTOCOL) as exchange:
         await exchange.send(b"x")
-    with trio.fail_after(2 * LINGER_TIMEOUT_S):
+    with trio.fail_after(2 * EXCHANGE_LINGER_TIMEOUT_S):
         await cancelled.wait()
 
 
 async def test_idle_streams_are_closed(pair: Pair, autojump_clock: MockClock) -> None:
     pair.answerer.handle(PROTOCOL, answer)
     await pair.request(b"x")
-    await trio.sleep(2 * IDLE_TIMEOUT_S)
+    await trio.sleep(2 * STREAM_IDLE_TIMEOUT_S)
     await pair.request(b"x")
     assert pair.opened == 2
 
@@ -355,7 +355,7 @@ async def test_exchanges_beyond_the_limit_are_busy(pair: Pair, autojump_clock: M
 
 
 async def test_streams_to_one_peer_are_limited(pair: Pair, autojump_clock: MockClock) -> None:
-    pair.answerer.handle(PROTOCOL, echo, max_exchanges_per_peer=MAX_STREAMS)
+    pair.answerer.handle(PROTOCOL, echo, max_exchanges_per_peer=MAX_STREAMS_PER_PEER)
     refused = 0
 
     async def stay() -> None:
@@ -367,7 +367,7 @@ async def test_streams_to_one_peer_are_limited(pair: Pair, autojump_clock: MockC
             refused += 1
 
     async with trio.open_nursery() as nursery:
-        for _ in range(MAX_STREAMS + 3):
+        for _ in range(MAX_STREAMS_PER_PEER + 3):
             nursery.start_soon(stay)
     assert refused == 3
 
@@ -634,6 +634,6 @@ async def test_what_no_handler_takes_counts_too(pair: Pair, autojump_clock: Mock
         for _ in range(30):
             nursery.start_soon(fill)
         await trio.sleep(20)
-        assert pair.answerer._unread.size <= MAX_UNREAD_BYTES
+        assert pair.answerer._unread.size <= MAX_UNREAD_STREAM_BYTES
         goal.set()
     assert failures > 0 and Misbehaviour.OVERSIZE in blamed and pair.answerer._unread.size == 0

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from p2p.streams.frames import (
     MAX_FRAME_BYTES,
-    MAX_REASON_BYTES,
+    MAX_RESET_REASON_BYTES,
     WINDOW_BYTES,
     ExchangeState,
     Frame,
@@ -21,7 +21,7 @@ from p2p.streams.frames import (
     cost,
 )
 
-frames = st.builds(Frame, st.sampled_from(Kind), st.integers(0, 2**32 - 1), st.binary(max_size=MAX_REASON_BYTES))
+frames = st.builds(Frame, st.sampled_from(Kind), st.integers(0, 2**32 - 1), st.binary(max_size=MAX_RESET_REASON_BYTES))
 
 
 @given(st.lists(frames, max_size=8), st.data())
@@ -45,7 +45,7 @@ def test_garbage_is_refused_or_is_frames(garbage: bytes) -> None:
     "header",
     [
         struct.pack(">IBI", MAX_FRAME_BYTES + 1, Kind.DATA, 1),
-        struct.pack(">IBI", MAX_REASON_BYTES + 1, Kind.RESET, 1),
+        struct.pack(">IBI", MAX_RESET_REASON_BYTES + 1, Kind.RESET, 1),
         struct.pack(">IBI", 0, 4, 1),
     ],
     ids=["oversize data", "oversize control", "unknown kind"],
@@ -118,7 +118,7 @@ def test_reset_after_end_only_stops_the_other_direction() -> None:
 
 
 def test_reasons_are_cut_and_need_not_be_utf8() -> None:
-    assert len(ExchangeState(1).reset("x" * 1000).payload) == MAX_REASON_BYTES
+    assert len(ExchangeState(1).reset("x" * 1000).payload) == MAX_RESET_REASON_BYTES
     state = ExchangeState(1)
     state.accept(Frame(Kind.RESET, 1, b"\xff"))
     assert state.failure is not None

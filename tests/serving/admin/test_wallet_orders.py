@@ -10,7 +10,7 @@ import trio
 
 from chain.parameters import CREDIT
 from node import Node
-from serving.admin.bodies import MAX_BODY_BYTES
+from serving.admin.bodies import MAX_ADMIN_BODY_BYTES
 from tests.serving.admin.client import expect, with_admin
 from tests.support.solo_node import KEY, OTHER
 
@@ -158,7 +158,7 @@ async def test_bad_orders_are_explained(node: Node, client: httpx.AsyncClient) -
 
 @with_admin
 async def test_a_large_body_is_refused(node: Node, client: httpx.AsyncClient) -> None:
-    response = await client.post("/wallet/bond", content=b" " * (MAX_BODY_BYTES + 1))
+    response = await client.post("/wallet/bond", content=b" " * (MAX_ADMIN_BODY_BYTES + 1))
     assert response.status_code == 413
     assert "larger than" in response.json()["error"]
 

@@ -15,8 +15,8 @@ from chain.types.operations import Delivery, Hold, Usage, sign_operation
 from serving.accounting.receipts import is_receipt, sign_receipt
 from serving.offload.protocol import (
     CHUNK_BYTES,
-    MAX_FRAME_BYTES,
-    MAX_REASON_BYTES,
+    MAX_OFFLOAD_MESSAGE_BYTES,
+    MAX_OFFLOAD_REASON_BYTES,
     Accepted,
     Completed,
     Declined,
@@ -58,7 +58,7 @@ MESSAGES: list[Message] = [
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
 def test_a_message_survives_the_wire(message: Message) -> None:
     frame = encode_message(message)
-    assert decode_message(frame) == message and len(frame) <= MAX_FRAME_BYTES
+    assert decode_message(frame) == message and len(frame) <= MAX_OFFLOAD_MESSAGE_BYTES
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_out_of_bounds_is_never_sent(message: Message) -> None:
 
 
 @pytest.mark.parametrize(
-    "frame", [b"", b"\x91", b"\x91\x91\x09", b"\x91\xc0", b"\x91\x91\x63", b"x" * (MAX_FRAME_BYTES + 1)]
+    "frame", [b"", b"\x91", b"\x91\x91\x09", b"\x91\xc0", b"\x91\x91\x63", b"x" * (MAX_OFFLOAD_MESSAGE_BYTES + 1)]
 )
 def test_nonsense_is_refused(frame: bytes) -> None:
     with pytest.raises(CodecError):
@@ -109,10 +109,10 @@ def test_a_damaged_frame_is_refused_or_is_another_message(message: Message, data
 @given(st.text() | st.text(alphabet="模é\ud800x"))
 def test_a_cut_reason_fits(text: str) -> None:
     cut = cut_reason(text)
-    assert len(cut.encode()) <= MAX_REASON_BYTES
+    assert len(cut.encode()) <= MAX_OFFLOAD_REASON_BYTES
     assert decode_message(encode_message(Failed(cut))) == Failed(cut)
     if text.isascii():
-        assert cut == text[:MAX_REASON_BYTES]
+        assert cut == text[:MAX_OFFLOAD_REASON_BYTES]
 
 
 def test_signatures_are_good_for_their_purpose_chain_and_content_alone() -> None:

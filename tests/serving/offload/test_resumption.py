@@ -13,7 +13,7 @@ from chain.types.operations import Capture, Dispute, Release, compute_hold_id, s
 from p2p.network import NetworkError
 from serving.accounting.receipts import sign_receipt
 from serving.offload.protocol import (
-    PROTOCOL,
+    OFFLOAD_PROTOCOL,
     Accepted,
     Completed,
     Declined,
@@ -26,7 +26,7 @@ from serving.offload.protocol import (
     Resume,
     encode_message,
 )
-from serving.offload.session import MAX_RESUMPTIONS
+from serving.offload.session import MAX_RESUMPTIONS_ALLOWED
 from serving.offload.settings import ExecutorSettings, OriginatorSettings
 from tests.support.market_world import (
     MODEL,
@@ -261,7 +261,7 @@ class Payer:
 
     async def begin(self) -> None:
         """Offer, pay, read the first part, and lose the connection."""
-        async with self.node.streams.open(self.executor.public_key, PROTOCOL) as exchange:
+        async with self.node.streams.open(self.executor.public_key, OFFLOAD_PROTOCOL) as exchange:
             assert isinstance(await send_offer(exchange, self.hold, self.body, self.salt), Accepted)
             signed = sign_operation(self.node.key, self.node.engine.genesis.chain_id, self.hold)
             await exchange.send(encode_message(Payment(signed)))
@@ -280,7 +280,7 @@ class Payer:
 
     async def resume(self, received: int, hold: bytes | None = None) -> Message:
         """Come back, read one message, and lose the connection again."""
-        async with self.node.streams.open(self.executor.public_key, PROTOCOL) as exchange:
+        async with self.node.streams.open(self.executor.public_key, OFFLOAD_PROTOCOL) as exchange:
             await exchange.send(encode_message(Resume(self.hold_id if hold is None else hold, received)))
             message = await receive(exchange)
             if not isinstance(message, Declined):
@@ -291,7 +291,7 @@ class Payer:
     async def finish(self, received: int) -> bytes:
         """Come back, read to the end, and sign the receipt. Returns what was read."""
         data = b""
-        async with self.node.streams.open(self.executor.public_key, PROTOCOL) as exchange:
+        async with self.node.streams.open(self.executor.public_key, OFFLOAD_PROTOCOL) as exchange:
             await exchange.send(encode_message(Resume(self.hold_id, received)))
             while not isinstance(message := await receive(exchange), Completed):
                 assert isinstance(message, ResponseChunk)
@@ -325,7 +325,7 @@ def test_nobody_else_can_resume_an_answer_and_nobody_resumes_what_is_not_there()
         thief = next(
             m for m in world.members if m.public_key not in (payer.executor.public_key, payer.node.key.public_key)
         )
-        async with thief.node.streams.open(payer.executor.public_key, PROTOCOL) as exchange:
+        async with thief.node.streams.open(payer.executor.public_key, OFFLOAD_PROTOCOL) as exchange:
             await exchange.send(encode_message(Resume(payer.hold_id, 1)))
             assert isinstance(await receive(exchange), Declined)
         with pytest.raises(NetworkError, match="cannot be resumed"):  # more than was ever sent
@@ -342,7 +342,7 @@ def test_an_answer_is_not_resumed_for_ever() -> None:
     async def play(world: World) -> None:
         payer = Payer(world)
         await payer.begin()
-        for _ in range(MAX_RESUMPTIONS):
+        for _ in range(MAX_RESUMPTIONS_ALLOWED):
             assert isinstance(await payer.resume(1), ResponseChunk)
         with pytest.raises(NetworkError, match="cannot be resumed"):
             await payer.resume(1)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.openai.answers import MAX_BODY_BYTES, AnswerInspector
+from serving.openai.answers import MAX_PARSED_BYTES, AnswerInspector
 from serving.openai.errors import bad_gateway
 
 PAGES = Path(__file__).parents[1] / "pages"
@@ -172,7 +172,7 @@ def test_an_event_longer_than_any_answer_is_not_kept() -> None:
     inspector = AnswerInspector(stream=True)
     chunk = b"x" * (1 << 20)
     passed = [len(inspector.feed(chunk)) for _ in range(18)]
-    assert sum(passed) > MAX_BODY_BYTES
+    assert sum(passed) > MAX_PARSED_BYTES
     tail = inspector.feed(b"\n\n" + DONE)
     assert tail.endswith(DONE)
     assert inspector.is_complete

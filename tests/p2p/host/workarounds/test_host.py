@@ -14,7 +14,7 @@ import p2p.host.network
 import p2p.host.workarounds.host
 from p2p.host.network import Libp2pNetwork
 from p2p.host.workarounds.host import GuardedHost
-from p2p.nat.dial_back import PROTOCOL as REACHABILITY
+from p2p.nat.dial_back import DIAL_BACK_PROTOCOL
 from p2p.nat.relay_client import STOP
 from p2p.network import NetworkError
 from tests.support.hosts import (
@@ -52,7 +52,7 @@ async def test_an_exception_in_a_library_handler(on: bool, monkeypatch: pytest.M
 
 @pytest.mark.trio
 async def test_a_peer_has_no_more_streams_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(p2p.host.workarounds.host, "MAX_STREAMS", 4)  # of which gossip takes two
+    monkeypatch.setattr(p2p.host.workarounds.host, "MAX_STREAMS_PER_CONNECTION", 4)  # of which gossip takes two
     async with pair() as (one, other):
         await eventually(lambda: len(swarm_of(one).get_connections()[0].get_streams()) == 2)
         streams = [await other.open_stream(one.me, ECHO) for _ in range(2)]
@@ -112,7 +112,7 @@ async def test_a_node_tells_no_peer_its_listen_addresses() -> None:
             "/ipfs/ping/1.0.0",
             "/meshsub/1.1.0",
             STOP,
-            REACHABILITY,
+            DIAL_BACK_PROTOCOL,
             ECHO,
         }
         with pytest.raises(NetworkError):

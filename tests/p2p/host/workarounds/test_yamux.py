@@ -138,7 +138,7 @@ async def test_a_failed_write_ends_the_connection(on: bool, monkeypatch: pytest.
 
 @pytest.mark.trio
 async def test_a_connection_whose_peer_takes_nothing_can_be_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(p2p.host.workarounds.yamux, "WRITE_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(p2p.host.workarounds.yamux, "FRAME_WRITE_TIMEOUT_S", 0.5)
     one, other = network(1), network(2)
 
     async def take(stream: RawStream) -> None:
