@@ -23,6 +23,7 @@ import msgpack
 from chain.exceptions import CodecError
 
 MAX_INT = 2**63 - 1
+"""Largest integer: that of 64 bits with a sign."""
 MAX_RECORD_BYTES = 1 << 20
 """Largest encoding accepted, in bytes, unless the caller allows more."""
 

@@ -38,6 +38,7 @@ from chain.types.operations import MAX_MODELS
 from chain.types.validators import ValidatorSet
 
 GENESIS_VERSION = 3
+"""Version of the genesis record."""
 
 
 MAX_SERVERS = 4096

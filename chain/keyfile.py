@@ -27,11 +27,17 @@ from chain.exceptions import LedgerError
 from chain.files import SECRET_MODE, write_atomically
 
 TITLE = "wwwserve key 1"
+"""First words of a key file, with its version."""
 MAX_KEY_FILE_BYTES = 4096
 """Largest key file that is read, in bytes."""
-KDF_PASSES, KDF_MEMORY_BYTES = argon2id.OPSLIMIT_MODERATE, argon2id.MEMLIMIT_MODERATE
-"""Cost of opening a protected file, and of each guess at its passphrase: 3 passes over 256 MiB, under a second."""
-MAX_KDF_PASSES, MAX_KDF_MEMORY_BYTES = argon2id.OPSLIMIT_SENSITIVE, argon2id.MEMLIMIT_SENSITIVE
+KDF_PASSES = argon2id.OPSLIMIT_MODERATE
+"""Passes over the memory to open a protected file, or to guess its passphrase once: 3, under a second."""
+KDF_MEMORY_BYTES = argon2id.MEMLIMIT_MODERATE
+"""Memory of each pass: 256 MiB."""
+MAX_KDF_PASSES = argon2id.OPSLIMIT_SENSITIVE
+"""Most passes that a file may ask for: 4."""
+MAX_KDF_MEMORY_BYTES = argon2id.MEMLIMIT_SENSITIVE
+"""Most memory that a file may ask for: 1 GiB."""
 
 
 class IdentityError(LedgerError):

@@ -61,6 +61,7 @@ FORWARD_BYTES = 64 * 1024
 MAX_FETCHES = 16
 """Blocks that agreement needs, fetched at the same time."""
 DEFAULT_TIMEOUTS = Timeouts()
+"""Timeouts of a view unless the configuration has others."""
 
 Event = tuple[Callable[..., Awaitable[Any]], Sequence[Any]]
 

@@ -17,8 +17,10 @@ IDLE_PERIOD_S = 1.0
 """Seconds between two looks while nothing is waiting."""
 REGOSSIP_S = 2.0
 """Seconds after which an own operation that is not final yet is gossiped again."""
-MIN_SHARE_DELAY_S, MAX_SHARE_DELAY_S = 0.2, 0.5
-"""Seconds within which a validator that did not propose a block waits for another node to share its finality."""
+MIN_SHARE_DELAY_S = 0.2
+"""Least seconds that a validator that did not propose a block waits for another node to share its finality."""
+MAX_SHARE_DELAY_S = 0.5
+"""Most seconds of that wait."""
 
 
 class Rebroadcaster:

@@ -17,6 +17,7 @@ from chain.state.state import State
 from chain.types.blocks import Block, Header
 
 MAGIC = b"wwwserve chain 1\n"
+"""First bytes of an export file, with its version."""
 
 
 class ExportWriter:

@@ -40,6 +40,7 @@ from chain.types.validators import ValidatorSet
 from chain.types.votes import Certificate
 
 PROOF_VERSION = 1
+"""Version of the proof record."""
 MAX_LINKS = 1024
 """Header-chain links in one proof."""
 

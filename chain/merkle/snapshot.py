@@ -34,7 +34,9 @@ ENTRY_OVERHEAD_BYTES = 32
 """What an entry costs in a chunk beside its key and value."""
 
 MAX_STATE_KEY_BYTES = 64
+"""Longest key of an entry."""
 MAX_ENTRIES = MAX_CHUNK_BYTES // ENTRY_OVERHEAD_BYTES
+"""Entries in a chunk, at most."""
 
 Key = Annotated[bytes, Bounds(1, MAX_STATE_KEY_BYTES)]
 Value = Annotated[bytes, Bounds(0, MAX_INLINE_BYTES)]

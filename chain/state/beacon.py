@@ -23,8 +23,9 @@ NO_COMMITMENT = bytes(32)
 """Commitment of an account that cannot reveal anything."""
 
 HASHES_PER_HEIGHT = 4
+"""Length of a hash chain for each height of an epoch: several epochs of a validator that leads every view."""
 MIN_HASHES = 4096
-"""Least length of a hash chain; it also lasts several epochs of a validator that leads every view."""
+"""Least length of a hash chain."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,9 +19,14 @@ from chain.state.records import (
 from chain.types.validators import ValidatorSet
 
 MAX_ENTRY_BYTES = 64 << 20
+"""Largest encoding of an entry, in bytes: that of a serving table."""
 
-ACCOUNT_PREFIX, COMMITTEE_PREFIX, VALIDATOR_PREFIX = b"a", b"c", b"v"
-"""First letters of keys that other modules tell apart."""
+ACCOUNT_PREFIX = b"a"
+"""First letter of the key of an account."""
+COMMITTEE_PREFIX = b"c"
+"""First letter of the key of a committee."""
+VALIDATOR_PREFIX = b"v"
+"""First letter of the key of a validator record."""
 
 
 def account_key(public_key: bytes) -> bytes:
@@ -53,20 +58,15 @@ def validator_key(public_key: bytes) -> bytes:
 
 
 TOTALS_KEY = b"s"
-
-
+"""Key of the :class:`Totals`: sums over all accounts."""
 HISTORY_KEY = b"m"
-
-
+"""Key of the mountain range over all headers."""
 BEACON_KEY = b"b"
-
-
+"""Key of the :class:`Beacon`."""
 PARTICIPATION_KEY = b"p"
-
-
+"""Key of the :class:`Participation` of the epoch."""
 REGISTRATIONS_KEY = b"r"
-
-
+"""Key of the :class:`Registrations` of the epoch."""
 RECORD_KINDS: dict[bytes, type[Record]] = {
     ACCOUNT_PREFIX: Account,
     b"w": ReplayWindow,
@@ -81,3 +81,4 @@ RECORD_KINDS: dict[bytes, type[Record]] = {
     PARTICIPATION_KEY: Participation,
     REGISTRATIONS_KEY: Registrations,
 }
+"""The record under a key, by the first letter of the key."""

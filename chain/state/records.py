@@ -15,6 +15,7 @@ REPLAY_WINDOW_SIZE = 256
 
 
 MAX_UNBONDINGS = 32
+"""Amounts that one account may have unbonding at a time."""
 
 
 @dataclass(frozen=True, slots=True)

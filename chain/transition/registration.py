@@ -23,11 +23,14 @@ from chain.state.state import StateOverlay, StateReader
 from chain.transition.context import BlockContext
 from chain.types.operations import REGISTRATION_SALT_BYTES, Register, SignedOperation, compute_operation_id
 
-ARGON2_MEMORY_BYTES, ARGON2_PASSES = 32 << 20, 1
-"""Bytes and passes of one try: some 20 ms of one core."""
+ARGON2_MEMORY_BYTES = 32 << 20
+"""Memory of one try."""
+ARGON2_PASSES = 1
+"""Passes of one try over its memory: some 20 ms of one core."""
 
 
 NO_NEWCOMER = "only an account that has done nothing yet is granted anything"
+"""Why the registration of an account that is in use fails."""
 
 
 def is_newcomer(account: Account) -> bool:

@@ -19,6 +19,7 @@ from chain.types.validators import LATE_VOTE_BLOCKS, MAX_COMMITTEE
 from chain.types.votes import Certificate, Vote
 
 VERSION = 2
+"""Version of the header."""
 MAX_BLOCK_BYTES = 512 * 1024
 """Largest encoded block in bytes."""
 
@@ -29,6 +30,7 @@ MAX_NULLIFICATIONS = 32
 """Skipped views that a block proves: those right before its own. Any number would not fit after a long halt."""
 
 MAX_LATE_VOTES = LATE_VOTE_BLOCKS * MAX_COMMITTEE
+"""Late votes in a body: as many as the blocks they may be for have votes."""
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,9 @@ MAX_NONCED = 64
 MAX_ACCOUNT_BYTES = 256 * 1024
 """Pending bytes, per account: room for a whole window of holds, and for captures of as many."""
 MAX_POOL_BYTES = 32 << 20
+"""Pending bytes in all."""
 MAX_POOL_OPERATIONS = 100_000
+"""Pending operations in all."""
 MAX_WAITING_OPERATIONS = 2_048
 """Waiting operations in all."""
 MAX_FINAL_IDS = 65_536

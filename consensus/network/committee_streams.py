@@ -26,14 +26,17 @@ from p2p.streams.exchanges import Exchange, Streams
 logger = structlog.get_logger(__name__)
 
 COMMITTEE_PROTOCOL = "/wwwserve/vote/1"
+"""Name of the protocol; its number grows when a message changes."""
 MAX_QUEUED_MESSAGES = 256
+"""Messages that may wait for one member."""
 MAX_QUEUED_MESSAGE_BYTES = 4 << 20
-"""Bounds of a queue."""
+"""Bytes of the messages that may wait for one member."""
 BULKY_BYTES = 32 * 1024
 """Bytes above which a message is a block: no vote and no certificate is as long."""
 MIN_RETRY_S = 0.25
+"""Seconds before a lost link is opened again; they double with each failure."""
 MAX_RETRY_S = 4.0
-"""Seconds before a lost link is opened again, doubling up to the maximum."""
+"""Most seconds before a lost link is opened again."""
 MESSAGE_WRITE_TIMEOUT_S = 10.0
 """Seconds that one message may take before the link counts as lost."""
 

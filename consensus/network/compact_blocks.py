@@ -21,6 +21,7 @@ from consensus.simplex.messages import Propose
 MAX_WHOLE_BYTES = 64 * 1024
 """Blocks up to this many bytes are sent whole."""
 MAX_IDS = 8192
+"""Operations of a block that is sent by ids; one with more is sent whole."""
 
 
 @dataclass(frozen=True, slots=True)

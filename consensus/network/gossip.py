@@ -32,12 +32,15 @@ from p2p.rate_limit import Limiter, Rate
 logger = structlog.get_logger(__name__)
 
 GOSSIP_BATCH_BYTES = 32 * 1024
+"""Bytes of items that are published without further delay."""
 GOSSIP_DELAY_S = 0.1
+"""Seconds that the first item of a batch waits for others."""
 MAX_BATCH_BYTES = 900 * 1024
 """Largest payload published, in bytes; gossip carries less than 1 MiB."""
 MAX_PUBLISH_QUEUE_BYTES = 8 << 20
 """Bytes that may wait to be published on a topic; beyond, the oldest are shed."""
 MAX_BATCH_ITEMS = 16_384
+"""Items in a batch, at most."""
 FRAMING_BYTES = 8
 """Upper bound of what encoding adds to an item, and once to the batch."""
 
@@ -60,6 +63,7 @@ class TopicLimits:
 
 
 UNLIMITED = Rate(math.inf, math.inf, 1.0)
+"""No limit."""
 TOPIC_LIMITS = {
     # An operation is some 200 bytes and costs some 0.2 ms to take in, so 1 MiB of them is a second of one core.
     "ops": TopicLimits(
@@ -69,6 +73,7 @@ TOPIC_LIMITS = {
     "blocks": TopicLimits(Rate(16, 4 << 20, 4.0), Rate(64, 8 << 20, 4.0), Rate(4, 1 << 20, 4.0), Rate(8, 2 << 20, 4.0)),
     "certs": TopicLimits(UNLIMITED, None, Rate(8, 64 << 10, 4.0), Rate(16, 128 << 10, 4.0)),
 }
+"""What is taken of each topic."""
 
 
 def get_topic(chain_id: bytes, name: str) -> str:

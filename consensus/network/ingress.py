@@ -33,8 +33,10 @@ YIELD_OPERATIONS = 64
 """Operations of a batch that are looked at together, before other tasks get a turn."""
 MAX_BAD_OPERATIONS = 65_536
 """Operations remembered whose signature or proof does not hold."""
-STAKED_PROOFS, STRANGER_PROOFS = Rate(2, math.inf, 2.0), Rate(1, math.inf, 2.0)
-"""Proofs a second that are checked for each neighbour, and up to twice for all of its kind together."""
+STAKED_PROOF_RATE = Rate(2, math.inf, 2.0)
+"""Proofs a second that are checked for a neighbour with stake, and up to twice for all of these together."""
+STRANGER_PROOF_RATE = Rate(1, math.inf, 2.0)
+"""Proofs a second that are checked for a neighbour without stake, and up to twice for all of these together."""
 MAX_QUEUED_PROOFS = 16
 """Proofs that may wait to be checked."""
 
@@ -63,7 +65,10 @@ class OperationIngress:
         self._punish = punish
         self._bad = SeenCache(MAX_BAD_OPERATIONS)
         self._verifying: set[bytes] = set()  # encoded operations whose signatures are being checked
-        self._staked, self._strangers = Limiter(STAKED_PROOFS, STAKED_PROOFS), Limiter(STRANGER_PROOFS, STRANGER_PROOFS)
+        self._staked, self._strangers = (
+            Limiter(STAKED_PROOF_RATE, STAKED_PROOF_RATE),
+            Limiter(STRANGER_PROOF_RATE, STRANGER_PROOF_RATE),
+        )
         self._proofs, self._waiting = trio.open_memory_channel[tuple[bytes, SignedOperation]](MAX_QUEUED_PROOFS)
 
     async def run(self) -> None:

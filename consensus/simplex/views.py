@@ -16,6 +16,7 @@ from consensus.simplex.messages import Propose, Repropose
 from consensus.simplex.validation import FinalizedBlock
 
 NOTARIZE, NULLIFY, FINALIZE = VoteKind.NOTARIZE, VoteKind.NULLIFY, VoteKind.FINALIZE
+"""Short names of the kinds of votes."""
 
 VIEW_WINDOW = 16
 """How far ahead of the current view votes and proposals are kept."""

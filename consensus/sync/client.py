@@ -75,6 +75,7 @@ SYNC_DELAY_S = 0.3
 
 
 NO_KNOWN_IDS: Mapping[int, bytes] = MappingProxyType({})
+"""No block known in advance by its id."""
 
 
 # Checking what a peer sends: pure.

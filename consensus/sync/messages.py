@@ -34,6 +34,7 @@ from consensus.network.compact_blocks import MAX_IDS
 from p2p.streams.frames import MAX_FRAME_BYTES
 
 SYNC_PROTOCOL = "/wwwserve/sync/1"
+"""Name of the protocol; its number grows when a message changes."""
 SYNC_BATCH_BYTES = 4 << 20
 """Bytes of blocks, or of epoch ends, asked for at a time."""
 SYNC_FRAME_TIMEOUT_S = 10.0

@@ -16,9 +16,12 @@ from p2p.streams.exchanges import Streams
 
 logger = structlog.get_logger(__name__)
 
-AVOID_SILENT_S, AVOID_LIAR_S = 10.0, 300.0
-"""Seconds for which a peer is not asked again."""
+AVOID_SILENT_S = 10.0
+"""Seconds for which a peer that did not answer is not asked again."""
+AVOID_LIAR_S = 300.0
+"""Seconds for which a peer that sent something invalid is not asked again."""
 MAX_REMEMBERED_DELAYS = 256
+"""Peers whose time to answer is remembered."""
 
 
 class SyncPeers:

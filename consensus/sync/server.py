@@ -51,6 +51,7 @@ MAX_SYNC_EXCHANGES = 8
 STATE_LEASE_S = 60.0
 """Seconds for which a state that was asked for stays at hand, however many epochs end meanwhile."""
 MAX_LEASED_STATES = 3
+"""States that stay at hand at a time."""
 MAX_CACHED_CHUNKS = 16
 """Chunks kept ready, those asked for last."""
 MAX_CHUNK_REQUESTS = 256

@@ -36,12 +36,16 @@ from chain.exceptions import CodecError, StoreError, StoreInUse
 from chain.types.votes import Vote
 
 RECORD_BYTES = 256
+"""Length of a record of the file."""
 HASH_BYTES = 32
+"""Length of the hash at the end of a record."""
 PAYLOAD_BYTES = RECORD_BYTES - 10 - HASH_BYTES
+"""Room for the payload in a record, after epoch and length."""
 
 PRUNE_AT_RECORDS = 4096
 """Old votes worth rewriting the file to be rid of."""
 NONCE_BYTES = 32
+"""Length of the nonce in the first record."""
 
 _CHUNK_BYTES = 4096 * RECORD_BYTES
 

@@ -20,6 +20,7 @@ from p2p.length_prefixed import MalformedMessage
 from p2p.peer_id import peer_id_of, public_key_of
 
 DHT_PROTOCOL = "/ipfs/kad/1.0.0"
+"""Name of the protocol, as all of libp2p has it."""
 WireMessage = pb.Message
 MAX_DHT_MESSAGE_BYTES = 1 << 16
 """Largest message that is accepted."""

@@ -39,6 +39,7 @@ from p2p.runtime import Runtime
 logger = logging.getLogger(__name__)
 
 DIAL_BACK_PROTOCOL = "/wwwserve/reachability/1"
+"""Name of the protocol; its number grows when a message changes."""
 SERVERS_PER_ROUND = 3
 """Peers that are asked in a round."""
 INTERVAL_S = 300.0

@@ -49,6 +49,7 @@ from p2p.runtime import Runtime
 logger = logging.getLogger(__name__)
 
 PUNCH_PROTOCOL = "/wwwserve/punch/1"
+"""Name of the protocol; its number grows when a message changes."""
 PUNCH_MESSAGE_TIMEOUT_S = 15.0
 """Time for one message of the other side: it may have to ask dial-back servers first."""
 MAX_ROUND_TRIP_S = 2.0

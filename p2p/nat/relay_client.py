@@ -30,7 +30,9 @@ from p2p.network import Network, NetworkError, RawStream
 from p2p.peer_id import peer_id_of, public_key_of
 
 HOP = "/libp2p/circuit/relay/0.2.0/hop"
+"""Name of the protocol between a node and a relay."""
 STOP = "/libp2p/circuit/relay/0.2.0/stop"
+"""Name of the protocol between a relay and the peer at the end of a circuit."""
 
 RELAY_REQUEST_TIMEOUT_S = 10.0
 """Time for a request that a relay answers at once, and its answer."""

@@ -18,6 +18,7 @@ from chain.codec import Bounds, ModelName, Natural, PublicKey, Record, Signature
 from chain.exceptions import CodecError
 
 ANNOUNCEMENT_DOMAIN = "announcement"
+"""Domain of the signatures."""
 MAX_ANNOUNCEMENT_BYTES = 8 * 1024
 """Largest encoding, in bytes."""
 MAX_ANNOUNCED_ADDRESSES = 8

@@ -86,6 +86,7 @@ class SyncFrame(Record):
 
 
 EMPTY_FRAME = SyncFrame()
+"""A frame that says nothing."""
 
 
 class AntiEntropy:

@@ -62,6 +62,7 @@ PARSERS: dict[LoadReader, Callable[[str], MetricsPage | None]] = {
     "sglang": parse_sglang,
     "llamacpp": parse_llamacpp,
 }
+"""The function that reads the metrics page of each known server."""
 
 
 def detect_reader(page: str) -> LoadReader | None:

@@ -71,6 +71,7 @@ PROMPTS = (
     "Give one tip for sleeping well.",
     "What is a blockchain?",
 )
+"""What the demo asks."""
 
 
 class DemoFailed(Exception):

@@ -11,10 +11,15 @@ import json
 from math import ceil
 
 INVALID_REQUEST = "invalid_request_error"
+"""Type of an error in the request."""
 AUTHENTICATION = "authentication_error"
+"""Type of an error about the API key."""
 RATE_LIMIT = "rate_limit_error"
+"""Type of an error about too many requests."""
 SERVER_ERROR = "server_error"
+"""Type of an error of this node or its backend."""
 UNAVAILABLE = "service_unavailable_error"
+"""Type of an error when no node takes the request now."""
 
 
 class ApiError(Exception):

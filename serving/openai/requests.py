@@ -9,6 +9,7 @@ from typing import Any
 from serving.openai.errors import bad_request
 
 CHAT_COMPLETIONS = "/v1/chat/completions"
+"""Path of chat completions."""
 PATHS = (CHAT_COMPLETIONS,)
 """Paths that can be served and offloaded."""
 

@@ -53,7 +53,10 @@ class GpuCurve:
 
 
 QWEN3_8B = GpuCurve("qwen3-8b", H100, 16.38e9, 144 * 1024, H100_BYTES_PER_S, 0.70e-3, 4e-6, 42_000, kv_capacity=385_200)
+"""Qwen3 with 8 billion parameters."""
 QWEN3_4B = GpuCurve("qwen3-4b", H100, 8.04e9, 144 * 1024, H100_BYTES_PER_S, 1.40e-3, 9e-6, 68_000, kv_capacity=444_864)
+"""Qwen3 with 4 billion parameters."""
 QWEN3_0_6B = GpuCurve(
     "qwen3-0.6b", H100, 1.19e9, 112 * 1024, H100_BYTES_PER_S, 1.80e-3, 0.0, 260_000, kv_capacity=636_720
 )
+"""Qwen3 with 0.6 billion parameters."""

@@ -16,6 +16,7 @@ from libp2p.transport.tcp import tcp
 from p2p.host.workarounds.yamux import MAX_WINDOW_BYTES
 
 STOCK_AUTOTUNE = YamuxStream._apply_autotune_epoch
+"""The library's own method, which :func:`install` replaces."""
 
 
 @cache
