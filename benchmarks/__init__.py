@@ -1,7 +1,9 @@
 """One program per claim: ``python -m benchmarks.NAME`` measures it, prints one table, writes JSON and a picture.
 
-Read ``report`` first: the options, the figures and the JSON that all programs share; ``machine`` says where a run took
-place, ``pictures`` draws its charts, ``load`` sends HTTP requests. ``python -m benchmarks`` runs all programs, and
-``python -m benchmarks.figures`` writes the tables of the documents from the published JSON in ``docs/figures``.
-Nothing but tests may import this package.
+1. ``report``: the options, the figures and the JSON that all programs share.
+2. ``machine`` says where a run took place, ``load`` sends HTTP requests, ``pictures`` draws charts.
+3. ``gateway``, ``ledger``, ``verify``, ``beacon``, ``simulation``, ``overlay``: the programs.
+4. ``figures``: writes the tables of the documents from the published JSON in ``docs/figures``.
+
+``python -m benchmarks`` runs all programs. Only tests may import this package.
 """

@@ -1,7 +1,10 @@
 """The chain on disk: blocks, certificates, indexes, the state, and a snapshot on its way in.
 
-Read ``kv`` (a map of bytes with atomic batches, and LevelDB), ``layout`` (the keys), ``reader``,
-``snapshot_import``, then ``writer``: append, prune, adopt a snapshot.
+1. ``kv``: an ordered map of bytes with atomic batches, in LevelDB or in memory.
+2. ``layout``: the keys of all entries.
+3. ``reader``: what can be asked of the final chain.
+4. ``snapshot_import``: a snapshot that arrives beside the state in use.
+5. ``writer``: append a block, prune old ones, adopt a snapshot.
 
-Only this room touches the database. ``audit``, ``consensus`` and ``node`` import it.
+Only this package opens the database. ``audit``, ``chain.cli``, ``consensus`` and the layers above import it.
 """

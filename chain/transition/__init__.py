@@ -1,9 +1,12 @@
-"""The rules: how a block changes the state, and what makes it valid.
+"""The rules: how a block changes the state, and what makes it valid. Pure functions over ``state`` and ``types``.
 
-Read ``block`` (the whole of it), ``epochs`` (what is fixed for an epoch), ``operations`` (form and dispatch) with
-``fees``, ``payments``, ``staking``, ``registration`` and ``validators``, then ``participation``, ``slashing``,
-``epoch_processing``, and last ``restart`` (going on without a quorum).
+1. ``block``: everything that must hold for a block, in order. ``epochs``: what is fixed for an epoch.
+2. ``operations`` with ``context`` and ``fees``: the form of an operation, its fee, and the dispatch to its rule.
+3. ``payments``, ``staking``, ``registration``, ``validators``, ``slashing``: the rules by subject.
+4. ``participation`` and ``epoch_processing``: which votes count, and what the end of an epoch does.
+5. ``justification``: what a block shows about the views before it.
+6. ``restart`` and ``restart_file``: going on without a quorum.
 
-Pure functions over ``state`` and ``types``. ``light``, ``store``, ``audit`` and ``consensus`` call them, so that a
-node, a light client and an auditor apply the same rules.
+``light``, ``store``, ``audit``, ``consensus`` and ``serving`` call them, so that a node, a light client and an auditor
+apply the same rules.
 """

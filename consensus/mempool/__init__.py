@@ -1,7 +1,10 @@
 """Operations that wait for a block. Pure: time is passed in.
 
-Read ``pool`` first: what is taken, what is ready, and what a final block changes. ``entries`` has its records,
-``eviction`` finds the account that makes room when the pool is full, and ``packing`` chooses operations for a block.
+1. ``pool``: what is taken, what is ready, and what a final block changes.
+2. ``entries``: its records, one for each operation and each account.
+3. ``eviction``: finds the account that makes room when the pool is full.
+4. ``packing``: chooses operations for a block.
 
-Imported by the driver (to build blocks), by ``consensus.network.ingress`` (to add operations) and by the engine.
+The engine constructs it, the proposer takes from it, ``consensus.network.ingress`` adds to it, and the driver tells it
+what is final. The wallet imports the longest wait.
 """

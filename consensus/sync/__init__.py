@@ -1,8 +1,11 @@
 """Block sync: how a node that joined late, or was away, gets what gossip did not bring it.
 
-Read ``messages`` first (requests and responses), then ``client`` (pulling blocks) and ``server`` (answering). ``peers``
-says whom to ask, ``snapshot`` fetches a state in place of the blocks before it, and ``download`` writes the chain of a
-running node to a file, for an audit elsewhere.
+1. ``messages``: requests and responses.
+2. ``client``: pulls blocks. ``peers`` says whom to ask.
+3. ``server``: answers requests.
+4. ``snapshot``: fetches a state in place of the blocks before it.
+5. ``download``: writes the chain of a running node to a file, for an audit elsewhere.
 
-Nothing that comes is believed before it was checked. Imported by the engine, and by ``node`` for the download.
+Everything that a peer sends is checked before it is used. The engine and the receiver import it, and ``serving.cli``
+for the download.
 """
