@@ -61,7 +61,7 @@ class PeerStore:
         try:
             raw = self.path.read_bytes()
             if len(raw) > MAX_PEER_STORE_BYTES or raw[:32] != hash_bytes(PEER_STORE_DOMAIN, raw[32:]):
-                raise CodecError("it is not what was written")
+                raise CodecError("the content does not match its hash")
             stored = _File.decode(raw[32:]).peers
         except FileNotFoundError:
             stored = ()

@@ -20,14 +20,14 @@ _NO_AUTHENTICATION = 0
 _CONNECT = 1
 _IPV4, _NAME, _IPV6 = 1, 3, 4
 _REPLIES = {
-    1: "it failed",
-    2: "its rules forbid the connection",
+    1: "the connection failed",
+    2: "the rules of the proxy forbid the connection",
     3: "the network cannot be reached",
     4: "the host cannot be reached",
     5: "the connection was refused",
     6: "the connection timed out",
-    7: "it does not connect to others",
-    8: "it does not know this kind of address",
+    7: "the proxy makes no outbound connections",
+    8: "the proxy does not know this kind of address",
 }
 
 
@@ -62,7 +62,7 @@ async def dial_through(proxy: Endpoint, target: Endpoint) -> trio.SocketStream:
 async def _negotiate(stream: trio.SocketStream, target: Endpoint) -> None:
     await stream.send_all(bytes([_VERSION, 1, _NO_AUTHENTICATION]))
     if await _receive(stream, 2) != bytes([_VERSION, _NO_AUTHENTICATION]):
-        raise ProxyError("it is no SOCKS5 proxy, or wants a password")
+        raise ProxyError("this is no SOCKS5 proxy, or the proxy wants a password")
     await stream.send_all(bytes([_VERSION, _CONNECT, 0]) + _encode(target))
     version, reply, _, kind = await _receive(stream, 4)
     if version != _VERSION or reply:
@@ -70,7 +70,7 @@ async def _negotiate(stream: trio.SocketStream, target: Endpoint) -> None:
     # The address that the proxy dialled from follows; it has to be read, and is of no use.
     length = (await _receive(stream, 1))[0] if kind == _NAME else {_IPV4: 4, _IPV6: 16}.get(kind)
     if length is None:
-        raise ProxyError("it does not keep to the SOCKS5 protocol")
+        raise ProxyError("the proxy does not keep to the SOCKS5 protocol")
     await _receive(stream, length + 2)
 
 

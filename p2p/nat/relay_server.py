@@ -310,12 +310,12 @@ class RelayServer:
                 await stream.send_message(pb.StopMessage(type=pb.StopMessage.CONNECT, peer=peer, limit=_limit()))
                 answer = await stream.receive_message(pb.StopMessage)
             if answer.type != pb.StopMessage.STATUS or answer.status != pb.OK:
-                raise NetworkError(f"it refuses: {describe(answer.status)}")
+                raise NetworkError(f"{format_address(target)} refuses the circuit: {describe(answer.status)}")
         except BaseException as error:
             with trio.CancelScope(shield=True):
                 await stream.stream.reset()
             if isinstance(error, trio.TooSlowError):
-                raise NetworkError("it does not answer") from None
+                raise NetworkError(f"{format_address(target)} does not answer") from None
             raise
         return stream
 

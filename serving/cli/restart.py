@@ -81,7 +81,7 @@ class _RestartCommands:
             # All later blocks would have to be later still.
             ahead = content.block.header.timestamp - RealRuntime().now()
             if ahead > opened.blocks.genesis.parameters.timestamp_drift:
-                raise RestartError(f"it is dated {ahead / 1000:,.0f} s ahead of the clock here")
+                raise RestartError(f"the restart is dated {ahead / 1000:,.0f} s ahead of the clock here")
             if key.public_key not in epoch.validators:
                 raise RestartError("the key here is none of the validators that remain")
             signed = _sign(file, content, key, _get_voting(opened))

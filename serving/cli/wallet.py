@@ -123,7 +123,7 @@ def _order(
     if answer.get("height") is None:
         print_line(f"sent, not final yet: {answer['operation']}")
     elif answer.get("failure"):
-        raise CommandError(f"final at height {answer['height']}, but it failed: {answer['failure']}")
+        raise CommandError(f"final at height {answer['height']}, but the operation failed: {answer['failure']}")
     else:
         print_line(f"final at height {answer['height']}: {answer['operation']}")
 
