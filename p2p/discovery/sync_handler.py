@@ -42,6 +42,8 @@ VERIFICATION_BATCH = 64
 """Signatures that are checked in one go in a thread."""
 INLINE_VERIFICATIONS = 4
 """Signatures that are checked without a thread."""
+UNTIMELY_REPORT_INTERVAL_S = 60.0
+"""Least seconds between two lines in the log about announcements whose times do not fit this node's clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,24 @@ class _ReceivedSuspect:
 
     encoded: bytes
     message: SuspectMessage
+
+
+class _UntimelyReport:
+    """Counts announcements whose times do not fit this node's clock, which may be wrong, and says so now and then."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._due = 0.0
+
+    def note(self, announcements: list[Announcement], wall_time: int, now: float) -> None:
+        """Count these."""
+        self._count += len(announcements)
+        if announcements and now >= self._due:
+            last = announcements[-1]
+            behind = (wall_time - last.sequence) / 1000
+            text = "%d announcements were untimely; the last, in the name of %s, is %.0f s behind this node's clock"
+            logger.info(text, self._count, format_address(last.peer), behind)
+            self._count, self._due = 0, now + UNTIMELY_REPORT_INTERVAL_S
 
 
 class SyncHandler:
@@ -91,6 +111,7 @@ class SyncHandler:
         self._emit = emit
         self._items = Limiter(ITEM_RATE, TOTAL_ITEM_RATE)
         self._syncs = Limiter(SYNC_RATE, TOTAL_SYNC_RATE)
+        self._untimely = _UntimelyReport()
 
     def make_greeting(self, peer: bytes) -> SyncFrame:
         """The first frame of a session with ``peer``."""
@@ -135,7 +156,7 @@ class SyncHandler:
         Where the sender's announcement is outdated, the id of this node's is added to ``corrections``.
 
         Raises:
-            CodecError: malformed.
+            CodecError: malformed, or untimely and forged.
         """
         aged = [one for one in frame.announcements if get_item_id(one.announcement) not in self._table.by_id]
         encoded = [raw for raw in frame.suspects if not self._failure_detector.knows(get_item_id(raw))]
@@ -144,12 +165,11 @@ class SyncHandler:
             return [], []
         wall_time = self._runtime.now()
         announcements = []
+        untimely: list[Announcement] = []
         for one in aged:
             announcement = parse_announcement(one.announcement)
             if not announcement.is_timely(wall_time):
-                behind = (wall_time - announcement.sequence) / 1000
-                name = format_address(announcement.peer)
-                logger.info("announcement of %s refused: it is %.0f s behind this node's clock", name, behind)
+                untimely.append(announcement)
             elif self._table.is_news(announcement):
                 # The sender chooses the age; the clock bounds it from below.
                 age = max(one.age / 1000, announcement.get_least_age(wall_time))
@@ -163,6 +183,9 @@ class SyncHandler:
                 suspects.append(_ReceivedSuspect(raw, message))
             else:
                 self._failure_detector.ignore(message)
+        if untimely:  # one of them tells whether the peer makes them up
+            decode_announcement(untimely[0].encode(), self._chain_id)
+            self._untimely.note(untimely, wall_time, now)
         return announcements, suspects
 
     async def _verify(self, announcements: list[_ReceivedAnnouncement], suspects: list[_ReceivedSuspect]) -> None:

@@ -14,7 +14,15 @@ import p2p.peers.announcement
 import p2p.peers.suspect_message
 from chain import crypto
 from chain.exceptions import CodecError
-from p2p.discovery.sync_handler import INLINE_VERIFICATIONS, ITEM_RATE, SYNC_RATE, TOTAL_ITEM_RATE, VERIFICATION_BATCH
+from p2p.discovery.sync_handler import (
+    INLINE_VERIFICATIONS,
+    ITEM_RATE,
+    SYNC_RATE,
+    TOTAL_ITEM_RATE,
+    UNTIMELY_REPORT_INTERVAL_S,
+    VERIFICATION_BATCH,
+)
+from p2p.network import Misbehaviour, NetworkError
 from p2p.peers.announcement import MAX_AHEAD_MS, Announcement, PeerLoad, sign_announcement
 from p2p.peers.anti_entropy import FINGERPRINT_BYTES, MAX_SYNC_ITEMS, AgedAnnouncement, SyncFrame
 from p2p.peers.suspect_message import sign_suspect_message
@@ -102,17 +110,39 @@ async def test_what_would_make_no_difference_is_not_checked(autojump_clock: Mock
         nobodies = tuple(sign_suspect_message(key, CHAIN, said).encode() for key in accusers)
         outdated = tuple(sign_suspect_message(stranger.key, CHAIN, one).encode() for one in old[:50])
         checked.clear()
-        for frame in (
-            known(new),
-            known(old),
-            known(invent(w, 200, 50, age=8_000_000)),
-            known(invent(w, 300, 50, age=-2 * MAX_AHEAD_MS)),
-            SyncFrame(suspects=nobodies),
-            SyncFrame(suspects=outdated),
-        ):
+        for frame in (known(new), known(old), SyncFrame(suspects=nobodies), SyncFrame(suspects=outdated)):
             await stranger.say(victim, frame)
         ours = {node.me for node in w.nodes}
         assert not [key for key in checked if key not in ours]
+        for untimely in (invent(w, 200, 50, age=8_000_000), invent(w, 300, 50, age=-2 * MAX_AHEAD_MS)):
+            checked.clear()
+            await stranger.say(victim, known(untimely))
+            assert [key for key in checked if key not in ours] == [untimely[0].peer], "one of a frame"
+
+
+async def test_untimely_announcements_make_one_line_a_minute_and_forged_ones_blame_their_sender(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    async with world(2) as w:
+        await w.until_agreed(10)
+        victim, stranger, blamed = w.nodes[1], Stranger(w, 500), []
+        await stranger.connect(victim)
+        monkeypatch.setattr(victim.network, "report_misbehaviour", lambda peer, fault: blamed.append((peer, fault)))
+        caplog.clear()
+        stale = known(invent(w, 200, 50, age=8_000_000))
+        for _ in range(20):
+            await stranger.say(victim, stale)
+            await trio.sleep(1)
+        assert [line for line in caplog.messages if "50 announcements were untimely" in line] == caplog.messages[:1]
+        assert len(caplog.messages) == 1 and not blamed
+        await trio.sleep(UNTIMELY_REPORT_INTERVAL_S)
+        await stranger.say(victim, stale)
+        assert len(caplog.messages) == 2 and "1000 announcements were untimely" in caplog.messages[1]
+        forged = [replace(one, signature=bytes(64)) for one in invent(w, 200, 50, age=8_000_000)]
+        with pytest.raises(NetworkError, match="not signed by its peer"):
+            await stranger.say(victim, known(forged))
+        assert blamed == [(stranger.me, Misbehaviour.FORGERY)]
 
 
 async def test_many_signatures_are_checked_in_small_batches_out_of_the_loop(
