@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated
 
+import structlog
 import trio
 import typer
 from rich.console import Console
@@ -27,9 +28,19 @@ from serving.cli.chain import build_chain_app
 from serving.cli.errors import CommandError
 from serving.cli.owner import add_owner_commands
 from serving.cli.stopped_node import get_passphrase, load_key, load_own_genesis
-from serving.config.data_directory import CONFIG_FILE, GENESIS_FILE, KEY_FILE, lock_data_dir
+from serving.config.data_directory import (
+    CONFIG_FILE,
+    GENESIS_FILE,
+    KEY_FILE,
+    close_to_others,
+    create_private,
+    lock_data_dir,
+    make_data_dir,
+)
 from serving.config.file import load_config, write_default_config
 from serving.config.schema import NodeConfig
+
+log = structlog.get_logger(__name__)
 
 RunNode = Callable[[Path, NodeConfig, KeyPair, Genesis], Awaitable[None]]
 """Runs the node in a data directory until it is told to stop."""
@@ -70,6 +81,8 @@ def build_wwwserve_app(run_node: RunNode) -> typer.Typer:
         configure_logs(config.log.level, config.log.format)
         genesis = load_own_genesis(directory)
         key = load_key(directory / KEY_FILE)
+        if close_to_others(directory):
+            log.warning("the data directory was open to other users, and is closed now", directory=str(directory))
         with lock_data_dir(directory):
             trio.run(run_node, directory, config, key, genesis)
 
@@ -105,7 +118,9 @@ def init(
             raise CommandError(f"{directory / name} exists already; choose another directory with -d")
     joined = load_genesis(genesis) if genesis is not None else None
     try:
-        key, joined = _make_directory(directory, joined, new_chain or "", checkpoint)
+        make_data_dir(directory)
+        with create_private():
+            key, joined = _make_files(directory, joined, new_chain or "", checkpoint)
     except OSError as error:
         raise CommandError(f"cannot write {directory}: {error.strerror}; choose another directory with -d") from error
     print_line(f"address  {key.address}")
@@ -113,7 +128,7 @@ def init(
     print_line(f"edit {directory / CONFIG_FILE}, then start the node with: wwwserve run -d {directory}")
 
 
-def _make_directory(
+def _make_files(
     directory: Path, genesis: Genesis | None, new_chain: str, checkpoint: str | None
 ) -> tuple[KeyPair, Genesis]:
     """Write the files of a new node; without ``genesis`` it begins the chain ``new_chain`` as its only validator.
@@ -121,7 +136,6 @@ def _make_directory(
     Raises:
         OSError: one cannot be written.
     """
-    directory.mkdir(parents=True, exist_ok=True)
     key = create_identity(directory / KEY_FILE, get_passphrase())
     if genesis is None:
         beacon = secrets.token_bytes(32)

@@ -34,7 +34,7 @@ from chain.store.writer import ChainStore
 from p2p.runtime import RealRuntime
 from serving.backends.embedded import MODEL
 from serving.cli.node_process import NodeProcess, stop_nodes
-from serving.config.data_directory import KEY_FILE
+from serving.config.data_directory import KEY_FILE, make_data_dir
 
 NODES = 4
 """Nodes of the network."""
@@ -114,7 +114,7 @@ def make_nodes(directory: Path) -> list[NodeProcess]:
     nodes = []
     for number in range(NODES):
         home = directory / f"node{number}"
-        home.mkdir()
+        make_data_dir(home)
         peer_port, api_port, admin_port = ports[3 * number : 3 * number + 3]
         nodes.append(NodeProcess(home, create_identity(home / KEY_FILE), peer_port, api_port, admin_port))
     parameters, beacon = Parameters(epoch_heights=20, unbonding_epochs=3), secrets.token_bytes(32)

@@ -14,6 +14,7 @@ import pytest
 
 from chain.audit.sources import StoreSource
 from chain.parameters import CREDIT
+from serving.config.data_directory import OTHERS
 from tests.support.cluster import (
     SHORT_EPOCHS,
     Cluster,
@@ -47,6 +48,14 @@ def calm_cluster(started: Cluster) -> Cluster:
     """Four validators that are shown to be whole."""
     started.wait_whole()
     return started
+
+
+def test_what_running_nodes_keep_is_accessible_to_their_owner_alone(calm_cluster: Cluster) -> None:
+    for node in calm_cluster.nodes:
+        kept = [node.directory, *node.directory.rglob("*")]
+        assert len(kept) > 10
+        assert not [path for path in kept if path.stat().st_mode & OTHERS]
+        assert "the data directory was open to other users" in node.log, "the cluster makes it as any program would"
 
 
 def test_requests_through_each_node_are_answered_and_offloaded_ones_paid(calm_cluster: Cluster) -> None:
