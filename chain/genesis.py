@@ -37,7 +37,7 @@ from chain.types.blocks import NO_REVEAL, VERSION, Body, Header
 from chain.types.operations import MAX_MODELS
 from chain.types.validators import ValidatorSet
 
-GENESIS_VERSION = 3
+GENESIS_VERSION = 4
 """Version of the genesis record."""
 
 
@@ -258,6 +258,12 @@ def load_genesis(path: Path) -> Genesis:
         raise GenesisError(f"cannot read the genesis file {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise GenesisError(f"{path} is not JSON: {error}") from error
+    version = content.get("version") if isinstance(content, dict) else None
+    if type(version) is int and version != GENESIS_VERSION:  # before its fields, which are not those of this version
+        raise GenesisError(
+            f"{path} is a genesis of version {version}, and this program knows version {GENESIS_VERSION}: a chain "
+            "keeps the rules that it began with, so go on with the program that made it, or begin a new chain"
+        )
     try:
         genesis = from_plain(Genesis, content, "genesis")
         Genesis.decode(genesis.encode(), MAX_GENESIS_BYTES)  # applies the types and bounds of every field

@@ -51,6 +51,7 @@ class Parameters(Record):
 
     ``entry_fee`` is the price of an entry of the state that stays for good (:mod:`chain.transition.fees`):
     some 700 bytes in the memory of every node for ever, where an operation is carried out once and then on disk.
+    ``max_settlements`` is how many unreceipted captures a block settles before it leaves the rest to the next.
     """
 
     epoch_heights: Annotated[int, Bounds(1, MAX_EPOCH_HEIGHTS)] = 128
@@ -64,6 +65,7 @@ class Parameters(Record):
     max_attempts: Annotated[int, Bounds(1, 8)] = 8
     max_hold_time: Positive = 3_600_000
     capture_grace: Positive = 60_000
+    max_settlements: Annotated[int, Bounds(1, 65_536)] = 4_096
     idle_beat: Annotated[int, Bounds(1, 3_600_000)] = 10_000
     timestamp_drift: Positive = 1_000
     register_grant: Amount = 0

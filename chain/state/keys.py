@@ -13,6 +13,7 @@ from chain.state.records import (
     Participation,
     Registrations,
     ReplayWindow,
+    SettlementQueue,
     Totals,
     ValidatorRecord,
 )
@@ -41,8 +42,8 @@ def hold_key(hold_id: bytes) -> bytes:
     return b"h" + hold_id
 
 
-def due_captures_key(second: int) -> bytes:
-    return b"g" + second.to_bytes(8, "big")
+def due_captures_key(number: int) -> bytes:
+    return b"g" + number.to_bytes(8, "big")
 
 
 def table_key(epoch: int) -> bytes:
@@ -67,6 +68,8 @@ PARTICIPATION_KEY = b"p"
 """Key of the :class:`Participation` of the epoch."""
 REGISTRATIONS_KEY = b"r"
 """Key of the :class:`Registrations` of the epoch."""
+SETTLEMENTS_KEY = b"q"
+"""Key of the :class:`SettlementQueue`."""
 RECORD_KINDS: dict[bytes, type[Record]] = {
     ACCOUNT_PREFIX: Account,
     b"w": ReplayWindow,
@@ -80,5 +83,6 @@ RECORD_KINDS: dict[bytes, type[Record]] = {
     BEACON_KEY: Beacon,
     PARTICIPATION_KEY: Participation,
     REGISTRATIONS_KEY: Registrations,
+    SETTLEMENTS_KEY: SettlementQueue,
 }
 """The record under a key, by the first letter of the key."""

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from chain.codec import Amount, Bounds, Hash, ModelName, Natural, PublicKey, Record
 from chain.state.beacon import NO_COMMITMENT
-from chain.types.operations import MAX_MODELS, Delivery
+from chain.types.operations import MAX_CAPTURE_ITEMS, MAX_MODELS, Delivery
 from chain.types.validators import LATE_VOTE_BLOCKS, MAX_COMMITTEE
 
 REPLAY_WINDOW_SIZE = 256
@@ -93,7 +93,8 @@ class ReplayWindow(Record):
 class OpenHold(Record):
     """Credit set aside for one request, until it is captured or released.
 
-    ``unsettled_delivery`` is an unreceipted delivery, paid at chain time ``pays_at`` unless the payer disputes it.
+    ``unsettled_delivery`` is an unreceipted delivery, paid after the grace time unless the payer disputes it
+    (:class:`DueCaptures`).
     """
 
     payer: PublicKey
@@ -103,14 +104,28 @@ class OpenHold(Record):
     request_digest: Hash
     deadline: Natural
     unsettled_delivery: Delivery | None = None
-    pays_at: Natural = 0
 
 
 @dataclass(frozen=True, slots=True)
 class DueCaptures(Record):
-    """Holds whose pending capture falls due within one second of chain time."""
+    """The holds that one capture left unsettled: they are settled at chain time ``pays_at``, or later if too many are.
 
-    holds: tuple[Hash, ...]
+    A hold that was disputed in the meantime is not open any more.
+    """
+
+    pays_at: Natural
+    holds: Annotated[tuple[Hash, ...], Bounds(1, MAX_CAPTURE_ITEMS)]
+
+
+@dataclass(frozen=True, slots=True)
+class SettlementQueue(Record):
+    """The numbers of the :class:`DueCaptures` that wait: from ``first`` to ``end`` − 1, in the order of ``pays_at``.
+
+    That is the order of capture, since all have the same grace time.
+    """
+
+    first: Natural = 0
+    end: Natural = 0
 
 
 @dataclass(frozen=True, slots=True)

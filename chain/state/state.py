@@ -22,6 +22,7 @@ from chain.state.keys import (
     PARTICIPATION_KEY,
     RECORD_KINDS,
     REGISTRATIONS_KEY,
+    SETTLEMENTS_KEY,
     TOTALS_KEY,
     VALIDATOR_PREFIX,
     account_key,
@@ -40,6 +41,7 @@ from chain.state.records import (
     Participation,
     Registrations,
     ReplayWindow,
+    SettlementQueue,
     Totals,
     ValidatorRecord,
 )
@@ -72,9 +74,9 @@ class StateReader:
         """An open hold; None once it is resolved, or before it is made."""
         return self._get(hold_key(hold_id), OpenHold)
 
-    def due_captures(self, second: int) -> DueCaptures | None:
-        """Holds that fall due in this second of chain time."""
-        return self._get(due_captures_key(second), DueCaptures)
+    def due_captures(self, number: int) -> DueCaptures | None:
+        """What one capture left unsettled, by its number in the settlement queue."""
+        return self._get(due_captures_key(number), DueCaptures)
 
     def serving_table(self, epoch: int) -> ServingTable | None:
         """Who serves what with which stake, frozen for ``epoch``; kept for the last, this and the next epoch."""
@@ -99,6 +101,10 @@ class StateReader:
     @property
     def registrations(self) -> Registrations:
         return self._get(REGISTRATIONS_KEY, Registrations) or Registrations(0)
+
+    @property
+    def settlement_queue(self) -> SettlementQueue:
+        return self._get(SETTLEMENTS_KEY, SettlementQueue) or SettlementQueue()
 
     @property
     def totals(self) -> Totals:

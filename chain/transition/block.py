@@ -263,7 +263,7 @@ def _finish(
 ) -> Transition:
     """What a block does after its operations, and after the last of an epoch to freeze what holds in two epochs."""
     # After the operations: however far chain time has come, a dispute in the block after the capture is in time.
-    settle_due_captures(overlay, parent.chain_time, header.chain_time)
+    settle_due_captures(overlay, genesis.parameters, header.chain_time)
     after = state.update(overlay.changes)
     if header.height == epoch.last_height:
         process_epoch(overlay, after, genesis, epoch)

@@ -18,6 +18,7 @@ from chain.transition.context import BlockContext
 from chain.transition.fees import charge_fee, compute_fee
 from chain.transition.payments import (
     charge_capture,
+    check_receipts,
     process_capture,
     process_dispute,
     process_hold,
@@ -84,6 +85,8 @@ def process_operation(overlay: StateOverlay, context: BlockContext, signed: Sign
         if isinstance(operation, Capture):
             holds = process_capture(attempt, context, operation, signer)
             charge_capture(attempt, operation, holds, signer, fee)
+            # Last, for they cost most: a capture that cannot be included for any other reason pays for none of them.
+            check_receipts(context, operation, holds)
         else:
             charge_fee(attempt, signer, fee)
             _PROCESS[type(operation)](attempt, context, operation, signer)

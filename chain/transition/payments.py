@@ -1,7 +1,8 @@
 """Transfers, and payment for requests: hold, capture, release, dispute.
 
 A hold sets credit aside for one request to one executor, drawn by the lottery. A capture with the payer's receipt pays
-at once; one without waits for the grace time, in which the payer may dispute it (the amount then goes to the treasury).
+at once; one without waits in the settlement queue for the grace time, in which the payer may dispute it (the amount
+then goes to the treasury). A block settles a bounded number of them, and the rest stays in the queue.
 Once its deadline has passed, a hold that was not captured is released to its payer.
 """
 
@@ -11,9 +12,10 @@ from dataclasses import replace
 
 from chain import crypto
 from chain.exceptions import CannotPay, InvalidOperation, InvalidSignature
-from chain.state.keys import account_key, due_captures_key, hold_key, replay_window_key
+from chain.parameters import Parameters
+from chain.state.keys import SETTLEMENTS_KEY, account_key, due_captures_key, hold_key, replay_window_key
 from chain.state.lottery import compute_lottery_seed
-from chain.state.records import DueCaptures, OpenHold
+from chain.state.records import DueCaptures, OpenHold, SettlementQueue
 from chain.state.state import StateOverlay, StateReader
 from chain.transition.context import BlockContext
 from chain.transition.fees import charge_entry_fee, charge_fee, take
@@ -28,17 +30,26 @@ from chain.types.operations import (
 )
 
 
-def settle_due_captures(overlay: StateOverlay, previous: int, now: int) -> None:
-    """Pay the pending captures that fall due in chain time (previous, now], in order of their second."""
-    for second in range(previous // 1000 + 1, now // 1000 + 1):
-        due_captures = overlay.due_captures(second)
-        if due_captures is None:
-            continue
+def settle_due_captures(overlay: StateOverlay, parameters: Parameters, now: int) -> None:
+    """Pay the unsettled captures whose grace time has ended at chain time ``now``, in order, as many as a block may.
+
+    Those disputed in the meantime count too: each takes time to look at.
+    """
+    queue, settled = overlay.settlement_queue, 0
+    number = queue.first
+    while number < queue.end and settled < parameters.max_settlements:
+        due_captures = overlay.due_captures(number)
+        assert due_captures is not None
+        if due_captures.pays_at > now:
+            break
         for hold_id in due_captures.holds:
             hold = overlay.hold(hold_id)
             if hold is not None and hold.unsettled_delivery is not None:  # else disputed in the meantime
                 _resolve(overlay, hold_id, hold, hold.payee, hold.unsettled_delivery.amount)
-        overlay.put(due_captures_key(second), None)
+        overlay.put(due_captures_key(number), None)
+        number, settled = number + 1, settled + len(due_captures.holds)
+    if number > queue.first:
+        overlay.put(SETTLEMENTS_KEY, SettlementQueue(number, queue.end) if number < queue.end else None)
 
 
 def process_transfer(overlay: StateOverlay, context: BlockContext, operation: Transfer, signer: bytes) -> None:
@@ -93,29 +104,35 @@ def get_executor(state: StateReader, epoch: int, payer: bytes, seq: int, attempt
 
 
 def process_capture(overlay: StateOverlay, context: BlockContext, operation: Capture, signer: bytes) -> list[OpenHold]:
-    """Execute a capture, but for its fee. Returns the holds of its items as they were."""
+    """Execute a capture, but for its fee and its receipts. Returns the holds of its items as they were."""
     holds = [_check_delivery(overlay, context, item.delivery, signer) for item in operation.items]
-    # Receipts only when all else is well: while a capture waits for a hold it is tried after every block, for free.
+    unsettled = []
+    for item, hold in zip(operation.items, holds, strict=True):
+        delivery = item.delivery
+        if item.receipt is not None or not delivery.amount:
+            _resolve(overlay, delivery.hold, hold, signer, delivery.amount)
+        else:
+            overlay.put(hold_key(delivery.hold), replace(hold, unsettled_delivery=delivery))
+            unsettled.append(delivery.hold)
+    if unsettled:
+        queue, pays_at = overlay.settlement_queue, context.chain_time + context.genesis.parameters.capture_grace
+        overlay.put(due_captures_key(queue.end), DueCaptures(pays_at, tuple(unsettled)))
+        overlay.put(SETTLEMENTS_KEY, SettlementQueue(queue.first, queue.end + 1))
+    return holds
+
+
+def check_receipts(context: BlockContext, operation: Capture, holds: list[OpenHold]) -> None:
+    """Check the receipts of a capture on the ``holds`` that it names.
+
+    Raises:
+        InvalidSignature: one is not the payer's.
+    """
     for item, hold in zip(operation.items, holds, strict=True):
         if item.receipt is not None:
             message = item.delivery.encode()
             claim = crypto.SignatureCheck(hold.payer, "receipt", context.genesis.chain_id, message, item.receipt)
             if not crypto.verify_all([claim]):
                 raise InvalidSignature("the receipt is not the payer's")
-    pays_at = context.chain_time + context.genesis.parameters.capture_grace
-    unsettled_delivery = []
-    for item, hold in zip(operation.items, holds, strict=True):
-        delivery = item.delivery
-        if item.receipt is not None or not delivery.amount:
-            _resolve(overlay, delivery.hold, hold, signer, delivery.amount)
-        else:
-            overlay.put(hold_key(delivery.hold), replace(hold, unsettled_delivery=delivery, pays_at=pays_at))
-            unsettled_delivery.append(delivery.hold)
-    if unsettled_delivery:  # together: one by one, a second full of captures would cost the square of their number
-        second = -(-pays_at // 1000)
-        due_captures = overlay.due_captures(second) or DueCaptures(())
-        overlay.put(due_captures_key(second), DueCaptures((*due_captures.holds, *unsettled_delivery)))
-    return holds
 
 
 def charge_capture(overlay: StateOverlay, operation: Capture, holds: list[OpenHold], signer: bytes, fee: int) -> None:

@@ -6,7 +6,16 @@ from dataclasses import dataclass, field
 
 from chain.state.keys import hold_key
 from chain.state.records import Account
-from chain.types.operations import Capture, Dispute, Hold, NoncedOperation, Operation, Release, SignedOperation
+from chain.types.operations import (
+    Capture,
+    Dispute,
+    Evidence,
+    Hold,
+    NoncedOperation,
+    Operation,
+    Release,
+    SignedOperation,
+)
 
 ConflictKey = tuple[object, ...]
 """Names what only one pending operation of an account may ask for."""
@@ -64,6 +73,13 @@ def get_cost(operation: Operation, fee: int) -> int:
     if isinstance(operation, NoncedOperation | Capture):
         return 0
     return fee + operation.amount if isinstance(operation, Hold) else fee
+
+
+def count_work(operation: Operation) -> int:
+    """What it may cost to find out whether an operation can be included, in signature checks."""
+    if isinstance(operation, Capture):
+        return 1 + sum(item.receipt is not None for item in operation.items)
+    return 3 if isinstance(operation, Evidence) else 1
 
 
 def get_conflict_keys(operation: Operation) -> list[ConflictKey]:

@@ -12,9 +12,13 @@ from collections.abc import Container, Iterable, Iterator
 from typing import Protocol
 
 from chain.types.operations import NoncedOperation, SignedOperation
+from consensus.mempool.entries import count_work
 
-MAX_REJECTED_OPERATIONS = 4_096
-"""Operations that may turn out not to be includable before a block is left as full as it is: each takes time."""
+REJECTED_WORK_BUDGET = 2_048
+"""Work on operations that turn out not to be includable, in signature checks, before a block is left as full as it is:
+it takes time, and is not paid for."""
+LINE_REJECTED_WORK_BUDGET = 64
+"""The share of a line, beyond which the line is closed: about one capture of as many holds as it may name."""
 
 
 class PackableOperation(Protocol):
@@ -36,7 +40,8 @@ class BlockPacker(Iterator[SignedOperation]):
         self, lines: Iterable[Iterable[PackableOperation]], max_bytes: int, excluded: Container[bytes] = ()
     ) -> None:
         self._room = max_bytes
-        self._rejected = 0
+        self._rejected_work = 0
+        self._rejected_work_of: dict[int, int] = {}  # by line
         self._heads: list[tuple[int, int, int]] = []  # rank, arrival and number of the line
         self._lines: list[Iterator[PackableOperation]] = []
         self._first: list[PackableOperation] = []  # of each line
@@ -52,7 +57,7 @@ class BlockPacker(Iterator[SignedOperation]):
         heapq.heapify(self._heads)
 
     def __next__(self) -> SignedOperation:
-        while self._heads and self._room > 0 and self._rejected < MAX_REJECTED_OPERATIONS:
+        while self._heads and self._room > 0 and self._rejected_work < REJECTED_WORK_BUDGET:
             rank, _, number = self._heads[0]
             entry = self._first[number]
             if number in self._closed or entry.size > self._room:
@@ -71,9 +76,11 @@ class BlockPacker(Iterator[SignedOperation]):
 
     def reject(self, operation: SignedOperation) -> None:
         """The operation drawn last cannot be included after all; if it has a nonce, none after it in its line can."""
+        work = count_work(operation.operation)
         assert self._last is not None and self._last[1].operation is operation
         number, entry = self._last
         self._room += entry.size
-        self._rejected += 1
-        if isinstance(operation.operation, NoncedOperation):
+        self._rejected_work += work
+        of_line = self._rejected_work_of[number] = self._rejected_work_of.get(number, 0) + work
+        if isinstance(operation.operation, NoncedOperation) or of_line >= LINE_REJECTED_WORK_BUDGET:
             self._closed.add(number)

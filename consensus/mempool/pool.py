@@ -38,6 +38,7 @@ from chain.types.operations import Capture, Hold, NoncedOperation, SignedOperati
 from consensus.mempool.entries import (
     AccountQueue,
     Entry,
+    count_work,
     explain_shortfall,
     get_conflict_keys,
     get_cost,
@@ -70,7 +71,7 @@ DEADLINE_MARGIN_MS = 5_000
 MAX_REJECTIONS = 3
 """How often a proposer may find that a ready operation cannot be included before it is dropped."""
 REVALIDATION_BUDGET = 256
-"""Work spent on judging again after a block, and at each :meth:`Mempool.expire`: operations, and receipts in them."""
+"""Work spent on judging again after a block, and at each :meth:`Mempool.expire`, in signature checks."""
 
 
 class AlreadyKnown(InvalidOperation):
@@ -447,8 +448,7 @@ class Mempool:
             self._set_ready(entry, False, str(error))
         else:
             self._set_ready(entry, True, "")
-        receipts = operation.items if isinstance(operation, Capture) else ()
-        return 1 + sum(item.receipt is not None for item in receipts)
+        return count_work(operation)
 
     # Bookkeeping.
 

@@ -72,5 +72,5 @@ def test_what_cannot_be_included_takes_no_room_from_what_can() -> None:
 
 @pytest.mark.parametrize("most", [10, 50])
 def test_how_much_is_tried_in_vain_is_bounded(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(selection, "MAX_REJECTED_OPERATIONS", most)
+    monkeypatch.setattr(selection, "REJECTED_WORK_BUDGET", most)
     assert build(fill_pool()[0])[1] == most

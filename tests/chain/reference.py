@@ -58,7 +58,6 @@ class Entry:
     digest: bytes
     deadline: int
     pending: Delivery | None = None
-    due: int = 0
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,9 @@ class Reference:
     grant: dict[bytes, int] = field(default_factory=lambda: defaultdict(int))
     used: dict[bytes, set[tuple[int, int]]] = field(default_factory=lambda: defaultdict(set))
     holds: dict[bytes, Entry] = field(default_factory=dict)
-    due_captures: dict[int, list[bytes]] = field(default_factory=lambda: defaultdict(list))
+    waiting: dict[int, tuple[int, list[bytes]]] = field(default_factory=dict)
+    """What captures left unsettled, by number: when it is to be paid, and the holds."""
+    numbered: int = 0
     validators: dict[bytes, Service] = field(default_factory=dict)
     tables: dict[int, dict[bytes, tuple[int, tuple[str, ...]]]] = field(default_factory=dict)
     committees: dict[int, dict[bytes, int]] = field(default_factory=dict)
@@ -221,12 +222,17 @@ class Reference:
         return max(0, self.bonded[key] - self.grant[key])
 
     def end_block(self) -> None:
-        for second in sorted(self.due_captures):
-            if second * 1000 <= self.time:
-                for name in self.due_captures.pop(second):
+        left = self.genesis.parameters.max_settlements
+        for number in sorted(number for number, (due, _) in self.waiting.items() if due <= self.time):
+            if left > 0:
+                _, names = self.waiting.pop(number)
+                left -= len(names)
+                for name in names:
                     entry = self.holds.get(name)
                     if entry is not None and entry.pending is not None:
                         self.resolve(name, entry.payee, entry.pending.amount)
+        if not self.waiting:
+            self.numbered = 0
         self.height += 1
         if self.height % self.genesis.parameters.epoch_heights == 0:
             self.end_epoch()
@@ -362,6 +368,10 @@ class Reference:
             case Capture():
                 for item, receipt in zip(operation.items, good, strict=True):
                     self.capture(signer, item.delivery, receipt)
+                names = [item.delivery.hold for item in operation.items if item.delivery.hold in self.holds]
+                if names:
+                    self.waiting[self.numbered] = (self.time + self.genesis.parameters.capture_grace, names)
+                    self.numbered += 1
             case Release():
                 need(operation.hold in self.holds)
                 entry = self.holds[operation.hold]
@@ -477,9 +487,7 @@ class Reference:
         if receipt or not delivery.amount:
             self.resolve(delivery.hold, signer, delivery.amount)
         else:
-            due = self.time + self.genesis.parameters.capture_grace
-            self.holds[delivery.hold] = replace(entry, pending=delivery, due=due)
-            self.due_captures[-(-due // 1000)].append(delivery.hold)
+            self.holds[delivery.hold] = replace(entry, pending=delivery)
 
     def pay_capture(self, signer: bytes, before: list[tuple[Delivery, Entry | None]], fee: int) -> None:
         """The fee of a capture: the payee's, then out of what it is to be paid, then out of what was given back."""

@@ -141,7 +141,7 @@ def put(*path: str | int, to: Any) -> Any:
         (put("version", to=...), "missing field 'version'"),
         (put("accounts", to=...), "missing field 'accounts'"),
         (put("beacon", to=...), "missing field 'beacon'"),
-        (put("version", to=GENESIS_VERSION - 1), "version"),
+        (put("version", to=GENESIS_VERSION - 1), f"a genesis of version {GENESIS_VERSION - 1}, and this program"),
         (put("version", to=GENESIS_VERSION + 1), "version"),
         (put("version", to=True), "version"),
         (put("version", to=1.0), "version"),

@@ -260,7 +260,7 @@ def test_genesis() -> None:
         assert entries[b"c" + u64(0)] == entries[b"c" + u64(1)] == committee
         root = h("body root", list_root([]), h("evidence", encode([None, [], [], []])))
         header = [
-            2,
+            3,
             get_chain_id(raw),
             0,
             0,

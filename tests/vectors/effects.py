@@ -37,7 +37,7 @@ Record = dict[str, Any]
 RECORDS = {
     b"a": "Account", b"w": "ReplayWindow", b"h": "OpenHold", b"g": "DueCaptures", b"v": "ValidatorRecord",
     b"c": "ValidatorSet", b"t": "ServingTable", b"s": "Totals", b"m": "MountainRange", b"b": "Beacon",
-    b"p": "Participation", b"r": "Registrations",
+    b"p": "Participation", b"r": "Registrations", b"q": "SettlementQueue",
 }  # fmt: skip
 NO_ACCOUNT: Record = {
     "nonce": 0, "available": 0, "held": 0, "bonded": 0, "unbonding": [], "models": [], "grant": 0,
@@ -89,7 +89,7 @@ def check_block(head: Head, raw: bytes, genesis: Record, chain_id: bytes, after:
     committees = [
         decode("ValidatorSet", entries[b"c" + u64(each)])["validators"] for each in (epoch, max(epoch - 1, 0))
     ]
-    demand("version", header["version"] == 2)
+    demand("version", header["version"] == 3)
     demand("chain_id", header["chain_id"] == chain_id)
     demand("height", header["height"] == height)
     demand("epoch", header["epoch"] == epoch == beacon["epoch"])
@@ -128,7 +128,7 @@ def check_block(head: Head, raw: bytes, genesis: Record, chain_id: bytes, after:
     for signed, wire in zip(body["operations"], body_wire[0], strict=True):
         domain = "operation"
         demand("operations", holds(signed["signer"], domain, chain_id, encode(wire[0]), signed["signature"]))
-    ledger = Ledger(entries, genesis, chain_id, parent["chain_time"], header)
+    ledger = Ledger(entries, genesis, chain_id, header)
     try:
         failed = ledger.execute(entries, body, body_wire[0], head.ids)
     except Refused:
@@ -184,13 +184,10 @@ def mark(window: Record, seq: int, attempt: int) -> Record:
 class Ledger:
     """The state while one block is executed."""
 
-    def __init__(
-        self, entries: dict[bytes, bytes], genesis: Record, chain_id: bytes, before: int, header: Record
-    ) -> None:
+    def __init__(self, entries: dict[bytes, bytes], genesis: Record, chain_id: bytes, header: Record) -> None:
         self.state = {key: decode(RECORDS[key[:1]], value) for key, value in entries.items()}
         self.parameters, self.chain_id, self.header = genesis["parameters"], chain_id, header
         self.epoch, self.height, self.now = header["epoch"], header["height"], header["chain_time"]
-        self.before = before
         self.beacon: Record = {}
 
     def get(self, key: bytes, default: Record) -> Record:
@@ -229,12 +226,24 @@ class Ledger:
             for index, (signed, wire) in enumerate(zip(body["operations"], wires, strict=True))
             if not self.include(pick(OPERATIONS, list(wire[0])), signed["operation"], signed["signer"], wire)
         ]
-        for second in range(self.before // 1000 + 1, self.now // 1000 + 1):
-            for name in self.state.pop(b"g" + u64(second), {"holds": []})["holds"]:
-                hold = self.state.get(b"h" + name)
-                if hold is not None:
-                    self.resolve(name, hold["payee"], hold["unsettled_delivery"]["amount"])
+        self.settle()
         return failed
+
+    def settle(self) -> None:
+        queue = self.state.pop(b"q", {"first": 0, "end": 0})
+        settled = 0
+        while queue["first"] < queue["end"] and settled < self.parameters["max_settlements"]:
+            key = b"g" + u64(queue["first"])
+            if self.state[key]["pays_at"] > self.now:
+                break
+            names = self.state.pop(key)["holds"]
+            for name in names:
+                if hold := self.state.get(b"h" + name):
+                    self.resolve(name, hold["payee"], hold["unsettled_delivery"]["amount"])
+            settled += len(names)
+            queue["first"] += 1
+        if queue["first"] < queue["end"]:
+            self.state[b"q"] = queue
 
     def charge(self, key: bytes) -> None:
         owed, account = self.parameters["missed_lead_fee"], self.account(key)
@@ -356,7 +365,6 @@ class Ledger:
         self.state[b"h" + name] = {
             "payer": signer, "payee": terms["payee"], "amount": terms["amount"], "model": terms["model"],
             "request_digest": terms["request_digest"], "deadline": terms["deadline"], "unsettled_delivery": None,
-            "pays_at": 0,
         }  # fmt: skip
 
     def get_price(self, model: str) -> Record:
@@ -400,13 +408,17 @@ class Ledger:
             if item["receipt"] is not None or not delivery["amount"]:
                 self.resolve(delivery["hold"], signer, delivery["amount"])
                 continue
-            hold |= {"unsettled_delivery": delivery, "pays_at": self.now + self.parameters["capture_grace"]}
-            self.get(b"g" + u64(-(-hold["pays_at"] // 1000)), {"holds": []})["holds"].append(delivery["hold"])
-            unsettled.append(hold)
+            hold["unsettled_delivery"] = delivery
+            unsettled.append((delivery["hold"], hold))
+        if unsettled:
+            queue = self.get(b"q", {"first": 0, "end": 0})
+            pays_at = self.now + self.parameters["capture_grace"]
+            self.state[b"g" + u64(queue["end"])] = {"pays_at": pays_at, "holds": [name for name, _ in unsettled]}
+            queue["end"] += 1
         self.earn(fee)
         paid = min(fee, self.account(signer)["available"])
         self.account(signer)["available"] -= paid
-        for hold in unsettled:
+        for _, hold in unsettled:
             fee, paid = fee - paid, min(fee - paid, hold["unsettled_delivery"]["amount"])
             hold["amount"] -= paid
             hold["unsettled_delivery"]["amount"] -= paid

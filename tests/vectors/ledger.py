@@ -34,6 +34,7 @@ LEDGER_PARAMETERS = replace(
     register_difficulty=2,
     newcomer_share=300,
     missed_lead_fee=700,
+    max_settlements=1,
 )
 
 

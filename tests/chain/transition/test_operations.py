@@ -11,8 +11,15 @@ import pytest
 from chain import crypto
 from chain.crypto import KeyPair
 from chain.parameters import ModelPrice, Price
-from chain.state.keys import due_captures_key
-from chain.state.records import MAX_UNBONDINGS, REPLAY_WINDOW_SIZE, Account, Unbonding
+from chain.state.keys import SETTLEMENTS_KEY
+from chain.state.records import (
+    MAX_UNBONDINGS,
+    REPLAY_WINDOW_SIZE,
+    Account,
+    DueCaptures,
+    SettlementQueue,
+    Unbonding,
+)
 from chain.state.state import compute_supply
 from chain.transition.fees import compute_fee
 from chain.transition.operations import _PROCESS
@@ -430,6 +437,11 @@ def test_who_bonds_too_little_is_not_drawn() -> None:
 # Captures
 
 
+def count_queued(chain: Chain) -> int:
+    """Captures that wait for their settlement."""
+    return sum(isinstance(leaf.record, DueCaptures) for leaf in chain.state.entries())
+
+
 def held(amount: int = 5_000, **kwargs: int) -> tuple[Chain, KeyPair, KeyPair]:
     """A chain with a hold 0 of ``amount`` that user 0 made; the user and the executor."""
     chain = Chain(**kwargs)  # type: ignore[arg-type]
@@ -468,33 +480,28 @@ def test_capture_without_a_receipt_pays_after_the_grace_time() -> None:
     before, earner = chain.account(user), chain.account(payee)
     fee = do(chain, chain.capture(payee, chain.delivery(user, 0, amount=3_000)))  # at 2,000, due at 5,000
     hold = chain.state.hold(hold_of(user, 0))
-    assert (
-        hold is not None
-        and hold.pays_at == 5_000
-        and hold.unsettled_delivery is not None
-        and hold.unsettled_delivery.amount == 3_000
-    )
+    assert hold is not None and hold.unsettled_delivery is not None and hold.unsettled_delivery.amount == 3_000
+    assert chain.state.due_captures(0) == DueCaptures(5_000, (hold_of(user, 0),))
     assert chain.account(user) == before
     chain.append(elapsed=2_999)
     assert chain.state.hold(hold_of(user, 0)) == hold
     chain.append(elapsed=1)
     assert chain.head.chain_time == 5_000
-    assert chain.state.hold(hold_of(user, 0)) is None and chain.state.due_captures(5) is None
+    assert chain.state.hold(hold_of(user, 0)) is None and count_queued(chain) == 0
     assert chain.account(payee) == replace(earner, available=earner.available + 3_000 - fee)
     assert chain.account(user) == replace(before, held=0, available=before.available + 2_000)
 
 
-def test_grace_ends_with_the_second_and_not_before() -> None:
+def test_grace_ends_at_the_millisecond_and_not_before() -> None:
     chain, user, payee = held()
-    do(chain, chain.capture(payee, chain.delivery(user, 0, amount=3_000)), elapsed=1_500)  # at 2,500, due at 5,500
-    assert chain.state.due_captures(6) is not None and chain.state.due_captures(5) is None
-    chain.append(elapsed=3_499)
+    do(chain, chain.capture(payee, chain.delivery(user, 0, amount=3_000)), elapsed=1_501)  # at 2,501, due at 5,501
+    chain.append(elapsed=2_999)
     assert chain.state.hold(hold_of(user, 0)) is not None
     chain.append(elapsed=1)
     assert chain.state.hold(hold_of(user, 0)) is None
 
 
-def test_many_seconds_of_captures_fall_due_in_one_block() -> None:
+def test_captures_of_many_blocks_fall_due_in_one() -> None:
     chain = Chain()
     user = chain.users[0]
     payees = []
@@ -506,8 +513,66 @@ def test_many_seconds_of_captures_fall_due_in_one_block() -> None:
     assert chain.account(user).held == sum(range(1_000, 1_006))
     chain.append(elapsed=10**9)  # a halt: chain time goes on by one beat only, which is enough here
     assert chain.account(user).held == 0
-    assert not any(leaf.key[:1] == due_captures_key(0)[:1] for leaf in chain.state.entries())
+    assert count_queued(chain) == 0 and chain.state.get(SETTLEMENTS_KEY) is None
     assert compute_supply(chain.state) == chain.genesis.supply
+
+
+def make_queue(max_settlements: int, sizes: Sequence[int]) -> tuple[Chain, KeyPair, list[list[int]]]:
+    """A chain in which captures of so many holds each of user 0 wait; the user, and the holds' numbers by capture."""
+    chain = Chain(parameters=replace(PARAMETERS, max_settlements=max_settlements))
+    user = chain.users[0]
+    left = dict.fromkeys(range(30))
+    payees = {seq: chain.executor(user, seq) for seq in left}
+    do(chain, *[chain.hold(user, seq, lifetime=20_000) for seq in left])
+    captures = []
+    for size in sizes:
+        payee = next(key for key in chain.validators if sum(payees[seq] is key for seq in left) >= size)
+        captures.append([seq for seq in left if payees[seq] is payee][:size])
+        for seq in captures[-1]:
+            del left[seq]
+    do(chain, *[chain.capture(payees[seqs[0]], *[chain.delivery(user, seq) for seq in seqs]) for seqs in captures])
+    return chain, user, captures
+
+
+def find_open(chain: Chain, user: KeyPair, captures: list[list[int]]) -> list[int]:
+    """Of each capture, how many of its holds are open."""
+    return [sum(chain.state.hold(hold_of(user, seq)) is not None for seq in seqs) for seqs in captures]
+
+
+def test_a_block_settles_a_bounded_number_of_captures_and_leaves_the_rest_in_their_order() -> None:
+    chain, user, captures = make_queue(3, [2, 2, 2, 3, 1, 1])
+    expected = [[0, 0, 2, 3, 1, 1], [0, 0, 0, 0, 1, 1], [0, 0, 0, 0, 0, 0]]
+    for opened in expected:  # a capture is settled whole: it begins while fewer than three holds were taken
+        chain.append(elapsed=10_000 if opened is expected[0] else 1)
+        assert find_open(chain, user, captures) == opened
+    assert count_queued(chain) == 0 and chain.state.get(SETTLEMENTS_KEY) is None
+    assert compute_supply(chain.state) == chain.genesis.supply
+
+
+def test_a_capture_that_waits_for_its_turn_may_still_be_disputed() -> None:
+    chain, user, captures = make_queue(2, [1, 1, 1, 1, 1, 1])
+    chain.append(elapsed=10_000)
+    assert find_open(chain, user, captures) == [0, 0, 1, 1, 1, 1]
+    treasury = chain.state.totals.treasury
+    fee = do(chain, *[chain.sign(user, Dispute(hold_of(user, captures[number][0]))) for number in (3, 4)], elapsed=1)
+    assert chain.state.totals.treasury == treasury + fee + 2 * 1_000
+    assert find_open(chain, user, captures) == [0, 0, 0, 0, 0, 1], "what was disputed takes its place all the same"
+    chain.append(elapsed=1)
+    assert count_queued(chain) == 0
+
+
+def test_a_capture_made_while_others_wait_comes_after_them() -> None:
+    chain, user, captures = make_queue(1, [1, 1, 1])
+    late = next(seq for seq in range(30) if [seq] not in captures)
+    hold = chain.state.hold(hold_of(user, late))
+    assert hold is not None
+    do(chain, chain.capture(chain.keys[hold.payee], chain.delivery(user, late)), elapsed=2_999)
+    for opened in ([0, 1, 1, 1], [0, 0, 1, 1], [0, 0, 0, 1]):
+        chain.append(elapsed=1)
+        assert find_open(chain, user, [*captures, [late]]) == opened
+    for elapsed, opened in ((2_996, [1]), (1, [0])):
+        chain.append(elapsed=elapsed)
+        assert find_open(chain, user, [[late]]) == opened
 
 
 def test_deadlines_count_in_chain_time() -> None:
@@ -793,7 +858,27 @@ def test_a_capture_that_waits_for_a_hold_costs_no_signature_checks(monkeypatch: 
     assert "no open hold" in refusal(chain, capture)
 
 
-def test_captures_of_one_second_stand_on_one_agenda_in_order() -> None:
+@pytest.mark.parametrize("lost", [1, 0])
+def test_a_capture_that_cannot_pay_its_fee_costs_no_signature_checks(
+    lost: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its payee's own transfer before it in the block takes away what all its captures count on."""
+    chain = Chain(available=20_000, stakes=[100_000, 1, 1, 1], parameters=replace(PARAMETERS, min_validator_bond=1))
+    user, payee = chain.users[0], chain.validators[0]
+    do(chain, *[chain.hold(user, seq, amount=100) for seq in range(4)])
+    capture = chain.capture(payee, *[chain.receipt(user, chain.delivery(user, seq, amount=1)) for seq in range(4)])
+    transfer = chain.transfer(payee, STRANGER, 0)
+    rest = compute_fee(chain.genesis, capture) - 4  # what it captures goes into its fee
+    amount = chain.account(payee).available - compute_fee(chain.genesis, transfer) - rest + lost
+    transfer = chain.transfer(payee, user, amount)
+    amount -= compute_fee(chain.genesis, transfer) - compute_fee(chain.genesis, chain.transfer(payee, STRANGER, 0))
+    checked: list[object] = []
+    monkeypatch.setattr(crypto, "verify_all", lambda claims: checked.append(claims) or True)
+    _, _, rejected = chain.propose([chain.transfer(payee, user, amount), capture])
+    assert (len(rejected), len(checked)) == ((1, 0) if lost else (0, 4))
+
+
+def test_captures_stand_in_the_queue_in_their_order() -> None:
     chain = Chain()
     user = chain.users[0]
     payees = [chain.executor(user, seq) for seq in range(12)]
@@ -805,23 +890,14 @@ def test_captures_of_one_second_stand_on_one_agenda_in_order() -> None:
     other = next(seq for seq in range(12) if seq not in mine)
     do(chain, chain.capture(payees[other], chain.delivery(user, other)), elapsed=1)
     do(chain, chain.sign(user, Dispute(hold_of(user, mine[0]))), elapsed=1)
-    due_captures = [
-        chain.state.due_captures(second) for second in (5, 6)
-    ]  # captured at 2,000 and 2,001, due 3 seconds later
-    assert [a and a.holds for a in due_captures] == [tuple(hold_of(user, seq) for seq in mine), (hold_of(user, other),)]
+    assert [chain.state.due_captures(number) for number in range(3)] == [
+        DueCaptures(5_000, tuple(hold_of(user, seq) for seq in mine)),  # captured at 2,000, due 3 seconds later
+        DueCaptures(5_001, (hold_of(user, other),)),
+        None,
+    ]
+    assert chain.state.settlement_queue == SettlementQueue(0, 2)
     before = chain.account(payee).available
     chain.append(elapsed=2_998)
     assert chain.account(payee).available == before + 1_000 * (len(mine) - 1)
     assert chain.state.hold(hold_of(user, other)) is not None
-
-
-def test_two_captures_share_the_agenda_of_their_second() -> None:
-    chain = Chain()
-    user = chain.users[0]
-    payees = [chain.executor(user, seq) for seq in range(2)]
-    do(chain, *[chain.hold(user, seq) for seq in range(2)])
-    do(chain, *[chain.capture(payees[seq], chain.delivery(user, seq)) for seq in range(2)])
-    due_captures = chain.state.due_captures(5)
-    assert due_captures is not None and due_captures.holds == (hold_of(user, 0), hold_of(user, 1))
-    chain.append(elapsed=3_000)
-    assert chain.account(user).held == 0 and chain.state.due_captures(5) is None
+    assert chain.state.due_captures(0) is None and chain.state.settlement_queue == SettlementQueue(1, 2)

@@ -28,6 +28,7 @@ from chain.state.keys import (
     HISTORY_KEY,
     PARTICIPATION_KEY,
     REGISTRATIONS_KEY,
+    SETTLEMENTS_KEY,
     TOTALS_KEY,
     account_key,
     committee_key,
@@ -46,6 +47,7 @@ from chain.state.records import (
     RecentBlock,
     Registrations,
     ReplayWindow,
+    SettlementQueue,
     Totals,
     Unbonding,
     ValidatorRecord,
@@ -89,6 +91,7 @@ RULES = replace(
     epoch_heights=5,  # four blocks whose votes count: exactly one half is possible
     unbonding_epochs=1,
     committee_size=5,
+    max_settlements=2,
     entry_fee=900,
     register_grant=1_200,
     register_cap=1,
@@ -687,11 +690,12 @@ def write_down(reference: Reference) -> dict[bytes, Record]:
             entries[replay_window_key(who)] = ReplayWindow(top, bytes(masks).rstrip(b"\0"))
     for name, entry in reference.holds.items():
         entries[hold_key(name)] = OpenHold(
-            entry.payer, entry.payee, entry.amount, entry.model, entry.digest, entry.deadline, entry.pending, entry.due
+            entry.payer, entry.payee, entry.amount, entry.model, entry.digest, entry.deadline, entry.pending
         )
-    for second, names in reference.due_captures.items():
-        if names:
-            entries[due_captures_key(second)] = DueCaptures(tuple(names))
+    for number, (due, names) in reference.waiting.items():
+        entries[due_captures_key(number)] = DueCaptures(due, tuple(names))
+    if reference.waiting:
+        entries[SETTLEMENTS_KEY] = SettlementQueue(min(reference.waiting), reference.numbered)
     for who, validator in reference.validators.items():
         entries[validator_key(who)] = ValidatorRecord(
             validator.enrolled,
