@@ -26,8 +26,8 @@ from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[2]
 PATCHES = Path(__file__).resolve().parent
-PARTS = ("chain", "consensus", "p2p", "serving", "benchmarks", "tests", "node.py", "pyproject.toml")
-"""What the tests of the rules need of the tree."""
+PARTS = ("chain", "consensus", "p2p", "serving", "benchmarks", "tests", "docs", "node.py", "pyproject.toml")
+"""What the tests of the rules need of the tree; the specification of the ledger reads docs/protocol.md."""
 
 PASSED, FAILED = 0, 1
 """What pytest returns; anything else is no verdict."""

@@ -1,10 +1,11 @@
-"""The ledger against a second implementation: random histories must leave both with the same books.
+"""The ledger against its specification: random histories must leave both in the same state.
 
 Operations of every kind, sound and unsound, replayed and forged, go through ``build_block`` and ``state_transition`` in
-blocks at random times; ``tests.chain.reference`` executes the same ones. The validators among the people vote on every
-block, some of them late or not at all, leave out views when it is their turn, lie and are found out; people join them
-and leave. After every block the whole state must be what the reference says, entry by entry, the outcome of each
-operation the same, and the sum of all credit what it was at genesis.
+blocks at random times; :mod:`tests.chain.specification` checks the same blocks, and executes what went into them and
+what was left out. The validators among the people vote on every block, some of them late or not at all, leave out views
+when it is their turn, lie and are found out; people join them and leave. After every block the whole state must be what
+the specification says, entry by entry, the outcome of each operation the same, and the sum of all credit what it was at
+genesis.
 """
 
 from __future__ import annotations
@@ -19,39 +20,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from chain.codec import Record
 from chain.crypto import KeyPair, hash_bytes
 from chain.exceptions import InvalidBlock
-from chain.state.beacon import Beacon, make_hash_chain
-from chain.state.keys import (
-    BEACON_KEY,
-    HISTORY_KEY,
-    PARTICIPATION_KEY,
-    REGISTRATIONS_KEY,
-    SETTLEMENTS_KEY,
-    TOTALS_KEY,
-    account_key,
-    committee_key,
-    due_captures_key,
-    hold_key,
-    replay_window_key,
-    table_key,
-    validator_key,
-)
-from chain.state.lottery import ServingEntry, ServingTable
-from chain.state.records import (
-    Account,
-    DueCaptures,
-    OpenHold,
-    Participation,
-    RecentBlock,
-    Registrations,
-    ReplayWindow,
-    SettlementQueue,
-    Totals,
-    Unbonding,
-    ValidatorRecord,
-)
+from chain.state.beacon import make_hash_chain
 from chain.state.state import compute_supply
 from chain.transition import registration
 from chain.types.operations import (
@@ -80,9 +51,15 @@ from chain.types.operations import (
     compute_hold_id,
     sign_operation,
 )
-from chain.types.validators import ValidatorSet
 from chain.types.votes import NO_BLOCK, Certificate, Vote, VoteKind, sign_vote
-from tests.chain.reference import Reference
+from tests.chain.specification import operations
+from tests.chain.specification.blocks import check_block, execute
+from tests.chain.specification.draws import compute_leader
+from tests.chain.specification.epochs import count_participation
+from tests.chain.specification.ledger import NO_VALIDATOR, Invalid, get_own_bond, make_ledger
+from tests.chain.specification.merkle import state_root
+from tests.chain.specification.notation import Record, decode
+from tests.chain.specification.payments import find_executor
 from tests.support.chain_builder import MODEL, PARAMETERS, Chain
 from tests.support.keys import make_key
 
@@ -105,6 +82,7 @@ def quick_work() -> Iterator[None]:
     """Proofs of work cost next to nothing here; what they are worth is tested elsewhere."""
     patch = pytest.MonkeyPatch()
     patch.setattr(registration, "argon2id", lambda challenge, salt, *cost: hash_bytes("quick", challenge, salt))
+    patch.setattr(operations, "compute_work", lambda challenge, salt: hash_bytes("quick", challenge, salt))
     registration.is_valid_proof_of_work.cache_clear()
     yield
     patch.undo()
@@ -140,11 +118,12 @@ class LedgerMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.chain = Chain(4, 2, stakes=[2_000, 8_000, 4_000, 1_500], available=60_000, parameters=RULES)
-        self.reference = Reference(self.chain.genesis)
+        self.ledger = make_ledger(self.chain.genesis.encode())
+        """What the specification says that there is."""
         self.people = [*self.chain.validators, *self.chain.users, *(make_key(f"stranger {n}") for n in range(2))]
         self.chain.keys = {key.public_key: key for key in self.people}
-        self.queue: list[tuple[SignedOperation, tuple[bool | None, ...]]] = []
-        self.signed: list[tuple[SignedOperation, tuple[bool | None, ...]]] = []
+        self.queue: list[SignedOperation] = []
+        self.signed: list[SignedOperation] = []
         self.holds: list[tuple[KeyPair, Hold, bytes]] = []
         self.tops = [0] * PEOPLE
         self.absent: set[int] = set()
@@ -153,6 +132,7 @@ class LedgerMachine(RuleBasedStateMachine):
         """By tip, of all onions in use."""
         for key in self.chain.validators:
             self.peel(key, 0)
+        self.compare()
 
     def peel(self, key: KeyPair, number: int) -> bytes:
         """The tip of an onion, whose layers the validators know from now on."""
@@ -163,41 +143,51 @@ class LedgerMachine(RuleBasedStateMachine):
                 self.reveals[commitment], commitment = reveal, reveal
         return hash_chain.commitment
 
-    def ask(self, key: KeyPair, operation: Operation, receipts: tuple[bool | None, ...] = ()) -> None:
-        entry = (sign_operation(key, self.chain.genesis.chain_id, operation), receipts)
-        self.queue.append(entry)
-        self.signed.append(entry)
+    def account(self, key: KeyPair) -> Record:
+        return self.ledger.account(key.public_key)
+
+    def validator(self, key: KeyPair) -> Record:
+        return self.ledger.entries.get(b"v" + key.public_key, NO_VALIDATOR)
+
+    def is_known(self, key: KeyPair) -> bool:
+        """Whether somebody ever enrolled."""
+        return b"v" + key.public_key in self.ledger.entries
+
+    def ask(self, key: KeyPair, operation: Operation) -> None:
+        signed = sign_operation(key, self.chain.genesis.chain_id, operation)
+        self.queue.append(signed)
+        self.signed.append(signed)
         if len(self.queue) >= 5:
             self.make_block(1_000)
 
     @rule(who=people, to=people, amount=amounts, fault=NONCE_FAULTS)
     def send(self, who: int, to: int, amount: int | str, fault: str) -> None:
         key = self.people[who]
-        whole = self.reference.available[key.public_key]
+        whole = self.account(key)["available"]
         self.ask(key, Transfer(self.next_nonce(key, fault), self.people[to].public_key, resolve(amount, whole)))
 
     @rule(who=people, amount=amounts, fault=NONCE_FAULTS)
     def bond(self, who: int, amount: int | str, fault: str) -> None:
         key = self.people[who]
-        whole = self.reference.available[key.public_key]
+        whole = self.account(key)["available"]
         self.ask(key, Bond(self.next_nonce(key, fault), resolve(amount, whole)))
 
     @rule(who=people, amount=amounts, fault=NONCE_FAULTS)
     def unbond(self, who: int, amount: int | str, fault: str) -> None:
         key = self.people[who]
-        whole = self.reference.bonded[key.public_key]
+        whole = self.account(key)["bonded"]
         self.ask(key, Unbond(self.next_nonce(key, fault), resolve(amount, whole)))
 
     @rule(who=people, fault=NONCE_FAULTS)
     def withdraw(self, who: int, fault: str) -> None:
         """Rather somebody who has something to withdraw."""
-        ripe = [key for key in self.people if min(self.get_parts(key), default=1e9) <= self.reference.epoch]
+        ripe = [key for key in self.people if min(self.get_parts(key), default=1e9) <= self.ledger.epoch]
         key = ripe[who % len(ripe)] if ripe and not fault else self.people[who]
         self.ask(key, Withdraw(self.next_nonce(key, fault)))
 
     @rule(
         who=people,
-        models=st.sampled_from([(MODEL,), (MODEL,), (), ("large", MODEL), ("large",)]),
+        models=st.sampled_from([(MODEL,), (MODEL,), (), ("large", MODEL), ("large",), (MODEL, "large")]),
         fault=NONCE_FAULTS,
     )
     def serve(self, who: int, models: tuple[str, ...], fault: str) -> None:
@@ -205,8 +195,8 @@ class LedgerMachine(RuleBasedStateMachine):
         self.ask(key, Serve(self.next_nonce(key, fault), models))
 
     def next_nonce(self, key: KeyPair, fault: str = "") -> int:
-        queued = sum(hasattr(o.operation, "nonce") and o.signer == key.public_key for o, _ in self.queue)
-        nonce = self.reference.nonce[key.public_key] + queued
+        queued = sum(hasattr(o.operation, "nonce") and o.signer == key.public_key for o in self.queue)
+        nonce = self.account(key)["nonce"] + queued
         return {"used nonce": max(0, nonce - 1), "later nonce": nonce + 1}.get(fault, nonce)
 
     @rule(who=people, kind=st.sampled_from([Enroll, Retire]), hash_chain=st.integers(1, 3), fault=DUTY_FAULTS)
@@ -218,26 +208,22 @@ class LedgerMachine(RuleBasedStateMachine):
         self.change_duty(who, kind, hash_chain, fault)
 
     def change_duty(self, who: int, kind: type[NoncedOperation], hash_chain: int, fault: str) -> None:
-        key, validators = self.people[who], self.reference.validators
+        key = self.people[who]
         if fault != "somebody":  # rather somebody who may
+            known = [k for k in self.people if self.is_known(k)]
             fitting = {
                 Enroll: [
                     k
                     for k in self.people
-                    if (k.public_key not in validators or not validators[k.public_key].enrolled)
-                    and self.reference.available[k.public_key] > 5_000
+                    if not self.validator(k)["is_enrolled"] and self.account(k)["available"] > 5_000
                 ],
-                Unjail: [
-                    k
-                    for k in self.people
-                    if k.public_key in validators and 0 < validators[k.public_key].jailed <= self.reference.epoch
-                ],
-            }.get(kind, [k for k in self.people if k.public_key in validators])
+                Unjail: [k for k in known if 0 < self.validator(k)["jailed_until"] <= self.ledger.epoch],
+            }.get(kind, known)
             if not fitting and kind is Unjail and who % 2:
-                kind, fitting = Recommit, [k for k in self.people if k.public_key in validators]
+                kind, fitting = Recommit, known
             key = fitting[who % len(fitting)] if fitting else key
         nonce = self.next_nonce(key)
-        if kind is Enroll and not fault and self.reference.bonded[key.public_key] < RULES.min_validator_bond:
+        if kind is Enroll and not fault and self.account(key)["bonded"] < RULES.min_validator_bond:
             self.ask(key, Bond(nonce, 2_000))
             nonce = self.next_nonce(key)
         has_no_commitment = kind in (Retire, Unjail)  # so that it can be wrong in one way only
@@ -269,11 +255,10 @@ class LedgerMachine(RuleBasedStateMachine):
     def lie(self, who: int, finder: int, kinds: tuple[int, int], ago: int, view: int, fault: str, seldom: str) -> None:
         if seldom != "":
             return
-        punished = {
-            key for key, validator in self.reference.validators.items() if validator.clean > self.reference.epoch
-        }
-        liars = [key for key in self.people if key.public_key in self.reference.validators.keys() - punished]
-        liar, epoch = self.people[who], max(0, self.reference.epoch - ago)
+        liars = [
+            key for key in self.people if self.is_known(key) and self.validator(key)["clean_from"] <= self.ledger.epoch
+        ]
+        liar, epoch = self.people[who], max(0, self.ledger.epoch - ago)
         if fault != "anybody" and liars:
             liar = liars[who % len(liars)]
         if fault == "honest":
@@ -292,18 +277,14 @@ class LedgerMachine(RuleBasedStateMachine):
         if fault == "forged":
             votes[1] = replace(votes[1], signature=votes[0].signature)
         first, second = sorted(votes, key=Vote.encode, reverse=fault == "order")
-        self.ask(self.people[finder], Evidence(first, second), (fault != "forged",))
+        self.ask(self.people[finder], Evidence(first, second))
 
     @rule(who=st.sampled_from([PEOPLE - 1, PEOPLE - 2, PEOPLE - 2, 5]), ago=st.sampled_from([0, 0, 0, 1, 2]))
     def register(self, who: int, ago: int) -> None:
-        key, epoch = self.people[who], max(0, self.reference.epoch - ago)
-        if ago == 0 and self.reference.bonded[key.public_key]:  # seldom what must be refused
+        key, epoch = self.people[who], max(0, self.ledger.epoch - ago)
+        if ago == 0 and self.account(key)["bonded"]:  # seldom what must be refused
             return
-        source = self.reference.sources.get(epoch, bytes(32))
-        challenge = registration.compute_challenge(self.chain.genesis, source, key.public_key)
-        salt = bytes(REGISTRATION_SALT_BYTES - 1) + bytes([ago])
-        good = hash_bytes("quick", challenge, salt)[0] < 128  # one bit
-        self.ask(key, Register(epoch, salt, (MODEL,)), (good,))
+        self.ask(key, Register(epoch, bytes(REGISTRATION_SALT_BYTES - 1) + bytes([ago]), (MODEL,)))
 
     @rule(absent=st.sets(st.integers(0, PEOPLE - 1), max_size=3))
     def leave_the_room(self, absent: set[int]) -> None:
@@ -320,19 +301,19 @@ class LedgerMachine(RuleBasedStateMachine):
         ),
     )  # fmt: skip
     def hold(self, who: int, amount: int | str, attempt: int, lifetime: int, fault: str) -> None:
-        key, reference = self.people[who], self.reference
+        key, ledger = self.people[who], self.ledger
         top = self.tops[who]
         seq = {"used seq": max(0, top - 1), "last seq": top + 255, "too far": top + 256}.get(fault, top)
         attempt = 3 if fault == "attempt" else attempt
-        epoch = reference.epoch + {"old epoch": -1, "older epoch": -2, "next epoch": 1}.get(fault, 0)
+        epoch = ledger.epoch + {"old epoch": -1, "older epoch": -2, "next epoch": 1}.get(fault, 0)
         epoch = max(0, epoch)
         model = "unknown" if fault == "model" else MODEL
-        payee = reference.draw(epoch, key.public_key, seq, attempt, model)
+        payee = find_executor(ledger, epoch, key.public_key, seq, attempt, model)
         if payee is None or fault == "payee":
             payee = self.people[(who + 1) % PEOPLE].public_key
-        deadline = reference.time + (30_000 if fault == "deadline" else lifetime)
+        deadline = ledger.now + (30_000 if fault == "deadline" else lifetime)
         digest = hash_bytes("request", bytes([attempt]))
-        amount = resolve(amount, reference.available[key.public_key])
+        amount = resolve(amount, self.account(key)["available"])
         operation = Hold(payee, amount, epoch, seq, attempt, model, digest, deadline)
         self.holds.append((key, operation, compute_hold_id(key.public_key, seq, attempt)))
         self.tops[who] = max(top, seq + 1) if fault != "too far" else top
@@ -340,14 +321,17 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def pick(self, index: int, pending: bool | None, payee: bytes | None = None) -> tuple[KeyPair, Hold, bytes] | None:
         """A hold that is open and (not) captured, if there is one; any that ever was asked for when that is None."""
-        entries = self.reference.holds
         fitting = [
             asked
             for asked in self.holds
-            if payee in (None, asked[1].payee)
-            and (pending is None or (asked[2] in entries and (entries[asked[2]].pending is not None) is pending))
+            if payee in (None, asked[1].payee) and (pending is None or pending is self.is_captured(asked[2]))
         ]
         return fitting[-1 - index % len(fitting)] if fitting else None
+
+    def is_captured(self, name: bytes) -> bool | None:
+        """Whether something is pending on a hold, None if it is not open."""
+        entry = self.ledger.entries.get(b"h" + name)
+        return None if entry is None else entry["unsettled_delivery"] is not None
 
     @rule(
         index=indices,
@@ -362,21 +346,24 @@ class LedgerMachine(RuleBasedStateMachine):
         self.make_block(1)  # what is queued is paid from the same purse
         if not (picked := self.pick(index, False)):
             return
-        payee, reference = picked[1].payee, self.reference
-        key, whole = next(key for key in self.people if key.public_key == payee), reference.available[payee]
-        amount = whole
+        key = next(key for key in self.people if key.public_key == picked[1].payee)
+        amount = whole = self.account(key)["available"]
         for _ in range(3):  # the fee is by the bytes of the operation that pays it
             transfer = Transfer(self.next_nonce(key), self.people[to].public_key, amount)
             signed = sign_operation(key, self.chain.genesis.chain_id, transfer)
             amount = max(0, whole - left - len(signed.encoded) * RULES.fee_per_byte)
         self.ask(key, replace(transfer, amount=amount))
-        found = [name for name, entry in reference.holds.items() if entry.payee == payee and entry.pending is None]
+        found = [
+            name[1:]
+            for name, entry in self.ledger.entries.items()
+            if name[:1] == b"h" and entry["payee"] == key.public_key and entry["unsettled_delivery"] is None
+        ]
         items = [
             CaptureItem(Delivery(name, amount, hash_bytes("answer"), Usage(amount, 0), "stop"), None)
             for name, amount in zip(found, amounts, strict=False)
         ]
         if items:
-            self.ask(key, Capture(tuple(items)), (None,) * len(items))
+            self.ask(key, Capture(tuple(items)))
 
     @rule(
         picks=st.lists(indices, min_size=1, max_size=3),
@@ -385,7 +372,7 @@ class LedgerMachine(RuleBasedStateMachine):
         fault=sometimes("amount", "price", "forged", "other hold", "thief", "twice", one_in=3),
     )
     def capture(self, picks: list[int], amount: str, receipt: bool | None, fault: str) -> None:
-        chosen: dict[bytes, tuple[CaptureItem, bool | None]] = {}
+        chosen: dict[bytes, CaptureItem] = {}
         payee: bytes | None = None
         for index in picks:
             picked = self.pick(index, None if fault == "twice" else False, payee)
@@ -398,21 +385,18 @@ class LedgerMachine(RuleBasedStateMachine):
             delivery = Delivery(name, asked, hash_bytes("answer"), usage, "stop")
             chosen[name] = self.accept(payer, delivery, receipt, fault)
         key = next(key for key in self.people if (key.public_key == payee) is not (fault == "thief"))
-        self.ask(key, Capture(tuple(item for item, _ in chosen.values())), tuple(good for _, good in chosen.values()))
+        self.ask(key, Capture(tuple(chosen.values())))
 
-    def accept(
-        self, payer: KeyPair, delivery: Delivery, receipt: bool | None, fault: str
-    ) -> tuple[CaptureItem, bool | None]:
-        """The delivery with its receipt, and whether that is good (None: there is none)."""
-        chain_id = self.chain.genesis.chain_id
+    def accept(self, payer: KeyPair, delivery: Delivery, receipt: bool | None, fault: str) -> CaptureItem:
+        """The delivery with its receipt, which is not good if the fault is in it."""
+        signed = delivery
         if fault == "forged":
             payer = next(key for key in self.people if key is not payer)
-        signed = replace(delivery, hold=bytes(32)) if fault == "other hold" else delivery
-        if fault in ("forged", "other hold"):
-            return CaptureItem(delivery, payer.sign("receipt", chain_id, signed.encode())), False
-        if receipt is None:
-            return CaptureItem(delivery, None), None
-        return CaptureItem(delivery, payer.sign("receipt", chain_id, delivery.encode())), True
+        elif fault == "other hold":
+            signed = replace(delivery, hold=bytes(32))
+        elif receipt is None:
+            return CaptureItem(delivery, None)
+        return CaptureItem(delivery, payer.sign("receipt", self.chain.genesis.chain_id, signed.encode()))
 
     @rule(
         who=people,
@@ -461,7 +445,7 @@ class LedgerMachine(RuleBasedStateMachine):
         if end in ("dispute", "dispute by another", "late dispute", "release of a capture"):
             payee = next(key for key in self.people if key.public_key == hold.payee)
             delivery = Delivery(name, amount, hash_bytes("answer"), Usage(amount // 2, amount // 20 + 1), "stop")
-            self.ask(payee, Capture((CaptureItem(delivery, None),)), (None,))
+            self.ask(payee, Capture((CaptureItem(delivery, None),)))
             self.wait(3_001 if end == "late dispute" else pause)
         if "dispute" in end:
             self.ask(self.people[by] if end == "dispute by another" else payer, Dispute(name))
@@ -469,7 +453,7 @@ class LedgerMachine(RuleBasedStateMachine):
         else:
             self.wait(pause)
             self.ask(self.people[by], Release(name))
-            left = hold.deadline - self.reference.time  # to the very millisecond
+            left = hold.deadline - self.ledger.now  # to the very millisecond
             self.wait({"release at the deadline": left, "early release": left - 1}.get(end, left + 1))
 
     def wait(self, elapsed: int) -> None:
@@ -479,14 +463,13 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def ask_for_hold(self, who: int, amount: int) -> tuple[KeyPair, Hold, bytes] | None:
         """A hold that nothing is wrong with, of ``who`` or, who cannot pay, of the richest."""
-        reference = self.reference
-        if reference.available[self.people[who].public_key] < amount + 5_000:
-            who = max(range(PEOPLE), key=lambda number: reference.available[self.people[number].public_key])
-        key, seq, epoch = self.people[who], self.tops[who], reference.epoch
-        payee = reference.draw(epoch, key.public_key, seq, 0, MODEL)
-        if payee is None or not reference.models[payee]:
+        if self.account(self.people[who])["available"] < amount + 5_000:
+            who = max(range(PEOPLE), key=lambda number: self.account(self.people[number])["available"])
+        key, seq, epoch = self.people[who], self.tops[who], self.ledger.epoch
+        payee = find_executor(self.ledger, epoch, key.public_key, seq, 0, MODEL)
+        if payee is None or not self.ledger.account(payee)["models"]:
             return None
-        deadline = reference.time + 9_000
+        deadline = self.ledger.now + 9_000
         operation = Hold(payee, amount, epoch, seq, 0, MODEL, hash_bytes("request"), deadline)
         self.holds.append((key, operation, compute_hold_id(key.public_key, seq, 0)))
         self.tops[who] += 1
@@ -498,17 +481,17 @@ class LedgerMachine(RuleBasedStateMachine):
         """Somebody unbonds, and withdraws in the first epoch that allows it, or in one of the last that do not."""
         if seldom != "":
             return
-        reference = self.reference
-        leaving = [key for key in self.people if any(e - early > reference.epoch for e in self.get_parts(key))]
+        epoch = self.ledger.epoch
+        leaving = [key for key in self.people if any(e - early > epoch for e in self.get_parts(key))]
         key = leaving[who % len(leaving)] if leaving else self.people[who]
         if not leaving:
-            bonded = [key for key in self.people if reference.own(key.public_key) > 1]
+            bonded = [key for key in self.people if get_own_bond(self.account(key)) > 1]
             if not bonded:
                 return
             key = bonded[who % len(bonded)]
-            self.ask(key, Unbond(self.next_nonce(key), reference.own(key.public_key) // 2))
+            self.ask(key, Unbond(self.next_nonce(key), get_own_bond(self.account(key)) // 2))
             self.make_block(1_000)
-        ripe = [epoch - early for epoch in self.get_parts(key) if epoch - early > reference.epoch]
+        ripe = [e - early for e in self.get_parts(key) if e - early > self.ledger.epoch]
         self.wait_for_epoch(min(ripe, default=0))
         self.ask(key, Withdraw(self.next_nonce(key)))
         self.make_block(400)
@@ -521,23 +504,23 @@ class LedgerMachine(RuleBasedStateMachine):
             self.make_block(400)
         if jailed := self.find_jailed():
             key = jailed[who % len(jailed)]
-            self.wait_for_epoch(self.reference.validators[key.public_key].jailed - early)
+            self.wait_for_epoch(self.validator(key)["jailed_until"] - early)
             self.ask(key, Unjail(self.next_nonce(key)))
             self.make_block(400)
 
     def find_jailed(self) -> list[KeyPair]:
-        validators = self.reference.validators
-        jailed = [key for key in self.people if key.public_key in validators and validators[key.public_key].jailed]
-        return [key for key in jailed if validators[key.public_key].enrolled]
+        return [
+            key for key in self.people if self.validator(key)["jailed_until"] and self.validator(key)["is_enrolled"]
+        ]
 
     def wait_for_epoch(self, epoch: int) -> None:
         for _ in range(4 * RULES.epoch_heights):
-            if self.reference.epoch < epoch:
+            if self.ledger.epoch < epoch:
                 self.make_block(1_000)
 
-    def get_parts(self, key: KeyPair) -> dict[int, int]:
-        """What of somebody's stake is unbonding, by the epoch in which it comes free."""
-        return self.reference.unbonding[key.public_key]
+    def get_parts(self, key: KeyPair) -> list[int]:
+        """The epochs in which what is unbonding of somebody's stake comes free."""
+        return [part["release_epoch"] for part in self.account(key)["unbonding"]]
 
     @rule(index=indices)
     def replay(self, index: int) -> None:
@@ -560,11 +543,12 @@ class LedgerMachine(RuleBasedStateMachine):
         for _ in range(epochs * RULES.epoch_heights):
             self.make_block(1_000, 0, late)
 
-    def vote_on_parent(self) -> tuple[Certificate | None, list[KeyPair]]:
+    def vote_on_parent(self) -> Certificate | None:
         """What those who are not absent say about the last block; the votes of the others come late."""
         if not self.chain.blocks:
-            return None, []
-        head, members = self.chain.head, self.reference.committees[self.chain.head.epoch]
+            return None
+        head = self.chain.head
+        members = {each["public_key"]: each["stake"] for each in self.ledger.committee(head.epoch)}
         voters = [key for key in self.people if key.public_key in members]
         total = sum(members.values())
         for number in sorted(self.absent):
@@ -577,11 +561,11 @@ class LedgerMachine(RuleBasedStateMachine):
             for key in self.people
             if key.public_key in members and key not in voters
         ]
-        return self.chain.parent_certificate(voters), voters
+        return self.chain.parent_certificate(voters)
 
     def choose_late(self, how: str) -> list[Vote]:
         """Votes that a block carries besides: all that came since, or some that it must not carry."""
-        chain_id, epoch = self.chain.genesis.chain_id, self.reference.epoch
+        chain_id, epoch = self.chain.genesis.chain_id, self.ledger.epoch
         if how == "none":
             return []
         late = [vote for vote in self.late if vote.epoch == epoch][-6:]
@@ -597,137 +581,74 @@ class LedgerMachine(RuleBasedStateMachine):
         return [*late, odd[how]] if how in odd else late
 
     def make_block(self, elapsed: int, skipped: int = 0, late: str = "all") -> None:
-        chain, reference = self.chain, self.reference
-        begun = bool(reference.height % RULES.epoch_heights)
-        first = reference.view + 1 if begun else 1
+        chain, ledger = self.chain, self.ledger
+        first = ledger.header["view"] + 1 if ledger.height % RULES.epoch_heights else 1
+        source = ledger.find_source(ledger.epoch)
+        assert source is not None
         while True:  # who cannot open its tip cannot lead
-            leader = reference.leader(first + skipped)
+            leader = compute_leader(ledger.committee(ledger.epoch), source, first + skipped)
             assert chain.leader(first + skipped).public_key == leader
-            if (reveal := self.reveals.get(reference.validators[leader].commitment)) is not None:
+            if (reveal := self.reveals.get(ledger.entries[b"v" + leader]["commitment"])) is not None:
                 break
             skipped += 1
             if skipped > 60:
                 return
-        certificate, voters = self.vote_on_parent()
-        votes, signers = self.choose_late(late), {key.public_key for key in voters}
-        operations = [operation for operation, _ in self.queue]
+        certificate = self.vote_on_parent()
+        votes = self.choose_late(late)
         arguments = {"elapsed": elapsed, "skipped": skipped, "parent_certificate": certificate, "reveal": reveal}
-        if not reference.count(chain.head.id, signers, votes):
+        if not self.do_count(certificate, votes):
             with pytest.raises(InvalidBlock, match="late_votes"):
-                chain.propose(operations, late_votes=votes, **arguments)
+                chain.propose(self.queue, late_votes=votes, **arguments)
             votes = []
-            assert reference.count(chain.head.id, signers, votes)
         self.late = [vote for vote in self.late if vote not in votes][-30:]
-        block, transition, rejected = chain.propose(operations, late_votes=votes, **arguments)
-        reference.begin_block(elapsed, first + skipped, leader, reveal)
+        block, transition, rejected = chain.propose(self.queue, late_votes=votes, **arguments)
+        received = decode("Block", block.encoded)
+        check_block(ledger, received)
+        outcomes = execute(ledger, received, [decode("SignedOperation", signed.encoded) for signed in self.queue])
         failures, refusals = iter(transition.failures), iter(rejected)
-        for signed, good in self.queue:
-            outcome = reference.apply(signed.signer, signed.operation, len(signed.encoded), good)
+        for signed, outcome in zip(self.queue, outcomes, strict=True):
             self.outcomes[type(signed.operation).__name__, outcome] += 1
-            if outcome == "refused":
+            if outcome == operations.REFUSED:
                 refused = next(refusals, None)
                 assert refused is not None and refused[0] is signed, signed.operation
             else:
                 failure = next(failures)
-                assert (failure is None) is (outcome == "done"), (signed.operation, failure)
+                assert (failure is None) is (outcome == operations.DONE), (signed.operation, failure)
                 assert len((failure or "").encode()) < len(signed.encoded), "what a store reserves for reasons"
         assert not [*failures, *refusals]
-        reference.end_block()
         chain.accept(block, transition)
         self.queue.clear()
         self.compare()
 
+    def do_count(self, certificate: Certificate | None, votes: list[Vote]) -> bool:
+        """Whether the next block may carry these late votes."""
+        parent = None if certificate is None else decode("Certificate", certificate.encode())
+        try:
+            count_participation(self.ledger, parent, [decode("Vote", vote.encode()) for vote in votes])
+        except Invalid:
+            return False
+        return True
+
     def compare(self) -> None:
-        """The whole state, entry by entry."""
-        found = {leaf.key: leaf.record for leaf in self.chain.state.entries()}
-        expected = write_down(self.reference)
-        history = found.pop(HISTORY_KEY)
-        assert history == self.chain.state.history and self.chain.state.history.count == self.reference.height
-        assert {key: record for key, record in found.items() if expected.get(key) != record} == {}
+        """The whole state, entry by entry, and its root."""
+        found, expected = {leaf.key: leaf for leaf in self.chain.state.entries()}, self.ledger.encode_entries()
+        assert {
+            key: (leaf.record, self.ledger.entries.get(key))
+            for key, leaf in found.items()
+            if expected.get(key) != leaf.encoded
+        } == {}
         assert found.keys() == expected.keys()
+        assert self.chain.head.id == self.ledger.ids[-1]
+        assert self.chain.head.state_root == state_root(expected)
 
     @invariant()
     def nothing_is_made_or_lost(self) -> None:
         supply = self.chain.state.totals.supply
-        assert compute_supply(self.chain.state) == supply == self.reference.supply == self.reference.total()
+        assert compute_supply(self.chain.state) == supply
+        assert self.ledger.compute_supply() == supply == self.ledger.entries[b"s"]["supply"]
         for _, account in self.chain.state.accounts():
             parts = (account.available, account.held, account.bonded, *(part.amount for part in account.unbonding))
             assert all(0 <= part <= supply for part in parts)
-
-
-def write_down(reference: Reference) -> dict[bytes, Record]:
-    """Every entry that the state must have, but for the history of blocks."""
-    entries: dict[bytes, Record] = {
-        TOTALS_KEY: Totals(reference.treasury, reference.supply),
-        BEACON_KEY: Beacon(
-            reference.epoch,
-            reference.beacon,
-            reference.sources[reference.epoch],
-            reference.sources[reference.epoch - 1],
-        ),
-    }
-    books = (reference.nonce, reference.available, reference.held, reference.bonded, reference.models)
-    for who in {key for book in books for key in book}:
-        parts = sorted(reference.unbonding[who].items())
-        account = Account(
-            reference.nonce[who],
-            reference.available[who],
-            reference.held[who],
-            reference.bonded[who],
-            tuple(Unbonding(amount, release) for release, amount in parts),
-            reference.models[who],
-            reference.grant[who],
-        )
-        if account != Account():
-            entries[account_key(who)] = account
-    for who, used in reference.used.items():
-        if used:
-            top = 1 + max(seq for seq, _ in used)
-            masks = bytearray(256)
-            for seq, attempt in used:
-                if seq >= top - 256:
-                    masks[top - 1 - seq] |= 1 << attempt
-            entries[replay_window_key(who)] = ReplayWindow(top, bytes(masks).rstrip(b"\0"))
-    for name, entry in reference.holds.items():
-        entries[hold_key(name)] = OpenHold(
-            entry.payer, entry.payee, entry.amount, entry.model, entry.digest, entry.deadline, entry.pending
-        )
-    for number, (due, names) in reference.waiting.items():
-        entries[due_captures_key(number)] = DueCaptures(due, tuple(names))
-    if reference.waiting:
-        entries[SETTLEMENTS_KEY] = SettlementQueue(min(reference.waiting), reference.numbered)
-    for who, validator in reference.validators.items():
-        entries[validator_key(who)] = ValidatorRecord(
-            validator.enrolled,
-            validator.since,
-            validator.commitment,
-            validator.hash_chain,
-            *validator.coming,
-            validator.jailed,
-            validator.clean,
-        )
-    for epoch, rows in reference.tables.items():
-        serving = tuple(ServingEntry(key, *row) for key, row in sorted(rows.items()))
-        entries[table_key(epoch)] = ServingTable(serving, RULES.newcomer_share)
-    for epoch, seats in reference.committees.items():
-        entries[committee_key(epoch)] = ValidatorSet.of(seats.items())
-    entries[PARTICIPATION_KEY] = write_turnout(reference)
-    if reference.registered:
-        entries[REGISTRATIONS_KEY] = Registrations(reference.registered)
-    return entries
-
-
-def write_turnout(reference: Reference) -> Participation:
-    """Who took part in the epoch of the last block, by position in its committee."""
-    if not reference.height:
-        return Participation(0, (), ())
-    last = (reference.height - 1) // RULES.epoch_heights
-    ranked = [each.public_key for each in ValidatorSet.of(reference.committees[last].items())]
-    recent = []
-    for block in reference.recent:
-        mask = sum(1 << position for position, key in enumerate(ranked) if key in block.voters)
-        recent.append(RecentBlock(block.block, block.view, mask.to_bytes(8, "big")))
-    return Participation(reference.blocks, tuple(reference.counted[key] for key in ranked), tuple(recent))
 
 
 @pytest.mark.timeout(1800)  # a failure takes minutes to shrink, and only then is worth reading

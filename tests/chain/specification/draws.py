@@ -1,0 +1,53 @@
+"""Sections 9.3 to 9.5: leaders, serving tables, executors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tests.chain.specification.notation import Record, h, number, u32, u64
+
+MAX_STAKED, MAX_NEWCOMERS = 4_096, 256
+
+
+def draw(tickets: dict[bytes, int], digest: bytes) -> bytes:
+    """The key that a hash draws, each with its tickets, in order."""
+    ticket, total = number(digest) % sum(tickets.values()), 0
+    for key, count in tickets.items():
+        total += count
+        if total > ticket:
+            return key
+    raise AssertionError
+
+
+def compute_leader(members: list[Record], source: bytes, view: int) -> bytes:
+    """The leader of a view of an epoch with this committee and source."""
+    return draw({each["public_key"]: each["stake"] for each in members}, h("leader", source, u64(view)))
+
+
+def compute_serving_table(accounts: dict[bytes, Record], beacon: bytes, parameters: Record) -> Record:
+    """The ``ServingTable`` of these accounts."""
+    least = max(1, parameters["min_service_bond"])
+    serving = {key: account for key, account in accounts.items() if account["models"]}
+    staked = [key for key, account in serving.items() if account["bonded"] >= least]
+    newcomers = [key for key, account in serving.items() if account["bonded"] < least]
+    staked.sort(key=lambda key: (-serving[key]["bonded"], key))
+    newcomers.sort(key=lambda key: h("newcomer", beacon, key))
+    stakes = {key: serving[key]["bonded"] for key in staked[:MAX_STAKED]}
+    if parameters["newcomer_share"]:
+        stakes |= dict.fromkeys(newcomers[:MAX_NEWCOMERS], 0)
+    entries = [{"public_key": key, "stake": stakes[key], "models": serving[key]["models"]} for key in sorted(stakes)]
+    return {"entries": entries, "newcomer_share": parameters["newcomer_share"]}
+
+
+def order_executors(table: Record, source: bytes, payer: bytes, seq: int, model: str) -> Iterator[bytes]:
+    """The executors of a request, as the lottery draws one after another."""
+    seed = h("lottery", source, payer, u64(seq))
+    serving = [each for each in table["entries"] if model in each["models"] and each["public_key"] != payer]
+    staked = {each["public_key"]: each["stake"] for each in serving if each["stake"]}
+    newcomers = {each["public_key"]: 1 for each in serving if not each["stake"]}
+    for index in range(len(serving)):
+        is_lucky = number(h("newcomer share", seed, u32(index))) % 1000 < table["newcomer_share"]
+        urn = newcomers if not staked or (newcomers and is_lucky) else staked
+        key = draw(urn, h("executor", seed, u32(index)))
+        del urn[key]
+        yield key
