@@ -293,7 +293,7 @@ STEPS: tuple[tuple[str, str, str, str], ...] = (
     ("originator", "executor", "3  offer", "request and terms of the hold"),
     ("executor", "backend", "4  work", "starts at once"),
     ("originator", "ledger", "5  hold", "the price is set aside"),
-    ("ledger", "executor", "6  hold is final", "or the work stops"),
+    ("ledger", "executor", "6  hold is final", "nothing is sent before"),
     ("backend", "user", "7  stream", "tokens as they come, through both nodes"),
     ("executor", "originator", "8  delivery, signed", "usage and salted digest of the answer"),
     ("originator", "executor", "9  receipt, signed", "the originator agrees"),

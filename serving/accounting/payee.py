@@ -13,14 +13,18 @@ from dataclasses import dataclass
 import structlog
 import trio
 
+from chain.collections import BoundedDict
 from chain.types.operations import MAX_CAPTURE_ITEMS, Capture, CaptureItem, Delivery, Hold, SignedOperation, Usage
 from consensus.engine import Engine
+from serving.accounting.payment_history import PaymentHistory
 from serving.accounting.submitter import RETRY_AFTER_S, Submitter
 
 log = structlog.get_logger(__name__)
 
 REFUND_AFTER_S = 5.0
 """Seconds from the finality of a hold to its refund, if no request came with it."""
+MAX_REMEMBERED = 4096
+"""Holds that are remembered: those whose receipted capture is not final, and those that could not become final."""
 
 
 def make_refund(hold_id: bytes, digest: bytes = bytes(32)) -> Delivery:
@@ -35,7 +39,6 @@ class UncapturedDelivery:
     hold: SignedOperation | None
     """None if it is final already."""
     item: CaptureItem
-    deadline: int
     is_hold_final: bool = False
     submitted_at: float = float("-inf")
 
@@ -53,6 +56,11 @@ class Payee:
         self._received: dict[bytes, float] = {}
         """Final holds for this node that are not captured, and since when."""
         self._uncaptured: dict[bytes, UncapturedDelivery] = {}
+        self._receipted: BoundedDict[bytes, bytes] = BoundedDict(MAX_REMEMBERED)
+        """Payers of receipted deliveries, by their hold."""
+        self._bounced: BoundedDict[bytes, None] = BoundedDict(MAX_REMEMBERED)
+        """Holds that were noted as unable to become final."""
+        self.history = PaymentHistory()
         self.earned = 0
 
     @contextmanager
@@ -70,10 +78,17 @@ class Payee:
 
     def collect(self, hold: SignedOperation, delivery: Delivery, receipt: bytes | None) -> None:
         """Capture what a delivery earned, as soon as its hold is final; an amount of 0 refunds the payer."""
-        assert isinstance(hold.operation, Hold)
         item = CaptureItem(delivery, receipt)
-        self._uncaptured[delivery.hold] = UncapturedDelivery(hold, item, hold.operation.deadline)
+        self._uncaptured[delivery.hold] = UncapturedDelivery(hold, item)
+        if receipt is not None:
+            self._receipted[delivery.hold] = hold.signer
         self._notify()
+
+    def note_bounced(self, payer: bytes, hold_id: bytes) -> None:
+        """A hold that ``payer`` sent cannot become final, or is not in time. Each hold counts once."""
+        if hold_id not in self._bounced:
+            self._bounced[hold_id] = None
+            self.history.note_fault(payer, trio.current_time())
 
     def get_unpaid(self, payer: bytes) -> int:
         """Micro-credits that ``payer`` owes for deliveries whose hold is not final yet."""
@@ -96,6 +111,9 @@ class Payee:
     def on_capture(self, delivery: Delivery) -> None:
         """A capture of this node is final."""
         self.earned += delivery.amount
+        payer = self._receipted.pop(delivery.hold, None)
+        if payer is not None:
+            self.history.note_payment(payer, delivery.amount)
 
     def refund_orphans(self, now: float) -> None:
         """Refund holds without a request: its user left early, or this node was restarted."""
@@ -106,7 +124,7 @@ class Payee:
             elif now - since > REFUND_AFTER_S and not self.is_in_use(hold_id):
                 log.info("refunding a hold without a request", hold=hold_id.hex()[:16])
                 item = CaptureItem(make_refund(hold_id), None)
-                self._uncaptured[hold_id] = UncapturedDelivery(None, item, hold.deadline, is_hold_final=True)
+                self._uncaptured[hold_id] = UncapturedDelivery(None, item, is_hold_final=True)
 
     async def capture(self, now: float) -> None:
         """Submit captures for deliveries whose hold is final, and drop those that are resolved."""
@@ -128,13 +146,22 @@ class Payee:
 
     async def _await_hold(self, hold_id: bytes, delivered: UncapturedDelivery, now: float) -> None:
         """The ledger does not have the hold: it is resolved, or not final yet, or never will be."""
-        if delivered.is_hold_final or self._engine.chain_time() > delivered.deadline:
-            if not delivered.is_hold_final:
-                log.warning("hold never became final; the answer stays unpaid", hold=hold_id.hex()[:16])
+        signed = delivered.hold
+        if signed is None or delivered.is_hold_final or self._engine.is_final(signed.id):
             del self._uncaptured[hold_id]
-        elif delivered.hold is not None and now - delivered.submitted_at > RETRY_AFTER_S:
+        elif not self._can_become_final(signed):
+            log.warning("hold never became final; the answer stays unpaid", hold=hold_id.hex()[:16])
+            self.note_bounced(signed.signer, hold_id)
+            del self._uncaptured[hold_id]
+        elif now - delivered.submitted_at > RETRY_AFTER_S:
             delivered.submitted_at = now
-            await self._submitter.submit_signed(delivered.hold)
+            await self._submitter.submit_signed(signed)
+
+    def _can_become_final(self, signed: SignedOperation) -> bool:
+        hold, engine = signed.operation, self._engine
+        assert isinstance(hold, Hold)
+        is_usable = engine.state.replay_window(signed.signer).is_usable(hold.seq, hold.attempt)
+        return is_usable and engine.chain_time() <= hold.deadline
 
     async def _submit_capture(self, items: list[CaptureItem]) -> None:
         if not await self._submitter.submit(Capture(tuple(items))) and len(items) > 1:

@@ -6,6 +6,7 @@ It accepts or declines by the owner's policy; each offer that it accepts becomes
 
 from __future__ import annotations
 
+import math
 from contextlib import ExitStack
 from typing import Any
 
@@ -16,7 +17,7 @@ from chain.transition.payments import get_executor
 from chain.types.operations import Usage, compute_digest, compute_hold_id
 from p2p.network import NetworkError
 from p2p.streams.exchanges import Exchange
-from serving.accounting.halt_credit import HaltCredit
+from serving.accounting.credit_line import CreditLine
 from serving.offload.context import OffloadContext, receive_message
 from serving.offload.protocol import Accepted, Declined, Offer, Resume, cut_reason, encode_message
 from serving.offload.session import Job, OffloadSession
@@ -51,10 +52,11 @@ class Executor:
         self._context = context
         self._backend_pool = backend_pool
         self._policy = policy
-        self._settings = settings or ExecutorSettings()
-        payee = context.payments.payee
-        self._credit = HaltCredit(context.engine, payee, self._settings.halt_credit, self._settings.halt_share)
-        self._payee = payee
+        self._settings = settings = settings or ExecutorSettings()
+        self._payee = payee = context.payments.payee
+        self._credit_line = CreditLine(
+            context.engine, payee, settings.paid_share, settings.halt_credit, settings.halt_share
+        )
         self._sessions: dict[bytes, OffloadSession] = {}
         """Those under way, by the id of their hold."""
         self._nursery: trio.Nursery | None = None
@@ -114,7 +116,7 @@ class Executor:
             if nursery is None:
                 raise _Declined("busy", BUSY_RETRY_MS)
             await exchange.send(encode_message(Accepted(is_queued)))
-            session = OffloadSession(self._context, self._settings, self._credit, exchange, job)
+            session = OffloadSession(self._context, self._settings, self._credit_line, exchange, job)
             nursery.start_soon(self._execute, session, hold_id, reservation.pop_all())
         await session.follow(exchange)
 
@@ -169,6 +171,9 @@ class Executor:
         """
         hold, engine, me = offer.hold, self._context.engine, self._context.key.public_key
         parameters, state = engine.genesis.parameters, engine.state
+        suspension = self._payee.history.get_suspension(payer, trio.current_time())
+        if suspension:
+            raise _Declined("a payment of yours did not become final", math.ceil(1000 * suspension))
         if offer.path not in PATHS:
             raise _Declined("unknown path")
         if hold.payee != me:

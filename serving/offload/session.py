@@ -3,8 +3,11 @@
 The session works and secures the payment side by side, and settles whatever the end is. It runs in a task of its own
 and is *followed* by the handlers of the exchanges that carry it: an originator that aborts its exchange ends the
 session. An originator that is lost in the middle of an answer, because a relay died or an address changed, may come
-back for a while on another exchange and say how much it has; the answer goes on from there. Until then the backend is
-asked for nothing.
+back for a while on another exchange and say how much it has; the answer goes on from there.
+
+The backend works at once, but nothing of the answer leaves before the hold is final, except within the credit line of
+the payer. The backend writes into a buffer of bounded size: its slot is free as soon as it has finished, however slowly
+the originator reads.
 """
 
 from __future__ import annotations
@@ -20,11 +23,11 @@ from chain.exceptions import CodecError, InvalidOperation
 from chain.types.operations import Delivery, SignedOperation, Usage, compute_digest
 from p2p.network import NetworkError, is_network_error
 from p2p.streams.exchanges import Exchange
-from serving.accounting.halt_credit import CreditExhausted, HaltCredit
+from serving.accounting.credit_line import CreditExhausted, CreditLine
 from serving.accounting.payee import make_refund
 from serving.accounting.receipts import is_receipt
 from serving.backends.backend import BackendError
-from serving.offload.coalescing import coalesce
+from serving.offload.answer_buffer import AnswerBuffer
 from serving.offload.context import OffloadContext, receive_message
 from serving.offload.protocol import (
     CHUNK_BYTES,
@@ -79,24 +82,34 @@ class OffloadSession:
     """The executor's side of one offload."""
 
     def __init__(
-        self, context: OffloadContext, settings: ExecutorSettings, credit: HaltCredit, exchange: Exchange, job: Job
+        self,
+        context: OffloadContext,
+        settings: ExecutorSettings,
+        credit_line: CreditLine,
+        exchange: Exchange,
+        job: Job,
     ) -> None:
         self.payer = exchange.peer
         self._context = context
         self._settings = settings
-        self._credit = credit
+        self._credit_line = credit_line
         self._job = job
         self._terms = job.offer.hold
         self._hold: SignedOperation | None = None
+        self._buffer = AnswerBuffer(settings.buffer_bytes, settings.coalescing, CHUNK_BYTES)
+        """What the backend has written and is not sent yet."""
         self._inspector = AnswerInspector(stream=False)
+        """Has seen as much of the answer as was sent."""
         self._salt = context.make_salt()
         """Of the answer's digest."""
         self._answered = bytearray()
-        """The answer so far, for an originator that may resume it."""
+        """The answer as far as it was sent, for an originator that may resume it."""
         self._sent = trio.Event()
         """Set once there is something of the answer to send."""
         self._payment_received = trio.Event()
-        """Until then nothing is sent and the next frame is the payment; afterwards it is the receipt."""
+        """Until then the next frame is the payment; afterwards it is the receipt."""
+        self._may_send = trio.Event()
+        """Set once the hold is final, or within the credit line of the payer: until then nothing is sent."""
         self._scope = trio.CancelScope()
         self._over = trio.Event()
         self._exchange = exchange
@@ -161,6 +174,7 @@ class OffloadSession:
                 nursery.start_soon(self._secure_payment)
                 nursery.start_soon(self._send_keep_alives)
                 nursery.start_soon(self._watch_deadline)
+                nursery.start_soon(self._ask_backend)
                 completed = await self._answer()
                 delivery = completed.delivery
                 receipt = await self._hand_over(completed)
@@ -205,7 +219,10 @@ class OffloadSession:
         self._hold = signed
         self._payment_received.set()
         with ExitStack() as loan:
+            with suppress(CreditExhausted):
+                self._borrow(loan)
             await self._wait_final(signed.id, loan)
+        self._may_send.set()
 
     async def _wait_final(self, operation_id: bytes, loan: ExitStack) -> None:
         """Wait until the hold is final, for as long as blocks become final.
@@ -217,7 +234,7 @@ class OffloadSession:
             PaymentFailed: it is not final in time, or not valid, or there is no credit.
         """
         engine, settings, since = self._context.engine, self._settings, trio.current_time()
-        patience, is_lent, was_overdue = settings.hold_grace, False, False
+        patience, was_overdue = settings.hold_grace, False
         while True:
             try:
                 _, failure = await engine.wait_final(operation_id, patience)
@@ -226,24 +243,32 @@ class OffloadSession:
                 is_overdue = engine.is_overdue(operation_id, settings.hold_grace / 4)
                 patience = settings.hold_grace
                 if silence > settings.halt_after:
-                    if not is_lent:
+                    self._credit_line.note_halt()
+                    try:
                         self._borrow(loan)
-                        is_lent = True
+                    except CreditExhausted:
+                        raise PaymentFailed("the chain is halted, and this payer's credit is used up") from None
                 elif is_overdue or engine.last_final_at < since:  # this may be a halt
                     patience = settings.halt_after - silence + 0.1
                 elif not was_overdue:
+                    self._context.payments.payee.note_bounced(self.payer, self._job.hold_id)
                     raise PaymentFailed("the payment is not final in time") from None
                 was_overdue = is_overdue
                 continue
             if failure is not None:
+                self._context.payments.payee.note_bounced(self.payer, self._job.hold_id)
                 raise PaymentFailed(f"the payment failed: {failure}")
             return
 
     def _borrow(self, loan: ExitStack) -> None:
-        try:
-            loan.enter_context(self._credit.lend(self.payer, self._terms.amount))
-        except CreditExhausted:
-            raise PaymentFailed("the chain is halted, and the credit of this payer is used up") from None
+        """Let the answer leave before the hold is final. The credit is given back with ``loan``.
+
+        Raises:
+            CreditExhausted: the credit line of the payer does not cover the hold.
+        """
+        if not self._may_send.is_set():
+            loan.enter_context(self._credit_line.lend(self.payer, self._terms.amount))
+            self._may_send.set()
 
     async def _watch_deadline(self) -> None:
         """Leave in time to capture what was delivered: after the deadline the payer takes the hold back."""
@@ -273,30 +298,41 @@ class OffloadSession:
 
     # The answer
 
-    async def _answer(self) -> Completed:
-        """Ask the backend and pass its answer on.
-
-        Raises:
-            BackendError: it refused, broke off, or ended too early.
-            NetworkError: the originator is gone.
-        """
-        job, context = self._job, self._context
+    async def _ask_backend(self) -> None:
+        """Have the backend write its answer into the buffer. Its slot is free afterwards."""
+        job, failure = self._job, None
         serving = job.backend.complete(job.request.path, job.body, Origin.DELEGATED, stream=job.request.stream)
         try:
             async with serving as answer:
                 if answer.status != 200 and answer.status not in RELAYED_STATUSES:
                     raise BackendError(f"the backend answered {answer.status}")
-                self._inspector = AnswerInspector(answer.is_stream)
-                await self._payment_received.wait()
-                await self._send(self._exchange, ResponseHead(answer.status, answer.content_type[:128], self._salt))
-                async with coalesce(answer.body, self._settings.coalescing, CHUNK_BYTES) as pieces:
-                    async for piece in pieces:
-                        await self._send_chunk(self._inspector.feed(piece))
+                self._buffer.begin(answer)
+                async for piece in answer.body:
+                    await self._buffer.put(piece)
         except (QueueFull, BackendError) as error:
+            failure = BackendError(str(error))
+        self._buffer.close(failure)
+
+    async def _answer(self) -> Completed:
+        """Pass the backend's answer on, once it may leave.
+
+        Raises:
+            BackendError: the backend refused, broke off, or ended too early.
+            NetworkError: the originator is gone.
+        """
+        job, context = self._job, self._context
+        try:
+            head = await self._buffer.get_head()
+        except BackendError:
             await self._payment_received.wait()  # a hold must be known to be refunded
-            raise BackendError(str(error)) from error
+            raise
+        await self._may_send.wait()
+        self._inspector = AnswerInspector(head.is_stream)
+        await self._send(self._exchange, ResponseHead(head.status, head.content_type[:128], self._salt))
+        while piece := await self._buffer.get():
+            await self._send_chunk(self._inspector.feed(piece))
         await self._send_chunk(self._inspector.finish())
-        if answer.status != 200:
+        if head.status != 200:
             delivery = make_refund(job.hold_id, compute_digest(self._salt, bytes(self._answered)))
         elif not self._inspector.is_complete:
             raise BackendError(self._inspector.error or "the backend broke off")

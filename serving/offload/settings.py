@@ -47,6 +47,10 @@ class ExecutorSettings:
     """Between two keep-alives."""
     halt_after: float = 10.0
     """Without a final block for so long the chain has halted; the grace rule is waived within the next two."""
+    buffer_bytes: int = 1 << 20
+    """Bytes of an answer that the backend may write ahead of what is sent."""
+    paid_share: int = 10
+    """Credit before a hold is final, as a divisor of what its payer has paid this node."""
     halt_credit: int = 10_000_000
     """Most unpaid micro-credits of one payer while the chain is halted."""
     halt_share: int = 10

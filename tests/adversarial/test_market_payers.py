@@ -22,7 +22,6 @@ from chain.types.operations import (
     sign_operation,
 )
 from p2p.network import NetworkError
-from p2p.streams.exchanges import Exchange
 from serving.accounting.receipts import sign_receipt
 from serving.offload.protocol import (
     OFFLOAD_PROTOCOL,
@@ -35,13 +34,13 @@ from serving.offload.protocol import (
     Offer,
     Payment,
     Receipt,
-    ResponseChunk,
     ResponseHead,
     encode_message,
     is_signed_delivery,
 )
 from serving.offload.settings import ExecutorSettings
 from serving.openai.requests import CHAT_COMPLETIONS
+from tests.support.cheating_payer import read_answer
 from tests.support.market_world import (
     Member,
     Options,
@@ -63,20 +62,6 @@ FAST = {"capture_grace": 5_000}
 
 def sign(world: World, hold: Hold, payer: int = 0) -> SignedOperation:
     return sign_operation(world.members[payer].key, world.genesis.chain_id, hold)
-
-
-async def read_answer(exchange: Exchange) -> tuple[bytes, Message | None]:
-    """Everything up to Completed or Failed (None: the executor hung up)."""
-    answer = b""
-    while True:
-        try:
-            message = await receive(exchange)
-        except NetworkError:
-            return answer, None
-        if isinstance(message, ResponseChunk):
-            answer += message.data
-        elif not isinstance(message, (ResponseHead, KeepAlive)):
-            return answer, message
 
 
 def get_executor(world: World, hold: Hold) -> Member:
@@ -217,7 +202,7 @@ def test_a_wrong_payment_ends_it_without_an_answer(kind: str) -> None:
 
 @pytest.mark.parametrize("spacing", [0.25, 5.0])
 def test_one_hold_pays_for_one_answer(spacing: float) -> None:
-    """However soon it becomes final: with 5 s between blocks that is long after the answer."""
+    """However soon it becomes final: with 5 s between blocks that is long after the answer, if there is credit."""
 
     async def play(world: World) -> None:
         transfer = await world.gateway.wallet.submit(lambda nonce: Transfer(nonce, world.members[1].public_key, 1))
@@ -225,6 +210,7 @@ def test_one_hold_pays_for_one_answer(spacing: float) -> None:
         hold = make_hold(world, 0, BODY, SALT)
         member = get_executor(world, hold)
         assert member.backend is not None
+        member.node.payments.payee.history.note_payment(world.members[0].public_key, CREDIT)
         other = make_request(stream=False).body
 
         async def try_again(body: bytes) -> None:
@@ -284,6 +270,34 @@ def test_who_withholds_the_receipt_pays_all_the_same(receipt: str) -> None:
     simulate(play, Options(parameters=FAST))
 
 
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("paid", [0, 10])
+def test_nothing_leaves_before_the_payment_is_final_unless_ten_times_as_much_was_paid(stream: bool, paid: int) -> None:
+    async def play(world: World) -> None:
+        transfer = await world.gateway.wallet.submit(lambda nonce: Transfer(nonce, world.members[1].public_key, 1))
+        await world.gateway.engine.wait_final(transfer.id, 10)  # the next block comes 5 s later
+        body = make_request(stream=stream).body
+        hold = make_hold(world, 0, body, SALT)
+        member = get_executor(world, hold)
+        for amount in (paid * hold.amount - 1, 1):
+            member.node.payments.payee.history.note_payment(world.members[0].public_key, max(0, amount) if paid else 0)
+        signed = sign(world, hold)
+        async with world.gateway.streams.open(hold.payee, OFFLOAD_PROTOCOL) as exchange:
+            assert isinstance(await send_offer(exchange, hold, body, SALT), Accepted)
+            await exchange.send(encode_message(Payment(signed)))
+            message: Message = KeepAlive(False)
+            while isinstance(message, KeepAlive):
+                message = await receive(exchange)
+            assert isinstance(message, ResponseHead)
+            assert member.node.engine.is_final(signed.id) == (not paid)
+            assert member.backend is not None and member.backend.requests == 1  # it began at once
+            _, end = await read_answer(exchange)
+            assert isinstance(end, Completed)
+        await world.settle(60)
+
+    simulate(play, Options(spacing=5.0, parameters=FAST, executor=ExecutorSettings(keep_alive_interval=1.0)))
+
+
 def test_credits_spent_twice_at_once_buy_one_answer() -> None:
     amount = 1_000 + 3 * len(BODY) + 20 * 100
 
@@ -312,14 +326,25 @@ def test_credits_spent_twice_at_once_buy_one_answer() -> None:
         finals = [payee for payee, (_, end, _) in ends.items() if isinstance(end, Completed)]
         failures = [payee for payee in ends if payee not in finals]
         assert len(finals) == 1 and len(failures) == 1
-        _, end, taken = ends[failures[0]]
-        assert isinstance(end, Failed) and taken < 9
+        answer, end, taken = ends[failures[0]]
+        assert answer == b"" and isinstance(end, Failed) and taken < 9
         loser = next(member for member in world.members if member.public_key == failures[0])
         winner = next(member for member in world.members if member.public_key == finals[0])
         check_idle(loser)
-        await trio.sleep(60)
+        await trio.sleep(30)
         assert world.account(loser.number).available == 1_000 * CREDIT
         assert world.account(winner.number).available > 1_000 * CREDIT
+        # The one that it deceived does not listen for a while; the other one does.
+        for member, is_heard in ((loser, False), (winner, True)):
+            hold = next(
+                hold
+                for hold in (make_hold(world, 0, BODY, SALT, seq=seq) for seq in range(20, 40))
+                if hold.payee == member.public_key
+            )
+            async with world.gateway.streams.open(hold.payee, OFFLOAD_PROTOCOL) as exchange:
+                declined = await send_offer(exchange, replace(hold, amount=0), BODY, SALT)
+            assert isinstance(declined, Declined) and ("did not become final" in declined.reason) != is_heard
+            assert (0 < declined.retry_after <= 60_000) != is_heard
 
     simulate(play, Options(available={0: amount + 1_000}, parameters=FAST))
 

@@ -410,7 +410,7 @@ class World:
                 busy.append(f"{name}: {len(node.payments.payer._unconfirmed_holds)} holds not final")
             if node.payments.payee._uncaptured:
                 busy.append(f"{name}: {len(node.payments.payee._uncaptured)} earnings not collected")
-            if node.executor._credit.lent:
+            if node.executor._credit_line.lent:
                 busy.append(f"{name}: credit given")
             if node.payments.payee._served:
                 busy.append(f"{name}: sessions under way")

@@ -1,0 +1,81 @@
+"""The buffer between a backend and an originator: what the one has written of an answer and the other was not sent."""
+
+from __future__ import annotations
+
+import trio
+
+from serving.backends.backend import BackendError
+from serving.openai.answers import Answer
+
+
+class AnswerBuffer:
+    """Takes the head and the pieces of one answer, and gives the pieces out in fewer and larger ones.
+
+    A message between nodes costs about the same whatever its length, and a token is a few dozen bytes. So what comes
+    within ``interval`` seconds, or ``size`` bytes of it, goes out together; the first piece goes at once. Once it holds
+    ``limit`` bytes, who puts more waits.
+    """
+
+    def __init__(self, limit: int, interval: float, size: int) -> None:
+        self._limit = limit
+        self._interval = interval
+        self._size = size
+        self._head: Answer | None = None
+        self._data = bytearray()
+        self._is_closed = False
+        self._error: BackendError | None = None
+        self._is_first = True
+        self._changed = trio.lowlevel.ParkingLot()
+
+    def begin(self, head: Answer) -> None:
+        """The answer has begun; its body comes by :meth:`put`."""
+        self._head = head
+        self._changed.unpark_all()
+
+    async def put(self, piece: bytes) -> None:
+        """Add the next bytes, once there is room."""
+        while len(self._data) >= self._limit:
+            await self._changed.park()
+        self._data += piece
+        self._changed.unpark_all()
+
+    def close(self, error: BackendError | None = None) -> None:
+        """Nothing more comes; ``error`` is why, if the answer broke off or never began."""
+        self._is_closed = True
+        self._error = error
+        self._changed.unpark_all()
+
+    async def get_head(self) -> Answer:
+        """The head of the answer, once it has begun.
+
+        Raises:
+            BackendError: it did not.
+        """
+        while self._head is None:
+            if self._error is not None:
+                raise self._error
+            await self._changed.park()
+        return self._head
+
+    async def get(self) -> bytes:
+        """The next bytes, joined; none at the end.
+
+        Raises:
+            BackendError: the answer broke off after what was given out.
+        """
+        await self._wait(1)
+        if not self._is_first:
+            with trio.move_on_after(self._interval):
+                await self._wait(self._size)
+        self._is_first = False
+        piece = bytes(self._data)
+        self._data.clear()
+        self._changed.unpark_all()
+        if not piece and self._error is not None:
+            raise self._error
+        return piece
+
+    async def _wait(self, size: int) -> None:
+        """Wait for ``size`` bytes, or the end."""
+        while len(self._data) < min(size, self._limit) and not self._is_closed:
+            await self._changed.park()

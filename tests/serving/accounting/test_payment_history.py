@@ -1,0 +1,47 @@
+"""What an executor remembers of payers: sums, suspensions that double and end, and no more than so many payers."""
+
+from __future__ import annotations
+
+from serving.accounting.payment_history import FIRST_SUSPENSION_S, MAX_PAYERS, MAX_SUSPENSION_S, PaymentHistory
+
+PAYER, OTHER = b"p" * 32, b"o" * 32
+
+
+def test_payments_add_up_for_each_payer() -> None:
+    history = PaymentHistory()
+    history.note_payment(PAYER, 3)
+    history.note_payment(PAYER, 4)
+    assert (history.get_paid(PAYER), history.get_paid(OTHER)) == (7, 0)
+    assert history.get_suspension(PAYER, 0.0) == 0.0
+
+
+def test_a_fault_suspends_and_takes_away_what_was_earned() -> None:
+    history = PaymentHistory()
+    history.note_payment(PAYER, 1_000)
+    history.note_fault(PAYER, 10.0)
+    assert history.get_paid(PAYER) == 0
+    assert history.get_suspension(PAYER, 10.0) == FIRST_SUSPENSION_S
+    assert history.get_suspension(PAYER, 11.0) == FIRST_SUSPENSION_S - 1.0
+    assert history.get_suspension(PAYER, 10.0 + FIRST_SUSPENSION_S) == 0.0
+    assert history.get_suspension(OTHER, 10.0) == 0.0
+
+
+def test_each_further_fault_doubles_it_up_to_a_limit_and_it_is_forgotten_after_as_long() -> None:
+    history, now, suspensions = PaymentHistory(), 0.0, []
+    for _ in range(8):
+        history.note_fault(PAYER, now)
+        suspensions.append(history.get_suspension(PAYER, now))
+        now += suspensions[-1]
+    assert suspensions == [min(MAX_SUSPENSION_S, FIRST_SUSPENSION_S * 2**number) for number in range(8)]
+    now += MAX_SUSPENSION_S + 1.0
+    history.note_fault(PAYER, now)
+    assert history.get_suspension(PAYER, now) == FIRST_SUSPENSION_S
+
+
+def test_the_payer_of_the_oldest_event_is_forgotten_first() -> None:
+    history = PaymentHistory()
+    history.note_payment(OTHER, 1)
+    history.note_payment(PAYER, 1)
+    for number in range(MAX_PAYERS - 1):
+        history.note_payment(number.to_bytes(32, "big"), 1)
+    assert (history.get_paid(PAYER), history.get_paid(OTHER)) == (1, 0)

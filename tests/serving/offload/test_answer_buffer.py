@@ -1,0 +1,124 @@
+"""The buffer of an answer: the first piece at once, later ones together, every byte before the failure, and a bound."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from p2p.simulation.runtime import run_simulation
+from serving.backends.backend import BackendError
+from serving.offload.answer_buffer import AnswerBuffer
+from serving.openai.answers import Answer
+
+
+async def join(
+    pieces: list[tuple[float, bytes]], size: int = 100, limit: int = 1000, error: BackendError | None = None
+) -> list[tuple[float, bytes]]:
+    """What comes out, and when, if ``pieces`` are put in after their pauses and then the buffer is closed."""
+    buffer = AnswerBuffer(limit, 0.03, size)
+    joined: list[tuple[float, bytes]] = []
+
+    async def write() -> None:
+        for pause, piece in pieces:
+            await trio.sleep(pause)
+            await buffer.put(piece)
+        buffer.close(error)
+
+    start = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(write)
+        try:
+            while piece := await buffer.get():
+                joined.append((round(trio.current_time() - start, 3), piece))
+        except BackendError as raised:
+            assert raised is error
+        else:
+            assert error is None
+    return joined
+
+
+def test_the_first_token_goes_at_once_and_later_ones_in_company() -> None:
+    async def main() -> None:
+        assert await join([(0.5, b"a"), (0.001, b"b"), (0.001, b"c"), (0.1, b"d")]) == [
+            (0.5, b"a"),
+            (0.531, b"bc"),
+            (0.602, b"d"),
+        ]
+        assert await join([]) == []
+        # Enough for a message does not wait.
+        assert await join([(0.0, b"a"), (0.01, b"b" * 60), (0.01, b"c" * 60), (0.01, b"d")]) == [
+            (0.0, b"a"),
+            (0.02, b"b" * 60 + b"c" * 60),
+            (0.03, b"d"),
+        ]
+
+    run_simulation(1, main)
+
+
+@pytest.mark.parametrize("limit", [1, 70, 1000])
+@given(st.lists(st.tuples(st.sampled_from([0.0, 0.01, 0.05]), st.binary(min_size=1, max_size=60)), max_size=40))
+def test_no_byte_is_lost_or_moved(limit: int, pieces: list[tuple[float, bytes]]) -> None:
+    async def main() -> None:
+        joined = await join(pieces, limit=limit)
+        assert b"".join(piece for _, piece in joined) == b"".join(piece for _, piece in pieces)
+
+    run_simulation(1, main)
+
+
+def test_a_failing_backend_is_heard_of_after_what_it_wrote() -> None:
+    async def main() -> None:
+        joined = await join([(0.0, b"a"), (0.0, b"b")], error=BackendError("broken"))
+        assert b"".join(piece for _, piece in joined) == b"ab"
+
+    run_simulation(1, main)
+
+
+def test_the_head_comes_first_and_a_backend_that_never_began_has_none() -> None:
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            buffer, head = AnswerBuffer(10, 0.03, 10), Answer(200, "application/json", never())
+
+            async def begin() -> None:
+                await trio.sleep(1.0)
+                buffer.begin(head)
+
+            nursery.start_soon(begin)
+            assert await buffer.get_head() is head
+        failed = AnswerBuffer(10, 0.03, 10)
+        failed.close(BackendError("refused"))
+        with pytest.raises(BackendError, match="refused"):
+            await failed.get_head()
+
+    run_simulation(1, main)
+
+
+async def never() -> AsyncIterator[bytes]:
+    """A body that nobody reads."""
+    raise AssertionError
+    yield b""
+
+
+def test_a_full_buffer_has_its_backend_wait() -> None:
+    async def main() -> None:
+        buffer, put = AnswerBuffer(100, 0.03, 10), 0
+
+        async def write() -> None:
+            nonlocal put
+            while True:
+                await buffer.put(b"x" * 40)
+                put += 40
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(write)
+            await trio.sleep(10.0)
+            assert put == 120
+            assert len(await buffer.get()) == 120
+            await trio.sleep(10.0)
+            assert put == 240
+            nursery.cancel_scope.cancel()
+
+    run_simulation(1, main)
