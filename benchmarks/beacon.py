@@ -73,7 +73,7 @@ class Game:
         hash_chains = {}
         for number in range(self.keys):
             key = _name(b"adversary", number)
-            hash_chain = HashChain(hash_bytes("onion secret", key), HEIGHTS)
+            hash_chain = HashChain(hash_bytes("benchmark", key), HEIGHTS)
             reveals, commitment = [], hash_chain.commitment
             while (reveal := hash_chain.find_reveal(commitment)) is not None:
                 reveals.append(reveal)

@@ -125,7 +125,7 @@ class Genesis(Record):
         # A new member begins with a tenth of the weight, and takes a seat only from a member with less.
         if len(validators) == self.parameters.committee_size and self.validators.total_stake // 10 <= smallest:
             raise GenesisError(
-                f"nobody could ever join the committee: its {len(validators)} seats are taken, and the smallest, "
+                f"no account could ever join the committee: its {len(validators)} seats are taken, and the smallest, "
                 f"{smallest}, is not less than a tenth of all; set committee_size to 11 or more"
             )
         if self.supply >= 2**63:

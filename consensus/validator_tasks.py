@@ -26,7 +26,7 @@ logger = structlog.get_logger(__name__)
 RESERVE_EPOCHS = 3
 """Epochs for which a hash chain must last at the worst; a new one takes two epochs to come into force."""
 RETRY_BLOCKS = 16
-"""Final blocks after which a duty that got lost on the way is asked for again."""
+"""Final blocks after which an operation of a validator that got lost on the way is asked for again."""
 MAX_REPORTED = 64
 """Validators that are reported at the same time."""
 REPORT_INTERVAL_S = 60.0
@@ -38,7 +38,9 @@ Submit = Callable[[Callable[[int], NoncedOperation]], Awaitable[SignedOperation]
 """Signs and submits the operation made with the account's next nonce."""
 
 
-def next_duty(genesis: Genesis, state: StateReader, key: crypto.KeyPair) -> Callable[[int], NoncedOperation] | None:
+def get_due_operation(
+    genesis: Genesis, state: StateReader, key: crypto.KeyPair
+) -> Callable[[int], NoncedOperation] | None:
     """What the validator ``key`` should do next, given its nonce; None if all is well."""
     validator = state.validator_record(key.public_key)
     if validator is None or not validator.is_enrolled:
@@ -69,13 +71,13 @@ class ValidatorTasks:
         """Look after every final block, and after every conflict, until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch_conflicts)
-            await self._run_duties()
+            await self._follow_registry()
 
-    async def _run_duties(self) -> None:
+    async def _follow_registry(self) -> None:
         engine, next_at, asked = self._engine, 0, b""
         async for final in engine.subscribe_final():
             height = final.block.header.height
-            due = None if engine.is_behind else next_duty(engine.genesis, engine.state, self._key)
+            due = None if engine.is_behind else get_due_operation(engine.genesis, engine.state, self._key)
             if due is None or height < next_at or engine.is_pending(asked):
                 continue
             next_at = height + RETRY_BLOCKS
@@ -87,9 +89,9 @@ class ValidatorTasks:
             try:
                 operation = await self._submit(due)
                 asked = operation.id
-                logger.info("validator duty", operation=type(operation.operation).__name__.lower())
+                logger.info("validator operation sent", operation=type(operation.operation).__name__.lower())
             except InvalidOperation as error:
-                logger.warning("validator duty: refused", reason=str(error))
+                logger.warning("validator operation refused", reason=str(error))
 
     async def _watch_conflicts(self) -> None:
         async with trio.open_nursery() as nursery:

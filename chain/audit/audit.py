@@ -218,8 +218,8 @@ class _Audit:
             return None
         if self._trusted is None:
             return (
-                f"anybody can have made up block {base.height}, with which this chain begins: its blocks and the ends "
-                "of the first epochs are not here. Name a block that somebody you trust names (`wwwserve status` and "
+                f"block {base.height}, with which this chain begins, may be invented: its blocks and the ends "
+                "of the first epochs are not here. Name a block that a node you trust reports (`wwwserve status` and "
                 "`chain checkpoint` print one): --checkpoint HEIGHT:BLOCKID; or audit the chain of an archive, which "
                 "has all blocks"
             )

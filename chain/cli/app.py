@@ -73,7 +73,7 @@ Place = Annotated[
 Since = Annotated[
     str | None,
     typer.Option(
-        "--checkpoint", help="HEIGHT:BLOCK-ID of a block that whoever checks trusts to be final (default: genesis)."
+        "--checkpoint", help="HEIGHT:BLOCK-ID of a block that the verifier trusts to be final (default: genesis)."
     ),
 ]
 Trusted = Annotated[

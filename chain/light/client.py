@@ -189,6 +189,6 @@ def describe_old_checkpoint(genesis: Genesis, trusted: Header, epoch: int) -> st
     return (
         f"the chain is at least {age} epochs past {name}, the last that this node trusts; the unbonding time is "
         f"{genesis.parameters.unbonding_epochs} epochs, so validators who have left since could have signed another "
-        "history. Get a newer checkpoint, HEIGHT:BLOCKID, from someone you trust (`wwwserve status` of a node prints "
+        "history. Get a newer checkpoint, HEIGHT:BLOCKID, from a node that you trust (its `wwwserve status` prints "
         "one) and set 'checkpoint' in config.yaml"
     )

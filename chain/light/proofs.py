@@ -193,8 +193,8 @@ def _check_link(genesis: Genesis, before: Header, validators: ValidatorSet, link
     except InvalidBlock as error:
         if error.field == "validators_hash" and is_restart(header):
             raise ProofError(
-                f"the chain was restarted without a quorum at height {header.height}; whoever trusts those who did "
-                f"it adds the block id {header.id.hex()} to 'restarts' in the genesis file"
+                f"the chain was restarted without a quorum at height {header.height}; to accept it, "
+                f"add the block id {header.id.hex()} to 'restarts' in the genesis file"
             ) from error
         raise ProofError(error.reason) from error
     signers = (validators[position].public_key for position in certificate.signers)

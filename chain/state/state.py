@@ -87,7 +87,7 @@ class StateReader:
         return self._get(committee_key(epoch), ValidatorSet)
 
     def validator_record(self, public_key: bytes) -> ValidatorRecord | None:
-        """The validator duty of an account, None if it never had any."""
+        """The validator record of an account, None if it never enrolled."""
         return self._get(validator_key(public_key), ValidatorRecord)
 
     @property
@@ -148,8 +148,8 @@ class _KeySet:
 class State(StateReader):
     """The whole ledger after some block. Immutable.
 
-    It knows who serves and who has a duty: the end of an epoch asks for them, and there may be a million accounts that
-    do neither.
+    It knows which accounts serve and which are validators: the end of an epoch asks for them, and there may be a
+    million accounts that are neither.
     """
 
     __slots__ = ("_serving", "_tree", "_validators")
@@ -212,7 +212,7 @@ class State(StateReader):
             yield key, self.account(key)
 
     def validator_records(self) -> Iterator[tuple[bytes, ValidatorRecord]]:
-        """Every validator duty and its public key, by key."""
+        """Every validator record and its public key, by key."""
         for key in self._validators:
             validator = self.validator_record(key)
             assert validator is not None

@@ -74,7 +74,7 @@ def check_restart(genesis: Genesis, state: StateReader, block: Block) -> None:
     if block.id not in genesis.restarts:
         raise InvalidBlock(
             "restart",
-            "the chain was restarted here without a quorum; whoever trusts those who did it adds the block id "
+            "the chain was restarted here without a quorum; to accept that, add the block id "
             f"{block.id.hex()} to 'restarts' in the genesis file",
         )
     if body.operations or body.nullifications or body.late_votes or body.parent_certificate is not None:

@@ -82,7 +82,7 @@ class Serve(Record):
 
 @dataclass(frozen=True, slots=True)
 class Enroll(Record):
-    """Take up validator duty with the whole bond, from the epoch after next on.
+    """Become a validator with the whole bond, from the epoch after next on.
 
     ``commitment`` opens the signer's hash chain number ``hash_chain``, a number for its own use
     (:mod:`chain.state.beacon`).
@@ -96,7 +96,7 @@ class Enroll(Record):
 
 @dataclass(frozen=True, slots=True)
 class Retire(Record):
-    """Give up validator duty, from the epoch after next on. The bond stays."""
+    """Stop being a validator, from the epoch after next on. The bond stays."""
 
     TAG = 7
     nonce: Natural
@@ -104,7 +104,7 @@ class Retire(Record):
 
 @dataclass(frozen=True, slots=True)
 class Unjail(Record):
-    """Return to duty after having been jailed, from the epoch after next on."""
+    """Be a validator again after having been jailed, from the epoch after next on."""
 
     TAG = 8
     nonce: Natural

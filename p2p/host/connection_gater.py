@@ -32,7 +32,7 @@ from p2p.rate_limit import Limiter, Rate
 UPGRADE_TIMEOUT_S = 5.0
 """Time for the handshakes of an inbound connection when many are half-open."""
 PATIENT_UPGRADE_TIMEOUT_S = 15.0
-"""Time for the handshakes of an inbound connection when few are half-open: onion routes are slow."""
+"""Time for the handshakes of an inbound connection when few are half-open: Tor is slow."""
 PATIENT_FRACTION = 0.25
 """Fraction of the limit below which few connections count as half-open."""
 ARRIVAL_RATE = Rate(items=8, size=math.inf, burst=6.0)

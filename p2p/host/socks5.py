@@ -13,7 +13,7 @@ import trio
 from p2p.addresses import Endpoint
 
 PROXY_TIMEOUT_S = 30.0
-"""Time that a proxy may take to connect; onion routes are slow."""
+"""Time that a proxy may take to connect; Tor is slow."""
 
 _VERSION = 5
 _NO_AUTHENTICATION = 0

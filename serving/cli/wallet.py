@@ -33,7 +33,7 @@ PLAIN_COMMANDS = {
     "withdraw": "Make available what has finished unbonding.",
     "enroll": "Become a validator with the whole bond, from the epoch after next on.",
     "retire": "Stop being a validator, from the epoch after next on; until then the node must keep running.",
-    "unjail": "Return to duty after having been jailed (a running node asks for it by itself).",
+    "unjail": "Be a validator again after having been jailed (a running node asks for it by itself).",
 }
 """Commands that take nothing."""
 

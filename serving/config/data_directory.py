@@ -34,7 +34,7 @@ LOCK_FILE = "lock"
 DIRECTORY_MODE = 0o700
 """Access mode of a data directory."""
 OTHERS = 0o077
-"""Access that nobody but the owner gets to a data directory or a file in it."""
+"""Permissions of all users but the owner; a data directory and its files grant none of them."""
 
 
 class DirectoryNotPrivate(StoreError):
@@ -51,7 +51,7 @@ def lock_data_dir(directory: Path) -> Iterator[None]:
         OSError: it cannot be read or written.
     """
     close_to_others(directory)
-    # Who can open the file can lock it, so nobody else may.
+    # Who can open the file can lock it, so only the owner may.
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     with open(os.open(directory / LOCK_FILE, flags, SECRET_MODE), "w") as file:  # noqa: PTH123  # a descriptor
         try:

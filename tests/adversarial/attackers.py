@@ -193,7 +193,7 @@ def get_muxer(peer: Peer) -> Any:
 
 
 async def shake_hands(seed: int, victim: Victim, source: str) -> trio.SocketStream:
-    """A connection on which Noise and Yamux are agreed, and nobody answers any more: the least that a full one costs.
+    """A connection on which Noise and Yamux are agreed, and one end falls silent: the least that a full one costs.
 
     Raises:
         Exception: whatever the library raises when the victim hangs up.

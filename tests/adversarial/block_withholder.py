@@ -10,7 +10,7 @@ from tests.support.conspirator import Conspirator
 
 
 class BlockWithholder(Conspirator):
-    """Shows its blocks to as few as make a quorum with it, and none to anybody who asks."""
+    """Sends its blocks to as few as make a quorum with it, and answers no request for them."""
 
     def hand_out(self, block: Block) -> Block | None:
         return None

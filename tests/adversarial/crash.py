@@ -240,7 +240,7 @@ class CrashWorld(World):
         return self.votes.violations + self.chain.violations + aside
 
     async def keep_up(self, *numbers: int) -> None:
-        """Start whoever of ``numbers`` is not alive, until all of them are."""
+        """Start those of ``numbers`` that are not alive, until all of them are."""
         nodes = {number: self.nodes.setdefault(number, Node(make_key(number))) for number in numbers}
         while dead := [number for number in numbers if not nodes[number].is_alive]:
             await self.nursery.start(self._run, nodes[dead[0]], dead[0])  # which may kill others
@@ -323,7 +323,7 @@ class CrashWorld(World):
 
 
 async def pay(world: CrashWorld, count: int) -> None:
-    """Make ``count`` operations final one after the other, whoever dies meanwhile."""
+    """Make ``count`` operations final one after the other, whichever nodes die meanwhile."""
     for _ in range(count):
         operation = world.transfer(PAYER, 2, 5)
         height = None

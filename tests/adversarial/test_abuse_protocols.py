@@ -125,7 +125,7 @@ async def test_frames_without_an_end_do_not_fill_the_memory(victim: Victim) -> N
 
 @pytest.mark.parametrize("kind", ["frames", "streams", "gossip"])
 async def test_several_peers_of_one_address_do_not_fill_the_memory(victim: Victim, kind: str) -> None:
-    """Each keeps to what one peer may have waiting: frames and RPCs without an end, and streams that nobody reads."""
+    """Each keeps to what one peer may have waiting: frames and RPCs without an end, and streams that are not read."""
     peers, streams = {"frames": (10, 15), "streams": (10, 60), "gossip": (4, 40)}[kind]
     source = f"127.1.11.{peers + len(kind)}"
 
@@ -275,7 +275,7 @@ def make_crowded_rpc(kind: str) -> bytes:
 
 @pytest.mark.parametrize("kind", ["messages", "subscriptions", "control", "empty"])
 async def test_an_rpc_with_far_too_much_in_it(victim: Victim, kind: str) -> None:
-    """One of these stopped the victim for a minute: here they cost whoever sends them the connection."""
+    """One of these stopped the victim for a minute: here they cost the sender its connection."""
     source = f"127.1.13.{len(kind)}"
     async with attack(victim), attacking(4200 + len(kind), victim, source) as peer:
         for _ in range(4):
@@ -333,7 +333,7 @@ async def test_a_flood_of_subscriptions_leaves_few_topics(victim: Victim) -> Non
         await eventually(lambda: victim.read()["topics"] <= 5, message="the topics of who has left")
 
 
-async def test_a_flood_of_prunes_of_topics_that_nobody_has(victim: Victim) -> None:
+async def test_a_flood_of_prunes_of_unknown_topics(victim: Victim) -> None:
     source, rpcs = "127.1.7.1", []
     for turn in range(2000):
         rpc = rpc_pb2.RPC()

@@ -1,4 +1,4 @@
-"""A validator that gives whoever fetches a block from it nothing, or something else under the same header."""
+"""A validator that answers requests for a block with nothing, or with another body under the same header."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class BlockCorrupter(BlockWithholder):
         return (unsigned, replace(block, body=altered), None)[self._turn % 3]
 
 
-def test_who_hands_out_false_blocks_delays_nobody_for_long() -> None:
+def test_false_blocks_delay_no_node_for_long() -> None:
     lies = 0
     for seed in range(9):
         lies += fight(seed, BlockCorrupter, count=4 + seed % 4, epoch_heights=(5, 1000)[seed % 2], calm=True).lies
@@ -60,7 +60,7 @@ def make_liar_first(keys: list[KeyPair]) -> Genesis:
 def test_the_first_of_the_signers_alone_cannot_stop_the_chain(answer: str) -> None:
     """The liar A leads view 1. D nullifies it and hears of the block only from its notarization, by A, B and C.
 
-    D must have the block to go on, and without D's vote or A's nobody does. A is the first whom D could ask.
+    D must have the block to go on, and without D's vote or A's the chain stops. A is the first whom D could ask.
     """
     numbers = {make_key(number).public_key: number for number in range(1, 5)}
     liar, b, c, d = keys = sorted((make_key(number) for number in range(1, 5)), key=lambda key: key.public_key)
@@ -115,13 +115,13 @@ def test_the_first_of_the_signers_alone_cannot_stop_the_chain(answer: str) -> No
             await tell(key, vote)
         await world.wait_height(2, timeout=300.0)
         first = world.engine(numbers[d.public_key])._store.block(1)
-        assert first == block  # nobody went around it
+        assert first == block  # the chain goes on from that block
 
     simulate(genesis, play)
 
 
 @pytest.mark.parametrize("liars", [3, 5])
-def test_whoever_asks_again_comes_across_an_honest_peer(liars: int) -> None:
+def test_asking_again_reaches_an_honest_peer(liars: int) -> None:
     """However many of those asked first are liars: they are drawn anew, and who lied is left out for a while."""
     genesis = make_equal_genesis(1, others=10)
     block, _, _ = build_block(

@@ -11,7 +11,7 @@ from tests.support.scenarios import fight
 
 
 class Conflicter(Conspirator):
-    """Never builds or answers; signs every vote that could help somebody, for each view once per block."""
+    """Never builds or answers; signs every vote that could help another validator, for each view once per block."""
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)

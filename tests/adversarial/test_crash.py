@@ -24,7 +24,7 @@ Script = Callable[[CrashWorld], Awaitable[None]]
 
 
 def play(seed: int, script: Script, *, is_outage: bool = False) -> None:
-    """Run a script in a world in which nobody runs yet; check what must hold whatever it does."""
+    """Run a script in a world in which no node runs yet; check what must hold after every script."""
 
     async def main() -> None:
         async with trio.open_nursery() as nursery:
@@ -177,7 +177,7 @@ STRIDE = 7
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 def test_all_die_at_the_same_moment(after: bool) -> None:
-    """Nothing that anybody called final is lost, and what is left of the four is enough to go on."""
+    """Nothing that a node called final is lost, and what is left of the four is enough to go on."""
     number, has_killed = 1 + after * STRIDE // 2, True
     while has_killed:
         reaper = Reaper(number, after)

@@ -1,7 +1,8 @@
 """A faulty leader and old certificates against a validator that lost votes: it must not sign the opposite of any.
 
-In its first life the validator votes for the blocks of a leader. Then something is lost, and it starts again. Whoever
-wants it punished replays to it whatever finality it has forgotten, and proposes other blocks in the same views.
+In its first life the validator votes for the blocks of a leader. Then something is lost, and it starts again. An
+attacker who wants it punished replays to it the finality that it has forgotten, and proposes other blocks in the same
+views.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 A, B, C and D are the committee of epoch 0, which has one block; E, F, G and H that of all later epochs; D and H are
 faulty. B1 is notarized in view 1 by A, B and D, but only D knows: A, B and C nullify the view, and in view 2 make B2
-final. D shows B1 and its notarization to the next committee. Without the gate E, F and G build on it. Nobody has signed
-two votes of which one forbids the other: neither D nor H has even voted against the rules, D has kept something to
+final. D shows B1 and its notarization to the next committee. Without the gate E, F and G build on it. No validator has
+signed two votes that exclude each other: neither D nor H has even voted against the rules. D has kept a certificate to
 itself for a while, and H has done nothing at all.
 """
 
@@ -63,7 +63,7 @@ def attack(core: type[Simplex]) -> tuple[Simulation, set[Vote]]:
     return simulation, said
 
 
-def test_without_the_gate_two_chains_are_final_and_nobody_can_be_blamed() -> None:
+def test_without_the_gate_two_chains_are_final_and_no_vote_is_slashable() -> None:
     simulation, said = attack(Gateless)
     ours, theirs = simulation.nodes[0].disk, simulation.nodes[4].disk
     assert ours.chain[0].header.view == 2 and theirs.chain[0].header.view == 1
@@ -87,7 +87,7 @@ def test_with_the_gate_the_next_committee_waits_and_then_follows() -> None:
     assert [len(simulation.nodes[number].disk.chain) for number in (0, *NEXT)] == [1, 0, 0, 0, 0]
     assert {node.core.epoch for node in simulation.nodes[4:] if node.core is not None} == {0}
     simulation.network.passes = lambda sender, receiver, message: True
-    for number in NEXT:  # nobody is busy in epoch 0 any more: gossip and sync would bring it
+    for number in NEXT:  # no node is busy in epoch 0 any more: gossip and sync would bring it
         simulation.nodes[0].tell_end(number, 0)
     assert simulation.run(120.0, lambda: min(simulation.heights) >= 4)
     assert not simulation.violations
@@ -117,7 +117,7 @@ def test_no_instance_begins_on_a_notarized_block() -> None:
 
 
 def test_no_block_follows_the_last_one_in_its_epoch() -> None:
-    """The other way around the gate: a child of the last block in the same epoch is nobody's to make."""
+    """The other way around the gate: no validator may make a child of the last block in the same epoch."""
     committee = Committee(last_height=1)
     last = committee.build(committee.get_leader(1), 1)
     notarization = committee.certify(VoteKind.NOTARIZE, 1, last.id)

@@ -1,9 +1,9 @@
 """Thirty Sybils against the connections of one node whose only bootstrap peer is honest, and dies.
 
 They connect to it and come back whenever they are dropped, or wait to be dialled; answer whenever it dials, tell it of
-each other and of nobody else, and accuse every honest peer that it might know to its face. What they aim at is whom it
-dials: the node has to keep about as many connections of its own making to honest peers as a draw among all networks
-would give, and to see all of them in the end.
+each other and of no other peer, and accuse every honest peer that it might know to its face. They aim at its choice of
+peers to dial: the node has to keep about as many connections of its own making to honest peers as a draw among all
+networks would give, and to see all of them in the end.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ async def attack(number: int, networks: int, forward: int, sybils_first: bool) -
     ],
 )
 def test_a_node_keeps_honest_peers_of_its_own_choice(networks: int, forward: int, sybils_first: bool) -> None:
-    """Over some victims, hardly fewer than a draw among all networks gives; and nobody is cut off for long."""
+    """Over some victims, hardly fewer than a draw among all networks gives; and no node is cut off for long."""
     runs = [
         run_simulation(1, lambda number=number: attack(number, networks, forward, sybils_first))
         for number in range(100, 100 + VICTIMS)

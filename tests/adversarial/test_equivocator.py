@@ -54,7 +54,7 @@ class EquivocatingLeader(Conspirator):
 
 
 def test_two_stories_make_one_chain_and_are_found_out() -> None:
-    """Nobody hears both stories directly: a certificate that holds one of them gives the other away.
+    """No node hears both stories directly: a certificate that holds one of them gives the other away.
 
     With more validators mostly neither of the blocks is notarized, and the view is lost.
     """

@@ -128,7 +128,7 @@ def flood_gaps() -> Iterator[SignedOperation]:
 
 
 def flood_forged() -> Iterator[SignedOperation]:
-    """Transfers of the honest users, signed by somebody else."""
+    """Transfers of the honest users, signed with another key."""
     for nonce in count():
         for number in USERS:
             forged = sign(make_sybil(0), pay(nonce % MAX_NONCED, 1 + nonce))
@@ -240,7 +240,7 @@ def play_flood(
         for number in numbers:
             engine = world.engine(number)
             assert compute_supply(engine.state) == world.genesis.supply
-            # What reached the follower alone, in the middle of a flood, is nobody's to propose: it keeps that for long.
+            # An operation that reached the follower alone in a flood is proposed by no validator: it stays for long.
             assert engine.status().mempool_operations == 0 or number == FOLLOWER
             assert not is_refused or sum(gate.dropped for gate in engine._receiver._rate_limits.values()) > 0
 

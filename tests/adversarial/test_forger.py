@@ -1,4 +1,4 @@
-"""A member that sends what nobody signed, or more than anybody would: over its own link, where it answers for it."""
+"""A member that sends unsigned messages, or more than an honest one would, over its own link, which it answers for."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ async def tell(streams: Streams, *items: bytes) -> None:
         await trio.sleep(1.0)
 
 
-def test_forgeries_and_garbage_are_held_against_whoever_sent_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_forgeries_and_garbage_are_held_against_their_sender(monkeypatch: pytest.MonkeyPatch) -> None:
     blame = Blame(monkeypatch)
     committee = Committee(4)
     key = committee.get_leader(1)

@@ -43,7 +43,7 @@ def test_names_without_signatures_count_for_nothing() -> None:
     rejects: list[str] = []
     for seed in range(8):
         simulation = fight(seed, Impersonator, count=4 + seed % 4, epoch_heights=(5, 1000)[seed % 2])
-        assert not simulation.conflicts, "nobody is accused by a vote it did not sign"
+        assert not simulation.conflicts, "no validator is accused by a vote it did not sign"
         rejects += simulation.rejects
     for reason in ("not signed by its", "not a validator", "signature does not hold", "another validator leads"):
         assert any(reason in reject for reject in rejects), reason

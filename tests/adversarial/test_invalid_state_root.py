@@ -1,4 +1,4 @@
-"""A leader whose blocks break a rule that only execution shows: nobody votes for them, and the chain goes on without.
+"""A leader whose blocks break a rule that only execution shows: they get no votes, and the chain goes on without them.
 
 The liar is a whole node whose own engine believes what it builds. Its votes for its blocks stay alone, its views are
 nullified, and it pays for each.
@@ -89,7 +89,7 @@ def test_a_block_that_does_not_execute_gets_no_votes(lie: str, monkeypatch: pyte
 
 
 def check_fees(world: World) -> None:
-    """The leaders of nullified views have paid for them and nobody else: the liar, that is, again and again."""
+    """The leaders of nullified views have paid for them and no one else has: the liar, that is, again and again."""
     engine, liar = world.engine(1), make_key(LIAR).public_key
     missed: list[bytes] = []
     received = 0

@@ -1,7 +1,7 @@
 """A long-range fork against a new node: validators whose stake is unbonded sign another history from genesis on.
 
-It costs them nothing, and every signature in it is good. A node with a checkpoint follows the true chain, whoever it
-meets first; a node without one takes whichever chain it meets, which is why the configuration asks for one.
+It costs them nothing, and every signature in it is good. A node with a checkpoint follows the true chain, whichever
+peer it meets first; a node without one takes the first chain it meets, which is why the configuration asks for one.
 """
 
 from __future__ import annotations

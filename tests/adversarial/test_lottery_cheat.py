@@ -1,4 +1,4 @@
-"""A payer that wants its own friend to be paid, whoever the lottery drew: no door lets such a hold in.
+"""A payer that wants its own friend to be paid instead of the executor drawn: no entry point admits such a hold.
 
 Its own node refuses it, those of others drop it from gossip, and a leader that puts it into its block all the same
 proposes in vain, and pays for the view.
@@ -66,7 +66,7 @@ def make_cheats() -> list[SignedOperation]:
                 # Those before it in the order would have to be asked first, at a higher fee: not for its price.
                 cheats += [make_hold(seq, friend, other) for other in range(attempt)]
     cheats.append(make_hold(0, make_key(PAYER).public_key))  # to oneself
-    cheats.append(make_hold(0, make_key(9).public_key))  # to somebody who serves nothing
+    cheats.append(make_hold(0, make_key(9).public_key))  # to an account that serves nothing
     cheats.append(make_hold(0, make_key(FRIEND).public_key, 8))  # beyond all attempts
     cheats.append(make_hold(0, model="unknown"))
     cheats.append(make_hold(0, epoch=1))

@@ -119,7 +119,7 @@ def test_one_of_many_claims_to_a_nonce_or_hold_number_becomes_final(seed: int) -
 
 @pytest.mark.parametrize("seed", range(2))
 def test_the_race_is_run_by_gossip_again_and_again(seed: int) -> None:
-    """Who lost goes on claiming, through networks that belong to nobody."""
+    """The loser goes on claiming, through hosts that belong to no node."""
 
     async def play(world: World) -> None:
         await world.start(*NODES)

@@ -1,4 +1,4 @@
-"""Somebody who has others check proofs of work that it made up: under ever new names, through one neighbour."""
+"""A peer that makes others check invented proofs of work: under ever new names, through one neighbour."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_a_flood_of_proofs_costs_a_few_a_second(monkeypatch: pytest.MonkeyPatch)
     simulate(GENESIS, play)
 
 
-def test_whoever_sent_a_proof_that_does_not_hold_is_not_heard_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sender_of_an_invalid_proof_is_not_heard_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     proofs = Proofs(monkeypatch)
 
     async def play(world: World) -> None:

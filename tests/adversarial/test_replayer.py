@@ -1,4 +1,4 @@
-"""Somebody who repeats what others said: later, in another epoch, on another chain of the same validators."""
+"""An attacker that repeats messages of others: later, in another epoch, on another chain of the same validators."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_what_was_said_before_says_nothing_new() -> None:
     for seed in range(3):
         Replayer.shared = []  # type: ignore[attr-defined]
         simulation = fight(seed, Replayer, count=4 + seed % 4, epoch_heights=2, calm=True, least=500)
-        assert not simulation.conflicts, "an old vote accuses nobody"
+        assert not simulation.conflicts, "an old vote accuses no validator"
 
 
 def record(seed: int, epoch_heights: int = 2) -> tuple[Simulation, list[Message]]:

@@ -55,7 +55,7 @@ def attack(core: type[Simplex], *, is_final: bool) -> tuple[set[bytes], Block, B
 
 
 @pytest.mark.parametrize("is_final", [False, True])
-def test_nobody_votes_for_it(is_final: bool) -> None:
+def test_no_validator_votes_for_it(is_final: bool) -> None:
     backed, _, b = attack(Simplex, is_final=is_final)
     assert b.id not in backed
 

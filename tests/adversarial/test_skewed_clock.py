@@ -50,8 +50,8 @@ class Nervous(Simplex):
 
 
 @pytest.mark.parametrize("clock", [Hasty, Sluggish, Timeless, Nervous])
-def test_one_wrong_clock_stops_nobody(clock: type[Simplex]) -> None:
-    """Its owner is honest: no vote of it contradicts another, and nobody accuses it."""
+def test_one_wrong_clock_does_not_stop_the_chain(clock: type[Simplex]) -> None:
+    """Its owner is honest: no vote of it contradicts another, and no validator accuses it."""
     for seed in range(5):
         keys = make_keys(4 + seed % 4)
         simulation = Simulation(
@@ -102,7 +102,7 @@ class Course:
     missed: dict[int, int] = field(default_factory=dict)
     """Fees for missed leads, for those who paid any."""
     jailed: set[int] = field(default_factory=set)
-    """Whoever was at any time."""
+    """Those that were jailed at any time."""
 
 
 def run_engines(skews: dict[int, int], height: int = 30) -> Course:
@@ -165,8 +165,8 @@ def test_clocks_within_a_second_of_one_another_are_right(skews: dict[int, int]) 
 
 
 def test_a_clock_that_is_as_fast_as_allowed_makes_one_wrong_that_is_as_slow() -> None:
-    """Timestamps never go back: after a block that is 0.9 s ahead those of all leaders are, for as long. Whoever is
-    slow by 0.9 s votes for none of them, although it would for those of anybody but the fast one without it.
+    """Timestamps never go back: after a block that is 0.9 s ahead those of all leaders are, for as long. A node
+    that is slow by 0.9 s votes for none of them, although it would for those of all but the fast one without it.
     """
     course = run_engines({3: 900, 4: -900})
     assert set(course.proposed) == set(VALIDATORS), "a quorum has no quarrel with any of them"
@@ -176,7 +176,7 @@ def test_a_clock_that_is_as_fast_as_allowed_makes_one_wrong_that_is_as_slow() ->
 
 
 def test_who_is_a_minute_behind_votes_for_nothing_and_goes_to_jail() -> None:
-    """For its clock every block but its own is of the future. Whoever has the right time is not held up by it."""
+    """For its clock every block but its own is of the future. Nodes with the right time are not held up by it."""
     course = run_engines({4: -60_000})
     assert set(course.backed[4]) <= {4}
     assert course.jailed == {4}

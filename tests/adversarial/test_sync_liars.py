@@ -452,7 +452,7 @@ def test_a_snapshot_goes_on_where_a_crash_left_it() -> None:
     simulate(play)
 
 
-def test_a_snapshot_that_nobody_has_any_more_gives_way_to_a_later_one() -> None:
+def test_a_snapshot_that_no_peer_has_any_more_gives_way_to_a_later_one() -> None:
     chain = make_chain(40)
     early = fill_store(chain, 19)
 

@@ -1,4 +1,4 @@
-"""A checkpoint from before the unbonding time: whoever could sign then may have nothing left to lose.
+"""A checkpoint from before the unbonding time: those who could sign then may have nothing left to lose.
 
 A node that is told to trust such a block, or that was itself away for as long, does not go on, says why, and asks for a
 newer one; and no liar can have it believe that it was away.

@@ -1,4 +1,4 @@
-"""A validator that lies and takes its stake out before anybody has shown the evidence.
+"""A validator that lies and takes its stake out before the evidence is shown.
 
 Stake stays slashable for as long as evidence of any epoch in which it had weight is good: until the very epoch in
 which it can be withdrawn, and not one epoch longer.

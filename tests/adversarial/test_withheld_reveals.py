@@ -1,6 +1,6 @@
 """A leader that keeps a block to itself when the beacon would not suit it.
 
-That is one bit of choice for each view that it gives up: a reveal has one value, and whoever leads next is free to
+That is one bit of choice for each view that it gives up: a reveal has one value, and the next leader is free to
 reveal another. It pays each time, the chain goes on, and what it gains is bounded (``benchmarks/beacon.py``).
 """
 

@@ -43,7 +43,7 @@ from tests.support.waiting import PATIENCE, wait_until
 ASK = "/test/ask/1"
 """Answers each exchange with its first frame."""
 UNREAD = "/test/unread/1"
-"""Raw streams that nobody reads."""
+"""Raw streams that are not read."""
 TOPIC = "abuse"
 KEY = KeyPair(bytes([200]) * 32)
 WRITE_INTERVAL = 0.1

@@ -95,7 +95,7 @@ DOORS: dict[str, Callable[[bytes, bytes], bool]] = {
     "receipt": lambda key, signature: is_receipt(key, CHAIN_ID, DELIVERY, signature),
     "announcement": door_announcement,
 }
-"""Everything signed, as whoever receives it checks it."""
+"""Everything signed, as its receiver checks it."""
 
 
 @pytest.mark.parametrize("door", DOORS)

@@ -1,4 +1,4 @@
-"""Every decoder of every package, fed with what nobody should send: one kind of error, or the very bytes again.
+"""Every decoder of every package, fed with invalid input: one kind of error, or the very bytes again.
 
 The record types are found by walking the subclasses of ``Record`` after everything was imported, so that none is
 forgotten. A fixed number of examples each, the same ones in every run.

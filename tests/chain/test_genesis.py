@@ -243,8 +243,8 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
         (1, [1_000], False),
     ],
 )
-def test_a_full_committee_that_nobody_could_join_is_refused(size: int, stakes: list[int], is_open: bool) -> None:
-    """Whoever joins gets a tenth of the weight at first, and takes a seat only from somebody who has less."""
+def test_a_full_committee_that_no_account_could_join_is_refused(size: int, stakes: list[int], is_open: bool) -> None:
+    """An account that joins gets a tenth of the weight at first, and takes a seat only from a member that has less."""
     parameters, keys = replace(PARAMETERS, committee_size=size), make_keys(len(stakes))
     before = ValidatorSet.of((key.public_key, stake) for key, stake in zip(keys, stakes, strict=True))
     seats = [CommitteeApplicant(key.public_key, stake, 0) for key, stake in zip(keys, stakes, strict=True)]
@@ -253,7 +253,7 @@ def test_a_full_committee_that_nobody_could_join_is_refused(size: int, stakes: l
     if is_open:
         make_test_genesis(keys, stakes=stakes, parameters=parameters)
     else:
-        with pytest.raises(GenesisError, match="nobody could ever join"):
+        with pytest.raises(GenesisError, match="no account could ever join"):
             make_test_genesis(keys, stakes=stakes, parameters=parameters)
 
 

@@ -16,7 +16,7 @@ from chain.types.votes import Vote
 from tests.support.keys import make_key
 from tests.vectors.plain import Sampler
 
-KEY = make_key("somebody").public_key
+KEY = make_key("holder").public_key
 ACCOUNT = GenesisAccount(KEY, 5, 7, ("large", "small"), bytes([1]) * 32)
 PLAIN = {
     "address": format_address(KEY), "available": 5, "bonded": 7, "models": ["large", "small"], "commitment": "01" * 32

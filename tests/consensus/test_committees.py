@@ -23,7 +23,7 @@ from chain.types.validators import ValidatorSet
 from chain.types.votes import Vote, VoteKind, sign_vote
 from consensus.engine import FinalizedEvent
 from consensus.simplex.messages import encode_message
-from consensus.validator_tasks import RETRY_BLOCKS, ValidatorTasks, next_duty
+from consensus.validator_tasks import RETRY_BLOCKS, ValidatorTasks, get_due_operation
 from p2p.simulation.runtime import SimulatedRuntime
 from tests.support.consensus_world import World, make_equal_genesis, simulate
 from tests.support.keys import make_key
@@ -161,12 +161,12 @@ def test_upkeep_renews_a_hash_chain_in_time_and_only_once() -> None:
         validator = replace(ValidatorRecord(is_enrolled=True, commitment=commitments[-1 - left]), **changes)  # type: ignore[arg-type]
         return GENESIS.state.update({validator_key(key.public_key): validator})
 
-    assert next_duty(GENESIS, with_tip(3 * EPOCH), key) is None
-    make = next_duty(GENESIS, with_tip(3 * EPOCH - 1), key)
+    assert get_due_operation(GENESIS, with_tip(3 * EPOCH), key) is None
+    make = get_due_operation(GENESIS, with_tip(3 * EPOCH - 1), key)
     assert make is not None
     assert make(7) == Recommit(7, make_hash_chain(key, GENESIS.beacon, 1, EPOCH).commitment, 1)
-    assert next_duty(GENESIS, with_tip(1, next_epoch=2), key) is None
-    assert next_duty(GENESIS, GENESIS.state, make_key(5)) is None
+    assert get_due_operation(GENESIS, with_tip(1, next_epoch=2), key) is None
+    assert get_due_operation(GENESIS, GENESIS.state, make_key(5)) is None
 
 
 class Following:
@@ -197,7 +197,7 @@ class Following:
         await trio.testing.wait_all_tasks_blocked()
 
 
-def test_a_duty_that_got_lost_on_the_way_is_asked_for_again() -> None:
+def test_an_operation_that_got_lost_on_the_way_is_asked_for_again() -> None:
     key = make_key(1)
     hash_chain = make_hash_chain(key, GENESIS.beacon, 0, EPOCH)
     validator = ValidatorRecord(is_enrolled=True, commitment=hash_chain.commitment)

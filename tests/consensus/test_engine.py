@@ -521,7 +521,7 @@ def make_garbage(world: World, outsider: KeyPair) -> list[bytes]:
 
 
 @pytest.mark.parametrize("insider", [False, True])
-def test_garbage_on_every_protocol_and_topic_hurts_nobody(insider: bool) -> None:
+def test_garbage_on_every_protocol_and_topic_does_no_harm(insider: bool) -> None:
     """From a stranger, and from a validator's own key while that validator is down."""
 
     async def play(world: World) -> None:
@@ -584,7 +584,7 @@ def test_a_batch_of_worthless_operations_does_not_keep_the_loop_to_itself() -> N
     simulate(make_equal_genesis(4), play)
 
 
-def test_a_certificate_that_nobody_signed_silences_nobody_and_is_not_kept() -> None:
+def test_an_unsigned_certificate_silences_no_peer_and_is_not_kept() -> None:
     async def play(world: World) -> None:
         await world.start(*FOUR)
         height = await transfer_and_wait(world, 1, 1)

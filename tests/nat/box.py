@@ -7,8 +7,8 @@ Words are those of RFC 4787. All three types drop what comes unasked:
 
 - *port-restricted*: one port of the box stands for one port of the home, whomever it talks to; only those answered to
   come in (what Linux does by masquerading, with ports kept where possible);
-- *cone*: the same port, but anybody comes in by it once it is open;
-- *symmetric*: another random port for every destination, so that nobody can foretell it.
+- *cone*: the same port, which lets every host in once it is open;
+- *symmetric*: another random port for every destination, so that it cannot be predicted.
 
 A box passes on TCP and UDP of IPv4 and drops the rest, and TCP segments of connections that it does not know too.
 """
@@ -172,7 +172,7 @@ class Box:
         return self._outer[self._used - 1]
 
     def flush(self) -> None:
-        """Forget all mappings, as after a power cut. Established connections hang: nobody tells either end."""
+        """Forget all mappings, as after a power cut. Established connections hang: neither end is told."""
         with self._lock:
             self._translation.flush()
 

@@ -1,7 +1,7 @@
 """Network namespaces of Linux: each a network stack of its own, in which this process opens sockets and starts others.
 
 A thread enters a namespace for the length of a ``with``. What it makes meanwhile (sockets, TUN devices, processes)
-belongs to the namespace for good, whoever uses it later, so that one test can hold both ends of a connection.
+belongs to the namespace for good, whichever task uses it later, so that one test can hold both ends of a connection.
 """
 
 from __future__ import annotations

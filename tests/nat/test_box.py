@@ -124,7 +124,7 @@ def test_datagrams_pass_both_ways(home: Home, server: Host) -> None:
 
 
 @each_type
-def test_nobody_comes_in_unasked(home: Home, server: Host) -> None:
+def test_no_host_comes_in_unasked(home: Home, server: Host) -> None:
     with closing(listen(home, PORT)):
         assert not is_reached(server, (home.box.address, PORT))
         assert not is_reached(server, (home.address, PORT))

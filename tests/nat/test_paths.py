@@ -48,7 +48,7 @@ def network(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReq
 
 
 def is_passable(one: PlacedNode, other: PlacedNode) -> bool:
-    """Whether two homes can meet: a symmetric NAT calls from a port that nobody knows, which only a cone lets in."""
+    """Whether two homes can meet: a symmetric NAT calls from an unknown port, which only a cone lets in."""
     types = {one.home.box.nat_type, other.home.box.nat_type}
     return S not in types or types == {S, C}
 
@@ -64,7 +64,7 @@ def is_connected(one: PlacedNode, other: PlacedNode) -> bool:
 def is_talking(one: PlacedNode, other: PlacedNode) -> bool:
     """Whether there is a connection between two homes: both send on it, if only to see whether it lives.
 
-    What kernels still send on connections that nobody uses any more does not count.
+    What kernels still send on connections that are not used any more does not count.
     """
 
     def count(source: PlacedNode, target: PlacedNode) -> int:
@@ -104,7 +104,7 @@ def test_private_nodes_offload_to_private_nodes_behind_other_nats(network: Netwo
 def test_private_nodes_find_out_that_they_are(network: Network) -> None:
     wait_until(
         lambda: not any(node.ask("/status")["listening"] for node in network.private),
-        "private nodes do not know that nobody can dial them",
+        "private nodes do not know that others cannot dial them",
     )
     for public in (network.relay, network.entry):
         assert public.ask("/status")["listening"] == [public.multiaddress]

@@ -76,7 +76,7 @@ def build_relay(locate: Callable[[bytes], Sequence[str]] = lambda peer: ()) -> L
 
 @pytest.mark.trio
 @pytest.mark.parametrize("anonymous", [True, False], ids=["anonymous", "control"])
-async def test_an_anonymous_node_sends_its_address_to_nobody(anonymous: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_anonymous_node_sends_its_address_to_no_peer(anonymous: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     tap = Tap(monkeypatch)
     relay, user = build_relay(), network(2, listen=())
     async with running(relay, user):
@@ -98,7 +98,7 @@ async def test_an_anonymous_node_sends_its_address_to_nobody(anonymous: bool, mo
             await trio.sleep(3)  # it announces itself and reconciles
             assert len(tap.sent) > 2000
             assert tap.names_my_address() is not anonymous
-            # Nothing that it is told makes it dial anybody else.
+            # Nothing that it is told makes it dial another host.
             endpoints = {
                 connection.muxed_conn.get_remote_address()
                 for connection in swarm_of(node).get_connections()

@@ -38,7 +38,7 @@ def test_who_is_punished_is_not_heard_for_a_while() -> None:
     assert limiter.admit(TWO, 1, 0.0)
 
 
-def test_whoever_floods_leaves_the_others_their_shares() -> None:
+def test_a_flood_leaves_the_others_their_shares() -> None:
     limiter = Limiter(RATE, Rate(items=10, size=10_000, burst=2.0))
     assert limiter.admit(ONE, 1, 0.0)
     flooders = [bytes([number]) for number in range(19)]
@@ -68,7 +68,7 @@ def test_peers_that_are_silent_are_forgotten_and_the_number_is_bounded() -> None
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 3_000), st.floats(0, 1)), max_size=200))
-def test_nobody_exceeds_the_rate_and_all_together_twice_the_total(events: list[tuple[int, int, float]]) -> None:
+def test_no_peer_exceeds_the_rate_and_all_together_twice_the_total(events: list[tuple[int, int, float]]) -> None:
     total = Rate(items=20, size=2_000, burst=1.0)
     limiter = Limiter(RATE, total)
     now, spent, largest = 0.0, dict.fromkeys(range(6), 0.0), 0.0

@@ -260,7 +260,7 @@ BAD_ORDERS: list[tuple[str, str, str, dict[str, object], int, str]] = [
     ("too much", "POST", "/wallet/unbond", {"json": {"amount": 2**62}}, 409, "bonded"),
     ("unknown number", "PUT", "/policy", {"json": {"max_cue": 1}}, 400, "max_cue"),
     ("number out of bounds", "PUT", "/policy", {"json": {"accept_frequency": 2}}, 400, "accept_frequency"),
-    ("unknown path", "GET", "/purse", {}, 404, "Not Found"),
+    ("unknown path", "GET", "/balance", {}, 404, "Not Found"),
 ]
 
 
@@ -365,7 +365,7 @@ COMMANDS: list[tuple[str, int, str]] = [
     ("wwwserve run --fast", 2, "No such option"),
     ("wwwserve serve", 2, "No such command"),
     ("wwwserve wallet transfer", 2, "Missing argument"),
-    ("wwwserve wallet transfer 12D3KooWnobody 1 -d {node}", 1, "is not the address.*expected 12D3KooW"),
+    ("wwwserve wallet transfer 12D3KooWstranger 1 -d {node}", 1, "is not the address.*expected 12D3KooW"),
     ("wwwserve wallet transfer {address} lots -d {node}", 1, "'lots' is not an amount"),
     ("wwwserve wallet transfer {address} 0 -d {node}", 1, "cannot be moved"),
     ("wwwserve wallet transfer {address} 1000000 -d {node}", 1, "available"),

@@ -86,7 +86,7 @@ class Bank:
                 await trio.sleep(0.1)
 
     async def wait_alone(self, node: ClusterNode) -> int:
-        """Until a node says that it is connected to nobody; returns its height then."""
+        """Until a node says that it is connected to no peer; returns its height then."""
         with trio.fail_after(PATIENCE):
             while (status := await self.ask(node, "/status")) is None or status["connected_peers"]:
                 await trio.sleep(0.2)

@@ -120,6 +120,6 @@ def test_views_agree_after_every_kind_of_change(overlay: Overlay) -> None:
     restarted.send(signal.SIGKILL)
     assert restarted.process is not None
     restarted.process.join()
-    overlay.start(restarted)  # at once, before anybody has noticed
+    overlay.start(restarted)  # at once, before another node has noticed
     first.send(signal.SIGKILL)  # a bootstrap node
     overlay.wait_agreed("one restarted at once, a bootstrap node killed")

@@ -1,6 +1,6 @@
 """Double spending over real libp2p: the same credits promised twice, to different nodes at the same moment.
 
-Two hosts that belong to nobody, each connected to one node alone, gossip what contradicts: exactly one of each pair
+Two hosts that belong to no node, each connected to one node alone, gossip what contradicts: exactly one of each pair
 becomes final, the same one everywhere, and no credit appears or vanishes.
 """
 
@@ -35,7 +35,7 @@ AGAIN = 0.5
 
 
 EXECUTOR = KeyPair(b"an executor without a node".ljust(32))
-"""Whom the holds are for. Nobody runs it, so that nobody refunds a hold for which no request comes."""
+"""The payee of the holds. It does not run, so that it refunds no hold for which no request comes."""
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ async def spend(cluster: Cluster, pairs: list[Pair], directory: Path) -> None:
         for host, node in zip(hosts, neighbours, strict=True):
             await nursery.start(host.run)
             await host.connect(node.key.public_key, [node.listen_address])
-        # What nobody contests shows that both sides are heard, so that the contest begins at the same moment.
+        # An operation without a rival shows that both sides are heard, so that the contest begins at the same moment.
         for host, user in zip(hosts, cluster.users[8:10], strict=True):
             claim = sign_operation(user, cluster.genesis.chain_id, Transfer(0, witness.key.public_key, 1))
             await publish_until_final({host: [claim]})

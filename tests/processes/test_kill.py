@@ -1,5 +1,5 @@
-"""``kill -9`` of one of four processes while requests flow: nobody gets half an answer for a whole one, nobody pays
-for it, the others go on, and the victim comes back without ever having contradicted itself.
+"""``kill -9`` of one of four processes while requests flow: no user gets half an answer for a whole one, no node
+pays for it, the others go on, and the victim comes back without ever having contradicted itself.
 """
 
 from __future__ import annotations

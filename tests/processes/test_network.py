@@ -62,7 +62,7 @@ def test_requests_through_each_node_are_answered_and_offloaded_ones_paid(calm_cl
     entry, *others = calm_cluster.nodes
     before = {node.address: node.ask("/wallet")["earned"] for node in others}
     offloaded: list[tuple[str, str, str]] = []
-    for number in range(MAX_REQUESTS):  # on a busy machine nobody may accept in time, and the entry serves it itself
+    for number in range(MAX_REQUESTS):  # on a busy machine no node may accept in time, and the entry serves it itself
         answered = request(entry, f"offload {number}", stream=number % 2 == 0)
         assert answered[1] in {*before, "local"} and answered[2] == "word " * 8
         if answered[1] != "local":

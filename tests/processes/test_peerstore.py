@@ -1,4 +1,4 @@
-"""A process that comes back where nobody expects it, without bootstrap peers: it remembers whom it knew."""
+"""A process that comes back at another address, without bootstrap peers: it remembers whom it knew."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.waiting import wait_until
 
 
 def move(cluster: Cluster, node: ClusterNode) -> None:
-    """Start a stopped node at another port, so that nobody can find it, and with nobody to ask."""
+    """Start a stopped node at another port, so that no peer can find it, and without bootstrap peers."""
     (node.peer_port,) = reserve_ports(1)
     node.write_config({"bootstrap": [], "models": [cluster.model_config]})
     node.start()

@@ -57,7 +57,7 @@ def test_a_damaged_disk_repairs_itself(cluster: Cluster, tmp_path: Path) -> None
     assert kept == {"chain", "votes.journal"}
     assert "the chain database is damaged" in victim.log and "the vote journal is damaged" in victim.log
 
-    waited, spent = 0, 0  # it may have seen its operation become final before anybody looks
+    waited, spent = 0, 0  # it may have seen its operation become final before the test looks
     while not (votes := read_votes(cluster, victim, tmp_path)):
         epoch = int(others[0].ask("/status")["epoch"])
         if read_start(cluster, victim, tmp_path):

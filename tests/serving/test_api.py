@@ -76,7 +76,7 @@ async def call(
 
 
 @pytest.mark.parametrize("wants_usage", [False, True])
-def test_a_stream_is_passed_on_but_for_the_usage_nobody_asked_for(wants_usage: bool) -> None:
+def test_a_stream_is_passed_on_but_for_a_usage_that_was_not_asked_for(wants_usage: bool) -> None:
     async def play(world: World) -> None:
         first = world.drawn()[0]
         assert first.backend is not None

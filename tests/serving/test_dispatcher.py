@@ -134,7 +134,7 @@ def test_a_local_only_request_never_leaves_a_node_without_the_model() -> None:
 
 def test_refusals() -> None:
     async def play(world: World) -> None:
-        unknown = await ask(world.gateway, make_request(model="nobody-has-this"))
+        unknown = await ask(world.gateway, make_request(model="no-such-model"))
         assert unknown.error is not None and (unknown.error.status, unknown.error.code) == (404, "model_not_found")
         own = world.members[0].backend
         assert own is not None

@@ -99,7 +99,7 @@ def test_silence_when_nothing_is_left_to_do() -> None:
 
 
 @pytest.mark.parametrize("epoch_heights", [2, 3, 1000])
-def test_who_missed_the_last_finalization_gets_it_although_nobody_else_is_busy(epoch_heights: int) -> None:
+def test_a_missed_last_finalization_arrives_although_no_other_node_is_busy(epoch_heights: int) -> None:
     keys = make_keys(5)
     committee = make_set(keys)
     for seed in range(40):

@@ -1,4 +1,4 @@
-"""Hundreds of views without a block: nobody can carry the whole proof of that in a body, yet the chain goes on."""
+"""Hundreds of views without a block: no body can carry the whole proof of that, yet the chain goes on."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ class TwinsSimulation(Simulation):
 
 
 class Stingy(Simplex):
-    """Gives its blocks to nobody who asks."""
+    """Answers no request for its blocks."""
 
     def hand_out(self, block: Block) -> Block | None:
         return None
@@ -332,7 +332,7 @@ def get_place(message: Message) -> tuple[int, int, str]:
 
 
 def _note_attack(simulation: TwinsSimulation, sender: Node, receiver: Node, message: Message) -> None:
-    """What a twin is about to tell somebody honest."""
+    """What a twin is about to tell an honest node."""
     cores = [node.core for node in simulation.nodes if node.watched and node.core is not None]
     if isinstance(message, Propose) and message.proposal.epoch == message.block.header.epoch:
         parent = get_parent_certificate(message)

@@ -88,7 +88,7 @@ def make_test_genesis(
 
 
 def find_reveal(key: KeyPair, genesis: Genesis, state: State) -> bytes:
-    """What ``key`` reveals in the block that follows ``state``; its onions are numbered 0, 1, …"""
+    """What ``key`` reveals in the block that follows ``state``; its hash chains are numbered 0, 1, …"""
     validator = state.validator_record(key.public_key)
     assert validator is not None
     hash_chain = make_hash_chain(key, genesis.beacon, validator.hash_chain, genesis.parameters.epoch_heights)
@@ -215,8 +215,8 @@ class Chain:
     ) -> tuple[Block, Transition, list[tuple[SignedOperation, str]]]:
         """A valid block on the head, ``elapsed`` ms after it and ``skipped`` nullified views later; not appended.
 
-        ``parent_certificate`` is that of all validators unless given; whoever is not in it was absent. ``reveal`` is
-        what opens the tip of the leader unless given.
+        ``parent_certificate`` is that of all validators unless given; a validator that is not in it was absent.
+        ``reveal`` is what opens the tip of the leader unless given.
 
         Returns what :func:`chain.transition.block.build_block` does: the block, its transition, the operations left
         out.
@@ -322,7 +322,7 @@ class Chain:
         return self.sign(key, Unjail(self._nonce(key, nonce)))
 
     def validator_record(self, key: KeyPair) -> ValidatorRecord:
-        """The validator duty of a key after the last block."""
+        """The validator record of a key after the last block."""
         return self.state.validator_record(key.public_key) or ValidatorRecord()
 
     def weight(self, key: KeyPair, epoch: int) -> int:

@@ -34,7 +34,7 @@ from tests.support.waiting import PATIENCE, wait_until
 ROOT = Path(__file__).resolve().parents[2]
 
 LENIENT = Parameters(epoch_heights=16_384, missed_lead_fee=0)
-"""Nobody pays for being slow: no epoch ends during a test, so that nobody is jailed whose votes come late or not."""
+"""Slowness costs nothing: no epoch ends during a test, so that no validator is jailed for votes that come late."""
 SHORT_EPOCHS = Parameters(epoch_heights=20, missed_lead_fee=0)
 """For tests of epochs, which keep all validators running or count with their being jailed."""
 

@@ -65,5 +65,5 @@ def watch(adversary: type[Adversary]) -> type[Adversary]:
 
 
 def get_said(effect: Effect) -> Message | None:
-    """The message that an effect sends to anybody."""
+    """The message that an effect sends, if any."""
     return effect.message if isinstance(effect, Broadcast | Send) else None

@@ -119,7 +119,7 @@ async def world(count: int, loss: float = 0.0) -> AsyncIterator[World]:
 
 
 class Stranger:
-    """Somebody who is connected, speaks the protocol and says what it likes."""
+    """A peer that is connected, speaks the protocol and says what it likes."""
 
     def __init__(self, w: World, number: int) -> None:
         self.key = w.key(number)

@@ -69,7 +69,7 @@ def make_busy_chain(length: int) -> tuple[Chain, Finals]:
             case 0:
                 operations += [chain.hold(first, seq), chain.transfer(first, second, 5)]
                 operations.append(chain.transfer(worker, first, 7))
-                if cycle:  # a hold of the last round that nobody captured
+                if cycle:  # a hold of the last round that was not captured
                     operations.append(chain.sign(server, Release(compute_hold_id(first.public_key, seq - 1, 0))))
             case 1:
                 delivery = chain.delivery(first, seq, amount=0 if cycle % 3 == 2 else 900)
@@ -594,7 +594,7 @@ CERTIFICATE_CHANGES: dict[str, Change] = {
     "a signature": _with_bad_signature,
     "a signature missing": lambda c: {"signatures": c.signatures[1:]},
     "no quorum": _without_quorum,
-    "nobody": lambda c: {"signers": (), "signatures": ()},
+    "no signer": lambda c: {"signers": (), "signatures": ()},
     "signers in disorder": lambda c: {"signers": (1, 0, 2, 3, 4)},
     "a signer twice": lambda c: {"signers": (0, 0, 1, 2, 3)},
     "no such signer": lambda c: {"signers": (0, 1, 2, 3, 5)},
@@ -680,7 +680,7 @@ def _late(what: str, change: Callable[[Forger, Vote], Sequence[Vote]], field: st
 
 
 def _vote_again(forger: Forger, vote: Vote, kind: VoteKind = VoteKind.NOTARIZE, **fields: Any) -> Vote:
-    """The late vote with other content, signed by whoever it names."""
+    """The late vote with other content, signed by the validator that it names."""
     changed = replace(vote, **fields)
     key = forger.chain.keys.get(changed.signer, make_key("stranger"))
     return sign_vote(key, forger.genesis.chain_id, kind, changed.epoch, changed.view, changed.block_id)

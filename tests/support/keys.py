@@ -16,5 +16,5 @@ def make_keys(count: int, name: str = "validator") -> list[KeyPair]:
 
 
 def make_peer(number: int) -> bytes:
-    """A public key for which nobody signs."""
+    """A public key whose secret key is not needed."""
     return bytes([number]) * 32 if number < 256 else number.to_bytes(32, "big")

@@ -387,7 +387,7 @@ class World:
         return [item for capture in self.operations(Capture) for item in capture.items]
 
     async def settle(self, timeout: float = 120.0) -> None:
-        """Until no hold is open and nobody waits for anything."""
+        """Until no hold is open and no request waits."""
         await eventually(self.is_idle, timeout)
 
     def is_idle(self) -> bool:

@@ -24,7 +24,7 @@ _lock_file = os.open(
 
 
 def reserve_ports(number: int) -> list[int]:
-    """Ports on which nobody listens, and which no other process gets from here as long as this one runs."""
+    """Ports on which no process listens, and which no other process gets from here as long as this one runs."""
     found: list[int] = []
     while len(found) < number:
         port = next(_places)

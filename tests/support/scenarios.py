@@ -48,7 +48,7 @@ def heal(simulation: Simulation) -> None:
 
 
 def assert_recovers(simulation: Simulation, blocks: int = 4, seconds: float = 200.0) -> None:
-    """Every watched node gets beyond whatever anybody had."""
+    """Every watched node gets beyond the greatest height so far."""
     goal = max(simulation.heights) + blocks
     watched = [node for node in simulation.nodes if node.watched]
     assert simulation.run(seconds, lambda: min(node.disk.final.height for node in watched) >= goal), simulation.heights
@@ -67,7 +67,7 @@ def fight(
     """One of ``count`` validators, with less than a third of the stake, against the others.
 
     First on a network that loses and delays (unless ``calm``), then on a good one, on which the chain must go on. There
-    is one chain, no honest validator signed a slashable pair, and whoever was accused is the adversary, rightly. It
+    is one chain, no honest validator signed a slashable pair, and only the adversary was accused, rightly. It
     goes on until it did ``least`` of its deeds.
     """
     watched = watch(adversary)

@@ -282,7 +282,7 @@ def _describe_chunk() -> Json:
 
 
 def make_beacon() -> Json:
-    """An onion, reveals, and the beacon that they lead to."""
+    """A hash chain, reveals, and the beacon that they lead to."""
     secret = crypto.hash_bytes("header", b"innermost")
     hash_chain = beacon.HashChain(secret, 4)
     layers = [secret]
@@ -302,8 +302,8 @@ def make_beacon() -> Json:
         )
     return {
         "description": (
-            "The layers of one onion from the innermost to the first tip; blocks that reveal them in the other order; "
-            "and the beacon after each, and after an epoch ends there."
+            "The values of one hash chain from the innermost to the first tip; blocks that reveal them in the other "
+            "order; and the beacon after each, and after an epoch ends there."
         ),
         "section": "9.1, 9.2, 8.5",
         "layers": to_plain(layers),

@@ -123,7 +123,7 @@ def make_committees() -> Json:
          [Applicant(k[0], 109, 9), Applicant(k[1], 115, 3), Applicant(k[2], 500, 7)], 4),
         ("less weight counts at once", [(k[0], 100), (k[1], 100)], [Applicant(k[0], 1, 0), Applicant(k[1], 100, 0)], 4),
         ("who is no applicant is gone", [(k[0], 100), (k[1], 100)], [Applicant(k[1], 100, 0)], 4),
-        ("nobody is left: the old one stays", [(k[0], 100), (k[1], 100)], [], 4),
+        ("no member is left: the old one stays", [(k[0], 100), (k[1], 100)], [], 4),
         ("no seat is free, the newcomer is larger", [(k[0], 200), (k[1], 5)],
          [Applicant(k[0], 200, 0), Applicant(k[1], 5, 0), Applicant(k[2], 50, 4)], 2),
         ("no seat is free, the newcomer is not larger", [(k[0], 200), (k[1], 20)],

@@ -35,7 +35,7 @@ MODULES = (
     genesis, light, proofs, restart_file, snapshot, compact, dissemination, messages, sync_records, announcements,
     suspect_messages, reachability, punching, anti_entropy, offers,
 )  # fmt: skip
-"""Whoever imports these has every record of the protocol."""
+"""Importing these defines every record of the protocol."""
 
 PRIVATE = {"chain.merkle.snapshot.Frontier"}
 PRIVATE_MODULES = {

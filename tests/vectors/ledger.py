@@ -69,7 +69,7 @@ def make_ledger_chain() -> Chain:
         elapsed=1_500,
     )
     chain.append([_dispute(chain, payer, third)], late_votes=[late], elapsed=500)
-    # Epoch 1: duty, a hold of the epoch before, the pending capture is paid, evidence slashes.
+    # Epoch 1: validators, a hold of the epoch before, the pending capture is paid, evidence slashes.
     chain.append(
         [
             chain.enroll(other),
@@ -110,8 +110,8 @@ def _dispute(chain: Chain, payer: KeyPair, hold: SignedOperation) -> SignedOpera
     return chain.sign(payer, Dispute(compute_hold_id(payer.public_key, hold.operation.seq, hold.operation.attempt)))
 
 
-def _release(chain: Chain, anybody: KeyPair, payer: KeyPair, seq: int) -> SignedOperation:
-    return chain.sign(anybody, Release(compute_hold_id(payer.public_key, seq, 0)))
+def _release(chain: Chain, signer: KeyPair, payer: KeyPair, seq: int) -> SignedOperation:
+    return chain.sign(signer, Release(compute_hold_id(payer.public_key, seq, 0)))
 
 
 def make_genesis_file() -> Json:
@@ -289,7 +289,7 @@ def make_proofs() -> Json:
     cases = [
         ("an account, from genesis", None, prove_balance(store, chain.users[0].public_key)),
         ("an account, from a checkpoint", checkpoint, prove_balance(store, chain.users[0].public_key, checkpoint)),
-        ("no such account", checkpoint, prove_balance(store, make_key("nobody").public_key, checkpoint)),
+        ("no such account", checkpoint, prove_balance(store, make_key("stranger").public_key, checkpoint)),
         ("an operation below the checkpoint", checkpoint, prove_operation(store, hold.id, checkpoint)),
         ("an operation, from genesis", None, prove_operation(store, hold.id)),
     ]
@@ -321,7 +321,7 @@ def make_certificates() -> Json:
         ("70 of 100", sign(VoteKind.FINALIZE, block_id, (0, 1))),
         ("a nullification", sign(VoteKind.NULLIFY, zero, (0, 2, 3))),
         ("60 of 100", sign(VoteKind.NOTARIZE, block_id, (0, 2))),
-        ("nobody", sign(VoteKind.NOTARIZE, block_id, ())),
+        ("no signer", sign(VoteKind.NOTARIZE, block_id, ())),
         ("a signer twice", sign(VoteKind.NOTARIZE, block_id, (0, 0, 2))),
         ("not in order", sign(VoteKind.NOTARIZE, block_id, (1, 0))),
         ("a position outside of the set", replace(whole, signers=(0, 1, 2, 4))),

@@ -148,7 +148,7 @@ def _list_announcements() -> Json:
 
 
 def _make_conversation() -> Json:
-    """How a node that knows nobody finds out whom another knows."""
+    """How a node with an empty table learns the peers that another knows."""
     present, left = (
         (_make_announcement("peer 0"), _make_announcement("peer 2")),
         _make_announcement("peer 1", leaving=True),
@@ -171,7 +171,7 @@ def _make_conversation() -> Json:
         ),
     ]
     return {
-        "what": "A view of nobody asks one of two peers, one that left, and an message.",
+        "what": "A node with an empty table asks one that knows two peers, one that left, and a suspect message.",
         "item_ids": {each.encode().hex(): get_item_id(each.encode()).hex() for each in (*present, left, message)},
         "suspect": {"value": to_plain(message), "encoded": message.encode().hex()},
         "frames": [{"from": name, "value": to_plain(frame), "encoded": frame.encode().hex()} for name, frame in said],

@@ -170,7 +170,7 @@ def count_draws(chain: Chain) -> dict[bytes, PayerDraws]:
 
 
 def test_skipped_draws_are_compared_with_how_often_the_same_executors_failed_others() -> None:
-    """Whoever passes over those that serve all others stands out; whoever meets the one that is down does not."""
+    """A payer stands out that passes over executors that serve all others, not one that draws a failed executor."""
     chain = Chain(users=3, parameters=replace(PARAMETERS, epoch_heights=100, max_attempts=8))
     down, *up = chain.validators
     honest, unlucky, choosy = chain.users
@@ -403,8 +403,8 @@ def test_a_genesis_that_contradicts_itself_is_a_fault(short: Busy) -> None:
     chain, _ = short
     twice = Genesis(**{**_fields(chain.genesis), "accounts": (*chain.genesis.accounts, chain.genesis.accounts[0])})
     assert audit_chain(ListSource(twice, [], 0)).fault == Fault(0, "genesis", "an account is listed twice")
-    nobody = Genesis(**{**_fields(chain.genesis), "accounts": chain.genesis.accounts[-1:]})
-    fault = audit_chain(ListSource(nobody, [], 0)).fault
+    without = Genesis(**{**_fields(chain.genesis), "accounts": chain.genesis.accounts[-1:]})
+    fault = audit_chain(ListSource(without, [], 0)).fault
     assert fault is not None and fault.field == "genesis"
 
 

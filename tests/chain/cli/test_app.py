@@ -44,7 +44,7 @@ from tests.support.restarted_chain import append_after, go_on, make_halted, prop
 
 ROOT = Path(__file__).resolve().parents[3]
 APP = build_app()
-NOBODY = format_address(make_key("nobody").public_key)
+STRANGER = format_address(make_key("stranger").public_key)
 
 
 def run(*arguments: object) -> tuple[int, str, str]:
@@ -176,13 +176,13 @@ def test_show_and_account(chain: Chain, tmp_path: Path) -> None:
         (("verify", "{dir}", "--genesis", "{dir}/nothing"), "cannot read the genesis file"),
         (("checkpoint", "-d", "{dir}/nothing"), "no chain in"),
         (("prove", "balance", "12D3KooW", "-d", "{dir}"), "not the address of a usable Ed25519 key"),
-        (("prove", "balance", NOBODY, "-d", "{dir}/nothing"), "no chain in"),
-        (("prove", "balance", NOBODY, "-d", "/ip4/127.0.0.1/tcp/1/p2p/12D3KooW"), "cannot reach other nodes"),
-        (("prove", "balance", NOBODY, "-d", "{dir}", "--checkpoint", "4"), "--checkpoint: expected HEIGHT:BLOCKID"),
-        (("prove", "balance", NOBODY, "-d", "{dir}", "--checkpoint", "9:" + "00" * 32), "above the last final block"),
-        (("prove", "balance", NOBODY, "-d", "{dir}", "--checkpoint", "3:" + "00" * 32), "not a final block of this"),
-        (("prove", "balance", NOBODY, "-d", "{dir}", "-o", "{dir}/chain"), "exists already"),
-        (("prove", "balance", NOBODY, "-d", "{dir}", "-o", "{dir}/no/such/place"), "No such file"),
+        (("prove", "balance", STRANGER, "-d", "{dir}/nothing"), "no chain in"),
+        (("prove", "balance", STRANGER, "-d", "/ip4/127.0.0.1/tcp/1/p2p/12D3KooW"), "cannot reach other nodes"),
+        (("prove", "balance", STRANGER, "-d", "{dir}", "--checkpoint", "4"), "--checkpoint: expected HEIGHT:BLOCKID"),
+        (("prove", "balance", STRANGER, "-d", "{dir}", "--checkpoint", "9:" + "00" * 32), "above the last final block"),
+        (("prove", "balance", STRANGER, "-d", "{dir}", "--checkpoint", "3:" + "00" * 32), "not a final block of this"),
+        (("prove", "balance", STRANGER, "-d", "{dir}", "-o", "{dir}/chain"), "exists already"),
+        (("prove", "balance", STRANGER, "-d", "{dir}", "-o", "{dir}/no/such/place"), "No such file"),
         (("prove", "operation", "00" * 32, "-d", "{dir}"), "no final operation 0000"),
         (("prove", "operation", "00", "-d", "{dir}"), "'00' is not the id of an operation"),
         (("prove", "operation", "zz", "-d", "{dir}"), "'zz' is not the id of an operation"),
@@ -265,7 +265,7 @@ def test_a_database_that_a_node_has_open(chain: Chain, tmp_path: Path) -> None:
             ("account", format_address(chain.users[0].public_key), "-d", tmp_path),
             ("export", tmp_path / "out", "-d", tmp_path),
             ("checkpoint", "-d", tmp_path),
-            ("prove", "balance", NOBODY, "-d", tmp_path),
+            ("prove", "balance", STRANGER, "-d", tmp_path),
             ("prove", "operation", "00" * 32, "-d", tmp_path),
         ):
             code, text, errors = run(*arguments)
@@ -367,9 +367,9 @@ def test_a_balance_is_proven_and_checked(chain: Chain, tmp_path: Path) -> None:
 
 
 def test_that_there_is_no_account(chain: Chain, tmp_path: Path) -> None:
-    run("prove", "balance", NOBODY, "-d", tmp_path, "-o", tmp_path / "proof")
+    run("prove", "balance", STRANGER, "-d", tmp_path, "-o", tmp_path / "proof")
     code, text, _ = run("check-proof", tmp_path / "proof", "--genesis", tmp_path / "genesis.json")
-    assert code == 0 and text.startswith(f"ok: {NOBODY} has no account and no credits after block 4")
+    assert code == 0 and text.startswith(f"ok: {STRANGER} has no account and no credits after block 4")
     code, text, _ = run("check-proof", tmp_path / "proof", "--genesis", tmp_path / "genesis.json", "--json")
     assert not json.loads(text)["account"]["exists"] and json.loads(text)["account"]["available"] == 0
 
@@ -413,7 +413,7 @@ def test_a_proof_from_an_export_or_a_node_is_that_of_the_directory(chain: Chain,
         return ExportSource(tmp_path / "out")
 
     remote = build_app(open_remote)
-    for what in (("balance", NOBODY), ("operation", operation)):
+    for what in (("balance", STRANGER), ("operation", operation)):
         code, proof, _ = run("prove", *what, "-d", tmp_path)
         assert code == 0 and proof.startswith("-----BEGIN")
         for target in (tmp_path, tmp_path / "out"):
@@ -435,14 +435,14 @@ def test_a_proof_from_an_export_that_lies_about_its_signers(chain: Chain, tmp_pa
     with ExportWriter(tmp_path / "out", chain.genesis) as writer:
         writer.add(first.encoded, chain.finality(first).encode())
         writer.add(block.encoded, chain.finality(block).encode())
-    for command in (("verify", tmp_path / "out"), ("prove", "balance", NOBODY, "-d", tmp_path / "out")):
+    for command in (("verify", tmp_path / "out"), ("prove", "balance", STRANGER, "-d", tmp_path / "out")):
         code, text, errors = run(*command)
         assert code == 1 and f"signer {signer} is outside" in text + errors
 
 
 def test_a_refused_proof(chain: Chain, tmp_path: Path) -> None:
     genesis = ("--genesis", tmp_path / "genesis.json")
-    _, proof, _ = run("prove", "balance", NOBODY, "-d", tmp_path)
+    _, proof, _ = run("prove", "balance", STRANGER, "-d", tmp_path)
     for content, message in ((proof[:-30], "cut short"), ("hello", "not a proof"), ("\xff\0", "not a proof")):
         (tmp_path / "proof").write_text(content, encoding="latin1")
         code, text, errors = run("check-proof", tmp_path / "proof", *genesis)
@@ -462,12 +462,12 @@ def test_an_old_checkpoint_is_refused_with_the_reason(tmp_path: Path) -> None:
     store = LevelStore(tmp_path / "chain")
     fill_store(store, chain, {block.height: chain.finality(block) for block in chain.blocks})
     store.close()
-    code, text, errors = run("prove", "balance", NOBODY, "-d", tmp_path)
+    code, text, errors = run("prove", "balance", STRANGER, "-d", tmp_path)
     assert (code, text) == (1, "") and errors.startswith(
         "error: the checkpoint at height 0 is too old, 3 epochs before"
     )
     since = f"5:{chain.blocks[4].id.hex()}"
-    assert run("prove", "balance", NOBODY, "-d", tmp_path, "--checkpoint", since)[0] == 0
+    assert run("prove", "balance", STRANGER, "-d", tmp_path, "--checkpoint", since)[0] == 0
 
 
 def test_times_are_printed_by_their_largest_units() -> None:

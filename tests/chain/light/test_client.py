@@ -93,7 +93,7 @@ FORGERIES: dict[str, Callable[[LightClientUpdate], LightClientUpdate]] = {
     "signed by others": signed_by_others,
     "of a minority": of_minority,
     "only notarized": of_notarization,
-    "a restart that nobody accepted": lambda end: replace(end, restarts=(CHAIN.blocks[13].header,)),
+    "a restart that was not accepted": lambda end: replace(end, restarts=(CHAIN.blocks[13].header,)),
     "a certificate of another block": lambda end: replace(end, certificate=ENDS[2].certificate),
 }
 
@@ -130,7 +130,7 @@ def test_a_checkpoint_is_not_contradicted() -> None:
         light.add(ENDS[2])
 
 
-def test_a_restart_is_followed_by_whoever_accepts_it() -> None:
+def test_a_restart_is_followed_by_a_client_that_accepts_it() -> None:
     """Half of the committee is struck off within the second epoch, and vouches for nothing from there on."""
     chain = make_halted(6)
     finals = {height: chain.finality(chain.blocks[height - 1]) for height in (4, 6)}

@@ -222,9 +222,9 @@ def test_a_checkpoint_of_the_last_block_needs_no_step() -> None:
 
 def test_an_account_that_never_was() -> None:
     ledger = get_ledger()
-    nobody = make_key("nobody").public_key
-    verified = check(ledger, prove_balance(ledger.store, nobody, ledger.checkpoint(30)), 30)
-    assert verified.statement == replace(verified.statement, public_key=nobody, account=None)
+    stranger = make_key("stranger").public_key
+    verified = check(ledger, prove_balance(ledger.store, stranger, ledger.checkpoint(30)), 30)
+    assert verified.statement == replace(verified.statement, public_key=stranger, account=None)
 
 
 @given(checkpoint=st.integers(0, 32), height=st.integers(1, 32), data=st.data())
@@ -271,7 +271,7 @@ def test_the_smallest_share_is_reported() -> None:
     assert (verified.share, verified.smallest_share) == (0.9, 0.7)
 
 
-def test_a_restart_counts_for_whoever_accepts_it() -> None:
+def test_a_restart_counts_for_a_reader_that_accepts_it() -> None:
     """Epoch 4 is of the heights 17 to 20; at 18 two validators with 70 % of the stake are struck off."""
     ledger = make_ledger(6, restart=18)
     restart = ledger.header(18)
@@ -323,7 +323,7 @@ def test_a_real_chain_can_be_proven_whole() -> None:
             effects[type(operation.operation)] = verified.statement.shows_effect
         assert prove_operation(rebuilt, operation.id, checkpoint) == proof
     assert effects[Hold] and not effects[Transfer]
-    for key in (*chain.users, *chain.validators, make_key("nobody")):
+    for key in (*chain.users, *chain.validators, make_key("stranger")):
         proof = prove_balance(blocks, key.public_key, checkpoint)
         assert prove_balance(rebuilt, key.public_key, checkpoint) == proof
         verified = check_proof(chain.genesis, checkpoint, proof)
@@ -458,10 +458,10 @@ def test_another_account_record() -> None:
     earlier = ledger.states[30]
     key = account_key(USERS[2].public_key)
     refuse(with_claim(proof, account=earlier.account(USERS[2].public_key), path=earlier.prove(key)), "not part of")
-    nobody = make_key("nobody").public_key
-    absent = ledger.states[-1].prove(account_key(nobody))
+    stranger = make_key("stranger").public_key
+    absent = ledger.states[-1].prove(account_key(stranger))
     refuse(with_claim(proof, account=None, path=absent), "not part of the state|does not stand|to be there")
-    refuse(with_claim(proof, public_key=nobody, path=absent), "to be absent")
+    refuse(with_claim(proof, public_key=stranger, path=absent), "to be absent")
 
 
 def test_another_chain() -> None:
@@ -666,7 +666,7 @@ def test_operations_of_something_else() -> None:
     refuse(with_claim(proof, path=replace(path, index=9)), "does not exist")
 
 
-def test_even_all_validators_cannot_sign_for_somebody() -> None:
+def test_even_all_validators_cannot_sign_for_an_account() -> None:
     ledger = get_ledger()
     operation = replace(make_transfer(ledger.genesis, 99, 0), signature=bytes(64))
     body = Body((operation,), None, (), ())

@@ -1,4 +1,4 @@
-"""The beacon: onions that open one layer at a time, and a value that only reveals move."""
+"""The beacon: hash chains that reveal one value at a time, and a value that only reveals change."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ START = Beacon(3, hash_bytes("value"), hash_bytes("previous"), hash_bytes("earli
 SALT = hash_bytes("salt")
 
 
-# Onions.
+# Hash chains.
 
 
 @given(secret=st.binary(min_size=32, max_size=32), length=st.integers(1, 20))
@@ -148,14 +148,14 @@ def test_only_the_preimage_of_the_commitment_is_a_reveal() -> None:
     used = [block.header.beacon_reveal for block in chain.blocks if block.header.proposer == leader.public_key]
     others = [find_reveal(key, chain.genesis, chain.state) for key in chain.validators if key is not leader]
     beneath = hash_chain.find_reveal(right)
-    other_onion = make_hash_chain(leader, chain.genesis.beacon, 1, PARAMETERS.epoch_heights)
+    other_hash_chain = make_hash_chain(leader, chain.genesis.beacon, 1, PARAMETERS.epoch_heights)
     assert used and beneath is not None
     for wrong in (
         chain.validator_record(leader).commitment,
         beneath,  # two layers at once
         hash_chain.commitment,
-        other_onion.commitment,
-        other_onion.find_reveal(other_onion.commitment) or b"",
+        other_hash_chain.commitment,
+        other_hash_chain.find_reveal(other_hash_chain.commitment) or b"",
         bytes([right[0] ^ 1]) + right[1:],
         *used,  # its own, of earlier blocks
         *others,
@@ -197,7 +197,7 @@ def test_a_hash_chain_that_is_used_up_reveals_no_more(monkeypatch: pytest.Monkey
 
 
 def test_who_has_no_tip_reveals_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not even what hashes to the tip that stands for none, if somebody found it, nor who never was on duty."""
+    """Not even what hashes to the tip that stands for none, nor an account that never was a validator."""
     chain = Chain()
     block, _, _ = chain.propose()
     header = block.header

@@ -18,7 +18,7 @@ from chain.transition.payments import get_executor
 from tests.support.chain_builder import MODEL, PARAMETERS, Chain
 from tests.support.keys import make_key
 
-NOBODY = bytes(32)
+PAYER = bytes(32)
 SALT = hash_bytes("test salt")
 
 
@@ -29,7 +29,7 @@ def make_lottery(*stakes: int, newcomer_share: int = 0) -> tuple[list[bytes], Lo
 
 
 def seed(number: int) -> bytes:
-    return compute_lottery_seed(hash_bytes("test beacon"), NOBODY, number)
+    return compute_lottery_seed(hash_bytes("test beacon"), PAYER, number)
 
 
 @given(stakes=st.lists(st.integers(0, 5), max_size=8), number=st.integers(0, 1000), out=st.integers(0, 8))
@@ -52,7 +52,7 @@ def test_permutations_appear_as_often_as_their_stakes_say() -> None:
     """Chi-square of the whole order over 12,000 draws, 5 degrees of freedom: 25.7 is exceeded once in 10,000 seeds."""
     stakes = (1, 2, 5)
     keys, lottery = make_lottery(*stakes)
-    drawn = Counter(tuple(lottery.order(seed(number), NOBODY)) for number in range(12_000))
+    drawn = Counter(tuple(lottery.order(seed(number), PAYER)) for number in range(12_000))
     statistic = 0.0
     for first, second, third in permutations(range(3)):
         chance = stakes[first] / 8 * stakes[second] / (8 - stakes[first])
@@ -72,7 +72,7 @@ def test_the_excluded_payers_tickets_go_to_the_others_in_proportion() -> None:
 def test_newcomers_have_their_share_of_the_draws() -> None:
     """Chi-square over 10,000 draws, 2 degrees of freedom: 18.5 is exceeded once in 10,000 seeds."""
     keys, lottery = make_lottery(10, 0, 30, 0, newcomer_share=50)
-    drawn = Counter(lottery.get_executor(seed(number), NOBODY, 0) for number in range(10_000))
+    drawn = Counter(lottery.get_executor(seed(number), PAYER, 0) for number in range(10_000))
     newcomers = drawn[keys[1]] + drawn[keys[3]]
     expected = {keys[0]: 9_500 / 4, keys[2]: 9_500 * 3 / 4}
     statistic = (newcomers - 500) ** 2 / 500 + sum((drawn[key] - mean) ** 2 / mean for key, mean in expected.items())
@@ -85,13 +85,13 @@ def test_where_only_one_kind_is_left_it_has_all_draws(newcomer_share: int) -> No
     for stakes in ((0, 0, 0), (5, 6, 7)):
         keys, lottery = make_lottery(*stakes, newcomer_share=newcomer_share)
         for number in range(20):
-            assert sorted(lottery.order(seed(number), NOBODY)) == keys
+            assert sorted(lottery.order(seed(number), PAYER)) == keys
 
 
 def test_who_has_nearly_everything_is_stepped_over() -> None:
     keys, lottery = make_lottery(1, 2**62, 1)
     for number in range(20):
-        order = list(lottery.order(seed(number), NOBODY))
+        order = list(lottery.order(seed(number), PAYER))
         assert order[0] == keys[1] and sorted(order) == keys
 
 
@@ -104,10 +104,10 @@ def test_the_seed_depends_on_beacon_payer_and_number() -> None:
 
 def test_a_table_draws_among_those_who_serve_the_model() -> None:
     table = ServingTable((ServingEntry(b"a" * 32, 5, ("x",)), ServingEntry(b"b" * 32, 5, ("x", "y"))), 0)
-    assert sorted(table.lottery("x").order(seed(0), NOBODY)) == [b"a" * 32, b"b" * 32]
-    assert list(table.lottery("y").order(seed(0), NOBODY)) == [b"b" * 32]
-    assert list(table.lottery("z").order(seed(0), NOBODY)) == []
-    assert table.lottery("z").get_executor(seed(0), NOBODY, 0) is None
+    assert sorted(table.lottery("x").order(seed(0), PAYER)) == [b"a" * 32, b"b" * 32]
+    assert list(table.lottery("y").order(seed(0), PAYER)) == [b"b" * 32]
+    assert list(table.lottery("z").order(seed(0), PAYER)) == []
+    assert table.lottery("z").get_executor(seed(0), PAYER, 0) is None
 
 
 def test_asking_for_unknown_models_leaves_nothing_behind() -> None:
@@ -179,7 +179,7 @@ def test_a_table_keeps_the_largest_bonds(monkeypatch: pytest.MonkeyPatch) -> Non
     assert list(table.entries) == sorted(table.entries, key=lambda entry: entry.public_key)
 
 
-def test_a_draw_is_made_once_and_only_for_a_model_that_somebody_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_draw_is_made_once_and_only_for_a_model_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """A table may name sixty thousand models: to make all their draws would hold up a node at every epoch."""
     made: list[int] = []
     make = Lottery.__init__
@@ -193,6 +193,6 @@ def test_a_draw_is_made_once_and_only_for_a_model_that_somebody_asks_for(monkeyp
     entries = [ServingEntry(key, 5, tuple(sorted({"common", f"own {key.hex()}"}))) for key in sorted(keys)]
     table = ServingTable(tuple(entries), 0)
     assert table.lottery("common") is table.lottery("common") and made == [9]
-    table.lottery("nobody's")
+    table.lottery("unserved")
     table.lottery(f"own {keys[0].hex()}")
     assert made == [9, 1]

@@ -100,7 +100,7 @@ def test_drafts_nest_and_states_do_not_change(batches: list[dict[bytes, Account 
         st.dictionaries(st.sampled_from(PEOPLE), st.one_of(st.none(), st.builds(ValidatorRecord)), max_size=4)
     )
 )
-def test_a_state_knows_who_has_a_duty(batches: list[dict[bytes, ValidatorRecord | None]]) -> None:
+def test_a_state_knows_which_accounts_are_validators(batches: list[dict[bytes, ValidatorRecord | None]]) -> None:
     states, model = [State()], dict[bytes, ValidatorRecord]()
     copies = []
     for changes in batches:

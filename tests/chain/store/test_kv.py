@@ -239,7 +239,7 @@ def test_a_lost_pointer_is_not_a_new_database(history: tuple[Path, object], tmp_
 def test_damage_that_a_read_comes_across_is_remembered(
     history: tuple[Path, list[dict[bytes, bytes]]], tmp_path: Path
 ) -> None:
-    """For whoever must end the node, though somebody else had to answer for the read."""
+    """For the code that must end the node, though other code had to handle the failed read."""
     copy = tmp_path / "db"
     shutil.copytree(history[0], copy)
     table = min(copy.glob("*.ldb"))

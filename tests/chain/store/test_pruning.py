@@ -252,7 +252,7 @@ def begun(small_chunks: None) -> MemoryStore:
 @pytest.mark.parametrize(
     ("height", "doubt"),
     [
-        (None, "anybody can have made up block 20"),
+        (None, "block 20, with which this chain begins, may be invented"),
         (10, "not among the blocks and epoch ends that are here"),
         (12, None),
         (16, None),
@@ -308,7 +308,7 @@ def test_a_whole_chain_needs_no_checkpoint_but_has_the_one_that_is_named() -> No
 
 
 def make_up(credit: int) -> dict[bytes, bytes | None]:
-    """A database of the same genesis, whose only validator and only account is somebody that nobody knows."""
+    """A database of the same genesis, whose only validator and only account is unknown to all others."""
     genesis, thief, epoch = CHAIN.genesis, make_key("thief"), 5
     committee = ValidatorSet.of([(thief.public_key, 1)])
     accounts = {account_key(thief.public_key): Account(available=credit)}
@@ -344,7 +344,7 @@ def make_up(credit: int) -> dict[bytes, bytes | None]:
     }
 
 
-def test_a_chain_that_somebody_made_up_is_not_in_order(tmp_path: Path) -> None:
+def test_an_invented_chain_is_not_in_order(tmp_path: Path) -> None:
     """The end of an epoch that no genesis leads to must not be what everything after it is trusted by."""
     store = LevelStore(tmp_path / "chain")
     store.write(make_up(CHAIN.genesis.supply))
@@ -353,13 +353,15 @@ def test_a_chain_that_somebody_made_up_is_not_in_order(tmp_path: Path) -> None:
     genesis.write_text(CHAIN.genesis.to_json())
     app = build_app(find_checkpoint=lambda path: config.append(path))
     result = CliRunner().invoke(app, ["verify", str(tmp_path), "--genesis", str(genesis)])
-    assert result.exit_code == 1 and result.stdout.startswith("NOT PROVEN: anybody can have made up block 24")
+    assert result.exit_code == 1 and result.stdout.startswith(
+        "NOT PROVEN: block 24, with which this chain begins, may be invented"
+    )
     assert "ok" not in result.stdout.split() and "--checkpoint HEIGHT:BLOCKID" in result.stdout
-    assert "proved by nothing" in result.stdout and not config, "whoever names a genesis trusts no other file"
+    assert "proved by nothing" in result.stdout and not config, "a reader that names a genesis trusts no other file"
     result = CliRunner().invoke(app, ["verify", str(tmp_path), "--json"])
     report = json.loads(result.stdout)
     assert result.exit_code == 1 and not report["ok"] and report["fault"] is None and report["checkpoint"] is None
-    assert "anybody can have made up" in report["doubt"] and not report["base"]["is_proven"]
+    assert "may be invented" in report["doubt"] and not report["base"]["is_proven"]
     assert config == [tmp_path]
     true = f"24:{CHAIN.blocks[23].id.hex()}"
     result = CliRunner().invoke(app, ["verify", str(tmp_path), "--checkpoint", true])

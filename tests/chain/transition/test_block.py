@@ -51,7 +51,7 @@ def make_chain() -> Chain:
 
 
 def resign(chain: Chain, block: Block, *, body: Body | None = None, **fields: Any) -> Block:
-    """The block with header fields or body replaced, its body root set right, signed by whoever it names."""
+    """The block with header fields or body replaced, its body root set right, signed by the proposer that it names."""
     body = body or block.body
     header = replace(block.header, **{"body_root": body.root, **fields})
     return sign_block(chain.keys.get(header.proposer, make_key("stranger")), header, body)
@@ -462,8 +462,8 @@ def test_apply_block_checks_all_but_signatures() -> None:
 
 @pytest.mark.parametrize("length", [0, 3, 4, 6])
 @pytest.mark.parametrize("signers", [(4,), (0, 2**40), (2**63 - 1,)])
-def test_apply_block_refuses_certificates_that_name_nobody(length: int, signers: tuple[int, ...]) -> None:
-    """Before anybody looks at signatures: at the beginning, within an epoch, and across a border."""
+def test_apply_block_refuses_certificates_of_unknown_positions(length: int, signers: tuple[int, ...]) -> None:
+    """Before signatures are checked: at the beginning, within an epoch, and across a border."""
     chain = Chain()
     for _ in range(length):
         chain.append()

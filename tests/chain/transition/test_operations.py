@@ -79,7 +79,7 @@ GROWING = replace(PARAMETERS, entry_fee=5_000)
 
 
 def test_a_transfer_pays_for_the_account_that_it_makes() -> None:
-    """Nobody removes it again: or a flood of them would fill every node's memory for the price of their bytes."""
+    """It is never removed: or a flood of them would fill every node's memory for the price of their bytes."""
     chain = Chain(parameters=GROWING)
     user, other = chain.users
     fee = do(chain, chain.transfer(user, STRANGER, 1))
@@ -310,7 +310,7 @@ def test_only_the_drawn_executor_can_be_paid() -> None:
     do(chain, *[chain.hold(user, 9, attempt) for attempt in range(3)])
 
 
-def test_nobody_is_drawn_for_itself() -> None:
+def test_no_payer_draws_itself() -> None:
     chain = Chain()
     payer = chain.validators[0]
     for seq in range(10):
@@ -361,7 +361,7 @@ def test_holds_come_in_any_order_within_the_window() -> None:
 
 
 def test_a_hold_locks_up_the_price_of_a_request_at_least() -> None:
-    """Or open holds, which take room in the state until somebody releases them, would cost nothing but a fee."""
+    """Or open holds, which take room in the state until they are released, would cost nothing but a fee."""
     chain = Chain()
     user = chain.users[0]
     assert "less than the 100 of any request" in refusal(chain, chain.hold(user, 0, amount=99))
@@ -741,7 +741,7 @@ def test_a_payee_that_has_nothing_gives_a_hold_back() -> None:
 
 
 def test_the_fee_of_a_capture_comes_out_of_the_payees_share_first() -> None:
-    """Of several items: what waits, in order, then what was given back; and of nobody's more than there is."""
+    """Of several items: what waits, in order, then what was given back; and of no account more than there is."""
     chain, user, payee, (gone, small, large) = poor_payee([1_000, 1_000, 1_000])
     before = chain.account(user)
     items = [chain.delivery(user, seq, amount=amount) for seq, amount in ((gone, 0), (small, 100), (large, 120))]

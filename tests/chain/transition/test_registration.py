@@ -88,7 +88,7 @@ def test_who_has_done_anything_is_no_newcomer() -> None:
     assert "done nothing yet" in refuse(chain, register(chain, payer))
 
 
-def test_nobody_keeps_a_newcomer_out_by_sending_it_credit() -> None:
+def test_sending_credit_to_a_newcomer_does_not_keep_it_out() -> None:
     chain, newcomer = make_chain(), make_key("newcomer")
     before = chain.genesis.supply
     chain.append([chain.transfer(chain.users[0], newcomer, 1), register(chain, newcomer)])
@@ -170,7 +170,7 @@ def test_newcomers_get_their_share_of_the_draws_and_no_more() -> None:
     assert len(order) == len(set(order)) == len(table.entries)
 
 
-def test_a_newcomer_earns_what_anybody_earns() -> None:
+def test_a_newcomer_earns_what_others_earn() -> None:
     chain, newcomer = make_chain(), make_key("newcomer")
     chain.keys[newcomer.public_key] = newcomer
     chain.append([register(chain, newcomer)])

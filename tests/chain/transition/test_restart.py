@@ -200,7 +200,7 @@ def test_a_file_with_two_votes_of_one_validator_is_refused() -> None:
         ("next_validators_hash", bytes(32)),
     ],
 )
-def test_a_restart_that_would_not_be_a_block_is_refused_before_anybody_signs_it(field: str, value: object) -> None:
+def test_a_restart_that_would_not_be_a_block_is_refused_before_it_is_signed(field: str, value: object) -> None:
     """Its view and epoch above all: the vote for it could contradict one of before, and its signer be slashed."""
     chain = make_halted()
     file = propose(chain)
@@ -274,7 +274,7 @@ def test_a_restart_block_carries_nothing_else(part: str) -> None:
     assert error.value.field in ("body", "removed")
 
 
-def test_another_block_strikes_nobody_off() -> None:
+def test_another_block_removes_no_validator() -> None:
     chain = make_halted()
     block, _, _ = chain.propose()
     leader = chain.keys[block.header.proposer]
@@ -287,7 +287,7 @@ def test_another_block_strikes_nobody_off() -> None:
 
 
 def test_two_restarts_of_one_block_are_one_view() -> None:
-    """So that whoever signs both signs two finalize in one view, which is slashable."""
+    """So that a validator that signs both signs two finalize in one view, which is slashable."""
     chain = make_halted()
     one, other = propose(chain), propose(chain, timestamp=chain.head.timestamp + 6_000)
     assert one.block.id != other.block.id and one.block.header.view == other.block.header.view

@@ -104,7 +104,7 @@ def sometimes(*faults: str, one_in: int = 8) -> st.SearchStrategy[str]:
 
 pauses = st.sampled_from([400, 400, 0])
 NONCE_FAULTS = sometimes("used nonce", "later nonce", one_in=3)
-DUTY_FAULTS = sometimes("no tip", "foreign tip", "somebody", "twice", one_in=3)
+REGISTRY_FAULTS = sometimes("no tip", "foreign tip", "other account", "twice", one_in=3)
 
 
 def resolve(amount: int | str, whole: int) -> int:
@@ -129,13 +129,13 @@ class LedgerMachine(RuleBasedStateMachine):
         self.absent: set[int] = set()
         self.late: list[Vote] = []
         self.reveals: dict[bytes, bytes] = {}
-        """By tip, of all onions in use."""
+        """By tip, of all hash chains in use."""
         for key in self.chain.validators:
             self.peel(key, 0)
         self.compare()
 
     def peel(self, key: KeyPair, number: int) -> bytes:
-        """The tip of an onion, whose layers the validators know from now on."""
+        """The tip of a hash chain, whose values the validators know from now on."""
         hash_chain = make_hash_chain(key, self.chain.genesis.beacon, number, RULES.epoch_heights)
         commitment: bytes | None = hash_chain.commitment
         for _ in range(120):
@@ -150,7 +150,7 @@ class LedgerMachine(RuleBasedStateMachine):
         return self.ledger.entries.get(b"v" + key.public_key, NO_VALIDATOR)
 
     def is_known(self, key: KeyPair) -> bool:
-        """Whether somebody ever enrolled."""
+        """Whether an account ever enrolled."""
         return b"v" + key.public_key in self.ledger.entries
 
     def ask(self, key: KeyPair, operation: Operation) -> None:
@@ -180,7 +180,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(who=people, fault=NONCE_FAULTS)
     def withdraw(self, who: int, fault: str) -> None:
-        """Rather somebody who has something to withdraw."""
+        """Rather an account that has something to withdraw."""
         ripe = [key for key in self.people if min(self.get_parts(key), default=1e9) <= self.ledger.epoch]
         key = ripe[who % len(ripe)] if ripe and not fault else self.people[who]
         self.ask(key, Withdraw(self.next_nonce(key, fault)))
@@ -199,17 +199,17 @@ class LedgerMachine(RuleBasedStateMachine):
         nonce = self.account(key)["nonce"] + queued
         return {"used nonce": max(0, nonce - 1), "later nonce": nonce + 1}.get(fault, nonce)
 
-    @rule(who=people, kind=st.sampled_from([Enroll, Retire]), hash_chain=st.integers(1, 3), fault=DUTY_FAULTS)
+    @rule(who=people, kind=st.sampled_from([Enroll, Retire]), hash_chain=st.integers(1, 3), fault=REGISTRY_FAULTS)
     def come_or_go(self, who: int, kind: type[NoncedOperation], hash_chain: int, fault: str) -> None:
-        self.change_duty(who, kind, hash_chain, fault)
+        self.change_registry(who, kind, hash_chain, fault)
 
-    @rule(who=people, kind=st.sampled_from([Unjail, Recommit]), hash_chain=st.integers(1, 3), fault=DUTY_FAULTS)
+    @rule(who=people, kind=st.sampled_from([Unjail, Recommit]), hash_chain=st.integers(1, 3), fault=REGISTRY_FAULTS)
     def go_on(self, who: int, kind: type[NoncedOperation], hash_chain: int, fault: str) -> None:
-        self.change_duty(who, kind, hash_chain, fault)
+        self.change_registry(who, kind, hash_chain, fault)
 
-    def change_duty(self, who: int, kind: type[NoncedOperation], hash_chain: int, fault: str) -> None:
+    def change_registry(self, who: int, kind: type[NoncedOperation], hash_chain: int, fault: str) -> None:
         key = self.people[who]
-        if fault != "somebody":  # rather somebody who may
+        if fault != "other account":  # rather one that may
             known = [k for k in self.people if self.is_known(k)]
             fitting = {
                 Enroll: [
@@ -249,7 +249,7 @@ class LedgerMachine(RuleBasedStateMachine):
         kinds=st.sampled_from([(1, 1), (3, 3), (2, 3), (3, 2)]),
         ago=st.sampled_from([0, 0, 0, 1, 1, 2, -1]),
         view=st.integers(1, 2),
-        fault=sometimes("honest", "order", "forged", "two views", "two signers", "anybody", one_in=2),
+        fault=sometimes("honest", "order", "forged", "two views", "two signers", "any account", one_in=2),
         seldom=st.sampled_from(["", "no", "no"]),
     )
     def lie(self, who: int, finder: int, kinds: tuple[int, int], ago: int, view: int, fault: str, seldom: str) -> None:
@@ -259,7 +259,7 @@ class LedgerMachine(RuleBasedStateMachine):
             key for key in self.people if self.is_known(key) and self.validator(key)["clean_from"] <= self.ledger.epoch
         ]
         liar, epoch = self.people[who], max(0, self.ledger.epoch - ago)
-        if fault != "anybody" and liars:
+        if fault != "any account" and liars:
             liar = liars[who % len(liars)]
         if fault == "honest":
             kinds = (1, 2) if view == 1 else (1, 3)
@@ -340,10 +340,10 @@ class LedgerMachine(RuleBasedStateMachine):
         amounts=st.lists(st.sampled_from([0, 30, 150, 700, 2_500]), min_size=1, max_size=3),
     )
     def capture_with_nothing(self, index: int, to: int, left: int, amounts: list[int]) -> None:
-        """Whoever has been promised something spends the rest: the fee must come out of what it captures."""
+        """A payee spends all but what it was promised: the fee must come out of what it captures."""
         for seq in range(2):
             self.hold(who=(index + seq) % PEOPLE, amount=2_500, attempt=0, lifetime=20_000, fault="")
-        self.make_block(1)  # what is queued is paid from the same purse
+        self.make_block(1)  # what is queued is paid from the same balance
         if not (picked := self.pick(index, False)):
             return
         key = next(key for key in self.people if key.public_key == picked[1].payee)
@@ -436,7 +436,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.see_a_hold_through(who, by, end, pause, amount)
 
     def see_a_hold_through(self, who: int, by: int, end: str, pause: int, amount: int) -> None:
-        """A sound hold, mostly an unreceipted capture of it, and what somebody asks for then, in time or not."""
+        """A sound hold, mostly an unreceipted capture of it, and a dispute or release then, in time or not."""
         asked = self.ask_for_hold(who, amount)
         if asked is None:
             return
@@ -478,7 +478,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(who=people, early=st.sampled_from([0, 0, 1, 1, 2]), seldom=st.sampled_from(["", "no"]))
     def see_stake_leave(self, who: int, early: int, seldom: str) -> None:
-        """Somebody unbonds, and withdraws in the first epoch that allows it, or in one of the last that do not."""
+        """An account unbonds, and withdraws in the first epoch that allows it, or in one of the last that do not."""
         if seldom != "":
             return
         epoch = self.ledger.epoch
@@ -498,7 +498,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(who=people, finder=people, early=st.sampled_from([0, 0, 1]))
     def see_a_jail_term_through(self, who: int, finder: int, early: int) -> None:
-        """Somebody in jail asks to come out in the first epoch that allows it, or in the last that does not."""
+        """A jailed validator asks to return in the first epoch that allows it, or in the last that does not."""
         if not self.find_jailed():
             self.lie(who, finder, (1, 1), 0, 1, "", "")
             self.make_block(400)
@@ -519,7 +519,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 self.make_block(1_000)
 
     def get_parts(self, key: KeyPair) -> list[int]:
-        """The epochs in which what is unbonding of somebody's stake comes free."""
+        """The epochs in which what an account has unbonding comes free."""
         return [part["release_epoch"] for part in self.account(key)["unbonding"]]
 
     @rule(index=indices)

@@ -1,4 +1,4 @@
-"""Validator duty: when it begins and ends, who counts as present, what absence and lies cost."""
+"""The validator registry: when voting begins and ends, who counts as present, what absence and lies cost."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_a_bond_below_the_minimum_at_the_freeze_has_no_weight() -> None:
     chain.append_epochs(1)
     assert weights(chain, 1)[small.public_key] == 1_000 and small.public_key not in weights(chain, 2)
     assert chain.validator_record(small).is_enrolled, (
-        "it is on duty still, and returns with a bond that is large enough"
+        "it is a validator still, and returns with a bond that is large enough"
     )
     do(chain, chain.bond(small, 1))
     chain.append_epochs(1)
@@ -166,7 +166,7 @@ def test_a_tip_of_nothing_is_refused() -> None:
 
 
 def test_the_tip_of_another_can_be_announced_but_is_opened_only_by_who_knows_what_is_under_it() -> None:
-    """A copied tip opens with the copied reveal alone: nobody gains a choice, and the copy is worth nothing before."""
+    """A copied tip opens with the copied reveal alone: no one gains a choice, and the copy is worth nothing before."""
     chain = Chain(1)
     (only,) = chain.validators
     user = make_applicant(chain, 1_000_000 // 100)
@@ -207,7 +207,7 @@ def test_a_committee_grows_slowly_and_shrinks_at_once(
     new = of(compute_committee(old, waiting, size))
     whole, room = old.total_stake, old.total_stake // 10
     if not asked or (not room and not asked.keys() & before.keys()):
-        assert new == before, "nobody is left, nobody can come: better the old committee than none"
+        assert new == before, "no member is left, none can join: better the old committee than none"
         return
     assert new and len(new) <= size and min(new.values()) > 0
     assert all(key in asked and weight <= asked[key][0] for key, weight in new.items())
@@ -217,8 +217,8 @@ def test_a_committee_grows_slowly_and_shrinks_at_once(
     assert displaced <= room, "what is pushed out is bounded by what came in"
     assert stake_of(new) <= whole + room
     for key in new.keys() & before.keys() & asked.keys():
-        assert new[key] >= min(before[key], asked[key][0]) or displaced, "nobody's weight is cut that did not leave"
-    # Whoever went, or took out its bond, went in full.
+        assert new[key] >= min(before[key], asked[key][0]) or displaced, "no member's weight is cut that did not leave"
+    # A member that left, or took out its bond, left in full.
     assert not (before.keys() - asked.keys()) & new.keys()
     # The same whatever the order of the applicants.
     order.shuffle(waiting)
@@ -286,7 +286,7 @@ def test_a_full_committee_of_more_than_ten_seats_opens_to_who_is_first_and_has_m
     assert compute_committee(equal, waiting, 10) == equal
 
 
-def test_if_nobody_is_left_the_old_committee_stays() -> None:
+def test_if_no_member_is_left_the_old_committee_stays() -> None:
     chain = Chain(2)
     do(chain, *[chain.retire(key) for key in chain.validators])
     chain.append_epochs(4)
@@ -472,7 +472,7 @@ def test_votes_in_certificates_count() -> None:
     chain = Chain(parameters=LONG)
     present, absent = chain.validators[:3], chain.validators[3]
     chain.append()
-    assert chain.state.participation.blocks == 0, "nobody has voted on the first block of an epoch yet"
+    assert chain.state.participation.blocks == 0, "no validator has voted on the first block of an epoch yet"
     for number in range(1, 6):
         chain.append(voters=present if number % 2 else None)
         assert count_votes(chain, present[0]) == (number, number)
@@ -534,7 +534,7 @@ def test_what_is_no_late_vote() -> None:
         "in another epoch": sign_vote(late, chain_id, VoteKind.NOTARIZE, 1, header.view, first.id),
         "for another block": sign_vote(late, chain_id, VoteKind.NOTARIZE, 0, header.view, bytes([1]) * 32),
         "for genesis": sign_vote(late, chain_id, VoteKind.NOTARIZE, 0, 0, chain.genesis.header.id),
-        "of nobody in the committee": chain.vote(user, first),
+        "of no member of the committee": chain.vote(user, first),
         "for another block, in the view of a recent one": sign_vote(
             late, chain_id, VoteKind.NOTARIZE, 0, chain.head.view, first.id
         ),
@@ -559,7 +559,7 @@ def test_no_vote_counts_across_the_border_of_an_epoch() -> None:
     late = chain.validators[3]
     for _ in range(PARAMETERS.epoch_heights):
         chain.append(voters=chain.validators[:3])
-    assert count_votes(chain, late) == (0, 3), "the votes for the last block of an epoch are nobody's"
+    assert count_votes(chain, late) == (0, 3), "the votes for the last block of an epoch count for no validator"
     for number in range(2):
         for block in chain.blocks[:4]:
             spoil(chain, [chain.vote(late, block)])
@@ -582,7 +582,7 @@ def test_who_enrolls_for_the_first_time_pays_for_the_entry() -> None:
     before, enroll = chain.account(user).available, chain.enroll(user, hash_chain=1)
     chain.append([enroll])
     assert chain.failures[-1] == (None,) and compute_supply(chain.state) == chain.genesis.supply
-    assert chain.account(user).available == before - compute_fee(chain.genesis, enroll), "it has a duty already"
+    assert chain.account(user).available == before - compute_fee(chain.genesis, enroll), "it is a validator already"
     other = chain.users[1]
     chain.append([chain.bond(other, 15_500)])
     chain.append([chain.enroll(other)])

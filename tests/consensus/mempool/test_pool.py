@@ -1,4 +1,4 @@
-"""The mempool: what it takes, in which order it gives it out, and that nobody fills it at another's cost."""
+"""The mempool: what it takes, in which order it gives it out, and that no account fills it at another's cost."""
 
 from __future__ import annotations
 
@@ -339,7 +339,7 @@ def test_what_proposers_reject_again_and_again_is_dropped() -> None:
     assert transfer(1, 0).id not in pool and not pool.has_ready()
 
 
-def test_what_nobody_includes_is_dropped_after_many_blocks_but_not_in_a_halt() -> None:
+def test_what_no_block_includes_is_dropped_after_many_blocks_but_not_in_a_halt() -> None:
     pool, chain = make_pool(), Chain()
     pool.add(transfer(1, 0), 0.0)
     pool.expire(10_000.0)
@@ -424,7 +424,7 @@ class Flood(RuleBasedStateMachine):
 
     @rule()
     def send_honestly(self) -> None:
-        # Weights are compared in powers of two: whoever has a quarter of the heaviest account's bytes is always heard.
+        # Weights are compared in powers of two: an account with a quarter of the heaviest one's bytes is always heard.
         if len([operation for operation in self.honest if operation.id not in self.final]) < 2:
             operation = transfer(2, self.next_honest)
             self.next_honest += 1

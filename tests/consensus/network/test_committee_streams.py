@@ -1,4 +1,4 @@
-"""Links inside the committee: order, bounds, reconnection, and that a slow member holds up nobody."""
+"""Links inside the committee: order, bounds, reconnection, and that a slow member holds up no other."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_messages_arrive_in_order_and_survive_a_lost_link() -> None:
     play(script)
 
 
-def test_a_slow_member_holds_up_nobody_and_its_queue_is_bounded() -> None:
+def test_a_slow_member_holds_up_no_other_and_its_queue_is_bounded() -> None:
     async def script(hub: SimulatedInternet, nursery: trio.Nursery) -> None:
         one, two, three = await make_ends(hub, nursery, ONE, TWO, THREE)
         two.gate = trio.Event()
@@ -132,7 +132,7 @@ def test_strangers_are_not_heard() -> None:
     play(script)
 
 
-def test_nothing_is_opened_to_a_member_that_nobody_writes_to() -> None:
+def test_no_stream_is_opened_to_a_member_without_messages() -> None:
     opened: list[bytes] = []
 
     async def script(hub: SimulatedInternet, nursery: trio.Nursery) -> None:

@@ -16,7 +16,7 @@ def play(script: Callable[[], Awaitable[None]]) -> None:
     trio.run(script, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
-def test_a_noisy_source_delays_nobody_else() -> None:
+def test_a_noisy_source_delays_no_other() -> None:
     async def script() -> None:
         inbox: FairQueue[str] = FairQueue(8)
 

@@ -1,4 +1,4 @@
-"""What gets into an engine: each signature checked once, rates per sender, and nobody before a vote."""
+"""What gets into an engine: each signature checked once, rates per sender, and nothing before a vote."""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ def alter_body(message: Propose, **changes: Any) -> Propose:
 
 
 def propose_of(committee: Committee, key: KeyPair, message: Propose) -> Propose:
-    """The same in every respect, but that somebody else made it."""
+    """The same in every respect but its proposer."""
     block = sign_block(key, dataclasses.replace(message.block.header, proposer=key.public_key), message.block.body)
     return committee.propose(block, key=key)
 
@@ -217,7 +217,7 @@ def test_a_height_that_does_not_follow_the_parents_is_never_checked(committee: C
 
 
 def test_a_height_that_is_final_already_is_neither_checked_nor_fetched(committee: Committee) -> None:
-    """Whoever has the block could make us ask for it again and again."""
+    """A peer that has the block could make us ask for it again and again."""
     first = committee.build(committee.get_leader(1), 1)
     core = follow(committee, 1, 2)
     propose(core, committee.propose(first))
@@ -511,7 +511,7 @@ def test_no_other_block_is_proposed_again(committee: Committee) -> None:
     assert core.view == 2
 
 
-def test_an_epoch_starts_from_the_finalization_of_the_last_block_whoever_signed_it() -> None:
+def test_an_epoch_starts_from_any_finalization_of_the_last_block() -> None:
     before = Committee(last_height=1)
     last = before.build(before.get_leader(1), 1)
     mine = before.certify(FINALIZE, 4, last.id)

@@ -1,4 +1,4 @@
-"""Whoever contradicts itself is found out, whatever way its votes come and however late."""
+"""A validator that contradicts itself is found out, by whatever way its votes come and however late."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_what_is_honest_is_no_contradiction() -> None:
     assert detector.observe(honest) == []
 
 
-def test_a_vote_of_somebody_else_accuses_nobody() -> None:
+def test_a_forged_vote_accuses_no_validator() -> None:
     """As when the signers of a certificate were looked up in the wrong committee."""
     detector = EquivocationDetector(C.chain_id)
     real, other = C.vote(LIAR, NOTARIZE, 1, X), C.vote(OTHERS[0], NOTARIZE, 1, Y)
@@ -150,7 +150,7 @@ def test_votes_that_came_to_nothing_are_shown_to_others() -> None:
     assert pair == (C.vote(LIAR, NOTARIZE, 1, Y), votes[0])
 
 
-def test_what_was_agreed_on_is_passed_on_to_nobody() -> None:
+def test_what_was_agreed_on_is_not_passed_on() -> None:
     core = C.make_core(ME)
     core.start()
     block = C.build(C.get_leader(1), 1)

@@ -177,7 +177,7 @@ def test_the_last_block_again_needs_them_too() -> None:
     assert [type(effect) for effect in follow(committee, VIEW).on_message(whole)] == [Reject]
 
 
-# Rule 5: nobody waits alone, and who is behind does not wait long.
+# Rule 5: no node waits alone, and one that is behind does not wait long.
 
 
 def test_a_third_of_the_stake_need_not_be_waited_for(committee: Committee) -> None:

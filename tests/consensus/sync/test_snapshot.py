@@ -226,7 +226,7 @@ def test_an_archive_waits_for_a_peer_that_has_all_blocks() -> None:
     play_sync(CHAIN.genesis, play)
 
 
-def test_a_pruned_peer_helps_whoever_is_near_enough() -> None:
+def test_a_pruned_peer_helps_a_node_that_is_near_enough() -> None:
     async def play(world: SyncWorld) -> None:
         pruned = fill_store(CHAIN, keep_epochs=1)
         assert pruned.base.height == 16
@@ -257,7 +257,7 @@ def test_a_peer_may_prune_between_its_tip_and_its_blocks() -> None:
     play_sync(CHAIN.genesis, play)
 
 
-def test_a_state_somebody_fetches_stays_at_hand() -> None:
+def test_a_state_that_a_peer_fetches_stays_at_hand() -> None:
     """Epochs end faster than chunks come: the server keeps what it was asked for."""
 
     async def play(world: SyncWorld) -> None:
@@ -312,7 +312,7 @@ def test_a_chain_is_fetched_whole(height: int, tmp_path: Path) -> None:
 
 
 def keep_adding(question: Question) -> Answers:
-    """Blocks without end, on top of each other, that nobody made final."""
+    """Blocks without end, on top of each other, that are not final."""
     if not isinstance(question, GetBlocks):
         return None
     parts = []

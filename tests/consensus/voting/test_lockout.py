@@ -1,4 +1,4 @@
-"""After a loss of votes: what is damaged is set aside, and nobody votes before the chain has proven its age."""
+"""After a loss of votes: what is damaged is set aside, and no validator votes before the chain has proven its age."""
 
 from __future__ import annotations
 

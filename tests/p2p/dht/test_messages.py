@@ -63,7 +63,7 @@ def test_messages_survive_the_wire() -> None:
     assert decode_response(pb.Message.FromString(raw)) == message
     added = encode(Message(Kind.ADD_PROVIDER, KEY, providers=(peer,)))
     assert decode_request(added, PEER.public_key) == Message(Kind.ADD_PROVIDER, KEY, providers=(peer,))
-    assert decode_request(added, RELAY.public_key).providers == (), "nobody else is provided for"
+    assert decode_request(added, RELAY.public_key).providers == (), "only the sender is provided for"
 
 
 def test_of_a_message_only_what_is_usable_is_taken() -> None:

@@ -260,7 +260,7 @@ def test_keys_have_no_say_in_a_choice() -> None:
     assert 150 < sum(peer in lesser for peer in dialled) < 250
 
 
-def test_those_of_an_earlier_run_are_dialled_at_once_by_who_knows_nobody_and_probed_by_others() -> None:
+def test_peers_of_an_earlier_run_are_dialled_at_once_with_an_empty_table_and_probed_otherwise() -> None:
     old = {number.to_bytes(2, "big") * 16: (f"/memory/{number}",) for number in range(900, 960)}
     of = plan()
     of.remember(old)

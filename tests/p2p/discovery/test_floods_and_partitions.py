@@ -72,7 +72,7 @@ async def test_a_partition_cuts_connections_and_lets_none_be_made_until_it_ends(
             await stream.receive()
         with pytest.raises(NetworkError, match="other side of a partition"):
             await one.connect(other.me, other.listen_addresses)
-        # The other side does not know of it: it finds nobody there.
+        # The other side does not know of it: it finds no peer there.
         with contextlib.suppress(NetworkError):
             await other.connect(one.me, one.listen_addresses)
         await eventually(lambda: other.peers() == set())

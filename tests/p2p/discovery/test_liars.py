@@ -40,7 +40,7 @@ def deaths(w: World, victim: Node) -> int:
 
 
 @pytest.mark.parametrize("count", [1, CONFIRMATIONS - 1])
-async def test_too_few_liars_kill_nobody_for_nobody(autojump_clock: MockClock, count: int) -> None:
+async def test_too_few_liars_remove_no_peer_from_any_table(autojump_clock: MockClock, count: int) -> None:
     async with world(COUNT) as w:
         await w.until_agreed(30)
         await trio.sleep(65)
@@ -61,7 +61,7 @@ async def test_enough_liars_are_refuted_and_not_heard_again(autojump_clock: Mock
         assert w.agreed()
         liars = {node.me for node in w.nodes[10 : 10 + CONFIRMATIONS]}
         refused = [{*node.discovery.failure_detector._observers} for node in w.nodes]
-        # It takes all of them, so whoever does not hear one is fooled no more; some were told the truth before the lie.
+        # It takes all of them, so a node that does not hear one is not fooled; some heard the truth before the lie.
         assert sum(bool(liars & observers) for observers in refused) > COUNT // 2
         deaths(w, victim)
         await accuse(w, w.nodes[10 : 10 + CONFIRMATIONS], victim)
@@ -163,7 +163,7 @@ async def test_a_reply_over_its_own_bound_is_cut_or_dropped(
         caplog.clear()
 
 
-async def test_accusations_by_nobody_make_nobody_renew(autojump_clock: MockClock) -> None:
+async def test_accusations_by_unknown_peers_make_no_node_renew(autojump_clock: MockClock) -> None:
     async with world(8) as w:
         await w.until_agreed(20)
         await trio.sleep(70)
@@ -172,8 +172,8 @@ async def test_accusations_by_nobody_make_nobody_renew(autojump_clock: MockClock
         first = find(w, victim.me).sequence
         sequences = {first}
         for number in range(60):
-            nobody = w.key(1000 + number)
-            message = sign_suspect_message(nobody, CHAIN, victim.discovery._announcer.announced or find(w, victim.me))
+            unknown = w.key(1000 + number)
+            message = sign_suspect_message(unknown, CHAIN, victim.discovery._announcer.announced or find(w, victim.me))
             await liar.say(victim, SyncFrame(suspects=(message.encode(),)))
             await trio.sleep(1)
             sequences.add(find(w, victim.me).sequence)

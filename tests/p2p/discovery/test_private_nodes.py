@@ -93,7 +93,7 @@ async def test_a_relay_that_is_replaced_at_once_is_announced_once(autojump_clock
         last = private.discovery._connector.manager.get_relays(trio.current_time())
         for node in w.nodes:
             if node.me not in last:
-                node.network.max_reservations = 0  # nobody has one to give: then the loss is said, after a while
+                node.network.max_reservations = 0  # no relay takes another: then the loss is said, after a while
         w.crash(next(node for node in w.nodes if node.me in last and node is not reader), notice=0.1)
         await trio.sleep(RELAY_LOSS_DELAY_S / 2)
         assert len(relays_of(reader, private)) == TARGET_RESERVATIONS
@@ -166,7 +166,7 @@ async def test_a_restart_needs_no_bootstrap_node(autojump_clock: MockClock, tmp_
         again = w.start(9, store=PeerStore(tmp_path / "peers.db"), bootstrap=[])
         await w.until_agreed(10)
         assert again.present() == {other.me for other in w.nodes[:3]}
-        lost = w.start(77, bootstrap=[])  # nobody knows it, and it remembers nobody
+        lost = w.start(77, bootstrap=[])  # no peer knows it, and it remembers no peer
         w.nodes.remove(lost)
         await trio.sleep(10)
         assert lost.present() == set()
@@ -192,7 +192,7 @@ async def test_a_relay_is_announced_where_it_was_dialled_whatever_it_says_of_its
         assert {*relays} <= {node.network.relay_addresses[0] for node in w.nodes[:3]}
 
 
-async def test_a_relay_that_nobody_could_be_told_of_is_not_asked(autojump_clock: MockClock) -> None:
+async def test_a_relay_that_cannot_be_announced_is_not_asked(autojump_clock: MockClock) -> None:
     async with world(0) as w:
         w.bootstrap = [(w.key(0).public_key, "/ip4/10.0.0.1/tcp/1")]
         w.start(0, address="/ip4/10.0.0.1/tcp/1", max_reservations=4)

@@ -234,7 +234,7 @@ async def test_fingerprints_are_computed_once_as_long_as_nothing_changes(autojum
 
 
 async def test_a_full_view_is_learnt_within_the_rates(autojump_clock: MockClock) -> None:
-    """Nobody floods: a newcomer fetches some 3,000 announcements from its neighbours, a frame at a time."""
+    """No flood: a newcomer fetches some 3,000 announcements from its neighbours, a frame at a time."""
     assert MAX_TABLE_PEERS > 3000
     async with world(3) as w:
         await w.until_agreed(10)
@@ -261,7 +261,7 @@ async def test_an_old_announcement_does_not_grow_young_on_the_way(autojump_clock
 
 
 def place(w: World, announcements: list[Announcement]) -> list[Announcement]:
-    """The same with addresses at which nobody answers."""
+    """The same with addresses at which no node answers."""
     return [
         sign_announcement(
             w.key(1_000_000 + number), CHAIN, replace(one, addresses=(f"/ip4/20.{number % 250}.0.1/tcp/1",))
@@ -291,7 +291,7 @@ async def test_those_that_count_are_checked_before_a_crowd_of_invented_suspects(
         await trio.sleep(1.2)
         assert checked[0] == victim.me  # proven
         others = checked[1:]
-        assert len(others) >= 300 and others[:300] != sorted(others[:300])  # and nobody else by a key of its choice
+        assert len(others) >= 300 and others[:300] != sorted(others[:300])  # and no other by a key of its choice
 
 
 async def test_invented_peers_that_do_not_answer_do_not_count_as_a_large_network(autojump_clock: MockClock) -> None:

@@ -438,7 +438,7 @@ async def test_a_peer_that_forgot_our_topics_learns_them_again(on: bool, monkeyp
 
 @guard
 @pytest.mark.trio
-async def test_nobody_is_dialled_on_a_peer_s_word(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_address_is_dialled_on_the_word_of_a_peer(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not on:
         monkeypatch.delattr(GuardedGossipSub, "_do_px")
         monkeypatch.delattr(p2p.host.workarounds.swarm.GuardedSwarm, "dial_peer")

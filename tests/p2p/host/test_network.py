@@ -22,7 +22,7 @@ TOPIC = "test"
 
 
 @pytest.mark.trio
-async def test_streams_carry_bytes_both_ways_whoever_dialled() -> None:
+async def test_streams_carry_bytes_both_ways_whichever_side_dialled() -> None:
     one, other = network(1), network(2, listen=())
     for host in (one, other):
         host.handle(ECHO, echo)
@@ -193,7 +193,7 @@ async def test_a_failing_handler_resets_its_stream_and_ends_nothing_else(caplog:
 
 
 @pytest.mark.trio
-async def test_garbage_on_the_port_disturbs_nobody(capfd: pytest.CaptureFixture[str]) -> None:
+async def test_garbage_on_the_port_disturbs_no_peer(capfd: pytest.CaptureFixture[str]) -> None:
     one, other = network(1), network(2)
     one.handle(ECHO, echo)
     noise = b"\x13/multistream/1.0.0\n\x07/noise\n"

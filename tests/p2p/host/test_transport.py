@@ -122,7 +122,7 @@ async def test_every_dial_goes_through_the_proxy_and_names_are_left_to_it() -> N
 
 
 @pytest.mark.trio
-async def test_without_its_proxy_a_node_reaches_nobody() -> None:
+async def test_without_its_proxy_a_node_reaches_no_peer() -> None:
     one = network(1)
     async with running(one), proxy() as server:
         node = Libp2pNetwork(make_key(3), (), RealRuntime(), rules=DialRules(proxy=server.endpoint))

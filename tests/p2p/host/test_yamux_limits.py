@@ -50,7 +50,7 @@ def header(kind: int, flags: int = 0, stream: int = 0, length: int = 0, version:
         (header(TYPE_GO_AWAY, FLAG_SYN), Misbehaviour.GARBAGE, 1),
     ],
 )
-def test_frames_from_whoever_made_the_connection(frame: bytes, fault: Misbehaviour | None, cost: int) -> None:
+def test_frames_from_the_side_that_made_the_connection(frame: bytes, fault: Misbehaviour | None, cost: int) -> None:
     assert check_frame(frame, is_initiator=False) == (fault, cost)
 
 

@@ -84,7 +84,7 @@ def test_a_newcomer_learns_all_and_is_learnt() -> None:
 
 
 def test_newcomers_that_come_at_once_are_all_served() -> None:
-    """Whoever begins: who has much and hears of somebody with nothing is not itself the one that fetches."""
+    """Whichever side begins: a node with a full table does not fetch from one with an empty table."""
     old, newcomers = Side(0), [Side(900 + number) for number in range(4)]
     for number in range(400):
         old.table.apply(make(number), 0.0)
@@ -129,7 +129,7 @@ def test_offers_are_asked_for_once_and_only_when_they_are_news() -> None:
     item = one.table.entries[make_peer(1)].id
     asked = other.take(one, SyncFrame(have=item), 0.0)
     assert asked == SyncFrame(want=item)
-    assert other.take(one, SyncFrame(have=item), 0.1) is None  # somebody was asked a moment ago
+    assert other.take(one, SyncFrame(have=item), 0.1) is None  # a peer was asked a moment ago
     assert other.take(one, SyncFrame(have=item), 5.0) == asked  # and did not send it
     sent = one.take(other, asked, 5.0)
     assert sent is not None
@@ -168,7 +168,7 @@ def test_goodbyes_travel_as_long_as_they_are_news() -> None:
     reconcile(late, one, 2.0 + GOODBYE_LISTING_S)
     assert late.table.find(make_peer(1)) is not None  # not listed any more
     newer = one.anti_entropy.correct(make(1))
-    assert newer == get_item_id(make(1, leaving=True).encode())  # but told to whoever passes on the old one
+    assert newer == get_item_id(make(1, leaving=True).encode())  # but told to the peer that passes on the old one
     assert one.anti_entropy.correct(make(1, leaving=True)) == b""
 
 

@@ -88,7 +88,7 @@ def test_a_failed_probe_of_ones_own_is_enough() -> None:
     assert table.find(make_peer(SUSPECT)) is None
 
 
-def test_whoever_is_connected_believes_nothing() -> None:
+def test_a_connected_node_believes_no_accusation() -> None:
     table, detector = world()
     for observer in range(2, 2 + CONFIRMATIONS):
         detector.on_suspect_message(suspect_message(observer), 0.0)
@@ -125,7 +125,7 @@ def refute_by(
     return heard
 
 
-def test_whoever_is_refuted_by_several_is_heard_about_nobody_for_a_while() -> None:
+def test_an_observer_refuted_by_several_is_not_heard_for_a_while() -> None:
     table, detector = world(200)
     liars = range(190, 190 + CONFIRMATIONS)
     heard = [refute_by(table, detector, suspect, liars, float(suspect) / 10, 1.0) for suspect in range(1, 150)]
@@ -144,7 +144,7 @@ def test_who_refutes_after_a_partition_shows_nothing_about_its_accusers_beyond_i
     assert refute_by(table, detector, 1, observers, 41.0, 1.0) == 0
 
 
-def test_what_is_remembered_of_accusers_is_bounded_and_who_floods_it_flushes_nobody_else() -> None:
+def test_what_is_remembered_of_observers_is_bounded_and_a_flood_flushes_no_other() -> None:
     _, detector = world(10)
     detector.note_refuted(make_peer(2), make_peer(SUSPECT), 0.0)
     for number in range(5000):
@@ -176,7 +176,7 @@ def test_made_up_observers_are_not_heard() -> None:
     assert detector.on_suspect_message(suspect_message(101), OBSERVER_MIN_AGE_S)
 
 
-def test_whoever_was_there_when_a_node_came_counts_at_once() -> None:
+def test_a_peer_that_was_there_when_a_node_came_counts_at_once() -> None:
     table = PeerTable(ME)
     detector = FailureDetector(table)
     table.apply(replace(make(1), peer=ME), 100.0)

@@ -19,7 +19,7 @@ LIFETIME = 35.0
 
 
 def make(peer: int, incarnation: int = 1, sequence: int = 1, leaving: bool = False, mark: int = 0) -> Announcement:
-    """An announcement whose signature nobody checks here; ``mark`` tells apart two of one order."""
+    """An announcement whose signature is not checked here; ``mark`` tells apart two of one order."""
     return Announcement(
         peer=make_peer(peer),
         incarnation=incarnation,
@@ -257,7 +257,7 @@ def test_only_the_latest_contacts_are_remembered(monkeypatch: pytest.MonkeyPatch
     assert {make_peer(4), make_peer(5), make_peer(6)} <= {known.peer for known in table.present()}
 
 
-def test_whoever_connects_by_itself_is_proven_by_nothing() -> None:
+def test_an_inbound_connection_proves_no_address() -> None:
     table = PeerTable(ME)
     table.apply(make(1), 0.0)
     table.mark_alive(make_peer(1))

@@ -108,7 +108,7 @@ async def test_a_stream_keeps_order_and_ends(nursery: trio.Nursery, autojump_clo
 
 
 @pytest.mark.trio
-async def test_a_stream_that_nobody_reads_stalls_its_sender(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+async def test_an_unread_stream_stalls_its_sender(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     _, a, b = await connected_pair(nursery)
     b.handle(PROTOCOL, hold)
     stream = await a.open_stream(b.me, PROTOCOL)
@@ -330,7 +330,7 @@ def test_uniform_latency_stays_in_its_range() -> None:
 
 
 @pytest.mark.trio
-async def test_a_visit_makes_nobody_a_peer_and_ends_with_either_node(
+async def test_an_isolated_stream_makes_no_peer_and_ends_with_either_node(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     hub = SimulatedInternet(1)

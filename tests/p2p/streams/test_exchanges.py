@@ -575,7 +575,7 @@ async def test_a_slow_frame_may_follow_another_without_a_pause(pair: Pair, autoj
 
 
 async def test_unfinished_frames_of_all_peers_have_a_bound(autojump_clock: MockClock) -> None:
-    """Whoever has most goes, not whoever comes last."""
+    """The peer with most unread bytes is cut off, not the latest."""
     hub = SimulatedInternet(1)
     networks = [SimulatedNetwork(hub, bytes([number]) * 32) for number in range(1, 9)]
     answerer = Streams(networks[0])

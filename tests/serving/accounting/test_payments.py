@@ -234,7 +234,7 @@ def test_an_executor_that_restarts_refunds_what_it_was_paid_for() -> None:
     simulate(play)
 
 
-def test_a_payer_that_restarts_takes_back_what_nobody_captured() -> None:
+def test_a_payer_that_restarts_takes_back_what_was_not_captured() -> None:
     async def play(world: World) -> None:
         first = world.drawn(1)[0]
         hold = make_hold(world, 1, b"x", bytes(16))

@@ -46,7 +46,7 @@ def test_an_operation_that_was_dropped_blocks_the_later_ones_only_for_a_while() 
     async def play(world: World) -> None:
         member = world.members[1]
         target = world.members[2].public_key
-        # What it sends while alone reaches nobody, and its own mempool is lost with it.
+        # What it sends while alone reaches no node, and its own mempool is lost with it.
         wallet = member.node.wallet
         wallet._next, wallet._used_at = 5, trio.current_time()
         lost = await wallet.submit(lambda nonce: Transfer(nonce, target, 1))

@@ -78,7 +78,7 @@ async def test_bond_unbond_and_serve(node: Node, client: httpx.AsyncClient) -> N
 
 
 @with_admin
-async def test_validator_duty(node: Node, client: httpx.AsyncClient) -> None:
+async def test_validator_registry(node: Node, client: httpx.AsyncClient) -> None:
     await expect(client, "POST", "/wallet/retire", 200, {"wait": WAIT})
     assert (await expect(client, "GET", "/wallet"))["validator"] == "no"
     assert "not enrolled" in (await expect(client, "POST", "/wallet/retire", 409, {"wait": WAIT}))["error"]

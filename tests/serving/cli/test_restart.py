@@ -80,7 +80,7 @@ def test_two_restarts_are_not_signed(chain_and_sign: tuple[Chain, Sign]) -> None
     assert isinstance(error, RestartError) and "signed another restart" in str(error)
 
 
-def test_a_proposal_that_cannot_be_written_binds_nobody(
+def test_a_proposal_that_cannot_be_written_binds_no_validator(
     chain_and_command: tuple[Chain, Command], tmp_path: Path
 ) -> None:
     chain, command = chain_and_command
@@ -93,7 +93,7 @@ def test_a_proposal_that_cannot_be_written_binds_nobody(
 
 
 def test_a_file_with_a_vote_twice_is_not_applied(chain_and_command: tuple[Chain, Command], tmp_path: Path) -> None:
-    """It would leave a block whose certificate nobody believes, this node included: nothing may be written."""
+    """It would leave a block whose certificate no node accepts, this one included: nothing may be written."""
     chain, command = chain_and_command
     file = propose(chain)
     for key in chain.validators[:2]:

@@ -341,7 +341,7 @@ def test_requests_beyond_the_bound_wait_for_a_connection() -> None:
     trio.run(main)
 
 
-def test_nobody_listens() -> None:
+def test_no_server_listens() -> None:
     async def main() -> None:
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
         port = listeners[0].socket.getsockname()[1]

@@ -214,7 +214,7 @@ HASTY = replace(SMALL, headers_timeout=0.2, body_timeout=0.2, idle_timeout=0.2)
         (b"GET /grouped HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", 400),
     ],
 )
-def test_bad_requests_are_refused_in_openai_shape_and_harm_nobody(data: bytes, status: int) -> None:
+def test_bad_requests_are_refused_in_openai_shape_and_harm_no_other(data: bytes, status: int) -> None:
     async def main() -> None:
         async with serving(limits=SMALL) as server:
             refused, error = error_of(await exchange(server, data))

@@ -75,7 +75,7 @@ async def lose(world: World, member: Member) -> None:
 
 
 async def cut_off(world: World, member: Member, seconds: float) -> None:
-    """Break it, and let nobody make a new one for a while."""
+    """Break the connection, and let no node make a new one for a while."""
     world.hub.partition([[member.public_key]])
     await trio.sleep(seconds)
     world.hub.heal()
@@ -207,7 +207,7 @@ def test_one_that_said_goodbye_is_not_waited_for() -> None:
 
 
 def test_what_is_not_streamed_goes_to_another_executor_at_once() -> None:
-    """Nobody has seen anything of it."""
+    """The user has seen nothing of it."""
 
     async def play(world: World) -> None:
         second = world.drawn()[1]
@@ -322,7 +322,7 @@ def test_any_part_of_an_answer_may_be_asked_for_again() -> None:
     simulate(play)
 
 
-def test_nobody_else_can_resume_an_answer_and_nobody_resumes_what_is_not_there() -> None:
+def test_only_the_payer_can_resume_an_answer_and_only_one_that_is_there() -> None:
     async def play(world: World) -> None:
         payer = Payer(world)
         await payer.begin()

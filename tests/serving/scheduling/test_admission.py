@@ -152,7 +152,7 @@ def test_no_slot_is_lost_or_given_twice(
                     await trio.sleep(chance.choice([0.0, 0.5, 1.0]))
                 assert 0 <= admission.running <= capacity
                 assert all(admission.waiting(origin) <= max_queue for origin in Origin)
-                # Nobody waits while a slot is free.
+                # No request waits while a slot is free.
                 assert admission.running == capacity or not admission.total_waiting
 
     run_simulation(seed, main)

@@ -71,7 +71,7 @@ def test_an_unknown_policy_is_refused_by_name() -> None:
 
 
 class Miser(DefaultPolicy):
-    """A policy of somebody's own."""
+    """An owner's policy."""
 
 
 def test_an_installed_policy_is_found_by_name(monkeypatch: pytest.MonkeyPatch) -> None:

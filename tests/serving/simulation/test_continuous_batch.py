@@ -61,7 +61,7 @@ def test_admission_is_first_come_first_served_within_places_and_cache() -> None:
     batch = ContinuousBatch(replace(QWEN3_8B, kv_capacity=1000, max_running=2))
     for id, prompt in enumerate((600, 500, 10, 10)):
         batch.submit(0.0, id, prompt, 100)
-    assert (batch.running, batch.waiting) == (1, 3)  # the second needs more cache than is left; nobody overtakes it
+    assert (batch.running, batch.waiting) == (1, 3)  # the second needs more cache than is left; none overtakes it
     assert batch.cache_usage == 0.7
     finished = []
     while (event := batch.next_event()) is not None:

@@ -137,7 +137,7 @@ async def test_only_ed25519_keys_are_accounts(on: bool, monkeypatch: pytest.Monk
 
 @guard
 @pytest.mark.trio
-async def test_nobody_is_dialled_unasked(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_peer_is_dialled_unasked(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not on:
         monkeypatch.delattr(p2p.host.workarounds.swarm._NoAutoConnector, "maybe_connect")
         monkeypatch.delattr(GuardedSwarm, "dial_peer")
@@ -150,7 +150,7 @@ async def test_nobody_is_dialled_unasked(on: bool, monkeypatch: pytest.MonkeyPat
 
 @guard
 @pytest.mark.trio
-async def test_opening_a_stream_dials_nobody(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_opening_a_stream_dials_no_peer(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not on:
         monkeypatch.delattr(GuardedSwarm, "dial_peer")
     async with pair(connected=False) as (one, other):
