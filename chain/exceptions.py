@@ -76,15 +76,10 @@ class StoreError(LedgerError):
 
 
 class StoreDamaged(StoreError):
-    """What the database holds is not what was written; ``fault`` says what was found.
-
-    The message adds the remedy of a node's owner: a node that starts on a damaged database repairs it.
-    """
+    """What the database holds is not what was written; ``fault`` says what was found."""
 
     def __init__(self, fault: str) -> None:
-        super().__init__(
-            f"{fault}; start the node again to repair it: the database is kept aside, and the chain fetched from others"
-        )
+        super().__init__(fault)
         self.fault = fault
 
 

@@ -294,6 +294,9 @@ def _errors() -> Iterator[None]:
             to_stderr=True,
         )
         raise typer.Exit(1) from error
+    except StoreDamaged as error:
+        print_line(f"error: {error}; a node that is started on this database repairs it", to_stderr=True)
+        raise typer.Exit(1) from error
     except (LedgerError, OSError) as error:
         print_line(f"error: {error}", to_stderr=True)
         raise typer.Exit(1) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from chain.cli.format import print_line, print_lines
-from chain.exceptions import LedgerError
+from chain.exceptions import LedgerError, StoreDamaged
 from p2p.network import NetworkError
 from serving.config.schema import ConfigError
 from serving.http.server import ListenError
@@ -17,6 +17,10 @@ class CommandError(Exception):
 
 USER_ERRORS = (LedgerError, NetworkError, ListenError, ConfigError, CommandError)
 """Errors that are shown as one line. Any other is a defect, and is shown with its traceback."""
+
+
+REPAIR = "start the node again to repair it: the database is kept aside, and the chain fetched from others"
+"""What the owner of a node does about a damaged database."""
 
 
 def run_app(app: typer.Typer) -> None:
@@ -32,7 +36,7 @@ def run_app(app: typer.Typer) -> None:
         if found is None:
             raise
         show = print_lines if isinstance(found, (ConfigError, CommandError)) else print_line
-        show(f"error: {found}", to_stderr=True)
+        show(f"error: {found}; {REPAIR}" if isinstance(found, StoreDamaged) else f"error: {found}", to_stderr=True)
         raise SystemExit(1) from None
 
 

@@ -20,6 +20,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import pytest
 import trio
 
 import node as program
@@ -150,7 +151,8 @@ def running_victim(
 def _run_victim(bootstrap: list[tuple[bytes, str]], limits: dict[str, Any], directory: str, shipped: bool) -> None:
     if not shipped:
         for module, values in SHORTENED.items():
-            vars(module).update(values)
+            for name, value in values.items():
+                pytest.MonkeyPatch().setattr(module, name, value)  # raises if there is no such constant any more
     configure_logs("warning", "text")
     genesis = make_chain()
     Journal.open(Path(directory) / JOURNAL_FILE, genesis.chain_id, KEY.public_key).close()
@@ -174,7 +176,7 @@ def _run_victim(bootstrap: list[tuple[bytes, str]], limits: dict[str, Any], dire
         network.subscribe(TOPIC)
         nursery.start_soon(_write_state, network, node.discovery, data_dir / "state.json", front.address, admin.address)
 
-    vars(program)["_start"] = start_and_tell
+    pytest.MonkeyPatch().setattr(program, "_start", start_and_tell)
     trio.run(program.run_node, Path(directory), config, KEY, genesis)
 
 

@@ -285,6 +285,7 @@ def test_a_damaged_database(chain: Chain, tmp_path: Path) -> None:
     for arguments in (("verify", tmp_path), ("show", "-d", tmp_path)):
         code, text, errors = run(*arguments)
         assert (code, text) == (1, "") and errors.startswith("error: ") and "is damaged" in errors
+        assert errors.endswith("; a node that is started on this database repairs it\n")
 
 
 def test_wrong_command_lines_exit_with_2(tmp_path: Path) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import typer
 
+from chain.exceptions import StoreDamaged
 from p2p.network import NetworkError
-from serving.cli.errors import CommandError, run_app
+from serving.cli.errors import REPAIR, CommandError, run_app
 
 
 def run(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,6 +38,14 @@ def test_an_error_of_the_user_is_one_line(
         run(error, monkeypatch)
     assert caught.value.code == 1
     assert capsys.readouterr().err == "error: do this\n"
+
+
+def test_who_owns_a_damaged_database_is_told_how_a_node_repairs_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        run(ExceptionGroup("g", [StoreDamaged("block 3 is missing")]), monkeypatch)
+    assert capsys.readouterr().err == f"error: block 3 is missing; {REPAIR}\n"
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from random import Random
+from typing import TypeVar
 
 import pytest
 import trio
@@ -13,6 +15,21 @@ from p2p.simulation.runtime import run_simulation
 from serving.scheduling.admission import Admission, Origin, QueueFull
 
 OWN, DELEGATED = Origin.OWN, Origin.DELEGATED
+
+T = TypeVar("T")
+
+SIMULATED_TIME_S = 1_000.0
+"""After which a request that waits for a slot waits for ever."""
+
+
+def simulate(main: Callable[[], Awaitable[T]], seed: int = 1) -> T:
+    """What ``main`` returns in simulated time."""
+
+    async def end_in_time() -> T:
+        with trio.fail_after(SIMULATED_TIME_S):
+            return await main()
+
+    return run_simulation(seed, end_in_time)
 
 
 def test_slots_go_in_the_order_of_arrival() -> None:
@@ -30,7 +47,7 @@ def test_slots_go_in_the_order_of_arrival() -> None:
                 await trio.sleep(0.01)
         return order
 
-    assert run_simulation(1, main) == [0, 1, 2, 3, 4]
+    assert simulate(main) == [0, 1, 2, 3, 4]
 
 
 def test_the_owner_goes_first_if_so_wished() -> None:
@@ -48,7 +65,7 @@ def test_the_owner_goes_first_if_so_wished() -> None:
                 await trio.sleep(0.01)
         return order
 
-    assert run_simulation(1, main) == [0, 2, 4, 1, 3]
+    assert simulate(main) == [0, 2, 4, 1, 3]
 
 
 def test_each_queue_has_its_own_bound() -> None:
@@ -72,7 +89,7 @@ def test_each_queue_has_its_own_bound() -> None:
             nursery.cancel_scope.cancel()
         assert admission.running == admission.total_waiting == 0 and admission.utilization == 0.0
 
-    run_simulation(1, main)
+    simulate(main)
 
 
 def test_a_slot_handed_over_in_the_moment_of_cancellation_is_passed_on() -> None:
@@ -94,7 +111,7 @@ def test_a_slot_handed_over_in_the_moment_of_cancellation_is_passed_on() -> None
             first.cancel()  # it has not run since when the slot is handed to it
         assert reached == ["second"] and admission.running == 0
 
-    run_simulation(1, main)
+    simulate(main)
 
 
 def test_an_error_in_the_work_frees_the_slot() -> None:
@@ -106,7 +123,7 @@ def test_an_error_in_the_work_frees_the_slot() -> None:
         async with admission.slot(OWN):
             assert admission.running == 1
 
-    run_simulation(1, main)
+    simulate(main)
 
 
 @given(
@@ -155,6 +172,6 @@ def test_no_slot_is_lost_or_given_twice(
                 # No request waits while a slot is free.
                 assert admission.running == capacity or not admission.total_waiting
 
-    run_simulation(seed, main)
+    simulate(main, seed)
     assert sum(ends.values()) == count
     assert admission.running == admission.total_waiting == at_work == 0
