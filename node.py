@@ -207,7 +207,7 @@ async def run_node(data_dir: Path, config: NodeConfig, key: KeyPair, genesis: Ge
             peer_table=peer_table,
             peers=PeerStore(data_dir / PEERS_FILE),
             dht_servers=config.get_dht_servers(),
-            settings=Settings(block_spacing=config.block_spacing_ms / 1000, checkpoint=config.get_checkpoint()),
+            settings=Settings(block_spacing_s=config.block_spacing_ms / 1000, checkpoint=config.get_checkpoint()),
         )
         # Both listeners are bound before anything else starts, so that a taken port is an error at once.
         front = await _open_front(node, config)

@@ -109,7 +109,7 @@ class Simulation:
                     backends=[(ModelledBackend(QWEN3_8B, runtime, capacity=capacity), capacity)],
                     vote_store=vote_store,
                     bootstrap=bootstrap if number else (),
-                    settings=Settings(block_spacing=1.0),
+                    settings=Settings(block_spacing_s=1.0),
                 )
             )
 

@@ -73,7 +73,8 @@ def _read_record(kind: Any, content: Any, where: str, prefix: str) -> Any:
     fields = {_get_name(field.name): field for field in dataclasses.fields(kind)}
     for name in content:
         if name not in fields:
-            raise JsonFormError(f"{where}: unknown field {name!r}")
+            with_unit = next((f" (with its unit: {field!r})" for field in fields if field.startswith(f"{name}_")), "")
+            raise JsonFormError(f"{where}: unknown field {name!r}{with_unit}")
     for name, field in fields.items():
         if name not in content and field.default is dataclasses.MISSING:
             raise JsonFormError(f"{where}: missing field {name!r}")

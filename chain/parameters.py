@@ -63,11 +63,11 @@ class Parameters(Record):
     fee_per_byte: Amount = 1
     entry_fee: Amount = 10_000
     max_attempts: Annotated[int, Bounds(1, 8)] = 8
-    max_hold_time: Positive = 3_600_000
-    capture_grace: Positive = 60_000
+    max_hold_time_ms: Positive = 3_600_000
+    capture_grace_ms: Positive = 60_000
     max_settlements: Annotated[int, Bounds(1, 65_536)] = 4_096
-    idle_beat: Annotated[int, Bounds(1, 3_600_000)] = 10_000
-    timestamp_drift: Positive = 1_000
+    idle_beat_ms: Annotated[int, Bounds(1, 3_600_000)] = 10_000
+    timestamp_drift_ms: Positive = 1_000
     register_grant: Amount = 0
     register_cap: Natural = 16
     register_difficulty: Annotated[int, Bounds(0, 32)] = 10

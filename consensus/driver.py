@@ -79,7 +79,7 @@ class Driver:
         runtime: Runtime,
         environment: Environment,
         timeouts: Timeouts,
-        block_spacing: float,
+        block_spacing_s: float,
         verifier: SignatureVerifier | None = None,
     ) -> None:
         self._genesis = genesis
@@ -90,7 +90,7 @@ class Driver:
         self._runtime = runtime
         self._environment = environment
         self._timeouts = timeouts
-        self._drift = genesis.parameters.timestamp_drift
+        self._drift = genesis.parameters.timestamp_drift_ms
         self._me = b"" if vote_store is None else vote_store.key.public_key
         self._verifier = SignatureVerifier(runtime) if verifier is None else verifier
         self.checks = MessageChecks(genesis.chain_id, self._verifier, self._find_instance, self._is_near)
@@ -99,7 +99,7 @@ class Driver:
         self._tree = BlockTree(store.header, store.state)
         self._executor = BlockExecutor(genesis, self._tree, mempool, self._verifier)
         self._proposer = Proposer(
-            genesis, vote_store, mempool, self._tree, runtime, self._verifier, block_spacing, timeouts.first / 2
+            genesis, vote_store, mempool, self._tree, runtime, self._verifier, block_spacing_s, timeouts.first_s / 2
         )
         self._epoch = get_next_epoch(genesis, store.state)
         self._effects: deque[tuple[Simplex, Effect]] = deque()

@@ -70,9 +70,9 @@ Event = tuple[Callable[..., Awaitable[Any]], Sequence[Any]]
 class Settings:
     """What a node chooses for itself. Seconds; ``checkpoint`` is a block that its owner trusts."""
 
-    block_spacing: float = 0.25
+    block_spacing_s: float = 0.25
     timeouts: Timeouts = DEFAULT_TIMEOUTS
-    gossip_delay: float = 0.1
+    gossip_delay_s: float = 0.1
     checkpoint: Checkpoint | None = None
 
 
@@ -130,16 +130,16 @@ class Engine:
         verifier = SignatureVerifier(runtime)
         self._driver = Driver(
             genesis, vote_store, store, self._mempool, self._committee, runtime, self,
-            self.settings.timeouts, self.settings.block_spacing, verifier,
+            self.settings.timeouts, self.settings.block_spacing_s, verifier,
         )  # fmt: skip
         self._sync = SyncClient(
             genesis, streams, runtime, store, lambda: self._driver.head, self._on_block_range, self._on_snapshot,
-            genesis.parameters.idle_beat / 1000, self.settings.checkpoint, verifier, self._mempool.is_verified,
+            genesis.parameters.idle_beat_ms / 1000, self.settings.checkpoint, verifier, self._mempool.is_verified,
         )  # fmt: skip
         self._server = SyncServer(store, self._driver.find_block, self._mempool.get, runtime)
         self._streams = streams
         self._gossip = {
-            name: GossipPublisher(network, get_topic(genesis.chain_id, name), self.settings.gossip_delay)
+            name: GossipPublisher(network, get_topic(genesis.chain_id, name), self.settings.gossip_delay_s)
             for name in ("ops", "blocks", "certs")
         }
         self._rebroadcaster = Rebroadcaster(self._me, self._mempool, self._gossip, runtime)

@@ -1,7 +1,7 @@
 """When a validator that leads a view builds a block, and how.
 
-A block is proposed when there is something in it, at most every ``block_spacing`` seconds; when the chain's last block
-is an idle beat old; or when the block before would otherwise not become final. So an idle network makes one block per
+A block is proposed when there is something in it, at most every ``block_spacing_s``; when the chain's last block is
+an idle beat old; or when the block before would otherwise not become final. So an idle network makes one block per
 beat and is quiet in between.
 """
 
@@ -45,7 +45,7 @@ class Proposer:
         tree: BlockTree,
         runtime: Runtime,
         verifier: SignatureVerifier,
-        block_spacing: float,
+        block_spacing_s: float,
         patience: float,
     ) -> None:
         self._genesis = genesis
@@ -54,7 +54,7 @@ class Proposer:
         self._tree = tree
         self._runtime = runtime
         self._verifier = verifier
-        self._block_spacing = block_spacing
+        self._block_spacing = block_spacing_s
         self._patience = patience
         self._order: Build | None = None
         self._ordered_at = 0.0
@@ -70,7 +70,7 @@ class Proposer:
 
     def get_beat(self, header: Header) -> float:
         """When the idle beat after ``header`` is due."""
-        return self.get_time(header.timestamp + self._genesis.parameters.idle_beat)
+        return self.get_time(header.timestamp + self._genesis.parameters.idle_beat_ms)
 
     def get_wakeup(self, simplex: Simplex) -> float:
         """When there is reason enough for the block that was ordered; never if none was."""

@@ -191,7 +191,7 @@ def check_reveal(state: StateReader, header: Header) -> None:
 
 def compute_chain_time(genesis: Genesis, parent: Header, timestamp: int) -> int:
     """Chain time of a child: it grows with the timestamps, by at most the idle beat per block."""
-    return parent.chain_time + min(timestamp - parent.timestamp, genesis.parameters.idle_beat)
+    return parent.chain_time + min(timestamp - parent.timestamp, genesis.parameters.idle_beat_ms)
 
 
 def verify_finality(genesis: Genesis, validators: ValidatorSet, header: Header, certificate: Certificate) -> None:

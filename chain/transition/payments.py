@@ -67,9 +67,9 @@ def process_hold(overlay: StateOverlay, context: BlockContext, operation: Hold, 
     least = parameters.get_price(operation.model).per_request
     if operation.amount < least:  # or open holds, which take room in the state, would lock up nothing
         raise InvalidOperation(f"holds {operation.amount} micro-credits, less than the {least} of any request")
-    if not context.chain_time < operation.deadline <= context.chain_time + parameters.max_hold_time:
+    if not context.chain_time < operation.deadline <= context.chain_time + parameters.max_hold_time_ms:
         raise InvalidOperation(
-            f"the deadline {operation.deadline} is not within {parameters.max_hold_time} ms from now"
+            f"the deadline {operation.deadline} is not within {parameters.max_hold_time_ms} ms from now"
         )
     if not context.epoch - 1 <= operation.epoch <= context.epoch:
         raise InvalidOperation(f"epoch {operation.epoch} is neither this one ({context.epoch}) nor the one before")
@@ -115,7 +115,7 @@ def process_capture(overlay: StateOverlay, context: BlockContext, operation: Cap
             overlay.put(hold_key(delivery.hold), replace(hold, unsettled_delivery=delivery))
             unsettled.append(delivery.hold)
     if unsettled:
-        queue, pays_at = overlay.settlement_queue, context.chain_time + context.genesis.parameters.capture_grace
+        queue, pays_at = overlay.settlement_queue, context.chain_time + context.genesis.parameters.capture_grace_ms
         overlay.put(due_captures_key(queue.end), DueCaptures(pays_at, tuple(unsettled)))
         overlay.put(SETTLEMENTS_KEY, SettlementQueue(queue.first, queue.end + 1))
     return holds

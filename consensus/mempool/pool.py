@@ -458,7 +458,7 @@ class Mempool:
 
     def _get_latest_time(self) -> int:
         """The chain time that the next block has if it is made now, rounded up."""
-        elapsed = min(1000 * (self._now - self._final_at), self._genesis.parameters.idle_beat)
+        elapsed = min(1000 * (self._now - self._final_at), self._genesis.parameters.idle_beat_ms)
         return self._context.chain_time + math.ceil(elapsed)
 
     def _make_account(self, signer: bytes) -> AccountQueue:

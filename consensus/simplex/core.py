@@ -148,8 +148,8 @@ views."""
 class Timeouts:
     """Seconds a view may take at first, and at most after doubling."""
 
-    first: float = 1.5
-    cap: float = 30.0
+    first_s: float = 1.5
+    cap_s: float = 30.0
 
 
 class Simplex:
@@ -449,7 +449,7 @@ class Simplex:
         if is_busy != self._is_timing:
             self._is_timing = is_busy
             doublings = min((0 if is_behind else self._nullified) + self._retries, 64)
-            seconds = min(self.timeouts.cap, self.timeouts.first * 2.0**doublings)
+            seconds = min(self.timeouts.cap_s, self.timeouts.first_s * 2.0**doublings)
             self._effects.append(SetTimer(self.view, seconds) if is_busy else StopTimer())
 
     # Signing.

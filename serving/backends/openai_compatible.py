@@ -37,18 +37,18 @@ HEALTH_INTERVAL_S: Final = 5.0
 """Seconds between health checks where there is no metrics page."""
 DEAD_AFTER_FAILURES: Final = 2
 """Failed probes in a row after which a backend counts as dead."""
-PROBE_TIMEOUTS: Final = HttpTimeouts(connect=2.0, first_byte=3.0, stall=3.0)
+PROBE_TIMEOUTS: Final = HttpTimeouts(connect_s=2.0, first_byte_s=3.0, stall_s=3.0)
 """Patience of probes."""
 
 
 @dataclass(frozen=True, slots=True)
 class BackendTimeouts:
-    """Patience in seconds. ``answer`` replaces ``first_byte`` for an answer that comes in one piece."""
+    """Patience in seconds. ``answer_s`` replaces ``first_byte_s`` for an answer that comes in one piece."""
 
-    connect: float = 5.0
-    first_byte: float = 30.0
-    stall: float = 15.0
-    answer: float = 600.0
+    connect_s: float = 5.0
+    first_byte_s: float = 30.0
+    stall_s: float = 15.0
+    answer_s: float = 600.0
 
 
 class OpenAICompatibleBackend:
@@ -72,8 +72,8 @@ class OpenAICompatibleBackend:
         if capacity < 1:
             raise ValueError(f"the capacity of a backend is at least 1, not {capacity}")
         patience = timeouts or BackendTimeouts()
-        streamed = HttpTimeouts(patience.connect, patience.first_byte, patience.stall)
-        self._whole = HttpTimeouts(patience.connect, patience.answer, patience.stall)
+        streamed = HttpTimeouts(patience.connect_s, patience.first_byte_s, patience.stall_s)
+        self._whole = HttpTimeouts(patience.connect_s, patience.answer_s, patience.stall_s)
         self._pool = HttpPool(base_url, api_key=api_key, timeouts=streamed, max_connections=2 * capacity + 64)
         # Probes have connections of their own: requests that fill the pool must not make the backend look dead.
         self._probes = HttpPool(base_url, api_key=api_key, timeouts=PROBE_TIMEOUTS, max_connections=2, max_idle=1)

@@ -80,7 +80,7 @@ class _RestartCommands:
             epoch = content.check(opened.blocks.genesis, opened.blocks.header, opened.blocks.state)
             # All later blocks would have to be later still.
             ahead = content.block.header.timestamp - RealRuntime().now()
-            if ahead > opened.blocks.genesis.parameters.timestamp_drift:
+            if ahead > opened.blocks.genesis.parameters.timestamp_drift_ms:
                 raise RestartError(f"the restart is dated {ahead / 1000:,.0f} s ahead of the clock here")
             if key.public_key not in epoch.validators:
                 raise RestartError("the key here is none of the validators that remain")

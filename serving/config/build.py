@@ -36,7 +36,7 @@ def build_backend(entry: EmbeddedModel | OpenAIModel, runtime: Runtime) -> Backe
     from serving.backends.embedded import EmbeddedBackend
     from serving.backends.openai_compatible import BackendTimeouts, OpenAICompatibleBackend
 
-    timeouts = BackendTimeouts(first_byte=entry.first_token_timeout_s, stall=entry.stall_timeout_s)
+    timeouts = BackendTimeouts(first_byte_s=entry.first_token_timeout_s, stall_s=entry.stall_timeout_s)
     if isinstance(entry, EmbeddedModel):
         return EmbeddedBackend(runtime, parallel=entry.capacity, timeouts=timeouts)
     return OpenAICompatibleBackend(

@@ -37,9 +37,9 @@ class HttpClientError(Exception):
 class HttpTimeouts:
     """Patience in seconds."""
 
-    connect: float = 5.0  # to open a connection, the TLS handshake included
-    first_byte: float = 30.0  # from the start of a request to the first byte of the response's body
-    stall: float = 15.0  # for each piece of the body (the first has the later of both limits)
+    connect_s: float = 5.0  # to open a connection, the TLS handshake included
+    first_byte_s: float = 30.0  # from the start of a request to the first byte of the response's body
+    stall_s: float = 15.0  # for each piece of the body (the first has the later of both limits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +141,7 @@ class HttpResponse:
 
     async def __anext__(self) -> bytes:
         # Counted from here, so that the time a slow reader takes between two pieces is not the server's.
-        deadline = max(self._deadline, trio.current_time() + self._timeouts.stall)
+        deadline = max(self._deadline, trio.current_time() + self._timeouts.stall_s)
         piece = await self._connection.receive_body(deadline)
         if not piece:
             raise StopAsyncIteration
@@ -205,7 +205,7 @@ class HttpPool:
             HttpClientError: on entering, if the server does not answer.
         """
         timeouts = timeouts or self.timeouts
-        deadline = trio.current_time() + timeouts.first_byte
+        deadline = trio.current_time() + timeouts.first_byte_s
         head = h11.Request(method=method, target=self.url.prefix + path, headers=self._request_headers(body))
         await self._acquire_slot(deadline)
         try:
@@ -259,7 +259,7 @@ class HttpPool:
     async def _connect(self, timeouts: HttpTimeouts) -> _Connection:
         url = self.url
         try:
-            with trio.fail_after(timeouts.connect):
+            with trio.fail_after(timeouts.connect_s):
                 tcp = await trio.open_tcp_stream(url.host, url.port)
                 if self._ssl is None:
                     return _Connection(tcp, tcp)
@@ -271,7 +271,7 @@ class HttpPool:
                     raise
                 return _Connection(tls, tcp)
         except trio.TooSlowError:
-            raise HttpClientError(f"no connection to {url.authority} within {timeouts.connect:g} s") from None
+            raise HttpClientError(f"no connection to {url.authority} within {timeouts.connect_s:g} s") from None
         except (OSError, trio.BrokenResourceError) as error:
             raise HttpClientError(f"cannot connect to {url.authority}: {error.__cause__ or error}") from error
 

@@ -65,10 +65,10 @@ class HttpLimits:
     header_bytes: int = 32 * 1024
     body_bytes: int = 4 * 1024 * 1024
     connections: int = 1024
-    headers_timeout: float = 10.0  # from the first byte of a request to the end of its headers
-    body_timeout: float = 60.0  # from the end of the headers to the end of the body
-    idle_timeout: float = 75.0  # between two requests of one connection
-    write_timeout: float = 60.0  # for a client that does not read
+    headers_timeout_s: float = 10.0  # from the first byte of a request to the end of its headers
+    body_timeout_s: float = 60.0  # from the end of the headers to the end of the body
+    idle_timeout_s: float = 75.0  # between two requests of one connection
+    write_timeout_s: float = 60.0  # for a client that does not read
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +242,7 @@ class _Connection:
         Raises:
             ClientGone: the connection is broken, or the client has stopped reading.
         """
-        deadline = trio.current_time() + self.server.limits.write_timeout
+        deadline = trio.current_time() + self.server.limits.write_timeout_s
         with trio.CancelScope(deadline=deadline), suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             await self._stream.send_all(data)
             return
@@ -327,12 +327,12 @@ class _Connection:
         limits = self.server.limits
         if not self.protocol.trailing_data[0]:
             # A connection that has carried nothing yet gets less time than a keep-alive one.
-            with trio.move_on_after(limits.idle_timeout if self._served else limits.headers_timeout) as idle:
+            with trio.move_on_after(limits.idle_timeout_s if self._served else limits.headers_timeout_s) as idle:
                 await self._fill()
             if idle.cancelled_caught:
                 return None
         try:
-            head = await self._next_event(trio.current_time() + limits.headers_timeout)
+            head = await self._next_event(trio.current_time() + limits.headers_timeout_s)
             if not isinstance(head, h11.Request):
                 return None
             # h11 bounds only what is incomplete; headers that arrive in one piece are bounded here.
@@ -350,7 +350,7 @@ class _Connection:
         declared = next((value for name, value in head.headers if name == b"content-length"), b"0")
         if int(declared) > limit:
             raise too_large(limit)
-        deadline = trio.current_time() + self.server.limits.body_timeout
+        deadline = trio.current_time() + self.server.limits.body_timeout_s
         body = bytearray()
         while isinstance(event := await self._next_event(deadline), h11.Data):
             body += event.data

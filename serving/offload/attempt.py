@@ -129,8 +129,8 @@ class OffloadAttempt:
         await self._offer()
         await self._pay()
         now = trio.current_time()
-        self._deadline = now + settings.first_chunk
-        self._latest = now + (settings.queue_timeout if request.stream else settings.hold_time_ms / 1000)
+        self._deadline = now + settings.first_chunk_timeout_s
+        self._latest = now + (settings.queue_timeout_s if request.stream else settings.hold_time_ms / 1000)
         head = await self._receive_head()
         chunks = await self._stack.enter_async_context(aclosing(self._receive_chunks()))
         self.answer = Answer(head.status, head.content_type, chunks)
@@ -166,11 +166,11 @@ class OffloadAttempt:
             request_digest=compute_digest(salt, request.body),
             deadline=context.engine.chain_time() + self._settings.hold_time_ms,
         )
-        with trio.fail_after(self._settings.accept_timeout):
+        with trio.fail_after(self._settings.accept_timeout_s):
             await self.exchange.send(encode_message(Offer(request.path, len(request.body), salt, self._hold)))
             for start in range(0, len(request.body), CHUNK_BYTES):
                 await self.exchange.send(request.body[start : start + CHUNK_BYTES])
-            reply = await receive_message(self.exchange, self._settings.accept_timeout)
+            reply = await receive_message(self.exchange, self._settings.accept_timeout_s)
         if isinstance(reply, Declined):
             raise AttemptFailed(f"declined: {reply.reason}", reply.retry_after / 1000)
         if not isinstance(reply, Accepted):
@@ -207,22 +207,22 @@ class OffloadAttempt:
         """
         settings, is_stream = self._settings, self.terms.request.stream
         if self._received:
-            self._deadline = trio.current_time() + settings.stall
+            self._deadline = trio.current_time() + settings.stall_timeout_s
         try:
             while True:
                 try:
                     with trio.fail_at(self._deadline):
-                        message = await receive_message(self.exchange, settings.stall)
+                        message = await receive_message(self.exchange, settings.stall_timeout_s)
                 except NetworkError:
                     if not (self._received and is_stream and self.exchange.is_lost):
                         raise
                     await self._resume()
-                    self._deadline = trio.current_time() + settings.stall
+                    self._deadline = trio.current_time() + settings.stall_timeout_s
                     continue
                 if not isinstance(message, KeepAlive):
                     return message
                 if not self._received and (message.queued or not is_stream):
-                    self._deadline = min(trio.current_time() + settings.first_chunk, self._latest)
+                    self._deadline = min(trio.current_time() + settings.first_chunk_timeout_s, self._latest)
         except (NetworkError, CodecError) as error:
             raise BackendError(f"the executor broke off: {error}") from error
         except trio.TooSlowError:
@@ -236,10 +236,10 @@ class OffloadAttempt:
         """
         executor, failure = self.terms.executor, NetworkError("the executor was lost too often")
         self._resumptions += 1
-        with trio.move_on_after(self._settings.resume if self._resumptions <= MAX_RESUMPTIONS_ASKED else 0):
+        with trio.move_on_after(self._settings.resume_s if self._resumptions <= MAX_RESUMPTIONS_ASKED else 0):
             while True:
                 try:
-                    await self._dialer.connect(executor, self._settings.accept_timeout)
+                    await self._dialer.connect(executor, self._settings.accept_timeout_s)
                     exchange = await self._open()
                     await exchange.send(encode_message(Resume(self.hold_id, self._received)))
                     self.exchange = exchange

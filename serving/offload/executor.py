@@ -80,7 +80,7 @@ class Executor:
             NetworkError: the peer sent neither, or is gone.
         """
         try:
-            message = await receive_message(exchange, self._settings.payment_timeout)
+            message = await receive_message(exchange, self._settings.payment_timeout_s)
         except (CodecError, trio.TooSlowError) as error:
             raise NetworkError(f"no offer: {error}") from error
         try:
@@ -153,7 +153,7 @@ class Executor:
             NetworkError: it does not have the size that was offered, or is too slow.
         """
         body = bytearray()
-        with trio.move_on_after(self._settings.payment_timeout):
+        with trio.move_on_after(self._settings.payment_timeout_s):
             while len(body) < offer.size:
                 frame = await exchange.receive()
                 if frame is None or len(body) + len(frame) > offer.size:
@@ -187,7 +187,7 @@ class Executor:
         if not state.account(me).models:
             raise _Declined("this node is leaving the lottery")
         rest = hold.deadline - engine.chain_time()
-        if not 1000 * self._settings.min_hold_time <= rest <= parameters.max_hold_time:
+        if not 1000 * self._settings.min_hold_time_s <= rest <= parameters.max_hold_time_ms:
             raise _Declined("the deadline is too near or too far")
         if state.account(payer).available < hold.amount:
             raise _Declined("the payer cannot pay")

@@ -130,7 +130,7 @@ class Originator:
         async with AsyncExitStack() as stack:
             attempt = OffloadAttempt(self._context, self._dialer, self._settings, terms, stack)
             try:
-                await self._dialer.connect(terms.executor, self._settings.accept_timeout)
+                await self._dialer.connect(terms.executor, self._settings.accept_timeout_s)
                 await attempt.begin()
             except (NetworkError, CodecError, trio.TooSlowError, BackendError) as error:
                 attempt.reject()

@@ -96,7 +96,7 @@ class OffloadSession:
         self._job = job
         self._terms = job.offer.hold
         self._hold: SignedOperation | None = None
-        self._buffer = AnswerBuffer(settings.buffer_bytes, settings.coalescing, CHUNK_BYTES)
+        self._buffer = AnswerBuffer(settings.buffer_bytes, settings.coalescing_s, CHUNK_BYTES)
         """What the backend has written and is not sent yet."""
         self._inspector = AnswerInspector(stream=False)
         """Has seen as much of the answer as was sent."""
@@ -206,7 +206,7 @@ class OffloadSession:
 
     async def _secure_payment(self) -> None:
         """Receive the hold and see it final, or stop everything."""
-        message = await receive_message(self._exchange, self._settings.payment_timeout)
+        message = await receive_message(self._exchange, self._settings.payment_timeout_s)
         if not isinstance(message, Payment):
             raise PaymentFailed("expected the payment")
         signed = message.hold
@@ -234,22 +234,22 @@ class OffloadSession:
             PaymentFailed: it is not final in time, or not valid, or there is no credit.
         """
         engine, settings, since = self._context.engine, self._settings, trio.current_time()
-        patience, was_overdue = settings.hold_grace, False
+        patience, was_overdue = settings.hold_grace_s, False
         while True:
             try:
                 _, failure = await engine.wait_final(operation_id, patience)
             except trio.TooSlowError:
                 silence = trio.current_time() - engine.last_final_at
-                is_overdue = engine.is_overdue(operation_id, settings.hold_grace / 4)
-                patience = settings.hold_grace
-                if silence > settings.halt_after:
+                is_overdue = engine.is_overdue(operation_id, settings.hold_grace_s / 4)
+                patience = settings.hold_grace_s
+                if silence > settings.halt_after_s:
                     self._credit_line.note_halt()
                     try:
                         self._borrow(loan)
                     except CreditExhausted:
                         raise PaymentFailed("the chain is halted, and this payer's credit is used up") from None
                 elif is_overdue or engine.last_final_at < since:  # this may be a halt
-                    patience = settings.halt_after - silence + 0.1
+                    patience = settings.halt_after_s - silence + 0.1
                 elif not was_overdue:
                     self._context.payments.payee.note_bounced(self.payer, self._job.hold_id)
                     raise PaymentFailed("the payment is not final in time") from None
@@ -273,7 +273,7 @@ class OffloadSession:
     async def _watch_deadline(self) -> None:
         """Leave in time to capture what was delivered: after the deadline the payer takes the hold back."""
         rest = (self._terms.deadline - self._context.engine.chain_time()) / 1000
-        await trio.sleep(rest - self._settings.capture_time)
+        await trio.sleep(rest - self._settings.capture_time_s)
         raise NetworkError("the hold's deadline is near")
 
     async def _hand_over(self, completed: Completed) -> bytes | None:
@@ -283,7 +283,7 @@ class OffloadSession:
             try:
                 await self._send_rest()
                 await self._send(exchange, completed)
-                message = await receive_message(exchange, self._settings.receipt_timeout)
+                message = await receive_message(exchange, self._settings.receipt_timeout_s)
             except NetworkError:
                 if await self._is_back(exchange):
                     continue
@@ -374,7 +374,7 @@ class OffloadSession:
                     raise
 
     async def _send(self, exchange: Exchange, message: Message) -> None:
-        with trio.move_on_after(self._settings.send_timeout):
+        with trio.move_on_after(self._settings.send_timeout_s):
             await exchange.send(encode_message(message))
             return
         raise NetworkError("the originator reads nothing any more")
@@ -382,14 +382,14 @@ class OffloadSession:
     async def _is_back(self, failed: Exchange) -> bool:
         """Whether the originator goes on in another exchange than ``failed``; if it was lost, it is waited for."""
         if failed is self._exchange and failed.is_lost:
-            with trio.move_on_after(self._settings.resume_timeout):
+            with trio.move_on_after(self._settings.resume_timeout_s):
                 await self._resumed.wait()
         return failed is not self._exchange
 
     async def _send_keep_alives(self) -> None:
         """Say that the work goes on, until there is something of the answer to send."""
         while not self._sent.is_set():
-            with trio.move_on_after(self._settings.keep_alive_interval):
+            with trio.move_on_after(self._settings.keep_alive_interval_s):
                 await self._sent.wait()
                 return
             queued = self._job.backend.admission.waiting(Origin.DELEGATED) > 0

@@ -1,4 +1,4 @@
-"""What the two sides of an offload may choose for themselves. Times in seconds unless a name says otherwise."""
+"""What the two sides of an offload may choose for themselves."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from dataclasses import dataclass
 class OriginatorSettings:
     """Patience of the payer's side. Keep-alives renew the patience for the first chunk."""
 
-    accept_timeout: float = 5.0
+    accept_timeout_s: float = 5.0
     """For the answer to an offer."""
-    first_chunk: float = 30.0
+    first_chunk_timeout_s: float = 30.0
     """For the first chunk of the answer."""
-    queue_timeout: float = 120.0
+    queue_timeout_s: float = 120.0
     """For the first chunk while keep-alives say that the request is queued."""
-    stall: float = 15.0
+    stall_timeout_s: float = 15.0
     """For each next message."""
-    resume: float = 45.0
+    resume_s: float = 45.0
     """For finding an executor again that was lost in the middle of a stream."""
     hold_time_ms: int = 600_000
     """Chain time for which a hold is good; also the patience for an answer that is not streamed."""
@@ -27,25 +27,25 @@ class OriginatorSettings:
 class ExecutorSettings:
     """Patience and credit of the payee's side."""
 
-    hold_grace: float = 8.0
+    hold_grace_s: float = 8.0
     """For the hold to become final."""
-    payment_timeout: float = 10.0
+    payment_timeout_s: float = 10.0
     """For the body of the request, and for the signed hold."""
-    receipt_timeout: float = 10.0
+    receipt_timeout_s: float = 10.0
     """For the receipt."""
-    send_timeout: float = 60.0
+    send_timeout_s: float = 60.0
     """For an originator that reads nothing."""
-    resume_timeout: float = 50.0
+    resume_timeout_s: float = 50.0
     """For an originator that was lost in the middle of an answer."""
-    min_hold_time: float = 300.0
+    min_hold_time_s: float = 300.0
     """Least time for which a hold must be good."""
-    capture_time: float = 60.0
+    capture_time_s: float = 60.0
     """Time before the deadline of the hold at which an answer is stopped, so that it can still be captured."""
-    coalescing: float = 0.03
+    coalescing_s: float = 0.03
     """Time within which pieces of an answer are joined into one chunk."""
-    keep_alive_interval: float = 5.0
+    keep_alive_interval_s: float = 5.0
     """Between two keep-alives."""
-    halt_after: float = 10.0
+    halt_after_s: float = 10.0
     """Without a final block for so long the chain has halted; the grace rule is waived within the next two."""
     buffer_bytes: int = 1 << 20
     """Bytes of an answer that the backend may write ahead of what is sent."""

@@ -60,7 +60,7 @@ from tests.support.market_world import (
 from tests.support.waiting import eventually
 
 SALT = bytes(16)
-FAST = {"capture_grace": 5_000}
+FAST = {"capture_grace_ms": 5_000}
 
 
 @dataclass

@@ -57,7 +57,7 @@ from tests.support.waiting import eventually
 
 SALT = bytes(16)
 BODY = make_request().body
-FAST = {"capture_grace": 5_000}
+FAST = {"capture_grace_ms": 5_000}
 
 
 def sign(world: World, hold: Hold, payer: int = 0) -> SignedOperation:
@@ -162,7 +162,7 @@ def test_without_a_payment_there_is_no_answer(stream: bool) -> None:
         await world.settle()
         assert world.operations(Hold) == []
 
-    simulate(play, Options(executor=ExecutorSettings(keep_alive_interval=4.0)))
+    simulate(play, Options(executor=ExecutorSettings(keep_alive_interval_s=4.0)))
 
 
 BAD_PAYMENTS = ["another key", "another signer", "another hold", "not a payment", "garbage", "ends", "another chain"]
@@ -295,7 +295,7 @@ def test_nothing_leaves_before_the_payment_is_final_unless_ten_times_as_much_was
             assert isinstance(end, Completed)
         await world.settle(60)
 
-    simulate(play, Options(spacing=5.0, parameters=FAST, executor=ExecutorSettings(keep_alive_interval=1.0)))
+    simulate(play, Options(spacing=5.0, parameters=FAST, executor=ExecutorSettings(keep_alive_interval_s=1.0)))
 
 
 def test_credits_spent_twice_at_once_buy_one_answer() -> None:
@@ -351,7 +351,7 @@ def test_credits_spent_twice_at_once_buy_one_answer() -> None:
 
 def test_a_payer_cannot_take_the_hold_back_while_it_is_served() -> None:
     # The shortest deadline that is accepted, and an answer that would take longer.
-    settings = ExecutorSettings(min_hold_time=100.0, capture_time=60.0)
+    settings = ExecutorSettings(min_hold_time_s=100.0, capture_time_s=60.0)
 
     async def play(world: World) -> None:
         hold = make_hold(world, 0, BODY, SALT, deadline=world.gateway.engine.chain_time() + 110_000)

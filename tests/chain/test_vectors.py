@@ -168,10 +168,10 @@ def test_the_numbers_of_the_document_are_those_of_the_code() -> None:
         f"It is at most {announcements.MAX_ANNOUNCEMENT_BYTES:,} bytes long",
         f"An envelope has at most {offers.MAX_OFFLOAD_MESSAGE_BYTES:,} bytes",
         f"at most {offers.MAX_ANSWER_BYTES >> 20} MiB in all; the response digest",
-        f"1.5 s, {Timeouts().cap:.0f} s",
+        f"1.5 s, {Timeouts().cap_s:.0f} s",
     ):
         assert part in text, part
-    assert Timeouts().first == 1.5
+    assert Timeouts().first_s == 1.5
     for protocol in (
         links.COMMITTEE_PROTOCOL,
         sync_records.SYNC_PROTOCOL,

@@ -312,5 +312,5 @@ def test_a_client_that_disconnects_cancels_the_work_down_to_the_backend(stream: 
             await eventually(lambda: world.gateway.dispatcher.records[0].outcome == "cancelled")
         await world.settle()
 
-    parameters = {"capture_grace": 1, "idle_beat": 1_000}
+    parameters = {"capture_grace_ms": 1, "idle_beat_ms": 1_000}
     simulate(play, Options(own_backend=own_backend, parameters=parameters), real_time=True)

@@ -59,8 +59,8 @@ PARAMETERS = Parameters(
     min_service_bond=1_000,
     entry_fee=0,
     max_attempts=3,
-    max_hold_time=20_000,
-    capture_grace=3_000,
+    max_hold_time_ms=20_000,
+    capture_grace_ms=3_000,
     price=Price(100, 1, 10),
 )
 """Short epochs and small numbers, so that tests cross every boundary within a few blocks. New entries are free."""

@@ -312,7 +312,7 @@ class World:
             vote_store=vote_store,
             bootstrap=bootstrap,
             store=member.store,
-            settings=Settings(block_spacing=self.options.spacing),
+            settings=Settings(block_spacing_s=self.options.spacing),
             executor_settings=self.options.executor,
             originator_settings=self.options.originator,
         )

@@ -72,7 +72,7 @@ def make_node() -> tuple[Node, SimulatedInternet]:
         policy=DefaultPolicy(PolicyParameters(max_queue=3)),
         backends=[(Parrot(), CAPACITY)],
         vote_store=VoteStore(KEY, Journal(MemoryFile(), genesis.chain_id, KEY.public_key), VoteSupportStore(store)),
-        settings=Settings(block_spacing=0.01),
+        settings=Settings(block_spacing_s=0.01),
     )
     return node, hub
 

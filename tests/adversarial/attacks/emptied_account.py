@@ -47,7 +47,7 @@ def run() -> Outcome:
         assert world.operations(Transfer)[-1] == drain and world.operations(Hold) == []
         spent = PRICE + FEES - drain.amount - payer.balance
 
-    simulate(play, Options(executors=EXECUTORS, parameters={"capture_grace": 5_000}))
+    simulate(play, Options(executors=EXECUTORS, parameters={"capture_grace_ms": 5_000}))
     answers = sum(isinstance(end, Completed) for end in ends)
     gained = answers * (1_000 + 3 * len(BODY) + 20 * TOKENS)
     return Outcome(spent, gained, gained, f"{answers} of {EXECUTORS} answers delivered whole")

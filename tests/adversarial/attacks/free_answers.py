@@ -40,7 +40,7 @@ def run() -> Outcome:
         spent = before - payer.balance
         captured = sum(item.delivery.amount for item in world.captured)
 
-    simulate(play, Options(executors=EXECUTORS, available={0: 2 * PRICE}, parameters={"capture_grace": 5_000}))
+    simulate(play, Options(executors=EXECUTORS, available={0: 2 * PRICE}, parameters={"capture_grace_ms": 5_000}))
     answers = sum(isinstance(end, Completed) for end in ends)
     gained = answers * PRICE
     return Outcome(spent, gained, gained - captured, f"{answers} of {EXECUTORS} answers delivered whole")

@@ -46,7 +46,7 @@ def check_block(ledger: Ledger, block: Record) -> None:
     demand("view", header["view"] > (0 if is_first else parent["view"]))
     demand("parent_id", header["parent_id"] == ledger.ids[-1])
     demand("timestamp", header["timestamp"] > parent["timestamp"])
-    passed = min(header["timestamp"] - parent["timestamp"], parameters["idle_beat"])
+    passed = min(header["timestamp"] - parent["timestamp"], parameters["idle_beat_ms"])
     demand("chain_time", header["chain_time"] == parent["chain_time"] + passed)
     source = ledger.entries[b"b"]["previous"]
     demand("proposer", header["proposer"] == compute_leader(committee, source, header["view"]))

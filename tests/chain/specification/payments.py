@@ -60,7 +60,7 @@ def hold(ledger: Ledger, operation: Record, signer: bytes) -> None:
     parameters, epoch, seq, attempt = ledger.parameters, operation["epoch"], operation["seq"], operation["attempt"]
     need(attempt < parameters["max_attempts"])
     need(operation["amount"] >= get_price(ledger, operation["model"])["per_request"])
-    need(ledger.now < operation["deadline"] <= ledger.now + parameters["max_hold_time"])
+    need(ledger.now < operation["deadline"] <= ledger.now + parameters["max_hold_time_ms"])
     need(epoch in (ledger.epoch, ledger.epoch - 1))
     is_new = b"w" + signer not in ledger.entries
     window = ledger.get(b"w" + signer, NO_WINDOW)
@@ -118,7 +118,7 @@ def capture(ledger: Ledger, operation: Record, signer: bytes, fee: int) -> None:
         entry["unsettled_delivery"] = dict(delivery)
         unsettled.append((delivery["hold"], entry))
     if unsettled:
-        queue, pays_at = ledger.get(b"q", NO_QUEUE), ledger.now + ledger.parameters["capture_grace"]
+        queue, pays_at = ledger.get(b"q", NO_QUEUE), ledger.now + ledger.parameters["capture_grace_ms"]
         due = {"pays_at": pays_at, "holds": [hold_id for hold_id, _ in unsettled]}
         ledger.entries[b"g" + u64(queue["end"])] = due
         queue["end"] += 1

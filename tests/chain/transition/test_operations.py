@@ -789,7 +789,7 @@ def test_disputes_are_the_payers_and_against_a_pending_capture() -> None:
 @pytest.mark.parametrize("grace", [1, 3_000, 10_000])
 def test_a_dispute_is_in_time_in_the_next_block_whatever_its_time(grace: int) -> None:
     """Chain time may grow by more than the grace time in one block; what falls due is paid after the operations."""
-    chain = Chain(parameters=replace(PARAMETERS, capture_grace=grace))
+    chain = Chain(parameters=replace(PARAMETERS, capture_grace_ms=grace))
     user, payee = chain.users[0], chain.executor(chain.users[0], 0)
     do(chain, chain.hold(user, 0))
     earner = chain.account(payee)

@@ -263,7 +263,7 @@ def test_a_payer_that_restarts_disputes_nothing_it_knows_nothing_about() -> None
         await world.settle(120)
         assert world.operations(Dispute) == [] and world.account(first.number).available > 1_000 * CREDIT
 
-    simulate(play, Options(gateways=(0, 1), parameters={"capture_grace": 5_000}))
+    simulate(play, Options(gateways=(0, 1), parameters={"capture_grace_ms": 5_000}))
 
 
 def test_one_bad_delivery_does_not_spoil_a_capture_of_many() -> None:

@@ -98,7 +98,7 @@ def test_breaking_off_is_an_error_in_the_middle() -> None:
 )
 def test_first_byte_and_stall_have_their_limits(options: FakeOptions, message: str) -> None:
     async def main() -> None:
-        async with connected(options, timeouts=BackendTimeouts(first_byte=0.3, stall=0.2)) as (backend, fake):
+        async with connected(options, timeouts=BackendTimeouts(first_byte_s=0.3, stall_s=0.2)) as (backend, fake):
             with pytest.raises(BackendError, match=message):
                 await answer(backend, chat(stream=True))
             await eventually(lambda: fake.cancelled == 1)
@@ -109,7 +109,7 @@ def test_first_byte_and_stall_have_their_limits(options: FakeOptions, message: s
 def test_an_answer_in_one_piece_may_take_longer_than_a_first_byte() -> None:
     async def main() -> None:
         async with connected(
-            FakeOptions(first_token_delay=0.4), timeouts=BackendTimeouts(first_byte=0.1, stall=0.1, answer=5)
+            FakeOptions(first_token_delay=0.4), timeouts=BackendTimeouts(first_byte_s=0.1, stall_s=0.1, answer_s=5)
         ) as (backend, _):
             assert (await answer(backend, chat(messages=[{"role": "user", "content": '"stream": true'}])))[0] == 200
 

@@ -18,7 +18,7 @@ from tests.support.waiting import PATIENCE
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
-SHORT = HttpTimeouts(connect=2.0, first_byte=0.2, stall=0.2)
+SHORT = HttpTimeouts(connect_s=2.0, first_byte_s=0.2, stall_s=0.2)
 
 Script = Callable[[int, trio.abc.Stream], Awaitable[None]]
 
@@ -272,7 +272,7 @@ def test_a_slow_reader_is_not_taken_for_a_stalled_server() -> None:
             received = []
             async for piece in response:
                 received.append(piece)
-                await trio.sleep(2 * SHORT.first_byte)
+                await trio.sleep(2 * SHORT.first_byte_s)
             assert b"".join(received) == b"hiho"
 
     trio.run(main)

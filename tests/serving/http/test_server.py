@@ -191,7 +191,7 @@ def test_expect_100_continue() -> None:
 
 
 SMALL = HttpLimits(header_bytes=1000, body_bytes=1000)
-HASTY = replace(SMALL, headers_timeout=0.2, body_timeout=0.2, idle_timeout=0.2)
+HASTY = replace(SMALL, headers_timeout_s=0.2, body_timeout_s=0.2, idle_timeout_s=0.2)
 
 
 @pytest.mark.parametrize(
@@ -294,7 +294,7 @@ def test_a_client_that_does_not_read_is_given_up() -> None:
             finally:
                 gone.set()
 
-        async with serving(flood, HttpLimits(write_timeout=0.2)) as server, await connect(server) as stream:
+        async with serving(flood, HttpLimits(write_timeout_s=0.2)) as server, await connect(server) as stream:
             await stream.send_all(POST % 0)
             with trio.fail_after(PATIENCE):
                 await gone.wait()

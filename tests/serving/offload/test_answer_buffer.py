@@ -97,7 +97,7 @@ def test_the_head_comes_first_and_a_backend_that_never_began_has_none() -> None:
 
 
 async def never() -> AsyncIterator[bytes]:
-    """A body that nobody reads."""
+    """A body that is not read."""
     raise AssertionError
     yield b""
 

@@ -29,7 +29,7 @@ from tests.support.market_world import (
 )
 from tests.support.waiting import eventually
 
-FAST = {"capture_grace": 5_000}
+FAST = {"capture_grace_ms": 5_000}
 
 
 async def ask_into(world: World, result: Result, stream: bool = True) -> None:
@@ -312,9 +312,9 @@ def test_an_originator_that_dies_has_its_work_cancelled_and_pays_for_what_was_de
             await world.kill(1)
             nursery.cancel_scope.cancel()
         # It might have been the connection that died: the work goes on until that is too long ago, and then ends.
-        await trio.sleep(ExecutorSettings().resume_timeout / 2)
+        await trio.sleep(ExecutorSettings().resume_timeout_s / 2)
         assert get_cancelled(first) == 0
-        await eventually(lambda: get_cancelled(first) == 1, ExecutorSettings().resume_timeout)
+        await eventually(lambda: get_cancelled(first) == 1, ExecutorSettings().resume_timeout_s)
         await world.settle(150)
         assert world.account(first.number).available > 1_000 * CREDIT
         (item,) = world.captured
@@ -334,7 +334,7 @@ def test_in_a_halt_serving_goes_on_within_the_credit_and_is_paid_after_it() -> N
         validators=(0, 3, 4),
         executor=ExecutorSettings(halt_credit=20_000),
         policy=PolicyParameters(accept_frequency=1.0),
-        parameters={"capture_grace": 5_000},
+        parameters={"capture_grace_ms": 5_000},
     )
 
     async def play(world: World) -> None:

@@ -188,7 +188,7 @@ def test_one_that_does_not_come_back_ends_the_answer_with_an_error() -> None:
         assert not first.node.executor._sessions
         await world.settle(700)
 
-    simulate(play, Options(parameters={"capture_grace": 5_000}))
+    simulate(play, Options(parameters={"capture_grace_ms": 5_000}))
 
 
 def test_one_that_said_goodbye_is_not_waited_for() -> None:
@@ -201,7 +201,7 @@ def test_one_that_said_goodbye_is_not_waited_for() -> None:
         begun = trio.current_time()
         result = await answer_while(world, disturb)
         assert result.broken is not None
-        assert trio.current_time() - begun < 10.0 < OriginatorSettings().resume
+        assert trio.current_time() - begun < 10.0 < OriginatorSettings().resume_s
 
     simulate(play)
 
@@ -235,12 +235,12 @@ def test_a_user_who_leaves_meanwhile_pays_for_what_was_delivered() -> None:
                 world.hub.partition([[first.public_key]])
                 await trio.sleep_forever()
         world.hub.heal()
-        await eventually(lambda: not first.node.executor._sessions, 2 * ExecutorSettings().resume_timeout)
+        await eventually(lambda: not first.node.executor._sessions, 2 * ExecutorSettings().resume_timeout_s)
         await world.settle(150)
         (item,) = world.captured
         assert 0 < item.delivery.usage.completion_tokens < TOKENS
 
-    simulate(play, Options(parameters={"capture_grace": 5_000}))
+    simulate(play, Options(parameters={"capture_grace_ms": 5_000}))
 
 
 # By hand, over a connection of the gateway's.
@@ -355,4 +355,4 @@ def test_an_answer_is_not_resumed_for_ever() -> None:
         assert len(world.operations(Capture)) == 1
         assert world.account(payer.executor.number).available > 1_000 * CREDIT
 
-    simulate(play, Options(parameters={"capture_grace": 5_000}))
+    simulate(play, Options(parameters={"capture_grace_ms": 5_000}))
