@@ -26,14 +26,14 @@ class Price(Record):
 
     per_request: Amount = 1_000
     per_prompt_byte: Amount = 3
-    per_completion_token: Amount = 20
+    per_completion_byte: Amount = 5
 
     def compute(self, usage: Usage) -> int:
         """The price of one answer."""
         return (
             self.per_request
             + self.per_prompt_byte * usage.prompt_bytes
-            + self.per_completion_token * usage.completion_tokens
+            + self.per_completion_byte * usage.completion_bytes
         )
 
 

@@ -16,7 +16,7 @@ from chain.crypto import format_address
 from serving.backends.backend import BackendError, ErrorEventSent
 from serving.dispatcher import Dispatcher, RequestRecord
 from serving.http.server import HttpRequest, Responder
-from serving.openai.answers import MAX_PARSED_BYTES, Answer
+from serving.openai.answers import MAX_UNSTREAMED_BYTES, Answer
 from serving.openai.errors import bad_gateway, method_not_allowed, model_not_found, not_found
 from serving.openai.keys import ApiKey, ApiKeys
 from serving.openai.requests import PATHS, parse_request
@@ -98,8 +98,8 @@ class Api:
         try:
             async for chunk in answer.body:
                 body += chunk
-                if len(body) > MAX_PARSED_BYTES:
-                    raise BackendError(f"the answer is longer than {MAX_PARSED_BYTES} bytes")
+                if len(body) > MAX_UNSTREAMED_BYTES:
+                    raise BackendError(f"the answer is longer than {MAX_UNSTREAMED_BYTES} bytes")
         except BackendError as error:
             raise bad_gateway(f"The answer broke off: {error}.") from error
         content_type = answer.content_type.encode("latin-1")

@@ -142,10 +142,10 @@ class Hold(Record):
 
 @dataclass(frozen=True, slots=True)
 class Usage(Record):
-    """What an answer is billed by."""
+    """What an answer is billed by: bytes of the request's body, and of the content delivered (text, in UTF-8)."""
 
     prompt_bytes: Natural
-    completion_tokens: Natural
+    completion_bytes: Natural
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,9 +105,9 @@ class Payer:
         """The request of a sequence number is over. Without a hold that carries it, it is for another request."""
         self._numbers.give_back(seq)
 
-    def compute_price(self, model: str, prompt_bytes: int, completion_tokens: int) -> int:
+    def compute_price(self, model: str, prompt_bytes: int, completion_bytes: int) -> int:
         """Price of an answer in micro-credits."""
-        return self._engine.genesis.parameters.get_price(model).compute(Usage(prompt_bytes, completion_tokens))
+        return self._engine.genesis.parameters.get_price(model).compute(Usage(prompt_bytes, completion_bytes))
 
     def check_affordable(self, amount: int) -> None:
         """Refuse a hold that cannot be paid.

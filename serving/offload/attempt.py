@@ -16,7 +16,7 @@ import trio
 
 from chain.crypto import format_address
 from chain.exceptions import CodecError, InvalidOperation
-from chain.types.operations import Hold, compute_digest, compute_hold_id, start_digest
+from chain.types.operations import Hold, Usage, compute_digest, compute_hold_id, start_digest
 from p2p.network import NetworkError
 from p2p.streams.exchanges import Exchange
 from serving.backends.backend import BackendError, ErrorEventSent
@@ -47,8 +47,8 @@ from serving.openai.requests import Request
 
 log = structlog.get_logger(__name__)
 
-IN_FLIGHT_TOKENS = 64
-"""Completion tokens that may be on their way when a user leaves: captured on top, they are not disputed."""
+IN_FLIGHT_BYTES = 512
+"""Completion bytes that may be on their way when a user leaves: captured on top, they are not disputed."""
 CONTENT_TYPES = ("application/json", EVENT_STREAM)
 """How the content type of an answer may begin."""
 MAX_CONTENT_TYPE_CHARS = 64
@@ -134,7 +134,9 @@ class OffloadAttempt:
         head = await self._receive_head()
         chunks = await self._stack.enter_async_context(aclosing(self._receive_chunks()))
         self.answer = Answer(head.status, head.content_type, chunks)
-        self.inspector = AnswerInspector(self.answer.is_stream, withhold_usage=not request.wants_usage)
+        self.inspector = AnswerInspector(
+            self.answer.is_stream, choices=request.choices, withhold_usage=not request.wants_usage
+        )
         self._digest = start_digest(head.salt)
         if request.stream and head.status == 200:
             first = await anext(chunks, b"")
@@ -178,7 +180,7 @@ class OffloadAttempt:
 
     async def _pay(self) -> None:
         signed = self._payer.sign_hold(self._hold)
-        self._payer.set_max_capture(self.hold_id, self._compute_owed(IN_FLIGHT_TOKENS))
+        self._payer.set_max_capture(self.hold_id, self._compute_owed(IN_FLIGHT_BYTES))
         await self.exchange.send(encode_message(Payment(signed)))
         try:
             await self._context.engine.submit(signed)
@@ -295,14 +297,13 @@ class OffloadAttempt:
         self._received += len(data)
         self._digest.update(data)
         passed = self.inspector.feed(data)
-        self._payer.set_max_capture(self.hold_id, self._compute_owed(IN_FLIGHT_TOKENS))
+        self._payer.set_max_capture(self.hold_id, self._compute_owed(IN_FLIGHT_BYTES))
         return passed
 
     def _compute_owed(self, in_flight: int = 0) -> int:
-        """Price of what has been received so far, and ``in_flight`` tokens. No token is shorter than a byte."""
-        request = self.terms.request
-        tokens = min(self.inspector.completion_tokens, self._received) + in_flight
-        return min(self._payer.compute_price(request.model, len(request.body), tokens), self.terms.amount)
+        """Price of the content received so far, and of ``in_flight`` completion bytes more."""
+        request, count = self.terms.request, self.inspector.completion_bytes + in_flight
+        return min(self._payer.compute_price(request.model, len(request.body), count), self.terms.amount)
 
     async def _send_receipt(self, completed: Completed) -> None:
         """Compare the delivery with what arrived, and sign a receipt for it.
@@ -335,6 +336,9 @@ class OffloadAttempt:
             return f"asks {delivery.amount} micro-credits for what is worth {owed}"
         if delivery.amount and delivery.response_digest != self._digest.digest():
             return "the digest is not that of the answer"
+        received = Usage(len(self.terms.request.body), self.inspector.completion_bytes)
+        if delivery.amount and delivery.usage != received:
+            return f"counts {delivery.usage} in what is {received}"
         if status == 200 and not self.inspector.is_complete:
             return "the answer is not complete"
         return None

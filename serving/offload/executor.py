@@ -207,7 +207,7 @@ class Executor:
             raise _Declined(f"not a request: {error}") from None
         if request.model != hold.model:
             raise _Declined("the hold is for another model")
-        usage = Usage(len(body), request.max_tokens)
+        usage = Usage(len(body), request.max_completion_bytes)
         if hold.amount < self._context.engine.genesis.parameters.get_price(hold.model).compute(usage):
             raise _Declined("the hold does not cover the request")
         return request

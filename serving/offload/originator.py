@@ -77,7 +77,7 @@ class Originator:
             NoExecutor: no candidate takes it.
         """
         payer = self._context.payments.payer
-        amount = payer.compute_price(request.model, len(request.body), request.max_tokens)
+        amount = payer.compute_price(request.model, len(request.body), request.max_completion_bytes)
         payer.check_affordable(amount)
         epoch, seq = self._get_epoch(), payer.take_seq()
         failures: list[AttemptFailed] = []

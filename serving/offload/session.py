@@ -56,6 +56,8 @@ log = structlog.get_logger(__name__)
 
 FINISH_CANCELLED = "cancelled"
 """Finish reason of an answer that its originator did not wait for."""
+MAX_UNPAID_BYTES = 4096
+"""Completion bytes beyond those that the hold covers, after which a stream is ended for its length."""
 MAX_RESUMPTIONS_ALLOWED = 16
 """Most resumptions of one answer that the executor allows: each may ask for the whole answer again."""
 
@@ -111,6 +113,8 @@ class OffloadSession:
         self._may_send = trio.Event()
         """Set once the hold is final, or within the credit line of the payer: until then nothing is sent."""
         self._scope = trio.CancelScope()
+        self._work = trio.CancelScope()
+        """That of the backend."""
         self._over = trio.Event()
         self._exchange = exchange
         """The one that carries the answer at present."""
@@ -182,7 +186,7 @@ class OffloadSession:
         except BaseException as error:
             reason = _describe(error)
             if reason is None:  # cancelled: what was delivered is owed
-                if delivery is None and self._inspector.completion_tokens:
+                if delivery is None and self._inspector.completion_bytes:
                     delivery = self._make_delivery(FINISH_CANCELLED)
                 self._settle(delivery, None)
                 raise
@@ -303,12 +307,13 @@ class OffloadSession:
         job, failure = self._job, None
         serving = job.backend.complete(job.request.path, job.body, Origin.DELEGATED, stream=job.request.stream)
         try:
-            async with serving as answer:
-                if answer.status != 200 and answer.status not in RELAYED_STATUSES:
-                    raise BackendError(f"the backend answered {answer.status}")
-                self._buffer.begin(answer)
-                async for piece in answer.body:
-                    await self._buffer.put(piece)
+            with self._work:
+                async with serving as answer:
+                    if answer.status != 200 and answer.status not in RELAYED_STATUSES:
+                        raise BackendError(f"the backend answered {answer.status}")
+                    self._buffer.begin(answer)
+                    async for piece in answer.body:
+                        await self._buffer.put(piece)
         except (QueueFull, BackendError) as error:
             failure = BackendError(str(error))
         self._buffer.close(failure)
@@ -327,10 +332,14 @@ class OffloadSession:
             await self._payment_received.wait()  # a hold must be known to be refunded
             raise
         await self._may_send.wait()
-        self._inspector = AnswerInspector(head.is_stream)
+        self._inspector = AnswerInspector(head.is_stream, choices=job.request.choices)
         await self._send(self._exchange, ResponseHead(head.status, head.content_type[:128], self._salt))
         while piece := await self._buffer.get():
             await self._send_chunk(self._inspector.feed(piece))
+            if head.is_stream and not self._inspector.is_over and self._is_hold_used_up():
+                self._work.cancel()
+                await self._send_chunk(self._inspector.end())
+                break
         await self._send_chunk(self._inspector.finish())
         if head.status != 200:
             delivery = make_refund(job.hold_id, compute_digest(self._salt, bytes(self._answered)))
@@ -341,10 +350,18 @@ class OffloadSession:
         return Completed(delivery, sign_delivery(context.key, context.chain_id, delivery))
 
     def _make_delivery(self, finish_reason: str) -> Delivery:
-        usage = Usage(len(self._job.body), self._inspector.completion_tokens)
-        price = self._context.engine.genesis.parameters.get_price(self._terms.model).compute(usage)
+        usage = Usage(len(self._job.body), self._inspector.completion_bytes)
         digest = compute_digest(self._salt, bytes(self._answered))
-        return Delivery(self._job.hold_id, min(price, self._terms.amount), digest, usage, finish_reason)
+        amount = min(self._compute_price(usage), self._terms.amount)
+        return Delivery(self._job.hold_id, amount, digest, usage, finish_reason)
+
+    def _compute_price(self, usage: Usage) -> int:
+        return self._context.engine.genesis.parameters.get_price(self._terms.model).compute(usage)
+
+    def _is_hold_used_up(self) -> bool:
+        """Whether so much was delivered that the hold pays no more of it: the backend keeps to no limit."""
+        paid = max(0, self._inspector.completion_bytes - MAX_UNPAID_BYTES)
+        return self._compute_price(Usage(len(self._job.body), paid)) > self._terms.amount
 
     async def _send_chunk(self, chunk: bytes) -> None:
         """Pass on whole events of a stream (any bytes, else); an error event becomes a failure message instead."""

@@ -1,35 +1,42 @@
-"""An answer, and its inspector: tokens, finish reason and errors are read while the bytes pass by unparsed.
+"""An answer, and its inspector: completion bytes, tokens, finish reason and errors are read while the bytes pass by.
 
-Only the few events of a stream that can hold what is wanted are parsed as JSON. Where a backend reports no usage, the
-events that carry content are counted instead and the figure is marked as estimated.
+Each event of a stream is decoded once, on every node that it passes. An event that is too long for that counts for
+nothing, and one that is far too long ends the answer. Where a backend reports no usage, the events that carry content
+are counted as tokens, and the figure is marked as estimated.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
+from serving.openai.content import Content, count_completion_bytes, decode_body, decode_event, make_end
+from serving.openai.errors import bad_gateway
+
 EVENT_STREAM = "text/event-stream"
 """How the content type of a streamed answer begins."""
 
-MAX_PARSED_BYTES = 16 << 20
-"""Most bytes of an unstreamed answer, or of one event of a stream, that are kept for parsing."""
+MAX_UNSTREAMED_BYTES = 4 << 20
+"""Longest answer that is not streamed. It is decoded on the event loop, in a tenth of a second at worst: a thread would
+hold the interpreter's lock meanwhile."""
+MAX_PARSED_EVENT_BYTES = 64 << 10
+"""Longest event of a stream that is decoded; what a longer one carries counts for nothing."""
+MAX_EVENT_BYTES = 1 << 20
+"""Longest event of a stream; a longer one is an error."""
+TOO_LONG_EVENT = f"an event of the answer is longer than {MAX_EVENT_BYTES} bytes"
+"""The error that it is."""
 
 MAX_REPORTED_TOKENS = 1 << 32
 """A usage of more tokens is not believed."""
 MAX_ERROR_CHARS = 500
 """Most of an error message that is kept."""
-MAX_FINISH_REASON_CHARS = 32
-"""Most of a finish reason that is kept."""
 
-_DONE = re.compile(rb"^data:[ \t]*\[DONE\]", re.MULTILINE)
-_ERROR = re.compile(rb'^data:[ \t]*\{\s*"error"\s*:(?!\s*null)', re.MULTILINE)
-_FINISH = re.compile(rb'"finish_reason"\s*:\s*"([a-z_]{1,32})"')
-_USAGE = re.compile(rb'"usage"\s*:\s*\{')
-_CONTENT = re.compile(rb'"(?:content|text|reasoning|reasoning_content|arguments)"\s*:\s*"[^"]')
+_CLOSING = re.compile(rb"\s*\[DONE\]")
+"""How the data of the closing event of a stream begins; clients read no further."""
+_ERROR = re.compile(rb'\s*\{\s*"error"\s*:')
+_FINISH_REASON = re.compile(r"[a-z_]{1,32}")
 _BREAK = re.compile(rb"\r?\n\r?\n")
 _LONGEST_BREAK = 4
 """Bytes of the longest match of ``_BREAK``."""
@@ -53,27 +60,37 @@ class Answer:
 
 
 class AnswerInspector:
-    """Watches one answer.
+    """Watches one answer to a request for ``choices`` choices.
 
     ``withhold_usage`` keeps the usage event of a stream from a user who did not ask for it. ``error`` is the message of
-    an error event, or why the answer broke off.
+    an error event, or why the answer broke off; nothing that comes after it counts.
     """
 
-    def __init__(self, stream: bool, withhold_usage: bool = False) -> None:
+    def __init__(self, stream: bool, *, choices: int = 1, withhold_usage: bool = False) -> None:
         self.is_stream = stream
+        self._choices = choices
         self._withhold = withhold_usage
         self._buffer = bytearray()
         self._reported: int | None = None
         self._events = 0
+        self._last = b""
+        """Data of the last event with content."""
         self._done = False
+        self._is_too_long = False
+        self.completion_bytes = 0
+        """What the answer so far is billed by. Of one that is not streamed it is known at the end."""
         self.finish_reason = ""
         self.error: str | None = None
 
     def feed(self, chunk: bytes) -> bytes:
         """Watch the next bytes; returns those to pass on now (whole events, in a stream)."""
+        if self._is_too_long:
+            return b""
         if not self.is_stream:
-            if len(self._buffer) + len(chunk) <= MAX_PARSED_BYTES:
-                self._buffer += chunk
+            if len(self._buffer) + len(chunk) > MAX_UNSTREAMED_BYTES:
+                self._break_off(f"the answer is longer than {MAX_UNSTREAMED_BYTES} bytes")
+                return b""
+            self._buffer += chunk
             return chunk
         searched = max(0, len(self._buffer) - _LONGEST_BREAK + 1)  # a long event is not searched anew with every chunk
         self._buffer += chunk
@@ -82,12 +99,12 @@ class AnswerInspector:
         for match in _BREAK.finditer(self._buffer, searched):
             event = bytes(self._buffer[end : match.end()])
             end = match.end()
-            if self._watch(event):
-                kept.append(event)
+            kept.append(self._watch(event))
+            if self._is_too_long:
+                return b"".join(kept)
         del self._buffer[:end]
-        if len(self._buffer) > MAX_PARSED_BYTES:
-            kept.append(bytes(self._buffer))
-            self._buffer.clear()
+        if len(self._buffer) > MAX_EVENT_BYTES:
+            kept.append(self._break_off(TOO_LONG_EVENT))
         return b"".join(kept)
 
     def finish(self) -> bytes:
@@ -96,48 +113,63 @@ class AnswerInspector:
         Of a stream that can be a last event without its blank line. An event that was cut off is dropped, as clients
         would drop it: an error event may have to follow.
         """
+        rest, self._buffer = bytes(self._buffer), bytearray()
         if self.is_stream:
-            rest = bytes(self._buffer).rstrip(b"\r\n")
-            self._buffer.clear()
-            whole = _DONE.search(rest) or _parse(_data(rest)) is not None
-            return rest + b"\n\n" if whole and self._watch(rest) else b""
-        content = _parse(bytes(self._buffer))
+            rest = rest.rstrip(b"\r\n")
+            data = _get_data(rest)
+            whole = _CLOSING.match(data) or decode_event(data) is not None
+            return self._watch(rest + b"\n\n") if whole else b""
+        content = decode_body(rest)
         if content is not None:
-            self._read_usage(content)
-            choices = content.get("choices")
-            self._done = isinstance(choices, list)
-            for choice in choices if isinstance(choices, list) else ():
-                if isinstance(choice, dict) and isinstance(choice.get("finish_reason"), str):
-                    self.finish_reason = _clean(choice["finish_reason"], MAX_FINISH_REASON_CHARS)
+            self._read(content)
+            self._done = content.choices is not None
         return b""
 
-    def _watch(self, event: bytes) -> bool:
-        """Read one event; returns whether the user may see it."""
-        if _DONE.search(event):
-            self._done = True
-            return True
-        if _ERROR.search(event):
-            content = _parse(_data(event))
-            error = content.get("error") if content else "an error event that is not JSON"
-            self.error = _clean(str(error.get("message", error) if isinstance(error, dict) else error), MAX_ERROR_CHARS)
-            return True
-        finish = _FINISH.search(event)
-        if finish is not None:
-            self.finish_reason = finish[1].decode()
-        if _USAGE.search(event):
-            content = _parse(_data(event))
-            if content is not None:
-                self._read_usage(content)
-                if not content.get("choices"):
-                    return not self._withhold
-        self._events += _CONTENT.search(event) is not None
-        return True
+    def end(self) -> bytes:
+        """End a stream before its backend does, as one that has reached its length; returns the events to pass on."""
+        self._buffer.clear()
+        return self.feed(make_end(self._last, self._choices))
 
-    def _read_usage(self, content: dict[str, Any]) -> None:
-        usage = content.get("usage")
-        tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
+    def _watch(self, event: bytes) -> bytes:
+        """Read one event; returns what the user may see of it."""
+        if len(event) > MAX_EVENT_BYTES:
+            return self._break_off(TOO_LONG_EVENT)
+        if self._done or self.error is not None:
+            return event
+        data = _get_data(event)
+        content = decode_event(data) if len(event) <= MAX_PARSED_EVENT_BYTES else None
+        if content is None:
+            self._done = _CLOSING.match(data) is not None
+            if _ERROR.match(data):
+                self.error = "an error event that is not JSON"
+            return event
+        if content.error:
+            self.error = _describe(content.error)
+            return event
+        before = self.completion_bytes
+        self._read(content)
+        if self.completion_bytes > before:
+            self._events += 1
+            self._last = data
+        if self._withhold and isinstance(content.usage, dict) and not content.choices:
+            return b""
+        return event
+
+    def _read(self, content: Content[Any]) -> None:
+        self.completion_bytes += count_completion_bytes(content, self._choices)
+        for choice in content.choices or ():
+            reason = choice.finish_reason
+            if type(reason) is str and _FINISH_REASON.fullmatch(reason):
+                self.finish_reason = reason
+        tokens = content.usage.get("completion_tokens") if isinstance(content.usage, dict) else None
         if type(tokens) is int and 0 <= tokens < MAX_REPORTED_TOKENS:
             self._reported = tokens
+
+    def _break_off(self, reason: str) -> bytes:
+        """Take nothing more of an answer that is far too long; returns the error event that ends a stream."""
+        self.error, self._is_too_long = reason, True
+        self._buffer = bytearray()
+        return bad_gateway(f"The answer broke off: {reason}.").event()
 
     @property
     def completion_tokens(self) -> int:
@@ -160,18 +192,16 @@ class AnswerInspector:
         return self.error is None and (self._done or bool(self.finish_reason))
 
 
-def _clean(text: str, limit: int) -> str:
-    """Text from elsewhere, short and encodable: JSON can spell half of a surrogate pair."""
-    return text[:limit].encode("utf-8", "replace").decode()
-
-
-def _data(event: bytes) -> bytes:
-    return b"".join(line[5:].strip() for line in event.splitlines() if line.startswith(b"data:"))
-
-
-def _parse(raw: bytes) -> dict[str, Any] | None:
+def _describe(error: Any) -> str:
+    """The message of an error of any form."""
     try:
-        content = json.loads(raw)
-    except (ValueError, RecursionError):
-        return None
-    return content if isinstance(content, dict) else None
+        return str(error.get("message", error) if isinstance(error, dict) else error)[:MAX_ERROR_CHARS]
+    except RecursionError:
+        return "an error event that cannot be read"
+
+
+def _get_data(event: bytes) -> bytes:
+    """The data of a server-sent event (WHATWG HTML, section 9.2.6), with what white space may be around it."""
+    if event.startswith(b"data:") and event.count(b"\n") == 2 and b"\r" not in event:
+        return event[5:]
+    return b"\n".join(line[5:] for line in event.splitlines() if line.startswith(b"data:"))

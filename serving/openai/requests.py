@@ -17,6 +17,9 @@ MAX_CHOICES = 16
 """Largest ``n``: answers to one request."""
 MAX_REQUEST_TOKENS = 2**31
 """Most tokens that a request may ask for; the node's own cap is far lower."""
+HELD_BYTES_PER_TOKEN = 8
+"""Completion bytes that a hold covers for each token that a request allows: about twice what English and source code
+have on average, and about what the scripts with the longest tokens have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,17 +27,24 @@ class Request:
     """One parsed request.
 
     ``body`` is what goes to the backend: the user's own bytes, or the same JSON with the two fields that billing needs
-    (``stream_options.include_usage`` and a token limit) filled in. ``max_tokens`` is the most completion tokens that
-    the answer can have, over all choices; ``wants_usage``: the user asked for the usage event of a stream.
+    (``stream_options.include_usage`` and a token limit) filled in. ``choices`` is how many answers it asks for
+    (``n``); ``max_tokens`` is the most completion tokens that they can have together; ``wants_usage``: the user asked
+    for the usage event of a stream.
     """
 
     path: str
     body: bytes
     model: str
     stream: bool
+    choices: int
     max_tokens: int
     wants_usage: bool
     local_only: bool = False
+
+    @property
+    def max_completion_bytes(self) -> int:
+        """Completion bytes that a hold for this request covers."""
+        return self.max_tokens * HELD_BYTES_PER_TOKEN
 
 
 def parse_request(path: str, body: bytes, token_cap: int, local_only: bool = False) -> Request:
@@ -72,7 +82,7 @@ def parse_request(path: str, body: bytes, token_cap: int, local_only: bool = Fal
         changes["stream_options"] = {**(options or {}), "include_usage": True}
     if changes:
         body = _encode({**content, **changes})
-    return Request(path, body, model, stream, limit * choices, wants_usage, local_only)
+    return Request(path, body, model, stream, choices, limit * choices, wants_usage, local_only)
 
 
 def _encode(content: dict[str, Any]) -> bytes:

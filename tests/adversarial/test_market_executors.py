@@ -60,6 +60,9 @@ from tests.support.market_world import (
 from tests.support.waiting import eventually
 
 SALT = bytes(16)
+TOKEN_BYTES = len("liar-0 ")
+"""Completion bytes of a token of the liar."""
+TOKENS = Script().tokens
 FAST = {"capture_grace_ms": 5_000}
 
 
@@ -89,8 +92,9 @@ class Deal:
         kind = "text/event-stream" if json.loads(self.body).get("stream") else "application/json"
         await self.send(ResponseHead(200, kind, salt), ResponseChunk(self.answer if answer is None else answer))
 
-    def make_delivery(self, answer: bytes | None = None, tokens: int = 6) -> Delivery:
-        usage = Usage(len(self.body), tokens)
+    def make_delivery(self, answer: bytes | None = None, count: int = TOKENS * TOKEN_BYTES) -> Delivery:
+        """A delivery of ``count`` completion bytes in ``answer``, by default the honest one of both."""
+        usage = Usage(len(self.body), count)
         price = self.world.genesis.parameters.get_price(self.offer.hold.model).compute(usage)
         digest = compute_digest(SALT, self.answer if answer is None else answer)
         return Delivery(self.hold_id, min(price, self.offer.hold.amount), digest, usage, "stop")
@@ -129,8 +133,7 @@ async def capture_all(deal: Deal, amount: int | None = None) -> None:
     """Capture the whole hold, or ``amount``, as soon as it is final, without a receipt."""
     engine = deal.liar.node.engine
     await eventually(lambda: engine.state.hold(deal.hold_id) is not None)
-    tokens = 1_000_000
-    delivery = replace(deal.make_delivery(tokens=tokens), amount=deal.offer.hold.amount if amount is None else amount)
+    delivery = replace(deal.make_delivery(count=1_000_000), amount=deal.offer.hold.amount if amount is None else amount)
     capture = Capture((CaptureItem(delivery, None),))
     await engine.submit(sign_operation(deal.liar.key, deal.world.genesis.chain_id, capture))
 
@@ -148,15 +151,26 @@ async def asks_too_much(deal: Deal) -> None:
     await deal.send(deal.make_completed(replace(deal.make_delivery(), amount=deal.offer.hold.amount)))
 
 
-async def asks_for_one_token_more(deal: Deal) -> None:
+async def counts_one_byte_more(deal: Deal) -> None:
     await deal.send_answer()
-    await deal.send(deal.make_completed(deal.make_delivery(tokens=7)))
+    await deal.send(deal.make_completed(deal.make_delivery(count=TOKENS * TOKEN_BYTES + 1)))
 
 
-async def reports_more_tokens_than_bytes(deal: Deal) -> None:
+async def counts_one_byte_more_for_the_right_price(deal: Deal) -> None:
+    await deal.send_answer()
+    delivery = deal.make_delivery(count=TOKENS * TOKEN_BYTES + 1)
+    await deal.send(deal.make_completed(replace(delivery, amount=deal.make_delivery().amount)))
+
+
+async def counts_one_byte_less(deal: Deal) -> None:
+    await deal.send_answer()
+    await deal.send(deal.make_completed(deal.make_delivery(count=TOKENS * TOKEN_BYTES - 1)))
+
+
+async def counts_what_it_reports(deal: Deal) -> None:
     answer = b'{"choices":[],"usage":{"completion_tokens":9000}}'
     await deal.send_answer(answer)
-    await deal.send(deal.make_completed(deal.make_delivery(answer, tokens=9000)))
+    await deal.send(deal.make_completed(deal.make_delivery(answer, count=9000)))
 
 
 async def names_another_hold(deal: Deal) -> None:
@@ -202,7 +216,7 @@ async def sends_the_head_twice(deal: Deal) -> None:
 async def sends_half_of_it(deal: Deal) -> None:
     answer = deal.answer[: len(deal.answer) // 3]
     await deal.send_answer(answer)
-    await deal.send(deal.make_completed(deal.make_delivery(answer, tokens=1)))
+    await deal.send(deal.make_completed(deal.make_delivery(answer, count=TOKEN_BYTES)))
 
 
 async def sends_the_claim_of_another_deal(deal: Deal) -> None:
@@ -231,7 +245,9 @@ async def only_shows_life(deal: Deal) -> None:
 LATE_LIES = [
     claims_another_answer,
     asks_too_much,
-    asks_for_one_token_more,
+    counts_one_byte_more,
+    counts_one_byte_more_for_the_right_price,
+    counts_one_byte_less,
     names_another_hold,
     has_it_signed_by_another,
     ends_without_a_claim,
@@ -256,9 +272,7 @@ async def ends_at_once(deal: Deal) -> None:
 
 
 async def claims_an_empty_answer(deal: Deal) -> None:
-    await deal.send(
-        ResponseHead(200, "text/event-stream", SALT), deal.make_completed(deal.make_delivery(b"", tokens=0))
-    )
+    await deal.send(ResponseHead(200, "text/event-stream", SALT), deal.make_completed(deal.make_delivery(b"", count=0)))
 
 
 async def claims_without_a_head(deal: Deal) -> None:
@@ -294,7 +308,7 @@ async def asks_pay_for_an_error(deal: Deal) -> None:
     await deal.send(
         ResponseHead(400, "application/json", SALT),
         ResponseChunk(b"{}"),
-        deal.make_completed(deal.make_delivery(b"{}", tokens=0)),  # no more than an answer without tokens costs
+        deal.make_completed(deal.make_delivery(b"{}", count=0)),  # no more than an answer without content costs
     )
 
 
@@ -367,7 +381,7 @@ def test_a_lie_at_the_end_of_a_stream_is_an_error_and_earns_nothing(lie: Lie) ->
     run_lie(lie, stream=True, is_seen=True)
 
 
-@pytest.mark.parametrize("lie", [*LATE_LIES, reports_more_tokens_than_bytes])
+@pytest.mark.parametrize("lie", [*LATE_LIES, counts_what_it_reports])
 def test_a_lie_at_the_end_of_a_whole_answer_is_never_seen(lie: Lie) -> None:
     run_lie(lie, stream=False, is_seen=False)
 
@@ -396,7 +410,7 @@ def test_who_declines_after_the_payment_is_not_even_paid_for_the_prompt() -> Non
         liar, honest = world.drawn()
         deals = plant(world, liar, declines_after_all)
         assert (await ask(world.gateway)).executor == honest.public_key
-        await capture_all(deals[0], deals[0].make_delivery(tokens=0).amount)
+        await capture_all(deals[0], deals[0].make_delivery(count=0).amount)
         liar.node.payments.payee._served.clear()
         await world.settle(60)
         check_gained_nothing(world, liar)
@@ -435,7 +449,9 @@ def test_capturing_about_what_was_delivered_to_a_user_who_left_is_not_disputed()
         deals = plant(world, member, dawdle)
         with trio.move_on_after(3):
             await ask(world.gateway)
-        await capture_all(deals[0], deals[0].make_delivery(tokens=8).amount)  # three more were on their way
+        await capture_all(
+            deals[0], deals[0].make_delivery(count=8 * TOKEN_BYTES).amount
+        )  # three more were on their way
         member.node.payments.payee._served.clear()
         await world.settle(60)
         assert world.operations(Dispute) == []
@@ -523,11 +539,11 @@ def test_an_endless_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     simulate(play)
 
 
-def test_a_usage_event_alone_is_worth_no_more_than_its_bytes() -> None:
+def test_a_usage_event_alone_is_worth_nothing() -> None:
     async def boasts(deal: Deal) -> None:
         answer = make_usage(MODEL, 5_000) + b"data: [DONE]\n\n"
         await deal.send_answer(answer)
-        await deal.send(deal.make_completed(deal.make_delivery(answer, tokens=5_000)))
+        await deal.send(deal.make_completed(deal.make_delivery(answer, count=5_000)))
 
     async def play(world: World) -> None:
         liar = world.drawn()[0]

@@ -102,7 +102,7 @@ def test_by_hand_an_honest_payer_is_served() -> None:
         ({"epoch": 7}, "not drawn"),
         ({"payee": "gateway"}, "another node"),
         ({"model": "other"}, "not drawn"),
-        ({"amount": 1_000 + 3 * len(BODY) + 20 * 100 - 1}, "does not cover"),
+        ({"amount": 1_000 + 3 * len(BODY) + 5 * 8 * 100 - 1}, "does not cover"),
         ({"amount": 2_000 * CREDIT}, "cannot pay"),
         ({"deadline": 0}, "deadline"),
         ({"deadline": 200_000}, "deadline"),
@@ -299,7 +299,7 @@ def test_nothing_leaves_before_the_payment_is_final_unless_ten_times_as_much_was
 
 
 def test_credits_spent_twice_at_once_buy_one_answer() -> None:
-    amount = 1_000 + 3 * len(BODY) + 20 * 100
+    amount = 1_000 + 3 * len(BODY) + 5 * 8 * 100
 
     async def play(world: World) -> None:
         for member in world.members[1:]:
@@ -354,12 +354,14 @@ def test_a_payer_cannot_take_the_hold_back_while_it_is_served() -> None:
     settings = ExecutorSettings(min_hold_time_s=100.0, capture_time_s=60.0)
 
     async def play(world: World) -> None:
-        hold = make_hold(world, 0, BODY, SALT, deadline=world.gateway.engine.chain_time() + 110_000)
+        deadline = world.gateway.engine.chain_time() + 110_000
+        body = make_body(stream=True, max_tokens=10_000)
+        hold = make_hold(world, 0, body, SALT, tokens=10_000, deadline=deadline)
         member = get_executor(world, hold)
         assert member.backend is not None
         member.backend.script.tokens = 10_000
         async with world.gateway.streams.open(hold.payee, OFFLOAD_PROTOCOL) as exchange:
-            assert isinstance(await send_offer(exchange, hold, BODY, SALT), Accepted)
+            assert isinstance(await send_offer(exchange, hold, body, SALT), Accepted)
             await exchange.send(encode_message(Payment(sign(world, hold))))
             answer, end = await read_answer(exchange)
         assert answer and end is None
@@ -371,12 +373,13 @@ def test_a_payer_cannot_take_the_hold_back_while_it_is_served() -> None:
 
 def test_a_payer_that_does_not_read_blocks_no_slot_for_long() -> None:
     async def play(world: World) -> None:
-        hold = make_hold(world, 0, BODY, SALT)
+        body = make_body(stream=True, max_tokens=1_000_000)
+        hold = make_hold(world, 0, body, SALT, tokens=1_000_000)
         member = get_executor(world, hold)
         assert member.backend is not None
         member.backend.script.tokens, member.backend.script.token_delay = 1_000_000, 0.001
         async with world.gateway.streams.open(hold.payee, OFFLOAD_PROTOCOL) as exchange:
-            assert isinstance(await send_offer(exchange, hold, BODY, SALT), Accepted)
+            assert isinstance(await send_offer(exchange, hold, body, SALT), Accepted)
             await exchange.send(encode_message(Payment(sign(world, hold))))
             await trio.sleep(20)
             assert member.backend.running == 1

@@ -19,6 +19,7 @@ from tests.support.market_world import (
     World,
     ask,
     compute_stream,
+    compute_text,
     compute_whole,
     make_request,
     simulate,
@@ -49,15 +50,15 @@ def test_an_offloaded_answer_is_the_backends_and_is_paid_exactly(stream: bool) -
         assert result.executor == first.public_key
         assert result.record is not None and result.record.outcome == "completed" and result.record.attempt == 0
         await world.settle()
-        price = 1_000 + 3 * len(request.body) + 20 * script.tokens
+        price = 1_000 + 3 * len(request.body) + 5 * len(compute_text(name, script.tokens))
         assert world.account(0).available == before[0] - price - total_fees(world, 0)
         assert world.account(0).held == 0
         earned = world.account(first.number).available - before[first.number]
         assert earned == price - total_fees(world, first.number)
         (hold,), (item,) = world.operations(Hold), world.captured
-        assert hold.amount == 1_000 + 3 * len(request.body) + 20 * 100  # max_tokens is 100
+        assert hold.amount == 1_000 + 3 * len(request.body) + 5 * 8 * 100  # max_tokens is 100
         assert item.receipt is not None
-        assert item.delivery.usage.completion_tokens == script.tokens
+        assert item.delivery.usage.completion_bytes == len(compute_text(name, script.tokens))
         assert item.delivery.finish_reason == "stop"
         assert result.record.hold_id is not None
         payment = world.gateway.payments.payer.find(result.record.hold_id)

@@ -22,6 +22,7 @@ from serving.offload.protocol import (
     ResponseHead,
     encode_message,
 )
+from serving.openai.requests import HELD_BYTES_PER_TOKEN
 from tests.support.market_world import MODEL, Member, World, receive, send_offer
 from tests.support.waiting import eventually
 
@@ -75,8 +76,9 @@ class CheatingPayer:
         return self.world.gateway.engine.state.account(self.key.public_key).total
 
     def compute_price(self, body: bytes, tokens: int) -> int:
-        """What an answer of so many tokens costs, in micro-credits."""
-        return self.world.genesis.parameters.get_price(MODEL).compute(Usage(len(body), tokens))
+        """What an answer of so many tokens costs at most, in micro-credits."""
+        usage = Usage(len(body), tokens * HELD_BYTES_PER_TOKEN)
+        return self.world.genesis.parameters.get_price(MODEL).compute(usage)
 
     def make_hold(self, seq: int, body: bytes, amount: int, executor: Member | None = None) -> Hold:
         """A hold for ``executor`` (at whichever attempt it is drawn), or for the first one drawn."""

@@ -38,7 +38,7 @@ from serving.offload.protocol import OFFLOAD_PROTOCOL, Message, Offer, decode_me
 from serving.offload.settings import ExecutorSettings, OriginatorSettings
 from serving.openai.answers import Answer
 from serving.openai.errors import ApiError
-from serving.openai.requests import CHAT_COMPLETIONS, Request, parse_request
+from serving.openai.requests import CHAT_COMPLETIONS, HELD_BYTES_PER_TOKEN, Request, parse_request
 from serving.scheduling.policy import DefaultPolicy, PolicyParameters
 from tests.support.memory_file import MemoryFile
 from tests.support.openai_answers import DONE, make_chunk, make_event, make_usage, make_whole
@@ -189,6 +189,11 @@ def make_token(name: str, number: int) -> bytes:
     return make_chunk(MODEL, f"{name}{number} ")
 
 
+def compute_text(name: str, tokens: int) -> str:
+    """The text of the first ``tokens`` tokens."""
+    return "".join(f"{name}{number} " for number in range(tokens))
+
+
 def make_end(script: Script, with_usage: bool = True) -> bytes:
     """The events after the last token."""
     end = make_chunk(MODEL, finish_reason="stop")
@@ -204,8 +209,7 @@ def compute_stream(name: str, script: Script, with_usage: bool = True) -> bytes:
 
 def compute_whole(name: str, script: Script) -> bytes:
     """An answer that is not streamed."""
-    text = "".join(f"{name}{number} " for number in range(script.tokens))
-    return make_whole(MODEL, text, script.tokens, "stop")
+    return make_whole(MODEL, compute_text(name, script.tokens), script.tokens, "stop")
 
 
 # The members.
@@ -527,7 +531,7 @@ async def _read(answer: Answer, result: Result, leave_after: int | None) -> None
 
 
 def make_hold(world: World, payer: int, body: bytes, salt: bytes, **changes: Any) -> Hold:
-    """The hold that an honest payer would make for its next request."""
+    """The hold that an honest payer would make for its next request, of :func:`make_body`."""
     node = world.members[payer].node
     seq = changes.pop("seq") if "seq" in changes else node.payments.payer.next_seq
     epoch = node.engine.header.epoch
@@ -535,7 +539,9 @@ def make_hold(world: World, payer: int, body: bytes, salt: bytes, **changes: Any
     draw = node.originator._draw(MODEL, epoch, seq)
     terms: dict[str, Any] = {
         "payee": draw[attempt][1],
-        "amount": node.payments.payer.compute_price(MODEL, len(body), 100),
+        "amount": node.payments.payer.compute_price(
+            MODEL, len(body), changes.pop("tokens", 100) * HELD_BYTES_PER_TOKEN
+        ),
         "epoch": epoch,
         "seq": seq,
         "attempt": attempt,

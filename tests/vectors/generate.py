@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.vectors import basics, draws, encodings, ledger, wire
+from tests.vectors import answers, basics, draws, encodings, ledger, wire
 from tests.vectors.plain import Json
 
 DIRECTORY = Path(__file__).parent
@@ -38,6 +38,7 @@ FILES: dict[str, Callable[[], Json]] = {
     "committees": draws.make_committees,
     "hold_windows": draws.make_hold_windows,
     "wire": wire.make_wire,
+    "answers": answers.make_answers,
 }
 """What makes each file."""
 

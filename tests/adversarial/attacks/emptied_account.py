@@ -8,12 +8,14 @@ from chain.types.operations import Hold, Transfer, sign_operation
 from serving.offload.protocol import Completed
 from tests.adversarial.attacks.table import Attack, Outcome
 from tests.support.cheating_payer import CheatingPayer
-from tests.support.market_world import Options, World, get_script, make_request, simulate
+from tests.support.market_world import Options, World, compute_text, get_script, make_request, simulate
 
 EXECUTORS = 8
 TOKENS = 60
 BODY = make_request().body
-PRICE = 1_000 + 3 * len(BODY) + 20 * 100
+HOLD_AMOUNT = 1_000 + 3 * len(BODY) + 5 * 8 * 100
+PRICE = 1_000 + 3 * len(BODY) + 5 * len(compute_text("m1-", TOKENS))
+"""Of an answer."""
 FEES = 5_000
 """Micro-credits beside the price of one answer, for the fees of a hold and a transfer."""
 
@@ -24,10 +26,10 @@ def run() -> Outcome:
 
     async def play(world: World) -> None:
         nonlocal spent
-        payer, executors = await CheatingPayer.join(world, 1, PRICE + FEES), world.members[1:]
+        payer, executors = await CheatingPayer.join(world, 1, HOLD_AMOUNT + FEES), world.members[1:]
         for member in executors:
             get_script(member).tokens = TOKENS
-        holds = payer.find_holds(range(120), BODY, PRICE)
+        holds = payer.find_holds(range(120), BODY, HOLD_AMOUNT)
         assert len(holds) == EXECUTORS
         is_drained = trio.Event()
 
@@ -38,18 +40,18 @@ def run() -> Outcome:
             for hold in holds:
                 nursery.start_soon(cheat, hold)
             await trio.sleep(0.5)  # all have accepted, and wait for the payment
-            drain = Transfer(0, world.members[0].public_key, PRICE + FEES - 300)
+            drain = Transfer(0, world.members[0].public_key, HOLD_AMOUNT + FEES - 300)
             # To the leader alone, which has it before any hold.
             signed = sign_operation(payer.key, world.genesis.chain_id, drain)
             world.gateway.engine._mempool.add(signed, trio.current_time())
             is_drained.set()
         await trio.sleep(30.0)
         assert world.operations(Transfer)[-1] == drain and world.operations(Hold) == []
-        spent = PRICE + FEES - drain.amount - payer.balance
+        spent = HOLD_AMOUNT + FEES - drain.amount - payer.balance
 
     simulate(play, Options(executors=EXECUTORS, parameters={"capture_grace_ms": 5_000}))
     answers = sum(isinstance(end, Completed) for end in ends)
-    gained = answers * (1_000 + 3 * len(BODY) + 20 * TOKENS)
+    gained = answers * PRICE
     return Outcome(spent, gained, gained, f"{answers} of {EXECUTORS} answers delivered whole")
 
 

@@ -8,12 +8,14 @@ from chain.types.operations import Hold
 from serving.offload.protocol import Completed
 from tests.adversarial.attacks.table import Attack, Outcome
 from tests.support.cheating_payer import CheatingPayer
-from tests.support.market_world import Options, World, get_script, make_request, simulate
+from tests.support.market_world import Options, World, compute_text, get_script, make_request, simulate
 
 EXECUTORS = 12
 TOKENS = 100
 BODY = make_request().body
-PRICE = 1_000 + 3 * len(BODY) + 20 * TOKENS
+HOLD_AMOUNT = 1_000 + 3 * len(BODY) + 5 * 8 * TOKENS
+PRICE = 1_000 + 3 * len(BODY) + 5 * len(compute_text("m1-", TOKENS))
+"""Of an answer."""
 
 
 def run() -> Outcome:
@@ -26,7 +28,7 @@ def run() -> Outcome:
         for member in executors:
             get_script(member).tokens = TOKENS
         before = payer.balance
-        holds = payer.find_holds(range(120), BODY, PRICE)
+        holds = payer.find_holds(range(120), BODY, HOLD_AMOUNT)
         assert len(holds) == EXECUTORS
 
         async def cheat(hold: Hold) -> None:
@@ -40,7 +42,9 @@ def run() -> Outcome:
         spent = before - payer.balance
         captured = sum(item.delivery.amount for item in world.captured)
 
-    simulate(play, Options(executors=EXECUTORS, available={0: 2 * PRICE}, parameters={"capture_grace_ms": 5_000}))
+    simulate(
+        play, Options(executors=EXECUTORS, available={0: HOLD_AMOUNT + 1_000}, parameters={"capture_grace_ms": 5_000})
+    )
     answers = sum(isinstance(end, Completed) for end in ends)
     gained = answers * PRICE
     return Outcome(spent, gained, gained - captured, f"{answers} of {EXECUTORS} answers delivered whole")

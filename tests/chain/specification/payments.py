@@ -53,7 +53,7 @@ def compute_price(ledger: Ledger, model: str, usage: Record) -> int:
     """The price of an answer (section 5)."""
     price = get_price(ledger, model)
     cost = price["per_request"] + price["per_prompt_byte"] * usage["prompt_bytes"]
-    return int(cost + price["per_completion_token"] * usage["completion_tokens"])
+    return int(cost + price["per_completion_byte"] * usage["completion_bytes"])
 
 
 def hold(ledger: Ledger, operation: Record, signer: bytes) -> None:

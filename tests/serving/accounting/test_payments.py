@@ -23,7 +23,7 @@ from serving.accounting.submitter import Submitter
 from tests.support.market_world import Options, Result, Script, World, ask, make_hold, make_request, simulate
 from tests.support.waiting import eventually
 
-PRICE = 1_000 + 3 * len(make_request().body) + 20 * 100
+PRICE = 1_000 + 3 * len(make_request().body) + 5 * 8 * 100
 """What a hold for one request of the tests amounts to."""
 FEE = 400
 """More than the fee of a hold."""

@@ -19,6 +19,7 @@ from tests.support.market_world import (
     World,
     ask,
     compute_stream,
+    compute_text,
     compute_whole,
     get_cancelled,
     get_name,
@@ -250,7 +251,8 @@ def test_a_user_that_leaves_cancels_the_backend_and_pays_for_what_was_delivered(
         (item,) = world.captured
         delivery = item.delivery
         assert item.receipt is None and delivery.finish_reason == "cancelled"
-        assert 50 <= delivery.usage.completion_tokens <= 60
+        delivered = [len(compute_text(get_name(first), tokens)) for tokens in (50, 60)]
+        assert delivered[0] <= delivery.usage.completion_bytes <= delivered[1]
         assert world.account(first.number).available > 1_000 * CREDIT
 
     simulate(play, Options(parameters=FAST))
@@ -318,7 +320,8 @@ def test_an_originator_that_dies_has_its_work_cancelled_and_pays_for_what_was_de
         await world.settle(150)
         assert world.account(first.number).available > 1_000 * CREDIT
         (item,) = world.captured
-        assert 50 <= item.delivery.usage.completion_tokens <= 60  # what was sent before it died, and no more
+        sent = [len(compute_text(get_name(first), tokens)) for tokens in (50, 60)]
+        assert sent[0] <= item.delivery.usage.completion_bytes <= sent[1]  # before it died, and no more
 
     simulate(play, Options(gateways=(0, 1), parameters=FAST))
 
@@ -332,7 +335,7 @@ def test_in_a_halt_serving_goes_on_within_the_credit_and_is_paid_after_it() -> N
         executors=3,
         gateways=(0, 1),
         validators=(0, 3, 4),
-        executor=ExecutorSettings(halt_credit=20_000),
+        executor=ExecutorSettings(halt_credit=32_000),
         policy=PolicyParameters(accept_frequency=1.0),
         parameters={"capture_grace_ms": 5_000},
     )
@@ -347,7 +350,7 @@ def test_in_a_halt_serving_goes_on_within_the_credit_and_is_paid_after_it() -> N
         height = world.gateway.engine.header.height
         only = world.members[2]
         get_script(only).tokens = 300
-        # Each takes 15 s, longer than the grace time, and holds about 8,000 micro-credits: two fit into the credit.
+        # Each takes 15 s, longer than the grace time, and holds about 14,000 micro-credits: two fit into the credit.
         results = [Result() for _ in range(4)]
 
         async def send(result: Result) -> None:
@@ -369,7 +372,7 @@ def test_in_a_halt_serving_goes_on_within_the_credit_and_is_paid_after_it() -> N
         assert late.broken is not None or late.error is not None
         await world.start(3, 4)
         await world.settle(400)
-        assert world.account(2).available > 1_000 * CREDIT + 2 * 300 * 20
+        assert world.account(2).available > 1_000 * CREDIT + 2 * 5 * len(compute_text(get_name(world.members[2]), 300))
         assert (await ask(world.gateway)).broken is None
         await world.settle(400)
 

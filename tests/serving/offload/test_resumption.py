@@ -28,6 +28,7 @@ from serving.offload.protocol import (
 )
 from serving.offload.session import MAX_RESUMPTIONS_ALLOWED
 from serving.offload.settings import ExecutorSettings, OriginatorSettings
+from serving.openai.requests import HELD_BYTES_PER_TOKEN
 from tests.support.market_world import (
     MODEL,
     Member,
@@ -36,6 +37,7 @@ from tests.support.market_world import (
     World,
     ask,
     compute_stream,
+    compute_text,
     compute_whole,
     get_name,
     get_script,
@@ -87,7 +89,7 @@ def check_whole(world: World, result: Result, executor: Member) -> None:
     assert result.body == compute_stream(get_name(executor), get_script(executor))
     assert executor.backend is not None and executor.backend.requests == 1
     (item,) = world.captured
-    assert item.delivery.usage.completion_tokens == TOKENS and item.receipt
+    assert item.delivery.usage.completion_bytes == len(compute_text(get_name(executor), TOKENS)) and item.receipt
     assert world.operations(Dispute) == []
 
 
@@ -238,7 +240,7 @@ def test_a_user_who_leaves_meanwhile_pays_for_what_was_delivered() -> None:
         await eventually(lambda: not first.node.executor._sessions, 2 * ExecutorSettings().resume_timeout_s)
         await world.settle(150)
         (item,) = world.captured
-        assert 0 < item.delivery.usage.completion_tokens < TOKENS
+        assert 0 < item.delivery.usage.completion_bytes < len(compute_text(get_name(first), TOKENS))
 
     simulate(play, Options(parameters={"capture_grace_ms": 5_000}))
 
@@ -255,7 +257,7 @@ class Payer:
         self.executor = world.drawn()[0]
         get_script(self.executor).tokens = TOKENS
         body = make_body(stream=True, max_tokens=TOKENS)
-        amount = self.node.payments.payer.compute_price(MODEL, len(body), TOKENS)
+        amount = self.node.payments.payer.compute_price(MODEL, len(body), TOKENS * HELD_BYTES_PER_TOKEN)
         self.body, self.salt = body, bytes(16)
         self.hold = make_hold(world, 0, body, bytes(16), amount=amount)
         self.received = b""

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.openai.answers import MAX_PARSED_BYTES, AnswerInspector
+from serving.openai.answers import MAX_EVENT_BYTES, MAX_PARSED_EVENT_BYTES, MAX_UNSTREAMED_BYTES, AnswerInspector
 from serving.openai.errors import bad_gateway
 
 PAGES = Path(__file__).parents[1] / "pages"
@@ -36,7 +36,7 @@ def events(body: bytes) -> list[bytes]:
 
 def read(*chunks: bytes, streamed: bool = True, withhold: bool = False) -> tuple[bytes, Reading]:
     """What a inspector passes on of these chunks, and what it says at the end."""
-    inspector = AnswerInspector(streamed, withhold)
+    inspector = AnswerInspector(streamed, withhold_usage=withhold)
     passed = b"".join([inspector.feed(chunk) for chunk in chunks]) + inspector.finish()
     return passed, (
         inspector.completion_tokens,
@@ -143,7 +143,8 @@ def test_an_error_event_in_the_middle(name: str, end: bytes, head: bytes) -> Non
     [
         (b'data: {"error":"plain"}\n\n', "plain"),
         (b'data: {"error":{"code":3}}\n\n', "{'code': 3}"),
-        (b'data: {"error":{"message":"half a character: \\ud83d"}}\n\n', "half a character: ?"),
+        (b'data: {"error":{"message":"h\\u00e4lfte"}}\n\n', "hälfte"),
+        (b'data: {"error":{"message":"half a character: \\ud83d"}}\n\n', "an error event that is not JSON"),
         (b'data: {"error":\n\n', "an error event that is not JSON"),
     ],
 )
@@ -168,14 +169,31 @@ def test_comments_and_empty_events_count_for_nothing() -> None:
     assert read(noisy) == (noisy, read(body)[1])
 
 
-def test_an_event_longer_than_any_answer_is_not_kept() -> None:
-    inspector = AnswerInspector(stream=True)
-    chunk = b"x" * (1 << 20)
-    passed = [len(inspector.feed(chunk)) for _ in range(18)]
-    assert sum(passed) > MAX_PARSED_BYTES
-    tail = inspector.feed(b"\n\n" + DONE)
-    assert tail.endswith(DONE)
-    assert inspector.is_complete
+@pytest.mark.parametrize("end", [b"", b"\n\n"])
+def test_an_event_that_is_far_too_long_ends_the_answer_with_an_error(end: bytes) -> None:
+    first = events(stream("vllm_stream"))[1]
+    body = first + b"data: " + b"x" * MAX_EVENT_BYTES + end + DONE
+    for size in (len(body), 1 << 16, 999):
+        passed, (tokens, _, _, error, complete) = read(*(body[at : at + size] for at in range(0, len(body), size)))
+        assert passed.startswith(first + b"data: ") and len(passed) < len(first) + 300
+        assert json.loads(passed[len(first) + 6 :])["error"]["type"] == "server_error"
+        assert (tokens, complete) == (1, False)
+        assert error is not None and str(MAX_EVENT_BYTES) in error
+
+
+def test_an_event_of_the_largest_size_passes_and_one_that_is_not_parsed_counts_for_nothing() -> None:
+    *_, end = events(stream("vllm_stream"))
+
+    def make_event(size: int) -> bytes:
+        frame = b'data: {"choices":[{"delta":{"content":"a"}}],"x":"%s"}\n\n'
+        return frame % (b"x" * (size - len(frame) + 2))
+
+    for size, count in ((MAX_PARSED_EVENT_BYTES, 1), (MAX_PARSED_EVENT_BYTES + 1, 0), (MAX_EVENT_BYTES, 0)):
+        event = make_event(size)
+        assert len(event) == size
+        inspector = AnswerInspector(stream=True)
+        assert inspector.feed(event + end) == event + end
+        assert (inspector.completion_bytes, inspector.error, inspector.is_complete) == (count, None, True)
 
 
 # --- answers in one piece ---
@@ -193,6 +211,16 @@ def test_a_truncated_answer_is_not_complete(server: str) -> None:
     body = recorded(f"{server}_answer.json")
     for length in range(len(body)):
         assert read(body[:length], streamed=False) == (body[:length], (0, True, "", None, False))
+
+
+def test_an_answer_that_is_too_long_is_an_error() -> None:
+    body = recorded("vllm_answer.json").removesuffix(b"}")
+    body += b" " * (MAX_UNSTREAMED_BYTES - len(body) - 1)
+    assert read(body + b"}", streamed=False) == (body + b"}", (TOKENS, False, "length", None, True))
+    for chunks in ((body, b" }"), (body + b" }",), (b"", body[:9], body[9:] + b" }")):
+        passed, (tokens, _, _, error, complete) = read(*chunks, streamed=False)
+        assert len(passed) < MAX_UNSTREAMED_BYTES and (tokens, complete) == (0, False)
+        assert error is not None and str(MAX_UNSTREAMED_BYTES) in error
 
 
 def test_a_refusal_is_no_answer() -> None:

@@ -1,0 +1,140 @@
+"""Vectors of answers: the completion bytes in bodies of every form, right and wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from serving.openai.answers import EVENT_STREAM, AnswerInspector
+from tests.vectors.plain import Json
+
+BODY = "application/json"
+DONE = "data: [DONE]\n\n"
+
+
+def make_answers() -> Json:
+    """Each body as text in Latin-1, one character a byte."""
+    cases = []
+    for what, content_type, choices, text in _list_cases():
+        inspector = AnswerInspector(content_type.startswith(EVENT_STREAM), choices=choices)
+        inspector.feed(text.encode("latin-1"))
+        inspector.finish()
+        assert inspector.error is None, what
+        cases.append(
+            {
+                "what": what,
+                "content_type": content_type,
+                "n": choices,
+                "body": text,
+                "completion_bytes": inspector.completion_bytes,
+            }
+        )
+    return {
+        "description": "Completion bytes of bodies, each written with one character a byte (Latin-1).",
+        "section": "19.1",
+        "answers": cases,
+    }
+
+
+def _list_cases() -> Iterable[tuple[str, str, int, str]]:
+    for what, choices, text in _list_bodies():
+        yield what, BODY, choices, text
+    for what, choices, text in _list_streams():
+        yield what, f"{EVENT_STREAM}; charset=utf-8", choices, text
+
+
+def _list_bodies() -> Iterable[tuple[str, int, str]]:
+    yield "text", 1, '{"choices":[{"index":0,"message":{"role":"assistant","content":"abc"},"finish_reason":"stop"}]}'
+    yield "text of the older completions", 1, '{"choices":[{"text":"abc"}]}'
+    yield (
+        "text, reasoning and arguments",
+        1,
+        (
+            '{"choices":[{"message":{"content":"ab","reasoning":"cde",'
+            '"tool_calls":[{"id":"call-1","function":{"name":"find","arguments":"{\\"a\\":1}"}},{"function":null},{}],'
+            '"function_call":{"name":"f","arguments":"{}"}}}]}'
+        ),
+    )
+    yield (
+        "reasoning under both names is one",
+        1,
+        '{"choices":[{"message":{"reasoning":"abc","reasoning_content":"abc"}}]}',
+    )
+    yield "reasoning under its other name", 1, '{"choices":[{"message":{"reasoning":"","reasoning_content":"abcd"}}]}'
+    yield "escapes", 1, r'{"choices":[{"message":{"content":"\u0041\n\"\/\ud83d\ude00\u00e9"}}]}'
+    yield "UTF-8", 1, '{"choices":[{"message":{"content":"é你😀"}}]}'.encode().decode("latin-1")
+    yield "an escaped name", 1, r'{"ch\u006fices":[{"message":{"content":"abc"}}]}'
+    yield (
+        "white space and unknown fields",
+        1,
+        (
+            ' {\t"x" : [1.5e3, {"content": "no"}, null], "choices" : [ {"logprobs": {"content": [{"token": "a"}]},'
+            ' "message": {"content" : "abc" , "refusal": "no", "name": "no"} } ]\r\n} \n'
+        ),
+    )
+    yield (
+        "of a repeated name the last",
+        1,
+        '{"choices":[{"message":{"content":"abcdef","content":"ab"}}],"choices":[{"text":"abc"}]}',
+    )
+    yield "two choices of two", 2, '{"choices":[{"message":{"content":"ab"}},{"index":1,"message":{"content":"cde"}}]}'
+    yield "two choices of one", 1, '{"choices":[{"message":{"content":"ab"}},{"index":1,"message":{"content":"cde"}}]}'
+    yield "a delta is not part of a body", 1, '{"choices":[{"delta":{"content":"abc"}}]}'
+    yield (
+        "content that is not a string",
+        1,
+        '{"choices":[{"message":{"content":[{"type":"text","text":"abc"}],"reasoning":"de"}}]}',
+    )
+    yield "null where an object may be", 1, '{"choices":[{"message":null,"text":"ab"}],"usage":null,"error":null}'
+    yield "usage is worth nothing", 1, '{"choices":[],"usage":{"completion_tokens":4096}}'
+    yield "no choices", 1, '{"data":[{"embedding":[0.5,0.25]}]}'
+    yield "not an object", 1, '[{"choices":[{"text":"abc"}]}]'
+    yield "a choice that is not an object", 2, '{"choices":[{"text":"abc"},"abc"]}'
+    yield "tool calls that are not a list", 1, '{"choices":[{"message":{"content":"abc","tool_calls":{}}}]}'
+    yield "half of a surrogate pair", 1, r'{"choices":[{"text":"abc"}],"x":"\ud83d"}'
+    yield "not UTF-8", 1, '{"choices":[{"text":"abc"}],"x":"\xff"}'
+    yield "a byte order mark", 1, "\xef\xbb\xbf" + '{"choices":[{"text":"abc"}]}'
+    yield "not a number", 1, '{"choices":[{"text":"abc"}],"x":NaN}'
+    yield "more after the end", 1, '{"choices":[{"text":"abc"}]}{}'
+    yield "cut off", 1, '{"choices":[{"text":"abc"}'
+    yield "nothing", 1, ""
+
+
+def _list_streams() -> Iterable[tuple[str, int, str]]:
+    def event(content: str, before: str = "") -> str:
+        return f'{before}data: {{"choices":[{{"delta":{{{content}}}}}]}}\n\n'
+
+    yield "two events", 1, event('"content":"ab"') + event('"content":"cde"') + DONE
+    yield (
+        "reasoning and arguments in pieces",
+        1,
+        (
+            event('"reasoning_content":"ab"')
+            + event('"tool_calls":[{"index":0,"function":{"name":"find","arguments":""}}]')
+            + event('"tool_calls":[{"index":0,"function":{"arguments":"{}"}}]')
+            + DONE
+        ),
+    )
+    yield (
+        "comments and other lines",
+        1,
+        ": " + 40 * " " + "\n\n" + event('"content":"ab"', ": x\nevent: e\nid: 1\n") + DONE,
+    )
+    yield "CR LF, and no space", 1, 'data:{"choices":[{"text":"abc"}]}\r\n\r\ndata:[DONE]\r\n\r\n'
+    yield "JSON over several lines", 1, 'data: {"choices":\ndata:\r: x\rdata: [{"text":"abc"}]}\n\n' + DONE
+    yield "a string over two lines", 1, 'data: {"choices":[{"text":"ab\ndata: c"}]}\n\n' + DONE
+    yield (
+        "a usage event",
+        1,
+        event('"content":"ab"') + 'data: {"choices":[],"usage":{"completion_tokens":4096}}\n\n' + DONE,
+    )
+    yield "after the closing event", 1, event('"content":"ab"') + DONE + event('"content":"cde"')
+    yield "one event for two choices", 2, 'data: {"choices":[{"text":"ab"},{"index":1,"text":"c"}]}\n\n' + DONE
+    yield "more choices than were asked for", 1, 'data: {"choices":[{"text":"ab"},{"index":1,"text":"c"}]}\n\n' + DONE
+    yield "a message is not part of an event", 1, 'data: {"choices":[{"message":{"content":"abc"}}]}\n\n' + DONE
+    yield (
+        "an event that is not JSON between others",
+        1,
+        event('"content":"ab"') + "data: {\n\n" + event('"content":"c"') + DONE,
+    )
+    yield "no blank line at the end", 1, event('"content":"ab"') + event('"content":"cde"').rstrip("\n")
+    yield "cut off", 1, event('"content":"ab"') + event('"content":"cde"')[:-8]
