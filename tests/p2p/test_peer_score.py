@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from p2p.network import Misbehaviour
 from p2p.peer_score import BAN_BACKOFF, MEMORY_S, PeerScores
+from tests.support.keys import make_peer
 
-ONE, TWO = b"1" * 32, b"2" * 32
+ONE, TWO = make_peer(1), make_peer(2)
 
 
 def ban(bans: PeerScores, now: float) -> None:

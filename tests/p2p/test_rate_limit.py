@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2p.rate_limit import IDLE_S, Budget, Limiter, Rate
+from tests.support.keys import make_peer
 
-ONE, TWO = b"1" * 32, b"2" * 32
+ONE, TWO = make_peer(1), make_peer(2)
 RATE = Rate(items=10, size=1_000, burst=2.0)
 
 

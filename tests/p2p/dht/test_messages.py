@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from libp2p.kad_dht.pb import kademlia_pb2 as pb
 from multiaddr import Multiaddr
 
-from chain.crypto import KeyPair
 from p2p.dht.kademlia import (
     MAX_ADDRESSES_PER_PEER,
     K,
@@ -24,9 +23,10 @@ from p2p.dht.messages import MAX_DHT_MESSAGE_BYTES, clean_address, decode_reques
 from p2p.length_prefixed import MalformedMessage
 from p2p.peer_id import peer_id_of
 from tests.p2p.dht.servers import KEY
+from tests.support.keys import make_key
 
-PEER = KeyPair(b"p" * 32)
-RELAY = KeyPair(b"r" * 32)
+PEER = make_key("peer")
+RELAY = make_key("relay")
 
 
 @pytest.mark.parametrize(
@@ -103,6 +103,6 @@ def test_whatever_strangers_send_is_read_or_refused(raw: bytes, name: bytes, add
 
 def test_the_largest_answer_fits_a_message() -> None:
     circuit = f"/ip6/2001:db8:1111:2222:3333:4444:5555:6666/tcp/40001/p2p/{RELAY.address}/p2p-circuit"
-    peers = deque(PeerInfo(KeyPair(bytes([number]) * 32).public_key, (circuit,) * 4) for number in range(K + 33))
+    peers = deque(PeerInfo(make_key(number).public_key, (circuit,) * 4) for number in range(K + 33))
     answer = encode(Message(Kind.GET_PROVIDERS, KEY, tuple(peers)[:K], tuple(peers)[K:]))
     assert len(answer.SerializeToString()) < MAX_DHT_MESSAGE_BYTES

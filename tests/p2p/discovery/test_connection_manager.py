@@ -22,7 +22,7 @@ from p2p.peers.announcement import Announcement, PeerLoad
 from p2p.peers.table import PeerTable
 from tests.support.keys import make_peer
 
-ME = b"\x80" * 32
+ME = make_peer(0x80)
 RESERVATION_S = 1000.0
 
 

@@ -22,10 +22,11 @@ from p2p.discovery.dial_scheduler import (
 )
 from p2p.peers.announcement import Announcement, PeerLoad
 from p2p.peers.table import PeerTable
+from tests.support.keys import make_peer
 
-ME = b"\x80" * 32
-GREATER = [bytes([0x81 + number]) * 32 for number in range(20)]
-LESSER = b"\x01" * 32
+ME = make_peer(0x80)
+GREATER = [make_peer(0x81 + number) for number in range(20)]
+LESSER = make_peer(1)
 
 
 def announcement(peer: bytes) -> Announcement:
@@ -110,7 +111,7 @@ def test_one_bootstrap_connection_is_kept_beyond_the_target_of_a_small_network()
 
 
 def test_a_bootstrap_peer_is_visited_now_and_then_in_a_large_network() -> None:
-    bootstrap = b"\xff" * 32
+    bootstrap = make_peer(0xFF)
     of = plan({bootstrap: ("/memory/1",)})
     table = view_of(*(number.to_bytes(2, "big") * 16 for number in range(300, 300 + 2 * SMALL_NETWORK)))
     connected = [known.peer for known in table.present()[:8]]
@@ -288,7 +289,7 @@ def test_those_behind_relays_come_last_within_networks_that_are_new() -> None:
 
 
 def test_bootstrap_peers_are_not_all_dialled_for_each_connection_that_is_lost() -> None:
-    bootstrap = {bytes([number]) * 32: (f"/memory/{number}",) for number in (0xF0, 0xF1, 0xF2)}
+    bootstrap = {make_peer(number): (f"/memory/{number}",) for number in (0xF0, 0xF1, 0xF2)}
     many = [number.to_bytes(2, "big") * 16 for number in range(300, 300 + 2 * SMALL_NETWORK)]
     of, table = plan(bootstrap), view_of(*many)
     kept = [*many[:6], min(bootstrap)]

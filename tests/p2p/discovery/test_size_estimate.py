@@ -6,17 +6,16 @@ from p2p.discovery.dial_scheduler import SMALL_NETWORK
 from p2p.discovery.size_estimate import ANSWER_SAMPLES, ESTIMATE_INTERVAL_S, SizeEstimate
 from p2p.peers.announcement import Announcement, PeerLoad
 from p2p.peers.table import PeerTable
-
-
-def key(number: int) -> bytes:
-    return number.to_bytes(2, "big") * 16
+from tests.support.keys import make_peer
 
 
 def make_table(count: int) -> PeerTable:
-    table = PeerTable(key(0))
+    table = PeerTable(make_peer(0))
     for number in range(1, count + 1):
         addresses = (f"/memory/{number}",)
-        table.apply(Announcement(key(number), 1, 1, False, addresses, (), (), PeerLoad(), 300_000, bytes(64)), 0.0)
+        table.apply(
+            Announcement(make_peer(number), 1, 1, False, addresses, (), (), PeerLoad(), 300_000, bytes(64)), 0.0
+        )
     return table
 
 
@@ -24,7 +23,7 @@ def test_unverified_peers_count_by_the_share_of_first_dials_that_are_answered() 
     table = make_table(10)
     size = SizeEstimate(table)
     assert size.get(0.0) == 10
-    table.mark_alive(key(1), dialled=True)
+    table.mark_alive(make_peer(1), dialled=True)
     for _ in range(10 * ANSWER_SAMPLES):
         size.note_first_dial(False)
     assert 1 <= size.get(0.0) < 1.1
@@ -34,7 +33,7 @@ def test_the_estimate_of_a_large_network_is_kept_for_a_while() -> None:
     table = make_table(SMALL_NETWORK + 10)
     size = SizeEstimate(table)
     assert size.get(0.0) == SMALL_NETWORK + 10
-    table.mark_suspect(key(1))
-    table.mark_crashed(key(1), 1.0)
+    table.mark_suspect(make_peer(1))
+    table.mark_crashed(make_peer(1), 1.0)
     assert size.get(1.0) == SMALL_NETWORK + 10
     assert size.get(ESTIMATE_INTERVAL_S) == SMALL_NETWORK + 9

@@ -18,6 +18,7 @@ from p2p.host.connection_gater import (
 from p2p.network import Misbehaviour
 from p2p.peer_score import BAN_BACKOFF
 from p2p.rate_limit import Rate
+from tests.support.keys import make_peer
 
 EASY = Rate(items=1e6, size=math.inf, burst=1e6)
 
@@ -34,14 +35,10 @@ def accept(at: ConnectionGater, host: str | None, now: float = 0.0) -> InboundCo
     return inbound
 
 
-def name(number: int) -> bytes:
-    return bytes([number]) * 32
-
-
 def test_an_address_has_so_many_connections_and_others_have_theirs() -> None:
     at = gater(max_per_address=3)
     connections = [accept(at, "192.0.2.1") for _ in range(3)]
-    at.on_secured(connections[0], name(1))
+    at.on_secured(connections[0], make_peer(1))
     assert at.on_accept("192.0.2.1", 0.0) is None and at.refusals["address"] == 1
     accept(at, "192.0.2.2")
     at.on_closed(connections[0], 1.0)
@@ -96,7 +93,7 @@ def test_the_youngest_stranger_of_the_fullest_address_goes() -> None:
     at = gater(protected=b"\x01", max_connections=4)
     connections = [accept(at, host) for host in ("192.0.2.1", "192.0.2.2", "192.0.2.1", "192.0.2.1", "192.0.2.1")]
     for inbound, number in zip(connections, (1, 2, 3, 4, 1), strict=True):
-        at.on_secured(inbound, name(number))
+        at.on_secured(inbound, make_peer(number))
     # Key 1 is protected, so of the fullest address the youngest unprotected peer is number 4.
     assert [inbound.evicted for inbound in connections] == [False, False, False, True, False]
     assert at.secured == 4 and at.refusals["evicted"] == 1
@@ -106,10 +103,10 @@ def test_a_protected_peer_gets_in_when_all_are_protected() -> None:
     at = gater(protected=b"\x01", max_connections=1)
     connections = [accept(at, "192.0.2.1") for _ in range(2)]
     for inbound in connections:
-        at.on_secured(inbound, name(1))
+        at.on_secured(inbound, make_peer(1))
     assert not any(inbound.evicted for inbound in connections)
     stranger = accept(at, "192.0.2.1")
-    at.on_secured(stranger, name(2))
+    at.on_secured(stranger, make_peer(2))
     assert stranger.evicted
 
 
@@ -125,15 +122,17 @@ def test_addresses_that_only_fail_are_banned_for_a_while() -> None:
 def test_peers_are_banned_with_their_address_last_and_protected_ones_like_all_others() -> None:
     at = gater(protected=b"\x01")
     for number in (1, 2):
-        assert [at.report_misbehaviour(name(number), "192.0.2.1", Misbehaviour.FORGERY, 0.0) for _ in range(2)] == [
+        assert [
+            at.report_misbehaviour(make_peer(number), "192.0.2.1", Misbehaviour.FORGERY, 0.0) for _ in range(2)
+        ] == [
             False,
             True,
         ]
-        assert at.peers.is_banned(name(number), 0.0)
+        assert at.peers.is_banned(make_peer(number), 0.0)
     accept(at, "192.0.2.1")  # the address is that of others, too
     for number in range(3, 6):
         for _ in range(2):
-            at.report_misbehaviour(name(number), "192.0.2.1", Misbehaviour.FORGERY, 0.0)
+            at.report_misbehaviour(make_peer(number), "192.0.2.1", Misbehaviour.FORGERY, 0.0)
     assert at.on_accept("192.0.2.1", 0.0) is None
 
 
@@ -157,13 +156,13 @@ def test_an_eviction_for_the_sake_of_others_counts_against_no_address() -> None:
 def accept_circuit(at: ConnectionGater, quota_key: bytes) -> InboundConnection | None:
     inbound = at.on_accept(None, 0.0, quota_key)
     if inbound is not None:
-        at.on_secured(inbound, name(99))
+        at.on_secured(inbound, make_peer(99))
     return inbound
 
 
 def test_a_relay_that_was_not_asked_has_no_more_room_than_its_address() -> None:
     at = gater(max_per_address=8)
-    host, relay = "192.0.2.1", name(1)
+    host, relay = "192.0.2.1", make_peer(1)
     at.on_secured(accept(at, host), relay)
     quota_key = at.get_circuit_quota_key(relay, host, is_asked=False)
     assert sum(accept_circuit(at, quota_key) is not None for _ in range(20)) == 4
@@ -172,22 +171,25 @@ def test_a_relay_that_was_not_asked_has_no_more_room_than_its_address() -> None:
     # A relay that this node has asked for circuits has room of its own, and so has one behind another address.
     asked = at.get_circuit_quota_key(relay, host, is_asked=True)
     assert sum(accept_circuit(at, asked) is not None for _ in range(20)) == 8
-    assert accept_circuit(at, at.get_circuit_quota_key(name(2), "192.0.2.2", is_asked=False)) is not None
+    assert accept_circuit(at, at.get_circuit_quota_key(make_peer(2), "192.0.2.2", is_asked=False)) is not None
 
 
 def test_a_relay_that_came_through_a_relay_takes_from_its_room() -> None:
     at = gater(max_per_address=4)
-    first = at.get_circuit_quota_key(name(1), "192.0.2.1", is_asked=False)
+    first = at.get_circuit_quota_key(make_peer(1), "192.0.2.1", is_asked=False)
     inbound = at.on_accept(None, 0.0, first)
     assert inbound is not None
-    at.on_secured(inbound, name(2))
-    assert at.get_circuit_quota_key(name(2), None, is_asked=False) == first
-    assert at.get_circuit_quota_key(name(3), None, is_asked=False) not in (first, b"")  # one that this node has dialled
+    at.on_secured(inbound, make_peer(2))
+    assert at.get_circuit_quota_key(make_peer(2), None, is_asked=False) == first
+    assert at.get_circuit_quota_key(make_peer(3), None, is_asked=False) not in (
+        first,
+        b"",
+    )  # one that this node has dialled
 
 
 def test_what_fails_in_a_circuit_is_not_held_against_the_relay() -> None:
     at = gater(max_per_address=8)
-    quota_key = at.get_circuit_quota_key(name(1), "192.0.2.1", is_asked=False)
+    quota_key = at.get_circuit_quota_key(make_peer(1), "192.0.2.1", is_asked=False)
     for _ in range(200):
         inbound = at.on_accept(None, 0.0, quota_key)
         assert inbound is not None
@@ -211,7 +213,7 @@ def test_no_order_of_events_exceeds_a_limit_or_loses_count(events: list[tuple[st
             half_open += [] if inbound is None else [inbound]
         elif kind == "on_secured" and half_open:
             inbound = half_open.pop(number % len(half_open))
-            at.on_secured(inbound, name(number))
+            at.on_secured(inbound, make_peer(number))
             inside.append(inbound)
         elif kind == "on_closed" and half_open + inside:
             inbound = (half_open + inside)[number % len(half_open + inside)]

@@ -40,10 +40,10 @@ from tests.support.hosts import (
     running,
     swarm_of,
 )
-from tests.support.keys import make_key
+from tests.support.keys import make_key, make_peer
 from tests.support.waiting import PATIENCE, eventually
 
-PEERS = [bytes([number]) * 32 for number in range(1, 9)]
+PEERS = [make_peer(number) for number in range(1, 9)]
 
 
 def table(reservations: int = 4, circuits: int = 8, rate: int = 1000) -> RelayTable:
@@ -85,7 +85,7 @@ def test_all_circuits_together_are_bounded() -> None:
 
 def test_peers_of_one_address_get_no_more_than_its_share_of_reservations() -> None:
     relay = table(reservations=64)
-    keys = [bytes([number]) * 32 for number in range(64)]
+    keys = [make_peer(number) for number in range(64)]
     assert sum(relay.reserve(peer, 0.0, b"flood") for peer in keys[:20]) == 4
     assert relay.reserve(keys[0], 1.0, b"flood")  # a renewal
     assert relay.reserve(keys[30], 1.0, b"other") and relay.reserve(keys[31], 1.0) and relay.reserve(keys[32], 1.0)

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chain.crypto import KeyPair
 from chain.exceptions import CodecError
 from p2p.peers.announcement import (
     MAX_AHEAD_MS,
@@ -20,8 +19,9 @@ from p2p.peers.announcement import (
     decode_announcement,
     sign_announcement,
 )
+from tests.support.keys import make_key
 
-KEY = KeyPair(b"k" * 32)
+KEY = make_key("node")
 CHAIN = b"c" * 32
 NOW = 1_700_000_000_000
 FULL = Announcement(
@@ -49,7 +49,7 @@ def test_a_signed_announcement_survives_the_wire_however_full() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"peer": KeyPair(b"x" * 32).public_key},
+        {"peer": make_key("other").public_key},
         {"incarnation": 7},
         {"sequence": NOW + 1},
         {"leaving": True},

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 
-from chain.crypto import KeyPair
 from chain.exceptions import CodecError
 from p2p.peers.announcement import Announcement, PeerLoad, get_item_id
 from p2p.peers.failure_detector import (
@@ -26,10 +25,10 @@ from p2p.peers.failure_detector import (
 )
 from p2p.peers.suspect_message import SuspectMessage, decode_suspect_message, sign_suspect_message
 from p2p.peers.table import ChangeKind, PeerState, PeerTable
-from tests.support.keys import make_peer
+from tests.support.keys import make_key, make_peer
 
 CHAIN = b"c" * 32
-ME = b"\0" * 32
+ME = make_peer(0)
 SUSPECT = 1
 
 
@@ -256,7 +255,7 @@ def test_a_case_against_one_that_is_forgotten_is_dropped() -> None:
 
 
 def test_an_accusation_is_signed_by_its_observer() -> None:
-    observer = KeyPair(b"k" * 32)
+    observer = make_key("observer")
     signed = sign_suspect_message(observer, CHAIN, make(SUSPECT))
     assert decode_suspect_message(signed.encode(), CHAIN) == signed
     assert signed.is_about(make(SUSPECT))

@@ -14,7 +14,7 @@ from p2p.peers.announcement import ACCEPTANCE_S, Announcement, PeerLoad
 from p2p.peers.table import TOMBSTONE_S, Change, ChangeKind, PeerState, PeerTable
 from tests.support.keys import make_peer
 
-ME = b"\0" * 32
+ME = make_peer(0)
 LIFETIME = 35.0
 
 

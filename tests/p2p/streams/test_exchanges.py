@@ -22,6 +22,7 @@ from p2p.streams.exchanges import (
     Streams,
 )
 from p2p.streams.frames import MAX_FRAME_BYTES, WINDOW_BYTES, Frame, Kind
+from tests.support.keys import make_peer
 
 PROTOCOL = "/test/1"
 pytestmark = pytest.mark.trio
@@ -33,7 +34,7 @@ class Pair:
     def __init__(self, hub: SimulatedInternet, nursery: trio.Nursery) -> None:
         self.hub = hub
         self.nursery = nursery
-        self.a, self.b = (SimulatedNetwork(hub, bytes([number]) * 32) for number in (1, 2))
+        self.a, self.b = (SimulatedNetwork(hub, make_peer(number)) for number in (1, 2))
         self.opener, self.answerer = Streams(self.a), Streams(self.b)
         self.opened = 0
         open_stream = self.a.open_stream
@@ -577,7 +578,7 @@ async def test_a_slow_frame_may_follow_another_without_a_pause(pair: Pair, autoj
 async def test_unfinished_frames_of_all_peers_have_a_bound(autojump_clock: MockClock) -> None:
     """The peer with most unread bytes is cut off, not the latest."""
     hub = SimulatedInternet(1)
-    networks = [SimulatedNetwork(hub, bytes([number]) * 32) for number in range(1, 9)]
+    networks = [SimulatedNetwork(hub, make_peer(number)) for number in range(1, 9)]
     answerer = Streams(networks[0])
     async with trio.open_nursery() as nursery:
         await nursery.start(hub.run)
