@@ -17,28 +17,27 @@ there is no such bound: see :mod:`chain.light.client` for what that risks.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from types import MappingProxyType
 
 import structlog
 import trio
 
 from chain import crypto
-from chain.exceptions import CodecError, InvalidBlock, InvalidCertificate, LedgerError, StoreError
+from chain.exceptions import CodecError, LedgerError, StoreError
 from chain.genesis import Genesis
 from chain.light.client import Checkpoint, describe_old_checkpoint, is_too_old
-from chain.state.state import State, StateOverlay
+from chain.state.state import State
 from chain.store.writer import ChainStore
-from chain.transition.block import IsVerified, check_finality, check_header, state_transition
-from chain.transition.epochs import get_epoch, get_next_epoch
-from chain.transition.restart import remove_validators
+from chain.transition.block import IsVerified
+from chain.transition.epochs import get_epoch
 from chain.types.blocks import Block, Header
 from chain.types.operations import SignedOperation
 from chain.types.votes import Certificate
 from consensus.block_tree import ExecutedBlock
 from consensus.exceptions import InvalidResponse
 from consensus.simplex.validation import is_authentic
+from consensus.sync.block_range import BlockRange, HeaderChain, verify_block_range
 from consensus.sync.messages import (
     SYNC_BATCH_BYTES,
     SYNC_FRAME_TIMEOUT_S,
@@ -64,8 +63,6 @@ from p2p.streams.exchanges import Streams
 
 logger = structlog.get_logger(__name__)
 
-MAX_RANGE_BYTES = 64 << 20
-"""Bytes of blocks taken on trust of their leaders' signatures alone before a certificate must come."""
 BATCH_TIMEOUT_S = 30.0
 """Seconds that a peer may keep this node waiting in all while it sends a batch, or one peer could hold it for ever."""
 ASKED_PEERS = 3
@@ -74,108 +71,9 @@ SYNC_DELAY_S = 0.3
 """Seconds that gossip gets to bring what a hint speaks of before it is pulled."""
 
 
-NO_KNOWN_IDS: Mapping[int, bytes] = MappingProxyType({})
-"""No block known in advance by its id."""
-
-
-# Checking what a peer sends: pure.
-
-
-class HeaderChain:
-    """A chain of blocks of one epoch from ``parent`` on. None of them is final yet.
-
-    Each must come after the one before and carry its leader's signature, so that only validators can make any.
-    """
-
-    def __init__(self, genesis: Genesis, parent: Header, state: State) -> None:
-        self._genesis = genesis
-        self._overlay = StateOverlay(state)
-        self._epoch = get_next_epoch(genesis, state)
-        self.head = parent
-        """The last header so far."""
-
-    def append(self, verify: crypto.Verify, block: Block) -> None:
-        """Take the next block; ``verify`` checks its signature.
-
-        Raises:
-            InvalidBlock: not one that can come next.
-        """
-        if block.body.removed:  # the rest of the epoch has the committee that is left
-            remove_validators(self._overlay, block.body.removed)
-            self._epoch = get_next_epoch(self._genesis, self._overlay)
-        check_header(self._genesis, self._epoch, self.head, block.header)
-        if not verify([block.signature_check()]):
-            raise InvalidBlock("signature", "is not the proposer's")
-        self.head = block.header
-
-
-class BlockRange(HeaderChain):
-    """Collects blocks until a certificate makes the last of them final.
-
-    ``known`` has the ids that blocks must have at some heights: those that lead to a checkpoint.
-    """
-
-    def __init__(
-        self, genesis: Genesis, parent: Header, state: State, known: Mapping[int, bytes] = NO_KNOWN_IDS
-    ) -> None:
-        super().__init__(genesis, parent, state)
-        self._known = known
-        self._size = 0
-        self.blocks: list[Block] = []
-
-    def add(self, verify: crypto.Verify, item: BlockItem) -> Certificate | None:
-        """Take the next block. Returns the certificate once there is one; then :func:`verify_block_range` has the word.
-
-        Raises:
-            LedgerError: not a block that can come next.
-        """
-        block = Block.decode(item.block)
-        self.append(verify, block)
-        if self._known.get(block.height, block.id) != block.id:
-            raise InvalidResponse(f"block {block.height} does not lead to the checkpoint")
-        self._size += len(item.block) + len(item.certificate or b"")
-        if self._size > MAX_RANGE_BYTES:
-            raise InvalidResponse(f"no finality certificate within {MAX_RANGE_BYTES} bytes of blocks")
-        self.blocks.append(block)
-        return None if item.certificate is None else Certificate.decode(item.certificate)
-
-
-def verify_block_range(
-    verify: crypto.Verify,
-    genesis: Genesis,
-    parent: Header,
-    state: State,
-    blocks: Sequence[Block],
-    certificate: Certificate,
-    is_verified: IsVerified | None = None,
-) -> list[ExecutedBlock]:
-    """Execute ``blocks`` on ``parent`` and check that ``certificate`` makes the last of them final.
-
-    ``verify`` and ``is_verified`` are those of :func:`chain.transition.block.state_transition`.
-
-    Raises:
-        InvalidBlock: any rule is broken; then nothing of the range counts.
-    """
-    overlay = StateOverlay(state)
-    for block in blocks:
-        remove_validators(overlay, block.body.removed)
-    # First: it is cheap, and worthless blocks rarely have one.
-    check_finality(genesis, blocks[-1].header, certificate)
-    if not verify(certificate.signature_checks(genesis.chain_id, get_next_epoch(genesis, overlay).validators)):
-        raise InvalidCertificate("a signature does not hold")
-    executed: list[ExecutedBlock] = []
-    for block in blocks:
-        transition = state_transition(genesis, parent, state, block, is_verified, verify)
-        executed.append(ExecutedBlock(block, transition))
-        parent, state = block.header, transition.state
-    return executed
-
-
 def _is_authentic(verify: crypto.Verify, block: Block) -> bool:
     return is_authentic(block, verify)
 
-
-# Asking others.
 
 Deliver = Callable[[list[ExecutedBlock], Certificate], Awaitable[None]]
 """Takes a verified block range; returns when it is part of the final chain."""

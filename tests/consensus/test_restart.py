@@ -12,7 +12,7 @@ from chain.genesis import Genesis
 from chain.store.writer import ChainStore
 from chain.transition.block import state_transition
 from chain.transition.restart_file import RestartFile, accept, build_restart
-from consensus.sync.client import BlockRange, HeaderChain, verify_block_range
+from consensus.sync.block_range import BlockRange, HeaderChain, verify_block_range
 from consensus.sync.messages import BlockItem
 from tests.support.consensus_world import World, make_equal_genesis, simulate
 from tests.support.keys import make_key

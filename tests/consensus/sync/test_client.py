@@ -15,7 +15,7 @@ from chain.transition.block import state_transition
 from chain.types.blocks import Block
 from chain.types.operations import Transfer, sign_operation
 from chain.types.votes import Certificate, VoteKind
-from consensus.sync.client import BlockRange, verify_block_range
+from consensus.sync.block_range import BlockRange, verify_block_range
 from consensus.sync.messages import (
     SYNC_PROTOCOL,
     BlockItem,

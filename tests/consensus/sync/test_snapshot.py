@@ -183,7 +183,9 @@ for _ in range(30):
 
 def test_a_checkpoint_far_ahead_in_the_epoch_needs_no_more_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """All that lies before it is more than is taken on trust at once; and liars do not matter."""
-    monkeypatch.setattr("consensus.sync.client.MAX_RANGE_BYTES", sum(len(block.encoded) for block in LONG.blocks[:10]))
+    monkeypatch.setattr(
+        "consensus.sync.block_range.MAX_RANGE_BYTES", sum(len(block.encoded) for block in LONG.blocks[:10])
+    )
     monkeypatch.setattr("consensus.sync.client.SYNC_BATCH_BYTES", 4_000)
     monkeypatch.setattr("consensus.sync.server.SYNC_BATCH_BYTES", 4_000)
     part = fill_store(LONG, 20)
