@@ -51,6 +51,7 @@ class Parameters(Record):
 
     ``entry_fee`` is the price of an entry of the state that stays for good (:mod:`chain.transition.fees`):
     some 700 bytes in the memory of every node for ever, where an operation is carried out once and then on disk.
+    A validator is jailed for its absence in whole epochs of ``participation_span_ms`` at least.
     ``max_settlements`` is how many unreceipted captures a block settles before it leaves the rest to the next.
     """
 
@@ -59,6 +60,7 @@ class Parameters(Record):
     committee_size: Annotated[int, Bounds(1, MAX_COMMITTEE)] = 32
     min_validator_bond: Positive = 1_000 * CREDIT
     missed_lead_fee: Amount = 1_000
+    participation_span_ms: Positive = 600_000
     min_service_bond: Amount = 10_000
     fee_per_byte: Amount = 1
     entry_fee: Amount = 10_000

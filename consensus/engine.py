@@ -21,6 +21,7 @@ from chain.genesis import Genesis
 from chain.light.client import Checkpoint, LightClientUpdate
 from chain.state.state import State
 from chain.store.writer import ChainStore
+from chain.transition.jailing import Standing, get_standing
 from chain.transition.registration import has_valid_proof_of_work
 from chain.types.blocks import Block, Header
 from chain.types.operations import NoncedOperation, Register, SignedOperation
@@ -86,7 +87,10 @@ class FinalizedEvent:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Where a node stands. ``final_age`` is seconds since the last block became final here."""
+    """Where a node stands. ``final_age`` is seconds since the last block became final here.
+
+    ``standing`` is that of a validator in its present span, None for any other node.
+    """
 
     height: int
     epoch: int
@@ -97,6 +101,7 @@ class Status:
     peers: int
     is_syncing: bool
     final_age: float
+    standing: Standing | None
 
 
 class Engine:
@@ -281,6 +286,7 @@ class Engine:
             peers=len(self._network.peers()),
             is_syncing=self.is_behind,
             final_age=trio.current_time() - self.last_final_at,
+            standing=get_standing(self.state, self._me),
         )
 
     async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:

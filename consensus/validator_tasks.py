@@ -1,7 +1,8 @@
-"""Operations that a node submits by itself, so that its owner need not watch it.
+"""What a node does for a validator by itself, so that its owner need not watch it.
 
-A validator commits to another hash chain before the one in use runs out, and unjails itself once its term is over. Any
-node with an account reports equivocation: two votes of one validator that exclude each other.
+A validator commits to another hash chain before the one in use runs out, and unjails itself once its term is over. Its
+log warns while it votes for too few blocks. Any node with an account reports equivocation: two votes of one validator
+that exclude each other.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from chain.exceptions import InvalidOperation
 from chain.genesis import Genesis
 from chain.state.beacon import make_hash_chain
 from chain.state.state import StateReader
+from chain.transition.jailing import get_standing
 from chain.types.operations import Evidence, NoncedOperation, Recommit, SignedOperation, Unjail, sign_operation
 from chain.types.votes import Vote
 from consensus.engine import Engine
@@ -33,6 +35,11 @@ REPORT_INTERVAL_S = 60.0
 """Seconds after which evidence is submitted again: this node may be behind, or unable to pay the fee."""
 MAX_REPORT_DELAY_S = 2.0
 """Seconds, drawn at random, before evidence is submitted, so that not all nodes pay for one reward."""
+
+WARNING_SHARE = 0.75
+"""Part of a span's blocks: a validator that voted for fewer is warned, long before it can be jailed."""
+WARNING_BLOCKS = 16
+"""Counted blocks of a span before which there is no warning."""
 
 Submit = Callable[[Callable[[int], NoncedOperation]], Awaitable[SignedOperation]]
 """Signs and submits the operation made with the account's next nonce."""
@@ -66,6 +73,7 @@ class ValidatorTasks:
         self._submit = submit
         self._runtime = runtime
         self._reported: set[bytes] = set()
+        self._has_warned = False
 
     async def run(self) -> None:
         """Look after every final block, and after every conflict, until cancelled."""
@@ -77,6 +85,7 @@ class ValidatorTasks:
         engine, next_at, asked = self._engine, 0, b""
         async for final in engine.subscribe_final():
             height = final.block.header.height
+            self._warn_of_absence()
             due = None if engine.is_behind else get_due_operation(engine.genesis, engine.state, self._key)
             if due is None or height < next_at or engine.is_pending(asked):
                 continue
@@ -92,6 +101,22 @@ class ValidatorTasks:
                 logger.info("validator operation sent", operation=type(operation.operation).__name__.lower())
             except InvalidOperation as error:
                 logger.warning("validator operation refused", reason=str(error))
+
+    def _warn_of_absence(self) -> None:
+        """Log once that this validator votes for too few blocks, and once that it has made up for it."""
+        engine = self._engine
+        standing = None if engine.is_behind else get_standing(engine.state, self._key.public_key)
+        if standing is None or standing.blocks < WARNING_BLOCKS or self._has_warned == (standing.share < WARNING_SHARE):
+            return
+        self._has_warned = not self._has_warned
+        if self._has_warned:
+            logger.warning(
+                "this validator misses too many blocks: if that goes on, it is jailed",
+                votes=standing.votes, blocks=standing.blocks, needed=standing.needed,
+                to_do="keep the node running and connected, and its clock right",
+            )  # fmt: skip
+        else:
+            logger.info("this validator votes for enough blocks again", votes=standing.votes, blocks=standing.blocks)
 
     async def _watch_conflicts(self) -> None:
         async with trio.open_nursery() as nursery:

@@ -137,7 +137,8 @@ class ValidatorRecord(Record):
     ``waiting_since`` is the height since which it asks for more weight than it has (0 if it does not), ``commitment``
     what its next reveal must lead to. ``next_commitment`` replaces that from ``next_epoch`` on. It is jailed if
     ``jailed_until`` is not 0, and may ask to return from that epoch on. Votes of epochs before ``clean_from`` were
-    punished already.
+    punished already. ``counted_votes`` of ``counted_blocks`` blocks are its participation in the whole epochs since
+    chain time ``counted_since`` (:mod:`chain.transition.jailing`).
     """
 
     is_enrolled: bool = False
@@ -149,6 +150,9 @@ class ValidatorRecord(Record):
     next_epoch: Natural = 0
     jailed_until: Natural = 0
     clean_from: Natural = 0
+    counted_since: Natural = 0
+    counted_blocks: Natural = 0
+    counted_votes: Natural = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +166,10 @@ class RecentBlock(Record):
 
 @dataclass(frozen=True, slots=True)
 class Participation(Record):
-    """Who took part in an epoch, as its block bodies say: for ``blocks`` of its blocks, the votes by position."""
+    """Who took part in this epoch, as its block bodies say: for ``blocks`` of its blocks, the votes by position.
+
+    Empty before the first block of an epoch.
+    """
 
     blocks: Natural
     votes: Annotated[tuple[Natural, ...], Bounds(0, MAX_COMMITTEE)]

@@ -266,7 +266,7 @@ def _finish(
     settle_due_captures(overlay, genesis.parameters, header.chain_time)
     after = state.update(overlay.changes)
     if header.height == epoch.last_height:
-        process_epoch(overlay, after, genesis, epoch)
+        process_epoch(overlay, after, genesis, epoch, header.chain_time)
         after = state.update(overlay.changes)
     return Transition(after, overlay.changes, tuple(failures))
 

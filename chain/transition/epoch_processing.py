@@ -6,25 +6,22 @@ from dataclasses import replace
 
 from chain.genesis import Genesis, compute_serving_table
 from chain.state.beacon import NO_COMMITMENT
-from chain.state.keys import BEACON_KEY, REGISTRATIONS_KEY, committee_key, table_key
+from chain.state.keys import BEACON_KEY, PARTICIPATION_KEY, REGISTRATIONS_KEY, committee_key, table_key
 from chain.state.records import Participation, ValidatorRecord
 from chain.state.state import State, StateOverlay
 from chain.transition.epochs import Epoch
-from chain.transition.validators import CommitteeApplicant, compute_committee, put_record
+from chain.transition.jailing import begin_spans, count_epoch, jail_absent_validators
+from chain.transition.validators import CommitteeApplicant, compute_committee, is_applicant, put_record
 from chain.types.validators import ValidatorSet
 
-MIN_PARTICIPATION_QUOTIENT = 2
-"""A validator must vote in half of an epoch's counted blocks: more than a quorum can leave out by chance."""
 
-MIN_COUNTED_BLOCKS = 3
-"""Counted blocks of an epoch below which no validator is jailed: a single leader could leave out votes in fewer."""
-
-
-def process_epoch(overlay: StateOverlay, state: State, genesis: Genesis, epoch: Epoch) -> None:
-    """Everything that happens after the last block of ``epoch``; ``state`` is that after the block."""
+def process_epoch(overlay: StateOverlay, state: State, genesis: Genesis, epoch: Epoch, chain_time: int) -> None:
+    """Everything that happens after the last block of ``epoch``; ``state`` and ``chain_time`` are those after it."""
     records = dict(state.validator_records())
     activate_commitments(records, epoch.number + 1)
-    jail_absent_validators(records, overlay.participation, epoch)
+    count_epoch(records, overlay.participation, epoch.validators)
+    jail_absent_validators(records, state, genesis, epoch, chain_time)
+    begin_spans(records, genesis, epoch, chain_time)
     committee = select_committee(records, state, genesis, epoch)
     for key, record in records.items():
         if record != state.validator_record(key):
@@ -32,6 +29,7 @@ def process_epoch(overlay: StateOverlay, state: State, genesis: Genesis, epoch: 
     rotate_committees(overlay, committee, epoch.number)
     rotate_serving_tables(overlay, state, genesis, epoch.number)
     overlay.put(BEACON_KEY, overlay.beacon.end_epoch())
+    overlay.put(PARTICIPATION_KEY, Participation(0, (), ()))
     overlay.put(REGISTRATIONS_KEY, None)
 
 
@@ -49,28 +47,15 @@ def activate_commitments(records: dict[bytes, ValidatorRecord], epoch: int) -> N
             )
 
 
-def jail_absent_validators(records: dict[bytes, ValidatorRecord], participation: Participation, epoch: Epoch) -> None:
-    """Jail the members of the committee that voted for less than half of the counted blocks."""
-    if participation.blocks < MIN_COUNTED_BLOCKS:
-        return
-    for validator, votes in zip(epoch.validators, participation.votes, strict=True):
-        record = records[validator.public_key]
-        if votes * MIN_PARTICIPATION_QUOTIENT < participation.blocks and not record.jailed_until:
-            records[validator.public_key] = replace(record, jailed_until=epoch.number + 1)
-
-
 def select_committee(
     records: dict[bytes, ValidatorRecord], state: State, genesis: Genesis, epoch: Epoch
 ) -> ValidatorSet:
     """The committee of the epoch after next. Notes in ``records`` since when an applicant waits for more weight."""
     applicants = [
-        CommitteeApplicant(key, state.account(key).own_bond, record.waiting_since)
+        CommitteeApplicant(key, account.own_bond, record.waiting_since)
         for key, record in records.items()
-        if record.is_enrolled
-        and not record.jailed_until
-        and (record.commitment != NO_COMMITMENT or record.next_commitment != NO_COMMITMENT)
+        if is_applicant(record, account := state.account(key), genesis.parameters)
     ]
-    applicants = [each for each in applicants if each.bonded >= genesis.parameters.min_validator_bond]
     committee = compute_committee(epoch.next_validators, applicants, genesis.parameters.committee_size)
     for applicant in applicants:
         has_full_weight = committee.get_stake([applicant.public_key]) >= applicant.bonded

@@ -11,9 +11,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from chain.exceptions import InvalidOperation
+from chain.parameters import Parameters
 from chain.state.beacon import NO_COMMITMENT
 from chain.state.keys import validator_key
-from chain.state.records import ValidatorRecord
+from chain.state.records import Account, ValidatorRecord
 from chain.state.state import StateOverlay
 from chain.transition.context import BlockContext
 from chain.transition.fees import charge_entry_fee
@@ -66,6 +67,13 @@ def note_larger_bond(overlay: StateOverlay, height: int, signer: bytes) -> None:
     record = overlay.validator_record(signer)
     if record is not None and record.is_enrolled:
         put_record(overlay, signer, replace(record, waiting_since=height))
+
+
+def is_applicant(record: ValidatorRecord, account: Account, parameters: Parameters) -> bool:
+    """Whether a validator may have a seat in the committee that is chosen next."""
+    has_commitment = record.commitment != NO_COMMITMENT or record.next_commitment != NO_COMMITMENT
+    is_ready = record.is_enrolled and not record.jailed_until and has_commitment
+    return is_ready and account.own_bond >= parameters.min_validator_bond
 
 
 @dataclass(frozen=True, slots=True)

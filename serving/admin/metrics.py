@@ -19,6 +19,7 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from chain.transition.jailing import MIN_PARTICIPATION_QUOTIENT
 from serving.admin.node_view import NodeView
 from serving.admin.reports import get_unbonding
 from serving.scheduling.admission import Admission, Origin
@@ -117,6 +118,17 @@ class _NodeCollector(Collector):
         yield _gauge("epoch", "Epoch that agreement is in.", status.epoch)
         yield _gauge("view", "View that agreement is in.", status.view)
         yield _gauge("validator", "Whether this node votes in this epoch.", status.is_validator)
+        if status.standing is not None:
+            yield _gauge(
+                "validator_participation_ratio",
+                "Part of the blocks of its present span that this validator voted for.",
+                status.standing.share,
+            )
+            yield _gauge(
+                "validator_participation_needed_ratio",
+                "Part of the blocks of a span below which a validator is jailed.",
+                1 / MIN_PARTICIPATION_QUOTIENT,
+            )
         yield _gauge("syncing", "Whether this node knows that it lacks final blocks.", status.is_syncing)
         yield _gauge("mempool_operations", "Operations that wait for a block.", status.mempool_operations)
         yield _gauge("mempool_bytes", "Size of the operations that wait for a block.", status.mempool_bytes)

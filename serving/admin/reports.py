@@ -33,7 +33,11 @@ def report_health(node: NodeView) -> dict[str, Any]:
 
 
 def report_status(node: NodeView) -> dict[str, Any]:
-    """Where the node stands: ledger, peers, models, requests."""
+    """Where the node stands: ledger, peers, models, requests.
+
+    ``participation_votes`` of ``participation_blocks`` blocks are what a validator has voted for in its present span;
+    with fewer than ``participation_needed`` it is jailed when the span ends.
+    """
     genesis, status = node.engine.genesis, node.engine.status()
     counters = node.dispatcher.counters
     return {
@@ -49,6 +53,9 @@ def report_status(node: NodeView) -> dict[str, Any]:
         "beacon": node.engine.state.beacon.previous.hex(),
         "checkpoint": str(node.engine.checkpoint or ""),
         "is_validator": status.is_validator,
+        "participation_votes": None if status.standing is None else status.standing.votes,
+        "participation_blocks": None if status.standing is None else status.standing.blocks,
+        "participation_needed": None if status.standing is None else status.standing.needed,
         "mempool_operations": status.mempool_operations,
         "connected_peers": status.peers,
         "known_peers": len(node.discovery.table),

@@ -38,6 +38,8 @@ from serving.config.data_directory import KEY_FILE, make_data_dir
 
 NODES = 4
 """Nodes of the network."""
+PARAMETERS = Parameters(epoch_heights=20, unbonding_epochs=3)
+"""Those of its chain: a short demonstration crosses several epochs."""
 START_TIMEOUT_S = 120.0
 """How long the nodes may take to see one another."""
 SETTLE_TIMEOUT_S = 60.0
@@ -117,7 +119,7 @@ def make_nodes(directory: Path) -> list[NodeProcess]:
         make_data_dir(home)
         peer_port, api_port, admin_port = ports[3 * number : 3 * number + 3]
         nodes.append(NodeProcess(home, create_identity(home / KEY_FILE), peer_port, api_port, admin_port))
-    parameters, beacon = Parameters(epoch_heights=20, unbonding_epochs=3), secrets.token_bytes(32)
+    parameters, beacon = PARAMETERS, secrets.token_bytes(32)
     accounts = [
         make_validator(node.key, beacon, parameters, 10_000 * CREDIT, 1_000 * CREDIT, (MODEL,)) for node in nodes
     ]

@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from chain.state.state import State, compute_supply
+from chain.transition.jailing import get_standing
 from chain.types.blocks import Header
 from chain.types.votes import VoteKind
 from consensus.simplex.core import Simplex, Timeouts
@@ -101,19 +102,19 @@ class Course:
     """Final blocks that each signed notarize for, by proposer."""
     missed: dict[int, int] = field(default_factory=dict)
     """Fees for missed leads, for those who paid any."""
-    jailed: set[int] = field(default_factory=set)
-    """Those that were jailed at any time."""
+    absent: set[int] = field(default_factory=set)
+    """Those that had voted for less than half of the counted blocks, at any time after the first few."""
 
 
 def run_engines(skews: dict[int, int], height: int = 30) -> Course:
     """Pay until the chain has a height. Everybody has the same, and no credit was made or lost."""
     courses: list[Course] = []
-    jailed: set[int] = set()
+    absent: set[int] = set()
 
     def look(state: State) -> None:
-        validators = {number: state.validator_record(make_key(number).public_key) for number in VALIDATORS}
-        jailed.update(
-            number for number, validator in validators.items() if validator is not None and validator.jailed_until
+        standings = {number: get_standing(state, make_key(number).public_key) for number in VALIDATORS}
+        absent.update(
+            number for number, standing in standings.items() if standing and standing.votes < standing.needed > 4
         )
 
     async def play(world: World) -> None:
@@ -126,7 +127,7 @@ def run_engines(skews: dict[int, int], height: int = 30) -> Course:
                 await engine.submit(operation)
                 await engine.wait_final(operation.id, 900.0)
                 look(engine.state)
-        course = Course(round((trio.current_time() - began) * 1000), engine.header, jailed=jailed)
+        course = Course(round((trio.current_time() - began) * 1000), engine.header, absent=absent)
         await world.wait_height(engine.header.height)
         world.check_same_chain()
         note_course(course, world)
@@ -150,7 +151,7 @@ def note_course(course: Course, world: World) -> None:
         backed = {vote.block_id for vote in votes if vote.kind == VoteKind.NOTARIZE}
         course.backed[number] = Counter(proposers[block_id] for block_id in backed & proposers.keys())
         lost = GENESIS.state.account(key).available - engine.state.account(key).available
-        if number != 2 and lost >= fee:  # number 2 is paid all the time; a return from jail costs less than a fee
+        if number != 2 and lost >= fee:  # number 2 is paid all the time
             course.missed[number] = lost // fee
 
 
@@ -160,7 +161,7 @@ def test_clocks_within_a_second_of_one_another_are_right(skews: dict[int, int]) 
     course = run_engines(skews)
     assert set(course.proposed) == set(VALIDATORS)
     assert all(backed.total() > 20 and set(backed) == set(VALIDATORS) for backed in course.backed.values())
-    assert course.missed == {} and course.jailed == set()
+    assert course.missed == {} and course.absent == set()
     assert abs(course.head.chain_time - course.elapsed) < 1_500
 
 
@@ -172,14 +173,14 @@ def test_a_clock_that_is_as_fast_as_allowed_makes_one_wrong_that_is_as_slow() ->
     assert set(course.proposed) == set(VALIDATORS), "a quorum has no quarrel with any of them"
     assert 3 not in course.backed[4]
     assert all(course.backed[number].total() > 20 for number in (1, 2, 3))
-    assert course.missed == {} and course.jailed == {4}
+    assert course.missed == {} and course.absent == {4}
 
 
-def test_who_is_a_minute_behind_votes_for_nothing_and_goes_to_jail() -> None:
+def test_who_is_a_minute_behind_votes_for_nothing_and_counts_as_absent() -> None:
     """For its clock every block but its own is of the future. Nodes with the right time are not held up by it."""
     course = run_engines({4: -60_000})
     assert set(course.backed[4]) <= {4}
-    assert course.jailed == {4}
+    assert course.absent == {4}
     assert course.missed == {}
     assert all(course.backed[number].total() > 20 for number in (1, 2, 3))
     assert abs(course.head.chain_time - course.elapsed) < 1_500
@@ -192,7 +193,7 @@ def test_who_is_ahead_votes_but_leads_in_vain_and_pays_for_it(skew: int) -> None
     assert set(course.proposed) >= {1, 2, 3}
     assert course.proposed[4] <= (3 if skew < 10_000 else 0) < course.missed[4]  # of 30 blocks
     assert course.backed[4].total() > 20
-    assert course.jailed == set()
+    assert course.absent == set()
     assert list(course.missed) == [4] and course.missed[4] > 3
     assert course.head.chain_time <= course.elapsed, "and time does not run ahead with it"
 
@@ -201,7 +202,7 @@ def test_two_wrong_clocks_of_four() -> None:
     """One ahead and one behind: both get what each gets alone, and the two others with the one ahead are a quorum."""
     course = run_engines({3: -60_000, 4: 60_000})
     assert 4 not in course.proposed and set(course.backed[3]) <= {3}
-    assert course.jailed == {3} and list(course.missed) == [4]
+    assert course.absent == {3} and list(course.missed) == [4]
     assert course.head.chain_time <= course.elapsed
 
 

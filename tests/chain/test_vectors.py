@@ -25,7 +25,7 @@ from chain.merkle.snapshot import (
     MAX_VALUE_BYTES,
 )
 from chain.state.records import MAX_UNBONDINGS, REPLAY_WINDOW_SIZE
-from chain.transition.epoch_processing import MIN_PARTICIPATION_QUOTIENT
+from chain.transition.jailing import MIN_COUNTED_BLOCKS, MIN_PARTICIPATION_QUOTIENT, MIN_WEIGHTED_VALIDATORS
 from chain.transition.registration import ARGON2_MEMORY_BYTES, ARGON2_PASSES
 from chain.transition.restart import VIEW_JUMP
 from chain.transition.validators import COMMITTEE_GROWTH_QUOTIENT
@@ -153,7 +153,9 @@ def test_the_numbers_of_the_document_are_those_of_the_code() -> None:
         f"m = {ARGON2_MEMORY_BYTES // 1024} KiB), {ARGON2_PASSES} pass,",
         f"Its view is 2^{VIEW_JUMP.bit_length() - 1} +",
         f"Let *room* be W / {COMMITTEE_GROWTH_QUOTIENT} of",
-        f"each member i of committee e with {MIN_PARTICIPATION_QUOTIENT} · votes[i] < blocks",
+        f"has ended if counted_blocks ≥ {MIN_COUNTED_BLOCKS} and",
+        f"with {MIN_PARTICIPATION_QUOTIENT} · counted_votes < counted_blocks",
+        f"no more than {MIN_WEIGHTED_VALIDATORS} members of committee e + 1 are applicants",
         f"begins with a send window of {WINDOW_BYTES:,} bytes. DATA costs its payload + {FRAME_OVERHEAD_BYTES} and",
         f"0 to {MAX_FRAME_BYTES:,} bytes",
         f"Blocks of up to {MAX_WHOLE_BYTES:,} bytes go whole",

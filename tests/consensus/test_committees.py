@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+import structlog
 import trio
 import trio.testing
 
@@ -18,12 +19,21 @@ from chain.state.keys import validator_key
 from chain.state.records import ValidatorRecord
 from chain.state.state import State, compute_supply
 from chain.types.blocks import Block, Body
-from chain.types.operations import Enroll, Evidence, NoncedOperation, Recommit, Retire, SignedOperation, sign_operation
+from chain.types.operations import (
+    Enroll,
+    Evidence,
+    NoncedOperation,
+    Recommit,
+    Retire,
+    SignedOperation,
+    Transfer,
+    sign_operation,
+)
 from chain.types.validators import ValidatorSet
 from chain.types.votes import Vote, VoteKind, sign_vote
 from consensus.engine import FinalizedEvent
 from consensus.simplex.messages import encode_message
-from consensus.validator_tasks import RETRY_BLOCKS, ValidatorTasks, get_due_operation
+from consensus.validator_tasks import RETRY_BLOCKS, WARNING_BLOCKS, ValidatorTasks, get_due_operation
 from p2p.simulation.runtime import SimulatedRuntime
 from tests.support.consensus_world import World, make_equal_genesis, simulate
 from tests.support.keys import make_key
@@ -91,6 +101,8 @@ def test_a_newcomer_votes_and_leads_and_leaves() -> None:
 
 
 def test_who_is_away_is_jailed_and_asks_to_return() -> None:
+    genesis = make_equal_genesis(5, epoch_heights=EPOCH, participation_span_ms=50_000)
+
     async def play(world: World) -> None:
         await world.start(*FIVE)
         await world.wait_height(EPOCH + 1)
@@ -110,7 +122,89 @@ def test_who_is_away_is_jailed_and_asks_to_return() -> None:
         await world.wait_height(world.engine(1).header.height + EPOCH, timeout=200.0)
         check(world)
 
-    simulate(GENESIS, play)
+    simulate(genesis, play)
+
+
+@pytest.mark.parametrize("validators", [4, 5])
+def test_a_rolling_restart_stops_nothing_and_costs_no_validator_its_weight(validators: int) -> None:
+    """Each is away for some epochs of a busy chain, and the next follows at once."""
+    numbers = range(1, validators + 1)
+    genesis = make_equal_genesis(validators, others=1, epoch_heights=8)
+    payer, gaps = validators + 1, [0.0]
+
+    async def pay(world: World) -> None:
+        while True:
+            await world.submit(payer, lambda nonce: Transfer(nonce, make_key(1).public_key, 1))
+            await trio.sleep(1.0)
+
+    async def watch(world: World) -> None:
+        last, height = trio.current_time(), 0
+        while True:
+            if world.engine(payer).header.height > height:
+                last, height = trio.current_time(), world.engine(payer).header.height
+            gaps.append(trio.current_time() - last)
+            await trio.sleep(0.1)
+
+    async def play(world: World) -> None:
+        await world.start(*numbers, payer)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pay, world)
+            nursery.start_soon(watch, world)
+            for number in numbers:
+                await world.kill(number)
+                await trio.sleep(15.0)
+                await world.start(number)
+                await world.wait_height(world.engine(payer).header.height, number)
+            await wait_final(world, await world.submit(1, lambda nonce: Transfer(nonce, make_key(2).public_key, 0)), 1)
+            nursery.cancel_scope.cancel()
+        engine = world.engine(payer)
+        assert max(gaps) < 15.0, "views of a leader that is away, but no stop"
+        assert engine.epoch >= validators - 1, "else no epoch judged those who were away"
+        assert set(get_stakes(engine.state.committee(engine.epoch)).values()) == {100 * CREDIT}
+        assert len(get_stakes(engine.state.committee(engine.epoch + 1))) == validators
+        check(world)
+
+    simulate(genesis, play)
+
+
+def test_a_validator_that_misses_too_many_blocks_is_warned_once() -> None:
+    key, counted = make_key(1), 0
+
+    def state(votes: int, blocks: int) -> State:
+        record = GENESIS.state.validator_record(key.public_key)
+        assert record is not None
+        record = replace(record, counted_votes=votes, counted_blocks=blocks)
+        return GENESIS.state.update({validator_key(key.public_key): record})
+
+    async def main() -> None:
+        nonlocal counted
+        engine = Following(GENESIS.state)
+        tasks = ValidatorTasks(key, engine, refuse, SimulatedRuntime(1))  # type: ignore[arg-type]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(tasks.run)
+            for votes, blocks, expected in (
+                (0, WARNING_BLOCKS - 1, []),
+                (15, 20, []),
+                (14, 20, ["warning"]),
+                (13, 20, ["warning"]),
+                (15, 20, ["warning", "info"]),
+                (14, 20, ["warning", "info", "warning"]),
+            ):
+                engine.state = state(votes, blocks)
+                await engine.grow(counted, counted + 1)
+                counted += 2
+                assert [entry["log_level"] for entry in entries] == expected
+            engine.is_behind, engine.state = True, state(20, 20)
+            await engine.grow(counted, counted)
+            assert len(entries) == 3, "what it has of the chain may be old"
+            nursery.cancel_scope.cancel()
+        assert (entries[0]["votes"], entries[0]["blocks"], entries[0]["needed"]) == (14, 20, 10)
+
+    async def refuse(make: Callable[[int], NoncedOperation]) -> SignedOperation:
+        raise AssertionError
+
+    with structlog.testing.capture_logs() as entries:
+        trio.run(main)
 
 
 @pytest.mark.parametrize(

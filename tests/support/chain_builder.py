@@ -56,6 +56,7 @@ PARAMETERS = Parameters(
     unbonding_epochs=2,
     min_validator_bond=1_000,
     missed_lead_fee=500,
+    participation_span_ms=1,
     min_service_bond=1_000,
     entry_fee=0,
     max_attempts=3,

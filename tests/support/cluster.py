@@ -34,9 +34,9 @@ from tests.support.waiting import PATIENCE, wait_until
 ROOT = Path(__file__).resolve().parents[2]
 
 LENIENT = Parameters(epoch_heights=16_384, missed_lead_fee=0)
-"""Slowness costs nothing: no epoch ends during a test, so that no validator is jailed for votes that come late."""
+"""Slowness costs nothing, and no epoch ends during a test."""
 SHORT_EPOCHS = Parameters(epoch_heights=20, missed_lead_fee=0)
-"""For tests of epochs, which keep all validators running or count with their being jailed."""
+"""For tests of epochs."""
 
 ENVIRONMENT = {**os.environ, "WWWSERVE_TESTING": "1", "PYTHONPATH": str(ROOT)}
 """The environment of a node under test."""

@@ -29,7 +29,7 @@ from tests.support.memory_file import MemoryFile
 
 
 def make_equal_genesis(
-    validators: int, others: int = 0, epoch_heights: int = 1_000, beacon: bytes = bytes(32)
+    validators: int, others: int = 0, epoch_heights: int = 1_000, beacon: bytes = bytes(32), **parameters: Any
 ) -> Genesis:
     """Equal accounts 1 ... of 1000 credits; the first ``validators`` of them vote."""
     keys = [make_key(number) for number in range(1, validators + others + 1)]
@@ -39,7 +39,7 @@ def make_equal_genesis(
         available=1_000 * CREDIT,
         models=(),
         others=[GenesisAccount(key.public_key, 1_000 * CREDIT, 100 * CREDIT, (), None) for key in keys[validators:]],
-        parameters=Parameters(epoch_heights=epoch_heights, min_validator_bond=100 * CREDIT),
+        parameters=Parameters(epoch_heights=epoch_heights, min_validator_bond=100 * CREDIT, **parameters),
         beacon=beacon,
         timestamp=SimulatedRuntime.EPOCH_MS,
     )

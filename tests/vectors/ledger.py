@@ -25,7 +25,7 @@ from tests.support.keys import make_key
 from tests.vectors.basics import describe_genesis, make_minimal_genesis
 from tests.vectors.plain import Json
 
-STAKES = (100_000, 120_000, 90_000, 110_000)
+STAKES = (100_000, 120_000, 90_000, 110_000, 80_000, 70_000)
 LEDGER_PARAMETERS = replace(
     PARAMETERS,
     entry_fee=900,
@@ -34,13 +34,14 @@ LEDGER_PARAMETERS = replace(
     register_difficulty=2,
     newcomer_share=300,
     missed_lead_fee=700,
+    participation_span_ms=10_000,  # two epochs
     max_settlements=1,
 )
 
 
 def make_ledger_chain() -> Chain:
     """A chain of thirteen blocks over four epochs in which nearly everything happens once."""
-    chain = Chain(4, 2, stakes=STAKES, parameters=LEDGER_PARAMETERS, name="vectors")
+    chain = Chain(len(STAKES), 2, stakes=STAKES, parameters=LEDGER_PARAMETERS, name="vectors")
     (payer, other), validators = chain.users, chain.validators
     newcomer = make_key("newcomer")
     # Epoch 0: transfers (one fails), a registration, holds, captures, skipped views, late votes.
@@ -54,8 +55,8 @@ def make_ledger_chain() -> Chain:
         ]
     )
     first, second, third = (chain.hold(payer, seq, attempt) for seq, attempt in ((0, 0), (1, 1), (2, 0)))
-    chain.append([first, second, third, chain.transfer(other, payer, 10**9)])
     voters = [key for key in validators if key != validators[2]]
+    chain.append([first, second, third, chain.transfer(other, payer, 10**9)], voters=voters)
     late = chain.vote(validators[2], chain.blocks[-1])
     receipt = chain.receipt(payer, chain.delivery(payer, 0))
     chain.append(
@@ -116,7 +117,7 @@ def _release(chain: Chain, signer: KeyPair, payer: KeyPair, seq: int) -> SignedO
 
 def make_genesis_file() -> Json:
     """Two genesis files."""
-    chain = Chain(4, 2, stakes=STAKES, parameters=LEDGER_PARAMETERS, name="vectors")
+    chain = Chain(len(STAKES), 2, stakes=STAKES, parameters=LEDGER_PARAMETERS, name="vectors")
     minimal, restarted = make_minimal_genesis(), replace(chain.genesis, restarts=(bytes(range(32)),))
     assert restarted.chain_id == chain.genesis.chain_id
     return {
@@ -199,7 +200,7 @@ def make_forgeries() -> Json:
     bodies = {
         "no parent certificate": replace(body, parent_certificate=None),
         "the parent certificate is a nullification": replace(body, parent_certificate=chain.nullify(parent.view, 0)),
-        "two signers of four": replace(
+        "two signers of six": replace(
             body,
             parent_certificate=replace(
                 certificate, signers=certificate.signers[:2], signatures=certificate.signatures[:2]
@@ -252,7 +253,7 @@ def _find_fault(genesis: Genesis, parent: Header, state: State, block: Block) ->
 
 def make_restart() -> Json:
     """A chain that goes on without two of four validators."""
-    chain = Chain(4, 1, stakes=STAKES, parameters=LEDGER_PARAMETERS, name="restarted")
+    chain = Chain(4, 1, stakes=STAKES[:4], parameters=LEDGER_PARAMETERS, name="restarted")
     chain.append()
     chain.append()
     parent, state = chain.head, chain.state

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 from tests.chain.specification.draws import compute_serving_table
 from tests.chain.specification.ledger import NO_ACCOUNT, Ledger, demand, get_own_bond
 from tests.chain.specification.notation import Record, number, u64
@@ -9,6 +11,7 @@ from tests.chain.specification.validators import NOTARIZE
 
 RECENT_BLOCKS = 8
 MIN_COUNTED_BLOCKS = 3
+MIN_WEIGHTED_VALIDATORS = 4
 COMMITTEE_GROWTH_QUOTIENT = 10
 
 
@@ -44,27 +47,19 @@ def count_participation(ledger: Ledger, certificate: Record | None, late_votes: 
 def end_epoch(ledger: Ledger) -> None:
     """What the last block of an epoch does in the end, in the seven steps of section 8.5."""
     epoch, entries, parameters = ledger.epoch, ledger.entries, ledger.parameters
-    beacon, participation = entries[b"b"], entries[b"p"]
+    beacon = entries[b"b"]
     accounts = {key[1:]: account for key, account in entries.items() if key[:1] == b"a"}
     validators = {key[1:]: validator for key, validator in entries.items() if key[:1] == b"v"}
-    absent = {
-        each["public_key"]
-        for each, votes in zip(ledger.committee(epoch), participation["votes"], strict=True)
-        if participation["blocks"] >= MIN_COUNTED_BLOCKS and 2 * votes < participation["blocks"]
-    }
-    for key, validator in validators.items():
+    for validator in validators.values():
         if 0 < validator["next_epoch"] <= epoch + 1:
             validator |= {"commitment": validator["next_commitment"], "hash_chain": validator["next_hash_chain"]}
             validator |= {"next_commitment": bytes(32), "next_hash_chain": 0, "next_epoch": 0}
-        if key in absent and not validator["jailed_until"]:
-            validator["jailed_until"] = epoch + 1
-    applicants = []
-    for key, validator in validators.items():
-        bonded = get_own_bond(accounts.get(key, NO_ACCOUNT))
-        has_commitment = {validator["commitment"], validator["next_commitment"]} != {bytes(32)}
-        is_free = validator["is_enrolled"] and not validator["jailed_until"]
-        if is_free and has_commitment and bonded >= parameters["min_validator_bond"]:
-            applicants.append({"public_key": key, "bonded": bonded, "waiting_since": validator["waiting_since"]})
+    judge_absence(ledger)
+    applicants = [
+        {"public_key": key, "bonded": get_own_bond(accounts[key]), "waiting_since": validator["waiting_since"]}
+        for key, validator in validators.items()
+        if is_applicant(ledger, key)
+    ]
     before = {each["public_key"]: each["stake"] for each in ledger.committee(epoch + 1)}
     seats = compute_committee(before, applicants, parameters["committee_size"])
     for each in applicants:
@@ -79,7 +74,43 @@ def end_epoch(ledger: Ledger) -> None:
     entries[b"b"] = {
         "epoch": epoch + 1, "value": beacon["value"], "previous": beacon["value"], "earlier": beacon["previous"],
     }  # fmt: skip
+    entries[b"p"] = {"blocks": 0, "votes": [], "recent": []}
     entries.pop(b"r", None)
+
+
+def is_applicant(ledger: Ledger, key: bytes) -> bool:
+    validator, account = ledger.entries[b"v" + key], ledger.entries.get(b"a" + key, NO_ACCOUNT)
+    has_commitment = {validator["commitment"], validator["next_commitment"]} != {bytes(32)}
+    is_free = validator["is_enrolled"] and not validator["jailed_until"] and has_commitment
+    return bool(is_free and get_own_bond(account) >= ledger.parameters["min_validator_bond"])
+
+
+def judge_absence(ledger: Ledger) -> None:
+    """Count the spans of the members of the committee, jail who was absent, and begin new spans."""
+    epoch, participation = ledger.epoch, ledger.entries[b"p"]
+    members = [each["public_key"] for each in ledger.committee(epoch)]
+    following = [each["public_key"] for each in ledger.committee(epoch + 1)]
+    records = {key[1:]: record for key, record in ledger.entries.items() if key[:1] == b"v"}
+    ended, absent = set(), []
+    for key, votes in zip(members, participation["votes"], strict=True):
+        record = records[key]
+        record["counted_blocks"] += participation["blocks"]
+        record["counted_votes"] += votes
+        length = ledger.now - record["counted_since"]
+        if record["counted_blocks"] < MIN_COUNTED_BLOCKS or length < ledger.parameters["participation_span_ms"]:
+            continue
+        ended.add(key)
+        if 2 * record["counted_votes"] < record["counted_blocks"]:
+            absent.append((Fraction(record["counted_votes"], record["counted_blocks"]), key))
+    for _, key in sorted(absent):
+        weighted = [each for each in following if is_applicant(ledger, each)]
+        if not records[key]["jailed_until"] and (key not in weighted or len(weighted) > MIN_WEIGHTED_VALIDATORS):
+            records[key]["jailed_until"] = epoch + 1
+    for key, record in records.items():
+        if key not in following:
+            record |= {"counted_since": 0, "counted_blocks": 0, "counted_votes": 0}
+        elif key in ended or key not in members:
+            record |= {"counted_since": ledger.now, "counted_blocks": 0, "counted_votes": 0}
 
 
 def compute_committee(before: dict[bytes, int], applicants: list[Record], size: int) -> dict[bytes, int]:

@@ -18,7 +18,8 @@ NO_ACCOUNT: Record = {
 }  # fmt: skip
 NO_VALIDATOR: Record = {
     "is_enrolled": False, "waiting_since": 0, "commitment": bytes(32), "hash_chain": 0, "next_commitment": bytes(32),
-    "next_hash_chain": 0, "next_epoch": 0, "jailed_until": 0, "clean_from": 0,
+    "next_hash_chain": 0, "next_epoch": 0, "jailed_until": 0, "clean_from": 0, "counted_since": 0,
+    "counted_blocks": 0, "counted_votes": 0,
 }  # fmt: skip
 
 

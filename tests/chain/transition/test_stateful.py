@@ -68,6 +68,7 @@ RULES = replace(
     epoch_heights=5,  # four blocks whose votes count: exactly one half is possible
     unbonding_epochs=1,
     committee_size=5,
+    participation_span_ms=8_000,
     max_settlements=2,
     entry_fee=900,
     register_grant=1_200,
@@ -117,7 +118,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.chain = Chain(4, 2, stakes=[2_000, 8_000, 4_000, 1_500], available=60_000, parameters=RULES)
+        self.chain = Chain(5, 1, stakes=[2_000, 8_000, 4_000, 1_500, 1_500], available=60_000, parameters=RULES)
         self.ledger = make_ledger(self.chain.genesis.encode())
         """What the specification says that there is."""
         self.people = [*self.chain.validators, *self.chain.users, *(make_key(f"stranger {n}") for n in range(2))]
@@ -603,6 +604,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.late = [vote for vote in self.late if vote not in votes][-30:]
         block, transition, rejected = chain.propose(self.queue, late_votes=votes, **arguments)
         received = decode("Block", block.encoded)
+        jailed = self.find_jailed()
         check_block(ledger, received)
         outcomes = execute(ledger, received, [decode("SignedOperation", signed.encoded) for signed in self.queue])
         failures, refusals = iter(transition.failures), iter(rejected)
@@ -616,6 +618,8 @@ class LedgerMachine(RuleBasedStateMachine):
                 assert (failure is None) is (outcome == operations.DONE), (signed.operation, failure)
                 assert len((failure or "").encode()) < len(signed.encoded), "what a store reserves for reasons"
         assert not [*failures, *refusals]
+        if not any(isinstance(signed.operation, Evidence) for signed in self.queue):
+            self.outcomes["Absence", "jailed"] += sum(key not in jailed for key in self.find_jailed())
         chain.accept(block, transition)
         self.queue.clear()
         self.compare()
@@ -661,3 +665,4 @@ def test_both_keep_the_same_books(examples: int, enough: int) -> None:
     for kind in get_args(Operation):
         done, *refusals = (outcomes[kind.__name__, outcome] for outcome in ("done", "failed", "refused"))
         assert min(done, sum(refusals)) >= enough, f"{kind.__name__}: {done} done, {sum(refusals)} turned down"
+    assert outcomes["Absence", "jailed"] >= enough

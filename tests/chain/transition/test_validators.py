@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from chain.crypto import KeyPair
 from chain.exceptions import InvalidBlock, InvalidOperation
 from chain.state.beacon import NO_COMMITMENT, make_hash_chain
-from chain.state.records import Unbonding, ValidatorRecord
+from chain.state.records import Participation, Unbonding, ValidatorRecord
 from chain.state.state import compute_supply
 from chain.transition.block import state_transition
 from chain.transition.fees import compute_fee
+from chain.transition.jailing import Standing, get_standing
 from chain.transition.operations import check_form
 from chain.transition.validators import CommitteeApplicant, compute_committee
 from chain.types.blocks import Block, sign_block
@@ -68,7 +69,9 @@ def test_enrolling_is_in_force_two_epochs_later(waited: int) -> None:
     chain.append_epochs(1)
     assert chain.next_epoch == 3
     commitment = make_hash_chain(user, chain.genesis.beacon, 0, PARAMETERS.epoch_heights).commitment
-    assert chain.validator_record(user) == ValidatorRecord(is_enrolled=True, commitment=commitment)
+    assert chain.validator_record(user) == ValidatorRecord(
+        is_enrolled=True, commitment=commitment, counted_since=chain.head.chain_time
+    )
     view = next(view for view in range(1, 99) if chain.leader(view) is user)
     chain.append(skipped=view - 1)
     assert (
@@ -555,11 +558,13 @@ def test_what_is_no_late_vote() -> None:
 
 
 def test_no_vote_counts_across_the_border_of_an_epoch() -> None:
-    chain = Chain()
+    chain = Chain(parameters=replace(PARAMETERS, participation_span_ms=12_000))
     late = chain.validators[3]
     for _ in range(PARAMETERS.epoch_heights):
         chain.append(voters=chain.validators[:3])
-    assert count_votes(chain, late) == (0, 3), "the votes for the last block of an epoch count for no validator"
+    record = chain.validator_record(late)
+    assert (record.counted_votes, record.counted_blocks) == (0, 3), "the votes for an epoch's last block do not count"
+    assert chain.state.participation == Participation(0, (), ())
     for number in range(2):
         for block in chain.blocks[:4]:
             spoil(chain, [chain.vote(late, block)])
@@ -590,12 +595,12 @@ def test_who_enrolls_for_the_first_time_pays_for_the_entry() -> None:
 
 
 def attend(heights: int, missed: int, *, late: int = 0) -> Chain:
-    """A chain after its first epoch, in which one of four missed the votes for ``missed`` blocks but sent ``late``."""
-    chain = Chain(parameters=replace(PARAMETERS, epoch_heights=heights))
-    absent = chain.validators[3]
+    """A chain after its first epoch, in which one of five missed the votes for ``missed`` blocks but sent ``late``."""
+    chain = Chain(5, parameters=replace(PARAMETERS, epoch_heights=heights))
+    absent = chain.validators[4]
     for height in range(1, heights + 1):
         votes = [chain.vote(absent, chain.blocks[number]) for number in range(late)] if height == heights else []
-        voters = chain.validators[:3] if 2 <= height <= missed + 1 else None
+        voters = chain.validators[:4] if 2 <= height <= missed + 1 else None
         chain.append(voters=voters, late_votes=votes)
     assert chain.next_epoch == 1
     return chain
@@ -620,17 +625,17 @@ def attend(heights: int, missed: int, *, late: int = 0) -> Chain:
 )
 def test_who_misses_more_than_half_is_jailed(heights: int, missed: int, late: int, jailed: bool) -> None:
     chain = attend(heights, missed, late=late)
-    absent = chain.validators[3]
+    absent = chain.validators[4]
     assert chain.validator_record(absent).jailed_until == (1 if jailed else 0)
     assert (absent.public_key in weights(chain, 2)) is not jailed
     assert chain.weight(absent, 1) == 100_000, "the committee of the next epoch was frozen before"
     assert chain.account(absent).bonded == 100_000
-    assert all(chain.validator_record(key).jailed_until == 0 for key in chain.validators[:3])
+    assert all(chain.validator_record(key).jailed_until == 0 for key in chain.validators[:4])
 
 
 def test_a_jailed_validator_returns_when_it_asks() -> None:
     chain = attend(5, 4)
-    absent = chain.validators[3]
+    absent = chain.validators[4]
     chain.append_epochs(2)
     assert absent.public_key not in weights(chain, 4), "never by itself"
     height = chain.head.height + 1
@@ -641,12 +646,111 @@ def test_a_jailed_validator_returns_when_it_asks() -> None:
     assert "not jailed" in failure(chain, chain.unjail(absent))
     assert chain.next_epoch == 3
     chain.append_epochs(1)
-    assert absent.public_key not in weights(chain, 4) and weights(chain, 5)[absent.public_key] == 30_000
+    assert absent.public_key not in weights(chain, 4) and weights(chain, 5)[absent.public_key] == 40_000
+
+
+SPAN = replace(PARAMETERS, participation_span_ms=12_000)
+"""Blocks are made every second, four in an epoch: a span lasts three epochs, with three counted blocks in each."""
+
+
+def read_span(chain: Chain, key: KeyPair) -> tuple[int, int, int]:
+    record = chain.validator_record(key)
+    return record.counted_since, record.counted_votes, record.counted_blocks
+
+
+@pytest.mark.parametrize(("away", "jailed"), [((0,), False), ((1, 2), True), ((0, 2), True), ((2, 3), False)])
+def test_absence_is_counted_over_a_span_of_whole_epochs(away: tuple[int, ...], jailed: bool) -> None:
+    """Who is away for one epoch of three is not jailed, however short that is; nor is who is away in two spans."""
+    chain = Chain(5, parameters=SPAN)
+    absent = chain.validators[4]
+    for epoch in range(6):
+        chain.append_epochs(1, voters=chain.validators[:4] if epoch in away else None)
+        if epoch == 1:
+            assert read_span(chain, chain.validators[0]) == (0, 6, 6)
+            assert read_span(chain, absent) == (0, 3 * ((0 not in away) + (1 not in away)), 6)
+        if epoch == 2:
+            assert read_span(chain, absent) == (12_000, 0, 0)
+        assert bool(chain.validator_record(absent).jailed_until) == (jailed and epoch >= 2)
+
+
+def test_a_slow_chain_counts_one_epoch() -> None:
+    """Where an epoch takes longer than the span does."""
+    chain = Chain(5, parameters=SPAN)
+    chain.append_epochs(1, elapsed=3_000, voters=chain.validators[:4])
+    assert chain.validator_record(chain.validators[4]).jailed_until == 1
+
+
+def test_a_span_begins_with_the_first_epoch_of_a_member() -> None:
+    """What happened before does not count, and after the last epoch nothing is kept."""
+    chain = Chain(5, parameters=SPAN)
+    user = chain.users[0]
+    chain.append([chain.bond(user, 50_000)])
+    chain.append([chain.enroll(user)])
+    chain.append_epochs(1)
+    assert chain.weight(user, 2) == 50_000 and read_span(chain, user) == (0, 0, 0)
+    chain.append_epochs(1)
+    began = chain.head.chain_time
+    assert read_span(chain, user) == (began, 0, 0)
+    chain.append_epochs(2, voters=chain.validators)
+    assert read_span(chain, user) == (began, 0, 6) and not chain.validator_record(user).jailed_until
+    assert read_span(chain, chain.validators[0])[0] != began
+    chain.append_epochs(1, voters=chain.validators)
+    assert chain.validator_record(user).jailed_until == 5
+    chain.append_epochs(2)
+    assert chain.weight(user, 7) == 0 and read_span(chain, user) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(("others", "spared"), [(0, True), (1, False)])
+def test_no_validator_is_jailed_where_fewer_than_four_would_be_left(others: int, spared: bool) -> None:
+    """One that is away costs less than the next fault, of three validators that all have to be there."""
+    chain = Chain(4 + others)
+    absent = chain.validators[3]
+    chain.append_epochs(3, voters=[key for key in chain.validators if key is not absent])
+    assert (chain.validator_record(absent).jailed_until == 0) is spared
+    assert len(weights(chain, 4)) == 4 and all(weight == 100_000 for weight in weights(chain, 4).values())
+
+
+def test_those_with_the_least_participation_are_jailed_first() -> None:
+    """Of three that were absent, as many as leave four with weight."""
+    chain = Chain(6, stakes=[100_000] * 3 + [40_000] * 3, parameters=replace(PARAMETERS, epoch_heights=8))
+    worse, bad, worst = chain.validators[3:]
+    present = {3: [bad, worse], 4: [bad]}
+    for height in range(1, 9):
+        chain.append(voters=[*chain.validators[:3], *present.get(height, [])] if height > 1 else None)
+    jailed = {key for key in (bad, worse, worst) if chain.validator_record(key).jailed_until}
+    assert jailed == {worse, worst}
+    assert set(weights(chain, 2)) == {key.public_key for key in (*chain.validators[:3], bad)}
+
+
+def test_a_validator_that_has_left_the_next_committee_is_jailed_all_the_same() -> None:
+    """It takes no weight away from that."""
+    chain = Chain(5)
+    leaving = chain.validators[4]
+    do(chain, chain.retire(leaving))
+    chain.append_epochs(1)
+    chain.append_epochs(2, voters=chain.validators[:4])
+    assert leaving.public_key not in weights(chain, 3) and len(weights(chain, 3)) == 4
+    assert chain.validator_record(leaving).jailed_until == 2
+
+
+def test_what_an_owner_is_told_is_what_counts_at_the_end_of_the_span() -> None:
+    chain = Chain(5, parameters=SPAN)
+    absent, user = chain.validators[4], chain.users[0]
+    assert get_standing(chain.state, absent.public_key) == Standing(0, 0) and Standing(0, 0).share == 1.0
+    assert get_standing(chain.state, user.public_key) is None
+    chain.append_epochs(1)
+    assert get_standing(chain.state, absent.public_key) == Standing(3, 3)
+    for votes, blocks in ((3, 3), (3, 4), (3, 5), (3, 6)):
+        chain.append(voters=chain.validators[:4] if blocks > 3 else None)
+        standing = get_standing(chain.state, absent.public_key)
+        assert standing == Standing(votes, blocks) and standing.needed == (blocks + 1) // 2
+    assert not chain.validator_record(absent).jailed_until
+    assert (Standing(2, 5).votes < Standing(2, 5).needed) and Standing(3, 6).votes == Standing(3, 6).needed
 
 
 def test_a_jailed_validator_cannot_shake_it_off_by_enrolling_again() -> None:
     chain = attend(5, 4)
-    absent = chain.validators[3]
+    absent = chain.validators[4]
     nonce = chain.account(absent).nonce
     do(chain, chain.retire(absent), chain.enroll(absent, hash_chain=1, nonce=nonce + 1))
     assert chain.validator_record(absent).jailed_until == 1

@@ -5,10 +5,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 import trio
 from prometheus_client.parser import text_string_to_metric_families
 
+from chain.transition.jailing import Standing
+from consensus import engine
 from serving.admin.metrics import Metrics
+from serving.admin.reports import report_status
 from serving.dispatcher import RequestRecord
 from serving.scheduling.admission import Admission, Origin
 from tests.support.solo_node import CAPACITY, make_node, run_node
@@ -107,6 +111,24 @@ def test_reads_the_live_parts() -> None:
             assert get(samples, "validator") == 1
             assert get(samples, "final_height") == node.engine.header.height
             assert 0 <= get(samples, "final_block_age_seconds") < 60
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize("standing", [Standing(3, 4), None])
+def test_a_validator_sees_how_much_it_takes_part(standing: Standing | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "get_standing", lambda state, public_key: standing)
+
+    async def main() -> None:
+        async with run_node() as node:
+            samples, status = read(Metrics(node)), report_status(node)
+        names = ("votes", "blocks", "needed")
+        assert [status[f"participation_{name}"] for name in names] == ([3, 4, 2] if standing else [None] * 3)
+        if standing is None:
+            assert not any("participation" in name for name, _ in samples)
+        else:
+            assert get(samples, "validator_participation_ratio") == 0.75
+            assert get(samples, "validator_participation_needed_ratio") == 0.5
 
     trio.run(main)
 
