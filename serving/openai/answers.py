@@ -114,11 +114,14 @@ class AnswerInspector:
         would drop it: an error event may have to follow.
         """
         rest, self._buffer = bytes(self._buffer), bytearray()
+        if not rest:
+            return b""
         if self.is_stream:
             rest = rest.rstrip(b"\r\n")
             data = _get_data(rest)
-            whole = _CLOSING.match(data) or decode_event(data) is not None
-            return self._watch(rest + b"\n\n") if whole else b""
+            is_read = len(rest) <= MAX_PARSED_EVENT_BYTES
+            is_whole = _CLOSING.match(data) or (is_read and decode_event(data) is not None)
+            return self._watch(rest + b"\n\n") if is_whole else b""
         content = decode_body(rest)
         if content is not None:
             self._read(content)

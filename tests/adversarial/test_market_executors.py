@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 import trio
@@ -19,34 +17,24 @@ from chain.types.operations import (
     Dispute,
     Hold,
     Usage,
-    compute_digest,
     compute_hold_id,
     sign_operation,
 )
 from p2p.network import NetworkError
-from p2p.streams.exchanges import Exchange
 from serving.offload.protocol import (
-    OFFLOAD_PROTOCOL,
-    Accepted,
-    Completed,
     Declined,
     Failed,
     KeepAlive,
-    Message,
-    Offer,
-    Payment,
     Receipt,
     ResponseChunk,
     ResponseHead,
-    encode_message,
-    sign_delivery,
 )
 from serving.offload.settings import OriginatorSettings
+from tests.support.cheating_executor import SALT, TOKEN_BYTES, TOKENS, Deal, Lie, capture_all, plant
 from tests.support.market_world import (
     MODEL,
     Member,
     Options,
-    Script,
     World,
     ask,
     compute_stream,
@@ -59,83 +47,7 @@ from tests.support.market_world import (
 )
 from tests.support.waiting import eventually
 
-SALT = bytes(16)
-TOKEN_BYTES = len("liar-0 ")
-"""Completion bytes of a token of the liar."""
-TOKENS = Script().tokens
 FAST = {"capture_grace_ms": 5_000}
-
-
-@dataclass
-class Deal:
-    """One exchange, from the liar's side."""
-
-    world: World
-    liar: Member
-    exchange: Exchange
-    offer: Offer
-    body: bytes
-    hold_id: bytes
-
-    @property
-    def answer(self) -> bytes:
-        """What an honest executor would have answered."""
-        if json.loads(self.body).get("stream"):
-            return compute_stream("liar-", Script())
-        return compute_whole("liar-", Script())
-
-    async def send(self, *messages: Message | bytes) -> None:
-        for message in messages:
-            await self.exchange.send(message if isinstance(message, bytes) else encode_message(message))
-
-    async def send_answer(self, answer: bytes | None = None, salt: bytes = SALT) -> None:
-        kind = "text/event-stream" if json.loads(self.body).get("stream") else "application/json"
-        await self.send(ResponseHead(200, kind, salt), ResponseChunk(self.answer if answer is None else answer))
-
-    def make_delivery(self, answer: bytes | None = None, count: int = TOKENS * TOKEN_BYTES) -> Delivery:
-        """A delivery of ``count`` completion bytes in ``answer``, by default the honest one of both."""
-        usage = Usage(len(self.body), count)
-        price = self.world.genesis.parameters.get_price(self.offer.hold.model).compute(usage)
-        digest = compute_digest(SALT, self.answer if answer is None else answer)
-        return Delivery(self.hold_id, min(price, self.offer.hold.amount), digest, usage, "stop")
-
-    def make_completed(self, delivery: Delivery, key: KeyPair | None = None) -> Completed:
-        return Completed(delivery, sign_delivery(key or self.liar.key, self.world.genesis.chain_id, delivery))
-
-
-Lie = Callable[[Deal], Awaitable[None]]
-
-
-def plant(world: World, liar: Member, lie: Lie) -> list[Deal]:
-    """Replace a member's executor by one that lies; returns the deals that it will have made."""
-    deals: list[Deal] = []
-
-    async def handle(exchange: Exchange) -> None:
-        offer = await receive(exchange)
-        assert isinstance(offer, Offer)
-        body = b""
-        while len(body) < offer.size:
-            body += await exchange.receive() or b""
-        hold_id = compute_hold_id(exchange.peer, offer.hold.seq, offer.hold.attempt)
-        deal = Deal(world, liar, exchange, offer, body, hold_id)
-        await deal.send(Accepted(False))
-        payment = await receive(exchange)
-        assert isinstance(payment, Payment)
-        deals.append(deal)
-        liar.node.payments.payee._served.add(hold_id)  # else its node would refund, like an honest one
-        await lie(deal)
-
-    liar.node.streams.handle(OFFLOAD_PROTOCOL, handle, 64)
-    return deals
-
-
-async def capture_all(deal: Deal, amount: int | None = None) -> None:
-    """Capture the whole hold, or ``amount``, as soon as it is final, without a receipt."""
-    engine = deal.liar.node.engine
-    await eventually(lambda: engine.state.hold(deal.hold_id) is not None)
-    delivery = replace(deal.make_delivery(count=1_000_000), amount=deal.offer.hold.amount if amount is None else amount)
-    capture = Capture((CaptureItem(delivery, None),))
-    await engine.submit(sign_operation(deal.liar.key, deal.world.genesis.chain_id, capture))
 
 
 # What can be found wrong at the end of an answer.
@@ -449,9 +361,8 @@ def test_capturing_about_what_was_delivered_to_a_user_who_left_is_not_disputed()
         deals = plant(world, member, dawdle)
         with trio.move_on_after(3):
             await ask(world.gateway)
-        await capture_all(
-            deals[0], deals[0].make_delivery(count=8 * TOKEN_BYTES).amount
-        )  # three more were on their way
+        three_more = deals[0].make_delivery(count=8 * TOKEN_BYTES).amount  # they were on their way
+        await capture_all(deals[0], three_more)
         member.node.payments.payee._served.clear()
         await world.settle(60)
         assert world.operations(Dispute) == []

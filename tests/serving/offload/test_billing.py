@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 
 from chain.types.operations import Dispute, Hold
 from serving.offload.session import MAX_UNPAID_BYTES
+from serving.openai import answers
 from serving.openai.requests import HELD_BYTES_PER_TOKEN
 from tests.support.market_world import (
     Member,
+    Options,
     World,
     ask,
     compute_stream,
@@ -65,6 +69,28 @@ def test_a_stream_without_end_is_ended_for_its_length_and_costs_the_hold() -> No
         assert world.operations(Dispute) == []
 
     simulate(play)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("local", [True, False])
+def test_each_node_decodes_an_answer_once(local: bool, stream: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[bytes] = []
+
+    def watch(decode: Callable[[bytes], object], data: bytes) -> object:
+        decoded.append(data.strip())
+        return decode(data)
+
+    for name in ("decode_body", "decode_event"):
+        monkeypatch.setattr(answers, name, partial(watch, getattr(answers, name)))
+
+    async def play(world: World) -> None:
+        result = await ask(world.gateway, make_request(stream=stream, local_only=local))
+        nodes = 1 if local else 2
+        events = result.body.removesuffix(b"\n\n").split(b"\n\n") if stream else [result.body]
+        assert sorted(decoded) == sorted(nodes * [event.removeprefix(b"data: ") for event in events])
+        await world.settle()
+
+    simulate(play, Options(own_backend=local))
 
 
 @pytest.mark.parametrize("stream", [True, False])

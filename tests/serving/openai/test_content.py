@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from tests.chain.specification.answers import count_completion_bytes
 
 TEXTS = ("content", "reasoning", "reasoning_content")
 DONE = b"data: [DONE]\n\n"
+VECTORS = Path(__file__).parents[2] / "vectors" / "answers.json"
 
 text = st.text(st.characters(exclude_categories=("Cs",)), max_size=12)
 white_space = st.text(" \t\n\r", max_size=3)
@@ -116,6 +118,16 @@ def test_the_framing_of_a_stream_is_worth_nothing(events: list[list[dict[str, st
     count = inspect(EVENT_STREAM, 3, *cut(data, raw))
     assert count == sum(measure(piece) for pieces in events for piece in pieces)
     assert count == count_completion_bytes(EVENT_STREAM, 3, raw) <= len(raw)
+
+
+@pytest.mark.parametrize(
+    "case", json.loads(VECTORS.read_text())["answers"], ids=lambda case: case["what"].replace(" ", "-")
+)
+def test_an_answer_of_every_form(case: dict[str, Any]) -> None:
+    body = case["body"].encode("latin-1")
+    for size in (len(body) + 1, 1, 7):
+        chunks = [body[at : at + size] for at in range(0, len(body), size)]
+        assert inspect(case["content_type"], case["n"], *chunks) == case["completion_bytes"]
 
 
 soup = st.lists(

@@ -1,0 +1,54 @@
+"""An executor answers with events of many megabytes: how many bytes does the payer decode for those that are sent?"""
+
+from __future__ import annotations
+
+from unittest import mock
+
+from serving.offload.protocol import CHUNK_BYTES
+from serving.openai import answers
+from tests.adversarial.attacks.table import Attack, Outcome
+from tests.support.cheating_executor import Deal, plant
+from tests.support.market_world import World, ask, make_token, simulate
+
+EVENT_BYTES = 16 << 20
+HEAD, TAIL = b'data: {"usage":{"completion_tokens":1},"choices":[{"delta":{"content":"hi"}}],"x":[', b"0]}\n\n"
+EVENT = HEAD + b"0.1," * ((EVENT_BYTES - len(HEAD) - len(TAIL)) // 4) + TAIL
+UNIT = "bytes"
+
+
+def run() -> Outcome:
+    decoded: list[int] = []
+    sent = 0
+    decode = answers.decode_event
+
+    def watch(data: bytes) -> object:
+        decoded.append(len(data))
+        return decode(data)
+
+    async def play(world: World) -> None:
+        async def flood(deal: Deal) -> None:
+            nonlocal sent
+            await deal.send_answer(make_token("liar-", 0))
+            for at in range(0, len(EVENT), CHUNK_BYTES):
+                await deal.send_body(EVENT[at : at + CHUNK_BYTES])
+                sent += CHUNK_BYTES
+
+        liar = world.drawn()[0]
+        plant(world, liar, flood)
+        result = await ask(world.gateway)
+        liar.node.payments.payee._served.clear()
+        assert result.broken is not None
+        assert sent < EVENT_BYTES
+        await world.settle()
+
+    with mock.patch.object(answers, "decode_event", watch):
+        simulate(play)
+    assert decoded
+    return Outcome(sent, sum(decoded), sum(decoded), f"broken off after {sent:,} bytes; none of them decoded", UNIT)
+
+
+ATTACK = Attack(
+    "an event of 16 MiB in a stream",
+    Outcome(EVENT_BYTES, 2 * EVENT_BYTES, 2 * EVENT_BYTES, "decoded in one go by two parts of the payer", UNIT),
+    run,
+)
