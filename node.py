@@ -44,6 +44,8 @@ from serving.config.build import build_backends, build_network, build_policy
 from serving.config.data_directory import ADMIN_ADDRESS_FILE, ADMIN_TOKEN_FILE, CONFIG_FILE, PEERS_FILE
 from serving.config.schema import NodeConfig
 from serving.dispatcher import Dispatcher
+from serving.http.access import AccessRules
+from serving.http.limits import HttpLimits
 from serving.http.server import HttpServer, ListenError
 from serving.offload.context import OffloadContext
 from serving.offload.dialer import ExecutorDialer
@@ -219,9 +221,11 @@ async def run_node(data_dir: Path, config: NodeConfig, key: KeyPair, genesis: Ge
 
 
 async def _open_front(node: Node, config: NodeConfig) -> HttpServer:
-    handle = Api(node.dispatcher, config.api.get_keys()).handle
+    api = config.api
+    front = Api(node.dispatcher, api.get_keys(), AccessRules(api.host, api.allowed_hosts, api.allowed_origins))
+    limits = HttpLimits(connections_per_address=api.max_per_address)
     with name_setting("api.host and api.port"):
-        return await HttpServer.open(handle, config.api.host, config.api.port, node.runtime)
+        return await HttpServer.open(front.handle, api.host, api.port, node.runtime, limits, front.admit)
 
 
 async def _open_admin(node: Node, config: NodeConfig, data_dir: Path, partition: Partition) -> Admin:

@@ -133,6 +133,21 @@ def is_ip_address(host: str) -> bool:
     return True
 
 
+def parse_host(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """An IP address; one of IPv4 that is mapped into IPv6 as what it is.
+
+    Raises:
+        ValueError: ``host`` is not an IP address.
+    """
+    address = ipaddress.ip_address(host)
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def get_quota_prefix(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bytes:
+    """What connections from an address are counted by: an IPv4 address, or the /64 of an IPv6 one, which is a site."""
+    return address.packed if address.version == 4 else address.packed[:8]
+
+
 def _parse_ip(kind: str, host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     if "%" in host:  # the zone of a link-local address means something on one machine only
         raise ValueError(f"{host!r} is not an IPv{kind[2]} address")
@@ -185,10 +200,9 @@ def get_reach(address: str) -> Reach:
     """From where a multiaddress can be dialled; a name may stand for any host, so it counts for this machine only."""
     parts = address.split("/")
     try:
-        host = ipaddress.ip_address(parts[2])
+        host = parse_host(parts[2])
     except (IndexError, ValueError):
         return Reach.MACHINE
-    host = getattr(host, "ipv4_mapped", None) or host
     if host.is_global and not host.is_multicast:
         return Reach.ANYWHERE
     return Reach.MACHINE if host.is_loopback or host.is_unspecified else Reach.LOCAL_NETWORK

@@ -1,5 +1,6 @@
 """The OpenAI API of a node: ``/v1/chat/completions`` and ``/v1/models``, as routes on the hot path.
 
+:meth:`Api.admit` decides by the head of a request whether it is let in, and :meth:`Api.handle` answers it.
 The body of an answer is passed on as the bytes that the dispatcher gives. A failure in the middle of a stream becomes
 an error event of OpenAI's shape, never a silent end.
 """
@@ -7,7 +8,7 @@ an error event of OpenAI's shape, never a silent end.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 import trio
@@ -15,9 +16,17 @@ import trio
 from chain.crypto import format_address
 from serving.backends.backend import BackendError, ErrorEventSent
 from serving.dispatcher import Dispatcher, RequestRecord
-from serving.http.server import HttpRequest, Responder
+from serving.http.access import AccessRules, describe_preflight, describe_response, is_preflight
+from serving.http.messages import HttpRequest, RequestHead, is_json
+from serving.http.responder import Responder
 from serving.openai.answers import MAX_UNSTREAMED_BYTES, Answer
-from serving.openai.errors import bad_gateway, method_not_allowed, model_not_found, not_found
+from serving.openai.errors import (
+    bad_gateway,
+    method_not_allowed,
+    model_not_found,
+    not_found,
+    unsupported_media_type,
+)
 from serving.openai.keys import ApiKey, ApiKeys
 from serving.openai.requests import PATHS, parse_request
 
@@ -27,38 +36,70 @@ LOCAL_ONLY = b"x-wwwserve-local-only"
 """A request with this header (any value but 0 and false) is never offloaded."""
 
 MODELS = "/v1/models"
+
+Handler = Callable[[HttpRequest, Responder], Awaitable[None]]
 """Path of the list of models."""
 
 
 class Api:
-    """Handles every request under ``/v1``."""
+    """Handles every request under ``/v1``. ``access`` says from which hosts and web pages (default: none but local)."""
 
-    def __init__(self, dispatcher: Dispatcher, keys: Sequence[ApiKey] = ()) -> None:
+    def __init__(self, dispatcher: Dispatcher, keys: Sequence[ApiKey] = (), access: AccessRules | None = None) -> None:
         self._dispatcher = dispatcher
         self._keys = ApiKeys(keys)
+        self._access = access or AccessRules("localhost")
+
+    def admit(self, head: RequestHead, respond: Responder) -> None:
+        """Admit a request by its head: host, origin, path, key, method and type of the body.
+
+        Raises:
+            ApiError: refused; the server answers with it, and reads no body.
+        """
+        origin = self._access.admit(head.headers)
+        if origin is not None:
+            respond.common_headers += describe_response(origin)
+            if is_preflight(head):  # browsers send no key with it
+                return
+        if not head.path.startswith("/v1/"):
+            raise not_found(f"Unknown path {head.path}. The API is under /v1.")
+        self._keys.admit(head.header(b"authorization"), trio.current_time())
+        self._find_route(head)
+        if head.method == "POST" and not is_json(head.headers):
+            raise unsupported_media_type(
+                "The request body must be JSON: send it with 'Content-Type: application/json' (curl: --json)."
+            )
 
     async def handle(self, request: HttpRequest, respond: Responder) -> None:
-        """Route one request.
+        """Answer one request that was admitted.
 
         Raises:
             ApiError: refused; the server answers with it.
         """
-        path = request.path.rstrip("/") or "/"
-        if not path.startswith("/v1/"):
-            raise not_found(f"Unknown path {path}. The API is under /v1.")
-        self._keys.admit(request.header(b"authorization"), trio.current_time())
+        if is_preflight(request):
+            await respond.start(204, describe_preflight(request))
+            await respond.end()
+        else:
+            await self._find_route(request)(request, respond)
+
+    def _find_route(self, head: RequestHead) -> Handler:
+        """What answers a request.
+
+        Raises:
+            ApiError: 404 or 405.
+        """
+        path = head.path.rstrip("/")
         if path in PATHS:
-            if request.method != "POST":
-                raise method_not_allowed(request.method)
-            await self._complete(path, request, respond)
+            method, handler = "POST", self._complete
         elif path == MODELS or path.startswith(MODELS + "/"):
-            if request.method != "GET":
-                raise method_not_allowed(request.method)
-            await self._list_models(path.removeprefix(MODELS).lstrip("/"), respond)
+            method, handler = "GET", self._list_models
         else:
             raise not_found(f"Unknown path {path}.")
+        if head.method != method:
+            raise method_not_allowed(head.method)
+        return handler
 
-    async def _list_models(self, name: str, respond: Responder) -> None:
+    async def _list_models(self, http: HttpRequest, respond: Responder) -> None:
+        name = http.path.removeprefix(MODELS).strip("/")
         entries = [
             {"id": model, "object": "model", "created": 0, "owned_by": "wwwserve"}
             for model in self._dispatcher.get_models()
@@ -71,9 +112,9 @@ class Api:
             raise model_not_found(name)
         await respond.reply(200, json.dumps(found).encode())
 
-    async def _complete(self, path: str, http: HttpRequest, respond: Responder) -> None:
+    async def _complete(self, http: HttpRequest, respond: Responder) -> None:
         local_only = (http.header(LOCAL_ONLY) or b"0").lower() not in (b"0", b"false", b"")
-        request = parse_request(path, http.body, self._dispatcher.max_tokens, local_only)
+        request = parse_request(http.path.rstrip("/"), http.body, self._dispatcher.max_tokens, local_only)
         async with self._dispatcher.complete(request) as (answer, record):
             if request.stream and answer.is_stream:
                 await self._relay_stream(answer, record, respond)

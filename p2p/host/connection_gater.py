@@ -21,10 +21,10 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 
 import trio
 
+from p2p.addresses import get_quota_prefix, parse_host
 from p2p.network import Misbehaviour
 from p2p.peer_score import ADDRESS_THRESHOLD, PEER_THRESHOLD, PeerScores
 from p2p.rate_limit import Limiter, Rate
@@ -169,11 +169,10 @@ class ConnectionGater:
 
     def get_quota_key(self, host: str) -> bytes:
         """What a connection from an IP address counts against; empty if the address is exempt."""
-        address = ip_address(host)
-        address = getattr(address, "ipv4_mapped", None) or address
+        address = parse_host(host)
         if self.limits.exempt_loopback and address.is_loopback:
             return b""
-        return address.packed if address.version == 4 else address.packed[:8]
+        return get_quota_prefix(address)
 
     def get_circuit_quota_key(self, relay: bytes, host: str | None, is_asked: bool) -> bytes:
         """What circuits through ``relay`` count against; ``host`` is its IP address if it is connected directly.

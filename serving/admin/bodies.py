@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from serving.config.file import describe_errors, format_path
 from serving.config.schema import Section
+from serving.http.messages import is_json
 
 MAX_ADMIN_BODY_BYTES = 64 * 1024
 """Largest body of a request."""
@@ -32,13 +33,15 @@ async def read_object(request: Request) -> dict[str, Any]:
     """The JSON object in the body of a request.
 
     Raises:
-        HTTPException: 400 or 413; its text says what is wrong.
+        HTTPException: 400, 413 or 415; its text says what is wrong.
     """
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
         if len(body) > MAX_ADMIN_BODY_BYTES:
             raise HTTPException(413, f"the body is larger than {MAX_ADMIN_BODY_BYTES} bytes")
+    if body and not is_json(request.scope["headers"]):
+        raise HTTPException(415, "the body must be JSON: send it with Content-Type: application/json")
     try:
         content = json.loads(body or b"{}")
         json.dumps(content, ensure_ascii=False).encode()  # half a surrogate pair is JSON, but no text

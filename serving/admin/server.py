@@ -1,7 +1,8 @@
 """The admin listener: HTTP on loopback, by which the owner watches the running node and gives it orders.
 
 ``/healthz`` and ``/metrics`` need no token. Everything else needs ``Authorization: Bearer …`` with the token in the
-data directory. Bodies and answers are JSON, errors ``{"error": text}``. Amounts are in micro-credits.
+data directory. Bodies and answers are JSON, errors ``{"error": text}``. Amounts are in micro-credits. Nothing is
+answered to a web page, nor under another name than a loopback one (:mod:`serving.http.access`).
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from hypercorn.config import Config
 from hypercorn.trio import serve
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chain.crypto import parse_address
 from chain.exceptions import KeyFormatError
@@ -50,7 +53,10 @@ from serving.admin.wallet_orders import (
 )
 from serving.config.schema import PolicyBounds, Section
 from serving.dispatcher import MAX_LISTED_REQUESTS
+from serving.http.access import AccessRules
+from serving.http.messages import check_framing
 from serving.http.server import ListenError
+from serving.openai.errors import ApiError
 
 log = structlog.get_logger(__name__)
 
@@ -98,7 +104,9 @@ class Admin:
         host, port, *_ = listener.socket.getsockname()
         self.address: tuple[str, int] = (host, port)
         """Host and port that are listened on."""
+        access = AccessRules(host)
         self.app = Starlette(
+            middleware=[Middleware(_Doorkeeper, access=access)],
             routes=[
                 Route("/healthz", self._get_health),
                 Route("/metrics", self._get_metrics),
@@ -206,6 +214,26 @@ class Admin:
         except KeyFormatError as error:
             raise HTTPException(400, f"peers: {error}") from None
         return make_answer({"peers": order.peers})
+
+
+class _Doorkeeper:
+    """Refuses a request by its head, before anything else sees it."""
+
+    def __init__(self, app: ASGIApp, access: AccessRules) -> None:
+        self._app = app
+        self._access = access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            try:
+                check_framing(scope["headers"])
+                self._access.admit(scope["headers"])
+            except ApiError as error:
+                answer = make_answer({"error": error.message}, error.status)
+                answer.headers["connection"] = "close"  # what follows may be no request
+                await answer(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
 
 
 def _parse_limit(request: Request) -> int:

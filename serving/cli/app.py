@@ -38,9 +38,14 @@ from serving.config.data_directory import (
     make_data_dir,
 )
 from serving.config.file import load_config, write_default_config
-from serving.config.schema import NodeConfig
+from serving.config.schema import ApiConfig, ApiKeyConfig, NodeConfig
 
 log = structlog.get_logger(__name__)
+
+API_KEY_PREFIX = "sk-"
+"""Beginning of the keys that ``init`` makes, by which programs that look for leaked secrets know them."""
+API_KEY_BYTES = 32
+"""Random bytes of such a key."""
 
 RunNode = Callable[[Path, NodeConfig, KeyPair, Genesis], Awaitable[None]]
 """Runs the node in a data directory until it is told to stop."""
@@ -101,6 +106,10 @@ def init(
     checkpoint: Annotated[
         str | None, typer.Option(help="A recent block of that chain that you trust, HEIGHT:BLOCKID: begin from there.")
     ] = None,
+    api_key: Annotated[
+        bool,
+        typer.Option("--api-key", help="Make a key for users of the API, which other machines need, and print it."),
+    ] = False,
 ) -> None:
     """Make a data directory: key, configuration, genesis, and a journal without votes."""
     directory = data_dir or get_default_data_dir()
@@ -120,16 +129,19 @@ def init(
     try:
         make_data_dir(directory)
         with create_private():
-            key, joined = _make_files(directory, joined, new_chain or "", checkpoint)
+            secret = API_KEY_PREFIX + secrets.token_urlsafe(API_KEY_BYTES) if api_key else None
+            key, joined = _make_files(directory, joined, new_chain or "", checkpoint, secret)
     except OSError as error:
         raise CommandError(f"cannot write {directory}: {error.strerror}; choose another directory with -d") from error
     print_line(f"address  {key.address}")
     print_line(f"chain    {joined.name} ({joined.chain_id.hex()[:8]})")
+    if secret is not None:
+        print_line(f"api key  {secret}  (kept in {directory / CONFIG_FILE})")
     print_line(f"edit {directory / CONFIG_FILE}, then start the node with: wwwserve run -d {directory}")
 
 
 def _make_files(
-    directory: Path, genesis: Genesis | None, new_chain: str, checkpoint: str | None
+    directory: Path, genesis: Genesis | None, new_chain: str, checkpoint: str | None, api_key: str | None
 ) -> tuple[KeyPair, Genesis]:
     """Write the files of a new node; without ``genesis`` it begins the chain ``new_chain`` as its only validator.
 
@@ -142,7 +154,8 @@ def _make_files(
         account = make_validator(key, beacon, Parameters(), 10_000 * CREDIT, 1_000 * CREDIT)
         genesis = make_genesis(new_chain, RealRuntime().now(), beacon, [account])
     (directory / GENESIS_FILE).write_text(genesis.to_json(), encoding="utf-8")
-    write_default_config(directory / CONFIG_FILE, NodeConfig(checkpoint=checkpoint))
+    keys = () if api_key is None else (ApiKeyConfig(key=api_key),)
+    write_default_config(directory / CONFIG_FILE, NodeConfig(checkpoint=checkpoint, api=ApiConfig(keys=keys)))
     Journal.open(directory / JOURNAL_FILE, genesis.chain_id, key.public_key).close()
     return key, genesis
 

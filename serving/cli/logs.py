@@ -23,7 +23,7 @@ from chain.printable import escape_unprintable
 from p2p.network import NetworkError
 from serving.backends.backend import BackendError
 from serving.cli.log_rate import LogRate
-from serving.http.server import ClientGone
+from serving.http.responder import ClientGone
 
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["text", "json"]

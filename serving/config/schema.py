@@ -6,7 +6,6 @@ comments of the file that :mod:`serving.config.file` writes.
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +18,7 @@ from chain.light.client import Checkpoint
 from chain.types.operations import MAX_MODELS
 from p2p.addresses import check_dialable_address, check_listen_address, is_ip_address, parse_peer_address, parse_proxy
 from serving.backends.load_metrics import LoadReader
+from serving.http.access import is_loopback
 from serving.http.client import BaseUrl
 from serving.openai.keys import ApiKey
 from serving.scheduling.policy import PolicyParameters
@@ -50,12 +50,16 @@ def _check_secret(secret: str) -> str:
     return secret
 
 
-def is_loopback(host: str) -> bool:
-    """Whether a host name or address means this machine and nothing else."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+def _check_host(host: str) -> str:
+    if not re.fullmatch(r"[0-9A-Za-z._-]+|[0-9A-Fa-f:.]+", host):
+        raise ValueError(f"must be a host name or address without a port, such as api.example.org, got {host!r}")
+    return host
+
+
+def _check_origin(origin: str) -> str:
+    if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+", origin, re.ASCII | re.IGNORECASE):
+        raise ValueError(f"must be an origin such as https://chat.example.org (no path), got {origin!r}")
+    return origin
 
 
 def _check_loopback(host: str) -> str:
@@ -73,6 +77,8 @@ Seconds = Annotated[float, Field(gt=0, le=3600)]
 Capacity = Annotated[int, Field(ge=1, le=100_000)]
 Text = Annotated[str, Field(min_length=1)]
 ModelName = Annotated[str, Field(min_length=1, max_length=128)]
+HostName = Annotated[str, AfterValidator(_check_host)]
+Origin = Annotated[str, AfterValidator(_check_origin)]
 Secret = Annotated[str, AfterValidator(_check_secret)]
 LoopbackHost = Annotated[str, AfterValidator(_check_loopback)]
 ListenAddress = Annotated[str, AfterValidator(check_listen_address)]
@@ -108,10 +114,25 @@ class ApiKeyConfig(Section):
 class ApiConfig(Section):
     """The OpenAI API, for users."""
 
-    host: Text = Field(default="127.0.0.1", description="0.0.0.0 lets other machines in; then set keys.")
+    host: Text = Field(default="127.0.0.1", description="0.0.0.0 lets other machines in; that takes keys.")
     port: Port = Field(default=8000, description="0: any free port. (The default of vLLM is 8000 too.)")
     keys: Annotated[tuple[ApiKeyConfig, ...], Strict(False)] = Field(
-        default=(), description="Without any, everyone who reaches the API may use it."
+        default=(), description="Without any, all programs of this machine may use the API, and no other machine."
+    )
+    allowed_hosts: Annotated[tuple[HostName, ...], Strict(False)] = Field(
+        default=(),
+        description="Names by which users reach the API, such as that of a reverse proxy: api.example.org. On a "
+        "loopback address, localhost and the like always are; on another address, [] allows any name.",
+    )
+    allowed_origins: Annotated[tuple[Origin, ...], Strict(False)] = Field(
+        default=(),
+        description="Web pages that may use the API from a browser: https://chat.example.org. Others are refused.",
+    )
+    max_per_address: int = Field(
+        default=64,
+        ge=1,
+        le=100_000,
+        description="Connections from one IPv4 address, or from one IPv6 subnet (/64). Loopback has no such limit.",
     )
 
     def get_keys(self) -> tuple[ApiKey, ...]:
@@ -423,6 +444,12 @@ class NodeConfig(Section):
     def find_conflicts(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         """What is wrong between sections: path of the key and reason."""
         yield from self._find_anonymity_conflicts()
+        if not self.api.keys and not is_loopback(self.api.host):
+            reason = (
+                f"{self.api.host!r} lets other machines in, which takes keys: put one into api.keys "
+                "('wwwserve init --api-key' makes one), or listen on 127.0.0.1"
+            )
+            yield ("api", "host"), reason
         keys = [entry.key for entry in self.api.keys]
         for index, key in enumerate(keys):
             if key in keys[:index]:

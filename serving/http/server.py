@@ -5,8 +5,9 @@ read from the socket. So a client that disconnects is noticed while the handler 
 the end of the stream and cancels the handler, which cancels the work down to the backend. (A client that shuts down
 only its sending side counts as disconnected; no HTTP client in use does that while it waits for a response.)
 
-Everything a client can make grow has a bound (:class:`HttpLimits`), and nothing that goes wrong on one connection
-leaves its task.
+The head of a request is checked before a byte of its body is parsed, by a hook (``admit``) that knows paths, hosts and
+keys. Everything a client can make grow has a bound (:mod:`serving.http.limits`), and nothing that goes wrong on one
+connection leaves its task.
 
 It is written by hand on h11, because every request of a user passes here. With 16 connections and client, relay and
 backend on two cores, a relay like this one passed on 3,600 answers of 64 tokens a second, and one made of hypercorn and
@@ -17,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from email.utils import formatdate
 from traceback import format_exception
 
@@ -26,9 +26,13 @@ import structlog
 import trio
 
 from p2p.runtime import Runtime
+from serving.http.limits import BodyBudget, ConnectionCounter, HttpLimits, Verdict
+from serving.http.messages import HttpRequest, RequestHead, check_framing, find_header
+from serving.http.responder import ClientGone, Responder
 from serving.openai.errors import (
     INVALID_REQUEST,
     ApiError,
+    bad_request,
     headers_too_large,
     internal_error,
     request_timeout,
@@ -38,64 +42,31 @@ from serving.openai.errors import (
 
 log = structlog.get_logger(__name__)
 
-Headers = Sequence[tuple[bytes, bytes]]
-
 REQUEST_READ_BYTES = 65536
 """Most bytes of one read from a socket."""
 REFUSAL_READ_TIMEOUT_S = 2.0
 """Seconds that a refused client has to read why it was refused."""
-MAX_REFUSALS = 64
-"""Connections over the limit that are answered with 503 at a time; further ones are closed at once."""
-JSON = b"application/json"
-"""Content type of a response, unless the handler names another."""
+PIECES_PER_TURN = 16
+"""Pieces of a body that are parsed before other tasks get a turn."""
+RETRY_AFTER_S = 1.0
+"""When a client may send a body again that was given up because of others."""
 
 
 class ListenError(Exception):
     """The address cannot be listened on: the port is in use, not permitted, or not of this machine."""
 
 
-class ClientGone(Exception):
-    """The client has disconnected, or has not read what was sent to it for too long."""
+Handler = Callable[[HttpRequest, Responder], Awaitable[None]]
+Admit = Callable[[RequestHead, Responder], None]
+"""Admits a request by its head, or raises ``ApiError``; it may add to the headers of whatever the response is."""
 
 
-@dataclass(frozen=True, slots=True)
-class HttpLimits:
-    """Bounds on what a client may make the server hold. Sizes in bytes, times in seconds."""
-
-    header_bytes: int = 32 * 1024
-    body_bytes: int = 4 * 1024 * 1024
-    connections: int = 1024
-    headers_timeout_s: float = 10.0  # from the first byte of a request to the end of its headers
-    body_timeout_s: float = 60.0  # from the end of the headers to the end of the body
-    idle_timeout_s: float = 75.0  # between two requests of one connection
-    write_timeout_s: float = 60.0  # for a client that does not read
-
-
-@dataclass(frozen=True, slots=True)
-class HttpRequest:
-    """One request, read whole. Header names are lower case."""
-
-    method: str
-    target: str
-    headers: Headers
-    body: bytes
-    client: str
-
-    @property
-    def path(self) -> str:
-        """The target without its query."""
-        return self.target.partition("?")[0]
-
-    def header(self, name: bytes) -> bytes | None:
-        """Value of the first header called ``name`` (lower case), or None."""
-        return next((value for key, value in self.headers if key == name), None)
-
-
-Handler = Callable[[HttpRequest, "Responder"], Awaitable[None]]
+def admit_all(head: RequestHead, respond: Responder) -> None:
+    """Admits every request."""
 
 
 class HttpServer:
-    """Listens on one address and calls ``handler`` for each request.
+    """Listens on one address and calls ``handler`` for each request that ``admit`` lets in by its head.
 
     The handler answers through its :class:`Responder` and is cancelled when the client disconnects. An
     :class:`~serving.openai.errors.ApiError` that leaves it before the response has started becomes the response, any
@@ -104,18 +75,31 @@ class HttpServer:
     """
 
     def __init__(
-        self, handler: Handler, listeners: Sequence[trio.SocketListener], runtime: Runtime, limits: HttpLimits
+        self,
+        handler: Handler,
+        listeners: Sequence[trio.SocketListener],
+        runtime: Runtime,
+        limits: HttpLimits,
+        admit: Admit,
     ) -> None:
         self.limits = limits
+        self.admit = admit
+        self.bodies: BodyBudget[_Connection] = BodyBudget(limits.unfinished_bytes)
         self._handler = handler
         self._listeners = list(listeners)
         self._runtime = runtime
-        self._connections = 0
+        self._counter = ConnectionCounter(limits)
         self._date = (-1, b"")
 
     @classmethod
     async def open(
-        cls, handler: Handler, host: str, port: int, runtime: Runtime, limits: HttpLimits | None = None
+        cls,
+        handler: Handler,
+        host: str,
+        port: int,
+        runtime: Runtime,
+        limits: HttpLimits | None = None,
+        admit: Admit = admit_all,
     ) -> HttpServer:
         """Bind ``host`` (an IP address or a name) and ``port`` (0: any free one); :meth:`run` then serves.
 
@@ -126,7 +110,7 @@ class HttpServer:
             listeners = await trio.open_tcp_listeners(port, host=host)
         except OSError as error:
             raise ListenError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
-        return cls(handler, listeners, runtime, limits or HttpLimits())
+        return cls(handler, listeners, runtime, limits or HttpLimits(), admit)
 
     @property
     def address(self) -> tuple[str, int]:
@@ -137,7 +121,7 @@ class HttpServer:
     @property
     def connections(self) -> int:
         """Connections open at this moment."""
-        return self._connections
+        return self._counter.total
 
     async def run(self) -> None:
         """Serve until cancelled; then every connection and the listeners are closed."""
@@ -145,16 +129,17 @@ class HttpServer:
         await trio.serve_listeners(self._serve, self._listeners)
 
     async def _serve(self, stream: trio.SocketStream) -> None:
-        if self._connections >= self.limits.connections + MAX_REFUSALS:
+        client = _get_peer_name(stream)
+        verdict = self._counter.add(client)
+        if verdict is Verdict.CLOSE:
             return
-        self._connections += 1
-        connection = _Connection(self, stream, self._handler, refuse=self._connections > self.limits.connections)
+        connection = _Connection(self, stream, client, self._handler, refuse=verdict is Verdict.REFUSE)
         try:
             await connection.serve()
         except Exception as error:
             log.error("connection failed", exception="".join(format_exception(error)))
         finally:
-            self._connections -= 1
+            self._counter.remove(client)
 
     def date(self) -> bytes:
         """Value of the ``Date`` header, formatted once per second."""
@@ -164,56 +149,17 @@ class HttpServer:
         return self._date[1]
 
 
-class Responder:
-    """The way a handler answers: :meth:`reply` at once, or :meth:`start`, any number of :meth:`send`, :meth:`end`.
-
-    Every method raises :class:`ClientGone` if the client cannot be written to; handlers let it pass.
-    """
-
-    def __init__(self, connection: _Connection, method: str) -> None:
-        self._connection = connection
-        self._bodyless = method == "HEAD"
-        self.started = False
-        self.ended = False
-
-    async def reply(self, status: int, body: bytes, content_type: bytes = JSON, headers: Headers = ()) -> None:
-        """Send a whole response, its length declared."""
-        head = self._head(status, [(b"content-type", content_type), (b"content-length", b"%d" % len(body)), *headers])
-        protocol = self._connection.protocol
-        data = b"" if self._bodyless else protocol.send(h11.Data(data=body)) or b""
-        end = protocol.send(h11.EndOfMessage()) or b""
-        await self._connection.send(head + data + end)
-        self.ended = True
-
-    async def start(self, status: int, headers: Headers) -> None:
-        """Send the head of a response whose body follows piece by piece, in chunked encoding."""
-        await self._connection.send(self._head(status, headers))
-
-    async def send(self, chunk: bytes) -> None:
-        """Send a piece of the body; waits while the client is slow."""
-        if not self._bodyless and chunk:
-            await self._connection.send(self._connection.protocol.send(h11.Data(data=chunk)) or b"")
-
-    async def end(self) -> None:
-        """Say that the body is complete."""
-        await self._connection.send(self._connection.protocol.send(h11.EndOfMessage()) or b"")
-        self.ended = True
-
-    def _head(self, status: int, headers: Headers) -> bytes:
-        all_headers = [(b"date", self._connection.server.date()), *headers]
-        head = self._connection.protocol.send(h11.Response(status_code=status, headers=all_headers)) or b""
-        self.started = True
-        return head
-
-
 class _Connection:
     """One client's connection: the request loop, and the task that reads."""
 
-    def __init__(self, server: HttpServer, stream: trio.SocketStream, handler: Handler, refuse: bool) -> None:
+    def __init__(
+        self, server: HttpServer, stream: trio.SocketStream, client: str, handler: Handler, refuse: bool
+    ) -> None:
+        self.date = server.date
         self.server = server
         self.protocol = h11.Connection(h11.SERVER, max_incomplete_event_size=server.limits.header_bytes)
-        self.client = _peer_name(stream)
         self._stream = stream
+        self._client = client
         self._handler = handler
         self._refuse = refuse
         self._inbox = bytearray()  # read from the socket, not yet given to h11
@@ -222,7 +168,9 @@ class _Connection:
         self._gone = False  # the client closed the connection, or broke it
         self._discarding = False
         self._served = False
+        self._waiting: trio.CancelScope | None = None  # for more of a request
         self._handling: trio.CancelScope | None = None
+        self._is_given_up = False  # the body under way, for the sake of others
 
     async def serve(self) -> None:
         """Serve requests until either side closes. Never raises on account of the client."""
@@ -288,29 +236,46 @@ class _Connection:
         while (event := self.protocol.next_event()) is h11.NEED_DATA:
             if self.protocol.they_are_waiting_for_100_continue:
                 await self.send(self.protocol.send(h11.InformationalResponse(status_code=100, headers=[])) or b"")
-            with trio.CancelScope(deadline=deadline) as waiting:  # only where it must wait: scopes are not cheap
+            with trio.CancelScope(deadline=deadline) as self._waiting:  # only where it must wait: scopes are not cheap
                 await self._fill()
-            if waiting.cancelled_caught:
+            waited, self._waiting = self._waiting, None
+            if waited.cancelled_caught and not self._is_given_up:
                 raise request_timeout("The request was not received in time.")
+            self._check_not_given_up()
         return event
+
+    def give_up_body(self) -> None:
+        """Break off the body that is under way here, because all of them together have become too large."""
+        self._is_given_up = True
+        if self._waiting is not None:
+            self._waiting.cancel()
+
+    def _check_not_given_up(self) -> None:
+        if self._is_given_up:
+            raise unavailable("Too many request bodies are under way; try again.", RETRY_AFTER_S)
 
     # --- the request loop ---
 
     async def _serve_request(self) -> bool:
         """Read one request and answer it. Returns whether the connection can carry another."""
-        method = ""
+        responder = Responder(self, "")
         try:
-            request = await self._read_request()
-            if request is not None and self._refuse:
-                method = request.method
+            head = await self._read_head()
+            if head is None:
+                return False
+            responder = Responder(self, head.method)
+            if self._refuse:
                 raise unavailable("This node has too many connections; try again.")
+            self.server.admit(head, responder)
+            body = await self._read_body(head)
         except ApiError as error:
-            await Responder(self, method).reply(
-                error.status, error.body(), headers=[*error.headers(), (b"connection", b"close")]
-            )
+            await responder.reply(error.status, error.body(), headers=[*error.headers(), (b"connection", b"close")])
             await self._linger()
             return False
-        if request is None or not await self._handle(request):
+        if body is None:
+            return False
+        request = HttpRequest(head.method, head.target, head.headers, head.client, body)
+        if not await self._handle(request, responder):
             return False
         self._served = True
         if self.protocol.our_state is h11.DONE and self.protocol.their_state is h11.DONE:
@@ -318,8 +283,8 @@ class _Connection:
         await self._linger()
         return False
 
-    async def _read_request(self) -> HttpRequest | None:
-        """The next request, or None when the client is done with the connection.
+    async def _read_head(self) -> RequestHead | None:
+        """The head of the next request, or None when the client is done with the connection.
 
         Raises:
             ApiError: malformed, too large or too slow.
@@ -338,29 +303,66 @@ class _Connection:
             # h11 bounds only what is incomplete; headers that arrive in one piece are bounded here.
             if sum(len(name) + len(value) for name, value in head.headers) > limits.header_bytes:
                 raise headers_too_large(limits.header_bytes)
-            body = await self._read_body(head)
         except h11.RemoteProtocolError as error:
-            if self._gone:  # it went away in the middle of a request: there is no client left to tell
-                return None
-            raise ApiError(error.error_status_hint, f"Malformed HTTP: {error}.", INVALID_REQUEST) from None
-        return HttpRequest(head.method.decode("ascii"), head.target.decode("latin-1"), head.headers, body, self.client)
+            self._refuse_malformed(error)
+            return None
+        check_framing(head.headers)
+        if int(find_header(head.headers, b"content-length") or b"0") > limits.body_bytes:
+            raise too_large(limits.body_bytes)
+        return RequestHead(head.method.decode("ascii"), head.target.decode("latin-1"), head.headers, self._client)
 
-    async def _read_body(self, head: h11.Request) -> bytes:
-        limit = self.server.limits.body_bytes
-        declared = next((value for name, value in head.headers if name == b"content-length"), b"0")
-        if int(declared) > limit:
-            raise too_large(limit)
-        deadline = trio.current_time() + self.server.limits.body_timeout_s
-        body = bytearray()
-        while isinstance(event := await self._next_event(deadline), h11.Data):
-            body += event.data
-            if len(body) > limit:
-                raise too_large(limit)
+    async def _read_body(self, head: RequestHead) -> bytes | None:
+        """The body of a request, or None when the client has gone.
+
+        Raises:
+            ApiError: malformed, too large, too slow, in too small pieces, or given up for the sake of others.
+        """
+        limits = self.server.limits
+        deadline = trio.current_time() + limits.body_timeout_s
+        body, pieces = bytearray(), 0
+        try:
+            while isinstance(event := await self._next_event(deadline), h11.Data):
+                body += event.data
+                pieces += 1
+                if len(body) > limits.body_bytes:
+                    raise too_large(limits.body_bytes)
+                for connection in self.server.bodies.hold(self, len(event.data)):
+                    connection.give_up_body()
+                self._check_not_given_up()
+                if pieces % PIECES_PER_TURN == 0:
+                    await self._check_pace(len(body), pieces, deadline)
+        except h11.RemoteProtocolError as error:
+            self._refuse_malformed(error)
+            return None
+        finally:
+            self.server.bodies.release(self)
+            self._is_given_up = False
         return bytes(body)
 
-    async def _handle(self, request: HttpRequest) -> bool:
+    async def _check_pace(self, size: int, pieces: int, deadline: float) -> None:
+        """Let other tasks run, and check that a body of ``size`` bytes so far does not come in crumbs or too late.
+
+        Raises:
+            ApiError: it does.
+        """
+        await trio.lowlevel.checkpoint()
+        limits = self.server.limits
+        if pieces > limits.small_pieces and size < pieces * limits.least_piece_bytes:
+            raise bad_request("The request body comes in too small pieces.")
+        if trio.current_time() > deadline:  # one that never lets this node wait is not timed out by waiting
+            raise request_timeout("The request was not received in time.")
+
+    def _refuse_malformed(self, error: h11.RemoteProtocolError) -> None:
+        """Refuse a request that is no HTTP, unless its client went away in the middle of it.
+
+        Raises:
+            ApiError: the refusal.
+        """
+        if not self._gone:
+            raise ApiError(error.error_status_hint, f"Malformed HTTP: {error}.", INVALID_REQUEST) from None
+
+    async def _handle(self, request: HttpRequest, responder: Responder) -> bool:
         """Run the handler. Returns whether the response is complete."""
-        responder = Responder(self, request.method)
         with trio.CancelScope() as self._handling:
             self._taken.set()
             if self._gone:
@@ -411,7 +413,7 @@ def _only_exception(error: Exception) -> Exception:
     return error
 
 
-def _peer_name(stream: trio.SocketStream) -> str:
+def _get_peer_name(stream: trio.SocketStream) -> str:
     try:
         return str(stream.socket.getpeername()[0])
     except OSError:

@@ -86,6 +86,11 @@ def insufficient_quota(message: str) -> ApiError:
     return ApiError(402, message, "insufficient_quota", "insufficient_quota")
 
 
+def forbidden(message: str, code: str) -> ApiError:
+    """403: the host or the web page that the request names is not allowed here."""
+    return ApiError(403, message, INVALID_REQUEST, code)
+
+
 def not_found(message: str) -> ApiError:
     """404: no such path."""
     return ApiError(404, message, INVALID_REQUEST, "unknown_url")
@@ -110,6 +115,11 @@ def request_timeout(message: str) -> ApiError:
 def too_large(limit: int) -> ApiError:
     """413: the body is over ``limit`` bytes."""
     return ApiError(413, f"The request body is larger than {limit} bytes.", INVALID_REQUEST, "request_too_large")
+
+
+def unsupported_media_type(message: str) -> ApiError:
+    """415: the body is said to be something else than JSON."""
+    return ApiError(415, message, INVALID_REQUEST, "unsupported_media_type")
 
 
 def too_many_requests(message: str) -> ApiError:

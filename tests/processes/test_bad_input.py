@@ -152,6 +152,11 @@ BROKEN_DIRECTORIES: list[tuple[str, Callable[[Path, Place], object], str]] = [
     ("garbage for a key", rewrite("key", lambda text: "garbage"), "key is not a key file"),
     ("half a key", rewrite("key", lambda text: text[:40]), "key is damaged.*restore it from a copy"),
     ("key of another node", replace_key, "the address is not that of the seed.*restore it from a copy"),
+    (
+        "an API for other machines without keys",
+        configure(api={"host": "0.0.0.0"}),
+        r"config\.yaml:\d+: api\.host: '0\.0\.0\.0' lets other machines in, which takes keys",
+    ),
     ("key open to others", lambda home, place: (home / "key").chmod(0o644), "run chmod 600 .*key"),
     ("key with passphrase", protect_key, "passphrase is needed.*WWWSERVE_PASSPHRASE"),
     ("no genesis", remove("genesis.json"), r"no genesis file .*genesis\.json; copy it from another node"),
@@ -214,8 +219,10 @@ def test_a_damaged_block_is_found_where_it_is(place: Place, tmp_path: Path) -> N
 BIG = 5 * 1024 * 1024
 
 
-def post(body: bytes, headers: str = "", path: str = "/v1/chat/completions") -> bytes:
-    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\nConnection: close\r\n{headers}\r\n"
+def post(body: bytes, headers: str = "", path: str = "/v1/chat/completions", host: str = "localhost") -> bytes:
+    if "Content-Type" not in headers:
+        headers += "Content-Type: application/json\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n{headers}\r\n"
     return head.encode() + body
 
 
@@ -228,7 +235,11 @@ BAD_REQUESTS: list[tuple[str, bytes, int, str]] = [
     ("announced body too large", post(b"")[:-2].replace(b": 0", b": %d" % BIG) + b"\r\n", 413, "larger than"),
     ("body too large", post(bytes(BIG)), 413, "larger than"),
     ("unknown path", post(b"{}", path="/v1/embeddings"), 404, "Unknown path /v1/embeddings"),
-    ("wrong method", b"GET /v1/chat/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 405, "GET"),
+    ("wrong method", b"GET /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n\r\n", 405, "GET"),
+    ("a page of another site", post(b"{}", "Origin: https://evil.example\r\n"), 403, "may not use this listener"),
+    ("another name for this machine", post(b"{}", host="evil.example:8000"), 403, "does not answer as"),
+    ("not said to be JSON", post(b"{}", "Content-Type: text/plain\r\n"), 415, "Content-Type: application/json"),
+    ("a length beside chunks", post(b"{}", "Transfer-Encoding: chunked\r\n"), 400, "not both"),
     ("no JSON", post(b"prompt"), 400, "not valid JSON"),
     ("no UTF-8", post(b'{"model": "\xff"}'), 400, "not valid JSON"),
     ("deep JSON", post(100_000 * b"["), 400, "not valid JSON"),
@@ -254,7 +265,7 @@ def test_a_bad_request(place: Place, request_bytes: bytes, status: int, message:
 BAD_ORDERS: list[tuple[str, str, str, dict[str, object], int, str]] = [
     ("no token", "GET", "/wallet", {"headers": {}}, 401, "token"),
     ("wrong token", "GET", "/wallet", {"headers": {"Authorization": "Bearer x"}}, 401, "token"),
-    ("no JSON", "POST", "/wallet/transfer", {"content": b"all"}, 400, "not JSON"),
+    ("no JSON", "POST", "/wallet/transfer", {"content": b"all"}, 415, "must be JSON"),
     ("body too large", "POST", "/wallet/transfer", {"content": bytes(1 << 17)}, 413, "larger than"),
     ("no recipient", "POST", "/wallet/transfer", {"json": {"amount": 1}}, 400, "recipient"),
     ("too much", "POST", "/wallet/unbond", {"json": {"amount": 2**62}}, 409, "bonded"),

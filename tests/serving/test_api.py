@@ -15,7 +15,10 @@ import trio
 from chain.crypto import format_address, parse_address
 from p2p.runtime import RealRuntime
 from serving.api import Api
-from serving.http.server import HttpRequest, HttpServer, Responder
+from serving.http.access import AccessRules
+from serving.http.messages import HttpRequest
+from serving.http.responder import Responder
+from serving.http.server import HttpServer
 from serving.openai.errors import ApiError
 from serving.openai.keys import ApiKey
 from tests.support.market_world import (
@@ -43,6 +46,7 @@ class FakeResponder:
     body: bytes = b""
     pieces: list[bytes] = field(default_factory=list)
     ended: bool = False
+    common_headers: list[tuple[bytes, bytes]] = field(default_factory=list)
 
     async def reply(
         self, status: int, body: bytes, content_type: bytes = b"application/json", headers: Any = ()
@@ -66,9 +70,11 @@ class FakeResponder:
 async def call(
     api: Api, path: str = CHAT, body: bytes = b"", method: str = "POST", **headers: bytes
 ) -> tuple[FakeResponder, ApiError | None]:
+    headers = {"content_type": b"application/json", **headers}
     pairs = [(name.replace("_", "-").encode(), value) for name, value in headers.items()]
-    request, responder = HttpRequest(method, path, pairs, body, "test"), FakeResponder()
+    request, responder = HttpRequest(method, path, pairs, "test", body), FakeResponder()
     try:
+        api.admit(request, cast(Responder, responder))
         await api.handle(request, cast(Responder, responder))
     except ApiError as error:
         return responder, error
@@ -159,6 +165,8 @@ def test_half_an_event_is_not_passed_on_before_the_error(monkeypatch: pytest.Mon
     [
         ("GET", "/", 404, "unknown_url"),
         ("GET", "/v1", 404, "unknown_url"),
+        ("GET", "/v1/", 404, "unknown_url"),
+        ("OPTIONS", CHAT, 405, "method_not_allowed"),
         ("GET", "/v2/models", 404, "unknown_url"),
         ("POST", "/v1/embeddings", 404, "unknown_url"),
         ("GET", "/v1/modelsx", 404, "unknown_url"),
@@ -209,6 +217,57 @@ def test_keys_and_rates() -> None:
     simulate(play)
 
 
+CHAT_PAGE = b"https://chat.example.org"
+
+
+@pytest.mark.parametrize(
+    ("headers", "status", "code"),
+    [
+        ({"origin": b"https://evil.example", "content_type": b"text/plain"}, 403, "origin_not_allowed"),
+        ({"origin": b"https://evil.example"}, 403, "origin_not_allowed"),
+        ({"origin": b"null"}, 403, "origin_not_allowed"),
+        ({"host": b"evil.example:8000", "origin": b"http://evil.example:8000"}, 403, "host_not_allowed"),
+        ({"host": b"evil.example:8000", "authorization": b"Bearer secret"}, 403, "host_not_allowed"),
+        ({"content_type": b"text/plain", "authorization": b"Bearer secret"}, 415, "unsupported_media_type"),
+        ({"content_type": b"", "authorization": b"Bearer secret"}, 415, "unsupported_media_type"),
+        ({"content_type": b"text/plain"}, 401, "invalid_api_key"),
+        ({"origin": CHAT_PAGE}, 401, "invalid_api_key"),
+        ({"host": b"localhost:8000", "authorization": b"Bearer wrong"}, 401, "invalid_api_key"),
+    ],
+)
+def test_a_request_is_refused_by_its_head(headers: dict[str, bytes], status: int, code: str) -> None:
+    async def play(world: World) -> None:
+        access = AccessRules("127.0.0.1", (), (CHAT_PAGE.decode(),))
+        api = Api(world.gateway.dispatcher, [ApiKey("secret")], access)
+        responder, error = await call(api, body=make_body(), **headers)
+        assert error is not None and (error.status, error.code) == (status, code)
+        assert not responder.status and not world.gateway.dispatcher.records
+        may_read = (b"access-control-allow-origin", CHAT_PAGE) in responder.common_headers
+        assert may_read == (headers.get("origin") == CHAT_PAGE)
+
+    simulate(play, Options(executors=1))
+
+
+def test_a_page_that_the_owner_allows_asks_first_and_is_then_answered() -> None:
+    async def play(world: World) -> None:
+        access = AccessRules("127.0.0.1", (), (CHAT_PAGE.decode(),))
+        api = Api(world.gateway.dispatcher, [ApiKey("secret")], access)
+        asked = {"access_control_request_method": b"POST", "access_control_request_headers": b"authorization"}
+        responder, error = await call(api, method="OPTIONS", origin=CHAT_PAGE, **asked)
+        assert error is None and responder.ended and (responder.status, responder.body) == (204, b"")
+        assert responder.headers[b"access-control-allow-headers"] == b"authorization"
+        assert (b"access-control-allow-origin", CHAT_PAGE) in responder.common_headers
+        responder, error = await call(api, body=make_body(), origin=CHAT_PAGE, authorization=b"Bearer secret")
+        assert error is None and responder.status == 200
+        assert (b"access-control-allow-origin", CHAT_PAGE) in responder.common_headers
+        for origin in (b"https://evil.example", b"null"):
+            responder, error = await call(api, method="OPTIONS", origin=origin, **asked)
+            assert error is not None and error.status == 403 and not responder.common_headers
+        await world.settle()
+
+    simulate(play)
+
+
 @pytest.mark.parametrize(("value", "leaves"), [(b"1", False), (b"true", False), (b"0", True), (b"False", True)])
 def test_a_request_marked_local_only_stays(value: bytes, leaves: bool) -> None:
     async def play(world: World) -> None:
@@ -227,8 +286,8 @@ def test_a_request_marked_local_only_stays(value: bytes, leaves: bool) -> None:
 
 @asynccontextmanager
 async def serve(world: World, *keys: ApiKey) -> AsyncIterator[openai.AsyncOpenAI]:
-    handle = Api(world.gateway.dispatcher, keys).handle
-    server = await HttpServer.open(handle, "127.0.0.1", 0, RealRuntime())
+    api = Api(world.gateway.dispatcher, keys, AccessRules("127.0.0.1", (), (CHAT_PAGE.decode(),)))
+    server = await HttpServer.open(api.handle, "127.0.0.1", 0, RealRuntime(), admit=api.admit)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(server.run)
         url = "http://{}:{}/v1".format(*server.address)
@@ -270,6 +329,10 @@ def test_openais_client() -> None:
                 await client.chat.completions.create(model=MODEL, messages=MESSAGES, max_tokens=0)
             with pytest.raises(openai.AuthenticationError):
                 await client.with_options(api_key="wrong").models.list()
+            with pytest.raises(openai.PermissionDeniedError, match="may not use"):
+                await client.models.list(extra_headers={"origin": "https://evil.example"})
+            page = await client.models.with_raw_response.list(extra_headers={"origin": CHAT_PAGE.decode()})
+            assert page.headers["access-control-allow-origin"] == CHAT_PAGE.decode()
 
             for member in world.members[1:]:
                 assert member.backend is not None

@@ -18,7 +18,9 @@ from typing import Any
 import trio
 
 from p2p.runtime import RealRuntime
-from serving.http.server import ClientGone, HttpRequest, HttpServer, Responder
+from serving.http.messages import HttpRequest
+from serving.http.responder import ClientGone, Responder
+from serving.http.server import HttpServer
 from serving.openai.errors import bad_request, error_event, internal_error, model_not_found, not_found, unauthorized
 from tests.support.openai_answers import DONE, make_chunk, make_usage, make_whole
 

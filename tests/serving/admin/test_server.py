@@ -21,6 +21,7 @@ from serving.http.server import ListenError
 from serving.scheduling.policy import PolicyParameters
 from tests.serving.admin.client import expect, with_admin
 from tests.support.solo_node import CAPACITY, KEY, MODEL, OTHER, run_node
+from tests.support.waiting import PATIENCE
 
 WAIT = 30
 GUARDED = [
@@ -87,6 +88,43 @@ async def test_an_internal_error_is_said_and_logged_and_ends_nothing(node: Node,
     node.payments.payee.earned = 0
     assert answer == {"error": "internal error; the node's log has more"}
     assert (await expect(client, "GET", "/wallet"))["earned"] == 0
+
+
+@with_admin
+async def test_no_page_and_no_other_name_is_answered(node: Node, client: httpx.AsyncClient) -> None:
+    for path in ("/healthz", "/metrics", "/status", "/nothing"):
+        for headers in (
+            {"Host": "evil.example:8001"},
+            {"Origin": "https://evil.example"},
+            {"Host": "evil.example", "Origin": "http://evil.example"},
+        ):
+            response = await client.get(path, headers=headers)
+            assert response.status_code == 403, (path, headers)
+            assert set(response.json()) == {"error"}
+        assert (await client.get(path, headers={"Host": "localhost:5"})).status_code != 403
+
+
+@with_admin
+async def test_a_body_must_be_said_to_be_json(node: Node, client: httpx.AsyncClient) -> None:
+    before = node.policy.parameters
+    for headers in ({}, {"Content-Type": "text/plain"}, {"Content-Type": "application/x-www-form-urlencoded"}):
+        response = await client.put("/policy", content=b'{"max_queue": 1}', headers=headers)
+        assert response.status_code == 415 and "Content-Type: application/json" in response.json()["error"]
+    assert node.policy.parameters == before
+
+
+@with_admin
+async def test_a_length_beside_chunks_ends_the_connection(node: Node, client: httpx.AsyncClient) -> None:
+    head = f"PUT /policy HTTP/1.1\r\nHost: localhost\r\nAuthorization: {client.headers['Authorization']}\r\n"
+    tail = b"0\r\n\r\n" + b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    both = f"Content-Length: {len(tail)}\r\nTransfer-Encoding: chunked\r\n\r\n"
+    async with await trio.open_tcp_stream("127.0.0.1", client.base_url.port or 0) as stream:
+        await stream.send_all((head + both).encode() + tail)
+        received = b""
+        with trio.fail_after(PATIENCE):
+            async for piece in stream:
+                received += piece
+    assert received.count(b"HTTP/1.1") <= 1 and b" 200 " not in received
 
 
 # What is said

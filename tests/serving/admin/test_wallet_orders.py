@@ -150,7 +150,7 @@ BAD_ORDERS: list[tuple[str, Any, str]] = [
 async def test_bad_orders_are_explained(node: Node, client: httpx.AsyncClient) -> None:
     for kind, order, reason in BAD_ORDERS:
         content = order if isinstance(order, bytes) else json.dumps(order).encode()
-        response = await client.post(f"/wallet/{kind}", content=content)
+        response = await client.post(f"/wallet/{kind}", content=content, headers={"Content-Type": "application/json"})
         assert response.status_code == 400, (kind, order, response.text)
         assert reason in response.json()["error"], (kind, order)
     assert node.engine.status().mempool_operations == 0

@@ -13,7 +13,9 @@ import trio
 from p2p.runtime import RealRuntime
 from serving.backends.backend import Load
 from serving.backends.openai_compatible import OpenAICompatibleBackend
-from serving.http.server import HttpRequest, HttpServer, Responder
+from serving.http.messages import HttpRequest
+from serving.http.responder import Responder
+from serving.http.server import HttpServer
 from serving.openai.answers import AnswerInspector
 from tests.support.waiting import PATIENCE
 

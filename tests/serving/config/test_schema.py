@@ -147,7 +147,7 @@ BAD = [
     # text, line, key path, and a part of the reason
     ("lissten: []", 1, "lissten", "is unknown: did you mean 'listen'?"),
     ("api:\n  prot: 80", 2, "api.prot", "did you mean 'port'?"),
-    ("api:\n  zzz: 80", 2, "api.zzz", "(known: host, keys, port)"),
+    ("api:\n  zzz: 80", 2, "api.zzz", "(known: allowed_hosts, allowed_origins, host, keys, max_per_address, port)"),
     ("votes: true", 1, "votes", "is unknown"),
     ("models:\n  - kind: openai\n    base_url: http://x:1\n    contract: 3", 4, "models[0].contract", "unknown"),
     ("models:\n  - kind: embedded\n    base_url: http://x", 3, "models[0].base_url", "is unknown"),
@@ -166,6 +166,16 @@ BAD = [
     ("api:\n  port: true", 2, "api.port", "must be a whole number, got true"),
     ("api:\n  host: 127", 2, "api.host", "must be text"),
     ("api:\n  host: ''", 2, "api.host", "must not be empty"),
+    ("api:\n  host: 0.0.0.0", 2, "api.host", "lets other machines in, which takes keys: put one into api.keys"),
+    ("api: {host: '::', keys: []}", 1, "api.host", "lets other machines in, which takes keys"),
+    ("api:\n  host: gpu.example.org", 2, "api.host", "lets other machines in, which takes keys"),
+    ("api:\n  allowed_hosts: ['a.example:80']", 2, "api.allowed_hosts[0]", "a host name or address without a port"),
+    ("api:\n  allowed_hosts: ['https://a.example']", 2, "api.allowed_hosts[0]", "a host name or address"),
+    ("api:\n  allowed_origins: [a.example]", 2, "api.allowed_origins[0]", "an origin such as https://"),
+    ("api:\n  allowed_origins: ['https://a.example/']", 2, "api.allowed_origins[0]", "no path"),
+    ("api:\n  allowed_origins: ['null']", 2, "api.allowed_origins[0]", "an origin such as https://"),
+    ("api:\n  allowed_origins: ['*']", 2, "api.allowed_origins[0]", "an origin such as https://"),
+    ("api:\n  max_per_address: 0", 2, "api.max_per_address", "must be at least 1"),
     ("api:\n  keys:\n    - key: a\n    - key: b\n    - key: a", 5, "api.keys[2].key", "appears twice"),
     ("api:\n  keys:\n    - key: 'a b'", 3, "api.keys[0].key", "visible ASCII"),
     ("admin:\n  host: 0.0.0.0", 2, "admin.host", "must be a loopback address"),
@@ -361,7 +371,7 @@ def test_full_configuration_round_trips() -> None:
 )
 def test_any_value_round_trips(text: str, number: float, stake: int | None, port: int) -> None:
     config = NodeConfig(
-        api=ApiConfig(host=text, port=port),
+        api=ApiConfig(host=text, port=port, keys=(ApiKeyConfig(key="k"),)),
         policy=PolicyConfig(name=text, offload_frequency=number, stake=stake),
         models=(OpenAIModel(kind="openai", base_url="http://10.0.0.1:9999", names=(text,), api_key_env=text),),
     )

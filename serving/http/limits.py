@@ -1,0 +1,114 @@
+"""What clients may make the HTTP server hold: sizes, times, connections, and a budget for bodies under way. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Generic, TypeVar
+
+from chain.collections import SparseCounter
+from p2p.addresses import get_quota_prefix, parse_host
+
+MAX_REFUSALS = 64
+"""Connections over the limit that are answered with 503 at a time; further ones are closed at once."""
+MAX_REFUSALS_PER_ADDRESS = 4
+"""The same for the connections of one address."""
+
+
+@dataclass(frozen=True, slots=True)
+class HttpLimits:
+    """Bounds on what a client may make the server hold. Sizes in bytes, times in seconds."""
+
+    header_bytes: int = 32 * 1024
+    body_bytes: int = 4 * 1024 * 1024
+    unfinished_bytes: int = 64 * 1024 * 1024  # of bodies that have not arrived whole, over all connections
+    small_pieces: int = 256  # of a body; with more, they must have least_piece_bytes on average
+    least_piece_bytes: int = 16
+    connections: int = 1024
+    connections_per_address: int = 64  # one IPv4 address, or one IPv6 subnet (/64); loopback is exempt
+    headers_timeout_s: float = 10.0  # from the first byte of a request to the end of its headers
+    body_timeout_s: float = 60.0  # from the end of the headers to the end of the body
+    idle_timeout_s: float = 75.0  # between two requests of one connection
+    write_timeout_s: float = 60.0  # for a client that does not read
+
+
+class Verdict(Enum):
+    """What to do with a new connection: serve it, answer that it is one too many, or close it at once."""
+
+    SERVE = "serve"
+    REFUSE = "refuse"
+    CLOSE = "close"
+
+
+class ConnectionCounter:
+    """Counts the connections of a server, in all and by the address that they come from."""
+
+    def __init__(self, limits: HttpLimits) -> None:
+        self._limits = limits
+        self._by_address: SparseCounter[bytes] = SparseCounter()
+        self.total = 0
+
+    def add(self, client: str) -> Verdict:
+        """Count one more connection of ``client``, an IP address, unless it is to be closed at once."""
+        key = self._get_key(client)
+        of_address = self._by_address[key] if key else 0
+        limits = self._limits
+        if (
+            self.total >= limits.connections + MAX_REFUSALS
+            or of_address >= limits.connections_per_address + MAX_REFUSALS_PER_ADDRESS
+        ):
+            return Verdict.CLOSE
+        self.total += 1
+        if key:
+            self._by_address[key] += 1
+        is_within = self.total <= limits.connections and of_address < limits.connections_per_address
+        return Verdict.SERVE if is_within else Verdict.REFUSE
+
+    def remove(self, client: str) -> None:
+        """A connection that was counted has ended."""
+        self.total -= 1
+        key = self._get_key(client)
+        if key:
+            self._by_address[key] -= 1
+
+    def _get_key(self, client: str) -> bytes:
+        """What a connection counts against beside the total; empty if against nothing."""
+        try:
+            host = parse_host(client)
+        except ValueError:  # the address of a connection that has gone already
+            return b""
+        # The owner's programs and a reverse proxy are on loopback, with as many connections as they need.
+        return b"" if host.is_loopback else get_quota_prefix(host)
+
+
+Owner = TypeVar("Owner", bound=Hashable)
+
+
+class BodyBudget(Generic[Owner]):
+    """Bytes of bodies that have not arrived whole, by the connection that they arrive on.
+
+    When there are too many, the body that began first is given up. An honest body arrives within moments, so a client
+    that keeps the ends of its bodies back loses its own.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._held: dict[Owner, int] = {}  # in the order in which they began
+        self.size = 0
+        """Bytes of all of them."""
+
+    def hold(self, owner: Owner, size: int) -> list[Owner]:
+        """Note ``size`` more bytes of ``owner``'s body. Returns the owners whose bodies are given up."""
+        self._held[owner] = self._held.get(owner, 0) + size
+        self.size += size
+        given_up = []
+        while self.size > self._limit:
+            first = next(iter(self._held))
+            self.release(first)
+            given_up.append(first)
+        return given_up
+
+    def release(self, owner: Owner) -> None:
+        """The body of ``owner`` is whole, or is not waited for any more."""
+        self.size -= self._held.pop(owner, 0)

@@ -1,0 +1,62 @@
+"""HTTP requests as the server hands them on: the head of one, and the whole. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from serving.openai.errors import bad_request
+
+Headers = Sequence[tuple[bytes, bytes]]
+"""Names in lower case, and values."""
+
+
+def find_header(headers: Headers, name: bytes) -> bytes | None:
+    """Value of the first header called ``name`` (lower case), or None."""
+    return next((value for key, value in headers if key == name), None)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestHead:
+    """What comes before the body of a request. ``client`` is the client's IP address."""
+
+    method: str
+    target: str
+    headers: Headers
+    client: str
+
+    @property
+    def path(self) -> str:
+        """The target without its query."""
+        return self.target.partition("?")[0]
+
+    def header(self, name: bytes) -> bytes | None:
+        """Value of the first header called ``name`` (lower case), or None."""
+        return find_header(self.headers, name)
+
+
+@dataclass(frozen=True, slots=True)
+class HttpRequest(RequestHead):
+    """One request, read whole."""
+
+    body: bytes
+
+
+def is_json(headers: Headers) -> bool:
+    """Whether the body is said to be JSON, which no web page can send to another host without being allowed to."""
+    media_type, _, _ = (find_header(headers, b"content-type") or b"").partition(b";")
+    return media_type.strip().lower() == b"application/json"
+
+
+def check_framing(headers: Headers) -> None:
+    """Check that the length of a body is said in one way (RFC 9112, section 6.1).
+
+    A proxy may go by the length and this server by the chunks. What one takes for the end of the body would then be
+    the beginning of another request for the other (request smuggling).
+
+    Raises:
+        ApiError: 400; the connection must be closed after it.
+    """
+    names = {name for name, _ in headers}
+    if b"content-length" in names and b"transfer-encoding" in names:
+        raise bad_request("A request has either Content-Length or Transfer-Encoding, not both.")
