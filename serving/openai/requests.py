@@ -18,8 +18,11 @@ MAX_CHOICES = 16
 MAX_REQUEST_TOKENS = 2**31
 """Most tokens that a request may ask for; the node's own cap is far lower."""
 HELD_BYTES_PER_TOKEN = 8
-"""Completion bytes that a hold covers for each token that a request allows: about twice what English and source code
-have on average, and about what the scripts with the longest tokens have."""
+"""Completion bytes that a hold covers for each token that a request allows.
+
+With the vocabularies of Qwen (152,000 tokens) and Mistral (131,000) a token has 5.2 bytes of English, 4.4 of Python,
+and at most 6.9 of eleven languages. Only long runs of one character have more.
+"""
 
 
 @dataclass(frozen=True, slots=True)
