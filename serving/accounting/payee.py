@@ -90,6 +90,15 @@ class Payee:
             self._bounced[hold_id] = None
             self.history.note_fault(payer, trio.current_time())
 
+    def get_pending_holds(self, payer: bytes) -> list[int]:
+        """Amounts of the holds of ``payer`` that are not final, although their sessions are over."""
+        holds = [
+            delivered.hold.operation
+            for delivered in self._uncaptured.values()
+            if delivered.hold is not None and not delivered.is_hold_final and delivered.hold.signer == payer
+        ]
+        return [hold.amount for hold in holds if isinstance(hold, Hold)]
+
     def get_unpaid(self, payer: bytes) -> int:
         """Micro-credits that ``payer`` owes for deliveries whose hold is not final yet."""
         return sum(

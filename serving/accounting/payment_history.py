@@ -1,4 +1,7 @@
-"""What an executor remembers of each payer: what it has paid, and holds that never became final (pure).
+"""What an executor remembers of each payer: what it has paid, and what it left unpaid (pure).
+
+An allowance bounds the offers of a payer that are accepted and not paid yet. As the window of a connection does in TCP,
+it grows by one with each payment and is halved by each offer that is left unpaid.
 
 It is kept in memory alone: after a restart every payer begins anew.
 """
@@ -11,10 +14,14 @@ from chain.collections import BoundedDict
 
 MAX_PAYERS = 4096
 """Payers that are remembered, those of the latest events."""
+FIRST_ALLOWANCE = 2
+"""Offers of a new payer that may be unpaid at a time."""
+MAX_ALLOWANCE = 64
+"""Offers of any payer that may be unpaid at a time."""
 FIRST_SUSPENSION_S = 60.0
-"""Seconds for which the offers of a payer are declined after its first hold that could not become final."""
+"""Seconds for which the offers of a payer are declined after its first fault."""
 MAX_SUSPENSION_S = 3600.0
-"""Longest such time: it doubles with each further hold. So long after its end, the earlier ones count no more."""
+"""Longest such time: it doubles with each further fault. So long after its end, the earlier ones count no more."""
 
 
 @dataclass(slots=True)
@@ -22,8 +29,9 @@ class PayerRecord:
     """One payer. ``paid`` is in micro-credits, times in seconds of the node's monotonic clock."""
 
     paid: int = 0
+    allowance: int = FIRST_ALLOWANCE
     faults: int = 0
-    """Holds that could not become final."""
+    """Holds that could not become final, and allowances used up by offers that were left unpaid."""
     suspended_until: float = float("-inf")
 
 
@@ -38,6 +46,11 @@ class PaymentHistory:
         record = self._records.get(payer)
         return 0 if record is None else record.paid
 
+    def get_allowance(self, payer: bytes) -> int:
+        """Offers of ``payer`` that may be unpaid at a time."""
+        record = self._records.get(payer)
+        return FIRST_ALLOWANCE if record is None else record.allowance
+
     def get_suspension(self, payer: bytes, now: float) -> float:
         """Seconds for which offers of ``payer`` are declined yet."""
         record = self._records.get(payer)
@@ -45,7 +58,16 @@ class PaymentHistory:
 
     def note_payment(self, payer: bytes, amount: int) -> None:
         """A capture with a receipt of ``payer`` is final."""
-        self._touch(payer).paid += amount
+        record = self._touch(payer)
+        record.paid += amount
+        record.allowance = min(MAX_ALLOWANCE, record.allowance + 1)
+
+    def note_unpaid(self, payer: bytes, now: float) -> None:
+        """``payer`` sent no payment, or no good one, for an offer that was accepted."""
+        record = self._touch(payer)
+        record.allowance //= 2
+        if not record.allowance:
+            self.note_fault(payer, now)
 
     def note_fault(self, payer: bytes, now: float) -> None:
         """A hold that ``payer`` signed cannot become final."""
@@ -53,7 +75,7 @@ class PaymentHistory:
         if now - record.suspended_until > MAX_SUSPENSION_S:
             record.faults = 0
         suspension = min(MAX_SUSPENSION_S, FIRST_SUSPENSION_S * 2.0**record.faults)
-        record.paid = 0
+        record.paid, record.allowance = 0, FIRST_ALLOWANCE
         record.faults += 1
         record.suspended_until = max(record.suspended_until, now + suspension)
 

@@ -17,13 +17,15 @@ from chain.transition.payments import get_executor
 from chain.types.operations import Usage, compute_digest, compute_hold_id
 from p2p.network import NetworkError
 from p2p.streams.exchanges import Exchange
-from serving.accounting.credit_line import CreditLine
+from serving.accounting.credit_line import CreditExhausted, CreditLine
+from serving.accounting.unpaid_offers import TooManyUnpaid, UnpaidOffers
 from serving.offload.context import OffloadContext, receive_message
 from serving.offload.protocol import Accepted, Declined, Offer, Resume, cut_reason, encode_message
 from serving.offload.session import Job, OffloadSession
 from serving.offload.settings import ExecutorSettings
 from serving.openai.errors import ApiError
 from serving.openai.requests import MAX_REQUEST_TOKENS, PATHS, Request, parse_request
+from serving.scheduling.admission import QueueFull
 from serving.scheduling.backend_pool import BackendPool
 from serving.scheduling.policy import Decision, Policy
 
@@ -57,6 +59,7 @@ class Executor:
         self._credit_line = CreditLine(
             context.engine, payee, settings.paid_share, settings.halt_credit, settings.halt_share
         )
+        self._unpaid_offers = UnpaidOffers(context.engine, payee)
         self._sessions: dict[bytes, OffloadSession] = {}
         """Those under way, by the id of their hold."""
         self._nursery: trio.Nursery | None = None
@@ -80,7 +83,7 @@ class Executor:
             NetworkError: the peer sent neither, or is gone.
         """
         try:
-            message = await receive_message(exchange, self._settings.payment_timeout_s)
+            message = await receive_message(exchange, self._settings.body_timeout_s)
         except (CodecError, trio.TooSlowError) as error:
             raise NetworkError(f"no offer: {error}") from error
         try:
@@ -111,7 +114,12 @@ class Executor:
         self._validate_terms(exchange.peer, hold_id, offer)
         with ExitStack() as reservation:
             reservation.enter_context(self._payee.serving(hold_id))
-            job, is_queued = await self._decide(exchange, hold_id, offer)
+            unpaid = reservation.enter_context(ExitStack())
+            try:
+                unpaid.enter_context(self._unpaid_offers.reserve(exchange.peer, offer.hold.amount))
+            except TooManyUnpaid as error:
+                raise _Declined(str(error), BUSY_RETRY_MS) from None
+            job, is_queued = await self._decide(exchange, hold_id, offer, unpaid)
             nursery = self._nursery
             if nursery is None:
                 raise _Declined("busy", BUSY_RETRY_MS)
@@ -120,8 +128,8 @@ class Executor:
             nursery.start_soon(self._execute, session, hold_id, reservation.pop_all())
         await session.follow(exchange)
 
-    async def _decide(self, exchange: Exchange, hold_id: bytes, offer: Offer) -> tuple[Job, bool]:
-        """What to do for an offer with acceptable terms, and whether it is queued first.
+    async def _decide(self, exchange: Exchange, hold_id: bytes, offer: Offer, unpaid: ExitStack) -> tuple[Job, bool]:
+        """What to do for an offer with acceptable terms, and whether it waits first.
 
         Raises:
             _Declined: nothing.
@@ -135,7 +143,17 @@ class Executor:
         decision = self._policy.decide_offer(backend.get_load_snapshot(model), self._context.runtime.random)
         if decision is Decision.DECLINE:
             raise _Declined("busy", BUSY_RETRY_MS)
-        return Job(hold_id, offer, request, body, backend), decision is Decision.QUEUE
+        has_credit, may_start = False, True
+        try:
+            unpaid.enter_context(self._credit_line.lend(exchange.peer, offer.hold.amount))
+            has_credit = True
+        except CreditExhausted:
+            try:
+                may_start = unpaid.enter_context(backend.admission.unpaid())
+            except QueueFull:
+                raise _Declined("busy", BUSY_RETRY_MS) from None
+        job = Job(hold_id, offer, request, body, backend, unpaid, has_credit, may_start)
+        return job, decision is Decision.QUEUE or not may_start
 
     async def _execute(self, session: OffloadSession, hold_id: bytes, reservation: ExitStack) -> None:
         """Carry out a session; ``reservation`` ends with it."""
@@ -153,7 +171,7 @@ class Executor:
             NetworkError: it does not have the size that was offered, or is too slow.
         """
         body = bytearray()
-        with trio.move_on_after(self._settings.payment_timeout_s):
+        with trio.move_on_after(self._settings.body_timeout_s):
             while len(body) < offer.size:
                 frame = await exchange.receive()
                 if frame is None or len(body) + len(frame) > offer.size:
@@ -173,7 +191,7 @@ class Executor:
         parameters, state = engine.genesis.parameters, engine.state
         suspension = self._payee.history.get_suspension(payer, trio.current_time())
         if suspension:
-            raise _Declined("a payment of yours did not become final", math.ceil(1000 * suspension))
+            raise _Declined("you did not pay for what was accepted", math.ceil(1000 * suspension))
         if offer.path not in PATHS:
             raise _Declined("unknown path")
         if hold.payee != me:
@@ -189,8 +207,6 @@ class Executor:
         rest = hold.deadline - engine.chain_time()
         if not 1000 * self._settings.min_hold_time_s <= rest <= parameters.max_hold_time_ms:
             raise _Declined("the deadline is too near or too far")
-        if state.account(payer).available < hold.amount:
-            raise _Declined("the payer cannot pay")
 
     def _parse_request(self, offer: Offer, body: bytes) -> Request:
         """The request in ``body``.

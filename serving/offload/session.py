@@ -70,7 +70,9 @@ class PaymentFailed(Exception):
 class Job:
     """What was accepted: an offer, the request that came with it, and the backend that is to answer it.
 
-    ``body`` is the body as it was offered, which the request's digest and price count.
+    ``body`` is the body as it was offered, which the request's digest and price count. ``unpaid`` is what counts as
+    unpaid, and ends when the hold is final. Until then the answer is sent if the payer ``has_credit``, and the backend
+    asked if the request ``may_start``.
     """
 
     hold_id: bytes
@@ -78,6 +80,9 @@ class Job:
     request: Request
     body: bytes
     backend: ScheduledBackend
+    unpaid: ExitStack
+    has_credit: bool
+    may_start: bool
 
 
 class OffloadSession:
@@ -110,7 +115,7 @@ class OffloadSession:
         """Set once there is something of the answer to send."""
         self._payment_received = trio.Event()
         """Until then the next frame is the payment; afterwards it is the receipt."""
-        self._may_send = trio.Event()
+        self._covered = trio.Event()
         """Set once the hold is final, or within the credit line of the payer: until then nothing is sent."""
         self._scope = trio.CancelScope()
         self._work = trio.CancelScope()
@@ -203,8 +208,11 @@ class OffloadSession:
 
     def _settle(self, delivery: Delivery | None, receipt: bytes | None) -> None:
         """Have the hold captured for ``delivery``, or refunded if there is none."""
+        payee = self._context.payments.payee
         if self._hold is not None:
-            self._context.payments.payee.collect(self._hold, delivery or make_refund(self._job.hold_id), receipt)
+            payee.collect(self._hold, delivery or make_refund(self._job.hold_id), receipt)
+        else:
+            payee.history.note_unpaid(self.payer, trio.current_time())
 
     # The payment
 
@@ -222,17 +230,17 @@ class OffloadSession:
             raise PaymentFailed(f"the payment is refused: {error}") from error
         self._hold = signed
         self._payment_received.set()
-        with ExitStack() as loan:
-            with suppress(CreditExhausted):
-                self._borrow(loan)
-            await self._wait_final(signed.id, loan)
-        self._may_send.set()
+        if self._job.has_credit:
+            self._covered.set()
+        await self._wait_final(signed.id)
+        self._job.unpaid.close()
+        self._covered.set()
 
-    async def _wait_final(self, operation_id: bytes, loan: ExitStack) -> None:
+    async def _wait_final(self, operation_id: bytes) -> None:
         """Wait until the hold is final, for as long as blocks become final.
 
-        When none does, the chain has halted or this node is cut off from it. Then the session goes on as long as there
-        is credit, which ``loan`` gives back.
+        When none does, the chain has halted or this node is cut off from it. Then the session goes on if there is
+        credit.
 
         Raises:
             PaymentFailed: it is not final in time, or not valid, or there is no credit.
@@ -249,7 +257,7 @@ class OffloadSession:
                 if silence > settings.halt_after_s:
                     self._credit_line.note_halt()
                     try:
-                        self._borrow(loan)
+                        self._borrow()
                     except CreditExhausted:
                         raise PaymentFailed("the chain is halted, and this payer's credit is used up") from None
                 elif is_overdue or engine.last_final_at < since:  # this may be a halt
@@ -264,15 +272,15 @@ class OffloadSession:
                 raise PaymentFailed(f"the payment failed: {failure}")
             return
 
-    def _borrow(self, loan: ExitStack) -> None:
-        """Let the answer leave before the hold is final. The credit is given back with ``loan``.
+    def _borrow(self) -> None:
+        """Let the answer leave before the hold is final.
 
         Raises:
             CreditExhausted: the credit line of the payer does not cover the hold.
         """
-        if not self._may_send.is_set():
-            loan.enter_context(self._credit_line.lend(self.payer, self._terms.amount))
-            self._may_send.set()
+        if not self._covered.is_set():
+            self._job.unpaid.enter_context(self._credit_line.lend(self.payer, self._terms.amount))
+            self._covered.set()
 
     async def _watch_deadline(self) -> None:
         """Leave in time to capture what was delivered: after the deadline the payer takes the hold back."""
@@ -305,6 +313,8 @@ class OffloadSession:
     async def _ask_backend(self) -> None:
         """Have the backend write its answer into the buffer. Its slot is free afterwards."""
         job, failure = self._job, None
+        if not job.may_start:
+            await self._covered.wait()
         serving = job.backend.complete(job.request.path, job.body, Origin.DELEGATED, stream=job.request.stream)
         try:
             with self._work:
@@ -331,7 +341,7 @@ class OffloadSession:
         except BackendError:
             await self._payment_received.wait()  # a hold must be known to be refunded
             raise
-        await self._may_send.wait()
+        await self._covered.wait()
         self._inspector = AnswerInspector(head.is_stream, choices=job.request.choices)
         await self._send(self._exchange, ResponseHead(head.status, head.content_type[:128], self._salt))
         while piece := await self._buffer.get():

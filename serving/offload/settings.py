@@ -29,8 +29,10 @@ class ExecutorSettings:
 
     hold_grace_s: float = 8.0
     """For the hold to become final."""
-    payment_timeout_s: float = 10.0
-    """For the body of the request, and for the signed hold."""
+    body_timeout_s: float = 10.0
+    """For the body of the request."""
+    payment_timeout_s: float = 2.0
+    """For the signed hold, after the offer was accepted: a round trip."""
     receipt_timeout_s: float = 10.0
     """For the receipt."""
     send_timeout_s: float = 60.0

@@ -1,13 +1,20 @@
-"""Admission: two bounded queues, the owner's users and delegated requests, in front of the backend's slots."""
+"""Admission: two bounded queues, the owner's users and delegated requests, in front of the backend's slots.
+
+Requests of other nodes that are not paid yet get a fraction of both: those that find a slot of it free begin at once,
+and the others wait to be paid before they queue.
+"""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from enum import IntEnum
 
 import trio
+
+UNPAID_SHARE = 4
+"""Divisor of the slots and of the queue: so many, and at least one, are for requests that are not paid yet."""
 
 
 class Origin(IntEnum):
@@ -32,17 +39,43 @@ class Admission:
         self.max_queue = max_queue
         self.prioritize_own = prioritize_own
         self.running = 0
+        self.unpaid_running = 0
+        """Slots of requests that are not paid yet."""
+        self.unpaid_waiting = 0
+        """Requests that wait to be paid before they queue."""
         self._queues: tuple[deque[tuple[int, trio.Event]], ...] = (deque(), deque())
         self._arrivals = 0
 
     def waiting(self, origin: Origin) -> int:
-        """Requests in one queue."""
-        return len(self._queues[origin])
+        """Requests in one queue, and those that will come into it when they are paid."""
+        return len(self._queues[origin]) + self.unpaid_waiting * (origin is Origin.DELEGATED)
 
     @property
     def total_waiting(self) -> int:
-        """Requests in both queues."""
-        return sum(len(queue) for queue in self._queues)
+        """Requests that wait in all."""
+        return sum(map(self.waiting, Origin))
+
+    @contextmanager
+    def unpaid(self) -> Iterator[bool]:
+        """Count a delegated request as not paid within the context. Yields whether it may ask for a slot meanwhile.
+
+        Raises:
+            QueueFull: too many of them wait.
+        """
+        if self.running < self.capacity and self.unpaid_running < max(1, self.capacity // UNPAID_SHARE):
+            self.unpaid_running += 1
+            try:
+                yield True
+            finally:
+                self.unpaid_running -= 1
+            return
+        if self.unpaid_waiting >= max(1, self.max_queue // UNPAID_SHARE):
+            raise QueueFull(f"{self.unpaid_waiting} requests wait to be paid already")
+        self.unpaid_waiting += 1
+        try:
+            yield False
+        finally:
+            self.unpaid_waiting -= 1
 
     @property
     def utilization(self) -> float:

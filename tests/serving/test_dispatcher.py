@@ -73,6 +73,7 @@ def test_an_offloaded_answer_is_the_backends_and_is_paid_exactly(stream: bool) -
 
 def test_many_requests_at_once_are_each_answered_and_paid_once() -> None:
     async def play(world: World) -> None:
+        world.introduce()
         results = [None] * 40
 
         async def send(number: int) -> None:

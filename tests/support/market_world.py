@@ -32,6 +32,7 @@ from p2p.network import NetworkError
 from p2p.simulation.network import SimulatedInternet, SimulatedNetwork
 from p2p.simulation.runtime import SimulatedRuntime, run_simulation
 from p2p.streams.exchanges import Exchange
+from serving.accounting.payment_history import MAX_ALLOWANCE
 from serving.backends.backend import BackendError, Load
 from serving.dispatcher import RequestRecord
 from serving.offload.protocol import OFFLOAD_PROTOCOL, Message, Offer, decode_message, encode_message
@@ -351,6 +352,14 @@ class World:
             return announcement is not None and announcement.models == models
 
         await eventually(lambda: all(one is two or knows(one, two) for one in alive for two in alive), 30)
+
+    def introduce(self, paid: int = 0) -> None:
+        """Have every executor know the gateways as payers with many payments, ``paid`` micro-credits in all."""
+        for member in self.members:
+            history = member.node.payments.payee.history
+            for number in self.options.gateways:
+                for amount in (paid, *[0] * MAX_ALLOWANCE):
+                    history.note_payment(self.members[number].public_key, amount)
 
     # Requests and accounts
 

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from serving.accounting.payment_history import FIRST_SUSPENSION_S, MAX_PAYERS, MAX_SUSPENSION_S, PaymentHistory
+from serving.accounting.payment_history import (
+    FIRST_ALLOWANCE,
+    FIRST_SUSPENSION_S,
+    MAX_ALLOWANCE,
+    MAX_PAYERS,
+    MAX_SUSPENSION_S,
+    PaymentHistory,
+)
 
 PAYER, OTHER = b"p" * 32, b"o" * 32
 
@@ -45,3 +52,19 @@ def test_the_payer_of_the_oldest_event_is_forgotten_first() -> None:
     for number in range(MAX_PAYERS - 1):
         history.note_payment(number.to_bytes(32, "big"), 1)
     assert (history.get_paid(PAYER), history.get_paid(OTHER)) == (1, 0)
+
+
+def test_the_allowance_grows_by_payments_and_is_halved_by_what_is_left_unpaid() -> None:
+    history = PaymentHistory()
+    assert history.get_allowance(PAYER) == FIRST_ALLOWANCE == 2
+    for _ in range(100):
+        history.note_payment(PAYER, 1)
+    assert history.get_allowance(PAYER) == MAX_ALLOWANCE
+    for halved in (32, 16, 8, 4, 2, 1):
+        history.note_unpaid(PAYER, 0.0)
+        assert history.get_allowance(PAYER) == halved
+    assert history.get_suspension(PAYER, 0.0) == 0.0 and history.get_paid(PAYER) == 100
+    history.note_unpaid(PAYER, 0.0)
+    assert history.get_suspension(PAYER, 0.0) == FIRST_SUSPENSION_S and history.get_paid(PAYER) == 0
+    assert history.get_allowance(PAYER) == FIRST_ALLOWANCE
+    assert history.get_allowance(OTHER) == FIRST_ALLOWANCE

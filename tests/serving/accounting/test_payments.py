@@ -86,6 +86,7 @@ def test_a_node_that_cannot_pay_serves_itself_if_it_has_the_model() -> None:
 
 def test_requests_at_once_never_promise_more_than_there_is() -> None:
     async def play(world: World) -> None:
+        world.introduce()
         for member in world.members[1:]:
             assert member.backend is not None
             member.backend.script = Script(first_delay=3.0)
@@ -122,6 +123,7 @@ def test_what_is_promised_is_not_spendable_until_it_is_captured_for_less() -> No
 
 def test_many_more_requests_at_once_than_hold_numbers_are_refused_cleanly() -> None:
     async def play(world: World) -> None:
+        world.introduce()
         for member in world.members[1:]:
             assert member.backend is not None
             member.backend.script = Script(first_delay=5.0)

@@ -220,6 +220,7 @@ def test_long_and_foreign_reasons_fit() -> None:
 
 def test_a_queued_request_waits_for_its_turn() -> None:
     async def play(world: World) -> None:
+        world.introduce()
         (only,) = world.drawn()
         get_script(only).first_delay = 25.0
         results = [Result() for _ in range(4)]
@@ -344,6 +345,7 @@ def test_in_a_halt_serving_goes_on_within_the_credit_and_is_paid_after_it() -> N
         for voter in (3, 4):
             get_script(world.members[voter]).is_alive = False
         await eventually(lambda: [member.number for member in world.drawn()] == [2])
+        world.introduce()
         await world.kill(3)
         await world.kill(4)
         await trio.sleep(1.0)

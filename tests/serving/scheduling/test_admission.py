@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from random import Random
 from typing import TypeVar
 
@@ -175,3 +176,29 @@ def test_no_slot_is_lost_or_given_twice(
     simulate(main, seed)
     assert sum(ends.values()) == count
     assert admission.running == admission.total_waiting == at_work == 0
+
+
+def test_a_quarter_of_the_slots_and_of_the_queue_is_for_what_is_not_paid() -> None:
+    async def main() -> None:
+        admission = Admission(8, 12, prioritize_own=True)
+        with ExitStack() as unpaid:
+            assert [unpaid.enter_context(admission.unpaid()) for _ in range(5)] == [True] * 2 + [False] * 3
+            with pytest.raises(QueueFull):
+                unpaid.enter_context(admission.unpaid())
+            assert (admission.waiting(DELEGATED), admission.waiting(OWN), admission.total_waiting) == (3, 0, 3)
+            assert admission.utilization == 3 / 8
+        assert (admission.unpaid_running, admission.unpaid_waiting, admission.total_waiting) == (0, 0, 0)
+
+    simulate(main)
+
+
+def test_at_least_one_unpaid_request_begins_if_a_slot_is_free_and_none_if_not() -> None:
+    async def main() -> None:
+        admission = Admission(1, 1, prioritize_own=True)
+        with admission.unpaid() as may_start:
+            assert may_start
+        async with admission.slot(OWN):
+            with admission.unpaid() as may_start:
+                assert not may_start
+
+    simulate(main)
