@@ -181,11 +181,13 @@ class OffloadAttempt:
     async def _pay(self) -> None:
         signed = self._payer.sign_hold(self._hold)
         self._payer.set_max_capture(self.hold_id, self._compute_owed(IN_FLIGHT_BYTES))
-        await self.exchange.send(encode_message(Payment(signed)))
-        try:
-            await self._context.engine.submit(signed)
-        except InvalidOperation as error:
-            raise BackendError(f"the hold was refused: {error}") from error
+        # A user that leaves now must not leave a hold behind that is promised until its deadline and never made.
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + self._settings.accept_timeout_s):
+            await self.exchange.send(encode_message(Payment(signed)))
+            try:
+                await self._context.engine.submit(signed)
+            except InvalidOperation as error:
+                raise BackendError(f"the hold was refused: {error}") from error
 
     # The answer
 

@@ -68,7 +68,7 @@ def run() -> Outcome:
             nursery.cancel_scope.cancel()
         spent = STRANGERS * AMOUNT - sum(stranger.balance for stranger in strangers)
 
-    simulate(play, Options(executors=1, parameters={"capture_grace": 5_000}))
+    simulate(play, Options(executors=1, parameters={"capture_grace_ms": 5_000}))
     assert accepted
     served = sum(result.status == 200 and result.broken is None for result in results)
     refused = REQUESTS - served

@@ -9,7 +9,8 @@ import pytest
 import trio
 
 from chain.parameters import CREDIT
-from chain.types.operations import Capture, Dispute, Hold, Release
+from chain.types.operations import Capture, Dispute, Hold, Release, SignedOperation
+from consensus.engine import Engine
 from serving.offload.settings import ExecutorSettings
 from serving.scheduling.policy import PolicyParameters
 from tests.support.market_world import (
@@ -282,6 +283,26 @@ def test_leaving_at_any_moment_leaves_nothing_behind(after: float) -> None:
         assert world.operations(Dispute) == []
 
     simulate(play, Options(parameters=FAST))
+
+
+def test_leaving_while_the_hold_is_submitted_makes_it_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    submit = Engine.submit
+
+    async def submit_slowly(engine: Engine, operation: SignedOperation) -> None:
+        await trio.sleep(1.0)
+        await submit(engine, operation)
+
+    monkeypatch.setattr(Engine, "submit", submit_slowly)
+
+    async def play(world: World) -> None:
+        payer = world.gateway.payments.payer
+        with trio.move_on_after(0.5):
+            await ask(world.gateway)
+        await world.settle()
+        assert len(world.operations(Hold)) == 1
+        assert payer.spendable == world.account(0).available
+
+    simulate(play)
 
 
 def test_a_user_who_leaves_a_queue_frees_its_place() -> None:
