@@ -36,9 +36,9 @@ LOCAL_ONLY = b"x-wwwserve-local-only"
 """A request with this header (any value but 0 and false) is never offloaded."""
 
 MODELS = "/v1/models"
+"""Path of the list of models."""
 
 Handler = Callable[[HttpRequest, Responder], Awaitable[None]]
-"""Path of the list of models."""
 
 
 class Api:

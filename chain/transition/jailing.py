@@ -28,7 +28,7 @@ MIN_WEIGHTED_VALIDATORS = 4
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How much of its duty a member of the committee has done in its present span: ``votes`` for ``blocks`` blocks.
+    """How many votes a member of the committee has cast in its present span: ``votes`` for ``blocks`` blocks.
 
     With fewer than ``needed`` votes it is jailed if its span ends now.
     """

@@ -17,7 +17,7 @@ from chain.collections import BoundedDict
 from chain.types.operations import MAX_CAPTURE_ITEMS, Capture, CaptureItem, Delivery, Hold, SignedOperation, Usage
 from consensus.engine import Engine
 from serving.accounting.payment_history import PaymentHistory
-from serving.accounting.submitter import RETRY_AFTER_S, Submitter
+from serving.accounting.submitter import RESUBMIT_DELAY_S, Submitter
 
 log = structlog.get_logger(__name__)
 
@@ -147,7 +147,7 @@ class Payee:
                 delivered.is_hold_final, delivered.submitted_at = True, float("-inf")
             if hold.unsettled_delivery is not None:
                 del self._uncaptured[hold_id]
-            elif now - delivered.submitted_at > RETRY_AFTER_S:
+            elif now - delivered.submitted_at > RESUBMIT_DELAY_S:
                 delivered.submitted_at = now
                 due.append(delivered)
         for start in range(0, len(due), MAX_CAPTURE_ITEMS):
@@ -162,7 +162,7 @@ class Payee:
             log.warning("hold never became final; the answer stays unpaid", hold=hold_id.hex()[:16])
             self.note_bounced(signed.signer, hold_id)
             del self._uncaptured[hold_id]
-        elif now - delivered.submitted_at > RETRY_AFTER_S:
+        elif now - delivered.submitted_at > RESUBMIT_DELAY_S:
             delivered.submitted_at = now
             await self._submitter.submit_signed(signed)
 

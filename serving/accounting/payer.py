@@ -28,7 +28,7 @@ from chain.types.operations import (
 from consensus.engine import Engine
 from serving.accounting.hold_numbers import HoldNumbers
 from serving.accounting.receipts import sign_receipt
-from serving.accounting.submitter import RETRY_AFTER_S, Submitter
+from serving.accounting.submitter import RESUBMIT_DELAY_S, Submitter
 
 MAX_REMEMBERED_HOLDS = 4096
 """Holds that are remembered; more only while they may have to be disputed or released."""
@@ -189,7 +189,7 @@ class Payer:
     async def reclaim(self, now: float) -> None:
         """Dispute captures of more than was delivered, and release holds that were not captured in time."""
         for record in list(self._records.values()):
-            if record.closed or now - record.asked_at < RETRY_AFTER_S:
+            if record.closed or now - record.asked_at < RESUBMIT_DELAY_S:
                 continue
             hold = self._engine.state.hold(record.hold_id)
             if hold is None:

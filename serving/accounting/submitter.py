@@ -11,7 +11,7 @@ from consensus.engine import Engine
 
 log = structlog.get_logger(__name__)
 
-RETRY_AFTER_S = 20.0
+RESUBMIT_DELAY_S = 20.0
 """Seconds until an operation that has not become final is submitted again."""
 
 

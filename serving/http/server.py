@@ -48,8 +48,8 @@ REFUSAL_READ_TIMEOUT_S = 2.0
 """Seconds that a refused client has to read why it was refused."""
 PIECES_PER_TURN = 16
 """Pieces of a body that are parsed before other tasks get a turn."""
-RETRY_AFTER_S = 1.0
-"""When a client may send a body again that was given up because of others."""
+BODY_RETRY_AFTER_S = 1.0
+"""Seconds after which a client may send a body again that was given up because of others."""
 
 
 class ListenError(Exception):
@@ -252,7 +252,7 @@ class _Connection:
 
     def _check_not_given_up(self) -> None:
         if self._is_given_up:
-            raise unavailable("Too many request bodies are under way; try again.", RETRY_AFTER_S)
+            raise unavailable("Too many request bodies are under way; try again.", BODY_RETRY_AFTER_S)
 
     # --- the request loop ---
 

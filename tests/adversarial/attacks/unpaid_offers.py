@@ -36,7 +36,7 @@ def run() -> Outcome:
     async def play(world: World) -> None:
         nonlocal spent
         victim = world.members[1]
-        get_script(victim).tokens = 200  # a 10 s answer if nobody stops it
+        get_script(victim).tokens = 200  # a 10 s answer unless it is stopped
         strangers = [await CheatingPayer.join(world, number, AMOUNT) for number in range(STRANGERS)]
 
         async def offer(stranger: CheatingPayer, first: int) -> None:
