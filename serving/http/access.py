@@ -13,6 +13,7 @@ import ipaddress
 import re
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import lru_cache
 
 from serving.http.messages import Headers, RequestHead, find_header
 from serving.openai.errors import forbidden
@@ -24,6 +25,7 @@ PREFLIGHT_AGE_S = 600
 _AUTHORITY = re.compile(r"(?P<name>\[[^\]]*\]|[^:\[\]]*)(:[0-9]*)?")
 
 
+@lru_cache(maxsize=64)
 def is_loopback(host: str) -> bool:
     """Whether a host name or address means this machine and nothing else."""
     with suppress(ValueError):

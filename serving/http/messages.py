@@ -13,7 +13,10 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 def find_header(headers: Headers, name: bytes) -> bytes | None:
     """Value of the first header called ``name`` (lower case), or None."""
-    return next((value for key, value in headers if key == name), None)
+    for key, value in headers:
+        if key == name:
+            return value
+    return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -300,16 +300,17 @@ class _Connection:
             head = await self._next_event(trio.current_time() + limits.headers_timeout_s)
             if not isinstance(head, h11.Request):
                 return None
-            # h11 bounds only what is incomplete; headers that arrive in one piece are bounded here.
-            if sum(len(name) + len(value) for name, value in head.headers) > limits.header_bytes:
-                raise headers_too_large(limits.header_bytes)
         except h11.RemoteProtocolError as error:
             self._refuse_malformed(error)
             return None
-        check_framing(head.headers)
-        if int(find_header(head.headers, b"content-length") or b"0") > limits.body_bytes:
+        headers = list(head.headers)
+        # h11 bounds only what is incomplete; headers that arrive in one piece are bounded here.
+        if sum(len(name) + len(value) for name, value in headers) > limits.header_bytes:
+            raise headers_too_large(limits.header_bytes)
+        check_framing(headers)
+        if int(find_header(headers, b"content-length") or b"0") > limits.body_bytes:
             raise too_large(limits.body_bytes)
-        return RequestHead(head.method.decode("ascii"), head.target.decode("latin-1"), head.headers, self._client)
+        return RequestHead(head.method.decode("ascii"), head.target.decode("latin-1"), headers, self._client)
 
     async def _read_body(self, head: RequestHead) -> bytes | None:
         """The body of a request, or None when the client has gone.

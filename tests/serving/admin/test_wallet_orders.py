@@ -167,7 +167,9 @@ async def test_a_large_body_is_refused(node: Node, client: httpx.AsyncClient) ->
 async def test_a_client_that_goes_away_ends_nothing(node: Node, client: httpx.AsyncClient) -> None:
     host, port = client.base_url.host, client.base_url.port
     assert port is not None
-    head = f"POST /wallet/bond HTTP/1.1\r\nHost: x\r\nAuthorization: {client.headers['Authorization']}\r\n"
+    authorization = client.headers["Authorization"]
+    head = f"POST /wallet/bond HTTP/1.1\r\nHost: localhost\r\nAuthorization: {authorization}\r\n"
+    head += "Content-Type: application/json\r\n"
     for rest in ("", "Content-Length: 100\r\n\r\n{", 'Content-Length: 26\r\n\r\n{"amount": 7, "wait": 60.0}'):
         stream = await trio.open_tcp_stream(host, port)
         await stream.send_all((head + rest).encode())
