@@ -24,7 +24,7 @@ from serving.offload.protocol import Accepted, Declined, Offer, Resume, cut_reas
 from serving.offload.session import Job, OffloadSession
 from serving.offload.settings import ExecutorSettings
 from serving.openai.errors import ApiError
-from serving.openai.requests import MAX_REQUEST_TOKENS, PATHS, Request, parse_request
+from serving.openai.requests import PATHS, Request, read_request
 from serving.scheduling.admission import QueueFull
 from serving.scheduling.backend_pool import BackendPool
 from serving.scheduling.policy import Decision, Policy
@@ -60,6 +60,9 @@ class Executor:
             context.engine, payee, settings.paid_share, settings.halt_credit, settings.halt_share
         )
         self._unpaid_offers = UnpaidOffers(context.engine, payee)
+        self._body_bytes = 0
+        """Bytes of the bodies that are received or read at present."""
+        self._reading = trio.Lock()
         self._sessions: dict[bytes, OffloadSession] = {}
         """Those under way, by the id of their hold."""
         self._nursery: trio.Nursery | None = None
@@ -138,8 +141,7 @@ class Executor:
         backend = self._backend_pool.find(model)
         if backend is None:
             raise _Declined("the model is not served here at the moment")
-        body = await self._receive_body(exchange, offer)
-        request = self._parse_request(offer, body)
+        body, request = await self._receive_request(exchange, offer)
         decision = self._policy.decide_offer(backend.get_load_snapshot(model), self._context.runtime.random)
         if decision is Decision.DECLINE:
             raise _Declined("busy", BUSY_RETRY_MS)
@@ -163,6 +165,23 @@ class Executor:
                 self.served += await session.run()
             finally:
                 del self._sessions[hold_id]
+
+    async def _receive_request(self, exchange: Exchange, offer: Offer) -> tuple[bytes, Request]:
+        """The body that was offered, and the request in it, which is read in a thread: one at a time.
+
+        Raises:
+            _Declined: it is none, the terms of the offer do not suit it, or too many bodies are on their way.
+            NetworkError: it does not have the size that was offered, or is too slow.
+        """
+        if self._body_bytes + offer.size > self._settings.body_bytes:
+            raise _Declined("busy", BUSY_RETRY_MS)
+        self._body_bytes += offer.size
+        try:
+            body = await self._receive_body(exchange, offer)
+            async with self._reading:
+                return body, await self._context.runtime.run_sync(self._read_request, offer, body)
+        finally:
+            self._body_bytes -= offer.size
 
     async def _receive_body(self, exchange: Exchange, offer: Offer) -> bytes:
         """The request that was offered.
@@ -196,6 +215,9 @@ class Executor:
             raise _Declined("unknown path")
         if hold.payee != me:
             raise _Declined("the hold pays another node")
+        least = parameters.get_price(hold.model).compute(Usage(offer.size, 1))
+        if hold.amount < max(least, 1):
+            raise _Declined("the hold does not cover the request")
         if hold.attempt >= parameters.max_attempts:  # before the draw, whose cost grows with it
             raise _Declined("not drawn for this request")
         if get_executor(state, hold.epoch, payer, hold.seq, hold.attempt, hold.model) != me:
@@ -208,7 +230,7 @@ class Executor:
         if not 1000 * self._settings.min_hold_time_s <= rest <= parameters.max_hold_time_ms:
             raise _Declined("the deadline is too near or too far")
 
-    def _parse_request(self, offer: Offer, body: bytes) -> Request:
+    def _read_request(self, offer: Offer, body: bytes) -> Request:
         """The request in ``body``.
 
         Raises:
@@ -218,7 +240,7 @@ class Executor:
         if compute_digest(offer.salt, body) != hold.request_digest:
             raise _Declined("the request digest is not that of the request")
         try:
-            request = parse_request(offer.path, body, MAX_REQUEST_TOKENS)
+            request = read_request(offer.path, body)
         except ApiError as error:
             raise _Declined(f"not a request: {error}") from None
         if request.model != hold.model:

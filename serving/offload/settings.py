@@ -31,6 +31,8 @@ class ExecutorSettings:
     """For the hold to become final."""
     body_timeout_s: float = 10.0
     """For the body of the request."""
+    body_bytes: int = 64 << 20
+    """Bytes of bodies that are received and read at a time."""
     payment_timeout_s: float = 2.0
     """For the signed hold, after the offer was accepted: a round trip."""
     receipt_timeout_s: float = 10.0

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 from serving.openai.errors import bad_request
@@ -17,12 +19,23 @@ MAX_CHOICES = 16
 """Largest ``n``: answers to one request."""
 MAX_REQUEST_TOKENS = 2**31
 """Most tokens that a request may ask for; the node's own cap is far lower."""
+LIMITS = ("max_completion_tokens", "max_tokens")
+"""Fields that limit the tokens of an answer; the first that is there counts."""
+MAX_JSON_ITEMS = 1 << 16
+"""Most strings, commas and opening brackets of a body.
+
+Parsing takes time by their number, and no other work is done meanwhile, not even if it is done in a thread. A message
+of a conversation has seven.
+"""
 HELD_BYTES_PER_TOKEN = 8
 """Completion bytes that a hold covers for each token that a request allows.
 
 With the vocabularies of Qwen (152,000 tokens) and Mistral (131,000) a token has 5.2 bytes of English, 4.4 of Python,
 and at most 6.9 of eleven languages. Only long runs of one character have more.
 """
+
+_JSON_ITEM = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[{,]', re.DOTALL)
+"""Also matches a string without an end, so that no byte is looked at twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,18 +63,45 @@ class Request:
         return self.max_tokens * HELD_BYTES_PER_TOKEN
 
 
-def parse_request(path: str, body: bytes, token_cap: int, local_only: bool = False) -> Request:
-    """Read a request.
+def read_request(path: str, body: bytes) -> Request:
+    """Read a request that passes as it is. Without a limit it asks for :data:`MAX_REQUEST_TOKENS`.
 
     Raises:
         ApiError: 400, naming the field at fault.
     """
+    return _read(path, body, _parse(body), MAX_REQUEST_TOKENS, local_only=False)
+
+
+def parse_request(path: str, body: bytes, token_cap: int, local_only: bool = False) -> Request:
+    """Read a request, and fill in what billing needs.
+
+    Raises:
+        ApiError: 400, naming the field at fault.
+    """
+    content = _parse(body)
+    request = _read(path, body, content, token_cap, local_only)
+    limits = {name: content.get(name) for name in LIMITS}
+    changes: dict[str, Any] = {name: token_cap for name, value in limits.items() if value and value > token_cap}
+    if all(value is None for value in limits.values()):
+        changes["max_tokens"] = token_cap
+    if request.stream and not request.wants_usage:
+        changes["stream_options"] = {**(content.get("stream_options") or {}), "include_usage": True}
+    return replace(request, body=_encode({**content, **changes})) if changes else request
+
+
+def _parse(body: bytes) -> dict[str, Any]:
+    if len(body) > MAX_JSON_ITEMS and any(islice(_JSON_ITEM.finditer(body), MAX_JSON_ITEMS, None)):
+        raise bad_request(f"The JSON of the body has more than {MAX_JSON_ITEMS} strings, commas and brackets.")
     try:
         content = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise bad_request(f"The body is not valid JSON: {error}.") from None
     if not isinstance(content, dict):
         raise bad_request("The body must be a JSON object.")
+    return content
+
+
+def _read(path: str, body: bytes, content: dict[str, Any], token_cap: int, local_only: bool) -> Request:
     model = content.get("model")
     if not isinstance(model, str) or not model:
         raise bad_request("Name a model in the field 'model'.", param="model")
@@ -71,21 +111,13 @@ def parse_request(path: str, body: bytes, token_cap: int, local_only: bool = Fal
     options = content.get("stream_options")
     if options is not None and not isinstance(options, dict):
         raise bad_request("'stream_options' must be an object.", param="stream_options")
-    limits = {name: _read_count(content, name) for name in ("max_completion_tokens", "max_tokens")}
-    limit = next((value for value in limits.values() if value is not None), None)
+    limits = [_read_count(content, name) for name in LIMITS]
+    limit = next((value for value in limits if value is not None), token_cap)
     choices = _read_count(content, "n") or 1
     if choices > MAX_CHOICES:
         raise bad_request(f"'n' is at most {MAX_CHOICES}.", param="n")
-    changes: dict[str, Any] = {name: token_cap for name, value in limits.items() if value and value > token_cap}
-    if limit is None:
-        changes["max_tokens"] = token_cap
-    limit = min(limit or token_cap, token_cap)
     wants_usage = bool(options and options.get("include_usage"))
-    if stream and not wants_usage:
-        changes["stream_options"] = {**(options or {}), "include_usage": True}
-    if changes:
-        body = _encode({**content, **changes})
-    return Request(path, body, model, stream, choices, limit * choices, wants_usage, local_only)
+    return Request(path, body, model, stream, choices, min(limit, token_cap) * choices, wants_usage, local_only)
 
 
 def _encode(content: dict[str, Any]) -> bytes:

@@ -18,6 +18,7 @@ from chain.types.operations import (
     Hold,
     SignedOperation,
     Transfer,
+    Usage,
     compute_digest,
     compute_hold_id,
     sign_operation,
@@ -44,6 +45,7 @@ from serving.offload.settings import ExecutorSettings
 from serving.openai.requests import CHAT_COMPLETIONS
 from tests.support.cheating_payer import CheatingPayer, read_answer
 from tests.support.market_world import (
+    MODEL,
     Member,
     Options,
     World,
@@ -135,6 +137,49 @@ def test_a_hold_number_far_ahead_is_declined() -> None:
         assert isinstance(answer, Declined) and "number is used" in answer.reason
 
     simulate(play)
+
+
+@pytest.mark.parametrize("size", [1, 1_000_000])
+@pytest.mark.parametrize(
+    ("available", "missing", "reason"),
+    [(0, 0, "cannot pay"), (10 * CREDIT, 1, "does not cover")],
+    ids=["nothing", "enough"],
+)
+def test_what_a_hold_cannot_pay_is_declined_before_the_body_is_read(
+    size: int, available: int, missing: int, reason: str
+) -> None:
+    async def play(world: World) -> None:
+        payer, victim = await CheatingPayer.join(world, 1, available), world.members[1]
+        least = world.genesis.parameters.get_price(MODEL).compute(Usage(size, 1))
+        hold = payer.make_hold(0, b"", least - missing, victim)
+        async with payer.streams.open(victim.public_key, OFFLOAD_PROTOCOL) as exchange:
+            await exchange.send(encode_message(Offer(CHAT_COMPLETIONS, size, SALT, hold)))
+            answer = await receive(exchange)  # no byte of the body was sent
+        assert isinstance(answer, Declined) and reason in answer.reason
+
+    simulate(play, Options(executors=1))
+
+
+def test_bodies_under_way_are_bounded_in_all() -> None:
+    async def play(world: World) -> None:
+        victim = world.members[1]
+        first, second = [await CheatingPayer.join(world, number, CREDIT) for number in range(2)]
+
+        def make_offer(payer: CheatingPayer, size: int) -> bytes:
+            hold = payer.make_hold(0, BODY, payer.compute_price(BODY, 1000), victim)
+            return encode_message(Offer(CHAT_COMPLETIONS, size, SALT, hold))
+
+        async with first.streams.open(victim.public_key, OFFLOAD_PROTOCOL) as kept:
+            await kept.send(make_offer(first, 900))
+            await trio.sleep(0.5)
+            async with second.streams.open(victim.public_key, OFFLOAD_PROTOCOL) as exchange:
+                await exchange.send(make_offer(second, 101))
+                answer = await receive(exchange)
+            assert answer == Declined("busy", 1_000)
+        await trio.sleep(0.5)
+        assert victim.node.executor._body_bytes == 0
+
+    simulate(play, Options(executors=1, executor=ExecutorSettings(body_bytes=1_000)))
 
 
 def test_an_unknown_path_is_declined() -> None:

@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.openai.errors import ApiError
-from serving.openai.requests import CHAT_COMPLETIONS, MAX_CHOICES, parse_request
+from serving.openai.requests import (
+    _JSON_ITEM,
+    CHAT_COMPLETIONS,
+    MAX_CHOICES,
+    MAX_JSON_ITEMS,
+    MAX_REQUEST_TOKENS,
+    parse_request,
+    read_request,
+)
 
 CAP = 1000
 
@@ -123,6 +131,35 @@ def test_half_of_a_surrogate_pair_survives() -> None:
     body = parse_request(CHAT_COMPLETIONS, raw, CAP).body
     assert json.loads(body)["messages"][0]["content"] == "\ud83d"
     body.decode()
+
+
+def test_a_request_of_another_node_is_read_as_it_is() -> None:
+    raw = b'{"model":"m","stream":true,"n":2}'
+    request = read_request(CHAT_COMPLETIONS, raw)
+    assert request.body is raw and request.stream and request.max_tokens == 2 * MAX_REQUEST_TOKENS
+    assert read_request(CHAT_COMPLETIONS, b'{"model":"m","max_tokens":7}').max_tokens == 7
+    with pytest.raises(ApiError, match="model"):
+        read_request(CHAT_COMPLETIONS, b"{}")
+
+
+@pytest.mark.parametrize(
+    ("item", "count"),
+    [(b"0,", 1), (b"[],", 2), (b'"\\"",', 2), (b'{"":0},', 3)],
+    ids=["number", "list", "text", "object"],
+)
+def test_a_body_of_too_many_items_is_refused_before_it_is_parsed(item: bytes, count: int) -> None:
+    around = b'{"model":"m","x":[', b"0]}"
+    fit = (MAX_JSON_ITEMS - sum(len(_JSON_ITEM.findall(part)) for part in around)) // count
+    padding = b" " * MAX_JSON_ITEMS
+    assert read_request(CHAT_COMPLETIONS, around[0] + item * fit + padding + around[1]).model == "m"
+    with pytest.raises(ApiError, match="strings, commas"):
+        read_request(CHAT_COMPLETIONS, around[0] + item * (fit + 1) + padding + around[1])
+
+
+@pytest.mark.parametrize("text", [b"," * MAX_JSON_ITEMS, b'\\"[{' * MAX_JSON_ITEMS, b"\\\\" * MAX_JSON_ITEMS])
+def test_what_is_inside_a_text_does_not_count(text: bytes) -> None:
+    raw = b'{"model":"m","messages":[{"role":"user","content":"' + text + b'"}]}'
+    assert read_request(CHAT_COMPLETIONS, raw).model == "m"
 
 
 def test_marks() -> None:
