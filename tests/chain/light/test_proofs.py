@@ -284,7 +284,7 @@ def test_a_restart_counts_for_a_reader_that_accepts_it() -> None:
     assert [link.header.height for link in proof.links] == [16, 18, 20, 24]
     verified = check_proof(accepting, checkpoint, proof)
     assert verified.restarts == (restart,) and verified.smallest_share == 1
-    refuse(proof, f"adds the block id {restart.id.hex()} to 'restarts'", checkpoint, ledger)
+    refuse(proof, f"add the block id {restart.id.hex()} to 'restarts'", checkpoint, ledger)
     without = replace(proof, links=(proof.links[0], *proof.links[2:]))
     with pytest.raises(ProofError, match="validators of block 20 are not those that block 16 announces"):
         check_proof(accepting, checkpoint, without)
