@@ -130,7 +130,7 @@ class Node:
         self.engine = Engine(genesis, vote_store, network, self.streams, runtime, blocks, settings)
         self.backend_pool = BackendPool(backends, policy)
         self.wallet = Wallet(key, self.engine)
-        self.payments = Payments(key, self.engine, store)
+        self.payments = Payments(key, self.engine, runtime, store)
         context = OffloadContext(key, self.engine, self.payments, runtime)
         dialer = ExecutorDialer(self.streams, self.discovery.find, self.discovery.has_left)
         self.executor = Executor(context, self.backend_pool, policy, executor_settings)

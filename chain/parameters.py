@@ -53,6 +53,7 @@ class Parameters(Record):
     some 700 bytes in the memory of every node for ever, where an operation is carried out once and then on disk.
     A validator is jailed for its absence in whole epochs of ``participation_span_ms`` at least.
     ``max_settlements`` is how many unreceipted captures a block settles before it leaves the rest to the next.
+    ``bond_per_hold`` is how many times the amount of a hold an executor has bonded and free, or it declines.
     """
 
     epoch_heights: Annotated[int, Bounds(1, MAX_EPOCH_HEIGHTS)] = 128
@@ -61,7 +62,8 @@ class Parameters(Record):
     min_validator_bond: Positive = 1_000 * CREDIT
     missed_lead_fee: Amount = 1_000
     participation_span_ms: Positive = 600_000
-    min_service_bond: Amount = 10_000
+    min_service_bond: Amount = CREDIT
+    bond_per_hold: Annotated[int, Bounds(1, 1_000)] = 1
     fee_per_byte: Amount = 1
     entry_fee: Amount = 10_000
     max_attempts: Annotated[int, Bounds(1, 8)] = 8

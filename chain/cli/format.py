@@ -88,6 +88,7 @@ def account_to_rows(account: Account) -> dict[str, str]:
         "available": format_credits(account.available),
         "held": format_credits(account.held),
         "bonded": format_credits(account.bonded),
+        "locked": format_credits(account.locked),
         "unbonding": ", ".join(unbonding) or "-",
         "models": ", ".join(account.models) or "-",
     }

@@ -30,7 +30,8 @@ class Unbonding(Record):
 class Account(Record):
     """One key's credits (micro-credits) and what it serves. An account that never was equals ``Account()``.
 
-    ``grant`` is the part of the bond that was given to a newcomer and never leaves it.
+    ``grant`` is the part of the bond that was given to a newcomer and never leaves it. ``locked`` is the part that
+    stands behind captures without a receipt: the sum of their amounts, until they are settled.
     """
 
     nonce: Natural = 0
@@ -40,6 +41,7 @@ class Account(Record):
     unbonding: Annotated[tuple[Unbonding, ...], Bounds(0, MAX_UNBONDINGS)] = ()
     models: Annotated[tuple[ModelName, ...], Bounds(0, MAX_MODELS)] = ()
     grant: Amount = 0
+    locked: Amount = 0
 
     @property
     def total(self) -> int:
@@ -51,11 +53,18 @@ class Account(Record):
         """The bond beside the grant: what an account can lose that was its own."""
         return max(0, self.bonded - self.grant)
 
+    @property
+    def free_bond(self) -> int:
+        """The part of the own bond that may leave it, or back another capture without a receipt."""
+        return max(0, self.own_bond - self.locked)
+
     def credit(self, amount: int) -> Account:
         """The account with ``amount`` more available (less, if it is negative)."""
         # Written out: every operation comes through here, and dataclasses.replace takes three times as long.
         available = self.available + amount
-        return Account(self.nonce, available, self.held, self.bonded, self.unbonding, self.models, self.grant)
+        return Account(
+            self.nonce, available, self.held, self.bonded, self.unbonding, self.models, self.grant, self.locked
+        )
 
 
 @dataclass(frozen=True, slots=True)

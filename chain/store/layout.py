@@ -66,6 +66,8 @@ LAST_VOTE_KEY = META_PREFIX + b"vote"
 """The own vote that was put last."""
 HOLD_NUMBER_KEY = PAYMENTS_PREFIX + b"seq"
 """The first number of an own hold that was never used."""
+MAX_CAPTURE_PREFIX = PAYMENTS_PREFIX + b"max"
+"""Id of an own hold → the most that may be captured from it without a receipt, and its deadline."""
 
 
 def encode_number(value: int) -> bytes:

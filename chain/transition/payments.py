@@ -1,9 +1,10 @@
 """Transfers, and payment for requests: hold, capture, release, dispute.
 
 A hold sets credit aside for one request to one executor, drawn by the lottery. A capture with the payer's receipt pays
-at once; one without waits in the settlement queue for the grace time, in which the payer may dispute it (the amount
-then goes to the treasury). A block settles a bounded number of them, and the rest stays in the queue.
-Once its deadline has passed, a hold that was not captured is released to its payer.
+at once; one without waits in the settlement queue for the grace time, in which the payer may dispute it. Until then as
+much of the payee's bond is locked, and a dispute takes the amount from both: a lie costs the liar what it costs the
+other. A block settles a bounded number of captures, and the rest stays in the queue. Once its deadline has passed, a
+hold that was not captured is released to its payer.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ def settle_due_captures(overlay: StateOverlay, parameters: Parameters, now: int)
         for hold_id in due_captures.holds:
             hold = overlay.hold(hold_id)
             if hold is not None and hold.unsettled_delivery is not None:  # else disputed in the meantime
+                _unlock(overlay, hold.payee, hold.unsettled_delivery.amount)
                 _resolve(overlay, hold_id, hold, hold.payee, hold.unsettled_delivery.amount)
         overlay.put(due_captures_key(number), None)
         number, settled = number + 1, settled + len(due_captures.holds)
@@ -112,6 +114,7 @@ def process_capture(overlay: StateOverlay, context: BlockContext, operation: Cap
         if item.receipt is not None or not delivery.amount:
             _resolve(overlay, delivery.hold, hold, signer, delivery.amount)
         else:
+            _lock(overlay, signer, delivery.amount)
             overlay.put(hold_key(delivery.hold), replace(hold, unsettled_delivery=delivery))
             unsettled.append(delivery.hold)
     if unsettled:
@@ -164,6 +167,7 @@ def _charge_holds(overlay: StateOverlay, operation: Capture, holds: list[OpenHol
         )
         payer = overlay.account(hold.payer)
         overlay.put_account(hold.payer, replace(payer, held=payer.held - part))
+        _unlock(overlay, hold.payee, part)
         owed -= part
     for item, hold in items:
         if not item.delivery.amount:
@@ -203,12 +207,19 @@ def process_release(overlay: StateOverlay, context: BlockContext, operation: Rel
 
 
 def process_dispute(overlay: StateOverlay, context: BlockContext, operation: Dispute, signer: bytes) -> None:
+    """Take the amount of an unreceipted capture from its payer and from its payee."""
     hold = _open_hold(overlay, operation.hold)
     if hold.payer != signer:
         raise InvalidOperation("only the payer disputes a capture")
     if hold.unsettled_delivery is None:
         raise InvalidOperation("nothing was captured from the hold")
-    _resolve(overlay, operation.hold, hold, None, hold.unsettled_delivery.amount)
+    amount = hold.unsettled_delivery.amount
+    _unlock(overlay, hold.payee, amount)
+    payee = overlay.account(hold.payee)
+    burned = min(amount, payee.own_bond)  # it has less if it was slashed meanwhile: then the payer keeps the rest
+    overlay.put_account(hold.payee, replace(payee, bonded=payee.bonded - burned))
+    overlay.fill_treasury(burned)
+    _resolve(overlay, operation.hold, hold, None, burned)
 
 
 def _open_hold(overlay: StateOverlay, hold_id: bytes) -> OpenHold:
@@ -216,6 +227,28 @@ def _open_hold(overlay: StateOverlay, hold_id: bytes) -> OpenHold:
     if hold is None:
         raise InvalidOperation(f"no open hold {hold_id.hex()[:16]}")
     return hold
+
+
+def _lock(overlay: StateOverlay, payee: bytes, amount: int) -> None:
+    """Have as much of the payee's own bond stand behind a capture without a receipt.
+
+    A grant does not count: it cost its owner nothing, so that lying would cost nothing.
+
+    Raises:
+        CannotPay: so much is not free.
+    """
+    account = overlay.account(payee)
+    if account.free_bond < amount:
+        raise CannotPay(
+            f"a capture without a receipt locks {amount} micro-credits of the bond, {account.free_bond} are free"
+        )
+    overlay.put_account(payee, replace(account, locked=account.locked + amount))
+
+
+def _unlock(overlay: StateOverlay, payee: bytes, amount: int) -> None:
+    """A capture without a receipt is settled, or worth ``amount`` less."""
+    account = overlay.account(payee)
+    overlay.put_account(payee, replace(account, locked=account.locked - amount))
 
 
 def _resolve(overlay: StateOverlay, hold_id: bytes, hold: OpenHold, receiver: bytes | None, amount: int) -> None:

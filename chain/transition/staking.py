@@ -23,10 +23,9 @@ def process_unbond(overlay: StateOverlay, context: BlockContext, operation: Unbo
     account = overlay.account(signer)
     if not operation.amount:  # an entry of nothing could never be withdrawn, and would keep its place for ever
         raise InvalidOperation("nothing to unbond")
-    if account.own_bond < operation.amount:
-        raise CannotPay(
-            f"{operation.amount} micro-credits asked, {account.own_bond} bonded (not counting a newcomer's grant)"
-        )
+    if account.free_bond < operation.amount:
+        asked, free = operation.amount, account.free_bond
+        raise CannotPay(f"{asked} micro-credits asked, {free} bonded, not granted and not locked")
     # The tables of this and the next epoch are frozen already: the stake carries weight until the end of the next, and
     # from then on it takes the unbonding epochs in full.
     release = context.epoch + 2 + context.genesis.parameters.unbonding_epochs

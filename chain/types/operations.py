@@ -192,7 +192,7 @@ class Release(Record):
 
 @dataclass(frozen=True, slots=True)
 class Dispute(Record):
-    """Send an unreceipted capture to the treasury, by the payer: neither side gains by lying."""
+    """Refuse an unreceipted capture, by the payer: its amount goes to the treasury, and as much of the payee's bond."""
 
     TAG = 13
     hold: Hash

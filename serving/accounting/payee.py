@@ -46,13 +46,16 @@ class UncapturedDelivery:
 class Payee:
     """The deliveries of one node."""
 
-    def __init__(self, engine: Engine, submitter: Submitter, notify: Callable[[], None]) -> None:
+    def __init__(self, public_key: bytes, engine: Engine, submitter: Submitter, notify: Callable[[], None]) -> None:
         """``notify`` is called when there is something to capture."""
+        self._me = public_key
         self._engine = engine
         self._submitter = submitter
         self._notify = notify
         self._served: set[bytes] = set()
         """Holds of the requests that are being served."""
+        self._backed: dict[bytes, int] = {}
+        """The most that each of them may cost, once it is accepted."""
         self._received: dict[bytes, float] = {}
         """Final holds for this node that are not captured, and since when."""
         self._uncaptured: dict[bytes, UncapturedDelivery] = {}
@@ -71,6 +74,15 @@ class Payee:
             yield
         finally:
             self._served.discard(hold_id)
+
+    @contextmanager
+    def backing(self, hold_id: bytes, amount: int) -> Iterator[None]:
+        """While a request is served that may cost ``amount``, so much of the bond stands behind it."""
+        self._backed[hold_id] = amount
+        try:
+            yield
+        finally:
+            del self._backed[hold_id]
 
     def is_in_use(self, hold_id: bytes) -> bool:
         """Whether a request of this hold is being served, or was and is not captured yet."""
@@ -107,6 +119,20 @@ class Payee:
             if delivered.hold is not None and not delivered.is_hold_final and delivered.hold.signer == payer
         )
 
+    def compute_free_bond(self) -> int:
+        """How much of the bond, in micro-credits, stands behind nothing: no request, no capture without a receipt.
+
+        A grant counts, though it backs no such capture: a newcomer serves on the word of its payers.
+        """
+        account = self._engine.state.account(self._me)
+        unreceipted = sum(
+            delivered.item.delivery.amount
+            for hold_id, delivered in self._uncaptured.items()
+            if delivered.item.receipt is None and hold_id not in self._backed
+        )
+        backed = sum(self._backed.values()) + unreceipted
+        return account.bonded - account.locked - self._engine.genesis.parameters.bond_per_hold * backed
+
     # What becomes of the holds
 
     def on_start(self, hold_id: bytes) -> None:
@@ -138,6 +164,7 @@ class Payee:
     async def capture(self, now: float) -> None:
         """Submit captures for deliveries whose hold is final, and drop those that are resolved."""
         due: list[UncapturedDelivery] = []
+        free_bond = self._engine.state.account(self._me).free_bond
         for hold_id, delivered in list(self._uncaptured.items()):
             hold = self._engine.state.hold(hold_id)
             if hold is None:
@@ -147,7 +174,12 @@ class Payee:
                 delivered.is_hold_final, delivered.submitted_at = True, float("-inf")
             if hold.unsettled_delivery is not None:
                 del self._uncaptured[hold_id]
-            elif now - delivered.submitted_at > RESUBMIT_DELAY_S:
+                continue
+            if delivered.item.receipt is None:
+                if delivered.item.delivery.amount > free_bond:
+                    continue  # until captures before it are settled
+                free_bond -= delivered.item.delivery.amount
+            if now - delivered.submitted_at > RESUBMIT_DELAY_S:
                 delivered.submitted_at = now
                 due.append(delivered)
         for start in range(0, len(due), MAX_CAPTURE_ITEMS):

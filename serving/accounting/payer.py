@@ -1,7 +1,8 @@
 """The payer's side of payments: holds that this node makes, and what becomes of them.
 
 The payer knows how much it may still promise (its final balance less the holds that are not final yet), disputes
-captures of more than was delivered, and releases holds that were not captured in time.
+captures of more than was delivered, and releases holds that were not captured in time. What was delivered it still
+knows after a restart.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ from chain.types.operations import (
     sign_operation,
 )
 from consensus.engine import Engine
+from p2p.runtime import Runtime
 from serving.accounting.hold_numbers import HoldNumbers
+from serving.accounting.max_captures import MaxCaptures
 from serving.accounting.receipts import sign_receipt
 from serving.accounting.submitter import RESUBMIT_DELAY_S, Submitter
 
@@ -63,12 +66,16 @@ class HoldRecord:
 class Payer:
     """The holds of one node."""
 
-    def __init__(self, key: KeyPair, engine: Engine, submitter: Submitter, store: Store | None = None) -> None:
-        """``store`` keeps, across restarts, which hold numbers were used."""
+    def __init__(
+        self, key: KeyPair, engine: Engine, submitter: Submitter, runtime: Runtime, store: Store | None = None
+    ) -> None:
+        """``store`` keeps, across restarts, which hold numbers were used and what may be captured."""
         self._key = key
         self._engine = engine
         self._submitter = submitter
+        self._runtime = runtime
         self._store = store if store is not None else MemoryStore()
+        self._max_captures = MaxCaptures(self._store)
         self._numbers = HoldNumbers(self._top, int.from_bytes(self._store.get(HOLD_NUMBER_KEY) or b"", "big"))
         self._unconfirmed_holds: dict[bytes, tuple[int, Hold]] = {}
         """Amount with fee of each hold that is signed but not final."""
@@ -118,8 +125,11 @@ class Payer:
         if self.spendable < amount:
             raise CannotAfford(f"the request may cost {amount} micro-credits, {max(0, self.spendable)} are available")
 
-    def sign_hold(self, hold: Hold) -> SignedOperation:
+    def sign_hold(self, hold: Hold, max_capture: int = 0) -> SignedOperation:
         """Sign a hold and count it against the balance.
+
+        ``max_capture`` is the most that may be captured without a receipt before anything was received; it is forgotten
+        at a restart.
 
         Raises:
             CannotAfford: the balance does not cover it and its fee.
@@ -136,6 +146,7 @@ class Payer:
         hold_id = compute_hold_id(self._key.public_key, hold.seq, hold.attempt)
         self._unconfirmed_holds[hold_id] = (cost, hold)
         self._remember(hold_id, hold.payee, hold.amount, hold.deadline)
+        self._records[hold_id].max_capture = max_capture
         return signed
 
     def sign_receipt(self, delivery: Delivery) -> bytes:
@@ -143,16 +154,25 @@ class Payer:
         return sign_receipt(self._key, self._engine.genesis.chain_id, delivery)
 
     def set_max_capture(self, hold_id: bytes, amount: int) -> None:
-        """The most that may be captured from a hold without receipt; more is disputed."""
-        if hold_id in self._records:
-            self._records[hold_id].max_capture = amount
+        """The most that may be captured from a hold without receipt, as was received; more is disputed."""
+        record = self._records.get(hold_id)
+        if record is not None:
+            record.max_capture = amount
+            self._max_captures.put(hold_id, amount, record.deadline)
+
+    async def save(self) -> None:
+        """Write to the disk what may be captured, if that changed."""
+        changes = self._max_captures.take_changes()
+        if changes:
+            await self._runtime.run_sync(self._store.write, changes)
 
     def find(self, hold_id: bytes) -> HoldRecord | None:
         """A recent hold of this node."""
         return self._records.get(hold_id)
 
     def _remember(self, hold_id: bytes, payee: bytes, amount: int, deadline: int) -> None:
-        self._records[hold_id] = HoldRecord(hold_id, payee, amount, deadline, amount, trio.current_time())
+        max_capture = self._max_captures.get(hold_id)
+        self._records[hold_id] = HoldRecord(hold_id, payee, amount, deadline, max_capture, trio.current_time())
         while len(self._records) > MAX_REMEMBERED_HOLDS:
             oldest = next((record.hold_id for record in self._records.values() if record.closed), None)
             if oldest is None:  # all may still have to be reclaimed
@@ -162,7 +182,7 @@ class Payer:
     # What becomes of the holds
 
     def on_start(self, hold_id: bytes, hold: OpenHold) -> None:
-        """A hold of this node that is open when the node starts: its capture is not disputed."""
+        """A hold of this node that is open when the node starts."""
         if hold_id not in self._records:
             self._remember(hold_id, hold.payee, hold.amount, hold.deadline)
 
@@ -185,6 +205,9 @@ class Payer:
         for hold_id, (_, hold) in list(self._unconfirmed_holds.items()):
             if now >= hold.deadline or not window.is_usable(hold.seq, hold.attempt):
                 del self._unconfirmed_holds[hold_id]
+        for hold_id in self._max_captures.find_expired(now):  # settled while this node was away, or never made
+            if hold_id not in self._records and self._engine.state.hold(hold_id) is None:
+                self._max_captures.drop(hold_id)
 
     async def reclaim(self, now: float) -> None:
         """Dispute captures of more than was delivered, and release holds that were not captured in time."""
@@ -194,6 +217,8 @@ class Payer:
             hold = self._engine.state.hold(record.hold_id)
             if hold is None:
                 record.closed = record.hold_height is not None or self._engine.chain_time() >= record.deadline
+                if record.closed:
+                    self._max_captures.drop(record.hold_id)
                 continue
             if hold.unsettled_delivery is not None and hold.unsettled_delivery.amount > record.max_capture:
                 record.asked_at = now

@@ -10,6 +10,7 @@ from chain.store.kv import Store
 from chain.types.blocks import Block
 from chain.types.operations import Capture, Hold, compute_hold_id
 from consensus.engine import Engine
+from p2p.runtime import Runtime
 from serving.accounting.payee import Payee
 from serving.accounting.payer import Payer
 from serving.accounting.submitter import Submitter
@@ -18,16 +19,18 @@ WORK_INTERVAL_S = 1.0
 """Seconds between reads of the ledger while nothing happens."""
 GATHER_S = 0.25
 """Seconds over which deliveries are gathered into one capture."""
+SAVE_INTERVAL_S = 1.0
+"""Seconds between writes of what may be captured: one synced write for all requests, off the loop."""
 
 
 class Payments:
     """Both sides of one node's payments."""
 
-    def __init__(self, key: KeyPair, engine: Engine, store: Store | None = None) -> None:
-        """``store`` keeps, across restarts, which hold numbers were used."""
+    def __init__(self, key: KeyPair, engine: Engine, runtime: Runtime, store: Store | None = None) -> None:
+        """``store`` keeps, across restarts, which hold numbers were used and what may be captured."""
         submitter = Submitter(key, engine)
-        self.payer = Payer(key, engine, submitter, store)
-        self.payee = Payee(engine, submitter, self._notify)
+        self.payer = Payer(key, engine, submitter, runtime, store)
+        self.payee = Payee(key.public_key, engine, submitter, self._notify)
         self._me = key.public_key
         self._engine = engine
         self._changed = trio.Event()
@@ -40,6 +43,7 @@ class Payments:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._follow)
             nursery.start_soon(self._work)
+            nursery.start_soon(self._save)
 
     async def _follow(self) -> None:
         async with self._engine.subscribe_final() as blocks:
@@ -82,3 +86,8 @@ class Payments:
             self.payee.refund_orphans(now)
             await self.payee.capture(now)
             await self.payer.reclaim(now)
+
+    async def _save(self) -> None:
+        while True:
+            await trio.sleep(SAVE_INTERVAL_S)
+            await self.payer.save()

@@ -188,6 +188,7 @@ def report_wallet(node: NodeView) -> dict[str, Any]:
         "spendable": node.payments.payer.spendable,
         "held": account.held,
         "bonded": account.bonded,
+        "locked": account.locked,
         "unbonding": get_unbonding(account),
         "earned": node.payments.payee.earned,
         "models": list(account.models),

@@ -179,8 +179,7 @@ class OffloadAttempt:
             raise NetworkError("expected an answer to the offer")
 
     async def _pay(self) -> None:
-        signed = self._payer.sign_hold(self._hold)
-        self._payer.set_max_capture(self.hold_id, self._compute_owed(IN_FLIGHT_BYTES))
+        signed = self._payer.sign_hold(self._hold, self._compute_owed(IN_FLIGHT_BYTES))
         # A user that leaves now must not leave a hold behind that is promised until its deadline and never made.
         with trio.CancelScope(shield=True, deadline=trio.current_time() + self._settings.accept_timeout_s):
             await self.exchange.send(encode_message(Payment(signed)))
@@ -299,7 +298,8 @@ class OffloadAttempt:
         self._received += len(data)
         self._digest.update(data)
         passed = self.inspector.feed(data)
-        self._payer.set_max_capture(self.hold_id, self._compute_owed(IN_FLIGHT_BYTES))
+        if self.inspector.completion_bytes:  # what counts after a restart too
+            self._payer.set_max_capture(self.hold_id, self._compute_owed(IN_FLIGHT_BYTES))
         return passed
 
     def _compute_owed(self, in_flight: int = 0) -> int:

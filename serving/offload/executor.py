@@ -123,6 +123,9 @@ class Executor:
             except TooManyUnpaid as error:
                 raise _Declined(str(error), BUSY_RETRY_MS) from None
             job, is_queued = await self._decide(exchange, hold_id, offer, unpaid)
+            price = self._compute_price(job.request, job.body)
+            self._check_bond(price)
+            reservation.enter_context(self._payee.backing(hold_id, price))
             nursery = self._nursery
             if nursery is None:
                 raise _Declined("busy", BUSY_RETRY_MS)
@@ -245,7 +248,24 @@ class Executor:
             raise _Declined(f"not a request: {error}") from None
         if request.model != hold.model:
             raise _Declined("the hold is for another model")
-        usage = Usage(len(body), request.max_completion_bytes)
-        if hold.amount < self._context.engine.genesis.parameters.get_price(hold.model).compute(usage):
+        if hold.amount < self._compute_price(request, body):
             raise _Declined("the hold does not cover the request")
         return request
+
+    def _compute_price(self, request: Request, body: bytes) -> int:
+        """The most that the answer may cost, in micro-credits."""
+        usage = Usage(len(body), request.max_completion_bytes)
+        return self._context.engine.genesis.parameters.get_price(request.model).compute(usage)
+
+    def _check_bond(self, price: int) -> None:
+        """Decline a request whose price the free bond does not cover.
+
+        Raises:
+            _Declined: it does not.
+        """
+        engine = self._context.engine
+        needed, free = engine.genesis.parameters.bond_per_hold * price, self._payee.compute_free_bond()
+        if needed > free:
+            is_covered_later = needed <= engine.state.account(self._context.key.public_key).bonded
+            reason = f"this request needs a bond of {needed} micro-credits, {max(0, free)} are free here"
+            raise _Declined(reason, BUSY_RETRY_MS if is_covered_later else 0)

@@ -83,7 +83,7 @@ class Originator:
         failures: list[AttemptFailed] = []
         async with AsyncExitStack() as stack:
             stack.callback(payer.give_back, seq)
-            for number, executor in self._draw(request.model, epoch, seq):
+            for number, executor in self._draw(request.model, epoch, seq, amount):
                 terms = AttemptTerms(request, amount, epoch, seq, number, executor)
                 try:
                     attempt = await stack.enter_async_context(self._attempt(terms))
@@ -95,10 +95,11 @@ class Originator:
                 return
         hints = [failure.retry_after_s for failure in failures if failure.retry_after_s]
         retry_after_s = min([*hints, MAX_RETRY_AFTER_S]) if hints else 0.0
-        raise NoExecutor("; ".join(map(str, failures)) or "no executor is in reach", retry_after_s)
+        message = "; ".join(map(str, failures)) or "no executor is in reach whose bond covers the request"
+        raise NoExecutor(message, retry_after_s)
 
-    def _draw(self, model: str, epoch: int, seq: int) -> list[tuple[int, bytes]]:
-        """Positions and keys of the candidates in reach, in the order in which to ask them."""
+    def _draw(self, model: str, epoch: int, seq: int, amount: int = 0) -> list[tuple[int, bytes]]:
+        """Positions and keys of the candidates for a hold of ``amount`` in reach, in the order in which to ask them."""
         engine, me = self._context.engine, self._context.key.public_key
         table, source = engine.state.serving_table(epoch), engine.state.beacon.get_epoch_seed(epoch)
         if table is None or source is None:
@@ -106,7 +107,11 @@ class Originator:
         seed = compute_lottery_seed(source, me, seq)
         numbers = range(engine.genesis.parameters.max_attempts)
         order = zip(numbers, table.lottery(model).order(seed, me), strict=False)
-        candidates = [(number, executor) for number, executor in order if self._is_present(executor, model)]
+        candidates = [
+            (number, executor)
+            for number, executor in order
+            if self._is_present(executor, model) and self._is_covered(executor, amount)
+        ]
         if len(candidates) >= 2 and self._get_load(candidates[1][1]) < self._get_load(candidates[0][1]):
             candidates[0], candidates[1] = candidates[1], candidates[0]
         return candidates
@@ -115,6 +120,12 @@ class Originator:
         """Whether a peer is present and, by its announcement, its backend of ``model`` alive."""
         announcement = self._dialer.find(executor)
         return announcement is not None and model in announcement.models
+
+    def _is_covered(self, executor: bytes, amount: int) -> bool:
+        """Whether the bond of an executor covers a hold of ``amount``: it declines dearer ones."""
+        engine = self._context.engine
+        account = engine.state.account(executor)
+        return engine.genesis.parameters.bond_per_hold * amount <= account.bonded - account.locked
 
     def _get_load(self, executor: bytes) -> int:
         announcement = self._dialer.find(executor)

@@ -55,6 +55,7 @@ from tests.support.market_world import (
     make_request,
     receive,
     send_offer,
+    sign_hold_by_hand,
     simulate,
 )
 from tests.support.waiting import eventually
@@ -65,7 +66,7 @@ FAST = {"capture_grace_ms": 5_000}
 
 
 def sign(world: World, hold: Hold, payer: int = 0) -> SignedOperation:
-    return sign_operation(world.members[payer].key, world.genesis.chain_id, hold)
+    return sign_hold_by_hand(world.members[payer], hold)
 
 
 def get_executor(world: World, hold: Hold) -> Member:
@@ -209,7 +210,7 @@ def test_without_a_payment_there_is_no_answer(stream: bool) -> None:
         await world.settle()
         assert world.operations(Hold) == []
 
-    simulate(play, Options(executor=ExecutorSettings(keep_alive_interval_s=1.0)))
+    simulate(play, Options(executor=ExecutorSettings(keep_alive_interval_s=0.7)))  # not when the payment is due
 
 
 def test_a_payer_that_leaves_offers_unpaid_is_not_heard_for_a_while() -> None:

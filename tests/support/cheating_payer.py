@@ -23,7 +23,7 @@ from serving.offload.protocol import (
     encode_message,
 )
 from serving.openai.requests import HELD_BYTES_PER_TOKEN
-from tests.support.market_world import MODEL, Member, World, receive, send_offer
+from tests.support.market_world import MODEL, Member, World, receive, send_offer, sign_hold_by_hand
 from tests.support.waiting import eventually
 
 SALT = bytes(16)
@@ -101,6 +101,8 @@ class CheatingPayer:
         return list(found.values())
 
     def sign(self, hold: Hold) -> SignedOperation:
+        if self.key is self.world.gateway.key:
+            return sign_hold_by_hand(self.world.members[0], hold)
         return sign_operation(self.key, self.world.genesis.chain_id, hold)
 
     async def take(self, hold: Hold, body: bytes, pay_after: trio.Event | None = None) -> Message | None:

@@ -77,12 +77,14 @@ def make_busy_chain(length: int) -> tuple[Chain, Finals]:
             case 2:
                 operations += [chain.hold(second, seq, attempt), chain.bond(worker, 500)]
             case 3:
-                delivery = chain.delivery(second, seq, attempt)
-                operations += [chain.capture(get_payee(chain, second, seq, attempt), delivery)]
+                delivery, payee = chain.delivery(second, seq, attempt), get_payee(chain, second, seq, attempt)
+                is_backed = chain.account(payee).free_bond >= delivery.amount  # or it was slashed
+                operations += [chain.capture(payee, delivery if is_backed else chain.receipt(second, delivery))]
                 operations.append(chain.transfer(first, second, 10_000_000))  # fails
             case 4:
                 operations += [chain.unbond(worker, 300)]
-                if cycle % 2:
+                hold = chain.state.hold(compute_hold_id(second.public_key, seq, attempt))
+                if cycle % 2 and hold is not None:
                     operations.append(chain.sign(second, Dispute(compute_hold_id(second.public_key, seq, attempt))))
             case 5:
                 operations += [chain.hold(first, seq + 1, lifetime=2_500), chain.serve(server, MODEL)]

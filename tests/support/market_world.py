@@ -22,7 +22,16 @@ from chain.state.records import Account, OpenHold
 from chain.state.state import compute_supply
 from chain.store.kv import MemoryStore
 from chain.store.writer import ChainStore
-from chain.types.operations import Capture, CaptureItem, Hold, Operation, compute_digest
+from chain.types.operations import (
+    Capture,
+    CaptureItem,
+    Hold,
+    Operation,
+    SignedOperation,
+    compute_digest,
+    compute_hold_id,
+    sign_operation,
+)
 from consensus.engine import Settings
 from consensus.voting.journal import Journal
 from consensus.voting.vote_store import VoteStore
@@ -253,6 +262,8 @@ class Options:
     own_backend: bool = False
     available: dict[int, int] = field(default_factory=dict)
     """Micro-credits of a member, if not 1,000 credits."""
+    bonded: dict[int, int] = field(default_factory=dict)
+    """Those of its bond, if not 100 credits."""
     policy: PolicyParameters = field(
         default_factory=lambda: PolicyParameters(offload_frequency=1.0, accept_frequency=1.0, queue_frequency=1.0)
     )
@@ -283,7 +294,8 @@ class World:
             self.members.append(Member(number, key, backend, options.capacity))
             available = options.available.get(number, 1_000 * CREDIT)
             models = (MODEL,) if serves else ()
-            account = make_validator(key, bytes(32), parameters, available, 100 * CREDIT, models)
+            bonded = self.options.bonded.get(number, 100 * CREDIT)
+            account = make_validator(key, bytes(32), parameters, available, bonded, models)
             accounts.append(account if number in options.validators else replace(account, commitment=None))
         self.genesis: Genesis = make_genesis("test", SimulatedRuntime.EPOCH_MS, bytes(32), accounts, parameters)
 
@@ -559,6 +571,13 @@ def make_hold(world: World, payer: int, body: bytes, salt: bytes, **changes: Any
         "deadline": node.engine.chain_time() + 600_000,
     }
     return Hold(**{**terms, **changes})
+
+
+def sign_hold_by_hand(member: Member, hold: Hold) -> SignedOperation:
+    """A hold of a member that its own node did not make. As a payer that is silent would, it disputes nothing of it."""
+    hold_id = compute_hold_id(member.public_key, hold.seq, hold.attempt)
+    member.node.payments.payer._max_captures.put(hold_id, hold.amount, hold.deadline)
+    return sign_operation(member.key, member.node.engine.genesis.chain_id, hold)
 
 
 async def send_offer(exchange: Exchange, hold: Hold, body: bytes, salt: bytes) -> Message:

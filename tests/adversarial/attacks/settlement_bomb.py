@@ -36,6 +36,7 @@ def run() -> Outcome:
     total = CAPTURES * MAX_CAPTURE_ITEMS
     entries[SETTLEMENTS_KEY] = SettlementQueue(0, CAPTURES)
     entries[account_key(PAYER)] = Account(held=1_000 * total)
+    entries[account_key(PAYEE)] = Account(bonded=1_000 * total, locked=1_000 * total)
     state = genesis.state.update(entries)
     settled = []
     while (open_holds := _count_open(state.account(PAYER).held)) > 0:

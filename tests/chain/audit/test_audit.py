@@ -113,7 +113,7 @@ def test_a_long_chain_is_in_order(long: Busy) -> None:
     ]
     operations = sum(len(body.operations) for body in bodies)
     committee = chain.epoch.validators
-    assert [validator.stake for validator in committee] == [33_280, 25_000, 20_000, 15_000, 12_000, 10_000]
+    assert [validator.stake for validator in committee] == [31_800, 25_000, 19_000, 12_000, 11_000, 9_880]
     assert report == Report(
         name="test",
         chain_id=chain.genesis.chain_id,

@@ -15,6 +15,7 @@ MAX_GENESIS_BYTES = 8 << 20
 
 NO_ACCOUNT: Record = {
     "nonce": 0, "available": 0, "held": 0, "bonded": 0, "unbonding": [], "models": [], "grant": 0,
+    "locked": 0,
 }  # fmt: skip
 NO_VALIDATOR: Record = {
     "is_enrolled": False, "waiting_since": 0, "commitment": bytes(32), "hash_chain": 0, "next_commitment": bytes(32),
@@ -46,6 +47,11 @@ def need(condition: object) -> None:
 def get_own_bond(account: Record) -> int:
     """What is bonded beside the grant."""
     return int(max(0, account["bonded"] - account["grant"]))
+
+
+def get_free_bond(account: Record) -> int:
+    """What of the own bond is not locked behind captures without a receipt."""
+    return int(max(0, get_own_bond(account) - account["locked"]))
 
 
 @dataclass

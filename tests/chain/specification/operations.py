@@ -8,7 +8,7 @@ from collections.abc import Callable
 from nacl.pwhash import argon2id
 
 from tests.chain.specification import payments, validators
-from tests.chain.specification.ledger import NO_ACCOUNT, NO_VALIDATOR, Forbidden, Ledger, get_own_bond, need
+from tests.chain.specification.ledger import NO_ACCOUNT, NO_VALIDATOR, Forbidden, Ledger, get_free_bond, need
 from tests.chain.specification.notation import Record, encode, h, is_usable, number
 
 MAX_OPERATION_BYTES, MAX_CAPTURE_BYTES = 4_096, 32_768
@@ -100,7 +100,7 @@ def bond(ledger: Ledger, operation: Record, signer: bytes) -> None:
 
 def unbond(ledger: Ledger, operation: Record, signer: bytes) -> None:
     account, amount = ledger.account(signer), operation["amount"]
-    need(0 < amount <= get_own_bond(account))
+    need(0 < amount <= get_free_bond(account))
     account["bonded"] -= amount
     parts = {part["release_epoch"]: part["amount"] for part in account["unbonding"]}
     release = ledger.epoch + 2 + ledger.parameters["unbonding_epochs"]

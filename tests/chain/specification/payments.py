@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.chain.specification.draws import order_executors
-from tests.chain.specification.ledger import Ledger, need
+from tests.chain.specification.ledger import Ledger, get_free_bond, get_own_bond, need
 from tests.chain.specification.notation import Record, encode, h, is_signed, u64
 
 WINDOW = 256
@@ -115,6 +115,8 @@ def capture(ledger: Ledger, operation: Record, signer: bytes, fee: int) -> None:
         if item["receipt"] is not None or not delivery["amount"]:
             resolve(ledger, delivery["hold"], signer, delivery["amount"])
             continue
+        need(get_free_bond(ledger.account(signer)) >= delivery["amount"])
+        ledger.account(signer)["locked"] += delivery["amount"]
         entry["unsettled_delivery"] = dict(delivery)
         unsettled.append((delivery["hold"], entry))
     if unsettled:
@@ -130,6 +132,7 @@ def capture(ledger: Ledger, operation: Record, signer: bytes, fee: int) -> None:
         entry["amount"] -= paid
         entry["unsettled_delivery"]["amount"] -= paid
         ledger.account(entry["payer"])["held"] -= paid
+        ledger.account(signer)["locked"] -= paid
     for payer, amount in refunded:
         fee, paid = fee - paid, min(fee - paid, amount)
         ledger.account(payer)["available"] -= paid
@@ -147,6 +150,7 @@ def settle_due_captures(ledger: Ledger) -> None:
         for hold_id in hold_ids:
             if b"h" + hold_id in ledger.entries:
                 entry = ledger.entries[b"h" + hold_id]
+                ledger.account(entry["payee"])["locked"] -= entry["unsettled_delivery"]["amount"]
                 resolve(ledger, hold_id, entry["payee"], entry["unsettled_delivery"]["amount"])
         taken += len(hold_ids)
         queue["first"] += 1
@@ -163,4 +167,9 @@ def release(ledger: Ledger, operation: Record, signer: bytes) -> None:
 def dispute(ledger: Ledger, operation: Record, signer: bytes) -> None:
     entry = find_hold(ledger, operation["hold"])
     need(entry["payer"] == signer and entry["unsettled_delivery"] is not None)
-    resolve(ledger, operation["hold"], None, entry["unsettled_delivery"]["amount"])
+    amount, payee = entry["unsettled_delivery"]["amount"], ledger.account(entry["payee"])
+    payee["locked"] -= amount
+    burned = min(amount, get_own_bond(payee))
+    payee["bonded"] -= burned
+    ledger.fill_treasury(burned)
+    resolve(ledger, operation["hold"], None, burned)

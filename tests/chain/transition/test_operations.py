@@ -555,7 +555,7 @@ def test_a_capture_that_waits_for_its_turn_may_still_be_disputed() -> None:
     assert find_open(chain, user, captures) == [0, 0, 1, 1, 1, 1]
     treasury = chain.state.totals.treasury
     fee = do(chain, *[chain.sign(user, Dispute(hold_of(user, captures[number][0]))) for number in (3, 4)], elapsed=1)
-    assert chain.state.totals.treasury == treasury + fee + 2 * 1_000
+    assert chain.state.totals.treasury == treasury + fee + 2 * (2 * 1_000)
     assert find_open(chain, user, captures) == [0, 0, 0, 0, 0, 1], "what was disputed takes its place all the same"
     chain.append(elapsed=1)
     assert count_queued(chain) == 0
@@ -723,11 +723,13 @@ def test_a_payee_that_has_nothing_captures_without_a_receipt() -> None:
 
 def test_a_dispute_of_such_a_capture_takes_what_is_left_of_it() -> None:
     chain, user, payee, (seq,) = poor_payee([5_000])
-    before, treasury = chain.account(user), chain.state.totals.treasury
+    before, treasury, bonded = chain.account(user), chain.state.totals.treasury, chain.account(payee).bonded
     fees = do(chain, chain.capture(payee, chain.delivery(user, seq, amount=3_000)))
+    assert chain.account(payee).locked == 3_000 - fees
     fees_of_user = do(chain, chain.sign(user, Dispute(hold_of(user, seq))))
     assert chain.account(user) == replace(before, held=0, available=before.available + 2_000 - fees_of_user)
-    assert chain.state.totals.treasury == treasury + 3_000 + fees_of_user and fees < 3_000
+    assert (chain.account(payee).bonded, chain.account(payee).locked) == (bonded - (3_000 - fees), 0)
+    assert chain.state.totals.treasury == treasury + 2 * 3_000 - fees + fees_of_user and fees < 3_000
 
 
 def test_a_payee_that_has_nothing_gives_a_hold_back() -> None:
@@ -762,14 +764,15 @@ def test_the_fee_of_a_capture_comes_out_of_the_payees_share_first() -> None:
 # Disputes and releases
 
 
-def test_a_dispute_sends_the_capture_to_the_treasury() -> None:
+def test_a_dispute_sends_the_capture_to_the_treasury_and_as_much_of_the_bond() -> None:
     chain, user, payee = held()
     do(chain, chain.capture(payee, chain.delivery(user, 0, amount=3_000)))
     before, earner, treasury = chain.account(user), chain.account(payee), chain.state.totals.treasury
     fee = do(chain, chain.sign(user, Dispute(hold_of(user, 0))))
     assert chain.account(user) == replace(before, held=0, available=before.available + 2_000 - fee)
+    earner = replace(earner, bonded=earner.bonded - 3_000, locked=0)
     assert chain.account(payee) == earner
-    assert chain.state.totals.treasury == treasury + 3_000 + fee
+    assert chain.state.totals.treasury == treasury + 2 * 3_000 + fee
     assert chain.state.hold(hold_of(user, 0)) is None
     chain.append(elapsed=10_000)  # what stood on the agenda is passed over
     assert chain.account(payee) == earner and compute_supply(chain.state) == chain.genesis.supply
@@ -795,7 +798,8 @@ def test_a_dispute_is_in_time_in_the_next_block_whatever_its_time(grace: int) ->
     earner = chain.account(payee)
     fee = do(chain, chain.capture(payee, chain.delivery(user, 0)))
     do(chain, chain.sign(user, Dispute(hold_of(user, 0))), elapsed=60_000)
-    assert chain.account(payee) == replace(earner, available=earner.available - fee)
+    bonded = earner.bonded - 1_000  # what was captured
+    assert chain.account(payee) == replace(earner, available=earner.available - fee, bonded=bonded)
 
 
 def test_after_the_grace_time_it_is_too_late_for_a_dispute() -> None:

@@ -6,6 +6,7 @@ import pytest
 import trio
 
 from chain.parameters import CREDIT
+from chain.store.layout import MAX_CAPTURE_PREFIX
 from chain.types.operations import (
     Capture,
     Delivery,
@@ -20,7 +21,18 @@ from chain.types.operations import (
 from serving.accounting.hold_numbers import AHEAD, TooManyPayments
 from serving.accounting.payer import CannotAfford
 from serving.accounting.submitter import Submitter
-from tests.support.market_world import Options, Result, Script, World, ask, make_hold, make_request, simulate
+from tests.support.market_world import (
+    Options,
+    Result,
+    Script,
+    World,
+    ask,
+    get_script,
+    make_hold,
+    make_request,
+    sign_hold_by_hand,
+    simulate,
+)
 from tests.support.waiting import eventually
 
 PRICE = 1_000 + 3 * len(make_request().body) + 5 * 8 * 100
@@ -251,7 +263,7 @@ def test_a_payer_that_restarts_takes_back_what_was_not_captured() -> None:
     simulate(play, Options(gateways=(0, 1)))
 
 
-def test_a_payer_that_restarts_disputes_nothing_it_knows_nothing_about() -> None:
+def test_a_payer_that_restarts_knows_what_it_received() -> None:
     async def play(world: World) -> None:
         first = world.drawn(1)[0]
         assert first.backend is not None
@@ -264,6 +276,39 @@ def test_a_payer_that_restarts_disputes_nothing_it_knows_nothing_about() -> None
         await world.start(1)
         await world.settle(120)
         assert world.operations(Dispute) == [] and world.account(first.number).available > 1_000 * CREDIT
+
+    simulate(play, Options(gateways=(0, 1), parameters={"capture_grace_ms": 5_000}))
+
+
+def test_what_may_be_captured_is_forgotten_once_it_is_settled() -> None:
+    async def play(world: World) -> None:
+        get_script(world.drawn()[0]).tokens = 100  # 5 s
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, world.gateway)
+            await trio.sleep(3)
+            ((key, _),) = world.members[0].store.items(MAX_CAPTURE_PREFIX)
+            assert world.gateway.engine.state.hold(key[len(MAX_CAPTURE_PREFIX) :]) is not None
+        await world.settle()
+        await eventually(lambda: not list(world.members[0].store.items(MAX_CAPTURE_PREFIX)), 5)
+
+    simulate(play)
+
+
+def test_what_was_settled_while_its_payer_was_away_is_forgotten_at_its_deadline() -> None:
+    async def play(world: World) -> None:
+        first, store = world.drawn(1)[0], world.members[1].store
+        get_script(first).tokens = 200
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, world.members[1].node, make_request(max_tokens=1000))
+            await trio.sleep(5)
+            await world.kill(1)
+            nursery.cancel_scope.cancel()
+        assert list(store.items(MAX_CAPTURE_PREFIX))
+        await eventually(lambda: not world.open_holds(), 120)
+        await world.start(1)
+        await trio.sleep(30)
+        assert list(store.items(MAX_CAPTURE_PREFIX))
+        await eventually(lambda: not list(store.items(MAX_CAPTURE_PREFIX)), 700)
 
     simulate(play, Options(gateways=(0, 1), parameters={"capture_grace_ms": 5_000}))
 
@@ -291,6 +336,31 @@ def test_one_bad_delivery_does_not_spoil_a_capture_of_many() -> None:
         assert amounts == {1_000} and len(world.captured) == len(holds) - 2
 
     simulate(play)
+
+
+def test_captures_without_a_receipt_wait_for_the_bond_that_those_before_them_lock() -> None:
+    """And do not keep one with a receipt waiting."""
+
+    async def play(world: World) -> None:
+        payee = world.members[1].node.payments.payee
+        holds = [make_hold(world, 0, b"x", bytes(16), seq=seq) for seq in range(4)]
+        for hold in holds:
+            signed = sign_hold_by_hand(world.members[0], hold)
+            hold_id = compute_hold_id(signed.signer, hold.seq, 0)
+            payee._served.add(hold_id)
+            delivery = Delivery(hold_id, 1_000, bytes(32), Usage(0, 0), "stop")
+            payee.collect(
+                signed, delivery, world.gateway.payments.payer.sign_receipt(delivery) if hold.seq == 3 else None
+            )
+            await world.gateway.engine.submit(signed)
+        await eventually(lambda: len(world.captured) == 2, 30)
+        assert world.account(1).locked == 1_000
+        await eventually(lambda: len(world.captured) == 4, 60)
+        await eventually(lambda: not world.open_holds(), 30)
+        captures = [[item.receipt is None for item in capture.items] for capture in world.operations(Capture)]
+        assert captures == [[True, False], [True], [True]] and world.operations(Dispute) == []
+
+    simulate(play, Options(executors=1, bonded={1: 1_999}, parameters={"capture_grace_ms": 5_000}))
 
 
 def test_a_capture_that_was_lost_is_submitted_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,6 +31,7 @@ async def test_wallet(node: Node, client: httpx.AsyncClient) -> None:
         "spendable": 1_000 * CREDIT,
         "held": 0,
         "bonded": 100 * CREDIT,
+        "locked": 0,
         "unbonding": 0,
         "earned": 77,
         "models": [],
