@@ -50,7 +50,7 @@ LEAVE_TIMEOUT_S = 2.0
 """Seconds that saying goodbye may take."""
 MAX_GOODBYES = 16
 """Neighbours that are told of a goodbye directly."""
-SAVE_INTERVAL_S = 60.0
+PEER_STORE_INTERVAL_S = 60.0
 """Seconds between writes of the peers to disk."""
 MAX_QUEUED_PEER_CHANGES = 1024
 """Changes that a subscriber may fall behind."""
@@ -229,7 +229,7 @@ class Discovery:
 
     async def _save_loop(self) -> None:
         while self._store is not None:
-            await trio.sleep(SAVE_INTERVAL_S)
+            await trio.sleep(PEER_STORE_INTERVAL_S)
             await self._save()
 
     async def _save(self) -> None:
