@@ -121,6 +121,7 @@ class Node:
             table=peer_table,
             bootstrap=bootstrap,
             store=peers,
+            configured=[address for _, address in dht_servers or ()],
         )
         self.dht: DhtDiscovery | None = None
         if dht_servers is not None:
@@ -132,7 +133,7 @@ class Node:
         self.wallet = Wallet(key, self.engine)
         self.payments = Payments(key, self.engine, runtime, store)
         context = OffloadContext(key, self.engine, self.payments, runtime)
-        dialer = ExecutorDialer(self.streams, self.discovery.find, self.discovery.has_left)
+        dialer = ExecutorDialer(self.streams, self.discovery.find, peer_table.get_addresses, self.discovery.has_left)
         self.executor = Executor(context, self.backend_pool, policy, executor_settings)
         self.originator = Originator(context, dialer, originator_settings)
         self.dispatcher = Dispatcher(self.backend_pool, policy, self.originator, runtime)

@@ -52,6 +52,11 @@ def get_addresses(known: Located | None, more: tuple[str, ...] = ()) -> tuple[st
     return tuple(dict.fromkeys(more + announced))
 
 
+def get_direct(addresses: Iterable[str]) -> tuple[str, ...]:
+    """Those of a peer's addresses that lead to it without a relay."""
+    return tuple(address for address in addresses if not address.endswith(CIRCUIT))
+
+
 def get_relays(addresses: Iterable[str]) -> frozenset[bytes]:
     """The relays that circuits to these addresses run through, as public keys."""
     relays = set()
@@ -196,6 +201,7 @@ class Reach(IntEnum):
     ANYWHERE = 2
 
 
+@lru_cache(maxsize=16384)
 def get_reach(address: str) -> Reach:
     """From where a multiaddress can be dialled; a name may stand for any host, so it counts for this machine only."""
     parts = address.split("/")
@@ -206,6 +212,30 @@ def get_reach(address: str) -> Reach:
     if host.is_global and not host.is_multicast:
         return Reach.ANYWHERE
     return Reach.MACHINE if host.is_loopback or host.is_unspecified else Reach.LOCAL_NETWORK
+
+
+def get_scope(addresses: Iterable[str]) -> Reach:
+    """From how far the network is reached of which these are addresses, the node's own and those that its owner names.
+
+    A name may stand for any host, so it does not count. Without another address it is :attr:`Reach.ANYWHERE`.
+    """
+    return max((get_reach(address) for address in addresses if get_ip_address(address)), default=Reach.ANYWHERE)
+
+
+@lru_cache(maxsize=16384)
+def is_in_scope(address: str, scope: Reach) -> bool:
+    """Whether a node in a network of this scope may dial a multiaddress that a stranger names.
+
+    A public node has no business at an address of its own machine or local network, and no node at one that is not of
+    a single host. What has no IP address in front has no scope: a name is looked at when it is resolved.
+    """
+    host = get_ip_address(address)
+    if host is None:
+        return True
+    ip = ipaddress.ip_address(host)
+    ip = getattr(ip, "ipv4_mapped", None) or ip
+    is_one_host = not (ip.is_multicast or ip.is_link_local or ip.is_unspecified or (ip.version == 4 and ip.is_reserved))
+    return is_one_host and get_reach(address) >= scope
 
 
 def is_local(host: str) -> bool:

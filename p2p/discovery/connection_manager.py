@@ -19,7 +19,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from random import Random
 
-from p2p.addresses import get_addresses, get_first_subnet, get_subnet, get_subnets
+from p2p.addresses import get_direct, get_first_subnet, get_subnet, get_subnets
 from p2p.backoff import Backoff
 from p2p.discovery.dial_scheduler import TARGET_OUTBOUND, ConnectionSnapshot, DialScheduler
 from p2p.peers.table import PeerTable
@@ -130,21 +130,23 @@ class ConnectionManager:
             # A dialable peer that is connected through a relay is worth a direct link.
             taken = {*direct, *snapshot.dialling, *dials}
             occupied = {*links.values(), *(subnet for addresses in begun for subnet in get_subnets(addresses))}
-            for peer, addresses in self._find_dialable(table, taken, occupied, now)[:missing]:
-                dials[peer] = Dial(peer, addresses, is_probe=False)
+            for peer, addresses in self._find_dialable(table, taken, occupied, now):
+                if missing and (admitted := self.scheduler.admit(table, peer, addresses, now)):
+                    dials[peer] = Dial(peer, admitted, is_probe=False)
+                    missing -= 1
         return [*dials.values(), *self._reserve(links, now)]
 
     def _find_dialable(
         self, table: PeerTable, taken: Collection[bytes], occupied: set[str], now: float
     ) -> list[tuple[bytes, tuple[str, ...]]]:
         """Dialable peers with their addresses: those in subnets that are not ``occupied`` first, one of each subnet."""
-        free = [known for known in table.present() if known.addresses and known.peer not in taken]
-        due = [known for known in free if self.scheduler.is_due(known.peer, now)]
+        free = ((known.peer, table.get_dialable(known)) for known in table.present() if known.peer not in taken)
+        due = [one for one in free if get_direct(one[1]) and self.scheduler.is_due(one[0], now)]
         first: list[tuple[bytes, tuple[str, ...]]] = []
         rest: list[tuple[bytes, tuple[str, ...]]] = []
-        for known in self.scheduler.interleave_subnets(due):
-            subnets = get_subnets(known.addresses)
-            (first if occupied.isdisjoint(subnets) else rest).append((known.peer, get_addresses(known)))
+        for peer, addresses in self.scheduler.interleave_subnets(due):
+            subnets = get_subnets(get_direct(addresses))
+            (first if occupied.isdisjoint(subnets) else rest).append((peer, addresses))
             occupied |= subnets
         return first + rest
 
@@ -177,5 +179,4 @@ class ConnectionManager:
 
     def _get_addresses(self, table: PeerTable, peer: bytes) -> tuple[str, ...]:
         """Where ``peer`` can be dialled directly, as it announces or the configuration says."""
-        known = table.find(peer)
-        return known.addresses if known is not None and known.addresses else self._bootstrap.get(peer, ())
+        return get_direct(table.get_addresses(peer)) or self._bootstrap.get(peer, ())

@@ -101,6 +101,10 @@ class Connector:
         self._dialling.update((action.peer, None) for action in actions if isinstance(action, Dial))
         return actions
 
+    def admit(self, peer: bytes, addresses: Sequence[str]) -> tuple[str, ...]:
+        """See :meth:`~p2p.discovery.dial_scheduler.DialScheduler.admit`."""
+        return self.manager.scheduler.admit(self._table, peer, addresses, trio.current_time())
+
     async def dial(self, dial: Dial) -> bool:
         """Dial a chosen peer. Returns whether it is connected."""
         peer = dial.peer

@@ -11,10 +11,11 @@ A node also keeps a connection to a bootstrap peer in a small network, and dials
 that no part of the network stays separated, by chance or by an attacker. A bootstrap peer could not hold connections to
 all nodes.
 
-A failed dial is repeated after a back-off with jitter. While too few peers are known, those stored by an earlier run
-are dialled as well, and those that the DHT suggested. In a small network, of two peers the one with the lesser key
-dials at once and the other after :data:`HEAD_START_S`, which avoids double connections; in a larger network the key
-order is ignored.
+A failed dial is repeated after a back-off with jitter. Where no peer was verified yet, an address is dialled seldom,
+however many peers announce it (:mod:`p2p.discovery.dial_pace`). While too few peers are known, those stored by an
+earlier run are dialled as well, and those that the DHT suggested. In a small network, of two peers the one with the
+lesser key dials at once and the other after :data:`HEAD_START_S`, which avoids double connections; in a larger network
+the key order is ignored.
 
 Now and then the node probes a peer: a lost one, since after a partition one side has to begin, or one that it is not
 connected to, since a peer whose neighbours have all died is watched by no one else.
@@ -28,8 +29,9 @@ from dataclasses import dataclass, field
 from itertools import islice, zip_longest
 from random import Random
 
-from p2p.addresses import get_addresses, get_subnets
+from p2p.addresses import get_direct, get_relays, get_subnets
 from p2p.backoff import Backoff
+from p2p.discovery.dial_pace import DialPace
 from p2p.peers.announcement import Announcement
 from p2p.peers.table import PeerTable
 
@@ -51,6 +53,10 @@ SMALL_NETWORK = 64
 """Number of peers up to which a connection to a bootstrap peer is always kept."""
 BOOTSTRAP_INTERVAL_S = 180.0
 """Mean seconds between dials of a bootstrap peer in a larger network."""
+
+
+_Dialable = tuple[bytes, tuple[str, ...]]
+"""A peer that may be dialled, and where."""
 
 
 @dataclass(slots=True)
@@ -89,6 +95,7 @@ class DialScheduler:
         self._bootstrap = {peer: addresses for peer, addresses in bootstrap.items() if peer != me}
         self._random = random
         self._target = target
+        self._pace = DialPace()
         self._records: dict[bytes, _Record] = {}
         self._next_probe: float | None = None
         self._probes = 0
@@ -144,67 +151,94 @@ class DialScheduler:
         if self._misses_bootstrap(len(table), taken, now) or is_lost:
             for peer, addresses in self._bootstrap.items():
                 if peer not in taken and self.is_due(peer, now):
-                    chosen[peer] = get_addresses(table.find(peer), addresses)
+                    chosen[peer] = tuple(dict.fromkeys((*addresses, *table.get_addresses(peer))))
         remembered = {
-            peer: addresses
+            peer: allowed
             for peer, addresses in self._get_remembered().items()
-            if table.state(peer) is None and peer not in taken
+            if table.state(peer) is None and peer not in taken and (allowed := table.select_dialable(addresses))
         }
         if missing > len(chosen):
             wanted = [known for known in table.present() if known.peer not in taken and known.peer not in chosen]
             dialable = self._order_dialable(table, wanted, snapshot.is_reachable, now)
-            self._select(dialable, {*occupied_subnets}, missing, chosen)
+            self._select(table, dialable, {*occupied_subnets}, missing, now, chosen)
             unknown = max(0, missing - len(chosen)) if len(table) < self._target else 0
-            due = ((peer, addresses) for peer, addresses in remembered.items() if self.is_due(peer, now))
+            due = (
+                (peer, admitted)
+                for peer, addresses in remembered.items()
+                if self.is_due(peer, now) and (admitted := self.admit(table, peer, addresses, now))
+            )
             chosen |= islice(due, unknown)
             self._forget(taken, wanted)
         chosen |= self._probe(table, {*taken, *chosen}, remembered, now)
         return list(chosen.items())
 
+    def admit(self, table: PeerTable, peer: bytes, addresses: Iterable[str], now: float) -> tuple[str, ...]:
+        """The ``addresses`` at which to dial ``peer`` now: all if it is verified, else those that the pace allows.
+
+        They count as dialled, but for those through a verified relay, which are always allowed.
+        """
+        addresses = tuple(addresses)
+        if peer in self._bootstrap or table.is_verified(peer):
+            return addresses
+        free = [one for one in addresses if any(map(table.is_verified, get_relays([one])))]
+        admitted = self._pace.admit((one for one in addresses if one not in free), now)
+        return tuple(one for one in addresses if one in free or one in admitted)
+
     def _order_dialable(
         self, table: PeerTable, wanted: list[Announcement], is_reachable: bool, now: float
-    ) -> list[Announcement]:
+    ) -> list[_Dialable]:
         """Those of ``wanted`` that may be dialled now, in the order of the module's description."""
         head_start = HEAD_START_S if is_reachable and len(table) <= self._target else 0.0
         due = [
-            known
+            (known.peer, addresses)
             for known in wanted
-            if get_addresses(known) and self.is_due(known.peer, now, head_start if known.peer < self._me else 0.0)
+            if (addresses := table.get_dialable(known))
+            and self.is_due(known.peer, now, head_start if known.peer < self._me else 0.0)
         ]
-        ordered: list[Announcement] = []
+        ordered: list[_Dialable] = []
         for is_direct in (True, False):  # a circuit costs its relay, and a connection to that
-            some = [known for known in due if bool(known.addresses) is is_direct]
+            some = [one for one in due if bool(get_direct(one[1])) is is_direct]
             ordered += self._alternate(table, self.interleave_subnets(some))
         return ordered
 
-    def interleave_subnets(self, peers: Iterable[Announcement]) -> list[Announcement]:
+    def interleave_subnets(self, peers: Iterable[_Dialable]) -> list[_Dialable]:
         """``peers`` in random order, but one of each subnet, in a random order of these, before the next of any."""
         shuffled = list(peers)
         self._random.shuffle(shuffled)
         ranks: dict[frozenset[str], float] = {}
         counts: Counter[frozenset[str]] = Counter()
-        ranked: list[tuple[int, float, Announcement]] = []
-        for known in shuffled:
-            subnets = get_subnets(get_addresses(known))
-            ranked.append((counts[subnets], ranks.setdefault(subnets, self._random.random()), known))
+        ranked: list[tuple[int, float, _Dialable]] = []
+        for peer, addresses in shuffled:
+            subnets = get_subnets(addresses)
+            ranked.append((counts[subnets], ranks.setdefault(subnets, self._random.random()), (peer, addresses)))
             counts[subnets] += 1
         ranked.sort(key=lambda entry: entry[:2])
-        return [known for _, _, known in ranked]
+        return [one for _, _, one in ranked]
 
     def _select(
-        self, dialable: list[Announcement], occupied: set[str], missing: int, chosen: dict[bytes, tuple[str, ...]]
+        self,
+        table: PeerTable,
+        dialable: list[_Dialable],
+        occupied: set[str],
+        missing: int,
+        now: float,
+        chosen: dict[bytes, tuple[str, ...]],
     ) -> None:
         """Add peers to ``chosen`` until it has ``missing``; those in subnets that are not ``occupied`` come first.
 
         Announcing an address costs nothing, so a peer occupies the subnets of all its addresses.
         """
         for is_any_subnet in (False, True):
-            for known in dialable:
-                addresses = get_addresses(known)
+            for peer, addresses in dialable:
                 subnets = get_subnets(addresses)
                 is_allowed = is_any_subnet or occupied.isdisjoint(subnets)
-                if len(chosen) < missing and known.peer not in chosen and is_allowed:
-                    chosen[known.peer] = addresses
+                if (
+                    len(chosen) < missing
+                    and peer not in chosen
+                    and is_allowed
+                    and (admitted := self.admit(table, peer, addresses, now))
+                ):
+                    chosen[peer] = admitted
                     occupied |= subnets
 
     def _get_remembered(self) -> dict[bytes, tuple[str, ...]]:
@@ -220,12 +254,12 @@ class DialScheduler:
             return False
         return peers <= SMALL_NETWORK or now >= self._next_bootstrap_dial
 
-    def _alternate(self, table: PeerTable, wanted: list[Announcement]) -> list[Announcement]:
+    def _alternate(self, table: PeerTable, wanted: list[_Dialable]) -> list[_Dialable]:
         """In turns one that is verified and one that is not."""
-        verified = [known for known in wanted if table.is_verified(known.peer)]
-        unverified = [known for known in wanted if not table.is_verified(known.peer)]
+        verified = [one for one in wanted if table.is_verified(one[0])]
+        unverified = [one for one in wanted if not table.is_verified(one[0])]
         pairs = (pair for pair in zip_longest(verified, unverified))
-        return [known for pair in pairs for known in pair if known is not None]
+        return [one for pair in pairs for one in pair if one is not None]
 
     def _probe(
         self, table: PeerTable, taken: Collection[bytes], remembered: dict[bytes, tuple[str, ...]], now: float
@@ -236,18 +270,20 @@ class DialScheduler:
         if first:
             return {}
         self._probes += 1
-        lost = [known for known in table.lost() if known.peer not in taken and get_addresses(known)]
+        lost = [(known.peer, table.get_dialable(known)) for known in table.lost() if known.peer not in taken]
+        lost = [one for one in lost if one[1]]
+        probed: _Dialable | None = None
         if not lost or self._probes % 2:
-            unwatched = [known for known in table.present() if known.peer not in taken and get_addresses(known)]
-            others = {known.peer: get_addresses(known) for known in unwatched} | remembered
+            present = ((known.peer, table.get_dialable(known)) for known in table.present())
+            others = {peer: addresses for peer, addresses in present if addresses} | remembered
             due = [peer for peer in others if peer not in taken and self.is_due(peer, now, HEAD_START_S)]
             if due:
                 peer = self._random.choice(due)
-                return {peer: others[peer]}
-        if not lost:
-            return {}
-        known = self._random.choice(lost)
-        return {known.peer: get_addresses(known)}
+                probed = peer, others[peer]
+        if probed is None and lost:
+            probed = self._random.choice(lost)
+        admitted = () if probed is None else self.admit(table, *probed, now)
+        return {} if probed is None or not admitted else {probed[0]: admitted}
 
     def is_due(self, peer: bytes, now: float, head_start: float = 0.0) -> bool:
         """Whether ``peer`` may be dialled: its back-off is over, and it had ``head_start`` seconds to dial itself."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import trio
 
 from chain.crypto import KeyPair
-from p2p.addresses import get_addresses
 from p2p.discovery.connector import Connector
 from p2p.discovery.peer_tasks import PeerTasks
 from p2p.discovery.plumtree import Plumtree
@@ -97,9 +96,12 @@ class Prober:
             known = self._table.find(peer)
             if known is None or self._failure_detector.is_failing(peer):
                 return
-            addresses = get_addresses(known)
-            if peer not in self._network.peers() and not addresses:
-                await trio.sleep(RETURN_DELAY_S)
+            addresses = self._table.get_dialable(known)
+            if peer not in self._network.peers():
+                if not addresses:
+                    await trio.sleep(RETURN_DELAY_S)
+                elif not (addresses := self._connector.admit(peer, addresses)):
+                    return  # not now: who is at these addresses was tried a moment ago
             before = self._network.peers()
             is_alive = peer in before or await self._connector.connect(peer, addresses, PROBE_TIMEOUT_S)
             self._tasks.start(peer, self._connector.close_probe, peer, addresses, before)
@@ -126,7 +128,7 @@ class Prober:
         entry, now = self._table.entries.get(peer), trio.current_time()
         if entry is None or not entry.state.is_present or entry.announcement.order != known.order:
             return
-        can_be_probed = bool(get_addresses(known))
+        can_be_probed = bool(self._table.get_dialable(known))
         if self._failure_detector.needs_confirmations(peer):
             message = sign_suspect_message(self._key, self._chain_id, entry.announcement)
             if self._failure_detector.on_suspect_message(message, now):

@@ -20,7 +20,7 @@ from typing import Any
 import trio
 
 from chain.crypto import KeyPair, format_address
-from p2p.addresses import get_addresses
+from p2p.addresses import get_addresses, get_scope
 from p2p.discovery.announcer import REFRESH_MIN_AGE_S, Announcer
 from p2p.discovery.connection_manager import ConnectionManager, Dial
 from p2p.discovery.connector import Connector
@@ -61,7 +61,8 @@ class Discovery:
 
     ``table`` is the peer table to fill, which others may read (default: one without stakes). ``bootstrap`` are (public
     key, multiaddress) pairs for the first contact. ``target`` is the number of connections that the node makes itself.
-    ``store`` remembers the peers of one run for the next.
+    ``store`` remembers the peers of one run for the next. ``configured`` are further addresses that the owner names:
+    they show, as those of bootstrap peers do, from how far the network is reached.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Discovery:
         models: Sequence[str] = (),
         target: int = TARGET_OUTBOUND,
         store: PeerStore | None = None,
+        configured: Sequence[str] = (),
     ) -> None:
         self.table = PeerTable(network.me, salt=runtime.random.randbytes(16)) if table is None else table
         self.failure_detector = FailureDetector(self.table)
@@ -84,6 +86,8 @@ class Discovery:
         self._runtime = runtime
         self._store = store
         self._changes: Fanout[Change] = Fanout(MAX_QUEUED_PEER_CHANGES)
+        self._configured = (*(address for _, address in bootstrap), *configured)
+        self._note_own_addresses()
         servers: dict[bytes, tuple[str, ...]] = {}
         for peer, address in bootstrap:
             servers[peer] = (*servers.get(peer, ()), address)
@@ -197,6 +201,7 @@ class Discovery:
     async def _maintenance_loop(self) -> None:
         while True:
             now, connected = trio.current_time(), self._network.peers()
+            self._note_own_addresses()
             for change in (*self.failure_detector.expire(now, connected), *self.table.expire(now)):
                 self._emit(change)
             self._announcer.announce_if_changed()
@@ -208,6 +213,11 @@ class Discovery:
                 else:
                     self._tasks.start(action.peer, self._connector.reserve, action.peer)
             await trio.sleep(MAINTENANCE_INTERVAL_S * self._runtime.random.uniform(0.8, 1.2))
+
+    def _note_own_addresses(self) -> None:
+        """Have the table know where not to dial others."""
+        own = self._network.listen_addresses
+        self.table.own_addresses, self.table.scope = frozenset(own), get_scope((*self._configured, *own))
 
     async def _dial(self, dial: Dial) -> None:
         before = self._network.peers()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 
-from p2p.addresses import get_addresses
 from p2p.discovery.dial_scheduler import SMALL_NETWORK
 from p2p.peers.table import PeerTable
 
@@ -36,6 +35,6 @@ class SizeEstimate:
         if now >= self._valid_until or len(self._table) <= SMALL_NETWORK:
             unverified = [known for known in self._table.present() if not self._table.is_verified(known.peer)]
             verified = len(self._table) - len(unverified)
-            dialable = sum(bool(get_addresses(known)) for known in unverified)
+            dialable = sum(bool(self._table.get_dialable(known)) for known in unverified)
             self._size, self._valid_until = verified + self._answered * dialable, now + ESTIMATE_INTERVAL_S
         return self._size

@@ -26,7 +26,7 @@ from libp2p.utils.address_validation import expand_wildcard_address
 from multiaddr import Multiaddr
 
 from chain.crypto import KeyPair, format_address
-from p2p.addresses import Endpoint, Reach, get_endpoint, get_reach
+from p2p.addresses import Endpoint, Reach, format_endpoint, get_endpoint, get_reach, get_scope, is_ip_address
 from p2p.closing import CLOSE_TIMEOUT_S, root_cause, shielded
 from p2p.fanout import Fanout
 from p2p.host.circuits import Circuits
@@ -185,7 +185,7 @@ class Libp2pNetwork:
         """Run host and gossip out of reach of cancellation until ``ended``, then close them in order."""
         failure = None
         with trio.CancelScope(shield=True) as everything:
-            host = build_host(self._key, self._rules, self.gater, self.report_misbehaviour)
+            host = build_host(self._key, self._rules, self._get_scope, self.gater, self.report_misbehaviour)
             router = GuardedGossipSub(report_misbehaviour=self.report_misbehaviour)
             isolated_dialer = IsolatedDialer(host, self._runtime.random.randbytes(32))
             first_sequence = self._runtime.now() * 1_000_000
@@ -341,8 +341,13 @@ class Libp2pNetwork:
 
         A peer announces any address it likes, and addresses that only this node can dial are not for strangers to use.
         """
-        reach = max(map(get_reach, self.listen_addresses), default=Reach.ANYWHERE)
+        reach = get_scope(self.listen_addresses)
         return [address for address in self._directory.get_addresses(peer) if get_reach(address) >= reach]
+
+    def _get_scope(self) -> Reach:
+        """From how far the network is reached, by the addresses of this node and those that its owner names."""
+        trusted = [format_endpoint(*endpoint) for endpoint in self._rules.trusted if is_ip_address(endpoint[0])]
+        return get_scope((*trusted, *self.listen_addresses))
 
     def _get_quota_key(self, peer: bytes) -> bytes:
         """What a peer counts against, with all others of its address; empty if that is not known or exempt."""

@@ -35,11 +35,13 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from chain.crypto import hash_bytes
-from p2p.addresses import get_addresses
+from p2p.addresses import CIRCUIT, Located, Reach, get_addresses, get_direct, is_in_scope
 from p2p.peers.announcement import ACCEPTANCE_S, Announcement, PeerLoad, get_item_id
 
 MAX_TABLE_PEERS = 4096
 """Peers that are present in a table, and tombstones beside them."""
+MAX_DIALLED_PER_ANNOUNCEMENT = 4
+"""Direct addresses in an announcement that are dialled."""
 MAX_DIALLED = MAX_TABLE_PEERS // 4
 """Peers that are remembered to have been dialled."""
 TOMBSTONE_S = ACCEPTANCE_S
@@ -158,6 +160,10 @@ class PeerTable:
         self.me = me
         self._bootstrap = frozenset(bootstrap)
         self.weight = weight or (lambda peer: 0.0)
+        self.scope = Reach.MACHINE
+        """That of this node's network, in which other peers may be dialled (:func:`p2p.addresses.get_scope`)."""
+        self.own_addresses: frozenset[str] = frozenset()
+        """At which nobody else is."""
         self.entries: dict[bytes, Entry] = {}
         self.by_id: dict[bytes, Entry] = {}
         self.root = 0
@@ -185,7 +191,17 @@ class PeerTable:
 
     def get_addresses(self, peer: bytes) -> tuple[str, ...]:
         """Where ``peer`` can be dialled, directly or through its relays; empty if it is not present."""
-        return get_addresses(self.find(peer))
+        return self.get_dialable(self.find(peer))
+
+    def get_dialable(self, known: Located | None) -> tuple[str, ...]:
+        """Where this node may dial a peer, of the addresses that it announces: some direct ones and its relays."""
+        return self.select_dialable(get_addresses(known))
+
+    def select_dialable(self, addresses: Iterable[str]) -> tuple[str, ...]:
+        """Those of a peer's addresses that this node may dial: in scope, and not too many."""
+        allowed = [one for one in addresses if is_in_scope(one, self.scope) and one not in self.own_addresses]
+        direct = get_direct(allowed)[:MAX_DIALLED_PER_ANNOUNCEMENT]
+        return (*direct, *(one for one in allowed if one.endswith(CIRCUIT)))
 
     def is_protected(self, peer: bytes) -> bool:
         """Whether ``peer`` keeps its connection when there are too many: it has weight, or is a bootstrap peer."""

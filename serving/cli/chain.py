@@ -16,7 +16,7 @@ from chain.crypto import KeyPair
 from chain.exceptions import StoreError
 from chain.genesis import load_genesis
 from chain.light.client import Checkpoint
-from p2p.addresses import parse_peer_address, parse_proxy
+from p2p.addresses import get_endpoint, parse_peer_address, parse_proxy
 from p2p.runtime import RealRuntime
 from serving.cli.restart import build_restart_app
 from serving.cli.stopped_node import open_stopped_node, replace_genesis
@@ -47,7 +47,8 @@ def open_remote(multiaddress: str, genesis: Path | None, socks5: str | None) -> 
     except ValueError as error:
         raise StoreError(str(error)) from error
     try:
-        rules = DialRules(proxy=None if socks5 is None else parse_proxy(socks5))
+        proxy = None if socks5 is None else parse_proxy(socks5)
+        rules = DialRules(proxy=proxy, trusted=frozenset({get_endpoint(address)}))
     except ValueError as error:
         raise StoreError(f"--socks5: {error}") from error
     trusted = load_genesis(genesis or get_default_data_dir() / GENESIS_FILE)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from chain.crypto import KeyPair
+from p2p.addresses import get_endpoint
 from p2p.network import PeerDirectory
 from p2p.runtime import Runtime
 from serving.backends.backend import Backend
@@ -68,7 +69,8 @@ def build_network(config: NodeConfig, key: KeyPair, runtime: Runtime, directory:
     from p2p.host.transport import DialRules
     from p2p.nat.relay_server import RelayLimits
 
-    rules = DialRules(proxy=config.get_proxy())
+    named = (*config.get_bootstrap(), *(config.get_dht_servers() or ()))
+    rules = DialRules(proxy=config.get_proxy(), trusted=frozenset(get_endpoint(address) for _, address in named))
     if config.anonymous:
         rules = DialRules.only([address for _, address in config.get_bootstrap()], config.get_proxy())
     relays = config.relay.serve and config.get_listen() and config.reachability != "private"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
 import trio
 
-from p2p.addresses import get_addresses
 from p2p.peers.announcement import Announcement
 from p2p.streams.exchanges import Exchange, Streams
 from serving.offload.protocol import OFFLOAD_PROTOCOL
@@ -18,11 +17,13 @@ from serving.offload.protocol import OFFLOAD_PROTOCOL
 class ExecutorDialer:
     """Finds executors and opens exchanges to them.
 
-    ``find`` is the announcement of a peer that is present, else None; ``has_left`` says whether a peer took its leave.
+    ``find`` is the announcement of a peer that is present, else None; ``get_addresses`` says where to dial a peer, and
+    ``has_left`` whether it took its leave.
     """
 
     streams: Streams
     find: Callable[[bytes], Announcement | None]
+    get_addresses: Callable[[bytes], Sequence[str]]
     has_left: Callable[[bytes], bool]
 
     async def connect(self, executor: bytes, timeout: float) -> None:
@@ -31,10 +32,10 @@ class ExecutorDialer:
         Raises:
             NetworkError, trio.TooSlowError: it cannot be reached within ``timeout`` seconds.
         """
-        announcement, network = self.find(executor), self.streams.network
-        if announcement is not None and executor not in network.peers():
+        network = self.streams.network
+        if self.find(executor) is not None and executor not in network.peers():
             with trio.fail_after(timeout):
-                await network.connect(executor, get_addresses(announcement))
+                await network.connect(executor, self.get_addresses(executor))
 
     def open(self, executor: bytes) -> AbstractAsyncContextManager[Exchange]:
         """An exchange of the offload protocol."""

@@ -11,8 +11,10 @@ from p2p.addresses import (
     get_endpoint,
     get_first_subnet,
     get_reach,
+    get_scope,
     get_subnet,
     get_subnets,
+    is_in_scope,
     is_local,
     is_local_address,
     parse_circuit_address,
@@ -102,3 +104,40 @@ def test_malformed_circuit_addresses_are_refused(address: str) -> None:
 )
 def test_from_where_an_address_can_be_dialled(address: str, reach: Reach) -> None:
     assert get_reach(address) is reach
+
+
+@pytest.mark.parametrize(
+    ("addresses", "scope"),
+    [
+        ((), Reach.ANYWHERE),
+        (("/dns4/localhost/tcp/1", "/memory/1"), Reach.ANYWHERE),
+        (("/ip4/127.0.0.1/tcp/1", "/dns4/localhost/tcp/1"), Reach.MACHINE),
+        (("/ip4/127.0.0.1/tcp/1", "/ip4/10.0.0.1/tcp/1"), Reach.LOCAL_NETWORK),
+        (("/ip4/192.168.0.2/tcp/1", "/ip4/8.8.8.8/tcp/1"), Reach.ANYWHERE),
+    ],
+)
+def test_the_scope_of_a_network_is_that_of_the_widest_address(addresses: tuple[str, ...], scope: Reach) -> None:
+    assert get_scope(addresses) is scope
+
+
+@pytest.mark.parametrize(
+    ("address", "widest"),
+    [
+        ("/ip4/8.8.8.8/tcp/1", Reach.ANYWHERE),
+        ("/dns4/example.org/tcp/1", Reach.ANYWHERE),
+        ("/ip4/10.0.0.1/tcp/1/p2p/x/p2p-circuit", Reach.LOCAL_NETWORK),
+        ("/ip6/fd00::1/tcp/1", Reach.LOCAL_NETWORK),
+        ("/ip6/::ffff:127.0.0.1/tcp/1", Reach.MACHINE),
+        ("/ip6/::1/tcp/1", Reach.MACHINE),
+        ("/ip4/169.254.169.254/tcp/80", None),
+        ("/ip4/224.0.0.1/tcp/1", None),
+        ("/ip4/255.255.255.255/tcp/1", None),
+        ("/ip4/0.0.0.0/tcp/1", None),
+        ("/ip6/::/tcp/1", None),
+        ("/ip6/fe80::1/tcp/1", None),
+        ("/ip6/ff02::1/tcp/1", None),
+    ],
+)
+def test_what_may_be_dialled_in_a_network_of_some_scope(address: str, widest: Reach | None) -> None:
+    allowed = [scope for scope in Reach if is_in_scope(address, scope)]
+    assert allowed == [scope for scope in Reach if widest is not None and scope <= widest]

@@ -18,6 +18,7 @@ from libp2p.peer.peerstore import PeerStore
 from multiaddr import Multiaddr
 
 from chain.crypto import KeyPair
+from p2p.addresses import Reach
 from p2p.closing import CLOSE_TIMEOUT_S, quietly
 from p2p.host.connection_gater import PATIENT_UPGRADE_TIMEOUT_S, UPGRADE_TIMEOUT_S, ConnectionGater
 from p2p.host.socks5 import PROXY_TIMEOUT_S
@@ -84,7 +85,11 @@ class GuardedHost(BasicHost):
 
 
 def build_host(
-    key: KeyPair, rules: DialRules, gater: ConnectionGater, report_misbehaviour: Callable[[bytes, Misbehaviour], None]
+    key: KeyPair,
+    rules: DialRules,
+    get_scope: Callable[[], Reach],
+    gater: ConnectionGater,
+    report_misbehaviour: Callable[[bytes, Misbehaviour], None],
 ) -> GuardedHost:
     """A host of this key with every guard in place: TCP, Noise, Yamux, no identify, no automatic dialling."""
     install()
@@ -98,7 +103,7 @@ def build_host(
         peer_id,
         peerstore,
         GuardedUpgrader(key_pair, max(timeout, PATIENT_UPGRADE_TIMEOUT_S)),
-        [GuardedTCP(rules)],
+        [GuardedTCP(rules, get_scope)],
         retry_config=RetryConfig(max_retries=0),
         connection_config=ConnectionConfig(
             max_connections=room,

@@ -7,7 +7,8 @@ from dataclasses import replace
 from itertools import pairwise
 from random import Random
 
-from p2p.addresses import CIRCUIT, get_subnet
+from p2p.addresses import CIRCUIT, Reach, get_direct, get_subnet
+from p2p.discovery.dial_pace import ADDRESS_BURST, ADDRESS_INTERVAL_S
 from p2p.discovery.dial_scheduler import (
     BOOTSTRAP_BACKOFF,
     BOOTSTRAP_INTERVAL_S,
@@ -21,8 +22,8 @@ from p2p.discovery.dial_scheduler import (
     DialScheduler,
 )
 from p2p.peers.announcement import Announcement, PeerLoad
-from p2p.peers.table import PeerTable
-from tests.support.keys import make_peer
+from p2p.peers.table import MAX_DIALLED_PER_ANNOUNCEMENT, PeerTable
+from tests.support.keys import make_key, make_peer
 
 ME = make_peer(0x80)
 GREATER = [make_peer(0x81 + number) for number in range(20)]
@@ -146,10 +147,60 @@ def test_a_short_connection_counts_as_a_failed_dial_and_a_long_one_does_not() ->
 
 def test_lost_peers_are_probed_now_and_then() -> None:
     of, table = plan(), view_of(GREATER[0])
+    table.mark_alive(GREATER[0], dialled=True)
     table.mark_suspect(GREATER[0])
     table.mark_crashed(GREATER[0], 0.0)
     dials = sum(chosen(of, table, second) == [GREATER[0]] for second in range(300))
     assert 300 / PROBE_INTERVAL_S / 2 < dials < 300 / PROBE_INTERVAL_S * 2
+
+
+def test_an_address_of_which_only_strangers_speak_is_dialled_once_a_minute_however_many_they_are() -> None:
+    table, of = PeerTable(ME), plan()
+    direct, relayed = GREATER[:9], GREATER[9:18]
+    host = make_key("relay")
+    relay = f"/ip4/45.1.0.1/tcp/80/p2p/{host.address}"
+    for peer in direct:
+        table.apply(replace(announcement(peer), addresses=("/ip4/45.1.0.1/tcp/80",)), 0.0)
+    for peer in relayed:
+        table.apply(replace(announcement(peer), addresses=(), relays=(relay,)), 0.0)
+    dials = []
+    for second in range(240):
+        for peer, _ in of.choose(table, snapshot(), second):
+            dials.append(peer)
+            of.failed(peer, second)
+    assert ADDRESS_BURST <= len(dials) <= ADDRESS_BURST + 240 / ADDRESS_INTERVAL_S
+    for peer in (*direct[:2], host.public_key):  # who was there when this node dialled is dialled as often as it needs
+        table.apply(replace(announcement(peer), addresses=("/ip4/45.1.0.1/tcp/80",)), 0.0)
+        table.mark_alive(peer, dialled=True)
+    assert {*direct[:2], *relayed} <= {peer for peer, _ in plan(target=20).choose(table, snapshot(), 300.0)}
+
+
+def test_what_strangers_announce_is_dialled_in_the_scope_of_the_network_only() -> None:
+    near, lan, far = "/ip4/127.0.0.1/tcp/1", "/ip4/192.168.1.1/tcp/1", "/ip4/45.1.0.1/tcp/1"
+    relay = f"{lan}/p2p/{make_key('relay').address}"
+    for scope, expected in (
+        (Reach.ANYWHERE, (far,)),
+        (Reach.LOCAL_NETWORK, (lan, far, relay + CIRCUIT)),
+        (Reach.MACHINE, (near, lan, far, relay + CIRCUIT)),
+    ):
+        table, of = PeerTable(ME), plan({GREATER[1]: (near,)})
+        table.scope = scope
+        table.apply(replace(announcement(GREATER[0]), addresses=(near, lan, far), relays=(relay,)), 0.0)
+        of.remember({GREATER[2]: tuple(address[:-1] + "2" for address in (near, lan, far))})
+        dials = dict(of.choose(table, snapshot(), 0.0))
+        assert dials[GREATER[0]] == table.get_addresses(GREATER[0]) == expected
+        stored = [address[:-1] + "1" for address in dials[GREATER[2]]]
+        assert tuple(stored) == get_direct(expected)  # told by strangers, too
+        assert dials[GREATER[1]] == (near,)  # told by the owner
+    table.own_addresses = frozenset({far})
+    assert table.get_addresses(GREATER[0]) == (near, lan, relay + CIRCUIT)
+
+
+def test_of_an_announcement_only_some_addresses_are_dialled() -> None:
+    table = PeerTable(ME)
+    many = tuple(f"/ip4/45.{number}.0.1/tcp/1" for number in range(8))
+    table.apply(replace(announcement(GREATER[0]), addresses=many), 0.0)
+    assert table.get_addresses(GREATER[0]) == many[:MAX_DIALLED_PER_ANNOUNCEMENT]
 
 
 def test_peers_without_a_connection_are_probed_too() -> None:
@@ -176,7 +227,7 @@ def test_the_failures_of_a_peer_that_is_back_are_forgotten() -> None:
 
 
 def test_suggested_peers_are_dialled_like_remembered_ones_while_too_few_are_known() -> None:
-    suggested = dict.fromkeys(GREATER[:12], ("/ip4/192.0.2.1/tcp/1",))
+    suggested = {peer: (f"/ip4/192.0.2.{number}/tcp/1",) for number, peer in enumerate(GREATER[:12])}
     few = plan()
     few.suggest({**suggested, ME: ("/ip4/192.0.2.1/tcp/1",)})
     assert len(chosen(few, view_of(), 0.0)) == 8

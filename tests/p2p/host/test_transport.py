@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import socket
+from typing import Any
+
 import pytest
 import trio
 from libp2p.custom_types import TProtocol
@@ -119,6 +122,48 @@ async def test_every_dial_goes_through_the_proxy_and_names_are_left_to_it() -> N
             assert await echoes(node, one) and await echoes(node, other)
             assert server.requests == [get_endpoint(one.listen_addresses[0]), ("hidden.invalid", int(port))]
             assert server.connections == 2
+
+
+class Names(trio.abc.HostnameResolver):
+    """Names that stand for addresses of this machine."""
+
+    async def getaddrinfo(self, host: object, port: object, family: int = 0, *_: int) -> list[Any]:
+        if host != b"inside.example":
+            raise socket.gaierror(socket.EAI_NONAME, "no such name")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
+
+    async def getnameinfo(self, sockaddr: object, flags: int) -> tuple[str, str]:
+        return "", ""
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize(
+    ("announce", "trusted", "is_dialled"),
+    [
+        (["/ip4/45.1.0.1/tcp/1"], False, False),
+        (["/ip4/45.1.0.1/tcp/1"], True, True),
+        (["/ip4/127.0.0.1/tcp/1"], False, True),
+    ],
+)
+async def test_a_name_leads_no_nearer_than_the_network_reaches_unless_the_owner_names_it(
+    announce: list[str], trusted: bool, is_dialled: bool
+) -> None:
+    trio.socket.set_custom_hostname_resolver(Names())
+    one = network(1)
+    async with running(one):
+        port = int(one.listen_addresses[0].rsplit("/", 1)[1])
+        rules = DialRules(trusted=frozenset({("inside.example", port)}) if trusted else frozenset())
+        node = Libp2pNetwork(make_key(3), ["/ip4/127.0.0.1/tcp/0"], RealRuntime(), announce=announce, rules=rules)
+        async with running(node):
+            with pytest.raises(NetworkError, match="no such name"):
+                await node.connect(one.me, [f"/dns4/missing.example/tcp/{port}"])
+            if is_dialled:
+                await node.connect(one.me, [f"/dns4/inside.example/tcp/{port}"])
+            else:
+                with pytest.raises(NetworkError, match="in the scope of this network"):
+                    await node.connect(one.me, [f"/dns4/inside.example/tcp/{port}"])
+        with pytest.raises(OpenConnectionError, match="not the address of a TCP port"):
+            await GuardedTCP(rules).dial(Multiaddr("/dnsaddr/inside.example"))
 
 
 @pytest.mark.trio

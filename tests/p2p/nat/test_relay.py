@@ -448,7 +448,8 @@ async def test_a_relay_that_breaks_the_rules_is_banned_by_its_clients() -> None:
 async def test_a_relay_dials_for_others_no_nearer_than_it_can_be_dialled() -> None:
     near, lan, far = "/ip4/127.0.0.1/tcp/1", "/ip4/192.168.1.1/tcp/1", "/ip4/8.8.8.8/tcp/1"
     everywhere = [near, lan, far, "/dns4/localhost/tcp/1", format_circuit_address(make_key(9).public_key, lan)]
-    for announce, expected in ((near, everywhere), (lan, [lan, far, everywhere[-1]]), (far, [far])):
+    name = "/dns4/node.example/tcp/1"
+    for announce, expected in ((near, everywhere), (lan, [lan, far, everywhere[-1]]), (far, [far]), (name, [far])):
         relay = Libp2pNetwork(
             make_key(1),
             LOOPBACK,
