@@ -111,7 +111,7 @@ class Node:
         self.streams = Streams(network)
         if peer_table is None:
             peer_table = make_peer_table(key, runtime, bootstrap)
-        peer_table.weight = self._get_stake
+        peer_table.weight = self._get_weight
         self.discovery = Discovery(
             network,
             self.streams,
@@ -141,9 +141,10 @@ class Node:
         self.advertiser = Advertiser(self.discovery, self.backend_pool)
         self.stake_keeper = StakeKeeper(key, self.engine, self.wallet, self.backend_pool.get_models, stake)
 
-    def _get_stake(self, peer: bytes) -> float:
-        """The stake of ``peer``, by which discovery decides which peers to keep in its table."""
-        return self.engine.state.account(peer).bonded
+    def _get_weight(self, peer: bytes) -> int:
+        """The bond of ``peer``, by which it keeps its places with others; 0 if it is too small to serve."""
+        bond = self.engine.state.account(peer).bonded
+        return bond if bond >= self.engine.genesis.parameters.min_service_bond else 0
 
     async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         """Take part until cancelled; the network must be running."""

@@ -200,8 +200,8 @@ class PeerDirectory(Protocol):
     def get_addresses(self, peer: bytes) -> tuple[str, ...]:
         """Where ``peer`` can be dialled (multiaddresses), directly or through its relays; none if that is not known."""
 
-    def is_protected(self, peer: bytes) -> bool:
-        """Whether the connection to ``peer`` stays when there are too many: it has a stake, or is a bootstrap peer."""
+    def get_weight(self, peer: bytes) -> int:
+        """What ``peer`` has at stake (:mod:`p2p.places`), by which it keeps its connection when there are too many."""
 
 
 class EmptyDirectory:
@@ -210,8 +210,8 @@ class EmptyDirectory:
     def get_addresses(self, peer: bytes) -> tuple[str, ...]:
         return ()
 
-    def is_protected(self, peer: bytes) -> bool:
-        return False
+    def get_weight(self, peer: bytes) -> int:
+        return 0
 
 
 class RunnableNetwork(Network, Protocol):

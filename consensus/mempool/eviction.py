@@ -16,6 +16,9 @@ class EvictionIndex:
         self._classes: list[dict[bytes, None]] = [{} for _ in range(self.CLASSES)]
         self._places: dict[bytes, int] = {}
 
+    def __len__(self) -> int:
+        return len(self._places)
+
     def update(self, signer: bytes, size: int, owned: int) -> None:
         """Note that ``signer`` has ``size`` bytes; 0 forgets it."""
         before, after = self._places.get(signer), self.compute_class(size, owned)

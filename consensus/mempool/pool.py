@@ -10,7 +10,8 @@ Room in the pool costs nothing until an operation is included, so it is bounded 
   the fees of all of them, and all its ready holds at once, from what it has in the last final state. What excludes
   each other (one nonce, one hold number, one hold captured twice) is taken once.
 - Room is shared in proportion to credit. When the pool is full, or too much waits, the account with the most bytes *per
-  credit that it owns* makes room: split among however many accounts, the same credit gets the same room.
+  credit that it owns* makes room: split among however many accounts, the same credit gets the same room. A share is
+  left to accounts with little pending, so that the wealthy do not shut newcomers out.
 - A block is filled in turns of equal bytes, so that an account's flood fills only its own lines. An owner of
   many accounts has many lines, but pays for the bytes that they take in the block.
 
@@ -34,7 +35,7 @@ from chain.transition.context import BlockContext
 from chain.transition.fees import compute_fee
 from chain.transition.operations import check_form, process_operation
 from chain.types.blocks import Block, Header
-from chain.types.operations import Capture, Hold, NoncedOperation, SignedOperation
+from chain.types.operations import MAX_OPERATION_BYTES, Capture, Hold, NoncedOperation, SignedOperation
 from consensus.mempool.entries import (
     AccountQueue,
     Entry,
@@ -59,6 +60,10 @@ MAX_ACCOUNT_BYTES = 256 * 1024
 MAX_POOL_BYTES = 32 << 20
 """Pending bytes in all."""
 MAX_POOL_OPERATIONS = 100_000
+SMALL_ACCOUNT_BYTES = MAX_OPERATION_BYTES
+"""Pending bytes of an account up to which its room comes out of the share of those with little pending."""
+SMALL_ACCOUNTS_DIVISOR = 8
+"""One byte of the pool in so many is left to accounts with little pending."""
 """Pending operations in all."""
 MAX_WAITING_OPERATIONS = 2_048
 """Waiting operations in all."""
@@ -106,7 +111,10 @@ class Mempool:
         self._max_operations = max_operations
         self._entries: dict[bytes, Entry] = {}
         self._accounts: dict[bytes, AccountQueue] = {}
-        self._pending_index, self._waiting_index = EvictionIndex(), EvictionIndex()
+        self._pending_index, self._large_index, self._waiting_index = EvictionIndex(), EvictionIndex(), EvictionIndex()
+        """By bytes per credit: all accounts, those with more than little pending, and all by what waits."""
+        self._small_size = 0
+        """Pending bytes of the accounts with little pending."""
         self._waiting: dict[bytes, float] = {}
         """When each waiting operation began to wait, in that order."""
         self._dependents: dict[bytes, dict[bytes, None]] = {}
@@ -192,9 +200,11 @@ class Mempool:
         size = pending.size + len(signed.encoded)
         if size > MAX_ACCOUNT_BYTES:
             raise PoolFull(f"the account would have more than {MAX_ACCOUNT_BYTES} bytes pending")
-        place = self._pending_index.compute_class(size, pending.owned)
-        if self._is_full(len(signed.encoded)) and not self._pending_index.has_above(place):
-            raise PoolFull("the pool is full")
+        if self._is_full(len(signed.encoded)):
+            crowd = self._get_crowd()
+            is_in_share = size <= SMALL_ACCOUNT_BYTES and crowd is self._large_index
+            if not is_in_share and not crowd.has_above(crowd.compute_class(size, pending.owned)):
+                raise PoolFull("the pool is full")
 
     def _check_one_time(self, signed: SignedOperation, pending: AccountQueue) -> None:
         operation = signed.operation
@@ -223,7 +233,7 @@ class Mempool:
         self.check(signed)
         size = len(signed.encoded)
         while self._is_full(size):
-            self._make_room(self._pending_index)
+            self._make_room(self._get_crowd())
         self._arrivals += 1
         operation, fee = signed.operation, compute_fee(self._genesis, signed)
         entry = Entry(signed, self._arrivals, self._context.height, size, fee, get_cost(operation, fee))
@@ -384,7 +394,7 @@ class Mempool:
             self.remove(pending.nonced[max(pending.nonced)].operation.id)
         if signer not in self._accounts:
             return
-        self._pending_index.update(signer, pending.size, pending.owned)
+        self._note_room(signer, pending)
         self._waiting_index.update(signer, pending.waiting_size, pending.owned)
         pending.next_nonce = max(pending.next_nonce, account.nonce)
         self._close_gap(pending)
@@ -484,6 +494,16 @@ class Mempool:
     def _is_full(self, size: int) -> bool:
         return self.size + size > self._max_bytes or len(self._entries) >= self._max_operations
 
+    def _note_room(self, signer: bytes, pending: AccountQueue) -> None:
+        """Take into account what an account has pending and owns."""
+        self._pending_index.update(signer, pending.size, pending.owned)
+        self._large_index.update(signer, pending.size - _count_small(pending.size), pending.owned)
+
+    def _get_crowd(self) -> EvictionIndex:
+        """Among whom room is made: not among accounts with little pending as long as they have no more than a share."""
+        has_share = self._small_size <= self._max_bytes // SMALL_ACCOUNTS_DIVISOR
+        return self._large_index if has_share and self._large_index else self._pending_index
+
     def _make_room(self, index: EvictionIndex) -> None:
         """Drop the last operation (that waits, if it is about those) of an account with the most bytes per credit."""
         pending = self._accounts[index.largest()]
@@ -532,8 +552,15 @@ class Mempool:
                 del self._dirty[signer]
 
     def _resize(self, signer: bytes, pending: AccountQueue, difference: int) -> None:
+        before = pending.size
         pending.size += difference
         self.size += difference
-        self._pending_index.update(signer, pending.size, pending.owned)
+        self._small_size += _count_small(pending.size) - _count_small(before)
+        self._note_room(signer, pending)
         if not pending.size:
             del self._accounts[signer]
+
+
+def _count_small(size: int) -> int:
+    """The bytes of an account that count against the share of those with little pending."""
+    return size if size <= SMALL_ACCOUNT_BYTES else 0

@@ -6,13 +6,16 @@
 A connection is *half-open* until its handshakes are over. Until then its peer is unknown, so it counts against its IP
 address (an IPv4 address, or the /64 of an IPv6 one). Each address has a limit of connections, of half-open ones, and of
 arrivals a second. With too many half-open connections the oldest one of the address with most is evicted: an honest
-handshake takes a fraction of a second, so a flood evicts its own. With too many connections an unprotected one goes,
-the youngest of the address with most, so that connections from few addresses evict one another.
+handshake takes a fraction of a second, so a flood evicts its own.
+
+With too many connections one goes, whatever they are. Peers with weight (:mod:`p2p.places`) keep theirs, but all but a
+share of the connections at most: beyond, the one of least weight goes. Of those without weight the youngest of the
+address with most goes, so that connections from few addresses evict one another.
 
 A circuit has no IP address of its own. If this node has asked the relay for circuits, they have a quota of that relay;
 otherwise they count against the address of the relay. So calling itself a relay gains a peer no room.
 
-Protected peers are not evicted. They can be banned like all others.
+Peers with weight can be banned like all others.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ import trio
 from p2p.addresses import get_quota_prefix, parse_host
 from p2p.network import Misbehaviour
 from p2p.peer_score import ADDRESS_THRESHOLD, PEER_THRESHOLD, PeerScores
+from p2p.places import NEWCOMERS_DIVISOR, draw_lot, get_weight_class
 from p2p.rate_limit import Limiter, Rate
 
 UPGRADE_TIMEOUT_S = 5.0
@@ -83,12 +87,15 @@ class InboundConnection:
 class ConnectionGater:
     """The inbound connections, and the scores of peers and addresses.
 
-    ``is_protected(peer)`` says which peers are not evicted.
+    ``get_weight(peer)`` is what a peer has at stake; ``secret`` decides between peers of one class of weight.
     """
 
-    def __init__(self, limits: ConnectionLimits, is_protected: Callable[[bytes], bool] = lambda peer: False) -> None:
+    def __init__(
+        self, limits: ConnectionLimits, get_weight: Callable[[bytes], int] = lambda peer: 0, secret: bytes = b""
+    ) -> None:
         self.limits = limits
-        self.is_protected = is_protected
+        self._get_weight = get_weight
+        self._secret = secret
         self.peers = PeerScores(PEER_THRESHOLD)
         self.addresses = PeerScores(ADDRESS_THRESHOLD)
         self._arrivals = Limiter(limits.arrivals)
@@ -140,13 +147,10 @@ class ConnectionGater:
         connection.peer = peer
         self._secured[connection] = None
         if len(self._secured) > self.limits.max_connections:
-            unprotected = [one for one in self._secured if one.peer is None or not self.is_protected(one.peer)]
-            if unprotected:
-                crowd = Counter(one.quota_key for one in unprotected)
-                surplus = max(reversed(unprotected), key=lambda one: crowd[one.quota_key])
-                del self._secured[surplus]
-                surplus.evict(blameless=True)
-                self._counts["evicted"] += 1
+            surplus = self._find_surplus()
+            del self._secured[surplus]
+            surplus.evict(blameless=True)
+            self._counts["evicted"] += 1
 
     def on_closed(self, connection: InboundConnection, now: float, failed: bool = False) -> None:
         """Note that a connection has ended; ``failed``: in its handshakes, which its address answers for.
@@ -202,6 +206,23 @@ class ConnectionGater:
         if is_circuit and not is_asked and circuits >= max(1, self.limits.max_per_address // 2):
             return "address"
         return None
+
+    def _find_surplus(self) -> InboundConnection:
+        """The connection that makes room for the others."""
+        strangers: list[InboundConnection] = []
+        others: list[tuple[int, int, int, InboundConnection]] = []  # the first one gives way first
+        for number, connection in enumerate(self._secured):
+            assert connection.peer is not None
+            weight_class = get_weight_class(self._get_weight(connection.peer))
+            if weight_class:
+                others.append((weight_class, -draw_lot(self._secret, connection.peer), -number, connection))
+            else:
+                strangers.append(connection)
+        size = self.limits.max_connections
+        if len(others) > size - size // NEWCOMERS_DIVISOR:
+            return min(others)[-1]
+        crowd = Counter(connection.quota_key for connection in strangers)
+        return max(reversed(strangers), key=lambda connection: crowd[connection.quota_key])
 
     def _evict_half_open(self, connection: InboundConnection, blameless: bool) -> None:
         del self._half_open[connection]

@@ -60,6 +60,7 @@ from p2p.network import (
     is_network_error,
 )
 from p2p.peer_id import peer_id_of, public_key_of
+from p2p.places import OWNERS_CHOICE
 from p2p.runtime import Runtime
 
 logger = logging.getLogger(__name__)
@@ -114,7 +115,11 @@ class Libp2pNetwork:
         self._topics: dict[str, Fanout[GossipMessage]] = {}
         self._scopes: set[trio.CancelScope] = set()  # of the stream handlers that run
         self._lifetime = Lifetime()
-        self.gater = ConnectionGater(fit_to_descriptors(limits or ConnectionLimits(), MAX_OUTBOUND), self._is_protected)
+        self.gater = ConnectionGater(
+            fit_to_descriptors(limits or ConnectionLimits(), MAX_OUTBOUND),
+            self._get_weight,
+            runtime.random.randbytes(16),
+        )
         self._connections = Connections(self.me, self._lifetime, self._release)
         self._circuits = Circuits(self, self._lifetime, self._connections, self.gater, runtime.now)
         self.reachability = Reachability(self, runtime)
@@ -320,11 +325,12 @@ class Libp2pNetwork:
         for peer in sorted(swarm.refused):
             await self.disconnect(peer)
 
-    def _is_protected(self, peer: bytes) -> bool:
-        """Whether a peer keeps its connection when there are too many. It can be banned like all others."""
-        if self._circuits.has_reservation(peer) or self._directory.is_protected(peer):
-            return True
-        return self.relay is not None and self.relay.table.has_reservation(peer, trio.current_time())
+    def _get_weight(self, peer: bytes) -> int:
+        """By which a peer keeps its connection when there are too many. It can be banned like all others."""
+        if self._circuits.has_reservation(peer):
+            return OWNERS_CHOICE
+        is_client = self.relay is not None and self.relay.table.has_reservation(peer, trio.current_time())
+        return max(self._directory.get_weight(peer), int(is_client))
 
     def _release(self, peer: bytes) -> None:
         """Forget what was granted to a peer, and by it, for as long as it is connected."""

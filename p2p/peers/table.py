@@ -14,11 +14,11 @@ A departed peer leaves a *tombstone*, which remembers its last announcement:
 Tombstones outlast every announcement that could still be accepted, so a dead peer does not return as a ghost. An
 announcement that is passed on carries its *age*, so that passing it on does not renew it.
 
-Identities are free, so a full table evicts by priority. Unverified peers, known from others only, go first; among them
-a salted hash decides, which an attacker cannot aim at. Next go peers that this node has dialled; it remembers the
-latest :data:`MAX_DIALLED` of those. Peers with *weight* (stake, as the caller says) stay. A peer gains nothing by
-connecting to this node. Tombstones have their own limit and the same rules, so that a crowd of newcomers cannot make
-this node forget a goodbye; those of peers that were never present go first.
+Identities are free, so in a full table places are bought or drawn (:mod:`p2p.places`). Weight is stake, as the caller
+says. Of the peers without weight those go first that are unverified, known from others only; next those that this node
+has dialled, of which it remembers the latest :data:`MAX_DIALLED`. A peer gains nothing by connecting to this node.
+Tombstones have their own limit and the same rules, so that a crowd of newcomers cannot make this node forget a goodbye;
+those of peers that were never present go first.
 
 Load changes every second and is not spread: what a neighbour says of its load directly (:meth:`PeerTable.set_load`)
 replaces the load in its announcement.
@@ -34,16 +34,20 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from chain.crypto import hash_bytes
 from p2p.addresses import CIRCUIT, Located, Reach, get_addresses, get_direct, is_in_scope
 from p2p.peers.announcement import ACCEPTANCE_S, Announcement, PeerLoad, get_item_id
+from p2p.places import OWNERS_CHOICE, Places, draw_lot
 
 MAX_TABLE_PEERS = 4096
 """Peers that are present in a table, and tombstones beside them."""
 MAX_DIALLED_PER_ANNOUNCEMENT = 4
 """Direct addresses in an announcement that are dialled."""
-MAX_DIALLED = MAX_TABLE_PEERS // 4
-"""Peers that are remembered to have been dialled."""
+MAX_DIALLED = MAX_TABLE_PEERS // 8
+"""Peers that are remembered to have been dialled: half of the places that are kept for peers without weight."""
+NEVER_PRESENT = 1 << 256
+"""What is added to the lot of a tombstone of a peer that was never present: it is worse than any other."""
+RANK_INTERVAL_S = 60.0
+"""Seconds after which all are ranked anew by their weight."""
 TOMBSTONE_S = ACCEPTANCE_S
 """Seconds that a departure is remembered."""
 
@@ -95,8 +99,8 @@ class Entry:
     """When the peer was first heard of."""
     deadline: float
     """When a present peer expires or a tombstone is forgotten."""
-    tie_breaker: int
-    """A secret number that decides between peers of the same priority: the greater one is evicted."""
+    lot: int
+    """A secret number that decides between peers of the same rank: the greater one gives way."""
     declared_dead_at: float = 0.0
     """When the peer was declared dead or left."""
     queued_for: float = 0.0
@@ -112,54 +116,23 @@ class Entry:
         return self.announcement if self.load is None else replace(self.announcement, load=self.load)
 
 
-class _EvictionQueue:
-    """Eviction order of the live entries, or of the tombstones."""
-
-    def __init__(self, size: int, priority: Callable[[Entry], int]) -> None:
-        self.size = size
-        self.priority = priority
-        self._order: list[tuple[int, int, bytes]] = []  # priority when it came in, tie_breaker, peer: the worst first
-
-    def put(self, entry: Entry, entries: dict[bytes, Entry]) -> None:
-        """Add ``entry``. Entries that have left are skipped later."""
-        heapq.heappush(self._order, (self.priority(entry), -entry.tie_breaker, entry.announcement.peer))
-        if len(self._order) > 4 * self.size + 64:
-            here = {peer: entries[peer] for _, _, peer in self._order if peer in entries}
-            self._order = [(self.priority(one), -one.tie_breaker, peer) for peer, one in here.items()]
-            heapq.heapify(self._order)
-
-    def find_worst(self, entries: dict[bytes, Entry], is_present: bool) -> Entry | None:
-        """The entry to evict first, as of now."""
-        while self._order:
-            before, _, peer = self._order[0]
-            entry = entries.get(peer)
-            if entry is None or entry.state.is_present is not is_present:
-                heapq.heappop(self._order)
-            elif (priority := self.priority(entry)) > before:
-                heapq.heapreplace(self._order, (priority, -entry.tie_breaker, peer))
-            else:
-                return entry
-        return None
-
-
 class PeerTable:
     """What one node knows about the others (and holds about itself, under ``me``, to pass on).
 
-    ``weight(peer)`` is above 0 for peers that a full table never evicts, such as those with stake; ``salt``
-    is a secret of this node.
+    ``weight(peer)`` is what a peer has at stake, 0 if that is too little to count; ``salt`` is a secret of this node.
     """
 
     def __init__(
         self,
         me: bytes,
         max_peers: int = MAX_TABLE_PEERS,
-        weight: Callable[[bytes], float] | None = None,
+        weight: Callable[[bytes], int] | None = None,
         salt: bytes = b"",
         bootstrap: Iterable[bytes] = (),
     ) -> None:
         self.me = me
         self._bootstrap = frozenset(bootstrap)
-        self.weight = weight or (lambda peer: 0.0)
+        self.weight = weight or (lambda peer: 0)
         self.scope = Reach.MACHINE
         """That of this node's network, in which other peers may be dialled (:func:`p2p.addresses.get_scope`)."""
         self.own_addresses: frozenset[str] = frozenset()
@@ -171,10 +144,9 @@ class PeerTable:
         self.version = 0
         """Grows with every change of who is present, or of an announcement."""
         self._salt = salt
-        self._live = _EvictionQueue(max_peers, self._get_priority)
-        self._tombstones = _EvictionQueue(
-            max_peers, lambda entry: 2 * self._get_priority(entry) + (entry.declared_dead_at > entry.first_seen_at)
-        )
+        self._live = self._make_places(max_peers)
+        self._tombstones = self._make_places(max_peers)
+        self._ranked_at = 0.0
         self._dialled: OrderedDict[bytes, None] = OrderedDict()
         self._present = 0
         self._suspected: dict[bytes, None] = {}
@@ -203,9 +175,9 @@ class PeerTable:
         direct = get_direct(allowed)[:MAX_DIALLED_PER_ANNOUNCEMENT]
         return (*direct, *(one for one in allowed if one.endswith(CIRCUIT)))
 
-    def is_protected(self, peer: bytes) -> bool:
-        """Whether ``peer`` keeps its connection when there are too many: it has weight, or is a bootstrap peer."""
-        return peer in self._bootstrap or self.weight(peer) > 0
+    def get_weight(self, peer: bytes) -> int:
+        """What ``peer`` has at stake; a bootstrap peer is the owner's choice."""
+        return OWNERS_CHOICE if peer in self._bootstrap else self.weight(peer)
 
     def state(self, peer: bytes) -> PeerState | None:
         """What is known about a peer, if anything."""
@@ -227,7 +199,7 @@ class PeerTable:
     def is_verified(self, peer: bytes) -> bool:
         """Whether this node has dialled ``peer``, or it has weight; others are known from announcements only."""
         entry = self.entries.get(peer)
-        return entry is not None and self._get_priority(entry) > 0
+        return entry is not None and (entry.was_dialled or self.weight(peer) > 0)
 
     def was_dialled(self, peer: bytes) -> bool:
         """Whether this node has dialled ``peer``."""
@@ -253,7 +225,7 @@ class PeerTable:
             return None
         if before is PeerState.CRASHED and made <= entry.declared_dead_at and not _is_elsewhere(announcement, old):
             return None  # it was made before the peer was found dead, where it still says to be
-        if not before.is_present and not self._make_room(entry):
+        if not before.is_present and not self._take_place(entry):
             self._set_state(entry, PeerState.EXPIRED)
             return None
         self._set_state(entry, PeerState.ONLINE)
@@ -299,6 +271,10 @@ class PeerTable:
 
     def expire(self, now: float) -> list[Change]:
         """Make tombstones of peers whose announcement has expired, and forget tombstones after TOMBSTONE_S."""
+        if now - self._ranked_at >= RANK_INTERVAL_S:
+            self._live.refresh_all()
+            self._tombstones.refresh_all()
+            self._ranked_at = now
         changes = []
         while self._queue and self._queue[0][0] <= now:
             due, peer = heapq.heappop(self._queue)
@@ -325,9 +301,9 @@ class PeerTable:
         peer = announcement.peer
         if expiry <= now and not announcement.leaving:
             return None
-        encoded, tie_breaker = announcement.encode(), int.from_bytes(hash_bytes("view lot", self._salt, peer))
-        entry = Entry(announcement, encoded, get_item_id(encoded), PeerState.EXPIRED, made, now, expiry, tie_breaker)
-        if not announcement.leaving and not self._make_room(entry):
+        encoded, lot = announcement.encode(), draw_lot(self._salt, peer)
+        entry = Entry(announcement, encoded, get_item_id(encoded), PeerState.EXPIRED, made, now, expiry, lot)
+        if not announcement.leaving and not self._take_place(entry):
             return None
         self.entries[peer] = self.by_id[entry.id] = entry
         if announcement.leaving:
@@ -337,22 +313,23 @@ class PeerTable:
         self._schedule(entry, expiry)
         return Change(ChangeKind.JOINED, announcement)
 
-    def _make_room(self, newcomer: Entry) -> bool:
-        """Whether ``newcomer`` may become present; another peer may be evicted for it."""
-        if self._present < self._live.size or newcomer.announcement.peer == self.me:
-            return True
-        worst = self._live.find_worst(self.entries, True)
-        if worst is None:
-            return False
-        priority, least = self._get_priority(newcomer), self._get_priority(worst)
-        if priority < least or (priority == least and (priority > 0 or newcomer.tie_breaker > worst.tie_breaker)):
-            return False
-        self._remove(worst)
-        return True
+    def _make_places(self, size: int) -> Places:
+        return Places(size, lambda peer: self.weight(peer), lambda peer: int(peer in self._dialled))
 
-    def _get_priority(self, entry: Entry) -> int:
-        """2 with weight, 1 if this node has dialled it, else 0."""
-        return 2 if self.weight(entry.announcement.peer) > 0 else int(entry.was_dialled)
+    def _take_place(self, entry: Entry) -> bool:
+        """Whether ``entry`` may become present; another peer may give way for it."""
+        peer = entry.announcement.peer
+        if peer == self.me:
+            return True
+        self._live.put(peer, entry.lot)
+        surplus = self._live.find_surplus()
+        if surplus == peer:
+            self._live.discard(peer)
+            return False
+        if surplus is not None:
+            self._remove(self.entries[surplus])
+        self._tombstones.discard(peer)
+        return True
 
     def _note_dialled(self, entry: Entry) -> None:
         entry.was_dialled = True
@@ -361,19 +338,17 @@ class PeerTable:
         if len(self._dialled) > MAX_DIALLED:
             oldest = self.entries[self._dialled.popitem(last=False)[0]]
             oldest.was_dialled = False
-            self._enqueue_for_eviction(oldest)
+            self._refresh_place(oldest.announcement.peer)
+        self._refresh_place(entry.announcement.peer)
 
-    def _enqueue_for_eviction(self, entry: Entry) -> None:
-        if entry.announcement.peer != self.me:
-            (self._live if entry.state.is_present else self._tombstones).put(entry, self.entries)
+    def _refresh_place(self, peer: bytes) -> None:
+        self._live.refresh(peer)
+        self._tombstones.refresh(peer)
 
     def _set_state(self, entry: Entry, state: PeerState) -> None:
-        was_present = entry.state.is_present
         self._count(entry, -1)
         entry.state = state
         self._count(entry, 1)
-        if state.is_present and not was_present:
-            self._enqueue_for_eviction(entry)
 
     def _replace(self, entry: Entry, announcement: Announcement, made: float) -> None:
         self._count(entry, -1)
@@ -387,8 +362,11 @@ class PeerTable:
     def _remove(self, entry: Entry) -> None:
         self._count(entry, -1)
         self.by_id.pop(entry.id, None)
-        self._dialled.pop(entry.announcement.peer, None)
-        del self.entries[entry.announcement.peer]
+        peer = entry.announcement.peer
+        self._dialled.pop(peer, None)
+        self._live.discard(peer)
+        self._tombstones.discard(peer)
+        del self.entries[peer]
 
     def _count(self, entry: Entry, sign: int) -> None:
         self.version += 1
@@ -404,11 +382,16 @@ class PeerTable:
         self._set_state(entry, state)
         entry.declared_dead_at = now
         self._schedule(entry, now + TOMBSTONE_S)
-        self._enqueue_for_eviction(entry)
-        if len(self.entries) - self._present > self._tombstones.size:
-            worst = self._tombstones.find_worst(self.entries, False)
-            if worst is not None:
-                self._remove(worst)
+        peer = entry.announcement.peer
+        if peer == self.me:
+            return
+        self._live.discard(peer)
+        self._tombstones.put(
+            peer, entry.lot if entry.declared_dead_at > entry.first_seen_at else entry.lot + NEVER_PRESENT
+        )
+        surplus = self._tombstones.find_surplus()
+        if surplus is not None:
+            self._remove(self.entries[surplus])
 
     def _schedule(self, entry: Entry, deadline: float) -> None:
         """Set the deadline. A queue item that comes too early is put back when it is due; one too late is replaced."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +25,7 @@ from chain.types.operations import (
     Hold,
     Register,
     Release,
+    Serve,
     SignedOperation,
     Transfer,
     Usage,
@@ -38,6 +40,7 @@ from consensus.mempool.pool import (
     MAX_UNREADY_WAIT_S,
     MAX_WAITING_OPERATIONS,
     REVALIDATION_BUDGET,
+    SMALL_ACCOUNT_BYTES,
     AlreadyKnown,
     Mempool,
     PoolFull,
@@ -394,6 +397,38 @@ def test_the_heaviest_account_makes_room_in_a_full_pool() -> None:
     pool.remove(honest[0].id)
     pool.add(flood[12], 0.0)  # dropped before, and the next in line again
     assert flood[12] in pool.select(10**6)
+
+
+def test_accounts_with_little_pending_keep_a_share_of_a_pool_that_the_wealthy_fill() -> None:
+    """Account 1 owns a hundred thousand times as much as accounts 2 and 3, which have one operation and then many."""
+    parameters = Parameters(min_validator_bond=100 * CREDIT)
+    accounts = [make_validator(make_key(1), bytes(32), parameters, 10**5 * CREDIT, 100 * CREDIT)]
+    accounts += [GenesisAccount(make_key(number).public_key, CREDIT, 0, (), None) for number in (2, 3)]
+    genesis = make_genesis("wealth", 1, bytes(32), accounts, parameters)
+
+    def sign(number: int, nonce: int, models: int) -> SignedOperation:
+        names = tuple(sorted(f"{index:02}{'x' * 120}" for index in range(models)))
+        return sign_operation(make_key(number), genesis.chain_id, Serve(nonce, names))
+
+    pool = make_pool(genesis, max_bytes=8 * SMALL_ACCOUNT_BYTES)
+    flood = [sign(1, nonce, 16) for nonce in range(MAX_NONCED)]
+
+    def refill() -> None:
+        for operation in flood:
+            with suppress(InvalidOperation):
+                pool.add(operation, 0.0)
+
+    refill()
+    newcomer = sign(2, 0, 1)
+    pool.add(newcomer, 0.0)
+    refill()
+    assert newcomer.id in pool and pool.size <= 8 * SMALL_ACCOUNT_BYTES
+    pool.add(sign(3, 0, 16), 0.0)
+    pool.add(sign(3, 1, 12), 0.0)
+    refill()  # the share is a little exceeded now, and that of least credit makes room again
+    with pytest.raises(PoolFull, match="the pool is full"):
+        pool.add(sign(3, 2, 16), 0.0)  # no longer little
+    assert newcomer.id in pool
 
 
 class Flood(RuleBasedStateMachine):

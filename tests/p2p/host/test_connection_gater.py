@@ -17,6 +17,7 @@ from p2p.host.connection_gater import (
 )
 from p2p.network import Misbehaviour
 from p2p.peer_score import BAN_BACKOFF
+from p2p.places import OWNERS_CHOICE
 from p2p.rate_limit import Rate
 from tests.support.keys import make_peer
 
@@ -25,7 +26,7 @@ EASY = Rate(items=1e6, size=math.inf, burst=1e6)
 
 def gater(protected: bytes = b"", **limits: Any) -> ConnectionGater:
     return ConnectionGater(
-        ConnectionLimits(arrivals=EASY, **limits), lambda peer: bool(protected) and peer.startswith(protected)
+        ConnectionLimits(arrivals=EASY, **limits), lambda peer: int(bool(protected) and peer.startswith(protected))
     )
 
 
@@ -99,15 +100,46 @@ def test_the_youngest_stranger_of_the_fullest_address_goes() -> None:
     assert at.secured == 4 and at.refusals["evicted"] == 1
 
 
-def test_a_protected_peer_gets_in_when_all_are_protected() -> None:
-    at = gater(protected=b"\x01", max_connections=1)
-    connections = [accept(at, "192.0.2.1") for _ in range(2)]
-    for inbound in connections:
-        at.on_secured(inbound, make_peer(1))
-    assert not any(inbound.evicted for inbound in connections)
-    stranger = accept(at, "192.0.2.1")
-    at.on_secured(stranger, make_peer(2))
-    assert stranger.evicted
+def fill(at: ConnectionGater, bonds: dict[bytes, int], start: int, count: int, bond: int) -> list[InboundConnection]:
+    """That many peers with that bond connect, each from its own address."""
+    connections = []
+    for number in range(start, start + count):
+        peer = number.to_bytes(32, "big")
+        bonds[peer] = bond
+        connections.append(accept(at, f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"))
+        at.on_secured(connections[-1], peer)
+    return connections
+
+
+def count_kept(connections: list[InboundConnection]) -> int:
+    return sum(not inbound.evicted for inbound in connections)
+
+
+def test_connections_are_kept_by_weight_and_a_share_of_them_is_for_newcomers() -> None:
+    bonds: dict[bytes, int] = {}
+    at = ConnectionGater(
+        ConnectionLimits(arrivals=EASY, max_connections=40), lambda peer: bonds.get(peer, 0), secret=b"secret"
+    )
+    small = fill(at, bonds, 0, 100, 1_000)
+    assert count_kept(small) == 40 == at.secured  # as long as nobody else wants in
+    newcomers = fill(at, bonds, 1_000, 10, 0)
+    assert count_kept(small) == 30
+    assert count_kept(newcomers) == 10 and at.secured == 40
+    large = fill(at, bonds, 2_000, 20, 64_000)
+    assert count_kept(large) == 20 and count_kept(small) == 10 and count_kept(newcomers) == 10
+    assert count_kept(fill(at, bonds, 3_000, 50, OWNERS_CHOICE)) == 30 and count_kept(newcomers) == 10
+    assert at.secured == 40 and count_kept(large) == count_kept(small) == 0
+
+
+def test_among_peers_of_one_class_the_first_ones_have_no_advantage() -> None:
+    kept = {}
+    for secret in (b"a", b"b"):
+        bonds: dict[bytes, int] = {}
+        at = ConnectionGater(
+            ConnectionLimits(arrivals=EASY, max_connections=40), lambda peer, bonds=bonds: bonds.get(peer, 0), secret
+        )
+        kept[secret] = [not inbound.evicted for inbound in fill(at, bonds, 0, 200, 1_000)]
+    assert kept[b"a"] != kept[b"b"] and all(sum(one) == 40 and sum(one[40:]) > 20 for one in kept.values())
 
 
 def test_addresses_that_only_fail_are_banned_for_a_while() -> None:

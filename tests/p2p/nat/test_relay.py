@@ -425,7 +425,7 @@ async def test_circuits_do_not_get_around_the_limits_of_an_address() -> None:
 async def test_who_is_banned_has_no_reservation_any_more() -> None:
     async with behind_a_relay() as (relay, one, other):
         assert relay.relay is not None and relay.relay.table.has_reservation(one.me, trio.current_time())
-        assert relay._is_protected(one.me)
+        assert relay._get_weight(one.me)
         for _ in range(3):
             relay.report_misbehaviour(one.me, Misbehaviour.FORGERY)
         assert not relay.relay.table.has_reservation(one.me, trio.current_time())

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2p.peers.announcement import ACCEPTANCE_S, Announcement, PeerLoad
-from p2p.peers.table import TOMBSTONE_S, Change, ChangeKind, PeerState, PeerTable
+from p2p.peers.table import RANK_INTERVAL_S, TOMBSTONE_S, Change, ChangeKind, PeerState, PeerTable
+from p2p.places import OWNERS_CHOICE
 from tests.support.keys import make_peer
 
 ME = make_peer(0)
@@ -220,7 +221,7 @@ def test_a_goodbye_is_not_pushed_out_by_newcomers_nor_by_goodbyes_of_strangers()
 
 
 def test_the_tombstones_of_proven_peers_stay_longest() -> None:
-    table = PeerTable(ME, max_peers=8, weight=lambda peer: float(peer == make_peer(1)))
+    table = PeerTable(ME, max_peers=8, weight=lambda peer: int(peer == make_peer(1)))
     feed(table, [make(1), make(2)])
     table.mark_alive(make_peer(2), dialled=True)
     for number in (1, 2):
@@ -233,7 +234,7 @@ def test_the_tombstones_of_proven_peers_stay_longest() -> None:
 
 
 def test_stake_outranks_a_connection_and_a_connection_hearsay() -> None:
-    table = PeerTable(ME, max_peers=6, weight=lambda peer: float(peer[0] >= 200))
+    table = PeerTable(ME, max_peers=6, weight=lambda peer: int(peer[0] >= 200))
     feed(table, [make(number) for number in range(1, 7)])
     for number in range(1, 7):
         table.mark_alive(make_peer(number), dialled=number <= 5)
@@ -241,9 +242,64 @@ def test_stake_outranks_a_connection_and_a_connection_hearsay() -> None:
     assert table.find(make_peer(6)) is None  # it had connected by itself: hearsay
     assert table.apply(make(7), 1.0) is None
     for number in range(201, 206):
-        assert kind(table.apply(make(number), 1.0)) is ChangeKind.JOINED
-    assert [known.peer for known in table.present()] == [make_peer(number) for number in range(200, 206)]
-    assert table.apply(make(206), 1.0) is None and table.apply(make(8), 1.0) is None
+        table.apply(make(number), 1.0)
+    # Five of six places are for those with stake; the last one stays with a peer that was dialled.
+    present = [known.peer for known in table.present()]
+    assert len(present) == 6 and table.was_dialled(present[0]) and all(peer[0] >= 200 for peer in present[1:])
+    assert table.apply(make(8), 1.0) is None
+
+
+def bond(table: PeerTable, bonds: dict[bytes, int], numbers: Iterable[int], amount: int, now: float = 1.0) -> int:
+    """These peers bond ``amount`` each and announce themselves; how many of them are in the table then."""
+    peers = [number.to_bytes(32, "big") for number in numbers]
+    for peer in peers:
+        bonds[peer] = amount
+        table.apply(replace(make(1), peer=peer), now)
+    return sum(table.find(peer) is not None for peer in peers)
+
+
+def test_a_larger_stake_displaces_a_smaller_one_and_newcomers_keep_a_share() -> None:
+    bonds: dict[bytes, int] = {}
+    table = PeerTable(ME, max_peers=400, weight=lambda peer: bonds.get(peer, 0), salt=b"salt")
+    crowd(table, 1_000, 0.0)
+    assert bond(table, bonds, range(1, 1_000), 1_000) == 300  # three quarters of the places
+    assert bond(table, bonds, range(2_000, 2_050), 2_000) == 50  # twice as much: all of them
+    assert bond(table, bonds, range(3_000, 3_300), 64_000) == 300
+    assert bond(table, bonds, range(4_000, 4_400), 32_000) == 0
+    strangers = [known.peer for known in table.present() if not bonds.get(known.peer)]
+    assert len(strangers) == 100
+    crowd(table, 2_000, 2.0, first=500_000)
+    newer = [known.peer for known in table.present() if not bonds.get(known.peer)]
+    assert len(newer) == 100 and newer != strangers, "newcomers come in, too"
+
+
+def test_newcomers_get_their_share_even_if_stake_was_there_first() -> None:
+    bonds: dict[bytes, int] = {}
+    table = PeerTable(ME, max_peers=40, weight=lambda peer: bonds.get(peer, 0), salt=b"salt")
+    assert bond(table, bonds, range(1, 100), 1_000) == 40  # as long as nobody else wants in
+    crowd(table, 100, 2.0)
+    assert sum(bool(bonds.get(known.peer)) for known in table.present()) == 30
+
+
+def test_within_a_class_of_stake_a_lot_decides_and_not_the_order() -> None:
+    def survivors(salt: bytes, order: Iterable[int]) -> set[bytes]:
+        bonds: dict[bytes, int] = {}
+        table = PeerTable(ME, max_peers=40, weight=lambda peer: bonds.get(peer, 0), salt=salt)
+        bond(table, bonds, order, 1_000)
+        return {known.peer for known in table.present()}
+
+    order = range(1, 200)
+    assert survivors(b"a", order) == survivors(b"a", reversed(order)) != survivors(b"b", order)
+
+
+def test_a_stake_that_was_withdrawn_gives_way() -> None:
+    bonds: dict[bytes, int] = {}
+    table = PeerTable(ME, max_peers=40, weight=lambda peer: bonds.get(peer, 0), salt=b"salt")
+    assert bond(table, bonds, range(1, 41), 1 << 40, RANK_INTERVAL_S - 1) == 40
+    bonds.update(dict.fromkeys(list(bonds)[:20], 0))
+    table.expire(RANK_INTERVAL_S)
+    assert bond(table, bonds, range(100, 110), 1_000) == 10
+    assert sum(bonds[known.peer] == 1 << 40 for known in table.present()) == 20
 
 
 def test_only_the_latest_contacts_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,7 +324,7 @@ def test_an_inbound_connection_proves_no_address() -> None:
 
 def test_made_up_peers_push_out_neither_those_with_stake_nor_those_once_connected() -> None:
     staked = {make_peer(1), make_peer(2)}
-    table = PeerTable(ME, max_peers=10, weight=lambda peer: float(peer in staked), salt=b"salt")
+    table = PeerTable(ME, max_peers=10, weight=lambda peer: int(peer in staked), salt=b"salt")
     feed(table, [make(number) for number in range(1, 7)])
     table.mark_alive(make_peer(3), dialled=True)
     for number in range(10_000, 11_000):
@@ -333,7 +389,7 @@ def test_the_fingerprint_of_views_that_agree_is_equal(heard: list[Announcement],
 
 
 def test_it_is_a_directory_of_addresses_and_protected_peers() -> None:
-    table = PeerTable(ME, weight=lambda peer: float(peer == make_peer(2)), bootstrap=[make_peer(3)])
+    table = PeerTable(ME, weight=lambda peer: int(peer == make_peer(2)), bootstrap=[make_peer(3)])
     table.apply(make(1), 0.0)
     table.apply(replace(make(2), addresses=(), relays=("/memory/9/p2p/x",)), 0.0)
     table.apply(make(4), 0.0)
@@ -344,4 +400,4 @@ def test_it_is_a_directory_of_addresses_and_protected_peers() -> None:
         (),
         (),
     ]
-    assert [table.is_protected(make_peer(number)) for number in (1, 2, 3, 4)] == [False, True, True, False]
+    assert [table.get_weight(make_peer(number)) for number in (1, 2, 3, 4)] == [0, 1, OWNERS_CHOICE, 0]
