@@ -121,7 +121,6 @@ class Node:
             table=peer_table,
             bootstrap=bootstrap,
             store=peers,
-            configured=[address for _, address in dht_servers or ()],
         )
         self.dht: DhtDiscovery | None = None
         if dht_servers is not None:

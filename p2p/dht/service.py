@@ -81,6 +81,7 @@ class DhtDiscovery:
         self._network = network
         self._discovery = discovery
         self._runtime = runtime
+        discovery.note_configured(address for _, address in servers)
         known: dict[bytes, tuple[str, ...]] = {}
         for peer, address in servers:
             known[peer] = (*known.get(peer, ()), address)

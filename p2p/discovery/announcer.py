@@ -13,11 +13,13 @@ from collections.abc import Sequence
 import trio
 
 from chain.crypto import KeyPair
+from p2p.coarse_clock import CoarseClock
 from p2p.discovery.connector import Connector
 from p2p.discovery.plumtree import Plumtree
 from p2p.discovery.size_estimate import SizeEstimate
 from p2p.network import Network
 from p2p.peers.announcement import (
+    MAX_AHEAD_MS,
     MAX_ANNOUNCED_ADDRESSES,
     MAX_ANNOUNCED_MODELS,
     MAX_LIFETIME_MS,
@@ -52,6 +54,8 @@ REFRESH_INTERVAL_S = ANNOUNCE_INTERVAL_S
 """Seconds between announcements that are renewed because peers ask for them, or suspect this node."""
 REFRESH_BURST = 5
 """Announcements that may be renewed for peers in a row, without that interval."""
+INCARNATION_SPREAD_MS = 1000
+"""Range of what is added to the coarse time of an incarnation: runs that do not know of each other do not share one."""
 LOAD_STEP_PERMILLE = 100
 """Change of utilization that neighbours are told at once."""
 LOAD_INTERVAL_S = 5.0
@@ -65,6 +69,7 @@ class Announcer:
         self,
         network: Network,
         runtime: Runtime,
+        clock: CoarseClock,
         key: KeyPair,
         chain_id: bytes,
         table: PeerTable,
@@ -75,6 +80,7 @@ class Announcer:
     ) -> None:
         self._network = network
         self._runtime = runtime
+        self._clock = clock
         self._key = key
         self._chain_id = chain_id
         self._table = table
@@ -88,7 +94,8 @@ class Announcer:
         self.announced: Announcement | None = None
         """The latest announcement."""
         self._announced_at = 0.0
-        self._incarnation = 0
+        self.incarnation = 0
+        """That of this run."""
         self._had_relays_at = 0.0
         """When all announced reservations were last there."""
         self._needs_refresh = False
@@ -96,9 +103,12 @@ class Announcer:
         self._refreshes = Bucket(REFRESH_BURST * REFRESH_INTERVAL_S, 0.0, REFRESH_BURST * REFRESH_INTERVAL_S)
         self._changed = trio.Event()
 
-    def start(self) -> None:
-        """Begin a new incarnation, with a first announcement."""
-        self._incarnation = self._runtime.now()
+    def start(self, last_incarnation: int) -> None:
+        """Begin a new incarnation, later than that of the last run, with a first announcement."""
+        now = self._clock.now()
+        is_plausible = last_incarnation < now + MAX_AHEAD_MS  # else others would refuse all that follows it
+        first = now + self._runtime.random.randrange(INCARNATION_SPREAD_MS)
+        self.incarnation = max(first, last_incarnation + 1 if is_plausible else 0)
         self.announce()
 
     def update(self, models: Sequence[str] | None = None, load: PeerLoad | None = None) -> None:
@@ -119,8 +129,8 @@ class Announcer:
             self._chain_id,
             Announcement(
                 peer=self._network.me,
-                incarnation=self._incarnation,
-                sequence=max(self._runtime.now(), last + 1, self._incarnation),
+                incarnation=self.incarnation,
+                sequence=max(self._clock.now(), last + 1, self.incarnation),
                 leaving=leaving,
                 addresses=self._get_addresses(),
                 relays=self._connector.get_relay_addresses(),
@@ -178,10 +188,13 @@ class Announcer:
             self._refresh_if_allowed()
 
     def outbid_old_self(self, theirs: Announcement) -> None:
-        """Supersede an announcement of this node that is newer than its latest, from before its clock was set back."""
+        """Supersede an announcement of this node that is newer than its latest.
+
+        It is from before the clock was set back, or of an earlier run, which this one does not know of.
+        """
         if self.announced is not None and theirs.order > self.announced.order:
             logger.warning("an announcement in this node's name is newer than its own: is its key in use elsewhere?")
-            self._incarnation = theirs.incarnation + 1
+            self.incarnation = theirs.incarnation + 1
             self._changed.set()
 
     def get_interval(self) -> float:

@@ -1,7 +1,7 @@
 """The peers of earlier runs, in a file, so that a node that restarts finds the others without a bootstrap peer.
 
-The file is small and replaced as a whole. It holds nothing that must not get lost: a damaged one is ignored with a
-warning and replaced.
+It also keeps the incarnation of the node itself. The file is small and replaced as a whole. It holds nothing that must
+not get lost: a damaged one is ignored with a warning and replaced.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ class StoredPeer(Record):
 class _File(Record):
     """What is on disk, behind a hash of it."""
 
+    incarnation: Natural
     peers: Annotated[tuple[StoredPeer, ...], Bounds(0, MAX_STORED)]
 
 
@@ -53,6 +54,8 @@ class PeerStore:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.incarnation = 0
+        """That of this node in its latest run that is known (:class:`p2p.peers.announcement.Announcement`)."""
         self._known: dict[bytes, StoredPeer] = {}
         self._counted: set[bytes] = set()  # only ever asked for membership
 
@@ -62,14 +65,15 @@ class PeerStore:
             raw = self.path.read_bytes()
             if len(raw) > MAX_PEER_STORE_BYTES or raw[:32] != hash_bytes(PEER_STORE_DOMAIN, raw[32:]):
                 raise CodecError("the content does not match its hash")
-            stored = _File.decode(raw[32:]).peers
+            content = _File.decode(raw[32:])
         except FileNotFoundError:
-            stored = ()
+            content = _File(0, ())
         except (OSError, CodecError) as error:
             logger.warning("%s cannot be used and is begun anew: %s", self.path, error)
-            stored = ()
-        self._known = {one.peer: one for one in stored}
-        return list(stored)
+            content = _File(0, ())
+        self.incarnation = content.incarnation
+        self._known = {one.peer: one for one in content.peers}
+        return list(content.peers)
 
     def save(self, seen: Iterable[StoredPeer], now: int) -> None:
         """Write what was stored and what is ``seen`` now (wall time ``now``, ms). Never raises.
@@ -86,7 +90,7 @@ class PeerStore:
         fresh = [one for one in self._known.values() if now - one.last_seen <= MAX_AGE_MS]
         fresh.sort(key=lambda one: (-one.connections, -one.last_seen, one.peer))
         self._known = {one.peer: one for one in fresh[:MAX_STORED]}
-        content = _File(tuple(self._known.values())).encode()
+        content = _File(self.incarnation, tuple(self._known.values())).encode()
         try:
             write_atomically(self.path, hash_bytes(PEER_STORE_DOMAIN, content) + content)
         except OSError as error:

@@ -14,13 +14,14 @@ delivers about one, and nodes pass on only what they have verified.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import trio
 
 from chain.crypto import KeyPair, format_address
 from p2p.addresses import get_addresses, get_scope
+from p2p.coarse_clock import CoarseClock
 from p2p.discovery.announcer import REFRESH_MIN_AGE_S, Announcer
 from p2p.discovery.connection_manager import ConnectionManager, Dial
 from p2p.discovery.connector import Connector
@@ -61,8 +62,7 @@ class Discovery:
 
     ``table`` is the peer table to fill, which others may read (default: one without stakes). ``bootstrap`` are (public
     key, multiaddress) pairs for the first contact. ``target`` is the number of connections that the node makes itself.
-    ``store`` remembers the peers of one run for the next. ``configured`` are further addresses that the owner names:
-    they show, as those of bootstrap peers do, from how far the network is reached.
+    ``store`` remembers the peers of one run for the next.
     """
 
     def __init__(
@@ -78,7 +78,6 @@ class Discovery:
         models: Sequence[str] = (),
         target: int = TARGET_OUTBOUND,
         store: PeerStore | None = None,
-        configured: Sequence[str] = (),
     ) -> None:
         self.table = PeerTable(network.me, salt=runtime.random.randbytes(16)) if table is None else table
         self.failure_detector = FailureDetector(self.table)
@@ -86,8 +85,8 @@ class Discovery:
         self._runtime = runtime
         self._store = store
         self._changes: Fanout[Change] = Fanout(MAX_QUEUED_PEER_CHANGES)
-        self._configured = (*(address for _, address in bootstrap), *configured)
-        self._note_own_addresses()
+        self._configured: tuple[str, ...] = ()
+        self.note_configured(address for _, address in bootstrap)
         servers: dict[bytes, tuple[str, ...]] = {}
         for peer, address in bootstrap:
             servers[peer] = (*servers.get(peer, ()), address)
@@ -97,8 +96,9 @@ class Discovery:
         self._anti_entropy = AntiEntropy(self.table, self.failure_detector)
         self._plumtree = Plumtree(network, streams, runtime.random, self._anti_entropy)
         self._connector = Connector(network, streams, self.table, self._plumtree, manager, size, servers, target)
+        clock = CoarseClock(runtime.now, runtime.random.randbytes(16))
         self._announcer = Announcer(
-            network, runtime, key, chain_id, self.table, self._plumtree, self._connector, size, models
+            network, runtime, clock, key, chain_id, self.table, self._plumtree, self._connector, size, models
         )
         self._prober = Prober(
             network,
@@ -115,6 +115,7 @@ class Discovery:
         self._handler = SyncHandler(
             network,
             runtime,
+            clock,
             chain_id,
             self.table,
             self.failure_detector,
@@ -150,6 +151,11 @@ class Discovery:
         """Name peers that might be of this network, to be dialled as long as too few others are known."""
         self._connector.suggest(peers)
 
+    def note_configured(self, addresses: Iterable[str]) -> None:
+        """Note addresses that the owner names: they show from how far the network is reached."""
+        self._configured += tuple(addresses)
+        self._note_own_addresses()
+
     def note_stranger(self, peer: bytes) -> None:
         """Note a peer that may be connected and not of this network; it counts once it announces itself."""
         self._connector.note_stranger(peer)
@@ -160,12 +166,14 @@ class Discovery:
 
     async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         """Take part until :meth:`leave` is called, or until cancelled, which looks like a crash to the others."""
+        last_incarnation = 0
         if self._store is not None:
             stored = await self._runtime.run_sync(self._store.load)
+            last_incarnation = self._store.incarnation
             self._connector.manager.scheduler.remember({one.peer: get_addresses(one) for one in stored})
         with self._network.peer_changes() as changes:
             async with self._tasks.open() as nursery:
-                self._announcer.start()
+                self._announcer.start(last_incarnation)
                 for peer in sorted(self._network.peers()):
                     self._connector.on_connected(peer)
                 nursery.start_soon(self._plumtree.run, self._handler)
@@ -239,12 +247,13 @@ class Discovery:
 
     async def _save_loop(self) -> None:
         while self._store is not None:
-            await trio.sleep(PEER_STORE_INTERVAL_S)
             await self._save()
+            await trio.sleep(PEER_STORE_INTERVAL_S)
 
     async def _save(self) -> None:
-        """Store the peers that are present and can be dialled."""
+        """Store the peers that are present and can be dialled, and the incarnation that the next run has to exceed."""
         if self._store is not None:
+            self._store.incarnation = self._announcer.incarnation
             now = self._runtime.now()
             seen = [
                 StoredPeer(known.peer, known.addresses, known.relays, now, int(self.table.was_dialled(known.peer)))

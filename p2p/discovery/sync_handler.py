@@ -15,6 +15,7 @@ from functools import partial
 import trio
 
 from chain.crypto import format_address
+from p2p.coarse_clock import CoarseClock
 from p2p.discovery.announcer import REFRESH_MIN_AGE_S, Announcer
 from p2p.discovery.connector import Connector
 from p2p.discovery.plumtree import Plumtree
@@ -88,6 +89,7 @@ class SyncHandler:
         self,
         network: Network,
         runtime: Runtime,
+        clock: CoarseClock,
         chain_id: bytes,
         table: PeerTable,
         failure_detector: FailureDetector,
@@ -100,6 +102,7 @@ class SyncHandler:
     ) -> None:
         self._network = network
         self._runtime = runtime
+        self._clock = clock
         self._chain_id = chain_id
         self._table = table
         self._failure_detector = failure_detector
@@ -163,7 +166,7 @@ class SyncHandler:
         count, now = len(aged) + len(encoded), trio.current_time()
         if not count or not self._items.admit(peer, 0, now, count):
             return [], []
-        wall_time = self._runtime.now()
+        wall_time = self._clock.now()
         announcements = []
         untimely: list[Announcement] = []
         for one in aged:

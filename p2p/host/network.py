@@ -193,7 +193,7 @@ class Libp2pNetwork:
             host = build_host(self._key, self._rules, self._get_scope, self.gater, self.report_misbehaviour)
             router = GuardedGossipSub(report_misbehaviour=self.report_misbehaviour)
             isolated_dialer = IsolatedDialer(host, self._runtime.random.randbytes(32))
-            first_sequence = self._runtime.now() * 1_000_000
+            first_sequence = self._runtime.random.getrandbits(62)  # the time would tell this node's clock
             pubsub = GuardedPubsub(host, router, first_sequence, self._deliver, self.report_misbehaviour)
             events = ConnectionEvents(self._connections.on_connected, self._on_disconnected)
             host.get_network().register_notifee(events)

@@ -1,9 +1,11 @@
 """Announcements: what a node says about itself, signed, so that others may pass it on.
 
 Of two announcements of a peer the one with the greater :attr:`Announcement.order` stands. The order compares the
-*incarnation* (wall time of the peer's start), then whether it is a goodbye, then the *sequence* (wall time of the
-announcement, strictly growing). An announcement is refused when it is much older or newer than the reader's clock. So a
-replay works for :data:`ACCEPTANCE_S` at most, and for that long each node remembers a departure.
+*incarnation* (the run of the peer), then whether it is a goodbye, then the *sequence*. Both are of coarse wall time
+(:mod:`p2p.coarse_clock`), counted up within a step: the incarnation when the run began, at least one more than that of
+the run before; the sequence when the announcement was made, strictly growing. An announcement is refused when it is
+much older or newer than the reader's coarse clock. So a replay works for :data:`ACCEPTANCE_S` at most, and for that
+long each node remembers a departure.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from typing import Annotated
 from chain import crypto
 from chain.codec import Bounds, ModelName, Natural, PublicKey, Record, Signature
 from chain.exceptions import CodecError
+from p2p.coarse_clock import MAX_LAG_MS
 
 ANNOUNCEMENT_DOMAIN = "announcement"
 """Domain of the signatures."""
@@ -29,11 +32,13 @@ MAX_ANNOUNCED_MODELS = 16
 """Models in an announcement."""
 MAX_LIFETIME_MS = 7_200_000
 """Longest time that an announcement may claim to be good for, in ms."""
-MAX_AHEAD_MS = 300_000
-"""How far a peer's clock may be ahead of ours, in ms."""
-MAX_BEHIND_MS = MAX_LIFETIME_MS + MAX_AHEAD_MS
-"""How old an announcement may be by our clock, in ms."""
-ACCEPTANCE_S = (MAX_AHEAD_MS + MAX_BEHIND_MS) / 1000
+MAX_SKEW_MS = 300_000
+"""How far a peer's clock may be ahead of ours or behind, in ms."""
+MAX_AHEAD_MS = MAX_SKEW_MS + MAX_LAG_MS
+"""How far a sequence may be ahead of our coarse clock, in ms."""
+MAX_BEHIND_MS = MAX_LIFETIME_MS + MAX_SKEW_MS + MAX_LAG_MS
+"""How far a sequence may be behind our coarse clock, in ms."""
+ACCEPTANCE_S = (MAX_AHEAD_MS + MAX_BEHIND_MS + MAX_LAG_MS) / 1000
 """Seconds from the first to the last moment at which an announcement is accepted by any two correct clocks."""
 
 ITEM_ID_BYTES = 8
@@ -59,7 +64,7 @@ class PeerLoad(Record):
 
 @dataclass(frozen=True, slots=True)
 class Announcement(Record):
-    """A peer's signed statement about itself. ``incarnation`` and ``sequence`` are wall times in ms.
+    """A peer's signed statement about itself. ``incarnation`` and ``sequence`` are of coarse wall time, in ms.
 
     ``leaving`` makes it a goodbye. ``addresses`` can be dialled directly; ``relays`` are addresses through another
     peer. ``expires_after`` is in ms after the moment it was made.
@@ -82,11 +87,11 @@ class Announcement(Record):
         return self.incarnation, self.leaving, self.sequence
 
     def get_least_age(self, now: int) -> float:
-        """Least age in seconds at wall time ``now`` (ms), given that its peer's clock is at most MAX_AHEAD_MS ahead."""
-        return max(0, now - self.sequence - MAX_AHEAD_MS) / 1000
+        """Least age in seconds at coarse wall time ``now`` (ms), given that the clock of its peer is not too wrong."""
+        return max(0, now - self.sequence - MAX_SKEW_MS - MAX_LAG_MS) / 1000
 
     def is_timely(self, now: int) -> bool:
-        """Whether its times make sense at wall time ``now`` (ms)."""
+        """Whether its times make sense at coarse wall time ``now`` (ms)."""
         return self.incarnation <= self.sequence and now - MAX_BEHIND_MS <= self.sequence <= now + MAX_AHEAD_MS
 
 

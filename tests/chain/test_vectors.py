@@ -39,6 +39,7 @@ from consensus.simplex import messages
 from consensus.simplex.core import Timeouts
 from consensus.simplex.messages import COMPACT_KIND, FORWARDED_KIND
 from consensus.sync import messages as sync_records
+from p2p.coarse_clock import MAX_LAG_MS, STEP_MS
 from p2p.discovery.plumtree import PLUMTREE_PROTOCOL
 from p2p.nat.dial_back import DIAL_BACK_PROTOCOL
 from p2p.nat.hole_punching import PUNCH_PROTOCOL
@@ -168,7 +169,9 @@ def test_the_numbers_of_the_document_are_those_of_the_code() -> None:
         f"at most {MAX_VALUE_BYTES >> 20} MiB",
         f"at most {MAX_PROOF_BYTES >> 20} MiB",
         f"more than {announcements.MAX_BEHIND_MS:,} ms before",
-        f"or {announcements.MAX_AHEAD_MS:,} ms after the reader's clock",
+        f"or {announcements.MAX_AHEAD_MS:,} ms after the reader's coarse clock",
+        f"The coarse clock goes on in steps of {STEP_MS:,} ms",
+        f"So it is less than {MAX_LAG_MS:,} ms behind",
         f"Departures are remembered for {announcements.ACCEPTANCE_S:,.0f} s",
         f"It is at most {announcements.MAX_ANNOUNCEMENT_BYTES:,} bytes long",
         f"An envelope has at most {offers.MAX_OFFLOAD_MESSAGE_BYTES:,} bytes",

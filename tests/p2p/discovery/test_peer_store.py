@@ -26,6 +26,16 @@ def test_what_is_saved_is_loaded_by_the_next_run(path: Path) -> None:
     assert [found.name for found in path.parent.iterdir()] == ["peers.db"]
 
 
+def test_the_incarnation_is_kept(path: Path) -> None:
+    store = PeerStore(path)
+    assert store.load() == [] and store.incarnation == 0
+    store.incarnation = NOW
+    store.save([], NOW)
+    again = PeerStore(path)
+    again.load()
+    assert again.incarnation == NOW
+
+
 def test_a_missing_file_is_empty(path: Path) -> None:
     assert PeerStore(path).load() == []
 

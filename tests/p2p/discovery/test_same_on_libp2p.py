@@ -98,4 +98,4 @@ async def test_discovery(nursery: trio.Nursery) -> None:
                 pass
             assert change.peer == networks[2].me
             await eventually(lambda: services[1].table.state(networks[2].me) is PeerState.LEFT)
-        nursery.cancel_scope.cancel()
+            nursery.cancel_scope.cancel()

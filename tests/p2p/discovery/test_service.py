@@ -12,7 +12,9 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from p2p.coarse_clock import STEP_MS
 from p2p.discovery.announcer import ANNOUNCE_INTERVAL_S, LOAD_STEP_PERMILLE, MISSED_ANNOUNCEMENTS
+from p2p.discovery.peer_store import PeerStore
 from p2p.discovery.prober import RETURN_DELAY_S
 from p2p.network import NetworkError
 from p2p.peers.announcement import ACCEPTANCE_S, Announcement, PeerLoad, sign_announcement
@@ -20,8 +22,9 @@ from p2p.peers.anti_entropy import AgedAnnouncement, SyncFrame
 from p2p.peers.failure_detector import SUSPICION_TIMEOUT_S
 from p2p.peers.table import ChangeKind, PeerState
 from p2p.simulation.network import SimulatedNetwork
+from p2p.simulation.runtime import SimulatedRuntime
 from p2p.streams.exchanges import Streams
-from tests.support.discovery_world import CHAIN, world
+from tests.support.discovery_world import CHAIN, Node, World, world
 
 EXPIRY = MISSED_ANNOUNCEMENTS * ANNOUNCE_INTERVAL_S
 pytestmark = pytest.mark.trio
@@ -119,6 +122,66 @@ async def test_a_restart_with_the_same_key_is_back_within_seconds(autojump_clock
         assert new.incarnation > old.incarnation
         await trio.sleep(60)
         assert w.agreed()
+
+
+async def restart(w: World, node: Node, says_goodbye: bool, **options: object) -> Node:
+    """The node ends, and begins again with the same key a moment later."""
+    number = w.nodes.index(node)
+    if says_goodbye:
+        await node.discovery.leave()
+    w.crash(node)
+    await trio.sleep(0.5)
+    return w.start(number, **options)
+
+
+@pytest.mark.parametrize("says_goodbye", [True, False])
+async def test_announcements_do_not_tell_the_clock_and_a_restart_outdoes_those_before(
+    autojump_clock: MockClock, tmp_path: Path, caplog: pytest.LogCaptureFixture, says_goodbye: bool
+) -> None:
+    """The next run knows the incarnation of the last one."""
+    async with world(3) as w:
+        node = w.start(3, skew=12_345, store=PeerStore(tmp_path / "peers.db"))
+        await w.until_agreed(10)
+        incarnation = 0
+        for _ in range(4):
+            sequences = set()
+            for _ in range(3):
+                known = w.nodes[0].discovery.find(node.me)
+                assert known is not None
+                sequences.add(known.sequence)
+                await trio.sleep(1.5 * ANNOUNCE_INTERVAL_S)
+            assert len(sequences) > 1 and all(sequence % STEP_MS < 1_100 for sequence in sequences)
+            assert incarnation < known.incarnation and known.incarnation % STEP_MS < 1_010
+            incarnation = known.incarnation
+            node = await restart(w, node, says_goodbye, skew=12_345, store=PeerStore(tmp_path / "peers.db"))
+            await w.until_agreed(10)
+        assert "newer than its own" not in caplog.text
+
+
+@pytest.mark.parametrize("says_goodbye", [True, False])
+async def test_a_node_that_has_lost_its_data_directory_outdoes_its_earlier_life(
+    autojump_clock: MockClock, says_goodbye: bool
+) -> None:
+    async with world(4) as w:
+        await w.until_agreed(10)
+        await trio.sleep(40)
+        old = w.nodes[0].discovery.find(w.nodes[3].me)
+        node = await restart(w, w.nodes[3], says_goodbye)
+        await trio.sleep(5)
+        await w.until_agreed(5)
+        new = w.nodes[0].discovery.find(node.me)
+        assert old is not None and new is not None and new.incarnation > old.incarnation
+
+
+async def test_an_incarnation_from_a_time_when_the_clock_was_wrong_is_not_gone_on_from(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    store = PeerStore(tmp_path / "peers.db")
+    store.incarnation = SimulatedRuntime.EPOCH_MS + 10 * 365 * 24 * 3_600_000
+    store.save([], SimulatedRuntime.EPOCH_MS)
+    async with world(3) as w:
+        w.start(3, store=PeerStore(store.path))
+        await w.until_agreed(10)
 
 
 async def test_a_restart_with_a_clock_gone_back_outdoes_its_earlier_life(autojump_clock: MockClock) -> None:
