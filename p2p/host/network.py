@@ -28,6 +28,7 @@ from multiaddr import Multiaddr
 from chain.crypto import KeyPair, format_address
 from p2p.addresses import Endpoint, Reach, format_endpoint, get_endpoint, get_reach, get_scope, is_ip_address
 from p2p.closing import CLOSE_TIMEOUT_S, root_cause, shielded
+from p2p.dial_pace import DialPace
 from p2p.fanout import Fanout
 from p2p.host.circuits import Circuits
 from p2p.host.connection_gater import ConnectionGater, ConnectionLimits
@@ -112,6 +113,7 @@ class Libp2pNetwork:
         self._upnp = upnp
         self._public = (True if announce else public) if listen else False
         self._listen_addresses: tuple[str, ...] = ()
+        self._pace = DialPace()
         self._topics: dict[str, Fanout[GossipMessage]] = {}
         self._scopes: set[trio.CancelScope] = set()  # of the stream handlers that run
         self._lifetime = Lifetime()
@@ -346,9 +348,11 @@ class Libp2pNetwork:
         """Where this relay may dial ``peer`` on request: only addresses with at least its own reach.
 
         A peer announces any address it likes, and addresses that only this node can dial are not for strangers to use.
+        Nor is it for them to have one dialled as often as they like.
         """
         reach = get_scope(self.listen_addresses)
-        return [address for address in self._directory.get_addresses(peer) if get_reach(address) >= reach]
+        allowed = [address for address in self._directory.get_addresses(peer) if get_reach(address) >= reach]
+        return self._pace.admit(allowed, trio.current_time())
 
     def _get_scope(self) -> Reach:
         """From how far the network is reached, by the addresses of this node and those that its owner names."""

@@ -8,7 +8,7 @@ from itertools import pairwise
 from random import Random
 
 from p2p.addresses import CIRCUIT, Reach, get_direct, get_subnet
-from p2p.discovery.dial_pace import ADDRESS_BURST, ADDRESS_INTERVAL_S
+from p2p.dial_pace import ADDRESS_BURST, ADDRESS_INTERVAL_S
 from p2p.discovery.dial_scheduler import (
     BOOTSTRAP_BACKOFF,
     BOOTSTRAP_INTERVAL_S,

@@ -458,7 +458,9 @@ async def test_a_relay_dials_for_others_no_nearer_than_it_can_be_dialled() -> No
             announce=[announce],
             relay=RelayLimits(),
         )
-        assert relay._get_addresses_for_others(make_key(2).public_key) == expected
+        assert list(relay._get_addresses_for_others(make_key(2).public_key)) == expected
+        relay._get_addresses_for_others(make_key(3).public_key)
+        assert not relay._get_addresses_for_others(make_key(4).public_key), "however many peers announce them"
 
 
 @pytest.mark.trio
