@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -75,6 +75,9 @@ class Company:
 
     def suggest(self, peers: Mapping[bytes, tuple[str, ...]]) -> None:
         self.suggested = peers
+
+    def note_configured(self, addresses: Iterable[str]) -> None:
+        pass
 
     def note_stranger(self, peer: bytes) -> None:
         pass

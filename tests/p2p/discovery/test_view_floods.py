@@ -115,7 +115,7 @@ async def test_what_would_make_no_difference_is_not_checked(autojump_clock: Mock
             await stranger.say(victim, frame)
         ours = {node.me for node in w.nodes}
         assert not [key for key in checked if key not in ours]
-        for untimely in (invent(w, 200, 50, age=8_000_000), invent(w, 300, 50, age=-2 * MAX_AHEAD_MS)):
+        for untimely in (invent(w, 200, 50, age=9_000_000), invent(w, 300, 50, age=-2 * MAX_AHEAD_MS)):
             checked.clear()
             await stranger.say(victim, known(untimely))
             assert [key for key in checked if key not in ours] == [untimely[0].peer], "one of a frame"
@@ -131,7 +131,7 @@ async def test_untimely_announcements_make_one_line_a_minute_and_forged_ones_bla
         await stranger.connect(victim)
         monkeypatch.setattr(victim.network, "report_misbehaviour", lambda peer, fault: blamed.append((peer, fault)))
         caplog.clear()
-        stale = known(invent(w, 200, 50, age=8_000_000))
+        stale = known(invent(w, 200, 50, age=9_000_000))
         for _ in range(20):
             await stranger.say(victim, stale)
             await trio.sleep(1)
@@ -140,7 +140,7 @@ async def test_untimely_announcements_make_one_line_a_minute_and_forged_ones_bla
         await trio.sleep(UNTIMELY_REPORT_INTERVAL_S)
         await stranger.say(victim, stale)
         assert len(caplog.messages) == 2 and "1000 announcements were untimely" in caplog.messages[1]
-        forged = [replace(one, signature=bytes(64)) for one in invent(w, 200, 50, age=8_000_000)]
+        forged = [replace(one, signature=bytes(64)) for one in invent(w, 200, 50, age=9_000_000)]
         with pytest.raises(NetworkError, match="not signed by its peer"):
             await stranger.say(victim, known(forged))
         assert blamed == [(stranger.me, Misbehaviour.FORGERY)]
