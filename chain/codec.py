@@ -3,7 +3,8 @@
 A *record* is a frozen dataclass derived from :class:`Record`; its annotations are the only place that defines its
 fields, and the encoder and decoder are derived from them. The field types are ``int``, ``bytes``, ``str``, ``bool``,
 another record, ``X | None``, ``tuple[X, ...]``, and unions of records that carry a distinct ``TAG`` each; ``Annotated``
-adds a :class:`Bounds` on the value of an int or on the length of bytes, str and tuples.
+adds a :class:`Bounds` on the value of an int or on the length of bytes, str and tuples, or :class:`PrintableAscii` to a
+str.
 
 Decoding is strict: exact types (msgpack would let ``True``, ``1`` and ``1.0`` pass for one another), bounds, no maps,
 floats or extension types, and the value must encode to the very bytes it came from. Every failure is a
@@ -40,6 +41,13 @@ class Bounds:
             raise CodecError(f"{size} is outside {self.low}..{self.high}")
 
 
+class PrintableAscii:
+    """Text of the characters U+0020 to U+007E alone, which no terminal obeys and no reader takes for others.
+
+    The rule must not depend on Unicode's tables: nodes with different versions of them would fork the chain.
+    """
+
+
 class Address:
     """Marks the annotation of a public key, which JSON shows as an address (:mod:`chain.json_form`)."""
 
@@ -50,7 +58,9 @@ Signature = Annotated[bytes, Bounds(64, 64)]
 Amount = Annotated[int, Bounds(0, MAX_INT)]
 """Micro-credits."""
 Natural = Annotated[int, Bounds(0, MAX_INT)]
-ModelName = Annotated[str, Bounds(1, 128)]
+MAX_MODEL_NAME_BYTES = 128
+"""Longest name of a model."""
+ModelName = Annotated[str, Bounds(1, MAX_MODEL_NAME_BYTES), PrintableAscii]
 
 _Coder = Callable[[Any], Any]
 """Turns a value into what msgpack packs, or back, and raises CodecError saying where in the value it is wrong."""
@@ -168,6 +178,8 @@ def _codec(annotation: Any) -> tuple[_Coder, _Coder]:
     if get_origin(annotation) is Annotated:
         annotation, *extras = get_args(annotation)
         bounds = next((extra for extra in extras if isinstance(extra, Bounds)), None)
+        if PrintableAscii in extras:
+            return _plain(annotation, bounds, _printable_length)
     origin = get_origin(annotation)
     if annotation is int:
         return _plain(int, bounds or Bounds(0, MAX_INT), None)
@@ -191,6 +203,17 @@ def _utf8_length(value: str) -> int:
         return len(value.encode())
     except UnicodeEncodeError as error:
         raise CodecError("not encodable as UTF-8") from error
+
+
+def is_printable_ascii(text: str) -> bool:
+    """Whether all characters of ``text`` are among U+0020 to U+007E (:class:`PrintableAscii`)."""
+    return text.isascii() and text.isprintable()
+
+
+def _printable_length(value: str) -> int:
+    if not is_printable_ascii(value):
+        raise CodecError("has characters that are not printable ASCII")
+    return len(value)
 
 
 def _plain(kind: type[Any], bounds: Bounds | None, measure: Callable[[Any], int] | None) -> tuple[_Coder, _Coder]:

@@ -16,7 +16,16 @@ from functools import lru_cache
 from typing import Annotated
 
 from chain import crypto
-from chain.codec import Bounds, ModelName, Natural, PublicKey, Record, Signature
+from chain.codec import (
+    MAX_MODEL_NAME_BYTES,
+    Bounds,
+    ModelName,
+    Natural,
+    PublicKey,
+    Record,
+    Signature,
+    is_printable_ascii,
+)
 from chain.exceptions import CodecError
 from p2p.coarse_clock import MAX_LAG_MS
 
@@ -46,8 +55,6 @@ ITEM_ID_BYTES = 8
 
 MAX_ADDRESS_BYTES = 256
 """Longest address."""
-MAX_MODEL_NAME_BYTES = 128
-"""Longest name of a model."""
 
 Address = Annotated[str, Bounds(1, MAX_ADDRESS_BYTES)]
 """A multiaddress."""
@@ -104,7 +111,7 @@ def is_address(text: str) -> bool:
 
 def is_model_name(text: str) -> bool:
     """Whether ``text`` has the form of a model's name."""
-    return 0 < len(text.encode(errors="replace")) <= MAX_MODEL_NAME_BYTES
+    return 0 < len(text) <= MAX_MODEL_NAME_BYTES and is_printable_ascii(text)
 
 
 def get_item_id(encoded: bytes) -> bytes:

@@ -11,6 +11,7 @@ from chain.crypto import KeyPair
 from chain.exceptions import InvalidOperation
 from chain.types.operations import MAX_MODELS, Bond, Serve
 from consensus.engine import Engine
+from p2p.peers.announcement import is_model_name
 from serving.accounting.wallet import Wallet
 
 log = structlog.get_logger(__name__)
@@ -47,7 +48,7 @@ class StakeKeeper:
         while True:
             await trio.sleep(STAKE_INTERVAL_S)
             account = self._engine.state.account(self._key.public_key)
-            models = self._get_models()[:MAX_MODELS]
+            models = tuple(filter(is_model_name, self._get_models()))[:MAX_MODELS]
             missing = 0 if self._stake is None else self._stake - account.bonded
             try:
                 if 0 < missing <= account.available:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, model_validator
 
+from chain.codec import MAX_MODEL_NAME_BYTES, is_printable_ascii
 from chain.light.client import Checkpoint
 from chain.types.operations import MAX_MODELS
 from p2p.addresses import check_dialable_address, check_listen_address, is_ip_address, parse_peer_address, parse_proxy
@@ -50,6 +51,12 @@ def _check_secret(secret: str) -> str:
     return secret
 
 
+def _check_model_name(name: str) -> str:
+    if not is_printable_ascii(name):
+        raise ValueError(f"must consist of printable ASCII characters, got {name!r}")
+    return name
+
+
 def _check_host(host: str) -> str:
     if not re.fullmatch(r"[0-9A-Za-z._-]+|[0-9A-Fa-f:.]+", host):
         raise ValueError(f"must be a host name or address without a port, such as api.example.org, got {host!r}")
@@ -76,7 +83,7 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 Capacity = Annotated[int, Field(ge=1, le=100_000)]
 Text = Annotated[str, Field(min_length=1)]
-ModelName = Annotated[str, Field(min_length=1, max_length=128)]
+ModelName = Annotated[str, Field(min_length=1, max_length=MAX_MODEL_NAME_BYTES), AfterValidator(_check_model_name)]
 HostName = Annotated[str, AfterValidator(_check_host)]
 Origin = Annotated[str, AfterValidator(_check_origin)]
 Secret = Annotated[str, AfterValidator(_check_secret)]

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from hypothesis import strategies as st
 
-from chain.codec import MAX_INT, Bounds, Record
+from chain.codec import MAX_INT, Bounds, PrintableAscii, Record
 from chain.types import validators
 
 
@@ -41,6 +41,8 @@ def _field(annotation: Any) -> st.SearchStrategy[Any]:
     if get_origin(annotation) is Annotated:
         annotation, *extras = get_args(annotation)
         bounds = next((extra for extra in extras if isinstance(extra, Bounds)), None)
+        if PrintableAscii in extras:
+            return st.text("ab ~", min_size=1, max_size=3)
     if annotation is int:
         low, high = (bounds.low, bounds.high) if bounds else (0, MAX_INT)
         return st.one_of(st.integers(low, high), st.sampled_from([low, high]))

@@ -33,7 +33,7 @@ def make_rich() -> Genesis:
     """A genesis with something in every field."""
     user = GenesisAccount(make_key("user").public_key, 5, 0, ("a", "b"), None)
     empty = GenesisAccount(make_key("empty").public_key, 0, 0, (), None)
-    prices = (ModelPrice("large", Price(1, 2, 3)), ModelPrice("größer", Price(0, 0, 2**40)))
+    prices = (ModelPrice("large", Price(1, 2, 3)), ModelPrice("larger", Price(0, 0, 2**40)))
     return make_test_genesis(
         make_keys(3),
         stakes=[3_000, 2_000, 1_000],
@@ -213,6 +213,7 @@ def put(*path: str | int, to: Any) -> Any:
         (put("accounts", 0, "models", to=["b", "a"]), "models .* sorted"),
         (put("accounts", 0, "models", to=["a", "a"]), "models .* sorted"),
         (put("accounts", 0, "models", to=[""]), "models"),
+        (put("accounts", 0, "models", to=["a\x1b[2J"]), "models.* not printable ASCII"),
         (put("accounts", 0, "models", to=[f"m{n:02}" for n in range(17)]), "models"),
         (put("accounts", to=RICH["accounts"] + RICH["accounts"][:1]), "listed twice"),
         (put("accounts", to=RICH["accounts"][3:]), "no account is a validator"),

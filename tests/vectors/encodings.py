@@ -9,7 +9,7 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 import msgpack
 
 from chain import genesis
-from chain.codec import MAX_INT, Bounds, Record
+from chain.codec import MAX_INT, Bounds, PrintableAscii, Record
 from chain.exceptions import CodecError
 from chain.light import client as light
 from chain.light import proofs
@@ -108,7 +108,7 @@ def _list_refused() -> list[tuple[type[Record], str, bytes, int | None]]:
         return cls, why, bytes.fromhex(text), None
 
     certificate = [1, 0, 1, bytes(32), [], []]
-    account = [0, 0, 0, 0, [], [], 0]
+    account = [0, 0, 0, 0, [], [], 0, 0]
     transfer = [1, 0, bytes(32), 1, b""]
     assert bond == bytes.fromhex("93020507")
     return [
@@ -156,20 +156,29 @@ def _list_refused() -> list[tuple[type[Record], str, bytes, int | None]]:
         wire(SignedOperation, "a signature of 63 bytes", [[2, 5, 7], bytes(32), bytes(63)]),
         wire(CaptureItem, "0 for nil", [[bytes(32), 0, bytes(32), [0, 0], "stop"], 0]),
         wire(CaptureItem, "a finish reason of 33 bytes", [[bytes(32), 0, bytes(32), [0, 0], "s" * 33], None]),
+        wire(
+            CaptureItem,
+            "a finish reason of 33 bytes in 17 characters",
+            [[bytes(32), 0, bytes(32), [0, 0], "é" * 16 + "s"], None],
+        ),
         wire(CaptureItem, "an empty finish reason", [[bytes(32), 0, bytes(32), [0, 0], ""], None]),
-        wire(Account, "17 models", [*account[:5], ["m"] * 17, 0]),
-        wire(Account, "an empty model name", [*account[:5], [""], 0]),
-        wire(Account, "a model name of 129 bytes in 65 characters", [*account[:5], ["é" * 64 + "x"], 0]),
+        wire(Account, "17 models", [*account[:5], ["m"] * 17, 0, 0]),
+        wire(Account, "an empty model name", [*account[:5], [""], 0, 0]),
+        wire(Account, "a model name of 129 bytes", [*account[:5], ["m" * 129], 0, 0]),
+        wire(Account, "a model name with a line feed", [*account[:5], ["a\nb"], 0, 0]),
+        wire(Account, "a model name with U+007F", [*account[:5], ["a\x7f"], 0, 0]),
+        wire(Account, "a model name with é", [*account[:5], ["é"], 0, 0]),
+        wire(Account, "a model name with U+202E, which turns text around", [*account[:5], ["a\u202eb"], 0, 0]),
         (
             Account,
             "text that is not UTF-8",
-            msgpack.packb([*account[:5], ["m"], 0]).replace(b"\xa1m", b"\xa1\xff"),
+            msgpack.packb([*account[:5], ["m"], 0, 0]).replace(b"\xa1m", b"\xa1\xff"),
             None,
         ),
         (
             Account,
             "text of 1 byte as str 8",
-            msgpack.packb([*account[:5], ["m"], 0]).replace(b"\xa1m", b"\xd9\x01m"),
+            msgpack.packb([*account[:5], ["m"], 0, 0]).replace(b"\xa1m", b"\xd9\x01m"),
             None,
         ),
         wire(Certificate, "kind 0", [0, *certificate[1:]]),
@@ -199,6 +208,8 @@ def _describe_type(annotation: Any) -> str:
     if get_origin(annotation) is Annotated:
         annotation, *extras = get_args(annotation)
         limits = next((extra.low, extra.high) for extra in extras if isinstance(extra, Bounds))
+        if PrintableAscii in extras:
+            return "model"
     if annotation is int and limits == (0, MAX_INT):
         limits = None
     bounds = "" if limits is None else f" {limits[0]}" if limits[0] == limits[1] else f" {limits[0]}..{limits[1]}"
@@ -212,4 +223,4 @@ def _describe_type(annotation: Any) -> str:
     return _SHORT.get(name, name)
 
 
-_SHORT = {"bytes 32": "hash", "bytes 64": "sig", "str 1..128": "model"}
+_SHORT = {"bytes 32": "hash", "bytes 64": "sig"}

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from itertools import count
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
-from chain.codec import MAX_INT, Bounds, Record
+from chain.codec import MAX_INT, Bounds, PrintableAscii, Record
 from chain.types.validators import ValidatorSet
 
 Json = dict[str, Any]
@@ -67,6 +67,8 @@ class Sampler:
         if get_origin(annotation) is Annotated:
             annotation, *extras = get_args(annotation)
             low, high = next((extra.low, extra.high) for extra in extras if isinstance(extra, Bounds))
+            if PrintableAscii in extras:
+                return "ze/7 B" if self._is_rich else "a" * low
         origin, number = get_origin(annotation), next(self._numbers)
         if annotation is int:
             return min(max(_INTS[number % len(_INTS)], low), high) if self._is_rich else low

@@ -152,13 +152,14 @@ def conform(kind: str, wire: Any) -> Any:
         "int": (int, int),
         "bytes": (bytes, len),
         "str": (str, lambda text: len(text.encode())),
+        "model": (str, lambda text: len(text) if all(" " <= each <= "~" for each in text) else 0),
         "bool": (bool, int),
     }[word]
     check(type(wire) is expected, bounds or ("0..9223372036854775807" if word == "int" else ""), wire, measure)
     return wire
 
 
-_LONG = {"hash": "bytes 32", "key": "bytes 32", "sig": "bytes 64", "model": "str 1..128"}
+_LONG = {"hash": "bytes 32", "key": "bytes 32", "sig": "bytes 64", "model": "model 1..128"}
 
 
 def conform_member(members: dict[int | None, str], wire: Any) -> Record:

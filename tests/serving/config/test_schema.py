@@ -236,6 +236,7 @@ BAD = [
     ("models:\n  - kind: openai\n    base_url: http://localhost:8000/v1", 3, "models[0].base_url", "this node itself"),
     ("models:\n  - {kind: openai, base_url: 'http://x', load: tgi}", 2, "models[0].load", "must be 'auto', 'vllm'"),
     ("models:\n  - {kind: openai, base_url: 'http://x', names: ['']}", 2, "models[0].names[0]", "must not be empty"),
+    ("models:\n  - {kind: openai, base_url: 'http://x', names: [é]}", 2, "models[0].names[0]", "printable ASCII"),
     ("models:\n  - {kind: openai, base_url: 'http://x', capacity: 0}", 2, "models[0].capacity", "at least 1"),
     (
         "models:\n  - {kind: openai, base_url: 'http://x', stall_timeout_s: 0}",
@@ -365,15 +366,16 @@ def test_full_configuration_round_trips() -> None:
 
 @given(
     st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40),
+    st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), min_size=1, max_size=40),
     st.floats(0, 1),
     st.none() | st.integers(0, 2**63 - 1),
     st.integers(0, 65535).filter(lambda port: port not in (8000, 8001, 9999)),
 )
-def test_any_value_round_trips(text: str, number: float, stake: int | None, port: int) -> None:
+def test_any_value_round_trips(text: str, name: str, number: float, stake: int | None, port: int) -> None:
     config = NodeConfig(
         api=ApiConfig(host=text, port=port, keys=(ApiKeyConfig(key="k"),)),
         policy=PolicyConfig(name=text, offload_frequency=number, stake=stake),
-        models=(OpenAIModel(kind="openai", base_url="http://10.0.0.1:9999", names=(text,), api_key_env=text),),
+        models=(OpenAIModel(kind="openai", base_url="http://10.0.0.1:9999", names=(name,), api_key_env=text),),
     )
     assert parse_config(format_config(config)) == config
 
