@@ -1,7 +1,9 @@
 """The payee's side of payments: deliveries of this node, gathered into captures.
 
-A capture is submitted again until the ledger shows the hold resolved. A hold for this node without a request is
-refunded: its user left early, or this node was restarted.
+A capture is submitted again until the ledger shows the hold resolved. A hold that earned nothing is refunded at once if
+this node failed or was restarted. If its user left early or sent a bad request, it is refunded together with others,
+and only as many as its payer has made payments: each refund costs this node a fee. Any other hold is left to its payer,
+which takes it back after the deadline.
 """
 
 from __future__ import annotations
@@ -21,10 +23,10 @@ from serving.accounting.submitter import RESUBMIT_DELAY_S, Submitter
 
 log = structlog.get_logger(__name__)
 
-REFUND_AFTER_S = 5.0
-"""Seconds from the finality of a hold to its refund, if no request came with it."""
+REFUND_GATHER_S = 60.0
+"""Seconds over which refunds of what was not this node's fault are gathered into one capture."""
 MAX_REMEMBERED = 4096
-"""Holds that are remembered: those whose receipted capture is not final, and those that could not become final."""
+"""Holds of each kind that are remembered."""
 
 
 def make_refund(hold_id: bytes, digest: bytes = bytes(32)) -> Delivery:
@@ -40,6 +42,9 @@ class UncapturedDelivery:
     """None if it is final already."""
     item: CaptureItem
     is_hold_final: bool = False
+    is_courtesy: bool = False
+    """Whether it is a refund of what was not this node's fault."""
+    final_at: float = float("-inf")
     submitted_at: float = float("-inf")
 
 
@@ -56,8 +61,8 @@ class Payee:
         """Holds of the requests that are being served."""
         self._backed: dict[bytes, int] = {}
         """The most that each of them may cost, once it is accepted."""
-        self._received: dict[bytes, float] = {}
-        """Final holds for this node that are not captured, and since when."""
+        self._left: BoundedDict[bytes, None] = BoundedDict(MAX_REMEMBERED)
+        """Holds that were offered and accepted, and did not come before the originator left."""
         self._uncaptured: dict[bytes, UncapturedDelivery] = {}
         self._receipted: BoundedDict[bytes, bytes] = BoundedDict(MAX_REMEMBERED)
         """Payers of receipted deliveries, by their hold."""
@@ -89,12 +94,24 @@ class Payee:
         return hold_id in self._served or hold_id in self._uncaptured
 
     def collect(self, hold: SignedOperation, delivery: Delivery, receipt: bytes | None) -> None:
-        """Capture what a delivery earned, as soon as its hold is final; an amount of 0 refunds the payer."""
+        """Capture what a delivery earned, as soon as its hold is final."""
         item = CaptureItem(delivery, receipt)
         self._uncaptured[delivery.hold] = UncapturedDelivery(hold, item)
         if receipt is not None:
             self._receipted[delivery.hold] = hold.signer
         self._notify()
+
+    def refund(self, hold: SignedOperation, delivery: Delivery, is_own_fault: bool) -> None:
+        """Refund a hold that earned nothing: at once if ``is_own_fault``, else with others and within limits."""
+        item = CaptureItem(delivery, None)
+        self._uncaptured[delivery.hold] = UncapturedDelivery(hold, item, is_courtesy=not is_own_fault)
+        self._notify()
+
+    def note_left(self, hold_id: bytes) -> None:
+        """The originator of an accepted offer left before its hold came. It may become final all the same."""
+        self._left[hold_id] = None
+        if self._engine.state.hold(hold_id) is not None:
+            self.on_hold(hold_id)
 
     def note_bounced(self, payer: bytes, hold_id: bytes) -> None:
         """A hold that ``payer`` sent cannot become final, or is not in time. Each hold counts once."""
@@ -136,12 +153,17 @@ class Payee:
     # What becomes of the holds
 
     def on_start(self, hold_id: bytes) -> None:
-        """A hold for this node that is open when the node starts."""
-        self._received[hold_id] = float("-inf")
+        """A hold for this node that is open when the node starts: its request is lost."""
+        log.info("refunding a hold from before the start", hold=hold_id.hex()[:16])
+        item = CaptureItem(make_refund(hold_id), None)
+        self._uncaptured[hold_id] = UncapturedDelivery(None, item, is_hold_final=True)
 
     def on_hold(self, hold_id: bytes) -> None:
-        """A hold for this node is final."""
-        self._received[hold_id] = trio.current_time()
+        """A hold for this node is final. One that was never offered is left to its payer."""
+        if hold_id in self._left:
+            del self._left[hold_id]
+            item = CaptureItem(make_refund(hold_id), None)
+            self._uncaptured[hold_id] = UncapturedDelivery(None, item, is_courtesy=True)
 
     def on_capture(self, delivery: Delivery) -> None:
         """A capture of this node is final."""
@@ -150,20 +172,10 @@ class Payee:
         if payer is not None:
             self.history.note_payment(payer, delivery.amount)
 
-    def refund_orphans(self, now: float) -> None:
-        """Refund holds without a request: its user left early, or this node was restarted."""
-        for hold_id, since in list(self._received.items()):
-            hold = self._engine.state.hold(hold_id)
-            if hold is None or hold.unsettled_delivery is not None:
-                del self._received[hold_id]
-            elif now - since > REFUND_AFTER_S and not self.is_in_use(hold_id):
-                log.info("refunding a hold without a request", hold=hold_id.hex()[:16])
-                item = CaptureItem(make_refund(hold_id), None)
-                self._uncaptured[hold_id] = UncapturedDelivery(None, item, is_hold_final=True)
-
     async def capture(self, now: float) -> None:
         """Submit captures for deliveries whose hold is final, and drop those that are resolved."""
         due: list[UncapturedDelivery] = []
+        courtesies: list[UncapturedDelivery] = []
         free_bond = self._engine.state.account(self._me).free_bond
         for hold_id, delivered in list(self._uncaptured.items()):
             hold = self._engine.state.hold(hold_id)
@@ -171,7 +183,10 @@ class Payee:
                 await self._await_hold(hold_id, delivered, now)
                 continue
             if not delivered.is_hold_final:
-                delivered.is_hold_final, delivered.submitted_at = True, float("-inf")
+                delivered.is_hold_final, delivered.final_at, delivered.submitted_at = True, now, float("-inf")
+                if delivered.is_courtesy and not self.history.take_refund(hold.payer):
+                    del self._uncaptured[hold_id]
+                    continue
             if hold.unsettled_delivery is not None:
                 del self._uncaptured[hold_id]
                 continue
@@ -180,8 +195,11 @@ class Payee:
                     continue  # until captures before it are settled
                 free_bond -= delivered.item.delivery.amount
             if now - delivered.submitted_at > RESUBMIT_DELAY_S:
-                delivered.submitted_at = now
-                due.append(delivered)
+                (courtesies if delivered.is_courtesy else due).append(delivered)
+        if len(courtesies) >= MAX_CAPTURE_ITEMS or any(now - each.final_at > REFUND_GATHER_S for each in courtesies):
+            due += courtesies
+        for delivered in due:
+            delivered.submitted_at = now
         for start in range(0, len(due), MAX_CAPTURE_ITEMS):
             await self._submit_capture([delivered.item for delivered in due[start : start + MAX_CAPTURE_ITEMS]])
 

@@ -18,6 +18,8 @@ FIRST_ALLOWANCE = 2
 """Offers of a new payer that may be unpaid at a time."""
 MAX_ALLOWANCE = 64
 """Offers of any payer that may be unpaid at a time."""
+FIRST_REFUNDS = 2
+"""Holds of a new payer that are refunded although it was not this node that failed; one more with each payment."""
 FIRST_SUSPENSION_S = 60.0
 """Seconds for which the offers of a payer are declined after its first fault."""
 MAX_SUSPENSION_S = 3600.0
@@ -30,6 +32,7 @@ class PayerRecord:
 
     paid: int = 0
     allowance: int = FIRST_ALLOWANCE
+    refunds: int = FIRST_REFUNDS
     faults: int = 0
     """Holds that could not become final, and allowances used up by offers that were left unpaid."""
     suspended_until: float = float("-inf")
@@ -61,6 +64,15 @@ class PaymentHistory:
         record = self._touch(payer)
         record.paid += amount
         record.allowance = min(MAX_ALLOWANCE, record.allowance + 1)
+        record.refunds = min(MAX_ALLOWANCE, record.refunds + 1)
+
+    def take_refund(self, payer: bytes) -> bool:
+        """Whether a hold of ``payer`` may be refunded at this node's cost; that counts as done."""
+        record = self._touch(payer)
+        if not record.refunds:
+            return False
+        record.refunds -= 1
+        return True
 
     def note_unpaid(self, payer: bytes, now: float) -> None:
         """``payer`` sent no payment, or no good one, for an offer that was accepted."""
@@ -75,7 +87,7 @@ class PaymentHistory:
         if now - record.suspended_until > MAX_SUSPENSION_S:
             record.faults = 0
         suspension = min(MAX_SUSPENSION_S, FIRST_SUSPENSION_S * 2.0**record.faults)
-        record.paid, record.allowance = 0, FIRST_ALLOWANCE
+        record.paid, record.allowance, record.refunds = 0, FIRST_ALLOWANCE, 0
         record.faults += 1
         record.suspended_until = max(record.suspended_until, now + suspension)
 

@@ -83,7 +83,6 @@ class Payments:
             self._changed = trio.Event()
             now = trio.current_time()
             self.payer.drop_unconfirmed()
-            self.payee.refund_orphans(now)
             await self.payee.capture(now)
             await self.payer.reclaim(now)
 

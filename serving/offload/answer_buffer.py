@@ -8,12 +8,16 @@ from serving.backends.backend import BackendError
 from serving.openai.answers import Answer
 
 
+class BufferFull(Exception):
+    """The buffer has no room, and nothing is taken out of it."""
+
+
 class AnswerBuffer:
     """Takes the head and the pieces of one answer, and gives the pieces out in fewer and larger ones.
 
     A message between nodes costs about the same whatever its length, and a token is a few dozen bytes. So what comes
     within ``interval`` seconds, or ``size`` bytes of it, goes out together; the first piece goes at once. Once it holds
-    ``limit`` bytes, who puts more waits.
+    ``limit`` bytes, who puts more waits, unless nothing is taken out for a while.
     """
 
     def __init__(self, limit: int, interval: float, size: int) -> None:
@@ -25,7 +29,18 @@ class AnswerBuffer:
         self._is_closed = False
         self._error: BackendError | None = None
         self._is_first = True
+        self._is_read = True
         self._changed = trio.lowlevel.ParkingLot()
+
+    @property
+    def is_read(self) -> bool:
+        """Whether what is put in is taken out, sooner or later."""
+        return self._is_read
+
+    @is_read.setter
+    def is_read(self, is_read: bool) -> None:
+        self._is_read = is_read
+        self._changed.unpark_all()
 
     def begin(self, head: Answer) -> None:
         """The answer has begun; its body comes by :meth:`put`."""
@@ -33,8 +48,14 @@ class AnswerBuffer:
         self._changed.unpark_all()
 
     async def put(self, piece: bytes) -> None:
-        """Add the next bytes, once there is room."""
+        """Add the next bytes, once there is room.
+
+        Raises:
+            BufferFull: there is none, and nothing is taken out.
+        """
         while len(self._data) >= self._limit:
+            if not self._is_read:
+                raise BufferFull
             await self._changed.park()
         self._data += piece
         self._changed.unpark_all()

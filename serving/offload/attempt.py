@@ -57,7 +57,7 @@ CLOSING = b"data: [DONE]"
 """How the closing event of a stream begins."""
 RESUME_INTERVAL_S = 0.5
 """Seconds between attempts to reach a lost executor again."""
-MAX_RESUMPTIONS_ASKED = 8
+MAX_RESUMPTIONS_ASKED = 3
 """Most resumptions of one answer by the originator."""
 
 

@@ -27,7 +27,7 @@ from serving.accounting.credit_line import CreditExhausted, CreditLine
 from serving.accounting.payee import make_refund
 from serving.accounting.receipts import is_receipt
 from serving.backends.backend import BackendError
-from serving.offload.answer_buffer import AnswerBuffer
+from serving.offload.answer_buffer import AnswerBuffer, BufferFull
 from serving.offload.context import OffloadContext, receive_message
 from serving.offload.protocol import (
     CHUNK_BYTES,
@@ -58,7 +58,7 @@ FINISH_CANCELLED = "cancelled"
 """Finish reason of an answer that its originator did not wait for."""
 MAX_UNPAID_BYTES = 4096
 """Completion bytes beyond those that the hold covers, after which a stream is ended for its length."""
-MAX_RESUMPTIONS_ALLOWED = 16
+MAX_RESUMPTIONS_ALLOWED = 3
 """Most resumptions of one answer that the executor allows: each may ask for the whole answer again."""
 
 
@@ -126,6 +126,8 @@ class OffloadSession:
         self._position = 0
         """Bytes of the answer that the originator has, or that were sent in the present exchange."""
         self._resumptions = 0
+        self._patience = settings.resume_timeout_s
+        """Seconds for which the originator may yet be away, in all."""
         self._resumed = trio.Event()
         """Set and replaced by each resumption."""
 
@@ -195,7 +197,7 @@ class OffloadSession:
                     delivery = self._make_delivery(FINISH_CANCELLED)
                 self._settle(delivery, None)
                 raise
-            self._settle(delivery, None)
+            self._settle(delivery, None, _is_own_fault(error))
             await self._send_failure(reason)
             return False
         self._settle(delivery, receipt)
@@ -206,13 +208,16 @@ class OffloadSession:
         with trio.move_on_after(1.0), suppress(NetworkError):
             await self._exchange.send(encode_message(Failed(cut_reason(reason))), end=True)
 
-    def _settle(self, delivery: Delivery | None, receipt: bytes | None) -> None:
-        """Have the hold captured for ``delivery``, or refunded if there is none."""
+    def _settle(self, delivery: Delivery | None, receipt: bytes | None, is_own_fault: bool = False) -> None:
+        """Have the hold captured for ``delivery``, or refunded if that earned nothing."""
         payee = self._context.payments.payee
-        if self._hold is not None:
-            payee.collect(self._hold, delivery or make_refund(self._job.hold_id), receipt)
-        else:
+        if self._hold is None:
             payee.history.note_unpaid(self.payer, trio.current_time())
+            payee.note_left(self._job.hold_id)
+        elif delivery is not None and delivery.amount:
+            payee.collect(self._hold, delivery, receipt)
+        else:
+            payee.refund(self._hold, delivery or make_refund(self._job.hold_id), is_own_fault)
 
     # The payment
 
@@ -324,6 +329,8 @@ class OffloadSession:
                     self._buffer.begin(answer)
                     async for piece in answer.body:
                         await self._buffer.put(piece)
+        except BufferFull as error:
+            raise NetworkError("the originator is away, and its answer is long") from error
         except (QueueFull, BackendError) as error:
             failure = BackendError(str(error))
         self._buffer.close(failure)
@@ -409,8 +416,12 @@ class OffloadSession:
     async def _is_back(self, failed: Exchange) -> bool:
         """Whether the originator goes on in another exchange than ``failed``; if it was lost, it is waited for."""
         if failed is self._exchange and failed.is_lost:
-            with trio.move_on_after(self._settings.resume_timeout_s):
+            started = trio.current_time()
+            self._buffer.is_read = False
+            with trio.move_on_after(self._patience):
                 await self._resumed.wait()
+            self._buffer.is_read = True
+            self._patience -= trio.current_time() - started
         return failed is not self._exchange
 
     async def _send_keep_alives(self) -> None:
@@ -421,6 +432,13 @@ class OffloadSession:
                 return
             queued = self._job.backend.admission.waiting(Origin.DELEGATED) > 0
             await self._exchange.send(encode_message(KeepAlive(queued)))
+
+
+def _is_own_fault(error: BaseException) -> bool:
+    """Whether this node failed, not the originator, its payment or the connection."""
+    if isinstance(error, BaseExceptionGroup):
+        return any(map(_is_own_fault, error.exceptions))
+    return not isinstance(error, (trio.Cancelled, NetworkError, trio.TooSlowError, CodecError, PaymentFailed))
 
 
 def _describe(error: BaseException) -> str | None:

@@ -39,8 +39,8 @@ class ExecutorSettings:
     """For the receipt."""
     send_timeout_s: float = 60.0
     """For an originator that reads nothing."""
-    resume_timeout_s: float = 50.0
-    """For an originator that was lost in the middle of an answer."""
+    resume_timeout_s: float = 60.0
+    """For an originator that was lost in the middle of an answer, all times together."""
     min_hold_time_s: float = 300.0
     """Least time for which a hold must be good."""
     capture_time_s: float = 60.0

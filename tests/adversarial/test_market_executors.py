@@ -30,7 +30,7 @@ from serving.offload.protocol import (
     ResponseHead,
 )
 from serving.offload.settings import OriginatorSettings
-from tests.support.cheating_executor import SALT, TOKEN_BYTES, TOKENS, Deal, Lie, capture_all, plant
+from tests.support.cheating_executor import SALT, TOKEN_BYTES, TOKENS, Deal, Lie, capture_all, give_back, plant
 from tests.support.market_world import (
     MODEL,
     Member,
@@ -400,8 +400,8 @@ def test_a_receipt_is_good_for_its_own_delivery_alone() -> None:
         again = sign_operation(liar.key, chain_id, Capture(both))
         with pytest.raises(InvalidOperation):
             await engine.submit(again)
-        liar.node.payments.payee._served.clear()
-        await world.settle(120)
+        give_back(liar, deals)
+        await world.settle(60)
         assert world.operations(Dispute) == []
 
     simulate(play, Options(parameters=FAST))
@@ -439,12 +439,12 @@ def test_an_endless_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
 
     async def play(world: World) -> None:
         liar = world.drawn()[0]
-        plant(world, liar, never_ends)
+        deals = plant(world, liar, never_ends)
         result = await ask(world.gateway)
         assert result.broken is not None and len(result.body) <= 200_000
         await trio.sleep(5)
         assert sent < 2_000_000
-        liar.node.payments.payee._served.clear()
+        give_back(liar, deals)
         await world.settle(60)
 
     simulate(play)
@@ -458,10 +458,10 @@ def test_a_usage_event_alone_is_worth_nothing() -> None:
 
     async def play(world: World) -> None:
         liar = world.drawn()[0]
-        plant(world, liar, boasts)
+        deals = plant(world, liar, boasts)
         result = await ask(world.gateway, make_request(max_tokens=4096))
         assert result.broken is not None
-        liar.node.payments.payee._served.clear()
+        give_back(liar, deals)
         await world.settle(60)
         assert world.account(liar.number).available <= 1_000 * CREDIT
 
@@ -476,10 +476,10 @@ def test_a_liar_that_hangs_up_in_every_way_leaves_no_handler_behind(seconds: flo
 
     async def play(world: World) -> None:
         liar, honest = world.drawn()
-        plant(world, liar, hangs_up)
+        deals = plant(world, liar, hangs_up)
         result = await ask(world.gateway)
         assert result.executor == honest.public_key
-        liar.node.payments.payee._served.clear()
+        give_back(liar, deals)
         await world.settle(60)
 
     simulate(play)

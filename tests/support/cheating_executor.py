@@ -109,6 +109,13 @@ def plant(world: World, liar: Member, lie: Lie) -> list[Deal]:
     return deals
 
 
+def give_back(liar: Member, deals: list[Deal]) -> None:
+    """Have the liar's own node refund what was not captured, as it does after a restart."""
+    liar.node.payments.payee._served.clear()
+    for deal in deals:
+        liar.node.payments.payee.on_start(deal.hold_id)
+
+
 async def capture_all(deal: Deal, amount: int | None = None) -> None:
     """Capture the whole hold, or ``amount``, as soon as it is final, without a receipt."""
     engine = deal.liar.node.engine

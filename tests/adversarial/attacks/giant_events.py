@@ -7,7 +7,7 @@ from unittest import mock
 from serving.offload.protocol import CHUNK_BYTES
 from serving.openai import answers
 from tests.adversarial.attacks.table import Attack, Outcome
-from tests.support.cheating_executor import Deal, plant
+from tests.support.cheating_executor import Deal, give_back, plant
 from tests.support.market_world import World, ask, make_token, simulate
 
 EVENT_BYTES = 16 << 20
@@ -34,9 +34,9 @@ def run() -> Outcome:
                 sent += CHUNK_BYTES
 
         liar = world.drawn()[0]
-        plant(world, liar, flood)
+        deals = plant(world, liar, flood)
         await ask(world.gateway)
-        liar.node.payments.payee._served.clear()
+        give_back(liar, deals)
         await world.settle()
 
     with mock.patch.object(answers, "decode_event", watch):

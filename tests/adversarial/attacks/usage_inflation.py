@@ -8,7 +8,7 @@ from chain.types.operations import Capture, CaptureItem, sign_operation
 from p2p.network import NetworkError
 from serving.offload.protocol import Receipt
 from tests.adversarial.attacks.table import Attack, Outcome
-from tests.support.cheating_executor import Deal, capture_all, plant
+from tests.support.cheating_executor import Deal, capture_all, give_back, plant
 from tests.support.market_world import Options, Script, World, ask, make_end, make_request, receive, simulate
 from tests.support.waiting import eventually
 
@@ -58,11 +58,11 @@ def run() -> Outcome:
                 sign_operation(liar.key, chain_id, Capture((CaptureItem(delivery, receipt.signature),)))
             )
 
-        plant(world, liar, claim)
+        deals = plant(world, liar, claim)
         before = world.account(liar.number).total
         await ask(world.gateway, make_request(stream=is_stream, max_tokens=MAX_TOKENS))
         await trio.sleep(10.0)
-        liar.node.payments.payee._served.clear()
+        give_back(liar, deals)
         await world.settle(60)
         earned.append(world.account(liar.number).total - before)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from serving.accounting.payment_history import (
     FIRST_ALLOWANCE,
+    FIRST_REFUNDS,
     FIRST_SUSPENSION_S,
     MAX_ALLOWANCE,
     MAX_PAYERS,
@@ -68,3 +69,13 @@ def test_the_allowance_grows_by_payments_and_is_halved_by_what_is_left_unpaid() 
     assert history.get_suspension(PAYER, 0.0) == FIRST_SUSPENSION_S and history.get_paid(PAYER) == 0
     assert history.get_allowance(PAYER) == FIRST_ALLOWANCE
     assert history.get_allowance(OTHER) == FIRST_ALLOWANCE
+
+
+def test_as_many_refunds_as_payments_after_the_first() -> None:
+    history = PaymentHistory()
+    assert [history.take_refund(PAYER) for _ in range(FIRST_REFUNDS + 1)] == [True] * FIRST_REFUNDS + [False]
+    history.note_payment(PAYER, 1)
+    assert [history.take_refund(PAYER) for _ in range(2)] == [True, False]
+    history.note_payment(PAYER, 1)
+    history.note_fault(PAYER, 0.0)
+    assert not history.take_refund(PAYER) and history.take_refund(OTHER)

@@ -19,7 +19,9 @@ from chain.types.operations import (
     sign_operation,
 )
 from serving.accounting.hold_numbers import AHEAD, TooManyPayments
+from serving.accounting.payee import REFUND_GATHER_S
 from serving.accounting.payer import CannotAfford
+from serving.accounting.payment_history import FIRST_REFUNDS
 from serving.accounting.submitter import Submitter
 from tests.support.market_world import (
     Options,
@@ -219,15 +221,47 @@ def test_a_hold_that_never_comes_counts_until_its_deadline() -> None:
     simulate(play)
 
 
-def test_a_hold_whose_request_never_came_is_refunded_by_the_executor() -> None:
+def test_a_hold_that_was_never_offered_costs_the_executor_nothing_and_returns_after_its_deadline() -> None:
     async def play(world: World) -> None:
+        before = [world.account(number).total for number in (1, 2)]
         hold = make_hold(world, 0, b"x", bytes(16))
         await world.gateway.engine.submit(sign_operation(world.members[0].key, world.genesis.chain_id, hold))
         await eventually(lambda: world.open_holds())
-        await world.settle(20)
-        assert [item.delivery.amount for item in world.captured] == [0]
+        await trio.sleep(500.0)
+        assert len(world.open_holds()) == 1
+        await world.settle(200)
+        assert world.captured == [] and len(world.operations(Release)) == 1
+        assert [world.account(number).total for number in (1, 2)] == before
 
     simulate(play)
+
+
+def test_refunds_of_early_leavers_are_gathered_and_no_more_than_their_payer_has_earned() -> None:
+    async def play(world: World) -> None:
+        only = world.members[1]
+        assert only.backend is not None
+        only.backend.script.first_delay = 10.0
+        for _ in range(FIRST_REFUNDS + 2):
+            with trio.move_on_after(2.0):
+                await ask(world.gateway)
+        await trio.sleep(REFUND_GATHER_S / 2)
+        assert world.captured == [] and len(world.open_holds()) == FIRST_REFUNDS + 2
+        await eventually(lambda: len(world.open_holds()) == 2, REFUND_GATHER_S)
+        assert len(world.operations(Capture)) == 1
+        assert [item.delivery.amount for item in world.captured] == [0] * FIRST_REFUNDS
+        # A payment earns one more.
+        only.backend.script.first_delay = 0.1
+        assert (await ask(world.gateway)).status == 200
+        await eventually(lambda: len(world.captured) == FIRST_REFUNDS + 1)
+        only.backend.script.first_delay = 10.0
+        for _ in range(2):
+            with trio.move_on_after(2.0):
+                await ask(world.gateway)
+        await world.settle(700)
+        assert [item.delivery.amount for item in world.captured].count(0) == FIRST_REFUNDS + 1
+        assert len(world.operations(Release)) == 3
+
+    simulate(play, Options(executors=1))
 
 
 def test_an_executor_that_restarts_refunds_what_it_was_paid_for() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from p2p.simulation.runtime import run_simulation
 from serving.backends.backend import BackendError
-from serving.offload.answer_buffer import AnswerBuffer
+from serving.offload.answer_buffer import AnswerBuffer, BufferFull
 from serving.openai.answers import Answer
 
 
@@ -120,5 +120,27 @@ def test_a_full_buffer_has_its_backend_wait() -> None:
             await trio.sleep(10.0)
             assert put == 240
             nursery.cancel_scope.cancel()
+
+    run_simulation(1, main)
+
+
+def test_a_full_buffer_that_is_not_read_refuses_more() -> None:
+    async def main() -> None:
+        buffer = AnswerBuffer(10, 0.03, 10)
+        buffer.is_read = False
+        await buffer.put(b"x" * 10)
+        with pytest.raises(BufferFull):
+            await buffer.put(b"x")
+        buffer.is_read = True
+
+        async def stop_reading() -> None:
+            await trio.sleep(1.0)
+            buffer.is_read = False
+
+        with pytest.raises(ExceptionGroup) as caught:  # also one that waits already
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(stop_reading)
+                await buffer.put(b"x")
+        assert caught.group_contains(BufferFull)
 
     run_simulation(1, main)

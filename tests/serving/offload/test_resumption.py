@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from chain.parameters import CREDIT
-from chain.types.operations import Capture, Dispute, Release, compute_hold_id
+from chain.types.operations import Capture, Dispute, Release, Transfer, compute_hold_id
 from p2p.network import NetworkError
 from serving.accounting.receipts import sign_receipt
 from serving.offload.protocol import (
@@ -39,6 +39,7 @@ from tests.support.market_world import (
     compute_stream,
     compute_text,
     compute_whole,
+    get_cancelled,
     get_name,
     get_script,
     make_body,
@@ -119,8 +120,8 @@ def test_it_may_break_again_and_again_at_any_moment(seed: int) -> None:
 
         async def disturb(first: Member) -> None:
             await trio.sleep(1.5)
-            for _ in range(6):
-                await trio.sleep(random.uniform(0.0, 1.6))
+            for _ in range(MAX_RESUMPTIONS_ALLOWED):
+                await trio.sleep(random.uniform(0.0, 3.2))
                 if random.random() < 0.3:
                     await cut_off(world, first, random.uniform(0.1, 6.0))
                 else:
@@ -155,8 +156,28 @@ def test_the_backend_goes_on_and_its_slot_is_free_while_the_originator_cannot_be
     simulate(play)
 
 
+def test_an_answer_that_outgrows_the_buffer_ends_while_its_originator_is_away() -> None:
+    async def play(world: World) -> None:
+        async def disturb(first: Member) -> None:
+            await trio.sleep(2.0)
+            world.hub.partition([[first.public_key]])
+            await eventually(lambda: get_cancelled(first) == 1, 5.0)
+            await eventually(lambda: not first.node.executor._sessions, 5.0)
+            world.hub.heal()
+
+        result = await answer_while(world, disturb)
+        assert result.broken is not None
+        await world.settle(700)
+        assert all(item.delivery.usage.completion_bytes < 60 * len("m1-00 ") for item in world.captured)
+
+    settings = ExecutorSettings(buffer_bytes=2_000)
+    simulate(play, Options(executor=settings, parameters={"capture_grace_ms": 5_000}))
+
+
 def test_an_executor_that_is_cut_off_before_the_payment_is_final_waits_for_both() -> None:
     async def play(world: World) -> None:
+        transfer = await world.gateway.wallet.submit(lambda nonce: Transfer(nonce, world.members[1].public_key, 1))
+        await world.gateway.engine.wait_final(transfer.id, 10)  # the next block comes 4 s later
         first = world.drawn()[0]
         first.node.payments.payee.history.note_payment(world.members[0].public_key, 100 * CREDIT)
 
@@ -313,7 +334,7 @@ def test_any_part_of_an_answer_may_be_asked_for_again() -> None:
     async def play(world: World) -> None:
         payer = Payer(world)
         await payer.begin()
-        for received in (1, len(payer.received), 1):
+        for received in (len(payer.received), 1):
             message = await payer.resume(received)
             assert isinstance(message, ResponseChunk)
             whole = compute_stream(get_name(payer.executor), get_script(payer.executor))
@@ -357,5 +378,19 @@ def test_an_answer_is_not_resumed_for_ever() -> None:
         await world.settle(200)
         assert len(world.operations(Capture)) == 1
         assert world.account(payer.executor.number).available > 1_000 * CREDIT
+
+    simulate(play, Options(parameters={"capture_grace_ms": 5_000}))
+
+
+def test_one_that_is_away_too_long_in_all_finds_the_answer_gone() -> None:
+    async def play(world: World) -> None:
+        payer = Payer(world)
+        await payer.begin()
+        await trio.sleep(40.0)
+        assert isinstance(await payer.resume(1), ResponseChunk)
+        await trio.sleep(40.0)  # each time is short enough, both together are not
+        assert isinstance(await payer.resume(1), Declined)
+        await world.settle(200)
+        assert len(world.operations(Capture)) == 1
 
     simulate(play, Options(parameters={"capture_grace_ms": 5_000}))
