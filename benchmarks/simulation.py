@@ -83,7 +83,7 @@ class Simulation:
         self.hub = SimulatedInternet(seed)
         self.model = QWEN3_8B.model
         keys = [KeyPair(hashlib.sha256(f"{seed}/{number}".encode()).digest()) for number in range(count)]
-        parameters, beacon = Parameters(epoch_heights=20), bytes(32)
+        parameters, beacon = Parameters(epoch_heights=20, round_heights=4), bytes(32)
         accounts = [make_validator(k, beacon, parameters, 10_000 * CREDIT, 1_000 * CREDIT, (self.model,)) for k in keys]
         genesis = make_genesis("simulation", SimulatedRuntime.EPOCH_MS, beacon, accounts, parameters)
         self.networks: list[SimulatedNetwork] = []

@@ -6,6 +6,7 @@ The chain id is the hash of the canonical genesis, so that no signature or hash 
 
 from __future__ import annotations
 
+import heapq
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,13 +25,14 @@ from chain.state.keys import (
     BEACON_KEY,
     HISTORY_KEY,
     PARTICIPATION_KEY,
+    PERIODS_KEY,
     TOTALS_KEY,
     account_key,
     committee_key,
     table_key,
     validator_key,
 )
-from chain.state.lottery import ServingEntry, ServingTable
+from chain.state.lottery import ServingPeriod, ServingPeriods, ServingTable
 from chain.state.records import Account, Participation, Totals, ValidatorRecord
 from chain.state.state import State
 from chain.types.blocks import NO_REVEAL, VERSION, Body, Header
@@ -42,7 +44,7 @@ GENESIS_VERSION = 4
 
 
 MAX_SERVERS = 4096
-"""Accounts in the executor lottery of an epoch: the table is one entry of the state, and must stay readable."""
+"""Accounts in the executor lottery: the table is one entry of the state, and must stay readable."""
 
 
 MAX_GENESIS_BYTES = 8 << 20
@@ -92,8 +94,9 @@ class Genesis(Record):
         """Check what the field types cannot say.
 
         Raises:
-            GenesisError: too large, an unusable or repeated key, unsorted models, a model priced twice, no validator,
-                too many, one with too small a bond, a committee that no account can join, or too much credit.
+            GenesisError: too large, an unusable or repeated key, unsorted models, a model priced twice, epochs that are
+                no whole number of rounds, no validator, too many, one with too small a bond, a committee that no
+                account can join, or too much credit.
         """
         size = len(self.encode())
         if size > MAX_GENESIS_BYTES:
@@ -106,6 +109,9 @@ class Genesis(Record):
                 raise GenesisError(f"{account.public_key.hex()} is not a usable public key")
             if list(account.models) != sorted(set(account.models)):
                 raise GenesisError(f"models of {crypto.format_address(account.public_key)} must be sorted and distinct")
+        heights, round_heights = self.parameters.epoch_heights, self.parameters.round_heights
+        if heights % round_heights:
+            raise GenesisError(f"round_heights {round_heights} does not divide epoch_heights {heights}")
         priced = [entry.model for entry in self.parameters.model_prices]
         if len(set(priced)) != len(priced):
             raise GenesisError("model_prices: a model is listed twice")
@@ -171,7 +177,7 @@ class Genesis(Record):
                 committee_key(0): self.validators,
                 committee_key(1): self.validators,
                 table_key(0): table,
-                table_key(1): table,
+                PERIODS_KEY: ServingPeriods(None, (ServingPeriod(0, self.beacon),)),
             }
         )
 
@@ -207,16 +213,19 @@ def compute_serving_table(state: State, parameters: Parameters, beacon: bytes) -
     Those with the minimum bond at least, the ``MAX_SERVERS`` largest; of the newcomers, who have less, as many as there
     is room for, drawn by ``beacon``.
     """
-    serving = [ServingEntry(key, account.bonded, account.models) for key, account in state.servers()]
-    least = max(1, parameters.min_service_bond)
-    staked = sorted(
-        (entry for entry in serving if entry.stake >= least), key=lambda entry: (-entry.stake, entry.public_key)
+    least, newcomer_count = max(1, parameters.min_service_bond), MAX_NEWCOMERS if parameters.newcomer_share else 0
+    # Both lists may be much longer than what is taken from them.
+    staked = heapq.nsmallest(
+        MAX_SERVERS,
+        (entry for entry in state.servers() if entry.stake >= least),
+        key=lambda entry: (-entry.stake, entry.public_key),
     )
-    newcomers = sorted(
-        (replace(entry, stake=0) for entry in serving if entry.stake < least),
+    newcomers = heapq.nsmallest(
+        newcomer_count,
+        (entry for entry in state.servers() if entry.stake < least),
         key=lambda entry: crypto.hash_bytes("newcomer", beacon, entry.public_key),
     )
-    entries = staked[:MAX_SERVERS] + newcomers[: MAX_NEWCOMERS if parameters.newcomer_share else 0]
+    entries = [*staked, *(replace(entry, stake=0) for entry in newcomers)]
     return ServingTable(tuple(sorted(entries, key=lambda entry: entry.public_key)), parameters.newcomer_share)
 
 

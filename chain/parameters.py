@@ -49,6 +49,9 @@ class ModelPrice(Record):
 class Parameters(Record):
     """Constants of a chain. Times are in ms of chain time, amounts in micro-credits, shares in thousandths.
 
+    Who votes changes with epochs of ``epoch_heights``, who serves with rounds of ``round_heights``: one holder of a
+    third of the stake leads all blocks of such a round once in 3 ** ``round_heights`` rounds, by chance, and would then
+    know the draws of the next serving table before it is frozen.
     ``entry_fee`` is the price of an entry of the state that stays for good (:mod:`chain.transition.fees`):
     some 700 bytes in the memory of every node for ever, where an operation is carried out once and then on disk.
     A validator is jailed for its absence in whole epochs of ``participation_span_ms`` at least.
@@ -57,6 +60,7 @@ class Parameters(Record):
     """
 
     epoch_heights: Annotated[int, Bounds(1, MAX_EPOCH_HEIGHTS)] = 128
+    round_heights: Annotated[int, Bounds(1, MAX_EPOCH_HEIGHTS)] = 16
     unbonding_epochs: Positive = 600
     committee_size: Annotated[int, Bounds(1, MAX_COMMITTEE)] = 32
     min_validator_bond: Positive = 1_000 * CREDIT

@@ -146,7 +146,7 @@ class Driver:
         """Trio time at which :meth:`on_clock` has something to do."""
         times = [self._proposer.get_wakeup(self.simplex)]
         if not self.simplex.has_work:
-            times.append(self._proposer.get_beat(self.head[0]))
+            times.append(self._proposer.get_beat(*self.head))
         if self._timer is not None:
             times.append(self._timer[1])
         ahead = self._tree.with_status(BlockStatus.AHEAD_OF_CLOCK)
@@ -223,7 +223,7 @@ class Driver:
         """Do whatever is due: timeouts, the idle beat, a block to build. Also after anything that may be work."""
         now = trio.current_time()
         # First: a view in which there is nothing left to agree about must not time out.
-        has_work = self._mempool.has_ready() or self._proposer.get_beat(self.head[0]) <= now
+        has_work = self._mempool.has_ready() or self._proposer.get_beat(*self.head) <= now
         if has_work != self.simplex.has_work:
             await self._run(self.simplex, self.simplex.on_work(has_work))
         if self._timer is not None and now >= self._timer[1]:

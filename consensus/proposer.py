@@ -1,8 +1,9 @@
 """When a validator that leads a view builds a block, and how.
 
 A block is proposed when there is something in it, at most every ``block_spacing_s``; when the chain's last block is
-an idle beat old; or when the block before would otherwise not become final. So an idle network makes one block per
-beat and is quiet in between.
+a beat old; or when the block before would otherwise not become final. So an idle network makes one block per idle beat
+and is quiet in between. While a change of who serves waits to come into force, the beat is shorter: a newcomer would
+wait for its first request for minutes.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from chain.state.state import State
 from chain.transition.block import build_block
 from chain.transition.epochs import Epoch
 from chain.transition.participation import get_recent_blocks, is_late_vote
+from chain.transition.rounds import is_change_pending
 from chain.types.blocks import MAX_BLOCK_BYTES, Block, Header
 from consensus.block_tree import BlockTree
 from consensus.mempool.pool import Mempool
@@ -29,6 +31,9 @@ from consensus.voting.vote_store import VoteStore
 from p2p.runtime import Runtime
 
 logger = structlog.get_logger(__name__)
+
+CHANGE_BEAT_MS = 1_000
+"""Time after a block when the next is due, at most, while a change of who serves waits to come into force."""
 
 
 class Proposer:
@@ -68,9 +73,12 @@ class Proposer:
         """When this node's clock shows ``timestamp`` (ms)."""
         return trio.current_time() + (timestamp - self._runtime.now()) / 1000
 
-    def get_beat(self, header: Header) -> float:
-        """When the idle beat after ``header`` is due."""
-        return self.get_time(header.timestamp + self._genesis.parameters.idle_beat_ms)
+    def get_beat(self, header: Header, state: State) -> float:
+        """When a block after ``header`` is due although there may be nothing in it; ``state`` is that after it."""
+        beat = self._genesis.parameters.idle_beat_ms
+        if is_change_pending(self._genesis, state, header.height + 1):
+            beat = min(beat, CHANGE_BEAT_MS)
+        return self.get_time(header.timestamp + beat)
 
     def get_wakeup(self, simplex: Simplex) -> float:
         """When there is reason enough for the block that was ordered; never if none was."""
@@ -78,14 +86,14 @@ class Proposer:
         if self._order is None or parent is None:  # sync is about to bring the parent
             return math.inf
         header = parent[0]
-        due = self._get_empty_time(simplex, header)
+        due = self._get_empty_time(simplex, *parent)
         if self._mempool.has_ready(self._tree.get_operations(self._order.parent_id)):
             due = min(due, min(self.get_time(header.timestamp), self._ordered_at) + self._block_spacing)
         return max(due, self._not_before)
 
-    def _get_empty_time(self, simplex: Simplex, header: Header) -> float:
+    def _get_empty_time(self, simplex: Simplex, header: Header, state: State) -> float:
         """When there is reason enough for a block on ``header`` with nothing in it."""
-        beat = self.get_beat(header)
+        beat = self.get_beat(header, state)
         # A notarized block that is not final usually is about to be, so wait before a block is spent on it.
         return beat if simplex.is_settled else min(beat, self._ordered_at + self._patience)
 
@@ -130,7 +138,7 @@ class Proposer:
         now = trio.current_time()
         for operation, reason in rejected:
             self._mempool.reject(operation.id, reason, now)
-        if not block.body.operations and self._get_empty_time(simplex, parent[0]) > now:
+        if not block.body.operations and self._get_empty_time(simplex, *parent) > now:
             if order.view == simplex.view and self._order is None:  # it only seemed as if there were work
                 self._order, self._not_before = order, now + self._block_spacing
             return None

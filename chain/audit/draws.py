@@ -58,7 +58,7 @@ class DrawStatistics:
         # Attempts below this one that were neither held before nor counted as skipped yet.
         seen = attempts.get(hold.seq, 0)
         for attempt in range(seen, hold.attempt):
-            drawn = get_executor(state, hold.epoch, payer, hold.seq, attempt, hold.model)
+            drawn = get_executor(state, hold.round, payer, hold.seq, attempt, hold.model)
             assert drawn is not None  # there is one at a later attempt
             self._skips.add(payer, drawn, is_skipped=True)
         self._skips.add(payer, hold.payee, is_skipped=False)

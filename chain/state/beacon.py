@@ -7,8 +7,8 @@ propose, which leaves the beacon to the next leader: one bit of choice for each 
 the missed-lead fee. (Ed25519 signatures would not do, since a signer can make many for one message, nor block hashes,
 which a proposer changes at will.)
 
-The draws of an epoch, leaders and executors alike, come from the beacon at the end of the epoch before; who takes part
-in them was frozen an epoch earlier still.
+The leaders of an epoch are drawn from the beacon at the end of the epoch before; who may lead was frozen an epoch
+earlier still. Executors are drawn likewise, by rounds (:mod:`chain.transition.rounds`).
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Beacon(Record):
         return Beacon(self.epoch + 1, self.value, self.value, self.previous)
 
     def get_epoch_seed(self, epoch: int) -> bytes | None:
-        """What the leaders and executors of ``epoch`` are drawn from; None unless it is this one or the one before."""
+        """What the leaders of ``epoch`` are drawn from; None unless it is this one or the one before."""
         return {self.epoch: self.previous, self.epoch - 1: self.earlier}.get(epoch)
 
 

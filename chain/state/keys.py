@@ -5,7 +5,7 @@ from __future__ import annotations
 from chain.codec import Record
 from chain.merkle.mountain_range import MountainRange
 from chain.state.beacon import Beacon
-from chain.state.lottery import ServingTable
+from chain.state.lottery import ServingPeriods, ServingTable
 from chain.state.records import (
     Account,
     DueCaptures,
@@ -46,8 +46,8 @@ def due_captures_key(number: int) -> bytes:
     return b"g" + number.to_bytes(8, "big")
 
 
-def table_key(epoch: int) -> bytes:
-    return b"t" + epoch.to_bytes(8, "big")
+def table_key(round_number: int) -> bytes:
+    return b"t" + round_number.to_bytes(8, "big")
 
 
 def committee_key(epoch: int) -> bytes:
@@ -68,6 +68,8 @@ PARTICIPATION_KEY = b"p"
 """Key of the :class:`Participation` of the epoch."""
 REGISTRATIONS_KEY = b"r"
 """Key of the :class:`Registrations` of the epoch."""
+PERIODS_KEY = b"d"
+"""Key of the :class:`ServingPeriods`."""
 SETTLEMENTS_KEY = b"q"
 """Key of the :class:`SettlementQueue`."""
 RECORD_KINDS: dict[bytes, type[Record]] = {
@@ -83,6 +85,7 @@ RECORD_KINDS: dict[bytes, type[Record]] = {
     BEACON_KEY: Beacon,
     PARTICIPATION_KEY: Participation,
     REGISTRATIONS_KEY: Registrations,
+    PERIODS_KEY: ServingPeriods,
     SETTLEMENTS_KEY: SettlementQueue,
 }
 """The record under a key, by the first letter of the key."""

@@ -12,10 +12,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, count, islice
+from typing import Annotated
 
 from chain import crypto
-from chain.codec import Amount, ModelName, Natural, PublicKey, Record
+from chain.codec import Amount, Bounds, Hash, ModelName, Natural, PublicKey, Record
 from chain.types.validators import compute_draw
+
+MAX_PERIODS = 3
+"""Periods that are known at a time: one that just ended, the current one, and one to come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +33,7 @@ class ServingEntry(Record):
 
 @dataclass(frozen=True)
 class ServingTable(Record):
-    """All accounts in the draw of an epoch, ordered by key.
+    """All accounts in the draw of a period, ordered by key.
 
     ``newcomer_share`` thousandths of the draws go to newcomers, as long as there are any: a newcomer must be able
     to earn a stake.
@@ -60,6 +64,37 @@ class ServingTable(Record):
                 return _EMPTY_LOTTERY
             made = self._lotteries[model] = Lottery(servers, self.newcomer_share)
         return made
+
+
+@dataclass(frozen=True, slots=True)
+class ServingPeriod(Record):
+    """Rounds, from ``first_round`` on, with one serving table and one ``source`` of draws.
+
+    The source is None until the last block before the period: the table is frozen a round earlier.
+    """
+
+    first_round: Natural
+    source: Hash | None
+
+
+@dataclass(frozen=True, slots=True)
+class ServingPeriods(Record):
+    """The periods from which holds may draw, and those to come.
+
+    ``changed_in`` is the last round in which an account changed what it serves, or its bond while it serves.
+    """
+
+    changed_in: Natural | None
+    periods: Annotated[tuple[ServingPeriod, ...], Bounds(0, MAX_PERIODS)]
+
+    @property
+    def current(self) -> ServingPeriod:
+        """The period of the block that comes next."""
+        return next(period for period in reversed(self.periods) if period.source is not None)
+
+    def get_source(self, first_round: int) -> bytes | None:
+        """What the draws of a period come from; None unless it is the current one, or was until a round ago."""
+        return next((period.source for period in self.periods if period.first_round == first_round), None)
 
 
 class Lottery:
@@ -130,5 +165,5 @@ _EMPTY_LOTTERY = Lottery(())
 
 
 def compute_lottery_seed(beacon: bytes, payer: bytes, seq: int) -> bytes:
-    """Seed of the order for request ``seq`` of ``payer`` in the epoch that draws from ``beacon``."""
+    """Seed of the order for request ``seq`` of ``payer`` in the period that draws from ``beacon``."""
     return crypto.hash_bytes("lottery", beacon, payer, seq.to_bytes(8, "big"))

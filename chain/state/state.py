@@ -6,8 +6,10 @@ overlay of its own, which is merged if it succeeds and dropped if it fails.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TypeVar
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
+from operator import itemgetter
+from typing import Generic, TypeVar
 
 from chain.codec import Record
 from chain.exceptions import StoreError
@@ -20,6 +22,7 @@ from chain.state.keys import (
     HISTORY_KEY,
     MAX_ENTRY_BYTES,
     PARTICIPATION_KEY,
+    PERIODS_KEY,
     RECORD_KINDS,
     REGISTRATIONS_KEY,
     SETTLEMENTS_KEY,
@@ -33,7 +36,7 @@ from chain.state.keys import (
     table_key,
     validator_key,
 )
-from chain.state.lottery import ServingTable
+from chain.state.lottery import ServingEntry, ServingPeriods, ServingTable
 from chain.state.records import (
     Account,
     DueCaptures,
@@ -48,6 +51,7 @@ from chain.state.records import (
 from chain.types.validators import ValidatorSet
 
 R = TypeVar("R", bound=Record)
+V = TypeVar("V")
 
 
 class StateReader:
@@ -78,12 +82,12 @@ class StateReader:
         """What one capture left unsettled, by its number in the settlement queue."""
         return self._get(due_captures_key(number), DueCaptures)
 
-    def serving_table(self, epoch: int) -> ServingTable | None:
-        """Who serves what with which stake, frozen for ``epoch``; kept for the last, this and the next epoch."""
-        return self._get(table_key(epoch), ServingTable)
+    def serving_table(self, first_round: int) -> ServingTable | None:
+        """Who serves what with which stake in the period that begins with a round."""
+        return self._get(table_key(first_round), ServingTable)
 
     def committee(self, epoch: int) -> ValidatorSet | None:
-        """Who votes in ``epoch`` with which weight; kept as long as the serving table."""
+        """Who votes in ``epoch`` with which weight; kept for the last, this and the next epoch."""
         return self._get(committee_key(epoch), ValidatorSet)
 
     def validator_record(self, public_key: bytes) -> ValidatorRecord | None:
@@ -97,6 +101,10 @@ class StateReader:
     @property
     def participation(self) -> Participation:
         return self._get(PARTICIPATION_KEY, Participation) or Participation(0, (), ())
+
+    @property
+    def serving_periods(self) -> ServingPeriods:
+        return self._get(PERIODS_KEY, ServingPeriods) or ServingPeriods(None, ())
 
     @property
     def registrations(self) -> Registrations:
@@ -115,34 +123,37 @@ class StateReader:
         return self._get(HISTORY_KEY, MountainRange) or MountainRange(0, ())
 
 
-class _KeySet:
-    """An immutable set of public keys, in shards, so that a changed one copies little and shares the rest."""
+class _KeyMap(Generic[V]):
+    """An immutable map by public key, in shards, so that a changed one copies little and shares the rest."""
 
     __slots__ = ("_shards",)
 
-    def __init__(self, shards: tuple[frozenset[bytes], ...] = (frozenset(),) * 256) -> None:
+    def __init__(self, shards: tuple[dict[bytes, V], ...] = ({},) * 256) -> None:
         self._shards = shards
 
-    def __contains__(self, key: bytes) -> bool:
-        return key in self._shards[key[0]]
+    def values(self) -> Iterator[V]:
+        """In no order."""
+        return chain.from_iterable(shard.values() for shard in self._shards)
 
-    def __iter__(self) -> Iterator[bytes]:
-        """In order."""
+    def items(self) -> Iterator[tuple[bytes, V]]:
+        """In the order of keys."""
         for shard in self._shards:
-            yield from sorted(shard)
+            yield from sorted(shard.items(), key=itemgetter(0))
 
-    def update(self, added: Mapping[bytes, bool]) -> _KeySet:
-        """The set with each key in it, or not."""
-        changes: dict[int, dict[bytes, bool]] = {}
-        for key, is_in in added.items():
-            if is_in != (key in self):
-                changes.setdefault(key[0], {})[key] = is_in
-        if not changes:
+    def update(self, changes: Iterable[tuple[bytes, V | None]]) -> _KeyMap[V]:
+        """The map with each key set to its value, or removed where that is None."""
+        changed: dict[int, dict[bytes, V]] = {}
+        for key, value in changes:
+            number = key[0]
+            if value != self._shards[number].get(key):
+                shard = changed.setdefault(number, dict(self._shards[number]))
+                if value is None:
+                    del shard[key]
+                else:
+                    shard[key] = value
+        if not changed:
             return self
-        shards = list(self._shards)
-        for number, moved in changes.items():
-            shards[number] = frozenset({*(shards[number] - moved.keys()), *(key for key in moved if moved[key])})
-        return _KeySet(tuple(shards))
+        return _KeyMap(tuple(changed.get(number, shard) for number, shard in enumerate(self._shards)))
 
 
 class State(StateReader):
@@ -156,7 +167,8 @@ class State(StateReader):
 
     def __init__(self) -> None:
         self._tree = SparseMerkleTree()
-        self._serving = self._validators = _KeySet()
+        self._serving: _KeyMap[ServingEntry] = _KeyMap()
+        self._validators: _KeyMap[ValidatorRecord] = _KeyMap()
 
     @classmethod
     def load(cls, entries: Mapping[bytes, bytes]) -> State:
@@ -206,17 +218,13 @@ class State(StateReader):
             if isinstance(leaf.record, Account):
                 yield leaf.key[1:], leaf.record
 
-    def servers(self) -> Iterator[tuple[bytes, Account]]:
-        """Every account that serves some model and its public key, by key."""
-        for key in self._serving:
-            yield key, self.account(key)
+    def servers(self) -> Iterator[ServingEntry]:
+        """Every account that serves some model, with its bond, in no order."""
+        return self._serving.values()
 
     def validator_records(self) -> Iterator[tuple[bytes, ValidatorRecord]]:
         """Every validator record and its public key, by key."""
-        for key in self._validators:
-            validator = self.validator_record(key)
-            assert validator is not None
-            yield key, validator
+        return self._validators.items()
 
     def update(self, changes: Mapping[bytes, Record | None]) -> State:
         """The state with each key set to its record, or removed where that is None."""
@@ -225,14 +233,14 @@ class State(StateReader):
         after = State()
         after._tree = self._tree.update(changes)
         after._serving = self._serving.update(
-            {
-                key[1:]: isinstance(record, Account) and bool(record.models)
-                for key, record in changes.items()
-                if key[:1] == ACCOUNT_PREFIX
-            }
+            (key[1:], _make_serving_entry(key[1:], record))
+            for key, record in changes.items()
+            if key[:1] == ACCOUNT_PREFIX
         )
         after._validators = self._validators.update(
-            {key[1:]: record is not None for key, record in changes.items() if key[:1] == VALIDATOR_PREFIX}
+            (key[1:], record if isinstance(record, ValidatorRecord) else None)
+            for key, record in changes.items()
+            if key[:1] == VALIDATOR_PREFIX
         )
         return after
 
@@ -269,6 +277,13 @@ class StateOverlay(StateReader):
     def merge(self, other: StateOverlay) -> None:
         """Take over the changes of an overlay whose parent is this one."""
         self.changes.update(other.changes)
+
+
+def _make_serving_entry(public_key: bytes, account: Record | None) -> ServingEntry | None:
+    """What a serving table may say of an account; None if it serves nothing."""
+    if isinstance(account, Account) and account.models:
+        return ServingEntry(public_key, account.bonded, account.models)
+    return None
 
 
 _EMPTY_ACCOUNT = Account()

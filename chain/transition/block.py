@@ -25,6 +25,7 @@ from chain.transition.operations import process_operation
 from chain.transition.participation import process_votes
 from chain.transition.payments import settle_due_captures
 from chain.transition.restart import check_restart, get_block_epoch, get_restart_view, is_restart, remove_validators
+from chain.transition.rounds import note_serving_changes, process_round
 from chain.transition.slashing import charge_missed_leads
 from chain.types.blocks import MAX_BLOCK_BYTES, VERSION, Block, Body, Header, sign_block
 from chain.types.operations import SignedOperation
@@ -231,7 +232,7 @@ def execute(genesis: Genesis, epoch: Epoch, parent: Header, state: State, header
             failures.append(process_operation(overlay, context, operation))
         except InvalidOperation as error:
             raise InvalidBlock("operations", f"number {index} cannot be included: {error}") from error
-    return _finish(genesis, epoch, parent, state, overlay, header, failures)
+    return _finish(genesis, epoch, state, overlay, header, failures)
 
 
 def _begin(
@@ -255,19 +256,23 @@ def _begin(
 def _finish(
     genesis: Genesis,
     epoch: Epoch,
-    parent: Header,
     state: State,
     overlay: StateOverlay,
     header: Header,
     failures: list[str | None],
 ) -> Transition:
-    """What a block does after its operations, and after the last of an epoch to freeze what holds in two epochs."""
+    """What a block does after its operations, and what the last block of a round or an epoch does besides."""
     # After the operations: however far chain time has come, a dispute in the block after the capture is in time.
     settle_due_captures(overlay, genesis.parameters, header.chain_time)
+    note_serving_changes(overlay, state, genesis, header.height)
     after = state.update(overlay.changes)
-    if header.height == epoch.last_height:
-        process_epoch(overlay, after, genesis, epoch, header.chain_time)
-        after = state.update(overlay.changes)
+    if header.height % genesis.parameters.round_heights == 0:
+        end = StateOverlay(overlay)
+        process_round(end, after, genesis, header.height)
+        if header.height == epoch.last_height:
+            process_epoch(end, after, genesis, epoch, header.chain_time)
+        overlay.merge(end)
+        after = after.update(end.changes)
     return Transition(after, overlay.changes, tuple(failures))
 
 
@@ -334,7 +339,7 @@ def build_block(
             continue
         included.append(operation)
         room_bytes -= len(operation.encoded)
-    result = _finish(genesis, epoch, parent, state, overlay, header, failures)
+    result = _finish(genesis, epoch, state, overlay, header, failures)
     after = result.state
     body = replace(body, operations=tuple(included))
     header = replace(header, body_root=body.root, state_root=after.root, history_root=after.history.root)

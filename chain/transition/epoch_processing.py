@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from chain.genesis import Genesis, compute_serving_table
+from chain.genesis import Genesis
 from chain.state.beacon import NO_COMMITMENT
-from chain.state.keys import BEACON_KEY, PARTICIPATION_KEY, REGISTRATIONS_KEY, committee_key, table_key
+from chain.state.keys import BEACON_KEY, PARTICIPATION_KEY, REGISTRATIONS_KEY, committee_key
 from chain.state.records import Participation, ValidatorRecord
 from chain.state.state import State, StateOverlay
 from chain.transition.epochs import Epoch
@@ -27,7 +27,6 @@ def process_epoch(overlay: StateOverlay, state: State, genesis: Genesis, epoch: 
         if record != state.validator_record(key):
             put_record(overlay, key, record)
     rotate_committees(overlay, committee, epoch.number)
-    rotate_serving_tables(overlay, state, genesis, epoch.number)
     overlay.put(BEACON_KEY, overlay.beacon.end_epoch())
     overlay.put(PARTICIPATION_KEY, Participation(0, (), ()))
     overlay.put(REGISTRATIONS_KEY, None)
@@ -69,11 +68,3 @@ def rotate_committees(overlay: StateOverlay, committee: ValidatorSet, number: in
     overlay.put(committee_key(number + 2), committee)
     if number:
         overlay.put(committee_key(number - 1), None)
-
-
-def rotate_serving_tables(overlay: StateOverlay, state: State, genesis: Genesis, number: int) -> None:
-    """Add the serving table of epoch ``number`` + 2 and remove that of epoch ``number`` − 1."""
-    table = compute_serving_table(state, genesis.parameters, overlay.beacon.value)
-    overlay.put(table_key(number + 2), table)
-    if number:
-        overlay.put(table_key(number - 1), None)

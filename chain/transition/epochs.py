@@ -1,7 +1,8 @@
-"""Epochs: which heights belong to one, who votes in it, and what its draws come from.
+"""Epochs: which heights belong to one, who votes in it, and what its leaders are drawn from.
 
-Heights 1 to E are epoch 0, and so on. Who votes and who serves in an epoch is frozen after the last block of the epoch
-but one before it, when the beacon that its draws come from does not exist yet.
+Heights 1 to E are epoch 0, and so on. Who votes in an epoch is frozen after the last block of the epoch but one before
+it, when the beacon that its leaders are drawn from does not exist yet. Who serves changes sooner
+(:mod:`chain.transition.rounds`).
 """
 
 from __future__ import annotations

@@ -73,14 +73,14 @@ def process_hold(overlay: StateOverlay, context: BlockContext, operation: Hold, 
         raise InvalidOperation(
             f"the deadline {operation.deadline} is not within {parameters.max_hold_time_ms} ms from now"
         )
-    if not context.epoch - 1 <= operation.epoch <= context.epoch:
-        raise InvalidOperation(f"epoch {operation.epoch} is neither this one ({context.epoch}) nor the one before")
+    if overlay.serving_periods.get_source(operation.round) is None:
+        raise InvalidOperation(f"the serving period of round {operation.round} has not begun, or has ended")
     window = overlay.replay_window(signer)
     if not window.is_usable(operation.seq, operation.attempt):
         raise InvalidOperation(
             f"hold {operation.seq}/{operation.attempt} is used or outside the window at {window.top}"
         )
-    payee = get_executor(overlay, operation.epoch, signer, operation.seq, operation.attempt, operation.model)
+    payee = get_executor(overlay, operation.round, signer, operation.seq, operation.attempt, operation.model)
     if payee != operation.payee:
         raise InvalidOperation(f"the payee is not number {operation.attempt} of the lottery")
     if not overlay.account(operation.payee).models:
@@ -96,9 +96,14 @@ def process_hold(overlay: StateOverlay, context: BlockContext, operation: Hold, 
     overlay.put(hold_key(compute_hold_id(signer, operation.seq, operation.attempt)), hold)
 
 
-def get_executor(state: StateReader, epoch: int, payer: bytes, seq: int, attempt: int, model: str) -> bytes | None:
-    """The account that request ``seq`` of ``payer`` must be offered to at ``attempt``, or None if there is none."""
-    table, source = state.serving_table(epoch), state.beacon.get_epoch_seed(epoch)
+def get_executor(
+    state: StateReader, first_round: int, payer: bytes, seq: int, attempt: int, model: str
+) -> bytes | None:
+    """The account that request ``seq`` of ``payer`` must be offered to at ``attempt``, or None if there is none.
+
+    The draw is that of the serving period which began with ``first_round``.
+    """
+    table, source = state.serving_table(first_round), state.serving_periods.get_source(first_round)
     if table is None or source is None:
         return None
     seed = compute_lottery_seed(source, payer, seq)

@@ -124,15 +124,15 @@ class Recommit(Record):
 class Hold(Record):
     """Set ``amount`` aside for one request to one executor.
 
-    Valid only if ``payee`` is number ``attempt`` of the executor lottery of ``epoch`` for (signer, ``seq``); unique by
-    (signer, ``seq``, ``attempt``). ``request_digest`` is salted; ``deadline`` is chain time in ms, after which anyone
-    may release the hold.
+    Valid only if ``payee`` is number ``attempt`` of the executor lottery for (signer, ``seq``), in the serving period
+    that began with ``round``; unique by (signer, ``seq``, ``attempt``). ``request_digest`` is salted; ``deadline`` is
+    chain time in ms, after which anyone may release the hold.
     """
 
     TAG = 10
     payee: PublicKey
     amount: Amount
-    epoch: Natural
+    round: Natural
     seq: Natural
     attempt: Natural
     model: ModelName

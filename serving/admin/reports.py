@@ -123,7 +123,8 @@ def report_peers(node: NodeView) -> dict[str, Any]:
 def report_models(node: NodeView) -> dict[str, Any]:
     """The models that users can ask for, with number and stake of the other executors, and this node's backends."""
     local = node.backend_pool.get_models()
-    table = node.engine.state.serving_table(node.engine.header.epoch)
+    state = node.engine.state
+    table = state.serving_table(state.serving_periods.current.first_round)
     entries = [] if table is None else [entry for entry in table.entries if entry.public_key != node.key.public_key]
     models = []
     for model in node.dispatcher.get_models():

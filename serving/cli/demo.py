@@ -38,7 +38,7 @@ from serving.config.data_directory import KEY_FILE, make_data_dir
 
 NODES = 4
 """Nodes of the network."""
-PARAMETERS = Parameters(epoch_heights=20, unbonding_epochs=3)
+PARAMETERS = Parameters(epoch_heights=20, round_heights=4, unbonding_epochs=3)
 """Those of its chain: a short demonstration crosses several epochs."""
 START_TIMEOUT_S = 120.0
 """How long the nodes may take to see one another."""

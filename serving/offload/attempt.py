@@ -71,11 +71,14 @@ class AttemptFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class AttemptTerms:
-    """What one attempt at a request offers: ``number`` is the executor's position in the lottery."""
+    """What one attempt at a request offers: ``number`` is the executor's position in the lottery.
+
+    That is the lottery of the serving period which began with ``round``.
+    """
 
     request: Request
     amount: int
-    epoch: int
+    round: int
     seq: int
     number: int
     executor: bytes
@@ -161,7 +164,7 @@ class OffloadAttempt:
         self._hold = Hold(
             payee=terms.executor,
             amount=terms.amount,
-            epoch=terms.epoch,
+            round=terms.round,
             seq=terms.seq,
             attempt=terms.number,
             model=request.model,
@@ -179,6 +182,9 @@ class OffloadAttempt:
             raise NetworkError("expected an answer to the offer")
 
     async def _pay(self) -> None:
+        # A hold of a period that has ended may come too late for a block, and the executor would take it for a lie.
+        if self._context.first_round != self.terms.round:
+            raise NetworkError("the serving period ended before the payment")
         signed = self._payer.sign_hold(self._hold, self._compute_owed(IN_FLIGHT_BYTES))
         # A user that leaves now must not leave a hold behind that is promised until its deadline and never made.
         with trio.CancelScope(shield=True, deadline=trio.current_time() + self._settings.accept_timeout_s):

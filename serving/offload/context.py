@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import trio
 
 from chain.crypto import KeyPair
+from chain.transition.rounds import get_period
 from consensus.engine import Engine
 from p2p.network import NetworkError
 from p2p.runtime import Runtime
@@ -28,6 +29,15 @@ class OffloadContext:
     def chain_id(self) -> bytes:
         """The chain that deliveries and receipts are signed for."""
         return self.engine.genesis.chain_id
+
+    @property
+    def first_round(self) -> int:
+        """The first round of the serving period that the last final block is in.
+
+        Not of the next block's, whose draws a node that is one block behind does not know.
+        """
+        engine = self.engine
+        return get_period(engine.genesis.parameters, engine.state, engine.header.height).first_round
 
     def make_salt(self) -> bytes:
         """A fresh salt for the digest of a body."""

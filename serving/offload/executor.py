@@ -223,7 +223,7 @@ class Executor:
             raise _Declined("the hold does not cover the request")
         if hold.attempt >= parameters.max_attempts:  # before the draw, whose cost grows with it
             raise _Declined("not drawn for this request")
-        if get_executor(state, hold.epoch, payer, hold.seq, hold.attempt, hold.model) != me:
+        if get_executor(state, hold.round, payer, hold.seq, hold.attempt, hold.model) != me:
             raise _Declined("not drawn for this request")
         if self._payee.is_in_use(hold_id) or not state.replay_window(payer).is_usable(hold.seq, hold.attempt):
             raise _Declined("the hold number is used")

@@ -7,7 +7,7 @@ a byte of a streamed answer has gone to the user: another executor's text would 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import structlog
@@ -54,18 +54,15 @@ class Originator:
         self._settings = settings or OriginatorSettings()
 
     def has_executors(self, model: str) -> bool:
-        """Whether another node stands behind ``model`` in this epoch."""
-        table = self._context.engine.state.serving_table(self._get_epoch())
+        """Whether another node stands behind ``model`` in this serving period."""
+        table = self._context.engine.state.serving_table(self._context.first_round)
         me = self._context.key.public_key
         return table is not None and any(model in entry.models and entry.public_key != me for entry in table.entries)
 
     def get_models(self) -> set[str]:
-        """Every model that a node stands behind in this epoch."""
-        table = self._context.engine.state.serving_table(self._get_epoch())
+        """Every model that a node stands behind in this serving period."""
+        table = self._context.engine.state.serving_table(self._context.first_round)
         return {model for entry in table.entries for model in entry.models} if table is not None else set()
-
-    def _get_epoch(self) -> int:
-        return self._context.engine.header.epoch
 
     @asynccontextmanager
     async def complete(self, request: Request) -> AsyncIterator[OffloadAttempt]:
@@ -79,16 +76,13 @@ class Originator:
         payer = self._context.payments.payer
         amount = payer.compute_price(request.model, len(request.body), request.max_completion_bytes)
         payer.check_affordable(amount)
-        epoch, seq = self._get_epoch(), payer.take_seq()
         failures: list[AttemptFailed] = []
         async with AsyncExitStack() as stack:
-            stack.callback(payer.give_back, seq)
-            for number, executor in self._draw(request.model, epoch, seq, amount):
-                terms = AttemptTerms(request, amount, epoch, seq, number, executor)
+            for terms in self._choose(request, amount, stack):
                 try:
                     attempt = await stack.enter_async_context(self._attempt(terms))
                 except AttemptFailed as failure:
-                    log.info("executor did not deliver", executor=format_address(executor), reason=str(failure))
+                    log.info("executor did not deliver", executor=format_address(terms.executor), reason=str(failure))
                     failures.append(failure)
                     continue
                 yield attempt
@@ -98,10 +92,31 @@ class Originator:
         message = "; ".join(map(str, failures)) or "no executor is in reach whose bond covers the request"
         raise NoExecutor(message, retry_after_s)
 
-    def _draw(self, model: str, epoch: int, seq: int, amount: int = 0) -> list[tuple[int, bytes]]:
+    def _choose(self, request: Request, amount: int, stack: AsyncExitStack) -> Iterator[AttemptTerms]:
+        """The attempts to make, one after the other, each with a candidate that was not asked before.
+
+        Once the serving period has ended, those that are left are drawn anew. ``stack`` returns the hold numbers.
+
+        Raises:
+            TooManyPayments: no hold number is free.
+        """
+        payer, asked = self._context.payments.payer, set[bytes]()
+        most, has_ended = self._context.engine.genesis.parameters.max_attempts, True
+        while has_ended:
+            first_round, seq, has_ended = self._context.first_round, payer.take_seq(), False
+            stack.callback(payer.give_back, seq)
+            for number, executor in self._draw(request.model, first_round, seq, amount):
+                has_ended = first_round != self._context.first_round
+                if has_ended or len(asked) == most:
+                    break
+                if executor not in asked:
+                    asked.add(executor)
+                    yield AttemptTerms(request, amount, first_round, seq, number, executor)
+
+    def _draw(self, model: str, first_round: int, seq: int, amount: int = 0) -> list[tuple[int, bytes]]:
         """Positions and keys of the candidates for a hold of ``amount`` in reach, in the order in which to ask them."""
         engine, me = self._context.engine, self._context.key.public_key
-        table, source = engine.state.serving_table(epoch), engine.state.beacon.get_epoch_seed(epoch)
+        table, source = engine.state.serving_table(first_round), engine.state.serving_periods.get_source(first_round)
         if table is None or source is None:
             return []
         seed = compute_lottery_seed(source, me, seq)

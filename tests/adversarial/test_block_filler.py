@@ -23,7 +23,7 @@ MODELS = tuple(chr(97 + number) * 128 for number in range(16))
 
 
 def make_world() -> Genesis:
-    parameters = Parameters(epoch_heights=1_000, min_validator_bond=100 * CREDIT)
+    parameters = Parameters(epoch_heights=1_024, min_validator_bond=100 * CREDIT)
     accounts = [make_validator(VALIDATOR, bytes(32), parameters, 1_000 * CREDIT, 100 * CREDIT)]
     accounts += [GenesisAccount(key.public_key, CREDIT, 0, (), None) for key in FILLERS + PAYERS]
     return make_genesis("test", SimulatedRuntime.EPOCH_MS, bytes(32), accounts, parameters)

@@ -68,7 +68,7 @@ def make_sybil(number: int) -> KeyPair:
 @cache
 def make_flooded_genesis() -> Genesis:
     """Validators and users with 1,000 credits each, a rich attacker with a million, and two thousand Sybils."""
-    parameters = Parameters(epoch_heights=1_000, min_validator_bond=100 * CREDIT)
+    parameters = Parameters(epoch_heights=1_024, min_validator_bond=100 * CREDIT)
     accounts = [
         make_validator(make_key(number), bytes(32), parameters, 1_000 * CREDIT, 100 * CREDIT) for number in VALIDATORS
     ]
@@ -275,7 +275,7 @@ BLOCK_BYTES = 64 * 1024
 @cache
 def make_small_genesis() -> Genesis:
     """One validator, users of 1,000 credits, poor users of a hundredth, and Sybils that own no more together."""
-    parameters = Parameters(epoch_heights=1_000, min_validator_bond=100 * CREDIT)
+    parameters = Parameters(epoch_heights=1_024, min_validator_bond=100 * CREDIT)
     credits = {make_key(number): 1_000 * CREDIT for number in USERS}
     credits |= {make_key(100 + number): CREDIT // 100 for number in USERS}
     credits |= {make_sybil(number): 2_000 for number in range(2_000)}

@@ -19,7 +19,7 @@ RIDER, EXECUTOR = make_key(5), make_key(6)
 
 
 def make_market() -> Genesis:
-    parameters = Parameters(epoch_heights=1_000, min_validator_bond=100 * CREDIT)
+    parameters = Parameters(epoch_heights=1_024, min_validator_bond=100 * CREDIT)
     accounts = [
         make_validator(make_key(number), bytes(32), parameters, 1_000 * CREDIT, 100 * CREDIT) for number in VALIDATORS
     ]
@@ -29,8 +29,8 @@ def make_market() -> Genesis:
 
 
 def make_hold(engine: Engine, number: int, left: int) -> Hold:
-    deadline = engine.chain_time() + left
-    return Hold(EXECUTOR.public_key, 2_000, engine.epoch, 0, 0, "m", number.to_bytes(32, "big"), deadline)
+    first_round, deadline = engine.state.serving_periods.current.first_round, engine.chain_time() + left
+    return Hold(EXECUTOR.public_key, 2_000, first_round, 0, 0, "m", number.to_bytes(32, "big"), deadline)
 
 
 @pytest.mark.parametrize("is_watched", [True, False])

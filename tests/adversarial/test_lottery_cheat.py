@@ -36,7 +36,7 @@ MODEL = "m"
 @cache
 def get_genesis() -> Genesis:
     """Validators that serve, and a payer."""
-    parameters = Parameters(epoch_heights=50, min_validator_bond=100 * CREDIT)
+    parameters = Parameters(epoch_heights=48, min_validator_bond=100 * CREDIT)
     validators = [
         make_validator(make_key(number), bytes(32), parameters, 1_000 * CREDIT, 100 * CREDIT, (MODEL,))
         for number in VALIDATORS
@@ -69,7 +69,7 @@ def make_cheats() -> list[SignedOperation]:
     cheats.append(make_hold(0, make_key(9).public_key))  # to an account that serves nothing
     cheats.append(make_hold(0, make_key(FRIEND).public_key, 8))  # beyond all attempts
     cheats.append(make_hold(0, model="unknown"))
-    cheats.append(make_hold(0, epoch=1))
+    cheats.append(make_hold(0, round=1))
     return cheats
 
 

@@ -104,7 +104,7 @@ def test_by_hand_an_honest_payer_is_served() -> None:
     ("terms", "reason"),
     [
         ({"attempt": 1, "payee": "first"}, "not drawn"),
-        ({"epoch": 7}, "not drawn"),
+        ({"round": 7}, "not drawn"),
         ({"payee": "gateway"}, "another node"),
         ({"model": "other"}, "not drawn"),
         ({"amount": 1_000 + 3 * len(BODY) + 5 * 8 * 100 - 1}, "does not cover"),

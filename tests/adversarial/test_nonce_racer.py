@@ -34,7 +34,7 @@ ROUNDS = 4
 @cache
 def make_market_genesis() -> Genesis:
     """Validators that also serve, a follower and the racer."""
-    parameters = Parameters(epoch_heights=1_000, min_validator_bond=100 * CREDIT)
+    parameters = Parameters(epoch_heights=1_024, min_validator_bond=100 * CREDIT)
     validators = [
         make_validator(make_key(number), bytes(32), parameters, 1_000 * CREDIT, 100 * CREDIT, ("m",))
         for number in VALIDATORS

@@ -20,7 +20,7 @@ from chain.exceptions import CannotPay, InvalidCertificate, InvalidNonce, Invali
 from chain.state.state import compute_supply
 from chain.store.kv import LevelStore, MemoryStore, Store
 from chain.transition.block import verify_finality
-from chain.types.operations import Release, SignedOperation, Transfer, sign_operation
+from chain.types.operations import Release, Serve, SignedOperation, Transfer, sign_operation
 from chain.types.votes import NO_BLOCK, VoteKind, sign_vote
 from consensus.network.gossip import Batch, get_topic
 from consensus.simplex.messages import COMPACT_KIND, FORWARDED_KIND, encode_message
@@ -105,6 +105,30 @@ def test_an_idle_network_makes_one_block_per_beat() -> None:
         assert 95_000 <= world.engine(1).chain_time() <= 105_000
 
     simulate(make_equal_genesis(4), play)
+
+
+def test_a_change_of_who_serves_is_in_force_soon_on_an_idle_network_which_is_idle_again_then() -> None:
+    async def play(world: World) -> None:
+        await world.start(*FOUR)
+        engine, newcomer = world.engine(1), make_key(5).public_key
+        await trio.sleep(25.0)
+        signed = sign_operation(make_key(5), world.genesis.chain_id, Serve(0, ("m",)))
+        await engine.submit(signed)
+        with trio.fail_after(2 * world.genesis.parameters.round_heights + 5):
+            while True:
+                table = engine.state.serving_table(engine.state.serving_periods.current.first_round)
+                if table is not None and newcomer in {entry.public_key for entry in table.entries}:
+                    break
+                await trio.sleep(0.5)
+        height = engine.header.height
+        assert height % world.genesis.parameters.round_heights == 0
+        await trio.sleep(100.0)
+        assert height + 8 <= engine.header.height <= height + 11
+        for number in range(1, engine.header.height + 1):
+            block = engine._store.block(number)
+            assert block is not None and not block.body.nullifications
+
+    simulate(make_equal_genesis(4, others=1, epoch_heights=128), play)
 
 
 @pytest.mark.parametrize("validators", [1, 4])

@@ -253,7 +253,7 @@ def _make_node(directory: Path, host: Host) -> PlacedNode:
 
 
 def _make_genesis(nodes: Sequence[PlacedNode]) -> Genesis:
-    parameters, beacon = Parameters(epoch_heights=20), os.urandom(32)
+    parameters, beacon = Parameters(epoch_heights=20, round_heights=4), os.urandom(32)
     accounts = []
     for node in nodes:
         models = (MODEL,) if isinstance(node.host, Home) else ()

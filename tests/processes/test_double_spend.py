@@ -65,7 +65,10 @@ def make_holds(cluster: Cluster, user: KeyPair) -> Iterator[Hold]:
     genesis = cluster.genesis
     table = genesis.state.serving_table(0)
     assert table is not None
-    lottery, beacon = table.lottery(MODEL), genesis.state.beacon.previous  # of epoch 0, which does not end here
+    lottery, beacon = (
+        table.lottery(MODEL),
+        genesis.state.serving_periods.current.source,
+    )  # of a period that does not end here
     found = 0
     for seq in range(REPLAY_WINDOW_SIZE):
         seed = compute_lottery_seed(beacon, user.public_key, seq)

@@ -270,7 +270,7 @@ def test_requests_go_on_across_epochs() -> None:
         await world.settle()
         assert world.operations(Release) == []
 
-    simulate(play, Options(parameters={"epoch_heights": 4}))
+    simulate(play, Options(parameters={"epoch_heights": 4, "round_heights": 2}))
 
 
 def test_an_unfinished_body_left_in_order_cancels_the_work() -> None:

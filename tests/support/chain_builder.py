@@ -53,6 +53,7 @@ MODEL = "smol"
 
 PARAMETERS = Parameters(
     epoch_heights=4,
+    round_heights=2,
     unbonding_epochs=2,
     min_validator_bond=1_000,
     missed_lead_fee=500,
@@ -152,6 +153,11 @@ class Chain:
     def next_epoch(self) -> int:
         """Epoch of the block that comes next."""
         return self.epoch.number
+
+    @property
+    def first_round(self) -> int:
+        """First round of the serving period of the block that comes next."""
+        return self.state.serving_periods.current.first_round
 
     @property
     def epoch(self) -> Epoch:
@@ -359,8 +365,8 @@ class Chain:
         return self.sign(key, Serve(self._nonce(key, nonce), models))
 
     def executor(self, payer: KeyPair, seq: int, attempt: int = 0, *, model: str = MODEL) -> KeyPair:
-        """Key of the account that the lottery of the next block's epoch draws."""
-        drawn = get_executor(self.state, self.next_epoch, payer.public_key, seq, attempt, model)
+        """Key of the account that the lottery of the next block's serving period draws."""
+        drawn = get_executor(self.state, self.first_round, payer.public_key, seq, attempt, model)
         assert drawn is not None
         return self.keys[drawn]
 
@@ -372,18 +378,18 @@ class Chain:
         *,
         amount: int = 5_000,
         payee: bytes | None = None,
-        epoch: int | None = None,
+        first_round: int | None = None,
         model: str = MODEL,
         lifetime: int = 10_000,
     ) -> SignedOperation:
         """A signed hold for the drawn executor, expiring ``lifetime`` ms of chain time after the head."""
-        epoch = self.next_epoch if epoch is None else epoch
+        first_round = self.first_round if first_round is None else first_round
         if payee is None:
-            payee = get_executor(self.state, epoch, payer.public_key, seq, attempt, model)
+            payee = get_executor(self.state, first_round, payer.public_key, seq, attempt, model)
             assert payee is not None
         digest = crypto.hash_bytes("test request", attempt.to_bytes(8, "big"), seq.to_bytes(8, "big"))
         return self.sign(
-            payer, Hold(payee, amount, epoch, seq, attempt, model, digest, self.head.chain_time + lifetime)
+            payer, Hold(payee, amount, first_round, seq, attempt, model, digest, self.head.chain_time + lifetime)
         )
 
     def delivery(self, payer: KeyPair, seq: int, attempt: int = 0, *, amount: int = 1_000) -> Delivery:

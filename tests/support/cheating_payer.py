@@ -83,14 +83,15 @@ class CheatingPayer:
     def make_hold(self, seq: int, body: bytes, amount: int, executor: Member | None = None) -> Hold:
         """A hold for ``executor`` (at whichever attempt it is drawn), or for the first one drawn."""
         engine = self.world.gateway.engine
-        epoch = engine.header.epoch
-        table, source = engine.state.serving_table(epoch), engine.state.beacon.get_epoch_seed(epoch)
+        period = engine.state.serving_periods.current
+        table, source = engine.state.serving_table(period.first_round), period.source
         assert table is not None and source is not None
         me = self.key.public_key
         order = list(table.lottery(MODEL).order(compute_lottery_seed(source, me, seq), me))
         payee = order[0] if executor is None else executor.public_key
         deadline = engine.chain_time() + 600_000
-        return Hold(payee, amount, epoch, seq, order.index(payee), MODEL, compute_digest(SALT, body), deadline)
+        attempt, digest = order.index(payee), compute_digest(SALT, body)
+        return Hold(payee, amount, period.first_round, seq, attempt, MODEL, digest, deadline)
 
     def find_holds(self, seqs: range, body: bytes, amount: int) -> list[Hold]:
         """One hold for each executor that is drawn first for one of ``seqs``."""

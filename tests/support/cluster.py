@@ -35,7 +35,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 LENIENT = Parameters(epoch_heights=16_384, missed_lead_fee=0)
 """Slowness costs nothing, and no epoch ends during a test."""
-SHORT_EPOCHS = Parameters(epoch_heights=20, missed_lead_fee=0)
+SHORT_EPOCHS = Parameters(epoch_heights=20, round_heights=4, missed_lead_fee=0)
 """For tests of epochs."""
 
 ENVIRONMENT = {**os.environ, "WWWSERVE_TESTING": "1", "PYTHONPATH": str(ROOT)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -33,13 +34,17 @@ def make_equal_genesis(
 ) -> Genesis:
     """Equal accounts 1 ... of 1000 credits; the first ``validators`` of them vote."""
     keys = [make_key(number) for number in range(1, validators + others + 1)]
+    round_heights = math.gcd(epoch_heights, Parameters().round_heights)
+    defaults = {
+        "epoch_heights": epoch_heights, "round_heights": round_heights, "min_validator_bond": 100 * CREDIT,
+    }  # fmt: skip
     return make_test_genesis(
         keys[:validators],
         stakes=[100 * CREDIT] * validators,
         available=1_000 * CREDIT,
         models=(),
         others=[GenesisAccount(key.public_key, 1_000 * CREDIT, 100 * CREDIT, (), None) for key in keys[validators:]],
-        parameters=Parameters(epoch_heights=epoch_heights, min_validator_bond=100 * CREDIT, **parameters),
+        parameters=Parameters(**{**defaults, **parameters}),
         beacon=beacon,
         timestamp=SimulatedRuntime.EPOCH_MS,
     )

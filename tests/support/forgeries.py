@@ -529,7 +529,7 @@ BODIES = [
     _operation(Hold, "payee", make_key("other").public_key, "operations"),
     _operation(Hold, "amount", 4_999, "state_root"),
     _operation(Hold, "amount", 2**62, "operations"),
-    _operation(Hold, "epoch", 1, "operations"),
+    _operation(Hold, "round", 1, "operations"),
     _operation(Hold, "seq", 256, "operations"),
     _operation(Hold, "attempt", 3, "operations"),
     _operation(Hold, "model", "unknown", "operations"),

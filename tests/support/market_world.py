@@ -284,7 +284,7 @@ class World:
         self.hub = SimulatedInternet(options.seed)
         self.members: list[Member] = []
         count = max(options.gateways) + 1 + options.executors
-        defaults = {"epoch_heights": 1_000, "min_validator_bond": 100 * CREDIT, "entry_fee": 0}
+        defaults = {"epoch_heights": 1_024, "min_validator_bond": 100 * CREDIT, "entry_fee": 0}
         parameters = Parameters(**{**defaults, **options.parameters})  # type: ignore[arg-type]
         accounts = []
         for number in range(count):
@@ -382,7 +382,7 @@ class World:
     def drawn(self, number: int = 0) -> list[Member]:
         """The executors in the order in which the next request of a gateway will ask them."""
         node = self.members[number].node
-        draw = node.originator._draw(MODEL, node.engine.header.epoch, node.payments.payer.next_seq)
+        draw = node.originator._draw(MODEL, node.originator._context.first_round, node.payments.payer.next_seq)
         by_key = {member.public_key: member for member in self.members}
         return [by_key[payee] for _, payee in draw]
 
@@ -555,15 +555,15 @@ def make_hold(world: World, payer: int, body: bytes, salt: bytes, **changes: Any
     """The hold that an honest payer would make for its next request, of :func:`make_body`."""
     node = world.members[payer].node
     seq = changes.pop("seq") if "seq" in changes else node.payments.payer.next_seq
-    epoch = node.engine.header.epoch
+    first_round = node.originator._context.first_round
     attempt = changes.pop("attempt", 0)
-    draw = node.originator._draw(MODEL, epoch, seq)
+    draw = node.originator._draw(MODEL, first_round, seq)
     terms: dict[str, Any] = {
         "payee": draw[attempt][1],
         "amount": node.payments.payer.compute_price(
             MODEL, len(body), changes.pop("tokens", 100) * HELD_BYTES_PER_TOKEN
         ),
-        "epoch": epoch,
+        "round": first_round,
         "seq": seq,
         "attempt": attempt,
         "model": MODEL,

@@ -55,7 +55,7 @@ class Parrot:
 
 def make_node() -> tuple[Node, SimulatedInternet]:
     """A node that can be looked at without running it, and the hub of its network."""
-    parameters = Parameters(epoch_heights=1_000, min_validator_bond=100 * CREDIT)
+    parameters = Parameters(epoch_heights=1_024, min_validator_bond=100 * CREDIT)
     accounts = [
         make_validator(KEY, bytes(32), parameters, 1_000 * CREDIT, 100 * CREDIT),
         GenesisAccount(OTHER.public_key, 1_000 * CREDIT, 100 * CREDIT, (), None),

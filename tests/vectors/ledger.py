@@ -75,7 +75,7 @@ def make_ledger_chain() -> Chain:
         [
             chain.enroll(other),
             chain.unbond(other, 1_000, nonce=chain.account(other).nonce + 1),
-            chain.hold(payer, 3, epoch=0, lifetime=3_000),
+            chain.hold(payer, 3, first_round=0, lifetime=3_000),
         ],
         skipped=1,
     )

@@ -151,7 +151,7 @@ def count_draws(chain: Chain) -> dict[bytes, PayerDraws]:
                 entry.skipped += signed.operation.attempt
                 for attempt in range(signed.operation.attempt + 1):
                     hold, state = signed.operation, chain.states[block.height - 1]
-                    drawn = get_executor(state, hold.epoch, signed.signer, hold.seq, attempt, hold.model)
+                    drawn = get_executor(state, hold.round, signed.signer, hold.seq, attempt, hold.model)
                     assert drawn is not None
                     met.append((signed.signer, drawn, attempt < hold.attempt))
                 tops[signed.signer] = max(tops.get(signed.signer, 0), signed.operation.seq + 1)

@@ -10,7 +10,7 @@ and a root is computed from all entries. Names are those of the document. Read i
 - ``operations``: sections 7.1, 7.2 and 10, inclusion, fees, credit, service, registration;
 - ``payments``: sections 7.3 and 7.4, hold, capture, release, dispute;
 - ``validators``: sections 7.5, 7.6, 8.1 and 8.2, the registry, evidence, certificates;
-- ``epochs``: sections 8.3 to 8.5, participation and the end of an epoch;
+- ``epochs``: sections 8.3 to 8.6, participation, the end of an epoch, rounds;
 - ``draws``: sections 9.3 to 9.5, leaders, serving tables, executors;
 - ``answers``: section 19.1, the completion bytes of an answer.
 

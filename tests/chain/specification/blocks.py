@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.chain.specification.draws import compute_leader
-from tests.chain.specification.epochs import count_participation, end_epoch
+from tests.chain.specification.epochs import count_participation, end_epoch, end_round, list_services
 from tests.chain.specification.ledger import NO_VALIDATOR, VERSION, Ledger, compute_body_root, demand
 from tests.chain.specification.merkle import history_peaks, history_root, state_root
 from tests.chain.specification.notation import Record, decode, encode, h, is_signed, u64
@@ -88,7 +88,7 @@ def check_justification(ledger: Ledger, header: Record, body: Record) -> None:
 
 
 def execute(ledger: Ledger, block: Record, operations: list[Record]) -> list[str]:
-    """What a block does to the state, in the six steps of section 6.7, with these signed operations.
+    """What a block does to the state, in the eight steps of section 6.7, with these signed operations.
 
     Returns the outcome of each: one that cannot be included changes nothing, so that also what a proposer has left out
     may be among them.
@@ -97,6 +97,7 @@ def execute(ledger: Ledger, block: Record, operations: list[Record]) -> list[str
         Invalid: a late vote does not count.
     """
     header, body, entries = block["header"], block["body"], ledger.entries
+    services = list_services(ledger)
     participation = count_participation(ledger, body["parent_certificate"], body["late_votes"])
     ledger.header = header
     entries[b"m"] = {"count": len(ledger.ids), "peaks": history_peaks(ledger.ids)}
@@ -107,6 +108,11 @@ def execute(ledger: Ledger, block: Record, operations: list[Record]) -> list[str
         charge_missed_lead(ledger, nullification["view"])
     outcomes = [include(ledger, signed) for signed in operations]
     settle_due_captures(ledger)
+    round_heights = ledger.parameters["round_heights"]
+    if list_services(ledger) != services:
+        ledger.entries[b"d"]["changed_in"] = (ledger.height - 1) // round_heights
+    if ledger.height % round_heights == 0:
+        end_round(ledger)
     if ledger.height % ledger.parameters["epoch_heights"] == 0:
         end_epoch(ledger)
     ledger.ids.append(h("header", encode(header)))

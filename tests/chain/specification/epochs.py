@@ -1,4 +1,4 @@
-"""Sections 8.4 and 8.5: participation, and the end of an epoch."""
+"""Sections 8.4 to 8.6: participation, the end of an epoch, rounds."""
 
 from __future__ import annotations
 
@@ -68,9 +68,8 @@ def end_epoch(ledger: Ledger) -> None:
         validator["waiting_since"] = 0 if is_served else validator["waiting_since"] or ledger.height
     members = [{"public_key": key, "stake": stake} for key, stake in seats.items()]
     entries[b"c" + u64(epoch + 2)] = {"validators": members}
-    entries[b"t" + u64(epoch + 2)] = compute_serving_table(accounts, beacon["value"], parameters)
     if epoch > 0:
-        del entries[b"c" + u64(epoch - 1)], entries[b"t" + u64(epoch - 1)]
+        del entries[b"c" + u64(epoch - 1)]
     entries[b"b"] = {
         "epoch": epoch + 1, "value": beacon["value"], "previous": beacon["value"], "earlier": beacon["previous"],
     }  # fmt: skip
@@ -111,6 +110,31 @@ def judge_absence(ledger: Ledger) -> None:
             record |= {"counted_since": 0, "counted_blocks": 0, "counted_votes": 0}
         elif key in ended or key not in members:
             record |= {"counted_since": ledger.now, "counted_blocks": 0, "counted_votes": 0}
+
+
+def list_services(ledger: Ledger) -> dict[bytes, tuple[int, list[str]]]:
+    """What the accounts serve, and their bonds."""
+    accounts = {key[1:]: account for key, account in ledger.entries.items() if key[:1] == b"a"}
+    return {key: (account["bonded"], account["models"]) for key, account in accounts.items() if account["models"]}
+
+
+def end_round(ledger: Ledger) -> None:
+    """What the last block of a round does, in the four steps of section 8.6."""
+    entries, parameters = ledger.entries, ledger.parameters
+    number, value = (ledger.height - 1) // parameters["round_heights"], entries[b"b"]["value"]
+    periods = entries[b"d"]["periods"]
+    begun = max(period["first_round"] for period in periods if period["first_round"] <= number)
+    for period in periods:
+        if period["first_round"] < begun:
+            del entries[b"t" + u64(period["first_round"])]
+        if period["first_round"] == number + 1:
+            period["source"] = value
+    entries[b"d"]["periods"] = periods = [period for period in periods if period["first_round"] >= begun]
+    is_first = (number + 2) * parameters["round_heights"] % parameters["epoch_heights"] == 0
+    if is_first or entries[b"d"]["changed_in"] == number:
+        accounts = {key[1:]: account for key, account in entries.items() if key[:1] == b"a"}
+        entries[b"t" + u64(number + 2)] = compute_serving_table(accounts, value, parameters)
+        periods.append({"first_round": number + 2, "source": None})
 
 
 def compute_committee(before: dict[bytes, int], applicants: list[Record], size: int) -> dict[bytes, int]:

@@ -35,9 +35,10 @@ def mark(window: Record, seq: int, attempt: int) -> Record:
     return {"top": top, "used": bytes(row[:WINDOW]).rstrip(b"\0")}
 
 
-def find_executor(ledger: Ledger, epoch: int, payer: bytes, seq: int, attempt: int, model: str) -> bytes | None:
-    """Number ``attempt`` of the lottery, if there is one."""
-    table, source = ledger.entries.get(b"t" + u64(epoch)), ledger.find_source(epoch)
+def find_executor(ledger: Ledger, first_round: int, payer: bytes, seq: int, attempt: int, model: str) -> bytes | None:
+    """Number ``attempt`` of the lottery of a serving period, if there is one."""
+    periods = {period["first_round"]: period["source"] for period in ledger.entries[b"d"]["periods"]}
+    table, source = ledger.entries.get(b"t" + u64(first_round)), periods.get(first_round)
     if table is None or source is None:
         return None
     return dict(enumerate(order_executors(table, source, payer, seq, model))).get(attempt)
@@ -57,15 +58,15 @@ def compute_price(ledger: Ledger, model: str, usage: Record) -> int:
 
 
 def hold(ledger: Ledger, operation: Record, signer: bytes) -> None:
-    parameters, epoch, seq, attempt = ledger.parameters, operation["epoch"], operation["seq"], operation["attempt"]
+    parameters, seq, attempt = ledger.parameters, operation["seq"], operation["attempt"]
+    first_round = operation["round"]
     need(attempt < parameters["max_attempts"])
     need(operation["amount"] >= get_price(ledger, operation["model"])["per_request"])
     need(ledger.now < operation["deadline"] <= ledger.now + parameters["max_hold_time_ms"])
-    need(epoch in (ledger.epoch, ledger.epoch - 1))
     is_new = b"w" + signer not in ledger.entries
     window = ledger.get(b"w" + signer, NO_WINDOW)
     need(is_unused(window, seq, attempt))
-    need(operation["payee"] == find_executor(ledger, epoch, signer, seq, attempt, operation["model"]))
+    need(operation["payee"] == find_executor(ledger, first_round, signer, seq, attempt, operation["model"]))
     need(ledger.account(operation["payee"])["models"])
     ledger.spend(signer, operation["amount"])
     ledger.account(signer)["held"] += operation["amount"]

@@ -133,26 +133,6 @@ def test_the_table_takes_the_bonds_and_models_of_the_state() -> None:
     assert len(free.entries) == 3  # a bond of nothing is never drawn by its stake
 
 
-def test_tables_are_frozen_two_epochs_ahead() -> None:
-    chain = Chain(4, 1)
-    newcomer = chain.users[0]
-    chain.append([chain.bond(newcomer, 900_000), chain.serve(newcomer, MODEL, nonce=1)])
-
-    def stakes(epoch: int) -> dict[bytes, int] | None:
-        table = chain.state.serving_table(epoch)
-        return None if table is None else {entry.public_key: entry.stake for entry in table.entries}
-
-    first = {key.public_key: 100_000 for key in chain.validators}
-    assert stakes(0) == stakes(1) == first and stakes(2) is None
-    chain.append_epochs(1)
-    joined = {**first, newcomer.public_key: 900_000}
-    assert chain.next_epoch == 1 and stakes(0) == stakes(1) == first and stakes(2) == joined
-    chain.append([chain.unbond(newcomer, 400_000)])
-    chain.append_epochs(1)
-    assert chain.next_epoch == 2 and stakes(0) is None and stakes(1) == first and stakes(2) == joined
-    assert stakes(3) == {**first, newcomer.public_key: 500_000} and stakes(4) is None
-
-
 def test_everybody_computes_the_same_executor() -> None:
     chain = Chain(4, 1)
     chain.append()

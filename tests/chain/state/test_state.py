@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from chain.exceptions import CodecError, StoreError
 from chain.merkle.sparse_tree import Leaf, SparseMerkleTree
 from chain.state.keys import TOTALS_KEY, account_key, hold_key, validator_key
+from chain.state.lottery import ServingEntry
 from chain.state.records import REPLAY_WINDOW_SIZE, Account, ReplayWindow, Totals, ValidatorRecord
 from chain.state.state import State, StateOverlay, compute_supply
 from tests.support.chain_builder import Chain
@@ -65,7 +66,7 @@ def test_a_window_stays_small() -> None:
 amounts = st.integers(0, 5)
 accounts = st.one_of(
     st.none(),
-    st.builds(Account, nonce=amounts, available=amounts, models=st.sampled_from([(), (), ("a",), ("b", "c")])),
+    st.builds(Account, nonce=amounts, bonded=amounts, models=st.sampled_from([(), (), ("a",), ("b", "c")])),
 )
 PEOPLE = [make_key(f"person {number}").public_key for number in range(6)]
 
@@ -92,7 +93,11 @@ def test_drafts_nest_and_states_do_not_change(batches: list[dict[bytes, Account 
         loaded = State.load({leaf.key: leaf.encoded for leaf in state.entries()})
         assert loaded.root == state.root
         for known in (state, loaded):
-            assert list(known.servers()) == sorted((key, account) for key, account in model.items() if account.models)
+            assert sorted(known.servers(), key=lambda entry: entry.public_key) == [
+                ServingEntry(key, account.bonded, account.models)
+                for key, account in sorted(model.items())
+                if account.models
+            ]
 
 
 @given(

@@ -22,7 +22,8 @@ from chain.light.client import Checkpoint, LightClientUpdate
 from chain.merkle.mountain_range import MountainRange
 from chain.merkle.snapshot import Entry, LargeEntry, add_chunk, make_chunk
 from chain.state.beacon import Beacon
-from chain.state.keys import BEACON_KEY, HISTORY_KEY, TOTALS_KEY, account_key, committee_key, table_key
+from chain.state.keys import BEACON_KEY, HISTORY_KEY, PERIODS_KEY, TOTALS_KEY, account_key, committee_key, table_key
+from chain.state.lottery import ServingPeriod, ServingPeriods
 from chain.state.records import Account, Totals
 from chain.state.state import State
 from chain.store.kv import LevelStore, MemoryStore, Store
@@ -320,7 +321,8 @@ def make_up(credit: int) -> dict[bytes, bytes | None]:
             HISTORY_KEY: MountainRange(0, ()),
             BEACON_KEY: Beacon(epoch + 1, bytes(32), bytes(32), bytes(32)),
             **{committee_key(number): committee for number in range(epoch, epoch + 3)},
-            **{table_key(number): table for number in range(epoch, epoch + 3)},
+            table_key(0): table,
+            PERIODS_KEY: ServingPeriods(None, (ServingPeriod(0, bytes(32)),)),
         }
     )
     header = replace(

@@ -510,11 +510,11 @@ def test_epochs_of_heights() -> None:
 
 
 def test_epochs_of_one_height() -> None:
-    chain = Chain(parameters=replace(PARAMETERS, epoch_heights=1))
+    chain = Chain(parameters=replace(PARAMETERS, epoch_heights=1, round_heights=1))
     for _ in range(5):
         chain.append([chain.transfer(chain.users[0], chain.users[1], 1)], skipped=1)
-    assert chain.head.epoch == 4 and chain.state.serving_table(2) is None
-    assert all(chain.state.serving_table(epoch) is not None for epoch in (4, 5, 6))
+    assert chain.head.epoch == 4 and chain.state.serving_table(3) is None
+    assert all(chain.state.serving_table(number) is not None for number in (4, 5, 6))
 
 
 def test_build_block_on_a_full_room_of_evidence_still_makes_a_valid_block() -> None:

@@ -269,7 +269,7 @@ def test_nothing_cannot_be_unbonded() -> None:
 
 
 def test_the_number_of_unbondings_is_bounded_and_recovers() -> None:
-    chain = Chain(parameters=replace(PARAMETERS, epoch_heights=1, unbonding_epochs=40))
+    chain = Chain(parameters=replace(PARAMETERS, epoch_heights=1, round_heights=1, unbonding_epochs=40))
     user = chain.users[0]
     do(chain, chain.bond(user, 1_000))
     for _ in range(MAX_UNBONDINGS):
@@ -396,19 +396,23 @@ def test_deadlines_of_holds_lie_ahead_within_the_limit() -> None:
     do(chain, chain.hold(user, 1, lifetime=21_000))
 
 
-def test_a_hold_is_of_this_epoch_or_the_last() -> None:
+def test_a_hold_draws_from_this_period_or_for_one_round_from_the_last() -> None:
     chain = Chain()
     user = chain.users[0]
     anyone = chain.validators[0].public_key
-    assert "epoch 1" in refusal(chain, chain.hold(user, 0, epoch=1, payee=anyone))
-    first = chain.hold(user, 0, lifetime=10_000)
-    chain.append_epochs(1)
+    do(chain, chain.bond(chain.validators[0], 1))  # in round 0: another period begins with round 2
+    assert "round 2" in refusal(chain, chain.hold(user, 0, first_round=2, payee=anyone))
     chain.append()
-    do(chain, first)  # of epoch 0, in epoch 1
-    assert "epoch 2" in refusal(chain, chain.hold(user, 1, epoch=2, payee=anyone))
-    chain.append_epochs(1)
-    assert "epoch 0" in refusal(chain, chain.hold(user, 1, epoch=0, payee=anyone))
-    do(chain, chain.hold(user, 1, epoch=1), chain.hold(user, 2, epoch=2))
+    chain.append()
+    assert "round 1" in refusal(chain, chain.hold(user, 0, first_round=1, payee=anyone)), "none begins there"
+    first = chain.hold(user, 0, lifetime=10_000)
+    assert "round 2" in refusal(chain, chain.hold(user, 0, first_round=2, payee=anyone)), "its source is not known"
+    chain.append()
+    assert chain.first_round == 2
+    do(chain, first, chain.hold(user, 1, first_round=0))
+    do(chain, chain.hold(user, 2, first_round=0), chain.hold(user, 3))
+    assert "round 0" in refusal(chain, chain.hold(user, 4, first_round=0, payee=anyone))
+    do(chain, chain.hold(user, 4))
 
 
 def test_an_empty_list_of_models_leaves_the_draw_at_once() -> None:

@@ -155,7 +155,7 @@ def test_newcomers_get_their_share_of_the_draws_and_no_more() -> None:
     newcomers = [make_key(f"newcomer {number}") for number in range(2)]
     chain.append([register(chain, key) for key in newcomers])
     chain.append_epochs(3)
-    table = chain.state.serving_table(chain.next_epoch)
+    table = chain.state.serving_table(chain.first_round)
     assert table is not None
     assert {entry.public_key: entry.stake for entry in table.entries if not entry.stake} == {
         key.public_key: 0 for key in newcomers

@@ -66,7 +66,8 @@ from tests.support.keys import make_key
 
 RULES = replace(
     PARAMETERS,
-    epoch_heights=5,  # four blocks whose votes count: exactly one half is possible
+    epoch_heights=9,  # eight blocks whose votes count: exactly one half is possible
+    round_heights=3,
     unbonding_epochs=1,
     committee_size=5,
     participation_span_ms=8_000,
@@ -309,7 +310,7 @@ class LedgerMachine(RuleBasedStateMachine):
         attempt=st.sampled_from([0, 0, 0, 1, 2]),
         lifetime=st.sampled_from([1_500, 5_000, 10_001, 12_000, 19_999, 20_000]),
         fault=sometimes(
-            "used seq", "last seq", "too far", "attempt", "old epoch", "older epoch", "next epoch", "payee", "model",
+            "used seq", "last seq", "too far", "attempt", "old period", "gone period", "next period", "payee", "model",
             "deadline", one_in=3,
         ),
     )  # fmt: skip
@@ -318,19 +319,26 @@ class LedgerMachine(RuleBasedStateMachine):
         top = self.tops[who]
         seq = {"used seq": max(0, top - 1), "last seq": top + 255, "too far": top + 256}.get(fault, top)
         attempt = 3 if fault == "attempt" else attempt
-        epoch = ledger.epoch + {"old epoch": -1, "older epoch": -2, "next epoch": 1}.get(fault, 0)
-        epoch = max(0, epoch)
+        begun, coming = self.find_periods()
+        gone = max(0, begun[0] - 1)
+        first_round = {"old period": begun[0], "gone period": gone, "next period": coming}.get(fault, begun[-1])
         model = "unknown" if fault == "model" else MODEL
-        payee = find_executor(ledger, epoch, key.public_key, seq, attempt, model)
+        payee = find_executor(ledger, first_round, key.public_key, seq, attempt, model)
         if payee is None or fault == "payee":
             payee = self.people[(who + 1) % PEOPLE].public_key
         deadline = ledger.now + (30_000 if fault == "deadline" else lifetime)
         digest = hash_bytes("request", bytes([attempt]))
         amount = resolve(amount, self.account(key)["available"])
-        operation = Hold(payee, amount, epoch, seq, attempt, model, digest, deadline)
+        operation = Hold(payee, amount, first_round, seq, attempt, model, digest, deadline)
         self.holds.append((key, operation, compute_hold_id(key.public_key, seq, attempt)))
         self.tops[who] = max(top, seq + 1) if fault != "too far" else top
         self.ask(key, operation)
+
+    def find_periods(self) -> tuple[list[int], int]:
+        """The first rounds of the serving periods that have begun, and of the next, whether it is known or not."""
+        periods = self.ledger.entries[b"d"]["periods"]
+        begun = [period["first_round"] for period in periods if period["source"] is not None]
+        return begun, periods[-1]["first_round"] + (periods[-1]["source"] is not None)
 
     def pick(self, index: int, pending: bool | None, payee: bytes | None = None) -> tuple[KeyPair, Hold, bytes] | None:
         """A hold that is open and (not) captured, if there is one; any that ever was asked for when that is None."""
@@ -482,12 +490,12 @@ class LedgerMachine(RuleBasedStateMachine):
         """A hold that nothing is wrong with, of ``who`` or, who cannot pay, of the richest."""
         if self.account(self.people[who])["available"] < amount + 5_000:
             who = max(range(PEOPLE), key=lambda number: self.account(self.people[number])["available"])
-        key, seq, epoch = self.people[who], self.tops[who], self.ledger.epoch
-        payee = find_executor(self.ledger, epoch, key.public_key, seq, 0, MODEL)
+        key, seq, first_round = self.people[who], self.tops[who], self.find_periods()[0][-1]
+        payee = find_executor(self.ledger, first_round, key.public_key, seq, 0, MODEL)
         if payee is None or not self.ledger.account(payee)["models"]:
             return None
         deadline = self.ledger.now + 9_000
-        operation = Hold(payee, amount, epoch, seq, 0, MODEL, hash_bytes("request"), deadline)
+        operation = Hold(payee, amount, first_round, seq, 0, MODEL, hash_bytes("request"), deadline)
         self.holds.append((key, operation, compute_hold_id(key.public_key, seq, 0)))
         self.tops[who] += 1
         self.ask(key, operation)
@@ -522,7 +530,7 @@ class LedgerMachine(RuleBasedStateMachine):
         smallest = self.ledger.committee(self.ledger.epoch)[-3:]  # without whom there is a quorum
         who = self.people.index(self.chain.keys[smallest[who % len(smallest)]["public_key"]])
         for number in range(3 * RULES.epoch_heights):
-            self.absent = {who} if votes == "none" or number % RULES.epoch_heights in (1, 2) else set()
+            self.absent = {who} if votes == "none" or number % RULES.epoch_heights in (1, 2, 3, 4) else set()
             self.make_block(1_000, 0, "none")
 
     @rule(who=people, to=people, skipped=st.sampled_from([2, 8]), seldom=st.sampled_from(["", "no"]))

@@ -352,27 +352,25 @@ def test_what_is_unbonded_counts_no_more_two_epochs_later() -> None:
 def test_what_is_frozen_for_an_epoch_never_changes_again() -> None:
     chain = Chain()
     user = make_applicant(chain)
-    seen: dict[int, tuple[bytes, bytes]] = {}
+    seen: dict[int, bytes] = {}
     chain.append([chain.enroll(user)])
     for number in range(22):
         if number % 5 == 0:
             chain.append([chain.bond(chain.validators[number % 4], 5_000)])
         chain.append()
         for epoch in range(chain.next_epoch - 1, chain.next_epoch + 2):
-            committee, table = chain.state.committee(epoch), chain.state.serving_table(epoch)
+            committee = chain.state.committee(epoch)
             if epoch < 0:
-                assert committee is None and table is None
+                assert committee is None
                 continue
-            assert committee is not None and table is not None
-            assert seen.setdefault(epoch, (committee.hash, table.encode())) == (committee.hash, table.encode())
+            assert committee is not None and seen.setdefault(epoch, committee.hash) == committee.hash
         outside = (chain.next_epoch - 2, chain.next_epoch + 2)
         assert all(chain.state.committee(epoch) is None for epoch in outside if epoch >= 0)
-        assert all(chain.state.serving_table(epoch) is None for epoch in outside if epoch >= 0)
-    assert len({committee for committee, _ in seen.values()}) > 3
+    assert len(set(seen.values())) > 3
     for block in chain.blocks:
         header = block.header
-        assert header.validators_hash == seen[header.epoch][0]
-        assert header.next_validators_hash == seen[header.epoch + 1][0]
+        assert header.validators_hash == seen[header.epoch]
+        assert header.next_validators_hash == seen[header.epoch + 1]
 
 
 def test_a_committee_is_frozen_before_the_beacon_of_its_draws_exists() -> None:
@@ -596,7 +594,7 @@ def test_who_enrolls_for_the_first_time_pays_for_the_entry() -> None:
 
 def attend(heights: int, missed: int, *, late: int = 0) -> Chain:
     """A chain after its first epoch, in which one of five missed the votes for ``missed`` blocks but sent ``late``."""
-    chain = Chain(5, parameters=replace(PARAMETERS, epoch_heights=heights))
+    chain = Chain(5, parameters=replace(PARAMETERS, epoch_heights=heights, round_heights=1))
     absent = chain.validators[4]
     for height in range(1, heights + 1):
         votes = [chain.vote(absent, chain.blocks[number]) for number in range(late)] if height == heights else []

@@ -173,7 +173,7 @@ def test_rejected_operations_wait_until_the_state_moves() -> None:
 
 # Holds and captures: operations without a nonce.
 
-PARAMETERS = Parameters(epoch_heights=1_000, min_validator_bond=100 * CREDIT)
+PARAMETERS = Parameters(epoch_heights=1_024, min_validator_bond=100 * CREDIT)
 MARKET = make_genesis(
     "market",
     0,
