@@ -57,6 +57,8 @@ class Outcome:
     results: Counter[str] = field(default_factory=Counter)
     latencies: dict[str, list[float]] = field(default_factory=dict)
     """By how the request was served."""
+    first_tokens: dict[tuple[bytes, bytes], list[float]] = field(default_factory=dict)
+    """Times to the first token of offloaded requests, by originator and executor, in the order of their starts."""
     served: Counter[str] = field(default_factory=Counter)
     height: int = 0
     state_roots: set[bytes] = field(default_factory=set)
@@ -75,7 +77,9 @@ class Outcome:
 class Simulation:
     """``count`` equal nodes, each with a modelled GPU of ``capacity`` slots and its own stream of requests."""
 
-    def __init__(self, seed: int, count: int, duration: float, rate: float, capacity: int) -> None:
+    def __init__(
+        self, seed: int, count: int, duration: float, rate: float, capacity: int, spacing: float = 1.0
+    ) -> None:
         self.duration = duration
         self.rate = rate
         self.outcome = Outcome(seed, count, duration)
@@ -109,7 +113,7 @@ class Simulation:
                     backends=[(ModelledBackend(QWEN3_8B, runtime, capacity=capacity), capacity)],
                     vote_store=vote_store,
                     bootstrap=bootstrap if number else (),
-                    settings=Settings(block_spacing_s=1.0),
+                    settings=Settings(block_spacing_s=spacing),
                 )
             )
 
@@ -156,6 +160,9 @@ class Simulation:
         try:
             async with node.dispatcher.complete(request) as (answer, record):
                 async for chunk in answer.body:
+                    if not size and record.executor is not None:
+                        times = self.outcome.first_tokens.setdefault((node.key.public_key, record.executor), [])
+                        times.append(trio.current_time() - started)
                     size += len(chunk)
             executor = "local" if record.executor is None else "offloaded"
             served = node.key.public_key if record.executor is None else record.executor
