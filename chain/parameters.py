@@ -56,6 +56,8 @@ class Parameters(Record):
     some 700 bytes in the memory of every node for ever, where an operation is carried out once and then on disk.
     A validator is jailed for its absence in whole epochs of ``participation_span_ms`` at least.
     ``max_settlements`` is how many unreceipted captures a block settles before it leaves the rest to the next.
+    ``unused_number_fee`` is what the first hold number costs that a payer leaves out
+    (:mod:`chain.transition.deposits`).
     ``bond_per_hold`` is how many times the amount of a hold an executor has bonded and free, or it declines.
     """
 
@@ -70,6 +72,7 @@ class Parameters(Record):
     bond_per_hold: Annotated[int, Bounds(1, 1_000)] = 1
     fee_per_byte: Amount = 1
     entry_fee: Amount = 10_000
+    unused_number_fee: Amount = 5_000
     max_attempts: Annotated[int, Bounds(1, 8)] = 8
     max_hold_time_ms: Positive = 3_600_000
     capture_grace_ms: Positive = 60_000

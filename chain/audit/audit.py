@@ -114,7 +114,7 @@ class _Audit:
         self._epoch = get_next_epoch(self._genesis, self._state)
         self._final = source.base.height
         self._supply = source.genesis.supply
-        self._draws = DrawStatistics(self._state, report.payers)
+        self._draws = DrawStatistics(self._genesis.parameters, self._state, report.payers)
         self.at = 0
 
     def run(self) -> None:
@@ -177,7 +177,7 @@ class _Audit:
         if self._state.root != base.state_root:
             raise StoreError("the state that the chain begins with is not the one after that block")
         self._epoch = get_next_epoch(self._genesis, self._state)
-        self._draws = DrawStatistics(self._state, report.payers)
+        self._draws = DrawStatistics(self._genesis.parameters, self._state, report.payers)
         self._supply = self._state.totals.supply
         self._check_grants(base.epoch + 1)
         self._check_supply()

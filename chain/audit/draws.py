@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from chain.state.records import REPLAY_WINDOW_SIZE
+from chain.parameters import Parameters
+from chain.state.records import REPLAY_WINDOW_SIZE, ReplayWindow
 from chain.state.state import State
+from chain.transition.deposits import compute_forfeit
 from chain.transition.payments import get_executor
 from chain.types.blocks import Block
 from chain.types.operations import Hold
@@ -16,21 +18,24 @@ class PayerDraws:
     """How a payer used the lottery.
 
     Its ``holds``, the attempts it ``skipped`` to make them, and the sequence numbers below its highest that it left
-    ``unused``: both are ways around a draw that a payer does not like, and both happen by chance too. ``expected`` is
-    how many it would have skipped by chance: had each executor that it drew failed it as often as it failed all other
-    payers. It is None if there is no other payer.
+    ``unused``: both are ways around a draw that a payer does not like, and both happen by chance too. ``forfeited`` is
+    what it lost for numbers that can not be used any more, in micro-credits. ``expected`` is how many it would have
+    skipped by chance: had each executor that it drew failed it as often as it failed all other payers. It is None if
+    there is no other payer.
     """
 
     holds: int = 0
     skipped: int = 0
     unused: int = 0
+    forfeited: int = 0
     expected: float | None = None
 
 
 class DrawStatistics:
     """How all payers use the lottery, block after block, from the ``base`` state on. Fills ``payers``."""
 
-    def __init__(self, base: State, payers: dict[bytes, PayerDraws]) -> None:
+    def __init__(self, parameters: Parameters, base: State, payers: dict[bytes, PayerDraws]) -> None:
+        self._parameters = parameters
         self._base = base
         self._payers = payers
         self._skips = _SkipCounts()
@@ -38,6 +43,7 @@ class DrawStatistics:
         """Per payer and recent sequence number: one more than its highest attempt."""
         self._numbers: dict[bytes, tuple[int, int]] = {}
         """Per payer: how many sequence numbers it used, and one more than the highest."""
+        self._windows: dict[bytes, ReplayWindow] = {}
 
     def add(self, state: State, block: Block) -> None:
         """Count the holds of a block; ``state`` is the one before it."""
@@ -48,6 +54,9 @@ class DrawStatistics:
     def _add_hold(self, state: State, payer: bytes, hold: Hold) -> None:
         draws = self._payers.setdefault(payer, PayerDraws())
         draws.holds += 1
+        before = self._windows.get(payer) or self._base.replay_window(payer)
+        window = self._windows[payer] = before.use(hold.seq, hold.attempt)
+        draws.forfeited += compute_forfeit(self._parameters, before, window)
         attempts = self._attempts.setdefault(payer, {})
         if hold.seq not in attempts:
             used = self._base.replay_window(payer).top

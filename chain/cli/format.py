@@ -89,6 +89,7 @@ def account_to_rows(account: Account) -> dict[str, str]:
         "held": format_credits(account.held),
         "bonded": format_credits(account.bonded),
         "locked": format_credits(account.locked),
+        "deposit": format_credits(account.deposit),
         "unbonding": ", ".join(unbonding) or "-",
         "models": ", ".join(account.models) or "-",
     }

@@ -66,7 +66,8 @@ def describe_report(report: Report, genesis: Path | None = None) -> str:
         for payer, draws in sorted(report.payers.items(), key=lambda item: (-item[1].holds, item[0]))[:10]:
             chance = "no other payer to compare with" if draws.expected is None else f"{draws.expected:.1f} by chance"
             lines.append(
-                f"    {format_address(payer)}  {format_count(draws.holds, 'hold')}, {draws.unused:,} unused numbers, "
+                f"    {format_address(payer)}  {format_count(draws.holds, 'hold')}, {draws.unused:,} unused numbers "
+                f"({format_credits(draws.forfeited)} forfeited), "
                 f"skipped {format_count(draws.skipped, 'draw')} ({chance})"
             )
         lines.append("    (by chance: had each executor failed this payer as often as it failed all others)")
@@ -117,6 +118,7 @@ def report_to_plain(report: Report, genesis: Path | None = None) -> dict[str, An
                 "skipped_draws": draws.skipped,
                 "skipped_by_chance": draws.expected,
                 "unused_numbers": draws.unused,
+                "forfeited": draws.forfeited,
             }
             for payer, draws in sorted(report.payers.items())
         },

@@ -31,7 +31,8 @@ class Account(Record):
     """One key's credits (micro-credits) and what it serves. An account that never was equals ``Account()``.
 
     ``grant`` is the part of the bond that was given to a newcomer and never leaves it. ``locked`` is the part that
-    stands behind captures without a receipt: the sum of their amounts, until they are settled.
+    stands behind captures without a receipt: the sum of their amounts, until they are settled. ``deposit`` is what the
+    account left for hold numbers that it has not used.
     """
 
     nonce: Natural = 0
@@ -42,11 +43,12 @@ class Account(Record):
     models: Annotated[tuple[ModelName, ...], Bounds(0, MAX_MODELS)] = ()
     grant: Amount = 0
     locked: Amount = 0
+    deposit: Amount = 0
 
     @property
     def total(self) -> int:
         """All credit of the account, whatever it is bound to."""
-        return self.available + self.held + self.bonded + sum(part.amount for part in self.unbonding)
+        return self.available + self.held + self.bonded + self.deposit + sum(part.amount for part in self.unbonding)
 
     @property
     def own_bond(self) -> int:
@@ -63,7 +65,15 @@ class Account(Record):
         # Written out: every operation comes through here, and dataclasses.replace takes three times as long.
         available = self.available + amount
         return Account(
-            self.nonce, available, self.held, self.bonded, self.unbonding, self.models, self.grant, self.locked
+            self.nonce,
+            available,
+            self.held,
+            self.bonded,
+            self.unbonding,
+            self.models,
+            self.grant,
+            self.locked,
+            self.deposit,
         )
 
 
@@ -77,6 +87,16 @@ class ReplayWindow(Record):
 
     top: Natural = 0
     used: Annotated[bytes, Bounds(0, REPLAY_WINDOW_SIZE)] = b""
+
+    @property
+    def unused(self) -> int:
+        """How many numbers below ``top`` may still be used, and no hold was made under them."""
+        return min(self.top, REPLAY_WINDOW_SIZE) - len(self.used) + self.used.count(0)
+
+    def has_hold(self, seq: int) -> bool:
+        """Whether a hold was made under a number that is less than ``top``, or it is too old for one."""
+        index = self.top - 1 - seq
+        return index >= REPLAY_WINDOW_SIZE or (index < len(self.used) and self.used[index] > 0)
 
     def is_usable(self, seq: int, attempt: int) -> bool:
         """Whether (seq, attempt) is neither used nor too far from ``top`` in either direction."""

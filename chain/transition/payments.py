@@ -19,6 +19,7 @@ from chain.state.lottery import compute_lottery_seed
 from chain.state.records import DueCaptures, OpenHold, SettlementQueue
 from chain.state.state import StateOverlay, StateReader
 from chain.transition.context import BlockContext
+from chain.transition.deposits import update_deposit
 from chain.transition.fees import charge_entry_fee, charge_fee, take
 from chain.types.operations import (
     Capture,
@@ -89,7 +90,9 @@ def process_hold(overlay: StateOverlay, context: BlockContext, operation: Hold, 
     overlay.put_account(signer, replace(account, held=account.held + operation.amount))
     if not window.top:
         charge_entry_fee(overlay, context, signer)
-    overlay.put(replay_window_key(signer), window.use(operation.seq, operation.attempt))
+    after = window.use(operation.seq, operation.attempt)
+    update_deposit(overlay, parameters, signer, window, after)
+    overlay.put(replay_window_key(signer), after)
     hold = OpenHold(
         signer, operation.payee, operation.amount, operation.model, operation.request_digest, operation.deadline
     )

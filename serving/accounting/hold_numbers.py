@@ -14,6 +14,13 @@ AHEAD = REPLAY_WINDOW_SIZE // 2
 """Hold numbers above the highest final one that may be in use."""
 RESERVE = 8
 """Hold numbers that each write to the disk reserves."""
+REUSE_DISTANCE = 64
+"""How far below the highest final number one that was given back is used before any other.
+
+Its draws have failed, so another number is better at first. But one that leaves the window unused costs.
+"""
+MAX_SET_ASIDE = 8
+"""Numbers given back that are set aside for others: each keeps a deposit on the ledger."""
 
 
 class TooManyPayments(Exception):
@@ -27,9 +34,9 @@ class HoldNumbers:
         """``stored`` is what :meth:`reserve` returned last, 0 if never."""
         self._reserved = max(top, stored)
         """No hold was ever signed under this number or a higher one."""
-        self._next = self._reserved
+        self._next = self._signed = self._reserved
         self._limit = min(self._reserved + AHEAD, top + REPLAY_WINDOW_SIZE)
-        self._taken: set[int] = set()
+        self.taken: set[int] = set()
         """Numbers given out, under which no hold was signed yet."""
         self._returned: BoundedDict[int, None] = BoundedDict(REPLAY_WINDOW_SIZE)
         """Those that were given back, oldest first."""
@@ -40,13 +47,16 @@ class HoldNumbers:
         Raises:
             TooManyPayments: all that may be used are in use.
         """
+        reusable = [seq for seq in self._returned if seq >= top - AHEAD]
+        lowest = min(reusable, default=top)
+        if lowest < top - REUSE_DISTANCE or len(reusable) > MAX_SET_ASIDE:
+            return lowest
         fresh = max(self._next, top)
         if fresh < max(self._limit, top + AHEAD):
             return fresh
-        reusable = next((seq for seq in self._returned if seq >= top - AHEAD), None)
-        if reusable is None:
+        if not reusable:
             raise TooManyPayments(f"{AHEAD} payments are waiting to become final")
-        return reusable
+        return reusable[0]
 
     def take(self, top: int) -> int:
         """A number that no hold of this node has used. Give it back at the end of the request.
@@ -57,20 +67,26 @@ class HoldNumbers:
         seq = self.peek(top)
         self._returned.pop(seq, None)
         self._next = max(self._next, seq + 1)
-        self._taken.add(seq)
+        self.taken.add(seq)
         return seq
 
     def give_back(self, seq: int) -> None:
         """The request of ``seq`` is over. If no hold was signed under the number, another request may take it."""
-        if seq not in self._taken:
+        if seq not in self.taken:
             return
-        self._taken.remove(seq)
+        self.taken.remove(seq)
         self._returned[seq] = None
 
     def reserve(self, seq: int) -> int | None:
         """A hold is about to be signed under ``seq``: returns what must be on the disk before, or None."""
-        self._taken.discard(seq)
+        self.taken.discard(seq)
+        self._signed = max(self._signed, seq + 1)
         if seq < self._reserved:
             return None
         self._reserved = seq + RESERVE
         return self._reserved
+
+    def release_reserve(self) -> int:
+        """No hold is signed any more: returns what may be on the disk from now on, so that no number is skipped."""
+        self._reserved = self._signed
+        return self._signed

@@ -15,6 +15,7 @@ from chain.crypto import KeyPair
 from chain.state.records import OpenHold
 from chain.store.kv import MemoryStore, Store
 from chain.store.layout import HOLD_NUMBER_KEY, encode_number
+from chain.transition.deposits import compute_deposit_growth
 from chain.transition.fees import compute_fee
 from chain.types.operations import (
     Delivery,
@@ -87,9 +88,20 @@ class Payer:
 
     @property
     def spendable(self) -> int:
-        """Micro-credits available for new holds: the final balance less what is promised but not final."""
+        """Micro-credits available for new holds: the final balance less what is promised but not final.
+
+        Promised are the amounts of holds with their fees, and the deposit for numbers that are left out meanwhile.
+        """
         promised = sum(cost for cost, _ in self._unconfirmed_holds.values())
-        return self._engine.state.account(self._key.public_key).available - promised
+        return self._engine.state.account(self._key.public_key).available - promised - self._compute_deposit_due()
+
+    def _compute_deposit_due(self, *more: int) -> int:
+        """By how much the deposit grows until the holds that are not final are, and those of ``more`` and of offers."""
+        window = self._engine.state.replay_window(self._key.public_key)
+        seqs = {hold.seq for _, hold in self._unconfirmed_holds.values()} | {*more}
+        if seqs:
+            seqs |= self._numbers.taken
+        return compute_deposit_growth(self._engine.genesis.parameters, window, seqs)
 
     @property
     def next_seq(self) -> int:
@@ -139,7 +151,7 @@ class Payer:
         cost = hold.amount + compute_fee(genesis, signed)
         if not self._unconfirmed_holds and not self._top:
             cost += genesis.parameters.entry_fee  # the first hold makes the window of all
-        self.check_affordable(cost)
+        self.check_affordable(cost + self._compute_deposit_due(hold.seq) - self._compute_deposit_due())
         reserved = self._numbers.reserve(hold.seq)
         if reserved is not None:
             self._store.write({HOLD_NUMBER_KEY: encode_number(reserved)})
@@ -159,6 +171,12 @@ class Payer:
         if record is not None:
             record.max_capture = amount
             self._max_captures.put(hold_id, amount, record.deadline)
+
+    def close(self) -> None:
+        """The node ends: nothing is signed any more, and the next start skips no hold number."""
+        self._store.write(
+            {HOLD_NUMBER_KEY: encode_number(self._numbers.release_reserve()), **self._max_captures.take_changes()}
+        )
 
     async def save(self) -> None:
         """Write to the disk what may be captured, if that changed."""

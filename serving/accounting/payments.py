@@ -40,10 +40,13 @@ class Payments:
 
     async def run(self) -> None:
         """Follow the ledger until cancelled."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._follow)
-            nursery.start_soon(self._work)
-            nursery.start_soon(self._save)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._follow)
+                nursery.start_soon(self._work)
+                nursery.start_soon(self._save)
+        finally:
+            self.payer.close()
 
     async def _follow(self) -> None:
         async with self._engine.subscribe_final() as blocks:

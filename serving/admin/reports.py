@@ -76,13 +76,14 @@ def report_status(node: NodeView) -> dict[str, Any]:
 async def report_total(node: NodeView) -> dict[str, Any]:
     """All credit after the last final block, added up account by account; ``total`` must equal ``supply``."""
     header, state = node.engine.header, node.engine.state
-    accounts = available = held = bonded = unbonding = 0
+    accounts = available = held = bonded = unbonding = deposits = 0
     for _, account in state.accounts():
         accounts += 1
         available += account.available
         held += account.held
         bonded += account.bonded
         unbonding += get_unbonding(account)
+        deposits += account.deposit
         if accounts % ACCOUNTS_PER_TURN == 0:
             await trio.lowlevel.checkpoint()
     return {
@@ -93,8 +94,9 @@ async def report_total(node: NodeView) -> dict[str, Any]:
         "held": held,
         "bonded": bonded,
         "unbonding": unbonding,
+        "deposits": deposits,
         "treasury": state.totals.treasury,
-        "total": available + held + bonded + unbonding + state.totals.treasury,
+        "total": available + held + bonded + unbonding + deposits + state.totals.treasury,
         "supply": state.totals.supply,
     }
 
@@ -190,6 +192,7 @@ def report_wallet(node: NodeView) -> dict[str, Any]:
         "held": account.held,
         "bonded": account.bonded,
         "locked": account.locked,
+        "deposit": account.deposit,
         "unbonding": get_unbonding(account),
         "earned": node.payments.payee.earned,
         "models": list(account.models),

@@ -15,7 +15,7 @@ MAX_GENESIS_BYTES = 8 << 20
 
 NO_ACCOUNT: Record = {
     "nonce": 0, "available": 0, "held": 0, "bonded": 0, "unbonding": [], "models": [], "grant": 0,
-    "locked": 0,
+    "locked": 0, "deposit": 0,
 }  # fmt: skip
 NO_VALIDATOR: Record = {
     "is_enrolled": False, "waiting_since": 0, "commitment": bytes(32), "hash_chain": 0, "next_commitment": bytes(32),
@@ -130,7 +130,7 @@ class Ledger:
     def compute_supply(self) -> int:
         """All credit there is."""
         accounts = [record for key, record in self.entries.items() if key[:1] == b"a"]
-        owned = sum(each["available"] + each["held"] + each["bonded"] for each in accounts)
+        owned = sum(each["available"] + each["held"] + each["bonded"] + each["deposit"] for each in accounts)
         owned += sum(part["amount"] for each in accounts for part in each["unbonding"])
         return int(owned + self.entries[b"s"]["treasury"])
 

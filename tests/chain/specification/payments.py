@@ -35,6 +35,27 @@ def mark(window: Record, seq: int, attempt: int) -> Record:
     return {"top": top, "used": bytes(row[:WINDOW]).rstrip(b"\0")}
 
 
+def find_unused(window: Record) -> set[int]:
+    """The numbers of a window below its top under which no hold was made."""
+    top, used = window["top"], window["used"].ljust(WINDOW, b"\0")
+    return {seq for seq in range(max(0, top - WINDOW), top) if not used[top - 1 - seq]}
+
+
+def change_deposit(ledger: Ledger, signer: bytes, before: Record, after: Record) -> None:
+    """The deposit of a payer whose window changes; that for numbers that leave it unused is lost."""
+    unused = find_unused(before)
+    left = {seq for seq in unused if seq >= after["top"] - WINDOW}
+    forfeited = compute_deposit(ledger, len(unused)) - compute_deposit(ledger, len(left))
+    due = compute_deposit(ledger, len(find_unused(after))) - compute_deposit(ledger, len(left))
+    ledger.spend(signer, due)
+    ledger.fill_treasury(forfeited)
+    ledger.account(signer)["deposit"] += due - forfeited
+
+
+def compute_deposit(ledger: Ledger, unused: int) -> int:
+    return int(ledger.parameters["unused_number_fee"] * unused * (64 + unused) // 64)
+
+
 def find_executor(ledger: Ledger, first_round: int, payer: bytes, seq: int, attempt: int, model: str) -> bytes | None:
     """Number ``attempt`` of the lottery of a serving period, if there is one."""
     periods = {period["first_round"]: period["source"] for period in ledger.entries[b"d"]["periods"]}
@@ -72,7 +93,9 @@ def hold(ledger: Ledger, operation: Record, signer: bytes) -> None:
     ledger.account(signer)["held"] += operation["amount"]
     if is_new:
         ledger.pay_entry(signer)
-    ledger.entries[b"w" + signer] = mark(window, seq, attempt)
+    after = mark(window, seq, attempt)
+    change_deposit(ledger, signer, window, after)
+    ledger.entries[b"w" + signer] = after
     ledger.entries[b"h" + get_hold_id(signer, seq, attempt)] = {
         "payer": signer, "payee": operation["payee"], "amount": operation["amount"], "model": operation["model"],
         "request_digest": operation["request_digest"], "deadline": operation["deadline"],

@@ -73,6 +73,7 @@ RULES = replace(
     participation_span_ms=8_000,
     max_settlements=2,
     entry_fee=900,
+    unused_number_fee=20,
     register_grant=1_200,
     register_cap=1,
     register_difficulty=1,

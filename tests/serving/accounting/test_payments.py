@@ -7,6 +7,8 @@ import trio
 
 from chain.parameters import CREDIT
 from chain.store.layout import MAX_CAPTURE_PREFIX
+from chain.transition.deposits import compute_deposit
+from chain.transition.fees import compute_fee
 from chain.types.operations import (
     Capture,
     Delivery,
@@ -18,7 +20,7 @@ from chain.types.operations import (
     compute_hold_id,
     sign_operation,
 )
-from serving.accounting.hold_numbers import AHEAD, TooManyPayments
+from serving.accounting.hold_numbers import AHEAD, MAX_SET_ASIDE, TooManyPayments
 from serving.accounting.payee import REFUND_GATHER_S
 from serving.accounting.payer import CannotAfford
 from serving.accounting.payment_history import FIRST_REFUNDS
@@ -112,7 +114,8 @@ def test_requests_at_once_never_promise_more_than_there_is() -> None:
         await world.settle()
         assert len(world.operations(Hold)) == 5
 
-    simulate(play, Options(available={0: 5 * (PRICE + FEE) + 100}, capacity=20))
+    parameters = {"unused_number_fee": 0}  # or the numbers of requests that are refused would cost as much again
+    simulate(play, Options(available={0: 5 * (PRICE + FEE) + 100}, capacity=20, parameters=parameters))
 
 
 def test_what_is_promised_is_not_spendable_until_it_is_captured_for_less() -> None:
@@ -155,6 +158,43 @@ def test_many_more_requests_at_once_than_hold_numbers_are_refused_cleanly() -> N
 
     # Nothing becomes final while the requests begin.
     simulate(play, Options(capacity=400, executors=4, spacing=3.0))
+
+
+def test_an_honest_payer_forfeits_nothing() -> None:
+    """With requests at once, some of them declined by all, in any order, and a restart in between."""
+
+    async def play(world: World) -> None:
+        async def send(delay: float) -> None:
+            await trio.sleep(delay)
+            await ask(world.members[1].node)
+
+        for _ in range(3):
+            for _ in range(6):
+                async with trio.open_nursery() as nursery:
+                    for number in range(24):
+                        nursery.start_soon(send, number % 5 * 0.1)
+            await world.settle()
+            await world.kill(1)
+            await world.start(1)
+            await world.wait_met()
+        for _ in range(100):  # what was declined is used before it leaves the window
+            await ask(world.members[1].node)
+        await world.settle()
+        window = world.gateway.engine.state.replay_window(world.members[1].public_key)
+        assert window.top > 256 and window.unused <= MAX_SET_ASIDE
+        deposit = compute_deposit(world.genesis.parameters, window.unused)
+        payer = world.account(1)
+        assert payer.deposit == deposit and payer.total + sum(fees(world)) == 1_100 * CREDIT
+
+    def fees(world: World) -> list[int]:
+        """What the payer paid for its holds and for answers, in micro-credits."""
+        me, store = world.members[1].public_key, world.gateway.engine._store
+        blocks = [store.block(height) for height in range(1, store.height + 1)]
+        signed = [each for block in blocks if block is not None for each in block.body.operations]
+        paid = [compute_fee(world.genesis, each) for each in signed if each.signer == me]
+        return [*paid, *(item.delivery.amount for item in world.captured)]
+
+    simulate(play, Options(gateways=(0, 1), executors=3, capacity=2))
 
 
 def test_hold_numbers_are_not_used_again_after_a_restart() -> None:

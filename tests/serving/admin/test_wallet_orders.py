@@ -32,6 +32,7 @@ async def test_wallet(node: Node, client: httpx.AsyncClient) -> None:
         "held": 0,
         "bonded": 100 * CREDIT,
         "locked": 0,
+        "deposit": 0,
         "unbonding": 0,
         "earned": 77,
         "models": [],
