@@ -12,11 +12,11 @@ import trio
 from chain.crypto import KeyPair
 from chain.transition.fees import compute_fee
 from chain.types.operations import CaptureItem, Delivery, Dispute, Release, SignedOperation, compute_hold_id
-from tests.chain.transition.test_registration import GRANT, GRANTING, register
 from tests.support.chain_builder import Chain
 from tests.support.cheating_executor import Deal, capture_all, plant
 from tests.support.keys import make_key
 from tests.support.market_world import Options, World, ask, get_script, make_request, simulate
+from tests.support.newcomers import GRANT, GRANTING, register
 from tests.support.waiting import eventually
 
 PROTOCOL = Path(__file__).resolve().parents[2] / "docs" / "protocol.md"

@@ -9,7 +9,7 @@ import pytest
 
 from chain.audit.audit import audit_chain
 from chain.audit.sources import StoreSource
-from chain.crypto import KeyPair, hash_bytes
+from chain.crypto import hash_bytes
 from chain.exceptions import InvalidBlock
 from chain.state.lottery import compute_lottery_seed
 from chain.state.state import compute_supply
@@ -21,31 +21,16 @@ from chain.transition.registration import (
     count_registrations_left,
     has_valid_proof_of_work,
     is_valid_proof_of_work,
-    mine,
 )
 from chain.types.operations import Register, SignedOperation
-from tests.support.chain_builder import MODEL, PARAMETERS, Chain
+from tests.support.chain_builder import MODEL, Chain
 from tests.support.forgeries import fill_store
 from tests.support.keys import make_key
-
-GRANT = 700
-GRANTING = replace(PARAMETERS, register_grant=GRANT, register_cap=2, register_difficulty=2)
+from tests.support.newcomers import GRANT, GRANTING, find_salt, register
 
 
 def make_chain() -> Chain:
     return Chain(parameters=GRANTING)
-
-
-def find_salt(chain: Chain, key: KeyPair, epoch: int | None = None) -> bytes:
-    source = chain.state.beacon.get_epoch_seed(chain.next_epoch if epoch is None else epoch)
-    assert source is not None
-    challenge = compute_challenge(chain.genesis, source, key.public_key)
-    return next(salt for salt in mine(challenge, GRANTING.register_difficulty) if salt is not None)
-
-
-def register(chain: Chain, key: KeyPair, **changes: object) -> SignedOperation:
-    operation = Register(chain.next_epoch, find_salt(chain, key), (MODEL,))
-    return chain.sign(key, replace(operation, **changes))  # type: ignore[arg-type]
 
 
 def refuse(chain: Chain, *operations: SignedOperation) -> str:
