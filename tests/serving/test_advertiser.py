@@ -5,7 +5,7 @@ from __future__ import annotations
 import trio
 
 from chain.parameters import CREDIT
-from chain.types.operations import Bond, Serve
+from chain.types.operations import Bond, Hold, Serve
 from p2p.peers.announcement import Announcement
 from tests.support.market_world import MODEL, Options, Script, World, ask, make_request, simulate
 from tests.support.waiting import eventually
@@ -37,7 +37,8 @@ def test_load_is_announced() -> None:
         assert only.backend is not None
         only.backend.script = Script(first_delay=20.0)
         async with trio.open_nursery() as nursery:
-            for _ in range(6):
+            for number in range(6):  # one after the other: a new payer may have two offers that are not paid yet
+                await eventually(lambda: len(world.operations(Hold)) == number, 5)  # noqa: B023
                 nursery.start_soon(ask, world.gateway, make_request())
             await eventually(lambda: find(world, 1).load.waiting == 2, 10)
             assert find(world, 1).load.running == 4 and find(world, 1).load.utilization == 1000
