@@ -192,7 +192,7 @@ def test_kill_while_requests_flow(cluster: Cluster, tmp_path: Path) -> None:
         hold = bytes.fromhex(rows[outcome.id]["hold"])
         assert not any(delivery.amount for delivery in deliveries.get(hold, ())), "a broken answer was paid"
 
-    # Failover: a hold for the victim that brought neither pay nor an error is that of a request which was taken over, by
+    # Failover: a hold for the victim that brought neither pay nor an error is that of a request that was taken over, by
     # another executor or, if these were busy, by the entry itself. All users have their answers (above).
     holds = [signed.operation for signed, _ in ledgers[0].operations.values() if isinstance(signed.operation, Hold)]
     for_victim = {
