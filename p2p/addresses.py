@@ -232,8 +232,7 @@ def is_in_scope(address: str, scope: Reach) -> bool:
     host = get_ip_address(address)
     if host is None:
         return True
-    ip = ipaddress.ip_address(host)
-    ip = getattr(ip, "ipv4_mapped", None) or ip
+    ip = parse_host(host)
     is_one_host = not (ip.is_multicast or ip.is_link_local or ip.is_unspecified or (ip.version == 4 and ip.is_reserved))
     return is_one_host and get_reach(address) >= scope
 

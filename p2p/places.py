@@ -14,7 +14,7 @@ from collections.abc import Callable
 from chain.crypto import hash_bytes
 
 NEWCOMERS_DIVISOR = 4
-"""One place in so many is kept for peers without weight."""
+"""Every fourth place is kept for peers without weight."""
 OWNERS_CHOICE = 1 << 63
 """Weight of a peer that the owner has chosen: more than any stake."""
 
@@ -22,6 +22,11 @@ OWNERS_CHOICE = 1 << 63
 def get_weight_class(weight: int) -> int:
     """The class of a weight: 0 for none, and one more with each power of two."""
     return max(0, weight).bit_length()
+
+
+def count_bought_places(size: int) -> int:
+    """How many of ``size`` places peers with weight have at most: the others are kept for those without."""
+    return size - size // NEWCOMERS_DIVISOR
 
 
 def draw_lot(secret: bytes, peer: bytes) -> int:
@@ -94,7 +99,7 @@ class Places:
     def find_surplus(self) -> bytes | None:
         """Who gives way, if there are more than places."""
         while len(self) > self.size:
-            is_share_exceeded = len(self._weighty.places) > self.size - self.size // NEWCOMERS_DIVISOR
+            is_share_exceeded = len(self._weighty.places) > count_bought_places(self.size)
             peer = (self._weighty if is_share_exceeded else self._others).find_first()
             if not self.refresh(peer):
                 return peer

@@ -8,7 +8,7 @@ an error event of OpenAI's shape, never a silent end.
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 
 import structlog
 import trio
@@ -19,6 +19,7 @@ from serving.dispatcher import Dispatcher, RequestRecord
 from serving.http.access import AccessRules, describe_preflight, describe_response, is_preflight
 from serving.http.messages import HttpRequest, RequestHead, is_json
 from serving.http.responder import Responder
+from serving.http.server import Handler
 from serving.openai.answers import MAX_UNSTREAMED_BYTES, Answer
 from serving.openai.errors import (
     bad_gateway,
@@ -37,8 +38,6 @@ LOCAL_ONLY = b"x-wwwserve-local-only"
 
 MODELS = "/v1/models"
 """Path of the list of models."""
-
-Handler = Callable[[HttpRequest, Responder], Awaitable[None]]
 
 
 class Api:

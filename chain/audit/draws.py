@@ -41,9 +41,10 @@ class DrawStatistics:
         self._skips = _SkipCounts()
         self._attempts: dict[bytes, dict[int, int]] = {}
         """Per payer and recent sequence number: one more than its highest attempt."""
-        self._numbers: dict[bytes, tuple[int, int]] = {}
-        """Per payer: how many sequence numbers it used, and one more than the highest."""
+        self._numbers: dict[bytes, int] = {}
+        """Per payer: how many sequence numbers it used, or that lie before the base state."""
         self._windows: dict[bytes, ReplayWindow] = {}
+        """Per payer: the numbers that it may still use."""
 
     def add(self, state: State, block: Block) -> None:
         """Count the holds of a block; ``state`` is the one before it."""
@@ -59,11 +60,8 @@ class DrawStatistics:
         draws.forfeited += compute_forfeit(self._parameters, before, window)
         attempts = self._attempts.setdefault(payer, {})
         if hold.seq not in attempts:
-            used = self._base.replay_window(payer).top
-            numbers, top = self._numbers.get(payer, (used, used))
-            numbers, top = numbers + 1, max(top, hold.seq + 1)
-            self._numbers[payer] = numbers, top
-            draws.unused = top - numbers
+            self._numbers[payer] = 1 + self._numbers.get(payer, self._base.replay_window(payer).top)
+            draws.unused = window.top - self._numbers[payer]
         # Attempts below this one that were neither held before nor counted as skipped yet.
         seen = attempts.get(hold.seq, 0)
         for attempt in range(seen, hold.attempt):
@@ -74,7 +72,7 @@ class DrawStatistics:
         draws.skipped += max(0, hold.attempt - seen)
         attempts[hold.seq] = max(seen, hold.attempt + 1)
         if len(attempts) > 2 * REPLAY_WINDOW_SIZE:  # numbers further back cannot be used any more
-            lowest = self._numbers[payer][1] - REPLAY_WINDOW_SIZE
+            lowest = window.top - REPLAY_WINDOW_SIZE
             self._attempts[payer] = {seq: made for seq, made in attempts.items() if seq >= lowest}
 
     def compare_with_chance(self) -> None:

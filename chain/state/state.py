@@ -233,7 +233,7 @@ class State(StateReader):
         after = State()
         after._tree = self._tree.update(changes)
         after._serving = self._serving.update(
-            (key[1:], _make_serving_entry(key[1:], record))
+            (key[1:], make_serving_entry(key[1:], record))
             for key, record in changes.items()
             if key[:1] == ACCOUNT_PREFIX
         )
@@ -279,7 +279,7 @@ class StateOverlay(StateReader):
         self.changes.update(other.changes)
 
 
-def _make_serving_entry(public_key: bytes, account: Record | None) -> ServingEntry | None:
+def make_serving_entry(public_key: bytes, account: Record | None) -> ServingEntry | None:
     """What a serving table may say of an account; None if it serves nothing."""
     if isinstance(account, Account) and account.models:
         return ServingEntry(public_key, account.bonded, account.models)

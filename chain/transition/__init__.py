@@ -1,9 +1,11 @@
 """The rules: how a block changes the state, and what makes it valid. Pure functions over ``state`` and ``types``.
 
-1. ``block``: everything that must hold for a block, in order. ``epochs``: what is fixed for an epoch.
+1. ``block``: everything that must hold for a block, in order. ``epochs``: what is fixed for an epoch; ``rounds``: when
+   a change of who serves comes into force.
 2. ``operations`` with ``context`` and ``fees``: the form of an operation, its fee, and the dispatch to its rule.
-3. ``payments``, ``staking``, ``registration``, ``validators``, ``slashing``: the rules by subject.
-4. ``participation`` and ``epoch_processing``: which votes count, and what the end of an epoch does.
+3. ``payments`` with ``deposits``, ``staking``, ``registration``, ``validators``, ``slashing``: the rules by subject.
+4. ``participation``, ``jailing`` and ``epoch_processing``: which votes count, who is jailed for too few, and what the
+   end of an epoch does.
 5. ``justification``: what a block shows about the views before it.
 6. ``restart`` and ``restart_file``: going on without a quorum.
 

@@ -23,7 +23,7 @@ MIN_PARTICIPATION_QUOTIENT = 2
 MIN_COUNTED_BLOCKS = 3
 """Counted blocks that a span has at least: a single leader could leave out votes in fewer."""
 MIN_WEIGHTED_VALIDATORS = 4
-"""Validators with weight that no jailing for absence takes away: the fewest of which one may fail."""
+"""Validators with weight that jailing for absence always leaves. With four, one may fail; with fewer, none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,7 @@ from chain.genesis import Genesis, compute_serving_table
 from chain.parameters import Parameters
 from chain.state.keys import ACCOUNT_PREFIX, PERIODS_KEY, table_key
 from chain.state.lottery import ServingPeriod, ServingPeriods
-from chain.state.records import Account
-from chain.state.state import State, StateOverlay, StateReader
+from chain.state.state import State, StateOverlay, StateReader, make_serving_entry
 
 
 def get_round(parameters: Parameters, height: int) -> int:
@@ -43,14 +42,11 @@ def note_serving_changes(overlay: StateOverlay, before: StateReader, genesis: Ge
     if periods.changed_in == number:
         return
     for key, after in overlay.changes.items():
-        if key[:1] == ACCOUNT_PREFIX and _get_service(before.get(key)) != _get_service(after):
+        if key[:1] != ACCOUNT_PREFIX:
+            continue
+        if make_serving_entry(key[1:], before.get(key)) != make_serving_entry(key[1:], after):
             overlay.put(PERIODS_KEY, replace(periods, changed_in=number))
             return
-
-
-def _get_service(account: object) -> tuple[int, tuple[str, ...]] | None:
-    """What a serving table may say of an account."""
-    return (account.bonded, account.models) if isinstance(account, Account) and account.models else None
 
 
 def process_round(overlay: StateOverlay, state: State, genesis: Genesis, height: int) -> None:

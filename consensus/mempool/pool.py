@@ -60,11 +60,11 @@ MAX_ACCOUNT_BYTES = 256 * 1024
 MAX_POOL_BYTES = 32 << 20
 """Pending bytes in all."""
 MAX_POOL_OPERATIONS = 100_000
+"""Pending operations in all."""
 SMALL_ACCOUNT_BYTES = MAX_OPERATION_BYTES
 """Pending bytes of an account up to which its room comes out of the share of those with little pending."""
 SMALL_ACCOUNTS_DIVISOR = 8
-"""One byte of the pool in so many is left to accounts with little pending."""
-"""Pending operations in all."""
+"""Every eighth byte of the pool is left to accounts with little pending."""
 MAX_WAITING_OPERATIONS = 2_048
 """Waiting operations in all."""
 MAX_FINAL_IDS = 65_536

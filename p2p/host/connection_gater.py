@@ -30,7 +30,7 @@ import trio
 from p2p.addresses import get_quota_prefix, parse_host
 from p2p.network import Misbehaviour
 from p2p.peer_score import ADDRESS_THRESHOLD, PEER_THRESHOLD, PeerScores
-from p2p.places import NEWCOMERS_DIVISOR, draw_lot, get_weight_class
+from p2p.places import count_bought_places, draw_lot, get_weight_class
 from p2p.rate_limit import Limiter, Rate
 
 UPGRADE_TIMEOUT_S = 5.0
@@ -218,8 +218,7 @@ class ConnectionGater:
                 others.append((weight_class, -draw_lot(self._secret, connection.peer), -number, connection))
             else:
                 strangers.append(connection)
-        size = self.limits.max_connections
-        if len(others) > size - size // NEWCOMERS_DIVISOR:
+        if len(others) > count_bought_places(self.limits.max_connections):
             return min(others)[-1]
         crowd = Counter(connection.quota_key for connection in strangers)
         return max(reversed(strangers), key=lambda connection: crowd[connection.quota_key])

@@ -2,7 +2,7 @@
 
 Read in this order:
 
-1. ``payer``, with ``hold_numbers`` (pure): the holds that the node makes.
+1. ``payer``, with ``hold_numbers`` (pure) and ``max_captures``: the holds that the node makes.
 2. ``payee``: the deliveries that it captures.
 3. ``payments``: both, following the ledger; ``submitter`` and ``receipts`` are their helpers.
 4. ``payment_history`` (pure): what each payer has paid; ``credit_line``: how much it gets before a payment is final;

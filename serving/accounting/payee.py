@@ -121,20 +121,18 @@ class Payee:
 
     def get_pending_holds(self, payer: bytes) -> list[int]:
         """Amounts of the holds of ``payer`` that are not final, although their sessions are over."""
-        holds = [
-            delivered.hold.operation
-            for delivered in self._uncaptured.values()
-            if delivered.hold is not None and not delivered.is_hold_final and delivered.hold.signer == payer
-        ]
+        holds = [delivered.hold.operation for delivered in self._find_pending(payer) if delivered.hold is not None]
         return [hold.amount for hold in holds if isinstance(hold, Hold)]
 
     def get_unpaid(self, payer: bytes) -> int:
         """Micro-credits that ``payer`` owes for deliveries whose hold is not final yet."""
-        return sum(
-            delivered.item.delivery.amount
-            for delivered in self._uncaptured.values()
-            if delivered.hold is not None and not delivered.is_hold_final and delivered.hold.signer == payer
-        )
+        return sum(delivered.item.delivery.amount for delivered in self._find_pending(payer))
+
+    def _find_pending(self, payer: bytes) -> Iterator[UncapturedDelivery]:
+        """Deliveries to ``payer`` whose hold is not final."""
+        for delivered in self._uncaptured.values():
+            if delivered.hold is not None and not delivered.is_hold_final and delivered.hold.signer == payer:
+                yield delivered
 
     def compute_free_bond(self) -> int:
         """How much of the bond, in micro-credits, stands behind nothing: no request, no capture without a receipt.

@@ -32,7 +32,6 @@ from serving.config.data_directory import (
     CONFIG_FILE,
     GENESIS_FILE,
     KEY_FILE,
-    close_to_others,
     create_private,
     lock_data_dir,
     make_data_dir,
@@ -86,9 +85,9 @@ def build_wwwserve_app(run_node: RunNode) -> typer.Typer:
         configure_logs(config.log.level, config.log.format)
         genesis = load_own_genesis(directory)
         key = load_key(directory / KEY_FILE)
-        if close_to_others(directory):
-            log.warning("the data directory was open to other users, and is closed now", directory=str(directory))
-        with lock_data_dir(directory):
+        with lock_data_dir(directory) as was_open:
+            if was_open:
+                log.warning("the data directory was open to other users, and is closed now", directory=str(directory))
             trio.run(run_node, directory, config, key, genesis)
 
     app.command()(demo)

@@ -42,15 +42,17 @@ class DirectoryNotPrivate(StoreError):
 
 
 @contextmanager
-def lock_data_dir(directory: Path) -> Iterator[None]:
+def lock_data_dir(directory: Path) -> Iterator[bool]:
     """Hold a data directory against other processes and users; what is created meanwhile is its owner's alone.
+
+    Yields whether other users had access to it before.
 
     Raises:
         StoreInUse: another process holds it.
         DirectoryNotPrivate: other users have a hand in it.
         OSError: it cannot be read or written.
     """
-    close_to_others(directory)
+    was_open = close_to_others(directory)
     # Who can open the file can lock it, so only the owner may.
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     with open(os.open(directory / LOCK_FILE, flags, SECRET_MODE), "w") as file:  # noqa: PTH123  # a descriptor
@@ -59,7 +61,7 @@ def lock_data_dir(directory: Path) -> Iterator[None]:
         except OSError as error:
             raise StoreInUse(f"{directory} is in use by another node process; stop it first") from error
         with create_private():
-            yield
+            yield was_open
 
 
 @contextmanager

@@ -12,7 +12,7 @@ an answer in one piece (1.2 ms after 0.4 ms, the HTTP front of the relay include
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import h11
 import trio
 
-Headers = Sequence[tuple[bytes, bytes]]
+from serving.http.messages import Headers
 
 RESPONSE_READ_BYTES = 65536
 """Most bytes of one read from a socket."""

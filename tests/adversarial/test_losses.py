@@ -13,7 +13,7 @@ from chain.crypto import KeyPair
 from chain.transition.fees import compute_fee
 from chain.types.operations import CaptureItem, Delivery, Dispute, Release, SignedOperation, compute_hold_id
 from tests.support.chain_builder import Chain
-from tests.support.cheating_executor import Deal, capture_all, plant
+from tests.support.cheating_executor import capture_all, deliver_nothing, plant
 from tests.support.keys import make_key
 from tests.support.market_world import Options, World, ask, get_script, make_request, simulate
 from tests.support.newcomers import GRANT, GRANTING, register
@@ -157,9 +157,6 @@ def restart_and_be_captured(is_honest: bool) -> Books:
         nonlocal books
         payer, executor = world.members[1], world.drawn(1)[0]
         get_script(executor).tokens = 200
-
-        async def deliver_nothing(deal: Deal) -> None:
-            await trio.sleep_forever()
 
         deals = [] if is_honest else plant(world, executor, deliver_nothing)
         before = [world.account(member.number).total for member in (payer, executor)]

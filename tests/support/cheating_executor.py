@@ -6,6 +6,8 @@ import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
+import trio
+
 from chain.crypto import KeyPair
 from chain.types.operations import (
     Capture,
@@ -81,6 +83,11 @@ class Deal:
 
     def make_completed(self, delivery: Delivery, key: KeyPair | None = None) -> Completed:
         return Completed(delivery, sign_delivery(key or self.liar.key, self.world.genesis.chain_id, delivery))
+
+
+async def deliver_nothing(deal: Deal) -> None:
+    """What an executor does that accepts and never answers."""
+    await trio.sleep_forever()
 
 
 Lie = Callable[[Deal], Awaitable[None]]

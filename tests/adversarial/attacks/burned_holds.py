@@ -6,7 +6,7 @@ import trio
 
 from chain.types.operations import Dispute
 from tests.adversarial.attacks.table import Attack, Outcome
-from tests.support.cheating_executor import Deal, capture_all, plant
+from tests.support.cheating_executor import capture_all, deliver_nothing, plant
 from tests.support.market_world import Options, World, ask, make_request, simulate
 
 
@@ -16,9 +16,6 @@ def run() -> Outcome:
     async def play(world: World) -> None:
         nonlocal outcome
         liar = world.drawn()[0]
-
-        async def deliver_nothing(deal: Deal) -> None:
-            await trio.sleep_forever()
 
         deals = plant(world, liar, deliver_nothing)
         numbers = (0, liar.number)
