@@ -23,7 +23,7 @@ class HttpLimits:
     header_bytes: int = 32 * 1024
     body_bytes: int = 4 * 1024 * 1024
     unfinished_bytes: int = 64 * 1024 * 1024  # of bodies that have not arrived whole, over all connections
-    small_pieces: int = 256  # of a body; with more, they must have least_piece_bytes on average
+    small_pieces: int = 256  # of a body, beside one for every least_piece_bytes that arrived
     least_piece_bytes: int = 16
     connections: int = 1024
     connections_per_address: int = 64  # one IPv4 address, or one IPv6 subnet (/64); loopback is exempt

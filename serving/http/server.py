@@ -348,7 +348,7 @@ class _Connection:
         """
         await trio.lowlevel.checkpoint()
         limits = self.server.limits
-        if pieces > limits.small_pieces and size < pieces * limits.least_piece_bytes:
+        if pieces > limits.small_pieces + size // limits.least_piece_bytes:
             raise bad_request("The request body comes in too small pieces.")
         if trio.current_time() > deadline:  # one that never lets this node wait is not timed out by waiting
             raise request_timeout("The request was not received in time.")
