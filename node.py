@@ -27,7 +27,7 @@ from consensus.voting.disk import DataDisk, open_storage
 from consensus.voting.vote_store import VoteStore
 from p2p.discovery.peer_store import PeerStore
 from p2p.discovery.service import Discovery
-from p2p.network import Network, NetworkError, RunnableNetwork
+from p2p.network import Misbehaviour, Network, NetworkError, RunnableNetwork
 from p2p.peers.table import PeerTable
 from p2p.runtime import RealRuntime, Runtime
 from p2p.streams.exchanges import Streams
@@ -133,7 +133,13 @@ class Node:
         self.payments = Payments(key, self.engine, runtime, store)
         context = OffloadContext(key, self.engine, self.payments, runtime)
         dialer = ExecutorDialer(self.streams, self.discovery.find, peer_table.get_addresses, self.discovery.has_left)
-        self.executor = Executor(context, self.backend_pool, policy, executor_settings)
+        self.executor = Executor(
+            context,
+            self.backend_pool,
+            policy,
+            executor_settings,
+            lambda peer: network.report_misbehaviour(peer, Misbehaviour.RATE),
+        )
         self.originator = Originator(context, dialer, originator_settings)
         self.dispatcher = Dispatcher(self.backend_pool, policy, self.originator, runtime)
         self.validator_tasks = ValidatorTasks(key, self.engine, self.wallet.submit, runtime)

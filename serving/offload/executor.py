@@ -7,6 +7,7 @@ It accepts or declines by the owner's policy; each offer that it accepts becomes
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -20,6 +21,7 @@ from p2p.streams.exchanges import Exchange
 from serving.accounting.credit_line import CreditExhausted, CreditLine
 from serving.accounting.unpaid_offers import TooManyUnpaid, UnpaidOffers
 from serving.offload.context import OffloadContext, receive_message
+from serving.offload.offer_rates import OfferRates, Verdict
 from serving.offload.protocol import Accepted, Declined, Offer, Resume, cut_reason, encode_message
 from serving.offload.session import Job, OffloadSession
 from serving.offload.settings import ExecutorSettings
@@ -50,7 +52,9 @@ class Executor:
         backend_pool: BackendPool,
         policy: Policy,
         settings: ExecutorSettings | None = None,
+        blame: Callable[[bytes], None] = lambda peer: None,
     ) -> None:
+        """``blame`` is called with the key of a peer for each offer that it should not have made."""
         self._context = context
         self._backend_pool = backend_pool
         self._policy = policy
@@ -59,6 +63,8 @@ class Executor:
         self._credit_line = CreditLine(
             context.engine, payee, settings.paid_share, settings.halt_credit, settings.halt_share
         )
+        self._blame = blame
+        self._rates = OfferRates(payee.history)
         self._unpaid_offers = UnpaidOffers(context.engine, payee)
         self._body_bytes = 0
         """Bytes of the bodies that are received or read at present."""
@@ -83,8 +89,13 @@ class Executor:
         """Serve one offer, or the rest of an answer that was interrupted.
 
         Raises:
-            NetworkError: the peer sent neither, or is gone.
+            NetworkError: the peer sent neither, makes too many offers, or is gone.
         """
+        verdict = self._rates.judge(exchange.peer, trio.current_time())
+        if verdict is Verdict.BLAME:
+            self._blame(exchange.peer)
+        if verdict is not Verdict.ADMIT:
+            raise NetworkError("busy")
         try:
             message = await receive_message(exchange, self._settings.body_timeout_s)
         except (CodecError, trio.TooSlowError) as error:

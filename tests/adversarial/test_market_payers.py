@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import Any
@@ -23,9 +24,12 @@ from chain.types.operations import (
     compute_hold_id,
     sign_operation,
 )
-from p2p.network import NetworkError
+from p2p.network import Misbehaviour, NetworkError
+from p2p.simulation.network import SimulatedNetwork
 from p2p.streams.exchanges import Exchange
+from serving.accounting.payment_history import FIRST_ALLOWANCE
 from serving.accounting.receipts import sign_receipt
+from serving.offload.offer_rates import BURST_S, OFFERS_PER_ALLOWANCE
 from serving.offload.protocol import (
     OFFLOAD_PROTOCOL,
     Accepted,
@@ -157,6 +161,44 @@ def test_what_a_hold_cannot_pay_is_declined_before_the_body_is_read(
             await exchange.send(encode_message(Offer(CHAT_COMPLETIONS, size, SALT, hold)))
             answer = await receive(exchange)  # no byte of the body was sent
         assert isinstance(answer, Declined) and reason in answer.reason
+
+    simulate(play, Options(executors=1))
+
+
+def test_a_stranger_that_makes_far_too_many_offers_is_blamed_and_others_are_heard(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reported: Counter[bytes] = Counter()
+
+    def report(network: SimulatedNetwork, peer: bytes, misbehaviour: Misbehaviour) -> None:
+        assert misbehaviour is Misbehaviour.RATE
+        reported[peer] += 1
+
+    monkeypatch.setattr(SimulatedNetwork, "report_misbehaviour", report)
+
+    async def play(world: World) -> None:
+        stranger, victim = await CheatingPayer.join(world, 1), world.members[1]
+        rate = FIRST_ALLOWANCE * OFFERS_PER_ALLOWANCE
+        started, heard, reset = trio.current_time(), 0, 0
+
+        async def offer(seq: int) -> None:
+            nonlocal heard, reset
+            hold = stranger.make_hold(seq, BODY, 0, victim)
+            try:
+                async with stranger.streams.open(victim.public_key, OFFLOAD_PROTOCOL) as exchange:
+                    await send_offer(exchange, hold, BODY, SALT)
+                    heard += 1
+            except NetworkError:
+                reset += 1
+
+        for _ in range(8):
+            async with trio.open_nursery() as nursery:
+                for seq in range(32):
+                    nursery.start_soon(offer, seq)
+        assert heard <= rate * (BURST_S + trio.current_time() - started) + 1
+        assert reported.keys() == {stranger.key.public_key} and 0 < reported.total() < reset
+        hold = make_hold(world, 0, BODY, SALT)
+        assert isinstance(await CheatingPayer.of_gateway(world).take(hold, BODY), Completed)
 
     simulate(play, Options(executors=1))
 

@@ -22,7 +22,7 @@ BODY = HEAD + b"0.1," * ((MAX_REQUEST_BYTES - len(HEAD) - 3) // 4) + b"0]}"
 
 
 def run() -> Outcome:
-    parsed = declined = 0
+    parsed = turned_away = 0
 
     def loads(raw: bytes) -> object:
         nonlocal parsed
@@ -33,15 +33,18 @@ def run() -> Outcome:
         victim, stranger = world.members[1], await CheatingPayer.join(world, 1)
 
         async def offer(seq: int) -> None:
-            nonlocal declined
+            nonlocal turned_away
             hold = stranger.make_hold(seq, BODY, 0, victim)
-            async with stranger.streams.open(victim.public_key, OFFLOAD_PROTOCOL) as exchange:
-                await exchange.send(encode_message(Offer(CHAT_COMPLETIONS, len(BODY), SALT, hold)))
-                with suppress(NetworkError):
-                    for start in range(0, len(BODY), CHUNK_BYTES):
-                        await exchange.send(BODY[start : start + CHUNK_BYTES])
-                answer = await receive(exchange)
-                declined += isinstance(answer, Declined)
+            try:
+                async with stranger.streams.open(victim.public_key, OFFLOAD_PROTOCOL) as exchange:
+                    await exchange.send(encode_message(Offer(CHAT_COMPLETIONS, len(BODY), SALT, hold)))
+                    with suppress(NetworkError):
+                        for start in range(0, len(BODY), CHUNK_BYTES):
+                            await exchange.send(BODY[start : start + CHUNK_BYTES])
+                    answer = await receive(exchange)
+                    turned_away += isinstance(answer, Declined)
+            except NetworkError:
+                turned_away += 1
 
         async with trio.open_nursery() as nursery:
             for seq in range(OFFERS):
@@ -50,8 +53,8 @@ def run() -> Outcome:
     counting = SimpleNamespace(loads=loads, dumps=json.dumps)
     with patch("serving.openai.requests.json", counting):
         simulate(play, Options(executors=1))
-    assert declined == OFFERS
-    return Outcome(0, parsed, parsed, f"{OFFERS} offers declined", "bytes parsed")
+    assert turned_away == OFFERS
+    return Outcome(0, parsed, parsed, f"{OFFERS} offers turned away", "bytes parsed")
 
 
 ATTACK = Attack(

@@ -1,0 +1,57 @@
+"""How many offers an executor looks at, a second (pure).
+
+To turn an offer down costs some milliseconds, whatever it says. So the rate of a payer grows with its allowance, which
+grows with its payments, and all payers together that have paid nothing take no more than a part of a processor. Beyond
+its rate a payer is not heard. Far beyond it, the payer is blamed: an honest one with many users may exceed its rate at
+first, but never by so much.
+"""
+
+from __future__ import annotations
+
+import math
+from enum import Enum
+
+from p2p.rate_limit import Limiter, Rate
+from serving.accounting.payment_history import FIRST_ALLOWANCE, MAX_ALLOWANCE, PaymentHistory
+
+OFFERS_PER_ALLOWANCE = 4
+"""Offers a second of a payer, for each offer that it may have unpaid."""
+STRANGERS_RATE = Rate(items=64.0, size=math.inf, burst=4.0)
+"""Offers a second of all payers together whose allowance is no larger than at first."""
+BURST_S = 4.0
+"""Seconds of offers that a payer may make at once."""
+BLAME_FACTOR = 4
+"""A payer is blamed for more than so many times its rate."""
+
+
+class Verdict(Enum):
+    """What to do with an offer."""
+
+    ADMIT = "admit"
+    REFUSE = "refuse"
+    """Do not read it."""
+    BLAME = "blame"
+    """Do not read it: the payer has made far more than an honest one does."""
+
+
+class OfferRates:
+    """Counts the offers of each payer, and of all strangers: payers that have paid nothing."""
+
+    def __init__(self, history: PaymentHistory) -> None:
+        self._history = history
+        highest = float(OFFERS_PER_ALLOWANCE * MAX_ALLOWANCE)
+        self._payers = Limiter(Rate(highest, math.inf, BURST_S))
+        self._blameless = Limiter(Rate(BLAME_FACTOR * highest, math.inf, BURST_S))
+        self._strangers = Limiter(STRANGERS_RATE, STRANGERS_RATE)
+
+    def judge(self, payer: bytes, now: float) -> Verdict:
+        """Whether to look at one more offer of ``payer``."""
+        allowance = max(1, self._history.get_allowance(payer))
+        cost = MAX_ALLOWANCE // allowance  # in offers of the payer with the highest rate
+        if not self._blameless.admit(payer, 0, now, cost):
+            return Verdict.BLAME
+        if not self._payers.admit(payer, 0, now, cost):
+            return Verdict.REFUSE
+        if allowance <= FIRST_ALLOWANCE and not self._strangers.admit(payer, 0, now):
+            return Verdict.REFUSE
+        return Verdict.ADMIT
