@@ -54,6 +54,8 @@ class Parameters(Record):
     know the draws of the next serving table before it is frozen.
     ``entry_fee`` is the price of an entry of the state that stays for good (:mod:`chain.transition.fees`):
     some 700 bytes in the memory of every node for ever, where an operation is carried out once and then on disk.
+    ``deposit_per_byte`` is the price of what can leave the state again, as long as it is there
+    (:mod:`chain.transition.deposits`).
     A validator is jailed for its absence in whole epochs of ``participation_span_ms`` at least.
     ``max_settlements`` is how many unreceipted captures a block settles before it leaves the rest to the next.
     ``unused_number_fee`` is what the first hold number costs that a payer leaves out
@@ -72,6 +74,7 @@ class Parameters(Record):
     bond_per_hold: Annotated[int, Bounds(1, 1_000)] = 1
     fee_per_byte: Amount = 1
     entry_fee: Amount = 10_000
+    deposit_per_byte: Annotated[int, Bounds(0, 1_000_000)] = 20
     unused_number_fee: Amount = 5_000
     max_attempts: Annotated[int, Bounds(1, 8)] = 8
     max_hold_time_ms: Positive = 3_600_000

@@ -30,9 +30,10 @@ class Unbonding(Record):
 class Account(Record):
     """One key's credits (micro-credits) and what it serves. An account that never was equals ``Account()``.
 
-    ``grant`` is the part of the bond that was given to a newcomer and never leaves it. ``locked`` is the part that
-    stands behind captures without a receipt: the sum of their amounts, until they are settled. ``deposit`` is what the
-    account left for hold numbers that it has not used.
+    ``held`` is the amounts of its open holds, and their deposits. ``grant`` is the part of the bond that was given to a
+    newcomer and never leaves it. ``locked`` is the part that stands behind captures without a receipt: the sum of their
+    amounts, until they are settled. ``deposit`` is what the account left for its models, and for hold numbers that it
+    has not used.
     """
 
     nonce: Natural = 0

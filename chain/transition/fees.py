@@ -2,7 +2,9 @@
 
 The bytes of a block are paid once. An entry that is never removed stays in the memory of every node: the account that
 a transfer creates, the replay window of a payer's first hold, the record of an account that enrolls for the first time.
-An operation that makes one pays ``entry_fee`` as well. All other entries are removed again or limited in number.
+An operation that makes one pays ``entry_fee`` as well, for the record of a validator twice, since it is twice as large.
+All other entries are limited in number, or removed again and have a deposit until then
+(:mod:`chain.transition.deposits`).
 """
 
 from __future__ import annotations
@@ -48,12 +50,12 @@ def charge_fee(overlay: StateOverlay, signer: bytes, fee: int) -> Account:
     return account
 
 
-def charge_entry_fee(overlay: StateOverlay, context: BlockContext, signer: bytes) -> None:
-    """Move the price of an entry that stays in the state for good to the treasury.
+def charge_entry_fee(overlay: StateOverlay, context: BlockContext, signer: bytes, count: int = 1) -> None:
+    """Move the price of an entry that stays in the state for good to the treasury, ``count`` times.
 
     Raises:
         CannotPay: the account has less available.
     """
-    price = context.genesis.parameters.entry_fee
+    price = count * context.genesis.parameters.entry_fee
     take(overlay, signer, price, "a new entry in the ledger costs")
     overlay.fill_treasury(price)

@@ -19,7 +19,7 @@ from chain.state.lottery import compute_lottery_seed
 from chain.state.records import DueCaptures, OpenHold, SettlementQueue
 from chain.state.state import StateOverlay, StateReader
 from chain.transition.context import BlockContext
-from chain.transition.deposits import update_deposit
+from chain.transition.deposits import compute_hold_deposit, update_deposit
 from chain.transition.fees import charge_entry_fee, charge_fee, take
 from chain.types.operations import (
     Capture,
@@ -48,7 +48,7 @@ def settle_due_captures(overlay: StateOverlay, parameters: Parameters, now: int)
             hold = overlay.hold(hold_id)
             if hold is not None and hold.unsettled_delivery is not None:  # else disputed in the meantime
                 _unlock(overlay, hold.payee, hold.unsettled_delivery.amount)
-                _resolve(overlay, hold_id, hold, hold.payee, hold.unsettled_delivery.amount)
+                _resolve(overlay, parameters, hold_id, hold, hold.payee, hold.unsettled_delivery.amount)
         overlay.put(due_captures_key(number), None)
         number, settled = number + 1, settled + len(due_captures.holds)
     if number > queue.first:
@@ -68,7 +68,7 @@ def process_hold(overlay: StateOverlay, context: BlockContext, operation: Hold, 
     if operation.attempt >= parameters.max_attempts:
         raise InvalidOperation(f"attempt {operation.attempt} is beyond the {parameters.max_attempts} allowed")
     least = parameters.get_price(operation.model).per_request
-    if operation.amount < least:  # or open holds, which take room in the state, would lock up nothing
+    if operation.amount < least:
         raise InvalidOperation(f"holds {operation.amount} micro-credits, less than the {least} of any request")
     if not context.chain_time < operation.deadline <= context.chain_time + parameters.max_hold_time_ms:
         raise InvalidOperation(
@@ -86,8 +86,9 @@ def process_hold(overlay: StateOverlay, context: BlockContext, operation: Hold, 
         raise InvalidOperation(f"the payee is not number {operation.attempt} of the lottery")
     if not overlay.account(operation.payee).models:
         raise InvalidOperation("the payee has left the lottery")
-    account = take(overlay, signer, operation.amount)
-    overlay.put_account(signer, replace(account, held=account.held + operation.amount))
+    held = operation.amount + compute_hold_deposit(parameters)
+    account = take(overlay, signer, held, "the amount and the deposit for the hold are")
+    overlay.put_account(signer, replace(account, held=account.held + held))
     if not window.top:
         charge_entry_fee(overlay, context, signer)
     after = window.use(operation.seq, operation.attempt)
@@ -120,7 +121,7 @@ def process_capture(overlay: StateOverlay, context: BlockContext, operation: Cap
     for item, hold in zip(operation.items, holds, strict=True):
         delivery = item.delivery
         if item.receipt is not None or not delivery.amount:
-            _resolve(overlay, delivery.hold, hold, signer, delivery.amount)
+            _resolve(overlay, context.genesis.parameters, delivery.hold, hold, signer, delivery.amount)
         else:
             _lock(overlay, signer, delivery.amount)
             overlay.put(hold_key(delivery.hold), replace(hold, unsettled_delivery=delivery))
@@ -211,7 +212,7 @@ def process_release(overlay: StateOverlay, context: BlockContext, operation: Rel
         raise InvalidOperation("the hold is captured already")
     if context.chain_time <= hold.deadline:
         raise InvalidOperation(f"the deadline {hold.deadline} has not passed at {context.chain_time}")
-    _resolve(overlay, operation.hold, hold, hold.payer, 0)
+    _resolve(overlay, context.genesis.parameters, operation.hold, hold, hold.payer, 0)
 
 
 def process_dispute(overlay: StateOverlay, context: BlockContext, operation: Dispute, signer: bytes) -> None:
@@ -227,7 +228,7 @@ def process_dispute(overlay: StateOverlay, context: BlockContext, operation: Dis
     burned = min(amount, payee.own_bond)  # it has less if it was slashed meanwhile: then the payer keeps the rest
     overlay.put_account(hold.payee, replace(payee, bonded=payee.bonded - burned))
     overlay.fill_treasury(burned)
-    _resolve(overlay, operation.hold, hold, None, burned)
+    _resolve(overlay, context.genesis.parameters, operation.hold, hold, None, burned)
 
 
 def _open_hold(overlay: StateOverlay, hold_id: bytes) -> OpenHold:
@@ -259,11 +260,19 @@ def _unlock(overlay: StateOverlay, payee: bytes, amount: int) -> None:
     overlay.put_account(payee, replace(account, locked=account.locked - amount))
 
 
-def _resolve(overlay: StateOverlay, hold_id: bytes, hold: OpenHold, receiver: bytes | None, amount: int) -> None:
-    """Pay ``amount`` of a hold to ``receiver`` (None: the treasury), the rest back to its payer, and close it."""
+def _resolve(
+    overlay: StateOverlay,
+    parameters: Parameters,
+    hold_id: bytes,
+    hold: OpenHold,
+    receiver: bytes | None,
+    amount: int,
+) -> None:
+    """Pay ``amount`` of a hold to ``receiver`` (None: the treasury), the rest and the deposit back to its payer, and
+    close it."""
     payer = overlay.account(hold.payer)
-    rest = hold.amount - amount
-    overlay.put_account(hold.payer, replace(payer, held=payer.held - hold.amount, available=payer.available + rest))
+    held = hold.amount + compute_hold_deposit(parameters)
+    overlay.put_account(hold.payer, replace(payer, held=payer.held - held, available=payer.available + held - amount))
     if receiver is None:
         overlay.fill_treasury(amount)
     else:

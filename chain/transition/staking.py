@@ -9,6 +9,7 @@ from chain.state.records import MAX_UNBONDINGS, Unbonding
 from chain.state.state import StateOverlay
 from chain.transition import validators
 from chain.transition.context import BlockContext
+from chain.transition.deposits import compute_least_unbonding, update_models
 from chain.transition.fees import take
 from chain.types.operations import Bond, Serve, Unbond, Withdraw
 
@@ -30,6 +31,9 @@ def process_unbond(overlay: StateOverlay, context: BlockContext, operation: Unbo
     # from then on it takes the unbonding epochs in full.
     release = context.epoch + 2 + context.genesis.parameters.unbonding_epochs
     parts = {part.release_epoch: part.amount for part in account.unbonding}
+    least = compute_least_unbonding(context.genesis.parameters)
+    if release not in parts and operation.amount < least:
+        raise InvalidOperation(f"unbonds {operation.amount} micro-credits, less than the {least} of a new entry")
     parts[release] = parts.get(release, 0) + operation.amount
     if len(parts) > MAX_UNBONDINGS:
         raise InvalidOperation(f"{MAX_UNBONDINGS} amounts are unbonding already; withdraw what is free first")
@@ -39,7 +43,7 @@ def process_unbond(overlay: StateOverlay, context: BlockContext, operation: Unbo
 
 def process_serve(overlay: StateOverlay, context: BlockContext, operation: Serve, signer: bytes) -> None:
     """Replace the models that an account serves."""
-    overlay.put_account(signer, replace(overlay.account(signer), models=operation.models))
+    update_models(overlay, context.genesis.parameters, signer, operation.models)
 
 
 def process_withdraw(overlay: StateOverlay, context: BlockContext, operation: Withdraw, signer: bytes) -> None:

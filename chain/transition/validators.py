@@ -30,7 +30,7 @@ def process_enroll(overlay: StateOverlay, context: BlockContext, operation: Enro
     """Enroll an account as a validator, or enroll it again with another hash chain."""
     record = overlay.validator_record(signer)
     if record is None:
-        charge_entry_fee(overlay, context, signer)
+        charge_entry_fee(overlay, context, signer, count=2)
         record = ValidatorRecord()
     least = context.genesis.parameters.min_validator_bond
     if record.is_enrolled:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from chain.parameters import Parameters
 from chain.state.keys import hold_key
 from chain.state.records import Account
+from chain.transition.deposits import compute_hold_deposit
 from chain.types.operations import (
     Capture,
     Dispute,
@@ -68,11 +70,11 @@ def update_from_state(pending: AccountQueue, account: Account) -> None:
     pending.nonce, pending.available, pending.owned = account.nonce, account.available, account.total
 
 
-def get_cost(operation: Operation, fee: int) -> int:
-    """What a one-time operation takes out of the available credit."""
+def get_cost(parameters: Parameters, operation: Operation, fee: int) -> int:
+    """What a one-time operation takes out of the available credit, but for the deposit for numbers left out."""
     if isinstance(operation, NoncedOperation | Capture):
         return 0
-    return fee + operation.amount if isinstance(operation, Hold) else fee
+    return fee + operation.amount + compute_hold_deposit(parameters) if isinstance(operation, Hold) else fee
 
 
 def count_work(operation: Operation) -> int:

@@ -236,7 +236,8 @@ class Mempool:
             self._make_room(self._get_crowd())
         self._arrivals += 1
         operation, fee = signed.operation, compute_fee(self._genesis, signed)
-        entry = Entry(signed, self._arrivals, self._context.height, size, fee, get_cost(operation, fee))
+        cost = get_cost(self._genesis.parameters, operation, fee)
+        entry = Entry(signed, self._arrivals, self._context.height, size, fee, cost)
         pending = self._accounts.get(signed.signer)
         if pending is None:
             pending = self._accounts[signed.signer] = self._make_account(signed.signer)

@@ -15,7 +15,7 @@ from chain.crypto import KeyPair
 from chain.state.records import OpenHold
 from chain.store.kv import MemoryStore, Store
 from chain.store.layout import HOLD_NUMBER_KEY, encode_number
-from chain.transition.deposits import compute_deposit_growth
+from chain.transition.deposits import compute_deposit_growth, compute_hold_deposit
 from chain.transition.fees import compute_fee
 from chain.types.operations import (
     Delivery,
@@ -79,7 +79,7 @@ class Payer:
         self._max_captures = MaxCaptures(self._store)
         self._numbers = HoldNumbers(self._top, int.from_bytes(self._store.get(HOLD_NUMBER_KEY) or b"", "big"))
         self._unconfirmed_holds: dict[bytes, tuple[int, Hold]] = {}
-        """Amount with fee of each hold that is signed but not final."""
+        """Amount with deposit and fee of each hold that is signed but not final."""
         self._records: dict[bytes, HoldRecord] = {}
 
     @property
@@ -90,7 +90,7 @@ class Payer:
     def spendable(self) -> int:
         """Micro-credits available for new holds: the final balance less what is promised but not final.
 
-        Promised are the amounts of holds with their fees, and the deposit for numbers that are left out meanwhile.
+        Promised are the amounts of holds, their deposits and fees, and the deposit for numbers left out meanwhile.
         """
         promised = sum(cost for cost, _ in self._unconfirmed_holds.values())
         return self._engine.state.account(self._key.public_key).available - promised - self._compute_deposit_due()
@@ -129,13 +129,17 @@ class Payer:
         return self._engine.genesis.parameters.get_price(model).compute(Usage(prompt_bytes, completion_bytes))
 
     def check_affordable(self, amount: int) -> None:
-        """Refuse a hold that cannot be paid.
+        """Refuse a hold of ``amount`` that cannot be paid with its deposit.
 
         Raises:
-            CannotAfford: ``amount`` is more than is spendable; the message says what is missing.
+            CannotAfford: that is more than is spendable; the message says what is missing.
         """
-        if self.spendable < amount:
-            raise CannotAfford(f"the request may cost {amount} micro-credits, {max(0, self.spendable)} are available")
+        self._check_spendable(amount + compute_hold_deposit(self._engine.genesis.parameters))
+
+    def _check_spendable(self, cost: int) -> None:
+        spendable = max(0, self.spendable)
+        if spendable < cost:
+            raise CannotAfford(f"the request needs {cost} micro-credits, deposit included, {spendable} are available")
 
     def sign_hold(self, hold: Hold, max_capture: int = 0) -> SignedOperation:
         """Sign a hold and count it against the balance.
@@ -148,10 +152,10 @@ class Payer:
         """
         genesis = self._engine.genesis
         signed = sign_operation(self._key, genesis.chain_id, hold)
-        cost = hold.amount + compute_fee(genesis, signed)
+        cost = hold.amount + compute_hold_deposit(genesis.parameters) + compute_fee(genesis, signed)
         if not self._unconfirmed_holds and not self._top:
             cost += genesis.parameters.entry_fee  # the first hold makes the window of all
-        self.check_affordable(cost + self._compute_deposit_due(hold.seq) - self._compute_deposit_due())
+        self._check_spendable(cost + self._compute_deposit_due(hold.seq) - self._compute_deposit_due())
         reserved = self._numbers.reserve(hold.seq)
         if reserved is not None:
             self._store.write({HOLD_NUMBER_KEY: encode_number(reserved)})

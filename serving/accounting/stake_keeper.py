@@ -9,6 +9,7 @@ import trio
 
 from chain.crypto import KeyPair
 from chain.exceptions import InvalidOperation
+from chain.transition.deposits import compute_models_due
 from chain.types.operations import MAX_MODELS, Bond, Serve
 from consensus.engine import Engine
 from p2p.peers.announcement import is_model_name
@@ -64,6 +65,14 @@ class StakeKeeper:
         await self._wait(signed.id)
 
     async def _submit_models(self, models: tuple[str, ...]) -> None:
+        state, parameters = self._engine.state, self._engine.genesis.parameters
+        due = compute_models_due(state, parameters, self._key.public_key, models)
+        available = state.account(self._key.public_key).available
+        if due > available:  # it would fail, and cost its fee each time
+            log.warning(
+                "models not declared", reason=f"their deposit is {due} micro-credits, {available} are available"
+            )
+            return
         signed = await self._wallet.submit(lambda nonce: Serve(nonce, models))
         await self._wait(signed.id)
 

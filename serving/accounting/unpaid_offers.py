@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from chain.collections import SparseCounter
+from chain.transition.deposits import compute_hold_deposit
 from consensus.engine import Engine
 from serving.accounting.payee import Payee
 
@@ -34,8 +35,9 @@ class UnpaidOffers:
         count = self._counts[payer] + len(pending)
         if count >= self._payee.history.get_allowance(payer):
             raise TooManyUnpaid(f"{count} offers of yours are not paid yet")
-        promised = self._amounts[payer] + sum(pending)
-        if self._engine.state.account(payer).available < promised + amount:
+        promised = self._amounts[payer] + sum(pending) + amount
+        promised += (count + 1) * compute_hold_deposit(self._engine.genesis.parameters)
+        if self._engine.state.account(payer).available < promised:
             raise TooManyUnpaid("the payer cannot pay")
         self._counts[payer] += 1
         self._amounts[payer] += amount

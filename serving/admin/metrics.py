@@ -148,6 +148,7 @@ class _NodeCollector(Collector):
         balance.add_metric(["held"], account.held)
         balance.add_metric(["bonded"], account.bonded)
         balance.add_metric(["unbonding"], get_unbonding(account))
+        balance.add_metric(["deposit"], account.deposit)
         yield balance
         spendable = self._node.payments.payer.spendable
         yield _gauge("spendable_microcredits", "Available balance less the holds that are not final yet.", spendable)

@@ -18,6 +18,7 @@ from chain.genesis import Genesis, GenesisAccount, make_genesis, make_validator
 from chain.parameters import CREDIT, Parameters
 from chain.state.state import compute_supply
 from chain.transition.block import Transition, build_block
+from chain.transition.deposits import compute_hold_deposit
 from chain.transition.payments import get_executor
 from chain.types.blocks import Block, sign_block
 from chain.types.operations import Hold, SignedOperation, sign_operation
@@ -95,8 +96,10 @@ def test_no_node_takes_a_hold_for_another_than_the_drawn() -> None:
         await trio.sleep(60)  # they may have waited for a while, in case the node was behind
         check(world, cheats)
         payer = world.engine(1).state.account(make_key(PAYER).public_key)
-        paid = 10_000 + len(honest.encoded) + get_genesis().parameters.entry_fee  # its first hold
-        assert payer.held == 10_000 and payer.available == 1_000 * CREDIT - paid
+        parameters = get_genesis().parameters
+        held = 10_000 + compute_hold_deposit(parameters)
+        paid = held + len(honest.encoded) + parameters.entry_fee  # its first hold
+        assert payer.held == held and payer.available == 1_000 * CREDIT - paid
 
     simulate(get_genesis(), play)
 

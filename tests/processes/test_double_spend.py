@@ -18,6 +18,7 @@ from chain.parameters import CREDIT
 from chain.state.lottery import compute_lottery_seed
 from chain.state.records import REPLAY_WINDOW_SIZE
 from chain.state.state import compute_supply
+from chain.transition.deposits import compute_hold_deposit
 from chain.transition.fees import compute_fee
 from chain.types.operations import Hold, Operation, SignedOperation, Transfer, compute_hold_id, sign_operation
 from consensus.network.gossip import Batch, get_topic
@@ -145,9 +146,11 @@ def check_spent_once(cluster: Cluster, ledger: Ledger, pair: Pair) -> None:
     fees = sum(compute_fee(cluster.genesis, claim) for claim in pair if claim.id in ledger.operations)
     if isinstance(winner.operation, Hold):  # the first of the account
         fees += cluster.genesis.parameters.entry_fee
-    # A hold that came before one with a lower number keeps a deposit for it, which is the account's own.
-    assert account.available + account.deposit == 300 * CREDIT - fees
-    assert (account.nonce, account.held) in ((1, 0), (0, 700 * CREDIT))
+    # A hold keeps a deposit, and one that came before one with a lower number another for that: the account's own both.
+    is_hold = isinstance(winner.operation, Hold)
+    held = 700 * CREDIT + compute_hold_deposit(cluster.genesis.parameters) if is_hold else 0
+    assert account.available + account.deposit == (1_000 if is_hold else 300) * CREDIT - held - fees
+    assert (account.nonce, account.held) == ((0, held) if is_hold else (1, 0))
     if isinstance(winner.operation, Hold):
         hold = ledger.state.hold(compute_hold_id(winner.signer, winner.operation.seq, 0))
         assert hold is not None and hold.payee == winner.operation.payee

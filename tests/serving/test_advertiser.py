@@ -5,7 +5,8 @@ from __future__ import annotations
 import trio
 
 from chain.parameters import CREDIT
-from chain.types.operations import Bond, Hold, Serve
+from chain.transition.deposits import compute_models_deposit
+from chain.types.operations import Bond, Hold, Serve, Transfer
 from p2p.peers.announcement import Announcement
 from tests.support.market_world import MODEL, Options, Script, World, ask, make_request, simulate
 from tests.support.waiting import eventually
@@ -67,6 +68,18 @@ def test_a_stake_that_cannot_be_paid_is_left_alone() -> None:
         assert world.operations(Bond) == [] and world.account(0).bonded == 100 * CREDIT
 
     simulate(play)
+
+
+def test_models_are_not_declared_as_long_as_their_deposit_cannot_be_paid() -> None:
+    async def play(world: World) -> None:
+        await trio.sleep(60)
+        assert world.operations(Serve) == [] and world.account(0).models == ()
+        await world.members[1].node.wallet.submit(lambda nonce: Transfer(nonce, world.members[0].public_key, CREDIT))
+        await eventually(lambda: world.account(0).models == (MODEL,), 60)
+        assert world.account(0).deposit == compute_models_deposit(world.genesis.parameters, (MODEL,))
+        assert len(world.operations(Serve)) == 1
+
+    simulate(play, Options(own_backend=True, available={0: 5_000}, parameters={"deposit_per_byte": 20}))
 
 
 def test_a_halt_of_minutes_bonds_no_more_than_once() -> None:

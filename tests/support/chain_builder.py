@@ -60,13 +60,15 @@ PARAMETERS = Parameters(
     participation_span_ms=1,
     min_service_bond=1_000,
     entry_fee=0,
+    deposit_per_byte=0,
     unused_number_fee=0,
     max_attempts=3,
     max_hold_time_ms=20_000,
     capture_grace_ms=3_000,
     price=Price(100, 1, 10),
 )
-"""Short epochs and small amounts, so that tests cross every boundary soon. Entries and unused numbers are free."""
+"""Short epochs and small amounts, so that tests cross every boundary soon. Room in the state and unused numbers are
+free."""
 
 
 def make_test_genesis(

@@ -41,7 +41,7 @@ from chain.types.operations import (
     sign_operation,
 )
 from chain.types.votes import NO_BLOCK, Certificate, Vote, VoteKind, make_certificate, sign_vote
-from tests.support.chain_builder import MODEL, Chain, find_reveal
+from tests.support.chain_builder import MODEL, PARAMETERS, Chain, find_reveal
 from tests.support.keys import make_key
 
 STAKES = (30_000, 25_000, 20_000, 15_000, 10_000)
@@ -58,7 +58,7 @@ def make_busy_chain(length: int) -> tuple[Chain, Finals]:
     and released; nullified views; one, three and two blocks under one certificate, in turn. The committee changes all
     the time: people enroll and retire, one is absent and jailed, another lies and is slashed, and both return.
     """
-    chain = Chain(len(STAKES), stakes=STAKES)
+    chain = Chain(len(STAKES), stakes=STAKES, parameters=replace(PARAMETERS, deposit_per_byte=1))
     first, second = chain.users
     worker, server, _, absent, _ = chain.validators
     for index in range(length):
@@ -315,15 +315,22 @@ class Forger:
 
     def steal(self) -> None:
         """A state root with credit out of nothing, and everything else in order."""
-        block = self.block
-        key = self.chain.users[0].public_key
-        parent, state = self.blocks[self.height - 1].header, self.chain.states[self.height - 1]
-        after = execute(
-            self.genesis, get_next_epoch(self.genesis, state), parent, state, block.header, block.body
-        ).state
+        after, key = self.execute(), self.chain.users[0].public_key
         account = after.account(key)
         rich = after.update({b"a" + key: replace(account, available=account.available + 1)})
         self.header(state_root=rich.root)
+
+    def spend_deposit(self) -> None:
+        """A state root by which an account may spend its deposit, and everything else in order."""
+        after = self.execute()
+        key, account = next(found for found in after.accounts() if found[1].deposit)
+        free = replace(account, available=account.available + account.deposit, deposit=0)
+        self.header(state_root=after.update({b"a" + key: free}).root)
+
+    def execute(self) -> State:
+        """The state after the block, by the rules."""
+        block, parent, state = self.block, self.blocks[self.height - 1].header, self.chain.states[self.height - 1]
+        return execute(self.genesis, get_next_epoch(self.genesis, state), parent, state, block.header, block.body).state
 
 
 def flip(raw: bytes, position: int = 10) -> bytes:
@@ -460,6 +467,7 @@ HEADERS = [
         "signature",
     ),
     Forgery("credit out of nothing", Forger.steal, "state_root"),
+    Forgery("a deposit that is spent", Forger.spend_deposit, "state_root"),
 ]
 
 

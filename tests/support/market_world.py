@@ -284,7 +284,12 @@ class World:
         self.hub = SimulatedInternet(options.seed)
         self.members: list[Member] = []
         count = max(options.gateways) + 1 + options.executors
-        defaults = {"epoch_heights": 1_024, "min_validator_bond": 100 * CREDIT, "entry_fee": 0}
+        defaults = {
+            "epoch_heights": 1_024,
+            "min_validator_bond": 100 * CREDIT,
+            "entry_fee": 0,
+            "deposit_per_byte": 0,
+        }
         parameters = Parameters(**{**defaults, **options.parameters})  # type: ignore[arg-type]
         accounts = []
         for number in range(count):

@@ -29,6 +29,7 @@ STAKES = (100_000, 120_000, 90_000, 110_000, 80_000, 70_000)
 LEDGER_PARAMETERS = replace(
     PARAMETERS,
     entry_fee=900,
+    deposit_per_byte=2,
     unused_number_fee=30,
     register_grant=500,
     register_cap=2,

@@ -10,6 +10,7 @@ from chain.parameters import CREDIT, Parameters
 from chain.state.keys import SETTLEMENTS_KEY, account_key, due_captures_key, hold_key
 from chain.state.records import Account, DueCaptures, OpenHold, SettlementQueue
 from chain.state.state import StateOverlay
+from chain.transition.deposits import compute_hold_deposit
 from chain.transition.payments import settle_due_captures
 from chain.types.operations import MAX_CAPTURE_ITEMS, Delivery, Usage, compute_hold_id
 from tests.adversarial.attacks.table import Attack, Outcome
@@ -35,21 +36,18 @@ def run() -> Outcome:
         entries[due_captures_key(number)] = DueCaptures(60_000 + number // 10, tuple(names))
     total = CAPTURES * MAX_CAPTURE_ITEMS
     entries[SETTLEMENTS_KEY] = SettlementQueue(0, CAPTURES)
-    entries[account_key(PAYER)] = Account(held=1_000 * total)
+    held = 1_000 + compute_hold_deposit(parameters)
+    entries[account_key(PAYER)] = Account(held=held * total)
     entries[account_key(PAYEE)] = Account(bonded=1_000 * total, locked=1_000 * total)
     state = genesis.state.update(entries)
     settled = []
-    while (open_holds := _count_open(state.account(PAYER).held)) > 0:
+    while (open_holds := state.account(PAYER).held // held) > 0:
         overlay = StateOverlay(state)
         settle_due_captures(overlay, parameters, 70_000)
         state = state.update(overlay.changes)
-        settled.append(open_holds - _count_open(state.account(PAYER).held))
+        settled.append(open_holds - state.account(PAYER).held // held)
     assert sum(settled) == total and state.account(PAYEE).available == 1_000 * total
     return Outcome(0, max(settled), max(settled), f"{total:,} due at once, settled in {len(settled)} blocks", UNIT)
-
-
-def _count_open(held: int) -> int:
-    return held // 1_000
 
 
 UNIT = "settlements in a block"

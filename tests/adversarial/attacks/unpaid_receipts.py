@@ -16,6 +16,7 @@ from chain.state.keys import account_key, hold_key
 from chain.state.records import Account, OpenHold
 from chain.state.state import State
 from chain.transition.block import build_block
+from chain.transition.deposits import compute_hold_deposit
 from chain.transition.fees import compute_fee
 from chain.types.blocks import MAX_BLOCK_BYTES
 from chain.types.operations import (
@@ -53,7 +54,8 @@ def run() -> Outcome:
         captures.append(sign_operation(payee, genesis.chain_id, Capture(tuple(items))))
     credit = compute_fee(genesis, captures[0]) + 20_000
     accounts = {account_key(payee.public_key): Account(available=credit) for payee in PAYEES}
-    accounts[account_key(PAYER.public_key)] = Account(available=1, held=1_000 * len(holds))
+    held = (1_000 + compute_hold_deposit(parameters)) * len(holds)
+    accounts[account_key(PAYER.public_key)] = Account(available=1, held=held)
     state = genesis.state.update({**holds, **accounts})
     drain = Transfer(0, PAYER.public_key, credit - 200)
     drains = [sign_operation(payee, genesis.chain_id, drain) for payee in PAYEES]

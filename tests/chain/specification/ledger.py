@@ -115,10 +115,14 @@ class Ledger:
         need(account["available"] >= amount)
         account["available"] -= amount
 
-    def pay_entry(self, key: bytes) -> None:
+    def pay_entry(self, key: bytes, times: int = 1) -> None:
         """The price of an entry that nothing removes again."""
-        self.spend(key, self.parameters["entry_fee"])
-        self.fill_treasury(self.parameters["entry_fee"])
+        self.spend(key, times * self.parameters["entry_fee"])
+        self.fill_treasury(times * self.parameters["entry_fee"])
+
+    def price_room(self, room: int) -> int:
+        """The deposit for bytes that leave the state again."""
+        return int(room * self.parameters["deposit_per_byte"])
 
     def fill_treasury(self, amount: int) -> None:
         self.entries[b"s"]["treasury"] += amount

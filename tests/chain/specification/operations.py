@@ -13,6 +13,7 @@ from tests.chain.specification.notation import Record, encode, h, is_usable, num
 
 MAX_OPERATION_BYTES, MAX_CAPTURE_BYTES = 4_096, 32_768
 MAX_UNBONDINGS = 32
+MODEL_ROOM, UNBONDING_ROOM = 448, 192
 
 DONE, FAILED, REFUSED = "done", "failed", "refused"
 """Included; included, but only the fee and the nonce were used; cannot be included, so that nothing changed."""
@@ -104,6 +105,7 @@ def unbond(ledger: Ledger, operation: Record, signer: bytes) -> None:
     account["bonded"] -= amount
     parts = {part["release_epoch"]: part["amount"] for part in account["unbonding"]}
     release = ledger.epoch + 2 + ledger.parameters["unbonding_epochs"]
+    need(release in parts or amount >= ledger.price_room(UNBONDING_ROOM))
     parts[release] = parts.get(release, 0) + amount
     need(len(parts) <= MAX_UNBONDINGS)
     account["unbonding"] = [{"amount": parts[epoch], "release_epoch": epoch} for epoch in sorted(parts)]
@@ -118,7 +120,11 @@ def withdraw(ledger: Ledger, operation: Record, signer: bytes) -> None:
 
 
 def serve(ledger: Ledger, operation: Record, signer: bytes) -> None:
-    ledger.account(signer)["models"] = operation["models"]
+    account, window = ledger.account(signer), ledger.entries.get(b"w" + signer, payments.NO_WINDOW)
+    deposit = payments.compute_deposit(ledger, len(payments.find_unused(window)))
+    deposit += ledger.price_room(sum(MODEL_ROOM + 2 * len(model) for model in operation["models"]))
+    ledger.spend(signer, deposit - account["deposit"])
+    account |= {"models": operation["models"], "deposit": deposit}
 
 
 def register(ledger: Ledger, operation: Record, signer: bytes) -> None:

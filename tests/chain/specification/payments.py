@@ -8,6 +8,8 @@ from tests.chain.specification.notation import Record, encode, h, is_signed, u64
 
 WINDOW = 256
 """Numbers of holds on each side of the top that are usable."""
+HOLD_ROOM = 2_300
+"""Bytes that an open hold counts for."""
 
 NO_WINDOW: Record = {"top": 0, "used": b""}
 NO_QUEUE: Record = {"first": 0, "end": 0}
@@ -89,8 +91,9 @@ def hold(ledger: Ledger, operation: Record, signer: bytes) -> None:
     need(is_unused(window, seq, attempt))
     need(operation["payee"] == find_executor(ledger, first_round, signer, seq, attempt, operation["model"]))
     need(ledger.account(operation["payee"])["models"])
-    ledger.spend(signer, operation["amount"])
-    ledger.account(signer)["held"] += operation["amount"]
+    held = operation["amount"] + ledger.price_room(HOLD_ROOM)
+    ledger.spend(signer, held)
+    ledger.account(signer)["held"] += held
     if is_new:
         ledger.pay_entry(signer)
     after = mark(window, seq, attempt)
@@ -110,11 +113,12 @@ def find_hold(ledger: Ledger, hold_id: bytes) -> Record:
 
 
 def resolve(ledger: Ledger, hold_id: bytes, receiver: bytes | None, amount: int) -> None:
-    """Pay a part of a hold to ``receiver``, or to the treasury, the rest back to its payer, and remove it."""
+    """Pay a part of a hold to ``receiver``, or to the treasury, the rest and the deposit to its payer; remove it."""
     entry = ledger.entries.pop(b"h" + hold_id)
     payer = ledger.account(entry["payer"])
-    payer["held"] -= entry["amount"]
-    payer["available"] += entry["amount"] - amount
+    held = entry["amount"] + ledger.price_room(HOLD_ROOM)
+    payer["held"] -= held
+    payer["available"] += held - amount
     if receiver is None:
         ledger.fill_treasury(amount)
     else:

@@ -60,7 +60,7 @@ def enroll(ledger: Ledger, operation: Record, signer: bytes) -> None:
     validator |= {"is_enrolled": True, "waiting_since": ledger.height}
     announce(ledger, validator, operation)
     if is_new:
-        ledger.pay_entry(signer)
+        ledger.pay_entry(signer, times=2)
 
 
 def recommit(ledger: Ledger, operation: Record, signer: bytes) -> None:

@@ -1,4 +1,4 @@
-"""What hold numbers cost that a payer leaves out: a deposit while they may still be used, which is lost after that."""
+"""Deposits: for hold numbers that a payer leaves out, lost if they are never used, and for room in the state."""
 
 from __future__ import annotations
 
@@ -11,11 +11,21 @@ from hypothesis import strategies as st
 from chain.crypto import KeyPair
 from chain.state.records import REPLAY_WINDOW_SIZE, Account, ReplayWindow
 from chain.state.state import StateOverlay
-from chain.transition.deposits import compute_deposit, compute_deposit_growth, update_deposit
-from tests.support.chain_builder import PARAMETERS, Chain, do, refusal
+from chain.transition.deposits import (
+    compute_deposit,
+    compute_deposit_growth,
+    compute_hold_deposit,
+    compute_least_unbonding,
+    compute_models_deposit,
+    update_deposit,
+)
+from chain.types.operations import Dispute, Release, compute_hold_id
+from tests.support.chain_builder import MODEL, PARAMETERS, Chain, do, failure, refusal
 
 FEE = 100
 RULES = replace(PARAMETERS, unused_number_fee=FEE)
+ROOM_RULES = replace(RULES, deposit_per_byte=2)
+HOLD_DEPOSIT = compute_hold_deposit(ROOM_RULES)
 
 
 def make_chain(available: int = 1_000_000) -> tuple[Chain, KeyPair]:
@@ -99,3 +109,86 @@ def test_the_deposit_is_always_that_of_the_window(steps: list[tuple[int, int]], 
             for seq in order:
                 ahead = ahead.use(seq, 0) if ahead.is_usable(seq, 0) else ahead
             assert compute_deposit(RULES, ahead.unused) - before <= growth
+
+
+def make_room_chain(available: int = 1_000_000) -> tuple[Chain, KeyPair]:
+    chain = Chain(parameters=ROOM_RULES, available=available)
+    return chain, chain.users[0]
+
+
+def test_models_keep_a_deposit_by_the_length_of_their_names_while_they_are_served() -> None:
+    chain, user = make_room_chain()
+    fees = do(chain, chain.serve(user, "a", "b" * 128))
+    assert compute_models_deposit(ROOM_RULES, ("a", "b" * 128)) == 2 * (2 * 448 + 2 * 129) == 2_308
+    assert chain.account(user).deposit == 2_308 and chain.account(user).available == 1_000_000 - fees - 2_308
+    fees += do(chain, chain.serve(user, "b" * 127))
+    assert chain.account(user).deposit == 2 * (448 + 2 * 127)
+    fees += do(chain, chain.serve(user))
+    assert chain.account(user) == Account(nonce=3, available=1_000_000 - fees)
+
+
+def test_models_fail_whose_deposit_is_not_available() -> None:
+    chain, user = make_room_chain(available=2_000)
+    expected = "the deposit for models grows by 3716 micro-credits"
+    assert expected in failure(chain, chain.serve(user, "a", *(letter * 128 for letter in "bc")))
+    do(chain, chain.serve(user, "a"))
+    assert chain.account(user).deposit == 900
+
+
+def test_the_deposits_of_models_and_of_hold_numbers_are_kept_apart() -> None:
+    chain, user = make_room_chain()
+    do(chain, chain.serve(user, "a"), chain.hold(user, 3))
+    numbers = compute_deposit(RULES, 3)
+    assert chain.account(user).deposit == 900 + numbers
+    do(chain, chain.serve(user, "a", "b"), chain.hold(user, 1))
+    assert chain.account(user).deposit == 2 * 900 + compute_deposit(RULES, 2)
+    do(chain, chain.serve(user))
+    assert chain.account(user).deposit == compute_deposit(RULES, 2)
+
+
+def test_models_of_the_genesis_get_a_deposit_with_the_first_change() -> None:
+    chain, _ = make_room_chain()
+    validator = chain.validators[0]
+    assert chain.account(validator).models == (MODEL,) and chain.account(validator).deposit == 0
+    do(chain, chain.serve(validator, MODEL))
+    assert chain.account(validator).deposit == compute_models_deposit(ROOM_RULES, (MODEL,))
+    do(chain, chain.serve(validator))
+    assert chain.account(validator).deposit == 0
+    do(chain, chain.serve(chain.validators[1]))
+    assert chain.account(chain.validators[1]).deposit == 0, "what was never left does not come back"
+
+
+def test_a_hold_keeps_a_deposit_until_it_is_resolved_in_whatever_way() -> None:
+    chain, payer = make_room_chain()
+    fees = do(chain, *(chain.hold(payer, seq, lifetime=5_000) for seq in range(5)))
+    assert chain.account(payer).held == 5 * (5_000 + HOLD_DEPOSIT)
+    payees = [chain.executor(payer, seq) for seq in range(5)]
+    receipt = chain.receipt(payer, chain.delivery(payer, 0))
+    do(chain, chain.capture(payees[0], receipt), chain.capture(payees[1], chain.delivery(payer, 1, amount=0)))
+    assert chain.account(payer).held == 3 * (5_000 + HOLD_DEPOSIT)
+    do(chain, *(chain.capture(payees[seq], chain.delivery(payer, seq)) for seq in (2, 3)))
+    assert chain.account(payer).held == 3 * (5_000 + HOLD_DEPOSIT), "a capture that waits is room too"
+    fees += do(chain, chain.sign(payer, Dispute(compute_hold_id(payer.public_key, 3, 0))))
+    assert chain.account(payer).held == 2 * (5_000 + HOLD_DEPOSIT)
+    do(chain, elapsed=RULES.capture_grace_ms)
+    assert chain.account(payer).held == 5_000 + HOLD_DEPOSIT
+    fees += do(chain, chain.sign(payer, Release(compute_hold_id(payer.public_key, 4, 0))), elapsed=5_000)
+    assert chain.account(payer).available == 1_000_000 - fees - 3 * 1_000 and chain.account(payer).held == 0
+
+
+def test_a_hold_whose_deposit_is_not_available_cannot_be_included() -> None:
+    chain, payer = make_room_chain(available=5_000 + HOLD_DEPOSIT)
+    assert "the amount and the deposit for the hold are 9600 micro-credits" in refusal(chain, chain.hold(payer, 0))
+    do(chain, chain.hold(payer, 0, amount=4_000))
+
+
+def test_a_new_unbonding_entry_is_no_less_than_its_deposit() -> None:
+    chain, user = make_room_chain()
+    least = compute_least_unbonding(ROOM_RULES)
+    do(chain, chain.bond(user, 10_000))
+    assert f"less than the {least} of a new entry" in failure(chain, chain.unbond(user, least - 1))
+    do(chain, chain.unbond(user, least))
+    do(chain, chain.unbond(user, 1))
+    assert [part.amount for part in chain.account(user).unbonding] == [least + 1], "more in an entry takes no room"
+    chain.append_epochs(1)
+    assert f"less than the {least} of a new entry" in failure(chain, chain.unbond(user, 1))

@@ -24,8 +24,10 @@ from chain import genesis
 from chain.crypto import KeyPair, hash_bytes
 from chain.exceptions import InvalidBlock
 from chain.state.beacon import make_hash_chain
+from chain.state.records import OpenHold
 from chain.state.state import compute_supply
 from chain.transition import registration
+from chain.transition.deposits import compute_deposit, compute_hold_deposit, compute_models_deposit
 from chain.types.operations import (
     REGISTRATION_SALT_BYTES,
     Bond,
@@ -73,6 +75,7 @@ RULES = replace(
     participation_span_ms=8_000,
     max_settlements=2,
     entry_fee=900,
+    deposit_per_byte=1,
     unused_number_fee=20,
     register_grant=1_200,
     register_cap=1,
@@ -722,6 +725,18 @@ class LedgerMachine(RuleBasedStateMachine):
         for _, account in self.chain.state.accounts():
             parts = (account.available, account.held, account.bonded, *(part.amount for part in account.unbonding))
             assert all(0 <= part <= supply for part in parts)
+
+    @invariant()
+    def deposits_are_those_of_what_is_there(self) -> None:
+        """But models that no account left a deposit for, from the genesis or a registration, have none."""
+        state, held = self.chain.state, Counter[bytes]()
+        for leaf in state.entries():
+            if isinstance(leaf.record, OpenHold):
+                held[leaf.record.payer] += leaf.record.amount + compute_hold_deposit(RULES)
+        for key, account in state.accounts():
+            numbers = compute_deposit(RULES, state.replay_window(key).unused)
+            assert account.held == held[key]
+            assert account.deposit - numbers in (compute_models_deposit(RULES, account.models), 0)
 
 
 def list_missing(enough: int) -> list[str]:

@@ -572,14 +572,14 @@ def test_no_vote_counts_across_the_border_of_an_epoch() -> None:
 
 
 def test_who_enrolls_for_the_first_time_pays_for_the_entry() -> None:
-    chain = Chain(parameters=replace(PARAMETERS, entry_fee=5_000), available=20_000)
+    chain = Chain(parameters=replace(PARAMETERS, entry_fee=5_000), available=25_000)
     user = chain.users[0]
     chain.append([chain.bond(user, 10_000)])
     before = chain.account(user).available
     enroll = chain.enroll(user)
     chain.append([enroll])
     assert chain.failures[-1] == (None,)
-    assert chain.account(user).available == before - 5_000 - compute_fee(chain.genesis, enroll)
+    assert chain.account(user).available == before - 2 * 5_000 - compute_fee(chain.genesis, enroll)
     chain.append([chain.retire(user)])
     chain.append_epochs(2)
     before, enroll = chain.account(user).available, chain.enroll(user, hash_chain=1)

@@ -89,6 +89,17 @@ def test_the_first_payment_of_an_account_costs_the_entry_of_its_numbers(more: in
     simulate(play, Options(available={0: PRICE + more}, parameters={"entry_fee": 5_000}))
 
 
+@pytest.mark.parametrize(("more", "status"), [(2_300 - 100, 402), (2_300 + FEE, None)])
+def test_a_payment_needs_the_deposit_of_its_hold(more: int, status: int | None) -> None:
+    async def play(world: World) -> None:
+        result = await ask(world.gateway)
+        assert (None if result.error is None else result.error.status) == status
+        await world.settle()
+        assert len(world.operations(Hold)) == (status is None) and world.account(0).held == 0
+
+    simulate(play, Options(available={0: PRICE + more}, parameters={"deposit_per_byte": 1}))
+
+
 def test_a_node_that_cannot_pay_serves_itself_if_it_has_the_model() -> None:
     async def play(world: World) -> None:
         own = world.members[0].backend

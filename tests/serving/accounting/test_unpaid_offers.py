@@ -8,6 +8,8 @@ from typing import Any, cast
 
 import pytest
 
+from chain.parameters import Parameters
+from chain.transition.deposits import compute_hold_deposit
 from serving.accounting.payment_history import FIRST_ALLOWANCE, PaymentHistory
 from serving.accounting.unpaid_offers import TooManyUnpaid, UnpaidOffers
 
@@ -15,9 +17,11 @@ PAYER, OTHER = b"p" * 32, b"o" * 32
 
 
 class Ledger:
-    """Everybody has 1,000 micro-credits available; stands for the engine, its state and the payee."""
+    """Everybody has ``available`` micro-credits; stands for the engine, its state and the payee."""
 
-    def __init__(self) -> None:
+    def __init__(self, deposit_per_byte: int = 0, available: int = 1_000) -> None:
+        self.genesis = SimpleNamespace(parameters=Parameters(deposit_per_byte=deposit_per_byte))
+        self.available = available
         self.history = PaymentHistory()
         self.pending: dict[bytes, list[int]] = {}
 
@@ -26,7 +30,7 @@ class Ledger:
         return self
 
     def account(self, payer: bytes) -> Any:
-        return SimpleNamespace(available=1_000)
+        return SimpleNamespace(available=self.available)
 
     def get_pending_holds(self, payer: bytes) -> list[int]:
         return self.pending.get(payer, [])
@@ -60,6 +64,17 @@ def test_together_they_are_no_more_than_it_has() -> None:
         with offers.reserve(PAYER, 400), offers.reserve(OTHER, 1_000):
             pass
     with offers.reserve(PAYER, 1_000):
+        pass
+
+
+def test_the_deposits_of_their_holds_count_too() -> None:
+    deposit = compute_hold_deposit(Parameters(deposit_per_byte=1))
+    ledger = Ledger(1, 2 * deposit + 1_000)
+    offers = make_offers(ledger)
+    ledger.pending[PAYER] = [600]
+    with pytest.raises(TooManyUnpaid, match="cannot pay"), offers.reserve(PAYER, 401):
+        pass
+    with offers.reserve(PAYER, 400):
         pass
 
 

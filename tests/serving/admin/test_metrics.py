@@ -107,6 +107,8 @@ def test_reads_the_live_parts() -> None:
             assert get(samples, "backend_utilization_ratio", backend="0") == 2.5
             assert get(samples, "balance_microcredits", kind="available") == account.available > 0
             assert get(samples, "balance_microcredits", kind="bonded") == account.bonded > 0
+            kinds = ("available", "held", "bonded", "unbonding", "deposit")
+            assert sum(get(samples, "balance_microcredits", kind=kind) for kind in kinds) == account.total
             assert get(samples, "spendable_microcredits") == account.available
             assert get(samples, "validator") == 1
             assert get(samples, "final_height") == node.engine.header.height
