@@ -2,13 +2,15 @@
 
 It relays, serves the OpenAI API and its owner's listener, and keeps a chain. What it says of itself (tasks, refusals,
 bans) is in a file, written several times a second; what it costs is looked at from outside, by another process. What a
-node lets expire after seconds or minutes expires sooner here, unless it is asked to be as it is shipped.
+node lets expire after seconds or minutes expires sooner here, and a peer may open fewer streams, unless it is asked to
+be as it is shipped.
 """
 
 from __future__ import annotations
 
 import http.client
 import json
+import math
 import multiprocessing
 import os
 import time
@@ -25,6 +27,7 @@ import trio
 
 import node as program
 import p2p.host.connection_gater
+import p2p.host.workarounds.host
 import p2p.peer_score
 import p2p.streams.exchanges
 from chain.crypto import KeyPair, format_address
@@ -36,6 +39,7 @@ from p2p.backoff import Backoff
 from p2p.discovery.service import Discovery
 from p2p.host.network import Libp2pNetwork
 from p2p.network import NetworkError, RawStream
+from p2p.rate_limit import Rate
 from p2p.streams.exchanges import Exchange
 from serving.cli.logs import configure_logs
 from serving.config.schema import AdminConfig, ApiConfig, LimitsConfig, NodeConfig
@@ -53,6 +57,8 @@ CONTROL_INTERVAL = 0.1
 SHORT_BAN = Backoff(5.0, 3600.0)
 SHORTENED = {
     p2p.host.connection_gater: {"UPGRADE_TIMEOUT_S": 2.0, "PATIENT_UPGRADE_TIMEOUT_S": 4.0},
+    # Less than a victim on a busy machine takes in: slower than that, a flood would be none.
+    p2p.host.workarounds.host: {"STREAM_RATE": Rate(items=4, size=math.inf, burst=20.0)},
     p2p.peer_score: {"BAN_BACKOFF": SHORT_BAN},
     p2p.streams.exchanges: {"STREAM_IDLE_TIMEOUT_S": 5.0, "EXCHANGE_LINGER_TIMEOUT_S": 3.0, "REAP_INTERVAL_S": 1.0},
 }
