@@ -18,6 +18,7 @@ from p2p.runtime import Runtime
 from serving.accounting.hold_numbers import TooManyPayments
 from serving.accounting.payer import CannotAfford
 from serving.backends.backend import BackendError, ErrorEventSent
+from serving.offload.attempt import AttemptTerms
 from serving.offload.originator import NoExecutor, Originator
 from serving.openai.answers import Answer, AnswerInspector
 from serving.openai.errors import (
@@ -142,30 +143,35 @@ class Dispatcher:
                 raise unavailable(f"The backend of '{request.model}' does not answer.")
             raise model_not_found(request.model)
         refusal: ApiError | None = None
+        doubted: AttemptTerms | None = None
         if can_offload and (backend is None or self._wants_offload(backend, request)):
             try:
-                return await self._offload(stack, request, record)
+                return await self._offload(stack, request, record, has_backend=backend is not None)
             except CannotAfford as error:
                 refusal = insufficient_quota(f"This node's account cannot pay: {error}.")
             except TooManyPayments as error:
                 refusal = unavailable(f"This node cannot offload at the moment: {error}.")
             except NoExecutor as error:
                 refusal = unavailable(f"No executor took the request: {error}.", error.retry_after_s)
+                doubted = error.doubted
         if backend is None:
             assert refusal is not None
             raise refusal
         if refusal is not None:
             log.info("served here after all", request=record.id, reason=str(refusal))
-        return await self._serve(stack, backend, request)
+        answer, inspector = await self._serve(stack, backend, request)
+        if doubted is not None:
+            self.originator.note_own_answer(doubted, answer.status)
+        return answer, inspector
 
     def _wants_offload(self, backend: ScheduledBackend, request: Request) -> bool:
         load = backend.get_load_snapshot(request.model)
         return self.policy.decide_request(load, self.runtime.random) is Decision.OFFLOAD
 
     async def _offload(
-        self, stack: AsyncExitStack, request: Request, record: RequestRecord
+        self, stack: AsyncExitStack, request: Request, record: RequestRecord, *, has_backend: bool
     ) -> tuple[Answer, AnswerInspector]:
-        attempt = await stack.enter_async_context(self.originator.complete(request))
+        attempt = await stack.enter_async_context(self.originator.complete(request, has_backend=has_backend))
         self.counters.offloaded += 1
         terms = attempt.terms
         record.executor, record.attempt, record.hold_id = terms.executor, terms.number, attempt.hold_id

@@ -82,6 +82,11 @@ class _NodeCollector(Collector):
         tokens = _counter("completion_tokens", "Completion tokens of the answers to this node's users.")
         tokens.add_metric([], counters.completion_tokens)
         yield tokens
+        errors = _counter("client_errors", "Client errors of executors, by what another answered.", "outcome")
+        client_errors = self._node.dispatcher.originator.client_errors
+        for outcome in ("shared", "unshared", "unconfirmed"):
+            errors.add_metric([outcome], getattr(client_errors, outcome))
+        yield errors
         offers = _counter("offers", "Offers of other nodes, by what became of them.", "outcome")
         offers.add_metric(["served"], executor.served)
         offers.add_metric(["declined"], executor.declined)

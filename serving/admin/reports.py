@@ -13,6 +13,7 @@ import trio
 
 from chain.crypto import format_address
 from chain.state.records import Account, ValidatorRecord
+from p2p.peers.announcement import Announcement
 from serving.admin.node_view import NodeView
 from serving.dispatcher import RequestRecord
 from serving.scheduling.admission import Origin
@@ -102,7 +103,10 @@ async def report_total(node: NodeView) -> dict[str, Any]:
 
 
 def report_peers(node: NodeView) -> dict[str, Any]:
-    """The peers that are online, as each announces itself. ``utilization`` is in permille."""
+    """The peers that are online, as each announces itself. ``utilization`` is in permille.
+
+    ``scores`` is what this node remembers of a peer as an executor.
+    """
     connected = node.network.peers()
     return {
         "peers": [
@@ -116,9 +120,27 @@ def report_peers(node: NodeView) -> dict[str, Any]:
                 "waiting": peer.load.waiting,
                 "utilization": peer.load.utilization,
                 "bonded": node.engine.state.account(peer.peer).bonded,
+                "scores": _report_scores(node, peer),
             }
             for peer in node.discovery.table.present()
         ]
+    }
+
+
+def _report_scores(node: NodeView, peer: Announcement) -> dict[str, Any]:
+    """What is remembered of a peer as an executor, by model: outcomes by their present weight, and seconds."""
+    now = trio.current_time()
+    scores = {model: node.dispatcher.originator.scores.find(peer.peer, model, now) for model in peer.models}
+    return {
+        model: {
+            "delivered": round(score.delivered, 2),
+            "failed": round(score.failed, 2),
+            "unshared_errors": round(score.unshared_errors, 2),
+            "first_chunk_s": score.known_first_chunk_s,
+            "is_faulty": score.is_faulty,
+        }
+        for model, score in scores.items()
+        if score is not None
     }
 
 

@@ -106,6 +106,10 @@ class OffloadAttempt:
         """Has seen as much of the answer as was received."""
         self.is_over = False
         """Whether the whole answer came, and was found right."""
+        self.has_failed = False
+        """Whether it did not, by the executor's fault."""
+        self.first_chunk_s: float | None = None
+        """How long the first chunk of a stream took, from the payment."""
         self._context = context
         self._dialer = dialer
         self._settings = settings
@@ -124,7 +128,7 @@ class OffloadAttempt:
         """Offer, pay, and wait for the beginning of the answer (all of it, if it is not a stream).
 
         Raises:
-            AttemptFailed: the executor declined.
+            AttemptFailed: the executor declined, or this node could not pay in time.
             NetworkError, CodecError, trio.TooSlowError, BackendError: it cannot be reached, or failed.
         """
         settings, request = self._settings, self.terms.request
@@ -145,12 +149,14 @@ class OffloadAttempt:
             first = await anext(chunks, b"")
             if self.inspector.error is not None:  # the user has seen nothing yet: another executor may do better
                 raise BackendError(self.inspector.error)
+            self.first_chunk_s = trio.current_time() - now
         else:
             first = b"".join([chunk async for chunk in chunks])
         self.answer.body = await self._stack.enter_async_context(aclosing(_prepend(first, chunks)))
 
     def reject(self) -> None:
         """The executor is at fault: dispute any capture of it."""
+        self.has_failed = True
         self._payer.set_max_capture(self.hold_id, 0)
 
     # Offer and payment
@@ -184,7 +190,7 @@ class OffloadAttempt:
     async def _pay(self) -> None:
         # A hold of a period that has ended may come too late for a block, and the executor would take it for a lie.
         if self._context.first_round != self.terms.round:
-            raise NetworkError("the serving period ended before the payment")
+            raise AttemptFailed("the serving period ended before the payment")
         signed = self._payer.sign_hold(self._hold, self._compute_owed(IN_FLIGHT_BYTES))
         # A user that leaves now must not leave a hold behind that is promised until its deadline and never made.
         with trio.CancelScope(shield=True, deadline=trio.current_time() + self._settings.accept_timeout_s):
@@ -192,7 +198,8 @@ class OffloadAttempt:
             try:
                 await self._context.engine.submit(signed)
             except InvalidOperation as error:
-                raise BackendError(f"the hold was refused: {error}") from error
+                self._payer.set_max_capture(self.hold_id, 0)
+                raise AttemptFailed(f"the hold was refused: {error}") from error
 
     # The answer
 

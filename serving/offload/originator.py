@@ -1,14 +1,16 @@
 """The originator: offloads requests of this node's users, and pays for them.
 
-Candidates come in the order of the executor lottery. Those that are not present are skipped, and the less loaded of the
-first two is asked first (power of two choices, Mitzenmacher 2001). A candidate that fails is replaced by the next until
-a byte of a streamed answer has gone to the user: another executor's text would contradict it.
+Candidates come in the order of the executor lottery. Those that are not present are skipped, those with a bad score are
+asked last, and the less loaded of the first two is asked first (power of two choices, Mitzenmacher 2001). A candidate
+that fails is replaced by the next until a byte of a streamed answer has gone to the user: another executor's text would
+contradict it. So is one that answers with a client error, until a second executor does too.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 
 import structlog
 import trio
@@ -17,10 +19,13 @@ from chain.crypto import format_address
 from chain.exceptions import CodecError
 from chain.state.lottery import compute_lottery_seed
 from p2p.network import NetworkError
+from serving.accounting.payer import CannotAfford
 from serving.backends.backend import BackendError
 from serving.offload.attempt import AttemptFailed, AttemptTerms, OffloadAttempt
 from serving.offload.context import OffloadContext
 from serving.offload.dialer import ExecutorDialer
+from serving.offload.executor_scores import MAX_RETRY_AFTER_S, ExecutorScores
+from serving.offload.protocol import RELAYED_STATUSES
 from serving.offload.settings import OriginatorSettings
 from serving.openai.requests import Request
 
@@ -28,19 +33,31 @@ log = structlog.get_logger(__name__)
 
 FULL_PERMILLE = 1000
 """Utilization assumed of a peer that is not present."""
-MAX_RETRY_AFTER_S = 60.0
-"""Longest hint that is passed on to a user: executors may name any."""
+
+
+@dataclass(slots=True)
+class ClientErrors:
+    """Requests to which an executor answered with a client error, by what another executor or backend answered."""
+
+    shared: int = 0
+    """A client error as well: it was passed on."""
+    unshared: int = 0
+    """The answer."""
+    unconfirmed: int = 0
+    """Nothing, since no other was in reach: it was passed on."""
 
 
 class NoExecutor(Exception):
     """No candidate took the request; the message says what each one answered.
 
-    ``retry_after_s`` is when the first of them expects to take requests again (0: none said).
+    ``retry_after_s`` is when the first of them expects to take requests again (0: none said). ``doubted`` is the
+    attempt that ended with a client error which no other executor has confirmed.
     """
 
-    def __init__(self, message: str, retry_after_s: float = 0.0) -> None:
+    def __init__(self, message: str, retry_after_s: float = 0.0, doubted: AttemptTerms | None = None) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+        self.doubted = doubted
 
 
 class Originator:
@@ -52,6 +69,8 @@ class Originator:
         self._context = context
         self._dialer = dialer
         self._settings = settings or OriginatorSettings()
+        self.scores = ExecutorScores()
+        self.client_errors = ClientErrors()
 
     def has_executors(self, model: str) -> bool:
         """Whether another node stands behind ``model`` in this serving period."""
@@ -65,8 +84,11 @@ class Originator:
         return {model for entry in table.entries for model in entry.models} if table is not None else set()
 
     @asynccontextmanager
-    async def complete(self, request: Request) -> AsyncIterator[OffloadAttempt]:
+    async def complete(self, request: Request, *, has_backend: bool = False) -> AsyncIterator[OffloadAttempt]:
         """Offload a request, and yield the attempt whose answer has begun. Leaving early cancels the executor's work.
+
+        A client error is yielded once a second executor has answered with one, or if none is in reach, now or (by its
+        own word) soon. ``has_backend``: this node has a backend of the model that can confirm a client error.
 
         Raises:
             CannotAfford: this node cannot pay for it.
@@ -77,20 +99,61 @@ class Originator:
         amount = payer.compute_price(request.model, len(request.body), request.max_completion_bytes)
         payer.check_affordable(amount)
         failures: list[AttemptFailed] = []
+        doubted: OffloadAttempt | None = None
         async with AsyncExitStack() as stack:
             for terms in self._choose(request, amount, stack):
                 try:
+                    if doubted is not None:
+                        payer.check_affordable(amount)  # the first hold is not back yet
                     attempt = await stack.enter_async_context(self._attempt(terms))
                 except AttemptFailed as failure:
                     log.info("executor did not deliver", executor=format_address(terms.executor), reason=str(failure))
                     failures.append(failure)
                     continue
-                yield attempt
+                except CannotAfford:
+                    if doubted is None:
+                        raise
+                    break
+                if attempt.answer.status in RELAYED_STATUSES:
+                    if doubted is None:
+                        doubted = attempt
+                        continue
+                    self.client_errors.shared += 1
+                    attempt, doubted = doubted, None
+                try:
+                    yield attempt
+                finally:
+                    self._note_outcome(attempt, doubted)
                 return
-        hints = [failure.retry_after_s for failure in failures if failure.retry_after_s]
-        retry_after_s = min([*hints, MAX_RETRY_AFTER_S]) if hints else 0.0
-        message = "; ".join(map(str, failures)) or "no executor is in reach whose bond covers the request"
-        raise NoExecutor(message, retry_after_s)
+            refusal = _make_refusal(failures, doubted)
+            if doubted is not None and not refusal.retry_after_s and not has_backend:
+                log.info("a client error is passed on unconfirmed", executor=format_address(doubted.terms.executor))
+                self.client_errors.unconfirmed += 1
+                yield doubted
+                return
+        raise refusal
+
+    def note_own_answer(self, doubted: AttemptTerms, status: int) -> None:
+        """This node's backend has answered a request with ``status`` to which an executor gave a client error."""
+        if status == 200:
+            self._note_unshared(doubted)
+        elif status in RELAYED_STATUSES:
+            self.client_errors.shared += 1
+
+    def _note_outcome(self, attempt: OffloadAttempt, doubted: OffloadAttempt | None) -> None:
+        """Score the executor of an attempt that has ended, and the one whose client error it may not have shared."""
+        executor, model, now = attempt.terms.executor, attempt.terms.request.model, trio.current_time()
+        if attempt.has_failed:
+            self.scores.note_failed(executor, model, now)
+        elif attempt.is_over and attempt.answer.status == 200:
+            self.scores.note_delivered(executor, model, now, attempt.first_chunk_s)
+            if doubted is not None:
+                self._note_unshared(doubted.terms)
+
+    def _note_unshared(self, terms: AttemptTerms) -> None:
+        log.info("a client error was not shared", executor=format_address(terms.executor))
+        self.client_errors.unshared += 1
+        self.scores.note_unshared_error(terms.executor, terms.request.model, trio.current_time())
 
     def _choose(self, request: Request, amount: int, stack: AsyncExitStack) -> Iterator[AttemptTerms]:
         """The attempts to make, one after the other, each with a candidate that was not asked before.
@@ -127,8 +190,12 @@ class Originator:
             for number, executor in order
             if self._is_present(executor, model) and self._is_covered(executor, amount)
         ]
-        if len(candidates) >= 2 and self._get_load(candidates[1][1]) < self._get_load(candidates[0][1]):
-            candidates[0], candidates[1] = candidates[1], candidates[0]
+        ranks = self.scores.rank([executor for _, executor in candidates], model, trio.current_time())
+        candidates.sort(key=lambda candidate: ranks[candidate[1]])
+        if len(candidates) >= 2:
+            first, second = candidates[0][1], candidates[1][1]
+            if ranks[first] == ranks[second] and self._get_load(second) < self._get_load(first):
+                candidates[:2] = reversed(candidates[:2])
         return candidates
 
     def _is_present(self, executor: bytes, model: str) -> bool:
@@ -153,14 +220,33 @@ class Originator:
         Raises:
             AttemptFailed: it declined, failed or fell silent before that.
         """
+        model = terms.request.model
         async with AsyncExitStack() as stack:
             attempt = OffloadAttempt(self._context, self._dialer, self._settings, terms, stack)
             try:
                 await self._dialer.connect(terms.executor, self._settings.accept_timeout_s)
                 await attempt.begin()
+            except AttemptFailed as failure:
+                if failure.retry_after_s:
+                    self.scores.note_declined(terms.executor, model, trio.current_time(), failure.retry_after_s)
+                raise
             except (NetworkError, CodecError, trio.TooSlowError, BackendError) as error:
                 attempt.reject()
+                self.scores.note_failed(terms.executor, model, trio.current_time())
                 raise AttemptFailed(str(error) or "no answer in time") from error
             yield attempt
             if not attempt.is_over:
                 await attempt.exchange.abort("the answer is no longer wanted")
+
+
+def _make_refusal(failures: list[AttemptFailed], doubted: OffloadAttempt | None) -> NoExecutor:
+    """What to say when no candidate took the request."""
+    reasons = list(map(str, failures))
+    if doubted is not None:
+        reasons.insert(0, f"answered {doubted.answer.status}, which no other confirms")
+    hints = [failure.retry_after_s for failure in failures if failure.retry_after_s]
+    return NoExecutor(
+        "; ".join(reasons) or "no executor is in reach whose bond covers the request",
+        min([*hints, MAX_RETRY_AFTER_S]) if hints else 0.0,
+        doubted.terms if doubted is not None else None,
+    )

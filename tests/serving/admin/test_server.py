@@ -156,6 +156,8 @@ async def test_peers(node: Node, client: httpx.AsyncClient) -> None:
         signature=bytes(64),
     )
     node.discovery.table.apply(announcement, trio.current_time())
+    for _ in range(2):
+        node.originator.scores.note_unshared_error(OTHER.public_key, "b", trio.current_time())
     (peer,) = (await expect(client, "GET", "/peers"))["peers"]
     assert peer == {
         "address": OTHER.address,
@@ -167,6 +169,9 @@ async def test_peers(node: Node, client: httpx.AsyncClient) -> None:
         "waiting": 2,
         "utilization": 300,
         "bonded": 100 * CREDIT,
+        "scores": {
+            "b": {"delivered": 0, "failed": 0, "unshared_errors": 1.87, "first_chunk_s": None, "is_faulty": True}
+        },
     }
 
 

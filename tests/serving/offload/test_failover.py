@@ -183,14 +183,14 @@ def test_a_backend_that_fails_in_mid_stream_ends_the_answer_and_refunds(fault: d
 @pytest.mark.parametrize("stream", [True, False])
 def test_what_is_the_requests_own_fault_is_relayed_and_refunded(status: int, stream: bool) -> None:
     async def play(world: World) -> None:
-        first = world.drawn()[0]
-        get_script(first).status = status
+        for member in world.drawn():
+            get_script(member).status = status
         result = await ask(world.gateway, make_request(stream=stream))
         assert (result.status, result.body) == (status, ERROR_BODY)
         assert result.record is not None and result.record.outcome == "error"
         await world.settle()
-        assert len(world.operations(Hold)) == 1
-        assert [item.delivery.amount for item in world.captured] == [0]
+        assert len(world.operations(Hold)) == 2  # a second executor confirms it
+        assert [item.delivery.amount for item in world.captured] == [0, 0]
 
     simulate(play)
 

@@ -1,0 +1,142 @@
+"""Scores of executors: who is asked last, for how long, and how much is remembered."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serving.offload.executor_scores import (
+    HALF_LIFE_S,
+    MAX_RETRY_AFTER_S,
+    MIN_SLOW_S,
+    OUTCOME_DECAY,
+    SLOW_FACTOR,
+    ExecutorScores,
+    Rank,
+)
+from tests.support.keys import make_peer
+
+ONE, TWO, THREE, NEW = (make_peer(number) for number in range(1, 5))
+MODEL = "model"
+MOST = 1 / (1 - OUTCOME_DECAY)
+"""What all outcomes of a score weigh together at most."""
+
+
+def rank(scores: ExecutorScores, executor: bytes, now: float, model: str = MODEL) -> Rank:
+    return scores.rank([executor], model, now)[executor]
+
+
+@pytest.mark.parametrize("fault", [ExecutorScores.note_failed, ExecutorScores.note_unshared_error])
+def test_a_newcomer_is_good_until_its_first_fault_and_again_after_a_while(fault) -> None:  # type: ignore[no-untyped-def]
+    scores = ExecutorScores()
+    assert rank(scores, ONE, 0.0) is Rank.GOOD and len(scores) == 0
+    fault(scores, ONE, MODEL, 0.0)
+    assert rank(scores, ONE, 0.9 * HALF_LIFE_S) is Rank.FAULTY
+    assert rank(scores, ONE, 1.1 * HALF_LIFE_S) is Rank.GOOD
+    assert rank(scores, TWO, 0.0) is Rank.GOOD and rank(scores, ONE, 0.0, "another model") is Rank.GOOD
+
+
+def test_a_good_record_outweighs_single_faults_but_not_a_series() -> None:
+    scores = ExecutorScores()
+    for _ in range(1_000):
+        scores.note_delivered(ONE, MODEL, 0.0)
+    ranks = []
+    for _ in range(6):
+        scores.note_failed(ONE, MODEL, 0.0)
+        ranks.append(rank(scores, ONE, 0.0))
+    assert ranks[:3] == [Rank.GOOD] * 3 and ranks[4:] == [Rank.FAULTY] * 2
+
+
+def test_one_that_failed_a_thousand_times_is_back_after_a_few_half_lives_or_answers() -> None:
+    scores = ExecutorScores()
+    for _ in range(1_000):
+        scores.note_failed(ONE, MODEL, 0.0)
+    assert rank(scores, ONE, 3 * HALF_LIFE_S) is Rank.FAULTY
+    assert rank(scores, ONE, 4.1 * HALF_LIFE_S) is Rank.GOOD
+    for _ in range(8):
+        scores.note_delivered(ONE, MODEL, 0.0)
+    assert rank(scores, ONE, 0.0) is Rank.GOOD
+
+
+def test_one_that_declines_waits_as_long_as_it_says_within_a_limit() -> None:
+    scores = ExecutorScores()
+    scores.note_declined(ONE, MODEL, 10.0, 2.0)
+    assert rank(scores, ONE, 11.9) is Rank.WAITING and rank(scores, ONE, 12.0) is Rank.GOOD
+    scores.note_declined(ONE, MODEL, 20.0, 1e12)
+    assert rank(scores, ONE, 19.9 + MAX_RETRY_AFTER_S) is Rank.WAITING
+    assert rank(scores, ONE, 20.0 + MAX_RETRY_AFTER_S) is Rank.GOOD
+    scores.note_declined(TWO, MODEL, 20.0, 30.0)
+    scores.note_delivered(TWO, MODEL, 21.0)
+    assert rank(scores, TWO, 21.0) is Rank.GOOD
+
+
+def note_times(scores: ExecutorScores, executor: bytes, seconds: float, count: int = 4) -> None:
+    for _ in range(count):
+        scores.note_delivered(executor, MODEL, 0.0, seconds)
+
+
+def test_one_is_slow_if_it_takes_several_times_as_long_as_the_others() -> None:
+    scores = ExecutorScores()
+    all_of_them = [ONE, TWO, THREE, NEW]
+    note_times(scores, ONE, 1.0)
+    note_times(scores, TWO, 1.5)
+    note_times(scores, THREE, SLOW_FACTOR * 1.5 + 0.1)
+    ranks = scores.rank(all_of_them, MODEL, 0.0)
+    assert ranks == {ONE: Rank.GOOD, TWO: Rank.GOOD, THREE: Rank.SLOW, NEW: Rank.GOOD}
+    assert rank(scores, THREE, 0.0) is Rank.GOOD  # alone there is nothing to compare it with
+    assert scores.rank(all_of_them, MODEL, 2 * HALF_LIFE_S)[THREE] is Rank.GOOD
+    note_times(scores, THREE, 0.5, 20)
+    assert scores.rank(all_of_them, MODEL, 0.0)[THREE] is Rank.GOOD
+
+
+def test_neither_one_slow_answer_nor_a_short_time_makes_slow() -> None:
+    scores = ExecutorScores()
+    note_times(scores, ONE, 0.01)
+    note_times(scores, TWO, 100.0, 1)
+    note_times(scores, THREE, MIN_SLOW_S)
+    assert set(scores.rank([ONE, TWO, THREE], MODEL, 0.0).values()) == {Rank.GOOD}
+
+
+def test_the_score_forgotten_first_is_the_one_that_changed_longest_ago() -> None:
+    scores = ExecutorScores(max_scores=2)
+    scores.note_failed(ONE, MODEL, 0.0)
+    scores.note_failed(TWO, MODEL, 1.0)
+    scores.note_failed(ONE, MODEL, 2.0)
+    scores.note_failed(THREE, MODEL, 3.0)
+    assert scores.find(TWO, MODEL, 3.0) is None
+    assert len(scores) == 2 and rank(scores, ONE, 3.0) is rank(scores, THREE, 3.0) is Rank.FAULTY
+
+
+EVENTS = st.tuples(
+    st.integers(0, 5), st.sampled_from(["delivered", "failed", "unshared", "declined"]), st.floats(0, 900)
+)
+
+
+@given(st.lists(EVENTS, max_size=200))
+def test_whatever_happens_memory_and_weights_are_bounded_and_time_makes_all_equal(
+    events: list[tuple[int, str, float]],
+) -> None:
+    scores, now = ExecutorScores(max_scores=4), 0.0
+    executors = [bytes([number]) for number in range(6)]
+    for number, event, value in events:
+        executor, now = executors[number], now + value
+        match event:
+            case "delivered":
+                scores.note_delivered(executor, MODEL, now, value)
+            case "failed":
+                scores.note_failed(executor, MODEL, now)
+            case "unshared":
+                scores.note_unshared_error(executor, MODEL, now)
+            case _:
+                scores.note_declined(executor, MODEL, now, value)
+        assert len(scores) <= 4
+        score = scores.find(executor, MODEL, now)
+        assert score is not None
+        assert 0 <= score.delivered + score.failed + score.unshared_errors <= MOST + 1e-6
+        assert 0 <= score.timed_streams <= score.delivered + 1e-6 and 0 <= score.first_chunk_s <= 900
+        ranks = scores.rank(executors, MODEL, now)
+        assert set(ranks) == set(executors)
+        assert all(ranks[unknown] is Rank.GOOD for unknown in executors if scores.find(unknown, MODEL, now) is None)
+    later = now + 5 * HALF_LIFE_S
+    assert set(scores.rank(executors, MODEL, later).values()) == {Rank.GOOD}
