@@ -41,9 +41,12 @@ class EmbeddedBackend:
         model: str = MODEL,
         parallel: int = 4,
         context: int = 2048,
+        threads: int = 1,
         timeouts: BackendTimeouts | None = None,
     ) -> None:
         """Serve ``weights`` (a GGUF file; default: SmolLM2) as ``model``, ``parallel`` requests of ``context`` tokens.
+
+        Two ``threads`` on a machine with other work are 40 times slower than one.
 
         The server itself answers whatever model a request names: the node must compare it with :attr:`models`.
         """
@@ -52,6 +55,7 @@ class EmbeddedBackend:
         self._model = model
         self._parallel = parallel
         self._context = context
+        self._threads = threads
         self._timeouts = timeouts
         self._backend: OpenAICompatibleBackend | None = None
         self._loaded = trio.Event()
@@ -122,7 +126,7 @@ class EmbeddedBackend:
         params.n_ctx = self._context * self._parallel
         params.n_parallel = self._parallel
         params.kv_unified = False  # a fixed share of the context for each request
-        params.cpuparams.n_threads = 1  # two threads on a machine with other work are 40 times slower than one
+        params.cpuparams.n_threads = self._threads
         params.warmup = False
         params.fit_params = False  # trying what fits into a GPU takes half of the loading time
         params.cache_ram_mib = 64

@@ -24,6 +24,7 @@ from consensus.voting.disk import JOURNAL_FILE
 from consensus.voting.journal import Journal
 from p2p.addresses import parse_proxy
 from p2p.runtime import RealRuntime
+from serving.cli.calibrate import calibrate_check
 from serving.cli.chain import build_chain_app
 from serving.cli.errors import CommandError
 from serving.cli.owner import add_owner_commands
@@ -91,6 +92,7 @@ def build_wwwserve_app(run_node: RunNode) -> typer.Typer:
             trio.run(run_node, directory, config, key, genesis)
 
     app.command()(demo)
+    app.command("calibrate")(calibrate_check)
     add_owner_commands(app)
     app.add_typer(build_chain_app(), name="chain")
     return app

@@ -1,0 +1,101 @@
+"""Thresholds from honest pairs, with a bound on how often honest checks exceed them.
+
+The shortfall of honest answers is chance, as their tokens are drawn by chance. Its threshold is a quantile: a lower one
+finds a cheat that differs little sooner, and one that differs much later. The distance of honest answers is rounding;
+its threshold is the largest value seen, times a margin.
+
+Where k of n honest checks were above a threshold, more than a share p of all later ones can be above it only if
+something has happened whose probability is that of at most k successes in n trials of probability p (order statistics
+of any distribution: Wilks, *Determination of sample sizes for setting tolerance limits*, 1941). The bound is the p at
+which that is as improbable as the confidence leaves room for. It takes for granted that later honest checks are drawn
+as those of the calibration: on the hardware, the engine, the batches and the kind of requests that it saw.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from serving.quality.same_model.sequential_test import PPM, AccountHistory, SubstitutionTest
+from serving.quality.same_model.statistics import Measurement
+
+CONFIDENCE: Final = 0.99
+"""Probability with which both bounds of a calibration hold."""
+SHORTFALL_RATE: Final = 0.05
+"""Share of honest checks that may be above the threshold of the shortfall."""
+DISTANCE_MARGIN: Final = 1.5
+"""By how much the threshold of the distance is above the largest honest value."""
+MIN_CHECKS: Final = 20
+"""Fewest honest checks of a calibration: with fewer the bounds are near what a cheat is assumed to do."""
+LEAST_SHORTFALL: Final = 1.0
+"""Lowest threshold of the shortfall in standard deviations."""
+LEAST_DISTANCE: Final = 0.005
+"""Lowest threshold of the distance."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """What a statistic must not exceed, and a bound on how often an honest check does, in parts per million."""
+
+    threshold: float
+    honest_ppm: int
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """The limits that are proposed after ``checks`` honest checks."""
+
+    checks: int
+    shortfall: Limit
+    distance: Limit
+
+    @property
+    def test(self) -> SubstitutionTest:
+        """The sequential test with these bounds."""
+        return SubstitutionTest.make(self.shortfall.honest_ppm, self.distance.honest_ppm)
+
+    def add(self, history: AccountHistory, measurement: Measurement) -> AccountHistory:
+        """The history of an account after one more check."""
+        shortfall_failed = measurement.shortfall > self.shortfall.threshold
+        return self.test.add(history, shortfall_failed, measurement.distance > self.distance.threshold)
+
+
+def calibrate(honest: Sequence[Measurement]) -> Calibration:
+    """Propose limits from the checks of honest pairs.
+
+    Raises:
+        ValueError: there are fewer than :data:`MIN_CHECKS`.
+    """
+    count = len(honest)
+    if count < MIN_CHECKS:
+        raise ValueError(f"a calibration takes {MIN_CHECKS} honest checks or more, and there are {count}")
+    shortfalls = sorted((each.shortfall for each in honest), reverse=True)
+    above = int(SHORTFALL_RATE * count)
+    shortfall = max(LEAST_SHORTFALL, shortfalls[above])
+    distance = max(LEAST_DISTANCE, DISTANCE_MARGIN * max(each.distance for each in honest))
+    return Calibration(
+        checks=count,
+        shortfall=Limit(shortfall, compute_honest_ppm(count, above)),
+        distance=Limit(distance, compute_honest_ppm(count, 0)),
+    )
+
+
+def compute_honest_ppm(checks: int, above: int) -> int:
+    """Bound on the share of honest checks above a threshold, if ``above`` of ``checks`` were: ppm, rounded up."""
+    low, high, room = 0, PPM, (1 - CONFIDENCE) / 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if _compute_at_most(checks, above, middle / PPM) <= room else (middle, high)
+    return high
+
+
+def _compute_at_most(trials: int, successes: int, probability: float) -> float:
+    """Probability of at most so many successes (binomial distribution)."""
+
+    def compute(count: int) -> float:
+        ways = math.lgamma(trials + 1) - math.lgamma(count + 1) - math.lgamma(trials - count + 1)
+        return math.exp(ways + count * math.log(probability) + (trials - count) * math.log1p(-probability))
+
+    return math.fsum(map(compute, range(successes + 1)))

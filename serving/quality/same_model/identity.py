@@ -1,0 +1,39 @@
+"""The identity of a model: what its node declares that it serves. Only equal identities are compared.
+
+Two honest nodes whose declarations differ look like a cheat and its judge: 8-bit weights with 16-bit activations give
+other probabilities than with 8-bit activations, and each engine has kernels of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from chain import crypto
+from chain.codec import Bounds, Hash, ModelName, PrintableAscii, Record
+
+Label = Annotated[str, Bounds(1, 64), PrintableAscii]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelIdentity(Record):
+    """A declaration: name, digest of the weights, number formats, and family of the engine.
+
+    ``weights`` is the BLAKE2b-256 of the weight files. ``quantization`` names the formats of weights, activations and
+    key-value cache, such as ``w4a16-kv16``. ``engine`` is ``vllm``, ``sglang`` or ``llamacpp``.
+    """
+
+    model: ModelName
+    weights: Hash
+    quantization: Label
+    engine: Label
+
+    @property
+    def digest(self) -> bytes:
+        """Under which the checks of this identity are counted."""
+        return crypto.hash_bytes("model identity", self.encode())
+
+
+def is_comparable(declared: ModelIdentity, scoring: ModelIdentity) -> bool:
+    """Whether a node of the identity ``scoring`` may check an answer of the identity ``declared``."""
+    return declared == scoring
