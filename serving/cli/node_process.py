@@ -91,10 +91,10 @@ class NodeProcess:
         """Write the configuration: the node's own ports, and the keys in ``content``."""
         config = {
             "listen": [self.listen_address],
-            "api": {"port": self.api_port},
             "admin": {"port": self.admin_port},
             "limits": {"exempt_loopback": True},
             **content,
+            "api": {"port": self.api_port, **content.get("api", {})},
         }
         (self.directory / CONFIG_FILE).write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
 

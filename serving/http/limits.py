@@ -7,13 +7,18 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Generic, TypeVar
 
-from chain.collections import SparseCounter
+from chain.collections import BoundedDict, SparseCounter
 from p2p.addresses import get_quota_prefix, parse_host
+from p2p.rate_limit import Bucket
 
 MAX_REFUSALS = 64
 """Connections over the limit that are answered with 503 at a time; further ones are closed at once."""
 MAX_REFUSALS_PER_ADDRESS = 4
 """The same for the connections of one address."""
+MAX_ADDRESSES = 4096
+"""Addresses whose useless connections are remembered, those of the latest."""
+EXEMPT = ("127.0.0.1", "::1")
+"""Where the owner's programs and a reverse proxy come from: they have as many connections as they need."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +31,9 @@ class HttpLimits:
     small_pieces: int = 256  # of a body, beside one for every least_piece_bytes that arrived
     least_piece_bytes: int = 16
     connections: int = 1024
-    connections_per_address: int = 64  # one IPv4 address, or one IPv6 subnet (/64); loopback is exempt
+    connections_per_address: int = 64  # one IPv4 address, or one IPv6 subnet (/64); EXEMPT are exempt
+    useless_per_s: float = 4.0  # connections of one address that end without a request that was let in
+    useless_burst_s: float = 8.0  # so many seconds of them at once
     headers_timeout_s: float = 10.0  # from the first byte of a request to the end of its headers
     body_timeout_s: float = 60.0  # from the end of the headers to the end of the body
     idle_timeout_s: float = 75.0  # between two requests of one connection
@@ -42,21 +49,28 @@ class Verdict(Enum):
 
 
 class ConnectionCounter:
-    """Counts the connections of a server, in all and by the address that they come from."""
+    """Counts the connections of a server, in all and by the address that they come from. Times are in seconds.
+
+    A connection that ends without a request that was let in has cost the server as much as a useful one. An address
+    that makes too many of them gets no further ones for a while: they are closed before anything is read.
+    """
 
     def __init__(self, limits: HttpLimits) -> None:
         self._limits = limits
         self._by_address: SparseCounter[bytes] = SparseCounter()
+        self._useless: BoundedDict[bytes, Bucket] = BoundedDict(MAX_ADDRESSES)
         self.total = 0
 
-    def add(self, client: str) -> Verdict:
+    def add(self, client: str, now: float) -> Verdict:
         """Count one more connection of ``client``, an IP address, unless it is to be closed at once."""
         key = self._get_key(client)
         of_address = self._by_address[key] if key else 0
         limits = self._limits
+        useless = self._useless.get(key)
         if (
             self.total >= limits.connections + MAX_REFUSALS
             or of_address >= limits.connections_per_address + MAX_REFUSALS_PER_ADDRESS
+            or (useless is not None and useless.fill(now) <= 0)
         ):
             return Verdict.CLOSE
         self.total += 1
@@ -65,12 +79,18 @@ class ConnectionCounter:
         is_within = self.total <= limits.connections and of_address < limits.connections_per_address
         return Verdict.SERVE if is_within else Verdict.REFUSE
 
-    def remove(self, client: str) -> None:
-        """A connection that was counted has ended."""
+    def remove(self, client: str, now: float, was_useful: bool) -> None:
+        """A connection that was counted has ended. ``was_useful``: a request on it was let in."""
         self.total -= 1
         key = self._get_key(client)
-        if key:
-            self._by_address[key] -= 1
+        if not key:
+            return
+        self._by_address[key] -= 1
+        if not was_useful:
+            burst = self._limits.useless_burst_s
+            useless = self._useless[key] = self._useless.get(key) or Bucket(burst, now, burst)
+            useless.fill(now)
+            useless.level -= 1 / self._limits.useless_per_s
 
     def _get_key(self, client: str) -> bytes:
         """What a connection counts against beside the total; empty if against nothing."""
@@ -78,8 +98,7 @@ class ConnectionCounter:
             host = parse_host(client)
         except ValueError:  # the address of a connection that has gone already
             return b""
-        # The owner's programs and a reverse proxy are on loopback, with as many connections as they need.
-        return b"" if host.is_loopback else get_quota_prefix(host)
+        return b"" if str(host) in EXEMPT else get_quota_prefix(host)
 
 
 Owner = TypeVar("Owner", bound=Hashable)

@@ -48,6 +48,8 @@ REFUSAL_READ_TIMEOUT_S = 2.0
 """Seconds that a refused client has to read why it was refused."""
 PIECES_PER_TURN = 16
 """Pieces of a body that are parsed before other tasks get a turn."""
+BLAMELESS_STATUSES = (429, 503)
+"""Refusals that do not make a connection useless: a key is used above its rate, or others take up the server."""
 BODY_RETRY_AFTER_S = 1.0
 """Seconds after which a client may send a body again that was given up because of others."""
 
@@ -130,7 +132,7 @@ class HttpServer:
 
     async def _serve(self, stream: trio.SocketStream) -> None:
         client = _get_peer_name(stream)
-        verdict = self._counter.add(client)
+        verdict = self._counter.add(client, trio.current_time())
         if verdict is Verdict.CLOSE:
             return
         connection = _Connection(self, stream, client, self._handler, refuse=verdict is Verdict.REFUSE)
@@ -139,7 +141,7 @@ class HttpServer:
         except Exception as error:
             log.error("connection failed", exception="".join(format_exception(error)))
         finally:
-            self._counter.remove(client)
+            self._counter.remove(client, trio.current_time(), connection.was_useful)
 
     def date(self) -> bytes:
         """Value of the ``Date`` header, formatted once per second."""
@@ -168,6 +170,8 @@ class _Connection:
         self._gone = False  # the client closed the connection, or broke it
         self._discarding = False
         self._served = False
+        self.was_useful = False
+        """Whether a request was let in, or was refused for no fault of this client."""
         self._waiting: trio.CancelScope | None = None  # for more of a request
         self._handling: trio.CancelScope | None = None
         self._is_given_up = False  # the body under way, for the sake of others
@@ -269,11 +273,13 @@ class _Connection:
             self.server.admit(head, responder)
             body = await self._read_body(head)
         except ApiError as error:
+            self.was_useful |= error.status in BLAMELESS_STATUSES
             await responder.reply(error.status, error.body(), headers=[*error.headers(), (b"connection", b"close")])
             await self._linger()
             return False
         if body is None:
             return False
+        self.was_useful = True
         request = HttpRequest(head.method, head.target, head.headers, head.client, body)
         if not await self._handle(request, responder):
             return False

@@ -3,7 +3,8 @@
 Read in this order:
 
 1. ``protocol``: the messages, with a diagram.
-2. ``originator``: draws candidates; ``attempt`` is its side of the exchange with one of them, ``dialer`` reaches it.
+2. ``originator``: draws candidates; ``attempt`` is its side of the exchange with one of them, ``dialer`` reaches
+   it, and ``decoding_share`` (pure) bounds the time that its answers take.
 3. ``executor``: decides on offers, as many as ``offer_rates`` (pure) admits; ``session`` is its side of one that was
    accepted, with ``answer_buffer``.
 4. ``context`` and ``settings``: what both sides share.

@@ -21,6 +21,7 @@ from p2p.network import NetworkError
 from p2p.streams.exchanges import Exchange
 from serving.backends.backend import BackendError, ErrorEventSent
 from serving.offload.context import OffloadContext, receive_message
+from serving.offload.decoding_share import DecodingShare
 from serving.offload.dialer import ExecutorDialer
 from serving.offload.protocol import (
     CHUNK_BYTES,
@@ -97,6 +98,7 @@ class OffloadAttempt:
         context: OffloadContext,
         dialer: ExecutorDialer,
         settings: OriginatorSettings,
+        decoding: DecodingShare,
         terms: AttemptTerms,
         stack: AsyncExitStack,
     ) -> None:
@@ -113,6 +115,7 @@ class OffloadAttempt:
         self._context = context
         self._dialer = dialer
         self._settings = settings
+        self._decoding = decoding
         self._stack = stack
         self._payer = context.payments.payer
         self._digest = start_digest(b"")
@@ -288,7 +291,10 @@ class OffloadAttempt:
                     return
                 if not isinstance(message, ResponseChunk):
                     raise _unexpected(message)
+                started = trio.current_time()
                 data = self._take(message.data)
+                now = trio.current_time()
+                delay = self._decoding.charge(self.terms.executor, now - started, now)
                 if self.inspector.is_over:
                     start = 0 if closing else max(0, data.rfind(CLOSING))
                     data, closing = data[:start], closing + data[start:]
@@ -296,6 +302,8 @@ class OffloadAttempt:
                     yield data
                 if self.inspector.error is not None:
                     raise ErrorEventSent(self.inspector.error)
+                if delay:
+                    await trio.sleep(delay)
         except BackendError:
             self.reject()
             raise

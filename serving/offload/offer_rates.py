@@ -16,9 +16,9 @@ from serving.accounting.payment_history import FIRST_ALLOWANCE, MAX_ALLOWANCE, P
 
 OFFERS_PER_ALLOWANCE = 4
 """Offers a second of a payer, for each offer that it may have unpaid."""
-STRANGERS_RATE = Rate(items=64.0, size=math.inf, burst=4.0)
+STRANGERS_RATE = Rate(items=64.0, size=math.inf, burst=1.0)
 """Offers a second of all payers together whose allowance is no larger than at first."""
-BURST_S = 4.0
+BURST_S = 2.0
 """Seconds of offers that a payer may make at once."""
 BLAME_FACTOR = 4
 """A payer is blamed for more than so many times its rate."""

@@ -23,6 +23,7 @@ from serving.accounting.payer import CannotAfford
 from serving.backends.backend import BackendError
 from serving.offload.attempt import AttemptFailed, AttemptTerms, OffloadAttempt
 from serving.offload.context import OffloadContext
+from serving.offload.decoding_share import DecodingShare
 from serving.offload.dialer import ExecutorDialer
 from serving.offload.executor_scores import MAX_RETRY_AFTER_S, ExecutorScores
 from serving.offload.protocol import RELAYED_STATUSES
@@ -71,6 +72,7 @@ class Originator:
         self._settings = settings or OriginatorSettings()
         self.scores = ExecutorScores()
         self.client_errors = ClientErrors()
+        self._decoding = DecodingShare()
 
     def has_executors(self, model: str) -> bool:
         """Whether another node stands behind ``model`` in this serving period."""
@@ -222,7 +224,7 @@ class Originator:
         """
         model = terms.request.model
         async with AsyncExitStack() as stack:
-            attempt = OffloadAttempt(self._context, self._dialer, self._settings, terms, stack)
+            attempt = OffloadAttempt(self._context, self._dialer, self._settings, self._decoding, terms, stack)
             try:
                 await self._dialer.connect(terms.executor, self._settings.accept_timeout_s)
                 await attempt.begin()

@@ -18,7 +18,7 @@ SMALL = HttpLimits(connections=10, connections_per_address=3)
 
 
 def count(counter: ConnectionCounter, clients: list[str]) -> list[Verdict]:
-    return [counter.add(client) for client in clients]
+    return [counter.add(client, 0.0) for client in clients]
 
 
 def test_one_address_leaves_room_for_others() -> None:
@@ -28,14 +28,43 @@ def test_one_address_leaves_room_for_others() -> None:
     assert verdicts[3 : 3 + MAX_REFUSALS_PER_ADDRESS] == MAX_REFUSALS_PER_ADDRESS * [Verdict.REFUSE]
     assert set(verdicts[3 + MAX_REFUSALS_PER_ADDRESS :]) == {Verdict.CLOSE}
     assert counter.total == 3 + MAX_REFUSALS_PER_ADDRESS
-    assert counter.add("192.0.2.2") is Verdict.SERVE
+    assert counter.add("192.0.2.2", 0.0) is Verdict.SERVE
 
 
 def test_a_subnet_of_ipv6_is_one_address_and_a_mapped_one_is_ipv4() -> None:
     counter = ConnectionCounter(SMALL)
     assert count(counter, [f"2001:db8::{number}" for number in range(1, 5)])[-1] is Verdict.REFUSE
-    assert counter.add("2001:db8:0:1::1") is Verdict.SERVE
+    assert counter.add("2001:db8:0:1::1", 0.0) is Verdict.SERVE
     assert count(counter, ["192.0.2.1", "::ffff:192.0.2.1", "192.0.2.1", "::ffff:192.0.2.1"])[-1] is Verdict.REFUSE
+
+
+def test_an_address_that_makes_useless_connections_gets_no_more_for_a_while() -> None:
+    limits = HttpLimits(useless_per_s=2.0, useless_burst_s=5.0)
+    counter = ConnectionCounter(limits)
+
+    def make_useless(client: str, connections: int, now: float) -> int:
+        """Returns how many of them are not closed at once."""
+        taken = 0
+        for _ in range(connections):
+            if counter.add(client, now) is not Verdict.CLOSE:
+                counter.remove(client, now, was_useful=False)
+                taken += 1
+        return taken
+
+    assert make_useless("192.0.2.1", 100, 0.0) == 10
+    assert counter.add("192.0.2.1", 0.0) is Verdict.CLOSE
+    assert counter.add("192.0.2.2", 0.0) is Verdict.SERVE
+    assert make_useless("192.0.2.1", 100, 3.0) == 6
+    assert make_useless("192.0.2.1", 100, 1000.0) == 10
+    assert make_useless("127.0.0.1", 100, 0.0) == 100
+    assert make_useless("127.0.0.2", 100, 0.0) == 10  # no address of a proxy
+
+
+def test_useful_connections_cost_an_address_nothing() -> None:
+    counter = ConnectionCounter(HttpLimits())
+    for _ in range(1000):
+        assert counter.add("192.0.2.1", 0.0) is Verdict.SERVE
+        counter.remove("192.0.2.1", 0.0, was_useful=True)
 
 
 def test_loopback_has_the_limit_of_all_alone() -> None:
@@ -50,13 +79,13 @@ def test_counts_return_to_nothing(steps: list[tuple[bool, str]]) -> None:
     counter, open_connections = ConnectionCounter(SMALL), list[str]()
     for is_new, client in steps:
         if is_new:
-            if counter.add(client) is not Verdict.CLOSE:
+            if counter.add(client, 0.0) is not Verdict.CLOSE:
                 open_connections.append(client)
         elif open_connections:
-            counter.remove(open_connections.pop(0))
+            counter.remove(open_connections.pop(0), 0.0, True)
         assert counter.total == len(open_connections)
     for client in open_connections:
-        counter.remove(client)
+        counter.remove(client, 0.0, True)
     assert counter.total == 0 and not counter._by_address
 
 

@@ -541,6 +541,36 @@ def test_a_client_that_leaves_in_the_middle_of_a_body_holds_nothing() -> None:
     trio.run(main)
 
 
+def test_an_address_without_a_request_that_is_let_in_is_closed_out_and_others_are_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("serving.http.server._get_peer_name", lambda stream: client)
+
+    def admit(head: RequestHead, respond: Responder) -> None:
+        if head.header(b"authorization") is None:
+            raise unauthorized()
+
+    async def main() -> None:
+        nonlocal client
+        async with run_front(echo, limits=HttpLimits(useless_burst_s=1.0), admit=admit) as server:
+            answers = []
+            for _ in range(20):
+                async with await connect(server) as stream:
+                    await send_quietly(stream, POST % 2 + b"hi")
+                    answers.append(await receive_all(stream))
+                while server.connections:
+                    await trio.sleep(0.001)
+            refused = [answer for answer in answers if answer.startswith(b"HTTP/1.1 401 ")]
+            assert answers[0] == refused[0] and answers[-1] == b"" and len(refused) < 20
+            client = "192.0.2.2"
+            async with await connect(server) as stream:
+                await stream.send_all(POST.replace(b"host", b"authorization: x\r\nhost") % 2 + b"hi")
+                assert (await receive_until(stream, b"hi")).startswith(b"HTTP/1.1 200 ")
+
+    client = "192.0.2.1"
+    trio.run(main)
+
+
 def test_connections_of_one_address_leave_room_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
     clients = iter([*20 * ["192.0.2.1"], "192.0.2.2"])
     monkeypatch.setattr("serving.http.server._get_peer_name", lambda stream: next(clients))
