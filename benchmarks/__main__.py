@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 
-BENCHMARKS = ("gateway", "ledger", "verify", "simulation", "first_token", "overlay", "beacon", "newcomer")
+BENCHMARKS = ("gateway", "ledger", "verify", "simulation", "first_token", "floods", "overlay", "beacon", "newcomer")
 """In the order in which they run and are shown."""
 
 

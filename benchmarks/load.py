@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from urllib.parse import urlsplit
 
 import trio
@@ -11,19 +13,29 @@ import trio
 from benchmarks.report import get_percentile
 
 LOCAL = b"x-wwwserve-executor: local"
+RECONNECT_S = 0.05
+"""Seconds before a connection that was lost is made again."""
 
 
 @dataclass(slots=True)
 class LoadResult:
     """Latencies in seconds of the requests that were answered with 200 as wanted.
 
-    ``failures`` had another status; ``local`` were served by the node itself although they should have been offloaded.
+    ``failures`` had another status, or none; ``local`` were served by the node itself although they should have been
+    offloaded.
     """
 
     seconds: float
     latencies: list[float] = field(default_factory=list)
     failures: int = 0
     local: int = 0
+
+    def add(self, other: LoadResult) -> None:
+        """Take another load, run after this one, as more of it."""
+        self.seconds += other.seconds
+        self.latencies += other.latencies
+        self.failures += other.failures
+        self.local += other.local
 
     @property
     def rate(self) -> float:
@@ -36,15 +48,24 @@ class LoadResult:
 
 
 async def run_load(
-    url: str, body: dict[str, object], connections: int, seconds: float, offloaded: bool = False
+    url: str,
+    body: dict[str, object],
+    connections: int,
+    seconds: float,
+    offloaded: bool = False,
+    headers: Mapping[str, str] = MappingProxyType({}),
 ) -> LoadResult:
     """POST ``body`` to ``url`` over ``connections`` connections for ``seconds``, each waiting for its answer."""
     parts = urlsplit(url)
     payload = json.dumps(body).encode()
-    head = (
-        f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(payload)}\r\n\r\n"
+    lines = (
+        f"POST {parts.path} HTTP/1.1",
+        f"Host: {parts.netloc}",
+        "Content-Type: application/json",
+        f"Content-Length: {len(payload)}",
+        *(f"{name}: {value}" for name, value in headers.items()),
     )
+    head = "\r\n".join((*lines, "", ""))
     result = LoadResult(seconds)
     deadline = trio.current_time() + seconds
     async with trio.open_nursery() as nursery:
@@ -57,18 +78,22 @@ async def run_load(
 async def _connection(
     address: tuple[str, int], request: bytes, deadline: float, result: LoadResult, offloaded: bool
 ) -> None:
-    stream = await trio.open_tcp_stream(*address)
-    async with stream:
-        while trio.current_time() < deadline:
-            started = trio.current_time()
-            await stream.send_all(request)
-            head = await _read_response(stream)
-            if b" 200 " not in head[:20]:
-                result.failures += 1
-            elif offloaded and LOCAL in head:
-                result.local += 1
-            else:
-                result.latencies.append(trio.current_time() - started)
+    while trio.current_time() < deadline:
+        try:
+            async with await trio.open_tcp_stream(*address) as stream:
+                while trio.current_time() < deadline:
+                    started = trio.current_time()
+                    await stream.send_all(request)
+                    head = await _read_response(stream)
+                    if b" 200 " not in head[:20]:
+                        result.failures += 1
+                    elif offloaded and LOCAL in head:
+                        result.local += 1
+                    else:
+                        result.latencies.append(trio.current_time() - started)
+        except (OSError, trio.BrokenResourceError):
+            result.failures += 1
+            await trio.sleep(RECONNECT_S)
 
 
 async def _read_response(stream: trio.SocketStream) -> bytes:
@@ -84,5 +109,8 @@ async def _read_response(stream: trio.SocketStream) -> bytes:
     lengths = [line.partition(b":")[2] for line in head.split(b"\r\n") if line.startswith(b"content-length:")]
     missing = int(lengths[0]) - len(body)
     while missing > 0:
-        missing -= len(await stream.receive_some(65536))
+        chunk = await stream.receive_some(65536)
+        if not chunk:
+            raise ConnectionError("the server closed the connection")
+        missing -= len(chunk)
     return head
