@@ -10,7 +10,18 @@ import subprocess
 import sys
 import time
 
-BENCHMARKS = ("gateway", "ledger", "verify", "simulation", "first_token", "floods", "overlay", "beacon", "newcomer")
+BENCHMARKS = (
+    "gateway",
+    "ledger",
+    "verify",
+    "simulation",
+    "first_token",
+    "floods",
+    "overlay",
+    "beacon",
+    "newcomer",
+    "substitution",
+)
 """In the order in which they run and are shown."""
 
 

@@ -28,9 +28,9 @@ Tensor = tuple[str, Any, "GGMLQuantizationType"]
 
 
 def get_variant(name: str) -> Path:
-    """The file of a variant: ``as shipped`` (Q4_1), ``q8_0`` (the same values), ``q4_0`` (rounded) or ``28 layers``."""
+    """The file of a variant: ``q4_1`` (as shipped), ``q8_0`` (the same values), ``q4_0`` (rounded) or ``28 layers``."""
     source = find_smollm2()
-    if name == "as shipped":
+    if name == "q4_1":
         return source
     folder = Path(platformdirs.user_cache_dir("wwwserve")) / "model-variants"
     path = folder / f"{source.stem}-{name.replace(' ', '-')}.gguf"
