@@ -88,8 +88,10 @@ async def _repeat_requests(
 
     async def run(source: str) -> None:
         while True:
-            with suppress(OSError, trio.BrokenResourceError):
+            try:
                 await request(source)
+            except* (OSError, trio.BrokenResourceError):
+                pass
             await trio.sleep(RECONNECT_S)
 
     async with trio.open_nursery() as nursery:
