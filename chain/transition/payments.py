@@ -97,7 +97,7 @@ def process_hold(overlay: StateOverlay, context: BlockContext, operation: Hold, 
     hold = OpenHold(
         signer, operation.payee, operation.amount, operation.model, operation.request_digest, operation.deadline
     )
-    overlay.put(hold_key(compute_hold_id(signer, operation.seq, operation.attempt)), hold)
+    overlay.put(hold_key(compute_hold_id(signer, operation)), hold)
 
 
 def get_executor(

@@ -259,9 +259,9 @@ def compute_operation_id(operation: Operation, signer: bytes) -> bytes:
     return crypto.hash_bytes("operation", signer, operation.encode())
 
 
-def compute_hold_id(payer: bytes, seq: int, attempt: int) -> bytes:
-    """Identifier of a hold: its payer's sequence number and attempt."""
-    return crypto.hash_bytes("hold", payer, seq.to_bytes(8, "big"), attempt.to_bytes(8, "big"))
+def compute_hold_id(payer: bytes, hold: Hold) -> bytes:
+    """Identifier of a hold: that of the operation, so that deliveries and receipts are bound to its terms."""
+    return compute_operation_id(hold, payer)
 
 
 def compute_digest(salt: bytes, body: bytes) -> bytes:

@@ -28,6 +28,9 @@ REFUND_GATHER_S = 60.0
 MAX_REMEMBERED = 4096
 """Holds of each kind that are remembered."""
 
+HoldNumber = tuple[bytes, int, int]
+"""Payer, sequence number and attempt: the ledger takes one hold under each number."""
+
 
 def make_refund(hold_id: bytes, digest: bytes = bytes(32)) -> Delivery:
     """The delivery that asks for nothing, so that the whole hold returns to its payer."""
@@ -57,10 +60,10 @@ class Payee:
         self._engine = engine
         self._submitter = submitter
         self._notify = notify
-        self._served: set[bytes] = set()
-        """Holds of the requests that are being served."""
+        self._served: set[HoldNumber] = set()
+        """Those of the requests that are being served."""
         self._backed: dict[bytes, int] = {}
-        """The most that each of them may cost, once it is accepted."""
+        """The most that each request being served may cost, once it is accepted, by its hold."""
         self._left: BoundedDict[bytes, None] = BoundedDict(MAX_REMEMBERED)
         """Holds that were offered and accepted, and did not come before the originator left."""
         self._uncaptured: dict[bytes, UncapturedDelivery] = {}
@@ -72,13 +75,14 @@ class Payee:
         self.earned = 0
 
     @contextmanager
-    def serving(self, hold_id: bytes) -> Iterator[None]:
-        """While a request is served: its hold is neither refunded nor taken for another request."""
-        self._served.add(hold_id)
+    def serving(self, payer: bytes, hold: Hold) -> Iterator[None]:
+        """While a request is served: no hold under its number is taken for another request."""
+        number = payer, hold.seq, hold.attempt
+        self._served.add(number)
         try:
             yield
         finally:
-            self._served.discard(hold_id)
+            self._served.discard(number)
 
     @contextmanager
     def backing(self, hold_id: bytes, amount: int) -> Iterator[None]:
@@ -89,9 +93,13 @@ class Payee:
         finally:
             del self._backed[hold_id]
 
-    def is_in_use(self, hold_id: bytes) -> bool:
-        """Whether a request of this hold is being served, or was and is not captured yet."""
-        return hold_id in self._served or hold_id in self._uncaptured
+    def is_in_use(self, payer: bytes, hold: Hold) -> bool:
+        """Whether a request under the number of ``hold`` is being served, or was and its hold is not final yet."""
+        number = payer, hold.seq, hold.attempt
+        pending = (delivered.hold.operation for delivered in self._find_pending(payer) if delivered.hold is not None)
+        return number in self._served or any(
+            isinstance(other, Hold) and (payer, other.seq, other.attempt) == number for other in pending
+        )
 
     def collect(self, hold: SignedOperation, delivery: Delivery, receipt: bytes | None) -> None:
         """Capture what a delivery earned, as soon as its hold is final."""

@@ -24,7 +24,6 @@ from chain.types.operations import (
     Release,
     SignedOperation,
     Usage,
-    compute_hold_id,
     sign_operation,
 )
 from consensus.engine import Engine
@@ -159,10 +158,9 @@ class Payer:
         reserved = self._numbers.reserve(hold.seq)
         if reserved is not None:
             self._store.write({HOLD_NUMBER_KEY: encode_number(reserved)})
-        hold_id = compute_hold_id(self._key.public_key, hold.seq, hold.attempt)
-        self._unconfirmed_holds[hold_id] = (cost, hold)
-        self._remember(hold_id, hold.payee, hold.amount, hold.deadline)
-        self._records[hold_id].max_capture = max_capture
+        self._unconfirmed_holds[signed.id] = (cost, hold)
+        self._remember(signed.id, hold.payee, hold.amount, hold.deadline)
+        self._records[signed.id].max_capture = max_capture
         return signed
 
     def sign_receipt(self, delivery: Delivery) -> bytes:

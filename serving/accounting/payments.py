@@ -8,7 +8,7 @@ from chain.crypto import KeyPair
 from chain.state.records import OpenHold
 from chain.store.kv import Store
 from chain.types.blocks import Block
-from chain.types.operations import Capture, Hold, compute_hold_id
+from chain.types.operations import Capture, Hold
 from consensus.engine import Engine
 from p2p.runtime import Runtime
 from serving.accounting.payee import Payee
@@ -68,10 +68,9 @@ class Payments:
         for signed in block.body.operations:
             operation = signed.operation
             if isinstance(operation, Hold) and operation.payee == self._me:
-                self.payee.on_hold(compute_hold_id(signed.signer, operation.seq, operation.attempt))
+                self.payee.on_hold(signed.id)
             elif isinstance(operation, Hold) and signed.signer == self._me:
-                hold_id = compute_hold_id(self._me, operation.seq, operation.attempt)
-                self.payer.on_hold(hold_id, operation, block.height)
+                self.payer.on_hold(signed.id, operation, block.height)
             elif isinstance(operation, Capture):
                 for item in operation.items:
                     self.payer.on_capture(item.delivery, block.height)

@@ -103,7 +103,8 @@ class OffloadAttempt:
         stack: AsyncExitStack,
     ) -> None:
         self.terms = terms
-        self.hold_id = compute_hold_id(context.key.public_key, terms.seq, terms.number)
+        self.hold_id = b""
+        """Empty until the hold is offered."""
         self.inspector = AnswerInspector(stream=False)
         """Has seen as much of the answer as was received."""
         self.is_over = False
@@ -180,6 +181,7 @@ class OffloadAttempt:
             request_digest=compute_digest(salt, request.body),
             deadline=context.engine.chain_time() + self._settings.hold_time_ms,
         )
+        self.hold_id = compute_hold_id(context.key.public_key, self._hold)
         with trio.fail_after(self._settings.accept_timeout_s):
             await self.exchange.send(encode_message(Offer(request.path, len(request.body), salt, self._hold)))
             for start in range(0, len(request.body), CHUNK_BYTES):

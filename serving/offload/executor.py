@@ -124,10 +124,10 @@ class Executor:
         Raises:
             _Declined: it is not accepted.
         """
-        hold_id = compute_hold_id(exchange.peer, offer.hold.seq, offer.hold.attempt)
-        self._validate_terms(exchange.peer, hold_id, offer)
+        hold_id = compute_hold_id(exchange.peer, offer.hold)
+        self._validate_terms(exchange.peer, offer)
         with ExitStack() as reservation:
-            reservation.enter_context(self._payee.serving(hold_id))
+            reservation.enter_context(self._payee.serving(exchange.peer, offer.hold))
             unpaid = reservation.enter_context(ExitStack())
             try:
                 unpaid.enter_context(self._unpaid_offers.reserve(exchange.peer, offer.hold.amount))
@@ -214,7 +214,7 @@ class Executor:
                 return bytes(body)
         raise NetworkError("the body is not as long as offered, or too slow")
 
-    def _validate_terms(self, payer: bytes, hold_id: bytes, offer: Offer) -> None:
+    def _validate_terms(self, payer: bytes, offer: Offer) -> None:
         """Decline unacceptable terms.
 
         Raises:
@@ -236,7 +236,7 @@ class Executor:
             raise _Declined("not drawn for this request")
         if get_executor(state, hold.round, payer, hold.seq, hold.attempt, hold.model) != me:
             raise _Declined("not drawn for this request")
-        if self._payee.is_in_use(hold_id) or not state.replay_window(payer).is_usable(hold.seq, hold.attempt):
+        if self._payee.is_in_use(payer, hold) or not state.replay_window(payer).is_usable(hold.seq, hold.attempt):
             raise _Declined("the hold number is used")
         if not state.account(me).models:
             raise _Declined("this node is leaving the lottery")

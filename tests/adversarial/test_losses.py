@@ -11,7 +11,7 @@ import trio
 
 from chain.crypto import KeyPair
 from chain.transition.fees import compute_fee
-from chain.types.operations import CaptureItem, Delivery, Dispute, Release, SignedOperation, compute_hold_id
+from chain.types.operations import CaptureItem, Delivery, Dispute, Release, SignedOperation
 from tests.support.chain_builder import Chain
 from tests.support.cheating_executor import capture_all, deliver_nothing, plant
 from tests.support.keys import make_key
@@ -83,7 +83,7 @@ class Match:
         self.capture(self.chain.receipt(self.payer, self.deliver(self.delivered)))
 
     def dispute(self) -> None:
-        self.do(self.chain.sign(self.payer, Dispute(compute_hold_id(self.payer.public_key, 0, 0))))
+        self.do(self.chain.sign(self.payer, Dispute(self.chain.find_hold_id(self.payer, 0))))
 
     def wait(self) -> None:
         """Until the grace time is over."""
@@ -93,10 +93,10 @@ class Match:
         """By a stranger, after the deadline."""
         while self.chain.head.chain_time <= 20_200:
             self.chain.append(elapsed=10_000)
-        self.do(self.chain.sign(self.chain.users[1], Release(compute_hold_id(self.payer.public_key, 0, 0))))
+        self.do(self.chain.sign(self.chain.users[1], Release(self.chain.find_hold_id(self.payer, 0))))
 
     def close(self) -> Books:
-        assert self.chain.state.hold(compute_hold_id(self.payer.public_key, 0, 0)) is None, "the hold is still open"
+        assert self.chain.state.hold(self.chain.find_hold_id(self.payer, 0)) is None, "the hold is still open"
         changes = [
             self.chain.account(key).total - before + self._fees[key.public_key]
             for key, before in zip((self.payer, self.executor), self._before, strict=True)

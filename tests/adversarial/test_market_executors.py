@@ -133,7 +133,7 @@ async def sends_half_of_it(deal: Deal) -> None:
 
 async def sends_the_claim_of_another_deal(deal: Deal) -> None:
     await deal.send_answer()
-    other = compute_hold_id(deal.exchange.peer, deal.offer.hold.seq + 1, 0)
+    other = compute_hold_id(deal.exchange.peer, replace(deal.offer.hold, seq=deal.offer.hold.seq + 1))
     await deal.send(deal.make_completed(replace(deal.make_delivery(), hold=other)))
 
 
@@ -416,7 +416,7 @@ def test_a_capture_of_a_strangers_hold_is_refused() -> None:
             nursery.start_soon(ask, world.gateway)
             await trio.sleep(2)
             (hold,) = world.operations(Hold)
-            hold_id = compute_hold_id(world.members[0].public_key, hold.seq, hold.attempt)
+            hold_id = compute_hold_id(world.members[0].public_key, hold)
             delivery = Delivery(hold_id, 1, bytes(32), Usage(0, 0), "stop")
             stolen = sign_operation(second.key, world.genesis.chain_id, Capture((CaptureItem(delivery, None),)))
             with pytest.raises(InvalidOperation):

@@ -614,7 +614,7 @@ def test_an_honest_capture_may_be_disputed_but_the_payer_gains_nothing() -> None
             _, final = await read_answer(exchange)
             assert isinstance(final, Completed)
             await exchange.abort("thanks")
-        hold_id = compute_hold_id(world.members[0].public_key, hold.seq, hold.attempt)
+        hold_id = compute_hold_id(world.members[0].public_key, hold)
         state = world.gateway.engine
         await eventually(
             lambda: (open_hold := state.state.hold(hold_id)) is not None and open_hold.unsettled_delivery is not None

@@ -243,7 +243,8 @@ def test_hashes_and_signatures() -> None:
     for case in load("hashes")["hashes"]:
         assert h(case["domain"], *map(bytes.fromhex, case["parts"])).hex() == case["hash"]
     for case in load("hashes")["hold_ids"]:
-        assert get_hold_id(bytes.fromhex(case["payer"]), case["seq"], case["attempt"]).hex() == case["id"]
+        hold = decode("Hold", bytes.fromhex(case["hold"]))
+        assert get_hold_id(bytes.fromhex(case["payer"]), hold).hex() == case["id"]
     for case in load("hashes")["operation_ids"]:
         assert h("operation", bytes.fromhex(case["signer"]), bytes.fromhex(case["operation"])).hex() == case["id"]
     for case in load("hashes")["digests"]:
@@ -543,6 +544,6 @@ def test_an_offer() -> None:
     assert completed["delivery"]["response_digest"] == h("body", head["salt"], chunk["data"])
     delivery = encode(completed["delivery"])
     chain_id, payer = bytes.fromhex(opening["chain_id"]), payment["hold"]["signer"]
-    assert completed["delivery"]["hold"] == get_hold_id(payer, offer["hold"]["seq"], offer["hold"]["attempt"])
+    assert completed["delivery"]["hold"] == get_hold_id(payer, offer["hold"])
     assert is_signed(offer["hold"]["payee"], "delivery", chain_id, delivery, completed["signature"])
     assert is_signed(payer, "receipt", chain_id, delivery, receipt["signature"])

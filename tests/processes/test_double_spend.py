@@ -152,5 +152,5 @@ def check_spent_once(cluster: Cluster, ledger: Ledger, pair: Pair) -> None:
     assert account.available + account.deposit == (1_000 if is_hold else 300) * CREDIT - held - fees
     assert (account.nonce, account.held) == ((0, held) if is_hold else (1, 0))
     if isinstance(winner.operation, Hold):
-        hold = ledger.state.hold(compute_hold_id(winner.signer, winner.operation.seq, 0))
+        hold = ledger.state.hold(compute_hold_id(winner.signer, winner.operation))
         assert hold is not None and hold.payee == winner.operation.payee

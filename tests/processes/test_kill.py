@@ -195,11 +195,7 @@ def test_kill_while_requests_flow(cluster: Cluster, tmp_path: Path) -> None:
     # Failover: a hold for the victim that brought neither pay nor an error is that of a request that was taken over, by
     # another executor or, if these were busy, by the entry itself. All users have their answers (above).
     holds = [signed.operation for signed, _ in ledgers[0].operations.values() if isinstance(signed.operation, Hold)]
-    for_victim = {
-        compute_hold_id(entry.key.public_key, hold.seq, hold.attempt)
-        for hold in holds
-        if hold.payee == victim.key.public_key
-    }
+    for_victim = {compute_hold_id(entry.key.public_key, hold) for hold in holds if hold.payee == victim.key.public_key}
     broken = {bytes.fromhex(rows[outcome.id]["hold"]) for outcome in errored}
     assert for_victim - broken - set(paid), "no request was taken over from the victim"
 

@@ -38,7 +38,6 @@ from chain.types.operations import (
     Unjail,
     Usage,
     Withdraw,
-    compute_hold_id,
     sign_operation,
 )
 from chain.types.votes import NO_BLOCK, Certificate, Vote, VoteKind, make_certificate, sign_vote
@@ -128,6 +127,7 @@ class Chain:
     ) -> None:
         self.validators = make_keys(validators)
         self.users = make_keys(users, "user")
+        self._hold_ids: dict[tuple[bytes, int, int], bytes] = {}
         self.keys = {key.public_key: key for key in (*self.validators, *self.users)}
         self.genesis = make_test_genesis(
             self.validators,
@@ -391,13 +391,19 @@ class Chain:
             payee = get_executor(self.state, first_round, payer.public_key, seq, attempt, model)
             assert payee is not None
         digest = crypto.hash_bytes("test request", attempt.to_bytes(8, "big"), seq.to_bytes(8, "big"))
-        return self.sign(
-            payer, Hold(payee, amount, first_round, seq, attempt, model, digest, self.head.chain_time + lifetime)
-        )
+        deadline = self.head.chain_time + lifetime
+        signed = self.sign(payer, Hold(payee, amount, first_round, seq, attempt, model, digest, deadline))
+        self._hold_ids[payer.public_key, seq, attempt] = signed.id
+        return signed
+
+    def find_hold_id(self, payer: KeyPair, seq: int, attempt: int = 0) -> bytes:
+        """The hold that was signed last under a number; if none was, the id of no hold."""
+        unknown = crypto.hash_bytes("test hold", payer.public_key, f"{seq} {attempt}".encode())
+        return self._hold_ids.get((payer.public_key, seq, attempt), unknown)
 
     def delivery(self, payer: KeyPair, seq: int, attempt: int = 0, *, amount: int = 1_000) -> Delivery:
         """A delivery against a hold, of a usage whose price is at least ``amount``."""
-        hold = compute_hold_id(payer.public_key, seq, attempt)
+        hold = self.find_hold_id(payer, seq, attempt)
         return Delivery(hold, amount, crypto.hash_bytes("test response", hold), Usage(amount, 0), "stop")
 
     def receipt(self, payer: KeyPair, delivery: Delivery) -> CaptureItem:

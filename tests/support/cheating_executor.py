@@ -103,13 +103,13 @@ def plant(world: World, liar: Member, lie: Lie) -> list[Deal]:
         body = b""
         while len(body) < offer.size:
             body += await exchange.receive() or b""
-        hold_id = compute_hold_id(exchange.peer, offer.hold.seq, offer.hold.attempt)
+        hold_id = compute_hold_id(exchange.peer, offer.hold)
         deal = Deal(world, liar, exchange, offer, body, hold_id)
         await deal.send(Accepted(False))
         payment = await receive(exchange)
         assert isinstance(payment, Payment)
         deals.append(deal)
-        liar.node.payments.payee._served.add(hold_id)  # else its node would refund, like an honest one
+        liar.node.payments.payee._served.add((exchange.peer, offer.hold.seq, offer.hold.attempt))
         await lie(deal)
 
     liar.node.streams.handle(OFFLOAD_PROTOCOL, handle, 64)

@@ -37,7 +37,6 @@ from chain.types.operations import (
     SignedOperation,
     Transfer,
     Unjail,
-    compute_hold_id,
     sign_operation,
 )
 from chain.types.votes import NO_BLOCK, Certificate, Vote, VoteKind, make_certificate, sign_vote
@@ -70,7 +69,7 @@ def make_busy_chain(length: int) -> tuple[Chain, Finals]:
                 operations += [chain.hold(first, seq), chain.transfer(first, second, 5)]
                 operations.append(chain.transfer(worker, first, 7))
                 if cycle:  # a hold of the last round that was not captured
-                    operations.append(chain.sign(server, Release(compute_hold_id(first.public_key, seq - 1, 0))))
+                    operations.append(chain.sign(server, Release(chain.find_hold_id(first, seq - 1))))
             case 1:
                 delivery = chain.delivery(first, seq, amount=0 if cycle % 3 == 2 else 900)
                 operations += [chain.capture(get_payee(chain, first, seq), chain.receipt(first, delivery))]
@@ -83,9 +82,9 @@ def make_busy_chain(length: int) -> tuple[Chain, Finals]:
                 operations.append(chain.transfer(first, second, 10_000_000))  # fails
             case 4:
                 operations += [chain.unbond(worker, 300)]
-                hold = chain.state.hold(compute_hold_id(second.public_key, seq, attempt))
+                hold = chain.state.hold(chain.find_hold_id(second, seq, attempt))
                 if cycle % 2 and hold is not None:
-                    operations.append(chain.sign(second, Dispute(compute_hold_id(second.public_key, seq, attempt))))
+                    operations.append(chain.sign(second, Dispute(chain.find_hold_id(second, seq, attempt))))
             case 5:
                 operations += [chain.hold(first, seq + 1, lifetime=2_500), chain.serve(server, MODEL)]
             case 6:
@@ -148,7 +147,7 @@ def change_committee(chain: Chain) -> list[SignedOperation]:
 
 def get_payee(chain: Chain, payer: KeyPair, seq: int, attempt: int = 0) -> KeyPair:
     """Who may capture an open hold."""
-    hold = chain.state.hold(compute_hold_id(payer.public_key, seq, attempt))
+    hold = chain.state.hold(chain.find_hold_id(payer, seq, attempt))
     assert hold is not None
     return chain.keys[hold.payee]
 

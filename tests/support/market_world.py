@@ -580,7 +580,7 @@ def make_hold(world: World, payer: int, body: bytes, salt: bytes, **changes: Any
 
 def sign_hold_by_hand(member: Member, hold: Hold) -> SignedOperation:
     """A hold of a member that its own node did not make. As a payer that is silent would, it disputes nothing of it."""
-    hold_id = compute_hold_id(member.public_key, hold.seq, hold.attempt)
+    hold_id = compute_hold_id(member.public_key, hold)
     member.node.payments.payer._max_captures.put(hold_id, hold.amount, hold.deadline)
     return sign_operation(member.key, member.node.engine.genesis.chain_id, hold)
 

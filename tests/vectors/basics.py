@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import base58
@@ -81,6 +82,8 @@ def make_hashes() -> Json:
     """The hash function, and ids made with it."""
     payer = make_key("user 0").public_key
     transfer = operations.Transfer(3, make_key("user 1").public_key, 5_000, b"memo")
+    hold = operations.Hold(make_key("validator 0").public_key, 2_000, 0, 256, 7, "smol", bytes(range(32)), 600_000)
+    holds = [hold, replace(hold, amount=2_001), replace(hold, seq=0, attempt=0)]
     generic = [("header", []), ("header", [b""]), ("header", [b"a", b"bc"]), ("newcomer share", [b"abc"])]
     return {
         "description": "H(domain; parts), and the ids and digests that are made with it.",
@@ -98,12 +101,11 @@ def make_hashes() -> Json:
         ],
         "hold_ids": [
             {
+                "hold": hold.encode().hex(),
                 "payer": payer.hex(),
-                "seq": seq,
-                "attempt": attempt,
-                "id": operations.compute_hold_id(payer, seq, attempt).hex(),
+                "id": operations.compute_hold_id(payer, hold).hex(),
             }
-            for seq, attempt in ((0, 0), (1, 0), (256, 7))
+            for hold in holds
         ],
         "digests": [
             {

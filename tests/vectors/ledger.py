@@ -17,7 +17,7 @@ from chain.transition.block import apply_block, state_transition
 from chain.transition.registration import compute_challenge, mine
 from chain.transition.restart_file import accept, build_restart
 from chain.types.blocks import Block, Header, sign_block
-from chain.types.operations import Dispute, Hold, Register, Release, SignedOperation, compute_hold_id
+from chain.types.operations import Dispute, Hold, Register, Release, SignedOperation
 from chain.types.validators import ValidatorSet
 from chain.types.votes import Certificate, Vote, VoteKind, is_slashable, sign_vote
 from tests.support.chain_builder import PARAMETERS, Chain
@@ -110,11 +110,11 @@ def _payee(chain: Chain, signed: SignedOperation) -> KeyPair:
 
 def _dispute(chain: Chain, payer: KeyPair, hold: SignedOperation) -> SignedOperation:
     assert isinstance(hold.operation, Hold)
-    return chain.sign(payer, Dispute(compute_hold_id(payer.public_key, hold.operation.seq, hold.operation.attempt)))
+    return chain.sign(payer, Dispute(hold.id))
 
 
 def _release(chain: Chain, signer: KeyPair, payer: KeyPair, seq: int) -> SignedOperation:
-    return chain.sign(signer, Release(compute_hold_id(payer.public_key, seq, 0)))
+    return chain.sign(signer, Release(chain.find_hold_id(payer, seq)))
 
 
 def make_genesis_file() -> Json:

@@ -184,7 +184,7 @@ def _list_offers() -> list[Json]:
     salt, body = bytes(range(16)), b'{"model":"smol","messages":[],"max_tokens":8}'
     hold = Hold(executor.public_key, 2_000, 0, 0, 0, "smol", compute_digest(salt, body), 600_000)
     delivery = Delivery(
-        compute_hold_id(payer.public_key, 0, 0), 300, compute_digest(salt, b"answer"), Usage(len(body), 8), "stop"
+        compute_hold_id(payer.public_key, hold), 300, compute_digest(salt, b"answer"), Usage(len(body), 8), "stop"
     )
     chain_id = chain.genesis.chain_id
     messages: list[offers.Message] = [

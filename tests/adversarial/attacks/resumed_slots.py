@@ -45,7 +45,7 @@ def run() -> Outcome:
         async def cheat(seq: int) -> None:
             nonlocal begun
             hold = payer.make_hold(seq, BODY, payer.compute_price(BODY, 100), victim)
-            hold_id = compute_hold_id(payer.key.public_key, hold.seq, hold.attempt)
+            hold_id = compute_hold_id(payer.key.public_key, hold)
             for turn in range(TURNS):
                 try:
                     async with payer.streams.open(victim.public_key, OFFLOAD_PROTOCOL) as exchange:

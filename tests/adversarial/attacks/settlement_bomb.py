@@ -12,7 +12,7 @@ from chain.state.records import Account, DueCaptures, OpenHold, SettlementQueue
 from chain.state.state import StateOverlay
 from chain.transition.deposits import compute_hold_deposit
 from chain.transition.payments import settle_due_captures
-from chain.types.operations import MAX_CAPTURE_ITEMS, Delivery, Usage, compute_hold_id
+from chain.types.operations import MAX_CAPTURE_ITEMS, Delivery, Usage
 from tests.adversarial.attacks.table import Attack, Outcome
 from tests.support.keys import make_key
 
@@ -30,7 +30,7 @@ def run() -> Outcome:
     for number in range(CAPTURES):
         names = []
         for seq in range(number * MAX_CAPTURE_ITEMS, (number + 1) * MAX_CAPTURE_ITEMS):
-            names.append(compute_hold_id(PAYER, seq, 0))
+            names.append(seq.to_bytes(32, "big"))
             delivery = Delivery(names[-1], 1_000, bytes(32), Usage(1, 1), "s")
             entries[hold_key(names[-1])] = OpenHold(PAYER, PAYEE, 1_000, "x", bytes(32), 10**9, delivery)
         entries[due_captures_key(number)] = DueCaptures(60_000 + number // 10, tuple(names))

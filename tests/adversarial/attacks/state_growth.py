@@ -16,7 +16,7 @@ from chain.parameters import CREDIT, Parameters
 from chain.state.keys import account_key, due_captures_key, hold_key, replay_window_key, validator_key
 from chain.state.state import State
 from chain.transition.deposits import compute_least_unbonding
-from chain.types.operations import SignedOperation, compute_hold_id
+from chain.types.operations import SignedOperation
 from tests.adversarial.attacks.table import Attack, Outcome
 from tests.support.chain_builder import Chain, do
 from tests.support.keys import make_key
@@ -88,7 +88,7 @@ def price_others() -> dict[str, int]:
     prices["first payment"] = price_growth(chain, payment, replay_window_key(user.public_key))
     hold, payee = chain.hold(user, 1, amount=least, model=LONGEST), chain.executor(user, 1, model=LONGEST)
     payment = [hold, chain.capture(payee, chain.delivery(user, 1, amount=1))]
-    keys = hold_key(compute_hold_id(user.public_key, 1, 0)), due_captures_key(0)
+    keys = hold_key(hold.id), due_captures_key(0)
     prices["payment that waits"] = price_growth(chain, payment, *keys)
     return prices
 

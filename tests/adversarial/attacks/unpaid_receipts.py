@@ -26,7 +26,6 @@ from chain.types.operations import (
     Delivery,
     Transfer,
     Usage,
-    compute_hold_id,
     sign_operation,
 )
 from consensus.mempool.pool import Mempool
@@ -47,7 +46,7 @@ def run() -> Outcome:
     for number, payee in enumerate(PAYEES * 2):
         items = []
         for seq in range(number * MAX_CAPTURE_ITEMS, (number + 1) * MAX_CAPTURE_ITEMS):
-            name = compute_hold_id(PAYER.public_key, seq, 0)
+            name = seq.to_bytes(32, "big")
             holds[hold_key(name)] = OpenHold(PAYER.public_key, payee.public_key, 1_000, "x", bytes(32), 10**9)
             delivery = Delivery(name, 1, bytes(32), Usage(1, 1), "s")
             items.append(CaptureItem(delivery, PAYER.sign("receipt", genesis.chain_id, delivery.encode())))

@@ -15,8 +15,8 @@ NO_WINDOW: Record = {"top": 0, "used": b""}
 NO_QUEUE: Record = {"first": 0, "end": 0}
 
 
-def get_hold_id(payer: bytes, seq: int, attempt: int) -> bytes:
-    return h("hold", payer, u64(seq), u64(attempt))
+def get_hold_id(payer: bytes, operation: Record) -> bytes:
+    return h("operation", payer, encode(operation))
 
 
 def is_unused(window: Record, seq: int, attempt: int) -> bool:
@@ -99,7 +99,7 @@ def hold(ledger: Ledger, operation: Record, signer: bytes) -> None:
     after = mark(window, seq, attempt)
     change_deposit(ledger, signer, window, after)
     ledger.entries[b"w" + signer] = after
-    ledger.entries[b"h" + get_hold_id(signer, seq, attempt)] = {
+    ledger.entries[b"h" + get_hold_id(signer, operation)] = {
         "payer": signer, "payee": operation["payee"], "amount": operation["amount"], "model": operation["model"],
         "request_digest": operation["request_digest"], "deadline": operation["deadline"],
         "unsettled_delivery": None,

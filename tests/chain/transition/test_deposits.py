@@ -19,7 +19,7 @@ from chain.transition.deposits import (
     compute_models_deposit,
     update_deposit,
 )
-from chain.types.operations import Dispute, Release, compute_hold_id
+from chain.types.operations import Dispute, Release
 from tests.support.chain_builder import MODEL, PARAMETERS, Chain, do, failure, refusal
 
 FEE = 100
@@ -168,11 +168,11 @@ def test_a_hold_keeps_a_deposit_until_it_is_resolved_in_whatever_way() -> None:
     assert chain.account(payer).held == 3 * (5_000 + HOLD_DEPOSIT)
     do(chain, *(chain.capture(payees[seq], chain.delivery(payer, seq)) for seq in (2, 3)))
     assert chain.account(payer).held == 3 * (5_000 + HOLD_DEPOSIT), "a capture that waits is room too"
-    fees += do(chain, chain.sign(payer, Dispute(compute_hold_id(payer.public_key, 3, 0))))
+    fees += do(chain, chain.sign(payer, Dispute(chain.find_hold_id(payer, 3))))
     assert chain.account(payer).held == 2 * (5_000 + HOLD_DEPOSIT)
     do(chain, elapsed=RULES.capture_grace_ms)
     assert chain.account(payer).held == 5_000 + HOLD_DEPOSIT
-    fees += do(chain, chain.sign(payer, Release(compute_hold_id(payer.public_key, 4, 0))), elapsed=5_000)
+    fees += do(chain, chain.sign(payer, Release(chain.find_hold_id(payer, 4))), elapsed=5_000)
     assert chain.account(payer).available == 1_000_000 - fees - 3 * 1_000 and chain.account(payer).held == 0
 
 

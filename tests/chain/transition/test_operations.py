@@ -33,16 +33,11 @@ from chain.types.operations import (
     SignedOperation,
     Transfer,
     Usage,
-    compute_hold_id,
 )
 from tests.support.chain_builder import MODEL, PARAMETERS, Chain, do, failure, refusal
 from tests.support.keys import make_key
 
 STRANGER = make_key("stranger")
-
-
-def hold_of(payer: KeyPair, seq: int, attempt: int = 0) -> bytes:
-    return compute_hold_id(payer.public_key, seq, attempt)
 
 
 def test_every_type_of_operation_has_one_rule() -> None:
@@ -201,7 +196,7 @@ def test_strangers_cannot_do_anything() -> None:
     ):
         assert "the fee is" in refusal(chain, operation)
     assert "no open hold" in refusal(chain, chain.capture(STRANGER, chain.delivery(user, 0)))
-    assert "the fee is" in refusal(chain, chain.sign(STRANGER, Release(hold_of(user, 0))))
+    assert "the fee is" in refusal(chain, chain.sign(STRANGER, Release(chain.find_hold_id(user, 0))))
 
 
 def test_money_received_can_be_spent_in_the_same_block() -> None:
@@ -291,7 +286,7 @@ def test_hold() -> None:
     assert isinstance(operation, Hold)
     fee = do(chain, signed)
     assert chain.account(user) == Account(available=1_000_000 - 5_000 - fee, held=5_000)
-    hold = chain.state.hold(hold_of(user, 0))
+    hold = chain.state.hold(chain.find_hold_id(user, 0))
     assert hold is not None and hold.unsettled_delivery is None
     assert (hold.payer, hold.payee, hold.amount) == (user.public_key, operation.payee, 5_000)
     assert (hold.model, hold.request_digest, hold.deadline) == (MODEL, operation.request_digest, operation.deadline)
@@ -342,9 +337,10 @@ def test_a_hold_is_made_once() -> None:
     hold = chain.hold(user, 0)
     assert "is used" in refusal(chain, hold, hold)
     do(chain, hold)
+    delivery = chain.delivery(user, 0)
     assert "is used" in refusal(chain, hold)
     assert "is used" in refusal(chain, chain.hold(user, 0, amount=101))
-    do(chain, chain.capture(chain.executor(user, 0), chain.receipt(user, chain.delivery(user, 0))))
+    do(chain, chain.capture(chain.executor(user, 0), chain.receipt(user, delivery)))
     assert "is used" in refusal(chain, chain.hold(user, 0)), "nor after it was resolved"
     do(chain, chain.hold(user, 0, 1), chain.hold(chain.users[1], 0))
 
@@ -461,7 +457,7 @@ def test_capture_with_a_receipt_pays_at_once() -> None:
     fee = do(chain, chain.capture(payee, chain.receipt(user, chain.delivery(user, 0, amount=3_000))))
     assert chain.account(user) == replace(before, held=0, available=before.available + 2_000)
     assert chain.account(payee) == replace(earner, available=earner.available + 3_000 - fee)
-    assert chain.state.hold(hold_of(user, 0)) is None
+    assert chain.state.hold(chain.find_hold_id(user, 0)) is None
 
 
 def test_a_hold_resolves_once() -> None:
@@ -473,8 +469,8 @@ def test_a_hold_resolves_once() -> None:
     for again in (
         capture,
         chain.capture(payee, chain.delivery(user, 0, amount=0)),
-        chain.sign(user, Dispute(hold_of(user, 0))),
-        chain.sign(user, Release(hold_of(user, 0))),
+        chain.sign(user, Dispute(chain.find_hold_id(user, 0))),
+        chain.sign(user, Release(chain.find_hold_id(user, 0))),
     ):
         assert "no open hold" in refusal(chain, again, elapsed=60_000)
 
@@ -483,15 +479,15 @@ def test_capture_without_a_receipt_pays_after_the_grace_time() -> None:
     chain, user, payee = held()  # chain time 1,000
     before, earner = chain.account(user), chain.account(payee)
     fee = do(chain, chain.capture(payee, chain.delivery(user, 0, amount=3_000)))  # at 2,000, due at 5,000
-    hold = chain.state.hold(hold_of(user, 0))
+    hold = chain.state.hold(chain.find_hold_id(user, 0))
     assert hold is not None and hold.unsettled_delivery is not None and hold.unsettled_delivery.amount == 3_000
-    assert chain.state.due_captures(0) == DueCaptures(5_000, (hold_of(user, 0),))
+    assert chain.state.due_captures(0) == DueCaptures(5_000, (chain.find_hold_id(user, 0),))
     assert chain.account(user) == before
     chain.append(elapsed=2_999)
-    assert chain.state.hold(hold_of(user, 0)) == hold
+    assert chain.state.hold(chain.find_hold_id(user, 0)) == hold
     chain.append(elapsed=1)
     assert chain.head.chain_time == 5_000
-    assert chain.state.hold(hold_of(user, 0)) is None and count_queued(chain) == 0
+    assert chain.state.hold(chain.find_hold_id(user, 0)) is None and count_queued(chain) == 0
     assert chain.account(payee) == replace(earner, available=earner.available + 3_000 - fee)
     assert chain.account(user) == replace(before, held=0, available=before.available + 2_000)
 
@@ -500,9 +496,9 @@ def test_grace_ends_at_the_millisecond_and_not_before() -> None:
     chain, user, payee = held()
     do(chain, chain.capture(payee, chain.delivery(user, 0, amount=3_000)), elapsed=1_501)  # at 2,501, due at 5,501
     chain.append(elapsed=2_999)
-    assert chain.state.hold(hold_of(user, 0)) is not None
+    assert chain.state.hold(chain.find_hold_id(user, 0)) is not None
     chain.append(elapsed=1)
-    assert chain.state.hold(hold_of(user, 0)) is None
+    assert chain.state.hold(chain.find_hold_id(user, 0)) is None
 
 
 def test_captures_of_many_blocks_fall_due_in_one() -> None:
@@ -540,7 +536,7 @@ def make_queue(max_settlements: int, sizes: Sequence[int]) -> tuple[Chain, KeyPa
 
 def find_open(chain: Chain, user: KeyPair, captures: list[list[int]]) -> list[int]:
     """Of each capture, how many of its holds are open."""
-    return [sum(chain.state.hold(hold_of(user, seq)) is not None for seq in seqs) for seqs in captures]
+    return [sum(chain.state.hold(chain.find_hold_id(user, seq)) is not None for seq in seqs) for seqs in captures]
 
 
 def test_a_block_settles_a_bounded_number_of_captures_and_leaves_the_rest_in_their_order() -> None:
@@ -558,7 +554,8 @@ def test_a_capture_that_waits_for_its_turn_may_still_be_disputed() -> None:
     chain.append(elapsed=10_000)
     assert find_open(chain, user, captures) == [0, 0, 1, 1, 1, 1]
     treasury = chain.state.totals.treasury
-    fee = do(chain, *[chain.sign(user, Dispute(hold_of(user, captures[number][0]))) for number in (3, 4)], elapsed=1)
+    disputed = [chain.find_hold_id(user, captures[number][0]) for number in (3, 4)]
+    fee = do(chain, *[chain.sign(user, Dispute(hold_id)) for hold_id in disputed], elapsed=1)
     assert chain.state.totals.treasury == treasury + fee + 2 * (2 * 1_000)
     assert find_open(chain, user, captures) == [0, 0, 0, 0, 0, 1], "what was disputed takes its place all the same"
     chain.append(elapsed=1)
@@ -568,7 +565,7 @@ def test_a_capture_that_waits_for_its_turn_may_still_be_disputed() -> None:
 def test_a_capture_made_while_others_wait_comes_after_them() -> None:
     chain, user, captures = make_queue(1, [1, 1, 1])
     late = next(seq for seq in range(30) if [seq] not in captures)
-    hold = chain.state.hold(hold_of(user, late))
+    hold = chain.state.hold(chain.find_hold_id(user, late))
     assert hold is not None
     do(chain, chain.capture(chain.keys[hold.payee], chain.delivery(user, late)), elapsed=2_999)
     for opened in ([0, 1, 1, 1], [0, 0, 1, 1], [0, 0, 0, 1]):
@@ -582,7 +579,7 @@ def test_a_capture_made_while_others_wait_comes_after_them() -> None:
 def test_deadlines_count_in_chain_time() -> None:
     """A halt of days between two blocks is one idle beat to the hold."""
     chain, user, _ = held()  # deadline at 10,000, made at 1,000
-    release = chain.sign(chain.users[1], Release(hold_of(user, 0)))
+    release = chain.sign(chain.users[1], Release(chain.find_hold_id(user, 0)))
     assert "has not passed" in refusal(chain, release, elapsed=9_000)
     chain.append(elapsed=4_000)
     chain.append(elapsed=1)
@@ -679,7 +676,7 @@ def test_a_capture_is_captured_once() -> None:
     do(chain, chain.capture(payee, delivery), elapsed=8_900)  # at 9,900, shortly before the deadline
     for item in (delivery, chain.receipt(user, delivery), replace(delivery, amount=0)):
         assert "captured already" in refusal(chain, chain.capture(payee, item))
-    assert "captured already" in refusal(chain, chain.sign(user, Release(hold_of(user, 0))), elapsed=200)
+    assert "captured already" in refusal(chain, chain.sign(user, Release(chain.find_hold_id(user, 0))), elapsed=200)
 
 
 def test_the_fee_of_a_capture_comes_out_of_what_it_captures() -> None:
@@ -714,7 +711,7 @@ def test_a_payee_that_has_nothing_captures_without_a_receipt() -> None:
     before, treasury, bonded = chain.account(user), chain.state.totals.treasury, chain.account(payee).bonded
     fee = do(chain, chain.capture(payee, chain.delivery(user, seq, amount=3_000)))
     owed = fee - 100
-    hold = chain.state.hold(hold_of(user, seq))
+    hold = chain.state.hold(chain.find_hold_id(user, seq))
     assert hold is not None and hold.unsettled_delivery is not None and owed > 0
     assert (hold.amount, hold.unsettled_delivery.amount) == (5_000 - owed, 3_000 - owed)
     assert chain.account(user) == replace(before, held=before.held - owed)
@@ -730,7 +727,7 @@ def test_a_dispute_of_such_a_capture_takes_what_is_left_of_it() -> None:
     before, treasury, bonded = chain.account(user), chain.state.totals.treasury, chain.account(payee).bonded
     fees = do(chain, chain.capture(payee, chain.delivery(user, seq, amount=3_000)))
     assert chain.account(payee).locked == 3_000 - fees
-    fees_of_user = do(chain, chain.sign(user, Dispute(hold_of(user, seq))))
+    fees_of_user = do(chain, chain.sign(user, Dispute(chain.find_hold_id(user, seq))))
     assert chain.account(user) == replace(before, held=0, available=before.available + 2_000 - fees_of_user)
     assert (chain.account(payee).bonded, chain.account(payee).locked) == (bonded - (3_000 - fees), 0)
     assert chain.state.totals.treasury == treasury + 2 * 3_000 - fees + fees_of_user and fees < 3_000
@@ -743,7 +740,7 @@ def test_a_payee_that_has_nothing_gives_a_hold_back() -> None:
     fee = do(chain, chain.capture(payee, chain.delivery(user, seq, amount=0)))
     assert chain.account(user) == replace(before, held=0, available=before.available + 5_000 - fee)
     assert chain.account(payee).available == 0 and chain.state.totals.treasury == treasury + fee
-    assert chain.state.hold(hold_of(user, seq)) is None
+    assert chain.state.hold(chain.find_hold_id(user, seq)) is None
 
 
 def test_the_fee_of_a_capture_comes_out_of_the_payees_share_first() -> None:
@@ -753,7 +750,7 @@ def test_the_fee_of_a_capture_comes_out_of_the_payees_share_first() -> None:
     items = [chain.delivery(user, seq, amount=amount) for seq, amount in ((gone, 0), (small, 100), (large, 120))]
     assert "more than is available" in refusal(chain, chain.capture(payee, *items[1:]))
     fee = do(chain, chain.capture(payee, *items))
-    holds = [chain.state.hold(hold_of(user, seq)) for seq in (gone, small, large)]
+    holds = [chain.state.hold(chain.find_hold_id(user, seq)) for seq in (gone, small, large)]
     assert holds[0] is None and fee > 220
     assert [
         hold and hold.unsettled_delivery and (hold.amount, hold.unsettled_delivery.amount) for hold in holds[1:]
@@ -772,24 +769,24 @@ def test_a_dispute_sends_the_capture_to_the_treasury_and_as_much_of_the_bond() -
     chain, user, payee = held()
     do(chain, chain.capture(payee, chain.delivery(user, 0, amount=3_000)))
     before, earner, treasury = chain.account(user), chain.account(payee), chain.state.totals.treasury
-    fee = do(chain, chain.sign(user, Dispute(hold_of(user, 0))))
+    fee = do(chain, chain.sign(user, Dispute(chain.find_hold_id(user, 0))))
     assert chain.account(user) == replace(before, held=0, available=before.available + 2_000 - fee)
     earner = replace(earner, bonded=earner.bonded - 3_000, locked=0)
     assert chain.account(payee) == earner
     assert chain.state.totals.treasury == treasury + 2 * 3_000 + fee
-    assert chain.state.hold(hold_of(user, 0)) is None
+    assert chain.state.hold(chain.find_hold_id(user, 0)) is None
     chain.append(elapsed=10_000)  # what stood on the agenda is passed over
     assert chain.account(payee) == earner and compute_supply(chain.state) == chain.genesis.supply
 
 
 def test_disputes_are_the_payers_and_against_a_pending_capture() -> None:
     chain, user, payee = held()
-    dispute = chain.sign(user, Dispute(hold_of(user, 0)))
+    dispute = chain.sign(user, Dispute(chain.find_hold_id(user, 0)))
     assert "nothing was captured" in refusal(chain, dispute)
     do(chain, chain.capture(payee, chain.delivery(user, 0, amount=3_000)))
     for key in (payee, chain.users[1]):
-        assert "only the payer" in refusal(chain, chain.sign(key, Dispute(hold_of(user, 0))))
-    assert "no open hold" in refusal(chain, chain.sign(user, Dispute(hold_of(user, 1))))
+        assert "only the payer" in refusal(chain, chain.sign(key, Dispute(chain.find_hold_id(user, 0))))
+    assert "no open hold" in refusal(chain, chain.sign(user, Dispute(chain.find_hold_id(user, 1))))
     do(chain, dispute, elapsed=2_999)
 
 
@@ -801,7 +798,7 @@ def test_a_dispute_is_in_time_in_the_next_block_whatever_its_time(grace: int) ->
     do(chain, chain.hold(user, 0))
     earner = chain.account(payee)
     fee = do(chain, chain.capture(payee, chain.delivery(user, 0)))
-    do(chain, chain.sign(user, Dispute(hold_of(user, 0))), elapsed=60_000)
+    do(chain, chain.sign(user, Dispute(chain.find_hold_id(user, 0))), elapsed=60_000)
     bonded = earner.bonded - 1_000  # what was captured
     assert chain.account(payee) == replace(earner, available=earner.available - fee, bonded=bonded)
 
@@ -810,12 +807,12 @@ def test_after_the_grace_time_it_is_too_late_for_a_dispute() -> None:
     chain, user, payee = held()
     do(chain, chain.capture(payee, chain.delivery(user, 0, amount=3_000)))
     chain.append(elapsed=3_000)
-    assert "no open hold" in refusal(chain, chain.sign(user, Dispute(hold_of(user, 0))), elapsed=1)
+    assert "no open hold" in refusal(chain, chain.sign(user, Dispute(chain.find_hold_id(user, 0))), elapsed=1)
 
 
 def test_release_returns_a_hold_after_its_deadline() -> None:
     chain, user, payee = held()  # deadline at 10,000, made at 1,000
-    release = chain.sign(chain.users[1], Release(hold_of(user, 0)))
+    release = chain.sign(chain.users[1], Release(chain.find_hold_id(user, 0)))
     before = chain.account(user)
     assert "has not passed" in refusal(chain, release, elapsed=9_000)
     fee = do(chain, release, elapsed=9_001)
@@ -897,15 +894,16 @@ def test_captures_stand_in_the_queue_in_their_order() -> None:
     do(chain, chain.capture(payee, *[chain.delivery(user, seq) for seq in mine]), elapsed=1_000)
     other = next(seq for seq in range(12) if seq not in mine)
     do(chain, chain.capture(payees[other], chain.delivery(user, other)), elapsed=1)
-    do(chain, chain.sign(user, Dispute(hold_of(user, mine[0]))), elapsed=1)
+    do(chain, chain.sign(user, Dispute(chain.find_hold_id(user, mine[0]))), elapsed=1)
     assert [chain.state.due_captures(number) for number in range(3)] == [
-        DueCaptures(5_000, tuple(hold_of(user, seq) for seq in mine)),  # captured at 2,000, due 3 seconds later
-        DueCaptures(5_001, (hold_of(user, other),)),
+        # Captured at 2,000, due 3 seconds later.
+        DueCaptures(5_000, tuple(chain.find_hold_id(user, seq) for seq in mine)),
+        DueCaptures(5_001, (chain.find_hold_id(user, other),)),
         None,
     ]
     assert chain.state.settlement_queue == SettlementQueue(0, 2)
     before = chain.account(payee).available
     chain.append(elapsed=2_998)
     assert chain.account(payee).available == before + 1_000 * (len(mine) - 1)
-    assert chain.state.hold(hold_of(user, other)) is not None
+    assert chain.state.hold(chain.find_hold_id(user, other)) is not None
     assert chain.state.due_captures(0) is None and chain.state.settlement_queue == SettlementQueue(1, 2)

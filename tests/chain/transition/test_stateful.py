@@ -334,7 +334,7 @@ class LedgerMachine(RuleBasedStateMachine):
         digest = hash_bytes("request", bytes([attempt]))
         amount = resolve(amount, self.account(key)["available"])
         operation = Hold(payee, amount, first_round, seq, attempt, model, digest, deadline)
-        self.holds.append((key, operation, compute_hold_id(key.public_key, seq, attempt)))
+        self.holds.append((key, operation, compute_hold_id(key.public_key, operation)))
         self.tops[who] = max(top, seq + 1) if fault != "too far" else top
         self.ask(key, operation)
 
@@ -500,7 +500,7 @@ class LedgerMachine(RuleBasedStateMachine):
             return None
         deadline = self.ledger.now + 9_000
         operation = Hold(payee, amount, first_round, seq, 0, MODEL, hash_bytes("request"), deadline)
-        self.holds.append((key, operation, compute_hold_id(key.public_key, seq, 0)))
+        self.holds.append((key, operation, compute_hold_id(key.public_key, operation)))
         self.tops[who] += 1
         self.ask(key, operation)
         return self.holds[-1]

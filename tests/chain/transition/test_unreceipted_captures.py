@@ -8,7 +8,7 @@ import pytest
 
 from chain.crypto import KeyPair
 from chain.state.state import compute_supply
-from chain.types.operations import Dispute, SignedOperation, compute_hold_id
+from chain.types.operations import Dispute, SignedOperation
 from tests.support.chain_builder import Chain, do, failure, refusal
 from tests.support.keys import make_key
 from tests.support.newcomers import GRANT, GRANTING, register
@@ -25,7 +25,7 @@ def make_chain(bonded: int, *amounts: int) -> tuple[Chain, KeyPair, KeyPair]:
 
 
 def dispute(chain: Chain, payer: KeyPair, seq: int) -> SignedOperation:
-    return chain.sign(payer, Dispute(compute_hold_id(payer.public_key, seq, 0)))
+    return chain.sign(payer, Dispute(chain.find_hold_id(payer, seq)))
 
 
 def test_a_capture_without_a_receipt_locks_as_much_of_the_bond_until_it_is_paid() -> None:

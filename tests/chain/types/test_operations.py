@@ -48,15 +48,20 @@ def test_the_id_covers_everything_but_the_signature() -> None:
     assert signed.encoded == signed.encode() and SignedOperation.decode(signed.encoded) == signed
 
 
-def test_hold_ids_do_not_collide() -> None:
-    payers = (USER.public_key, OTHER.public_key)
-    ids = {
-        compute_hold_id(payer, seq, attempt)
-        for payer in payers
-        for seq in (0, 1, 255, 256, 2**40)
-        for attempt in range(8)
-    }
-    assert len(ids) == 80
+def test_the_id_of_a_hold_commits_to_its_terms() -> None:
+    hold = Hold(OTHER.public_key, 1_000, 0, 1, 0, MODEL, bytes(32), 10_000)
+    others = [
+        replace(hold, payee=USER.public_key),
+        replace(hold, amount=999),
+        replace(hold, round=1),
+        replace(hold, seq=2),
+        replace(hold, attempt=1),
+        replace(hold, model="another"),
+        replace(hold, request_digest=b"1" * 32),
+        replace(hold, deadline=10_001),
+    ]
+    ids = {compute_hold_id(payer.public_key, each) for payer in (USER, OTHER) for each in (hold, *others)}
+    assert len(ids) == 18 and CHAIN.sign(USER, hold).id in ids
 
 
 def test_digests_are_salted() -> None:

@@ -12,7 +12,6 @@ from chain.types.operations import (
     SignedOperation,
     Transfer,
     Usage,
-    compute_hold_id,
     sign_operation,
 )
 from consensus.mempool.packing import LINE_REJECTED_WORK_BUDGET, REJECTED_WORK_BUDGET, BlockPacker
@@ -37,7 +36,7 @@ def sign(operation: Operation) -> SignedOperation:
 
 def make_capture(line: int, number: int, receipts: int, bare: int = 0) -> SignedOperation:
     """A capture of so many deliveries with and without a receipt."""
-    names = [compute_hold_id(line.to_bytes(32, "big"), number, seq) for seq in range(receipts + bare)]
+    names = [(line << 32 | number << 16 | seq).to_bytes(32, "big") for seq in range(receipts + bare)]
     deliveries = [Delivery(name, 1, bytes(32), Usage(1, 1), "stop") for name in names]
     items = [CaptureItem(each, bytes(64) if n < receipts else None) for n, each in enumerate(deliveries)]
     return sign(Capture(tuple(items)))

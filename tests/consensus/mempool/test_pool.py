@@ -196,7 +196,7 @@ def make_hold(seq: int, genesis: Genesis = GENESIS, amount: int = 1_000, attempt
 def make_capture(hold: SignedOperation, amount: int = 0) -> SignedOperation:
     assert isinstance(hold.operation, Hold)
     payee = next(make_key(n) for n in (1, 2, 3) if make_key(n).public_key == hold.operation.payee)
-    hold_id = compute_hold_id(hold.signer, hold.operation.seq, 0)
+    hold_id = compute_hold_id(hold.signer, hold.operation)
     item = CaptureItem(Delivery(hold_id, amount, bytes(32), Usage(1, 1), "stop"), None)
     return sign_operation(payee, MARKET.chain_id, Capture((item,)))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import trio
 
@@ -17,7 +19,6 @@ from chain.types.operations import (
     Operation,
     Release,
     Usage,
-    compute_hold_id,
     sign_operation,
 )
 from serving.accounting.hold_numbers import AHEAD, MAX_SET_ASIDE, TooManyPayments
@@ -406,8 +407,8 @@ def test_one_bad_delivery_does_not_spoil_a_capture_of_many() -> None:
         assert len(holds) > 5
         for index, hold in enumerate(holds):
             signed = sign_operation(world.members[0].key, world.genesis.chain_id, hold)
-            hold_id = compute_hold_id(signed.signer, hold.seq, 0)
-            node.payments.payee._served.add(hold_id)
+            hold_id = signed.id
+            node.payments.payee._served.add((signed.signer, hold.seq, hold.attempt))
             # The first asks for more than its usage is worth.
             amount = 2_000 if index == 0 else 1_000
             delivery = Delivery(hold_id, amount, bytes(32), Usage(0, 0), "stop")
@@ -431,8 +432,8 @@ def test_captures_without_a_receipt_wait_for_the_bond_that_those_before_them_loc
         holds = [make_hold(world, 0, b"x", bytes(16), seq=seq) for seq in range(4)]
         for hold in holds:
             signed = sign_hold_by_hand(world.members[0], hold)
-            hold_id = compute_hold_id(signed.signer, hold.seq, 0)
-            payee._served.add(hold_id)
+            hold_id = signed.id
+            payee._served.add((signed.signer, hold.seq, hold.attempt))
             delivery = Delivery(hold_id, 1_000, bytes(32), Usage(0, 0), "stop")
             payee.collect(
                 signed, delivery, world.gateway.payments.payer.sign_receipt(delivery) if hold.seq == 3 else None
@@ -467,3 +468,21 @@ def test_a_capture_that_was_lost_is_submitted_again(monkeypatch: pytest.MonkeyPa
         assert lost == [Capture((item,))]
 
     simulate(play)
+
+
+def test_a_hold_whose_number_another_hold_has_used_counts_against_its_payer_and_ends_its_credit() -> None:
+    async def play(world: World) -> None:
+        payee, payer = world.members[1].node.payments.payee, world.members[0].public_key
+        hold = make_hold(world, 0, b"x", bytes(16))
+        rival = replace(hold, amount=1_000, request_digest=bytes(32))
+        signed = sign_hold_by_hand(world.members[0], hold)
+        payee.history.note_payment(payer, CREDIT)
+        delivery = Delivery(signed.id, 1_000, bytes(32), Usage(0, 0), "stop")
+        payee.collect(signed, delivery, world.gateway.payments.payer.sign_receipt(delivery))
+        await world.gateway.engine.submit(sign_hold_by_hand(world.members[0], rival))
+        await eventually(lambda: payee.history.get_suspension(payer, trio.current_time()) > 0, 10)
+        assert payee.history.get_paid(payer) == 0 and payee.get_unpaid(payer) == 0
+        (open_hold,) = world.open_holds()
+        assert open_hold.amount == 1_000 and not world.captured
+
+    simulate(play, Options(executors=1))

@@ -186,7 +186,7 @@ async def test_models(node: Node, client: httpx.AsyncClient) -> None:
 async def test_requests_are_joined_with_their_payments(node: Node, client: httpx.AsyncClient) -> None:
     now = trio.current_time()
     hold = Hold(OTHER.public_key, 5_000, 0, 0, 1, MODEL, bytes(32), 10_000)
-    hold_id = compute_hold_id(KEY.public_key, 0, 1)
+    hold_id = compute_hold_id(KEY.public_key, hold)
     node.payments.payer.sign_hold(hold)
     node.dispatcher.records.extend(
         [

@@ -286,7 +286,7 @@ class Payer:
 
     @property
     def hold_id(self) -> bytes:
-        return compute_hold_id(self.node.key.public_key, self.hold.seq, self.hold.attempt)
+        return compute_hold_id(self.node.key.public_key, self.hold)
 
     async def begin(self) -> None:
         """Offer, pay, read the first part, and lose the connection."""
