@@ -16,7 +16,16 @@ import structlog
 import trio
 
 from chain.collections import BoundedDict
-from chain.types.operations import MAX_CAPTURE_ITEMS, Capture, CaptureItem, Delivery, Hold, SignedOperation, Usage
+from chain.types.operations import (
+    MAX_CAPTURE_ITEMS,
+    Capture,
+    CaptureItem,
+    Delivery,
+    Hold,
+    SignedOperation,
+    Usage,
+    compute_hold_id,
+)
 from consensus.engine import Engine
 from serving.accounting.payment_history import PaymentHistory
 from serving.accounting.submitter import RESUBMIT_DELAY_S, Submitter
@@ -76,8 +85,12 @@ class Payee:
 
     @contextmanager
     def serving(self, payer: bytes, hold: Hold) -> Iterator[None]:
-        """While a request is served: no hold under its number is taken for another request."""
+        """While a request is served: no hold under its number is taken for another request.
+
+        An offer that its payer left before, and makes again, is not refunded any more: it may be delivered for.
+        """
         number = payer, hold.seq, hold.attempt
+        self._left.pop(compute_hold_id(payer, hold), None)
         self._served.add(number)
         try:
             yield

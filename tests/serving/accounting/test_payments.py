@@ -486,3 +486,24 @@ def test_a_hold_whose_number_another_hold_has_used_counts_against_its_payer_and_
         assert open_hold.amount == 1_000 and not world.captured
 
     simulate(play, Options(executors=1))
+
+
+def test_an_offer_that_is_made_again_after_its_payer_left_is_not_refunded() -> None:
+    async def play(world: World) -> None:
+        payee, payer = world.members[1].node.payments.payee, world.members[0].public_key
+        holds = [make_hold(world, 0, b"x", bytes(16), seq=seq) for seq in range(2)]
+        signed = [sign_hold_by_hand(world.members[0], hold) for hold in holds]
+        for each in signed:
+            payee.note_left(each.id)
+        with payee.serving(payer, holds[0]):
+            for each in signed:
+                await world.gateway.engine.submit(each)
+            await eventually(lambda: len(world.open_holds()) == 2, 10)
+            await eventually(lambda: len(world.open_holds()) == 1, 120)
+            assert [item.delivery.hold for item in world.captured] == [signed[1].id]
+            delivery = Delivery(signed[0].id, 1_000, bytes(32), Usage(0, 0), "stop")
+            payee.collect(signed[0], delivery, world.gateway.payments.payer.sign_receipt(delivery))
+        await eventually(lambda: not world.open_holds(), 10)
+        assert world.captured[-1].delivery == delivery
+
+    simulate(play, Options(executors=1))
