@@ -66,9 +66,8 @@ _PROCESS: Mapping[type[Operation], Callable[[StateOverlay, BlockContext, Any, by
     Evidence: process_evidence,
     Hold: process_hold,
     Release: process_release,
-    Dispute: process_dispute,
 }
-"""The rule of each type of operation, but for captures: their fee comes out of what they capture."""
+"""The rule of each type of operation, but for those whose fee comes out of what they settle."""
 
 
 def process_operation(overlay: StateOverlay, context: BlockContext, signed: SignedOperation) -> str | None:
@@ -87,6 +86,8 @@ def process_operation(overlay: StateOverlay, context: BlockContext, signed: Sign
             charge_capture(attempt, operation, holds, signer, fee)
             # Last, for they cost most: a capture that cannot be included for any other reason pays for none of them.
             check_receipts(context, operation, holds)
+        elif isinstance(operation, Dispute):
+            process_dispute(attempt, context, operation, signer, fee)
         else:
             charge_fee(attempt, signer, fee)
             _PROCESS[type(operation)](attempt, context, operation, signer)

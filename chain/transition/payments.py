@@ -152,7 +152,7 @@ def charge_capture(overlay: StateOverlay, operation: Capture, holds: list[OpenHo
 
     The payee pays from what it has available by now. One that has too little, a newcomer say, must be able to capture
     all the same, or it works for nothing and its payers wait for the deadline: so the rest comes out of the amounts
-    that wait for their grace time, and then out of the holds that were given back whole.
+    that wait for their grace time, and then, in equal shares, out of the holds that were given back whole.
     """
     available = overlay.account(signer).available
     if fee > available:
@@ -178,11 +178,11 @@ def _charge_holds(overlay: StateOverlay, operation: Capture, holds: list[OpenHol
         overlay.put_account(hold.payer, replace(payer, held=payer.held - part))
         _unlock(overlay, hold.payee, part)
         owed -= part
-    for item, hold in items:
-        if not item.delivery.amount:
-            part = min(owed, hold.amount)
-            overlay.put_account(hold.payer, overlay.account(hold.payer).credit(-part))
-            owed -= part
+    refunded = [hold for item, hold in items if not item.delivery.amount]
+    for left, hold in zip(range(len(refunded), 0, -1), refunded, strict=True):
+        part = min(-(-owed // left), hold.amount)
+        overlay.put_account(hold.payer, overlay.account(hold.payer).credit(-part))
+        owed -= part
     if owed:
         raise CannotPay(f"the fee is {owed} micro-credits more than is available and captured")
 
@@ -215,8 +215,15 @@ def process_release(overlay: StateOverlay, context: BlockContext, operation: Rel
     _resolve(overlay, context.genesis.parameters, operation.hold, hold, hold.payer, 0)
 
 
-def process_dispute(overlay: StateOverlay, context: BlockContext, operation: Dispute, signer: bytes) -> None:
-    """Take the amount of an unreceipted capture from its payer and from its payee."""
+def process_dispute(overlay: StateOverlay, context: BlockContext, operation: Dispute, signer: bytes, fee: int) -> None:
+    """Take the amount of an unreceipted capture from its payer and from its payee, and then the fee.
+
+    The fee comes out of what the payer has available by now. One that has too little must be able to dispute all the
+    same, or its holds could be captured at no risk: the rest counts as paid with what is taken from it here.
+
+    Raises:
+        InvalidOperation: nothing is to be disputed, or all of this is less than the fee.
+    """
     hold = _open_hold(overlay, operation.hold)
     if hold.payer != signer:
         raise InvalidOperation("only the payer disputes a capture")
@@ -229,6 +236,10 @@ def process_dispute(overlay: StateOverlay, context: BlockContext, operation: Dis
     overlay.put_account(hold.payee, replace(payee, bonded=payee.bonded - burned))
     overlay.fill_treasury(burned)
     _resolve(overlay, context.genesis.parameters, operation.hold, hold, None, burned)
+    available = overlay.account(signer).available
+    if fee > available + burned:
+        raise CannotPay(f"the fee is {fee} micro-credits, {available + burned} are available and disputed")
+    charge_fee(overlay, signer, min(fee, available))
 
 
 def _open_hold(overlay: StateOverlay, hold_id: bytes) -> OpenHold:

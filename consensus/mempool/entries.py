@@ -72,8 +72,8 @@ def update_from_state(pending: AccountQueue, account: Account) -> None:
 
 def get_cost(parameters: Parameters, operation: Operation, fee: int) -> int:
     """What a one-time operation takes out of the available credit, but for the deposit for numbers left out."""
-    if isinstance(operation, NoncedOperation | Capture):
-        return 0
+    if isinstance(operation, NoncedOperation | Capture | Dispute):
+        return 0  # the fee of these two may come out of what they settle
     return fee + operation.amount + compute_hold_deposit(parameters) if isinstance(operation, Hold) else fee
 
 

@@ -35,7 +35,7 @@ from chain.transition.context import BlockContext
 from chain.transition.fees import compute_fee
 from chain.transition.operations import check_form, process_operation
 from chain.types.blocks import Block, Header
-from chain.types.operations import MAX_OPERATION_BYTES, Capture, Hold, NoncedOperation, SignedOperation
+from chain.types.operations import MAX_OPERATION_BYTES, Capture, Dispute, Hold, NoncedOperation, SignedOperation
 from consensus.mempool.entries import (
     AccountQueue,
     Entry,
@@ -190,10 +190,11 @@ class Mempool:
             fee += pending.fees
         else:
             self._check_one_time(signed, pending)
-        # The fee of a capture comes out of what it captures. Its account may have nothing available, but one that owns
-        # nothing at all captures only what is there to be captured.
-        if isinstance(operation, Capture):
-            if pending.owned < fee and not self._is_payee(operation, signer):
+        # The fees of captures and disputes come out of what they settle. Their account may have nothing available, but
+        # one that owns nothing at all captures only what is there to be captured. (Who may dispute owns a hold.)
+        if isinstance(operation, Capture | Dispute):
+            is_payee = isinstance(operation, Capture) and self._is_payee(operation, signer)
+            if pending.owned < fee and not is_payee:
                 raise CannotPay(f"the fee is {fee} micro-credits, the account owns {pending.owned}")
         elif pending.available < fee:
             raise CannotPay(f"the fees pending are {fee} micro-credits, {pending.available} are available")

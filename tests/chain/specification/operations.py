@@ -35,6 +35,8 @@ def include(ledger: Ledger, signed: Record) -> str:
         return REFUSED
     if kind == "Capture":
         return DONE if attempt(ledger, lambda: payments.capture(ledger, operation, signer, fee)) else REFUSED
+    if kind == "Dispute":
+        return DONE if attempt(ledger, lambda: payments.dispute(ledger, operation, signer, fee)) else REFUSED
     if "nonce" not in operation:
         return DONE if attempt(ledger, charge_fee, happen) else REFUSED
     if operation["nonce"] != ledger.account(signer)["nonce"] or not attempt(ledger, charge_fee):
@@ -158,8 +160,7 @@ EFFECTS: dict[str, Callable[[Ledger, Record, bytes], None]] = {
     "Recommit": validators.recommit,
     "Hold": payments.hold,
     "Release": payments.release,
-    "Dispute": payments.dispute,
     "Evidence": validators.punish,
     "Register": register,
 }
-"""The effect of each operation, which raises :class:`Forbidden`; that of a capture includes its fee."""
+"""The effect of each operation, which raises :class:`Forbidden`; those of captures and disputes include their fees."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
+
 from tests.chain.specification.draws import order_executors
 from tests.chain.specification.ledger import Ledger, get_free_bond, get_own_bond, need
 from tests.chain.specification.notation import Record, encode, h, is_signed, u64
@@ -161,8 +164,9 @@ def capture(ledger: Ledger, operation: Record, signer: bytes, fee: int) -> None:
         entry["unsettled_delivery"]["amount"] -= paid
         ledger.account(entry["payer"])["held"] -= paid
         ledger.account(signer)["locked"] -= paid
-    for payer, amount in refunded:
-        fee, paid = fee - paid, min(fee - paid, amount)
+    for place, (payer, amount) in enumerate(refunded):
+        fee = fee - paid
+        paid = min(math.ceil(Fraction(fee, len(refunded) - place)), amount)
         ledger.account(payer)["available"] -= paid
     need(fee == paid)
 
@@ -192,7 +196,8 @@ def release(ledger: Ledger, operation: Record, signer: bytes) -> None:
     resolve(ledger, operation["hold"], None, 0)
 
 
-def dispute(ledger: Ledger, operation: Record, signer: bytes) -> None:
+def dispute(ledger: Ledger, operation: Record, signer: bytes, fee: int) -> None:
+    """Its effect, and its fee, of which the payer owes no more than it has left."""
     entry = find_hold(ledger, operation["hold"])
     need(entry["payer"] == signer and entry["unsettled_delivery"] is not None)
     amount, payee = entry["unsettled_delivery"]["amount"], ledger.account(entry["payee"])
@@ -201,3 +206,7 @@ def dispute(ledger: Ledger, operation: Record, signer: bytes) -> None:
     payee["bonded"] -= burned
     ledger.fill_treasury(burned)
     resolve(ledger, operation["hold"], None, burned)
+    left = ledger.account(signer)["available"]
+    need(fee <= left + burned)
+    ledger.spend(signer, min(fee, left))
+    ledger.fill_treasury(min(fee, left))

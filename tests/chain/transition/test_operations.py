@@ -41,7 +41,7 @@ STRANGER = make_key("stranger")
 
 
 def test_every_type_of_operation_has_one_rule() -> None:
-    assert {*_PROCESS, Capture} == set(get_args(Operation))
+    assert {*_PROCESS, Capture, Dispute} == set(get_args(Operation))
 
 
 # Fees and nonces
@@ -743,6 +743,21 @@ def test_a_payee_that_has_nothing_gives_a_hold_back() -> None:
     assert chain.state.hold(chain.find_hold_id(user, seq)) is None
 
 
+def test_a_payee_that_has_nothing_gives_many_holds_back_and_each_pays_as_much() -> None:
+    """But for one that has less."""
+    chain, user, payee, seqs = poor_payee([1_000, 100, 1_000, 1_000])
+    other, mine = chain.users[1], next(seq for seq in range(99) if chain.executor(chain.users[1], seq) is payee)
+    do(chain, chain.hold(other, mine))
+    before, another = chain.account(user), chain.account(other)
+    items = [chain.delivery(user, seq, amount=0) for seq in seqs]
+    fee = do(chain, chain.capture(payee, *items, chain.delivery(other, mine, amount=0)))
+    first = -(-fee // 5)
+    rest = fee - first - 100
+    assert first > 100 and chain.account(other).available == another.available + 5_000 - rest // 3
+    assert chain.account(user) == replace(before, held=0, available=before.available + 3_100 - (fee - rest // 3))
+    assert compute_supply(chain.state) == chain.genesis.supply
+
+
 def test_the_fee_of_a_capture_comes_out_of_the_payees_share_first() -> None:
     """Of several items: what waits, in order, then what was given back; and of no account more than there is."""
     chain, user, payee, (gone, small, large) = poor_payee([1_000, 1_000, 1_000])
@@ -777,6 +792,30 @@ def test_a_dispute_sends_the_capture_to_the_treasury_and_as_much_of_the_bond() -
     assert chain.state.hold(chain.find_hold_id(user, 0)) is None
     chain.append(elapsed=10_000)  # what stood on the agenda is passed over
     assert chain.account(payee) == earner and compute_supply(chain.state) == chain.genesis.supply
+
+
+@pytest.mark.parametrize("amount", [5_000, 4_990, 1_000])
+@pytest.mark.parametrize("left", [0, 50, 1_000])
+def test_a_payer_that_has_nothing_left_disputes_all_the_same(amount: int, left: int) -> None:
+    """Out of what comes back of the hold, and then of what the treasury gets of it anyway."""
+    chain, user, payee = held()
+    do(chain, chain.capture(payee, chain.delivery(user, 0, amount=amount)), exact_transfer(chain, user, left))
+    before, earner, treasury = chain.account(user), chain.account(payee), chain.state.totals.treasury
+    assert before.available == left
+    dispute = chain.sign(user, Dispute(chain.find_hold_id(user, 0)))
+    assert chain.genesis.parameters.deposit_per_byte == 0 and compute_fee(chain.genesis, dispute) > 50
+    chain.append([dispute])
+    paid = min(compute_fee(chain.genesis, dispute), left + 5_000 - amount)
+    assert chain.account(user) == replace(before, held=0, available=left + 5_000 - amount - paid)
+    assert chain.account(payee) == replace(earner, bonded=earner.bonded - amount, locked=0)
+    assert chain.state.totals.treasury == treasury + 2 * amount + paid
+    assert compute_supply(chain.state) == chain.genesis.supply
+
+
+def test_a_dispute_of_less_than_its_fee_needs_credit() -> None:
+    chain, user, payee = held(amount=120)
+    do(chain, chain.capture(payee, chain.delivery(user, 0, amount=120)), exact_transfer(chain, user, 10))
+    assert "130 are available and disputed" in refusal(chain, chain.sign(user, Dispute(chain.find_hold_id(user, 0))))
 
 
 def test_disputes_are_the_payers_and_against_a_pending_capture() -> None:

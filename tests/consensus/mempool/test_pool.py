@@ -22,6 +22,7 @@ from chain.types.operations import (
     Capture,
     CaptureItem,
     Delivery,
+    Dispute,
     Hold,
     Register,
     Release,
@@ -528,3 +529,20 @@ def test_a_proof_of_work_that_was_checked_is_never_checked_here(monkeypatch: pyt
     for second in range(60):
         pool.expire(float(second))
     assert pool.is_ready(operation.id)
+
+
+def test_a_dispute_is_taken_from_an_account_that_has_nothing_available() -> None:
+    """But it owns the hold: one that owns nothing at all is refused."""
+    pool, chain = make_pool(MARKET), Chain(MARKET)
+    hold = make_hold(0, genesis=MARKET)
+    chain.make_final(pool, [hold], 1.0)
+    chain.make_final(pool, [make_capture(hold, 100)], 2.0)
+    payer = make_key(3)
+    available = chain.state.account(payer.public_key).available
+    chain.make_final(pool, [transfer(3, 0, available - 200, genesis=MARKET)], 3.0)
+    dispute = sign_operation(payer, MARKET.chain_id, Dispute(hold.id))
+    assert chain.state.account(payer.public_key).available < len(dispute.encoded)
+    pool.add(dispute, 3.0)
+    assert pool.select(10**6) == [dispute]
+    with pytest.raises(CannotPay, match="owns 0"):
+        pool.add(sign_operation(make_key("stranger"), MARKET.chain_id, Dispute(hold.id)), 3.0)
