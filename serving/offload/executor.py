@@ -60,9 +60,7 @@ class Executor:
         self._policy = policy
         self._settings = settings = settings or ExecutorSettings()
         self._payee = payee = context.payments.payee
-        self._credit_line = CreditLine(
-            context.engine, payee, settings.paid_share, settings.halt_credit, settings.halt_share
-        )
+        self._credit_line = CreditLine(payee, settings.paid_share)
         self._blame = blame
         self._rates = OfferRates(payee.history)
         self._unpaid_offers = UnpaidOffers(context.engine, payee)

@@ -260,7 +260,6 @@ class OffloadSession:
                 is_overdue = engine.is_overdue(operation_id, settings.hold_grace_s / 4)
                 patience = settings.hold_grace_s
                 if silence > settings.halt_after_s:
-                    self._credit_line.note_halt()
                     try:
                         self._borrow()
                     except CreditExhausted:

@@ -55,7 +55,3 @@ class ExecutorSettings:
     """Bytes of an answer that the backend may write ahead of what is sent."""
     paid_share: int = 10
     """Credit before a hold is final, as a divisor of what its payer has paid this node."""
-    halt_credit: int = 10_000_000
-    """Most unpaid micro-credits of one payer while the chain is halted."""
-    halt_share: int = 10
-    """The same as a divisor of the payer's last final balance; the smaller of both limits counts."""

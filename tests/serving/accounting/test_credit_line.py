@@ -1,9 +1,8 @@
-"""The credit line: bounded by what was paid, and in a halt by the balance, for all answers of one payer together."""
+"""The credit line: bounded by what was paid, for all answers of one payer together."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -15,34 +14,26 @@ PAYER, OTHER = b"p" * 32, b"o" * 32
 
 
 @dataclass
-class Ledger:
-    """Balances, and what is delivered but not paid; stands for the engine, its state and the payee."""
+class Deliveries:
+    """What was paid, and what is delivered but not paid; stands for the payee."""
 
-    balances: dict[bytes, int]
     unpaid: dict[bytes, int] = field(default_factory=dict)
     history: PaymentHistory = field(default_factory=PaymentHistory)
-    last_final_at: float = 100.0
-
-    @property
-    def state(self) -> Ledger:
-        return self
-
-    def account(self, payer: bytes) -> Any:
-        return SimpleNamespace(available=self.balances[payer])
 
     def get_unpaid(self, payer: bytes) -> int:
         return self.unpaid.get(payer, 0)
 
 
-def make_credit(ledger: Ledger, limit: int, share: int) -> CreditLine:
-    """In a halt; of what was paid a tenth is lent."""
-    credit = CreditLine(cast(Any, ledger), cast(Any, ledger), 10, limit, share)
-    credit.note_halt()
-    return credit
+def make_credit(deliveries: Deliveries, *payers: bytes) -> CreditLine:
+    """A tenth is lent of the 1,000 micro-credits that each of ``payers`` has paid."""
+    for payer in payers:
+        deliveries.history.note_payment(payer, 600)
+        deliveries.history.note_payment(payer, 400)
+    return CreditLine(cast(Any, deliveries), 10)
 
 
 def test_loans_of_a_payer_add_up_and_are_given_back() -> None:
-    credit = make_credit(Ledger({PAYER: 1_000, OTHER: 1_000}), limit=100, share=2)
+    credit = make_credit(Deliveries(), PAYER, OTHER)
     with credit.lend(PAYER, 60):
         with pytest.raises(CreditExhausted), credit.lend(PAYER, 41):
             pass
@@ -55,46 +46,19 @@ def test_loans_of_a_payer_add_up_and_are_given_back() -> None:
     assert credit.lent == {}
 
 
-def test_the_balance_bounds_it_too() -> None:
-    credit = make_credit(Ledger({PAYER: 100}), limit=1_000, share=10)
-    with pytest.raises(CreditExhausted), credit.lend(PAYER, 11):
-        pass
-    with credit.lend(PAYER, 10):
-        pass
-
-
 def test_what_is_delivered_and_not_paid_counts() -> None:
-    ledger = Ledger({PAYER: 1_000}, {PAYER: 95})
-    credit = make_credit(ledger, limit=100, share=1)
+    credit = make_credit(Deliveries({PAYER: 95}), PAYER)
     with pytest.raises(CreditExhausted), credit.lend(PAYER, 6):
         pass
     with credit.lend(PAYER, 5):
         pass
 
 
-def test_without_a_halt_a_share_of_what_was_paid_is_lent() -> None:
-    ledger = Ledger({PAYER: 1_000_000})
-    credit = make_credit(ledger, limit=100, share=1)
-    ledger.last_final_at = 101.0  # a block is final: the halt is over
+def test_a_stranger_has_none_and_neither_has_who_failed_to_pay() -> None:
+    deliveries = Deliveries()
+    credit = make_credit(deliveries, PAYER)
+    with pytest.raises(CreditExhausted), credit.lend(OTHER, 1):
+        pass
+    deliveries.history.note_fault(PAYER, 0.0)
     with pytest.raises(CreditExhausted), credit.lend(PAYER, 1):
         pass
-    ledger.history.note_payment(PAYER, 600)
-    ledger.history.note_payment(PAYER, 400)
-    with credit.lend(PAYER, 60), credit.lend(PAYER, 40):
-        assert credit.lent == {PAYER: 100}
-        with pytest.raises(CreditExhausted), credit.lend(PAYER, 1):
-            pass
-    ledger.unpaid[PAYER] = 1
-    with pytest.raises(CreditExhausted), credit.lend(PAYER, 100):
-        pass
-    ledger.history.note_fault(PAYER, 0.0)
-    with pytest.raises(CreditExhausted), credit.lend(PAYER, 1):
-        pass
-
-
-def test_in_a_halt_the_larger_of_both_lines_counts() -> None:
-    ledger = Ledger({PAYER: 1_000})
-    credit = make_credit(ledger, limit=100, share=10)
-    assert credit.get_limit(PAYER) == 100
-    ledger.history.note_payment(PAYER, 2_000)
-    assert credit.get_limit(PAYER) == 200

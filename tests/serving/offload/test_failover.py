@@ -357,7 +357,6 @@ def test_in_a_halt_serving_goes_on_within_the_credit_and_is_paid_after_it() -> N
         executors=3,
         gateways=(0, 1),
         validators=(0, 3, 4),
-        executor=ExecutorSettings(halt_credit=32_000),
         policy=PolicyParameters(accept_frequency=1.0),
         parameters={"capture_grace_ms": 5_000},
     )
@@ -372,6 +371,7 @@ def test_in_a_halt_serving_goes_on_within_the_credit_and_is_paid_after_it() -> N
         await trio.sleep(1.0)
         height = world.gateway.engine.header.height
         only = world.members[2]
+        only.node.payments.payee.history.note_payment(world.members[0].public_key, 320_000)
         get_script(only).tokens = 300
         # Each takes 15 s, longer than the grace time, and holds about 14,000 micro-credits: two fit into the credit.
         results = [Result() for _ in range(4)]
