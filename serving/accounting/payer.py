@@ -140,11 +140,8 @@ class Payer:
         if spendable < cost:
             raise CannotAfford(f"the request needs {cost} micro-credits, deposit included, {spendable} are available")
 
-    def sign_hold(self, hold: Hold, max_capture: int = 0) -> SignedOperation:
-        """Sign a hold and count it against the balance.
-
-        ``max_capture`` is the most that may be captured without a receipt before anything was received; it is forgotten
-        at a restart.
+    def sign_hold(self, hold: Hold) -> SignedOperation:
+        """Sign a hold and count it against the balance. Nothing may be captured of it before something was received.
 
         Raises:
             CannotAfford: the balance does not cover it and its fee.
@@ -160,7 +157,6 @@ class Payer:
             self._store.write({HOLD_NUMBER_KEY: encode_number(reserved)})
         self._unconfirmed_holds[signed.id] = (cost, hold)
         self._remember(signed.id, hold.payee, hold.amount, hold.deadline)
-        self._records[signed.id].max_capture = max_capture
         return signed
 
     def sign_receipt(self, delivery: Delivery) -> bytes:

@@ -49,7 +49,7 @@ from serving.openai.requests import Request
 log = structlog.get_logger(__name__)
 
 IN_FLIGHT_BYTES = 512
-"""Completion bytes that may be on their way when a user leaves: captured on top, they are not disputed."""
+"""Completion bytes that may be on their way when a user leaves: captured on top of others, they are not disputed."""
 CONTENT_TYPES = ("application/json", EVENT_STREAM)
 """How the content type of an answer may begin."""
 MAX_CONTENT_TYPE_CHARS = 64
@@ -196,7 +196,7 @@ class OffloadAttempt:
         # A hold of a period that has ended may come too late for a block, and the executor would take it for a lie.
         if self._context.first_round != self.terms.round:
             raise AttemptFailed("the serving period ended before the payment")
-        signed = self._payer.sign_hold(self._hold, self._compute_owed(IN_FLIGHT_BYTES))
+        signed = self._payer.sign_hold(self._hold)
         # A user that leaves now must not leave a hold behind that is promised until its deadline and never made.
         with trio.CancelScope(shield=True, deadline=trio.current_time() + self._settings.accept_timeout_s):
             await self.exchange.send(encode_message(Payment(signed)))

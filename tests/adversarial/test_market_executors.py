@@ -351,6 +351,30 @@ def test_capturing_more_than_was_delivered_to_a_user_who_left_is_disputed() -> N
     simulate(play, Options(parameters=FAST))
 
 
+@pytest.mark.parametrize("leaves", [False, True])
+def test_capturing_the_price_of_the_prompt_before_any_content_is_disputed(leaves: bool) -> None:
+    """While the executor shows signs of life and its user waits, and when the user leaves."""
+
+    async def play(world: World) -> None:
+        liar, honest = world.drawn()
+
+        async def show_life(deal: Deal) -> None:
+            await deal.send(ResponseHead(200, "text/event-stream", SALT))
+            await capture_all(deal, deal.make_delivery(count=0).amount)
+            while True:
+                await deal.send(KeepAlive(queued=True))
+                await trio.sleep(1)
+
+        plant(world, liar, show_life)
+        with trio.move_on_after(3 if leaves else 60):
+            assert (await ask(world.gateway)).executor == honest.public_key
+        liar.node.payments.payee._served.clear()
+        await world.settle(60)
+        check_gained_nothing(world, liar)
+
+    simulate(play, Options(parameters=FAST))
+
+
 def test_capturing_about_what_was_delivered_to_a_user_who_left_is_not_disputed() -> None:
     async def dawdle(deal: Deal) -> None:
         await deal.send_answer(b"".join(make_token("liar-", number) for number in range(5)))
