@@ -21,6 +21,7 @@ BENCHMARKS = (
     "beacon",
     "newcomer",
     "substitution",
+    "judges",
 )
 """In the order in which they run and are shown."""
 

@@ -18,8 +18,8 @@ from serving.backends.embedded import find_smollm2
 if TYPE_CHECKING:
     from gguf import GGMLQuantizationType
 
-DROPPED_LAYERS = (16, 22)
-"""Layers that the model with 28 of 30 lacks."""
+DROPPED_LAYERS = {"28 layers": (16, 22), "22 layers": (15, 16, 18, 19, 21, 22, 24, 25)}
+"""Layers that a variant with fewer than 30 lacks; they are counted from 0."""
 
 _LAYER = re.compile(r"blk\.(\d+)\.(.*)")
 
@@ -28,7 +28,8 @@ Tensor = tuple[str, Any, "GGMLQuantizationType"]
 
 
 def get_variant(name: str) -> Path:
-    """The file of a variant: ``q4_1`` (as shipped), ``q8_0`` (the same values), ``q4_0`` (rounded) or ``28 layers``."""
+    """The file of a variant: ``q4_1`` (as shipped), ``q8_0`` (the same values), ``q4_0`` (rounded), or ``28 layers`` or
+    ``22 layers`` of 30."""
     source = find_smollm2()
     if name == "q4_1":
         return source
@@ -37,8 +38,8 @@ def get_variant(name: str) -> Path:
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part")
-        if name == "28 layers":
-            _copy(source, part, _drop_layer, fewer_layers=len(DROPPED_LAYERS))
+        if dropped := DROPPED_LAYERS.get(name):
+            _copy(source, part, _make_dropper(dropped), fewer_layers=len(dropped))
         else:
             _copy(source, part, _make_requantizer(name.upper()))
         part.replace(path)
@@ -59,16 +60,19 @@ def _make_requantizer(format_name: str) -> Callable[[Tensor], Tensor]:
     return requantize
 
 
-def _drop_layer(tensor: Tensor) -> Tensor | None:
-    """A tensor under the number that its layer has in the smaller model; None if its layer is dropped."""
-    name, data, kind = tensor
-    found = _LAYER.fullmatch(name)
-    if found is None:
-        return tensor
-    layer = int(found[1])
-    if layer in DROPPED_LAYERS:
-        return None
-    return f"blk.{layer - sum(dropped < layer for dropped in DROPPED_LAYERS)}.{found[2]}", data, kind
+def _make_dropper(dropped: tuple[int, ...]) -> Callable[[Tensor], Tensor | None]:
+    def drop_layer(tensor: Tensor) -> Tensor | None:
+        """A tensor under the number that its layer has in the smaller model; None if its layer is dropped."""
+        name, data, kind = tensor
+        found = _LAYER.fullmatch(name)
+        if found is None:
+            return tensor
+        layer = int(found[1])
+        if layer in dropped:
+            return None
+        return f"blk.{layer - sum(other < layer for other in dropped)}.{found[2]}", data, kind
+
+    return drop_layer
 
 
 def _copy(source: Path, target: Path, change: Callable[[Tensor], Tensor | None], fewer_layers: int = 0) -> None:

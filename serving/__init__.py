@@ -6,8 +6,9 @@ Read in this order:
 2. ``backends``, ``scheduling``: where answers are made, the queues in front, and the owner's policy.
 3. ``accounting``: holds, captures, receipts and stake on the ledger.
 4. ``offload``: the two sides of an offloaded request.
-5. ``api``, ``dispatcher``, ``advertiser``: what joins them, for users and for other nodes.
-6. ``config``, ``admin``, ``cli``: the owner's side. ``simulation``: a modelled GPU in place of a backend.
+5. ``quality``: judges of answers.
+6. ``api``, ``dispatcher``, ``advertiser``: what joins them, for users and for other nodes.
+7. ``config``, ``admin``, ``cli``: the owner's side. ``simulation``: a modelled GPU in place of a backend.
 
 Only ``node`` imports this package, and benchmarks and tests.
 """

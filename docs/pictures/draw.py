@@ -36,7 +36,7 @@ DESCRIPTIONS = {
     "serving/config": "config.yaml",
     "serving/offload": "originator, executor, their wire",
     "serving/scheduling": "queues and policy",
-    "serving/quality": "was it the declared model?",
+    "serving/quality": "judges; was it the declared model?",
     "serving/simulation": "a modelled GPU",
     "serving/backends": "any OpenAI-compatible server, an embedded model",
     "serving/http": "client and server of the hot path",

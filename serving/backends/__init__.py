@@ -6,6 +6,7 @@ Read in this order:
 2. ``openai_compatible``: any server over HTTP, probed for its life and load.
 3. ``load_metrics``: from a server's metrics page to its load (pure).
 4. ``embedded``: llama.cpp in this process.
+5. ``sdk``: the ``openai`` SDK on any of them.
 
 ``serving.scheduling`` and what lies above it know the interface alone; ``serving.config`` builds the backends.
 """

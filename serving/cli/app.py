@@ -27,6 +27,7 @@ from p2p.runtime import RealRuntime
 from serving.cli.calibrate import calibrate_check
 from serving.cli.chain import build_chain_app
 from serving.cli.errors import CommandError
+from serving.cli.judge import build_judge_app
 from serving.cli.owner import add_owner_commands
 from serving.cli.stopped_node import get_passphrase, load_key, load_own_genesis
 from serving.config.data_directory import (
@@ -94,6 +95,7 @@ def build_wwwserve_app(run_node: RunNode) -> typer.Typer:
     app.command()(demo)
     app.command("calibrate")(calibrate_check)
     add_owner_commands(app)
+    app.add_typer(build_judge_app(), name="judge")
     app.add_typer(build_chain_app(), name="chain")
     return app
 

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, model_validator
@@ -22,6 +23,7 @@ from serving.backends.load_metrics import LoadReader
 from serving.http.access import is_loopback
 from serving.http.client import BaseUrl
 from serving.openai.keys import ApiKey
+from serving.quality.judging.prompt import MAX_PROMPT_BYTES, JudgePrompt, PromptError, load_default_prompt
 from serving.scheduling.policy import PolicyParameters
 
 MAX_CREDITS = 2**63 - 1
@@ -259,6 +261,50 @@ class OpenAIModel(Section):
 Model = Annotated[EmbeddedModel | OpenAIModel, Field(discriminator="kind")]
 
 
+class JudgeConfig(Section):
+    """How this node compares answers of other nodes; 'wwwserve judge test' says how well."""
+
+    model: ModelName | None = Field(
+        default=None, description="The model that judges, of those above; null is the first."
+    )
+    prompt_file: Text | None = Field(
+        default=None,
+        description="A judging prompt of your own, relative to this directory ('wwwserve judge prompt' prints one to "
+        "begin with); null is the one that comes with the program.",
+    )
+    form: Literal["auto", "json", "letter"] = Field(
+        default="auto",
+        description="How it replies: json by a schema that the backend enforces, letter without, or auto, which finds "
+        "out.",
+    )
+    timeout_s: Seconds = Field(default=120.0, description="Longest wait for a ballot, in seconds.")
+    reasoning_tokens: int = Field(
+        default=0, ge=0, le=10**6, description="Most tokens of reasoning before a ballot, for models that reason."
+    )
+
+    def load_prompt(self, directory: Path) -> JudgePrompt:
+        """The judging prompt, from its file or from the program.
+
+        Raises:
+            ConfigError: the file cannot be read or used.
+        """
+        try:
+            return JudgePrompt.parse(self.read_prompt(directory))
+        except PromptError as error:
+            raise ConfigError(f"{directory / (self.prompt_file or '')}: {error}") from None
+
+    def read_prompt(self, directory: Path) -> bytes:
+        """The bytes of the judging prompt. Raises ConfigError if its file cannot be read."""
+        if self.prompt_file is None:
+            return load_default_prompt()
+        path = directory / self.prompt_file
+        try:
+            with path.open("rb") as file:
+                return file.read(MAX_PROMPT_BYTES + 1)
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+
+
 class LogConfig(Section):
     """What the node writes about itself."""
 
@@ -356,6 +402,7 @@ class NodeConfig(Section):
     models: Annotated[tuple[Model, ...], Strict(False)] = Field(
         default=(EmbeddedModel(),), description="Backends; [] makes a gateway, which offloads every request."
     )
+    judge: JudgeConfig = Field(default=JudgeConfig(), description="Comparing answers of other nodes.")
     votes: bool = Field(
         default=True,
         alias="validate",

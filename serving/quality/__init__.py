@@ -1,6 +1,7 @@
 """Whether answers are worth their price, and whether the declared model gave them.
 
-``same_model`` is the check that an answer came from the declared weights. It knows no ledger.
+``judging`` compares two answers to one question. ``same_model`` is the check that an answer came from the declared
+weights. Neither knows the ledger or the other.
 
-``serving.cli`` imports this package.
+``serving.cli`` and ``serving.config`` import this package.
 """

@@ -18,6 +18,7 @@ from serving.config.schema import (
     ConfigError,
     DhtConfig,
     EmbeddedModel,
+    JudgeConfig,
     LogConfig,
     NodeConfig,
     OpenAIModel,
@@ -60,6 +61,7 @@ models:
     load: vllm
     stall_timeout_s: 2.5
   - kind: embedded
+judge: {{model: a, prompt_file: own.txt, form: letter, reasoning_tokens: 500}}
 validate: false
 block_spacing_ms: 0
 log: {{level: debug, format: json}}
@@ -90,6 +92,7 @@ def test_reads_every_section() -> None:
             ),
             EmbeddedModel(),
         ),
+        judge=JudgeConfig(model="a", prompt_file="own.txt", form="letter", reasoning_tokens=500),
         validate=False,
         block_spacing_ms=0,
         log=LogConfig(level="debug", format="json"),
