@@ -29,7 +29,7 @@ from serving.offload.protocol import (
     ResponseHead,
     encode_message,
 )
-from serving.openai.answers import EVENT_STREAM, MAX_EVENT_BYTES, MAX_PARSED_EVENT_BYTES
+from serving.openai.answers import EVENT_STREAM, MAX_EVENT_BYTES
 from serving.openai.requests import CHAT_COMPLETIONS, MAX_JSON_ITEMS
 
 CONNECTIONS = 64
@@ -163,7 +163,7 @@ async def flood_with_long_events(attacker: Attacker) -> None:
 
 async def flood_with_slow_events(attacker: Attacker) -> None:
     """Answers of the events that take longest to parse."""
-    event = b'data: {"usage":{"a":[%s[]]}}\n\n' % (b"[]," * ((MAX_PARSED_EVENT_BYTES - 40) // 3))
+    event = b'data: {"choices":[%s{}]}\n\n' % (b"{}," * ((MAX_EVENT_BYTES - 40) // 3))
     await _lie(attacker, lambda: chain([_TOKEN], repeat(event, MAX_ANSWER_BYTES // len(event) - 1)))
 
 

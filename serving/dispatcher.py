@@ -188,7 +188,12 @@ class Dispatcher:
         except BackendError as error:
             raise bad_gateway(f"The backend failed: {error}.") from error
         self.counters.local += 1
-        inspector = AnswerInspector(answer.is_stream, choices=request.choices, withhold_usage=not request.wants_usage)
+        inspector = AnswerInspector(
+            answer.is_stream,
+            choices=request.choices,
+            has_tools=request.has_tools,
+            withhold_usage=not request.wants_usage,
+        )
         answer.body = await stack.enter_async_context(aclosing(_inspect(answer.body, inspector)))
         return answer, inspector
 

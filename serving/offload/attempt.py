@@ -146,7 +146,10 @@ class OffloadAttempt:
         chunks = await self._stack.enter_async_context(aclosing(self._receive_chunks()))
         self.answer = Answer(head.status, head.content_type, chunks)
         self.inspector = AnswerInspector(
-            self.answer.is_stream, choices=request.choices, withhold_usage=not request.wants_usage
+            self.answer.is_stream,
+            choices=request.choices,
+            has_tools=request.has_tools,
+            withhold_usage=not request.wants_usage,
         )
         self._digest = start_digest(head.salt)
         if request.stream and head.status == 200:

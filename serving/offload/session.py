@@ -58,6 +58,9 @@ FINISH_CANCELLED = "cancelled"
 """Finish reason of an answer that its originator did not wait for."""
 MAX_UNPAID_BYTES = 4096
 """Completion bytes beyond those that the hold covers, after which a stream is ended for its length."""
+ANSWER_RESERVE_BYTES = 2 << 20
+"""Room that a stream leaves below :data:`~serving.offload.protocol.MAX_ANSWER_BYTES`: for what the buffer holds, and
+for its end."""
 MAX_RESUMPTIONS_ALLOWED = 3
 """Most resumptions of one answer that the executor allows: each may ask for the whole answer again."""
 
@@ -209,15 +212,22 @@ class OffloadSession:
             await self._exchange.send(encode_message(Failed(cut_reason(reason))), end=True)
 
     def _settle(self, delivery: Delivery | None, receipt: bytes | None, is_own_fault: bool = False) -> None:
-        """Have the hold captured for ``delivery``, or refunded if that earned nothing."""
-        payee = self._context.payments.payee
-        if self._hold is None:
+        """Have the hold captured for ``delivery``, or refunded if that earned nothing.
+
+        An answer that failed after there was content, or by its length, counts as an offer that was left unpaid: a
+        payer may choose requests whose answers fail at their end.
+        """
+        payee, inspector = self._context.payments.payee, self._inspector
+        is_late = inspector.completion_bytes > 0 or inspector.is_too_long
+        if self._hold is None or (is_own_fault and is_late):
             payee.history.note_unpaid(self.payer, trio.current_time())
+        if self._hold is None:
             payee.note_left(self._job.hold_id)
         elif delivery is not None and delivery.amount:
             payee.collect(self._hold, delivery, receipt)
         else:
-            payee.refund(self._hold, delivery or make_refund(self._job.hold_id), is_own_fault)
+            refund = delivery or make_refund(self._job.hold_id)
+            payee.refund(self._hold, refund, is_own_fault and not is_late)
 
     # The payment
 
@@ -338,7 +348,7 @@ class OffloadSession:
         """Pass the backend's answer on, once it may leave.
 
         Raises:
-            BackendError: the backend refused, broke off, or ended too early.
+            BackendError: the backend refused, broke off, ended too early, or answered at more length than is paid.
             NetworkError: the originator is gone.
         """
         job, context = self._job, self._context
@@ -348,15 +358,23 @@ class OffloadSession:
             await self._payment_received.wait()  # a hold must be known to be refunded
             raise
         await self._covered.wait()
-        self._inspector = AnswerInspector(head.is_stream, choices=job.request.choices)
+        request = job.request
+        self._inspector = inspector = AnswerInspector(
+            head.is_stream, choices=request.choices, has_tools=request.has_tools, cut_long=True
+        )
         await self._send(self._exchange, ResponseHead(head.status, head.content_type[:128], self._salt))
         while piece := await self._buffer.get():
-            await self._send_chunk(self._inspector.feed(piece))
-            if head.is_stream and not self._inspector.is_over and self._is_hold_used_up():
-                self._work.cancel()
-                await self._send_chunk(self._inspector.end())
+            await self._send_chunk(inspector.feed(piece))
+            if inspector.is_too_long:
                 break
-        await self._send_chunk(self._inspector.finish())
+            if head.is_stream and not inspector.is_over and self._is_at_limit():
+                await self._send_chunk(inspector.end())
+                break
+        self._work.cancel()
+        rest = inspector.finish()
+        if head.status == 200 and not head.is_stream and self._is_hold_used_up():
+            raise BackendError("the answer is longer than the request allows")
+        await self._send_chunk(rest)
         if head.status != 200:
             delivery = make_refund(job.hold_id, compute_digest(self._salt, bytes(self._answered)))
         elif not self._inspector.is_complete:
@@ -378,6 +396,11 @@ class OffloadSession:
         """Whether so much was delivered that the hold pays no more of it: the backend keeps to no limit."""
         paid = max(0, self._inspector.completion_bytes - MAX_UNPAID_BYTES)
         return self._compute_price(Usage(len(self._job.body), paid)) > self._terms.amount
+
+    def _is_at_limit(self) -> bool:
+        """Whether a stream has to end, because no more of it is paid or the next piece may not fit."""
+        is_full = len(self._answered) > MAX_ANSWER_BYTES - ANSWER_RESERVE_BYTES
+        return self._inspector.completion_bytes > 0 and (is_full or self._is_hold_used_up())
 
     async def _send_chunk(self, chunk: bytes) -> None:
         """Pass on whole events of a stream (any bytes, else); an error event becomes a failure message instead."""

@@ -1,12 +1,13 @@
 """An answer, and its inspector: completion bytes, tokens, finish reason and errors are read while the bytes pass by.
 
-Each event of a stream is decoded once, on every node that it passes. An event that is too long for that counts for
-nothing, and one that is far too long ends the answer. Where a backend reports no usage, the events that carry content
-are counted as tokens, and the figure is marked as estimated.
+Each event of a stream is decoded once, on every node that it passes, and one that is too long for that is not passed
+on: what leaves has been counted. An answer that is not streamed is passed on as a whole. Where a backend reports no
+usage, the events that carry content are counted as tokens, and the figure is marked as estimated.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -21,21 +22,21 @@ EVENT_STREAM = "text/event-stream"
 MAX_UNSTREAMED_BYTES = 4 << 20
 """Longest answer that is not streamed. It is decoded on the event loop, in a tenth of a second at worst: a thread would
 hold the interpreter's lock meanwhile."""
-MAX_PARSED_EVENT_BYTES = 64 << 10
-"""Longest event of a stream that is decoded; what a longer one carries counts for nothing."""
-MAX_EVENT_BYTES = 1 << 20
-"""Longest event of a stream; a longer one is an error."""
+MAX_EVENT_BYTES = 256 << 10
+"""Longest event of a stream, in which a long token has the log probabilities of a thousand candidates."""
 TOO_LONG_EVENT = f"an event of the answer is longer than {MAX_EVENT_BYTES} bytes"
 """The error that it is."""
 
-MAX_REPORTED_TOKENS = 1 << 32
-"""A usage of more tokens is not believed."""
 MAX_ERROR_CHARS = 500
 """Most of an error message that is kept."""
 
 _CLOSING = re.compile(rb"\s*\[DONE\]")
 """How the data of the closing event of a stream begins; clients read no further."""
 _ERROR = re.compile(rb'\s*\{\s*"error"\s*:')
+_NO_ERROR = (b"", b"null", b"false", b"0", b'""', b"{}", b"[]")
+"""What the field ``error`` has where there is none."""
+_TOKENS = re.compile(rb"\d{1,9}")
+"""A count of tokens; a larger one is not believed."""
 _FINISH_REASON = re.compile(r"[a-z_]{1,32}")
 _BREAK = re.compile(rb"\r?\n\r?\n")
 _LONGEST_BREAK = 4
@@ -60,38 +61,49 @@ class Answer:
 
 
 class AnswerInspector:
-    """Watches one answer to a request for ``choices`` choices.
+    """Watches one answer to a request for ``choices`` choices, in which calls count if it ``has_tools``.
 
-    ``withhold_usage`` keeps the usage event of a stream from a user who did not ask for it. ``error`` is the message of
-    an error event, or why the answer broke off; nothing that comes after it counts.
+    ``withhold_usage`` keeps the usage event of a stream from a user who did not ask for it. ``cut_long`` has a stream
+    end for its length before an event that is too long; else that is an error. ``error`` is the message of an error
+    event, or why the answer broke off; nothing that comes after it counts.
     """
 
-    def __init__(self, stream: bool, *, choices: int = 1, withhold_usage: bool = False) -> None:
+    def __init__(
+        self,
+        stream: bool,
+        *,
+        choices: int = 1,
+        has_tools: bool = False,
+        withhold_usage: bool = False,
+        cut_long: bool = False,
+    ) -> None:
         self.is_stream = stream
         self._choices = choices
+        self._has_tools = has_tools
         self._withhold = withhold_usage
+        self._cut_long = cut_long
         self._buffer = bytearray()
         self._reported: int | None = None
         self._events = 0
         self._last = b""
         """Data of the last event with content."""
         self._done = False
-        self._is_too_long = False
+        self.is_too_long = False
+        """Whether it went beyond a limit; nothing more of it is passed on."""
         self.completion_bytes = 0
         """What the answer so far is billed by. Of one that is not streamed it is known at the end."""
         self.finish_reason = ""
         self.error: str | None = None
 
     def feed(self, chunk: bytes) -> bytes:
-        """Watch the next bytes; returns those to pass on now (whole events, in a stream)."""
-        if self._is_too_long:
+        """Watch the next bytes; returns those to pass on now: whole events, and nothing if it is not a stream."""
+        if self.is_too_long:
             return b""
         if not self.is_stream:
-            if len(self._buffer) + len(chunk) > MAX_UNSTREAMED_BYTES:
-                self._break_off(f"the answer is longer than {MAX_UNSTREAMED_BYTES} bytes")
-                return b""
             self._buffer += chunk
-            return chunk
+            if len(self._buffer) > MAX_UNSTREAMED_BYTES:
+                self._break_off(f"the answer is longer than {MAX_UNSTREAMED_BYTES} bytes")
+            return b""
         searched = max(0, len(self._buffer) - _LONGEST_BREAK + 1)  # a long event is not searched anew with every chunk
         self._buffer += chunk
         end = 0
@@ -100,7 +112,7 @@ class AnswerInspector:
             event = bytes(self._buffer[end : match.end()])
             end = match.end()
             kept.append(self._watch(event))
-            if self._is_too_long:
+            if self.is_too_long:
                 return b"".join(kept)
         del self._buffer[:end]
         if len(self._buffer) > MAX_EVENT_BYTES:
@@ -108,7 +120,7 @@ class AnswerInspector:
         return b"".join(kept)
 
     def finish(self) -> bytes:
-        """The answer is over; returns what is left to pass on.
+        """The answer is over; returns what is left to pass on: all of it, if it is not a stream.
 
         Of a stream that can be a last event without its blank line. An event that was cut off is dropped, as clients
         would drop it: an error event may have to follow.
@@ -119,18 +131,17 @@ class AnswerInspector:
         if self.is_stream:
             rest = rest.rstrip(b"\r\n")
             data = _get_data(rest)
-            is_read = len(rest) <= MAX_PARSED_EVENT_BYTES
-            is_whole = _CLOSING.match(data) or (is_read and decode_event(data) is not None)
+            is_whole = _CLOSING.match(data) or decode_event(data) is not None
             return self._watch(rest + b"\n\n") if is_whole else b""
         content = decode_body(rest)
         if content is not None:
             self._read(content)
             self._done = content.choices is not None
-        return b""
+        return rest
 
     def end(self) -> bytes:
         """End a stream before its backend does, as one that has reached its length; returns the events to pass on."""
-        self._buffer.clear()
+        self._buffer = bytearray()
         return self.feed(make_end(self._last, self._choices))
 
     def _watch(self, event: bytes) -> bytes:
@@ -140,37 +151,42 @@ class AnswerInspector:
         if self._done or self.error is not None:
             return event
         data = _get_data(event)
-        content = decode_event(data) if len(event) <= MAX_PARSED_EVENT_BYTES else None
+        content = decode_event(data)
         if content is None:
             self._done = _CLOSING.match(data) is not None
             if _ERROR.match(data):
                 self.error = "an error event that is not JSON"
             return event
-        if content.error:
-            self.error = _describe(content.error)
+        error = bytes(content.error)
+        if error not in _NO_ERROR:
+            self.error = _describe(error)
             return event
         before = self.completion_bytes
         self._read(content)
         if self.completion_bytes > before:
             self._events += 1
             self._last = data
-        if self._withhold and isinstance(content.usage, dict) and not content.choices:
+        if self._withhold and content.usage is not None and not content.choices:
             return b""
         return event
 
     def _read(self, content: Content[Any]) -> None:
-        self.completion_bytes += count_completion_bytes(content, self._choices)
+        self.completion_bytes += count_completion_bytes(content, self._choices, self._has_tools)
         for choice in content.choices or ():
             reason = choice.finish_reason
-            if type(reason) is str and _FINISH_REASON.fullmatch(reason):
+            if reason is not None and _FINISH_REASON.fullmatch(reason):
                 self.finish_reason = reason
-        tokens = content.usage.get("completion_tokens") if isinstance(content.usage, dict) else None
-        if type(tokens) is int and 0 <= tokens < MAX_REPORTED_TOKENS:
-            self._reported = tokens
+        tokens = b"" if content.usage is None else bytes(content.usage.completion_tokens)
+        if _TOKENS.fullmatch(tokens):
+            self._reported = int(tokens)
 
     def _break_off(self, reason: str) -> bytes:
-        """Take nothing more of an answer that is far too long; returns the error event that ends a stream."""
-        self.error, self._is_too_long = reason, True
+        """Take nothing more of an answer that is too long; returns the events that end a stream."""
+        if self._cut_long and self._last and not self._done:
+            end = self.end()
+            self.is_too_long = True
+            return end
+        self.error, self.is_too_long = reason, True
         self._buffer = bytearray()
         return bad_gateway(f"The answer broke off: {reason}.").event()
 
@@ -195,11 +211,12 @@ class AnswerInspector:
         return self.error is None and (self._done or bool(self.finish_reason))
 
 
-def _describe(error: Any) -> str:
+def _describe(raw: bytes) -> str:
     """The message of an error of any form."""
     try:
+        error = json.loads(raw)
         return str(error.get("message", error) if isinstance(error, dict) else error)[:MAX_ERROR_CHARS]
-    except RecursionError:
+    except (ValueError, RecursionError):
         return "an error event that cannot be read"
 
 

@@ -1,11 +1,12 @@
 """What is read of an answer's JSON, and its completion bytes: what the answer is billed by.
 
-Completion bytes are the UTF-8 bytes, after JSON unescaping, of what the model produced: text, reasoning, and the
-arguments of tool calls. Framing, white space, names and fields not listed here are worth nothing, and of a repeated key
-the last counts, as it does for clients. The node that pays and the node that is paid count the same bytes with
-:func:`count_completion_bytes`, so that both come to the same number.
+Completion bytes are the UTF-8 bytes, after JSON unescaping, of what the model produced and a client shows: text,
+reasoning, and the names and arguments of calls, if the request has tools. Framing, white space and fields not listed
+here are worth nothing, and of a repeated key the last counts, as it does for clients. The node that pays and the node
+that is paid count the same bytes with :func:`count_completion_bytes`, so that both come to the same number.
 
-Decoding is typed and skips all other fields: msgspec takes a seventh of the time of ``json`` for an event.
+Decoding is typed and skips all other fields: msgspec takes a seventh of the time of ``json`` for an event. No field has
+the type Any, which would have lists of any size built.
 """
 
 from __future__ import annotations
@@ -15,11 +16,15 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+MAX_FORM_CHARS = 1024
+"""Most characters of what the events of a stream have in common that are repeated in the event that ends it."""
+
 
 class Function(msgspec.Struct, gc=False):
     """A call that the model asks for."""
 
-    arguments: Any = None
+    name: str | None = None
+    arguments: str | None = None
 
 
 class ToolCall(msgspec.Struct, gc=False):
@@ -31,27 +36,31 @@ class ToolCall(msgspec.Struct, gc=False):
 class Message(msgspec.Struct, gc=False):
     """A message, or a piece of one (``delta``)."""
 
-    content: Any = None
-    reasoning: Any = None
-    reasoning_content: Any = None
+    content: str | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
     tool_calls: list[ToolCall] | None = None
     function_call: Function | None = None
 
 
 class Choice(msgspec.Struct, gc=False):
-    """One of the answers to a request. ``text`` is that of the older completions."""
+    """One of the answers to a request."""
 
-    text: Any = None
-    finish_reason: Any = None
+    finish_reason: str | None = None
     message: Message | None = None
 
 
 class StreamedChoice(msgspec.Struct, gc=False):
     """A choice in an event of a stream: its message is a piece."""
 
-    text: Any = None
-    finish_reason: Any = None
+    finish_reason: str | None = None
     message: Message | None = msgspec.field(default=None, name="delta")
+
+
+class ReportedUsage(msgspec.Struct, gc=False):
+    """The usage that a backend reports; it is for the user alone."""
+
+    completion_tokens: msgspec.Raw = msgspec.Raw()
 
 
 C = TypeVar("C", Choice, StreamedChoice)
@@ -62,12 +71,22 @@ class Content(msgspec.Struct, Generic[C], gc=False):
     """A whole answer, or one event of a streamed one."""
 
     choices: list[C] | None = None
-    usage: Any = None
-    error: Any = None
+    usage: ReportedUsage | None = None
+    error: msgspec.Raw = msgspec.Raw()
+
+
+class Form(msgspec.Struct, gc=False, omit_defaults=True):
+    """What all events of a stream have in common."""
+
+    id: str = ""
+    object: str = ""
+    created: int = 0
+    model: str = ""
 
 
 _BODY = msgspec.json.Decoder(Content[Choice])
 _EVENT = msgspec.json.Decoder(Content[StreamedChoice])
+_FORM = msgspec.json.Decoder(Form)
 
 
 def decode_body(raw: bytes | bytearray) -> Content[Choice] | None:
@@ -89,36 +108,35 @@ def _decode(decoder: msgspec.json.Decoder[T], raw: bytes | bytearray) -> T | Non
         return None
 
 
-def count_completion_bytes(content: Content[Any], most_choices: int) -> int:
+def count_completion_bytes(content: Content[Any], most_choices: int, has_tools: bool) -> int:
     """The completion bytes of an event or a body, of whose choices the first ``most_choices`` count.
 
-    Servers that give reasoning under both of its names mean one text.
+    Calls count if the request ``has_tools``; no client shows them else. Servers that give reasoning under both of its
+    names mean one text.
     """
     count = 0
     for choice in (content.choices or ())[:most_choices]:
-        count += _measure(choice.text)
         message = choice.message
         if message is None:
             continue
         count += _measure(message.content) + (_measure(message.reasoning) or _measure(message.reasoning_content))
-        for call in message.tool_calls or ():
-            if call.function is not None:
-                count += _measure(call.function.arguments)
-        if message.function_call is not None:
-            count += _measure(message.function_call.arguments)
+        if has_tools:
+            for function in (message.function_call, *(call.function for call in message.tool_calls or ())):
+                if function is not None:
+                    count += _measure(function.name) + _measure(function.arguments)
     return count
 
 
-def _measure(text: Any) -> int:
-    if type(text) is not str:
+def _measure(text: str | None) -> int:
+    if text is None:
         return 0
     return len(text) if text.isascii() else len(text.encode())
 
 
 def make_end(event: bytes, choices: int) -> bytes:
     """The events that end a stream for its length, in the form of its last ``event`` (JSON)."""
-    content: dict[str, Any] = json.loads(event)
-    piece: dict[str, Any] = {"text": ""} if "text" in content["choices"][0] else {"delta": {}}
-    ends = [{"index": index, **piece, "finish_reason": "length"} for index in range(choices)]
-    content.pop("usage", None)
-    return b"data: " + json.dumps({**content, "choices": ends}).encode() + b"\n\ndata: [DONE]\n\n"
+    form = _decode(_FORM, event)
+    if form is None or len(form.id) + len(form.object) + len(form.model) > MAX_FORM_CHARS:
+        form = Form()
+    ends = [{"index": index, "delta": {}, "finish_reason": "length"} for index in range(choices)]
+    return b"data: " + json.dumps({**msgspec.to_builtins(form), "choices": ends}).encode() + b"\n\ndata: [DONE]\n\n"

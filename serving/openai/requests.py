@@ -19,8 +19,12 @@ MAX_CHOICES = 16
 """Largest ``n``: answers to one request."""
 MAX_REQUEST_TOKENS = 2**31
 """Most tokens that a request may ask for; the node's own cap is far lower."""
-LIMITS = ("max_completion_tokens", "max_tokens")
-"""Fields that limit the tokens of an answer; the first that is there counts."""
+LIMITS = ("max_completion_tokens", "max_tokens", "max_new_tokens", "n_predict", "num_predict")
+"""Fields by which one server or another limits the tokens of an answer; the largest counts."""
+CHOICES = ("n", "n_cmpl")
+"""Fields for the number of answers; the larger counts."""
+FIELDS_READ = frozenset({"model", "stream", "stream_options", "tools", "functions", *LIMITS, *CHOICES})
+"""What a node reads. Some servers read them in any case, so no other spelling of them is let through."""
 MAX_JSON_ITEMS = 1 << 16
 """Most strings, commas and opening brackets of a body.
 
@@ -45,7 +49,7 @@ class Request:
     ``body`` is what goes to the backend: the user's own bytes, or the same JSON with the two fields that billing needs
     (``stream_options.include_usage`` and a token limit) filled in. ``choices`` is how many answers it asks for
     (``n``); ``max_tokens`` is the most completion tokens that they can have together; ``wants_usage``: the user asked
-    for the usage event of a stream.
+    for the usage event of a stream; ``has_tools``: the answer may be calls.
     """
 
     path: str
@@ -55,6 +59,7 @@ class Request:
     choices: int
     max_tokens: int
     wants_usage: bool
+    has_tools: bool
     local_only: bool = False
 
     @property
@@ -93,7 +98,7 @@ def _parse(body: bytes) -> dict[str, Any]:
     if len(body) > MAX_JSON_ITEMS and any(islice(_JSON_ITEM.finditer(body), MAX_JSON_ITEMS, None)):
         raise bad_request(f"The JSON of the body has more than {MAX_JSON_ITEMS} strings, commas and brackets.")
     try:
-        content = json.loads(body)
+        content = json.loads(body, object_pairs_hook=_make_object)
     except (ValueError, RecursionError) as error:
         raise bad_request(f"The body is not valid JSON: {error}.") from None
     if not isinstance(content, dict):
@@ -101,7 +106,22 @@ def _parse(body: bytes) -> dict[str, Any]:
     return content
 
 
+def _make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """One object of a body.
+
+    Raises:
+        ValueError: it has a name twice. Servers differ in which one they read.
+    """
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        raise ValueError("an object has a name twice")
+    return content
+
+
 def _read(path: str, body: bytes, content: dict[str, Any], token_cap: int, local_only: bool) -> Request:
+    for name in content:
+        if name not in FIELDS_READ and name.casefold() in FIELDS_READ:
+            raise bad_request(f"Write '{name.casefold()}' in small letters.", param=name.casefold())
     model = content.get("model")
     if not isinstance(model, str) or not model:
         raise bad_request("Name a model in the field 'model'.", param="model")
@@ -111,13 +131,14 @@ def _read(path: str, body: bytes, content: dict[str, Any], token_cap: int, local
     options = content.get("stream_options")
     if options is not None and not isinstance(options, dict):
         raise bad_request("'stream_options' must be an object.", param="stream_options")
-    limits = [_read_count(content, name) for name in LIMITS]
-    limit = next((value for value in limits if value is not None), token_cap)
-    choices = _read_count(content, "n") or 1
+    limit = _read_largest(content, LIMITS) or token_cap
+    choices = _read_largest(content, CHOICES) or 1
     if choices > MAX_CHOICES:
         raise bad_request(f"'n' is at most {MAX_CHOICES}.", param="n")
     wants_usage = bool(options and options.get("include_usage"))
-    return Request(path, body, model, stream, choices, min(limit, token_cap) * choices, wants_usage, local_only)
+    has_tools = bool(content.get("tools") or content.get("functions"))
+    max_tokens = min(limit, token_cap) * choices
+    return Request(path, body, model, stream, choices, max_tokens, wants_usage, has_tools, local_only)
 
 
 def _encode(content: dict[str, Any]) -> bytes:
@@ -125,6 +146,11 @@ def _encode(content: dict[str, Any]) -> bytes:
         return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
     except UnicodeEncodeError:  # half of a surrogate pair, which JSON can say only by an escape
         return json.dumps(content, separators=(",", ":")).encode()
+
+
+def _read_largest(content: dict[str, Any], names: tuple[str, ...]) -> int | None:
+    """The largest of the counts that are there."""
+    return max((value for name in names if (value := _read_count(content, name)) is not None), default=None)
 
 
 def _read_count(content: dict[str, Any], name: str) -> int | None:

@@ -80,6 +80,9 @@ class Script:
     break_after: int | None = None
     stall_after: int | None = None
     error_after: int | None = None
+    padding: int = 0
+    """Bytes of log probabilities with each token; in a stream, with those after the first ``padding_after``."""
+    padding_after: int = 0
     error: str = "failed on purpose"
 
 
@@ -191,12 +194,22 @@ class _Events:
             await trio.sleep_forever()
         if sent == script.error_after:
             return make_event({"error": {"message": script.error, "type": "server_error", "param": None, "code": None}})
-        return make_token(self._name, sent) if sent < script.tokens else make_end(script)
+        if sent == script.tokens:
+            return make_end(script)
+        return make_token(self._name, sent, script.padding * (sent >= script.padding_after))
 
 
-def make_token(name: str, number: int) -> bytes:
-    """The event of one token."""
-    return make_chunk(MODEL, f"{name}{number} ")
+def make_token(name: str, number: int, padding: int = 0) -> bytes:
+    """The event of one token, with so many bytes of log probabilities."""
+    return _pad(make_chunk(MODEL, f"{name}{number} "), padding)
+
+
+def _pad(answer: bytes, padding: int) -> bytes:
+    """An answer, or an event of one, with log probabilities at its end."""
+    if not padding:
+        return answer
+    body = answer.rstrip()
+    return body[:-1] + b',"logprobs":"%s"}' % (b"x" * padding) + answer[len(body) :]
 
 
 def compute_text(name: str, tokens: int) -> str:
@@ -219,7 +232,8 @@ def compute_stream(name: str, script: Script, with_usage: bool = True) -> bytes:
 
 def compute_whole(name: str, script: Script) -> bytes:
     """An answer that is not streamed."""
-    return make_whole(MODEL, compute_text(name, script.tokens), script.tokens, "stop")
+    whole = make_whole(MODEL, compute_text(name, script.tokens), script.tokens, "stop")
+    return _pad(whole, script.padding * script.tokens)
 
 
 # The members.

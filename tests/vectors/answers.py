@@ -8,6 +8,7 @@ from serving.openai.answers import EVENT_STREAM, AnswerInspector
 from tests.vectors.plain import Json
 
 BODY = "application/json"
+CALLS_WITHOUT_TOOLS = "calls in the answer to a request without tools"
 DONE = "data: [DONE]\n\n"
 
 
@@ -15,7 +16,9 @@ def make_answers() -> Json:
     """Each body as text in Latin-1, one character a byte."""
     cases = []
     for what, content_type, choices, text in _list_cases():
-        inspector = AnswerInspector(content_type.startswith(EVENT_STREAM), choices=choices)
+        inspector = AnswerInspector(
+            content_type.startswith(EVENT_STREAM), choices=choices, has_tools=what != CALLS_WITHOUT_TOOLS
+        )
         inspector.feed(text.encode("latin-1"))
         inspector.finish()
         assert inspector.error is None, what
@@ -24,6 +27,7 @@ def make_answers() -> Json:
                 "what": what,
                 "content_type": content_type,
                 "n": choices,
+                "has_tools": what != CALLS_WITHOUT_TOOLS,
                 "body": text,
                 "completion_bytes": inspector.completion_bytes,
             }
@@ -44,15 +48,28 @@ def _list_cases() -> Iterable[tuple[str, str, int, str]]:
 
 def _list_bodies() -> Iterable[tuple[str, int, str]]:
     yield "text", 1, '{"choices":[{"index":0,"message":{"role":"assistant","content":"abc"},"finish_reason":"stop"}]}'
-    yield "text of the older completions", 1, '{"choices":[{"text":"abc"}]}'
+    yield "text of the older completions counts for nothing", 1, '{"choices":[{"text":"abc"}]}'
     yield (
-        "text, reasoning and arguments",
+        "text, reasoning, names and arguments",
         1,
         (
             '{"choices":[{"message":{"content":"ab","reasoning":"cde",'
             '"tool_calls":[{"id":"call-1","function":{"name":"find","arguments":"{\\"a\\":1}"}},{"function":null},{}],'
             '"function_call":{"name":"f","arguments":"{}"}}}]}'
         ),
+    )
+    yield (
+        CALLS_WITHOUT_TOOLS,
+        1,
+        '{"choices":[{"message":{"content":"ab","tool_calls":[{"function":{"name":"find","arguments":"{}"}}]}}]}',
+    )
+    yield "a name that is not a string", 1, '{"choices":[{"message":{"content":"ab","function_call":{"name":1}}}]}'
+    yield "a finish reason that is not a string", 1, '{"choices":[{"message":{"content":"ab"},"finish_reason":0}]}'
+    yield "usage that is not an object", 1, '{"choices":[{"message":{"content":"ab"}}],"usage":[]}'
+    yield (
+        "a count that is not a number",
+        1,
+        '{"choices":[{"message":{"content":"a"}}],"usage":{"completion_tokens":[]}}',
     )
     yield (
         "reasoning under both names is one",
@@ -74,7 +91,7 @@ def _list_bodies() -> Iterable[tuple[str, int, str]]:
     yield (
         "of a repeated name the last",
         1,
-        '{"choices":[{"message":{"content":"abcdef","content":"ab"}}],"choices":[{"text":"abc"}]}',
+        '{"choices":[{"message":{"content":"abcdef","content":"ab"}}],"choices":[{"message":{"content":"abc"}}]}',
     )
     yield "two choices of two", 2, '{"choices":[{"message":{"content":"ab"}},{"index":1,"message":{"content":"cde"}}]}'
     yield "two choices of one", 1, '{"choices":[{"message":{"content":"ab"}},{"index":1,"message":{"content":"cde"}}]}'
@@ -84,18 +101,22 @@ def _list_bodies() -> Iterable[tuple[str, int, str]]:
         1,
         '{"choices":[{"message":{"content":[{"type":"text","text":"abc"}],"reasoning":"de"}}]}',
     )
-    yield "null where an object may be", 1, '{"choices":[{"message":null,"text":"ab"}],"usage":null,"error":null}'
+    yield (
+        "null where an object may be",
+        2,
+        '{"choices":[{"message":null,"finish_reason":null},{"message":{"content":"ab","tool_calls":null}}],"usage":null}',
+    )
     yield "usage is worth nothing", 1, '{"choices":[],"usage":{"completion_tokens":4096}}'
     yield "no choices", 1, '{"data":[{"embedding":[0.5,0.25]}]}'
-    yield "not an object", 1, '[{"choices":[{"text":"abc"}]}]'
-    yield "a choice that is not an object", 2, '{"choices":[{"text":"abc"},"abc"]}'
+    yield "not an object", 1, '[{"choices":[{"message":{"content":"abc"}}]}]'
+    yield "a choice that is not an object", 2, '{"choices":[{"message":{"content":"abc"}},"abc"]}'
     yield "tool calls that are not a list", 1, '{"choices":[{"message":{"content":"abc","tool_calls":{}}}]}'
-    yield "half of a surrogate pair", 1, r'{"choices":[{"text":"abc"}],"x":"\ud83d"}'
-    yield "not UTF-8", 1, '{"choices":[{"text":"abc"}],"x":"\xff"}'
-    yield "a byte order mark", 1, "\xef\xbb\xbf" + '{"choices":[{"text":"abc"}]}'
-    yield "not a number", 1, '{"choices":[{"text":"abc"}],"x":NaN}'
-    yield "more after the end", 1, '{"choices":[{"text":"abc"}]}{}'
-    yield "cut off", 1, '{"choices":[{"text":"abc"}'
+    yield "half of a surrogate pair", 1, r'{"choices":[{"message":{"content":"abc"}}],"x":"\ud83d"}'
+    yield "not UTF-8", 1, '{"choices":[{"message":{"content":"abc"}}],"x":"\xff"}'
+    yield "a byte order mark", 1, "\xef\xbb\xbf" + '{"choices":[{"message":{"content":"abc"}}]}'
+    yield "not a number", 1, '{"choices":[{"message":{"content":"abc"}}],"x":NaN}'
+    yield "more after the end", 1, '{"choices":[{"message":{"content":"abc"}}]}{}'
+    yield "cut off", 1, '{"choices":[{"message":{"content":"abc"}}'
     yield "nothing", 1, ""
 
 
@@ -119,17 +140,25 @@ def _list_streams() -> Iterable[tuple[str, int, str]]:
         1,
         ": " + 40 * " " + "\n\n" + event('"content":"ab"', ": x\nevent: e\nid: 1\n") + DONE,
     )
-    yield "CR LF, and no space", 1, 'data:{"choices":[{"text":"abc"}]}\r\n\r\ndata:[DONE]\r\n\r\n'
-    yield "JSON over several lines", 1, 'data: {"choices":\ndata:\r: x\rdata: [{"text":"abc"}]}\n\n' + DONE
-    yield "a string over two lines", 1, 'data: {"choices":[{"text":"ab\ndata: c"}]}\n\n' + DONE
+    yield "CR LF, and no space", 1, 'data:{"choices":[{"delta":{"content":"abc"}}]}\r\n\r\ndata:[DONE]\r\n\r\n'
+    yield "JSON over several lines", 1, 'data: {"choices":\ndata:\r: x\rdata: [{"delta":{"content":"abc"}}]}\n\n' + DONE
+    yield "a string over two lines", 1, 'data: {"choices":[{"delta":{"content":"ab\ndata: c"}}]}\n\n' + DONE
     yield (
         "a usage event",
         1,
         event('"content":"ab"') + 'data: {"choices":[],"usage":{"completion_tokens":4096}}\n\n' + DONE,
     )
     yield "after the closing event", 1, event('"content":"ab"') + DONE + event('"content":"cde"')
-    yield "one event for two choices", 2, 'data: {"choices":[{"text":"ab"},{"index":1,"text":"c"}]}\n\n' + DONE
-    yield "more choices than were asked for", 1, 'data: {"choices":[{"text":"ab"},{"index":1,"text":"c"}]}\n\n' + DONE
+    yield (
+        "one event for two choices",
+        2,
+        'data: {"choices":[{"delta":{"content":"ab"}},{"index":1,"delta":{"content":"c"}}]}\n\n' + DONE,
+    )
+    yield (
+        "more choices than were asked for",
+        1,
+        'data: {"choices":[{"delta":{"content":"ab"}},{"index":1,"delta":{"content":"c"}}]}\n\n' + DONE,
+    )
     yield "a message is not part of an event", 1, 'data: {"choices":[{"message":{"content":"abc"}}]}\n\n' + DONE
     yield (
         "an event that is not JSON between others",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from types import SimpleNamespace
+from typing import Any
 from unittest.mock import patch
 
 import trio
@@ -24,10 +25,10 @@ BODY = HEAD + b"0.1," * ((MAX_REQUEST_BYTES - len(HEAD) - 3) // 4) + b"0]}"
 def run() -> Outcome:
     parsed = turned_away = 0
 
-    def loads(raw: bytes) -> object:
+    def loads(raw: bytes, **options: Any) -> object:
         nonlocal parsed
         parsed += len(raw)
-        return json.loads(raw)
+        return json.loads(raw, **options)
 
     async def play(world: World) -> None:
         victim, stranger = world.members[1], await CheatingPayer.join(world, 1)

@@ -9,20 +9,20 @@ from typing import Any
 from tests.chain.specification.notation import Malformed
 
 
-def count_completion_bytes(content_type: str, n: int, body: bytes) -> int:
+def count_completion_bytes(content_type: str, n: int, has_tools: bool, body: bytes) -> int:
     """Section 19.1, for bodies of the sizes that count."""
     if not content_type.startswith("text/event-stream"):
-        return _count_content(body, n, "message")
+        return _count_content(body, n, has_tools, "message")
     count = 0
     for event in re.split(rb"\r?\n\r?\n", body):
         data = b"\n".join(line[5:] for line in re.split(rb"\r\n|\r|\n", event) if line.startswith(b"data:"))
         if data.lstrip().startswith(b"[DONE]"):
             break
-        count += _count_content(data, n, "delta")
+        count += _count_content(data, n, has_tools, "delta")
     return count
 
 
-def _count_content(raw: bytes, n: int, message_name: str) -> int:
+def _count_content(raw: bytes, n: int, has_tools: bool, message_name: str) -> int:
     try:
         content = json.loads(raw.decode(), parse_constant=_refuse)
         json.dumps(content, ensure_ascii=False).encode()  # which half of a surrogate pair is not
@@ -30,14 +30,16 @@ def _count_content(raw: bytes, n: int, message_name: str) -> int:
         return 0
     count = 0
     try:
+        _get(content, "usage", dict)
         for number, choice in enumerate(_get(content, "choices", list)):
-            texts = [_get(choice, "text", str)]
+            _get(choice, "finish_reason", str)
             message = _get(choice, message_name, dict)
-            texts.append(_get(message, "content", str))
-            texts.append(_get(message, "reasoning", str) or _get(message, "reasoning_content", str))
+            reasoning = [_get(message, name, str) for name in ("reasoning", "reasoning_content")]
+            texts = [_get(message, "content", str), reasoning[0] or reasoning[1]]
             calls = [_get(call, "function", dict) for call in _get(message, "tool_calls", list)]
             calls.append(_get(message, "function_call", dict))
-            texts += [_get(call, "arguments", str) for call in calls]
+            call_texts = [_get(call, name, str) for call in calls for name in ("name", "arguments")]
+            texts += call_texts if has_tools else []
             count += sum(len(text.encode()) for text in texts) * (number < n)
     except Malformed:
         return 0
@@ -45,11 +47,11 @@ def _count_content(raw: bytes, n: int, message_name: str) -> int:
 
 
 def _get(value: Any, name: str, kind: type[Any]) -> Any:
-    """A field; empty if it is missing, null, or another thing than a string where one is counted."""
+    """A field; empty if it is missing or null."""
     if type(value) is not dict:
         raise Malformed
     found = value.get(name)
-    if found is None or (kind is str and type(found) is not str):
+    if found is None:
         return kind()
     if type(found) is not kind:
         raise Malformed

@@ -9,8 +9,10 @@ from functools import partial
 import pytest
 
 from chain.types.operations import Dispute, Hold
+from serving.offload.protocol import MAX_ANSWER_BYTES
 from serving.offload.session import MAX_UNPAID_BYTES
 from serving.openai import answers
+from serving.openai.answers import MAX_EVENT_BYTES
 from serving.openai.requests import HELD_BYTES_PER_TOKEN
 from tests.support.market_world import (
     Member,
@@ -107,5 +109,35 @@ def test_long_tokens_cost_no_more_than_the_hold_and_are_not_cut(stream: bool) ->
         (item,) = world.captured
         assert item.delivery.amount == get_amount(world) and item.receipt is not None
         assert item.delivery.usage.completion_bytes == len(compute_text(get_name(first), MAX_TOKENS)) > 1_800
+
+    simulate(play)
+
+
+def test_a_whole_answer_of_more_than_is_paid_is_not_sent() -> None:
+    async def play(world: World) -> None:
+        first, second = world.drawn()
+        get_script(first).tokens, get_script(first).token_delay = 5_000, 0.0
+        result = await ask(world.gateway, make_request(stream=False))
+        assert result.body == compute_whole(get_name(second), get_script(second))
+        await world.settle(80)
+        assert sorted(item.delivery.amount > 0 for item in world.captured) == [False, True]
+
+    simulate(play)
+
+
+@pytest.mark.parametrize(("padding", "whole"), [(MAX_EVENT_BYTES, False), (200_000, True)])
+def test_a_stream_beyond_a_limit_is_ended_and_what_was_sent_is_paid(padding: int, whole: bool) -> None:
+    async def play(world: World) -> None:
+        first = world.drawn()[0]
+        script = get_script(first)
+        script.tokens, script.padding, script.padding_after = 200, padding, 4
+        result = await ask(world.gateway, make_request(max_tokens=200))
+        assert (result.broken, result.error, result.status) == (None, None, 200)
+        text = read_text(result.body)
+        assert text == compute_text(get_name(first), 4) or whole
+        assert len(result.body) <= MAX_ANSWER_BYTES and len(text) < 2_000
+        await world.settle()
+        (item,) = world.captured
+        assert item.receipt is not None and item.delivery.usage.completion_bytes == len(text)
 
     simulate(play)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.openai.answers import MAX_EVENT_BYTES, MAX_PARSED_EVENT_BYTES, MAX_UNSTREAMED_BYTES, AnswerInspector
+from serving.openai.answers import MAX_EVENT_BYTES, MAX_UNSTREAMED_BYTES, AnswerInspector
 from serving.openai.errors import bad_gateway
 
 PAGES = Path(__file__).parents[1] / "pages"
@@ -181,19 +181,32 @@ def test_an_event_that_is_far_too_long_ends_the_answer_with_an_error(end: bytes)
         assert error is not None and str(MAX_EVENT_BYTES) in error
 
 
-def test_an_event_of_the_largest_size_passes_and_one_that_is_not_parsed_counts_for_nothing() -> None:
+def make_long_event(size: int) -> bytes:
+    """An event with one byte of content, and log probabilities."""
+    frame = b'data: {"id":"i","choices":[{"delta":{"content":"a"}}],"x":"%s"}\n\n'
+    return frame % (b"x" * (size - len(frame) + 2))
+
+
+@pytest.mark.parametrize("cut_long", [True, False])
+def test_an_event_of_the_largest_size_counts_and_a_longer_one_is_not_passed_on(cut_long: bool) -> None:
     *_, end = events(stream("vllm_stream"))
+    event = make_long_event(MAX_EVENT_BYTES)
+    inspector = AnswerInspector(stream=True, cut_long=cut_long)
+    assert inspector.feed(event) == event and inspector.completion_bytes == 1
+    passed = inspector.feed(make_long_event(MAX_EVENT_BYTES + 1) + end)
+    assert inspector.is_too_long and inspector.completion_bytes == 1 and inspector.feed(event) == b""
+    if cut_long:
+        assert json.loads(passed.split(b"\n\n")[0][6:])["choices"][0]["finish_reason"] == "length"
+        assert passed.endswith(DONE) and inspector.error is None and inspector.finish_reason == "length"
+    else:
+        assert b'"error"' in passed and len(passed) < 300 and inspector.error is not None
+    assert inspector.is_complete == cut_long
 
-    def make_event(size: int) -> bytes:
-        frame = b'data: {"choices":[{"delta":{"content":"a"}}],"x":"%s"}\n\n'
-        return frame % (b"x" * (size - len(frame) + 2))
 
-    for size, count in ((MAX_PARSED_EVENT_BYTES, 1), (MAX_PARSED_EVENT_BYTES + 1, 0), (MAX_EVENT_BYTES, 0)):
-        event = make_event(size)
-        assert len(event) == size
-        inspector = AnswerInspector(stream=True)
-        assert inspector.feed(event + end) == event + end
-        assert (inspector.completion_bytes, inspector.error, inspector.is_complete) == (count, None, True)
+def test_an_answer_without_content_is_not_cut_but_an_error() -> None:
+    inspector = AnswerInspector(stream=True, cut_long=True)
+    assert b'"error"' in inspector.feed(make_long_event(MAX_EVENT_BYTES + 1))
+    assert not inspector.is_complete
 
 
 # --- answers in one piece ---
@@ -219,8 +232,15 @@ def test_an_answer_that_is_too_long_is_an_error() -> None:
     assert read(body + b"}", streamed=False) == (body + b"}", (TOKENS, False, "length", None, True))
     for chunks in ((body, b" }"), (body + b" }",), (b"", body[:9], body[9:] + b" }")):
         passed, (tokens, _, _, error, complete) = read(*chunks, streamed=False)
-        assert len(passed) < MAX_UNSTREAMED_BYTES and (tokens, complete) == (0, False)
+        assert (passed, tokens, complete) == (b"", 0, False)
         assert error is not None and str(MAX_UNSTREAMED_BYTES) in error
+
+
+def test_an_answer_in_one_piece_is_passed_on_as_a_whole() -> None:
+    body = recorded("vllm_answer.json")
+    inspector = AnswerInspector(stream=False)
+    assert inspector.feed(body[:99]) + inspector.feed(body[99:]) == b""
+    assert inspector.finish() == body
 
 
 def test_a_refusal_is_no_answer() -> None:

@@ -43,7 +43,8 @@ def measure(pieces: dict[str, str]) -> int:
     """What they are worth."""
     counted = {**pieces, "reasoning_content": pieces.get("reasoning") or pieces.get("reasoning_content", "")}
     counted.pop("reasoning", None)
-    return sum(len(piece.encode()) for piece in counted.values())
+    names = 4 * ("tool_calls" in pieces) + 4 * ("function_call" in pieces)
+    return names + sum(len(piece.encode()) for piece in counted.values())
 
 
 messages = st.dictionaries(st.sampled_from((*TEXTS, "tool_calls", "function_call")), text, max_size=5)
@@ -80,9 +81,9 @@ def write(draw: st.DrawFn, value: Any, is_line: bool = False) -> str:
     return space() + write_value(value) + space()
 
 
-def inspect(content_type: str, choices: int, *chunks: bytes) -> int:
+def inspect(content_type: str, choices: int, *chunks: bytes, has_tools: bool = True) -> int:
     """The completion bytes that an inspector finds."""
-    inspector = AnswerInspector(content_type.startswith(EVENT_STREAM), choices=choices)
+    inspector = AnswerInspector(content_type.startswith(EVENT_STREAM), choices=choices, has_tools=has_tools)
     for chunk in chunks:
         inspector.feed(chunk)
     inspector.finish()
@@ -101,7 +102,7 @@ def test_the_framing_of_a_whole_answer_is_worth_nothing(pieces: list[dict[str, s
     choices = [{"index": at, "message": make_message(piece)} for at, piece in enumerate(pieces)]
     body = data.draw(write({"choices": choices, "usage": {"completion_tokens": 9_999}})).encode()
     count = inspect("application/json", len(pieces), *cut(data, body))
-    assert count == sum(map(measure, pieces)) == count_completion_bytes("application/json", len(pieces), body)
+    assert count == sum(map(measure, pieces)) == count_completion_bytes("application/json", len(pieces), True, body)
     assert count <= len(body)
 
 
@@ -117,7 +118,7 @@ def test_the_framing_of_a_stream_is_worth_nothing(events: list[list[dict[str, st
     raw = raw.replace(b"\n", data.draw(st.sampled_from([b"\n", b"\r\n"])))
     count = inspect(EVENT_STREAM, 3, *cut(data, raw))
     assert count == sum(measure(piece) for pieces in events for piece in pieces)
-    assert count == count_completion_bytes(EVENT_STREAM, 3, raw) <= len(raw)
+    assert count == count_completion_bytes(EVENT_STREAM, 3, True, raw) <= len(raw)
 
 
 @pytest.mark.parametrize(
@@ -127,7 +128,8 @@ def test_an_answer_of_every_form(case: dict[str, Any]) -> None:
     body = case["body"].encode("latin-1")
     for size in (len(body) + 1, 1, 7):
         chunks = [body[at : at + size] for at in range(0, len(body), size)]
-        assert inspect(case["content_type"], case["n"], *chunks) == case["completion_bytes"]
+        count = inspect(case["content_type"], case["n"], *chunks, has_tools=case["has_tools"])
+        assert count == case["completion_bytes"]
 
 
 soup = st.lists(
@@ -151,7 +153,12 @@ soup = st.lists(
             b"\xff",
         ]
         + [b'"%s":' % name.encode() for name in (*names, *TEXTS, "tool_calls", "function")]
-        + [b'{"choices":[{"text":"ab"}]}', b'{"choices":[{"delta":{"content":"ab"}}]}', b'"ab"', b"\\ud83d"]
+        + [
+            b'{"choices":[{"message":{"content":"ab"}}]}',
+            b'{"choices":[{"delta":{"content":"ab"}}]}',
+            b'"ab"',
+            b"\\ud83d",
+        ]
     ),
     max_size=12,
 ).map(b"".join)
@@ -170,15 +177,19 @@ shaped = st.fixed_dictionaries(
 )
 
 
-@given(soup | (shaped | values).map(lambda value: json.dumps(value).encode()), st.integers(1, 3), st.data())
-def test_the_count_is_that_of_the_document_for_any_bytes(body: bytes, choices: int, data: st.DataObject) -> None:
+@given(
+    soup | (shaped | values).map(lambda value: json.dumps(value).encode()), st.integers(1, 3), st.booleans(), st.data()
+)
+def test_the_count_is_that_of_the_document_for_any_bytes(
+    body: bytes, choices: int, has_tools: bool, data: st.DataObject
+) -> None:
     for kind, raw in (("application/json", body), (EVENT_STREAM, b"data: " + body + b"\n\n"), (EVENT_STREAM, body)):
-        inspector = AnswerInspector(kind == EVENT_STREAM, choices=choices)
+        inspector = AnswerInspector(kind == EVENT_STREAM, choices=choices, has_tools=has_tools)
         for chunk in cut(data, raw):
             inspector.feed(chunk)
         inspector.finish()
         if inspector.error is None:
-            assert inspector.completion_bytes == count_completion_bytes(kind, choices, raw)
+            assert inspector.completion_bytes == count_completion_bytes(kind, choices, has_tools, raw)
         assert 0 <= inspector.completion_bytes <= len(raw)
 
 
@@ -189,13 +200,16 @@ def test_deep_nesting_is_no_answer(decode: Any, raw: bytes) -> None:
 
 
 @pytest.mark.parametrize("choices", [1, 2, MAX_CHOICES])
-@pytest.mark.parametrize("piece", [{"delta": {"role": "assistant", "content": "abc"}}, {"text": "abc"}])
-def test_the_end_that_is_made_has_the_form_of_the_stream(choices: int, piece: dict[str, Any]) -> None:
+def test_the_end_that_is_made_has_the_form_of_the_stream(choices: int) -> None:
     head = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
-    event = {**head, "choices": [{"index": 0, **piece, "finish_reason": None}], "usage": {"completion_tokens": 1}}
+    choice = {"index": 0, "delta": {"role": "assistant", "content": "abc"}, "finish_reason": None}
+    event = {**head, "choices": [choice], "usage": {"completion_tokens": 1}, "x": "x" * 1_000}
     last, done = make_end(json.dumps(event).encode(), choices).split(b"\n\n", 1)
     assert done == DONE
     end = json.loads(last.removeprefix(b"data: "))
     assert [choice.pop("index") for choice in end["choices"]] == list(range(choices))
-    empty = {"text": ""} if "text" in piece else {"delta": {}}
-    assert end == {**head, "choices": [{**empty, "finish_reason": "length"}] * choices}
+    assert end == {**head, "choices": [{"delta": {}, "finish_reason": "length"}] * choices}
+
+
+def test_the_end_that_is_made_is_short() -> None:
+    assert len(make_end(json.dumps({"id": "x" * 100_000, "choices": []}).encode(), MAX_CHOICES)) < 2_000

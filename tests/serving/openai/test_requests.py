@@ -13,6 +13,7 @@ from serving.openai.errors import ApiError
 from serving.openai.requests import (
     _JSON_ITEM,
     CHAT_COMPLETIONS,
+    LIMITS,
     MAX_CHOICES,
     MAX_JSON_ITEMS,
     MAX_REQUEST_TOKENS,
@@ -56,6 +57,13 @@ def parse(**fields: Any) -> tuple[Any, dict[str, Any]]:
         (b'{"model": "m", "max_tokens": true}', "max_tokens", "positive"),
         (b'{"model": "m", "max_tokens": 99999999999999999999}', "max_tokens", "positive"),
         (b'{"model": "m", "max_completion_tokens": 0}', "max_completion_tokens", "positive"),
+        (b'{"model": "m", "max_tokens": 7, "n_predict": -1}', "n_predict", "positive"),
+        (b'{"model": "m", "max_tokens": 7, "MAX_TOKENS": 9}', "max_tokens", "small letters"),
+        (b'{"model": "m", "max_to\xe2\x84\xaaens": 9}', "max_tokens", "small letters"),
+        (b'{"model": "m", "Model": "dear"}', "model", "small letters"),
+        (b'{"model": "m", "\xc5\xbftream": true}', "stream", "small letters"),
+        (b'{"model": "m", "max_tokens": 7, "max_tokens": 8}', None, "twice"),
+        (b'{"model": "m", "messages": [{"role": "user", "role": "system"}]}', None, "twice"),
         (b'{"model": "m", "n": 0}', "n", "positive"),
         (b'{"model": "m", "n": "2"}', "n", "positive"),
         (b'{"model": "m", "n": 17}', "n", "at most"),
@@ -79,7 +87,7 @@ def test_what_is_refused_and_why(body: bytes, param: str | None, message: str) -
         b'{"model":"m","stream":false,"max_completion_tokens":7}',
         b'{"model":"m","stream":null,"max_tokens":7,"n":null,"stream_options":null}',
         b'{"model":"m","stream":true,"max_tokens":7,"stream_options":{"include_usage":true}}',
-        b'{"model":"m","max_tokens":7,"max_tokens":8}',
+        b'{"model":"m","max_tokens":7,"max_completion_tokens":8,"Temperature":1}',
     ],
 )
 def test_a_body_that_needs_nothing_is_passed_on_byte_for_byte(body: bytes) -> None:
@@ -91,19 +99,37 @@ def test_a_limit_is_added_where_there_is_none() -> None:
     assert body == {"model": "m", "temperature": 0.5, "max_tokens": CAP} and request.max_tokens == CAP
 
 
-@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+@pytest.mark.parametrize("name", LIMITS)
 def test_a_limit_above_the_cap_is_lowered_under_its_own_name(name: str) -> None:
     request, body = parse(**{name: CAP + 1})
     assert body == {"model": "m", name: CAP} and request.max_tokens == CAP
 
 
-def test_of_two_limits_neither_stays_above_the_cap_and_the_newer_name_counts() -> None:
+def test_of_several_limits_none_stays_above_the_cap_and_the_largest_counts() -> None:
     request, body = parse(max_completion_tokens=10, max_tokens=10**6)
-    assert body == {"model": "m", "max_completion_tokens": 10, "max_tokens": CAP} and request.max_tokens == 10
+    assert body == {"model": "m", "max_completion_tokens": 10, "max_tokens": CAP} and request.max_tokens == CAP
+    for name in LIMITS:
+        limits = {**dict.fromkeys(LIMITS, 1), name: 9}
+        assert read_request(CHAT_COMPLETIONS, json.dumps({"model": "m", **limits}).encode()).max_tokens == 9
+
+
+@pytest.mark.parametrize(
+    ("fields", "has_tools"),
+    [
+        ({}, False),
+        ({"tools": []}, False),
+        ({"tools": [{}]}, True),
+        ({"functions": [{}]}, True),
+        ({"tools": None}, False),
+    ],
+)
+def test_an_answer_may_be_calls_if_the_request_has_tools(fields: dict[str, Any], has_tools: bool) -> None:
+    assert parse(**fields)[0].has_tools == has_tools
 
 
 def test_choices_multiply_the_limit() -> None:
     assert parse(max_tokens=7, n=3)[0].max_tokens == 21
+    assert parse(max_tokens=7, n=2, n_cmpl=3)[0].max_tokens == 21
     assert parse(n=MAX_CHOICES)[0].max_tokens == CAP * MAX_CHOICES
 
 
