@@ -106,6 +106,14 @@ class Payee:
         finally:
             del self._backed[hold_id]
 
+    def get_backing(self, hold_id: bytes) -> int:
+        """How much of the bond stands behind the request of a hold, while it is served."""
+        return self._backed.get(hold_id, 0)
+
+    def lower_backing(self, hold_id: bytes, amount: int) -> None:
+        """A request that is being served costs no more than ``amount``."""
+        self._backed[hold_id] = min(self._backed[hold_id], amount)
+
     def is_in_use(self, payer: bytes, hold: Hold) -> bool:
         """Whether a request under the number of ``hold`` is being served, or was and its hold is not final yet."""
         number = payer, hold.seq, hold.attempt

@@ -20,8 +20,10 @@ from p2p.network import NetworkError
 from p2p.streams.exchanges import Exchange
 from serving.accounting.credit_line import CreditExhausted, CreditLine
 from serving.accounting.unpaid_offers import TooManyUnpaid, UnpaidOffers
+from serving.offload.bond_shares import BondExhausted, BondShares
 from serving.offload.context import OffloadContext, receive_message
 from serving.offload.offer_rates import OfferRates, Verdict
+from serving.offload.offered_bodies import OfferedBodies, OfferedBody
 from serving.offload.protocol import Accepted, Declined, Offer, Resume, cut_reason, encode_message
 from serving.offload.session import Job, OffloadSession
 from serving.offload.settings import ExecutorSettings
@@ -64,8 +66,8 @@ class Executor:
         self._blame = blame
         self._rates = OfferRates(payee.history)
         self._unpaid_offers = UnpaidOffers(context.engine, payee)
-        self._body_bytes = 0
-        """Bytes of the bodies that are received or read at present."""
+        self._bodies = OfferedBodies(settings.body_bytes)
+        self._bond_shares = BondShares(context.engine, payee, context.key.public_key)
         self._reading = trio.Lock()
         self._sessions: dict[bytes, OffloadSession] = {}
         """Those under way, by the id of their hold."""
@@ -133,8 +135,10 @@ class Executor:
                 raise _Declined(str(error), BUSY_RETRY_MS) from None
             job, is_queued = await self._decide(exchange, hold_id, offer, unpaid)
             price = self._compute_price(job.request, job.body)
-            self._check_bond(price)
-            reservation.enter_context(self._payee.backing(hold_id, price))
+            try:
+                reservation.enter_context(self._bond_shares.back(exchange.peer, hold_id, price))
+            except BondExhausted as error:
+                raise _Declined(str(error), BUSY_RETRY_MS if error.is_for_now else 0) from None
             nursery = self._nursery
             if nursery is None:
                 raise _Declined("busy", BUSY_RETRY_MS)
@@ -185,32 +189,34 @@ class Executor:
             _Declined: it is none, the terms of the offer do not suit it, or too many bodies are on their way.
             NetworkError: it does not have the size that was offered, or is too slow.
         """
-        if self._body_bytes + offer.size > self._settings.body_bytes:
-            raise _Declined("busy", BUSY_RETRY_MS)
-        self._body_bytes += offer.size
-        try:
-            body = await self._receive_body(exchange, offer)
+        has_paid = self._payee.history.get_paid(exchange.peer) > 0
+        with self._bodies.receive(exchange.peer, has_paid) as received:
+            body = await self._receive_body(exchange, offer, received)
             async with self._reading:
                 return body, await self._context.runtime.run_sync(self._read_request, offer, body)
-        finally:
-            self._body_bytes -= offer.size
+        raise _Declined("busy", BUSY_RETRY_MS)
 
-    async def _receive_body(self, exchange: Exchange, offer: Offer) -> bytes:
-        """The request that was offered.
+    async def _receive_body(self, exchange: Exchange, offer: Offer, received: OfferedBody) -> bytes:
+        """The request that was offered. If it does not come, that is an offer left unpaid.
 
         Raises:
             NetworkError: it does not have the size that was offered, or is too slow.
         """
         body = bytearray()
-        with trio.move_on_after(self._settings.body_timeout_s):
-            while len(body) < offer.size:
-                frame = await exchange.receive()
-                if frame is None or len(body) + len(frame) > offer.size:
-                    break
-                body += frame
-            else:
-                return bytes(body)
-        raise NetworkError("the body is not as long as offered, or too slow")
+        try:
+            with trio.move_on_after(self._settings.body_timeout_s):
+                while len(body) < offer.size:
+                    frame = await exchange.receive()
+                    if frame is None or len(body) + len(frame) > offer.size:
+                        break
+                    body += frame
+                    self._bodies.grow(received, len(frame))
+        finally:
+            if len(body) < offer.size and not received.is_given_up:
+                self._payee.history.note_unpaid(exchange.peer, trio.current_time())
+        if len(body) < offer.size:
+            raise NetworkError("the body is not as long as offered, or too slow")
+        return bytes(body)
 
     def _validate_terms(self, payer: bytes, offer: Offer) -> None:
         """Decline unacceptable terms.
@@ -259,22 +265,12 @@ class Executor:
             raise _Declined("the hold is for another model")
         if hold.amount < self._compute_price(request, body):
             raise _Declined("the hold does not cover the request")
+        most = self._policy.parameters.max_tokens
+        if request.max_tokens > most * request.choices:
+            raise _Declined(f"at most {most} tokens of an answer are served here")
         return request
 
     def _compute_price(self, request: Request, body: bytes) -> int:
         """The most that the answer may cost, in micro-credits."""
         usage = Usage(len(body), request.max_completion_bytes)
         return self._context.engine.genesis.parameters.get_price(request.model).compute(usage)
-
-    def _check_bond(self, price: int) -> None:
-        """Decline a request whose price the free bond does not cover.
-
-        Raises:
-            _Declined: it does not.
-        """
-        engine = self._context.engine
-        needed, free = engine.genesis.parameters.bond_per_hold * price, self._payee.compute_free_bond()
-        if needed > free:
-            is_covered_later = needed <= engine.state.account(self._context.key.public_key).bonded
-            reason = f"this request needs a bond of {needed} micro-credits, {max(0, free)} are free here"
-            raise _Declined(reason, BUSY_RETRY_MS if is_covered_later else 0)

@@ -326,7 +326,7 @@ class OffloadSession:
 
     async def _ask_backend(self) -> None:
         """Have the backend write its answer into the buffer. Its slot is free afterwards."""
-        job, failure = self._job, None
+        job, failure, written = self._job, None, 0
         if not job.may_start:
             await self._covered.wait()
         serving = job.backend.complete(job.request.path, job.body, Origin.DELEGATED, stream=job.request.stream)
@@ -337,11 +337,14 @@ class OffloadSession:
                         raise BackendError(f"the backend answered {answer.status}")
                     self._buffer.begin(answer)
                     async for piece in answer.body:
+                        written += len(piece)
                         await self._buffer.put(piece)
         except BufferFull as error:
             raise NetworkError("the originator is away, and its answer is long") from error
         except (QueueFull, BackendError) as error:
             failure = BackendError(str(error))
+        # However long the originator takes to read it: an answer has no more content than bytes.
+        self._back_only(self._compute_price(Usage(len(job.body), written)))
         self._buffer.close(failure)
 
     async def _answer(self) -> Completed:
@@ -387,7 +390,12 @@ class OffloadSession:
         usage = Usage(len(self._job.body), self._inspector.completion_bytes)
         digest = compute_digest(self._salt, bytes(self._answered))
         amount = min(self._compute_price(usage), self._terms.amount)
+        self._back_only(amount)
         return Delivery(self._job.hold_id, amount, digest, usage, finish_reason)
+
+    def _back_only(self, price: int) -> None:
+        """Have no more of the bond stand behind this request than what its answer costs."""
+        self._context.payments.payee.lower_backing(self._job.hold_id, price)
 
     def _compute_price(self, usage: Usage) -> int:
         return self._context.engine.genesis.parameters.get_price(self._terms.model).compute(usage)

@@ -32,7 +32,7 @@ class ExecutorSettings:
     body_timeout_s: float = 10.0
     """For the body of the request."""
     body_bytes: int = 64 << 20
-    """Bytes of bodies that are received and read at a time."""
+    """Bytes of bodies that have arrived and are not read, at a time."""
     payment_timeout_s: float = 2.0
     """For the signed hold, after the offer was accepted: a round trip."""
     receipt_timeout_s: float = 10.0

@@ -47,6 +47,7 @@ from serving.offload.protocol import (
 )
 from serving.offload.settings import ExecutorSettings
 from serving.openai.requests import CHAT_COMPLETIONS
+from serving.scheduling.policy import PolicyParameters
 from tests.support.cheating_payer import CheatingPayer, read_answer
 from tests.support.market_world import (
     MODEL,
@@ -67,6 +68,9 @@ from tests.support.waiting import eventually
 SALT = bytes(16)
 BODY = make_request().body
 FAST = {"capture_grace_ms": 5_000}
+LONG = 200_000
+"""Tokens of a long answer."""
+LONG_ANSWERS = PolicyParameters(accept_frequency=1.0, max_tokens=LONG)
 
 
 def sign(world: World, hold: Hold, payer: int = 0) -> SignedOperation:
@@ -203,26 +207,51 @@ def test_a_stranger_that_makes_far_too_many_offers_is_blamed_and_others_are_hear
     simulate(play, Options(executors=1))
 
 
-def test_bodies_under_way_are_bounded_in_all() -> None:
+def test_of_too_many_bodies_under_way_the_first_gives_way() -> None:
     async def play(world: World) -> None:
         victim = world.members[1]
-        first, second = [await CheatingPayer.join(world, number, CREDIT) for number in range(2)]
+        payers = [await CheatingPayer.join(world, number, CREDIT) for number in range(4)]
+        answers: list[Message] = []
 
-        def make_offer(payer: CheatingPayer, size: int) -> bytes:
+        async def withhold(payer: CheatingPayer) -> None:
             hold = payer.make_hold(0, BODY, payer.compute_price(BODY, 1000), victim)
-            return encode_message(Offer(CHAT_COMPLETIONS, size, SALT, hold))
+            async with payer.streams.open(victim.public_key, OFFLOAD_PROTOCOL) as exchange:
+                await exchange.send(encode_message(Offer(CHAT_COMPLETIONS, 1_001, SALT, hold)))
+                await exchange.send(bytes(1_000))
+                answers.append(await receive(exchange))
 
-        async with first.streams.open(victim.public_key, OFFLOAD_PROTOCOL) as kept:
-            await kept.send(make_offer(first, 900))
-            await trio.sleep(0.5)
-            async with second.streams.open(victim.public_key, OFFLOAD_PROTOCOL) as exchange:
-                await exchange.send(make_offer(second, 101))
-                answer = await receive(exchange)
-            assert answer == Declined("busy", 1_000)
+        async with trio.open_nursery() as nursery:
+            for payer in payers:
+                nursery.start_soon(withhold, payer)
+                await trio.sleep(0.5)
+            assert answers == [Declined("busy", 1_000)] and victim.node.executor._bodies.size == 3_000
+            hold = make_hold(world, 0, BODY, SALT)
+            assert isinstance(await CheatingPayer.of_gateway(world).take(hold, BODY), Completed)
+            nursery.cancel_scope.cancel()
         await trio.sleep(0.5)
-        assert victim.node.executor._body_bytes == 0
+        assert victim.node.executor._bodies.size == 0
 
-    simulate(play, Options(executors=1, executor=ExecutorSettings(body_bytes=1_000)))
+    simulate(play, Options(executors=1, executor=ExecutorSettings(body_bytes=4_000)))
+
+
+@pytest.mark.parametrize("resets", [True, False])
+def test_a_body_that_does_not_come_is_an_offer_left_unpaid(resets: bool) -> None:
+    async def play(world: World) -> None:
+        victim = world.members[1]
+        stranger = await CheatingPayer.join(world, 1, CREDIT)
+        for seq in range(2):
+            hold = stranger.make_hold(seq, BODY, stranger.compute_price(BODY, 1000), victim)
+            async with stranger.streams.open(victim.public_key, OFFLOAD_PROTOCOL) as exchange:
+                await exchange.send(encode_message(Offer(CHAT_COMPLETIONS, len(BODY), SALT, hold)))
+                await trio.sleep(1.0)
+                if not resets:
+                    with pytest.raises(NetworkError):
+                        await receive(exchange)
+            await trio.sleep(1.0)
+        answer = await stranger.take(stranger.make_hold(2, BODY, 50_000, victim), BODY)
+        assert isinstance(answer, Declined) and answer.reason == "you did not pay for what was accepted"
+
+    simulate(play, Options(executors=1))
 
 
 def test_an_unknown_path_is_declined() -> None:
@@ -501,8 +530,8 @@ def test_a_payer_cannot_take_the_hold_back_while_it_is_served() -> None:
 
     async def play(world: World) -> None:
         deadline = world.gateway.engine.chain_time() + 110_000
-        body = make_body(stream=True, max_tokens=10_000)
-        hold = make_hold(world, 0, body, SALT, tokens=10_000, deadline=deadline)
+        body = make_body(stream=True, max_tokens=LONG)
+        hold = make_hold(world, 0, body, SALT, tokens=LONG, deadline=deadline)
         member = get_executor(world, hold)
         assert member.backend is not None
         member.backend.script.tokens = 10_000
@@ -514,13 +543,13 @@ def test_a_payer_cannot_take_the_hold_back_while_it_is_served() -> None:
         await world.settle(60)
         assert world.account(member.number).available > 1_000 * CREDIT
 
-    simulate(play, Options(executor=settings, parameters=FAST))
+    simulate(play, Options(executor=settings, parameters=FAST, policy=LONG_ANSWERS))
 
 
 def test_a_payer_that_does_not_read_blocks_no_slot_for_long() -> None:
     async def play(world: World) -> None:
-        body = make_body(stream=True, max_tokens=1_000_000)
-        hold = make_hold(world, 0, body, SALT, tokens=1_000_000)
+        body = make_body(stream=True, max_tokens=LONG)
+        hold = make_hold(world, 0, body, SALT, tokens=LONG)
         member = get_executor(world, hold)
         assert member.backend is not None
         member.backend.script.tokens, member.backend.script.token_delay = 1_000_000, 0.001
@@ -534,7 +563,7 @@ def test_a_payer_that_does_not_read_blocks_no_slot_for_long() -> None:
         await world.settle(60)
         assert world.account(member.number).available > 1_000 * CREDIT
 
-    simulate(play, Options(parameters=FAST))
+    simulate(play, Options(parameters=FAST, policy=LONG_ANSWERS))
 
 
 def test_a_body_that_does_not_come_is_waited_for_a_moment_only() -> None:
