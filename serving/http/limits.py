@@ -61,14 +61,17 @@ class ConnectionCounter:
         self._useless: BoundedDict[bytes, Bucket] = BoundedDict(MAX_ADDRESSES)
         self.total = 0
 
-    def add(self, client: str, now: float) -> Verdict:
-        """Count one more connection of ``client``, an IP address, unless it is to be closed at once."""
+    def add(self, client: str, now: float, can_replace: bool = False) -> Verdict:
+        """Count one more connection of ``client``, an IP address, unless it is to be closed at once.
+
+        ``can_replace``: another connection gives way to it if there are too many.
+        """
         key = self._get_key(client)
         of_address = self._by_address[key] if key else 0
         limits = self._limits
         useless = self._useless.get(key)
         if (
-            self.total >= limits.connections + MAX_REFUSALS
+            (self.total >= limits.connections + MAX_REFUSALS and not can_replace)
             or of_address >= limits.connections_per_address + MAX_REFUSALS_PER_ADDRESS
             or (useless is not None and useless.fill(now) <= 0)
         ):
@@ -76,7 +79,8 @@ class ConnectionCounter:
         self.total += 1
         if key:
             self._by_address[key] += 1
-        is_within = self.total <= limits.connections and of_address < limits.connections_per_address
+        has_room = self.total <= limits.connections or can_replace
+        is_within = has_room and of_address < limits.connections_per_address
         return Verdict.SERVE if is_within else Verdict.REFUSE
 
     def remove(self, client: str, now: float, was_useful: bool) -> None:

@@ -20,7 +20,7 @@ from serving.http.responder import Responder
 from serving.http.server import PIECES_PER_TURN, HttpServer, ListenError
 from serving.openai.errors import bad_request, model_not_found, unauthorized, unavailable
 from tests.support.http_front import connect, exchange, receive_all, receive_until, run_front
-from tests.support.waiting import PATIENCE
+from tests.support.waiting import PATIENCE, eventually
 
 POST = b"POST /v1/echo HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n"
 
@@ -288,12 +288,39 @@ def test_endless_pipelining_during_a_response_is_cut() -> None:
 
 def test_connections_over_the_limit_are_told_so() -> None:
     async def main() -> None:
-        async with run_front(echo, limits=HttpLimits(connections=1)) as server, await connect(server) as first:
+        begun, ended = trio.Event(), trio.Event()
+
+        async def wait(request: HttpRequest, respond: Responder) -> None:
+            begun.set()
+            await ended.wait()
+            await respond.reply(200, b"done")
+
+        async with run_front(wait, limits=HttpLimits(connections=1)) as server, await connect(server) as first:
             await first.send_all(POST % 2 + b"hi")
-            await receive_until(first, b"hi")
+            await begun.wait()
             assert error_of(await exchange(server, POST % 2 + b"hi"))[0] == 503
-            await first.send_all(POST % 2 + b"ok")
-            assert (await receive_until(first, b"ok")).startswith(b"HTTP/1.1 200 ")
+            ended.set()
+            assert (await receive_until(first, b"done")).startswith(b"HTTP/1.1 200 ")
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize("part", [b"", POST[:9], POST % 2 + b"h", POST % 2 + b"hi"])
+def test_the_connection_that_waits_longest_for_a_request_gives_way(part: bytes) -> None:
+    async def main() -> None:
+        async with run_front(echo, limits=HttpLimits(connections=2)) as server, await connect(server) as first:
+            await first.send_all(part)
+            if part.endswith(b"hi"):
+                await receive_until(first, b"hi")  # it is served, and waits for its next request
+            await eventually(lambda: len(server.waiting) == 1)
+            async with await connect(server) as second:
+                await eventually(lambda: len(server.waiting) == 2)
+                async with await connect(server) as third:
+                    await third.send_all(POST % 2 + b"hi")
+                    assert (await receive_until(third, b"hi")).startswith(b"HTTP/1.1 200 ")
+                assert await receive_all(first) == b""
+                await second.send_all(POST % 2 + b"ok")
+                assert (await receive_until(second, b"ok")).startswith(b"HTTP/1.1 200 ")
 
     trio.run(main)
 
