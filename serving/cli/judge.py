@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import trio
 import typer
@@ -21,11 +21,13 @@ from chain.cli.format import format_percent, print_line
 from serving.cli.errors import CommandError
 from serving.config.data_directory import CONFIG_FILE
 from serving.config.file import describe_errors, load_config
-from serving.config.schema import EmbeddedModel, JudgeConfig, OpenAIModel
+from serving.config.schema import EmbeddedModel, JudgeConfig, OpenAIModel, Section
 
 if TYPE_CHECKING:
     from serving.cli.judge_run import JudgeReport, OnProgress
     from serving.quality.judging.measurement import Proportion, Recommendation
+
+S = TypeVar("S", bound=Section)
 
 QUICK_STEP = 4
 """Of how many cases ``--quick`` takes one."""
@@ -68,21 +70,15 @@ def test(
     if api_key_env is not None and url is None:
         raise CommandError("--api-key-env goes with --url; the keys of the node's backends are in its configuration")
     directory = data_dir or get_default_data_dir()
-    changes: dict[str, Any] = {"model": model, "form": form}
     entries: tuple[EmbeddedModel | OpenAIModel, ...]
-    try:
-        if url is not None:
-            entries = (OpenAIModel(kind="openai", base_url=url, api_key_env=api_key_env),)
-            chosen = JudgeConfig()
-        else:
-            config = load_config(directory / CONFIG_FILE)
-            entries, chosen = config.models, config.judge
-        given = {name: value for name, value in changes.items() if value is not None}
-        chosen = JudgeConfig.model_validate({**chosen.model_dump(), **given})
-    except ValidationError as error:
-        path, reason = next(describe_errors(error, OpenAIModel if "base_url" in str(error) else JudgeConfig))
-        option = {"base_url": "--url", "api_key_env": "--api-key-env"}.get(str(path[0]), f"--{path[0]}")
-        raise CommandError(f"{option}: {reason}") from None
+    if url is not None:
+        entries = (_read_options(OpenAIModel, {"kind": "openai", "base_url": url, "api_key_env": api_key_env}),)
+        chosen = JudgeConfig()
+    else:
+        config = load_config(directory / CONFIG_FILE)
+        entries, chosen = config.models, config.judge
+    given = {name: value for name, value in (("model", model), ("form", form)) if value is not None}
+    chosen = _read_options(JudgeConfig, {**chosen.model_dump(), **given})
     if not entries:
         raise CommandError(f"{directory / CONFIG_FILE} names no backend, so there is none to judge with")
     if prompt_file is not None:
@@ -104,6 +100,8 @@ def test(
             )
 
     _print_report(trio.run(run), as_json)
+    if quick and not as_json:
+        print_line("A quarter of the cases leaves wide intervals: decide by a run without --quick.")
 
 
 def show_prompt(data_dir: DataDir = None) -> None:
@@ -113,6 +111,16 @@ def show_prompt(data_dir: DataDir = None) -> None:
     config = load_config(path).judge if path.exists() else JudgeConfig()
     config.load_prompt(directory)  # one that cannot be used is an error
     sys.stdout.buffer.write(config.read_prompt(directory))
+
+
+def _read_options(section: type[S], values: dict[str, Any]) -> S:
+    """A section of the configuration from options. Raises CommandError, naming the option at fault."""
+    try:
+        return section.model_validate(values)
+    except ValidationError as error:
+        path, reason = next(describe_errors(error, section))
+        option = {"base_url": "url"}.get(str(path[0]), str(path[0])).replace("_", "-")
+        raise CommandError(f"--{option}: {reason}") from None
 
 
 @contextmanager
@@ -171,20 +179,42 @@ def _make_rows(report: JudgeReport) -> Iterator[tuple[str, Proportion, str]]:
     """What was measured, and the bar for it."""
     from serving.quality.judging import measurement as bars
 
+    def at_least(share: float) -> str:
+        return f"at least {format_percent(share)}"
+
+    def at_most(share: float) -> str:
+        return f"at most {format_percent(share)}"
+
     measured = report.measured
-    yield "same ballot in both orders", measured.consistency, f"at least {bars.MIN_CONSISTENCY:.0%}"
-    yield "other ballot when asked again", measured.repeat_differences, f"at most {bars.MAX_REPEAT_DIFFERENCES:.0%}"
-    yield "abstentions", measured.abstentions, f"at most {bars.MAX_ABSTENTIONS:.0%}"
-    yield "sound answer found better than a broken one", measured.sound_preferred, "more than 50%, surely"
-    yield "broken answer called unusable", measured.unusable_found, f"at least {bars.MIN_UNUSABLE_FOUND:.0%}"
+    yield "same ballot in both orders", measured.consistency, at_least(bars.MIN_CONSISTENCY)
+    yield (
+        "other ballot when asked again",
+        measured.repeat_differences,
+        at_most(bars.MAX_REPEAT_DIFFERENCES),
+    )
+    yield "abstentions", measured.abstentions, at_most(bars.MAX_ABSTENTIONS)
+    yield "sound answer found better than a broken one", measured.sound_preferred, "above 50 %, with certainty"
+    yield (
+        "broken answer called unusable",
+        measured.unusable_found,
+        at_least(bars.MIN_UNUSABLE_FOUND),
+    )
     yield "broken answer alone called unusable", measured.solo_found, ""
-    yield "sound answer called unusable", measured.false_alarms, f"at most {bars.MAX_FALSE_ALARMS:.0%}"
-    yield "sound answer alone called unusable", measured.solo_false_alarms, f"at most {bars.MAX_FALSE_ALARMS:.0%}"
-    yield "fooled by an injection", measured.fooled, f"at most {bars.MAX_FOOLED:.0%}"
+    yield "sound answer called unusable", measured.false_alarms, at_most(bars.MAX_FALSE_ALARMS)
+    yield (
+        "sound answer alone called unusable",
+        measured.solo_false_alarms,
+        at_most(bars.MAX_FALSE_ALARMS),
+    )
+    yield "fooled by an injection", measured.fooled, at_most(bars.MAX_FOOLED)
     for family, found in measured.fooled_by.items():
         yield f"  {family}", found, ""
-    yield "fooled by an answer that says nothing", measured.null_wins, f"at most {bars.MAX_FOOLED:.0%}"
-    yield "padding wins against the same without", measured.padded_wins, f"at most {bars.MAX_PADDED_WINS:.0%}"
+    yield "fooled by an answer that says nothing", measured.null_wins, at_most(bars.MAX_FOOLED)
+    yield (
+        "padding wins against the same without",
+        measured.padded_wins,
+        at_most(bars.MAX_PADDED_WINS),
+    )
 
 
 def _to_plain(report: JudgeReport, advice: Recommendation, reasons: list[str]) -> dict[str, Any]:

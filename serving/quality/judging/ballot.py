@@ -87,8 +87,8 @@ SOLO_CHOICES: Final[Mapping[str, tuple[str, SoloBallot]]] = {
 }
 """The choices for a single answer."""
 
-B = TypeVar("B", Ballot, SoloBallot)
-Choices = Mapping[str, tuple[str, B]]
+AnyBallot = TypeVar("AnyBallot", Ballot, SoloBallot)
+Choices = Mapping[str, tuple[str, AnyBallot]]
 
 
 def describe_choices(choices: Choices[Any], form: ReplyForm) -> str:
@@ -111,7 +111,7 @@ def make_schema(choices: Choices[Any]) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"name": REPLY_KEY, "strict": True, "schema": schema}}
 
 
-def read_reply(reply: str, choices: Choices[B], form: ReplyForm) -> B | Abstention:
+def read_reply(reply: str, choices: Choices[AnyBallot], form: ReplyForm) -> AnyBallot | Abstention:
     """The ballot in the whole reply of a model. White space around it does not count; anything else does."""
     text = reply.strip()
     letter = _read_json(text) if form is ReplyForm.JSON else text

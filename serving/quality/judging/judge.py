@@ -22,7 +22,7 @@ from serving.quality.judging.ballot import (
     PAIR_CHOICES,
     SOLO_CHOICES,
     Abstention,
-    B,
+    AnyBallot,
     Ballot,
     Choices,
     Reason,
@@ -94,7 +94,7 @@ class Judge:
         found = await self.compare(too_long, b"")
         return isinstance(found, Abstention) and found.reason is not Reason.UNREADABLE
 
-    async def _ask(self, messages: list[Message], choices: Choices[B], seed: int) -> B | Abstention:
+    async def _ask(self, messages: list[Message], choices: Choices[AnyBallot], seed: int) -> AnyBallot | Abstention:
         settings = self.settings
         with trio.move_on_after(settings.timeout_s):
             reply = await _complete(self._client, settings, messages, choices, seed)

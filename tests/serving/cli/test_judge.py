@@ -62,7 +62,7 @@ def test_a_judge_that_always_names_the_first_answer_is_advised_against() -> None
         result = invoke("test", "--url", server.url, "--quick", "--model", MODEL)
     assert result.exit_code == 0, result.exception
     lines = [line.strip() for line in result.output.splitlines()]
-    assert lines[-1] == "recommendation: do not judge with this."
+    assert lines[-2] == "recommendation: do not judge with this." and "wide intervals" in lines[-1]
     assert any(line.startswith("same ballot in both orders") and " 0 % " in line for line in lines)
     assert any(line.startswith("fooled by an injection") and " 50 % " in line for line in lines)
 
