@@ -7,6 +7,7 @@ address changed, is sought again by every path there is, and the answer goes on 
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from serving.backends.backend import BackendError, ErrorEventSent
 from serving.offload.context import OffloadContext, receive_message
 from serving.offload.decoding_share import DecodingShare
 from serving.offload.dialer import ExecutorDialer
+from serving.offload.patience import Patience
 from serving.offload.protocol import (
     CHUNK_BYTES,
     MAX_ANSWER_BYTES,
@@ -43,7 +45,7 @@ from serving.offload.protocol import (
     is_signed_delivery,
 )
 from serving.offload.settings import OriginatorSettings
-from serving.openai.answers import EVENT_STREAM, Answer, AnswerInspector
+from serving.openai.answers import EVENT_STREAM, MAX_EVENT_BYTES, Answer, AnswerInspector
 from serving.openai.requests import Request
 
 log = structlog.get_logger(__name__)
@@ -60,6 +62,10 @@ RESUME_INTERVAL_S = 0.5
 """Seconds between attempts to reach a lost executor again."""
 MAX_RESUMPTIONS_ASKED = 3
 """Most resumptions of one answer by the originator."""
+
+
+class Stalled(BackendError):
+    """The executor sent no content for too long. A pause is no lie: what was received may be captured."""
 
 
 class AttemptFailed(Exception):
@@ -112,7 +118,7 @@ class OffloadAttempt:
         self.has_failed = False
         """Whether it did not, by the executor's fault."""
         self.first_chunk_s: float | None = None
-        """How long the first chunk of a stream took, from the payment."""
+        """How long the first content of a stream took, from the payment."""
         self._context = context
         self._dialer = dialer
         self._settings = settings
@@ -123,13 +129,11 @@ class OffloadAttempt:
         self._received = 0
         """Bytes of the body received."""
         self._resumptions = 0
-        self._deadline = 0.0
-        """Until when the answer must begin."""
-        self._latest = 0.0
-        """How far keep-alives may put that off."""
 
     async def begin(self) -> None:
-        """Offer, pay, and wait for the beginning of the answer (all of it, if it is not a stream).
+        """Offer, pay, and wait for the first content of the answer (all of it, if it is not a stream).
+
+        The user has seen nothing until then, so that another executor can still take over.
 
         Raises:
             AttemptFailed: the executor declined, or this node could not pay in time.
@@ -140,8 +144,8 @@ class OffloadAttempt:
         await self._offer()
         await self._pay()
         now = trio.current_time()
-        self._deadline = now + settings.first_chunk_timeout_s
-        self._latest = now + (settings.queue_timeout_s if request.stream else settings.hold_time_ms / 1000)
+        tokens = request.max_tokens // request.choices
+        self._patience = Patience(settings, now, stream=request.stream, max_tokens=tokens)
         head = await self._receive_head()
         chunks = await self._stack.enter_async_context(aclosing(self._receive_chunks()))
         self.answer = Answer(head.status, head.content_type, chunks)
@@ -153,9 +157,7 @@ class OffloadAttempt:
         )
         self._digest = start_digest(head.salt)
         if request.stream and head.status == 200:
-            first = await anext(chunks, b"")
-            if self.inspector.error is not None:  # the user has seen nothing yet: another executor may do better
-                raise BackendError(self.inspector.error)
+            first = await self._receive_first_content(chunks)
             self.first_chunk_s = trio.current_time() - now
         else:
             first = b"".join([chunk async for chunk in chunks])
@@ -227,30 +229,29 @@ class OffloadAttempt:
         """The next message but keep-alives.
 
         Raises:
-            BackendError: the executor broke off, fell silent, or was lost for good.
+            Stalled: the executor fell silent, or sent no content for too long.
+            BackendError: it broke off, or was lost for good.
         """
-        settings, is_stream = self._settings, self.terms.request.stream
-        if self._received:
-            self._deadline = trio.current_time() + settings.stall_timeout_s
+        patience = self._patience
         try:
             while True:
                 try:
-                    with trio.fail_at(self._deadline):
-                        message = await receive_message(self.exchange, settings.stall_timeout_s)
+                    with trio.fail_at(patience.deadline):
+                        message = await receive_message(self.exchange, self._settings.stall_timeout_s)
                 except NetworkError:
-                    if not (self._received and is_stream and self.exchange.is_lost):
+                    if not (patience.has_content and self.exchange.is_lost):
                         raise
                     await self._resume()
-                    self._deadline = trio.current_time() + settings.stall_timeout_s
+                    patience.note_resumed(trio.current_time())
                     continue
                 if not isinstance(message, KeepAlive):
                     return message
-                if not self._received and (message.queued or not is_stream):
-                    self._deadline = min(trio.current_time() + settings.first_chunk_timeout_s, self._latest)
+                if message.queued:
+                    patience.note_queued(trio.current_time())
         except (NetworkError, CodecError) as error:
             raise BackendError(f"the executor broke off: {error}") from error
         except trio.TooSlowError:
-            raise BackendError("the executor sent nothing for too long") from None
+            raise Stalled("the executor sent nothing for too long") from None
 
     async def _resume(self) -> None:
         """Find a lost executor again, and ask it for the rest.
@@ -260,7 +261,8 @@ class OffloadAttempt:
         """
         executor, failure = self.terms.executor, NetworkError("the executor was lost too often")
         self._resumptions += 1
-        with trio.move_on_after(self._settings.resume_s if self._resumptions <= MAX_RESUMPTIONS_ASKED else 0):
+        is_allowed = self._resumptions <= MAX_RESUMPTIONS_ASKED
+        with trio.move_on_at(self._patience.compute_resume_deadline(trio.current_time()) if is_allowed else -math.inf):
             while True:
                 try:
                     await self._dialer.connect(executor, self._settings.accept_timeout_s)
@@ -275,6 +277,23 @@ class OffloadAttempt:
                     raise failure
                 await trio.sleep(RESUME_INTERVAL_S)
         raise failure
+
+    async def _receive_first_content(self, chunks: AsyncIterator[bytes]) -> bytes:
+        """A stream up to its first content.
+
+        Raises:
+            BackendError: it broke off before that, or all that comes is without content.
+        """
+        first = bytearray()
+        async for chunk in chunks:
+            first += chunk
+            if self.inspector.error is not None:
+                raise BackendError(self.inspector.error)
+            if self.inspector.completion_bytes:
+                break
+            if self.answer.is_stream and len(first) > MAX_EVENT_BYTES:
+                raise BackendError(f"no content in the first {MAX_EVENT_BYTES} bytes of the answer")
+        return bytes(first)
 
     async def _receive_chunks(self) -> AsyncGenerator[bytes, None]:
         """What the user gets of the body, as it comes; ends when the delivery was found right and receipted.
@@ -305,10 +324,14 @@ class OffloadAttempt:
                     data, closing = data[:start], closing + data[start:]
                 if data:
                     yield data
+                    self._patience.excuse(trio.current_time() - now)
                 if self.inspector.error is not None:
                     raise ErrorEventSent(self.inspector.error)
                 if delay:
                     await trio.sleep(delay)
+        except Stalled:
+            self.has_failed = True
+            raise
         except BackendError:
             self.reject()
             raise
@@ -323,9 +346,13 @@ class OffloadAttempt:
             raise BackendError(f"the answer is longer than {MAX_ANSWER_BYTES} bytes")
         self._received += len(data)
         self._digest.update(data)
+        before = self.inspector.completion_bytes
         passed = self.inspector.feed(data)
-        if self.inspector.completion_bytes:  # what counts after a restart too
+        if self.inspector.completion_bytes > before:
+            self._patience.note_content(trio.current_time())
             self._payer.set_max_capture(self.hold_id, self._compute_owed(IN_FLIGHT_BYTES))
+        if self.inspector.is_over:
+            self._patience.note_closed(trio.current_time())
         return passed
 
     def _compute_owed(self, in_flight: int = 0) -> int:

@@ -114,8 +114,10 @@ class OffloadSession:
         """Of the answer's digest."""
         self._answered = bytearray()
         """The answer as far as it was sent, for an originator that may resume it."""
-        self._sent = trio.Event()
-        """Set once there is something of the answer to send."""
+        self._sent_at = 0.0
+        """When a message was sent last."""
+        self._is_answered = False
+        """Whether the whole answer was sent."""
         self._payment_received = trio.Event()
         """Until then the next frame is the payment; afterwards it is the receipt."""
         self._covered = trio.Event()
@@ -378,6 +380,7 @@ class OffloadSession:
         if head.status == 200 and not head.is_stream and self._is_hold_used_up():
             raise BackendError("the answer is longer than the request allows")
         await self._send_chunk(rest)
+        self._is_answered = True
         if head.status != 200:
             delivery = make_refund(job.hold_id, compute_digest(self._salt, bytes(self._answered)))
         elif not self._inspector.is_complete:
@@ -418,7 +421,6 @@ class OffloadSession:
             raise BackendError(f"the answer is longer than {MAX_ANSWER_BYTES} bytes")
         self._answered += chunk
         if chunk:
-            self._sent.set()
             await self._send_rest()
 
     async def _send_rest(self) -> None:
@@ -440,6 +442,7 @@ class OffloadSession:
     async def _send(self, exchange: Exchange, message: Message) -> None:
         with trio.move_on_after(self._settings.send_timeout_s):
             await exchange.send(encode_message(message))
+            self._sent_at = trio.current_time()
             return
         raise NetworkError("the originator reads nothing any more")
 
@@ -455,13 +458,22 @@ class OffloadSession:
         return failed is not self._exchange
 
     async def _send_keep_alives(self) -> None:
-        """Say that the work goes on, until there is something of the answer to send."""
-        while not self._sent.is_set():
-            with trio.move_on_after(self._settings.keep_alive_interval_s):
-                await self._sent.wait()
+        """Say that the work goes on, whenever there was nothing of the answer to send for a while."""
+        self._sent_at = trio.current_time()
+        while True:
+            due = self._sent_at + self._settings.keep_alive_interval_s
+            if trio.current_time() < due:
+                await trio.sleep_until(due)
+                continue
+            if self._is_answered:
                 return
-            queued = self._job.backend.admission.waiting(Origin.DELEGATED) > 0
-            await self._exchange.send(encode_message(KeepAlive(queued)))
+            queued = not self._answered and self._job.backend.admission.waiting(Origin.DELEGATED) > 0
+            try:
+                await self._exchange.send(encode_message(KeepAlive(queued)))
+            except NetworkError:
+                if not self._position:  # else it may be back when there is more of the answer to send
+                    raise
+            self._sent_at = trio.current_time()
 
 
 def _is_own_fault(error: BaseException) -> bool:

@@ -7,20 +7,24 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class OriginatorSettings:
-    """Patience of the payer's side. Keep-alives renew the patience for the first chunk."""
+    """Patience of the payer's side (:mod:`serving.offload.patience`)."""
 
     accept_timeout_s: float = 5.0
     """For the answer to an offer."""
     first_chunk_timeout_s: float = 30.0
-    """For the first chunk of the answer."""
+    """For the first content of a stream."""
     queue_timeout_s: float = 120.0
-    """For the first chunk while keep-alives say that the request is queued."""
+    """The same while keep-alives say that the request is queued."""
+    token_timeout_s: float = 0.05
+    """As much longer for an answer that is not streamed, per token that it may have."""
     stall_timeout_s: float = 15.0
     """For each next message."""
+    pause_timeout_s: float = 60.0
+    """For the next content of a stream while keep-alives come."""
     resume_s: float = 45.0
     """For finding an executor again that was lost in the middle of a stream."""
     hold_time_ms: int = 600_000
-    """Chain time for which a hold is good; also the patience for an answer that is not streamed."""
+    """Chain time for which a hold is good; also the most time for an answer."""
 
 
 @dataclass(frozen=True, slots=True)

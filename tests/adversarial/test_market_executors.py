@@ -240,6 +240,40 @@ async def says_nothing(deal: Deal) -> None:
     await trio.sleep_forever()
 
 
+async def _drip(deal: Deal, kind: str, piece: bytes) -> None:
+    """Send a piece without content again and again, sooner than it would count as silence."""
+    await deal.send(ResponseHead(200, kind, SALT))
+    while True:
+        await deal.send(ResponseChunk(piece))
+        await trio.sleep(OriginatorSettings().stall_timeout_s - 1)
+
+
+async def drips_empty_events(deal: Deal) -> None:
+    await _drip(deal, "text/event-stream", b"\n\n")
+
+
+async def drips_comments(deal: Deal) -> None:
+    await _drip(deal, "text/event-stream", b": wait\n\n")
+
+
+async def drips_an_event_without_end(deal: Deal) -> None:
+    await _drip(deal, "text/event-stream", b": wait")
+
+
+async def drips_roles(deal: Deal) -> None:
+    await _drip(deal, "text/event-stream", b'data: {"choices":[{"delta":{"role":"assistant","content":""}}]}\n\n')
+
+
+async def drips_spaces(deal: Deal) -> None:
+    await _drip(deal, "application/json", b" ")
+
+
+async def pads_at_length(deal: Deal) -> None:
+    await deal.send(ResponseHead(200, "text/event-stream", SALT))
+    while True:
+        await deal.send(ResponseChunk(b":" + b"x" * 60_000 + b"\n\n"))
+
+
 EARLY_LIES = [
     ends_at_once,
     claims_an_empty_answer,
@@ -253,6 +287,11 @@ EARLY_LIES = [
     queues_for_ever,
     works_for_ever,
     says_nothing,
+    drips_empty_events,
+    drips_comments,
+    drips_an_event_without_end,
+    drips_roles,
+    pads_at_length,
 ]
 
 SHORT = OriginatorSettings(hold_time_ms=310_000)
@@ -293,7 +332,7 @@ def test_a_lie_at_the_end_of_a_stream_is_an_error_and_earns_nothing(lie: Lie) ->
     run_lie(lie, stream=True, is_seen=True)
 
 
-@pytest.mark.parametrize("lie", [*LATE_LIES, counts_what_it_reports])
+@pytest.mark.parametrize("lie", [*LATE_LIES, counts_what_it_reports, drips_spaces])
 def test_a_lie_at_the_end_of_a_whole_answer_is_never_seen(lie: Lie) -> None:
     run_lie(lie, stream=False, is_seen=False)
 
@@ -303,7 +342,7 @@ def test_a_lie_at_the_beginning_is_never_seen(lie: Lie) -> None:
     run_lie(lie, stream=True, is_seen=False)
 
 
-@pytest.mark.parametrize("lie", [ends_without_a_claim, aborts, stalls, sends_garbage])
+@pytest.mark.parametrize("lie", [ends_without_a_claim, aborts, sends_garbage])
 def test_who_breaks_off_is_not_even_paid_for_what_it_delivered(lie: Lie) -> None:
     async def play(world: World) -> None:
         liar = world.drawn()[0]
@@ -313,6 +352,23 @@ def test_who_breaks_off_is_not_even_paid_for_what_it_delivered(lie: Lie) -> None
         liar.node.payments.payee._served.clear()
         await world.settle(60)
         check_gained_nothing(world, liar)
+
+    simulate(play, Options(parameters=FAST, originator=SHORT))
+
+
+@pytest.mark.parametrize("lie", [stalls, only_shows_life])
+def test_who_pauses_for_too_long_is_paid_for_what_it_delivered(lie: Lie) -> None:
+    async def play(world: World) -> None:
+        liar = world.drawn()[0]
+        before = world.account(liar.number).available
+        deals = plant(world, liar, lie)
+        assert (await ask(world.gateway)).broken is not None
+        delivery = deals[0].make_delivery()
+        await capture_all(deals[0], delivery.amount)
+        liar.node.payments.payee._served.clear()
+        await world.settle(60)
+        assert world.operations(Dispute) == []
+        assert 0 < world.account(liar.number).available - before < delivery.amount
 
     simulate(play, Options(parameters=FAST, originator=SHORT))
 
@@ -456,7 +512,7 @@ def test_an_endless_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
 
     async def never_ends(deal: Deal) -> None:
         nonlocal sent
-        await deal.send(ResponseHead(200, "text/event-stream", SALT))
+        await deal.send_answer(make_token("liar-", 0))
         while True:
             await deal.send(ResponseChunk(b"data: {}\n\n" * 1000))
             sent += 10_000
@@ -484,7 +540,7 @@ def test_a_usage_event_alone_is_worth_nothing() -> None:
         liar = world.drawn()[0]
         deals = plant(world, liar, boasts)
         result = await ask(world.gateway, make_request(max_tokens=4096))
-        assert result.broken is not None
+        assert deals and result.executor != liar.public_key
         give_back(liar, deals)
         await world.settle(60)
         assert world.account(liar.number).available <= 1_000 * CREDIT

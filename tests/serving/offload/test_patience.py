@@ -1,0 +1,69 @@
+"""How long an originator waits for one answer."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serving.offload.patience import Patience
+from serving.offload.settings import OriginatorSettings
+
+SETTINGS = OriginatorSettings()
+END = SETTINGS.hold_time_ms / 1000
+
+
+def make_patience(stream: bool = True, max_tokens: int = 100) -> Patience:
+    return Patience(SETTINGS, 0.0, stream=stream, max_tokens=max_tokens)
+
+
+def test_a_queue_puts_the_first_content_off_within_a_limit() -> None:
+    patience = make_patience()
+    assert patience.deadline == SETTINGS.first_chunk_timeout_s
+    for now in range(0, 100, 5):
+        patience.note_queued(float(now))
+        assert patience.deadline == min(now + SETTINGS.first_chunk_timeout_s, SETTINGS.queue_timeout_s)
+
+
+def test_an_answer_that_is_not_streamed_may_take_longer_by_its_length_and_no_longer_than_its_hold() -> None:
+    for tokens in (1, 1_000, 1_000_000):
+        patience = make_patience(stream=False, max_tokens=tokens)
+        expected = min(SETTINGS.queue_timeout_s + SETTINGS.token_timeout_s * tokens, END)
+        assert patience.deadline == expected
+        patience.note_queued(expected - 1.0)
+        assert patience.deadline == expected
+
+
+def test_content_renews_it_and_a_queue_no_longer_does() -> None:
+    patience = make_patience()
+    patience.note_content(20.0)
+    patience.note_queued(70.0)
+    assert patience.has_content and patience.deadline == 20.0 + SETTINGS.pause_timeout_s
+
+
+def test_after_the_closing_event_only_the_delivery_is_waited_for() -> None:
+    patience = make_patience()
+    for now in (1.0, 5.0):
+        patience.note_content(now)
+        patience.note_closed(now)
+    assert patience.deadline == 1.0 + SETTINGS.stall_timeout_s
+
+
+def test_a_user_who_does_not_read_uses_none_of_it_up() -> None:
+    patience = make_patience()
+    patience.note_content(20.0)
+    patience.excuse(1_000.0)
+    assert patience.deadline == 1_020.0 + SETTINGS.pause_timeout_s
+    patience.note_content(1_030.0)
+    assert patience.deadline == 1_030.0 + SETTINGS.pause_timeout_s
+
+
+EVENTS = ("note_queued", "note_content", "note_closed", "note_resumed")
+
+
+@given(st.booleans(), st.lists(st.tuples(st.floats(0.0, 59.0), st.sampled_from(EVENTS)), max_size=40))
+def test_whatever_comes_it_ends_with_the_hold(stream: bool, events: list[tuple[float, str]]) -> None:
+    patience, now = make_patience(stream), 0.0
+    for wait, event in events:
+        now += wait
+        getattr(patience, event)(now)
+        assert patience.deadline <= END and patience.compute_resume_deadline(now) <= END
