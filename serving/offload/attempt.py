@@ -298,7 +298,8 @@ class OffloadAttempt:
     async def _receive_chunks(self) -> AsyncGenerator[bytes, None]:
         """What the user gets of the body, as it comes; ends when the delivery was found right and receipted.
 
-        The closing event of a stream is passed on only then: users hang up on it, which would cancel the receipt.
+        The closing event of a stream is passed on only then: users hang up on it, which would cancel the receipt. What
+        comes after it is dropped: clients read no further.
 
         Raises:
             BackendError: the executor broke off, fell silent, or asks pay for what it did not deliver.
@@ -308,7 +309,7 @@ class OffloadAttempt:
             while True:
                 message = await self._receive_next()
                 if isinstance(message, Completed):
-                    closing += self.inspector.finish()
+                    closing = closing or self.inspector.finish()
                     await self._send_receipt(message)
                     if closing:
                         yield closing
@@ -319,9 +320,9 @@ class OffloadAttempt:
                 data = self._take(message.data)
                 now = trio.current_time()
                 delay = self._decoding.charge(self.terms.executor, now - started, now)
-                if self.inspector.is_over:
-                    start = 0 if closing else max(0, data.rfind(CLOSING))
-                    data, closing = data[:start], closing + data[start:]
+                if self.inspector.is_over and not closing:
+                    start = max(0, data.rfind(CLOSING))
+                    data, closing = data[:start], data[start:]
                 if data:
                     yield data
                     self._patience.excuse(trio.current_time() - now)
@@ -346,6 +347,8 @@ class OffloadAttempt:
             raise BackendError(f"the answer is longer than {MAX_ANSWER_BYTES} bytes")
         self._received += len(data)
         self._digest.update(data)
+        if self.inspector.is_over:
+            return b""
         before = self.inspector.completion_bytes
         passed = self.inspector.feed(data)
         if self.inspector.completion_bytes > before:

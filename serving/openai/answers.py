@@ -27,6 +27,13 @@ MAX_EVENT_BYTES = 256 << 10
 TOO_LONG_EVENT = f"an event of the answer is longer than {MAX_EVENT_BYTES} bytes"
 """The error that it is."""
 
+FREE_EVENTS = 256
+"""Events of a stream that may be as short as they like."""
+LEAST_EVENT_BYTES = 16
+"""Bytes that the events beyond them have on average, at least: even an empty event costs a microsecond or two."""
+TOO_MANY_EVENTS = f"the answer has more than {FREE_EVENTS} events, and of less than {LEAST_EVENT_BYTES} bytes each"
+"""The error that too many of them are."""
+
 MAX_ERROR_CHARS = 500
 """Most of an error message that is kept."""
 
@@ -83,6 +90,10 @@ class AnswerInspector:
         self._withhold = withhold_usage
         self._cut_long = cut_long
         self._buffer = bytearray()
+        self._breaks = 0
+        """Events that were seen, of whatever kind."""
+        self._passed = 0
+        """Their bytes."""
         self._reported: int | None = None
         self._events = 0
         self._last = b""
@@ -111,7 +122,10 @@ class AnswerInspector:
         for match in _BREAK.finditer(self._buffer, searched):
             event = bytes(self._buffer[end : match.end()])
             end = match.end()
-            kept.append(self._watch(event))
+            self._breaks += 1
+            self._passed += len(event)
+            is_allowed = self._done or self._breaks <= FREE_EVENTS + self._passed // LEAST_EVENT_BYTES
+            kept.append(self._watch(event) if is_allowed else self._break_off(TOO_MANY_EVENTS))
             if self.is_too_long:
                 return b"".join(kept)
         del self._buffer[:end]

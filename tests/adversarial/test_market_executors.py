@@ -530,6 +530,26 @@ def test_an_endless_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     simulate(play)
 
 
+def test_what_comes_after_the_closing_event_is_dropped() -> None:
+    async def goes_on(deal: Deal) -> None:
+        rest = (b":" + b"x" * 60_000 + b"\n\n") * 3 + b"\n\n" * 100 + make_token("liar-", 1)
+        await deal.send_answer()
+        for at in range(0, len(rest), 50_000):
+            await deal.send_body(rest[at : at + 50_000])
+        await deal.send(deal.make_completed(deal.make_delivery(deal.answer + rest)))
+        await receive(deal.exchange)
+
+    async def play(world: World) -> None:
+        liar = world.drawn()[0]
+        deals = plant(world, liar, goes_on)
+        result = await ask(world.gateway)
+        assert (result.body, result.broken) == (deals[0].answer, None)
+        give_back(liar, deals)
+        await world.settle(60)
+
+    simulate(play)
+
+
 def test_a_usage_event_alone_is_worth_nothing() -> None:
     async def boasts(deal: Deal) -> None:
         answer = make_usage(MODEL, 5_000) + b"data: [DONE]\n\n"

@@ -48,7 +48,7 @@ from p2p.streams.frames import FRAME_OVERHEAD_BYTES, MAX_FRAME_BYTES, Kind
 from p2p.streams.frames import WINDOW_BYTES as WINDOW_BYTES
 from serving.offload import protocol as offers
 from serving.offload.session import MAX_UNPAID_BYTES
-from serving.openai.answers import MAX_EVENT_BYTES, MAX_UNSTREAMED_BYTES
+from serving.openai.answers import FREE_EVENTS, LEAST_EVENT_BYTES, MAX_EVENT_BYTES, MAX_UNSTREAMED_BYTES
 from serving.openai.requests import HELD_BYTES_PER_TOKEN, MAX_CHOICES
 from tests.chain import specification
 from tests.chain.specification.blocks import apply_block
@@ -180,6 +180,7 @@ def test_the_numbers_of_the_document_are_those_of_the_code() -> None:
         f"(at most {MAX_CHOICES})",
         f"An event of more than {MAX_EVENT_BYTES:,} bytes, its ends of line included, is an error, "
         f"as is any other body of more than {MAX_UNSTREAMED_BYTES:,} bytes",
+        f"more than {FREE_EVENTS} events, and one for each {LEAST_EVENT_BYTES} bytes of them",
         f"finish_reason `length` (capture never exceeds the hold) | {MAX_UNPAID_BYTES:,} |",
         f"1.5 s, {Timeouts().cap_s:.0f} s",
     ):

@@ -9,7 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.openai.answers import MAX_EVENT_BYTES, MAX_UNSTREAMED_BYTES, AnswerInspector
+from serving.openai.answers import (
+    FREE_EVENTS,
+    LEAST_EVENT_BYTES,
+    MAX_EVENT_BYTES,
+    MAX_UNSTREAMED_BYTES,
+    AnswerInspector,
+)
 from serving.openai.errors import bad_gateway
 
 PAGES = Path(__file__).parents[1] / "pages"
@@ -207,6 +213,26 @@ def test_an_answer_without_content_is_not_cut_but_an_error() -> None:
     inspector = AnswerInspector(stream=True, cut_long=True)
     assert b'"error"' in inspector.feed(make_long_event(MAX_EVENT_BYTES + 1))
     assert not inspector.is_complete
+
+
+@pytest.mark.parametrize("size", [7, 1 << 16])
+@pytest.mark.parametrize("event", [b"\n\n", b":\n\n", b"data: 1\n\n"])
+def test_far_too_many_events_for_their_bytes_end_the_answer_with_an_error(event: bytes, size: int) -> None:
+    body = b":" + b"x" * 2000 + b"\n\n" + event * 5000
+    passed, (_, _, _, error, complete) = read(*(body[at : at + size] for at in range(0, len(body), size)))
+    assert (error, complete) == (
+        f"the answer has more than {FREE_EVENTS} events, and of less than {LEAST_EVENT_BYTES} bytes each",
+        False,
+    )
+    events_passed = (len(passed) - 2004) // len(event)
+    assert FREE_EVENTS < events_passed < FREE_EVENTS + 2 * len(passed) // LEAST_EVENT_BYTES
+
+
+def test_short_events_pass_beside_long_ones_and_after_the_end() -> None:
+    *start, end = events(stream("vllm_stream"))
+    body = b"".join(event + b"\n\n" * 10 for event in start) + b"\n\n" * FREE_EVENTS + end + b"\n\n" * 5000
+    passed, (tokens, _, _, error, complete) = read(body)
+    assert (passed, tokens, error, complete) == (body, TOKENS, None, True)
 
 
 # --- answers in one piece ---
