@@ -24,8 +24,12 @@ SLOW_FACTOR = 4.0
 """An executor is slow if its streams take this many times longer to begin than the median of all candidates."""
 MIN_SLOW_S = 2.0
 """Nor is one slow whose streams begin sooner than this on average."""
+QUICK_FACTOR = 2.0
+"""An executor is quicker than another if its streams begin in this part of the time."""
+MIN_QUICK_S = 0.5
+"""Nor is one quicker than another whose streams begin sooner than this on average."""
 MIN_TIMED_STREAMS = 2.0
-"""Least weight of the streams by which an executor is called slow."""
+"""Least weight of the streams by which an executor is called slow or quick."""
 MAX_RETRY_AFTER_S = 60.0
 """Longest time to wait that is respected, or passed on to a user: executors may name any."""
 MAX_SCORES = 4096
@@ -133,6 +137,14 @@ class ExecutorScores:
         known = [time for time in times if time is not None]
         limit = max(MIN_SLOW_S, SLOW_FACTOR * median_low(known)) if known else MIN_SLOW_S
         return {executor: _get_rank(score, now, limit) for executor, score in scores.items()}
+
+    def is_quicker(self, one: bytes, other: bytes, model: str, now: float) -> bool:
+        """Whether the streams of ``one`` are known to begin much sooner than those of ``other``."""
+        scores = self.find(one, model, now), self.find(other, model, now)
+        times = [score.known_first_chunk_s if score is not None else None for score in scores]
+        if times[0] is None or times[1] is None:
+            return False
+        return times[1] > MIN_QUICK_S and times[0] * QUICK_FACTOR < times[1]
 
     def _begin_outcome(self, executor: bytes, model: str, now: float) -> ExecutorScore:
         score = self._touch(executor, model, now)

@@ -1,9 +1,10 @@
 """The originator: offloads requests of this node's users, and pays for them.
 
 Candidates come in the order of the executor lottery. Those that are not present are skipped, those with a bad score are
-asked last, and the less loaded of the first two is asked first (power of two choices, Mitzenmacher 2001). A candidate
-that fails is replaced by the next until a byte of a streamed answer has gone to the user: another executor's text would
-contradict it. So is one that answers with a client error, until a second executor does too.
+asked last, and the less loaded of the first two is asked first (power of two choices, Mitzenmacher 2001): the one whose
+streams this node saw begin sooner, since announcing no load costs nothing. A candidate that fails is replaced by the
+next until a byte of a streamed answer has gone to the user: another executor's text would contradict it. So is one that
+answers with a client error, until a second executor does too.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from serving.openai.requests import Request
 log = structlog.get_logger(__name__)
 
 FULL_PERMILLE = 1000
-"""Utilization assumed of a peer that is not present."""
+"""Utilization from which on an executor is full."""
 
 
 @dataclass(slots=True)
@@ -196,7 +197,7 @@ class Originator:
         candidates.sort(key=lambda candidate: ranks[candidate[1]])
         if len(candidates) >= 2:
             first, second = candidates[0][1], candidates[1][1]
-            if ranks[first] == ranks[second] and self._get_load(second) < self._get_load(first):
+            if ranks[first] == ranks[second] and self._is_less_loaded(second, first, model):
                 candidates[:2] = reversed(candidates[:2])
         return candidates
 
@@ -211,9 +212,19 @@ class Originator:
         account = engine.state.account(executor)
         return engine.genesis.parameters.bond_per_hold * amount <= account.bonded - account.locked
 
-    def _get_load(self, executor: bytes) -> int:
+    def _is_less_loaded(self, one: bytes, other: bytes, model: str) -> bool:
+        """Whether ``one`` has less load than ``other``.
+
+        An announcement is believed only where it speaks against its author.
+        """
+        if self._is_full(one) or self._is_full(other):
+            return not self._is_full(one)
+        return self.scores.is_quicker(one, other, model, trio.current_time())
+
+    def _is_full(self, executor: bytes) -> bool:
+        """Whether an executor announces that it is."""
         announcement = self._dialer.find(executor)
-        return announcement.load.utilization if announcement is not None else FULL_PERMILLE
+        return announcement is not None and announcement.load.utilization >= FULL_PERMILLE
 
     @asynccontextmanager
     async def _attempt(self, terms: AttemptTerms) -> AsyncIterator[OffloadAttempt]:
