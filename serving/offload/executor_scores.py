@@ -17,7 +17,10 @@ from statistics import median_low
 HALF_LIFE_S = 120.0
 """Time after which an outcome has half of its weight."""
 OUTCOME_DECAY = 7 / 8
-"""Part of their weight that all earlier outcomes keep at each new one: together they weigh less than 8."""
+"""Part of their weight that all earlier outcomes keep at each new one: together they weigh less than 8 new ones."""
+FAILURE_WAIT_S = 10.0
+"""A failure weighs as one more for each time that a user waited so long for it. It is forgotten later, so that an
+executor that has users wait and never answers does so seldom."""
 MAX_FAULT_SHARE = 1 / 3
 """Above this share of faults an executor is faulty. It starts with one success: a single fault counts for a while."""
 SLOW_FACTOR = 4.0
@@ -108,9 +111,12 @@ class ExecutorScores:
             score.timed_streams += 1.0
             score.first_chunk_s += (first_chunk_s - score.first_chunk_s) / score.timed_streams
 
-    def note_failed(self, executor: bytes, model: str, now: float) -> None:
-        """It could not be reached, broke off, fell silent, or lied about its delivery."""
-        self._begin_outcome(executor, model, now).failed += 1.0
+    def note_failed(self, executor: bytes, model: str, now: float, waited_s: float = 0.0) -> None:
+        """It could not be reached, broke off, fell silent, or lied about its delivery.
+
+        ``waited_s``: how long a user waited for an answer that did not begin.
+        """
+        self._begin_outcome(executor, model, now).failed += 1.0 + waited_s / FAILURE_WAIT_S
 
     def note_unshared_error(self, executor: bytes, model: str, now: float) -> None:
         """It gave a client error for a request that another answered."""

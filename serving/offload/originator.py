@@ -233,7 +233,7 @@ class Originator:
         Raises:
             AttemptFailed: it declined, failed or fell silent before that.
         """
-        model = terms.request.model
+        model, begun_at = terms.request.model, trio.current_time()
         async with AsyncExitStack() as stack:
             attempt = OffloadAttempt(self._context, self._dialer, self._settings, self._decoding, terms, stack)
             try:
@@ -245,7 +245,8 @@ class Originator:
                 raise
             except (NetworkError, CodecError, trio.TooSlowError, BackendError) as error:
                 attempt.reject()
-                self.scores.note_failed(terms.executor, model, trio.current_time())
+                now = trio.current_time()
+                self.scores.note_failed(terms.executor, model, now, now - begun_at)
                 raise AttemptFailed(str(error) or "no answer in time") from error
             yield attempt
             if not attempt.is_over:

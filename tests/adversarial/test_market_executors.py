@@ -30,6 +30,7 @@ from serving.offload.protocol import (
     ResponseHead,
 )
 from serving.offload.settings import OriginatorSettings
+from serving.openai.errors import bad_gateway
 from tests.support.cheating_executor import SALT, TOKEN_BYTES, TOKENS, Deal, Lie, capture_all, give_back, plant
 from tests.support.market_world import (
     MODEL,
@@ -349,6 +350,25 @@ def test_who_breaks_off_is_not_even_paid_for_what_it_delivered(lie: Lie) -> None
         deals = plant(world, liar, lie)
         assert (await ask(world.gateway)).broken is not None
         await capture_all(deals[0], deals[0].make_delivery().amount)
+        liar.node.payments.payee._served.clear()
+        await world.settle(60)
+        check_gained_nothing(world, liar)
+
+    simulate(play, Options(parameters=FAST, originator=SHORT))
+
+
+def test_an_answer_in_whose_place_another_was_taken_is_not_paid() -> None:
+    token = make_token("liar-", 0)
+
+    async def fails_with_its_first_content(deal: Deal) -> None:
+        await deal.send_answer(token + bad_gateway("it broke off").event())
+        await trio.sleep_forever()
+
+    async def play(world: World) -> None:
+        liar, honest = world.drawn()
+        deals = plant(world, liar, fails_with_its_first_content)
+        assert (await ask(world.gateway)).executor == honest.public_key
+        await capture_all(deals[0], deals[0].make_delivery(token, TOKEN_BYTES).amount)
         liar.node.payments.payee._served.clear()
         await world.settle(60)
         check_gained_nothing(world, liar)

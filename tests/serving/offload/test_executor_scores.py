@@ -37,6 +37,14 @@ def test_a_newcomer_is_good_until_its_first_fault_and_again_after_a_while(fault)
     assert rank(scores, TWO, 0.0) is Rank.GOOD and rank(scores, ONE, 0.0, "another model") is Rank.GOOD
 
 
+def test_a_failure_that_a_user_waited_for_counts_for_longer() -> None:
+    for waited_s, half_lives in ((0.0, 1), (30.0, 3), (150.0, 5)):
+        scores = ExecutorScores()
+        scores.note_failed(ONE, MODEL, 0.0, waited_s)
+        assert rank(scores, ONE, (half_lives - 0.1) * HALF_LIFE_S) is Rank.FAULTY
+        assert rank(scores, ONE, (half_lives + 0.1) * HALF_LIFE_S) is Rank.GOOD
+
+
 def test_a_good_record_outweighs_single_faults_but_not_a_series() -> None:
     scores = ExecutorScores()
     for _ in range(1_000):
