@@ -22,6 +22,8 @@ FIRST_REFUNDS = 2
 """Holds of a new payer that are refunded although it was not this node that failed; one more with each payment."""
 FIRST_SUSPENSION_S = 60.0
 """Seconds for which the offers of a payer are declined after its first fault."""
+LEFT_WORK_S = 60.0
+"""Seconds of work for requests that a payer left before anything came: so many count as an offer left unpaid."""
 MAX_SUSPENSION_S = 3600.0
 """Longest such time: it doubles with each further fault. So long after its end, the earlier ones count no more."""
 
@@ -36,6 +38,8 @@ class PayerRecord:
     faults: int = 0
     """Holds that could not become final, and allowances used up by offers that were left unpaid."""
     suspended_until: float = float("-inf")
+    left_work_s: float = 0.0
+    """Work for requests that were left, as far as it was not counted yet."""
 
 
 class PaymentHistory:
@@ -80,6 +84,17 @@ class PaymentHistory:
         record.allowance //= 2
         if not record.allowance:
             self.note_fault(payer, now)
+
+    def note_left(self, payer: bytes, work_s: float, now: float) -> None:
+        """``payer`` left a request before anything came of the answer, for which a backend had worked ``work_s``.
+
+        That happens to honest users too, but seldom after a long time.
+        """
+        record = self._touch(payer)
+        record.left_work_s += work_s
+        while record.left_work_s >= LEFT_WORK_S:
+            record.left_work_s -= LEFT_WORK_S
+            self.note_unpaid(payer, now)
 
     def note_fault(self, payer: bytes, now: float) -> None:
         """A hold that ``payer`` signed cannot become final."""

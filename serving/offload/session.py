@@ -126,6 +126,10 @@ class OffloadSession:
         self._work = trio.CancelScope()
         """That of the backend."""
         self._over = trio.Event()
+        self._began_at: float | None = None
+        """When the request got a slot of the backend."""
+        self._is_late = False
+        """Whether it was stopped because its hold ends."""
         self._exchange = exchange
         """The one that carries the answer at present."""
         self._position = 0
@@ -200,6 +204,8 @@ class OffloadSession:
             if reason is None:  # cancelled: what was delivered is owed
                 if delivery is None and self._inspector.completion_bytes:
                     delivery = self._make_delivery(FINISH_CANCELLED)
+                elif delivery is None:
+                    self._note_left()
                 self._settle(delivery, None)
                 raise
             self._settle(delivery, None, _is_own_fault(error))
@@ -207,6 +213,15 @@ class OffloadSession:
             return False
         self._settle(delivery, receipt)
         return True
+
+    def _note_begun(self) -> None:
+        self._began_at = trio.current_time()
+
+    def _note_left(self) -> None:
+        """The originator left before anything of the answer came: what it made the backend work counts against it."""
+        if self._hold is not None and self._began_at is not None and not self._is_late:
+            now = trio.current_time()
+            self._context.payments.payee.history.note_left(self.payer, now - self._began_at, now)
 
     async def _send_failure(self, reason: str) -> None:
         log.info("offload failed", payer=format_address(self.payer), reason=reason)
@@ -302,6 +317,7 @@ class OffloadSession:
         """Leave in time to capture what was delivered: after the deadline the payer takes the hold back."""
         rest = (self._terms.deadline - self._context.engine.chain_time()) / 1000
         await trio.sleep(rest - self._settings.capture_time_s)
+        self._is_late = True
         raise NetworkError("the hold's deadline is near")
 
     async def _hand_over(self, completed: Completed) -> bytes | None:
@@ -331,7 +347,8 @@ class OffloadSession:
         job, failure, written = self._job, None, 0
         if not job.may_start:
             await self._covered.wait()
-        serving = job.backend.complete(job.request.path, job.body, Origin.DELEGATED, stream=job.request.stream)
+        path, stream = job.request.path, job.request.stream
+        serving = job.backend.complete(path, job.body, Origin.DELEGATED, stream=stream, on_slot=self._note_begun)
         try:
             with self._work:
                 async with serving as answer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -33,15 +33,19 @@ class ScheduledBackend:
         )
 
     @asynccontextmanager
-    async def complete(self, path: str, body: bytes, origin: Origin, *, stream: bool) -> AsyncIterator[Answer]:
-        """Wait for a slot, then ask the backend.
+    async def complete(
+        self, path: str, body: bytes, origin: Origin, *, stream: bool, on_slot: Callable[[], None] = lambda: None
+    ) -> AsyncIterator[Answer]:
+        """Wait for a slot, then ask the backend. ``on_slot`` is called in between.
 
         Raises:
             QueueFull: the queue has no room.
             BackendError: the backend does not answer.
         """
-        async with self.admission.slot(origin), self.backend.complete(path, body, stream=stream) as answer:
-            yield answer
+        async with self.admission.slot(origin):
+            on_slot()
+            async with self.backend.complete(path, body, stream=stream) as answer:
+                yield answer
 
 
 class BackendPool:

@@ -657,3 +657,30 @@ def test_an_honest_capture_may_be_disputed_but_the_payer_gains_nothing() -> None
         assert state.state.totals.treasury >= final.delivery.amount
 
     simulate(play)
+
+
+@pytest.mark.parametrize(("work_s", "times", "is_heard"), [(65.0, 2, False), (65.0, 1, True), (2.0, 10, True)])
+def test_who_leaves_long_work_is_not_heard_for_a_while(work_s: float, times: int, is_heard: bool) -> None:
+    """Before anything of an answer has come. Who leaves soon may do so now and then."""
+
+    async def play(world: World) -> None:
+        member = world.members[1]
+        assert member.backend is not None
+        member.backend.script.first_delay = 100.0
+        for seq in range(times):
+            hold = make_hold(world, 0, BODY, SALT, seq=seq)
+            async with world.gateway.streams.open(hold.payee, OFFLOAD_PROTOCOL) as exchange:
+                assert isinstance(await send_offer(exchange, hold, BODY, SALT), Accepted)
+                await exchange.send(encode_message(Payment(sign(world, hold))))
+                with trio.move_on_after(work_s):
+                    await read_answer(exchange)
+                await exchange.abort("no longer wanted")
+            await trio.sleep(0.5)
+        hold = make_hold(world, 0, BODY, SALT, seq=times)
+        async with world.gateway.streams.open(hold.payee, OFFLOAD_PROTOCOL) as exchange:
+            answer = await send_offer(exchange, hold, BODY, SALT)
+            await exchange.abort("that is all")
+        assert isinstance(answer, Accepted if is_heard else Declined)
+        await world.settle(700)
+
+    simulate(play, Options(executors=1))

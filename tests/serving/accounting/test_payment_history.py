@@ -6,6 +6,7 @@ from serving.accounting.payment_history import (
     FIRST_ALLOWANCE,
     FIRST_REFUNDS,
     FIRST_SUSPENSION_S,
+    LEFT_WORK_S,
     MAX_ALLOWANCE,
     MAX_PAYERS,
     MAX_SUSPENSION_S,
@@ -79,3 +80,14 @@ def test_as_many_refunds_as_payments_after_the_first() -> None:
     history.note_payment(PAYER, 1)
     history.note_fault(PAYER, 0.0)
     assert not history.take_refund(PAYER) and history.take_refund(OTHER)
+
+
+def test_much_work_for_requests_that_were_left_counts_as_an_offer_left_unpaid() -> None:
+    history = PaymentHistory()
+    for _ in range(29):
+        history.note_left(PAYER, 2.0, 0.0)
+    assert history.get_allowance(PAYER) == FIRST_ALLOWANCE
+    history.note_left(PAYER, 2.0, 0.0)
+    assert history.get_allowance(PAYER) == FIRST_ALLOWANCE // 2 and not history.get_suspension(PAYER, 0.0)
+    history.note_left(PAYER, 3 * LEFT_WORK_S, 0.0)
+    assert history.get_suspension(PAYER, 0.0) == 2 * FIRST_SUSPENSION_S
