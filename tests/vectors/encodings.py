@@ -43,8 +43,11 @@ PRIVATE_MODULES = {
     "chain.store.reader",
     "consensus.voting.journal",
     "p2p.discovery.peer_store",
+    "serving.quality.same_model.identity",
+    "serving.quality.same_model.sequential_test",
+    "serving.quality.same_model.transcript",
 }
-"""Records that never leave the node that made them."""
+"""Records that never leave the node that made them, or are not part of the protocol."""
 
 
 def list_public_records() -> list[type[Record]]:
