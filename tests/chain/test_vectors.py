@@ -217,7 +217,7 @@ def test_the_specification_uses_nothing_of_the_packages() -> None:
 
 
 def test_the_specification_has_every_operation() -> None:
-    assert EFFECTS.keys() | {"Capture"} == set(list_members(OPERATIONS_SECTION).values())
+    assert EFFECTS.keys() | {"Capture", "Dispute"} == set(list_members(OPERATIONS_SECTION).values())
 
 
 def load(name: str) -> Any:
