@@ -187,7 +187,7 @@ class PolicyBounds(Section):
         default=_POLICY.max_tokens,
         ge=1,
         le=10**7,
-        description="Most completion tokens of an answer. Credit for 8 bytes of each is held.",
+        description="Most completion tokens of an answer, yours or another node's. Credit for 8 bytes of each is held.",
     )
 
     def get_parameters(self) -> PolicyParameters:
