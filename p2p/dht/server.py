@@ -10,6 +10,7 @@ from collections.abc import Callable
 import trio
 
 from chain.collections import SparseCounter
+from p2p.addresses import get_subnet
 from p2p.dht.kademlia import MAX_DHT_KEY_BYTES, MIN_KEY_BYTES, K, Kind, Message, PeerInfo
 from p2p.dht.messages import MAX_DHT_MESSAGE_BYTES, WireMessage, decode_request, encode
 from p2p.dht.provider_store import ProviderStore
@@ -17,11 +18,12 @@ from p2p.dht.routing_table import RoutingTable
 from p2p.length_prefixed import MalformedMessage, MessageStream
 from p2p.network import Misbehaviour, Network, NetworkError, RawStream
 from p2p.rate_limit import Limiter, Rate
+from p2p.shared_slots import SharedSlots, get_slot_owner
 
 READ_TIMEOUT_S = 15.0
 """Time that a stream may wait for the next request."""
 MAX_DHT_STREAMS = 32
-"""Streams that are served at a time."""
+"""Streams that are served at a time; beyond it, of the address with most the one goes that asked nothing longest."""
 MAX_DHT_STREAMS_PER_PEER = 4
 """Streams of one peer that are served at a time."""
 DHT_REQUEST_RATE = Rate(items=5, size=1 << 16, burst=10.0)
@@ -53,25 +55,36 @@ class DhtServer:
         self._on_request = on_request
         self._limiter = Limiter(DHT_REQUEST_RATE, TOTAL_DHT_REQUEST_RATE)
         self._streams: SparseCounter[bytes] = SparseCounter()
+        self._slots: SharedSlots[trio.CancelScope] = SharedSlots(MAX_DHT_STREAMS)
 
     async def serve(self, stream: RawStream) -> None:
         """Answer the requests on one stream.
 
         Raises:
-            NetworkError: the stream broke, or this node does not serve, or serves too many already.
+            NetworkError: the stream broke, or this node does not serve, or has too many streams of the peer or of all.
         """
         peer = stream.peer
         if self._network.can_be_dialled() is False:
             raise NetworkError("a node that others cannot dial does not serve")
-        if self._streams.total() >= MAX_DHT_STREAMS or self._streams[peer] >= MAX_DHT_STREAMS_PER_PEER:
+        if self._streams[peer] >= MAX_DHT_STREAMS_PER_PEER:
             raise NetworkError("too many streams of the DHT are open")
         self._streams[peer] += 1
         try:
-            await self._serve_requests(MessageStream(stream, MAX_DHT_MESSAGE_BYTES), peer)
+            with trio.CancelScope() as scope:
+                self._note_used(scope, peer)
+                await self._serve_requests(MessageStream(stream, MAX_DHT_MESSAGE_BYTES), peer, scope)
         finally:
             self._streams[peer] -= 1
+            self._slots.discard(scope)
+        if scope.cancelled_caught:
+            raise NetworkError("the stream gave way to others")
 
-    async def _serve_requests(self, stream: MessageStream, peer: bytes) -> None:
+    def _note_used(self, scope: trio.CancelScope, peer: bytes) -> None:
+        surplus = self._slots.put(scope, get_slot_owner(self._network, peer))
+        if surplus is not None:
+            surplus.cancel()
+
+    async def _serve_requests(self, stream: MessageStream, peer: bytes, scope: trio.CancelScope) -> None:
         while True:
             self._on_request(peer)
             with trio.move_on_after(READ_TIMEOUT_S):
@@ -85,6 +98,8 @@ class DhtServer:
                 except MalformedMessage:
                     self._network.report_misbehaviour(peer, Misbehaviour.GARBAGE)
                     raise
+                if request.kind is not Kind.PING:  # it asks nothing
+                    self._note_used(scope, peer)
                 response = self._respond(request, peer)
                 if response is not None:
                     await stream.send_message(encode(response))
@@ -103,9 +118,10 @@ class DhtServer:
             raise NetworkError("values are not kept, and keys have 2 to 80 bytes")
         now = trio.current_time()
         if request.kind is Kind.ADD_PROVIDER:
+            host = self._network.get_remote_host(peer)
             for provider in request.providers:
                 if provider.addresses:
-                    self._records.add(request.key, provider, now)
+                    self._records.add(request.key, provider, now, "" if host is None else get_subnet(host))
             return None
         closer = [server for server in self._table.closest(request.key, K + 1) if server.peer != peer][:K]
         providers: list[PeerInfo] = []

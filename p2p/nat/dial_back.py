@@ -35,6 +35,7 @@ from p2p.length_prefixed import receive_record, send_record
 from p2p.network import Network, NetworkError, RawStream
 from p2p.rate_limit import Limiter, Rate
 from p2p.runtime import Runtime
+from p2p.shared_slots import SharedSlots, get_slot_owner
 
 logger = logging.getLogger(__name__)
 
@@ -51,15 +52,15 @@ ALONE_INTERVAL_S = 2.0
 MAX_PORTS = 4
 """Ports in a request."""
 REPORT_TIMEOUT_S = 30.0
-"""Time for a report: a server tries the ports one after the other."""
+"""Time for a report."""
 DIAL_BACK_REQUEST_TIMEOUT_S = 5.0
 """Time that a request may take to arrive at a server."""
 DIAL_BACK_RATE = Rate(items=0.1, size=1 << 20, burst=60.0)
 """Requests of one peer that a server serves."""
 TOTAL_DIAL_BACK_RATE = Rate(items=2, size=1 << 20, burst=10.0)
 """Requests of all peers that a server serves."""
-MAX_DIALS = 4
-"""Dials that a server makes at a time."""
+MAX_DIAL_BACKS = 8
+"""Requests for which a server dials at a time, all ports of each at once; beyond, the address with most gives way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +142,7 @@ class Reachability:
         self._network = network
         self._runtime = runtime
         self._limiter = Limiter(DIAL_BACK_RATE, TOTAL_DIAL_BACK_RATE)
-        self._dials = trio.CapacityLimiter(MAX_DIALS)
+        self._dialling: SharedSlots[trio.CancelScope] = SharedSlots(MAX_DIAL_BACKS)
 
     async def run(self, ports: Sequence[int]) -> None:
         """Keep the estimate up to date until cancelled. ``ports`` are those that this node listens on."""
@@ -212,13 +213,30 @@ class Reachability:
         if endpoint is None or not self._limiter.admit(stream.peer, 0, trio.current_time()):
             await send_record(stream, DialBackReport("", 0, ()))
             return
-        reached: list[int] = []
-        if request.ports:
-            async with self._dials:
-                for port in dict.fromkeys(request.ports):
-                    if await self._network.answers(stream.peer, endpoint[0], port):
-                        reached.append(port)
-        await send_record(stream, DialBackReport(*endpoint, tuple(reached)))
+        reached = await self._dial_back(stream.peer, endpoint[0], request.ports)
+        await send_record(stream, DialBackReport("", 0, ()) if reached is None else DialBackReport(*endpoint, reached))
+
+    async def _dial_back(self, peer: bytes, host: str, ports: tuple[int, ...]) -> tuple[int, ...] | None:
+        """The ports at which the peer answers; None if the dials were given up for those of others."""
+        if not ports:
+            return ()
+        reached: set[int] = set()
+
+        async def dial(port: int) -> None:
+            if await self._network.answers(peer, host, port):
+                reached.add(port)
+
+        with trio.CancelScope() as scope:
+            surplus = self._dialling.put(scope, get_slot_owner(self._network, peer))
+            if surplus is not None:
+                surplus.cancel()
+            try:
+                async with trio.open_nursery() as nursery:
+                    for port in set(ports):
+                        nursery.start_soon(dial, port)
+            finally:
+                self._dialling.discard(scope)
+        return None if scope.cancelled_caught else tuple(port for port in dict.fromkeys(ports) if port in reached)
 
 
 def _at_usual_host(reports: Sequence[DialBackReport]) -> list[DialBackReport]:

@@ -10,7 +10,7 @@ client cannot choose. That is how a node that dials only its relays takes part.
 Reservations, circuits and bytes are bounded for each peer and for each IP address. A circuit that carries much is
 slowed down, not cut. A circuit ends with either of its streams, when it is silent for :data:`CIRCUIT_IDLE_TIMEOUT_S`,
 and after :data:`MAX_DURATION_S`. When there is no room for another, the address with most circuits loses its least used
-one.
+one. A circuit that is not :data:`SETTLING_S` old is spared, unless that address has more than its share of them.
 
 Source: the libp2p specification "Circuit Relay v2".
 """
@@ -46,7 +46,7 @@ MAX_BYTES_PER_S = 16 << 20
 MAX_PEERS_TO_DIAL_OUT = 500
 """With this many connections a relay dials no further peers for its clients."""
 SETTLING_S = 60.0
-"""Age below which a circuit is not cut to make room."""
+"""Age below which a circuit is not cut to make room, unless its owner has more than a fair share of circuits."""
 REQUEST_RATE = Rate(items=2, size=1 << 20, burst=15.0)
 """Requests of one peer."""
 
@@ -135,7 +135,8 @@ class RelayTable:
     def open(self, source: bytes, target: bytes, now: float, quota_key: bytes = b"") -> Circuit | None:
         """Add a circuit that ``source`` asks for, if there is room or another one can be cut; None if not.
 
-        A second circuit between the same peers in the same direction replaces the first, which must be dead.
+        A second circuit between the same peers in the same direction replaces the first, which must be dead, and is as
+        old.
         """
         former = self._circuits.get((source, target))
         if former is not None:
@@ -143,7 +144,7 @@ class RelayTable:
         share = self.limits.max_circuits_per_peer
         if self._per_peer[source] >= share:
             return None
-        circuit = Circuit(source, target, now, quota_key, now)
+        circuit = Circuit(source, target, now, quota_key, now if former is None else former.since)
         if self._per_peer[target] >= share:
             there = [other for other in self._circuits.values() if target in (other.source, other.target)]
             if not self._make_room(there, circuit, now):
@@ -157,15 +158,17 @@ class RelayTable:
     def _make_room(self, circuits: Sequence[Circuit], newcomer: Circuit, now: float) -> bool:
         """Cut one of ``circuits``: the least used one of the owner with most. Returns whether there was one to cut.
 
-        If the newcomer's owner would have most, it is one of its own.
+        If the newcomer's owner would have most, it is one of its own. Only an owner with more than its share loses a
+        circuit that has not settled.
         """
         crowd = Counter(circuit.owner for circuit in circuits)
         most = max(crowd.values())
         owners = {newcomer.owner} if crowd[newcomer.owner] >= most else {one for one in crowd if crowd[one] == most}
-        settled = [one for one in circuits if one.owner in owners and now - one.since >= SETTLING_S]
-        if not settled:
+        share = max(1, len(circuits) // len(crowd.keys() | {newcomer.owner}))
+        theirs = [one for one in circuits if one.owner in owners and (most > share or now - one.since >= SETTLING_S)]
+        if not theirs:
             return False
-        self._cut(min(settled, key=lambda circuit: circuit.get_use(now)))
+        self._cut(min(theirs, key=lambda circuit: circuit.get_use(now)))
         return True
 
     def _cut(self, circuit: Circuit) -> None:

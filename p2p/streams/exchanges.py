@@ -26,12 +26,28 @@ import trio
 from chain.collections import SparseCounter
 from p2p.network import Misbehaviour, Network, NetworkError, RawStream, is_network_error
 from p2p.rate_limit import Budget
-from p2p.streams.frames import MAX_FRAME_BYTES, ExchangeState, Frame, FrameError, FrameReader, Kind
+from p2p.shared_slots import SharedSlots, get_slot_owner
+from p2p.streams.frames import (
+    FRAME_OVERHEAD_BYTES,
+    MAX_FRAME_BYTES,
+    WINDOW_BYTES,
+    ExchangeState,
+    Frame,
+    FrameError,
+    FrameReader,
+    Kind,
+)
 
 logger = logging.getLogger(__name__)
 
 STREAM_IDLE_TIMEOUT_S = 60.0
 """Seconds after which an unused stream of the pool is closed."""
+ACCEPTED_IDLE_TIMEOUT_S = 90.0
+"""Seconds after which a stream that the peer opened and does not use is closed: its opener should do so before."""
+MAX_UNUSED_STREAMS = 2048
+"""Unused streams that all peers together may have here; beyond it, the address with most loses the longest unused."""
+MAX_LATE_FRAMES = WINDOW_BYTES // FRAME_OVERHEAD_BYTES + 16
+"""Frames of an exchange that is over which may come before the next begins: a window full, and those that end it."""
 EXCHANGE_LINGER_TIMEOUT_S = 30.0
 """Seconds that the peer may take to end an exchange that was left without waiting for its end."""
 REAP_INTERVAL_S = 15.0
@@ -67,6 +83,8 @@ class _PooledStream:
         """Unread bytes that are accounted for."""
         self.is_accepted = False
         """Whether the peer opened it."""
+        self.owner = b""
+        """What it counts against if the peer opened it: :func:`p2p.shared_slots.get_slot_owner`."""
         self.reason = "this node has stopped"
         """Why the reading task is cancelled, if it is."""
         self.number = 0
@@ -77,6 +95,7 @@ class _PooledStream:
         """When the stream became unused or its exchange was left (trio time)."""
         self.scope = trio.CancelScope()
         """Scope of the reading task."""
+        self._late = 0, 0  # number of the latest exchange, and how many frames of earlier ones have come since
         self._lock = trio.Lock()
 
     async def write(self, data: bytes) -> None:
@@ -126,6 +145,22 @@ class _PooledStream:
                 del self._streams._reading[self.raw.peer]
             await self.fail(self.reason)
             self.account()
+
+    def drop_late(self) -> None:
+        """Note a frame of an exchange that is over.
+
+        Raises:
+            FrameError: there are more than an honest peer can have sent before it knew.
+        """
+        number, count = self._late
+        self._late = self.number, (count + 1 if number == self.number else 1)
+        if self._late[1] > MAX_LATE_FRAMES:
+            raise FrameError("too many frames of an exchange that is over")
+
+    def give_up(self, reason: str) -> None:
+        """Have the reading task reset the stream."""
+        self.reason = reason
+        self.scope.cancel()
 
     def account(self) -> None:
         """Account for the unread bytes of this stream.
@@ -330,6 +365,7 @@ class Streams:
         # Streams and exchanges that peers opened, per peer and protocol.
         self._accepted: SparseCounter[tuple[bytes, str]] = SparseCounter()
         self._served: SparseCounter[tuple[bytes, str]] = SparseCounter()
+        self._unused: SharedSlots[_PooledStream] = SharedSlots(MAX_UNUSED_STREAMS)
         self._reading: dict[bytes, dict[_PooledStream, None]] = {}
         self._unread = Budget(MAX_UNREAD_STREAM_BYTES, MAX_UNREAD_TOTAL_BYTES)
 
@@ -447,7 +483,8 @@ class Streams:
                 raise FrameError("an exchange that was never begun")
             exchange = stream.exchange
             if exchange is None or frame.exchange < stream.number:
-                return  # late, of an exchange that is over
+                stream.drop_late()
+                return
             exchange._deliver(frame)
             if exchange._left and exchange._state.peer_ended:
                 self._put_back(stream)
@@ -503,8 +540,7 @@ class Streams:
             raise NetworkError("far too many unread bytes")
         for other in self._reading.get(largest, ()):
             if other.unread and other is not stream:
-                other.reason = "too many unread bytes"
-                other.scope.cancel()
+                other.give_up("too many unread bytes")
         if largest == peer:
             raise NetworkError("too many unread bytes")
 
@@ -521,8 +557,19 @@ class Streams:
                     idle.remove(stream)
                 await stream.close()
         self._idle = {key: streams for key, streams in self._idle.items() if streams}
+        for stream in self._unused:
+            if now - stream.since < ACCEPTED_IDLE_TIMEOUT_S:
+                break
+            stream.give_up("the stream was not used")
 
     # The side that answers
+
+    def _set_unused(self, stream: _PooledStream) -> None:
+        """Note that an accepted stream carries no exchange now; another may be given up for it."""
+        stream.since = trio.current_time()
+        surplus = self._unused.put(stream, stream.owner)
+        if surplus is not None:
+            surplus.give_up("too many unused streams")
 
     async def _accept(self, raw: RawStream, protocol: str, handler: ExchangeHandler, limit: int) -> None:
         """Runs in a task of the network; the work is done in one of ours, so that it ends with us."""
@@ -533,6 +580,8 @@ class Streams:
             await stream.fail("busy")
             return
         done = trio.Event()
+        stream.owner = get_slot_owner(self.network, raw.peer)
+        self._set_unused(stream)
         self._accepted[key] += 1
         self._nursery.start_soon(self._serve_stream, stream, handler, limit, done)
         try:
@@ -556,14 +605,18 @@ class Streams:
                 stream.exchange = exchange = Exchange(stream, stream.number)
                 exchange._scope = trio.CancelScope()
                 self._served[key] += 1
+                self._unused.discard(stream)
                 nursery.start_soon(self._serve, exchange, handler, limit)
             if stream.exchange is not None and frame.exchange == stream.number:
                 stream.exchange._deliver(frame)
+            else:
+                stream.drop_late()
 
         try:
             async with trio.open_nursery() as nursery:
                 await stream.read(on_frame)
         finally:
+            self._unused.discard(stream)
             done.set()
 
     async def _serve(self, exchange: Exchange, handler: ExchangeHandler, limit: int) -> None:
@@ -590,4 +643,6 @@ class Streams:
             if stream.exchange is exchange:
                 stream.exchange = None
                 stream.account()
+                if stream.failure_reason is None:
+                    self._set_unused(stream)
             self._served[key] -= 1

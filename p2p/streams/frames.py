@@ -178,7 +178,7 @@ class ExchangeState:
         """Take in a frame of the peer.
 
         Raises:
-            FrameError: DATA without a window or after END, or a malformed WINDOW_UPDATE.
+            FrameError: DATA without a window, DATA or END after END, or a malformed WINDOW_UPDATE.
         """
         match frame.kind:
             case Kind.DATA:
@@ -188,9 +188,11 @@ class ExchangeState:
                 self._inbox.append(frame.payload)
                 self.unread += cost(frame.payload)
             case Kind.END:
+                if self.peer_ended:
+                    raise FrameError("a second end")
                 self.peer_ended = True
             case Kind.WINDOW_UPDATE:
-                if len(frame.payload) != _UINT32.size:
+                if len(frame.payload) != _UINT32.size or not any(frame.payload):
                     raise FrameError("malformed window update")
                 self.send_window += _UINT32.unpack(frame.payload)[0]
                 if self.send_window > WINDOW_BYTES:

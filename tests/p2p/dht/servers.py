@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from random import Random
 
+from p2p.addresses import get_first_subnet
 from p2p.dht.kademlia import (
     MAX_PROVIDERS,
     K,
@@ -94,5 +95,5 @@ class World:
     def provide(self, number: int) -> PeerInfo:
         provider = make_info(10_000 + number)
         for server in self.look_up(KEY).closest():
-            assert self.servers[server.peer].records.add(KEY, provider, 0.0)
+            assert self.servers[server.peer].records.add(KEY, provider, 0.0, get_first_subnet(provider.addresses))
         return provider

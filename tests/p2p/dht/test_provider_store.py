@@ -25,7 +25,7 @@ def test_records_are_bounded_in_every_way_and_expire(steps: list[tuple[int, int,
     for key_number, number, subnet, seconds in steps:
         now += seconds / 100
         key, provider = bytes([key_number, 0]), make_info(number, subnet)
-        if store.add(key, provider, now):
+        if store.add(key, provider, now, str(subnet)):
             said[key, provider.peer] = now
         for known in (key, KEY):
             found = store.find(known, now)
@@ -42,13 +42,13 @@ def test_a_crowd_from_one_network_pushes_out_itself() -> None:
     store = ProviderStore(KEY)
     honest = [make_info(number) for number in range(5)]
     for one in honest:
-        store.add(KEY, one, 0.0)
-    for number in range(1000, 1500):
-        assert store.add(KEY, make_info(number, subnet=9), 1.0)
+        store.add(KEY, one, 0.0, one.addresses[0])
+    for number in range(1000, 1500):  # whatever addresses they name
+        assert store.add(KEY, make_info(number), 1.0, "the crowd")
     found = store.find(KEY, 2.0)
     assert len(found) == MAX_RECORDS_PER_KEY and set(honest) <= set(found)
     for number in range(2000, 2010):  # and newcomers from elsewhere get in
-        store.add(KEY, make_info(number), 3.0)
+        store.add(KEY, make_info(number), 3.0, str(number))
     assert {make_info(number) for number in range(2000, 2010)} | set(honest) <= set(store.find(KEY, 4.0))
 
 

@@ -25,7 +25,7 @@ from p2p.backoff import Backoff
 from p2p.dht.kademlia import MAX_DHT_KEY_BYTES, PeerInfo, get_provider_key
 from p2p.dht.messages import DHT_PROTOCOL, MAX_DHT_MESSAGE_BYTES
 from p2p.dht.provider_store import PROVIDER_TTL_S
-from p2p.dht.server import DHT_REQUEST_RATE, MAX_DHT_STREAMS_PER_PEER, READ_TIMEOUT_S
+from p2p.dht.server import DHT_REQUEST_RATE, MAX_DHT_STREAMS, MAX_DHT_STREAMS_PER_PEER, READ_TIMEOUT_S
 from p2p.dht.service import (
     CHECK_INTERVAL_S,
     REPROVIDE_INTERVAL_S,
@@ -407,6 +407,39 @@ async def test_streams_questions_and_patience_are_bounded(autojump_clock: MockCl
                 await stream.receive_message(pb.Message)
                 answered += 1
         assert answered < DHT_REQUEST_RATE.items * (DHT_REQUEST_RATE.burst + 60)
+
+
+async def test_streams_that_are_held_give_way(autojump_clock: MockClock) -> None:
+    """Eight keys of one address hold all streams by a PING now and then."""
+    async with world() as (hub, nursery):
+        node = Node(hub, 1)
+        await nursery.start(node.run)
+        holders = [SimulatedNetwork(hub, make_key(number).public_key) for number in range(10, 18)]
+        hosts = {network.me: "198.51.100.7" for network in holders}
+        node.network.get_remote_host = lambda peer: hosts.get(peer, "203.0.113.1")  # type: ignore[method-assign]
+
+        async def hold(network: SimulatedNetwork) -> None:
+            await network.connect(node.me, [node.address])
+            streams = [MessageStream(await network.open_stream(node.me, DHT_PROTOCOL)) for _ in range(4)]
+            with suppress(NetworkError):
+                while True:
+                    for stream in streams:
+                        await stream.send_message(pb.Message(type="PING"))
+                        await stream.receive_message(pb.Message)
+                    await trio.sleep(READ_TIMEOUT_S - 1)
+
+        async with trio.open_nursery() as holding:
+            for network in holders:
+                holding.start_soon(hold, network)
+            await trio.sleep(5)
+            assert node.dht._server._streams.total() == MAX_DHT_STREAMS
+            honest = SimulatedNetwork(hub, make_key(9).public_key)
+            await honest.connect(node.me, [node.address])
+            for _ in range(5):
+                response = await ask(honest, node.me, pb.Message(type="GET_PROVIDERS", key=b"some key"))
+                assert response.type == pb.Message.GET_PROVIDERS
+                await trio.sleep(20)
+            holding.cancel_scope.cancel()
 
 
 # On libp2p

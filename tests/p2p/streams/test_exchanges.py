@@ -12,11 +12,14 @@ from trio.testing import MockClock
 from p2p.network import Misbehaviour, NetworkError, RawStream
 from p2p.simulation.network import SimulatedInternet, SimulatedNetwork
 from p2p.streams.exchanges import (
+    ACCEPTED_IDLE_TIMEOUT_S,
     EXCHANGE_LINGER_TIMEOUT_S,
     FRAME_TIMEOUT_S,
+    MAX_LATE_FRAMES,
     MAX_STREAMS_PER_PEER,
     MAX_UNREAD_STREAM_BYTES,
     MAX_UNREAD_TOTAL_BYTES,
+    REAP_INTERVAL_S,
     STREAM_IDLE_TIMEOUT_S,
     Exchange,
     Streams,
@@ -327,6 +330,73 @@ async def test_idle_streams_are_closed(pair: Pair, autojump_clock: MockClock) ->
     await trio.sleep(2 * STREAM_IDLE_TIMEOUT_S)
     await pair.request(b"x")
     assert pair.opened == 2
+
+
+async def test_streams_that_a_peer_opens_and_does_not_use_are_closed(pair: Pair, autojump_clock: MockClock) -> None:
+    pair.answerer.handle(PROTOCOL, answer)
+    streams = [await pair.a.open_stream(pair.b.me, PROTOCOL) for _ in range(5)]
+    await trio.sleep(ACCEPTED_IDLE_TIMEOUT_S / 2)
+    await streams[0].send(Frame(Kind.DATA, 1, b"x").encode())
+    await trio.sleep(ACCEPTED_IDLE_TIMEOUT_S / 2 + REAP_INTERVAL_S + 1)
+    assert pair.answerer._accepted.total() == 1, "all but the one that was used"
+    await trio.sleep(ACCEPTED_IDLE_TIMEOUT_S)
+    assert not pair.answerer._accepted and not len(pair.answerer._unused)
+
+
+async def test_an_exchange_may_last(pair: Pair, autojump_clock: MockClock) -> None:
+    pair.answerer.handle(PROTOCOL, echo)
+    async with pair.opener.open(pair.b.me, PROTOCOL) as exchange:
+        await exchange.send(b"1")
+        await trio.sleep(3 * ACCEPTED_IDLE_TIMEOUT_S)
+        assert await exchange.receive() == b"1"
+
+
+async def test_unused_streams_of_all_peers_have_a_bound(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The address with most gives way, and nobody loses a stream that is used."""
+    monkeypatch.setattr("p2p.streams.exchanges.MAX_UNUSED_STREAMS", 20)
+    hub = SimulatedInternet(1)
+    networks = [SimulatedNetwork(hub, make_peer(number)) for number in range(1, 9)]
+    answerer = Streams(networks[0])
+    hosts = {network.me: f"203.0.113.{min(number, 2)}" for number, network in enumerate(networks)}
+    networks[0].get_remote_host = hosts.get  # type: ignore[method-assign, assignment]
+    async with trio.open_nursery() as nursery:
+        await nursery.start(hub.run)
+        await nursery.start(answerer.run)
+        hub.connect_all()
+        answerer.handle(PROTOCOL, echo)
+        me = networks[0].me
+        honest = await networks[1].open_stream(me, PROTOCOL)
+        used = await networks[2].open_stream(me, PROTOCOL)
+        await used.send(Frame(Kind.DATA, 1, b"x").encode())
+        await trio.sleep(1)
+        for network in networks[2:]:
+            for _ in range(10):
+                await network.open_stream(me, PROTOCOL)
+        await trio.sleep(1)
+        assert len(answerer._unused) == 20 and answerer._accepted.total() == 21
+        for stream in (honest, used):
+            await stream.send(Frame(Kind.DATA, 1 + (stream is used), b"x").encode())
+            assert await stream.receive()
+        nursery.cancel_scope.cancel()
+
+
+async def test_frames_of_an_exchange_that_is_over_have_a_bound(pair: Pair, autojump_clock: MockClock) -> None:
+    blamed: list[Misbehaviour] = []
+    pair.b.report_misbehaviour = lambda peer, fault: blamed.append(fault)  # type: ignore[method-assign]
+    pair.answerer.handle(PROTOCOL, answer)
+    stream = await pair.a.open_stream(pair.b.me, PROTOCOL)
+    late = Frame(Kind.DATA, 1).encode()
+    for number in range(1, 4):
+        await stream.send(Frame(Kind.DATA, number, b"x").encode())
+        await trio.sleep(1)
+        await stream.send(late * (MAX_LATE_FRAMES // 2) + late * (MAX_LATE_FRAMES // 2))
+        await trio.sleep(1)
+    assert not blamed, "an honest peer may have sent a window full before it knew"
+    await stream.send(late)
+    await trio.sleep(1)
+    assert blamed == [Misbehaviour.GARBAGE] and not pair.answerer._accepted
 
 
 async def test_exchanges_beyond_the_limit_are_busy(pair: Pair, autojump_clock: MockClock) -> None:

@@ -101,6 +101,15 @@ def test_data_after_end_is_a_breach() -> None:
     state.accept(Frame(Kind.END, 1))
     with pytest.raises(FrameError, match="end"):
         state.accept(Frame(Kind.DATA, 1, b"more"))
+    with pytest.raises(FrameError, match="end"):
+        state.accept(Frame(Kind.END, 1))
+
+
+def test_a_window_update_of_nothing_is_a_breach() -> None:
+    state = ExchangeState(1)
+    state.data(b"x")
+    with pytest.raises(FrameError):
+        state.accept(Frame(Kind.WINDOW_UPDATE, 1, bytes(4)))
 
 
 def test_reset_before_end_fails_but_keeps_what_arrived() -> None:
