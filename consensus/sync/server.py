@@ -1,11 +1,13 @@
 """The side of sync that answers: final blocks, ends of epochs, and states at the last of them.
 
 Nothing is prepared for it. A state at the end of an epoch shares its tree with those after it, so keeping one costs
-only what changed since; one that a peer is fetching is kept a little longer, so that it can finish.
+only what changed since; one that a peer is fetching is kept a little longer, so that it can finish. Chunks are made and
+encoded in a thread, at a bounded rate: a stranger can ask for ever new ones.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 
 import trio
@@ -14,6 +16,7 @@ from chain.codec import Record
 from chain.collections import BoundedDict
 from chain.exceptions import CodecError
 from chain.merkle.snapshot import MAX_PIECE_BYTES, make_chunk
+from chain.merkle.sparse_tree import SparseMerkleTree
 from chain.state.state import State
 from chain.store.writer import ChainStore
 from chain.types.blocks import MAX_BLOCK_BYTES, Block
@@ -43,6 +46,7 @@ from consensus.sync.messages import (
     ValuePiece,
 )
 from p2p.network import NetworkError
+from p2p.rate_limit import Limiter, Rate
 from p2p.runtime import Runtime
 from p2p.streams.exchanges import Exchange
 
@@ -56,6 +60,10 @@ MAX_CACHED_CHUNKS = 16
 """Chunks kept ready, those asked for last."""
 MAX_CHUNK_REQUESTS = 256
 """Peers for which a chunk is being made, one for each; the others are told that it is not at hand."""
+CHUNK_RATE = Rate(items=5, size=math.inf, burst=20.0)
+"""Chunks that are made for one peer, and for all together (twice that with all shares): one takes some 30 ms."""
+CHUNK_WAIT_S = 0.1
+"""Seconds between looks whether the rate allows another chunk."""
 
 
 class SyncServer:
@@ -76,6 +84,7 @@ class SyncServer:
         self._rewinding = trio.Lock()
         self._making = trio.Lock()
         self._asking: set[bytes] = set()
+        self._chunk_limiter = Limiter(CHUNK_RATE, CHUNK_RATE)
         self._chunks: BoundedDict[GetChunk, bytes] = BoundedDict(MAX_CACHED_CHUNKS)
 
     async def handle(self, exchange: Exchange) -> None:
@@ -141,11 +150,16 @@ class SyncServer:
             epoch += 1
 
     async def _find_chunk(self, peer: bytes, question: GetChunk) -> bytes:
-        """The answer to a peer, which may take one turn at a time: a node asks for one chunk after the other."""
+        """The answer to a peer, which may take one turn at a time: a node asks for one chunk after the other.
+
+        Waits while more were asked for than the rate allows; chunks that are ready count for nothing.
+        """
         if question not in self._chunks and (peer in self._asking or len(self._asking) >= MAX_CHUNK_REQUESTS):
             return ChunkResponse(None).encode()
         self._asking.add(peer)
         try:
+            while question not in self._chunks and not self._chunk_limiter.admit(peer, 0, trio.current_time()):
+                await trio.sleep(CHUNK_WAIT_S)
             return await self._make_chunk(question)
         finally:
             self._asking.discard(peer)
@@ -158,15 +172,13 @@ class SyncServer:
                 state = await self._find_state(question.height)
                 if state is None:
                     return ChunkResponse(None).encode()
-                chunk = await self._runtime.run_sync(make_chunk, state.tree, question.after)
-                raw = ChunkResponse(chunk).encode()
+                raw = await self._runtime.run_sync(_encode_chunk, state.tree, question.after)
             self._chunks[question] = raw
             return raw
 
     async def _send_value(self, exchange: Exchange, question: GetValue) -> None:
         state = await self._find_state(question.height)
-        record = None if state is None else state.get(question.key)
-        value = b"" if record is None else record.encode()
+        value = (None if state is None else state.get_encoded(question.key)) or b""
         for start in range(0, len(value), MAX_PIECE_BYTES):
             await self._send(exchange, ValuePiece(value[start : start + MAX_PIECE_BYTES]))
 
@@ -200,3 +212,7 @@ class SyncServer:
                 found.append(operation.encoded)
                 room -= len(operation.encoded)
         return OperationsResponse(tuple(found))
+
+
+def _encode_chunk(tree: SparseMerkleTree, after: bytes | None) -> bytes:
+    return ChunkResponse(make_chunk(tree, after)).encode()

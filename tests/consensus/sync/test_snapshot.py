@@ -30,6 +30,7 @@ from consensus.sync.messages import (
     Pruned,
     Question,
 )
+from consensus.sync.server import CHUNK_RATE
 from p2p.network import NetworkError
 from p2p.simulation.network import SimulatedNetwork
 from tests.support.chain_builder import PARAMETERS, Chain
@@ -137,6 +138,37 @@ def test_who_asks_for_many_chunks_at_once_takes_one_turn() -> None:
 
     play_sync(CHAIN.genesis, play)
     assert sorted(order[:2]) == [1, 2] and order[2:] == [1]
+
+
+def test_chunks_are_made_at_a_bounded_rate_and_an_honest_peer_gets_its_share() -> None:
+    """Strangers ask for chunks at ever new places; a node that fetches the state asks for one after the other."""
+    made = {1: 0, 2: 0}
+
+    async def play(world: SyncWorld) -> None:
+        server = make_server(fill_store(CHAIN))
+
+        async def ask(peer: int, name: int) -> None:
+            number = 0
+            while True:
+                question = GetChunk(CHAIN.genesis.parameters.epoch_heights * 5, bytes([0, name]) + number.to_bytes(30))
+                response = ChunkResponse.decode(await server._find_chunk(bytes([name]), question))
+                made[peer] += response.chunk is not None
+                number += 1
+                await trio.sleep(0.02)
+
+        async with trio.open_nursery() as nursery:
+            for name in range(10, 14):
+                nursery.start_soon(ask, 1, name)
+            await trio.sleep(60)
+            before = made[1]
+            nursery.start_soon(ask, 2, 20)
+            await trio.sleep(60)
+            nursery.cancel_scope.cancel()
+        assert before <= CHUNK_RATE.items * (CHUNK_RATE.burst + 2 * 60) + 5
+        assert made[1] + made[2] - before <= CHUNK_RATE.items * 2 * 60 + 5
+        assert made[2] >= CHUNK_RATE.items * 60 / 6, "its share, and what it gets of the rest"
+
+    play_sync(CHAIN.genesis, play)
 
 
 # Pruned peers.
