@@ -7,12 +7,13 @@ the suspicion (fewer in a smaller network). After :data:`SUSPICION_TIMEOUT_S` th
 newer announcement of it refutes the suspicion. Fewer confirmations make a few nodes probe for themselves. A node that
 is connected to the suspect ignores the suspicion.
 
-SWIM trusts its members; here identities are free, so an observer counts only if it is present and *verified* (this
-node has dialled it, or it has stake), or has been known for :data:`OBSERVER_MIN_AGE_S`, or since this node started. An
+SWIM trusts its members; here identities are free, so an observer counts only if it is present and *verified* (this node
+has dialled it, or it has stake), or has been known for :data:`OBSERVER_MIN_AGE_S`, or since this node started. An
 observer that was refuted does not count against the same peer for :data:`REFUTED_PENALTY_S`. An observer that was
 refuted by :data:`MAX_FALSE_SUSPICIONS` peers within that time, each promptly (:data:`PROMPT_REFUTATION_S`), does not
-count at all. A liar therefore needs two accomplices to have a living peer declared dead, and can do so only until the
-refutation has spread.
+count at all. Of the observers that are not verified only one counts against a peer with stake: that suffices to have it
+probed. A peer that has refuted has longer to do so again than it waits between refutations. A liar therefore needs two
+accomplices to have a living peer without stake declared dead, and can do so only until the refutation has spread.
 
 All times are seconds of one monotonic clock.
 """
@@ -26,12 +27,15 @@ from dataclasses import dataclass, field
 from chain.collections import BoundedDict
 from p2p.peers.announcement import get_item_id
 from p2p.peers.suspect_message import SuspectMessage
-from p2p.peers.table import Change, PeerTable
+from p2p.peers.table import MAX_TABLE_PEERS, Change, PeerTable
 
 CONFIRMATIONS = 3
 """Observers that must suspect a peer for it to be taken as failing."""
 SUSPICION_TIMEOUT_S = 3.0
 """Seconds that a failing peer has to refute the suspicion."""
+REPEATED_SUSPICION_TIMEOUT_S = 15.0
+"""The same for a peer that refuted one promptly in the last :data:`REFUTED_PENALTY_S`: it may wait 10 s to do it again.
+"""
 OBSERVER_MIN_AGE_S = 60.0
 """Seconds after which an unverified peer counts as an observer."""
 ARRIVAL_S = 20.0
@@ -86,6 +90,7 @@ class FailureDetector:
         self._by_id: dict[bytes, SuspectMessage] = {}
         self._ignored: BoundedDict[bytes, None] = BoundedDict(MAX_IGNORED)
         self._observers: BoundedDict[bytes, _Observer] = BoundedDict(MAX_REFUTED)
+        self._refuted_at: BoundedDict[bytes, float] = BoundedDict(MAX_TABLE_PEERS)
 
     @property
     def confirmations_needed(self) -> int:
@@ -115,6 +120,10 @@ class FailureDetector:
         suspect = self._suspects.get(message.suspect)
         if suspect is not None and (message.observer in suspect.messages or len(suspect.messages) >= CONFIRMATIONS):
             return False
+        if suspect is not None and self._table.weight(message.suspect) > 0:
+            observers = {message.observer, *suspect.messages} - {self._table.me}
+            if sum(not self._table.is_verified(observer) for observer in observers) > 1:
+                return False
         return self._is_credible(message.observer, message.suspect, now)
 
     def ignore(self, message: SuspectMessage) -> None:
@@ -169,12 +178,15 @@ class FailureDetector:
         suspect = self._suspects.pop(peer, None)
         if suspect is None:
             return
+        is_prompt = now - suspect.suspected_at <= PROMPT_REFUTATION_S
         for observer, message in suspect.messages.items():
             item = get_item_id(message.encode())
             self._by_id.pop(item, None)
             self._ignore_item(item)
             if refuted:
-                self.note_refuted(observer, peer, now, prompt=now - suspect.suspected_at <= PROMPT_REFUTATION_S)
+                self.note_refuted(observer, peer, now, prompt=is_prompt)
+        if refuted and is_prompt:
+            self._refuted_at[peer] = now
 
     def note_refuted(self, observer: bytes, suspect: bytes, now: float, prompt: bool = True) -> None:
         """Note that ``suspect`` has refuted the message of ``observer``."""
@@ -238,4 +250,6 @@ class FailureDetector:
         if suspect.dies_at is None:
             self._table.mark_suspect(peer)
             if self._table.entries[peer].state.is_present:
-                suspect.failing_since, suspect.dies_at = now, now + SUSPICION_TIMEOUT_S
+                has_refuted = now - self._refuted_at.get(peer, -REFUTED_PENALTY_S) < REFUTED_PENALTY_S
+                timeout = REPEATED_SUSPICION_TIMEOUT_S if has_refuted else SUSPICION_TIMEOUT_S
+                suspect.failing_since, suspect.dies_at = now, now + timeout

@@ -20,6 +20,7 @@ from p2p.peers.failure_detector import (
     PROBERS,
     PROMPT_REFUTATION_S,
     REFUTED_PENALTY_S,
+    REPEATED_SUSPICION_TIMEOUT_S,
     SUSPICION_TIMEOUT_S,
     FailureDetector,
 )
@@ -183,6 +184,35 @@ def test_a_peer_that_was_there_when_a_node_came_counts_at_once() -> None:
         table.apply(make(number), heard_of)
     now = 102.0 + ARRIVAL_S
     assert [detector.on_suspect_message(suspect_message(number), now) for number in (2, 3, 4)] == [True, True, False]
+
+
+def test_against_a_peer_with_stake_those_without_count_for_one() -> None:
+    staked = {make_peer(number) for number in (SUSPECT, 7, 8)}
+    table = PeerTable(ME, weight=lambda peer: int(peer in staked))
+    for number in range(SUSPECT, SUSPECT + 10):
+        table.apply(make(number), -OBSERVER_MIN_AGE_S)
+    detector = FailureDetector(table)
+    assert [detector.on_suspect_message(suspect_message(observer), 0.0) for observer in range(2, 7)] == [True] + 4 * [
+        False
+    ]
+    assert not detector.is_failing(make_peer(SUSPECT)) and detector.get_probe_chances(PROBE_DELAY_S, 10.0)
+    table.mark_alive(make_peer(6), dialled=True)
+    assert detector.on_suspect_message(suspect_message(6), 0.0) and not detector.is_failing(make_peer(SUSPECT))
+    assert detector.on_suspect_message(suspect_message(7), 0.0) and detector.is_failing(make_peer(SUSPECT))
+
+
+def test_who_has_refuted_has_longer_to_do_it_again() -> None:
+    table, detector = world(40)
+    timeouts = []
+    for turn, start in enumerate((0.0, 20.0, 40.0, 50.0 + REFUTED_PENALTY_S)):
+        for observer in range(2 + turn * CONFIRMATIONS, 2 + (turn + 1) * CONFIRMATIONS):
+            detector.on_suspect_message(suspect_message(observer, sequence=1 + turn), start)
+        dies_at = detector._suspects[make_peer(SUSPECT)].dies_at
+        assert dies_at is not None
+        timeouts.append(dies_at - start)
+        refute(table, detector, 2 + turn, start + 1.0)
+    often = REPEATED_SUSPICION_TIMEOUT_S
+    assert timeouts == [SUSPICION_TIMEOUT_S, often, often, SUSPICION_TIMEOUT_S]
 
 
 def test_a_dead_observer_is_not_heard() -> None:
