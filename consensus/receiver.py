@@ -81,6 +81,7 @@ class Receiver:
         self._post = post
         self._committee_rates = Limiter(MEMBER_RATE)
         self._rate_limits = {name: TopicRateLimiter(limits, is_member) for name, limits in TOPIC_LIMITS.items()}
+        self._rate_limits["ops"] = TopicRateLimiter(TOPIC_LIMITS["ops"], is_member, self._has_credit)
         self._forwarded, self._forwards = trio.open_memory_channel[GossipMessage](MAX_FORWARDED_BATCHES)
         self._certificates = SeenCache(MAX_SEEN_CERTIFICATES)
         self._completing: set[tuple[int, int]] = set()  # epoch and view of compact proposals, one at a time of each
@@ -91,6 +92,11 @@ class Receiver:
             for name, take in (("ops", self._on_ops), ("blocks", self._on_blocks), ("certs", self._on_certs)):
                 nursery.start_soon(self._listen, channels[name], take, self._rate_limits[name])
             nursery.start_soon(self._listen, self._forwards, self._on_ops, None)
+
+    def _has_credit(self, sender: bytes) -> bool:
+        """Whether the account of ``sender`` owns the least bond that counts for service, bonded or not."""
+        account = self._store.state.account(sender)
+        return account.available + account.own_bond >= max(1, self._store.genesis.parameters.min_service_bond)
 
     def punish(self, sender: bytes) -> None:
         """``sender`` gossiped an operation that no honest node sends: what it sends is dropped for a while."""

@@ -7,8 +7,9 @@ arrives is untrusted and may come twice or never: it is bounded, content-address
 :mod:`consensus.sync.client` when missed.
 
 How much of it is looked at is bounded too, by a :class:`TopicRateLimiter` for each topic. Members of the committee have
-rates of their own, which no stranger can use up. Among strangers a name costs nothing, so that their rate is divided
-among the neighbours that bring their batches. A batch beyond the rates is a hint less; a certificate of a member is
+rates of their own, which no stranger can use up. So have senders of operations whose account owns credit: their rate is
+divided among the senders. Among strangers a name costs nothing, so that their rate is divided among the neighbours that
+bring their batches. A batch beyond the rates is a hint less; a certificate of a member is
 never refused, unless that member has sent what no honest node would.
 """
 
@@ -135,23 +136,35 @@ class GossipPublisher:
 
 
 class TopicRateLimiter:
-    """Which batches of one topic are looked at; ``is_member`` says who is in the committee."""
+    """Which batches of one topic are looked at.
 
-    def __init__(self, limits: TopicLimits, is_member: Callable[[bytes], bool]) -> None:
+    ``is_member`` says who is in the committee, and ``has_credit`` whose account owns enough that its name is not free.
+    """
+
+    def __init__(
+        self,
+        limits: TopicLimits,
+        is_member: Callable[[bytes], bool],
+        has_credit: Callable[[bytes], bool] = lambda sender: False,
+    ) -> None:
         self._is_member = is_member
+        self._has_credit = has_credit
         self._members = Limiter(limits.member, limits.members)
+        self._owners = Limiter(limits.stranger, limits.strangers)
         self._strangers = Limiter(limits.stranger)
         self._neighbours = Limiter(limits.strangers, limits.strangers)
 
     @property
     def dropped(self) -> int:
         """Batches refused so far."""
-        return self._members.dropped + self._strangers.dropped + self._neighbours.dropped
+        return sum(one.dropped for one in (self._members, self._owners, self._strangers, self._neighbours))
 
     def admit(self, sender: bytes, neighbour: bytes, size: int, now: float) -> bool:
         """Whether to look at a batch of ``size`` bytes that ``sender`` made and ``neighbour`` brought."""
         if self._is_member(sender):
             return self._members.admit(sender, size, now)
+        if self._has_credit(sender):
+            return self._owners.admit(sender, size, now)
         return self._strangers.admit(sender, size, now) and self._neighbours.admit(neighbour, size, now)
 
     def punish(self, sender: bytes, now: float) -> None:
@@ -159,7 +172,8 @@ class TopicRateLimiter:
 
         Only ``sender``: neighbours pass on what they have not looked at.
         """
-        (self._members if self._is_member(sender) else self._strangers).punish(sender, now)
+        for limiter in (self._members,) if self._is_member(sender) else (self._owners, self._strangers):
+            limiter.punish(sender, now)
 
 
 class SeenCache:

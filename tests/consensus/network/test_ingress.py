@@ -215,6 +215,20 @@ def test_gates_know_members_strangers_and_neighbours() -> None:
     assert gate.dropped == (1_000 - 16) + (1_000 - 16) + (1_000 - 64)
 
 
+def test_senders_with_credit_share_a_rate_that_no_stranger_uses_up() -> None:
+    payers = [b"payer" + number.to_bytes(27, "big") for number in range(40)]
+    gate = TopicRateLimiter(TOPIC_LIMITS["ops"], lambda peer: False, lambda peer: peer in payers)
+    for second in range(30):
+        for number in range(400):
+            now = second + number / 400
+            gate.admit(second.to_bytes(4) + number.to_bytes(28, "big"), NEIGHBOUR, 145, now)
+            gate.admit(payers[number % 39], NEIGHBOUR, 145, now)
+        if second > 10:
+            assert gate.admit(payers[39], NEIGHBOUR, 145, second + 1.0), "its share is its own"
+    gate.punish(payers[0], 30.0)
+    assert not gate.admit(payers[0], NEIGHBOUR, 145, 31.0) and gate.admit(payers[39], NEIGHBOUR, 145, 32.0)
+
+
 def test_certificates_of_members_are_never_refused_unless_one_was_forged() -> None:
     gate = TopicRateLimiter(TOPIC_LIMITS["certs"], lambda peer: peer in (ONE, TWO))
     assert all(gate.admit(peer, NEIGHBOUR, 100_000, 0.0) for _ in range(1_000) for peer in (ONE, TWO))
