@@ -32,8 +32,8 @@ class HttpLimits:
     least_piece_bytes: int = 16
     connections: int = 1024
     connections_per_address: int = 64  # one IPv4 address, or one IPv6 subnet (/64); EXEMPT are exempt
-    useless_per_s: float = 4.0  # connections of one address that end without a request that was let in
-    useless_burst_s: float = 8.0  # so many seconds of them at once
+    useless_per_s: float = 4.0  # connections of one address of which no request is let in
+    useless_burst_s: float = 8.0  # so many seconds of them at once, which count until a request is let in
     headers_timeout_s: float = 10.0  # from the first byte of a request to the end of its headers
     body_timeout_s: float = 60.0  # from the end of the headers to the end of the body
     idle_timeout_s: float = 75.0  # between two requests of one connection
@@ -51,8 +51,10 @@ class Verdict(Enum):
 class ConnectionCounter:
     """Counts the connections of a server, in all and by the address that they come from. Times are in seconds.
 
-    A connection that ends without a request that was let in has cost the server as much as a useful one. An address
-    that makes too many of them gets no further ones for a while: they are closed before anything is read.
+    A connection of which no request is let in has cost the server as much as a useful one. So each is charged to its
+    address when it begins, and small pieces of a body as well; what a request was charged is given back when it is let
+    in. An address that has used up what it may be charged gets no further connections for a while: they are closed
+    before anything is read.
     """
 
     def __init__(self, limits: HttpLimits) -> None:
@@ -62,18 +64,17 @@ class ConnectionCounter:
         self.total = 0
 
     def add(self, client: str, now: float, can_replace: bool = False) -> Verdict:
-        """Count one more connection of ``client``, an IP address, unless it is to be closed at once.
+        """Count and charge one more connection of ``client``, an IP address, unless it is to be closed at once.
 
         ``can_replace``: another connection gives way to it if there are too many.
         """
         key = self._get_key(client)
         of_address = self._by_address[key] if key else 0
         limits = self._limits
-        useless = self._useless.get(key)
         if (
             (self.total >= limits.connections + MAX_REFUSALS and not can_replace)
             or of_address >= limits.connections_per_address + MAX_REFUSALS_PER_ADDRESS
-            or (useless is not None and useless.fill(now) <= 0)
+            or not self.charge(client, now)
         ):
             return Verdict.CLOSE
         self.total += 1
@@ -83,18 +84,30 @@ class ConnectionCounter:
         is_within = has_room and of_address < limits.connections_per_address
         return Verdict.SERVE if is_within else Verdict.REFUSE
 
-    def remove(self, client: str, now: float, was_useful: bool) -> None:
-        """A connection that was counted has ended. ``was_useful``: a request on it was let in."""
-        self.total -= 1
+    def charge(self, client: str, now: float) -> bool:
+        """Charge ``client`` as much as for a connection, if it has not used up what it may be charged."""
         key = self._get_key(client)
         if not key:
-            return
-        self._by_address[key] -= 1
-        if not was_useful:
-            burst = self._limits.useless_burst_s
-            useless = self._useless[key] = self._useless.get(key) or Bucket(burst, now, burst)
-            useless.fill(now)
-            useless.level -= 1 / self._limits.useless_per_s
+            return True
+        burst = self._limits.useless_burst_s
+        useless = self._useless[key] = self._useless.get(key) or Bucket(burst, now, burst)
+        if useless.fill(now) <= 0:
+            return False
+        useless.level -= 1 / self._limits.useless_per_s
+        return True
+
+    def give_back(self, client: str, charges: int) -> None:
+        """A request that ``client`` was charged for is let in."""
+        useless = self._useless.get(self._get_key(client))
+        if useless is not None:
+            useless.level += charges / self._limits.useless_per_s
+
+    def remove(self, client: str) -> None:
+        """A connection that was counted has ended."""
+        self.total -= 1
+        key = self._get_key(client)
+        if key:
+            self._by_address[key] -= 1
 
     def _get_key(self, client: str) -> bytes:
         """What a connection counts against beside the total; empty if against nothing."""

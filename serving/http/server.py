@@ -49,8 +49,10 @@ REFUSAL_READ_TIMEOUT_S = 2.0
 """Seconds that a refused client has to read why it was refused."""
 PIECES_PER_TURN = 16
 """Pieces of a body that are parsed before other tasks get a turn."""
+PIECES_PER_CHARGE = 64
+"""Small pieces of a body that an address is charged for as for a connection; they take about as long."""
 BLAMELESS_STATUSES = (429, 503)
-"""Refusals that do not make a connection useless: a key is used above its rate, or others take up the server."""
+"""Refusals that are not charged: a key is used above its rate, or others take up the server."""
 BODY_RETRY_AFTER_S = 1.0
 """Seconds after which a client may send a body again that was given up because of others."""
 
@@ -91,7 +93,9 @@ class HttpServer:
         self._handler = handler
         self._listeners = list(listeners)
         self._runtime = runtime
-        self._counter = ConnectionCounter(limits)
+        self.counter = ConnectionCounter(limits)
+        self.newcomers = trio.Lock()
+        """Held for a turn by one of the connections that have carried nothing yet."""
         self.waiting: dict[_Connection, None] = {}
         """Connections whose next request is not whole, the one that has waited longest for it first."""
         self._date = (-1, b"")
@@ -126,7 +130,7 @@ class HttpServer:
     @property
     def connections(self) -> int:
         """Connections open at this moment."""
-        return self._counter.total
+        return self.counter.total
 
     async def run(self) -> None:
         """Serve until cancelled; then every connection and the listeners are closed."""
@@ -135,10 +139,10 @@ class HttpServer:
 
     async def _serve(self, stream: trio.SocketStream) -> None:
         client = _get_peer_name(stream)
-        verdict = self._counter.add(client, trio.current_time(), can_replace=bool(self.waiting))
+        verdict = self.counter.add(client, trio.current_time(), can_replace=bool(self.waiting))
         if verdict is Verdict.CLOSE:
             return
-        if verdict is Verdict.SERVE and self._counter.total > self.limits.connections:
+        if verdict is Verdict.SERVE and self.counter.total > self.limits.connections:
             longest = next(iter(self.waiting))
             del self.waiting[longest]
             longest.close()
@@ -148,7 +152,7 @@ class HttpServer:
         except Exception as error:
             log.error("connection failed", exception="".join(format_exception(error)))
         finally:
-            self._counter.remove(client, trio.current_time(), connection.was_useful)
+            self.counter.remove(client)
 
     def date(self) -> bytes:
         """Value of the ``Date`` header, formatted once per second."""
@@ -177,8 +181,8 @@ class _Connection:
         self._gone = False  # the client closed the connection, or broke it
         self._discarding = False
         self._served = False
-        self.was_useful = False
-        """Whether a request was let in, or was refused for no fault of this client."""
+        self._charges = 1
+        """What the client is charged for the request under way: for this connection, and for small pieces."""
         self._scope = trio.CancelScope()
         self._waiting: trio.CancelScope | None = None  # for more of a request
         self._handling: trio.CancelScope | None = None
@@ -274,6 +278,23 @@ class _Connection:
         if self._is_given_up:
             raise unavailable("Too many request bodies are under way; try again.", BODY_RETRY_AFTER_S)
 
+    async def _take_turn(self) -> None:
+        """Let other tasks run.
+
+        The connections that have carried nothing yet get one turn together while any other task gets one: so many of
+        them do not slow down those that are served.
+        """
+        if self._served:
+            await trio.lowlevel.checkpoint()
+            return
+        async with self.server.newcomers:
+            await trio.lowlevel.checkpoint()
+
+    def _give_back(self) -> None:
+        """Give back what the client was charged for the request under way."""
+        self.server.counter.give_back(self._client, self._charges)
+        self._charges = 0
+
     # --- the request loop ---
 
     async def _serve_request(self) -> bool:
@@ -290,13 +311,14 @@ class _Connection:
                 self.server.admit(head, responder)
                 body = await self._read_body(head)
         except ApiError as error:
-            self.was_useful |= error.status in BLAMELESS_STATUSES
+            if error.status in BLAMELESS_STATUSES:
+                self._give_back()
             await responder.reply(error.status, error.body(), headers=[*error.headers(), (b"connection", b"close")])
             await self._linger()
             return False
         if body is None:
             return False
-        self.was_useful = True
+        self._give_back()
         request = HttpRequest(head.method, head.target, head.headers, head.client, body)
         if not await self._handle(request, responder):
             return False
@@ -328,6 +350,8 @@ class _Connection:
                 await self._fill()
             if idle.cancelled_caught:
                 return None
+            if not self._served:
+                await self._take_turn()
         try:
             head = await self._next_event(trio.current_time() + limits.headers_timeout_s)
             if not isinstance(head, h11.Request):
@@ -378,11 +402,15 @@ class _Connection:
         Raises:
             ApiError: it does.
         """
-        await trio.lowlevel.checkpoint()
-        limits = self.server.limits
-        if pieces > limits.small_pieces + size // limits.least_piece_bytes:
+        await self._take_turn()
+        limits, now = self.server.limits, trio.current_time()
+        small_pieces = pieces - size // limits.least_piece_bytes
+        is_paid = small_pieces <= PIECES_PER_CHARGE * self._charges
+        if not is_paid and (is_paid := self.server.counter.charge(self._client, now)):
+            self._charges += 1
+        if small_pieces > limits.small_pieces or not is_paid:
             raise bad_request("The request body comes in too small pieces.")
-        if trio.current_time() > deadline:  # one that never lets this node wait is not timed out by waiting
+        if now > deadline:  # one that never lets this node wait is not timed out by waiting
             raise request_timeout("The request was not received in time.")
 
     def _refuse_malformed(self, error: h11.RemoteProtocolError) -> None:

@@ -47,7 +47,7 @@ def test_an_address_that_makes_useless_connections_gets_no_more_for_a_while() ->
         taken = 0
         for _ in range(connections):
             if counter.add(client, now) is not Verdict.CLOSE:
-                counter.remove(client, now, was_useful=False)
+                counter.remove(client)
                 taken += 1
         return taken
 
@@ -60,11 +60,30 @@ def test_an_address_that_makes_useless_connections_gets_no_more_for_a_while() ->
     assert make_useless("127.0.0.2", 100, 0.0) == 10  # no address of a proxy
 
 
+def test_connections_are_charged_when_they_begin() -> None:
+    counter = ConnectionCounter(HttpLimits(useless_per_s=2.0, useless_burst_s=5.0))
+    verdicts = count(counter, 20 * ["192.0.2.1"])
+    assert verdicts == 10 * [Verdict.SERVE] + 10 * [Verdict.CLOSE]
+    counter.give_back("192.0.2.1", 3)
+    assert count(counter, 5 * ["192.0.2.1"]) == 3 * [Verdict.SERVE] + 2 * [Verdict.CLOSE]
+    assert not counter.charge("192.0.2.1", 0.0) and counter.charge("192.0.2.1", 0.5)
+    assert counter.add("192.0.2.1", 0.5) is Verdict.CLOSE
+
+
 def test_useful_connections_cost_an_address_nothing() -> None:
     counter = ConnectionCounter(HttpLimits())
     for _ in range(1000):
         assert counter.add("192.0.2.1", 0.0) is Verdict.SERVE
-        counter.remove("192.0.2.1", 0.0, was_useful=True)
+        counter.give_back("192.0.2.1", 1)
+        counter.remove("192.0.2.1")
+
+
+def test_an_address_is_given_back_no_more_than_it_may_be_charged_at_once() -> None:
+    counter = ConnectionCounter(HttpLimits(useless_per_s=2.0, useless_burst_s=5.0))
+    assert counter.add("192.0.2.1", 0.0) is Verdict.SERVE
+    counter.give_back("192.0.2.1", 1)
+    counter.give_back("192.0.2.1", 1)
+    assert count(counter, 20 * ["192.0.2.1"]).count(Verdict.SERVE) == 10
 
 
 def test_loopback_has_the_limit_of_all_alone() -> None:
@@ -82,10 +101,10 @@ def test_counts_return_to_nothing(steps: list[tuple[bool, str]]) -> None:
             if counter.add(client, 0.0) is not Verdict.CLOSE:
                 open_connections.append(client)
         elif open_connections:
-            counter.remove(open_connections.pop(0), 0.0, True)
+            counter.remove(open_connections.pop(0))
         assert counter.total == len(open_connections)
     for client in open_connections:
-        counter.remove(client, 0.0, True)
+        counter.remove(client)
     assert counter.total == 0 and not counter._by_address
 
 

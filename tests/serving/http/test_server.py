@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -17,7 +18,7 @@ from p2p.runtime import RealRuntime
 from serving.http.limits import MAX_REFUSALS_PER_ADDRESS, HttpLimits
 from serving.http.messages import HttpRequest, RequestHead
 from serving.http.responder import Responder
-from serving.http.server import PIECES_PER_TURN, HttpServer, ListenError
+from serving.http.server import PIECES_PER_CHARGE, PIECES_PER_TURN, HttpServer, ListenError
 from serving.openai.errors import bad_request, model_not_found, unauthorized, unavailable
 from tests.support.http_front import connect, exchange, receive_all, receive_until, run_front
 from tests.support.waiting import PATIENCE, eventually
@@ -595,6 +596,60 @@ def test_an_address_without_a_request_that_is_let_in_is_closed_out_and_others_ar
                 assert (await receive_until(stream, b"hi")).startswith(b"HTTP/1.1 200 ")
 
     client = "192.0.2.1"
+    trio.run(main)
+
+
+def test_small_pieces_of_bodies_are_charged_until_a_body_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.http.server._get_peer_name", lambda stream: "192.0.2.1")
+
+    async def send(server: HttpServer, pieces: int) -> bytes:
+        async with await connect(server) as stream:
+            await send_quietly(stream, CHUNKED_POST + b"1\r\na\r\n" * pieces + b"0\r\n\r\n")
+            with trio.fail_after(PATIENCE):
+                return await receive_until(stream, b"a" * 20 if pieces < 256 else b"}}")
+
+    async def main() -> None:
+        reader = Reader(monkeypatch)
+        limits = HttpLimits(useless_per_s=1e-9, useless_burst_s=2.5e9)  # three charges
+        async with run_front(echo, limits=limits) as server:
+            for _ in range(10):
+                assert (await send(server, 200)).startswith(b"HTTP/1.1 200 ")
+            reader.seen.clear()
+            assert error_of(await send(server, 1000))[0] == 400
+            assert len(reader.pieces) <= 3 * PIECES_PER_CHARGE + 2 * PIECES_PER_TURN < limits.small_pieces
+            async with await connect(server) as stream:
+                assert await receive_all(stream) == b""
+
+    trio.run(main)
+
+
+def test_connections_that_have_carried_nothing_yet_take_turns() -> None:
+    turn, turns = 0, list[int]()
+
+    def note_turn(head: RequestHead, respond: Responder) -> None:
+        turns.append(turn)
+
+    async def take_turns() -> None:
+        nonlocal turn
+        while True:
+            await trio.lowlevel.checkpoint()
+            turn += 1
+
+    async def main() -> None:
+        async with run_front(echo, admit=note_turn) as server, trio.open_nursery() as nursery:
+            streams = [await connect(server) for _ in range(20)]
+            while server.connections < 20:
+                await trio.sleep(0.001)
+            nursery.start_soon(take_turns)
+            for stream in streams:  # all at once
+                os.write(stream.socket.fileno(), POST % 2 + b"hi")
+            for stream in streams:
+                with trio.fail_after(PATIENCE):
+                    assert (await receive_until(stream, b"hi")).startswith(b"HTTP/1.1 200 ")
+                await stream.aclose()
+            nursery.cancel_scope.cancel()
+        assert len(turns) == len(set(turns)) == 20
+
     trio.run(main)
 
 
