@@ -40,6 +40,13 @@ def test_content_renews_it_and_a_queue_no_longer_does() -> None:
     assert patience.has_content and patience.deadline == 20.0 + SETTINGS.pause_timeout_s
 
 
+def test_content_now_and_then_does_not_outlive_the_hold() -> None:
+    patience = make_patience()
+    for now in range(0, int(END), 50):
+        patience.note_content(float(now))
+        assert patience.deadline == min(now + SETTINGS.pause_timeout_s, END)
+
+
 def test_after_the_closing_event_only_the_delivery_is_waited_for() -> None:
     patience = make_patience()
     for now in (1.0, 5.0):
