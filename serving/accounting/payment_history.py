@@ -1,7 +1,9 @@
 """What an executor remembers of each payer: what it has paid, and what it left unpaid (pure).
 
-An allowance bounds the offers of a payer that are accepted and not paid yet. As the window of a connection does in TCP,
-it grows by one with each payment and is halved by each offer that is left unpaid.
+An allowance bounds the offers of a payer that are accepted and not paid yet. As the window of a connection does in TCP
+(RFC 5681, section 3.1), it grows by one with each payment and is halved by an offer that is left unpaid. Others that
+were under way at that time may have the same cause, such as a node that stood still for a moment: they halve it again
+only if they are as many as it then allows.
 
 It is kept in memory alone: after a restart every payer begins anew.
 """
@@ -35,6 +37,10 @@ class PayerRecord:
     paid: int = 0
     allowance: int = FIRST_ALLOWANCE
     refunds: int = FIRST_REFUNDS
+    halved_at: float = float("-inf")
+    """When the allowance was halved last."""
+    unpaid: int = 0
+    """Further offers left unpaid that were under way at that time."""
     faults: int = 0
     """Holds that could not become final, and allowances used up by offers that were left unpaid."""
     suspended_until: float = float("-inf")
@@ -78,10 +84,14 @@ class PaymentHistory:
         record.refunds -= 1
         return True
 
-    def note_unpaid(self, payer: bytes, now: float) -> None:
-        """``payer`` sent no payment, or no good one, for an offer that was accepted."""
+    def note_unpaid(self, payer: bytes, now: float, accepted_at: float | None = None) -> None:
+        """``payer`` sent no payment, or no good one, for an offer that was accepted at ``accepted_at`` (None: now)."""
         record = self._touch(payer)
-        record.allowance //= 2
+        if accepted_at is not None and accepted_at < record.halved_at:
+            record.unpaid += 1
+            if record.unpaid < record.allowance:
+                return
+        record.allowance, record.halved_at, record.unpaid = record.allowance // 2, now, 0
         if not record.allowance:
             self.note_fault(payer, now)
 

@@ -104,6 +104,7 @@ class OffloadSession:
         self._settings = settings
         self._credit_line = credit_line
         self._job = job
+        self._accepted_at = trio.current_time()
         self._terms = job.offer.hold
         self._hold: SignedOperation | None = None
         self._buffer = AnswerBuffer(settings.buffer_bytes, settings.coalescing_s, CHUNK_BYTES)
@@ -237,7 +238,7 @@ class OffloadSession:
         payee, inspector = self._context.payments.payee, self._inspector
         is_late = inspector.completion_bytes > 0 or inspector.is_too_long
         if self._hold is None or (is_own_fault and is_late):
-            payee.history.note_unpaid(self.payer, trio.current_time())
+            payee.history.note_unpaid(self.payer, trio.current_time(), self._accepted_at)
         if self._hold is None:
             payee.note_left(self._job.hold_id)
         elif delivery is not None and delivery.amount:

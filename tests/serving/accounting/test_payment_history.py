@@ -69,6 +69,27 @@ def test_the_allowance_grows_by_payments_and_is_halved_by_what_is_left_unpaid() 
     history.note_unpaid(PAYER, 0.0)
     assert history.get_suspension(PAYER, 0.0) == FIRST_SUSPENSION_S and history.get_paid(PAYER) == 0
     assert history.get_allowance(PAYER) == FIRST_ALLOWANCE
+
+
+def test_few_unpaid_offers_that_were_under_way_together_halve_the_allowance_once() -> None:
+    history = PaymentHistory()
+    for _ in range(100):
+        history.note_payment(PAYER, 1)
+    for number in range(MAX_ALLOWANCE // 2):
+        history.note_unpaid(PAYER, 2.0 + number / 100, accepted_at=1.0)
+    assert history.get_allowance(PAYER) == MAX_ALLOWANCE // 2
+    history.note_unpaid(PAYER, 4.0, accepted_at=3.0)
+    assert history.get_allowance(PAYER) == MAX_ALLOWANCE // 4
+
+
+def test_a_payer_that_uses_up_its_allowance_and_pays_nothing_of_it_is_suspended() -> None:
+    history = PaymentHistory()
+    for _ in range(100):
+        history.note_payment(PAYER, 1)
+    for number in range(MAX_ALLOWANCE):
+        assert history.get_suspension(PAYER, 2.0) == 0.0
+        history.note_unpaid(PAYER, 2.0 + number / 100, accepted_at=1.0)
+    assert history.get_suspension(PAYER, 3.0) > 0.0 and history.get_paid(PAYER) == 0
     assert history.get_allowance(OTHER) == FIRST_ALLOWANCE
 
 
