@@ -211,6 +211,7 @@ async def measure_declaration(
             judged = judge(calibration, measurements)
             name = f"{label}, {'honest' if is_honest else 'cheat'}: {node.name}"
             figures += _make_figures(name, is_honest, judged, measurements)
+            print(f"{name}: {len(measurements)} checks, found after {judged.found_after or 'none'}", flush=True)
             if node.is_drawn:
                 distances = [max(LEAST_SHOWN_DISTANCE, measurement.distance) for measurement in measurements]
                 shortfalls = [measurement.shortfall for measurement in measurements]
