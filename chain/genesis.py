@@ -16,6 +16,7 @@ from typing import Annotated
 
 from chain import crypto
 from chain.codec import Amount, Bounds, Hash, ModelName, Natural, PublicKey, Record
+from chain.duel_economics import check_duels
 from chain.exceptions import CodecError, GenesisError, JsonFormError, KeyFormatError
 from chain.json_form import from_plain, to_plain
 from chain.merkle.mountain_range import MountainRange
@@ -39,7 +40,7 @@ from chain.types.blocks import NO_REVEAL, VERSION, Body, Header
 from chain.types.operations import MAX_MODELS
 from chain.types.validators import ValidatorSet
 
-GENESIS_VERSION = 4
+GENESIS_VERSION = 5
 """Version of the genesis record."""
 
 
@@ -95,8 +96,8 @@ class Genesis(Record):
 
         Raises:
             GenesisError: too large, an unusable or repeated key, unsorted models, a model priced twice, epochs that are
-                no whole number of rounds, no validator, too many, one with too small a bond, a committee that no
-                account can join, or too much credit.
+                no whole number of rounds, duels that cannot work, no validator, too many, one with too small a bond, a
+                committee that no account can join, or too much credit.
         """
         size = len(self.encode())
         if size > MAX_GENESIS_BYTES:
@@ -115,6 +116,7 @@ class Genesis(Record):
         priced = [entry.model for entry in self.parameters.model_prices]
         if len(set(priced)) != len(priced):
             raise GenesisError("model_prices: a model is listed twice")
+        check_duels(self.parameters)
         validators = [account for account in self.accounts if account.commitment is not None]
         if not validators:
             raise GenesisError("no account is a validator")
@@ -208,10 +210,10 @@ class Genesis(Record):
 
 
 def compute_serving_table(state: State, parameters: Parameters, beacon: bytes) -> ServingTable:
-    """The accounts that serve some model, by key.
+    """The accounts that serve some model, or judge, by key.
 
-    Those with the minimum bond at least, the ``MAX_SERVERS`` largest; of the newcomers, who have less, as many as there
-    is room for, drawn by ``beacon``.
+    Those with the minimum bond at least, the ``MAX_SERVERS`` largest; of the newcomers, who have less and serve some
+    model, as many as there is room for, drawn by ``beacon``.
     """
     least, newcomer_count = max(1, parameters.min_service_bond), MAX_NEWCOMERS if parameters.newcomer_share else 0
     # Both lists may be much longer than what is taken from them.
@@ -222,7 +224,7 @@ def compute_serving_table(state: State, parameters: Parameters, beacon: bytes) -
     )
     newcomers = heapq.nsmallest(
         newcomer_count,
-        (entry for entry in state.servers() if entry.stake < least),
+        (entry for entry in state.servers() if entry.stake < least and entry.models),
         key=lambda entry: crypto.hash_bytes("newcomer", beacon, entry.public_key),
     )
     entries = [*staked, *(replace(entry, stake=0) for entry in newcomers)]

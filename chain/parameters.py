@@ -1,4 +1,4 @@
-"""The parameters of a chain: epochs, bonds, fees, time limits, newcomers, and the prices of answers."""
+"""The parameters of a chain: epochs, bonds, fees, time limits, newcomers, the prices of answers, and duels."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from chain.codec import Amount, Bounds, ModelName, Natural, Record
+from chain.duel_parameters import NO_DUELS, DuelParameters
 from chain.types.operations import Usage
 from chain.types.validators import MAX_COMMITTEE
 
@@ -60,6 +61,7 @@ class Parameters(Record):
     ``max_settlements`` is how many unreceipted captures a block settles before it leaves the rest to the next.
     ``unused_number_fee`` is what the first hold number costs that a payer leaves out
     (:mod:`chain.transition.deposits`).
+    ``duels`` says how often answers are compared, and what is at stake then.
     ``bond_per_hold`` is how many times the amount of a hold an executor has bonded and free, or it declines.
     """
 
@@ -88,6 +90,7 @@ class Parameters(Record):
     newcomer_share: Annotated[int, Bounds(0, 1000)] = 50
     price: Price = Price()
     model_prices: tuple[ModelPrice, ...] = ()
+    duels: DuelParameters = NO_DUELS
 
     def get_price(self, model: str) -> Price:
         """The price of a model: its own where listed, else the common one."""

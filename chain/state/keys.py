@@ -5,6 +5,7 @@ from __future__ import annotations
 from chain.codec import Record
 from chain.merkle.mountain_range import MountainRange
 from chain.state.beacon import Beacon
+from chain.state.duel_records import DeadlineQueue, Duel, DuelDeadline, PaidCaptures
 from chain.state.lottery import ServingPeriods, ServingTable
 from chain.state.records import (
     Account,
@@ -26,6 +27,8 @@ ACCOUNT_PREFIX = b"a"
 """First letter of the key of an account."""
 COMMITTEE_PREFIX = b"c"
 """First letter of the key of a committee."""
+DUEL_PREFIX = b"u"
+"""First letter of the key of a duel."""
 VALIDATOR_PREFIX = b"v"
 """First letter of the key of a validator record."""
 
@@ -44,6 +47,28 @@ def hold_key(hold_id: bytes) -> bytes:
 
 def due_captures_key(number: int) -> bytes:
     return b"g" + number.to_bytes(8, "big")
+
+
+def paid_captures_key(height: int) -> bytes:
+    """Of the captures that the block of ``height`` paid."""
+    return b"k" + height.to_bytes(8, "big")
+
+
+def pending_draws_key(height: int, delay: int) -> bytes:
+    """Of the captures on which the block of ``height`` decides, ``delay`` blocks after it was drawn to."""
+    return b"n" + height.to_bytes(8, "big") + bytes([delay])
+
+
+def duel_key(hold_id: bytes) -> bytes:
+    return DUEL_PREFIX + hold_id
+
+
+def duel_deadline_key(stage: int, number: int) -> bytes:
+    return b"x" + bytes([stage]) + number.to_bytes(8, "big")
+
+
+def deadline_queue_key(stage: int) -> bytes:
+    return b"y" + bytes([stage])
 
 
 def table_key(round_number: int) -> bytes:
@@ -77,6 +102,11 @@ RECORD_KINDS: dict[bytes, type[Record]] = {
     b"w": ReplayWindow,
     b"h": OpenHold,
     b"g": DueCaptures,
+    b"k": PaidCaptures,
+    b"n": PaidCaptures,
+    DUEL_PREFIX: Duel,
+    b"x": DuelDeadline,
+    b"y": DeadlineQueue,
     b"t": ServingTable,
     COMMITTEE_PREFIX: ValidatorSet,
     VALIDATOR_PREFIX: ValidatorRecord,

@@ -1,14 +1,16 @@
-"""The executor lottery: who is drawn to serve a request.
+"""The executor lottery: who is drawn to serve a request; and who is drawn for a duel about one.
 
 For each request of a payer the accounts that serve the model stand in one random order, drawn by stake without
 replacement; ``attempt`` is a position in it. Everything the order depends on (stakes, beacon, payer, sequence number)
 is fixed before the request exists, so that every node computes the same order and the ledger refuses any other payee.
+
+Challengers and judges of duels are drawn in the same way, among those with a stake to lose.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right, insort
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, count, islice
@@ -16,6 +18,7 @@ from typing import Annotated
 
 from chain import crypto
 from chain.codec import Amount, Bounds, Hash, ModelName, Natural, PublicKey, Record
+from chain.types.duels import DeclaredJudge
 from chain.types.validators import compute_draw
 
 MAX_PERIODS = 3
@@ -24,11 +27,12 @@ MAX_PERIODS = 3
 
 @dataclass(frozen=True, slots=True)
 class ServingEntry(Record):
-    """One account in the draw: its stake, 0 for a newcomer, and the models that it serves."""
+    """One account in the draw: its stake, 0 for a newcomer, the models that it serves, and how it judges, if so."""
 
     public_key: PublicKey
     stake: Amount
     models: tuple[ModelName, ...]
+    judge: DeclaredJudge | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,23 @@ class ServingTable(Record):
                 return _EMPTY_LOTTERY
             made = self._lotteries[model] = Lottery(servers, self.newcomer_share)
         return made
+
+    @cached_property
+    def _judges(self) -> dict[bytes, DeclaredJudge]:
+        return {entry.public_key: entry.judge for entry in self.entries if entry.judge is not None and entry.stake}
+
+    @cached_property
+    def _judge_urn(self) -> _Urn:
+        return _Urn([(entry.public_key, entry.stake) for entry in self.entries if entry.public_key in self._judges])
+
+    def draw_challengers(self, model: str, seed: bytes, excluded: Collection[bytes]) -> Iterator[bytes]:
+        """Who serves ``model`` with a stake, one after another as ``seed`` draws them, without those ``excluded``."""
+        return self.lottery(model).draw_staked("challenger", seed, excluded)
+
+    def draw_judges(self, seed: bytes, excluded: Collection[bytes]) -> Iterator[tuple[bytes, DeclaredJudge]]:
+        """Who judges with a stake, and how, one after another as ``seed`` draws them, without those ``excluded``."""
+        for key in _draw_all(self._judge_urn, "judge", seed, excluded):
+            yield key, self._judges[key]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +131,7 @@ class Lottery:
 
     def order(self, seed: bytes, excluded: bytes) -> Iterator[bytes]:
         """The public keys in drawn order, without ``excluded`` (the payer itself). Each costs O(log n + drawn)."""
-        staked, newcomers = _Draw(self._staked, excluded), _Draw(self._newcomers, excluded)
+        staked, newcomers = _Draw(self._staked, (excluded,)), _Draw(self._newcomers, (excluded,))
         for draw in count():
             number = draw.to_bytes(4, "big")
             is_newcomer = not staked.remaining or (
@@ -125,6 +146,10 @@ class Lottery:
     def get_executor(self, seed: bytes, excluded: bytes, attempt: int) -> bytes | None:
         """The key at position ``attempt`` of the order, or None if the order is shorter."""
         return next(islice(self.order(seed, excluded), attempt, None), None)
+
+    def draw_staked(self, domain: str, seed: bytes, excluded: Collection[bytes]) -> Iterator[bytes]:
+        """The public keys with a stake in the order that ``seed`` draws in a domain, without those ``excluded``."""
+        return _draw_all(self._staked, domain, seed, excluded)
 
 
 class _Urn:
@@ -143,9 +168,9 @@ class _Draw:
 
     __slots__ = ("_taken", "_urn", "remaining")
 
-    def __init__(self, urn: _Urn, excluded: bytes) -> None:
+    def __init__(self, urn: _Urn, excluded: Collection[bytes]) -> None:
         self._urn = urn
-        self._taken = [urn.positions[excluded]] if excluded in urn.positions else []
+        self._taken = sorted({urn.positions[key] for key in excluded if key in urn.positions})
         self.remaining = (urn.bounds[-1] if urn.bounds else 0) - sum(urn.entries[p][1] for p in self._taken)
 
     def take(self, seed: bytes) -> bytes:
@@ -159,6 +184,15 @@ class _Draw:
         insort(self._taken, position)
         self.remaining -= tickets
         return key
+
+
+def _draw_all(urn: _Urn, domain: str, seed: bytes, excluded: Collection[bytes]) -> Iterator[bytes]:
+    """All keys of an urn but those ``excluded``, in drawn order."""
+    draw = _Draw(urn, excluded)
+    for number in count():
+        if not draw.remaining:
+            return
+        yield draw.take(crypto.hash_bytes(domain, seed, number.to_bytes(4, "big")))
 
 
 _EMPTY_LOTTERY = Lottery(())

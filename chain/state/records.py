@@ -7,6 +7,7 @@ from typing import Annotated
 
 from chain.codec import Amount, Bounds, Hash, ModelName, Natural, PublicKey, Record
 from chain.state.beacon import NO_COMMITMENT
+from chain.types.duels import DeclaredJudge
 from chain.types.operations import MAX_CAPTURE_ITEMS, MAX_MODELS, Delivery
 from chain.types.validators import LATE_VOTE_BLOCKS, MAX_COMMITTEE
 
@@ -31,9 +32,9 @@ class Account(Record):
     """One key's credits (micro-credits) and what it serves. An account that never was equals ``Account()``.
 
     ``held`` is the amounts of its open holds, and their deposits. ``grant`` is the part of the bond that was given to a
-    newcomer and never leaves it. ``locked`` is the part that stands behind captures without a receipt: the sum of their
-    amounts, until they are settled. ``deposit`` is what the account left for its models, and for hold numbers that it
-    has not used.
+    newcomer and never leaves it. ``locked`` is the part that stands behind captures without a receipt, and behind its
+    answers in duels, until they are settled. ``deposit`` is what the account left for its models, and for hold numbers
+    that it has not used. ``judge`` says how it judges duels, if it does.
     """
 
     nonce: Natural = 0
@@ -45,6 +46,7 @@ class Account(Record):
     grant: Amount = 0
     locked: Amount = 0
     deposit: Amount = 0
+    judge: DeclaredJudge | None = None
 
     @property
     def total(self) -> int:
@@ -75,6 +77,7 @@ class Account(Record):
             self.grant,
             self.locked,
             self.deposit,
+            self.judge,
         )
 
 
@@ -215,7 +218,11 @@ class Registrations(Record):
 
 @dataclass(frozen=True, slots=True)
 class Totals(Record):
-    """The treasury, and the supply that all credit adds up to."""
+    """The treasury, and the supply that all credit adds up to.
+
+    ``reserved`` is the part of the treasury that is promised to the challengers and judges of open duels.
+    """
 
     treasury: Amount
     supply: Amount
+    reserved: Amount = 0

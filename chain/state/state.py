@@ -16,6 +16,7 @@ from chain.exceptions import StoreError
 from chain.merkle.mountain_range import MountainRange
 from chain.merkle.sparse_tree import Leaf, SparseMerkleTree, TreeProof
 from chain.state.beacon import NO_COMMITMENT, Beacon
+from chain.state.duel_records import DeadlineQueue, Duel, DuelDeadline, PaidCaptures
 from chain.state.keys import (
     ACCOUNT_PREFIX,
     BEACON_KEY,
@@ -30,8 +31,13 @@ from chain.state.keys import (
     VALIDATOR_PREFIX,
     account_key,
     committee_key,
+    deadline_queue_key,
     due_captures_key,
+    duel_deadline_key,
+    duel_key,
     hold_key,
+    paid_captures_key,
+    pending_draws_key,
     replay_window_key,
     table_key,
     validator_key,
@@ -81,6 +87,26 @@ class StateReader:
     def due_captures(self, number: int) -> DueCaptures | None:
         """What one capture left unsettled, by its number in the settlement queue."""
         return self._get(due_captures_key(number), DueCaptures)
+
+    def paid_captures(self, height: int) -> PaidCaptures | None:
+        """The captures that the block of ``height`` paid, until the block that draws when they are decided."""
+        return self._get(paid_captures_key(height), PaidCaptures)
+
+    def pending_draws(self, height: int, delay: int) -> PaidCaptures | None:
+        """The captures on which the block of ``height`` decides, ``delay`` blocks after it was drawn to."""
+        return self._get(pending_draws_key(height, delay), PaidCaptures)
+
+    def duel(self, hold_id: bytes) -> Duel | None:
+        """The open duel about the request of a hold; None before it is drawn and once it is settled."""
+        return self._get(duel_key(hold_id), Duel)
+
+    def duel_deadline(self, stage: int, number: int) -> DuelDeadline | None:
+        """A deadline of a stage, by its number in the queue."""
+        return self._get(duel_deadline_key(stage, number), DuelDeadline)
+
+    def deadline_queue(self, stage: int) -> DeadlineQueue:
+        """The deadlines of a stage that wait."""
+        return self._get(deadline_queue_key(stage), DeadlineQueue) or DeadlineQueue()
 
     def serving_table(self, first_round: int) -> ServingTable | None:
         """Who serves what with which stake in the period that begins with a round."""
@@ -219,7 +245,7 @@ class State(StateReader):
                 yield leaf.key[1:], leaf.record
 
     def servers(self) -> Iterator[ServingEntry]:
-        """Every account that serves some model, with its bond, in no order."""
+        """Every account that serves some model, or judges, with its bond, in no order."""
         return self._serving.values()
 
     def validator_records(self) -> Iterator[tuple[bytes, ValidatorRecord]]:
@@ -270,9 +296,14 @@ class StateOverlay(StateReader):
         self.put(account_key(public_key), account if account.available or account != _EMPTY_ACCOUNT else None)
 
     def fill_treasury(self, amount: int) -> None:
-        """Put credit that was taken elsewhere into the treasury."""
+        """Put credit that was taken elsewhere into the treasury, or (a negative amount) take some out."""
         totals = self.totals
-        self.put(TOTALS_KEY, Totals(totals.treasury + amount, totals.supply))
+        self.put(TOTALS_KEY, Totals(totals.treasury + amount, totals.supply, totals.reserved))
+
+    def reserve(self, amount: int) -> None:
+        """Promise a part of the treasury, or (a negative amount) give back such a promise."""
+        totals = self.totals
+        self.put(TOTALS_KEY, Totals(totals.treasury, totals.supply, totals.reserved + amount))
 
     def merge(self, other: StateOverlay) -> None:
         """Take over the changes of an overlay whose parent is this one."""
@@ -280,9 +311,9 @@ class StateOverlay(StateReader):
 
 
 def make_serving_entry(public_key: bytes, account: Record | None) -> ServingEntry | None:
-    """What a serving table may say of an account; None if it serves nothing."""
-    if isinstance(account, Account) and account.models:
-        return ServingEntry(public_key, account.bonded, account.models)
+    """What a serving table may say of an account; None if it neither serves nor judges."""
+    if isinstance(account, Account) and (account.models or account.judge):
+        return ServingEntry(public_key, account.bonded, account.models, account.judge)
     return None
 
 

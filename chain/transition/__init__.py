@@ -4,10 +4,11 @@
    a change of who serves comes into force.
 2. ``operations`` with ``context`` and ``fees``: the form of an operation, its fee, and the dispatch to its rule.
 3. ``payments`` with ``deposits``, ``staking``, ``registration``, ``validators``, ``slashing``: the rules by subject.
-4. ``participation``, ``jailing`` and ``epoch_processing``: which votes count, who is jailed for too few, and what the
+4. ``duels``: a share of the answers is given a second time, and judged.
+5. ``participation``, ``jailing`` and ``epoch_processing``: which votes count, who is jailed for too few, and what the
    end of an epoch does.
-5. ``justification``: what a block shows about the views before it.
-6. ``restart`` and ``restart_file``: going on without a quorum.
+6. ``justification``: what a block shows about the views before it.
+7. ``restart`` and ``restart_file``: going on without a quorum.
 
 ``light``, ``store``, ``audit``, ``consensus`` and ``serving`` call them, so that a node, a light client and an auditor
 apply the same rules.

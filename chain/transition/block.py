@@ -18,6 +18,10 @@ from chain.state.beacon import NO_COMMITMENT, compute_commitment
 from chain.state.keys import BEACON_KEY, HISTORY_KEY, validator_key
 from chain.state.state import State, StateOverlay, StateReader
 from chain.transition.context import BlockContext
+from chain.transition.duels.draw import draw_duels
+from chain.transition.duels.events import DuelEvent
+from chain.transition.duels.opening import open_duel
+from chain.transition.duels.settlement import close_stages
 from chain.transition.epoch_processing import process_epoch
 from chain.transition.epochs import Epoch, get_last_height, get_next_epoch
 from chain.transition.justification import get_justification_checks
@@ -41,12 +45,13 @@ class Transition:
     """What a block leads to.
 
     ``state`` is the state after it and ``changes`` the entries in which it differs from the one before; ``failures``
-    has, per operation, why it failed (its fee is paid) or None.
+    has, per operation, why it failed (its fee is paid) or None; ``duel_events`` what it did about duels, in order.
     """
 
     state: State
     changes: Mapping[bytes, Record | None]
     failures: tuple[str | None, ...]
+    duel_events: tuple[DuelEvent, ...] = ()
 
 
 IsVerified = Callable[[SignedOperation], bool]
@@ -225,20 +230,20 @@ def execute(genesis: Genesis, epoch: Epoch, parent: Header, state: State, header
     Raises:
         InvalidBlock: an operation cannot be included, or a late vote does not count.
     """
-    overlay, context = _begin(genesis, epoch, parent, state, header, body)
+    overlay, context, opened = _begin(genesis, epoch, parent, state, header, body)
     failures = []
     for index, operation in enumerate(body.operations):
         try:
             failures.append(process_operation(overlay, context, operation))
         except InvalidOperation as error:
             raise InvalidBlock("operations", f"number {index} cannot be included: {error}") from error
-    return _finish(genesis, epoch, state, overlay, header, failures)
+    return _finish(genesis, epoch, state, overlay, header, failures, opened)
 
 
 def _begin(
     genesis: Genesis, epoch: Epoch, parent: Header, state: State, header: Header, body: Body
-) -> tuple[StateOverlay, BlockContext]:
-    """Everything that a block does before its operations."""
+) -> tuple[StateOverlay, BlockContext, list[DuelEvent]]:
+    """Everything that a block does before its operations, and the duels that it opened."""
     overlay = StateOverlay(state)
     overlay.put(HISTORY_KEY, state.history.append(parent.id))
     overlay.put(BEACON_KEY, state.beacon.absorb(header.beacon_reveal))
@@ -250,7 +255,18 @@ def _begin(
         overlay.put(validator_key(header.proposer), replace(validator, commitment=header.beacon_reveal))
     process_votes(overlay, epoch, parent, body)
     charge_missed_leads(overlay, genesis.parameters, epoch, body)
-    return overlay, BlockContext(genesis, epoch.number, header.height, header.chain_time)
+    opened = _open_duels(overlay, genesis, header)
+    return overlay, BlockContext(genesis, epoch.number, header.height, header.chain_time), opened
+
+
+def _open_duels(overlay: StateOverlay, genesis: Genesis, header: Header) -> list[DuelEvent]:
+    """Open the duels that this block draws: before its operations, so that its proposer can change no draw by them."""
+    duels = genesis.parameters.duels
+    if not duels.rate:
+        return []
+    drawn = draw_duels(overlay, duels.rate, header.height)
+    opened = [open_duel(overlay, duels, capture, header.chain_time) for capture in drawn]
+    return [event for event in opened if event is not None]
 
 
 def _finish(
@@ -260,10 +276,12 @@ def _finish(
     overlay: StateOverlay,
     header: Header,
     failures: list[str | None],
+    opened: list[DuelEvent],
 ) -> Transition:
     """What a block does after its operations, and what the last block of a round or an epoch does besides."""
     # After the operations: however far chain time has come, a dispute in the block after the capture is in time.
-    settle_due_captures(overlay, genesis.parameters, header.chain_time)
+    settle_due_captures(overlay, genesis.parameters, header.height, header.chain_time)
+    ended = close_stages(overlay, genesis.parameters.duels, header.chain_time) if genesis.parameters.duels.rate else []
     note_serving_changes(overlay, state, genesis, header.height)
     after = state.update(overlay.changes)
     if header.height % genesis.parameters.round_heights == 0:
@@ -273,7 +291,7 @@ def _finish(
             process_epoch(end, after, genesis, epoch, header.chain_time)
         overlay.merge(end)
         after = after.update(end.changes)
-    return Transition(after, overlay.changes, tuple(failures))
+    return Transition(after, overlay.changes, tuple(failures), (*opened, *ended))
 
 
 def build_block(
@@ -324,7 +342,7 @@ def build_block(
     body = Body((), parent_certificate, tuple(nullifications), tuple(late_votes))
     room_bytes = MAX_BLOCK_BYTES - HEADER_RESERVE_BYTES - len(body.encode())
     check_reveal(state, header)
-    overlay, context = _begin(genesis, epoch, parent, state, header, body)
+    overlay, context, opened = _begin(genesis, epoch, parent, state, header, body)
     included: list[SignedOperation] = []
     failures: list[str | None] = []
     rejected: list[tuple[SignedOperation, str]] = []
@@ -339,7 +357,7 @@ def build_block(
             continue
         included.append(operation)
         room_bytes -= len(operation.encoded)
-    result = _finish(genesis, epoch, state, overlay, header, failures)
+    result = _finish(genesis, epoch, state, overlay, header, failures, opened)
     after = result.state
     body = replace(body, operations=tuple(included))
     header = replace(header, body_root=body.root, state_root=after.root, history_root=after.history.root)

@@ -1,9 +1,9 @@
 """Deposits: credit that an account leaves with the ledger for room in the state, and for hold numbers left out.
 
-What an operation adds to the state, and another removes, takes room in the memory of every node meanwhile. Each byte
-of it costs ``deposit_per_byte``, which comes back when the room is freed: for the models that an account serves, and
-for an open hold, whose deposit is held with its amount. An amount that unbonds is bound itself, so it must be no less
-than its deposit would be. What stays for good costs a fee (:mod:`chain.transition.fees`).
+What an operation adds to the state, and another removes, takes room in the memory of every node meanwhile. Each byte of
+it costs ``deposit_per_byte``, which comes back when the room is freed: for the models that an account serves or judges
+with, and for an open hold, whose deposit is held with its amount. An amount that unbonds is bound itself, so it must be
+no less than its deposit would be. What stays for good costs a fee (:mod:`chain.transition.fees`).
 
 A payer that could leave out numbers for nothing would choose among the draws of the executor lottery. So it leaves a
 deposit for each number below its highest that no hold was made under, as long as one still may be. A hold under the
@@ -20,14 +20,15 @@ from chain.parameters import Parameters
 from chain.state.records import ReplayWindow
 from chain.state.state import StateOverlay, StateReader
 from chain.transition.fees import take
+from chain.types.duels import DeclaredJudge
 
 DEPOSIT_DOUBLING = 64
 """Unused numbers at which each costs twice as much: the more of them, the less likely they are an accident."""
 
 
 MODEL_BYTES = 448
-"""Room that a model of an account counts for, beside its name: with the first one the account is in the index of those
-who serve."""
+"""Room that a model of an account counts for, beside its name, and so does how it judges: with the first of these the
+account is in the index of those who serve."""
 CHARACTER_BYTES = 2
 """Room that a character of a name counts for: it stands in a record and in the encoding of that."""
 UNBONDING_BYTES = 192
@@ -36,9 +37,10 @@ HOLD_BYTES = 2_300
 """Room that an open hold counts for, with a delivery that is not settled and its place in the settlement queue."""
 
 
-def compute_models_deposit(parameters: Parameters, models: Sequence[str]) -> int:
-    """Micro-credits that an account leaves while it serves ``models``."""
-    return parameters.deposit_per_byte * sum(MODEL_BYTES + CHARACTER_BYTES * len(model) for model in models)
+def compute_models_deposit(parameters: Parameters, models: Sequence[str], judge: DeclaredJudge | None = None) -> int:
+    """Micro-credits that an account leaves while it serves ``models`` and judges."""
+    names = models if judge is None else (*models, judge.model)
+    return parameters.deposit_per_byte * sum(MODEL_BYTES + CHARACTER_BYTES * len(name) for name in names)
 
 
 def compute_hold_deposit(parameters: Parameters) -> int:
@@ -51,24 +53,37 @@ def compute_least_unbonding(parameters: Parameters) -> int:
     return parameters.deposit_per_byte * UNBONDING_BYTES
 
 
-def compute_models_due(state: StateReader, parameters: Parameters, public_key: bytes, models: Sequence[str]) -> int:
-    """Micro-credits by which the deposit of an account grows if it serves ``models`` (less than 0: that come back).
+def compute_models_due(
+    state: StateReader,
+    parameters: Parameters,
+    public_key: bytes,
+    models: Sequence[str],
+    judge: DeclaredJudge | None = None,
+) -> int:
+    """Micro-credits by which the deposit of an account grows if it serves ``models`` and judges (less than 0: that come
+    back).
 
     Models that it has from the genesis or from its registration had no deposit until now.
     """
     numbers = compute_deposit(parameters, state.replay_window(public_key).unused)
-    return numbers + compute_models_deposit(parameters, models) - state.account(public_key).deposit
+    return numbers + compute_models_deposit(parameters, models, judge) - state.account(public_key).deposit
 
 
-def update_models(overlay: StateOverlay, parameters: Parameters, public_key: bytes, models: tuple[str, ...]) -> None:
-    """Replace the models that an account serves, and have its deposit follow them.
+def update_models(
+    overlay: StateOverlay,
+    parameters: Parameters,
+    public_key: bytes,
+    models: tuple[str, ...],
+    judge: DeclaredJudge | None,
+) -> None:
+    """Replace the models that an account serves, and how it judges, and have its deposit follow.
 
     Raises:
         CannotPay: it has less available than the deposit grows by.
     """
-    due = compute_models_due(overlay, parameters, public_key, models)
+    due = compute_models_due(overlay, parameters, public_key, models, judge)
     account = take(overlay, public_key, due, "the deposit for models grows by")
-    overlay.put_account(public_key, replace(account, models=models, deposit=account.deposit + due))
+    overlay.put_account(public_key, replace(account, models=models, judge=judge, deposit=account.deposit + due))
 
 
 def compute_deposit(parameters: Parameters, unused: int) -> int:

@@ -14,12 +14,16 @@ from chain.genesis import Genesis
 from chain.state.records import Account
 from chain.state.state import StateOverlay
 from chain.transition.context import BlockContext
+from chain.types.duels import DuelOperation
 from chain.types.operations import Hold, Register, SignedOperation
 
 
 def compute_fee(genesis: Genesis, signed: SignedOperation) -> int:
-    """Fee of an operation in micro-credits: by its bytes. For a hold it grows with the attempt: skipping costs."""
-    if isinstance(signed.operation, Register):
+    """Fee of an operation in micro-credits: by its bytes. For a hold it grows with the attempt: skipping costs.
+
+    Newcomers have nothing to pay from, and what a duel asks of those it draws is bounded without a price.
+    """
+    if isinstance(signed.operation, Register | DuelOperation):
         return 0
     fee = genesis.parameters.fee_per_byte * len(signed.encoded)
     return fee * (1 + signed.operation.attempt) if isinstance(signed.operation, Hold) else fee

@@ -1,10 +1,10 @@
 """Transfers, and payment for requests: hold, capture, release, dispute.
 
 A hold sets credit aside for one request to one executor, drawn by the lottery. A capture with the payer's receipt pays
-at once; one without waits in the settlement queue for the grace time, in which the payer may dispute it. Until then as
-much of the payee's bond is locked, and a dispute takes the amount from both: a lie costs the liar what it costs the
-other. A block settles a bounded number of captures, and the rest stays in the queue. Once its deadline has passed, a
-hold that was not captured is released to its payer.
+at once, less the levy for duels; one without waits in the settlement queue for the grace time, in which the payer may
+dispute it. Until then as much of the payee's bond is locked, and a dispute takes the amount from both: a lie costs the
+liar what it costs the other. A block settles a bounded number of captures, and the rest stays in the queue. Once its
+deadline has passed, a hold that was not captured is released to its payer.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from chain.state.records import DueCaptures, OpenHold, SettlementQueue
 from chain.state.state import StateOverlay, StateReader
 from chain.transition.context import BlockContext
 from chain.transition.deposits import compute_hold_deposit, update_deposit
+from chain.transition.duels.draw import is_exempt, note_paid_capture
+from chain.transition.duels.money import charge_levy
 from chain.transition.fees import charge_entry_fee, charge_fee, take
 from chain.types.operations import (
     Capture,
@@ -32,10 +34,11 @@ from chain.types.operations import (
 )
 
 
-def settle_due_captures(overlay: StateOverlay, parameters: Parameters, now: int) -> None:
-    """Pay the unsettled captures whose grace time has ended at chain time ``now``, in order, as many as a block may.
+def settle_due_captures(overlay: StateOverlay, parameters: Parameters, height: int, now: int) -> None:
+    """Pay the unsettled captures whose grace time has ended, in order, as many as a block may.
 
-    Those disputed in the meantime count too: each takes time to look at.
+    The block is that of ``height``, at chain time ``now``. Those disputed in the meantime count too: each takes time to
+    look at.
     """
     queue, settled = overlay.settlement_queue, 0
     number = queue.first
@@ -48,7 +51,7 @@ def settle_due_captures(overlay: StateOverlay, parameters: Parameters, now: int)
             hold = overlay.hold(hold_id)
             if hold is not None and hold.unsettled_delivery is not None:  # else disputed in the meantime
                 _unlock(overlay, hold.payee, hold.unsettled_delivery.amount)
-                _resolve(overlay, parameters, hold_id, hold, hold.payee, hold.unsettled_delivery.amount)
+                _pay(overlay, parameters, height, hold, hold.unsettled_delivery)
         overlay.put(due_captures_key(number), None)
         number, settled = number + 1, settled + len(due_captures.holds)
     if number > queue.first:
@@ -120,8 +123,11 @@ def process_capture(overlay: StateOverlay, context: BlockContext, operation: Cap
     unsettled = []
     for item, hold in zip(operation.items, holds, strict=True):
         delivery = item.delivery
-        if item.receipt is not None or not delivery.amount:
-            _resolve(overlay, context.genesis.parameters, delivery.hold, hold, signer, delivery.amount)
+        if not delivery.amount:
+            _resolve(overlay, context.genesis.parameters, delivery.hold, hold, None, 0)
+        elif item.receipt is not None:
+            parameters, height = context.genesis.parameters, context.height
+            _pay(overlay, parameters, height, hold, delivery, is_exempt=is_exempt(delivery))
         else:
             _lock(overlay, signer, delivery.amount)
             overlay.put(hold_key(delivery.hold), replace(hold, unsettled_delivery=delivery))
@@ -269,6 +275,22 @@ def _unlock(overlay: StateOverlay, payee: bytes, amount: int) -> None:
     """A capture without a receipt is settled, or worth ``amount`` less."""
     account = overlay.account(payee)
     overlay.put_account(payee, replace(account, locked=account.locked - amount))
+
+
+def _pay(
+    overlay: StateOverlay,
+    parameters: Parameters,
+    height: int,
+    hold: OpenHold,
+    delivery: Delivery,
+    is_exempt: bool = False,
+) -> None:
+    """Pay a delivery to the payee of its hold, less the levy. It may become a duel, unless it ``is_exempt``."""
+    _resolve(overlay, parameters, delivery.hold, hold, hold.payee, delivery.amount)
+    if parameters.duels.rate:
+        charge_levy(overlay, parameters.duels, hold.payee, delivery.amount)
+        if not is_exempt:
+            note_paid_capture(overlay, height, hold, delivery)
 
 
 def _resolve(

@@ -42,8 +42,8 @@ def process_unbond(overlay: StateOverlay, context: BlockContext, operation: Unbo
 
 
 def process_serve(overlay: StateOverlay, context: BlockContext, operation: Serve, signer: bytes) -> None:
-    """Replace the models that an account serves."""
-    update_models(overlay, context.genesis.parameters, signer, operation.models)
+    """Replace the models that an account serves, and how it judges."""
+    update_models(overlay, context.genesis.parameters, signer, operation.models, operation.judge)
 
 
 def process_withdraw(overlay: StateOverlay, context: BlockContext, operation: Withdraw, signer: bytes) -> None:

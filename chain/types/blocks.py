@@ -18,7 +18,7 @@ from chain.types.operations import SignedOperation
 from chain.types.validators import LATE_VOTE_BLOCKS, MAX_COMMITTEE
 from chain.types.votes import Certificate, Vote
 
-VERSION = 3
+VERSION = 4
 """Version of the header."""
 MAX_BLOCK_BYTES = 512 * 1024
 """Largest encoded block in bytes."""

@@ -16,6 +16,7 @@ from typing import Annotated
 
 from chain import crypto
 from chain.codec import Amount, Bounds, Hash, ModelName, Natural, PublicKey, Record, Signature
+from chain.types.duels import DeclaredJudge, DuelOperation
 from chain.types.votes import Vote
 
 MAX_OPERATION_BYTES = 4 * 1024
@@ -73,11 +74,15 @@ class Withdraw(Record):
 
 @dataclass(frozen=True, slots=True)
 class Serve(Record):
-    """Declare the models that the signer's bond stands behind, sorted; none leaves the executor lottery at once."""
+    """Declare the models that the signer's bond stands behind, sorted; none leaves the executor lottery at once.
+
+    Declare also how the signer judges duels, if it does.
+    """
 
     TAG = 5
     nonce: Natural
     models: Annotated[tuple[ModelName, ...], Bounds(0, MAX_MODELS)]
+    judge: DeclaredJudge | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +227,7 @@ class Register(Record):
 
 
 NoncedOperation = Transfer | Bond | Unbond | Withdraw | Serve | Enroll | Retire | Unjail | Recommit
-OneTimeOperation = Hold | Capture | Release | Dispute | Evidence | Register
+OneTimeOperation = Hold | Capture | Release | Dispute | Evidence | Register | DuelOperation
 Operation = NoncedOperation | OneTimeOperation
 
 
@@ -265,10 +270,19 @@ def compute_hold_id(payer: bytes, hold: Hold) -> bytes:
 
 
 def compute_digest(salt: bytes, body: bytes) -> bytes:
-    """Salted digest of a request or response body; the random 16-byte salt keeps a guessable text from lookup."""
-    return crypto.hash_bytes("body", salt, body)
+    """Salted digest of a request or response body; the random 16-byte salt keeps a guessable text from lookup.
+
+    The text is hashed by itself first: so who knows two bodies can show that they are the same, or that a digest with
+    another salt is of the same text, without the text.
+    """
+    return finish_digest(salt, crypto.start_hash("text", body))
 
 
-def start_digest(salt: bytes) -> hashlib.blake2b:
+def start_digest() -> hashlib.blake2b:
     """The digest of :func:`compute_digest` before any byte of the body, for a body that comes in pieces."""
-    return crypto.start_hash("body", salt)
+    return crypto.start_hash("text")
+
+
+def finish_digest(salt: bytes, text: hashlib.blake2b) -> bytes:
+    """The digest once all of the body went into what :func:`start_digest` began."""
+    return crypto.hash_bytes("body", salt, text.digest())

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from chain.parameters import Parameters
-from chain.state.keys import hold_key
+from chain.state.keys import duel_key, hold_key
 from chain.state.records import Account
 from chain.transition.deposits import compute_hold_deposit
+from chain.types.duels import DuelOperation
 from chain.types.operations import (
     Capture,
     Dispute,
@@ -90,6 +91,8 @@ def get_conflict_keys(operation: Operation) -> list[ConflictKey]:
         return [("hold", operation.seq, operation.attempt)]
     if isinstance(operation, Capture):
         return [("capture", item.delivery.hold) for item in operation.items]
+    if isinstance(operation, DuelOperation):
+        return [(type(operation), operation.hold)]
     return []
 
 
@@ -97,6 +100,8 @@ def get_dependencies(operation: Operation) -> list[bytes]:
     """The entries of the state, beside the accounts, without which an operation cannot be included."""
     if isinstance(operation, Capture):
         return [hold_key(item.delivery.hold) for item in operation.items]
+    if isinstance(operation, DuelOperation):
+        return [duel_key(operation.hold)]
     return [hold_key(operation.hold)] if isinstance(operation, Release | Dispute) else []
 
 

@@ -32,9 +32,11 @@ from chain.genesis import Genesis
 from chain.state.keys import ACCOUNT_PREFIX
 from chain.state.state import State, StateOverlay
 from chain.transition.context import BlockContext
+from chain.transition.duels.duties import check_duty
 from chain.transition.fees import compute_fee
 from chain.transition.operations import check_form, process_operation
 from chain.types.blocks import Block, Header
+from chain.types.duels import DuelOperation
 from chain.types.operations import MAX_OPERATION_BYTES, Capture, Dispute, Hold, NoncedOperation, SignedOperation
 from consensus.mempool.entries import (
     AccountQueue,
@@ -213,6 +215,8 @@ class Mempool:
             window = self._state.replay_window(signed.signer)
             if operation.seq < window.top and not window.is_usable(operation.seq, operation.attempt):
                 raise InvalidOperation(f"hold {operation.seq}/{operation.attempt} is used or too old")
+        if isinstance(operation, DuelOperation):  # which costs no fee, and would fill the pool for nothing
+            check_duty(self._state, operation, signed.signer)
         for conflict in get_conflict_keys(operation):
             rival = pending.conflicts.get(conflict)
             if rival is not None and self._entries[rival].ready:

@@ -10,6 +10,7 @@ import trio
 from chain.crypto import KeyPair
 from chain.exceptions import InvalidOperation
 from chain.transition.deposits import compute_models_due
+from chain.types.duels import DeclaredJudge
 from chain.types.operations import MAX_MODELS, Bond, Serve
 from consensus.engine import Engine
 from p2p.peers.announcement import is_model_name
@@ -56,7 +57,7 @@ class StakeKeeper:
                     await self._submit_bond(missing)
                 # A backend that is down for a while changes nothing on the ledger.
                 if models and models != account.models and account.bonded + max(0, missing):
-                    await self._submit_models(models)
+                    await self._submit_models(models, account.judge)
             except InvalidOperation as error:
                 log.warning("stake not kept", reason=str(error))
 
@@ -64,16 +65,16 @@ class StakeKeeper:
         signed = await self._wallet.submit(lambda nonce: Bond(nonce, amount))
         await self._wait(signed.id)
 
-    async def _submit_models(self, models: tuple[str, ...]) -> None:
+    async def _submit_models(self, models: tuple[str, ...], judge: DeclaredJudge | None) -> None:
         state, parameters = self._engine.state, self._engine.genesis.parameters
-        due = compute_models_due(state, parameters, self._key.public_key, models)
+        due = compute_models_due(state, parameters, self._key.public_key, models, judge)
         available = state.account(self._key.public_key).available
         if due > available:  # it would fail, and cost its fee each time
             log.warning(
                 "models not declared", reason=f"their deposit is {due} micro-credits, {available} are available"
             )
             return
-        signed = await self._wallet.submit(lambda nonce: Serve(nonce, models))
+        signed = await self._wallet.submit(lambda nonce: Serve(nonce, models, judge))
         await self._wait(signed.id)
 
     async def _wait(self, operation_id: bytes) -> None:

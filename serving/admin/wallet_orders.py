@@ -104,12 +104,18 @@ def _make_enroll(node: NodeView, order: Order, nonce: int) -> Enroll:
     return Enroll(nonce, hash_chain.commitment, number)
 
 
+def _make_serve(node: NodeView, order: ServeOrder, nonce: int) -> Serve:
+    """Other models; how the account judges stays as it is."""
+    judge = node.engine.state.account(node.key.public_key).judge
+    return Serve(nonce, tuple(sorted(set(order.models))), judge)
+
+
 WALLET_ORDERS: Mapping[str, WalletOrder] = {
     "transfer": WalletOrder(TransferOrder, _make_transfer),
     "bond": WalletOrder(AmountOrder, lambda node, order, nonce: Bond(nonce, order.amount)),
     "unbond": WalletOrder(AmountOrder, lambda node, order, nonce: Unbond(nonce, order.amount)),
     "withdraw": WalletOrder(Order, lambda node, order, nonce: Withdraw(nonce)),
-    "serve": WalletOrder(ServeOrder, lambda node, order, nonce: Serve(nonce, tuple(sorted(set(order.models))))),
+    "serve": WalletOrder(ServeOrder, _make_serve),
     "enroll": WalletOrder(Order, _make_enroll),
     "retire": WalletOrder(Order, lambda node, order, nonce: Retire(nonce)),
     "unjail": WalletOrder(Order, lambda node, order, nonce: Unjail(nonce)),

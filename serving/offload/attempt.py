@@ -17,7 +17,7 @@ import trio
 
 from chain.crypto import format_address
 from chain.exceptions import CodecError, InvalidOperation
-from chain.types.operations import Hold, Usage, compute_digest, compute_hold_id, start_digest
+from chain.types.operations import Hold, Usage, compute_digest, compute_hold_id, finish_digest, start_digest
 from p2p.network import NetworkError
 from p2p.streams.exchanges import Exchange
 from serving.backends.backend import BackendError, ErrorEventSent
@@ -125,7 +125,9 @@ class OffloadAttempt:
         self._decoding = decoding
         self._stack = stack
         self._payer = context.payments.payer
-        self._digest = start_digest(b"")
+        self._salt = b""
+        """Of the answer's digest."""
+        self._digest = start_digest()
         self._received = 0
         """Bytes of the body received."""
         self._resumptions = 0
@@ -155,7 +157,7 @@ class OffloadAttempt:
             has_tools=request.has_tools,
             withhold_usage=not request.wants_usage,
         )
-        self._digest = start_digest(head.salt)
+        self._salt = head.salt
         if request.stream and head.status == 200:
             first = await self._receive_first_content(chunks)
             self.first_chunk_s = trio.current_time() - now
@@ -392,7 +394,7 @@ class OffloadAttempt:
             return "for another hold"
         if delivery.amount > owed:
             return f"asks {delivery.amount} micro-credits for what is worth {owed}"
-        if delivery.amount and delivery.response_digest != self._digest.digest():
+        if delivery.amount and delivery.response_digest != finish_digest(self._salt, self._digest):
             return "the digest is not that of the answer"
         received = Usage(len(self.terms.request.body), self.inspector.completion_bytes)
         if delivery.amount and delivery.usage != received:

@@ -15,6 +15,13 @@ import pytest
 from nacl.signing import SigningKey
 
 from chain.codec import MAX_RECORD_BYTES
+from chain.duel_economics import (
+    BRIBE_MARGIN,
+    JUDGEMENT_COST,
+    MAX_DRAW_HEIGHTS,
+    MIN_BLOCK_SPACING_MS,
+    PAID_VERDICTS,
+)
 from chain.genesis import GENESIS_VERSION, MAX_NEWCOMERS, MAX_SERVERS
 from chain.light.proofs import MAX_PROOF_BYTES
 from chain.merkle.snapshot import (
@@ -25,11 +32,14 @@ from chain.merkle.snapshot import (
     MAX_VALUE_BYTES,
 )
 from chain.state.records import MAX_UNBONDINGS, REPLAY_WINDOW_SIZE
+from chain.transition.duels.draw import DRAW_DELAYS, MIN_DRAW_DELAY
+from chain.transition.duels.settlement import TIE_QUOTIENT
 from chain.transition.jailing import MIN_COUNTED_BLOCKS, MIN_PARTICIPATION_QUOTIENT, MIN_WEIGHTED_VALIDATORS
 from chain.transition.registration import ARGON2_MEMORY_BYTES, ARGON2_PASSES
 from chain.transition.restart import VIEW_JUMP
 from chain.transition.validators import COMMITTEE_GROWTH_QUOTIENT
 from chain.types.blocks import MAX_BLOCK_BYTES, MAX_NULLIFICATIONS, VERSION
+from chain.types.duels import MAX_CHALLENGERS
 from chain.types.operations import MAX_CAPTURE_BYTES, MAX_OPERATION_BYTES
 from chain.types.validators import LATE_VOTE_BLOCKS
 from consensus.network import committee_streams as links
@@ -77,7 +87,7 @@ from tests.chain.specification.notation import (
     read_tables,
     u64,
 )
-from tests.chain.specification.operations import EFFECTS, compute_work
+from tests.chain.specification.operations import EFFECTS, REFUSED, compute_work, include
 from tests.chain.specification.payments import NO_WINDOW, get_hold_id, is_unused, mark
 from tests.chain.specification.validators import is_certificate, is_quorum, is_slashable
 from tests.vectors.encodings import describe_record, list_public_records, name_record
@@ -153,6 +163,14 @@ def test_the_numbers_of_the_document_are_those_of_the_code() -> None:
         f"the {MAX_NEWCOMERS} with the smallest `H(newcomer; beacon, key)`",
         f"m = {ARGON2_MEMORY_BYTES // 1024} KiB), {ARGON2_PASSES} pass,",
         f"Its view is 2^{VIEW_JUMP.bit_length() - 1} +",
+        f"if there is an entry `k` ‖ u64(h − {MIN_DRAW_DELAY}), it is removed",
+        f"mod {DRAW_DELAYS}. - seed = ",
+        f"Then for delay = 0, 1, … {DRAW_DELAYS - 1}, the entry",
+        f"If that makes {['none', 'one', 'two', 'three'][MAX_CHALLENGERS]}, the duel is settled",
+        f"every judge with a revealed ballot gets (the share of judge) / {TIE_QUOTIENT}",
+        f"judge · {PAID_VERDICTS} ≥ {JUDGEMENT_COST * 1_000:,}: a verdict costs some {JUDGEMENT_COST}",
+        f"executor_lost + executor_won ≤ judge · (judges + 1) / 2 + {BRIBE_MARGIN}:",
+        f"{MIN_BLOCK_SPACING_MS} ≥ `capture_grace_ms` + {MAX_DRAW_HEIGHTS} · {MIN_BLOCK_SPACING_MS} +",
         f"Let *room* be W / {COMMITTEE_GROWTH_QUOTIENT} of",
         f"has ended if counted_blocks ≥ {MIN_COUNTED_BLOCKS} and",
         f"with {MIN_PARTICIPATION_QUOTIENT} · counted_votes < counted_blocks",
@@ -248,7 +266,7 @@ def test_hashes_and_signatures() -> None:
     for case in load("hashes")["operation_ids"]:
         assert h("operation", bytes.fromhex(case["signer"]), bytes.fromhex(case["operation"])).hex() == case["id"]
     for case in load("hashes")["digests"]:
-        assert h("body", bytes.fromhex(case["salt"]), bytes.fromhex(case["body"])).hex() == case["digest"]
+        assert h("body", bytes.fromhex(case["salt"]), h("text", bytes.fromhex(case["body"]))).hex() == case["digest"]
     content = load("signatures")
     key, chain_id = bytes.fromhex(content["public_key"]), bytes.fromhex(content["chain_id"])
     for case in content["cases"]:
@@ -324,7 +342,36 @@ def test_the_chain() -> None:
         assert is_certificate(ledger.chain_id, committee, finality)
         assert ledger.compute_supply() == ledger.entries[b"s"]["supply"]
         kinds |= set(case["operations"])
+    kinds |= {kind for case in load("duels")["blocks"] for kind in case["operations"]}
     assert kinds == set(list_members(OPERATIONS_SECTION).values())
+
+
+def test_duels() -> None:
+    """Draws, stages, verdicts and payments follow from the blocks, and what does not fit is refused."""
+    content = load("duels")
+    ledger = make_ledger(bytes.fromhex(content["genesis"]))
+    assert ledger.encode_entries() == unhex(content["genesis_state"])
+    for case in content["blocks"]:
+        assert apply_block(ledger, bytes.fromhex(case["encoded"])) == case["failed"]
+        assert ledger.header["state_root"].hex() == case["state_root"]
+        assert ledger.compute_supply() == ledger.entries[b"s"]["supply"]
+        open_duels = [record for key, record in ledger.entries.items() if key[:1] == b"u"]
+        assert ledger.entries[b"s"]["reserved"] == sum(duel["reserved"] for duel in open_duels)
+    assert not open_duels
+    verdicts = {event["verdict"] for events in content["events"].values() for event in events if "verdict" in event}
+    assert len(verdicts) == 9
+    refused = content["refused"]
+    ledger = make_ledger(bytes.fromhex(refused["genesis"]))
+    cases = iter(refused["cases"])
+    case = next(cases)
+    for height, raw in enumerate([None, *refused["blocks"]]):
+        if raw is not None:
+            apply_block(ledger, bytes.fromhex(raw))
+        while case is not None and case["height"] == height:
+            signed = decode("SignedOperation", bytes.fromhex(case["encoded"]))
+            assert include(ledger, signed) == REFUSED, case["what"]
+            case = next(cases, None)
+    assert case is None
 
 
 def test_forgeries() -> None:
@@ -539,9 +586,9 @@ def test_an_offer() -> None:
     messages = [decode("Envelope", bytes.fromhex(case["frame"]), 69_632)["message"] for case in frames]
     assert [show(message) for message in messages] == [strip(case["value"]) for case in frames]
     offer, payment, head, chunk, completed, receipt = (messages[index] for index in (0, 3, 5, 6, 7, 9))
-    assert offer["hold"]["request_digest"] == h("body", offer["salt"], bytes.fromhex(opening["body"]))
+    assert offer["hold"]["request_digest"] == h("body", offer["salt"], h("text", bytes.fromhex(opening["body"])))
     assert payment["hold"]["operation"] == offer["hold"]
-    assert completed["delivery"]["response_digest"] == h("body", head["salt"], chunk["data"])
+    assert completed["delivery"]["response_digest"] == h("body", head["salt"], h("text", chunk["data"]))
     delivery = encode(completed["delivery"])
     chain_id, payer = bytes.fromhex(opening["chain_id"]), payment["hold"]["signer"]
     assert completed["delivery"]["hold"] == get_hold_id(payer, offer["hold"])

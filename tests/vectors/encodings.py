@@ -111,7 +111,7 @@ def _list_refused() -> list[tuple[type[Record], str, bytes, int | None]]:
         return cls, why, bytes.fromhex(text), None
 
     certificate = [1, 0, 1, bytes(32), [], []]
-    account = [0, 0, 0, 0, [], [], 0, 0]
+    account = [0, 0, 0, 0, [], [], 0, 0, 0, None]
     transfer = [1, 0, bytes(32), 1, b""]
     assert bond == bytes.fromhex("93020507")
     return [
@@ -165,23 +165,23 @@ def _list_refused() -> list[tuple[type[Record], str, bytes, int | None]]:
             [[bytes(32), 0, bytes(32), [0, 0], "é" * 16 + "s"], None],
         ),
         wire(CaptureItem, "an empty finish reason", [[bytes(32), 0, bytes(32), [0, 0], ""], None]),
-        wire(Account, "17 models", [*account[:5], ["m"] * 17, 0, 0]),
-        wire(Account, "an empty model name", [*account[:5], [""], 0, 0]),
-        wire(Account, "a model name of 129 bytes", [*account[:5], ["m" * 129], 0, 0]),
-        wire(Account, "a model name with a line feed", [*account[:5], ["a\nb"], 0, 0]),
-        wire(Account, "a model name with U+007F", [*account[:5], ["a\x7f"], 0, 0]),
-        wire(Account, "a model name with é", [*account[:5], ["é"], 0, 0]),
-        wire(Account, "a model name with U+202E, which turns text around", [*account[:5], ["a\u202eb"], 0, 0]),
+        wire(Account, "17 models", [*account[:5], ["m"] * 17, *account[6:]]),
+        wire(Account, "an empty model name", [*account[:5], [""], *account[6:]]),
+        wire(Account, "a model name of 129 bytes", [*account[:5], ["m" * 129], *account[6:]]),
+        wire(Account, "a model name with a line feed", [*account[:5], ["a\nb"], *account[6:]]),
+        wire(Account, "a model name with U+007F", [*account[:5], ["a\x7f"], *account[6:]]),
+        wire(Account, "a model name with é", [*account[:5], ["é"], *account[6:]]),
+        wire(Account, "a model name with U+202E, which turns text around", [*account[:5], ["a\u202eb"], *account[6:]]),
         (
             Account,
             "text that is not UTF-8",
-            msgpack.packb([*account[:5], ["m"], 0, 0]).replace(b"\xa1m", b"\xa1\xff"),
+            msgpack.packb([*account[:5], ["m"], *account[6:]]).replace(b"\xa1m", b"\xa1\xff"),
             None,
         ),
         (
             Account,
             "text of 1 byte as str 8",
-            msgpack.packb([*account[:5], ["m"], 0, 0]).replace(b"\xa1m", b"\xd9\x01m"),
+            msgpack.packb([*account[:5], ["m"], *account[6:]]).replace(b"\xa1m", b"\xd9\x01m"),
             None,
         ),
         wire(Certificate, "kind 0", [0, *certificate[1:]]),

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.vectors import answers, basics, draws, encodings, ledger, wire
+from tests.vectors import answers, basics, draws, duels, encodings, ledger, wire
 from tests.vectors.plain import Json
 
 DIRECTORY = Path(__file__).parent
@@ -30,6 +30,7 @@ FILES: dict[str, Callable[[], Json]] = {
     "chain": ledger.make_chain,
     "forgeries": ledger.make_forgeries,
     "restart": ledger.make_restart,
+    "duels": duels.make_duels,
     "proofs": ledger.make_proofs,
     "certificates": ledger.make_certificates,
     "leaders": draws.make_leaders,

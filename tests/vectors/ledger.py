@@ -141,7 +141,7 @@ def make_chain() -> Json:
     """The chain of :func:`make_ledger_chain`, block by block."""
     chain = make_ledger_chain()
     blocks = [
-        _describe_block(
+        describe_block(
             chain.genesis, chain.states[height - 1], chain.states[height], block, chain.finality(block), failures
         )
         for height, (block, failures) in enumerate(zip(chain.blocks, chain.failures, strict=True), start=1)
@@ -155,12 +155,12 @@ def make_chain() -> Json:
         "section": "6, 7, 8, 9",
         "genesis": chain.genesis.encode().hex(),
         "seeds": {key.address: key.seed.hex() for key in (*chain.keys.values(), make_key("newcomer"))},
-        "genesis_state": _dump(chain.genesis.state),
+        "genesis_state": dump_state(chain.genesis.state),
         "blocks": blocks,
     }
 
 
-def _describe_block(
+def describe_block(
     genesis: Genesis,
     before: State,
     after: State,
@@ -168,7 +168,7 @@ def _describe_block(
     finality: Certificate,
     failures: Sequence[str | None],
 ) -> Json:
-    old, new = _dump(before), _dump(after)
+    old, new = dump_state(before), dump_state(after)
     changes = {key: new.get(key) for key in sorted({*old, *new}) if old.get(key) != new.get(key)}
     return {
         "height": block.height,
@@ -185,7 +185,7 @@ def _describe_block(
     }
 
 
-def _dump(state: State) -> dict[str, str]:
+def dump_state(state: State) -> dict[str, str]:
     return {leaf.key.hex(): leaf.encoded.hex() for leaf in state.entries()}
 
 
@@ -272,9 +272,9 @@ def make_restart() -> Json:
         "section": "11",
         "genesis": genesis.encode().hex(),
         "parent_header": parent.encode().hex(),
-        "state_before": _dump(state),
+        "state_before": dump_state(state),
         "file": file.encode().hex(),
-        "block": _describe_block(genesis, state, after, file.block, certificate, ()),
+        "block": describe_block(genesis, state, after, file.block, certificate, ()),
     }
 
 

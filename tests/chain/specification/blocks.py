@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.chain.specification.draws import compute_leader
+from tests.chain.specification.duels import draw_duels, end_stages
 from tests.chain.specification.epochs import count_participation, end_epoch, end_round, list_services
 from tests.chain.specification.ledger import NO_VALIDATOR, VERSION, Ledger, compute_body_root, demand
 from tests.chain.specification.merkle import history_peaks, history_root, state_root
@@ -88,7 +89,7 @@ def check_justification(ledger: Ledger, header: Record, body: Record) -> None:
 
 
 def execute(ledger: Ledger, block: Record, operations: list[Record]) -> list[str]:
-    """What a block does to the state, in the eight steps of section 6.7, with these signed operations.
+    """What a block does to the state, in the ten steps of section 6.7, with these signed operations.
 
     Returns the outcome of each: one that cannot be included changes nothing, so that also what a proposer has left out
     may be among them.
@@ -106,8 +107,10 @@ def execute(ledger: Ledger, block: Record, operations: list[Record]) -> list[str
     entries[b"p"] = participation
     for nullification in body["nullifications"]:
         charge_missed_lead(ledger, nullification["view"])
+    draw_duels(ledger)
     outcomes = [include(ledger, signed) for signed in operations]
     settle_due_captures(ledger)
+    end_stages(ledger)
     round_heights = ledger.parameters["round_heights"]
     if list_services(ledger) != services:
         ledger.entries[b"d"]["changed_in"] = (ledger.height - 1) // round_heights

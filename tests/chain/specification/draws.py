@@ -1,4 +1,4 @@
-"""Sections 9.3 to 9.5: leaders, serving tables, executors."""
+"""Sections 9.3 to 9.6: leaders, serving tables, executors, who takes part in a duel."""
 
 from __future__ import annotations
 
@@ -27,15 +27,18 @@ def compute_leader(members: list[Record], source: bytes, view: int) -> bytes:
 def compute_serving_table(accounts: dict[bytes, Record], beacon: bytes, parameters: Record) -> Record:
     """The ``ServingTable`` of these accounts."""
     least = max(1, parameters["min_service_bond"])
-    serving = {key: account for key, account in accounts.items() if account["models"]}
+    serving = {key: account for key, account in accounts.items() if account["models"] or account["judge"]}
     staked = [key for key, account in serving.items() if account["bonded"] >= least]
-    newcomers = [key for key, account in serving.items() if account["bonded"] < least]
+    newcomers = [key for key, account in serving.items() if account["bonded"] < least and account["models"]]
     staked.sort(key=lambda key: (-serving[key]["bonded"], key))
     newcomers.sort(key=lambda key: h("newcomer", beacon, key))
     stakes = {key: serving[key]["bonded"] for key in staked[:MAX_STAKED]}
     if parameters["newcomer_share"]:
         stakes |= dict.fromkeys(newcomers[:MAX_NEWCOMERS], 0)
-    entries = [{"public_key": key, "stake": stakes[key], "models": serving[key]["models"]} for key in sorted(stakes)]
+    entries = [
+        {"public_key": key, "stake": stakes[key], "models": serving[key]["models"], "judge": serving[key]["judge"]}
+        for key in sorted(stakes)
+    ]
     return {"entries": entries, "newcomer_share": parameters["newcomer_share"]}
 
 
@@ -51,3 +54,22 @@ def order_executors(table: Record, source: bytes, payer: bytes, seq: int, model:
         key = draw(urn, h("executor", seed, u32(index)))
         del urn[key]
         yield key
+
+
+def draw_staked(entries: list[Record], domain: str, seed: bytes, excluded: set[bytes]) -> Iterator[bytes]:
+    """Entries of a serving table with a stake, as they are drawn one after another (section 9.6)."""
+    urn = {
+        each["public_key"]: each["stake"] for each in entries if each["stake"] and each["public_key"] not in excluded
+    }
+    for index in range(len(urn)):
+        key = draw(urn, h(domain, seed, u32(index)))
+        del urn[key]
+        yield key
+
+
+def draw_judges(table: Record, seed: bytes, excluded: set[bytes]) -> Iterator[tuple[bytes, Record]]:
+    """The judges of a duel with what they declared, as they are drawn one after another (section 9.6)."""
+    judges = {each["public_key"]: each["judge"] for each in table["entries"]}
+    judging = [each for each in table["entries"] if each["judge"]]
+    for key in draw_staked(judging, "judge", seed, excluded):
+        yield key, judges[key]

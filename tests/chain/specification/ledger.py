@@ -9,13 +9,13 @@ from tests.chain.specification.draws import compute_serving_table
 from tests.chain.specification.merkle import history_root, list_root, state_root
 from tests.chain.specification.notation import Record, decode, encode, h, u64
 
-VERSION = 3
+VERSION = 4
 """Of blocks."""
 MAX_GENESIS_BYTES = 8 << 20
 
 NO_ACCOUNT: Record = {
     "nonce": 0, "available": 0, "held": 0, "bonded": 0, "unbonding": [], "models": [], "grant": 0,
-    "locked": 0, "deposit": 0,
+    "locked": 0, "deposit": 0, "judge": None,
 }  # fmt: skip
 NO_VALIDATOR: Record = {
     "is_enrolled": False, "waiting_since": 0, "commitment": bytes(32), "hash_chain": 0, "next_commitment": bytes(32),
@@ -50,7 +50,7 @@ def get_own_bond(account: Record) -> int:
 
 
 def get_free_bond(account: Record) -> int:
-    """What of the own bond is not locked behind captures without a receipt."""
+    """What of the own bond is not locked."""
     return int(max(0, get_own_bond(account) - account["locked"]))
 
 
@@ -178,7 +178,7 @@ def make_ledger(raw: bytes) -> Ledger:
         entries[b"c" + u64(epoch)] = {"validators": members}
     entries[b"t" + u64(0)] = compute_serving_table(accounts, beacon, parameters)
     entries[b"d"] = {"changed_in": None, "periods": [{"first_round": 0, "source": beacon}]}
-    entries[b"s"] = {"treasury": 0, "supply": supply}
+    entries[b"s"] = {"treasury": 0, "supply": supply, "reserved": 0}
     entries[b"m"] = {"count": 0, "peaks": []}
     entries[b"b"] = {"epoch": 0, "value": beacon, "previous": beacon, "earlier": bytes(32)}
     entries[b"p"] = {"blocks": 0, "votes": [], "recent": []}

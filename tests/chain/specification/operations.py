@@ -7,13 +7,16 @@ from collections.abc import Callable
 
 from nacl.pwhash import argon2id
 
-from tests.chain.specification import payments, validators
+from tests.chain.specification import duels, payments, validators
 from tests.chain.specification.ledger import NO_ACCOUNT, NO_VALIDATOR, Forbidden, Ledger, get_free_bond, need
 from tests.chain.specification.notation import Record, encode, h, is_usable, number
 
 MAX_OPERATION_BYTES, MAX_CAPTURE_BYTES = 4_096, 32_768
 MAX_UNBONDINGS = 32
 MODEL_ROOM, UNBONDING_ROOM = 448, 192
+
+FREE = {"Register", "DuelAnswer", "DuelCommit", "DuelReveal"}
+"""Operations without a fee."""
 
 DONE, FAILED, REFUSED = "done", "failed", "refused"
 """Included; included, but only the fee and the nonce were used; cannot be included, so that nothing changed."""
@@ -61,7 +64,7 @@ def compute_fee(ledger: Ledger, signed: Record) -> int:
     """Of an operation, in micro-credits."""
     operation = signed["operation"]
     fee = ledger.parameters["fee_per_byte"] * len(encode(signed)) * (1 + operation.get("attempt", 0))
-    return 0 if operation["record"] == "Register" else int(fee)
+    return 0 if operation["record"] in FREE else int(fee)
 
 
 def is_well_formed(signed: Record) -> bool:
@@ -124,9 +127,10 @@ def withdraw(ledger: Ledger, operation: Record, signer: bytes) -> None:
 def serve(ledger: Ledger, operation: Record, signer: bytes) -> None:
     account, window = ledger.account(signer), ledger.entries.get(b"w" + signer, payments.NO_WINDOW)
     deposit = payments.compute_deposit(ledger, len(payments.find_unused(window)))
-    deposit += ledger.price_room(sum(MODEL_ROOM + 2 * len(model) for model in operation["models"]))
+    names = operation["models"] + ([operation["judge"]["model"]] if operation["judge"] else [])
+    deposit += ledger.price_room(sum(MODEL_ROOM + 2 * len(name) for name in names))
     ledger.spend(signer, deposit - account["deposit"])
-    account |= {"models": operation["models"], "deposit": deposit}
+    account |= {"models": operation["models"], "judge": operation["judge"], "deposit": deposit}
 
 
 def register(ledger: Ledger, operation: Record, signer: bytes) -> None:
@@ -160,6 +164,9 @@ EFFECTS: dict[str, Callable[[Ledger, Record, bytes], None]] = {
     "Recommit": validators.recommit,
     "Hold": payments.hold,
     "Release": payments.release,
+    "DuelAnswer": duels.answer,
+    "DuelCommit": duels.commit,
+    "DuelReveal": duels.reveal,
     "Evidence": validators.punish,
     "Register": register,
 }

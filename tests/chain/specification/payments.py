@@ -6,6 +6,7 @@ import math
 from fractions import Fraction
 
 from tests.chain.specification.draws import order_executors
+from tests.chain.specification.duels import note_paid
 from tests.chain.specification.ledger import Ledger, get_free_bond, get_own_bond, need
 from tests.chain.specification.notation import Record, encode, h, is_signed, u64
 
@@ -145,6 +146,8 @@ def capture(ledger: Ledger, operation: Record, signer: bytes, fee: int) -> None:
             refunded.append((entry["payer"], entry["amount"]))
         if item["receipt"] is not None or not delivery["amount"]:
             resolve(ledger, delivery["hold"], signer, delivery["amount"])
+            if delivery["amount"]:
+                note_paid(ledger, delivery["hold"], entry, delivery, has_receipt=True)
             continue
         need(get_free_bond(ledger.account(signer)) >= delivery["amount"])
         ledger.account(signer)["locked"] += delivery["amount"]
@@ -184,6 +187,7 @@ def settle_due_captures(ledger: Ledger) -> None:
                 entry = ledger.entries[b"h" + hold_id]
                 ledger.account(entry["payee"])["locked"] -= entry["unsettled_delivery"]["amount"]
                 resolve(ledger, hold_id, entry["payee"], entry["unsettled_delivery"]["amount"])
+                note_paid(ledger, hold_id, entry, entry["unsettled_delivery"], has_receipt=False)
         taken += len(hold_ids)
         queue["first"] += 1
     if queue["first"] == queue["end"]:

@@ -94,9 +94,9 @@ def test_drafts_nest_and_states_do_not_change(batches: list[dict[bytes, Account 
         assert loaded.root == state.root
         for known in (state, loaded):
             assert sorted(known.servers(), key=lambda entry: entry.public_key) == [
-                ServingEntry(key, account.bonded, account.models)
+                ServingEntry(key, account.bonded, account.models, account.judge)
                 for key, account in sorted(model.items())
-                if account.models
+                if account.models or account.judge
             ]
 
 
@@ -144,7 +144,7 @@ def test_an_emptied_account_leaves_no_entry() -> None:
 def test_loading_refuses_what_is_no_state() -> None:
     good = {leaf.key: leaf.encoded for leaf in Chain().state.entries()}
     assert State.load(good).root == Chain().state.root
-    for key in (b"", b"x", b"A" + bytes(32), b"a", b"v", b"a" + bytes(31), b"v" + bytes(33)):
+    for key in (b"", b"z", b"A" + bytes(32), b"a", b"v", b"a" + bytes(31), b"v" + bytes(33)):
         with pytest.raises(StoreError):
             State.load({**good, key: b"\x90"})
     for key in (TOTALS_KEY, account_key(PEOPLE[0]), hold_key(bytes(32))):

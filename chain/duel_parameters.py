@@ -1,0 +1,56 @@
+"""The parameters of duels: how often, by how many judges, how long each stage takes, and what is at stake."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from chain.codec import Bounds, Record
+from chain.types.duels import MAX_CHALLENGERS, MAX_JUDGES
+
+Share = Annotated[int, Bounds(0, 1_000_000)]
+"""Thousandths of the amount that was captured for the answer that a duel is about."""
+
+StageTime = Annotated[int, Bounds(1, 2**53)]
+"""Milliseconds of chain time."""
+
+
+@dataclass(frozen=True, slots=True)
+class DuelParameters(Record):
+    """What a duel costs and brings. Shares are thousandths of the amount captured.
+
+    Of 1,000 captures ``rate`` become a duel. It has ``judges``, or the largest odd number of them that there is. The
+    stages last ``answer_ms``, ``commit_ms`` and ``reveal_ms`` at most; a block ends ``max_deadlines`` overdue ones of
+    each kind and leaves the rest to the next.
+
+    ``lock`` of the executor's bond stands behind its answer meanwhile. The executor earns ``executor_won`` or pays
+    ``executor_lost``; a challenger earns ``challenger``, or ``challenger_lost`` if the executor was better; a judge
+    earns ``judge`` with the majority, a quarter of it in a tie. A challenger without an answer and a judge without a
+    ballot pay ``silence``, an executor whose request or answer could not be obtained ``void``. ``levy`` times the rate
+    is what each capture pays for all this.
+    """
+
+    rate: Annotated[int, Bounds(0, 1_000)] = 0
+    judges: Annotated[int, Bounds(1, MAX_JUDGES)] = 3
+    answer_ms: StageTime = 120_000
+    commit_ms: StageTime = 60_000
+    reveal_ms: StageTime = 30_000
+    max_deadlines: Annotated[int, Bounds(1, 65_536)] = 1_024
+    lock: Share = 20_000
+    executor_won: Share = 250
+    executor_lost: Share = 500
+    challenger: Share = 1_000
+    challenger_lost: Share = 600
+    judge: Share = 350
+    silence: Share = 500
+    void: Share = 2_000
+    levy: Share = 1_750
+
+    @property
+    def longest_ms(self) -> int:
+        """The longest time from the first stage to the verdict, with every challenger but the last silent."""
+        return MAX_CHALLENGERS * self.answer_ms + self.commit_ms + self.reveal_ms
+
+
+NO_DUELS = DuelParameters()
+"""Those of a chain on which no answer is compared."""

@@ -1,0 +1,101 @@
+"""The records of duels in the state: captures that wait for their draw, and duels that are not settled yet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from chain.codec import Amount, Bounds, Hash, ModelName, Natural, PublicKey, Record
+from chain.types.duels import MAX_CHALLENGERS, MAX_JUDGES, DeclaredJudge, DuelBallot
+
+ANSWER, COMMIT, REVEAL = 1, 2, 3
+"""The stages of a duel: the challenger answers, the judges commit to their ballots, the judges reveal them."""
+STAGES = (ANSWER, COMMIT, REVEAL)
+
+
+@dataclass(frozen=True, slots=True)
+class PaidCapture(Record):
+    """A capture that was paid, and what a duel about it needs to know. ``amount`` is in micro-credits."""
+
+    hold: Hash
+    payer: PublicKey
+    payee: PublicKey
+    model: ModelName
+    amount: Amount
+    request_digest: Hash
+    response_digest: Hash
+
+
+@dataclass(frozen=True, slots=True)
+class PaidCaptures(Record):
+    """Captures that wait for the same block: for the one that draws their heights, or for the one that decides."""
+
+    captures: tuple[PaidCapture, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeSeat(Record):
+    """A judge of a duel, what it declared when it was drawn, and its ballot as far as that is known.
+
+    The judge sees the executor's answer first unless ``is_reversed``.
+    """
+
+    public_key: PublicKey
+    judge: DeclaredJudge
+    is_reversed: bool
+    commitment: Hash | None = None
+    ballot: DuelBallot | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Duel(Record):
+    """A request that is answered a second time, and judged. Its key is the hold of the request.
+
+    ``amount`` is what was captured, in micro-credits: all amounts of the duel are shares of it. ``ends_at`` is the
+    chain time at which its ``stage`` ends, in ms. Without a ``challenger`` it is a *solo check*. ``silent`` are the
+    challengers that gave no answer. ``locked`` is the part of the executor's bond that stands behind it, ``reserved``
+    the part of the treasury.
+    """
+
+    payer: PublicKey
+    executor: PublicKey
+    model: ModelName
+    amount: Amount
+    request_digest: Hash
+    response_digest: Hash
+    stage: Annotated[int, Bounds(ANSWER, REVEAL)]
+    ends_at: Natural
+    challenger: PublicKey | None
+    answer_digest: Hash | None
+    silent: Annotated[tuple[PublicKey, ...], Bounds(0, MAX_CHALLENGERS)]
+    seats: Annotated[tuple[JudgeSeat, ...], Bounds(1, MAX_JUDGES)]
+    locked: Amount
+    reserved: Amount
+
+    @property
+    def is_stage_complete(self) -> bool:
+        """Whether everything that its stage waits for is there."""
+        if self.stage == ANSWER:
+            return self.answer_digest is not None
+        if self.stage == COMMIT:
+            return all(seat.commitment is not None for seat in self.seats)
+        return all(seat.commitment is None or seat.ballot is not None for seat in self.seats)
+
+
+@dataclass(frozen=True, slots=True)
+class DuelDeadline(Record):
+    """When a stage of a duel ends at the latest. It counts for nothing once the duel has left that stage."""
+
+    hold: Hash
+    ends_at: Natural
+
+
+@dataclass(frozen=True, slots=True)
+class DeadlineQueue(Record):
+    """The numbers of the :class:`DuelDeadline` entries of a stage: from ``first`` to ``end`` − 1, in order of time.
+
+    That is the order in which duels entered the stage, since it is equally long for all.
+    """
+
+    first: Natural = 0
+    end: Natural = 0

@@ -1,0 +1,86 @@
+"""Which captures become duels.
+
+A capture that was paid in the block of height h is decided in the block of height h + 8 + r. The beacon after block
+h + 8 draws r, from 0 to 31: so no leader can time the captures of its own executors to a block in which it decides
+alone whether to reveal. The beacon after the deciding block draws whether it becomes a duel.
+
+In between a capture stands in one entry of the state, written twice and removed in the end; the levy pays for it.
+"""
+
+from __future__ import annotations
+
+from chain import crypto
+from chain.state.duel_records import PaidCapture, PaidCaptures
+from chain.state.keys import paid_captures_key, pending_draws_key
+from chain.state.records import OpenHold
+from chain.state.state import StateOverlay
+from chain.types.operations import Delivery
+from chain.types.validators import compute_draw
+
+MIN_DRAW_DELAY = 8
+"""Blocks after a capture until its deciding block is drawn."""
+DRAW_DELAYS = 32
+"""Blocks among which the deciding one is drawn."""
+EXEMPT_REASON = "cancelled"
+"""Finish reason of an answer that its user broke off."""
+
+
+def is_exempt(delivery: Delivery) -> bool:
+    """Whether a delivery that its payer has receipted is never compared.
+
+    The user broke it off, or there is no text in it (embeddings). Without the payer's receipt nothing is exempt: the
+    executor alone would say so of every bad answer.
+    """
+    return delivery.finish_reason == EXEMPT_REASON or not delivery.usage.completion_bytes
+
+
+def note_paid_capture(overlay: StateOverlay, height: int, hold: OpenHold, delivery: Delivery) -> None:
+    """Have a capture that the block of ``height`` paid wait for its draw."""
+    capture = PaidCapture(
+        delivery.hold,
+        hold.payer,
+        hold.payee,
+        hold.model,
+        delivery.amount,
+        hold.request_digest,
+        delivery.response_digest,
+    )
+    before = overlay.paid_captures(height)
+    overlay.put(paid_captures_key(height), PaidCaptures((*(before.captures if before else ()), capture)))
+
+
+def draw_duels(overlay: StateOverlay, rate: int, height: int) -> list[PaidCapture]:
+    """The captures that become duels in the block of ``height``, whose reveal the beacon has absorbed."""
+    beacon = overlay.beacon.value
+    _draw_delays(overlay, beacon, height)
+    drawn = []
+    for delay in range(DRAW_DELAYS):
+        pending = overlay.pending_draws(height, delay)
+        if pending is not None:
+            overlay.put(pending_draws_key(height, delay), None)
+            drawn += [each for each in pending.captures if is_drawn(compute_duel_seed(beacon, each.hold), rate)]
+    return drawn
+
+
+def _draw_delays(overlay: StateOverlay, beacon: bytes, height: int) -> None:
+    """Draw the deciding blocks of what was paid ``MIN_DRAW_DELAY`` blocks before."""
+    paid = overlay.paid_captures(height - MIN_DRAW_DELAY) if height > MIN_DRAW_DELAY else None
+    if paid is None:
+        return
+    overlay.put(paid_captures_key(height - MIN_DRAW_DELAY), None)
+    by_delay: dict[int, list[PaidCapture]] = {}
+    for capture in paid.captures:
+        delay = compute_draw(crypto.hash_bytes("duel delay", beacon, capture.hold), DRAW_DELAYS)
+        by_delay.setdefault(delay, []).append(capture)
+    for delay, captures in by_delay.items():
+        overlay.put(pending_draws_key(height + delay, delay), PaidCaptures(tuple(captures)))
+
+
+def compute_duel_seed(beacon: bytes, hold_id: bytes) -> bytes:
+    """Seed of all draws about a hold that come from one beacon value."""
+    return crypto.hash_bytes("duel", beacon, hold_id)
+
+
+def is_drawn(seed: bytes, rate: int) -> bool:
+    """Whether a capture becomes a duel, ``rate`` in a thousand."""
+    return compute_draw(seed, 1_000) < rate

@@ -1,0 +1,72 @@
+"""The operations of those who take part in a duel: answer, commit, reveal.
+
+Each is a duty of one account in one stage. Everything else is refused, by the mempool before its signature is checked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from chain.exceptions import InvalidOperation
+from chain.state.duel_records import ANSWER, COMMIT, REVEAL, Duel, JudgeSeat
+from chain.state.keys import duel_key
+from chain.state.state import StateOverlay, StateReader
+from chain.transition.context import BlockContext
+from chain.types.duels import DuelAnswer, DuelCommit, DuelOperation, DuelReveal, compute_ballot_commitment
+
+_STAGE_OF = {DuelAnswer: ANSWER, DuelCommit: COMMIT, DuelReveal: REVEAL}
+_STAGE_NAMES = {ANSWER: "waits for an answer", COMMIT: "waits for commitments", REVEAL: "waits for ballots"}
+
+
+def check_duty(state: StateReader, operation: DuelOperation, signer: bytes) -> Duel:
+    """The duel in which it is the signer's turn to do what an operation says.
+
+    Raises:
+        InvalidOperation: it is not, or it was done already, or the ballot is not the one committed to.
+    """
+    duel = state.duel(operation.hold)
+    if duel is None:
+        raise InvalidOperation(f"there is no duel about hold {operation.hold.hex()[:16]}")
+    if duel.stage != _STAGE_OF[type(operation)]:
+        raise InvalidOperation(f"the duel {_STAGE_NAMES[duel.stage]}")
+    if isinstance(operation, DuelAnswer):
+        if signer != duel.challenger:
+            raise InvalidOperation("only the challenger answers")
+        if duel.answer_digest is not None:
+            raise InvalidOperation("the challenger has answered already")
+        return duel
+    seat = find_seat(duel, signer)
+    if seat is None:
+        raise InvalidOperation("the account is no judge of the duel")
+    if isinstance(operation, DuelCommit):
+        if seat.commitment is not None:
+            raise InvalidOperation("the judge has committed already")
+    elif seat.ballot is not None:
+        raise InvalidOperation("the judge has revealed its ballot already")
+    elif seat.commitment != compute_ballot_commitment(operation.hold, signer, operation.salt, operation.ballot):
+        raise InvalidOperation("the ballot is not the one that the judge has committed to")
+    return duel
+
+
+def find_seat(duel: Duel, public_key: bytes) -> JudgeSeat | None:
+    """The seat of a judge; None if the account is none."""
+    return next((seat for seat in duel.seats if seat.public_key == public_key), None)
+
+
+def process_duel_answer(overlay: StateOverlay, context: BlockContext, operation: DuelAnswer, signer: bytes) -> None:
+    duel = check_duty(overlay, operation, signer)
+    overlay.put(duel_key(operation.hold), replace(duel, answer_digest=operation.answer_digest))
+
+
+def process_duel_commit(overlay: StateOverlay, context: BlockContext, operation: DuelCommit, signer: bytes) -> None:
+    duel = check_duty(overlay, operation, signer)
+    seats = tuple(
+        replace(seat, commitment=operation.commitment) if seat.public_key == signer else seat for seat in duel.seats
+    )
+    overlay.put(duel_key(operation.hold), replace(duel, seats=seats))
+
+
+def process_duel_reveal(overlay: StateOverlay, context: BlockContext, operation: DuelReveal, signer: bytes) -> None:
+    duel = check_duty(overlay, operation, signer)
+    seats = tuple(replace(seat, ballot=operation.ballot) if seat.public_key == signer else seat for seat in duel.seats)
+    overlay.put(duel_key(operation.hold), replace(duel, seats=seats))

@@ -1,0 +1,74 @@
+"""Amounts of a duel, which are shares of what was captured, and how they are paid.
+
+What a duel pays out comes from the treasury, in which it was reserved, and what a duel takes goes there. The levy on
+every capture fills it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from chain.duel_parameters import DuelParameters
+from chain.state.state import StateOverlay
+
+
+def compute_share(amount: int, thousandths: int) -> int:
+    """Thousandths of the amount captured, rounded down, in micro-credits."""
+    return amount * thousandths // 1_000
+
+
+def compute_levy(parameters: DuelParameters, amount: int) -> int:
+    """What a capture of ``amount`` pays for duels."""
+    return amount * parameters.levy * parameters.rate // 1_000_000
+
+
+def charge_levy(overlay: StateOverlay, parameters: DuelParameters, payee: bytes, amount: int) -> None:
+    """Take the levy out of the ``amount`` that a payee was just paid."""
+    levy = compute_levy(parameters, amount)
+    overlay.put_account(payee, overlay.account(payee).credit(-levy))
+    overlay.fill_treasury(levy)
+
+
+@dataclass(frozen=True, slots=True)
+class Movement:
+    """Credit that a duel gives to an account, or (negative) takes from it, in micro-credits."""
+
+    public_key: bytes
+    amount: int
+
+
+def move(overlay: StateOverlay, due: Movement) -> Movement:
+    """Pay an account out of the treasury, or take from it. Returns what was moved: an account pays what it has."""
+    if due.amount < 0:
+        return Movement(due.public_key, -penalize(overlay, due.public_key, -due.amount))
+    overlay.fill_treasury(-due.amount)
+    overlay.put_account(due.public_key, overlay.account(due.public_key).credit(due.amount))
+    return due
+
+
+def penalize(overlay: StateOverlay, public_key: bytes, amount: int) -> int:
+    """Take an amount from an account for the treasury. Returns how much that was: an account pays what it has.
+
+    Out of the bond, then out of what is leaving it, in the order in which it leaves, then out of what is available.
+    Bond that is locked elsewhere is not spared: a penalty does not wait.
+    """
+    account = overlay.account(public_key)
+    bonded = min(amount, account.bonded)
+    owed, parts = amount - bonded, []
+    for part in account.unbonding:
+        taken = min(owed, part.amount)
+        owed -= taken
+        if part.amount > taken:  # an entry of nothing could never be withdrawn
+            parts.append(replace(part, amount=part.amount - taken))
+    available = min(owed, account.available)
+    overlay.put_account(
+        public_key,
+        replace(
+            account,
+            available=account.available - available,
+            bonded=account.bonded - bonded,
+            unbonding=tuple(parts),
+        ),
+    )
+    overlay.fill_treasury(amount - owed + available)
+    return amount - owed + available

@@ -1,0 +1,120 @@
+"""What the end of a stage leads to, and how a duel is settled.
+
+Everything happens at the end of a block, after its operations. Whatever the verdict, all that was set aside is free
+again, and the duel leaves the state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from chain.duel_parameters import DuelParameters
+from chain.state.duel_records import ANSWER, COMMIT, REVEAL, STAGES, Duel
+from chain.state.keys import duel_key
+from chain.state.state import StateOverlay
+from chain.transition.duels.draw import compute_duel_seed
+from chain.transition.duels.events import ChallengerReplaced, DuelEvent, DuelSettled
+from chain.transition.duels.money import Movement, compute_share, move
+from chain.transition.duels.opening import draw_challenger, face_forward
+from chain.transition.duels.stages import enter_stage, list_complete, take_overdue
+from chain.transition.duels.verdict import DuelVerdict, Finding, decide
+from chain.types.duels import MAX_CHALLENGERS
+
+TIE_QUOTIENT = 4
+"""Of identical answers and in a tie a judge earns a quarter: it is no reason to look for one."""
+_PAID_IN_PART = {DuelVerdict.TIE, DuelVerdict.IDENTICAL}
+_UNPAID = {DuelVerdict.EXECUTOR_MISSING, DuelVerdict.CHALLENGER_MISSING}
+"""To say that there is nothing to judge takes no work."""
+
+
+def close_stages(overlay: StateOverlay, parameters: DuelParameters, now: int) -> list[DuelEvent]:
+    """End the stages that are complete, and then those that are overdue at chain time ``now``. Returns what happened.
+
+    A block ends a bounded number of overdue stages of each kind, and leaves the rest to the next.
+    """
+    events = [_end_stage(overlay, parameters, hold_id, duel, now) for hold_id, duel in list_complete(overlay)]
+    for stage in STAGES:
+        for hold_id, duel in take_overdue(overlay, stage, now, parameters.max_deadlines):
+            end = _end_silence if stage == ANSWER else _end_stage
+            events.append(end(overlay, parameters, hold_id, duel, now))
+    return [event for event in events if event is not None]
+
+
+def _end_stage(
+    overlay: StateOverlay, parameters: DuelParameters, hold_id: bytes, duel: Duel, now: int
+) -> DuelEvent | None:
+    """Go on to the next stage with what is there, or settle the duel."""
+    has_commitments = any(seat.commitment is not None for seat in duel.seats)
+    if duel.stage == ANSWER:
+        enter_stage(overlay, parameters, hold_id, duel, COMMIT, now)
+    elif duel.stage == COMMIT and has_commitments:
+        enter_stage(overlay, parameters, hold_id, duel, REVEAL, now)
+    else:
+        finding = decide(duel)
+        return settle(overlay, hold_id, duel, finding.verdict, compute_dues(parameters, duel, finding))
+    return None
+
+
+def _end_silence(overlay: StateOverlay, parameters: DuelParameters, hold_id: bytes, duel: Duel, now: int) -> DuelEvent:
+    """A challenger gave no answer: it pays, and another one takes its place.
+
+    After :data:`MAX_CHALLENGERS` the executor pays too: it is likely to have kept the request from them.
+    Where no other account is left, the judges look at the executor's answer alone.
+    """
+    assert duel.challenger is not None
+    fine = Movement(duel.challenger, -compute_share(duel.amount, parameters.silence))
+    duel = replace(duel, challenger=None, silent=(*duel.silent, duel.challenger))
+    if len(duel.silent) == MAX_CHALLENGERS:
+        void = Movement(duel.executor, -compute_share(duel.amount, parameters.void))
+        return settle(overlay, hold_id, duel, DuelVerdict.UNANSWERED, (fine, void))
+    paid = move(overlay, fine)
+    parties = {duel.payer, duel.executor, *duel.silent, *(seat.public_key for seat in duel.seats)}
+    challenger = draw_challenger(overlay, duel.model, compute_duel_seed(overlay.beacon.value, hold_id), parties)
+    stage, seats = (COMMIT, face_forward(duel.seats)) if challenger is None else (ANSWER, duel.seats)
+    duel = replace(duel, challenger=challenger, seats=seats)
+    return ChallengerReplaced(hold_id, enter_stage(overlay, parameters, hold_id, duel, stage, now), paid)
+
+
+def compute_dues(parameters: DuelParameters, duel: Duel, finding: Finding) -> list[Movement]:
+    """What each account is to get or (negative) to pay by a finding, in micro-credits."""
+
+    def share(thousandths: int) -> int:
+        return compute_share(duel.amount, thousandths)
+
+    verdict, dues = finding.verdict, []
+    executor = {
+        DuelVerdict.EXECUTOR_WON: share(parameters.executor_won),
+        DuelVerdict.EXECUTOR_LOST: -share(parameters.executor_lost),
+        DuelVerdict.EXECUTOR_MISSING: -share(parameters.void),
+    }
+    dues.append(Movement(duel.executor, executor.get(verdict, 0)))
+    if duel.challenger is not None:
+        challenger = {
+            DuelVerdict.EXECUTOR_WON: share(parameters.challenger_lost),
+            DuelVerdict.IDENTICAL: 0,  # a copy is no work
+            DuelVerdict.CHALLENGER_MISSING: -share(parameters.silence),
+        }
+        amount = challenger.get(verdict, share(parameters.challenger))
+        dues.append(Movement(duel.challenger, min(amount, 0) if finding.is_challenge_unusable else amount))
+    for seat in duel.seats:
+        key = seat.public_key
+        if key not in finding.took_part:
+            dues.append(Movement(key, -share(parameters.silence)))
+        elif verdict in _PAID_IN_PART:
+            dues.append(Movement(key, share(parameters.judge) // TIE_QUOTIENT))
+        elif key in finding.agreed and verdict not in _UNPAID:
+            dues.append(Movement(key, share(parameters.judge)))
+    return dues
+
+
+def settle(
+    overlay: StateOverlay, hold_id: bytes, duel: Duel, verdict: DuelVerdict, dues: Iterable[Movement]
+) -> DuelSettled:
+    """Close a duel: free what was set aside, and pay and take what is due."""
+    executor = overlay.account(duel.executor)
+    overlay.put_account(duel.executor, replace(executor, locked=executor.locked - duel.locked))
+    overlay.reserve(-duel.reserved)
+    overlay.put(duel_key(hold_id), None)
+    movements = tuple(move(overlay, due) for due in dues if due.amount)
+    return DuelSettled(hold_id, duel, verdict, movements)

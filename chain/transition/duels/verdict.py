@@ -1,0 +1,118 @@
+"""What the ballots of a duel say. Pure.
+
+A verdict takes more than half of the ballots that were revealed: one that was not is left out, so that a judge who
+waits to see the others has no casting vote to sell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import Enum
+
+from chain.state.duel_records import Duel, JudgeSeat
+from chain.types.duels import DRAW, IDENTICAL, A, B, DuelBallot
+
+
+class DuelVerdict(Enum):
+    """How a duel ended."""
+
+    EXECUTOR_WON = "executor won"
+    EXECUTOR_LOST = "executor lost"
+    TIE = "tie"
+    IDENTICAL = "identical answers"
+    """The challenger has handed in the executor's very text."""
+    USABLE = "usable"
+    """Of a solo check."""
+    UNUSABLE = "unusable"
+    """Of a solo check."""
+    EXECUTOR_MISSING = "executor's answer not obtained"
+    CHALLENGER_MISSING = "challenger's answer not obtained"
+    UNANSWERED = "no challenger answered"
+
+
+@dataclass(frozen=True, slots=True)
+class Opinion:
+    """A revealed ballot with its answers by their authors. ``better`` is None for a draw."""
+
+    judge: bytes
+    better: DuelVerdict | None
+    executor_unusable: bool
+    challenger_unusable: bool
+    executor_missing: bool
+    challenger_missing: bool
+
+    @property
+    def has_both(self) -> bool:
+        """Whether the judge could compare at all."""
+        return not self.executor_missing and not self.challenger_missing
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A verdict, the judges that ``agreed`` on it (none in a tie), and all that revealed a ballot.
+
+    A challenge is unusable if the challenger's answer is of no use where the executor's is.
+    """
+
+    verdict: DuelVerdict
+    agreed: tuple[bytes, ...]
+    took_part: tuple[bytes, ...]
+    is_challenge_unusable: bool = False
+
+
+def decide(duel: Duel) -> Finding:
+    """The verdict of a duel whose ballots are revealed, as far as they ever will be."""
+    opinions = [_read(seat, seat.ballot) for seat in duel.seats if seat.ballot is not None]
+    took_part = tuple(opinion.judge for opinion in opinions)
+
+    def find(test: Callable[[Opinion], bool]) -> tuple[bytes, ...]:
+        """The judges of whom something is true, if they are more than half."""
+        judges = tuple(opinion.judge for opinion in opinions if test(opinion))
+        return judges if 2 * len(judges) > len(opinions) else ()
+
+    def first(cases: Iterable[tuple[DuelVerdict, Callable[[Opinion], bool]]], unusable: bool = False) -> Finding:
+        for verdict, test in cases:
+            if agreed := find(test):
+                return Finding(verdict, agreed, took_part, unusable)
+        return Finding(DuelVerdict.TIE, (), took_part, unusable)
+
+    if duel.challenger is None:
+        return first(
+            (
+                (DuelVerdict.EXECUTOR_MISSING, lambda each: each.executor_missing),
+                (DuelVerdict.UNUSABLE, lambda each: each.executor_unusable and not each.executor_missing),
+                (DuelVerdict.USABLE, lambda each: not each.executor_unusable and not each.executor_missing),
+            )
+        )
+    # Relative, so that a question that no one can answer well costs its challenger nothing.
+    is_unusable = bool(find(lambda each: each.challenger_unusable and not each.executor_unusable))
+    return first(
+        (
+            (DuelVerdict.EXECUTOR_MISSING, lambda each: each.executor_missing),
+            (DuelVerdict.CHALLENGER_MISSING, lambda each: each.challenger_missing),
+            (DuelVerdict.EXECUTOR_WON, lambda each: each.has_both and each.better is DuelVerdict.EXECUTOR_WON),
+            (DuelVerdict.EXECUTOR_LOST, lambda each: each.has_both and each.better is DuelVerdict.EXECUTOR_LOST),
+            (DuelVerdict.IDENTICAL, lambda each: each.has_both and each.better is DuelVerdict.IDENTICAL),
+        ),
+        is_unusable,
+    )
+
+
+def _read(seat: JudgeSeat, ballot: DuelBallot) -> Opinion:
+    """A ballot as its judge meant it: the lottery drew which of the answers it saw first."""
+    executor, challenger = (B, A) if seat.is_reversed else (A, B)
+    better = {
+        DRAW: None,
+        executor: DuelVerdict.EXECUTOR_WON,
+        challenger: DuelVerdict.EXECUTOR_LOST,
+        IDENTICAL: DuelVerdict.IDENTICAL,
+    }[ballot.better]
+    return Opinion(
+        judge=seat.public_key,
+        better=better,
+        executor_unusable=bool(ballot.unusable & executor),
+        challenger_unusable=bool(ballot.unusable & challenger),
+        executor_missing=bool(ballot.missing & executor),
+        challenger_missing=bool(ballot.missing & challenger),
+    )

@@ -1,0 +1,311 @@
+"""Section 7.7: duels, from the draw to the settlement."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tests.chain.specification.draws import draw_judges, draw_staked
+from tests.chain.specification.ledger import Ledger, get_free_bond, need
+from tests.chain.specification.notation import Record, encode, h, number, u64
+
+A, B, BOTH = 1, 2, 3
+ANSWER, COMMIT, REVEAL = 1, 2, 3
+MAX_CHALLENGERS = 3
+NO_QUEUE: Record = {"first": 0, "end": 0}
+
+
+def get_duels(ledger: Ledger) -> Record:
+    """The parameters of duels."""
+    duels: Record = ledger.parameters["duels"]
+    return duels
+
+
+def get_current_table(ledger: Ledger) -> Record:
+    """That of the serving period which the block belongs to."""
+    begun = [period["first_round"] for period in ledger.entries[b"d"]["periods"] if period["source"] is not None]
+    table: Record = ledger.entries[b"t" + u64(begun[-1])]
+    return table
+
+
+def share(ledger: Ledger, duel: Record, name: str) -> int:
+    return int(duel["amount"] * get_duels(ledger)[name] // 1_000)
+
+
+def note_paid(ledger: Ledger, hold_id: bytes, entry: Record, delivery: Record, has_receipt: bool) -> None:
+    """What follows from a capture that was paid: the levy, and that it waits for its draw."""
+    duels, amount = get_duels(ledger), delivery["amount"]
+    if not duels["rate"]:
+        return
+    levy = amount * duels["levy"] * duels["rate"] // 1_000_000
+    ledger.account(entry["payee"])["available"] -= levy
+    ledger.fill_treasury(levy)
+    is_exempt = delivery["finish_reason"] == "cancelled" or delivery["usage"]["completion_bytes"] == 0
+    if has_receipt and is_exempt:
+        return
+    capture = {"hold": hold_id, "payer": entry["payer"], "payee": entry["payee"], "model": entry["model"]}
+    capture |= {"amount": amount, "request_digest": entry["request_digest"]}
+    capture |= {"response_digest": delivery["response_digest"]}
+    ledger.get(b"k" + u64(ledger.height), {"captures": []})["captures"].append(capture)
+
+
+def draw_duels(ledger: Ledger) -> None:
+    """Step 4 of a block."""
+    if not get_duels(ledger)["rate"]:
+        return
+    entries, height, beacon = ledger.entries, ledger.height, ledger.entries[b"b"]["value"]
+    paid = entries.pop(b"k" + u64(height - 8), None) if height > 8 else None
+    for capture in paid["captures"] if paid else []:
+        delay = number(h("duel delay", beacon, capture["hold"])) % 32
+        key = b"n" + u64(height + delay) + bytes([delay])
+        ledger.get(key, {"captures": []})["captures"].append(capture)
+    for delay in range(32):
+        due = entries.pop(b"n" + u64(height) + bytes([delay]), {"captures": []})
+        for capture in due["captures"]:
+            if number(h("duel", beacon, capture["hold"])) % 1_000 < get_duels(ledger)["rate"]:
+                open_duel(ledger, capture)
+
+
+def open_duel(ledger: Ledger, capture: Record) -> None:
+    duels, totals = get_duels(ledger), ledger.entries[b"s"]
+    seed = h("duel", ledger.entries[b"b"]["value"], capture["hold"])
+    parties = {capture["payer"], capture["payee"]}
+    duel = {name: capture[name] for name in ("payer", "model", "amount", "request_digest", "response_digest")}
+    duel["executor"] = capture["payee"]
+    found = draw_challenger(ledger, capture["model"], seed, parties)
+    for challenger in [found, None] if found else [None]:
+        seats = draw_seats(ledger, seed, parties | ({challenger} if challenger else set()), challenger is not None)
+        cost = len(seats) * share(ledger, duel, "judge")
+        if challenger:
+            cost += share(ledger, duel, "challenger") + share(ledger, duel, "executor_won")
+        if seats and cost <= totals["treasury"] - totals["reserved"]:
+            break
+    else:
+        return
+    executor = ledger.account(capture["payee"])
+    locked = min(share(ledger, duel, "lock"), get_free_bond(executor))
+    executor["locked"] += locked
+    totals["reserved"] += cost
+    ledger.entries[b"u" + capture["hold"]] = {
+        "payer": capture["payer"], "executor": capture["payee"], "model": capture["model"],
+        "amount": capture["amount"], "request_digest": capture["request_digest"],
+        "response_digest": capture["response_digest"], "stage": 0, "ends_at": 0, "challenger": challenger,
+        "answer_digest": None, "silent": [], "seats": seats, "locked": locked, "reserved": cost,
+    }  # fmt: skip
+    assert duels["judges"] >= len(seats)
+    enter(ledger, capture["hold"], ANSWER if challenger else COMMIT)
+
+
+def draw_challenger(ledger: Ledger, model: str, seed: bytes, excluded: set[bytes]) -> bytes | None:
+    """Section 9.6."""
+    serving = [each for each in get_current_table(ledger)["entries"] if model in each["models"]]
+    for key in draw_staked(serving, "challenger", seed, excluded):
+        if model in ledger.account(key)["models"]:
+            return key
+    return None
+
+
+def draw_seats(ledger: Ledger, seed: bytes, excluded: set[bytes], has_challenger: bool) -> list[Record]:
+    """The judges of a duel (section 9.6)."""
+    found = [
+        (key, judge)
+        for key, judge in draw_judges(get_current_table(ledger), seed, excluded)
+        if ledger.account(key)["judge"] == judge
+    ][: get_duels(ledger)["judges"]]
+    if len(found) % 2 == 0:
+        found = found[:-1]
+    return [
+        {
+            "public_key": key, "judge": dict(judge),
+            "is_reversed": has_challenger and number(h("judge order", seed, key)) % 2 == 1,
+            "commitment": None, "ballot": None,
+        }
+        for key, judge in found
+    ]  # fmt: skip
+
+
+def enter(ledger: Ledger, hold_id: bytes, stage: int) -> None:
+    """A duel enters a stage."""
+    duel, name = ledger.entries[b"u" + hold_id], {ANSWER: "answer_ms", COMMIT: "commit_ms", REVEAL: "reveal_ms"}[stage]
+    duel |= {"stage": stage, "ends_at": ledger.now + get_duels(ledger)[name]}
+    queue = ledger.get(b"y" + bytes([stage]), NO_QUEUE)
+    ledger.entries[b"x" + bytes([stage]) + u64(queue["end"])] = {"hold": hold_id, "ends_at": duel["ends_at"]}
+    queue["end"] += 1
+
+
+def find_duel(ledger: Ledger, operation: Record, stage: int) -> Record:
+    need(b"u" + operation["hold"] in ledger.entries)
+    duel: Record = ledger.entries[b"u" + operation["hold"]]
+    need(duel["stage"] == stage)
+    return duel
+
+
+def find_seat(duel: Record, signer: bytes) -> Record:
+    seats: list[Record] = [seat for seat in duel["seats"] if seat["public_key"] == signer]
+    need(seats)
+    return seats[0]
+
+
+def answer(ledger: Ledger, operation: Record, signer: bytes) -> None:
+    duel = find_duel(ledger, operation, ANSWER)
+    need(signer == duel["challenger"] and duel["answer_digest"] is None)
+    duel["answer_digest"] = operation["answer_digest"]
+
+
+def commit(ledger: Ledger, operation: Record, signer: bytes) -> None:
+    seat = find_seat(find_duel(ledger, operation, COMMIT), signer)
+    need(seat["commitment"] is None)
+    seat["commitment"] = operation["commitment"]
+
+
+def reveal(ledger: Ledger, operation: Record, signer: bytes) -> None:
+    seat = find_seat(find_duel(ledger, operation, REVEAL), signer)
+    need(seat["commitment"] is not None and seat["ballot"] is None)
+    opened = h("ballot", operation["hold"], signer, operation["salt"], encode(operation["ballot"]))
+    need(opened == seat["commitment"])
+    seat["ballot"] = dict(operation["ballot"])
+
+
+def end_stages(ledger: Ledger) -> None:
+    """Step 7 of a block."""
+    duels = {key[1:]: record for key, record in ledger.entries.items() if key[:1] == b"u"}
+    for hold_id in sorted(key for key, duel in duels.items() if is_complete(duel)):
+        if duels[hold_id]["stage"] < REVEAL:
+            enter(ledger, hold_id, duels[hold_id]["stage"] + 1)
+        else:
+            settle(ledger, hold_id)
+    for stage in (ANSWER, COMMIT, REVEAL):
+        queue_key = b"y" + bytes([stage])
+        end = ledger.entries.get(queue_key, NO_QUEUE)["end"]
+        for _ in range(get_duels(ledger)["max_deadlines"]):
+            queue = ledger.entries.get(queue_key, NO_QUEUE)
+            key = b"x" + bytes([stage]) + u64(queue["first"])
+            if queue["first"] >= end or queue == NO_QUEUE or ledger.entries[key]["ends_at"] > ledger.now:
+                break
+            deadline = ledger.entries.pop(key)
+            queue["first"] += 1
+            if queue["first"] == queue["end"]:
+                del ledger.entries[queue_key]
+            duel = ledger.entries.get(b"u" + deadline["hold"])
+            if duel is not None and duel["stage"] == stage:
+                run_out(ledger, deadline["hold"], duel)
+
+
+def is_complete(duel: Record) -> bool:
+    seats = duel["seats"]
+    return {
+        ANSWER: duel["answer_digest"] is not None,
+        COMMIT: all(seat["commitment"] is not None for seat in seats),
+        REVEAL: all(seat["ballot"] is not None for seat in seats if seat["commitment"] is not None),
+    }[duel["stage"]]
+
+
+def run_out(ledger: Ledger, hold_id: bytes, duel: Record) -> None:
+    """The stage of a duel has run out."""
+    if duel["stage"] == COMMIT and any(seat["commitment"] is not None for seat in duel["seats"]):
+        enter(ledger, hold_id, REVEAL)
+    elif duel["stage"] != ANSWER:
+        settle(ledger, hold_id)
+    else:
+        silent = duel["challenger"]
+        duel["silent"].append(silent)
+        duel["challenger"] = None
+        if len(duel["silent"]) == MAX_CHALLENGERS:
+            close(ledger, hold_id)
+            take(ledger, silent, share(ledger, duel, "silence"))
+            take(ledger, duel["executor"], share(ledger, duel, "void"))
+            return
+        take(ledger, silent, share(ledger, duel, "silence"))
+        seed = h("duel", ledger.entries[b"b"]["value"], hold_id)
+        excluded = {duel["payer"], duel["executor"], *duel["silent"]} | {each["public_key"] for each in duel["seats"]}
+        duel["challenger"] = draw_challenger(ledger, duel["model"], seed, excluded)
+        if duel["challenger"] is None:
+            for seat in duel["seats"]:
+                seat["is_reversed"] = False
+        enter(ledger, hold_id, ANSWER if duel["challenger"] else COMMIT)
+
+
+def settle(ledger: Ledger, hold_id: bytes) -> None:
+    """The verdict, and what each of the parties gets or pays."""
+    duel = close(ledger, hold_id)
+    ballots = [(read(seat), seat) for seat in duel["seats"] if seat["ballot"] is not None]
+
+    def most(test: Callable[[Record], bool]) -> list[bytes]:
+        judges = [seat["public_key"] for ballot, seat in ballots if test(ballot)]
+        return judges if 2 * len(judges) > len(ballots) else []
+
+    def missing(name: str) -> Callable[[Record], bool]:
+        return lambda ballot: name in ballot["missing"]
+
+    def says(better: str) -> Callable[[Record], bool]:
+        return lambda ballot: ballot["better"] == better and not ballot["missing"]
+
+    cases: list[tuple[Callable[[Record], bool], str, str, str]]
+    if duel["challenger"] is None:
+        cases = [
+            (missing("executor"), "-void", "", ""),
+            (lambda ballot: "executor" not in ballot["missing"] and "executor" in ballot["unusable"], "", "", "judge"),
+            (lambda ballot: not {"executor"} & (ballot["missing"] | ballot["unusable"]), "", "", "judge"),
+        ]
+    else:
+        cases = [
+            (missing("executor"), "-void", "challenger", ""),
+            (missing("challenger"), "", "-silence", ""),
+            (says("executor"), "executor_won", "challenger_lost", "judge"),
+            (says("challenger"), "-executor_lost", "challenger", "judge"),
+            (says("same"), "", "", "quarter"),
+        ]
+    tie = (lambda ballot: True, "", "challenger", "quarter")
+    _, executor, challenger, pay = next((case for case in cases if most(case[0])), tie)
+    agreed = next((most(case[0]) for case in cases if most(case[0])), [])
+    if most(lambda ballot: "challenger" in ballot["unusable"] and "executor" not in ballot["unusable"]):
+        challenger = challenger if challenger.startswith("-") else ""
+    transact(ledger, duel, duel["executor"], executor)
+    if duel["challenger"] is not None:
+        transact(ledger, duel, duel["challenger"], challenger)
+    for seat in duel["seats"]:
+        key = seat["public_key"]
+        if seat["ballot"] is None:
+            transact(ledger, duel, key, "-silence")
+        elif pay == "quarter" or (pay and key in agreed):
+            transact(ledger, duel, key, pay)
+
+
+def read(seat: Record) -> Record:
+    """A ballot with the answers by their authors."""
+    names = {A: "challenger", B: "executor"} if seat["is_reversed"] else {A: "executor", B: "challenger"}
+    ballot = seat["ballot"]
+    return {
+        "better": {**names, BOTH: "same", 0: ""}[ballot["better"]],
+        "unusable": {name for bit, name in names.items() if ballot["unusable"] & bit},
+        "missing": {name for bit, name in names.items() if ballot["missing"] & bit},
+    }
+
+
+def close(ledger: Ledger, hold_id: bytes) -> Record:
+    """What was set aside for a duel is free again, and it is removed."""
+    duel: Record = ledger.entries.pop(b"u" + hold_id)
+    ledger.account(duel["executor"])["locked"] -= duel["locked"]
+    ledger.entries[b"s"]["reserved"] -= duel["reserved"]
+    return duel
+
+
+def transact(ledger: Ledger, duel: Record, key: bytes, what: str) -> None:
+    """An account gets the share of a parameter, or (with a minus) pays it."""
+    if what.startswith("-"):
+        take(ledger, key, share(ledger, duel, what[1:]))
+    elif what:
+        amount = share(ledger, duel, "judge") // 4 if what == "quarter" else share(ledger, duel, what)
+        ledger.entries[b"s"]["treasury"] -= amount
+        ledger.account(key)["available"] += amount
+
+
+def take(ledger: Ledger, key: bytes, amount: int) -> None:
+    """An account pays, as far as it can."""
+    account = ledger.account(key)
+    balances = [(account, "bonded"), *((part, "amount") for part in account["unbonding"]), (account, "available")]
+    for balance, name in balances:
+        paid = min(amount, balance[name])
+        balance[name] -= paid
+        amount -= paid
+        ledger.fill_treasury(paid)
+    account["unbonding"] = [part for part in account["unbonding"] if part["amount"]]

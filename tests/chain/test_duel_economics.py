@@ -1,0 +1,81 @@
+"""Parameters of duels that contradict each other are refused by name, and the defaults are not."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chain.exceptions import GenesisError
+from chain.genesis import load_genesis
+from chain.parameters import Parameters, Price
+from chain.transition.duels.money import compute_levy
+from tests.support.chain_builder import make_test_genesis
+from tests.support.duel_chain import DUEL_PARAMETERS, DUELS
+from tests.support.keys import make_keys
+
+PUBLIC = Parameters(min_validator_bond=1_000)
+"""The defaults, with validators that tests can afford."""
+
+
+def check(parameters: Parameters) -> None:
+    make_test_genesis(make_keys(4), parameters=parameters)
+
+
+@pytest.mark.parametrize("rate", [0, 50, 250])
+def test_the_defaults_hold_at_any_rate_that_the_levy_can_carry(rate: int) -> None:
+    parameters = replace(PUBLIC, duels=replace(PUBLIC.duels, rate=rate))
+    check(parameters)
+    assert compute_levy(parameters.duels, 1_000_000) == 1_750 * rate
+
+
+def change(**changes: int) -> Parameters:
+    return replace(DUEL_PARAMETERS, duels=replace(DUELS, **changes))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        (change(judges=2), "judges 2 is even"),
+        (change(judge=295, executor_lost=300), "judge 295 earns a judge less than the 245"),
+        (change(executor_lost=501), "a verdict is worth 751 .* it would be bought"),
+        (change(executor_won=251), "a verdict is worth 751 .* it would be bought"),
+        (change(challenger_lost=1_001), "it would pay to lose"),
+        (change(levy=1_545), "levy 1545 cannot pay for duels, which cost 1546 on average"),
+        (change(rate=572), "rate 572 and levy 1750 together take more than was captured"),
+        (change(lock=1_999), "lock 1999 is less than the penalty 2000"),
+        (change(void=20_001), "lock 20000 is less than the penalty 20001"),
+        (change(executor_lost=20_001, judge=14_000, levy=40_000, rate=20), "less than the penalty 20001"),
+        (replace(DUEL_PARAMETERS, min_service_bond=1_999), "min_service_bond 1999 is less than .* 2000"),
+        (replace(DUEL_PARAMETERS, price=Price(101, 1, 10)), "min_service_bond 2000 is less than .* 2020"),
+        (replace(DUEL_PARAMETERS, unbonding_epochs=50), "may be over in 51000 ms, before the longest duel, 52000 ms"),
+        (change(reveal_ms=DUELS.reveal_ms + 50_000), "101000 ms, before the longest duel, 102000 ms"),
+    ],
+)
+def test_what_cannot_work_is_refused(parameters: Parameters, message: str) -> None:
+    with pytest.raises(GenesisError, match=message):
+        check(parameters)
+    check(replace(parameters, duels=replace(parameters.duels, rate=0)))
+
+
+def test_a_bond_that_leaves_just_after_the_longest_duel_is_long_enough() -> None:
+    check(replace(DUEL_PARAMETERS, unbonding_epochs=51))
+    check(change(reveal_ms=DUELS.reveal_ms + 49_000))
+
+
+def test_a_genesis_file_may_leave_out_what_it_does_not_change(tmp_path: Path) -> None:
+    path = tmp_path / "genesis.json"
+    genesis = make_test_genesis(make_keys(4), parameters=replace(PUBLIC, duels=replace(PUBLIC.duels, rate=50)))
+    path.write_text(genesis.to_json())
+    assert load_genesis(path) == genesis
+    content: dict[str, Any] = json.loads(genesis.to_json())
+    content["parameters"]["duels"] = {"rate": 50}
+    path.write_text(json.dumps(content))
+    assert load_genesis(path) == genesis
+    content["parameters"]["duels"] = {"rate": 50, "judges": 4}
+    path.write_text(json.dumps(content))
+    with pytest.raises(GenesisError, match=r"genesis.json.*judges 4 is even"):
+        load_genesis(path)
