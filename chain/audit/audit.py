@@ -297,6 +297,7 @@ class _Audit:
         transition = apply_block(self._genesis, self._header, self._state, block)
         moved = _sum_changes(self._state, transition)
         self._draws.add(self._state, block)
+        report.duels.add(transition.duel_events)
         self._header, self._state = block.header, transition.state
         if block.height == self._epoch.last_height:
             self._last_headers[block.height] = block.header
@@ -306,6 +307,8 @@ class _Audit:
             raise InvalidBlock("supply", f"is {transition.state.totals.supply}, not {self._supply}")
         if moved != granted:
             raise InvalidBlock("supply", f"all credit grows by {moved}, of which {granted} was granted")
+        if transition.state.totals.reserved > transition.state.totals.treasury:
+            raise InvalidBlock("supply", "duels are promised more than the treasury has")
         self._source.check_block(block, transition.failures)
         if entry.certificate is not None:
             self._count_certificate(block, entry.certificate)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from chain.audit.draws import PayerDraws
+from chain.audit.duels import DuelCounts
 from chain.light.client import Checkpoint
 
 
@@ -64,6 +65,7 @@ class Report:
     supply: int = 0
     treasury: int = 0
     payers: dict[bytes, PayerDraws] = field(default_factory=dict)
+    duels: DuelCounts = field(default_factory=DuelCounts)
     restarts: list[Restarted] = field(default_factory=list)
     fault: Fault | None = None
     doubt: str | None = None

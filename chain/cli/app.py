@@ -20,9 +20,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from chain.audit.audit import audit_chain
+from chain.audit.duels import list_duels
 from chain.audit.export import ExportSource, export_chain
 from chain.audit.proof_builder import prove_balance, prove_operation, rebuild_chain
 from chain.audit.sources import ChainSource, StoreSource
+from chain.cli.duels import describe_duel, duel_to_plain
 from chain.cli.format import (
     account_to_rows,
     describe_proof,
@@ -135,10 +137,19 @@ def build_app(open_remote: OpenRemote | None = None, find_checkpoint: FindCheckp
     def show(
         what: Annotated[str, typer.Argument(help="Height, block id, operation id, or 'head'.")] = "head",
         data_dir: DataDir = None,
+        duels: Annotated[
+            bool, typer.Option("--duels", help="Show every duel: parties, digests, votes, verdict, credits moved.")
+        ] = False,
         as_json: AsJson = False,
     ) -> None:
-        """Show a block or an operation."""
+        """Show a block, an operation, or all duels."""
         with _errors(), _open_store(data_dir or get_default_data_dir()) as store:
+            if duels:
+                source = StoreSource(store)
+                found = _with_progress("Replaying", source.height, lambda tick: list_duels(source, tick), as_json)
+                text = "\n\n".join(map(describe_duel, found)) or "no duels"
+                print_lines(json.dumps([duel_to_plain(each) for each in found]) if as_json else text)
+                return
             content = _find(ChainReader(store), what)
         print_lines(json.dumps(content, indent=None if as_json else 2, ensure_ascii=False))
 

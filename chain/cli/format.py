@@ -92,6 +92,7 @@ def account_to_rows(account: Account) -> dict[str, str]:
         "deposit": format_credits(account.deposit),
         "unbonding": ", ".join(unbonding) or "-",
         "models": ", ".join(account.models) or "-",
+        "judges": "-" if account.judge is None else f"with {account.judge.model}",
     }
 
 

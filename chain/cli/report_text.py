@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from chain.audit.report import Report, Restarted
+from chain.cli.duels import counts_to_plain, describe_counts
 from chain.cli.format import format_count, format_credits, format_percent
 from chain.crypto import format_address
 from chain.json_form import to_plain
@@ -56,6 +57,7 @@ def describe_report(report: Report, genesis: Path | None = None) -> str:
             f"({report.base_id.hex()[:16]}) is {reason}, and was not computed again"
         ]
     lines += trust_breaks
+    lines += describe_counts(report.duels)
     holds = sum(draws.holds for draws in report.payers.values())
     skipped = sum(draws.skipped for draws in report.payers.values())
     if holds:
@@ -108,6 +110,7 @@ def report_to_plain(report: Report, genesis: Path | None = None) -> dict[str, An
         "blocking_group": report.blocking_group,
         "supply": report.supply,
         "treasury": report.treasury,
+        "duels": counts_to_plain(report.duels),
         "restarts": [
             {**to_plain(restart), "accepted_by": str(genesis) if genesis and restart.is_accepted else None}
             for restart in report.restarts
