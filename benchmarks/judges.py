@@ -56,14 +56,14 @@ def is_broken(answer: str) -> bool:
     return not words or sum(runs.values()) - len(runs) > MAX_REPEATED * sum(runs.values())
 
 
-async def measure_one(weights: Path, form: ReplyForm, seed: int, step: int) -> JudgeScores:
-    """How one judge judges."""
+async def measure_one(weights: Path, form: ReplyForm, seed: int, step: int, limit: int) -> JudgeScores:
+    """How one judge judges, in the first ``limit`` trials of every ``step``-th case."""
     async with trio.open_nursery() as nursery:
         backend = EmbeddedBackend(RealRuntime(), weights=weights, parallel=PARALLEL)
         nursery.start_soon(backend.run)
         await backend.wait_alive()
         judge = Judge(backend, JudgePrompt.parse(load_default_prompt()), JudgeSettings(MODEL, form, timeout_s=600))
-        trials = make_trials(load_cases(), seed, step)
+        trials = make_trials(load_cases(), seed, step)[:limit]
         outcomes = await run_trials(judge, trials, PARALLEL)
         nursery.cancel_scope.cancel()
     return measure(trials, outcomes)
@@ -126,12 +126,12 @@ def make_chart(measured: dict[str, JudgeScores]) -> Chart:
     return Chart("Small models as judges", "", "share of cases", series, categories=judges)
 
 
-def run_judges(names: Sequence[str], seed: int, step: int) -> dict[str, JudgeScores]:
+def run_judges(names: Sequence[str], seed: int, step: int, limit: int) -> dict[str, JudgeScores]:
     """Measure the named judges, one after the other."""
     measured = {}
     for name in names:
         variant, form = JUDGES[name]
-        measured[name] = trio.run(measure_one, get_variant(variant), form, seed, step)
+        measured[name] = trio.run(measure_one, get_variant(variant), form, seed, step, limit)
         print(f"{name}: done", file=sys.stderr, flush=True)
     return measured
 
@@ -143,12 +143,13 @@ def main() -> None:
         "judges",
         __doc__,
         Option("judges", names, names[1:2], "which judges"),
-        Option("step", 4, 90, "of how many cases one is taken"),
+        Option("step", 2, 90, "of how many cases one is taken"),
+        Option("trials", 1000, 8, "most trials of a judge"),
         Option("answers", 60, 1, "honest answers"),
         is_timed=False,
     )
     broken = trio.run(count_broken, run.seed, run.values["answers"])
-    measured = run_judges(run.values["judges"], run.seed, run.values["step"])
+    measured = run_judges(run.values["judges"], run.seed, run.values["step"], run.values["trials"])
     figures = [make_figure("honest answers that are broken", broken, "assumed: 0.01")]
     notes = {}
     for name, found in measured.items():
