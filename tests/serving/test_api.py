@@ -155,7 +155,8 @@ def test_half_an_event_is_not_passed_on_before_the_error(monkeypatch: pytest.Mon
         await world.settle()
 
     monkeypatch.setattr(
-        "tests.support.market_world.make_token", lambda name, number: make_token(name, number) if number == 0 else torn
+        "tests.support.market_world.make_token",
+        lambda name, number, padding=0: make_token(name, number, padding) if number == 0 else torn,
     )
     simulate(play)
 

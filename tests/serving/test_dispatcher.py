@@ -230,7 +230,7 @@ def test_a_dead_backend_takes_its_node_off_the_draw() -> None:
     simulate(play)
 
 
-def test_of_the_next_two_the_less_loaded_goes_first() -> None:
+def test_of_the_next_two_one_that_says_it_is_full_goes_last() -> None:
     async def play(world: World) -> None:
         first, second = world.drawn()
         find = world.gateway.discovery.find
@@ -240,7 +240,7 @@ def test_of_the_next_two_the_less_loaded_goes_first() -> None:
             if announcement is None or peer != first.public_key:
                 return announcement
             fields: dict[str, Any] = {name: getattr(announcement, name) for name in Announcement.__slots__}
-            return Announcement(**{**fields, "load": PeerLoad(4, 0, 900)})
+            return Announcement(**{**fields, "load": PeerLoad(4, 0, 1000)})
 
         world.gateway.originator._dialer = replace(world.gateway.originator._dialer, find=find_loaded)
         result = await ask(world.gateway)

@@ -71,6 +71,7 @@ class ForkedCommand:
 def _run_main(argv: tuple[str, ...], stdout: Path, stderr: Path, environment: dict[str, str]) -> None:
     """What a forked process does: its own standard streams, then what the installed command does."""
     end_with_parent()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell ignores for what runs in its background
     os.environ.update(environment)
     append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     for number, path, flags in ((0, os.devnull, os.O_RDONLY), (1, stdout, append), (2, stderr, append)):

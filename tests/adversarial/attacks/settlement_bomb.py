@@ -40,10 +40,11 @@ def run() -> Outcome:
     entries[account_key(PAYER)] = Account(held=held * total)
     entries[account_key(PAYEE)] = Account(bonded=1_000 * total, locked=1_000 * total)
     state = genesis.state.update(entries)
-    settled = []
+    settled, height = [], 0
     while (open_holds := state.account(PAYER).held // held) > 0:
+        height += 1
         overlay = StateOverlay(state)
-        settle_due_captures(overlay, parameters, 70_000)
+        settle_due_captures(overlay, parameters, height, 70_000)
         state = state.update(overlay.changes)
         settled.append(open_holds - state.account(PAYER).held // held)
     assert sum(settled) == total and state.account(PAYEE).available == 1_000 * total
