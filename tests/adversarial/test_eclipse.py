@@ -162,7 +162,7 @@ async def attack(number: int, networks: int, forward: int, sybils_first: bool) -
     ("networks", "forward", "sybils_first"),
     [
         (4, 1, True),
-        (SYBILS, SYBILS, True),
+        pytest.param(SYBILS, SYBILS, True, marks=pytest.mark.long),
         pytest.param(SYBILS, 1, False, marks=pytest.mark.long),
         pytest.param(SYBILS, 1, True, marks=pytest.mark.long),
         pytest.param(SYBILS, SYBILS, False, marks=pytest.mark.long),

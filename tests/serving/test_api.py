@@ -142,6 +142,12 @@ def test_a_stream_that_breaks_off_ends_in_one_error_event(fault: str, own_backen
     simulate(play, Options(own_backend=own_backend))
 
 
+@pytest.fixture
+def prompt_refunds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refunds that are not gathered for a minute, in tests of real time."""
+    monkeypatch.setattr("serving.accounting.payee.REFUND_GATHER_S", 0.5)
+
+
 def test_half_an_event_is_not_passed_on_before_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
     torn = b'data: {"id":"torn"'
 
@@ -300,7 +306,7 @@ async def serve(world: World, *keys: ApiKey) -> AsyncIterator[openai.AsyncOpenAI
 MESSAGES: Any = [{"role": "user", "content": "hello"}]
 
 
-def test_openais_client() -> None:
+def test_openais_client(prompt_refunds: None) -> None:
     async def play(world: World) -> None:
         async with serve(world, ApiKey("secret")) as client:
             first = world.drawn()[0]
@@ -354,7 +360,9 @@ def test_openais_client() -> None:
 
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("own_backend", [True, False])
-def test_a_client_that_disconnects_cancels_the_work_down_to_the_backend(stream: bool, own_backend: bool) -> None:
+def test_a_client_that_disconnects_cancels_the_work_down_to_the_backend(
+    stream: bool, own_backend: bool, prompt_refunds: None
+) -> None:
     async def play(world: World) -> None:
         member = world.members[0] if own_backend else world.drawn()[0]
         backend = member.backend

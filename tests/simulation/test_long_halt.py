@@ -41,7 +41,7 @@ def assert_goes_on(simulation: Simulation, seconds: float, nodes: Sequence[Node]
     assert len(block.body.nullifications) <= MAX_NULLIFICATIONS < block.header.view
 
 
-@pytest.mark.parametrize("restarts", [False, True])
+@pytest.mark.parametrize("restarts", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_a_chain_goes_on_after_a_long_halt(restarts: bool) -> None:
     """After a restart of everybody too: their votes are durable, the nullifications that they made are not."""
     simulation = Simulation(1, KEYS, lambda epoch: COMMITTEE)
