@@ -169,6 +169,10 @@ def test_what_is_disputed_or_refunded_is_not_drawn() -> None:
 
 def test_the_parties_and_the_judges_are_all_distinct(opened: tuple[DuelChain, bytes]) -> None:
     chain, _ = fork(opened)
+    chain.pay_answers(24)
+    for _ in range(MAX_DRAW_HEIGHTS):
+        chain.append(elapsed=QUICK)
+    assert len(chain.events) > 8
     for hold, events in chain.events.items():
         assert isinstance(events[0], DuelOpened)
         duel = events[0].duel
