@@ -357,6 +357,21 @@ def test_who_breaks_off_is_not_even_paid_for_what_it_delivered(lie: Lie) -> None
     simulate(play, Options(parameters=FAST, originator=SHORT))
 
 
+def test_an_error_that_is_passed_on_is_not_paid() -> None:
+    """It is passed on since there is no second executor to deny it."""
+
+    async def play(world: World) -> None:
+        (liar,) = world.drawn()
+        deals = plant(world, liar, asks_pay_for_an_error)
+        await ask(world.gateway)
+        await capture_all(deals[0], deals[0].make_delivery(b"{}", count=0).amount)
+        liar.node.payments.payee._served.clear()
+        await world.settle(60)
+        check_gained_nothing(world, liar)
+
+    simulate(play, Options(executors=1, parameters=FAST, originator=SHORT))
+
+
 def test_an_answer_in_whose_place_another_was_taken_is_not_paid() -> None:
     token = make_token("liar-", 0)
 
