@@ -21,6 +21,11 @@ OUTCOME_DECAY = 7 / 8
 FAILURE_WAIT_S = 10.0
 """A failure weighs as one more for each time that a user waited so long for it. It is forgotten later, so that an
 executor that has users wait and never answers does so seldom."""
+UNREACHABLE_WEIGHT = 0.25
+"""Of an executor that no connection could be made to: it has cost a user seconds, and a private one that changes its
+address is soon back."""
+UNREACHABLE_WAIT_S = 15.0
+"""Time for which such an executor waits."""
 MAX_FAULT_SHARE = 1 / 3
 """Above this share of faults an executor is faulty. It starts with one success: a single fault counts for a while."""
 SLOW_FACTOR = 4.0
@@ -46,7 +51,7 @@ class Rank(IntEnum):
     """Newcomers as well."""
     SLOW = 1
     WAITING = 2
-    """It has declined, and has said when it may be asked again."""
+    """It has declined, and has said when it may be asked again; or it was out of reach a moment ago."""
     FAULTY = 3
 
 
@@ -112,11 +117,17 @@ class ExecutorScores:
             score.first_chunk_s += (first_chunk_s - score.first_chunk_s) / score.timed_streams
 
     def note_failed(self, executor: bytes, model: str, now: float, waited_s: float = 0.0) -> None:
-        """It could not be reached, broke off, fell silent, or lied about its delivery.
+        """It broke off, fell silent, or lied about its delivery.
 
         ``waited_s``: how long a user waited for an answer that did not begin.
         """
         self._begin_outcome(executor, model, now).failed += 1.0 + waited_s / FAILURE_WAIT_S
+
+    def note_unreachable(self, executor: bytes, model: str, now: float) -> None:
+        """No connection to it could be made."""
+        score = self._begin_outcome(executor, model, now)
+        score.failed += UNREACHABLE_WEIGHT
+        score.waits_until = now + UNREACHABLE_WAIT_S
 
     def note_unshared_error(self, executor: bytes, model: str, now: float) -> None:
         """It gave a client error for a request that another answered."""

@@ -238,6 +238,11 @@ class Originator:
             attempt = OffloadAttempt(self._context, self._dialer, self._settings, self._decoding, terms, stack)
             try:
                 await self._dialer.connect(terms.executor, self._settings.accept_timeout_s)
+            except (NetworkError, trio.TooSlowError) as error:
+                attempt.reject()
+                self.scores.note_unreachable(terms.executor, model, trio.current_time())
+                raise AttemptFailed(str(error) or "no connection in time") from error
+            try:
                 await attempt.begin()
             except AttemptFailed as failure:
                 if failure.retry_after_s:

@@ -12,6 +12,7 @@ from serving.offload.executor_scores import (
     MIN_SLOW_S,
     OUTCOME_DECAY,
     SLOW_FACTOR,
+    UNREACHABLE_WAIT_S,
     ExecutorScores,
     Rank,
 )
@@ -43,6 +44,17 @@ def test_a_failure_that_a_user_waited_for_counts_for_longer() -> None:
         scores.note_failed(ONE, MODEL, 0.0, waited_s)
         assert rank(scores, ONE, (half_lives - 0.1) * HALF_LIFE_S) is Rank.FAULTY
         assert rank(scores, ONE, (half_lives + 0.1) * HALF_LIFE_S) is Rank.GOOD
+
+
+def test_one_out_of_reach_waits_a_moment_and_is_faulty_only_after_several_times() -> None:
+    scores, now = ExecutorScores(), 0.0
+    for expected in (Rank.GOOD, Rank.GOOD, Rank.FAULTY):
+        scores.note_unreachable(ONE, MODEL, now)
+        assert rank(scores, ONE, now + 0.9 * UNREACHABLE_WAIT_S) is (
+            Rank.WAITING if expected is Rank.GOOD else expected
+        )
+        now += 1.1 * UNREACHABLE_WAIT_S
+        assert rank(scores, ONE, now) is expected
 
 
 def test_a_good_record_outweighs_single_faults_but_not_a_series() -> None:
