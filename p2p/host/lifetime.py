@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import trio
@@ -54,4 +55,5 @@ class Lifetime:
     def start_soon(self, function: Callable[..., Awaitable[object]], *args: object) -> None:
         """Run a task until it ends or the host does; nothing happens if the node is not on the network."""
         if self.running is not None:
-            self.running.nursery.start_soon(function, *args)
+            with suppress(RuntimeError):  # its last task has just ended: the nursery takes no more
+                self.running.nursery.start_soon(function, *args)
