@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from chain.codec import Amount, Bounds, Hash, ModelName, Natural, PublicKey, Record
@@ -62,6 +62,20 @@ class Account(Record):
     def free_bond(self) -> int:
         """The part of the own bond that may leave it, or back another capture without a receipt."""
         return max(0, self.own_bond - self.locked)
+
+    def take_stake(self, amount: int) -> tuple[Account, int]:
+        """Take an amount out of the bond, then out of what is leaving it: what leaves first pays first.
+
+        Returns the account after that, and how much was taken: all that there is, at the most.
+        """
+        bonded = min(amount, self.bonded)
+        owed, parts = amount - bonded, []
+        for part in self.unbonding:
+            taken = min(owed, part.amount)
+            owed -= taken
+            if part.amount > taken:  # an entry of nothing could never be withdrawn
+                parts.append(replace(part, amount=part.amount - taken))
+        return replace(self, bonded=self.bonded - bonded, unbonding=tuple(parts)), amount - owed
 
     def credit(self, amount: int) -> Account:
         """The account with ``amount`` more available (less, if it is negative)."""

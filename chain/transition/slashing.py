@@ -72,21 +72,6 @@ def charge_missed_leads(overlay: StateOverlay, parameters: Parameters, epoch: Ep
         leader = epoch.compute_leader(certificate.view)
         account = overlay.account(leader)
         available = min(parameters.missed_lead_fee, account.available)
-        bonded = min(parameters.missed_lead_fee - available, account.bonded)
-        owed = parameters.missed_lead_fee - available - bonded
-        parts = []
-        for part in account.unbonding:  # what leaves first pays first
-            taken = min(owed, part.amount)
-            owed -= taken
-            if part.amount > taken:  # an entry of nothing could never be withdrawn
-                parts.append(replace(part, amount=part.amount - taken))
-        overlay.put_account(
-            leader,
-            replace(
-                account,
-                available=account.available - available,
-                bonded=account.bonded - bonded,
-                unbonding=tuple(parts),
-            ),
-        )
-        overlay.fill_treasury(parameters.missed_lead_fee - owed)
+        account, taken = account.credit(-available).take_stake(parameters.missed_lead_fee - available)
+        overlay.put_account(leader, account)
+        overlay.fill_treasury(available + taken)

@@ -6,7 +6,7 @@ every capture fills it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from chain.duel_parameters import DuelParameters
 from chain.state.state import StateOverlay
@@ -52,23 +52,8 @@ def penalize(overlay: StateOverlay, public_key: bytes, amount: int) -> int:
     Out of the bond, then out of what is leaving it, in the order in which it leaves, then out of what is available.
     Bond that is locked elsewhere is not spared: a penalty does not wait.
     """
-    account = overlay.account(public_key)
-    bonded = min(amount, account.bonded)
-    owed, parts = amount - bonded, []
-    for part in account.unbonding:
-        taken = min(owed, part.amount)
-        owed -= taken
-        if part.amount > taken:  # an entry of nothing could never be withdrawn
-            parts.append(replace(part, amount=part.amount - taken))
-    available = min(owed, account.available)
-    overlay.put_account(
-        public_key,
-        replace(
-            account,
-            available=account.available - available,
-            bonded=account.bonded - bonded,
-            unbonding=tuple(parts),
-        ),
-    )
-    overlay.fill_treasury(amount - owed + available)
-    return amount - owed + available
+    account, taken = overlay.account(public_key).take_stake(amount)
+    available = min(amount - taken, account.available)
+    overlay.put_account(public_key, account.credit(-available))
+    overlay.fill_treasury(taken + available)
+    return taken + available
