@@ -11,6 +11,11 @@ from chain.types.duels import MAX_CHALLENGERS, MAX_JUDGES
 Share = Annotated[int, Bounds(0, 1_000_000)]
 """Thousandths of the amount that was captured for the answer that a duel is about."""
 
+MIN_DRAW_DELAY = 8
+"""Blocks after a capture until its deciding block is drawn."""
+DRAW_DELAYS = 32
+"""Blocks among which the deciding one is drawn."""
+
 StageTime = Annotated[int, Bounds(1, 2**53)]
 """Milliseconds of chain time."""
 

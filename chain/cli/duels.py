@@ -8,11 +8,9 @@ from chain.audit.duels import DuelCounts, DuelHistory
 from chain.cli.format import format_count, format_credits
 from chain.crypto import format_address
 from chain.printable import escape_unprintable
-from chain.state.duel_records import ANSWER, COMMIT, REVEAL, JudgeSeat
+from chain.state.duel_records import STAGES, JudgeSeat
 from chain.transition.duels.verdict import DuelVerdict
 from chain.types.duels import IDENTICAL, A, B
-
-_STAGES = {ANSWER: "waits for an answer", COMMIT: "waits for commitments", REVEAL: "waits for ballots"}
 
 
 def duel_to_plain(history: DuelHistory) -> dict[str, Any]:
@@ -22,7 +20,7 @@ def duel_to_plain(history: DuelHistory) -> dict[str, Any]:
         "hold": history.hold.hex(),
         "opened_at": history.opened_at,
         "settled_at": history.settled_at,
-        "stage": None if history.verdict is not None else _STAGES[duel.stage],
+        "stage": None if history.verdict is not None else STAGES[duel.stage],
         "verdict": None if history.verdict is None else history.verdict.value,
         "model": duel.model,
         "amount": duel.amount,

@@ -10,7 +10,8 @@ from chain.types.duels import MAX_CHALLENGERS, MAX_JUDGES, DeclaredJudge, DuelBa
 
 ANSWER, COMMIT, REVEAL = 1, 2, 3
 """The stages of a duel: the challenger answers, the judges commit to their ballots, the judges reveal them."""
-STAGES = (ANSWER, COMMIT, REVEAL)
+STAGES = {ANSWER: "waits for an answer", COMMIT: "waits for commitments", REVEAL: "waits for ballots"}
+"""What a duel does in each of them, in order."""
 
 
 @dataclass(frozen=True, slots=True)

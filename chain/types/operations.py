@@ -153,6 +153,10 @@ class Usage(Record):
     completion_bytes: Natural
 
 
+FINISH_CANCELLED = "cancelled"
+"""Finish reason of an answer that its user broke off."""
+
+
 @dataclass(frozen=True, slots=True)
 class Delivery(Record):
     """What an executor says it delivered against a hold, and what it asks for it.

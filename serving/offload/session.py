@@ -20,7 +20,7 @@ import trio
 
 from chain.crypto import format_address
 from chain.exceptions import CodecError, InvalidOperation
-from chain.types.operations import Delivery, SignedOperation, Usage, compute_digest
+from chain.types.operations import FINISH_CANCELLED, Delivery, SignedOperation, Usage, compute_digest
 from p2p.network import NetworkError, is_network_error
 from p2p.streams.exchanges import Exchange
 from serving.accounting.credit_line import CreditExhausted, CreditLine
@@ -54,8 +54,6 @@ from serving.scheduling.backend_pool import ScheduledBackend
 
 log = structlog.get_logger(__name__)
 
-FINISH_CANCELLED = "cancelled"
-"""Finish reason of an answer that its originator did not wait for."""
 MAX_UNPAID_BYTES = 4096
 """Completion bytes beyond those that the hold covers, after which a stream is ended for its length."""
 ANSWER_RESERVE_BYTES = 2 << 20

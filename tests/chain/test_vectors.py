@@ -22,6 +22,7 @@ from chain.duel_economics import (
     MIN_BLOCK_SPACING_MS,
     PAID_VERDICTS,
 )
+from chain.duel_parameters import DRAW_DELAYS, MIN_DRAW_DELAY
 from chain.genesis import GENESIS_VERSION, MAX_NEWCOMERS, MAX_SERVERS
 from chain.light.proofs import MAX_PROOF_BYTES
 from chain.merkle.snapshot import (
@@ -32,7 +33,6 @@ from chain.merkle.snapshot import (
     MAX_VALUE_BYTES,
 )
 from chain.state.records import MAX_UNBONDINGS, REPLAY_WINDOW_SIZE
-from chain.transition.duels.draw import DRAW_DELAYS, MIN_DRAW_DELAY
 from chain.transition.duels.settlement import TIE_QUOTIENT
 from chain.transition.jailing import MIN_COUNTED_BLOCKS, MIN_PARTICIPATION_QUOTIENT, MIN_WEIGHTED_VALIDATORS
 from chain.transition.registration import ARGON2_MEMORY_BYTES, ARGON2_PASSES

@@ -10,19 +10,13 @@ In between a capture stands in one entry of the state, written twice and removed
 from __future__ import annotations
 
 from chain import crypto
+from chain.duel_parameters import DRAW_DELAYS, MIN_DRAW_DELAY
 from chain.state.duel_records import PaidCapture, PaidCaptures
 from chain.state.keys import paid_captures_key, pending_draws_key
 from chain.state.records import OpenHold
 from chain.state.state import StateOverlay
-from chain.types.operations import Delivery
+from chain.types.operations import FINISH_CANCELLED, Delivery
 from chain.types.validators import compute_draw
-
-MIN_DRAW_DELAY = 8
-"""Blocks after a capture until its deciding block is drawn."""
-DRAW_DELAYS = 32
-"""Blocks among which the deciding one is drawn."""
-EXEMPT_REASON = "cancelled"
-"""Finish reason of an answer that its user broke off."""
 
 
 def is_exempt(delivery: Delivery) -> bool:
@@ -31,7 +25,7 @@ def is_exempt(delivery: Delivery) -> bool:
     The user broke it off, or there is no text in it (embeddings). Without the payer's receipt nothing is exempt: the
     executor alone would say so of every bad answer.
     """
-    return delivery.finish_reason == EXEMPT_REASON or not delivery.usage.completion_bytes
+    return delivery.finish_reason == FINISH_CANCELLED or not delivery.usage.completion_bytes
 
 
 def note_paid_capture(overlay: StateOverlay, height: int, hold: OpenHold, delivery: Delivery) -> None:

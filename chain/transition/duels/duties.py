@@ -8,14 +8,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from chain.exceptions import InvalidOperation
-from chain.state.duel_records import ANSWER, COMMIT, REVEAL, Duel, JudgeSeat
+from chain.state.duel_records import ANSWER, COMMIT, REVEAL, STAGES, Duel, JudgeSeat
 from chain.state.keys import duel_key
 from chain.state.state import StateOverlay, StateReader
 from chain.transition.context import BlockContext
 from chain.types.duels import DuelAnswer, DuelCommit, DuelOperation, DuelReveal, compute_ballot_commitment
 
 _STAGE_OF = {DuelAnswer: ANSWER, DuelCommit: COMMIT, DuelReveal: REVEAL}
-_STAGE_NAMES = {ANSWER: "waits for an answer", COMMIT: "waits for commitments", REVEAL: "waits for ballots"}
 
 
 def check_duty(state: StateReader, operation: DuelOperation, signer: bytes) -> Duel:
@@ -28,7 +27,7 @@ def check_duty(state: StateReader, operation: DuelOperation, signer: bytes) -> D
     if duel is None:
         raise InvalidOperation(f"there is no duel about hold {operation.hold.hex()[:16]}")
     if duel.stage != _STAGE_OF[type(operation)]:
-        raise InvalidOperation(f"the duel {_STAGE_NAMES[duel.stage]}")
+        raise InvalidOperation(f"the duel {STAGES[duel.stage]}")
     if isinstance(operation, DuelAnswer):
         if signer != duel.challenger:
             raise InvalidOperation("only the challenger answers")

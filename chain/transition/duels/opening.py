@@ -29,7 +29,7 @@ def open_duel(overlay: StateOverlay, parameters: DuelParameters, capture: PaidCa
     seed = compute_duel_seed(overlay.beacon.value, capture.hold)
     parties = {capture.payer, capture.payee}
     found = draw_challenger(overlay, capture.model, seed, parties)
-    for challenger in dict.fromkeys((found, None)):
+    for challenger in (None,) if found is None else (found, None):
         seats = draw_seats(overlay, parameters.judges, seed, parties if challenger is None else {*parties, challenger})
         if challenger is None:
             seats = face_forward(seats)

@@ -8,9 +8,9 @@ import pytest
 
 from chain.crypto import hash_bytes
 from chain.duel_economics import MAX_DRAW_HEIGHTS
+from chain.duel_parameters import DRAW_DELAYS, MIN_DRAW_DELAY
 from chain.state.duel_records import ANSWER, COMMIT, REVEAL, STAGES
 from chain.state.state import compute_supply
-from chain.transition.duels.draw import DRAW_DELAYS, MIN_DRAW_DELAY
 from chain.transition.duels.events import ChallengerReplaced, DuelOpened
 from chain.transition.duels.money import compute_levy, compute_share
 from chain.transition.duels.opening import draw_challenger, draw_seats
