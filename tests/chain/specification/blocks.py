@@ -125,11 +125,4 @@ def execute(ledger: Ledger, block: Record, operations: list[Record]) -> list[str
 def charge_missed_lead(ledger: Ledger, view: int) -> None:
     """The leader of a view pays for it, as far as it can."""
     leader = compute_leader(ledger.committee(ledger.epoch), ledger.entries[b"b"]["previous"], view)
-    account, owed = ledger.account(leader), ledger.parameters["missed_lead_fee"]
-    balances = [(account, "available"), (account, "bonded"), *((part, "amount") for part in account["unbonding"])]
-    for balance, name in balances:
-        paid = min(owed, balance[name])
-        balance[name] -= paid
-        owed -= paid
-        ledger.fill_treasury(paid)
-    account["unbonding"] = [part for part in account["unbonding"] if part["amount"]]
+    ledger.collect(leader, ledger.parameters["missed_lead_fee"], available="first")

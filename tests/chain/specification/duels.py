@@ -211,10 +211,10 @@ def run_out(ledger: Ledger, hold_id: bytes, duel: Record) -> None:
         duel["challenger"] = None
         if len(duel["silent"]) == MAX_CHALLENGERS:
             close(ledger, hold_id)
-            take(ledger, silent, share(ledger, duel, "silence"))
-            take(ledger, duel["executor"], share(ledger, duel, "void"))
+            ledger.collect(silent, share(ledger, duel, "silence"), available="last")
+            ledger.collect(duel["executor"], share(ledger, duel, "void"), available="last")
             return
-        take(ledger, silent, share(ledger, duel, "silence"))
+        ledger.collect(silent, share(ledger, duel, "silence"), available="last")
         seed = h("duel", ledger.entries[b"b"]["value"], hold_id)
         excluded = {duel["payer"], duel["executor"], *duel["silent"]} | {each["public_key"] for each in duel["seats"]}
         duel["challenger"] = draw_challenger(ledger, duel["model"], seed, excluded)
@@ -292,20 +292,8 @@ def close(ledger: Ledger, hold_id: bytes) -> Record:
 def transact(ledger: Ledger, duel: Record, key: bytes, what: str) -> None:
     """An account gets the share of a parameter, or (with a minus) pays it."""
     if what.startswith("-"):
-        take(ledger, key, share(ledger, duel, what[1:]))
+        ledger.collect(key, share(ledger, duel, what[1:]), available="last")
     elif what:
         amount = share(ledger, duel, "judge") // 4 if what == "quarter" else share(ledger, duel, what)
         ledger.entries[b"s"]["treasury"] -= amount
         ledger.account(key)["available"] += amount
-
-
-def take(ledger: Ledger, key: bytes, amount: int) -> None:
-    """An account pays, as far as it can."""
-    account = ledger.account(key)
-    balances = [(account, "bonded"), *((part, "amount") for part in account["unbonding"]), (account, "available")]
-    for balance, name in balances:
-        paid = min(amount, balance[name])
-        balance[name] -= paid
-        amount -= paid
-        ledger.fill_treasury(paid)
-    account["unbonding"] = [part for part in account["unbonding"] if part["amount"]]

@@ -127,6 +127,18 @@ class Ledger:
     def fill_treasury(self, amount: int) -> None:
         self.entries[b"s"]["treasury"] += amount
 
+    def collect(self, key: bytes, amount: int, available: str) -> None:
+        """An account pays to the treasury, as far as it can: what is ``available`` is taken "first" or "last"."""
+        account = self.account(key)
+        stake = [(account, "bonded"), *((part, "amount") for part in account["unbonding"])]
+        purse = [(account, "available")]
+        for balance, name in purse + stake if available == "first" else stake + purse:
+            paid = min(amount, balance[name])
+            balance[name] -= paid
+            amount -= paid
+            self.fill_treasury(paid)
+        account["unbonding"] = [part for part in account["unbonding"] if part["amount"]]
+
     def encode_entries(self) -> dict[bytes, bytes]:
         """The state as it is hashed, without accounts that are wholly empty."""
         return {key: encode(record) for key, record in self.entries.items() if record != NO_ACCOUNT}
