@@ -14,7 +14,7 @@ import importlib.util
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import trio
 
@@ -24,9 +24,9 @@ from serving.backends.load_metrics import compute_full_load
 from serving.backends.openai_compatible import BackendTimeouts, OpenAICompatibleBackend
 from serving.openai.answers import Answer
 
-MODEL: Final = "smollm2-135m"
+MODEL = "smollm2-135m"
 """Name of the embedded model."""
-SILENT: Final = -1
+SILENT = -1
 """Verbosity of llama.cpp below its errors: what fails is raised, not logged."""
 
 

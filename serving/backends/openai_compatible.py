@@ -10,7 +10,6 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Final
 
 import structlog
 import trio
@@ -29,15 +28,15 @@ from serving.openai.answers import Answer
 
 log = structlog.get_logger(__name__)
 
-METRICS_READ_INTERVAL_S: Final = 1.0
+METRICS_READ_INTERVAL_S = 1.0
 """Seconds between reads of the metrics page."""
-RETRY_INTERVAL_S: Final = 0.2
+RETRY_INTERVAL_S = 0.2
 """Seconds from a failed probe to the next, until the backend counts as dead."""
-HEALTH_INTERVAL_S: Final = 5.0
+HEALTH_INTERVAL_S = 5.0
 """Seconds between health checks where there is no metrics page."""
-DEAD_AFTER_FAILURES: Final = 2
+DEAD_AFTER_FAILURES = 2
 """Failed probes in a row after which a backend counts as dead."""
-PROBE_TIMEOUTS: Final = HttpTimeouts(connect_s=2.0, first_byte_s=3.0, stall_s=3.0)
+PROBE_TIMEOUTS = HttpTimeouts(connect_s=2.0, first_byte_s=3.0, stall_s=3.0)
 """Patience of probes."""
 
 

@@ -10,11 +10,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
-MAX_DETAIL_CHARS: Final = 200
+MAX_DETAIL_CHARS = 200
 """Most characters of a reply or an error that an abstention quotes."""
-REPLY_KEY: Final = "ballot"
+REPLY_KEY = "ballot"
 """The one key of a reply in JSON."""
 
 
@@ -72,7 +72,7 @@ class ReplyForm(Enum):
     LETTER = "letter"
 
 
-PAIR_CHOICES: Final[Mapping[str, tuple[str, Ballot]]] = {
+PAIR_CHOICES: Mapping[str, tuple[str, Ballot]] = {
     "A": ("answer A is better", Ballot(Better.A)),
     "B": ("answer B is better", Ballot(Better.B)),
     "C": ("neither is better", Ballot(Better.TIE)),
@@ -81,7 +81,7 @@ PAIR_CHOICES: Final[Mapping[str, tuple[str, Ballot]]] = {
     "Z": ("both answers are unusable", Ballot(Better.TIE, unusable_a=True, unusable_b=True)),
 }
 """The choices for two answers: letter, meaning and ballot."""
-SOLO_CHOICES: Final[Mapping[str, tuple[str, SoloBallot]]] = {
+SOLO_CHOICES: Mapping[str, tuple[str, SoloBallot]] = {
     "U": ("the answer is usable", SoloBallot(is_unusable=False)),
     "X": ("the answer is unusable", SoloBallot(is_unusable=True)),
 }

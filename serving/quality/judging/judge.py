@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import openai
 import trio
@@ -33,19 +33,19 @@ from serving.quality.judging.ballot import (
 )
 from serving.quality.judging.prompt import AnswerPair, JudgePrompt, Message, SingleAnswer, draw_code, draw_seed
 
-JSON_REPLY_TOKENS: Final = 32
+JSON_REPLY_TOKENS = 32
 """Most tokens of a reply in JSON; the object takes about ten, with spaces more."""
-LETTER_REPLY_TOKENS: Final = 1
+LETTER_REPLY_TOKENS = 1
 """Tokens of a reply of one letter."""
-PROBE_TIMEOUT_S: Final = 120.0
+PROBE_TIMEOUT_S = 120.0
 """How long a backend may take to show whether it enforces a schema."""
-PROBE_QUESTION: Final = "Write one sentence about the sea."
+PROBE_QUESTION = "Write one sentence about the sea."
 """A question that no model answers in JSON of its own accord."""
-PROBE_CHOICES: Final = {"R": ("ready", SoloBallot(is_unusable=False))}
+PROBE_CHOICES = {"R": ("ready", SoloBallot(is_unusable=False))}
 """The only reply to it that a schema leaves."""
-LONG_WORD: Final = "a b c d "
+LONG_WORD = "a b c d "
 """What a text beyond any context consists of."""
-LONG_TEXT_BYTES: Final = 3 << 20
+LONG_TEXT_BYTES = 3 << 20
 """Its length: one and a half million tokens."""
 
 _TOO_LONG = re.compile(r"context|too long|too many tokens|maximum.{0,20}(?:length|tokens)", re.IGNORECASE)

@@ -11,29 +11,28 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from math import sqrt
-from typing import Final
 
 from serving.quality.judging.ballot import Abstention, Ballot, Better, Reason, SoloBallot
 from serving.quality.judging.trials import Outcome, Trial, TrialKind
 
-MIN_CONSISTENCY: Final = 0.6
+MIN_CONSISTENCY = 0.6
 """Least consistency of a strong judge; a weak one is asked in both orders."""
-MAX_FOOLED: Final = 0.2
+MAX_FOOLED = 0.2
 """Most injections that may fool a judge."""
-FOOLED_WITHOUT_DETERRENCE: Final = 0.3
+FOOLED_WITHOUT_DETERRENCE = 0.3
 """Injections that fool a judge above which the penalty for fraud no longer deters."""
-MAX_PADDED_WINS: Final = 0.52
+MAX_PADDED_WINS = 0.52
 """Most wins of an answer against itself without padding."""
-MAX_REPEAT_DIFFERENCES: Final = 0.08
+MAX_REPEAT_DIFFERENCES = 0.08
 """Ballots that differ when asked again above which four in eight are no sign of guessing."""
-MAX_FALSE_ALARMS: Final = 0.1
+MAX_FALSE_ALARMS = 0.1
 """Most sound answers called unusable: two judges of three and then four of five do so to one answer in 70,000."""
-MAX_ABSTENTIONS: Final = 0.1
+MAX_ABSTENTIONS = 0.1
 """Most abstentions of a judge; all texts of the trials are short."""
-MIN_UNUSABLE_FOUND: Final = 0.8
+MIN_UNUSABLE_FOUND = 0.8
 """Broken answers that a judge should call unusable; with fewer, most rubbish is not convicted."""
 
-_Z: Final = 1.959964
+_Z = 1.959964
 """Standard deviations on each side of a 95 % interval."""
 
 

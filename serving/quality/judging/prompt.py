@@ -27,28 +27,28 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from itertools import count
-from typing import Final, cast
+from typing import cast
 
 from chain.crypto import hash_bytes
 from serving.quality.judging.ballot import PAIR_CHOICES, SOLO_CHOICES, ReplyForm, describe_choices
 
-MAX_PROMPT_BYTES: Final = 64 << 10
+MAX_PROMPT_BYTES = 64 << 10
 """Largest judging prompt."""
-CODE_ALPHABET: Final = "bcdfghjklmnpqrstvwxz"
+CODE_ALPHABET = "bcdfghjklmnpqrstvwxz"
 """Letters of codes: they make no words, and tokenizers join them, as they do not join digits."""
-CODE_LETTERS: Final = 12
+CODE_LETTERS = 12
 """Letters of the code of a duel: 52 bits."""
-MARK_LETTERS: Final = 3
+MARK_LETTERS = 3
 """Letters of the code that the mark in front of each line repeats."""
-SEED_BITS: Final = 31
+SEED_BITS = 31
 """Bits of the seed of a duel: every serving engine takes that many."""
-SECTIONS: Final = {
+SECTIONS = {
     "system": (frozenset[str](), ("code", "mark")),
     "pair": (frozenset({"question", "answer_a", "answer_b", "reply"}), ("code", "mark")),
     "solo": (frozenset({"question", "answer", "reply"}), ("code", "mark")),
 }
 """The sections of a prompt: what each must contain, each exactly once, and what it may contain."""
-OPTIONAL_SECTION: Final = "system"
+OPTIONAL_SECTION = "system"
 """The section that may be missing."""
 
 Message = dict[str, str]

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Final
 
 import trio
 
@@ -21,7 +20,7 @@ from serving.quality.judging.cases import Cases
 from serving.quality.judging.judge import Judge
 from serving.quality.judging.prompt import AnswerPair, SingleAnswer
 
-QUESTIONS_PER_NULL_ANSWER: Final = 2
+QUESTIONS_PER_NULL_ANSWER = 2
 """Questions that each null answer is given to."""
 
 Outcome = Ballot | SoloBallot | Abstention

@@ -16,22 +16,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from serving.quality.same_model.sequential_test import PPM, AccountHistory, SubstitutionTest
 from serving.quality.same_model.statistics import Measurement
 
-CONFIDENCE: Final = 0.99
+CONFIDENCE = 0.99
 """Probability with which both bounds of a calibration hold."""
-SHORTFALL_RATE: Final = 0.05
+SHORTFALL_RATE = 0.05
 """Share of honest checks that may be above the threshold of the shortfall."""
-DISTANCE_MARGIN: Final = 1.5
+DISTANCE_MARGIN = 1.5
 """By how much the threshold of the distance is above the largest honest value."""
-MIN_CHECKS: Final = 20
+MIN_CHECKS = 20
 """Fewest honest checks of a calibration: with fewer the bounds are near what a cheat is assumed to do."""
-LEAST_SHORTFALL: Final = 1.0
+LEAST_SHORTFALL = 1.0
 """Lowest threshold of the shortfall in standard deviations."""
-LEAST_DISTANCE: Final = 0.005
+LEAST_DISTANCE = 0.005
 """Lowest threshold of the distance."""
 
 

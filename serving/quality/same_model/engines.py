@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from serving.backends.backend import Backend
 from serving.quality.same_model.one_token import LlamaCppScorer
 from serving.quality.same_model.prompt_logprobs import SglangScorer, VllmScorer
 from serving.quality.same_model.scoring import Scorer, ScoringError
 
-SCORERS: Final = (VllmScorer, SglangScorer, LlamaCppScorer)
+SCORERS = (VllmScorer, SglangScorer, LlamaCppScorer)
 """In the order in which they are tried: what costs one prefill before what costs ten completions."""
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
@@ -29,11 +29,11 @@ from serving.quality.same_model.transcript import (
     to_surprisal,
 )
 
-ASKED_FIELDS: Final = {"logprobs": True, "top_logprobs": TOP_TOKENS, "return_tokens_as_token_ids": True}
+ASKED_FIELDS = {"logprobs": True, "top_logprobs": TOP_TOKENS, "return_tokens_as_token_ids": True}
 """What is added to a request. The last makes vLLM name tokens by their ids, as llama.cpp does without it."""
-MAX_TAPPED_EVENT_BYTES: Final = 1 << 20
+MAX_TAPPED_EVENT_BYTES = 1 << 20
 """Longest event of a stream that is read; a stream with a longer one passes on as it is."""
-MAX_TAPPED_BODY_BYTES: Final = 16 << 20
+MAX_TAPPED_BODY_BYTES = 16 << 20
 """Longest answer in one piece that is read; a longer one passes on as it is."""
 
 _BREAK = re.compile(rb"\r?\n\r?\n")

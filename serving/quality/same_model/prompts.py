@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import random
-from typing import Final
 
-FORMS: Final = (
+FORMS = (
     "Explain {} to a child.",
     "Write a short paragraph about {}.",
     "What are three facts about {}?",
@@ -19,7 +18,7 @@ FORMS: Final = (
     "List five words that go with {}.",
     "Tell a short story in which {} matters.",
 )
-SUBJECTS: Final = (
+SUBJECTS = (
     "gravity",
     "bread",
     "the ocean",

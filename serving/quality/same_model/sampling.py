@@ -8,9 +8,9 @@ makes the chosen tokens more likely, and is allowed.
 from __future__ import annotations
 
 import json
-from typing import Any, Final
+from typing import Any
 
-BIASES: Final = (
+BIASES = (
     "frequency_penalty",
     "presence_penalty",
     "logit_bias",
@@ -27,9 +27,9 @@ BIASES: Final = (
     "bad_words",
 )
 """Fields that change what is drawn, unless they are absent, empty or zero."""
-NEUTRAL_ONE: Final = ("repetition_penalty", "repeat_penalty")
+NEUTRAL_ONE = ("repetition_penalty", "repeat_penalty")
 """Fields that change it unless they are absent or 1."""
-DEFAULT_TEMPERATURE: Final = 1.0
+DEFAULT_TEMPERATURE = 1.0
 """Temperature of a request that names none. Engines have defaults of their own, which are not above it."""
 
 

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 from chain import crypto
 from serving.backends.backend import Backend, BackendError
 from serving.quality.same_model.statistics import Distribution
 
-POSITIONS: Final = 10
+POSITIONS = 10
 """Positions that are scored of one answer."""
-MAX_SCORES_BYTES: Final = 64 << 20
+MAX_SCORES_BYTES = 64 << 20
 """Longest answer of a backend to one question of a scorer: twenty tokens for each of tens of thousands of a prompt."""
-NOT_OF_THE_PROMPT: Final = (
+NOT_OF_THE_PROMPT = (
     "stream",
     "stream_options",
     "max_completion_tokens",

@@ -23,15 +23,14 @@ hold the same integers.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
 
 from chain.codec import Natural, Record
 
-PPM: Final = 1_000_000
+PPM = 1_000_000
 """Parts per million in one."""
-FALSE_ALARM_PPM: Final = 100
+FALSE_ALARM_PPM = 100
 """Highest probability that an honest account is ever found guilty: 10⁻⁴."""
-E_VALUE_UNIT: Final = 10**12
+E_VALUE_UNIT = 10**12
 """Units of the e-value in one."""
 
 

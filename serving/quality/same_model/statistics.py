@@ -14,17 +14,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from serving.quality.same_model.transcript import TOP_TOKENS, Transcript, TranscriptToken
 
-SCORED_TOKENS: Final = 20
+SCORED_TOKENS = 20
 """Likeliest tokens that a scorer lists at each position."""
-MAX_SHORTFALL_NATS: Final = 5.0
+MAX_SHORTFALL_NATS = 5.0
 """Most that one token counts for, in either direction."""
-NOISE_NATS: Final = 0.1
+NOISE_NATS = 0.1
 """Standard deviation, beside that of the draw, that is granted to each token: ties that rounding decides."""
-MIN_TAIL_MASS: Final = 1e-9
+MIN_TAIL_MASS = 1e-9
 """Least probability that is ascribed to all tokens that are not listed."""
 
 Distribution = Mapping[int, float]

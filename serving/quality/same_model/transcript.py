@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Final
+from typing import Annotated
 
 from chain import crypto
 from chain.codec import Bounds, Hash, Record
 
-TOP_TOKENS: Final = 5
+TOP_TOKENS = 5
 """Likeliest tokens that a transcript has for each token of the answer."""
-MAX_TOKENS: Final = 8192
+MAX_TOKENS = 8192
 """Most tokens of a transcript; of a longer answer it has the first."""
-MAX_TRANSCRIPT_BYTES: Final = 1 << 19
+MAX_TRANSCRIPT_BYTES = 1 << 19
 """Longest encoding of a transcript."""
-MICRO: Final = 1_000_000
+MICRO = 1_000_000
 """Micro-nats in a nat."""
-MAX_SURPRISAL: Final = 1000 * MICRO
+MAX_SURPRISAL = 1000 * MICRO
 """Largest surprisal of a record in micro-nats; what a backend calls impossible has it."""
 
 TokenId = Annotated[int, Bounds(0, 2**32 - 1)]
