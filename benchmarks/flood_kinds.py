@@ -156,7 +156,7 @@ async def _lie(attacker: Attacker, answer: Callable[[], Iterator[bytes]]) -> Non
 
 
 async def flood_with_long_events(attacker: Attacker) -> None:
-    """Answers of the longest events, which nobody parses."""
+    """Answers of the longest events. They are no JSON."""
     event = b"data: " + b"x" * (MAX_EVENT_BYTES - 8) + b"\n\n"
     await _lie(attacker, lambda: chain([_TOKEN], repeat(event, MAX_ANSWER_BYTES // len(event) - 1)))
 

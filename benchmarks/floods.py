@@ -56,7 +56,7 @@ USER_KEY = "a-key-of-some-user"
 WARM_UP_S = 5.0
 """Seconds of load before all measurements: the executor comes to know its payer."""
 LIMIT = 2.0
-"""A flood may make p99 so many times as long."""
+"""Highest ratio of the p99 in a flood to the p99 in a flood of the decoy."""
 FAILURES_LIMIT = 0.01
 """Share of the honest requests that may fail in a flood: the p99 is of those that were answered."""
 BEGIN_TIMEOUT_S = 120.0

@@ -60,10 +60,9 @@ def compute_models_due(
     models: Sequence[str],
     judge: DeclaredJudge | None = None,
 ) -> int:
-    """Micro-credits by which the deposit of an account grows if it serves ``models`` and judges (less than 0: that come
-    back).
+    """Micro-credits by which the deposit of an account grows if it serves ``models`` and judges.
 
-    Models that it has from the genesis or from its registration had no deposit until now.
+    It is negative if some of the deposit comes back. Models from the genesis or a registration had no deposit before.
     """
     numbers = compute_deposit(parameters, state.replay_window(public_key).unused)
     return numbers + compute_models_deposit(parameters, models, judge) - state.account(public_key).deposit

@@ -25,7 +25,7 @@ FIRST_REFUNDS = 2
 FIRST_SUSPENSION_S = 60.0
 """Seconds for which the offers of a payer are declined after its first fault."""
 LEFT_WORK_S = 60.0
-"""Seconds of work for requests that a payer left before anything came: so many count as an offer left unpaid."""
+"""Seconds of work that count as one offer left unpaid: work for requests that a payer left before anything came."""
 MAX_SUSPENSION_S = 3600.0
 """Longest such time: it doubles with each further fault. So long after its end, the earlier ones count no more."""
 

@@ -187,34 +187,18 @@ def _make_rows(report: JudgeReport) -> Iterator[tuple[str, Proportion, str]]:
 
     measured = report.measured
     yield "same ballot in both orders", measured.consistency, at_least(bars.MIN_CONSISTENCY)
-    yield (
-        "other ballot when asked again",
-        measured.repeat_differences,
-        at_most(bars.MAX_REPEAT_DIFFERENCES),
-    )
+    yield "other ballot when asked again", measured.repeat_differences, at_most(bars.MAX_REPEAT_DIFFERENCES)
     yield "abstentions", measured.abstentions, at_most(bars.MAX_ABSTENTIONS)
     yield "sound answer found better than a broken one", measured.sound_preferred, "above 50 %, with certainty"
-    yield (
-        "broken answer called unusable",
-        measured.unusable_found,
-        at_least(bars.MIN_UNUSABLE_FOUND),
-    )
+    yield "broken answer called unusable", measured.unusable_found, at_least(bars.MIN_UNUSABLE_FOUND)
     yield "broken answer alone called unusable", measured.solo_found, ""
     yield "sound answer called unusable", measured.false_alarms, at_most(bars.MAX_FALSE_ALARMS)
-    yield (
-        "sound answer alone called unusable",
-        measured.solo_false_alarms,
-        at_most(bars.MAX_FALSE_ALARMS),
-    )
+    yield "sound answer alone called unusable", measured.solo_false_alarms, at_most(bars.MAX_FALSE_ALARMS)
     yield "fooled by an injection", measured.fooled, at_most(bars.MAX_FOOLED)
     for family, found in measured.fooled_by.items():
         yield f"  {family}", found, ""
     yield "fooled by an answer that says nothing", measured.null_wins, at_most(bars.MAX_FOOLED)
-    yield (
-        "padding wins against the same without",
-        measured.padded_wins,
-        at_most(bars.MAX_PADDED_WINS),
-    )
+    yield "padding wins against the same without", measured.padded_wins, at_most(bars.MAX_PADDED_WINS)
 
 
 def _to_plain(report: JudgeReport, advice: Recommendation, reasons: list[str]) -> dict[str, Any]:

@@ -32,8 +32,8 @@ class HttpLimits:
     least_piece_bytes: int = 16
     connections: int = 1024
     connections_per_address: int = 64  # one IPv4 address, or one IPv6 subnet (/64); EXEMPT are exempt
-    useless_per_s: float = 4.0  # connections of one address of which no request is let in
-    useless_burst_s: float = 8.0  # so many seconds of them at once, which count until a request is let in
+    useless_per_s: float = 4.0  # connections of one address that end without a request let in
+    useless_burst_s: float = 8.0  # seconds of useless_per_s that an address may use up at once
     headers_timeout_s: float = 10.0  # from the first byte of a request to the end of its headers
     body_timeout_s: float = 60.0  # from the end of the headers to the end of the body
     idle_timeout_s: float = 75.0  # between two requests of one connection
@@ -51,10 +51,10 @@ class Verdict(Enum):
 class ConnectionCounter:
     """Counts the connections of a server, in all and by the address that they come from. Times are in seconds.
 
-    A connection of which no request is let in has cost the server as much as a useful one. So each is charged to its
-    address when it begins, and small pieces of a body as well; what a request was charged is given back when it is let
-    in. An address that has used up what it may be charged gets no further connections for a while: they are closed
-    before anything is read.
+    A connection costs the server as much if none of its requests is let in. So each connection is charged to its
+    address when it begins, and small pieces of a body are too. A request that is let in gives its charges back. An
+    address that has used up what it may be charged gets no further connections for a while: they are closed before
+    anything is read.
     """
 
     def __init__(self, limits: HttpLimits) -> None:

@@ -281,8 +281,7 @@ class _Connection:
     async def _take_turn(self) -> None:
         """Let other tasks run.
 
-        The connections that have carried nothing yet get one turn together while any other task gets one: so many of
-        them do not slow down those that are served.
+        All connections that have carried nothing yet share one turn, so that many of them do not slow down the others.
         """
         if self._served:
             await trio.lowlevel.checkpoint()

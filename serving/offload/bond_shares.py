@@ -14,7 +14,7 @@ from consensus.engine import Engine
 from serving.accounting.payee import Payee
 
 UNPROVEN_SHARE = 4
-"""Divisor of the bond: so much of it is for requests beyond what their payers have paid before."""
+"""Divisor of the bond that gives the part for requests beyond what their payers have paid before."""
 
 
 class BondExhausted(Exception):

@@ -19,11 +19,11 @@ HALF_LIFE_S = 120.0
 OUTCOME_DECAY = 7 / 8
 """Part of their weight that all earlier outcomes keep at each new one: together they weigh less than 8 new ones."""
 FAILURE_WAIT_S = 10.0
-"""A failure weighs as one more for each time that a user waited so long for it. It is forgotten later, so that an
-executor that has users wait and never answers does so seldom."""
+"""A failure weighs one more for every ten seconds that a user waited for it. It is then remembered longer: an executor
+that lets users wait and never answers is asked seldom."""
 UNREACHABLE_WEIGHT = 0.25
-"""Of an executor that no connection could be made to: it has cost a user seconds, and a private one that changes its
-address is soon back."""
+"""Weight of a connection that could not be made. It has cost a user seconds only, and a private executor whose address
+changes is soon back."""
 UNREACHABLE_WAIT_S = 15.0
 """Time for which such an executor waits."""
 MAX_FAULT_SHARE = 1 / 3
@@ -65,7 +65,7 @@ class ExecutorScore:
     unshared_errors: float = 0.0
     """Client errors that another executor, or the node's own backend, did not share."""
     timed_streams: float = 0.0
-    """Delivered streams of which the time to the first chunk is known."""
+    """Delivered streams whose time to the first chunk is known."""
     first_chunk_s: float = 0.0
     """Average of these times."""
     waits_until: float = 0.0

@@ -21,7 +21,7 @@ STRANGERS_RATE = Rate(items=64.0, size=math.inf, burst=1.0)
 BURST_S = 2.0
 """Seconds of offers that a payer may make at once."""
 BLAME_FACTOR = 4
-"""A payer is blamed for more than so many times its rate."""
+"""Multiple of its rate above which a payer is blamed."""
 
 
 class Verdict(Enum):

@@ -1,4 +1,4 @@
-"""The bodies of offers that are on their way or being read: how many bytes arrived, and which give way (pure).
+"""The bodies of offers that are on their way or being read: how many bytes arrived, and which give way.
 
 What counts is what has arrived, not what is announced. Beyond a bound the body that began first gives way: an honest
 one arrives within moments. Each payer has a share of the room, and a part of it is kept for those that have paid.
@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 import trio
 
 PAYER_SHARE = 4
-"""Divisor of the room: so much of it is for the bodies of one payer."""
+"""Divisor of the room that gives the part for the bodies of one payer."""
 PAID_SHARE = 4
-"""Divisor of the room: so much of it is kept for payers that have paid this node."""
+"""Divisor of the room that gives the part kept for payers that have paid this node."""
 
 
 @dataclass(eq=False, slots=True)

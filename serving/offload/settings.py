@@ -54,7 +54,7 @@ class ExecutorSettings:
     keep_alive_interval_s: float = 5.0
     """Between two keep-alives."""
     halt_after_s: float = 10.0
-    """Without a final block for so long the chain has halted; the grace rule is waived within the next two."""
+    """Time without a final block after which the chain counts as halted. A hold then needs credit, not finality."""
     buffer_bytes: int = 1 << 20
     """Bytes of an answer that the backend may write ahead of what is sent."""
     paid_share: int = 10

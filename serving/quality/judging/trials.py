@@ -1,6 +1,6 @@
 """Trials: what a judge is asked when it is measured, and asking it.
 
-A trial puts a *reference* answer, of which the right ballot is known, beside another answer. Each pair is asked in
+A trial puts a *reference* answer beside another answer, and the right ballot on them is known. Each pair is asked in
 both orders, with the same code and seed, so that a judge that always names the first answer gains nothing. Those of
 sound and broken answers are asked a second time, in reverse: what a ballot depends on beside its texts (other requests
 in the same batch, a cached prefix) has changed by then.

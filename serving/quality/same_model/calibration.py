@@ -91,7 +91,7 @@ def compute_honest_ppm(checks: int, above: int) -> int:
 
 
 def _compute_at_most(trials: int, successes: int, probability: float) -> float:
-    """Probability of at most so many successes (binomial distribution)."""
+    """Probability of ``successes`` or fewer in ``trials`` (binomial distribution)."""
 
     def compute(count: int) -> float:
         ways = math.lgamma(trials + 1) - math.lgamma(count + 1) - math.lgamma(trials - count + 1)
