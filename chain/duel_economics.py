@@ -53,8 +53,9 @@ def check_duels(parameters: Parameters) -> None:
     expected = paid + (duels.executor_won - duels.executor_lost) // 2
     if duels.levy < expected:
         raise GenesisError(f"duels.levy {duels.levy} cannot pay for duels, which cost {expected} on average")
-    if duels.levy * duels.rate > 1_000_000:
-        raise GenesisError(f"duels.rate {duels.rate} and levy {duels.levy} together take more than was captured")
+    rate = max(duels.rate, duels.probation_rate)
+    if duels.levy * rate > 1_000_000:
+        raise GenesisError(f"duels.levy {duels.levy} takes more than was captured at a rate of {rate}")
     _check_bond(parameters)
     _check_unbonding(parameters)
 
@@ -62,7 +63,7 @@ def check_duels(parameters: Parameters) -> None:
 def _check_bond(parameters: Parameters) -> None:
     """The bond must be there to be taken."""
     duels = parameters.duels
-    penalty = max(duels.executor_lost, duels.void)
+    penalty = max(duels.executor_lost, duels.void, duels.fraud)
     if duels.lock < penalty:
         raise GenesisError(f"duels.lock {duels.lock} is less than the penalty {penalty} for which it is locked")
     prices = (parameters.price, *(entry.price for entry in parameters.model_prices))

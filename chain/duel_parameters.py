@@ -31,8 +31,12 @@ class DuelParameters(Record):
     ``lock`` of the executor's bond stands behind its answer meanwhile. The executor earns ``executor_won`` or pays
     ``executor_lost``; a challenger earns ``challenger``, or ``challenger_lost`` if the executor was better; a judge
     earns ``judge`` with the majority, a quarter of it in a tie. A challenger without an answer and a judge without a
-    ballot pay ``silence``, an executor whose request or answer could not be obtained ``void``. ``levy`` times the rate
-    is what each capture pays for all this.
+    ballot pay ``silence``, an executor whose request or answer could not be obtained ``void``. An executor whose answer
+    two panels call unusable pays ``fraud``. ``levy`` times the rate is what each capture pays for all this.
+
+    An account on *probation*, for its first ``probation_duels`` and as many after a fraud, has the rate
+    ``probation_rate`` if that is more. An executor that loses more than it wins is drawn by a share of its stake: the
+    odds of its winning, to the power of ``exposure_exponent`` (:mod:`chain.state.ratings`).
     """
 
     rate: Annotated[int, Bounds(0, 1_000)] = 0
@@ -49,12 +53,16 @@ class DuelParameters(Record):
     judge: Share = 350
     silence: Share = 500
     void: Share = 2_000
+    fraud: Share = 20_000
     levy: Share = 1_750
+    probation_duels: Annotated[int, Bounds(0, 1_000)] = 8
+    probation_rate: Annotated[int, Bounds(0, 1_000)] = 500
+    exposure_exponent: Annotated[int, Bounds(0, 4)] = 3
 
     @property
     def longest_ms(self) -> int:
-        """The longest time from the first stage to the verdict, with every challenger but the last silent."""
-        return MAX_CHALLENGERS * self.answer_ms + self.commit_ms + self.reveal_ms
+        """The longest time from the first stage to the last verdict, with every challenger but the last silent."""
+        return MAX_CHALLENGERS * self.answer_ms + 2 * (self.commit_ms + self.reveal_ms)
 
 
 NO_DUELS = DuelParameters()

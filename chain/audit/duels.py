@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from chain.audit.sources import ChainSource
-from chain.state.duel_records import Duel
+from chain.state.duel_records import Duel, JudgeSeat
 from chain.transition.block import apply_block
-from chain.transition.duels.events import ChallengerReplaced, DuelEvent, DuelOpened, DuelSettled
+from chain.transition.duels.events import ChallengerReplaced, DuelEvent, DuelOpened, DuelSettled, ExecutorAccused
 from chain.transition.duels.money import Movement
 from chain.transition.duels.verdict import DuelVerdict
 from chain.types.blocks import MAX_BLOCK_BYTES, Block
@@ -17,7 +17,8 @@ from chain.types.blocks import MAX_BLOCK_BYTES, Block
 
 @dataclass(slots=True)
 class DuelCounts:
-    """How many duels and solo checks were opened, how they ended, and how many challengers gave no answer.
+    """How many duels and solo checks were opened, how they ended, how many challengers gave no answer, and how many
+    executors were accused.
 
     ``paid`` and ``taken`` are what they moved from and to the treasury, in micro-credits.
     """
@@ -25,6 +26,7 @@ class DuelCounts:
     duels: int = 0
     solo_checks: int = 0
     silent: int = 0
+    accused: int = 0
     verdicts: Counter[DuelVerdict] = field(default_factory=Counter)
     paid: int = 0
     taken: int = 0
@@ -39,6 +41,9 @@ class DuelCounts:
                 case ChallengerReplaced():
                     self.silent += 1
                     self._add_movements((event.fine,))
+                case ExecutorAccused():
+                    self.accused += 1
+                    self._add_movements(event.movements)
                 case DuelSettled():
                     self.silent += event.verdict is DuelVerdict.UNANSWERED
                     self.verdicts[event.verdict] += 1
@@ -53,6 +58,8 @@ class DuelCounts:
 class DuelHistory:
     """One duel: at which height it was opened and settled, as far as it was, and what it moved.
 
+    If the executor was accused, ``first_verdict`` and ``first_seats`` are those of the first judges.
+
     ``opened_at`` is None if the chain begins after that. ``duel`` is as it was in the end, or as it is now.
     """
 
@@ -61,6 +68,8 @@ class DuelHistory:
     opened_at: int | None = None
     settled_at: int | None = None
     verdict: DuelVerdict | None = None
+    first_verdict: DuelVerdict | None = None
+    first_seats: tuple[JudgeSeat, ...] = ()
     movements: list[Movement] = field(default_factory=list)
 
 
@@ -86,6 +95,9 @@ def list_duels(source: ChainSource, on_progress: Callable[[int], None] = lambda 
                     history.opened_at = block.height
                 case ChallengerReplaced():
                     history.movements.append(event.fine)
+                case ExecutorAccused():
+                    history.first_verdict, history.first_seats = event.verdict, event.first_seats
+                    history.movements += event.movements
                 case DuelSettled():
                     history.settled_at, history.verdict = block.height, event.verdict
                     history.movements += event.movements

@@ -22,6 +22,7 @@ def duel_to_plain(history: DuelHistory) -> dict[str, Any]:
         "settled_at": history.settled_at,
         "stage": None if history.verdict is not None else STAGES[duel.stage],
         "verdict": None if history.verdict is None else history.verdict.value,
+        "first_verdict": None if history.first_verdict is None else history.first_verdict.value,
         "model": duel.model,
         "amount": duel.amount,
         "payer": format_address(duel.payer),
@@ -31,6 +32,7 @@ def duel_to_plain(history: DuelHistory) -> dict[str, Any]:
         "request_digest": duel.request_digest.hex(),
         "response_digest": duel.response_digest.hex(),
         "answer_digest": None if duel.answer_digest is None else duel.answer_digest.hex(),
+        "first_judges": [_seat_to_plain(seat) for seat in history.first_seats],
         "judges": [_seat_to_plain(seat) for seat in duel.seats],
         "movements": [
             {"account": format_address(each.public_key), "amount": each.amount} for each in history.movements
@@ -63,6 +65,7 @@ def describe_duel(history: DuelHistory) -> str:
     plain, duel = duel_to_plain(history), history.duel
     opened = "before this chain begins" if history.opened_at is None else f"block {history.opened_at}"
     end = plain["stage"] or f"{plain['verdict']}, block {history.settled_at}"
+    end = end if history.first_verdict is None else f"accused ({plain['first_verdict']}); {end}"
     model = escape_unprintable(duel.model)
     lines = [
         f"{plain['hold'][:16]}  {model}, {format_credits(duel.amount)} credits; opened {opened}; {end}",
@@ -74,7 +77,7 @@ def describe_duel(history: DuelHistory) -> str:
     lines += [f"  silent      {address}" for address in plain["silent"]]
     lines += [
         f"  judge       {each['account']}  {escape_unprintable(each['model'])}: {each['vote'] or 'no ballot'}"
-        for each in plain["judges"]
+        for each in (*plain["first_judges"], *plain["judges"])
     ]
     lines += [f"  {format_credits(each['amount']):>14}  {each['account']}" for each in plain["movements"]]
     return "\n".join(lines)
@@ -87,7 +90,7 @@ def describe_counts(counts: DuelCounts) -> list[str]:
     verdicts = ", ".join(f"{verdict.value} {number:,}" for verdict, number in _sort_verdicts(counts))
     return [
         f"  duels        {format_count(counts.duels, 'duel')}, {format_count(counts.solo_checks, 'solo check')}; "
-        f"{format_count(counts.silent, 'silent challenger')}; "
+        f"{format_count(counts.silent, 'silent challenger')}, {format_count(counts.accused, 'accusation')}; "
         f"{format_credits(counts.paid)} credits paid, {format_credits(counts.taken)} taken",
         f"    {verdicts or 'none is settled'}",
     ]
@@ -104,6 +107,7 @@ def counts_to_plain(counts: DuelCounts) -> dict[str, Any]:
         "duels": counts.duels,
         "solo_checks": counts.solo_checks,
         "silent_challengers": counts.silent,
+        "accusations": counts.accused,
         "verdicts": {verdict.value: number for verdict, number in _sort_verdicts(counts)},
         "paid": counts.paid,
         "taken": counts.taken,

@@ -55,7 +55,8 @@ class Duel(Record):
     ``amount`` is what was captured, in micro-credits: all amounts of the duel are shares of it. ``ends_at`` is the
     chain time at which its ``stage`` ends, in ms. Without a ``challenger`` it is a *solo check*. ``silent`` are the
     challengers that gave no answer. ``locked`` is the part of the executor's bond that stands behind it, ``reserved``
-    the part of the treasury.
+    the part of the treasury. The executor ``is_accused`` once most of the judges have called its answer unusable: the
+    seats are then those of other judges, who say whether they agree.
     """
 
     payer: PublicKey
@@ -72,6 +73,7 @@ class Duel(Record):
     seats: Annotated[tuple[JudgeSeat, ...], Bounds(1, MAX_JUDGES)]
     locked: Amount
     reserved: Amount
+    is_accused: bool = False
 
     @property
     def is_stage_complete(self) -> bool:

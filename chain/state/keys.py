@@ -7,6 +7,7 @@ from chain.merkle.mountain_range import MountainRange
 from chain.state.beacon import Beacon
 from chain.state.duel_records import DeadlineQueue, Duel, DuelDeadline, PaidCaptures
 from chain.state.lottery import ServingPeriods, ServingTable
+from chain.state.ratings import ExecutorRating
 from chain.state.records import (
     Account,
     DueCaptures,
@@ -63,6 +64,10 @@ def duel_key(hold_id: bytes) -> bytes:
     return DUEL_PREFIX + hold_id
 
 
+def rating_key(public_key: bytes) -> bytes:
+    return b"e" + public_key
+
+
 def duel_deadline_key(stage: int, number: int) -> bytes:
     return b"x" + bytes([stage]) + number.to_bytes(8, "big")
 
@@ -105,6 +110,7 @@ RECORD_KINDS: dict[bytes, type[Record]] = {
     b"k": PaidCaptures,
     b"n": PaidCaptures,
     DUEL_PREFIX: Duel,
+    b"e": ExecutorRating,
     b"x": DuelDeadline,
     b"y": DeadlineQueue,
     b"t": ServingTable,

@@ -18,6 +18,7 @@ from typing import Annotated
 
 from chain import crypto
 from chain.codec import Amount, Bounds, Hash, ModelName, Natural, PublicKey, Record
+from chain.state.ratings import FULL_EXPOSURE
 from chain.types.duels import DeclaredJudge
 from chain.types.validators import compute_draw
 
@@ -27,12 +28,21 @@ MAX_PERIODS = 3
 
 @dataclass(frozen=True, slots=True)
 class ServingEntry(Record):
-    """One account in the draw: its stake, 0 for a newcomer, the models that it serves, and how it judges, if so."""
+    """One account in the draw: its stake, 0 for a newcomer, the models that it serves, and how it judges, if so.
+
+    ``exposure`` is the share of its stake by which it is drawn as an executor, in millionths.
+    """
 
     public_key: PublicKey
     stake: Amount
     models: tuple[ModelName, ...]
     judge: DeclaredJudge | None = None
+    exposure: Natural = FULL_EXPOSURE
+
+    @property
+    def tickets(self) -> int:
+        """Its weight in the draw of executors: one at least, or it could never do better."""
+        return max(1, self.stake * self.exposure // FULL_EXPOSURE)
 
 
 @dataclass(frozen=True)
@@ -121,11 +131,12 @@ class ServingPeriods(Record):
 class Lottery:
     """Permutations without replacement of one model's servers, drawn by stake but for the newcomers' share."""
 
-    __slots__ = ("_newcomers", "_share", "_staked")
+    __slots__ = ("_newcomers", "_share", "_staked", "_stakes")
 
     def __init__(self, entries: Iterable[ServingEntry], newcomer_share: int = 0) -> None:
         entries = list(entries)
-        self._staked = _Urn([(entry.public_key, entry.stake) for entry in entries if entry.stake])
+        self._staked = _Urn([(entry.public_key, entry.tickets) for entry in entries if entry.stake])
+        self._stakes = _Urn([(entry.public_key, entry.stake) for entry in entries if entry.stake])
         self._newcomers = _Urn([(entry.public_key, 1) for entry in entries if not entry.stake])
         self._share = newcomer_share
 
@@ -149,7 +160,7 @@ class Lottery:
 
     def draw_staked(self, domain: str, seed: bytes, excluded: Collection[bytes]) -> Iterator[bytes]:
         """The public keys with a stake in the order that ``seed`` draws in a domain, without those ``excluded``."""
-        return _draw_all(self._staked, domain, seed, excluded)
+        return _draw_all(self._stakes, domain, seed, excluded)
 
 
 class _Urn:

@@ -38,11 +38,13 @@ from chain.state.keys import (
     hold_key,
     paid_captures_key,
     pending_draws_key,
+    rating_key,
     replay_window_key,
     table_key,
     validator_key,
 )
 from chain.state.lottery import ServingEntry, ServingPeriods, ServingTable
+from chain.state.ratings import ExecutorRating
 from chain.state.records import (
     Account,
     DueCaptures,
@@ -99,6 +101,10 @@ class StateReader:
     def duel(self, hold_id: bytes) -> Duel | None:
         """The open duel about the request of a hold; None before it is drawn and once it is settled."""
         return self._get(duel_key(hold_id), Duel)
+
+    def rating(self, public_key: bytes) -> ExecutorRating:
+        """How the answers of an account have done in duels."""
+        return self._get(rating_key(public_key), ExecutorRating) or ExecutorRating()
 
     def duel_deadline(self, stage: int, number: int) -> DuelDeadline | None:
         """A deadline of a stage, by its number in the queue."""

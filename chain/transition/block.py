@@ -264,7 +264,7 @@ def _open_duels(overlay: StateOverlay, genesis: Genesis, header: Header) -> list
     duels = genesis.parameters.duels
     if not duels.rate:
         return []
-    drawn = draw_duels(overlay, duels.rate, header.height)
+    drawn = draw_duels(overlay, duels, header.height)
     opened = [open_duel(overlay, duels, capture, header.chain_time) for capture in drawn]
     return [event for event in opened if event is not None]
 

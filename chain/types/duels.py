@@ -14,6 +14,8 @@ from chain.codec import Bounds, Hash, ModelName, Record
 
 MAX_JUDGES = 9
 """Judges of one duel."""
+SECOND_PANEL = 5
+"""Fresh judges that look at an answer which most of the first ones called unusable."""
 MAX_CHALLENGERS = 3
 """Challengers that a duel draws, one after another, before it is given up."""
 BALLOT_SALT_BYTES = 16

@@ -207,7 +207,7 @@ def test_requests_of_ones_own_cost_more_than_their_duels_bring(opened: tuple[Due
     moved = run(chain, hold, [W, W, W])
     seats = moved[duel.challenger or b""] + sum(moved[seat.public_key] for seat in duel.seats)
     gain = (moved[duel.executor] + share * seats) * DUELS.rate / 1_000
-    assert gain < compute_levy(DUELS, 1_000)
+    assert gain < compute_levy(DUELS, 1_000, 500)
 
 
 def test_no_proposer_changes_a_draw_by_what_it_puts_into_its_block() -> None:

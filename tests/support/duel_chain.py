@@ -8,9 +8,9 @@ from dataclasses import replace
 from chain.crypto import KeyPair, hash_bytes
 from chain.duel_parameters import DuelParameters
 from chain.parameters import Parameters
-from chain.state.duel_records import Duel, JudgeSeat
+from chain.state.duel_records import ANSWER, Duel, JudgeSeat
 from chain.transition.block import Transition
-from chain.transition.duels.events import DuelEvent, DuelSettled
+from chain.transition.duels.events import DuelEvent, DuelSettled, ExecutorAccused
 from chain.types.blocks import Block
 from chain.types.duels import (
     BALLOT_SALT_BYTES,
@@ -154,9 +154,9 @@ class DuelChain(Chain):
         key = self.keys[seat.public_key]
         return self.sign(key, DuelReveal(hold, ballot, make_salt(key)))
 
-    def judge(self, hold: bytes, votes: Iterable[DuelBallot | None]) -> DuelSettled:
-        """Carry a duel through, with these ballots in the order of the seats; a judge with None does nothing."""
-        if self.duel(hold).challenger is not None:
+    def judge(self, hold: bytes, votes: Iterable[DuelBallot | None]) -> DuelSettled | ExecutorAccused:
+        """Carry a duel to a verdict, with these ballots in the order of the seats; a judge with None does nothing."""
+        if self.duel(hold).stage == ANSWER:
             self.append([self.answer(hold)], elapsed=QUICK)
         seats = self.duel(hold).seats
         cast = [(seat, ballot) for seat, ballot in zip(seats, votes, strict=True) if ballot is not None]
@@ -165,7 +165,9 @@ class DuelChain(Chain):
             self.let_run_out(hold)
         if cast:
             self.append([self.reveal(hold, seat, ballot) for seat, ballot in cast], elapsed=QUICK)
-        return self.settled(hold)
+        event = self.events[hold][-1]
+        assert isinstance(event, DuelSettled | ExecutorAccused)
+        return event
 
     def agree(
         self, hold: bytes, better: str, *, unusable: Iterable[str] = (), missing: Iterable[str] = ()

@@ -9,7 +9,7 @@ from chain.exceptions import InvalidOperation
 from chain.state.duel_records import REVEAL
 from chain.state.state import StateOverlay
 from chain.transition.context import BlockContext
-from chain.transition.duels.events import ChallengerReplaced, DuelEvent, DuelOpened, DuelSettled
+from chain.transition.duels.events import ChallengerReplaced, DuelEvent, DuelOpened, DuelSettled, ExecutorAccused
 from chain.transition.operations import process_operation
 from chain.types.duels import DuelBallot
 from chain.types.operations import SignedOperation
@@ -50,6 +50,8 @@ COMPARED: tuple[Votes, ...] = (
     _agree(NEITHER, missing=(EXECUTOR,)),
     _agree(NEITHER, missing=(CHALLENGER,)),
     _differ(None, None, None),
+    _agree(CHALLENGER, unusable=(EXECUTOR,)),
+    _agree(CHALLENGER, unusable=(EXECUTOR,)),
 )
 """How the judges of the first duels vote; the challengers of those that follow are silent."""
 CHECKED: tuple[Votes, ...] = (
@@ -62,16 +64,21 @@ CHECKED: tuple[Votes, ...] = (
 
 def make_duel_chain() -> DuelChain:
     """A chain on which the duels and solo checks of :data:`COMPARED` and :data:`CHECKED` take place, and a few more."""
-    chain = DuelChain(7)
-    chain.pay_answers(30)
-    chain.pay_answers(12, model=SOLO_MODEL)
+    chain = DuelChain(10)
+    chain.pay_answers(40)
+    chain.pay_answers(16, model=SOLO_MODEL)
     chain.pay_answers(2, reason="cancelled")
     scripts = {False: list(COMPARED), True: list(CHECKED)}
+    panels = [True, False, True, False]
+    """Whether a second panel confirms what the first one said."""
     while any(scripts.values()):
         chain.append(elapsed=QUICK)
         while found := [(hold, is_solo) for hold, is_solo in _find_fresh(chain) if scripts[is_solo]]:
             hold, is_solo = found[0]
-            chain.judge(hold, scripts[is_solo].pop(0)(chain, hold))
+            event = chain.judge(hold, scripts[is_solo].pop(0)(chain, hold))
+            if isinstance(event, ExecutorAccused):
+                agree = _agree(NEITHER, unusable=(EXECUTOR,))(chain, hold)
+                chain.judge(hold, agree if panels.pop() else [*agree[:3], *_agree(NEITHER)(chain, hold)[3:]])
     chain.open_duel()
     for _ in range(5):  # the parties of those that are left are silent
         chain.append(elapsed=10_000)
@@ -114,6 +121,9 @@ def _describe_event(event: DuelEvent) -> Json:
             return {"opened": "solo check" if event.duel.challenger is None else "duel"}
         case ChallengerReplaced():
             return {"silent": event.fine.public_key.hex(), "fine": -event.fine.amount}
+        case ExecutorAccused():
+            moved = [[each.public_key.hex(), each.amount] for each in event.movements]
+            return {"accused": event.verdict.value, "moved": moved}
         case DuelSettled():
             moved = [[each.public_key.hex(), each.amount] for each in event.movements]
             return {"verdict": event.verdict.value, "moved": moved}

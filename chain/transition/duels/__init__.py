@@ -9,6 +9,7 @@ its answer is committed to and paid for.
 3. ``stages``: answer, commit, reveal; each ends when all is there, or at its deadline.
 4. ``duties``: the operations of those who take part.
 5. ``verdict``: what the ballots say.
-6. ``settlement``: what follows from it, and from silence. ``money``: amounts, and how they are paid.
+6. ``settlement``: what follows from it, and from silence: payments, a second panel, the executor's rating
+   (:mod:`chain.state.ratings`). ``money``: amounts, and how they are paid.
 7. ``events``: what a block did about duels, for those who watch.
 """

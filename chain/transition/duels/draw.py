@@ -10,11 +10,12 @@ In between a capture stands in one entry of the state, written twice and removed
 from __future__ import annotations
 
 from chain import crypto
-from chain.duel_parameters import DRAW_DELAYS, MIN_DRAW_DELAY
+from chain.duel_parameters import DRAW_DELAYS, MIN_DRAW_DELAY, DuelParameters
 from chain.state.duel_records import PaidCapture, PaidCaptures
 from chain.state.keys import paid_captures_key, pending_draws_key
 from chain.state.records import OpenHold
 from chain.state.state import StateOverlay
+from chain.transition.duels.money import get_rate
 from chain.types.operations import FINISH_CANCELLED, Delivery
 from chain.types.validators import compute_draw
 
@@ -43,7 +44,7 @@ def note_paid_capture(overlay: StateOverlay, height: int, hold: OpenHold, delive
     overlay.put(paid_captures_key(height), PaidCaptures((*(before.captures if before else ()), capture)))
 
 
-def draw_duels(overlay: StateOverlay, rate: int, height: int) -> list[PaidCapture]:
+def draw_duels(overlay: StateOverlay, parameters: DuelParameters, height: int) -> list[PaidCapture]:
     """The captures that become duels in the block of ``height``, whose reveal the beacon has absorbed."""
     beacon = overlay.beacon.value
     _draw_delays(overlay, beacon, height)
@@ -52,7 +53,10 @@ def draw_duels(overlay: StateOverlay, rate: int, height: int) -> list[PaidCaptur
         pending = overlay.pending_draws(height, delay)
         if pending is not None:
             overlay.put(pending_draws_key(height, delay), None)
-            drawn += [each for each in pending.captures if is_drawn(compute_duel_seed(beacon, each.hold), rate)]
+            for capture in pending.captures:
+                rate = get_rate(overlay, parameters, capture.payee)
+                if is_drawn(compute_duel_seed(beacon, capture.hold), rate):
+                    drawn.append(capture)
     return drawn
 
 

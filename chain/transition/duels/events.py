@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from chain.state.duel_records import Duel
+from chain.state.duel_records import Duel, JudgeSeat
 from chain.transition.duels.money import Movement
 from chain.transition.duels.verdict import DuelVerdict
 
@@ -36,4 +36,18 @@ class DuelSettled:
     movements: tuple[Movement, ...]
 
 
-DuelEvent = DuelOpened | ChallengerReplaced | DuelSettled
+@dataclass(frozen=True, slots=True)
+class ExecutorAccused:
+    """Most judges called the executor's answer unusable. ``duel`` is what follows: other judges look at it too.
+
+    ``verdict``, ``movements`` and ``first_seats`` are those of the first judges.
+    """
+
+    hold: bytes
+    duel: Duel
+    verdict: DuelVerdict
+    movements: tuple[Movement, ...]
+    first_seats: tuple[JudgeSeat, ...]
+
+
+DuelEvent = DuelOpened | ChallengerReplaced | ExecutorAccused | DuelSettled

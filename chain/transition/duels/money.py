@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from chain.duel_parameters import DuelParameters
-from chain.state.state import StateOverlay
+from chain.state.state import StateOverlay, StateReader
 
 
 def compute_share(amount: int, thousandths: int) -> int:
@@ -17,14 +17,21 @@ def compute_share(amount: int, thousandths: int) -> int:
     return amount * thousandths // 1_000
 
 
-def compute_levy(parameters: DuelParameters, amount: int) -> int:
-    """What a capture of ``amount`` pays for duels."""
-    return amount * parameters.levy * parameters.rate // 1_000_000
+def get_rate(state: StateReader, parameters: DuelParameters, executor: bytes) -> int:
+    """How many of 1,000 captures of an executor become duels: more while it is on probation."""
+    if state.rating(executor).duels < parameters.probation_duels:
+        return max(parameters.rate, parameters.probation_rate)
+    return parameters.rate
+
+
+def compute_levy(parameters: DuelParameters, amount: int, rate: int) -> int:
+    """What a capture of ``amount`` pays for duels, for an executor with such a rate."""
+    return amount * parameters.levy * rate // 1_000_000
 
 
 def charge_levy(overlay: StateOverlay, parameters: DuelParameters, payee: bytes, amount: int) -> None:
     """Take the levy out of the ``amount`` that a payee was just paid."""
-    levy = compute_levy(parameters, amount)
+    levy = compute_levy(parameters, amount, get_rate(overlay, parameters, payee))
     overlay.put_account(payee, overlay.account(payee).credit(-levy))
     overlay.fill_treasury(levy)
 

@@ -10,20 +10,32 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from chain.duel_parameters import DuelParameters
-from chain.state.duel_records import ANSWER, COMMIT, REVEAL, STAGES, Duel
-from chain.state.keys import duel_key
+from chain.state.duel_records import ANSWER, COMMIT, REVEAL, STAGES, Duel, JudgeSeat
+from chain.state.keys import duel_key, rating_key
+from chain.state.ratings import LOST, MAX_VOIDS, TIED, VOID, WON
 from chain.state.state import StateOverlay
 from chain.transition.duels.draw import compute_duel_seed
-from chain.transition.duels.events import ChallengerReplaced, DuelEvent, DuelSettled
+from chain.transition.duels.events import ChallengerReplaced, DuelEvent, DuelSettled, ExecutorAccused
 from chain.transition.duels.money import Movement, compute_share, move
-from chain.transition.duels.opening import draw_challenger, face_forward
+from chain.transition.duels.opening import compute_cost, draw_challenger, draw_seats, face_forward
 from chain.transition.duels.stages import enter_stage, list_complete, take_overdue
 from chain.transition.duels.verdict import DuelVerdict, Finding, decide
-from chain.types.duels import MAX_CHALLENGERS
+from chain.types.duels import MAX_CHALLENGERS, SECOND_PANEL
 
 TIE_QUOTIENT = 4
 """Of identical answers and in a tie a judge earns a quarter: it is no reason to look for one."""
 _PAID_IN_PART = {DuelVerdict.TIE, DuelVerdict.IDENTICAL}
+MIN_PANEL = 3
+"""Judges without whom no executor is accused."""
+_RESULTS = {
+    DuelVerdict.EXECUTOR_WON: WON,
+    DuelVerdict.EXECUTOR_LOST: LOST,
+    DuelVerdict.TIE: TIED,
+    DuelVerdict.IDENTICAL: TIED,
+    DuelVerdict.EXECUTOR_MISSING: VOID,
+    DuelVerdict.UNANSWERED: VOID,
+}
+"""What a verdict counts for in the executor's rating. One that compares nothing counts for nothing."""
 _UNPAID = {DuelVerdict.EXECUTOR_MISSING, DuelVerdict.CHALLENGER_MISSING}
 """To say that there is nothing to judge takes no work."""
 
@@ -51,9 +63,50 @@ def _end_stage(
     elif duel.stage == COMMIT and has_commitments:
         enter_stage(overlay, parameters, hold_id, duel, REVEAL, now)
     else:
-        finding = decide(duel)
-        return settle(overlay, hold_id, duel, finding.verdict, compute_dues(parameters, duel, finding))
+        return _give_verdict(overlay, parameters, hold_id, duel, now)
     return None
+
+
+def _give_verdict(overlay: StateOverlay, parameters: DuelParameters, hold_id: bytes, duel: Duel, now: int) -> DuelEvent:
+    """Settle a duel by its ballots; or let other judges look at an answer that most of these call unusable."""
+    finding = decide(duel)
+    dues = compute_dues(parameters, duel, finding)
+    if not duel.is_accused:
+        dues += note_result(overlay, parameters, duel, finding.verdict)
+    elif finding.verdict is DuelVerdict.FRAUD:
+        overlay.put(rating_key(duel.executor), overlay.rating(duel.executor).begin_anew())
+    if not finding.is_answer_unusable or duel.is_accused:
+        return settle(overlay, hold_id, duel, finding.verdict, dues)
+    seats = _draw_second_panel(overlay, hold_id, duel)
+    cost = compute_cost(parameters, duel.amount, len(seats), has_challenger=False)
+    free = overlay.totals.treasury - overlay.totals.reserved + duel.reserved
+    movements = sum(due.amount for due in dues if due.amount > 0)
+    if len(duel.seats) < MIN_PANEL or len(seats) < SECOND_PANEL or cost + movements > free:
+        return settle(overlay, hold_id, duel, finding.verdict, dues)
+    overlay.reserve(cost - duel.reserved)
+    moved = tuple(move(overlay, due) for due in dues if due.amount)
+    first_seats = duel.seats
+    duel = replace(duel, seats=seats, reserved=cost, is_accused=True)
+    duel = enter_stage(overlay, parameters, hold_id, duel, COMMIT, now)
+    return ExecutorAccused(hold_id, duel, finding.verdict, moved, first_seats)
+
+
+def _draw_second_panel(overlay: StateOverlay, hold_id: bytes, duel: Duel) -> tuple[JudgeSeat, ...]:
+    """Judges that have had no part in the duel."""
+    had_part = {duel.payer, duel.executor, *duel.silent, *(seat.public_key for seat in duel.seats)}
+    if duel.challenger is not None:
+        had_part.add(duel.challenger)
+    seed = compute_duel_seed(overlay.beacon.value, hold_id)
+    seats = draw_seats(overlay, SECOND_PANEL, seed, had_part)
+    return face_forward(seats) if duel.challenger is None else seats
+
+
+def note_result(overlay: StateOverlay, parameters: DuelParameters, duel: Duel, verdict: DuelVerdict) -> list[Movement]:
+    """Add a verdict to the executor's rating. Returns what the executor owes for it: void duels add up to a fraud."""
+    rating = overlay.rating(duel.executor).add(duel.payer, _RESULTS.get(verdict))
+    is_fraud = rating.voids >= MAX_VOIDS
+    overlay.put(rating_key(duel.executor), rating.begin_anew() if is_fraud else rating)
+    return [Movement(duel.executor, -compute_share(duel.amount, parameters.fraud))] if is_fraud else []
 
 
 def _end_silence(overlay: StateOverlay, parameters: DuelParameters, hold_id: bytes, duel: Duel, now: int) -> DuelEvent:
@@ -67,7 +120,8 @@ def _end_silence(overlay: StateOverlay, parameters: DuelParameters, hold_id: byt
     duel = replace(duel, challenger=None, silent=(*duel.silent, duel.challenger))
     if len(duel.silent) == MAX_CHALLENGERS:
         void = Movement(duel.executor, -compute_share(duel.amount, parameters.void))
-        return settle(overlay, hold_id, duel, DuelVerdict.UNANSWERED, (fine, void))
+        fraud = note_result(overlay, parameters, duel, DuelVerdict.UNANSWERED)
+        return settle(overlay, hold_id, duel, DuelVerdict.UNANSWERED, (fine, void, *fraud))
     paid = move(overlay, fine)
     parties = {duel.payer, duel.executor, *duel.silent, *(seat.public_key for seat in duel.seats)}
     challenger = draw_challenger(overlay, duel.model, compute_duel_seed(overlay.beacon.value, hold_id), parties)
@@ -87,9 +141,10 @@ def compute_dues(parameters: DuelParameters, duel: Duel, finding: Finding) -> li
         DuelVerdict.EXECUTOR_WON: share(parameters.executor_won),
         DuelVerdict.EXECUTOR_LOST: -share(parameters.executor_lost),
         DuelVerdict.EXECUTOR_MISSING: -share(parameters.void),
+        DuelVerdict.FRAUD: -share(parameters.fraud),
     }
     dues.append(Movement(duel.executor, executor.get(verdict, 0)))
-    if duel.challenger is not None:
+    if duel.challenger is not None and not duel.is_accused:  # who was paid by the first verdict
         challenger = {
             DuelVerdict.EXECUTOR_WON: share(parameters.challenger_lost),
             DuelVerdict.IDENTICAL: 0,  # a copy is no work
@@ -101,6 +156,8 @@ def compute_dues(parameters: DuelParameters, duel: Duel, finding: Finding) -> li
         key = seat.public_key
         if key not in finding.took_part:
             dues.append(Movement(key, -share(parameters.silence)))
+        elif duel.is_accused:  # whichever way: they were asked because the first judges agreed
+            dues.append(Movement(key, share(parameters.judge)))
         elif verdict in _PAID_IN_PART:
             dues.append(Movement(key, share(parameters.judge) // TIE_QUOTIENT))
         elif key in finding.agreed and verdict not in _UNPAID:

@@ -53,5 +53,6 @@ def take_overdue(overlay: StateOverlay, stage: int, now: int, limit: int) -> Ite
         end = overlay.deadline_queue(stage).end
         overlay.put(deadline_queue_key(stage), DeadlineQueue(number, end) if number < end else None)
         duel = overlay.duel(deadline.hold)
-        if duel is not None and duel.stage == stage:
+        # An accused executor's duel goes through the same stages twice.
+        if duel is not None and (duel.stage, duel.ends_at) == (stage, deadline.ends_at):
             yield deadline.hold, duel

@@ -13,6 +13,9 @@ from enum import Enum
 from chain.state.duel_records import Duel, JudgeSeat
 from chain.types.duels import DRAW, IDENTICAL, A, B, DuelBallot
 
+CONFIRMATIONS = 4
+"""Judges of a second panel that must agree with the first."""
+
 
 class DuelVerdict(Enum):
     """How a duel ended."""
@@ -29,6 +32,9 @@ class DuelVerdict(Enum):
     EXECUTOR_MISSING = "executor's answer not obtained"
     CHALLENGER_MISSING = "challenger's answer not obtained"
     UNANSWERED = "no challenger answered"
+    FRAUD = "fraud"
+    """A second panel confirms that the executor's answer is unusable."""
+    NOT_CONFIRMED = "not confirmed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,18 +58,21 @@ class Opinion:
 class Finding:
     """A verdict, the judges that ``agreed`` on it (none in a tie), and all that revealed a ballot.
 
-    A challenge is unusable if the challenger's answer is of no use where the executor's is.
+    An answer is unusable if most say that it is of no use, and that the other one is: so that a question that no one
+    can answer well costs neither party anything. In a solo check there is no other.
     """
 
     verdict: DuelVerdict
     agreed: tuple[bytes, ...]
     took_part: tuple[bytes, ...]
+    is_answer_unusable: bool = False
     is_challenge_unusable: bool = False
 
 
 def decide(duel: Duel) -> Finding:
     """The verdict of a duel whose ballots are revealed, as far as they ever will be."""
-    opinions = [_read(seat, seat.ballot) for seat in duel.seats if seat.ballot is not None]
+    is_solo = duel.challenger is None
+    opinions = [_read(seat, seat.ballot, is_solo) for seat in duel.seats if seat.ballot is not None]
     took_part = tuple(opinion.judge for opinion in opinions)
 
     def find(test: Callable[[Opinion], bool]) -> tuple[bytes, ...]:
@@ -71,13 +80,20 @@ def decide(duel: Duel) -> Finding:
         judges = tuple(opinion.judge for opinion in opinions if test(opinion))
         return judges if 2 * len(judges) > len(opinions) else ()
 
-    def first(cases: Iterable[tuple[DuelVerdict, Callable[[Opinion], bool]]], unusable: bool = False) -> Finding:
+    is_answer_unusable = bool(find(_accuses))
+    is_challenge_unusable = bool(find(lambda each: each.challenger_unusable and not each.executor_unusable))
+
+    def first(cases: Iterable[tuple[DuelVerdict, Callable[[Opinion], bool]]]) -> Finding:
         for verdict, test in cases:
             if agreed := find(test):
-                return Finding(verdict, agreed, took_part, unusable)
-        return Finding(DuelVerdict.TIE, (), took_part, unusable)
+                return Finding(verdict, agreed, took_part, is_answer_unusable, is_challenge_unusable)
+        return Finding(DuelVerdict.TIE, (), took_part, is_answer_unusable, is_challenge_unusable)
 
-    if duel.challenger is None:
+    if duel.is_accused:
+        agreed = tuple(opinion.judge for opinion in opinions if _accuses(opinion))
+        is_fraud = len(agreed) >= CONFIRMATIONS
+        return Finding(DuelVerdict.FRAUD if is_fraud else DuelVerdict.NOT_CONFIRMED, agreed, took_part)
+    if is_solo:
         return first(
             (
                 (DuelVerdict.EXECUTOR_MISSING, lambda each: each.executor_missing),
@@ -85,8 +101,6 @@ def decide(duel: Duel) -> Finding:
                 (DuelVerdict.USABLE, lambda each: not each.executor_unusable and not each.executor_missing),
             )
         )
-    # Relative, so that a question that no one can answer well costs its challenger nothing.
-    is_unusable = bool(find(lambda each: each.challenger_unusable and not each.executor_unusable))
     return first(
         (
             (DuelVerdict.EXECUTOR_MISSING, lambda each: each.executor_missing),
@@ -94,23 +108,30 @@ def decide(duel: Duel) -> Finding:
             (DuelVerdict.EXECUTOR_WON, lambda each: each.has_both and each.better is DuelVerdict.EXECUTOR_WON),
             (DuelVerdict.EXECUTOR_LOST, lambda each: each.has_both and each.better is DuelVerdict.EXECUTOR_LOST),
             (DuelVerdict.IDENTICAL, lambda each: each.has_both and each.better is DuelVerdict.IDENTICAL),
-        ),
-        is_unusable,
+        )
     )
 
 
-def _read(seat: JudgeSeat, ballot: DuelBallot) -> Opinion:
-    """A ballot as its judge meant it: the lottery drew which of the answers it saw first."""
-    executor, challenger = (B, A) if seat.is_reversed else (A, B)
+def _accuses(opinion: Opinion) -> bool:
+    """Whether a judge says that the executor's answer is of no use, and the challenger's is."""
+    return opinion.executor_unusable and not opinion.executor_missing and not opinion.challenger_unusable
+
+
+def _read(seat: JudgeSeat, ballot: DuelBallot, is_solo: bool) -> Opinion:
+    """A ballot as its judge meant it: the lottery drew which of the answers it saw first.
+
+    In a solo check it saw one.
+    """
+    executor, challenger = (B, A) if seat.is_reversed else (A, 0 if is_solo else B)
     better = {
-        DRAW: None,
         executor: DuelVerdict.EXECUTOR_WON,
         challenger: DuelVerdict.EXECUTOR_LOST,
         IDENTICAL: DuelVerdict.IDENTICAL,
-    }[ballot.better]
+        DRAW: None,
+    }
     return Opinion(
         judge=seat.public_key,
-        better=better,
+        better=better.get(ballot.better),
         executor_unusable=bool(ballot.unusable & executor),
         challenger_unusable=bool(ballot.unusable & challenger),
         executor_missing=bool(ballot.missing & executor),

@@ -20,7 +20,7 @@ from chain.state.duel_records import Duel, JudgeSeat
 from chain.state.state import StateReader
 from chain.store.kv import LevelStore
 from chain.transition.duels import opening, settlement
-from chain.transition.duels.events import ChallengerReplaced, DuelOpened, DuelSettled
+from chain.transition.duels.events import ChallengerReplaced, DuelOpened, DuelSettled, ExecutorAccused
 from chain.transition.duels.verdict import DuelVerdict, Finding, decide
 from chain.types.blocks import sign_block
 from chain.types.operations import SignedOperation
@@ -50,9 +50,12 @@ def test_the_audit_counts_what_happened(full: DuelChain) -> None:
     counts = report.duels
     assert counts.duels + counts.solo_checks == len(opened) == len(settled) > 10
     assert counts.solo_checks == sum(event.duel.challenger is None for event in opened) > 0
-    assert counts.verdicts.total() == len(settled) and len(counts.verdicts) == len(DuelVerdict)
+    accused = [event for event in events if isinstance(event, ExecutorAccused)]
+    assert counts.verdicts.total() == len(settled) and counts.accused == len(accused) > 0
+    assert {*counts.verdicts, *(event.verdict for event in accused)} == {*DuelVerdict}
     assert counts.silent == len(replaced) + counts.verdicts[DuelVerdict.UNANSWERED]
     moved = [movement.amount for event in settled for movement in event.movements]
+    moved += [movement.amount for event in accused for movement in event.movements]
     moved += [event.fine.amount for event in replaced]
     assert counts.paid - counts.taken == sum(moved) and counts.paid == sum(each for each in moved if each > 0)
     assert f"{len(settled) - counts.solo_checks} duels, {counts.solo_checks} solo checks" in describe_report(report)

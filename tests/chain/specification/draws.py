@@ -24,8 +24,10 @@ def compute_leader(members: list[Record], source: bytes, view: int) -> bytes:
     return draw({each["public_key"]: each["stake"] for each in members}, h("leader", source, u64(view)))
 
 
-def compute_serving_table(accounts: dict[bytes, Record], beacon: bytes, parameters: Record) -> Record:
-    """The ``ServingTable`` of these accounts."""
+def compute_serving_table(
+    accounts: dict[bytes, Record], beacon: bytes, parameters: Record, results: dict[bytes, bytes]
+) -> Record:
+    """The ``ServingTable`` of these accounts, some of which have results in their ``ExecutorRating``."""
     least = max(1, parameters["min_service_bond"])
     serving = {key: account for key, account in accounts.items() if account["models"] or account["judge"]}
     staked = [key for key, account in serving.items() if account["bonded"] >= least]
@@ -36,17 +38,31 @@ def compute_serving_table(accounts: dict[bytes, Record], beacon: bytes, paramete
     if parameters["newcomer_share"]:
         stakes |= dict.fromkeys(newcomers[:MAX_NEWCOMERS], 0)
     entries = [
-        {"public_key": key, "stake": stakes[key], "models": serving[key]["models"], "judge": serving[key]["judge"]}
+        {
+            "public_key": key, "stake": stakes[key], "models": serving[key]["models"], "judge": serving[key]["judge"],
+            "exposure": compute_exposure(results.get(key, b""), parameters) if stakes[key] else 1_000_000,
+        }
         for key in sorted(stakes)
-    ]
+    ]  # fmt: skip
     return {"entries": entries, "newcomer_share": parameters["newcomer_share"]}
+
+
+def compute_exposure(results: bytes, parameters: Record) -> int:
+    """The share of its stake by which an account with these results is drawn, in millionths."""
+    won = [result for result in results[8::9] if result != 3]
+    points, exponent = max(40, sum(won) + 200 - len(results) // 9), parameters["duels"]["exposure_exponent"]
+    if parameters["duels"]["rate"] == 0 or points >= 200:
+        return 1_000_000
+    return int(1_000_000 * points**exponent // (400 - points) ** exponent)
 
 
 def order_executors(table: Record, source: bytes, payer: bytes, seq: int, model: str) -> Iterator[bytes]:
     """The executors of a request, as the lottery draws one after another."""
     seed = h("lottery", source, payer, u64(seq))
     serving = [each for each in table["entries"] if model in each["models"] and each["public_key"] != payer]
-    staked = {each["public_key"]: each["stake"] for each in serving if each["stake"]}
+    staked = {
+        each["public_key"]: max(1, each["stake"] * each["exposure"] // 1_000_000) for each in serving if each["stake"]
+    }
     newcomers = {each["public_key"]: 1 for each in serving if not each["stake"]}
     for index in range(len(serving)):
         is_lucky = number(h("newcomer share", seed, u32(index))) % 1000 < table["newcomer_share"]

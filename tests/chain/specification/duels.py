@@ -10,7 +10,8 @@ from tests.chain.specification.notation import Record, encode, h, number, u64
 
 A, B, BOTH = 1, 2, 3
 ANSWER, COMMIT, REVEAL = 1, 2, 3
-MAX_CHALLENGERS = 3
+MAX_CHALLENGERS, MIN_PANEL, SECOND_PANEL, CONFIRMATIONS = 3, 3, 5, 4
+NO_RATING: Record = {"duels": 0, "results": b""}
 NO_QUEUE: Record = {"first": 0, "end": 0}
 
 
@@ -36,7 +37,7 @@ def note_paid(ledger: Ledger, hold_id: bytes, entry: Record, delivery: Record, h
     duels, amount = get_duels(ledger), delivery["amount"]
     if not duels["rate"]:
         return
-    levy = amount * duels["levy"] * duels["rate"] // 1_000_000
+    levy = amount * duels["levy"] * get_rate(ledger, entry["payee"]) // 1_000_000
     ledger.account(entry["payee"])["available"] -= levy
     ledger.fill_treasury(levy)
     is_exempt = delivery["finish_reason"] == "cancelled" or delivery["usage"]["completion_bytes"] == 0
@@ -46,6 +47,18 @@ def note_paid(ledger: Ledger, hold_id: bytes, entry: Record, delivery: Record, h
     capture |= {"amount": amount, "request_digest": entry["request_digest"]}
     capture |= {"response_digest": delivery["response_digest"]}
     ledger.get(b"k" + u64(ledger.height), {"captures": []})["captures"].append(capture)
+
+
+def get_rating(ledger: Ledger, key: bytes) -> Record:
+    """The ``ExecutorRating`` of an account, not to be changed."""
+    return ledger.entries.get(b"e" + key, NO_RATING)
+
+
+def get_rate(ledger: Ledger, key: bytes) -> int:
+    """The rate of an account."""
+    duels = get_duels(ledger)
+    is_on_probation = get_rating(ledger, key)["duels"] < duels["probation_duels"]
+    return int(max(duels["rate"], duels["probation_rate"]) if is_on_probation else duels["rate"])
 
 
 def draw_duels(ledger: Ledger) -> None:
@@ -61,7 +74,7 @@ def draw_duels(ledger: Ledger) -> None:
     for delay in range(32):
         due = entries.pop(b"n" + u64(height) + bytes([delay]), {"captures": []})
         for capture in due["captures"]:
-            if number(h("duel", beacon, capture["hold"])) % 1_000 < get_duels(ledger)["rate"]:
+            if number(h("duel", beacon, capture["hold"])) % 1_000 < get_rate(ledger, capture["payee"]):
                 open_duel(ledger, capture)
 
 
@@ -73,7 +86,9 @@ def open_duel(ledger: Ledger, capture: Record) -> None:
     duel["executor"] = capture["payee"]
     found = draw_challenger(ledger, capture["model"], seed, parties)
     for challenger in [found, None] if found else [None]:
-        seats = draw_seats(ledger, seed, parties | ({challenger} if challenger else set()), challenger is not None)
+        seats = draw_seats(
+            ledger, duels["judges"], seed, parties | ({challenger} if challenger else set()), challenger is not None
+        )
         cost = len(seats) * share(ledger, duel, "judge")
         if challenger:
             cost += share(ledger, duel, "challenger") + share(ledger, duel, "executor_won")
@@ -89,7 +104,7 @@ def open_duel(ledger: Ledger, capture: Record) -> None:
         "payer": capture["payer"], "executor": capture["payee"], "model": capture["model"],
         "amount": capture["amount"], "request_digest": capture["request_digest"],
         "response_digest": capture["response_digest"], "stage": 0, "ends_at": 0, "challenger": challenger,
-        "answer_digest": None, "silent": [], "seats": seats, "locked": locked, "reserved": cost,
+        "answer_digest": None, "silent": [], "seats": seats, "locked": locked, "reserved": cost, "is_accused": False,
     }  # fmt: skip
     assert duels["judges"] >= len(seats)
     enter(ledger, capture["hold"], ANSWER if challenger else COMMIT)
@@ -104,13 +119,13 @@ def draw_challenger(ledger: Ledger, model: str, seed: bytes, excluded: set[bytes
     return None
 
 
-def draw_seats(ledger: Ledger, seed: bytes, excluded: set[bytes], has_challenger: bool) -> list[Record]:
+def draw_seats(ledger: Ledger, size: int, seed: bytes, excluded: set[bytes], has_challenger: bool) -> list[Record]:
     """The judges of a duel (section 9.6)."""
     found = [
         (key, judge)
         for key, judge in draw_judges(get_current_table(ledger), seed, excluded)
         if ledger.account(key)["judge"] == judge
-    ][: get_duels(ledger)["judges"]]
+    ][:size]
     if len(found) % 2 == 0:
         found = found[:-1]
     return [
@@ -186,7 +201,7 @@ def end_stages(ledger: Ledger) -> None:
             if queue["first"] == queue["end"]:
                 del ledger.entries[queue_key]
             duel = ledger.entries.get(b"u" + deadline["hold"])
-            if duel is not None and duel["stage"] == stage:
+            if duel is not None and (duel["stage"], duel["ends_at"]) == (stage, deadline["ends_at"]):
                 run_out(ledger, deadline["hold"], duel)
 
 
@@ -211,8 +226,11 @@ def run_out(ledger: Ledger, hold_id: bytes, duel: Record) -> None:
         duel["challenger"] = None
         if len(duel["silent"]) == MAX_CHALLENGERS:
             close(ledger, hold_id)
+            is_fraud = rate(ledger, duel, 3)
             ledger.collect(silent, share(ledger, duel, "silence"), available="last")
             ledger.collect(duel["executor"], share(ledger, duel, "void"), available="last")
+            if is_fraud:
+                ledger.collect(duel["executor"], share(ledger, duel, "fraud"), available="last")
             return
         ledger.collect(silent, share(ledger, duel, "silence"), available="last")
         seed = h("duel", ledger.entries[b"b"]["value"], hold_id)
@@ -225,13 +243,56 @@ def run_out(ledger: Ledger, hold_id: bytes, duel: Record) -> None:
 
 
 def settle(ledger: Ledger, hold_id: bytes) -> None:
-    """The verdict, and what each of the parties gets or pays."""
-    duel = close(ledger, hold_id)
-    ballots = [(read(seat), seat) for seat in duel["seats"] if seat["ballot"] is not None]
+    """The verdict, what each of the parties gets or pays, and a second panel if most of the judges accuse."""
+    duel: Record = ledger.entries[b"u" + hold_id]
+    ballots = [(read(seat, duel["challenger"] is None), seat) for seat in duel["seats"] if seat["ballot"] is not None]
+
+    def list_judges(test: Callable[[Record], bool]) -> list[bytes]:
+        return [seat["public_key"] for ballot, seat in ballots if test(ballot)]
 
     def most(test: Callable[[Record], bool]) -> list[bytes]:
-        judges = [seat["public_key"] for ballot, seat in ballots if test(ballot)]
+        judges = list_judges(test)
         return judges if 2 * len(judges) > len(ballots) else []
+
+    if duel["is_accused"]:
+        is_fraud = len(list_judges(accuses)) >= CONFIRMATIONS
+        if is_fraud:
+            begin_anew(ledger, duel["executor"])
+        close(ledger, hold_id)
+        transact(ledger, duel, duel["executor"], "-fraud" if is_fraud else "")
+        pay_judges(ledger, duel, "judge", list_judges(lambda ballot: True))
+        return
+    executor, challenger, pay, result = find_verdict(duel, most)
+    if most(lambda ballot: "challenger" in ballot["unusable"] and "executor" not in ballot["unusable"]):
+        challenger = challenger if challenger.startswith("-") else ""
+    is_fraud = rate(ledger, duel, result)
+    paid = [share(ledger, duel, each) for each in (executor, challenger) if each and not each.startswith("-")]
+    earning = list_judges(lambda ballot: True) if pay == "quarter" else find_agreed(duel, most)
+    paid += [compute_pay(ledger, duel, pay)] * len(earning) if pay else []
+    panel = draw_second_panel(ledger, hold_id, duel) if most(accuses) and len(duel["seats"]) >= MIN_PANEL else []
+    cost = SECOND_PANEL * share(ledger, duel, "judge")
+    totals = ledger.entries[b"s"]
+    is_continued = len(panel) == SECOND_PANEL
+    is_continued &= totals["treasury"] - (totals["reserved"] - duel["reserved"]) >= cost + sum(paid)
+    if not is_continued:
+        close(ledger, hold_id)
+    transact(ledger, duel, duel["executor"], executor)
+    if duel["challenger"] is not None:
+        transact(ledger, duel, duel["challenger"], challenger)
+    pay_judges(ledger, duel, pay, earning)
+    if is_fraud:
+        transact(ledger, duel, duel["executor"], "-fraud")
+    if is_continued:
+        totals["reserved"] += cost - duel["reserved"]
+        duel |= {"seats": panel, "reserved": cost, "is_accused": True}
+        enter(ledger, hold_id, COMMIT)
+
+
+Most = Callable[[Callable[[Record], bool]], list[bytes]]
+
+
+def list_cases(duel: Record) -> list[tuple[Callable[[Record], bool], str, str, str, int | None]]:
+    """What most may say; what follows for executor, challenger and judges, and the executor's rating."""
 
     def missing(name: str) -> Callable[[Record], bool]:
         return lambda ballot: name in ballot["missing"]
@@ -239,43 +300,93 @@ def settle(ledger: Ledger, hold_id: bytes) -> None:
     def says(better: str) -> Callable[[Record], bool]:
         return lambda ballot: ballot["better"] == better and not ballot["missing"]
 
-    cases: list[tuple[Callable[[Record], bool], str, str, str]]
     if duel["challenger"] is None:
-        cases = [
-            (missing("executor"), "-void", "", ""),
-            (lambda ballot: "executor" not in ballot["missing"] and "executor" in ballot["unusable"], "", "", "judge"),
-            (lambda ballot: not {"executor"} & (ballot["missing"] | ballot["unusable"]), "", "", "judge"),
-        ]
-    else:
-        cases = [
-            (missing("executor"), "-void", "challenger", ""),
-            (missing("challenger"), "", "-silence", ""),
-            (says("executor"), "executor_won", "challenger_lost", "judge"),
-            (says("challenger"), "-executor_lost", "challenger", "judge"),
-            (says("same"), "", "", "quarter"),
-        ]
-    tie = (lambda ballot: True, "", "challenger", "quarter")
-    _, executor, challenger, pay = next((case for case in cases if most(case[0])), tie)
-    agreed = next((most(case[0]) for case in cases if most(case[0])), [])
-    if most(lambda ballot: "challenger" in ballot["unusable"] and "executor" not in ballot["unusable"]):
-        challenger = challenger if challenger.startswith("-") else ""
-    transact(ledger, duel, duel["executor"], executor)
-    if duel["challenger"] is not None:
-        transact(ledger, duel, duel["challenger"], challenger)
+        return [
+            (missing("executor"), "-void", "", "", 3),
+            (
+                lambda ballot: "executor" not in ballot["missing"] and "executor" in ballot["unusable"],
+                "", "", "judge", None,
+            ),
+            (lambda ballot: not {"executor"} & (ballot["missing"] | ballot["unusable"]), "", "", "judge", None),
+        ]  # fmt: skip
+    return [
+        (missing("executor"), "-void", "challenger", "", 3),
+        (missing("challenger"), "", "-silence", "", None),
+        (says("executor"), "executor_won", "challenger_lost", "judge", 2),
+        (says("challenger"), "-executor_lost", "challenger", "judge", 0),
+        (says("same"), "", "", "quarter", 1),
+    ]
+
+
+def find_verdict(duel: Record, most: Most) -> tuple[str, str, str, int | None]:
+    """What executor, challenger and judges get or pay, and what it counts for."""
+    tie = ("", "challenger", "quarter", 1)
+    return next((case[1:] for case in list_cases(duel) if most(case[0])), tie)
+
+
+def find_agreed(duel: Record, most: Most) -> list[bytes]:
+    """The judges that came to the verdict."""
+    return next((most(case[0]) for case in list_cases(duel) if most(case[0])), [])
+
+
+def accuses(ballot: Record) -> bool:
+    unusable = ballot["unusable"]
+    return "executor" in unusable and "executor" not in ballot["missing"] and "challenger" not in unusable
+
+
+def draw_second_panel(ledger: Ledger, hold_id: bytes, duel: Record) -> list[Record]:
+    seed = h("duel", ledger.entries[b"b"]["value"], hold_id)
+    had_part = {duel["payer"], duel["executor"], duel["challenger"], *duel["silent"]}
+    had_part |= {seat["public_key"] for seat in duel["seats"]}
+    return draw_seats(ledger, SECOND_PANEL, seed, had_part, duel["challenger"] is not None)
+
+
+def pay_judges(ledger: Ledger, duel: Record, pay: str, earning: list[bytes]) -> None:
     for seat in duel["seats"]:
         key = seat["public_key"]
         if seat["ballot"] is None:
             transact(ledger, duel, key, "-silence")
-        elif pay == "quarter" or (pay and key in agreed):
+        elif pay and key in earning:
             transact(ledger, duel, key, pay)
 
 
-def read(seat: Record) -> Record:
+def rate(ledger: Ledger, duel: Record, result: int | None) -> bool:
+    """A verdict counts in the rating of the executor. Whether that makes too many void duels."""
+    rating = ledger.get(b"e" + duel["executor"], NO_RATING)
+    rating["duels"] += 1
+    if result is None:
+        return False
+    entries = split(rating["results"])
+    name = duel["payer"][:8]
+    if len([entry for entry in entries if entry[:8] == name]) == 20:
+        entries.remove(next(entry for entry in entries if entry[:8] == name))
+    entries = [*entries, name + bytes([result])][-200:]
+    rating["results"] = b"".join(entries)
+    if len([entry for entry in entries[-20:] if entry[8] == 3]) < 3:
+        return False
+    begin_anew(ledger, duel["executor"])
+    return True
+
+
+def begin_anew(ledger: Ledger, key: bytes) -> None:
+    """After a fraud."""
+    rating = ledger.get(b"e" + key, NO_RATING)
+    entries = split(rating["results"])
+    rating |= {"duels": 0, "results": b"".join(entry[:8] + bytes([entry[8] % 3]) for entry in entries)}
+
+
+def split(results: bytes) -> list[bytes]:
+    return [results[start : start + 9] for start in range(0, len(results), 9)]
+
+
+def read(seat: Record, is_solo: bool) -> Record:
     """A ballot with the answers by their authors."""
     names = {A: "challenger", B: "executor"} if seat["is_reversed"] else {A: "executor", B: "challenger"}
+    if is_solo:
+        names = {A: "executor"}
     ballot = seat["ballot"]
     return {
-        "better": {**names, BOTH: "same", 0: ""}[ballot["better"]],
+        "better": {**names, BOTH: "same"}.get(ballot["better"], ""),
         "unusable": {name for bit, name in names.items() if ballot["unusable"] & bit},
         "missing": {name for bit, name in names.items() if ballot["missing"] & bit},
     }
@@ -289,11 +400,15 @@ def close(ledger: Ledger, hold_id: bytes) -> Record:
     return duel
 
 
+def compute_pay(ledger: Ledger, duel: Record, what: str) -> int:
+    return share(ledger, duel, "judge") // 4 if what == "quarter" else share(ledger, duel, what)
+
+
 def transact(ledger: Ledger, duel: Record, key: bytes, what: str) -> None:
     """An account gets the share of a parameter, or (with a minus) pays it."""
     if what.startswith("-"):
         ledger.collect(key, share(ledger, duel, what[1:]), available="last")
     elif what:
-        amount = share(ledger, duel, "judge") // 4 if what == "quarter" else share(ledger, duel, what)
+        amount = compute_pay(ledger, duel, what)
         ledger.entries[b"s"]["treasury"] -= amount
         ledger.account(key)["available"] += amount

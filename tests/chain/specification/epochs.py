@@ -137,7 +137,8 @@ def end_round(ledger: Ledger) -> None:
     is_first = (number + 2) * parameters["round_heights"] % parameters["epoch_heights"] == 0
     if is_first or entries[b"d"]["changed_in"] == number:
         accounts = {key[1:]: account for key, account in entries.items() if key[:1] == b"a"}
-        entries[b"t" + u64(number + 2)] = compute_serving_table(accounts, value, parameters)
+        results = {key[1:]: rating["results"] for key, rating in entries.items() if key[:1] == b"e"}
+        entries[b"t" + u64(number + 2)] = compute_serving_table(accounts, value, parameters, results)
         periods.append({"first_round": number + 2, "source": None})
 
 

@@ -188,7 +188,7 @@ def make_ledger(raw: bytes) -> Ledger:
     supply = sum(each["available"] + each["bonded"] for each in accounts.values())
     for epoch in (0, 1):
         entries[b"c" + u64(epoch)] = {"validators": members}
-    entries[b"t" + u64(0)] = compute_serving_table(accounts, beacon, parameters)
+    entries[b"t" + u64(0)] = compute_serving_table(accounts, beacon, parameters, {})
     entries[b"d"] = {"changed_in": None, "periods": [{"first_round": 0, "source": beacon}]}
     entries[b"s"] = {"treasury": 0, "supply": supply, "reserved": 0}
     entries[b"m"] = {"count": 0, "peaks": []}

@@ -74,7 +74,7 @@ def test_every_capture_that_pays_brings_the_levy_to_the_treasury() -> None:
         before, treasury = chain.account(key), chain.state.totals.treasury
         item = chain.receipt(chain.payer, chain.deliver(seq, 3_000, reason))
         fee = do(chain, chain.capture(key, item))
-        levy = compute_levy(DUELS, 3_000)
+        levy = compute_levy(DUELS, 3_000, 500)
         assert levy == 3_000 * 1_750 * 500 // 1_000_000 == 2_625
         assert chain.account(key).available == before.available + 3_000 - levy - fee
         assert chain.state.totals.treasury == treasury + levy + fee
