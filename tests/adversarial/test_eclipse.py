@@ -26,7 +26,6 @@ from tests.support.discovery_world import CHAIN, Node, World, world
 
 SYBILS = 30
 HONEST = 12
-VICTIMS = 4
 LOOKS = 50
 LOOK = 2.0
 PESTER = 10.0
@@ -159,20 +158,23 @@ async def attack(number: int, networks: int, forward: int, sybils_first: bool) -
 
 
 @pytest.mark.parametrize(
-    ("networks", "forward", "sybils_first"),
+    ("victims", "networks", "forward", "sybils_first"),
     [
-        (4, 1, True),
-        pytest.param(SYBILS, SYBILS, True, marks=pytest.mark.long),
-        pytest.param(SYBILS, 1, False, marks=pytest.mark.long),
-        pytest.param(SYBILS, 1, True, marks=pytest.mark.long),
-        pytest.param(SYBILS, SYBILS, False, marks=pytest.mark.long),
+        (2, 4, 1, True),
+        pytest.param(4, 4, 1, True, marks=pytest.mark.long),
+        pytest.param(4, SYBILS, SYBILS, True, marks=pytest.mark.long),
+        pytest.param(4, SYBILS, 1, False, marks=pytest.mark.long),
+        pytest.param(4, SYBILS, 1, True, marks=pytest.mark.long),
+        pytest.param(4, SYBILS, SYBILS, False, marks=pytest.mark.long),
     ],
 )
-def test_a_node_keeps_honest_peers_of_its_own_choice(networks: int, forward: int, sybils_first: bool) -> None:
+def test_a_node_keeps_honest_peers_of_its_own_choice(
+    victims: int, networks: int, forward: int, sybils_first: bool
+) -> None:
     """Over some victims, hardly fewer than a draw among all networks gives; and no node is cut off for long."""
     runs = [
         run_simulation(1, lambda number=number: attack(number, networks, forward, sybils_first))
-        for number in range(100, 100 + VICTIMS)
+        for number in range(100, 100 + victims)
     ]
     fair = TARGET_OUTBOUND * HONEST / (HONEST + networks)
     assert sum(map(sum, runs)) / sum(map(len, runs)) >= 0.75 * min(fair, HONEST)

@@ -125,7 +125,7 @@ def test_who_is_away_is_jailed_and_asks_to_return() -> None:
     simulate(genesis, play)
 
 
-@pytest.mark.parametrize("validators", [4, 5])
+@pytest.mark.parametrize("validators", [4, pytest.param(5, marks=pytest.mark.long)])
 def test_a_rolling_restart_stops_nothing_and_costs_no_validator_its_weight(validators: int) -> None:
     """Each is away for some epochs of a busy chain, and the next follows at once."""
     numbers = range(1, validators + 1)

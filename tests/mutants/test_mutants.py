@@ -54,7 +54,7 @@ def test_each_applies_and_names_a_test_that_exists(mutant: Mutant, tree: Path) -
 
 @pytest.mark.parametrize(
     "name",
-    [*IN_GATE[::4], *(pytest.param(name, marks=pytest.mark.long) for name in IN_GATE if name not in IN_GATE[::4])],
+    [IN_GATE[0], *(pytest.param(name, marks=pytest.mark.long) for name in IN_GATE[1:])],
 )
 def test_it_is_killed(name: str, tree: Path) -> None:
     [mutant] = [mutant for mutant in load() if mutant.name == name]

@@ -101,6 +101,7 @@ def overlay(tmp_path: Path) -> Iterator[Overlay]:
         overlay.end()
 
 
+@pytest.mark.long
 def test_views_agree_after_every_kind_of_change(overlay: Overlay) -> None:
     first, killed, stopped, leaving, restarted, last = (overlay.nodes[number] for number in (0, 3, 4, 5, 6, 11))
     killed.send(signal.SIGKILL)

@@ -98,7 +98,7 @@ def test_silence_when_nothing_is_left_to_do() -> None:
     assert max(simulation.heights) == 10
 
 
-@pytest.mark.parametrize("epoch_heights", [2, 3, 1000])
+@pytest.mark.parametrize("epoch_heights", [2, *(pytest.param(count, marks=pytest.mark.long) for count in (3, 1000))])
 def test_a_missed_last_finalization_arrives_although_no_other_node_is_busy(epoch_heights: int) -> None:
     keys = make_keys(5)
     committee = make_set(keys)

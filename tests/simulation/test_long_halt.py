@@ -56,7 +56,7 @@ def test_a_chain_goes_on_after_a_long_halt(restarts: bool) -> None:
     assert_goes_on(simulation, 120.0, simulation.nodes)
 
 
-@pytest.mark.parametrize("loss", [0.0, 0.3])
+@pytest.mark.parametrize("loss", [pytest.param(0.0, marks=pytest.mark.long), 0.3])
 def test_who_slept_through_a_long_halt_catches_up_and_votes(loss: float) -> None:
     """One of those who were awake leaves for good: without the vote of the one that slept nothing becomes final."""
     simulation = Simulation(2, KEYS, lambda epoch: COMMITTEE)

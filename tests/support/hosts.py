@@ -90,7 +90,9 @@ async def collected(
     return messages + await drained(inbox, 0.3)
 
 
-guard = pytest.mark.parametrize("on", [True, False], ids=["guard_on", "guard_off"])
+guard = pytest.mark.parametrize(
+    "on", [pytest.param(True, id="guard_on"), pytest.param(False, id="guard_off", marks=pytest.mark.long)]
+)
 
 
 def library(node: Libp2pNetwork) -> RunningHost:

@@ -292,7 +292,7 @@ DEEP = [
 """Of all that are caught there; each takes an audit of four hundred blocks or more."""
 
 
-@pytest.mark.parametrize("name", DEEP)
+@pytest.mark.parametrize("name", [*DEEP[:4], *(pytest.param(name, marks=pytest.mark.long) for name in DEEP[4:])])
 def test_a_forgery_deep_in_the_chain_is_caught_in_its_place(year: Busy, name: str) -> None:
     forgery = next(forgery for forgery in FORGERIES if forgery.name == name)
     forger = Forger(*year, above=400, after=400)
