@@ -5,6 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
+# Tests and benchmarks start many processes: without bytecode on disk each would compile the whole project anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help install test test-long test-busy test-nat test-nat-long attacks lint format demo sim bench figures overlay twins crash mutants clean
 
 help:  ## this list

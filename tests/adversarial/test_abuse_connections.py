@@ -44,6 +44,7 @@ def sources(monkeypatch: pytest.MonkeyPatch) -> None:
     choose_sources(monkeypatch)
 
 
+@pytest.mark.long
 async def test_two_thousand_connections_one_after_the_other(victim: Victim) -> None:
     async with attack(victim):
         for _ in range(2000):
@@ -66,6 +67,7 @@ async def test_handshakes_one_after_the_other(victim: Victim, is_long: bool) -> 
     assert done > (1000 if is_long else 90)
 
 
+@pytest.mark.long
 async def test_five_hundred_at_the_same_time(victim: Victim, is_long: bool) -> None:
     """Sockets on which nothing comes, and every third (in the long form, every one) a peer that shakes hands."""
     before, inside = victim.read()["refusals"], 0
@@ -116,6 +118,7 @@ async def test_half_open_connections_from_many_addresses(victim: Victim, is_long
     assert victim.read()["refusals"]["half_open"] > 0
 
 
+@pytest.mark.long
 async def test_a_byte_a_second_in_the_handshake(victim: Victim) -> None:
     hung_up = 0
     async with attack(victim), trio.open_nursery() as nursery:
@@ -165,6 +168,7 @@ async def test_garbage_after_the_handshakes(victim: Victim) -> None:
             nursery.start_soon(send, number)
 
 
+@pytest.mark.long
 async def test_an_address_that_only_fails_is_banned_and_comes_back(victim: Victim) -> None:
     source, before = "127.0.6.1", victim.read()["banned_addresses"]
     async with attack(victim):

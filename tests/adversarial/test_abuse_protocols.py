@@ -124,7 +124,7 @@ async def test_frames_without_an_end_do_not_fill_the_memory(victim: Victim) -> N
             nursery.start_soon(begin)
 
 
-@pytest.mark.parametrize("kind", ["frames", "streams", "gossip"])
+@pytest.mark.parametrize("kind", ["frames", pytest.param("streams", marks=pytest.mark.long), "gossip"])
 async def test_several_peers_of_one_address_do_not_fill_the_memory(victim: Victim, kind: str) -> None:
     """Each keeps to what one peer may have waiting: frames and RPCs without an end, and streams that are not read."""
     peers, streams = {"frames": (10, 15), "streams": (10, 60), "gossip": (4, 40)}[kind]
@@ -175,6 +175,7 @@ async def test_several_peers_of_one_address_do_not_fill_the_memory(victim: Victi
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.long
 async def test_a_byte_a_second_in_frames(victim: Victim, is_long: bool) -> None:
     async with attack(victim), attacking(2200, victim, "127.1.3.1") as peer, trio.open_nursery() as nursery:
 
@@ -318,6 +319,7 @@ async def test_a_flood_of_gossip(victim: Victim, is_long: bool, kind: str) -> No
             nursery.start_soon(flood, number)
 
 
+@pytest.mark.long
 async def test_a_flood_of_subscriptions_leaves_few_topics(victim: Victim) -> None:
     rpcs = []
     for turn in range(200):

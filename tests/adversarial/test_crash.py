@@ -193,7 +193,9 @@ def test_all_die_at_the_same_moment(after: bool) -> None:
     assert number > 100
 
 
-@pytest.mark.parametrize("number", range(3, 36, 5))
+@pytest.mark.parametrize(
+    "number", [3, 18, *(pytest.param(number, marks=pytest.mark.long) for number in (8, 13, 23, 28, 33))]
+)
 def test_one_dies_on_real_files(tmp_path: Path, number: int) -> None:
     reaper = Reaper(number, after=number % 4 == 1)
 
@@ -221,7 +223,11 @@ def old_homes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ("plain", ["batch em", "append", "fsync", "batch bfmnosu"]),
         ("votes", ["rewrite"]),
-        ("repair", ["rename chain", "batch cms", "rename journal", "rewrite", "batch bfmnosu", "append"]),
+        pytest.param(
+            "repair",
+            ["rename chain", "batch cms", "rename journal", "rewrite", "batch bfmnosu", "append"],
+            marks=pytest.mark.long,
+        ),
         ("repair", ["batch e"]),
         ("snapshot", ["batch mz", "batch clm", "batch bfmnosuz"]),
     ],

@@ -247,7 +247,11 @@ def play_flood(
     simulate(make_flooded_genesis(), play)
 
 
-@pytest.mark.parametrize("kind", FLOODS)
+@pytest.mark.parametrize(
+    "kind",
+    ["funded", "captures", "gaps", "forged"]
+    + [pytest.param(kind, marks=pytest.mark.long) for kind in ("dust", "unfunded", "rich", "releases")],
+)
 def test_honest_operations_become_final_in_a_flood_of(kind: str) -> None:
     play_flood(FLOODS[kind](), is_refused=kind == "forged")
 

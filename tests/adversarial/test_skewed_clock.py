@@ -50,7 +50,9 @@ class Nervous(Simplex):
         return super().on_message(message) + self.on_timeout(self.view)
 
 
-@pytest.mark.parametrize("clock", [Hasty, Sluggish, Timeless, Nervous])
+@pytest.mark.parametrize(
+    "clock", [Hasty, Timeless, *(pytest.param(clock, marks=pytest.mark.long) for clock in (Sluggish, Nervous))]
+)
 def test_one_wrong_clock_does_not_stop_the_chain(clock: type[Simplex]) -> None:
     """Its owner is honest: no vote of it contradicts another, and no validator accuses it."""
     for seed in range(5):
@@ -155,7 +157,11 @@ def note_course(course: Course, world: World) -> None:
             course.missed[number] = lost // fee
 
 
-@pytest.mark.parametrize("skews", [{}, {4: 900}, {4: -900}, {3: 450, 4: -450}], ids=str)
+@pytest.mark.parametrize(
+    "skews",
+    [{4: 900}, {3: 450, 4: -450}, *(pytest.param(skews, marks=pytest.mark.long) for skews in ({}, {4: -900}))],
+    ids=str,
+)
 def test_clocks_within_a_second_of_one_another_are_right(skews: dict[int, int]) -> None:
     """Every validator leads, votes for all, pays nothing and stays."""
     course = run_engines(skews)
@@ -186,7 +192,7 @@ def test_who_is_a_minute_behind_votes_for_nothing_and_counts_as_absent() -> None
     assert abs(course.head.chain_time - course.elapsed) < 1_500
 
 
-@pytest.mark.parametrize("skew", [5_000, 60_000])
+@pytest.mark.parametrize("skew", [5_000, pytest.param(60_000, marks=pytest.mark.long)])
 def test_who_is_ahead_votes_but_leads_in_vain_and_pays_for_it(skew: int) -> None:
     """When the time of its blocks has come for the others, they have given its view up (or nearly always)."""
     course = run_engines({4: skew})

@@ -91,6 +91,7 @@ def test_requests_through_each_node_are_answered_and_offloaded_ones_paid(calm_cl
     assert all(len(ledger.deliveries[bytes.fromhex(row["hold"])]) == 1 for row in rows)
 
 
+@pytest.mark.long
 def test_a_frozen_node_catches_up(cluster: Cluster) -> None:
     frozen, *others = reversed(cluster.nodes)
     others[0].transfer(others[1], CREDIT)

@@ -118,6 +118,6 @@ async def churn(count: int, seed: int) -> str:
         return trace
 
 
-@pytest.mark.parametrize(("count", "seed"), [(24, 1), pytest.param(40, 1, marks=pytest.mark.long)])
+@pytest.mark.parametrize(("count", "seed"), [(18, 1), pytest.param(40, 1, marks=pytest.mark.long)])
 def test_every_view_holds_exactly_the_living_afterwards(count: int, seed: int) -> None:
     run_simulation(seed, lambda: churn(count, seed))

@@ -16,7 +16,7 @@ from tests.support.agreement import Node, Simulation
 KEYS = [KeyPair(hash_bytes("long halt", bytes([number]))) for number in range(4)]
 COMMITTEE = ValidatorSet.of((key.public_key, 1000) for key in KEYS)
 
-VIEWS = 300
+VIEWS = 80
 
 
 def get_view(node: Node) -> int:

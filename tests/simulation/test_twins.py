@@ -10,7 +10,7 @@ from consensus.simplex.core import Simplex
 from tests.adversarial.flip_flopper import FlipFlopper, Gateless, Gullible
 from tests.simulation.twins import Schedule, ScriptedMajority, check, make_schedule, run_all
 
-PARTS = 20
+PARTS = 30
 SCHEDULES = 3000
 THIRDS = 150
 LEAST = {

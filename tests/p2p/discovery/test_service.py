@@ -210,8 +210,8 @@ async def test_replayed_announcements_do_not_resurrect(autojump_clock: MockClock
         await w.until_agreed(10)
         for node in w.nodes:
             node.seen()
-        for _ in range(25):
-            await trio.sleep(ACCEPTANCE_S / 20)
+        for _ in range(13):
+            await trio.sleep(ACCEPTANCE_S / 10)
             for announcement in captured:
                 assert announcement is not None
                 raw = announcement.encode()

@@ -180,7 +180,7 @@ def test_an_honest_payer_forfeits_nothing() -> None:
             await trio.sleep(delay)
             await ask(world.members[1].node)
 
-        for _ in range(3):
+        for _ in range(2):
             for _ in range(6):
                 async with trio.open_nursery() as nursery:
                     for number in range(24):

@@ -81,7 +81,7 @@ def test_an_executor_that_dies_in_mid_stream_ends_the_answer_with_an_error_and_g
 
 
 @pytest.mark.parametrize("stream", [True, False])
-@pytest.mark.parametrize("head_at_once", [True, False])
+@pytest.mark.parametrize("head_at_once", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_an_executor_that_stalls_before_the_first_token_is_replaced(stream: bool, head_at_once: bool) -> None:
     async def play(world: World) -> None:
         first, second = world.drawn()
