@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -37,6 +38,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_xdist_auto_num_workers() -> int:
     """Two more than there are cores: tests of processes and of real time wait for half of theirs."""
     return len(os.sched_getaffinity(0)) + 2
+
+
+def pytest_collection_finish() -> None:
+    """Spare the collector of garbage the thousands of collected tests, and an eighth of the time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
