@@ -432,7 +432,7 @@ class World:
 
     async def settle(self, timeout: float = 120.0) -> None:
         """Until no hold is open and no request waits."""
-        await eventually(self.is_idle, timeout)
+        await eventually(self.is_idle, timeout, interval=0.5)  # minutes of simulated time are looked through
 
     def is_idle(self) -> bool:
         """No work, no slot taken, no hold open, nothing promised and nothing to be collected, anywhere."""

@@ -26,13 +26,17 @@ def wait_until(condition: Callable[[], bool], message: str, timeout: float = PAT
         time.sleep(0.1)
 
 
-async def eventually(condition: Callable[[], object], timeout: float = PATIENCE, message: str = "") -> None:
+async def eventually(
+    condition: Callable[[], object], timeout: float = PATIENCE, message: str = "", interval: float = INTERVAL
+) -> None:
     """Wait for something that other tasks bring about, by trio's clock, which may be a simulated one.
+
+    It is looked for every ``interval`` seconds.
 
     Raises:
         AssertionError: it has not come about after ``timeout`` seconds.
     """
     with trio.move_on_after(timeout) as scope:
         while not condition():
-            await trio.sleep(INTERVAL)
+            await trio.sleep(interval)
     assert not scope.cancelled_caught, message or f"what was waited for did not come about in {timeout:g} s"
