@@ -2,6 +2,8 @@
 
 Requests of other nodes that are not paid yet get a fraction of both: those that find a slot of it free begin at once,
 and the others wait to be paid before they queue.
+
+What nobody waits for, a duel say, is *lent* a slot that is free, and loses it to the first request that finds none.
 """
 
 from __future__ import annotations
@@ -28,6 +30,10 @@ class QueueFull(Exception):
     """The queue for this kind of request is full."""
 
 
+class SlotLost(Exception):
+    """A slot that was lent is needed for a request."""
+
+
 class Admission:
     """Gives out the ``capacity`` slots of a backend in order of arrival, or the owner's queue first.
 
@@ -45,6 +51,9 @@ class Admission:
         """Requests that wait to be paid before they queue."""
         self._queues: tuple[deque[tuple[int, trio.Event]], ...] = (deque(), deque())
         self._arrivals = 0
+        self._lent: dict[trio.CancelScope, None] = {}
+        """Slots that are lent and not asked back yet, in order; they count as running."""
+        self._freed = trio.lowlevel.ParkingLot()
 
     def waiting(self, origin: Origin) -> int:
         """Requests in one queue, and those that will come into it when they are paid."""
@@ -62,7 +71,8 @@ class Admission:
         Raises:
             QueueFull: too many of them wait.
         """
-        if self.running < self.capacity and self.unpaid_running < max(1, self.capacity // UNPAID_SHARE):
+        taken = self.running - len(self._lent)
+        if taken < self.capacity and self.unpaid_running < max(1, self.capacity // UNPAID_SHARE):
             self.unpaid_running += 1
             try:
                 yield True
@@ -79,8 +89,29 @@ class Admission:
 
     @property
     def utilization(self) -> float:
-        """Slots taken and requests waiting, over the slots there are."""
-        return (self.running + self.total_waiting) / self.capacity
+        """Slots taken and requests waiting, over the slots there are. A slot that is lent is as good as free."""
+        return (self.running - len(self._lent) + self.total_waiting) / self.capacity
+
+    @asynccontextmanager
+    async def lend_slot(self) -> AsyncIterator[None]:
+        """Wait until a slot is free and no request waits, and hold it until a request finds none.
+
+        Raises:
+            SlotLost: one did; the block was cancelled.
+        """
+        while self.running >= self.capacity:
+            await self._freed.park()
+        self.running += 1
+        scope = trio.CancelScope()
+        self._lent[scope] = None
+        try:
+            with scope:
+                yield
+        finally:
+            self._lent.pop(scope, None)
+            self._release()
+        if scope.cancelled_caught:
+            raise SlotLost("a request needs the backend")
 
     @asynccontextmanager
     async def slot(self, origin: Origin) -> AsyncIterator[None]:
@@ -100,7 +131,10 @@ class Admission:
             self.running += 1
             return
         queue = self._queues[origin]
-        if len(queue) >= self.max_queue:
+        if self._lent:
+            loser, _ = self._lent.popitem()  # the latest, which has done least
+            loser.cancel()
+        elif len(queue) >= self.max_queue:
             raise QueueFull(f"{len(queue)} requests are waiting already")
         self._arrivals += 1
         ticket = (self._arrivals, trio.Event())
@@ -123,3 +157,4 @@ class Admission:
             delegated.popleft()[1].set()
         else:
             self.running -= 1
+            self._freed.unpark_all()
