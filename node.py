@@ -18,7 +18,7 @@ import trio
 from chain.crypto import KeyPair
 from chain.exceptions import StoreDamaged
 from chain.genesis import Genesis
-from chain.store.kv import Store
+from chain.store.kv import MemoryStore, Store
 from chain.store.layout import PAYMENTS_PREFIX
 from chain.store.writer import ChainStore
 from consensus.engine import Engine, Settings
@@ -40,8 +40,14 @@ from serving.backends.backend import Backend
 from serving.cli.app import build_wwwserve_app
 from serving.cli.chain import build_chain_app
 from serving.cli.errors import run_app
-from serving.config.build import build_backends, build_network, build_policy
-from serving.config.data_directory import ADMIN_ADDRESS_FILE, ADMIN_TOKEN_FILE, CONFIG_FILE, PEERS_FILE
+from serving.config.build import build_backends, build_judge, build_network, build_policy
+from serving.config.data_directory import (
+    ADMIN_ADDRESS_FILE,
+    ADMIN_TOKEN_FILE,
+    CONFIG_FILE,
+    DUELS_DIRECTORY,
+    PEERS_FILE,
+)
 from serving.config.schema import NodeConfig
 from serving.dispatcher import Dispatcher
 from serving.http.access import AccessRules
@@ -53,6 +59,11 @@ from serving.offload.executor import Executor
 from serving.offload.originator import Originator
 from serving.offload.protocol import OFFLOAD_PROTOCOL
 from serving.offload.settings import ExecutorSettings, OriginatorSettings
+from serving.quality.duels.backend_work import DuelJudge, DuelJudgeSettings
+from serving.quality.duels.handover import MAX_REQUESTS_PER_PEER
+from serving.quality.duels.protocol import DUEL_PROTOCOL
+from serving.quality.duels.runner import DuelRunner
+from serving.quality.duels.table import DuelTable, open_table
 from serving.scheduling.backend_pool import BackendPool
 from serving.scheduling.policy import Policy
 
@@ -80,7 +91,7 @@ class Node:
     time. ``bootstrap`` are (public key, multiaddress) pairs. ``stake`` is the bond to keep, in micro-credits. ``store``
     keeps what payments must know after a restart, and ``peers`` remembers where other peers were. ``peer_table`` is the
     one that ``network`` reads. ``dht_servers`` are servers of a DHT to ask first; with None the node takes no part in
-    it.
+    it. ``judge`` is how it judges duels, None if it does not, and ``duel_table`` what it remembers of them.
     """
 
     def __init__(
@@ -103,6 +114,8 @@ class Node:
         peer_table: PeerTable | None = None,
         peers: PeerStore | None = None,
         dht_servers: Sequence[tuple[bytes, str]] | None = None,
+        judge: DuelJudgeSettings | None = None,
+        duel_table: DuelTable | None = None,
     ) -> None:
         self.key = key
         self.runtime = runtime
@@ -131,8 +144,14 @@ class Node:
         self.backend_pool = BackendPool(backends, policy)
         self.wallet = Wallet(key, self.engine)
         self.payments = Payments(key, self.engine, runtime, store)
-        context = OffloadContext(key, self.engine, self.payments, runtime)
+        has_duels = genesis.parameters.duels.rate > 0
+        table = duel_table if duel_table is not None else DuelTable(key, MemoryStore(), runtime.random)
+        context = OffloadContext(key, self.engine, self.payments, runtime, table.keep if has_duels else None)
         dialer = ExecutorDialer(self.streams, self.discovery.find, peer_table.get_addresses, self.discovery.has_left)
+        own_judge = DuelJudge(judge, self.backend_pool, runtime) if has_duels and judge is not None else None
+        self.duels: DuelRunner | None = None
+        if has_duels:
+            self.duels = DuelRunner(key, self.engine, runtime, dialer, self.backend_pool, table, own_judge)
         self.executor = Executor(
             context,
             self.backend_pool,
@@ -144,7 +163,14 @@ class Node:
         self.dispatcher = Dispatcher(self.backend_pool, policy, self.originator, runtime)
         self.validator_tasks = ValidatorTasks(key, self.engine, self.wallet.submit, runtime)
         self.advertiser = Advertiser(self.discovery, self.backend_pool)
-        self.stake_keeper = StakeKeeper(key, self.engine, self.wallet, self.backend_pool.get_models, stake)
+        self.stake_keeper = StakeKeeper(
+            key,
+            self.engine,
+            self.wallet,
+            self.backend_pool.get_models,
+            stake,
+            own_judge.declare if own_judge is not None else lambda: None,
+        )
 
     def _get_weight(self, peer: bytes) -> int:
         """The bond of ``peer``, by which it keeps its places with others; 0 if it is too small to serve."""
@@ -161,6 +187,9 @@ class Node:
             await nursery.start(self.executor.run)
             self.streams.handle(OFFLOAD_PROTOCOL, self.executor.handle, MAX_OFFERS_PER_PEER)
             nursery.start_soon(self.payments.run)
+            if self.duels is not None:
+                self.streams.handle(DUEL_PROTOCOL, self.duels.handle, MAX_REQUESTS_PER_PEER)
+                nursery.start_soon(self.duels.run)
             await nursery.start(self.discovery.run)
             if self.dht is not None:
                 await nursery.start(self.dht.run)
@@ -194,13 +223,14 @@ async def run_node(data_dir: Path, config: NodeConfig, key: KeyPair, genesis: Ge
         StoreError, NetworkError, ListenError, ConfigError: it cannot start, or its disk fails.
     """
     runtime = RealRuntime()
+    judge = build_judge(config, data_dir)
     peer_table = make_peer_table(key, runtime, config.get_bootstrap())
     network = build_network(config, key, runtime, peer_table)
     disk = DataDisk(data_dir, runtime.now)
     opened = open_storage(
         disk, genesis, key, runtime.random, votes=config.votes, kept=(PAYMENTS_PREFIX,), keep_epochs=config.keep_epochs
     )
-    with closing(opened), _noting_damage(disk):
+    with closing(opened), closing(_open_duel_table(data_dir, key, genesis, runtime)) as table, _noting_damage(disk):
         node = Node(
             genesis=genesis,
             key=key,
@@ -216,6 +246,8 @@ async def run_node(data_dir: Path, config: NodeConfig, key: KeyPair, genesis: Ge
             peer_table=peer_table,
             peers=PeerStore(data_dir / PEERS_FILE),
             dht_servers=config.get_dht_servers(),
+            judge=judge,
+            duel_table=table,
             settings=Settings(block_spacing_s=config.block_spacing_ms / 1000, checkpoint=config.get_checkpoint()),
         )
         # Both listeners are bound before anything else starts, so that a taken port is an error at once.
@@ -225,6 +257,13 @@ async def run_node(data_dir: Path, config: NodeConfig, key: KeyPair, genesis: Ge
             nursery.start_soon(_watch, disk)
             await _serve(node, network, front, admin, data_dir)
             nursery.cancel_scope.cancel()
+
+
+def _open_duel_table(data_dir: Path, key: KeyPair, genesis: Genesis, runtime: Runtime) -> DuelTable:
+    """What the node remembers of duels; nothing on the disk on a chain without any."""
+    if not genesis.parameters.duels.rate:
+        return DuelTable(key, MemoryStore(), runtime.random)
+    return open_table(data_dir / DUELS_DIRECTORY, key, runtime.random)
 
 
 async def _open_front(node: Node, config: NodeConfig) -> HttpServer:

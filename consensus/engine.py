@@ -21,6 +21,7 @@ from chain.genesis import Genesis
 from chain.light.client import Checkpoint, LightClientUpdate
 from chain.state.state import State
 from chain.store.writer import ChainStore
+from chain.transition.duels.events import DuelEvent
 from chain.transition.jailing import Standing, get_standing
 from chain.transition.registration import has_valid_proof_of_work
 from chain.types.blocks import Block, Header
@@ -79,10 +80,14 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class FinalizedEvent:
-    """A block that became final; ``failures`` has, per operation, why it failed (its fee is paid) or None."""
+    """A block that became final; ``failures`` has, per operation, why it failed (its fee is paid) or None.
+
+    ``duel_events`` is what it did about duels.
+    """
 
     block: Block
     failures: tuple[str | None, ...]
+    duel_events: tuple[DuelEvent, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,7 +349,8 @@ class Engine:
             for operation in node.block.body.operations:
                 for event in self._waiting.get(operation.id, ()):
                     event.set()
-            self._final.publish(FinalizedEvent(node.block, node.transition.failures))
+            transition = node.transition
+            self._final.publish(FinalizedEvent(node.block, transition.failures, transition.duel_events))
         self._rebroadcaster.on_final(executed, certificate, self._me in self._driver.simplex.validators)
 
     def fetch(self, block_id: bytes, peers: tuple[bytes, ...]) -> None:

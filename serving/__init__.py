@@ -6,7 +6,7 @@ Read in this order:
 2. ``backends``, ``scheduling``: where answers are made, the queues in front, and the owner's policy.
 3. ``accounting``: holds, captures, receipts and stake on the ledger.
 4. ``offload``: the two sides of an offloaded request.
-5. ``quality``: judges of answers.
+5. ``quality``: judges of answers, and duels.
 6. ``api``, ``dispatcher``, ``advertiser``: what joins them, for users and for other nodes.
 7. ``config``, ``admin``, ``cli``: the owner's side. ``simulation``: a modelled GPU in place of a backend.
 

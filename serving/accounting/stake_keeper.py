@@ -28,7 +28,7 @@ class StakeKeeper:
     """Tops up the bond and declares models on the ledger.
 
     ``stake`` is the bond to reach, in micro-credits; None leaves the bond alone. ``get_models`` names the models that
-    this node serves now.
+    this node serves now, and ``get_judge`` says how it judges: None if it does not.
     """
 
     def __init__(
@@ -38,26 +38,30 @@ class StakeKeeper:
         wallet: Wallet,
         get_models: Callable[[], tuple[str, ...]],
         stake: int | None = None,
+        get_judge: Callable[[], DeclaredJudge | None] = lambda: None,
     ) -> None:
         self._key = key
         self._engine = engine
         self._wallet = wallet
         self._get_models = get_models
         self._stake = stake
+        self._get_judge = get_judge
 
     async def run(self) -> None:
         """Keep the stake until cancelled."""
         while True:
             await trio.sleep(STAKE_INTERVAL_S)
             account = self._engine.state.account(self._key.public_key)
-            models = tuple(filter(is_model_name, self._get_models()))[:MAX_MODELS]
+            # A backend that is down for a while changes nothing on the ledger.
+            models = tuple(filter(is_model_name, self._get_models()))[:MAX_MODELS] or account.models
+            judge = self._get_judge()
             missing = 0 if self._stake is None else self._stake - account.bonded
             try:
                 if 0 < missing <= account.available:
                     await self._submit_bond(missing)
-                # A backend that is down for a while changes nothing on the ledger.
-                if models and models != account.models and account.bonded + max(0, missing):
-                    await self._submit_models(models, account.judge)
+                is_declared = (models, judge) == (account.models, account.judge)
+                if not is_declared and (models or judge) and account.bonded + max(0, missing):
+                    await self._submit_models(models, judge)
             except InvalidOperation as error:
                 log.warning("stake not kept", reason=str(error))
 

@@ -5,6 +5,7 @@ libp2p is imported only when a network is built, because the commands that need 
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chain.crypto import KeyPair
@@ -13,6 +14,8 @@ from p2p.network import PeerDirectory
 from p2p.runtime import Runtime
 from serving.backends.backend import Backend
 from serving.config.schema import ConfigError, EmbeddedModel, NodeConfig, OpenAIModel
+from serving.quality.duels.backend_work import DuelJudgeSettings
+from serving.quality.judging.ballot import ReplyForm
 from serving.scheduling.policy import Policy, load_policy
 
 if TYPE_CHECKING:
@@ -60,6 +63,25 @@ def build_policy(config: NodeConfig) -> Policy:
         return load_policy(config.policy.name, config.policy.get_parameters())
     except ValueError as error:
         raise ConfigError(f"policy.name: {error}") from None
+
+
+def build_judge(config: NodeConfig, directory: Path) -> DuelJudgeSettings | None:
+    """How the node in ``directory`` judges duels; None if it does not.
+
+    Raises:
+        ConfigError: its judging prompt cannot be used.
+    """
+    judge = config.judge
+    if not judge.enabled:
+        return None
+    return DuelJudgeSettings(
+        prompt=judge.load_prompt(directory),
+        model=judge.model,
+        form=None if judge.form == "auto" else ReplyForm(judge.form),
+        timeout_s=judge.timeout_s,
+        reasoning_tokens=judge.reasoning_tokens,
+        is_weak=judge.both_orders,
+    )
 
 
 def build_network(config: NodeConfig, key: KeyPair, runtime: Runtime, directory: PeerDirectory) -> Libp2pNetwork:

@@ -264,6 +264,11 @@ Model = Annotated[EmbeddedModel | OpenAIModel, Field(discriminator="kind")]
 class JudgeConfig(Section):
     """How this node compares answers of other nodes; 'wwwserve judge test' says how well."""
 
+    enabled: bool = Field(
+        default=False,
+        description="Whether to judge duels, and to say so on the ledger. A judge earns by it, and pays if it is drawn "
+        "and gives no ballot.",
+    )
     model: ModelName | None = Field(
         default=None, description="The model that judges, of those above; null is the first."
     )
@@ -280,6 +285,9 @@ class JudgeConfig(Section):
     timeout_s: Seconds = Field(default=120.0, description="Longest wait for a ballot, in seconds.")
     reasoning_tokens: int = Field(
         default=0, ge=0, le=10**6, description="Most tokens of reasoning before a ballot, for models that reason."
+    )
+    both_orders: bool = Field(
+        default=False, description="Whether to compare in both orders: for a judge that the command calls weak."
     )
 
     def load_prompt(self, directory: Path) -> JudgePrompt:
@@ -515,5 +523,7 @@ class NodeConfig(Section):
                 for (section, port), host in listeners.items():
                     if url.port == port and (is_loopback(url.host) or url.host == host):
                         yield ("models", index, "base_url"), f"is this node itself (see {section}.port)"
+        if self.judge.enabled and not self.models:
+            yield ("judge", "enabled"), "there is no backend to judge with: set it to false"
         if self.api.port and self.api.port == self.admin.port:
             yield ("admin", "port"), "is the port of the API"

@@ -9,5 +9,5 @@ Read in this order:
    have room for; ``session`` is its side of one that was accepted, with ``answer_buffer``.
 4. ``context`` and ``settings``: what both sides share.
 
-``serving.dispatcher`` and ``node`` import this package.
+``serving.dispatcher``, ``serving.quality.duels`` and ``node`` import this package.
 """

@@ -21,7 +21,7 @@ from chain.types.operations import Hold, Usage, compute_digest, compute_hold_id,
 from p2p.network import NetworkError
 from p2p.streams.exchanges import Exchange
 from serving.backends.backend import BackendError, ErrorEventSent
-from serving.offload.context import OffloadContext, receive_message
+from serving.offload.context import DeliveredTexts, OffloadContext, receive_message
 from serving.offload.decoding_share import DecodingShare
 from serving.offload.dialer import ExecutorDialer
 from serving.offload.patience import Patience
@@ -125,9 +125,13 @@ class OffloadAttempt:
         self._decoding = decoding
         self._stack = stack
         self._payer = context.payments.payer
+        self._offer_salt = context.make_salt()
+        """Of the request's digest."""
         self._salt = b""
         """Of the answer's digest."""
         self._digest = start_digest()
+        self._kept = bytearray()
+        """The answer, on a chain with duels."""
         self._received = 0
         """Bytes of the body received."""
         self._resumptions = 0
@@ -170,6 +174,14 @@ class OffloadAttempt:
         self.has_failed = True
         self._payer.set_max_capture(self.hold_id, 0)
 
+    def keep_texts(self) -> None:
+        """Keep what was asked and answered, in case that a duel is about it: an executor may capture for any part."""
+        keep = self._context.keep
+        if keep is not None and self.inspector.completion_bytes:
+            request, answer = self.terms.request.body, bytes(self._kept) if self.is_over else b""
+            deadline, salt = self._hold.deadline, self._offer_salt
+            keep(DeliveredTexts(self.hold_id, False, deadline, salt, request, self._salt, answer))
+
     # Offer and payment
 
     async def _open(self) -> Exchange:
@@ -177,7 +189,7 @@ class OffloadAttempt:
 
     async def _offer(self) -> None:
         context, terms, request = self._context, self.terms, self.terms.request
-        salt = context.make_salt()
+        salt = self._offer_salt
         self._hold = Hold(
             payee=terms.executor,
             amount=terms.amount,
@@ -349,6 +361,8 @@ class OffloadAttempt:
             raise BackendError(f"the answer is longer than {MAX_ANSWER_BYTES} bytes")
         self._received += len(data)
         self._digest.update(data)
+        if self._context.keep is not None:
+            self._kept += data
         if self.inspector.is_over:
             return b""
         before = self.inspector.completion_bytes

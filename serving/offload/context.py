@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import trio
@@ -17,13 +18,31 @@ from serving.offload.protocol import DIGEST_SALT_BYTES, Message, decode_message
 
 
 @dataclass(frozen=True, slots=True)
+class DeliveredTexts:
+    """A request that was paid for and its answer, as they went over the wire, each with the salt of its digest.
+
+    ``response`` is empty if it did not come whole. ``deadline`` is that of the hold, in ms of chain time.
+    """
+
+    hold: bytes
+    is_executor: bool
+    deadline: int
+    request_salt: bytes
+    request: bytes
+    response_salt: bytes
+    response: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class OffloadContext:
-    """The parts of the node that both sides use."""
+    """The parts of the node that both sides use. ``keep`` takes the texts that a duel may be about, if there are any
+    on this chain."""
 
     key: KeyPair
     engine: Engine
     payments: Payments
     runtime: Runtime
+    keep: Callable[[DeliveredTexts], None] | None = None
 
     @property
     def chain_id(self) -> bytes:

@@ -236,6 +236,7 @@ class Originator:
         model, begun_at = terms.request.model, trio.current_time()
         async with AsyncExitStack() as stack:
             attempt = OffloadAttempt(self._context, self._dialer, self._settings, self._decoding, terms, stack)
+            stack.callback(attempt.keep_texts)
             try:
                 await self._dialer.connect(terms.executor, self._settings.accept_timeout_s)
             except (NetworkError, trio.TooSlowError) as error:

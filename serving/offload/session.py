@@ -28,7 +28,7 @@ from serving.accounting.payee import make_refund
 from serving.accounting.receipts import is_receipt
 from serving.backends.backend import BackendError
 from serving.offload.answer_buffer import AnswerBuffer, BufferFull
-from serving.offload.context import OffloadContext, receive_message
+from serving.offload.context import DeliveredTexts, OffloadContext, receive_message
 from serving.offload.protocol import (
     CHUNK_BYTES,
     MAX_ANSWER_BYTES,
@@ -240,10 +240,18 @@ class OffloadSession:
         if self._hold is None:
             payee.note_left(self._job.hold_id)
         elif delivery is not None and delivery.amount:
+            self._keep_texts()
             payee.collect(self._hold, delivery, receipt)
         else:
             refund = delivery or make_refund(self._job.hold_id)
             payee.refund(self._hold, refund, is_own_fault and not is_late)
+
+    def _keep_texts(self) -> None:
+        """Keep what was asked and answered, in case that a duel is about it."""
+        keep, job = self._context.keep, self._job
+        if keep is not None:
+            salt, answer = job.offer.salt, bytes(self._answered)
+            keep(DeliveredTexts(job.hold_id, True, self._terms.deadline, salt, job.body, self._salt, answer))
 
     # The payment
 

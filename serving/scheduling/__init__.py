@@ -6,5 +6,5 @@ Read in this order:
 2. ``admission``: two queues in front of the slots of a backend.
 3. ``backend_pool``: the backends of the node, each with its admission.
 
-``serving.offload`` and ``serving.dispatcher`` import this package.
+``serving.offload``, ``serving.quality.duels`` and ``serving.dispatcher`` import this package.
 """

@@ -76,6 +76,11 @@ class BackendPool:
         alive = [scheduled for scheduled in self._scheduled if scheduled.backend.is_alive()]
         return tuple(sorted({model for scheduled in alive for model in scheduled.backend.models}))
 
+    @property
+    def first_model(self) -> str | None:
+        """The first model of the first backend that names any, alive or not."""
+        return next((scheduled.backend.models[0] for scheduled in self._scheduled if scheduled.backend.models), None)
+
     def is_configured(self, model: str) -> bool:
         """Whether a backend serves ``model``, alive or not."""
         return any(model in scheduled.backend.models for scheduled in self._scheduled)

@@ -60,6 +60,7 @@ from serving.offload import protocol as offers
 from serving.offload.session import MAX_UNPAID_BYTES
 from serving.openai.answers import FREE_EVENTS, LEAST_EVENT_BYTES, MAX_EVENT_BYTES, MAX_UNSTREAMED_BYTES
 from serving.openai.requests import HELD_BYTES_PER_TOKEN, MAX_CHOICES
+from serving.quality.duels.protocol import DUEL_PROTOCOL
 from tests.chain import specification
 from tests.chain.specification.blocks import apply_block
 from tests.chain.specification.draws import compute_leader, compute_serving_table, order_executors
@@ -211,6 +212,7 @@ def test_the_numbers_of_the_document_are_those_of_the_code() -> None:
         DIAL_BACK_PROTOCOL,
         PUNCH_PROTOCOL,
         offers.OFFLOAD_PROTOCOL,
+        DUEL_PROTOCOL,
     ):
         assert f"`{protocol}`" in text
     byte = {number: f"| `{number:02x}` | {name}" for number, name in LINK_KINDS.items()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -17,32 +16,13 @@ from serving.http.messages import HttpRequest
 from serving.http.responder import ClientGone, Responder
 from serving.http.server import HttpServer
 from serving.openai.errors import ApiError, bad_request, model_not_found
+from tests.support.judging_texts import read_texts
 from tests.support.openai_answers import make_whole
 from tests.support.waiting import PATIENCE
 
 MODEL = "judge-model"
 CONTEXT_BYTES = 1 << 20
 """Requests that are longer are refused as beyond the context."""
-
-_TEXT = re.compile(r"^BEGIN ([A-Z ]+) ([a-z]+)\n(.*?)\nEND \1 \2$", re.MULTILINE | re.DOTALL)
-_LINE_BREAK = re.compile("(\r\n|[\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029])")
-
-
-def read_texts(messages: list[dict[str, str]]) -> dict[str, str]:
-    """The texts in a judging prompt by title, without their marks.
-
-    Raises:
-        ValueError: a line of a text is not marked.
-    """
-    found = {}
-    for title, code, marked in _TEXT.findall(messages[-1]["content"]):
-        parts = _LINE_BREAK.split(marked)
-        mark = f"{code[:3]}|"
-        if not all(line.startswith(mark) for line in parts[::2]):
-            raise ValueError(f"a line of {title} is not marked")
-        found[title] = "".join(part.removeprefix(mark) if not place % 2 else part for place, part in enumerate(parts))
-    return found
-
 
 Script = Callable[[dict[str, str]], str]
 """From the texts of a prompt by title to the letter of the reply."""

@@ -49,6 +49,10 @@ from serving.offload.settings import ExecutorSettings, OriginatorSettings
 from serving.openai.answers import Answer
 from serving.openai.errors import ApiError
 from serving.openai.requests import CHAT_COMPLETIONS, HELD_BYTES_PER_TOKEN, Request, parse_request
+from serving.quality.duels.backend_work import DuelJudgeSettings
+from serving.quality.duels.table import DuelTable
+from serving.quality.judging.ballot import ReplyForm
+from serving.quality.judging.prompt import JudgePrompt, load_default_prompt
 from serving.scheduling.policy import DefaultPolicy, PolicyParameters
 from tests.support.memory_file import MemoryFile
 from tests.support.openai_answers import DONE, make_chunk, make_event, make_usage, make_whole
@@ -58,6 +62,8 @@ Op = TypeVar("Op", bound=Operation)
 
 MODEL = "test-model"
 PROMPT = "x" * 200
+JUDGE = DuelJudgeSettings(JudgePrompt.parse(load_default_prompt()), form=ReplyForm.LETTER)
+"""How members judge."""
 
 
 # The backend.
@@ -241,7 +247,7 @@ def compute_whole(name: str, script: Script) -> bytes:
 
 @dataclass
 class Member:
-    """One node and what it stands on; store and journal survive a restart."""
+    """One node and what it stands on; stores and journal survive a restart."""
 
     number: int
     key: KeyPair
@@ -249,6 +255,7 @@ class Member:
     capacity: int = 4
     store: MemoryStore = field(default_factory=MemoryStore)
     journal: MemoryFile = field(default_factory=MemoryFile)
+    duel_store: MemoryStore = field(default_factory=MemoryStore)
     starts: int = 0
     network: SimulatedNetwork | None = None
     scope: trio.CancelScope | None = None
@@ -283,7 +290,10 @@ class Options:
     )
     executor: ExecutorSettings = field(default_factory=ExecutorSettings)
     originator: OriginatorSettings = field(default_factory=OriginatorSettings)
-    parameters: dict[str, int] = field(default_factory=dict)
+    parameters: dict[str, Any] = field(default_factory=dict)
+    judges: tuple[int, ...] = ()
+    """Members that judge duels."""
+    make_backend: Callable[[int], ScriptedBackend] = lambda number: ScriptedBackend(f"m{number}-")
     spacing: float = 0.25
     seed: int = 1
     capacity: int = 4
@@ -304,12 +314,12 @@ class World:
             "entry_fee": 0,
             "deposit_per_byte": 0,
         }
-        parameters = Parameters(**{**defaults, **options.parameters})  # type: ignore[arg-type]
+        parameters = Parameters(**{**defaults, **options.parameters})
         accounts = []
         for number in range(count):
             key = KeyPair(bytes([number + 1]) * 32)
             serves = number not in options.gateways
-            backend = ScriptedBackend(f"m{number}-") if serves or options.own_backend else None
+            backend = options.make_backend(number) if serves or options.own_backend else None
             self.members.append(Member(number, key, backend, options.capacity))
             available = options.available.get(number, 1_000 * CREDIT)
             models = (MODEL,) if serves else ()
@@ -351,6 +361,8 @@ class World:
             settings=Settings(block_spacing_s=self.options.spacing),
             executor_settings=self.options.executor,
             originator_settings=self.options.originator,
+            judge=JUDGE if member.number in self.options.judges else None,
+            duel_table=DuelTable(member.key, member.duel_store, runtime.random),
         )
         member.stopped = trio.Event()
         try:
@@ -397,6 +409,10 @@ class World:
     @property
     def gateway(self) -> Node:
         return self.members[0].node
+
+    def find(self, public_key: bytes) -> int:
+        """The number of a member."""
+        return next(member.number for member in self.members if member.public_key == public_key)
 
     def drawn(self, number: int = 0) -> list[Member]:
         """The executors in the order in which the next request of a gateway will ask them."""

@@ -29,11 +29,12 @@ from p2p.peers import announcement as announcements
 from p2p.peers import anti_entropy
 from p2p.peers import suspect_message as suspect_messages
 from serving.offload import protocol as offers
+from serving.quality.duels import protocol as duel_texts
 from tests.vectors.plain import Json, Sampler, list_records, to_plain
 
 MODULES = (
     genesis, light, proofs, restart_file, snapshot, compact, dissemination, messages, sync_records, announcements,
-    suspect_messages, reachability, punching, anti_entropy, offers,
+    suspect_messages, reachability, punching, anti_entropy, offers, duel_texts,
 )  # fmt: skip
 """Importing these defines every record of the protocol."""
 
@@ -43,6 +44,7 @@ PRIVATE_MODULES = {
     "chain.store.reader",
     "consensus.voting.journal",
     "p2p.discovery.peer_store",
+    "serving.quality.duels.table",
     "serving.quality.same_model.identity",
     "serving.quality.same_model.sequential_test",
     "serving.quality.same_model.transcript",

@@ -9,5 +9,5 @@ Read in this order:
 5. ``trials``: which of them a judge is asked, in which order (pure).
 6. ``measurement``: what its ballots say of the judge, and whether it should judge at all (pure).
 
-``serving.cli`` and ``serving.config`` import this package.
+``serving.quality.duels``, ``serving.cli`` and ``serving.config`` import this package.
 """

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from p2p.runtime import RealRuntime
 from serving.backends.embedded import EmbeddedBackend
 from serving.backends.openai_compatible import OpenAICompatibleBackend
-from serving.config.build import build_backends, build_policy
+from serving.config.build import build_backends, build_judge, build_policy
 from serving.config.file import parse_config
 from serving.config.schema import ConfigError
+from serving.quality.judging.ballot import ReplyForm
+from serving.quality.judging.prompt import load_default_prompt
 from serving.scheduling.policy import DefaultPolicy
 
 
@@ -34,3 +38,18 @@ def test_policy_by_name() -> None:
     assert isinstance(policy, DefaultPolicy) and policy.parameters.max_queue == 9
     with pytest.raises(ConfigError, match=r"policy\.name: .*'greedy'.*known: default"):
         build_policy(parse_config("policy: {name: greedy}"))
+
+
+def test_a_node_judges_only_if_it_is_told_to(tmp_path: Path) -> None:
+    assert build_judge(parse_config("judge: {model: some}"), tmp_path) is None
+    judge = build_judge(parse_config("judge: {enabled: true, model: some, form: letter, both_orders: true}"), tmp_path)
+    assert judge is not None and (judge.model, judge.form, judge.is_weak) == ("some", ReplyForm.LETTER, True)
+    plain = build_judge(parse_config("judge: {enabled: true}"), tmp_path)
+    assert plain is not None and (plain.model, plain.form, plain.is_weak) == (None, None, False)
+    (tmp_path / "judge.txt").write_bytes(load_default_prompt() + b"\n")
+    own = build_judge(parse_config("judge: {enabled: true, prompt_file: judge.txt}"), tmp_path)
+    assert own is not None and own.prompt.digest != plain.prompt.digest
+    with pytest.raises(ConfigError, match=r"none\.txt"):
+        build_judge(parse_config("judge: {enabled: true, prompt_file: none.txt}"), tmp_path)
+    with pytest.raises(ConfigError, match=r"judge\.enabled.*no backend"):
+        parse_config("{judge: {enabled: true}, models: []}")

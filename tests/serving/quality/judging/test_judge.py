@@ -27,7 +27,8 @@ from serving.quality.judging.judge import (
     detect_form,
 )
 from serving.quality.judging.prompt import AnswerPair, JudgePrompt, SingleAnswer, draw_seed, load_default_prompt
-from tests.support.judge_server import MODEL, JudgeServer, Script, read_texts, serving_judge
+from tests.support.judge_server import MODEL, JudgeServer, Script, serving_judge
+from tests.support.judging_texts import read_texts
 from tests.support.waiting import PATIENCE
 
 PROMPT = JudgePrompt.parse(load_default_prompt())

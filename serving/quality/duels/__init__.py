@@ -1,0 +1,18 @@
+"""A node's part in duels: it hands texts over, answers as a challenger, and judges.
+
+The ledger says who has to do what (:mod:`chain.transition.duels`); this package does it. All duties follow from the
+open duels of the last final state and from a small table on the disk, so that a node goes on after a restart.
+
+Read in this order:
+
+1. ``texts``: which texts a duel is about, who has them, and who may have them when (pure).
+2. ``table``: what a node must still know after a restart, sealed on the disk.
+3. ``duties``: what a node has to do next (pure).
+4. ``protocol``: the messages by which texts are asked for; ``handover``: both sides of it.
+5. ``reading``: what a judge reads of a request and of an answer (pure).
+6. ``backend_work``: asks the node's own backends for an answer or a ballot, while nobody else waits for them.
+7. ``history``: what became of the duels that this node took part in.
+8. ``runner``: the loop that carries the duties out.
+
+Only ``node``, ``serving.admin`` and ``serving.config`` import this package.
+"""

@@ -1,0 +1,97 @@
+"""The texts of a duel: which there are, who has them, how long they can be, and who may have them when. Pure.
+
+A text is a body as it went over the wire, with the salt of its digest. The ledger has the digests of all three, so a
+text is checked by whom it reaches, and it does not matter who has sent it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+from chain.parameters import Parameters
+from chain.state.duel_records import ANSWER, COMMIT, Duel
+from chain.transition.duels.duties import find_seat
+from chain.types.operations import compute_digest
+from serving.offload.protocol import MAX_ANSWER_BYTES, MAX_REQUEST_BYTES
+
+FRAMING_BYTES = 2 << 20
+"""Bytes of an answer that its content does not have to account for: the events that short pieces come in."""
+FRAMING_FACTOR = 4096
+"""Bytes of an answer for each completion byte that was paid, beyond that: with many log probabilities some 2,000."""
+
+
+class TextKind(IntEnum):
+    """A text of a duel, by the digest of the ledger that it has."""
+
+    REQUEST = 1
+    """``request_digest``"""
+    RESPONSE = 2
+    """The executor's answer: ``response_digest``"""
+    ANSWER = 3
+    """The challenger's answer: ``answer_digest``"""
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A body with the salt of its digest. :meth:`make` computes the digest, which takes a moment for a long one."""
+
+    salt: bytes
+    body: bytes
+    digest: bytes
+
+    @classmethod
+    def make(cls, salt: bytes, body: bytes) -> Text:
+        return cls(salt, body, compute_digest(salt, body))
+
+
+def get_digest(duel: Duel, kind: TextKind) -> bytes | None:
+    """The digest that the ledger has of a text; None as long as there is none."""
+    return {
+        TextKind.REQUEST: duel.request_digest,
+        TextKind.RESPONSE: duel.response_digest,
+        TextKind.ANSWER: duel.answer_digest,
+    }[kind]
+
+
+def get_holders(duel: Duel, kind: TextKind) -> tuple[bytes, ...]:
+    """The accounts that have a text, in the order in which to ask them."""
+    if kind is TextKind.ANSWER:
+        return () if duel.challenger is None else (duel.challenger,)
+    return duel.executor, duel.payer
+
+
+def list_kinds(duel: Duel) -> tuple[TextKind, ...]:
+    """What a judge of a duel has to read."""
+    answers = (TextKind.RESPONSE,) if duel.challenger is None else (TextKind.RESPONSE, TextKind.ANSWER)
+    return TextKind.REQUEST, *answers
+
+
+def find_refusal(duel: Duel | None, holder: bytes, peer: bytes, kind: TextKind) -> str | None:
+    """Why ``holder`` gives a text to ``peer`` now under no circumstances; None if it is to.
+
+    The challenger gets the request while it answers. Judges get texts only once the challenger has committed to its
+    answer: else it could have theirs from them, and copy the executor's.
+    """
+    if duel is None:
+        return "there is no such duel"
+    if holder not in get_holders(duel, kind):
+        return "this node does not have that text"
+    if duel.stage == ANSWER and peer == duel.challenger and kind is TextKind.REQUEST:
+        return None
+    if duel.stage == COMMIT and find_seat(duel, peer) is not None:
+        return None
+    return "this text is not for you, or not yet"
+
+
+def compute_limit(parameters: Parameters, duel: Duel, kind: TextKind) -> int:
+    """The longest body, in bytes, that a text can have by what was captured for the executor's answer.
+
+    A challenger that has more to say ends there.
+    """
+    price = parameters.get_price(duel.model)
+    paid = max(0, duel.amount - price.per_request)
+    if kind is TextKind.REQUEST:
+        return min(MAX_REQUEST_BYTES, paid // price.per_prompt_byte if price.per_prompt_byte else MAX_REQUEST_BYTES)
+    content = paid // price.per_completion_byte if price.per_completion_byte else MAX_ANSWER_BYTES
+    return min(MAX_ANSWER_BYTES, FRAMING_BYTES + FRAMING_FACTOR * content)
