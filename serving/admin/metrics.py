@@ -22,6 +22,7 @@ from prometheus_client.registry import Collector
 from chain.transition.jailing import MIN_PARTICIPATION_QUOTIENT
 from serving.admin.node_view import NodeView
 from serving.admin.reports import get_unbonding
+from serving.quality.duels.runner import DuelRunner
 from serving.scheduling.admission import Admission, Origin
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -64,6 +65,8 @@ class _NodeCollector(Collector):
         yield from self._collect_admission()
         yield from self._collect_ledger()
         yield from self._collect_account()
+        if self._node.duels is not None:
+            yield from self._collect_duels(self._node.duels)
         self._observe()
         yield from self._first_byte.collect()
 
@@ -160,6 +163,31 @@ class _NodeCollector(Collector):
         earned = _counter("earned_microcredits", "Captured for answers to other nodes since this node started.")
         earned.add_metric([], self._node.payments.payee.earned)
         yield earned
+
+    def _collect_duels(self, duels: DuelRunner) -> Iterator[Metric]:
+        opened = _counter("duels", "Duels that this node took part in, by its role.", "role")
+        settled = _counter(
+            "duels_settled", "Those of them that are settled, by its role and verdict.", "role", "verdict"
+        )
+        for role, count in duels.log.opened.items():
+            opened.add_metric([role.value], count)
+        for (settled_role, verdict), count in duels.log.settled.items():
+            settled.add_metric([settled_role.value, verdict.value], count)
+        yield from (opened, settled)
+        moved = _counter("duels_microcredits", "Credit that duels gave to this node's account or took.", "direction")
+        moved.add_metric(["earned"], duels.log.earned)
+        moved.add_metric(["paid"], duels.log.paid)
+        yield moved
+        texts = _counter("duel_texts", "Requests for texts of duels, by what became of them.", "outcome")
+        texts.add_metric(["handed_over"], duels.server.handed_over)
+        texts.add_metric(["refused"], duels.server.refused)
+        yield texts
+        abstentions = _counter("duel_abstentions", "Duels in which this node's judge had no ballot.")
+        abstentions.add_metric([], duels.abstentions)
+        yield abstentions
+        yield _gauge("duels_active", "Duels for which this node works at present.", duels.active)
+        yield _gauge("duel_table_entries", "What this node remembers of duels, in entries.", len(duels.table))
+        yield _gauge("duel_table_bytes", "What this node remembers of duels, in bytes of texts.", duels.table.size)
 
     def _observe(self) -> None:
         """Enter the first bytes since the last scrape; requests that are no longer recorded are missed."""

@@ -13,6 +13,7 @@ from serving.accounting.payments import Payments
 from serving.accounting.wallet import Wallet
 from serving.dispatcher import Dispatcher
 from serving.offload.executor import Executor
+from serving.quality.duels.runner import DuelRunner
 from serving.scheduling.backend_pool import BackendPool
 from serving.scheduling.policy import Policy
 
@@ -42,3 +43,5 @@ class NodeView(Protocol):
     def executor(self) -> Executor: ...
     @property
     def dispatcher(self) -> Dispatcher: ...
+    @property
+    def duels(self) -> DuelRunner | None: ...

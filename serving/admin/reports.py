@@ -12,10 +12,12 @@ from typing import Any
 import trio
 
 from chain.crypto import format_address
+from chain.state.duel_records import STAGES
 from chain.state.records import Account, ValidatorRecord
 from p2p.peers.announcement import Announcement
 from serving.admin.node_view import NodeView
 from serving.dispatcher import RequestRecord
+from serving.quality.duels.history import DuelRecord
 from serving.scheduling.admission import Origin
 
 ACCOUNTS_PER_TURN = 1_000
@@ -226,6 +228,34 @@ def _describe_validator(validator: ValidatorRecord | None) -> str:
     if validator is None or not validator.is_enrolled:
         return "no"
     return f"jailed until epoch {validator.jailed_until}" if validator.jailed_until else "enrolled"
+
+
+def report_duels(node: NodeView) -> dict[str, Any]:
+    """The duels that this node took part in since it started, newest first. None on a chain without duels.
+
+    ``moved`` is what this node got or (negative) paid by a duel so far. ``judge`` is how it judges, if it does.
+    """
+    runner = node.duels
+    if runner is None:
+        return {"duels": [], "judge": None}
+    declared = node.engine.state.account(node.key.public_key).judge
+    judge = None if declared is None else {"model": declared.model, "prompt_digest": declared.prompt_digest.hex()}
+    return {"duels": [_report_duel(record) for record in reversed(runner.log.records.values())], "judge": judge}
+
+
+def _report_duel(record: DuelRecord) -> dict[str, Any]:
+    duel, verdict = record.duel, record.verdict
+    return {
+        "hold": record.hold.hex(),
+        "role": record.role.value,
+        "model": duel.model,
+        "amount": duel.amount,
+        "executor": format_address(duel.executor),
+        "challenger": None if duel.challenger is None else format_address(duel.challenger),
+        "stage": None if verdict is not None else STAGES[duel.stage],
+        "verdict": None if verdict is None else verdict.value,
+        "moved": record.moved,
+    }
 
 
 def report_policy(node: NodeView) -> dict[str, Any]:

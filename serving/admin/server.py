@@ -33,6 +33,7 @@ from serving.admin.bodies import make_answer, read_object, read_section, validat
 from serving.admin.metrics import CONTENT_TYPE, Metrics
 from serving.admin.node_view import NodeView
 from serving.admin.reports import (
+    report_duels,
     report_health,
     report_models,
     report_peers,
@@ -77,6 +78,7 @@ REPORTS: Mapping[str, MakeReport] = {
     "/models": report_models,
     "/wallet": report_wallet,
     "/policy": report_policy,
+    "/duels": report_duels,
 }
 """What is answered to ``GET`` of a path."""
 

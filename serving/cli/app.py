@@ -16,6 +16,8 @@ from rich.console import Console
 from chain.cli.app import DataDir, get_default_data_dir
 from chain.cli.format import print_line
 from chain.crypto import KeyPair
+from chain.duel_economics import check_duels
+from chain.duel_parameters import DuelParameters
 from chain.genesis import Genesis, load_genesis, make_genesis, make_validator
 from chain.keyfile import create_identity
 from chain.light.client import Checkpoint
@@ -106,6 +108,12 @@ def init(
     new_chain: Annotated[
         str | None, typer.Option(help="Name of a new chain of one's own, with this node as its first validator.")
     ] = None,
+    duel_rate: Annotated[
+        int,
+        typer.Option(
+            min=0, max=1_000, help="Of 1,000 paid answers on the new chain, how many are answered again and judged."
+        ),
+    ] = 0,
     checkpoint: Annotated[
         str | None, typer.Option(help="A recent block of that chain that you trust, HEIGHT:BLOCKID: begin from there.")
     ] = None,
@@ -118,6 +126,8 @@ def init(
     directory = data_dir or get_default_data_dir()
     if (genesis is None) == (new_chain is None):
         raise CommandError("say which chain: --genesis FILE to join one, or --new-chain NAME to begin one")
+    if duel_rate and new_chain is None:
+        raise CommandError("the chain that you join says how many duels there are: --duel-rate goes with --new-chain")
     if checkpoint is not None:
         if new_chain is not None:
             raise CommandError("a new chain has no block yet: --checkpoint goes with --genesis")
@@ -129,11 +139,13 @@ def init(
         if (directory / name).exists():
             raise CommandError(f"{directory / name} exists already; choose another directory with -d")
     joined = load_genesis(genesis) if genesis is not None else None
+    parameters = Parameters(duels=DuelParameters(rate=duel_rate))
+    check_duels(parameters)
     try:
         make_data_dir(directory)
         with create_private():
             secret = API_KEY_PREFIX + secrets.token_urlsafe(API_KEY_BYTES) if api_key else None
-            key, joined = _make_files(directory, joined, new_chain or "", checkpoint, secret)
+            key, joined = _make_files(directory, joined, new_chain or "", parameters, checkpoint, secret)
     except OSError as error:
         raise CommandError(f"cannot write {directory}: {error.strerror}; choose another directory with -d") from error
     print_line(f"address  {key.address}")
@@ -144,9 +156,16 @@ def init(
 
 
 def _make_files(
-    directory: Path, genesis: Genesis | None, new_chain: str, checkpoint: str | None, api_key: str | None
+    directory: Path,
+    genesis: Genesis | None,
+    new_chain: str,
+    parameters: Parameters,
+    checkpoint: str | None,
+    api_key: str | None,
 ) -> tuple[KeyPair, Genesis]:
     """Write the files of a new node; without ``genesis`` it begins the chain ``new_chain`` as its only validator.
+
+    ``parameters`` are those of the chain that it begins.
 
     Raises:
         OSError: one cannot be written.
@@ -154,8 +173,8 @@ def _make_files(
     key = create_identity(directory / KEY_FILE, get_passphrase())
     if genesis is None:
         beacon = secrets.token_bytes(32)
-        account = make_validator(key, beacon, Parameters(), 10_000 * CREDIT, 1_000 * CREDIT)
-        genesis = make_genesis(new_chain, RealRuntime().now(), beacon, [account])
+        account = make_validator(key, beacon, parameters, 10_000 * CREDIT, 1_000 * CREDIT)
+        genesis = make_genesis(new_chain, RealRuntime().now(), beacon, [account], parameters)
     (directory / GENESIS_FILE).write_text(genesis.to_json(), encoding="utf-8")
     keys = () if api_key is None else (ApiKeyConfig(key=api_key),)
     write_default_config(directory / CONFIG_FILE, NodeConfig(checkpoint=checkpoint, api=ApiConfig(keys=keys)))

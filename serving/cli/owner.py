@@ -1,4 +1,5 @@
-"""The owner's commands to the running node: ``status``, ``peers``, ``models`` and ``policy``; ``wallet`` is beside."""
+"""The owner's commands to the running node: ``status``, ``peers``, ``models``, ``duels``, ``policy``; ``wallet`` is
+beside."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from chain.cli.app import AsJson, DataDir
-from chain.cli.format import print_line
+from chain.cli.format import format_credits, print_line
 from chain.printable import escape_unprintable
 from serving.cli.admin_client import ask_node, print_fields
 from serving.cli.errors import CommandError
@@ -23,6 +24,7 @@ def add_owner_commands(app: typer.Typer) -> None:
     app.command()(status)
     app.command()(peers)
     app.command()(models)
+    app.command()(duels)
     app.add_typer(build_wallet_app(), name="wallet")
     policy = typer.Typer(help="The policy of the running node.", no_args_is_help=True)
     policy.command("show")(show_policy)
@@ -57,6 +59,25 @@ def models(data_dir: DataDir = None, as_json: AsJson = False) -> None:
         return
     for entry in answer["models"]:
         print_line(entry["id"])
+
+
+def duels(data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """Duels that this node took part in since it started ('chain show --duels' has all)."""
+    answer = ask_node(data_dir, "GET", "/duels")
+    if as_json:
+        print_line(json.dumps(answer))
+        return
+    if not answer["duels"]:
+        print_line("no duel since this node started")
+        return
+    table = Table("duel", "role", "stage or verdict", "opponent", "credits", box=None)
+    for duel in answer["duels"]:
+        opponents = {"executor": [duel["challenger"]], "judge": [duel["executor"], duel["challenger"]]}
+        opponent = ", ".join(filter(None, opponents.get(duel["role"], [duel["executor"]]))) or "-"
+        moved = format_credits(duel["moved"])
+        cells = (duel["hold"][:16], duel["role"], duel["verdict"] or duel["stage"], opponent, moved)
+        table.add_row(*(Text(escape_unprintable(cell)) for cell in cells))
+    Console(width=1000).print(table)
 
 
 def show_policy(data_dir: DataDir = None, as_json: AsJson = False) -> None:

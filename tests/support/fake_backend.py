@@ -22,6 +22,7 @@ from serving.http.messages import HttpRequest
 from serving.http.responder import ClientGone, Responder
 from serving.http.server import HttpServer
 from serving.openai.errors import bad_request, error_event, internal_error, model_not_found, not_found, unauthorized
+from tests.support.judging_texts import read_texts
 from tests.support.openai_answers import DONE, make_chunk, make_usage, make_whole
 
 MODEL = "fake-model"
@@ -43,6 +44,8 @@ class FakeOptions:
     stall_after: int | None = None  # say nothing more after so many chunks of a stream
     gated: bool = False  # answers go on until POST /release, or to the request's max_tokens
     healthy: bool = True  # False: GET requests answer 500
+    word: str = "word "  # what answers consist of
+    prefers: str | None = None  # to a judging prompt it says that the answer with this in it is better
 
 
 class FakeBackend:
@@ -110,6 +113,10 @@ class FakeBackend:
             return
         if call.get("model") not in options.models:
             raise model_not_found(str(call.get("model")))
+        if options.prefers is not None and (texts := read_texts(call["messages"])):
+            letter = next((title[-1] for title, text in texts.items() if options.prefers in text), "C")
+            await respond.reply(200, make_whole(call["model"], letter, 1, "stop"))
+            return
         tokens = call.get("max_completion_tokens") or call.get("max_tokens") or options.tokens
         if options.first_token_delay:
             await trio.sleep(options.first_token_delay)
@@ -121,12 +128,12 @@ class FakeBackend:
             tokens = options.tokens
         if options.token_delay:
             await trio.sleep(options.token_delay * tokens)
-        await respond.reply(200, make_whole(call["model"], "word " * tokens, tokens, "length"))
+        await respond.reply(200, make_whole(call["model"], options.word * tokens, tokens, "length"))
 
     async def _stream(self, call: dict[str, Any], tokens: int, respond: Responder) -> None:
         options = self.options
         await respond.start(200, [(b"content-type", b"text/event-stream")])
-        frame = make_chunk(call["model"], "word ")
+        frame = make_chunk(call["model"], options.word)
         for index in range(tokens):
             if options.gated and index >= options.tokens and self.released.is_set():
                 tokens = index

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 import trio
 
 from chain.crypto import KeyPair
+from chain.duel_parameters import DuelParameters
 from chain.genesis import GenesisAccount, make_genesis, make_validator
 from chain.parameters import CREDIT, Parameters
 from chain.store.kv import MemoryStore
@@ -55,7 +56,7 @@ class Parrot:
 
 def make_node() -> tuple[Node, SimulatedInternet]:
     """A node that can be looked at without running it, and the hub of its network."""
-    parameters = Parameters(epoch_heights=1_024, min_validator_bond=100 * CREDIT)
+    parameters = Parameters(epoch_heights=1_024, min_validator_bond=100 * CREDIT, duels=DuelParameters(rate=100))
     accounts = [
         make_validator(KEY, bytes(32), parameters, 1_000 * CREDIT, 100 * CREDIT),
         GenesisAccount(OTHER.public_key, 1_000 * CREDIT, 100 * CREDIT, (), None),

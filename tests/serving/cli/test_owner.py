@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from chain.genesis import load_genesis
 from serving.cli.app import build_wwwserve_app
 
 EVIL = "\x1b[2J\x1b[31mall your peers are gone\x1b]0;owned\x07\u202e"
@@ -24,6 +25,20 @@ ANSWERS: dict[str, Any] = {
     "/status": {"chain": EVIL, "models": [MARKUP, EVIL], "block": MARKUP},
     "/wallet": {"address": EVIL, "models": [MARKUP, EVIL], "available": 5},
     "/policy": {"name": EVIL},
+    "/duels": {
+        "duels": [
+            {
+                "hold": EVIL,
+                "role": "judge",
+                "executor": EVIL,
+                "challenger": MARKUP,
+                "stage": None,
+                "verdict": "tie",
+                "moved": -5,
+            }
+        ],
+        "judge": {"model": EVIL},
+    },
 }
 
 
@@ -32,7 +47,7 @@ async def run_nothing(*_: object) -> None:
 
 
 @pytest.mark.parametrize("as_json", [False, True], ids=["text", "json"])
-@pytest.mark.parametrize("command", ["peers", "models", "status", "wallet show", "policy show"])
+@pytest.mark.parametrize("command", ["peers", "models", "status", "wallet show", "policy show", "duels"])
 def test_no_control_character_of_a_peer_reaches_the_terminal(
     command: str, as_json: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -50,3 +65,44 @@ def test_no_control_character_of_a_peer_reaches_the_terminal(
     if as_json:
         path = f"/{command.split()[0]}"
         assert json.loads(result.output) == ANSWERS[path]
+
+
+def test_duels_are_shown_with_role_opponent_and_what_they_moved(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    common = {"executor": "E", "challenger": "C", "stage": None, "verdict": "executor won"}
+    duels = [
+        {"hold": "a" * 64, "role": "executor", "moved": 1_500, **common},
+        {"hold": "b" * 64, "role": "judge", "moved": -20_000_000, **common},
+        {"hold": "c" * 64, "role": "challenger", "moved": 0, **common, "stage": "waits for an answer", "verdict": None},
+        {"hold": "d" * 64, "role": "executor", "moved": 0, **common, "challenger": None},
+    ]
+
+    def show(found: list[dict[str, Any]]) -> list[str]:
+        monkeypatch.setattr("serving.cli.owner.ask_node", lambda *_: {"duels": found, "judge": None})
+        result = CliRunner().invoke(build_wwwserve_app(run_nothing), ["duels", "-d", str(tmp_path)])
+        assert result.exit_code == 0, result.exception
+        return [" ".join(line.split()) for line in result.output.splitlines()]
+
+    assert show(duels)[1:] == [
+        f"{'a' * 16} executor executor won C 0.001500",
+        f"{'b' * 16} judge executor won E, C -20.000000",
+        f"{'c' * 16} challenger waits for an answer E 0.000000",
+        f"{'d' * 16} executor executor won - 0.000000",
+    ]
+    assert show([]) == ["no duel since this node started"]
+
+
+def test_a_new_chain_has_as_many_duels_as_was_said(tmp_path: Path) -> None:
+    def init(*arguments: str) -> tuple[int, str]:
+        result = CliRunner().invoke(build_wwwserve_app(run_nothing), ["init", *arguments])
+        return result.exit_code, str(result.exception)
+
+    home, other = str(tmp_path / "home"), str(tmp_path / "other")
+    assert init("-d", home, "--new-chain", "mine", "--duel-rate", "100")[0] == 0
+    assert load_genesis(tmp_path / "home" / "genesis.json").parameters.duels.rate == 100
+    assert init("-d", str(tmp_path / "plain"), "--new-chain", "mine")[0] == 0
+    assert load_genesis(tmp_path / "plain" / "genesis.json").parameters.duels.rate == 0
+    assert "more than was captured" in init("-d", other, "--new-chain", "mine", "--duel-rate", "900")[1]
+    assert "goes with --new-chain" in init("-d", other, "--genesis", f"{home}/genesis.json", "--duel-rate", "1")[1]
+    assert not Path(other).exists()
