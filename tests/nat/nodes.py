@@ -277,7 +277,11 @@ def _settings(network: Network, node: PlacedNode) -> Settings:
 def _run_backend(host: Host) -> Iterator[None]:
     with host.namespace:
         fake = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.fake_backend", "--port", str(BACKEND_PORT), "--token-delay", "0.1"],
+            [
+                *(sys.executable, "-m", "tests.support.fake_backend", "--port", str(BACKEND_PORT)),
+                # It takes longer than a relay does, so that no executor is passed over for its path.
+                *("--first-token-delay", "1", "--token-delay", "0.1"),
+            ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             cwd=ROOT,

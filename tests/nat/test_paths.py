@@ -24,7 +24,7 @@ RECOVERY = 60.0
 """Seconds within which service is back."""
 NOTICED = 40.0
 """Seconds within which a dead link is noticed."""
-TOKENS = 40
+TOKENS = 120
 """Of a long answer, ten a second."""
 
 R, C, S = NatType.PORT_RESTRICTED, NatType.CONE, NatType.SYMMETRIC
