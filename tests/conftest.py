@@ -36,8 +36,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist
 def pytest_xdist_auto_num_workers() -> int:
-    """Three more than there are cores: tests of processes and of real time wait for half of theirs."""
-    return len(os.sched_getaffinity(0)) + 3
+    """Two more than there are cores: tests of processes and of real time wait for half of theirs."""
+    return len(os.sched_getaffinity(0)) + 2
 
 
 def pytest_collection_finish() -> None:

@@ -222,7 +222,9 @@ async def test_a_flood_of_streams(victim: Victim, reset: bool) -> None:
 # Frames of the multiplexer
 
 
-@pytest.mark.parametrize("kind", ["unknown", "ping", "window"])
+@pytest.mark.parametrize(
+    "kind", ["unknown", *(pytest.param(kind, marks=pytest.mark.long) for kind in ("ping", "window"))]
+)
 async def test_a_flood_of_small_frames(victim: Victim, is_long: bool, kind: str) -> None:
     """As many as fit into the link, from eight peers."""
     frame = {
@@ -289,7 +291,9 @@ async def test_an_rpc_with_far_too_much_in_it(victim: Victim, kind: str) -> None
         await wait_banned(peer, victim)
 
 
-@pytest.mark.parametrize("kind", ["valid", "unsigned", "toggling"])
+@pytest.mark.parametrize(
+    "kind", ["valid", *(pytest.param(kind, marks=pytest.mark.long) for kind in ("unsigned", "toggling"))]
+)
 async def test_a_flood_of_gossip(victim: Victim, is_long: bool, kind: str) -> None:
     """RPCs as full as they may be, as fast as they go, from three peers: signed, not signed, and (un)subscribing."""
 

@@ -132,6 +132,7 @@ async def run_bank(bank: Bank) -> None:
 
 
 @pytest.mark.timeout(16 * PATIENCE)  # more than all that it may wait for
+@pytest.mark.long
 def test_the_total_is_constant_whatever_happens_to_the_nodes(cluster: Cluster, tmp_path: Path) -> None:
     async def main() -> Bank:
         async with httpx.AsyncClient(trust_env=False, timeout=PATIENCE) as client:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.processes.dht_server import run_dht_server
 from tests.support.cluster import run_cluster
 from tests.support.waiting import wait_until
 
 
+@pytest.mark.long
 def test_a_node_without_bootstrap_peers_joins_through_a_foreign_dht(tmp_path: Path) -> None:
     with run_dht_server() as server:
         known: dict[str, Any] = {"bootstrap": [], "dht": {"bootstrap": [server]}}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import pytest
+
 from serving.config.data_directory import PEERS_FILE
 from tests.support.cluster import Cluster, ClusterNode, run_cluster
 from tests.support.ports import reserve_ports
@@ -19,6 +21,7 @@ def move(cluster: Cluster, node: ClusterNode) -> None:
     wait_until(node.is_healthy, "it does not start")
 
 
+@pytest.mark.long
 def test_a_restart_needs_no_bootstrap_peer(tmp_path: Path) -> None:
     with run_cluster(tmp_path) as cluster:
         *others, node = cluster.nodes

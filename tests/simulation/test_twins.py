@@ -74,7 +74,7 @@ def test_a_bare_majority_is_broken() -> None:
     [
         (FlipFlopper, None, "nullify and finalize"),
         (Gullible, "finalization known to one", "others"),
-        (Gullible, "finalization known to one later", "others"),
+        pytest.param(Gullible, "finalization known to one later", "others", marks=pytest.mark.long),
         (Gateless, "last block withheld", "others"),
     ],
 )

@@ -101,6 +101,7 @@ async def test_a_relay_that_is_replaced_at_once_is_announced_once(autojump_clock
         assert len(relays_of(reader, private)) == TARGET_RESERVATIONS - 1
 
 
+@pytest.mark.long
 async def test_probes_of_private_nodes_leave_no_connections_behind(autojump_clock: MockClock) -> None:
     async with world(0) as w:
         w.bootstrap = [(w.key(0).public_key, "/ip4/10.0.0.1/tcp/1")]
