@@ -17,13 +17,14 @@ KEYS = [KeyPair(hash_bytes("long halt", bytes([number]))) for number in range(4)
 COMMITTEE = ValidatorSet.of((key.public_key, 1000) for key in KEYS)
 
 VIEWS = 80
+MANY_VIEWS = 300
 
 
 def get_view(node: Node) -> int:
     return 0 if node.core is None else node.core.view
 
 
-def halt(simulation: Simulation, views: int = VIEWS) -> None:
+def halt(simulation: Simulation, views: int) -> None:
     """Every block is found invalid, until every node that runs is ``views`` views on."""
     simulation.judge = lambda block: False
     up = [node for node in simulation.nodes if node.is_up]
@@ -41,12 +42,15 @@ def assert_goes_on(simulation: Simulation, seconds: float, nodes: Sequence[Node]
     assert len(block.body.nullifications) <= MAX_NULLIFICATIONS < block.header.view
 
 
-@pytest.mark.parametrize("restarts", [False, pytest.param(True, marks=pytest.mark.long)])
-def test_a_chain_goes_on_after_a_long_halt(restarts: bool) -> None:
+@pytest.mark.parametrize(
+    ("views", "restarts"),
+    [(VIEWS, False), *(pytest.param(MANY_VIEWS, restarts, marks=pytest.mark.long) for restarts in (False, True))],
+)
+def test_a_chain_goes_on_after_a_long_halt(views: int, restarts: bool) -> None:
     """After a restart of everybody too: their votes are durable, the nullifications that they made are not."""
     simulation = Simulation(1, KEYS, lambda epoch: COMMITTEE)
     simulation.start()
-    halt(simulation)
+    halt(simulation, views)
     if restarts:
         for node in simulation.nodes:
             node.crash()
@@ -56,13 +60,15 @@ def test_a_chain_goes_on_after_a_long_halt(restarts: bool) -> None:
     assert_goes_on(simulation, 120.0, simulation.nodes)
 
 
-@pytest.mark.parametrize("loss", [pytest.param(0.0, marks=pytest.mark.long), 0.3])
-def test_who_slept_through_a_long_halt_catches_up_and_votes(loss: float) -> None:
+@pytest.mark.parametrize(
+    ("views", "loss"), [(VIEWS, 0.3), *(pytest.param(MANY_VIEWS, loss, marks=pytest.mark.long) for loss in (0.0, 0.3))]
+)
+def test_who_slept_through_a_long_halt_catches_up_and_votes(views: int, loss: float) -> None:
     """One of those who were awake leaves for good: without the vote of the one that slept nothing becomes final."""
     simulation = Simulation(2, KEYS, lambda epoch: COMMITTEE)
     for node in simulation.nodes[:3]:
         node.start()
-    halt(simulation)
+    halt(simulation, views)
     simulation.network.loss = loss
     simulation.nodes[0].crash()
     sleeper = simulation.nodes[3]

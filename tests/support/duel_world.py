@@ -94,7 +94,6 @@ class DuelOptions(Options):
         first = max(self.gateways) + 1
         self.judges = self.judges or tuple(range(first, first + self.executors))
         self.parameters = {"round_heights": 4, "idle_beat_ms": 1_000, "duels": self.duels, **self.parameters}
-        first = max(self.gateways) + 1
         self.make_backend = lambda number: JudgingBackend(f"q{self.qualities[number - first]}-")
 
 

@@ -70,7 +70,7 @@ async def test_news_comes_soon_and_hardly_ever_twice(received: Counter[tuple[byt
             late += knowing(w, item) < COUNT
             await trio.sleep(1.5)
             copies.append(sum(received[node.me, item] for node in w.nodes) / (COUNT - 1))
-        assert late <= 8, "of 30"
+        assert late <= 7, "of 30; in other worlds of this size it was 5 to 15 of 60"
         assert sum(copies[10:]) / len(copies[10:]) < 1.35
 
 

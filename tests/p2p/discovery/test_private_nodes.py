@@ -105,15 +105,15 @@ async def test_a_relay_that_is_replaced_at_once_is_announced_once(autojump_clock
 async def test_probes_of_private_nodes_leave_no_connections_behind(autojump_clock: MockClock) -> None:
     async with world(0) as w:
         w.bootstrap = [(w.key(0).public_key, "/ip4/10.0.0.1/tcp/1")]
-        public = [w.start(n, address=f"/ip4/10.{n}.0.1/tcp/1", max_reservations=8, target=3) for n in range(10)]
-        for number in range(20, 30):
+        public = [w.start(n, address=f"/ip4/10.{n}.0.1/tcp/1", max_reservations=8, target=3) for n in range(16)]
+        for number in range(20, 36):
             w.start(number, listen=False, target=3)
         await w.until_agreed(40)
         for _ in range(2):
             await trio.sleep(150)
             own = [sum(node.network.is_outbound(peer) for peer in node.network.peers()) for node in public]
             assert max(own) <= 3 + 3 and sum(own) <= 4.5 * len(own)  # the bootstrap peer, and a probe under way
-            for node in w.nodes[len(public) : len(public) + 5]:  # the dead are looked for now and then, at their relays
+            for node in w.nodes[len(public) : len(public) + 8]:  # the dead are looked for now and then, at their relays
                 w.crash(node)
 
 
