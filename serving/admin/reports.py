@@ -231,7 +231,7 @@ def _describe_validator(validator: ValidatorRecord | None) -> str:
 
 
 def report_duels(node: NodeView) -> dict[str, Any]:
-    """The duels that this node took part in since it started, newest first. None on a chain without duels.
+    """The duels that this node took part in since it started, newest first. The list is empty on a chain without.
 
     ``moved`` is what this node got or (negative) paid by a duel so far. ``judge`` is how it judges, if it does.
     """

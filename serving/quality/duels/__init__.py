@@ -10,7 +10,7 @@ Read in this order:
 3. ``duties``: what a node has to do next (pure).
 4. ``protocol``: the messages by which texts are asked for; ``handover``: both sides of it.
 5. ``reading``: what a judge reads of a request and of an answer (pure).
-6. ``backend_work``: asks the node's own backends for an answer or a ballot, while nobody else waits for them.
+6. ``backend_work``: asks the node's own backends for an answer or a ballot, while no request waits for them.
 7. ``history``: what became of the duels that this node took part in.
 8. ``runner``: the loop that carries the duties out.
 

@@ -56,7 +56,7 @@ def _write(value: Any) -> str:
 
 
 def _read_events(body: bytes) -> Iterator[Any]:
-    """The events of a stream (WHATWG HTML, section 9.2.6), each of which is JSON, up to the closing one."""
+    """The JSON of each event of a stream (WHATWG HTML, section 9.2.6)."""
     for line in body.replace(b"\r\n", b"\n").split(b"\n"):
         if line.startswith(b"data:"):
             yield _parse(line[5:])
