@@ -188,7 +188,7 @@ class Node:
             self.streams.handle(OFFLOAD_PROTOCOL, self.executor.handle, MAX_OFFERS_PER_PEER)
             nursery.start_soon(self.payments.run)
             if self.duels is not None:
-                self.streams.handle(DUEL_PROTOCOL, self.duels.handle, MAX_REQUESTS_PER_PEER)
+                self.streams.handle(DUEL_PROTOCOL, self.duels.server.handle, MAX_REQUESTS_PER_PEER)
                 nursery.start_soon(self.duels.run)
             await nursery.start(self.discovery.run)
             if self.dht is not None:

@@ -7,7 +7,7 @@ here: what a verdict costs an honest judge, how often it is paid, and how fast b
 
 from __future__ import annotations
 
-from chain.duel_parameters import DRAW_DELAYS, MIN_DRAW_DELAY
+from chain.duel_parameters import MAX_DRAW_HEIGHTS
 from chain.exceptions import GenesisError
 from chain.parameters import Parameters
 
@@ -19,8 +19,6 @@ BRIBE_MARGIN = 50
 """By how many thousandths what a verdict is worth to its parties may exceed what it costs to buy."""
 MIN_BLOCK_SPACING_MS = 250
 """The fastest pace of blocks, in ms. No rule bounds it, but validators keep it."""
-MAX_DRAW_HEIGHTS = MIN_DRAW_DELAY + DRAW_DELAYS
-"""Blocks from a capture until its duel is open, or known not to be, at most."""
 
 
 def check_duels(parameters: Parameters) -> None:

@@ -15,6 +15,8 @@ MIN_DRAW_DELAY = 8
 """Blocks after a capture until its deciding block is drawn."""
 DRAW_DELAYS = 32
 """Blocks among which the deciding one is drawn."""
+MAX_DRAW_HEIGHTS = MIN_DRAW_DELAY + DRAW_DELAYS
+"""Blocks from a capture until its duel is open, or known not to be, at most."""
 
 StageTime = Annotated[int, Bounds(1, 2**53)]
 """Milliseconds of chain time."""

@@ -227,11 +227,12 @@ def compute_serving_table(state: State, parameters: Parameters, beacon: bytes) -
         (entry for entry in state.servers() if entry.stake < least and entry.models),
         key=lambda entry: crypto.hash_bytes("newcomer", beacon, entry.public_key),
     )
-    exponent = parameters.duels.exposure_exponent if parameters.duels.rate else 0
-    entries = [
-        *(replace(entry, exposure=state.rating(entry.public_key).compute_exposure(exponent)) for entry in staked),
-        *(replace(entry, stake=0) for entry in newcomers),
-    ]
+    if parameters.duels.rate:
+        exponent = parameters.duels.exposure_exponent
+        staked = [
+            replace(entry, exposure=state.rating(entry.public_key).compute_exposure(exponent)) for entry in staked
+        ]
+    entries = [*staked, *(replace(entry, stake=0) for entry in newcomers)]
     return ServingTable(tuple(sorted(entries, key=lambda entry: entry.public_key)), parameters.newcomer_share)
 
 

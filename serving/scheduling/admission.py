@@ -3,7 +3,8 @@
 Requests of other nodes that are not paid yet get a fraction of both: those that find a slot of it free begin at once,
 and the others wait to be paid before they queue.
 
-What nobody waits for, a duel say, is *lent* a slot that is free, and loses it to the first request that finds none.
+Work that no request waits for, as that for a duel, is *lent* a free slot. The first request that finds none takes it
+back.
 """
 
 from __future__ import annotations
@@ -71,8 +72,7 @@ class Admission:
         Raises:
             QueueFull: too many of them wait.
         """
-        taken = self.running - len(self._lent)
-        if taken < self.capacity and self.unpaid_running < max(1, self.capacity // UNPAID_SHARE):
+        if self._taken < self.capacity and self.unpaid_running < max(1, self.capacity // UNPAID_SHARE):
             self.unpaid_running += 1
             try:
                 yield True
@@ -90,7 +90,12 @@ class Admission:
     @property
     def utilization(self) -> float:
         """Slots taken and requests waiting, over the slots there are. A slot that is lent is as good as free."""
-        return (self.running - len(self._lent) + self.total_waiting) / self.capacity
+        return (self._taken + self.total_waiting) / self.capacity
+
+    @property
+    def _taken(self) -> int:
+        """Slots that requests have."""
+        return self.running - len(self._lent)
 
     @asynccontextmanager
     async def lend_slot(self) -> AsyncIterator[None]:

@@ -18,11 +18,10 @@ from chain.codec import MAX_RECORD_BYTES
 from chain.duel_economics import (
     BRIBE_MARGIN,
     JUDGEMENT_COST,
-    MAX_DRAW_HEIGHTS,
     MIN_BLOCK_SPACING_MS,
     PAID_VERDICTS,
 )
-from chain.duel_parameters import DRAW_DELAYS, MIN_DRAW_DELAY
+from chain.duel_parameters import DRAW_DELAYS, MAX_DRAW_HEIGHTS, MIN_DRAW_DELAY
 from chain.genesis import GENESIS_VERSION, MAX_NEWCOMERS, MAX_SERVERS
 from chain.light.proofs import MAX_PROOF_BYTES
 from chain.merkle.snapshot import (

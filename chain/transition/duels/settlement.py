@@ -80,8 +80,8 @@ def _give_verdict(overlay: StateOverlay, parameters: DuelParameters, hold_id: by
     seats = _draw_second_panel(overlay, hold_id, duel)
     cost = compute_cost(parameters, duel.amount, len(seats), has_challenger=False)
     free = overlay.totals.treasury - overlay.totals.reserved + duel.reserved
-    movements = sum(due.amount for due in dues if due.amount > 0)
-    if len(duel.seats) < MIN_PANEL or len(seats) < SECOND_PANEL or cost + movements > free:
+    payments = sum(due.amount for due in dues if due.amount > 0)
+    if len(duel.seats) < MIN_PANEL or len(seats) < SECOND_PANEL or cost + payments > free:
         return settle(overlay, hold_id, duel, finding.verdict, dues)
     overlay.reserve(cost - duel.reserved)
     moved = tuple(move(overlay, due) for due in dues if due.amount)
@@ -93,12 +93,15 @@ def _give_verdict(overlay: StateOverlay, parameters: DuelParameters, hold_id: by
 
 def _draw_second_panel(overlay: StateOverlay, hold_id: bytes, duel: Duel) -> tuple[JudgeSeat, ...]:
     """Judges that have had no part in the duel."""
-    had_part = {duel.payer, duel.executor, *duel.silent, *(seat.public_key for seat in duel.seats)}
-    if duel.challenger is not None:
-        had_part.add(duel.challenger)
     seed = compute_duel_seed(overlay.beacon.value, hold_id)
-    seats = draw_seats(overlay, SECOND_PANEL, seed, had_part)
+    seats = draw_seats(overlay, SECOND_PANEL, seed, _list_parties(duel))
     return face_forward(seats) if duel.challenger is None else seats
+
+
+def _list_parties(duel: Duel) -> set[bytes]:
+    """The accounts that have, or had, a part in a duel."""
+    challengers = duel.silent if duel.challenger is None else (*duel.silent, duel.challenger)
+    return {duel.payer, duel.executor, *challengers, *(seat.public_key for seat in duel.seats)}
 
 
 def note_result(overlay: StateOverlay, parameters: DuelParameters, duel: Duel, verdict: DuelVerdict) -> list[Movement]:
@@ -123,8 +126,8 @@ def _end_silence(overlay: StateOverlay, parameters: DuelParameters, hold_id: byt
         fraud = note_result(overlay, parameters, duel, DuelVerdict.UNANSWERED)
         return settle(overlay, hold_id, duel, DuelVerdict.UNANSWERED, (fine, void, *fraud))
     paid = move(overlay, fine)
-    parties = {duel.payer, duel.executor, *duel.silent, *(seat.public_key for seat in duel.seats)}
-    challenger = draw_challenger(overlay, duel.model, compute_duel_seed(overlay.beacon.value, hold_id), parties)
+    seed = compute_duel_seed(overlay.beacon.value, hold_id)
+    challenger = draw_challenger(overlay, duel.model, seed, _list_parties(duel))
     stage, seats = (COMMIT, face_forward(duel.seats)) if challenger is None else (ANSWER, duel.seats)
     duel = replace(duel, challenger=challenger, seats=seats)
     return ChallengerReplaced(hold_id, enter_stage(overlay, parameters, hold_id, duel, stage, now), paid)

@@ -18,7 +18,6 @@ from chain.transition.duels.events import DuelEvent, DuelOpened, DuelSettled
 from chain.types.duels import DuelBallot
 from consensus.engine import Engine
 from p2p.runtime import Runtime
-from p2p.streams.exchanges import Exchange
 from serving.accounting.submitter import Submitter
 from serving.offload.dialer import ExecutorDialer
 from serving.offload.protocol import DIGEST_SALT_BYTES
@@ -77,10 +76,6 @@ class DuelRunner:
     def active(self) -> int:
         """Duels for which texts are asked for or a backend works."""
         return self._duties.active
-
-    async def handle(self, exchange: Exchange) -> None:
-        """Serve a request for a text."""
-        await self.server.handle(exchange)
 
     async def run(self) -> None:
         """Take part until cancelled."""

@@ -24,7 +24,7 @@ from nacl.secret import SecretBox
 
 from chain.codec import Bounds, Hash, Natural, Record
 from chain.crypto import KeyPair, hash_bytes
-from chain.duel_parameters import DRAW_DELAYS, MIN_DRAW_DELAY
+from chain.duel_parameters import MAX_DRAW_HEIGHTS
 from chain.exceptions import CodecError, StoreDamaged
 from chain.store.kv import LevelStore, Store
 from chain.types.duels import BALLOT_SALT_BYTES, DuelBallot
@@ -35,11 +35,9 @@ from serving.quality.duels.texts import Text, TextKind
 log = structlog.get_logger(__name__)
 
 MAX_ENTRIES = 4096
-"""Requests whose texts are kept; own answers; own ballots: of each so many."""
+"""Most requests whose texts are kept, most own answers, and most own ballots."""
 MAX_TABLE_BYTES = 256 << 20
 """Bytes of all bodies together."""
-DRAW_HEIGHTS = MIN_DRAW_DELAY + DRAW_DELAYS
-"""Heights after the end of a hold for which a duel about it may open, at most."""
 MAX_SEALED_BYTES = MAX_REQUEST_BYTES + MAX_ANSWER_BYTES + 1024
 """Longest encoded record."""
 
@@ -198,7 +196,7 @@ class DuelTable:
             elif texts.closed_at is None:
                 if texts.was_open or chain_time > texts.head.deadline:
                     texts.closed_at = height
-            elif height > texts.closed_at + DRAW_HEIGHTS:
+            elif height > texts.closed_at + MAX_DRAW_HEIGHTS:
                 self._drop_texts(hold)
         for hold, answer in list(self._answers.items()):
             if height > answer.height and not has_duel(hold):

@@ -7,8 +7,7 @@ from dataclasses import replace
 import pytest
 
 from chain.crypto import hash_bytes
-from chain.duel_economics import MAX_DRAW_HEIGHTS
-from chain.duel_parameters import DRAW_DELAYS, MIN_DRAW_DELAY
+from chain.duel_parameters import DRAW_DELAYS, MAX_DRAW_HEIGHTS, MIN_DRAW_DELAY
 from chain.state.duel_records import ANSWER, COMMIT, REVEAL, STAGES
 from chain.state.state import compute_supply
 from chain.transition.duels.events import ChallengerReplaced, DuelOpened
