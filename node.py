@@ -64,6 +64,7 @@ from serving.quality.duels.handover import MAX_REQUESTS_PER_PEER
 from serving.quality.duels.protocol import DUEL_PROTOCOL
 from serving.quality.duels.runner import DuelRunner
 from serving.quality.duels.table import DuelTable, open_table
+from serving.quality.model_reports import ModelReports
 from serving.scheduling.backend_pool import BackendPool
 from serving.scheduling.policy import Policy
 
@@ -161,6 +162,7 @@ class Node:
         )
         self.originator = Originator(context, dialer, originator_settings)
         self.dispatcher = Dispatcher(self.backend_pool, policy, self.originator, runtime)
+        self.model_reports = ModelReports(self.engine)
         self.validator_tasks = ValidatorTasks(key, self.engine, self.wallet.submit, runtime)
         self.advertiser = Advertiser(self.discovery, self.backend_pool)
         self.stake_keeper = StakeKeeper(
@@ -268,7 +270,8 @@ def _open_duel_table(data_dir: Path, key: KeyPair, genesis: Genesis, runtime: Ru
 
 async def _open_front(node: Node, config: NodeConfig) -> HttpServer:
     api = config.api
-    front = Api(node.dispatcher, api.get_keys(), AccessRules(api.host, api.allowed_hosts, api.allowed_origins))
+    access = AccessRules(api.host, api.allowed_hosts, api.allowed_origins)
+    front = Api(node.dispatcher, api.get_keys(), access, node.model_reports)
     limits = HttpLimits(connections_per_address=api.max_per_address)
     with name_setting("api.host and api.port"):
         return await HttpServer.open(front.handle, api.host, api.port, node.runtime, limits, front.admit)

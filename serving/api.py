@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import structlog
 import trio
@@ -30,6 +31,7 @@ from serving.openai.errors import (
 )
 from serving.openai.keys import ApiKey, ApiKeys
 from serving.openai.requests import PATHS, parse_request
+from serving.quality.model_reports import ModelReports
 
 log = structlog.get_logger(__name__)
 
@@ -41,10 +43,21 @@ MODELS = "/v1/models"
 
 
 class Api:
-    """Handles every request under ``/v1``. ``access`` says from which hosts and web pages (default: none but local)."""
+    """Handles every request under ``/v1``.
 
-    def __init__(self, dispatcher: Dispatcher, keys: Sequence[ApiKey] = (), access: AccessRules | None = None) -> None:
+    ``access`` says from which hosts and web pages (default: none but local). ``reports`` has what the ledger says of
+    the executors of a model, for the list of models.
+    """
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        keys: Sequence[ApiKey] = (),
+        access: AccessRules | None = None,
+        reports: ModelReports | None = None,
+    ) -> None:
         self._dispatcher = dispatcher
+        self._reports = reports
         self._keys = ApiKeys(keys)
         self._access = access or AccessRules("localhost")
 
@@ -99,10 +112,7 @@ class Api:
 
     async def _list_models(self, http: HttpRequest, respond: Responder) -> None:
         name = http.path.removeprefix(MODELS).strip("/")
-        entries = [
-            {"id": model, "object": "model", "created": 0, "owned_by": "wwwserve"}
-            for model in self._dispatcher.get_models()
-        ]
+        entries = [self._describe_model(model) for model in self._dispatcher.get_models()]
         if not name:
             await respond.reply(200, json.dumps({"object": "list", "data": entries}).encode())
             return
@@ -110,6 +120,13 @@ class Api:
         if found is None:
             raise model_not_found(name)
         await respond.reply(200, json.dumps(found).encode())
+
+    def _describe_model(self, model: str) -> dict[str, Any]:
+        """A model as OpenAI lists it; what the ledger says of its executors stands in a field of its own."""
+        described: dict[str, Any] = {"id": model, "object": "model", "created": 0, "owned_by": "wwwserve"}
+        if self._reports is not None:
+            described["wwwserve"] = self._reports.find(model).to_plain()
+        return described
 
     async def _complete(self, http: HttpRequest, respond: Responder) -> None:
         local_only = (http.header(LOCAL_ONLY) or b"0").lower() not in (b"0", b"false", b"")

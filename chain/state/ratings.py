@@ -66,11 +66,19 @@ class ExecutorRating(Record):
         return sum(entry[-1] == VOID for entry in self._split()[-VOID_SPAN:])
 
     @property
+    def compared(self) -> int:
+        """How many of the duels that are remembered compared two answers: all but the void ones."""
+        return sum(entry[-1] != VOID for entry in self._split())
+
+    @property
+    def won_points(self) -> int:
+        """Two for each duel that was won, one for each tie; twice the win rate times :attr:`compared`."""
+        return sum(entry[-1] for entry in self._split() if entry[-1] != VOID)
+
+    @property
     def points(self) -> int:
         """From :data:`MIN_POINTS` to two for each duel that is remembered; twice the win rate times their number."""
-        entries = self._split()
-        won = sum(entry[-1] for entry in entries if entry[-1] != VOID)
-        return max(MIN_POINTS, won + RATED_DUELS - len(entries))
+        return max(MIN_POINTS, self.won_points + RATED_DUELS - len(self._split()))
 
     def compute_exposure(self, exponent: int) -> int:
         """By which share of its stake an executor is drawn, in millionths: min(1, odds of winning) ** ``exponent``."""

@@ -14,6 +14,7 @@ from serving.accounting.wallet import Wallet
 from serving.dispatcher import Dispatcher
 from serving.offload.executor import Executor
 from serving.quality.duels.runner import DuelRunner
+from serving.quality.model_reports import ModelReports
 from serving.scheduling.backend_pool import BackendPool
 from serving.scheduling.policy import Policy
 
@@ -45,3 +46,5 @@ class NodeView(Protocol):
     def dispatcher(self) -> Dispatcher: ...
     @property
     def duels(self) -> DuelRunner | None: ...
+    @property
+    def model_reports(self) -> ModelReports: ...

@@ -147,7 +147,10 @@ def _report_scores(node: NodeView, peer: Announcement) -> dict[str, Any]:
 
 
 def report_models(node: NodeView) -> dict[str, Any]:
-    """The models that users can ask for, with number and stake of the other executors, and this node's backends."""
+    """The models that users can ask for, with number and stake of the other executors, and this node's backends.
+
+    ``duels`` and ``win_rate`` (0 to 1) are those of all executors of a model.
+    """
     local = node.backend_pool.get_models()
     state = node.engine.state
     table = state.serving_table(state.serving_periods.current.first_round)
@@ -155,7 +158,15 @@ def report_models(node: NodeView) -> dict[str, Any]:
     models = []
     for model in node.dispatcher.get_models():
         stakes = [entry.stake for entry in entries if model in entry.models]
-        models.append({"id": model, "local": model in local, "executors": len(stakes), "stake": sum(stakes)})
+        models.append(
+            {
+                "id": model,
+                "local": model in local,
+                **node.model_reports.find(model).to_plain(),
+                "executors": len(stakes),
+                "stake": sum(stakes),
+            }
+        )
     backends = [
         {
             "capacity": admission.capacity,

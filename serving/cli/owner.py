@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from chain.cli.app import AsJson, DataDir
-from chain.cli.format import format_credits, print_line
+from chain.cli.format import format_count, format_credits, format_percent, print_line
 from chain.printable import escape_unprintable
 from serving.cli.admin_client import ask_node, print_fields
 from serving.cli.errors import CommandError
@@ -52,13 +52,14 @@ def peers(data_dir: DataDir = None, as_json: AsJson = False) -> None:
 
 
 def models(data_dir: DataDir = None, as_json: AsJson = False) -> None:
-    """Models that this node serves or can offload to others."""
+    """Models that this node serves or can offload to others, and how their executors have done in duels."""
     answer = ask_node(data_dir, "GET", "/models")
     if as_json:
         print_line(json.dumps(answer))
         return
     for entry in answer["models"]:
-        print_line(entry["id"])
+        rate, compared = entry["win_rate"], format_count(entry["duels"], "duel")
+        print_line(entry["id"] if rate is None else f"{entry['id']}  won {format_percent(rate)} of {compared}")
 
 
 def duels(data_dir: DataDir = None, as_json: AsJson = False) -> None:

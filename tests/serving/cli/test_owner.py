@@ -21,7 +21,7 @@ ANSWERS: dict[str, Any] = {
             {"address": EVIL, "models": [MARKUP, EVIL], "utilization": 0, "addresses": [EVIL, MARKUP]},
         ]
     },
-    "/models": {"models": [{"id": EVIL}, {"id": MARKUP}]},
+    "/models": {"models": [{"id": EVIL, "win_rate": 0.55, "duels": 20}, {"id": MARKUP, "win_rate": None, "duels": 0}]},
     "/status": {"chain": EVIL, "models": [MARKUP, EVIL], "block": MARKUP},
     "/wallet": {"address": EVIL, "models": [MARKUP, EVIL], "available": 5},
     "/policy": {"name": EVIL},

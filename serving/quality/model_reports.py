@@ -1,0 +1,71 @@
+"""What the ledger says of the executors of each model, for those who choose one: how they have done in duels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import trio
+
+from chain.state.state import StateReader
+from consensus.engine import Engine
+
+REPORT_INTERVAL_S = 10.0
+"""Seconds for which a report is not made again: it reads the rating of every executor."""
+
+
+@dataclass(slots=True)
+class ModelReport:
+    """The executors of one model in this serving period.
+
+    ``duels`` counts those in their ratings that compared two answers, and ``won_points`` has two for each that the
+    executor won and one for each tie. An account has one rating for all models that it serves.
+    """
+
+    executors: int = 0
+    duels: int = 0
+    won_points: int = 0
+
+    @property
+    def win_rate(self) -> float | None:
+        """Share of the duels that were won, a tie counting half, from 0 to 1; None without any duel."""
+        return self.won_points / (2 * self.duels) if self.duels else None
+
+    def to_plain(self) -> dict[str, Any]:
+        """As JSON."""
+        rate = self.win_rate
+        return {
+            "executors": self.executors,
+            "duels": self.duels,
+            "win_rate": None if rate is None else round(rate, 4),
+        }
+
+
+def make_reports(state: StateReader) -> dict[str, ModelReport]:
+    """The reports by model, of every model that has an executor in the serving table in force."""
+    table = state.serving_table(state.serving_periods.current.first_round)
+    reports: dict[str, ModelReport] = {}
+    for entry in () if table is None else table.entries:
+        rating = state.rating(entry.public_key)
+        for model in entry.models:
+            report = reports.setdefault(model, ModelReport())
+            report.executors += 1
+            report.duels += rating.compared
+            report.won_points += rating.won_points
+    return reports
+
+
+class ModelReports:
+    """The reports of one node, as of its last final state but for :data:`REPORT_INTERVAL_S`."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._made_at = float("-inf")
+        self._reports: dict[str, ModelReport] = {}
+
+    def find(self, model: str) -> ModelReport:
+        """The report of a model; an empty one if it has no executor."""
+        now = trio.current_time()
+        if now - self._made_at >= REPORT_INTERVAL_S:
+            self._made_at, self._reports = now, make_reports(self._engine.state)
+        return self._reports.get(model) or ModelReport()
