@@ -26,6 +26,7 @@ from benchmarks.model_variants import get_variant
 from benchmarks.pictures import Chart, Series, make_cumulative
 from benchmarks.report import Figure, Option, Run
 from chain.cli.format import format_count
+from chain.state.sequential_test import AccountHistory
 from p2p.runtime import RealRuntime
 from serving.backends.embedded import MODEL, EmbeddedBackend
 from serving.quality.same_model.calibration import Calibration, calibrate
@@ -33,7 +34,6 @@ from serving.quality.same_model.checking import make_request, record_answer, run
 from serving.quality.same_model.one_token import LlamaCppScorer
 from serving.quality.same_model.prompts import draw_prompts
 from serving.quality.same_model.scoring import Scorer
-from serving.quality.same_model.sequential_test import AccountHistory
 from serving.quality.same_model.statistics import Measurement
 from serving.quality.same_model.transcript import TOP_TOKENS, TopToken, Transcript, TranscriptToken, to_surprisal
 

@@ -40,7 +40,7 @@ from chain.types.blocks import NO_REVEAL, VERSION, Body, Header
 from chain.types.operations import MAX_MODELS
 from chain.types.validators import ValidatorSet
 
-GENESIS_VERSION = 5
+GENESIS_VERSION = 6
 """Version of the genesis record."""
 
 

@@ -16,7 +16,7 @@ STAGES = {ANSWER: "waits for an answer", COMMIT: "waits for commitments", REVEAL
 
 @dataclass(frozen=True, slots=True)
 class PaidCapture(Record):
-    """A capture that was paid, and what a duel about it needs to know. ``amount`` is in micro-credits."""
+    """A capture that was paid, and what a duel or a check about it needs to know. ``amount`` is in micro-credits."""
 
     hold: Hash
     payer: PublicKey
@@ -25,6 +25,7 @@ class PaidCapture(Record):
     amount: Amount
     request_digest: Hash
     response_digest: Hash
+    transcript_digest: Hash | None
 
 
 @dataclass(frozen=True, slots=True)

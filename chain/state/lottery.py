@@ -19,6 +19,7 @@ from typing import Annotated
 from chain import crypto
 from chain.codec import Amount, Bounds, Hash, ModelName, Natural, PublicKey, Record
 from chain.state.ratings import FULL_EXPOSURE
+from chain.types.checks import DeclaredIdentity
 from chain.types.duels import DeclaredJudge
 from chain.types.validators import compute_draw
 
@@ -30,7 +31,8 @@ MAX_PERIODS = 3
 class ServingEntry(Record):
     """One account in the draw: its stake, 0 for a newcomer, the models that it serves, and how it judges, if so.
 
-    ``exposure`` is the share of its stake by which it is drawn as an executor, in millionths.
+    ``exposure`` is the share of its stake by which it is drawn as an executor, in millionths. ``identities`` are what
+    it declares of its models.
     """
 
     public_key: PublicKey
@@ -38,6 +40,7 @@ class ServingEntry(Record):
     models: tuple[ModelName, ...]
     judge: DeclaredJudge | None = None
     exposure: Natural = FULL_EXPOSURE
+    identities: tuple[DeclaredIdentity, ...] = ()
 
     @property
     def tickets(self) -> int:

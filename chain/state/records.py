@@ -7,6 +7,7 @@ from typing import Annotated
 
 from chain.codec import Amount, Bounds, Hash, ModelName, Natural, PublicKey, Record
 from chain.state.beacon import NO_COMMITMENT
+from chain.types.checks import DeclaredIdentity
 from chain.types.duels import DeclaredJudge
 from chain.types.operations import MAX_CAPTURE_ITEMS, MAX_MODELS, Delivery
 from chain.types.validators import LATE_VOTE_BLOCKS, MAX_COMMITTEE
@@ -34,7 +35,7 @@ class Account(Record):
     ``held`` is the amounts of its open holds, and their deposits. ``grant`` is the part of the bond that was given to a
     newcomer and never leaves it. ``locked`` is the part that stands behind captures without a receipt, and behind its
     answers in duels, until they are settled. ``deposit`` is what the account left for its models, and for hold numbers
-    that it has not used. ``judge`` says how it judges duels, if it does.
+    that it has not used. ``judge`` says how it judges duels, if it does, ``identities`` what it declares of its models.
     """
 
     nonce: Natural = 0
@@ -47,6 +48,7 @@ class Account(Record):
     locked: Amount = 0
     deposit: Amount = 0
     judge: DeclaredJudge | None = None
+    identities: Annotated[tuple[DeclaredIdentity, ...], Bounds(0, MAX_MODELS)] = ()
 
     @property
     def total(self) -> int:
@@ -92,6 +94,7 @@ class Account(Record):
             self.locked,
             self.deposit,
             self.judge,
+            self.identities,
         )
 
 

@@ -319,7 +319,8 @@ class StateOverlay(StateReader):
 def make_serving_entry(public_key: bytes, account: Record | None) -> ServingEntry | None:
     """What a serving table may say of an account; None if it neither serves nor judges."""
     if isinstance(account, Account) and (account.models or account.judge):
-        return ServingEntry(public_key, account.bonded, account.models, account.judge)
+        bonded, models, judge = account.bonded, account.models, account.judge
+        return ServingEntry(public_key, bonded, models, judge, identities=account.identities)
     return None
 
 

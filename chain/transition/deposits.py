@@ -2,8 +2,8 @@
 
 What an operation adds to the state, and another removes, takes room in the memory of every node meanwhile. Each byte of
 it costs ``deposit_per_byte``, which comes back when the room is freed: for the models that an account serves or judges
-with, and for an open hold, whose deposit is held with its amount. An amount that unbonds is bound itself, so it must be
-no less than its deposit would be. What stays for good costs a fee (:mod:`chain.transition.fees`).
+with, for their identities, and for an open hold, whose deposit is held with its amount. An amount that unbonds is bound
+itself, so it must be no less than its deposit would be. What stays for good costs a fee (:mod:`chain.transition.fees`).
 
 A payer that could leave out numbers for nothing would choose among the draws of the executor lottery. So it leaves a
 deposit for each number below its highest that no hold was made under, as long as one still may be. A hold under the
@@ -20,6 +20,7 @@ from chain.parameters import Parameters
 from chain.state.records import ReplayWindow
 from chain.state.state import StateOverlay, StateReader
 from chain.transition.fees import take
+from chain.types.checks import DeclaredIdentity
 from chain.types.duels import DeclaredJudge
 
 DEPOSIT_DOUBLING = 64
@@ -27,19 +28,24 @@ DEPOSIT_DOUBLING = 64
 
 
 MODEL_BYTES = 448
-"""Room that a model of an account counts for, beside its name, and so does how it judges: with the first of these the
-account is in the index of those who serve."""
+"""Room that a model of an account counts for, beside its name, and so do how it judges and each identity: with the
+first of these the account is in the index of those who serve."""
 CHARACTER_BYTES = 2
 """Room that a character of a name counts for: it stands in a record and in the encoding of that."""
 UNBONDING_BYTES = 192
 """Room that an unbonding entry counts for."""
-HOLD_BYTES = 2_300
+HOLD_BYTES = 2_400
 """Room that an open hold counts for, with a delivery that is not settled and its place in the settlement queue."""
 
 
-def compute_models_deposit(parameters: Parameters, models: Sequence[str], judge: DeclaredJudge | None = None) -> int:
-    """Micro-credits that an account leaves while it serves ``models`` and judges."""
-    names = models if judge is None else (*models, judge.model)
+def compute_models_deposit(
+    parameters: Parameters,
+    models: Sequence[str],
+    judge: DeclaredJudge | None = None,
+    identities: Sequence[DeclaredIdentity] = (),
+) -> int:
+    """Micro-credits that an account leaves while it serves ``models`` with ``identities`` and judges."""
+    names = [*models, *(identity.model for identity in identities)] + ([] if judge is None else [judge.model])
     return parameters.deposit_per_byte * sum(MODEL_BYTES + CHARACTER_BYTES * len(name) for name in names)
 
 
@@ -59,13 +65,15 @@ def compute_models_due(
     public_key: bytes,
     models: Sequence[str],
     judge: DeclaredJudge | None = None,
+    identities: Sequence[DeclaredIdentity] = (),
 ) -> int:
-    """Micro-credits by which the deposit of an account grows if it serves ``models`` and judges.
+    """Micro-credits by which the deposit of an account grows if it serves ``models`` with ``identities`` and judges.
 
     It is negative if some of the deposit comes back. Models from the genesis or a registration had no deposit before.
     """
     numbers = compute_deposit(parameters, state.replay_window(public_key).unused)
-    return numbers + compute_models_deposit(parameters, models, judge) - state.account(public_key).deposit
+    needed = compute_models_deposit(parameters, models, judge, identities)
+    return numbers + needed - state.account(public_key).deposit
 
 
 def update_models(
@@ -74,15 +82,19 @@ def update_models(
     public_key: bytes,
     models: tuple[str, ...],
     judge: DeclaredJudge | None,
+    identities: tuple[DeclaredIdentity, ...],
 ) -> None:
-    """Replace the models that an account serves, and how it judges, and have its deposit follow.
+    """Replace the models that an account serves, their identities and how it judges, and have its deposit follow.
 
     Raises:
         CannotPay: it has less available than the deposit grows by.
     """
-    due = compute_models_due(overlay, parameters, public_key, models, judge)
+    due = compute_models_due(overlay, parameters, public_key, models, judge, identities)
     account = take(overlay, public_key, due, "the deposit for models grows by")
-    overlay.put_account(public_key, replace(account, models=models, judge=judge, deposit=account.deposit + due))
+    deposit = account.deposit + due
+    overlay.put_account(
+        public_key, replace(account, models=models, judge=judge, identities=identities, deposit=deposit)
+    )
 
 
 def compute_deposit(parameters: Parameters, unused: int) -> int:

@@ -126,6 +126,10 @@ def check_form(signed: SignedOperation) -> None:
         raise InvalidOperation("the recipient is not a usable key")
     if isinstance(operation, Serve | Register) and list(operation.models) != sorted(set(operation.models)):
         raise InvalidOperation("models must be sorted and distinct")
+    if isinstance(operation, Serve):
+        named = [identity.model for identity in operation.identities]
+        if named != sorted(set(named)) or not set(named) <= set(operation.models):
+            raise InvalidOperation("identities must be sorted by model, each of another model that is served")
     if isinstance(operation, Capture):
         holds = [item.delivery.hold for item in operation.items]
         if len(set(holds)) != len(holds):

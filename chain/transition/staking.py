@@ -42,8 +42,9 @@ def process_unbond(overlay: StateOverlay, context: BlockContext, operation: Unbo
 
 
 def process_serve(overlay: StateOverlay, context: BlockContext, operation: Serve, signer: bytes) -> None:
-    """Replace the models that an account serves, and how it judges."""
-    update_models(overlay, context.genesis.parameters, signer, operation.models, operation.judge)
+    """Replace the models that an account serves, their identities, and how it judges."""
+    parameters = context.genesis.parameters
+    update_models(overlay, parameters, signer, operation.models, operation.judge, operation.identities)
 
 
 def process_withdraw(overlay: StateOverlay, context: BlockContext, operation: Withdraw, signer: bytes) -> None:

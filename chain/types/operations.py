@@ -16,6 +16,7 @@ from typing import Annotated
 
 from chain import crypto
 from chain.codec import Amount, Bounds, Hash, ModelName, Natural, PublicKey, Record, Signature
+from chain.types.checks import DeclaredIdentity
 from chain.types.duels import DeclaredJudge, DuelOperation
 from chain.types.votes import Vote
 
@@ -76,13 +77,14 @@ class Withdraw(Record):
 class Serve(Record):
     """Declare the models that the signer's bond stands behind, sorted; none leaves the executor lottery at once.
 
-    Declare also how the signer judges duels, if it does.
+    Declare also how the signer judges duels, if it does, and the identities of some of the models, sorted by model.
     """
 
     TAG = 5
     nonce: Natural
     models: Annotated[tuple[ModelName, ...], Bounds(0, MAX_MODELS)]
     judge: DeclaredJudge | None = None
+    identities: Annotated[tuple[DeclaredIdentity, ...], Bounds(0, MAX_MODELS)] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +164,8 @@ class Delivery(Record):
     """What an executor says it delivered against a hold, and what it asks for it.
 
     The executor signs it (domain ``delivery``) at the end of its answer; the payer's signature over the same bytes
-    (domain ``receipt``) accepts it.
+    (domain ``receipt``) accepts it. ``transcript_digest`` commits to the transcript of the answer, if there is one,
+    before anyone knows that it is checked; the payer cannot see whether it is true.
     """
 
     hold: Hash
@@ -170,6 +173,7 @@ class Delivery(Record):
     response_digest: Hash
     usage: Usage
     finish_reason: Annotated[str, Bounds(1, 32)]
+    transcript_digest: Hash | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,9 +105,10 @@ def _make_enroll(node: NodeView, order: Order, nonce: int) -> Enroll:
 
 
 def _make_serve(node: NodeView, order: ServeOrder, nonce: int) -> Serve:
-    """Other models; how the account judges stays as it is."""
-    judge = node.engine.state.account(node.key.public_key).judge
-    return Serve(nonce, tuple(sorted(set(order.models))), judge)
+    """Other models; how the account judges stays as it is, and so do the identities of models that stay."""
+    account = node.engine.state.account(node.key.public_key)
+    identities = tuple(identity for identity in account.identities if identity.model in order.models)
+    return Serve(nonce, tuple(sorted(set(order.models))), account.judge, identities)
 
 
 WALLET_ORDERS: Mapping[str, WalletOrder] = {

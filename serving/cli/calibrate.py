@@ -18,6 +18,7 @@ from rich.table import Table
 from chain.cli.app import DataDir, get_default_data_dir
 from chain.cli.format import format_count, format_percent, print_line
 from chain.files import write_atomically
+from chain.state.sequential_test import PPM
 from p2p.runtime import RealRuntime
 from serving.backends.backend import Backend, BackendError
 from serving.backends.openai_compatible import OpenAICompatibleBackend
@@ -32,7 +33,6 @@ from serving.quality.same_model.engines import find_scorer
 from serving.quality.same_model.one_token import LlamaCppScorer
 from serving.quality.same_model.prompts import draw_prompts
 from serving.quality.same_model.scoring import POSITIONS, ScoringError
-from serving.quality.same_model.sequential_test import PPM
 
 START_TIMEOUT_S = 120.0
 """Seconds until a backend has to answer."""

@@ -1,4 +1,4 @@
-"""The wire between originator and executor: one exchange of ``/wwwserve/offer/3`` per offloaded request.
+"""The wire between originator and executor: one exchange of ``/wwwserve/offer/4`` per offloaded request.
 
 ::
 
@@ -25,7 +25,7 @@ from chain.codec import Bounds, Hash, Natural, Record, Signature
 from chain.crypto import KeyPair, verify
 from chain.types.operations import Delivery, Hold, SignedOperation
 
-OFFLOAD_PROTOCOL = "/wwwserve/offer/3"
+OFFLOAD_PROTOCOL = "/wwwserve/offer/4"
 """Name of the protocol; its number grows when a message changes."""
 CHUNK_BYTES = 64 * 1024
 """Most body bytes in one frame."""

@@ -20,6 +20,7 @@ from chain.transition.epochs import Epoch, get_next_epoch
 from chain.transition.fees import compute_fee
 from chain.transition.payments import get_executor
 from chain.types.blocks import MAX_NULLIFICATIONS, Block, Header
+from chain.types.checks import DeclaredIdentity
 from chain.types.duels import DeclaredJudge
 from chain.types.operations import (
     Bond,
@@ -366,9 +367,14 @@ class Chain:
         return self.sign(key, Withdraw(self._nonce(key, nonce)))
 
     def serve(
-        self, key: KeyPair, *models: str, judge: DeclaredJudge | None = None, nonce: int | None = None
+        self,
+        key: KeyPair,
+        *models: str,
+        judge: DeclaredJudge | None = None,
+        identities: tuple[DeclaredIdentity, ...] = (),
+        nonce: int | None = None,
     ) -> SignedOperation:
-        return self.sign(key, Serve(self._nonce(key, nonce), models, judge))
+        return self.sign(key, Serve(self._nonce(key, nonce), models, judge, identities))
 
     def executor(self, payer: KeyPair, seq: int, attempt: int = 0, *, model: str = MODEL) -> KeyPair:
         """Key of the account that the lottery of the next block's serving period draws."""

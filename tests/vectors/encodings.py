@@ -40,13 +40,13 @@ MODULES = (
 
 PRIVATE = {"chain.merkle.snapshot.Frontier"}
 PRIVATE_MODULES = {
+    "chain.state.sequential_test",
     "chain.store.snapshot_import",
     "chain.store.reader",
     "consensus.voting.journal",
     "p2p.discovery.peer_store",
     "serving.quality.duels.table",
     "serving.quality.same_model.identity",
-    "serving.quality.same_model.sequential_test",
     "serving.quality.same_model.transcript",
 }
 """Records that never leave the node that made them, or are not part of the protocol."""

@@ -39,6 +39,7 @@ def note_paid_capture(overlay: StateOverlay, height: int, hold: OpenHold, delive
         delivery.amount,
         hold.request_digest,
         delivery.response_digest,
+        delivery.transcript_digest,
     )
     before = overlay.paid_captures(height)
     overlay.put(paid_captures_key(height), PaidCaptures((*(before.captures if before else ()), capture)))

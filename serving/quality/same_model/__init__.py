@@ -16,8 +16,9 @@ Read in this order:
    ``one_token`` (llama.cpp) are its two ways, and ``engines`` finds out which one a backend offers.
 6. ``statistics``: how far a transcript and its scores are apart.
 7. ``calibration``: thresholds from honest pairs, with a bound on how often honest checks exceed them.
-8. ``sequential_test``: when failed checks are proof, in integers.
-9. ``checking``: one whole check of one backend by another.
+8. ``checking``: one whole check of one backend by another.
+
+When failed checks are proof, the ledger decides (:mod:`chain.state.sequential_test`).
 
 Everything but the ways of scoring and ``checking`` is pure.
 """

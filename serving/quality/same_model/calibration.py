@@ -17,7 +17,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from serving.quality.same_model.sequential_test import PPM, AccountHistory, SubstitutionTest
+from chain.state.sequential_test import PPM, AccountHistory, SubstitutionTest
 from serving.quality.same_model.statistics import Measurement
 
 CONFIDENCE = 0.99

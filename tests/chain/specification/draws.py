@@ -41,6 +41,7 @@ def compute_serving_table(
         {
             "public_key": key, "stake": stakes[key], "models": serving[key]["models"], "judge": serving[key]["judge"],
             "exposure": compute_exposure(results.get(key, b""), parameters) if stakes[key] else 1_000_000,
+            "identities": serving[key]["identities"],
         }
         for key in sorted(stakes)
     ]  # fmt: skip

@@ -45,7 +45,7 @@ def note_paid(ledger: Ledger, hold_id: bytes, entry: Record, delivery: Record, h
         return
     capture = {"hold": hold_id, "payer": entry["payer"], "payee": entry["payee"], "model": entry["model"]}
     capture |= {"amount": amount, "request_digest": entry["request_digest"]}
-    capture |= {"response_digest": delivery["response_digest"]}
+    capture |= {name: delivery[name] for name in ("response_digest", "transcript_digest")}
     ledger.get(b"k" + u64(ledger.height), {"captures": []})["captures"].append(capture)
 
 

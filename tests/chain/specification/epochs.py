@@ -112,11 +112,11 @@ def judge_absence(ledger: Ledger) -> None:
             record |= {"counted_since": ledger.now, "counted_blocks": 0, "counted_votes": 0}
 
 
-def list_services(ledger: Ledger) -> dict[bytes, tuple[int, list[str], Record | None]]:
-    """The bonds of the accounts that serve or judge, what they serve, and how they judge."""
+def list_services(ledger: Ledger) -> dict[bytes, tuple[int, list[str], Record | None, list[Record]]]:
+    """The bonds of the accounts that serve or judge, what they serve and declare, and how they judge."""
     accounts = {key[1:]: account for key, account in ledger.entries.items() if key[:1] == b"a"}
     return {
-        key: (account["bonded"], account["models"], account["judge"])
+        key: (account["bonded"], account["models"], account["judge"], account["identities"])
         for key, account in accounts.items()
         if account["models"] or account["judge"]
     }

@@ -15,7 +15,7 @@ MAX_GENESIS_BYTES = 8 << 20
 
 NO_ACCOUNT: Record = {
     "nonce": 0, "available": 0, "held": 0, "bonded": 0, "unbonding": [], "models": [], "grant": 0,
-    "locked": 0, "deposit": 0, "judge": None,
+    "locked": 0, "deposit": 0, "judge": None, "identities": [],
 }  # fmt: skip
 NO_VALIDATOR: Record = {
     "is_enrolled": False, "waiting_since": 0, "commitment": bytes(32), "hash_chain": 0, "next_commitment": bytes(32),

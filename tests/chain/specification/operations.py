@@ -77,7 +77,8 @@ def is_well_formed(signed: Record) -> bool:
             return is_usable(operation["recipient"])
         case "Serve" | "Register":
             models = [model.encode() for model in operation["models"]]
-            return models == sorted(set(models))
+            named = [identity["model"].encode() for identity in operation.get("identities", [])]
+            return models == sorted(set(models)) and named == sorted(set(named)) and set(named) <= set(models)
         case "Capture":
             holds = [item["delivery"]["hold"] for item in operation["items"]]
             return len(set(holds)) == len(holds)
@@ -128,9 +129,10 @@ def serve(ledger: Ledger, operation: Record, signer: bytes) -> None:
     account, window = ledger.account(signer), ledger.entries.get(b"w" + signer, payments.NO_WINDOW)
     deposit = payments.compute_deposit(ledger, len(payments.find_unused(window)))
     names = operation["models"] + ([operation["judge"]["model"]] if operation["judge"] else [])
+    names += [identity["model"] for identity in operation["identities"]]
     deposit += ledger.price_room(sum(MODEL_ROOM + 2 * len(name) for name in names))
     ledger.spend(signer, deposit - account["deposit"])
-    account |= {"models": operation["models"], "judge": operation["judge"], "deposit": deposit}
+    account |= {name: operation[name] for name in ("models", "judge", "identities")} | {"deposit": deposit}
 
 
 def register(ledger: Ledger, operation: Record, signer: bytes) -> None:

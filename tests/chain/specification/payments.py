@@ -12,7 +12,7 @@ from tests.chain.specification.notation import Record, encode, h, is_signed, u64
 
 WINDOW = 256
 """Numbers of holds on each side of the top that are usable."""
-HOLD_ROOM = 2_300
+HOLD_ROOM = 2_400
 """Bytes that an open hold counts for."""
 
 NO_WINDOW: Record = {"top": 0, "used": b""}

@@ -94,7 +94,7 @@ def test_drafts_nest_and_states_do_not_change(batches: list[dict[bytes, Account 
         assert loaded.root == state.root
         for known in (state, loaded):
             assert sorted(known.servers(), key=lambda entry: entry.public_key) == [
-                ServingEntry(key, account.bonded, account.models, account.judge)
+                ServingEntry(key, account.bonded, account.models, account.judge, identities=account.identities)
                 for key, account in sorted(model.items())
                 if account.models or account.judge
             ]

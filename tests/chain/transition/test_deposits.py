@@ -19,6 +19,7 @@ from chain.transition.deposits import (
     compute_models_deposit,
     update_deposit,
 )
+from chain.types.checks import DeclaredIdentity
 from chain.types.operations import Dispute, Release
 from tests.support.chain_builder import MODEL, PARAMETERS, Chain, do, failure, refusal
 
@@ -146,6 +147,15 @@ def test_the_deposits_of_models_and_of_hold_numbers_are_kept_apart() -> None:
     assert chain.account(user).deposit == compute_deposit(RULES, 2)
 
 
+def test_an_identity_keeps_the_deposit_of_a_model() -> None:
+    chain, user = make_room_chain()
+    identity = DeclaredIdentity("b", bytes(32))
+    fees = do(chain, chain.serve(user, "a", "b", identities=(identity,)))
+    assert chain.account(user).deposit == 3 * 900
+    fees += do(chain, chain.serve(user))
+    assert chain.account(user) == Account(nonce=2, available=1_000_000 - fees)
+
+
 def test_models_of_the_genesis_get_a_deposit_with_the_first_change() -> None:
     chain, _ = make_room_chain()
     validator = chain.validators[0]
@@ -178,7 +188,7 @@ def test_a_hold_keeps_a_deposit_until_it_is_resolved_in_whatever_way() -> None:
 
 def test_a_hold_whose_deposit_is_not_available_cannot_be_included() -> None:
     chain, payer = make_room_chain(available=5_000 + HOLD_DEPOSIT)
-    assert "the amount and the deposit for the hold are 9600 micro-credits" in refusal(chain, chain.hold(payer, 0))
+    assert "the amount and the deposit for the hold are 9800 micro-credits" in refusal(chain, chain.hold(payer, 0))
     do(chain, chain.hold(payer, 0, amount=4_000))
 
 

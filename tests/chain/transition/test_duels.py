@@ -15,7 +15,7 @@ from chain.transition.duels.money import compute_levy, compute_share
 from chain.transition.duels.opening import draw_challenger, draw_seats
 from chain.transition.duels.verdict import DuelVerdict
 from chain.types.duels import DuelBallot
-from chain.types.operations import Dispute
+from chain.types.operations import CaptureItem, Dispute
 from tests.support.chain_builder import MODEL, Chain, do, refusal
 from tests.support.duel_chain import (
     AMOUNT,
@@ -105,6 +105,19 @@ def test_what_a_capture_leaves_in_the_state_is_gone_after_its_draw() -> None:
     assert chain.events and len(chain.events) < 6
     assert MAX_DRAW_HEIGHTS >= MIN_DRAW_DELAY + DRAW_DELAYS - 1
     assert_sound(chain)
+
+
+def test_a_paid_capture_keeps_the_commitment_to_the_transcript() -> None:
+    chain = DuelChain()
+    seq, key = chain.next_seq, chain.executor(chain.payer, chain.next_seq)
+    do(chain, chain.hold(chain.payer, seq))
+    delivery = replace(chain.deliver(seq, AMOUNT), transcript_digest=hash_bytes("transcript"))
+    signed = chain.receipt(chain.payer, delivery)
+    forged = CaptureItem(replace(delivery, transcript_digest=hash_bytes("another")), signed.receipt)
+    assert "the receipt is not the payer's" in refusal(chain, chain.capture(key, forged))
+    do(chain, chain.capture(key, signed))
+    paid = chain.state.paid_captures(chain.head.height)
+    assert paid is not None and paid.captures[0].transcript_digest == hash_bytes("transcript")
 
 
 def test_about_as_many_captures_become_duels_as_the_rate_says_and_at_all_heights() -> None:

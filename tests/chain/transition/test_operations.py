@@ -23,6 +23,7 @@ from chain.state.records import (
 from chain.state.state import compute_supply
 from chain.transition.fees import compute_fee
 from chain.transition.operations import _PROCESS
+from chain.types.checks import DeclaredIdentity
 from chain.types.operations import (
     Capture,
     CaptureItem,
@@ -409,6 +410,29 @@ def test_a_hold_draws_from_this_period_or_for_one_round_from_the_last() -> None:
     do(chain, chain.hold(user, 2, first_round=0), chain.hold(user, 3))
     assert "round 0" in refusal(chain, chain.hold(user, 4, first_round=0, payee=anyone))
     do(chain, chain.hold(user, 4))
+
+
+@pytest.mark.parametrize("named", [["b", "a"], ["a", "a"], ["a", "c"]])
+def test_identities_are_of_models_that_are_served_one_of_each_in_order(named: list[str]) -> None:
+    chain = Chain()
+    user = chain.users[0]
+    identities = tuple(DeclaredIdentity(model, bytes(32)) for model in named)
+    assert "identities must be sorted" in refusal(chain, chain.serve(user, "a", "b", identities=identities))
+
+
+def test_an_identity_stands_with_the_account_and_in_the_table() -> None:
+    chain = Chain()
+    validator = chain.validators[0]
+    identities = (DeclaredIdentity(MODEL, crypto.hash_bytes("weights")),)
+    do(chain, chain.serve(validator, MODEL, identities=identities))
+    do(chain, chain.bond(validator, 5), chain.transfer(validator, chain.users[0], 0, nonce=2))
+    assert chain.account(validator).identities == identities, "whatever else the account does"
+    while chain.head.height < 3 * PARAMETERS.round_heights:
+        chain.append()
+    table = chain.state.serving_table(chain.state.serving_periods.current.first_round)
+    assert table is not None
+    declared = {entry.public_key: entry.identities for entry in table.entries}
+    assert declared == {key.public_key: identities if key == validator else () for key in chain.validators}
 
 
 def test_an_empty_list_of_models_leaves_the_draw_at_once() -> None:

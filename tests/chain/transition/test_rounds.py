@@ -15,6 +15,7 @@ from chain.state.state import State, StateOverlay
 from chain.transition import rounds
 from chain.transition.payments import get_executor
 from chain.transition.rounds import get_period, get_round, is_change_pending, note_serving_changes
+from chain.types.checks import DeclaredIdentity
 from chain.types.operations import SignedOperation
 from tests.support.chain_builder import MODEL, PARAMETERS, Chain
 from tests.support.keys import make_key
@@ -110,6 +111,7 @@ SERVING = Account(available=5, bonded=100, models=("a", "b"))
         (SERVING, replace(SERVING, bonded=99), True),
         (SERVING, replace(SERVING, models=("a",)), True),
         (SERVING, replace(SERVING, models=()), True),
+        (SERVING, replace(SERVING, identities=(DeclaredIdentity("a", bytes(32)),)), True),
         (SERVING, Account(), True),
         (Account(available=5), SERVING, True),
         (Account(), replace(SERVING, bonded=0), True),

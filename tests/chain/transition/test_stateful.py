@@ -28,6 +28,7 @@ from chain.state.records import OpenHold
 from chain.state.state import compute_supply
 from chain.transition import registration
 from chain.transition.deposits import compute_deposit, compute_hold_deposit, compute_models_deposit
+from chain.types.checks import DeclaredIdentity
 from chain.types.duels import DeclaredJudge, DuelOperation
 from chain.types.operations import (
     REGISTRATION_SALT_BYTES,
@@ -208,11 +209,15 @@ class LedgerMachine(RuleBasedStateMachine):
         who=people,
         models=st.sampled_from([(MODEL,), (MODEL,), (), ("large", MODEL), ("large",), (MODEL, "large")]),
         judge=st.sampled_from([None, None, DeclaredJudge("large", hash_bytes("prompt"), is_weak=True)]),
+        identified=st.integers(0, 2),
         fault=NONCE_FAULTS,
     )
-    def serve(self, who: int, models: tuple[str, ...], judge: DeclaredJudge | None, fault: str) -> None:
+    def serve(
+        self, who: int, models: tuple[str, ...], judge: DeclaredJudge | None, identified: int, fault: str
+    ) -> None:
         key = self.people[who]
-        self.ask(key, Serve(self.next_nonce(key, fault), models, judge))
+        identities = tuple(DeclaredIdentity(model, hash_bytes("identity")) for model in models[:identified])
+        self.ask(key, Serve(self.next_nonce(key, fault), models, judge, identities))
 
     def next_nonce(self, key: KeyPair, fault: str = "") -> int:
         queued = sum(hasattr(o.operation, "nonce") and o.signer == key.public_key for o in self.queue)
@@ -738,7 +743,8 @@ class LedgerMachine(RuleBasedStateMachine):
         for key, account in state.accounts():
             numbers = compute_deposit(RULES, state.replay_window(key).unused)
             assert account.held == held[key]
-            assert account.deposit - numbers in (compute_models_deposit(RULES, account.models, account.judge), 0)
+            models = compute_models_deposit(RULES, account.models, account.judge, account.identities)
+            assert account.deposit - numbers in (models, 0)
 
 
 def list_missing(enough: int) -> list[str]:

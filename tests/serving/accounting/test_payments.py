@@ -90,7 +90,7 @@ def test_the_first_payment_of_an_account_costs_the_entry_of_its_numbers(more: in
     simulate(play, Options(available={0: PRICE + more}, parameters={"entry_fee": 5_000}))
 
 
-@pytest.mark.parametrize(("more", "status"), [(2_300 - 100, 402), (2_300 + FEE, None)])
+@pytest.mark.parametrize(("more", "status"), [(2_400 - 100, 402), (2_400 + FEE, None)])
 def test_a_payment_needs_the_deposit_of_its_hold(more: int, status: int | None) -> None:
     async def play(world: World) -> None:
         result = await ask(world.gateway)

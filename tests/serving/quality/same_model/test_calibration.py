@@ -7,6 +7,7 @@ import random
 
 import pytest
 
+from chain.state.sequential_test import PPM, AccountHistory
 from serving.quality.same_model.calibration import (
     CONFIDENCE,
     DISTANCE_MARGIN,
@@ -17,7 +18,6 @@ from serving.quality.same_model.calibration import (
     calibrate,
     compute_honest_ppm,
 )
-from serving.quality.same_model.sequential_test import PPM, AccountHistory
 from serving.quality.same_model.statistics import Measurement
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chain.codec import MAX_INT
-from serving.quality.same_model.sequential_test import (
+from chain.state.sequential_test import (
     E_VALUE_UNIT,
     PPM,
     AccountHistory,
