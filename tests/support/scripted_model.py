@@ -75,6 +75,7 @@ class ScriptedModel:
             ("/generate", "sglang"): self._generate,
             ("/apply-template", "llamacpp"): self._apply_template,
             ("/tokenize", "llamacpp"): self._tokenize,
+            ("/detokenize", None): self._detokenize,
         }
         found = answer.get((request.path, None)) or answer.get((request.path, self.flavour))
         if found is None:
@@ -174,6 +175,12 @@ class ScriptedModel:
         if not isinstance(content.get("content"), str):
             raise bad_request("no content")
         return {"tokens": tokenize(content["content"])}
+
+    def _detokenize(self, content: dict[str, Any]) -> dict[str, Any]:
+        if self.flavour == "plain":
+            raise not_found("no /detokenize here")
+        field = {"llamacpp": "content", "vllm": "prompt", "sglang": "text"}[self.flavour]
+        return {field: _say(content["tokens"]) + "<|end|>" * (END in content["tokens"])}
 
 
 def render(messages: list[dict[str, Any]]) -> str:

@@ -7,8 +7,10 @@ answer. A body that is no answer at all reads as it is: so a judge finds it unus
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
+
+from serving.openai.bodies import parse_json, read_contents
 
 CHOICE_BREAK = "\n\n--- another answer to the same question ---\n\n"
 """What stands between several answers (``n``) to one request."""
@@ -16,7 +18,7 @@ CHOICE_BREAK = "\n\n--- another answer to the same question ---\n\n"
 
 def read_question(body: bytes) -> str:
     """What the user asked: one message as it is, a conversation with the role in front of each message."""
-    content = _parse(body)
+    content = parse_json(body)
     messages = content.get("messages") if isinstance(content, dict) else None
     if not isinstance(messages, list):
         return body.decode(errors="replace")
@@ -31,20 +33,10 @@ def read_question(body: bytes) -> str:
 
 def read_answer(body: bytes) -> str:
     """What the user got: the text of each choice, and its calls as JSON."""
-    whole = _parse(body)
-    contents = _read_events(body) if whole is None else [whole]
-    choices = _join_choices(contents)
+    choices = _join_choices(read_contents(body))
     if not choices:
         return body.decode(errors="replace")
     return CHOICE_BREAK.join(text for _, text in sorted(choices.items()))
-
-
-def _parse(raw: bytes) -> Any:
-    """The value of a JSON text; None if it is none."""
-    try:
-        return json.loads(raw)
-    except (ValueError, RecursionError):
-        return None
 
 
 def _write(value: Any) -> str:
@@ -53,13 +45,6 @@ def _write(value: Any) -> str:
         return json.dumps(value, ensure_ascii=False)
     except RecursionError:
         return "[something nested too deeply]"
-
-
-def _read_events(body: bytes) -> Iterator[Any]:
-    """The JSON of each event of a stream (WHATWG HTML, section 9.2.6)."""
-    for line in body.replace(b"\r\n", b"\n").split(b"\n"):
-        if line.startswith(b"data:"):
-            yield _parse(line[5:])
 
 
 def _join_choices(contents: Iterable[Any]) -> dict[int, str]:

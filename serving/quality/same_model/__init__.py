@@ -10,7 +10,8 @@ Read in this order:
 
 1. ``identity``: what a node declares; only equal declarations are compared.
 2. ``transcript``: the record, its canonical bytes and its commitment.
-3. ``logprob_tap``: takes the log-probabilities out of an answer as it passes; the user sees none.
+3. ``logprob_tap``: takes the log-probabilities out of an answer as it passes; the user sees none. ``answer_text``:
+   whether a transcript is that of an answer.
 4. ``sampling``: which requests can be checked, and at which temperature.
 5. ``scoring``: the interface of a scorer, and the draw of positions. ``prompt_logprobs`` (vLLM, SGLang) and
    ``one_token`` (llama.cpp) are its two ways, and ``engines`` finds out which one a backend offers.

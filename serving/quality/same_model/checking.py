@@ -11,15 +11,20 @@ import trio
 
 from serving.backends.backend import Backend
 from serving.openai.requests import CHAT_COMPLETIONS
+from serving.quality.same_model.answer_text import count_needed, is_transcript_of, read_written
 from serving.quality.same_model.logprob_tap import LogprobTap, ask_for_logprobs
 from serving.quality.same_model.sampling import read_temperature
-from serving.quality.same_model.scoring import Scorer, ScoringError, draw_positions
+from serving.quality.same_model.scoring import Scorer, draw_positions
 from serving.quality.same_model.statistics import Measurement, measure
 from serving.quality.same_model.transcript import Transcript
 
 
 class NoTranscript(Exception):
-    """The backend answered, but not so that its answer can be checked; the message says why."""
+    """There is no transcript of an answer; the message says why."""
+
+
+class NotCheckable(Exception):
+    """An answer that cannot be checked, through no fault of its executor; the message says why."""
 
 
 def make_request(model: str, prompt: str, *, max_tokens: int, temperature: float, seed: int = 0) -> bytes:
@@ -36,9 +41,8 @@ async def record_answer(backend: Backend, request: bytes) -> Transcript:
         NoTranscript: it refuses, or reports no log-probabilities that can be used.
         BackendError: it does not answer.
     """
-    asked, _ = ask_for_logprobs(request)
-    async with backend.complete(CHAT_COMPLETIONS, asked, stream=False) as answer:
-        tap = LogprobTap(answer.is_stream, strip=True)
+    async with backend.complete(CHAT_COMPLETIONS, ask_for_logprobs(request), stream=False) as answer:
+        tap = LogprobTap(answer.is_stream)
         body = b"".join([tap.feed(piece) async for piece in answer.body]) + tap.finish()
         if answer.status != 200:
             raise NoTranscript(f"the backend answered {answer.status}: {body[:200].decode('utf-8', 'replace')}")
@@ -52,15 +56,42 @@ async def check(scorer: Scorer, request: bytes, transcript: Transcript, seed: by
     """Score the transcript of an answer to ``request`` at the positions that ``seed`` draws.
 
     Raises:
-        ScoringError: the request cannot be checked, or the backend of the scorer refuses.
+        NotCheckable: the request cannot be checked.
+        ScoringError: the backend of the scorer refuses.
         BackendError: that backend does not answer.
     """
     temperature = read_temperature(request)
     if temperature is None:
-        raise ScoringError("the request changes what is drawn, so its answer cannot be checked")
+        raise NotCheckable("the request changes what is drawn, or how it is reported")
     positions = draw_positions(seed, len(transcript.tokens))
     scores = await scorer.score(request, transcript.ids, positions)
     return measure(transcript, scores, temperature)
+
+
+async def check_answer(
+    scorer: Scorer, request: bytes, answer: bytes, transcript: Transcript | None, seed: bytes
+) -> Measurement:
+    """Check the answer of an executor that has committed to ``transcript``, or to none. Both bodies are JSON.
+
+    Raises:
+        NotCheckable: such an answer cannot be checked, whoever gives it.
+        NoTranscript: the transcript is not that of the answer, or there is none where there has to be one.
+        ScoringError: the backend of the scorer refuses.
+        BackendError: that backend does not answer.
+    """
+    if read_temperature(request) is None:
+        raise NotCheckable("the request changes what is drawn, or how it is reported")
+    written = read_written(answer)
+    if written is None or written.has_calls:
+        raise NotCheckable("the answer is no text, or not of text alone")
+    if transcript is None:
+        if not count_needed(written, scorer.engine):
+            raise NotCheckable("the engine does not list the tokens of such a text")
+        raise NoTranscript("the executor has committed to no transcript")
+    told = await scorer.write_out(transcript.ids)
+    if not is_transcript_of(written, told, len(transcript.tokens), scorer.engine):
+        raise NoTranscript("the transcript is of another answer")
+    return await check(scorer, request, transcript, seed)
 
 
 GetTranscript = Callable[[bytes], Awaitable[Transcript]]
@@ -87,7 +118,7 @@ async def run_checks(
     """Check one answer to each request, ``parallel`` at a time; ``note`` is called after each.
 
     Raises:
-        ScoringError, BackendError: see :func:`check`.
+        NotCheckable, ScoringError, BackendError: see :func:`check`.
     """
     run = CheckRun()
     waiting = list(enumerate(requests))[::-1]

@@ -2,24 +2,22 @@
 
 :func:`ask_for_logprobs` adds the fields to a request whose user did not ask for them. A :class:`LogprobTap` then reads
 the transcript from the answer and passes it on without them. All other JSON values pass byte for byte, so the
-completion bytes, by which an answer is billed, are those of an answer without log-probabilities. What a user asked for
-is read and passed on unchanged.
+completion bytes, by which an answer is billed, are those of an answer without log-probabilities.
 
-A transcript must have no gap, or every position after it would be scored in another context. llama.cpp lists nothing
-for a token that is a part of a character. So the listed tokens are compared with the number that the backend reports,
-and an answer where they differ has no transcript. Neither has an answer of several choices, whose tokens are reported
-together.
+A transcript must have no gap, or every position after it would be scored in another context. llama.cpp lists one token
+for a character that several make up. So the listed tokens are compared with the number that the backend reports. Where
+these differ, or the backend never came to report it, the transcript ends before the first token that is not ASCII. An
+answer of several choices, whose tokens are reported together, has no transcript.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from bisect import bisect_right
 
 import msgspec
 
-from chain.exceptions import CodecError
 from serving.quality.same_model.transcript import (
     MAX_TOKENS,
     TOP_TOKENS,
@@ -74,30 +72,37 @@ _LOGPROBS = msgspec.json.Decoder(_Logprobs | None)
 _USAGE = msgspec.json.Decoder(_Usage | None)
 
 
-def ask_for_logprobs(body: bytes) -> tuple[bytes, bool]:
-    """The request to send to the backend, and whether the user asked for log-probabilities.
+def ask_for_logprobs(body: bytes) -> bytes:
+    """The request to send to the backend: all of ``body``, byte for byte, and :data:`ASKED_FIELDS`.
 
-    A request of a user who asks passes unchanged. ``body`` is a chat completion, a JSON object.
+    ``body`` is a chat completion that can be checked, so none of these fields is in it.
+
+    Raises:
+        ValueError: it does not end as a JSON object does.
     """
-    content: dict[str, Any] = json.loads(body)
-    if content.get("logprobs"):
-        return body, True
-    return json.dumps({**content, **ASKED_FIELDS}).encode(), False
+    content = body.rstrip()
+    if not content.endswith(b"}"):
+        raise ValueError("a request is a JSON object")
+    return content[:-1] + b"," + json.dumps(ASKED_FIELDS).encode()[1:]
 
 
 class LogprobTap:
-    """Watches one answer. ``strip`` takes the log-probabilities out of it.
+    """Watches one answer, and takes the log-probabilities out of it.
 
     ``fault`` says why there is no transcript. Bytes are handed over as to
     :class:`~serving.openai.answers.AnswerInspector`, which comes after it.
     """
 
-    def __init__(self, stream: bool, *, strip: bool) -> None:
+    def __init__(self, stream: bool) -> None:
         self._is_stream = stream
-        self._strip = strip
         self._buffer = bytearray()
         self._tokens: list[TranscriptToken] = []
+        self._ends: list[int] = []
+        """For each of them, bytes that were passed on up to the end of its event."""
+        self._passed = 0
         self._count = 0
+        self._safe_count: int | None = None
+        """Tokens before the first that is not ASCII; None as long as all are."""
         self._reported: int | None = None
         self._is_passing = False
         """Whether the rest passes without being read."""
@@ -111,16 +116,16 @@ class LogprobTap:
         self._buffer += chunk
         if not self._is_stream:
             if len(self._buffer) > MAX_TAPPED_BODY_BYTES:
-                return self._give_up(chunk)
-            return b"" if self._strip else chunk
+                return self._give_up()
+            return b""
         end = 0
         passed: list[bytes] = []
         for match in _BREAK.finditer(self._buffer, searched):
-            passed.append(self._read_event(bytes(self._buffer[end : match.end()])))
+            passed.append(self._pass(self._read_event(bytes(self._buffer[end : match.end()]))))
             end = match.end()
         del self._buffer[:end]
         if len(self._buffer) > MAX_TAPPED_EVENT_BYTES:
-            passed.append(self._give_up(bytes(self._buffer)))
+            passed.append(self._give_up())
         return b"".join(passed)
 
     def finish(self) -> bytes:
@@ -129,35 +134,34 @@ class LogprobTap:
         if self._is_passing:
             return b""
         if self._is_stream:
-            return self._read_event(rest) if rest else b""
-        kept = self._read(rest)
-        return kept if self._strip else b""
+            return self._pass(self._read_event(rest)) if rest else b""
+        return self._pass(self._read(rest))
 
-    def get_transcript(self) -> Transcript | None:
-        """The transcript of an answer that is over; None if there is a :attr:`fault`."""
-        if not self.fault:
-            self.fault = self._find_fault()
-        try:
-            return None if self.fault else Transcript(tuple(self._tokens))
-        except CodecError as error:
-            self.fault = str(error)
-            return None
+    def _pass(self, kept: bytes) -> bytes:
+        """Pass bytes on, and note where the tokens that were read in them end."""
+        self._passed += len(kept)
+        self._ends += [self._passed] * (len(self._tokens) - len(self._ends))
+        return kept
 
-    def _find_fault(self) -> str:
+    def get_transcript(self, passed: int | None = None) -> Transcript | None:
+        """The transcript of an answer that is over, or of the ``passed`` first bytes of it; None if there is a
+        :attr:`fault`."""
+        end = len(self._tokens) if passed is None else bisect_right(self._ends, passed)
         if not self._count:
-            return "the backend reports no log-probabilities"
-        if self._reported is None:
-            return "the backend does not say how many tokens the answer has"
-        if self._reported != self._count:
-            return f"the backend lists {self._count} of {self._reported} tokens"
-        return ""
+            self.fault = self.fault or "the backend reports no log-probabilities"
+        elif self._reported != self._count and self._safe_count is not None:
+            end = min(end, self._safe_count)
+        elif self._reported is not None and self._reported != self._count:
+            self.fault = self.fault or f"the backend lists {self._count} of {self._reported} tokens"
+        if not end:
+            self.fault = self.fault or "no token of the answer is listed with certainty"
+        return None if self.fault else Transcript(tuple(self._tokens[:end]))
 
-    def _give_up(self, rest: bytes) -> bytes:
+    def _give_up(self) -> bytes:
         """Pass the rest on as it is; returns what of it is due now."""
         self.fault = "the answer, or an event of it, is too long to be read"
         self._is_passing = True
-        due = bytes(self._buffer) if self._strip and not self._is_stream else rest
-        self._buffer = bytearray()
+        due, self._buffer = bytes(self._buffer), bytearray()
         return due
 
     def _read_event(self, event: bytes) -> bytes:
@@ -187,7 +191,7 @@ class LogprobTap:
             self._collect(raw)
         if len(choices) > 1 or any(bytes(choice.get("index", b"0")).strip() != b"0" for choice in choices):
             self.fault = "the answer has several choices"
-        if not listed or not self._strip:
+        if not listed:
             return data
         content["choices"] = msgspec.Raw(msgspec.json.encode(choices))
         return msgspec.json.encode(content)
@@ -196,6 +200,8 @@ class LogprobTap:
         try:
             logprobs = _LOGPROBS.decode(raw)
             for token in (logprobs and logprobs.content) or ():
+                if self._safe_count is None and not token.token.isascii():
+                    self._safe_count = self._count
                 self._count += 1
                 if self._count <= MAX_TOKENS:
                     self._tokens.append(_make_token(token))

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from serving.backends.backend import Backend
-from serving.quality.same_model.scoring import ScoringError, ask, make_question
+from serving.quality.same_model.scoring import ScoringError, ask, ask_for_text, make_question
 from serving.quality.same_model.statistics import SCORED_TOKENS, Distribution
 
 APPLY_TEMPLATE = "/apply-template"
@@ -47,6 +47,10 @@ class LlamaCppScorer:
             self._forced = (await self._tokenize(FORCED_TEXT, is_prompt=False))[-1]
         prompt = await self._render(request)
         return {position: await self._score(prompt, tokens, position) for position in sorted(positions)}
+
+    async def write_out(self, tokens: Sequence[int]) -> str:
+        """See :meth:`serving.quality.same_model.scoring.Scorer.write_out`."""
+        return await ask_for_text(self._backend, self._model, tokens, "content")
 
     async def _render(self, request: bytes) -> list[int]:
         """The tokens of the prompt of a chat completion."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from serving.backends.backend import Backend
 from serving.openai.requests import CHAT_COMPLETIONS
-from serving.quality.same_model.scoring import ScoringError, ask, make_question
+from serving.quality.same_model.scoring import ScoringError, ask, ask_for_text, make_question
 from serving.quality.same_model.statistics import SCORED_TOKENS, Distribution
 
 COMPLETIONS = "/v1/completions"
@@ -55,6 +55,10 @@ class VllmScorer:
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
             raise ScoringError("the prompt log-probabilities of vLLM cannot be read") from error
 
+    async def write_out(self, tokens: Sequence[int]) -> str:
+        """See :meth:`serving.quality.same_model.scoring.Scorer.write_out`."""
+        return await ask_for_text(self._backend, self._model, tokens, "prompt")
+
 
 class SglangScorer:
     """Scores with SGLang."""
@@ -87,6 +91,10 @@ class SglangScorer:
             return {position: _read_sglang(listed[1 + position]) for position in positions}
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise ScoringError("the log-probabilities of SGLang cannot be read") from error
+
+    async def write_out(self, tokens: Sequence[int]) -> str:
+        """See :meth:`serving.quality.same_model.scoring.Scorer.write_out`."""
+        return await ask_for_text(self._backend, self._model, tokens, "text")
 
 
 async def _render(backend: Backend, model: str, request: bytes) -> list[int]:

@@ -1,14 +1,18 @@
 """Which requests can be checked: those whose tokens are drawn from the model's own distribution at a known temperature.
 
 A grammar, a penalty or a bias makes an honest backend choose tokens that its weights find unlikely, and parts of a
-message that are no text are not in its tokens. Cutting the distribution off (``top_p``, ``top_k``, ``min_p``) only
-makes the chosen tokens more likely, and is allowed.
+message that are no text are not in its tokens. A request that speaks of log-probabilities goes to the backend as it is,
+and what that reports may not name tokens by their ids; of a stream without a report of its usage it is not known
+whether tokens are missing. Cutting the distribution off (``top_p``, ``top_k``, ``min_p``) only makes the chosen tokens
+more likely, and is allowed.
 """
 
 from __future__ import annotations
 
 import json
 from typing import Any
+
+from serving.quality.same_model.logprob_tap import ASKED_FIELDS
 
 BIASES = (
     "frequency_penalty",
@@ -53,6 +57,11 @@ def _is_plain(content: dict[str, Any]) -> bool:
     if any(content.get(name) for name in BIASES) or any(content.get(name, 1) not in (None, 1) for name in NEUTRAL_ONE):
         return False
     if content.get("n") not in (None, 1) or content.get("tool_choice") not in (None, "none", "auto"):
+        return False
+    if any(name in content for name in ASKED_FIELDS):
+        return False
+    options = content.get("stream_options")
+    if content.get("stream") and not (isinstance(options, dict) and options.get("include_usage")):
         return False
     form = content.get("response_format")
     if form is not None and (not isinstance(form, dict) or form.get("type") != "text"):

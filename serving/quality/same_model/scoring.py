@@ -18,6 +18,8 @@ POSITIONS = 10
 """Positions that are scored of one answer."""
 MAX_SCORES_BYTES = 64 << 20
 """Longest answer of a backend to one question of a scorer: twenty tokens for each of tens of thousands of a prompt."""
+DETOKENIZE = "/detokenize"
+"""Path under which backends say the text of tokens."""
 NOT_OF_THE_PROMPT = (
     "stream",
     "stream_options",
@@ -56,6 +58,14 @@ class Scorer(Protocol):
             BackendError: it does not answer.
         """
 
+    async def write_out(self, tokens: Sequence[int]) -> str:
+        """The text of ``tokens``, those that are marks included.
+
+        Raises:
+            ScoringError: the backend does not say it.
+            BackendError: it does not answer.
+        """
+
 
 def draw_positions(seed: bytes, length: int, count: int = POSITIONS) -> tuple[int, ...]:
     """``count`` of the positions 0 to ``length`` − 1 (all, if there are fewer), in order: every set is as likely."""
@@ -64,6 +74,20 @@ def draw_positions(seed: bytes, length: int, count: int = POSITIONS) -> tuple[in
         return crypto.hash_bytes("positions", seed, position.to_bytes(8, "big"))
 
     return tuple(sorted(sorted(range(length), key=draw)[:count]))
+
+
+async def ask_for_text(backend: Backend, model: str, tokens: Sequence[int], field: str) -> str:
+    """The text of ``tokens``, which the backend says in a ``field`` of its answer.
+
+    Raises:
+        ScoringError: it does not.
+        BackendError: it does not answer.
+    """
+    answer = await ask(backend, DETOKENIZE, {"model": model, "tokens": list(tokens)})
+    text = None if answer is None else answer.get(field)
+    if not isinstance(text, str):
+        raise ScoringError("the backend does not say the text of tokens")
+    return text
 
 
 def make_question(request: bytes, **fields: Any) -> dict[str, Any]:

@@ -1,8 +1,7 @@
 """The transcript of an answer: its tokens and, for each, the likeliest tokens that the backend saw at its place.
 
-It is exchanged and committed to as canonical bytes (:mod:`chain.codec`), in integers. A commitment has two layers,
-``H(salt ‖ H(bytes))``: the inner hash can be handed on with the salt to prove what was committed, and without the salt
-no guess at an answer can be compared with the commitment.
+It is exchanged and committed to as canonical bytes (:mod:`chain.codec`), in integers. The commitment is the salted
+digest of these bytes (:func:`chain.types.operations.compute_digest`).
 """
 
 from __future__ import annotations
@@ -11,8 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Annotated
 
-from chain import crypto
-from chain.codec import Bounds, Hash, Record
+from chain.codec import Bounds, Record
 
 TOP_TOKENS = 5
 """Likeliest tokens that a transcript has for each token of the answer."""
@@ -64,10 +62,6 @@ class Transcript(Record):
     def ids(self) -> tuple[int, ...]:
         """The tokens by their ids."""
         return tuple(token.id for token in self.tokens)
-
-    def compute_commitment(self, salt: bytes) -> Hash:
-        """The two-layer digest under a random 16-byte ``salt``."""
-        return crypto.hash_bytes("transcript", salt, crypto.hash_bytes("transcript", self.encode()))
 
 
 def decode_transcript(raw: bytes) -> Transcript:

@@ -14,12 +14,22 @@ from hypothesis import strategies as st
 
 from serving.backends.backend import BackendError
 from serving.backends.openai_compatible import OpenAICompatibleBackend
-from serving.quality.same_model.checking import NoTranscript, check, make_request, record_answer, run_checks
+from serving.openai.requests import CHAT_COMPLETIONS
+from serving.quality.same_model.checking import (
+    NotCheckable,
+    NoTranscript,
+    check,
+    check_answer,
+    make_request,
+    record_answer,
+    run_checks,
+)
 from serving.quality.same_model.engines import find_scorer
 from serving.quality.same_model.scoring import ScoringError, draw_positions
 from serving.quality.same_model.statistics import SCORED_TOKENS
 from serving.quality.same_model.transcript import TopToken, Transcript, TranscriptToken, to_surprisal
 from tests.support.http_front import run_front
+from tests.support.openai_answers import make_whole
 from tests.support.scripted_model import MODEL, Flavour, ScriptedModel, tokenize
 
 FLAVOURS: tuple[Flavour, ...] = ("vllm", "sglang", "llamacpp")
@@ -185,7 +195,7 @@ def test_a_request_that_changes_what_is_drawn_is_not_scored() -> None:
         scorer = await find_scorer(backend, MODEL)
         transcript = await record_answer(backend, ask())
         biased = json.dumps({**json.loads(ask()), "logit_bias": {"1": 5}}).encode()
-        with pytest.raises(ScoringError, match="cannot be checked"):
+        with pytest.raises(NotCheckable, match="changes what is drawn"):
             await check(scorer, biased, transcript, b"seed")
 
     with_backends(work, ScriptedModel("vllm"))
@@ -201,3 +211,39 @@ def test_positions_are_a_set_that_the_seed_alone_decides(seed: bytes, length: in
 def test_every_position_is_drawn_as_often() -> None:
     counts = Counter(position for number in range(2000) for position in draw_positions(b"%d" % number, 20, 5))
     assert all(400 < counts[position] < 600 for position in range(20))
+
+
+@pytest.mark.parametrize("flavour", ["vllm", "llamacpp"])
+def test_the_transcript_of_an_answer_is_checked_and_that_of_another_is_none(flavour: Flavour) -> None:
+    async def work(own: OpenAICompatibleBackend, other: OpenAICompatibleBackend) -> None:
+        scorer, request = await find_scorer(own, MODEL), ask(temperature=1.0, seed=5)
+        transcript = await record_answer(other, request)
+        answer = await get_answer(other, request)
+        measurement = await check_answer(scorer, request, answer, transcript, b"seed")
+        assert measurement.distance < 1e-5 and measurement.positions > 1
+        replayed = await record_answer(other, ask("another", temperature=1.0, seed=6))
+        with pytest.raises(NoTranscript, match="of another answer"):
+            await check_answer(scorer, request, answer, replayed, b"seed")
+        with pytest.raises(NoTranscript, match="committed to no transcript"):
+            await check_answer(scorer, request, answer, None, b"seed")
+
+    with_backends(work, ScriptedModel(flavour), ScriptedModel(flavour))
+
+
+async def get_answer(backend: OpenAICompatibleBackend, request: bytes) -> bytes:
+    async with backend.complete(CHAT_COMPLETIONS, request, stream=False) as answer:
+        return b"".join([piece async for piece in answer.body])
+
+
+def test_an_answer_that_cannot_be_checked_is_no_failure_of_its_executor() -> None:
+    async def work(backend: OpenAICompatibleBackend) -> None:
+        scorer = await find_scorer(backend, MODEL)
+        answer = make_whole(MODEL, "Hi", 1, "stop")
+        calls = json.dumps({"choices": [{"message": {"tool_calls": [{}]}}]}).encode()
+        smile = make_whole(MODEL, "\N{GRINNING FACE}", 1, "stop")
+        biased = json.dumps({**json.loads(ask()), "logit_bias": {"5": 1}}).encode()
+        for request, given_answer in ((biased, answer), (ask(), calls), (ask(), b"{}"), (ask(), smile)):
+            with pytest.raises(NotCheckable):
+                await check_answer(scorer, request, given_answer, None, b"seed")
+
+    with_backends(work, ScriptedModel("llamacpp"))

@@ -1,4 +1,4 @@
-"""Transcripts: canonical bytes, bounds and commitment."""
+"""Transcripts: canonical bytes and bounds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chain import crypto
 from chain.codec import pack
 from chain.exceptions import CodecError
 from serving.quality.same_model.transcript import (
@@ -51,14 +50,6 @@ def test_an_empty_one_one_with_too_few_listed_and_one_that_lists_a_token_twice_a
     for wire in ([[]], [[[1, [[1, 0]]]]], [twice]):
         with pytest.raises(CodecError):
             decode_transcript(pack(wire))
-
-
-def test_the_commitment_has_two_layers() -> None:
-    transcript, salt = Transcript((LARGEST,)), bytes(range(16))
-    inner = crypto.hash_bytes("transcript", transcript.encode())
-    assert transcript.compute_commitment(salt) == crypto.hash_bytes("transcript", salt, inner)
-    assert transcript.compute_commitment(bytes(16)) != transcript.compute_commitment(salt)
-    assert Transcript((LARGEST, LARGEST)).compute_commitment(salt) != transcript.compute_commitment(salt)
 
 
 def test_surprisals_are_micro_nats_within_bounds() -> None:

@@ -59,8 +59,8 @@ async def read_one_answer_in_both_forms() -> tuple[Transcript, LogprobTap, bytes
         request = make_request(model, "Name a colour.", max_tokens=12, temperature=0)
         whole = await record_answer(backend, request)
         content = {**json.loads(request), "stream": True, "stream_options": {"include_usage": True}}
-        asked, _ = ask_for_logprobs(json.dumps(content).encode())
-        tap = LogprobTap(stream=True, strip=True)
+        asked = ask_for_logprobs(json.dumps(content).encode())
+        tap = LogprobTap(stream=True)
         async with backend.complete(CHAT_COMPLETIONS, asked, stream=True) as answer:
             passed = b"".join([tap.feed(piece) async for piece in answer.body]) + tap.finish()
     return whole, tap, passed

@@ -1,0 +1,85 @@
+"""Whether a transcript is that of an answer: its tokens say what the user has got. Pure.
+
+An executor could have a small model write, and commit to the tokens that the declared weights make of another question.
+So a checker has its backend write the tokens out, and compares. Backends take marks of the chat template and white
+space out of an answer, which are left out of the comparison; what else either has beyond the other may be no more than
+:data:`SLACK`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from serving.openai.bodies import read_contents
+from serving.quality.same_model.transcript import MAX_TOKENS
+
+SLACK = 64
+"""Characters that a transcript may have beyond the answer: words of a template, and a sequence that stops it."""
+LISTS_NO_PARTS = frozenset({"llamacpp"})
+"""Engines that list one token for a character of several: a transcript may end before the first one beyond ASCII."""
+
+_LEFT_OUT = re.compile(r"<[^<>\s]{1,40}>|\s+|\ufffd")
+_BEYOND_ASCII = re.compile(r"[^\x00-\x7f]")
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenAnswer:
+    """What a model has written: its reasoning, then its text. ``has_calls``: some of it was read as calls of tools."""
+
+    reasoning: str
+    text: str
+    has_calls: bool
+
+
+def read_written(body: bytes) -> WrittenAnswer | None:
+    """What is written in the body of an answer with one choice; None if it is none."""
+    reasoning: list[str] = []
+    text: list[str] = []
+    has_calls = False
+    for content in read_contents(body):
+        choices = content.get("choices") if isinstance(content, dict) else None
+        for choice in choices if isinstance(choices, list) else ():
+            if not isinstance(choice, dict) or choice.get("index", 0) != 0:
+                return None
+            message = choice.get("delta") or choice.get("message")
+            if isinstance(message, dict):
+                reasoning.append(_read_text(message.get("reasoning")) or _read_text(message.get("reasoning_content")))
+                text.append(_read_text(message.get("content")))
+                has_calls = has_calls or bool(message.get("tool_calls") or message.get("function_call"))
+    written = WrittenAnswer("".join(reasoning), "".join(text), has_calls)
+    return written if written.reasoning or written.text or has_calls else None
+
+
+def _read_text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def count_needed(answer: WrittenAnswer, engine: str) -> int:
+    """Characters of an answer that a whole transcript of an engine covers; 0 if it may have none."""
+    return _count_needed(_squeeze(answer.reasoning + answer.text), engine)
+
+
+def is_transcript_of(answer: WrittenAnswer, told: str, tokens: int, engine: str) -> bool:
+    """Whether a transcript of so many ``tokens``, which are written out as ``told``, is that of an answer."""
+    text, told = _squeeze(answer.reasoning + answer.text), _squeeze(told)
+    common = _count_common(text, told)
+    needed = 0 if tokens == MAX_TOKENS else _count_needed(text, engine)
+    return common >= needed and len(told) - common <= SLACK
+
+
+def _squeeze(text: str) -> str:
+    """A text without white space, and without marks that only templates have."""
+    return _LEFT_OUT.sub("", text)
+
+
+def _count_needed(squeezed: str, engine: str) -> int:
+    beyond = _BEYOND_ASCII.search(squeezed) if engine in LISTS_NO_PARTS else None
+    return len(squeezed) if beyond is None else beyond.start()
+
+
+def _count_common(first: str, second: str) -> int:
+    """Characters in which both texts begin alike."""
+    pairs = zip(first, second, strict=False)
+    return next((place for place, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
