@@ -40,7 +40,7 @@ from serving.backends.backend import Backend
 from serving.cli.app import build_wwwserve_app
 from serving.cli.chain import build_chain_app
 from serving.cli.errors import run_app
-from serving.config.build import build_backends, build_judge, build_network, build_policy
+from serving.config.build import build_backends, build_identities, build_judge, build_network, build_policy
 from serving.config.data_directory import (
     ADMIN_ADDRESS_FILE,
     ADMIN_TOKEN_FILE,
@@ -61,10 +61,12 @@ from serving.offload.protocol import OFFLOAD_PROTOCOL
 from serving.offload.settings import ExecutorSettings, OriginatorSettings
 from serving.quality.duels.backend_work import DuelJudge, DuelJudgeSettings
 from serving.quality.duels.handover import MAX_REQUESTS_PER_PEER
+from serving.quality.duels.identities import Identities
 from serving.quality.duels.protocol import DUEL_PROTOCOL
 from serving.quality.duels.runner import DuelRunner
 from serving.quality.duels.table import DuelTable, open_table
 from serving.quality.model_reports import ModelReports
+from serving.quality.same_model.identity import ModelIdentity
 from serving.scheduling.backend_pool import BackendPool
 from serving.scheduling.policy import Policy
 
@@ -93,6 +95,7 @@ class Node:
     keeps what payments must know after a restart, and ``peers`` remembers where other peers were. ``peer_table`` is the
     one that ``network`` reads. ``dht_servers`` are servers of a DHT to ask first; with None the node takes no part in
     it. ``judge`` is how it judges duels, None if it does not, and ``duel_table`` what it remembers of them.
+    ``identities`` are those of its models.
     """
 
     def __init__(
@@ -117,6 +120,7 @@ class Node:
         dht_servers: Sequence[tuple[bytes, str]] | None = None,
         judge: DuelJudgeSettings | None = None,
         duel_table: DuelTable | None = None,
+        identities: Sequence[ModelIdentity] = (),
     ) -> None:
         self.key = key
         self.runtime = runtime
@@ -147,7 +151,9 @@ class Node:
         self.payments = Payments(key, self.engine, runtime, store)
         has_duels = genesis.parameters.duels.rate > 0
         table = duel_table if duel_table is not None else DuelTable(key, MemoryStore(), runtime.random)
-        context = OffloadContext(key, self.engine, self.payments, runtime, table.keep if has_duels else None)
+        self.identities = Identities(self.backend_pool, identities if has_duels else ())
+        keep = table.keep if has_duels else None
+        context = OffloadContext(key, self.engine, self.payments, runtime, keep, self.identities.make_tap)
         dialer = ExecutorDialer(self.streams, self.discovery.find, peer_table.get_addresses, self.discovery.has_left)
         own_judge = DuelJudge(judge, self.backend_pool, runtime) if has_duels and judge is not None else None
         self.duels: DuelRunner | None = None
@@ -172,6 +178,7 @@ class Node:
             self.backend_pool.get_models,
             stake,
             own_judge.declare if own_judge is not None else lambda: None,
+            self.identities.get_declared,
         )
 
     def _get_weight(self, peer: bytes) -> int:
@@ -180,10 +187,16 @@ class Node:
         return bond if bond >= self.engine.genesis.parameters.min_service_bond else 0
 
     async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
-        """Take part until cancelled; the network must be running."""
+        """Take part until cancelled; the network must be running.
+
+        Raises:
+            IdentityRefused: a backend cannot honour the identity of its model.
+        """
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.backend_pool.run)
             await self.backend_pool.wait_alive(BACKENDS_TIMEOUT_S)
+            await self.identities.try_living()
+            nursery.start_soon(self.identities.run)
             await nursery.start(self.streams.run)
             await nursery.start(self.engine.run)
             await nursery.start(self.executor.run)
@@ -222,10 +235,11 @@ async def run_node(data_dir: Path, config: NodeConfig, key: KeyPair, genesis: Ge
     """Run a node on real sockets and files until it is told to stop (SIGINT, SIGTERM).
 
     Raises:
-        StoreError, NetworkError, ListenError, ConfigError: it cannot start, or its disk fails.
+        StoreError, NetworkError, ListenError, ConfigError, IdentityRefused: it cannot start, or its disk fails.
     """
     runtime = RealRuntime()
     judge = build_judge(config, data_dir)
+    identities = build_identities(config, data_dir)
     peer_table = make_peer_table(key, runtime, config.get_bootstrap())
     network = build_network(config, key, runtime, peer_table)
     disk = DataDisk(data_dir, runtime.now)
@@ -250,6 +264,7 @@ async def run_node(data_dir: Path, config: NodeConfig, key: KeyPair, genesis: Ge
             dht_servers=config.get_dht_servers(),
             judge=judge,
             duel_table=table,
+            identities=identities,
             settings=Settings(block_spacing_s=config.block_spacing_ms / 1000, checkpoint=config.get_checkpoint()),
         )
         # Both listeners are bound before anything else starts, so that a taken port is an error at once.

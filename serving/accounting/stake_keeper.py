@@ -10,6 +10,7 @@ import trio
 from chain.crypto import KeyPair
 from chain.exceptions import InvalidOperation
 from chain.transition.deposits import compute_models_due
+from chain.types.checks import DeclaredIdentity
 from chain.types.duels import DeclaredJudge
 from chain.types.operations import MAX_MODELS, Bond, Serve
 from consensus.engine import Engine
@@ -28,7 +29,8 @@ class StakeKeeper:
     """Tops up the bond and declares models on the ledger.
 
     ``stake`` is the bond to reach, in micro-credits; None leaves the bond alone. ``get_models`` names the models that
-    this node serves now, and ``get_judge`` says how it judges: None if it does not.
+    this node serves now, ``get_judge`` says how it judges (None if it does not), and ``get_identities`` what it
+    declares of its models.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class StakeKeeper:
         get_models: Callable[[], tuple[str, ...]],
         stake: int | None = None,
         get_judge: Callable[[], DeclaredJudge | None] = lambda: None,
+        get_identities: Callable[[], tuple[DeclaredIdentity, ...]] = lambda: (),
     ) -> None:
         self._key = key
         self._engine = engine
@@ -46,6 +49,7 @@ class StakeKeeper:
         self._get_models = get_models
         self._stake = stake
         self._get_judge = get_judge
+        self._get_identities = get_identities
 
     async def run(self) -> None:
         """Keep the stake until cancelled."""
@@ -55,13 +59,15 @@ class StakeKeeper:
             # A backend that is down for a while changes nothing on the ledger.
             models = tuple(filter(is_model_name, self._get_models()))[:MAX_MODELS] or account.models
             judge = self._get_judge()
+            identities = tuple(identity for identity in self._get_identities() if identity.model in models)
             missing = 0 if self._stake is None else self._stake - account.bonded
             try:
                 if 0 < missing <= account.available:
                     await self._submit_bond(missing)
-                is_declared = (models, judge) == (account.models, account.judge)
+                declared = account.models, account.judge, account.identities
+                is_declared = (models, judge, identities) == declared
                 if not is_declared and (models or judge) and account.bonded + max(0, missing):
-                    await self._submit_models(models, judge)
+                    await self._submit_models(models, judge, identities)
             except InvalidOperation as error:
                 log.warning("stake not kept", reason=str(error))
 
@@ -69,16 +75,18 @@ class StakeKeeper:
         signed = await self._wallet.submit(lambda nonce: Bond(nonce, amount))
         await self._wait(signed.id)
 
-    async def _submit_models(self, models: tuple[str, ...], judge: DeclaredJudge | None) -> None:
+    async def _submit_models(
+        self, models: tuple[str, ...], judge: DeclaredJudge | None, identities: tuple[DeclaredIdentity, ...]
+    ) -> None:
         state, parameters = self._engine.state, self._engine.genesis.parameters
-        due = compute_models_due(state, parameters, self._key.public_key, models, judge)
+        due = compute_models_due(state, parameters, self._key.public_key, models, judge, identities)
         available = state.account(self._key.public_key).available
         if due > available:  # it would fail, and cost its fee each time
             log.warning(
                 "models not declared", reason=f"their deposit is {due} micro-credits, {available} are available"
             )
             return
-        signed = await self._wallet.submit(lambda nonce: Serve(nonce, models, judge))
+        signed = await self._wallet.submit(lambda nonce: Serve(nonce, models, judge, identities))
         await self._wait(signed.id)
 
     async def _wait(self, operation_id: bytes) -> None:

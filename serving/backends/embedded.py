@@ -26,6 +26,8 @@ from serving.openai.answers import Answer
 
 MODEL = "smollm2-135m"
 """Name of the embedded model."""
+QUANTIZATION = "q4_1-kv16"
+"""Number formats of its weights and of its key-value cache."""
 SILENT = -1
 """Verbosity of llama.cpp below its errors: what fails is raised, not logged."""
 

@@ -23,13 +23,14 @@ from p2p.runtime import RealRuntime
 from serving.backends.backend import Backend, BackendError
 from serving.backends.openai_compatible import OpenAICompatibleBackend
 from serving.cli.errors import CommandError
-from serving.config.build import build_backend
+from serving.config.build import build_backend, build_identity
 from serving.config.data_directory import CONFIG_FILE
 from serving.config.file import load_config
 from serving.config.schema import EmbeddedModel
 from serving.quality.same_model.calibration import CONFIDENCE, MIN_CHECKS, Calibration, calibrate
 from serving.quality.same_model.checking import CheckRun, make_request, record_answer, run_checks
 from serving.quality.same_model.engines import find_scorer
+from serving.quality.same_model.identity import ModelIdentity
 from serving.quality.same_model.one_token import LlamaCppScorer
 from serving.quality.same_model.prompts import draw_prompts
 from serving.quality.same_model.scoring import POSITIONS, ScoringError
@@ -66,7 +67,7 @@ def calibrate_check(
     if against_key_env is not None and against is None:
         raise CommandError("--against-key-env names the key of the backend that --against names")
     path = (data_dir or get_default_data_dir()) / CONFIG_FILE
-    own, second = _build_own(path, model)
+    own, second, identity = _build_own(path, model)
     other = second if against is None else _build_other(against, against_key_env)
     drawn = [(prompt, temperature * (number % 2)) for number, prompt in enumerate(draw_prompts(seed, prompts))]
     try:
@@ -78,9 +79,20 @@ def calibrate_check(
         checked = f"{len(run.measurements)} of {format_count(prompts, 'answer')} could be checked"
         raise CommandError(f"cannot calibrate: {checked}, and {MIN_CHECKS} are needed: {reasons}")
     calibration = calibrate(run.measurements)
+    if identity is not None and identity.engine != engine:
+        raise CommandError(f"the identity of {identity.model!r} names {identity.engine}, and the engine is {engine}")
     _show(engine, run, calibration)
+    digest = None if identity is None else identity.digest.hex()
+    if identity is not None:
+        print_line(f"identity {digest} of {identity.model}: weights {identity.weights.hex()}")
     if out is not None:
-        content = {"model": name, "engine": engine, "positions": POSITIONS, **asdict(calibration)}
+        content = {
+            "model": name,
+            "engine": engine,
+            "identity": digest,
+            "positions": POSITIONS,
+            **asdict(calibration),
+        }
         try:
             write_atomically(out, json.dumps(content, indent=1).encode() + b"\n")
         except OSError as error:
@@ -88,8 +100,9 @@ def calibrate_check(
         print_line(f"wrote {out}")
 
 
-def _build_own(path: Path, model: str | None) -> tuple[Backend, Backend | None]:
-    """The backend of the configuration that serves ``model``, or the first one; and its double, if it can have one.
+def _build_own(path: Path, model: str | None) -> tuple[Backend, Backend | None, ModelIdentity | None]:
+    """The backend of the configuration that serves ``model``, or the first one; its double, if it can have one; and
+    the identity that is configured for it.
 
     Raises:
         CommandError: there is none.
@@ -98,7 +111,8 @@ def _build_own(path: Path, model: str | None) -> tuple[Backend, Backend | None]:
     for entry in load_config(path).models:
         backend = build_backend(entry, RealRuntime())
         if model is None or not backend.models or model in backend.models:
-            return backend, build_backend(entry, RealRuntime()) if isinstance(entry, EmbeddedModel) else None
+            double = build_backend(entry, RealRuntime()) if isinstance(entry, EmbeddedModel) else None
+            return backend, double, build_identity(entry, path.parent)
     raise CommandError(f"{path} names no {'backend' if model is None else f'model {model!r}'}")
 
 

@@ -9,13 +9,14 @@ from chain.exceptions import LedgerError, StoreDamaged
 from p2p.network import NetworkError
 from serving.config.schema import ConfigError
 from serving.http.server import ListenError
+from serving.quality.same_model.identity import IdentityRefused
 
 
 class CommandError(Exception):
     """The command cannot be carried out as it was given. The message says what to do."""
 
 
-USER_ERRORS = (LedgerError, NetworkError, ListenError, ConfigError, CommandError)
+USER_ERRORS = (LedgerError, NetworkError, ListenError, ConfigError, IdentityRefused, CommandError)
 """Errors that are shown as one line. Any other is a defect, and is shown with its traceback."""
 
 

@@ -12,10 +12,13 @@ from chain.crypto import KeyPair
 from p2p.addresses import get_endpoint
 from p2p.network import PeerDirectory
 from p2p.runtime import Runtime
-from serving.backends.backend import Backend
+from serving.backends.backend import Backend, BackendError
 from serving.config.schema import ConfigError, EmbeddedModel, NodeConfig, OpenAIModel
 from serving.quality.duels.backend_work import DuelJudgeSettings
 from serving.quality.judging.ballot import ReplyForm
+from serving.quality.same_model.identity import ModelIdentity
+from serving.quality.same_model.one_token import LlamaCppScorer
+from serving.quality.same_model.weights import hash_weights
 from serving.scheduling.policy import Policy, load_policy
 
 if TYPE_CHECKING:
@@ -51,6 +54,41 @@ def build_backend(entry: EmbeddedModel | OpenAIModel, runtime: Runtime) -> Backe
         capacity=entry.capacity,
         timeouts=timeouts,
     )
+
+
+def build_identities(config: NodeConfig, directory: Path) -> list[ModelIdentity]:
+    """The identities of the models of the node in ``directory``, one of each model. Reads weight files.
+
+    Raises:
+        ConfigError: some cannot be read.
+    """
+    identities: dict[str, ModelIdentity] = {}
+    for entry in config.models:
+        identity = build_identity(entry, directory)
+        if identity is not None:
+            identities.setdefault(identity.model, identity)
+    return list(identities.values())
+
+
+def build_identity(entry: EmbeddedModel | OpenAIModel, directory: Path) -> ModelIdentity | None:
+    """The identity that one entry of ``models`` declares, if it does.
+
+    Raises:
+        ConfigError: the weights cannot be read.
+    """
+    if isinstance(entry, OpenAIModel):
+        name, identity = entry.identity_model, entry.identity
+        if name is None or identity is None:
+            return None
+        return ModelIdentity(name, identity.get_weights(directory), identity.quantization, identity.engine)
+    if not entry.declare_identity:
+        return None
+    from serving.backends.embedded import MODEL, QUANTIZATION, find_smollm2
+
+    try:
+        return ModelIdentity(MODEL, hash_weights([find_smollm2()]), QUANTIZATION, LlamaCppScorer.engine)
+    except (BackendError, OSError) as error:
+        raise ConfigError(f"declare_identity: {error}") from None
 
 
 def build_policy(config: NodeConfig) -> Policy:

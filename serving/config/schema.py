@@ -24,6 +24,7 @@ from serving.http.access import is_loopback
 from serving.http.client import BaseUrl
 from serving.openai.keys import ApiKey
 from serving.quality.judging.prompt import MAX_PROMPT_BYTES, JudgePrompt, PromptError, load_default_prompt
+from serving.quality.same_model.weights import hash_weights
 from serving.scheduling.policy import PolicyParameters
 
 MAX_CREDITS = 2**63 - 1
@@ -80,12 +81,26 @@ def _check_loopback(host: str) -> str:
     return host
 
 
+def _check_digest(digest: str) -> str:
+    if not re.fullmatch(r"[0-9a-f]{64}", digest):
+        raise ValueError(f"must be 64 hexadecimal digits, got {digest!r}")
+    return digest
+
+
+def _check_label(label: str) -> str:
+    if not is_printable_ascii(label):
+        raise ValueError(f"must consist of printable ASCII characters, got {label!r}")
+    return label
+
+
 Port = Annotated[int, Field(ge=0, le=65535)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 Capacity = Annotated[int, Field(ge=1, le=100_000)]
 Text = Annotated[str, Field(min_length=1)]
 ModelName = Annotated[str, Field(min_length=1, max_length=MAX_MODEL_NAME_BYTES), AfterValidator(_check_model_name)]
+Digest = Annotated[str, AfterValidator(_check_digest)]
+Label = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_check_label)]
 HostName = Annotated[str, AfterValidator(_check_host)]
 Origin = Annotated[str, AfterValidator(_check_origin)]
 Secret = Annotated[str, AfterValidator(_check_secret)]
@@ -211,6 +226,42 @@ _FIRST_TOKEN = "Longest wait for the first token of an answer, in seconds."
 _STALL = "Longest pause between two tokens, in seconds."
 
 
+class IdentityConfig(Section):
+    """What is declared of a model, so that others who declare the same check its answers."""
+
+    model: ModelName | None = Field(default=None, description="The model; null is the first of names.")
+    weights: Digest | None = Field(
+        default=None, description="BLAKE2b-256 of the weights, as 'wwwserve calibrate' prints it."
+    )
+    weight_files: Annotated[tuple[Text, ...], Strict(False)] = Field(
+        default=(),
+        description="Or their files, relative to this directory. They are read at each start, a second for each GB.",
+    )
+    quantization: Label = Field(
+        description="Number formats of weights, activations and key-value cache, such as w4a16-kv16."
+    )
+    engine: Literal["vllm", "llamacpp"] = Field(description="What runs the model: vllm or llamacpp.")
+
+    @model_validator(mode="after")
+    def _check_weights(self) -> IdentityConfig:
+        if (self.weights is None) == (not self.weight_files):
+            raise ValueError("takes either weights or weight_files")
+        return self
+
+    def get_weights(self, directory: Path) -> bytes:
+        """The digest of the weights.
+
+        Raises:
+            ConfigError: a file cannot be read.
+        """
+        if self.weights is not None:
+            return bytes.fromhex(self.weights)
+        try:
+            return hash_weights([directory / name for name in self.weight_files])
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"weight_files of an identity: {error}") from None
+
+
 class EmbeddedModel(Section):
     """The small model that comes with the node, on this machine's processor."""
 
@@ -218,6 +269,10 @@ class EmbeddedModel(Section):
     capacity: Capacity = Field(default=4, description="Requests that run at a time; further ones wait.")
     first_token_timeout_s: Seconds = Field(default=30.0, description=_FIRST_TOKEN)
     stall_timeout_s: Seconds = Field(default=15.0, description=_STALL)
+    declare_identity: bool = Field(
+        default=False,
+        description="Whether to declare the weights on the ledger, so that others who do check the answers.",
+    )
 
 
 class OpenAIModel(Section):
@@ -237,11 +292,38 @@ class OpenAIModel(Section):
     first_token_timeout_s: Seconds = Field(default=30.0, description=_FIRST_TOKEN)
     stall_timeout_s: Seconds = Field(default=15.0, description=_STALL)
 
+    identity: IdentityConfig | None = Field(
+        default=None,
+        description="What to declare of the weights on the ledger, so that others who declare the same check the "
+        "answers: model, weights or weight_files, quantization and engine.",
+    )
+
     @model_validator(mode="after")
     def _check_key(self) -> OpenAIModel:
         if self.api_key is not None and self.api_key_env is not None:
             raise ValueError("has both api_key and api_key_env, and takes one")
         return self
+
+    @model_validator(mode="after")
+    def _check_identity(self) -> OpenAIModel:
+        if self.identity is None:
+            return self
+        if self.identity.model is None and not self.names:
+            raise ValueError("identity does not name its model, and names is empty")
+        if self.identity.model is not None and self.names and self.identity.model not in self.names:
+            raise ValueError(f"identity is of {self.identity.model!r}, which is not in names")
+        return self
+
+    @property
+    def identity_model(self) -> str | None:
+        """The model that has an identity, if one has."""
+        return None if self.identity is None else self.identity.model or self.names[0]
+
+    def has_identity_of(self, other: OpenAIModel) -> bool:
+        """Whether both have one identity, whatever model it is of."""
+        if self.identity is None or other.identity is None:
+            return self.identity is other.identity
+        return self.identity.model_copy(update={"model": None}) == other.identity.model_copy(update={"model": None})
 
     def get_api_key(self, environment: Mapping[str, str] = os.environ) -> str | None:
         """The key of the server, from the file or the environment.
@@ -503,6 +585,15 @@ class NodeConfig(Section):
         if proxy is not None and not is_ip_address(proxy[0]):
             yield ("socks5",), "looking up a name tells others about this node: give the proxy's IP address"
 
+    def _find_identity_conflicts(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """Backends of one model have one identity, because either may answer."""
+        entries = {index: model for index, model in enumerate(self.models) if isinstance(model, OpenAIModel)}
+        for index, entry in entries.items():
+            name = entry.identity_model
+            for other in entries.values():
+                if name in other.names and not entry.has_identity_of(other):
+                    yield ("models", index, "identity"), f"another backend of {name!r} has another identity, or none"
+
     def find_conflicts(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         """What is wrong between sections: path of the key and reason."""
         yield from self._find_anonymity_conflicts()
@@ -523,6 +614,7 @@ class NodeConfig(Section):
                 for (section, port), host in listeners.items():
                     if url.port == port and (is_loopback(url.host) or url.host == host):
                         yield ("models", index, "base_url"), f"is this node itself (see {section}.port)"
+        yield from self._find_identity_conflicts()
         if self.judge.enabled and not self.models:
             yield ("judge", "enabled"), "there is no backend to judge with: set it to false"
         if self.api.port and self.api.port == self.admin.port:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import trio
 
@@ -15,13 +16,18 @@ from p2p.runtime import Runtime
 from p2p.streams.exchanges import Exchange
 from serving.accounting.payments import Payments
 from serving.offload.protocol import DIGEST_SALT_BYTES, Message, decode_message
+from serving.openai.requests import Request
+
+NO_SALT = bytes(DIGEST_SALT_BYTES)
+"""Stands for the salt of a text that there is not."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeliveredTexts:
     """A request that was paid for and its answer, as they went over the wire, each with the salt of its digest.
 
-    ``response`` is empty if it did not come whole. ``deadline`` is that of the hold, in ms of chain time.
+    ``response`` is empty if it did not come whole. ``transcript`` is what the executor committed to beside it, and is
+    empty if there is none. ``deadline`` is that of the hold, in ms of chain time.
     """
 
     hold: bytes
@@ -31,18 +37,44 @@ class DeliveredTexts:
     request: bytes
     response_salt: bytes
     response: bytes
+    transcript_salt: bytes = NO_SALT
+    transcript: bytes = b""
+
+
+class AnswerTap(Protocol):
+    """Watches the answer of a backend, and makes a transcript of what is reported beside its tokens."""
+
+    @property
+    def asked(self) -> bytes:
+        """The request with which to ask the backend."""
+
+    def begin(self, is_stream: bool) -> None:
+        """The answer begins."""
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Take the next bytes of it; returns those to pass on now."""
+
+    def finish(self) -> bytes:
+        """It is over; returns what is left to pass on."""
+
+    def make_transcript(self, passed: int) -> bytes | None:
+        """The transcript of the first ``passed`` bytes that were passed on; None if there is none."""
 
 
 @dataclass(frozen=True, slots=True)
 class OffloadContext:
-    """The parts of the node that both sides use. ``keep`` takes the texts that a duel may be about, if there are any
-    on this chain."""
+    """The parts of the node that both sides use.
+
+    ``keep`` takes the texts that a duel may be about, if there are any on this chain. ``make_tap`` makes the tap on an
+    answer that others may check; it may run in a thread.
+    """
 
     key: KeyPair
     engine: Engine
     payments: Payments
     runtime: Runtime
     keep: Callable[[DeliveredTexts], None] | None = None
+    make_tap: Callable[[Request], AnswerTap | None] = lambda request: None
 
     @property
     def chain_id(self) -> bytes:

@@ -21,7 +21,7 @@ from p2p.streams.exchanges import Exchange
 from serving.accounting.credit_line import CreditExhausted, CreditLine
 from serving.accounting.unpaid_offers import TooManyUnpaid, UnpaidOffers
 from serving.offload.bond_shares import BondExhausted, BondShares
-from serving.offload.context import OffloadContext, receive_message
+from serving.offload.context import AnswerTap, OffloadContext, receive_message
 from serving.offload.offer_rates import OfferRates, Verdict
 from serving.offload.offered_bodies import OfferedBodies, OfferedBody
 from serving.offload.protocol import Accepted, Declined, Offer, Resume, cut_reason, encode_message
@@ -157,7 +157,7 @@ class Executor:
         backend = self._backend_pool.find(model)
         if backend is None:
             raise _Declined("the model is not served here at the moment")
-        body, request = await self._receive_request(exchange, offer)
+        body, request, tap = await self._receive_request(exchange, offer)
         decision = self._policy.decide_offer(backend.get_load_snapshot(model), self._context.runtime.random)
         if decision is Decision.DECLINE:
             raise _Declined("busy", BUSY_RETRY_MS)
@@ -170,7 +170,7 @@ class Executor:
                 may_start = unpaid.enter_context(backend.admission.unpaid())
             except QueueFull:
                 raise _Declined("busy", BUSY_RETRY_MS) from None
-        job = Job(hold_id, offer, request, body, backend, unpaid, has_credit, may_start)
+        job = Job(hold_id, offer, request, body, backend, unpaid, has_credit, may_start, tap)
         return job, decision is Decision.QUEUE or not may_start
 
     async def _execute(self, session: OffloadSession, hold_id: bytes, reservation: ExitStack) -> None:
@@ -182,8 +182,9 @@ class Executor:
             finally:
                 del self._sessions[hold_id]
 
-    async def _receive_request(self, exchange: Exchange, offer: Offer) -> tuple[bytes, Request]:
-        """The body that was offered, and the request in it, which is read in a thread: one at a time.
+    async def _receive_request(self, exchange: Exchange, offer: Offer) -> tuple[bytes, Request, AnswerTap | None]:
+        """The body that was offered, the request in it, which is read in a thread (one at a time), and the tap on its
+        answer, if there is one.
 
         Raises:
             _Declined: it is none, the terms of the offer do not suit it, or too many bodies are on their way.
@@ -193,7 +194,7 @@ class Executor:
         with self._bodies.receive(exchange.peer, has_paid) as received:
             body = await self._receive_body(exchange, offer, received)
             async with self._reading:
-                return body, await self._context.runtime.run_sync(self._read_request, offer, body)
+                return body, *await self._context.runtime.run_sync(self._read_request, offer, body)
         raise _Declined("busy", BUSY_RETRY_MS)
 
     async def _receive_body(self, exchange: Exchange, offer: Offer, received: OfferedBody) -> bytes:
@@ -248,8 +249,8 @@ class Executor:
         if not 1000 * self._settings.min_hold_time_s <= rest <= parameters.max_hold_time_ms:
             raise _Declined("the deadline is too near or too far")
 
-    def _read_request(self, offer: Offer, body: bytes) -> Request:
-        """The request in ``body``.
+    def _read_request(self, offer: Offer, body: bytes) -> tuple[Request, AnswerTap | None]:
+        """The request in ``body``, and the tap on its answer.
 
         Raises:
             _Declined: it is none, or the terms of the offer do not suit it.
@@ -268,7 +269,7 @@ class Executor:
         most = self._policy.parameters.max_tokens
         if request.max_tokens > most * request.choices:
             raise _Declined(f"at most {most} tokens of an answer are served here")
-        return request
+        return request, self._context.make_tap(request)
 
     def _compute_price(self, request: Request, body: bytes) -> int:
         """The most that the answer may cost, in micro-credits."""

@@ -28,7 +28,7 @@ from serving.accounting.payee import make_refund
 from serving.accounting.receipts import is_receipt
 from serving.backends.backend import BackendError
 from serving.offload.answer_buffer import AnswerBuffer, BufferFull
-from serving.offload.context import DeliveredTexts, OffloadContext, receive_message
+from serving.offload.context import AnswerTap, DeliveredTexts, OffloadContext, receive_message
 from serving.offload.protocol import (
     CHUNK_BYTES,
     MAX_ANSWER_BYTES,
@@ -73,7 +73,7 @@ class Job:
 
     ``body`` is the body as it was offered, which the request's digest and price count. ``unpaid`` is what counts as
     unpaid, and ends when the hold is final. Until then the answer is sent if the payer ``has_credit``, and the backend
-    asked if the request ``may_start``.
+    asked if the request ``may_start``. ``tap`` is that on an answer which others may check.
     """
 
     hold_id: bytes
@@ -84,6 +84,7 @@ class Job:
     unpaid: ExitStack
     has_credit: bool
     may_start: bool
+    tap: AnswerTap | None = None
 
 
 class OffloadSession:
@@ -113,6 +114,11 @@ class OffloadSession:
         """Of the answer's digest."""
         self._answered = bytearray()
         """The answer as far as it was sent, for an originator that may resume it."""
+        self._inspected = 0
+        """Bytes that the inspector was given."""
+        self._transcript_salt = context.make_salt()
+        self._transcript: bytes | None = None
+        """What the backend reported beside what was sent."""
         self._sent_at = 0.0
         """When a message was sent last."""
         self._is_answered = False
@@ -202,6 +208,7 @@ class OffloadSession:
             reason = _describe(error)
             if reason is None:  # cancelled: what was delivered is owed
                 if delivery is None and self._inspector.completion_bytes:
+                    self._make_transcript()
                     delivery = self._make_delivery(FINISH_CANCELLED)
                 elif delivery is None:
                     self._note_left()
@@ -250,8 +257,9 @@ class OffloadSession:
         """Keep what was asked and answered, in case that a duel is about it."""
         keep, job = self._context.keep, self._job
         if keep is not None:
-            salt, answer = job.offer.salt, bytes(self._answered)
-            keep(DeliveredTexts(job.hold_id, True, self._terms.deadline, salt, job.body, self._salt, answer))
+            salt, answer, transcript = job.offer.salt, bytes(self._answered), self._transcript or b""
+            deadline, own_salt = self._terms.deadline, self._transcript_salt
+            keep(DeliveredTexts(job.hold_id, True, deadline, salt, job.body, self._salt, answer, own_salt, transcript))
 
     # The payment
 
@@ -354,17 +362,25 @@ class OffloadSession:
         job, failure, written = self._job, None, 0
         if not job.may_start:
             await self._covered.wait()
-        path, stream = job.request.path, job.request.stream
-        serving = job.backend.complete(path, job.body, Origin.DELEGATED, stream=stream, on_slot=self._note_begun)
+        path, stream, tap = job.request.path, job.request.stream, job.tap
+        body = job.body if tap is None else tap.asked
+        serving = job.backend.complete(path, body, Origin.DELEGATED, stream=stream, on_slot=self._note_begun)
         try:
             with self._work:
                 async with serving as answer:
                     if answer.status != 200 and answer.status not in RELAYED_STATUSES:
                         raise BackendError(f"the backend answered {answer.status}")
                     self._buffer.begin(answer)
+                    if tap is not None:
+                        tap.begin(answer.is_stream)
                     async for piece in answer.body:
-                        written += len(piece)
-                        await self._buffer.put(piece)
+                        passed = piece if tap is None else tap.feed(piece)
+                        written += len(passed)
+                        await self._buffer.put(passed)
+                    if tap is not None:
+                        passed = tap.finish()
+                        written += len(passed)
+                        await self._buffer.put(passed)
         except BufferFull as error:
             raise NetworkError("the originator is away, and its answer is long") from error
         except (QueueFull, BackendError) as error:
@@ -393,6 +409,7 @@ class OffloadSession:
         )
         await self._send(self._exchange, ResponseHead(head.status, head.content_type[:128], self._salt))
         while piece := await self._buffer.get():
+            self._inspected += len(piece)
             await self._send_chunk(inspector.feed(piece))
             if inspector.is_too_long:
                 break
@@ -410,15 +427,23 @@ class OffloadSession:
         elif not self._inspector.is_complete:
             raise BackendError(self._inspector.error or "the backend broke off")
         else:
+            await context.runtime.run_sync(self._make_transcript)
             delivery = self._make_delivery(self._inspector.finish_reason or "stop")
         return Completed(delivery, sign_delivery(context.key, context.chain_id, delivery))
+
+    def _make_transcript(self) -> None:
+        """Make the transcript of what was sent; may run in a thread."""
+        if self._job.tap is not None:
+            self._transcript = self._job.tap.make_transcript(self._inspected)
 
     def _make_delivery(self, finish_reason: str) -> Delivery:
         usage = Usage(len(self._job.body), self._inspector.completion_bytes)
         digest = compute_digest(self._salt, bytes(self._answered))
         amount = min(self._compute_price(usage), self._terms.amount)
         self._back_only(amount)
-        return Delivery(self._job.hold_id, amount, digest, usage, finish_reason)
+        transcript = self._transcript
+        transcript_digest = None if transcript is None else compute_digest(self._transcript_salt, transcript)
+        return Delivery(self._job.hold_id, amount, digest, usage, finish_reason, transcript_digest)
 
     def _back_only(self, price: int) -> None:
         """Have no more of the bond stand behind this request than what its answer costs."""

@@ -87,12 +87,16 @@ class BackendPool:
 
     def find(self, model: str) -> ScheduledBackend | None:
         """A living backend of ``model``, the least busy where several are."""
-        found = [
+        found = self.find_all(model)
+        return min(found, key=lambda scheduled: scheduled.admission.utilization) if found else None
+
+    def find_all(self, model: str) -> list[ScheduledBackend]:
+        """The living backends of ``model``."""
+        return [
             scheduled
             for scheduled in self._scheduled
             if model in scheduled.backend.models and scheduled.backend.is_alive()
         ]
-        return min(found, key=lambda scheduled: scheduled.admission.utilization) if found else None
 
     @property
     def admissions(self) -> list[Admission]:

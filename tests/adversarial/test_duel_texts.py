@@ -71,7 +71,7 @@ def test_a_stranger_gets_no_text_from_anybody(stage: int) -> None:
     async def play(world: World, witness: Witness, hold: bytes, duel: Duel) -> None:
         assert duel.challenger is not None
         for holder in (duel.executor, duel.payer, duel.challenger, duel.seats[0].public_key):
-            for kind in TextKind:
+            for kind in (REQUEST, RESPONSE, OWN):
                 assert is_refused(await ask_for(world, 0, holder, hold, kind))
         runners = [get_runner(member) for member in world.members]
         assert sum(runner.server.refused for runner in runners) >= 12
@@ -85,7 +85,7 @@ def test_a_judge_gets_no_text_before_the_challenger_has_committed_to_its_answer(
         assert duel.challenger is not None
         judge = world.find(duel.seats[0].public_key)
         for holder in (duel.executor, duel.payer, duel.challenger):
-            for kind in TextKind:
+            for kind in (REQUEST, RESPONSE, OWN):
                 assert is_refused(await ask_for(world, judge, holder, hold, kind))
         await eventually(lambda: list_duels(world)[hold].stage == COMMIT, 60)
         await trio.sleep(1)  # until the holders have seen that block too
@@ -105,7 +105,7 @@ def test_the_challenger_gets_the_request_and_never_the_executors_answer() -> Non
             assert is_refused(await ask_for(world, challenger, holder, hold, RESPONSE))
         await eventually(lambda: list_duels(world)[hold].stage == COMMIT, 60)
         await trio.sleep(1)
-        for kind in TextKind:
+        for kind in (REQUEST, RESPONSE, OWN):
             assert is_refused(await ask_for(world, challenger, duel.executor, hold, kind))
 
     simulate_from(ANSWER, play)

@@ -53,6 +53,7 @@ from serving.quality.duels.backend_work import DuelJudgeSettings
 from serving.quality.duels.table import DuelTable
 from serving.quality.judging.ballot import ReplyForm
 from serving.quality.judging.prompt import JudgePrompt, load_default_prompt
+from serving.quality.same_model.identity import ModelIdentity
 from serving.scheduling.policy import DefaultPolicy, PolicyParameters
 from tests.support.memory_file import MemoryFile
 from tests.support.openai_answers import DONE, make_chunk, make_event, make_usage, make_whole
@@ -293,6 +294,8 @@ class Options:
     parameters: dict[str, Any] = field(default_factory=dict)
     judges: tuple[int, ...] = ()
     """Members that judge duels."""
+    identities: dict[int, ModelIdentity] = field(default_factory=dict)
+    """What members are configured to declare of the model."""
     make_backend: Callable[[int], ScriptedBackend] = lambda number: ScriptedBackend(f"m{number}-")
     spacing: float = 0.25
     seed: int = 1
@@ -363,6 +366,7 @@ class World:
             originator_settings=self.options.originator,
             judge=JUDGE if member.number in self.options.judges else None,
             duel_table=DuelTable(member.key, member.duel_store, runtime.random),
+            identities=[identity] if (identity := self.options.identities.get(member.number)) is not None else [],
         )
         member.stopped = trio.Event()
         try:

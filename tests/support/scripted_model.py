@@ -58,6 +58,15 @@ class ScriptedModel:
             tokens.append(chance.choices(list(logprobs), weights)[0] if temperature else likeliest)
         return tokens
 
+    def write_for(self, content: dict[str, Any]) -> list[int]:
+        """The answer to a chat completion."""
+        return self._answer(content)[1]
+
+    @staticmethod
+    def tell(tokens: Sequence[int]) -> str:
+        """The text of tokens."""
+        return _say(tokens)
+
     # The server
 
     async def handle(self, request: HttpRequest, respond: Responder) -> None:
@@ -67,8 +76,23 @@ class ScriptedModel:
                 raise not_found(f"no {request.path} here")
             await respond.reply(200, json.dumps({"data": [{"id": MODEL}]}).encode())
             return
-        self.paths.append(request.path)
-        content = json.loads(request.body)
+        answer = self.answer(request.path, request.body)
+        if isinstance(answer, bytes):
+            await respond.reply(200, answer)
+            return
+        await respond.start(200, [(b"content-type", b"text/event-stream")])
+        for event in answer:
+            await respond.send(event)
+        await respond.end()
+
+    def answer(self, path: str, body: bytes) -> bytes | list[bytes]:
+        """The body of the answer to a request, or the events of it.
+
+        Raises:
+            ApiError: there is no such path.
+        """
+        self.paths.append(path)
+        content = json.loads(body)
         answer = {
             ("/v1/chat/completions", None): self._chat,
             ("/v1/completions", None): self._complete,
@@ -77,16 +101,12 @@ class ScriptedModel:
             ("/tokenize", "llamacpp"): self._tokenize,
             ("/detokenize", None): self._detokenize,
         }
-        found = answer.get((request.path, None)) or answer.get((request.path, self.flavour))
+        found = answer.get((path, None)) or answer.get((path, self.flavour))
         if found is None:
-            raise not_found(f"no {request.path} here")
-        if content.get("stream") and request.path == "/v1/chat/completions":
-            await respond.start(200, [(b"content-type", b"text/event-stream")])
-            for event in self._stream(content):
-                await respond.send(event)
-            await respond.end()
-            return
-        await respond.reply(200, json.dumps(found(content)).encode())
+            raise not_found(f"no {path} here")
+        if content.get("stream") and path == "/v1/chat/completions":
+            return self._stream(content)
+        return json.dumps(found(content)).encode()
 
     def _chat(self, content: dict[str, Any]) -> dict[str, Any]:
         prompt, tokens = self._answer(content)

@@ -11,8 +11,9 @@ Read in this order:
 4. ``protocol``: the messages by which texts are asked for; ``handover``: both sides of it.
 5. ``reading``: what a judge reads of a request and of an answer (pure).
 6. ``backend_work``: asks the node's own backends for an answer or a ballot, while no request waits for them.
-7. ``history``: what became of the duels that this node took part in.
-8. ``runner``: the loop that carries the duties out.
+7. ``identities``: the taps on answers that others may check, and whether a backend can honour what is declared.
+8. ``history``: what became of the duels that this node took part in.
+9. ``runner``: the loop that carries the duties out.
 
 Only ``node``, ``serving.admin`` and ``serving.config`` import this package.
 """

@@ -1,4 +1,5 @@
-"""What a node must still know of duels after a restart: texts that it may have to hand over, own answers, own ballots.
+"""What a node must still know of duels after a restart: texts that it may have to hand over, own answers, own ballots,
+own reports.
 
 Everything is sealed (XSalsa20-Poly1305) under a key that follows from the node's own, and deleted as soon as no duel
 can ask for it. Bodies are on the disk only; in memory are their sizes, and what is not written yet: writing takes place
@@ -27,18 +28,20 @@ from chain.crypto import KeyPair, hash_bytes
 from chain.duel_parameters import MAX_DRAW_HEIGHTS
 from chain.exceptions import CodecError, StoreDamaged
 from chain.store.kv import LevelStore, Store
+from chain.types.checks import REPORT_SALT_BYTES, CheckReport
 from chain.types.duels import BALLOT_SALT_BYTES, DuelBallot
 from serving.offload.context import DeliveredTexts
 from serving.offload.protocol import MAX_ANSWER_BYTES, MAX_REQUEST_BYTES, Salt
 from serving.quality.duels.texts import Text, TextKind
+from serving.quality.same_model.transcript import MAX_TRANSCRIPT_BYTES
 
 log = structlog.get_logger(__name__)
 
 MAX_ENTRIES = 4096
-"""Most requests whose texts are kept, most own answers, and most own ballots."""
+"""Most requests whose texts are kept, most own answers, most own ballots, and most own reports."""
 MAX_TABLE_BYTES = 256 << 20
 """Bytes of all bodies together."""
-MAX_SEALED_BYTES = MAX_REQUEST_BYTES + MAX_ANSWER_BYTES + 1024
+MAX_SEALED_BYTES = MAX_REQUEST_BYTES + MAX_ANSWER_BYTES + MAX_TRANSCRIPT_BYTES + 1024
 """Longest encoded record."""
 
 TEXTS_PREFIX = b"t"
@@ -52,17 +55,23 @@ ANSWER_HEAD_PREFIX = b"g"
 BALLOT_PREFIX = b"b"
 """Hold and panel → own ballot."""
 
+REPORT_PREFIX = b"c"
+"""Hold → own report as a checker."""
+
 Body = Annotated[bytes, Bounds(0, MAX_ANSWER_BYTES)]
 
 
 @dataclass(frozen=True, slots=True)
 class KeptTexts(Record):
-    """The bodies of a request and of its answer; an answer that did not come whole is empty."""
+    """The bodies of a request and of its answer, and the transcript; an answer that did not come whole is empty, and so
+    is a transcript that there is not."""
 
     request_salt: Salt
     request: Body
     response_salt: Salt
     response: Body
+    transcript_salt: Salt
+    transcript: Annotated[bytes, Bounds(0, MAX_TRANSCRIPT_BYTES)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +106,15 @@ class KeptBallot(Record):
 
     ballot: DuelBallot
     salt: Annotated[bytes, Bounds(BALLOT_SALT_BYTES, BALLOT_SALT_BYTES)]
+    height: Natural
+
+
+@dataclass(frozen=True, slots=True)
+class KeptReport(Record):
+    """An own report, and the salt of its commitment. ``height`` is that of a block after which its check was open."""
+
+    report: CheckReport
+    salt: Annotated[bytes, Bounds(REPORT_SALT_BYTES, REPORT_SALT_BYTES)]
     height: Natural
 
 
@@ -141,10 +159,12 @@ class DuelTable:
         self._texts: dict[bytes, _Texts] = {}
         self._answers: dict[bytes, KeptAnswerHead] = {}
         self._ballots: dict[bytes, KeptBallot] = {}
+        self._reports: dict[bytes, KeptReport] = {}
         for hold, head in self._read_all(TEXTS_HEAD_PREFIX, KeptTextsHead).items():
             self._texts[hold] = _Texts(head)
         self._answers.update(self._read_all(ANSWER_HEAD_PREFIX, KeptAnswerHead))
         self._ballots.update(self._read_all(BALLOT_PREFIX, KeptBallot))
+        self._reports.update(self._read_all(REPORT_PREFIX, KeptReport))
         self.size = sum(texts.head.size for texts in self._texts.values())
         self.size += sum(answer.size for answer in self._answers.values())
 
@@ -154,13 +174,13 @@ class DuelTable:
 
     def __len__(self) -> int:
         """Entries of all kinds."""
-        return len(self._texts) + len(self._answers) + len(self._ballots)
+        return len(self._texts) + len(self._answers) + len(self._ballots) + len(self._reports)
 
     # Texts of requests
 
     def keep(self, texts: DeliveredTexts) -> None:
         """Keep the texts of a paid request, if there is room."""
-        size = len(texts.request) + len(texts.response)
+        size = len(texts.request) + len(texts.response) + len(texts.transcript)
         self._drop_texts(texts.hold)
         if not self._make_room(size, texts.is_executor):
             log.warning("no room for the texts of a paid request", hold=texts.hold.hex()[:16])
@@ -169,7 +189,14 @@ class DuelTable:
         self._texts[texts.hold] = _Texts(head)
         self.size += size
         self._put(TEXTS_HEAD_PREFIX + texts.hold, head)
-        kept = KeptTexts(texts.request_salt, texts.request, texts.response_salt, texts.response)
+        kept = KeptTexts(
+            texts.request_salt,
+            texts.request,
+            texts.response_salt,
+            texts.response,
+            texts.transcript_salt,
+            texts.transcript,
+        )
         self._put(TEXTS_PREFIX + texts.hold, kept)
 
     def note_drawn(self, hold: bytes) -> None:
@@ -182,9 +209,10 @@ class DuelTable:
     ) -> None:
         """Drop what no duel can ask for any more, by the state after the block of ``height``.
 
-        ``has_duel`` and ``has_hold``: whether there is an open duel, or an open hold, by that id. Texts are kept while
-        their hold is open, or may yet become final, and until all draws about it are over; own answers and ballots
-        until a later state than theirs knows no such duel: a node that was restarted begins with an earlier one.
+        ``has_duel`` and ``has_hold``: whether there is an open duel or check, or an open hold, by that id. Texts are
+        kept while their hold is open, or may yet become final, and until all draws about it are over; own answers,
+        ballots and reports until a later state than theirs knows no such duel: a node that was restarted begins with an
+        earlier one.
         """
         for hold, texts in list(self._texts.items()):
             if has_duel(hold):
@@ -205,6 +233,10 @@ class DuelTable:
             if height > ballot.height and not has_duel(name[:-1]):
                 del self._ballots[name]
                 self._put(BALLOT_PREFIX + name, None)
+        for hold, report in list(self._reports.items()):
+            if height > report.height and not has_duel(hold):
+                del self._reports[hold]
+                self._put(REPORT_PREFIX + hold, None)
 
     def _make_room(self, size: int, is_executor: bool) -> bool:
         """Have texts give way for ``size`` more bytes, if that makes room. Returns whether there is room then."""
@@ -280,6 +312,23 @@ class DuelTable:
         """This node's ballot of one panel of a duel."""
         return self._ballots.get(hold + bytes([is_accused]))
 
+    # Own reports
+
+    def put_report(self, hold: bytes, report: CheckReport, salt: bytes, height: int) -> bool:
+        """Keep this node's report of a check that is open after the block of ``height``.
+
+        Returns whether there is room; a report is never replaced.
+        """
+        if hold in self._reports or len(self._reports) >= self._max_entries:
+            return False
+        self._reports[hold] = kept = KeptReport(report, salt, height)
+        self._put(REPORT_PREFIX + hold, kept)
+        return True
+
+    def get_report(self, hold: bytes) -> KeptReport | None:
+        """This node's report of a check."""
+        return self._reports.get(hold)
+
     # The disk
 
     def load(self, hold: bytes, kind: TextKind) -> tuple[bytes, bytes] | None:
@@ -296,6 +345,8 @@ class DuelTable:
             return None
         if kind is TextKind.REQUEST:
             return texts.request_salt, texts.request
+        if kind is TextKind.TRANSCRIPT:
+            return (texts.transcript_salt, texts.transcript) if texts.transcript else None
         return (texts.response_salt, texts.response) if texts.response else None
 
     def get_unsaved(self) -> Changes:

@@ -30,6 +30,8 @@ class TextKind(IntEnum):
     """The executor's answer: ``response_digest``"""
     ANSWER = 3
     """The challenger's answer: ``answer_digest``"""
+    TRANSCRIPT = 4
+    """What the executor's backend reported beside its answer: ``transcript_digest`` of a check"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +53,14 @@ def get_digest(duel: Duel, kind: TextKind) -> bytes | None:
         TextKind.REQUEST: duel.request_digest,
         TextKind.RESPONSE: duel.response_digest,
         TextKind.ANSWER: duel.answer_digest,
-    }[kind]
+    }.get(kind)
 
 
 def get_holders(duel: Duel, kind: TextKind) -> tuple[bytes, ...]:
     """The accounts that have a text, in the order in which to ask them."""
     if kind is TextKind.ANSWER:
         return () if duel.challenger is None else (duel.challenger,)
-    return duel.executor, duel.payer
+    return () if kind is TextKind.TRANSCRIPT else (duel.executor, duel.payer)
 
 
 def list_kinds(duel: Duel) -> tuple[TextKind, ...]:

@@ -35,7 +35,12 @@ def make_request(model: str, prompt: str, *, max_tokens: int, temperature: float
 
 
 async def record_answer(backend: Backend, request: bytes) -> Transcript:
-    """Have ``backend`` answer, and take the transcript.
+    """Have ``backend`` answer, and take the transcript; raises as :func:`get_answer` does."""
+    return (await get_answer(backend, request))[1]
+
+
+async def get_answer(backend: Backend, request: bytes) -> tuple[bytes, Transcript]:
+    """Have ``backend`` answer; the body that a user gets, and the transcript.
 
     Raises:
         NoTranscript: it refuses, or reports no log-probabilities that can be used.
@@ -49,7 +54,7 @@ async def record_answer(backend: Backend, request: bytes) -> Transcript:
     transcript = tap.get_transcript()
     if transcript is None:
         raise NoTranscript(tap.fault)
-    return transcript
+    return body, transcript
 
 
 async def check(scorer: Scorer, request: bytes, transcript: Transcript, seed: bytes) -> Measurement:

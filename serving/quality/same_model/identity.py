@@ -12,6 +12,11 @@ from typing import Annotated
 from chain import crypto
 from chain.codec import Bounds, Hash, ModelName, PrintableAscii, Record
 
+
+class IdentityRefused(Exception):
+    """A backend cannot honour the identity that is configured for its model. The message names the model."""
+
+
 Label = Annotated[str, Bounds(1, 64), PrintableAscii]
 
 

@@ -16,6 +16,8 @@ from typer.testing import CliRunner, Result
 from serving.cli import calibrate
 from serving.cli.app import build_wwwserve_app
 from serving.cli.errors import CommandError
+from serving.quality.same_model.identity import ModelIdentity
+from serving.quality.same_model.weights import hash_weights
 from tests.support.http_front import run_front
 from tests.support.scripted_model import MODEL, ScriptedModel
 from tests.support.waiting import PATIENCE
@@ -47,9 +49,9 @@ def serve(model: ScriptedModel) -> Iterator[str]:
         thread.join()
 
 
-def run(directory: Path, url: str | None, *arguments: str) -> Result:
+def run(directory: Path, url: str | None, *arguments: str, identity: str = "null") -> Result:
     """The command, with a server as the only model of a configuration."""
-    models = "[]" if url is None else f"[{{kind: openai, base_url: '{url}'}}]"
+    models = "[]" if url is None else f"[{{kind: openai, base_url: '{url}', identity: {identity}}}]"
     (directory / "config.yaml").write_text(f"models: {models}\n")
     command = ["calibrate", "-d", str(directory), "--prompts", "24", "--tokens", "12", *arguments]
     return CliRunner().invoke(build_wwwserve_app(run_nothing), command)
@@ -71,6 +73,22 @@ def test_a_backend_against_itself_gives_limits_and_a_file(tmp_path: Path) -> Non
     assert (limits["model"], limits["engine"], limits["checks"]) == (MODEL, "vllm", 24)
     assert limits["distance"]["threshold"] == 0.005
     assert 0 < limits["distance"]["honest_ppm"] < limits["shortfall"]["honest_ppm"] < 500_000
+
+
+def test_an_identity_is_shown_with_the_digest_of_the_weights_and_its_engine_must_be_that_of_the_backend(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "m.gguf").write_bytes(b"weights")
+    identity = f"{{model: {MODEL}, weight_files: [m.gguf], quantization: q8, engine: %s}}"
+    with serve(ScriptedModel("vllm")) as url:
+        result = run(tmp_path, url, "--out", str(tmp_path / "limits.json"), identity=identity % "vllm")
+        assert result.exception is None, result.exception
+        weights = hash_weights([tmp_path / "m.gguf"])
+        digest = ModelIdentity(MODEL, weights, "q8", "vllm").digest.hex()
+        assert f"identity {digest} of {MODEL}: weights {weights.hex()}" in result.output
+        assert json.loads((tmp_path / "limits.json").read_text())["identity"] == digest
+        error = get_error(run(tmp_path, url, identity=identity % "llamacpp"))
+    assert "names llamacpp, and the engine is vllm" in error
 
 
 def test_a_second_backend_answers_and_the_own_one_scores(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from serving.config.schema import (
     ConfigError,
     DhtConfig,
     EmbeddedModel,
+    IdentityConfig,
     JudgeConfig,
     LogConfig,
     NodeConfig,
@@ -60,7 +61,9 @@ models:
     names: [a, b]
     load: vllm
     stall_timeout_s: 2.5
+    identity: {{model: b, weights: {"0a" * 32}, quantization: w4a16-kv16, engine: vllm}}
   - kind: embedded
+    declare_identity: true
 judge: {{model: a, prompt_file: own.txt, form: letter, reasoning_tokens: 500}}
 validate: false
 block_spacing_ms: 0
@@ -89,8 +92,9 @@ def test_reads_every_section() -> None:
                 names=("a", "b"),
                 load="vllm",
                 stall_timeout_s=2.5,
+                identity=IdentityConfig(model="b", weights="0a" * 32, quantization="w4a16-kv16", engine="vllm"),
             ),
-            EmbeddedModel(),
+            EmbeddedModel(declare_identity=True),
         ),
         judge=JudgeConfig(model="a", prompt_file="own.txt", form="letter", reasoning_tokens=500),
         validate=False,
@@ -146,6 +150,8 @@ def test_empty_lists_are_not_defaults() -> None:
     assert (config.listen, config.models) == ((), ())
 
 
+IDENTITY = "models:\n  - {{kind: openai, base_url: 'http://x', names: [a], identity: {{{}}}}}"
+WEIGHTS = f"weights: {'0a' * 32}, quantization: q8, engine: vllm"
 BAD = [
     # text, line, key path, and a part of the reason
     ("lissten: []", 1, "lissten", "is unknown: did you mean 'listen'?"),
@@ -253,6 +259,18 @@ BAD = [
         2,
         "models[0].names",
         "most 16",
+    ),
+    (IDENTITY.format("engine: vllm"), 2, "models[0].identity.quantization", "is missing"),
+    (IDENTITY.format("quantization: q8, engine: sglang"), 2, "models[0].identity.engine", "'vllm' or 'llamacpp'"),
+    (IDENTITY.format("quantization: q8, engine: vllm"), 2, "models[0].identity", "either weights or weight_files"),
+    (IDENTITY.format("weights: ab, quantization: q8, engine: vllm"), 2, "models[0].identity.weights", "64 hexadecimal"),
+    (IDENTITY.format(f"model: c, {WEIGHTS}"), 2, "models[0]", "identity is of 'c', which is not in names"),
+    (IDENTITY.replace("names: [a], ", "").format(WEIGHTS), 2, "models[0]", "identity does not name its model"),
+    (
+        IDENTITY.format(WEIGHTS) + "\n  - {kind: openai, base_url: 'http://y', names: [b, a]}",
+        2,
+        "models[0].identity",
+        "another backend of 'a' has another identity, or none",
     ),
     ("log:\n  level: loud", 2, "log.level", "must be 'debug', 'info', 'warning' or 'error', got 'loud'"),
     ("block_spacing_ms: 0.25", 1, "block_spacing_ms", "must be a whole number"),
@@ -403,3 +421,10 @@ def test_marks_are_the_lines_of_keys_and_items() -> None:
         ("a", 1, "c"): 4,
         ("a", 1, "c", "d"): 4,
     }
+
+
+def test_backends_of_one_model_may_share_an_identity() -> None:
+    entry = "  - {kind: openai, base_url: 'http://%s', names: [a], identity: {%s}}"
+    config = parse_config("models:\n" + "\n".join(entry % (host, WEIGHTS) for host in "xy"))
+    first, second = config.models
+    assert isinstance(first, OpenAIModel) and isinstance(second, OpenAIModel) and first.has_identity_of(second)

@@ -163,7 +163,7 @@ def test_what_failed_is_tried_again_after_a_while() -> None:
 def test_a_text_that_the_ledger_does_not_know_is_dropped(text: Text) -> None:
     party, duel = Party(FIRST_JUDGE), make_duel(**JUDGED)
     fetches = party.update(duel)
-    assert {fetch.kind for fetch in fetches if isinstance(fetch, Fetch)} == set(TextKind)
+    assert {fetch.kind for fetch in fetches if isinstance(fetch, Fetch)} == {REQUEST, RESPONSE, OWN}
     for fetch in fetches:
         assert isinstance(fetch, Fetch)
         assert not party.duties.take_text(fetch.turn, fetch.kind, text)
@@ -234,7 +234,7 @@ def test_nothing_is_revealed_to_another_commitment() -> None:
 
 @pytest.mark.parametrize(
     ("missing", "executor", "challenger"),
-    [({REQUEST}, True, False), ({RESPONSE}, True, False), ({OWN}, False, True), (set(TextKind), True, True)],
+    [({REQUEST}, True, False), ({RESPONSE}, True, False), ({OWN}, False, True), ({REQUEST, RESPONSE, OWN}, True, True)],
 )
 def test_a_judge_says_what_it_could_not_obtain_once_half_of_its_time_is_over(
     missing: set[TextKind], executor: bool, challenger: bool
@@ -260,7 +260,7 @@ def test_a_judge_says_what_it_could_not_obtain_once_half_of_its_time_is_over(
 def test_a_judge_that_comes_late_asks_once_before_it_says_that_a_text_is_missing() -> None:
     party, duel = Party(FIRST_JUDGE), make_duel(**JUDGED)
     fetches = party.update(duel, duel.ends_at - 1_000)
-    assert {fetch.kind for fetch in fetches if isinstance(fetch, Fetch)} == set(TextKind)
+    assert {fetch.kind for fetch in fetches if isinstance(fetch, Fetch)} == {REQUEST, RESPONSE, OWN}
 
 
 def test_an_accused_executor_is_judged_by_a_ballot_of_its_own() -> None:

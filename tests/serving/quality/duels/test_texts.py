@@ -16,7 +16,7 @@ from tests.support.duels import CHALLENGER, EXECUTOR, PAYER, STRANGER, make_acco
 REQUEST, RESPONSE, OWN = TextKind.REQUEST, TextKind.RESPONSE, TextKind.ANSWER
 SECOND_JUDGE = make_account(6)
 SEATS = make_seats(3, first=5)
-HOLDERS = {REQUEST: {EXECUTOR, PAYER}, RESPONSE: {EXECUTOR, PAYER}, OWN: {CHALLENGER}}
+HOLDERS = {REQUEST: {EXECUTOR, PAYER}, RESPONSE: {EXECUTOR, PAYER}, OWN: {CHALLENGER}, TextKind.TRANSCRIPT: set()}
 PEERS = (PAYER, EXECUTOR, CHALLENGER, SECOND_JUDGE, STRANGER)
 
 
@@ -42,7 +42,7 @@ def test_a_challenger_that_was_replaced_gets_and_gives_nothing() -> None:
 def test_a_solo_check_is_about_one_answer() -> None:
     duel = make_duel(challenger=None, stage=COMMIT, seats=SEATS)
     assert list_kinds(duel) == (REQUEST, RESPONSE)
-    assert list_kinds(make_duel()) == tuple(TextKind)
+    assert list_kinds(make_duel()) == (REQUEST, RESPONSE, OWN)
     assert find_refusal(duel, CHALLENGER, SECOND_JUDGE, OWN) is not None
 
 
