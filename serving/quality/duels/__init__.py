@@ -7,7 +7,7 @@ Read in this order:
 
 1. ``texts``: which texts a duel is about, who has them, and who may have them when (pure).
 2. ``table``: what a node must still know after a restart, sealed on the disk.
-3. ``duties``: what a node has to do next (pure).
+3. ``turns``: how far it has come in what it has to do; ``duties``: what that is (pure).
 4. ``protocol``: the messages by which texts are asked for; ``handover``: both sides of it.
 5. ``reading``: what a judge reads of a request and of an answer (pure).
 6. ``backend_work``: asks the node's own backends for an answer or a ballot, while no request waits for them.

@@ -1,17 +1,15 @@
 """What a node has to do in the duels that it is drawn for. Pure.
 
 Everything follows from the open duels of the last final state and from the table: which operation is to be submitted,
-which text to ask for, when to ask the backend. What is under way, or has arrived and is not used yet, is forgotten with
-the node; after a restart it is begun again. Only what the ledger may already hold it to is in the table, and is there
-before the ledger sees it: the answer that a challenger has committed to, the ballot of a judge with its salt.
-
-A *turn* is one stage of one duel, with the same parties. What arrives for a turn that is over is dropped.
+which text to ask for, when to ask the backend (:mod:`serving.quality.duels.turns`). Only what the ledger may already
+hold the node to is in the table, and is there before the ledger sees it: the answer that a challenger has committed to,
+the ballot of a judge with its salt.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 
 from chain.crypto import hash_bytes
@@ -27,21 +25,12 @@ from chain.types.duels import (
     DuelAnswer,
     DuelBallot,
     DuelCommit,
-    DuelOperation,
     DuelReveal,
     compute_ballot_commitment,
 )
 from serving.quality.duels.table import DuelTable
 from serving.quality.duels.texts import Text, TextKind, compute_limit, get_digest, get_holders, list_kinds
-
-MAX_ACTIVE = 4
-"""Turns for which texts are asked for or a backend works at a time; those whose stage ends first come first."""
-SUBMIT_INTERVAL_S = 5.0
-"""Seconds until an operation that is not in a final block is submitted again."""
-RETRY_DELAY_S = 2.0
-"""Seconds until what failed is tried again."""
-FETCH_SHARE = 2
-"""Divisor of a stage that gives the time in which texts are asked for: the rest is for answering or judging."""
+from serving.quality.duels.turns import DueText, Fetch, Submit, Turn, Turns, get_fetch_ms
 
 
 class Role(Enum):
@@ -62,34 +51,6 @@ def find_role(duel: Duel, public_key: bytes) -> Role | None:
     if public_key == duel.challenger:
         return Role.CHALLENGER
     return Role.JUDGE if find_seat(duel, public_key) is not None else None
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """One stage of a duel, as far as this node's duty in it goes."""
-
-    hold: bytes
-    stage: int
-    is_accused: bool
-    ends_at: int
-
-
-@dataclass(frozen=True, slots=True)
-class Submit:
-    """Submit an operation, once the table is on the disk."""
-
-    operation: DuelOperation
-
-
-@dataclass(frozen=True, slots=True)
-class Fetch:
-    """Ask the ``holders``, one after another, for a text of at most ``limit`` bytes, within ``seconds`` in all."""
-
-    turn: Turn
-    kind: TextKind
-    holders: tuple[bytes, ...]
-    limit: int
-    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,40 +82,20 @@ class CastBallot:
 Effect = Submit | Fetch | AnswerRequest | CastBallot
 
 
-@dataclass(slots=True)
-class _Progress:
-    """How far a turn has come. Times in seconds of the node's monotonic clock."""
-
-    texts: dict[TextKind, Text] = field(default_factory=dict)
-    under_way: set[TextKind | None] = field(default_factory=set)
-    """Texts being asked for; None: the backend is being asked."""
-    tried: set[TextKind] = field(default_factory=set)
-    """Texts that were asked for in vain."""
-    not_before: float = float("-inf")
-
-
-class DuelDuties:
+class DuelDuties(Turns):
     """The duties of one node."""
 
     def __init__(
         self, public_key: bytes, parameters: Parameters, table: DuelTable, randbytes: Callable[[int], bytes]
     ) -> None:
         """``randbytes`` makes the salts of own ballots; it must not repeat itself."""
+        super().__init__()
         self._me = public_key
         self._parameters = parameters
         self._table = table
         self._randbytes = randbytes
         self._height = 0
         self._duels: dict[bytes, Duel] = {}
-        self._progress: dict[Turn, _Progress] = {}
-        self._given_up: set[Turn] = set()
-        """Turns in which the judge abstains, or the table has no room."""
-        self._submitted: dict[tuple[Turn, type[DuelOperation]], float] = {}
-
-    @property
-    def active(self) -> int:
-        """Turns for which texts are held or something is under way."""
-        return len(self._progress)
 
     def update(self, duels: Mapping[bytes, Duel], height: int, chain_time: int, now: float) -> list[Effect]:
         """What to do now, by the open ``duels`` of the last final state, at its ``height`` and ``chain_time`` (ms).
@@ -164,34 +105,20 @@ class DuelDuties:
         self._height = height
         self._duels = {hold: duel for hold, duel in duels.items() if find_role(duel, self._me) is not None}
         turns = {_make_turn(hold, duel): duel for hold, duel in self._duels.items()}
-        self._progress = {turn: progress for turn, progress in self._progress.items() if turn in turns}
-        self._given_up &= turns.keys()
-        self._submitted = {key: at for key, at in self._submitted.items() if key[0] in turns}
+        self._keep(turns.keys())
         effects: list[Effect] = []
         for turn, duel in sorted(turns.items(), key=lambda item: (item[0].ends_at, item[0].hold)):
             effects += self._take_turn(turn, duel, chain_time, now)
         return effects
 
+    def find_text(self, hold: bytes, kind: TextKind) -> DueText | None:
+        """See :meth:`serving.quality.duels.turns.Turns.find_text`."""
+        duel = self._duels.get(hold)
+        if duel is None:
+            return None
+        return DueText(get_digest(duel, kind), get_holders(duel, kind), compute_limit(self._parameters, duel, kind))
+
     # What arrives
-
-    def take_text(self, turn: Turn, kind: TextKind, text: Text) -> bool:
-        """A text has come. Returns whether it is the one that the ledger has the digest of; any other is dropped."""
-        duel, progress = self._duels.get(turn.hold), self._progress.get(turn)
-        if duel is None or progress is None:
-            return True  # the turn is over, and the text no matter any more
-        if text.digest != get_digest(duel, kind) or len(text.body) > compute_limit(self._parameters, duel, kind):
-            return False
-        progress.texts[kind] = text
-        progress.under_way.discard(kind)
-        return True
-
-    def note_not_obtained(self, turn: Turn, kind: TextKind, now: float) -> None:
-        """None of the holders gave a text."""
-        progress = self._progress.get(turn)
-        if progress is not None:
-            progress.under_way.discard(kind)
-            progress.tried.add(kind)
-            progress.not_before = now + RETRY_DELAY_S
 
     def take_answer(self, turn: Turn, answer: Text) -> None:
         """This node's backend has answered as the challenger: from now on this is its answer, whatever comes."""
@@ -210,15 +137,6 @@ class DuelDuties:
         if progress is not None:
             progress.under_way.discard(None)
             self._cast(turn, ballot)
-
-    def note_failed(self, turn: Turn, now: float, *, is_final: bool) -> None:
-        """The backend gave no answer, or no ballot. Unless that ``is_final`` it is asked again in a while."""
-        progress = self._progress.get(turn)
-        if progress is not None:
-            progress.under_way.discard(None)
-            progress.not_before = now + RETRY_DELAY_S
-            if is_final:
-                self._give_up(turn)
 
     # Turns
 
@@ -247,25 +165,6 @@ class DuelDuties:
         else:
             self._progress.pop(turn, None)
 
-    def _submit(self, turn: Turn, operation: DuelOperation, now: float) -> Iterator[Effect]:
-        self._progress.pop(turn, None)
-        key = turn, type(operation)
-        if now - self._submitted.get(key, float("-inf")) >= SUBMIT_INTERVAL_S:
-            self._submitted[key] = now
-            yield Submit(operation)
-
-    def _give_up(self, turn: Turn) -> None:
-        """Do nothing more in a turn."""
-        self._progress.pop(turn, None)
-        self._given_up.add(turn)
-
-    def _begin(self, turn: Turn) -> _Progress | None:
-        """The progress of a turn; None if it is given up, or too many others are under way."""
-        progress = self._progress.get(turn)
-        if progress is None and turn not in self._given_up and len(self._progress) < MAX_ACTIVE:
-            progress = self._progress[turn] = _Progress()
-        return progress
-
     def _answer(self, turn: Turn, duel: Duel, chain_time: int, now: float) -> Iterator[Effect]:
         """As the challenger: get the request, and answer it."""
         progress = self._begin(turn)
@@ -273,7 +172,7 @@ class DuelDuties:
             return
         request = progress.texts.get(TextKind.REQUEST)
         if request is None:
-            yield self._fetch(turn, duel, progress, TextKind.REQUEST, chain_time)
+            yield from self._fetch(turn, progress, TextKind.REQUEST, chain_time, self._get_length(duel))
         else:
             progress.under_way.add(None)
             yield AnswerRequest(turn, request.body, compute_limit(self._parameters, duel, TextKind.ANSWER))
@@ -284,29 +183,20 @@ class DuelDuties:
         if progress is None or None in progress.under_way:
             return
         missing = [kind for kind in list_kinds(duel) if kind not in progress.texts]
-        is_late = self._get_fetch_ms(duel, chain_time) <= 0
+        is_late = get_fetch_ms(turn, chain_time, self._get_length(duel)) <= 0
         if missing and is_late and progress.tried.issuperset(missing):
             self._cast(turn, make_missing(seat, missing))
         elif missing and now >= progress.not_before:
             for kind in missing:
-                if kind not in progress.under_way:
-                    yield self._fetch(turn, duel, progress, kind, chain_time)
+                yield from self._fetch(turn, progress, kind, chain_time, self._get_length(duel))
         elif not missing and now >= progress.not_before:
             progress.under_way.add(None)
             yield _make_vote(turn, duel, seat, {kind: text.body for kind, text in progress.texts.items()})
 
-    def _get_fetch_ms(self, duel: Duel, chain_time: int) -> int:
-        """Milliseconds that are left for asking for texts; 0 or less once the rest of the stage is needed for work."""
+    def _get_length(self, duel: Duel) -> int:
+        """Milliseconds of the stage that a duel is in, at most."""
         duels = self._parameters.duels
-        length = duels.answer_ms if duel.stage == ANSWER else duels.commit_ms
-        return duel.ends_at - chain_time - (length - length // FETCH_SHARE)
-
-    def _fetch(self, turn: Turn, duel: Duel, progress: _Progress, kind: TextKind, chain_time: int) -> Fetch:
-        """Ask for a text, and be told in time if it does not come: who comes late has half of what is left."""
-        progress.under_way.add(kind)
-        left = self._get_fetch_ms(duel, chain_time)
-        left = left if left > 0 else max(0, duel.ends_at - chain_time) // FETCH_SHARE
-        return Fetch(turn, kind, get_holders(duel, kind), compute_limit(self._parameters, duel, kind), left / 1000)
+        return duels.answer_ms if duel.stage == ANSWER else duels.commit_ms
 
     def _cast(self, turn: Turn, ballot: DuelBallot) -> None:
         """Settle on a ballot, once and for all."""

@@ -20,10 +20,10 @@ from p2p.runtime import Runtime
 from p2p.streams.exchanges import Exchange
 from serving.offload.dialer import ExecutorDialer
 from serving.offload.protocol import CHUNK_BYTES, MAX_ANSWER_BYTES, cut_reason
-from serving.quality.duels.duties import Fetch
 from serving.quality.duels.protocol import DUEL_PROTOCOL, MAX_DUEL_MESSAGE_BYTES, TextHead, TextRequest
 from serving.quality.duels.table import DuelTable
 from serving.quality.duels.texts import Text, TextKind, find_refusal
+from serving.quality.duels.turns import Fetch
 
 log = structlog.get_logger(__name__)
 

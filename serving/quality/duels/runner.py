@@ -22,11 +22,12 @@ from serving.accounting.submitter import Submitter
 from serving.offload.dialer import ExecutorDialer
 from serving.offload.protocol import DIGEST_SALT_BYTES
 from serving.quality.duels.backend_work import DuelJudge, WorkFailed, answer_request
-from serving.quality.duels.duties import AnswerRequest, CastBallot, DuelDuties, Effect, Fetch, Submit, Turn, find_role
+from serving.quality.duels.duties import AnswerRequest, CastBallot, DuelDuties, Effect, find_role
 from serving.quality.duels.handover import TextClient, TextServer
 from serving.quality.duels.history import DuelLog
 from serving.quality.duels.table import DuelTable
 from serving.quality.duels.texts import Text
+from serving.quality.duels.turns import Fetch, Submit, Turn
 from serving.scheduling.backend_pool import BackendPool
 
 log = structlog.get_logger(__name__)

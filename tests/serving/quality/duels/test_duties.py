@@ -29,21 +29,17 @@ from chain.types.duels import (
 )
 from chain.types.operations import compute_digest
 from serving.quality.duels.duties import (
-    MAX_ACTIVE,
-    RETRY_DELAY_S,
-    SUBMIT_INTERVAL_S,
     AnswerRequest,
     CastBallot,
     DuelDuties,
     Effect,
-    Fetch,
     Role,
-    Submit,
     find_role,
     make_missing,
 )
 from serving.quality.duels.table import DuelTable
 from serving.quality.duels.texts import Text, TextKind, get_digest
+from serving.quality.duels.turns import MAX_ACTIVE, RETRY_DELAY_S, SUBMIT_INTERVAL_S, Fetch, Submit
 from tests.support.duels import (
     CHALLENGER,
     EXECUTOR,
