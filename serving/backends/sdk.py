@@ -5,11 +5,15 @@ The backend keeps its key, its connections and its count of requests; the SDK ma
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import httpx2
-import openai
 
 from serving.backends.backend import Backend, BackendError
 from serving.openai.answers import MAX_UNSTREAMED_BYTES
+
+if TYPE_CHECKING:
+    import openai
 
 
 class BackendTransport(httpx2.AsyncBaseTransport):
@@ -37,6 +41,8 @@ class BackendTransport(httpx2.AsyncBaseTransport):
 
 def open_client(backend: Backend) -> openai.AsyncOpenAI:
     """A client of ``backend``, for as long as the backend runs. It never asks again by itself."""
+    import openai  # slow, and only a judge needs it
+
     http = httpx2.AsyncClient(transport=BackendTransport(backend), timeout=None, trust_env=False)
     return openai.AsyncOpenAI(
         base_url="http://backend/v1", api_key="kept by the backend", http_client=http, max_retries=0, timeout=None

@@ -21,7 +21,7 @@ from tests.support.waiting import PATIENCE
 
 FORKSERVER = multiprocessing.get_context("forkserver")
 FORKSERVER.set_forkserver_preload(
-    ["node", "p2p.host.network", "serving.admin.server", "serving.backends.openai_compatible"]
+    ["node", "openai", "p2p.host.network", "serving.admin.server", "serving.backends.openai_compatible"]
 )
 PR_SET_PDEATHSIG = 1
 

@@ -10,9 +10,8 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import openai
 import trio
 
 from serving.backends.backend import Backend
@@ -32,6 +31,9 @@ from serving.quality.judging.ballot import (
     read_reply,
 )
 from serving.quality.judging.prompt import AnswerPair, JudgePrompt, Message, SingleAnswer, draw_code, draw_seed
+
+if TYPE_CHECKING:
+    import openai
 
 JSON_REPLY_TOKENS = 32
 """Most tokens of a reply in JSON; the object takes about ten, with spaces more."""
@@ -128,6 +130,8 @@ async def _complete(
     client: openai.AsyncOpenAI, settings: JudgeSettings, messages: list[Message], choices: Choices[Any], seed: int
 ) -> str | Abstention:
     """What the model wrote, or why there is nothing."""
+    import openai  # a third of a second, which a node that judges has spent on its client
+
     is_json = settings.form is ReplyForm.JSON
     reply_tokens = JSON_REPLY_TOKENS if is_json else LETTER_REPLY_TOKENS
     fields: dict[str, Any] = {
