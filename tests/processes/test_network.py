@@ -16,6 +16,7 @@ from chain.audit.sources import StoreSource
 from chain.parameters import CREDIT
 from serving.config.data_directory import OTHERS
 from tests.support.cluster import (
+    ENTRY,
     SHORT_EPOCHS,
     Cluster,
     ClusterNode,
@@ -35,11 +36,16 @@ MAX_REQUESTS = 60
 
 @pytest.fixture(scope="module")
 def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Nodes started as a user starts them, for the tests that leave them as they find them."""
+    """Nodes for the tests that leave them as they find them; the first is started as a user starts it."""
     directory = tmp_path_factory.mktemp("network")
-    with run_cluster(
-        directory, config=offload_at_entry, parameters=SHORT_EPOCHS, start=ClusterNode.start_installed
-    ) as cluster:
+
+    def start(node: ClusterNode) -> None:
+        if node.directory.name == f"node{ENTRY}":
+            node.start_installed()
+        else:
+            node.start()
+
+    with run_cluster(directory, config=offload_at_entry, parameters=SHORT_EPOCHS, start=start) as cluster:
         yield cluster
 
 
