@@ -22,6 +22,7 @@ BENCHMARKS = (
     "newcomer",
     "substitution",
     "judges",
+    "equilibrium",
 )
 """In the order in which they run and are shown."""
 
