@@ -47,11 +47,13 @@ def h(domain: str, *parts: bytes) -> bytes:
     return hashlib.blake2b(b"".join(parts), digest_size=32, person=domain.encode()).digest()
 
 
+@cache
 def is_usable(key: bytes) -> bool:
     """Whether signatures of a public key can hold at all (section 2)."""
     return len(key) == 32 and crypto_core_ed25519_is_valid_point(key)
 
 
+@cache
 def is_signed(key: bytes, domain: str, chain_id: bytes, message: bytes, signature: bytes) -> bool:
     """Whether a signature in a domain holds (section 4)."""
     if not is_usable(key):
