@@ -31,7 +31,7 @@ from __future__ import annotations
 import heapq
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from p2p.addresses import CIRCUIT, Located, Reach, get_addresses, get_direct, is_in_scope
@@ -107,13 +107,11 @@ class Entry:
     """The one queue item of this entry that counts."""
     was_dialled: bool = False
     """This node has dialled it."""
-    load: PeerLoad | None = None
-    """What it said of its load since it made the announcement."""
+    current: Announcement = field(init=False)
+    """The announcement, with the latest load that is known."""
 
-    @property
-    def current(self) -> Announcement:
-        """The announcement, with the latest load that is known."""
-        return self.announcement if self.load is None else replace(self.announcement, load=self.load)
+    def __post_init__(self) -> None:
+        self.current = self.announcement
 
 
 class PeerTable:
@@ -236,7 +234,7 @@ class PeerTable:
         """Note what a peer itself says of its load."""
         entry = self.entries.get(peer)
         if entry is not None:
-            entry.load = load
+            entry.current = replace(entry.announcement, load=load)
 
     def is_news(self, announcement: Announcement) -> bool:
         """Whether an announcement would stand, if it were signed."""
@@ -353,7 +351,8 @@ class PeerTable:
     def _replace(self, entry: Entry, announcement: Announcement, made: float) -> None:
         self._count(entry, -1)
         self.by_id.pop(entry.id, None)
-        entry.announcement, entry.made_at, entry.load = announcement, made, None
+        entry.announcement = entry.current = announcement
+        entry.made_at = made
         entry.encoded = announcement.encode()
         entry.id = get_item_id(entry.encoded)
         self.by_id[entry.id] = entry
