@@ -65,11 +65,24 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(50_000, 20, 100)
 
 
+WAITING = ("adversarial/test_abuse", "docs/test_examples", "p2p/host/", "p2p/nat/", "processes/")
+"""Tests that wait for sockets and processes for more than half of their time."""
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is long, unless it is asked for. Begin with what takes longest, so that all workers end soon."""
+    """Leave out what is long, unless it is asked for. Begin with what takes longest, so that all workers end soon.
+
+    Files whose tests wait are spread among the others, so that while one worker waits another computes.
+    """
     if not config.getoption("--long"):
         long = [item for item in items if item.get_closest_marker("long") is not None]
         config.hook.pytest_deselected(items=long)
         items[:] = [item for item in items if item.get_closest_marker("long") is None]
     items.sort(key=lambda item: not item.path.is_relative_to(ROOT / "adversarial"))
     items.sort(key=lambda item: not item.path.is_relative_to(ROOT / "simulation"))
+    waiting, computing = {}, {}
+    for path in dict.fromkeys(item.path for item in items):
+        part = waiting if str(path.relative_to(ROOT)).startswith(WAITING) else computing
+        part[path] = len(part)
+    places = {path: place / len(part) for part in (waiting, computing) for path, place in part.items()}
+    items.sort(key=lambda item: places[item.path])
