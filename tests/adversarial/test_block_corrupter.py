@@ -39,9 +39,10 @@ class BlockCorrupter(BlockWithholder):
         return (unsigned, replace(block, body=altered), None)[self._turn % 3]
 
 
-def test_false_blocks_delay_no_node_for_long() -> None:
+@pytest.mark.parametrize("seeds", [range(6), pytest.param(range(6, 30), marks=pytest.mark.long)], ids=["few", "many"])
+def test_false_blocks_delay_no_node_for_long(seeds: range) -> None:
     lies = 0
-    for seed in range(9):
+    for seed in seeds:
         lies += fight(seed, BlockCorrupter, count=4 + seed % 4, epoch_heights=(5, 1000)[seed % 2], calm=True).lies
         fight(seed, BlockCorrupter, count=4 + seed % 4)
     assert lies > 10
