@@ -181,7 +181,7 @@ def test_an_honest_payer_forfeits_nothing() -> None:
             await ask(world.members[1].node)
 
         for _ in range(2):
-            for _ in range(6):
+            for _ in range(5):
                 async with trio.open_nursery() as nursery:
                     for number in range(24):
                         nursery.start_soon(send, number % 5 * 0.1)
@@ -189,7 +189,7 @@ def test_an_honest_payer_forfeits_nothing() -> None:
             await world.kill(1)
             await world.start(1)
             await world.wait_met()
-        for _ in range(100):  # what was declined is used before it leaves the window
+        for _ in range(60):  # what was declined is used before it leaves the window
             await ask(world.members[1].node)
         await world.settle()
         window = world.gateway.engine.state.replay_window(world.members[1].public_key)
