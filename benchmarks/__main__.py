@@ -23,6 +23,7 @@ BENCHMARKS = (
     "substitution",
     "judges",
     "equilibrium",
+    "incentives",
 )
 """In the order in which they run and are shown."""
 
