@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated
 
 from chain import crypto
+from chain.check_economics import check_checks
 from chain.codec import Amount, Bounds, Hash, ModelName, Natural, PublicKey, Record
 from chain.duel_economics import check_duels
 from chain.exceptions import CodecError, GenesisError, JsonFormError, KeyFormatError
@@ -96,8 +97,8 @@ class Genesis(Record):
 
         Raises:
             GenesisError: too large, an unusable or repeated key, unsorted models, a model priced twice, epochs that are
-                no whole number of rounds, duels that cannot work, no validator, too many, one with too small a bond, a
-                committee that no account can join, or too much credit.
+                no whole number of rounds, duels or checks that cannot work, no validator, too many, one with too small
+                a bond, a committee that no account can join, or too much credit.
         """
         size = len(self.encode())
         if size > MAX_GENESIS_BYTES:
@@ -117,6 +118,7 @@ class Genesis(Record):
         if len(set(priced)) != len(priced):
             raise GenesisError("model_prices: a model is listed twice")
         check_duels(self.parameters)
+        check_checks(self.parameters)
         validators = [account for account in self.accounts if account.commitment is not None]
         if not validators:
             raise GenesisError("no account is a validator")

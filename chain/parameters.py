@@ -1,10 +1,11 @@
-"""The parameters of a chain: epochs, bonds, fees, time limits, newcomers, the prices of answers, and duels."""
+"""The parameters of a chain: epochs, bonds, fees, time limits, newcomers, the prices of answers, duels and checks."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Annotated
 
+from chain.check_parameters import DEFAULT_CHECKS, CheckParameters
 from chain.codec import Amount, Bounds, ModelName, Natural, Record
 from chain.duel_parameters import NO_DUELS, DuelParameters
 from chain.types.operations import Usage
@@ -61,7 +62,7 @@ class Parameters(Record):
     ``max_settlements`` is how many unreceipted captures a block settles before it leaves the rest to the next.
     ``unused_number_fee`` is what the first hold number costs that a payer leaves out
     (:mod:`chain.transition.deposits`).
-    ``duels`` says how often answers are compared, and what is at stake then.
+    ``duels`` says how often answers are compared, and what is at stake then, ``checks`` how their model is checked.
     ``bond_per_hold`` is how many times the amount of a hold an executor has bonded and free, or it declines.
     """
 
@@ -91,6 +92,7 @@ class Parameters(Record):
     price: Price = Price()
     model_prices: tuple[ModelPrice, ...] = ()
     duels: DuelParameters = NO_DUELS
+    checks: CheckParameters = DEFAULT_CHECKS
 
     def get_price(self, model: str) -> Price:
         """The price of a model: its own where listed, else the common one."""

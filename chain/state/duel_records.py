@@ -16,7 +16,10 @@ STAGES = {ANSWER: "waits for an answer", COMMIT: "waits for commitments", REVEAL
 
 @dataclass(frozen=True, slots=True)
 class PaidCapture(Record):
-    """A capture that was paid, and what a duel or a check about it needs to know. ``amount`` is in micro-credits."""
+    """A capture that was paid, and what a duel or a check about it needs to know.
+
+    ``amount`` is in micro-credits. ``identity`` is what the payee declared of the model when it was paid.
+    """
 
     hold: Hash
     payer: PublicKey
@@ -26,6 +29,7 @@ class PaidCapture(Record):
     request_digest: Hash
     response_digest: Hash
     transcript_digest: Hash | None
+    identity: Hash | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from chain.codec import Record
 from chain.merkle.mountain_range import MountainRange
 from chain.state.beacon import Beacon
+from chain.state.check_records import ModelCheck
 from chain.state.duel_records import DeadlineQueue, Duel, DuelDeadline, PaidCaptures
 from chain.state.lottery import ServingPeriods, ServingTable
 from chain.state.ratings import ExecutorRating
@@ -19,6 +20,7 @@ from chain.state.records import (
     Totals,
     ValidatorRecord,
 )
+from chain.state.sequential_test import AccountHistory
 from chain.types.validators import ValidatorSet
 
 MAX_ENTRY_BYTES = 64 << 20
@@ -28,6 +30,8 @@ ACCOUNT_PREFIX = b"a"
 """First letter of the key of an account."""
 COMMITTEE_PREFIX = b"c"
 """First letter of the key of a committee."""
+CHECK_PREFIX = b"i"
+"""First letter of the key of a check of the model."""
 DUEL_PREFIX = b"u"
 """First letter of the key of a duel."""
 VALIDATOR_PREFIX = b"v"
@@ -62,6 +66,15 @@ def pending_draws_key(height: int, delay: int) -> bytes:
 
 def duel_key(hold_id: bytes) -> bytes:
     return DUEL_PREFIX + hold_id
+
+
+def check_key(hold_id: bytes) -> bytes:
+    return CHECK_PREFIX + hold_id
+
+
+def check_history_key(public_key: bytes, identity: bytes) -> bytes:
+    """Of the checks of an account under an identity."""
+    return b"f" + public_key + identity
 
 
 def rating_key(public_key: bytes) -> bytes:
@@ -111,6 +124,8 @@ RECORD_KINDS: dict[bytes, type[Record]] = {
     b"n": PaidCaptures,
     DUEL_PREFIX: Duel,
     b"e": ExecutorRating,
+    CHECK_PREFIX: ModelCheck,
+    b"f": AccountHistory,
     b"x": DuelDeadline,
     b"y": DeadlineQueue,
     b"t": ServingTable,

@@ -4,7 +4,7 @@ For each request of a payer the accounts that serve the model stand in one rando
 replacement; ``attempt`` is a position in it. Everything the order depends on (stakes, beacon, payer, sequence number)
 is fixed before the request exists, so that every node computes the same order and the ledger refuses any other payee.
 
-Challengers and judges of duels are drawn in the same way, among those with a stake to lose.
+Challengers and judges of duels, and checkers of models, are drawn in the same way, among those with a stake to lose.
 """
 
 from __future__ import annotations
@@ -89,6 +89,19 @@ class ServingTable(Record):
     @cached_property
     def _judge_urn(self) -> _Urn:
         return _Urn([(entry.public_key, entry.stake) for entry in self.entries if entry.public_key in self._judges])
+
+    @cached_property
+    def _checker_urns(self) -> dict[DeclaredIdentity, _Urn]:
+        """The accounts with a stake, by the identities that they declare."""
+        tickets: dict[DeclaredIdentity, list[tuple[bytes, int]]] = {}
+        for entry in self.entries:
+            for identity in entry.identities if entry.stake else ():
+                tickets.setdefault(identity, []).append((entry.public_key, entry.stake))
+        return {identity: _Urn(entries) for identity, entries in tickets.items()}
+
+    def draw_checkers(self, identity: DeclaredIdentity, seed: bytes, excluded: Collection[bytes]) -> Iterator[bytes]:
+        """Who declares ``identity`` with a stake, one after another as ``seed`` draws them, but those ``excluded``."""
+        return _draw_all(self._checker_urns.get(identity, _EMPTY_URN), "checker", seed, excluded)
 
     def draw_challengers(self, model: str, seed: bytes, excluded: Collection[bytes]) -> Iterator[bytes]:
         """Who serves ``model`` with a stake, one after another as ``seed`` draws them, without those ``excluded``."""
@@ -210,6 +223,7 @@ def _draw_all(urn: _Urn, domain: str, seed: bytes, excluded: Collection[bytes]) 
 
 
 _EMPTY_LOTTERY = Lottery(())
+_EMPTY_URN = _Urn([])
 
 
 def compute_lottery_seed(beacon: bytes, payer: bytes, seq: int) -> bytes:

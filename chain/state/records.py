@@ -34,8 +34,9 @@ class Account(Record):
 
     ``held`` is the amounts of its open holds, and their deposits. ``grant`` is the part of the bond that was given to a
     newcomer and never leaves it. ``locked`` is the part that stands behind captures without a receipt, and behind its
-    answers in duels, until they are settled. ``deposit`` is what the account left for its models, and for hold numbers
-    that it has not used. ``judge`` says how it judges duels, if it does, ``identities`` what it declares of its models.
+    answers in duels and checks, until they are settled. ``deposit`` is what the account left for its models, and for
+    hold numbers that it has not used. ``judge`` says how it judges duels, if it does, ``identities`` what it declares
+    of its models.
     """
 
     nonce: Natural = 0
@@ -64,6 +65,10 @@ class Account(Record):
     def free_bond(self) -> int:
         """The part of the own bond that may leave it, or back another capture without a receipt."""
         return max(0, self.own_bond - self.locked)
+
+    def find_identity(self, model: str) -> bytes | None:
+        """The digest that the account declares for a model."""
+        return next((identity.digest for identity in self.identities if identity.model == model), None)
 
     def take_stake(self, amount: int) -> tuple[Account, int]:
         """Take an amount out of the bond, then out of what is leaving it: what leaves first pays first.

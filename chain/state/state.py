@@ -16,6 +16,7 @@ from chain.exceptions import StoreError
 from chain.merkle.mountain_range import MountainRange
 from chain.merkle.sparse_tree import Leaf, SparseMerkleTree, TreeProof
 from chain.state.beacon import NO_COMMITMENT, Beacon
+from chain.state.check_records import ModelCheck
 from chain.state.duel_records import DeadlineQueue, Duel, DuelDeadline, PaidCaptures
 from chain.state.keys import (
     ACCOUNT_PREFIX,
@@ -30,6 +31,8 @@ from chain.state.keys import (
     TOTALS_KEY,
     VALIDATOR_PREFIX,
     account_key,
+    check_history_key,
+    check_key,
     committee_key,
     deadline_queue_key,
     due_captures_key,
@@ -56,6 +59,7 @@ from chain.state.records import (
     Totals,
     ValidatorRecord,
 )
+from chain.state.sequential_test import AccountHistory
 from chain.types.validators import ValidatorSet
 
 R = TypeVar("R", bound=Record)
@@ -105,6 +109,14 @@ class StateReader:
     def rating(self, public_key: bytes) -> ExecutorRating:
         """How the answers of an account have done in duels."""
         return self._get(rating_key(public_key), ExecutorRating) or ExecutorRating()
+
+    def model_check(self, hold_id: bytes) -> ModelCheck | None:
+        """The open check of the answer to a hold; None before it is drawn and once it is settled."""
+        return self._get(check_key(hold_id), ModelCheck)
+
+    def check_history(self, public_key: bytes, identity: bytes) -> AccountHistory:
+        """How the checks of an account have come out under an identity."""
+        return self._get(check_history_key(public_key, identity), AccountHistory) or AccountHistory()
 
     def duel_deadline(self, stage: int, number: int) -> DuelDeadline | None:
         """A deadline of a stage, by its number in the queue."""

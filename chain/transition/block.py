@@ -17,6 +17,9 @@ from chain.genesis import Genesis
 from chain.state.beacon import NO_COMMITMENT, compute_commitment
 from chain.state.keys import BEACON_KEY, HISTORY_KEY, validator_key
 from chain.state.state import State, StateOverlay, StateReader
+from chain.transition.checks.events import CheckEvent
+from chain.transition.checks.opening import open_check
+from chain.transition.checks.settlement import close_check_stages
 from chain.transition.context import BlockContext
 from chain.transition.duels.draw import draw_duels
 from chain.transition.duels.events import DuelEvent
@@ -45,13 +48,15 @@ class Transition:
     """What a block leads to.
 
     ``state`` is the state after it and ``changes`` the entries in which it differs from the one before; ``failures``
-    has, per operation, why it failed (its fee is paid) or None; ``duel_events`` what it did about duels, in order.
+    has, per operation, why it failed (its fee is paid) or None; ``duel_events`` and ``check_events`` what it did about
+    duels and about checks of the model, in order.
     """
 
     state: State
     changes: Mapping[bytes, Record | None]
     failures: tuple[str | None, ...]
     duel_events: tuple[DuelEvent, ...] = ()
+    check_events: tuple[CheckEvent, ...] = ()
 
 
 IsVerified = Callable[[SignedOperation], bool]
@@ -242,8 +247,8 @@ def execute(genesis: Genesis, epoch: Epoch, parent: Header, state: State, header
 
 def _begin(
     genesis: Genesis, epoch: Epoch, parent: Header, state: State, header: Header, body: Body
-) -> tuple[StateOverlay, BlockContext, list[DuelEvent]]:
-    """Everything that a block does before its operations, and the duels that it opened."""
+) -> tuple[StateOverlay, BlockContext, _Opened]:
+    """Everything that a block does before its operations, and what it opened."""
     overlay = StateOverlay(state)
     overlay.put(HISTORY_KEY, state.history.append(parent.id))
     overlay.put(BEACON_KEY, state.beacon.absorb(header.beacon_reveal))
@@ -255,18 +260,32 @@ def _begin(
         overlay.put(validator_key(header.proposer), replace(validator, commitment=header.beacon_reveal))
     process_votes(overlay, epoch, parent, body)
     charge_missed_leads(overlay, genesis.parameters, epoch, body)
-    opened = _open_duels(overlay, genesis, header)
+    opened = _open_drawn(overlay, genesis, header)
     return overlay, BlockContext(genesis, epoch.number, header.height, header.chain_time), opened
 
 
-def _open_duels(overlay: StateOverlay, genesis: Genesis, header: Header) -> list[DuelEvent]:
-    """Open the duels that this block draws: before its operations, so that its proposer can change no draw by them."""
-    duels = genesis.parameters.duels
-    if not duels.rate:
-        return []
-    drawn = draw_duels(overlay, duels, header.height)
-    opened = [open_duel(overlay, duels, capture, header.chain_time) for capture in drawn]
-    return [event for event in opened if event is not None]
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """The duels and the checks that a block opened."""
+
+    duels: tuple[DuelEvent, ...] = ()
+    checks: tuple[CheckEvent, ...] = ()
+
+
+def _open_drawn(overlay: StateOverlay, genesis: Genesis, header: Header) -> _Opened:
+    """Open the duels and checks that this block draws: before its operations, by which its proposer could change draws.
+
+    The duels come first: if the treasury cannot pay for all, answers are rather compared than checked.
+    """
+    parameters, now = genesis.parameters, header.chain_time
+    if not parameters.duels.rate:
+        return _Opened()
+    drawn = draw_duels(overlay, parameters.duels, header.height)
+    duels = [open_duel(overlay, parameters.duels, capture, now) for capture in drawn]
+    checks = [open_check(overlay, parameters, capture, now) for capture in drawn]
+    return _Opened(
+        tuple(event for event in duels if event is not None), tuple(event for event in checks if event is not None)
+    )
 
 
 def _finish(
@@ -276,12 +295,15 @@ def _finish(
     overlay: StateOverlay,
     header: Header,
     failures: list[str | None],
-    opened: list[DuelEvent],
+    opened: _Opened,
 ) -> Transition:
     """What a block does after its operations, and what the last block of a round or an epoch does besides."""
     # After the operations: however far chain time has come, a dispute in the block after the capture is in time.
     settle_due_captures(overlay, genesis.parameters, header.height, header.chain_time)
-    ended = close_stages(overlay, genesis.parameters.duels, header.chain_time) if genesis.parameters.duels.rate else []
+    duel_events, check_events = [*opened.duels], [*opened.checks]
+    if genesis.parameters.duels.rate:
+        duel_events += close_stages(overlay, genesis.parameters.duels, header.chain_time)
+        check_events += close_check_stages(overlay, genesis.parameters, header.chain_time)
     note_serving_changes(overlay, state, genesis, header.height)
     after = state.update(overlay.changes)
     if header.height % genesis.parameters.round_heights == 0:
@@ -291,7 +313,7 @@ def _finish(
             process_epoch(end, after, genesis, epoch, header.chain_time)
         overlay.merge(end)
         after = after.update(end.changes)
-    return Transition(after, overlay.changes, tuple(failures), (*opened, *ended))
+    return Transition(after, overlay.changes, tuple(failures), tuple(duel_events), tuple(check_events))
 
 
 def build_block(

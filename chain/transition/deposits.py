@@ -97,6 +97,17 @@ def update_models(
     )
 
 
+def drop_identity(overlay: StateOverlay, parameters: Parameters, public_key: bytes, digest: bytes) -> None:
+    """Remove an identity from what an account declares, if it still does, and return its deposit."""
+    account = overlay.account(public_key)
+    kept = tuple(identity for identity in account.identities if identity.digest != digest)
+    freed = compute_models_deposit(parameters, (), None, account.identities) - compute_models_deposit(
+        parameters, (), None, kept
+    )
+    account = replace(account.credit(freed), identities=kept, deposit=account.deposit - freed)
+    overlay.put_account(public_key, account)
+
+
 def compute_deposit(parameters: Parameters, unused: int) -> int:
     """Micro-credits that a payer leaves for ``unused`` numbers in its window."""
     return parameters.unused_number_fee * unused * (DEPOSIT_DOUBLING + unused) // DEPOSIT_DOUBLING

@@ -14,6 +14,7 @@ from chain.genesis import Genesis
 from chain.state.records import Account
 from chain.state.state import StateOverlay
 from chain.transition.context import BlockContext
+from chain.types.checks import CheckOperation
 from chain.types.duels import DuelOperation
 from chain.types.operations import Hold, Register, SignedOperation
 
@@ -21,9 +22,9 @@ from chain.types.operations import Hold, Register, SignedOperation
 def compute_fee(genesis: Genesis, signed: SignedOperation) -> int:
     """Fee of an operation in micro-credits: by its bytes. For a hold it grows with the attempt: skipping costs.
 
-    Newcomers have nothing to pay from, and what a duel asks of those it draws is bounded without a price.
+    Newcomers have nothing to pay from, and what a duel or a check asks of those it draws is bounded without a price.
     """
-    if isinstance(signed.operation, Register | DuelOperation):
+    if isinstance(signed.operation, Register | DuelOperation | CheckOperation):
         return 0
     fee = genesis.parameters.fee_per_byte * len(signed.encoded)
     return fee * (1 + signed.operation.attempt) if isinstance(signed.operation, Hold) else fee

@@ -14,6 +14,7 @@ from typing import Any
 from chain import crypto
 from chain.exceptions import InvalidNonce, InvalidOperation
 from chain.state.state import StateOverlay
+from chain.transition.checks.duties import process_check_commit, process_check_reveal
 from chain.transition.context import BlockContext
 from chain.transition.duels.duties import process_duel_answer, process_duel_commit, process_duel_reveal
 from chain.transition.fees import charge_fee, compute_fee
@@ -30,6 +31,7 @@ from chain.transition.registration import process_register
 from chain.transition.slashing import check_evidence, process_evidence
 from chain.transition.staking import process_bond, process_serve, process_unbond, process_withdraw
 from chain.transition.validators import process_enroll, process_recommit, process_retire, process_unjail
+from chain.types.checks import CheckCommit, CheckReveal
 from chain.types.duels import DuelAnswer, DuelCommit, DuelReveal
 from chain.types.operations import (
     MAX_CAPTURE_BYTES,
@@ -71,6 +73,8 @@ _PROCESS: Mapping[type[Operation], Callable[[StateOverlay, BlockContext, Any, by
     DuelAnswer: process_duel_answer,
     DuelCommit: process_duel_commit,
     DuelReveal: process_duel_reveal,
+    CheckCommit: process_check_commit,
+    CheckReveal: process_check_reveal,
 }
 """The rule of each type of operation, but for those whose fee comes out of what they settle."""
 

@@ -1,10 +1,10 @@
 """Transfers, and payment for requests: hold, capture, release, dispute.
 
 A hold sets credit aside for one request to one executor, drawn by the lottery. A capture with the payer's receipt pays
-at once, less the levy for duels; one without waits in the settlement queue for the grace time, in which the payer may
-dispute it. Until then as much of the payee's bond is locked, and a dispute takes the amount from both: a lie costs the
-liar what it costs the other. A block settles a bounded number of captures, and the rest stays in the queue. Once its
-deadline has passed, a hold that was not captured is released to its payer.
+at once, less the levies for duels and checks; one without waits in the settlement queue for the grace time, in which
+the payer may dispute it. Until then as much of the payee's bond is locked, and a dispute takes the amount from both: a
+lie costs the liar what it costs the other. A block settles a bounded number of captures, and the rest stays in the
+queue. Once its deadline has passed, a hold that was not captured is released to its payer.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from chain.state.keys import SETTLEMENTS_KEY, account_key, due_captures_key, hol
 from chain.state.lottery import compute_lottery_seed
 from chain.state.records import DueCaptures, OpenHold, SettlementQueue
 from chain.state.state import StateOverlay, StateReader
+from chain.transition.checks.opening import charge_check_levy
 from chain.transition.context import BlockContext
 from chain.transition.deposits import compute_hold_deposit, update_deposit
 from chain.transition.duels.draw import is_exempt, note_paid_capture
@@ -285,10 +286,11 @@ def _pay(
     delivery: Delivery,
     is_exempt: bool = False,
 ) -> None:
-    """Pay a delivery to the payee of its hold, less the levy. It may become a duel, unless it ``is_exempt``."""
+    """Pay a delivery to the payee of its hold, less the levies. It may be drawn, unless it ``is_exempt``."""
     _resolve(overlay, parameters, delivery.hold, hold, hold.payee, delivery.amount)
     if parameters.duels.rate:
         charge_levy(overlay, parameters.duels, hold.payee, delivery.amount)
+        charge_check_levy(overlay, parameters, hold.payee, hold.model, delivery.amount)
         if not is_exempt:
             note_paid_capture(overlay, height, hold, delivery)
 

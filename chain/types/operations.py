@@ -16,7 +16,7 @@ from typing import Annotated
 
 from chain import crypto
 from chain.codec import Amount, Bounds, Hash, ModelName, Natural, PublicKey, Record, Signature
-from chain.types.checks import DeclaredIdentity
+from chain.types.checks import CheckOperation, DeclaredIdentity
 from chain.types.duels import DeclaredJudge, DuelOperation
 from chain.types.votes import Vote
 
@@ -235,7 +235,7 @@ class Register(Record):
 
 
 NoncedOperation = Transfer | Bond | Unbond | Withdraw | Serve | Enroll | Retire | Unjail | Recommit
-OneTimeOperation = Hold | Capture | Release | Dispute | Evidence | Register | DuelOperation
+OneTimeOperation = Hold | Capture | Release | Dispute | Evidence | Register | DuelOperation | CheckOperation
 Operation = NoncedOperation | OneTimeOperation
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from chain.parameters import Parameters
-from chain.state.keys import duel_key, hold_key
+from chain.state.keys import check_key, duel_key, hold_key
 from chain.state.records import Account
 from chain.transition.deposits import compute_hold_deposit
+from chain.types.checks import CheckOperation
 from chain.types.duels import DuelOperation
 from chain.types.operations import (
     Capture,
@@ -91,7 +92,7 @@ def get_conflict_keys(operation: Operation) -> list[ConflictKey]:
         return [("hold", operation.seq, operation.attempt)]
     if isinstance(operation, Capture):
         return [("capture", item.delivery.hold) for item in operation.items]
-    if isinstance(operation, DuelOperation):
+    if isinstance(operation, DuelOperation | CheckOperation):
         return [(type(operation), operation.hold)]
     return []
 
@@ -102,6 +103,8 @@ def get_dependencies(operation: Operation) -> list[bytes]:
         return [hold_key(item.delivery.hold) for item in operation.items]
     if isinstance(operation, DuelOperation):
         return [duel_key(operation.hold)]
+    if isinstance(operation, CheckOperation):
+        return [check_key(operation.hold)]
     return [hold_key(operation.hold)] if isinstance(operation, Release | Dispute) else []
 
 

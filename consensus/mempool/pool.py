@@ -31,11 +31,13 @@ from chain.exceptions import CannotPay, InvalidNonce, InvalidOperation, InvalidS
 from chain.genesis import Genesis
 from chain.state.keys import ACCOUNT_PREFIX
 from chain.state.state import State, StateOverlay
+from chain.transition.checks.duties import check_turn
 from chain.transition.context import BlockContext
 from chain.transition.duels.duties import check_duty
 from chain.transition.fees import compute_fee
 from chain.transition.operations import check_form, process_operation
 from chain.types.blocks import Block, Header
+from chain.types.checks import CheckOperation
 from chain.types.duels import DuelOperation
 from chain.types.operations import MAX_OPERATION_BYTES, Capture, Dispute, Hold, NoncedOperation, SignedOperation
 from consensus.mempool.entries import (
@@ -217,6 +219,8 @@ class Mempool:
                 raise InvalidOperation(f"hold {operation.seq}/{operation.attempt} is used or too old")
         if isinstance(operation, DuelOperation):  # which costs no fee, and would fill the pool for nothing
             check_duty(self._state, operation, signed.signer)
+        if isinstance(operation, CheckOperation):  # nor do these
+            check_turn(self._state, operation, signed.signer)
         for conflict in get_conflict_keys(operation):
             rival = pending.conflicts.get(conflict)
             if rival is not None and self._entries[rival].ready:

@@ -13,6 +13,7 @@ import trio
 import typer
 from rich.console import Console
 
+from chain.check_economics import check_checks
 from chain.cli.app import DataDir, get_default_data_dir
 from chain.cli.format import print_line
 from chain.crypto import KeyPair
@@ -141,6 +142,7 @@ def init(
     joined = load_genesis(genesis) if genesis is not None else None
     parameters = Parameters(duels=DuelParameters(rate=duel_rate))
     check_duels(parameters)
+    check_checks(parameters)
     try:
         make_data_dir(directory)
         with create_private():

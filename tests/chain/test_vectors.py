@@ -343,7 +343,8 @@ def test_the_chain() -> None:
         assert is_certificate(ledger.chain_id, committee, finality)
         assert ledger.compute_supply() == ledger.entries[b"s"]["supply"]
         kinds |= set(case["operations"])
-    kinds |= {kind for case in load("duels")["blocks"] for kind in case["operations"]}
+    for name in ("duels", "checks"):
+        kinds |= {kind for case in load(name)["blocks"] for kind in case["operations"]}
     assert kinds == set(list_members(OPERATIONS_SECTION).values())
 
 
@@ -362,7 +363,11 @@ def test_duels() -> None:
     events = [event for events in content["events"].values() for event in events]
     verdicts = {event[name] for event in events for name in ("accused", "verdict") if name in event}
     assert len(verdicts) == 11
-    refused = content["refused"]
+    check_refused(content["refused"])
+
+
+def check_refused(refused: dict[str, Any]) -> None:
+    """Operations that cannot be included after the blocks of a chain."""
     ledger = make_ledger(bytes.fromhex(refused["genesis"]))
     cases = iter(refused["cases"])
     case = next(cases)
@@ -374,6 +379,23 @@ def test_duels() -> None:
             assert include(ledger, signed) == REFUSED, case["what"]
             case = next(cases, None)
     assert case is None
+
+
+def test_checks() -> None:
+    """Draws, stages, findings and payments follow from the blocks, and what does not fit is refused."""
+    content = load("checks")
+    ledger = make_ledger(bytes.fromhex(content["genesis"]))
+    assert ledger.encode_entries() == unhex(content["genesis_state"])
+    for case in content["blocks"]:
+        assert apply_block(ledger, bytes.fromhex(case["encoded"])) == case["failed"]
+        assert ledger.header["state_root"].hex() == case["state_root"]
+        assert ledger.compute_supply() == ledger.entries[b"s"]["supply"]
+        reserving = [record for key, record in ledger.entries.items() if key[:1] in (b"u", b"i")]
+        assert ledger.entries[b"s"]["reserved"] == sum(each["reserved"] for each in reserving)
+    assert not reserving
+    events = [event for events in content["events"].values() for event in events]
+    assert len({event["outcome"] for event in events if "outcome" in event}) == 6
+    check_refused(content["refused"])
 
 
 def test_forgeries() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from chain.check_parameters import CheckParameters
 from chain.duel_parameters import DuelParameters
 from chain.parameters import Parameters
 from serving.cli.node_process import HTTP
@@ -29,7 +30,14 @@ DUELS = DuelParameters(
     executor_lost=250,
     levy=1_000,
 )
-PARAMETERS = Parameters(epoch_heights=16_384, round_heights=4, missed_lead_fee=0, idle_beat_ms=250, duels=DUELS)
+PARAMETERS = Parameters(
+    epoch_heights=16_384,
+    round_heights=4,
+    missed_lead_fee=0,
+    idle_beat_ms=250,
+    duels=DUELS,
+    checks=CheckParameters(checkers=0),
+)
 """Blocks come quickly, since a draw takes up to 40 of them."""
 GOOD = 3
 """The node whose answers are better, as every judge says."""

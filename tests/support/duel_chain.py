@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from chain.check_parameters import CheckParameters
 from chain.crypto import KeyPair, hash_bytes
 from chain.duel_parameters import DuelParameters
 from chain.parameters import Parameters
@@ -30,7 +31,13 @@ from tests.support.chain_builder import MODEL, PARAMETERS, Chain
 
 DUELS = DuelParameters(rate=500, answer_ms=10_000, commit_ms=5_000, reveal_ms=4_000)
 DUEL_PARAMETERS = replace(
-    PARAMETERS, unbonding_epochs=100, min_service_bond=2_000, fee_per_byte=10, max_hold_time_ms=60_000, duels=DUELS
+    PARAMETERS,
+    unbonding_epochs=100,
+    min_service_bond=2_000,
+    fee_per_byte=10,
+    max_hold_time_ms=60_000,
+    duels=DUELS,
+    checks=CheckParameters(checkers=0),
 )
 """Every second capture becomes a duel, and the fees soon fill the treasury."""
 SOLO_MODEL = "solo"

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import trio
 
+from chain.check_parameters import CheckParameters
 from chain.duel_parameters import DuelParameters
 from chain.state.duel_records import Duel
 from chain.transition.duels.events import DuelEvent, DuelSettled
@@ -20,6 +21,8 @@ from tests.support.market_world import MODEL, Member, Options, ScriptedBackend, 
 from tests.support.openai_answers import make_whole
 from tests.support.waiting import eventually
 
+NO_CHECKS = CheckParameters(checkers=0)
+"""For worlds in which the levy for duels takes all of a capture."""
 DUELS = DuelParameters(
     rate=1_000,
     probation_rate=1_000,
@@ -93,7 +96,13 @@ class DuelOptions(Options):
         self.executors = len(self.qualities)
         first = max(self.gateways) + 1
         self.judges = self.judges or tuple(range(first, first + self.executors))
-        self.parameters = {"round_heights": 4, "idle_beat_ms": 1_000, "duels": self.duels, **self.parameters}
+        self.parameters = {
+            "round_heights": 4,
+            "idle_beat_ms": 1_000,
+            "duels": self.duels,
+            "checks": NO_CHECKS,
+            **self.parameters,
+        }
         self.make_backend = lambda number: JudgingBackend(f"q{self.qualities[number - first]}-")
 
 

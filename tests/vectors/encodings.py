@@ -40,7 +40,6 @@ MODULES = (
 
 PRIVATE = {"chain.merkle.snapshot.Frontier"}
 PRIVATE_MODULES = {
-    "chain.state.sequential_test",
     "chain.store.snapshot_import",
     "chain.store.reader",
     "consensus.voting.journal",

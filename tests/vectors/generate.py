@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.vectors import answers, basics, draws, duels, encodings, ledger, wire
+from tests.vectors import answers, basics, checks, draws, duels, encodings, ledger, wire
 from tests.vectors.plain import Json
 
 DIRECTORY = Path(__file__).parent
@@ -31,6 +31,7 @@ FILES: dict[str, Callable[[], Json]] = {
     "forgeries": ledger.make_forgeries,
     "restart": ledger.make_restart,
     "duels": duels.make_duels,
+    "checks": checks.make_checks,
     "proofs": ledger.make_proofs,
     "certificates": ledger.make_certificates,
     "leaders": draws.make_leaders,

@@ -40,6 +40,7 @@ def note_paid_capture(overlay: StateOverlay, height: int, hold: OpenHold, delive
         hold.request_digest,
         delivery.response_digest,
         delivery.transcript_digest,
+        overlay.account(hold.payee).find_identity(hold.model),
     )
     before = overlay.paid_captures(height)
     overlay.put(paid_captures_key(height), PaidCaptures((*(before.captures if before else ()), capture)))

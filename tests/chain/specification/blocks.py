@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from tests.chain.specification import checks, duels
 from tests.chain.specification.draws import compute_leader
-from tests.chain.specification.duels import draw_duels, end_stages
 from tests.chain.specification.epochs import count_participation, end_epoch, end_round, list_services
 from tests.chain.specification.ledger import NO_VALIDATOR, VERSION, Ledger, compute_body_root, demand
 from tests.chain.specification.merkle import history_peaks, history_root, state_root
@@ -107,10 +107,11 @@ def execute(ledger: Ledger, block: Record, operations: list[Record]) -> list[str
     entries[b"p"] = participation
     for nullification in body["nullifications"]:
         charge_missed_lead(ledger, nullification["view"])
-    draw_duels(ledger)
+    duels.draw_duels(ledger)
     outcomes = [include(ledger, signed) for signed in operations]
     settle_due_captures(ledger)
-    end_stages(ledger)
+    duels.end_stages(ledger)
+    checks.end_stages(ledger)
     round_heights = ledger.parameters["round_heights"]
     if list_services(ledger) != services:
         ledger.entries[b"d"]["changed_in"] = (ledger.height - 1) // round_heights

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from tests.chain.specification.checks import find_identity, open_check, pay_levy
 from tests.chain.specification.draws import draw_judges, draw_staked
 from tests.chain.specification.ledger import Ledger, get_free_bond, need
 from tests.chain.specification.notation import Record, encode, h, number, u64
@@ -40,12 +41,14 @@ def note_paid(ledger: Ledger, hold_id: bytes, entry: Record, delivery: Record, h
     levy = amount * duels["levy"] * get_rate(ledger, entry["payee"]) // 1_000_000
     ledger.account(entry["payee"])["available"] -= levy
     ledger.fill_treasury(levy)
+    pay_levy(ledger, entry["payee"], entry["model"], amount, get_rate(ledger, entry["payee"]))
     is_exempt = delivery["finish_reason"] == "cancelled" or delivery["usage"]["completion_bytes"] == 0
     if has_receipt and is_exempt:
         return
     capture = {"hold": hold_id, "payer": entry["payer"], "payee": entry["payee"], "model": entry["model"]}
     capture |= {"amount": amount, "request_digest": entry["request_digest"]}
     capture |= {name: delivery[name] for name in ("response_digest", "transcript_digest")}
+    capture["identity"] = find_identity(ledger.account(entry["payee"]), entry["model"])
     ledger.get(b"k" + u64(ledger.height), {"captures": []})["captures"].append(capture)
 
 
@@ -71,11 +74,16 @@ def draw_duels(ledger: Ledger) -> None:
         delay = number(h("duel delay", beacon, capture["hold"])) % 32
         key = b"n" + u64(height + delay) + bytes([delay])
         ledger.get(key, {"captures": []})["captures"].append(capture)
+    drawn = []
     for delay in range(32):
         due = entries.pop(b"n" + u64(height) + bytes([delay]), {"captures": []})
         for capture in due["captures"]:
             if number(h("duel", beacon, capture["hold"])) % 1_000 < get_rate(ledger, capture["payee"]):
-                open_duel(ledger, capture)
+                drawn.append(capture)
+    for capture in drawn:
+        open_duel(ledger, capture)
+    for capture in drawn:
+        open_check(ledger, get_current_table(ledger), capture)
 
 
 def open_duel(ledger: Ledger, capture: Record) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from nacl.pwhash import argon2id
 
-from tests.chain.specification import duels, payments, validators
+from tests.chain.specification import checks, duels, payments, validators
 from tests.chain.specification.ledger import NO_ACCOUNT, NO_VALIDATOR, Forbidden, Ledger, get_free_bond, need
 from tests.chain.specification.notation import Record, encode, h, is_usable, number
 
@@ -15,7 +15,7 @@ MAX_OPERATION_BYTES, MAX_CAPTURE_BYTES = 4_096, 32_768
 MAX_UNBONDINGS = 32
 MODEL_ROOM, UNBONDING_ROOM = 448, 192
 
-FREE = {"Register", "DuelAnswer", "DuelCommit", "DuelReveal"}
+FREE = {"Register", "DuelAnswer", "DuelCommit", "DuelReveal", "CheckCommit", "CheckReveal"}
 """Operations without a fee."""
 
 DONE, FAILED, REFUSED = "done", "failed", "refused"
@@ -169,6 +169,8 @@ EFFECTS: dict[str, Callable[[Ledger, Record, bytes], None]] = {
     "DuelAnswer": duels.answer,
     "DuelCommit": duels.commit,
     "DuelReveal": duels.reveal,
+    "CheckCommit": checks.commit,
+    "CheckReveal": checks.reveal,
     "Evidence": validators.punish,
     "Register": register,
 }

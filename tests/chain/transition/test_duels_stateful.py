@@ -71,7 +71,7 @@ class DuelMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.chain = DuelChain(len(STAKES), stakes=STAKES, parameters=RULES)
+        self.chain = self.make_chain()
         self.ledger = make_ledger(self.chain.genesis.encode())
         for block in self.chain.blocks:
             received = decode("Block", block.encoded)
@@ -81,6 +81,9 @@ class DuelMachine(RuleBasedStateMachine):
         self.unreceipted: list[bytes] = []
         self.cast: dict[tuple[bytes, bytes], DuelBallot] = {}
         """What each judge has committed to, by duel."""
+
+    def make_chain(self) -> DuelChain:
+        return DuelChain(len(STAKES), stakes=STAKES, parameters=RULES)
 
     def ask(self, signed: SignedOperation) -> None:
         self.queue.append(signed)

@@ -1,0 +1,85 @@
+"""Who checks an answer, and what is set aside for it.
+
+Checkers are drawn by stake from the serving table in force, among the accounts with an identity equal to the
+executor's: never the payer or the executor, and none that has dropped the identity since. A party of the duel about the
+same answer may be among them: what a check finds moves nothing in the duel, and a challenger is replaced when it is
+silent, so that no one can be kept out for good.
+
+An executor is checked by what it declared when it was paid. It pays for that with a levy, and cannot drop the identity
+before the draw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from itertools import islice
+
+from chain import crypto
+from chain.check_parameters import CheckParameters
+from chain.parameters import Parameters
+from chain.state.check_records import CHECK_COMMIT, CheckerSeat, ModelCheck
+from chain.state.duel_records import PaidCapture
+from chain.state.state import StateOverlay, StateReader
+from chain.transition.checks.events import CheckOpened
+from chain.transition.checks.stages import enter_stage
+from chain.transition.duels.money import compute_share, get_rate
+from chain.types.checks import DeclaredIdentity
+
+
+def charge_check_levy(overlay: StateOverlay, parameters: Parameters, payee: bytes, model: str, amount: int) -> None:
+    """Take the levy for checks out of the ``amount`` that a payee was just paid, if it declares an identity."""
+    if parameters.checks.checkers and overlay.account(payee).find_identity(model) is not None:
+        rate = get_rate(overlay, parameters.duels, payee)
+        levy = amount * parameters.checks.levy * rate // 1_000_000
+        overlay.put_account(payee, overlay.account(payee).credit(-levy))
+        overlay.fill_treasury(levy)
+
+
+def open_check(overlay: StateOverlay, parameters: Parameters, capture: PaidCapture, now: int) -> CheckOpened | None:
+    """Open the check of a capture that was drawn in this block, at chain time ``now``; None if there can be none."""
+    if capture.identity is None or not parameters.checks.checkers:
+        return None
+    seed = crypto.hash_bytes("check", overlay.beacon.value, capture.hold)
+    identity = DeclaredIdentity(capture.model, capture.identity)
+    seats = draw_checkers(overlay, parameters.checks.checkers, identity, seed, {capture.payer, capture.payee})
+    cost = compute_cost(parameters.checks, capture.amount, len(seats))
+    if not seats or cost > overlay.totals.treasury - overlay.totals.reserved:
+        return None
+    executor = overlay.account(capture.payee)
+    locked = min(compute_share(capture.amount, parameters.duels.lock), executor.free_bond)
+    overlay.put_account(capture.payee, replace(executor, locked=executor.locked + locked))
+    overlay.reserve(cost)
+    check = ModelCheck(
+        payer=capture.payer,
+        executor=capture.payee,
+        model=capture.model,
+        identity=capture.identity,
+        amount=capture.amount,
+        request_digest=capture.request_digest,
+        response_digest=capture.response_digest,
+        transcript_digest=capture.transcript_digest,
+        seed=seed,
+        stage=CHECK_COMMIT,
+        ends_at=now,
+        seats=seats,
+        locked=locked,
+        reserved=cost,
+    )
+    return CheckOpened(capture.hold, enter_stage(overlay, parameters.checks, capture.hold, check, CHECK_COMMIT, now))
+
+
+def draw_checkers(
+    state: StateReader, size: int, identity: DeclaredIdentity, seed: bytes, excluded: Collection[bytes]
+) -> tuple[CheckerSeat, ...]:
+    """``size`` checkers, or the largest odd number of them that there is."""
+    table = state.serving_table(state.serving_periods.current.first_round)
+    assert table is not None
+    drawn = table.draw_checkers(identity, seed, excluded)
+    ready = list(islice((key for key in drawn if identity in state.account(key).identities), size))
+    return tuple(map(CheckerSeat, ready if len(ready) % 2 else ready[:-1]))
+
+
+def compute_cost(parameters: CheckParameters, amount: int, checkers: int) -> int:
+    """The most that a check of a capture of ``amount`` may pay out."""
+    return checkers * compute_share(amount, parameters.checker)
