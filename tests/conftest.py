@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import importlib
 import os
 from pathlib import Path
 
+import nacl.bindings
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.internal.conjecture import providers
@@ -15,6 +17,10 @@ from hypothesis.internal.conjecture import providers
 # Hypothesis also draws from the constants in the modules that are imported by then, so that what a test sees would
 # depend on which other tests were collected, and on every edit of the code.
 providers._get_local_constants = lambda: providers._local_constants
+
+# One process plays all nodes of a network, which have the same keys in every test and check the same signatures.
+for name in ("crypto_sign_seed_keypair", "crypto_sign_open"):
+    setattr(nacl.bindings, name, functools.lru_cache(maxsize=1 << 14)(getattr(nacl.bindings, name)))
 
 ROOT = Path(__file__).parent
 
