@@ -182,7 +182,14 @@ def test_a_challenger_that_hands_over_something_else_has_handed_over_nothing(che
     simulate_from(ANSWER, play)
 
 
-@pytest.mark.parametrize("cheat", CHEATS, ids=lambda cheat: cheat.__name__)
+@pytest.mark.parametrize(
+    "cheat",
+    [
+        pytest.param(cheat, marks=[] if cheat in (hand_over_another_text, hand_over_nothing) else [pytest.mark.long])
+        for cheat in CHEATS
+    ],
+    ids=lambda cheat: cheat.__name__,
+)
 def test_what_an_executor_does_not_hand_over_comes_from_the_originator(cheat: Handler) -> None:
     async def play(world: World, witness: Witness, hold: bytes, duel: Duel) -> None:
         world.members[world.find(duel.executor)].node.streams.handle(DUEL_PROTOCOL, cheat)

@@ -32,7 +32,7 @@ def finish(process: subprocess.Popen[str]) -> str:
     return found[1]
 
 
-SHORT = ("--minutes", "0.2", "--nodes", "5")
+SHORT = ("--minutes", "0.2", "--nodes", "3")
 
 
 @pytest.mark.parametrize(
