@@ -158,7 +158,9 @@ class Node:
         own_judge = DuelJudge(judge, self.backend_pool, runtime) if has_duels and judge is not None else None
         self.duels: DuelRunner | None = None
         if has_duels:
-            self.duels = DuelRunner(key, self.engine, runtime, dialer, self.backend_pool, table, own_judge)
+            self.duels = DuelRunner(
+                key, self.engine, runtime, dialer, self.backend_pool, table, self.identities, own_judge
+            )
         self.executor = Executor(
             context,
             self.backend_pool,

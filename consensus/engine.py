@@ -21,6 +21,7 @@ from chain.genesis import Genesis
 from chain.light.client import Checkpoint, LightClientUpdate
 from chain.state.state import State
 from chain.store.writer import ChainStore
+from chain.transition.checks.events import CheckEvent
 from chain.transition.duels.events import DuelEvent
 from chain.transition.jailing import Standing, get_standing
 from chain.transition.registration import has_valid_proof_of_work
@@ -82,12 +83,13 @@ class Settings:
 class FinalizedEvent:
     """A block that became final; ``failures`` has, per operation, why it failed (its fee is paid) or None.
 
-    ``duel_events`` is what it did about duels.
+    ``duel_events`` and ``check_events`` are what it did about duels and about checks of the model.
     """
 
     block: Block
     failures: tuple[str | None, ...]
     duel_events: tuple[DuelEvent, ...] = ()
+    check_events: tuple[CheckEvent, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,7 +352,8 @@ class Engine:
                 for event in self._waiting.get(operation.id, ()):
                     event.set()
             transition = node.transition
-            self._final.publish(FinalizedEvent(node.block, transition.failures, transition.duel_events))
+            duels, checks = transition.duel_events, transition.check_events
+            self._final.publish(FinalizedEvent(node.block, transition.failures, duels, checks))
         self._rebroadcaster.on_final(executed, certificate, self._me in self._driver.simplex.validators)
 
     def fetch(self, block_id: bytes, peers: tuple[bytes, ...]) -> None:

@@ -185,9 +185,24 @@ class _NodeCollector(Collector):
         abstentions = _counter("duel_abstentions", "Duels in which this node's judge had no ballot.")
         abstentions.add_metric([], duels.abstentions)
         yield abstentions
-        yield _gauge("duels_active", "Duels for which this node works at present.", duels.active)
+        yield from self._collect_checks(duels)
+        yield _gauge("duels_active", "Duels and checks for which this node works at present.", duels.active)
         yield _gauge("duel_table_entries", "What this node remembers of duels, in entries.", len(duels.table))
         yield _gauge("duel_table_bytes", "What this node remembers of duels, in bytes of texts.", duels.table.size)
+
+    def _collect_checks(self, duels: DuelRunner) -> Iterator[Metric]:
+        opened = _counter("checks", "Checks of a model that this node took part in, by its role.", "role")
+        settled = _counter("checks_settled", "Those that are settled, by its role and outcome.", "role", "outcome")
+        for role, count in duels.check_log.opened.items():
+            opened.add_metric([role.value], count)
+        for (settled_role, outcome), count in duels.check_log.settled.items():
+            settled.add_metric([settled_role.value, outcome.value], count)
+        moved = _counter("checks_microcredits", "Credit that checks gave to this node's account or took.", "direction")
+        moved.add_metric(["earned"], duels.check_log.earned)
+        moved.add_metric(["paid"], duels.check_log.paid)
+        abstentions = _counter("check_abstentions", "Checks in which this node's backend could not score.")
+        abstentions.add_metric([], duels.check_abstentions)
+        yield from (opened, settled, moved, abstentions)
 
     def _observe(self) -> None:
         """Enter the first bytes since the last scrape; requests that are no longer recorded are missed."""

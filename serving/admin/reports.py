@@ -12,11 +12,13 @@ from typing import Any
 import trio
 
 from chain.crypto import format_address
+from chain.state.check_records import CHECK_STAGES
 from chain.state.duel_records import STAGES
 from chain.state.records import Account, ValidatorRecord
 from p2p.peers.announcement import Announcement
 from serving.admin.node_view import NodeView
 from serving.dispatcher import RequestRecord
+from serving.quality.duels.check_history import CheckRecord
 from serving.quality.duels.history import DuelRecord
 from serving.scheduling.admission import Origin
 
@@ -149,7 +151,7 @@ def _report_scores(node: NodeView, peer: Announcement) -> dict[str, Any]:
 def report_models(node: NodeView) -> dict[str, Any]:
     """The models that users can ask for, with number and stake of the other executors, and this node's backends.
 
-    ``duels`` and ``win_rate`` (0 to 1) are those of all executors of a model.
+    ``duels``, ``win_rate`` (0 to 1) and ``identities`` are those of all executors of a model.
     """
     local = node.backend_pool.get_models()
     state = node.engine.state
@@ -242,16 +244,25 @@ def _describe_validator(validator: ValidatorRecord | None) -> str:
 
 
 def report_duels(node: NodeView) -> dict[str, Any]:
-    """The duels that this node took part in since it started, newest first. The list is empty on a chain without.
+    """The duels and the checks of a model that this node took part in since it started, newest first. The lists are
+    empty on a chain without.
 
-    ``moved`` is what this node got or (negative) paid by a duel so far. ``judge`` is how it judges, if it does.
+    ``moved`` is what this node got or (negative) paid so far. ``judge`` is how it judges, if it does, and
+    ``identities`` what it declares of its models, with the checks of its answers as the ledger counts them. The
+    ``shortfall`` of a check is in thousandths of a standard deviation, its ``distance`` in parts per million; both are
+    None where nothing was measured.
     """
     runner = node.duels
     if runner is None:
-        return {"duels": [], "judge": None}
+        return {"duels": [], "judge": None, "checks": [], "identities": []}
     declared = node.engine.state.account(node.key.public_key).judge
     judge = None if declared is None else {"model": declared.model, "prompt_digest": declared.prompt_digest.hex()}
-    return {"duels": [_report_duel(record) for record in reversed(runner.log.records.values())], "judge": judge}
+    return {
+        "duels": [_report_duel(record) for record in reversed(runner.log.records.values())],
+        "judge": judge,
+        "checks": [_report_check(record) for record in reversed(runner.check_log.records.values())],
+        "identities": _report_identities(node),
+    }
 
 
 def _report_duel(record: DuelRecord) -> dict[str, Any]:
@@ -265,6 +276,39 @@ def _report_duel(record: DuelRecord) -> dict[str, Any]:
         "challenger": None if duel.challenger is None else format_address(duel.challenger),
         "stage": None if verdict is not None else STAGES[duel.stage],
         "verdict": None if verdict is None else verdict.value,
+        "moved": record.moved,
+    }
+
+
+def _report_identities(node: NodeView) -> list[dict[str, Any]]:
+    state, me = node.engine.state, node.key.public_key
+    histories = {each: state.check_history(me, each.digest) for each in state.account(me).identities}
+    return [
+        {
+            "model": identity.model,
+            "digest": identity.digest.hex(),
+            "checks": history.distance.checks,
+            "shortfall_failures": history.shortfall.failures,
+            "distance_failures": history.distance.failures,
+        }
+        for identity, history in histories.items()
+    ]
+
+
+def _report_check(record: CheckRecord) -> dict[str, Any]:
+    check, finding = record.check, record.finding
+    return {
+        "hold": record.hold.hex(),
+        "role": record.role.value,
+        "model": check.model,
+        "identity": check.identity.hex(),
+        "amount": check.amount,
+        "executor": format_address(check.executor),
+        "stage": None if finding is not None else CHECK_STAGES[check.stage],
+        "outcome": None if finding is None else finding.outcome.value,
+        "shortfall": None if finding is None else finding.shortfall,
+        "distance": None if finding is None else finding.distance,
+        "is_substitution": record.is_substitution,
         "moved": record.moved,
     }
 

@@ -18,16 +18,23 @@ from rich.table import Table
 from chain.cli.app import DataDir, get_default_data_dir
 from chain.cli.format import format_count, format_percent, print_line
 from chain.files import write_atomically
+from chain.genesis import load_genesis
 from chain.state.sequential_test import PPM
 from p2p.runtime import RealRuntime
 from serving.backends.backend import Backend, BackendError
 from serving.backends.openai_compatible import OpenAICompatibleBackend
 from serving.cli.errors import CommandError
 from serving.config.build import build_backend, build_identity
-from serving.config.data_directory import CONFIG_FILE
+from serving.config.data_directory import CONFIG_FILE, GENESIS_FILE
 from serving.config.file import load_config
 from serving.config.schema import EmbeddedModel
-from serving.quality.same_model.calibration import CONFIDENCE, MIN_CHECKS, Calibration, calibrate
+from serving.quality.same_model.calibration import (
+    CONFIDENCE,
+    MIN_CHECKS,
+    Calibration,
+    calibrate,
+    judge_limits,
+)
 from serving.quality.same_model.checking import CheckRun, make_request, record_answer, run_checks
 from serving.quality.same_model.engines import find_scorer
 from serving.quality.same_model.identity import ModelIdentity
@@ -82,6 +89,7 @@ def calibrate_check(
     if identity is not None and identity.engine != engine:
         raise CommandError(f"the identity of {identity.model!r} names {identity.engine}, and the engine is {engine}")
     _show(engine, run, calibration)
+    _show_network(path.parent / GENESIS_FILE, run)
     digest = None if identity is None else identity.digest.hex()
     if identity is not None:
         print_line(f"identity {digest} of {identity.model}: weights {identity.weights.hex()}")
@@ -190,6 +198,19 @@ def _get_first(group: BaseExceptionGroup[Exception]) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
+
+
+def _show_network(path: Path, run: CheckRun) -> None:
+    """What the answers make of the limits of the chain that the node belongs to, if there is one with checks."""
+    parameters = load_genesis(path).parameters if path.exists() else None
+    if parameters is None or not parameters.duels.rate or not parameters.checks.checkers:
+        return
+    for name, limit in zip(("shortfall", "distance"), judge_limits(run.measurements, parameters.checks), strict=True):
+        bound, granted = format_percent(limit.bound_ppm / PPM), format_percent(limit.honest_ppm / PPM)
+        print_line(
+            f"the network's limit of the {name}, {limit.threshold:g}, {limit.holds.value}: {limit.above} of "
+            f"{format_count(limit.checks, 'honest check')} are above it, so at most {bound}; {granted} are granted"
+        )
 
 
 def _show(engine: str, run: CheckRun, calibration: Calibration) -> None:

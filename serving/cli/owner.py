@@ -4,7 +4,7 @@ beside."""
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -60,23 +60,52 @@ def models(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     for entry in answer["models"]:
         rate, compared = entry["win_rate"], format_count(entry["duels"], "duel")
         print_line(entry["id"] if rate is None else f"{entry['id']}  won {format_percent(rate)} of {compared}")
+        for identity in entry["identities"]:
+            declared = format_count(identity["executors"], "executor")
+            checked = format_count(identity["checks"], "check")
+            failed = f"{identity['shortfall_failures']} by shortfall, {identity['distance_failures']} by distance"
+            print_line(f"  {identity['digest'][:16]}: {declared}, {checked}, failed {failed}")
 
 
 def duels(data_dir: DataDir = None, as_json: AsJson = False) -> None:
-    """Duels that this node took part in since it started ('chain show --duels' has all)."""
+    """Duels and checks of a model that this node took part in since it started ('chain show --duels' has all)."""
     answer = ask_node(data_dir, "GET", "/duels")
     if as_json:
         print_line(json.dumps(answer))
         return
-    if not answer["duels"]:
+    if answer["duels"]:
+        _print_duels(answer["duels"])
+    else:
         print_line("no duel since this node started")
-        return
+    for identity in answer["identities"]:
+        checked = format_count(identity["checks"], "check")
+        failed = f"failed {identity['shortfall_failures']} by shortfall, {identity['distance_failures']} by distance"
+        print_line(f"{identity['model']} is declared as {identity['digest'][:16]}: {checked}, {failed}")
+    if answer["checks"]:
+        _print_checks(answer["checks"])
+
+
+def _print_duels(found: list[dict[str, Any]]) -> None:
     table = Table("duel", "role", "stage or verdict", "opponent", "credits", box=None)
-    for duel in answer["duels"]:
+    for duel in found:
         opponents = {"executor": [duel["challenger"]], "judge": [duel["executor"], duel["challenger"]]}
         opponent = ", ".join(filter(None, opponents.get(duel["role"], [duel["executor"]]))) or "-"
         moved = format_credits(duel["moved"])
         cells = (duel["hold"][:16], duel["role"], duel["verdict"] or duel["stage"], opponent, moved)
+        table.add_row(*(Text(escape_unprintable(cell)) for cell in cells))
+    Console(width=1000).print(table)
+
+
+def _print_checks(found: list[dict[str, Any]]) -> None:
+    table = Table("check", "role", "stage or outcome", "executor", "shortfall", "distance", "credits", box=None)
+    for check in found:
+        shortfall = "-" if check["shortfall"] is None else f"{check['shortfall'] / 1_000:.3f}"
+        distance = "-" if check["distance"] is None else f"{check['distance'] / 1_000_000:.6f}"
+        outcome = check["outcome"] or check["stage"]
+        if check["is_substitution"]:
+            outcome += ": another model"
+        moved = format_credits(check["moved"])
+        cells = (check["hold"][:16], check["role"], outcome, check["executor"], shortfall, distance, moved)
         table.add_row(*(Text(escape_unprintable(cell)) for cell in cells))
     Console(width=1000).print(table)
 

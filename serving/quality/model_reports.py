@@ -1,12 +1,14 @@
-"""What the ledger says of the executors of each model, for those who choose one: how they have done in duels."""
+"""What the ledger says of the executors of each model, for those who choose one: how they have done in duels, and which
+weights they declare, with what checks of that have found."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import trio
 
+from chain.state.sequential_test import AccountHistory
 from chain.state.state import StateReader
 from consensus.engine import Engine
 
@@ -15,16 +17,35 @@ REPORT_INTERVAL_S = 10.0
 
 
 @dataclass(slots=True)
+class IdentityReport:
+    """The executors that declare one identity of a model, and their checks: how many, and how many failed by what."""
+
+    executors: int = 0
+    checks: int = 0
+    shortfall_failures: int = 0
+    distance_failures: int = 0
+
+    def add(self, history: AccountHistory) -> None:
+        """Add one executor with its checks."""
+        self.executors += 1
+        self.checks += history.distance.checks
+        self.shortfall_failures += history.shortfall.failures
+        self.distance_failures += history.distance.failures
+
+
+@dataclass(slots=True)
 class ModelReport:
     """The executors of one model in this serving period.
 
     ``duels`` counts those in their ratings that compared two answers, and ``won_points`` has two for each that the
-    executor won and one for each tie. An account has one rating for all models that it serves.
+    executor won and one for each tie. An account has one rating for all models that it serves. ``identities`` are those
+    that some declare, by digest.
     """
 
     executors: int = 0
     duels: int = 0
     won_points: int = 0
+    identities: dict[bytes, IdentityReport] = field(default_factory=dict)
 
     @property
     def win_rate(self) -> float | None:
@@ -38,6 +59,9 @@ class ModelReport:
             "executors": self.executors,
             "duels": self.duels,
             "win_rate": None if rate is None else round(rate, 4),
+            "identities": [
+                {"digest": digest.hex(), **asdict(report)} for digest, report in sorted(self.identities.items())
+            ],
         }
 
 
@@ -52,6 +76,9 @@ def make_reports(state: StateReader) -> dict[str, ModelReport]:
             report.executors += 1
             report.duels += rating.compared
             report.won_points += rating.won_points
+        for identity in entry.identities:
+            found = reports[identity.model].identities.setdefault(identity.digest, IdentityReport())
+            found.add(state.check_history(entry.public_key, identity.digest))
     return reports
 
 

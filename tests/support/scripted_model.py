@@ -11,10 +11,15 @@ import json
 import math
 import random
 from collections.abc import Sequence
+from multiprocessing.connection import Connection
 from typing import Any, Literal
 
+import trio
+
+from p2p.runtime import RealRuntime
 from serving.http.messages import HttpRequest
 from serving.http.responder import Responder
+from serving.http.server import HttpServer
 from serving.openai.errors import bad_request, not_found
 from tests.support.openai_answers import DONE, make_event
 
@@ -199,6 +204,8 @@ class ScriptedModel:
     def _detokenize(self, content: dict[str, Any]) -> dict[str, Any]:
         if self.flavour == "plain":
             raise not_found("no /detokenize here")
+        if any(token >= VOCABULARY + 256 for token in content["tokens"]):
+            raise bad_request("no such token")
         field = {"llamacpp": "content", "vllm": "prompt", "sglang": "text"}[self.flavour]
         return {field: _say(content["tokens"]) + "<|end|>" * (END in content["tokens"])}
 
@@ -217,3 +224,14 @@ def _say(tokens: Sequence[int]) -> str:
 
 def _rank(logprobs: dict[int, float]) -> list[int]:
     return sorted(logprobs, key=lambda token: (-logprobs[token], token))
+
+
+def serve_model_forked(started: Connection, model: ScriptedModel) -> None:
+    """Serve until killed, in a process forked for it; the URL is sent to ``started``."""
+
+    async def serve() -> None:
+        server = await HttpServer.open(model.handle, "127.0.0.1", 0, RealRuntime())
+        started.send(f"http://{server.address[0]}:{server.address[1]}")
+        await server.run()
+
+    trio.run(serve)

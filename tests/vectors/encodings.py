@@ -30,11 +30,14 @@ from p2p.peers import anti_entropy
 from p2p.peers import suspect_message as suspect_messages
 from serving.offload import protocol as offers
 from serving.quality.duels import protocol as duel_texts
+from serving.quality.same_model import identity as identities
+from serving.quality.same_model import transcript as transcripts
 from tests.vectors.plain import Json, Sampler, list_records, to_plain
 
 MODULES = (
     genesis, light, proofs, restart_file, snapshot, compact, dissemination, messages, sync_records, announcements,
     suspect_messages, reachability, punching, anti_entropy, offers, duel_texts,
+    identities, transcripts,
 )  # fmt: skip
 """Importing these defines every record of the protocol."""
 
@@ -45,8 +48,6 @@ PRIVATE_MODULES = {
     "consensus.voting.journal",
     "p2p.discovery.peer_store",
     "serving.quality.duels.table",
-    "serving.quality.same_model.identity",
-    "serving.quality.same_model.transcript",
 }
 """Records that never leave the node that made them, or are not part of the protocol."""
 

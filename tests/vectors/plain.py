@@ -10,6 +10,7 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from chain.codec import MAX_INT, Bounds, PrintableAscii, Record
 from chain.types.validators import ValidatorSet
+from serving.quality.same_model.transcript import TopToken, TranscriptToken
 
 Json = dict[str, Any]
 
@@ -59,6 +60,9 @@ class Sampler:
         """A record of this class."""
         if cls is ValidatorSet:
             return ValidatorSet.of([(bytes([number + 1]) * 32, 1_000 + number) for number in range(3)])
+        if cls is TranscriptToken:  # whose five likeliest tokens differ
+            first = 65_534 if self._is_rich else 0
+            return TranscriptToken(first, tuple(TopToken(first + number, first * number) for number in range(5)))
         hints = get_type_hints(cls, include_extras=True)
         return cls(*(self._make_value(hints[field.name]) for field in dataclasses.fields(cls)))
 

@@ -22,13 +22,14 @@ from serving.offload.dialer import ExecutorDialer
 from serving.offload.protocol import CHUNK_BYTES, MAX_ANSWER_BYTES, cut_reason
 from serving.quality.duels.protocol import DUEL_PROTOCOL, MAX_DUEL_MESSAGE_BYTES, TextHead, TextRequest
 from serving.quality.duels.table import DuelTable
-from serving.quality.duels.texts import Text, TextKind, find_refusal
+from serving.quality.duels.texts import Text, TextKind, find_check_refusal, find_refusal
 from serving.quality.duels.turns import Fetch
 
 log = structlog.get_logger(__name__)
 
 REQUEST_RATE = Rate(items=1.0, size=float(MAX_ANSWER_BYTES), burst=30.0)
-"""What one peer may ask for: a duel takes three requests, and some more if one of both nodes is a block behind."""
+"""What one peer may ask for: a duel or a check takes three requests, and some more if one of both nodes is a block
+behind."""
 TOTAL_RATE = Rate(items=20.0, size=float(MAX_ANSWER_BYTES), burst=30.0)
 """What all peers together may ask for."""
 MAX_HANDOVERS = 32
@@ -81,7 +82,11 @@ class TextServer:
 
     async def _hand_over(self, exchange: Exchange, hold: bytes, kind: TextKind) -> str | None:
         """Send a text to a peer that may have it. Returns why not, if not."""
-        reason = find_refusal(self._engine.state.duel(hold), self._me, exchange.peer, kind)
+        state, peer = self._engine.state, exchange.peer
+        duel, check = state.duel(hold), state.model_check(hold)
+        reason = find_refusal(duel, self._me, peer, kind)
+        if reason is not None and check is not None:
+            reason = find_check_refusal(check, duel, self._me, peer, kind)
         if reason is not None:
             return reason
         if self._under_way >= MAX_HANDOVERS:

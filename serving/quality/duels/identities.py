@@ -41,6 +41,8 @@ class Identities:
         self._configured = {identity.model: identity for identity in identities}
         self._untried = dict(self._configured)
         self._withdrawn: set[str] = set()
+        self._scorers: dict[int, Scorer] = {}
+        """By the backend."""
 
     def get(self, model: str) -> ModelIdentity | None:
         """The identity that is configured for a model."""
@@ -100,7 +102,7 @@ class Identities:
         try:
             for scheduled in found:
                 async with scheduled.admission.lend_slot():
-                    await _try_backend(scheduled, identity)
+                    await self._try_backend(scheduled, identity)
         except (BackendError, SlotLost) as error:
             log.warning("an identity is not declared yet", model=model, reason=str(error))
             return
@@ -108,28 +110,29 @@ class Identities:
             del self._untried[model]
             log.info("identity", model=model, digest=identity.digest.hex(), weights=identity.weights.hex())
 
+    async def _try_backend(self, scheduled: ScheduledBackend, identity: ModelIdentity) -> None:
+        request = make_request(identity.model, PROBE, max_tokens=PROBE_TOKENS, temperature=0)
+        try:
+            scorer = await self.find_scorer(scheduled, identity)
+            answer, transcript = await get_answer(scheduled.backend, request)
+            await check_answer(scorer, request, answer, transcript, b"probe")
+        except (ScoringError, NoTranscript, NotCheckable) as error:
+            raise IdentityRefused(f"the identity of model {identity.model!r} cannot be declared: {error}") from error
 
-async def find_scorer_of(scheduled: ScheduledBackend, identity: ModelIdentity) -> Scorer:
-    """A scorer that asks a backend, which is of the engine that its identity names.
+    async def find_scorer(self, scheduled: ScheduledBackend, identity: ModelIdentity) -> Scorer:
+        """A scorer that asks a backend, which is of the engine that its identity names.
 
-    Raises:
-        ScoringError: the backend cannot score, or is of another engine.
-        BackendError: it does not answer.
-    """
-    scorer = await find_scorer(scheduled.backend, identity.model)
-    if scorer.engine != identity.engine:
-        raise ScoringError(f"its engine is {scorer.engine}, not {identity.engine}")
-    return scorer
-
-
-async def _try_backend(scheduled: ScheduledBackend, identity: ModelIdentity) -> None:
-    request = make_request(identity.model, PROBE, max_tokens=PROBE_TOKENS, temperature=0)
-    try:
-        scorer = await find_scorer_of(scheduled, identity)
-        answer, transcript = await get_answer(scheduled.backend, request)
-        await check_answer(scorer, request, answer, transcript, b"probe")
-    except (ScoringError, NoTranscript, NotCheckable) as error:
-        raise IdentityRefused(f"the identity of model {identity.model!r} cannot be declared: {error}") from error
+        Raises:
+            ScoringError: the backend cannot score, or is of another engine.
+            BackendError: it does not answer.
+        """
+        scorer = self._scorers.get(id(scheduled))
+        if scorer is None:
+            scorer = await find_scorer(scheduled.backend, identity.model)
+            if scorer.engine != identity.engine:
+                raise ScoringError(f"its engine is {scorer.engine}, not {identity.engine}")
+            self._scorers[id(scheduled)] = scorer
+        return scorer
 
 
 class TranscriptTap:

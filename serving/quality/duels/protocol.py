@@ -1,13 +1,14 @@
-"""The wire of a duel: one exchange of ``/wwwserve/duel/1`` for each text.
+"""The wire of duels and checks: one exchange of ``/wwwserve/duel/2`` for each text.
 
 ::
 
-    challenger or judge                       executor, originator or challenger
+    challenger, judge or checker              executor, originator or challenger
     TextRequest, end               ──▶
                                    ◀──        TextHead, body frames…, end
 
-Who may have which text is a question of the last final state (:func:`~serving.quality.duels.texts.find_refusal`). A
-node that is refused may be ahead of the other by a block, so it asks again.
+Who may have which text is a question of the last final state (:func:`~serving.quality.duels.texts.find_refusal`,
+:func:`~serving.quality.duels.texts.find_check_refusal`). A node that is refused may be ahead of the other by a block,
+so it asks again.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Annotated
 from chain.codec import Bounds, Hash, Record
 from serving.offload.protocol import MAX_ANSWER_BYTES, Reason, Salt
 
-DUEL_PROTOCOL = "/wwwserve/duel/1"
+DUEL_PROTOCOL = "/wwwserve/duel/2"
 """Name of the protocol; its number grows when a message changes."""
 MAX_DUEL_MESSAGE_BYTES = 1024
 """Longest encoded message."""
@@ -26,10 +27,10 @@ MAX_DUEL_MESSAGE_BYTES = 1024
 
 @dataclass(frozen=True, slots=True)
 class TextRequest(Record):
-    """Asks for a text of the duel about ``hold``, of a :class:`~serving.quality.duels.texts.TextKind`."""
+    """Asks for a text of the duel or the check about ``hold``, of a :class:`~serving.quality.duels.texts.TextKind`."""
 
     hold: Hash
-    kind: Annotated[int, Bounds(1, 3)]
+    kind: Annotated[int, Bounds(1, 4)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,5 @@
-"""The texts of a duel: which there are, who has them, how long they can be, and who may have them when. Pure.
+"""The texts of a duel or of a check: which there are, who has them, how long they can be, and who may have them when.
+Pure.
 
 A text is a body as it went over the wire, with the salt of its digest. The ledger has the digests of all three, so a
 text is checked by whom it reaches, and it does not matter who has sent it.
@@ -10,10 +11,12 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from chain.parameters import Parameters
+from chain.state.check_records import CHECK_COMMIT, CheckerSeat, ModelCheck
 from chain.state.duel_records import ANSWER, COMMIT, Duel
 from chain.transition.duels.duties import find_seat
 from chain.types.operations import compute_digest
 from serving.offload.protocol import MAX_ANSWER_BYTES, MAX_REQUEST_BYTES
+from serving.quality.same_model.transcript import MAX_TRANSCRIPT_BYTES
 
 FRAMING_BYTES = 2 << 20
 """Bytes of an answer that its content does not have to account for: the events that short pieces come in."""
@@ -86,13 +89,61 @@ def find_refusal(duel: Duel | None, holder: bytes, peer: bytes, kind: TextKind) 
     return "this text is not for you, or not yet"
 
 
+# Checks
+
+
+def get_check_digest(check: ModelCheck, kind: TextKind) -> bytes | None:
+    """The digest that the ledger has of a text; None if there is none."""
+    return {
+        TextKind.REQUEST: check.request_digest,
+        TextKind.RESPONSE: check.response_digest,
+        TextKind.TRANSCRIPT: check.transcript_digest,
+    }.get(kind)
+
+
+def get_check_holders(check: ModelCheck, kind: TextKind) -> tuple[bytes, ...]:
+    """The accounts that have a text, in the order in which to ask them."""
+    if kind is TextKind.ANSWER:
+        return ()
+    return (check.executor,) if kind is TextKind.TRANSCRIPT else (check.executor, check.payer)
+
+
+def find_check_refusal(check: ModelCheck, duel: Duel | None, holder: bytes, peer: bytes, kind: TextKind) -> str | None:
+    """Why ``holder`` gives a text to ``peer`` as a checker now under no circumstances; None if it is to.
+
+    A checker that has yet to answer the same request in a ``duel`` gets nothing before: it could copy the answer.
+    """
+    if holder not in get_check_holders(check, kind):
+        return "this node does not have that text"
+    if duel is not None and duel.stage == ANSWER and peer == duel.challenger:
+        return "answer the request first"
+    if check.stage == CHECK_COMMIT and find_checker(check, peer) is not None:
+        return None
+    return "this text is not for you, or not yet"
+
+
+def find_checker(check: ModelCheck, public_key: bytes) -> CheckerSeat | None:
+    """The seat of an account in a check."""
+    return next((seat for seat in check.seats if seat.public_key == public_key), None)
+
+
+# Lengths
+
+
 def compute_limit(parameters: Parameters, duel: Duel, kind: TextKind) -> int:
     """The longest body, in bytes, that a text can have by what was captured for the executor's answer.
 
     A challenger that has more to say ends there.
     """
-    price = parameters.get_price(duel.model)
-    paid = max(0, duel.amount - price.per_request)
+    return compute_text_limit(parameters, duel.model, duel.amount, kind)
+
+
+def compute_text_limit(parameters: Parameters, model: str, amount: int, kind: TextKind) -> int:
+    """The longest body, in bytes, that a text can have if ``amount`` micro-credits were captured for the answer."""
+    if kind is TextKind.TRANSCRIPT:
+        return MAX_TRANSCRIPT_BYTES
+    price = parameters.get_price(model)
+    paid = max(0, amount - price.per_request)
     if kind is TextKind.REQUEST:
         return min(MAX_REQUEST_BYTES, paid // price.per_prompt_byte if price.per_prompt_byte else MAX_REQUEST_BYTES)
     content = paid // price.per_completion_byte if price.per_completion_byte else MAX_ANSWER_BYTES

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
+from chain.types.checks import CheckOperation
 from chain.types.duels import DuelOperation
 from serving.quality.duels.texts import Text, TextKind
 
@@ -38,7 +39,7 @@ class Turn:
 class Submit:
     """Submit an operation, once the table is on the disk."""
 
-    operation: DuelOperation
+    operation: DuelOperation | CheckOperation
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +130,7 @@ class Turns(ABC):
         self._given_up &= set(turns)
         self._submitted = {key: at for key, at in self._submitted.items() if key[0] in turns}
 
-    def _submit(self, turn: Turn, operation: DuelOperation, now: float) -> Iterator[Submit]:
+    def _submit(self, turn: Turn, operation: DuelOperation | CheckOperation, now: float) -> Iterator[Submit]:
         self._progress.pop(turn, None)
         key = turn, type(operation)
         if now - self._submitted.get(key, float("-inf")) >= SUBMIT_INTERVAL_S:

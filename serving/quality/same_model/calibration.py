@@ -16,7 +16,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 
+from chain.check_parameters import CheckParameters
 from chain.state.sequential_test import PPM, AccountHistory, SubstitutionTest
 from serving.quality.same_model.statistics import Measurement
 
@@ -78,6 +80,51 @@ def calibrate(honest: Sequence[Measurement]) -> Calibration:
         checks=count,
         shortfall=Limit(shortfall, compute_honest_ppm(count, above)),
         distance=Limit(distance, compute_honest_ppm(count, 0)),
+    )
+
+
+class Holds(Enum):
+    """Whether a limit of a network is kept by the honest answers of a calibration."""
+
+    YES = "holds"
+    NO = "does not hold"
+    UNKNOWN = "is not known to hold"
+    """There are too few checks to say."""
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkLimit:
+    """What honest answers make of a limit that a network has: how many of the ``checks`` were ``above`` it.
+
+    The network takes for granted that at most ``honest_ppm`` of honest checks are, in parts per million.
+    """
+
+    threshold: float
+    honest_ppm: int
+    above: int
+    checks: int
+
+    @property
+    def bound_ppm(self) -> int:
+        """Bound on the share of honest checks above the limit, in parts per million."""
+        return compute_honest_ppm(self.checks, self.above)
+
+    @property
+    def holds(self) -> Holds:
+        """Whether the limit can be relied on."""
+        if self.bound_ppm <= self.honest_ppm:
+            return Holds.YES
+        return Holds.NO if self.above * PPM > self.honest_ppm * self.checks else Holds.UNKNOWN
+
+
+def judge_limits(honest: Sequence[Measurement], network: CheckParameters) -> tuple[NetworkLimit, NetworkLimit]:
+    """What the honest answers of an identity make of a network's limits of the shortfall and of the distance."""
+    shortfall, distance = network.max_shortfall / 1_000, network.max_distance / PPM
+    above_shortfall = sum(each.shortfall > shortfall for each in honest)
+    above_distance = sum(each.distance > distance for each in honest)
+    return (
+        NetworkLimit(shortfall, network.honest_shortfall_ppm, above_shortfall, len(honest)),
+        NetworkLimit(distance, network.honest_distance_ppm, above_distance, len(honest)),
     )
 
 

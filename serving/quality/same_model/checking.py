@@ -9,14 +9,17 @@ from dataclasses import dataclass, field
 
 import trio
 
-from serving.backends.backend import Backend
+from serving.backends.backend import Backend, BackendError
 from serving.openai.requests import CHAT_COMPLETIONS
 from serving.quality.same_model.answer_text import count_needed, is_transcript_of, read_written
 from serving.quality.same_model.logprob_tap import LogprobTap, ask_for_logprobs
 from serving.quality.same_model.sampling import read_temperature
-from serving.quality.same_model.scoring import Scorer, draw_positions
+from serving.quality.same_model.scoring import Scorer, ScoringError, draw_positions
 from serving.quality.same_model.statistics import Measurement, measure
 from serving.quality.same_model.transcript import Transcript
+
+KNOWN_TOKENS = (1, 2, 3)
+"""Tokens that every model has."""
 
 
 class NoTranscript(Exception):
@@ -93,7 +96,11 @@ async def check_answer(
         if not count_needed(written, scorer.engine):
             raise NotCheckable("the engine does not list the tokens of such a text")
         raise NoTranscript("the executor has committed to no transcript")
-    told = await scorer.write_out(transcript.ids)
+    try:
+        told = await scorer.write_out(transcript.ids)
+    except (ScoringError, BackendError):
+        await scorer.write_out(KNOWN_TOKENS)  # or it is the backend that fails
+        raise NoTranscript("the transcript has tokens that the model does not have") from None
     if not is_transcript_of(written, told, len(transcript.tokens), scorer.engine):
         raise NoTranscript("the transcript is of another answer")
     return await check(scorer, request, transcript, seed)

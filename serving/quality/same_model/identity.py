@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from chain import crypto
-from chain.codec import Bounds, Hash, ModelName, PrintableAscii, Record
+from chain.codec import Bounds, Hash, ModelName, Record
 
 
 class IdentityRefused(Exception):
     """A backend cannot honour the identity that is configured for its model. The message names the model."""
 
 
-Label = Annotated[str, Bounds(1, 64), PrintableAscii]
+Label = Annotated[str, Bounds(1, 64)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,8 @@ def show() -> None:
         configure_logs("info", form)  # type: ignore[arg-type]
         structlog.get_logger("serving.offload.originator").info("executor did not deliver", reason=exchange.failure)
     peer = {"address": "12D3KooW", "models": [MARKUP, NAME], "utilization": 0, "addresses": []}
-    answers = {"/peers": {"peers": [peer]}, "/models": {"models": [{"id": NAME, "win_rate": None, "duels": 0}]}}
+    model = {"id": NAME, "win_rate": None, "duels": 0, "identities": []}
+    answers = {"/peers": {"peers": [peer]}, "/models": {"models": [model]}}
 
     def ask_node(data_dir: Path | None, method: str, path: str) -> Any:
         return json.loads(json.dumps(answers[path]))

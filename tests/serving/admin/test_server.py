@@ -178,7 +178,7 @@ async def test_peers(node: Node, client: httpx.AsyncClient) -> None:
 @with_admin
 async def test_models(node: Node, client: httpx.AsyncClient) -> None:
     answer = await expect(client, "GET", "/models")
-    unrated = {"duels": 0, "win_rate": None}
+    unrated = {"duels": 0, "win_rate": None, "identities": []}
     assert answer["models"] == [{"id": MODEL, "local": True, "executors": 0, "stake": 0, **unrated}]
     assert answer["backends"] == [{"capacity": CAPACITY, "running": 0, "queued_own": 0, "queued_delegated": 0}]
 

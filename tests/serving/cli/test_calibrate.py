@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -89,6 +90,19 @@ def test_an_identity_is_shown_with_the_digest_of_the_weights_and_its_engine_must
         assert json.loads((tmp_path / "limits.json").read_text())["identity"] == digest
         error = get_error(run(tmp_path, url, identity=identity % "llamacpp"))
     assert "names llamacpp, and the engine is vllm" in error
+
+
+def test_it_says_whether_the_limits_of_the_network_hold(tmp_path: Path) -> None:
+    chain = ["init", "-d", str(tmp_path / "home"), "--new-chain", "test", "--duel-rate", "100"]
+    assert CliRunner().invoke(build_wwwserve_app(run_nothing), chain).exit_code == 0
+    shutil.copy(tmp_path / "home" / "genesis.json", tmp_path)
+    with serve(ScriptedModel("vllm")) as url, serve(ScriptedModel("vllm", "other", noise=2.0)) as other:
+        result = run(tmp_path, url)
+        assert result.exception is None, result.exception
+        assert "distance, 0.05, is not known to hold: 0 of 24 honest checks are above it" in result.output
+        result = run(tmp_path, url, "--against", other)
+        assert result.exception is None, result.exception
+    assert "distance, 0.05, does not hold: 24 of 24 honest checks are above it" in result.output
 
 
 def test_a_second_backend_answers_and_the_own_one_scores(tmp_path: Path) -> None:

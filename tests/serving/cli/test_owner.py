@@ -15,13 +15,20 @@ from serving.cli.app import build_wwwserve_app
 EVIL = "\x1b[2J\x1b[31mall your peers are gone\x1b]0;owned\x07\u202e"
 MARKUP = "[/nothing][bold]x[/bold]\nforged row"
 
+CHECKED = {"checks": 3, "shortfall_failures": 1, "distance_failures": 0}
+UNMEASURED = {"shortfall": None, "distance": None, "is_substitution": False, "moved": 0}
 ANSWERS: dict[str, Any] = {
     "/peers": {
         "peers": [
             {"address": EVIL, "models": [MARKUP, EVIL], "utilization": 0, "addresses": [EVIL, MARKUP]},
         ]
     },
-    "/models": {"models": [{"id": EVIL, "win_rate": 0.55, "duels": 20}, {"id": MARKUP, "win_rate": None, "duels": 0}]},
+    "/models": {
+        "models": [
+            {"id": EVIL, "win_rate": 0.55, "duels": 20, "identities": [{"digest": EVIL, "executors": 1, **CHECKED}]},
+            {"id": MARKUP, "win_rate": None, "duels": 0, "identities": []},
+        ]
+    },
     "/status": {"chain": EVIL, "models": [MARKUP, EVIL], "block": MARKUP},
     "/wallet": {"address": EVIL, "models": [MARKUP, EVIL], "available": 5},
     "/policy": {"name": EVIL},
@@ -38,6 +45,8 @@ ANSWERS: dict[str, Any] = {
             }
         ],
         "judge": {"model": EVIL},
+        "checks": [{"hold": EVIL, "role": "checker", "executor": EVIL, "outcome": None, "stage": MARKUP, **UNMEASURED}],
+        "identities": [{"model": EVIL, "digest": EVIL, **CHECKED}],
     },
 }
 
@@ -79,10 +88,8 @@ def test_duels_are_shown_with_role_opponent_and_what_they_moved(
     ]
 
     def show(found: list[dict[str, Any]]) -> list[str]:
-        monkeypatch.setattr("serving.cli.owner.ask_node", lambda *_: {"duels": found, "judge": None})
-        result = CliRunner().invoke(build_wwwserve_app(run_nothing), ["duels", "-d", str(tmp_path)])
-        assert result.exit_code == 0, result.exception
-        return [" ".join(line.split()) for line in result.output.splitlines()]
+        answer = {"duels": found, "judge": None, "checks": [], "identities": []}
+        return show_duels(answer, monkeypatch, tmp_path)
 
     assert show(duels)[1:] == [
         f"{'a' * 16} executor executor won C 0.001500",
@@ -91,6 +98,36 @@ def test_duels_are_shown_with_role_opponent_and_what_they_moved(
         f"{'d' * 16} executor executor won - 0.000000",
     ]
     assert show([]) == ["no duel since this node started"]
+
+
+def show_duels(answer: dict[str, Any], monkeypatch: pytest.MonkeyPatch, directory: Path) -> list[str]:
+    """The lines of the command for an answer of the node."""
+    monkeypatch.setattr("serving.cli.owner.ask_node", lambda *_: answer)
+    result = CliRunner().invoke(build_wwwserve_app(run_nothing), ["duels", "-d", str(directory)])
+    assert result.exit_code == 0, result.exception
+    return [" ".join(line.split()) for line in result.output.splitlines()]
+
+
+def test_checks_are_shown_with_what_they_found_and_the_identities_of_this_node(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    common = {"executor": "E", "stage": None, "outcome": "failed", **UNMEASURED}
+    measured = {"shortfall": -1_250, "distance": 42_000}
+    checks = [
+        {"hold": "a" * 64, "role": "executor", **common, **measured, "moved": -20_000_000, "is_substitution": True},
+        {"hold": "b" * 64, "role": "checker", **common, **measured, "moved": 80},
+        {"hold": "c" * 64, "role": "checker", **common, "outcome": None, "stage": "waits for reports"},
+    ]
+    identities = [{"model": "m", "digest": "d" * 64, **CHECKED}]
+    answer = {"duels": [], "judge": None, "checks": checks, "identities": identities}
+    assert show_duels(answer, monkeypatch, tmp_path) == [
+        "no duel since this node started",
+        f"m is declared as {'d' * 16}: 3 checks, failed 1 by shortfall, 0 by distance",
+        "check role stage or outcome executor shortfall distance credits",
+        f"{'a' * 16} executor failed: another model E -1.250 0.042000 -20.000000",
+        f"{'b' * 16} checker failed E -1.250 0.042000 0.000080",
+        f"{'c' * 16} checker waits for reports E - - 0.000000",
+    ]
 
 
 def test_a_new_chain_has_as_many_duels_as_was_said(tmp_path: Path) -> None:

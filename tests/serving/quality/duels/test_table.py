@@ -11,6 +11,7 @@ import pytest
 
 from chain.duel_parameters import DRAW_DELAYS, MIN_DRAW_DELAY
 from chain.store.kv import MemoryStore
+from chain.types.checks import NO_TRANSCRIPT, CheckReport, make_measured_report
 from chain.types.duels import DuelBallot
 from serving.offload.context import DeliveredTexts
 from serving.quality.duels.table import DuelTable, open_table
@@ -21,6 +22,7 @@ from tests.support.keys import make_key
 REQUEST, RESPONSE, ANSWER = TextKind.REQUEST, TextKind.RESPONSE, TextKind.ANSWER
 KEY = make_key("table")
 DEADLINE = 600_000
+REPORT = make_measured_report(0.5, 0.01)
 
 
 def make_texts(number: int, size: int = 100, is_executor: bool = True, response: bytes | None = None) -> DeliveredTexts:
@@ -47,10 +49,13 @@ def sweep(
 def test_everything_is_still_known_after_a_restart_and_nothing_can_be_read_on_the_disk() -> None:
     store, hold = MemoryStore(), make_account(1)
     table = make_table(store)
-    texts = DeliveredTexts(hold, True, DEADLINE, SALT, b"the secret question", b"t" * 16, b"the secret answer")
-    table.keep(texts)
+    transcript = (b"u" * 16, b"the secret tokens")
+    table.keep(
+        DeliveredTexts(hold, True, DEADLINE, SALT, b"the secret question", b"t" * 16, b"the secret answer", *transcript)
+    )
     answer, ballot = Text.make(SALT, b"my secret answer"), DuelBallot(1, 2)
     assert table.put_answer(hold, answer, 1) and table.put_ballot(hold, False, ballot, SALT, 1)
+    assert table.put_report(hold, REPORT, SALT, 1) and not table.put_report(hold, CheckReport(NO_TRANSCRIPT), SALT, 1)
     save(table)
     assert not table.get_unsaved()
     assert not any(b"secret" in value for _, value in store.items(b""))
@@ -58,6 +63,9 @@ def test_everything_is_still_known_after_a_restart_and_nothing_can_be_read_on_th
     for one in (table, again):
         assert one.load(hold, REQUEST) == (SALT, b"the secret question")
         assert one.load(hold, RESPONSE) == (b"t" * 16, b"the secret answer")
+        assert one.load(hold, TextKind.TRANSCRIPT) == transcript
+        kept = one.get_report(hold)
+        assert kept is not None and (kept.report, kept.salt) == (REPORT, SALT)
         assert one.load(hold, ANSWER) == (SALT, b"my secret answer")
         assert one.get_answer_digest(hold) == answer.digest
         kept = one.get_ballot(hold, False)
@@ -154,9 +162,10 @@ def test_a_node_that_begins_with_an_earlier_state_forgets_nothing() -> None:
     table, hold = make_table(), make_account(1)
     table.put_answer(hold, Text.make(SALT, b"answer"), 100)
     table.put_ballot(hold, False, DuelBallot(0), SALT, 100)
+    table.put_report(hold, REPORT, SALT, 100)
     sweep(table, 90)  # before the duel was opened
     sweep(table, 100, duels={hold})
-    assert len(table) == 2
+    assert len(table) == 3
     sweep(table, 101)
     assert len(table) == 0
 

@@ -7,10 +7,21 @@ from itertools import product
 import pytest
 
 from chain.parameters import Parameters, Price
+from chain.state.check_records import CHECK_REVEAL
 from chain.state.duel_records import ANSWER, COMMIT, REVEAL, STAGES
 from chain.types.operations import Usage
 from serving.offload.protocol import MAX_ANSWER_BYTES, MAX_REQUEST_BYTES
-from serving.quality.duels.texts import FRAMING_BYTES, TextKind, compute_limit, find_refusal, list_kinds
+from serving.quality.duels.texts import (
+    FRAMING_BYTES,
+    TextKind,
+    compute_limit,
+    compute_text_limit,
+    find_check_refusal,
+    find_refusal,
+    list_kinds,
+)
+from serving.quality.same_model.transcript import MAX_TRANSCRIPT_BYTES
+from tests.support.checks import CHECKER, SECOND_CHECKER, make_check
 from tests.support.duels import CHALLENGER, EXECUTOR, PAYER, STRANGER, make_account, make_duel, make_seats
 
 REQUEST, RESPONSE, OWN = TextKind.REQUEST, TextKind.RESPONSE, TextKind.ANSWER
@@ -68,3 +79,31 @@ def test_a_text_is_as_long_as_what_was_captured_allows() -> None:
 
 def test_the_reveal_needs_no_text() -> None:
     assert all(find_refusal(make_duel(stage=REVEAL), EXECUTOR, peer, kind) for peer, kind in product(PEERS, TextKind))
+
+
+# Checks
+
+CHECK_HOLDERS = {REQUEST: {EXECUTOR, PAYER}, RESPONSE: {EXECUTOR, PAYER}, OWN: set(), TextKind.TRANSCRIPT: {EXECUTOR}}
+CHECK_PEERS = (PAYER, EXECUTOR, CHECKER, SECOND_CHECKER, STRANGER)
+
+
+def test_checkers_get_request_answer_and_transcript_until_they_reveal() -> None:
+    check = make_check()
+    for holder, peer, kind in product(CHECK_PEERS, CHECK_PEERS, TextKind):
+        is_given = find_check_refusal(check, None, holder, peer, kind) is None
+        assert is_given == (holder in CHECK_HOLDERS[kind] and peer in (CHECKER, SECOND_CHECKER)), (holder, peer, kind)
+        late = make_check(stage=CHECK_REVEAL)
+        assert find_check_refusal(late, None, holder, peer, kind) is not None
+
+
+@pytest.mark.parametrize("kind", [REQUEST, RESPONSE, TextKind.TRANSCRIPT])
+def test_a_checker_that_is_the_challenger_too_answers_first(kind: TextKind) -> None:
+    check = make_check()
+    answering = make_duel(challenger=CHECKER)
+    assert find_check_refusal(check, answering, EXECUTOR, CHECKER, kind) == "answer the request first"
+    assert find_check_refusal(check, answering, EXECUTOR, SECOND_CHECKER, kind) is None
+    assert find_check_refusal(check, make_duel(challenger=CHECKER, stage=COMMIT), EXECUTOR, CHECKER, kind) is None
+
+
+def test_a_transcript_has_a_limit_of_its_own() -> None:
+    assert compute_text_limit(Parameters(), "m", 0, TextKind.TRANSCRIPT) == MAX_TRANSCRIPT_BYTES

@@ -7,6 +7,7 @@ import random
 
 import pytest
 
+from chain.check_parameters import CheckParameters
 from chain.state.sequential_test import PPM, AccountHistory
 from serving.quality.same_model.calibration import (
     CONFIDENCE,
@@ -15,8 +16,10 @@ from serving.quality.same_model.calibration import (
     LEAST_SHORTFALL,
     MIN_CHECKS,
     SHORTFALL_RATE,
+    Holds,
     calibrate,
     compute_honest_ppm,
+    judge_limits,
 )
 from serving.quality.same_model.statistics import Measurement
 
@@ -74,3 +77,15 @@ def test_an_honest_account_is_not_found_and_a_cheat_by_either_statistic_is() -> 
         while not found.test.is_substitution(history):
             history, checks = found.add(history, cheat), checks + 1
         assert checks <= 8
+
+
+@pytest.mark.parametrize(
+    ("checks", "above", "holds"),
+    [(300, 0, Holds.YES), (100, 0, Holds.UNKNOWN), (100, 2, Holds.UNKNOWN), (100, 3, Holds.NO), (2000, 20, Holds.YES)],
+)
+def test_a_limit_of_a_network_holds_once_enough_honest_checks_keep_it(checks: int, above: int, holds: Holds) -> None:
+    honest = [Measurement(0.0, 0.06, 10)] * above + [Measurement(0.0, 0.04, 10)] * (checks - above)
+    network = CheckParameters(max_distance=50_000, honest_distance_ppm=20_000)
+    shortfall, distance = judge_limits(honest, network)
+    assert (distance.above, distance.holds) == (above, holds)
+    assert shortfall.above == 0 and shortfall.threshold == network.max_shortfall / 1_000

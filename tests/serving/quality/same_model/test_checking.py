@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from functools import partial
 
@@ -11,10 +12,13 @@ import trio
 from benchmarks.model_variants import get_variant
 from p2p.runtime import RealRuntime
 from serving.backends.embedded import MODEL, EmbeddedBackend
-from serving.quality.same_model.checking import make_request, record_answer, run_checks
+from serving.openai.requests import CHAT_COMPLETIONS
+from serving.quality.same_model.checking import NoTranscript, check_answer, make_request, record_answer, run_checks
 from serving.quality.same_model.engines import find_scorer
+from serving.quality.same_model.logprob_tap import LogprobTap, ask_for_logprobs
 from serving.quality.same_model.prompts import draw_prompts
 from serving.quality.same_model.statistics import Measurement
+from serving.quality.same_model.transcript import TopToken, Transcript, TranscriptToken
 
 pytestmark = pytest.mark.long
 
@@ -49,3 +53,42 @@ def test_another_server_of_the_same_weights_differs_little() -> None:
 def test_other_weights_differ_in_every_answer(variant: str) -> None:
     measurements = check(EmbeddedBackend(RealRuntime(), weights=get_variant(variant)))
     assert min(each.distance for each in measurements) > 0.02
+
+
+def test_answers_to_what_people_ask_can_be_checked_streamed_or_not() -> None:
+    """Also one in which a character has several tokens, of which llama.cpp lists one."""
+
+    async def main() -> None:
+        own, executor = EmbeddedBackend(RealRuntime(), parallel=2), EmbeddedBackend(RealRuntime())
+        async with trio.open_nursery() as nursery:
+            for backend in (own, executor):
+                nursery.start_soon(backend.run)
+                await backend.wait_alive()
+            scorer = await find_scorer(own, MODEL)
+            for prompt in ("Repeat exactly: Hi there \N{GRINNING FACE} and more", "Name three colours."):
+                for stream in (True, False):
+                    fields = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
+                    content = {**json.loads(make_request(MODEL, prompt, max_tokens=24, temperature=0)), **fields}
+                    request = json.dumps(content).encode()
+                    answer, transcript = await tap_answer(executor, request, stream)
+                    measurement = await check_answer(scorer, request, answer, transcript, b"seed")
+                    assert measurement.distance < 0.02
+                    with pytest.raises(NoTranscript, match="tokens that the model does not have"):
+                        await check_answer(scorer, request, answer, make_junk(), b"seed")
+            nursery.cancel_scope.cancel()
+
+    trio.run(main)
+
+
+async def tap_answer(backend: EmbeddedBackend, request: bytes, stream: bool) -> tuple[bytes, Transcript]:
+    async with backend.complete(CHAT_COMPLETIONS, ask_for_logprobs(request), stream=stream) as answer:
+        tap = LogprobTap(stream)
+        body = b"".join([tap.feed(piece) async for piece in answer.body]) + tap.finish()
+    transcript = tap.get_transcript(len(body))
+    assert transcript is not None, tap.fault
+    return body, transcript
+
+
+def make_junk() -> Transcript:
+    """A transcript of a token that no model has."""
+    return Transcript((TranscriptToken(2**32 - 1, tuple(TopToken(number, 0) for number in range(5))),))

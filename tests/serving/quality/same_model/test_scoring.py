@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 import trio
@@ -224,6 +225,9 @@ def test_the_transcript_of_an_answer_is_checked_and_that_of_another_is_none(flav
         replayed = await record_answer(other, ask("another", temperature=1.0, seed=6))
         with pytest.raises(NoTranscript, match="of another answer"):
             await check_answer(scorer, request, answer, replayed, b"seed")
+        junk = Transcript(tuple(replace(token, id=2**32 - 1) for token in transcript.tokens))
+        with pytest.raises(NoTranscript, match="tokens that the model does not have"):
+            await check_answer(scorer, request, answer, junk, b"seed")
         with pytest.raises(NoTranscript, match="committed to no transcript"):
             await check_answer(scorer, request, answer, None, b"seed")
 
