@@ -26,8 +26,9 @@ class CheckParameters(Record):
     The stages last ``commit_ms`` and ``reveal_ms`` at most.
 
     A check is failed by a shortfall above ``max_shortfall``, or by a distance above ``max_distance``; honest answers
-    fail it at most ``honest_shortfall_ppm`` and ``honest_distance_ppm`` times in a million. Two reports agree if they
-    are no more than ``shortfall_tolerance`` and ``distance_tolerance`` apart.
+    fail it at most ``honest_shortfall_ppm`` and ``honest_distance_ppm`` times in a million. The defaults leave room for
+    checkers that lie: a fifth of the stake under an identity is two of three in 104,000 of a million checks. Two
+    reports agree if they are no more than ``shortfall_tolerance`` and ``distance_tolerance`` apart.
     """
 
     checkers: Annotated[int, Bounds(0, MAX_CHECKERS)] = 3
@@ -37,8 +38,8 @@ class CheckParameters(Record):
     reveal_ms: StageTime = 30_000
     max_shortfall: Shortfall = 2_500
     max_distance: Distance = 50_000
-    honest_shortfall_ppm: HonestShare = 50_000
-    honest_distance_ppm: HonestShare = 20_000
+    honest_shortfall_ppm: HonestShare = 120_000
+    honest_distance_ppm: HonestShare = 120_000
     shortfall_tolerance: Shortfall = 500
     distance_tolerance: Distance = 10_000
 

@@ -298,6 +298,7 @@ class _Audit:
         moved = _sum_changes(self._state, transition)
         self._draws.add(self._state, block)
         report.duels.add(transition.duel_events)
+        report.checks.add(transition.check_events)
         self._header, self._state = block.header, transition.state
         if block.height == self._epoch.last_height:
             self._last_headers[block.height] = block.header
@@ -308,7 +309,7 @@ class _Audit:
         if moved != granted:
             raise InvalidBlock("supply", f"all credit grows by {moved}, of which {granted} was granted")
         if transition.state.totals.reserved > transition.state.totals.treasury:
-            raise InvalidBlock("supply", "duels are promised more than the treasury has")
+            raise InvalidBlock("supply", "duels and checks are promised more than the treasury has")
         self._source.check_block(block, transition.failures)
         if entry.certificate is not None:
             self._count_certificate(block, entry.certificate)

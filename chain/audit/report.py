@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from chain.audit.checks import CheckCounts
 from chain.audit.draws import PayerDraws
 from chain.audit.duels import DuelCounts
 from chain.light.client import Checkpoint
@@ -66,6 +67,7 @@ class Report:
     treasury: int = 0
     payers: dict[bytes, PayerDraws] = field(default_factory=dict)
     duels: DuelCounts = field(default_factory=DuelCounts)
+    checks: CheckCounts = field(default_factory=CheckCounts)
     restarts: list[Restarted] = field(default_factory=list)
     fault: Fault | None = None
     doubt: str | None = None

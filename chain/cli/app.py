@@ -20,10 +20,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from chain.audit.audit import audit_chain
+from chain.audit.checks import list_checks
 from chain.audit.duels import list_duels
 from chain.audit.export import ExportSource, export_chain
 from chain.audit.proof_builder import prove_balance, prove_operation, rebuild_chain
 from chain.audit.sources import ChainSource, StoreSource
+from chain.cli.checks import check_to_plain, describe_check
 from chain.cli.duels import describe_duel, duel_to_plain
 from chain.cli.format import (
     account_to_rows,
@@ -140,12 +142,20 @@ def build_app(open_remote: OpenRemote | None = None, find_checkpoint: FindCheckp
         duels: Annotated[
             bool, typer.Option("--duels", help="Show every duel: parties, digests, votes, verdict, credits moved.")
         ] = False,
+        checks: Annotated[
+            bool, typer.Option("--checks", help="Show every check of the model: parties, reports, finding, credits.")
+        ] = False,
         as_json: AsJson = False,
     ) -> None:
-        """Show a block, an operation, or all duels."""
+        """Show a block, an operation, or all duels or checks of the model."""
         with _errors(), _open_store(data_dir or get_default_data_dir()) as store:
+            source = StoreSource(store)
+            if checks:
+                listed = _with_progress("Replaying", source.height, lambda tick: list_checks(source, tick), as_json)
+                text = "\n\n".join(map(describe_check, listed)) or "no checks"
+                print_lines(json.dumps([check_to_plain(each) for each in listed]) if as_json else text)
+                return
             if duels:
-                source = StoreSource(store)
                 found = _with_progress("Replaying", source.height, lambda tick: list_duels(source, tick), as_json)
                 text = "\n\n".join(map(describe_duel, found)) or "no duels"
                 print_lines(json.dumps([duel_to_plain(each) for each in found]) if as_json else text)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from chain.audit.report import Report, Restarted
+from chain.cli.checks import check_counts_to_plain, describe_check_counts
 from chain.cli.duels import counts_to_plain, describe_counts
 from chain.cli.format import format_count, format_credits, format_percent
 from chain.crypto import format_address
@@ -58,6 +59,7 @@ def describe_report(report: Report, genesis: Path | None = None) -> str:
         ]
     lines += trust_breaks
     lines += describe_counts(report.duels)
+    lines += describe_check_counts(report.checks)
     holds = sum(draws.holds for draws in report.payers.values())
     skipped = sum(draws.skipped for draws in report.payers.values())
     if holds:
@@ -111,6 +113,7 @@ def report_to_plain(report: Report, genesis: Path | None = None) -> dict[str, An
         "supply": report.supply,
         "treasury": report.treasury,
         "duels": counts_to_plain(report.duels),
+        "checks": check_counts_to_plain(report.checks),
         "restarts": [
             {**to_plain(restart), "accepted_by": str(genesis) if genesis and restart.is_accepted else None}
             for restart in report.restarts

@@ -167,6 +167,21 @@ def test_checkers_are_drawn_among_those_with_the_very_identity(identified: Seque
     assert len(drawn) == seats and {seat.public_key for seat in drawn} <= declared - {executor}
 
 
+def test_an_account_that_has_dropped_the_identity_or_just_declared_it_does_not_check() -> None:
+    """The serving table is as it was for a while; who declares an identity must not choose the draws that it is in."""
+    chain = CheckChain(identified=range(5))
+    identities = (DeclaredIdentity(MODEL, IDENTITY),)
+    do(
+        chain,
+        chain.serve(chain.validators[0], MODEL, judge=JUDGE),
+        chain.serve(chain.validators[6], MODEL, judge=JUDGE, identities=identities),
+        elapsed=QUICK,
+    )
+    seeds = [hash_bytes("test seed", bytes([number])) for number in range(50)]
+    drawn = {seat.public_key for seed in seeds for seat in draw_checkers(chain.state, 3, identities[0], seed, ())}
+    assert drawn == {key.public_key for key in chain.validators[1:5]}
+
+
 def make_capture(check: ModelCheck) -> PaidCapture:
     """A capture with the parties and the terms of a check."""
     return PaidCapture(
