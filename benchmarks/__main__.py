@@ -24,6 +24,7 @@ BENCHMARKS = (
     "judges",
     "equilibrium",
     "incentives",
+    "duel_overhead",
 )
 """In the order in which they run and are shown."""
 

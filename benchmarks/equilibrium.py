@@ -28,7 +28,6 @@ from benchmarks.report import Figure, Option, Run
 from benchmarks.stake_dynamics import Game, find_critical_share, integrate, normalize, play, solve
 from chain.duel_parameters import DuelParameters
 from chain.parameters import CREDIT
-from chain.transition.duels.events import DuelSettled
 from chain.transition.duels.verdict import DuelVerdict
 from tests.support.ledger_market import LedgerMarket
 from tests.support.market_agents import RUBBISH, Agent, Request, Text
@@ -52,6 +51,8 @@ MODEL_ERROR = 0.01
 """By how much a share may differ between agents or ledger and the ODE, beside three standard errors: stakes count later
 on the ledger, and no stake is negative."""
 STANDARD_ERRORS = 3.0
+FIXED_STAKE = 1e6
+"""Stake of a class, in units, that no loss changes much."""
 DUEL_RATE = 250
 """Duels in 1,000 requests where the income from duels is measured on the ledger."""
 COURSE_CASES = ("equal costs", "worse is cheaper", "colluding third", "colluding half")
@@ -118,42 +119,47 @@ def make_qualities(win_rates: Sequence[float]) -> list[float]:
     return [(rate * 0.5 / mean - 0.5) * 2 * (accounts - 1) / accounts for rate in win_rates]
 
 
-def count_income(market: LedgerMarket, players: Sequence[Player], settled: Sequence[DuelSettled]) -> list[list[float]]:
-    """For each player, what each of its duels as executor or challenger moved, in units."""
-    incomes: dict[bytes, list[float]] = {player.public_key: [] for player in players}
-    for event in settled:
-        for key in (event.duel.executor, event.duel.challenger):
-            if key is not None:
-                moved = sum(move.amount for move in event.movements if move.public_key == key)
-                incomes[key].append(moved / UNIT)
-    return [incomes[player.public_key] for player in players]
+@dataclass(frozen=True, slots=True)
+class Income:
+    """What the members of a class have got in one role of duels: mean and variance, in units, and of how many duels."""
+
+    mean: float
+    variance: float
+    duels: int
+
+
+def find_income(market: LedgerMarket, players: Sequence[Player], group: int, is_executor: bool) -> Income:
+    """The income of a class in one role."""
+    keys = {player.public_key for player in players if player.group == group}
+    found = []
+    for event in market.settled:
+        key = event.duel.executor if is_executor else event.duel.challenger
+        if key in keys:
+            found.append(sum(move.amount for move in event.movements if move.public_key == key) / UNIT)
+    mean = sum(found) / len(found)
+    return Income(mean, sum((each - mean) ** 2 for each in found) / len(found), len(found))
 
 
 def measure_income(requests: int, seed: int) -> Iterator[Figure]:
     """Whether the best class gains as much over the worst, by duels, as the formula says."""
     duels = DuelParameters(rate=DUEL_RATE, probation_duels=0, exposure_exponent=0)
-    qualities = make_qualities(WIN_RATES)
-    groups = [(quality, HONEST_COST, 200.0) for quality in qualities]
+    groups = [(quality, HONEST_COST, FIXED_STAKE) for quality in make_qualities(WIN_RATES)]
     players = make_players(groups, 2)
     market = LedgerMarket(
         players, seed=seed, parameters=make_parameters(duels, 1.0), treasury=100 * UNIT, compare=compare_by_quality
     )
     market.run(requests)
-    incomes = count_income(market, players, market.settled)
-    # As many duels as the formula counts, so that only what one moves is left to chance.
-    first, last = incomes[0] + incomes[1], incomes[-1] + incomes[-2]
-    means = [sum(each) / len(each) for each in (first, last)]
-    errors = [
-        sum((income - mean) ** 2 for income in each) / len(each) ** 2
-        for each, mean in zip((first, last), means, strict=True)
-    ]
-    per_request = 2 * DUEL_RATE / 1_000
-    gap = (means[0] - means[1]) * per_request
-    error = math.sqrt(sum(errors)) * per_request
+    gap = variance = 0.0
+    # For each request that an account executes, it is challenger of as many as become duels.
+    for is_executor in (True, False):
+        best, worst = (find_income(market, players, group, is_executor) for group in (0, len(WIN_RATES) - 1))
+        gap += DUEL_RATE / 1_000 * (best.mean - worst.mean)
+        variance += (DUEL_RATE / 1_000) ** 2 * sum(each.variance / each.duels for each in (best, worst))
     scale = 0.5 * len(WIN_RATES) / sum(WIN_RATES)
     expected = compute_verdict_gap(duels, (WIN_RATES[0] - WIN_RATES[-1]) * scale)
     yield Figure("our rules, p_d 0.25: 8B gains over 0.6B by duels, ledger", gap, "of a price", expected, "formula")
-    yield Figure("our rules: error of that, in standard errors", abs(gap - expected) / error, "", limit=4.0)
+    off = abs(gap - expected) / math.sqrt(variance)
+    yield Figure("our rules: error of that, in standard errors", off, "", limit=4.0)
 
 
 class Rubbish(Agent):

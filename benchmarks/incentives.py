@@ -114,6 +114,8 @@ NEAR_ERRORS = 4.0
 """Standard errors by which the ledger may differ from the enumeration."""
 MIN_PIECES = 10
 """Pieces of a run, at least, of which a share says something."""
+FIXED_STAKE = 1_000_000
+"""Stake of a node, in prices of a request, that no loss changes much: what differs is not who is drawn."""
 SNAPSHOTS = 100
 """Points of a picture of credit."""
 
@@ -132,7 +134,7 @@ class Course:
 def make_market(duels: DuelParameters, qualities: Sequence[float], seed: int) -> tuple[LedgerMarket, list[Player]]:
     """A market of two players of each quality."""
     players = [
-        Player(f"{group}/{number}", quality=quality, bonded=1_000 * UNIT, group=group)
+        Player(f"{group}/{number}", quality=quality, bonded=FIXED_STAKE * UNIT, group=group)
         for group, quality in enumerate(qualities)
         for number in range(REPLICAS)
     ]

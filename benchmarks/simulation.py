@@ -13,6 +13,7 @@ import logging
 import random
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -21,7 +22,7 @@ import trio
 from benchmarks.pictures import Chart, Series, make_cumulative
 from benchmarks.report import Figure, Option, Run, get_percentile
 from chain.crypto import KeyPair, format_address
-from chain.genesis import make_genesis, make_validator
+from chain.genesis import Genesis, make_genesis, make_validator
 from chain.parameters import CREDIT, Parameters
 from chain.state.state import compute_supply
 from chain.store.kv import MemoryStore
@@ -33,8 +34,10 @@ from consensus.voting.vote_support import VoteSupportStore
 from node import Node
 from p2p.simulation.network import SimulatedInternet, SimulatedNetwork
 from p2p.simulation.runtime import SimulatedRuntime, run_simulation
+from serving.backends.backend import Backend
 from serving.openai.errors import ApiError
 from serving.openai.requests import CHAT_COMPLETIONS, parse_request
+from serving.quality.duels.backend_work import DuelJudgeSettings
 from serving.scheduling.policy import DefaultPolicy, PolicyParameters
 from serving.simulation.gpu_curves import QWEN3_8B
 from serving.simulation.modelled_backend import ModelledBackend
@@ -77,6 +80,10 @@ class Outcome:
 class Simulation:
     """``count`` equal nodes, each with a modelled GPU of ``capacity`` slots and its own stream of requests."""
 
+    judge: DuelJudgeSettings | None = None
+    warm_up_s = WARM_UP_S
+    drain_s = DRAIN_S
+
     def __init__(
         self, seed: int, count: int, duration: float, rate: float, capacity: int, spacing: float = 1.0
     ) -> None:
@@ -87,9 +94,7 @@ class Simulation:
         self.hub = SimulatedInternet(seed)
         self.model = QWEN3_8B.model
         keys = [KeyPair(hashlib.sha256(f"{seed}/{number}".encode()).digest()) for number in range(count)]
-        parameters, beacon = Parameters(epoch_heights=20, round_heights=4), bytes(32)
-        accounts = [make_validator(k, beacon, parameters, 10_000 * CREDIT, 1_000 * CREDIT, (self.model,)) for k in keys]
-        genesis = make_genesis("simulation", SimulatedRuntime.EPOCH_MS, beacon, accounts, parameters)
+        genesis = self.make_genesis(keys)
         self.networks: list[SimulatedNetwork] = []
         self.nodes: list[Node] = []
         for number, key in enumerate(keys):
@@ -110,12 +115,23 @@ class Simulation:
                     blocks=blocks,
                     runtime=runtime,
                     policy=DefaultPolicy(PolicyParameters()),
-                    backends=[(ModelledBackend(QWEN3_8B, runtime, capacity=capacity), capacity)],
-                    vote_store=vote_store,
+                    backends=[(self.make_backend(number, runtime, capacity), capacity)],
+                    vote_store=vote_store if key.public_key in genesis.validators else None,
                     bootstrap=bootstrap if number else (),
                     settings=Settings(block_spacing_s=spacing),
+                    judge=self.judge,
                 )
             )
+
+    def make_genesis(self, keys: Sequence[KeyPair]) -> Genesis:
+        """A genesis in which every node votes and serves with the same stake."""
+        parameters, beacon = Parameters(epoch_heights=20, round_heights=4), bytes(32)
+        accounts = [make_validator(k, beacon, parameters, 10_000 * CREDIT, 1_000 * CREDIT, (self.model,)) for k in keys]
+        return make_genesis("simulation", SimulatedRuntime.EPOCH_MS, beacon, accounts, parameters)
+
+    def make_backend(self, number: int, runtime: SimulatedRuntime, capacity: int) -> Backend:
+        """The GPU of a node."""
+        return ModelledBackend(QWEN3_8B, runtime, capacity=capacity)
 
     async def run(self) -> Outcome:
         """Run to the end and compare the ledgers."""
@@ -124,11 +140,11 @@ class Simulation:
             for node in self.nodes:
                 await nursery.start(node.run)
                 nursery.start_soon(self._watch, node)
-            await trio.sleep(WARM_UP_S)
+            await trio.sleep(self.warm_up_s)
             async with trio.open_nursery() as users:
                 for number, node in enumerate(self.nodes):
                     users.start_soon(self._send_requests, node, self.rate * (3.0 if number == 0 else 0.5), users)
-            await trio.sleep(DRAIN_S)
+            await trio.sleep(self.drain_s)
             self._compare()
             nursery.cancel_scope.cancel()
         return self.outcome
