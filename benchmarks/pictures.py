@@ -9,10 +9,13 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, Literal
 
 PANEL_INCHES = (4.4, 3.1)
 """Width and height of one chart."""
+MAX_COLUMNS = 4
+"""Charts in a row at most."""
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#999999")
 """The first of Okabe and Ito's palette, which people with any kind of colour blindness can tell apart."""
 MARKED_POINTS = 12
@@ -61,7 +64,7 @@ def make_cumulative(name: str, values: Sequence[float], points: int = 100) -> Se
 
 
 def draw(charts: Sequence[Chart], source: str) -> bytes:
-    """The charts side by side, as SVG. ``source`` goes into its metadata."""
+    """The charts side by side, in as many rows as they need, as SVG. ``source`` goes into its metadata."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -83,11 +86,16 @@ def draw(charts: Sequence[Chart], source: str) -> bytes:
     }
     with matplotlib.rc_context(settings):
         width, height = PANEL_INCHES
+        columns = min(len(charts), MAX_COLUMNS)
+        rows = -(-len(charts) // columns)
         figure, panels = pyplot.subplots(
-            1, len(charts), figsize=(width * len(charts), height), squeeze=False, layout="constrained"
+            rows, columns, figsize=(width * columns, height * rows), squeeze=False, layout="constrained"
         )
-        for chart, axes in zip(charts, panels[0], strict=True):
-            _draw_chart(chart, axes)
+        for chart, axes in zip_longest(charts, panels.flat):
+            if chart is None:
+                axes.set_axis_off()
+            else:
+                _draw_chart(chart, axes)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="svg", facecolor="white", metadata={"Date": None, "Source": source})
         pyplot.close(figure)

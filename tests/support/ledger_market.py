@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
+from chain.check_parameters import CheckParameters
 from chain.crypto import KeyPair, hash_bytes
 from chain.duel_parameters import MAX_DRAW_HEIGHTS, DuelParameters
 from chain.genesis import Genesis, GenesisAccount, compute_serving_table, make_genesis, make_validator
@@ -54,8 +55,10 @@ MARKET_PARAMETERS = Parameters(
     capture_grace_ms=3_000,
     max_hold_time_ms=600_000,
     duels=DuelParameters(rate=50, answer_ms=1_000, commit_ms=1_000, reveal_ms=1_000),
+    checks=CheckParameters(checkers=0),
 )
-"""Amounts and shares as a public chain begins with them; times short, so that silence costs few blocks."""
+"""Amounts and shares as a public chain begins with them; times short, so that silence costs few blocks. Agents declare
+no identity, so that no model is checked."""
 AVERAGE_USAGE = Usage(4_620, 844)
 """Bytes of the average request and answer of the Azure conversation trace, at four to a token."""
 HOLD_TIME_MS = 60_000
