@@ -9,6 +9,7 @@ space out of an answer, which are left out of the comparison; what else either h
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from serving.openai.bodies import read_contents
 from serving.quality.same_model.transcript import MAX_TOKENS
 
 SLACK = 64
-"""Characters that a transcript may have beyond the answer: words of a template, and a sequence that stops it."""
+"""Characters that a transcript may have beyond the answer and what stops it: words of a template."""
 LISTS_NO_PARTS = frozenset({"llamacpp"})
 """Engines that list one token for a character of several: a transcript may end before the first one beyond ASCII."""
 
@@ -61,12 +62,15 @@ def count_needed(answer: WrittenAnswer, engine: str) -> int:
     return _count_needed(_squeeze(answer.reasoning + answer.text), engine)
 
 
-def is_transcript_of(answer: WrittenAnswer, told: str, tokens: int, engine: str) -> bool:
-    """Whether a transcript of so many ``tokens``, which are written out as ``told``, is that of an answer."""
+def is_transcript_of(answer: WrittenAnswer, told: str, tokens: int, engine: str, stops: Sequence[str] = ()) -> bool:
+    """Whether a transcript of so many ``tokens``, which are written out as ``told``, is that of an answer.
+
+    One of the ``stops`` may have ended the answer, of which it is no part.
+    """
     text, told = _squeeze(answer.reasoning + answer.text), _squeeze(told)
     common = _count_common(text, told)
     needed = 0 if tokens == MAX_TOKENS else _count_needed(text, engine)
-    return common >= needed and len(told) - common <= SLACK
+    return common >= needed and len(told) - common <= SLACK + max(map(len, stops), default=0)
 
 
 def _squeeze(text: str) -> str:

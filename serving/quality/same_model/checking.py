@@ -13,7 +13,7 @@ from serving.backends.backend import Backend, BackendError
 from serving.openai.requests import CHAT_COMPLETIONS
 from serving.quality.same_model.answer_text import count_needed, is_transcript_of, read_written
 from serving.quality.same_model.logprob_tap import LogprobTap, ask_for_logprobs
-from serving.quality.same_model.sampling import read_temperature
+from serving.quality.same_model.sampling import read_stops, read_temperature
 from serving.quality.same_model.scoring import Scorer, ScoringError, draw_positions
 from serving.quality.same_model.statistics import Measurement, measure
 from serving.quality.same_model.transcript import Transcript
@@ -101,7 +101,7 @@ async def check_answer(
     except (ScoringError, BackendError):
         await scorer.write_out(KNOWN_TOKENS)  # or it is the backend that fails
         raise NoTranscript("the transcript has tokens that the model does not have") from None
-    if not is_transcript_of(written, told, len(transcript.tokens), scorer.engine):
+    if not is_transcript_of(written, told, len(transcript.tokens), scorer.engine, read_stops(request)):
         raise NoTranscript("the transcript is of another answer")
     return await check(scorer, request, transcript, seed)
 

@@ -1,10 +1,10 @@
 """Which requests can be checked: those whose tokens are drawn from the model's own distribution at a known temperature.
 
-A grammar, a penalty or a bias makes an honest backend choose tokens that its weights find unlikely, and parts of a
-message that are no text are not in its tokens. A request that speaks of log-probabilities goes to the backend as it is,
-and what that reports may not name tokens by their ids; of a stream without a report of its usage it is not known
-whether tokens are missing. Cutting the distribution off (``top_p``, ``top_k``, ``min_p``) only makes the chosen tokens
-more likely, and is allowed.
+A grammar, a penalty or a bias makes an honest backend choose tokens that its weights find unlikely. Each engine has
+more such fields than can be listed, so a request with any field that is not known to be harmless is not checked: else a
+payer could have an honest executor fail. Cutting the distribution off (``top_p``, ``top_k``, ``min_p``) only makes the
+chosen tokens more likely, and is allowed. Parts of a message that are no text are not in its tokens; and of a stream
+without a report of its usage it is not known whether tokens are missing.
 """
 
 from __future__ import annotations
@@ -12,27 +12,19 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from serving.quality.same_model.logprob_tap import ASKED_FIELDS
-
-BIASES = (
-    "frequency_penalty",
-    "presence_penalty",
-    "logit_bias",
-    "guided_json",
-    "guided_regex",
-    "guided_choice",
-    "guided_grammar",
-    "structured_outputs",
-    "grammar",
-    "json_schema",
-    "regex",
-    "ebnf",
-    "min_tokens",
-    "bad_words",
-)
-"""Fields that change what is drawn, unless they are absent, empty or zero."""
-NEUTRAL_ONE = ("repetition_penalty", "repeat_penalty")
-"""Fields that change it unless they are absent or 1."""
+HARMLESS = frozenset(
+    {
+        "model", "messages", "stream", "stream_options", "temperature", "top_p", "top_k", "min_p", "seed", "stop", "n",
+        "max_tokens", "max_completion_tokens", "tools", "tool_choice", "parallel_tool_calls", "response_format",
+        "reasoning_effort", "chat_template_kwargs", "user", "metadata", "store", "service_tier", "safety_identifier",
+        "prompt_cache_key",
+    }
+)  # fmt: skip
+"""Fields that a request may have, with the values that :func:`read_temperature` allows."""
+BIASES = frozenset({"frequency_penalty", "presence_penalty", "logit_bias"})
+"""Fields that it may have too if they are empty or zero."""
+PENALTIES = frozenset({"repetition_penalty", "repeat_penalty"})
+"""Fields that it may have too if they are 1."""
 DEFAULT_TEMPERATURE = 1.0
 """Temperature of a request that names none. Engines have defaults of their own, which are not above it."""
 
@@ -54,11 +46,11 @@ def read_temperature(body: bytes) -> float | None:
 
 
 def _is_plain(content: dict[str, Any]) -> bool:
-    if any(content.get(name) for name in BIASES) or any(content.get(name, 1) not in (None, 1) for name in NEUTRAL_ONE):
+    if not content.keys() <= HARMLESS | BIASES | PENALTIES:
+        return False
+    if any(content.get(name) for name in BIASES) or any(content.get(name, 1) not in (None, 1) for name in PENALTIES):
         return False
     if content.get("n") not in (None, 1) or content.get("tool_choice") not in (None, "none", "auto"):
-        return False
-    if any(name in content for name in ASKED_FIELDS):
         return False
     options = content.get("stream_options")
     if content.get("stream") and not (isinstance(options, dict) and options.get("include_usage")):
@@ -77,3 +69,9 @@ def _is_text(message: Any) -> bool:
     if isinstance(parts, list):
         return all(isinstance(part, dict) and part.get("type") == "text" for part in parts)
     return parts is None or isinstance(parts, str)
+
+
+def read_stops(body: bytes) -> tuple[str, ...]:
+    """The sequences that end the answer to a chat completion, and are not in its text."""
+    stop = json.loads(body).get("stop")
+    return tuple(each for each in (stop if isinstance(stop, list) else [stop]) if isinstance(each, str))

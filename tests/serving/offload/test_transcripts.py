@@ -14,7 +14,7 @@ from serving.openai.requests import Request
 from serving.quality.duels.table import DuelTable
 from serving.quality.duels.texts import TextKind
 from serving.quality.same_model.transcript import Transcript, decode_transcript
-from tests.support.duel_world import DUELS
+from tests.support.check_world import CHECKS, DUELS
 from tests.support.market_world import Member, Options, World, ask, make_request, simulate
 from tests.support.model_backend import IDENTITY, ModelBackend
 from tests.support.waiting import eventually
@@ -25,7 +25,7 @@ def make_options(with_identity: bool = True, duels: DuelParameters = DUELS) -> O
         executors=1,
         make_backend=lambda number: ModelBackend(f"m{number}-"),
         identities={1: IDENTITY} if with_identity else {},
-        parameters={"duels": duels},
+        parameters={"duels": duels, "checks": CHECKS},
     )
 
 

@@ -62,6 +62,12 @@ def test_its_tokens_say_the_answer_but_for_marks_and_white_space(engine: str) ->
     assert is_transcript_of(answer, told + "x" * SLACK, 12, engine)
 
 
+def test_what_ended_an_answer_is_in_the_transcript_alone() -> None:
+    answer, stop = write("It is fun."), "##" * SLACK
+    assert is_transcript_of(answer, "It is fun." + stop, 12, "vllm", ["x", stop])
+    assert not is_transcript_of(answer, "It is fun." + stop, 12, "vllm", ["x"])
+
+
 def test_of_a_longer_answer_than_a_transcript_can_have_it_says_the_beginning() -> None:
     answer = write("ab" * MAX_TOKENS)
     assert is_transcript_of(answer, "a" + "ba" * 4000, MAX_TOKENS, "vllm")

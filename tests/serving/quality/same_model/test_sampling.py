@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from serving.quality.same_model.sampling import DEFAULT_TEMPERATURE, read_temperature
+from serving.quality.same_model.sampling import DEFAULT_TEMPERATURE, read_stops, read_temperature
 
 
 def read(**fields: Any) -> float | None:
@@ -36,6 +36,9 @@ def test_the_temperature_is_that_of_the_request() -> None:
         {"response_format": {"type": "json_object"}},
         {"grammar": "root ::= [a-z]"},
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:"}}]}]},
+        {"xtc_probability": 1.0},
+        {"allowed_token_ids": [5]},
+        {"anything_else": None},
         {"logprobs": True},
         {"logprobs": False},
         {"top_logprobs": None},
@@ -64,3 +67,8 @@ def test_fields_that_change_nothing_do_not_matter(fields: dict[str, Any]) -> Non
 
 def test_a_body_that_is_no_request_cannot_be_checked() -> None:
     assert read_temperature(b"{") is None and read_temperature(b"[]") is None and read_temperature(b"[" * 9999) is None
+
+
+def test_the_sequences_that_end_an_answer_are_read_in_any_form() -> None:
+    for stop, stops in ((None, ()), ("end", ("end",)), (["end", "##"], ("end", "##")), ([1, "x"], ("x",)), (7, ())):
+        assert read_stops(json.dumps({"stop": stop}).encode()) == stops
