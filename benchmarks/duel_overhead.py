@@ -56,8 +56,11 @@ DUELS = DuelParameters(
     levy=3_000,
     probation_duels=0,
     probation_rate=0,
+    repeat_rate=10,
+    guessing=1_000_000,
 )
-"""Without probation; a single judge is paid so well that it is not bought, and the levy pays from the beginning."""
+"""Without probation; a single judge is paid so well that it is not bought, and the levy pays from the beginning. Hardly
+a vote is run again: the paper does not do so, and its formula counts none."""
 LEDGER_RATES = (50, 100, 250)
 """Rates of duels on the ledger alone."""
 JUDGING_S = 30.0

@@ -50,9 +50,13 @@ EVALUATION = DuelParameters(
     judge=675,
     levy=1_900,
     probation_duels=0,
+    probation_rate=0,
     exposure_exponent=0,
+    repeat_rate=10,
+    guessing=1_000_000,
 )
-"""R = P = 1 and R_add = 0.4, as for an evaluation: who loses as challenger gets nothing for its answer. No rating."""
+"""R = P = 1 and R_add = 0.4, as for an evaluation: who loses as challenger gets nothing for its answer. No rating, and
+hardly a vote is run again."""
 PUBLIC = DuelParameters(rate=50)
 """Amounts and rate of a public chain."""
 SETTINGS = {

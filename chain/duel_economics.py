@@ -15,6 +15,9 @@ JUDGEMENT_COST = 245
 """What an honest verdict costs, in thousandths of the price of the answers that are compared: one inference."""
 PAID_VERDICTS = 830
 """Of 1,000 honest verdicts, how many agree with the majority."""
+GUESSES_FOUND = 70
+"""Of 1,000 votes run again of a judge that guesses, how many lead to its being found: half of them differ, and five of
+eight must (:mod:`chain.state.judge_records`)."""
 BRIBE_MARGIN = 50
 """By how many thousandths what a verdict is worth to its parties may exceed what it costs to buy."""
 MIN_BLOCK_SPACING_MS = 250
@@ -47,7 +50,13 @@ def check_duels(parameters: Parameters) -> None:
         )
     if duels.challenger_lost > duels.challenger:
         raise GenesisError("duels.challenger_lost is more than duels.challenger: it would pay to lose")
+    if duels.guessing * duels.repeat_rate * GUESSES_FOUND < duels.judge * 1_000_000:
+        raise GenesisError(
+            f"duels.guessing {duels.guessing}, at a duels.repeat_rate of {duels.repeat_rate}, costs a judge that "
+            f"guesses less than the duels.judge {duels.judge} that each of its votes may earn"
+        )
     paid = (duels.challenger + duels.challenger_lost) // 2 + judges * PAID_VERDICTS // 1_000
+    paid += judges * duels.repeat_rate // 1_000
     expected = paid + (duels.executor_won - duels.executor_lost) // 2
     if duels.levy < expected:
         raise GenesisError(f"duels.levy {duels.levy} cannot pay for duels, which cost {expected} on average")

@@ -27,14 +27,18 @@ class DuelParameters(Record):
     """What a duel costs and brings. Shares are thousandths of the amount captured.
 
     Of 1,000 captures ``rate`` become a duel. It has ``judges``, or the largest odd number of them that there is. The
-    stages last ``answer_ms``, ``commit_ms`` and ``reveal_ms`` at most; a block ends ``max_deadlines`` overdue ones of
-    each kind and leaves the rest to the next.
+    stages last ``answer_ms``, ``commit_ms`` (once more where votes are run again) and ``reveal_ms`` at most; a block
+    ends ``max_deadlines`` overdue ones of each kind and leaves the rest to the next.
 
     ``lock`` of the executor's bond stands behind its answer meanwhile. The executor earns ``executor_won`` or pays
     ``executor_lost``; a challenger earns ``challenger``, or ``challenger_lost`` if the executor was better; a judge
     earns ``judge`` with the majority, a quarter of it in a tie. A challenger without an answer and a judge without a
     ballot pay ``silence``, an executor whose request or answer could not be obtained ``void``. An executor whose answer
     two panels call unusable pays ``fraud``. ``levy`` times the rate is what each capture pays for all this.
+
+    Of 1,000 votes ``repeat_rate`` are run again by another account with an equal judge. An account whose votes differ
+    too often (:mod:`chain.state.judge_records`) pays ``guessing``, and cannot judge for ``bench_ms``. Judges are drawn
+    from kinds that have ``min_judge_share`` thousandths of the stake of all judges.
 
     An account on *probation*, for its first ``probation_duels`` and as many after a fraud, has the rate
     ``probation_rate`` if that is more. An executor that loses more than it wins is drawn by a share of its stake: the
@@ -60,11 +64,15 @@ class DuelParameters(Record):
     probation_duels: Annotated[int, Bounds(0, 1_000)] = 8
     probation_rate: Annotated[int, Bounds(0, 1_000)] = 500
     exposure_exponent: Annotated[int, Bounds(0, 4)] = 3
+    repeat_rate: Annotated[int, Bounds(0, 1_000)] = 150
+    guessing: Share = 35_000
+    bench_ms: StageTime = 86_400_000
+    min_judge_share: Annotated[int, Bounds(0, 1_000)] = 200
 
     @property
     def longest_ms(self) -> int:
         """The longest time from the first stage to the last verdict, with every challenger but the last silent."""
-        return MAX_CHALLENGERS * self.answer_ms + 2 * (self.commit_ms + self.reveal_ms)
+        return MAX_CHALLENGERS * self.answer_ms + 2 * (2 * self.commit_ms + self.reveal_ms)
 
 
 NO_DUELS = DuelParameters()

@@ -235,7 +235,9 @@ def compute_serving_table(state: State, parameters: Parameters, beacon: bytes) -
             replace(entry, exposure=state.rating(entry.public_key).compute_exposure(exponent)) for entry in staked
         ]
     entries = [*staked, *(replace(entry, stake=0) for entry in newcomers)]
-    return ServingTable(tuple(sorted(entries, key=lambda entry: entry.public_key)), parameters.newcomer_share)
+    min_judge_share = parameters.duels.min_judge_share if parameters.duels.rate else 0
+    entries.sort(key=lambda entry: entry.public_key)
+    return ServingTable(tuple(entries), parameters.newcomer_share, min_judge_share)
 
 
 def make_validator(

@@ -9,7 +9,14 @@ from dataclasses import dataclass, field
 from chain.audit.sources import ChainSource
 from chain.state.duel_records import Duel, JudgeSeat
 from chain.transition.block import apply_block
-from chain.transition.duels.events import ChallengerReplaced, DuelEvent, DuelOpened, DuelSettled, ExecutorAccused
+from chain.transition.duels.events import (
+    ChallengerReplaced,
+    DuelEvent,
+    DuelOpened,
+    DuelSettled,
+    ExecutorAccused,
+    VotesRepeated,
+)
 from chain.transition.duels.money import Movement
 from chain.transition.duels.verdict import DuelVerdict
 from chain.types.blocks import MAX_BLOCK_BYTES, Block
@@ -17,8 +24,8 @@ from chain.types.blocks import MAX_BLOCK_BYTES, Block
 
 @dataclass(slots=True)
 class DuelCounts:
-    """How many duels and solo checks were opened, how they ended, how many challengers gave no answer, and how many
-    executors were accused.
+    """How many duels and solo checks were opened, how they ended, how many challengers gave no answer, how many votes
+    were run again, and how many executors were accused.
 
     ``paid`` and ``taken`` are what they moved from and to the treasury, in micro-credits.
     """
@@ -26,6 +33,7 @@ class DuelCounts:
     duels: int = 0
     solo_checks: int = 0
     silent: int = 0
+    repeated: int = 0
     accused: int = 0
     verdicts: Counter[DuelVerdict] = field(default_factory=Counter)
     paid: int = 0
@@ -41,6 +49,8 @@ class DuelCounts:
                 case ChallengerReplaced():
                     self.silent += 1
                     self._add_movements((event.fine,))
+                case VotesRepeated():
+                    self.repeated += len(event.duel.repeats)
                 case ExecutorAccused():
                     self.accused += 1
                     self._add_movements(event.movements)
@@ -95,6 +105,8 @@ def list_duels(source: ChainSource, on_progress: Callable[[int], None] = lambda 
                     history.opened_at = block.height
                 case ChallengerReplaced():
                     history.movements.append(event.fine)
+                case VotesRepeated():
+                    pass
                 case ExecutorAccused():
                     history.first_verdict, history.first_seats = event.verdict, event.first_seats
                     history.movements += event.movements

@@ -10,7 +10,7 @@ from chain.crypto import format_address
 from chain.printable import escape_unprintable
 from chain.state.duel_records import STAGES, JudgeSeat
 from chain.transition.duels.verdict import DuelVerdict
-from chain.types.duels import IDENTICAL, A, B
+from chain.types.duels import ABSTAIN, IDENTICAL, A, B
 
 
 def duel_to_plain(history: DuelHistory) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def duel_to_plain(history: DuelHistory) -> dict[str, Any]:
         "response_digest": duel.response_digest.hex(),
         "answer_digest": None if duel.answer_digest is None else duel.answer_digest.hex(),
         "first_judges": [_seat_to_plain(seat) for seat in history.first_seats],
-        "judges": [_seat_to_plain(seat) for seat in duel.seats],
+        "judges": [_seat_to_plain(seat) for seat in duel.all_seats],
         "movements": [
             {"account": format_address(each.public_key), "amount": each.amount} for each in history.movements
         ],
@@ -45,6 +45,7 @@ def _seat_to_plain(seat: JudgeSeat) -> dict[str, Any]:
         "account": format_address(seat.public_key),
         "model": seat.judge.model,
         "prompt_digest": seat.judge.prompt_digest.hex(),
+        "repeats": None if seat.repeats is None else format_address(seat.repeats),
         "vote": _describe_vote(seat),
     }
 
@@ -54,7 +55,7 @@ def _describe_vote(seat: JudgeSeat) -> str | None:
     if seat.ballot is None:
         return None
     names = {A: "challenger", B: "executor"} if seat.is_reversed else {A: "executor", B: "challenger"}
-    parts = [{**names, IDENTICAL: "identical"}.get(seat.ballot.better, "draw")]
+    parts = [{**names, IDENTICAL: "identical", ABSTAIN: "abstains"}.get(seat.ballot.better, "draw")]
     for what, answers in (("unusable", seat.ballot.unusable), ("not obtained", seat.ballot.missing)):
         parts += [f"{name} {what}" for bit, name in names.items() if answers & bit]
     return ", ".join(parts)
@@ -76,7 +77,8 @@ def describe_duel(history: DuelHistory) -> str:
         lines.append(f"  challenger  {plain['challenger']}  {'no answer' if digest is None else digest[:16]}")
     lines += [f"  silent      {address}" for address in plain["silent"]]
     lines += [
-        f"  judge       {each['account']}  {escape_unprintable(each['model'])}: {each['vote'] or 'no ballot'}"
+        f"  {'judge' if each['repeats'] is None else 'once more':<10}  {each['account']}  "
+        f"{escape_unprintable(each['model'])}: {each['vote'] or 'no ballot'}"
         for each in (*plain["first_judges"], *plain["judges"])
     ]
     lines += [f"  {format_credits(each['amount']):>14}  {each['account']}" for each in plain["movements"]]
@@ -90,7 +92,8 @@ def describe_counts(counts: DuelCounts) -> list[str]:
     verdicts = ", ".join(f"{verdict.value} {number:,}" for verdict, number in _sort_verdicts(counts))
     return [
         f"  duels        {format_count(counts.duels, 'duel')}, {format_count(counts.solo_checks, 'solo check')}; "
-        f"{format_count(counts.silent, 'silent challenger')}, {format_count(counts.accused, 'accusation')}; "
+        f"{format_count(counts.silent, 'silent challenger')}, {format_count(counts.repeated, 'vote')} run again, "
+        f"{format_count(counts.accused, 'accusation')}; "
         f"{format_credits(counts.paid)} credits paid, {format_credits(counts.taken)} taken",
         f"    {verdicts or 'none is settled'}",
     ]
@@ -107,6 +110,7 @@ def counts_to_plain(counts: DuelCounts) -> dict[str, Any]:
         "duels": counts.duels,
         "solo_checks": counts.solo_checks,
         "silent_challengers": counts.silent,
+        "repeated_votes": counts.repeated,
         "accusations": counts.accused,
         "verdicts": {verdict.value: number for verdict, number in _sort_verdicts(counts)},
         "paid": counts.paid,

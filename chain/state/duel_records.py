@@ -8,9 +8,15 @@ from typing import Annotated
 from chain.codec import Amount, Bounds, Hash, ModelName, Natural, PublicKey, Record
 from chain.types.duels import MAX_CHALLENGERS, MAX_JUDGES, DeclaredJudge, DuelBallot
 
-ANSWER, COMMIT, REVEAL = 1, 2, 3
-"""The stages of a duel: the challenger answers, the judges commit to their ballots, the judges reveal them."""
-STAGES = {ANSWER: "waits for an answer", COMMIT: "waits for commitments", REVEAL: "waits for ballots"}
+ANSWER, COMMIT, REPEAT, REVEAL = 1, 2, 3, 4
+"""The stages of a duel: the challenger answers, the judges commit to their ballots, those who run a vote again commit
+to theirs, and all reveal them."""
+STAGES = {
+    ANSWER: "waits for an answer",
+    COMMIT: "waits for commitments",
+    REPEAT: "waits for votes that are run again",
+    REVEAL: "waits for ballots",
+}
 """What a duel does in each of them, in order."""
 
 
@@ -43,7 +49,8 @@ class PaidCaptures(Record):
 class JudgeSeat(Record):
     """A judge of a duel, what it declared when it was drawn, and its ballot as far as that is known.
 
-    The judge sees the executor's answer first unless ``is_reversed``.
+    The judge sees the executor's answer first unless ``is_reversed``. In a seat that ``repeats`` the vote of another
+    judge, it sees what that one saw.
     """
 
     public_key: PublicKey
@@ -51,6 +58,17 @@ class JudgeSeat(Record):
     is_reversed: bool
     commitment: Hash | None = None
     ballot: DuelBallot | None = None
+    repeats: PublicKey | None = None
+
+    @property
+    def voter(self) -> bytes:
+        """The judge whose vote this seat casts or runs again: what is drawn for the vote follows from it."""
+        return self.repeats or self.public_key
+
+    @property
+    def commit_stage(self) -> int:
+        """The stage in which it commits to its ballot."""
+        return COMMIT if self.repeats is None else REPEAT
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +79,7 @@ class Duel(Record):
     chain time at which its ``stage`` ends, in ms. Without a ``challenger`` it is a *solo check*. ``silent`` are the
     challengers that gave no answer. ``locked`` is the part of the executor's bond that stands behind it, ``reserved``
     the part of the treasury. The executor ``is_accused`` once most of the judges have called its answer unusable: the
-    seats are then those of other judges, who say whether they agree.
+    seats are then those of other judges, who say whether they agree. In ``repeats`` sit those who run votes again.
     """
 
     payer: PublicKey
@@ -79,6 +97,12 @@ class Duel(Record):
     locked: Amount
     reserved: Amount
     is_accused: bool = False
+    repeats: Annotated[tuple[JudgeSeat, ...], Bounds(0, MAX_JUDGES)] = ()
+
+    @property
+    def all_seats(self) -> tuple[JudgeSeat, ...]:
+        """The seats of judges, and of those who run a vote again."""
+        return (*self.seats, *self.repeats)
 
     @property
     def is_stage_complete(self) -> bool:
@@ -87,7 +111,9 @@ class Duel(Record):
             return self.answer_digest is not None
         if self.stage == COMMIT:
             return all(seat.commitment is not None for seat in self.seats)
-        return all(seat.commitment is None or seat.ballot is not None for seat in self.seats)
+        if self.stage == REPEAT:
+            return all(seat.commitment is not None for seat in self.repeats)
+        return all(seat.commitment is None or seat.ballot is not None for seat in self.all_seats)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from chain.merkle.mountain_range import MountainRange
 from chain.state.beacon import Beacon
 from chain.state.check_records import ModelCheck
 from chain.state.duel_records import DeadlineQueue, Duel, DuelDeadline, PaidCaptures
+from chain.state.judge_records import JudgeRecord
 from chain.state.lottery import ServingPeriods, ServingTable
 from chain.state.ratings import ExecutorRating
 from chain.state.records import (
@@ -81,6 +82,10 @@ def rating_key(public_key: bytes) -> bytes:
     return b"e" + public_key
 
 
+def judge_record_key(public_key: bytes) -> bytes:
+    return b"j" + public_key
+
+
 def duel_deadline_key(stage: int, number: int) -> bytes:
     return b"x" + bytes([stage]) + number.to_bytes(8, "big")
 
@@ -126,6 +131,7 @@ RECORD_KINDS: dict[bytes, type[Record]] = {
     b"e": ExecutorRating,
     CHECK_PREFIX: ModelCheck,
     b"f": AccountHistory,
+    b"j": JudgeRecord,
     b"x": DuelDeadline,
     b"y": DeadlineQueue,
     b"t": ServingTable,

@@ -10,6 +10,7 @@ Challengers and judges of duels, and checkers of models, are drawn in the same w
 from __future__ import annotations
 
 from bisect import bisect_right, insort
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -53,11 +54,13 @@ class ServingTable(Record):
     """All accounts in the draw of a period, ordered by key.
 
     ``newcomer_share`` thousandths of the draws go to newcomers, as long as there are any: a newcomer must be able
-    to earn a stake.
+    to earn a stake. Judges are drawn if those with an equal declaration have ``min_judge_share`` thousandths of the
+    stake of all judges together: or a judge of a kind of its own could never have a vote run again.
     """
 
     entries: tuple[ServingEntry, ...]
     newcomer_share: Natural
+    min_judge_share: Natural = 0
 
     @cached_property
     def _servers(self) -> dict[str, list[ServingEntry]]:
@@ -84,7 +87,13 @@ class ServingTable(Record):
 
     @cached_property
     def _judges(self) -> dict[bytes, DeclaredJudge]:
-        return {entry.public_key: entry.judge for entry in self.entries if entry.judge is not None and entry.stake}
+        staked = {entry.public_key: entry.judge for entry in self.entries if entry.judge is not None and entry.stake}
+        stakes = {entry.public_key: entry.stake for entry in self.entries}
+        shares: Counter[DeclaredJudge] = Counter()
+        for key, judge in staked.items():
+            shares[judge] += stakes[key]
+        least = self.min_judge_share * shares.total()
+        return {key: judge for key, judge in staked.items() if shares[judge] * 1_000 >= least}
 
     @cached_property
     def _judge_urn(self) -> _Urn:
@@ -103,6 +112,15 @@ class ServingTable(Record):
         """Who declares ``identity`` with a stake, one after another as ``seed`` draws them, but those ``excluded``."""
         return _draw_all(self._checker_urns.get(identity, _EMPTY_URN), "checker", seed, excluded)
 
+    @cached_property
+    def _equal_judges(self) -> dict[DeclaredJudge, _Urn]:
+        """The judges of each kind."""
+        stakes = {entry.public_key: entry.stake for entry in self.entries}
+        kinds: dict[DeclaredJudge, list[tuple[bytes, int]]] = {}
+        for key, judge in self._judges.items():
+            kinds.setdefault(judge, []).append((key, stakes[key]))
+        return {judge: _Urn(tickets) for judge, tickets in kinds.items()}
+
     def draw_challengers(self, model: str, seed: bytes, excluded: Collection[bytes]) -> Iterator[bytes]:
         """Who serves ``model`` with a stake, one after another as ``seed`` draws them, without those ``excluded``."""
         return self.lottery(model).draw_staked("challenger", seed, excluded)
@@ -111,6 +129,11 @@ class ServingTable(Record):
         """Who judges with a stake, and how, one after another as ``seed`` draws them, without those ``excluded``."""
         for key in _draw_all(self._judge_urn, "judge", seed, excluded):
             yield key, self._judges[key]
+
+    def draw_equal_judges(self, judge: DeclaredJudge, seed: bytes, excluded: Collection[bytes]) -> Iterator[bytes]:
+        """Who judges just as ``judge`` with a stake, one after another as ``seed`` draws them."""
+        urn = self._equal_judges.get(judge)
+        return iter(()) if urn is None else _draw_all(urn, "repeater", seed, excluded)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from chain.merkle.sparse_tree import Leaf, SparseMerkleTree, TreeProof
 from chain.state.beacon import NO_COMMITMENT, Beacon
 from chain.state.check_records import ModelCheck
 from chain.state.duel_records import DeadlineQueue, Duel, DuelDeadline, PaidCaptures
+from chain.state.judge_records import JudgeRecord
 from chain.state.keys import (
     ACCOUNT_PREFIX,
     BEACON_KEY,
@@ -39,6 +40,7 @@ from chain.state.keys import (
     duel_deadline_key,
     duel_key,
     hold_key,
+    judge_record_key,
     paid_captures_key,
     pending_draws_key,
     rating_key,
@@ -117,6 +119,10 @@ class StateReader:
     def check_history(self, public_key: bytes, identity: bytes) -> AccountHistory:
         """How the checks of an account have come out under an identity."""
         return self._get(check_history_key(public_key, identity), AccountHistory) or AccountHistory()
+
+    def judge_record(self, public_key: bytes) -> JudgeRecord:
+        """How the votes of an account came out when they were run again."""
+        return self._get(judge_record_key(public_key), JudgeRecord) or JudgeRecord()
 
     def duel_deadline(self, stage: int, number: int) -> DuelDeadline | None:
         """A deadline of a stage, by its number in the queue."""

@@ -43,6 +43,9 @@ def process_unbond(overlay: StateOverlay, context: BlockContext, operation: Unbo
 
 def process_serve(overlay: StateOverlay, context: BlockContext, operation: Serve, signer: bytes) -> None:
     """Replace the models that an account serves, their identities, and how it judges."""
+    benched_until = overlay.judge_record(signer).benched_until
+    if operation.judge is not None and context.chain_time < benched_until:
+        raise InvalidOperation(f"the account was found guessing, and does not judge before chain time {benched_until}")
     parameters = context.genesis.parameters
     update_models(overlay, parameters, signer, operation.models, operation.judge, operation.identities)
 

@@ -27,6 +27,8 @@ A, B = 1, 2
 """The first and the second of two answers, as their judge sees them. Sets of answers are sums of these."""
 IDENTICAL = 3
 """Both answers are one and the same text."""
+ABSTAIN = 4
+"""The judge has no opinion: its model gave no ballot that can be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,22 +36,25 @@ class DeclaredJudge(Record):
     """With which model an account judges, and with which judging prompt.
 
     ``is_weak``: its verdicts often depend on the order of the answers, so that it compares them in both orders.
+    ``identity`` is the digest of the model's identity, where it has one. A vote is run again by an account with an
+    equal declaration.
     """
 
     model: ModelName
     prompt_digest: Hash
     is_weak: bool
+    identity: Hash | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class DuelBallot(Record):
     """What a judge says of two answers.
 
-    ``better`` is :data:`DRAW`, :data:`A`, :data:`B` or :data:`IDENTICAL`. ``unusable`` and ``missing`` are sets of
-    answers: those that are of no use to the one who asked, and those that the judge could not obtain.
+    ``better`` is :data:`DRAW`, :data:`A`, :data:`B`, :data:`IDENTICAL` or :data:`ABSTAIN`. ``unusable`` and ``missing``
+    are sets of answers: those that are of no use to the one who asked, and those that the judge could not obtain.
     """
 
-    better: Annotated[int, Bounds(0, 3)]
+    better: Annotated[int, Bounds(0, 4)]
     unusable: Annotated[int, Bounds(0, 3)] = 0
     missing: Annotated[int, Bounds(0, 3)] = 0
 

@@ -50,6 +50,8 @@ class StakeKeeper:
         self._stake = stake
         self._get_judge = get_judge
         self._get_identities = get_identities
+        self._benched_until = 0
+        """As far as that was logged."""
 
     async def run(self) -> None:
         """Keep the stake until cancelled."""
@@ -60,6 +62,8 @@ class StakeKeeper:
             models = tuple(filter(is_model_name, self._get_models()))[:MAX_MODELS] or account.models
             judge = self._get_judge()
             identities = tuple(identity for identity in self._get_identities() if identity.model in models)
+            if judge is not None and self._is_benched():
+                judge = None
             missing = 0 if self._stake is None else self._stake - account.bonded
             try:
                 if 0 < missing <= account.available:
@@ -70,6 +74,15 @@ class StakeKeeper:
                     await self._submit_models(models, judge, identities)
             except InvalidOperation as error:
                 log.warning("stake not kept", reason=str(error))
+
+    def _is_benched(self) -> bool:
+        """Whether the ledger refuses this node as a judge for a while, since its votes were found to be guesses."""
+        until = self._engine.state.judge_record(self._key.public_key).benched_until
+        is_benched = self._engine.header.chain_time < until
+        if is_benched and until != self._benched_until:
+            log.error("does not judge for a while: its votes differed when others ran them again", until=until)
+        self._benched_until = until
+        return is_benched
 
     async def _submit_bond(self, amount: int) -> None:
         signed = await self._wallet.submit(lambda nonce: Bond(nonce, amount))

@@ -250,16 +250,20 @@ def report_duels(node: NodeView) -> dict[str, Any]:
     ``moved`` is what this node got or (negative) paid so far. ``judge`` is how it judges, if it does, and
     ``identities`` what it declares of its models, with the checks of its answers as the ledger counts them. The
     ``shortfall`` of a check is in thousandths of a standard deviation, its ``distance`` in parts per million; both are
-    None where nothing was measured.
+    None where nothing was measured. ``benched_s`` is for how many seconds it may not judge, as its votes differed when
+    others ran them again.
     """
     runner = node.duels
     if runner is None:
-        return {"duels": [], "judge": None, "checks": [], "identities": []}
+        return {"duels": [], "judge": None, "benched_s": 0, "checks": [], "identities": []}
+    record = node.engine.state.judge_record(node.key.public_key)
+    benched_s = max(0, record.benched_until - node.engine.header.chain_time) // 1_000
     declared = node.engine.state.account(node.key.public_key).judge
     judge = None if declared is None else {"model": declared.model, "prompt_digest": declared.prompt_digest.hex()}
     return {
         "duels": [_report_duel(record) for record in reversed(runner.log.records.values())],
         "judge": judge,
+        "benched_s": benched_s,
         "checks": [_report_check(record) for record in reversed(runner.check_log.records.values())],
         "identities": _report_identities(node),
     }

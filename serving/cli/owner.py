@@ -73,6 +73,9 @@ def duels(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     if as_json:
         print_line(json.dumps(answer))
         return
+    if answer["benched_s"]:
+        hours, minutes = divmod(answer["benched_s"] // 60, 60)
+        print_line(f"does not judge for {hours} h {minutes} min: its votes differed when others cast them again")
     if answer["duels"]:
         _print_duels(answer["duels"])
     else:

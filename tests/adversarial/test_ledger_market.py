@@ -151,7 +151,8 @@ def test_better_agents_win_and_all_do_their_part() -> None:
     assert len(mixed) > 50 and len(won) > 0.7 * len(mixed)
     assert sum(agent.counts["served"] for agent in agents) == 400 and not market.refused
     assert sum(agent.counts["challenges"] for agent in agents) == len(market.settled)
-    assert sum(agent.counts["ballots"] for agent in agents) == 3 * len(market.settled) + 5 * len(market.accused)
+    panels = 3 * len(market.settled) + 5 * len(market.accused) + sum(len(each.duel.repeats) for each in market.repeated)
+    assert sum(agent.counts["ballots"] for agent in agents) == panels
 
 
 def test_rubbish_is_found_and_loses() -> None:

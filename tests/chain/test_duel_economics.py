@@ -44,19 +44,24 @@ def change(**changes: int) -> Parameters:
         (change(executor_lost=501), "a verdict is worth 751 .* it would be bought"),
         (change(executor_won=251), "a verdict is worth 751 .* it would be bought"),
         (change(challenger_lost=1_001), "it would pay to lose"),
-        (change(levy=1_545), "levy 1545 cannot pay for duels, which cost 1546 on average"),
+        (
+            change(guessing=34_900, repeat_rate=143),
+            "guessing 34900, at a duels.repeat_rate of 143, costs a judge that guesses",
+        ),
+        (change(repeat_rate=0), "at a duels.repeat_rate of 0"),
+        (change(levy=1_555), "levy 1555 cannot pay for duels, which cost 1556 on average"),
         (change(rate=572), "levy 1750 takes more than was captured at a rate of 572"),
         (change(lock=19_999), "lock 19999 is less than the penalty 20000"),
         (change(void=20_001), "lock 20000 is less than the penalty 20001"),
         (change(fraud=20_001), "lock 20000 is less than the penalty 20001"),
         (
-            change(executor_lost=20_001, judge=14_000, levy=40_000, rate=20, probation_rate=20),
+            change(executor_lost=20_001, judge=14_000, levy=50_000, rate=20, probation_rate=20, repeat_rate=250),
             "less than the penalty 20001",
         ),
         (replace(DUEL_PARAMETERS, min_service_bond=1_999), "min_service_bond 1999 is less than .* 2000"),
         (replace(DUEL_PARAMETERS, price=Price(101, 1, 10)), "min_service_bond 2000 is less than .* 2020"),
-        (replace(DUEL_PARAMETERS, unbonding_epochs=59), "may be over in 60000 ms, before the longest duel, 61000 ms"),
-        (change(reveal_ms=DUELS.reveal_ms + 20_001), "101000 ms, before the longest duel, 101002 ms"),
+        (replace(DUEL_PARAMETERS, unbonding_epochs=69), "may be over in 70000 ms, before the longest duel, 71000 ms"),
+        (change(reveal_ms=DUELS.reveal_ms + 15_001), "101000 ms, before the longest duel, 101002 ms"),
     ],
 )
 def test_what_cannot_work_is_refused(parameters: Parameters, message: str) -> None:
@@ -66,8 +71,8 @@ def test_what_cannot_work_is_refused(parameters: Parameters, message: str) -> No
 
 
 def test_a_bond_that_leaves_just_after_the_longest_duel_is_long_enough() -> None:
-    check(replace(DUEL_PARAMETERS, unbonding_epochs=60))
-    check(change(reveal_ms=DUELS.reveal_ms + 20_000))
+    check(replace(DUEL_PARAMETERS, unbonding_epochs=70))
+    check(change(reveal_ms=DUELS.reveal_ms + 15_000))
 
 
 def test_a_genesis_file_may_leave_out_what_it_does_not_change(tmp_path: Path) -> None:

@@ -167,7 +167,7 @@ def test_the_numbers_of_the_document_are_those_of_the_code() -> None:
         f"mod {DRAW_DELAYS}. - seed = ",
         f"Then for delay = 0, 1, … {DRAW_DELAYS - 1}, the entry",
         f"If that makes {['none', 'one', 'two', 'three'][MAX_CHALLENGERS]}, the duel is settled",
-        f"every judge with a revealed ballot gets (the share of judge) / {TIE_QUOTIENT}",
+        f"every judge with a ballot that counts gets (the share of judge) / {TIE_QUOTIENT}",
         f"judge · {PAID_VERDICTS} ≥ {JUDGEMENT_COST * 1_000:,}: a verdict costs some {JUDGEMENT_COST}",
         f"executor_lost + executor_won ≤ judge · (judges + 1) / 2 + {BRIBE_MARGIN}:",
         f"{MIN_BLOCK_SPACING_MS} ≥ `capture_grace_ms` + {MAX_DRAW_HEIGHTS} · {MIN_BLOCK_SPACING_MS} +",

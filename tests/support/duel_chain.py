@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from chain.check_parameters import CheckParameters
@@ -29,7 +29,7 @@ from chain.types.duels import (
 from chain.types.operations import Delivery, SignedOperation, Usage
 from tests.support.chain_builder import MODEL, PARAMETERS, Chain
 
-DUELS = DuelParameters(rate=500, answer_ms=10_000, commit_ms=5_000, reveal_ms=4_000)
+DUELS = DuelParameters(rate=500, answer_ms=10_000, commit_ms=5_000, reveal_ms=4_000, repeat_rate=10, guessing=1_000_000)
 DUEL_PARAMETERS = replace(
     PARAMETERS,
     unbonding_epochs=100,
@@ -39,7 +39,12 @@ DUEL_PARAMETERS = replace(
     duels=DUELS,
     checks=CheckParameters(checkers=0),
 )
-"""Every second capture becomes a duel, and the fees soon fill the treasury."""
+"""Every second capture becomes a duel, and the fees soon fill the treasury. Hardly a vote is run again."""
+REPEATING = replace(
+    DUEL_PARAMETERS,
+    duels=replace(DUELS, rate=400, probation_rate=400, repeat_rate=400, guessing=35_000, levy=2_000, bench_ms=100_000),
+)
+"""Two votes of five are run again."""
 SOLO_MODEL = "solo"
 """A model that the first validator alone serves: answers of it are not compared, but checked."""
 JUDGE = DeclaredJudge("judge-8b", hash_bytes("test prompt"), is_weak=False)
@@ -161,8 +166,16 @@ class DuelChain(Chain):
         key = self.keys[seat.public_key]
         return self.sign(key, DuelReveal(hold, ballot, make_salt(key)))
 
-    def judge(self, hold: bytes, votes: Iterable[DuelBallot | None]) -> DuelSettled | ExecutorAccused:
-        """Carry a duel to a verdict, with these ballots in the order of the seats; a judge with None does nothing."""
+    def judge(
+        self,
+        hold: bytes,
+        votes: Iterable[DuelBallot | None],
+        again: Mapping[bytes, DuelBallot | None] | None = None,
+    ) -> DuelSettled | ExecutorAccused:
+        """Carry a duel to a verdict, with these ballots in the order of the seats; a judge with None does nothing.
+
+        Votes that are run again come out the same, but those in ``again``, by the judge that cast them first.
+        """
         if self.duel(hold).stage == ANSWER:
             self.append([self.answer(hold)], elapsed=QUICK)
         seats = self.duel(hold).seats
@@ -171,10 +184,21 @@ class DuelChain(Chain):
         if len(cast) < len(seats):
             self.let_run_out(hold)
         if cast:
+            cast += self.repeat(hold, {seat.public_key: ballot for seat, ballot in cast} | dict(again or {}))
             self.append([self.reveal(hold, seat, ballot) for seat, ballot in cast], elapsed=QUICK)
         event = self.events[hold][-1]
         assert isinstance(event, DuelSettled | ExecutorAccused)
         return event
+
+    def repeat(self, hold: bytes, ballots: Mapping[bytes, DuelBallot | None]) -> list[tuple[JudgeSeat, DuelBallot]]:
+        """Have votes that are run again come out as these ``ballots`` of their first judges. Returns who committed."""
+        repeats = [(seat, ballots[seat.voter]) for seat in self.duel(hold).repeats]
+        cast = [(seat, ballot) for seat, ballot in repeats if ballot is not None]
+        if repeats:
+            self.append([self.commit(hold, seat, ballot) for seat, ballot in cast], elapsed=QUICK)
+        if len(cast) < len(repeats):
+            self.let_run_out(hold)
+        return cast
 
     def agree(
         self, hold: bytes, better: str, *, unusable: Iterable[str] = (), missing: Iterable[str] = ()

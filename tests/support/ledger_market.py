@@ -19,13 +19,20 @@ from chain.crypto import KeyPair, hash_bytes
 from chain.duel_parameters import MAX_DRAW_HEIGHTS, DuelParameters
 from chain.genesis import Genesis, GenesisAccount, compute_serving_table, make_genesis, make_validator
 from chain.parameters import CREDIT, Parameters
-from chain.state.duel_records import ANSWER, COMMIT, REVEAL, JudgeSeat
+from chain.state.duel_records import ANSWER, REVEAL, JudgeSeat
 from chain.state.keys import TOTALS_KEY, account_key, rating_key, table_key
 from chain.state.ratings import ExecutorRating
 from chain.state.records import Totals
 from chain.state.state import State, compute_supply
 from chain.transition.block import Transition, build_block, state_transition
-from chain.transition.duels.events import ChallengerReplaced, DuelEvent, DuelOpened, DuelSettled, ExecutorAccused
+from chain.transition.duels.events import (
+    ChallengerReplaced,
+    DuelEvent,
+    DuelOpened,
+    DuelSettled,
+    ExecutorAccused,
+    VotesRepeated,
+)
 from chain.transition.epochs import get_next_epoch
 from chain.transition.payments import get_executor
 from chain.types.blocks import Block, Header
@@ -110,6 +117,7 @@ class LedgerMarket:
         settled: how duels ended, in order.
         accused: the first verdicts that led to a second panel.
         replaced: challengers that gave no answer.
+        repeated: duels in which votes were run again.
         refused: operations that the ledger did not take, each with the reason.
         unserved: requests that no agent accepted.
     """
@@ -143,6 +151,7 @@ class LedgerMarket:
         self.settled: list[DuelSettled] = []
         self.accused: list[ExecutorAccused] = []
         self.replaced: list[ChallengerReplaced] = []
+        self.repeated: list[VotesRepeated] = []
         self.refused: list[tuple[SignedOperation, str]] = []
         self.unserved = 0
         self._held: list[tuple[bytes, Agent, Payer, Request]] = []
@@ -327,11 +336,13 @@ class LedgerMarket:
             self.cases[event.hold].challenge = None
         elif isinstance(event, ExecutorAccused):
             self.accused.append(event)
-        else:
+        elif isinstance(event, DuelSettled):
             self.settled.append(event)
             del self.cases[event.hold]
-            for seat in event.duel.seats:
+            for seat in event.duel.all_seats:
                 self._ballots.pop((event.hold, seat.public_key), None)
+        else:
+            self.repeated.append(event)
 
     def _do_duties(self, case: Case) -> Iterator[SignedOperation]:
         """What those do who have a part in a duel and have not done it yet."""
@@ -347,10 +358,10 @@ class LedgerMarket:
                 agent.counts["challenges"] += 1
                 yield self._sign(agent.key, DuelAnswer(case.hold, text.digest))
             return
-        for seat in duel.seats:
+        for seat in duel.all_seats:
             agent = self.agents[seat.public_key]
             place = (case.hold, seat.public_key)
-            if duel.stage == COMMIT and seat.commitment is None:
+            if duel.stage == seat.commit_stage and seat.commitment is None:
                 seen = self._show(case, agent)
                 ballot = agent.vote(self, seen, seat)
                 if ballot is not None:

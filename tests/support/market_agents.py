@@ -5,13 +5,15 @@ strategy is a subclass that overrides some of them. What an honest agent may not
 says who wrote it, and a :class:`Case` who takes part.
 
 Answers are numbers: the quality of its author plus what is chance in one answer, of standard deviation 1. A judge sees
-the difference of two numbers, and adds its own taste and some liking for the answer that it sees first.
+the difference of two numbers, and adds its own taste and some liking for the answer that it sees first. What it adds
+follows from the vote, so that an equal judge that runs the vote again comes to the same, mostly.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from random import Random
 from typing import TYPE_CHECKING
 
 from chain.crypto import KeyPair, hash_bytes
@@ -90,8 +92,9 @@ class Agent:
     """An account that serves one model and judges, honestly.
 
     Money is in micro-credits. An answer costs ``cost`` of its price, a ballot ``judge_cost`` of it. Of 1,000 answers
-    ``broken`` are of no use. ``duels_before`` are those it has had as executor when the market begins: by default it is
-    past its probation. ``owner`` is whom it belongs to: by default itself.
+    ``broken`` are of no use, and of 1,000 ballots ``unstable`` are drawn anew whenever they are asked for: a third of
+    these comes out differently. ``duels_before`` are those it has had as executor when the market begins: by default it
+    is past its probation. ``owner`` is whom it belongs to: by default itself.
 
     Attributes:
         spent: what its work has cost so far; the ledger does not know of it.
@@ -105,6 +108,7 @@ class Agent:
     bonded: int = 1_000 * CREDIT
     available: int = CREDIT
     broken: int = 0
+    unstable: int = 75
     duels_before: int = 8
     is_validator: bool = False
     judges: bool = True
@@ -196,7 +200,9 @@ class Agent:
             return DuelBallot(0, 0, missing)
         self.spend(self.judge_cost * case.duel.amount)
         self.counts["ballots"] += 1
-        random, sees = market.random, self.perception
+        is_stable = market.random.random() * 1_000 >= self.unstable
+        random = Random(case.hold + seat.voter) if is_stable else market.random
+        sees = self.perception
         unusable = sum(
             bit
             for bit, text in answers

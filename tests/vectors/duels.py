@@ -4,20 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import cycle
 
 from chain.exceptions import InvalidOperation
 from chain.state.duel_records import REVEAL
 from chain.state.state import StateOverlay
 from chain.transition.context import BlockContext
-from chain.transition.duels.events import ChallengerReplaced, DuelEvent, DuelOpened, DuelSettled, ExecutorAccused
+from chain.transition.duels.events import (
+    ChallengerReplaced,
+    DuelEvent,
+    DuelOpened,
+    DuelSettled,
+    ExecutorAccused,
+    VotesRepeated,
+)
 from chain.transition.operations import process_operation
-from chain.types.duels import DuelBallot
+from chain.types.duels import ABSTAIN, DRAW, IDENTICAL, DuelBallot
 from chain.types.operations import SignedOperation
+from tests.support.chain_builder import MODEL
 from tests.support.duel_chain import (
     CHALLENGER,
     EXECUTOR,
+    JUDGE,
     NEITHER,
     QUICK,
+    REPEATING,
     SAME,
     SOLO_MODEL,
     DuelChain,
@@ -52,6 +63,7 @@ COMPARED: tuple[Votes, ...] = (
     _differ(None, None, None),
     _agree(CHALLENGER, unusable=(EXECUTOR,)),
     _agree(CHALLENGER, unusable=(EXECUTOR,)),
+    *[_agree(EXECUTOR)] * 12,
 )
 """How the judges of the first duels vote; the challengers of those that follow are silent."""
 CHECKED: tuple[Votes, ...] = (
@@ -64,21 +76,30 @@ CHECKED: tuple[Votes, ...] = (
 
 def make_duel_chain() -> DuelChain:
     """A chain on which the duels and solo checks of :data:`COMPARED` and :data:`CHECKED` take place, and a few more."""
-    chain = DuelChain(10)
-    chain.pay_answers(40)
+    chain = DuelChain(13, parameters=REPEATING)
+    chain.pay_answers(24)
     chain.pay_answers(16, model=SOLO_MODEL)
     chain.pay_answers(2, reason="cancelled")
     scripts = {False: list(COMPARED), True: list(CHECKED)}
     panels = [True, False, True, False]
     """Whether a second panel confirms what the first one said."""
+    differing = [DuelBallot(DRAW, 2), DuelBallot(IDENTICAL), DuelBallot(IDENTICAL, 1)]
+    outcomes: Iterator[DuelBallot | None] = cycle([*differing * 3, None, DuelBallot(ABSTAIN)])
+    """How votes come out that are run again, when they differ."""
     while any(scripts.values()):
+        if chain.head.height % 60 == 0:  # some run out while others are voted on
+            chain.pay_answers(12)
         chain.append(elapsed=QUICK)
         while found := [(hold, is_solo) for hold, is_solo in _find_fresh(chain) if scripts[is_solo]]:
-            hold, is_solo = found[0]
-            event = chain.judge(hold, scripts[is_solo].pop(0)(chain, hold))
+            hold, is_solo = max(found, key=lambda each: each[1])  # solo checks first: there are few
+            again = {seat.public_key: next(outcomes) for seat in chain.duel(hold).seats}
+            event = chain.judge(hold, scripts[is_solo].pop(0)(chain, hold), again)
             if isinstance(event, ExecutorAccused):
                 agree = _agree(NEITHER, unusable=(EXECUTOR,))(chain, hold)
                 chain.judge(hold, agree if panels.pop() else [*agree[:3], *_agree(NEITHER)(chain, hold)[3:]])
+    guessers = [key for key in chain.validators if chain.state.judge_record(key.public_key).benched_until]
+    chain.append([chain.serve(key, MODEL, judge=JUDGE) for key in guessers])
+    assert guessers and all(chain.failures[-1])
     chain.open_duel()
     for _ in range(5):  # the parties of those that are left are silent
         chain.append(elapsed=10_000)
@@ -121,6 +142,8 @@ def _describe_event(event: DuelEvent) -> Json:
             return {"opened": "solo check" if event.duel.challenger is None else "duel"}
         case ChallengerReplaced():
             return {"silent": event.fine.public_key.hex(), "fine": -event.fine.amount}
+        case VotesRepeated():
+            return {"run again": [[seat.voter.hex(), seat.public_key.hex()] for seat in event.duel.repeats]}
         case ExecutorAccused():
             moved = [[each.public_key.hex(), each.amount] for each in event.movements]
             return {"accused": event.verdict.value, "moved": moved}

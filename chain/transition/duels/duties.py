@@ -8,13 +8,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from chain.exceptions import InvalidOperation
-from chain.state.duel_records import ANSWER, COMMIT, REVEAL, STAGES, Duel, JudgeSeat
+from chain.state.duel_records import ANSWER, COMMIT, REPEAT, REVEAL, STAGES, Duel, JudgeSeat
 from chain.state.keys import duel_key
 from chain.state.state import StateOverlay, StateReader
 from chain.transition.context import BlockContext
 from chain.types.duels import DuelAnswer, DuelCommit, DuelOperation, DuelReveal, compute_ballot_commitment
 
-_STAGE_OF = {DuelAnswer: ANSWER, DuelCommit: COMMIT, DuelReveal: REVEAL}
+_STAGES_OF = {DuelAnswer: (ANSWER,), DuelCommit: (COMMIT, REPEAT), DuelReveal: (REVEAL,)}
 
 
 def check_duty(state: StateReader, operation: DuelOperation, signer: bytes) -> Duel:
@@ -26,7 +26,7 @@ def check_duty(state: StateReader, operation: DuelOperation, signer: bytes) -> D
     duel = state.duel(operation.hold)
     if duel is None:
         raise InvalidOperation(f"there is no duel about hold {operation.hold.hex()[:16]}")
-    if duel.stage != _STAGE_OF[type(operation)]:
+    if duel.stage not in _STAGES_OF[type(operation)]:
         raise InvalidOperation(f"the duel {STAGES[duel.stage]}")
     if isinstance(operation, DuelAnswer):
         if signer != duel.challenger:
@@ -40,6 +40,8 @@ def check_duty(state: StateReader, operation: DuelOperation, signer: bytes) -> D
     if isinstance(operation, DuelCommit):
         if seat.commitment is not None:
             raise InvalidOperation("the judge has committed already")
+        if duel.stage != seat.commit_stage:
+            raise InvalidOperation("it is not the turn of the judge")
     elif seat.ballot is not None:
         raise InvalidOperation("the judge has revealed its ballot already")
     elif seat.commitment != compute_ballot_commitment(operation.hold, signer, operation.salt, operation.ballot):
@@ -48,8 +50,8 @@ def check_duty(state: StateReader, operation: DuelOperation, signer: bytes) -> D
 
 
 def find_seat(duel: Duel, public_key: bytes) -> JudgeSeat | None:
-    """The seat of a judge; None if the account is none."""
-    return next((seat for seat in duel.seats if seat.public_key == public_key), None)
+    """The seat of a judge, or of an account that runs a vote again; None if the account is neither."""
+    return next((seat for seat in duel.all_seats if seat.public_key == public_key), None)
 
 
 def process_duel_answer(overlay: StateOverlay, context: BlockContext, operation: DuelAnswer, signer: bytes) -> None:
@@ -59,13 +61,18 @@ def process_duel_answer(overlay: StateOverlay, context: BlockContext, operation:
 
 def process_duel_commit(overlay: StateOverlay, context: BlockContext, operation: DuelCommit, signer: bytes) -> None:
     duel = check_duty(overlay, operation, signer)
-    seats = tuple(
-        replace(seat, commitment=operation.commitment) if seat.public_key == signer else seat for seat in duel.seats
-    )
-    overlay.put(duel_key(operation.hold), replace(duel, seats=seats))
+    _change_seat(overlay, operation.hold, duel, signer, commitment=operation.commitment)
 
 
 def process_duel_reveal(overlay: StateOverlay, context: BlockContext, operation: DuelReveal, signer: bytes) -> None:
     duel = check_duty(overlay, operation, signer)
-    seats = tuple(replace(seat, ballot=operation.ballot) if seat.public_key == signer else seat for seat in duel.seats)
-    overlay.put(duel_key(operation.hold), replace(duel, seats=seats))
+    _change_seat(overlay, operation.hold, duel, signer, ballot=operation.ballot)
+
+
+def _change_seat(overlay: StateOverlay, hold_id: bytes, duel: Duel, signer: bytes, **fields: object) -> None:
+    """Note what a judge has done."""
+
+    def change(seats: tuple[JudgeSeat, ...]) -> tuple[JudgeSeat, ...]:
+        return tuple(replace(seat, **fields) if seat.public_key == signer else seat for seat in seats)  # type: ignore[arg-type]
+
+    overlay.put(duel_key(hold_id), replace(duel, seats=change(duel.seats), repeats=change(duel.repeats)))

@@ -27,6 +27,14 @@ class ChallengerReplaced:
 
 
 @dataclass(frozen=True, slots=True)
+class VotesRepeated:
+    """Some votes are run again; ``duel`` says by whom."""
+
+    hold: bytes
+    duel: Duel
+
+
+@dataclass(frozen=True, slots=True)
 class DuelSettled:
     """A duel came to its end. ``duel`` is as it was then, ``movements`` what each account got or paid by that."""
 
@@ -50,4 +58,4 @@ class ExecutorAccused:
     first_seats: tuple[JudgeSeat, ...]
 
 
-DuelEvent = DuelOpened | ChallengerReplaced | ExecutorAccused | DuelSettled
+DuelEvent = DuelOpened | ChallengerReplaced | VotesRepeated | ExecutorAccused | DuelSettled

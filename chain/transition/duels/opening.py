@@ -64,13 +64,13 @@ def open_duel(overlay: StateOverlay, parameters: DuelParameters, capture: PaidCa
 
 def draw_challenger(state: StateReader, model: str, seed: bytes, excluded: Collection[bytes]) -> bytes | None:
     """The account that answers a request for ``model`` once more; None if no other serves it."""
-    drawn = _get_table(state).draw_challengers(model, seed, excluded)
+    drawn = get_table(state).draw_challengers(model, seed, excluded)
     return next((key for key in drawn if model in state.account(key).models), None)
 
 
 def draw_seats(state: StateReader, size: int, seed: bytes, excluded: Collection[bytes]) -> tuple[JudgeSeat, ...]:
     """``size`` judges, or the largest odd number of them that there is, each with the order in which it sees."""
-    drawn = _get_table(state).draw_judges(seed, excluded)
+    drawn = get_table(state).draw_judges(seed, excluded)
     ready = list(islice(((key, judge) for key, judge in drawn if state.account(key).judge == judge), size))
     seated = ready if len(ready) % 2 else ready[:-1]
     return tuple(
@@ -92,7 +92,7 @@ def compute_cost(parameters: DuelParameters, amount: int, judges: int, has_chall
     return cost
 
 
-def _get_table(state: StateReader) -> ServingTable:
+def get_table(state: StateReader) -> ServingTable:
     """That of the serving period which the block is in."""
     table = state.serving_table(state.serving_periods.current.first_round)
     assert table is not None

@@ -10,14 +10,15 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from chain.duel_parameters import DuelParameters
-from chain.state.duel_records import ANSWER, COMMIT, REVEAL, STAGES, Duel, JudgeSeat
+from chain.state.duel_records import ANSWER, COMMIT, REPEAT, REVEAL, STAGES, Duel, JudgeSeat
 from chain.state.keys import duel_key, rating_key
 from chain.state.ratings import LOST, MAX_VOIDS, TIED, VOID, WON
 from chain.state.state import StateOverlay
 from chain.transition.duels.draw import compute_duel_seed
-from chain.transition.duels.events import ChallengerReplaced, DuelEvent, DuelSettled, ExecutorAccused
+from chain.transition.duels.events import ChallengerReplaced, DuelEvent, DuelSettled, ExecutorAccused, VotesRepeated
 from chain.transition.duels.money import Movement, compute_share, move
 from chain.transition.duels.opening import compute_cost, draw_challenger, draw_seats, face_forward
+from chain.transition.duels.repeats import compare_repeats, compute_repeat_dues, draw_repeats
 from chain.transition.duels.stages import enter_stage, list_complete, take_overdue
 from chain.transition.duels.verdict import DuelVerdict, Finding, decide
 from chain.types.duels import MAX_CHALLENGERS, SECOND_PANEL
@@ -61,6 +62,10 @@ def _end_stage(
     if duel.stage == ANSWER:
         enter_stage(overlay, parameters, hold_id, duel, COMMIT, now)
     elif duel.stage == COMMIT and has_commitments:
+        duel = draw_repeats(overlay, parameters, hold_id, duel, _list_parties(duel))
+        duel = enter_stage(overlay, parameters, hold_id, duel, REPEAT if duel.repeats else REVEAL, now)
+        return VotesRepeated(hold_id, duel) if duel.repeats else None
+    elif duel.stage == REPEAT:
         enter_stage(overlay, parameters, hold_id, duel, REVEAL, now)
     else:
         return _give_verdict(overlay, parameters, hold_id, duel, now)
@@ -71,6 +76,8 @@ def _give_verdict(overlay: StateOverlay, parameters: DuelParameters, hold_id: by
     """Settle a duel by its ballots; or let other judges look at an answer that most of these call unusable."""
     finding = decide(duel)
     dues = compute_dues(parameters, duel, finding)
+    dues += compute_repeat_dues(parameters, duel)
+    dues += compare_repeats(overlay, parameters, duel, now)
     if not duel.is_accused:
         dues += note_result(overlay, parameters, duel, finding.verdict)
     elif finding.verdict is DuelVerdict.FRAUD:
@@ -85,8 +92,8 @@ def _give_verdict(overlay: StateOverlay, parameters: DuelParameters, hold_id: by
         return settle(overlay, hold_id, duel, finding.verdict, dues)
     overlay.reserve(cost - duel.reserved)
     moved = tuple(move(overlay, due) for due in dues if due.amount)
-    first_seats = duel.seats
-    duel = replace(duel, seats=seats, reserved=cost, is_accused=True)
+    first_seats = duel.all_seats
+    duel = replace(duel, seats=seats, repeats=(), reserved=cost, is_accused=True)
     duel = enter_stage(overlay, parameters, hold_id, duel, COMMIT, now)
     return ExecutorAccused(hold_id, duel, finding.verdict, moved, first_seats)
 
@@ -101,7 +108,7 @@ def _draw_second_panel(overlay: StateOverlay, hold_id: bytes, duel: Duel) -> tup
 def _list_parties(duel: Duel) -> set[bytes]:
     """The accounts that have, or had, a part in a duel."""
     challengers = duel.silent if duel.challenger is None else (*duel.silent, duel.challenger)
-    return {duel.payer, duel.executor, *challengers, *(seat.public_key for seat in duel.seats)}
+    return {duel.payer, duel.executor, *challengers, *(seat.public_key for seat in duel.all_seats)}
 
 
 def note_result(overlay: StateOverlay, parameters: DuelParameters, duel: Duel, verdict: DuelVerdict) -> list[Movement]:
@@ -157,8 +164,10 @@ def compute_dues(parameters: DuelParameters, duel: Duel, finding: Finding) -> li
         dues.append(Movement(duel.challenger, min(amount, 0) if finding.is_challenge_unusable else amount))
     for seat in duel.seats:
         key = seat.public_key
-        if key not in finding.took_part:
+        if seat.ballot is None:
             dues.append(Movement(key, -share(parameters.silence)))
+        elif key not in finding.voted:  # to abstain takes no work
+            continue
         elif duel.is_accused:  # whichever way: they were asked because the first judges agreed
             dues.append(Movement(key, share(parameters.judge)))
         elif verdict in _PAID_IN_PART:

@@ -1,4 +1,4 @@
-"""The stages of a duel, and the queues of their deadlines.
+"""The stages of a duel.
 
 A stage ends with the block that brings the last thing it waits for, or with the first block at or after its deadline.
 Operations know no deadline: until the stage has ended they are in time, however far chain time has come.
@@ -10,20 +10,24 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from chain.duel_parameters import DuelParameters
-from chain.state.duel_records import ANSWER, COMMIT, REVEAL, DeadlineQueue, Duel, DuelDeadline
-from chain.state.keys import DUEL_PREFIX, deadline_queue_key, duel_deadline_key, duel_key
+from chain.state.duel_records import ANSWER, COMMIT, REPEAT, REVEAL, Duel
+from chain.state.keys import DUEL_PREFIX, duel_key
 from chain.state.state import StateOverlay
+from chain.transition.deadlines import add_deadline, take_deadlines
 
 
 def enter_stage(
     overlay: StateOverlay, parameters: DuelParameters, hold_id: bytes, duel: Duel, stage: int, now: int
 ) -> Duel:
     """Write down a duel that begins a stage at chain time ``now``, and its deadline. Returns it."""
-    length = {ANSWER: parameters.answer_ms, COMMIT: parameters.commit_ms, REVEAL: parameters.reveal_ms}[stage]
-    duel = replace(duel, stage=stage, ends_at=now + length)
-    queue = overlay.deadline_queue(stage)
-    overlay.put(duel_deadline_key(stage, queue.end), DuelDeadline(hold_id, duel.ends_at))
-    overlay.put(deadline_queue_key(stage), DeadlineQueue(queue.first, queue.end + 1))
+    lengths = {
+        ANSWER: parameters.answer_ms,
+        COMMIT: parameters.commit_ms,
+        REPEAT: parameters.commit_ms,
+        REVEAL: parameters.reveal_ms,
+    }
+    duel = replace(duel, stage=stage, ends_at=now + lengths[stage])
+    add_deadline(overlay, stage, hold_id, duel.ends_at)
     overlay.put(duel_key(hold_id), duel)
     return duel
 
@@ -40,18 +44,7 @@ def take_overdue(overlay: StateOverlay, stage: int, now: int, limit: int) -> Ite
 
     A deadline of a duel that has left the stage since counts too: it takes time to look at.
     """
-    queue = overlay.deadline_queue(stage)
-    number = queue.first
-    while number < min(queue.end, queue.first + limit):
-        deadline = overlay.duel_deadline(stage, number)
-        assert deadline is not None
-        if deadline.ends_at > now:
-            break
-        overlay.put(duel_deadline_key(stage, number), None)
-        number += 1
-        # Before the duel moves on: it may enter the same stage again, with another challenger.
-        end = overlay.deadline_queue(stage).end
-        overlay.put(deadline_queue_key(stage), DeadlineQueue(number, end) if number < end else None)
+    for deadline in take_deadlines(overlay, stage, now, limit):
         duel = overlay.duel(deadline.hold)
         # An accused executor's duel goes through the same stages twice.
         if duel is not None and (duel.stage, duel.ends_at) == (stage, deadline.ends_at):

@@ -1,7 +1,7 @@
 """What the ballots of a duel say. Pure.
 
-A verdict takes more than half of the ballots that were revealed: one that was not is left out, so that a judge who
-waits to see the others has no casting vote to sell.
+A verdict takes more than half of the ballots that were revealed and do not abstain. One that was not revealed is left
+out, so that a judge who waits to see the others has no casting vote to sell.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from chain.state.duel_records import Duel, JudgeSeat
-from chain.types.duels import DRAW, IDENTICAL, A, B, DuelBallot
+from chain.types.duels import ABSTAIN, DRAW, IDENTICAL, A, B, DuelBallot
 
 CONFIRMATIONS = 4
 """Judges of a second panel that must agree with the first."""
@@ -56,7 +56,7 @@ class Opinion:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A verdict, the judges that ``agreed`` on it (none in a tie), and all that revealed a ballot.
+    """A verdict, the judges that ``agreed`` on it (none in a tie), and all that ``voted``: that did not abstain.
 
     An answer is unusable if most say that it is of no use, and that the other one is: so that a question that no one
     can answer well costs neither party anything. In a solo check there is no other.
@@ -64,7 +64,7 @@ class Finding:
 
     verdict: DuelVerdict
     agreed: tuple[bytes, ...]
-    took_part: tuple[bytes, ...]
+    voted: tuple[bytes, ...]
     is_answer_unusable: bool = False
     is_challenge_unusable: bool = False
 
@@ -72,8 +72,12 @@ class Finding:
 def decide(duel: Duel) -> Finding:
     """The verdict of a duel whose ballots are revealed, as far as they ever will be."""
     is_solo = duel.challenger is None
-    opinions = [_read(seat, seat.ballot, is_solo) for seat in duel.seats if seat.ballot is not None]
-    took_part = tuple(opinion.judge for opinion in opinions)
+    opinions = [
+        _read(seat, seat.ballot, is_solo)
+        for seat in duel.seats
+        if seat.ballot is not None and seat.ballot.better != ABSTAIN
+    ]
+    voted = tuple(opinion.judge for opinion in opinions)
 
     def find(test: Callable[[Opinion], bool]) -> tuple[bytes, ...]:
         """The judges of whom something is true, if they are more than half."""
@@ -86,13 +90,13 @@ def decide(duel: Duel) -> Finding:
     def first(cases: Iterable[tuple[DuelVerdict, Callable[[Opinion], bool]]]) -> Finding:
         for verdict, test in cases:
             if agreed := find(test):
-                return Finding(verdict, agreed, took_part, is_answer_unusable, is_challenge_unusable)
-        return Finding(DuelVerdict.TIE, (), took_part, is_answer_unusable, is_challenge_unusable)
+                return Finding(verdict, agreed, voted, is_answer_unusable, is_challenge_unusable)
+        return Finding(DuelVerdict.TIE, (), voted, is_answer_unusable, is_challenge_unusable)
 
     if duel.is_accused:
         agreed = tuple(opinion.judge for opinion in opinions if _accuses(opinion))
         is_fraud = len(agreed) >= CONFIRMATIONS
-        return Finding(DuelVerdict.FRAUD if is_fraud else DuelVerdict.NOT_CONFIRMED, agreed, took_part)
+        return Finding(DuelVerdict.FRAUD if is_fraud else DuelVerdict.NOT_CONFIRMED, agreed, voted)
     if is_solo:
         return first(
             (

@@ -14,9 +14,10 @@ from enum import Enum
 
 from chain.crypto import hash_bytes
 from chain.parameters import Parameters
-from chain.state.duel_records import ANSWER, COMMIT, REVEAL, Duel, JudgeSeat
+from chain.state.duel_records import ANSWER, REVEAL, Duel, JudgeSeat
 from chain.transition.duels.duties import find_seat
 from chain.types.duels import (
+    ABSTAIN,
     BALLOT_SALT_BYTES,
     DRAW,
     A,
@@ -31,6 +32,9 @@ from chain.types.duels import (
 from serving.quality.duels.table import DuelTable
 from serving.quality.duels.texts import Text, TextKind, compute_limit, get_digest, get_holders, list_kinds
 from serving.quality.duels.turns import DueText, Fetch, Submit, Turn, Turns, get_fetch_ms
+
+ABSTENTION_SHARE = 8
+"""Divisor of a stage that gives the time before its end in which a judge without a ballot abstains."""
 
 
 class Role(Enum):
@@ -138,6 +142,13 @@ class DuelDuties(Turns):
             progress.under_way.discard(None)
             self._cast(turn, ballot)
 
+    def note_failed(self, turn: Turn, now: float, *, is_final: bool) -> None:
+        """See :meth:`serving.quality.duels.turns.Turns.note_failed`. A judge that has no ballot for good abstains."""
+        is_under_way = turn in self._progress
+        super().note_failed(turn, now, is_final=is_final)
+        if is_under_way and is_final and turn.stage != ANSWER:
+            self._cast(turn, DuelBallot(ABSTAIN))
+
     # Turns
 
     def _take_turn(self, turn: Turn, duel: Duel, chain_time: int, now: float) -> Iterator[Effect]:
@@ -148,7 +159,7 @@ class DuelDuties(Turns):
                 yield from self._submit(turn, DuelAnswer(turn.hold, digest), now)
             else:
                 yield from self._answer(turn, duel, chain_time, now)
-        elif duel.stage == COMMIT and seat is not None and seat.commitment is None:
+        elif seat is not None and seat.commitment is None and duel.stage == seat.commit_stage:
             kept = self._table.get_ballot(turn.hold, duel.is_accused)
             if kept is None:
                 yield from self._judge(turn, duel, seat, chain_time, now)
@@ -179,6 +190,9 @@ class DuelDuties(Turns):
 
     def _judge(self, turn: Turn, duel: Duel, seat: JudgeSeat, chain_time: int, now: float) -> Iterator[Effect]:
         """As a judge: get all texts, and compare. What cannot be had in time is missing."""
+        if duel.ends_at - chain_time <= self._parameters.duels.commit_ms // ABSTENTION_SHARE:
+            self._cast(turn, DuelBallot(ABSTAIN))
+            return
         progress = self._begin(turn)
         if progress is None or None in progress.under_way:
             return
@@ -222,7 +236,7 @@ def make_missing(seat: JudgeSeat, missing: list[TextKind]) -> DuelBallot:
 def _make_vote(turn: Turn, duel: Duel, seat: JudgeSeat, bodies: Mapping[TextKind, bytes]) -> CastBallot:
     """The texts in the order of a seat."""
     response, answer = bodies[TextKind.RESPONSE], bodies.get(TextKind.ANSWER)
-    entropy = hash_bytes("ballot entropy", turn.hold, duel.answer_digest or b"", seat.public_key)
+    entropy = hash_bytes("ballot entropy", turn.hold, duel.answer_digest or b"", seat.voter)
     if answer is not None and seat.is_reversed:
         return CastBallot(turn, bodies[TextKind.REQUEST], answer, response, seat.judge, entropy)
     return CastBallot(turn, bodies[TextKind.REQUEST], response, answer, seat.judge, entropy)

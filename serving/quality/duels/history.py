@@ -10,7 +10,14 @@ from dataclasses import dataclass, field
 
 from chain.collections import BoundedDict
 from chain.state.duel_records import Duel
-from chain.transition.duels.events import ChallengerReplaced, DuelEvent, DuelOpened, DuelSettled, ExecutorAccused
+from chain.transition.duels.events import (
+    ChallengerReplaced,
+    DuelEvent,
+    DuelOpened,
+    DuelSettled,
+    ExecutorAccused,
+    VotesRepeated,
+)
 from chain.transition.duels.money import Movement
 from chain.transition.duels.verdict import DuelVerdict
 from serving.quality.duels.duties import Role, find_role
@@ -56,7 +63,7 @@ class DuelLog:
         record = self.note_open(event.hold, event.duel)
         movements: tuple[Movement, ...] = ()
         match event:
-            case DuelOpened():
+            case DuelOpened() | VotesRepeated():
                 pass
             case ChallengerReplaced():
                 movements = (event.fine,)

@@ -12,7 +12,7 @@ from enum import IntEnum
 
 from chain.parameters import Parameters
 from chain.state.check_records import CHECK_COMMIT, CheckerSeat, ModelCheck
-from chain.state.duel_records import ANSWER, COMMIT, Duel
+from chain.state.duel_records import ANSWER, Duel
 from chain.transition.duels.duties import find_seat
 from chain.types.operations import compute_digest
 from serving.offload.protocol import MAX_ANSWER_BYTES, MAX_REQUEST_BYTES
@@ -76,7 +76,8 @@ def find_refusal(duel: Duel | None, holder: bytes, peer: bytes, kind: TextKind) 
     """Why ``holder`` gives a text to ``peer`` now under no circumstances; None if it is to.
 
     The challenger gets the request while it answers. Judges get texts only once the challenger has committed to its
-    answer: else it could have theirs from them, and copy the executor's.
+    answer: else it could have theirs from them, and copy the executor's. So do those who run a vote again, in their
+    stage.
     """
     if duel is None:
         return "there is no such duel"
@@ -84,7 +85,8 @@ def find_refusal(duel: Duel | None, holder: bytes, peer: bytes, kind: TextKind) 
         return "this node does not have that text"
     if duel.stage == ANSWER and peer == duel.challenger and kind is TextKind.REQUEST:
         return None
-    if duel.stage == COMMIT and find_seat(duel, peer) is not None:
+    seat = find_seat(duel, peer)
+    if seat is not None and duel.stage == seat.commit_stage:
         return None
     return "this text is not for you, or not yet"
 

@@ -78,13 +78,15 @@ def test_the_command_shows_every_duel(full: DuelChain, tmp_path: Path) -> None:
         assert plain["executor"] == format_address(last.duel.executor)
         assert [each["amount"] for each in plain["movements"]] == [each.amount for each in history.movements]
         votes = [judge["vote"] for judge in plain["judges"]]
-        assert [vote is None for vote in votes] == [seat.ballot is None for seat in last.duel.seats]
+        assert [vote is None for vote in votes] == [seat.ballot is None for seat in last.duel.all_seats]
+        repeats = [judge["repeats"] for judge in plain["judges"]]
+        assert repeats == [seat.repeats and format_address(seat.repeats) for seat in last.duel.all_seats]
         if last.verdict is DuelVerdict.EXECUTOR_WON:
-            assert sum((vote or "").startswith("executor") for vote in votes) * 2 > sum(
-                vote is not None for vote in votes
-            )
+            counted = [vote for vote, of in zip(votes, repeats, strict=True) if vote is not None and of is None]
+            assert sum(vote.startswith("executor") for vote in counted) * 2 > len(counted)
     text = CliRunner().invoke(build_app(), ["show", "--duels", "-d", str(tmp_path)]).stdout
     assert text.count("  executor    ") == len(found)
+    assert "  once more   " in text and "abstains" in text
     assert "executor not obtained" in text and "no ballot" in text and "solo, 0.002000 credits" in text
 
 

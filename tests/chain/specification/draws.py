@@ -45,7 +45,8 @@ def compute_serving_table(
         }
         for key in sorted(stakes)
     ]  # fmt: skip
-    return {"entries": entries, "newcomer_share": parameters["newcomer_share"]}
+    least = parameters["duels"]["min_judge_share"] if parameters["duels"]["rate"] else 0
+    return {"entries": entries, "newcomer_share": parameters["newcomer_share"], "min_judge_share": least}
 
 
 def compute_exposure(results: bytes, parameters: Record) -> int:
@@ -86,7 +87,15 @@ def draw_staked(entries: list[Record], domain: str, seed: bytes, excluded: set[b
 
 def draw_judges(table: Record, seed: bytes, excluded: set[bytes]) -> Iterator[tuple[bytes, Record]]:
     """The judges of a duel with what they declared, as they are drawn one after another (section 9.6)."""
-    judges = {each["public_key"]: each["judge"] for each in table["entries"]}
-    judging = [each for each in table["entries"] if each["judge"]]
+    judging = list_judges(table)
+    judges = {each["public_key"]: each["judge"] for each in judging}
     for key in draw_staked(judging, "judge", seed, excluded):
         yield key, judges[key]
+
+
+def list_judges(table: Record) -> list[Record]:
+    """The entries that judge with a stake, of kinds that have enough of it together."""
+    judging = [each for each in table["entries"] if each["judge"] and each["stake"]]
+    total = sum(each["stake"] for each in judging)
+    kind = {each["public_key"]: sum(e["stake"] for e in judging if e["judge"] == each["judge"]) for each in judging}
+    return [each for each in judging if kind[each["public_key"]] * 1_000 >= table["min_judge_share"] * total]

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tests.chain.specification.checks import find_identity, open_check, pay_levy
-from tests.chain.specification.draws import draw_judges, draw_staked
+from tests.chain.specification.draws import draw_judges, draw_staked, list_judges
 from tests.chain.specification.ledger import Ledger, get_free_bond, need
 from tests.chain.specification.notation import Record, encode, h, number, u64
 
 A, B, BOTH = 1, 2, 3
-ANSWER, COMMIT, REVEAL = 1, 2, 3
+ANSWER, COMMIT, REPEAT, REVEAL = 1, 2, 3, 4
+ABSTAIN = 4
+MAX_DIFFERENCES = 5
 MAX_CHALLENGERS, MIN_PANEL, SECOND_PANEL, CONFIRMATIONS = 3, 3, 5, 4
 NO_RATING: Record = {"duels": 0, "results": b""}
 NO_QUEUE: Record = {"first": 0, "end": 0}
+NO_RECORD: Record = {"repeats": b"", "benched_until": 0}
 
 
 def get_duels(ledger: Ledger) -> Record:
@@ -113,6 +116,7 @@ def open_duel(ledger: Ledger, capture: Record) -> None:
         "amount": capture["amount"], "request_digest": capture["request_digest"],
         "response_digest": capture["response_digest"], "stage": 0, "ends_at": 0, "challenger": challenger,
         "answer_digest": None, "silent": [], "seats": seats, "locked": locked, "reserved": cost, "is_accused": False,
+        "repeats": [],
     }  # fmt: skip
     assert duels["judges"] >= len(seats)
     enter(ledger, capture["hold"], ANSWER if challenger else COMMIT)
@@ -140,30 +144,54 @@ def draw_seats(ledger: Ledger, size: int, seed: bytes, excluded: set[bytes], has
         {
             "public_key": key, "judge": dict(judge),
             "is_reversed": has_challenger and number(h("judge order", seed, key)) % 2 == 1,
-            "commitment": None, "ballot": None,
+            "commitment": None, "ballot": None, "repeats": None,
         }
         for key, judge in found
     ]  # fmt: skip
 
 
+def draw_repeats(ledger: Ledger, hold_id: bytes) -> None:
+    """The votes of a duel that are run again, and who runs them (section 9.6)."""
+    duel, totals = ledger.entries[b"u" + hold_id], ledger.entries[b"s"]
+    seed, pay = h("duel", ledger.entries[b"b"]["value"], hold_id), share(ledger, duel, "judge")
+    for seat in duel["seats"]:
+        entropy = h("repeat", seed, seat["public_key"])
+        if seat["commitment"] is None or number(entropy) % 1_000 >= get_duels(ledger)["repeat_rate"]:
+            continue
+        table = get_current_table(ledger)
+        equal = [each for each in list_judges(table) if each["judge"] == seat["judge"]]
+        drawn = draw_staked(equal, "repeater", entropy, list_parties(duel))
+        found = [key for key in drawn if ledger.account(key)["judge"] == seat["judge"]]
+        if found and pay <= totals["treasury"] - totals["reserved"]:
+            totals["reserved"] += pay
+            duel["reserved"] += pay
+            duel["repeats"].append(seat | {"public_key": found[0], "commitment": None, "repeats": seat["public_key"]})
+
+
+def list_parties(duel: Record) -> set[bytes]:
+    """Who has, or had, a part in a duel."""
+    parties = {duel["payer"], duel["executor"], *duel["silent"]} | ({duel["challenger"]} - {None})
+    return parties | {seat["public_key"] for seat in (*duel["seats"], *duel["repeats"])}
+
+
 def enter(ledger: Ledger, hold_id: bytes, stage: int) -> None:
     """A duel enters a stage."""
-    duel, name = ledger.entries[b"u" + hold_id], {ANSWER: "answer_ms", COMMIT: "commit_ms", REVEAL: "reveal_ms"}[stage]
+    duel, name = ledger.entries[b"u" + hold_id], {1: "answer_ms", 2: "commit_ms", 3: "commit_ms", 4: "reveal_ms"}[stage]
     duel |= {"stage": stage, "ends_at": ledger.now + get_duels(ledger)[name]}
     queue = ledger.get(b"y" + bytes([stage]), NO_QUEUE)
     ledger.entries[b"x" + bytes([stage]) + u64(queue["end"])] = {"hold": hold_id, "ends_at": duel["ends_at"]}
     queue["end"] += 1
 
 
-def find_duel(ledger: Ledger, operation: Record, stage: int) -> Record:
+def find_duel(ledger: Ledger, operation: Record, *stages: int) -> Record:
     need(b"u" + operation["hold"] in ledger.entries)
     duel: Record = ledger.entries[b"u" + operation["hold"]]
-    need(duel["stage"] == stage)
+    need(duel["stage"] in stages)
     return duel
 
 
 def find_seat(duel: Record, signer: bytes) -> Record:
-    seats: list[Record] = [seat for seat in duel["seats"] if seat["public_key"] == signer]
+    seats: list[Record] = [seat for seat in duel["seats"] + duel["repeats"] if seat["public_key"] == signer]
     need(seats)
     return seats[0]
 
@@ -175,8 +203,9 @@ def answer(ledger: Ledger, operation: Record, signer: bytes) -> None:
 
 
 def commit(ledger: Ledger, operation: Record, signer: bytes) -> None:
-    seat = find_seat(find_duel(ledger, operation, COMMIT), signer)
-    need(seat["commitment"] is None)
+    duel = find_duel(ledger, operation, COMMIT, REPEAT)
+    seat = find_seat(duel, signer)
+    need(seat["commitment"] is None and (seat["repeats"] is not None) == (duel["stage"] == REPEAT))
     seat["commitment"] = operation["commitment"]
 
 
@@ -192,11 +221,13 @@ def end_stages(ledger: Ledger) -> None:
     """Step 7 of a block."""
     duels = {key[1:]: record for key, record in ledger.entries.items() if key[:1] == b"u"}
     for hold_id in sorted(key for key, duel in duels.items() if is_complete(duel)):
-        if duels[hold_id]["stage"] < REVEAL:
-            enter(ledger, hold_id, duels[hold_id]["stage"] + 1)
-        else:
+        if duels[hold_id]["stage"] == ANSWER:
+            enter(ledger, hold_id, COMMIT)
+        elif duels[hold_id]["stage"] == REVEAL:
             settle(ledger, hold_id)
-    for stage in (ANSWER, COMMIT, REVEAL):
+        else:
+            go_on(ledger, hold_id)
+    for stage in (ANSWER, COMMIT, REPEAT, REVEAL):
         queue_key = b"y" + bytes([stage])
         end = ledger.entries.get(queue_key, NO_QUEUE)["end"]
         for _ in range(get_duels(ledger)["max_deadlines"]):
@@ -218,14 +249,25 @@ def is_complete(duel: Record) -> bool:
     return {
         ANSWER: duel["answer_digest"] is not None,
         COMMIT: all(seat["commitment"] is not None for seat in seats),
-        REVEAL: all(seat["ballot"] is not None for seat in seats if seat["commitment"] is not None),
+        REPEAT: all(seat["commitment"] is not None for seat in duel["repeats"]),
+        REVEAL: all(seat["ballot"] is not None for seat in seats + duel["repeats"] if seat["commitment"] is not None),
     }[duel["stage"]]
+
+
+def go_on(ledger: Ledger, hold_id: bytes) -> None:
+    """From the commitments to the votes that are run again, or to the ballots."""
+    duel = ledger.entries[b"u" + hold_id]
+    if duel["stage"] == COMMIT:
+        draw_repeats(ledger, hold_id)
+    enter(ledger, hold_id, REPEAT if duel["stage"] == COMMIT and duel["repeats"] else REVEAL)
 
 
 def run_out(ledger: Ledger, hold_id: bytes, duel: Record) -> None:
     """The stage of a duel has run out."""
-    if duel["stage"] == COMMIT and any(seat["commitment"] is not None for seat in duel["seats"]):
-        enter(ledger, hold_id, REVEAL)
+    if duel["stage"] == REPEAT or (
+        duel["stage"] == COMMIT and any(seat["commitment"] is not None for seat in duel["seats"])
+    ):
+        go_on(ledger, hold_id)
     elif duel["stage"] != ANSWER:
         settle(ledger, hold_id)
     else:
@@ -253,30 +295,36 @@ def run_out(ledger: Ledger, hold_id: bytes, duel: Record) -> None:
 def settle(ledger: Ledger, hold_id: bytes) -> None:
     """The verdict, what each of the parties gets or pays, and a second panel if most of the judges accuse."""
     duel: Record = ledger.entries[b"u" + hold_id]
-    ballots = [(read(seat, duel["challenger"] is None), seat) for seat in duel["seats"] if seat["ballot"] is not None]
+    ballots = [
+        (read(seat, duel["challenger"] is None), seat)
+        for seat in duel["seats"]
+        if seat["ballot"] is not None and seat["ballot"]["better"] != ABSTAIN
+    ]
 
-    def list_judges(test: Callable[[Record], bool]) -> list[bytes]:
+    def find_judges(test: Callable[[Record], bool]) -> list[bytes]:
         return [seat["public_key"] for ballot, seat in ballots if test(ballot)]
 
     def most(test: Callable[[Record], bool]) -> list[bytes]:
-        judges = list_judges(test)
+        judges = find_judges(test)
         return judges if 2 * len(judges) > len(ballots) else []
 
     if duel["is_accused"]:
-        is_fraud = len(list_judges(accuses)) >= CONFIRMATIONS
+        is_fraud = len(find_judges(accuses)) >= CONFIRMATIONS
         if is_fraud:
             begin_anew(ledger, duel["executor"])
         close(ledger, hold_id)
         transact(ledger, duel, duel["executor"], "-fraud" if is_fraud else "")
-        pay_judges(ledger, duel, "judge", list_judges(lambda ballot: True))
+        pay_judges(ledger, duel, "judge", find_judges(lambda ballot: True))
+        settle_repeats(ledger, duel)
         return
     executor, challenger, pay, result = find_verdict(duel, most)
     if most(lambda ballot: "challenger" in ballot["unusable"] and "executor" not in ballot["unusable"]):
         challenger = challenger if challenger.startswith("-") else ""
     is_fraud = rate(ledger, duel, result)
     paid = [share(ledger, duel, each) for each in (executor, challenger) if each and not each.startswith("-")]
-    earning = list_judges(lambda ballot: True) if pay == "quarter" else find_agreed(duel, most)
+    earning = find_judges(lambda ballot: True) if pay == "quarter" else find_agreed(duel, most)
     paid += [compute_pay(ledger, duel, pay)] * len(earning) if pay else []
+    paid += [share(ledger, duel, "judge") for seat in duel["repeats"] if is_vote(seat["ballot"])]
     panel = draw_second_panel(ledger, hold_id, duel) if most(accuses) and len(duel["seats"]) >= MIN_PANEL else []
     cost = SECOND_PANEL * share(ledger, duel, "judge")
     totals = ledger.entries[b"s"]
@@ -288,11 +336,12 @@ def settle(ledger: Ledger, hold_id: bytes) -> None:
     if duel["challenger"] is not None:
         transact(ledger, duel, duel["challenger"], challenger)
     pay_judges(ledger, duel, pay, earning)
+    settle_repeats(ledger, duel)
     if is_fraud:
         transact(ledger, duel, duel["executor"], "-fraud")
     if is_continued:
         totals["reserved"] += cost - duel["reserved"]
-        duel |= {"seats": panel, "reserved": cost, "is_accused": True}
+        duel |= {"seats": panel, "repeats": [], "reserved": cost, "is_accused": True}
         enter(ledger, hold_id, COMMIT)
 
 
@@ -344,9 +393,7 @@ def accuses(ballot: Record) -> bool:
 
 def draw_second_panel(ledger: Ledger, hold_id: bytes, duel: Record) -> list[Record]:
     seed = h("duel", ledger.entries[b"b"]["value"], hold_id)
-    had_part = {duel["payer"], duel["executor"], duel["challenger"], *duel["silent"]}
-    had_part |= {seat["public_key"] for seat in duel["seats"]}
-    return draw_seats(ledger, SECOND_PANEL, seed, had_part, duel["challenger"] is not None)
+    return draw_seats(ledger, SECOND_PANEL, seed, list_parties(duel), duel["challenger"] is not None)
 
 
 def pay_judges(ledger: Ledger, duel: Record, pay: str, earning: list[bytes]) -> None:
@@ -356,6 +403,38 @@ def pay_judges(ledger: Ledger, duel: Record, pay: str, earning: list[bytes]) -> 
             transact(ledger, duel, key, "-silence")
         elif pay and key in earning:
             transact(ledger, duel, key, pay)
+
+
+def settle_repeats(ledger: Ledger, duel: Record) -> None:
+    """What the votes that were run again bring and show."""
+    for seat in duel["repeats"]:
+        if seat["ballot"] is None:
+            transact(ledger, duel, seat["public_key"], "-silence")
+        elif is_vote(seat["ballot"]):
+            transact(ledger, duel, seat["public_key"], "judge")
+    fined = []
+    for seat in duel["repeats"]:
+        pair = [*(each for each in duel["seats"] if each["public_key"] == seat["repeats"]), seat]
+        ballots = [each["ballot"] for each in pair]
+        if None in ballots:
+            differing = [each for each in pair if each["ballot"] is None and each["commitment"] is not None]
+        elif not all(is_vote(ballot) for ballot in ballots):
+            continue
+        else:
+            differing = pair if ballots[0] != ballots[1] else []
+        for each in differing if None in ballots else pair:
+            record = ledger.get(b"j" + each["public_key"], NO_RECORD)
+            record["repeats"] = (record["repeats"] + bytes([each in differing]))[-8:]
+            if sum(record["repeats"]) >= MAX_DIFFERENCES:
+                record |= {"repeats": b"", "benched_until": ledger.now + get_duels(ledger)["bench_ms"]}
+                ledger.account(each["public_key"])["judge"] = None
+                fined.append(each["public_key"])
+    for key in fined:
+        transact(ledger, duel, key, "-guessing")
+
+
+def is_vote(ballot: Record | None) -> bool:
+    return ballot is not None and ballot["better"] != ABSTAIN and ballot["missing"] == 0
 
 
 def rate(ledger: Ledger, duel: Record, result: int | None) -> bool:

@@ -126,6 +126,8 @@ def withdraw(ledger: Ledger, operation: Record, signer: bytes) -> None:
 
 
 def serve(ledger: Ledger, operation: Record, signer: bytes) -> None:
+    benched_until = ledger.entries.get(b"j" + signer, {"benched_until": 0})["benched_until"]
+    need(operation["judge"] is None or ledger.now >= benched_until)
     account, window = ledger.account(signer), ledger.entries.get(b"w" + signer, payments.NO_WINDOW)
     deposit = payments.compute_deposit(ledger, len(payments.find_unused(window)))
     names = operation["models"] + ([operation["judge"]["model"]] if operation["judge"] else [])

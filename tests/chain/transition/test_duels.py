@@ -239,7 +239,7 @@ def test_an_account_that_has_stopped_serving_or_judging_is_not_drawn() -> None:
 
 def test_a_treasury_that_cannot_pay_a_challenger_pays_judges_alone_or_nothing() -> None:
     """What it has promised to other duels is not there for another."""
-    poor = replace(DUEL_PARAMETERS, fee_per_byte=0, duels=replace(DUELS, levy=1_546))
+    poor = replace(DUEL_PARAMETERS, fee_per_byte=0, duels=replace(DUELS, levy=1_556))
     chain, kinds = DuelChain(7, parameters=poor), set()
     full, solo = compute_share(AMOUNT, 1_000 + 250 + 3 * 350), compute_share(AMOUNT, 3 * 350)
     chain.pay_answers(41)

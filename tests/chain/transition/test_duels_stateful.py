@@ -19,12 +19,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from chain.crypto import KeyPair, hash_bytes
-from chain.state.duel_records import ANSWER, COMMIT, REVEAL, STAGES, Duel, JudgeSeat
+from chain.state.duel_records import ANSWER, COMMIT, REPEAT, REVEAL, STAGES, Duel, JudgeSeat
+from chain.state.judge_records import DIFFERENT, SAME, JudgeRecord
 from chain.state.state import compute_supply
 from chain.transition.duels.events import DuelSettled, ExecutorAccused
 from chain.transition.duels.verdict import DuelVerdict
 from chain.types.duels import (
     BALLOT_SALT_BYTES,
+    IDENTICAL,
     DuelAnswer,
     DuelBallot,
     DuelCommit,
@@ -37,14 +39,14 @@ from tests.chain.specification.ledger import make_ledger
 from tests.chain.specification.notation import decode
 from tests.chain.specification.operations import DONE, REFUSED
 from tests.support.chain_builder import MODEL
-from tests.support.duel_chain import DUEL_PARAMETERS, DUELS, JUDGE, SOLO_MODEL, DuelChain
+from tests.support.duel_chain import JUDGE, REPEATING, SOLO_MODEL, DuelChain
 
 RULES = replace(
-    DUEL_PARAMETERS,
+    REPEATING,
     fee_per_byte=1,
     newcomer_share=300,
     max_settlements=2,
-    duels=replace(DUELS, answer_ms=3_000, commit_ms=2_000, reveal_ms=2_000, max_deadlines=2),
+    duels=replace(REPEATING.duels, answer_ms=3_000, commit_ms=2_000, reveal_ms=2_000, max_deadlines=2),
 )
 STAKES = [60_000, 40_000, 30_000, 20_000, 18_000, 15_000, 12_000, 11_000, 9_000, 5_000, 1_500]
 
@@ -53,7 +55,7 @@ indices = st.integers(0, 1_000)
 faults = st.sampled_from([*[""] * 5, "another", "again", "early", "other ballot"])
 ballots = st.builds(
     DuelBallot,
-    st.sampled_from([0, 1, 1, 2, 2, 3]),
+    st.sampled_from([0, 1, 1, 2, 2, 3, 4]),
     st.sampled_from([0, 0, 0, 1, 1, 2, 3]),
     st.sampled_from([0, 0, 0, 0, 0, 1, 2, 2]),
 )
@@ -68,6 +70,8 @@ class DuelMachine(RuleBasedStateMachine):
     """How often each operation was included or refused, in all histories."""
     verdicts: ClassVar[Counter[DuelVerdict]] = Counter()
     """How the duels of all histories ended."""
+    repeats: ClassVar[Counter[int]] = Counter()
+    """What votes run again showed, in all histories."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -155,14 +159,24 @@ class DuelMachine(RuleBasedStateMachine):
             self.cast.setdefault((hold, key), vote)
             self.ask(self.sign_commitment(hold, key))
 
-    @rule(index=indices, seats=st.sets(st.integers(0, 2), min_size=1), ballot=ballots, fault=faults)
+    @rule(index=indices, other=st.one_of(st.none(), st.none(), ballots), fault=faults)
+    def repeat(self, index: int, other: DuelBallot | None, fault: str) -> None:
+        """Those who run votes again come to the same ballot, or to another."""
+        picked = self.pick(index, COMMIT if fault == "early" else REPEAT)
+        if picked is not None:
+            hold, duel = picked
+            for seat in duel.all_seats if fault == "again" else duel.repeats or duel.seats:
+                self.cast.setdefault((hold, seat.public_key), other or self.cast.get((hold, seat.voter), DuelBallot(0)))
+                self.ask(self.sign_commitment(hold, seat.public_key))
+
+    @rule(index=indices, seats=st.sets(st.integers(0, 4), min_size=1), ballot=ballots, fault=faults)
     def reveal(self, index: int, seats: set[int], ballot: DuelBallot, fault: str) -> None:
         picked = self.pick(index, COMMIT if fault == "early" else REVEAL)
         if picked is None:
             return
         hold, duel = picked
         for number in sorted(seats):
-            seat = duel.seats[number % len(duel.seats)]
+            seat = duel.all_seats[number % len(duel.all_seats)]
             key = duel.executor if fault == "another" else seat.public_key
             shown = ballot if fault == "other ballot" else self.cast.get((hold, key), ballot)
             self.ask(self.chain.sign(self.chain.keys[key], DuelReveal(hold, shown, bytes(BALLOT_SALT_BYTES))))
@@ -195,10 +209,16 @@ class DuelMachine(RuleBasedStateMachine):
         self.make_block(1)
         if None in votes:
             self.make_block(RULES.duels.commit_ms)
-        for vote, seat in self.find_seats(index, REVEAL, votes):
-            salt = bytes(BALLOT_SALT_BYTES)
-            shown = self.cast.get((vote[0], seat.public_key), vote[1])
-            self.queue += [self.chain.sign(self.chain.keys[seat.public_key], DuelReveal(vote[0], shown, salt))] * times
+        if self.pick(index, REPEAT) is not None:
+            self.repeat(index, None if does_agree else DuelBallot(IDENTICAL), "")
+            self.make_block(1)
+        if (picked := self.pick(index, REVEAL)) is not None:
+            hold, salt = picked[0], bytes(BALLOT_SALT_BYTES)
+            for seat in picked[1].all_seats:
+                if (shown := self.cast.get((hold, seat.public_key))) is not None:
+                    self.queue += [
+                        self.chain.sign(self.chain.keys[seat.public_key], DuelReveal(hold, shown, salt))
+                    ] * times
         self.make_block(1)
 
     def find_seats(
@@ -286,6 +306,9 @@ class DuelMachine(RuleBasedStateMachine):
                 break
             self.make_block(4_000)
         state = self.chain.state
+        for leaf in state.entries():
+            if isinstance(leaf.record, JudgeRecord):
+                self.repeats.update(leaf.record.repeats)
         assert not any(leaf.key[:1] in b"gknuxy" for leaf in state.entries())
         assert state.totals.reserved == 0 and not any(account.locked for _, account in state.accounts())
         assert all(state.deadline_queue(stage).end == 0 for stage in STAGES)
@@ -297,7 +320,7 @@ class DuelMachine(RuleBasedStateMachine):
 
 def swap(ballot: DuelBallot) -> DuelBallot:
     """The ballot of a judge that sees the answers in the other order."""
-    other = (0, 2, 1, 3)
+    other = (0, 2, 1, 3, 4)
     return DuelBallot(other[ballot.better], other[ballot.unusable], other[ballot.missing])
 
 
@@ -307,12 +330,13 @@ def test_both_come_to_the_same_verdicts(seeds: Sequence[int], enough: int) -> No
     """Every operation is included and refused, and every verdict given, often enough. If not, there are more rounds."""
     DuelMachine.outcomes.clear()
     DuelMachine.verdicts.clear()
+    DuelMachine.repeats.clear()
     kinds = [(kind, outcome) for kind in ("DuelAnswer", "DuelCommit", "DuelReveal") for outcome in (DONE, REFUSED)]
 
     def is_enough() -> bool:
-        counts = [DuelMachine.outcomes[each] for each in kinds] + [
-            DuelMachine.verdicts[each] for each in DuelVerdict if each not in SELDOM
-        ]
+        counts = [DuelMachine.outcomes[each] for each in kinds]
+        counts += [DuelMachine.verdicts[each] for each in DuelVerdict if each not in SELDOM]
+        counts += [DuelMachine.repeats[each] for each in (SAME, DIFFERENT)]
         return min(counts) >= enough
 
     for number in (*seeds, *range(20, 120)):

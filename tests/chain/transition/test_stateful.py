@@ -28,7 +28,7 @@ from chain.state.records import OpenHold
 from chain.state.state import compute_supply
 from chain.transition import registration
 from chain.transition.deposits import compute_deposit, compute_hold_deposit, compute_models_deposit
-from chain.types.checks import DeclaredIdentity
+from chain.types.checks import CheckOperation, DeclaredIdentity
 from chain.types.duels import DeclaredJudge, DuelOperation
 from chain.types.operations import (
     REGISTRATION_SALT_BYTES,
@@ -750,10 +750,10 @@ class LedgerMachine(RuleBasedStateMachine):
 def list_missing(enough: int) -> list[str]:
     """The operations that were not executed or not turned down often enough, and the events that were too rare.
 
-    Those of duels have histories of their own (``test_duels_stateful``).
+    Those of duels and checks have histories of their own (``test_duels_stateful``, ``test_checks_stateful``).
     """
     outcomes, missing = LedgerMachine.outcomes, []
-    for kind in (cls.__name__ for cls in get_args(Operation) if not issubclass(cls, DuelOperation)):
+    for kind in (cls.__name__ for cls in get_args(Operation) if not issubclass(cls, DuelOperation | CheckOperation)):
         done, refusals = outcomes[kind, "done"], outcomes[kind, "failed"] + outcomes[kind, "refused"]
         if min(done, refusals) < enough:
             missing.append(f"{kind}: {done} done, {refusals} turned down")

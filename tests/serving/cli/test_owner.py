@@ -33,6 +33,7 @@ ANSWERS: dict[str, Any] = {
     "/wallet": {"address": EVIL, "models": [MARKUP, EVIL], "available": 5},
     "/policy": {"name": EVIL},
     "/duels": {
+        "benched_s": 0,
         "duels": [
             {
                 "hold": EVIL,
@@ -87,8 +88,8 @@ def test_duels_are_shown_with_role_opponent_and_what_they_moved(
         {"hold": "d" * 64, "role": "executor", "moved": 0, **common, "challenger": None},
     ]
 
-    def show(found: list[dict[str, Any]]) -> list[str]:
-        answer = {"duels": found, "judge": None, "checks": [], "identities": []}
+    def show(found: list[dict[str, Any]], benched_s: int = 0) -> list[str]:
+        answer = {"duels": found, "judge": None, "benched_s": benched_s, "checks": [], "identities": []}
         return show_duels(answer, monkeypatch, tmp_path)
 
     assert show(duels)[1:] == [
@@ -98,6 +99,7 @@ def test_duels_are_shown_with_role_opponent_and_what_they_moved(
         f"{'d' * 16} executor executor won - 0.000000",
     ]
     assert show([]) == ["no duel since this node started"]
+    assert "does not judge for 23 h 59 min" in show([], 24 * 3_600 - 1)[0]
 
 
 def show_duels(answer: dict[str, Any], monkeypatch: pytest.MonkeyPatch, directory: Path) -> list[str]:
@@ -119,7 +121,7 @@ def test_checks_are_shown_with_what_they_found_and_the_identities_of_this_node(
         {"hold": "c" * 64, "role": "checker", **common, "outcome": None, "stage": "waits for reports"},
     ]
     identities = [{"model": "m", "digest": "d" * 64, **CHECKED}]
-    answer = {"duels": [], "judge": None, "checks": checks, "identities": identities}
+    answer = {"duels": [], "judge": None, "benched_s": 0, "checks": checks, "identities": identities}
     assert show_duels(answer, monkeypatch, tmp_path) == [
         "no duel since this node started",
         f"m is declared as {'d' * 16}: 3 checks, failed 1 by shortfall, 0 by distance",

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from chain.exceptions import InvalidOperation
 from chain.parameters import Parameters
-from chain.state.duel_records import ANSWER, COMMIT, REVEAL, Duel
+from chain.state.duel_records import ANSWER, COMMIT, REPEAT, REVEAL, Duel
 from chain.store.kv import MemoryStore
 from chain.transition.duels.duties import check_duty, find_seat
 from chain.types.duels import (
+    ABSTAIN,
     DRAW,
     A,
     B,
@@ -255,8 +256,52 @@ def test_a_judge_says_what_it_could_not_obtain_once_half_of_its_time_is_over(
 
 def test_a_judge_that_comes_late_asks_once_before_it_says_that_a_text_is_missing() -> None:
     party, duel = Party(FIRST_JUDGE), make_duel(**JUDGED)
-    fetches = party.update(duel, duel.ends_at - 1_000)
+    fetches = party.update(duel, duel.ends_at - Parameters().duels.commit_ms // 4)
     assert {fetch.kind for fetch in fetches if isinstance(fetch, Fetch)} == {REQUEST, RESPONSE, OWN}
+
+
+def test_a_judge_without_a_ballot_abstains_at_the_end_of_its_time() -> None:
+    """A judge that says nothing pays for its silence."""
+    party, duel = Party(FIRST_JUDGE), make_duel(**JUDGED)
+    (cast,) = party.obtain(duel)
+    assert isinstance(cast, CastBallot)
+    last = duel.ends_at - Parameters().duels.commit_ms // 8
+    assert party.update(duel, last - 1) == []
+    assert isinstance(get_submitted(party.update(duel, last)), DuelCommit)
+    party.duties.take_ballot(cast.turn, DuelBallot(A))  # too late: it has committed to another
+    kept = party.table.get_ballot(HOLD, False)
+    assert kept is not None and kept.ballot == DuelBallot(ABSTAIN)
+
+
+def test_a_judge_whose_model_gives_no_ballot_abstains_at_once() -> None:
+    party, duel = Party(FIRST_JUDGE), make_duel(**JUDGED)
+    (cast,) = party.obtain(duel)
+    assert isinstance(cast, CastBallot)
+    party.duties.note_failed(cast.turn, 0.0, is_final=True)
+    assert isinstance(get_submitted(party.update(duel)), DuelCommit)
+    kept = party.table.get_ballot(HOLD, False)
+    assert kept is not None and kept.ballot == DuelBallot(ABSTAIN)
+
+
+def test_who_runs_a_vote_again_asks_for_the_very_ballot_in_a_stage_of_its_own() -> None:
+    duel = make_duel(**JUDGED)
+    (first,) = Party(FIRST_JUDGE).obtain(duel)
+    of = find_seat(duel, FIRST_JUDGE)
+    assert of is not None and isinstance(first, CastBallot)
+    me = make_account(70)
+    repeat = replace(of, public_key=me, repeats=FIRST_JUDGE)
+    party = Party(me)
+    assert party.update(replace(duel, repeats=(repeat,))) == []
+    duel = replace(duel, stage=REPEAT, repeats=(repeat,), ends_at=duel.ends_at + 1)
+    assert Party(FIRST_JUDGE).update(duel) == []
+    (again,) = party.obtain(duel)
+    assert isinstance(again, CastBallot)
+    assert replace(again, turn=first.turn) == first
+    party.duties.take_ballot(again.turn, DuelBallot(A))
+    committed = get_submitted(party.update(duel))
+    assert isinstance(committed, DuelCommit)
+    duel = replace(duel, stage=REVEAL, repeats=(replace(repeat, commitment=committed.commitment),))
+    assert isinstance(get_submitted(party.update(duel)), DuelReveal)
 
 
 def test_an_accused_executor_is_judged_by_a_ballot_of_its_own() -> None:
