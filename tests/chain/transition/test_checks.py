@@ -251,6 +251,17 @@ def test_stages_end_at_their_deadlines(opened: tuple[CheckChain, bytes]) -> None
     assert_sound(chain)
 
 
+def test_the_deadline_of_a_stage_that_has_ended_counts_for_nothing(opened: tuple[CheckChain, bytes]) -> None:
+    chain, hold = fork(opened)
+    check = chain.check(hold)
+    chain.append(elapsed=check.ends_at - chain.head.chain_time - 1_000)
+    do(chain, *(chain.commit_report(hold, seat, PASSED) for seat in check.seats), elapsed=QUICK)
+    chain.append(elapsed=1_000)
+    assert chain.head.chain_time >= check.ends_at and chain.check(hold).stage == CHECK_REVEAL
+    do(chain, *(chain.reveal_report(hold, seat, PASSED) for seat in check.seats), elapsed=QUICK)
+    assert chain.get_settled(hold).finding.outcome is CheckOutcome.PASSED
+
+
 def test_a_block_ends_a_bounded_number_of_overdue_stages() -> None:
     chain = CheckChain(parameters=replace(CHECK_PARAMETERS, duels=replace(DUELS, max_deadlines=1)))
     chain.pay_answers(20)
