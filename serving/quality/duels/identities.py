@@ -20,6 +20,7 @@ from serving.quality.same_model.identity import IdentityRefused, ModelIdentity
 from serving.quality.same_model.logprob_tap import LogprobTap, ask_for_logprobs
 from serving.quality.same_model.sampling import read_temperature
 from serving.quality.same_model.scoring import Scorer, ScoringError
+from serving.quality.same_model.transcript import encode_transcript
 from serving.scheduling.admission import SlotLost
 from serving.scheduling.backend_pool import BackendPool, ScheduledBackend
 
@@ -159,4 +160,4 @@ class TranscriptTap:
         transcript = None if self._tap is None else self._tap.get_transcript(passed)
         if transcript is None:
             log.info("an answer has no transcript", reason="" if self._tap is None else self._tap.fault)
-        return None if transcript is None else transcript.encode()
+        return None if transcript is None else encode_transcript(transcript)

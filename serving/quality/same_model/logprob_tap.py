@@ -19,6 +19,7 @@ from bisect import bisect_right
 import msgspec
 
 from serving.quality.same_model.transcript import (
+    MAX_TOKEN_ID,
     MAX_TOKENS,
     TOP_TOKENS,
     TopToken,
@@ -47,11 +48,14 @@ class _Listed(msgspec.Struct, gc=False):
     id: int | None = None
 
     def get_id(self) -> int:
-        """The token's id. Raises ValueError if the backend names it by its text alone."""
+        """The token's id. Raises ValueError if the backend names it by its text alone, or by no id that can be."""
         found = _TOKEN_ID.fullmatch(self.token)
         if self.id is None and found is None:
             raise ValueError("the backend names tokens by their text, not by their ids")
-        return self.id if self.id is not None else int(found[1]) if found else 0
+        number = self.id if self.id is not None else int(found[1]) if found else 0
+        if not 0 <= number <= MAX_TOKEN_ID:
+            raise ValueError(f"{number} is not the id of a token")
+        return number
 
 
 class _Token(_Listed, gc=False):

@@ -148,6 +148,8 @@ def test_a_text_that_mentions_them_is_no_list_of_them() -> None:
         ({"text": True}, "by their text"),
         ({"few": True}, "3 of the likeliest"),
         ({"bad": True}, "cannot be read"),
+        ({"id": -1}, "-1 is not the id of a token"),
+        ({"id": 2**70}, "cannot be read"),
     ],
 )
 def test_an_answer_that_cannot_be_checked_says_why(change: dict[str, Any], fault: str) -> None:
@@ -157,6 +159,8 @@ def test_an_answer_that_cannot_be_checked_says_why(change: dict[str, Any], fault
     for token in content["choices"][0]["logprobs"]["content"]:
         if "ascii" in change:
             token["token"] = "a"
+        if "id" in change:
+            token["id"] = change["id"]
         if "few" in change:
             token["top_logprobs"] = token["top_logprobs"][:3]
         if "bad" in change:

@@ -18,6 +18,7 @@ from serving.quality.same_model.transcript import (
     Transcript,
     TranscriptToken,
     decode_transcript,
+    encode_transcript,
     to_surprisal,
 )
 
@@ -34,6 +35,7 @@ TOKENS = st.builds(
 def test_a_transcript_is_read_back_from_its_bytes(tokens: list[TranscriptToken]) -> None:
     transcript = Transcript(tuple(tokens))
     assert decode_transcript(transcript.encode()) == transcript
+    assert encode_transcript(transcript) == transcript.encode()
 
 
 def test_the_longest_transcript_fits_its_bound() -> None:
