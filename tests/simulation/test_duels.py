@@ -12,6 +12,7 @@ import trio
 
 from chain.parameters import CREDIT
 from chain.state.duel_records import ANSWER, COMMIT, REVEAL, Duel
+from chain.state.judge_records import DIFFERENT
 from chain.transition.duels.events import ExecutorAccused
 from chain.transition.duels.verdict import DuelVerdict
 from chain.types.duels import DuelAnswer, DuelCommit, compute_ballot_commitment
@@ -66,6 +67,34 @@ def test_verdicts_follow_the_quality_of_the_answers(stream: bool) -> None:
         # Of the texts nothing is left once no duel can ask for them any more.
         await eventually(lambda: not any(len(get_runner(member).table) for member in world.members), 600)
         await eventually(lambda: not any(list(member.duel_store.items(b"")) for member in world.members), 10)
+
+    simulate_duels(play, options)
+
+
+def test_votes_that_are_run_again_come_out_the_same_and_one_that_is_guessed_does_not() -> None:
+    """One of the judges prefers what it sees first, whatever it is: the node that runs its vote again finds out."""
+    often = replace(DUELS, rate=500, probation_rate=500, levy=2_000, repeat_rate=900)
+    options = DuelOptions(duels=often)
+
+    async def play(world: World, witness: Witness) -> None:
+        guesser = world.members[3]
+        get_judging_backend(guesser).judge = lambda texts: "A" if "ANSWER A" in texts else "U"
+        pairs: list[tuple[bool, bool]] = []
+        while not {(False, True), (True, False)}.issubset(pairs):
+            before = len(witness.settled)
+            assert (await ask(world.gateway)).status == 200
+            with trio.move_on_after(120):
+                await witness.wait_settled(before + 1)
+            pairs = [
+                (guesser.public_key in (seat.public_key, seat.repeats), first.ballot == seat.ballot)
+                for event in witness.settled
+                for seat in event.duel.repeats
+                for first in event.duel.seats
+                if seat.repeats == first.public_key and seat.ballot is not None
+            ]
+        assert all(is_equal for has_guesser, is_equal in pairs if not has_guesser)
+        state = world.state_node.engine.state
+        assert DIFFERENT in state.judge_record(guesser.public_key).repeats
 
     simulate_duels(play, options)
 
