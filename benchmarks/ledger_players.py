@@ -51,7 +51,6 @@ class Player(Agent):
     frugal: bool = False
     coalition: bool = False
     paid: float = 0.0
-    judged: int = 0
     capital: int = CAPITAL
     seen: int = 0
 

@@ -13,7 +13,7 @@ from chain.transition.duels.events import DuelSettled
 from chain.transition.duels.verdict import DuelVerdict
 from chain.types.duels import A, DuelBallot
 from chain.types.operations import FINISH_CANCELLED, Operation, Unbond
-from tests.support.ledger_market import MARKET_PARAMETERS, LedgerMarket
+from tests.support.ledger_market import AVERAGE_USAGE, MARKET_PARAMETERS, LedgerMarket
 from tests.support.market_agents import RUBBISH, Agent, Case, Payer, Request, Served, Text
 
 OFTEN = replace(MARKET_PARAMETERS, duels=replace(MARKET_PARAMETERS.duels, rate=500))
@@ -230,7 +230,7 @@ def test_numbers_that_a_payer_leaves_out_are_paid_for() -> None:
     market.run(100, 4)
     assert friend.counts["served"] == 100
     spent = -market.gain("chooser")
-    assert spent > 100 * market.compute_price(Request(market._draw_usage(market.random)))
+    assert spent > 100 * market.compute_price(Request(AVERAGE_USAGE))
 
 
 @pytest.mark.parametrize("both", [False, True], ids=["payer", "payer and executor"])
