@@ -37,8 +37,3 @@ class ModelIdentity(Record):
     def digest(self) -> bytes:
         """Under which the checks of this identity are counted."""
         return crypto.hash_bytes("model identity", self.encode())
-
-
-def is_comparable(declared: ModelIdentity, scoring: ModelIdentity) -> bool:
-    """Whether a node of the identity ``scoring`` may check an answer of the identity ``declared``."""
-    return declared == scoring
