@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import openai
 import pytest
@@ -16,11 +15,9 @@ from chain.crypto import format_address, parse_address
 from p2p.runtime import RealRuntime
 from serving.api import Api
 from serving.http.access import AccessRules
-from serving.http.messages import HttpRequest
-from serving.http.responder import Responder
 from serving.http.server import HttpServer
-from serving.openai.errors import ApiError
 from serving.openai.keys import ApiKey
+from tests.support.api_calls import CHAT, call
 from tests.support.market_world import (
     MODEL,
     Options,
@@ -33,52 +30,6 @@ from tests.support.market_world import (
     simulate,
 )
 from tests.support.waiting import eventually
-
-CHAT = "/v1/chat/completions"
-
-
-@dataclass
-class FakeResponder:
-    """What a handler answers, without a connection. ``send`` may be told to block."""
-
-    status: int = 0
-    headers: dict[bytes, bytes] = field(default_factory=dict)
-    body: bytes = b""
-    pieces: list[bytes] = field(default_factory=list)
-    ended: bool = False
-    common_headers: list[tuple[bytes, bytes]] = field(default_factory=list)
-
-    async def reply(
-        self, status: int, body: bytes, content_type: bytes = b"application/json", headers: Any = ()
-    ) -> None:
-        self.status, self.body, self.ended = status, body, True
-        self.headers = {b"content-type": content_type, **dict(headers)}
-
-    async def start(self, status: int, headers: Any) -> None:
-        self.status, self.headers = status, dict(headers)
-
-    async def send(self, chunk: bytes) -> None:
-        if chunk:
-            self.pieces.append(chunk)
-            self.body += chunk
-
-    async def end(self) -> None:
-        assert not self.ended
-        self.ended = True
-
-
-async def call(
-    api: Api, path: str = CHAT, body: bytes = b"", method: str = "POST", **headers: bytes
-) -> tuple[FakeResponder, ApiError | None]:
-    headers = {"content_type": b"application/json", **headers}
-    pairs = [(name.replace("_", "-").encode(), value) for name, value in headers.items()]
-    request, responder = HttpRequest(method, path, pairs, "test", body), FakeResponder()
-    try:
-        api.admit(request, cast(Responder, responder))
-        await api.handle(request, cast(Responder, responder))
-    except ApiError as error:
-        return responder, error
-    return responder, None
 
 
 @pytest.mark.parametrize("wants_usage", [False, True])

@@ -106,3 +106,9 @@ def check_votes(cluster: Cluster, directory: Path) -> None:
             checker.on_sent(vote)
     assert {signer for signer, _, _ in checker.votes} == {node.key.public_key for node in cluster.nodes}
     assert checker.violations == []
+
+
+def find_changes(before: State, after: State) -> set[bytes]:
+    """The keys under which two states differ."""
+    old, new = ({leaf.key: leaf.encoded for leaf in state.entries()} for state in (before, after))
+    return {key for key in {*old, *new} if old.get(key) != new.get(key)}

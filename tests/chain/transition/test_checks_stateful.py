@@ -1,6 +1,6 @@
 """Checks of the model against their specification: random histories must leave both in the same state.
 
-On top of what happens to duels (:mod:`tests.chain.transition.test_duels_stateful`), identities are declared and
+On top of what happens to duels (:mod:`tests.chain.transition.duel_machine`), identities are declared and
 dropped, answers come with and without transcripts, and checkers report what they like, in time and too late.
 """
 
@@ -25,7 +25,7 @@ from chain.transition.checks.events import CheckSettled
 from chain.transition.checks.finding import CheckOutcome
 from chain.types.checks import CheckReport, DeclaredIdentity, make_measured_report
 from tests.chain.specification.operations import DONE, REFUSED
-from tests.chain.transition.test_duels_stateful import RULES, STAKES, DuelMachine, indices, people
+from tests.chain.transition.duel_machine import RULES, STAKES, DuelMachine, indices, people
 from tests.support.chain_builder import MODEL
 from tests.support.check_chain import CHECKS, FAILED, IDENTITY, PASSED, CheckChain
 from tests.support.duel_chain import JUDGE, QUICK

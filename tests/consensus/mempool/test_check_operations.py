@@ -7,8 +7,8 @@ import pytest
 from chain.exceptions import InvalidOperation
 from chain.types.checks import CheckCommit
 from consensus.mempool.pool import Mempool
-from tests.consensus.mempool.test_duel_operations import find_changes
 from tests.support.check_chain import PASSED, CheckChain
+from tests.support.ledgers import find_changes
 
 
 def test_operations_of_checks_are_taken_once_and_only_from_those_whose_turn_it_is() -> None:

@@ -6,10 +6,10 @@ import pytest
 
 from chain.crypto import hash_bytes
 from chain.exceptions import InvalidOperation
-from chain.state.state import State
 from chain.types.duels import DuelAnswer, DuelCommit, DuelReveal
 from consensus.mempool.pool import MAX_UNREADY_WAIT_S, Mempool
 from tests.support.duel_chain import EXECUTOR, DuelChain, make_ballot
+from tests.support.ledgers import find_changes
 
 
 def test_operations_of_duels_are_taken_only_from_those_whose_turn_it_is() -> None:
@@ -49,9 +49,3 @@ def test_what_a_duel_waits_for_is_dropped_with_the_stage_that_it_came_too_late_f
     assert not pool.has_ready() and pool.get_reason(answer.id) == "only the challenger answers"
     pool.expire(1.0 + MAX_UNREADY_WAIT_S)
     assert len(pool) == 0
-
-
-def find_changes(before: State, after: State) -> set[bytes]:
-    """The keys under which two states differ."""
-    old, new = ({leaf.key: leaf.encoded for leaf in state.entries()} for state in (before, after))
-    return {key for key in {*old, *new} if old.get(key) != new.get(key)}

@@ -15,7 +15,7 @@ from chain.state.sequential_test import AccountHistory, CheckHistory
 from chain.state.state import StateReader
 from serving.api import Api
 from serving.quality.model_reports import REPORT_INTERVAL_S, IdentityReport, ModelReport, make_reports
-from tests.serving.test_api import call
+from tests.support.api_calls import call
 from tests.support.check_world import CheckOptions, wait_for_identities
 from tests.support.market_world import MODEL, Options, World, simulate
 from tests.support.model_backend import IDENTITY
