@@ -155,7 +155,9 @@ class Node:
         keep = table.keep if has_duels else None
         context = OffloadContext(key, self.engine, self.payments, runtime, keep, self.identities.make_tap)
         dialer = ExecutorDialer(self.streams, self.discovery.find, peer_table.get_addresses, self.discovery.has_left)
-        own_judge = DuelJudge(judge, self.backend_pool, runtime) if has_duels and judge is not None else None
+        own_judge: DuelJudge | None = None
+        if has_duels and judge is not None:
+            own_judge = DuelJudge(judge, self.backend_pool, runtime, self.identities.find_digest)
         self.duels: DuelRunner | None = None
         if has_duels:
             self.duels = DuelRunner(

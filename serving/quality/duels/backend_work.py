@@ -6,6 +6,7 @@ A backend works for a duel only in a slot that no request waits for, and stops a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from chain.types.duels import DRAW, IDENTICAL, A, B, DeclaredJudge, DuelBallot
@@ -96,10 +97,17 @@ class DuelJudgeSettings:
 
 
 class DuelJudge:
-    """The judge of this node."""
+    """The judge of this node. ``find_identity`` has the digest of the identity that is declared for a model, if any."""
 
-    def __init__(self, settings: DuelJudgeSettings, pool: BackendPool, runtime: Runtime) -> None:
+    def __init__(
+        self,
+        settings: DuelJudgeSettings,
+        pool: BackendPool,
+        runtime: Runtime,
+        find_identity: Callable[[str], bytes | None] = lambda model: None,
+    ) -> None:
         self._settings = settings
+        self._find_identity = find_identity
         self._pool = pool
         self._runtime = runtime
         self._form = settings.form
@@ -109,7 +117,7 @@ class DuelJudge:
         model = self._settings.model or self._pool.first_model
         if model is None:
             return None
-        return DeclaredJudge(model, self._settings.prompt.digest, self._settings.is_weak)
+        return DeclaredJudge(model, self._settings.prompt.digest, self._settings.is_weak, self._find_identity(model))
 
     async def vote(
         self, declared: DeclaredJudge, request: bytes, answer_a: bytes, answer_b: bytes | None, entropy: bytes

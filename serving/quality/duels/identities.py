@@ -57,6 +57,10 @@ class Identities:
             if model not in self._untried and model not in self._withdrawn
         )
 
+    def find_digest(self, model: str) -> bytes | None:
+        """The digest under which the identity of a model is declared, if it is."""
+        return next((each.digest for each in self.get_declared() if each.model == model), None)
+
     def withdraw(self, model: str) -> None:
         """Declare the identity of a model no more: what is served does not look like it."""
         self._withdrawn.add(model)

@@ -198,3 +198,5 @@ def test_a_judge_declares_its_model_its_prompt_and_whether_it_is_weak() -> None:
     )
     empty = BackendPool([], DefaultPolicy(PolicyParameters()))
     assert DuelJudge(JUDGE, empty, runtime).declare() is None
+    known = DuelJudge(JUDGE, pool, runtime, {MODEL: bytes(32)}.get)
+    assert known.declare() == replace(DECLARED, identity=bytes(32))
