@@ -25,6 +25,7 @@ BENCHMARKS = (
     "equilibrium",
     "incentives",
     "duel_overhead",
+    "ordering",
 )
 """In the order in which they run and are shown."""
 

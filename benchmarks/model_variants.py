@@ -18,7 +18,11 @@ from serving.backends.embedded import find_smollm2
 if TYPE_CHECKING:
     from gguf import GGMLQuantizationType
 
-DROPPED_LAYERS = {"28 layers": (16, 22), "22 layers": (15, 16, 18, 19, 21, 22, 24, 25)}
+DROPPED_LAYERS = {
+    "28 layers": (16, 22),
+    "26 layers": (16, 19, 22, 25),
+    "22 layers": (15, 16, 18, 19, 21, 22, 24, 25),
+}
 """Layers that a variant with fewer than 30 lacks; they are counted from 0."""
 
 _LAYER = re.compile(r"blk\.(\d+)\.(.*)")
@@ -28,8 +32,8 @@ Tensor = tuple[str, Any, "GGMLQuantizationType"]
 
 
 def get_variant(name: str) -> Path:
-    """The file of a variant: ``q4_1`` (as shipped), ``q8_0`` (the same values), ``q4_0`` (rounded), or ``28 layers`` or
-    ``22 layers`` of 30."""
+    """The file of a variant: ``q4_1`` (as shipped), ``q8_0`` (the same values), ``q4_0`` (rounded), or ``28 layers``,
+    ``26 layers`` or ``22 layers`` of 30."""
     source = find_smollm2()
     if name == "q4_1":
         return source

@@ -132,7 +132,7 @@ def _draw_chart(chart: Chart, axes: Any) -> None:
     places = sorted({x for series in chart.series for x in series.x})
     if chart.x_scale == "log" and len(places) <= MARKED_POINTS:
         axes.xaxis.set_major_locator(FixedLocator(places))
-    if chart.y_scale == "linear":
+    if chart.y_scale == "linear" and all(y >= 0 for series in chart.series for y in series.y):
         axes.set_ylim(bottom=0)
     if len(chart.series) > 1:
         axes.legend()
