@@ -44,6 +44,7 @@ test-nat-long: install  ## with every combination of NATs, and ten minutes of ch
 
 attacks: install  ## what each known attack on money and liveness cost and brought, before and now
 	$(BIN)/python -m tests.adversarial.attacks.table $(ARGS)
+	$(BIN)/python -m tests.adversarial.duels.table $(FAMILIES)
 
 lint: install  ## style, types, arrows between packages, and that the figures in the documents are the published ones
 	$(BIN)/ruff check .

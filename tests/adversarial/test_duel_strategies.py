@@ -1,0 +1,55 @@
+"""No strategy in duels pays, beyond what is accepted for a stated reason; and honesty costs no more than it should."""
+
+from __future__ import annotations
+
+import math
+from statistics import fmean
+
+import pytest
+
+from tests.adversarial.duels.honest import Burden, measure_burden
+from tests.adversarial.duels.judges import HONEST_JUDGE
+from tests.adversarial.duels.rubbish import BELIEFS, compare_shares
+from tests.adversarial.duels.strategy import ERRORS, QUICK, Scene, Size, Strategy, is_answered, measure
+from tests.adversarial.duels.table import FAMILIES, find_strategies
+
+STRATEGIES = [pytest.param(each, id=each.title) for family in FAMILIES for each in find_strategies(family)]
+MAX_LOSS = 100
+"""Thousandths of a price that an honest node may lose by each answer."""
+MAX_WORK = 80
+"""Thousandths of a price that all inference for duels may cost by each answer."""
+SOON = Size(700, 2)
+
+
+@pytest.mark.parametrize("strategy", [each for each in STRATEGIES if each.values[0].quick])  # type: ignore[attr-defined]
+def test_nothing_is_gained(strategy: Strategy) -> None:
+    assert is_answered(strategy, gain := measure(strategy, strategy.quick)), gain
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_nothing_is_gained_in_many_requests(strategy: Strategy) -> None:
+    assert is_answered(strategy, gain := measure(strategy)), gain
+    assert bool(strategy.accepted) == (strategy.limit > 0)
+
+
+def test_an_honest_judge_gains_more_than_judging_costs() -> None:
+    gain = measure(HONEST_JUDGE, QUICK)
+    assert gain.mean - ERRORS * gain.error > 0
+
+
+@pytest.mark.parametrize("scene", BELIEFS.values(), ids=BELIEFS)
+def test_no_one_can_tell_which_answers_will_be_compared(scene: Scene) -> None:
+    """Of duels no smaller part is about rubbish than of answers, beyond what chance may bring."""
+    answers, rubbish, duels, caught = compare_shares(scene, SOON)
+    share = rubbish / answers
+    assert 0 < share < 1 and caught / duels > share - ERRORS * math.sqrt(share * (1 - share) / duels)
+
+
+@pytest.mark.parametrize(
+    "size", [pytest.param(Size(2_000, 3), id="short"), pytest.param(Size(20_000, 8), id="long", marks=pytest.mark.long)]
+)
+def test_honesty_costs_little(size: Size) -> None:
+    burdens: list[Burden] = [measure_burden(size.requests, seed) for seed in range(size.seeds)]
+    assert fmean(burden.lost for burden in burdens) < MAX_LOSS
+    assert fmean(burden.work for burden in burdens) < MAX_WORK
