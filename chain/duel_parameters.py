@@ -65,7 +65,7 @@ class DuelParameters(Record):
     probation_rate: Annotated[int, Bounds(0, 1_000)] = 500
     exposure_exponent: Annotated[int, Bounds(0, 4)] = 3
     repeat_rate: Annotated[int, Bounds(0, 1_000)] = 150
-    guessing: Share = 35_000
+    guessing: Share = 90_000
     bench_ms: StageTime = 86_400_000
     min_judge_share: Annotated[int, Bounds(0, 1_000)] = 200
 
