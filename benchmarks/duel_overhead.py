@@ -28,7 +28,7 @@ from chain.crypto import KeyPair, hash_bytes
 from chain.duel_parameters import DuelParameters
 from chain.genesis import Genesis, make_genesis, make_validator
 from chain.parameters import CREDIT, Parameters
-from chain.transition.duels.events import DuelEvent, DuelOpened, DuelSettled, ExecutorAccused
+from chain.transition.duels.events import DuelEvent, DuelOpened, DuelSettled, ExecutorAccused, VotesRepeated
 from chain.types.duels import SECOND_PANEL
 from node import Node
 from p2p.runtime import Runtime
@@ -184,8 +184,9 @@ class DuelSimulation(Simulation):
 class Work:
     """What one run of whole nodes did: ``latencies`` of users in seconds, and requests by kind.
 
-    ``extra`` are answers to challengers and ballots of first panels, ``second`` the ballots of second ones. ``owed`` is
-    one answer and k ballots for each duel, fewer for a solo check.
+    ``extra`` are answers to challengers and ballots of first panels, ``second`` the ballots of second ones.
+    ``repeated`` are those of votes that were run again. ``owed`` is one answer and k ballots for each duel,
+    fewer for a solo check.
     """
 
     latencies: list[float]
@@ -194,6 +195,7 @@ class Work:
     owed: int
     extra: int
     second: int
+    repeated: int
     unfinished: int
 
 
@@ -209,13 +211,15 @@ def run_nodes(seed: int, duration: float, duels: DuelParameters) -> Work:
     accused = sum(isinstance(event, ExecutorAccused) for event in simulation.events)
     settled = sum(isinstance(event, DuelSettled) for event in simulation.events)
     second = SECOND_PANEL * accused
+    repeated = sum(len(event.duel.repeats) for event in simulation.events if isinstance(event, VotesRepeated))
     return Work(
         latencies=[latency for latencies in outcome.latencies.values() for latency in latencies],
         offloaded=outcome.results["offloaded"],
         duels=len(opened),
         owed=sum((duel.challenger is not None) + len(duel.seats) for duel in opened),
-        extra=finished["answers"] - sum(outcome.results.values()) + finished["ballots"] - second,
+        extra=finished["answers"] - sum(outcome.results.values()) + finished["ballots"] - second - repeated,
         second=second,
+        repeated=repeated,
         unfinished=len(opened) - settled,
     )
 
@@ -258,12 +262,13 @@ def compare(name: str, rate: float, judges: int, work: Work, plain: Work) -> Ite
     missed = abs(work.extra - work.owed) / max(1, work.owed)
     yield Figure(f"{name}: missing or too many, as a share", missed, "", limit=TOLERANCE)
     yield Figure(f"{name}: requests to second panels", work.second, "")
+    yield Figure(f"{name}: votes run again", work.repeated, "")
     yield Figure(f"{name}: duels without an end", work.unfinished, "", limit=0)
 
 
 def count_on_ledger(rates: Sequence[int], judges: int, requests: int, seed: int) -> Iterator[Figure]:
     """Extra requests for many more duels, on the ledger alone, against N · α · p_d · (1 + k): all are offloaded."""
-    extra = expected = second = 0.0
+    extra = expected = second = repeated = 0.0
     for rate in rates:
         duels = replace(DUELS, rate=rate, judges=judges)
         agents = [Agent(f"node {number}") for number in range(12)]
@@ -271,14 +276,17 @@ def count_on_ledger(rates: Sequence[int], judges: int, requests: int, seed: int)
         market = LedgerMarket(agents, seed=seed, parameters=parameters, treasury=1_000 * CREDIT)
         market.run(requests)
         panels = SECOND_PANEL * len(market.accused)
-        extra += sum(agent.counts["challenges"] + agent.counts["ballots"] for agent in agents) - panels
+        again = sum(len(event.duel.repeats) for event in market.repeated)
+        extra += sum(agent.counts["challenges"] + agent.counts["ballots"] for agent in agents) - panels - again
         second += panels
+        repeated += again
         expected += requests * rate / 1_000 * (1 + judges)
     name = f"ledger, k = {judges}: extra requests"
     yield Figure(name, extra, "", expected, "N · α · p_d · (1 + k)")
     chance = SHORT_RUN_ERRORS / math.sqrt(expected / (1 + judges))
     yield Figure(f"{name}, error as a share", abs(extra / expected - 1), "", limit=max(TOLERANCE, chance))
     yield Figure(f"ledger, k = {judges}: requests to second panels", second, "")
+    yield Figure(f"ledger, k = {judges}: votes run again", repeated, "")
 
 
 def make_charts(plain: Work, works: Mapping[str, Work]) -> list[Chart]:

@@ -27,7 +27,7 @@ from serving.quality.duels.reading import read_answer
 
 
 def make_work(latencies: list[float], **fields: int) -> Work:
-    counts = {"offloaded": 100, "duels": 10, "owed": 40, "extra": 40, "second": 0, "unfinished": 0}
+    counts = {"offloaded": 100, "duels": 10, "owed": 40, "extra": 40, "second": 0, "repeated": 0, "unfinished": 0}
     return Work(latencies, **{**counts, **fields})
 
 
