@@ -122,7 +122,7 @@ def _compute_gaps(outcomes: Sequence[Outcome], value: Callable[[Outcome], Sequen
 
 
 def compute_order_chance(gaps: Gaps, requests: float) -> float:
-    """The probability that all three classes stand in the right order after so many requests."""
+    """The probability that all three classes stand in the right order after a number of requests."""
     one, two = (
         math.sqrt(requests) * mean / math.sqrt(variance)
         for mean, variance in zip(gaps.means, gaps.variances, strict=True)

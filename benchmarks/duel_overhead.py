@@ -70,7 +70,7 @@ DUELS_S = 100.0
 HEADLINE = (0.25, 3)
 """Rate and judges of the run whose latency stands in the README."""
 SLO_FACTOR = 1.5
-"""A request is in time within so many times the median latency without duels."""
+"""The limit of a request in time, as a multiple of the median latency without duels."""
 TOLERANCE = 0.02
 """By how much the extra requests may differ from one answer and k ballots for each duel, as a share."""
 SLO_TOLERANCE = 0.03

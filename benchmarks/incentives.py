@@ -129,7 +129,7 @@ SNAPSHOTS = 100
 
 @dataclass(slots=True)
 class Course:
-    """A run on the ledger: after so many ``requests`` each, the mean credit of each class, in prices of a request."""
+    """A run on the ledger: the mean credit of each class after each of these numbers of ``requests``, in prices."""
 
     requests: list[int] = field(default_factory=list)
     credits: list[list[float]] = field(default_factory=list)

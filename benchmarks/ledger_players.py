@@ -190,7 +190,7 @@ def fit_parameters(game: Game) -> Parameters:
 
 
 def play_on_ledger(game: Game, requests: int, seed: int, per_block: int = 4) -> list[float]:
-    """The stakes of all classes in units after so many requests on the real ledger.
+    """The stakes of all classes in units after a number of requests on the real ledger.
 
     Raises:
         ValueError: the game does not say how many accounts there are.

@@ -133,7 +133,7 @@ def normalize(stakes: Sequence[float]) -> list[float]:
 
 
 def integrate(game: Game, requests: float, steps: int = ODE_STEPS) -> Path:
-    """The ODE s_i' = p_i Δ_i by the classical Runge–Kutta method, until so many requests or no stake is left."""
+    """The ODE s_i' = p_i Δ_i by the classical Runge–Kutta method, up to a number of requests or an empty stake."""
     step, stakes = requests / steps, list(game.stakes)
     times, path = [0.0], [tuple(stakes)]
 
@@ -161,7 +161,7 @@ def integrate(game: Game, requests: float, steps: int = ODE_STEPS) -> Path:
 
 
 def solve(game: Game, requests: float, points: int = 4_000) -> list[float]:
-    """The shares after so many requests in closed form: τ by quadrature, then p_i ∝ p_i(0) exp(a_i τ).
+    """The shares after a number of requests in closed form: τ by quadrature, then p_i ∝ p_i(0) exp(a_i τ).
 
     S = S_0 exp(∫ Δ̄ dτ), where the mean payoff is Δ̄ = R − c̄ − p_d (P − R_add) / 2: it does not depend on quality.
 
@@ -201,7 +201,7 @@ def solve(game: Game, requests: float, points: int = 4_000) -> list[float]:
 
 
 def play(game: Game, requests: int, random: Random) -> list[float]:
-    """The stakes of all classes after so many requests to agents, one by one.
+    """The stakes of all classes after a number of requests to agents, one by one.
 
     Raises:
         ValueError: the game does not say how many accounts there are.

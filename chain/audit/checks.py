@@ -6,12 +6,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from chain.audit.replay import replay
 from chain.audit.sources import ChainSource
 from chain.state.check_records import ModelCheck
-from chain.transition.block import apply_block
 from chain.transition.checks.events import CheckEvent, CheckOpened, CheckSettled
 from chain.transition.checks.finding import CheckOutcome
-from chain.types.blocks import MAX_BLOCK_BYTES, Block
 
 
 @dataclass(slots=True)
@@ -61,22 +60,17 @@ def list_checks(source: ChainSource, on_progress: Callable[[int], None] = lambda
         StoreError: the source cannot be read.
         LedgerError: a block cannot be executed.
     """
-    genesis, header = source.genesis, source.base
-    state = source.read_base() if header.height else genesis.state
     found: dict[bytes, ListedCheck] = {}
-    for raw, _ in source.entries():
-        block = Block.decode(raw, MAX_BLOCK_BYTES)
-        transition = apply_block(genesis, header, state, block)
-        header, state = block.header, transition.state
+    for height, transition in replay(source, on_progress):
+        state = transition.state
         for event in transition.check_events:
             listed = found.setdefault(event.hold, ListedCheck(event.hold, event.check))
             listed.check = event.check
             match event:
                 case CheckOpened():
-                    listed.opened_at = block.height
+                    listed.opened_at = height
                 case CheckSettled():
-                    listed.settled_at, listed.settled = block.height, event
-        on_progress(block.height)
+                    listed.settled_at, listed.settled = height, event
     for listed in found.values():
         listed.check = state.model_check(listed.hold) or listed.check
     return list(found.values())

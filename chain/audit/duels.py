@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from chain.audit.replay import replay
 from chain.audit.sources import ChainSource
 from chain.state.duel_records import Duel, JudgeSeat
-from chain.transition.block import apply_block
 from chain.transition.duels.events import (
     ChallengerReplaced,
     DuelEvent,
@@ -19,7 +19,6 @@ from chain.transition.duels.events import (
 )
 from chain.transition.duels.money import Movement
 from chain.transition.duels.verdict import DuelVerdict
-from chain.types.blocks import MAX_BLOCK_BYTES, Block
 
 
 @dataclass(slots=True)
@@ -90,19 +89,15 @@ def list_duels(source: ChainSource, on_progress: Callable[[int], None] = lambda 
         StoreError: the source cannot be read.
         LedgerError: a block cannot be executed.
     """
-    genesis, header = source.genesis, source.base
-    state = source.read_base() if header.height else genesis.state
     found: dict[bytes, DuelHistory] = {}
-    for raw, _ in source.entries():
-        block = Block.decode(raw, MAX_BLOCK_BYTES)
-        transition = apply_block(genesis, header, state, block)
-        header, state = block.header, transition.state
+    for height, transition in replay(source, on_progress):
+        state = transition.state
         for event in transition.duel_events:
             history = found.setdefault(event.hold, DuelHistory(event.hold, event.duel))
             history.duel = event.duel
             match event:
                 case DuelOpened():
-                    history.opened_at = block.height
+                    history.opened_at = height
                 case ChallengerReplaced():
                     history.movements.append(event.fine)
                 case VotesRepeated():
@@ -111,9 +106,8 @@ def list_duels(source: ChainSource, on_progress: Callable[[int], None] = lambda 
                     history.first_verdict, history.first_seats = event.verdict, event.first_seats
                     history.movements += event.movements
                 case DuelSettled():
-                    history.settled_at, history.verdict = block.height, event.verdict
+                    history.settled_at, history.verdict = height, event.verdict
                     history.movements += event.movements
-        on_progress(block.height)
     for history in found.values():
         history.duel = state.duel(history.hold) or history.duel
     return list(found.values())

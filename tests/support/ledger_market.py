@@ -180,7 +180,7 @@ class LedgerMarket:
     # Blocks.
 
     def run(self, requests: int, per_block: int = REQUESTS_PER_BLOCK) -> None:
-        """Have so many requests served, and all of their duels settled."""
+        """Have this number of requests served, and all of their duels settled."""
         for start in range(0, requests, per_block):
             self.step(min(per_block, requests - start))
         self.close()
@@ -198,7 +198,7 @@ class LedgerMarket:
         assert compute_supply(self.state) == self.state.totals.supply, "credit was made or lost"
 
     def step(self, requests: int = REQUESTS_PER_BLOCK) -> Transition:
-        """Append one block, with so many new requests and all that is to be done about earlier ones."""
+        """Append one block, with this number of new requests and all that is to be done about earlier ones."""
         captures = list(self._capture())
         duties = [operation for case in self.cases.values() for operation in self._do_duties(case)]
         actions = [

@@ -12,7 +12,6 @@ before the draw.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import replace
 from itertools import islice
 
 from chain import crypto
@@ -23,7 +22,8 @@ from chain.state.duel_records import PaidCapture
 from chain.state.state import StateOverlay, StateReader
 from chain.transition.checks.events import CheckOpened
 from chain.transition.checks.stages import enter_stage
-from chain.transition.duels.money import compute_share, get_rate
+from chain.transition.duels.money import charge, compute_share, get_rate, lock_bond
+from chain.transition.duels.opening import get_table
 from chain.types.checks import DeclaredIdentity
 
 
@@ -31,9 +31,7 @@ def charge_check_levy(overlay: StateOverlay, parameters: Parameters, payee: byte
     """Take the levy for checks out of the ``amount`` that a payee was just paid, if it declares an identity."""
     if parameters.checks.checkers and overlay.account(payee).find_identity(model) is not None:
         rate = get_rate(overlay, parameters.duels, payee)
-        levy = amount * parameters.checks.levy * rate // 1_000_000
-        overlay.put_account(payee, overlay.account(payee).credit(-levy))
-        overlay.fill_treasury(levy)
+        charge(overlay, payee, amount * parameters.checks.levy * rate // 1_000_000)
 
 
 def open_check(overlay: StateOverlay, parameters: Parameters, capture: PaidCapture, now: int) -> CheckOpened | None:
@@ -46,9 +44,7 @@ def open_check(overlay: StateOverlay, parameters: Parameters, capture: PaidCaptu
     cost = compute_cost(parameters.checks, capture.amount, len(seats))
     if not seats or cost > overlay.totals.treasury - overlay.totals.reserved:
         return None
-    executor = overlay.account(capture.payee)
-    locked = min(compute_share(capture.amount, parameters.duels.lock), executor.free_bond)
-    overlay.put_account(capture.payee, replace(executor, locked=executor.locked + locked))
+    locked = lock_bond(overlay, parameters.duels, capture.payee, capture.amount)
     overlay.reserve(cost)
     check = ModelCheck(
         payer=capture.payer,
@@ -73,9 +69,7 @@ def draw_checkers(
     state: StateReader, size: int, identity: DeclaredIdentity, seed: bytes, excluded: Collection[bytes]
 ) -> tuple[CheckerSeat, ...]:
     """``size`` checkers, or the largest odd number of them that there is."""
-    table = state.serving_table(state.serving_periods.current.first_round)
-    assert table is not None
-    drawn = table.draw_checkers(identity, seed, excluded)
+    drawn = get_table(state).draw_checkers(identity, seed, excluded)
     ready = list(islice((key for key in drawn if identity in state.account(key).identities), size))
     return tuple(map(CheckerSeat, ready if len(ready) % 2 else ready[:-1]))
 

@@ -6,8 +6,6 @@ again, and the check leaves the state.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from chain.parameters import Parameters
 from chain.state.check_records import CHECK_COMMIT, CHECK_REVEAL, CHECK_STAGES, ModelCheck
 from chain.state.keys import check_history_key, check_key, rating_key
@@ -18,7 +16,7 @@ from chain.transition.checks.finding import CheckFinding, decide
 from chain.transition.checks.stages import enter_stage, list_complete
 from chain.transition.deadlines import take_deadlines
 from chain.transition.deposits import drop_identity
-from chain.transition.duels.money import Movement, compute_share, move
+from chain.transition.duels.money import Movement, compute_share, move, unlock_bond
 
 
 def close_check_stages(overlay: StateOverlay, parameters: Parameters, now: int) -> list[CheckEvent]:
@@ -47,8 +45,7 @@ def _end_stage(
 
 def _settle(overlay: StateOverlay, parameters: Parameters, hold_id: bytes, check: ModelCheck) -> CheckSettled:
     """Close a check: free what was set aside, add it to the executor's history, and pay and take what is due."""
-    executor = overlay.account(check.executor)
-    overlay.put_account(check.executor, replace(executor, locked=executor.locked - check.locked))
+    unlock_bond(overlay, check.executor, check.locked)
     overlay.reserve(-check.reserved)
     overlay.put(check_key(hold_id), None)
     finding = decide(parameters.checks, check)

@@ -6,7 +6,7 @@ every capture fills it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from chain.duel_parameters import DuelParameters
 from chain.state.state import StateOverlay, StateReader
@@ -31,9 +31,27 @@ def compute_levy(parameters: DuelParameters, amount: int, rate: int) -> int:
 
 def charge_levy(overlay: StateOverlay, parameters: DuelParameters, payee: bytes, amount: int) -> None:
     """Take the levy out of the ``amount`` that a payee was just paid."""
-    levy = compute_levy(parameters, amount, get_rate(overlay, parameters, payee))
+    charge(overlay, payee, compute_levy(parameters, amount, get_rate(overlay, parameters, payee)))
+
+
+def charge(overlay: StateOverlay, payee: bytes, levy: int) -> None:
+    """Take a levy out of what a payee was just paid."""
     overlay.put_account(payee, overlay.account(payee).credit(-levy))
     overlay.fill_treasury(levy)
+
+
+def lock_bond(overlay: StateOverlay, parameters: DuelParameters, executor: bytes, amount: int) -> int:
+    """Lock the part of an executor's bond that stands behind an answer. Returns how much: no more than is free."""
+    account = overlay.account(executor)
+    locked = min(compute_share(amount, parameters.lock), account.free_bond)
+    overlay.put_account(executor, replace(account, locked=account.locked + locked))
+    return locked
+
+
+def unlock_bond(overlay: StateOverlay, executor: bytes, locked: int) -> None:
+    """Free what :func:`lock_bond` has locked."""
+    account = overlay.account(executor)
+    overlay.put_account(executor, replace(account, locked=account.locked - locked))
 
 
 @dataclass(frozen=True, slots=True)

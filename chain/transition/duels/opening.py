@@ -19,7 +19,7 @@ from chain.state.lottery import ServingTable
 from chain.state.state import StateOverlay, StateReader
 from chain.transition.duels.draw import compute_duel_seed
 from chain.transition.duels.events import DuelOpened
-from chain.transition.duels.money import compute_share
+from chain.transition.duels.money import compute_share, lock_bond
 from chain.transition.duels.stages import enter_stage
 from chain.types.validators import compute_draw
 
@@ -38,9 +38,7 @@ def open_duel(overlay: StateOverlay, parameters: DuelParameters, capture: PaidCa
             break
     else:
         return None
-    executor = overlay.account(capture.payee)
-    locked = min(compute_share(capture.amount, parameters.lock), executor.free_bond)
-    overlay.put_account(capture.payee, replace(executor, locked=executor.locked + locked))
+    locked = lock_bond(overlay, parameters, capture.payee, capture.amount)
     overlay.reserve(cost)
     stage = COMMIT if challenger is None else ANSWER
     duel = Duel(

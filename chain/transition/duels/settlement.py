@@ -16,7 +16,7 @@ from chain.state.ratings import LOST, MAX_VOIDS, TIED, VOID, WON
 from chain.state.state import StateOverlay
 from chain.transition.duels.draw import compute_duel_seed
 from chain.transition.duels.events import ChallengerReplaced, DuelEvent, DuelSettled, ExecutorAccused, VotesRepeated
-from chain.transition.duels.money import Movement, compute_share, move
+from chain.transition.duels.money import Movement, compute_share, move, unlock_bond
 from chain.transition.duels.opening import compute_cost, draw_challenger, draw_seats, face_forward
 from chain.transition.duels.repeats import compare_repeats, compute_repeat_dues, draw_repeats
 from chain.transition.duels.stages import enter_stage, list_complete, take_overdue
@@ -181,8 +181,7 @@ def settle(
     overlay: StateOverlay, hold_id: bytes, duel: Duel, verdict: DuelVerdict, dues: Iterable[Movement]
 ) -> DuelSettled:
     """Close a duel: free what was set aside, and pay and take what is due."""
-    executor = overlay.account(duel.executor)
-    overlay.put_account(duel.executor, replace(executor, locked=executor.locked - duel.locked))
+    unlock_bond(overlay, duel.executor, duel.locked)
     overlay.reserve(-duel.reserved)
     overlay.put(duel_key(hold_id), None)
     movements = tuple(move(overlay, due) for due in dues if due.amount)

@@ -23,10 +23,7 @@ from chain.types.checks import (
 )
 from serving.quality.duels.table import DuelTable
 from serving.quality.duels.texts import TextKind, compute_text_limit, find_checker, get_check_digest, get_check_holders
-from serving.quality.duels.turns import DueText, Fetch, Progress, Submit, Turn, Turns, get_fetch_ms
-
-END_SHARE = 8
-"""Divisor of a stage that gives its end, in which a checker whose backend had no time for it abstains."""
+from serving.quality.duels.turns import DueText, Fetch, Progress, Submit, Turn, Turns, get_fetch_ms, is_ending
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +124,7 @@ class CheckDuties(Turns):
         is_late = get_fetch_ms(turn, chain_time, length) <= 0
         if missing and is_late and progress.tried.issuperset(missing):
             self._settle_on(turn, CheckReport(NO_TRANSCRIPT))
-        elif not missing and self._is_ending(turn, chain_time):
+        elif not missing and is_ending(turn, chain_time, length):
             self._settle_on(turn, CheckReport(ABSTAINED))
         elif None in progress.under_way or now < progress.not_before:
             return
@@ -137,10 +134,6 @@ class CheckDuties(Turns):
         else:
             progress.under_way.add(None)
             yield _make_score(turn, check, progress)
-
-    def _is_ending(self, turn: Turn, chain_time: int) -> bool:
-        """Whether so little of the stage is left that a report must be committed to, or none will be in time."""
-        return turn.ends_at - chain_time <= self._parameters.checks.commit_ms // END_SHARE
 
     def _settle_on(self, turn: Turn, report: CheckReport) -> None:
         """Settle on a report, once and for all."""

@@ -31,10 +31,7 @@ from chain.types.duels import (
 )
 from serving.quality.duels.table import DuelTable
 from serving.quality.duels.texts import Text, TextKind, compute_limit, get_digest, get_holders, list_kinds
-from serving.quality.duels.turns import DueText, Fetch, Submit, Turn, Turns, get_fetch_ms
-
-ABSTENTION_SHARE = 8
-"""Divisor of a stage that gives the time before its end in which a judge without a ballot abstains."""
+from serving.quality.duels.turns import DueText, Fetch, Submit, Turn, Turns, get_fetch_ms, is_ending
 
 
 class Role(Enum):
@@ -190,7 +187,7 @@ class DuelDuties(Turns):
 
     def _judge(self, turn: Turn, duel: Duel, seat: JudgeSeat, chain_time: int, now: float) -> Iterator[Effect]:
         """As a judge: get all texts, and compare. What cannot be had in time is missing."""
-        if duel.ends_at - chain_time <= self._parameters.duels.commit_ms // ABSTENTION_SHARE:
+        if is_ending(turn, chain_time, self._get_length(duel)):
             self._cast(turn, DuelBallot(ABSTAIN))
             return
         progress = self._begin(turn)

@@ -23,6 +23,8 @@ RETRY_DELAY_S = 2.0
 """Seconds until what failed is tried again."""
 FETCH_SHARE = 2
 """Divisor of a stage that gives the time in which texts are asked for: the rest is for answering, judging, scoring."""
+END_SHARE = 8
+"""Divisor of a stage that gives its end, in which a node that has nothing to commit to abstains."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,3 +169,8 @@ def get_fetch_ms(turn: Turn, chain_time: int, length: int) -> int:
     """Milliseconds that are left for asking for texts in a stage of ``length`` ms; 0 or less once the rest of the stage
     is needed for work."""
     return turn.ends_at - chain_time - (length - length // FETCH_SHARE)
+
+
+def is_ending(turn: Turn, chain_time: int, length: int) -> bool:
+    """Whether so little of a stage of ``length`` ms is left that what is committed to later may not be in time."""
+    return turn.ends_at - chain_time <= length // END_SHARE

@@ -77,7 +77,7 @@ class Scene:
     prepare: Callable[[LedgerMarket], None] = leave
 
     def play(self, requests: int, seed: int) -> LedgerMarket:
-        """A market in which so many requests were served."""
+        """A market in which this number of requests was served."""
         bonded = round(STAKE * self.other_accounts * self.share / (1 - self.share) / self.accounts)
         fields = {"bonded": bonded, "is_validator": self.with_validators, **dict(self.options)}
         agents = [
@@ -110,7 +110,7 @@ class Scene:
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """So many requests, from each of so many seeds."""
+    """A number of requests, played from each of a number of seeds."""
 
     requests: int
     seeds: int
@@ -157,7 +157,7 @@ class Gain:
 
 
 def in_prices(micro_credits: float) -> float:
-    """Prices per 1,000 of what gains so many micro-credits each."""
+    """Gains in micro-credits as prices per 1,000."""
     return 1_000 * micro_credits / PRICE
 
 

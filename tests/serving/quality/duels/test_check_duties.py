@@ -24,10 +24,10 @@ from chain.types.checks import (
     compute_report_commitment,
     make_measured_report,
 )
-from serving.quality.duels.check_duties import END_SHARE, CheckDuties, CheckEffect, ScoreTranscript
+from serving.quality.duels.check_duties import CheckDuties, CheckEffect, ScoreTranscript
 from serving.quality.duels.table import DuelTable
 from serving.quality.duels.texts import Text, TextKind
-from serving.quality.duels.turns import RETRY_DELAY_S, SUBMIT_INTERVAL_S, Fetch, Submit
+from serving.quality.duels.turns import END_SHARE, RETRY_DELAY_S, SUBMIT_INTERVAL_S, Fetch, Submit
 from tests.support.checks import CHECKER, make_check
 from tests.support.duels import EXECUTOR, PAYER, SALT, STRANGER
 from tests.support.keys import make_key
