@@ -10,6 +10,7 @@ import os
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,11 +68,13 @@ from serving.quality.duels.runner import DuelRunner
 from serving.quality.duels.table import DuelTable, open_table
 from serving.quality.model_reports import ModelReports
 from serving.quality.same_model.identity import ModelIdentity
+from serving.scheduling.availability import AvailabilityGate
 from serving.scheduling.backend_pool import BackendPool
 from serving.scheduling.policy import Policy
 
 if TYPE_CHECKING:
     from p2p.dht.service import DhtDiscovery
+    from serving.admin.policy_orders import Reload
     from serving.admin.server import Admin, Partition
 
 MAX_OFFERS_PER_PEER = 64
@@ -147,6 +150,7 @@ class Node:
             self.dht = DhtDiscovery(network, self.discovery, runtime, genesis.chain_id, dht_servers)
         self.engine = Engine(genesis, vote_store, network, self.streams, runtime, blocks, settings)
         self.backend_pool = BackendPool(backends, policy)
+        self.availability = AvailabilityGate(policy, runtime)
         self.wallet = Wallet(key, self.engine)
         self.payments = Payments(key, self.engine, runtime, store)
         has_duels = genesis.parameters.duels.rate > 0
@@ -167,19 +171,20 @@ class Node:
             context,
             self.backend_pool,
             policy,
+            self.availability,
             executor_settings,
             lambda peer: network.report_misbehaviour(peer, Misbehaviour.RATE),
         )
         self.originator = Originator(context, dialer, originator_settings)
-        self.dispatcher = Dispatcher(self.backend_pool, policy, self.originator, runtime)
+        self.dispatcher = Dispatcher(self.backend_pool, policy, self.originator, runtime, self.availability)
         self.model_reports = ModelReports(self.engine)
         self.validator_tasks = ValidatorTasks(key, self.engine, self.wallet.submit, runtime)
-        self.advertiser = Advertiser(self.discovery, self.backend_pool)
+        self.advertiser = Advertiser(self.discovery, self.backend_pool, self.availability)
         self.stake_keeper = StakeKeeper(
             key,
             self.engine,
             self.wallet,
-            self.backend_pool.get_models,
+            self.backend_pool.get_offered_models,
             stake,
             own_judge.declare if own_judge is not None else lambda: None,
             self.identities.get_declared,
@@ -224,6 +229,8 @@ TESTING_VARIABLE = "WWWSERVE_TESTING"
 """Environment variable that, set to anything, lets tests cut the node off from peers through its admin listener."""
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 """Signals that end a node in order."""
+RELOAD_SIGNAL = signal.SIGHUP
+"""Signal on which a node reads the policy in its configuration file again."""
 
 
 @contextmanager
@@ -241,6 +248,8 @@ async def run_node(data_dir: Path, config: NodeConfig, key: KeyPair, genesis: Ge
     Raises:
         StoreError, NetworkError, ListenError, ConfigError, IdentityRefused: it cannot start, or its disk fails.
     """
+    from serving.admin.policy_orders import reload_policy
+
     runtime = RealRuntime()
     judge = build_judge(config, data_dir)
     identities = build_identities(config, data_dir)
@@ -273,10 +282,11 @@ async def run_node(data_dir: Path, config: NodeConfig, key: KeyPair, genesis: Ge
         )
         # Both listeners are bound before anything else starts, so that a taken port is an error at once.
         front = await _open_front(node, config)
-        admin = await _open_admin(node, config, data_dir, network.partition)
+        reload = partial(reload_policy, node, config.policy.name, data_dir / CONFIG_FILE)
+        admin = await _open_admin(node, config, data_dir, reload, network.partition)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_watch, disk)
-            await _serve(node, network, front, admin, data_dir)
+            await _serve(node, network, front, admin, data_dir, reload)
             nursery.cancel_scope.cancel()
 
 
@@ -296,7 +306,7 @@ async def _open_front(node: Node, config: NodeConfig) -> HttpServer:
         return await HttpServer.open(front.handle, api.host, api.port, node.runtime, limits, front.admit)
 
 
-async def _open_admin(node: Node, config: NodeConfig, data_dir: Path, partition: Partition) -> Admin:
+async def _open_admin(node: Node, config: NodeConfig, data_dir: Path, reload: Reload, partition: Partition) -> Admin:
     from serving.admin.server import Admin
 
     with name_setting("admin.host and admin.port"):
@@ -305,6 +315,7 @@ async def _open_admin(node: Node, config: NodeConfig, data_dir: Path, partition:
             config.admin.host,
             config.admin.port,
             data_dir / ADMIN_TOKEN_FILE,
+            reload,
             partition if os.environ.get(TESTING_VARIABLE) else None,
         )
 
@@ -342,18 +353,24 @@ async def _watch(disk: DataDisk) -> None:
     raise disk.fault
 
 
-async def _serve(node: Node, network: RunnableNetwork, front: HttpServer, admin: Admin, data_dir: Path) -> None:
-    """Run until a signal comes, then end in order.
+async def _serve(
+    node: Node, network: RunnableNetwork, front: HttpServer, admin: Admin, data_dir: Path, reload: Reload
+) -> None:
+    """Run until a signal to stop comes, then end in order.
 
     Only the first signal counts, so that a second Ctrl-C does not interrupt the orderly end.
     """
+    from serving.admin.policy_orders import reload_on_signal
+
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)  # trio puts this handler back when the receiver is closed
-    with trio.open_signal_receiver(*STOP_SIGNALS) as signals:
+    with trio.open_signal_receiver(*STOP_SIGNALS, RELOAD_SIGNAL) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_start, node, network, front, admin, data_dir, nursery)
-            async for _ in signals:
-                break
+            async for received in signals:
+                if received in STOP_SIGNALS:
+                    break
+                reload_on_signal(reload)
             (data_dir / ADMIN_ADDRESS_FILE).unlink(missing_ok=True)
             await node.discovery.leave()
             nursery.cancel_scope.cancel()

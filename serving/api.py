@@ -8,6 +8,7 @@ an error event of OpenAI's shape, never a silent end.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,6 +38,14 @@ log = structlog.get_logger(__name__)
 
 LOCAL_ONLY = b"x-wwwserve-local-only"
 """A request with this header (any value but 0 and false) is never offloaded."""
+
+TIMEOUTS = {
+    b"x-wwwserve-timeout": 1.0,
+    b"x-stainless-read-timeout": 1.0,  # OpenAI's clients for Python and others
+    b"x-stainless-timeout": 1.0,  # for JavaScript
+    b"x-envoy-expected-rq-timeout-ms": 0.001,  # of the proxy Envoy
+}
+"""Headers by which clients say how long they wait for an answer to begin, and their units in seconds."""
 
 MODELS = "/v1/models"
 """Path of the list of models."""
@@ -130,7 +139,10 @@ class Api:
 
     async def _complete(self, http: HttpRequest, respond: Responder) -> None:
         local_only = (http.header(LOCAL_ONLY) or b"0").lower() not in (b"0", b"false", b"")
-        request = parse_request(http.path.rstrip("/"), http.body, self._dispatcher.max_tokens, local_only)
+        cap, model_caps = self._dispatcher.get_token_caps()
+        request = parse_request(
+            http.path.rstrip("/"), http.body, cap, local_only, model_caps=model_caps, timeout_s=read_timeout(http)
+        )
         async with self._dispatcher.complete(request) as (answer, record):
             if request.stream and answer.is_stream:
                 await self._relay_stream(answer, record, respond)
@@ -161,6 +173,19 @@ class Api:
             raise bad_gateway(f"The answer broke off: {error}.") from error
         content_type = answer.content_type.encode("latin-1")
         await respond.reply(answer.status, bytes(body), content_type, headers=_describe(record))
+
+
+def read_timeout(head: RequestHead) -> float:
+    """Seconds that a client waits for the answer to begin: the least of what its headers say, infinite without any."""
+    return min((_read_seconds(head.header(name)) * unit for name, unit in TIMEOUTS.items()), default=math.inf)
+
+
+def _read_seconds(value: bytes | None) -> float:
+    try:
+        seconds = float(value or b"inf")
+    except ValueError:  # also what is not ASCII; clients send such as "None", too
+        return math.inf
+    return seconds if seconds > 0 else math.inf
 
 
 def _describe(record: RequestRecord) -> list[tuple[bytes, bytes]]:

@@ -7,7 +7,7 @@ backend has its model, and is refused with an error otherwise.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -30,7 +30,8 @@ from serving.openai.errors import (
     unavailable,
 )
 from serving.openai.requests import Request
-from serving.scheduling.admission import Origin, QueueFull
+from serving.scheduling.admission import Demand, NotAdmitted, Origin, QueueFull
+from serving.scheduling.availability import AvailabilityGate
 from serving.scheduling.backend_pool import BackendPool, ScheduledBackend
 from serving.scheduling.policy import Decision, Policy
 
@@ -81,13 +82,14 @@ class Dispatcher:
     policy: Policy
     originator: Originator
     runtime: Runtime
+    availability: AvailabilityGate
     counters: Counters = field(default_factory=Counters)
     records: deque[RequestRecord] = field(default_factory=lambda: deque(maxlen=MAX_LISTED_REQUESTS))
 
-    @property
-    def max_tokens(self) -> int:
-        """Most completion tokens that an answer may have."""
-        return self.policy.parameters.max_tokens
+    def get_token_caps(self) -> tuple[int, Mapping[str, int]]:
+        """Most completion tokens that an answer may have, and of those models that have a number of their own."""
+        parameters = self.policy.parameters
+        return parameters.max_tokens, {model: parameters.get_max_tokens(model) for model in parameters.models}
 
     def get_models(self) -> list[str]:
         """Every model that this node serves or can offload to others, sorted."""
@@ -110,6 +112,7 @@ class Dispatcher:
         failure: BaseException | None = None
         try:
             async with AsyncExitStack() as stack:
+                stack.enter_context(self.availability.own_use())
                 answer, inspector = await self._begin(stack, request, record)
                 answer.body = await stack.enter_async_context(aclosing(_watch(answer.body, inspector, record)))
                 yield answer, record
@@ -159,7 +162,7 @@ class Dispatcher:
             raise refusal
         if refusal is not None:
             log.info("served here after all", request=record.id, reason=str(refusal))
-        answer, inspector = await self._serve(stack, backend, request)
+        answer, inspector = await self._serve(stack, backend, request, record)
         if doubted is not None:
             self.originator.note_own_answer(doubted, answer.status)
         return answer, inspector
@@ -178,13 +181,16 @@ class Dispatcher:
         return attempt.answer, attempt.inspector
 
     async def _serve(
-        self, stack: AsyncExitStack, backend: ScheduledBackend, request: Request
+        self, stack: AsyncExitStack, backend: ScheduledBackend, request: Request, record: RequestRecord
     ) -> tuple[Answer, AnswerInspector]:
-        serving = backend.complete(request.path, request.body, Origin.OWN, stream=request.stream)
+        demand = self._make_demand(request, record)
+        serving = backend.complete(request.path, request.body, demand, stream=request.stream)
         try:
             answer = await stack.enter_async_context(serving)
         except QueueFull as error:
-            raise too_many_requests(f"This node is busy: {error}.") from error
+            raise too_many_requests(f"This node is busy: {error}.", error.retry_after_s) from error
+        except NotAdmitted as error:
+            raise unavailable(f"This node is busy: {error}.", error.retry_after_s) from error
         except BackendError as error:
             raise bad_gateway(f"The backend failed: {error}.") from error
         self.counters.local += 1
@@ -196,6 +202,14 @@ class Dispatcher:
         )
         answer.body = await stack.enter_async_context(aclosing(_inspect(answer.body, inspector)))
         return answer, inspector
+
+    def _make_demand(self, request: Request, record: RequestRecord, predicted_s: float = 0.0) -> Demand:
+        """What a request asks of admission: it must get its slot so early that its answer begins in time."""
+        rest = record.started + request.timeout_s - trio.current_time()
+        if not request.stream:
+            rest -= predicted_s
+        max_wait_s = max(0.0, min(self.policy.parameters.max_wait_s, rest))
+        return Demand(Origin.OWN, request.model, predicted_s, max_wait_s)
 
 
 def _get_refusal(failure: BaseException | None) -> str:

@@ -47,7 +47,7 @@ class StakeKeeper:
         self._engine = engine
         self._wallet = wallet
         self._get_models = get_models
-        self._stake = stake
+        self.stake = stake
         self._get_judge = get_judge
         self._get_identities = get_identities
         self._benched_until = 0
@@ -64,7 +64,7 @@ class StakeKeeper:
             identities = tuple(identity for identity in self._get_identities() if identity.model in models)
             if judge is not None and self._is_benched():
                 judge = None
-            missing = 0 if self._stake is None else self._stake - account.bonded
+            missing = 0 if self.stake is None else self.stake - account.bonded
             try:
                 if 0 < missing <= account.available:
                     await self._submit_bond(missing)

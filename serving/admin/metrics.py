@@ -118,6 +118,23 @@ class _NodeCollector(Collector):
             utilization.add_metric([str(number)], admission.utilization)
             _add_queues(queued, str(number), admission)
         yield from (running, capacity, utilization, queued)
+        yield from self._collect_waits()
+        is_open = self._node.availability.check().is_open
+        yield _gauge("serves_others", "Whether offers of other nodes are considered now.", is_open)
+
+    def _collect_waits(self) -> Iterator[Metric]:
+        """Waits for slots, added up over the backends."""
+        admitted = _counter("queue_admitted", "Requests that got a slot of a backend, by whose they are.", "origin")
+        waited = _counter("queue_wait_seconds", "Time that they waited for it.", "origin")
+        refused = _counter("queue_refused", "Requests that got none, by whose they are and why.", "origin", "reason")
+        for origin in Origin:
+            counters = [admission.counters[origin] for admission in self._node.backend_pool.admissions]
+            name = origin.name.lower()
+            admitted.add_metric([name], sum(each.admitted for each in counters))
+            waited.add_metric([name], sum(each.waited_s for each in counters))
+            refused.add_metric([name, "full"], sum(each.full for each in counters))
+            refused.add_metric([name, "late"], sum(each.late for each in counters))
+        yield from (admitted, waited, refused)
 
     def _collect_ledger(self) -> Iterator[Metric]:
         status = self._node.engine.status()

@@ -10,11 +10,13 @@ from p2p.discovery.service import Discovery
 from p2p.network import Network
 from p2p.runtime import Runtime
 from serving.accounting.payments import Payments
+from serving.accounting.stake_keeper import StakeKeeper
 from serving.accounting.wallet import Wallet
 from serving.dispatcher import Dispatcher
 from serving.offload.executor import Executor
 from serving.quality.duels.runner import DuelRunner
 from serving.quality.model_reports import ModelReports
+from serving.scheduling.availability import AvailabilityGate
 from serving.scheduling.backend_pool import BackendPool
 from serving.scheduling.policy import Policy
 
@@ -36,6 +38,10 @@ class NodeView(Protocol):
     def policy(self) -> Policy: ...
     @property
     def backend_pool(self) -> BackendPool: ...
+    @property
+    def availability(self) -> AvailabilityGate: ...
+    @property
+    def stake_keeper(self) -> StakeKeeper: ...
     @property
     def wallet(self) -> Wallet: ...
     @property

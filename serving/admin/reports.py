@@ -5,7 +5,6 @@ Amounts are in micro-credits, public keys are written as addresses and hashes in
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from itertools import islice
 from typing import Any
 
@@ -41,8 +40,10 @@ def report_status(node: NodeView) -> dict[str, Any]:
     """Where the node stands: ledger, peers, models, requests.
 
     ``participation_votes`` of ``participation_blocks`` blocks are what a validator has voted for in its present span;
-    with fewer than ``participation_needed`` it is jailed when the span ends.
+    with fewer than ``participation_needed`` it is jailed when the span ends. ``serves_others_changes_in_s`` is when the
+    node opens or closes to other nodes by itself (None: not within a week).
     """
+    availability = node.availability.check()
     genesis, status = node.engine.genesis, node.engine.status()
     counters = node.dispatcher.counters
     return {
@@ -66,6 +67,9 @@ def report_status(node: NodeView) -> dict[str, Any]:
         "known_peers": len(node.discovery.table),
         "listening": [f"{address}/p2p/{node.key.address}" for address in node.network.listen_addresses],
         "models": list(node.backend_pool.get_models()),
+        "serves_others": availability.is_open,
+        "serves_others_because": availability.reason,
+        "serves_others_changes_in_s": availability.changes_in_s,
         "requests_local": counters.local,
         "requests_offloaded": counters.offloaded,
         "requests_completed": counters.completed,
@@ -175,6 +179,7 @@ def report_models(node: NodeView) -> dict[str, Any]:
             "running": admission.running,
             "queued_own": admission.waiting(Origin.OWN),
             "queued_delegated": admission.waiting(Origin.DELEGATED),
+            "drained_in_s": round(admission.predict_drained(), 1) if admission.total_waiting else 0,
         }
         for admission in node.backend_pool.admissions
     ]
@@ -315,8 +320,3 @@ def _report_check(record: CheckRecord) -> dict[str, Any]:
         "is_substitution": record.is_substitution,
         "moved": record.moved,
     }
-
-
-def report_policy(node: NodeView) -> dict[str, Any]:
-    """The numbers of the policy in force."""
-    return asdict(node.policy.parameters)

@@ -29,15 +29,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chain.crypto import parse_address
 from chain.exceptions import KeyFormatError
-from serving.admin.bodies import make_answer, read_object, read_section, validate_section
+from serving.admin.bodies import make_answer, read_object, read_section
 from serving.admin.metrics import CONTENT_TYPE, Metrics
 from serving.admin.node_view import NodeView
+from serving.admin.policy_orders import Reload, change_policy, report_policy
 from serving.admin.reports import (
     report_duels,
     report_health,
     report_models,
     report_peers,
-    report_policy,
     report_requests,
     report_status,
     report_total,
@@ -52,7 +52,7 @@ from serving.admin.wallet_orders import (
     carry_out,
     carry_out_registration,
 )
-from serving.config.schema import PolicyBounds, Section
+from serving.config.schema import Section
 from serving.dispatcher import MAX_LISTED_REQUESTS
 from serving.http.access import AccessRules
 from serving.http.messages import check_framing
@@ -70,6 +70,11 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 MakeReport = Callable[[NodeView], dict[str, Any] | Awaitable[dict[str, Any]]]
 Partition = Callable[[Sequence[bytes]], Awaitable[None]]
 """Cuts the node off from these peers; see ``p2p.host.network.Libp2pNetwork.partition``."""
+
+
+def _refuse_reload() -> dict[str, Any]:
+    raise OrderRefused("this node has no configuration file")
+
 
 REPORTS: Mapping[str, MakeReport] = {
     "/status": report_status,
@@ -92,13 +97,20 @@ class PartitionOrder(Section):
 class Admin:
     """The listener of one node.
 
-    ``partition`` is a testing aid: it opens ``PUT /testing/partition``, which cuts the node off from named peers.
+    ``reload`` has the policy follow the configuration file again, and returns it. ``partition`` is a testing aid: it
+    opens ``PUT /testing/partition``, which cuts the node off from named peers.
     """
 
     def __init__(
-        self, node: NodeView, token: str, listener: trio.SocketListener, partition: Partition | None = None
+        self,
+        node: NodeView,
+        token: str,
+        listener: trio.SocketListener,
+        reload: Reload = _refuse_reload,
+        partition: Partition | None = None,
     ) -> None:
         self._node = node
+        self._reload = reload
         self._partition = partition
         self._token = token
         self._listener = listener
@@ -119,7 +131,13 @@ class Admin:
 
     @classmethod
     async def open(
-        cls, node: NodeView, host: str, port: int, token_path: Path, partition: Partition | None = None
+        cls,
+        node: NodeView,
+        host: str,
+        port: int,
+        token_path: Path,
+        reload: Reload = _refuse_reload,
+        partition: Partition | None = None,
     ) -> Admin:
         """Bind ``host`` and ``port`` (0: any free one) and read the token, or make it; :meth:`run` then serves.
 
@@ -134,7 +152,7 @@ class Admin:
             raise ListenError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
         for listener in others:  # a name with several addresses; one will do
             await listener.aclose()
-        return cls(node, token, first, partition)
+        return cls(node, token, first, reload, partition)
 
     async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled."""
@@ -155,6 +173,7 @@ class Admin:
             yield "POST", f"/wallet/{name}", partial(self._carry_out, kind)
         yield "POST", "/wallet/register", self._register
         yield "PUT", "/policy", self._change_policy
+        yield "POST", "/policy/reload", self._reload_policy
         if self._partition is not None:
             yield "PUT", "/testing/partition", partial(self._set_partition, self._partition)
 
@@ -197,16 +216,12 @@ class Admin:
         return _answer_order(await carry_out_registration(self._node, await read_section(request, Order)))
 
     async def _change_policy(self, request: Request) -> Response:
-        """Change the numbers that are given, until the node stops; the others stay."""
-        node = self._node
-        changes = await read_object(request)
-        bounds = validate_section({**report_policy(node), **changes}, PolicyBounds)
-        node.policy.parameters = bounds.get_parameters()
-        for admission in node.backend_pool.admissions:
-            admission.max_queue = bounds.max_queue
-            admission.prioritize_own = bounds.prioritize_own
-        log.info("policy changed", **changes)
-        return make_answer(report_policy(node))
+        """Change what is given, until the node stops; the rest stays."""
+        return make_answer(change_policy(self._node, await read_object(request)))
+
+    async def _reload_policy(self, request: Request) -> Response:
+        """Follow the configuration file again."""
+        return make_answer(self._reload())
 
     async def _set_partition(self, partition: Partition, request: Request) -> Response:
         """Cut the node off from the peers in the body; an empty list ends that."""

@@ -9,7 +9,7 @@ import difflib
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -102,6 +102,8 @@ def _resolve(location: KeyPath, root: type[Section]) -> tuple[KeyPath, list[type
     path: KeyPath = ()
     around: list[type[Section]] = [root]
     inside = around
+    is_key = False
+    """Whether the next part is a key of a mapping."""
     for part in location:
         if isinstance(part, int):
             path = (*path, part)
@@ -110,8 +112,16 @@ def _resolve(location: KeyPath, root: type[Section]) -> tuple[KeyPath, list[type
         if tagged and len(inside) > 1:
             inside = tagged
             continue
-        path, around = (*path, part), inside
-        inside = [found for section in around for found in _find_sections(_get_fields(section).get(part))]
+        if part == "[key]":  # pydantic's mark of a fault in the key before it
+            continue
+        path = (*path, part)
+        if is_key:
+            is_key = False
+            continue
+        around = inside
+        fields = [_get_fields(section).get(part) for section in around]
+        inside = [found for field in fields for found in _find_sections(field)]
+        is_key = any(field is not None and get_origin(field.annotation) is dict for field in fields)
     return path, around
 
 
@@ -175,6 +185,7 @@ _EXPECTED = {
     "bool_type": "true or false",
     "list_type": "a list",
     "tuple_type": "a list",
+    "dict_type": "a section of keys and values",
     "model_type": "a section of keys and values",
     "model_attributes_type": "a section of keys and values",
 }
@@ -236,6 +247,11 @@ def _format_field(section: Section, name: str, info: FieldInfo, indent: str) -> 
     lines = _comment(info.description or "", indent)
     if isinstance(value, Section):
         return [*lines, f"{indent}{name}:", *_format_section(value, indent + "  ")]
+    if isinstance(value, dict) and value:
+        lines.append(f"{indent}{name}:")
+        for key, item in value.items():
+            lines += [f"{indent}  {_format_scalar(key)}:", *_format_section(item, indent + "    ")]
+        return lines
     if isinstance(value, tuple) and value:
         lines.append(f"{indent}{name}:")
         for item in value:

@@ -13,7 +13,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, model_validator
 
 from chain.codec import MAX_MODEL_NAME_BYTES, is_printable_ascii
 from chain.light.client import Checkpoint
@@ -25,8 +25,11 @@ from serving.http.client import BaseUrl
 from serving.openai.keys import ApiKey
 from serving.quality.judging.prompt import MAX_PROMPT_BYTES, JudgePrompt, PromptError, load_default_prompt
 from serving.quality.same_model.weights import hash_weights
-from serving.scheduling.policy import PolicyParameters
+from serving.scheduling.policy import ModelQuota, PolicyParameters
+from serving.scheduling.weekly_schedule import MAX_SPANS, find_zone, parse_entry
 
+MAX_QUOTAS = 256
+"""Models that may have a quota."""
 MAX_CREDITS = 2**63 - 1
 """Largest amount on the ledger, in micro-credits."""
 
@@ -110,6 +113,8 @@ DialableAddress = Annotated[str, AfterValidator(check_dialable_address)]
 PeerAddress = Annotated[str, _checked_by(parse_peer_address)]
 Url = Annotated[str, _checked_by(BaseUrl.parse)]
 Proxy = Annotated[str, _checked_by(parse_proxy)]
+ScheduleEntry = Annotated[str, _checked_by(parse_entry)]
+TimeZone = Annotated[str, _checked_by(find_zone)]
 
 # Sections
 
@@ -174,8 +179,34 @@ class AdminConfig(Section):
 _POLICY = PolicyParameters()
 
 
+class ModelQuotaConfig(Section):
+    """What one model may take of each of its backends."""
+
+    max_own: int | None = Field(
+        default=None, ge=1, le=100_000, description="Requests of your users that run at a time; null: all slots."
+    )
+    max_delegated: int | None = Field(
+        default=None, ge=1, le=100_000, description="Requests of other nodes that run at a time; null: all slots."
+    )
+    max_tokens: int | None = Field(
+        default=None, ge=1, le=10**7, description="Most completion tokens of an answer; null: those of the policy."
+    )
+    accept: bool = Field(default=True, description="Whether to accept requests of other nodes.")
+
+    def get_quota(self) -> ModelQuota:
+        """The quota, as a policy takes it."""
+        return ModelQuota(self.max_own, self.max_delegated, self.max_tokens, self.accept)
+
+
+def _fill_nulls(models: object) -> object:
+    """``models`` with the defaults for those that have no value."""
+    if not isinstance(models, dict):
+        return models
+    return {name: {} if quota is None else quota for name, quota in models.items()}
+
+
 class PolicyBounds(Section):
-    """The part of the policy that may change while the node runs."""
+    """The numbers of the policy, which all of a node's decisions follow."""
 
     offload_frequency: Probability = Field(
         default=_POLICY.offload_frequency, description="Probability of offloading a request of your users when busy."
@@ -205,21 +236,56 @@ class PolicyBounds(Section):
         description="Most completion tokens of an answer, yours or another node's. Credit for 8 bytes of each is held.",
     )
 
+    max_wait_s: float = Field(
+        default=_POLICY.max_wait_s,
+        gt=0,
+        le=86_400,
+        description="Longest wait for a slot, in seconds. A request that would wait longer is refused at once.",
+    )
+    models: Annotated[dict[ModelName, ModelQuotaConfig], BeforeValidator(_fill_nulls)] = Field(
+        default={},
+        max_length=MAX_QUOTAS,
+        description="Quotas of single models by name: max_own, max_delegated, max_tokens, accept.",
+    )
+
+    serve_others: Literal["always", "idle", "never"] = Field(
+        default="always", description="When to serve other nodes: always, never, or idle: while your users are quiet."
+    )
+    idle_after_minutes: float = Field(
+        default=_POLICY.idle_after_minutes,
+        ge=0,
+        le=10_080,
+        description="Minutes after the last request of your users from which on the node counts as idle.",
+    )
+    schedule: Annotated[tuple[ScheduleEntry, ...], Strict(False)] = Field(
+        default=(),
+        max_length=MAX_SPANS,
+        description="Hours in which to serve other nodes, such as ['Mon-Fri 18:00-08:00', 'Sat-Sun']; [] is always.",
+    )
+    time_zone: TimeZone = Field(default="UTC", description="Time zone of the schedule, such as Europe/Berlin.")
+
     def get_parameters(self) -> PolicyParameters:
         """The numbers, as a policy takes them."""
-        return PolicyParameters(**{field.name: getattr(self, field.name) for field in fields(PolicyParameters)})
+        values = {field.name: getattr(self, field.name) for field in fields(PolicyParameters)}
+        models = {name: section.get_quota() for name, section in self.models.items()}
+        return PolicyParameters(**{**values, "models": models})
 
 
-class PolicyConfig(PolicyBounds):
-    """Which requests this node serves, offloads, accepts, queues or declines."""
+class LivePolicy(PolicyBounds):
+    """All of the policy that may change while the node runs."""
 
-    name: Text = Field(default="default", description="'default', or a policy that is installed as an entry point.")
     stake: int | None = Field(
         default=None,
         ge=0,
         le=MAX_CREDITS,
         description="Micro-credits to keep bonded behind the models; null leaves the bond as it is.",
     )
+
+
+class PolicyConfig(LivePolicy):
+    """Which requests this node serves, offloads, accepts, queues or declines."""
+
+    name: Text = Field(default="default", description="'default', or a policy that is installed as an entry point.")
 
 
 _FIRST_TOKEN = "Longest wait for the first token of an answer, in seconds."

@@ -29,12 +29,16 @@ from serving.offload.session import Job, OffloadSession
 from serving.offload.settings import ExecutorSettings
 from serving.openai.errors import ApiError
 from serving.openai.requests import PATHS, Request, read_request
-from serving.scheduling.admission import QueueFull
+from serving.scheduling.admission import Demand, NotAdmitted, Origin
+from serving.scheduling.availability import AvailabilityGate
 from serving.scheduling.backend_pool import BackendPool
 from serving.scheduling.policy import Decision, Policy
 
 BUSY_RETRY_MS = 1000
-"""When a busy node may be asked again, as it tells originators."""
+"""Least time after which a busy node may be asked again, as it tells originators."""
+
+MAX_RETRY_AFTER_MS = 7 * 86_400_000
+"""Longest time that is told."""
 
 
 class _Declined(Exception):
@@ -45,6 +49,11 @@ class _Declined(Exception):
         self.retry_after_ms = retry_after_ms
 
 
+def _decline_busy(drained_s: float) -> _Declined:
+    """The backend is busy, and its queue has drained in ``drained_s``."""
+    return _Declined("busy", max(BUSY_RETRY_MS, math.ceil(1000 * drained_s)))
+
+
 class Executor:
     """Serves the exchanges of :data:`serving.offload.protocol.OFFLOAD_PROTOCOL`."""
 
@@ -53,6 +62,7 @@ class Executor:
         context: OffloadContext,
         backend_pool: BackendPool,
         policy: Policy,
+        availability: AvailabilityGate,
         settings: ExecutorSettings | None = None,
         blame: Callable[[bytes], None] = lambda peer: None,
     ) -> None:
@@ -60,6 +70,7 @@ class Executor:
         self._context = context
         self._backend_pool = backend_pool
         self._policy = policy
+        self._availability = availability
         self._settings = settings = settings or ExecutorSettings()
         self._payee = payee = context.payments.payee
         self._credit_line = CreditLine(payee, settings.paid_share)
@@ -125,6 +136,7 @@ class Executor:
             _Declined: it is not accepted.
         """
         hold_id = compute_hold_id(exchange.peer, offer.hold)
+        self._check_open(offer.hold.model)
         self._validate_terms(exchange.peer, offer)
         with ExitStack() as reservation:
             reservation.enter_context(self._payee.serving(exchange.peer, offer.hold))
@@ -160,7 +172,10 @@ class Executor:
         body, request, tap = await self._receive_request(exchange, offer)
         decision = self._policy.decide_offer(backend.get_load_snapshot(model), self._context.runtime.random)
         if decision is Decision.DECLINE:
-            raise _Declined("busy", BUSY_RETRY_MS)
+            raise _decline_busy(backend.admission.predict_drained())
+        demand = self._make_demand(offer)
+        if backend.admission.predict_wait(demand) > demand.max_wait_s:
+            raise _decline_busy(backend.admission.predict_drained())
         has_credit, may_start = False, True
         try:
             unpaid.enter_context(self._credit_line.lend(exchange.peer, offer.hold.amount))
@@ -168,10 +183,17 @@ class Executor:
         except CreditExhausted:
             try:
                 may_start = unpaid.enter_context(backend.admission.unpaid())
-            except QueueFull:
-                raise _Declined("busy", BUSY_RETRY_MS) from None
-        job = Job(hold_id, offer, request, body, backend, unpaid, has_credit, may_start, tap)
+            except NotAdmitted as error:
+                raise _decline_busy(error.retry_after_s) from None
+        job = Job(hold_id, offer, request, body, backend, unpaid, has_credit, may_start, demand, tap)
         return job, decision is Decision.QUEUE or not may_start
+
+    def _make_demand(self, offer: Offer) -> Demand:
+        """What the request of an offer asks of admission: a slot while its originator waits and its hold is good."""
+        settings = self._settings
+        rest = (offer.hold.deadline - self._context.engine.chain_time()) / 1000 - settings.capture_time_s
+        max_wait_s = max(0.0, min(self._policy.parameters.max_wait_s, settings.max_queue_wait_s, rest))
+        return Demand(Origin.DELEGATED, offer.hold.model, max_wait_s=max_wait_s)
 
     async def _execute(self, session: OffloadSession, hold_id: bytes, reservation: ExitStack) -> None:
         """Carry out a session; ``reservation`` ends with it."""
@@ -218,6 +240,18 @@ class Executor:
         if len(body) < offer.size:
             raise NetworkError("the body is not as long as offered, or too slow")
         return bytes(body)
+
+    def _check_open(self, model: str) -> None:
+        """Decline offers outside of the owner's hours, and for models that other nodes do not get.
+
+        Raises:
+            _Declined: it is one.
+        """
+        availability = self._availability.check()
+        if not availability.is_open:
+            raise _Declined("closed", min(MAX_RETRY_AFTER_MS, math.ceil(1000 * availability.retry_after_s)))
+        if not self._policy.parameters.accepts(model):
+            raise _Declined("the model is not served to other nodes")
 
     def _validate_terms(self, payer: bytes, offer: Offer) -> None:
         """Decline unacceptable terms.
@@ -266,7 +300,7 @@ class Executor:
             raise _Declined("the hold is for another model")
         if hold.amount < self._compute_price(request, body):
             raise _Declined("the hold does not cover the request")
-        most = self._policy.parameters.max_tokens
+        most = self._policy.parameters.get_max_tokens(request.model)
         if request.max_tokens > most * request.choices:
             raise _Declined(f"at most {most} tokens of an answer are served here")
         return request, self._context.make_tap(request)

@@ -49,7 +49,7 @@ from serving.offload.protocol import (
 from serving.offload.settings import ExecutorSettings
 from serving.openai.answers import AnswerInspector
 from serving.openai.requests import Request
-from serving.scheduling.admission import Origin, QueueFull
+from serving.scheduling.admission import Demand, NotAdmitted, Origin
 from serving.scheduling.backend_pool import ScheduledBackend
 
 log = structlog.get_logger(__name__)
@@ -73,7 +73,7 @@ class Job:
 
     ``body`` is the body as it was offered, which the request's digest and price count. ``unpaid`` is what counts as
     unpaid, and ends when the hold is final. Until then the answer is sent if the payer ``has_credit``, and the backend
-    asked if the request ``may_start``. ``tap`` is that on an answer which others may check.
+    asked if the request ``may_start``. ``demand`` is for its slot. ``tap`` is that on an answer which others may check.
     """
 
     hold_id: bytes
@@ -84,6 +84,7 @@ class Job:
     unpaid: ExitStack
     has_credit: bool
     may_start: bool
+    demand: Demand
     tap: AnswerTap | None = None
 
 
@@ -364,7 +365,7 @@ class OffloadSession:
             await self._covered.wait()
         path, stream, tap = job.request.path, job.request.stream, job.tap
         body = job.body if tap is None else tap.asked
-        serving = job.backend.complete(path, body, Origin.DELEGATED, stream=stream, on_slot=self._note_begun)
+        serving = job.backend.complete(path, body, job.demand, stream=stream, on_slot=self._note_begun)
         try:
             with self._work:
                 async with serving as answer:
@@ -383,7 +384,7 @@ class OffloadSession:
                         await self._buffer.put(passed)
         except BufferFull as error:
             raise NetworkError("the originator is away, and its answer is long") from error
-        except (QueueFull, BackendError) as error:
+        except (NotAdmitted, BackendError) as error:
             failure = BackendError(str(error))
         # However long the originator takes to read it: an answer has no more content than bytes.
         self._back_only(self._compute_price(Usage(len(job.body), written)))

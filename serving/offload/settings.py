@@ -53,6 +53,8 @@ class ExecutorSettings:
     """Time within which pieces of an answer are joined into one chunk."""
     keep_alive_interval_s: float = 5.0
     """Between two keep-alives."""
+    max_queue_wait_s: float = 100.0
+    """For a slot of the backend: less than the patience of an originator whose request is queued."""
     halt_after_s: float = 10.0
     """Time without a final block after which the chain counts as halted. A hold then needs credit, not finality."""
     buffer_bytes: int = 1 << 20

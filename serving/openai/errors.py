@@ -122,9 +122,9 @@ def unsupported_media_type(message: str) -> ApiError:
     return ApiError(415, message, INVALID_REQUEST, "unsupported_media_type")
 
 
-def too_many_requests(message: str) -> ApiError:
+def too_many_requests(message: str, retry_after_s: float = 0.0) -> ApiError:
     """429: queues are full or a rate limit is reached; the client may retry."""
-    return ApiError(429, message, RATE_LIMIT, "rate_limit_exceeded")
+    return ApiError(429, message, RATE_LIMIT, "rate_limit_exceeded", retry_after_s=retry_after_s)
 
 
 def headers_too_large(limit: int) -> ApiError:

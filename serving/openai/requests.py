@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -49,7 +51,8 @@ class Request:
     ``body`` is what goes to the backend: the user's own bytes, or the same JSON with the two fields that billing needs
     (``stream_options.include_usage`` and a token limit) filled in. ``choices`` is how many answers it asks for
     (``n``); ``max_tokens`` is the most completion tokens that they can have together; ``wants_usage``: the user asked
-    for the usage event of a stream; ``has_tools``: the answer may be calls.
+    for the usage event of a stream; ``has_tools``: the answer may be calls. ``timeout_s``: how long the client waits
+    for the answer to begin.
     """
 
     path: str
@@ -61,6 +64,7 @@ class Request:
     wants_usage: bool
     has_tools: bool
     local_only: bool = False
+    timeout_s: float = math.inf
 
     @property
     def max_completion_bytes(self) -> int:
@@ -77,14 +81,27 @@ def read_request(path: str, body: bytes) -> Request:
     return _read(path, body, _parse(body), MAX_REQUEST_TOKENS, local_only=False)
 
 
-def parse_request(path: str, body: bytes, token_cap: int, local_only: bool = False) -> Request:
+def parse_request(
+    path: str,
+    body: bytes,
+    token_cap: int,
+    local_only: bool = False,
+    *,
+    model_caps: Mapping[str, int] | None = None,
+    timeout_s: float = math.inf,
+) -> Request:
     """Read a request, and fill in what billing needs.
+
+    ``token_cap`` is the most tokens of an answer; models in ``model_caps`` have another number.
 
     Raises:
         ApiError: 400, naming the field at fault.
     """
     content = _parse(body)
-    request = _read(path, body, content, token_cap, local_only)
+    model = content.get("model")
+    if model_caps and isinstance(model, str):
+        token_cap = model_caps.get(model, token_cap)
+    request = replace(_read(path, body, content, token_cap, local_only), timeout_s=timeout_s)
     limits = {name: content.get(name) for name in LIMITS}
     changes: dict[str, Any] = {name: token_cap for name, value in limits.items() if value and value > token_cap}
     if all(value is None for value in limits.values()):

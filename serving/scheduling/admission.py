@@ -1,7 +1,10 @@
 """Admission: two bounded queues, the owner's users and delegated requests, in front of the backend's slots.
 
-Requests of other nodes that are not paid yet get a fraction of both: those that find a slot of it free begin at once,
-and the others wait to be paid before they queue.
+Within a queue the shortest request goes first, with ageing (:mod:`serving.scheduling.queueing`). A request that would
+wait for longer than it can is told so at once.
+
+Requests of other nodes that are not paid yet get a fraction of both slots and queue: those that find a slot of it free
+begin at once, and the others wait to be paid before they queue.
 
 Work that no request waits for, as that for a duel, is *lent* a free slot. The first request that finds none takes it
 back.
@@ -9,15 +12,23 @@ back.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import AsyncIterator, Iterator
+import math
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
 from enum import IntEnum
+from heapq import merge
 
 import trio
 
+from serving.scheduling.policy import ModelQuota, PolicyParameters
+from serving.scheduling.queueing import QueueEntry, ServiceTimes, WaitingQueue, predict_wait
+
 UNPAID_SHARE = 4
 """Divisor of the slots and of the queue: so many, and at least one, are for requests that are not paid yet."""
+MIN_RETRY_AFTER_S = 1.0
+"""Least time after which a request that is not admitted may come again."""
 
 
 class Origin(IntEnum):
@@ -27,21 +38,73 @@ class Origin(IntEnum):
     DELEGATED = 1
 
 
-class QueueFull(Exception):
+class NotAdmitted(Exception):
+    """A request gets no slot. ``retry_after_s`` is when the queues will have drained, by prediction."""
+
+    def __init__(self, message: str, retry_after_s: float = MIN_RETRY_AFTER_S) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class QueueFull(NotAdmitted):
     """The queue for this kind of request is full."""
+
+
+class TooLate(NotAdmitted):
+    """No slot is free in the time that the request has."""
 
 
 class SlotLost(Exception):
     """A slot that was lent is needed for a request."""
 
 
-class Admission:
-    """Gives out the ``capacity`` slots of a backend in order of arrival, or the owner's queue first.
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What a request asks of admission.
 
-    ``prioritize_own`` puts the owner's queue first. At most ``max_queue`` requests wait in each queue.
+    ``predicted_s`` is its predicted service time (0: unknown), ``max_wait_s`` how long it can wait for its slot.
     """
 
-    def __init__(self, capacity: int, max_queue: int, prioritize_own: bool) -> None:
+    origin: Origin
+    model: str = ""
+    predicted_s: float = 0.0
+    max_wait_s: float = math.inf
+
+
+@dataclass(slots=True, eq=False)
+class _Ticket(QueueEntry):
+    """A request that waits for a slot or has it."""
+
+    demand: Demand
+    handed_over: trio.Event = field(default_factory=trio.Event)
+    started_at: float = 0.0
+
+    @property
+    def group(self) -> tuple[str, Origin]:
+        """The requests with which it shares a limit of its model."""
+        return self.demand.model, self.demand.origin
+
+
+@dataclass(slots=True)
+class QueueCounters:
+    """Requests of one origin since the start: how many got a slot, how long they waited for it, how many did not."""
+
+    admitted: int = 0
+    waited_s: float = 0.0
+    full: int = 0
+    late: int = 0
+
+
+class Admission:
+    """Gives out the ``capacity`` slots of a backend, in one order for all or the owner's queue first.
+
+    ``prioritize_own`` puts the owner's queue first. At most ``max_queue`` requests wait in each queue. ``quotas`` are
+    those of the models: a request over the limit of its model waits while others pass it.
+    """
+
+    def __init__(
+        self, capacity: int, max_queue: int, prioritize_own: bool, quotas: Mapping[str, ModelQuota] | None = None
+    ) -> None:
         self.capacity = capacity
         self.max_queue = max_queue
         self.prioritize_own = prioritize_own
@@ -50,11 +113,26 @@ class Admission:
         """Slots of requests that are not paid yet."""
         self.unpaid_waiting = 0
         """Requests that wait to be paid before they queue."""
-        self._queues: tuple[deque[tuple[int, trio.Event]], ...] = (deque(), deque())
+        self.counters = {origin: QueueCounters() for origin in Origin}
+        self.service_times = ServiceTimes()
+        self._quotas = quotas or {}
+        self._queues = {origin: WaitingQueue[_Ticket]() for origin in Origin}
         self._arrivals = 0
+        self._working: dict[_Ticket, None] = {}
+        """Requests that have a slot."""
+        self._groups = Counter[tuple[str, Origin]]()
+        """Their numbers, by model and origin."""
         self._lent: dict[trio.CancelScope, None] = {}
         """Slots that are lent and not asked back yet, in order; they count as running."""
         self._freed = trio.lowlevel.ParkingLot()
+
+    def apply(self, parameters: PolicyParameters) -> None:
+        """Follow other parameters from now on. What waits or runs already stays, whatever the new bounds."""
+        self.max_queue, self.prioritize_own = parameters.max_queue, parameters.prioritize_own
+        self._quotas = parameters.models
+        while self.running < self.capacity and (ticket := self._find_next()) is not None:
+            self.running += 1
+            self._hand_over(ticket)
 
     def waiting(self, origin: Origin) -> int:
         """Requests in one queue, and those that will come into it when they are paid."""
@@ -80,7 +158,7 @@ class Admission:
                 self.unpaid_running -= 1
             return
         if self.unpaid_waiting >= max(1, self.max_queue // UNPAID_SHARE):
-            raise QueueFull(f"{self.unpaid_waiting} requests wait to be paid already")
+            raise QueueFull(f"{self.unpaid_waiting} requests wait to be paid already", self.predict_drained())
         self.unpaid_waiting += 1
         try:
             yield False
@@ -97,9 +175,50 @@ class Admission:
         """Slots that requests have."""
         return self.running - len(self._lent)
 
+    # Prediction
+
+    def predict_wait(self, demand: Demand) -> float:
+        """Seconds until a request that came now would get a slot; 0 while nothing is known of service times.
+
+        Looks at each request ahead of it, so it is asked once for a request.
+        """
+        newcomer = self._make_ticket(demand)
+        if self._taken < self.capacity and self._is_within_limit(newcomer):
+            return 0.0
+        own, delegated = (self._queues[origin] for origin in Origin)
+        if not self.prioritize_own:
+            ahead = list(merge(own.get_ahead(newcomer.key), delegated.get_ahead(newcomer.key), key=lambda one: one.key))
+        elif demand.origin is Origin.OWN:
+            ahead = own.get_ahead(newcomer.key)
+        else:
+            ahead = [*own, *delegated.get_ahead(newcomer.key)]
+        wait = self._predict(self.capacity, list(self._working), ahead)
+        limit = self._get_limit(demand)
+        if limit is not None:
+            working = sorted(
+                (ticket for ticket in self._working if ticket.group == newcomer.group),
+                key=lambda ticket: ticket.started_at,
+            )[-limit:]  # there are more of them than the limit after it was lowered
+            wait = max(
+                wait, self._predict(limit, working, [ticket for ticket in ahead if ticket.group == newcomer.group])
+            )
+        return wait
+
+    def predict_drained(self) -> float:
+        """Seconds until a slot is free and no request waits, if none comes; at least :data:`MIN_RETRY_AFTER_S`."""
+        waiting = [ticket for queue in self._queues.values() for ticket in queue]
+        return max(MIN_RETRY_AFTER_S, self._predict(self.capacity, list(self._working), waiting))
+
+    def _predict(self, slots: int, working: list[_Ticket], ahead: list[_Ticket]) -> float:
+        now = trio.current_time()
+        rests = [ticket.started_at + ticket.expected_s - now for ticket in working]
+        return predict_wait(slots, rests, [ticket.expected_s for ticket in ahead])
+
+    # Slots
+
     @asynccontextmanager
     async def lend_slot(self) -> AsyncIterator[None]:
-        """Wait until a slot is free and no request waits, and hold it until a request finds none.
+        """Wait until a slot is free and no request waits for it, and hold it until a request finds none.
 
         Raises:
             SlotLost: one did; the block was cancelled.
@@ -114,52 +233,115 @@ class Admission:
                 yield
         finally:
             self._lent.pop(scope, None)
-            self._release()
+            self._pass_on()
         if scope.cancelled_caught:
             raise SlotLost("a request needs the backend")
 
     @asynccontextmanager
-    async def slot(self, origin: Origin) -> AsyncIterator[None]:
+    async def slot(self, demand: Demand) -> AsyncIterator[None]:
         """Wait for a slot and hold it.
 
         Raises:
             QueueFull: no slot is free and the queue has no room.
+            TooLate: none is free in time, by prediction or in fact.
         """
-        await self._acquire(origin)
+        ticket = self._make_ticket(demand)
+        counters = self.counters[demand.origin]
+        try:
+            await self._acquire(ticket)
+        except QueueFull:
+            counters.full += 1
+            raise
+        except TooLate:
+            counters.late += 1
+            raise
+        counters.admitted += 1
+        counters.waited_s += ticket.started_at - ticket.arrived_at
         try:
             yield
+            self.service_times.note(demand.predicted_s, trio.current_time() - ticket.started_at)
         finally:
-            self._release()
+            self._release(ticket)
 
-    async def _acquire(self, origin: Origin) -> None:
-        if self.running < self.capacity:
+    def _make_ticket(self, demand: Demand) -> _Ticket:
+        self._arrivals += 1
+        expected_s = self.service_times.correct(demand.predicted_s)
+        return _Ticket(trio.current_time(), self._arrivals, expected_s, demand)
+
+    async def _acquire(self, ticket: _Ticket) -> None:
+        demand, queue = ticket.demand, self._queues[ticket.demand.origin]
+        is_within = self._is_within_limit(ticket)
+        if self.running < self.capacity and is_within:
             self.running += 1
+            self._begin(ticket)
             return
-        queue = self._queues[origin]
-        if self._lent:
+        if self._lent and is_within:
             loser, _ = self._lent.popitem()  # the latest, which has done least
             loser.cancel()
         elif len(queue) >= self.max_queue:
-            raise QueueFull(f"{len(queue)} requests are waiting already")
-        self._arrivals += 1
-        ticket = (self._arrivals, trio.Event())
-        queue.append(ticket)
+            raise QueueFull(f"{len(queue)} requests are waiting already", self.predict_drained())
+        elif demand.max_wait_s < math.inf:
+            wait = self.predict_wait(demand)
+            if wait > demand.max_wait_s:
+                raise TooLate(
+                    f"a slot is expected in {wait:.0f} s, and the request can wait for {demand.max_wait_s:.0f} s",
+                    self.predict_drained(),
+                )
+        queue.add(ticket)
         try:
-            await ticket[1].wait()
+            with trio.move_on_after(demand.max_wait_s):
+                await ticket.handed_over.wait()
         except trio.Cancelled:
-            if ticket[1].is_set():  # the slot was handed over in the moment of cancellation
-                self._release()
+            if ticket.handed_over.is_set():  # in the moment of cancellation
+                self._release(ticket)
             else:
                 queue.remove(ticket)
             raise
+        if not ticket.handed_over.is_set():
+            queue.remove(ticket)
+            raise TooLate(f"no slot was free in {demand.max_wait_s:.0f} s", self.predict_drained())
 
-    def _release(self) -> None:
-        """Hand the slot to the next request, or free it."""
-        own, delegated = self._queues
-        if own and (self.prioritize_own or not delegated or own[0][0] < delegated[0][0]):
-            own.popleft()[1].set()
-        elif delegated:
-            delegated.popleft()[1].set()
+    def _get_limit(self, demand: Demand) -> int | None:
+        quota = self._quotas.get(demand.model)
+        if quota is None:
+            return None
+        return quota.max_own if demand.origin is Origin.OWN else quota.max_delegated
+
+    def _is_within_limit(self, ticket: _Ticket) -> bool:
+        limit = self._get_limit(ticket.demand) if self._quotas else None
+        return limit is None or self._groups[ticket.group] < limit
+
+    def _find_next(self) -> _Ticket | None:
+        """The request to get the next slot."""
+        firsts = [next(filter(self._is_within_limit, queue), None) for queue in self._queues.values()]
+        own, delegated = firsts
+        if own is None or delegated is None:
+            return own or delegated
+        return own if self.prioritize_own or own.key < delegated.key else delegated
+
+    def _hand_over(self, ticket: _Ticket) -> None:
+        """Give a slot, which counts as running already, to a request that waits."""
+        self._queues[ticket.demand.origin].remove(ticket)
+        self._begin(ticket)
+        ticket.handed_over.set()
+
+    def _begin(self, ticket: _Ticket) -> None:
+        ticket.started_at = trio.current_time()
+        self._working[ticket] = None
+        self._groups[ticket.group] += 1
+
+    def _release(self, ticket: _Ticket) -> None:
+        del self._working[ticket]
+        self._groups[ticket.group] -= 1
+        if not self._groups[ticket.group]:
+            del self._groups[ticket.group]
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        """Hand a slot to the next request, or free it."""
+        ticket = self._find_next()
+        if ticket is not None:
+            self._hand_over(ticket)
         else:
             self.running -= 1
             self._freed.unpark_all()

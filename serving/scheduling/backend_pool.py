@@ -10,8 +10,8 @@ import trio
 
 from serving.backends.backend import Backend
 from serving.openai.answers import Answer
-from serving.scheduling.admission import Admission, Origin
-from serving.scheduling.policy import LoadSnapshot, Policy
+from serving.scheduling.admission import Admission, Demand, Origin
+from serving.scheduling.policy import LoadSnapshot, Policy, PolicyParameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +34,15 @@ class ScheduledBackend:
 
     @asynccontextmanager
     async def complete(
-        self, path: str, body: bytes, origin: Origin, *, stream: bool, on_slot: Callable[[], None] = lambda: None
+        self, path: str, body: bytes, demand: Demand, *, stream: bool, on_slot: Callable[[], None] = lambda: None
     ) -> AsyncIterator[Answer]:
         """Wait for a slot, then ask the backend. ``on_slot`` is called in between.
 
         Raises:
-            QueueFull: the queue has no room.
+            NotAdmitted: it gets no slot.
             BackendError: the backend does not answer.
         """
-        async with self.admission.slot(origin):
+        async with self.admission.slot(demand):
             on_slot()
             async with self.backend.complete(path, body, stream=stream) as answer:
                 yield answer
@@ -53,11 +53,18 @@ class BackendPool:
 
     def __init__(self, backends: Sequence[tuple[Backend, int]], policy: Policy) -> None:
         """``backends``: each with the number of requests that it may run at a time."""
-        parameters = policy.parameters
+        self._policy = policy
+        given = policy.parameters
         self._scheduled = [
-            ScheduledBackend(backend, Admission(capacity, parameters.max_queue, parameters.prioritize_own))
+            ScheduledBackend(backend, Admission(capacity, given.max_queue, given.prioritize_own, given.models))
             for backend, capacity in backends
         ]
+
+    def apply(self, parameters: PolicyParameters) -> None:
+        """Have the policy and all queues follow other parameters from now on."""
+        self._policy.parameters = parameters
+        for admission in self.admissions:
+            admission.apply(parameters)
 
     async def run(self) -> None:
         """Run what the backends need apart from requests."""
@@ -75,6 +82,10 @@ class BackendPool:
         """Models of the backends that are alive, sorted."""
         alive = [scheduled for scheduled in self._scheduled if scheduled.backend.is_alive()]
         return tuple(sorted({model for scheduled in alive for model in scheduled.backend.models}))
+
+    def get_offered_models(self) -> tuple[str, ...]:
+        """Those of them that other nodes may ask for, within the owner's hours."""
+        return tuple(filter(self._policy.parameters.accepts, self.get_models()))
 
     @property
     def first_model(self) -> str | None:

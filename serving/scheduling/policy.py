@@ -7,7 +7,8 @@ in the group ``wwwserve.policies``.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 from importlib.metadata import entry_points
 from typing import Protocol
@@ -36,12 +37,30 @@ class LoadSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelQuota:
+    """What one model may take of each of its backends.
+
+    ``max_own`` and ``max_delegated`` bound the requests that run at a time, of the node's users and of other nodes
+    (None: the slots of the backend do). ``max_tokens`` caps an answer (None: the policy's number does). ``accept``:
+    whether requests of other nodes are taken at all.
+    """
+
+    max_own: int | None = None
+    max_delegated: int | None = None
+    max_tokens: int | None = None
+    accept: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class PolicyParameters:
     """The numbers of the default policy.
 
     Probabilities are 0 to 1: ``offload_frequency`` of trying to offload an own request above ``target_utilization``,
     ``accept_frequency`` of accepting an offer below it, ``queue_frequency`` of queueing an offer above it rather than
     declining. ``max_queue`` bounds each of the two queues. ``max_tokens`` caps an answer's completion tokens.
+    ``max_wait_s`` is for how long a request may wait for a slot, if it does not say so itself. ``models`` has quotas of
+    single models. ``serve_others`` to ``time_zone`` say when offers are considered at all
+    (:mod:`serving.scheduling.availability`).
     """
 
     offload_frequency: float = 0.8
@@ -51,6 +70,22 @@ class PolicyParameters:
     max_queue: int = 64
     prioritize_own: bool = True
     max_tokens: int = 4096
+    max_wait_s: float = 600.0
+    models: Mapping[str, ModelQuota] = field(default_factory=dict)
+    serve_others: str = "always"
+    idle_after_minutes: float = 10.0
+    schedule: tuple[str, ...] = ()
+    time_zone: str = "UTC"
+
+    def accepts(self, model: str) -> bool:
+        """Whether offers for ``model`` are taken at all."""
+        quota = self.models.get(model)
+        return quota is None or quota.accept
+
+    def get_max_tokens(self, model: str) -> int:
+        """Most completion tokens of an answer of ``model``."""
+        quota = self.models.get(model)
+        return self.max_tokens if quota is None or quota.max_tokens is None else quota.max_tokens
 
 
 class Policy(Protocol):

@@ -51,7 +51,7 @@ def test_load_is_announced() -> None:
 def test_a_node_bonds_and_declares_what_it_serves_once() -> None:
     async def play(world: World) -> None:
         # The gateway has the model and no standing yet.
-        world.gateway.stake_keeper._stake = 150 * CREDIT
+        world.gateway.stake_keeper.stake = 150 * CREDIT
         await eventually(lambda: world.account(0).models == (MODEL,), 60)
         assert world.account(0).bonded == 150 * CREDIT
         await trio.sleep(60)
@@ -63,7 +63,7 @@ def test_a_node_bonds_and_declares_what_it_serves_once() -> None:
 
 def test_a_stake_that_cannot_be_paid_is_left_alone() -> None:
     async def play(world: World) -> None:
-        world.gateway.stake_keeper._stake = 5_000 * CREDIT
+        world.gateway.stake_keeper.stake = 5_000 * CREDIT
         await trio.sleep(60)
         assert world.operations(Bond) == [] and world.account(0).bonded == 100 * CREDIT
 
@@ -85,7 +85,7 @@ def test_models_are_not_declared_as_long_as_their_deposit_cannot_be_paid() -> No
 def test_a_halt_of_minutes_bonds_no_more_than_once() -> None:
     async def play(world: World) -> None:
         await world.kill(0)  # the only voter
-        world.members[1].node.stake_keeper._stake = 130 * CREDIT
+        world.members[1].node.stake_keeper.stake = 130 * CREDIT
         await trio.sleep(200)
         await world.start(0)
         await eventually(lambda: world.account(1).bonded == 130 * CREDIT, 120)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -13,11 +14,14 @@ import trio
 
 from chain.crypto import format_address, parse_address
 from p2p.runtime import RealRuntime
-from serving.api import Api
+from serving.api import Api, read_timeout
 from serving.http.access import AccessRules
+from serving.http.messages import RequestHead
 from serving.http.server import HttpServer
+from serving.openai.errors import ApiError
 from serving.openai.keys import ApiKey
-from tests.support.api_calls import CHAT, call
+from serving.scheduling.policy import PolicyParameters
+from tests.support.api_calls import CHAT, FakeResponder, call
 from tests.support.market_world import (
     MODEL,
     Options,
@@ -337,3 +341,51 @@ def test_a_client_that_disconnects_cancels_the_work_down_to_the_backend(
 
     parameters = {"capture_grace_ms": 1, "idle_beat_ms": 1_000}
     simulate(play, Options(own_backend=own_backend, parameters=parameters), real_time=True)
+
+
+@pytest.mark.parametrize(
+    ("headers", "timeout_s"),
+    [
+        ({}, math.inf),
+        ({"x_wwwserve_timeout": b"2.5"}, 2.5),
+        ({"x_stainless_read_timeout": b"600.0"}, 600),
+        ({"x_stainless_timeout": b"30", "x_wwwserve_timeout": b"40"}, 30),
+        ({"x_envoy_expected_rq_timeout_ms": b"1500"}, 1.5),
+        ({"x_stainless_read_timeout": b"None", "x_wwwserve_timeout": b"-3"}, math.inf),
+        ({"x_wwwserve_timeout": b"nan", "x_stainless_timeout": b"\xff\xfe"}, math.inf),
+    ],
+)
+def test_clients_say_how_long_they_wait(headers: dict[str, bytes], timeout_s: float) -> None:
+    pairs = [(name.replace("_", "-").encode(), value) for name, value in headers.items()]
+    assert read_timeout(RequestHead("POST", CHAT, pairs, "test")) == timeout_s
+
+
+def test_a_request_that_would_be_late_is_503_at_once_with_the_time_to_come_again() -> None:
+    async def play(world: World) -> None:
+        own = world.members[0].backend
+        assert own is not None
+        own.script = Script(first_delay=20.0, tokens=1)
+        api = Api(world.gateway.dispatcher)
+
+        async def send(**headers: bytes) -> tuple[FakeResponder, ApiError | None]:
+            return await call(api, body=make_body(stream=True), x_wwwserve_local_only=b"1", **headers)
+
+        await send()  # from now on it is known that an answer takes 20 s
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send)
+            await trio.sleep(5)
+            nursery.start_soon(send)
+            await trio.sleep(0.01)
+            before = trio.current_time()
+            _, error = await send(x_stainless_read_timeout=b"30")
+            assert error is not None and error.status == 503 and trio.current_time() == before
+            assert "a slot is expected in 35 s, and the request can wait for 30 s" in error.message
+            assert error.headers() == [(b"retry-after", b"36")]  # the answer takes a little more than 20 s
+            nursery.start_soon(send)
+            await trio.sleep(0.01)
+            _, error = await send()
+            assert error is not None and error.status == 429  # two wait already
+            assert error.headers() == [(b"retry-after", b"56")]
+            nursery.cancel_scope.cancel()
+
+    simulate(play, Options(own_backend=True, capacity=1, policy=PolicyParameters(max_queue=2)))

@@ -14,7 +14,7 @@ from consensus import engine
 from serving.admin.metrics import Metrics
 from serving.admin.reports import report_status
 from serving.dispatcher import RequestRecord
-from serving.scheduling.admission import Admission, Origin
+from serving.scheduling.admission import Admission, Demand, Origin
 from tests.support.solo_node import CAPACITY, make_node, run_node
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -35,7 +35,7 @@ def get(samples: Samples, name: str, **labels: str) -> float:
 
 
 async def occupy(admission: Admission, origin: Origin) -> None:
-    async with admission.slot(origin):
+    async with admission.slot(Demand(origin)):
         await trio.sleep_forever()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,12 @@ from chain.parameters import CREDIT
 from chain.types.operations import Hold, compute_hold_id
 from node import Node
 from p2p.peers.announcement import Announcement, PeerLoad
+from serving.admin.policy_orders import reload_policy
 from serving.admin.server import Admin
+from serving.admin.wallet_orders import OrderRefused
 from serving.dispatcher import RequestRecord
 from serving.http.server import ListenError
-from serving.scheduling.policy import PolicyParameters
+from serving.scheduling.policy import ModelQuota, PolicyParameters
 from tests.serving.admin.client import expect, with_admin
 from tests.support.solo_node import CAPACITY, KEY, MODEL, OTHER, run_node
 from tests.support.waiting import PATIENCE
@@ -41,6 +45,7 @@ GUARDED = [
     ("POST", "/wallet/register"),
     ("GET", "/policy"),
     ("PUT", "/policy"),
+    ("POST", "/policy/reload"),
 ]
 
 
@@ -180,7 +185,9 @@ async def test_models(node: Node, client: httpx.AsyncClient) -> None:
     answer = await expect(client, "GET", "/models")
     unrated = {"duels": 0, "win_rate": None, "identities": []}
     assert answer["models"] == [{"id": MODEL, "local": True, "executors": 0, "stake": 0, **unrated}]
-    assert answer["backends"] == [{"capacity": CAPACITY, "running": 0, "queued_own": 0, "queued_delegated": 0}]
+    assert answer["backends"] == [
+        {"capacity": CAPACITY, "running": 0, "queued_own": 0, "queued_delegated": 0, "drained_in_s": 0}
+    ]
 
 
 @with_admin
@@ -222,14 +229,19 @@ async def test_requests_limit_is_checked(node: Node, client: httpx.AsyncClient) 
 # Policy
 
 
+def report(parameters: PolicyParameters, stake: int | None = None) -> dict[str, Any]:
+    """What the listener says of a policy."""
+    return {**json.loads(json.dumps(asdict(parameters))), "stake": stake}
+
+
 @with_admin
 async def test_policy_changes_while_the_node_runs(node: Node, client: httpx.AsyncClient) -> None:
-    assert await expect(client, "GET", "/policy") == asdict(PolicyParameters(max_queue=3))
+    assert await expect(client, "GET", "/policy") == report(PolicyParameters(max_queue=3))
     changes = {"offload_frequency": 0, "max_queue": 9, "prioritize_own": False}
     answer = await expect(client, "PUT", "/policy", 200, changes)
-    assert answer == asdict(PolicyParameters(offload_frequency=0.0, max_queue=9, prioritize_own=False))
+    assert answer == report(PolicyParameters(offload_frequency=0.0, max_queue=9, prioritize_own=False))
     assert await expect(client, "GET", "/policy") == answer
-    assert asdict(node.policy.parameters) == answer
+    assert report(node.policy.parameters) == answer
     (admission,) = node.backend_pool.admissions
     assert (admission.max_queue, admission.prioritize_own) == (9, False)
 
@@ -242,12 +254,69 @@ async def test_a_bad_policy_changes_nothing(node: Node, client: httpx.AsyncClien
         ({"name": "mine"}, "name: is unknown"),
         ({"max_queue": 5.5}, "max_queue: must be a whole number"),
         ([], "the body must be a JSON object"),
+        ({"max_queue": 5, "schedule": ["Mun"]}, "schedule[0]: 'Mun' is no day"),
+        ({"max_queue": 5, "time_zone": "Mars"}, "time_zone: 'Mars' is no time zone"),
+        ({"max_queue": 5, "models": {"m": {"max_own": 0}}}, "models.m.max_own: must be at least 1, got 0"),
+        ({"max_queue": 5, "models": {"m": {"max_oun": 1}}}, "did you mean 'max_own'?"),
+        ({"max_queue": 5, "models": 3}, "models: must be a section"),
+        ({"max_queue": 5, "serve_others": "later"}, "serve_others: must be 'always', 'idle' or 'never'"),
+        ({"max_queue": 5, "stake": -1}, "stake: must be at least 0"),
     ]
     for content, reason in bad:
         answer = await expect(client, "PUT", "/policy", 400, content)
         assert reason in answer["error"]
     assert node.policy.parameters == PolicyParameters(max_queue=3)
-    assert node.backend_pool.admissions[0].max_queue == 3
+    assert node.backend_pool.admissions[0].max_queue == 3 and node.stake_keeper.stake is None
+
+
+@with_admin
+async def test_limits_of_a_model_change_one_by_one(node: Node, client: httpx.AsyncClient) -> None:
+    await expect(client, "PUT", "/policy", 200, {"models": {"m": {"max_own": 2}, "n": {"accept": False}}})
+    answer = await expect(client, "PUT", "/policy", 200, {"models": {"m": {"max_tokens": 9}}, "stake": 5})
+    expected = {"m": ModelQuota(max_own=2, max_tokens=9), "n": ModelQuota(accept=False)}
+    assert answer == report(PolicyParameters(max_queue=3, models=expected), stake=5)
+    assert node.policy.parameters.models == expected and node.stake_keeper.stake == 5
+    answer = await expect(client, "PUT", "/policy", 200, {"models": {"m": None}, "stake": None, "max_queue": None})
+    assert answer == report(PolicyParameters(models={"m": ModelQuota(), "n": ModelQuota(accept=False)}))
+
+
+@with_admin
+async def test_a_node_that_serves_no_others_says_so(node: Node, client: httpx.AsyncClient) -> None:
+    async def get() -> tuple[Any, Any, Any]:
+        status = await expect(client, "GET", "/status")
+        return tuple(status[f"serves_others{name}"] for name in ("", "_because", "_changes_in_s"))
+
+    assert await get() == (True, "always", None)
+    await expect(client, "PUT", "/policy", 200, {"serve_others": "never"})
+    assert await get() == (False, "other nodes are not served", None)
+    await expect(client, "PUT", "/policy", 200, {"serve_others": "idle", "idle_after_minutes": 60})
+    is_open, why, changes_in_s = await get()
+    assert (is_open, why) == (False, "this node's users are active") and 3_500 < changes_in_s <= 3_600
+
+
+def test_the_policy_is_read_from_the_file_again(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+
+    async def main() -> None:
+        async with run_node() as node:
+            file.write_text("policy: {max_queue: 7, stake: 4, models: {m: {max_own: 1}}}\n")
+            assert reload_policy(node, "default", file) == report(node.policy.parameters, stake=4)
+            changed = PolicyParameters(max_queue=7, models={"m": ModelQuota(max_own=1)})
+            assert node.policy.parameters == changed and node.backend_pool.admissions[0].max_queue == 7
+            for text, reason in [
+                ("policy: {max_queue: -1}", "policy.max_queue: must be at least 0"),
+                ("policy: {max_queue: 9, name: mine}", "takes a restart"),
+                ("policy: {max_queue: 9}\nnonsense: 1", "nonsense: is unknown"),
+            ]:
+                file.write_text(text)
+                with pytest.raises(OrderRefused, match=re.escape(reason)):
+                    reload_policy(node, "default", file)
+            file.unlink()
+            with pytest.raises(OrderRefused, match="cannot be read"):
+                reload_policy(node, "default", file)
+            assert node.policy.parameters == changed and node.stake_keeper.stake == 4
+
+    trio.run(main)
 
 
 # Listener

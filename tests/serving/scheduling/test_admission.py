@@ -2,35 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from random import Random
-from typing import TypeVar
 
 import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2p.simulation.runtime import run_simulation
-from serving.scheduling.admission import Admission, Origin, QueueFull
+from serving.scheduling.admission import Admission, Demand, Origin, QueueFull
+from tests.serving.scheduling.simulated import simulate
 
 OWN, DELEGATED = Origin.OWN, Origin.DELEGATED
-
-T = TypeVar("T")
-
-SIMULATED_TIME_S = 1_000.0
-"""After which a request that waits for a slot waits for ever."""
-
-
-def simulate(main: Callable[[], Awaitable[T]], seed: int = 1) -> T:
-    """What ``main`` returns in simulated time."""
-
-    async def end_in_time() -> T:
-        with trio.fail_after(SIMULATED_TIME_S):
-            return await main()
-
-    return run_simulation(seed, end_in_time)
 
 
 def test_slots_go_in_the_order_of_arrival() -> None:
@@ -38,7 +21,7 @@ def test_slots_go_in_the_order_of_arrival() -> None:
         admission, order = Admission(1, 10, prioritize_own=False), []
 
         async def work(number: int, origin: Origin) -> None:
-            async with admission.slot(origin):
+            async with admission.slot(Demand(origin)):
                 order.append(number)
                 await trio.sleep(1)
 
@@ -56,7 +39,7 @@ def test_the_owner_goes_first_if_so_wished() -> None:
         admission, order = Admission(1, 10, prioritize_own=True), []
 
         async def work(number: int, origin: Origin) -> None:
-            async with admission.slot(origin):
+            async with admission.slot(Demand(origin)):
                 order.append(number)
                 await trio.sleep(1)
 
@@ -74,7 +57,7 @@ def test_each_queue_has_its_own_bound() -> None:
         admission = Admission(1, 2, prioritize_own=True)
 
         async def work(origin: Origin) -> None:
-            async with admission.slot(origin):
+            async with admission.slot(Demand(origin)):
                 await trio.sleep_forever()
 
         async with trio.open_nursery() as nursery:
@@ -84,7 +67,7 @@ def test_each_queue_has_its_own_bound() -> None:
             for origin in Origin:
                 assert admission.waiting(origin) == 2
                 with pytest.raises(QueueFull):
-                    async with admission.slot(origin):
+                    async with admission.slot(Demand(origin)):
                         raise AssertionError
             assert admission.total_waiting == 4 and admission.utilization == 5.0
             nursery.cancel_scope.cancel()
@@ -100,11 +83,11 @@ def test_a_slot_handed_over_in_the_moment_of_cancellation_is_passed_on() -> None
 
         async def wait(name: str, scope: trio.CancelScope) -> None:
             with scope:
-                async with admission.slot(OWN):
+                async with admission.slot(Demand(OWN)):
                     reached.append(name)
 
         first, second = trio.CancelScope(), trio.CancelScope()
-        async with trio.open_nursery() as nursery, admission.slot(OWN):
+        async with trio.open_nursery() as nursery, admission.slot(Demand(OWN)):
             nursery.start_soon(wait, "first", first)
             await trio.sleep(0.01)
             nursery.start_soon(wait, "second", second)
@@ -119,9 +102,9 @@ def test_an_error_in_the_work_frees_the_slot() -> None:
     async def main() -> None:
         admission = Admission(1, 0, prioritize_own=True)
         with pytest.raises(ZeroDivisionError):
-            async with admission.slot(OWN):
+            async with admission.slot(Demand(OWN)):
                 raise ZeroDivisionError
-        async with admission.slot(OWN):
+        async with admission.slot(Demand(OWN)):
             assert admission.running == 1
 
     simulate(main)
@@ -148,7 +131,7 @@ def test_no_slot_is_lost_or_given_twice(
         patience, duration = chance.choice([0.0, 0.5, 1.0, 3.0, 100.0]), chance.choice([0.0, 0.5, 1.0, 2.0])
         with trio.move_on_after(patience):
             try:
-                async with admission.slot(origin):
+                async with admission.slot(Demand(origin)):
                     at_work += 1
                     try:
                         assert at_work <= admission.running <= capacity
@@ -197,7 +180,7 @@ def test_at_least_one_unpaid_request_begins_if_a_slot_is_free_and_none_if_not() 
         admission = Admission(1, 1, prioritize_own=True)
         with admission.unpaid() as may_start:
             assert may_start
-        async with admission.slot(OWN):
+        async with admission.slot(Demand(OWN)):
             with admission.unpaid() as may_start:
                 assert not may_start
 

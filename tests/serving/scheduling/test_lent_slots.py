@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from p2p.simulation.runtime import run_simulation
-from serving.scheduling.admission import Admission, Origin, QueueFull, SlotLost
+from serving.scheduling.admission import Admission, Demand, Origin, QueueFull, SlotLost
 
 OWN, DELEGATED = Origin.OWN, Origin.DELEGATED
 
@@ -34,7 +34,7 @@ def test_a_slot_is_lent_only_when_no_request_has_or_awaits_it() -> None:
         admission, order = Admission(1, 10, prioritize_own=True), []
 
         async def request(name: str) -> None:
-            async with admission.slot(DELEGATED):
+            async with admission.slot(Demand(DELEGATED)):
                 await trio.sleep(1)
                 order.append(name)
 
@@ -73,10 +73,10 @@ def test_a_request_takes_a_lent_slot_at_once(origin: Origin, max_queue: int) -> 
                 nursery.start_soon(borrow, number)
                 await trio.sleep(0.1)
             started = trio.current_time()
-            async with admission.slot(origin):
+            async with admission.slot(Demand(origin)):
                 assert trio.current_time() == started
                 assert lost == [1], "the one that has done least"
-                async with admission.slot(origin):
+                async with admission.slot(Demand(origin)):
                     assert trio.current_time() == started
                     assert sorted(lost) == [0, 1]
         assert admission.running == 0
@@ -116,7 +116,7 @@ def test_a_lent_slot_that_is_asked_back_goes_to_one_request() -> None:
 
         async def request(number: int) -> None:
             try:
-                async with admission.slot(OWN):
+                async with admission.slot(Demand(OWN)):
                     await trio.sleep(1)
             except QueueFull:
                 refused.append(number)

@@ -15,7 +15,7 @@ from chain.types.duels import DRAW, IDENTICAL, A, B, DeclaredJudge, DuelBallot
 from p2p.simulation.runtime import SimulatedRuntime, run_simulation
 from serving.quality.duels.backend_work import DuelJudge, WorkFailed, answer_request
 from serving.quality.duels.reading import read_answer
-from serving.scheduling.admission import Origin
+from serving.scheduling.admission import Demand, Origin
 from serving.scheduling.backend_pool import BackendPool
 from serving.scheduling.policy import DefaultPolicy, PolicyParameters
 from tests.support.duel_world import JudgingBackend
@@ -99,7 +99,7 @@ def test_work_ends_when_a_request_needs_the_backend() -> None:
             nursery.start_soon(work)
             await trio.sleep(0.2)
             assert backend.running == 1
-            async with pool.admissions[0].slot(Origin.DELEGATED):
+            async with pool.admissions[0].slot(Demand(Origin.DELEGATED)):
                 assert backend.running == 0 and backend.cancelled == 1
 
     simulate(main)

@@ -14,7 +14,7 @@ from p2p.simulation.runtime import run_simulation
 from serving.openai.requests import CHAT_COMPLETIONS, read_request
 from serving.quality.duels.identities import RETRY_INTERVAL_S, Identities
 from serving.quality.same_model.identity import IdentityRefused, ModelIdentity
-from serving.scheduling.admission import Origin
+from serving.scheduling.admission import Demand, Origin
 from serving.scheduling.backend_pool import BackendPool
 from serving.scheduling.policy import DefaultPolicy, PolicyParameters
 from tests.support.market_world import MODEL
@@ -106,7 +106,7 @@ def test_a_backend_is_not_tried_while_a_request_waits_for_it() -> None:
         scheduled = pool.find(MODEL)
         assert scheduled is not None
         async with trio.open_nursery() as nursery:
-            async with scheduled.admission.slot(Origin.OWN):
+            async with scheduled.admission.slot(Demand(Origin.OWN)):
                 nursery.start_soon(identities.try_living)
                 await trio.sleep(5)
                 assert not backend.bodies

@@ -1,0 +1,84 @@
+"""Orders that change the policy of the running node: all of it at once, or nothing if a part of it is wrong.
+
+They change what is in force, and write no file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from serving.admin.bodies import validate_section
+from serving.admin.node_view import NodeView
+from serving.admin.wallet_orders import OrderRefused
+from serving.config.file import load_config
+from serving.config.schema import ConfigError, LivePolicy
+
+log = structlog.get_logger(__name__)
+
+Reload = Callable[[], dict[str, Any]]
+"""Has the policy follow the configuration file again, and returns what is in force then."""
+
+
+def report_policy(node: NodeView) -> dict[str, Any]:
+    """The policy in force. ``stake`` is in micro-credits."""
+    parameters = node.policy.parameters
+    return {**asdict(parameters), "schedule": list(parameters.schedule), "stake": node.stake_keeper.stake}
+
+
+def change_policy(node: NodeView, changes: dict[str, Any]) -> dict[str, Any]:
+    """Change what is given, and leave the rest; null stands for the default. Returns what is in force then.
+
+    Numbers in the quota of a model that are not given stay, too.
+
+    Raises:
+        HTTPException: 400; a change is not acceptable, and none is made.
+    """
+    present = report_policy(node)
+    content = {**present, **changes}
+    quotas = changes.get("models")
+    if isinstance(quotas, dict):
+        content["models"] = {**present["models"], **{name: _merge(present, name, quotas[name]) for name in quotas}}
+    _apply(node, validate_section(content, LivePolicy))
+    log.info("policy changed", **changes)
+    return report_policy(node)
+
+
+def _merge(present: dict[str, Any], model: str, changes: Any) -> Any:
+    return {**present["models"].get(model, {}), **changes} if isinstance(changes, dict) else changes
+
+
+def reload_policy(node: NodeView, name: str, path: Path) -> dict[str, Any]:
+    """Have the policy follow the configuration file at ``path`` again. Returns what is in force then.
+
+    ``name`` is that of the policy that runs; another one takes a restart.
+
+    Raises:
+        OrderRefused: the file cannot be used, and nothing changes.
+    """
+    try:
+        policy = load_config(path).policy
+    except ConfigError as error:
+        raise OrderRefused(str(error)) from None
+    if policy.name != name:
+        raise OrderRefused(f"policy.name: {policy.name!r} takes a restart; {name!r} runs, and nothing was changed")
+    _apply(node, policy)
+    log.info("policy read again", file=str(path))
+    return report_policy(node)
+
+
+def reload_on_signal(reload: Reload) -> None:
+    """Call ``reload`` where nobody waits for an answer: a refusal goes into the log."""
+    try:
+        reload()
+    except OrderRefused as error:
+        log.error("policy not read again", reason=str(error))
+
+
+def _apply(node: NodeView, policy: LivePolicy) -> None:
+    node.backend_pool.apply(policy.get_parameters())
+    node.stake_keeper.stake = policy.stake

@@ -1,0 +1,25 @@
+"""Simulated time for tests of queues."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import trio
+
+from p2p.simulation.runtime import run_simulation
+
+T = TypeVar("T")
+
+SIMULATED_TIME_S = 1_000.0
+"""After which a request that waits for a slot waits for ever."""
+
+
+def simulate(main: Callable[[], Awaitable[T]], seed: int = 1) -> T:
+    """What ``main`` returns in simulated time."""
+
+    async def end_in_time() -> T:
+        with trio.fail_after(SIMULATED_TIME_S):
+            return await main()
+
+    return run_simulation(seed, end_in_time)
