@@ -1,9 +1,11 @@
-"""The owner's commands to the running node: ``status``, ``peers``, ``models``, ``duels``, ``policy``; ``wallet`` is
-beside."""
+"""The owner's commands to the running node: ``status``, ``peers``, ``models``, ``duels``, ``policy``, ``reload``;
+``wallet`` is beside."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -11,12 +13,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from chain.cli.app import AsJson, DataDir
+from chain.cli.app import AsJson, DataDir, get_default_data_dir
 from chain.cli.format import format_count, format_credits, format_percent, print_line
+from chain.files import SECRET_MODE, write_atomically
 from chain.printable import escape_unprintable
 from serving.cli.admin_client import ask_node, print_fields
 from serving.cli.errors import CommandError
 from serving.cli.wallet import build_wallet_app
+from serving.config.data_directory import CONFIG_FILE
+from serving.config.edit import edit_config
+from serving.config.yaml_marks import KeyPath
 
 
 def add_owner_commands(app: typer.Typer) -> None:
@@ -30,6 +36,7 @@ def add_owner_commands(app: typer.Typer) -> None:
     policy.command("show")(show_policy)
     policy.command("set")(set_policy)
     app.add_typer(policy, name="policy")
+    app.command()(reload)
 
 
 def status(data_dir: DataDir = None, as_json: AsJson = False) -> None:
@@ -114,21 +121,77 @@ def _print_checks(found: list[dict[str, Any]]) -> None:
 
 
 def show_policy(data_dir: DataDir = None, as_json: AsJson = False) -> None:
-    """The numbers in force."""
+    """The policy in force."""
     print_fields(ask_node(data_dir, "GET", "/policy"), as_json)
 
 
 def set_policy(
-    changes: Annotated[list[str], typer.Argument(help="name=value, such as target_utilization=0.5")],
+    changes: Annotated[
+        list[str], typer.Argument(help="name=value, such as target_utilization=0.5 or models.MODEL.max_own=2")
+    ],
     data_dir: DataDir = None,
+    save: Annotated[bool, typer.Option("--save", help="Also write it to config.yaml, for the next start.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Change numbers while the node runs (config.yaml keeps what holds after a restart)."""
-    content = {}
+    """Change the policy while the node runs: until it stops, or for good with --save."""
+    content: dict[str, Any] = {}
+    edits: dict[KeyPath, object] = {}
     for change in changes:
-        name, _, value = change.partition("=")
-        try:
-            content[name] = json.loads(value)
-        except ValueError as error:
-            raise CommandError(f"{change!r} is not of the form name=value, with a number or true or false") from error
-    print_fields(ask_node(data_dir, "PUT", "/policy", content), as_json)
+        path, value = _read_change(change)
+        edits["policy", *path] = value
+        section = content
+        for key in path[:-1]:
+            section = section.setdefault(key, {})
+        section[path[-1]] = value
+    file = (data_dir or get_default_data_dir()) / CONFIG_FILE
+    edited = _edit_file(file, edits) if save else None  # before anything changes
+    answer = ask_node(data_dir, "PUT", "/policy", content)
+    if edited is not None:
+        write_atomically(file, edited.encode(), mode=SECRET_MODE)
+    print_fields(answer, as_json)
+    if not as_json:
+        print_line(f"saved in {file}" if save else f"until the node stops; --save also writes it to {file}")
+
+
+def reload(data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """Have the running node read the policy in config.yaml again (as the signal HUP does)."""
+    print_fields(ask_node(data_dir, "POST", "/policy/reload"), as_json)
+
+
+def _read_change(change: str) -> tuple[tuple[str, ...], object]:
+    """Path and value of a change, which is JSON or plain text.
+
+    Raises:
+        CommandError: it is none.
+    """
+    name, equals, text = change.partition("=")
+    path = tuple(name.split("."))
+    if path[0] == "models" and len(path) > 1:  # the name of a model may have dots
+        _, _, rest = name.partition(".")
+        model, dot, key = rest.rpartition(".")
+        path = ("models", model, key) if dot else ()
+    elif len(path) > 1:
+        path = ()
+    if not equals or not all(path) or not path:
+        raise CommandError(f"{change!r} is not of the form name=value or models.MODEL.name=value")
+    value: object
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = text
+    if path == ("schedule",) and isinstance(value, str):
+        value = [entry.strip() for entry in value.split(";") if entry.strip()]
+    return path, value
+
+
+def _edit_file(file: Path, edits: Mapping[KeyPath, object]) -> str:
+    """The text of a configuration file with changes.
+
+    Raises:
+        ConfigError: it cannot be changed.
+        CommandError: it cannot be read.
+    """
+    try:
+        return edit_config(file.read_text(encoding="utf-8"), edits, str(file))
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandError(f"cannot read {file}: {error}") from error

@@ -15,6 +15,7 @@ import pytest
 from chain.audit.sources import StoreSource
 from chain.parameters import CREDIT
 from serving.config.data_directory import OTHERS
+from serving.config.file import load_config
 from tests.support.cluster import (
     ENTRY,
     SHORT_EPOCHS,
@@ -154,6 +155,15 @@ def test_the_owners_commands(calm_cluster: Cluster) -> None:
     policy = node.ask("/policy")
     assert (policy["accept_frequency"], policy["prioritize_own"]) == (0.5, False)
     node.ask("/policy", "PUT", {"accept_frequency": 1.0, "prioritize_own": True})
+    file = node.directory / "config.yaml"
+    before = file.read_text()
+    assert str(file) in command("policy", "set", "max_queue=9", f"models.{MODEL}.max_own=7", "--save")
+    assert load_config(file).policy.models[MODEL].max_own == 7
+    file.write_text(file.read_text().replace("max_queue: 9", "max_queue: 10"))
+    assert json.loads(command("reload", "--json"))["max_queue"] == 10
+    file.write_text(before)
+    node.send(signal.SIGHUP)
+    wait_until(lambda: node.ask("/policy")["models"] == {}, "the policy was not read again")
 
 
 def test_a_running_node_is_audited_from_afar(calm_cluster: Cluster) -> None:

@@ -145,3 +145,62 @@ def test_a_new_chain_has_as_many_duels_as_was_said(tmp_path: Path) -> None:
     assert "more than was captured" in init("-d", other, "--new-chain", "mine", "--duel-rate", "900")[1]
     assert "goes with --new-chain" in init("-d", other, "--genesis", f"{home}/genesis.json", "--duel-rate", "1")[1]
     assert not Path(other).exists()
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, Any]]:
+    """What the commands send to the node: method, path and content."""
+    requests: list[tuple[str, str, Any]] = []
+
+    def ask_node(data_dir: Path | None, method: str, path: str, content: Any = None) -> Any:
+        requests.append((method, path, content))
+        return {"max_queue": 5}
+
+    monkeypatch.setattr("serving.cli.owner.ask_node", ask_node)
+    return requests
+
+
+def run(*arguments: str) -> tuple[str, BaseException | None]:
+    """What a command prints, and how it ended."""
+    result = CliRunner().invoke(build_wwwserve_app(run_nothing), arguments)
+    return result.output, result.exception
+
+
+def test_changes_of_the_policy_are_sent_as_they_are_meant(sent: list[tuple[str, str, Any]], tmp_path: Path) -> None:
+    changes = ["max_queue=5", "max_wait_s=null", "time_zone=Europe/Berlin", "schedule=Mon-Fri 18:00-08:00; Sat-Sun"]
+    quotas = ["models.Qwen/Qwen2.5-7B.max_own=2", "models.Qwen/Qwen2.5-7B.accept=false"]
+    output, error = run("policy", "set", *changes, *quotas, "-d", str(tmp_path))
+    assert error is None and "until the node stops; --save" in output
+    content = {
+        "max_queue": 5,
+        "max_wait_s": None,
+        "time_zone": "Europe/Berlin",
+        "schedule": ["Mon-Fri 18:00-08:00", "Sat-Sun"],
+        "models": {"Qwen/Qwen2.5-7B": {"max_own": 2, "accept": False}},
+    }
+    assert sent == [("PUT", "/policy", content)]
+    for bad in ("max_queue", "=5", "models.m=3", "models..max_own=3", "policy.max_queue=3", ".x=1"):
+        _, error = run("policy", "set", bad, "-d", str(tmp_path))
+        assert "is not of the form name=value" in str(error), bad
+    assert len(sent) == 1
+
+
+def test_a_change_that_is_saved_is_written_to_the_file_and_a_bad_one_not_even_sent(
+    sent: list[tuple[str, str, Any]], tmp_path: Path
+) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("policy:\n  max_queue: 9  # enough\n")
+    _, error = run("policy", "set", "max_queue=-1", "--save", "-d", str(tmp_path))
+    assert "config.yaml:2: policy.max_queue: must be at least 0" in str(error) and sent == []
+    output, error = run("policy", "set", "max_queue=5", "stake=7", "--save", "-d", str(tmp_path))
+    assert error is None and f"saved in {file}" in "".join(output.splitlines())
+    assert file.read_text() == "policy:\n  max_queue: 5  # enough\n  stake: 7\n"
+    assert sent == [("PUT", "/policy", {"max_queue": 5, "stake": 7})]
+    file.unlink()
+    _, error = run("policy", "set", "max_queue=5", "--save", "-d", str(tmp_path))
+    assert f"cannot read {file}" in str(error) and len(sent) == 1
+
+
+def test_reload_asks_the_node_to_read_its_file(sent: list[tuple[str, str, Any]], tmp_path: Path) -> None:
+    assert run("reload", "-d", str(tmp_path))[1] is None
+    assert sent == [("POST", "/policy/reload", None)]

@@ -28,7 +28,7 @@ from serving.config.schema import (
 )
 from serving.config.yaml_marks import parse_yaml
 from serving.openai.keys import ApiKey
-from serving.scheduling.policy import PolicyParameters
+from serving.scheduling.policy import ModelQuota, PolicyParameters
 
 PEER = KeyPair(bytes(range(32)))
 PEER_ADDRESS = f"/ip4/192.0.2.7/tcp/4001/p2p/{PEER.address}"
@@ -195,6 +195,16 @@ BAD = [
     ("policy:\n  prioritize_own: 1", 2, "policy.prioritize_own", "must be true or false, got 1"),
     ("policy:\n  stake: -5", 2, "policy.stake", "must be at least 0"),
     ("policy:\n  max_tokens: 0", 2, "policy.max_tokens", "must be at least 1"),
+    ("policy:\n  max_wait_s: 0", 2, "policy.max_wait_s", "must be more than 0"),
+    ("policy:\n  serve_others: maybe", 2, "policy.serve_others", "must be 'always', 'idle' or 'never', got 'maybe'"),
+    ("policy:\n  schedule:\n    - Sat-Sun\n    - Mun", 4, "policy.schedule[1]", "'Mun' is no day"),
+    ("policy:\n  schedule: ['8:00-9:00']", 2, "policy.schedule[0]", "must be such as 'Mon-Fri 18:00-08:00'"),
+    ("policy:\n  time_zone: Mars", 2, "policy.time_zone", "'Mars' is no time zone that this machine knows"),
+    ("policy:\n  models: 3", 2, "policy.models", "must be a section of keys and values, got 3"),
+    ("policy:\n  models:\n    m: 3", 3, "policy.models.m", "must be a section of keys and values, got 3"),
+    ("policy:\n  models:\n    m:\n      max_own: 0", 4, "policy.models.m.max_own", "must be at least 1, got 0"),
+    ("policy:\n  models:\n    m: {max_oun: 2}", 3, "policy.models.m.max_oun", "did you mean 'max_own'?"),
+    ("policy:\n  models:\n    é: {}", 3, "policy.models.é", "must consist of printable ASCII characters"),
     ("listen: /ip4/0.0.0.0/tcp/1", 1, "listen", "must be a list"),
     ("listen:\n  - /ip4/0.0.0.0/udp/4001/quic-v1", 2, "listen[0]", "expected an address like /ip4/"),
     ("listen:\n  - /ip4/0.0.0.0/tcp/70000", 2, "listen[0]", "0 to 65535, got '70000'"),
@@ -383,6 +393,17 @@ def test_example_of_a_server_becomes_valid_when_uncommented() -> None:
 def test_full_configuration_round_trips() -> None:
     config = parse_config(FULL)
     assert parse_config(format_config(config)) == config
+
+
+def test_quotas_and_hours_round_trip() -> None:
+    text = (
+        "policy: {models: {'a.b/c:d': {max_own: 2, accept: false}, e: }, schedule: [Sat-Sun], time_zone: Europe/Rome}"
+    )
+    config = parse_config(text)
+    assert parse_config(format_config(config)) == config
+    parameters = config.policy.get_parameters()
+    assert parameters.models == {"a.b/c:d": ModelQuota(max_own=2, accept=False), "e": ModelQuota()}
+    assert (parameters.schedule, parameters.time_zone) == (("Sat-Sun",), "Europe/Rome")
 
 
 @given(
