@@ -14,6 +14,7 @@ BENCHMARKS = (
     "gateway",
     "ledger",
     "verify",
+    "gpu_model",
     "simulation",
     "first_token",
     "floods",

@@ -39,7 +39,8 @@ from serving.quality.duels.backend_work import DuelJudgeSettings
 from serving.quality.judging.ballot import ReplyForm
 from serving.quality.judging.prompt import JudgePrompt, load_default_prompt
 from serving.simulation.gpu_curves import QWEN3_8B
-from serving.simulation.modelled_backend import TOKEN, ModelledBackend
+from serving.simulation.modelled_backend import ModelledBackend
+from serving.simulation.modelled_requests import TOKEN
 from tests.support.judging_texts import read_texts
 from tests.support.ledger_market import MARKET_PARAMETERS, LedgerMarket
 from tests.support.market_agents import Agent

@@ -1,8 +1,9 @@
 """A backend without a GPU: the modelled engine of ``continuous_batch`` behind the same interface, for simulations.
 
-It answers valid OpenAI chat completions, streamed or not, whose length is what the request allows and whose text says
-nothing. Time is trio's clock, so that under ``MockClock`` hundreds of nodes serve for hours in seconds. Tokens of a
-stream arrive in bursts (the first alone, then one burst per report of the engine), with the text of each token intact.
+It answers valid OpenAI chat completions, streamed or not, whose text says nothing. Time is trio's clock, so that under
+``MockClock`` hundreds of nodes serve for hours in seconds. Tokens of a stream arrive in bursts (the first alone, then
+one burst per report of the engine), with the text of each token intact. Its load is what a node reads of a real server:
+a metrics page about once a second, and the count of the node's own requests since.
 """
 
 from __future__ import annotations
@@ -17,30 +18,24 @@ import trio
 
 from p2p.runtime import Runtime
 from serving.backends.backend import BackendError, Load
-from serving.backends.load_metrics import compute_full_load, compute_utilization
+from serving.backends.load_metrics import MetricsPage, compute_full_load, compute_load, parse_vllm
+from serving.backends.openai_compatible import METRICS_READ_INTERVAL_S
 from serving.openai.answers import Answer
-from serving.openai.errors import ApiError, bad_request, model_not_found
+from serving.openai.errors import ApiError
 from serving.openai.requests import CHAT_COMPLETIONS
 from serving.simulation.continuous_batch import ContinuousBatch
 from serving.simulation.gpu_curves import GpuCurve
+from serving.simulation.modelled_requests import (
+    TOKEN,
+    Call,
+    OutputLength,
+    make_metrics_page,
+    make_usage,
+    parse_call,
+)
 
-BYTES_PER_TOKEN = 4
-"""Bytes of prompt text in a token: the usual rule of thumb for English."""
-TOKEN = "token "
-"""Text of every token."""
 ROUNDING_S = 1e-9
 """A clock that wakes a task at a deadline may read this much less than it."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """What the model needs to know of a request."""
-
-    model: str
-    prompt: int
-    output: int
-    stream: bool
-    include_usage: bool
 
 
 @dataclass(slots=True)
@@ -49,8 +44,9 @@ class _Answer:
 
     id: int
     created: int
-    call: _Call
+    call: Call
     tokens: int = 0
+    cached: int = 0
     finished: bool = False
     broken: bool = False
     changed: trio.Event = field(default_factory=trio.Event)
@@ -84,6 +80,7 @@ class ModelledBackend:
         capacity: int | None = None,
         default_tokens: int = 256,
         report_interval: float = 2.0,
+        output_length: OutputLength | None = None,
     ) -> None:
         """``models``: names it answers to (default: the curve's). ``capacity``: running requests that count as full."""
         self._batch = ContinuousBatch(curve, report_interval)
@@ -93,24 +90,32 @@ class ModelledBackend:
         self._capacity = capacity or curve.max_running
         self._default_tokens = default_tokens
         self._report_interval = report_interval
+        self._output_length = output_length
         self._answers: dict[int, _Answer] = {}
         self._count = 0
         self._running = trio.Event()
         self._running.set()
         self._wake = trio.Event()
+        self._page_text = ""
+        self._page: MetricsPage | None = None
+        self._own_at_page = 0
+        self._read_page()
 
     @property
     def models(self) -> tuple[str, ...]:
         """The names it answers to."""
         return self._models
 
+    def make_metrics_page(self) -> str:
+        """What a server of this kind would show at ``/metrics``."""
+        batch = self._batch
+        return make_metrics_page(self._models[0], batch.running, batch.waiting, batch.cache_usage, batch.preemptions)
+
     def get_load(self) -> Load:
         """See :meth:`serving.backends.backend.Backend.get_load`."""
         if not self._running.is_set():
             return compute_full_load(len(self._answers), self._capacity)
-        running, waiting = self._batch.running, self._batch.waiting
-        utilization = compute_utilization(running, waiting, self._batch.cache_usage, self._capacity)
-        return Load(running, waiting, utilization, known=True)
+        return compute_load(self._page, self._own_at_page, len(self._answers), self._capacity)
 
     def is_alive(self) -> bool:
         """Whether it has not been stopped."""
@@ -133,17 +138,31 @@ class ModelledBackend:
         self._running.set()
 
     async def run(self) -> None:
-        """Drive the engine until cancelled."""
+        """Drive the engine, and read its metrics page now and then, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._read_pages)
+            while True:
+                self._advance()
+                self._wake = trio.Event()
+                event = self._batch.next_event()
+                with trio.CancelScope(deadline=float("inf") if event is None else event):
+                    await self._wake.wait()
+
+    async def _read_pages(self) -> None:
         while True:
-            self._advance()
-            self._wake = trio.Event()
-            event = self._batch.next_event()
-            with trio.CancelScope(deadline=float("inf") if event is None else event):
-                await self._wake.wait()
+            await trio.sleep(METRICS_READ_INTERVAL_S)
+            self._read_page()
+
+    def _read_page(self) -> None:
+        text = self.make_metrics_page()
+        if text != self._page_text:
+            self._page_text, self._page = text, parse_vllm(text)
+        self._own_at_page = len(self._answers)
 
     def _advance(self) -> None:
         for report in self._batch.advance(trio.current_time() + ROUNDING_S):
             if (answer := self._answers.get(report.id)) is not None:
+                answer.cached = report.cached
                 answer.update(report.tokens, report.finished)
 
     @asynccontextmanager
@@ -159,7 +178,7 @@ class ModelledBackend:
         answer = _Answer(self._count, self._runtime.now() // 1000, call)
         self._count += 1
         self._advance()
-        self._batch.submit(trio.current_time(), answer.id, call.prompt, call.output)
+        self._batch.submit(trio.current_time(), answer.id, call.prompt, call.output, call.names)
         self._answers[answer.id] = answer
         self._wake.set()
         try:
@@ -176,7 +195,7 @@ class ModelledBackend:
                 self._batch.cancel(trio.current_time(), answer.id)
                 self._wake.set()
 
-    def _parse(self, path: str, body: bytes) -> _Call:
+    def _parse(self, path: str, body: bytes) -> Call:
         """Read a request.
 
         Raises:
@@ -184,36 +203,24 @@ class ModelledBackend:
         """
         if path != CHAT_COMPLETIONS:
             raise ApiError(404, f"The modelled backend only serves {CHAT_COMPLETIONS}.", "invalid_request_error")
-        try:
-            call: dict[str, Any] = json.loads(body)
-            model = call["model"]
-            prompt = sum(len(str(message.get("content") or "").encode()) for message in call["messages"])
-            output = call.get("max_completion_tokens") or call.get("max_tokens") or self._default_tokens
-            include_usage = (call.get("stream_options") or {}).get("include_usage") is True
-        except (ValueError, TypeError, KeyError, AttributeError):
-            raise bad_request("The body is not a chat completion request.") from None
-        if model not in self._models:
-            raise model_not_found(str(model))
-        prompt = max(1, -(-prompt // BYTES_PER_TOKEN))
-        if type(output) is not int or output < 1:
-            raise bad_request("max_tokens is not a positive integer.", param="max_tokens")
-        if prompt + output > self._curve.kv_capacity:
-            raise bad_request("The request is longer than the context.", code="context_length_exceeded")
-        return _Call(model, prompt, output, call.get("stream") is True, include_usage)
+        return parse_call(body, self._models, self._curve, self._default_tokens, self._output_length)
 
 
 def _head(answer: _Answer, kind: str) -> dict[str, Any]:
     return {"id": f"chatcmpl-{answer.id}", "object": kind, "created": answer.created, "model": answer.call.model}
 
 
-def _usage(answer: _Answer) -> dict[str, int]:
-    prompt, completion = answer.call.prompt, answer.tokens
-    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+def _usage(answer: _Answer) -> dict[str, Any]:
+    return make_usage(answer.call, answer.tokens, answer.cached)
+
+
+def _finish_reason(answer: _Answer) -> str:
+    return "length" if answer.call.is_cut else "stop"
 
 
 def _completion(answer: _Answer) -> bytes:
     message = {"role": "assistant", "content": TOKEN * answer.tokens}
-    choice = {"index": 0, "message": message, "finish_reason": "length"}
+    choice = {"index": 0, "message": message, "finish_reason": _finish_reason(answer)}
     return json.dumps({**_head(answer, "chat.completion"), "choices": [choice], "usage": _usage(answer)}).encode()
 
 
@@ -265,7 +272,7 @@ class _Events:
         events = _chunk(answer, {**role, "content": TOKEN * (answer.tokens - sent)})
         if not answer.finished:
             return events
-        events += _chunk(answer, {}, "length")
+        events += _chunk(answer, {}, _finish_reason(answer))
         if answer.call.include_usage:
             events += _event({**_head(answer, "chat.completion.chunk"), "choices": [], "usage": _usage(answer)})
         return events + b"data: [DONE]\n\n"

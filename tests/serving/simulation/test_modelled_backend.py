@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,22 +14,29 @@ from trio.testing import MockClock
 
 from p2p.simulation.runtime import SimulatedRuntime
 from serving.backends.backend import Backend, BackendError, Load
+from serving.backends.load_metrics import MetricsPage, detect_reader, parse_vllm
 from serving.simulation.gpu_curves import QWEN3_4B, QWEN3_8B, GpuCurve
 from serving.simulation.modelled_backend import ModelledBackend
+from serving.simulation.modelled_requests import OutputLength
 
 CHAT = "/v1/chat/completions"
 
 
-def chat(model: str = "qwen3-8b", prompt: int = 512, **fields: Any) -> bytes:
-    """A request of ``prompt`` tokens, at four bytes a token."""
-    return json.dumps({"model": model, "messages": [{"role": "user", "content": "x" * 4 * prompt}], **fields}).encode()
+def chat(model: str = "qwen3-8b", prompt: int = 512, first: int = 0, **fields: Any) -> bytes:
+    """A request of ``prompt`` tokens, at four bytes a token; prompts with another ``first`` share no beginning."""
+    content = str(first).ljust(4 * prompt, "x")
+    return json.dumps({"model": model, "messages": [{"role": "user", "content": content}], **fields}).encode()
 
 
-def simulate(main: Callable[[ModelledBackend], Awaitable[None]], curve: GpuCurve = QWEN3_8B) -> None:
+def simulate(
+    main: Callable[[ModelledBackend], Awaitable[None]],
+    curve: GpuCurve = QWEN3_8B,
+    output_length: OutputLength | None = None,
+) -> None:
     """Run ``main`` beside a modelled backend in mock time."""
 
     async def run() -> None:
-        backend = ModelledBackend(curve, SimulatedRuntime(seed=1), capacity=8)
+        backend = ModelledBackend(curve, SimulatedRuntime(seed=1), capacity=8, output_length=output_length)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(backend.run)
             await main(backend)
@@ -49,7 +57,7 @@ def test_a_whole_answer_is_a_valid_completion() -> None:
         assert status == 200
         assert completion.usage is not None
         assert (completion.usage.prompt_tokens, completion.usage.completion_tokens) == (512, 100)
-        assert (completion.choices[0].message.content or "").split() == ["token"] * 100
+        assert (completion.choices[0].message.content or "").split() == ["tok"] * 100
         assert 0.6 < trio.current_time() < 0.8  # 100 tokens at about 145 a second
 
     simulate(main)
@@ -74,7 +82,7 @@ def test_a_stream_is_valid_chunks_with_the_usage_if_asked(usage: bool) -> None:
             ChatCompletionChunk.model_validate_json(event.removeprefix(b"data: "), strict=True) for event in events
         ]
         text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
-        assert text.split() == ["token"] * 1000
+        assert text.split() == ["tok"] * 1000
         assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices][-1] == "length"
         assert (chunks[-1].usage is not None) == usage
         assert arrivals[0] < 0.03  # the first token alone
@@ -98,14 +106,14 @@ def test_throughput_is_that_of_the_measured_gpu(curve: GpuCurve, streams: int, m
     """Against vLLM 0.24 on one H100: closed loop, prompt 512, output 128, two rounds."""
 
     async def main(backend: ModelledBackend) -> None:
-        async def client() -> None:
-            for _ in range(2):
-                assert (await answer(backend, chat(curve.model, max_tokens=128)))[0] == 200
+        async def client(number: int) -> None:
+            for round in range(2):
+                assert (await answer(backend, chat(curve.model, first=2 * number + round, max_tokens=128)))[0] == 200
 
         started = trio.current_time()
         async with trio.open_nursery() as nursery:
-            for _ in range(streams):
-                nursery.start_soon(client)
+            for number in range(streams):
+                nursery.start_soon(client, number)
         rate = streams * 2 * 128 / (trio.current_time() - started)
         assert rate == pytest.approx(measured, rel=0.1)
 
@@ -143,6 +151,69 @@ def test_load_counts_requests_and_leaving_early_frees_them() -> None:
         assert (backend.get_load()).running == 0
 
     simulate(main)
+
+
+def test_the_load_is_read_from_a_page_of_the_server_and_the_own_count_since() -> None:
+    async def main(backend: ModelledBackend) -> None:
+        assert detect_reader(backend.make_metrics_page()) == "vllm"
+        async with trio.open_nursery() as nursery:
+            for number in range(10):
+                nursery.start_soon(answer, backend, chat(prompt=8000, first=number, max_tokens=5000))
+            await trio.sleep(0.5)
+            load = backend.get_load()
+            assert (load.running, load.waiting, load.utilization) == (8, 2, 1.25)  # the own count, against 8 places
+            await trio.sleep(5)
+            page = parse_vllm(backend.make_metrics_page())
+            assert page is not None and page.cache_usage is not None
+            assert (page.running, page.waiting) == (10, 0)
+            assert 0.2 < page.cache_usage < 0.25
+            nursery.cancel_scope.cancel()
+        assert parse_vllm(backend.make_metrics_page()) == MetricsPage(0, 0, 0.0)
+
+    simulate(main)
+
+
+def test_a_full_cache_shows_in_the_load() -> None:
+    async def main(backend: ModelledBackend) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(answer, backend, chat(prompt=900, max_tokens=50))
+            await trio.sleep(0)
+            backend._read_page()
+            await trio.sleep(0.06)
+            backend._read_page()
+            assert backend.get_load().utilization > 0.9
+
+    simulate(main, replace(QWEN3_8B, kv_capacity=1000))
+
+
+def test_the_next_turn_of_a_conversation_finds_its_beginning_cached() -> None:
+    async def main(backend: ModelledBackend) -> None:
+        first = json.loads(chat(prompt=512, max_tokens=100))
+        _, body = await answer(backend, json.dumps(first).encode())
+        said = json.loads(body)
+        assert said["usage"]["prompt_tokens_details"] == {"cached_tokens": 0}
+        turns = [*first["messages"], said["choices"][0]["message"], {"role": "user", "content": "and then?" * 10}]
+        _, body = await answer(backend, json.dumps({**first, "messages": turns}).encode())
+        usage = json.loads(body)["usage"]
+        assert usage["prompt_tokens"] == 512 + 100 + 23
+        assert usage["prompt_tokens_details"] == {"cached_tokens": (512 + 100 - 1) // 16 * 16}
+
+    simulate(main)
+
+
+@pytest.mark.parametrize(("limit", "tokens", "reason"), [(100, 100, "length"), (101, 100, "stop"), (50, 50, "length")])
+def test_an_answer_ends_by_itself_or_at_the_limit_of_the_request(limit: int, tokens: int, reason: str) -> None:
+    async def main(backend: ModelledBackend) -> None:
+        for stream in (False, True):
+            _, body = await answer(backend, chat(max_tokens=limit, stream=stream))
+            assert body.count(b"tok ") == tokens
+            assert f'"finish_reason":"{reason}"'.encode() in body.replace(b'": ', b'":')
+
+    def length(messages: Sequence[Mapping[str, Any]]) -> int:
+        assert messages[0]["role"] == "user"
+        return 100
+
+    simulate(main, output_length=length)
 
 
 def test_a_stopped_backend_breaks_off_and_comes_back() -> None:
