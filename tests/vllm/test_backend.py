@@ -1,19 +1,13 @@
-"""The backend against a real vLLM server. Opt-in: set ``WWWSERVE_VLLM_URL`` to the base URL of one that has no other
-users, for example::
-
-    python -m vllm.entrypoints.openai.api_server --model MODEL --port 8741 --max-num-seqs 2
-    WWWSERVE_VLLM_URL=http://127.0.0.1:8741 python -m pytest tests/serving/backends/test_vllm.py
-"""
+"""The backend against a real vLLM server."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
-import pytest
 import trio
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -22,18 +16,15 @@ from serving.backends.openai_compatible import OpenAICompatibleBackend
 from serving.http.client import HttpPool
 from serving.openai.answers import AnswerInspector
 
-URL = os.environ.get("WWWSERVE_VLLM_URL", "")
 CHAT = "/v1/chat/completions"
 LONG = 1500  # tokens: enough to be still running after a second or two
 PATIENCE = 60  # seconds for what takes a fraction of one on an idle machine
 
-pytestmark = pytest.mark.skipif(not URL, reason="WWWSERVE_VLLM_URL names no vLLM server")
-
 
 @asynccontextmanager
-async def connected() -> AsyncIterator[OpenAICompatibleBackend]:
+async def connected(url: str) -> AsyncIterator[OpenAICompatibleBackend]:
     async with trio.open_nursery() as nursery:
-        backend = OpenAICompatibleBackend(URL, capacity=2)
+        backend = OpenAICompatibleBackend(url, capacity=2)
         nursery.start_soon(backend.run)
         with trio.fail_after(PATIENCE):
             await backend.wait_alive()
@@ -46,9 +37,9 @@ def chat(backend: OpenAICompatibleBackend, **fields: Any) -> bytes:
     return json.dumps({"model": backend.models[0], "messages": messages, "temperature": 0, **fields}).encode()
 
 
-async def read_text() -> str:
+async def read_text(url: str) -> str:
     """The server's metrics page now, past the backend's own reading of it."""
-    pool = HttpPool(URL)
+    pool = HttpPool(url)
     try:
         async with pool.request("GET", "/metrics") as response:
             return (await response.read()).decode()
@@ -56,15 +47,15 @@ async def read_text() -> str:
         await pool.aclose()
 
 
-async def read_page() -> MetricsPage:
-    page = parse_vllm(await read_text())
+async def read_page(url: str) -> MetricsPage:
+    page = parse_vllm(await read_text(url))
     assert page is not None
     return page
 
 
-async def count_generated() -> float:
+async def count_generated(url: str) -> float:
     """Tokens that the server has generated since its start."""
-    families = text_string_to_metric_families(await read_text())
+    families = text_string_to_metric_families(await read_text(url))
     return sum(
         sample.value
         for family in families
@@ -79,17 +70,17 @@ async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
             await trio.sleep(0.1)
 
 
-async def idle() -> bool:
-    page = await read_page()
+async def idle(url: str) -> bool:
+    page = await read_page(url)
     return (page.running, page.waiting) == (0, 0)
 
 
-def test_models_are_discovered_and_the_page_is_read() -> None:
+def test_models_are_discovered_and_the_page_is_read(vllm_url: str) -> None:
     async def main() -> None:
-        async with connected() as backend:
+        async with connected(vllm_url) as backend:
             assert backend.models
-            await eventually(idle)
-            assert (await read_page()).cache_usage is not None
+            await eventually(partial(idle, vllm_url))
+            assert (await read_page(vllm_url)).cache_usage is not None
 
             async def read_as_idle() -> bool:
                 load = backend.get_load()
@@ -100,9 +91,9 @@ def test_models_are_discovered_and_the_page_is_read() -> None:
     trio.run(main)
 
 
-def test_a_stream_completes_with_usage() -> None:
+def test_a_stream_completes_with_usage(vllm_url: str) -> None:
     async def main() -> None:
-        async with connected() as backend:
+        async with connected(vllm_url) as backend:
             inspector = AnswerInspector(stream=True)
             body = chat(backend, stream=True, max_tokens=12, stream_options={"include_usage": True})
             async with backend.complete(CHAT, body, stream=True) as response:
@@ -117,9 +108,9 @@ def test_a_stream_completes_with_usage() -> None:
     trio.run(main)
 
 
-def test_an_answer_in_one_piece_has_usage() -> None:
+def test_an_answer_in_one_piece_has_usage(vllm_url: str) -> None:
     async def main() -> None:
-        async with connected() as backend:
+        async with connected(vllm_url) as backend:
             inspector = AnswerInspector(stream=False)
             async with backend.complete(CHAT, chat(backend, max_tokens=5, ignore_eos=True), stream=False) as response:
                 assert response.status == 200
@@ -141,15 +132,15 @@ def test_an_answer_in_one_piece_has_usage() -> None:
     trio.run(main)
 
 
-def test_cancelling_frees_the_slot() -> None:
+def test_cancelling_frees_the_slot(vllm_url: str) -> None:
     async def main() -> None:
-        async with connected() as backend:
-            await eventually(idle)
-            before = await count_generated()
+        async with connected(vllm_url) as backend:
+            await eventually(partial(idle, vllm_url))
+            before = await count_generated(vllm_url)
             body = chat(backend, stream=True, max_tokens=LONG, ignore_eos=True)
             async with backend.complete(CHAT, body, stream=True) as response:
                 await response.body.__anext__()
-                started = await read_page()
+                started = await read_page(vllm_url)
                 assert (started.running, started.waiting) == (1, 0)
 
                 async def seen() -> bool:
@@ -157,15 +148,17 @@ def test_cancelling_frees_the_slot() -> None:
 
                 await eventually(seen)
             assert backend.in_flight == 0
-            await eventually(idle)
-            assert 0 < await count_generated() - before < LONG  # it was stopped, and did not just come to its end
+            await eventually(partial(idle, vllm_url))
+            assert (
+                0 < await count_generated(vllm_url) - before < LONG
+            )  # it was stopped, and did not just come to its end
 
     trio.run(main)
 
 
-def test_a_refusal_passes() -> None:
+def test_a_refusal_passes(vllm_url: str) -> None:
     async def main() -> None:
-        async with connected() as backend:
+        async with connected(vllm_url) as backend:
             async with backend.complete(CHAT, chat(backend, model="no-such-model"), stream=False) as response:
                 body = b"".join([piece async for piece in response.body])
             assert response.status == 404

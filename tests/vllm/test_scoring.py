@@ -1,16 +1,12 @@
-"""The same-model check with a real vLLM server. Opt-in: set ``WWWSERVE_VLLM_URL`` to the base URL of one, as for
-``tests/serving/backends/test_vllm.py``.
-"""
+"""The same-model check with a real vLLM server that scores its own answers."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 
-import pytest
 import trio
 
 from serving.backends.openai_compatible import OpenAICompatibleBackend
@@ -21,23 +17,19 @@ from serving.quality.same_model.logprob_tap import LogprobTap, ask_for_logprobs
 from serving.quality.same_model.prompts import draw_prompts
 from serving.quality.same_model.transcript import Transcript
 
-URL = os.environ.get("WWWSERVE_VLLM_URL", "")
-
-pytestmark = pytest.mark.skipif(not URL, reason="WWWSERVE_VLLM_URL names no vLLM server")
-
 
 @asynccontextmanager
-async def connected() -> AsyncIterator[tuple[OpenAICompatibleBackend, str]]:
+async def connected(url: str) -> AsyncIterator[tuple[OpenAICompatibleBackend, str]]:
     async with trio.open_nursery() as nursery:
-        backend = OpenAICompatibleBackend(URL, capacity=4)
+        backend = OpenAICompatibleBackend(url, capacity=4)
         nursery.start_soon(backend.run)
         await backend.wait_alive()
         yield backend, backend.models[0]
         nursery.cancel_scope.cancel()
 
 
-async def check_own_answers() -> CheckRun:
-    async with connected() as (backend, model):
+async def check_own_answers(url: str) -> CheckRun:
+    async with connected(url) as (backend, model):
         scorer = await find_scorer(backend, model)
         assert scorer.engine == "vllm"
         requests = [
@@ -47,15 +39,15 @@ async def check_own_answers() -> CheckRun:
         return await run_checks(partial(record_answer, backend), scorer, requests, 7, parallel=4, note=lambda: None)
 
 
-def test_it_scores_its_own_answers_by_one_prefill_and_hardly_differs() -> None:
-    run = trio.run(check_own_answers)
+def test_it_scores_its_own_answers_by_one_prefill_and_hardly_differs(vllm_url: str) -> None:
+    run = trio.run(check_own_answers, vllm_url)
     assert run.left_out == {}
     assert max(each.distance for each in run.measurements) < 0.05
     assert max(each.shortfall for each in run.measurements) < 4
 
 
-async def read_one_answer_in_both_forms() -> tuple[Transcript, LogprobTap, bytes]:
-    async with connected() as (backend, model):
+async def read_one_answer_in_both_forms(url: str) -> tuple[Transcript, LogprobTap, bytes]:
+    async with connected(url) as (backend, model):
         request = make_request(model, "Name a colour.", max_tokens=12, temperature=0)
         whole = await record_answer(backend, request)
         content = {**json.loads(request), "stream": True, "stream_options": {"include_usage": True}}
@@ -66,8 +58,8 @@ async def read_one_answer_in_both_forms() -> tuple[Transcript, LogprobTap, bytes
     return whole, tap, passed
 
 
-def test_a_streamed_answer_has_the_transcript_of_a_whole_one_and_no_sign_of_it() -> None:
-    whole, tap, passed = trio.run(read_one_answer_in_both_forms)
+def test_a_streamed_answer_has_the_transcript_of_a_whole_one_and_no_sign_of_it(vllm_url: str) -> None:
+    whole, tap, passed = trio.run(read_one_answer_in_both_forms, vllm_url)
     streamed = tap.get_transcript()
     assert streamed is not None, tap.fault
     assert streamed.ids == whole.ids
