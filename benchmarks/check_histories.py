@@ -1,8 +1,7 @@
 """What checks that were measured say about any number of checks: who is found, after how many, and how surely.
 
-Checks of one answer have tokens in common, so they are no independent sample. A bound on how often honest checks fail
-therefore takes one check of each answer. A history of an account is played in two orders: every check drawn by itself,
-and all checks of a drawn answer one after another, as if each failure came with its like.
+A history draws its checks one by one from those that were measured. Checks of one answer have tokens in common, and are
+no independent sample: a bound on how often checks fail, such as :func:`bound_false_alarm` takes, counts an answer once.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 
 from chain.check_parameters import CheckParameters
 from chain.state.sequential_test import E_VALUE_UNIT, PPM, AccountHistory, SequentialTest
@@ -48,10 +46,8 @@ def find_after(limits: Calibration, measurements: Iterable[Measurement]) -> int 
     return None
 
 
-def play_cheat(
-    limits: Calibration, measurements: Sequence[Measurement], runs: int, most: int, seed: int
-) -> list[int | None]:
-    """Checks until a cheat is found in each run, or None if ``most`` do not find it.
+def play(limits: Calibration, measurements: Sequence[Measurement], runs: int, most: int, seed: int) -> list[int | None]:
+    """Checks until an account is found in each run, or None if ``most`` do not find it.
 
     Each run draws its checks from those that were measured, with replacement.
     """
@@ -62,22 +58,6 @@ def play_cheat(
             yield chance.choice(measurements)
 
     return [find_after(limits, draw()) for _ in range(runs)]
-
-
-def play_honest(limits: Calibration, answers: Sequence[Sequence[Measurement]], checks: int, seed: int) -> list[bool]:
-    """Whether an account with so many honest ``checks`` is found: each drawn by itself, and in blocks of an answer.
-
-    ``answers`` are the checks of each answer; both are drawn with replacement.
-    """
-    chance = random.Random(seed)
-    every = [each for answer in answers for each in answer]
-
-    def draw_blocks() -> Iterator[Measurement]:
-        while True:
-            yield from chance.choice(answers)
-
-    singly = find_after(limits, (chance.choice(every) for _ in range(checks)))
-    return [found is not None for found in (singly, find_after(limits, islice(draw_blocks(), checks)))]
 
 
 def bound_false_alarm(test: SequentialTest, failing: float, checks: int) -> float:

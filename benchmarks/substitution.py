@@ -26,7 +26,7 @@ from pathlib import Path
 
 import trio
 
-from benchmarks.check_histories import bound_false_alarm, count_failed, get_network_limits, play_cheat, play_honest
+from benchmarks.check_histories import bound_false_alarm, count_failed, find_after, get_network_limits, play
 from benchmarks.pictures import Chart, Series, make_cumulative
 from benchmarks.report import Figure, Option, Run, get_percentile
 from benchmarks.substitution_servers import VLLM, VLLM_BATCH, Bench, Declaration, Node
@@ -38,7 +38,9 @@ from tests.support.vllm_server import is_installed, running_vllm
 
 MANY_CHECKS = 10_000
 """Checks of an honest account, and most of a cheat."""
-HISTORIES = 200
+HONEST_HISTORIES = 10
+"""Accounts of each honest node that are played."""
+CHEATS = 200
 """Accounts of each cheat that are played."""
 HEADLINES = {
     "Q8_0 declared, cheat: rounded to Q4_0": "checks until a node is found that declares Q8_0 and serves Q4_0",
@@ -150,14 +152,24 @@ async def measure_declaration(declaration: Declaration, run: Run, results: Resul
 def judge_honest(name: str, answers: Checks, limits: dict[str, Calibration], seed: int) -> list[Figure]:
     """Whether an honest account is found. Calibrated limits judge the answers that they do not come from."""
     every = [each for answer in answers for each in answer]
-    shortfalls, _ = count_failed(limits[NETWORK], every)
-    found = sum(play_honest(limits[NETWORK], answers, MANY_CHECKS, seed))
-    found += sum(play_honest(limits[CALIBRATED], answers[1::2], MANY_CHECKS, seed))
+    shortfalls, distances = count_failed(limits[NETWORK], every)
+    played = play(limits[NETWORK], every, HONEST_HISTORIES, MANY_CHECKS, seed)
+    found = sum(number is not None for number in played)
+    others = [each for checks in zip(*answers[1::2], strict=True) for each in checks]
     return [
         Figure(f"{name}: checks measured", len(every), "checks"),
         Figure(f"{name}: largest distance", max(each.distance for each in every), ""),
-        Figure(f"{name}: failed by shortfall, {NETWORK}", shortfalls / len(every), "of checks"),
-        Figure(f"{name}: found within {MANY_CHECKS:,} checks", found, "of 4 histories", limit=0),
+        Figure(f"{name}: failed by distance, {NETWORK}", distances, "checks"),
+        Figure(f"{name}: failed by shortfall, {NETWORK}", shortfalls, "checks"),
+        Figure(
+            f"{name}: found, {NETWORK}", found, f"of {HONEST_HISTORIES} histories of {MANY_CHECKS:,} checks", limit=0
+        ),
+        Figure(
+            f"{name}: found, {CALIBRATED}",
+            int(find_after(limits[CALIBRATED], others) is not None),
+            f"of a history of {len(others)} checks",
+            limit=0,
+        ),
     ]
 
 
@@ -171,7 +183,7 @@ def judge_cheat(
         Figure(f"{name}: median shortfall", get_percentile(shortfalls, 50), "deviations"),
     ]
     for kind, limit in limits.items():
-        played = play_cheat(limit, measurements, HISTORIES, MANY_CHECKS, seed)
+        played = play(limit, measurements, CHEATS, MANY_CHECKS, seed)
         found = sorted(number for number in played if number is not None)
         if len(found) < len(played):
             unit = f"of histories of {MANY_CHECKS:,} checks"

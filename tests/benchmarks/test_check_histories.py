@@ -11,8 +11,7 @@ from benchmarks.check_histories import (
     count_failed,
     find_after,
     get_network_limits,
-    play_cheat,
-    play_honest,
+    play,
 )
 from chain.check_parameters import CheckParameters
 from chain.state.sequential_test import CheckHistory, SequentialTest
@@ -33,14 +32,9 @@ def test_a_check_fails_above_a_limit_and_not_at_it() -> None:
 def test_a_cheat_is_found_after_as_many_failures_as_the_sequential_test_takes() -> None:
     needed = LIMITS.test.distance.count_failures_needed()
     assert find_after(LIMITS, [OTHER] * 100) == needed
-    assert play_cheat(LIMITS, [OTHER], runs=3, most=100, seed=7) == [needed] * 3
-    assert play_cheat(LIMITS, [OTHER], runs=2, most=needed - 1, seed=7) == [None] * 2
+    assert play(LIMITS, [OTHER], runs=3, most=100, seed=7) == [needed] * 3
+    assert play(LIMITS, [OTHER], runs=2, most=needed - 1, seed=7) == [None] * 2
     assert find_after(LIMITS, [HONEST] * 100) is None
-
-
-def test_failures_that_come_together_find_what_single_ones_do_not() -> None:
-    rare = [[HONEST] * 20] * 39 + [[UNLIKELY] * 20]  # 2.5 % of all checks, all of one answer
-    assert play_honest(LIMITS, rare, checks=4_000, seed=7) == [False, True]
 
 
 @pytest.mark.parametrize("failing", [0.05, 0.3, 0.45])
