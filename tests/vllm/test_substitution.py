@@ -33,22 +33,22 @@ def check(node: Node, scorer: str, url: str, answers: int) -> list[Measurement]:
 def test_honest_nodes_keep_the_default_limits_whichever_engine_writes_and_scores(
     smollm2_url: str, node: Node, scorer: str
 ) -> None:
-    measurements = check(node, scorer, smollm2_url, 16)
-    assert len(measurements) == 16
+    measurements = check(node, scorer, smollm2_url, 12)
+    assert len(measurements) == 12
     shortfalls, distances = count_failed(LIMITS, measurements)
     assert distances == 0
     assert shortfalls <= 1
 
 
 @pytest.mark.parametrize(
-    "node",
+    ("node", "most"),
     [
-        Node("rounded", "q4_0", parallel=4),
-        Node("two layers less", "28 layers", parallel=4),
-        Node("forged", "28 layers", parallel=4, is_forging=True),
+        (Node("rounded", "q4_0", parallel=4), 16),
+        (Node("two layers less", "28 layers", parallel=4), 12),
+        (Node("forged", "28 layers", parallel=4, temperatures=(0.0,), is_forging=True), 24),
     ],
-    ids=lambda node: node.name,
+    ids=lambda value: getattr(value, "name", ""),
 )
-def test_vllm_finds_other_weights_that_llama_serves(smollm2_url: str, node: Node) -> None:
-    measurements = check(node, VLLM, smollm2_url, 32)
+def test_vllm_finds_other_weights_that_llama_serves(smollm2_url: str, node: Node, most: int) -> None:
+    measurements = check(node, VLLM, smollm2_url, most)
     assert find_after(LIMITS, measurements) is not None
