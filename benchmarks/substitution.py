@@ -57,7 +57,7 @@ Checks = list[list[Measurement]]
 
 def make_declarations(quick: bool) -> list[Declaration]:
     """The cases; a quick run has some of the first declaration."""
-    writer = Node("28 of 30 layers write", "28 layers", is_forging=True)
+    writer = Node("28 of 30 layers write", "28 layers", parallel=4, is_forging=True)
     shipped = Declaration(
         "q4_1",
         (
@@ -67,8 +67,8 @@ def make_declarations(quick: bool) -> list[Declaration]:
             Node("sixteen answers at a time", "q4_1", slots=16, parallel=16),
         ),
         (
-            Node("rounded to Q4_0", "q4_0", is_drawn=True),
-            Node("28 of 30 layers", "28 layers", is_drawn=True),
+            Node("rounded to Q4_0", "q4_0", parallel=4, is_drawn=True),
+            Node("28 of 30 layers", "28 layers", parallel=4, is_drawn=True),
             replace(writer, name=f"{writer.name}, temperature 0", temperatures=(0.0,)),
             replace(writer, name=f"{writer.name}, temperature 1", temperatures=(1.0,), is_drawn=True),
         ),
@@ -77,7 +77,7 @@ def make_declarations(quick: bool) -> list[Declaration]:
     )
     if quick:
         return [replace(shipped, honest=shipped.honest[::3], cheats=(shipped.cheats[0], shipped.cheats[2]))]
-    rounded, pruned = Node("rounded to Q4_0", "q4_0"), Node("28 of 30 layers", "28 layers")
+    rounded, pruned = (replace(cheat, is_drawn=False) for cheat in shipped.cheats[:2])
     eight_bits = Declaration(
         "q8_0",
         (Node("same settings", "q8_0"), Node("four answers at a time", "q8_0", parallel=4)),
@@ -88,7 +88,7 @@ def make_declarations(quick: bool) -> list[Declaration]:
     full = Declaration(
         "bf16",
         (Node("same settings", "bf16"), Node("four answers at a time", "bf16", parallel=4)),
-        (Node("rounded to Q8_0", "q8_0"), rounded, pruned, writer),
+        (Node("rounded to Q8_0", "q8_0", parallel=4), rounded, pruned, writer),
         "bf16",
         "BF16 declared",
     )
@@ -245,9 +245,9 @@ def main() -> None:
     run = Run(
         "substitution",
         __doc__,
-        Option("honest", 40, 22, "answers of each honest node"),
+        Option("honest", 24, 22, "answers of each honest node"),
         Option("checks", 4, 1, "checks of each of them"),
-        Option("cheat", 30, 8, "answers of each cheat, which are checked once"),
+        Option("cheat", 20, 8, "answers of each cheat, which are checked once"),
         Option("tokens", 48, 8, "most tokens of an answer"),
     )
     results, notes = Results(), {}

@@ -95,17 +95,19 @@ class Bench:
         """
         seed = random.Random(f"{self._seed} {self._scorer} {node.name}").getrandbits(31)
         written = await self._write(node, answers, seed)
-        scorers = [await self._open_scorer(number) for number in range(min(SCORERS, checks))]
+        scorers = [await self._open_scorer(number) for number in range(SCORERS)]
         if node.is_forging:
             written = [await _forge(scorers[0], answer) for answer in written]
         found: list[list[Measurement]] = [[] for _ in written]
 
         async def score(scorer: Scorer, number: int) -> None:
-            for pass_number in range(number, checks, SCORERS):
-                for place, answer in enumerate(written):
+            """Every other answer in each pass: each answer comes to the scorers in turn."""
+            for pass_number in range(checks):
+                for place in range((number + pass_number) % SCORERS, len(written), SCORERS):
                     positions = b"%d %d %d" % (seed, place, pass_number)
                     began = time.monotonic()
-                    found[place].append(await check(scorer, answer.request, answer.transcript, positions))
+                    measured = await check(scorer, written[place].request, written[place].transcript, positions)
+                    found[place].append(measured)
                     self.check_s += time.monotonic() - began
                     self.checks += 1
 
