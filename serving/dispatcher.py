@@ -1,7 +1,7 @@
 """The dispatcher: serves a user's request on this node, offloads it, or refuses it.
 
 The owner's policy chooses between serving and offloading. A request that cannot be offloaded is served here if a
-backend has its model, and is refused with an error otherwise.
+backend has its model; one that gets no slot here in time is offloaded. Otherwise it is refused with an error.
 """
 
 from __future__ import annotations
@@ -157,12 +157,23 @@ class Dispatcher:
             except NoExecutor as error:
                 refusal = unavailable(f"No executor took the request: {error}.", error.retry_after_s)
                 doubted = error.doubted
+            can_offload = False
         if backend is None:
             assert refusal is not None
             raise refusal
         if refusal is not None:
             log.info("served here after all", request=record.id, reason=str(refusal))
-        answer, inspector = await self._serve(stack, backend, request, record)
+        try:
+            answer, inspector = await self._serve(stack, backend, request, record)
+        except NotAdmitted as error:
+            busy = _describe_busy(error)
+            if not can_offload:
+                raise busy from error
+            log.info("offloaded after all", request=record.id, reason=str(error))
+            try:
+                return await self._offload(stack, request, record, has_backend=False)
+            except (CannotAfford, TooManyPayments, NoExecutor):
+                raise busy from error
         if doubted is not None:
             self.originator.note_own_answer(doubted, answer.status)
         return answer, inspector
@@ -183,14 +194,16 @@ class Dispatcher:
     async def _serve(
         self, stack: AsyncExitStack, backend: ScheduledBackend, request: Request, record: RequestRecord
     ) -> tuple[Answer, AnswerInspector]:
+        """Serve a request here.
+
+        Raises:
+            NotAdmitted: it gets no slot, or not in time.
+            ApiError: the backend failed.
+        """
         demand = self._make_demand(request, record)
         serving = backend.complete(request.path, request.body, demand, stream=request.stream)
         try:
             answer = await stack.enter_async_context(serving)
-        except QueueFull as error:
-            raise too_many_requests(f"This node is busy: {error}.", error.retry_after_s) from error
-        except NotAdmitted as error:
-            raise unavailable(f"This node is busy: {error}.", error.retry_after_s) from error
         except BackendError as error:
             raise bad_gateway(f"The backend failed: {error}.") from error
         self.counters.local += 1
@@ -210,6 +223,12 @@ class Dispatcher:
             rest -= predicted_s
         max_wait_s = max(0.0, min(self.policy.parameters.max_wait_s, rest))
         return Demand(Origin.OWN, request.model, predicted_s, max_wait_s)
+
+
+def _describe_busy(error: NotAdmitted) -> ApiError:
+    """What to tell a user whose request gets no slot: 429 for a full queue, else 503."""
+    refuse = too_many_requests if isinstance(error, QueueFull) else unavailable
+    return refuse(f"This node is busy: {error}.", error.retry_after_s)
 
 
 def _get_refusal(failure: BaseException | None) -> str:

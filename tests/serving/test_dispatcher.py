@@ -170,6 +170,29 @@ def test_a_full_own_queue_is_429() -> None:
     simulate(play, Options(own_backend=True, capacity=1, policy=policy))
 
 
+@pytest.mark.parametrize("accepts", [True, False])
+def test_a_request_that_gets_no_slot_is_offloaded_if_another_node_takes_it(accepts: bool) -> None:
+    async def play(world: World) -> None:
+        own = world.members[0].backend
+        assert own is not None
+        own.script = Script(first_delay=1000)
+        async with trio.open_nursery() as nursery:
+            for _ in range(2):  # one runs, one waits
+                nursery.start_soon(ask, world.gateway, make_request())
+                await trio.sleep(1)
+            result = await ask(world.gateway, make_request())
+            if accepts:
+                assert result.status == 200 and result.executor == world.members[1].public_key
+            else:
+                assert result.error is not None and result.error.status == 429
+                assert world.members[1].node.executor.declined == 1
+            assert own.running == 1
+            nursery.cancel_scope.cancel()
+
+    policy = PolicyParameters(max_queue=1, offload_frequency=0.0, accept_frequency=float(accepts), queue_frequency=1.0)
+    simulate(play, Options(executors=1, own_backend=True, capacity=1, policy=policy))
+
+
 def test_everybody_declines() -> None:
     async def play(world: World) -> None:
         refused = await ask(world.gateway)
