@@ -167,6 +167,7 @@ class Node:
             self.duels = DuelRunner(
                 key, self.engine, runtime, dialer, self.backend_pool, table, self.identities, own_judge
             )
+        self.originator = Originator(context, dialer, originator_settings)
         self.executor = Executor(
             context,
             self.backend_pool,
@@ -174,8 +175,8 @@ class Node:
             self.availability,
             executor_settings,
             lambda peer: network.report_misbehaviour(peer, Misbehaviour.RATE),
+            self.originator.predictor.lengths,
         )
-        self.originator = Originator(context, dialer, originator_settings)
         self.dispatcher = Dispatcher(self.backend_pool, policy, self.originator, runtime, self.availability)
         self.model_reports = ModelReports(self.engine)
         self.validator_tasks = ValidatorTasks(key, self.engine, self.wallet.submit, runtime)
@@ -282,7 +283,7 @@ async def run_node(data_dir: Path, config: NodeConfig, key: KeyPair, genesis: Ge
         )
         # Both listeners are bound before anything else starts, so that a taken port is an error at once.
         front = await _open_front(node, config)
-        reload = partial(reload_policy, node, config.policy.name, data_dir / CONFIG_FILE)
+        reload = partial(reload_policy, node, config.policy.get_name(), data_dir / CONFIG_FILE)
         admin = await _open_admin(node, config, data_dir, reload, network.partition)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_watch, disk)

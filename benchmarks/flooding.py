@@ -48,7 +48,7 @@ from serving.offload.protocol import (
     encode_message,
 )
 from serving.openai.requests import CHAT_COMPLETIONS, HELD_BYTES_PER_TOKEN
-from serving.scheduling.policy import DefaultPolicy, PolicyParameters
+from serving.scheduling.policy import PolicyParameters, ProbabilisticPolicy
 from tests.support.forked import end_with_parent
 
 if TYPE_CHECKING:
@@ -252,7 +252,7 @@ def run_attackers(
             network=network,
             blocks=ChainStore(store, genesis),
             runtime=runtime,
-            policy=DefaultPolicy(PolicyParameters()),
+            policy=ProbabilisticPolicy(PolicyParameters()),
             backends=[(OpenAICompatibleBackend(backend_url, models=(LIAR_MODEL,), load_reader="none"), 1)],
             bootstrap=[(target.public_key, target.address) for target in targets],
             store=store,

@@ -38,7 +38,7 @@ from p2p.simulation.network import SimulatedInternet, SimulatedNetwork
 from p2p.simulation.runtime import SimulatedRuntime, run_simulation
 from serving.openai.errors import ApiError
 from serving.openai.requests import CHAT_COMPLETIONS, parse_request
-from serving.scheduling.policy import DefaultPolicy, PolicyParameters
+from serving.scheduling.policy import PolicyParameters, ProbabilisticPolicy
 from serving.simulation.gpu_curves import QWEN3_8B
 from serving.simulation.modelled_backend import ModelledBackend
 from tests.support.memory_file import MemoryFile
@@ -98,7 +98,7 @@ class Scenario:
             network=self.networks[number],
             blocks=blocks,
             runtime=runtime,
-            policy=DefaultPolicy(policy),
+            policy=ProbabilisticPolicy(policy),
             backends=[(backend, CAPACITY)],
             vote_store=None if is_newcomer else VoteStore(key, journal, VoteSupportStore(store)),
             bootstrap=bootstrap if number else (),

@@ -38,7 +38,7 @@ from serving.backends.backend import Backend
 from serving.openai.errors import ApiError
 from serving.openai.requests import CHAT_COMPLETIONS, parse_request
 from serving.quality.duels.backend_work import DuelJudgeSettings
-from serving.scheduling.policy import DefaultPolicy, PolicyParameters
+from serving.scheduling.policy import PolicyParameters, ProbabilisticPolicy
 from serving.simulation.gpu_curves import QWEN3_8B
 from serving.simulation.modelled_backend import ModelledBackend
 from tests.support.memory_file import MemoryFile
@@ -114,7 +114,7 @@ class Simulation:
                     network=network,
                     blocks=blocks,
                     runtime=runtime,
-                    policy=DefaultPolicy(PolicyParameters()),
+                    policy=ProbabilisticPolicy(PolicyParameters()),
                     backends=[(self.make_backend(number, runtime, capacity), capacity)],
                     vote_store=vote_store if key.public_key in genesis.validators else None,
                     bootstrap=bootstrap if number else (),

@@ -6,7 +6,8 @@ import structlog
 import trio
 
 from p2p.discovery.service import Discovery
-from p2p.peers.announcement import PeerLoad
+from p2p.peers.announcement import MAX_ANNOUNCED_MODELS, PeerLoad, is_model_name
+from serving.scheduling.announced_load import make_model_load
 from serving.scheduling.availability import AvailabilityGate
 from serving.scheduling.backend_pool import BackendPool
 
@@ -17,7 +18,7 @@ LOAD_READ_INTERVAL_S = 0.5
 
 
 class Advertiser:
-    """Tells discovery which models this node serves to others now, and how busy it is."""
+    """Tells discovery which models this node serves to others now, how busy it is with each, and how fast."""
 
     def __init__(self, discovery: Discovery, backend_pool: BackendPool, availability: AvailabilityGate) -> None:
         self._discovery = discovery
@@ -28,7 +29,8 @@ class Advertiser:
     async def run(self) -> None:
         """Advertise until cancelled."""
         while True:
-            self._discovery.update(models=self._get_offered_models(), load=self._get_load())
+            models = self._get_offered_models()
+            self._discovery.update(models=models, load=self._get_load(models))
             await trio.sleep(LOAD_READ_INTERVAL_S)
 
     def _get_offered_models(self) -> tuple[str, ...]:
@@ -39,11 +41,7 @@ class Advertiser:
             log.info("other nodes are served" if self._was_open else "no other node is served", why=availability.reason)
         return self._backend_pool.get_offered_models() if availability.is_open else ()
 
-    def _get_load(self) -> PeerLoad:
-        admissions = self._backend_pool.admissions
-        capacity = sum(admission.capacity for admission in admissions)
-        running = sum(admission.running for admission in admissions)
-        waiting = sum(admission.total_waiting for admission in admissions)
-        if not capacity:
-            return PeerLoad(0, 0, 1000)
-        return PeerLoad(running, waiting, min(1000, round(1000 * (running + waiting) / capacity)))
+    def _get_load(self, models: tuple[str, ...]) -> PeerLoad:
+        names = [model for model in models if is_model_name(model)][:MAX_ANNOUNCED_MODELS]
+        found = [(model, self._backend_pool.find(model)) for model in names]
+        return PeerLoad(tuple(make_model_load(model, each.get_speed(model)) for model, each in found if each))

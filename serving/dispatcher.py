@@ -6,10 +6,11 @@ backend has its model; one that gets no slot here in time is offloaded. Otherwis
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import structlog
 import trio
@@ -19,6 +20,7 @@ from serving.accounting.hold_numbers import TooManyPayments
 from serving.accounting.payer import CannotAfford
 from serving.backends.backend import BackendError, ErrorEventSent
 from serving.offload.attempt import AttemptTerms
+from serving.offload.choice import Reason, is_kept
 from serving.offload.originator import NoExecutor, Originator
 from serving.openai.answers import Answer, AnswerInspector
 from serving.openai.errors import (
@@ -34,6 +36,9 @@ from serving.scheduling.admission import Demand, NotAdmitted, Origin, QueueFull
 from serving.scheduling.availability import AvailabilityGate
 from serving.scheduling.backend_pool import BackendPool, ScheduledBackend
 from serving.scheduling.policy import Decision, Policy
+from serving.scheduling.prediction import BYTES_PER_TOKEN, estimate_tokens, predict_wait
+from serving.scheduling.predictor import Prediction, is_able
+from serving.scheduling.speed import AnswerTimer
 
 log = structlog.get_logger(__name__)
 
@@ -57,8 +62,25 @@ class RequestRecord:
     completion_tokens: int = 0
     is_estimated: bool = False
     """Whether ``completion_tokens`` were counted here, because the backend reported no usage."""
+    is_stream: bool = False
+    reason: str = ""
+    """Why it was answered where it was."""
+    prediction: Prediction | None = None
+    """What was expected of the node that answered."""
+    predicted_at: float = 0.0
+    """When the times of that count from."""
+    unread_s: float = 0.0
+    """Seconds in which the user did not take what was there."""
     outcome: str = "running"
     """Then completed, error (a status other than 200), refused, failed or cancelled."""
+
+    def compare(self) -> tuple[float | None, float | None]:
+        """Measured by predicted time of the first token (of a stream) and of the whole answer; None: not known."""
+        if self.outcome != "completed" or self.prediction is None or self.first_byte is None or self.finished is None:
+            return None, None
+        time, since = self.prediction.time, self.predicted_at
+        first = (self.first_byte - since) / time.first_token if self.is_stream and time.first_token else None
+        return first, (self.finished - since - self.unread_s) / time.total if time.total else None
 
 
 @dataclass(slots=True)
@@ -105,7 +127,8 @@ class Dispatcher:
         Raises:
             ApiError: it cannot be answered.
         """
-        record = RequestRecord(f"req-{self.runtime.random.getrandbits(64):016x}", request.model, trio.current_time())
+        number = self.runtime.random.getrandbits(64)
+        record = RequestRecord(f"req-{number:016x}", request.model, trio.current_time(), is_stream=request.stream)
         self.records.append(record)
         answer: Answer | None = None
         inspector: AnswerInspector | None = None
@@ -127,6 +150,7 @@ class Dispatcher:
                 record.outcome = _get_outcome(answer.status, inspector, failure)
                 record.completion_tokens = inspector.completion_tokens
                 record.is_estimated = inspector.is_estimated
+                self._note_measured(request, record, inspector)
             self._count(record)
 
     def _count(self, record: RequestRecord) -> None:
@@ -135,6 +159,21 @@ class Dispatcher:
         self.counters.refused += record.outcome == "refused"
         self.counters.cancelled += record.outcome == "cancelled"
         self.counters.completion_tokens += record.completion_tokens
+
+    def _note_measured(self, request: Request, record: RequestRecord, inspector: AnswerInspector) -> None:
+        """Compare what an answer of this node's backend took with what was predicted, and learn from both.
+
+        The originator does so of the answers of others.
+        """
+        if record.outcome != "completed" or record.executor is not None or record.prediction is None:
+            return
+        assert record.first_byte is not None and record.finished is not None
+        predictor, tokens = self.originator.predictor, inspector.completion_bytes / BYTES_PER_TOKEN / request.choices
+        first_token_s = record.first_byte - record.predicted_at if inspector.is_stream else None
+        total_s = record.finished - record.predicted_at - record.unread_s
+        predictor.note(record.prediction, record.finished, tokens, first_token_s, total_s)
+        is_cut_off = inspector.finish_reason == "length"
+        predictor.note_answer(predictor.me, request, tokens, is_cut_off=is_cut_off)
 
     async def _begin(
         self, stack: AsyncExitStack, request: Request, record: RequestRecord
@@ -147,7 +186,7 @@ class Dispatcher:
             raise model_not_found(request.model)
         refusal: ApiError | None = None
         doubted: AttemptTerms | None = None
-        if can_offload and (backend is None or self._wants_offload(backend, request)):
+        if can_offload and (backend is None or self._wants_offload(backend, request, record)):
             try:
                 return await self._offload(stack, request, record, has_backend=backend is not None)
             except CannotAfford as error:
@@ -163,6 +202,7 @@ class Dispatcher:
             raise refusal
         if refusal is not None:
             log.info("served here after all", request=record.id, reason=str(refusal))
+            record.reason = Reason.NEXT.value
         try:
             answer, inspector = await self._serve(stack, backend, request, record)
         except NotAdmitted as error:
@@ -178,8 +218,31 @@ class Dispatcher:
             self.originator.note_own_answer(doubted, answer.status)
         return answer, inspector
 
-    def _wants_offload(self, backend: ScheduledBackend, request: Request) -> bool:
-        load = backend.get_load_snapshot(request.model)
+    def _wants_offload(self, backend: ScheduledBackend, request: Request, record: RequestRecord) -> bool:
+        """Whether the policy offloads a request, given what is expected here and there.
+
+        That is decided when it arrives: one that waits in the queue here stays here.
+        """
+        predictor, now = self.originator.predictor, trio.current_time()
+        speed = backend.get_speed(request.model)
+        expected = predictor.expect(request)
+        here = predictor.predict(predictor.me, request, expected, speed, now)
+        here_s = here.score if is_able(speed, here.size, request.features) else math.inf
+        found = self.originator.preview(request)
+        stays: Decision | None = None
+        if expected.kept_by == predictor.me and (found is None or is_kept(here_s, found[0].score)):
+            stays = Decision.SERVE
+        elif found is not None and found[1] is Reason.CONVERSATION and is_kept(found[0].score, here_s):
+            stays = Decision.OFFLOAD
+        load = replace(
+            backend.get_load_snapshot(request.model),
+            wait_s=predict_wait(speed, here.usual_output),
+            here_s=here_s,
+            there_s=None if found is None else found[0].score,
+            price=self.originator.compute_expected_price(request),
+            conversation=stays,
+        )
+        record.reason = (Reason.CONVERSATION if stays is Decision.SERVE else Reason.POLICY).value
         return self.policy.decide_request(load, self.runtime.random) is Decision.OFFLOAD
 
     async def _offload(
@@ -189,6 +252,7 @@ class Dispatcher:
         self.counters.offloaded += 1
         terms = attempt.terms
         record.executor, record.attempt, record.hold_id = terms.executor, terms.number, attempt.hold_id
+        record.reason, record.prediction, record.predicted_at = terms.reason.value, terms.prediction, attempt.begun_at
         return attempt.answer, attempt.inspector
 
     async def _serve(
@@ -200,20 +264,32 @@ class Dispatcher:
             NotAdmitted: it gets no slot, or not in time.
             ApiError: the backend failed.
         """
-        demand = self._make_demand(request, record)
-        serving = backend.complete(request.path, request.body, demand, stream=request.stream)
+        predictor, now = self.originator.predictor, trio.current_time()
+        speed, expected = backend.get_speed(request.model), predictor.expect(request)
+        record.prediction = predictor.predict(predictor.me, request, expected, speed, now)
+        record.predicted_at = now
+        slot_at = trio.current_time()
+
+        def note_slot() -> None:
+            nonlocal slot_at
+            slot_at = trio.current_time()
+
+        demand = self._make_demand(request, record, record.prediction.service_s)
+        serving = backend.complete(request.path, request.body, demand, stream=request.stream, on_slot=note_slot)
         try:
             answer = await stack.enter_async_context(serving)
         except BackendError as error:
             raise bad_gateway(f"The backend failed: {error}.") from error
         self.counters.local += 1
+        prompt = estimate_tokens(len(request.body))
+        timer = backend.meter.start_timer(request.model, prompt, slot_at, is_stream=answer.is_stream)
         inspector = AnswerInspector(
             answer.is_stream,
             choices=request.choices,
             has_tools=request.has_tools,
             withhold_usage=not request.wants_usage,
         )
-        answer.body = await stack.enter_async_context(aclosing(_inspect(answer.body, inspector)))
+        answer.body = await stack.enter_async_context(aclosing(_inspect(answer.body, inspector, timer)))
         return answer, inspector
 
     def _make_demand(self, request: Request, record: RequestRecord, predicted_s: float = 0.0) -> Demand:
@@ -247,11 +323,16 @@ def _get_outcome(status: int, inspector: AnswerInspector, failure: BaseException
     return "failed" if isinstance(failure, Exception) else "cancelled"
 
 
-async def _inspect(body: AsyncIterator[bytes], inspector: AnswerInspector) -> AsyncGenerator[bytes, None]:
-    """What the user gets of a backend's answer."""
+async def _inspect(
+    body: AsyncIterator[bytes], inspector: AnswerInspector, timer: AnswerTimer
+) -> AsyncGenerator[bytes, None]:
+    """What the user gets of a backend's answer, which is timed."""
     async for chunk in body:
+        now = trio.current_time()
+        timer.feed(now, len(chunk))
         if passed := inspector.feed(chunk):
             yield passed
+            timer.note_taken(trio.current_time(), trio.current_time() - now)
         if inspector.error is not None:  # what may come after an error contradicts it
             raise ErrorEventSent(inspector.error)
     if rest := inspector.finish():
@@ -260,6 +341,7 @@ async def _inspect(body: AsyncIterator[bytes], inspector: AnswerInspector) -> As
         raise ErrorEventSent(inspector.error)
     if inspector.is_stream and not inspector.is_complete:
         raise BackendError("the answer ended too early")
+    timer.finish(inspector.completion_bytes / BYTES_PER_TOKEN)
 
 
 async def _watch(
@@ -268,9 +350,11 @@ async def _watch(
     """``body``, while the record notes when it began and the inspector that it broke off."""
     try:
         async for chunk in body:
+            now = trio.current_time()
             if record.first_byte is None:
-                record.first_byte = trio.current_time()
+                record.first_byte = now
             yield chunk
+            record.unread_s += trio.current_time() - now
     except BackendError as error:
         inspector.error = inspector.error or str(error)
         raise

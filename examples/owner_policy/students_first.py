@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import random
 
-from serving.scheduling.policy import Decision, DefaultPolicy, LoadSnapshot
+from serving.scheduling.policy import AdaptivePolicy, Decision, LoadSnapshot
 
 RESERVE = 0.5
 """Part of each backend that is kept free for students."""
 
 
-class StudentsFirst(DefaultPolicy):
+class StudentsFirst(AdaptivePolicy):
     """Decides on students' requests as the default policy does, and takes others only into what it need not reserve."""
 
     def decide_offer(self, load: LoadSnapshot, chance: random.Random) -> Decision:

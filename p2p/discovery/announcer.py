@@ -56,8 +56,6 @@ REFRESH_BURST = 5
 """Announcements that may be renewed for peers in a row, without that interval."""
 INCARNATION_SPREAD_MS = 1000
 """Range of what is added to the coarse time of an incarnation: runs that do not know of each other do not share one."""
-LOAD_STEP_PERMILLE = 100
-"""Change of utilization that neighbours are told at once."""
 LOAD_INTERVAL_S = 5.0
 """Seconds after which neighbours are told of any change of load."""
 
@@ -174,9 +172,8 @@ class Announcer:
             self._changed.set()
         self._refresh_if_allowed()
         sent, sent_at = self._sent_load
-        is_large = abs(self.load.utilization - sent.utilization) >= LOAD_STEP_PERMILLE
-        is_large = is_large or (self.load.waiting > 0) != (sent.waiting > 0)
-        if self.load != sent and now - sent_at >= (ANNOUNCE_SPACING_S if is_large else LOAD_INTERVAL_S):
+        interval = ANNOUNCE_SPACING_S if self.load.is_far_from(sent) else LOAD_INTERVAL_S
+        if self.load != sent and now - sent_at >= interval:
             self._sent_load = (self.load, now)
             for peer in self._plumtree.peers():
                 self._plumtree.send(peer, SyncFrame(load=self.load))

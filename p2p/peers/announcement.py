@@ -60,13 +60,70 @@ Address = Annotated[str, Bounds(1, MAX_ADDRESS_BYTES)]
 """A multiaddress."""
 
 
+RATE_SCALE = 1000
+"""Announced rates are in thousandths of a token per second."""
+MAX_RATE = 1_000_000 * RATE_SCALE
+"""Highest rate that can be announced."""
+LOAD_STEP = 10
+"""Divisor of the slots: a load is far from another if so much of them was taken or freed."""
+
+Count = Annotated[int, Bounds(0, 1_000_000)]
+"""A number of requests."""
+Rate = Annotated[int, Bounds(0, MAX_RATE)]
+"""Tokens in 1,000 seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelLoad(Record):
+    """How busy a node is with one model, and how fast; models of one backend share its requests.
+
+    ``running`` and ``waiting`` are requests, and ``slots`` how many run at a time. ``prefill_rate`` and ``decode_rate``
+    (of one stream) are in thousandths of a token per second, ``context_length`` in tokens; 0 is unknown. ``features``
+    are bits; their meaning is that of ``serving.scheduling.prediction``.
+    """
+
+    model: ModelName
+    running: Count = 0
+    waiting: Count = 0
+    slots: Count = 0
+    prefill_rate: Rate = 0
+    decode_rate: Rate = 0
+    context_length: Annotated[int, Bounds(0, 2**31)] = 0
+    features: Annotated[int, Bounds(0, 255)] = 0
+
+    @property
+    def utilization(self) -> int:
+        """Use of the slots in permille, 1000 if requests wait."""
+        if self.waiting or self.running >= self.slots > 0:
+            return 1000
+        return 1000 * self.running // self.slots if self.slots else 0
+
+
 @dataclass(frozen=True, slots=True)
 class PeerLoad(Record):
-    """How busy a node's backend is: requests running and waiting, and use of its capacity in permille."""
+    """How busy a node is, by model."""
 
-    running: Annotated[int, Bounds(0, 1_000_000)] = 0
-    waiting: Annotated[int, Bounds(0, 1_000_000)] = 0
-    utilization: Annotated[int, Bounds(0, 1000)] = 0
+    models: Annotated[tuple[ModelLoad, ...], Bounds(0, MAX_ANNOUNCED_MODELS)] = ()
+
+    def find(self, model: str) -> ModelLoad | None:
+        """That of one model; the first, if there are several."""
+        return next((each for each in self.models if each.model == model), None)
+
+    @property
+    def utilization(self) -> int:
+        """That of the busiest model, in permille."""
+        return max((each.utilization for each in self.models), default=0)
+
+    def is_far_from(self, other: PeerLoad) -> bool:
+        """Whether others should soon hear of the difference: it changes where requests go."""
+        if len(self.models) != len(other.models):
+            return True
+        for now, then in zip(self.models, other.models, strict=True):
+            if now.model != then.model or (now.waiting > 0) != (then.waiting > 0):
+                return True
+            if LOAD_STEP * abs(now.running + now.waiting - then.running - then.waiting) >= max(now.slots, 1):
+                return True
+        return False
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,8 @@ from serving.scheduling.admission import Admission, Origin
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 """Content type of the page."""
+PREDICTION_BUCKETS = (0.25, 0.5, 0.67, 0.8, 0.9, 1.1, 1.25, 1.5, 2, 4, 10)
+"""Upper bounds of the histogram of measured by predicted times."""
 FIRST_BYTE_BUCKETS_S = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1, 1.5, 2.5, 5, 10, 20, 40, 80)
 """Upper bounds of the histogram of times to the first byte."""
 
@@ -54,6 +56,15 @@ class _NodeCollector(Collector):
             registry=None,
             buckets=FIRST_BYTE_BUCKETS_S,
         )
+        self._prediction = Histogram(
+            "wwwserve_prediction_ratio",
+            "Measured by predicted time of the answers to this node's users, corrections included.",
+            ["time"],
+            registry=None,
+            buckets=PREDICTION_BUCKETS,
+        )
+        self._compared: dict[str, None] = {}
+        """Requests of the dispatcher's records whose times are in that histogram."""
         self._observed: dict[str, None] = {}
         """Requests of the dispatcher's records whose first byte is in the histogram."""
 
@@ -69,6 +80,7 @@ class _NodeCollector(Collector):
             yield from self._collect_duels(self._node.duels)
         self._observe()
         yield from self._first_byte.collect()
+        yield from self._prediction.collect()
 
     def _collect_requests(self) -> Iterator[Metric]:
         counters, executor = self._node.dispatcher.counters, self._node.executor
@@ -231,6 +243,19 @@ class _NodeCollector(Collector):
                 served = "local" if record.executor is None else "offloaded"
                 self._first_byte.labels(served).observe(record.first_byte - record.started)
             self._observed[record.id] = None
+        self._compare()
+
+    def _compare(self) -> None:
+        """Enter what was measured since the last scrape beside what was predicted."""
+        known, self._compared = self._compared, {}
+        for record in self._node.dispatcher.records:
+            ratios = dict(zip(("first_token", "total"), record.compare(), strict=True))
+            if not any(ratios.values()):
+                continue
+            for time, ratio in ratios.items():
+                if record.id not in known and ratio is not None:
+                    self._prediction.labels(time).observe(ratio)
+            self._compared[record.id] = None
 
 
 def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:

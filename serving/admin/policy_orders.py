@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import structlog
+from starlette.exceptions import HTTPException
 
 from serving.admin.bodies import validate_section
 from serving.admin.node_view import NodeView
 from serving.admin.wallet_orders import OrderRefused
 from serving.config.file import load_config
 from serving.config.schema import ConfigError, LivePolicy
+from serving.scheduling.policy import find_foreign_parameter
 
 log = structlog.get_logger(__name__)
 
@@ -38,6 +40,9 @@ def change_policy(node: NodeView, changes: dict[str, Any]) -> dict[str, Any]:
     Raises:
         HTTPException: 400; a change is not acceptable, and none is made.
     """
+    if (foreign := find_foreign_parameter(node.policy, changes)) is not None:
+        key, other, own = foreign
+        raise HTTPException(400, f"{key}: is for the policy {other!r}, and this node's is {own!r}")
     present = report_policy(node)
     content = {**present, **changes}
     quotas = changes.get("models")
@@ -64,8 +69,10 @@ def reload_policy(node: NodeView, name: str, path: Path) -> dict[str, Any]:
         policy = load_config(path).policy
     except ConfigError as error:
         raise OrderRefused(str(error)) from None
-    if policy.name != name:
-        raise OrderRefused(f"policy.name: {policy.name!r} takes a restart; {name!r} runs, and nothing was changed")
+    if policy.get_name() != name:
+        raise OrderRefused(
+            f"policy.name: {policy.get_name()!r} takes a restart; {name!r} runs, and nothing was changed"
+        )
     _apply(node, policy)
     log.info("policy read again", file=str(path))
     return report_policy(node)

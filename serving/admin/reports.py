@@ -5,7 +5,9 @@ Amounts are in micro-credits, public keys are written as addresses and hashes in
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from itertools import islice
+from statistics import median
 from typing import Any
 
 import trio
@@ -14,12 +16,13 @@ from chain.crypto import format_address
 from chain.state.check_records import CHECK_STAGES
 from chain.state.duel_records import STAGES
 from chain.state.records import Account, ValidatorRecord
-from p2p.peers.announcement import Announcement
+from p2p.peers.announcement import Announcement, ModelLoad
 from serving.admin.node_view import NodeView
 from serving.dispatcher import RequestRecord
 from serving.quality.duels.check_history import CheckRecord
 from serving.quality.duels.history import DuelRecord
 from serving.scheduling.admission import Origin
+from serving.scheduling.announced_load import read_model_load
 
 ACCOUNTS_PER_TURN = 1_000
 """Accounts that are added up before other tasks get a turn."""
@@ -41,7 +44,8 @@ def report_status(node: NodeView) -> dict[str, Any]:
 
     ``participation_votes`` of ``participation_blocks`` blocks are what a validator has voted for in its present span;
     with fewer than ``participation_needed`` it is jailed when the span ends. ``serves_others_changes_in_s`` is when the
-    node opens or closes to other nodes by itself (None: not within a week).
+    node opens or closes to other nodes by itself (None: not within a week). ``measured_by_predicted`` is the median of
+    that ratio of the times of answers to this node's users; above 1 they took longer than predicted.
     """
     availability = node.availability.check()
     genesis, status = node.engine.genesis, node.engine.status()
@@ -77,9 +81,16 @@ def report_status(node: NodeView) -> dict[str, Any]:
         "requests_failed": counters.failed,
         "requests_cancelled": counters.cancelled,
         "completion_tokens": counters.completion_tokens,
+        "measured_by_predicted": _compare_times(node),
         "offers_served": node.executor.served,
         "offers_declined": node.executor.declined,
     }
+
+
+def _compare_times(node: NodeView) -> float | None:
+    """The median of measured by predicted times of whole answers, among the requests that are recorded."""
+    ratios = [ratio for record in node.dispatcher.records if (ratio := record.compare()[1]) is not None]
+    return round(median(ratios), 2) if ratios else None
 
 
 async def report_total(node: NodeView) -> dict[str, Any]:
@@ -111,7 +122,8 @@ async def report_total(node: NodeView) -> dict[str, Any]:
 
 
 def report_peers(node: NodeView) -> dict[str, Any]:
-    """The peers that are online, as each announces itself. ``utilization`` is in permille.
+    """The peers that are online, as each announces itself. ``utilization`` is that of the busiest model, in permille,
+    and the rates of ``loads`` are in tokens per second.
 
     ``scores`` is what this node remembers of a peer as an executor.
     """
@@ -124,15 +136,18 @@ def report_peers(node: NodeView) -> dict[str, Any]:
                 "addresses": list(peer.addresses),
                 "relays": list(peer.relays),
                 "models": list(peer.models),
-                "running": peer.load.running,
-                "waiting": peer.load.waiting,
                 "utilization": peer.load.utilization,
+                "loads": {each.model: _report_load(each) for each in peer.load.models},
                 "bonded": node.engine.state.account(peer.peer).bonded,
                 "scores": _report_scores(node, peer),
             }
             for peer in node.discovery.table.present()
         ]
     }
+
+
+def _report_load(load: ModelLoad) -> dict[str, Any]:
+    return {**asdict(read_model_load(load)), "features": sorted(read_model_load(load).features)}
 
 
 def _report_scores(node: NodeView, peer: Announcement) -> dict[str, Any]:
@@ -144,7 +159,6 @@ def _report_scores(node: NodeView, peer: Announcement) -> dict[str, Any]:
             "delivered": round(score.delivered, 2),
             "failed": round(score.failed, 2),
             "unshared_errors": round(score.unshared_errors, 2),
-            "first_chunk_s": score.known_first_chunk_s,
             "is_faulty": score.is_faulty,
         }
         for model, score in scores.items()
@@ -192,7 +206,10 @@ def report_requests(node: NodeView, limit: int) -> dict[str, Any]:
 
 
 def _report_request(node: NodeView, record: RequestRecord) -> dict[str, Any]:
-    """``amount`` is what was paid, once that is final at ``settled_height``; None for a request served here."""
+    """``amount`` is what was paid, once that is final at ``settled_height``; None for a request served here.
+
+    ``reason`` is why it was answered where it was, and the predicted times are those of the node that answered.
+    """
     payment = None if record.hold_id is None else node.payments.payer.find(record.hold_id)
     executor = None if record.outcome == "refused" else "local"
     return {
@@ -200,6 +217,9 @@ def _report_request(node: NodeView, record: RequestRecord) -> dict[str, Any]:
         "model": record.model,
         "executor": executor if record.executor is None else format_address(record.executor),
         "attempt": record.attempt,
+        "reason": record.reason,
+        "predicted_ttft_ms": None if record.prediction is None else round(1000 * record.prediction.time.first_token, 1),
+        "predicted_duration_ms": None if record.prediction is None else round(1000 * record.prediction.time.total, 1),
         "age_s": round(trio.current_time() - record.started, 1),
         "ttft_ms": _to_ms(record.started, record.first_byte),
         "duration_ms": _to_ms(record.started, record.finished),

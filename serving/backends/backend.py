@@ -36,6 +36,18 @@ class Load:
     known: bool
 
 
+FEATURES = ("tools", "vision", "logprobs")
+"""What a request may ask of a model beyond text, in the order of their bits in an announcement."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelLimits:
+    """What a model can take: tokens of prompt and output together (0: unknown), and which of :data:`FEATURES`."""
+
+    context_length: int = 0
+    features: frozenset[str] = frozenset(FEATURES)
+
+
 class Backend(Protocol):
     """Something that answers OpenAI-compatible requests."""
 
@@ -54,6 +66,9 @@ class Backend(Protocol):
 
     def get_load(self) -> Load:
         """Current load. Never raises: an unreachable backend reports itself full (utilization 1, known False)."""
+
+    def get_limits(self, model: str) -> ModelLimits:
+        """What one of its models can take."""
 
     def is_alive(self) -> bool:
         """Whether the backend answers at all."""

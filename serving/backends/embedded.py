@@ -19,7 +19,7 @@ from typing import Any
 import trio
 
 from p2p.runtime import Runtime
-from serving.backends.backend import BackendError, Load
+from serving.backends.backend import BackendError, Load, ModelLimits
 from serving.backends.load_metrics import compute_full_load
 from serving.backends.openai_compatible import BackendTimeouts, OpenAICompatibleBackend
 from serving.openai.answers import Answer
@@ -78,6 +78,10 @@ class EmbeddedBackend:
     def get_load(self) -> Load:
         """See :meth:`serving.backends.backend.Backend.get_load`."""
         return compute_full_load(0, self._parallel) if self._backend is None else self._backend.get_load()
+
+    def get_limits(self, model: str) -> ModelLimits:
+        """See :meth:`serving.backends.backend.Backend.get_limits`. It was not trained to call tools."""
+        return ModelLimits(self._context, frozenset({"logprobs"}))
 
     def is_alive(self) -> bool:
         """Whether the model is loaded and answers."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import structlog
 import trio
 
-from serving.backends.backend import BackendError, Load
+from serving.backends.backend import BackendError, Load, ModelLimits
 from serving.backends.load_metrics import (
     PARSERS,
     LoadReader,
@@ -38,6 +38,8 @@ DEAD_AFTER_FAILURES = 2
 """Failed probes in a row after which a backend counts as dead."""
 PROBE_TIMEOUTS = HttpTimeouts(connect_s=2.0, first_byte_s=3.0, stall_s=3.0)
 """Patience of probes."""
+MAX_CONTEXT_LENGTH = 2**31
+"""A context length from here on is not believed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +64,10 @@ class OpenAICompatibleBackend:
         load_reader: LoadReader = "auto",
         capacity: int = 32,
         timeouts: BackendTimeouts | None = None,
+        limits: ModelLimits | None = None,
     ) -> None:
         """``models`` empty: asked for at ``/v1/models``. ``capacity``: requests it runs at a time before they queue.
+        ``limits`` are those of each model; a context length of 0 is asked for there as well.
 
         Raises:
             ValueError: ``base_url`` or ``capacity`` is not valid.
@@ -78,6 +82,9 @@ class OpenAICompatibleBackend:
         self._probes = HttpPool(base_url, api_key=api_key, timeouts=PROBE_TIMEOUTS, max_connections=2, max_idle=1)
         self._configured = models
         self._discovered: tuple[str, ...] = ()
+        self._limits = limits or ModelLimits()
+        self._context_lengths: dict[str, int] = {}
+        """As the server listed them."""
         self._capacity = capacity
         self._reader: LoadReader = load_reader
         self._page: MetricsPage | None = None
@@ -121,6 +128,11 @@ class OpenAICompatibleBackend:
         if not self._alive.is_set() or not self._page_reachable:
             return compute_full_load(self._in_flight, self._capacity)
         return compute_load(self._page, self._own_at_page, self._in_flight, self._capacity)
+
+    def get_limits(self, model: str) -> ModelLimits:
+        """See :meth:`serving.backends.backend.Backend.get_limits`."""
+        length = self._limits.context_length or self._context_lengths.get(model, 0)
+        return ModelLimits(length, self._limits.features)
 
     def is_alive(self) -> bool:
         """Whether one of the last two probes was answered."""
@@ -201,7 +213,8 @@ class OpenAICompatibleBackend:
         except HttpClientError:
             return False
         if status == 200:
-            self._discovered = _model_names(body)
+            self._context_lengths = _parse_models(body)
+            self._discovered = tuple(self._context_lengths)
             if missing := [name for name in self._configured if self._discovered and name not in self._discovered]:
                 log.warning("backend does not list a configured model", missing=missing, listed=self._discovered)
         elif status in (401, 403):
@@ -226,9 +239,16 @@ class _Body:
             raise BackendError(str(error)) from error
 
 
-def _model_names(body: bytes) -> tuple[str, ...]:
-    """Names in an answer of ``/v1/models``; empty if it is not one."""
+def _parse_models(body: bytes) -> dict[str, int]:
+    """Names in an answer of ``/v1/models``, with the context length if vLLM or SGLang tells it, else 0.
+
+    Empty if it is no such answer.
+    """
     try:
-        return tuple(str(model["id"]) for model in json.loads(body)["data"])
-    except (ValueError, TypeError, KeyError):
-        return ()
+        return {str(model["id"]): _read_length(model.get("max_model_len")) for model in json.loads(body)["data"]}
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return {}
+
+
+def _read_length(value: object) -> int:
+    return value if type(value) is int and 0 < value < MAX_CONTEXT_LENGTH else 0

@@ -12,7 +12,7 @@ from chain.crypto import KeyPair
 from p2p.addresses import get_endpoint
 from p2p.network import PeerDirectory
 from p2p.runtime import Runtime
-from serving.backends.backend import Backend, BackendError
+from serving.backends.backend import Backend, BackendError, ModelLimits
 from serving.config.schema import ConfigError, EmbeddedModel, NodeConfig, OpenAIModel
 from serving.quality.duels.backend_work import DuelJudgeSettings
 from serving.quality.judging.ballot import ReplyForm
@@ -53,6 +53,7 @@ def build_backend(entry: EmbeddedModel | OpenAIModel, runtime: Runtime) -> Backe
         load_reader=entry.load,
         capacity=entry.capacity,
         timeouts=timeouts,
+        limits=ModelLimits(entry.context_length or 0, frozenset(entry.features)),
     )
 
 
@@ -98,7 +99,7 @@ def build_policy(config: NodeConfig) -> Policy:
         ConfigError: no policy of that name is installed.
     """
     try:
-        return load_policy(config.policy.name, config.policy.get_parameters())
+        return load_policy(config.policy.get_name(), config.policy.get_parameters())
     except ValueError as error:
         raise ConfigError(f"policy.name: {error}") from None
 

@@ -25,7 +25,7 @@ from serving.http.client import BaseUrl
 from serving.openai.keys import ApiKey
 from serving.quality.judging.prompt import MAX_PROMPT_BYTES, JudgePrompt, PromptError, load_default_prompt
 from serving.quality.same_model.weights import hash_weights
-from serving.scheduling.policy import ModelQuota, PolicyParameters
+from serving.scheduling.policy import DEFAULT_POLICY, PARAMETERS_OF, ModelQuota, PolicyParameters
 from serving.scheduling.weekly_schedule import MAX_SPANS, find_zone, parse_entry
 
 MAX_QUOTAS = 256
@@ -209,18 +209,32 @@ class PolicyBounds(Section):
     """The numbers of the policy, which all of a node's decisions follow."""
 
     offload_frequency: Probability = Field(
-        default=_POLICY.offload_frequency, description="Probability of offloading a request of your users when busy."
+        default=_POLICY.offload_frequency,
+        description="Policy 'paper': probability of offloading a request of your users when busy.",
     )
     accept_frequency: Probability = Field(
-        default=_POLICY.accept_frequency, description="Probability of accepting another node's request when not busy."
+        default=_POLICY.accept_frequency,
+        description="Policy 'paper': probability of accepting another node's request when not busy.",
     )
     queue_frequency: Probability = Field(
         default=_POLICY.queue_frequency,
-        description="Probability of queueing another node's request, not declining, when busy.",
+        description="Policy 'paper': probability of queueing another node's request, not declining, when busy.",
     )
     target_utilization: Probability = Field(
         default=_POLICY.target_utilization,
-        description="Fraction of its capacity from which a backend counts as busy.",
+        description="Policy 'paper': fraction of its capacity from which a backend counts as busy.",
+    )
+    credit_price_s: float = Field(
+        default=_POLICY.credit_price_s,
+        ge=0,
+        le=10**6,
+        description="How many seconds sooner an answer must come for each credit that it costs to offload it.",
+    )
+    max_offer_wait_s: float = Field(
+        default=_POLICY.max_offer_wait_s,
+        ge=0,
+        le=10**6,
+        description="Longest predicted wait for which another node's request is accepted, in seconds.",
     )
     max_queue: int = Field(
         default=_POLICY.max_queue,
@@ -285,7 +299,28 @@ class LivePolicy(PolicyBounds):
 class PolicyConfig(LivePolicy):
     """Which requests this node serves, offloads, accepts, queues or declines."""
 
-    name: Text = Field(default="default", description="'default', or a policy that is installed as an entry point.")
+    name: Text = Field(
+        default="default",
+        description="adaptive, paper, or a policy that is installed as an entry point. 'default' is adaptive, or paper "
+        "if one of the numbers that are only its own is not the default.",
+    )
+
+    def get_name(self) -> str:
+        """The policy that is meant."""
+        if self.name != "default":
+            return self.name
+        return "paper" if next(self._find_changed("paper"), None) else DEFAULT_POLICY
+
+    def find_conflicts(self) -> Iterator[tuple[str, str]]:
+        """Numbers that mean nothing to the policy that is named, each with the reason."""
+        for other in PARAMETERS_OF:
+            if self.get_name() in PARAMETERS_OF and other != self.get_name():
+                for key in self._find_changed(other):
+                    yield key, f"is for the policy {other!r}, and name is {self.name!r}"
+
+    def _find_changed(self, name: str) -> Iterator[str]:
+        """The numbers that only the policy ``name`` reads and that are not the default."""
+        return (key for key in PARAMETERS_OF[name] if getattr(self, key) != getattr(_POLICY, key))
 
 
 _FIRST_TOKEN = "Longest wait for the first token of an answer, in seconds."
@@ -352,6 +387,16 @@ class OpenAIModel(Section):
         default=(), max_length=MAX_MODELS, description="Models to serve; [] serves those that the server lists."
     )
     capacity: Capacity = Field(default=32, description="Requests that run at a time; further ones wait.")
+    context_length: int | None = Field(
+        default=None,
+        ge=1,
+        lt=2**31,
+        description="Most tokens of prompt and answer together; null asks the server (vLLM and SGLang tell it).",
+    )
+    features: Annotated[tuple[Literal["tools", "vision", "logprobs"], ...], Strict(False)] = Field(
+        default=("tools", "logprobs"),
+        description="What requests may ask for beyond text: tools, vision, logprobs.",
+    )
     load: LoadReader = Field(
         default="auto", description="Format of its metrics page: auto, vllm, sglang, llamacpp or none."
     )
@@ -663,6 +708,8 @@ class NodeConfig(Section):
     def find_conflicts(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         """What is wrong between sections: path of the key and reason."""
         yield from self._find_anonymity_conflicts()
+        for key, reason in self.policy.find_conflicts():
+            yield ("policy", key), reason
         if not self.api.keys and not is_loopback(self.api.host):
             reason = (
                 f"{self.api.host!r} lets other machines in, which takes keys: put one into api.keys "

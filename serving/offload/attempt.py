@@ -21,6 +21,7 @@ from chain.types.operations import Hold, Usage, compute_digest, compute_hold_id,
 from p2p.network import NetworkError
 from p2p.streams.exchanges import Exchange
 from serving.backends.backend import BackendError, ErrorEventSent
+from serving.offload.choice import Reason
 from serving.offload.context import DeliveredTexts, OffloadContext, receive_message
 from serving.offload.decoding_share import DecodingShare
 from serving.offload.dialer import ExecutorDialer
@@ -47,6 +48,7 @@ from serving.offload.protocol import (
 from serving.offload.settings import OriginatorSettings
 from serving.openai.answers import EVENT_STREAM, MAX_EVENT_BYTES, Answer, AnswerInspector
 from serving.openai.requests import Request
+from serving.scheduling.predictor import Prediction
 
 log = structlog.get_logger(__name__)
 
@@ -80,7 +82,8 @@ class AttemptFailed(Exception):
 class AttemptTerms:
     """What one attempt at a request offers: ``number`` is the executor's position in the lottery.
 
-    That is the lottery of the serving period which began with ``round``.
+    That is the lottery of the serving period which began with ``round``. ``prediction`` is what was expected of it, and
+    ``reason`` why it is asked.
     """
 
     request: Request
@@ -89,6 +92,8 @@ class AttemptTerms:
     seq: int
     number: int
     executor: bytes
+    prediction: Prediction
+    reason: Reason
 
 
 class OffloadAttempt:
@@ -117,8 +122,13 @@ class OffloadAttempt:
         """Whether the whole answer came, and was found right."""
         self.has_failed = False
         """Whether it did not, by the executor's fault."""
-        self.first_chunk_s: float | None = None
-        """How long the first content of a stream took, from the payment."""
+        self.begun_at = trio.current_time()
+        self.first_token_s: float | None = None
+        """How long the first content of a stream took."""
+        self.ended_at: float | None = None
+        """When the whole answer had come."""
+        self.unread_s = 0.0
+        """Seconds in which the user did not take what was there."""
         self._context = context
         self._dialer = dialer
         self._settings = settings
@@ -164,7 +174,7 @@ class OffloadAttempt:
         self._salt = head.salt
         if request.stream and head.status == 200:
             first = await self._receive_first_content(chunks)
-            self.first_chunk_s = trio.current_time() - now
+            self.first_token_s = trio.current_time() - self.begun_at
         else:
             first = b"".join([chunk async for chunk in chunks])
         self.answer.body = await self._stack.enter_async_context(aclosing(_prepend(first, chunks)))
@@ -340,6 +350,7 @@ class OffloadAttempt:
                 if data:
                     yield data
                     self._patience.excuse(trio.current_time() - now)
+                    self.unread_s += trio.current_time() - now
                 if self.inspector.error is not None:
                     raise ErrorEventSent(self.inspector.error)
                 if delay:
@@ -389,6 +400,7 @@ class OffloadAttempt:
         if fault is not None:
             raise BackendError(f"the executor's delivery is wrong: {fault}")
         self.is_over = True
+        self.ended_at = trio.current_time()
         delivery = completed.delivery
         self._payer.set_max_capture(self.hold_id, delivery.amount)
         if delivery.amount:

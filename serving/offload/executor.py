@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import trio
@@ -32,7 +33,16 @@ from serving.openai.requests import PATHS, Request, read_request
 from serving.scheduling.admission import Demand, NotAdmitted, Origin
 from serving.scheduling.availability import AvailabilityGate
 from serving.scheduling.backend_pool import BackendPool
+from serving.scheduling.output_length import OutputLengths
 from serving.scheduling.policy import Decision, Policy
+from serving.scheduling.prediction import (
+    BYTES_PER_TOKEN,
+    RequestSize,
+    ServiceSpeed,
+    estimate_tokens,
+    predict_time,
+    predict_wait,
+)
 
 BUSY_RETRY_MS = 1000
 """Least time after which a busy node may be asked again, as it tells originators."""
@@ -65,8 +75,11 @@ class Executor:
         availability: AvailabilityGate,
         settings: ExecutorSettings | None = None,
         blame: Callable[[bytes], None] = lambda peer: None,
+        lengths: OutputLengths | None = None,
     ) -> None:
-        """``blame`` is called with the key of a peer for each offer that it should not have made."""
+        """``blame`` is called with the key of a peer for each offer that it should not have made. ``lengths`` are the
+        expected lengths of answers, which learn from those that are given here.
+        """
         self._context = context
         self._backend_pool = backend_pool
         self._policy = policy
@@ -75,6 +88,7 @@ class Executor:
         self._payee = payee = context.payments.payee
         self._credit_line = CreditLine(payee, settings.paid_share)
         self._blame = blame
+        self._lengths = lengths if lengths is not None else OutputLengths()
         self._rates = OfferRates(payee.history)
         self._unpaid_offers = UnpaidOffers(context.engine, payee)
         self._bodies = OfferedBodies(settings.body_bytes)
@@ -170,10 +184,12 @@ class Executor:
         if backend is None:
             raise _Declined("the model is not served here at the moment")
         body, request, tap = await self._receive_request(exchange, offer)
-        decision = self._policy.decide_offer(backend.get_load_snapshot(model), self._context.runtime.random)
+        wait_s = predict_wait(backend.get_speed(model), self._lengths.get_usual(model))
+        load = replace(backend.get_load_snapshot(model), wait_s=wait_s)
+        decision = self._policy.decide_offer(load, self._context.runtime.random)
         if decision is Decision.DECLINE:
             raise _decline_busy(backend.admission.predict_drained())
-        demand = self._make_demand(offer)
+        demand = self._make_demand(offer, request, backend.get_speed(model))
         if backend.admission.predict_wait(demand) > demand.max_wait_s:
             raise _decline_busy(backend.admission.predict_drained())
         has_credit, may_start = False, True
@@ -188,21 +204,37 @@ class Executor:
         job = Job(hold_id, offer, request, body, backend, unpaid, has_credit, may_start, demand, tap)
         return job, decision is Decision.QUEUE or not may_start
 
-    def _make_demand(self, offer: Offer) -> Demand:
+    def _make_demand(self, offer: Offer, request: Request, speed: ServiceSpeed) -> Demand:
         """What the request of an offer asks of admission: a slot while its originator waits and its hold is good."""
         settings = self._settings
         rest = (offer.hold.deadline - self._context.engine.chain_time()) / 1000 - settings.capture_time_s
         max_wait_s = max(0.0, min(self._policy.parameters.max_wait_s, settings.max_queue_wait_s, rest))
-        return Demand(Origin.DELEGATED, offer.hold.model, max_wait_s=max_wait_s)
+        prompt, limit = estimate_tokens(len(request.body)), request.max_tokens // request.choices
+        output = self._lengths.expect(request.model, prompt, limit, is_limited=request.is_limited)
+        service_s = predict_time(replace(speed, running=0, waiting=0), RequestSize(prompt, output)).total
+        return Demand(Origin.DELEGATED, offer.hold.model, service_s, max_wait_s)
 
     async def _execute(self, session: OffloadSession, hold_id: bytes, reservation: ExitStack) -> None:
         """Carry out a session; ``reservation`` ends with it."""
         with reservation:
             self._sessions[hold_id] = session
             try:
-                self.served += await session.run()
+                is_served = await session.run()
+                self.served += is_served
+                if is_served:
+                    self._note_length(session)
             finally:
                 del self._sessions[hold_id]
+
+    def _note_length(self, session: OffloadSession) -> None:
+        request, tokens = session.request, session.completion_bytes / BYTES_PER_TOKEN
+        self._lengths.note(
+            request.model,
+            estimate_tokens(len(request.body)),
+            tokens / request.choices,
+            is_limited=request.is_limited,
+            is_cut_off=session.is_cut_off,
+        )
 
     async def _receive_request(self, exchange: Exchange, offer: Offer) -> tuple[bytes, Request, AnswerTap | None]:
         """The body that was offered, the request in it, which is read in a thread (one at a time), and the tap on its

@@ -1,7 +1,7 @@
 """Scores of executors: what this node remembers of those that it asked. Pure: times are seconds of one monotonic clock.
 
-There is one score per executor and model: how often it delivered, how often it failed, how often it gave a client error
-that another did not share, and how long its streams took to begin. Old outcomes lose weight, both with time and with
+There is one score per executor and model: how often it delivered, how often it failed, and how often it gave a client
+error that another did not share. Old outcomes lose weight, both with time and with
 each new outcome, so an executor that was repaired is back within minutes. That is also why scores are kept in memory
 alone. A score decides who is asked last; it never replaces the order of the executor lottery.
 """
@@ -9,10 +9,8 @@ alone. A score decides who is asked last; it never replaces the order of the exe
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from statistics import median_low
 
 HALF_LIFE_S = 120.0
 """Time after which an outcome has half of its weight."""
@@ -28,16 +26,6 @@ UNREACHABLE_WAIT_S = 15.0
 """Time for which such an executor waits."""
 MAX_FAULT_SHARE = 1 / 3
 """Above this share of faults an executor is faulty. It starts with one success: a single fault counts for a while."""
-SLOW_FACTOR = 4.0
-"""An executor is slow if its streams take this many times longer to begin than the median of all candidates."""
-MIN_SLOW_S = 2.0
-"""Nor is one slow whose streams begin sooner than this on average."""
-QUICK_FACTOR = 2.0
-"""An executor is quicker than another if its streams begin in this part of the time."""
-MIN_QUICK_S = 0.5
-"""Nor is one quicker than another whose streams begin sooner than this on average."""
-MIN_TIMED_STREAMS = 2.0
-"""Least weight of the streams by which an executor is called slow or quick."""
 MAX_RETRY_AFTER_S = 60.0
 """Longest time to wait that is respected, or passed on to a user: executors may name any."""
 MAX_SCORES = 4096
@@ -49,10 +37,9 @@ class Rank(IntEnum):
 
     GOOD = 0
     """Newcomers as well."""
-    SLOW = 1
-    WAITING = 2
+    WAITING = 1
     """It has declined, and has said when it may be asked again; or it was out of reach a moment ago."""
-    FAULTY = 3
+    FAULTY = 2
 
 
 @dataclass(slots=True)
@@ -64,21 +51,12 @@ class ExecutorScore:
     failed: float = 0.0
     unshared_errors: float = 0.0
     """Client errors that another executor, or the node's own backend, did not share."""
-    timed_streams: float = 0.0
-    """Delivered streams whose time to the first chunk is known."""
-    first_chunk_s: float = 0.0
-    """Average of these times."""
     waits_until: float = 0.0
 
     @property
     def is_faulty(self) -> bool:
         faults = self.failed + self.unshared_errors
         return faults > MAX_FAULT_SHARE * (1.0 + self.delivered + faults)
-
-    @property
-    def known_first_chunk_s(self) -> float | None:
-        """Average time to the first chunk, in seconds; None if too little is known."""
-        return self.first_chunk_s if self.timed_streams >= MIN_TIMED_STREAMS else None
 
     def decay(self, now: float) -> None:
         """Take off the weight that the outcomes have lost since the last time."""
@@ -93,7 +71,6 @@ class ExecutorScore:
         self.delivered *= factor
         self.failed *= factor
         self.unshared_errors *= factor
-        self.timed_streams *= factor
 
 
 class ExecutorScores:
@@ -107,14 +84,11 @@ class ExecutorScores:
         """Scores that are kept."""
         return len(self._scores)
 
-    def note_delivered(self, executor: bytes, model: str, now: float, first_chunk_s: float | None = None) -> None:
-        """A whole answer came. ``first_chunk_s``: how long a stream took to begin."""
+    def note_delivered(self, executor: bytes, model: str, now: float) -> None:
+        """A whole answer came."""
         score = self._begin_outcome(executor, model, now)
         score.delivered += 1.0
         score.waits_until = 0.0
-        if first_chunk_s is not None:
-            score.timed_streams += 1.0
-            score.first_chunk_s += (first_chunk_s - score.first_chunk_s) / score.timed_streams
 
     def note_failed(self, executor: bytes, model: str, now: float, waited_s: float = 0.0) -> None:
         """It broke off, fell silent, or lied about its delivery.
@@ -147,21 +121,14 @@ class ExecutorScores:
         score.decay(now)
         return score
 
-    def rank(self, executors: Sequence[bytes], model: str, now: float) -> dict[bytes, Rank]:
-        """The rank of each of the candidates for one request."""
-        scores = {executor: self.find(executor, model, now) for executor in executors}
-        times = [score.known_first_chunk_s for score in scores.values() if score is not None]
-        known = [time for time in times if time is not None]
-        limit = max(MIN_SLOW_S, SLOW_FACTOR * median_low(known)) if known else MIN_SLOW_S
-        return {executor: _get_rank(score, now, limit) for executor, score in scores.items()}
-
-    def is_quicker(self, one: bytes, other: bytes, model: str, now: float) -> bool:
-        """Whether the streams of ``one`` are known to begin much sooner than those of ``other``."""
-        scores = self.find(one, model, now), self.find(other, model, now)
-        times = [score.known_first_chunk_s if score is not None else None for score in scores]
-        if times[0] is None or times[1] is None:
-            return False
-        return times[1] > MIN_QUICK_S and times[0] * QUICK_FACTOR < times[1]
+    def rank(self, executor: bytes, model: str, now: float) -> Rank:
+        """The rank of a candidate for a request."""
+        score = self.find(executor, model, now)
+        if score is None:
+            return Rank.GOOD
+        if score.is_faulty:
+            return Rank.FAULTY
+        return Rank.WAITING if score.waits_until > now else Rank.GOOD
 
     def _begin_outcome(self, executor: bytes, model: str, now: float) -> ExecutorScore:
         score = self._touch(executor, model, now)
@@ -175,14 +142,3 @@ class ExecutorScores:
             self._scores.popitem(last=False)
         score.decay(now)
         return score
-
-
-def _get_rank(score: ExecutorScore | None, now: float, limit_s: float) -> Rank:
-    if score is None:
-        return Rank.GOOD
-    if score.is_faulty:
-        return Rank.FAULTY
-    if score.waits_until > now:
-        return Rank.WAITING
-    time = score.known_first_chunk_s
-    return Rank.SLOW if time is not None and time > limit_s else Rank.GOOD

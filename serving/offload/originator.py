@@ -1,10 +1,10 @@
 """The originator: offloads requests of this node's users, and pays for them.
 
-Candidates come in the order of the executor lottery. Those that are not present are skipped, those with a bad score are
-asked last, and the less loaded of the first two is asked first (power of two choices, Mitzenmacher 2001): the one whose
-streams this node saw begin sooner, since announcing no load costs nothing. A candidate that fails is replaced by the
-next until a byte of a streamed answer has gone to the user: another executor's text would contradict it. So is one that
-answers with a client error, until a second executor does too.
+Candidates come in the order of the executor lottery. Those that are not present, or that cannot take the request, are
+skipped; those with a bad score are asked last. Of the first few of the others the one with the least predicted time is
+asked first (``choice``), by what they announce and what this node has measured of them (``predictor``). A candidate
+that fails is replaced by the next until a byte of a streamed answer has gone to the user: another executor's text would
+contradict it. So is one that answers with a client error, until a second executor does too.
 """
 
 from __future__ import annotations
@@ -18,11 +18,15 @@ import trio
 
 from chain.crypto import format_address
 from chain.exceptions import CodecError
+from chain.parameters import CREDIT
 from chain.state.lottery import compute_lottery_seed
 from p2p.network import NetworkError
+from p2p.peers.announcement import PeerLoad
+from serving.accounting.hold_numbers import TooManyPayments
 from serving.accounting.payer import CannotAfford
 from serving.backends.backend import BackendError
 from serving.offload.attempt import AttemptFailed, AttemptTerms, OffloadAttempt
+from serving.offload.choice import Candidate, Reason, RequestsSent, order_candidates
 from serving.offload.context import OffloadContext
 from serving.offload.decoding_share import DecodingShare
 from serving.offload.dialer import ExecutorDialer
@@ -30,11 +34,14 @@ from serving.offload.executor_scores import MAX_RETRY_AFTER_S, ExecutorScores
 from serving.offload.protocol import RELAYED_STATUSES
 from serving.offload.settings import OriginatorSettings
 from serving.openai.requests import Request
+from serving.scheduling.announced_load import read_model_load
+from serving.scheduling.prediction import BYTES_PER_TOKEN, UNKNOWN_SPEED, ServiceSpeed
+from serving.scheduling.predictor import Prediction, Predictor, is_able
 
 log = structlog.get_logger(__name__)
 
-FULL_PERMILLE = 1000
-"""Utilization from which on an executor is full."""
+NO_LOAD = PeerLoad()
+"""What a peer that announced nothing says of its load."""
 
 
 @dataclass(slots=True)
@@ -72,6 +79,13 @@ class Originator:
         self._dialer = dialer
         self._settings = settings or OriginatorSettings()
         self.scores = ExecutorScores()
+        self.predictor = Predictor(
+            context.key.public_key,
+            context.runtime.random,
+            corrects=self._settings.corrects,
+            has_affinity=self._settings.keeps_conversations,
+        )
+        self._sent = RequestsSent()
         self.client_errors = ClientErrors()
         self._decoding = DecodingShare()
 
@@ -85,6 +99,23 @@ class Originator:
         """Every model that a node stands behind in this serving period."""
         table = self._context.engine.state.serving_table(self._context.first_round)
         return {model for entry in table.entries for model in entry.models} if table is not None else set()
+
+    def preview(self, request: Request) -> tuple[Prediction, Reason] | None:
+        """Whom :meth:`complete` would ask first now, if it did not explore; None if nobody."""
+        payer = self._context.payments.payer
+        try:
+            seq = payer.next_seq
+        except TooManyPayments:
+            return None
+        amount = payer.compute_price(request.model, len(request.body), request.max_completion_bytes)
+        order = self._order(request, self._context.first_round, seq, amount, explores=False)
+        return (order[0][0].prediction, order[0][1]) if order else None
+
+    def compute_expected_price(self, request: Request) -> float:
+        """What an offloaded answer is likely to cost, in credits."""
+        expected = self.predictor.measure(request).output * request.choices * BYTES_PER_TOKEN
+        price = self._context.payments.payer.compute_price(request.model, len(request.body), round(expected))
+        return price / CREDIT
 
     @asynccontextmanager
     async def complete(self, request: Request, *, has_backend: bool = False) -> AsyncIterator[OffloadAttempt]:
@@ -149,9 +180,19 @@ class Originator:
         if attempt.has_failed:
             self.scores.note_failed(executor, model, now)
         elif attempt.is_over and attempt.answer.status == 200:
-            self.scores.note_delivered(executor, model, now, attempt.first_chunk_s)
+            self.scores.note_delivered(executor, model, now)
+            self._note_measured(attempt)
             if doubted is not None:
                 self._note_unshared(doubted.terms)
+
+    def _note_measured(self, attempt: OffloadAttempt) -> None:
+        """Compare what a whole answer took with what was predicted, and learn from both."""
+        terms, inspector = attempt.terms, attempt.inspector
+        tokens = inspector.completion_bytes / BYTES_PER_TOKEN / terms.request.choices
+        total_s = None if attempt.ended_at is None else attempt.ended_at - attempt.begun_at - attempt.unread_s
+        self.predictor.note(terms.prediction, trio.current_time(), tokens, attempt.first_token_s, total_s)
+        is_cut_off = inspector.finish_reason == "length"
+        self.predictor.note_answer(terms.executor, terms.request, tokens, is_cut_off=is_cut_off)
 
     def _note_unshared(self, terms: AttemptTerms) -> None:
         log.info("a client error was not shared", executor=format_address(terms.executor))
@@ -171,16 +212,49 @@ class Originator:
         while has_ended:
             first_round, seq, has_ended = self._context.first_round, payer.take_seq(), False
             stack.callback(payer.give_back, seq)
-            for number, executor in self._draw(request.model, first_round, seq, amount):
+            for candidate, reason in self._order(request, first_round, seq, amount):
                 has_ended = first_round != self._context.first_round
                 if has_ended or len(asked) == most:
                     break
+                executor = candidate.executor
                 if executor not in asked:
                     asked.add(executor)
-                    yield AttemptTerms(request, amount, first_round, seq, number, executor)
+                    yield AttemptTerms(
+                        request, amount, first_round, seq, candidate.number, executor, candidate.prediction, reason
+                    )
+
+    def _order(
+        self, request: Request, first_round: int, seq: int, amount: int, *, explores: bool = True
+    ) -> list[tuple[Candidate, Reason]]:
+        """The candidates for a hold of ``amount`` that can take a request, in the order in which to ask them."""
+        settings, now = self._settings, trio.current_time()
+        expected = self.predictor.expect(request)
+        candidates = []
+        for number, executor in self._draw(request.model, first_round, seq, amount):
+            load, speed = self._read_load(executor, request.model)
+            if is_able(speed, expected.size, request.features):
+                unannounced = self._sent.count(executor, request.model, load)
+                prediction = self.predictor.predict(executor, request, expected, speed, now, unannounced)
+                rank = self.scores.rank(executor, request.model, now)
+                candidates.append(Candidate(number, executor, rank, prediction))
+        return order_candidates(
+            candidates,
+            settings.choices,
+            expected.kept_by,
+            settings.exploration if explores else 0.0,
+            self._context.runtime.random if explores else None,
+        )
+
+    def _read_load(self, executor: bytes, model: str) -> tuple[PeerLoad, ServiceSpeed]:
+        """What an executor announces of itself, and of a model."""
+        announcement = self._dialer.find(executor)
+        if announcement is None:
+            return NO_LOAD, UNKNOWN_SPEED
+        load = announcement.load.find(model)
+        return announcement.load, UNKNOWN_SPEED if load is None else read_model_load(load)
 
     def _draw(self, model: str, first_round: int, seq: int, amount: int = 0) -> list[tuple[int, bytes]]:
-        """Positions and keys of the candidates for a hold of ``amount`` in reach, in the order in which to ask them."""
+        """Positions and keys of the candidates for a hold of ``amount`` that are in reach, as they were drawn."""
         engine, me = self._context.engine, self._context.key.public_key
         table, source = engine.state.serving_table(first_round), engine.state.serving_periods.get_source(first_round)
         if table is None or source is None:
@@ -188,18 +262,11 @@ class Originator:
         seed = compute_lottery_seed(source, me, seq)
         numbers = range(engine.genesis.parameters.max_attempts)
         order = zip(numbers, table.lottery(model).order(seed, me), strict=False)
-        candidates = [
+        return [
             (number, executor)
             for number, executor in order
             if self._is_present(executor, model) and self._is_covered(executor, amount)
         ]
-        ranks = self.scores.rank([executor for _, executor in candidates], model, trio.current_time())
-        candidates.sort(key=lambda candidate: ranks[candidate[1]])
-        if len(candidates) >= 2:
-            first, second = candidates[0][1], candidates[1][1]
-            if ranks[first] == ranks[second] and self._is_less_loaded(second, first, model):
-                candidates[:2] = reversed(candidates[:2])
-        return candidates
 
     def _is_present(self, executor: bytes, model: str) -> bool:
         """Whether a peer is present and, by its announcement, its backend of ``model`` alive."""
@@ -212,20 +279,6 @@ class Originator:
         account = engine.state.account(executor)
         return engine.genesis.parameters.bond_per_hold * amount <= account.bonded - account.locked
 
-    def _is_less_loaded(self, one: bytes, other: bytes, model: str) -> bool:
-        """Whether ``one`` has less load than ``other``.
-
-        An announcement is believed only where it speaks against its author.
-        """
-        if self._is_full(one) or self._is_full(other):
-            return not self._is_full(one)
-        return self.scores.is_quicker(one, other, model, trio.current_time())
-
-    def _is_full(self, executor: bytes) -> bool:
-        """Whether an executor announces that it is."""
-        announcement = self._dialer.find(executor)
-        return announcement is not None and announcement.load.utilization >= FULL_PERMILLE
-
     @asynccontextmanager
     async def _attempt(self, terms: AttemptTerms) -> AsyncIterator[OffloadAttempt]:
         """Offer to one candidate and wait until its answer begins (a stream) or is whole (any other).
@@ -237,6 +290,8 @@ class Originator:
         async with AsyncExitStack() as stack:
             attempt = OffloadAttempt(self._context, self._dialer, self._settings, self._decoding, terms, stack)
             stack.callback(attempt.keep_texts)
+            load, _ = self._read_load(terms.executor, model)
+            stack.enter_context(self._sent.sending(terms.executor, model, load))
             try:
                 await self._dialer.connect(terms.executor, self._settings.accept_timeout_s)
             except (NetworkError, trio.TooSlowError) as error:
@@ -266,7 +321,7 @@ def _make_refusal(failures: list[AttemptFailed], doubted: OffloadAttempt | None)
         reasons.insert(0, f"answered {doubted.answer.status}, which no other confirms")
     hints = [failure.retry_after_s for failure in failures if failure.retry_after_s]
     return NoExecutor(
-        "; ".join(reasons) or "no executor is in reach whose bond covers the request",
+        "; ".join(reasons) or "no executor is in reach that can serve it and whose bond covers the request",
         min([*hints, MAX_RETRY_AFTER_S]) if hints else 0.0,
         doubted.terms if doubted is not None else None,
     )

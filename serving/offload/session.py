@@ -51,6 +51,8 @@ from serving.openai.answers import AnswerInspector
 from serving.openai.requests import Request
 from serving.scheduling.admission import Demand, NotAdmitted, Origin
 from serving.scheduling.backend_pool import ScheduledBackend
+from serving.scheduling.prediction import BYTES_PER_TOKEN, estimate_tokens
+from serving.scheduling.speed import AnswerTimer
 
 log = structlog.get_logger(__name__)
 
@@ -134,6 +136,8 @@ class OffloadSession:
         self._over = trio.Event()
         self._began_at: float | None = None
         """When the request got a slot of the backend."""
+        self._timer: AnswerTimer | None = None
+        """Of the backend's answer."""
         self._is_late = False
         """Whether it was stopped because its hold ends."""
         self._exchange = exchange
@@ -145,6 +149,21 @@ class OffloadSession:
         """Seconds for which the originator may yet be away, in all."""
         self._resumed = trio.Event()
         """Set and replaced by each resumption."""
+
+    @property
+    def request(self) -> Request:
+        """What was asked."""
+        return self._job.request
+
+    @property
+    def completion_bytes(self) -> int:
+        """What the answer so far is billed by."""
+        return self._inspector.completion_bytes
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether the answer ended for its length."""
+        return self._inspector.finish_reason == "length"
 
     async def run(self) -> bool:
         """Work to the end, whatever it is. Returns whether the whole answer was handed over.
@@ -374,10 +393,19 @@ class OffloadSession:
                     self._buffer.begin(answer)
                     if tap is not None:
                         tap.begin(answer.is_stream)
+                    self._timer = job.backend.meter.start_timer(
+                        job.request.model,
+                        estimate_tokens(len(job.body)),
+                        self._accepted_at if self._began_at is None else self._began_at,
+                        is_stream=answer.is_stream,
+                    )
                     async for piece in answer.body:
+                        now = trio.current_time()
                         passed = piece if tap is None else tap.feed(piece)
                         written += len(passed)
+                        self._timer.feed(now, len(passed))
                         await self._buffer.put(passed)
+                        self._timer.note_taken(trio.current_time(), trio.current_time() - now)
                     if tap is not None:
                         passed = tap.finish()
                         written += len(passed)
@@ -428,6 +456,8 @@ class OffloadSession:
         elif not self._inspector.is_complete:
             raise BackendError(self._inspector.error or "the backend broke off")
         else:
+            if self._timer is not None:
+                self._timer.finish(inspector.completion_bytes / BYTES_PER_TOKEN)
             await context.runtime.run_sync(self._make_transcript)
             delivery = self._make_delivery(self._inspector.finish_reason or "stop")
         return Completed(delivery, sign_delivery(context.key, context.chain_id, delivery))

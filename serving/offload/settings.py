@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class OriginatorSettings:
-    """Patience of the payer's side (:mod:`serving.offload.patience`)."""
+    """Patience of the payer's side (:mod:`serving.offload.patience`), and how it chooses executors."""
 
     accept_timeout_s: float = 5.0
     """For the answer to an offer."""
@@ -25,6 +25,14 @@ class OriginatorSettings:
     """For finding an executor again that was lost in the middle of a stream."""
     hold_time_ms: int = 600_000
     """Chain time for which a hold is good; also the most time for an answer."""
+    choices: int = 4
+    """Candidates of a draw of which the one with the least predicted time is asked first; 1: as they are drawn."""
+    exploration: float = 0.05
+    """Probability of asking another of them, drawn evenly."""
+    corrects: bool = True
+    """Whether predictions are corrected by what was measured."""
+    keeps_conversations: bool = True
+    """Whether a conversation stays with the node that has it in its cache."""
 
 
 @dataclass(frozen=True, slots=True)

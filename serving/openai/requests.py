@@ -11,6 +11,7 @@ from itertools import islice
 from typing import Any
 
 from serving.openai.errors import bad_request
+from serving.openai.prefixes import Prefix, hash_prefixes
 
 CHAT_COMPLETIONS = "/v1/chat/completions"
 """Path of chat completions."""
@@ -27,6 +28,8 @@ CHOICES = ("n", "n_cmpl")
 """Fields for the number of answers; the larger counts."""
 FIELDS_READ = frozenset({"model", "stream", "stream_options", "tools", "functions", *LIMITS, *CHOICES})
 """What a node reads. Some servers read them in any case, so no other spelling of them is let through."""
+IMAGES = ("image_url", "input_image", "image")
+"""Types of the parts of a message that are images."""
 MAX_JSON_ITEMS = 1 << 16
 """Most strings, commas and opening brackets of a body.
 
@@ -51,8 +54,9 @@ class Request:
     ``body`` is what goes to the backend: the user's own bytes, or the same JSON with the two fields that billing needs
     (``stream_options.include_usage`` and a token limit) filled in. ``choices`` is how many answers it asks for
     (``n``); ``max_tokens`` is the most completion tokens that they can have together; ``wants_usage``: the user asked
-    for the usage event of a stream; ``has_tools``: the answer may be calls. ``timeout_s``: how long the client waits
-    for the answer to begin.
+    for the usage event of a stream; ``has_tools``: the answer may be calls; ``is_limited``: the user set a token limit.
+    ``timeout_s``: how long the client waits for the answer to begin. ``features`` are what it asks of the model beyond
+    text. ``prefixes`` are those of the conversation, on the node that the user asked.
     """
 
     path: str
@@ -65,6 +69,9 @@ class Request:
     has_tools: bool
     local_only: bool = False
     timeout_s: float = math.inf
+    is_limited: bool = False
+    features: frozenset[str] = frozenset()
+    prefixes: tuple[Prefix, ...] = ()
 
     @property
     def max_completion_bytes(self) -> int:
@@ -101,7 +108,9 @@ def parse_request(
     model = content.get("model")
     if model_caps and isinstance(model, str):
         token_cap = model_caps.get(model, token_cap)
-    request = replace(_read(path, body, content, token_cap, local_only), timeout_s=timeout_s)
+    request = _read(path, body, content, token_cap, local_only)
+    prefixes = hash_prefixes(request.model, content.get("messages"))
+    request = replace(request, timeout_s=timeout_s, prefixes=prefixes)
     limits = {name: content.get(name) for name in LIMITS}
     changes: dict[str, Any] = {name: token_cap for name, value in limits.items() if value and value > token_cap}
     if all(value is None for value in limits.values()):
@@ -148,14 +157,38 @@ def _read(path: str, body: bytes, content: dict[str, Any], token_cap: int, local
     options = content.get("stream_options")
     if options is not None and not isinstance(options, dict):
         raise bad_request("'stream_options' must be an object.", param="stream_options")
-    limit = _read_largest(content, LIMITS) or token_cap
+    limit = _read_largest(content, LIMITS)
     choices = _read_largest(content, CHOICES) or 1
     if choices > MAX_CHOICES:
         raise bad_request(f"'n' is at most {MAX_CHOICES}.", param="n")
     wants_usage = bool(options and options.get("include_usage"))
     has_tools = bool(content.get("tools") or content.get("functions"))
-    max_tokens = min(limit, token_cap) * choices
-    return Request(path, body, model, stream, choices, max_tokens, wants_usage, has_tools, local_only)
+    return Request(
+        path,
+        body,
+        model,
+        stream,
+        choices,
+        max_tokens=min(limit or token_cap, token_cap) * choices,
+        wants_usage=wants_usage,
+        has_tools=has_tools,
+        local_only=local_only,
+        is_limited=limit is not None,
+        features=_find_features(content, has_tools),
+    )
+
+
+def _find_features(content: dict[str, Any], has_tools: bool) -> frozenset[str]:
+    """Which of :data:`serving.backends.backend.FEATURES` a request asks for."""
+    asked = {"tools"} if has_tools else set()
+    if content.get("logprobs") or content.get("top_logprobs"):
+        asked.add("logprobs")
+    messages = content.get("messages")
+    for message in messages if isinstance(messages, list) else ():
+        parts = message.get("content") if isinstance(message, dict) else None
+        if isinstance(parts, list) and any(isinstance(part, dict) and part.get("type") in IMAGES for part in parts):
+            asked.add("vision")
+    return frozenset(asked)
 
 
 def _encode(content: dict[str, Any]) -> bytes:

@@ -2,7 +2,8 @@
 
 Read in this order:
 
-1. ``prediction`` (pure): when a node will have answered a request.
+1. ``prediction`` (pure): when a node will have answered a request. ``predictor`` joins what that takes:
+   ``output_length``, ``affinity``, ``correction``. ``speed`` measures own backends; ``announced_load`` tells others.
 2. ``policy``: which requests to serve, queue, offload or decline. An owner's own class replaces it by an entry point.
 3. ``queueing``: the order of a queue, and the wait that follows from it. ``admission``: two queues before its slots.
 4. ``weekly_schedule`` and ``availability``: at which times other nodes are served at all.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import trio
 
@@ -12,6 +12,8 @@ from serving.backends.backend import Backend
 from serving.openai.answers import Answer
 from serving.scheduling.admission import Admission, Demand, Origin
 from serving.scheduling.policy import LoadSnapshot, Policy, PolicyParameters
+from serving.scheduling.prediction import ServiceSpeed
+from serving.scheduling.speed import SpeedMeter
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +22,22 @@ class ScheduledBackend:
 
     backend: Backend
     admission: Admission
+    meter: SpeedMeter = field(default_factory=SpeedMeter)
+
+    def get_speed(self, model: str) -> ServiceSpeed:
+        """How busy it is, counting other users of the backend where it shows them, and how fast it was of late."""
+        load, slots = self.backend.get_load(), self.admission.capacity
+        own = round(self.admission.utilization * slots)  # those with a slot and those that wait
+        known, limits = self.meter.get(model), self.backend.get_limits(model)
+        return ServiceSpeed(
+            running=max(min(own, slots), load.running),
+            waiting=max(own - slots, load.waiting, 0),
+            slots=slots,
+            prefill_rate=known.prefill_rate,
+            decode_rate=known.decode_rate,
+            context_length=limits.context_length,
+            features=limits.features,
+        )
 
     def get_load_snapshot(self, model: str) -> LoadSnapshot:
         """What the policy decides by. Utilization is the larger of the backend's own and that of the slots."""

@@ -1,13 +1,13 @@
 """The owner's policy: which requests a node serves, queues, offloads, accepts or declines.
 
-The parameters are those of the paper (WWW.Serve, section 4.3). An owner may replace the whole class by an entry point
-in the group ``wwwserve.policies``.
+``adaptive`` compares predicted times and needs no tuning. ``paper`` is that of the paper (WWW.Serve, section 4.3), with
+its parameters. An owner may replace the whole class by an entry point in the group ``wwwserve.policies``.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from importlib.metadata import entry_points
@@ -28,12 +28,26 @@ class Decision(Enum):
 
 @dataclass(frozen=True, slots=True)
 class LoadSnapshot:
-    """What a decision may depend on: utilization (0 to 1, more when requests wait) and the two queues' lengths."""
+    """What a decision may depend on.
+
+    Of any request: its ``model``, the ``utilization`` of its backend (0 to 1, more when requests wait), how many
+    requests wait in the two queues, and ``wait_s``, the predicted seconds until one that arrives now gets a slot.
+
+    Of a user's request: the predicted times here and with the executor that would be asked first, in seconds
+    (:meth:`serving.scheduling.prediction.PredictedTime.score`; None if there is no executor, infinite if the backend
+    cannot take the request); the expected ``price`` of offloading it, in credits; and where its ``conversation`` should
+    stay, SERVE or OFFLOAD, for the sake of the prefix cache (None: anywhere).
+    """
 
     model: str
     utilization: float
     own_queue: int
     delegated_queue: int
+    wait_s: float = 0.0
+    here_s: float = 0.0
+    there_s: float | None = None
+    price: float = 0.0
+    conversation: Decision | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +67,14 @@ class ModelQuota:
 
 @dataclass(frozen=True, slots=True)
 class PolicyParameters:
-    """The numbers of the default policy.
+    """The numbers of the policies.
 
-    Probabilities are 0 to 1: ``offload_frequency`` of trying to offload an own request above ``target_utilization``,
-    ``accept_frequency`` of accepting an offer below it, ``queue_frequency`` of queueing an offer above it rather than
-    declining. ``max_queue`` bounds each of the two queues. ``max_tokens`` caps an answer's completion tokens.
+    Of the paper's, probabilities from 0 to 1: ``offload_frequency`` of trying to offload an own request above
+    ``target_utilization``, ``accept_frequency`` of accepting an offer below it, ``queue_frequency`` of queueing an
+    offer above it rather than declining. Of the adaptive one: ``credit_price_s`` is how many seconds one credit is
+    worth, and ``max_offer_wait_s`` the longest predicted wait for which an offer is accepted.
+
+    Of any: ``max_queue`` bounds each of the two queues. ``max_tokens`` caps an answer's completion tokens.
     ``max_wait_s`` is for how long a request may wait for a slot, if it does not say so itself. ``models`` has quotas of
     single models. ``serve_others`` to ``time_zone`` say when offers are considered at all
     (:mod:`serving.scheduling.availability`).
@@ -67,6 +84,8 @@ class PolicyParameters:
     accept_frequency: float = 0.8
     queue_frequency: float = 0.2
     target_utilization: float = 0.7
+    credit_price_s: float = 10.0
+    max_offer_wait_s: float = 10.0
     max_queue: int = 64
     prioritize_own: bool = True
     max_tokens: int = 4096
@@ -94,13 +113,36 @@ class Policy(Protocol):
     parameters: PolicyParameters
 
     def decide_request(self, load: LoadSnapshot, chance: random.Random) -> Decision:
-        """For a user's request: SERVE (at once or from the own queue) or OFFLOAD."""
+        """For a user's request: SERVE (at once or from the own queue) or OFFLOAD. It is asked once, on arrival."""
 
     def decide_offer(self, load: LoadSnapshot, chance: random.Random) -> Decision:
         """For another node's offer: SERVE, QUEUE or DECLINE."""
 
 
-class DefaultPolicy:
+class AdaptivePolicy:
+    """Offloads what another node is expected to answer sooner, by more than the price of it is worth.
+
+    A conversation stays where it is cached. Offers are accepted as long as they wait for a short time only.
+    """
+
+    def __init__(self, parameters: PolicyParameters) -> None:
+        self.parameters = parameters
+
+    def decide_request(self, load: LoadSnapshot, chance: random.Random) -> Decision:
+        if load.there_s is None:
+            return Decision.SERVE
+        if load.conversation is not None:
+            return load.conversation
+        is_worth_it = load.here_s > load.there_s + self.parameters.credit_price_s * load.price
+        return Decision.OFFLOAD if is_worth_it else Decision.SERVE
+
+    def decide_offer(self, load: LoadSnapshot, chance: random.Random) -> Decision:
+        if load.delegated_queue >= self.parameters.max_queue or load.wait_s > self.parameters.max_offer_wait_s:
+            return Decision.DECLINE
+        return Decision.QUEUE if load.wait_s > 0 else Decision.SERVE
+
+
+class ProbabilisticPolicy:
     """The paper's policy."""
 
     def __init__(self, parameters: PolicyParameters) -> None:
@@ -119,17 +161,38 @@ class DefaultPolicy:
         return Decision.QUEUE if chance.random() < self.parameters.queue_frequency else Decision.DECLINE
 
 
+POLICIES: dict[str, type[AdaptivePolicy] | type[ProbabilisticPolicy]] = {
+    "adaptive": AdaptivePolicy,
+    "paper": ProbabilisticPolicy,
+}
+"""The policies that come with the node."""
+DEFAULT_POLICY = "adaptive"
+"""The one that a node has whose owner has said nothing."""
+PARAMETERS_OF = {
+    "adaptive": ("credit_price_s", "max_offer_wait_s"),
+    "paper": ("offload_frequency", "accept_frequency", "queue_frequency", "target_utilization"),
+}
+"""The parameters that mean something to one of them alone; all others are for any policy."""
+
+
+def find_foreign_parameter(policy: Policy, names: Iterable[str]) -> tuple[str, str, str] | None:
+    """The first of these parameters that only another policy reads, that policy, and the one that ``policy`` is."""
+    own = next((name for name, kind in POLICIES.items() if type(policy) is kind), None)
+    foreign = {key: other for other, keys in PARAMETERS_OF.items() if own not in (None, other) for key in keys}
+    return next(((name, foreign[name], own) for name in names if own is not None and name in foreign), None)
+
+
 def load_policy(name: str, parameters: PolicyParameters) -> Policy:
-    """The policy class called ``name``: ``default``, or an installed entry point.
+    """The policy class called ``name``: one that comes with the node, or an installed entry point.
 
     Raises:
         ValueError: there is none of that name.
     """
-    if name == "default":
-        return DefaultPolicy(parameters)
+    if name in POLICIES:
+        return POLICIES[name](parameters)
     found = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
     if name not in found:
-        known = ", ".join(["default", *sorted(found)])
+        known = ", ".join([*POLICIES, *sorted(found)])
         raise ValueError(f"no policy called {name!r} is installed (known: {known})")
     policy: Policy = found[name].load()(parameters)
     return policy

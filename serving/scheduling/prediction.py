@@ -49,8 +49,8 @@ class ServiceSpeed:
     """Of "tools", "vision", "logprobs"."""
 
 
-UNKNOWN_SPEED = ServiceSpeed(0, 0, 0, 0.0, 0.0)
-"""A node of which nothing is known."""
+UNKNOWN_SPEED = ServiceSpeed(0, 0, 0, 0.0, 0.0, 0, frozenset({"tools", "vision", "logprobs"}))
+"""A node of which nothing is known: it may have every feature."""
 
 
 @dataclass(frozen=True, slots=True)

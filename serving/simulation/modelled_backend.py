@@ -17,7 +17,7 @@ from typing import Any
 import trio
 
 from p2p.runtime import Runtime
-from serving.backends.backend import BackendError, Load
+from serving.backends.backend import BackendError, Load, ModelLimits
 from serving.backends.load_metrics import MetricsPage, compute_full_load, compute_load, parse_vllm
 from serving.backends.openai_compatible import METRICS_READ_INTERVAL_S
 from serving.openai.answers import Answer
@@ -116,6 +116,10 @@ class ModelledBackend:
         if not self._running.is_set():
             return compute_full_load(len(self._answers), self._capacity)
         return compute_load(self._page, self._own_at_page, len(self._answers), self._capacity)
+
+    def get_limits(self, model: str) -> ModelLimits:
+        """See :meth:`serving.backends.backend.Backend.get_limits`."""
+        return ModelLimits(min(self._curve.context_length, self._curve.kv_capacity))
 
     def is_alive(self) -> bool:
         """Whether it has not been stopped."""

@@ -10,8 +10,8 @@ import pytest
 import trio
 
 from chain.types.operations import Dispute, Hold
-from serving.offload.settings import OriginatorSettings
 from tests.support.market_world import (
+    DRAWN,
     Member,
     Options,
     Result,
@@ -42,7 +42,7 @@ MISHAPS: list[dict[str, Any]] = [
     {"is_alive": False},
 ]
 OPTIONS = Options(
-    executors=3, capacity=3, parameters={"capture_grace_ms": 5_000}, originator=OriginatorSettings(hold_time_ms=310_000)
+    executors=3, capacity=3, parameters={"capture_grace_ms": 5_000}, originator=replace(DRAWN, hold_time_ms=310_000)
 )
 
 

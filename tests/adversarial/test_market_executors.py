@@ -33,6 +33,7 @@ from serving.offload.settings import OriginatorSettings
 from serving.openai.errors import bad_gateway
 from tests.support.cheating_executor import SALT, TOKEN_BYTES, TOKENS, Deal, Lie, capture_all, give_back, plant
 from tests.support.market_world import (
+    DRAWN,
     MODEL,
     Member,
     Options,
@@ -295,7 +296,7 @@ EARLY_LIES = [
     pads_at_length,
 ]
 
-SHORT = OriginatorSettings(hold_time_ms=310_000)
+SHORT = replace(DRAWN, hold_time_ms=310_000)
 
 
 def check_gained_nothing(world: World, liar: Member) -> None:

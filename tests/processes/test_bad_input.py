@@ -135,7 +135,7 @@ BROKEN_DIRECTORIES: list[tuple[str, Callable[[Path, Place], object], str]] = [
     ("bad YAML", lambda home, place: (home / "config.yaml").write_text("api: ["), r"config\.yaml:\d+: not valid YAML"),
     ("binary YAML", lambda home, place: (home / "config.yaml").write_bytes(b"\xff\xfe\0"), r"config\.yaml:1: "),
     ("no configuration", remove("config.yaml"), r"config\.yaml: cannot be read: No such file.*an empty file"),
-    ("unknown policy", configure(policy={"name": "greedy"}), "policy.name: .*'greedy'.*known: default"),
+    ("unknown policy", configure(policy={"name": "greedy"}), "policy.name: .*'greedy'.*known: adaptive, paper"),
     (
         "API key of the backend not set",
         configure(models=[{"kind": "openai", "base_url": "http://127.0.0.1:1", "api_key_env": "WWWSERVE_NO_SUCH"}]),

@@ -41,9 +41,14 @@ def test_load_is_announced() -> None:
             for number in range(6):  # one after the other: a new payer may have two offers that are not paid yet
                 await eventually(lambda: len(world.operations(Hold)) == number, 5)  # noqa: B023
                 nursery.start_soon(ask, world.gateway, make_request())
-            await eventually(lambda: find(world, 1).load.waiting == 2, 10)
-            assert find(world, 1).load.running == 4 and find(world, 1).load.utilization == 1000
+            await eventually(lambda: find(world, 1).load.models[0].waiting == 2, 10)
+            load = find(world, 1).load
+            assert load.models[0].running == load.models[0].slots == 4 and load.utilization == 1000
+            assert load.models[0].decode_rate == 0, "nothing was measured yet"
         await eventually(lambda: find(world, 1).load.utilization == 0, 10)
+        # 5 bytes a token every 50 ms, of which the first comes with the prompt.
+        assert 15_000 < find(world, 1).load.models[0].decode_rate < 40_000
+        assert find(world, 1).load.models[0].prefill_rate > 0
 
     simulate(play, Options(executors=1))
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
-
 import pytest
 import trio
 
 from chain.transition.fees import compute_fee
 from chain.types.operations import Capture, Hold, Release
-from p2p.peers.announcement import Announcement, PeerLoad
-from serving.scheduling.policy import PolicyParameters
+from serving.offload.choice import Reason
+from serving.offload.settings import OriginatorSettings
+from serving.openai.requests import Request
+from serving.scheduling.policy import AdaptivePolicy, PolicyParameters
 from tests.support.market_world import (
     MODEL,
     Options,
@@ -253,26 +252,6 @@ def test_a_dead_backend_takes_its_node_off_the_draw() -> None:
     simulate(play)
 
 
-def test_of_the_next_two_one_that_says_it_is_full_goes_last() -> None:
-    async def play(world: World) -> None:
-        first, second = world.drawn()
-        find = world.gateway.discovery.find
-
-        def find_loaded(peer: bytes) -> Announcement | None:
-            announcement = find(peer)
-            if announcement is None or peer != first.public_key:
-                return announcement
-            fields: dict[str, Any] = {name: getattr(announcement, name) for name in Announcement.__slots__}
-            return Announcement(**{**fields, "load": PeerLoad(4, 0, 1000)})
-
-        world.gateway.originator._dialer = replace(world.gateway.originator._dialer, find=find_loaded)
-        result = await ask(world.gateway)
-        assert result.executor == second.public_key and result.record is not None and result.record.attempt == 1
-        await world.settle()
-
-    simulate(play)
-
-
 def test_the_models_are_those_of_the_node_and_of_the_network() -> None:
     async def play(world: World) -> None:
         assert world.gateway.dispatcher.get_models() == [MODEL]
@@ -307,3 +286,55 @@ def test_an_unfinished_body_left_in_order_cancels_the_work() -> None:
         await world.settle(150)
 
     simulate(play)
+
+
+def make_question(number: int) -> Request:
+    """A conversation of its own."""
+    return make_request(messages=[{"role": "user", "content": f"question {number}"}])
+
+
+CHOOSES = OriginatorSettings(exploration=0.0)
+
+
+def test_the_adaptive_policy_finds_out_where_answers_come_sooner() -> None:
+    async def play(world: World) -> None:
+        gateway, own = world.gateway, world.members[0].backend
+        assert own is not None
+        gateway.dispatcher.policy = AdaptivePolicy(PolicyParameters())
+        first = await ask(gateway, make_question(0))
+        assert first.executor is None and first.record is not None and first.record.reason == Reason.POLICY.value
+        own.script = Script(token_delay=2.0)
+        for number in range(3):  # nothing is known of the others but what they announce
+            slow = await ask(gateway, make_question(10 + number))
+        offloaded = await ask(gateway, make_question(1))
+        assert offloaded.executor is not None and offloaded.record is not None
+        assert offloaded.record.reason == Reason.PREDICTED.value
+        prediction = offloaded.record.prediction
+        assert prediction is not None and prediction.node == offloaded.executor
+        assert slow.record is not None and slow.record.prediction is not None
+        assert prediction.time.total < slow.record.prediction.time.total
+        first, total = offloaded.record.compare()
+        assert first is not None and total is not None and 0.2 < total < 5.0
+        gateway.dispatcher.policy = AdaptivePolicy(PolicyParameters(credit_price_s=1e9))
+        assert (await ask(gateway, make_question(2))).executor is None, "its owner would rather wait than pay"
+
+    simulate(play, Options(own_backend=True, originator=CHOOSES))
+
+
+def test_a_conversation_that_was_answered_here_stays_here_while_that_is_not_much_slower() -> None:
+    async def play(world: World) -> None:
+        gateway, own = world.gateway, world.members[0].backend
+        assert own is not None
+        gateway.dispatcher.policy = AdaptivePolicy(PolicyParameters())
+        turns = [{"role": "user", "content": "hello"}]
+        for _ in range(3):
+            result = await ask(gateway, make_request(messages=turns))
+            assert result.executor is None
+            turns = [*turns, {"role": "assistant", "content": "x"}, {"role": "user", "content": "and"}]
+        assert result.record is not None and result.record.reason == Reason.CONVERSATION.value
+        own.script = Script(token_delay=5.0)
+        for number in range(2):
+            await ask(gateway, make_request(messages=[{"role": "user", "content": f"slow {number}"}], local_only=True))
+        assert (await ask(gateway, make_request(messages=turns))).executor is not None
+
+    simulate(play, Options(own_backend=True, originator=CHOOSES))

@@ -42,7 +42,7 @@ from p2p.simulation.network import SimulatedInternet, SimulatedNetwork
 from p2p.simulation.runtime import SimulatedRuntime, run_simulation
 from p2p.streams.exchanges import Exchange
 from serving.accounting.payment_history import MAX_ALLOWANCE
-from serving.backends.backend import BackendError, Load
+from serving.backends.backend import BackendError, Load, ModelLimits
 from serving.dispatcher import RequestRecord
 from serving.offload.protocol import OFFLOAD_PROTOCOL, Message, Offer, decode_message, encode_message
 from serving.offload.settings import ExecutorSettings, OriginatorSettings
@@ -54,7 +54,7 @@ from serving.quality.duels.table import DuelTable
 from serving.quality.judging.ballot import ReplyForm
 from serving.quality.judging.prompt import JudgePrompt, load_default_prompt
 from serving.quality.same_model.identity import ModelIdentity
-from serving.scheduling.policy import DefaultPolicy, PolicyParameters
+from serving.scheduling.policy import PolicyParameters, ProbabilisticPolicy
 from tests.support.memory_file import MemoryFile
 from tests.support.openai_answers import DONE, make_chunk, make_event, make_usage, make_whole
 from tests.support.waiting import eventually
@@ -137,6 +137,9 @@ class ScriptedBackend:
 
     def get_load(self) -> Load:
         return Load(self.running, 0, self.utilization, known=True)
+
+    def get_limits(self, model: str) -> ModelLimits:
+        return ModelLimits()
 
     def is_alive(self) -> bool:
         return self.script.is_alive
@@ -273,6 +276,10 @@ class Member:
         return self.key.public_key
 
 
+DRAWN = OriginatorSettings(choices=1, exploration=0.0, keeps_conversations=False)
+"""Executors are asked as they are drawn."""
+
+
 @dataclass
 class Options:
     """What a test may choose."""
@@ -290,7 +297,7 @@ class Options:
         default_factory=lambda: PolicyParameters(offload_frequency=1.0, accept_frequency=1.0, queue_frequency=1.0)
     )
     executor: ExecutorSettings = field(default_factory=ExecutorSettings)
-    originator: OriginatorSettings = field(default_factory=OriginatorSettings)
+    originator: OriginatorSettings = DRAWN
     parameters: dict[str, Any] = field(default_factory=dict)
     judges: tuple[int, ...] = ()
     """Members that judge duels."""
@@ -356,7 +363,7 @@ class World:
             network=network,
             blocks=blocks,
             runtime=runtime,
-            policy=DefaultPolicy(self.options.policy),
+            policy=ProbabilisticPolicy(self.options.policy),
             backends=[(member.backend, member.capacity)] if member.backend is not None else [],
             vote_store=vote_store,
             bootstrap=bootstrap,
@@ -421,9 +428,10 @@ class World:
     def drawn(self, number: int = 0) -> list[Member]:
         """The executors in the order in which the next request of a gateway will ask them."""
         node = self.members[number].node
-        draw = node.originator._draw(MODEL, node.originator._context.first_round, node.payments.payer.next_seq)
+        first_round, seq = node.originator._context.first_round, node.payments.payer.next_seq
+        order = node.originator._order(make_request(), first_round, seq, 0, explores=False)
         by_key = {member.public_key: member for member in self.members}
-        return [by_key[payee] for _, payee in draw]
+        return [by_key[candidate.executor] for candidate, _ in order]
 
     def account(self, number: int) -> Account:
         """A member's account, as the gateway (or the first that is alive) sees it."""

@@ -20,9 +20,9 @@ from consensus.voting.vote_support import VoteSupportStore
 from node import Node
 from p2p.runtime import RealRuntime
 from p2p.simulation.network import SimulatedInternet, SimulatedNetwork
-from serving.backends.backend import BackendError, Load
+from serving.backends.backend import BackendError, Load, ModelLimits
 from serving.openai.answers import Answer
-from serving.scheduling.policy import DefaultPolicy, PolicyParameters
+from serving.scheduling.policy import PolicyParameters, ProbabilisticPolicy
 from tests.support.memory_file import MemoryFile
 
 MODEL = "parrot"
@@ -43,6 +43,9 @@ class Parrot:
 
     def get_load(self) -> Load:
         return Load(0, 0, 0.0, True)
+
+    def get_limits(self, model: str) -> ModelLimits:
+        return ModelLimits()
 
     def is_alive(self) -> bool:
         return True
@@ -70,7 +73,7 @@ def make_node() -> tuple[Node, SimulatedInternet]:
         network=SimulatedNetwork(hub, KEY.public_key),
         blocks=ChainStore(store, genesis),
         runtime=RealRuntime(),
-        policy=DefaultPolicy(PolicyParameters(max_queue=3)),
+        policy=ProbabilisticPolicy(PolicyParameters(max_queue=3)),
         backends=[(Parrot(), CAPACITY)],
         vote_store=VoteStore(KEY, Journal(MemoryFile(), genesis.chain_id, KEY.public_key), VoteSupportStore(store)),
         settings=Settings(block_spacing_s=0.01),

@@ -16,7 +16,14 @@ from consensus.sync.messages import GetBlocks, GetStatus, Request
 from p2p.dht.kademlia import Kind as DhtKind
 from p2p.dht.kademlia import Message, PeerInfo, get_dht_id, get_provider_key
 from p2p.dht.messages import encode as encode_dht_message
-from p2p.peers.announcement import Announcement, PeerLoad, decode_announcement, get_item_id, sign_announcement
+from p2p.peers.announcement import (
+    Announcement,
+    ModelLoad,
+    PeerLoad,
+    decode_announcement,
+    get_item_id,
+    sign_announcement,
+)
 from p2p.peers.anti_entropy import AgedAnnouncement, SyncFrame
 from p2p.peers.suspect_message import sign_suspect_message
 from p2p.streams.frames import Frame, FrameError, FrameReader, Kind
@@ -124,7 +131,7 @@ def _make_announcement(name: str, **changes: object) -> Announcement:
         addresses=("/ip4/192.0.2.1/tcp/4001",),
         relays=(),
         models=("smol",),
-        load=PeerLoad(1, 2, 500),
+        load=PeerLoad((ModelLoad("smol", 1, 2, 4, 2_000_000, 30_500, 4_096, 5),)),
         expires_after=35_000,
         signature=bytes(64),
     )
@@ -133,7 +140,7 @@ def _make_announcement(name: str, **changes: object) -> Announcement:
 
 def _list_announcements() -> Json:
     good = [_make_announcement("peer 0"), _make_announcement("peer 0", leaving=True, sequence=START + 6, addresses=())]
-    forged = replace(good[0], load=PeerLoad(0, 0, 0)).encode()
+    forged = replace(good[0], load=PeerLoad()).encode()
     try:
         decode_announcement(forged, CHAIN_ID)
     except CodecError:

@@ -13,12 +13,12 @@ import trio
 from trio.testing import MockClock
 
 from p2p.coarse_clock import STEP_MS
-from p2p.discovery.announcer import ANNOUNCE_INTERVAL_S, LOAD_STEP_PERMILLE, MISSED_ANNOUNCEMENTS
+from p2p.discovery.announcer import ANNOUNCE_INTERVAL_S, MISSED_ANNOUNCEMENTS
 from p2p.discovery.peer_store import PeerStore
 from p2p.discovery.plumtree import PLUMTREE_PROTOCOL
 from p2p.discovery.prober import RETURN_DELAY_S
 from p2p.network import NetworkError
-from p2p.peers.announcement import ACCEPTANCE_S, Announcement, PeerLoad, sign_announcement
+from p2p.peers.announcement import ACCEPTANCE_S, Announcement, ModelLoad, PeerLoad, sign_announcement
 from p2p.peers.anti_entropy import AgedAnnouncement, SyncFrame
 from p2p.peers.failure_detector import SUSPICION_TIMEOUT_S
 from p2p.peers.table import ChangeKind, PeerState
@@ -223,7 +223,7 @@ async def test_replayed_announcements_do_not_resurrect(autojump_clock: MockClock
                 assert announcement is not None
                 raw = announcement.encode()
                 for node in w.nodes:
-                    async with streams.open(node.me, "/wwwserve/views/1") as exchange:
+                    async with streams.open(node.me, "/wwwserve/views/2") as exchange:
                         await exchange.send(SyncFrame(announcements=(AgedAnnouncement(raw, 0),)).encode(), end=True)
                         await exchange.receive()  # it is told of the goodbye, if anything
             assert w.agreed()
@@ -259,7 +259,7 @@ async def test_forged_announcements_are_refused(autojump_clock: MockClock) -> No
         ]
         for raw in forged:
             with pytest.raises(NetworkError):
-                async with streams.open(target.me, "/wwwserve/views/1") as exchange:
+                async with streams.open(target.me, "/wwwserve/views/2") as exchange:
                     await exchange.send(SyncFrame(announcements=(AgedAnnouncement(raw, 0),)).encode(), end=True)
                     await exchange.receive()
         await trio.sleep(5)
@@ -279,6 +279,10 @@ async def test_a_partition_is_noticed_and_heals(autojump_clock: MockClock) -> No
         await w.until_agreed(40)
 
 
+def busy(running: int, waiting: int = 0, rate: int = 0) -> PeerLoad:
+    return PeerLoad((ModelLoad("small", running, waiting, 10, rate),))
+
+
 async def test_changes_are_announced_soon_but_not_too_often(autojump_clock: MockClock) -> None:
     async with world(2) as w:
         await w.until_agreed(10)
@@ -293,18 +297,18 @@ async def test_changes_are_announced_soon_but_not_too_often(autojump_clock: Mock
         writer.discovery.update(models=["tiny", "small"])
         await trio.sleep(2)
         assert known().models == ("tiny", "small")
-        writer.discovery.update(load=PeerLoad(1, 0, LOAD_STEP_PERMILLE))
+        writer.discovery.update(load=busy(1))
         await trio.sleep(2)
-        assert known().load == PeerLoad(1, 0, LOAD_STEP_PERMILLE)
+        assert known().load == busy(1)
 
         reader.seen()
         for step in range(100):
-            writer.discovery.update(load=PeerLoad(2, 0, LOAD_STEP_PERMILLE + step % 2))
+            writer.discovery.update(load=busy(2, rate=step % 2))
             await trio.sleep(0.1)
         assert len(reader.seen()) <= 2
-        assert known().load.running == 2
+        assert known().load.models[0].running == 2
         for step in range(100):
-            writer.discovery.update(load=PeerLoad(2, step % 2, 0))
+            writer.discovery.update(load=busy(2, step % 2))
             await trio.sleep(0.1)
         assert len(reader.seen()) <= 11
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,7 +15,9 @@ from p2p.peers.announcement import (
     MAX_ANNOUNCEMENT_BYTES,
     MAX_BEHIND_MS,
     MAX_LIFETIME_MS,
+    MAX_RATE,
     Announcement,
+    ModelLoad,
     PeerLoad,
     decode_announcement,
     sign_announcement,
@@ -32,7 +35,12 @@ FULL = Announcement(
     addresses=tuple(f"/ip4/192.0.2.{number}/tcp/4001".ljust(256, "x") for number in range(8)),
     relays=tuple(f"/dns/relay{number}.example/tcp/1/p2p-circuit".ljust(256, "x") for number in range(4)),
     models=tuple(f"model-{number}".ljust(128, "x") for number in range(16)),
-    load=PeerLoad(1, 2, 1000),
+    load=PeerLoad(
+        tuple(
+            ModelLoad(f"model-{number}".ljust(128, "x"), *(1_000_000,) * 3, MAX_RATE, MAX_RATE, 2**31, 255)
+            for number in range(16)
+        )
+    ),
     expires_after=35_000,
     signature=bytes(64),
 )
@@ -81,8 +89,9 @@ def test_an_announcement_belongs_to_one_chain() -> None:
         {"relays": ("a",) * 5},
         {"models": ("m",) * 17},
         {"models": ("m" * 129,)},
-        {"load": PeerLoad(utilization=1001)},
-        {"load": PeerLoad(running=-1)},
+        {"load": PeerLoad((ModelLoad("m"),) * 17)},
+        {"load": PeerLoad((ModelLoad("m", running=-1),))},
+        {"load": PeerLoad((ModelLoad("m", decode_rate=MAX_RATE + 1),))},
         {"leaving": 1},
         {"expires_after": 0},
         {"expires_after": MAX_LIFETIME_MS + 1},
@@ -123,3 +132,34 @@ def test_order_is_incarnation_then_goodbye_then_sequence() -> None:
 )
 def test_times_that_make_no_sense_are_untimely(incarnation: int, sequence: int, timely: bool) -> None:
     assert replace(FULL, incarnation=incarnation, sequence=sequence).is_timely(NOW) is timely
+
+
+def test_a_load_is_that_of_the_busiest_model() -> None:
+    assert PeerLoad().utilization == 0
+    assert ModelLoad("m", running=5).utilization == 0, "how many can run is unknown"
+    assert ModelLoad("m", running=1, waiting=1, slots=8).utilization == 1000
+    load = PeerLoad((ModelLoad("a", 1, 0, 4), ModelLoad("b", 1, 0, 2), ModelLoad("b", 9, 0, 9)))
+    assert load.utilization == 1000 and load.find("b") == ModelLoad("b", 1, 0, 2) and load.find("c") is None
+
+
+@pytest.mark.parametrize(
+    ("change", "is_far"),
+    [
+        ({}, False),
+        ({"running": 11}, False),
+        ({"running": 12}, True),
+        ({"running": 8}, True),
+        ({"waiting": 1}, True),
+        ({"decode_rate": 7, "prefill_rate": 7}, False),
+        ({"model": "other"}, True),
+    ],
+)
+def test_a_tenth_of_the_slots_makes_a_load_far_from_another(change: dict[str, Any], is_far: bool) -> None:
+    before = ModelLoad("m", running=10, slots=20)
+    assert PeerLoad((replace(before, **change),)).is_far_from(PeerLoad((before,))) is is_far
+
+
+def test_a_model_more_or_less_makes_a_load_far_from_another() -> None:
+    assert PeerLoad((ModelLoad("m"),)).is_far_from(PeerLoad())
+    assert PeerLoad().is_far_from(PeerLoad((ModelLoad("m"),)))
+    assert not PeerLoad().is_far_from(PeerLoad())

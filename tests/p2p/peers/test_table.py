@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2p.peers.announcement import ACCEPTANCE_S, Announcement, PeerLoad
+from p2p.peers.announcement import ACCEPTANCE_S, Announcement, ModelLoad, PeerLoad
 from p2p.peers.table import RANK_INTERVAL_S, TOMBSTONE_S, Change, ChangeKind, PeerState, PeerTable
 from p2p.places import OWNERS_CHOICE
 from tests.support.keys import make_peer
@@ -368,11 +368,11 @@ def test_my_own_entry_is_part_of_the_view_but_no_peer() -> None:
 def test_what_a_peer_says_of_its_load_stands_until_its_next_announcement() -> None:
     table = PeerTable(ME)
     table.apply(make(1), 0.0)
-    table.set_load(make_peer(1), PeerLoad(3, 1, 900))
-    table.set_load(make_peer(2), PeerLoad(3, 1, 900))
+    table.set_load(make_peer(1), PeerLoad((ModelLoad("m", 3, 1),)))
+    table.set_load(make_peer(2), PeerLoad((ModelLoad("m", 3, 1),)))
     found = table.find(make_peer(1))
     assert found is not None
-    assert found.load == PeerLoad(3, 1, 900)
+    assert found.load == PeerLoad((ModelLoad("m", 3, 1),))
     assert table.present() == [found]
     table.apply(make(1, sequence=2), 1.0)
     assert table.find(make_peer(1)) == make(1, sequence=2)

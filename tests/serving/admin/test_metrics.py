@@ -15,6 +15,8 @@ from serving.admin.metrics import Metrics
 from serving.admin.reports import report_status
 from serving.dispatcher import RequestRecord
 from serving.scheduling.admission import Admission, Demand, Origin
+from serving.scheduling.prediction import UNKNOWN_SPEED, PredictedTime, RequestSize
+from serving.scheduling.predictor import Prediction
 from tests.support.solo_node import CAPACITY, make_node, run_node
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -157,5 +159,26 @@ def test_each_first_byte_enters_the_histogram_once() -> None:
         assert get(samples, "time_to_first_byte_seconds_sum", served="offloaded") == 3.0
         records.clear()  # counts outlive the records
         assert get(read(metrics), "time_to_first_byte_seconds_count", served="local") == 1
+
+    trio.run(main)
+
+
+def test_what_was_measured_is_compared_with_what_was_predicted_once() -> None:
+    async def main() -> None:
+        node, _ = make_node()
+        metrics, time = Metrics(node), PredictedTime(0.5, 2.0)
+        prediction = Prediction(bytes(32), "m", RequestSize(1, 1.0), UNKNOWN_SPEED, 0, 0.0, 1.0, time, 2.0)
+        for number, is_stream in enumerate((True, False)):
+            record = RequestRecord(str(number), "m", 10.0, first_byte=11.0, finished=15.0, outcome="completed")
+            record.prediction, record.predicted_at, record.is_stream, record.unread_s = prediction, 10.0, is_stream, 1.0
+            node.dispatcher.records.append(record)
+        node.dispatcher.records.append(RequestRecord("failed", "m", 10.0, first_byte=11.0, finished=15.0))
+        for _ in range(2):
+            samples = read(metrics)
+        assert get(samples, "prediction_ratio_count", time="first_token") == 1
+        assert get(samples, "prediction_ratio_sum", time="first_token") == 2.0
+        assert get(samples, "prediction_ratio_count", time="total") == 2
+        assert get(samples, "prediction_ratio_sum", time="total") == 4.0
+        assert report_status(node)["measured_by_predicted"] == 2.0
 
     trio.run(main)

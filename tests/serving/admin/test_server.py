@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from chain.parameters import CREDIT
 from chain.types.operations import Hold, compute_hold_id
 from node import Node
-from p2p.peers.announcement import Announcement, PeerLoad
+from p2p.peers.announcement import Announcement, ModelLoad, PeerLoad
 from serving.admin.policy_orders import reload_policy
 from serving.admin.server import Admin
 from serving.admin.wallet_orders import OrderRefused
@@ -156,7 +156,7 @@ async def test_peers(node: Node, client: httpx.AsyncClient) -> None:
         addresses=("/ip4/192.0.2.1/tcp/1",),
         relays=(),
         models=("a", "b"),
-        load=PeerLoad(1, 2, 300),
+        load=PeerLoad((ModelLoad("b", 3, 0, 10, 2_000_000, 30_000, 4_096, 3),)),
         expires_after=60_000,
         signature=bytes(64),
     )
@@ -170,13 +170,20 @@ async def test_peers(node: Node, client: httpx.AsyncClient) -> None:
         "addresses": ["/ip4/192.0.2.1/tcp/1"],
         "relays": [],
         "models": ["a", "b"],
-        "running": 1,
-        "waiting": 2,
         "utilization": 300,
-        "bonded": 100 * CREDIT,
-        "scores": {
-            "b": {"delivered": 0, "failed": 0, "unshared_errors": 1.87, "first_chunk_s": None, "is_faulty": True}
+        "loads": {
+            "b": {
+                "running": 3,
+                "waiting": 0,
+                "slots": 10,
+                "prefill_rate": 2000.0,
+                "decode_rate": 30.0,
+                "context_length": 4096,
+                "features": ["tools", "vision"],
+            }
         },
+        "bonded": 100 * CREDIT,
+        "scores": {"b": {"delivered": 0, "failed": 0, "unshared_errors": 1.87, "is_faulty": True}},
     }
 
 
@@ -253,6 +260,10 @@ async def test_a_bad_policy_changes_nothing(node: Node, client: httpx.AsyncClien
         ({"accept_freqency": 0.5}, "accept_freqency: is unknown: did you mean 'accept_frequency'?"),
         ({"name": "mine"}, "name: is unknown"),
         ({"max_queue": 5.5}, "max_queue: must be a whole number"),
+        (
+            {"max_queue": 5, "credit_price_s": 1.0},
+            "credit_price_s: is for the policy 'adaptive', and this node's is 'paper'",
+        ),
         ([], "the body must be a JSON object"),
         ({"max_queue": 5, "schedule": ["Mun"]}, "schedule[0]: 'Mun' is no day"),
         ({"max_queue": 5, "time_zone": "Mars"}, "time_zone: 'Mars' is no time zone"),
@@ -300,7 +311,7 @@ def test_the_policy_is_read_from_the_file_again(tmp_path: Path) -> None:
     async def main() -> None:
         async with run_node() as node:
             file.write_text("policy: {max_queue: 7, stake: 4, models: {m: {max_own: 1}}}\n")
-            assert reload_policy(node, "default", file) == report(node.policy.parameters, stake=4)
+            assert reload_policy(node, "adaptive", file) == report(node.policy.parameters, stake=4)
             changed = PolicyParameters(max_queue=7, models={"m": ModelQuota(max_own=1)})
             assert node.policy.parameters == changed and node.backend_pool.admissions[0].max_queue == 7
             for text, reason in [
@@ -310,10 +321,10 @@ def test_the_policy_is_read_from_the_file_again(tmp_path: Path) -> None:
             ]:
                 file.write_text(text)
                 with pytest.raises(OrderRefused, match=re.escape(reason)):
-                    reload_policy(node, "default", file)
+                    reload_policy(node, "adaptive", file)
             file.unlink()
             with pytest.raises(OrderRefused, match="cannot be read"):
-                reload_policy(node, "default", file)
+                reload_policy(node, "adaptive", file)
             assert node.policy.parameters == changed and node.stake_keeper.stake == 4
 
     trio.run(main)

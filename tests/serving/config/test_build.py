@@ -14,7 +14,7 @@ from serving.config.file import parse_config
 from serving.config.schema import ConfigError
 from serving.quality.judging.ballot import ReplyForm
 from serving.quality.judging.prompt import load_default_prompt
-from serving.scheduling.policy import DefaultPolicy
+from serving.scheduling.policy import AdaptivePolicy, ProbabilisticPolicy
 
 
 def test_backends_with_their_capacities() -> None:
@@ -35,9 +35,35 @@ def test_an_api_key_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_policy_by_name() -> None:
     policy = build_policy(parse_config("policy: {max_queue: 9}"))
-    assert isinstance(policy, DefaultPolicy) and policy.parameters.max_queue == 9
-    with pytest.raises(ConfigError, match=r"policy\.name: .*'greedy'.*known: default"):
+    assert isinstance(policy, AdaptivePolicy) and policy.parameters.max_queue == 9
+    with pytest.raises(ConfigError, match=r"policy\.name: .*'greedy'.*known: adaptive, paper"):
         build_policy(parse_config("policy: {name: greedy}"))
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("{}", AdaptivePolicy),
+        ("{name: default}", AdaptivePolicy),
+        ("{name: default, offload_frequency: 0.8, target_utilization: 0.7}", AdaptivePolicy),
+        ("{target_utilization: 0.5}", ProbabilisticPolicy),
+        ("{name: default, accept_frequency: 1.0}", ProbabilisticPolicy),
+        ("{name: paper}", ProbabilisticPolicy),
+        ("{name: paper, queue_frequency: 0.0}", ProbabilisticPolicy),
+        ("{name: adaptive, credit_price_s: 1.0}", AdaptivePolicy),
+    ],
+)
+def test_without_a_name_the_numbers_say_which_policy_is_meant(text: str, kind: type) -> None:
+    assert type(build_policy(parse_config(f"policy: {text}"))) is kind
+
+
+def test_numbers_of_another_policy_than_the_named_one_are_an_error() -> None:
+    with pytest.raises(ConfigError, match=r"2: policy\.target_utilization: is for the policy 'paper', .* 'adaptive'"):
+        parse_config("policy: {name: adaptive,\n  target_utilization: 0.5}")
+    with pytest.raises(ConfigError, match=r"policy\.credit_price_s: is for the policy 'adaptive', .* 'paper'"):
+        parse_config("policy: {name: paper, credit_price_s: 1.0}")
+    with pytest.raises(ConfigError, match=r"policy\.max_offer_wait_s: is for the policy 'adaptive', .* 'default'"):
+        parse_config("policy: {accept_frequency: 1.0, max_offer_wait_s: 1.0}")
 
 
 def test_a_node_judges_only_if_it_is_told_to(tmp_path: Path) -> None:

@@ -322,8 +322,10 @@ def test_a_user_that_leaves_before_the_first_token_pays_nothing(stream: bool) ->
     simulate(play)
 
 
-@pytest.mark.parametrize("after", [0.01 * step for step in range(0, 30, 3)])
-def test_leaving_at_any_moment_leaves_nothing_behind(after: float) -> None:
+@pytest.mark.parametrize("after", [0.01 * step for step in range(0, 25, 3)])
+def test_leaving_before_there_is_content_leaves_nothing_behind(after: float) -> None:
+    """Afterwards some may be on its way, which the payer has not seen and disputes."""
+
     async def play(world: World) -> None:
         with trio.move_on_after(after):
             await ask(world.gateway)

@@ -1,70 +1,144 @@
-"""Which of the first two candidates is asked first: what counts is what this node has seen of them."""
+"""Which of the candidates is asked first: what they announce, corrected by what this node has measured of them."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import trio
 
-from p2p.peers.announcement import Announcement
-from tests.support.market_world import MODEL, Options, World, simulate
+from p2p.peers.announcement import Announcement, ModelLoad, PeerLoad
+from serving.offload.choice import Reason
+from serving.offload.settings import OriginatorSettings
+from tests.support.market_world import MODEL, Options, Script, World, ask, get_script, make_request, simulate
 
 NUMBERS = 300
+CHOICE = OriginatorSettings(exploration=0.0, keeps_conversations=False)
+ALL = 255
+"""Every feature."""
 
 
-def announce(world: World, loads: dict[bytes, int]) -> None:
-    """Have the gateway believe that its peers announce ``loads``, in permille."""
+def announce(world: World, **loads: ModelLoad | None) -> None:
+    """Have the gateway believe that member ``m1`` and others announce these loads; None: nothing."""
     originator = world.gateway.originator
     find = originator._dialer.find
+    said = {world.members[int(name[1:])].public_key: load for name, load in loads.items()}
+    known = {peer: PeerLoad(() if load is None else (load,)) for peer, load in said.items()}
 
     def find_loaded(peer: bytes) -> Announcement | None:
         announcement = find(peer)
-        if announcement is None or peer not in loads:
-            return announcement
-        return replace(announcement, load=replace(announcement.load, utilization=loads[peer]))
+        return replace(announcement, load=known[peer]) if announcement is not None and peer in known else announcement
 
     originator._dialer = replace(originator._dialer, find=find_loaded)
 
 
-def count_firsts(world: World) -> Counter[bytes]:
-    """How often each executor is asked first."""
-    originator = world.gateway.originator
-    first_round = originator._context.first_round
-    return Counter(originator._draw(MODEL, first_round, seq)[0][1] for seq in range(NUMBERS))
+def make_load(running: int = 0, waiting: int = 0, rate: float = 30.0, **changes: Any) -> ModelLoad:
+    return ModelLoad(MODEL, running, waiting, 4, 2_000_000, round(1000 * rate), **{"features": ALL, **changes})
 
 
-def test_announcing_a_low_load_wins_no_request() -> None:
+def order(world: World, seq: int = 0, **fields: Any) -> list[int]:
+    """The numbers of the members in the order in which they are asked."""
+    originator, request = world.gateway.originator, make_request(**fields)
+    found = originator._order(request, originator._context.first_round, seq, 0)
+    return [world.find(candidate.executor) for candidate, _ in found]
+
+
+def test_the_one_of_the_least_predicted_time_is_asked_first() -> None:
     async def play(world: World) -> None:
-        executors = [member.public_key for member in world.members[1:]]
-        announce(world, dict.fromkeys(executors, 500))
-        before = count_firsts(world)
-        assert sum(before.values()) == NUMBERS and len(before) == 4
-        announce(world, {executors[0]: 0})
-        assert count_firsts(world) == before
+        loads = {"m1": make_load(rate=10.0), "m2": make_load(4, 8), "m3": make_load(rate=90.0), "m4": make_load()}
+        announce(world, **loads)
+        assert all(order(world, seq)[:2] == [3, 4] for seq in range(20))
+        assert len({tuple(order(world, seq)) for seq in range(20)}) == 1, "all four are in the choice"
+        announce(world, m1=None, m2=None, m3=None, m4=None)
+        firsts = Counter(order(world, seq)[0] for seq in range(NUMBERS))
+        assert set(firsts) == {1, 2, 3, 4} and max(firsts.values()) < NUMBERS / 2, "equals keep the order of the draw"
 
-    simulate(play, Options(executors=4))
+    simulate(play, Options(executors=4, originator=CHOICE))
 
 
-def test_one_that_announces_to_be_full_is_asked_second() -> None:
+def test_one_choice_is_the_draw_alone() -> None:
     async def play(world: World) -> None:
-        full, other = [member.public_key for member in world.members[1:]]
-        announce(world, {full: 1000, other: 999})
-        assert count_firsts(world) == {other: NUMBERS}
+        before = [order(world, seq) for seq in range(50)]
+        announce(world, m1=make_load(rate=1.0), m2=make_load(4, 99), m3=make_load(rate=900.0))
+        assert [order(world, seq) for seq in range(50)] == before
+        assert {each[0] for each in before} == {1, 2, 3}
 
-    simulate(play)
+    simulate(play, Options(executors=3, originator=replace(CHOICE, choices=1)))
 
 
-def test_one_whose_streams_were_seen_to_begin_much_sooner_is_asked_first() -> None:
+def test_one_that_cannot_take_the_request_is_not_asked_at_all() -> None:
     async def play(world: World) -> None:
-        quick, other = [member.public_key for member in world.members[1:]]
-        before = count_firsts(world)
-        for times, is_quicker in (((0.6, 1.0), False), ((0.1, 0.4), False), ((0.4, 1.0), True)):
-            scores = world.gateway.originator.scores
-            scores._scores.clear()
-            for executor, seconds in zip((quick, other), times, strict=True):
-                for _ in range(3):
-                    scores.note_delivered(executor, MODEL, trio.current_time(), seconds)
-            assert count_firsts(world) == ({quick: NUMBERS} if is_quicker else before)
+        tools = {"tools": [{"type": "function", "function": {"name": "f"}}]}
+        image = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:"}}]}]
+        announce(world, m1=make_load(features=0), m2=make_load(features=1, context_length=150), m3=None)
+        assert set(order(world)) == {1, 3}, "the prompt and 100 tokens are more than 150"
+        assert set(order(world, max_tokens=5)) == {1, 2, 3}
+        assert set(order(world, max_tokens=5, **tools)) == {2, 3}
+        assert set(order(world, messages=image)) == set(order(world, logprobs=True)) == {3}
+        announce(world, m3=make_load(features=0))
+        result = await ask(world.gateway, make_request(logprobs=True))
+        assert result.error is not None and "that can serve it" in str(result.error)
 
-    simulate(play)
+    simulate(play, Options(executors=3, originator=CHOICE))
+
+
+def test_a_liar_gets_a_few_requests_more_than_an_honest_one() -> None:
+    """Each request takes 10 s with the liar, which announces that it has nothing to do and writes without end."""
+
+    async def play(world: World) -> None:
+        get_script(world.members[1]).token_delay = 1.6
+        lie = ModelLoad(MODEL, 0, 0, 1_000_000, 10**9, 10**9, 0, ALL)
+        announce(world, m1=lie, m2=make_load(1), m3=make_load(1), m4=make_load(1))
+        served = Counter[int]()
+        for _ in range(40):
+            result = await ask(world.gateway, make_request())
+            assert result.executor is not None
+            served[world.find(result.executor)] += 1
+        assert 1 <= served[1] <= 3 and sum(served.values()) == 40
+
+    simulate(play, Options(executors=4, originator=CHOICE))
+
+
+def test_requests_that_were_just_sent_count_before_they_are_announced() -> None:
+    async def play(world: World) -> None:
+        for member in world.members[1:]:
+            assert member.backend is not None
+            member.backend.script = Script(first_delay=5.0)
+        announce(world, m1=make_load(3, rate=31.0), m2=make_load(3), m3=make_load(3), m4=make_load(3))
+        served = Counter[int]()
+
+        async def ask_one() -> None:
+            result = await ask(world.gateway, make_request())
+            assert result.executor is not None
+            served[world.find(result.executor)] += 1
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(4):  # before any announcement could come
+                nursery.start_soon(ask_one)
+                await trio.sleep(0.05)
+        assert served == {1: 1, 2: 1, 3: 1, 4: 1}
+
+    simulate(play, Options(executors=4, originator=CHOICE))
+
+
+def test_a_conversation_stays_with_its_executor_while_that_is_not_much_slower() -> None:
+    async def play(world: World) -> None:
+        first = make_request(messages=[{"role": "user", "content": "hello"}])
+        turns = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "x"}]
+        answered = await ask(world.gateway, first)
+        assert answered.executor is not None
+        number = world.find(answered.executor)
+        loads = {f"m{each}": make_load(rate=40.0) for each in range(1, 5)}
+        announce(world, **{**loads, f"m{number}": make_load(rate=30.0)})
+        for _ in range(3):
+            turns = [*turns, {"role": "user", "content": "and"}, {"role": "assistant", "content": "y"}]
+            result = await ask(world.gateway, make_request(messages=turns[:-1]))
+            assert result.executor == answered.executor
+            assert result.record is not None and result.record.reason == Reason.CONVERSATION.value
+        announce(world, **{**loads, f"m{number}": make_load(rate=30.0, waiting=50)})
+        turns = [*turns, {"role": "user", "content": "and"}]
+        result = await ask(world.gateway, make_request(messages=turns))
+        assert result.executor != answered.executor
+
+    simulate(play, Options(executors=4, originator=replace(CHOICE, keeps_conversations=True)))

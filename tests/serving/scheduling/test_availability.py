@@ -6,7 +6,7 @@ import trio
 
 from p2p.simulation.runtime import SimulatedRuntime, run_simulation
 from serving.scheduling.availability import AvailabilityGate, Hours, judge_availability
-from serving.scheduling.policy import DefaultPolicy, PolicyParameters
+from serving.scheduling.policy import PolicyParameters, ProbabilisticPolicy
 from serving.scheduling.weekly_schedule import WeeklySchedule
 
 IDLE = PolicyParameters(serve_others="idle", idle_after_minutes=10)
@@ -31,7 +31,7 @@ def test_the_policy_decides_before_hours_and_use() -> None:
 
 def test_a_node_is_idle_when_its_users_have_been_quiet_for_long_enough() -> None:
     async def main() -> None:
-        gate = AvailabilityGate(DefaultPolicy(IDLE), SimulatedRuntime(1))
+        gate = AvailabilityGate(ProbabilisticPolicy(IDLE), SimulatedRuntime(1))
         assert not gate.check().is_open  # nobody knows who was here before
         await trio.sleep(600)
         assert gate.check().is_open
@@ -52,7 +52,7 @@ def test_a_node_is_idle_when_its_users_have_been_quiet_for_long_enough() -> None
 def test_hours_are_those_of_the_clock_and_follow_the_policy() -> None:
     async def main() -> None:
         runtime = SimulatedRuntime(1)  # begins on a Tuesday, 2023-11-14 22:13:20 UTC
-        policy = DefaultPolicy(PolicyParameters(schedule=("Tue 22:00-22:30",)))
+        policy = ProbabilisticPolicy(PolicyParameters(schedule=("Tue 22:00-22:30",)))
         gate = AvailabilityGate(policy, runtime)
         schedule = WeeklySchedule.parse(policy.parameters.schedule, "UTC")
         for _ in range(40):

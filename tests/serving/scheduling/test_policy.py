@@ -1,4 +1,4 @@
-"""The default policy: its probabilities, and how it is replaced."""
+"""The policies: what the adaptive one compares, the probabilities of the paper's, and how they are replaced."""
 
 from __future__ import annotations
 
@@ -8,14 +8,21 @@ from importlib.metadata import EntryPoint
 
 import pytest
 
-from serving.scheduling.policy import Decision, DefaultPolicy, LoadSnapshot, PolicyParameters, load_policy
+from serving.scheduling.policy import (
+    AdaptivePolicy,
+    Decision,
+    LoadSnapshot,
+    PolicyParameters,
+    ProbabilisticPolicy,
+    load_policy,
+)
 
 COUNT = 4000
 
 
 def decide(kind: str, load: LoadSnapshot, parameters: PolicyParameters) -> dict[Decision, float]:
     """Shares of the decisions over many draws."""
-    policy, chance = DefaultPolicy(parameters), random.Random("policy")
+    policy, chance = ProbabilisticPolicy(parameters), random.Random("policy")
     method = getattr(policy, kind)
     counts = Counter(method(load, chance) for _ in range(COUNT))
     return {decision: count / COUNT for decision, count in counts.items()}
@@ -59,18 +66,43 @@ def test_a_full_queue_declines(utilization: float) -> None:
     assert Decision.DECLINE not in decide("decide_offer", load(utilization, own=9), parameters)
 
 
-def test_the_default_is_found_by_name() -> None:
+def decide_once(there_s: float | None, conversation: Decision | None = None, price: float = 0.0) -> Decision:
+    snapshot = LoadSnapshot("m", 0.0, 0, 0, here_s=10.0, there_s=there_s, price=price, conversation=conversation)
+    return AdaptivePolicy(PolicyParameters(credit_price_s=5.0)).decide_request(snapshot, random.Random(0))
+
+
+def test_the_adaptive_policy_offloads_what_comes_sooner_by_more_than_its_price_is_worth() -> None:
+    assert decide_once(9.9) is Decision.OFFLOAD and decide_once(10.0) is Decision.SERVE
+    assert decide_once(7.4, price=0.5) is Decision.OFFLOAD and decide_once(7.6, price=0.5) is Decision.SERVE
+    assert decide_once(None) is decide_once(None, Decision.OFFLOAD) is Decision.SERVE
+
+
+def test_the_adaptive_policy_leaves_a_conversation_where_it_is_kept() -> None:
+    assert decide_once(1.0, Decision.SERVE) is Decision.SERVE
+    assert decide_once(12.0, Decision.OFFLOAD) is Decision.OFFLOAD
+
+
+def test_the_adaptive_policy_accepts_offers_as_long_as_they_wait_for_a_short_time() -> None:
+    policy = AdaptivePolicy(PolicyParameters(max_offer_wait_s=10.0, max_queue=3))
+    cases = [(0.0, 0, Decision.SERVE), (0.1, 0, Decision.QUEUE), (10.0, 2, Decision.QUEUE)]
+    cases += [(10.1, 0, Decision.DECLINE), (0.0, 3, Decision.DECLINE)]
+    for wait_s, queue, decision in cases:
+        assert policy.decide_offer(LoadSnapshot("m", 5.0, 0, queue, wait_s), random.Random(0)) is decision
+
+
+def test_those_that_come_with_the_node_are_found_by_name() -> None:
     parameters = PolicyParameters(max_queue=7)
-    policy = load_policy("default", parameters)
-    assert isinstance(policy, DefaultPolicy) and policy.parameters is parameters
+    for name, kind in (("adaptive", AdaptivePolicy), ("paper", ProbabilisticPolicy)):
+        policy = load_policy(name, parameters)
+        assert isinstance(policy, kind) and policy.parameters is parameters
 
 
 def test_an_unknown_policy_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match=r"no policy called 'mine'.*default"):
+    with pytest.raises(ValueError, match=r"no policy called 'mine'.*adaptive, paper"):
         load_policy("mine", PolicyParameters())
 
 
-class Miser(DefaultPolicy):
+class Miser(ProbabilisticPolicy):
     """An owner's policy."""
 
 
@@ -78,5 +110,5 @@ def test_an_installed_policy_is_found_by_name(monkeypatch: pytest.MonkeyPatch) -
     point = EntryPoint("miser", f"{__name__}:Miser", "wwwserve.policies")
     monkeypatch.setattr("serving.scheduling.policy.entry_points", lambda group: [point] if group == point.group else [])
     assert type(load_policy("miser", PolicyParameters())).__name__ == "Miser"
-    with pytest.raises(ValueError, match="default, miser"):
+    with pytest.raises(ValueError, match="adaptive, paper, miser"):
         load_policy("other", PolicyParameters())

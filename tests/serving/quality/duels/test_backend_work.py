@@ -17,7 +17,7 @@ from serving.quality.duels.backend_work import DuelJudge, WorkFailed, answer_req
 from serving.quality.duels.reading import read_answer
 from serving.scheduling.admission import Demand, Origin
 from serving.scheduling.backend_pool import BackendPool
-from serving.scheduling.policy import DefaultPolicy, PolicyParameters
+from serving.scheduling.policy import PolicyParameters, ProbabilisticPolicy
 from tests.support.duel_world import JudgingBackend
 from tests.support.market_world import JUDGE, MODEL, compute_text, make_body
 from tests.support.openai_answers import make_whole
@@ -31,7 +31,7 @@ GOOD, PLAIN, BAD = (make_whole(MODEL, f"q{quality}-0", 1, "stop") for quality in
 
 
 def make_pool(backend: JudgingBackend, capacity: int = 1) -> BackendPool:
-    return BackendPool([(backend, capacity)], DefaultPolicy(PolicyParameters()))
+    return BackendPool([(backend, capacity)], ProbabilisticPolicy(PolicyParameters()))
 
 
 def simulate(main: Callable[[], Awaitable[T]]) -> T:
@@ -196,7 +196,7 @@ def test_a_judge_declares_its_model_its_prompt_and_whether_it_is_weak() -> None:
     assert DuelJudge(replace(JUDGE, model="other", is_weak=True), pool, runtime).declare() == DeclaredJudge(
         "other", JUDGE.prompt.digest, is_weak=True
     )
-    empty = BackendPool([], DefaultPolicy(PolicyParameters()))
+    empty = BackendPool([], ProbabilisticPolicy(PolicyParameters()))
     assert DuelJudge(JUDGE, empty, runtime).declare() is None
     known = DuelJudge(JUDGE, pool, runtime, {MODEL: bytes(32)}.get)
     assert known.declare() == replace(DECLARED, identity=bytes(32))

@@ -16,7 +16,7 @@ from serving.quality.duels.identities import RETRY_INTERVAL_S, Identities
 from serving.quality.same_model.identity import IdentityRefused, ModelIdentity
 from serving.scheduling.admission import Demand, Origin
 from serving.scheduling.backend_pool import BackendPool
-from serving.scheduling.policy import DefaultPolicy, PolicyParameters
+from serving.scheduling.policy import PolicyParameters, ProbabilisticPolicy
 from tests.support.market_world import MODEL
 from tests.support.model_backend import IDENTITY, ModelBackend
 from tests.support.scripted_model import Flavour, ScriptedModel
@@ -26,7 +26,7 @@ DECLARED = (DeclaredIdentity(MODEL, IDENTITY.digest),)
 
 
 def make_pool(*backends: ModelBackend) -> BackendPool:
-    return BackendPool([(backend, 1) for backend in backends], DefaultPolicy(PolicyParameters()))
+    return BackendPool([(backend, 1) for backend in backends], ProbabilisticPolicy(PolicyParameters()))
 
 
 def make_backend(flavour: Flavour = "vllm") -> ModelBackend:

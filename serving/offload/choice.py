@@ -1,0 +1,108 @@
+"""Which of the candidates of a draw are asked, in which order. Pure, but for the chance that is given.
+
+The first few that are present, able and of the best rank are the *choice*. A conversation stays with the one that
+answered it so far while that is not much slower than the best; a small part of choices explores, so that newcomers and
+those that were slow are measured; else the one with the least predicted time is asked first, where the draw decides
+between those that are as good as equal. The others of the choice follow by prediction, and all other candidates as they
+were drawn, by rank.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
+
+from p2p.peers.announcement import PeerLoad
+from serving.scheduling.predictor import Prediction
+
+AFFINITY_FACTOR = 1.5
+"""How many times the best predicted time a conversation stays with its node for."""
+
+
+EQUAL_FACTOR, EQUAL_S = 1.1, 0.25
+"""Predicted times are as good as equal up to this factor and so many seconds more: no prediction is better than that,
+and whoever is a little ahead by chance would be asked for ever."""
+
+
+class Reason(Enum):
+    """Why a request was answered where it was."""
+
+    PREDICTED = "least predicted time"
+    EXPLORED = "exploration"
+    CONVERSATION = "conversation"
+    NEXT = "others did not take it"
+    POLICY = "policy"
+    """The owner's, which served it here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One executor that may be asked. ``number`` is its position in the draw; a lower ``rank`` goes first."""
+
+    number: int
+    executor: bytes
+    rank: int
+    prediction: Prediction
+
+
+def order_candidates(
+    candidates: Sequence[Candidate],
+    choices: int,
+    kept_by: bytes | None = None,
+    exploration: float = 0.0,
+    chance: random.Random | None = None,
+) -> list[tuple[Candidate, Reason]]:
+    """The candidates (in the order of the draw) in the order in which to ask them.
+
+    Of ``choices`` the first is chosen. ``kept_by`` is the node that has answered the conversation. With the probability
+    ``exploration`` the first is drawn by ``chance``.
+    """
+    ranked = sorted(candidates, key=lambda each: each.rank)
+    if not ranked:
+        return []
+    chosen = [each for each in ranked[: max(1, choices)] if each.rank == ranked[0].rank]
+    rest = ranked[len(chosen) :]
+    best = min(each.prediction.score for each in chosen)
+    first = next(each for each in chosen if each.prediction.score <= EQUAL_FACTOR * best + EQUAL_S)
+    chosen.sort(key=lambda each: each.prediction.score)
+    reason = Reason.PREDICTED
+    kept = next((each for each in ranked if each.executor == kept_by and each.rank == first.rank), None)
+    if kept is not None and is_kept(kept.prediction.score, best):
+        first, reason = kept, Reason.CONVERSATION
+    elif chance is not None and len(chosen) > 1 and chance.random() < exploration:
+        first, reason = chosen[chance.randrange(len(chosen))], Reason.EXPLORED
+    others = [each for each in (*chosen, *rest) if each is not first]
+    return [(first, reason), *((each, Reason.NEXT) for each in others)]
+
+
+def is_kept(score: float, best: float) -> bool:
+    """Whether a conversation stays with a node of this predicted time, in seconds."""
+    return score <= AFFINITY_FACTOR * best
+
+
+class RequestsSent:
+    """Requests under way whose executors have not announced their load since: else all go to the same one at once."""
+
+    def __init__(self) -> None:
+        self._sent: dict[tuple[bytes, str], list[PeerLoad]] = {}
+        """What each executor had announced when a request was sent to it."""
+
+    @contextmanager
+    def sending(self, executor: bytes, model: str, load: PeerLoad) -> Iterator[None]:
+        """Count one request within the context."""
+        sent = self._sent.setdefault((executor, model), [])
+        sent.append(load)
+        try:
+            yield
+        finally:
+            # By identity: two announcements may say the same.
+            del sent[next(index for index, each in enumerate(sent) if each is load)]
+            if not sent:
+                self._sent.pop((executor, model), None)
+
+    def count(self, executor: bytes, model: str, load: PeerLoad) -> int:
+        """Requests that were sent after the announcement of ``load``."""
+        return sum(each is load for each in self._sent.get((executor, model), ()))

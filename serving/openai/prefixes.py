@@ -1,0 +1,32 @@
+"""The prefixes of a conversation, by a chain of hashes: by them the next turn finds the turn before. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+MAX_PREFIXES = 64
+"""Longest prefixes of one request that are kept."""
+DIGEST_BYTES = 16
+"""Bytes of the hash of a prefix."""
+
+Prefix = tuple[bytes, int]
+"""Hash of the first messages of a request, and their bytes."""
+
+
+def hash_prefixes(model: str, messages: object) -> tuple[Prefix, ...]:
+    """The prefixes of a conversation, shortest first; of a request without messages none."""
+    if not isinstance(messages, list):
+        return ()
+    digest, size, prefixes = hashlib.blake2b(model.encode("utf-8", "surrogatepass"), digest_size=DIGEST_BYTES), 0, []
+    for message in messages:
+        text = _encode(message)
+        size += len(text)
+        digest.update(len(text).to_bytes(8, "big") + text)
+        prefixes.append((digest.digest(), size))
+    return tuple(prefixes[-MAX_PREFIXES:])
+
+
+def _encode(message: Any) -> bytes:
+    return json.dumps(message, separators=(",", ":"), sort_keys=True).encode()

@@ -1,0 +1,145 @@
+"""The predictor: what this node expects of itself and of others, for one request after the other. No I/O, no clock.
+
+It brings together the speed that a node announces, the expected output, what is cached, what was sent and is not
+announced yet, and the correction by what was measured.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, replace
+
+from chain.collections import BoundedDict
+from serving.openai.requests import Request
+from serving.scheduling.affinity import Conversations
+from serving.scheduling.correction import Corrections
+from serving.scheduling.output_length import OutputLengths
+from serving.scheduling.prediction import (
+    PredictedTime,
+    RequestSize,
+    ServiceSpeed,
+    estimate_tokens,
+    predict_time,
+)
+
+PRIOR_OVERHEAD_S = 0.2
+"""Expected delay of a first token beyond wait, prefill and decoding, of a peer of which nothing is known."""
+MAX_OVERHEAD_S = 2.0
+"""Longest such delay: a round trip, and the hold becoming final. What is beyond it counts as slowness."""
+OVERHEAD_WEIGHT = 0.25
+"""Weight of a new measurement of it, beside all before it."""
+MAX_PEERS = 4096
+"""Peers whose delay is kept; beyond it, the one measured longest ago is forgotten."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What is expected of a request, wherever it is answered."""
+
+    size: RequestSize
+    usual_output: float
+    """Tokens of an answer of this model: of the requests before it."""
+    kept_by: bytes | None
+    """The node that has answered the conversation so far."""
+    cached_tokens: int
+    """Tokens of the prompt that it has in its cache."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What is expected of one node for one request, and what that rests on."""
+
+    node: bytes
+    model: str
+    size: RequestSize
+    speed: ServiceSpeed
+    cached_tokens: int
+    overhead_s: float
+    usual_output: float
+    time: PredictedTime
+    """Corrected."""
+    score: float
+    """Of that, in seconds: less is better."""
+
+    @property
+    def service_s(self) -> float:
+        """Seconds for which the request will have a slot."""
+        alone = replace(self.speed, running=0, waiting=0)
+        return predict_time(alone, self.size, self.cached_tokens).total
+
+    def compute_uncorrected(self, output: float, overhead_s: float | None = None) -> PredictedTime:
+        """What would have been predicted without correction, had the output been known."""
+        size = replace(self.size, output=output)
+        overhead_s = self.overhead_s if overhead_s is None else overhead_s
+        return predict_time(self.speed, size, self.cached_tokens, overhead_s, self.usual_output)
+
+
+class Predictor:
+    """Predicts for the node with the key ``me``. ``chance`` salts what is kept of conversations.
+
+    ``corrects`` and ``has_affinity`` switch off corrections, and what is known of conversations.
+    """
+
+    def __init__(self, me: bytes, chance: random.Random, *, corrects: bool = True, has_affinity: bool = True) -> None:
+        self.me = me
+        self.lengths = OutputLengths()
+        self.corrections = Corrections()
+        self._conversations = Conversations(chance)
+        self._overheads: BoundedDict[bytes, float] = BoundedDict(MAX_PEERS)
+        self._corrects = corrects
+        self._has_affinity = has_affinity
+
+    def measure(self, request: Request) -> RequestSize:
+        """The expected size of a request. Answers to it (``n``) are written side by side."""
+        prompt, limit = estimate_tokens(len(request.body)), request.max_tokens // request.choices
+        return RequestSize(prompt, self.lengths.expect(request.model, prompt, limit, is_limited=request.is_limited))
+
+    def expect(self, request: Request) -> Expected:
+        """What is expected of a request; it goes into each prediction."""
+        found = self._conversations.find(request.prefixes) if self._has_affinity else None
+        kept_by, cached = (None, 0) if found is None else (found[0], estimate_tokens(found[1]))
+        return Expected(self.measure(request), self.lengths.get_usual(request.model), kept_by, cached)
+
+    def predict(
+        self, node: bytes, request: Request, expected: Expected, speed: ServiceSpeed, now: float, unannounced: int = 0
+    ) -> Prediction:
+        """When ``node`` will have answered. ``unannounced`` requests are there that ``speed`` does not count."""
+        size, usual = expected.size, expected.usual_output
+        cached = expected.cached_tokens if expected.kept_by == node else 0
+        overhead_s = 0.0 if node == self.me else self._overheads.get(node, PRIOR_OVERHEAD_S)
+        if unannounced:
+            speed = replace(speed, running=speed.running + unannounced)
+        time = predict_time(speed, size, cached, overhead_s, usual)
+        if self._corrects:
+            time = self.corrections.correct(node, request.model, size, time, now)
+        score = time.score(request.stream)
+        return Prediction(node, request.model, size, speed, cached, overhead_s, usual, time, score)
+
+    def note(
+        self, prediction: Prediction, now: float, tokens: float, first_token_s: float | None, total_s: float | None
+    ) -> None:
+        """What a request took whose answer had ``tokens``. None: not known.
+
+        The output is known by now, so that a long answer does not count as a slow one.
+        """
+        node = prediction.node
+        if first_token_s is not None and node != self.me:
+            least = prediction.compute_uncorrected(tokens, 0.0).first_token
+            delay = min(MAX_OVERHEAD_S, max(0.0, first_token_s - least))
+            before = self._overheads.get(node, PRIOR_OVERHEAD_S)
+            self._overheads[node] = before + OVERHEAD_WEIGHT * (delay - before)
+        predicted = prediction.compute_uncorrected(tokens)
+        self.corrections.note(node, prediction.model, prediction.size, predicted, now, first_token_s, total_s)
+
+    def note_answer(self, node: bytes, request: Request, tokens: float, *, is_cut_off: bool) -> None:
+        """``node`` has answered a request with so many tokens (of each choice)."""
+        prompt = estimate_tokens(len(request.body))
+        self.lengths.note(request.model, prompt, tokens, is_limited=request.is_limited, is_cut_off=is_cut_off)
+        if self._has_affinity:
+            self._conversations.note(request.prefixes, node)
+
+
+def is_able(speed: ServiceSpeed, size: RequestSize, features: frozenset[str]) -> bool:
+    """Whether a node can answer a request of ``size`` that asks for ``features``."""
+    fits = not speed.context_length or size.prompt + size.output <= speed.context_length
+    return fits and features <= speed.features

@@ -1,0 +1,110 @@
+"""The predictor: what goes into a prediction, and what is learned from an answer."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any
+
+import pytest
+
+from p2p.peers.announcement import MAX_RATE, ModelLoad
+from serving.openai.requests import CHAT_COMPLETIONS, Request, parse_request, read_request
+from serving.scheduling.announced_load import make_model_load, read_model_load
+from serving.scheduling.output_length import PRIOR_OUTPUT_TOKENS
+from serving.scheduling.prediction import UNKNOWN_SPEED, RequestSize, ServiceSpeed
+from serving.scheduling.predictor import PRIOR_OVERHEAD_S, Prediction, Predictor, is_able
+
+ME, ONE = b"m" * 32, b"1" * 32
+SPEED = ServiceSpeed(0, 0, 4, 1000.0, 50.0)
+HELLO = [{"role": "user", "content": "x" * 4000}]
+
+
+def make(**fields: Any) -> Request:
+    body = {"model": "m", "messages": HELLO, "stream": True, **fields}
+    return parse_request(CHAT_COMPLETIONS, json.dumps(body).encode(), 4096)
+
+
+def predict(predictor: Predictor, request: Request, node: bytes = ONE, more: int = 0) -> Prediction:
+    return predictor.predict(node, request, predictor.expect(request), SPEED, 0.0, more)
+
+
+def test_a_prediction_adds_up() -> None:
+    predictor, request = Predictor(ME, random.Random(0)), make(max_tokens=100)
+    there, here = predict(predictor, request), predict(predictor, request, ME)
+    assert there.size == RequestSize(pytest.approx(1030, abs=30), 100.0)  # type: ignore[arg-type]
+    assert there.time.total == pytest.approx(PRIOR_OVERHEAD_S + there.size.prompt / 1000 + 100 / 50)
+    assert there.time.total - here.time.total == pytest.approx(PRIOR_OVERHEAD_S), "there is no payment to make here"
+    assert there.score == there.time.score(stream=True)
+    assert predict(predictor, make()).size.output == PRIOR_OUTPUT_TOKENS
+
+
+def test_what_is_not_announced_yet_counts() -> None:
+    predictor, request = Predictor(ME, random.Random(0)), make(max_tokens=100)
+    alone, behind = predict(predictor, request, more=3), predict(predictor, request, more=4)
+    assert alone.time == predict(predictor, request).time
+    assert behind.time.total == pytest.approx(alone.time.total + PRIOR_OUTPUT_TOKENS / (4 * 50))
+
+
+def test_the_cache_of_a_conversation_is_credited_to_its_node_alone() -> None:
+    predictor, request = Predictor(ME, random.Random(0)), make()
+    predictor.note_answer(ONE, request, 100.0, is_cut_off=False)
+    turn = make(messages=[*HELLO, {"role": "assistant", "content": "x"}, {"role": "user", "content": "y"}])
+    assert predictor.expect(turn).kept_by == ONE
+    assert predict(predictor, turn).time.first_token < predict(predictor, turn, ME).time.first_token
+    assert predict(predictor, turn).cached_tokens > 1000 and predict(predictor, turn, ME).cached_tokens == 0
+    without = Predictor(ME, random.Random(0), has_affinity=False)
+    without.note_answer(ONE, request, 100.0, is_cut_off=False)
+    assert without.expect(turn).kept_by is None and predict(without, turn).cached_tokens == 0
+
+
+def test_a_long_answer_is_no_slow_one() -> None:
+    predictor, request = Predictor(ME, random.Random(0)), make()
+    before = predict(predictor, request)
+    predictor.note(before, 0.0, 4000.0, before.time.first_token, before.compute_uncorrected(4000.0).total)
+    assert predict(predictor, request).time.total == pytest.approx(before.time.total)
+    predictor.note(before, 0.0, 4000.0, before.time.first_token, 4 * before.compute_uncorrected(4000.0).total)
+    assert predict(predictor, request).time.total > 2 * before.time.total
+    without = Predictor(ME, random.Random(0), corrects=False)
+    without.note(before, 0.0, 4000.0, 100.0, 1000.0)
+    assert predict(without, request).time.total == pytest.approx(before.time.total, abs=1.0)
+
+
+def test_the_delay_of_the_payment_is_no_slowness_up_to_a_bound() -> None:
+    predictor, request = Predictor(ME, random.Random(0)), make(max_tokens=100)
+    for _ in range(40):
+        made = predict(predictor, request)
+        predictor.note(made, 0.0, 100.0, made.compute_uncorrected(100.0, 1.2).first_token, None)
+    made = predict(predictor, request)
+    assert made.overhead_s == pytest.approx(1.2, abs=0.01)
+    for _ in range(40):
+        made = predict(predictor, request)
+        predictor.note(made, 0.0, 100.0, 60.0, None)
+    assert predict(predictor, request).overhead_s <= 2.0
+
+
+def test_who_is_able() -> None:
+    size, nothing = RequestSize(100, 100.0), frozenset[str]()
+    speed = ServiceSpeed(0, 0, 1, 1.0, 1.0, 200, frozenset({"tools"}))
+    assert is_able(speed, size, nothing) and not is_able(speed, RequestSize(101, 100.0), nothing)
+    assert is_able(speed, size, frozenset({"tools"})) and not is_able(speed, size, frozenset({"tools", "vision"}))
+    assert is_able(UNKNOWN_SPEED, RequestSize(10**9, 1.0), frozenset({"tools", "vision", "logprobs"}))
+
+
+def test_a_load_survives_its_announcement_within_two_digits() -> None:
+    speed = ServiceSpeed(3, 7, 32, 12_345.0, 33.33, 8192, frozenset({"vision", "logprobs"}))
+    load = make_model_load("m", speed)
+    assert load == ModelLoad("m", 3, 7, 32, 12_000_000, 33_000, 8192, 6)
+    assert read_model_load(load) == ServiceSpeed(3, 7, 32, 12_000.0, 33.0, 8192, speed.features)
+    assert make_model_load("m", ServiceSpeed(0, 0, 1, 1e12, 0.0)).prefill_rate == MAX_RATE
+    assert read_model_load(ModelLoad("m")) == ServiceSpeed(0, 0, 0, 0.0, 0.0)
+
+
+def test_what_is_read_of_a_request() -> None:
+    assert not make().is_limited and make(max_tokens=5).is_limited
+    assert make(tools=[{"type": "function"}], logprobs=True).features == {"tools", "logprobs"}
+    assert make(messages=[{"role": "user", "content": [{"type": "image_url"}]}]).features == {"vision"}
+    for odd in ([None], [{"content": [5]}], [{"content": [{"type": []}]}], "text", 5):
+        assert make(messages=odd).features == frozenset()
+    request = make()
+    assert len(request.prefixes) == 1 and read_request(CHAT_COMPLETIONS, request.body).prefixes == ()

@@ -1,0 +1,100 @@
+"""Measured speeds: what counts, and what a slow reader cannot do."""
+
+from __future__ import annotations
+
+import pytest
+
+from serving.scheduling.prediction import PRIOR_PREFILL_RATE
+from serving.scheduling.speed import DECODE_HALF_LIFE_S, MAX_MODELS, DecayedRatio, SpeedMeter
+
+RAW = 40
+"""Raw bytes of a token."""
+
+
+def stream(
+    meter: SpeedMeter, start: float, rate: float, tokens: int, *, prompt: int = 100, first_s: float = 0.5
+) -> float:
+    """A stream of so many tokens, after ``first_s``. Returns when it ends."""
+    timer = meter.start_timer("m", prompt, start, is_stream=True)
+    now = start + first_s
+    for number in range(tokens):
+        timer.feed(now, RAW)
+        now += 1 / rate if number < tokens - 1 else 0.0
+    timer.finish(tokens)
+    return now
+
+
+def test_nothing_is_known_at_first() -> None:
+    assert SpeedMeter().get("m").prefill_rate == SpeedMeter().get("m").decode_rate == 0.0
+    assert DecayedRatio().value == 0.0
+
+
+def test_the_rate_of_a_stream_is_that_of_one_stream_whatever_runs_beside_it() -> None:
+    meter = SpeedMeter()
+    for _ in range(4):
+        stream(meter, 0.0, 25.0, 200)
+    assert meter.get("m").decode_rate == pytest.approx(25.0, rel=0.02)
+    assert meter.get("other").decode_rate == 0.0
+
+
+def test_a_change_of_load_shows_long_before_an_answer_ends() -> None:
+    meter = SpeedMeter()
+    now = stream(meter, 0.0, 50.0, 500)
+    timer = meter.start_timer("m", 100, now, is_stream=True)
+    for _ in range(int(3 * DECODE_HALF_LIFE_S * 5)):
+        now += 1 / 5
+        timer.feed(now, RAW)
+    assert meter.get("m").decode_rate == pytest.approx(5.0, rel=0.4)
+
+
+def test_a_slow_reader_does_not_make_the_backend_slow() -> None:
+    meter = SpeedMeter()
+    now = stream(meter, 0.0, 50.0, 500)
+    timer = meter.start_timer("m", 100, now, is_stream=True)
+    for _ in range(100):
+        now += 1 / 50
+        timer.feed(now, RAW)
+        now += 10.0
+        timer.note_taken(now, 10.0)
+    timer.finish(100)
+    assert meter.get("m").decode_rate == pytest.approx(50.0, rel=0.02)
+
+
+def test_short_prompts_say_little_about_long_ones() -> None:
+    meter = SpeedMeter()
+    for _ in range(100):
+        stream(meter, 0.0, 50.0, 10, prompt=10, first_s=0.05)  # 200 tokens a second, by the first step alone
+    assert meter.get("m").prefill_rate == pytest.approx(PRIOR_PREFILL_RATE, rel=0.6)
+    for _ in range(10):
+        stream(meter, 0.0, 50.0, 10, prompt=20_000, first_s=0.5)
+    assert meter.get("m").prefill_rate == pytest.approx(40_000, rel=0.4)
+
+
+def test_an_answer_in_one_piece_counts_by_its_whole_time() -> None:
+    meter = SpeedMeter()
+    timer = meter.start_timer("m", 2000, 0.0, is_stream=False)
+    timer.feed(11.0, 5000)
+    timer.finish(300.0)
+    assert meter.get("m").decode_rate == pytest.approx(30.0) and meter.get("m").prefill_rate == 0.0
+
+
+def test_an_answer_without_content_is_no_measurement() -> None:
+    meter = SpeedMeter()
+    for is_stream in (False, True):
+        timer = meter.start_timer("m", 10, 0.0, is_stream=is_stream)
+        timer.finish(10.0)
+        timer.feed(1.0, 0)
+        timer.feed(2.0, 100)
+        timer.finish(0.0)
+    assert meter.get("m").decode_rate == 0.0
+
+
+def test_old_windows_never_lose_all_weight_and_models_are_bounded() -> None:
+    meter = SpeedMeter()
+    now = stream(meter, 0.0, 50.0, 500)
+    assert meter.get("m").decode_rate == pytest.approx(50.0, rel=0.02)
+    stream(meter, now + 1e6, 20.0, 500)
+    assert meter.get("m").decode_rate == pytest.approx(20.0, rel=0.02)
+    for number in range(MAX_MODELS):
+        meter.get(f"model {number}")
+    assert meter.get("m").decode_rate == 0.0
