@@ -28,6 +28,7 @@ from chain.transition.registration import has_valid_proof_of_work
 from chain.types.blocks import Block, Header
 from chain.types.operations import NoncedOperation, Register, SignedOperation
 from chain.types.votes import Certificate, Vote
+from consensus.alarm import Alarm
 from consensus.block_tree import ExecutedBlock
 from consensus.driver import Driver
 from consensus.mempool.pool import AlreadyKnown, Mempool
@@ -160,6 +161,7 @@ class Engine:
             self._rebroadcaster, self._committee.is_member, self._post,
         )  # fmt: skip
         self._events: FairQueue[Event] = FairQueue(QUEUE_EVENTS, QUEUE_BYTES)
+        self._alarm = Alarm(self._wake)
         self._nursery: trio.Nursery | None = None
         self._final: Fanout[FinalizedEvent] = Fanout(SUBSCRIPTION_BLOCKS)
         self._conflicts: Fanout[tuple[Vote, Vote]] = Fanout(SUBSCRIPTION_BLOCKS)
@@ -315,6 +317,7 @@ class Engine:
             nursery.start_soon(self._ingress.run)
             nursery.start_soon(self._rebroadcaster.run)
             await self._driver.start()
+            nursery.start_soon(self._alarm.run)
             nursery.start_soon(self._loop)
             nursery.start_soon(self._sync.run)
             if self._vote_store is not None:
@@ -327,12 +330,9 @@ class Engine:
 
     async def _loop(self) -> None:
         while True:
-            event = None
-            with trio.move_on_at(self._driver.get_wakeup()):
-                event = await self._events.get()
-            if event is not None:
-                method, arguments = event
-                await method(*arguments)
+            self._alarm.set(self._driver.get_wakeup())
+            method, arguments = await self._events.get()
+            await method(*arguments)
             await self._driver.on_clock()
 
     async def _post(self, source: bytes, method: Callable[..., Awaitable[Any]], *arguments: Any, size: int = 0) -> None:
@@ -340,8 +340,8 @@ class Engine:
         await self._events.put(source, (method, arguments), size)
 
     def _wake(self) -> None:
-        """Let the loop look at the mempool. If its inbox is full it is about to look anyway."""
-        self._events.put_nowait(b"wake", (trio.lowlevel.checkpoint, ()))
+        """Let the loop look at the mempool and the clock. If its inbox is full it is about to look anyway."""
+        self._events.put_nowait(b"wake", (_do_nothing, ()))
 
     # What agreement asks (see Environment).
 
@@ -408,3 +408,7 @@ class Engine:
 
         await self._post(b"sync", take)
         await done.wait()
+
+
+async def _do_nothing() -> None:
+    """An event that only wakes the loop."""

@@ -10,6 +10,7 @@ and certificates are repeated at every timeout.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
@@ -148,11 +149,14 @@ class CommitteeStreams:
                 try:
                     payload = await queue.take()  # before opening: a silent member is left in peace
                     async with self._streams.open(peer, COMMITTEE_PROTOCOL) as exchange:
-                        while True:
-                            with trio.fail_after(MESSAGE_WRITE_TIMEOUT_S):
+                        with trio.CancelScope() as writing:  # of all frames; its deadline is that of the present one
+                            while True:
+                                writing.deadline = trio.current_time() + MESSAGE_WRITE_TIMEOUT_S
                                 await exchange.send(payload)
-                            delay = MIN_RETRY_S
-                            payload = await queue.take()
+                                writing.deadline = math.inf
+                                delay = MIN_RETRY_S
+                                payload = await queue.take()
+                        raise trio.TooSlowError
                 except (NetworkError, trio.TooSlowError) as error:
                     logger.debug("link lost", peer=crypto.format_address(peer), reason=str(error) or "too slow")
                 await trio.sleep(delay)

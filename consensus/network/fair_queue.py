@@ -35,12 +35,11 @@ class FairQueue(Generic[T]):
         self._filled = trio.lowlevel.ParkingLot()
 
     async def put(self, source: bytes, item: T, size: int = 0) -> None:
-        """Add an item of ``size`` bytes. Waits while its source has no room."""
+        """Add an item of ``size`` bytes. Waits while its source has no room; else it lets no other task run."""
         await trio.lowlevel.checkpoint_if_cancelled()
         while not self._has_room(source, size):
             await self._queues[source].room.park()
         self._append(source, item, size)
-        await trio.lowlevel.cancel_shielded_checkpoint()
 
     def put_nowait(self, source: bytes, item: T) -> bool:
         """Add an item if there is room. Returns whether there was."""
@@ -61,10 +60,10 @@ class FairQueue(Generic[T]):
 
     async def get(self) -> T:
         """The next item of the source whose turn it is. One task at a time."""
-        await trio.lowlevel.checkpoint_if_cancelled()
+        if self._queues:
+            await trio.lowlevel.checkpoint()
         while not self._queues:
             await self._filled.park()
-        await trio.lowlevel.cancel_shielded_checkpoint()
         source = next(iter(self._queues))
         queue = self._queues.pop(source)
         item, size = queue.items.popleft()

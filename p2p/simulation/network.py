@@ -2,7 +2,7 @@
 
 :class:`SimulatedInternet` is what lies between the nodes, and :class:`SimulatedNetwork` is one node's end of it, with
 the same interface as the libp2p host. Whatever takes time is an entry of one queue ordered by (due time, serial
-number), which :meth:`SimulatedInternet.run` works off. So a run under trio's ``MockClock`` is a function of the seed,
+number), which :meth:`SimulatedInternet.run` works off. So a run under a clock that jumps is a function of the seed,
 and costs one heap entry per message or chunk of a stream.
 
 The model differs from real links as follows. Both ends see a disconnect at once. Gossip reaches each peer of the
@@ -111,7 +111,8 @@ class SimulatedInternet:
         self.errors: deque[Exception] = deque(maxlen=100)
         self._queue: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._serial = 0
-        self._wake = trio.Event()
+        self._sleep = trio.CancelScope()
+        """Ends when the first entry of the queue is due."""
         self._nursery: trio.Nursery | None = None
         self._networks: dict[bytes, SimulatedNetwork] = {}
         self._addresses: dict[bytes, int] = {}
@@ -129,9 +130,8 @@ class SimulatedInternet:
                     while self._queue and self._queue[0][0] <= trio.current_time():
                         _, _, action, arguments = heapq.heappop(self._queue)
                         action(*arguments)
-                    self._wake = trio.Event()
-                    with trio.move_on_at(self._queue[0][0] if self._queue else math.inf):
-                        await self._wake.wait()
+                    with trio.CancelScope(deadline=self._queue[0][0] if self._queue else math.inf) as self._sleep:
+                        await trio.sleep_forever()
             finally:
                 self._nursery = None
                 for network in list(self._networks.values()):
@@ -192,9 +192,10 @@ class SimulatedInternet:
 
     def _schedule(self, due: float, action: Callable[..., None], *arguments: Any) -> None:
         self._serial += 1
-        heapq.heappush(self._queue, (math.ceil(due / TICK_S) * TICK_S, self._serial, action, arguments))
+        due = math.ceil(due / TICK_S) * TICK_S
+        heapq.heappush(self._queue, (due, self._serial, action, arguments))
         if self._queue[0][1] == self._serial:
-            self._wake.set()
+            self._sleep.deadline = due
 
     def _delay(self, source: bytes, target: bytes) -> float:
         return self.latency(self.random, source, target)
@@ -666,7 +667,8 @@ class SimulatedStream:
             await self._writable.park()
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
-        await trio.lowlevel.checkpoint()
+        if self._inbox or self._ended:  # waiting is a checkpoint by itself
+            await trio.lowlevel.checkpoint()
         while True:
             self._check()
             if self._inbox:

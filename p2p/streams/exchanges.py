@@ -100,7 +100,11 @@ class _PooledStream:
 
     async def write(self, data: bytes) -> None:
         """Send whole frames. If that is interrupted the peer has half a frame, so the stream fails."""
-        async with self._lock:
+        try:
+            self._lock.acquire_nowait()
+        except trio.WouldBlock:
+            await self._lock.acquire()
+        try:
             if self.failure_reason is not None:
                 raise NetworkError(self.failure_reason)
             try:
@@ -108,6 +112,8 @@ class _PooledStream:
             except BaseException as error:
                 await self.fail(str(error) if isinstance(error, NetworkError) else "writing was cut short")
                 raise
+        finally:
+            self._lock.release()
 
     async def read(self, on_frame: Callable[[Frame], None]) -> None:
         """Pass on frames until the stream is lost."""
@@ -116,11 +122,7 @@ class _PooledStream:
         try:
             with self.scope:
                 while True:
-                    with trio.CancelScope(deadline=due) as waiting:
-                        data = await self.raw.receive()
-                    if waiting.cancelled_caught:
-                        self._streams.network.report_misbehaviour(self.raw.peer, Misbehaviour.RATE)
-                        raise NetworkError(f"a frame did not come to its end within {FRAME_TIMEOUT_S:g} s")
+                    data = await (self.raw.receive() if due == math.inf else self._receive_before(due))
                     if not data:
                         self.reason = "the peer closed the stream"
                         break
@@ -145,6 +147,17 @@ class _PooledStream:
                 del self._streams._reading[self.raw.peer]
             await self.fail(self.reason)
             self.account()
+
+    async def _receive_before(self, due: float) -> bytes:
+        """More bytes of a frame that has begun, which must be complete at ``due``.
+
+        Raises:
+            NetworkError: there were none.
+        """
+        with trio.CancelScope(deadline=due):
+            return await self.raw.receive()
+        self._streams.network.report_misbehaviour(self.raw.peer, Misbehaviour.RATE)
+        raise NetworkError(f"a frame did not come to its end within {FRAME_TIMEOUT_S:g} s")
 
     def drop_late(self) -> None:
         """Note a frame of an exchange that is over.
@@ -255,8 +268,9 @@ class Exchange:
         Raises:
             NetworkError: the peer has aborted or is lost. The frames that came before are delivered first.
         """
-        await trio.lowlevel.checkpoint()
-        # Before taking the next frame, so that a cancellation here loses none.
+        # Before taking the next frame, so that a cancellation here loses none. Waiting is a checkpoint by itself.
+        if self._state.unread or self._state.peer_ended:
+            await trio.lowlevel.checkpoint()
         update = self._state.window_update()
         if update is not None:
             with suppress(NetworkError):  # a loss shows when the frames that did arrive are used up

@@ -6,8 +6,8 @@ from heapq import heappop, heappush
 
 import pytest
 import trio
-from trio.testing import MockClock
 
+from p2p.simulation.runtime import SimulatedClock
 from serving.offload.decoding_share import DECODING_BURST_S, DECODING_SHARE, DecodingShare
 from serving.openai.answers import AnswerInspector
 from tests.support.market_world import Options, World, ask, make_request, simulate
@@ -40,7 +40,7 @@ def test_a_payer_reads_on_later_when_events_are_slow_to_decode(monkeypatch: pyte
         def feed(self, chunk: bytes) -> bytes:
             nonlocal used
             clock = trio.lowlevel.current_clock()
-            assert isinstance(clock, MockClock)
+            assert isinstance(clock, SimulatedClock)
             clock.jump(slow)
             used += slow
             return super().feed(chunk)
