@@ -25,6 +25,8 @@ from chain.exceptions import CodecError
 
 MAX_INT = 2**63 - 1
 """Largest integer: that of 64 bits with a sign."""
+MAX_UNSCANNED_BYTES = 256
+"""Longest encoding, in bytes, whose nested arrays cannot claim enough to be worth a look before they are decoded."""
 MAX_RECORD_BYTES = 1 << 20
 """Largest encoding accepted, in bytes, unless the caller allows more."""
 
@@ -113,9 +115,10 @@ def unpack(raw: bytes, max_size: int = MAX_RECORD_BYTES) -> Any:
     try:
         # First a pass that builds nothing: nested arrays that claim more than follows would cost 10 ms of allocation
         # in 4 KiB. In complete input every claimed element takes at least a byte.
-        scanner = msgpack.Unpacker(max_buffer_size=max(1, len(raw)))
-        scanner.feed(raw)
-        scanner.skip()
+        if len(raw) > MAX_UNSCANNED_BYTES:
+            scanner = msgpack.Unpacker(max_buffer_size=len(raw))
+            scanner.feed(raw)
+            scanner.skip()
         wire = msgpack.unpackb(raw, raw=False, use_list=True, max_map_len=0, max_ext_len=0, strict_map_key=True)
     except Exception as error:  # msgpack raises many kinds, all of which mean the same here
         raise CodecError(f"malformed msgpack: {error or type(error).__name__}") from error
@@ -219,10 +222,12 @@ def _printable_length(value: str) -> int:
 def _plain(kind: type[Any], bounds: Bounds | None, measure: Callable[[Any], int] | None) -> tuple[_Coder, _Coder]:
     """A value that is its own wire form; bounds are on it or on its ``measure``."""
 
+    low, high = (0, 0) if bounds is None else (bounds.low, bounds.high)
+
     def check(value: Any) -> Any:
         if type(value) is not kind:
             raise CodecError(f"expected {kind.__name__}, got {type(value).__name__}")
-        if bounds is not None:
+        if bounds is not None and not low <= (value if measure is None else measure(value)) <= high:
             bounds.check(value if measure is None else measure(value))
         return value
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import base58
 from nacl import bindings, pwhash
@@ -63,8 +63,7 @@ def verify(public_key: bytes, domain: str, chain_id: bytes, message: bytes, sign
     return True
 
 
-@dataclass(frozen=True, slots=True)
-class SignatureCheck:
+class SignatureCheck(NamedTuple):
     """One signature to check; many of them go to a worker thread together (libsodium runs without the GIL)."""
 
     public_key: bytes

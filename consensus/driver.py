@@ -140,7 +140,7 @@ class Driver:
             InvalidCertificate: it is malformed, or not of a quorum.
         """
         certificate.signature_checks(self._genesis.chain_id, validators)
-        return any(map(self._detector.is_new, certificate.votes(validators)))
+        return self._detector.has_new_votes(certificate, validators)
 
     def get_wakeup(self) -> float:
         """Trio time at which :meth:`on_clock` has something to do."""

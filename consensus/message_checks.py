@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
 
 from chain import crypto
 from chain.exceptions import InvalidCertificate
@@ -70,9 +69,9 @@ def _validate(verify: crypto.Verify, found: Sequence[tuple[MessageValidation, Me
     for rules, message in found:
         with suppress(InvalidMessage):
             if isinstance(message, CompactPropose):
-                replace(rules, verify=verify).validate_header(message.proposal, message.stripped_block.header)
+                rules.verify_with(verify).validate_header(message.proposal, message.stripped_block.header)
             else:
-                replace(rules, verify=verify).validate(message)
+                rules.verify_with(verify).validate(message)
 
 
 def _verify_certificate(

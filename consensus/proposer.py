@@ -64,6 +64,7 @@ class Proposer:
         self._order: Build | None = None
         self._ordered_at = 0.0
         self._not_before = 0.0  # what seemed to be work was none
+        self._last_beat: tuple[Header, int] | None = None  # asked for again after each event, mostly for one header
 
     def set_order(self, order: Build | None) -> None:
         """Build this from now on; it replaces any order before it."""
@@ -75,10 +76,12 @@ class Proposer:
 
     def get_beat(self, header: Header, state: State) -> float:
         """When a block after ``header`` is due although there may be nothing in it; ``state`` is that after it."""
-        beat = self._genesis.parameters.idle_beat_ms
-        if is_change_pending(self._genesis, state, header.height + 1):
-            beat = min(beat, CHANGE_BEAT_MS)
-        return self.get_time(header.timestamp + beat)
+        if self._last_beat is None or self._last_beat[0] is not header:
+            beat = self._genesis.parameters.idle_beat_ms
+            if is_change_pending(self._genesis, state, header.height + 1):
+                beat = min(beat, CHANGE_BEAT_MS)
+            self._last_beat = header, beat
+        return self.get_time(header.timestamp + self._last_beat[1])
 
     def get_wakeup(self, simplex: Simplex) -> float:
         """When there is reason enough for the block that was ordered; never if none was."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated
 
 from chain.codec import Bounds, Hash, Record
@@ -58,6 +59,7 @@ _Node = Leaf | _BranchNode
 _Change = tuple[int, Leaf | None]
 
 
+@lru_cache(maxsize=1 << 12)  # what each block reads and writes has the same few keys
 def compute_path(key: bytes) -> int:
     """Position of a key in the tree: 256 bits, most significant first."""
     return int.from_bytes(hash_bytes("path", key), "big")

@@ -62,6 +62,10 @@ class ValidatorSet(Record):
         return {validator.public_key: position for position, validator in enumerate(self.validators)}
 
     @cached_property
+    def _stakes(self) -> dict[bytes, int]:
+        return {validator.public_key: validator.stake for validator in self.validators}
+
+    @cached_property
     def total_stake(self) -> int:
         return sum(validator.stake for validator in self.validators)
 
@@ -84,7 +88,7 @@ class ValidatorSet(Record):
 
     def get_stake(self, signers: Iterable[bytes]) -> int:
         """Stake of the distinct members among ``signers``."""
-        return sum(self.validators[position].stake for position in {self.positions[s] for s in signers if s in self})
+        return sum(self._stakes.get(signer, 0) for signer in set(signers))
 
     def is_quorum(self, signers: Iterable[bytes]) -> bool:
         """Whether the distinct members among ``signers`` hold more than 2/3 of the stake, in integers."""

@@ -99,7 +99,7 @@ renewed.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from chain import crypto
 from chain.transition.epochs import Epoch
@@ -194,6 +194,7 @@ class Simplex:
         self._validation = MessageValidation(chain_id, epoch, finalized, verify)
         self._views = Views(finalized, self.epoch, validators)
         self.view = self._views.final_view + 1
+        self._leader = 0, b""  # of the view for which it was computed last
         self._latest = 0  # view of the latest certificate
         self._is_timing = False
         self._retries = 0  # timeouts in this view
@@ -219,7 +220,9 @@ class Simplex:
     @property
     def leader(self) -> bytes:
         """Public key of the leader of the current view."""
-        return self._validation.epoch.compute_leader(self.view)
+        if self._leader[0] != self.view:
+            self._leader = self.view, self._validation.epoch.compute_leader(self.view)
+        return self._leader[1]
 
     @property
     def is_finished(self) -> bool:
@@ -273,14 +276,14 @@ class Simplex:
             is_open = view >= self.view and (here is None or here.proposal is None)
             is_requested = isinstance(message, Propose) and self._blocks.is_requested(message.block.id)
             return message.epoch == self.epoch and not self.is_finished and (is_open or is_requested)
-        here, kind = self._views.find(message.view), VoteKind(message.kind)
         if message.epoch != self.epoch:
             return False
         if isinstance(message, Certificate):
-            return here is None or here.certificates.get(kind) != message
+            return not self._is_superfluous(message) or self._has_new_votes(message)
         if message.view > self.view + VIEW_WINDOW and not self.is_finished:
             return False
-        rival = None if here is None else here.find_rival(kind, message.signer)
+        here = self._views.find(message.view)
+        rival = None if here is None else here.find_rival(VoteKind(message.kind), message.signer)
         return rival is None or rival.signature != message.signature
 
     # Inputs. Each returns the effects to carry out, in their order.
@@ -347,7 +350,7 @@ class Simplex:
         here = self._views[self.view]
         if self._asked == (self.view, block.header.parent_id) and view == self.view and here.proposal is None:
             message = Propose(self._sign_proposal(block.id), block)
-            replace(self._validation, verify=self._verify_others).validate_proposal(message)
+            self._validation.verify_with(self._verify_others).validate_proposal(message)
             self._blocks.add(block, is_valid=True)
             here.proposal = message
         return self._act()
@@ -547,25 +550,29 @@ class Simplex:
     # Certificates: rules 3 and 4.
 
     def _on_certificate(self, certificate: Certificate) -> None:
-        kind, view = VoteKind(certificate.kind), certificate.view
-        here = self._views.find(view)
         if certificate.epoch != self.epoch:
             return
-        is_over = view <= self._views.final_view or self.is_finished
-        if is_over or (kind is NULLIFY and view <= self._views.highest_view) or (here and kind in here.certificates):
-            self._compare(certificate)
-        else:
+        if not self._is_superfluous(certificate):
             self._validation.validate_certificate(certificate)
             self._take_certificate(certificate)
-
-    def _compare(self, certificate: Certificate) -> None:
-        """A certificate that changes nothing any more may still show an equivocation."""
-        self._validation.get_signatures(certificate)  # its form; the signatures only if they are of use
-        if certificate.view <= self.view + VIEW_WINDOW and any(
-            map(self._detector.is_new, self._list_votes(certificate))
-        ):
+        elif self._has_new_votes(certificate):
             self._validation.validate_certificate(certificate)
-            self._observe(self._list_votes(certificate))
+            self._observe(certificate.votes(self.validators))
+
+    def _is_superfluous(self, certificate: Certificate) -> bool:
+        """Whether a certificate of this epoch changes nothing any more."""
+        kind, view = VoteKind(certificate.kind), certificate.view
+        if view <= self._views.final_view or self.is_finished:
+            return True
+        here = self._views.find(view)
+        return (kind is NULLIFY and view <= self._views.highest_view) or (
+            here is not None and kind in here.certificates
+        )
+
+    def _has_new_votes(self, certificate: Certificate) -> bool:
+        """Whether a certificate that is superfluous may still show an equivocation."""
+        near = certificate.view <= self.view + VIEW_WINDOW
+        return near and self._detector.has_new_votes(certificate, self.validators)
 
     def _pass_on(self, votes: Iterable[Vote]) -> None:
         """Rule 6: show votes that came to nothing to a few, who may have been told something else."""
@@ -575,13 +582,11 @@ class Simplex:
             peers = (others[turn:] + others[:turn])[:VAIN_VOTE_PEERS]
             self._effects += [Send(peer, vote) for vote in votes for peer in peers if peer != vote.signer]
 
-    def _list_votes(self, certificate: Certificate) -> list[Vote]:
-        return list(certificate.votes(self.validators))
-
     def _take_certificate(self, certificate: Certificate) -> None:
         """What a certificate that holds means."""
         kind, view = VoteKind(certificate.kind), certificate.view
-        self._observe(certificate.votes(self.validators))
+        if self._detector.has_new_votes(certificate, self.validators):
+            self._observe(certificate.votes(self.validators))
         if view <= self._views.final_view or kind in self._views[view].certificates:
             return
         self._views.take(certificate, self._me)

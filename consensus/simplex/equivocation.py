@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from chain import crypto
 from chain.types.blocks import Block
 from chain.types.validators import ValidatorSet
-from chain.types.votes import Certificate, Vote, is_same_vote, is_slashable
+from chain.types.votes import Certificate, Vote, is_slashable
 
 MAX_REMEMBERED_VIEWS = 128
 """Latest views whose votes are remembered."""
@@ -30,7 +30,8 @@ class EquivocationDetector:
         self._chain_id = chain_id
         self._verify = verify
         self._max_views = max_views
-        self._views: dict[tuple[int, int], dict[bytes, list[Vote]]] = {}  # by epoch and view, then by signer
+        # By epoch and view, then by signer, then by what the vote says.
+        self._views: dict[tuple[int, int], dict[bytes, dict[tuple[int, bytes], Vote]]] = {}
         self._equivocators: dict[tuple[int, int], set[bytes]] = {}
 
     def has_equivocated(self, vote: Vote) -> bool:
@@ -40,10 +41,26 @@ class EquivocationDetector:
     def is_new(self, vote: Vote) -> bool:
         """Whether a vote is worth checking: of a view that is remembered, and not known yet."""
         place = vote.epoch, vote.view
-        if place not in self._views and self._is_full and place < min(self._views):
+        if self._is_too_old(place) or self.has_equivocated(vote):
             return False
-        known = self._views.get(place, {}).get(vote.signer, ())
-        return not self.has_equivocated(vote) and not any(is_same_vote(vote, other) for other in known)
+        return (vote.kind, vote.block_id) not in self._views.get(place, {}).get(vote.signer, ())
+
+    def has_new_votes(self, certificate: Certificate, validators: ValidatorSet) -> bool:
+        """Whether a vote in a certificate is worth checking (:meth:`is_new`), or a signer is none of ``validators``.
+
+        Most certificates come from several members and tell nothing new, so this makes no votes of them.
+        """
+        place, statement = (certificate.epoch, certificate.view), (certificate.kind, certificate.block_id)
+        if self._is_too_old(place):
+            return False
+        known, equivocators = self._views.get(place, {}), self._equivocators.get(place, ())
+        for position in certificate.signers:
+            if position >= len(validators):
+                return True
+            signer = validators[position].public_key
+            if statement not in known.get(signer, ()) and signer not in equivocators:
+                return True
+        return False
 
     def observe(self, votes: Iterable[Vote]) -> list[VotePair]:
         """Remember votes whose signatures hold. Returns the pairs that no honest validator signs, the one known first.
@@ -56,16 +73,17 @@ class EquivocationDetector:
             if not self.is_new(vote):
                 continue
             place = vote.epoch, vote.view
-            known = self._views.setdefault(place, {}).setdefault(vote.signer, [])
-            rival = next((other for other in known if is_slashable(other, vote)), None)
+            known = self._views.setdefault(place, {}).setdefault(vote.signer, {})
+            rival = next((other for other in known.values() if is_slashable(other, vote)), None)
             if rival is None:
-                known.append(vote)
+                known[vote.kind, vote.block_id] = vote
             elif self._is_valid(vote):
                 if self._is_valid(rival):
                     self._equivocators.setdefault(place, set()).add(vote.signer)
                     found.append((rival, vote))
                 else:
-                    known[known.index(rival)] = vote
+                    del known[rival.kind, rival.block_id]
+                    known[vote.kind, vote.block_id] = vote
             if len(self._views) > self._max_views:
                 oldest = min(self._views)
                 del self._views[oldest]
@@ -83,9 +101,8 @@ class EquivocationDetector:
     def _is_valid(self, vote: Vote) -> bool:
         return vote.is_valid(self._chain_id, self._verify)
 
-    @property
-    def _is_full(self) -> bool:
-        return len(self._views) >= self._max_views
+    def _is_too_old(self, place: tuple[int, int]) -> bool:
+        return place not in self._views and len(self._views) >= self._max_views and place < min(self._views)
 
 
 def _get_votes(block: Block, find_validators: Callable[[int], ValidatorSet | None]) -> Iterator[Vote]:

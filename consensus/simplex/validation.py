@@ -6,6 +6,7 @@ The rules are those of the docstring of :mod:`consensus.simplex.core`. Nothing h
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
 from chain import crypto
 from chain.exceptions import InvalidCertificate
@@ -64,6 +65,10 @@ class MessageValidation:
         is_older = certificate is not None and certificate.epoch != self.epoch.number
         if is_older and self.epoch.previous_validators is None:
             raise ValueError("the parent is of the epoch before, whose validators are missing")
+
+    def verify_with(self, verify: crypto.Verify) -> Self:
+        """The same rules, with ``verify`` to check signatures."""
+        return type(self)(self.chain_id, self.epoch, self.root, verify)
 
     def validate(self, message: Message) -> None:
         """Check a message as far as that can be told without knowing anything else of the epoch.

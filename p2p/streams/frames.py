@@ -22,8 +22,8 @@ from __future__ import annotations
 
 import struct
 from collections import deque
-from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 MAX_FRAME_BYTES = 1 << 20
 """Largest payload in bytes."""
@@ -49,8 +49,10 @@ class Kind(IntEnum):
     RESET = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+_KINDS = tuple(Kind)
+
+
+class Frame(NamedTuple):
     """One frame; see the table above."""
 
     kind: Kind
@@ -95,12 +97,12 @@ class FrameReader:
             length, kind, exchange = _HEADER.unpack_from(buffer, start)
             if length > (MAX_FRAME_BYTES if kind == Kind.DATA else MAX_RESET_REASON_BYTES):
                 raise FrameError(f"a frame of {length} bytes")
-            if kind > Kind.RESET:
+            if kind >= len(_KINDS):
                 raise FrameError(f"a frame of unknown kind {kind}")
             end = start + _HEADER.size + length
             if len(buffer) < end:
                 break
-            frames.append(Frame(Kind(kind), exchange, bytes(buffer[start + _HEADER.size : end])))
+            frames.append(Frame(_KINDS[kind], exchange, bytes(buffer[start + _HEADER.size : end])))
             start = end
         if start:
             del buffer[:start]

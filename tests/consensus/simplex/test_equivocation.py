@@ -160,3 +160,18 @@ def test_what_was_agreed_on_is_not_passed_on() -> None:
     core.on_message(certify(NOTARIZE, 1, block.id))
     effects = core.on_message(certify(FINALIZE, 1, block.id))
     assert not [effect for effect in effects if isinstance(effect, Send)]
+
+
+def test_a_certificate_has_news_exactly_if_one_of_its_votes_is_new() -> None:
+    detector = EquivocationDetector(C.chain_id)
+    first, *rest = (C.vote(number, NOTARIZE, 1, X) for number in range(4))
+    certificates = [certify(NOTARIZE, 1, X), certify(NOTARIZE, 1, Y), certify(NULLIFY, 1), certify(NOTARIZE, 2, X)]
+    for votes in ([], [first], rest, [C.vote(LIAR, NOTARIZE, 1, Y)], certify(NOTARIZE, 2, X).votes(C.validators)):
+        detector.observe(votes)
+        for certificate in certificates:
+            is_new = any(map(detector.is_new, list(certificate.votes(C.validators))))
+            assert detector.has_new_votes(certificate, C.validators) is is_new
+    assert detector.has_new_votes(replace(certify(NOTARIZE, 2, X), signers=(0, 1, 4)), C.validators), "to be refused"
+    old = EquivocationDetector(C.chain_id, 1)
+    old.observe([C.vote(LIAR, NOTARIZE, 2, X)])
+    assert not old.has_new_votes(certify(NOTARIZE, 1, X), C.validators)
