@@ -40,6 +40,7 @@ from p2p.network import (
     StreamHandler,
     is_network_error,
 )
+from p2p.simulation.runtime import SimulatedClock
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +113,7 @@ class SimulatedInternet:
         self._queue: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._serial = 0
         self._sleep = trio.CancelScope()
-        """Ends when the first entry of the queue is due."""
+        self._sleeper = trio.lowlevel.ParkingLot()
         self._nursery: trio.Nursery | None = None
         self._networks: dict[bytes, SimulatedNetwork] = {}
         self._addresses: dict[bytes, int] = {}
@@ -130,12 +131,27 @@ class SimulatedInternet:
                     while self._queue and self._queue[0][0] <= trio.current_time():
                         _, _, action, arguments = heapq.heappop(self._queue)
                         action(*arguments)
-                    with trio.CancelScope(deadline=self._queue[0][0] if self._queue else math.inf) as self._sleep:
-                        await trio.sleep_forever()
+                    await self._wait_until_due(self._queue[0][0] if self._queue else math.inf)
             finally:
                 self._nursery = None
                 for network in list(self._networks.values()):
                     self.kill(network.me)
+
+    async def _wait_until_due(self, due: float) -> None:
+        """Sleep until ``due``, or the earlier time that :meth:`_wake_at` sets meanwhile."""
+        if isinstance(trio.lowlevel.current_clock(), SimulatedClock):
+            self._wake_at(due)
+            await self._sleeper.park()
+        else:
+            with trio.CancelScope(deadline=due) as self._sleep:
+                await trio.sleep_forever()
+
+    def _wake_at(self, due: float) -> None:
+        clock = trio.lowlevel.current_clock()
+        if isinstance(clock, SimulatedClock):
+            clock.set_alarm(due, self._sleeper.unpark_all)
+        else:
+            self._sleep.deadline = due
 
     # What a test does to the world
 
@@ -195,7 +211,7 @@ class SimulatedInternet:
         due = math.ceil(due / TICK_S) * TICK_S
         heapq.heappush(self._queue, (due, self._serial, action, arguments))
         if self._queue[0][1] == self._serial:
-            self._sleep.deadline = due
+            self._wake_at(due)
 
     def _delay(self, source: bytes, target: bytes) -> float:
         return self.latency(self.random, source, target)

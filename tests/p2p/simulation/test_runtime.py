@@ -53,3 +53,26 @@ def test_nodes_that_share_verdicts_believe_no_forged_signature() -> None:
 
     run_simulation(1, main)
     assert bindings.crypto_sign_open is before
+
+
+def test_alarms_ring_in_order_with_deadlines_and_once() -> None:
+    events: list[tuple[str, float]] = []
+
+    async def main() -> None:
+        clock = trio.lowlevel.current_clock()
+        assert isinstance(clock, SimulatedClock)
+
+        def ring() -> None:
+            events.append(("one", trio.current_time()))
+
+        clock.set_alarm(5.0, ring)
+        clock.set_alarm(2.0, ring)
+        clock.set_alarm(3.0, lambda: events.append(("other", trio.current_time())))
+        for _ in range(4):
+            await trio.sleep(1.5)
+            events.append(("deadline", trio.current_time()))
+
+    run_simulation(1, main)
+    assert events == [
+        ("deadline", 1.5), ("one", 2.0), ("other", 3.0), ("deadline", 3.0), ("deadline", 4.5), ("deadline", 6.0)
+    ]  # fmt: skip
