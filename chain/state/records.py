@@ -70,12 +70,32 @@ class Account(Record):
         """The digest that the account declares for a model."""
         return next((identity.digest for identity in self.identities if identity.model == model), None)
 
-    def take_stake(self, amount: int) -> tuple[Account, int]:
+    @property
+    def payable(self) -> int:
+        """What the fee of an operation with a nonce may come out of: :meth:`pay_fee`."""
+        return self.available + self.free_bond + sum(part.amount for part in self.unbonding)
+
+    def pay_fee(self, amount: int) -> Account:
+        """Take an amount out of what is available, the rest out of the free bond, and the rest out of what leaves it.
+
+        ``amount`` is :attr:`payable` at most.
+        """
+        available = min(amount, self.available)
+        if available == amount:
+            return self.credit(-amount)
+        return self.credit(-available).take_stake(amount - available, spared=self.bonded - self.free_bond)[0]
+
+    def add_bond(self, amount: int) -> Account:
+        """The account with ``amount`` more bonded. A grant that was taken is not made up for: that would be lost."""
+        return replace(self, bonded=self.bonded + amount, grant=min(self.grant, self.bonded))
+
+    def take_stake(self, amount: int, spared: int = 0) -> tuple[Account, int]:
         """Take an amount out of the bond, then out of what is leaving it: what leaves first pays first.
 
-        Returns the account after that, and how much was taken: all that there is, at the most.
+        ``spared`` of the bond stays. Returns the account after that, and how much was taken: all that there is, at the
+        most.
         """
-        bonded = min(amount, self.bonded)
+        bonded = min(amount, self.bonded - spared)
         owed, parts = amount - bonded, []
         for part in self.unbonding:
             taken = min(owed, part.amount)

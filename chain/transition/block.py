@@ -302,7 +302,7 @@ def _finish(
     settle_due_captures(overlay, genesis.parameters, header.height, header.chain_time)
     duel_events, check_events = [*opened.duels], [*opened.checks]
     if genesis.parameters.duels.rate:
-        duel_events += close_stages(overlay, genesis.parameters.duels, header.chain_time)
+        duel_events += close_stages(overlay, genesis.parameters, header.chain_time)
         check_events += close_check_stages(overlay, genesis.parameters, header.chain_time)
     note_serving_changes(overlay, state, genesis, header.height)
     after = state.update(overlay.changes)

@@ -55,6 +55,24 @@ def charge_fee(overlay: StateOverlay, signer: bytes, fee: int) -> Account:
     return account
 
 
+def charge_nonced_fee(overlay: StateOverlay, signer: bytes, fee: int) -> Account:
+    """Move the fee of an operation with a nonce to the treasury. Returns the account after that.
+
+    What is not available comes out of the free bond, then out of what leaves it: an account whose income is bonded
+    (:mod:`chain.transition.income`) must be able to take it back.
+
+    Raises:
+        CannotPay: all of this is less.
+    """
+    account = overlay.account(signer)
+    if account.payable < fee:
+        raise CannotPay(f"the fee is {fee} micro-credits, {account.payable} are available, bonded or unbonding")
+    account = account.pay_fee(fee)
+    overlay.put_account(signer, account)
+    overlay.fill_treasury(fee)
+    return account
+
+
 def charge_entry_fee(overlay: StateOverlay, context: BlockContext, signer: bytes, count: int = 1) -> None:
     """Move the price of an entry that stays in the state for good to the treasury, ``count`` times.
 

@@ -17,7 +17,8 @@ from chain.state.state import StateOverlay
 from chain.transition.checks.duties import process_check_commit, process_check_reveal
 from chain.transition.context import BlockContext
 from chain.transition.duels.duties import process_duel_answer, process_duel_commit, process_duel_reveal
-from chain.transition.fees import charge_fee, compute_fee
+from chain.transition.fees import charge_fee, charge_nonced_fee, compute_fee
+from chain.transition.income import bond_income
 from chain.transition.payments import (
     charge_capture,
     check_receipts,
@@ -91,8 +92,9 @@ def process_operation(overlay: StateOverlay, context: BlockContext, signed: Sign
     if not isinstance(operation, NoncedOperation):
         attempt = StateOverlay(overlay)
         if isinstance(operation, Capture):
-            holds = process_capture(attempt, context, operation, signer)
+            holds, earned = process_capture(attempt, context, operation, signer)
             charge_capture(attempt, operation, holds, signer, fee)
+            bond_income(attempt, context.genesis.parameters, signer, earned)
             # Last, for they cost most: a capture that cannot be included for any other reason pays for none of them.
             check_receipts(context, operation, holds)
         elif isinstance(operation, Dispute):
@@ -105,7 +107,7 @@ def process_operation(overlay: StateOverlay, context: BlockContext, signed: Sign
     account = overlay.account(signer)
     if operation.nonce != account.nonce:
         raise InvalidNonce(f"the nonce is {operation.nonce}, the account's next is {account.nonce}")
-    account = charge_fee(overlay, signer, fee)
+    account = charge_nonced_fee(overlay, signer, fee)
     overlay.put_account(signer, replace(account, nonce=operation.nonce + 1))
     effect = StateOverlay(overlay)
     try:

@@ -24,6 +24,7 @@ from chain.transition.deposits import compute_hold_deposit, update_deposit
 from chain.transition.duels.draw import is_exempt, note_paid_capture
 from chain.transition.duels.money import charge_levy
 from chain.transition.fees import charge_entry_fee, charge_fee, take
+from chain.transition.income import bond_income
 from chain.types.operations import (
     Capture,
     Delivery,
@@ -52,7 +53,8 @@ def settle_due_captures(overlay: StateOverlay, parameters: Parameters, height: i
             hold = overlay.hold(hold_id)
             if hold is not None and hold.unsettled_delivery is not None:  # else disputed in the meantime
                 _unlock(overlay, hold.payee, hold.unsettled_delivery.amount)
-                _pay(overlay, parameters, height, hold, hold.unsettled_delivery)
+                earned = _pay(overlay, parameters, height, hold, hold.unsettled_delivery)
+                bond_income(overlay, parameters, hold.payee, earned)
         overlay.put(due_captures_key(number), None)
         number, settled = number + 1, settled + len(due_captures.holds)
     if number > queue.first:
@@ -118,17 +120,22 @@ def get_executor(
     return table.lottery(model).get_executor(seed, payer, attempt)
 
 
-def process_capture(overlay: StateOverlay, context: BlockContext, operation: Capture, signer: bytes) -> list[OpenHold]:
-    """Execute a capture, but for its fee and its receipts. Returns the holds of its items as they were."""
+def process_capture(
+    overlay: StateOverlay, context: BlockContext, operation: Capture, signer: bytes
+) -> tuple[list[OpenHold], int]:
+    """Execute a capture, but for its fee and its receipts, and for what its payee has to bond.
+
+    Returns the holds of its items as they were, and what was paid for those with a receipt, less the levies.
+    """
     holds = [_check_delivery(overlay, context, item.delivery, signer) for item in operation.items]
-    unsettled = []
+    unsettled, earned = [], 0
     for item, hold in zip(operation.items, holds, strict=True):
         delivery = item.delivery
         if not delivery.amount:
             _resolve(overlay, context.genesis.parameters, delivery.hold, hold, None, 0)
         elif item.receipt is not None:
             parameters, height = context.genesis.parameters, context.height
-            _pay(overlay, parameters, height, hold, delivery, is_exempt=is_exempt(delivery))
+            earned += _pay(overlay, parameters, height, hold, delivery, is_exempt=is_exempt(delivery))
         else:
             _lock(overlay, signer, delivery.amount)
             overlay.put(hold_key(delivery.hold), replace(hold, unsettled_delivery=delivery))
@@ -137,7 +144,7 @@ def process_capture(overlay: StateOverlay, context: BlockContext, operation: Cap
         queue, pays_at = overlay.settlement_queue, context.chain_time + context.genesis.parameters.capture_grace_ms
         overlay.put(due_captures_key(queue.end), DueCaptures(pays_at, tuple(unsettled)))
         overlay.put(SETTLEMENTS_KEY, SettlementQueue(queue.first, queue.end + 1))
-    return holds
+    return holds, earned
 
 
 def check_receipts(context: BlockContext, operation: Capture, holds: list[OpenHold]) -> None:
@@ -285,14 +292,19 @@ def _pay(
     hold: OpenHold,
     delivery: Delivery,
     is_exempt: bool = False,
-) -> None:
-    """Pay a delivery to the payee of its hold, less the levies. It may be drawn, unless it ``is_exempt``."""
+) -> int:
+    """Pay a delivery to the payee of its hold, less the levies. Returns how much that is.
+
+    It may be drawn, unless it ``is_exempt``.
+    """
     _resolve(overlay, parameters, delivery.hold, hold, hold.payee, delivery.amount)
-    if parameters.duels.rate:
-        charge_levy(overlay, parameters.duels, hold.payee, delivery.amount)
-        charge_check_levy(overlay, parameters, hold.payee, hold.model, delivery.amount)
-        if not is_exempt:
-            note_paid_capture(overlay, height, hold, delivery)
+    if not parameters.duels.rate:
+        return delivery.amount
+    levies = charge_levy(overlay, parameters.duels, hold.payee, delivery.amount)
+    levies += charge_check_levy(overlay, parameters, hold.payee, hold.model, delivery.amount)
+    if not is_exempt:
+        note_paid_capture(overlay, height, hold, delivery)
+    return delivery.amount - levies
 
 
 def _resolve(

@@ -16,7 +16,7 @@ from chain.types.operations import Bond, Serve, Unbond, Withdraw
 
 def process_bond(overlay: StateOverlay, context: BlockContext, operation: Bond, signer: bytes) -> None:
     account = take(overlay, signer, operation.amount)
-    overlay.put_account(signer, replace(account, bonded=account.bonded + operation.amount))
+    overlay.put_account(signer, account.add_bond(operation.amount))
     validators.note_larger_bond(overlay, context.height, signer)
 
 

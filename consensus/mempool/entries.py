@@ -46,10 +46,14 @@ class Entry:
 
 @dataclass(slots=True, eq=False)
 class AccountQueue:
-    """What one account has pending. ``owned`` is all its credit, ``nonce`` and ``available`` are those of the state."""
+    """What one account has pending. ``nonce``, ``available`` and ``payable`` are those of the state.
+
+    ``payable`` is what the fees of operations with a nonce may come out of, ``owned`` all the credit of the account.
+    """
 
     nonce: int
     available: int
+    payable: int
     owned: int
     next_nonce: int
     """The first nonce that is missing or cannot be included: those pending below it follow the account's."""
@@ -70,6 +74,7 @@ class AccountQueue:
 
 def update_from_state(pending: AccountQueue, account: Account) -> None:
     pending.nonce, pending.available, pending.owned = account.nonce, account.available, account.total
+    pending.payable = account.payable
 
 
 def get_cost(parameters: Parameters, operation: Operation, fee: int) -> int:

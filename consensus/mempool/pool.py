@@ -192,6 +192,8 @@ class Mempool:
             if len(pending.nonced) >= MAX_NONCED:
                 raise PoolFull(f"the account has {MAX_NONCED} operations pending, which is the limit")
             fee += pending.fees
+            if pending.payable < fee:
+                raise CannotPay(f"the fees pending are {fee} micro-credits, {pending.payable} can pay them")
         else:
             self._check_one_time(signed, pending)
         # The fees of captures and disputes come out of what they settle. Their account may have nothing available, but
@@ -200,8 +202,8 @@ class Mempool:
             is_payee = isinstance(operation, Capture) and self._is_payee(operation, signer)
             if pending.owned < fee and not is_payee:
                 raise CannotPay(f"the fee is {fee} micro-credits, the account owns {pending.owned}")
-        elif pending.available < fee:
-            raise CannotPay(f"the fees pending are {fee} micro-credits, {pending.available} are available")
+        elif pending.available < fee and not isinstance(operation, NoncedOperation):
+            raise CannotPay(f"the fee is {fee} micro-credits, {pending.available} are available")
         size = pending.size + len(signed.encoded)
         if size > MAX_ACCOUNT_BYTES:
             raise PoolFull(f"the account would have more than {MAX_ACCOUNT_BYTES} bytes pending")
@@ -400,7 +402,7 @@ class Mempool:
             if nonce < account.nonce and nonce in pending.nonced:
                 self._remove(pending.nonced[nonce].operation.id, opens_gap=False)
         update_from_state(pending, account)
-        while pending.fees > account.available:  # none of them is included for less than its fee
+        while pending.fees > account.payable:  # none of them is included for less than its fee
             self.remove(pending.nonced[max(pending.nonced)].operation.id)
         if signer not in self._accounts:
             return
@@ -483,7 +485,7 @@ class Mempool:
 
     def _make_account(self, signer: bytes) -> AccountQueue:
         account = self._state.account(signer)
-        return AccountQueue(account.nonce, account.available, account.total, account.nonce)
+        return AccountQueue(account.nonce, account.available, account.payable, account.total, account.nonce)
 
     def _set_ready(self, entry: Entry, ready: bool, reason: str) -> None:
         signed = entry.operation

@@ -16,6 +16,7 @@ from chain.crypto import format_address
 from chain.state.check_records import CHECK_STAGES
 from chain.state.duel_records import STAGES
 from chain.state.records import Account, ValidatorRecord
+from chain.transition.income import compute_missing_bond
 from p2p.peers.announcement import Announcement, ModelLoad
 from serving.admin.node_view import NodeView
 from serving.dispatcher import RequestRecord
@@ -256,6 +257,7 @@ def report_wallet(node: NodeView) -> dict[str, Any]:
         "locked": account.locked,
         "deposit": account.deposit,
         "unbonding": get_unbonding(account),
+        "income_to_bond": compute_missing_bond(node.engine.genesis.parameters, account),
         "earned": node.payments.payee.earned,
         "models": list(account.models),
         "validator": _describe_validator(node.engine.state.validator_record(node.key.public_key)),

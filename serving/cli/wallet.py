@@ -55,12 +55,18 @@ def build_wallet_app() -> typer.Typer:
 def show(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """Address and balances."""
     answer = ask_node(data_dir, "GET", "/wallet")
+    to_bond = answer["income_to_bond"]
     if not as_json:
         answer = {
             name: format_credits(value) if isinstance(value, int) and name != "nonce" else value
             for name, value in answer.items()
         }
     print_fields(answer, as_json)
+    if to_bond and not as_json:
+        print_line(
+            f"The next {format_credits(to_bond)} that this node earns are bonded: until its bond is the least of the "
+            "chain (min_service_bond), it could be paid and have nothing to lose. All further income is available."
+        )
 
 
 def transfer(

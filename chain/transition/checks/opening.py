@@ -27,11 +27,15 @@ from chain.transition.duels.opening import get_table
 from chain.types.checks import DeclaredIdentity
 
 
-def charge_check_levy(overlay: StateOverlay, parameters: Parameters, payee: bytes, model: str, amount: int) -> None:
-    """Take the levy for checks out of the ``amount`` that a payee was just paid, if it declares an identity."""
-    if parameters.checks.checkers and overlay.account(payee).find_identity(model) is not None:
-        rate = get_rate(overlay, parameters.duels, payee)
-        charge(overlay, payee, amount * parameters.checks.levy * rate // 1_000_000)
+def charge_check_levy(overlay: StateOverlay, parameters: Parameters, payee: bytes, model: str, amount: int) -> int:
+    """Take the levy for checks out of the ``amount`` that a payee was just paid, if it declares an identity.
+
+    Returns the levy.
+    """
+    if not parameters.checks.checkers or overlay.account(payee).find_identity(model) is None:
+        return 0
+    rate = get_rate(overlay, parameters.duels, payee)
+    return charge(overlay, payee, amount * parameters.checks.levy * rate // 1_000_000)
 
 
 def open_check(overlay: StateOverlay, parameters: Parameters, capture: PaidCapture, now: int) -> CheckOpened | None:

@@ -61,7 +61,7 @@ def _settle(overlay: StateOverlay, parameters: Parameters, hold_id: bytes, check
         drop_identity(overlay, parameters, check.executor, check.identity)
         overlay.put(rating_key(check.executor), overlay.rating(check.executor).begin_anew())
         dues.append(Movement(check.executor, -compute_share(check.amount, parameters.duels.fraud)))
-    movements = tuple(move(overlay, due) for due in dues if due.amount)
+    movements = tuple(move(overlay, parameters, due) for due in dues if due.amount)
     return CheckSettled(hold_id, check, finding, history, is_substitution, movements)
 
 

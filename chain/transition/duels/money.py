@@ -9,7 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from chain.duel_parameters import DuelParameters
+from chain.parameters import Parameters
 from chain.state.state import StateOverlay, StateReader
+from chain.transition.income import bond_income
 
 
 def compute_share(amount: int, thousandths: int) -> int:
@@ -29,15 +31,16 @@ def compute_levy(parameters: DuelParameters, amount: int, rate: int) -> int:
     return amount * parameters.levy * rate // 1_000_000
 
 
-def charge_levy(overlay: StateOverlay, parameters: DuelParameters, payee: bytes, amount: int) -> None:
-    """Take the levy out of the ``amount`` that a payee was just paid."""
-    charge(overlay, payee, compute_levy(parameters, amount, get_rate(overlay, parameters, payee)))
+def charge_levy(overlay: StateOverlay, parameters: DuelParameters, payee: bytes, amount: int) -> int:
+    """Take the levy out of the ``amount`` that a payee was just paid. Returns it."""
+    return charge(overlay, payee, compute_levy(parameters, amount, get_rate(overlay, parameters, payee)))
 
 
-def charge(overlay: StateOverlay, payee: bytes, levy: int) -> None:
-    """Take a levy out of what a payee was just paid."""
+def charge(overlay: StateOverlay, payee: bytes, levy: int) -> int:
+    """Take a levy out of what a payee was just paid. Returns it."""
     overlay.put_account(payee, overlay.account(payee).credit(-levy))
     overlay.fill_treasury(levy)
+    return levy
 
 
 def lock_bond(overlay: StateOverlay, parameters: DuelParameters, executor: bytes, amount: int) -> int:
@@ -62,12 +65,13 @@ class Movement:
     amount: int
 
 
-def move(overlay: StateOverlay, due: Movement) -> Movement:
+def move(overlay: StateOverlay, parameters: Parameters, due: Movement) -> Movement:
     """Pay an account out of the treasury, or take from it. Returns what was moved: an account pays what it has."""
     if due.amount < 0:
         return Movement(due.public_key, -penalize(overlay, due.public_key, -due.amount))
     overlay.fill_treasury(-due.amount)
     overlay.put_account(due.public_key, overlay.account(due.public_key).credit(due.amount))
+    bond_income(overlay, parameters, due.public_key, due.amount)
     return due
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from chain.duel_parameters import DuelParameters
+from chain.parameters import Parameters
 from chain.state.duel_records import ANSWER, COMMIT, REPEAT, REVEAL, STAGES, Duel, JudgeSeat
 from chain.state.keys import duel_key, rating_key
 from chain.state.ratings import LOST, MAX_VOIDS, TIED, VOID, WON
@@ -41,60 +42,58 @@ _UNPAID = {DuelVerdict.EXECUTOR_MISSING, DuelVerdict.CHALLENGER_MISSING}
 """To say that there is nothing to judge takes no work."""
 
 
-def close_stages(overlay: StateOverlay, parameters: DuelParameters, now: int) -> list[DuelEvent]:
+def close_stages(overlay: StateOverlay, parameters: Parameters, now: int) -> list[DuelEvent]:
     """End the stages that are complete, and then those that are overdue at chain time ``now``. Returns what happened.
 
     A block ends a bounded number of overdue stages of each kind, and leaves the rest to the next.
     """
     events = [_end_stage(overlay, parameters, hold_id, duel, now) for hold_id, duel in list_complete(overlay)]
     for stage in STAGES:
-        for hold_id, duel in take_overdue(overlay, stage, now, parameters.max_deadlines):
+        for hold_id, duel in take_overdue(overlay, stage, now, parameters.duels.max_deadlines):
             end = _end_silence if stage == ANSWER else _end_stage
             events.append(end(overlay, parameters, hold_id, duel, now))
     return [event for event in events if event is not None]
 
 
-def _end_stage(
-    overlay: StateOverlay, parameters: DuelParameters, hold_id: bytes, duel: Duel, now: int
-) -> DuelEvent | None:
+def _end_stage(overlay: StateOverlay, parameters: Parameters, hold_id: bytes, duel: Duel, now: int) -> DuelEvent | None:
     """Go on to the next stage with what is there, or settle the duel."""
     has_commitments = any(seat.commitment is not None for seat in duel.seats)
     if duel.stage == ANSWER:
-        enter_stage(overlay, parameters, hold_id, duel, COMMIT, now)
+        enter_stage(overlay, parameters.duels, hold_id, duel, COMMIT, now)
     elif duel.stage == COMMIT and has_commitments:
-        duel = draw_repeats(overlay, parameters, hold_id, duel, _list_parties(duel))
-        duel = enter_stage(overlay, parameters, hold_id, duel, REPEAT if duel.repeats else REVEAL, now)
+        duel = draw_repeats(overlay, parameters.duels, hold_id, duel, _list_parties(duel))
+        duel = enter_stage(overlay, parameters.duels, hold_id, duel, REPEAT if duel.repeats else REVEAL, now)
         return VotesRepeated(hold_id, duel) if duel.repeats else None
     elif duel.stage == REPEAT:
-        enter_stage(overlay, parameters, hold_id, duel, REVEAL, now)
+        enter_stage(overlay, parameters.duels, hold_id, duel, REVEAL, now)
     else:
         return _give_verdict(overlay, parameters, hold_id, duel, now)
     return None
 
 
-def _give_verdict(overlay: StateOverlay, parameters: DuelParameters, hold_id: bytes, duel: Duel, now: int) -> DuelEvent:
+def _give_verdict(overlay: StateOverlay, parameters: Parameters, hold_id: bytes, duel: Duel, now: int) -> DuelEvent:
     """Settle a duel by its ballots; or let other judges look at an answer that most of these call unusable."""
     finding = decide(duel)
-    dues = compute_dues(parameters, duel, finding)
-    dues += compute_repeat_dues(parameters, duel)
-    dues += compare_repeats(overlay, parameters, duel, now)
+    dues = compute_dues(parameters.duels, duel, finding)
+    dues += compute_repeat_dues(parameters.duels, duel)
+    dues += compare_repeats(overlay, parameters.duels, duel, now)
     if not duel.is_accused:
-        dues += note_result(overlay, parameters, duel, finding.verdict)
+        dues += note_result(overlay, parameters.duels, duel, finding.verdict)
     elif finding.verdict is DuelVerdict.FRAUD:
         overlay.put(rating_key(duel.executor), overlay.rating(duel.executor).begin_anew())
     if not finding.is_answer_unusable or duel.is_accused:
-        return settle(overlay, hold_id, duel, finding.verdict, dues)
+        return settle(overlay, parameters, hold_id, duel, finding.verdict, dues)
     seats = _draw_second_panel(overlay, hold_id, duel)
-    cost = compute_cost(parameters, duel.amount, len(seats), has_challenger=False)
+    cost = compute_cost(parameters.duels, duel.amount, len(seats), has_challenger=False)
     free = overlay.totals.treasury - overlay.totals.reserved + duel.reserved
     payments = sum(due.amount for due in dues if due.amount > 0)
     if len(duel.seats) < MIN_PANEL or len(seats) < SECOND_PANEL or cost + payments > free:
-        return settle(overlay, hold_id, duel, finding.verdict, dues)
+        return settle(overlay, parameters, hold_id, duel, finding.verdict, dues)
     overlay.reserve(cost - duel.reserved)
-    moved = tuple(move(overlay, due) for due in dues if due.amount)
+    moved = tuple(move(overlay, parameters, due) for due in dues if due.amount)
     first_seats = duel.all_seats
     duel = replace(duel, seats=seats, repeats=(), reserved=cost, is_accused=True)
-    duel = enter_stage(overlay, parameters, hold_id, duel, COMMIT, now)
+    duel = enter_stage(overlay, parameters.duels, hold_id, duel, COMMIT, now)
     return ExecutorAccused(hold_id, duel, finding.verdict, moved, first_seats)
 
 
@@ -119,25 +118,25 @@ def note_result(overlay: StateOverlay, parameters: DuelParameters, duel: Duel, v
     return [Movement(duel.executor, -compute_share(duel.amount, parameters.fraud))] if is_fraud else []
 
 
-def _end_silence(overlay: StateOverlay, parameters: DuelParameters, hold_id: bytes, duel: Duel, now: int) -> DuelEvent:
+def _end_silence(overlay: StateOverlay, parameters: Parameters, hold_id: bytes, duel: Duel, now: int) -> DuelEvent:
     """A challenger gave no answer: it pays, and another one takes its place.
 
     After :data:`MAX_CHALLENGERS` the executor pays too: it is likely to have kept the request from them.
     Where no other account is left, the judges look at the executor's answer alone.
     """
     assert duel.challenger is not None
-    fine = Movement(duel.challenger, -compute_share(duel.amount, parameters.silence))
+    fine = Movement(duel.challenger, -compute_share(duel.amount, parameters.duels.silence))
     duel = replace(duel, challenger=None, silent=(*duel.silent, duel.challenger))
     if len(duel.silent) == MAX_CHALLENGERS:
-        void = Movement(duel.executor, -compute_share(duel.amount, parameters.void))
-        fraud = note_result(overlay, parameters, duel, DuelVerdict.UNANSWERED)
-        return settle(overlay, hold_id, duel, DuelVerdict.UNANSWERED, (fine, void, *fraud))
-    paid = move(overlay, fine)
+        void = Movement(duel.executor, -compute_share(duel.amount, parameters.duels.void))
+        fraud = note_result(overlay, parameters.duels, duel, DuelVerdict.UNANSWERED)
+        return settle(overlay, parameters, hold_id, duel, DuelVerdict.UNANSWERED, (fine, void, *fraud))
+    paid = move(overlay, parameters, fine)
     seed = compute_duel_seed(overlay.beacon.value, hold_id)
     challenger = draw_challenger(overlay, duel.model, seed, _list_parties(duel))
     stage, seats = (COMMIT, face_forward(duel.seats)) if challenger is None else (ANSWER, duel.seats)
     duel = replace(duel, challenger=challenger, seats=seats)
-    return ChallengerReplaced(hold_id, enter_stage(overlay, parameters, hold_id, duel, stage, now), paid)
+    return ChallengerReplaced(hold_id, enter_stage(overlay, parameters.duels, hold_id, duel, stage, now), paid)
 
 
 def compute_dues(parameters: DuelParameters, duel: Duel, finding: Finding) -> list[Movement]:
@@ -178,11 +177,16 @@ def compute_dues(parameters: DuelParameters, duel: Duel, finding: Finding) -> li
 
 
 def settle(
-    overlay: StateOverlay, hold_id: bytes, duel: Duel, verdict: DuelVerdict, dues: Iterable[Movement]
+    overlay: StateOverlay,
+    parameters: Parameters,
+    hold_id: bytes,
+    duel: Duel,
+    verdict: DuelVerdict,
+    dues: Iterable[Movement],
 ) -> DuelSettled:
     """Close a duel: free what was set aside, and pay and take what is due."""
     unlock_bond(overlay, duel.executor, duel.locked)
     overlay.reserve(-duel.reserved)
     overlay.put(duel_key(hold_id), None)
-    movements = tuple(move(overlay, due) for due in dues if due.amount)
+    movements = tuple(move(overlay, parameters, due) for due in dues if due.amount)
     return DuelSettled(hold_id, duel, verdict, movements)

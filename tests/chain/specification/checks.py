@@ -34,13 +34,15 @@ def find_identity(account: Record, model: str) -> bytes | None:
     return next((each["digest"] for each in account["identities"] if each["model"] == model), None)
 
 
-def pay_levy(ledger: Ledger, key: bytes, model: str, amount: int, rate: int) -> None:
-    """The levy for checks, out of what was just paid."""
+def pay_levy(ledger: Ledger, key: bytes, model: str, amount: int, rate: int) -> int:
+    """The levy for checks, out of what was just paid. Returns it."""
     account = ledger.account(key)
-    if get_checks(ledger)["checkers"] and find_identity(account, model) is not None:
-        levy = amount * get_checks(ledger)["levy"] * rate // 1_000_000
-        account["available"] -= levy
-        ledger.fill_treasury(levy)
+    if not get_checks(ledger)["checkers"] or find_identity(account, model) is None:
+        return 0
+    levy = amount * get_checks(ledger)["levy"] * rate // 1_000_000
+    account["available"] -= levy
+    ledger.fill_treasury(levy)
+    return int(levy)
 
 
 def open_check(ledger: Ledger, table: Record, capture: Record) -> None:
@@ -168,6 +170,7 @@ def settle(ledger: Ledger, hold_id: bytes) -> None:
             amount = share(ledger, check, "checks", "checker")
             ledger.fill_treasury(-amount)
             ledger.account(key)["available"] += amount
+            ledger.bond_income(key, amount)
     if is_substitution:
         ledger.collect(check["executor"], share(ledger, check, "duels", "fraud"), available="last")
 

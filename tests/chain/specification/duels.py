@@ -36,23 +36,24 @@ def share(ledger: Ledger, duel: Record, name: str) -> int:
     return int(duel["amount"] * get_duels(ledger)[name] // 1_000)
 
 
-def note_paid(ledger: Ledger, hold_id: bytes, entry: Record, delivery: Record, has_receipt: bool) -> None:
-    """What follows from a capture that was paid: the levy, and that it waits for its draw."""
-    duels, amount = get_duels(ledger), delivery["amount"]
+def note_paid(ledger: Ledger, hold_id: bytes, entry: Record, delivery: Record, has_receipt: bool) -> int:
+    """What follows from a capture that was paid: the levies, and that it waits for its draw. Returns what is left."""
+    duels, amount = get_duels(ledger), int(delivery["amount"])
     if not duels["rate"]:
-        return
+        return amount
     levy = amount * duels["levy"] * get_rate(ledger, entry["payee"]) // 1_000_000
     ledger.account(entry["payee"])["available"] -= levy
     ledger.fill_treasury(levy)
-    pay_levy(ledger, entry["payee"], entry["model"], amount, get_rate(ledger, entry["payee"]))
+    income = amount - levy - pay_levy(ledger, entry["payee"], entry["model"], amount, get_rate(ledger, entry["payee"]))
     is_exempt = delivery["finish_reason"] == "cancelled" or delivery["usage"]["completion_bytes"] == 0
     if has_receipt and is_exempt:
-        return
+        return int(income)
     capture = {"hold": hold_id, "payer": entry["payer"], "payee": entry["payee"], "model": entry["model"]}
     capture |= {"amount": amount, "request_digest": entry["request_digest"]}
     capture |= {name: delivery[name] for name in ("response_digest", "transcript_digest")}
     capture["identity"] = find_identity(ledger.account(entry["payee"]), entry["model"])
     ledger.get(b"k" + u64(ledger.height), {"captures": []})["captures"].append(capture)
+    return int(income)
 
 
 def get_rating(ledger: Ledger, key: bytes) -> Record:
@@ -499,3 +500,4 @@ def transact(ledger: Ledger, duel: Record, key: bytes, what: str) -> None:
         amount = compute_pay(ledger, duel, what)
         ledger.entries[b"s"]["treasury"] -= amount
         ledger.account(key)["available"] += amount
+        ledger.bond_income(key, amount)

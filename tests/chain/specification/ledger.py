@@ -115,6 +115,21 @@ class Ledger:
         need(account["available"] >= amount)
         account["available"] -= amount
 
+    def add_bond(self, key: bytes, amount: int) -> None:
+        """Section 6.6: what was taken of a grant is no grant any more when something is bonded."""
+        account = self.account(key)
+        account["grant"] = min(account["grant"], account["bonded"])
+        account["bonded"] += amount
+
+    def bond_income(self, key: bytes, income: int) -> None:
+        """Section 7.4: what an account was paid, and still has available, fills up its own bond."""
+        account = self.account(key)
+        missing = self.parameters["min_service_bond"] - get_own_bond(account)
+        amount = min(income, account["available"], missing)
+        if amount > 0:
+            account["available"] -= amount
+            self.add_bond(key, amount)
+
     def pay_entry(self, key: bytes, times: int = 1) -> None:
         """The price of an entry that nothing removes again."""
         self.spend(key, times * self.parameters["entry_fee"])

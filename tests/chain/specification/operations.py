@@ -31,6 +31,19 @@ def include(ledger: Ledger, signed: Record) -> str:
         ledger.spend(signer, fee)
         ledger.fill_treasury(fee)
 
+    def charge_owner() -> None:
+        account = ledger.account(signer)
+        sources = [(account, "available", account["available"]), (account, "bonded", get_free_bond(account))]
+        sources += [(part, "amount", part["amount"]) for part in account["unbonding"]]
+        owed = fee
+        for balance, name, most in sources:
+            paid = min(owed, most)
+            balance[name] -= paid
+            owed -= paid
+        need(not owed)
+        account["unbonding"] = [part for part in account["unbonding"] if part["amount"]]
+        ledger.fill_treasury(fee)
+
     def happen() -> None:
         EFFECTS[kind](ledger, operation, signer)
 
@@ -42,7 +55,7 @@ def include(ledger: Ledger, signed: Record) -> str:
         return DONE if attempt(ledger, lambda: payments.dispute(ledger, operation, signer, fee)) else REFUSED
     if "nonce" not in operation:
         return DONE if attempt(ledger, charge_fee, happen) else REFUSED
-    if operation["nonce"] != ledger.account(signer)["nonce"] or not attempt(ledger, charge_fee):
+    if operation["nonce"] != ledger.account(signer)["nonce"] or not attempt(ledger, charge_owner):
         return REFUSED
     ledger.account(signer)["nonce"] += 1
     return DONE if attempt(ledger, happen) else FAILED
@@ -99,7 +112,7 @@ def transfer(ledger: Ledger, operation: Record, signer: bytes) -> None:
 
 def bond(ledger: Ledger, operation: Record, signer: bytes) -> None:
     ledger.spend(signer, operation["amount"])
-    ledger.account(signer)["bonded"] += operation["amount"]
+    ledger.add_bond(signer, operation["amount"])
     validator = ledger.entries.get(b"v" + signer, NO_VALIDATOR)
     if validator["is_enrolled"]:
         validator["waiting_since"] = ledger.height

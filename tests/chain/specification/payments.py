@@ -138,7 +138,7 @@ def capture(ledger: Ledger, operation: Record, signer: bytes, fee: int) -> None:
         need(delivery["amount"] <= min(entry["amount"], compute_price(ledger, entry["model"], delivery["usage"])))
         if item["receipt"] is not None:
             need(is_signed(entry["payer"], "receipt", ledger.chain_id, encode(delivery), item["receipt"]))
-    unsettled, refunded = [], []
+    unsettled, refunded, income = [], [], 0
     for item in operation["items"]:
         delivery = item["delivery"]
         entry = find_hold(ledger, delivery["hold"])
@@ -147,7 +147,7 @@ def capture(ledger: Ledger, operation: Record, signer: bytes, fee: int) -> None:
         if item["receipt"] is not None or not delivery["amount"]:
             resolve(ledger, delivery["hold"], signer, delivery["amount"])
             if delivery["amount"]:
-                note_paid(ledger, delivery["hold"], entry, delivery, has_receipt=True)
+                income += note_paid(ledger, delivery["hold"], entry, delivery, has_receipt=True)
             continue
         need(get_free_bond(ledger.account(signer)) >= delivery["amount"])
         ledger.account(signer)["locked"] += delivery["amount"]
@@ -172,6 +172,7 @@ def capture(ledger: Ledger, operation: Record, signer: bytes, fee: int) -> None:
         paid = min(math.ceil(Fraction(fee, len(refunded) - place)), amount)
         ledger.account(payer)["available"] -= paid
     need(fee == paid)
+    ledger.bond_income(signer, income)
 
 
 def settle_due_captures(ledger: Ledger) -> None:
@@ -187,7 +188,8 @@ def settle_due_captures(ledger: Ledger) -> None:
                 entry = ledger.entries[b"h" + hold_id]
                 ledger.account(entry["payee"])["locked"] -= entry["unsettled_delivery"]["amount"]
                 resolve(ledger, hold_id, entry["payee"], entry["unsettled_delivery"]["amount"])
-                note_paid(ledger, hold_id, entry, entry["unsettled_delivery"], has_receipt=False)
+                income = note_paid(ledger, hold_id, entry, entry["unsettled_delivery"], has_receipt=False)
+                ledger.bond_income(entry["payee"], income)
         taken += len(hold_ids)
         queue["first"] += 1
     if queue["first"] == queue["end"]:

@@ -165,7 +165,8 @@ def test_a_newcomer_earns_what_others_earn() -> None:
     for step in range(seq // 200 + 1):  # the window moves with the numbers that are used
         chain.append([chain.hold(payer, min(seq, 200 * (step + 1)))])
     chain.append([chain.capture(newcomer, chain.receipt(payer, chain.delivery(payer, seq)))])
-    assert chain.account(newcomer).available > 0
+    account = chain.account(newcomer)
+    assert account.available == 0 < account.own_bond, "its first income is bonded"
 
 
 def test_the_audit_counts_grants_and_refuses_credit_from_nowhere() -> None:

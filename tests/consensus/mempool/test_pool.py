@@ -29,6 +29,7 @@ from chain.types.operations import (
     Serve,
     SignedOperation,
     Transfer,
+    Unbond,
     Usage,
     compute_hold_id,
     sign_operation,
@@ -128,6 +129,28 @@ def test_the_fees_of_all_that_is_pending_must_be_payable() -> None:
         pool.add(operations[2], 0.0)
     with pytest.raises(CannotPay):
         pool.add(transfer(4, 0, genesis=genesis), 0.0)
+
+
+def test_fees_of_operations_with_a_nonce_may_come_out_of_the_bond() -> None:
+    """Of an account with nothing available, as its income was bonded; a hold is paid from what is available alone."""
+    poor = make_key(3)
+    parameters = Parameters(deposit_per_byte=0)
+    accounts = [
+        make_validator(make_key(1), bytes(32), parameters, CREDIT, 1_000 * CREDIT),
+        GenesisAccount(poor.public_key, 0, 250, (), None),
+    ]
+    genesis = make_genesis("bonded", 0, bytes(32), accounts, parameters)
+    pool, chain = make_pool(genesis), Chain(genesis)
+    operations = [sign_operation(poor, genesis.chain_id, Unbond(nonce, 10)) for nonce in range(3)]
+    pool.add(operations[0], 0.0)
+    pool.add(operations[1], 0.0)
+    with pytest.raises(CannotPay, match="can pay them"):
+        pool.add(operations[2], 0.0)
+    with pytest.raises(CannotPay, match="0 are available"):
+        pool.add(sign_operation(poor, genesis.chain_id, Release(bytes(32))), 0.0)
+    assert pool.select(10**6) == operations[:2]
+    chain.make_final(pool, operations[:1], 1.0)
+    assert pool.is_ready(operations[1].id)
 
 
 def test_what_became_final_leaves_with_what_it_made_impossible() -> None:

@@ -34,6 +34,7 @@ async def test_wallet(node: Node, client: httpx.AsyncClient) -> None:
         "locked": 0,
         "deposit": 0,
         "unbonding": 0,
+        "income_to_bond": 0,
         "earned": 77,
         "models": [],
         "validator": "enrolled",
