@@ -126,6 +126,8 @@ def resolve(amount: int | str, whole: int) -> int:
 EVENTS = (
     ("Absence", "jailed"),
     ("Applicant", "begins to wait"),
+    ("Income", "bonded"),
+    ("Fee", "paid out of the bond"),
     ("Missed lead", "paid out of what is unbonding"),
 )
 """What happens without an operation that asks for it."""
@@ -676,6 +678,7 @@ class LedgerMachine(RuleBasedStateMachine):
         block, transition, rejected = chain.propose(self.queue, late_votes=votes, **arguments)
         received = decode("Block", block.encoded)
         jailed, unbonding = self.find_jailed(), self.get_unbonding()
+        bonds = {key: self.account(key)["bonded"] for key in self.people}
         check_block(ledger, received)
         outcomes = execute(ledger, received, [decode("SignedOperation", signed.encoded) for signed in self.queue])
         failures, refusals = iter(transition.failures), iter(rejected)
@@ -689,6 +692,12 @@ class LedgerMachine(RuleBasedStateMachine):
                 assert (failure is None) is (outcome == operations.DONE), (signed.operation, failure)
                 assert len((failure or "").encode()) < len(signed.encoded), "what a store reserves for reasons"
         assert not [*failures, *refusals]
+        kinds = {type(signed.operation) for signed in self.queue}
+        if not kinds & {Bond, Register}:
+            self.outcomes["Income", "bonded"] += any(self.account(key)["bonded"] > bonds[key] for key in self.people)
+        if not kinds & {Unbond, Dispute, Evidence} and not skipped:
+            paid = any(self.account(key)["bonded"] < bonds[key] for key in self.people)
+            self.outcomes["Fee", "paid out of the bond"] += paid
         if not any(isinstance(signed.operation, Evidence) for signed in self.queue):
             self.outcomes["Absence", "jailed"] += sum(key not in jailed for key in self.find_jailed())
         if not self.queue:
