@@ -62,7 +62,7 @@ class Patient(Sweeping):
 
 NEWCOMER = (("bonded", 0), ("available", 10_000), ("duels_before", 0), ("judges", False))
 LONG = Size(5_000, 3)
-OUT_OF_REACH = "what an account without a bond is paid is out of reach; such accounts get newcomer_share of the draws"
+OUT_OF_REACH = "with the minimum bond all further pay is available; few get there before they are found"
 
 
 def make_newcomers(
@@ -73,25 +73,26 @@ def make_newcomers(
     *,
     stays_away: bool = True,
     limit: float = 0.0,
+    quick: Size | None = None,
 ) -> Strategy:
-    """A strategy of accounts without a bond. A limit above 0 says what is accepted."""
+    """A strategy of accounts without a bond, whose income is bonded. A limit above 0 says what is accepted."""
     return Strategy(
         title,
         Scene(agent, accounts=accounts, share=0.1, options=NEWCOMER, per_block=32),
         None if simulated is None else in_prices(simulated),
         stays_away=stays_away,
         size=LONG,
-        quick=None if limit else QUICK,
+        quick=quick,
         accepted=OUT_OF_REACH if limit else "",
         limit=limit,
     )
 
 
 STRATEGIES = [
-    make_newcomers("newcomer with long rubbish", LongRubbish, 1, -9_731),
-    make_newcomers("newcomer with long rubbish that moves its income away", Sweeping, 2, limit=60.0),
-    make_newcomers("eight of them", Sweeping, 9, limit=70.0),
-    make_newcomers("a new name after each fraud", Whitewashing, 30, limit=80.0),
-    make_newcomers("eight newcomers that are honest while on probation", Patient, 9, stays_away=False, limit=400.0),
+    make_newcomers("newcomer with long rubbish", LongRubbish, 1, -9_731, quick=QUICK),
+    make_newcomers("newcomer with long rubbish that moves its income away", Sweeping, 2, quick=QUICK),
+    make_newcomers("eight of them", Sweeping, 9),
+    make_newcomers("a new name after each fraud", Whitewashing, 30),
+    make_newcomers("eight newcomers that are honest while on probation", Patient, 9, stays_away=False, limit=100.0),
     Strategy("long rubbish by a bond that leaves before the verdict", Scene(Leaving)),
 ]
