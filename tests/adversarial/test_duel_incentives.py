@@ -111,7 +111,7 @@ def test_a_bond_that_is_leaving_is_reached_by_the_verdict(opened: tuple[DuelChai
 
 
 def test_an_executor_without_a_bond_pays_out_of_its_income() -> None:
-    """A newcomer has no bond, and is compared like all others."""
+    """A newcomer is compared like all others, and what it was paid for the answer was bonded, and is locked."""
     parameters = replace(DUEL_PARAMETERS, newcomer_share=1_000)
     chain = DuelChain(parameters=parameters)
     newcomer = chain.users[1]
@@ -123,10 +123,11 @@ def test_an_executor_without_a_bond_pays_out_of_its_income() -> None:
         if chain.duel(hold).executor == newcomer.public_key:
             break
     duel = chain.duel(hold)
-    assert (duel.executor, duel.locked) == (newcomer.public_key, 0)
     before = chain.account(newcomer)
+    assert duel.executor == newcomer.public_key
+    assert duel.locked == before.locked == before.bonded > 0
     assert run(chain, hold, [L, L, L])[newcomer.public_key] == -500
-    assert chain.account(newcomer) == replace(before, available=before.available - AMOUNT // 2)
+    assert chain.account(newcomer) == replace(before, bonded=before.bonded - AMOUNT // 2, locked=0)
 
 
 def test_an_answer_that_its_executor_calls_cancelled_is_drawn_all_the_same() -> None:
