@@ -8,6 +8,7 @@ from contextlib import suppress
 
 import pytest
 import trio
+from _pytest.mark import ParameterSet
 
 from chain.state.duel_records import ANSWER, COMMIT, Duel
 from chain.transition.duels.events import DuelSettled
@@ -51,6 +52,12 @@ async def settle(world: World, witness: Witness, hold: bytes) -> DuelSettled:
     return next(event for event in witness.settled if event.hold == hold)
 
 
+async def wait_for_stage(world: World, hold: bytes, stage: int) -> None:
+    """Until a duel is in a stage, and all members have seen that block."""
+    await eventually(lambda: list_duels(world)[hold].stage == stage, 60)
+    await trio.sleep(1)
+
+
 def simulate_from(stage: int, play: Callable[[World, Witness, bytes, Duel], Awaitable[None]], padding: int = 0) -> None:
     """Run ``play`` once a duel about an answer to member 1 is in a stage; member 0 is in no duel.
 
@@ -66,18 +73,20 @@ def simulate_from(stage: int, play: Callable[[World, Witness, bytes, Duel], Awai
     simulate_duels(begin, DuelOptions(gateways=(0, 1)))
 
 
-@pytest.mark.parametrize("stage", [ANSWER, COMMIT])
-def test_a_stranger_gets_no_text_from_anybody(stage: int) -> None:
+def test_a_stranger_gets_no_text_from_anybody() -> None:
     async def play(world: World, witness: Witness, hold: bytes, duel: Duel) -> None:
         assert duel.challenger is not None
-        for holder in (duel.executor, duel.payer, duel.challenger, duel.seats[0].public_key):
-            for kind in (REQUEST, RESPONSE, OWN):
-                assert is_refused(await ask_for(world, 0, holder, hold, kind))
+        for stage in (ANSWER, COMMIT):
+            await wait_for_stage(world, hold, stage)
+            for holder in (duel.executor, duel.payer, duel.challenger, duel.seats[0].public_key):
+                for kind in (REQUEST, RESPONSE, OWN):
+                    assert is_refused(await ask_for(world, 0, holder, hold, kind))
+        assert list_duels(world)[hold].stage == COMMIT
         runners = [get_runner(member) for member in world.members]
-        assert sum(runner.server.refused for runner in runners) >= 12
+        assert sum(runner.server.refused for runner in runners) >= 24
         assert (await settle(world, witness, hold)).verdict in HONEST
 
-    simulate_from(stage, play)
+    simulate_from(ANSWER, play)
 
 
 def test_a_judge_gets_no_text_before_the_challenger_has_committed_to_its_answer() -> None:
@@ -87,8 +96,7 @@ def test_a_judge_gets_no_text_before_the_challenger_has_committed_to_its_answer(
         for holder in (duel.executor, duel.payer, duel.challenger):
             for kind in (REQUEST, RESPONSE, OWN):
                 assert is_refused(await ask_for(world, judge, holder, hold, kind))
-        await eventually(lambda: list_duels(world)[hold].stage == COMMIT, 60)
-        await trio.sleep(1)  # until the holders have seen that block too
+        await wait_for_stage(world, hold, COMMIT)
         for kind in (REQUEST, RESPONSE):
             assert is_given(await ask_for(world, judge, duel.executor, hold, kind))
         assert is_given(await ask_for(world, judge, duel.challenger, hold, OWN))
@@ -103,8 +111,7 @@ def test_the_challenger_gets_the_request_and_never_the_executors_answer() -> Non
         for holder in (duel.executor, duel.payer):
             assert is_given(await ask_for(world, challenger, holder, hold, REQUEST))
             assert is_refused(await ask_for(world, challenger, holder, hold, RESPONSE))
-        await eventually(lambda: list_duels(world)[hold].stage == COMMIT, 60)
-        await trio.sleep(1)
+        await wait_for_stage(world, hold, COMMIT)
         for kind in (REQUEST, RESPONSE, OWN):
             assert is_refused(await ask_for(world, challenger, duel.executor, hold, kind))
 
@@ -170,7 +177,14 @@ CHEATS = [
 ]
 
 
-@pytest.mark.parametrize("cheat", CHEATS, ids=lambda cheat: cheat.__name__)
+def choose(*short: Handler) -> list[ParameterSet]:
+    """All ways to cheat; those that are not named are left to the long run. Each is in the short run of some test."""
+    return [pytest.param(cheat, marks=[] if cheat in short else [pytest.mark.long]) for cheat in CHEATS]
+
+
+@pytest.mark.parametrize(
+    "cheat", choose(hand_over_another_text, hand_over_too_much, hand_over_garbage), ids=lambda cheat: cheat.__name__
+)
 def test_a_challenger_that_hands_over_something_else_has_handed_over_nothing(cheat: Handler) -> None:
     async def play(world: World, witness: Witness, hold: bytes, duel: Duel) -> None:
         assert duel.challenger is not None
@@ -183,12 +197,7 @@ def test_a_challenger_that_hands_over_something_else_has_handed_over_nothing(che
 
 
 @pytest.mark.parametrize(
-    "cheat",
-    [
-        pytest.param(cheat, marks=[] if cheat in (hand_over_another_text, hand_over_nothing) else [pytest.mark.long])
-        for cheat in CHEATS
-    ],
-    ids=lambda cheat: cheat.__name__,
+    "cheat", choose(hand_over_more_than_announced, hand_over_nothing), ids=lambda cheat: cheat.__name__
 )
 def test_what_an_executor_does_not_hand_over_comes_from_the_originator(cheat: Handler) -> None:
     async def play(world: World, witness: Witness, hold: bytes, duel: Duel) -> None:

@@ -115,7 +115,7 @@ STRATEGIES = [
     Strategy("long rubbish", Scene(LongRubbish), in_prices(-190_632), quick=QUICK),
     Strategy("short rubbish", Scene(ShortRubbish), in_prices(-151_889)),
     Strategy("answers well with probability 0.75", Scene(Mostly), in_prices(-28_532)),
-    Strategy("answers well with probability 0.5", Scene(Sometimes), in_prices(-95_888), quick=QUICK),
+    Strategy("answers well with probability 0.5", Scene(Sometimes), in_prices(-95_888)),
     Strategy("rubbish called broken off, without receipt", Scene(Cancelling), in_prices(-190_632), quick=QUICK),
     Strategy("rubbish until the first accusation, then gone", Scene(HitAndRun)),
     *(Strategy(f"answers well when it believes in a duel: {title}", scene) for title, scene in BELIEFS.items()),

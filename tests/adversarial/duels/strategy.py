@@ -116,7 +116,7 @@ class Size:
     seeds: int
 
 
-FULL, WIDE, QUICK = Size(1_200, 4), Size(3_000, 5), Size(600, 3)
+FULL, WIDE, QUICK = Size(1_200, 4), Size(3_000, 5), Size(300, 3)
 """For the table: what shows a strategy that moves much, and one that moves little. The last is for a short test."""
 
 

@@ -152,8 +152,10 @@ class CheckMachine(DuelMachine):
 
 
 @pytest.mark.timeout(1800)  # a failure takes minutes to shrink, and only then is worth reading
-@pytest.mark.parametrize(("seeds", "enough"), [((5, 11), 1), pytest.param(range(20), 10, marks=pytest.mark.long)])
-def test_both_come_to_the_same_findings(seeds: Sequence[int], enough: int) -> None:
+@pytest.mark.parametrize(
+    ("seeds", "examples", "enough"), [((5, 11), 2, 1), pytest.param(range(20), 4, 10, marks=pytest.mark.long)]
+)
+def test_both_come_to_the_same_findings(seeds: Sequence[int], examples: int, enough: int) -> None:
     """Every operation is included and refused, and every outcome found, often enough. If not, there are more rounds."""
     CheckMachine.outcomes.clear()
     CheckMachine.findings.clear()
@@ -167,6 +169,6 @@ def test_both_come_to_the_same_findings(seeds: Sequence[int], enough: int) -> No
     for number in (*seeds, *range(20, 120)):
         if number >= 20 and is_enough():
             break
-        machine = settings(max_examples=4, stateful_step_count=20)
+        machine = settings(max_examples=examples, stateful_step_count=20)
         run_state_machine_as_test(seed(number)(CheckMachine), settings=machine)
     assert is_enough(), (CheckMachine.outcomes, CheckMachine.findings)

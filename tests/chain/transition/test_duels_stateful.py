@@ -18,8 +18,10 @@ SELDOM = {DuelVerdict.FRAUD, DuelVerdict.NOT_CONFIRMED}
 
 
 @pytest.mark.timeout(1800)  # a failure takes minutes to shrink, and only then is worth reading
-@pytest.mark.parametrize(("seeds", "enough"), [((15, 17), 1), pytest.param(range(20), 10, marks=pytest.mark.long)])
-def test_both_come_to_the_same_verdicts(seeds: Sequence[int], enough: int) -> None:
+@pytest.mark.parametrize(
+    ("seeds", "examples", "enough"), [((13, 17, 31), 2, 1), pytest.param(range(20), 4, 10, marks=pytest.mark.long)]
+)
+def test_both_come_to_the_same_verdicts(seeds: Sequence[int], examples: int, enough: int) -> None:
     """Every operation is included and refused, and every verdict given, often enough. If not, there are more rounds."""
     DuelMachine.outcomes.clear()
     DuelMachine.verdicts.clear()
@@ -35,6 +37,6 @@ def test_both_come_to_the_same_verdicts(seeds: Sequence[int], enough: int) -> No
     for number in (*seeds, *range(20, 120)):
         if number >= 20 and is_enough():
             break
-        machine = settings(max_examples=4, stateful_step_count=20)
+        machine = settings(max_examples=examples, stateful_step_count=20)
         run_state_machine_as_test(seed(number)(DuelMachine), settings=machine)
     assert is_enough(), (DuelMachine.outcomes, DuelMachine.verdicts)

@@ -17,7 +17,7 @@ from p2p.peers.table import ChangeKind
 from tests.support.discovery_world import CHAIN, Node, Stranger, World, world
 
 pytestmark = pytest.mark.trio
-COUNT = 16
+COUNT = 12
 
 
 def find(w: World, peer: bytes) -> Announcement:
@@ -99,7 +99,7 @@ async def test_requests_to_renew_are_answered_seldom(autojump_clock: MockClock) 
         assert len(sequences - {first}) <= (trio.current_time() - started) / REFRESH_MIN_AGE_S + 1
 
 
-@pytest.mark.parametrize("victim", [0, 15])
+@pytest.mark.parametrize("victim", [0, COUNT - 1])
 async def test_whatever_fails_over_what_a_peer_sent_ends_nothing(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, victim: int
 ) -> None:

@@ -199,7 +199,9 @@ async def only_listen(exchange: Exchange) -> None:
         pass
 
 
-async def test_replayed_announcements_do_not_resurrect(autojump_clock: MockClock) -> None:
+@pytest.mark.parametrize("tenths", [3, pytest.param(13, marks=pytest.mark.long)])
+async def test_replayed_announcements_do_not_resurrect(autojump_clock: MockClock, tenths: int) -> None:
+    """Neither while they would be accepted, nor in the long run, later: ``tenths`` are of that time."""
     async with world(4) as w:
         attacker = SimulatedNetwork(w.hub, w.key(99).public_key)
         streams = Streams(attacker)
@@ -217,7 +219,7 @@ async def test_replayed_announcements_do_not_resurrect(autojump_clock: MockClock
         await w.until_agreed(10)
         for node in w.nodes:
             node.seen()
-        for _ in range(13):
+        for _ in range(tenths):
             await trio.sleep(ACCEPTANCE_S / 10)
             for announcement in captured:
                 assert announcement is not None

@@ -26,10 +26,12 @@ from serving.accounting.payee import REFUND_GATHER_S
 from serving.accounting.payer import CannotAfford
 from serving.accounting.payment_history import FIRST_REFUNDS
 from serving.accounting.submitter import Submitter
+from serving.offload.settings import ExecutorSettings, OriginatorSettings
 from tests.support.market_world import (
     Options,
     Result,
     Script,
+    ScriptedBackend,
     World,
     ask,
     get_script,
@@ -44,6 +46,18 @@ PRICE = 1_000 + 3 * len(make_request().body) + 5 * 8 * 100
 """What a hold for one request of the tests amounts to."""
 FEE = 400
 """More than the fee of a hold."""
+SHORT_HOLD_S = 120
+"""Seconds for which the holds are good of tests that wait for their deadline; refunds are gathered for half of that."""
+
+
+def make_short_hold(world: World, payer: int, **changes: int) -> Hold:
+    """A hold that nobody offers."""
+    deadline = world.gateway.engine.chain_time() + 1_000 * SHORT_HOLD_S
+    return make_hold(world, payer, b"x", bytes(16), deadline=deadline, **changes)
+
+
+def make_brief_backend(number: int) -> ScriptedBackend:
+    return ScriptedBackend(f"m{number}-", Script(tokens=1, first_delay=0.3))
 
 
 async def ask_many(world: World, count: int) -> list[Result]:
@@ -206,7 +220,7 @@ def test_an_honest_payer_forfeits_nothing() -> None:
         paid = [compute_fee(world.genesis, each) for each in signed if each.signer == me]
         return [*paid, *(item.delivery.amount for item in world.captured)]
 
-    simulate(play, Options(gateways=(0, 1), executors=3, capacity=2))
+    simulate(play, Options(gateways=(0, 1), executors=3, capacity=2, make_backend=make_brief_backend))
 
 
 def test_hold_numbers_are_not_used_again_after_a_restart() -> None:
@@ -261,13 +275,13 @@ def test_hold_numbers() -> None:
 def test_a_hold_that_never_comes_counts_until_its_deadline() -> None:
     async def play(world: World) -> None:
         payments = world.gateway.payments
-        hold = make_hold(world, 0, b"x", bytes(16), amount=600 * CREDIT)
+        hold = make_short_hold(world, 0, amount=600 * CREDIT)
         payments.payer.sign_hold(hold)
         with pytest.raises(CannotAfford):
-            payments.payer.sign_hold(make_hold(world, 0, b"x", bytes(16), amount=600 * CREDIT, seq=hold.seq + 1))
-        await trio.sleep(500)
+            payments.payer.sign_hold(make_short_hold(world, 0, amount=600 * CREDIT, seq=hold.seq + 1))
+        await trio.sleep(SHORT_HOLD_S - 20)
         assert payments.payer.spendable < 400 * CREDIT
-        await trio.sleep(150)
+        await trio.sleep(50)
         assert payments.payer.spendable == 1_000 * CREDIT
 
     simulate(play)
@@ -276,12 +290,12 @@ def test_a_hold_that_never_comes_counts_until_its_deadline() -> None:
 def test_a_hold_that_was_never_offered_costs_the_executor_nothing_and_returns_after_its_deadline() -> None:
     async def play(world: World) -> None:
         before = [world.account(number).total for number in (1, 2)]
-        hold = make_hold(world, 0, b"x", bytes(16))
+        hold = make_short_hold(world, 0)
         await world.gateway.engine.submit(sign_operation(world.members[0].key, world.genesis.chain_id, hold))
         await eventually(lambda: world.open_holds())
-        await trio.sleep(500.0)
+        await trio.sleep(SHORT_HOLD_S - 20)
         assert len(world.open_holds()) == 1
-        await world.settle(200)
+        await world.settle(100)
         assert world.captured == [] and len(world.operations(Release)) == 1
         assert [world.account(number).total for number in (1, 2)] == before
 
@@ -337,13 +351,13 @@ def test_an_executor_that_restarts_refunds_what_it_was_paid_for() -> None:
 def test_a_payer_that_restarts_takes_back_what_was_not_captured() -> None:
     async def play(world: World) -> None:
         first = world.drawn(1)[0]
-        hold = make_hold(world, 1, b"x", bytes(16))
+        hold = make_short_hold(world, 1)
         await world.kill(first.number)
         await world.gateway.engine.submit(sign_operation(world.members[1].key, world.genesis.chain_id, hold))
         await eventually(lambda: world.account(1).held)
         await world.kill(1)
         await world.start(1)
-        await eventually(lambda: world.account(1).held == 0, 700)
+        await eventually(lambda: world.account(1).held == 0, SHORT_HOLD_S + 100)
         assert len(world.operations(Release)) == 1
 
     simulate(play, Options(gateways=(0, 1)))
@@ -394,9 +408,12 @@ def test_what_was_settled_while_its_payer_was_away_is_forgotten_at_its_deadline(
         await world.start(1)
         await trio.sleep(30)
         assert list(store.items(MAX_CAPTURE_PREFIX))
-        await eventually(lambda: not list(store.items(MAX_CAPTURE_PREFIX)), 700)
+        await eventually(lambda: not list(store.items(MAX_CAPTURE_PREFIX)), SHORT_HOLD_S + 100)
 
-    simulate(play, Options(gateways=(0, 1), parameters={"capture_grace_ms": 5_000}))
+    options = Options(gateways=(0, 1), parameters={"capture_grace_ms": 5_000})
+    options.originator = OriginatorSettings(hold_time_ms=1_000 * SHORT_HOLD_S)
+    options.executor = ExecutorSettings(min_hold_time_s=SHORT_HOLD_S / 2)
+    simulate(play, options)
 
 
 def test_one_bad_delivery_does_not_spoil_a_capture_of_many() -> None:
