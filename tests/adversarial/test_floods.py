@@ -312,7 +312,7 @@ def make_full_pool() -> Mempool:
     return pool
 
 
-@pytest.mark.parametrize("offset", [0, 100])
+@pytest.mark.parametrize("offset", [0, pytest.param(100, marks=pytest.mark.long)])
 def test_who_owns_more_finds_room_in_a_full_pool_and_keeps_it(offset: int) -> None:
     """Thousands of Sybils refill the pool after every block: users wait for a pool's worth of blocks at most."""
     pool, chain = make_full_pool(), Chain(make_small_genesis())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,11 +52,16 @@ class Nervous(Simplex):
 
 
 @pytest.mark.parametrize(
-    "clock", [Hasty, Timeless, *(pytest.param(clock, marks=pytest.mark.long) for clock in (Sluggish, Nervous))]
+    ("clock", "seeds"),
+    [
+        (Hasty, range(1, 3)),
+        (Timeless, range(3, 5)),
+        *(pytest.param(clock, range(5), marks=pytest.mark.long) for clock in (Hasty, Timeless, Sluggish, Nervous)),
+    ],
 )
-def test_one_wrong_clock_does_not_stop_the_chain(clock: type[Simplex]) -> None:
+def test_one_wrong_clock_does_not_stop_the_chain(clock: type[Simplex], seeds: Sequence[int]) -> None:
     """Its owner is honest: no vote of it contradicts another, and no validator accuses it."""
-    for seed in range(5):
+    for seed in seeds:
         keys = make_keys(4 + seed % 4)
         simulation = Simulation(
             seed,
@@ -71,9 +77,10 @@ def test_one_wrong_clock_does_not_stop_the_chain(clock: type[Simplex]) -> None:
         assert not simulation.conflicts
 
 
-def test_clocks_of_all_kinds_together_are_safe() -> None:
+@pytest.mark.parametrize("seeds", [range(1), pytest.param(range(1, 5), marks=pytest.mark.long)])
+def test_clocks_of_all_kinds_together_are_safe(seeds: Sequence[int]) -> None:
     """With no honest clock left progress may be slow, but nothing contradicts itself."""
-    for seed in range(2):
+    for seed in seeds:
         keys = make_keys(4)
         cores: dict[int, type[Simplex]] = {0: Hasty, 1: Sluggish, 2: Timeless, 3: Hasty}
         simulation = Simulation(seed, keys, always(make_set(keys)), cores=cores)
@@ -159,7 +166,7 @@ def note_course(course: Course, world: World) -> None:
 
 @pytest.mark.parametrize(
     "skews",
-    [{4: 900}, {3: 450, 4: -450}, *(pytest.param(skews, marks=pytest.mark.long) for skews in ({}, {4: -900}))],
+    [{3: 450, 4: -450}, *(pytest.param(skews, marks=pytest.mark.long) for skews in ({}, {4: 900}, {4: -900}))],
     ids=str,
 )
 def test_clocks_within_a_second_of_one_another_are_right(skews: dict[int, int]) -> None:

@@ -102,9 +102,22 @@ def graft(wire: Any, path: tuple[int, ...], value: Any) -> Any:
 
 
 @by_name
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(data=st.data())
 def test_a_record_survives_and_nothing_like_it_does(kind: type[Record], data: st.DataObject) -> None:
+    check_a_record(kind, data)
+
+
+@pytest.mark.long
+@by_name
+@settings(max_examples=30)
+@given(data=st.data())
+def test_many_records_survive_and_nothing_like_them_does(kind: type[Record], data: st.DataObject) -> None:
+    check_a_record(kind, data)
+
+
+def check_a_record(kind: type[Record], data: st.DataObject) -> None:
+    """A record is read as it was written; with something else in it, it is refused or another record."""
     record = data.draw(records(kind))
     raw = record.encode()
     assert kind.decode(raw) == record and kind.decode(raw).encode() == raw

@@ -182,19 +182,19 @@ async def test_a_bootstrap_node_alone_is_enough(autojump_clock: MockClock) -> No
 
 
 async def test_it_is_quiet_when_nothing_is_needed(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(p2p.dht.service, "REPROVIDE_INTERVAL_S", 900.0)
+    monkeypatch.setattr(p2p.dht.service, "REPROVIDE_INTERVAL_S", 300.0)
     async with world() as (hub, nursery):
         nodes = [Node(hub, 1, alone=True)]
         for number in range(2, 8):
             nodes.append(Node(hub, number, [nodes[0]], alone=True))
         for node in nodes:
             await nursery.start(node.run)
-        await trio.sleep(600)
+        await trio.sleep(300)
         for node in nodes:
             node.discovery.members = lambda: [other.me for other in nodes[:3]]
-        await trio.sleep(2 * 900)
+        await trio.sleep(2 * 300)
         before = [node.dht.requests for node in nodes]
-        await trio.sleep(4 * 900)
+        await trio.sleep(4 * 300)
         asked = [node.dht.requests - old for node, old in zip(nodes, before, strict=True)]
         # A renewal asks each of the six others once, and leaves a record with each: three messages.
         assert all(2 * 18 <= count <= 6 * 18 for count in asked), asked

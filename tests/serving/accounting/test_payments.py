@@ -31,7 +31,6 @@ from tests.support.market_world import (
     Options,
     Result,
     Script,
-    ScriptedBackend,
     World,
     ask,
     get_script,
@@ -54,10 +53,6 @@ def make_short_hold(world: World, payer: int, **changes: int) -> Hold:
     """A hold that nobody offers."""
     deadline = world.gateway.engine.chain_time() + 1_000 * SHORT_HOLD_S
     return make_hold(world, payer, b"x", bytes(16), deadline=deadline, **changes)
-
-
-def make_brief_backend(number: int) -> ScriptedBackend:
-    return ScriptedBackend(f"m{number}-", Script(tokens=1, first_delay=0.3))
 
 
 async def ask_many(world: World, count: int) -> list[Result]:
@@ -220,7 +215,7 @@ def test_an_honest_payer_forfeits_nothing() -> None:
         paid = [compute_fee(world.genesis, each) for each in signed if each.signer == me]
         return [*paid, *(item.delivery.amount for item in world.captured)]
 
-    simulate(play, Options(gateways=(0, 1), executors=3, capacity=2, make_backend=make_brief_backend))
+    simulate(play, Options(gateways=(0, 1), executors=3, capacity=2))
 
 
 def test_hold_numbers_are_not_used_again_after_a_restart() -> None:
