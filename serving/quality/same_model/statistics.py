@@ -63,21 +63,24 @@ def measure(transcript: Transcript, scores: Mapping[int, Distribution], temperat
 def compute_surprise(chosen: int, scored: Distribution, temperature: float) -> tuple[float, float]:
     """Log-probability that a draw has on average less that of the chosen token, and its variance: nats, nats².
 
-    All tokens that are not listed count as one, whose probability is what the listed ones leave. At temperature 0 every
-    draw is the likeliest token. Between 0 and 1 it is not known how often an unlisted token is drawn: never, at the
-    least, and at the most as if each of them were as likely as the last that is listed. Of both averages the lower one
-    is taken, in favour of the answer.
+    All tokens that are not listed count as one, which is drawn with the probability that the listed ones leave. Its
+    log-probability is that of all of them, but at most the least that is listed: where the scorer is unsure, they are
+    together likelier than the likeliest, and tokens that it would never choose must not pass for good ones. At
+    temperature 0 every draw is the likeliest token. Between 0 and 1 it is not known how often an unlisted token is
+    drawn: never, at the least, and at the most as if each of them were as likely as the last that is listed. Of both
+    averages the lower one is taken, in favour of the answer.
     """
     tail = math.log(max(MIN_TAIL_MASS, 1 - math.fsum(map(math.exp, scored.values()))))
     best, least = max(scored.values()), min(scored.values())
+    rare = min(tail, least)
     if temperature == 0:
         mean, variance = best, 0.0
     else:
         listed = [(logprob, math.exp((logprob - best) / temperature)) for logprob in scored.values()]
         most = math.exp(tail - least + (least - best) / temperature)
         weights = (most,) if temperature == 1 else (0.0, most)
-        mean, variance = min(_compute_moments([*listed, (tail, weight)]) for weight in weights)
-    shortfall = mean - scored.get(chosen, tail)
+        mean, variance = min(_compute_moments([*listed, (rare, weight)]) for weight in weights)
+    shortfall = mean - scored.get(chosen, rare)
     return max(-MAX_SHORTFALL_NATS, min(MAX_SHORTFALL_NATS, shortfall)), variance
 
 

@@ -68,10 +68,18 @@ def test_at_temperature_0_the_likeliest_token_surprises_nobody_and_another_does(
     assert compute_surprise(1, scored, 0) == (pytest.approx(math.log(2)), 0.0)
 
 
-def test_a_token_that_is_not_listed_counts_as_all_that_are_not() -> None:
-    scored = logs(0.5, 0.25)
-    assert compute_surprise(77, scored, 0)[0] == pytest.approx(math.log(2))
+def test_a_token_that_is_not_listed_counts_as_all_that_are_not_but_as_no_more_than_one_that_is() -> None:
+    assert compute_surprise(77, logs(0.5, 0.35), 0)[0] == pytest.approx(math.log(0.5 / 0.15))
+    assert compute_surprise(77, logs(0.5, 0.1), 0)[0] == pytest.approx(math.log(0.5 / 0.1))
     assert compute_surprise(77, logs(1.0), 0)[0] == MAX_SHORTFALL_NATS
+
+
+@pytest.mark.parametrize(("temperature", "least"), [(0.0, 2.5), (1.0, 0.0)])
+def test_tokens_that_are_never_chosen_fall_short_where_the_scorer_is_unsure(temperature: float, least: float) -> None:
+    """All that are not listed are together likelier than the likeliest."""
+    scored = logs(*[0.02] * 10, *[0.01] * 10)
+    transcript = Transcript(tuple(listing(*FIVE, chosen=77) for _ in range(10)))
+    assert measure(transcript, dict.fromkeys(range(10), scored), temperature).shortfall > least
 
 
 @pytest.mark.parametrize("temperature", [0.3, 0.7, 1.0])
