@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from statistics import fmean
 
 import pytest
 
+from tests.adversarial.duels.checkers import ALONE, FEW, HONEST_CHECKER
 from tests.adversarial.duels.honest import Burden, measure_burden
 from tests.adversarial.duels.judges import HONEST_JUDGE
 from tests.adversarial.duels.rubbish import BELIEFS, compare_shares
-from tests.adversarial.duels.strategy import ERRORS, QUICK, Scene, Size, Strategy, is_answered, measure
+from tests.adversarial.duels.strategy import ATTACKER, ERRORS, QUICK, Scene, Size, Strategy, is_answered, measure
+from tests.adversarial.duels.substitutes import Substitute
 from tests.adversarial.duels.table import FAMILIES, find_strategies
+from tests.support.check_market import CheckMarket
 
 STRATEGIES = [pytest.param(each, id=each.title) for family in FAMILIES for each in find_strategies(family)]
 MAX_LOSS = 100
@@ -30,6 +34,21 @@ def test_nothing_is_gained(strategy: Strategy) -> None:
 def test_nothing_is_gained_in_many_requests(strategy: Strategy) -> None:
     assert is_answered(strategy, gain := measure(strategy)), gain
     assert bool(strategy.accepted) == (strategy.limit > 0)
+
+
+def test_other_weights_than_declared_are_found_soon_and_lose() -> None:
+    """With half of the answers checked; so that few requests do."""
+    honest, cheating = ALONE.play(90, 1), replace(ALONE, agent=Substitute).play(90, 1)
+    assert isinstance(cheating, CheckMarket)
+    found = [event for event in cheating.checked if event.is_substitution]
+    assert found and all(cheating.agents[event.check.executor].owner == ATTACKER for event in found)
+    assert found[0].history.distance.checks == found[0].history.distance.failures == 8
+    assert cheating.gain(ATTACKER) < honest.gain(ATTACKER)
+
+
+def test_an_honest_checker_gains_more_than_scoring_costs() -> None:
+    gain = measure(HONEST_CHECKER, FEW)
+    assert gain.mean - ERRORS * gain.error > 0
 
 
 def test_an_honest_judge_gains_more_than_judging_costs() -> None:

@@ -9,10 +9,13 @@ import pytest
 from chain.parameters import CREDIT
 from chain.state.duel_records import JudgeSeat
 from chain.transition.block import Transition
+from chain.transition.checks.finding import CheckOutcome
 from chain.transition.duels.events import DuelSettled
 from chain.transition.duels.verdict import DuelVerdict
 from chain.types.duels import A, DuelBallot
 from chain.types.operations import FINISH_CANCELLED, Operation, Unbond
+from tests.adversarial.duels.substitutes import CHECKS
+from tests.support.check_market import CheckedAgent, CheckMarket
 from tests.support.ledger_market import AVERAGE_USAGE, MARKET_PARAMETERS, LedgerMarket
 from tests.support.market_agents import RUBBISH, Agent, Case, Payer, Request, Served, Text
 
@@ -138,6 +141,16 @@ def test_its_blocks_are_valid_to_others_and_one_seed_gives_one_history() -> None
     other = LedgerMarket(make_others(8), parameters=OFTEN, treasury=FULL, seed=6)
     other.run(60)
     assert dict(other.state.accounts()) != dict(plain.state.accounts())
+
+
+def test_its_checks_are_valid_to_others_and_honest_executors_pass_them() -> None:
+    parameters = replace(OFTEN, checks=CHECKS)
+    agents = [CheckedAgent(f"honest {number}") for number in range(6)]
+    market = CheckMarket(agents, parameters=parameters, treasury=FULL, is_checked=True)
+    market.run(24)
+    assert market.checked and not market.refused
+    assert all(len(event.check.seats) == 3 and len(event.finding.agreed) == 3 for event in market.checked)
+    assert {event.finding.outcome for event in market.checked} == {CheckOutcome.PASSED}
 
 
 def test_better_agents_win_and_all_do_their_part() -> None:

@@ -53,7 +53,7 @@ from chain.types.votes import NO_BLOCK, Certificate, Vote, VoteKind, make_certif
 from tests.support.chain_builder import MODEL, START, find_reveal
 from tests.support.duel_chain import JUDGE
 from tests.support.keys import make_key
-from tests.support.market_agents import Agent, Case, Payer, Request, Text
+from tests.support.market_agents import Agent, Case, Payer, Request, Served, Text
 
 BLOCK_MS = 250
 """Milliseconds from block to block."""
@@ -94,7 +94,7 @@ def subtract_scores(first: Text, second: Text) -> float:
 
 
 @dataclass(slots=True)
-class _Paid:
+class Paid:
     """What is remembered of an answer as long as a duel about it may open."""
 
     height: int
@@ -114,6 +114,7 @@ class LedgerMarket:
         agents: by public key.
         random: all that is drawn, but for what the beacon draws.
         cases: the duels that are open, by hold.
+        paid: the answers about which something may open yet, by hold.
         settled: how duels ended, in order.
         accused: the first verdicts that led to a second panel.
         replaced: challengers that gave no answer.
@@ -155,7 +156,7 @@ class LedgerMarket:
         self.refused: list[tuple[SignedOperation, str]] = []
         self.unserved = 0
         self._held: list[tuple[bytes, Agent, Payer, Request]] = []
-        self._paid: dict[bytes, _Paid] = {}
+        self.paid: dict[bytes, Paid] = {}
         self._paid_order: deque[bytes] = deque()
         self._ballots: dict[tuple[bytes, bytes], DuelBallot] = {}
 
@@ -177,6 +178,25 @@ class LedgerMarket:
         """What a request costs with an answer of full length, in micro-credits."""
         return self.genesis.parameters.get_price(MODEL).compute(request.usage)
 
+    # What a market with more than duels adds.
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether something is open that has to come to its end."""
+        return bool(self.cases)
+
+    def do_all_duties(self) -> Iterator[SignedOperation]:
+        """What all those do that have a part in something open."""
+        for case in self.cases.values():
+            yield from self._do_duties(case)
+
+    def note_others(self, transition: Transition) -> None:
+        """Take note of what a block did beside duels."""
+
+    def commit_transcript(self, hold: bytes, agent: Agent, served: Served) -> bytes | None:
+        """The digest of a transcript to which an executor commits with an answer, if it does."""
+        return None
+
     # Blocks.
 
     def run(self, requests: int, per_block: int = REQUESTS_PER_BLOCK) -> None:
@@ -191,18 +211,18 @@ class LedgerMarket:
         for _ in range(1 + grace + MAX_DRAW_HEIGHTS):
             self.step(0)
         for _ in range(MAX_CLOSING_BLOCKS):
-            if not self.cases:
+            if not self.is_busy:
                 break
             self.step(0)
-        assert not self.cases, "a duel has not ended"
+        assert not self.is_busy, "a duel or a check has not ended"
         assert compute_supply(self.state) == self.state.totals.supply, "credit was made or lost"
 
     def step(self, requests: int = REQUESTS_PER_BLOCK) -> Transition:
         """Append one block, with this number of new requests and all that is to be done about earlier ones."""
         captures = list(self._capture())
-        duties = [operation for case in self.cases.values() for operation in self._do_duties(case)]
+        duties = list(self.do_all_duties())
         actions = [
-            self._sign(agent.key, operation) for agent in list(self.agents.values()) for operation in agent.act(self)
+            self.sign(agent.key, operation) for agent in list(self.agents.values()) for operation in agent.act(self)
         ]
         holds = [self._make_hold(self.payers[number % len(self.payers)]) for number in range(requests)]
         transition, rejected = self._append([*captures, *duties, *actions, *(hold for hold in holds if hold)])
@@ -211,6 +231,7 @@ class LedgerMarket:
         self._held = [each for each in self._held if each[0] not in refused]
         for event in transition.duel_events:
             self._note(event)
+        self.note_others(transition)
         self._forget()
         return transition
 
@@ -262,7 +283,7 @@ class LedgerMarket:
             votes = [Vote(int(kind), epoch, view, block_id, key.public_key, NO_SIGNATURE) for key in keys]
         return make_certificate(votes, validators)
 
-    def _sign(self, key: KeyPair, operation: Operation) -> SignedOperation:
+    def sign(self, key: KeyPair, operation: Operation) -> SignedOperation:
         """Signed; but where nobody checks it, by an empty signature, which has the length of one."""
         if self._is_checked:
             return sign_operation(key, self.genesis.chain_id, operation)
@@ -294,7 +315,7 @@ class LedgerMarket:
             digest = self.random.randbytes(32)
             hold = Hold(payee, self.compute_price(request), first_round, seq, attempt, MODEL, digest, deadline)
             self._held.append((compute_hold_id(public_key, hold), agent, payer, request))
-            return self._sign(payer.key, hold)
+            return self.sign(payer.key, hold)
         self.unserved += 1
         return None
 
@@ -306,30 +327,31 @@ class LedgerMarket:
             served = agent.serve(self, request)
             usage = Usage(request.usage.prompt_bytes, served.text.completion_bytes)
             amount = self.genesis.parameters.get_price(MODEL).compute(usage)
-            delivery = Delivery(hold_id, amount, served.text.digest, usage, served.finish_reason)
+            transcript = self.commit_transcript(hold_id, agent, served)
+            delivery = Delivery(hold_id, amount, served.text.digest, usage, served.finish_reason, transcript)
             receipt = None
             if served.is_receipted and payer.accepts(self, request, served):
                 receipt = payer.key.sign("receipt", self.genesis.chain_id, delivery.encode())
             items.setdefault((agent.public_key, receipt is None), []).append(CaptureItem(delivery, receipt))
             agent.counts["served"] += 1
-            self._paid[hold_id] = _Paid(self.head.height, payer, request, served.text)
+            self.paid[hold_id] = Paid(self.head.height, payer, request, served.text)
             self._paid_order.append(hold_id)
         for (payee, _), parts in items.items():
             for start in range(0, len(parts), MAX_CAPTURE_ITEMS):
-                yield self._sign(self._keys[payee], Capture(tuple(parts[start : start + MAX_CAPTURE_ITEMS])))
+                yield self.sign(self._keys[payee], Capture(tuple(parts[start : start + MAX_CAPTURE_ITEMS])))
 
     def _forget(self) -> None:
         """Forget answers about which no duel can open any more."""
         grace = -(-self.genesis.parameters.capture_grace_ms // BLOCK_MS)
         before = self.head.height - MAX_DRAW_HEIGHTS - grace - 2
-        while self._paid_order and self._paid[self._paid_order[0]].height < before:
-            del self._paid[self._paid_order.popleft()]
+        while self._paid_order and self.paid[self._paid_order[0]].height < before:
+            del self.paid[self._paid_order.popleft()]
 
     # Duels.
 
     def _note(self, event: DuelEvent) -> None:
         if isinstance(event, DuelOpened):
-            paid = self._paid[event.hold]
+            paid = self.paid[event.hold]
             self.cases[event.hold] = Case(event.hold, event.duel, paid.payer, paid.request, paid.text)
         elif isinstance(event, ChallengerReplaced):
             self.replaced.append(event)
@@ -356,7 +378,7 @@ class LedgerMarket:
             if text is not None:
                 case.challenge = text
                 agent.counts["challenges"] += 1
-                yield self._sign(agent.key, DuelAnswer(case.hold, text.digest))
+                yield self.sign(agent.key, DuelAnswer(case.hold, text.digest))
             return
         for seat in duel.all_seats:
             agent = self.agents[seat.public_key]
@@ -366,10 +388,10 @@ class LedgerMarket:
                 ballot = agent.vote(self, seen, seat)
                 if ballot is not None:
                     self._ballots[place] = ballot
-                    yield self._sign(agent.key, DuelCommit(case.hold, agent.commit(self, seen, ballot)))
+                    yield self.sign(agent.key, DuelCommit(case.hold, agent.commit(self, seen, ballot)))
             elif duel.stage == REVEAL and _is_unrevealed(seat) and agent.reveals(self, case):
                 reveal = DuelReveal(case.hold, self._ballots[place], agent.make_salt(case))
-                yield self._sign(agent.key, reveal)
+                yield self.sign(agent.key, reveal)
 
     def _has_request(self, case: Case, reader: Agent) -> bool:
         """Whether payer or executor gives a reader the request."""

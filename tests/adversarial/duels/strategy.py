@@ -9,8 +9,10 @@ from enum import StrEnum
 from functools import cache
 from statistics import fmean, stdev
 
+from chain.check_parameters import CheckParameters
 from chain.duel_parameters import DuelParameters
 from chain.parameters import CREDIT
+from tests.support.check_market import CheckedAgent, CheckMarket
 from tests.support.ledger_market import AVERAGE_USAGE, MARKET_PARAMETERS, LedgerMarket
 from tests.support.market_agents import Agent, Payer
 
@@ -43,6 +45,8 @@ class Per(StrEnum):
     """A seat of the attacker as judge. Only what it gets, pays and works as judge is counted."""
     DUEL = "duel"
     """A duel in which it is executor or challenger. Only what that moves is counted."""
+    CHECK = "check"
+    """A seat of the attacker as checker. Only what it gets, pays and works as checker is counted."""
     OWN_REQUEST = "own request"
     """A request that a payer of the attacker sent."""
 
@@ -56,7 +60,9 @@ class Scene:
     """A market with an attacker in it: ``accounts`` of the kind ``agent`` and payers of the kind ``payer``, if any.
 
     The attacker has ``share`` of the stake of all, in equal parts. Each of its agents is made with ``options``.
-    The other agents are honest, or of the kind ``others``. With ``only_own_requests`` no one else pays for any.
+    The other agents are honest, or of the kind ``others``. With ``only_own_requests`` no one else pays for any. An
+    attacker that is honest is of the kind ``honest_agent``; a market with ``checks`` has those of
+    :mod:`tests.support.check_market`.
     """
 
     agent: type[Agent] = Agent
@@ -71,6 +77,8 @@ class Scene:
     duels: DuelParameters = MARKET_PARAMETERS.duels
     unused_number_fee: int = MARKET_PARAMETERS.unused_number_fee
     missed_lead_fee: int = MARKET_PARAMETERS.missed_lead_fee
+    checks: CheckParameters = MARKET_PARAMETERS.checks
+    honest_agent: type[Agent] = Agent
     with_validators: bool = False
     treasury: int = TREASURY
     per_block: int = 8
@@ -94,10 +102,12 @@ class Scene:
         parameters = replace(
             MARKET_PARAMETERS,
             duels=self.duels,
+            checks=self.checks,
             unused_number_fee=self.unused_number_fee,
             missed_lead_fee=self.missed_lead_fee,
         )
-        market = LedgerMarket(agents, payers, seed=seed, parameters=parameters, treasury=self.treasury)
+        kind = CheckMarket if self.checks.checkers else LedgerMarket
+        market = kind(agents, payers, seed=seed, parameters=parameters, treasury=self.treasury)  # type: ignore[arg-type]
         self.prepare(market)
         market.run(requests, self.per_block)
         return market
@@ -105,7 +115,7 @@ class Scene:
     @property
     def honest(self) -> Scene:
         """The same market where the attacker is honest."""
-        return replace(self, agent=Agent, payer=self.payer and Payer)
+        return replace(self, agent=self.honest_agent, payer=self.payer and Payer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +199,8 @@ def _play(scene: Scene, per: Per, requests: int, seed: int, owner: str) -> float
         count = requests if scene.only_own_requests else requests / (USERS + 1)
     elif per is Per.DUEL:
         gained, count = _count_duels(market, agents)
+    elif per is Per.CHECK:
+        gained, count = _count_checks(market, agents)
     else:
         gained, count = _count_votes(market, agents)
     assert count, "the attacker did nothing"
@@ -217,6 +229,17 @@ def _count_duels(market: LedgerMarket, agents: Sequence[Agent]) -> tuple[float, 
     for event in (*market.settled, *market.accused):
         gained += sum(each.amount for each in event.movements if each.public_key in parties[event.hold])
     return gained, sum(map(bool, parties.values()))
+
+
+def _count_checks(market: LedgerMarket, agents: Sequence[Agent]) -> tuple[float, int]:
+    """What agents got for checking, less what it cost them, and how many seats they had."""
+    assert isinstance(market, CheckMarket)
+    keys, gained, seats = {agent.public_key for agent in agents}, 0, 0
+    for event in market.checked:
+        checkers = {seat.public_key for seat in event.check.seats} & keys
+        seats += len(checkers)
+        gained += sum(each.amount for each in event.movements if each.public_key in checkers)
+    return gained - sum(agent.spent_on_checks for agent in agents if isinstance(agent, CheckedAgent)), seats
 
 
 def is_answered(strategy: Strategy, gain: Gain) -> bool:

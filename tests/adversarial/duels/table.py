@@ -10,7 +10,18 @@ from rich.table import Table
 
 from tests.adversarial.duels.strategy import Strategy, is_answered, measure
 
-FAMILIES = ("rubbish", "cheaper", "challengers", "judges", "coalitions", "payers", "accounts", "leaders")
+FAMILIES = (
+    "rubbish",
+    "cheaper",
+    "substitutes",
+    "checkers",
+    "challengers",
+    "judges",
+    "coalitions",
+    "payers",
+    "accounts",
+    "leaders",
+)
 """Modules with strategies, in the order of the table."""
 
 
