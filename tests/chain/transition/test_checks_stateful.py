@@ -117,14 +117,17 @@ class CheckMachine(DuelMachine):
 
     @rule(agreed=st.permutations([PASSED, FAILED, FAILED, *map(CheckReport, (2, 2, 3, 4))]))
     def agree(self, agreed: list[CheckReport]) -> None:
-        """The checkers of each check that waits for commitments come to one report, of the next to another."""
+        """The checkers of each check that waits for commitments come to one report, of the next to another.
+
+        The executor reports on itself beside them, in vain.
+        """
         chain = self.check_chain
         self.make_block(1)
         for hold, report in zip([*chain.check_events], cycle(agreed), strict=False):
             check = chain.state.model_check(hold)
             if check is None or check.stage != CHECK_COMMIT:
                 continue
-            seats = [seat for seat in check.seats if seat.commitment is None]
+            seats = [CheckerSeat(check.executor), *(seat for seat in check.seats if seat.commitment is None)]
             self.queue = [chain.commit_report(hold, seat, report) for seat in seats]
             self.make_block(1)
             self.queue = [chain.reveal_report(hold, seat, report) for seat in seats]
@@ -153,7 +156,7 @@ class CheckMachine(DuelMachine):
 
 @pytest.mark.timeout(1800)  # a failure takes minutes to shrink, and only then is worth reading
 @pytest.mark.parametrize(
-    ("seeds", "examples", "enough"), [((5, 11), 2, 1), pytest.param(range(20), 4, 10, marks=pytest.mark.long)]
+    ("seeds", "examples", "enough"), [((5,), 2, 1), pytest.param(range(20), 4, 10, marks=pytest.mark.long)]
 )
 def test_both_come_to_the_same_findings(seeds: Sequence[int], examples: int, enough: int) -> None:
     """Every operation is included and refused, and every outcome found, often enough. If not, there are more rounds."""
