@@ -9,7 +9,7 @@ VLLM := .venv-vllm
 # Tests and benchmarks start many processes: without bytecode on disk each would compile the whole project anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install test test-long test-busy test-nat test-nat-long test-vllm attacks lint format demo sim bench figures overlay twins crash mutants clean
+.PHONY: help install test test-long test-busy test-nat test-nat-long test-vllm attacks lint format demo sim bench evaluation figures overlay twins crash mutants clean
 
 help:  ## this list
 	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -94,10 +94,15 @@ mutants: install  ## faults put into the rules, one by one; a test must find eac
 bench: install  ## all benchmarks, one after the other; ARGS=--quick takes minutes
 	$(BIN)/python -m benchmarks $(ARGS)
 
+evaluation: install  ## the paper's evaluation, and beyond: all of benchmarks/evaluation, on all cores; results are kept
+	$(BIN)/python -m benchmarks $(EVALUATION) $(ARGS)
+
 # ARGS=--publish takes over the full runs in results first, ARGS=--check only compares.
 figures: install  ## the tables and pictures in the documents: from the JSON in docs/figures, and from the imports
 	$(BIN)/python -m benchmarks.figures $(ARGS)
 	$(BIN)/python docs/pictures/draw.py $(ARGS)
+
+EVALUATION := slo
 
 overlay: install  ## its benchmark with five networks of each size instead of one
 	$(BIN)/python -m benchmarks.overlay --networks 5 $(ARGS)

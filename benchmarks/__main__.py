@@ -16,6 +16,7 @@ BENCHMARKS = (
     "verify",
     "gpu_model",
     "simulation",
+    "slo",
     "first_token",
     "floods",
     "overlay",
@@ -29,6 +30,13 @@ BENCHMARKS = (
     "ordering",
 )
 """In the order in which they run and are shown."""
+EVALUATION = ("slo",)
+"""Those of them that are in ``benchmarks.evaluation``."""
+
+
+def get_module(name: str) -> str:
+    """The module of a benchmark."""
+    return f"benchmarks.evaluation.{name}" if name in EVALUATION else f"benchmarks.{name}"
 
 
 def main() -> int:
@@ -41,7 +49,7 @@ def main() -> int:
     lines, is_good = [], True
     for name in names:
         started = time.monotonic()
-        code = subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *options], check=False).returncode
+        code = subprocess.run([sys.executable, "-m", get_module(name), *options], check=False).returncode
         lines.append(f"{name:12} {time.monotonic() - started:6.0f} s  {'ok' if code == 0 else f'FAILED ({code})'}")
         is_good &= code == 0
         print(flush=True)

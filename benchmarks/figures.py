@@ -25,7 +25,7 @@ from benchmarks.__main__ import BENCHMARKS
 from benchmarks.machine import ROOT
 from benchmarks.report import Figure, Report, format_value, write
 
-DOCUMENTS = ("README.md", "docs/performance.md")
+DOCUMENTS = ("README.md", "docs/performance.md", "docs/evaluation.md")
 PUBLISHED = "docs/figures"
 PICTURES = "docs/pictures"
 BUSY_CORES = 0.25

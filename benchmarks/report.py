@@ -154,7 +154,7 @@ class Run:
         for option in options:
             value = getattr(chosen, option.name)
             self.values[option.name] = (option.quick if chosen.quick else option.full) if value is None else value
-        self._results: Path = chosen.results
+        self.results: Path = chosen.results
         self._commit, self._machine = find_commit(), find_machine()
         self._started = time.time()
         print(f"{benchmark}{' (quick)' if self.quick else ''}, seed {self.seed}, commit {self._commit}")
@@ -182,9 +182,9 @@ class Run:
             notes=dict(notes),
         )
         Console(width=None if sys.stdout.isatty() else TABLE_WIDTH).print(make_table(report))
-        self._results.mkdir(parents=True, exist_ok=True)
-        write(self._results / f"{self.benchmark}.json", report.encode())
-        write(self._results / f"{self.benchmark}.svg", report.draw())
+        self.results.mkdir(parents=True, exist_ok=True)
+        write(self.results / f"{self.benchmark}.json", report.encode())
+        write(self.results / f"{self.benchmark}.svg", report.draw())
         missed = [figure for figure in figures if figure.is_missed]
         for figure in missed:
             print(f"missed: {figure.name} is {format_value(figure.value)}, above {figure.limit}", file=sys.stderr)

@@ -35,10 +35,11 @@ from node import Node
 from p2p.simulation.network import SimulatedInternet, SimulatedNetwork
 from p2p.simulation.runtime import SimulatedRuntime, run_simulation
 from serving.backends.backend import Backend
+from serving.offload.settings import OriginatorSettings
 from serving.openai.errors import ApiError
 from serving.openai.requests import CHAT_COMPLETIONS, parse_request
 from serving.quality.duels.backend_work import DuelJudgeSettings
-from serving.scheduling.policy import PolicyParameters, ProbabilisticPolicy
+from serving.scheduling.policy import Policy, PolicyParameters, ProbabilisticPolicy
 from serving.simulation.gpu_curves import QWEN3_8B
 from serving.simulation.modelled_backend import ModelledBackend
 from tests.support.memory_file import MemoryFile
@@ -81,6 +82,8 @@ class Simulation:
     """``count`` equal nodes, each with a modelled GPU of ``capacity`` slots and its own stream of requests."""
 
     judge: DuelJudgeSettings | None = None
+    originator_settings: OriginatorSettings | None = None
+    model = QWEN3_8B.model
     warm_up_s = WARM_UP_S
     drain_s = DRAIN_S
 
@@ -92,13 +95,13 @@ class Simulation:
         self.outcome = Outcome(seed, count, duration)
         self.random = random.Random(f"requests:{seed}")
         self.hub = SimulatedInternet(seed)
-        self.model = QWEN3_8B.model
         keys = [KeyPair(hashlib.sha256(f"{seed}/{number}".encode()).digest()) for number in range(count)]
         genesis = self.make_genesis(keys)
         self.networks: list[SimulatedNetwork] = []
         self.nodes: list[Node] = []
         for number, key in enumerate(keys):
             runtime = SimulatedRuntime(f"{seed}/{number}")
+            slots = self.get_capacity(number, capacity)
             network = SimulatedNetwork(self.hub, key.public_key)
             store = MemoryStore()
             blocks = ChainStore(store, genesis)
@@ -114,12 +117,13 @@ class Simulation:
                     network=network,
                     blocks=blocks,
                     runtime=runtime,
-                    policy=ProbabilisticPolicy(PolicyParameters()),
-                    backends=[(self.make_backend(number, runtime, capacity), capacity)],
+                    policy=self.make_policy(number),
+                    backends=[(self.make_backend(number, runtime, slots), slots)],
                     vote_store=vote_store if key.public_key in genesis.validators else None,
                     bootstrap=bootstrap if number else (),
                     settings=Settings(block_spacing_s=spacing),
                     judge=self.judge,
+                    originator_settings=self.originator_settings,
                 )
             )
 
@@ -128,6 +132,14 @@ class Simulation:
         parameters, beacon = Parameters(epoch_heights=20, round_heights=4), bytes(32)
         accounts = [make_validator(k, beacon, parameters, 10_000 * CREDIT, 1_000 * CREDIT, (self.model,)) for k in keys]
         return make_genesis("simulation", SimulatedRuntime.EPOCH_MS, beacon, accounts, parameters)
+
+    def make_policy(self, number: int) -> Policy:
+        """The policy of a node's owner."""
+        return ProbabilisticPolicy(PolicyParameters())
+
+    def get_capacity(self, number: int, capacity: int) -> int:
+        """Requests that a node runs at a time, where ``capacity`` is the common number."""
+        return capacity
 
     def make_backend(self, number: int, runtime: SimulatedRuntime, capacity: int) -> Backend:
         """The GPU of a node."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.__main__ import BENCHMARKS
+from benchmarks.__main__ import BENCHMARKS, get_module
 from benchmarks.machine import ROOT
 from benchmarks.pictures import Chart, Series, make_cumulative
 from benchmarks.report import Figure, Option, Report, Run, format_value, get_percentile
@@ -105,10 +105,10 @@ def test_values_have_three_digits_or_all_before_the_point(value: float | None, t
 def test_every_program_is_run_by_the_command_that_runs_all() -> None:
     programs = {
         path.stem
-        for path in (ROOT / "benchmarks").glob("*.py")
+        for path in (ROOT / "benchmarks").rglob("*.py")
         if "run.finish(" in path.read_text() and path.stem != "report"
     }
     assert programs == set(BENCHMARKS)
     for name in BENCHMARKS:
-        module = importlib.import_module(f"benchmarks.{name}")
+        module = importlib.import_module(get_module(name))
         assert callable(module.main) and module.__doc__
