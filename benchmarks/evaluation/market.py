@@ -93,7 +93,7 @@ class Market(Simulation):
                 async for _ in answer.body:
                     pass
         except ApiError as error:
-            raise BackendError(str(error)) from error
+            raise BackendError(f"{error.status}: {error}") from error
         if record.outcome != "completed":
             raise BackendError(record.outcome)
         return request.node if record.executor is None else self._numbers[record.executor]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -31,13 +30,17 @@ REPORT_INTERVAL_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of a request: seconds until its whole answer, and who served it (index); None if nobody did."""
+    """What became of a request: seconds until its whole answer, and who served it (index); None if nobody did.
+
+    ``reason`` is what the user of a request was told that was not answered.
+    """
 
     id: int
     node: int
     time: float
     latency: float
     executor: int | None
+    reason: str = ""
 
     @property
     def is_answered(self) -> bool:
@@ -120,11 +123,14 @@ async def send_all(requests: Sequence[Request], handle: Callable[[Request], Awai
 
     async def send(request: Request) -> None:
         await trio.sleep_until(start + request.time)
-        executor = None
-        with trio.move_on_after(TIMEOUT_S), suppress(BackendError):
-            executor = await handle(request)
+        executor, reason = None, "timeout"
+        with trio.move_on_after(TIMEOUT_S):
+            try:
+                executor, reason = await handle(request), ""
+            except BackendError as error:
+                reason = str(error)
         latency = TIMEOUT_S if executor is None else trio.current_time() - start - request.time
-        results.append(Result(request.id, request.node, request.time, latency, executor))
+        results.append(Result(request.id, request.node, request.time, latency, executor, reason))
 
     async with trio.open_nursery() as users:
         for request in requests:
